@@ -1,0 +1,115 @@
+//! Every limit and default of the system, each with its reason. Settings that differ between deployments are flags of
+//! the command line; their defaults stand here too.
+
+use std::time::Duration;
+
+// ---- what may come in
+
+/// The largest input of a job, in bytes of JSON. It is stored twice, in the queue and in the log, and a NATS message
+/// may have 1 MiB.
+pub const INPUT_MAX: usize = 512 * 1024;
+/// The largest HTTP body and WebSocket message: an input, escaped once more, and what surrounds it.
+pub const BODY_MAX: usize = 1024 * 1024;
+/// How many jobs one connection may watch. Each costs a session of about 1 KiB here and a place in the scan.
+pub const WATCHES_MAX: usize = 1024;
+
+// ---- feeds: what an edge keeps of a watched job
+
+/// How many bytes of recent events a feed keeps, so that a short drop never reaches the log. About two minutes of a
+/// fast model.
+pub const HISTORY_BYTES: usize = 256 * 1024;
+/// How many live events a feed holds while a hole before them is read from the log.
+pub const AHEAD_MAX: usize = 512;
+/// How many live messages the client library holds for one feed; past it they are dropped, and read from the log.
+pub const LIVE_CAPACITY: usize = 1024;
+/// How long a feed outlives its last watcher: the time in which a dropped client is usually back.
+pub const FEED_LINGER: Duration = Duration::from_secs(15);
+/// How many feeds one edge thread holds, watched or lingering: each costs about 12 KiB and what its history holds.
+pub const FEEDS_MAX: usize = 50_000;
+/// When the log is asked for the first time whether live missed something: interest in a subject spreads over a
+/// cluster after the subscription was confirmed.
+pub const PROBE_FIRST: Duration = Duration::from_millis(500);
+/// When a silent job is asked about next; doubled up to [`PROBE_MAX`].
+pub const PROBE_SILENT: Duration = Duration::from_secs(5);
+/// The longest time between two questions about a silent job.
+pub const PROBE_MAX: Duration = Duration::from_secs(60);
+/// Over what time the feeds of a shard spread their questions after a broker's leader changed.
+pub const PROBE_SPREAD: Duration = Duration::from_secs(1);
+
+// ---- sessions: one client's place in one job
+
+/// How many bytes of events a session hands over at once: what a slow client costs in memory.
+pub const STEP_BYTES: usize = 64 * 1024;
+/// How long a watch waits for the broker before it is refused as unavailable. Longer than an election takes.
+pub const OPEN_WAIT: Duration = Duration::from_secs(12);
+/// The first pause before the log is read again when reading it brought nothing; doubled up to [`REREAD_MAX`].
+pub const REREAD_FIRST: Duration = Duration::from_millis(20);
+/// The longest pause before the log is read again.
+pub const REREAD_MAX: Duration = Duration::from_secs(2);
+
+// ---- reading the log
+
+/// How many events one direct get returns: a page bounds how long writers of the shard wait.
+pub const PAGE: usize = 64;
+/// How many bytes one direct get returns, about: less than what a client library's inbox may hold.
+pub const PAGE_BYTES: usize = 1024 * 1024;
+/// How many direct gets an edge thread has under way on one shard.
+pub const READS_PER_SHARD: usize = 2;
+/// From how many waiting readers of one shard on they share one scan of it.
+pub const SCAN_FROM: usize = 20;
+/// How long a scan waits for more readers after the last one came.
+pub const SCAN_GATHER: Duration = Duration::from_millis(15);
+/// How long a scan waits for readers at most.
+pub const SCAN_GATHER_MAX: Duration = Duration::from_millis(600);
+/// How many events a scan hands to a reader at once.
+pub const SCAN_BATCH: usize = 32;
+/// After what time a scan hands over a smaller batch.
+pub const SCAN_FLUSH: Duration = Duration::from_millis(60);
+/// How many batches a scan keeps for a reader that does not take them; past it the reader starts again from where it
+/// is.
+pub const SCAN_QUEUE: usize = 16;
+/// How long a scan waits for the next message before it ends and its readers start again.
+pub const SCAN_STALL: Duration = Duration::from_secs(5);
+/// How long one request to the broker may take.
+pub const REQUEST_WAIT: Duration = Duration::from_secs(3);
+
+// ---- writing the log
+
+/// How long a writer goes on trying to append one event: an election takes 4 to 9 s.
+pub const APPEND_WAIT: Duration = Duration::from_secs(60);
+/// The pause before an append is tried again, at first; doubled up to [`RETRY_MAX`].
+pub const RETRY_FIRST: Duration = Duration::from_millis(5);
+/// The longest pause before an append is tried again.
+pub const RETRY_MAX: Duration = Duration::from_millis(500);
+
+// ---- running jobs
+
+/// How many bytes a backend may be ahead of the log: what it produces during an election, with room to spare.
+pub const OUTPUT_BUFFER_MAX: usize = 1024 * 1024;
+/// How many pieces of output are queued before the worker takes them.
+pub const OUTPUT_PIECES_MAX: usize = 256;
+/// The largest text of one chunk, in bytes: with its head it stays far below a NATS message.
+pub const CHUNK_MAX: usize = 256 * 1024;
+/// How long a backend may take to return after it was told to stop, before it is dropped.
+pub const STOP_WAIT: Duration = Duration::from_secs(5);
+/// How many jobs a worker asks for at once.
+pub const CLAIM_MAX: usize = 64;
+/// How long one request for jobs waits at the broker.
+pub const CLAIM_WAIT: Duration = Duration::from_secs(5);
+
+// ---- the edge's connections
+
+/// How often a WebSocket client is pinged: below the usual idle limit of proxies, 60 s.
+pub const PING_EVERY: Duration = Duration::from_secs(25);
+/// How long a client may take to answer a ping.
+pub const PONG_WAIT: Duration = Duration::from_secs(20);
+/// How long one write to a client may take. A client that takes nothing for so long is gone.
+pub const WRITE_WAIT: Duration = Duration::from_secs(60);
+/// The listener's backlog: as many clients come back at once when an edge dies.
+pub const BACKLOG: i32 = 4096;
+/// A WebSocket's read buffer, in bytes: clients send little, and tungstenite zeroes it on every read.
+pub const READ_BUFFER: usize = 512;
+/// How many bytes of frames are gathered into one write.
+pub const WRITE_BUFFER: usize = 4096;
+/// How long an edge or worker takes to stop, at most.
+pub const DRAIN_WAIT: Duration = Duration::from_secs(4);

@@ -1,0 +1,2 @@
+//! Tailwater.
+pub mod wire;

@@ -1,0 +1,114 @@
+//! The two encodings of what is stored and sent: MessagePack with named fields, and JSON. Nothing here knows an event.
+
+use std::io::ErrorKind;
+
+use bytes::Bytes;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
+
+/// How deep maps and arrays may nest, in levels: the limit of `serde_json`, so that what is stored can be sent.
+pub const DEPTH_MAX: usize = 128;
+
+/// A payload that is not what it should be. The text is for logs; it quotes no payload.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It begins neither as a MessagePack map nor as a JSON object.
+    #[error("neither a MessagePack map nor a JSON object")]
+    Neither,
+    /// It says JSON and is none, or lacks a field.
+    #[error("not the expected JSON")]
+    Json(#[from] serde_json::Error),
+    /// It says MessagePack and is none, or lacks a field.
+    #[error("not the expected MessagePack")]
+    Decode(#[from] rmp_serde::decode::Error),
+    /// It cannot be written as MessagePack.
+    #[error("cannot be written as MessagePack")]
+    Encode(#[from] rmp_serde::encode::Error),
+    /// Something follows the value.
+    #[error("bytes after the end of the value")]
+    Trailing,
+}
+
+/// How a stored payload is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// A JSON object.
+    Json,
+    /// A MessagePack map.
+    MsgPack,
+}
+
+impl Encoding {
+    /// Tells the encoding by the first byte: `{` begins a JSON object, and is no map in MessagePack.
+    ///
+    /// # Errors
+    /// [`Error::Neither`].
+    pub fn of(payload: &[u8]) -> Result<Self, Error> {
+        match payload.first() {
+            Some(b'{') => Ok(Self::Json),
+            Some(0x80..=0x8F | 0xDE | 0xDF) => Ok(Self::MsgPack),
+            _ => Err(Error::Neither),
+        }
+    }
+}
+
+/// Writes `value` as MessagePack with named fields.
+///
+/// # Errors
+/// [`Error::Encode`].
+pub fn to_msgpack<T: Serialize>(value: &T) -> Result<Bytes, Error> {
+    Ok(rmp_serde::to_vec_named(value)?.into())
+}
+
+/// Reads a stored payload in either encoding.
+///
+/// # Errors
+/// [`Error`] when it is no `T`, or when anything follows it.
+pub fn from_stored<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Error> {
+    borrowed(payload)
+}
+
+/// [`from_stored`] for a type that borrows from the payload.
+pub(super) fn borrowed<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, Error> {
+    match Encoding::of(payload)? {
+        Encoding::Json => Ok(serde_json::from_slice(payload)?),
+        Encoding::MsgPack => {
+            let mut reader = msgpack(payload);
+            let value = T::deserialize(&mut reader)?;
+            // The reader does not say where it stands, so the end is where nothing more can be read.
+            match IgnoredAny::deserialize(&mut reader) {
+                Err(rmp_serde::decode::Error::InvalidMarkerRead(error))
+                    if error.kind() == ErrorKind::UnexpectedEof =>
+                {
+                    Ok(value)
+                }
+                _ => Err(Error::Trailing),
+            }
+        }
+    }
+}
+
+/// Writes a MessagePack value as JSON, without a tree in between.
+///
+/// # Errors
+/// [`Error`] when it cannot be said in JSON, for example a map with an array as key.
+pub fn msgpack_to_json(payload: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    serde_transcode::transcode(&mut msgpack(payload), &mut serde_json::Serializer::new(out))?;
+    Ok(())
+}
+
+/// Writes a JSON value as MessagePack.
+///
+/// # Errors
+/// [`Error`] when it is no JSON.
+pub fn json_to_msgpack(payload: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    let value: serde_json::Value = serde_json::from_slice(payload)?;
+    rmp_serde::encode::write_named(out, &value)?;
+    Ok(())
+}
+
+fn msgpack(payload: &[u8]) -> rmp_serde::Deserializer<rmp_serde::decode::ReadRefReader<'_, [u8]>> {
+    let mut reader = rmp_serde::Deserializer::from_read_ref(payload);
+    reader.set_max_depth(DEPTH_MAX);
+    reader
+}

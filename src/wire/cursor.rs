@@ -1,0 +1,134 @@
+//! The cursor: opaque text that names one event and can be checked against it. It does not read the log.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+
+use super::id::{JobId, Pos, Seq};
+
+/// Names an event: where it is, whose it is, and what it said.
+///
+/// ```text
+/// base64url( 1 | crc32(job) LE32 | crc32(payload) LE32 | varint seq | varint pos )
+///        version
+/// ```
+/// The two checksums let a reader tell a cursor of another job, and an event that was replaced because the
+/// stream was rebuilt, from the event that was meant. They are no signature: a cursor grants nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// The event's number in its job.
+    pub seq: Seq,
+    /// The event's place in its shard's stream.
+    pub pos: Pos,
+    job: u32,
+    event: u32,
+}
+
+/// Text that is no cursor of this version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a cursor that an edge gave out")]
+pub struct BadCursor;
+
+const VERSION: u8 = 1;
+
+impl Cursor {
+    /// The cursor of the event with this place and this stored payload.
+    pub fn of(job: &JobId, seq: Seq, pos: Pos, payload: &[u8]) -> Self {
+        Self { seq, pos, job: job.tag(), event: crc32fast::hash(payload) }
+    }
+
+    /// Whether this cursor was made for an event of `job`.
+    pub fn is_of(&self, job: &JobId) -> bool {
+        self.job == job.tag()
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut raw = Vec::with_capacity(29);
+        raw.push(VERSION);
+        raw.extend_from_slice(&self.job.to_le_bytes());
+        raw.extend_from_slice(&self.event.to_le_bytes());
+        put_varint(&mut raw, self.seq.0);
+        put_varint(&mut raw, self.pos);
+        f.write_str(&BASE64.encode(raw))
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = BadCursor;
+
+    fn from_str(text: &str) -> Result<Self, BadCursor> {
+        let raw = BASE64.decode(text).map_err(|_| BadCursor)?;
+        let (&version, raw) = raw.split_first().ok_or(BadCursor)?;
+        let (job, raw) = raw.split_first_chunk().ok_or(BadCursor)?;
+        let (event, raw) = raw.split_first_chunk().ok_or(BadCursor)?;
+        let (seq, raw) = take_varint(raw).ok_or(BadCursor)?;
+        let (pos, raw) = take_varint(raw).ok_or(BadCursor)?;
+        if version != VERSION || !raw.is_empty() || seq == 0 || pos == 0 {
+            return Err(BadCursor);
+        }
+        Ok(Self { seq: Seq(seq), pos, job: u32::from_le_bytes(*job), event: u32::from_le_bytes(*event) })
+    }
+}
+
+/// LEB128, as in Protocol Buffers.
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn take_varint(raw: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value = 0_u64;
+    for (i, &byte) in raw.iter().enumerate().take(10) {
+        let bits = u64::from(byte & 0x7F);
+        if i == 9 && bits > 1 {
+            return None;
+        }
+        value |= bits << (7 * i);
+        if byte & 0x80 == 0 {
+            return Some((value, &raw[i + 1..]));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_cursor_survives_its_text_form(seq in 1..u64::MAX, pos in 1..u64::MAX, payload: Vec<u8>) {
+            let job: JobId = "j".parse().unwrap();
+            let cursor = Cursor::of(&job, Seq(seq), pos, &payload);
+            prop_assert_eq!(cursor.to_string().parse::<Cursor>(), Ok(cursor));
+            prop_assert!(cursor.is_of(&job));
+            prop_assert!(!cursor.is_of(&"k".parse().unwrap()));
+        }
+
+        #[test]
+        fn text_that_is_no_cursor_is_refused_and_never_panics(text in ".{0,40}") {
+            if let Ok(cursor) = text.parse::<Cursor>() {
+                prop_assert_eq!(cursor.to_string().parse::<Cursor>(), Ok(cursor));
+            }
+        }
+    }
+
+    #[test]
+    fn a_cursor_with_trailing_bytes_or_another_version_is_refused() {
+        let cursor = Cursor::of(&"j".parse().unwrap(), Seq(3), 9, b"x");
+        let raw = BASE64.decode(cursor.to_string()).unwrap();
+        let longer = [raw.as_slice(), &[0]].concat();
+        let newer = [&[2], &raw[1..]].concat();
+        for bad in [longer, newer, raw[..raw.len() - 1].to_vec(), Vec::new()] {
+            assert_eq!(BASE64.encode(bad).parse::<Cursor>(), Err(BadCursor));
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! What a job's log is made of: the events, as workers and edges store them. It does not know where they are stored.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{Deserializer, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::codec;
+use super::id::{JobId, Kind, Seq};
+
+/// One entry of a job's log. Stored as a MessagePack map with named fields, or as a JSON object.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// The `type` and the fields that belong to it.
+    #[serde(flatten)]
+    pub body: Body,
+    /// The job.
+    pub job: JobId,
+    /// The event's number in the job's log, from 1, without holes.
+    pub seq: Seq,
+    /// The attempt that wrote it, from 1; 0 before the first attempt.
+    pub attempt: u32,
+    /// When it was written: milliseconds since the Unix epoch, by the writer's clock.
+    pub ts: u64,
+}
+
+/// The part of an event that depends on its type.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub enum Body {
+    /// The job was accepted; the first event of every log.
+    #[serde(rename = "job:queued:v1")]
+    Queued {
+        /// Which workers may take it.
+        kind: Kind,
+        /// What the submitter gave.
+        #[serde(default)]
+        input: Value,
+    },
+    /// An attempt began. What earlier attempts put out no longer counts unless this one `continues`.
+    #[serde(rename = "job:started:v1")]
+    Started {
+        /// The job's kind.
+        kind: Kind,
+        /// The worker that runs it, for people to read.
+        worker: String,
+        /// Whether this attempt goes on where the one before stopped.
+        #[serde(default)]
+        continues: bool,
+    },
+    /// Output text; never empty, never part of a character.
+    #[serde(rename = "model:chunk:v1")]
+    Chunk {
+        /// The text.
+        text: String,
+        /// What the text belongs to.
+        #[serde(default)]
+        channel: Channel,
+    },
+    /// Output that is not text.
+    #[serde(rename = "job:data:v1")]
+    Data {
+        /// Any JSON.
+        data: Value,
+    },
+    /// Somebody asked for the job to be cancelled; whoever owns it ends it.
+    #[serde(rename = "job:cancel-requested:v1")]
+    CancelRequested {
+        /// Who asked, for people to read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
+    /// The job ended well.
+    #[serde(rename = "job:done:v1")]
+    Done {
+        /// What it cost, in the backend's own words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        usage: Option<Value>,
+        /// Why the backend stopped, for example `stop` or `length`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        finish_reason: Option<String>,
+    },
+    /// The job ended badly.
+    #[serde(rename = "job:failed:v1")]
+    Failed(Failure),
+    /// The job ended because somebody asked for it.
+    #[serde(rename = "job:cancelled:v1")]
+    Cancelled {},
+    /// A type that this version does not know. Clients are given the stored payload as it is.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Why a job failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Stable, for programs: `attempts_exhausted`, `exit_status`, …
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// Whether the same job may do better another time.
+    #[serde(default)]
+    pub retryable: bool,
+}
+
+/// What a chunk's text belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Channel {
+    /// The answer.
+    #[default]
+    Output,
+    /// The model's thinking before the answer.
+    Reasoning,
+}
+
+/// An event's type, read without the rest of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// `job:queued:v1`
+    Queued,
+    /// `job:started:v1`
+    Started,
+    /// `model:chunk:v1`
+    Chunk,
+    /// `job:data:v1`
+    Data,
+    /// `job:cancel-requested:v1`
+    CancelRequested,
+    /// `job:done:v1`
+    Done,
+    /// `job:failed:v1`
+    Failed,
+    /// `job:cancelled:v1`
+    Cancelled,
+    /// Any other.
+    Unknown,
+}
+
+impl Type {
+    /// Whether nothing may follow an event of this type.
+    pub const fn is_end(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
+    }
+
+    /// What a job is when its last event has this type.
+    pub const fn status(self) -> Status {
+        match self {
+            Self::Queued => Status::Queued,
+            Self::Started | Self::Chunk | Self::Data | Self::CancelRequested | Self::Unknown => Status::Running,
+            Self::Done => Status::Done,
+            Self::Failed => Status::Failed,
+            Self::Cancelled => Status::Cancelled,
+        }
+    }
+}
+
+/// What a job is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Waits for a worker.
+    Queued,
+    /// A worker has it, or had it last.
+    Running,
+    /// Ended well.
+    Done,
+    /// Ended badly.
+    Failed,
+    /// Ended on request.
+    Cancelled,
+}
+
+impl Status {
+    /// The word that clients see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Type {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Type;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an event type")
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Type, E> {
+                Ok(match text {
+                    "job:queued:v1" => Type::Queued,
+                    "job:started:v1" => Type::Started,
+                    "model:chunk:v1" => Type::Chunk,
+                    "job:data:v1" => Type::Data,
+                    "job:cancel-requested:v1" => Type::CancelRequested,
+                    "job:done:v1" => Type::Done,
+                    "job:failed:v1" => Type::Failed,
+                    "job:cancelled:v1" => Type::Cancelled,
+                    _ => Type::Unknown,
+                })
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+impl Event {
+    /// The event as it is stored: MessagePack with named fields.
+    ///
+    /// # Errors
+    /// [`codec::Error`] when a JSON value in it nests deeper than [`codec::DEPTH_MAX`].
+    pub fn encode(&self) -> Result<Bytes, codec::Error> {
+        codec::to_msgpack(self)
+    }
+
+    /// Reads a stored event, in either encoding.
+    ///
+    /// # Errors
+    /// [`codec::Error`] when the payload is no event.
+    pub fn decode(payload: &[u8]) -> Result<Self, codec::Error> {
+        codec::from_stored(payload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn event(body: Body) -> Event {
+        Event { body, job: "j1".parse().unwrap(), seq: Seq(4), attempt: 2, ts: 1_700_000_000_123 }
+    }
+
+    #[test]
+    fn every_type_survives_both_encodings() {
+        let kind: Kind = "demo".parse().unwrap();
+        let failure = Failure { code: "c".into(), message: "m".into(), retryable: true };
+        for body in [
+            Body::Queued { kind: kind.clone(), input: json!({"a": [1, 2.5, null, "ü"]}) },
+            Body::Started { kind, worker: "w".into(), continues: true },
+            Body::Chunk { text: "héllo".into(), channel: Channel::Reasoning },
+            Body::Data { data: json!([{"x": -1}]) },
+            Body::CancelRequested { by: Some("me".into()) },
+            Body::Done { usage: Some(json!({"tokens": 7})), finish_reason: None },
+            Body::Failed(failure),
+            Body::Cancelled {},
+        ] {
+            let event = event(body);
+            assert_eq!(Event::decode(&event.encode().unwrap()).unwrap(), event);
+            assert_eq!(Event::decode(&serde_json::to_vec(&event).unwrap()).unwrap(), event);
+        }
+    }
+
+    #[test]
+    fn a_type_of_a_later_version_is_read_as_unknown() {
+        let stored = br#"{"type":"job:haiku:v9","job":"j1","seq":4,"attempt":2,"ts":1,"mood":"blue"}"#;
+        assert_eq!(Event::decode(stored).unwrap().body, Body::Unknown);
+    }
+
+    #[test]
+    fn a_chunk_of_another_language_may_leave_the_channel_out() {
+        let stored = br#"{"type":"model:chunk:v1","job":"j1","seq":4,"attempt":2,"ts":1,"text":"hi"}"#;
+        assert_eq!(
+            Event::decode(stored).unwrap().body,
+            Body::Chunk { text: "hi".into(), channel: Channel::Output }
+        );
+    }
+}

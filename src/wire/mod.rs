@@ -1,0 +1,21 @@
+#![doc = include_str!("PROTOCOL.md")]
+//!
+//! # This module
+//! The schema: ids, events, cursors, frames, codes and their encodings. Pure: no clock, no runtime, no I/O.
+
+mod code;
+pub mod codec;
+mod cursor;
+mod event;
+mod frame;
+mod id;
+mod state;
+mod stored;
+
+pub use code::{Code, Row, may_reconnect};
+pub use cursor::{BadCursor, Cursor};
+pub use event::{Body, Channel, Event, Failure, Status, Type};
+pub use frame::{ClientFrame, Gone, JSON_PROTOCOL, Refusal, ServerFrame, Start, start};
+pub use id::{BadName, JobId, Kind, NAME_MAX, Pos, Seq};
+pub use state::JobState;
+pub use stored::{Stored, Unreadable};

@@ -1,0 +1,144 @@
+//! What a job is, folded from its log event by event. It reads no log.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::event::{Body, Channel, Event, Failure, Status};
+use super::id::{JobId, Kind, Seq};
+use super::stored::Stored;
+
+/// A job's state, as `GET /api/jobs/{id}/state` answers it. Times are milliseconds since the Unix epoch.
+#[derive(Clone, Debug, Serialize)]
+pub struct JobState {
+    /// The job.
+    pub id: JobId,
+    /// Its kind; absent when the events that name it have expired.
+    pub kind: Option<Kind>,
+    /// What it is doing.
+    pub status: Status,
+    /// The current or last attempt; 0 before the first.
+    pub attempt: u32,
+    /// The number of its last event; 0 while it has none.
+    pub seq: Seq,
+    /// The cursor of its last event: a watch from here gets what comes after this state.
+    pub cursor: Option<String>,
+    /// The output text that counts: of the last attempt, and of those that it continues.
+    pub output: String,
+    /// Why it failed.
+    pub error: Option<Failure>,
+    /// What it cost, in the backend's words.
+    pub usage: Option<Value>,
+    /// When it was submitted.
+    pub created_at: Option<u64>,
+    /// When its current attempt began.
+    pub started_at: Option<u64>,
+    /// When it ended.
+    pub ended_at: Option<u64>,
+}
+
+impl JobState {
+    /// A job without events: it waits in the queue.
+    pub fn new(id: JobId) -> Self {
+        Self {
+            id,
+            kind: None,
+            status: Status::Queued,
+            attempt: 0,
+            seq: Seq(0),
+            cursor: None,
+            output: String::new(),
+            error: None,
+            usage: None,
+            created_at: None,
+            started_at: None,
+            ended_at: None,
+        }
+    }
+
+    /// Takes in the next event. An event whose fields cannot be read still counts by its type.
+    pub fn apply(&mut self, stored: &Stored) {
+        self.seq = stored.seq;
+        self.attempt = stored.attempt;
+        self.status = stored.kind.status();
+        self.cursor = Some(stored.cursor().to_string());
+        if let Ok(event) = stored.event() {
+            self.take(event);
+        }
+    }
+
+    fn take(&mut self, Event { body, ts, .. }: Event) {
+        match body {
+            Body::Queued { kind, .. } => {
+                self.kind = Some(kind);
+                self.created_at = Some(ts);
+            }
+            Body::Started { kind, continues, .. } => {
+                self.kind = Some(kind);
+                self.started_at = Some(ts);
+                if !continues {
+                    self.output.clear();
+                }
+            }
+            Body::Chunk { text, channel: Channel::Output } => self.output.push_str(&text),
+            Body::Done { usage, .. } => {
+                self.usage = usage;
+                self.ended_at = Some(ts);
+            }
+            Body::Failed(failure) => {
+                self.error = Some(failure);
+                self.ended_at = Some(ts);
+            }
+            Body::Cancelled {} => self.ended_at = Some(ts),
+            Body::Chunk { channel: Channel::Reasoning, .. }
+            | Body::Data { .. }
+            | Body::CancelRequested { .. }
+            | Body::Unknown => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fold(bodies: Vec<(u32, Body)>) -> JobState {
+        let job: JobId = "j".parse().unwrap();
+        let mut state = JobState::new(job.clone());
+        for (i, (attempt, body)) in bodies.into_iter().enumerate() {
+            let seq = Seq(i as u64 + 1);
+            let event = Event { body, job: job.clone(), seq, attempt, ts: seq.0 * 10 };
+            state.apply(&Stored::decode(&job, seq.0 * 3, event.encode().unwrap()).unwrap());
+        }
+        state
+    }
+
+    fn started(continues: bool) -> Body {
+        Body::Started { kind: "demo".parse().unwrap(), worker: "w".into(), continues }
+    }
+
+    fn chunk(text: &str) -> Body {
+        Body::Chunk { text: text.into(), channel: Channel::Output }
+    }
+
+    #[test]
+    fn a_later_attempt_supersedes_the_output_of_an_earlier_one() {
+        let state = fold(vec![(1, started(false)), (1, chunk("old")), (2, started(false)), (2, chunk("new"))]);
+        assert_eq!((state.output.as_str(), state.attempt), ("new", 2));
+    }
+
+    #[test]
+    fn an_attempt_that_continues_adds_to_the_output() {
+        let state = fold(vec![(1, started(false)), (1, chunk("one ")), (2, started(true)), (2, chunk("two"))]);
+        assert_eq!(state.output, "one two");
+    }
+
+    #[test]
+    fn reasoning_is_no_output_and_the_end_gives_the_times() {
+        let queued = Body::Queued { kind: "demo".parse().unwrap(), input: Value::Null };
+        let thought = Body::Chunk { text: "hm".into(), channel: Channel::Reasoning };
+        let done = Body::Done { usage: None, finish_reason: None };
+        let state = fold(vec![(0, queued), (1, started(false)), (1, thought), (1, chunk("x")), (1, done)]);
+        assert_eq!((state.output.as_str(), state.status), ("x", Status::Done));
+        assert_eq!((state.created_at, state.started_at, state.ended_at), (Some(10), Some(20), Some(50)));
+    }
+}
