@@ -1,2 +1,5 @@
 //! Tailwater.
+pub mod config;
+pub mod resume;
+pub mod runtime;
 pub mod wire;

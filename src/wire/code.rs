@@ -105,6 +105,7 @@ impl Code {
     ];
 
     /// The line of this code.
+    #[expect(clippy::too_many_lines, reason = "a table")]
     pub const fn row(self) -> Row {
         match self {
             Self::BadJobId => {
