@@ -102,6 +102,11 @@ impl<T: Item> Stitcher<T> {
         self.ahead.keys().next().copied()
     }
 
+    /// Where the hole ends that keeps the stitcher from going on, when it knows of one.
+    pub fn hole(&self) -> Option<Seq> {
+        (self.next < self.known).then(|| self.ahead().unwrap_or(self.known))
+    }
+
     /// Whether everything that is known of was delivered.
     pub fn is_live(&self) -> bool {
         self.state == State::Live

@@ -123,9 +123,13 @@ impl Code {
                 row("unknown_kind", 422, None, false, "No worker has ever served this kind.")
             }
             Self::TooLarge => row("too_large", 413, Some(1009), false, "Larger than the limit."),
-            Self::UnsupportedMediaType => {
-                row("unsupported_media_type", 415, Some(1003), false, "Send application/json, or text frames.")
-            }
+            Self::UnsupportedMediaType => row(
+                "unsupported_media_type",
+                415,
+                Some(1003),
+                false,
+                "Send application/json, or text frames.",
+            ),
             Self::BadCursor => {
                 row("bad_cursor", 400, None, false, "This is no cursor that an edge gave out.")
             }
@@ -163,13 +167,9 @@ impl Code {
             Self::MethodNotAllowed => {
                 row("method_not_allowed", 405, None, false, "This address does not take the method.")
             }
-            Self::BadSubprotocol => row(
-                "bad_subprotocol",
-                400,
-                None,
-                false,
-                "Offer the subprotocol tailwater.v1.json, or none.",
-            ),
+            Self::BadSubprotocol => {
+                row("bad_subprotocol", 400, None, false, "Offer the subprotocol tailwater.v1.json, or none.")
+            }
             Self::QueueFull => row("queue_full", 503, None, true, "The queue is full; try again later."),
             Self::Unavailable => {
                 row("unavailable", 503, Some(1013), true, "The log is out of reach for the moment.")

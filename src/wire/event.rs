@@ -149,7 +149,9 @@ impl Type {
     pub const fn status(self) -> Status {
         match self {
             Self::Queued => Status::Queued,
-            Self::Started | Self::Chunk | Self::Data | Self::CancelRequested | Self::Unknown => Status::Running,
+            Self::Started | Self::Chunk | Self::Data | Self::CancelRequested | Self::Unknown => {
+                Status::Running
+            }
             Self::Done => Status::Done,
             Self::Failed => Status::Failed,
             Self::Cancelled => Status::Cancelled,

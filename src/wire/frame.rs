@@ -245,7 +245,8 @@ mod tests {
     #[test]
     fn server_frames_have_the_names_of_the_protocol() {
         let job: JobId = "j1".parse().unwrap();
-        let frame = ServerFrame::Missing { job: job.clone(), from: Seq(1), to: Seq(9), reason: Gone::Expired };
+        let frame =
+            ServerFrame::Missing { job: job.clone(), from: Seq(1), to: Seq(9), reason: Gone::Expired };
         let expected = json!({"op": "missing", "job": "j1", "from": 1, "to": 9, "reason": "expired"});
         assert_eq!(serde_json::from_str::<Value>(&frame.to_json()).unwrap(), expected);
         let frame = ServerFrame::Watching { job, status: Some(Status::Running) };

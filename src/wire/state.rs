@@ -122,13 +122,15 @@ mod tests {
 
     #[test]
     fn a_later_attempt_supersedes_the_output_of_an_earlier_one() {
-        let state = fold(vec![(1, started(false)), (1, chunk("old")), (2, started(false)), (2, chunk("new"))]);
+        let state =
+            fold(vec![(1, started(false)), (1, chunk("old")), (2, started(false)), (2, chunk("new"))]);
         assert_eq!((state.output.as_str(), state.attempt), ("new", 2));
     }
 
     #[test]
     fn an_attempt_that_continues_adds_to_the_output() {
-        let state = fold(vec![(1, started(false)), (1, chunk("one ")), (2, started(true)), (2, chunk("two"))]);
+        let state =
+            fold(vec![(1, started(false)), (1, chunk("one ")), (2, started(true)), (2, chunk("two"))]);
         assert_eq!(state.output, "one two");
     }
 

@@ -200,9 +200,9 @@ mod tests {
 
     #[test]
     fn an_event_of_an_unknown_type_is_passed_on_whole() {
-        let payload = json!({"type": "x:y:v3", "job": "j1", "seq": 1, "attempt": 1, "ts": 1, "deep": [{"a": null}]});
-        let stored =
-            Stored::decode(&job(), 1, rmp_serde::to_vec_named(&payload).unwrap().into()).unwrap();
+        let payload =
+            json!({"type": "x:y:v3", "job": "j1", "seq": 1, "attempt": 1, "ts": 1, "deep": [{"a": null}]});
+        let stored = Stored::decode(&job(), 1, rmp_serde::to_vec_named(&payload).unwrap().into()).unwrap();
         let frame: Value = serde_json::from_slice(stored.json()).unwrap();
         assert_eq!((stored.kind, &frame["deep"]), (Type::Unknown, &json!([{"a": null}])));
     }

@@ -1,0 +1,82 @@
+//! The hub of one edge thread: a feed for every watched job, shared by all its watchers. Who watches from where, and
+//! what a client is told, is the session's.
+
+mod drive;
+mod feed;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use feed::{Feed, Watch};
+
+use crate::config::FEEDS_MAX;
+use crate::runtime::Tasks;
+use crate::source::EventSource;
+use crate::wire::JobId;
+
+/// The feeds of one edge thread.
+#[derive(Debug)]
+pub struct Hub<S> {
+    source: S,
+    feeds: Mutex<HashMap<JobId, Arc<Feed>>>,
+    tasks: Tasks,
+}
+
+/// The hub holds as many feeds as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this edge watches as many jobs as it may")]
+pub struct Full;
+
+impl<S: EventSource> Hub<S> {
+    /// A hub without feeds; `tasks` owns those to come.
+    pub fn new(source: S, tasks: Tasks) -> Arc<Self> {
+        Arc::new(Self { source, feeds: Mutex::default(), tasks })
+    }
+
+    /// Where the events come from.
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+
+    /// How many jobs have a feed, watched or lingering.
+    pub fn feeds(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Watches a job: joins its feed, or begins one.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn watch(self: &Arc<Self>, job: &JobId) -> Result<Watch, Full> {
+        let mut feeds = self.lock();
+        let room = feeds.len() < FEEDS_MAX;
+        match feeds.entry(job.clone()) {
+            Entry::Occupied(entry) => Ok(Watch::join(entry.get())),
+            Entry::Vacant(_) if !room => Err(Full),
+            Entry::Vacant(entry) => {
+                let feed = entry.insert(Arc::new(Feed::new(job.clone())));
+                let watch = Watch::join(feed);
+                self.tasks.spawn_until_stop(drive::drive(Arc::clone(self), Arc::clone(feed)));
+                Ok(watch)
+            }
+        }
+    }
+
+    /// Forgets a feed that nobody watches. Says whether it did.
+    fn forget(&self, feed: &Feed) -> bool {
+        let mut feeds = self.lock();
+        // A watch joins under this lock, so nobody can join between the question and the removal.
+        let idle = feed.watchers() == 0;
+        if idle {
+            feeds.remove(feed.job());
+            let keep = feeds.len() * 2;
+            feeds.shrink_to(keep);
+        }
+        idle
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Feed>>> {
+        self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

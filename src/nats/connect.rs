@@ -1,0 +1,193 @@
+//! Connections to the broker: one for live copies, one for reading, one for work, so that none waits behind another. It
+//! stores and reads nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, info, warn};
+
+use super::error::Error;
+use super::names::Names;
+use super::setup::{self, Settings};
+use crate::config::{LIVE_CAPACITY, PAGE, REREAD_MAX};
+use crate::wire::Kind;
+
+/// The oldest nats-server that will do: batched direct gets stall writers for ever before 2.12.2, and a removed peer
+/// could lose stored messages before 2.12.3.
+pub const MIN_VERSION: &str = "2.12.3";
+
+/// Where the broker is, and what is ours there.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `nats://[user:password@]host:port`, several separated by commas.
+    pub url: String,
+    /// The first token of every subject, and in capitals the beginning of every stream's name.
+    pub prefix: Kind,
+    /// How long to go on trying while nobody listens there.
+    pub patience: Duration,
+    /// What this process is called in the broker's monitoring.
+    pub name: String,
+}
+
+/// The connections of one process, or of one thread of an edge.
+#[derive(Clone, Debug)]
+pub struct Nats {
+    pub(super) live: Client,
+    pub(super) replay: Client,
+    pub(super) work: Client,
+    pub(super) names: Arc<Names>,
+    /// Counts up when live copies may have been lost because the live connection was away.
+    pub(super) reconnected: watch::Receiver<u64>,
+}
+
+impl Nats {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] or [`Error::TooOld`].
+    pub async fn connect(options: &Options) -> Result<Self, Error> {
+        let deadline = Instant::now() + options.patience;
+        let (count, reconnected) = watch::channel(0_u64);
+        let live = open(options, "live", LIVE_CAPACITY, Some(count), deadline).await?;
+        check_version(&live, &options.url)?;
+        // A page fills an inbox at once, so an inbox holds a few of them.
+        let replay = open(options, "replay", PAGE * 8, None, deadline).await?;
+        let work = open(options, "work", LIVE_CAPACITY, None, deadline).await?;
+        info!(url = %redacted(&options.url), version = %live.server_info().version, "connected to NATS");
+        Ok(Self { live, replay, work, names: Arc::new(Names::new(&options.prefix)), reconnected })
+    }
+
+    /// Makes the streams that `nats/` declares.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is changed when a stream exists and differs.
+    pub async fn set_up(&self, settings: &Settings) -> Result<(), Error> {
+        setup::apply(&self.work, &self.names, settings).await
+    }
+
+    /// How many shards there are.
+    ///
+    /// # Errors
+    /// [`Error::NotSetUp`].
+    pub async fn shards(&self) -> Result<u32, Error> {
+        setup::shards(&self.work, &self.names).await
+    }
+
+    /// Whether all connections stand.
+    pub fn is_connected(&self) -> bool {
+        [&self.live, &self.replay, &self.work]
+            .into_iter()
+            .all(|client| client.connection_state() == async_nats::connection::State::Connected)
+    }
+
+    /// Sends what waits to be sent and closes the connections.
+    pub async fn close(&self) {
+        for client in [&self.live, &self.replay, &self.work] {
+            if let Err(error) = client.drain().await {
+                debug!(%error, "a connection was closed before it was drained");
+            }
+        }
+    }
+}
+
+async fn open(
+    options: &Options,
+    role: &str,
+    capacity: usize,
+    count: Option<watch::Sender<u64>>,
+    deadline: Instant,
+) -> Result<Client, Error> {
+    let unreachable = |reason: String| Error::Unreachable { url: redacted(&options.url), reason };
+    let servers: Vec<async_nats::ServerAddr> = options
+        .url
+        .split(',')
+        .map(|url| url.trim().parse())
+        .collect::<Result<_, _>>()
+        .map_err(|error: std::io::Error| unreachable(error.to_string()))?;
+    let count = Arc::new(count);
+    loop {
+        let count = Arc::clone(&count);
+        let settings = ConnectOptions::new()
+            .name(format!("{} {role}", options.name))
+            .subscription_capacity(capacity)
+            .connection_timeout(Duration::from_secs(5))
+            .reconnect_delay_callback(|attempt| {
+                REREAD_MAX
+                    .min(Duration::from_millis(20) * 2_u32.pow(u32::try_from(attempt.min(8)).unwrap_or(8)))
+            })
+            .event_callback(move |event| {
+                note(&event, count.as_ref().as_ref());
+                std::future::ready(())
+            });
+        match settings.connect(&servers[..]).await {
+            Ok(client) => return Ok(client),
+            Err(error) if Instant::now() < deadline => {
+                debug!(%error, "NATS is not there yet");
+                sleep(Duration::from_millis(100)).await;
+            }
+            Err(error) => return Err(unreachable(error.to_string())),
+        }
+    }
+}
+
+/// Takes note of what happens to a connection. A full subscription is no news here: its reader sees the hole.
+fn note(event: &Event, count: Option<&watch::Sender<u64>>) {
+    match event {
+        Event::Connected => {
+            info!("NATS connection stands");
+            if let Some(count) = count {
+                count.send_modify(|count| *count += 1);
+            }
+        }
+        Event::Disconnected => warn!("NATS connection lost"),
+        Event::SlowConsumer(_) => debug!("a subscription is full"),
+        Event::ServerError(error) => warn!(%error, "NATS reports an error"),
+        Event::ClientError(error) => warn!(%error, "NATS client error"),
+        Event::LameDuckMode | Event::Draining | Event::Closed => debug!(%event, "NATS connection"),
+    }
+}
+
+fn check_version(client: &Client, url: &str) -> Result<(), Error> {
+    let found = client.server_info().version;
+    if version(&found) >= version(MIN_VERSION) {
+        Ok(())
+    } else {
+        Err(Error::TooOld { url: redacted(url), found, needed: MIN_VERSION })
+    }
+}
+
+fn version(text: &str) -> [u64; 3] {
+    let mut parts = text.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    std::array::from_fn(|_| parts.next().unwrap_or(0))
+}
+
+/// The address without what may be a password.
+fn redacted(url: &str) -> String {
+    url.split(',')
+        .map(|url| match url.rsplit_once('@') {
+            Some((_, host)) => format!("nats://…@{host}"),
+            None => url.to_owned(),
+        })
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(version("2.12.10") > version(MIN_VERSION));
+        assert!(version("2.9.10") < version(MIN_VERSION));
+        assert!(version("2.15.0-dev") > version(MIN_VERSION));
+    }
+
+    #[test]
+    fn a_password_in_the_address_is_never_shown() {
+        assert_eq!(redacted("nats://a:secret@h:1,nats://i:2"), "nats://…@h:1,nats://i:2");
+    }
+}

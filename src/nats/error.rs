@@ -1,0 +1,65 @@
+//! What can go wrong between here and the broker. Public codes are made of it elsewhere.
+
+use super::setup::Drift;
+use crate::source::Unavailable;
+
+/// What went wrong with the broker.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No server can be reached.
+    #[error("cannot reach NATS at {url}: {reason}")]
+    Unreachable {
+        /// Where it was sought.
+        url: String,
+        /// What the client library says.
+        reason: String,
+    },
+    /// The server lacks what Tailwater needs.
+    #[error("nats-server {found} at {url} is too old: Tailwater needs {needed} or newer")]
+    TooOld {
+        /// Where it is.
+        url: String,
+        /// Its version.
+        found: String,
+        /// The oldest version that will do.
+        needed: &'static str,
+    },
+    /// The streams do not exist.
+    #[error("NATS has no stream {stream}: run `tailwater setup` first")]
+    NotSetUp {
+        /// The one that was sought.
+        stream: String,
+    },
+    /// A stream exists and differs from its declaration.
+    #[error("{0}")]
+    Drifted(Drift),
+    /// The broker refused.
+    #[error("NATS refused: {description} (error {code})")]
+    Api {
+        /// JetStream's error code.
+        code: u64,
+        /// Its words.
+        description: String,
+    },
+    /// The broker did not answer, or not with what was asked for.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// JetStream's error codes that are told apart here; the list is `server/errors.json` of nats-server.
+pub(super) mod code {
+    /// A consumer of that name does not exist.
+    pub(in crate::nats) const CONSUMER_NOT_FOUND: u64 = 10014;
+    /// No message matches.
+    pub(in crate::nats) const NO_MESSAGE: u64 = 10037;
+    /// A stream of that name does not exist.
+    pub(in crate::nats) const STREAM_NOT_FOUND: u64 = 10059;
+    /// The expected last sequence is another.
+    pub(in crate::nats) const WRONG_LAST_SEQUENCE: u64 = 10071;
+    /// A stream with `discard: new` is full, in messages or bytes.
+    pub(in crate::nats) const FULL: [u64; 2] = [10054, 10077];
+    /// The expected last sequence cannot be told: another publish to the subject is in flight.
+    pub(in crate::nats) const IN_FLIGHT: u64 = 10164;
+    /// A publish with the same message id is in flight.
+    pub(in crate::nats) const DUPLICATE_IN_FLIGHT: u64 = 10158;
+}

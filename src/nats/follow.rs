@@ -1,0 +1,73 @@
+//! Live copies of one job's events. A lost copy is not noticed here; the reader sees the hole.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use async_nats::Subscriber;
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::sync::watch;
+
+use super::log::{Log, stored};
+use crate::source::{Signal, Tail, Unavailable};
+use crate::wire::{JobId, Stored};
+
+/// The live subscription of one job.
+#[derive(Debug)]
+pub struct LiveTail {
+    job: JobId,
+    live: Subscriber,
+    /// Each counts up when copies may have been lost: the connection was away; the shard has another leader.
+    disturbed: [watch::Receiver<u64>; 2],
+}
+
+impl Log {
+    /// See [`EventSource::follow`](crate::source::EventSource::follow).
+    pub(super) async fn follow_live(
+        &self,
+        job: &JobId,
+        elections: watch::Receiver<u64>,
+    ) -> Result<(LiveTail, Option<Arc<Stored>>), Unavailable> {
+        let subject = self.nats.names.live(job.shard(self.shards), job);
+        let mut disturbed = [self.nats.reconnected.clone(), elections];
+        for count in &mut disturbed {
+            count.mark_unchanged();
+        }
+        let live = self.nats.live.subscribe(subject).await.map_err(|error| Unavailable(error.to_string()))?;
+        // A request on the same connection: when it is answered the server has seen the subscription; `flush` only
+        // empties the socket's buffer.
+        let last = self.last_of_any(&self.nats.live, job).await?;
+        Ok((LiveTail { job: job.clone(), live, disturbed }, last.map(Arc::new)))
+    }
+}
+
+impl Tail for LiveTail {
+    async fn next(&mut self) -> Signal {
+        let [reconnected, elected] = &mut self.disturbed;
+        loop {
+            tokio::select! {
+                biased;
+                message = self.live.next() => match message {
+                    Some(message) => {
+                        if let Some(event) = stored(&self.job, &message) {
+                            return Signal::Event(Arc::new(event));
+                        }
+                    }
+                    None => return Signal::Closed,
+                },
+                () = changed(reconnected) => return Signal::Disturbed,
+                () = changed(elected) => return Signal::Disturbed,
+            }
+        }
+    }
+
+    fn ready(&mut self) -> Option<Signal> {
+        self.next().now_or_never()
+    }
+}
+
+async fn changed(count: &mut watch::Receiver<u64>) {
+    if count.changed().await.is_err() {
+        // Whoever counted is gone with the connection; the subscription says so itself.
+        pending().await
+    }
+}

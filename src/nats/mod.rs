@@ -1,0 +1,24 @@
+//! The broker: connections, names, streams, the log, the queue. The only folder that names `async_nats`; what others see
+//! of it are their own types.
+
+mod api;
+mod connect;
+mod error;
+mod follow;
+mod log;
+mod names;
+mod queue;
+mod read;
+mod scan;
+mod setup;
+mod writer;
+
+pub use connect::{MIN_VERSION, Nats, Options};
+pub use error::Error;
+pub use follow::LiveTail;
+pub use log::{Appended, Log};
+pub use names::Names;
+pub use queue::{Claim, Delivery, Nudges, Submitted};
+pub use read::{LogReplay, Reader};
+pub use setup::{Drift, Settings};
+pub use writer::{Refusal, Writer};

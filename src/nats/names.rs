@@ -1,0 +1,91 @@
+//! Every name that Tailwater gives to something in NATS, as a function of typed values. It talks to nobody.
+
+use crate::wire::{JobId, Kind};
+
+/// The stream sequence that a publish expects on its subject: the fence.
+pub(super) const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
+/// The id by which the broker drops a doubled submission.
+pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
+/// A stored message's sequence in its stream.
+pub(super) const SEQUENCE: &str = "Nats-Sequence";
+/// A stored message's subject.
+pub(super) const SUBJECT: &str = "Nats-Subject";
+/// In an answer to a batched get: the sequence of the message before, 0 for the first.
+pub(super) const LAST_SEQUENCE: &str = "Nats-Last-Sequence";
+/// In an answer to a batched get: how many messages match beyond it.
+pub(super) const PENDING: &str = "Nats-Num-Pending";
+/// The key in the metadata of the job stream under which `setup` leaves the number of shards.
+pub(super) const SHARDS: &str = "tailwater.shards";
+
+/// The names under one prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    prefix: String,
+}
+
+impl Names {
+    /// Names below `prefix`, a single subject token such as `tw`.
+    pub fn new(prefix: &Kind) -> Self {
+        Self { prefix: prefix.as_str().to_owned() }
+    }
+
+    /// The prefix of subjects.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The prefix of streams.
+    pub fn stream_prefix(&self) -> String {
+        self.prefix.to_ascii_uppercase()
+    }
+
+    /// The work queue.
+    pub fn jobs_stream(&self) -> String {
+        format!("{}_JOBS", self.stream_prefix())
+    }
+
+    /// The log of a shard's jobs.
+    pub fn chunks_stream(&self, shard: u32) -> String {
+        format!("{}_CHUNKS_{shard}", self.stream_prefix())
+    }
+
+    /// Where a job waits for a worker.
+    pub fn queued(&self, kind: &Kind, job: &JobId) -> String {
+        format!("{}.jobs.{kind}.{job}", self.prefix)
+    }
+
+    /// Where a job waits, whatever its kind.
+    pub fn queued_of_any_kind(&self, job: &JobId) -> String {
+        format!("{}.jobs.*.{job}", self.prefix)
+    }
+
+    /// Where a job's events are stored.
+    pub fn chunks(&self, shard: u32, job: &JobId) -> String {
+        format!("{}.chunks.{shard}.{job}", self.prefix)
+    }
+
+    /// Where the broker sends a live copy of each of a job's events. Nobody else may publish there.
+    pub fn live(&self, shard: u32, job: &JobId) -> String {
+        format!("{}.live.{shard}.{job}", self.prefix)
+    }
+
+    /// Where the owner of a job is told to look at its log. The truth is in the log.
+    pub fn control(&self, job: &JobId) -> String {
+        format!("{}.control.{job}", self.prefix)
+    }
+}
+
+/// Where the broker tells that a stream has a new leader.
+pub(super) fn leader_elected(stream: &str) -> String {
+    format!("$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{stream}")
+}
+
+/// The subject of an API request.
+pub(super) fn api(request: &str) -> String {
+    format!("$JS.API.{request}")
+}
+
+/// The job that a subject of this house ends with.
+pub(super) fn job_of(subject: &str) -> &str {
+    subject.rsplit('.').next().unwrap_or(subject)
+}

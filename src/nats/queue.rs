@@ -1,0 +1,282 @@
+//! The work queue: submit a job, claim one, keep it, give it back. What a job's log says is not looked at after the
+//! claim.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::{self, AckKind, consumer::PullConsumer};
+use futures_util::{FutureExt as _, StreamExt as _};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use super::api::{self, Published};
+use super::connect::Nats;
+use super::error::{Error, code};
+use super::log::{Log, unavailable};
+use super::writer::{Refusal, Writer};
+use super::{names, setup};
+use crate::config::{CLAIM_WAIT, REQUEST_WAIT};
+use crate::source::Unavailable;
+use crate::wire::{Body, JobId, Kind, Type};
+
+/// A job as it stands in the queue, as JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Queued {
+    job: JobId,
+    kind: Kind,
+    #[serde(default)]
+    input: Value,
+}
+
+/// What became of a submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Submitted {
+    /// The job is in the queue.
+    New,
+    /// The very same job was submitted before.
+    Same,
+    /// The id names another job.
+    Other,
+    /// The queue takes no more.
+    Full,
+}
+
+impl Log {
+    /// Submits a job: first to the queue, then the first event of its log.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: nobody knows whether it was submitted; the same submission again is harmless.
+    pub async fn submit(&self, job: &JobId, kind: &Kind, input: &Value) -> Result<Submitted, Unavailable> {
+        if let Some(known) = self.known(job, kind, input).await? {
+            return Ok(known);
+        }
+        let queued = Queued { job: job.clone(), kind: kind.clone(), input: input.clone() };
+        let payload = serde_json::to_vec(&queued).map_err(|error| Unavailable(error.to_string()))?;
+        let mut headers = HeaderMap::new();
+        headers.insert(names::MESSAGE_ID, job.as_str());
+        let subject = self.nats.names.queued(kind, job);
+        match api::publish(&self.nats.work, subject, headers, payload.into()).await {
+            Published::Stored(_) => {}
+            // Another submission with this id was faster, by less than its first event takes.
+            Published::Duplicate | Published::InFlight => return self.resubmitted(&queued).await,
+            Published::Full => return Ok(Submitted::Full),
+            Published::Refused => return Err(Unavailable("the queue refused without a reason".into())),
+            Published::Unsure(error) => return Err(error),
+        }
+        let body = Body::Queued { kind: kind.clone(), input: input.clone() };
+        match Writer::new(self.clone(), job.clone(), 0, None).append(body).await {
+            Ok(()) | Err(Refusal::Superseded | Refusal::CancelRequested) => Ok(Submitted::New),
+            // The job is in the queue, so it will run: its worker begins the log.
+            Err(Refusal::Unwritable(_) | Refusal::Unavailable(_)) => Ok(Submitted::New),
+        }
+    }
+
+    /// Whether the log knows the id, and as the same job.
+    async fn known(&self, job: &JobId, kind: &Kind, input: &Value) -> Result<Option<Submitted>, Unavailable> {
+        let Some(first) = self.first(job).await? else { return Ok(None) };
+        let same = first.kind == Type::Queued
+            && first
+                .event()
+                .is_ok_and(|event| event.body == Body::Queued { kind: kind.clone(), input: input.clone() });
+        Ok(Some(if same { Submitted::Same } else { Submitted::Other }))
+    }
+
+    async fn resubmitted(&self, queued: &Queued) -> Result<Submitted, Unavailable> {
+        if let Some(known) = self.known(&queued.job, &queued.kind, &queued.input).await? {
+            return Ok(known);
+        }
+        Ok(match self.queued(&queued.job).await? {
+            Some(there) if there == *queued => Submitted::Same,
+            Some(_) => Submitted::Other,
+            None => return Err(Unavailable("the submission is under way".into())),
+        })
+    }
+
+    /// The job of this id that waits in the queue, when it has no event yet.
+    async fn queued(&self, job: &JobId) -> Result<Option<Queued>, Unavailable> {
+        let stream = self.nats.names.jobs_stream();
+        let body = json!({"last_by_subj": self.nats.names.queued_of_any_kind(job)});
+        let subject = format!("STREAM.MSG.GET.{stream}");
+        let answer =
+            api::find(&self.nats.work, &subject, &body, &[code::NO_MESSAGE]).await.map_err(unavailable)?;
+        Ok(answer.and_then(|answer| {
+            use base64::Engine as _;
+            let data = answer["message"]["data"].as_str()?.to_owned();
+            let raw = base64::engine::general_purpose::STANDARD.decode(data).ok()?;
+            serde_json::from_slice(&raw).ok()
+        }))
+    }
+
+    /// The kind of a job that waits in the queue and has no event yet.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn queued_kind(&self, job: &JobId) -> Result<Option<Kind>, Unavailable> {
+        Ok(self.queued(job).await?.map(|queued| queued.kind))
+    }
+
+    /// Whether some worker has ever served `kind`.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn has_kind(&self, kind: &Kind) -> Result<bool, Unavailable> {
+        setup::has_kind(&self.nats.work, &self.nats.names, kind).await.map_err(unavailable)
+    }
+}
+
+/// Claims jobs of one kind.
+pub struct Claim {
+    nats: Nats,
+    consumer: PullConsumer,
+    batch: Option<jetstream::consumer::pull::Batch>,
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim").field("asked", &self.batch.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl Claim {
+    /// Makes the kind known and begins to serve it.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn begin(nats: &Nats, kind: &Kind) -> Result<Self, Error> {
+        setup::ensure_kind(&nats.work, &nats.names, kind).await?;
+        let broken = |error: String| Error::Unavailable(Unavailable(error));
+        let context = jetstream::new(nats.work.clone());
+        let stream = context
+            .get_stream_no_info(nats.names.jobs_stream())
+            .await
+            .map_err(|error| broken(error.to_string()))?;
+        let consumer = stream.get_consumer(kind.as_str()).await.map_err(|error| broken(error.to_string()))?;
+        Ok(Self { nats: nats.clone(), consumer, batch: None })
+    }
+
+    /// The next job; asks the broker for `free` of them when none was asked for. Safe to drop at any await.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: ask again after a pause.
+    pub async fn next(&mut self, free: usize) -> Result<Delivery, Unavailable> {
+        loop {
+            let Some(batch) = &mut self.batch else {
+                let fetch = self.consumer.fetch().max_messages(free).expires(CLAIM_WAIT).messages();
+                let batch = timeout(REQUEST_WAIT, fetch)
+                    .await
+                    .map_err(|_| Unavailable("no answer in time".into()))?;
+                self.batch = Some(batch.map_err(|error| Unavailable(error.to_string()))?);
+                continue;
+            };
+            match batch.next().await {
+                Some(Ok(message)) => {
+                    if let Some(delivery) = Delivery::read(self.nats.clone(), message).await {
+                        return Ok(delivery);
+                    }
+                }
+                Some(Err(error)) => {
+                    self.batch = None;
+                    return Err(Unavailable(error.to_string()));
+                }
+                None => self.batch = None,
+            }
+        }
+    }
+
+    /// Claims no more, and gives back what was handed over and not taken.
+    pub async fn end(self) {
+        let Some(mut batch) = self.batch else { return };
+        while let Some(Some(Ok(message))) = batch.next().now_or_never() {
+            if let Err(error) = message.ack_with(AckKind::Nak(None)).await {
+                debug!(%error, "a job was not given back; it is handed out again after the ack wait");
+            }
+        }
+    }
+}
+
+/// A job that this worker was handed, until it is acked or given back.
+#[derive(Debug)]
+pub struct Delivery {
+    nats: Nats,
+    message: jetstream::Message,
+    /// The job.
+    pub job: JobId,
+    /// Its kind.
+    pub kind: Kind,
+    /// What the submitter gave.
+    pub input: Value,
+}
+
+impl Delivery {
+    async fn read(nats: Nats, message: jetstream::Message) -> Option<Self> {
+        match serde_json::from_slice(&message.payload) {
+            Ok(Queued { job, kind, input }) if names::job_of(&message.subject) == job.as_str() => {
+                Some(Self { nats, message, job, kind, input })
+            }
+            _ => {
+                warn!(subject = %message.subject, "the queue held something that is no job; it is thrown away");
+                if let Err(error) = message.ack_with(AckKind::Term).await {
+                    debug!(%error, "it could not be thrown away; it will be handed out again");
+                }
+                None
+            }
+        }
+    }
+
+    /// Tells the queue that the job is being worked on.
+    pub async fn keep(&self) {
+        self.tell(AckKind::Progress).await;
+    }
+
+    /// Gives the job back: another worker gets it after `delay`.
+    pub async fn give_back(&self, delay: Option<Duration>) {
+        self.tell(AckKind::Nak(delay)).await;
+    }
+
+    /// Takes the job out of the queue. Call it only when its end is in the log.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it will be handed out again, and found to have ended.
+    pub async fn done(&self) -> Result<(), Unavailable> {
+        match timeout(REQUEST_WAIT, self.message.double_ack()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Unavailable(error.to_string())),
+            Err(_) => Err(Unavailable("no answer in time".into())),
+        }
+    }
+
+    /// Messages that say "look at the log of this job".
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn nudges(&self) -> Result<Nudges, Unavailable> {
+        let subject = self.nats.names.control(&self.job);
+        let subscribed = self.nats.work.subscribe(subject).await;
+        subscribed.map(Nudges).map_err(|error| Unavailable(error.to_string()))
+    }
+
+    async fn tell(&self, kind: AckKind) {
+        // While the connection is down the library may wait without a limit.
+        match timeout(REQUEST_WAIT, self.message.ack_with(kind)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(job = %self.job, %error, "the queue was not told"),
+            Err(_) => debug!(job = %self.job, "the queue was not told in time"),
+        }
+    }
+}
+
+/// A job's nudges: look at the log, somebody else wrote to it.
+#[derive(Debug)]
+pub struct Nudges(async_nats::Subscriber);
+
+impl Nudges {
+    /// The next nudge; waits for ever after the subscription has ended.
+    pub async fn next(&mut self) {
+        if self.0.next().await.is_none() {
+            std::future::pending().await
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Applies the declarations of `nats/`: makes what is missing, refuses what differs, changes nothing.
+
+use std::fmt;
+
+use async_nats::Client;
+use serde_json::{Value, json};
+use tracing::info;
+
+use super::api;
+use super::error::{Error, code};
+use super::names::{Names, SHARDS};
+use crate::source::Unavailable;
+use crate::wire::Kind;
+
+/// What differs between deployments.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How many chunk streams there are, from 1.
+    pub shards: u32,
+    /// On how many servers each message is kept: 1, 3 or 5.
+    pub replicas: u32,
+    /// How long events are kept.
+    pub max_age: std::time::Duration,
+    /// How many bytes of events one shard keeps.
+    pub max_bytes: u64,
+}
+
+impl Settings {
+    /// Shards of a system that was set up without saying how many.
+    pub const SHARDS: u32 = 4;
+}
+
+/// A stream that exists and is not as declared.
+#[derive(Debug)]
+pub struct Drift {
+    stream: String,
+    fields: Vec<(String, Value, Value)>,
+}
+
+impl fmt::Display for Drift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stream {} exists and differs from its declaration; nothing was changed:", self.stream)?;
+        for (field, there, declared) in &self.fields {
+            write!(f, "\n  {field}: there {there}, declared {declared}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the streams.
+///
+/// # Errors
+/// [`Error::Drifted`] when one exists and differs; [`Error::Api`] when the broker refuses, for example for lack of
+/// disk space.
+pub(super) async fn apply(client: &Client, names: &Names, settings: &Settings) -> Result<(), Error> {
+    for shard in 0..settings.shards {
+        apply_stream(client, &chunks(names, shard, settings)).await?;
+    }
+    // Last, because its metadata tells everybody else that the shards are there.
+    apply_stream(client, &jobs(names, settings)).await
+}
+
+/// How many shards `setup` made.
+pub(super) async fn shards(client: &Client, names: &Names) -> Result<u32, Error> {
+    let stream = names.jobs_stream();
+    let info = stream_info(client, &stream).await?.ok_or(Error::NotSetUp { stream })?;
+    let shards = info["config"]["metadata"][SHARDS].as_str().and_then(|text| text.parse().ok());
+    shards.filter(|&shards| shards > 0).ok_or_else(|| {
+        let stream = names.jobs_stream();
+        Unavailable(format!("stream {stream} does not say how many shards there are")).into()
+    })
+}
+
+/// Makes the consumer that hands out jobs of `kind`, unless it is there. One that exists is left as it is.
+pub(super) async fn ensure_kind(client: &Client, names: &Names, kind: &Kind) -> Result<(), Error> {
+    if has_kind(client, names, kind).await? {
+        return Ok(());
+    }
+    let text = include_str!("../../nats/consumers/kind.json").replace("{kind}", kind.as_str());
+    let config = declaration(&text, names);
+    let stream = names.jobs_stream();
+    let filter = config["filter_subject"].as_str().unwrap_or_default();
+    let subject = format!("CONSUMER.CREATE.{stream}.{kind}.{filter}");
+    api::call(client, &subject, &json!({"stream_name": stream, "config": config})).await?;
+    info!(%kind, "made the consumer of a kind");
+    Ok(())
+}
+
+/// Whether some worker has ever served `kind`.
+pub(super) async fn has_kind(client: &Client, names: &Names, kind: &Kind) -> Result<bool, Error> {
+    let subject = format!("CONSUMER.INFO.{}.{kind}", names.jobs_stream());
+    Ok(api::find(client, &subject, &Value::Null, &[code::CONSUMER_NOT_FOUND]).await?.is_some())
+}
+
+pub(super) async fn stream_info(client: &Client, stream: &str) -> Result<Option<Value>, Error> {
+    api::find(client, &format!("STREAM.INFO.{stream}"), &Value::Null, &[code::STREAM_NOT_FOUND]).await
+}
+
+fn jobs(names: &Names, settings: &Settings) -> Value {
+    let mut config = declaration(include_str!("../../nats/streams/jobs.json"), names);
+    config["num_replicas"] = settings.replicas.into();
+    config["metadata"] = json!({SHARDS: settings.shards.to_string()});
+    config
+}
+
+fn chunks(names: &Names, shard: u32, settings: &Settings) -> Value {
+    let text = include_str!("../../nats/streams/chunks.json").replace("{shard}", &shard.to_string());
+    let mut config = declaration(&text, names);
+    config["num_replicas"] = settings.replicas.into();
+    config["max_age"] = u64::try_from(settings.max_age.as_nanos()).unwrap_or(u64::MAX).into();
+    config["max_bytes"] = settings.max_bytes.into();
+    config
+}
+
+fn declaration(text: &str, names: &Names) -> Value {
+    let text = text.replace("{PREFIX}", &names.stream_prefix()).replace("{prefix}", names.prefix());
+    serde_json::from_str(&text).unwrap_or_else(|_| unreachable!("the declarations are parsed by a test"))
+}
+
+async fn apply_stream(client: &Client, declared: &Value) -> Result<(), Error> {
+    let stream = declared["name"].as_str().unwrap_or_default().to_owned();
+    match stream_info(client, &stream).await? {
+        Some(info) => {
+            let mut fields = Vec::new();
+            compare("", &info["config"], declared, &mut fields);
+            if fields.is_empty() { Ok(()) } else { Err(Error::Drifted(Drift { stream, fields })) }
+        }
+        None => {
+            api::call(client, &format!("STREAM.CREATE.{stream}"), declared).await?;
+            info!(%stream, "made a stream");
+            Ok(())
+        }
+    }
+}
+
+/// Gathers the declared fields that are there with another value. What is not declared is the broker's.
+fn compare(path: &str, there: &Value, declared: &Value, fields: &mut Vec<(String, Value, Value)>) {
+    if let Value::Object(map) = declared {
+        for (key, declared) in map {
+            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            compare(&path, &there[key], declared, fields);
+        }
+    } else if there != declared {
+        fields.push((path.to_owned(), there.clone(), declared.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn settings() -> Settings {
+        Settings { shards: 3, replicas: 1, max_age: Duration::from_secs(86400), max_bytes: 1 << 30 }
+    }
+
+    #[test]
+    fn the_declarations_name_what_the_design_names() {
+        let names = Names::new(&"tw".parse().unwrap());
+        let (jobs, chunks) = (jobs(&names, &settings()), chunks(&names, 2, &settings()));
+        assert_eq!(
+            (jobs["name"].as_str(), jobs["subjects"][0].as_str()),
+            (Some("TW_JOBS"), Some("tw.jobs.*.*"))
+        );
+        assert_eq!(chunks["name"], "TW_CHUNKS_2");
+        assert_eq!(chunks["republish"]["dest"], "tw.live.2.{{wildcard(1)}}");
+        assert_eq!(jobs["metadata"][SHARDS], "3");
+    }
+
+    #[test]
+    fn drift_is_told_field_by_field() {
+        let (there, declared) = (json!({"a": {"b": 1, "x": 9}, "c": [1]}), json!({"a": {"b": 2}, "c": [1]}));
+        let mut fields = Vec::new();
+        compare("", &there, &declared, &mut fields);
+        let text = Drift { stream: "S".into(), fields }.to_string();
+        assert!(text.ends_with("\n  a.b: there 1, declared 2"), "{text}");
+    }
+}

@@ -1,0 +1,142 @@
+//! A job's one writer: appends event after event under the fence, one at a time, and finds out what a refusal means. It
+//! decides nothing about the job.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep};
+use tracing::debug;
+
+use super::log::{Appended, Log};
+use crate::config::{APPEND_WAIT, RETRY_FIRST, RETRY_MAX};
+use crate::source::Unavailable;
+use crate::wire::{Body, Event, JobId, Pos, Seq, Stored, Type, codec};
+
+/// Writes one job's log for one attempt.
+#[derive(Debug)]
+pub struct Writer {
+    log: Log,
+    job: JobId,
+    attempt: u32,
+    seq: Seq,
+    pos: Pos,
+}
+
+/// Why an event was not appended.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Somebody else owns the job, or it has ended. Stop at once and ack nothing.
+    #[error("the job has another owner or has ended")]
+    Superseded,
+    /// Somebody asked for the job to be cancelled. The writer stands behind that event and may end the job.
+    #[error("the job is to be cancelled")]
+    CancelRequested,
+    /// The event cannot be written.
+    #[error("the event cannot be written: {0}")]
+    Unwritable(#[from] codec::Error),
+    /// The broker was out of reach for longer than [`APPEND_WAIT`].
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// What an ambiguous append turned out to be.
+enum Resolved {
+    /// It was stored, here.
+    Mine(Pos),
+    /// Nothing was stored since.
+    NotYet,
+    /// Somebody else wrote.
+    Refused(Refusal),
+}
+
+impl Writer {
+    /// A writer that goes on behind `last`, the log's last event, for this attempt.
+    pub fn new(log: Log, job: JobId, attempt: u32, last: Option<&Stored>) -> Self {
+        let (seq, pos) = last.map_or((Seq(0), 0), |last| (last.seq, last.pos));
+        Self { log, job, attempt, seq, pos }
+    }
+
+    /// The job.
+    pub fn job(&self) -> &JobId {
+        &self.job
+    }
+
+    /// The number of the last event.
+    pub fn seq(&self) -> Seq {
+        self.seq
+    }
+
+    /// Appends an event. Retries through an election; when it returns `Ok`, the event is stored exactly once.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn append(&mut self, body: Body) -> Result<(), Refusal> {
+        let (job, seq, attempt) = (self.job.clone(), self.seq.next(), self.attempt);
+        let payload = Event { body, job, seq, attempt, ts: now_ms() }.encode()?;
+        let deadline = Instant::now() + APPEND_WAIT;
+        let mut pause = RETRY_FIRST;
+        loop {
+            let outcome = match self.log.append(&self.job, self.pos, payload.clone()).await {
+                Appended::Stored(pos) => Ok(Resolved::Mine(pos)),
+                Appended::InFlight => Ok(Resolved::NotYet),
+                Appended::Refused => self.resolve(&payload).await,
+                Appended::Unsure(error) => {
+                    debug!(job = %self.job, %error, "an append without an ack");
+                    self.resolve(&payload).await
+                }
+            };
+            let late = Instant::now() >= deadline;
+            match outcome {
+                Ok(Resolved::Mine(pos)) => {
+                    (self.seq, self.pos) = (seq, pos);
+                    return Ok(());
+                }
+                Ok(Resolved::Refused(refusal)) => return Err(refusal),
+                Ok(Resolved::NotYet) if late => {
+                    return Err(Unavailable("the broker takes no events".into()).into());
+                }
+                Err(error) if late => return Err(error.into()),
+                Ok(Resolved::NotYet) | Err(_) => {
+                    sleep(pause).await;
+                    pause = RETRY_MAX.min(pause * 2);
+                }
+            }
+        }
+    }
+
+    /// Asks whether somebody else has written, without writing.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn check(&mut self) -> Result<(), Refusal> {
+        match self.resolve(&Bytes::new()).await? {
+            Resolved::NotYet | Resolved::Mine(_) => Ok(()),
+            Resolved::Refused(refusal) => Err(refusal),
+        }
+    }
+
+    /// Asks the leader what became of an append.
+    async fn resolve(&mut self, payload: &Bytes) -> Result<Resolved, Unavailable> {
+        let Some(last) = self.log.last(&self.job).await? else {
+            // Purged or rebuilt: what was written before is gone, and so is the right to go on.
+            let untouched = self.pos == 0;
+            return Ok(if untouched { Resolved::NotYet } else { Resolved::Refused(Refusal::Superseded) });
+        };
+        Ok(if last.pos == self.pos {
+            Resolved::NotYet
+        } else if last.payload() == payload {
+            Resolved::Mine(last.pos)
+        } else if last.kind == Type::CancelRequested && last.attempt == self.attempt {
+            (self.seq, self.pos) = (last.seq, last.pos);
+            Resolved::Refused(Refusal::CancelRequested)
+        } else {
+            Resolved::Refused(Refusal::Superseded)
+        })
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,264 @@
+//! A session: one client's read position in one job. It drives a stitcher over the feed's history and the log, and
+//! gives the client's transport one thing after another. It knows no transport.
+
+use std::sync::Arc;
+
+use tokio::time::timeout;
+
+use crate::config::{OPEN_WAIT, STEP_BYTES};
+use crate::hub::{Full, Hub, Watch};
+use crate::resume::{Action, Input, Slice, Stitcher};
+use crate::source::{At, EventSource, Refill, Refilled, Replica, Unavailable};
+use crate::wire::{Code, Cursor, JobId, Pos, Seq, Start, Status, Stored};
+
+/// One client's place in one job. A value, not a task: dropping it ends everything that it holds.
+#[derive(Debug)]
+pub struct Session<S: EventSource> {
+    hub: Arc<Hub<S>>,
+    watch: Watch,
+    stitcher: Stitcher<Arc<Stored>>,
+    refill: Refill<S>,
+    /// The place after the last event that was handed over, when one is known.
+    pos: Option<Pos>,
+    /// A step that comes after the one that was given last.
+    next_step: Option<Step>,
+    /// Whether the client had the job's end before this session began.
+    had_end: bool,
+    told_live: bool,
+    told_end: bool,
+}
+
+/// What a transport tells its client next.
+#[derive(Debug)]
+pub enum Step {
+    /// These events, in order; never none.
+    Events(Vec<Arc<Stored>>),
+    /// These events are gone for good.
+    Missing {
+        /// The first of them.
+        from: Seq,
+        /// The last of them.
+        to: Seq,
+    },
+    /// Everything that was stored before was handed over; what follows is live. Told once.
+    Live,
+    /// The job has ended and all of it was handed over. Nothing follows.
+    End,
+}
+
+/// Why a session cannot begin where its client wants.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The cursor was made for another job.
+    #[error("the cursor names an event of another job")]
+    CursorOfOtherJob,
+    /// Another event stands where the cursor's should be.
+    #[error("the log does not hold the cursor's event: it was rebuilt")]
+    CursorNotInLog,
+    /// The log is shorter than the client says it has read.
+    #[error("the log ends at {last}")]
+    AfterTheEnd {
+        /// The number of the log's last event.
+        last: Seq,
+    },
+    /// The broker does not answer.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// The edge has no room for another watched job.
+    #[error(transparent)]
+    Full(#[from] Full),
+}
+
+impl Error {
+    /// The public code.
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::CursorOfOtherJob => Code::CursorOfOtherJob,
+            Self::CursorNotInLog => Code::CursorNotInLog,
+            Self::AfterTheEnd { .. } => Code::AfterTheEnd,
+            Self::Unavailable(_) | Self::Full(_) => Code::Unavailable,
+        }
+    }
+}
+
+impl<S: EventSource> Session<S> {
+    /// Begins a session after the event that `start` names. The job need not exist yet.
+    ///
+    /// # Errors
+    /// [`Error`]; within [`OPEN_WAIT`] in any case.
+    pub async fn open(hub: &Arc<Hub<S>>, job: &JobId, start: Start) -> Result<Self, Error> {
+        let late = |_| Error::Unavailable(Unavailable("no answer in time".into()));
+        timeout(OPEN_WAIT, Self::open_now(hub, job, start)).await.map_err(late)?
+    }
+
+    async fn open_now(hub: &Arc<Hub<S>>, job: &JobId, start: Start) -> Result<Self, Error> {
+        if let Start::Cursor(cursor) = start
+            && !cursor.is_of(job)
+        {
+            return Err(Error::CursorOfOtherJob);
+        }
+        let watch = hub.watch(job)?;
+        until_open(&watch).await;
+        let (seq, pos, had_end) = match start {
+            Start::Cursor(cursor) => {
+                (cursor.seq, Some(cursor.pos + 1), prove(hub.source(), &watch, cursor).await?)
+            }
+            Start::After(after) => (after, None, check(hub.source(), &watch, after).await?),
+        };
+        Ok(Self {
+            hub: Arc::clone(hub),
+            watch,
+            stitcher: Stitcher::live(seq.next(), 0),
+            refill: Refill::default(),
+            pos,
+            next_step: None,
+            had_end,
+            told_live: false,
+            told_end: false,
+        })
+    }
+
+    /// The job.
+    pub fn job(&self) -> &JobId {
+        self.watch.feed().job()
+    }
+
+    /// What the job is doing; `None` while it has no event.
+    pub fn status(&self) -> Option<Status> {
+        self.watch.feed().last().map(|last| last.kind.status())
+    }
+
+    /// What to tell the client next. After [`Step::End`] it waits for ever. Safe to drop at any await.
+    pub async fn next(&mut self) -> Step {
+        loop {
+            if let Some(step) = self.drain() {
+                return step;
+            }
+            if self.refill.is_busy() {
+                self.refill().await;
+            } else if let Some(step) = self.follow().await {
+                return step;
+            }
+        }
+    }
+
+    /// Does what the stitcher says until there is something to tell.
+    fn drain(&mut self) -> Option<Step> {
+        if let Some(step) = self.next_step.take() {
+            return Some(step);
+        }
+        let mut events = Vec::new();
+        while let Some(action) = self.stitcher.poll() {
+            match action {
+                Action::Deliver(event) => {
+                    self.pos = Some(event.pos + 1);
+                    events.push(event);
+                }
+                Action::Missing { from, to } => {
+                    self.next_step = Some(Step::Missing { from, to });
+                    break;
+                }
+                Action::Replay { from } => {
+                    let until = match self.watch.feed().read(from, 0) {
+                        Some(Slice::TooOld { first }) => Some(first),
+                        _ => None,
+                    };
+                    self.refill.want(from, self.pos, until);
+                }
+                Action::End => {}
+            }
+        }
+        if !events.is_empty() {
+            return Some(Step::Events(events));
+        }
+        if let Some(step) = self.next_step.take() {
+            return Some(step);
+        }
+        if (self.had_end || self.stitcher.is_ended()) && !self.told_end {
+            self.told_end = true;
+            return Some(Step::End);
+        }
+        None
+    }
+
+    async fn refill(&mut self) {
+        match self.refill.next(self.hub.source(), self.watch.feed().job()).await {
+            Refilled::Items(items) => {
+                for item in items {
+                    self.stitcher.handle(Input::Replayed(item));
+                }
+            }
+            Refilled::Done { nothing_left } => {
+                self.stitcher.handle(Input::ReplayDone);
+                if let Some(Slice::TooOld { first }) = self.watch.feed().read(self.stitcher.next(), 0)
+                    && nothing_left
+                {
+                    self.stitcher.handle(Input::Gone { before: first });
+                }
+            }
+        }
+    }
+
+    /// Takes what the feed has, or waits until it has something.
+    async fn follow(&mut self) -> Option<Step> {
+        let feed = self.watch.feed();
+        let mut changed = std::pin::pin!(feed.changed());
+        changed.as_mut().enable();
+        match feed.read(self.stitcher.next(), STEP_BYTES) {
+            Some(Slice::Items(items)) => {
+                for item in items {
+                    self.stitcher.handle(Input::Live(item));
+                }
+            }
+            Some(Slice::TooOld { .. }) => self.stitcher.handle(Input::LiveLagged),
+            Some(Slice::CaughtUp) if !self.told_live && !self.told_end => {
+                self.told_live = true;
+                return Some(Step::Live);
+            }
+            Some(Slice::CaughtUp) | None => changed.await,
+        }
+        None
+    }
+}
+
+async fn until_open(watch: &Watch) {
+    let feed = watch.feed();
+    loop {
+        let mut changed = std::pin::pin!(feed.changed());
+        changed.as_mut().enable();
+        if feed.is_open() {
+            return;
+        }
+        changed.await;
+    }
+}
+
+/// Makes sure that the log holds the very event that the cursor names, or held it until it expired. Says whether that
+/// event is the job's end.
+async fn prove<S: EventSource>(source: &S, watch: &Watch, cursor: Cursor) -> Result<bool, Error> {
+    let feed = watch.feed();
+    let found = match feed.find(cursor.seq) {
+        Some(event) => At::Event(event),
+        None => source.at(feed.job(), cursor.pos).await?,
+    };
+    match found {
+        At::Event(event) if event.cursor() == cursor => Ok(event.kind.is_end()),
+        // The log goes on, so the event has expired with what was before it; what else is gone is told as missing.
+        At::Removed if feed.last().is_none_or(|last| last.seq >= cursor.seq) => Ok(false),
+        At::Event(_) | At::Other | At::Removed | At::NotYet => Err(Error::CursorNotInLog),
+    }
+}
+
+/// Makes sure that the log is as long as the client says. Says whether the client has all of a job that has ended.
+async fn check<S: EventSource>(source: &S, watch: &Watch, after: Seq) -> Result<bool, Error> {
+    let feed = watch.feed();
+    let mut last = feed.last();
+    if last.as_ref().map_or(Seq(0), |last| last.seq) < after {
+        last = source.last(feed.job(), Replica::Leader).await?;
+    }
+    match last {
+        Some(last) if last.seq >= after => Ok(last.seq == after && last.kind.is_end()),
+        None if after == Seq(0) => Ok(false),
+        last => Err(Error::AfterTheEnd { last: last.map_or(Seq(0), |last| last.seq) }),
+    }
+}

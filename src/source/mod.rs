@@ -1,0 +1,108 @@
+//! Where events come from: the log and its live copies, as the reading side needs them. It knows no NATS and no
+//! clients; `nats` and [`memory`] implement it, [`hub`](crate::hub) and [`session`](crate::session) use it.
+
+pub mod memory;
+mod refill;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+pub use refill::{Refill, Refilled};
+
+use crate::wire::{JobId, Pos, Seq, Stored};
+
+/// A job's log, and live copies of what is stored in it.
+pub trait EventSource: Send + Sync + 'static {
+    /// Live copies of one job.
+    type Tail: Tail;
+    /// One reading of one job's log.
+    type Replay: Replay;
+
+    /// Subscribes to the live copies, makes sure that the subscription stands, and only then reads the last event.
+    /// The answer of a replica may be stale.
+    fn follow(
+        &self,
+        job: &JobId,
+    ) -> impl Future<Output = Result<(Self::Tail, Option<Arc<Stored>>), Unavailable>> + Send;
+
+    /// The last event of the log: from any replica, which may be stale, or from the leader, which is not.
+    fn last(
+        &self,
+        job: &JobId,
+        from: Replica,
+    ) -> impl Future<Output = Result<Option<Arc<Stored>>, Unavailable>> + Send;
+
+    /// What stands at a place of the job's shard.
+    fn at(&self, job: &JobId, pos: Pos) -> impl Future<Output = Result<At, Unavailable>> + Send;
+
+    /// Reads the log. Nothing happens before the first [`Replay::next`].
+    fn replay(&self, job: &JobId, span: Span) -> Self::Replay;
+}
+
+/// Live copies of one job's events; they may be lost, doubled or out of order.
+pub trait Tail: fmt::Debug + Send {
+    /// The next thing that happens. Safe to drop at any await.
+    fn next(&mut self) -> impl Future<Output = Signal> + Send;
+
+    /// What has happened already, without waiting.
+    fn ready(&mut self) -> Option<Signal>;
+}
+
+/// What a live subscription tells.
+#[derive(Clone, Debug)]
+pub enum Signal {
+    /// A copy of a stored event.
+    Event(Arc<Stored>),
+    /// Copies may have been lost: the broker was away, or has another leader.
+    Disturbed,
+    /// The subscription has ended.
+    Closed,
+}
+
+/// One reading of a log: gives items in order, from [`Span::from`] on. Dropping it ends it.
+pub trait Replay: fmt::Debug + Send {
+    /// The next items, never none; `None` when everything was given that the log held when the reading began, as far
+    /// as its reader could see, or when a slow reader must begin again. Safe to drop at any await.
+    fn next(&mut self) -> impl Future<Output = Option<Result<Vec<Arc<Stored>>, Unavailable>>> + Send;
+}
+
+/// What to read of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The first event that is wanted.
+    pub from: Seq,
+    /// A place at or before that event, when one is known: what lies before it is not walked.
+    pub pos: Option<Pos>,
+    /// An event after which no more is wanted; it is given itself.
+    pub until: Option<Seq>,
+    /// Who is to be asked.
+    pub replica: Replica,
+}
+
+/// Who answers a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replica {
+    /// Whoever is nearest; what was stored last may be missing.
+    Any,
+    /// The leader of the shard: it has everything.
+    Leader,
+}
+
+/// What stands at a place of a shard.
+#[derive(Clone, Debug)]
+pub enum At {
+    /// This event of the job.
+    Event(Arc<Stored>),
+    /// An event of another job, or no event at all.
+    Other,
+    /// Nothing any more.
+    Removed,
+    /// Nothing yet.
+    NotYet,
+}
+
+/// The log cannot be read for the moment.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the log is out of reach: {0}")]
+pub struct Unavailable(pub String);
