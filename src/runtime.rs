@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// The tasks of one owner, who awaits them. Clones share the same tasks.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +39,11 @@ impl Tasks {
         self.spawn(async move {
             stop.run_until_cancelled(task).await;
         });
+    }
+
+    /// Counts as a task until it is dropped, for work that a library spawns.
+    pub fn hold(&self) -> TaskTrackerToken {
+        self.tracker.token()
     }
 
     /// Tells the tasks to end and waits for them, `limit` at the most. Says whether all have ended.
@@ -73,4 +79,29 @@ pub async fn interrupted() -> io::Result<()> {
 /// When the operating system gives no event queue.
 pub fn single_threaded() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Runs `work` on as many threads, each with a runtime of its own, and waits for all of them. The first error counts.
+///
+/// # Errors
+/// What `work` returns, or that a runtime cannot be made.
+pub fn on_threads<F, W, E>(threads: usize, work: F) -> Result<(), E>
+where
+    F: Fn(usize) -> W + Sync,
+    W: Future<Output = Result<(), E>>,
+    E: From<io::Error> + Send,
+{
+    std::thread::scope(|scope| {
+        let begin = |index| {
+            scope.spawn({
+                let work = &work;
+                move || single_threaded()?.block_on(work(index))
+            })
+        };
+        let running: Vec<_> = (0..threads.max(1)).map(begin).collect();
+        let ended = |thread: std::thread::ScopedJoinHandle<'_, Result<(), E>>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        running.into_iter().map(ended).fold(Ok(()), Result::and)
+    })
 }

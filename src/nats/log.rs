@@ -1,6 +1,8 @@
 //! One job's log on the broker: append under the fence, and single reads. What a refused append means is the writer's;
 //! reading many events is the reader's.
 
+use std::sync::Arc;
+
 use async_nats::{Client, HeaderMap, Message, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -19,7 +21,7 @@ use crate::wire::{JobId, Pos, Stored};
 /// The logs of all jobs.
 #[derive(Clone, Debug)]
 pub struct Log {
-    pub(super) nats: Nats,
+    pub(super) nats: Arc<Nats>,
     pub(super) shards: u32,
 }
 
@@ -42,7 +44,7 @@ impl Log {
     /// # Errors
     /// [`Error::NotSetUp`].
     pub async fn open(nats: &Nats) -> Result<Self, Error> {
-        Ok(Self { nats: nats.clone(), shards: nats.shards().await? })
+        Ok(Self { nats: Arc::new(nats.clone()), shards: nats.shards().await? })
     }
 
     /// How many shards there are.

@@ -93,7 +93,8 @@ impl<T: Item + Clone> History<T> {
         if from < first {
             return Slice::TooOld { first };
         }
-        let mut room = bytes_max;
+        // One item always fits: a reader that is given none has everything.
+        let mut room = bytes_max.max(1);
         let skip = usize::try_from(from.0 - first.0).unwrap_or(usize::MAX);
         let items: Vec<T> = self
             .items
@@ -107,5 +108,109 @@ impl<T: Item + Clone> History<T> {
             .cloned()
             .collect();
         if items.is_empty() { Slice::CaughtUp } else { Slice::Items(items) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resume::tests::{Event, Rng, run_schedules};
+
+    /// The same, written to be seen through: every item since the last restart.
+    struct Naive {
+        start: Seq,
+        all: Vec<Event>,
+        bytes_max: usize,
+    }
+
+    impl Naive {
+        fn next(&self) -> Seq {
+            Seq(self.start.0 + self.all.len() as u64)
+        }
+
+        /// The longest tail that fits; the last item always does.
+        fn kept(&self) -> &[Event] {
+            let fits = |from: &usize| {
+                self.all[*from..].iter().map(|item| item.size).sum::<usize>() <= self.bytes_max
+            };
+            let last = self.all.len().saturating_sub(1);
+            let from = (0..last).find(fits).unwrap_or(last);
+            &self.all[from..]
+        }
+
+        fn read(&self, from: Seq, bytes_max: usize) -> Slice<Event> {
+            let kept = self.kept();
+            let first = kept.first().map_or(self.next(), |item| item.seq);
+            if from < first {
+                return Slice::TooOld { first };
+            }
+            let (mut items, mut bytes) = (Vec::new(), 0);
+            for item in kept.iter().filter(|item| item.seq >= from) {
+                if items.is_empty() || bytes < bytes_max {
+                    items.push(item.clone());
+                    bytes += item.size;
+                }
+            }
+            if items.is_empty() { Slice::CaughtUp } else { Slice::Items(items) }
+        }
+    }
+
+    fn check(history: &History<Event>, naive: &Naive, rng: &mut Rng) {
+        let kept = naive.kept();
+        assert_eq!(history.next(), naive.next());
+        assert_eq!(history.first(), kept.first().map_or(naive.next(), |item| item.seq));
+        assert_eq!(history.last(), kept.last());
+        assert_eq!(history.bytes(), kept.iter().map(|item| item.size).sum::<usize>());
+        assert!(history.bytes() <= naive.bytes_max || kept.len() == 1, "bounded, but for one item");
+        let around = naive.start.0.saturating_sub(3)..naive.next().0 + 3;
+        for seq in around.chain([0, u64::MAX]).map(Seq) {
+            assert_eq!(history.find(seq), kept.iter().find(|item| item.seq == seq));
+            let bytes_max = rng.pick(&[0, 1, 5, 20, usize::MAX]);
+            assert_eq!(history.read(seq, bytes_max), naive.read(seq, bytes_max), "{seq}, {bytes_max}");
+        }
+    }
+
+    #[test]
+    fn a_history_is_the_longest_gapless_tail_that_fits() {
+        run_schedules(2_000, |mut rng| {
+            let (start, bytes_max) = (Seq(1 + rng.below(9)), rng.pick(&[0, 1, 10, 50]));
+            let mut history = History::new(start, bytes_max);
+            let mut naive = Naive { start, all: Vec::new(), bytes_max };
+            for _ in 0..rng.below(30) {
+                if rng.percent(5) {
+                    naive = Naive { start: Seq(1 + rng.below(60)), all: Vec::new(), bytes_max };
+                    history.restart(naive.start);
+                } else {
+                    let item = Event::sized(naive.next(), rng.index(15));
+                    history.push(item.clone());
+                    naive.all.push(item);
+                }
+                if rng.tells {
+                    println!("{history:?}");
+                }
+                check(&history, &naive, &mut rng);
+            }
+        });
+    }
+
+    #[test]
+    fn a_history_refuses_every_item_but_the_awaited_one() {
+        for seq in [4, 6] {
+            let pushed = std::panic::catch_unwind(|| {
+                let mut history = History::new(Seq(5), 100);
+                history.push(Event::sized(Seq(seq), 1));
+            });
+            assert!(pushed.is_err(), "{seq}");
+        }
+    }
+
+    #[test]
+    fn a_reader_gets_at_least_one_item_however_little_it_asks_for() {
+        let mut history = History::new(Seq(1), 100);
+        assert_eq!(history.read(Seq(1), 0), Slice::CaughtUp);
+        history.push(Event::sized(Seq(1), 60));
+        assert_eq!(history.read(Seq(1), 0), Slice::Items(vec![Event::sized(Seq(1), 60)]));
+        history.push(Event::sized(Seq(2), 60));
+        assert_eq!(history.read(Seq(1), 0), Slice::TooOld { first: Seq(2) });
     }
 }

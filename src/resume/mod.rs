@@ -3,6 +3,8 @@
 
 mod history;
 mod stitcher;
+#[cfg(test)]
+mod tests;
 
 pub use history::{History, Slice};
 pub use stitcher::{Action, Input, Stitcher};

@@ -13,12 +13,11 @@ pub enum Input<T> {
     Replayed(T),
     /// The replay under way has ended: it gave everything that the log held when it began, as far as its reader saw.
     ReplayDone,
-    /// A live copy; copies may be lost, doubled or out of order.
+    /// A live copy; copies may be lost, doubled or out of order. Also the log's last item, when a driver asked a silent
+    /// log for it: if the last copies were lost, that is how it shows.
     Live(T),
     /// Live copies were lost, nobody knows how many.
     LiveLagged,
-    /// Nothing came for a while, and the last copy may be among the lost.
-    Silence,
     /// The log is known to hold nothing from where the stitcher stands up to, but without, `before`.
     Gone {
         /// The first item that may still come.
@@ -50,8 +49,8 @@ pub enum Action<T> {
 /// ```text
 ///   new ──▶ Behind ──── poll gives Replay ────▶ Replaying ──── ReplayDone, nothing more known of ───▶ Live ◀── live
 ///             ▲                                     │                                                  │
-///             └── ReplayDone, more is known of ─────┘                                                  │
-///             └─────────────────────────── a hole, LiveLagged, Silence ────────────────────────────────┘
+///             ├── ReplayDone, more is known of ─────┘                                                  │
+///             └────────────────────────── a copy beyond a hole, LiveLagged ────────────────────────────┘
 ///   any ──── the end item is delivered ──▶ Ended
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +73,8 @@ pub struct Stitcher<T> {
     next: Seq,
     /// The item before which everything is known to have been stored.
     known: Seq,
+    /// `known` as it was when the last replay was asked for: of what was stored later, that replay proves nothing.
+    asked: Seq,
     /// Live items beyond a hole, at most `ahead_max`; what does not fit is read from the log.
     ahead: BTreeMap<Seq, T>,
     ahead_max: usize,
@@ -84,7 +85,7 @@ impl<T: Item> Stitcher<T> {
     /// Begins behind the log: the first action is to read it from `next` on.
     pub fn new(next: Seq, ahead_max: usize) -> Self {
         let (ahead, out) = (BTreeMap::new(), VecDeque::new());
-        Self { state: State::Behind, next, known: next, ahead, ahead_max, out }
+        Self { state: State::Behind, next, known: next, asked: next, ahead, ahead_max, out }
     }
 
     /// Begins at the end of the log: the reader has, or does not want, everything before `next`.
@@ -102,9 +103,12 @@ impl<T: Item> Stitcher<T> {
         self.ahead.keys().next().copied()
     }
 
-    /// Where the hole ends that keeps the stitcher from going on, when it knows of one.
+    /// Where the hole ends that keeps the stitcher from going on, when it knew of one as it asked for the last replay.
+    /// If the leader had nothing for that replay, the hole's items are [`Gone`](Input::Gone). What became known since
+    /// does not widen the hole: it may have been stored after the replay began.
     pub fn hole(&self) -> Option<Seq> {
-        (self.next < self.known).then(|| self.ahead().unwrap_or(self.known))
+        let end = self.ahead().map_or(self.asked, |ahead| ahead.min(self.asked));
+        (self.next < end).then_some(end)
     }
 
     /// Whether everything that is known of was delivered.
@@ -129,10 +133,8 @@ impl<T: Item> Stitcher<T> {
                 self.state = if behind { State::Behind } else { State::Live };
             }
             (State::Replaying { .. }, Input::LiveLagged) => self.state = State::Replaying { stale: true },
-            (State::Live, Input::LiveLagged | Input::Silence) => self.state = State::Behind,
-            (State::Live | State::Behind, Input::ReplayDone)
-            | (State::Behind, Input::LiveLagged | Input::Silence)
-            | (State::Replaying { .. }, Input::Silence) => {}
+            (State::Live, Input::LiveLagged) => self.state = State::Behind,
+            (State::Live | State::Behind, Input::ReplayDone) | (State::Behind, Input::LiveLagged) => {}
         }
     }
 
@@ -143,6 +145,7 @@ impl<T: Item> Stitcher<T> {
         }
         if self.state == State::Behind {
             self.state = State::Replaying { stale: false };
+            self.asked = self.known;
             return Some(Action::Replay { from: self.next });
         }
         None

@@ -1,6 +1,8 @@
 //! A session: one client's read position in one job. It drives a stitcher over the feed's history and the log, and
 //! gives the client's transport one thing after another. It knows no transport.
 
+mod fold;
+
 use std::sync::Arc;
 
 use tokio::time::timeout;
@@ -9,6 +11,8 @@ use crate::config::{OPEN_WAIT, STEP_BYTES};
 use crate::hub::{Full, Hub, Watch};
 use crate::resume::{Action, Input, Slice, Stitcher};
 use crate::source::{At, EventSource, Refill, Refilled, Replica, Unavailable};
+pub use fold::fold;
+
 use crate::wire::{Code, Cursor, JobId, Pos, Seq, Start, Status, Stored};
 
 /// One client's place in one job. A value, not a task: dropping it ends everything that it holds.

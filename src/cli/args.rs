@@ -1,0 +1,87 @@
+//! Flags that several commands share. Each is also an environment variable, `TAILWATER_<FLAG>`.
+
+use std::future::Future;
+use std::time::Duration;
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use crate::nats::{Nats, Options, Settings};
+use crate::runtime;
+use crate::wire::Kind;
+
+/// Where the broker is.
+#[derive(Clone, Debug, Args)]
+pub(super) struct NatsArgs {
+    /// The NATS server, or several separated by commas.
+    #[arg(long, env = "TAILWATER_NATS", value_name = "URL", default_value = "nats://127.0.0.1:4222")]
+    pub(super) nats: String,
+    /// The first token of every subject; in capitals, the beginning of every stream's name.
+    #[arg(long, env = "TAILWATER_PREFIX", value_name = "NAME", default_value = "tw")]
+    pub(super) prefix: Kind,
+    /// How long to wait for the server before giving up.
+    #[arg(long, env = "TAILWATER_NATS_WAIT", value_name = "TIME", default_value = "5s",
+          value_parser = humantime::parse_duration)]
+    pub(super) nats_wait: Duration,
+}
+
+impl NatsArgs {
+    pub(super) fn options(&self, name: &str) -> Options {
+        let (url, prefix) = (self.nats.clone(), self.prefix.clone());
+        Options { url, prefix, patience: self.nats_wait, name: format!("tailwater {name}") }
+    }
+
+    pub(super) async fn connect(&self, name: &str) -> Result<Nats, crate::nats::Error> {
+        Nats::connect(&self.options(name)).await
+    }
+}
+
+/// How the streams are made.
+#[derive(Clone, Debug, Args)]
+pub(super) struct SetupArgs {
+    /// Over how many streams the logs are spread. Cannot be changed later without draining.
+    #[arg(long, env = "TAILWATER_SHARDS", value_name = "N", default_value_t = Settings::SHARDS,
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    shards: u32,
+    /// On how many servers each event is kept: 1 on a single server, 3 on a cluster.
+    #[arg(long, env = "TAILWATER_REPLICAS", value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=5))]
+    replicas: u32,
+    /// How long events are kept.
+    #[arg(long, env = "TAILWATER_MAX_AGE", value_name = "TIME", default_value = "24h",
+          value_parser = humantime::parse_duration)]
+    max_age: Duration,
+    /// How many bytes of events each shard keeps; the oldest give way.
+    #[arg(long, env = "TAILWATER_MAX_BYTES", value_name = "BYTES", default_value_t = 1 << 30)]
+    max_bytes: u64,
+}
+
+impl SetupArgs {
+    pub(super) fn settings(&self) -> Settings {
+        let Self { shards, replicas, max_age, max_bytes } = *self;
+        Settings { shards, replicas, max_age, max_bytes }
+    }
+}
+
+/// Runs a command's work on a runtime with one thread.
+pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    runtime::single_threaded()?.block_on(work)
+}
+
+/// Runs `work` to its end. A first SIGINT or SIGTERM cancels `stop`, which `work` should heed; a second one drops it.
+pub(super) async fn until_interrupted<E: Into<anyhow::Error>>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<(), E>>,
+) -> anyhow::Result<()> {
+    // On the heap: it is the whole program.
+    let mut work = Box::pin(work);
+    tokio::select! {
+        outcome = &mut work => return outcome.map_err(Into::into),
+        signal = runtime::interrupted() => signal?,
+    }
+    stop.cancel();
+    tokio::select! {
+        outcome = work => outcome.map_err(Into::into),
+        signal = runtime::interrupted() => Ok(signal?),
+    }
+}

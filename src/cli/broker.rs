@@ -1,0 +1,177 @@
+//! The NATS server that `up` starts: as a child that ends with it, on a free port, with its data in one directory that
+//! is locked meanwhile.
+
+use std::fs::{self, File, TryLockError};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::guard;
+
+/// The port that NATS clients expect; another one is taken when it is in use.
+const USUAL_PORT: u16 = 4222;
+/// How long the server may take to open its port: it reads its store first.
+const START_WAIT: Duration = Duration::from_secs(30);
+/// How long the server may take to end after SIGTERM.
+const END_WAIT: Duration = Duration::from_secs(2);
+
+/// A running nats-server, until [`stop`](Self::stop) or the end of this process, however that comes.
+#[derive(Debug)]
+pub(super) struct Broker {
+    child: Child,
+    url: String,
+    log: PathBuf,
+    /// Held until the end: two servers on one store would destroy it.
+    _lock: File,
+}
+
+impl Broker {
+    /// Starts the server with its data in `dir`.
+    pub(super) async fn start(dir: &Path, program: Option<&Path>) -> anyhow::Result<Self> {
+        let program = find(program)?;
+        fs::create_dir_all(dir)
+            .with_context(|| format!("cannot make the data directory {}", dir.display()))?;
+        let lock = lock(dir)?;
+        let config = dir.join("nats-server.conf");
+        fs::write(&config, include_str!("../../nats/server.conf"))
+            .with_context(|| format!("cannot write {}", config.display()))?;
+        let free = TcpListener::bind(("127.0.0.1", USUAL_PORT)).is_ok();
+        let mut broker = Self::spawn(dir, &program, if free { "4222" } else { "-1" }, lock)?;
+        let ports = broker.wait_for_ports(dir).await;
+        if let Err(error) = ports {
+            broker.stop().await;
+            return Err(error);
+        }
+        Ok(broker)
+    }
+
+    /// Where clients find it.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Waits until the server ends by itself, and says so.
+    pub(super) async fn died(&mut self) -> anyhow::Error {
+        match self.child.wait().await {
+            Ok(status) => anyhow::anyhow!("nats-server ended ({status}): {}", last_words(&self.log)),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Ends the server.
+    pub(super) async fn stop(mut self) {
+        let Some(pid) = self.child.id() else { return };
+        guard::kill_group(pid, rustix::process::Signal::TERM);
+        if timeout(END_WAIT, self.child.wait()).await.is_err() {
+            guard::kill_group(pid, rustix::process::Signal::KILL);
+            let _ = self.child.wait().await;
+        }
+    }
+
+    fn spawn(dir: &Path, program: &Path, port: &str, lock: File) -> anyhow::Result<Self> {
+        let ports = ports_dir(dir);
+        let _ = fs::remove_dir_all(&ports);
+        fs::create_dir_all(&ports).with_context(|| format!("cannot write to {}", dir.display()))?;
+        let log = dir.join("nats-server.log");
+        let out = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let child = Command::new(std::env::current_exe()?)
+            .arg("guard")
+            .args(["--parent", &std::process::id().to_string(), "--"])
+            .arg(program)
+            .arg("-c")
+            .arg(dir.join("nats-server.conf"))
+            .args(["-a", "127.0.0.1", "-p", port, "-js", "-sd"])
+            .arg(dir)
+            .arg("--ports_file_dir")
+            .arg(&ports)
+            .stdin(std::process::Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Self { child, url: String::new(), log, _lock: lock })
+    }
+
+    /// Waits until the server has written where it listens.
+    async fn wait_for_ports(&mut self, dir: &Path) -> anyhow::Result<()> {
+        let deadline = Instant::now() + START_WAIT;
+        loop {
+            if let Some(url) = read_ports(&ports_dir(dir)) {
+                self.url = url;
+                return Ok(());
+            }
+            if self.child.try_wait()?.is_some() {
+                bail!("nats-server did not start: {}", last_words(&self.log));
+            }
+            if Instant::now() > deadline {
+                bail!("nats-server did not listen in time; its log is {}", self.log.display());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn ports_dir(dir: &Path) -> PathBuf {
+    dir.join("ports")
+}
+
+fn read_ports(dir: &Path) -> Option<String> {
+    let file = fs::read_dir(dir)
+        .ok()?
+        .flatten()
+        .find(|file| file.path().extension().is_some_and(|end| end == "ports"))?;
+    let ports: serde_json::Value = serde_json::from_slice(&fs::read(file.path()).ok()?).ok()?;
+    Some(ports["nats"][0].as_str()?.to_owned())
+}
+
+fn lock(dir: &Path) -> anyhow::Result<File> {
+    let path = dir.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("the data directory {} is in use by another `tailwater up`", dir.display())
+        }
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+fn find(program: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let here = PathBuf::from(".tools/nats-server");
+    let found = match program {
+        Some(program) => Some(program.to_owned()).filter(|file| is_program(file)),
+        None => on_path("nats-server").or_else(|| Some(here).filter(|file| is_program(file))),
+    };
+    found.with_context(|| {
+        let sought = program
+            .map_or_else(|| "on PATH or in .tools/".to_owned(), |file| format!("at {}", file.display()));
+        format!("no nats-server {sought}: install it, or run scripts/nats-server.sh, or set NATS_SERVER")
+    })
+}
+
+/// Where a program is, as a shell would find it.
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| is_program(file))
+}
+
+fn is_program(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// The last line of the server's log that says why it ended.
+fn last_words(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let told = |line: &&str| line.contains("[FTL]") || line.contains("[ERR]");
+    let line = text.lines().rev().find(told).or_else(|| text.lines().last()).unwrap_or("it said nothing");
+    line.split_once("] ").map_or(line, |(_, said)| said).to_owned()
+}

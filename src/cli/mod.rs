@@ -1,0 +1,115 @@
+//! The command line: one file per command. The only place that prints, and the only one that uses `anyhow`.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the only place that prints")]
+
+mod args;
+mod broker;
+mod edge;
+mod guard;
+mod setup;
+mod show;
+mod state;
+mod submit;
+mod tail;
+mod up;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Durable job streams over NATS: workers publish a job's output chunk by chunk, and every client gets all of it, live
+/// and in order, each event once.
+#[derive(Debug, Parser)]
+#[command(name = "tailwater", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    /// What to log on stderr: a level, or a filter such as `tailwater=debug,warn`.
+    #[arg(long, global = true, env = "TAILWATER_LOG", value_name = "FILTER")]
+    log: Option<String>,
+    /// Log JSON, one object a line.
+    #[arg(long, global = true, env = "TAILWATER_LOG_JSON")]
+    log_json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(up::Up),
+    Setup(setup::Setup),
+    Edge(edge::Edge),
+    Worker(worker::Worker),
+    Submit(submit::Submit),
+    Tail(tail::Tail),
+    State(state::State),
+    #[command(hide = true)]
+    Guard(guard::Guard),
+}
+
+/// The program could not begin its work.
+const CANNOT_START: u8 = 2;
+/// The command line is wrong; the number is `EX_USAGE` of sysexits.h.
+const USAGE: u8 = 64;
+
+/// Parses the command line, runs the command and says how it went: 0 well, 1 the job failed, 2 cannot start, 64 wrong
+/// usage.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let shown = error.print();
+            let wrong = error.use_stderr() || shown.is_err();
+            return if wrong { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    start_log(&cli);
+    let outcome = match cli.command {
+        Command::Up(command) => command.run(),
+        Command::Setup(command) => command.run(),
+        Command::Edge(command) => command.run(),
+        Command::Worker(command) => command.run(),
+        Command::Submit(command) => command.run(),
+        Command::Tail(command) => command.run(),
+        Command::State(command) => command.run(),
+        Command::Guard(command) => command.run(),
+    };
+    outcome.unwrap_or_else(|error| {
+        // Whoever read the output has seen enough.
+        let closed = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::BrokenPipe;
+        if error.downcast_ref().is_some_and(closed) {
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("tailwater: {error:#}");
+        ExitCode::from(CANNOT_START)
+    })
+}
+
+fn start_log(cli: &Cli) {
+    let quiet = !matches!(cli.command, Command::Edge(_) | Command::Worker(_));
+    let default = if quiet { "warn,async_nats=error" } else { "warn,tailwater=info,async_nats=error" };
+    let filter = EnvFilter::try_new(cli.log.as_deref().unwrap_or(default)).unwrap_or_else(|error| {
+        eprintln!("tailwater: the log filter is passed over: {error}");
+        EnvFilter::new(default)
+    });
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if cli.log_json { log.json().init() } else { log.with_ansi(false).init() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_of_every_command_has_an_example() {
+        for command in Cli::command().get_subcommands_mut().filter(|command| !command.is_hide_set()) {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Example"), "{}", command.get_name());
+        }
+    }
+}

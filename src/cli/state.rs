@@ -1,0 +1,46 @@
+//! `tailwater state`: what a job is.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::args::{NatsArgs, block_on};
+use crate::config::OPEN_WAIT;
+use crate::nats::{Log, Reader};
+use crate::runtime::Tasks;
+use crate::session::fold;
+use crate::wire::{JobId, JobState};
+
+/// Show what a job is: its status, attempt, output so far and times, as JSON.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Example:\n  tailwater state my-job | jq .status")]
+pub(super) struct State {
+    /// The job's id.
+    job: JobId,
+    #[command(flatten)]
+    nats: NatsArgs,
+}
+
+impl State {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        block_on(async move {
+            let nats = self.nats.connect("state").await?;
+            let log = Log::open(&nats).await?;
+            let reader = Reader::open(log.clone(), &Tasks::new(CancellationToken::new())).await?;
+            let state = match timeout(OPEN_WAIT, fold(&reader, &self.job)).await?? {
+                Some(state) => Some(state),
+                None => log
+                    .queued_kind(&self.job)
+                    .await?
+                    .map(|kind| JobState { kind: Some(kind), ..JobState::new(self.job.clone()) }),
+            };
+            let Some(state) = state else {
+                anyhow::bail!("there is no job {}, or all of it has expired", self.job)
+            };
+            println!("{}", serde_json::to_string_pretty(&state)?);
+            Ok(ExitCode::SUCCESS)
+        })
+    }
+}

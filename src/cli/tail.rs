@@ -1,0 +1,250 @@
+//! `tailwater tail`: follows a job, straight from the log or as a client of an edge.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_util::sync::CancellationToken;
+
+use super::args::{NatsArgs, block_on};
+use super::show::{End, Show};
+use crate::config::{PING_EVERY, PONG_WAIT, REREAD_FIRST, REREAD_MAX};
+use crate::hub::Hub;
+use crate::nats::{Log, Reader};
+use crate::runtime::Tasks;
+use crate::session::{Session, Step};
+use crate::wire::{Cursor, JSON_PROTOCOL, JobId, Seq, ServerFrame, Start, may_reconnect};
+
+/// Follow a job from its first event, or from where you were, until it ends. The exit code is 1 when the job did not end
+/// well.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Examples:\n  tailwater tail my-job\n  tailwater tail my-job --after 17 --json\n  \
+    tailwater tail my-job --edge http://127.0.0.1:4000 --drop-after 20 --summary"
+)]
+pub(super) struct Tail {
+    /// The job's id. It need not exist yet.
+    job: JobId,
+    /// Begin after the event with this number.
+    #[arg(long, value_name = "SEQ", default_value_t = 0, conflicts_with = "cursor")]
+    after: u64,
+    /// Begin after the event that this cursor names.
+    #[arg(long)]
+    cursor: Option<Cursor>,
+    /// Print one event per line, as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Say on stderr, at the end, what came.
+    #[arg(long)]
+    summary: bool,
+    /// Follow through this edge, as any client does, instead of reading the log from NATS.
+    #[arg(long, value_name = "URL", env = "TAILWATER_EDGE")]
+    edge: Option<String>,
+    /// Cut the connection without a word after so many events, once, to see the stream resume.
+    #[arg(long, value_name = "N", requires = "edge")]
+    drop_after: Option<u64>,
+    #[command(flatten)]
+    nats: NatsArgs,
+}
+
+impl Tail {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let start = self.cursor.map_or(Start::After(Seq(self.after)), Start::Cursor);
+        block_on(async move {
+            let Some(edge) = &self.edge else {
+                let nats = self.nats.connect("tail").await?;
+                let log = Log::open(&nats).await?;
+                return follow_with(log, &self.job, start, show(start, self.json), self.summary).await;
+            };
+            let mut client = Client {
+                url: format!("ws{}/ws", edge.strip_prefix("http").unwrap_or(edge).trim_end_matches('/')),
+                job: self.job.clone(),
+                start,
+                drop_after: self.drop_after,
+                show: show(start, self.json),
+            };
+            client.run().await?;
+            Ok(finish(&client.show, self.summary))
+        })
+    }
+}
+
+fn show(start: Start, json: bool) -> Show {
+    Show::new(
+        json,
+        match start {
+            Start::After(seq) => seq,
+            Start::Cursor(cursor) => cursor.seq,
+        },
+    )
+}
+
+/// Follows a job straight from the log until it ends.
+pub(super) async fn follow(log: Log, job: &JobId, start: Start, json: bool) -> anyhow::Result<ExitCode> {
+    follow_with(log, job, start, show(start, json), false).await
+}
+
+async fn follow_with(
+    log: Log,
+    job: &JobId,
+    start: Start,
+    mut show: Show,
+    summary: bool,
+) -> anyhow::Result<ExitCode> {
+    let tasks = Tasks::new(CancellationToken::new());
+    let reader = Reader::open(log, &tasks).await?;
+    let hub = Hub::new(reader, tasks);
+    let mut session = Session::open(&hub, job, start).await?;
+    loop {
+        match session.next().await {
+            Step::Events(events) => {
+                for event in events {
+                    show.event(event.json())?;
+                }
+            }
+            Step::Missing { from, to } => show.missing(from, to),
+            Step::Live => {}
+            Step::End => return Ok(finish(&show, summary)),
+        }
+    }
+}
+
+/// Says how the job ended.
+fn finish(show: &Show, summary: bool) -> ExitCode {
+    if summary {
+        eprintln!();
+        show.summary();
+    }
+    match show.end() {
+        Some(End::Failed(failure)) => {
+            eprintln!("tailwater: the job failed: {} ({})", failure.message, failure.code);
+            ExitCode::FAILURE
+        }
+        Some(End::Cancelled) => {
+            eprintln!("tailwater: the job was cancelled");
+            ExitCode::FAILURE
+        }
+        // A tail that began behind the end saw no end event.
+        Some(End::Done) | None => ExitCode::SUCCESS,
+    }
+}
+
+/// A terminal as the client of an edge.
+struct Client {
+    url: String,
+    job: JobId,
+    /// Where to begin, or to go on after a drop.
+    start: Start,
+    drop_after: Option<u64>,
+    show: Show,
+}
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// How a connection ended.
+enum Outcome {
+    /// The job has ended.
+    End,
+    /// The connection is gone; come back.
+    Dropped,
+}
+
+impl Client {
+    /// Follows the job over any number of connections.
+    async fn run(&mut self) -> anyhow::Result<()> {
+        let mut pause = REREAD_FIRST;
+        let mut ever = false;
+        loop {
+            match self.connect().await {
+                Ok(socket) => {
+                    if std::mem::replace(&mut ever, true) {
+                        self.show.resumed();
+                    }
+                    pause = REREAD_FIRST;
+                    match self.watch(socket).await? {
+                        Outcome::End => return Ok(()),
+                        Outcome::Dropped => {}
+                    }
+                }
+                Err(error) if !ever => {
+                    return Err(error).with_context(|| format!("cannot connect to {}", self.url));
+                }
+                Err(error) => tracing::info!(%error, "cannot connect yet"),
+            }
+            sleep(pause).await;
+            pause = REREAD_MAX.min(pause * 2);
+        }
+    }
+
+    async fn connect(&self) -> anyhow::Result<Socket> {
+        let mut request = self.url.as_str().into_client_request()?;
+        request.headers_mut().insert("Sec-WebSocket-Protocol", JSON_PROTOCOL.parse()?);
+        let (mut socket, _) = timeout(Duration::from_secs(10), connect_async(request)).await??;
+        let watch = match self.start {
+            Start::After(seq) => json!({"op": "watch", "job": self.job, "after": seq}),
+            Start::Cursor(cursor) => json!({"op": "watch", "job": self.job, "cursor": cursor.to_string()}),
+        };
+        socket.send(Message::text(watch.to_string())).await?;
+        Ok(socket)
+    }
+
+    async fn watch(&mut self, mut socket: Socket) -> anyhow::Result<Outcome> {
+        let mut events = 0;
+        loop {
+            // The edge pings; a connection over which nothing comes for longer is dead.
+            let Ok(Some(Ok(message))) = timeout(PING_EVERY + PONG_WAIT, socket.next()).await else {
+                return Ok(Outcome::Dropped);
+            };
+            match message {
+                Message::Text(text) => match serde_json::from_str(&text) {
+                    Ok(ServerFrame::End { .. }) => return Ok(Outcome::End),
+                    Ok(ServerFrame::Missing { from, to, .. }) => self.show.missing(from, to),
+                    Ok(ServerFrame::Error { code, message, .. }) if code == "unavailable" => {
+                        tracing::info!(message, "the edge has no log for the moment");
+                        return Ok(Outcome::Dropped);
+                    }
+                    Ok(ServerFrame::Error { code, message, .. }) => bail!("{message} ({code})"),
+                    Ok(
+                        ServerFrame::Hello { .. }
+                        | ServerFrame::Watching { .. }
+                        | ServerFrame::Live { .. }
+                        | ServerFrame::Unwatched { .. },
+                    ) => {}
+                    Err(_) => {
+                        self.event(text.as_bytes())?;
+                        events += 1;
+                        if self.drop_after == Some(events) {
+                            // Dropped without a close frame, as a lost network does it.
+                            self.drop_after = None;
+                            return Ok(Outcome::Dropped);
+                        }
+                    }
+                },
+                Message::Close(Some(close)) if !may_reconnect(close.code.into()) => {
+                    bail!("the edge closed the connection: {} ({})", close.reason, u16::from(close.code));
+                }
+                Message::Close(_) => return Ok(Outcome::Dropped),
+                Message::Ping(_) | Message::Pong(_) | Message::Binary(_) | Message::Frame(_) => {}
+            }
+        }
+    }
+
+    fn event(&mut self, json: &[u8]) -> anyhow::Result<()> {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            cursor: String,
+        }
+        let Named { cursor } = serde_json::from_slice(json).context("a frame that is no event")?;
+        self.show.event(json)?;
+        self.start = Start::Cursor(cursor.parse()?);
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! `tailwater up`: everything on one machine, in one process and its broker.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::args::{NatsArgs, SetupArgs, block_on, until_interrupted};
+use super::broker::Broker;
+use super::edge::bind;
+use crate::backend::{Backend, demo::Demo, exec::Exec, exec::Format};
+use crate::edge;
+use crate::nats::Nats;
+use crate::runtime::Tasks;
+use crate::wire::Kind;
+use crate::worker::{Settings, Worker};
+
+/// Run everything on this machine: a NATS server of its own, an edge, a demo worker, and with `-- CMD…` a worker that
+/// runs this program for jobs of the kind `exec`. Ctrl-C stops all of it.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Examples:\n  tailwater up\n  tailwater up --data-dir /var/lib/tailwater -- python3 my_job.py"
+)]
+pub(super) struct Up {
+    /// Where the edge listens; port 0 takes a free one.
+    #[arg(long, env = "TAILWATER_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:4000")]
+    listen: SocketAddr,
+    /// Use this NATS server instead of starting one.
+    #[arg(long, env = "TAILWATER_NATS", value_name = "URL")]
+    nats: Option<String>,
+    /// Where the NATS server keeps its data. One `up` at a time may use it.
+    #[arg(long, env = "TAILWATER_DATA_DIR", value_name = "DIR", default_value = "tailwater-data")]
+    data_dir: PathBuf,
+    /// The nats-server program; otherwise it is sought on PATH and in `.tools/`, where `scripts/nats-server.sh` puts it.
+    #[arg(long, env = "NATS_SERVER", value_name = "FILE")]
+    nats_server: Option<PathBuf>,
+    /// The first token of every subject; in capitals, the beginning of every stream's name.
+    #[arg(long, env = "TAILWATER_PREFIX", value_name = "NAME", default_value = "tw")]
+    prefix: Kind,
+    #[command(flatten)]
+    setup: SetupArgs,
+    /// A program that runs the jobs of the kind `exec`, and its arguments.
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+impl Up {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        block_on(async move {
+            let listener = bind(self.listen, 1)?.remove(0);
+            let stop = CancellationToken::new();
+            let Some(url) = self.nats.clone() else {
+                let mut broker = Broker::start(&self.data_dir, self.nats_server.as_deref()).await?;
+                let url = broker.url().to_owned();
+                let serving = async {
+                    tokio::select! {
+                        outcome = self.serve(&url, listener, &stop) => outcome,
+                        died = broker.died() => Err(died),
+                    }
+                };
+                let outcome = until_interrupted(&stop, serving).await;
+                broker.stop().await;
+                return outcome.map(|()| ExitCode::SUCCESS);
+            };
+            until_interrupted(&stop, self.serve(&url, listener, &stop)).await?;
+            Ok(ExitCode::SUCCESS)
+        })
+    }
+
+    /// Sets the broker up, and runs the edge and the workers until `stop` is cancelled.
+    async fn serve(
+        &self,
+        url: &str,
+        listener: std::net::TcpListener,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let nats_wait = Duration::from_secs(10);
+        let args = NatsArgs { nats: url.to_owned(), prefix: self.prefix.clone(), nats_wait };
+        let nats = args.connect("up").await?;
+        nats.set_up(&self.setup.settings()).await.context("cannot set up NATS")?;
+        println!("nats {url}");
+        let tasks = Tasks::new(stop.clone());
+        let _stop_all = stop.clone().drop_guard();
+        start_worker(&nats, Demo, "demo", &tasks).await?;
+        if !self.command.is_empty() {
+            let (command, guard) = (self.command.clone(), Some(std::env::current_exe()?));
+            start_worker(&nats, Exec { command, format: Format::Text, guard }, "exec", &tasks).await?;
+        }
+        println!("ready http://{}", listener.local_addr()?);
+        edge::run(listener, nats.clone(), stop.clone()).await?;
+        tasks.end(Duration::from_secs(3)).await;
+        nats.close().await;
+        Ok(())
+    }
+}
+
+async fn start_worker<B: Backend>(nats: &Nats, backend: B, kind: &str, tasks: &Tasks) -> anyhow::Result<()> {
+    // No grace: whoever presses Ctrl-C wants the prompt back, and the next `up` goes on with what was running.
+    let settings = Settings { grace: Duration::ZERO, ..Settings::new(kind.parse()?) };
+    let worker = Worker::open(nats, backend, settings).await?;
+    tasks.spawn(worker.run(tasks.stop().clone()));
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! `tailwater worker`: runs jobs of one kind with one backend.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use super::args::{NatsArgs, until_interrupted};
+use crate::backend::{Backend, demo::Demo, exec::Exec, exec::Format};
+use crate::runtime;
+use crate::wire::Kind;
+use crate::worker::{self, Flush, Settings};
+
+/// Run jobs of one kind. Any number of workers may serve a kind; a worker that dies is replaced by another.
+#[derive(Debug, Args)]
+#[command(
+    subcommand_value_name = "BACKEND",
+    subcommand_help_heading = "Backends",
+    after_long_help = "Examples:\n  tailwater worker --kind demo demo\n  \
+        tailwater worker --kind summary --concurrency 4 exec --format lines -- python3 summarize.py"
+)]
+pub(super) struct Worker {
+    /// The jobs to take.
+    #[arg(long, env = "TAILWATER_KIND")]
+    kind: Kind,
+    /// How many jobs to run at a time, on each thread.
+    #[arg(long, env = "TAILWATER_CONCURRENCY", value_name = "N", default_value_t = 16,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    concurrency: u16,
+    /// How many attempts a job has before it fails.
+    #[arg(long, env = "TAILWATER_MAX_ATTEMPTS", value_name = "N", default_value_t = 5,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    max_attempts: u32,
+    /// The shortest time between two chunks of a job; the first goes out at once.
+    #[arg(long, env = "TAILWATER_FLUSH_INTERVAL", value_name = "TIME", default_value = "100ms",
+          value_parser = humantime::parse_duration)]
+    flush_interval: Duration,
+    /// How many bytes of text do not wait for the interval.
+    #[arg(long, env = "TAILWATER_FLUSH_BYTES", value_name = "BYTES", default_value_t = 4096)]
+    flush_bytes: usize,
+    /// How long running jobs may go on after SIGTERM, before another worker gets them.
+    #[arg(long, env = "TAILWATER_GRACE", value_name = "TIME", default_value = "10s",
+          value_parser = humantime::parse_duration)]
+    grace: Duration,
+    /// How many independent threads work, each with its own connections to NATS.
+    #[arg(long, env = "TAILWATER_THREADS", value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: u16,
+    #[command(flatten)]
+    nats: NatsArgs,
+    #[command(subcommand)]
+    backend: BackendArgs,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum BackendArgs {
+    /// Text that is made up from the job's input: {"words": n, "rate": words per second, "length": letters, "seed": s}.
+    Demo,
+    /// Any program: the job's input is its stdin, as JSON, and its stdout is the output.
+    Exec {
+        /// What the program writes to stdout.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+        /// The program and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+impl Worker {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let stop = CancellationToken::new();
+        runtime::on_threads(usize::from(self.threads), |_| self.serve(stop.clone()))?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn serve(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        let _stop_all = stop.clone().drop_guard();
+        match self.backend.clone() {
+            BackendArgs::Demo => Box::pin(self.serve_with(Demo, stop)).await,
+            BackendArgs::Exec { format, command } => {
+                let guard = Some(std::env::current_exe()?);
+                Box::pin(self.serve_with(Exec { command, format, guard }, stop)).await
+            }
+        }
+    }
+
+    async fn serve_with<B: Backend>(&self, backend: B, stop: CancellationToken) -> anyhow::Result<()> {
+        let nats = self.nats.connect("worker").await?;
+        let worker = worker::Worker::open(&nats, backend, self.settings()).await?;
+        let work = async {
+            worker.run(stop.clone()).await;
+            nats.close().await;
+            anyhow::Ok(())
+        };
+        until_interrupted(&stop, work).await
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            concurrency: usize::from(self.concurrency),
+            max_attempts: self.max_attempts,
+            flush: Flush { interval: self.flush_interval, bytes: self.flush_bytes },
+            grace: self.grace,
+            ..Settings::new(self.kind.clone())
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! How a public code is told over HTTP: problem details (RFC 9457) with the stable `code`. The codes themselves are in
+//! `wire`; causes are logged and never sent.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use tracing::{debug, warn};
+
+use crate::source::Unavailable;
+use crate::wire::Code;
+
+/// An answer that says what went wrong.
+#[derive(Debug)]
+pub(super) struct Problem {
+    code: Code,
+    detail: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'static str,
+    status: u16,
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+}
+
+impl Problem {
+    pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: Some(detail.into()) }
+    }
+}
+
+impl From<Code> for Problem {
+    fn from(code: Code) -> Self {
+        Self { code, detail: None }
+    }
+}
+
+impl From<Unavailable> for Problem {
+    fn from(error: Unavailable) -> Self {
+        warn!(%error, "a request failed");
+        Code::Unavailable.into()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let row = self.code.row();
+        debug!(code = row.code, detail = self.detail, "refused");
+        let body = Body {
+            kind: "about:blank",
+            title: row.text,
+            status: row.status,
+            code: row.code,
+            detail: self.detail.as_deref(),
+        };
+        let status = StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if row.retry {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}

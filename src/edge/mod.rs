@@ -1,0 +1,134 @@
+//! The edge: every front door for clients, over the same sessions. The only folder that names axum. An edge keeps nothing
+//! that matters: killing it costs its clients one reconnect.
+
+mod error;
+mod ops;
+mod rest;
+mod ws;
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{any, get, post};
+use axum::serve::ListenerExt as _;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use self::error::Problem;
+use crate::config::{BACKLOG, BODY_MAX, DRAIN_WAIT};
+use crate::hub::Hub;
+use crate::nats::{Error, Log, Nats, Reader};
+use crate::runtime::Tasks;
+use crate::source::Unavailable;
+use crate::wire::{Code, Kind};
+
+/// What the front doors of one edge thread share.
+struct App {
+    nats: Nats,
+    log: Log,
+    hub: Arc<Hub<Reader>>,
+    tasks: Tasks,
+    /// Kinds that are known to have been served: a kind never becomes unknown again.
+    kinds: Mutex<HashSet<Kind>>,
+}
+
+/// How many kinds an edge remembers; past it, it asks again.
+const KINDS_MAX: usize = 1000;
+
+impl App {
+    /// Whether some worker has ever served `kind`.
+    async fn knows(&self, kind: &Kind) -> Result<bool, Unavailable> {
+        if self.kinds.lock().unwrap_or_else(PoisonError::into_inner).contains(kind) {
+            return Ok(true);
+        }
+        let known = self.log.has_kind(kind).await?;
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        if known && kinds.len() < KINDS_MAX {
+            kinds.insert(kind.clone());
+        }
+        Ok(known)
+    }
+}
+
+/// Listens at `addr`, once for each thread; the kernel spreads connections over them. With port 0 all get the same free
+/// port.
+///
+/// # Errors
+/// When the address is in use or not this machine's.
+pub fn bind(addr: SocketAddr, threads: usize) -> io::Result<Vec<TcpListener>> {
+    // Found out without SO_REUSEPORT: with it, a second edge on the same address would silently take half of the clients.
+    let mut addr = addr;
+    if addr.port() != 0 {
+        drop(socket(addr, false)?);
+    }
+    let mut listeners = Vec::new();
+    for _ in 0..threads.max(1) {
+        let listener = TcpListener::from(socket(addr, threads > 1)?);
+        addr = listener.local_addr()?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn socket(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// Serves clients on `listener` until `stop` is cancelled, then tells them to come back and ends.
+///
+/// # Errors
+/// When the edge cannot begin; an edge that serves goes on.
+pub async fn run(listener: TcpListener, nats: Nats, stop: CancellationToken) -> Result<(), Error> {
+    let log = Log::open(&nats).await?;
+    let tasks = Tasks::new(stop);
+    let reader = Reader::open(log.clone(), &tasks).await?;
+    let hub = Hub::new(reader, tasks.clone());
+    let app = Arc::new(App { nats: nats.clone(), log, hub, tasks: tasks.clone(), kinds: Mutex::default() });
+    let broken = |error: io::Error| Error::from(Unavailable(error.to_string()));
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(broken)?;
+    info!(addr = ?listener.local_addr(), "edge serves");
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "a connection without TCP_NODELAY");
+        }
+    });
+    let graceful = tasks.stop().clone().cancelled_owned();
+    let serving = axum::serve(listener, router(app)).with_graceful_shutdown(graceful).into_future();
+    let mut serving = std::pin::pin!(serving);
+    let stop = tasks.stop().clone();
+    tokio::select! {
+        outcome = &mut serving => outcome.map_err(broken)?,
+        () = stop.cancelled() => {}
+    }
+    info!("edge stops");
+    let drained = tokio::time::timeout(DRAIN_WAIT / 2, serving).await.is_ok();
+    if !tasks.end(DRAIN_WAIT / 2).await || !drained {
+        warn!(left = tasks.running(), "some connections were cut off");
+    }
+    Ok(())
+}
+
+fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/ws", any(ws::upgrade))
+        .route("/api/jobs", post(rest::submit))
+        .route("/api/jobs/{id}/state", get(rest::state))
+        .route("/api/job/{id}/state", get(rest::state))
+        .route("/healthz", get(ops::health))
+        .route("/readyz", get(ops::ready))
+        .fallback(|| async { Problem::from(Code::NotFound) })
+        .method_not_allowed_fallback(|| async { Problem::from(Code::MethodNotAllowed) })
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(app)
+}

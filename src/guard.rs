@@ -1,0 +1,330 @@
+//! Process groups that end together: killing one, and the guard, a small process between a parent and a program that
+//! takes the program along when the parent is gone, even by `kill -9`. It restarts nothing, passes on no bytes (the
+//! program has the guard's own standard streams) and does not tell the program to stop: signals to the group reach it.
+//!
+//! ```text
+//! parent ──starts, as the leader of a group of its own──▶ guard ──starts in that group──▶ program ──▶ …
+//!    ▲                                                     │
+//!    └──── is it still my parent? every 200 ms ────────────┘ if not: SIGKILL to the whole group, itself included
+//! ```
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::process::{ExitCode, ExitStatus};
+use std::time::Duration;
+
+use rustix::process::{Pid, getpgrp, getpid, getppid, kill_process_group};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+pub use rustix::process::Signal;
+
+/// How often the guard asks whether its parent still is its parent: how long a program outlives it.
+const PARENT_EVERY: Duration = Duration::from_millis(200);
+/// The exit code of a guard whose program was not found, as shells have it.
+pub(crate) const NOT_FOUND: u8 = 127;
+/// The exit code of a guard whose program could not be started for another reason, as shells have it.
+pub(crate) const NOT_STARTED: u8 = 126;
+/// Added to the number of the signal that killed the program, as shells have it.
+pub(crate) const KILLED: i32 = 128;
+/// How the one line begins that the guard itself writes to standard error. By it a program that cannot be started is
+/// told from one that exits with 126 or 127.
+pub(crate) const SAYS: &str = "tailwater guard: ";
+
+/// Sends `signal` to every process of the group that `pid` leads. That there is no such group is nothing; what else
+/// goes wrong is logged, since no caller could do better.
+///
+/// The caller must not have reaped `pid` yet: after that the number may belong to somebody else.
+pub fn kill_group(pid: u32, signal: Signal) {
+    // 0 and 1 would mean this process's own group and everybody.
+    let leader = i32::try_from(pid).ok().filter(|pid| *pid > 1).and_then(Pid::from_raw);
+    match leader.map(|leader| kill_process_group(leader, signal)) {
+        Some(Ok(()) | Err(rustix::io::Errno::SRCH)) => {}
+        // macOS says "not permitted" of a group that has only unreaped processes left.
+        Some(Err(error)) => tracing::debug!(pid, ?signal, %error, "a process group was not signalled"),
+        None => tracing::warn!(pid, "no process group has this number"),
+    }
+}
+
+/// How the program and its arguments failed to start, for people: what was asked for, and why not.
+pub(crate) fn cannot_start(program: &OsString, error: &io::Error) -> String {
+    format!("cannot start {}: {error}", program.display())
+}
+
+/// Runs `command` (a program and its arguments) until it ends or the process `parent`, which started this one, is gone.
+/// In the second case it does not return: this process dies with its group.
+///
+/// SIGTERM, SIGINT and SIGHUP do not end the guard, so that it is still there while the program cleans up after them.
+/// The exit code is the program's; 128 + n when signal n killed it; 127 when it was not found and 126 when it could not
+/// be started otherwise, with one line on standard error.
+///
+/// # Errors
+/// When this process does not lead its process group (it would kill others), or when the operating system gives no
+/// signal handlers or loses the program.
+pub async fn run(parent: u32, command: Vec<OsString>) -> io::Result<ExitCode> {
+    watch_over(parent, &command).await.map(ExitCode::from)
+}
+
+async fn watch_over(parent: u32, command: &[OsString]) -> io::Result<u8> {
+    if getpgrp() != getpid() {
+        return Err(io::Error::other("a guard must lead its process group"));
+    }
+    // Handled, not ignored: what is ignored would be ignored by the program too.
+    let _handled =
+        [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?];
+    die_unless_child_of(parent)?;
+    let mut child = match start(command) {
+        Ok(child) => child,
+        Err((code, why)) => {
+            // Nobody reads a standard error that cannot be written to.
+            let _ = writeln!(io::stderr(), "{SAYS}{why}");
+            return Ok(code);
+        }
+    };
+    let mut every = interval(PARENT_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            status = child.wait() => return Ok(exit_code(status?)),
+            _ = every.tick() => {}
+        }
+    }
+}
+
+fn start(command: &[OsString]) -> Result<Child, (u8, String)> {
+    let Some((program, arguments)) = command.split_first() else {
+        return Err((NOT_STARTED, "no command was given".to_owned()));
+    };
+    Command::new(program).args(arguments).spawn().map_err(|error| {
+        let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_STARTED };
+        (code, cannot_start(program, &error))
+    })
+}
+
+/// Kills this process's group, itself included, when its parent is another one than `parent`: an orphan gets a new one.
+fn die_unless_child_of(parent: u32) -> io::Result<()> {
+    let now = Pid::as_raw(getppid());
+    if i64::from(now) == i64::from(parent) {
+        return Ok(());
+    }
+    kill_group(std::process::id(), Signal::KILL);
+    Err(io::Error::other("the parent is gone and the group could not be killed"))
+}
+
+fn exit_code(status: ExitStatus) -> u8 {
+    use std::os::unix::process::ExitStatusExt as _;
+    let code = status.code().or_else(|| status.signal().map(|signal| KILLED + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::path::{Path, PathBuf};
+    use std::process::Stdio;
+    use tempfile::TempDir;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::unix::pipe;
+    use tokio::time::timeout;
+
+    /// Bounds every wait of the tests that use processes.
+    pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+    /// A FIFO that programs hold open for writing, so that its end says that none of them is left.
+    pub(crate) struct Held {
+        directory: TempDir,
+        reader: pipe::Receiver,
+    }
+
+    impl Held {
+        pub(crate) fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("held");
+            assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+            let reader = pipe::OpenOptions::new().open_receiver(&path).unwrap();
+            Self { directory, reader }
+        }
+
+        pub(crate) fn path(&self) -> PathBuf {
+            self.directory.path().join("held")
+        }
+
+        /// The shell `script`, run with the FIFO as descriptor 3.
+        pub(crate) fn shell(&self, script: &str) -> Vec<OsString> {
+            shell(&format!("exec 3>'{}'; {script}", self.path().display()))
+        }
+
+        /// Waits until somebody writes the line `word`, the next one.
+        pub(crate) async fn says(&mut self, word: &str) {
+            let mut line = vec![0; word.len() + 1];
+            timeout(SOON, self.reader.read_exact(&mut line)).await.unwrap().unwrap();
+            assert_eq!(line, format!("{word}\n").into_bytes());
+        }
+
+        /// Waits until nobody holds it; returns what was written in the meantime.
+        pub(crate) async fn until_free(&mut self) -> String {
+            let mut rest = String::new();
+            timeout(SOON, self.reader.read_to_string(&mut rest)).await.unwrap().unwrap();
+            rest
+        }
+    }
+
+    pub(crate) fn shell(script: &str) -> Vec<OsString> {
+        vec!["sh".into(), "-c".into(), script.into()]
+    }
+
+    /// A program in `directory` that takes `guard --parent PID -- COMMAND…`, as the command line does.
+    ///
+    /// It is this very test binary. A shell writes the file: were this process to hold it open while another test
+    /// starts a program, it could not be run ("text file busy").
+    pub(crate) fn program(directory: &Path) -> PathBuf {
+        let path = directory.join("tailwater");
+        let script = format!(
+            "#!/bin/sh\nexport TAILWATER_TEST_PARENT=\"$3\"\nshift 4\nIFS=$(printf '\\037')\n\
+             export TAILWATER_TEST_COMMAND=\"$*\"\n\
+             exec '{}' --exact guard::tests::act_as_the_guard --ignored --nocapture\n",
+            std::env::current_exe().unwrap().display()
+        );
+        let write = "printf %s \"$1\" > \"$2\" && chmod 700 \"$2\"";
+        let status = std::process::Command::new("sh").args(["-c", write, "sh", &script]).arg(&path).status();
+        assert!(status.unwrap().success());
+        path
+    }
+
+    #[test]
+    #[ignore = "other tests run it as a process of its own"]
+    #[expect(
+        clippy::disallowed_methods,
+        clippy::exit,
+        reason = "the exit code of this process is what is tested"
+    )]
+    fn act_as_the_guard() {
+        let Some(parent) = std::env::var_os("TAILWATER_TEST_PARENT") else { return };
+        let command = std::env::var_os("TAILWATER_TEST_COMMAND").unwrap().into_string().unwrap();
+        let command: Vec<OsString> = command.split('\u{1f}').map(OsString::from).collect();
+        let parent = parent.into_string().unwrap().parse().unwrap();
+        let code = crate::runtime::single_threaded().unwrap().block_on(watch_over(parent, &command));
+        std::process::exit(code.unwrap().into());
+    }
+
+    struct Guarded {
+        child: Child,
+        _directory: TempDir,
+    }
+
+    fn guarded(parent: u32, command: &[OsString]) -> Guarded {
+        let directory = tempfile::tempdir().unwrap();
+        let child = Command::new(program(directory.path()))
+            .args(["guard", "--parent", &parent.to_string(), "--"])
+            .args(command)
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        Guarded { child, _directory: directory }
+    }
+
+    /// The exit status of a guarded command, and what it and the guard wrote to standard error.
+    async fn ran(command: &[OsString]) -> (ExitStatus, String) {
+        let guarded = guarded(std::process::id(), command);
+        let output = timeout(SOON, guarded.child.wait_with_output()).await.unwrap().unwrap();
+        (output.status, String::from_utf8(output.stderr).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_guard_exits_as_its_program_does() {
+        assert_eq!(ran(&shell("exit 0")).await.0.code(), Some(0));
+        assert_eq!(ran(&shell("exit 7")).await.0.code(), Some(7));
+        assert_eq!(ran(&shell("kill -9 $$")).await.0.code(), Some(128 + 9));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_cannot_be_started_is_127_or_126_and_a_line_says_why() {
+        let (status, said) = ran(&["/nowhere/at-all".into()]).await;
+        assert_eq!(status.code(), Some(127));
+        assert!(said.starts_with("tailwater guard: cannot start /nowhere/at-all: "), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        let (status, said) = ran(&["/".into()]).await;
+        assert_eq!(status.code(), Some(126));
+        assert!(said.starts_with("tailwater guard: cannot start /: "), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_guard_outlives_the_signals_that_tell_its_program_to_stop() {
+        let stops = "trap 'echo stopping >&3; read line <&4; exit 5' TERM INT HUP";
+        for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+            let (mut held, go) = (Held::new(), Held::new());
+            // The FIFO is opened for both, so that neither side waits for the other.
+            let script = format!(
+                "exec 4<>'{}'; {stops}; echo ready >&3; while :; do sleep 0.05; done",
+                go.path().display()
+            );
+            let mut guarded = guarded(std::process::id(), &held.shell(&script));
+            held.says("ready").await;
+            let pid = guarded.child.id().unwrap();
+            kill_group(pid, signal);
+            held.says("stopping").await;
+            assert_eq!(guarded.child.try_wait().unwrap(), None);
+            assert!(
+                std::process::Command::new("sh")
+                    .args(["-c", "echo go > \"$0\""])
+                    .arg(go.path())
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+            let status = timeout(SOON, guarded.child.wait()).await.unwrap().unwrap();
+            assert_eq!(status.code(), Some(5), "{signal:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_parent_killed_with_9_takes_the_whole_group_along() {
+        let mut held = Held::new();
+        let directory = tempfile::tempdir().unwrap();
+        // `setsid` gives the guard a group of its own; `exec` keeps the parent its parent.
+        let mut parent = Command::new("sh")
+            .args(["-c", "guard=$0; setsid \"$guard\" guard --parent $$ -- \"$@\" & wait"])
+            .arg(program(directory.path()))
+            .args(held.shell("trap '' TERM HUP; (sleep 1000) & echo ready >&3; sleep 1000"))
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        held.says("ready").await;
+        parent.start_kill().unwrap();
+        assert_eq!(held.until_free().await, "");
+    }
+
+    #[tokio::test]
+    async fn a_guard_whose_parent_was_gone_before_it_began_starts_nothing() {
+        use std::os::unix::process::ExitStatusExt as _;
+        let mut held = Held::new();
+        let mut guarded = guarded(1, &held.shell("echo started >&3"));
+        let status = timeout(SOON, guarded.child.wait()).await.unwrap().unwrap();
+        assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
+        // Somebody must have held it, or its end is never seen.
+        assert!(
+            std::process::Command::new("sh")
+                .args(["-c", ": > \"$0\""])
+                .arg(held.path())
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert_eq!(held.until_free().await, "");
+    }
+
+    #[tokio::test]
+    async fn no_number_means_this_group_or_everybody_and_a_group_that_is_gone_is_nothing() {
+        let mut bystander = Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
+        // The last one is above the largest pid that Linux can be told to use.
+        for pid in [0, 1, u32::MAX, 0x7FFF_FFFE] {
+            kill_group(pid, Signal::KILL);
+        }
+        assert_eq!(bystander.try_wait().unwrap(), None);
+    }
+}

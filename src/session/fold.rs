@@ -1,0 +1,34 @@
+//! A job's state: its whole log, read once and folded. It follows nothing.
+
+use crate::source::{EventSource, Refill, Refilled, Replica, Unavailable};
+use crate::wire::{JobId, JobState, Seq};
+
+/// Folds the log of a job up to the event that was last when the call began; `None` when the log has no event.
+///
+/// # Errors
+/// [`Unavailable`] when the leader does not answer. A replica that is behind is asked again; bound the call in time.
+pub async fn fold<S: EventSource>(source: &S, job: &JobId) -> Result<Option<JobState>, Unavailable> {
+    let Some(last) = source.last(job, Replica::Leader).await? else { return Ok(None) };
+    let mut state = JobState::new(job.clone());
+    let (mut next, mut pos) = (Seq::FIRST, None);
+    let mut refill = Refill::<S>::default();
+    while next <= last.seq {
+        if !refill.is_busy() {
+            refill.want(next, pos, Some(last.seq));
+        }
+        match refill.next(source, job).await {
+            Refilled::Items(items) => {
+                for item in items {
+                    if item.seq >= next && item.seq <= last.seq {
+                        state.apply(&item);
+                        (next, pos) = (item.seq.next(), Some(item.pos + 1));
+                    }
+                }
+            }
+            // What the leader does not have any more is not part of the state.
+            Refilled::Done { nothing_left: true } => break,
+            Refilled::Done { nothing_left: false } => {}
+        }
+    }
+    Ok(Some(state))
+}

@@ -1,0 +1,197 @@
+//! Gathers what a backend puts out into the events that are published: pure, time is an argument. It publishes nothing.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use crate::backend::{Content, Piece};
+use crate::config::CHUNK_MAX;
+use crate::wire::Body;
+
+/// When to publish what has gathered.
+#[derive(Clone, Copy, Debug)]
+pub struct Flush {
+    /// The shortest time between two events of a job.
+    pub interval: Duration,
+    /// How many bytes do not wait for the interval.
+    pub bytes: usize,
+}
+
+impl Default for Flush {
+    fn default() -> Self {
+        // Ten events a second read as smoothly as a hundred, and cost the whole chain a tenth.
+        Self { interval: Duration::from_millis(100), bytes: 4096 }
+    }
+}
+
+/// What was put out and is not published yet. It holds the room that its pieces take, so that the backend waits when the
+/// log is slow.
+#[derive(Debug)]
+pub(super) struct Batch {
+    flush: Flush,
+    waiting: VecDeque<(Content, OwnedSemaphorePermit)>,
+    bytes: usize,
+    /// When the last event was taken.
+    taken: Option<Instant>,
+}
+
+impl Batch {
+    pub(super) fn new(flush: Flush) -> Self {
+        Self { flush, waiting: VecDeque::new(), bytes: 0, taken: None }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Takes in what the backend put out; text joins the text before it.
+    pub(super) fn push(&mut self, Piece { content, room }: Piece) {
+        self.bytes += room.num_permits();
+        if let (
+            Content::Text { channel, text },
+            Some((Content::Text { channel: before, text: gathered }, held)),
+        ) = (&content, self.waiting.back_mut())
+            && channel == before
+            && gathered.len() + text.len() <= CHUNK_MAX
+        {
+            gathered.push_str(text);
+            held.merge(room);
+            return;
+        }
+        self.waiting.push_back((content, room));
+    }
+
+    /// When the next event should go out: the first at once, the next ones after the interval or when enough has
+    /// gathered, whichever is earlier. `None` while nothing waits.
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        // More than one piece means that the first is complete.
+        let full = self.bytes >= self.flush.bytes || self.waiting.len() > 1;
+        Some(match self.taken {
+            Some(taken) if !full => now.max(taken + self.flush.interval),
+            _ => now,
+        })
+    }
+
+    /// The next event. Its room is free again when the second value is dropped.
+    pub(super) fn take(&mut self, now: Instant) -> Option<(Body, OwnedSemaphorePermit)> {
+        let (content, room) = self.waiting.pop_front()?;
+        self.taken = Some(now);
+        self.bytes = self.bytes.saturating_sub(room.num_permits());
+        let body = match content {
+            Content::Text { channel, text } => Body::Chunk { text, channel },
+            Content::Data(data) => Body::Data { data },
+        };
+        Some((body, room))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Channel;
+    use serde_json::json;
+    use std::sync::Arc;
+    use tokio::sync::Semaphore;
+
+    const FLUSH: Flush = Flush { interval: Duration::from_millis(100), bytes: 10 };
+
+    fn piece(content: Content, size: u32) -> Piece {
+        let room = Arc::new(Semaphore::new(1 << 20)).try_acquire_many_owned(size).unwrap();
+        Piece { content, room }
+    }
+
+    fn batch_with(room: &Arc<Semaphore>, texts: &[&str]) -> Batch {
+        let mut batch = Batch::new(FLUSH);
+        for text in texts {
+            let room = Arc::clone(room).try_acquire_many_owned(text.len() as u32).unwrap();
+            let content = Content::Text { channel: Channel::Output, text: (*text).to_owned() };
+            batch.push(Piece { content, room });
+        }
+        batch
+    }
+
+    fn text_of(body: Body) -> String {
+        match body {
+            Body::Chunk { text, .. } => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_text_goes_out_at_once_and_what_follows_waits_for_the_interval() {
+        let room = Arc::new(Semaphore::new(100));
+        let now = Instant::now();
+        let mut batch = batch_with(&room, &["a"]);
+        assert_eq!(batch.due(now), Some(now));
+        batch.take(now).unwrap();
+        assert_eq!(batch.due(now), None);
+        let later = now + Duration::from_millis(30);
+        batch.push(piece(Content::Text { channel: Channel::Output, text: "b".into() }, 1));
+        assert_eq!(batch.due(later), Some(now + FLUSH.interval));
+        let quiet = now + Duration::from_secs(5);
+        assert_eq!(batch.due(quiet), Some(quiet));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn enough_text_does_not_wait() {
+        let room = Arc::new(Semaphore::new(100));
+        let now = Instant::now();
+        let mut batch = batch_with(&room, &["a"]);
+        batch.take(now).unwrap();
+        batch.push(piece(Content::Text { channel: Channel::Output, text: "0123456789".into() }, 10));
+        assert_eq!(batch.due(now), Some(now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn text_that_gathers_becomes_one_event_and_frees_its_room_only_when_it_is_published() {
+        let room = Arc::new(Semaphore::new(100));
+        let mut batch = batch_with(&room, &["one ", "two ", "three"]);
+        let (body, held) = batch.take(Instant::now()).unwrap();
+        assert_eq!(text_of(body), "one two three");
+        assert_eq!(room.available_permits(), 100 - 13);
+        drop(held);
+        assert_eq!(room.available_permits(), 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn channels_and_data_keep_their_order() {
+        let mut batch = Batch::new(FLUSH);
+        batch.push(piece(Content::Text { channel: Channel::Reasoning, text: "hm".into() }, 2));
+        batch.push(piece(Content::Text { channel: Channel::Output, text: "yes".into() }, 3));
+        batch.push(piece(Content::Data(json!(1)), 1));
+        batch.push(piece(Content::Text { channel: Channel::Output, text: "!".into() }, 1));
+        let now = Instant::now();
+        let bodies: Vec<Body> = std::iter::from_fn(|| batch.take(now)).map(|(body, _)| body).collect();
+        assert_eq!(
+            bodies,
+            [
+                Body::Chunk { text: "hm".into(), channel: Channel::Reasoning },
+                Body::Chunk { text: "yes".into(), channel: Channel::Output },
+                Body::Data { data: json!(1) },
+                Body::Chunk { text: "!".into(), channel: Channel::Output },
+            ]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_log_makes_bigger_events_but_none_beyond_the_limit() {
+        let mut batch = Batch::new(FLUSH);
+        let half = "x".repeat(CHUNK_MAX / 2 + 1);
+        for _ in 0..3 {
+            batch.push(piece(
+                Content::Text { channel: Channel::Output, text: half.clone() },
+                half.len() as u32,
+            ));
+        }
+        let now = Instant::now();
+        let sizes: Vec<usize> =
+            std::iter::from_fn(|| batch.take(now)).map(|(body, _)| text_of(body).len()).collect();
+        assert_eq!(sizes, [half.len(); 3]);
+        assert!(batch.is_empty());
+    }
+}
