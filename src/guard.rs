@@ -32,18 +32,19 @@ pub(crate) const KILLED: i32 = 128;
 /// told from one that exits with 126 or 127.
 pub(crate) const SAYS: &str = "tailwater guard: ";
 
-/// Sends `signal` to every process of the group that `pid` leads. That there is no such group is nothing; what else
-/// goes wrong is logged, since no caller could do better.
+/// Sends `signal` to every process of the group that `pid` leads. That there is no such group is no error.
 ///
 /// The caller must not have reaped `pid` yet: after that the number may belong to somebody else.
-pub fn kill_group(pid: u32, signal: Signal) {
-    // 0 and 1 would mean this process's own group and everybody.
+///
+/// # Errors
+/// When `pid` cannot lead a group (0 and 1 mean something else to the operating system), or when no process of the
+/// group may be signalled. macOS says so too of a group that has only unreaped processes left.
+pub fn kill_group(pid: u32, signal: Signal) -> io::Result<()> {
     let leader = i32::try_from(pid).ok().filter(|pid| *pid > 1).and_then(Pid::from_raw);
-    match leader.map(|leader| kill_process_group(leader, signal)) {
-        Some(Ok(()) | Err(rustix::io::Errno::SRCH)) => {}
-        // macOS says "not permitted" of a group that has only unreaped processes left.
-        Some(Err(error)) => tracing::debug!(pid, ?signal, %error, "a process group was not signalled"),
-        None => tracing::warn!(pid, "no process group has this number"),
+    let leader = leader.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    match kill_process_group(leader, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -87,7 +88,7 @@ async fn watch_over(parent: u32, command: &[OsString]) -> io::Result<u8> {
     loop {
         tokio::select! {
             status = child.wait() => return Ok(exit_code(status?)),
-            _ = every.tick() => {}
+            _ = every.tick() => die_unless_child_of(parent)?,
         }
     }
 }
@@ -108,8 +109,7 @@ fn die_unless_child_of(parent: u32) -> io::Result<()> {
     if i64::from(now) == i64::from(parent) {
         return Ok(());
     }
-    kill_group(std::process::id(), Signal::KILL);
-    Err(io::Error::other("the parent is gone and the group could not be killed"))
+    kill_group(std::process::id(), Signal::KILL)
 }
 
 fn exit_code(status: ExitStatus) -> u8 {
@@ -266,7 +266,7 @@ pub(crate) mod tests {
             let mut guarded = guarded(std::process::id(), &held.shell(&script));
             held.says("ready").await;
             let pid = guarded.child.id().unwrap();
-            kill_group(pid, signal);
+            kill_group(pid, signal).unwrap();
             held.says("stopping").await;
             assert_eq!(guarded.child.try_wait().unwrap(), None);
             assert!(
@@ -318,13 +318,12 @@ pub(crate) mod tests {
         assert_eq!(held.until_free().await, "");
     }
 
-    #[tokio::test]
-    async fn no_number_means_this_group_or_everybody_and_a_group_that_is_gone_is_nothing() {
-        let mut bystander = Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
-        // The last one is above the largest pid that Linux can be told to use.
-        for pid in [0, 1, u32::MAX, 0x7FFF_FFFE] {
-            kill_group(pid, Signal::KILL);
+    #[test]
+    fn a_group_that_is_gone_is_no_error_and_no_number_means_everybody() {
+        for pid in [0, 1, u32::MAX] {
+            assert_eq!(kill_group(pid, Signal::TERM).unwrap_err().kind(), io::ErrorKind::InvalidInput);
         }
-        assert_eq!(bystander.try_wait().unwrap(), None);
+        // Above the largest pid that Linux can be told to use.
+        kill_group(0x7FFF_FFFE, Signal::TERM).unwrap();
     }
 }

@@ -181,7 +181,7 @@ mod tests {
                     naive = Naive { start: Seq(1 + rng.below(60)), all: Vec::new(), bytes_max };
                     history.restart(naive.start);
                 } else {
-                    let item = Event::sized(naive.next(), rng.index(15));
+                    let item = Event::sized(naive.next(), 1 + rng.index(15));
                     history.push(item.clone());
                     naive.all.push(item);
                 }

@@ -104,11 +104,11 @@ impl<T: Item> Stitcher<T> {
     }
 
     /// Where the hole ends that keeps the stitcher from going on, when it knew of one as it asked for the last replay.
-    /// If the leader had nothing for that replay, the hole's items are [`Gone`](Input::Gone). What became known since
-    /// does not widen the hole: it may have been stored after the replay began.
+    /// If the leader had nothing for that replay, the log holds nothing of the hole: it is [`Gone`](Input::Gone), all
+    /// of it at once, though some of it may have arrived live and is handed over then. What became known since does
+    /// not widen the hole: it may have been stored after the replay began.
     pub fn hole(&self) -> Option<Seq> {
-        let end = self.ahead().map_or(self.asked, |ahead| ahead.min(self.asked));
-        (self.next < end).then_some(end)
+        (self.next < self.asked).then_some(self.asked)
     }
 
     /// Whether everything that is known of was delivered.

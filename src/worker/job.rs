@@ -250,6 +250,14 @@ impl Attempt {
                 None => pending().await,
             }
         };
+        let due = async {
+            match due {
+                // Not through the timer, which ticks once a millisecond: that would be longer than a publish takes.
+                Some(due) if due <= now => {}
+                Some(due) => sleep_until(due).await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             () = hand_back.cancelled() => Next::HandBack,
             (writer, outcome) = write => {
@@ -259,7 +267,7 @@ impl Attempt {
             }
             result = running, if running_on => Next::Result(result),
             piece = piece => Next::Piece(piece),
-            () = sleep_until(due.unwrap_or(now)), if idle && due.is_some() => Next::Due,
+            () = due, if idle => Next::Due,
             () = self.nudges.next(), if idle => Next::Nudged,
         }
     }

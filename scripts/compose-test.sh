@@ -1,0 +1,196 @@
+#!/usr/bin/env bash
+# Builds the stack of compose.yaml, starts it under a project name of its own, and restarts each container in the middle of
+# running jobs: the output of each job must be what the same job gives undisturbed. Needs docker with compose, curl and
+# python3; takes about six minutes and the build. Prints a line for each check and the count as the last line.
+#   EDGE_PORT                   the edge's port on this machine; by default a free one
+#   COMPOSE_BUILD_NETWORK=host  builds in the host's network, where the default one reaches no package registry
+# shellcheck disable=SC2329 # many functions are only called through `check` and `until_true`
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+die() { printf 'compose-test.sh: %s\n' "$*" >&2; exit 1; }
+for program in docker curl python3 timeout; do
+  command -v "$program" >/dev/null || die "$program is missing."
+done
+if docker compose version >/dev/null 2>&1; then compose=(docker compose)
+elif command -v docker-compose >/dev/null; then compose=(docker-compose)
+else die "docker compose is missing."
+fi
+timeout 20 docker info >/dev/null 2>&1 || die "the docker daemon does not answer."
+
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+
+export EDGE_PORT=${EDGE_PORT:-$(free_port)}
+# A name of its own, so that an image in use on this machine is not replaced by the one under test.
+export TAILWATER_IMAGE=tailwater:compose-test
+readonly base=http://127.0.0.1:$EDGE_PORT
+scratch=$(mktemp -d)
+readonly scratch project=tailwater-test-$$
+files=(-f compose.yaml)
+if [[ -n ${COMPOSE_BUILD_NETWORK:-} ]]; then
+  printf 'services:\n  setup:\n    build:\n      network: "%s"\n' "$COMPOSE_BUILD_NETWORK" >"$scratch/build.yaml"
+  files+=(-f "$scratch/build.yaml")
+fi
+passed=0 failed=0
+
+# compose SECONDS ARGUMENT...: one bounded call; what it says is kept for the day it fails.
+compose() {
+  local seconds=$1
+  shift
+  timeout --kill-after=10 "$seconds" "${compose[@]}" --project-directory . -p "$project" "${files[@]}" "$@" \
+    2>>"$scratch/compose.log"
+}
+
+finish() {
+  local code=$?
+  trap '' INT TERM
+  if ((code != 0)); then
+    {
+      printf -- '--- what compose said last\n'
+      tail -n 30 "$scratch/compose.log"
+      printf -- '--- what the containers said last\n'
+      compose 60 ps
+      compose 60 logs --no-color --tail=40
+    } >&2 || true
+  fi
+  compose 180 down -v --remove-orphans --timeout 5 >/dev/null || true
+  rm -rf "$scratch"
+  # Here, so that it is the last line whatever went before it.
+  printf '%d passed, %d failed\n' "$passed" "$failed"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+pass() { passed=$((passed + 1)); printf 'ok    %s\n' "$*"; }
+fail() { failed=$((failed + 1)); printf 'FAIL  %s\n' "$*"; }
+check() {
+  local what=$1
+  shift
+  if "$@"; then pass "$what"; else fail "$what"; fi
+}
+give_up() { fail "$*"; exit 1; }
+
+# until_true SECONDS COMMAND...: tries until it succeeds or the time is over.
+until_true() {
+  local end=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    ((SECONDS < end)) || return 1
+    sleep 0.3
+  done
+}
+
+http() { curl -s --noproxy '*' --connect-timeout 3 --max-time 15 "$@"; }
+ready() { http -f -o /dev/null "$base/readyz"; }
+
+# A job's state into a file. Fails while the edge is away.
+fetch() { http -f -o "$scratch/$1.json" "$base/api/jobs/$1/state"; }
+# state ID EXPRESSION: a Python expression over the fetched state `s`.
+state() { python3 -c 'import json, sys; s = json.load(open(sys.argv[1])); print(eval(sys.argv[2]))' "$scratch/$1.json" "$2"; }
+is() { fetch "$1" && [[ $(state "$1" "$2") == True ]]; }
+
+# Tries one submission; 200 means that an earlier try was stored although its answer was lost.
+try_submit() {
+  local kind=$1 id=$2 status
+  printf '{"kind":"%s","id":"%s","input":%s}' "$kind" "$id" "$(cat "$scratch/$kind.input")" >"$scratch/$id.body"
+  status=$(http -o "$scratch/$id.answer" -w '%{http_code}' -H 'content-type: application/json' \
+    --data-binary "@$scratch/$id.body" "$base/api/jobs") || return 1
+  [[ $status == 202 || $status == 200 ]]
+}
+submit() { until_true 90 try_submit "$@" || give_up "job $2 was not accepted: $(cat "$scratch/$2.answer" 2>/dev/null)"; }
+
+# ends ID SECONDS: the job is done, and its output goes to ID.out.
+ends() {
+  until_true "$2" is "$1" 's["status"] in ("done", "failed", "cancelled")' || return 1
+  [[ $(state "$1" 's["status"]') == "done" ]] &&
+    python3 -c 'import json, sys; sys.stdout.write(json.load(open(sys.argv[1]))["output"])' "$scratch/$1.json" >"$scratch/$1.out"
+}
+same() { [[ -s $scratch/$1.out ]] && cmp -s "$scratch/$1.out" "$scratch/$2.out"; }
+
+# Both jobs last about 24 seconds: longer than what a stopping worker waits for its jobs (10 s), so that one that is
+# stopped early has to hand its job over.
+printf '{"words":360,"rate":15,"seed":7}' >"$scratch/demo.input"
+python3 - "$scratch" <<'PY'
+import collections, json, sys
+letters = "abcdefgh"
+words = [a + b for a in letters for b in letters] + [a + "Zz" for a in letters * 2] + [a * 3 + "q" + b for a in "mno" for b in letters]
+text = ", ".join(words * 2 + words[::3]) + "."
+counts = collections.Counter(word.lower() for word in words * 2 + words[::3])
+lines = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+open(sys.argv[1] + "/exec.input", "w").write(json.dumps(text))
+open(sys.argv[1] + "/expected.out", "w").write("".join(f"{count:6d} {word}\n" for word, count in lines))
+PY
+
+# ---- start
+
+compose 2400 build >"$scratch/build.log" 2>&1 || { tail -n 40 "$scratch/build.log" >&2; give_up "the image builds"; }
+pass "the image builds"
+compose 300 up -d --no-build >/dev/null || give_up "the stack starts"
+check "the stack starts" until_true 60 ready
+
+# ---- undisturbed
+
+submit demo demo-ref
+submit exec exec-ref
+check "a submission is answered with its id, kind and status" python3 -c '
+import json, sys
+a = json.load(open(sys.argv[1]))
+sys.exit((a["id"], a["kind"], a["status"] in ("queued", "running")) != ("demo-ref", "demo", True))' "$scratch/demo-ref.answer"
+check "a demo job ends" ends demo-ref 90
+check "an exec job ends" ends exec-ref 90
+check "the exec job's output is the right one" same exec-ref expected
+[[ -s $scratch/demo-ref.out && -s $scratch/exec-ref.out ]] || give_up "there is something to compare with"
+
+# ---- disturbed: disturb NAME KIND-THAT-CHANGES-HANDS COMMAND...
+
+under_way() { is "$1" 's["status"] == "running" and s["seq"] >= 6'; }
+disturb() {
+  local name=$1 moved=$2 kind
+  shift 2
+  for kind in demo exec; do submit "$kind" "$kind-$name"; done
+  for kind in demo exec; do
+    until_true 60 under_way "$kind-$name" || { fail "$name: the $kind job gets under way"; return; }
+  done
+  if ! "$@"; then fail "$name: the disturbance itself"; return; fi
+  for kind in demo exec; do
+    if ! ends "$kind-$name" 120; then
+      fail "$name: the $kind job ends (state: $(head -c 300 "$scratch/$kind-$name.json" 2>/dev/null))"
+      continue
+    fi
+    check "$name: the $kind job's output is the same" same "$kind-$name" "$kind-ref"
+    # Without this a restart that came too late would pass for one that was survived.
+    if [[ $moved == *"$kind"* ]]; then
+      check "$name: the $kind job was taken over" is "$kind-$name" 's["attempt"] >= 2'
+    fi
+  done
+}
+# The processes of a container die at once, and the restart policy brings it back. Process 1 is the container's init.
+crash() { compose 60 exec -T "$1" sh -c 'kill -KILL -1' >/dev/null || true; }
+crash_workers() { crash worker; crash worker-exec; }
+kill_worker() { compose 60 kill -s KILL worker >/dev/null && sleep 2 && compose 60 start worker >/dev/null; }
+
+disturb restart-nats "" compose 120 restart nats
+disturb restart-edge "" compose 120 restart edge
+disturb restart-worker "demo" compose 120 restart worker
+disturb restart-worker-exec "exec" compose 120 restart worker-exec
+disturb crash-workers "demo exec" crash_workers
+disturb kill-worker "demo" kill_worker
+
+# ---- three workers, one of which dies
+
+running() { [[ $(compose 60 ps -q worker | xargs -r docker inspect -f '{{.State.Running}}' | grep -c true) == "$1" ]]; }
+compose 300 up -d --no-build --no-recreate --scale worker=3 >/dev/null || give_up "three workers start"
+check "three workers start" until_true 60 running 3
+many=(demo-many-{1..6})
+for id in "${many[@]}"; do submit demo "$id"; done
+for id in "${many[@]}"; do until_true 60 under_way "$id" || fail "$id gets under way"; done
+victim=$(compose 60 ps -q worker | head -n 1)
+timeout 60 docker kill "$victim" >/dev/null || fail "one of three workers is killed"
+all_same() {
+  local id
+  for id in "${many[@]}"; do ends "$id" 120 && same "$id" demo-ref || return 1; done
+}
+check "six jobs on three workers, one of them killed: each output is the same" all_same
+check "two workers are left" running 2
+
+((failed == 0))

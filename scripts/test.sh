@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Everything that must hold, from a fresh clone: formatting, lints, documentation, tests. Arguments go to `cargo test`.
+# What it installs goes into the git-ignored .tools/ of the repository; nothing else on the machine is changed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly nats_py=2.16.0
+readonly venv=$PWD/.tools/venv
+
+say() { printf '\n== %s\n' "$*"; }
+die() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
+
+# No step may hang for ever; macOS has no `timeout`, and there a step is simply not bounded.
+bounded() {
+  local seconds=$1
+  shift
+  if command -v timeout >/dev/null; then timeout "$seconds" "$@"; else "$@"; fi
+}
+
+command -v cargo >/dev/null ||
+  die "Rust is missing. Install it with rustup, which then takes the version that rust-toolchain.toml names."
+cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
+  die "cargo fmt or cargo clippy is missing. With rustup: rustup component add rustfmt clippy."
+command -v python3 >/dev/null ||
+  die "python3 is missing. The README's worker in Python is one of the tests."
+
+say "nats-server: the one in NATS_SERVER or on PATH, else one in .tools/"
+NATS_SERVER=$(scripts/nats-server.sh)
+export NATS_SERVER
+"$NATS_SERVER" --version
+
+say "Python with nats-py $nats_py, in .tools/venv"
+has_nats_py() {
+  "$venv/bin/python" -c "import nats, importlib.metadata as m; raise SystemExit(m.version('nats-py') != '$nats_py')" 2>/dev/null
+}
+if ! has_nats_py; then
+  mkdir -p .tools
+  bounded 120 python3 -m venv --clear "$venv" ||
+    die "python3 cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv."
+  bounded 300 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "nats-py==$nats_py" ||
+    die "nats-py $nats_py could not be installed (PyPI package nats-py)."
+  has_nats_py || die "nats-py $nats_py was installed and does not import."
+fi
+export TAILWATER_TEST_PYTHON=$venv/bin/python
+"$TAILWATER_TEST_PYTHON" --version
+
+say "cargo fmt"
+bounded 120 cargo fmt --check
+
+say "cargo clippy"
+bounded 1800 cargo clippy --all-targets --locked -- -D warnings
+
+say "cargo doc"
+RUSTDOCFLAGS="-D warnings" bounded 1800 cargo doc --no-deps --locked
+
+say "cargo test"
+bounded 3600 cargo test --locked "$@"

@@ -1,0 +1,176 @@
+//! Real `nats-server` processes: one node, or a cluster of three, each with a store and ports of its own. They end with
+//! the test process, however that ends.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tailwater::guard::{Signal, kill_group};
+use tempfile::TempDir;
+
+/// A broker of one or three nodes.
+pub struct Broker {
+    nodes: Vec<Node>,
+    _dir: TempDir,
+}
+
+struct Node {
+    name: String,
+    dir: PathBuf,
+    port: u16,
+    cluster: Option<(u16, Vec<u16>)>,
+    child: Option<Child>,
+}
+
+/// Where the `nats-server` program is; `scripts/nats-server.sh` fetches it when it has to.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/nats-server.sh");
+        let found =
+            Command::new(script).stderr(Stdio::inherit()).output().expect("scripts/nats-server.sh runs");
+        assert!(found.status.success(), "scripts/nats-server.sh found no nats-server");
+        String::from_utf8(found.stdout).expect("a path").trim().into()
+    })
+}
+
+impl Broker {
+    /// One node of its own, for a test that hurts it.
+    pub fn one() -> Self {
+        let dir = TempDir::new().unwrap();
+        let node = Node::new(dir.path(), "n1", free_port(), None);
+        Self::start(vec![node], dir)
+    }
+
+    /// Three nodes of their own.
+    pub fn three() -> Self {
+        let dir = TempDir::new().unwrap();
+        let routes: Vec<u16> = (0..3).map(|_| free_port()).collect();
+        let nodes = (0..3)
+            .map(|i| {
+                Node::new(dir.path(), &format!("n{}", i + 1), free_port(), Some((routes[i], routes.clone())))
+            })
+            .collect();
+        Self::start(nodes, dir)
+    }
+
+    /// One node that all tests share that leave it alone.
+    pub fn shared_one() -> &'static Self {
+        static SHARED: OnceLock<Broker> = OnceLock::new();
+        SHARED.get_or_init(Self::one)
+    }
+
+    /// Three nodes that all tests share that leave them alone.
+    pub fn shared_three() -> &'static Self {
+        static SHARED: OnceLock<Broker> = OnceLock::new();
+        SHARED.get_or_init(Self::three)
+    }
+
+    fn start(nodes: Vec<Node>, dir: TempDir) -> Self {
+        let mut broker = Self { nodes, _dir: dir };
+        for index in 0..broker.nodes.len() {
+            broker.restart(index);
+        }
+        broker
+    }
+
+    /// Where clients find it.
+    pub fn url(&self) -> String {
+        let urls: Vec<_> = self.nodes.iter().map(|node| format!("nats://127.0.0.1:{}", node.port)).collect();
+        urls.join(",")
+    }
+
+    /// Where clients find one node.
+    pub fn url_of(&self, index: usize) -> String {
+        format!("nats://127.0.0.1:{}", self.nodes[index].port)
+    }
+
+    /// On how many nodes a message is kept.
+    pub fn replicas(&self) -> u32 {
+        u32::try_from(self.nodes.len()).unwrap()
+    }
+
+    /// The node of this name.
+    pub fn index_of(&self, name: &str) -> usize {
+        self.nodes.iter().position(|node| node.name == name).expect("a node of this broker")
+    }
+
+    /// `kill -9` of one node.
+    pub fn kill(&mut self, index: usize) {
+        self.nodes[index].kill();
+    }
+
+    /// Starts a node again, on the same ports and the same store, and waits until it listens.
+    pub fn restart(&mut self, index: usize) {
+        self.nodes[index].start();
+    }
+}
+
+impl Node {
+    fn new(dir: &Path, name: &str, port: u16, cluster: Option<(u16, Vec<u16>)>) -> Self {
+        let dir = dir.join(name);
+        fs::create_dir_all(&dir).unwrap();
+        Self { name: name.to_owned(), dir, port, cluster, child: None }
+    }
+
+    fn start(&mut self) {
+        self.kill();
+        let config = self.dir.join("server.conf");
+        let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("nats/server.conf");
+        let mut text = format!("server_name: {}\n{}\n", self.name, fs::read_to_string(shared).unwrap());
+        if let Some((port, routes)) = &self.cluster {
+            let routes: Vec<_> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+            let routes = routes.join(", ");
+            text += &format!("cluster {{ name: T, listen: 127.0.0.1:{port}, routes: [{routes}] }}\n");
+        }
+        fs::write(&config, text).unwrap();
+        let log = fs::File::create(self.dir.join("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_tailwater"))
+            .args(["guard", "--parent", &std::process::id().to_string(), "--"])
+            .arg(program())
+            .arg("-c")
+            .arg(config)
+            .args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-sd"])
+            .arg(&self.dir)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .expect("the guard starts");
+        self.child = Some(child);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let log = || fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "nats-server {} does not listen:\n{}",
+                self.name,
+                log()
+            );
+            assert!(self.child.as_mut().unwrap().try_wait().unwrap().is_none(), "it ended:\n{}", log());
+            std::thread::yield_now();
+        }
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            kill_group(child.id(), Signal::KILL);
+            child.wait().expect("a child of this process");
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}

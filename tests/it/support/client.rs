@@ -1,0 +1,207 @@
+//! A WebSocket client that keeps the account of what it was sent. It is written from `PROTOCOL.md`, not from the edge.
+
+use std::collections::BTreeMap;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use super::within;
+
+/// One connection.
+pub struct Client {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+}
+
+/// What a connection brought.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Frame {
+    /// An event, or a frame with an `op`.
+    Json(Value),
+    /// The edge closed with this code.
+    Closed(u16),
+    /// The connection is gone without a close frame.
+    Cut,
+}
+
+impl Client {
+    /// Connects, and takes the `hello`.
+    pub async fn connect(addr: &str) -> Self {
+        let mut client = within("a connection", async {
+            loop {
+                if let Some(client) = Self::try_connect(addr).await {
+                    return client;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        let hello = client.next().await;
+        assert!(matches!(&hello, Frame::Json(hello) if hello["op"] == "hello"), "{hello:?}");
+        client
+    }
+
+    /// Connects once.
+    pub async fn try_connect(addr: &str) -> Option<Self> {
+        let mut request = format!("ws://{addr}/ws").into_client_request().unwrap();
+        request.headers_mut().insert("Sec-WebSocket-Protocol", "tailwater.v1.json".parse().unwrap());
+        let (socket, _) = connect_async(request).await.ok()?;
+        Some(Self { socket })
+    }
+
+    /// Sends a frame.
+    pub async fn send(&mut self, frame: Value) {
+        self.send_text(&frame.to_string()).await;
+    }
+
+    /// Sends any text.
+    pub async fn send_text(&mut self, text: &str) {
+        // A connection that is gone is seen by the next read.
+        let _ = within("a send", self.socket.send(Message::text(text))).await;
+    }
+
+    /// Sends bytes.
+    pub async fn send_binary(&mut self, bytes: Vec<u8>) {
+        let _ = within("a send", self.socket.send(Message::binary(bytes))).await;
+    }
+
+    /// The next frame.
+    pub async fn next(&mut self) -> Frame {
+        within("a frame", async {
+            loop {
+                match self.socket.next().await {
+                    Some(Ok(Message::Text(text))) => {
+                        return Frame::Json(serde_json::from_str(&text).unwrap());
+                    }
+                    Some(Ok(Message::Close(Some(close)))) => return Frame::Closed(close.code.into()),
+                    Some(Ok(Message::Close(None)) | Err(_)) | None => return Frame::Cut,
+                    Some(Ok(_)) => {}
+                }
+            }
+        })
+        .await
+    }
+
+    /// The next frame, which has an `op`.
+    pub async fn op(&mut self) -> Value {
+        match self.next().await {
+            Frame::Json(frame) if frame.get("op").is_some() => frame,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Asks for a job from where `seen` stands.
+    pub async fn watch(&mut self, seen: &Seen) {
+        self.send(seen.watch()).await;
+    }
+}
+
+/// What was seen of one job, over any number of connections.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub job: String,
+    /// Events by number.
+    pub events: BTreeMap<u64, Value>,
+    /// How many events came again.
+    pub doubled: u64,
+    /// Holes that nobody told of.
+    pub holes: Vec<(u64, u64)>,
+    /// What was told to be missing.
+    pub missing: Vec<(u64, u64)>,
+    pub last: u64,
+    pub cursor: Option<String>,
+    pub ended: bool,
+    pub live: u32,
+}
+
+impl Seen {
+    /// Nothing yet.
+    pub fn of(job: &str) -> Self {
+        Self { job: job.to_owned(), ..Self::default() }
+    }
+
+    /// The frame that asks for the rest.
+    pub fn watch(&self) -> Value {
+        match &self.cursor {
+            Some(cursor) => json!({"op": "watch", "job": self.job, "cursor": cursor}),
+            None => json!({"op": "watch", "job": self.job, "after": self.last}),
+        }
+    }
+
+    /// Takes in a frame that is about this job.
+    pub fn take(&mut self, frame: &Value) {
+        assert_eq!(frame["job"], self.job, "{frame}");
+        match frame["op"].as_str() {
+            None => {
+                let seq = frame["seq"].as_u64().unwrap();
+                if seq <= self.last {
+                    self.doubled += 1;
+                } else if seq > self.last + 1 {
+                    self.holes.push((self.last + 1, seq - 1));
+                }
+                assert!(!self.ended, "an event after the end: {frame}");
+                self.last = self.last.max(seq);
+                self.cursor = Some(frame["cursor"].as_str().unwrap().to_owned());
+                self.events.insert(seq, frame.clone());
+            }
+            Some("missing") => {
+                let (from, to) = (frame["from"].as_u64().unwrap(), frame["to"].as_u64().unwrap());
+                assert_eq!(from, self.last + 1, "{frame}");
+                self.missing.push((from, to));
+                self.last = to;
+            }
+            Some("end") => self.ended = true,
+            Some("live") => self.live += 1,
+            Some("watching") => {}
+            Some(_) => panic!("{frame}"),
+        }
+    }
+
+    /// Reads until the job has ended, or the connection.
+    pub async fn follow(&mut self, client: &mut Client) -> Frame {
+        loop {
+            match client.next().await {
+                Frame::Json(frame) => self.take(&frame),
+                gone => return gone,
+            }
+            if self.ended {
+                return Frame::Json(Value::Null);
+            }
+        }
+    }
+
+    /// The output text that counts.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for event in self.events.values() {
+            match event["type"].as_str() {
+                Some("job:started:v1") if event["continues"] != true => text.clear(),
+                Some("model:chunk:v1") if event["channel"] != "reasoning" => {
+                    let chunk = event["text"].as_str().unwrap();
+                    assert!(!chunk.is_empty(), "an empty chunk: {event}");
+                    text += chunk;
+                }
+                _ => {}
+            }
+        }
+        text
+    }
+
+    /// Demands that every event was seen once, in order, to the end.
+    pub fn assert_whole(&self) {
+        assert!(self.ended, "{} has not ended", self.job);
+        assert_eq!((self.doubled, &self.holes, &self.missing), (0, &vec![], &vec![]), "{}", self.job);
+        assert_eq!(self.events.keys().copied().collect::<Vec<_>>(), (1..=self.last).collect::<Vec<_>>());
+    }
+}
+
+/// Follows a job over one connection to its end.
+pub async fn follow(addr: &str, job: &str) -> Seen {
+    let (mut client, mut seen) = (Client::connect(addr).await, Seen::of(job));
+    client.watch(&seen).await;
+    seen.follow(&mut client).await;
+    seen
+}

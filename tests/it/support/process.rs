@@ -1,0 +1,94 @@
+//! The `tailwater` program as processes that can be killed, frozen and stopped. They end with the test process.
+
+use std::ffi::OsStr;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tailwater::guard::{Signal, kill_group};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use super::within;
+
+/// A running `tailwater`.
+pub struct Process {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Process {
+    /// Starts `tailwater` with these arguments.
+    pub fn start<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Self {
+        let program = env!("CARGO_BIN_EXE_tailwater");
+        let mut child = Command::new(program)
+            .args(["guard", "--parent", &std::process::id().to_string(), "--", program])
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("tailwater starts");
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// Waits for a line of stdout that begins with `word`, and gives the rest of it.
+    pub async fn says(&mut self, word: &str) -> String {
+        within(&format!("the line `{word} …`"), async {
+            while let Some(line) = self.lines.next_line().await.unwrap() {
+                if let Some(rest) = line.strip_prefix(word) {
+                    return rest.trim().to_owned();
+                }
+            }
+            panic!("tailwater ended before it said `{word} …`");
+        })
+        .await
+    }
+
+    /// Everything that it still writes to stdout until it ends.
+    pub async fn rest(&mut self) -> String {
+        within("the end of stdout", async {
+            let mut text = String::new();
+            while let Some(line) = self.lines.next_line().await.unwrap() {
+                text += &line;
+                text.push('\n');
+            }
+            text
+        })
+        .await
+    }
+
+    /// Sends a signal to the program and what it started.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.child.id() {
+            kill_group(pid, signal);
+        }
+    }
+
+    /// `kill -9`.
+    pub async fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        within("the end after kill -9", self.child.wait()).await.unwrap();
+    }
+
+    /// Waits for the end, `limit` at the most.
+    pub async fn ends_within(&mut self, limit: Duration) -> ExitStatus {
+        tokio::time::timeout(limit, self.child.wait()).await.expect("it ends in time").unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+/// Runs `tailwater` to its end: exit code, stdout, stderr.
+pub async fn run<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
+    command.args(args).stdin(Stdio::null()).kill_on_drop(true);
+    let out = within("a command", command.output()).await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (out.status.code().unwrap_or(-1), text(out.stdout), text(out.stderr))
+}

@@ -1,0 +1,146 @@
+//! Streams, edges and workers inside the test process, on a real broker.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tailwater::backend::{Backend, demo};
+use tailwater::nats::{Log, Nats, Options, Settings};
+use tailwater::runtime::Tasks;
+use tailwater::wire::{JobId, JobState, Kind};
+use tailwater::worker::{self, Worker};
+use tailwater::{edge, session};
+use tokio_util::sync::CancellationToken;
+
+use super::broker::Broker;
+use super::client::Client;
+use super::{PATIENCE, eventually, within};
+
+/// Streams under a prefix of their own, and what runs on them.
+pub struct System {
+    pub options: Options,
+    pub nats: Nats,
+    pub log: Log,
+    pub tasks: Tasks,
+}
+
+/// An edge inside the test process.
+pub struct Edge {
+    pub addr: String,
+    stop: CancellationToken,
+}
+
+impl Edge {
+    /// Ends it, as at a restart: clients are told to come back.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// A client that is connected.
+    pub async fn client(&self) -> Client {
+        Client::connect(&self.addr).await
+    }
+}
+
+impl System {
+    /// Sets up streams for one test.
+    pub async fn on(broker: &Broker) -> Self {
+        Self::with(broker, |_| {}).await
+    }
+
+    /// Sets up streams for one test, with other settings.
+    pub async fn with(broker: &Broker, change: impl FnOnce(&mut Settings)) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let prefix: Kind = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed)).parse().unwrap();
+        let mut settings = Settings {
+            shards: 2,
+            replicas: broker.replicas(),
+            max_age: Duration::from_secs(3600),
+            max_bytes: 256 << 20,
+        };
+        change(&mut settings);
+        let options = Options { url: broker.url(), prefix, patience: PATIENCE, name: "test".into() };
+        let nats = within("a connection", Nats::connect(&options)).await.unwrap();
+        // A cluster that has just started has no leader yet.
+        eventually("streams", || async { nats.set_up(&settings).await.ok() }).await;
+        let log = Log::open(&nats).await.unwrap();
+        Self { options, nats, log, tasks: Tasks::new(CancellationToken::new()) }
+    }
+
+    /// Starts an edge in this process.
+    pub async fn edge(&self) -> Edge {
+        let listener = edge::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+        let addr = listener.local_addr().unwrap().to_string();
+        let nats = Nats::connect(&self.options).await.unwrap();
+        let stop = self.tasks.stop().child_token();
+        let until = stop.clone();
+        self.tasks.spawn(async move { edge::run(listener, nats, until).await.unwrap() });
+        Edge { addr, stop }
+    }
+
+    /// Starts a demo worker in this process.
+    pub async fn demo(&self) -> CancellationToken {
+        self.worker(demo::Demo, |_| {}).await
+    }
+
+    /// Starts a worker of the kind `demo` in this process; gives what stops it.
+    pub async fn worker<B: Backend>(
+        &self,
+        backend: B,
+        change: impl FnOnce(&mut worker::Settings),
+    ) -> CancellationToken {
+        let mut settings = worker::Settings::new("demo".parse().unwrap());
+        settings.concurrency = 1000;
+        change(&mut settings);
+        let nats = Nats::connect(&self.options).await.unwrap();
+        let worker = within("a worker", Worker::open(&nats, backend, settings)).await.unwrap();
+        let stop = self.tasks.stop().child_token();
+        self.tasks.spawn(worker.run(stop.clone()));
+        stop
+    }
+
+    /// Submits a job for the demo backend.
+    pub async fn submit(&self, id: &str, input: Value) -> JobId {
+        let (job, kind) = (id.parse().unwrap(), "demo".parse().unwrap());
+        within("a submit", self.log.submit(&job, &kind, &input)).await.unwrap();
+        job
+    }
+
+    /// What a job is, read straight from the log.
+    pub async fn state(&self, job: &JobId) -> Option<JobState> {
+        let tasks = Tasks::new(CancellationToken::new());
+        let reader = tailwater::nats::Reader::open(self.log.clone(), &tasks).await.unwrap();
+        let state = session::fold(&reader, job).await.ok()?;
+        tasks.end(Duration::ZERO).await;
+        state
+    }
+
+    /// Waits until a job has ended.
+    pub async fn ended(&self, job: &JobId) -> JobState {
+        eventually("the end of a job", || async {
+            self.log.last(job).await.ok().flatten().filter(|last| last.kind.is_end())
+        })
+        .await;
+        eventually("a job's state", || self.state(job)).await
+    }
+
+    /// The command-line flags that reach this system.
+    pub fn flags(&self) -> Vec<String> {
+        ["--nats", &self.options.url, "--prefix", self.options.prefix.as_str()].map(str::to_owned).to_vec()
+    }
+
+    /// Ends all that runs.
+    pub async fn end(self) {
+        self.tasks.end(PATIENCE).await;
+    }
+}
+
+/// The input of a demo job.
+pub fn words(words: u32, rate: u32, seed: u64) -> Value {
+    json!({"words": words, "rate": rate, "seed": seed})
+}
+
+/// The text that the demo backend makes of an input.
+pub fn text(input: &Value) -> String {
+    demo::text(&demo::Settings::from_input(input).unwrap())
+}

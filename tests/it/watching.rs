@@ -1,0 +1,268 @@
+use serde_json::{Value, json};
+use tailwater::backend::{Backend, Channel, Failure, Finish, Job, Output};
+use tokio::time::{Duration, sleep};
+
+use crate::support::broker::Broker;
+use crate::support::client::{Client, Frame, Seen, follow};
+use crate::support::system::{System, text, words};
+
+/// Runs a scenario on one node and on a cluster of three.
+macro_rules! on_one_and_three {
+    ($($name:ident),+ $(,)?) => {
+        mod on_one_node {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(crate::support::broker::Broker::shared_one()).await;
+            })+
+        }
+        mod on_three_nodes {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(crate::support::broker::Broker::shared_three()).await;
+            })+
+        }
+    };
+}
+pub(crate) use on_one_and_three;
+
+on_one_and_three!(
+    a_client_that_drops_at_fifty_random_points_ends_with_the_exact_text,
+    a_late_watcher_gets_the_same_events_as_an_early_one,
+    a_watch_may_come_before_the_job,
+    a_watch_after_the_end_gets_all_of_it,
+    a_cursor_at_the_end_gets_the_end_at_once,
+    a_job_of_twenty_thousand_chunks_arrives_whole,
+    one_connection_watches_many_jobs,
+    unwatch_ends_one_job_and_leaves_the_others,
+    events_that_have_expired_are_told_as_missing,
+);
+
+async fn a_client_that_drops_at_fifty_random_points_ends_with_the_exact_text(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let edges = [system.edge().await, system.edge().await];
+    let input = words(600, 200, 7);
+    let mut seen = Seen::of("drops");
+    // Two different clients of the same kind: one resumes by cursor, the other by number.
+    let mut by_number = Seen::of("drops");
+    system.submit("drops", input.clone()).await;
+    let mut random = 88172645463325252_u64;
+    for round in 0..50 {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let edge = &edges[round % 2];
+        let frames = random % 12;
+        let mut clients = [edge.client().await, edge.client().await];
+        clients[0].watch(&seen).await;
+        clients[1].send(json!({"op": "watch", "job": "drops", "after": by_number.last})).await;
+        for _ in 0..frames {
+            if !seen.ended {
+                take(&mut clients[0], &mut seen).await;
+            }
+            if !by_number.ended {
+                take(&mut clients[1], &mut by_number).await;
+            }
+        }
+    }
+    for seen in [&mut seen, &mut by_number] {
+        let mut client = edges[0].client().await;
+        client.watch(seen).await;
+        seen.follow(&mut client).await;
+        seen.ended = true;
+        seen.assert_whole();
+        assert_eq!(seen.text(), text(&input));
+    }
+    system.end().await;
+}
+
+async fn take(client: &mut Client, seen: &mut Seen) {
+    match client.next().await {
+        Frame::Json(frame) => seen.take(&frame),
+        gone => panic!("{gone:?}"),
+    }
+}
+
+async fn a_late_watcher_gets_the_same_events_as_an_early_one(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let input = words(60, 60, 3);
+    system.submit("both", input.clone()).await;
+    let early = follow(&edge.addr, "both");
+    let late = async {
+        sleep(Duration::from_millis(500)).await;
+        follow(&edge.addr, "both").await
+    };
+    let (early, late) = tokio::join!(early, late);
+    early.assert_whole();
+    assert_eq!(early.events, late.events);
+    assert_eq!(late.text(), text(&input));
+    assert!(late.live == 1, "the replay ended before the job did");
+    system.end().await;
+}
+
+async fn a_watch_may_come_before_the_job(broker: &Broker) {
+    let system = System::on(broker).await;
+    let edge = system.edge().await;
+    let (mut client, mut seen) = (edge.client().await, Seen::of("early"));
+    client.watch(&seen).await;
+    let watching = client.op().await;
+    assert_eq!(watching, json!({"op": "watching", "job": "early"}));
+    assert_eq!(client.op().await, json!({"op": "live", "job": "early"}));
+    system.demo().await;
+    let input = words(20, 0, 1);
+    system.submit("early", input.clone()).await;
+    seen.follow(&mut client).await;
+    seen.assert_whole();
+    assert_eq!(seen.text(), text(&input));
+    system.end().await;
+}
+
+async fn a_watch_after_the_end_gets_all_of_it(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let input = words(300, 0, 9);
+    let job = system.submit("over", input.clone()).await;
+    let state = system.ended(&job).await;
+    let edge = system.edge().await;
+    let (mut client, mut seen) = (edge.client().await, Seen::of("over"));
+    client.watch(&seen).await;
+    assert_eq!(client.op().await, json!({"op": "watching", "job": "over", "status": "done"}));
+    seen.follow(&mut client).await;
+    seen.assert_whole();
+    assert_eq!((seen.text(), seen.last), (text(&input), state.seq.0));
+    assert_eq!(state.output, text(&input));
+    system.end().await;
+}
+
+async fn a_cursor_at_the_end_gets_the_end_at_once(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let job = system.submit("done", words(3, 0, 9)).await;
+    let state = system.ended(&job).await;
+    let edge = system.edge().await;
+    for at_end in [json!({"cursor": state.cursor}), json!({"after": state.seq})] {
+        let mut client = edge.client().await;
+        let mut watch = json!({"op": "watch", "job": "done"});
+        watch.as_object_mut().unwrap().extend(at_end.as_object().unwrap().clone());
+        client.send(watch).await;
+        assert_eq!(client.op().await["op"], "watching");
+        assert_eq!(client.op().await, json!({"op": "end", "job": "done"}));
+    }
+    system.end().await;
+}
+
+async fn a_job_of_twenty_thousand_chunks_arrives_whole(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.worker(Pieces { count: 20_000 }, |settings| settings.flush.interval = Duration::ZERO).await;
+    let edge = system.edge().await;
+    system.submit("long", Value::Null).await;
+    let (live, late) = tokio::join!(follow(&edge.addr, "long"), async {
+        let job = "long".parse().unwrap();
+        system.ended(&job).await;
+        // An edge that knows nothing of the job reads all of it from the log.
+        let cold = system.edge().await;
+        follow(&cold.addr, "long").await
+    });
+    let expected: String = (0..20_000).step_by(2).map(|n| format!("{n} ")).collect();
+    for seen in [live, late] {
+        seen.assert_whole();
+        assert_eq!(seen.text(), expected);
+        assert_eq!(seen.last, 20_003);
+    }
+    system.end().await;
+}
+
+/// Numbers, in turn on two channels: neighbours never join, so each is a chunk of its own.
+struct Pieces {
+    count: u32,
+}
+
+impl Backend for Pieces {
+    async fn run(&self, _job: Job, out: Output) -> Result<Finish, Failure> {
+        for n in 0..self.count {
+            let channel = if n % 2 == 0 { Channel::Output } else { Channel::Reasoning };
+            out.text_on(channel, &format!("{n} ")).await?;
+        }
+        Ok(Finish::default())
+    }
+}
+
+async fn one_connection_watches_many_jobs(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let mut client = edge.client().await;
+    let mut all: Vec<Seen> = (0..20).map(|n| Seen::of(&format!("many-{n}"))).collect();
+    for (n, seen) in all.iter().enumerate() {
+        client.watch(seen).await;
+        system.submit(&seen.job, words(30, 100, n as u64)).await;
+    }
+    while all.iter().any(|seen| !seen.ended) {
+        let Frame::Json(frame) = client.next().await else { panic!("the connection ended") };
+        let seen = all.iter_mut().find(|seen| frame["job"] == seen.job.as_str()).unwrap();
+        seen.take(&frame);
+    }
+    for (n, seen) in all.iter().enumerate() {
+        seen.assert_whole();
+        assert_eq!(seen.text(), text(&words(30, 100, n as u64)));
+    }
+    system.end().await;
+}
+
+async fn unwatch_ends_one_job_and_leaves_the_others(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let mut client = edge.client().await;
+    let (stays, goes) = (Seen::of("stays"), Seen::of("goes"));
+    client.watch(&stays).await;
+    client.watch(&goes).await;
+    for seen in [&stays, &goes] {
+        system.submit(&seen.job, words(40, 40, 1)).await;
+    }
+    client.send(json!({"op": "unwatch", "job": "goes"})).await;
+    let (mut stays, mut gone) = (stays, false);
+    while !stays.ended {
+        let Frame::Json(frame) = client.next().await else { panic!("the connection ended") };
+        if frame["job"] == "stays" {
+            stays.take(&frame);
+        } else if frame["op"] == "unwatched" {
+            gone = true;
+        } else {
+            assert!(!gone, "a frame after unwatched: {frame}");
+        }
+    }
+    assert!(gone);
+    stays.assert_whole();
+    // It can be watched again, from where the client wants.
+    let mut again = Seen::of("goes");
+    client.watch(&again).await;
+    again.follow(&mut client).await;
+    again.assert_whole();
+    system.end().await;
+}
+
+async fn events_that_have_expired_are_told_as_missing(broker: &Broker) {
+    // A shard that keeps a few dozen kilobytes.
+    let system = System::with(broker, |settings| {
+        settings.shards = 1;
+        settings.max_bytes = 64 << 10;
+    })
+    .await;
+    system.worker(Pieces { count: 1500 }, |settings| settings.flush.interval = Duration::ZERO).await;
+    let job = system.submit("old", Value::Null).await;
+    let state = system.ended(&job).await;
+    let edge = system.edge().await;
+    let (mut client, mut seen) = (edge.client().await, Seen::of("old"));
+    client.watch(&seen).await;
+    seen.follow(&mut client).await;
+    assert!(seen.ended && seen.holes.is_empty() && seen.doubled == 0);
+    assert_eq!(seen.last, state.seq.0);
+    // One hole, from the first event on, and told before anything else.
+    let first = seen.events.keys().next().copied().unwrap();
+    assert_eq!(seen.missing, [(1, first - 1)]);
+    assert!(first > 500, "{first}");
+    system.end().await;
+}

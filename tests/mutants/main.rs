@@ -1,0 +1,151 @@
+//! Tests the tests of `src/resume`: each of a list of hand-made mistakes is put into a copy of the folder, and the
+//! copy's own tests must fail. It knows nothing of what the machine should do; that is for those tests to know.
+
+mod list;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use list::{MUTANTS, Mutant};
+
+/// How many mutants are compiled and run at a time: more would starve the machine's other work.
+const AT_ONCE: usize = 2;
+/// How long the tests of one mutant may run. They take less than a second; a mutant that loops must not loop silently.
+const RUN_MAX: Duration = Duration::from_secs(60);
+
+/// What came of a copy's tests.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed,
+    TookTooLong,
+    DoesNotCompile(String),
+}
+
+#[test]
+fn the_tests_of_resume_see_every_mutant() {
+    let names: BTreeSet<&str> = MUTANTS.iter().map(|mutant| mutant.mistake).collect();
+    assert_eq!(names.len(), MUTANTS.len(), "each mutant is another mistake");
+
+    let control = outcome("control", None).unwrap();
+    assert_eq!(control, Outcome::Passed, "the unchanged folder passes its own tests as a crate of its own");
+
+    let next = AtomicUsize::new(0);
+    let complaints = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(mutant) = MUTANTS.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Some(complaint) = complaint(mutant) {
+                        complaints.lock().unwrap().push(format!("- {}: {complaint}", mutant.mistake));
+                    }
+                }
+            });
+        }
+    });
+    let complaints = complaints.into_inner().unwrap();
+    assert!(complaints.is_empty(), "{} of {} mutants:\n{}", complaints.len(), MUTANTS.len(), complaints.join("\n"));
+}
+
+/// What is wrong with a mutant; `None` when it is caught.
+fn complaint(mutant: &Mutant) -> Option<String> {
+    let words = mutant.mistake.split(|c: char| !c.is_ascii_alphanumeric()).collect::<Vec<_>>();
+    match outcome(&words.join("-"), Some(mutant)) {
+        Ok(Outcome::Failed) => None,
+        Ok(Outcome::Passed) => Some("survives: no test fails".to_owned()),
+        Ok(Outcome::TookTooLong) => Some(format!("runs longer than {RUN_MAX:?}; a test must see the loop")),
+        Ok(Outcome::DoesNotCompile(why)) => Some(format!("does not compile, which proves nothing:\n{why}")),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// Makes a crate of its own out of `src/resume` with one mistake in it, and runs its tests.
+fn outcome(name: &str, mutant: Option<&Mutant>) -> io::Result<Outcome> {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutants").join(name);
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/resume"), &dir.join("resume"))?;
+    fs::write(dir.join("root.rs"), include_str!("root.rs"))?;
+    if let Some(mutant) = mutant {
+        mutate(&dir.join("resume").join(mutant.file), mutant)?;
+    }
+    let outcome = match compile(&dir)? {
+        Ok(tests) => run(&tests)?,
+        Err(why) => Outcome::DoesNotCompile(why),
+    };
+    fs::remove_dir_all(&dir)?;
+    Ok(outcome)
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
+}
+
+fn mutate(file: &Path, mutant: &Mutant) -> io::Result<()> {
+    let source = fs::read_to_string(file)?;
+    let times = source.matches(mutant.text).count();
+    if times != 1 {
+        let text = mutant.text;
+        let why = format!("this stands {times} times in {}, not once; mend the list:\n{text}", mutant.file);
+        return Err(io::Error::other(why));
+    }
+    fs::write(file, source.replace(mutant.text, mutant.instead))
+}
+
+/// The test binary, or what the compiler says.
+fn compile(dir: &Path) -> io::Result<Result<PathBuf, String>> {
+    let tests = dir.join("tests");
+    let output = Command::new("rustc")
+        .args(["--test", "--edition", "2024", "--crate-name", "resume_alone", "--cap-lints", "allow"])
+        .args(["-O", "-C", "debuginfo=0", "-C", "debug-assertions=on", "-o"])
+        .arg(&tests)
+        .arg(dir.join("root.rs"))
+        // Where the toolchain file is.
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()?;
+    let why = String::from_utf8_lossy(&output.stderr);
+    Ok(if output.status.success() { Ok(tests) } else { Err(why.into_owned()) })
+}
+
+fn run(tests: &Path) -> io::Result<Outcome> {
+    let mut child = Command::new(tests)
+        .args(["-q", "--test-threads", "1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let stderr = child.stderr.take();
+    let (done, is_done) = channel::<()>();
+    thread::scope(|scope| {
+        // Reads to the end of its output, which is when it has ended, or was killed.
+        scope.spawn(move || {
+            let _done = done;
+            stderr.map(|mut stderr| io::copy(&mut stderr, &mut io::sink()))
+        });
+        if is_done.recv_timeout(RUN_MAX) == Err(RecvTimeoutError::Timeout) {
+            child.kill()?;
+            child.wait()?;
+            return Ok(Outcome::TookTooLong);
+        }
+        Ok(if child.wait()?.success() { Outcome::Passed } else { Outcome::Failed })
+    })
+}
