@@ -20,7 +20,7 @@ command -v cargo >/dev/null ||
   die "Rust is missing. Install it with rustup, which then takes the version that rust-toolchain.toml names."
 
 # Every flag of `tailwater` is a variable, too: one that is set for other purposes must not point the demo elsewhere.
-for name in "${!TAILWATER_@}"; do unset "$name"; done
+for name in ${!TAILWATER_@}; do unset "$name"; done
 
 # The dev profile, because the first build of the release profile takes several times as long.
 say "builds (some minutes the first time)"

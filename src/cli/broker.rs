@@ -65,9 +65,9 @@ impl Broker {
     /// Ends the server.
     pub(super) async fn stop(mut self) {
         let Some(pid) = self.child.id() else { return };
-        guard::kill_group(pid, rustix::process::Signal::TERM);
+        let _ = guard::kill_group(pid, rustix::process::Signal::TERM);
         if timeout(END_WAIT, self.child.wait()).await.is_err() {
-            guard::kill_group(pid, rustix::process::Signal::KILL);
+            let _ = guard::kill_group(pid, rustix::process::Signal::KILL);
             let _ = self.child.wait().await;
         }
     }

@@ -86,7 +86,7 @@ pub fn main() -> ExitCode {
 
 fn start_log(cli: &Cli) {
     let quiet = !matches!(cli.command, Command::Edge(_) | Command::Worker(_));
-    let default = if quiet { "warn,async_nats=error" } else { "warn,tailwater=info,async_nats=error" };
+    let default = if quiet { "error,tailwater=warn" } else { "error,tailwater=info" };
     let filter = EnvFilter::try_new(cli.log.as_deref().unwrap_or(default)).unwrap_or_else(|error| {
         eprintln!("tailwater: the log filter is passed over: {error}");
         EnvFilter::new(default)

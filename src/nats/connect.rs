@@ -51,11 +51,13 @@ impl Nats {
     pub async fn connect(options: &Options) -> Result<Self, Error> {
         let deadline = Instant::now() + options.patience;
         let (count, reconnected) = watch::channel(0_u64);
-        let live = open(options, "live", LIVE_CAPACITY, Some(count), deadline).await?;
+        let (live, replay, work) = tokio::try_join!(
+            open(options, "live", LIVE_CAPACITY, Some(count), deadline),
+            // A page fills an inbox at once, so an inbox holds a few of them.
+            open(options, "replay", PAGE * 8, None, deadline),
+            open(options, "work", LIVE_CAPACITY, None, deadline),
+        )?;
         check_version(&live, &options.url)?;
-        // A page fills an inbox at once, so an inbox holds a few of them.
-        let replay = open(options, "replay", PAGE * 8, None, deadline).await?;
-        let work = open(options, "work", LIVE_CAPACITY, None, deadline).await?;
         info!(url = %redacted(&options.url), version = %live.server_info().version, "connected to NATS");
         Ok(Self { live, replay, work, names: Arc::new(Names::new(&options.prefix)), reconnected })
     }
@@ -137,7 +139,7 @@ async fn open(
 fn note(event: &Event, count: Option<&watch::Sender<u64>>) {
     match event {
         Event::Connected => {
-            info!("NATS connection stands");
+            debug!("NATS connection stands");
             if let Some(count) = count {
                 count.send_modify(|count| *count += 1);
             }

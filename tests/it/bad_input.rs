@@ -1,1 +1,228 @@
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
+use crate::support::broker::Broker;
+use crate::support::client::{Client, Frame, Seen};
+use crate::support::system::{Edge, System, text, words};
+use crate::support::within;
+
+/// Sends one HTTP request as bytes; gives status, content type and body.
+async fn http(edge: &Edge, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String, Value) {
+    let mut socket = TcpStream::connect(&edge.addr).await.unwrap();
+    let length = body.len();
+    let headers = if headers.contains("Connection:") {
+        headers.to_owned()
+    } else {
+        format!("Connection: close\r\n{headers}")
+    };
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{headers}\r\n");
+    let mut answer = Vec::new();
+    within("an answer", async {
+        socket.write_all(head.as_bytes()).await.unwrap();
+        // The edge may answer before it has read all of a body that it refuses.
+        let _ = socket.write_all(body).await;
+        let _ = socket.read_to_end(&mut answer).await;
+    })
+    .await;
+    let answer = String::from_utf8(answer).unwrap();
+    let (head, body) =
+        answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {method} {path}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let content = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or("").to_owned();
+    (status, content, serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+async fn post(edge: &Edge, body: &Value) -> (u16, Value) {
+    let json = "Content-Type: application/json\r\n";
+    let (status, _, body) = http(edge, "POST", "/api/jobs", json, body.to_string().as_bytes()).await;
+    (status, body)
+}
+
+#[tokio::test]
+async fn every_bad_request_has_its_own_code_and_stores_nothing() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let long = "x".repeat(65);
+    for (body, status, code) in [
+        (json!({"kind": "demo", "id": "a.b"}), 400, "bad_job_id"),
+        (json!({"kind": "demo", "id": "a*"}), 400, "bad_job_id"),
+        (json!({"kind": "demo", "id": "a b"}), 400, "bad_job_id"),
+        (json!({"kind": "demo", "id": ""}), 400, "bad_job_id"),
+        (json!({"kind": "demo", "id": long}), 400, "bad_job_id"),
+        (json!({"kind": "de.mo"}), 400, "bad_kind"),
+        (json!({"kind": "nobody"}), 422, "unknown_kind"),
+        (json!({"input": 1}), 400, "bad_request"),
+        (json!({"kind": "demo", "inputt": 1}), 400, "bad_request"),
+        (json!([1]), 400, "bad_request"),
+        (json!({"kind": "demo", "input": "x".repeat(512 * 1024)}), 413, "too_large"),
+        (json!({"kind": "demo", "input": "x".repeat(10 << 20)}), 413, "too_large"),
+    ] {
+        let (got, problem) = post(&edge, &body).await;
+        assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{problem}");
+        assert_eq!(problem["status"], status);
+    }
+    let json = "Content-Type: application/json\r\n";
+    for (method, path, headers, body, status, code) in [
+        ("POST", "/api/jobs", json, "{", 400, "bad_json"),
+        ("POST", "/api/jobs", "Content-Type: text/plain\r\n", "{}", 415, "unsupported_media_type"),
+        ("POST", "/api/jobs", "", "{}", 415, "unsupported_media_type"),
+        ("GET", "/api/jobs/a.b/state", "", "", 400, "bad_job_id"),
+        ("GET", "/api/jobs/nobody/state", "", "", 404, "job_not_found"),
+        ("GET", "/api/job/nobody/state", "", "", 404, "job_not_found"),
+        ("GET", "/nowhere", "", "", 404, "not_found"),
+        ("PUT", "/api/jobs", "", "", 405, "method_not_allowed"),
+        ("GET", "/ws", "", "", 400, "bad_request"),
+    ] {
+        let (got, content, problem) = http(&edge, method, path, headers, body.as_bytes()).await;
+        assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{method} {path}: {problem}");
+        assert_eq!(content, "application/problem+json");
+    }
+    // The streams are as empty as before.
+    assert_eq!(messages(&system).await, 0);
+    system.end().await;
+}
+
+/// How many messages all streams of a system hold.
+async fn messages(system: &System) -> u64 {
+    let client = async_nats::connect(&system.options.url).await.unwrap();
+    let prefix = system.options.prefix.as_str().to_uppercase();
+    let mut count = 0;
+    for stream in [format!("{prefix}_JOBS"), format!("{prefix}_CHUNKS_0"), format!("{prefix}_CHUNKS_1")] {
+        let answer = client.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await.unwrap();
+        let info: Value = serde_json::from_slice(&answer.payload).unwrap();
+        count += info["state"]["messages"].as_u64().unwrap();
+    }
+    count
+}
+
+#[tokio::test]
+async fn the_same_job_again_is_the_same_job_and_another_one_is_refused() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let body = json!({"kind": "demo", "id": "twice", "input": {"words": 5, "rate": 0}});
+    assert_eq!(post(&edge, &body).await, (202, json!({"id": "twice", "kind": "demo", "status": "queued"})));
+    assert_eq!(post(&edge, &body).await.0, 200);
+    let other = json!({"kind": "demo", "id": "twice", "input": {"words": 6, "rate": 0}});
+    let (status, problem) = post(&edge, &other).await;
+    assert_eq!((status, problem["code"].as_str()), (409, Some("job_exists")));
+    let state = system.ended(&"twice".parse().unwrap()).await;
+    assert_eq!((state.attempt, state.output), (1, text(&body["input"])));
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_bad_frame_is_answered_and_the_connection_goes_on() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let mut client = edge.client().await;
+    for (frame, code) in [
+        ("hello", "bad_json"),
+        ("", "bad_json"),
+        ("[]", "bad_request"),
+        (r#"{"op":"dance"}"#, "unknown_op"),
+        (r#"{"op":"watch"}"#, "bad_request"),
+        (r#"{"op":"watch","job":"a.b"}"#, "bad_job_id"),
+        (r#"{"op":"watch","job":"a b"}"#, "bad_job_id"),
+        (r#"{"op":"watch","job":"*"}"#, "bad_job_id"),
+        (r#"{"op":"watch","job":"j","cursor":"made up"}"#, "bad_cursor"),
+        (r#"{"op":"watch","job":"j","after":7}"#, "after_the_end"),
+        (r#"{"op":"unwatch","job":"j"}"#, "not_watching"),
+    ] {
+        client.send_text(frame).await;
+        let error = client.op().await;
+        assert_eq!((&error["op"], error["code"].as_str()), (&json!("error"), Some(code)), "{frame}: {error}");
+        assert!(!error["message"].as_str().unwrap().is_empty());
+    }
+    // The connection is as good as new.
+    let input = words(10, 0, 1);
+    system.submit("after", input.clone()).await;
+    let mut seen = Seen::of("after");
+    client.watch(&seen).await;
+    seen.follow(&mut client).await;
+    seen.assert_whole();
+    client.watch(&Seen::of("again")).await;
+    client.watch(&Seen::of("again")).await;
+    let codes = [client.op().await, client.op().await, client.op().await];
+    assert!(codes.iter().any(|frame| frame["code"] == "already_watching"), "{codes:?}");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_frame_of_ten_megabytes_closes_only_the_connection_that_sent_it() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let (mut good, mut seen) = (edge.client().await, Seen::of("good"));
+    good.watch(&seen).await;
+    let mut bad = edge.client().await;
+    let frame = json!({"op": "watch", "job": "x".repeat(10 << 20)}).to_string();
+    bad.send_text(&frame).await;
+    assert_eq!(bad.next().await, Frame::Closed(1009));
+    let mut binary = edge.client().await;
+    binary.send_binary(vec![1, 2, 3]).await;
+    assert_eq!(binary.next().await, Frame::Closed(1003));
+    system.submit("good", words(10, 0, 1)).await;
+    seen.follow(&mut good).await;
+    seen.assert_whole();
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_cursor_that_names_nothing_here_is_told_from_one_of_another_job() {
+    let broker = Broker::one();
+    let system = System::on(&broker).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let jobs: [tailwater::wire::JobId; 2] = ["one", "two"].map(|id| id.parse().unwrap());
+    let mut cursors = Vec::new();
+    for job in &jobs {
+        system.submit(&job.to_string(), words(10, 0, 1)).await;
+        cursors.push(system.ended(job).await.cursor.unwrap());
+    }
+    assert_eq!(refusal(&edge, "one", &cursors[1]).await, "cursor_of_other_job");
+    // A cursor that an edge could have given out, but of an event that never was.
+    let forged = tailwater::wire::Cursor::of(&jobs[0], tailwater::wire::Seq(3), 9999, b"no such event");
+    assert_eq!(refusal(&edge, "one", &forged.to_string()).await, "cursor_not_in_log");
+    let elsewhere = tailwater::wire::Cursor::of(&jobs[0], tailwater::wire::Seq(30), 1, b"another event");
+    assert_eq!(refusal(&edge, "one", &elsewhere.to_string()).await, "cursor_not_in_log");
+    system.end().await;
+    // The streams are rebuilt, and the same job runs again.
+    let client = async_nats::connect(broker.url()).await.unwrap();
+    let list = client.request("$JS.API.STREAM.NAMES", "".into()).await.unwrap();
+    let list: Value = serde_json::from_slice(&list.payload).unwrap();
+    for stream in list["streams"].as_array().unwrap() {
+        let subject = format!("$JS.API.STREAM.DELETE.{}", stream.as_str().unwrap());
+        client.request(subject, "".into()).await.unwrap();
+    }
+    let rebuilt = System::on(&broker).await;
+    rebuilt.demo().await;
+    let job = rebuilt.submit("one", words(10, 0, 2)).await;
+    rebuilt.ended(&job).await;
+    let edge = rebuilt.edge().await;
+    assert_eq!(refusal(&edge, "one", &cursors[0]).await, "cursor_not_in_log");
+    rebuilt.end().await;
+}
+
+async fn refusal(edge: &Edge, job: &str, cursor: &str) -> String {
+    let mut client = edge.client().await;
+    client.send(json!({"op": "watch", "job": job, "cursor": cursor})).await;
+    let error = client.op().await;
+    assert_eq!(error["job"], job, "{error}");
+    error["code"].as_str().unwrap_or_else(|| panic!("{error}")).to_owned()
+}
+
+#[tokio::test]
+async fn a_subprotocol_that_nobody_knows_is_refused_before_the_upgrade() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: soap\r\n";
+    let (status, _, problem) = http(&edge, "GET", "/ws", upgrade, b"").await;
+    assert_eq!((status, problem["code"].as_str()), (400, Some("bad_subprotocol")));
+    assert!(Client::try_connect(&edge.addr).await.is_some());
+    system.end().await;
+}

@@ -1,1 +1,243 @@
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
 
+use serde_json::Value;
+use tailwater::guard::Signal;
+use tempfile::TempDir;
+
+use crate::support::broker::{self, Broker};
+use crate::support::client::follow;
+use crate::support::eventually;
+use crate::support::process::{Process, run};
+use crate::support::system::{System, text, words};
+
+/// `tailwater up` in a directory of its own, and where it serves.
+struct Up {
+    process: Process,
+    nats: String,
+    addr: String,
+    dir: TempDir,
+}
+
+async fn up(dir: TempDir, command: &[&str]) -> Up {
+    let mut args: Vec<String> = ["up", "--listen", "127.0.0.1:0", "--data-dir"].map(str::to_owned).to_vec();
+    args.push(dir.path().display().to_string());
+    args.extend(["--nats-server".to_owned(), broker::program().display().to_string()]);
+    if !command.is_empty() {
+        args.push("--".to_owned());
+        args.extend(command.iter().map(|&arg| arg.to_owned()));
+    }
+    let mut process = Process::start(args);
+    let nats = process.says("nats ").await;
+    let addr = process.says("ready http://").await;
+    Up { process, nats, addr, dir }
+}
+
+/// Whether anything listens there.
+async fn is_open(addr: &str) -> bool {
+    tokio::net::TcpStream::connect(addr.trim_start_matches("nats://")).await.is_ok()
+}
+
+#[tokio::test]
+async fn up_serves_a_demo_and_a_program_and_leaves_nothing_behind() {
+    let mut up = up(TempDir::new().unwrap(), &["sh", "-c", "cat; echo; echo done"]).await;
+    let input = words(20, 100, 3);
+    let (code, out, err) =
+        run(["submit", "--kind", "demo", "--input", &input.to_string(), "--watch", "--nats", &up.nats]).await;
+    assert_eq!((code, out.as_str()), (0, text(&input).as_str()), "{err}");
+    let (code, out, err) =
+        run(["submit", "--kind", "exec", "--input", r#"{"a":[1,"é"]}"#, "--watch", "--nats", &up.nats]).await;
+    assert_eq!((code, out.as_str()), (0, "{\"a\":[1,\"é\"]}\ndone\n"), "{err}");
+    up.process.signal(Signal::INT);
+    assert!(up.process.ends_within(Duration::from_secs(5)).await.success());
+    assert!(!is_open(&up.nats).await);
+    // What was stored is there again.
+    let Up { dir, .. } = up;
+    let mut again = self::up(dir, &[]).await;
+    let (code, out, _) =
+        run(["submit", "--kind", "exec", "--input", "1", "--id", "x", "--nats", &again.nats]).await;
+    assert_eq!((code, out.trim()), (0, "x"));
+    again.process.signal(Signal::TERM);
+    again.process.ends_within(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn up_that_is_killed_takes_its_broker_and_its_programs_along() {
+    let dir = TempDir::new().unwrap();
+    let alive = dir.path().join("alive");
+    std::fs::create_dir(&alive).unwrap();
+    // The program says that it lives by a file that it keeps open and locked.
+    let program = format!("exec 9>{0}/lock; flock 9; echo begun; sleep 600", alive.display());
+    let up = up(TempDir::new().unwrap(), &["sh", "-c", &program]).await;
+    let (code, ..) = run(["submit", "--kind", "exec", "--id", "sleeps", "--nats", &up.nats]).await;
+    assert_eq!(code, 0);
+    let lock = || std::fs::File::create(alive.join("lock")).unwrap().try_lock().is_ok();
+    eventually("the program", || async { (!lock()).then_some(()) }).await;
+    up.process.kill_alone();
+    eventually("the end of the program", || async { lock().then_some(()) }).await;
+    eventually("the end of the broker", || async { (!is_open(&up.nats).await).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn what_keeps_up_from_starting_is_one_clear_sentence() {
+    let busy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let busy = busy.local_addr().unwrap().to_string();
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().display().to_string();
+    let program = broker::program().display().to_string();
+    let said = async |args: &[&str]| {
+        let (code, out, err) = run(args.iter().copied()).await;
+        assert_eq!((code, out.as_str(), err.lines().count()), (2, "", 1), "{err}");
+        err
+    };
+    let listener = TcpListener::bind(&busy).unwrap_err();
+    drop(listener);
+    let err = said(&["up", "--listen", &busy, "--data-dir", &data, "--nats-server", &program]).await;
+    assert!(err.contains(&format!("cannot listen on {busy}")), "{err}");
+    let err =
+        said(&["up", "--listen", "127.0.0.1:0", "--data-dir", &data, "--nats-server", "/no/such/file"]).await;
+    assert!(err.contains("no nats-server at /no/such/file"), "{err}");
+    let old = dir.path().join("old-nats");
+    std::fs::write(&old, "#!/bin/sh\nexit 3\n").unwrap();
+    std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let old = old.display().to_string();
+    let err = said(&["up", "--listen", "127.0.0.1:0", "--data-dir", &data, "--nats-server", &old]).await;
+    assert!(err.contains("nats-server did not start"), "{err}");
+    let err =
+        said(&["up", "--listen", "127.0.0.1:0", "--data-dir", "/dev/null/x", "--nats-server", &program])
+            .await;
+    assert!(err.contains("cannot make the data directory"), "{err}");
+    let held = up(TempDir::new().unwrap(), &[]).await;
+    let data = held.dir.path().display().to_string();
+    let err = said(&["up", "--listen", "127.0.0.1:0", "--data-dir", &data, "--nats-server", &program]).await;
+    assert!(err.contains("is in use by another"), "{err}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_too_old_or_not_set_up_is_named() {
+    // A server that greets with an old version.
+    let old = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("nats://{}", old.local_addr().unwrap());
+    let greet = async {
+        loop {
+            use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+            let (mut socket, _) = old.accept().await.unwrap();
+            let info = r#"INFO {"server_id":"x","server_name":"x","version":"2.9.10","go":"go1","host":"h","port":1,"headers":true,"max_payload":1048576,"proto":1,"client_id":1,"client_ip":"127.0.0.1"}"#;
+            socket.write_all(format!("{info}\r\n").as_bytes()).await.unwrap();
+            let mut sent = [0; 4096];
+            while !String::from_utf8_lossy(&sent).contains("PING") {
+                if socket.read(&mut sent).await.unwrap_or(0) == 0 {
+                    break;
+                }
+            }
+            let _ = socket.write_all(b"PONG\r\n").await;
+            // Kept open until the test ends.
+            std::mem::forget(socket);
+        }
+    };
+    let asked = run(["state", "j", "--nats", &url]);
+    let (code, _, err) = tokio::select! {
+        asked = asked => asked,
+        () = greet => unreachable!(),
+    };
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("nats-server 2.9.10 at") && err.contains("needs 2.12.3"), "{err}");
+    let broker = Broker::shared_one();
+    let (code, _, err) = run(["state", "j", "--nats", &broker.url(), "--prefix", "nobody"]).await;
+    assert_eq!((code, err.contains("run `tailwater setup` first")), (2, true), "{err}");
+    let nowhere = ["state", "j", "--nats", "nats://127.0.0.1:1", "--nats-wait", "0s"];
+    let (code, _, err) = run(nowhere).await;
+    assert_eq!((code, err.contains("cannot reach NATS at nats://127.0.0.1:1")), (2, true), "{err}");
+}
+
+#[tokio::test]
+async fn setup_is_repeatable_and_refuses_a_stream_that_differs() {
+    let url = Broker::shared_one().url();
+    let setup = async |extra: &[&str]| {
+        run([&["setup", "--nats", &url, "--prefix", "setup", "--max-bytes", "1048576"], extra].concat()).await
+    };
+    let (code, out, err) = setup(&["--shards", "2"]).await;
+    assert_eq!((code, out.as_str()), (0, "ready: 2 shards\n"), "{err}");
+    assert_eq!(setup(&["--shards", "2"]).await.0, 0);
+    let (code, _, err) = setup(&["--shards", "2", "--max-age", "1h"]).await;
+    assert_eq!(code, 2);
+    assert!(err.contains("stream SETUP_CHUNKS_0 exists and differs"), "{err}");
+    assert!(err.contains("max_age: there 86400000000000, declared 3600000000000"), "{err}");
+    let (code, _, err) = setup(&["--shards", "3"]).await;
+    assert_eq!((code, err.contains("tailwater.shards: there \"2\", declared \"3\"")), (2, true), "{err}");
+}
+
+#[tokio::test]
+async fn the_terminal_follows_resumes_and_says_how_a_job_ended() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let flags = system.flags();
+    let tailwater = async |args: &[&str]| {
+        run([args, &flags.iter().map(String::as_str).collect::<Vec<_>>()].concat()).await
+    };
+    let input = words(80, 80, 5);
+    let job = system.submit("tail", input.clone()).await;
+    let url = format!("http://{}", edge.addr);
+    let (code, out, err) =
+        tailwater(&["tail", "tail", "--edge", &url, "--drop-after", "4", "--summary"]).await;
+    assert_eq!((code, out.as_str()), (0, text(&input).as_str()), "{err}");
+    assert!(err.contains("· missing 0 · duplicated 0 · resumed at seq 5"), "{err}");
+    // Without an edge, from a number, as JSON.
+    let (code, out, err) = tailwater(&["tail", "tail", "--after", "3", "--json"]).await;
+    assert_eq!(code, 0, "{err}");
+    let seqs: Vec<u64> = out
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64().unwrap())
+        .collect();
+    let state = system.ended(&job).await;
+    assert_eq!(seqs, (4..=state.seq.0).collect::<Vec<_>>());
+    let (code, out, _) = tailwater(&["state", "tail"]).await;
+    assert_eq!(
+        (code, serde_json::from_str::<Value>(&out).unwrap()["output"].as_str()),
+        (0, Some(&*text(&input)))
+    );
+    system.submit("bad", serde_json::json!({"words": -1})).await;
+    let (code, _, err) = tailwater(&["tail", "bad"]).await;
+    assert_eq!((code, err.contains("bad_input")), (1, true), "{err}");
+    assert_eq!(tailwater(&["state", "nobody"]).await.0, 2);
+    assert_eq!(tailwater(&["state", "no.body"]).await.0, 64);
+    assert_eq!(tailwater(&["submit", "--kind", "nobody"]).await.0, 2);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn an_edge_with_several_threads_serves_all_its_clients() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let flags = ["edge", "--listen", "127.0.0.1:0", "--threads", "3"].map(str::to_owned).to_vec();
+    let mut edge = Process::start([flags, system.flags()].concat());
+    let addr = edge.says("ready http://").await;
+    let input = words(40, 40, 2);
+    system.submit("threads", input.clone()).await;
+    let all = futures_util::future::join_all((0..30).map(|_| follow(&addr, "threads"))).await;
+    for seen in all {
+        seen.assert_whole();
+        assert_eq!(seen.text(), text(&input));
+    }
+    edge.signal(Signal::TERM);
+    assert!(edge.ends_within(Duration::from_secs(5)).await.success());
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_worker_in_python_is_a_worker_like_any_other() {
+    let python = option_env!("TAILWATER_TEST_PYTHON").map(str::to_owned).or_else(test_python);
+    let python = python
+        .expect("a Python with nats-py: scripts/test.sh makes one and names it in TAILWATER_TEST_PYTHON");
+    let system = System::with(Broker::shared_one(), |_| {}).await;
+    drop(python);
+    system.end().await;
+}
+
+fn test_python() -> Option<String> {
+    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/venv/bin/python");
+    venv.exists().then(|| venv.display().to_string())
+}

@@ -1,1 +1,275 @@
+use std::time::Duration;
 
+use serde_json::{Value, json};
+use tailwater::guard::Signal;
+use tailwater::nats::{Refusal, Writer};
+use tailwater::wire::{Body, Type};
+use tokio::time::{Instant, sleep};
+
+use crate::support::broker::Broker;
+use crate::support::client::{Client, Frame, Seen};
+use crate::support::process::Process;
+use crate::support::system::{System, text, words};
+use crate::support::{eventually, within};
+use crate::watching::on_one_and_three;
+
+on_one_and_three!(
+    a_worker_that_is_killed_is_replaced_and_its_text_superseded,
+    a_worker_that_was_frozen_is_refused_by_the_broker,
+    clients_of_an_edge_that_is_killed_resume_on_another,
+    an_edge_that_is_stopped_tells_its_clients_to_come_back,
+);
+
+fn worker(system: &System) -> Process {
+    Process::start(
+        [vec!["worker".to_owned(), "--kind".into(), "demo".into()], system.flags(), vec!["demo".into()]]
+            .concat(),
+    )
+}
+
+async fn edge(system: &System) -> (Process, String) {
+    let flags = ["edge", "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
+    let mut edge = Process::start([flags, system.flags()].concat());
+    let addr = edge.says("ready http://").await;
+    (edge, addr)
+}
+
+/// Waits until the job has as many events.
+async fn reaches(system: &System, job: &str, seq: u64) {
+    let job = job.parse().unwrap();
+    eventually("events", || async {
+        system.log.last(&job).await.ok().flatten().filter(|last| last.seq.0 >= seq)
+    })
+    .await;
+}
+
+async fn kind_is_known(system: &System) {
+    let kind = "demo".parse().unwrap();
+    eventually("the kind", || async { system.log.has_kind(&kind).await.ok().filter(|known| *known) }).await;
+}
+
+async fn a_worker_that_is_killed_is_replaced_and_its_text_superseded(broker: &Broker) {
+    let system = System::on(broker).await;
+    let mut first = worker(&system);
+    kind_is_known(&system).await;
+    let input = words(300, 60, 11);
+    let job = system.submit("kill", input.clone()).await;
+    let edge = system.edge().await;
+    let (mut client, mut seen) = (edge.client().await, Seen::of("kill"));
+    client.watch(&seen).await;
+    reaches(&system, "kill", 8).await;
+    first.kill().await;
+    let died = Instant::now();
+    let _second = worker(&system);
+    seen.follow(&mut client).await;
+    seen.assert_whole();
+    let starts: Vec<_> = starts(&seen);
+    assert_eq!(starts.iter().map(|start| start.1).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(seen.text(), text(&input));
+    let state = system.ended(&job).await;
+    assert_eq!((state.attempt, state.output), (2, text(&input)));
+    // The ack wait is 10 s, and the words of the second attempt take 5.
+    assert!(died.elapsed() < Duration::from_secs(20), "{:?}", died.elapsed());
+    system.end().await;
+}
+
+/// Where attempts begin: number and attempt.
+fn starts(seen: &Seen) -> Vec<(u64, u64)> {
+    seen.events
+        .iter()
+        .filter(|(_, event)| event["type"] == "job:started:v1")
+        .map(|(seq, event)| (*seq, event["attempt"].as_u64().unwrap()))
+        .collect()
+}
+
+async fn a_worker_that_was_frozen_is_refused_by_the_broker(broker: &Broker) {
+    let system = System::on(broker).await;
+    let mut frozen = worker(&system);
+    kind_is_known(&system).await;
+    let input = words(400, 25, 12);
+    let job = system.submit("freeze", input.clone()).await;
+    reaches(&system, "freeze", 6).await;
+    // A writer that stands where the frozen one stands, to ask the broker itself.
+    let before = system.log.last(&job).await.unwrap().unwrap();
+    frozen.signal(Signal::STOP);
+    let _second = worker(&system);
+    eventually("a second attempt", || async {
+        system.log.last(&job).await.ok().flatten().filter(|last| last.attempt == 2)
+    })
+    .await;
+    let mut zombie = Writer::new(system.log.clone(), job.clone(), 1, Some(&before));
+    let chunk = Body::Chunk { text: "zombie".into(), channel: Default::default() };
+    assert!(matches!(zombie.append(chunk).await, Err(Refusal::Superseded)));
+    frozen.signal(Signal::CONT);
+    let edge = system.edge().await;
+    let seen = within("the job", crate::support::client::follow(&edge.addr, "freeze")).await;
+    seen.assert_whole();
+    let (second, _) = starts(&seen)[1];
+    let attempts_after: Vec<_> = seen.events.range(second..).map(|(_, event)| &event["attempt"]).collect();
+    assert!(attempts_after.iter().all(|attempt| **attempt == 2), "{attempts_after:?}");
+    assert_eq!(seen.text(), text(&input));
+    // The frozen worker lives and has let go: it takes the next job.
+    frozen.signal(Signal::TERM);
+    assert!(frozen.ends_within(Duration::from_secs(20)).await.success());
+    system.end().await;
+}
+
+async fn clients_of_an_edge_that_is_killed_resume_on_another(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let (mut first, first_addr) = edge(&system).await;
+    let (_second, second_addr) = edge(&system).await;
+    let mut jobs = Vec::new();
+    for n in 0..10 {
+        let job = format!("edge-{n}");
+        system.submit(&job, words(200, 50, n)).await;
+        let (mut client, seen) = (Client::connect(&first_addr).await, Seen::of(&job));
+        client.watch(&seen).await;
+        jobs.push((n, client, seen));
+    }
+    for (_, client, seen) in &mut jobs {
+        for _ in 0..10 {
+            let Frame::Json(frame) = client.next().await else { panic!("cut off early") };
+            seen.take(&frame);
+        }
+    }
+    first.kill().await;
+    for (n, mut client, mut seen) in jobs {
+        assert_eq!(seen.follow(&mut client).await, Frame::Cut);
+        let mut client = Client::connect(&second_addr).await;
+        client.watch(&seen).await;
+        seen.follow(&mut client).await;
+        seen.assert_whole();
+        assert_eq!(seen.text(), text(&words(200, 50, n)));
+    }
+    system.end().await;
+}
+
+async fn an_edge_that_is_stopped_tells_its_clients_to_come_back(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let (mut first, addr) = edge(&system).await;
+    system.submit("stop", words(100, 50, 4)).await;
+    let (mut client, mut seen) = (Client::connect(&addr).await, Seen::of("stop"));
+    client.watch(&seen).await;
+    reaches(&system, "stop", 5).await;
+    first.signal(Signal::TERM);
+    assert_eq!(seen.follow(&mut client).await, Frame::Closed(1012));
+    assert!(first.ends_within(Duration::from_secs(5)).await.success());
+    let second = system.edge().await;
+    let mut client = second.client().await;
+    client.watch(&seen).await;
+    seen.follow(&mut client).await;
+    seen.assert_whole();
+    system.end().await;
+}
+
+/// Follows a job through whatever happens to the broker.
+async fn follow_through(addr: &str, seen: &mut Seen) {
+    while !seen.ended {
+        let mut client = Client::connect(addr).await;
+        client.watch(seen).await;
+        loop {
+            match client.next().await {
+                // The log may be out of reach for a moment; the client asks again.
+                Frame::Json(frame) if frame["op"] == "error" => {
+                    assert_eq!(frame["code"], "unavailable", "{frame}");
+                    sleep(Duration::from_millis(100)).await;
+                    break;
+                }
+                Frame::Json(frame) => seen.take(&frame),
+                Frame::Closed(_) | Frame::Cut => break,
+            }
+            if seen.ended {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_is_killed_and_started_again_loses_and_doubles_nothing() {
+    let mut broker = Broker::one();
+    let system = System::on(&broker).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let mut jobs: Vec<_> = (0..20).map(|n| Seen::of(&format!("kill-{n}"))).collect();
+    for (n, seen) in jobs.iter().enumerate() {
+        system.submit(&seen.job, words(200, 40, n as u64)).await;
+    }
+    let chaos = async {
+        for _ in 0..3 {
+            sleep(Duration::from_millis(700)).await;
+            broker.kill(0);
+            sleep(Duration::from_millis(300)).await;
+            broker.restart(0);
+        }
+    };
+    let addr = edge.addr.clone();
+    let clients = futures_util::future::join_all(jobs.iter_mut().map(|seen| follow_through(&addr, seen)));
+    within("all jobs", futures_util::future::join(chaos, clients)).await;
+    for (n, seen) in jobs.iter().enumerate() {
+        seen.assert_whole();
+        assert_eq!(seen.text(), text(&words(200, 40, n as u64)));
+        assert_eq!(starts(seen).len(), 1, "nobody took {} over", seen.job);
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_leader_that_is_killed_under_load_loses_and_doubles_nothing() {
+    let mut broker = Broker::three();
+    let system = System::with(&broker, |settings| settings.shards = 1).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let mut jobs: Vec<_> = (0..50).map(|n| Seen::of(&format!("leader-{n}"))).collect();
+    for (n, seen) in jobs.iter().enumerate() {
+        system.submit(&seen.job, words(300, 30, n as u64)).await;
+    }
+    let chaos = async {
+        sleep(Duration::from_secs(2)).await;
+        let leader = leader(&system, &broker).await;
+        broker.kill(leader);
+        sleep(Duration::from_secs(3)).await;
+        broker.restart(leader);
+    };
+    let addr = edge.addr.clone();
+    let clients = futures_util::future::join_all(jobs.iter_mut().map(|seen| follow_through(&addr, seen)));
+    within("all jobs", futures_util::future::join(chaos, clients)).await;
+    for (n, seen) in jobs.iter().enumerate() {
+        seen.assert_whole();
+        assert_eq!(seen.text(), text(&words(300, 30, n as u64)));
+    }
+    system.end().await;
+}
+
+/// The node that leads the only shard.
+async fn leader(system: &System, broker: &Broker) -> usize {
+    let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>()).await.unwrap();
+    let stream = format!("{}_CHUNKS_0", system.options.prefix.as_str().to_uppercase());
+    let answer = client.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await.unwrap();
+    let info: Value = serde_json::from_slice(&answer.payload).unwrap();
+    broker.index_of(info["cluster"]["leader"].as_str().unwrap())
+}
+
+#[tokio::test]
+async fn a_job_whose_end_was_stored_but_not_acked_is_not_run_again() {
+    let system = System::on(Broker::shared_one()).await;
+    let mut first = worker(&system);
+    kind_is_known(&system).await;
+    first.kill().await;
+    // What a worker leaves that dies between the end event and the ack.
+    let job = system.submit("acked", json!(null)).await;
+    let last = system.log.last(&job).await.unwrap().unwrap();
+    let mut writer = Writer::new(system.log.clone(), job.clone(), 1, Some(&last));
+    writer.append(Body::Done { usage: None, finish_reason: None }).await.unwrap();
+    let stop = system.demo().await;
+    eventually("an empty queue", || async {
+        system.log.queued_kind(&job).await.ok().filter(Option::is_none).map(|_| ())
+    })
+    .await;
+    let last = system.log.last(&job).await.unwrap().unwrap();
+    assert_eq!((last.kind, last.seq.0), (Type::Done, 2));
+    stop.cancel();
+    system.end().await;
+}

@@ -1,1 +1,109 @@
+use std::time::Duration;
 
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tailwater::backend::{Backend, Failure, Finish, Job, Output};
+use tokio::time::{Instant, sleep};
+
+use crate::support::broker::Broker;
+use crate::support::client::{Client, Frame, Seen};
+use crate::support::process::Process;
+use crate::support::system::{System, text, words};
+use crate::support::within;
+use crate::watching::on_one_and_three;
+
+on_one_and_three!(five_hundred_clients_come_back_at_once_to_an_edge_that_has_just_started);
+
+async fn five_hundred_clients_come_back_at_once_to_an_edge_that_has_just_started(broker: &Broker) {
+    let system = System::with(broker, |settings| settings.shards = 1).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let mut all: Vec<Seen> = (0..500).map(|n| Seen::of(&format!("storm-{n}"))).collect();
+    join_all(all.iter().enumerate().map(|(n, seen)| system.submit(&seen.job, words(60, 15, n as u64)))).await;
+    let mut clients = join_all(all.iter_mut().map(|seen| async {
+        let mut client = edge.client().await;
+        client.watch(seen).await;
+        // Some events each, so that each comes back with a cursor of its own.
+        for _ in 0..6 {
+            let Frame::Json(frame) = client.next().await else { panic!("cut off early") };
+            seen.take(&frame);
+        }
+        client
+    }))
+    .await;
+    edge.stop();
+    let cold = system.edge().await;
+    join_all(all.iter_mut().zip(&mut clients).map(|(seen, client)| async {
+        seen.follow(client).await;
+        if !seen.ended {
+            let mut client = cold.client().await;
+            client.watch(seen).await;
+            seen.follow(&mut client).await;
+        }
+    }))
+    .await;
+    for (n, seen) in all.iter().enumerate() {
+        seen.assert_whole();
+        assert_eq!(seen.text(), text(&words(60, 15, n as u64)));
+    }
+    system.end().await;
+}
+
+/// Puts out so many megabytes, as fast as they are taken.
+struct Flood {
+    megabytes: usize,
+}
+
+impl Backend for Flood {
+    async fn run(&self, _job: Job, out: Output) -> Result<Finish, Failure> {
+        let kilobyte = "0123456789abcde\n".repeat(64);
+        for _ in 0..self.megabytes * 1024 {
+            out.text(&kilobyte).await?;
+        }
+        Ok(Finish::default())
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_reading_costs_neither_memory_nor_others_their_time() {
+    let system = System::on(Broker::shared_one()).await;
+    system.worker(Flood { megabytes: 64 }, |settings| settings.kind = "flood".parse().unwrap()).await;
+    system.demo().await;
+    let flags = ["edge", "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
+    let mut edge = Process::start([flags, system.flags()].concat());
+    let addr = edge.says("ready http://").await;
+    let (job, kind) = ("flood".parse().unwrap(), "flood".parse().unwrap());
+    system.log.submit(&job, &kind, &Value::Null).await.unwrap();
+    let mut stalled = Vec::new();
+    for _ in 0..20 {
+        let mut client = Client::connect(&addr).await;
+        client.send(json!({"op": "watch", "job": "flood"})).await;
+        stalled.push((client, Seen::of("flood")));
+    }
+    let before = edge.memory();
+    // Nobody of the twenty reads for ten seconds; meanwhile somebody else follows a job of 20 words a second.
+    let stall_until = Instant::now() + Duration::from_secs(10);
+    system.submit("beside", words(180, 20, 1)).await;
+    let (mut client, mut seen) = (Client::connect(&addr).await, Seen::of("beside"));
+    client.watch(&seen).await;
+    let (mut peak, mut longest, mut last) = (0, Duration::ZERO, Instant::now());
+    while !seen.ended {
+        let Frame::Json(frame) = client.next().await else { panic!("cut off") };
+        seen.take(&frame);
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
+        peak = peak.max(edge.memory());
+    }
+    seen.assert_whole();
+    eprintln!("memory {before} to {peak} KiB; the longest pause of the other client {longest:?}");
+    // 64 MiB were stored, 20 times that was wanted; a feed keeps 256 KiB of it and each session at most 64 KiB.
+    assert!(peak < before + 30_000, "{before} to {peak} KiB");
+    assert!(longest < Duration::from_secs(2), "{longest:?}");
+    let left = stall_until.saturating_duration_since(Instant::now());
+    sleep(left).await;
+    let (mut client, mut seen) = stalled.remove(0);
+    within("the rest", seen.follow(&mut client)).await;
+    seen.assert_whole();
+    assert_eq!(seen.text().len(), 64 << 20);
+    system.end().await;
+}

@@ -17,5 +17,7 @@ mod cli;
 mod killing;
 /// Many clients, many events, slow readers.
 mod load;
+/// The rules of the house that no lint knows.
+mod tidy;
 /// One client or a few follow a job: from anywhere, over any number of drops.
 mod watching;

@@ -77,17 +77,17 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "if seq == self.next && self.state != State::Ended {",
         "if self.state != State::Ended {",
     ),
-    stitcher(
-        "what the replay skips is waited for",
-        "self.skip_to(seq);\n        if seq",
-        "if seq",
-    ),
+    stitcher("what the replay skips is waited for", "self.skip_to(seq);\n        if seq", "if seq"),
     stitcher(
         "the reader jumps over what the replay skips and tells nobody",
         "self.out.push_back(Action::Missing { from: self.next, to: to.before() });\n",
         "",
     ),
-    stitcher("a second replay is asked for while one is under way", "self.state = State::Replaying { stale: false };\n", ""),
+    stitcher(
+        "a second replay is asked for while one is under way",
+        "self.state = State::Replaying { stale: false };\n",
+        "",
+    ),
     stitcher(
         "every replay begins stale, so that there is always another",
         "self.state = State::Replaying { stale: false };",
@@ -143,7 +143,11 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "let to = seq;",
     ),
     stitcher("a hole is told one too long", "to: to.before() }", "to }"),
-    stitcher("what may still come is taken for gone", "=> self.skip_to(before),", "=> self.skip_to(before.next()),"),
+    stitcher(
+        "what may still come is taken for gone",
+        "=> self.skip_to(before),",
+        "=> self.skip_to(before.next()),",
+    ),
     stitcher("what is gone is never told", "=> self.skip_to(before),", "=> drop(before),"),
     stitcher(
         "a replay proves gone what was stored after it began",
@@ -155,11 +159,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "(self.next < self.asked).then_some(self.asked)",
         "(self.next < self.asked).then(|| self.ahead().map_or(self.asked, |ahead| ahead.min(self.asked)))",
     ),
-    stitcher(
-        "after the first replay nothing is ever proven gone",
-        "self.asked = self.known;\n",
-        "",
-    ),
+    stitcher("after the first replay nothing is ever proven gone", "self.asked = self.known;\n", ""),
     // ---- the end
     stitcher(
         "the end is told before the end item",
@@ -186,15 +186,43 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "if seq == self.next {",
     ),
     // ---- the history
-    history("an item that is too large for the history is not kept", "&& self.items.len() > 1", "&& !self.items.is_empty()"),
-    history("what was evicted still counts", "self.bytes = self.bytes.saturating_sub(old.size());", "drop(old);"),
-    history("one item too many is evicted", "while self.bytes > self.bytes_max", "while self.bytes >= self.bytes_max"),
-    history("a reader of the item just evicted is served the next one", "\n        if from < first {", "\n        if from.next() < first {"),
+    history(
+        "an item that is too large for the history is not kept",
+        "&& self.items.len() > 1",
+        "&& !self.items.is_empty()",
+    ),
+    history(
+        "what was evicted still counts",
+        "self.bytes = self.bytes.saturating_sub(old.size());",
+        "drop(old);",
+    ),
+    history(
+        "one item too many is evicted",
+        "while self.bytes > self.bytes_max",
+        "while self.bytes >= self.bytes_max",
+    ),
+    history(
+        "a reader of the item just evicted is served the next one",
+        "\n        if from < first {",
+        "\n        if from.next() < first {",
+    ),
     history("every reader is served from the beginning", ".skip(skip)", ".skip(skip.min(0))"),
-    history("a history that begins again keeps what was before the hole", "*self = Self::new(next, self.bytes_max);", "self.next = next;"),
-    history("a history takes what is not its turn", "assert!(item.seq() == self.next, \"a history has no hole\");", ""),
+    history(
+        "a history that begins again keeps what was before the hole",
+        "*self = Self::new(next, self.bytes_max);",
+        "self.next = next;",
+    ),
+    history(
+        "a history takes what is not its turn",
+        "assert!(item.seq() == self.next, \"a history has no hole\");",
+        "",
+    ),
     history("a reader with little room is told that there is nothing", "bytes_max.max(1)", "bytes_max"),
-    history("an item is looked for one place too far", "checked_sub(self.first().0)?", "checked_sub(self.first().before().0)?"),
+    history(
+        "an item is looked for one place too far",
+        "checked_sub(self.first().0)?",
+        "checked_sub(self.first().before().0)?",
+    ),
 ];
 
 // Mutants that no test can catch, since nothing about the machine changes:

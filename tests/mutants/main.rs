@@ -35,30 +35,40 @@ fn the_tests_of_resume_see_every_mutant() {
     let names: BTreeSet<&str> = MUTANTS.iter().map(|mutant| mutant.mistake).collect();
     assert_eq!(names.len(), MUTANTS.len(), "each mutant is another mistake");
 
-    let control = outcome("control", None).unwrap();
+    // Its own for each run, so that two at a time do not mix their sources.
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mutants-{}", std::process::id()));
+    let control = outcome(&dir.join("lane-0"), None).unwrap();
     assert_eq!(control, Outcome::Passed, "the unchanged folder passes its own tests as a crate of its own");
 
     let next = AtomicUsize::new(0);
     let complaints = Mutex::new(Vec::new());
     thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
+        for lane in 0..AT_ONCE {
+            let lane = dir.join(format!("lane-{lane}"));
+            let (next, complaints) = (&next, &complaints);
+            scope.spawn(move || {
                 while let Some(mutant) = MUTANTS.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Some(complaint) = complaint(mutant) {
+                    if let Some(complaint) = complaint(&lane, mutant) {
                         complaints.lock().unwrap().push(format!("- {}: {complaint}", mutant.mistake));
                     }
                 }
             });
         }
     });
+    fs::remove_dir_all(&dir).unwrap();
     let complaints = complaints.into_inner().unwrap();
-    assert!(complaints.is_empty(), "{} of {} mutants:\n{}", complaints.len(), MUTANTS.len(), complaints.join("\n"));
+    assert!(
+        complaints.is_empty(),
+        "{} of {} mutants:\n{}",
+        complaints.len(),
+        MUTANTS.len(),
+        complaints.join("\n")
+    );
 }
 
 /// What is wrong with a mutant; `None` when it is caught.
-fn complaint(mutant: &Mutant) -> Option<String> {
-    let words = mutant.mistake.split(|c: char| !c.is_ascii_alphanumeric()).collect::<Vec<_>>();
-    match outcome(&words.join("-"), Some(mutant)) {
+fn complaint(lane: &Path, mutant: &Mutant) -> Option<String> {
+    match outcome(lane, Some(mutant)) {
         Ok(Outcome::Failed) => None,
         Ok(Outcome::Passed) => Some("survives: no test fails".to_owned()),
         Ok(Outcome::TookTooLong) => Some(format!("runs longer than {RUN_MAX:?}; a test must see the loop")),
@@ -67,23 +77,18 @@ fn complaint(mutant: &Mutant) -> Option<String> {
     }
 }
 
-/// Makes a crate of its own out of `src/resume` with one mistake in it, and runs its tests.
-fn outcome(name: &str, mutant: Option<&Mutant>) -> io::Result<Outcome> {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutants").join(name);
-    if dir.exists() {
-        fs::remove_dir_all(&dir)?;
-    }
-    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/resume"), &dir.join("resume"))?;
-    fs::write(dir.join("root.rs"), include_str!("root.rs"))?;
+/// Makes a crate of its own out of `src/resume` with one mistake in it, and runs its tests. The lane is where the one
+/// before was made, so that the compiler has only the difference to do.
+fn outcome(lane: &Path, mutant: Option<&Mutant>) -> io::Result<Outcome> {
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/resume"), &lane.join("resume"))?;
+    fs::write(lane.join("root.rs"), include_str!("root.rs"))?;
     if let Some(mutant) = mutant {
-        mutate(&dir.join("resume").join(mutant.file), mutant)?;
+        mutate(&lane.join("resume").join(mutant.file), mutant)?;
     }
-    let outcome = match compile(&dir)? {
+    Ok(match compile(lane)? {
         Ok(tests) => run(&tests)?,
         Err(why) => Outcome::DoesNotCompile(why),
-    };
-    fs::remove_dir_all(&dir)?;
-    Ok(outcome)
+    })
 }
 
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
@@ -112,13 +117,14 @@ fn mutate(file: &Path, mutant: &Mutant) -> io::Result<()> {
 }
 
 /// The test binary, or what the compiler says.
-fn compile(dir: &Path) -> io::Result<Result<PathBuf, String>> {
-    let tests = dir.join("tests");
+fn compile(lane: &Path) -> io::Result<Result<PathBuf, String>> {
+    let tests = lane.join("tests");
     let output = Command::new("rustc")
         .args(["--test", "--edition", "2024", "--crate-name", "resume_alone", "--cap-lints", "allow"])
         .args(["-O", "-C", "debuginfo=0", "-C", "debug-assertions=on", "-o"])
         .arg(&tests)
-        .arg(dir.join("root.rs"))
+        .arg(format!("-Cincremental={}", lane.join("incremental").display()))
+        .arg(lane.join("root.rs"))
         // Where the toolchain file is.
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()?;
@@ -129,6 +135,8 @@ fn compile(dir: &Path) -> io::Result<Result<PathBuf, String>> {
 fn run(tests: &Path) -> io::Result<Outcome> {
     let mut child = Command::new(tests)
         .args(["-q", "--test-threads", "1"])
+        // Telling where a test failed takes longer than the tests.
+        .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -27,7 +27,7 @@ struct Node {
 }
 
 /// Where the `nats-server` program is; `scripts/nats-server.sh` fetches it when it has to.
-fn program() -> &'static Path {
+pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/nats-server.sh");
@@ -82,11 +82,6 @@ impl Broker {
     pub fn url(&self) -> String {
         let urls: Vec<_> = self.nodes.iter().map(|node| format!("nats://127.0.0.1:{}", node.port)).collect();
         urls.join(",")
-    }
-
-    /// Where clients find one node.
-    pub fn url_of(&self, index: usize) -> String {
-        format!("nats://127.0.0.1:{}", self.nodes[index].port)
     }
 
     /// On how many nodes a message is kept.
@@ -159,7 +154,7 @@ impl Node {
 
     fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            kill_group(child.id(), Signal::KILL);
+            let _ = kill_group(child.id(), Signal::KILL);
             child.wait().expect("a child of this process");
         }
     }

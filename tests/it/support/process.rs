@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, kill_process};
 use tailwater::guard::{Signal, kill_group};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
@@ -46,24 +47,31 @@ impl Process {
         .await
     }
 
-    /// Everything that it still writes to stdout until it ends.
-    pub async fn rest(&mut self) -> String {
-        within("the end of stdout", async {
-            let mut text = String::new();
-            while let Some(line) = self.lines.next_line().await.unwrap() {
-                text += &line;
-                text.push('\n');
-            }
-            text
-        })
-        .await
-    }
-
     /// Sends a signal to the program and what it started.
     pub fn signal(&self, signal: Signal) {
         if let Some(pid) = self.child.id() {
-            kill_group(pid, signal);
+            let _ = kill_group(pid, signal);
         }
+    }
+
+    /// How much memory the program holds, in KiB: its resident set.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.program())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// `kill -9` of the program alone, not of what it started.
+    pub fn kill_alone(&self) {
+        let pid = Pid::from_raw(i32::try_from(self.program()).unwrap()).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+    }
+
+    /// The program's process; its parent is the guard.
+    fn program(&self) -> u32 {
+        let guard = self.child.id().unwrap();
+        let children = std::fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap();
+        children.trim().parse().unwrap()
     }
 
     /// `kill -9`.

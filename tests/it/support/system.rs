@@ -19,7 +19,6 @@ use super::{PATIENCE, eventually, within};
 /// Streams under a prefix of their own, and what runs on them.
 pub struct System {
     pub options: Options,
-    pub nats: Nats,
     pub log: Log,
     pub tasks: Tasks,
 }
@@ -64,7 +63,7 @@ impl System {
         // A cluster that has just started has no leader yet.
         eventually("streams", || async { nats.set_up(&settings).await.ok() }).await;
         let log = Log::open(&nats).await.unwrap();
-        Self { options, nats, log, tasks: Tasks::new(CancellationToken::new()) }
+        Self { options, log, tasks: Tasks::new(CancellationToken::new()) }
     }
 
     /// Starts an edge in this process.
