@@ -219,7 +219,7 @@ async fn refusal(edge: &Edge, job: &str, cursor: &str) -> String {
 async fn a_subprotocol_that_nobody_knows_is_refused_before_the_upgrade() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
-    let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+    let upgrade = "Upgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: soap\r\n";
     let (status, _, problem) = http(&edge, "GET", "/ws", upgrade, b"").await;
     assert_eq!((status, problem["code"].as_str()), (400, Some("bad_subprotocol")));
