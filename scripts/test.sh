@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly nats_py=2.16.0
+readonly nats_py=2.16.0 msgpack=1.1.2
 readonly venv=$PWD/.tools/venv
 
 say() { printf '\n== %s\n' "$*"; }
@@ -29,20 +29,20 @@ NATS_SERVER=$(scripts/nats-server.sh)
 export NATS_SERVER
 "$NATS_SERVER" --version
 
-say "Python with nats-py $nats_py, in .tools/venv"
+say "Python with nats-py $nats_py and msgpack $msgpack, in .tools/venv"
 has_nats_py() {
-  "$venv/bin/python" -c "import nats, importlib.metadata as m; raise SystemExit(m.version('nats-py') != '$nats_py')" 2>/dev/null
+  "$venv/bin/python" -c "import nats, msgpack, importlib.metadata as m
+raise SystemExit((m.version('nats-py'), m.version('msgpack')) != ('$nats_py', '$msgpack'))" 2>/dev/null
 }
 if ! has_nats_py; then
   mkdir -p .tools
   bounded 120 python3 -m venv --clear "$venv" ||
     die "python3 cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv."
-  bounded 300 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "nats-py==$nats_py" ||
-    die "nats-py $nats_py could not be installed (PyPI package nats-py)."
-  has_nats_py || die "nats-py $nats_py was installed and does not import."
+  bounded 300 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "nats-py==$nats_py" "msgpack==$msgpack" ||
+    die "nats-py and msgpack could not be installed (PyPI packages of these names)."
+  has_nats_py || die "nats-py and msgpack were installed and do not import."
 fi
-export TAILWATER_TEST_PYTHON=$venv/bin/python
-"$TAILWATER_TEST_PYTHON" --version
+"$venv/bin/python" --version
 
 say "cargo fmt"
 bounded 120 cargo fmt --check

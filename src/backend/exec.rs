@@ -1,23 +1,253 @@
-//! stub
-use super::{Backend, Failure, Finish, Job, Output};
-/// Stub.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub enum Format {
-    /// t
-    Text,
-}
-/// Stub.
-#[derive(Debug)]
+//! Any program as a backend: the job's input on its standard input, the job's output from its standard output, and
+//! nothing of it left when the job is over. It restarts no program, and it does not follow a process that leaves the
+//! program's process group (`setsid`).
+//!
+//! ```text
+//! start ─▶ write the input, read both outputs ─▶ the program exited ─▶ 1 s for the last output ─▶ kill the group ─▶ reap
+//!              └─ stopped, or output that is wrong ─▶ SIGTERM, 2 s ───────────────────────────────────┘
+//! ```
+//! Each signal goes to the whole group. The program is reaped last of all: until then nobody else can have its number.
+
+mod format;
+mod streams;
+#[cfg(test)]
+mod tests;
+mod utf8;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use self::format::Decoder;
+use self::streams::{SETTLE, Stderr, Stdout};
+use super::{Backend, Failure, Finish, Job, Output, Stopped};
+use crate::guard::{self, Signal, kill_group};
+
+/// How long a program may clean up after SIGTERM. Well below the time after which a worker drops the backend.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// Runs a program per job. `TAILWATER_JOB`, `TAILWATER_KIND` and `TAILWATER_ATTEMPT` are in its environment.
+#[derive(Clone, Debug)]
 pub struct Exec {
-    /// c
-    pub command: Vec<std::ffi::OsString>,
-    /// f
+    /// The program and its arguments.
+    pub command: Vec<OsString>,
+    /// What its standard output means.
     pub format: Format,
-    /// g
-    pub guard: Option<std::path::PathBuf>,
+    /// The `tailwater` that runs as `guard` between this process and the program, so that the program does not outlive
+    /// this process however that ends. A guarded program's exit status of 129 to 192 reads as a signal.
+    pub guard: Option<PathBuf>,
 }
+
+/// What a program's standard output means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Text, put out as it arrives.
+    #[default]
+    Text,
+    /// Text, put out line by line; a line over 256 KiB in parts.
+    Lines,
+    /// A JSON value per line, of at most 512 KiB: `{"text": …, "channel": "output" | "reasoning"}` is text, and any
+    /// other value is data. Without `channel` it is output. Blank lines are skipped.
+    Ndjson,
+}
+
 impl Backend for Exec {
-    async fn run(&self, _job: Job, _out: Output) -> Result<Finish, Failure> {
-        Ok(Finish::default())
+    async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
+        if job.stop.is_cancelled() {
+            return Err(Stopped.into());
+        }
+        let (mut program, mut pipes) = self.start(&job)?;
+        let attended = tokio::select! {
+            biased;
+            () = job.stop.cancelled() => Err(Stopped.into()),
+            attended = pipes.attend(&mut program, &job.input, &out) => attended,
+        };
+        if attended.is_err() {
+            program.signal(Signal::TERM);
+            let _ = timeout(STOP_GRACE, pipes.see_off(&mut program)).await;
+        }
+        // Whatever it left behind must not go on, and its standard error ends with it.
+        program.signal(Signal::KILL);
+        let _ = timeout(SETTLE, pipes.stderr.read()).await;
+        let status = program.reap().await?;
+        attended.and_then(|()| self.judge(status, &pipes.stderr.last()))
+    }
+}
+
+impl Exec {
+    fn start(&self, job: &Job) -> Result<(Program, Pipes), Failure> {
+        let mut words = self.command.iter();
+        let mut command = match (&self.guard, words.next()) {
+            (_, None) => return Err(failure("cannot_start", "no command was given")),
+            (None, Some(program)) => Command::new(program),
+            (Some(guard), Some(program)) => {
+                let mut command = Command::new(guard);
+                let own = std::process::id().to_string();
+                command.args(["guard", "--parent", &own, "--"]).arg(program);
+                command
+            }
+        };
+        command
+            .args(words)
+            .env("TAILWATER_JOB", job.id.as_str())
+            .env("TAILWATER_KIND", job.kind.as_str())
+            .env("TAILWATER_ATTEMPT", job.attempt.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        // Before the start, so that no death is missed.
+        let deaths = signal(SignalKind::child())?;
+        let mut child = command.spawn().map_err(|error| {
+            failure("cannot_start", &guard::cannot_start(&command.as_std().get_program().to_owned(), &error))
+        })?;
+        let lost = || io::Error::other("a pipe to the program is missing");
+        let leader = child.id().ok_or_else(lost)?;
+        let ended = CancellationToken::new();
+        let stdout = child.stdout.take().ok_or_else(lost)?;
+        let pipes = Pipes {
+            stdin: child.stdin.take(),
+            stdout: Stdout::new(stdout, Decoder::new(self.format), leader, ended.clone()),
+            stderr: Stderr::new(child.stderr.take().ok_or_else(lost)?, job.id.clone()),
+        };
+        Ok((Program { child, leader, deaths, ended, reaped: false }, pipes))
+    }
+
+    /// What the end of the program means for the job.
+    fn judge(&self, status: ExitStatus, last: &str) -> Result<Finish, Failure> {
+        use std::os::unix::process::ExitStatusExt as _;
+        if status.success() {
+            return Ok(Finish { usage: None, finish_reason: Some("stop".into()) });
+        }
+        let with_last = |what: String| if last.is_empty() { what } else { format!("{what}: {last}") };
+        let guarded = self.guard.is_some();
+        let signal = status.signal().or_else(|| {
+            status
+                .code()
+                .map(|code| code - guard::KILLED)
+                .filter(|number| guarded && (1..=64).contains(number))
+        });
+        if let Some(signal) = signal {
+            return Err(failure("killed_by_signal", &with_last(format!("killed by signal {signal}"))));
+        }
+        let code = status.code().unwrap_or_default();
+        if guarded
+            && [guard::NOT_FOUND.into(), guard::NOT_STARTED.into()].contains(&code)
+            && let Some(why) = last.lines().find_map(|line| line.strip_prefix(guard::SAYS))
+        {
+            return Err(failure("cannot_start", why));
+        }
+        Err(failure("exit_status", &with_last(format!("exit status {code}"))))
+    }
+}
+
+fn failure(code: &str, message: &str) -> Failure {
+    Failure { code: code.into(), message: message.into(), retryable: false }
+}
+
+/// The operating system refused something that it does not usually refuse.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self { code: "exec_io".into(), message: error.to_string(), retryable: true }
+    }
+}
+
+/// The ends of a program's pipes.
+struct Pipes {
+    stdin: Option<ChildStdin>,
+    stdout: Stdout,
+    stderr: Stderr,
+}
+
+impl Pipes {
+    /// Gives the program its input and puts out what it writes, until it has ended and all of it was put out.
+    async fn attend(&mut self, program: &mut Program, input: &Value, out: &Output) -> Result<(), Failure> {
+        let Self { stdin, stdout, stderr } = self;
+        let ends = async { Ok(program.ends().await?) };
+        let main = async { tokio::try_join!(stdout.put_out(out), ends) };
+        // A process that was left behind may hold these for ever, so nobody waits for them.
+        let beside = async {
+            tokio::join!(give(stdin, input), stderr.read());
+            std::future::pending().await
+        };
+        tokio::select! {
+            done = main => done.map(|((), ())| ()),
+            () = beside => Ok(()),
+        }
+    }
+
+    /// Takes the last words of a program that was told to end, and of its children, which may take longer.
+    async fn see_off(&mut self, program: &mut Program) {
+        self.stdin = None;
+        let (ended, (), ()) = tokio::join!(program.ends(), self.stdout.discard(), self.stderr.read());
+        if let Err(error) = ended {
+            debug!(target: "tailwater::exec", %error, "the end was not seen");
+        }
+    }
+}
+
+/// Writes the input and closes the pipe. A program need not read it.
+async fn give(stdin: &mut Option<ChildStdin>, input: &Value) {
+    if let Some(pipe) = stdin
+        && let Err(error) = pipe.write_all(input.to_string().as_bytes()).await
+    {
+        debug!(target: "tailwater::exec", %error, "the program did not read all of its input");
+    }
+    *stdin = None;
+}
+
+/// A running program, the leader of its process group. Dropping it kills the group.
+struct Program {
+    child: Child,
+    leader: u32,
+    deaths: Signals,
+    /// Cancelled when the program has ended.
+    ended: CancellationToken,
+    reaped: bool,
+}
+
+impl Program {
+    /// Waits until the program has ended, and leaves it to be reaped. Safe to drop at any await.
+    async fn ends(&mut self) -> io::Result<()> {
+        let leader = i32::try_from(self.leader).ok().and_then(Pid::from_raw);
+        let leader = leader.ok_or_else(|| io::Error::other("the program has no number"))?;
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        while waitid(WaitId::Pid(leader), options)?.is_none() {
+            self.deaths.recv().await;
+        }
+        self.ended.cancel();
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Err(error) = kill_group(self.leader, signal) {
+            debug!(target: "tailwater::exec", group = self.leader, %error, "the group was not signalled");
+        }
+    }
+
+    async fn reap(&mut self) -> io::Result<ExitStatus> {
+        let status = self.child.wait().await;
+        self.reaped = true;
+        status
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if !self.reaped {
+            self.signal(Signal::KILL);
+        }
     }
 }

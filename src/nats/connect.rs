@@ -124,7 +124,8 @@ async fn open(
                 note(&event, count.as_ref().as_ref());
                 std::future::ready(())
             });
-        match settings.connect(&servers[..]).await {
+        // On the heap: it is as large as everything else here together.
+        match Box::pin(settings.connect(&servers[..])).await {
             Ok(client) => return Ok(client),
             Err(error) if Instant::now() < deadline => {
                 debug!(%error, "NATS is not there yet");

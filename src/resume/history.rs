@@ -140,7 +140,7 @@ mod tests {
 
         fn read(&self, from: Seq, bytes_max: usize) -> Slice<Event> {
             let kept = self.kept();
-            let first = kept.first().map_or(self.next(), |item| item.seq);
+            let first = kept.first().map_or_else(|| self.next(), |item| item.seq);
             if from < first {
                 return Slice::TooOld { first };
             }
@@ -158,7 +158,7 @@ mod tests {
     fn check(history: &History<Event>, naive: &Naive, rng: &mut Rng) {
         let kept = naive.kept();
         assert_eq!(history.next(), naive.next());
-        assert_eq!(history.first(), kept.first().map_or(naive.next(), |item| item.seq));
+        assert_eq!(history.first(), kept.first().map_or_else(|| naive.next(), |item| item.seq));
         assert_eq!(history.last(), kept.last());
         assert_eq!(history.bytes(), kept.iter().map(|item| item.size).sum::<usize>());
         assert!(history.bytes() <= naive.bytes_max || kept.len() == 1, "bounded, but for one item");

@@ -116,10 +116,8 @@ mod tests {
     }
 
     fn text_of(body: Body) -> String {
-        match body {
-            Body::Chunk { text, .. } => text,
-            other => panic!("{other:?}"),
-        }
+        let Body::Chunk { text, .. } = body else { panic!("{body:?}") };
+        text
     }
 
     #[tokio::test(start_paused = true)]
@@ -128,7 +126,7 @@ mod tests {
         let now = Instant::now();
         let mut batch = batch_with(&room, &["a"]);
         assert_eq!(batch.due(now), Some(now));
-        batch.take(now).unwrap();
+        drop(batch.take(now).unwrap());
         assert_eq!(batch.due(now), None);
         let later = now + Duration::from_millis(30);
         batch.push(piece(Content::Text { channel: Channel::Output, text: "b".into() }, 1));
@@ -142,7 +140,7 @@ mod tests {
         let room = Arc::new(Semaphore::new(100));
         let now = Instant::now();
         let mut batch = batch_with(&room, &["a"]);
-        batch.take(now).unwrap();
+        drop(batch.take(now).unwrap());
         batch.push(piece(Content::Text { channel: Channel::Output, text: "0123456789".into() }, 10));
         assert_eq!(batch.due(now), Some(now));
     }

@@ -9,9 +9,9 @@ use tempfile::TempDir;
 
 use crate::support::broker::{self, Broker};
 use crate::support::client::follow;
-use crate::support::eventually;
 use crate::support::process::{Process, run};
 use crate::support::system::{System, text, words};
+use crate::support::{eventually, within};
 
 /// `tailwater up` in a directory of its own, and where it serves.
 struct Up {
@@ -229,15 +229,26 @@ async fn an_edge_with_several_threads_serves_all_its_clients() {
 
 #[tokio::test]
 async fn a_worker_in_python_is_a_worker_like_any_other() {
-    let python = option_env!("TAILWATER_TEST_PYTHON").map(str::to_owned).or_else(test_python);
-    let python = python
-        .expect("a Python with nats-py: scripts/test.sh makes one and names it in TAILWATER_TEST_PYTHON");
-    let system = System::with(Broker::shared_one(), |_| {}).await;
-    drop(python);
-    system.end().await;
-}
-
-fn test_python() -> Option<String> {
-    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/venv/bin/python");
-    venv.exists().then(|| venv.display().to_string())
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // scripts/test.sh puts it there, with what the example imports.
+    let python = root.join(".tools/venv/bin/python");
+    assert!(python.exists(), "no {}: run scripts/test.sh, which makes it", python.display());
+    let up = up(TempDir::new().unwrap(), &[]).await;
+    let mut worker = tokio::process::Command::new(python)
+        .arg(root.join("examples/worker.py"))
+        .arg(&up.nats)
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut said = tokio::io::BufReader::new(worker.stdout.take().unwrap());
+    within("the worker", tokio::io::AsyncBufReadExt::read_line(&mut said, &mut line)).await.unwrap();
+    assert_eq!(line, "serves shout\n");
+    let submit = ["submit", "--kind", "shout", "--input", "\"häppy little words\"", "--id", "py", "--watch"];
+    let (code, out, err) = run(submit.iter().chain(&["--nats", &up.nats])).await;
+    assert_eq!((code, out.as_str()), (0, "HÄPPY LITTLE WORDS "), "{err}");
+    let seen = follow(&up.addr, "py").await;
+    seen.assert_whole();
+    assert_eq!(seen.events.values().filter(|event| event["type"] == "model:chunk:v1").count(), 3);
 }

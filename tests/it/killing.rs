@@ -7,7 +7,7 @@ use tailwater::wire::{Body, Type};
 use tokio::time::{Instant, sleep};
 
 use crate::support::broker::Broker;
-use crate::support::client::{Client, Frame, Seen};
+use crate::support::client::{Client, Frame, Seen, follow};
 use crate::support::process::Process;
 use crate::support::system::{System, text, words};
 use crate::support::{eventually, within};
@@ -102,7 +102,7 @@ async fn a_worker_that_was_frozen_is_refused_by_the_broker(broker: &Broker) {
     assert!(matches!(zombie.append(chunk).await, Err(Refusal::Superseded)));
     frozen.signal(Signal::CONT);
     let edge = system.edge().await;
-    let seen = within("the job", crate::support::client::follow(&edge.addr, "freeze")).await;
+    let seen = follow(&edge.addr, "freeze").await;
     seen.assert_whole();
     let (second, _) = starts(&seen)[1];
     let attempts_after: Vec<_> = seen.events.range(second..).map(|(_, event)| &event["attempt"]).collect();

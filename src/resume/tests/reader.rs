@@ -112,7 +112,7 @@ impl Reader {
         self.replay = None;
         self.give(log, Input::ReplayDone);
         // A session knows that what it reads up to was stored before; a feed asks its stitcher for such a place.
-        if found_nothing && let Some(before) = until.or(self.stitcher.hole()) {
+        if found_nothing && let Some(before) = until.or_else(|| self.stitcher.hole()) {
             self.give(log, Input::Gone { before });
         }
         self.act(log);

@@ -89,7 +89,7 @@ impl Client {
     pub async fn op(&mut self) -> Value {
         match self.next().await {
             Frame::Json(frame) if frame.get("op").is_some() => frame,
-            other => panic!("{other:?}"),
+            other @ (Frame::Json(_) | Frame::Closed(_) | Frame::Cut) => panic!("{other:?}"),
         }
     }
 
@@ -165,7 +165,7 @@ impl Seen {
         loop {
             match client.next().await {
                 Frame::Json(frame) => self.take(&frame),
-                gone => return gone,
+                gone @ (Frame::Closed(_) | Frame::Cut) => return gone,
             }
             if self.ended {
                 return Frame::Json(Value::Null);

@@ -1,0 +1,207 @@
+//! A running program's standard output and standard error, read from their pipes. What the bytes mean is not decided
+//! here, nor when the program has ended.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt as _;
+use tokio::process::{ChildStderr, ChildStdout};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::Failure;
+use super::format::{Decoder, Lines};
+use crate::backend::{Content, Output};
+use crate::guard::{Signal, kill_group};
+use crate::wire::JobId;
+
+/// How many bytes are read at once, about.
+const READ_BYTES: usize = 16 * 1024;
+/// How long processes that the program left behind may hold its standard output open, counted while we wait for them.
+const LEFT_WAIT: Duration = Duration::from_secs(1);
+/// How many bytes may be read after the program has ended: as many as a pipe can hold. Processes that it left behind
+/// could write without end.
+const LEFT_BYTES: usize = 1024 * 1024;
+/// How long a pipe whose writers were killed may take to say so. A process that left the group was not killed.
+pub(super) const SETTLE: Duration = Duration::from_millis(100);
+/// The longest line of standard error, in bytes; a longer one is taken in parts.
+const LOG_LINE_MAX: usize = 2 * 1024;
+/// How many of the last lines of standard error are kept.
+const LAST_LINES: usize = 20;
+/// How many bytes of them are kept: a failure is an event that every client is sent.
+const LAST_BYTES: usize = 4 * 1024;
+
+/// Standard output.
+#[derive(Debug)]
+pub(super) struct Stdout {
+    pipe: ChildStdout,
+    decoder: Decoder,
+    leader: u32,
+    ended: CancellationToken,
+    left: Left,
+}
+
+/// What is granted to the processes that a program leaves behind.
+#[derive(Debug)]
+struct Left {
+    killed: bool,
+    wait: Duration,
+    bytes: usize,
+}
+
+impl Stdout {
+    /// The output of the program that leads the group `leader`; `ended` is cancelled when it has ended. It must not be
+    /// reaped before [`Self::put_out`] has.
+    pub(super) fn new(pipe: ChildStdout, decoder: Decoder, leader: u32, ended: CancellationToken) -> Self {
+        Self {
+            pipe,
+            decoder,
+            leader,
+            ended,
+            left: Left { killed: false, wait: LEFT_WAIT, bytes: LEFT_BYTES },
+        }
+    }
+
+    /// Puts everything out. Nothing is read while `out` waits, so that the pipe then holds the program.
+    pub(super) async fn put_out(&mut self, out: &Output) -> Result<(), Failure> {
+        loop {
+            let more = self.read().await;
+            while let Some(content) = self.decoder.next(!more)? {
+                match content {
+                    Content::Text { channel, text } => out.text_on(channel, &text).await?,
+                    Content::Data(data) => out.data(data).await?,
+                }
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads more into the decoder's buffer; false when there is no more, or none that is waited for.
+    async fn read(&mut self) -> bool {
+        loop {
+            let (counts, began) = (self.ended.is_cancelled(), Instant::now());
+            let buffer = self.decoder.buffer();
+            buffer.reserve(READ_BYTES);
+            let too_late = async {
+                self.ended.cancelled().await;
+                sleep(self.left.wait).await;
+            };
+            let read = tokio::select! {
+                biased;
+                read = self.pipe.read_buf(buffer) => read.unwrap_or(0),
+                () = too_late => {
+                    if self.left.killed {
+                        return false;
+                    }
+                    self.kill_left();
+                    continue;
+                }
+            };
+            if counts {
+                self.left.wait = self.left.wait.saturating_sub(began.elapsed());
+                self.left.bytes = self.left.bytes.saturating_sub(read);
+                if self.left.bytes == 0 && self.left.killed {
+                    return false;
+                }
+                if self.left.bytes == 0 {
+                    self.kill_left();
+                }
+            }
+            return read > 0;
+        }
+    }
+
+    /// Kills what the program left behind. What it wrote before is still read.
+    fn kill_left(&mut self) {
+        if let Err(error) = kill_group(self.leader, Signal::KILL) {
+            debug!(target: "tailwater::exec", group = self.leader, %error, "cannot kill");
+        }
+        self.left = Left { killed: true, wait: SETTLE, bytes: LEFT_BYTES };
+    }
+
+    /// Reads to the end and forgets it, so that a program that stops can write its last words.
+    pub(super) async fn discard(&mut self) {
+        let mut forgotten = Vec::with_capacity(READ_BYTES);
+        while self.pipe.read_buf(&mut forgotten).await.is_ok_and(|read| read > 0) {
+            forgotten.clear();
+        }
+    }
+}
+
+/// Standard error: logged, and the last lines kept.
+#[derive(Debug)]
+pub(super) struct Stderr {
+    pipe: ChildStderr,
+    job: JobId,
+    lines: Lines,
+    last: Last,
+}
+
+impl Stderr {
+    pub(super) fn new(pipe: ChildStderr, job: JobId) -> Self {
+        Self { pipe, job, lines: Lines::new(LOG_LINE_MAX), last: Last::default() }
+    }
+
+    /// Reads to the end. Dropped at its await it loses nothing, and may be called again.
+    pub(super) async fn read(&mut self) {
+        loop {
+            self.lines.buffer.reserve(LOG_LINE_MAX);
+            let more = self.pipe.read_buf(&mut self.lines.buffer).await.is_ok_and(|read| read > 0);
+            while let Some(line) = self.lines.next(!more) {
+                let line = String::from_utf8_lossy(&line);
+                let line = line.trim_end_matches(['\r', '\n']);
+                debug!(target: "tailwater::exec", job = %self.job, line);
+                self.last.push(line);
+            }
+            if !more {
+                return;
+            }
+        }
+    }
+
+    /// The last lines that were written.
+    pub(super) fn last(&mut self) -> String {
+        self.last.lines.make_contiguous().join("\n")
+    }
+}
+
+/// The last lines, within the limits.
+#[derive(Debug, Default)]
+struct Last {
+    lines: VecDeque<String>,
+    bytes: usize,
+}
+
+impl Last {
+    fn push(&mut self, line: &str) {
+        self.bytes += line.len() + 1;
+        self.lines.push_back(line.to_owned());
+        while self.lines.len() > LAST_LINES || self.bytes > LAST_BYTES {
+            let Some(line) = self.lines.pop_front() else { return };
+            self.bytes -= line.len() + 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_standard_error_the_last_lines_are_kept_and_no_more() {
+        let mut last = Last::default();
+        for number in 0..100 {
+            last.push(&format!("line {number}"));
+        }
+        assert_eq!(last.lines.len(), LAST_LINES);
+        assert_eq!((last.lines[0].as_str(), last.lines[19].as_str()), ("line 80", "line 99"));
+        for _ in 0..10 {
+            last.push(&"x".repeat(1_000));
+        }
+        assert_eq!(last.lines.len(), 4);
+        assert_eq!(last.bytes, 4_004);
+    }
+}
