@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly nats_py=2.16.0 msgpack=1.1.2
+readonly nats_py=2.16.0 msgpack=1.2.4
 readonly venv=$PWD/.tools/venv
 
 say() { printf '\n== %s\n' "$*"; }
