@@ -39,6 +39,8 @@ struct Driver<S: EventSource> {
     open_pause: Duration,
     probe_at: Instant,
     probe_pause: Duration,
+    /// Whether copies may have been lost that a copy under way says nothing of: none puts the probe off.
+    disturbed: bool,
     /// The end of the time that the feed outlives its last watcher.
     linger_until: Option<Instant>,
 }
@@ -63,6 +65,7 @@ impl<S: EventSource> Driver<S> {
             open_pause: REREAD_FIRST,
             probe_at: Instant::now(),
             probe_pause: PROBE_SILENT,
+            disturbed: false,
             linger_until: None,
         }
     }
@@ -70,8 +73,16 @@ impl<S: EventSource> Driver<S> {
     /// Waits for one thing to happen and takes it in.
     async fn step(&mut self) {
         if self.tail.is_none() && !self.stitcher.is_ended() {
-            return self.open().await;
+            self.open().await;
+        } else {
+            self.take_in().await;
         }
+        if self.feed.watchers() > 0 {
+            self.linger_until = None;
+        }
+    }
+
+    async fn take_in(&mut self) {
         match self.wake().await {
             Wake::Signal(signal) => {
                 self.signal(signal);
@@ -94,9 +105,6 @@ impl<S: EventSource> Driver<S> {
             Wake::Probe => self.probe().await,
             Wake::Left => self.linger_until = Some(Instant::now() + FEED_LINGER),
             Wake::LingerOver => {}
-        }
-        if self.feed.watchers() > 0 {
-            self.linger_until = None;
         }
     }
 
@@ -162,13 +170,15 @@ impl<S: EventSource> Driver<S> {
             Signal::Event(event) => {
                 trace!(job = %self.feed.job(), seq = event.seq.0, "live");
                 self.probe_pause = PROBE_SILENT;
-                self.probe_at =
-                    self.probe_at.max(Instant::now() + PROBE_SILENT + self.spread(PROBE_SILENT / 4));
+                if !self.disturbed {
+                    self.probe_at = Instant::now() + PROBE_SILENT + self.spread(PROBE_SILENT / 4);
+                }
                 self.stitcher.handle(Input::Live(event));
             }
             Signal::Disturbed => {
                 self.probe_pause = PROBE_SILENT;
-                self.probe_at = Instant::now() + self.spread(PROBE_SPREAD);
+                self.probe_at = self.probe_at.min(Instant::now() + self.spread(PROBE_SPREAD));
+                self.disturbed = true;
             }
             Signal::Closed => self.tail = None,
         }
@@ -176,6 +186,7 @@ impl<S: EventSource> Driver<S> {
 
     /// Asks the log whether something was stored that did not arrive.
     async fn probe(&mut self) {
+        self.disturbed = false;
         match self.hub.source().last(self.feed.job(), Replica::Any).await {
             Ok(Some(last)) => self.stitcher.handle(Input::Live(last)),
             Ok(None) => {}

@@ -3,6 +3,8 @@
 
 mod drive;
 mod feed;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

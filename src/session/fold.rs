@@ -19,8 +19,11 @@ pub async fn fold<S: EventSource>(source: &S, job: &JobId) -> Result<Option<JobS
         match refill.next(source, job).await {
             Refilled::Items(items) => {
                 for item in items {
-                    if item.seq >= next && item.seq <= last.seq {
-                        state.apply(&item);
+                    if item.seq >= next {
+                        // One beyond the last says that the rest has expired.
+                        if item.seq <= last.seq {
+                            state.apply(&item);
+                        }
                         (next, pos) = (item.seq.next(), Some(item.pos + 1));
                     }
                 }

@@ -2,7 +2,10 @@
 //! gives the client's transport one thing after another. It knows no transport.
 
 mod fold;
+#[cfg(test)]
+mod tests;
 
+use std::future::pending;
 use std::sync::Arc;
 
 use tokio::time::timeout;
@@ -24,6 +27,8 @@ pub struct Session<S: EventSource> {
     refill: Refill<S>,
     /// The place after the last event that was handed over, when one is known.
     pos: Option<Pos>,
+    /// Where the feed's history began when the refill was asked for.
+    until: Option<Seq>,
     /// A step that comes after the one that was given last.
     next_step: Option<Step>,
     /// Whether the client had the job's end before this session began.
@@ -105,7 +110,7 @@ impl<S: EventSource> Session<S> {
         until_open(&watch).await;
         let (seq, pos, had_end) = match start {
             Start::Cursor(cursor) => {
-                (cursor.seq, Some(cursor.pos + 1), prove(hub.source(), &watch, cursor).await?)
+                (cursor.seq, Some(cursor.pos.saturating_add(1)), prove(hub.source(), &watch, cursor).await?)
             }
             Start::After(after) => (after, None, check(hub.source(), &watch, after).await?),
         };
@@ -115,6 +120,7 @@ impl<S: EventSource> Session<S> {
             stitcher: Stitcher::live(seq.next(), 0),
             refill: Refill::default(),
             pos,
+            until: None,
             next_step: None,
             had_end,
             told_live: false,
@@ -137,6 +143,10 @@ impl<S: EventSource> Session<S> {
         loop {
             if let Some(step) = self.drain() {
                 return step;
+            }
+            if self.told_end {
+                // The feed may hold what a foreign publisher stored behind the end; nobody takes it.
+                return pending().await;
             }
             if self.refill.is_busy() {
                 self.refill().await;
@@ -163,11 +173,11 @@ impl<S: EventSource> Session<S> {
                     break;
                 }
                 Action::Replay { from } => {
-                    let until = match self.watch.feed().read(from, 0) {
+                    self.until = match self.watch.feed().read(from, 0) {
                         Some(Slice::TooOld { first }) => Some(first),
                         _ => None,
                     };
-                    self.refill.want(from, self.pos, until);
+                    self.refill.want(from, self.pos, self.until);
                 }
                 Action::End => {}
             }
@@ -194,10 +204,9 @@ impl<S: EventSource> Session<S> {
             }
             Refilled::Done { nothing_left } => {
                 self.stitcher.handle(Input::ReplayDone);
-                if let Some(Slice::TooOld { first }) = self.watch.feed().read(self.stitcher.next(), 0)
-                    && nothing_left
-                {
-                    self.stitcher.handle(Input::Gone { before: first });
+                // Where the history begins by now proves nothing: what it has given up since may be in the log.
+                if let Some(before) = self.until.filter(|_| nothing_left) {
+                    self.stitcher.handle(Input::Gone { before });
                 }
             }
         }
@@ -215,7 +224,7 @@ impl<S: EventSource> Session<S> {
                 }
             }
             Some(Slice::TooOld { .. }) => self.stitcher.handle(Input::LiveLagged),
-            Some(Slice::CaughtUp) if !self.told_live && !self.told_end => {
+            Some(Slice::CaughtUp) if !self.told_live => {
                 self.told_live = true;
                 return Some(Step::Live);
             }
@@ -247,9 +256,17 @@ async fn prove<S: EventSource>(source: &S, watch: &Watch, cursor: Cursor) -> Res
     };
     match found {
         At::Event(event) if event.cursor() == cursor => Ok(event.kind.is_end()),
-        // The log goes on, so the event has expired with what was before it; what else is gone is told as missing.
-        At::Removed if feed.last().is_none_or(|last| last.seq >= cursor.seq) => Ok(false),
-        At::Event(_) | At::Other | At::Removed | At::NotYet => Err(Error::CursorNotInLog),
+        At::Removed => {
+            let mut last = feed.last();
+            if last.as_ref().is_some_and(|last| last.seq < cursor.seq) {
+                // The feed may not have heard of the event yet.
+                last = source.last(feed.job(), Replica::Leader).await?;
+            }
+            // The log goes on, so the event has expired with what was before it; what else is gone is told as missing.
+            let goes_on = last.is_none_or(|last| last.seq >= cursor.seq);
+            if goes_on { Ok(false) } else { Err(Error::CursorNotInLog) }
+        }
+        At::Event(_) | At::Other | At::NotYet => Err(Error::CursorNotInLog),
     }
 }
 

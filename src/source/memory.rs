@@ -1,1 +1,408 @@
-//! An in-memory source.
+//! A source in memory: for tests, and for a program that wants the reading side without a broker. It behaves as one
+//! shard does, and goes wrong in all the ways in which a broker does when it is told to. It keeps everything until it
+//! is told to [`expire`](Memory::expire) it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+use super::{At, EventSource, Replay, Replica, Signal, Span, Tail, Unavailable};
+use crate::config::{LIVE_CAPACITY, PAGE};
+use crate::wire::{Body, Event, JobId, Pos, Seq, Stored, Unreadable};
+
+/// A log of many jobs, and live copies of it. Clones share the same log.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    state: Arc<Mutex<State>>,
+    disturbed: watch::Sender<u64>,
+}
+
+/// How often the log was asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// Live subscriptions that were begun.
+    pub follow: usize,
+    /// Questions for the last event, without those that belong to a subscription.
+    pub last: usize,
+    /// Questions for what stands at a place.
+    pub at: usize,
+    /// Replays that were begun.
+    pub replay: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    jobs: HashMap<JobId, Log>,
+    /// The place of the newest event of all jobs.
+    last_pos: Pos,
+    tails: Vec<(JobId, mpsc::Sender<Arc<Stored>>)>,
+    calls: Calls,
+    faults: Faults,
+}
+
+/// One job's log.
+#[derive(Debug, Default)]
+struct Log {
+    /// How many events it has had, the expired ones among them.
+    count: u64,
+    attempt: u32,
+    events: VecDeque<Arc<Stored>>,
+}
+
+/// What goes wrong, and for how long.
+#[derive(Debug, Default)]
+struct Faults {
+    lose: usize,
+    double: usize,
+    hold: usize,
+    held: Vec<Arc<Stored>>,
+    cut: usize,
+    /// By how many events of the shard a replica is behind.
+    stale: u64,
+    out_of_reach: bool,
+    latency: Duration,
+    page: Option<usize>,
+}
+
+/// Writing.
+impl Memory {
+    /// Stores the next event of a job and gives live copies of it. A `Started` begins the next attempt.
+    ///
+    /// # Panics
+    /// When a JSON value in the body nests deeper than [`DEPTH_MAX`](crate::wire::codec::DEPTH_MAX).
+    #[expect(clippy::expect_used, reason = "a caller's fault that is told in the documentation")]
+    pub fn append(&self, job: &JobId, body: Body) -> Arc<Stored> {
+        let mut state = self.lock();
+        let ts = 1_700_000_000_000 + state.last_pos;
+        let log = state.jobs.entry(job.clone()).or_default();
+        log.attempt += u32::from(matches!(body, Body::Started { .. }));
+        let event = Event { body, job: job.clone(), seq: Seq(log.count + 1), attempt: log.attempt, ts };
+        let payload = event.encode().expect("a body that nests deeper than an event may");
+        state.store(job, payload).expect("an event of this job")
+    }
+
+    /// Stores a payload as it is, with the number that it gives itself, as a foreign publisher may.
+    ///
+    /// # Errors
+    /// [`Unreadable`] when it is no event of this job.
+    pub fn append_raw(&self, job: &JobId, payload: Bytes) -> Result<Arc<Stored>, Unreadable> {
+        self.lock().store(job, payload)
+    }
+
+    /// Removes a job's events up to this one.
+    pub fn expire(&self, job: &JobId, up_to: Seq) {
+        if let Some(log) = self.lock().jobs.get_mut(job) {
+            log.events.retain(|event| event.seq > up_to);
+        }
+    }
+
+    /// Loses everything; places and numbers begin again. Live subscriptions stand.
+    pub fn rebuild(&self) {
+        let mut state = self.lock();
+        state.jobs.clear();
+        state.last_pos = 0;
+    }
+}
+
+/// Going wrong. Of live copies, only those count that somebody would get.
+impl Memory {
+    /// The live copies of the next `n` events are lost in silence.
+    pub fn lose(&self, n: usize) {
+        self.lock().faults.lose = n;
+    }
+
+    /// The live copies of the next `n` events come twice.
+    pub fn double(&self, n: usize) {
+        self.lock().faults.double = n;
+    }
+
+    /// The live copies of the next `n` events are held back until they are [released](Self::release).
+    pub fn hold(&self, n: usize) {
+        self.lock().faults.hold = n;
+    }
+
+    /// Gives the live copies that were held back, the newest first.
+    pub fn release(&self) {
+        let mut state = self.lock();
+        let held = std::mem::take(&mut state.faults.held);
+        held.iter().rev().for_each(|event| state.copy(event));
+    }
+
+    /// Replicas lack the newest `n` events of the shard, until this is called with 0.
+    pub fn stale(&self, n: u64) {
+        self.lock().faults.stale = n;
+    }
+
+    /// The next `n` replays from a replica end after their first page, as if their reader had been too slow.
+    pub fn cut(&self, n: usize) {
+        self.lock().faults.cut = n;
+    }
+
+    /// Whether requests are answered at all. Live copies do not depend on it.
+    pub fn reachable(&self, yes: bool) {
+        self.lock().faults.out_of_reach = !yes;
+    }
+
+    /// How long every request takes.
+    pub fn latency(&self, latency: Duration) {
+        self.lock().faults.latency = latency;
+    }
+
+    /// How many events a replay gives at once; [`PAGE`] unless this was called.
+    pub fn page(&self, n: usize) {
+        self.lock().faults.page = Some(n.max(1));
+    }
+
+    /// Tells all subscriptions that copies may have been lost.
+    pub fn disturb(&self) {
+        self.disturbed.send_modify(|count| *count += 1);
+    }
+
+    /// Ends all live subscriptions.
+    pub fn close(&self) {
+        self.lock().tails.clear();
+    }
+}
+
+/// Looking on.
+impl Memory {
+    /// How often the log was asked so far.
+    pub fn calls(&self) -> Calls {
+        self.lock().calls
+    }
+
+    /// How many live subscriptions stand.
+    pub fn followers(&self) -> usize {
+        let mut state = self.lock();
+        state.tails.retain(|(_, tail)| !tail.is_closed());
+        state.tails.len()
+    }
+
+    /// How many bytes of stored events readers hold, about, wherever they hold them.
+    pub fn held(&self) -> usize {
+        let state = self.lock();
+        let held = |event: &&Arc<Stored>| Arc::strong_count(event) > 1;
+        state.jobs.values().flat_map(|log| &log.events).filter(held).map(|event| event.size()).sum()
+    }
+
+    /// A job's events that have not expired.
+    pub fn events(&self, job: &JobId) -> Vec<Arc<Stored>> {
+        self.lock().jobs.get(job).map(|log| log.events.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Asks; the question is under way for half of the time that a request takes, and the answer for the other half.
+    async fn ask<T: Send>(&self, answer: impl FnOnce(&mut State) -> T + Send) -> Result<T, Unavailable> {
+        let half = self.lock().faults.latency / 2;
+        under_way(half).await;
+        let answer = {
+            let mut state = self.lock();
+            if state.faults.out_of_reach {
+                return Err(Unavailable("the memory was told to be".into()));
+            }
+            answer(&mut state)
+        };
+        under_way(half).await;
+        Ok(answer)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn store(&mut self, job: &JobId, payload: Bytes) -> Result<Arc<Stored>, Unreadable> {
+        let event = Arc::new(Stored::decode(job, self.last_pos + 1, payload)?);
+        self.last_pos += 1;
+        let log = self.jobs.entry(job.clone()).or_default();
+        log.count = log.count.max(event.seq.0);
+        log.events.push_back(Arc::clone(&event));
+        if !self.tails.iter().any(|(followed, _)| followed == job) {
+            return Ok(event);
+        }
+        let faults = &mut self.faults;
+        if take_one(&mut faults.lose) {
+            return Ok(event);
+        }
+        if take_one(&mut faults.hold) {
+            faults.held.push(Arc::clone(&event));
+            return Ok(event);
+        }
+        if take_one(&mut faults.double) {
+            self.copy(&event);
+        }
+        self.copy(&event);
+        Ok(event)
+    }
+
+    /// Gives a live copy to all who follow the job. As with the broker's client, a full queue drops it in silence.
+    fn copy(&mut self, event: &Arc<Stored>) {
+        self.tails.retain(|(job, tail)| {
+            *job != event.job
+                || !matches!(tail.try_send(Arc::clone(event)), Err(mpsc::error::TrySendError::Closed(_)))
+        });
+    }
+
+    /// The last place that such a replica sees.
+    fn seen(&self, replica: Replica) -> Pos {
+        match replica {
+            Replica::Any => self.last_pos.saturating_sub(self.faults.stale),
+            Replica::Leader => self.last_pos,
+        }
+    }
+
+    fn last(&self, job: &JobId, replica: Replica) -> Option<Arc<Stored>> {
+        let seen = self.seen(replica);
+        self.jobs.get(job)?.events.iter().rev().find(|event| event.pos <= seen).cloned()
+    }
+
+    fn at(&self, job: &JobId, pos: Pos) -> At {
+        let found = |log: &Log| {
+            let index = log.events.binary_search_by_key(&pos, |event| event.pos).ok()?;
+            log.events.get(index).cloned()
+        };
+        match self.jobs.get(job).and_then(found) {
+            Some(event) => At::Event(event),
+            None if pos > self.last_pos => At::NotYet,
+            None if self.jobs.values().any(|log| found(log).is_some()) => At::Other,
+            None => At::Removed,
+        }
+    }
+
+    /// One page of a replay, and how it goes on.
+    fn read(&mut self, job: &JobId, span: Span, way: Way) -> (Vec<Arc<Stored>>, Way) {
+        let (from, end, cut) = match way {
+            Way::Pages { from, end } => (from, end, false),
+            Way::Over => return (Vec::new(), Way::Over),
+            Way::Unbegun => {
+                self.calls.replay += 1;
+                let cut = span.replica == Replica::Any && take_one(&mut self.faults.cut);
+                (span.pos.unwrap_or(1), self.seen(span.replica), cut)
+            }
+        };
+        let Some(log) = self.jobs.get(job) else { return (Vec::new(), Way::Over) };
+        let first = log.events.partition_point(|event| event.pos < from);
+        let within = log.events.range(first..).take_while(|event| event.pos <= end);
+        let mut page: Vec<_> = within.take(self.faults.page.unwrap_or(PAGE)).cloned().collect();
+        let done = |last: &Arc<Stored>| span.until.is_some_and(|until| last.seq >= until);
+        let way = match page.last() {
+            Some(last) if !cut && !done(last) => Way::Pages { from: last.pos + 1, end },
+            _ => Way::Over,
+        };
+        page.retain(|event| event.seq >= span.from);
+        (page, way)
+    }
+}
+
+async fn under_way(time: Duration) {
+    // Even the shortest sleep takes until the clock's next tick.
+    if !time.is_zero() {
+        sleep(time).await;
+    }
+}
+
+/// Takes one from a count. Says whether there was one.
+fn take_one(count: &mut usize) -> bool {
+    let some = *count > 0;
+    *count = count.saturating_sub(1);
+    some
+}
+
+impl EventSource for Memory {
+    type Tail = MemoryTail;
+    type Replay = MemoryReplay;
+
+    async fn follow(&self, job: &JobId) -> Result<(MemoryTail, Option<Arc<Stored>>), Unavailable> {
+        let (copies, live) = mpsc::channel(LIVE_CAPACITY);
+        let disturbed = self.disturbed.subscribe();
+        {
+            let mut state = self.lock();
+            state.calls.follow += 1;
+            state.tails.push((job.clone(), copies));
+        }
+        let last = self.ask(|state| state.last(job, Replica::Any)).await?;
+        Ok((MemoryTail { live, disturbed }, last))
+    }
+
+    async fn last(&self, job: &JobId, from: Replica) -> Result<Option<Arc<Stored>>, Unavailable> {
+        self.lock().calls.last += 1;
+        self.ask(|state| state.last(job, from)).await
+    }
+
+    async fn at(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
+        self.lock().calls.at += 1;
+        self.ask(|state| state.at(job, pos)).await
+    }
+
+    fn replay(&self, job: &JobId, span: Span) -> MemoryReplay {
+        MemoryReplay { memory: self.clone(), job: job.clone(), span, way: Way::Unbegun }
+    }
+}
+
+/// The live copies of one job.
+#[derive(Debug)]
+pub struct MemoryTail {
+    live: mpsc::Receiver<Arc<Stored>>,
+    disturbed: watch::Receiver<u64>,
+}
+
+impl Tail for MemoryTail {
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            biased;
+            event = self.live.recv() => event.map_or(Signal::Closed, Signal::Event),
+            // The sender lives as long as any clone of the source, and so longer than a tail that is waited for.
+            Ok(()) = self.disturbed.changed() => Signal::Disturbed,
+        }
+    }
+
+    fn ready(&mut self) -> Option<Signal> {
+        match self.live.try_recv() {
+            Ok(event) => Some(Signal::Event(event)),
+            Err(mpsc::error::TryRecvError::Disconnected) => Some(Signal::Closed),
+            Err(mpsc::error::TryRecvError::Empty) => {
+                let disturbed = self.disturbed.has_changed().unwrap_or(false);
+                self.disturbed.mark_unchanged();
+                disturbed.then_some(Signal::Disturbed)
+            }
+        }
+    }
+}
+
+/// One reading of one job's log. What it can give is fixed when it begins, and may expire while it reads.
+#[derive(Debug)]
+pub struct MemoryReplay {
+    memory: Memory,
+    job: JobId,
+    span: Span,
+    way: Way,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Unbegun,
+    Pages { from: Pos, end: Pos },
+    Over,
+}
+
+impl Replay for MemoryReplay {
+    async fn next(&mut self) -> Option<Result<Vec<Arc<Stored>>, Unavailable>> {
+        loop {
+            let (job, span, way) = (&self.job, self.span, self.way);
+            if matches!(way, Way::Over) {
+                return None;
+            }
+            let read = self.memory.ask(|state| state.read(job, span, way)).await;
+            self.way = read.as_ref().map_or(Way::Over, |(_, way)| *way);
+            match read {
+                Ok((page, _)) if page.is_empty() => {}
+                Ok((page, _)) => return Some(Ok(page)),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}

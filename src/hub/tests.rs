@@ -1,0 +1,161 @@
+//! Tests of the hub with paused time: what watchers share, and how long a feed lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{Hub, Watch};
+use crate::config::FEED_LINGER;
+use crate::resume::Slice;
+use crate::runtime::Tasks;
+use crate::source::memory::Memory;
+use crate::wire::{Body, Channel, JobId, Seq};
+
+const MOMENT: Duration = Duration::from_millis(1);
+
+fn job() -> JobId {
+    "j".parse().unwrap()
+}
+
+fn chunk() -> Body {
+    Body::Chunk { text: "x".into(), channel: Channel::Output }
+}
+
+/// A hub over a log of three events.
+fn hub() -> (Memory, Tasks, Arc<Hub<Memory>>) {
+    let (memory, tasks) = (Memory::default(), Tasks::default());
+    for _ in 0..3 {
+        memory.append(&job(), chunk());
+    }
+    let hub = Hub::new(memory.clone(), tasks.clone());
+    (memory, tasks, hub)
+}
+
+async fn watch(hub: &Arc<Hub<Memory>>) -> Watch {
+    let watch = hub.watch(&job()).unwrap();
+    sleep(MOMENT).await;
+    watch
+}
+
+fn next(watch: &Watch) -> Option<Seq> {
+    watch.feed().last().map(|last| last.seq.next())
+}
+
+#[tokio::test(start_paused = true)]
+async fn watchers_of_one_job_share_one_feed_and_one_subscription() {
+    let (memory, tasks, hub) = hub();
+    let watches = [watch(&hub).await, watch(&hub).await, watch(&hub).await];
+    memory.append(&job(), chunk());
+    sleep(MOMENT).await;
+    assert!(watches.iter().all(|watch| next(watch) == Some(Seq(5))));
+    assert_eq!((hub.feeds(), memory.calls().follow, memory.followers(), tasks.running()), (1, 1, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_begins_with_the_last_event_and_reads_no_log_for_it() {
+    let (memory, _tasks, hub) = hub();
+    let watch = watch(&hub).await;
+    assert!(matches!(watch.feed().read(Seq(1), 1), Some(Slice::TooOld { first: Seq(3) })));
+    assert_eq!(memory.calls().replay, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_outlives_its_last_watcher_for_a_while_and_is_then_forgotten() {
+    let (memory, tasks, hub) = hub();
+    let (first, second) = (watch(&hub).await, watch(&hub).await);
+    drop(first);
+    sleep(FEED_LINGER * 2).await;
+    assert_eq!(hub.feeds(), 1, "it is watched");
+    drop(second);
+    sleep(FEED_LINGER - MOMENT).await;
+    assert_eq!(hub.feeds(), 1, "it lingers");
+    sleep(MOMENT * 3).await;
+    assert_eq!((hub.feeds(), memory.followers(), tasks.running()), (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_who_comes_back_in_time_finds_the_same_feed_and_keeps_it() {
+    let (memory, _tasks, hub) = hub();
+    let mut last = watch(&hub).await;
+    for _ in 0..10 {
+        drop(last);
+        sleep(FEED_LINGER - MOMENT * 3).await;
+        last = watch(&hub).await;
+    }
+    sleep(FEED_LINGER * 3).await;
+    assert_eq!((hub.feeds(), memory.calls().follow), (1, 1));
+    memory.append(&job(), chunk());
+    sleep(MOMENT).await;
+    assert_eq!(next(&last), Some(Seq(5)));
+    // Each leaving begins the whole time again.
+    drop(last);
+    sleep(FEED_LINGER - MOMENT).await;
+    assert_eq!(hub.feeds(), 1);
+    sleep(MOMENT * 3).await;
+    assert_eq!(hub.feeds(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_who_comes_and_goes_at_once_leaves_nothing_behind() {
+    let (memory, tasks, hub) = hub();
+    for _ in 0..3 {
+        drop(hub.watch(&job()).unwrap());
+        drop(hub.watch(&job()).unwrap());
+        sleep(FEED_LINGER + MOMENT * 3).await;
+        assert_eq!((hub.feeds(), memory.followers(), tasks.running()), (0, 0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_of_a_job_that_ended_is_forgotten_too_and_needs_no_subscription_before() {
+    let (memory, _tasks, hub) = hub();
+    memory.append(&job(), Body::Cancelled {});
+    let last = watch(&hub).await;
+    assert_eq!((memory.followers(), hub.feeds()), (0, 1));
+    let asked = memory.calls();
+    sleep(FEED_LINGER * 20).await;
+    assert_eq!(memory.calls(), asked, "nobody asks about a job that ended");
+    drop(last);
+    sleep(FEED_LINGER + MOMENT * 3).await;
+    assert_eq!(hub.feeds(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_that_never_opened_is_forgotten_and_a_watched_one_is_not() {
+    let (memory, tasks, hub) = hub();
+    memory.reachable(false);
+    let last = watch(&hub).await;
+    sleep(FEED_LINGER * 10).await;
+    assert_eq!((hub.feeds(), last.feed().is_open()), (1, false));
+    drop(last);
+    // It looks up when the source has answered or its pause is over.
+    sleep(FEED_LINGER * 2).await;
+    assert_eq!((hub.feeds(), memory.followers(), tasks.running()), (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_does_not_shorten_the_time_that_a_feed_outlives_its_watchers() {
+    let (memory, _tasks, hub) = hub();
+    memory.reachable(false);
+    drop(watch(&hub).await);
+    sleep(FEED_LINGER / 3).await;
+    let back = watch(&hub).await;
+    sleep(FEED_LINGER * 3).await;
+    drop(back);
+    sleep(FEED_LINGER / 3).await;
+    assert_eq!(hub.feeds(), 1, "the time of the watcher before does not count");
+    memory.reachable(true);
+    sleep(FEED_LINGER / 3).await;
+    assert_eq!(hub.feeds(), 1);
+    sleep(FEED_LINGER * 2).await;
+    assert_eq!(hub.feeds(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn feeds_end_with_the_tasks_of_their_owner() {
+    let (memory, tasks, hub) = hub();
+    let _watch = watch(&hub).await;
+    assert!(tasks.end(MOMENT).await);
+    assert_eq!(memory.followers(), 0);
+}

@@ -1,0 +1,181 @@
+//! Tests of sessions over a hub and a source in memory, with paused time. What they share is here: an edge, a job's
+//! events, and a client that checks all that it is told.
+
+mod expiry;
+mod folding;
+mod opening;
+mod random;
+mod reading;
+mod repair;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::{Error, Session, Step};
+use crate::hub::Hub;
+use crate::runtime::Tasks;
+use crate::source::memory::Memory;
+use crate::wire::{Body, Channel, Cursor, JobId, Seq, Start, Stored};
+
+/// Longer than anything takes; who waits for so long waits for ever.
+const FOREVER: Duration = Duration::from_secs(600);
+/// Long enough for every task to do what it can do at once.
+const MOMENT: Duration = Duration::from_millis(1);
+const FROM_START: Start = Start::After(Seq(0));
+
+fn job() -> JobId {
+    "j".parse().unwrap()
+}
+
+fn other_job() -> JobId {
+    "other".parse().unwrap()
+}
+
+fn edge(memory: &Memory) -> Arc<Hub<Memory>> {
+    Hub::new(memory.clone(), Tasks::default())
+}
+
+fn chunk(text: impl Into<String>) -> Body {
+    Body::Chunk { text: text.into(), channel: Channel::Output }
+}
+
+fn done() -> Body {
+    Body::Done { usage: None, finish_reason: None }
+}
+
+/// Appends `count` chunks to the job, each behind one of another job.
+fn append(memory: &Memory, count: u64) {
+    for i in 0..count {
+        memory.append(&other_job(), chunk("else"));
+        memory.append(&job(), chunk(format!("{i} ")));
+    }
+}
+
+/// A log of the job with `count` chunks.
+fn log_of(count: u64) -> Memory {
+    let memory = Memory::default();
+    append(&memory, count);
+    memory
+}
+
+/// A client: it remembers where it is, and fails when it is told anything else than what comes next.
+#[derive(Debug)]
+struct Client {
+    session: Session<Memory>,
+    /// The number of the event, or of the missing one, that it must be told next.
+    next: Seq,
+    cursor: Option<Cursor>,
+    /// How many events it was given.
+    given: u64,
+    missing: Vec<(u64, u64)>,
+    live: bool,
+    ended: bool,
+}
+
+impl Client {
+    async fn open(hub: &Arc<Hub<Memory>>, start: Start) -> Result<Self, Error> {
+        let next = match start {
+            Start::After(seq) => seq.next(),
+            Start::Cursor(cursor) => cursor.seq.next(),
+        };
+        let session = Session::open(hub, &job(), start).await?;
+        let (cursor, missing) = (None, Vec::new());
+        Ok(Self { session, next, cursor, given: 0, missing, live: false, ended: false })
+    }
+
+    /// A client of a job that can be watched from the first event.
+    async fn from_start(hub: &Arc<Hub<Memory>>) -> Self {
+        Self::open(hub, FROM_START).await.unwrap()
+    }
+
+    fn take(&mut self, step: Step) {
+        assert!(!self.ended, "{step:?} after the end");
+        match step {
+            Step::Events(events) => {
+                assert!(!events.is_empty(), "a step tells something");
+                events.iter().for_each(|event| self.take_event(event));
+            }
+            Step::Missing { from, to } => {
+                assert!(from == self.next && to >= from, "{from} to {to} missing, {} awaited", self.next);
+                self.next = to.next();
+                self.missing.push((from.0, to.0));
+            }
+            Step::Live => {
+                assert!(!self.live, "live is told once");
+                self.live = true;
+            }
+            Step::End => self.ended = true,
+        }
+    }
+
+    fn take_event(&mut self, event: &Stored) {
+        assert_eq!(event.seq, self.next, "each event once, in order");
+        self.next = event.seq.next();
+        self.cursor = Some(event.cursor());
+        self.given += 1;
+    }
+
+    /// Waits for one step.
+    async fn step(&mut self) {
+        let step = timeout(FOREVER, self.session.next()).await;
+        self.take(step.unwrap_or_else(|_| panic!("nothing comes after {}", self.next.before())));
+    }
+
+    /// Waits until everything up to this event was told.
+    async fn reach(&mut self, seq: u64) {
+        while self.next <= Seq(seq) {
+            self.step().await;
+        }
+        assert_eq!(self.next, Seq(seq + 1));
+    }
+
+    async fn until_live(&mut self) {
+        while !self.live {
+            self.step().await;
+        }
+    }
+
+    async fn until_end(&mut self) {
+        while !self.ended {
+            self.step().await;
+        }
+    }
+
+    /// Makes sure that nothing is told for a while.
+    async fn rests(&mut self, how_long: Duration) {
+        if let Ok(step) = timeout(how_long, self.session.next()).await {
+            panic!("{step:?} though nothing happened");
+        }
+    }
+}
+
+/// Splitmix64: random numbers, the same for the same seed everywhere.
+#[derive(Debug)]
+struct Rng(u64);
+
+impl Rng {
+    /// A number from 0 up to, but without, `end`.
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (mixed ^ (mixed >> 31)) % end
+    }
+
+    /// Whether something happens that happens so often in a hundred times.
+    fn percent(&mut self, often: u64) -> bool {
+        self.below(100) < often
+    }
+
+    /// A time shorter than `end` milliseconds.
+    fn millis(&mut self, end: u64) -> Duration {
+        Duration::from_millis(self.below(end))
+    }
+}
+
+/// Lets every task do what it can do at once.
+async fn settle() {
+    sleep(MOMENT).await;
+}

@@ -1,0 +1,129 @@
+//! Events that the log does not hold any more: exactly they are told as missing, and whoever still has them, gives them.
+
+use super::*;
+use crate::config::FEED_LINGER;
+
+#[tokio::test(start_paused = true)]
+async fn a_prefix_that_expired_is_told_as_missing_and_the_rest_follows() {
+    for (after, expired, missing) in
+        [(0, 4, vec![(1, 4)]), (2, 4, vec![(3, 4)]), (4, 4, vec![]), (6, 4, vec![])]
+    {
+        let memory = log_of(10);
+        memory.expire(&job(), Seq(expired));
+        let mut client = Client::open(&edge(&memory), Start::After(Seq(after))).await.unwrap();
+        client.until_live().await;
+        memory.append(&job(), done());
+        client.until_end().await;
+        assert_eq!((client.next, client.missing), (Seq(12), missing), "after {after}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_expires_while_a_session_reads_is_told_as_missing() {
+    let memory = log_of(30);
+    memory.page(4);
+    let mut client = Client::from_start(&edge(&memory)).await;
+    client.reach(4).await;
+    memory.expire(&job(), Seq(17));
+    client.until_live().await;
+    assert_eq!((client.next, client.given, client.missing), (Seq(31), 17, vec![(5, 17)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_all_of_the_log_expires_the_history_still_gives_what_it_has() {
+    let memory = log_of(30);
+    memory.page(4);
+    let hub = edge(&memory);
+    let mut client = Client::from_start(&hub).await;
+    client.reach(4).await;
+    append(&memory, 2);
+    settle().await;
+    memory.expire(&job(), Seq(32));
+    client.until_live().await;
+    assert_eq!((client.next, &client.missing), (Seq(33), &vec![(5, 29)]));
+    append(&memory, 1);
+    client.reach(33).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_lost_live_and_expires_before_it_was_read_is_told_as_missing() {
+    let memory = log_of(3);
+    let hub = edge(&memory);
+    let mut client = Client::from_start(&hub).await;
+    client.until_live().await;
+    memory.reachable(false);
+    memory.lose(4);
+    append(&memory, 4);
+    client.rests(FOREVER).await;
+    memory.expire(&job(), Seq(5));
+    memory.reachable(true);
+    append(&memory, 1);
+    client.reach(8).await;
+    assert_eq!((client.given, client.missing.clone()), (6, vec![(4, 5)]));
+    // Those who come later are told the same, by this feed and by a new one.
+    let mut same = Client::open(&hub, Start::After(Seq(3))).await.unwrap();
+    same.reach(8).await;
+    assert_eq!(same.missing, client.missing);
+    drop((client, same));
+    sleep(FEED_LINGER * 2).await;
+    let mut new = Client::open(&hub, Start::After(Seq(3))).await.unwrap();
+    new.reach(8).await;
+    assert_eq!(new.missing, vec![(4, 5)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cursor_whose_event_expired_goes_on_behind_it() {
+    let memory = log_of(10);
+    let at_3 = memory.events(&job())[2].cursor();
+    for (expired, missing) in [(3, vec![]), (6, vec![(4, 6)])] {
+        memory.expire(&job(), Seq(expired));
+        let mut client = Client::open(&edge(&memory), Start::Cursor(at_3)).await.unwrap();
+        client.until_live().await;
+        assert_eq!((client.next, client.missing), (Seq(11), missing));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cursor_whose_event_expired_is_believed_by_an_edge_that_is_behind() {
+    let memory = log_of(5);
+    let hub = edge(&memory);
+    let mut client = Client::from_start(&hub).await;
+    client.until_live().await;
+    // Another edge gave these out; this one has not heard of them.
+    memory.lose(2);
+    append(&memory, 2);
+    let at_6 = memory.events(&job())[5].cursor();
+    memory.expire(&job(), Seq(6));
+    let mut back = Client::open(&hub, Start::Cursor(at_6)).await.unwrap();
+    back.reach(7).await;
+    assert!(back.missing.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_are_not_told_as_missing_because_the_log_was_empty_when_it_was_asked() {
+    let memory = log_of(10);
+    let hub = edge(&memory);
+    let mut client = Client::from_start(&hub).await;
+    memory.expire(&job(), Seq(10));
+    memory.latency(MOMENT * 20);
+    // While the leader answers that it has nothing, more is stored than a history holds.
+    let flood = async {
+        for _ in 0..2000 {
+            memory.append(&job(), chunk("x".repeat(1000)));
+            if memory.events(&job()).len().is_multiple_of(500) {
+                settle().await;
+            }
+        }
+    };
+    let read = async {
+        while client.next <= Seq(2010) {
+            client.step().await;
+        }
+    };
+    tokio::join!(read, async {
+        // The first reading takes 20 ms, the pause after it as long, and then the leader is asked.
+        sleep(MOMENT * 53).await;
+        flood.await;
+    });
+    assert!(client.missing.iter().all(|(_, to)| *to <= 10), "{:?}", client.missing);
+}

@@ -1,0 +1,88 @@
+//! A job's state is what all its events make of it, whoever is asked and whatever has expired.
+
+use super::*;
+use crate::session::fold;
+use crate::wire::JobState;
+
+/// A log with two attempts and, for the second, `count` chunks.
+fn two_attempts(count: u64) -> Memory {
+    let (memory, kind) = (Memory::default(), "demo".parse().unwrap());
+    let started = Body::Started { kind, worker: "w".into(), continues: false };
+    memory.append(&job(), Body::Queued { kind: "demo".parse().unwrap(), input: serde_json::Value::Null });
+    memory.append(&job(), started.clone());
+    append(&memory, 3);
+    memory.append(&job(), started);
+    append(&memory, count);
+    memory
+}
+
+/// What the events that the log holds make of the job.
+fn expected(memory: &Memory) -> serde_json::Value {
+    let mut state = JobState::new(job());
+    memory.events(&job()).iter().for_each(|event| state.apply(event));
+    serde_json::to_value(state).unwrap()
+}
+
+async fn folded(memory: &Memory) -> serde_json::Value {
+    let state = timeout(FOREVER, fold(memory, &job())).await.expect("folding ends").unwrap();
+    serde_json::to_value(state.unwrap()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_is_the_whole_log_folded() {
+    let memory = two_attempts(200);
+    assert_eq!(folded(&memory).await, expected(&memory));
+    memory.append(&job(), done());
+    assert_eq!(folded(&memory).await, expected(&memory));
+    assert_eq!(memory.calls().replay, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_without_events_has_no_state() {
+    assert!(fold(&Memory::default(), &job()).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_replica_does_not_shorten_a_state() {
+    for stale in [1, 3, 20, 1000] {
+        let memory = two_attempts(20);
+        memory.stale(stale);
+        memory.page(3);
+        memory.cut(2);
+        assert_eq!(folded(&memory).await, expected(&memory), "{stale} behind");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_expired_is_not_part_of_a_state() {
+    for expired in [1, 2, 5, 6, 20] {
+        let memory = two_attempts(20);
+        memory.expire(&job(), Seq(expired));
+        memory.stale(2);
+        assert_eq!(folded(&memory).await, expected(&memory), "up to {expired}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_is_told_though_all_that_it_was_made_of_expires_meanwhile() {
+    for more in [0, 2] {
+        let memory = two_attempts(20);
+        memory.latency(MOMENT * 10);
+        let last = Seq(memory.events(&job()).len() as u64);
+        let expire = async {
+            sleep(MOMENT * 15).await;
+            memory.expire(&job(), last);
+            append(&memory, more);
+        };
+        let (state, ()) = tokio::join!(folded(&memory), expire);
+        assert_eq!(state["seq"], 0, "nothing of it was there to be read");
+        assert!(memory.calls().replay < 10);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_does_not_answer_is_told() {
+    let memory = two_attempts(1);
+    memory.reachable(false);
+    assert!(fold(&memory, &job()).await.is_err());
+}

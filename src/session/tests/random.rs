@@ -1,0 +1,150 @@
+//! Random faults over two edges and one log: whatever happens, each client gets every event once and in order, or is
+//! told that it is missing when it has expired indeed.
+
+use std::cell::Cell;
+
+use futures_util::future::join_all;
+use tokio::runtime::Builder;
+
+use super::*;
+use crate::config::FEED_LINGER;
+
+const SEEDS: u64 = 400;
+const CLIENTS: u64 = 4;
+
+/// One run: a log, two edges, and what is known of the log.
+struct Run {
+    seed: u64,
+    memory: Memory,
+    edges: [Arc<Hub<Memory>>; 2],
+    /// The number of the end event.
+    end: u64,
+    /// Up to where events have expired.
+    expired: Cell<u64>,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let memory = Memory::default();
+        let edges = [edge(&memory), edge(&memory)];
+        Self { seed, memory, edges, end: 1 + Rng(seed).below(120), expired: Cell::new(0) }
+    }
+
+    /// Stores the job's events, and those of another job between them.
+    async fn write(&self, mut rng: Rng) {
+        let pace = 1 + rng.below(300);
+        // Large events push one another out of the history.
+        let size = if rng.percent(30) { 20_000 } else { 10 };
+        for seq in 1..=self.end {
+            if rng.percent(40) {
+                self.memory.append(&other_job(), chunk("else"));
+            }
+            if rng.percent(70) {
+                sleep(rng.millis(pace)).await;
+            }
+            self.memory.append(&job(), if seq == self.end { done() } else { chunk("x".repeat(size)) });
+        }
+    }
+
+    /// Makes things go wrong for a while, and then no more.
+    async fn disturb(&self, mut rng: Rng) {
+        self.memory.page(1 + rng.below(20) as usize);
+        self.memory.latency(rng.millis(15));
+        for _ in 0..rng.below(60) {
+            let few = rng.below(4) as usize;
+            match rng.below(11) {
+                0 | 1 => self.memory.lose(few),
+                2 => self.memory.double(few),
+                3 => self.memory.hold(few),
+                4 => self.memory.release(),
+                5 => self.memory.cut(few),
+                6 => self.memory.stale(rng.below(30)),
+                7 => self.memory.reachable(rng.percent(60)),
+                8 => self.memory.disturb(),
+                9 => self.memory.close(),
+                _ => self.expire(&mut rng),
+            }
+            sleep(rng.millis(400)).await;
+        }
+        self.memory.stale(0);
+        self.memory.reachable(true);
+        self.memory.release();
+    }
+
+    /// Lets some events expire, never the last of the log: what the end was could not be told by anybody.
+    fn expire(&self, rng: &mut Rng) {
+        let events = self.memory.events(&job());
+        if let Some(last) = events.last().filter(|_| rng.percent(40)) {
+            let up_to = rng.below(last.seq.0);
+            self.memory.expire(&job(), Seq(up_to));
+            self.expired.set(self.expired.get().max(up_to));
+        }
+    }
+
+    /// A client that leaves and comes back, on either edge, until it has the end.
+    async fn read(&self, mut rng: Rng) {
+        let (mut start, mut told) = (FROM_START, 0);
+        loop {
+            sleep(rng.millis(1000)).await;
+            let hub = &self.edges[rng.below(2) as usize];
+            let mut client = match Client::open(hub, start).await {
+                Ok(client) => client,
+                Err(Error::Unavailable(_)) => continue,
+                Err(error) => panic!("seed {}: {start:?} is refused: {error}", self.seed),
+            };
+            let steps = if rng.percent(60) { rng.below(12) } else { u64::MAX };
+            self.watch(&mut client, steps, &mut rng).await;
+            told += client.given + client.missing.iter().map(|(from, to)| to - from + 1).sum::<u64>();
+            if client.ended {
+                assert_eq!((client.next, told), (Seq(self.end + 1), self.end), "seed {}", self.seed);
+                return;
+            }
+            let seq = client.next.before();
+            // After a missing event there is no cursor, but its number will do.
+            let cursor = client.cursor.filter(|cursor| cursor.seq == seq && rng.percent(70));
+            start = cursor.map_or(Start::After(seq), Start::Cursor);
+        }
+    }
+
+    /// Takes some steps, with waits that are dropped and others that are long.
+    async fn watch(&self, client: &mut Client, steps: u64, rng: &mut Rng) {
+        let mut waits = 0;
+        for _ in 0..steps {
+            if client.ended {
+                return;
+            }
+            let wait = if rng.percent(50) { rng.millis(40) } else { Duration::from_secs(5) };
+            if let Ok(step) = timeout(wait, client.session.next()).await {
+                if let Step::Missing { to, .. } = &step {
+                    assert!(to.0 <= self.expired.get(), "seed {}: {step:?} though stored", self.seed);
+                }
+                client.take(step);
+                waits = 0;
+            }
+            waits += 1;
+            assert!(waits < 2000, "seed {}: nothing comes after {}", self.seed, client.next.before());
+            if rng.percent(10) {
+                sleep(rng.millis(2000)).await;
+            }
+        }
+    }
+
+    async fn run(self) {
+        let rng = |n: u64| Rng(self.seed * 1000 + n);
+        let clients = join_all((0..CLIENTS).map(|n| self.read(rng(10 + n))));
+        tokio::join!(self.write(rng(1)), self.disturb(rng(2)), clients);
+        sleep(FEED_LINGER * 2).await;
+        let left: Vec<_> = self.edges.iter().map(|hub| hub.feeds()).collect();
+        assert_eq!((left, self.memory.followers()), (vec![0, 0], 0), "seed {}", self.seed);
+        let read = self.memory.calls().replay;
+        assert!(read < 3000, "seed {}: the log was read {read} times", self.seed);
+    }
+}
+
+#[test]
+fn whatever_goes_wrong_each_client_gets_every_event_once_or_is_told_that_it_expired() {
+    for seed in 0..SEEDS {
+        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(Run::new(seed).run());
+    }
+}

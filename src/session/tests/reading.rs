@@ -1,0 +1,145 @@
+//! What a session reads while nothing is wrong with the source: beside other watchers, slowly, and in pieces.
+
+use std::ops::Range;
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use super::*;
+use crate::config::{HISTORY_BYTES, LIVE_CAPACITY, STEP_BYTES};
+
+#[tokio::test(start_paused = true)]
+async fn a_late_watcher_is_served_from_the_history_without_touching_the_log() {
+    let memory = log_of(3);
+    let hub = edge(&memory);
+    let mut early = Client::open(&hub, Start::After(Seq(3))).await.unwrap();
+    early.until_live().await;
+    append(&memory, 20);
+    early.reach(23).await;
+    let (before, at_10) = (memory.calls(), memory.events(&job())[9].cursor());
+    for (start, given) in [(Start::After(Seq(2)), 21), (Start::Cursor(at_10), 13), (Start::After(Seq(23)), 0)]
+    {
+        let mut late = Client::open(&hub, start).await.unwrap();
+        late.until_live().await;
+        assert_eq!((late.given, late.next), (given, Seq(24)));
+    }
+    assert_eq!(memory.calls(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_watchers_of_one_job_cost_the_source_one_subscription() {
+    let memory = log_of(1);
+    let hub = edge(&memory);
+    let watchers = (0..1000_u64).map(|i| {
+        let hub = &hub;
+        async move {
+            let mut client = Client::from_start(hub).await;
+            // They come and go at different times.
+            if i % 3 == 0 {
+                client.reach(1 + i % 50).await;
+                client = Client::open(hub, Start::Cursor(client.cursor.unwrap())).await.unwrap();
+            }
+            client.until_end().await;
+            assert!(client.missing.is_empty() && client.next == Seq(102));
+        }
+    });
+    let writer = async {
+        settle().await;
+        for i in 0..100 {
+            memory.append(&job(), if i == 99 { done() } else { chunk("x") });
+            settle().await;
+        }
+    };
+    tokio::join!(join_all(watchers), writer);
+    assert_eq!((memory.calls().follow, memory.followers(), hub.feeds()), (1, 0, 1));
+}
+
+/// Appends large events, one every millisecond.
+async fn flood(memory: &Memory, seqs: Range<u64>) {
+    for _ in seqs {
+        memory.append(&job(), chunk("x".repeat(1000)));
+        settle().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_takes_nothing_for_long_loses_nothing_and_is_not_buffered_for() {
+    let memory = log_of(1);
+    let hub = edge(&memory);
+    let (mut slow, mut fast) = (Client::from_start(&hub).await, Client::from_start(&hub).await);
+    slow.until_live().await;
+    let watch = async {
+        while fast.next <= Seq(2001) {
+            fast.step().await;
+            let held = memory.held();
+            assert!(held <= HISTORY_BYTES + STEP_BYTES + 4096, "{held} bytes are held");
+        }
+    };
+    tokio::join!(flood(&memory, 0..2000), watch);
+    assert_eq!(memory.calls().replay, 0, "who keeps up needs no log");
+    while slow.next <= Seq(2001) {
+        slow.step().await;
+        let held = memory.held();
+        assert!(held <= HISTORY_BYTES + 64 * 4096, "{held} bytes are held");
+    }
+    assert_eq!((slow.given, slow.missing.len()), (2001, 0));
+    assert_eq!(memory.calls().replay, 1, "one reading brings it back to what is recent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_is_slower_than_the_job_for_ever_gets_everything_all_the_same() {
+    let memory = log_of(1);
+    let hub = edge(&memory);
+    let mut slow = Client::from_start(&hub).await;
+    memory.page(8);
+    let crawl = async {
+        while slow.next <= Seq(1501) {
+            slow.step().await;
+            sleep(MOMENT * 20).await;
+        }
+    };
+    tokio::join!(flood(&memory, 0..1500), crawl);
+    assert_eq!((slow.given, slow.missing.len()), (1501, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_live_queue_that_overflowed_is_made_good_from_the_log() {
+    let memory = log_of(1);
+    let mut client = Client::from_start(&edge(&memory)).await;
+    client.until_live().await;
+    append(&memory, 2 * LIVE_CAPACITY as u64 + 10);
+    memory.append(&job(), done());
+    client.until_end().await;
+    assert_eq!((client.given, client.missing.len()), (2 * LIVE_CAPACITY as u64 + 12, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_is_dropped_at_any_point_loses_nothing() {
+    for seed in 0..40 {
+        let mut rng = Rng(seed);
+        let memory = log_of(30);
+        memory.page(4);
+        memory.latency(MOMENT * 3);
+        let hub = edge(&memory);
+        let mut client = Client::from_start(&hub).await;
+        let writer = async {
+            for i in 0..60 {
+                memory.lose(usize::from(i % 7 == 0));
+                memory.append(&job(), if i == 59 { done() } else { chunk("x") });
+                sleep(MOMENT * 2).await;
+            }
+        };
+        let reader = async {
+            let give_up = Instant::now() + FOREVER;
+            while !client.ended {
+                assert!(Instant::now() < give_up, "seed {seed}: stuck before {}", client.next);
+                let wait = rng.millis(8);
+                if let Ok(step) = timeout(wait, client.session.next()).await {
+                    client.take(step);
+                }
+            }
+        };
+        tokio::join!(writer, reader);
+        assert_eq!((client.given, client.missing.len()), (90, 0), "seed {seed}");
+    }
+}

@@ -1,0 +1,212 @@
+//! What a broker does wrong without losing an event: lost, doubled and late copies, replicas that are behind, times
+//! out of reach. Nobody is told of any of it.
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::config::{PROBE_FIRST, PROBE_MAX, PROBE_SILENT, PROBE_SPREAD, REREAD_MAX};
+
+/// A client that has everything of a log of `count` events and is told live.
+async fn live(memory: &Memory, count: u64) -> (Arc<Hub<Memory>>, Client) {
+    append(memory, count);
+    let hub = edge(memory);
+    let mut client = Client::from_start(&hub).await;
+    client.until_live().await;
+    (hub, client)
+}
+
+#[tokio::test(start_paused = true)]
+async fn live_copies_that_were_lost_in_the_middle_cost_one_reading() {
+    let memory = Memory::default();
+    let (_hub, mut client) = live(&memory, 3).await;
+    let before = memory.calls();
+    append(&memory, 2);
+    memory.lose(3);
+    append(&memory, 6);
+    let begun = Instant::now();
+    client.reach(11).await;
+    assert!(begun.elapsed() < MOMENT, "a hole is visible at once");
+    assert_eq!(memory.calls().replay, before.replay + 1);
+    assert!(client.missing.is_empty());
+    // The probe of the new feed and no other question.
+    assert!(memory.calls().last <= before.last + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_last_copy_that_was_lost_is_found_when_the_job_is_silent() {
+    let memory = Memory::default();
+    let (_hub, mut client) = live(&memory, 3).await;
+    sleep(PROBE_FIRST * 2).await;
+    append(&memory, 1);
+    client.reach(4).await;
+    memory.lose(1);
+    memory.append(&job(), done());
+    let begun = Instant::now();
+    client.until_end().await;
+    assert!(begun.elapsed() <= PROBE_SILENT * 5 / 4 + MOMENT, "after {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_was_lost_right_after_the_subscription_is_found_by_the_first_probe() {
+    let memory = log_of(2);
+    let mut client = Client::from_start(&edge(&memory)).await;
+    client.until_live().await;
+    memory.lose(1);
+    memory.append(&job(), done());
+    let begun = Instant::now();
+    client.until_end().await;
+    assert!(begun.elapsed() <= PROBE_FIRST * 5 / 4 + MOMENT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_last_copy_is_found_as_soon_after_a_long_silence() {
+    let memory = Memory::default();
+    let (_hub, mut client) = live(&memory, 3).await;
+    client.rests(PROBE_MAX * 20).await;
+    append(&memory, 1);
+    client.reach(4).await;
+    memory.lose(1);
+    memory.append(&job(), done());
+    let begun = Instant::now();
+    client.until_end().await;
+    assert!(begun.elapsed() <= PROBE_SILENT * 5 / 4 + MOMENT, "after {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_job_is_asked_about_ever_more_rarely() {
+    let memory = Memory::default();
+    let (_hub, mut client) = live(&memory, 3).await;
+    client.rests(PROBE_MAX * 9).await;
+    let before = memory.calls();
+    client.rests(PROBE_MAX * 9).await;
+    let asked = memory.calls().last - before.last;
+    assert!((7..=9).contains(&asked), "{asked} questions in nine times the longest pause");
+    assert_eq!(memory.calls().replay, before.replay);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disturbance_leads_to_a_question_within_a_second() {
+    for late_copy in [false, true] {
+        let memory = Memory::default();
+        let (_hub, mut client) = live(&memory, 3).await;
+        client.rests(PROBE_MAX * 5).await;
+        memory.hold(1);
+        append(&memory, 1);
+        memory.lose(1);
+        memory.append(&job(), done());
+        memory.disturb();
+        let begun = Instant::now();
+        settle().await;
+        if late_copy {
+            // A copy that was under way proves nothing about the one behind it.
+            memory.release();
+            client.reach(4).await;
+        }
+        client.until_end().await;
+        assert!(begun.elapsed() <= PROBE_SPREAD + MOMENT, "after {:?}", begun.elapsed());
+        assert!(client.missing.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn copies_that_come_twice_or_in_another_order_are_told_once_and_in_order() {
+    let memory = Memory::default();
+    let (_hub, mut client) = live(&memory, 3).await;
+    memory.double(4);
+    append(&memory, 4);
+    memory.hold(5);
+    append(&memory, 5);
+    memory.release();
+    client.reach(12).await;
+    memory.hold(1);
+    append(&memory, 2);
+    client.reach(14).await;
+    memory.release();
+    memory.append(&job(), done());
+    client.until_end().await;
+    assert_eq!((client.given, client.missing.len()), (15, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_replica_never_makes_an_event_missing() {
+    for stale in [1, 5, 12, 100] {
+        let memory = log_of(10);
+        memory.stale(stale);
+        let hub = edge(&memory);
+        let mut client = Client::from_start(&hub).await;
+        client.until_live().await;
+        for _ in 0..5 {
+            memory.lose(2);
+            append(&memory, 4);
+            sleep(PROBE_SILENT).await;
+        }
+        client.reach(30).await;
+        assert!(client.missing.is_empty(), "{stale} behind");
+        // Another edge begins while the replicas are behind.
+        let mut late = Client::from_start(&edge(&memory)).await;
+        memory.append(&job(), done());
+        late.until_end().await;
+        client.until_end().await;
+        assert!(late.missing.is_empty() && late.given == 31, "{stale} behind");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn replays_that_break_off_early_are_taken_up_where_they_ended() {
+    let memory = log_of(40);
+    memory.page(3);
+    memory.cut(5);
+    let mut client = Client::from_start(&edge(&memory)).await;
+    client.until_live().await;
+    assert_eq!((client.given, client.missing.len()), (40, 0));
+    assert_eq!(memory.calls().replay, 6, "none of them is read twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_away_for_a_while_is_waited_for() {
+    let memory = Memory::default();
+    let (hub, mut client) = live(&memory, 3).await;
+    memory.reachable(false);
+    memory.lose(3);
+    append(&memory, 4);
+    client.rests(FOREVER).await;
+    let asked = memory.calls().replay;
+    client.rests(FOREVER).await;
+    let asked = memory.calls().replay - asked;
+    assert!(asked <= 1 + (FOREVER.as_secs() / REREAD_MAX.as_secs()) as usize, "asked {asked} times");
+    memory.reachable(true);
+    let begun = Instant::now();
+    client.reach(7).await;
+    assert!(begun.elapsed() <= REREAD_MAX && client.missing.is_empty());
+    // The same for a session that reads the log while the source goes away.
+    memory.page(2);
+    memory.latency(MOMENT * 10);
+    let mut late = Client::from_start(&hub).await;
+    memory.append(&job(), done());
+    late.reach(2).await;
+    memory.reachable(false);
+    client.until_end().await;
+    sleep(FOREVER / 2).await;
+    memory.reachable(true);
+    late.until_end().await;
+    assert_eq!((late.given, late.missing.len()), (8, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_ended_is_begun_again_where_it_was() {
+    let memory = Memory::default();
+    let (_hub, mut client) = live(&memory, 3).await;
+    memory.close();
+    append(&memory, 3);
+    client.reach(6).await;
+    memory.close();
+    memory.reachable(false);
+    append(&memory, 3);
+    client.rests(FOREVER).await;
+    memory.reachable(true);
+    client.reach(9).await;
+    append(&memory, 1);
+    client.reach(10).await;
+    assert!(client.missing.is_empty());
+    assert_eq!(memory.followers(), 1);
+}
