@@ -24,6 +24,15 @@ cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
 command -v python3 >/dev/null ||
   die "python3 is missing. The README's worker in Python is one of the tests."
 
+# The README's commands are among the tests, and they use these.
+missing=()
+for program in curl jq; do command -v "$program" >/dev/null || missing+=("$program"); done
+if ((${#missing[@]})); then
+  say "${missing[*]}: from the system's packages"
+  command -v apt-get >/dev/null && [[ $(id -u) == 0 ]] || die "please install ${missing[*]}."
+  bounded 300 apt-get update -qq && bounded 300 apt-get install -yqq "${missing[@]}" >/dev/null
+fi
+
 say "nats-server: the one in NATS_SERVER or on PATH, else one in .tools/"
 NATS_SERVER=$(scripts/nats-server.sh)
 export NATS_SERVER
@@ -52,6 +61,9 @@ bounded 1800 cargo clippy --all-targets --locked -- -D warnings
 
 say "cargo doc"
 RUSTDOCFLAGS="-D warnings" bounded 1800 cargo doc --no-deps --locked
+
+say "the demonstration"
+bounded 1800 scripts/run-demo.sh --check | tail -n 4
 
 say "cargo test"
 # Without doc tests, of which there are none: the last line counts tests that ran.

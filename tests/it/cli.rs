@@ -14,14 +14,14 @@ use crate::support::system::{System, text, words};
 use crate::support::{eventually, within};
 
 /// `tailwater up` in a directory of its own, and where it serves.
-struct Up {
+pub struct Up {
     process: Process,
-    nats: String,
-    addr: String,
+    pub nats: String,
+    pub addr: String,
     dir: TempDir,
 }
 
-async fn up(dir: TempDir, command: &[&str]) -> Up {
+pub async fn up(dir: TempDir, command: &[&str]) -> Up {
     let mut args: Vec<String> = ["up", "--listen", "127.0.0.1:0", "--data-dir"].map(str::to_owned).to_vec();
     args.push(dir.path().display().to_string());
     args.extend(["--nats-server".to_owned(), broker::program().display().to_string()]);

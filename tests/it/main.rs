@@ -12,6 +12,8 @@ mod cli;
 mod killing;
 /// Many clients, many events, slow readers.
 mod load;
+/// The commands of the README, run as a reader would.
+mod readme;
 /// The rules of the house that no lint knows.
 mod tidy;
 /// One client or a few follow a job: from anywhere, over any number of drops.
