@@ -16,6 +16,8 @@ use crate::guard;
 const USUAL_PORT: u16 = 4222;
 /// How long the server may take to open its port: it reads its store first.
 const START_WAIT: Duration = Duration::from_secs(30);
+/// How many bytes must be free for the server to begin: its logs and the beginnings of its streams.
+const SPACE_MIN: usize = 4 << 20;
 /// How long the server may take to end after SIGTERM.
 const END_WAIT: Duration = Duration::from_secs(2);
 
@@ -36,6 +38,7 @@ impl Broker {
         fs::create_dir_all(dir)
             .with_context(|| format!("cannot make the data directory {}", dir.display()))?;
         let lock = lock(dir)?;
+        check_space(dir)?;
         let config = dir.join("nats-server.conf");
         fs::write(&config, include_str!("../../nats/server.conf"))
             .with_context(|| format!("cannot write {}", config.display()))?;
@@ -142,6 +145,14 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
             Err(error).with_context(|| format!("cannot lock {}", path.display()))
         }
     }
+}
+
+/// Finds out that the disk is full before the server does, which would not say so.
+fn check_space(dir: &Path) -> anyhow::Result<()> {
+    let probe = dir.join("probe");
+    let written = fs::write(&probe, vec![0; SPACE_MIN]);
+    let _ = fs::remove_file(&probe);
+    written.with_context(|| format!("the data directory {} has no room", dir.display()))
 }
 
 fn find(program: Option<&Path>) -> anyhow::Result<PathBuf> {

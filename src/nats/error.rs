@@ -33,6 +33,16 @@ pub enum Error {
     /// A stream exists and differs from its declaration.
     #[error("{0}")]
     Drifted(Drift),
+    /// The broker has not the disk space that a stream reserves.
+    #[error(
+        "NATS has not the {mib} MiB of disk space that stream {stream} reserves: free some, or keep less with --max-bytes"
+    )]
+    NoSpace {
+        /// The stream.
+        stream: String,
+        /// What it reserves, in MiB.
+        mib: u64,
+    },
     /// The broker refused.
     #[error("NATS refused: {description} (error {code})")]
     Api {
@@ -56,6 +66,8 @@ pub(super) mod code {
     pub(in crate::nats) const STREAM_NOT_FOUND: u64 = 10059;
     /// The expected last sequence is another.
     pub(in crate::nats) const WRONG_LAST_SEQUENCE: u64 = 10071;
+    /// The disk, or what the account may use of it, has too little room for a stream.
+    pub(in crate::nats) const NO_SPACE: u64 = 10047;
     /// A stream with `discard: new` is full, in messages or bytes.
     pub(in crate::nats) const FULL: [u64; 2] = [10054, 10077];
     /// The expected last sequence cannot be told: another publish to the subject is in flight.

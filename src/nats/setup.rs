@@ -125,11 +125,17 @@ async fn apply_stream(client: &Client, declared: &Value) -> Result<(), Error> {
             compare("", &info["config"], declared, &mut fields);
             if fields.is_empty() { Ok(()) } else { Err(Error::Drifted(Drift { stream, fields })) }
         }
-        None => {
-            api::call(client, &format!("STREAM.CREATE.{stream}"), declared).await?;
-            info!(%stream, "made a stream");
-            Ok(())
-        }
+        None => match api::call(client, &format!("STREAM.CREATE.{stream}"), declared).await {
+            Ok(_) => {
+                info!(%stream, "made a stream");
+                Ok(())
+            }
+            Err(Error::Api { code: code::NO_SPACE, .. }) => {
+                let mib = declared["max_bytes"].as_u64().unwrap_or(0) >> 20;
+                Err(Error::NoSpace { stream, mib })
+            }
+            Err(error) => Err(error),
+        },
     }
 }
 

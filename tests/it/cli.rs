@@ -109,6 +109,9 @@ async fn what_keeps_up_from_starting_is_one_clear_sentence() {
         said(&["up", "--listen", "127.0.0.1:0", "--data-dir", "/dev/null/x", "--nats-server", &program])
             .await;
     assert!(err.contains("cannot make the data directory"), "{err}");
+    let huge = ["--nats-server", &program, "--max-bytes", "1000000000000000"];
+    let err = said(&[&["up", "--listen", "127.0.0.1:0", "--data-dir", &data], &huge[..]].concat()).await;
+    assert!(err.contains("disk space that stream TW_CHUNKS_0 reserves"), "{err}");
     let held = up(TempDir::new().unwrap(), &[]).await;
     let data = held.dir.path().display().to_string();
     let err = said(&["up", "--listen", "127.0.0.1:0", "--data-dir", &data, "--nats-server", &program]).await;
