@@ -3,16 +3,22 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
+use tailwater::nats::Reader;
+use tailwater::source::{EventSource as _, Replay as _, Replica, Span};
+use tailwater::wire::Seq;
 use tokio::time::{Instant, sleep};
 
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Frame, Seen};
 use crate::support::process::Process;
 use crate::support::system::{System, text, words};
-use crate::support::within;
+use crate::support::{eventually, within};
 use crate::watching::on_one_and_three;
 
-on_one_and_three!(five_hundred_clients_come_back_at_once_to_an_edge_that_has_just_started);
+on_one_and_three!(
+    five_hundred_clients_come_back_at_once_to_an_edge_that_has_just_started,
+    many_readers_of_one_shard_share_one_scan_of_it,
+);
 
 async fn five_hundred_clients_come_back_at_once_to_an_edge_that_has_just_started(broker: &Broker) {
     let system = System::with(broker, |settings| settings.shards = 1).await;
@@ -46,6 +52,58 @@ async fn five_hundred_clients_come_back_at_once_to_an_edge_that_has_just_started
         seen.assert_whole();
         assert_eq!(seen.text(), text(&words(60, 15, n as u64)));
     }
+    system.end().await;
+}
+
+async fn many_readers_of_one_shard_share_one_scan_of_it(broker: &Broker) {
+    let system = System::with(broker, |settings| settings.shards = 1).await;
+    system.demo().await;
+    let jobs: Vec<_> = join_all((0..200).map(|n| {
+        let system = &system;
+        async move {
+            let job = system.submit(&format!("scan-{n}"), words(40, 100, n)).await;
+            eventually("the end", || async {
+                system.log.last(&job).await.ok().flatten().filter(|last| last.kind.is_end())
+            })
+            .await;
+            job
+        }
+    }))
+    .await;
+    let reader = Reader::open(system.log.clone(), &system.tasks).await.unwrap();
+    let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>()).await.unwrap();
+    let stream = format!("{}_CHUNKS_0", system.options.prefix.as_str().to_uppercase());
+    // A direct get needs no consumer, so consumers are scans.
+    let most_consumers = async {
+        let mut most = 0;
+        loop {
+            let answer = client.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await.unwrap();
+            let info: Value = serde_json::from_slice(&answer.payload).unwrap();
+            most = most.max(info["state"]["consumer_count"].as_u64().unwrap());
+            if most > 0 {
+                return most;
+            }
+        }
+    };
+    let readings = join_all(jobs.iter().map(|job| async {
+        let span = Span { from: Seq::FIRST, pos: None, until: None, replica: Replica::Any };
+        let (mut seqs, mut refills) = (Vec::new(), 0);
+        // A replica that is behind ends a reading early; the next one goes on.
+        while seqs.len() < usize::try_from(system.log.last(job).await.unwrap().unwrap().seq.0).unwrap() {
+            let from = Seq(seqs.len() as u64 + 1);
+            let mut replay = reader.replay(job, Span { from, ..span });
+            while let Some(items) = replay.next().await {
+                seqs.extend(items.unwrap().iter().map(|item| item.seq.0));
+            }
+            refills += 1;
+        }
+        assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>());
+        refills
+    }));
+    let (consumers, readings) =
+        within("all readings", futures_util::future::join(most_consumers, readings)).await;
+    assert!((1..=2).contains(&consumers), "{consumers} consumers");
+    assert!(readings.iter().sum::<u32>() < 400, "{readings:?}");
     system.end().await;
 }
 
