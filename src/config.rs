@@ -82,6 +82,9 @@ pub const RETRY_FIRST: Duration = Duration::from_millis(5);
 /// The longest pause before an append is tried again.
 pub const RETRY_MAX: Duration = Duration::from_millis(500);
 
+/// How long a cancel request goes on trying to get between two events of a worker that writes all the time.
+pub const CANCEL_WAIT: Duration = Duration::from_secs(10);
+
 // ---- running jobs
 
 /// How many bytes a backend may be ahead of the log: what it produces during an election, with room to spare.

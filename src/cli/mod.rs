@@ -3,6 +3,7 @@
 
 mod args;
 mod broker;
+mod cancel;
 mod edge;
 mod guard;
 mod setup;
@@ -42,6 +43,7 @@ enum Command {
     Submit(submit::Submit),
     Tail(tail::Tail),
     State(state::State),
+    Cancel(cancel::Cancel),
     #[command(hide = true)]
     Guard(guard::Guard),
 }
@@ -71,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Submit(command) => command.run(),
         Command::Tail(command) => command.run(),
         Command::State(command) => command.run(),
+        Command::Cancel(command) => command.run(),
         Command::Guard(command) => command.run(),
     };
     outcome.unwrap_or_else(|error| {

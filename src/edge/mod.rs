@@ -123,6 +123,7 @@ fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/ws", any(ws::upgrade))
         .route("/api/jobs", post(rest::submit))
+        .route("/api/jobs/{id}/cancel", post(rest::cancel))
         .route("/api/jobs/{id}/state", get(rest::state))
         .route("/api/job/{id}/state", get(rest::state))
         .route("/healthz", get(ops::health))

@@ -15,10 +15,10 @@ use tokio::time::timeout;
 use super::App;
 use super::error::Problem;
 use crate::config::{INPUT_MAX, OPEN_WAIT};
-use crate::nats::Submitted;
+use crate::nats::{Cancelled, Submitted};
 use crate::session::fold;
 use crate::source::Unavailable;
-use crate::wire::{Code, JobId, JobState, Kind, Status};
+use crate::wire::{Code, JobId, JobState, Kind, Seq, Status};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -97,6 +97,24 @@ pub(super) async fn state(
         Some(kind) => Ok(Json(JobState { kind: Some(kind), ..JobState::new(job) })),
         None => Err(Code::JobNotFound.into()),
     }
+}
+
+#[derive(Serialize)]
+struct CancelReceipt {
+    id: JobId,
+    seq: Seq,
+}
+
+/// `POST /api/jobs/{id}/cancel`: 202 with the number of the event that asks for it; 200 when somebody asked before.
+pub(super) async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let id = job_id(&id)?;
+    let (status, seq) = match app.log.cancel(&id, None).await? {
+        Cancelled::Requested(seq) => (StatusCode::ACCEPTED, seq),
+        Cancelled::Already(seq) => (StatusCode::OK, seq),
+        Cancelled::Ended => return Err(Code::JobEnded.into()),
+        Cancelled::Unknown => return Err(Code::JobNotFound.into()),
+    };
+    Ok((status, Json(CancelReceipt { id, seq })).into_response())
 }
 
 fn job_id(text: &str) -> Result<JobId, Problem> {

@@ -2,6 +2,7 @@
 //! of it are their own types.
 
 mod api;
+mod cancel;
 mod connect;
 mod error;
 mod follow;
@@ -13,6 +14,7 @@ mod scan;
 mod setup;
 mod writer;
 
+pub use cancel::Cancelled;
 pub use connect::{MIN_VERSION, Nats, Options};
 pub use error::Error;
 pub use follow::LiveTail;

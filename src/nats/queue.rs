@@ -110,6 +110,11 @@ impl Log {
         }))
     }
 
+    /// The kind and input of a job that waits in the queue.
+    pub(super) async fn waiting(&self, job: &JobId) -> Result<Option<(Kind, Value)>, Unavailable> {
+        Ok(self.queued(job).await?.map(|queued| (queued.kind, queued.input)))
+    }
+
     /// The kind of a job that waits in the queue and has no event yet.
     ///
     /// # Errors

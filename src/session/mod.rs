@@ -135,7 +135,7 @@ impl<S: EventSource> Session<S> {
 
     /// What the job is doing; `None` while it has no event.
     pub fn status(&self) -> Option<Status> {
-        self.watch.feed().last().map(|last| last.kind.status())
+        self.watch.feed().last().map(|last| last.status())
     }
 
     /// What to tell the client next. After [`Step::End`] it waits for ever. Safe to drop at any await.

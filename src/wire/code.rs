@@ -31,6 +31,8 @@ pub enum Code {
     JobNotFound,
     /// The id names another job.
     JobExists,
+    /// The job had ended before it could be cancelled.
+    JobEnded,
     /// This connection watches the job already.
     AlreadyWatching,
     /// This connection does not watch the job.
@@ -76,7 +78,7 @@ const fn row(code: &'static str, status: u16, close: Option<u16>, retry: bool, t
 
 impl Code {
     /// Every code, in the order of the table.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::BadJobId,
         Self::BadKind,
         Self::BadJson,
@@ -91,6 +93,7 @@ impl Code {
         Self::AfterTheEnd,
         Self::JobNotFound,
         Self::JobExists,
+        Self::JobEnded,
         Self::AlreadyWatching,
         Self::NotWatching,
         Self::TooManyWatches,
@@ -154,6 +157,7 @@ impl Code {
                 row("job_not_found", 404, None, false, "There is no such job, or all of it has expired.")
             }
             Self::JobExists => row("job_exists", 409, None, false, "The id names another job."),
+            Self::JobEnded => row("job_ended", 409, None, false, "The job has ended already."),
             Self::AlreadyWatching => {
                 row("already_watching", 409, None, false, "This connection watches the job already.")
             }

@@ -59,7 +59,7 @@ impl JobState {
     pub fn apply(&mut self, stored: &Stored) {
         self.seq = stored.seq;
         self.attempt = stored.attempt;
-        self.status = stored.kind.status();
+        self.status = stored.status();
         self.cursor = Some(stored.cursor().to_string());
         if let Ok(event) = stored.event() {
             self.take(event);

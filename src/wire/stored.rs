@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::codec::{self, Encoding};
 use super::cursor::Cursor;
-use super::event::{Event, Type};
+use super::event::{Event, Status, Type};
 use super::id::{JobId, Pos, Seq};
 
 /// A stored event: its place, what a reader must know of it, its payload untouched, and its frames, made once.
@@ -92,6 +92,16 @@ impl Stored {
     /// [`codec::Error`] when a field that belongs to the type is missing or of another shape.
     pub fn event(&self) -> Result<Event, codec::Error> {
         Event::decode(&self.payload)
+    }
+
+    /// What a job is whose last event this is.
+    pub fn status(&self) -> Status {
+        // Asked to be cancelled before any attempt, it still waits.
+        if self.kind == Type::CancelRequested && self.attempt == 0 {
+            Status::Queued
+        } else {
+            self.kind.status()
+        }
     }
 
     /// The cursor that names it.

@@ -110,6 +110,12 @@ async fn the_same_job_again_is_the_same_job_and_another_one_is_refused() {
     assert_eq!((status, problem["code"].as_str()), (409, Some("job_exists")));
     let state = system.ended(&"twice".parse().unwrap()).await;
     assert_eq!((state.attempt, state.output), (1, text(&body["input"])));
+    for (job, status, code) in
+        [("twice", 409, "job_ended"), ("nobody", 404, "job_not_found"), ("a.b", 400, "bad_job_id")]
+    {
+        let (got, _, problem) = http(&edge, "POST", &format!("/api/jobs/{job}/cancel"), "", b"").await;
+        assert_eq!((got, problem["code"].as_str()), (status, Some(code)));
+    }
     system.end().await;
 }
 

@@ -6,6 +6,8 @@ mod support;
 
 /// Frames, requests and cursors that are wrong: each gets its own code and costs nobody else anything.
 mod bad_input;
+/// Cancel: waiting, running, orphaned, and raced against the end.
+mod cancelling;
 /// The commands of the terminal, as processes.
 mod cli;
 /// Killing and freezing workers, edges and brokers in the middle of jobs.

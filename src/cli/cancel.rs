@@ -1,0 +1,38 @@
+//! `tailwater cancel`: asks for a job to be ended.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::args::{NatsArgs, block_on};
+use crate::nats::{Cancelled, Log};
+use crate::wire::JobId;
+
+/// Cancel a job, whether it waits, runs, or lost its worker. Prints the number of the event that asks for it.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Example:\n  tailwater cancel my-job --by me")]
+pub(super) struct Cancel {
+    /// The job's id.
+    job: JobId,
+    /// Who asks, for people who read the log.
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+    #[command(flatten)]
+    nats: NatsArgs,
+}
+
+impl Cancel {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        block_on(async move {
+            let nats = self.nats.connect("cancel").await?;
+            let log = Log::open(&nats).await?;
+            match log.cancel(&self.job, self.by).await? {
+                Cancelled::Requested(seq) | Cancelled::Already(seq) => println!("{seq}"),
+                Cancelled::Ended => anyhow::bail!("the job {} has ended already", self.job),
+                Cancelled::Unknown => anyhow::bail!("there is no job {}, or all of it has expired", self.job),
+            }
+            nats.close().await;
+            Ok(ExitCode::SUCCESS)
+        })
+    }
+}

@@ -1,0 +1,97 @@
+//! Cancelling a job: an entry of its log, written under the same fence as everything else. Stopping what runs is the
+//! worker's.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::debug;
+
+use super::log::Log;
+use super::writer::{Refusal, Writer};
+use crate::config::{CANCEL_WAIT, RETRY_FIRST};
+use crate::source::Unavailable;
+use crate::wire::{Body, JobId, Seq, Type};
+
+/// What became of a cancel request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It stands in the log, as the event with this number. Nothing but the job's end follows it.
+    Requested(Seq),
+    /// Somebody asked before, by the event with this number.
+    Already(Seq),
+    /// The job had ended before.
+    Ended,
+    /// There is no such job.
+    Unknown,
+}
+
+impl Log {
+    /// Asks for a job to be cancelled: one that waits ends here and now, one that runs is ended by its worker, and one
+    /// whose worker is dead by whoever is handed it next.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when the request could not be stored within [`CANCEL_WAIT`]. Asking again is harmless.
+    pub async fn cancel(&self, job: &JobId, by: Option<String>) -> Result<Cancelled, Unavailable> {
+        let deadline = Instant::now() + CANCEL_WAIT;
+        loop {
+            if let Some(outcome) = self.try_cancel(job, by.clone()).await? {
+                return Ok(outcome);
+            }
+            if Instant::now() >= deadline {
+                return Err(Unavailable("the job's worker was always faster".into()));
+            }
+            // The worker looks at its log when it is told to, and writes nothing meanwhile.
+            self.nudge(job).await;
+            sleep(RETRY_FIRST / 5).await;
+        }
+    }
+
+    /// One try; `None` when somebody else wrote at the same time.
+    async fn try_cancel(&self, job: &JobId, by: Option<String>) -> Result<Option<Cancelled>, Unavailable> {
+        let Some(last) = self.last(job).await? else {
+            let Some((kind, input)) = self.waiting(job).await? else { return Ok(Some(Cancelled::Unknown)) };
+            // Submitted, and its first event is still under way: the log begins the same way whoever writes it.
+            let queued =
+                Writer::new(self.clone(), job.clone(), 0, None).append(Body::Queued { kind, input }).await;
+            return written(queued).map(|_| None);
+        };
+        if last.kind.is_end() {
+            return Ok(Some(Cancelled::Ended));
+        }
+        if last.kind == Type::CancelRequested {
+            return Ok(Some(Cancelled::Already(last.seq)));
+        }
+        let mut writer = Writer::new(self.clone(), job.clone(), last.attempt, Some(&last));
+        if !written(writer.append(Body::CancelRequested { by }).await)? {
+            return Ok(None);
+        }
+        let seq = writer.seq();
+        if last.attempt == 0 {
+            // No worker has it, so nobody else would end it soon. One that claims it now is refused, or is faster and
+            // ends it itself.
+            let ended = writer.append(Body::Cancelled {}).await;
+            debug!(%job, ?ended, "cancelled before it began");
+        }
+        self.nudge(job).await;
+        Ok(Some(Cancelled::Requested(seq)))
+    }
+
+    /// Tells the job's worker to look at the log.
+    async fn nudge(&self, job: &JobId) {
+        let subject = self.nats.names.control(job);
+        let told = self.nats.work.publish(subject, bytes::Bytes::new());
+        if !tokio::time::timeout(Duration::from_secs(1), told).await.is_ok_and(|told| told.is_ok()) {
+            debug!(%job, "the worker was not told; it finds out at its next publish");
+        }
+    }
+}
+
+/// Whether an event was appended, or somebody else was faster.
+fn written(outcome: Result<(), Refusal>) -> Result<bool, Unavailable> {
+    match outcome {
+        Ok(()) => Ok(true),
+        Err(Refusal::Superseded | Refusal::CancelRequested) => Ok(false),
+        Err(Refusal::Unavailable(error)) => Err(error),
+        Err(Refusal::Unwritable(error)) => Err(Unavailable(error.to_string())),
+    }
+}

@@ -1,0 +1,117 @@
+use std::time::Duration;
+
+use tailwater::nats::Cancelled;
+use tailwater::wire::{Status, Type};
+use tokio::time::{Instant, sleep};
+
+use crate::support::broker::Broker;
+use crate::support::client::Seen;
+use crate::support::eventually;
+use crate::support::process::Process;
+use crate::support::system::{System, text, words};
+use crate::watching::on_one_and_three;
+
+on_one_and_three!(
+    a_job_that_waits_is_cancelled_and_never_starts,
+    a_job_that_runs_is_cancelled_within_a_second,
+    a_job_whose_worker_is_dead_is_ended_by_the_next,
+    a_cancel_that_races_the_end_agrees_with_how_the_job_ended,
+);
+
+async fn a_job_that_waits_is_cancelled_and_never_starts(broker: &Broker) {
+    let system = System::on(broker).await;
+    let job = system.submit("waits", words(10, 0, 1)).await;
+    let Cancelled::Requested(seq) = system.log.cancel(&job, None).await.unwrap() else {
+        panic!("not requested")
+    };
+    assert_eq!(seq.0, 2);
+    let state = system.ended(&job).await;
+    assert_eq!((state.status, state.attempt, state.seq.0), (Status::Cancelled, 0, 3));
+    assert_eq!(system.log.cancel(&job, None).await.unwrap(), Cancelled::Ended);
+    assert_eq!(system.log.cancel(&"nobody".parse().unwrap(), None).await.unwrap(), Cancelled::Unknown);
+    // The worker that is handed it finds that it has ended.
+    system.demo().await;
+    eventually("an empty queue", || async {
+        system.log.queued_kind(&job).await.ok().filter(Option::is_none).map(|_| ())
+    })
+    .await;
+    assert_eq!(system.ended(&job).await.seq.0, 3);
+    system.end().await;
+}
+
+async fn a_job_that_runs_is_cancelled_within_a_second(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let input = words(10_000, 50, 1);
+    let job = system.submit("runs", input.clone()).await;
+    let (mut client, mut seen) = (edge.client().await, Seen::of("runs"));
+    client.watch(&seen).await;
+    eventually("some text", || async {
+        system.log.last(&job).await.ok().flatten().filter(|last| last.seq.0 > 8)
+    })
+    .await;
+    let asked = Instant::now();
+    let Cancelled::Requested(seq) = system.log.cancel(&job, Some("me".into())).await.unwrap() else {
+        panic!("not requested")
+    };
+    seen.follow(&mut client).await;
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    seen.assert_whole();
+    // Nothing but the end follows the request.
+    assert_eq!(seen.last, seq.0 + 1);
+    assert_eq!(seen.events[&seq.0]["by"], "me");
+    assert!(text(&input).starts_with(&seen.text()));
+    assert_eq!(system.ended(&job).await.status, Status::Cancelled);
+    system.end().await;
+}
+
+async fn a_job_whose_worker_is_dead_is_ended_by_the_next(broker: &Broker) {
+    let system = System::on(broker).await;
+    let flags = ["worker", "--kind", "demo"].map(str::to_owned).to_vec();
+    let mut first = Process::start([flags, system.flags(), vec!["demo".into()]].concat());
+    let job = system.submit("orphan", words(10_000, 50, 1)).await;
+    eventually("some text", || async {
+        system.log.last(&job).await.ok().flatten().filter(|last| last.seq.0 > 4)
+    })
+    .await;
+    first.kill().await;
+    let Cancelled::Requested(seq) = system.log.cancel(&job, None).await.unwrap() else {
+        panic!("not requested")
+    };
+    assert_eq!(system.log.cancel(&job, None).await.unwrap(), Cancelled::Already(seq));
+    system.demo().await;
+    let state = system.ended(&job).await;
+    assert_eq!((state.status, state.attempt, state.seq), (Status::Cancelled, 1, seq.next()));
+    system.end().await;
+}
+
+async fn a_cancel_that_races_the_end_agrees_with_how_the_job_ended(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let race = |n: u64| {
+        let system = &system;
+        async move {
+            let job = system.submit(&format!("race-{n}"), words(4, 200, n)).await;
+            sleep(Duration::from_micros(n * 97 % 24_000)).await;
+            let outcome = system.log.cancel(&job, None).await.unwrap();
+            let last = eventually("the end", || async {
+                system.log.last(&job).await.ok().flatten().filter(|last| last.kind.is_end())
+            })
+            .await;
+            match outcome {
+                Cancelled::Requested(seq) => assert_eq!((last.kind, last.seq), (Type::Cancelled, seq.next())),
+                Cancelled::Ended => assert_eq!(last.kind, Type::Done),
+                other @ (Cancelled::Already(_) | Cancelled::Unknown) => panic!("{other:?}"),
+            }
+            last.kind == Type::Done
+        }
+    };
+    let mut done = 0;
+    for round in 0..20 {
+        let ended = futures_util::future::join_all((0..25).map(|n| race(round * 25 + n))).await;
+        done += ended.iter().filter(|done| **done).count();
+    }
+    assert!((1..500).contains(&done), "{done} of 500 were faster than their cancel: no race");
+    system.end().await;
+}
