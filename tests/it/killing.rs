@@ -1,9 +1,11 @@
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tailwater::backend::demo::Demo;
 use tailwater::guard::Signal;
 use tailwater::nats::{Refusal, Writer};
-use tailwater::wire::{Body, Type};
+use tailwater::wire::{Body, Status, Type};
 use tokio::time::{Instant, sleep};
 
 use crate::support::broker::Broker;
@@ -18,6 +20,8 @@ on_one_and_three!(
     a_worker_that_was_frozen_is_refused_by_the_broker,
     clients_of_an_edge_that_is_killed_resume_on_another,
     an_edge_that_is_stopped_tells_its_clients_to_come_back,
+    a_worker_that_is_stopped_hands_its_jobs_over_within_a_second,
+    a_job_whose_attempts_are_used_up_fails_and_says_so,
 );
 
 fn worker(system: &System) -> Process {
@@ -164,6 +168,51 @@ async fn an_edge_that_is_stopped_tells_its_clients_to_come_back(broker: &Broker)
     system.end().await;
 }
 
+async fn a_worker_that_is_stopped_hands_its_jobs_over_within_a_second(broker: &Broker) {
+    let system = System::on(broker).await;
+    let first = system.worker(Demo, |settings| settings.grace = Duration::ZERO).await;
+    let jobs = join_all((0..20).map(|n| {
+        let system = &system;
+        async move { system.submit(&format!("hand-{n}"), words(100, 25, n)).await }
+    }))
+    .await;
+    for job in &jobs {
+        reaches(&system, job.as_str(), 4).await;
+    }
+    system.demo().await;
+    first.cancel();
+    let stopped = Instant::now();
+    for (n, job) in jobs.iter().enumerate() {
+        let second = eventually("a second attempt", || async {
+            system.log.last(job).await.ok().flatten().filter(|last| last.attempt == 2)
+        });
+        second.await;
+        assert!(stopped.elapsed() < Duration::from_secs(1), "job {n}: {:?}", stopped.elapsed());
+    }
+    for (n, job) in jobs.iter().enumerate() {
+        let state = system.ended(job).await;
+        assert_eq!((state.attempt, state.output), (2, text(&words(100, 25, n as u64))));
+    }
+    system.end().await;
+}
+
+async fn a_job_whose_attempts_are_used_up_fails_and_says_so(broker: &Broker) {
+    let system = System::on(broker).await;
+    let mut first = worker(&system);
+    kind_is_known(&system).await;
+    let job = system.submit("poison", words(10_000, 50, 1)).await;
+    reaches(&system, "poison", 4).await;
+    first.kill().await;
+    system.worker(Demo, |settings| settings.max_attempts = 1).await;
+    let state = system.ended(&job).await;
+    let error = state.error.unwrap();
+    assert_eq!(
+        (state.status, error.code.as_str(), error.retryable),
+        (Status::Failed, "attempts_exhausted", false)
+    );
+    system.end().await;
+}
+
 /// Follows a job through whatever happens to the broker.
 async fn follow_through(addr: &str, seen: &mut Seen) {
     while !seen.ended {
@@ -206,7 +255,7 @@ async fn a_broker_that_is_killed_and_started_again_loses_and_doubles_nothing() {
         }
     };
     let addr = edge.addr.clone();
-    let clients = futures_util::future::join_all(jobs.iter_mut().map(|seen| follow_through(&addr, seen)));
+    let clients = join_all(jobs.iter_mut().map(|seen| follow_through(&addr, seen)));
     within("all jobs", futures_util::future::join(chaos, clients)).await;
     for (n, seen) in jobs.iter().enumerate() {
         seen.assert_whole();
@@ -234,7 +283,7 @@ async fn a_leader_that_is_killed_under_load_loses_and_doubles_nothing() {
         broker.restart(leader);
     };
     let addr = edge.addr.clone();
-    let clients = futures_util::future::join_all(jobs.iter_mut().map(|seen| follow_through(&addr, seen)));
+    let clients = join_all(jobs.iter_mut().map(|seen| follow_through(&addr, seen)));
     within("all jobs", futures_util::future::join(chaos, clients)).await;
     for (n, seen) in jobs.iter().enumerate() {
         seen.assert_whole();
