@@ -108,6 +108,8 @@ pub const PING_EVERY: Duration = Duration::from_secs(25);
 pub const PONG_WAIT: Duration = Duration::from_secs(20);
 /// How long one write to a client may take. A client that takes nothing for so long is gone.
 pub const WRITE_WAIT: Duration = Duration::from_secs(60);
+/// How many steps of its sessions a connection writes before it looks at its client again.
+pub const STEPS_PER_WRITE: usize = 32;
 /// The listener's backlog: as many clients come back at once when an edge dies.
 pub const BACKLOG: i32 = 4096;
 /// A WebSocket's read buffer, in bytes: clients send little, and tungstenite zeroes it on every read.

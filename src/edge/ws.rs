@@ -19,7 +19,9 @@ use tracing::{Instrument as _, debug, info_span};
 
 use super::App;
 use super::error::Problem;
-use crate::config::{BODY_MAX, PING_EVERY, PONG_WAIT, READ_BUFFER, WATCHES_MAX, WRITE_BUFFER, WRITE_WAIT};
+use crate::config::{
+    BODY_MAX, PING_EVERY, PONG_WAIT, READ_BUFFER, STEPS_PER_WRITE, WATCHES_MAX, WRITE_BUFFER, WRITE_WAIT,
+};
 use crate::nats::Reader;
 use crate::session::{Error, Session, Step};
 use crate::wire::{ClientFrame, Code, Gone, JSON_PROTOCOL, JobId, Refusal, ServerFrame, Start};
@@ -196,13 +198,16 @@ impl Connection {
 
     /// Writes what the sessions have; what is ready together leaves together.
     async fn pump(&mut self, mut happened: Happened) -> Result<(), Ending> {
-        loop {
+        // Sessions that replay always have more, and the client must be heard meanwhile.
+        for _ in 0..STEPS_PER_WRITE {
             self.happen(happened).await?;
             match self.steps.next().now_or_never() {
                 Some(Some(next)) => happened = next,
                 Some(None) | None => return self.flush().await,
             }
         }
+        self.happen(happened).await?;
+        self.flush().await
     }
 
     async fn happen(&mut self, happened: Happened) -> Result<(), Ending> {
