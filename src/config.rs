@@ -8,10 +8,25 @@ use std::time::Duration;
 /// The largest input of a job, in bytes of JSON. It is stored twice, in the queue and in the log, and a NATS message
 /// may have 1 MiB.
 pub const INPUT_MAX: usize = 512 * 1024;
+/// The longest idempotency key, in bytes.
+pub const KEY_MAX: usize = 255;
+/// The longest callback address, in bytes: what browsers and servers commonly take.
+pub const CALLBACK_MAX: usize = 2048;
 /// The largest HTTP body and WebSocket message: an input, escaped once more, and what surrounds it.
 pub const BODY_MAX: usize = 1024 * 1024;
 /// How many jobs one connection may watch. Each costs a session of about 1 KiB here and a place in the scan.
 pub const WATCHES_MAX: usize = 1024;
+
+// ---- the queue
+
+/// How many jobs of one kind wait or run at a time; more are refused until some have ended. A fiftieth of what the
+/// queue holds, so that one kind cannot take it from all others.
+pub const KIND_JOBS_MAX: u64 = 20_000;
+/// An input that is small, in bytes. Larger ones are refused when half of the queue's bytes are taken: what is left is
+/// room for some 20,000 small ones.
+pub const SMALL_INPUT: usize = 4096;
+/// How long an edge relies on what it knows of how full the queue is. Between two questions it counts its own.
+pub const LOAD_AGE: Duration = Duration::from_secs(1);
 
 // ---- feeds: what an edge keeps of a watched job
 
@@ -93,6 +108,19 @@ pub const OUTPUT_BUFFER_MAX: usize = 1024 * 1024;
 pub const OUTPUT_PIECES_MAX: usize = 256;
 /// The largest text of one chunk, in bytes: with its head it stays far below a NATS message.
 pub const CHUNK_MAX: usize = 256 * 1024;
+/// After what silence of a worker its jobs go to another one, unless the kind's first worker said otherwise. A worker is
+/// heard three times as often: at 10,000 running jobs that is 3750 messages a second.
+pub const ACK_WAIT: Duration = Duration::from_secs(8);
+/// The wait before the attempt that follows the first failed one; doubled with each further one up to
+/// [`ATTEMPT_PAUSE_MAX`].
+pub const ATTEMPT_PAUSE: Duration = Duration::from_secs(1);
+/// The longest such wait.
+pub const ATTEMPT_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// The longest wait that a backend's failure can ask for before the next attempt.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+/// How long a worker that is stopped tries to write that it hands a job back. What matters is the queue, which is told in
+/// any case.
+pub const HAND_BACK_WAIT: Duration = Duration::from_secs(2);
 /// How long a backend may take to return after it was told to stop, before it is dropped.
 pub const STOP_WAIT: Duration = Duration::from_secs(5);
 /// How many jobs a worker asks for at once.

@@ -100,7 +100,7 @@ impl Settings {
 }
 
 fn bad_input(message: String) -> Failure {
-    Failure { code: "bad_input".into(), message, retryable: false }
+    Failure::fatal("bad_input", message)
 }
 
 /// The whole text that a job with these settings puts out.
@@ -191,7 +191,7 @@ async fn put_out(settings: &Settings, out: &Output) -> Result<(), Stopped> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{Content, Piece};
+    use crate::backend::{Content, Piece, Retry};
     use tokio::sync::mpsc::Receiver;
     use tokio_util::sync::CancellationToken;
 
@@ -201,6 +201,7 @@ mod tests {
             kind: "demo".parse().unwrap(),
             input,
             attempt: 1,
+            so_far: None,
             stop: CancellationToken::new(),
         }
     }
@@ -229,7 +230,7 @@ mod tests {
 
     fn refused(input: &Value) -> String {
         let failure = Settings::from_input(input).unwrap_err();
-        assert_eq!((failure.code.as_str(), failure.retryable), ("bad_input", false));
+        assert_eq!((failure.code.as_str(), failure.retry), ("bad_input", Retry::Never));
         failure.message
     }
 

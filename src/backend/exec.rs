@@ -31,11 +31,14 @@ use tracing::debug;
 
 use self::format::Decoder;
 use self::streams::{SETTLE, Stderr, Stdout};
-use super::{Backend, Failure, Finish, Job, Output, Stopped};
+use super::{Backend, Failure, Finish, Job, Output, Retry, Stopped};
 use crate::guard::{self, Signal, kill_group};
 
 /// How long a program may clean up after SIGTERM. Well below the time after which a worker drops the backend.
 const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// The exit status of a program that may do better another time: `EX_TEMPFAIL` of sysexits.h.
+const TEMPORARY: i32 = 75;
 
 /// Runs a program per job. `TAILWATER_JOB`, `TAILWATER_KIND` and `TAILWATER_ATTEMPT` are in its environment.
 #[derive(Clone, Debug)]
@@ -149,18 +152,19 @@ impl Exec {
         {
             return Err(failure("cannot_start", why));
         }
-        Err(failure("exit_status", &with_last(format!("exit status {code}"))))
+        let failed = failure("exit_status", &with_last(format!("exit status {code}")));
+        Err(if code == TEMPORARY { Failure { retry: Retry::Later, ..failed } } else { failed })
     }
 }
 
 fn failure(code: &str, message: &str) -> Failure {
-    Failure { code: code.into(), message: message.into(), retryable: false }
+    Failure::fatal(code, message)
 }
 
 /// The operating system refused something that it does not usually refuse.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self { code: "exec_io".into(), message: error.to_string(), retryable: true }
+        Self::retryable("exec_io", error.to_string())
     }
 }
 

@@ -8,17 +8,24 @@ pub mod exec;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{OUTPUT_BUFFER_MAX, OUTPUT_PIECES_MAX};
-pub use crate::wire::{Channel, Failure};
-use crate::wire::{JobId, Kind};
+pub use crate::wire::Channel;
+use crate::wire::{self, JobId, Kind};
 
 /// Runs jobs of one kind.
 pub trait Backend: Send + Sync + 'static {
+    /// Whether a later attempt can go on where an earlier one stopped. It is then handed the output so far in
+    /// [`Job::so_far`], puts out only what follows, and clients keep what they have.
+    fn continues(&self) -> bool {
+        false
+    }
+
     /// Runs one job to its end. Called once per attempt, many at a time.
     ///
     /// When [`Job::stop`] is cancelled the output counts no longer: clean up and return soon, with anything. A future
@@ -38,6 +45,8 @@ pub struct Job {
     pub input: Value,
     /// Which try at the job this is, from 1.
     pub attempt: u32,
+    /// The output of the attempts before, for a backend that [continues](Backend::continues) and when there is any.
+    pub so_far: Option<String>,
     /// Cancelled when the attempt is over: the job was cancelled, or another worker has it.
     pub stop: CancellationToken,
 }
@@ -51,6 +60,46 @@ pub struct Finish {
     pub finish_reason: Option<String>,
 }
 
+/// Why an attempt failed, and whether another one makes sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Stable, for programs: `bad_input`, `exit_status`, …
+    pub code: String,
+    /// For people. Every client of the job sees it.
+    pub message: String,
+    /// Whether the same job may do better another time.
+    pub retry: Retry,
+}
+
+/// Whether and when a failed attempt should be followed by another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// Another attempt would fail as well: the job has failed.
+    Never,
+    /// After the worker's own back-off.
+    Later,
+    /// Not before so long has passed, for example because a server said so.
+    After(Duration),
+}
+
+impl Failure {
+    /// A failure that another attempt would meet again.
+    pub fn fatal(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into(), retry: Retry::Never }
+    }
+
+    /// A failure that another attempt may not meet.
+    pub fn retryable(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into(), retry: Retry::Later }
+    }
+}
+
+impl From<Failure> for wire::Failure {
+    fn from(Failure { code, message, retry }: Failure) -> Self {
+        Self { code, message, retryable: retry != Retry::Never }
+    }
+}
+
 /// Nobody takes the output any more: the attempt is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the attempt is over")]
@@ -58,7 +107,7 @@ pub struct Stopped;
 
 impl From<Stopped> for Failure {
     fn from(stopped: Stopped) -> Self {
-        Self { code: "stopped".into(), message: stopped.to_string(), retryable: true }
+        Self::retryable("stopped", stopped.to_string())
     }
 }
 

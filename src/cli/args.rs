@@ -63,6 +63,11 @@ impl SetupArgs {
     }
 }
 
+/// A time in milliseconds.
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Runs a command's work on a runtime with one thread.
 pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     runtime::single_threaded()?.block_on(work)

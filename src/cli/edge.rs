@@ -25,7 +25,23 @@ pub(super) struct Edge {
           value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
     #[command(flatten)]
+    settings: EdgeArgs,
+    #[command(flatten)]
     nats: NatsArgs,
+}
+
+/// What an edge is told beside where it listens.
+#[derive(Clone, Debug, Args)]
+pub(super) struct EdgeArgs {
+    /// The hosts that jobs may call back to, separated by commas, each `name` or `name:port`. None by default.
+    #[arg(long, env = "TAILWATER_CALLBACK_HOSTS", value_name = "HOSTS", value_delimiter = ',')]
+    pub(super) callback_hosts: Vec<String>,
+}
+
+impl EdgeArgs {
+    pub(super) fn settings(&self) -> edge::Settings {
+        edge::Settings { callback_hosts: self.callback_hosts.clone() }
+    }
 }
 
 impl Edge {
@@ -36,7 +52,7 @@ impl Edge {
         let listeners: Vec<_> = listeners.into_iter().map(|listener| Mutex::new(Some(listener))).collect();
         let stop = CancellationToken::new();
         runtime::on_threads(threads, |index| {
-            let (stop, nats) = (stop.clone(), &self.nats);
+            let (stop, nats, settings) = (stop.clone(), &self.nats, self.settings.settings());
             let listener = listeners[index].lock().ok().and_then(|mut listener| listener.take());
             async move {
                 // Whichever thread ends, the others follow.
@@ -46,7 +62,7 @@ impl Edge {
                 if index == 0 {
                     println!("ready http://{addr}");
                 }
-                until_interrupted(&stop, edge::run(listener, nats, stop.clone())).await?;
+                until_interrupted(&stop, edge::run(listener, nats, settings, stop.clone())).await?;
                 anyhow::Ok(())
             }
         })?;

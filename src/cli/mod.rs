@@ -53,8 +53,8 @@ const CANNOT_START: u8 = 2;
 /// The command line is wrong; the number is `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
 
-/// Parses the command line, runs the command and says how it went: 0 well, 1 the job failed, 2 cannot start, 64 wrong
-/// usage.
+/// Parses the command line, runs the command and says how it went: 0 well, 1 the job failed, 2 cannot start, 3 the job was
+/// cancelled, 64 wrong usage.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

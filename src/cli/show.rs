@@ -68,6 +68,9 @@ impl Show {
             Body::Started { continues: false, .. } if self.chunks > 0 => {
                 self.note("\n[a new attempt; the text above no longer counts]\n");
             }
+            Body::Retrying { code, message, .. } => {
+                self.note(&format!("\n[{message} ({code}); another attempt follows]\n"))
+            }
             Body::Done { .. } => self.end = Some(End::Done),
             Body::Failed(failure) => self.end = Some(End::Failed(failure)),
             Body::Cancelled {} => self.end = Some(End::Cancelled),

@@ -2,21 +2,23 @@
 
 use std::io::Read as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::Value;
 
-use super::args::{NatsArgs, block_on};
+use super::args::{NatsArgs, block_on, millis};
 use super::tail;
 use crate::config::INPUT_MAX;
 use crate::nats::{Log, Submitted};
-use crate::wire::{JobId, Kind, Seq, Start};
+use crate::wire::{JobId, Kind, Limits, Seq, Start, Submission};
 
 /// Queue a job, and print its id or, with --watch, its output.
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Example:\n  tailwater submit --kind demo --input '{\"words\": 50, \"rate\": 20}' --watch"
+    after_long_help = "Example:\n  tailwater submit --kind demo --input '{\"words\": 50, \"rate\": 20}' --watch\n  \
+        tailwater submit --kind demo --input '{\"words\": 50}' --wait"
 )]
 pub(super) struct Submit {
     /// Which workers may take it.
@@ -31,32 +33,50 @@ pub(super) struct Submit {
     /// Follow the job until it ends.
     #[arg(long)]
     watch: bool,
-    /// With --watch: print one event per line, as JSON.
+    /// Wait until the job has ended, and print its output then. The exit code is 0 when it is done, 1 when it failed and
+    /// 3 when it was cancelled.
+    #[arg(long, conflicts_with = "watch")]
+    wait: bool,
+    /// With --watch: print one event per line, as JSON. With --wait: print the job's state, as JSON.
     #[arg(long)]
     json: bool,
+    /// How long the job may take, from now to its end; then it fails.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+    /// How long an attempt may put out nothing; then the job fails.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    silence_timeout: Option<Duration>,
+    /// An address that is told how the job ended, by a worker of the kind `callback`.
+    #[arg(long, value_name = "URL")]
+    callback: Option<String>,
     #[command(flatten)]
     nats: NatsArgs,
 }
 
 impl Submit {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let input = self.read_input()?;
-        let id = match self.id {
-            Some(id) => id,
+        let submission = self.submission()?;
+        let id = match &self.id {
+            Some(id) => id.clone(),
             None => nuid::next().as_str().parse()?,
         };
         block_on(async move {
             let nats = self.nats.connect("submit").await?;
             let log = Log::open(&nats).await?;
-            anyhow::ensure!(
-                log.has_kind(&self.kind).await?,
-                "no worker has ever served the kind {}",
-                self.kind
-            );
-            match log.submit(&id, &self.kind, &input).await? {
+            let load = log.load(&self.kind).await?;
+            let load = load.with_context(|| format!("no worker has ever served the kind {}", self.kind))?;
+            let submitted = if load.admits(submission.input.to_string().len()) {
+                log.submit(&id, &submission).await?
+            } else {
+                log.known(&id, &submission).await?.unwrap_or(Submitted::Full)
+            };
+            match submitted {
                 Submitted::New | Submitted::Same => {}
                 Submitted::Other => anyhow::bail!("the id {id} names another job"),
                 Submitted::Full => anyhow::bail!("the queue is full; try again later"),
+            }
+            if self.wait {
+                return tail::wait(log, &id, self.json).await;
             }
             if self.watch {
                 return tail::follow(log, &id, Start::After(Seq(0)), self.json).await;
@@ -65,6 +85,18 @@ impl Submit {
             nats.close().await;
             Ok(ExitCode::SUCCESS)
         })
+    }
+
+    fn submission(&self) -> anyhow::Result<Submission> {
+        let limits = Limits {
+            timeout_ms: self.timeout.map(millis),
+            silence_timeout_ms: self.silence_timeout.map(millis),
+        };
+        let (id, callback) = (self.id.clone(), self.callback.clone());
+        let submission =
+            Submission { id, limits, callback, ..Submission::new(self.kind.clone(), self.read_input()?) };
+        submission.check().map_err(|refusal| anyhow::anyhow!("{}", refusal.message))?;
+        Ok(submission)
     }
 
     fn read_input(&self) -> anyhow::Result<Value> {

@@ -1,5 +1,6 @@
 //! `tailwater tail`: follows a job, straight from the log or as a client of an edge.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -20,11 +21,11 @@ use crate::config::{PING_EVERY, PONG_WAIT, REREAD_FIRST, REREAD_MAX};
 use crate::hub::Hub;
 use crate::nats::{Log, Reader};
 use crate::runtime::Tasks;
-use crate::session::{Session, Step};
-use crate::wire::{Cursor, JSON_PROTOCOL, JobId, Seq, ServerFrame, Start, may_reconnect};
+use crate::session::{Session, Step, fold};
+use crate::wire::{Cursor, JSON_PROTOCOL, JobId, Seq, ServerFrame, Start, Status, may_reconnect};
 
-/// Follow a job from its first event, or from where you were, until it ends. The exit code is 1 when the job did not end
-/// well.
+/// Follow a job from its first event, or from where you were, until it ends. The exit code is 1 when the job failed and 3
+/// when it was cancelled.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  tailwater tail my-job\n  tailwater tail my-job --after 17 --json\n  \
@@ -117,20 +118,47 @@ async fn follow_with(
     }
 }
 
+/// Waits until a job has ended, and prints its output then.
+pub(super) async fn wait(log: Log, job: &JobId, json: bool) -> anyhow::Result<ExitCode> {
+    let tasks = Tasks::new(CancellationToken::new());
+    let hub = Hub::new(Reader::open(log, &tasks).await?, tasks);
+    let mut session = Session::open(&hub, job, Start::After(Seq(0))).await?;
+    while !matches!(session.next().await, Step::End) {}
+    let state = fold(hub.source(), job).await?.context("the job's log has expired meanwhile")?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&state)?);
+    } else {
+        print!("{}", state.output);
+        std::io::stdout().flush()?;
+    }
+    Ok(exit_code(match (state.status, state.error) {
+        (Status::Cancelled, _) => Some(&End::Cancelled),
+        (_, Some(failure)) => return Ok(exit_code(Some(&End::Failed(failure)))),
+        _ => Some(&End::Done),
+    }))
+}
+
+/// The job was cancelled.
+const CANCELLED: u8 = 3;
+
 /// Says how the job ended.
 fn finish(show: &Show, summary: bool) -> ExitCode {
     if summary {
         eprintln!();
         show.summary();
     }
-    match show.end() {
+    exit_code(show.end())
+}
+
+fn exit_code(end: Option<&End>) -> ExitCode {
+    match end {
         Some(End::Failed(failure)) => {
             eprintln!("tailwater: the job failed: {} ({})", failure.message, failure.code);
             ExitCode::FAILURE
         }
         Some(End::Cancelled) => {
             eprintln!("tailwater: the job was cancelled");
-            ExitCode::FAILURE
+            ExitCode::from(CANCELLED)
         }
         // A tail that began behind the end saw no end event.
         Some(End::Done) | None => ExitCode::SUCCESS,

@@ -7,10 +7,10 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use super::args::{NatsArgs, until_interrupted};
+use super::args::{NatsArgs, millis, until_interrupted};
 use crate::backend::{Backend, demo::Demo, exec::Exec, exec::Format};
 use crate::runtime;
-use crate::wire::Kind;
+use crate::wire::{Kind, Limits};
 use crate::worker::{self, Flush, Settings};
 
 /// Run jobs of one kind. Any number of workers may serve a kind; a worker that dies is replaced by another.
@@ -40,6 +40,20 @@ pub(super) struct Worker {
     /// How many bytes of text do not wait for the interval.
     #[arg(long, env = "TAILWATER_FLUSH_BYTES", value_name = "BYTES", default_value_t = 4096)]
     flush_bytes: usize,
+    /// How long a job may take, from its submission to its end. A job may ask for less.
+    #[arg(long, env = "TAILWATER_TIMEOUT", value_name = "TIME", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+    /// How long an attempt may put out nothing. A job may ask for less.
+    #[arg(long, env = "TAILWATER_SILENCE_TIMEOUT", value_name = "TIME", value_parser = humantime::parse_duration)]
+    silence_timeout: Option<Duration>,
+    /// The wait after the first failed attempt of a job; doubled with each further one, up to a minute.
+    #[arg(long, env = "TAILWATER_RETRY_DELAY", value_name = "TIME", default_value = "1s",
+          value_parser = humantime::parse_duration)]
+    retry_delay: Duration,
+    /// After what silence of a worker its jobs go to another one. The kind's first worker fixes it.
+    #[arg(long, env = "TAILWATER_ACK_WAIT", value_name = "TIME", default_value = "8s",
+          value_parser = humantime::parse_duration)]
+    ack_wait: Duration,
     /// How long running jobs may go on after SIGTERM, before another worker gets them.
     #[arg(long, env = "TAILWATER_GRACE", value_name = "TIME", default_value = "10s",
           value_parser = humantime::parse_duration)]
@@ -103,6 +117,12 @@ impl Worker {
             concurrency: usize::from(self.concurrency),
             max_attempts: self.max_attempts,
             flush: Flush { interval: self.flush_interval, bytes: self.flush_bytes },
+            limits: Limits {
+                timeout_ms: self.timeout.map(millis),
+                silence_timeout_ms: self.silence_timeout.map(millis),
+            },
+            pause: self.retry_delay,
+            ack_wait: self.ack_wait,
             grace: self.grace,
             ..Settings::new(self.kind.clone())
         }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tracing::{debug, warn};
 
 use crate::source::Unavailable;
-use crate::wire::Code;
+use crate::wire::{Code, Refusal};
 
 /// An answer that says what went wrong.
 #[derive(Debug)]
@@ -31,6 +31,22 @@ struct Body<'a> {
 impl Problem {
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
         Self { code, detail: Some(detail.into()) }
+    }
+
+    /// The stable code.
+    pub(super) fn code(&self) -> Code {
+        self.code
+    }
+
+    /// What is wrong, for people.
+    pub(super) fn message(&self) -> &str {
+        self.detail.as_deref().unwrap_or(self.code.row().text)
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.code, refusal.message)
     }
 }
 

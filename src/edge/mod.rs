@@ -2,14 +2,14 @@
 //! that matters: killing it costs its clients one reconnect.
 
 mod error;
+mod jobs;
 mod ops;
 mod rest;
 mod ws;
 
-use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -20,12 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::error::Problem;
+use self::jobs::Loads;
 use crate::config::{BACKLOG, BODY_MAX, DRAIN_WAIT};
 use crate::hub::Hub;
 use crate::nats::{Error, Log, Nats, Reader};
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
-use crate::wire::{Code, Kind};
+use crate::wire::Code;
 
 /// What the front doors of one edge thread share.
 struct App {
@@ -33,26 +34,15 @@ struct App {
     log: Log,
     hub: Arc<Hub<Reader>>,
     tasks: Tasks,
-    /// Kinds that are known to have been served: a kind never becomes unknown again.
-    kinds: Mutex<HashSet<Kind>>,
+    loads: Loads,
+    settings: Settings,
 }
 
-/// How many kinds an edge remembers; past it, it asks again.
-const KINDS_MAX: usize = 1000;
-
-impl App {
-    /// Whether some worker has ever served `kind`.
-    async fn knows(&self, kind: &Kind) -> Result<bool, Unavailable> {
-        if self.kinds.lock().unwrap_or_else(PoisonError::into_inner).contains(kind) {
-            return Ok(true);
-        }
-        let known = self.log.has_kind(kind).await?;
-        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        if known && kinds.len() < KINDS_MAX {
-            kinds.insert(kind.clone());
-        }
-        Ok(known)
-    }
+/// What an edge is told.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The hosts that jobs may call back to, each `name` or `name:port`.
+    pub callback_hosts: Vec<String>,
 }
 
 /// Listens at `addr`, once for each thread; the kernel spreads connections over them. With port 0 all get the same free
@@ -89,12 +79,24 @@ fn socket(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
 ///
 /// # Errors
 /// When the edge cannot begin; an edge that serves goes on.
-pub async fn run(listener: TcpListener, nats: Nats, stop: CancellationToken) -> Result<(), Error> {
+pub async fn run(
+    listener: TcpListener,
+    nats: Nats,
+    settings: Settings,
+    stop: CancellationToken,
+) -> Result<(), Error> {
     let log = Log::open(&nats).await?;
     let tasks = Tasks::new(stop);
     let reader = Reader::open(log.clone(), &tasks).await?;
     let hub = Hub::new(reader, tasks.clone());
-    let app = Arc::new(App { nats: nats.clone(), log, hub, tasks: tasks.clone(), kinds: Mutex::default() });
+    let app = Arc::new(App {
+        nats: nats.clone(),
+        log,
+        hub,
+        tasks: tasks.clone(),
+        loads: Loads::default(),
+        settings,
+    });
     let broken = |error: io::Error| Error::from(Unavailable(error.to_string()));
     let listener = tokio::net::TcpListener::from_std(listener).map_err(broken)?;
     info!(addr = ?listener.local_addr(), "edge serves");

@@ -10,7 +10,7 @@ use super::log::Log;
 use super::writer::{Refusal, Writer};
 use crate::config::{CANCEL_WAIT, RETRY_FIRST};
 use crate::source::Unavailable;
-use crate::wire::{Body, JobId, Seq, Type};
+use crate::wire::{Body, JobId, Seq, Status, Type};
 
 /// What became of a cancel request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +49,9 @@ impl Log {
     /// One try; `None` when somebody else wrote at the same time.
     async fn try_cancel(&self, job: &JobId, by: Option<String>) -> Result<Option<Cancelled>, Unavailable> {
         let Some(last) = self.last(job).await? else {
-            let Some((kind, input)) = self.waiting(job).await? else { return Ok(Some(Cancelled::Unknown)) };
+            let Some(submission) = self.waiting(job).await? else { return Ok(Some(Cancelled::Unknown)) };
             // Submitted, and its first event is still under way: the log begins the same way whoever writes it.
-            let queued =
-                Writer::new(self.clone(), job.clone(), 0, None).append(Body::Queued { kind, input }).await;
+            let queued = Writer::new(self.clone(), job.clone(), 0, None).append(submission.queued()).await;
             return written(queued).map(|_| None);
         };
         if last.kind.is_end() {
@@ -66,7 +65,7 @@ impl Log {
             return Ok(None);
         }
         let seq = writer.seq();
-        if last.attempt == 0 {
+        if last.status() == Status::Queued {
             // No worker has it, so nobody else would end it soon. One that claims it now is refused, or is faster and
             // ends it itself.
             let ended = writer.append(Body::Cancelled {}).await;
@@ -77,7 +76,7 @@ impl Log {
     }
 
     /// Tells the job's worker to look at the log.
-    async fn nudge(&self, job: &JobId) {
+    pub async fn nudge(&self, job: &JobId) {
         let subject = self.nats.names.control(job);
         let told = self.nats.work.publish(subject, bytes::Bytes::new());
         if !tokio::time::timeout(Duration::from_secs(1), told).await.is_ok_and(|told| told.is_ok()) {

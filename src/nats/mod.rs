@@ -20,7 +20,7 @@ pub use error::Error;
 pub use follow::LiveTail;
 pub use log::{Appended, Log};
 pub use names::Names;
-pub use queue::{Claim, Delivery, Nudges, Submitted};
+pub use queue::{Claim, Delivery, Load, Nudges, Submitted};
 pub use read::{LogReplay, Reader};
 pub use setup::{Drift, Settings};
 pub use writer::{Refusal, Writer};

@@ -2,7 +2,7 @@
 //! claim.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, AckKind, consumer::PullConsumer};
@@ -18,9 +18,9 @@ use super::error::{Error, code};
 use super::log::{Log, unavailable};
 use super::writer::{Refusal, Writer};
 use super::{names, setup};
-use crate::config::{CLAIM_WAIT, REQUEST_WAIT};
+use crate::config::{CLAIM_WAIT, KIND_JOBS_MAX, REQUEST_WAIT, SMALL_INPUT};
 use crate::source::Unavailable;
-use crate::wire::{Body, JobId, Kind, Type};
+use crate::wire::{JobId, Kind, Limits, Submission, Type};
 
 /// A job as it stands in the queue, as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,45 @@ struct Queued {
     kind: Kind,
     #[serde(default)]
     input: Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    silence_timeout_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    callback: Option<String>,
+}
+
+impl Queued {
+    fn new(job: &JobId, submission: &Submission) -> Self {
+        let Submission { kind, input, id: _, limits, callback } = submission.clone();
+        let Limits { timeout_ms, silence_timeout_ms } = limits;
+        Self { job: job.clone(), kind, input, timeout_ms, silence_timeout_ms, callback }
+    }
+
+    fn into_submission(self) -> Submission {
+        let Self { job, kind, input, timeout_ms, silence_timeout_ms, callback } = self;
+        let limits = Limits { timeout_ms, silence_timeout_ms };
+        Submission { kind, input, id: Some(job), limits, callback }
+    }
+}
+
+/// How full the queue is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// How many jobs of the kind wait or run.
+    pub jobs: u64,
+    /// How many bytes the jobs of all kinds take.
+    pub bytes: u64,
+    /// How many bytes they may take.
+    pub bytes_max: u64,
+}
+
+impl Load {
+    /// Whether another job of the kind, with an input of `size` bytes, has room. No kind gets more than its share of
+    /// the jobs; large inputs get no more than half of the bytes, so that they leave room for other kinds' small ones.
+    pub const fn admits(&self, size: usize) -> bool {
+        self.jobs < KIND_JOBS_MAX && (size <= SMALL_INPUT || self.bytes < self.bytes_max / 2)
+    }
 }
 
 /// What became of a submission.
@@ -49,47 +88,51 @@ impl Log {
     ///
     /// # Errors
     /// [`Unavailable`]: nobody knows whether it was submitted; the same submission again is harmless.
-    pub async fn submit(&self, job: &JobId, kind: &Kind, input: &Value) -> Result<Submitted, Unavailable> {
-        if let Some(known) = self.known(job, kind, input).await? {
+    pub async fn submit(&self, job: &JobId, submission: &Submission) -> Result<Submitted, Unavailable> {
+        if let Some(known) = self.known(job, submission).await? {
             return Ok(known);
         }
-        let queued = Queued { job: job.clone(), kind: kind.clone(), input: input.clone() };
+        let queued = Queued::new(job, submission);
         let payload = serde_json::to_vec(&queued).map_err(|error| Unavailable(error.to_string()))?;
         let mut headers = HeaderMap::new();
         headers.insert(names::MESSAGE_ID, job.as_str());
-        let subject = self.nats.names.queued(kind, job);
+        let subject = self.nats.names.queued(&submission.kind, job);
         match api::publish(&self.nats.work, subject, headers, payload.into()).await {
             Published::Stored(_) => {}
             // Another submission with this id was faster, by less than its first event takes.
-            Published::Duplicate | Published::InFlight => return self.resubmitted(&queued).await,
+            Published::Duplicate | Published::InFlight => return self.resubmitted(job, submission).await,
             Published::Full => return Ok(Submitted::Full),
             Published::Refused => return Err(Unavailable("the queue refused without a reason".into())),
             Published::Unsure(error) => return Err(error),
         }
-        let body = Body::Queued { kind: kind.clone(), input: input.clone() };
-        match Writer::new(self.clone(), job.clone(), 0, None).append(body).await {
+        match Writer::new(self.clone(), job.clone(), 0, None).append(submission.queued()).await {
             Ok(()) | Err(Refusal::Superseded | Refusal::CancelRequested) => Ok(Submitted::New),
             // The job is in the queue, so it will run: its worker begins the log.
             Err(Refusal::Unwritable(_) | Refusal::Unavailable(_)) => Ok(Submitted::New),
         }
     }
 
-    /// Whether the log knows the id, and as the same job.
-    async fn known(&self, job: &JobId, kind: &Kind, input: &Value) -> Result<Option<Submitted>, Unavailable> {
+    /// Whether the log knows the id, and as the same job. It never answers [`Submitted::New`] or [`Submitted::Full`].
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn known(
+        &self,
+        job: &JobId,
+        submission: &Submission,
+    ) -> Result<Option<Submitted>, Unavailable> {
         let Some(first) = self.first(job).await? else { return Ok(None) };
-        let same = first.kind == Type::Queued
-            && first
-                .event()
-                .is_ok_and(|event| event.body == Body::Queued { kind: kind.clone(), input: input.clone() });
+        let same =
+            first.kind == Type::Queued && first.event().is_ok_and(|event| event.body == submission.queued());
         Ok(Some(if same { Submitted::Same } else { Submitted::Other }))
     }
 
-    async fn resubmitted(&self, queued: &Queued) -> Result<Submitted, Unavailable> {
-        if let Some(known) = self.known(&queued.job, &queued.kind, &queued.input).await? {
+    async fn resubmitted(&self, job: &JobId, submission: &Submission) -> Result<Submitted, Unavailable> {
+        if let Some(known) = self.known(job, submission).await? {
             return Ok(known);
         }
-        Ok(match self.queued(&queued.job).await? {
-            Some(there) if there == *queued => Submitted::Same,
+        Ok(match self.queued(job).await? {
+            Some(there) if there == Queued::new(job, submission) => Submitted::Same,
             Some(_) => Submitted::Other,
             None => return Err(Unavailable("the submission is under way".into())),
         })
@@ -110,9 +153,9 @@ impl Log {
         }))
     }
 
-    /// The kind and input of a job that waits in the queue.
-    pub(super) async fn waiting(&self, job: &JobId) -> Result<Option<(Kind, Value)>, Unavailable> {
-        Ok(self.queued(job).await?.map(|queued| (queued.kind, queued.input)))
+    /// What was submitted, of a job that waits in the queue or runs.
+    pub(super) async fn waiting(&self, job: &JobId) -> Result<Option<Submission>, Unavailable> {
+        Ok(self.queued(job).await?.map(Queued::into_submission))
     }
 
     /// The kind of a job that waits in the queue and has no event yet.
@@ -123,12 +166,23 @@ impl Log {
         Ok(self.queued(job).await?.map(|queued| queued.kind))
     }
 
-    /// Whether some worker has ever served `kind`.
+    /// How full the queue is for jobs of `kind`; `None` when no worker has ever served it.
     ///
     /// # Errors
     /// [`Unavailable`].
-    pub async fn has_kind(&self, kind: &Kind) -> Result<bool, Unavailable> {
-        setup::has_kind(&self.nats.work, &self.nats.names, kind).await.map_err(unavailable)
+    pub async fn load(&self, kind: &Kind) -> Result<Option<Load>, Unavailable> {
+        let consumer =
+            setup::kind_info(&self.nats.work, &self.nats.names, kind).await.map_err(unavailable)?;
+        let Some(consumer) = consumer else { return Ok(None) };
+        let stream = self.nats.names.jobs_stream();
+        let info = setup::stream_info(&self.nats.work, &stream).await.map_err(unavailable)?;
+        let info = info.ok_or_else(|| Unavailable(format!("stream {stream} is gone")))?;
+        let number = |value: &Value| value.as_u64().unwrap_or(0);
+        Ok(Some(Load {
+            jobs: number(&consumer["num_pending"]) + number(&consumer["num_ack_pending"]),
+            bytes: number(&info["state"]["bytes"]),
+            bytes_max: number(&info["config"]["max_bytes"]),
+        }))
     }
 }
 
@@ -146,20 +200,26 @@ impl fmt::Debug for Claim {
 }
 
 impl Claim {
-    /// Makes the kind known and begins to serve it.
+    /// Makes the kind known, with this ack wait when no worker has served it before, and begins to serve it.
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn begin(nats: &Nats, kind: &Kind) -> Result<Self, Error> {
-        setup::ensure_kind(&nats.work, &nats.names, kind).await?;
+    pub async fn begin(nats: &Nats, kind: &Kind, ack_wait: Duration) -> Result<Self, Error> {
+        setup::ensure_kind(&nats.work, &nats.names, kind, ack_wait).await?;
         let broken = |error: String| Error::Unavailable(Unavailable(error));
         let context = jetstream::new(nats.work.clone());
         let stream = context
             .get_stream_no_info(nats.names.jobs_stream())
             .await
             .map_err(|error| broken(error.to_string()))?;
-        let consumer = stream.get_consumer(kind.as_str()).await.map_err(|error| broken(error.to_string()))?;
+        let consumer: PullConsumer =
+            stream.get_consumer(kind.as_str()).await.map_err(|error| broken(error.to_string()))?;
         Ok(Self { nats: nats.clone(), consumer, batch: None })
+    }
+
+    /// After what silence of its worker the queue hands a job to another one. Fixed by the kind's first worker.
+    pub fn ack_wait(&self) -> Duration {
+        self.consumer.cached_info().config.ack_wait
     }
 
     /// The next job; asks the broker for `free` of them when none was asked for. Safe to drop at any await.
@@ -209,17 +269,20 @@ pub struct Delivery {
     message: jetstream::Message,
     /// The job.
     pub job: JobId,
-    /// Its kind.
-    pub kind: Kind,
-    /// What the submitter gave.
-    pub input: Value,
+    /// What was submitted.
+    pub submission: Submission,
+    /// When, by the broker's clock.
+    pub submitted: SystemTime,
 }
 
 impl Delivery {
     async fn read(nats: Nats, message: jetstream::Message) -> Option<Self> {
         match serde_json::from_slice(&message.payload) {
-            Ok(Queued { job, kind, input }) if names::job_of(&message.subject) == job.as_str() => {
-                Some(Self { nats, message, job, kind, input })
+            Ok(queued @ Queued { .. }) if names::job_of(&message.subject) == queued.job.as_str() => {
+                let submitted =
+                    message.info().map_or_else(|_| SystemTime::now(), |info| info.published.into());
+                let (job, submission) = (queued.job.clone(), queued.into_submission());
+                Some(Self { nats, message, job, submission, submitted })
             }
             _ => {
                 warn!(subject = %message.subject, "the queue held something that is no job; it is thrown away");

@@ -1,6 +1,7 @@
 //! Applies the declarations of `nats/`: makes what is missing, refuses what differs, changes nothing.
 
 use std::fmt;
+use std::time::Duration;
 
 use async_nats::Client;
 use serde_json::{Value, json};
@@ -20,7 +21,7 @@ pub struct Settings {
     /// On how many servers each message is kept: 1, 3 or 5.
     pub replicas: u32,
     /// How long events are kept.
-    pub max_age: std::time::Duration,
+    pub max_age: Duration,
     /// How many bytes of events one shard keeps.
     pub max_bytes: u64,
 }
@@ -72,12 +73,18 @@ pub(super) async fn shards(client: &Client, names: &Names) -> Result<u32, Error>
 }
 
 /// Makes the consumer that hands out jobs of `kind`, unless it is there. One that exists is left as it is.
-pub(super) async fn ensure_kind(client: &Client, names: &Names, kind: &Kind) -> Result<(), Error> {
-    if has_kind(client, names, kind).await? {
+pub(super) async fn ensure_kind(
+    client: &Client,
+    names: &Names,
+    kind: &Kind,
+    ack_wait: Duration,
+) -> Result<(), Error> {
+    if kind_info(client, names, kind).await?.is_some() {
         return Ok(());
     }
     let text = include_str!("../../nats/consumers/kind.json").replace("{kind}", kind.as_str());
-    let config = declaration(&text, names);
+    let mut config = declaration(&text, names);
+    config["ack_wait"] = u64::try_from(ack_wait.as_nanos()).unwrap_or(u64::MAX).into();
     let stream = names.jobs_stream();
     let filter = config["filter_subject"].as_str().unwrap_or_default();
     let subject = format!("CONSUMER.CREATE.{stream}.{kind}.{filter}");
@@ -86,10 +93,10 @@ pub(super) async fn ensure_kind(client: &Client, names: &Names, kind: &Kind) -> 
     Ok(())
 }
 
-/// Whether some worker has ever served `kind`.
-pub(super) async fn has_kind(client: &Client, names: &Names, kind: &Kind) -> Result<bool, Error> {
+/// The consumer that hands out jobs of `kind`, when some worker has ever served it.
+pub(super) async fn kind_info(client: &Client, names: &Names, kind: &Kind) -> Result<Option<Value>, Error> {
     let subject = format!("CONSUMER.INFO.{}.{kind}", names.jobs_stream());
-    Ok(api::find(client, &subject, &Value::Null, &[code::CONSUMER_NOT_FOUND]).await?.is_some())
+    api::find(client, &subject, &Value::Null, &[code::CONSUMER_NOT_FOUND]).await
 }
 
 pub(super) async fn stream_info(client: &Client, stream: &str) -> Result<Option<Value>, Error> {
@@ -154,7 +161,6 @@ fn compare(path: &str, there: &Value, declared: &Value, fields: &mut Vec<(String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn settings() -> Settings {
         Settings { shards: 3, replicas: 1, max_age: Duration::from_secs(86400), max_bytes: 1 << 30 }

@@ -45,6 +45,10 @@ pub enum Code {
     MethodNotAllowed,
     /// None of the offered subprotocols is known.
     BadSubprotocol,
+    /// The idempotency key was used for another submission.
+    KeyReused,
+    /// The edge does not call back to this host.
+    CallbackNotAllowed,
     /// The queue of this kind is full.
     QueueFull,
     /// The log cannot be read or written for the moment.
@@ -78,7 +82,7 @@ const fn row(code: &'static str, status: u16, close: Option<u16>, retry: bool, t
 
 impl Code {
     /// Every code, in the order of the table.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::BadJobId,
         Self::BadKind,
         Self::BadJson,
@@ -100,6 +104,8 @@ impl Code {
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::BadSubprotocol,
+        Self::KeyReused,
+        Self::CallbackNotAllowed,
         Self::QueueFull,
         Self::Unavailable,
         Self::Restarting,
@@ -173,6 +179,12 @@ impl Code {
             }
             Self::BadSubprotocol => {
                 row("bad_subprotocol", 400, None, false, "Offer the subprotocol tailwater.v1.json, or none.")
+            }
+            Self::KeyReused => {
+                row("key_reused", 422, None, false, "The idempotency key was used for another submission.")
+            }
+            Self::CallbackNotAllowed => {
+                row("callback_not_allowed", 422, None, false, "Callbacks to this host are not allowed.")
             }
             Self::QueueFull => row("queue_full", 503, None, true, "The queue is full; try again later."),
             Self::Unavailable => {

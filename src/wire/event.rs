@@ -38,6 +38,12 @@ pub enum Body {
         /// What the submitter gave.
         #[serde(default)]
         input: Value,
+        /// How long the job may take, from here to its end, in milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_ms: Option<u64>,
+        /// How long an attempt may put out nothing, in milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        silence_timeout_ms: Option<u64>,
     },
     /// An attempt began. What earlier attempts put out no longer counts unless this one `continues`.
     #[serde(rename = "job:started:v1")]
@@ -64,6 +70,17 @@ pub enum Body {
     Data {
         /// Any JSON.
         data: Value,
+    },
+    /// An attempt is over without having ended the job; another one follows.
+    #[serde(rename = "job:retrying:v1")]
+    Retrying {
+        /// Stable, for programs: what a failure would have said, or [`HANDED_BACK`].
+        code: String,
+        /// For people.
+        message: String,
+        /// How long the next attempt waits at least, in milliseconds.
+        #[serde(default)]
+        delay_ms: u64,
     },
     /// Somebody asked for the job to be cancelled; whoever owns it ends it.
     #[serde(rename = "job:cancel-requested:v1")]
@@ -92,6 +109,9 @@ pub enum Body {
     #[serde(other)]
     Unknown,
 }
+
+/// The code of a [`Body::Retrying`] whose worker was stopped. Such an attempt counts for no limit.
+pub const HANDED_BACK: &str = "handed_back";
 
 /// Why a job failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +147,8 @@ pub enum Type {
     Chunk,
     /// `job:data:v1`
     Data,
+    /// `job:retrying:v1`
+    Retrying,
     /// `job:cancel-requested:v1`
     CancelRequested,
     /// `job:done:v1`
@@ -148,7 +170,7 @@ impl Type {
     /// What a job is when its last event has this type.
     pub const fn status(self) -> Status {
         match self {
-            Self::Queued => Status::Queued,
+            Self::Queued | Self::Retrying => Status::Queued,
             Self::Started | Self::Chunk | Self::Data | Self::CancelRequested | Self::Unknown => {
                 Status::Running
             }
@@ -202,6 +224,7 @@ impl<'de> Deserialize<'de> for Type {
                     "job:started:v1" => Type::Started,
                     "model:chunk:v1" => Type::Chunk,
                     "job:data:v1" => Type::Data,
+                    "job:retrying:v1" => Type::Retrying,
                     "job:cancel-requested:v1" => Type::CancelRequested,
                     "job:done:v1" => Type::Done,
                     "job:failed:v1" => Type::Failed,
@@ -211,6 +234,13 @@ impl<'de> Deserialize<'de> for Type {
             }
         }
         deserializer.deserialize_str(Text)
+    }
+}
+
+impl Body {
+    /// The first event of a job without limits of its own.
+    pub const fn queued(kind: Kind, input: Value) -> Self {
+        Self::Queued { kind, input, timeout_ms: None, silence_timeout_ms: None }
     }
 }
 
@@ -246,7 +276,14 @@ mod tests {
         let kind: Kind = "demo".parse().unwrap();
         let failure = Failure { code: "c".into(), message: "m".into(), retryable: true };
         for body in [
-            Body::Queued { kind: kind.clone(), input: json!({"a": [1, 2.5, null, "ü"]}) },
+            Body::queued(kind.clone(), json!({"a": [1, 2.5, null, "ü"]})),
+            Body::Queued {
+                kind: kind.clone(),
+                input: json!(1),
+                timeout_ms: Some(60_000),
+                silence_timeout_ms: Some(1_500),
+            },
+            Body::Retrying { code: "c".into(), message: "m".into(), delay_ms: 1000 },
             Body::Started { kind, worker: "w".into(), continues: true },
             Body::Chunk { text: "héllo".into(), channel: Channel::Reasoning },
             Body::Data { data: json!([{"x": -1}]) },

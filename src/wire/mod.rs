@@ -11,11 +11,13 @@ mod frame;
 mod id;
 mod state;
 mod stored;
+mod submission;
 
 pub use code::{Code, Row, may_reconnect};
 pub use cursor::{BadCursor, Cursor};
-pub use event::{Body, Channel, Event, Failure, Status, Type};
+pub use event::{Body, Channel, Event, Failure, HANDED_BACK, Status, Type};
 pub use frame::{ClientFrame, Gone, JSON_PROTOCOL, Refusal, ServerFrame, Start, start};
 pub use id::{BadName, JobId, Kind, NAME_MAX, Pos, Seq};
-pub use state::JobState;
+pub use state::{JobState, OUTPUT_MAX};
 pub use stored::{Stored, Unreadable};
+pub use submission::{Limits, RESERVED_ID, RESERVED_KIND, Submission, may_call_back};

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::event::{Body, Channel, Event, Failure, Status};
+use super::event::{Body, Channel, Event, Failure, HANDED_BACK, Status};
 use super::id::{JobId, Kind, Seq};
 use super::stored::Stored;
 
@@ -22,8 +22,11 @@ pub struct JobState {
     pub seq: Seq,
     /// The cursor of its last event: a watch from here gets what comes after this state.
     pub cursor: Option<String>,
-    /// The output text that counts: of the last attempt, and of those that it continues.
+    /// The output text that counts: of the last attempt, and of those that it continues. At most [`OUTPUT_MAX`] bytes.
     pub output: String,
+    /// Whether `output` is only the beginning.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
     /// Why it failed.
     pub error: Option<Failure>,
     /// What it cost, in the backend's words.
@@ -34,7 +37,13 @@ pub struct JobState {
     pub started_at: Option<u64>,
     /// When it ended.
     pub ended_at: Option<u64>,
+    /// How many attempts were handed back by a worker that was stopped.
+    #[serde(skip)]
+    pub handed_back: u32,
 }
+
+/// How much text a state holds, in bytes: it is one message. The rest of a longer output is in the job's stream.
+pub const OUTPUT_MAX: usize = 8 * 1024 * 1024;
 
 impl JobState {
     /// A job without events: it waits in the queue.
@@ -47,11 +56,13 @@ impl JobState {
             seq: Seq(0),
             cursor: None,
             output: String::new(),
+            truncated: false,
             error: None,
             usage: None,
             created_at: None,
             started_at: None,
             ended_at: None,
+            handed_back: 0,
         }
     }
 
@@ -77,9 +88,11 @@ impl JobState {
                 self.started_at = Some(ts);
                 if !continues {
                     self.output.clear();
+                    self.truncated = false;
                 }
             }
-            Body::Chunk { text, channel: Channel::Output } => self.output.push_str(&text),
+            Body::Chunk { text, channel: Channel::Output } => self.put_out(&text),
+            Body::Retrying { code, .. } if code == HANDED_BACK => self.handed_back += 1,
             Body::Done { usage, .. } => {
                 self.usage = usage;
                 self.ended_at = Some(ts);
@@ -91,9 +104,19 @@ impl JobState {
             Body::Cancelled {} => self.ended_at = Some(ts),
             Body::Chunk { channel: Channel::Reasoning, .. }
             | Body::Data { .. }
+            | Body::Retrying { .. }
             | Body::CancelRequested { .. }
             | Body::Unknown => {}
         }
+    }
+
+    fn put_out(&mut self, text: &str) {
+        let room = OUTPUT_MAX - self.output.len();
+        let fits = text.floor_char_boundary(room);
+        if !self.truncated {
+            self.output.push_str(&text[..fits]);
+        }
+        self.truncated |= fits < text.len();
     }
 }
 
@@ -128,6 +151,24 @@ mod tests {
     }
 
     #[test]
+    fn a_very_long_output_is_cut_between_characters_and_says_so() {
+        let half = "é".repeat(OUTPUT_MAX / 4 + 1);
+        let state = fold(vec![(1, started(false)), (1, chunk(&half)), (1, chunk(&half)), (1, chunk("x"))]);
+        assert!(state.truncated && state.output.len() == OUTPUT_MAX && state.output.ends_with('é'));
+        let state =
+            fold(vec![(1, started(false)), (1, chunk(&half)), (1, chunk(&half)), (2, started(false))]);
+        assert_eq!((state.truncated, state.output.as_str()), (false, ""));
+    }
+
+    #[test]
+    fn an_attempt_that_was_handed_back_is_counted() {
+        let back = |code: &str| Body::Retrying { code: code.into(), message: String::new(), delay_ms: 0 };
+        let state =
+            fold(vec![(1, started(false)), (1, back(HANDED_BACK)), (2, started(false)), (2, back("other"))]);
+        assert_eq!((state.handed_back, state.status, state.attempt), (1, Status::Queued, 2));
+    }
+
+    #[test]
     fn an_attempt_that_continues_adds_to_the_output() {
         let state =
             fold(vec![(1, started(false)), (1, chunk("one ")), (2, started(true)), (2, chunk("two"))]);
@@ -136,7 +177,7 @@ mod tests {
 
     #[test]
     fn reasoning_is_no_output_and_the_end_gives_the_times() {
-        let queued = Body::Queued { kind: "demo".parse().unwrap(), input: Value::Null };
+        let queued = Body::queued("demo".parse().unwrap(), Value::Null);
         let thought = Body::Chunk { text: "hm".into(), channel: Channel::Reasoning };
         let done = Body::Done { usage: None, finish_reason: None };
         let state = fold(vec![(0, queued), (1, started(false)), (1, thought), (1, chunk("x")), (1, done)]);

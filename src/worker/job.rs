@@ -3,156 +3,152 @@
 
 use std::future::{Future, pending};
 use std::pin::Pin;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::Settings;
 use super::batch::Batch;
-use crate::backend::{Backend, Failure, Finish, Job, Output, Piece};
-use crate::config::STOP_WAIT;
-use crate::nats::{Delivery, Log, Nudges, Refusal, Writer};
+use super::claim::{Claimed, Mine, attempts_exhausted, timed_out};
+use super::{Flush, Shared, callback};
+use crate::backend::{Backend, Failure, Finish, Job, Output, Piece, Retry};
+use crate::config::{ATTEMPT_PAUSE_MAX, HAND_BACK_WAIT, RETRY_AFTER_MAX, STOP_WAIT};
+use crate::nats::{Delivery, Nudges, Refusal, Writer};
 use crate::source::Unavailable;
-use crate::wire::{Body, Type};
+use crate::wire::{self, Body, HANDED_BACK, JobId, Limits};
 
 /// How a worker parts from a job.
 #[derive(Debug)]
-enum Parting {
+pub(super) enum Parting {
     /// Its end is in the log: take it out of the queue.
     Ended,
     /// Somebody else has it: say nothing to the queue, which would count for the other.
     Lost,
-    /// It was not finished: give it back.
-    Unfinished,
+    /// It was not finished: give it back, for another attempt after so long.
+    Unfinished(Duration),
 }
 
-/// Runs one job that was handed over by the queue. `hand_back` is cancelled when the worker must let go.
-pub(super) async fn run<B: Backend>(
-    log: &Log,
-    settings: &Settings,
-    backend: &B,
-    delivery: Delivery,
-    hand_back: CancellationToken,
-) {
-    let mut keep = interval_at(Instant::now() + settings.keep_every, settings.keep_every);
-    keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut life = std::pin::pin!(live(log, settings, backend, &delivery, hand_back));
-    let parting = loop {
+impl<B: Backend> Shared<B> {
+    /// Runs one job that was handed over by the queue. `hand_back` is cancelled when the worker must let go.
+    pub(super) async fn run(&self, delivery: Delivery, hand_back: CancellationToken) {
+        let mut keep = interval_at(Instant::now() + self.keep_every, self.keep_every);
+        keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut life = std::pin::pin!(self.live(&delivery, hand_back));
+        let parting = loop {
+            tokio::select! {
+                parting = &mut life => break parting,
+                _ = keep.tick() => delivery.keep().await,
+            }
+        };
+        match parting {
+            Ok(Parting::Ended) => self.leave_queue(&delivery).await,
+            Ok(Parting::Lost) => info!(job = %delivery.job, "lost to another worker"),
+            Ok(Parting::Unfinished(pause)) => {
+                delivery.give_back(Some(pause).filter(|pause| !pause.is_zero())).await
+            }
+            Err(error) => {
+                warn!(job = %delivery.job, %error, "given back: the log is out of reach");
+                delivery.give_back(Some(self.keep_every)).await;
+            }
+        }
+    }
+
+    /// Takes a job that has ended out of the queue. Its callback must be in the queue by then.
+    async fn leave_queue(&self, delivery: &Delivery) {
+        if let Err(error) = callback::request(&self.log, delivery).await {
+            warn!(job = %delivery.job, %error, "not called back yet; it is tried again");
+            return delivery.give_back(Some(self.keep_every)).await;
+        }
+        if let Err(error) = delivery.done().await {
+            debug!(job = %delivery.job, %error, "not acked; it will be handed out again and found to have ended");
+        }
+    }
+
+    async fn live(&self, delivery: &Delivery, hand_back: CancellationToken) -> Result<Parting, Unavailable> {
+        // Subscribed before the log is read, so that no nudge falls in between.
+        let nudges = delivery.nudges().await?;
+        let Mine { writer, attempt, so_far, limits, left } = match self.claim(delivery).await? {
+            Claimed::Mine(mine) => mine,
+            Claimed::Over(parting) => return Ok(parting),
+        };
+        let kind = delivery.submission.kind.clone();
+        info!(job = %delivery.job, %kind, attempt, continues = so_far.is_some(), "started");
+        let (id, input) = (delivery.job.clone(), delivery.submission.input.clone());
+        let job = Job { id, kind, input, attempt, so_far, stop: CancellationToken::new() };
+        let (out, pieces) = Output::new();
+        let stop = job.stop.clone();
+        let mut running = std::pin::pin!(self.backend.run(job, out));
+        let mut run = Attempt::new(writer, self.settings.flush, pieces, nudges, Patience::new(limits, left));
+        let cause = run.publish(running.as_mut(), &hand_back).await;
+        if run.result.is_none() {
+            stop.cancel();
+            // Nobody takes the output any more, so a backend that waits to put some out is woken.
+            run.pieces = None;
+            if timeout(STOP_WAIT, running).await.is_err() {
+                warn!(job = %delivery.job, "the backend did not stop in time and was dropped");
+            }
+        }
+        if let Cause::HandBack = cause {
+            // The queue is told in any case; that the log says why is a courtesy, and so is that it does not count.
+            let told = timeout(HAND_BACK_WAIT, run.part(cause)).await;
+            return told.unwrap_or(Ok(Parting::Unfinished(Duration::ZERO)));
+        }
+        if let (Cause::Finished, Some(Err(failure))) = (&cause, &run.result)
+            && failure.retry != Retry::Never
+        {
+            return if self.is_exhausted(&delivery.job, attempt).await? {
+                let message =
+                    format!("no attempt succeeded; the last one: {} ({})", failure.message, failure.code);
+                run.part(Cause::Failed(attempts_exhausted(message))).await
+            } else {
+                let pause = pause(&delivery.job, attempt, self.settings.pause, failure.retry);
+                run.part(Cause::Retry(pause)).await
+            };
+        }
+        run.part(cause).await
+    }
+}
+
+/// How long the next attempt waits: longer each time, and not as long as that of other jobs that failed together.
+fn pause(job: &JobId, attempt: u32, first: Duration, retry: Retry) -> Duration {
+    if let Retry::After(pause) = retry {
+        return pause.min(RETRY_AFTER_MAX);
+    }
+    let doubled = first.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1)));
+    doubled.min(ATTEMPT_PAUSE_MAX) * (192 + job.tag().rotate_left(attempt) % 128) / 256
+}
+
+/// How long an attempt may go on, and be silent.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    end: Option<Instant>,
+    silence: Option<Duration>,
+    /// When something was put out or published last.
+    heard: Instant,
+}
+
+impl Patience {
+    fn new(limits: Limits, left: Option<Duration>) -> Self {
+        let heard = Instant::now();
+        let end = left.and_then(|left| heard.checked_add(left));
+        Self { end, silence: limits.silence_timeout_ms.map(Duration::from_millis), heard }
+    }
+
+    /// Returns, with what to say of it, when it has run out.
+    async fn runs_out(self) -> &'static str {
+        let until = |at: Option<Instant>| async move {
+            match at {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
+            }
+        };
+        let silent = self.silence.and_then(|silence| self.heard.checked_add(silence));
         tokio::select! {
-            parting = &mut life => break parting,
-            _ = keep.tick() => delivery.keep().await,
+            () = until(self.end) => "the job was not done in time",
+            () = until(silent) => "the job put out nothing for too long",
         }
-    };
-    match parting {
-        Ok(Parting::Ended) => {
-            if let Err(error) = delivery.done().await {
-                debug!(job = %delivery.job, %error, "not acked; it will be handed out again and found to have ended");
-            }
-        }
-        Ok(Parting::Lost) => info!(job = %delivery.job, "lost to another worker"),
-        Ok(Parting::Unfinished) => delivery.give_back(None).await,
-        Err(error) => {
-            warn!(job = %delivery.job, %error, "given back: the log is out of reach");
-            delivery.give_back(Some(settings.keep_every)).await;
-        }
-    }
-}
-
-async fn live<B: Backend>(
-    log: &Log,
-    settings: &Settings,
-    backend: &B,
-    delivery: &Delivery,
-    hand_back: CancellationToken,
-) -> Result<Parting, Unavailable> {
-    // Subscribed before the log is read, so that no nudge falls in between.
-    let nudges = delivery.nudges().await?;
-    let (writer, attempt) = match claim(log, settings, delivery).await? {
-        Claimed::Mine(writer, attempt) => (writer, attempt),
-        Claimed::Over(parting) => return Ok(parting),
-    };
-    info!(job = %delivery.job, kind = %delivery.kind, attempt, "started");
-    let job = Job {
-        id: delivery.job.clone(),
-        kind: delivery.kind.clone(),
-        input: delivery.input.clone(),
-        attempt,
-        stop: CancellationToken::new(),
-    };
-    let (out, pieces) = Output::new();
-    let stop = job.stop.clone();
-    let mut running = std::pin::pin!(backend.run(job, out));
-    let mut attempt = Attempt::new(writer, settings, pieces, nudges);
-    let cause = attempt.publish(running.as_mut(), &hand_back).await;
-    if attempt.result.is_none() {
-        stop.cancel();
-        // Nobody takes the output any more, so a backend that waits to put some out is woken.
-        attempt.pieces = None;
-        if timeout(STOP_WAIT, running).await.is_err() {
-            warn!(job = %delivery.job, "the backend did not stop in time and was dropped");
-        }
-    }
-    attempt.part(cause).await
-}
-
-/// What a claim came to.
-enum Claimed {
-    Mine(Writer, u32),
-    Over(Parting),
-}
-
-/// Makes this worker the job's owner: appends `job:started` behind whatever the log ends with, so that every publish of
-/// an owner before is refused.
-async fn claim(log: &Log, settings: &Settings, delivery: &Delivery) -> Result<Claimed, Unavailable> {
-    let (job, kind) = (&delivery.job, &delivery.kind);
-    let mut seen = None;
-    loop {
-        let last = log.last(job).await?;
-        let Some(last) = last else {
-            // Faster than the submitter's second publish: the log begins the same way whoever writes it.
-            let queued = Body::Queued { kind: kind.clone(), input: delivery.input.clone() };
-            match Writer::new(log.clone(), job.clone(), 0, None).append(queued).await {
-                Ok(()) | Err(Refusal::Superseded | Refusal::CancelRequested) => continue,
-                Err(Refusal::Unavailable(error)) => return Err(error),
-                Err(Refusal::Unwritable(_)) => return Ok(Claimed::Over(Parting::Ended)),
-            }
-        };
-        if last.kind.is_end() {
-            return Ok(Claimed::Over(Parting::Ended));
-        }
-        if seen.is_some_and(|pos| pos != last.pos) && last.kind == Type::Started {
-            return Ok(Claimed::Over(Parting::Lost));
-        }
-        seen = Some(last.pos);
-        let exhausted = last.attempt >= settings.max_attempts;
-        let attempt =
-            if exhausted || last.kind == Type::CancelRequested { last.attempt } else { last.attempt + 1 };
-        let mut writer = Writer::new(log.clone(), job.clone(), attempt, Some(&last));
-        let body = if last.kind == Type::CancelRequested {
-            Body::Cancelled {}
-        } else if exhausted {
-            Body::Failed(attempts_exhausted(settings.max_attempts))
-        } else {
-            Body::Started { kind: kind.clone(), worker: settings.name.clone(), continues: false }
-        };
-        let over = !matches!(body, Body::Started { .. });
-        match writer.append(body).await {
-            Ok(()) if over => return Ok(Claimed::Over(Parting::Ended)),
-            Ok(()) => return Ok(Claimed::Mine(writer, attempt)),
-            Err(Refusal::Superseded | Refusal::CancelRequested) => {}
-            Err(Refusal::Unavailable(error)) => return Err(error),
-            Err(Refusal::Unwritable(error)) => return Err(Unavailable(error.to_string())),
-        }
-    }
-}
-
-fn attempts_exhausted(max: u32) -> Failure {
-    Failure {
-        code: "attempts_exhausted".into(),
-        message: format!("{max} attempts ended without a result"),
-        retryable: false,
     }
 }
 
@@ -166,6 +162,7 @@ struct Attempt {
     /// `None` when the backend can put out no more.
     pieces: Option<mpsc::Receiver<Piece>>,
     nudges: Nudges,
+    patience: Patience,
     result: Option<Result<Finish, Failure>>,
 }
 
@@ -177,7 +174,12 @@ enum Cause {
     /// The backend has ended and everything it put out is in the log.
     Finished,
     Refused(Refusal),
+    /// The worker stops.
     HandBack,
+    /// The backend failed, and another attempt is to follow after so long.
+    Retry(Duration),
+    /// The job has failed, whatever the backend says.
+    Failed(wire::Failure),
 }
 
 /// What happened next in an attempt.
@@ -188,12 +190,19 @@ enum Next {
     Piece(Option<Piece>),
     Due,
     Nudged,
+    Late(&'static str),
 }
 
 impl Attempt {
-    fn new(writer: Writer, settings: &Settings, pieces: mpsc::Receiver<Piece>, nudges: Nudges) -> Self {
-        let batch = Batch::new(settings.flush);
-        Self { idle: Some(writer), busy: None, batch, pieces: Some(pieces), nudges, result: None }
+    fn new(
+        writer: Writer,
+        flush: Flush,
+        pieces: mpsc::Receiver<Piece>,
+        nudges: Nudges,
+        patience: Patience,
+    ) -> Self {
+        let (idle, pieces) = (Some(writer), Some(pieces));
+        Self { idle, busy: None, batch: Batch::new(flush), pieces, nudges, patience, result: None }
     }
 
     /// Publishes what the backend puts out until it has ended, or must stop.
@@ -210,9 +219,14 @@ impl Attempt {
             match self.next(running.as_mut(), hand_back).await {
                 Next::HandBack => return Cause::HandBack,
                 Next::Written(Err(refusal)) => return Cause::Refused(refusal),
-                Next::Written(Ok(())) => {}
+                // A log that was slow is no silence of the backend, which may have waited for room.
+                Next::Written(Ok(())) => self.patience.heard = Instant::now(),
                 Next::Result(result) => self.result = Some(result),
-                Next::Piece(Some(piece)) => self.batch.push(piece),
+                Next::Piece(Some(piece)) => {
+                    self.patience.heard = Instant::now();
+                    self.batch.push(piece);
+                }
+                Next::Late(message) => return Cause::Failed(timed_out(message)),
                 Next::Piece(None) => self.pieces = None,
                 Next::Due => {
                     if let Some(writer) = self.idle.take() {
@@ -269,49 +283,73 @@ impl Attempt {
             piece = piece => Next::Piece(piece),
             () = due, if idle => Next::Due,
             () = self.nudges.next(), if idle => Next::Nudged,
+            message = self.patience.runs_out(), if running_on => Next::Late(message),
         }
     }
 
-    /// Writes the job's end, if this worker may.
+    /// Writes what the attempt came to, if this worker may.
     async fn part(mut self, cause: Cause) -> Result<Parting, Unavailable> {
-        let end = match cause {
-            Cause::HandBack => return Ok(Parting::Unfinished),
-            Cause::Refused(Refusal::Superseded) => return Ok(Parting::Lost),
-            Cause::Refused(Refusal::Unavailable(error)) => return Err(error),
-            Cause::Refused(Refusal::CancelRequested) => Body::Cancelled {},
-            Cause::Refused(Refusal::Unwritable(error)) => Body::Failed(Failure {
-                code: "bad_output".into(),
-                message: error.to_string(),
-                retryable: false,
-            }),
-            Cause::Finished => match self.result.take() {
-                Some(Ok(Finish { usage, finish_reason })) => Body::Done { usage, finish_reason },
-                Some(Err(failure)) => Body::Failed(failure),
-                None => return Ok(Parting::Unfinished),
-            },
+        let settled = self.settle().await;
+        let Some(writer) = self.idle.take() else { return Ok(Parting::Unfinished(Duration::ZERO)) };
+        let cause = match settled {
+            Err(refusal) => Cause::Refused(refusal),
+            Ok(()) => cause,
         };
-        let Some(writer) = self.idle.take() else { return Ok(Parting::Unfinished) };
-        write_end(writer, end).await
+        let retrying = |code: &str, message: &str, pause: Duration| {
+            let delay_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            Body::Retrying { code: code.into(), message: message.into(), delay_ms }
+        };
+        let (last, parting) = match (cause, self.result.take()) {
+            (Cause::Refused(Refusal::Superseded), _) => return Ok(Parting::Lost),
+            (Cause::Refused(Refusal::Unavailable(error)), _) => return Err(error),
+            (Cause::Refused(Refusal::CancelRequested), _) => (Body::Cancelled {}, Parting::Ended),
+            (Cause::Refused(Refusal::Unwritable(error)), _) => (bad_output(&error), Parting::Ended),
+            (Cause::Failed(failure), _) => (Body::Failed(failure), Parting::Ended),
+            (Cause::Retry(pause), Some(Err(failure))) => {
+                (retrying(&failure.code, &failure.message, pause), Parting::Unfinished(pause))
+            }
+            (Cause::Finished, Some(Ok(Finish { usage, finish_reason }))) => {
+                (Body::Done { usage, finish_reason }, Parting::Ended)
+            }
+            (Cause::Finished, Some(Err(failure))) => (Body::Failed(failure.into()), Parting::Ended),
+            (Cause::HandBack | Cause::Retry(_) | Cause::Finished, _) => (
+                retrying(HANDED_BACK, "the worker was stopped", Duration::ZERO),
+                Parting::Unfinished(Duration::ZERO),
+            ),
+        };
+        write_last(writer, last, parting).await
+    }
+
+    /// Waits for what is in flight, so that the writer is there.
+    async fn settle(&mut self) -> Result<(), Refusal> {
+        let Some(busy) = self.busy.take() else { return Ok(()) };
+        let (writer, outcome) = busy.await;
+        self.idle = Some(writer);
+        outcome
     }
 }
 
-/// Appends the event that ends the job. A cancel request that was faster decides how it ends.
-async fn write_end(mut writer: Writer, mut end: Body) -> Result<Parting, Unavailable> {
+fn bad_output(error: &wire::codec::Error) -> Body {
+    Body::Failed(Failure::fatal("bad_output", error.to_string()).into())
+}
+
+/// Appends the attempt's last event. A cancel request that was faster decides how the job ends.
+async fn write_last(
+    mut writer: Writer,
+    mut last: Body,
+    mut parting: Parting,
+) -> Result<Parting, Unavailable> {
     loop {
-        match writer.append(end).await {
+        match writer.append(last).await {
             Ok(()) => {
-                info!(job = %writer.job(), seq = writer.seq().0, "ended");
-                return Ok(Parting::Ended);
+                info!(job = %writer.job(), seq = writer.seq().0, ?parting, "parted");
+                return Ok(parting);
             }
             // The writer stands behind the request now; only a new request could refuse it again.
-            Err(Refusal::CancelRequested) => end = Body::Cancelled {},
+            Err(Refusal::CancelRequested) => (last, parting) = (Body::Cancelled {}, Parting::Ended),
             Err(Refusal::Superseded) => return Ok(Parting::Lost),
             Err(Refusal::Unavailable(error)) => return Err(error),
-            Err(Refusal::Unwritable(error)) => {
-                let failure =
-                    Failure { code: "bad_output".into(), message: error.to_string(), retryable: false };
-                end = Body::Failed(failure);
-            }
+            Err(Refusal::Unwritable(error)) => (last, parting) = (bad_output(&error), Parting::Ended),
         }
     }
 }

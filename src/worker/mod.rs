@@ -2,12 +2,14 @@
 //! `trait Backend`, and no particular backend.
 
 mod batch;
+mod callback;
+mod claim;
 mod job;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -15,10 +17,11 @@ use tracing::{info, warn};
 pub use batch::Flush;
 
 use crate::backend::Backend;
-use crate::config::{CLAIM_MAX, DRAIN_WAIT, STOP_WAIT};
-use crate::nats::{Claim, Delivery, Error, Log, Nats};
+use crate::config::{ACK_WAIT, ATTEMPT_PAUSE, CLAIM_MAX, DRAIN_WAIT, STOP_WAIT};
+use crate::nats::{Claim, Delivery, Error, Log, Nats, Reader};
 use crate::runtime::Tasks;
-use crate::wire::Kind;
+use crate::source::Unavailable;
+use crate::wire::{Kind, Limits};
 
 /// What a worker is told.
 #[derive(Clone, Debug)]
@@ -33,8 +36,12 @@ pub struct Settings {
     pub max_attempts: u32,
     /// When to publish what a backend has put out.
     pub flush: Flush,
-    /// How often it tells the queue that a job is being worked on; well below the ack wait of 10 s.
-    pub keep_every: Duration,
+    /// How long its jobs may take; what a job itself says can only be stricter.
+    pub limits: Limits,
+    /// The wait after the first failed attempt of a job; doubled with each further one.
+    pub pause: Duration,
+    /// After what silence of a worker its jobs go to another. Holds when no worker has served the kind before.
+    pub ack_wait: Duration,
     /// How long running jobs may go on after the worker was told to stop.
     pub grace: Duration,
 }
@@ -48,7 +55,9 @@ impl Settings {
             concurrency: 16,
             max_attempts: 5,
             flush: Flush::default(),
-            keep_every: Duration::from_secs(3),
+            limits: Limits::default(),
+            pause: ATTEMPT_PAUSE,
+            ack_wait: ACK_WAIT,
             grace: Duration::from_secs(10),
         }
     }
@@ -57,10 +66,27 @@ impl Settings {
 /// A worker that has made its kind known and is ready to claim.
 #[derive(Debug)]
 pub struct Worker<B> {
-    log: Log,
+    shared: Shared<B>,
     claim: Claim,
+}
+
+/// What the jobs of a worker share.
+#[derive(Debug)]
+struct Shared<B> {
+    log: Log,
+    /// Opened when a job's past has to be read, which most jobs never need.
+    reader: OnceCell<Reader>,
     backend: B,
     settings: Settings,
+    /// How often the queue is told that a job is being worked on.
+    keep_every: Duration,
+    tasks: Tasks,
+}
+
+impl<B> Shared<B> {
+    async fn reader(&self) -> Result<&Reader, Unavailable> {
+        self.reader.get_or_try_init(|| Reader::open(self.log.clone(), &self.tasks)).await
+    }
 }
 
 impl<B: Backend> Worker<B> {
@@ -70,41 +96,48 @@ impl<B: Backend> Worker<B> {
     /// [`Error`].
     pub async fn open(nats: &Nats, backend: B, settings: Settings) -> Result<Self, Error> {
         let log = Log::open(nats).await?;
-        let claim = Claim::begin(nats, &settings.kind).await?;
-        Ok(Self { log, claim, backend, settings })
+        let claim = Claim::begin(nats, &settings.kind, settings.ack_wait).await?;
+        if claim.ack_wait() != settings.ack_wait {
+            let (there, wanted) = (claim.ack_wait(), settings.ack_wait);
+            info!(kind = %settings.kind, ?there, ?wanted, "the kind's first worker chose another ack wait");
+        }
+        let keep_every = claim.ack_wait() / 3;
+        let (reader, tasks) = (OnceCell::new(), Tasks::new(CancellationToken::new()));
+        Ok(Self { shared: Shared { log, reader, backend, settings, keep_every, tasks }, claim })
     }
 
     /// Claims and runs jobs until `stop` is cancelled; then lets the running ones go on for the grace time and gives back
     /// the rest.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { log, mut claim, backend, settings } = self;
+        let Self { shared, mut claim } = self;
+        let settings = &shared.settings;
         info!(kind = %settings.kind, name = %settings.name, concurrency = settings.concurrency, "worker serves");
         let jobs = Tasks::new(CancellationToken::new());
         let hand_back = jobs.stop().clone();
         let slots = Arc::new(Semaphore::new(settings.concurrency));
-        let shared = Arc::new((log, settings, backend));
+        let shared = Arc::new(shared);
         let claiming = async {
             while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
                 let delivery = next(&mut claim, (slots.available_permits() + 1).min(CLAIM_MAX)).await;
                 let (shared, hand_back) = (Arc::clone(&shared), hand_back.clone());
                 jobs.spawn(async move {
-                    let (log, settings, backend) = &*shared;
-                    job::run(log, settings, backend, delivery, hand_back).await;
+                    shared.run(delivery, hand_back).await;
                     drop(slot);
                 });
             }
         };
         stop.run_until_cancelled(claiming).await;
-        let grace = shared.1.grace;
-        info!(kind = %shared.1.kind, running = jobs.running(), "worker stops");
+        let Settings { grace, kind, concurrency, .. } = &shared.settings;
+        info!(%kind, running = jobs.running(), "worker stops");
         claim.end().await;
-        let all = u32::try_from(shared.1.concurrency).unwrap_or(u32::MAX);
-        if timeout(grace, slots.acquire_many(all)).await.is_err() {
-            info!(kind = %shared.1.kind, running = jobs.running(), "gives back what runs");
+        let all = u32::try_from(*concurrency).unwrap_or(u32::MAX);
+        if timeout(*grace, slots.acquire_many(all)).await.is_err() {
+            info!(%kind, running = jobs.running(), "gives back what runs");
         }
         if !jobs.end(STOP_WAIT + DRAIN_WAIT).await {
-            warn!(kind = %shared.1.kind, "some jobs were not given back; their ack wait will");
+            warn!(%kind, "some jobs were not given back; their ack wait will");
         }
+        shared.tasks.end(DRAIN_WAIT).await;
     }
 }
 

@@ -49,7 +49,7 @@ async fn reaches(system: &System, job: &str, seq: u64) {
 
 async fn kind_is_known(system: &System) {
     let kind = "demo".parse().unwrap();
-    eventually("the kind", || async { system.log.has_kind(&kind).await.ok().filter(|known| *known) }).await;
+    eventually("the kind", || async { system.log.load(&kind).await.ok().flatten() }).await;
 }
 
 async fn a_worker_that_is_killed_is_replaced_and_its_text_superseded(broker: &Broker) {

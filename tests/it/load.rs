@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::nats::Reader;
 use tailwater::source::{EventSource as _, Replay as _, Replica, Span};
-use tailwater::wire::Seq;
+use tailwater::wire::{Seq, Submission};
 use tokio::time::{Instant, sleep};
 
 use crate::support::broker::Broker;
@@ -130,8 +130,7 @@ async fn a_reader_that_stops_reading_costs_neither_memory_nor_others_their_time(
     let flags = ["edge", "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
     let mut edge = Process::start([flags, system.flags()].concat());
     let addr = edge.says("ready http://").await;
-    let (job, kind) = ("flood".parse().unwrap(), "flood".parse().unwrap());
-    system.log.submit(&job, &kind, &Value::Null).await.unwrap();
+    system.submit_with("flood", Submission::new("flood".parse().unwrap(), Value::Null)).await;
     let mut stalled = Vec::new();
     for _ in 0..20 {
         let mut client = Client::connect(&addr).await;

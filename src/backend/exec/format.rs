@@ -106,11 +106,8 @@ fn text(utf8: &mut Utf8, bytes: Option<BytesMut>, ended: bool) -> Option<Content
 
 /// What a line says; `None` for a blank one.
 fn json_line(line: &[u8], number: u64) -> Result<Option<Content>, Failure> {
-    let bad = |why: String| Failure {
-        code: "bad_output".into(),
-        message: format!("line {number} of the program's output {why}"),
-        retryable: false,
-    };
+    let bad =
+        |why: String| Failure::fatal("bad_output", format!("line {number} of the program's output {why}"));
     if line.len() == JSON_LINE_MAX && !line.ends_with(b"\n") {
         return Err(bad(format!("is longer than {JSON_LINE_MAX} bytes")));
     }
@@ -152,6 +149,7 @@ fn nests_at_most(value: &Value, levels: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Retry;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -185,7 +183,7 @@ mod tests {
 
     fn refused(line: &[u8]) -> String {
         let failure = decoded(Format::Ndjson, [b"1\n\n".as_slice(), line]).unwrap_err();
-        assert_eq!((failure.code.as_str(), failure.retryable), ("bad_output", false));
+        assert_eq!((failure.code.as_str(), failure.retry), ("bad_output", Retry::Never));
         assert!(failure.message.starts_with("line 3 "), "{}", failure.message);
         failure.message
     }

@@ -26,6 +26,7 @@ fn job(input: Value) -> Job {
         kind: "exec".parse().unwrap(),
         input,
         attempt: 3,
+        so_far: None,
         stop: CancellationToken::new(),
     }
 }
@@ -146,7 +147,7 @@ async fn a_line_that_is_no_json_fails_the_job_at_once_and_ends_the_program() {
     let program = exec(Format::Ndjson, held.shell("echo 1; echo two; exec sleep 1000"));
     let (end, seen) = run(&program).await;
     let failure = end.unwrap_err();
-    assert_eq!((failure.code.as_str(), failure.retryable), ("bad_output", false));
+    assert_eq!((failure.code.as_str(), failure.retry), ("bad_output", Retry::Never));
     assert!(failure.message.starts_with("line 2 "), "{}", failure.message);
     assert_eq!(seen, [Content::Data(json!(1))]);
     held.until_free().await;
@@ -159,7 +160,7 @@ async fn an_exit_status_fails_with_the_last_lines_of_standard_error() {
     let (end, seen) = run(&program).await;
     let last: Vec<String> = (11..=30).map(|number| format!("e{number}")).collect();
     let message = format!("exit status 3: {}", last.join("\n"));
-    assert_eq!(end, Err(Failure { code: "exit_status".into(), message, retryable: false }));
+    assert_eq!(end, Err(Failure::fatal("exit_status", message)));
     assert_eq!(seen, [text("out\n")]);
     assert_eq!(failed(&script(Format::Text, "exit 127")).await.message, "exit status 127");
 }
@@ -175,7 +176,7 @@ async fn a_flood_on_standard_error_holds_nothing_up_and_is_cut() {
 #[tokio::test]
 async fn a_signal_fails_the_job_by_its_number() {
     let failure = failed(&script(Format::Text, "echo ouch >&2; kill -9 $$")).await;
-    assert_eq!((failure.code.as_str(), failure.retryable), ("killed_by_signal", false));
+    assert_eq!((failure.code.as_str(), failure.retry), ("killed_by_signal", Retry::Never));
     assert_eq!(failure.message, "killed by signal 9: ouch");
 }
 
@@ -186,7 +187,7 @@ async fn a_program_that_cannot_be_started_is_the_same_failure_with_and_without_a
     for name in ["/nowhere/at-all", "no-such-program-in-the-path", "/"] {
         let plain = exec(Format::Text, vec![name.into(), "x".into()]);
         let failure = failed(&plain).await;
-        assert_eq!((failure.code.as_str(), failure.retryable), ("cannot_start", false));
+        assert_eq!((failure.code.as_str(), failure.retry), ("cannot_start", Retry::Never));
         assert!(failure.message.starts_with(&format!("cannot start {name}: ")), "{}", failure.message);
         assert_eq!(failed(&Exec { guard: Some(guard.clone()), ..plain }).await, failure);
     }

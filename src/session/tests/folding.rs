@@ -8,7 +8,7 @@ use crate::wire::JobState;
 fn two_attempts(count: u64) -> Memory {
     let (memory, kind) = (Memory::default(), "demo".parse().unwrap());
     let started = Body::Started { kind, worker: "w".into(), continues: false };
-    memory.append(&job(), Body::Queued { kind: "demo".parse().unwrap(), input: serde_json::Value::Null });
+    memory.append(&job(), Body::queued("demo".parse().unwrap(), serde_json::Value::Null));
     memory.append(&job(), started.clone());
     append(&memory, 3);
     memory.append(&job(), started);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tailwater::backend::{Backend, demo};
 use tailwater::nats::{Log, Nats, Options, Settings};
 use tailwater::runtime::Tasks;
-use tailwater::wire::{JobId, JobState, Kind};
+use tailwater::wire::{JobId, JobState, Kind, Submission};
 use tailwater::worker::{self, Worker};
 use tailwater::{edge, session};
 use tokio_util::sync::CancellationToken;
@@ -73,7 +73,7 @@ impl System {
         let nats = Nats::connect(&self.options).await.unwrap();
         let stop = self.tasks.stop().child_token();
         let until = stop.clone();
-        self.tasks.spawn(async move { edge::run(listener, nats, until).await.unwrap() });
+        self.tasks.spawn(async move { edge::run(listener, nats, edge::Settings::default(), until).await.unwrap() });
         Edge { addr, stop }
     }
 
@@ -100,8 +100,13 @@ impl System {
 
     /// Submits a job for the demo backend.
     pub async fn submit(&self, id: &str, input: Value) -> JobId {
-        let (job, kind) = (id.parse().unwrap(), "demo".parse().unwrap());
-        within("a submit", self.log.submit(&job, &kind, &input)).await.unwrap();
+        self.submit_with(id, Submission::new("demo".parse().unwrap(), input)).await
+    }
+
+    /// Submits any job.
+    pub async fn submit_with(&self, id: &str, submission: Submission) -> JobId {
+        let job = id.parse().unwrap();
+        within("a submit", self.log.submit(&job, &submission)).await.unwrap();
         job
     }
 

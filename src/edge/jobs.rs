@@ -1,0 +1,148 @@
+//! What every front door does with a job beside streaming it: submit, cancel, say what it is. It decodes no request and
+//! writes no answer.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use tokio::time::{Instant, timeout};
+
+use super::App;
+use super::error::Problem;
+use crate::config::{KEY_MAX, LOAD_AGE, OPEN_WAIT};
+use crate::nats::{Cancelled, Load, Submitted};
+use crate::session::fold;
+use crate::source::Unavailable;
+use crate::wire::{Code, JobId, JobState, Kind, Seq, Status, Submission, may_call_back};
+
+/// A job that was taken in.
+#[derive(Debug, Serialize)]
+pub(super) struct Accepted {
+    pub(super) id: JobId,
+    pub(super) kind: Kind,
+    pub(super) status: Status,
+    /// Whether it is in the queue by this very submission.
+    #[serde(skip)]
+    pub(super) new: bool,
+}
+
+/// The event that asks for a job to be cancelled.
+#[derive(Debug, Serialize)]
+pub(super) struct Receipt {
+    pub(super) id: JobId,
+    pub(super) seq: Seq,
+    /// Whether it was written for this very request.
+    #[serde(skip)]
+    pub(super) new: bool,
+}
+
+/// How full the queue is, as this edge knows it: asked now and then, and its own submissions counted in between.
+#[derive(Debug, Default)]
+pub(super) struct Loads(Mutex<HashMap<Kind, (Instant, Load)>>);
+
+/// How many kinds an edge remembers; past it, it asks each time.
+const KINDS_MAX: usize = 1000;
+
+impl Loads {
+    /// What is known and recent, and counts one job more.
+    fn count(&self, kind: &Kind) -> Option<Load> {
+        let mut loads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (asked, load) = loads.get_mut(kind)?;
+        load.jobs += 1;
+        (asked.elapsed() < LOAD_AGE).then_some(*load)
+    }
+
+    fn learn(&self, kind: &Kind, load: Load) {
+        let mut loads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if loads.len() < KINDS_MAX || loads.contains_key(kind) {
+            loads.insert(kind.clone(), (Instant::now(), load));
+        }
+    }
+}
+
+impl App {
+    /// Submits a job. Without an id of its own it has one that follows from the idempotency key, so that the same key is
+    /// the same job on every edge, for as long as its log is kept.
+    pub(super) async fn submit(
+        &self,
+        submission: Submission,
+        key: Option<&str>,
+    ) -> Result<Accepted, Problem> {
+        let (id, keyed) = match (&submission.id, key) {
+            (Some(id), _) => (id.clone(), false),
+            (None, Some(key)) => (id_of_key(key)?, true),
+            (None, None) => (job_id(nuid::next().as_str())?, false),
+        };
+        if let Some(callback) = &submission.callback
+            && !may_call_back(callback, &self.settings.callback_hosts)
+        {
+            return Err(Code::CallbackNotAllowed.into());
+        }
+        let kind = submission.kind.clone();
+        let size = submission.input.to_string().len();
+        let load = match self.loads.count(&kind) {
+            Some(load) => load,
+            None => {
+                let unknown =
+                    || Problem::new(Code::UnknownKind, format!("no worker has ever served the kind {kind}"));
+                let load = self.log.load(&kind).await?.ok_or_else(unknown)?;
+                self.loads.learn(&kind, load);
+                load
+            }
+        };
+        // The same submission again is answered even when nothing new has room.
+        let submitted = if load.admits(size) {
+            self.log.submit(&id, &submission).await?
+        } else {
+            self.log.known(&id, &submission).await?.unwrap_or(Submitted::Full)
+        };
+        match submitted {
+            Submitted::New => Ok(Accepted { id, kind, status: Status::Queued, new: true }),
+            Submitted::Same => {
+                let status = self.log.last(&id).await?.map_or(Status::Queued, |last| last.status());
+                Ok(Accepted { id, kind, status, new: false })
+            }
+            Submitted::Other if keyed => Err(Code::KeyReused.into()),
+            Submitted::Other => Err(Code::JobExists.into()),
+            Submitted::Full => Err(Code::QueueFull.into()),
+        }
+    }
+
+    /// Asks for a job to be cancelled.
+    pub(super) async fn cancel(&self, id: JobId, by: Option<String>) -> Result<Receipt, Problem> {
+        match self.log.cancel(&id, by).await? {
+            Cancelled::Requested(seq) => Ok(Receipt { id, seq, new: true }),
+            Cancelled::Already(seq) => Ok(Receipt { id, seq, new: false }),
+            Cancelled::Ended => Err(Code::JobEnded.into()),
+            Cancelled::Unknown => Err(Code::JobNotFound.into()),
+        }
+    }
+
+    /// What a job is.
+    pub(super) async fn state(&self, job: &JobId) -> Result<JobState, Problem> {
+        let late = |_| Unavailable("the log was not read in time".into());
+        if let Some(state) = timeout(OPEN_WAIT, fold(self.hub.source(), job)).await.map_err(late)?? {
+            return Ok(state);
+        }
+        match self.log.queued_kind(job).await? {
+            Some(kind) => Ok(JobState { kind: Some(kind), ..JobState::new(job.clone()) }),
+            None => Err(Code::JobNotFound.into()),
+        }
+    }
+}
+
+/// Reads a job's id.
+pub(super) fn job_id(text: &str) -> Result<JobId, Problem> {
+    text.parse().map_err(|error| Problem::new(Code::BadJobId, format!("a job id {error}")))
+}
+
+/// The id of the job that was submitted with this key. Nobody can tell the key from it.
+fn id_of_key(key: &str) -> Result<JobId, Problem> {
+    if key.is_empty() || key.len() > KEY_MAX {
+        return Err(Problem::new(Code::BadRequest, format!("an idempotency key has 1 to {KEY_MAX} bytes")));
+    }
+    job_id(&format!("key-{}", BASE64.encode(Sha256::digest(key))))
+}

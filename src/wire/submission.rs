@@ -1,0 +1,209 @@
+//! A job as somebody submits it, the same through every front door. It queues nothing.
+
+use serde::Deserialize;
+use serde_json::Value;
+use url::Url;
+
+use super::code::Code;
+use super::event::Body;
+use super::frame::Refusal;
+use super::id::{JobId, Kind};
+use crate::config::{CALLBACK_MAX, INPUT_MAX};
+
+/// The kind of the jobs that tell a callback address how another job ended. Only workers submit them.
+pub const RESERVED_KIND: &str = "callback";
+/// What the ids of those jobs begin with.
+pub const RESERVED_ID: &str = "callback-";
+
+/// What is to be done, and within what limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submission {
+    /// Which workers may take it.
+    pub kind: Kind,
+    /// What the worker is given.
+    pub input: Value,
+    /// The job's id, when the submitter names one.
+    pub id: Option<JobId>,
+    /// How long it may take.
+    pub limits: Limits,
+    /// The address that is told how the job ended.
+    pub callback: Option<String>,
+}
+
+/// How long a job may take, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// From the submission to the end, all attempts and waits included.
+    pub timeout_ms: Option<u64>,
+    /// Without any output, in one attempt.
+    pub silence_timeout_ms: Option<u64>,
+}
+
+impl Limits {
+    /// The stricter of both, field by field.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let stricter = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+        Self {
+            timeout_ms: stricter(self.timeout_ms, other.timeout_ms),
+            silence_timeout_ms: stricter(self.silence_timeout_ms, other.silence_timeout_ms),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    kind: String,
+    #[serde(default)]
+    input: Value,
+    id: Option<String>,
+    timeout_ms: Option<u64>,
+    silence_timeout_ms: Option<u64>,
+    callback: Option<String>,
+}
+
+impl Submission {
+    /// A job without an id, limits or callback.
+    pub const fn new(kind: Kind, input: Value) -> Self {
+        let limits = Limits { timeout_ms: None, silence_timeout_ms: None };
+        Self { kind, input, id: None, limits, callback: None }
+    }
+
+    /// Reads what a client submits: an object with `kind` and, as it likes, `input`, `id`, `timeout_ms`,
+    /// `silence_timeout_ms` and `callback`.
+    ///
+    /// # Errors
+    /// A [`Refusal`] with the code that the client is told.
+    pub fn from_value(value: Value) -> Result<Self, Refusal> {
+        let Fields { kind, input, id, timeout_ms, silence_timeout_ms, callback } =
+            serde_json::from_value(value)
+                .map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))?;
+        let kind: Kind =
+            kind.parse().map_err(|error| Refusal::new(Code::BadKind, format!("a kind {error}")))?;
+        let id: Option<JobId> = id
+            .map(|id| id.parse())
+            .transpose()
+            .map_err(|error| Refusal::new(Code::BadJobId, format!("a job id {error}")))?;
+        let limits = Limits { timeout_ms, silence_timeout_ms };
+        let submission = Self { kind, input, id, limits, callback };
+        submission.check().map(|()| submission)
+    }
+
+    /// Whether somebody other than a worker may submit this.
+    ///
+    /// # Errors
+    /// A [`Refusal`] with the code that the client is told.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let refused = |code, message: String| Err(Refusal::new(code, message));
+        if self.kind.as_str() == RESERVED_KIND {
+            return refused(Code::BadKind, format!("the kind {RESERVED_KIND} is the system's own"));
+        }
+        if self.id.as_ref().is_some_and(|id| id.as_str().starts_with(RESERVED_ID)) {
+            return refused(
+                Code::BadJobId,
+                format!("ids that begin with {RESERVED_ID} are the system's own"),
+            );
+        }
+        let size = self.input.to_string().len();
+        if size > INPUT_MAX {
+            return refused(Code::TooLarge, format!("the input has {size} bytes, the limit is {INPUT_MAX}"));
+        }
+        if [self.limits.timeout_ms, self.limits.silence_timeout_ms].contains(&Some(0)) {
+            return refused(Code::BadRequest, "a time limit is at least 1 ms".into());
+        }
+        if let Some(callback) = &self.callback
+            && (callback.len() > CALLBACK_MAX
+                || !(callback.starts_with("https://") || callback.starts_with("http://")))
+        {
+            let text = format!("a callback is an http or https address of at most {CALLBACK_MAX} bytes");
+            return refused(Code::BadRequest, text);
+        }
+        Ok(())
+    }
+
+    /// The first event of the job's log.
+    pub fn queued(&self) -> Body {
+        let Limits { timeout_ms, silence_timeout_ms } = self.limits;
+        let (kind, input) = (self.kind.clone(), self.input.clone());
+        Body::Queued { kind, input, timeout_ms, silence_timeout_ms }
+    }
+}
+
+/// Whether the host of `callback` is one of `hosts`, each `name` or `name:port`. A name alone means the scheme's own
+/// port.
+pub fn may_call_back(callback: &str, hosts: &[String]) -> bool {
+    let Ok(url) = Url::parse(callback) else { return false };
+    let (Some(name), true) = (url.host_str(), matches!(url.scheme(), "http" | "https")) else { return false };
+    let authority = url.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
+    hosts.iter().any(|host| host.eq_ignore_ascii_case(&authority))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn refusal(value: Value) -> Code {
+        Submission::from_value(value).unwrap_err().code
+    }
+
+    #[test]
+    fn a_submission_needs_a_kind_and_nothing_else() {
+        let kind: Kind = "k".parse().unwrap();
+        assert_eq!(Submission::from_value(json!({"kind": "k"})), Ok(Submission::new(kind, Value::Null)));
+        let full = json!({"kind": "k", "input": [1], "id": "j", "timeout_ms": 5, "silence_timeout_ms": 6,
+            "callback": "https://h/p"});
+        let full = Submission::from_value(full).unwrap();
+        assert_eq!(full.limits, Limits { timeout_ms: Some(5), silence_timeout_ms: Some(6) });
+        assert_eq!(full.callback.as_deref(), Some("https://h/p"));
+    }
+
+    #[test]
+    fn each_kind_of_bad_submission_has_its_own_code() {
+        assert_eq!(refusal(json!([])), Code::BadRequest);
+        assert_eq!(refusal(json!({"input": 1})), Code::BadRequest);
+        assert_eq!(refusal(json!({"kind": "k", "inputt": 1})), Code::BadRequest);
+        assert_eq!(refusal(json!({"kind": "a.b"})), Code::BadKind);
+        assert_eq!(refusal(json!({"kind": "callback"})), Code::BadKind);
+        assert_eq!(refusal(json!({"kind": "k", "id": "a.b"})), Code::BadJobId);
+        assert_eq!(refusal(json!({"kind": "k", "id": "callback-j"})), Code::BadJobId);
+        assert_eq!(refusal(json!({"kind": "k", "timeout_ms": 0})), Code::BadRequest);
+        assert_eq!(refusal(json!({"kind": "k", "timeout_ms": -1})), Code::BadRequest);
+        assert_eq!(refusal(json!({"kind": "k", "callback": "ftp://h"})), Code::BadRequest);
+        assert_eq!(refusal(json!({"kind": "k", "input": "x".repeat(INPUT_MAX)})), Code::TooLarge);
+    }
+
+    #[test]
+    fn only_a_host_of_the_list_is_called_back() {
+        let hosts = ["Good.example".to_owned(), "localhost:8080".to_owned()];
+        for good in [
+            "https://good.example/x?y",
+            "http://GOOD.example",
+            "https://u@good.example/",
+            "http://localhost:8080/",
+        ] {
+            assert!(may_call_back(good, &hosts), "{good}");
+        }
+        for bad in [
+            "https://good.example:444/",
+            "https://good.example@evil.example/",
+            "https://good.example.evil.example/",
+            "https://good.example\\@evil.example/",
+            "http://localhost/",
+            "ftp://good.example/",
+            "good.example",
+            "",
+        ] {
+            assert!(!may_call_back(bad, &hosts), "{bad}");
+        }
+        assert!(!may_call_back("https://good.example", &[]));
+    }
+
+    #[test]
+    fn of_two_limits_the_stricter_one_holds() {
+        let a = Limits { timeout_ms: Some(5), silence_timeout_ms: None };
+        let b = Limits { timeout_ms: Some(9), silence_timeout_ms: Some(2) };
+        assert_eq!(a.and(b), Limits { timeout_ms: Some(5), silence_timeout_ms: Some(2) });
+    }
+}

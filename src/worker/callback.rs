@@ -1,0 +1,84 @@
+//! Asks for a callback address to be told how a job ended: by a job of its own, which the queue hands to a worker of the
+//! kind `callback`, with attempts and back-off like any other. It calls nobody.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tracing::warn;
+
+use crate::nats::{Delivery, Log, Submitted};
+use crate::source::Unavailable;
+use crate::wire::{Body, Event, JobId, Kind, NAME_MAX, RESERVED_ID, RESERVED_KIND, Submission};
+
+/// Submits the callback of a job that has ended, if it wants one. Asking again is harmless.
+///
+/// # Errors
+/// [`Unavailable`], also when the queue is full: the job must be asked about again.
+pub(super) async fn request(log: &Log, delivery: &Delivery) -> Result<(), Unavailable> {
+    let Some(url) = &delivery.submission.callback else { return Ok(()) };
+    let Some(last) = log.last(&delivery.job).await? else { return Ok(()) };
+    let Ok(end) = last.event() else { return Ok(()) };
+    let (id, kind) = (id_for(&delivery.job)?, reserved_kind()?);
+    let submission = Submission::new(kind, input(url, &delivery.submission.kind, &end));
+    match log.submit(&id, &submission).await? {
+        Submitted::New | Submitted::Same => Ok(()),
+        Submitted::Full => Err(Unavailable("the queue has no room for a callback".into())),
+        Submitted::Other => {
+            warn!(job = %delivery.job, "not called back: the callback's id names another job");
+            Ok(())
+        }
+    }
+}
+
+/// The id of a job's callback.
+fn id_for(job: &JobId) -> Result<JobId, Unavailable> {
+    let plain = format!("{RESERVED_ID}{job}");
+    let id = if plain.len() <= NAME_MAX {
+        plain
+    } else {
+        format!("{RESERVED_ID}{}", BASE64.encode(Sha256::digest(job.as_str())))
+    };
+    id.parse().map_err(|_| Unavailable("the callback has no id".into()))
+}
+
+fn reserved_kind() -> Result<Kind, Unavailable> {
+    RESERVED_KIND.parse().map_err(|_| Unavailable("the callback has no kind".into()))
+}
+
+/// What the callback job is given: where to, and what to say. Without the output, which may be of any size.
+fn input(url: &str, kind: &Kind, end: &Event) -> serde_json::Value {
+    let (status, error, usage, finish_reason) = match &end.body {
+        Body::Done { usage, finish_reason } => ("done", None, usage.clone(), finish_reason.clone()),
+        Body::Failed(failure) => ("failed", Some(failure), None, None),
+        _ => ("cancelled", None, None, None),
+    };
+    json!({"url": url, "type": format!("job.{status}"), "data": {
+        "id": end.job, "kind": kind, "status": status, "attempt": end.attempt, "seq": end.seq,
+        "error": error, "usage": usage, "finish_reason": finish_reason, "ended_at": end.ts,
+    }})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Seq;
+
+    #[test]
+    fn a_callback_says_how_the_job_ended_and_not_what_it_put_out() {
+        let body = Body::Done { usage: Some(json!({"words": 3})), finish_reason: Some("stop".into()) };
+        let end = Event { body, job: "j".parse().unwrap(), seq: Seq(9), attempt: 2, ts: 7 };
+        let expected = json!({"url": "http://h/", "type": "job.done", "data": {"id": "j", "kind": "k",
+            "status": "done", "attempt": 2, "seq": 9, "error": null, "usage": {"words": 3},
+            "finish_reason": "stop", "ended_at": 7}});
+        assert_eq!(input("http://h/", &"k".parse().unwrap(), &end), expected);
+    }
+
+    #[test]
+    fn even_the_longest_id_has_a_callback_id() {
+        let short = id_for(&"job-1".parse().unwrap()).unwrap();
+        assert_eq!(short.as_str(), "callback-job-1");
+        let long = id_for(&"x".repeat(64).parse().unwrap()).unwrap();
+        assert!(long.as_str().starts_with("callback-") && long.as_str().len() == 52);
+    }
+}
