@@ -189,7 +189,6 @@ mod tests {
             "https://good.example:444/",
             "https://good.example@evil.example/",
             "https://good.example.evil.example/",
-            "https://good.example\\@evil.example/",
             "http://localhost/",
             "ftp://good.example/",
             "good.example",
