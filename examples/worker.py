@@ -20,7 +20,7 @@ async def work(text):  # The work itself: yields pieces of output, none of them 
         yield word.upper() + " "
 
 
-async def run(js, shards, job, input):
+async def run(js, shards, job, input, limits):
     shard = zlib.crc32(job.encode()) % shards
     subject, pos, seq, attempt, last = f"tw.chunks.{shard}.{job}", 0, 0, 0, None
 
@@ -40,7 +40,7 @@ async def run(js, shards, job, input):
         await read_last()
     except NotFoundError:  # We are faster than the submitter, so we begin the log; it may still come first.
         try:
-            await append("job:queued:v1", kind=KIND, input=input)
+            await append("job:queued:v1", kind=KIND, input=input, **limits)
         except APIError:
             await read_last()
     if last in ("job:done:v1", "job:failed:v1", "job:cancelled:v1"):
@@ -56,9 +56,9 @@ async def run(js, shards, job, input):
     await append("job:done:v1", finish_reason="stop")
 
 
-async def keep(message):  # Else the queue hands the job to another worker after 10 s.
+async def keep(message):  # Else the queue hands the job to another worker after 8 s.
     while True:
-        await asyncio.sleep(3)
+        await asyncio.sleep(2.5)
         await message.in_progress()
 
 
@@ -69,7 +69,7 @@ async def main():
         await js.consumer_info("TW_JOBS", KIND)
     except NotFoundError:  # As nats/consumers/kind.json declares it; times in seconds.
         filter = f"tw.jobs.{KIND}.*"
-        config = ConsumerConfig(name=KIND, durable_name=KIND, filter_subject=filter, ack_wait=10, max_deliver=-1)
+        config = ConsumerConfig(name=KIND, durable_name=KIND, filter_subject=filter, ack_wait=8, max_deliver=-1)
         await js.add_consumer("TW_JOBS", config, max_ack_pending=20000, max_waiting=4096)
     queue = await js.pull_subscribe_bind(KIND, "TW_JOBS")
     print("serves", KIND, flush=True)
@@ -81,7 +81,8 @@ async def main():
             continue
         job, heartbeat = json.loads(message.data), asyncio.create_task(keep(message))
         try:
-            await run(js, shards, job["job"], job["input"])
+            limits = {name: value for name, value in job.items() if name in ("timeout_ms", "silence_timeout_ms")}
+            await run(js, shards, job["job"], job["input"], limits)
             await message.ack_sync()  # Only now: the end is in the log.
         except Error as error:  # Another worker has the job, or no answer came: stop, and ack nothing.
             print("gave up", job["job"], error, file=sys.stderr)

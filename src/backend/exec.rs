@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! start ─▶ write the input, read both outputs ─▶ the program exited ─▶ 1 s for the last output ─▶ kill the group ─▶ reap
-//!              └─ stopped, or output that is wrong ─▶ SIGTERM, 2 s ───────────────────────────────────┘
+//!              └─ stopped, or output that is wrong ─▶ SIGTERM, 0.7 s ─────────────────────────────────┘
 //! ```
 //! Each signal goes to the whole group. The program is reaped last of all: until then nobody else can have its number.
 
@@ -21,7 +21,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
@@ -34,8 +34,9 @@ use self::streams::{SETTLE, Stderr, Stdout};
 use super::{Backend, Failure, Finish, Job, Output, Retry, Stopped};
 use crate::guard::{self, Signal, kill_group};
 
-/// How long a program may clean up after SIGTERM. Well below the time after which a worker drops the backend.
-const STOP_GRACE: Duration = Duration::from_secs(2);
+/// How long a program may clean up after SIGTERM: whoever cancels a job sees it end, and nothing of it left, within a
+/// second.
+const STOP_GRACE: Duration = Duration::from_millis(700);
 
 /// The exit status of a program that may do better another time: `EX_TEMPFAIL` of sysexits.h.
 const TEMPORARY: i32 = 75;
@@ -47,6 +48,9 @@ pub struct Exec {
     pub command: Vec<OsString>,
     /// What its standard output means.
     pub format: Format,
+    /// Whether the program can go on from an earlier attempt's output. It is then given `{"input": …, "output": …}`
+    /// instead of the input alone, and puts out only what follows.
+    pub continues: bool,
     /// The `tailwater` that runs as `guard` between this process and the program, so that the program does not outlive
     /// this process however that ends. A guarded program's exit status of 129 to 192 reads as a signal.
     pub guard: Option<PathBuf>,
@@ -66,15 +70,24 @@ pub enum Format {
 }
 
 impl Backend for Exec {
+    fn continues(&self) -> bool {
+        self.continues
+    }
+
     async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
         if job.stop.is_cancelled() {
             return Err(Stopped.into());
         }
         let (mut program, mut pipes) = self.start(&job)?;
+        let stdin = if self.continues {
+            json!({"input": job.input, "output": job.so_far.as_deref().unwrap_or_default()})
+        } else {
+            job.input
+        };
         let attended = tokio::select! {
             biased;
             () = job.stop.cancelled() => Err(Stopped.into()),
-            attended = pipes.attend(&mut program, &job.input, &out) => attended,
+            attended = pipes.attend(&mut program, &stdin, &out) => attended,
         };
         if attended.is_err() {
             program.signal(Signal::TERM);

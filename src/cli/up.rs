@@ -89,7 +89,13 @@ impl Up {
         start_worker(&nats, Demo, "demo", &tasks).await?;
         if !self.command.is_empty() {
             let (command, guard) = (self.command.clone(), Some(std::env::current_exe()?));
-            start_worker(&nats, Exec { command, format: Format::Text, guard }, "exec", &tasks).await?;
+            start_worker(
+                &nats,
+                Exec { command, format: Format::Text, continues: false, guard },
+                "exec",
+                &tasks,
+            )
+            .await?;
         }
         println!("ready http://{}", listener.local_addr()?);
         edge::run(listener, nats.clone(), edge::Settings::default(), stop.clone()).await?;

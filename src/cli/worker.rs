@@ -77,6 +77,10 @@ enum BackendArgs {
         /// What the program writes to stdout.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
+        /// The program can go on from an earlier attempt's output: it is given {"input": …, "output": "so far"}, and
+        /// puts out only what follows.
+        #[arg(long)]
+        continues: bool,
         /// The program and its arguments.
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
@@ -94,9 +98,9 @@ impl Worker {
         let _stop_all = stop.clone().drop_guard();
         match self.backend.clone() {
             BackendArgs::Demo => Box::pin(self.serve_with(Demo, stop)).await,
-            BackendArgs::Exec { format, command } => {
+            BackendArgs::Exec { format, continues, command } => {
                 let guard = Some(std::env::current_exe()?);
-                Box::pin(self.serve_with(Exec { command, format, guard }, stop)).await
+                Box::pin(self.serve_with(Exec { command, format, continues, guard }, stop)).await
             }
         }
     }

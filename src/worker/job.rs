@@ -82,32 +82,48 @@ impl<B: Backend> Shared<B> {
         let mut running = std::pin::pin!(self.backend.run(job, out));
         let mut run = Attempt::new(writer, self.settings.flush, pieces, nudges, Patience::new(limits, left));
         let cause = run.publish(running.as_mut(), &hand_back).await;
-        if run.result.is_none() {
-            stop.cancel();
+        let over = run.result.is_some();
+        if !over {
             // Nobody takes the output any more, so a backend that waits to put some out is woken.
             run.pieces = None;
-            if timeout(STOP_WAIT, running).await.is_err() {
+        }
+        let stopping = async {
+            stop.cancel();
+            if !over && timeout(STOP_WAIT, running).await.is_err() {
                 warn!(job = %delivery.job, "the backend did not stop in time and was dropped");
             }
-        }
+        };
         if let Cause::HandBack = cause {
+            // Before another worker begins.
+            stopping.await;
             // The queue is told in any case; that the log says why is a courtesy, and so is that it does not count.
             let told = timeout(HAND_BACK_WAIT, run.part(cause)).await;
             return told.unwrap_or(Ok(Parting::Unfinished(Duration::ZERO)));
         }
-        if let (Cause::Finished, Some(Err(failure))) = (&cause, &run.result)
-            && failure.retry != Retry::Never
-        {
-            return if self.is_exhausted(&delivery.job, attempt).await? {
-                let message =
-                    format!("no attempt succeeded; the last one: {} ({})", failure.message, failure.code);
-                run.part(Cause::Failed(attempts_exhausted(message))).await
-            } else {
-                let pause = pause(&delivery.job, attempt, self.settings.pause, failure.retry);
-                run.part(Cause::Retry(pause)).await
-            };
+        let cause = self.after_failure(&delivery.job, attempt, &mut run, cause).await?;
+        tokio::join!(stopping, run.part(cause)).1
+    }
+
+    /// Decides whether a failed attempt is followed by another.
+    async fn after_failure(
+        &self,
+        job: &JobId,
+        attempt: u32,
+        run: &mut Attempt,
+        cause: Cause,
+    ) -> Result<Cause, Unavailable> {
+        let (Cause::Finished, Some(Err(failure))) = (&cause, &run.result) else { return Ok(cause) };
+        if failure.retry == Retry::Never {
+            return Ok(cause);
         }
-        run.part(cause).await
+        if self.is_exhausted(job, attempt).await? {
+            let message =
+                format!("no attempt succeeded; the last one: {} ({})", failure.message, failure.code);
+            return Ok(Cause::Failed(attempts_exhausted(message)));
+        }
+        let pause = pause(job, attempt, self.settings.pause, failure.retry);
+        // A job whose time ends before is looked at then, and fails.
+        Ok(Cause::Retry(run.patience.left().map_or(pause, |left| pause.min(left))))
     }
 }
 
@@ -134,6 +150,11 @@ impl Patience {
         let heard = Instant::now();
         let end = left.and_then(|left| heard.checked_add(left));
         Self { end, silence: limits.silence_timeout_ms.map(Duration::from_millis), heard }
+    }
+
+    /// What is left of the time for the whole job.
+    fn left(&self) -> Option<Duration> {
+        self.end.map(|end| end.saturating_duration_since(Instant::now()))
     }
 
     /// Returns, with what to say of it, when it has run out.

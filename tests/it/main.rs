@@ -4,6 +4,8 @@
 
 mod support;
 
+/// Attempts: retries, limits, hand-overs, going on, and workers that die.
+mod attempts;
 /// Frames, requests and cursors that are wrong: each gets its own code and costs nobody else anything.
 mod bad_input;
 /// Cancel: waiting, running, orphaned, and raced against the end.

@@ -13,7 +13,7 @@ use crate::config::OUTPUT_BUFFER_MAX;
 use crate::guard::tests::{Held, SOON, program, shell};
 
 fn exec(format: Format, command: Vec<OsString>) -> Exec {
-    Exec { command, format, guard: None }
+    Exec { command, format, continues: false, guard: None }
 }
 
 fn script(format: Format, script: &str) -> Exec {

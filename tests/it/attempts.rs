@@ -1,0 +1,292 @@
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tailwater::backend::{Backend, Failure, Finish, Job, Output, Retry};
+use tailwater::nats::Cancelled;
+use tailwater::wire::{JobId, Limits, Status, Submission, Type};
+use tokio::time::{Instant, sleep};
+
+use crate::killing::{kind_is_known, reaches};
+use crate::support::broker::Broker;
+use crate::support::client::{Seen, follow};
+use crate::support::eventually;
+use crate::support::process::Process;
+use crate::support::system::{System, text, words};
+use crate::watching::on_one_and_three;
+
+on_one_and_three!(
+    a_failure_that_may_pass_is_followed_by_another_attempt_after_a_pause,
+    a_job_whose_attempts_all_fail_says_why_the_last_one_did,
+    a_failure_that_will_not_pass_ends_the_job_at_once,
+    an_attempt_that_was_handed_back_does_not_count,
+    an_attempt_that_continues_takes_nothing_back,
+    a_job_that_takes_too_long_times_out,
+    a_job_that_is_silent_for_too_long_times_out,
+    a_job_that_waits_for_its_next_attempt_is_cancelled_at_once,
+);
+
+/// Fails as often as its input says, and then does as the demo backend.
+struct Flaky {
+    retry: Retry,
+}
+
+impl Backend for Flaky {
+    async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
+        out.text("half a ").await?;
+        if u64::from(job.attempt) <= job.input["failures"].as_u64().unwrap_or(0) {
+            let message = format!("attempt {} failed", job.attempt);
+            return Err(Failure { code: "flaky".into(), message, retry: self.retry });
+        }
+        out.text("sentence").await?;
+        Ok(Finish::default())
+    }
+}
+
+async fn a_failure_that_may_pass_is_followed_by_another_attempt_after_a_pause(broker: &Broker) {
+    let system = System::on(broker).await;
+    system
+        .worker(Flaky { retry: Retry::Later }, |settings| settings.pause = Duration::from_millis(200))
+        .await;
+    let edge = system.edge().await;
+    system.submit("flaky", json!({"failures": 2})).await;
+    let seen = follow(&edge.addr, "flaky").await;
+    seen.assert_whole();
+    assert_eq!(seen.text(), "half a sentence");
+    let events: Vec<&Value> = seen.events.values().collect();
+    let retries: Vec<_> = events.windows(2).filter(|pair| pair[0]["type"] == "job:retrying:v1").collect();
+    assert_eq!(retries.len(), 2);
+    for (n, pair) in retries.iter().enumerate() {
+        let (retrying, started) = (pair[0], pair[1]);
+        assert_eq!(retrying["code"], "flaky");
+        assert_eq!(retrying["message"], format!("attempt {} failed", n + 1));
+        assert_eq!((&started["type"], &started["attempt"]), (&json!("job:started:v1"), &json!(n + 2)));
+        let delay = retrying["delay_ms"].as_u64().unwrap();
+        let passed = started["ts"].as_u64().unwrap() - retrying["ts"].as_u64().unwrap();
+        // Three to five quarters of 200 ms, doubled the second time. The two clocks are one.
+        let expected = 150 * (n as u64 + 1)..=250 * (n as u64 + 1);
+        assert!(expected.contains(&delay), "{delay} is not in {expected:?}");
+        assert!(passed + 1 >= delay, "{passed} ms have passed, not {delay}");
+    }
+    system.end().await;
+}
+
+async fn a_job_whose_attempts_all_fail_says_why_the_last_one_did(broker: &Broker) {
+    let system = System::on(broker).await;
+    let backend = Flaky { retry: Retry::After(Duration::from_millis(10)) };
+    system.worker(backend, |settings| settings.max_attempts = 3).await;
+    let job = system.submit("doomed", json!({"failures": 99})).await;
+    let state = system.ended(&job).await;
+    let error = state.error.unwrap();
+    assert_eq!((state.status, state.attempt, error.code.as_str()), (Status::Failed, 3, "attempts_exhausted"));
+    assert_eq!(error.message, "no attempt succeeded; the last one: attempt 3 failed (flaky)");
+    system.end().await;
+}
+
+async fn a_failure_that_will_not_pass_ends_the_job_at_once(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.worker(Flaky { retry: Retry::Never }, |_| {}).await;
+    let job = system.submit("final", json!({"failures": 1})).await;
+    let state = system.ended(&job).await;
+    let error = state.error.unwrap();
+    assert_eq!((state.attempt, error.code.as_str(), error.retryable), (1, "flaky", false));
+    system.end().await;
+}
+
+async fn an_attempt_that_was_handed_back_does_not_count(broker: &Broker) {
+    let system = System::on(broker).await;
+    let input = words(60, 40, 3);
+    let job = system.submit("deploys", input.clone()).await;
+    for attempt in 1..=4 {
+        let demo = tailwater::backend::demo::Demo;
+        let stop = system
+            .worker(demo, |settings| (settings.grace, settings.max_attempts) = (Duration::ZERO, 2))
+            .await;
+        if attempt < 4 {
+            eventually("the attempt", || async {
+                let last = system.log.last(&job).await.ok().flatten();
+                last.filter(|last| (last.attempt, last.kind) == (attempt, Type::Chunk))
+            })
+            .await;
+            stop.cancel();
+            eventually("the hand-over", || async {
+                system.log.last(&job).await.ok().flatten().filter(|last| last.kind == Type::Retrying)
+            })
+            .await;
+        }
+    }
+    let state = system.ended(&job).await;
+    assert_eq!((state.status, state.attempt, state.handed_back), (Status::Done, 4, 3));
+    assert_eq!(state.output, text(&input));
+    system.end().await;
+}
+
+/// A worker process whose program counts to 40 and goes on from what was put out before.
+fn counting(system: &System) -> Process {
+    let program = "import json, sys, time\n\
+        begun = json.load(sys.stdin)['output'].count(' ')\n\
+        for n in range(begun, 40): print(n, end=' ', flush=True); time.sleep(0.05)";
+    let worker = ["worker", "--kind", "demo", "--ack-wait", "1s"].map(str::to_owned).to_vec();
+    let exec = ["exec", "--continues", "--", "python3", "-c", program].map(str::to_owned).to_vec();
+    Process::start([worker, system.flags(), exec].concat())
+}
+
+async fn an_attempt_that_continues_takes_nothing_back(broker: &Broker) {
+    let system = System::on(broker).await;
+    let mut first = counting(&system);
+    kind_is_known(&system).await;
+    system.submit("counts", Value::Null).await;
+    reaches(&system, "counts", 8).await;
+    first.kill().await;
+    let _second = counting(&system);
+    let edge = system.edge().await;
+    let seen = follow(&edge.addr, "counts").await;
+    seen.assert_whole();
+    let starts = |event: &&Value| event["type"] == "job:started:v1";
+    let continues: Vec<_> = seen.events.values().filter(starts).map(|event| &event["continues"]).collect();
+    assert_eq!(continues, [false, true]);
+    // Taken together, not only since the last start: nothing is missing and nothing stands twice.
+    let all: String = seen.events.values().filter_map(|event| event["text"].as_str()).collect();
+    assert_eq!(all, (0..40).map(|n| format!("{n} ")).collect::<String>());
+    system.end().await;
+}
+
+fn limited(input: Value, timeout_ms: Option<u64>, silence_timeout_ms: Option<u64>) -> Submission {
+    let limits = Limits { timeout_ms, silence_timeout_ms };
+    Submission { limits, ..Submission::new("demo".parse().unwrap(), input) }
+}
+
+async fn timed_out(system: &System, job: &JobId, message: &str) -> Seen {
+    let state = system.ended(job).await;
+    let error = state.error.unwrap();
+    assert_eq!((error.code.as_str(), error.message.as_str()), ("timed_out", message));
+    let edge = system.edge().await;
+    let seen = follow(&edge.addr, job.as_str()).await;
+    seen.assert_whole();
+    seen
+}
+
+async fn a_job_that_takes_too_long_times_out(broker: &Broker) {
+    let system = System::on(broker).await;
+    let late = "the job was not done in time";
+    // It waits for a worker until it is too late: it never begins.
+    let waits = system.submit_with("waits", limited(words(1, 0, 1), Some(1), None)).await;
+    system.demo().await;
+    assert_eq!(timed_out(&system, &waits, late).await.last, 2);
+    // It runs for too long.
+    let runs = system.submit_with("runs", limited(words(10_000, 50, 1), Some(1500), None)).await;
+    let seen = timed_out(&system, &runs, late).await;
+    let (first, last) = (&seen.events[&1]["ts"], &seen.events[&seen.last]["ts"]);
+    let took = last.as_u64().unwrap() - first.as_u64().unwrap();
+    assert!((1400..3000).contains(&took), "{took} ms");
+    assert!(text(&words(10_000, 50, 1)).starts_with(&seen.text()) && !seen.text().is_empty());
+    // The worker's own limit is stricter than the job's.
+    let strict = "strict".parse().unwrap();
+    system
+        .worker(Flaky { retry: Retry::Later }, |settings| {
+            settings.kind = strict;
+            settings.limits.timeout_ms = Some(400);
+        })
+        .await;
+    let submission = Submission {
+        kind: "strict".parse().unwrap(),
+        ..limited(json!({"failures": 99}), Some(60_000), None)
+    };
+    let fails = system.submit_with("fails", submission).await;
+    timed_out(&system, &fails, late).await;
+    system.end().await;
+}
+
+async fn a_job_that_is_silent_for_too_long_times_out(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let silent = "the job put out nothing for too long";
+    // A word every 200 ms is not silent for 800; one every 10 s is.
+    let talks = system.submit_with("talks", limited(words(8, 5, 1), None, Some(800))).await;
+    let stalls = system.submit_with("stalls", limited(json!({"words": 9, "rate": 0.1}), None, Some(800))).await;
+    let seen = timed_out(&system, &stalls, silent).await;
+    assert!(!seen.text().is_empty());
+    assert_eq!(system.ended(&talks).await.status, Status::Done);
+    system.end().await;
+}
+
+async fn a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.worker(Flaky { retry: Retry::After(Duration::from_secs(600)) }, |_| {}).await;
+    let job = system.submit("later", json!({"failures": 1})).await;
+    eventually("the pause", || async {
+        system.log.last(&job).await.ok().flatten().filter(|last| last.kind == Type::Retrying)
+    })
+    .await;
+    assert_eq!(system.state(&job).await.unwrap().status, Status::Queued);
+    let Cancelled::Requested(seq) = system.log.cancel(&job, None).await.unwrap() else {
+        panic!("not requested")
+    };
+    let last = system.log.last(&job).await.unwrap().unwrap();
+    assert_eq!((last.kind, last.seq), (Type::Cancelled, seq.next()));
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_program_that_ignores_its_end_is_gone_within_a_second_of_the_cancel() {
+    let system = System::on(Broker::shared_one()).await;
+    let stubborn = "trap '' TERM; echo $$; while :; do sleep 0.1; done";
+    let worker = ["worker", "--kind", "demo"].map(str::to_owned).to_vec();
+    let exec = ["exec", "--", "sh", "-c", stubborn].map(str::to_owned).to_vec();
+    let _worker = Process::start([worker, system.flags(), exec].concat());
+    kind_is_known(&system).await;
+    let job = system.submit("stubborn", Value::Null).await;
+    reaches(&system, "stubborn", 3).await;
+    let pid: u32 = system.state(&job).await.unwrap().output.trim().parse().unwrap();
+    // What has ended and nobody has reaped yet has no command line any more.
+    let runs = || std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
+    assert!(runs());
+    let asked = Instant::now();
+    system.log.cancel(&job, None).await.unwrap();
+    eventually("the end of the program", || async { (!runs()).then_some(()) }).await;
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert_eq!(system.ended(&job).await.status, Status::Cancelled);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn jobs_survive_workers_that_are_killed_at_fifty_random_moments() {
+    let system = System::on(Broker::shared_three()).await;
+    let start = || {
+        let worker = ["worker", "--kind", "demo", "--ack-wait", "1s", "--max-attempts", "1000"];
+        Process::start([worker.map(str::to_owned).to_vec(), system.flags(), vec!["demo".into()]].concat())
+    };
+    let mut workers = [start(), start(), start()];
+    kind_is_known(&system).await;
+    let mut random = 0x2545_F491_4F6C_DD1D_u64;
+    let mut next = |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    let mut jobs = Vec::new();
+    for kill in 0..50 {
+        // Short ones end all the time, so that some kills fall between an end and its ack; long ones are always hit.
+        for (words_, rate) in [(3, 100), (40, 80)] {
+            let input = words(words_, rate, kill);
+            let job = system.submit(&format!("mortal-{kill}-{words_}"), input.clone()).await;
+            jobs.push((job, input));
+        }
+        sleep(Duration::from_millis(20 + next(130))).await;
+        let victim = &mut workers[next(3) as usize];
+        victim.kill().await;
+        *victim = start();
+    }
+    let edge = system.edge().await;
+    let mut again = 0;
+    for (job, input) in &jobs {
+        let seen = follow(&edge.addr, job.as_str()).await;
+        seen.assert_whole();
+        assert_eq!(seen.text(), text(input), "{job}");
+        let ends = seen.events.values().filter(|event| event["type"] == "job:done:v1").count();
+        assert_eq!(ends, 1, "{job}");
+        again += seen.events.values().filter(|event| event["type"] == "job:started:v1").count() - 1;
+    }
+    assert!(again > 10, "only {again} attempts were cut off: the kills hit nothing");
+    system.end().await;
+}
