@@ -26,8 +26,8 @@ on_one_and_three!(
 );
 
 /// Fails as often as its input says, and then does as the demo backend.
-struct Flaky {
-    retry: Retry,
+pub struct Flaky {
+    pub retry: Retry,
 }
 
 impl Backend for Flaky {

@@ -8,7 +8,7 @@ use crate::support::system::{Edge, System, text, words};
 use crate::support::within;
 
 /// Sends one HTTP request as bytes; gives status, content type and body.
-async fn http(edge: &Edge, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String, Value) {
+pub async fn http(edge: &Edge, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String, Value) {
     let mut socket = TcpStream::connect(&edge.addr).await.unwrap();
     let length = body.len();
     let headers = if headers.contains("Connection:") {
@@ -29,11 +29,14 @@ async fn http(edge: &Edge, method: &str, path: &str, headers: &str, body: &[u8])
     let (head, body) =
         answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {method} {path}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    if status == 503 {
+        assert!(head.to_ascii_lowercase().contains("\r\nretry-after: "), "{head}");
+    }
     let content = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or("").to_owned();
     (status, content, serde_json::from_str(body).unwrap_or(Value::Null))
 }
 
-async fn post(edge: &Edge, body: &Value) -> (u16, Value) {
+pub async fn post(edge: &Edge, body: &Value) -> (u16, Value) {
     let json = "Content-Type: application/json\r\n";
     let (status, _, body) = http(edge, "POST", "/api/jobs", json, body.to_string().as_bytes()).await;
     (status, body)

@@ -31,7 +31,7 @@ fn worker(system: &System) -> Process {
     )
 }
 
-async fn edge(system: &System) -> (Process, String) {
+pub async fn edge(system: &System) -> (Process, String) {
     let flags = ["edge", "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
     let mut edge = Process::start([flags, system.flags()].concat());
     let addr = edge.says("ready http://").await;

@@ -12,12 +12,16 @@ mod bad_input;
 mod cancelling;
 /// The commands of the terminal, as processes.
 mod cli;
+/// The same scenarios through every front door, each with an independent client.
+mod doors;
 /// Killing and freezing workers, edges and brokers in the middle of jobs.
 mod killing;
 /// Many clients, many events, slow readers.
 mod load;
 /// The commands of the README, run as a reader would.
 mod readme;
+/// Submitting: the same job again, and a queue that is full.
+mod submitting;
 /// The rules of the house that no lint knows.
 mod tidy;
 /// One client or a few follow a job: from anywhere, over any number of drops.

@@ -1,0 +1,276 @@
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tailwater::backend::{Backend, Failure, Finish, Job, Output, Retry};
+use tailwater::guard::Signal;
+use tailwater::wire::Submission;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::{sleep, timeout};
+
+use crate::attempts::Flaky;
+use crate::killing::{edge, reaches};
+use crate::support::broker::Broker;
+use crate::support::client::{Client, Frame, Seen};
+use crate::support::proxy::Proxy;
+use crate::support::system::{System, text, words};
+use crate::watching::Pieces;
+
+/// A front door, and an independent client for it: a script of `tests/clients` that follows a job through any number of
+/// drops and prints what it is sent, one frame a line.
+struct Door {
+    name: &'static str,
+    program: &'static str,
+    args: &'static [&'static str],
+}
+
+const PYTHON: &str = ".tools/venv/bin/python";
+
+/// Every scenario runs through each of these.
+const DOORS: &[Door] =
+    &[Door { name: "WebSocket, JSON, websockets", program: PYTHON, args: &["tests/clients/ws.py", "json"] }];
+
+/// The longest that a scenario may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A client that follows one job.
+struct Follower {
+    door: &'static Door,
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    seen: Seen,
+}
+
+impl Follower {
+    fn start(door: &'static Door, addr: &str, job: &str) -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let (script, options) = door.args.split_first().unwrap();
+        let mut child = Command::new(if door.program == PYTHON { root.join(PYTHON) } else { door.program.into() })
+            .arg(script)
+            .args([&format!("http://{addr}"), job])
+            .args(options)
+            .current_dir(root)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{} for {}: {error}", door.program, door.name));
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { door, child, lines, seen: Seen::of(job) }
+    }
+
+    /// A follower of each door.
+    fn all(addr: &str, job: &str) -> Vec<Self> {
+        DOORS.iter().map(|door| Self::start(door, addr, job)).collect()
+    }
+
+    /// Takes in the next frame; false when the client has ended.
+    async fn step(&mut self) -> bool {
+        let line = timeout(LIMIT, self.lines.next_line()).await;
+        let line = line.unwrap_or_else(|_| panic!("{}: nothing for {LIMIT:?}", self.door.name)).unwrap();
+        if let Some(line) = &line {
+            self.seen.take(&serde_json::from_str(line).unwrap());
+        }
+        line.is_some()
+    }
+
+    /// Waits until so many events have come.
+    async fn reaches(&mut self, seq: u64) {
+        while self.seen.last < seq {
+            assert!(self.step().await, "{} ended early", self.door.name);
+        }
+    }
+
+    /// Follows to the end.
+    async fn ends(mut self) -> Seen {
+        while self.step().await {}
+        let status = timeout(LIMIT, self.child.wait()).await.unwrap().unwrap();
+        assert!(status.success() && self.seen.ended, "{}: {status}", self.door.name);
+        self.seen
+    }
+
+    /// Follows to the end, and demands every event once and this text.
+    async fn is_whole(self, text: &str) {
+        let door = self.door.name;
+        let seen = self.ends().await;
+        assert_eq!((seen.doubled, &seen.holes, &seen.missing), (0, &vec![], &vec![]), "{door}");
+        seen.assert_whole();
+        assert_eq!(seen.text(), text, "{door}");
+    }
+}
+
+async fn are_whole(followers: Vec<Follower>, text: &str) {
+    join_all(followers.into_iter().map(|follower| follower.is_whole(text))).await;
+}
+
+#[tokio::test]
+async fn connections_that_are_cut_at_random_lose_and_double_nothing() {
+    let system = System::on(Broker::shared_three()).await;
+    system.demo().await;
+    let edges = [system.edge().await, system.edge().await];
+    let proxy = Proxy::to(&edges[0].addr).await;
+    let input = words(400, 60, 5);
+    system.submit("cut", input.clone()).await;
+    let mut followers = Follower::all(&proxy.addr, "cut");
+    for follower in &mut followers {
+        follower.reaches(3).await;
+    }
+    let cuts = async {
+        let mut random = 0x9E37_79B9_u64;
+        for n in 0..25 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            sleep(Duration::from_millis(40 + (random >> 33) % 300)).await;
+            proxy.lead_to(&edges[n % 2].addr);
+            proxy.cut();
+        }
+    };
+    let expected = text(&input);
+    futures_util::future::join(cuts, are_whole(followers, &expected)).await;
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_job_may_be_watched_before_it_is_submitted_while_it_runs_and_after_it_has_ended() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let input = words(60, 40, 6);
+    let early = Follower::all(&edge.addr, "when");
+    // So that they have asked before there is a job: the interpreters take a while to start.
+    sleep(Duration::from_secs(1)).await;
+    let job = system.submit("when", input.clone()).await;
+    reaches(&system, "when", 10).await;
+    let middle = Follower::all(&edge.addr, "when");
+    system.ended(&job).await;
+    let late = Follower::all(&edge.addr, "when");
+    for followers in [early, middle, late] {
+        are_whole(followers, &text(&input)).await;
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn an_edge_that_is_killed_costs_each_client_a_reconnect() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let (mut first, first_addr) = edge(&system).await;
+    let (_second, second_addr) = edge(&system).await;
+    let proxy = Proxy::to(&first_addr).await;
+    let input = words(150, 40, 7);
+    system.submit("killed", input.clone()).await;
+    let mut followers = Follower::all(&proxy.addr, "killed");
+    for follower in &mut followers {
+        follower.reaches(8).await;
+    }
+    first.kill().await;
+    proxy.lead_to(&second_addr);
+    are_whole(followers, &text(&input)).await;
+    system.end().await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_supersedes_another_is_seen_as_one() {
+    let system = System::on(Broker::shared_one()).await;
+    let backend = Flaky { retry: Retry::After(Duration::from_secs(1)) };
+    system.worker(backend, |_| {}).await;
+    let edge = system.edge().await;
+    let followers = Follower::all(&edge.addr, "again");
+    system.submit("again", json!({"failures": 2})).await;
+    are_whole(followers, "half a sentence").await;
+    system.end().await;
+}
+
+#[tokio::test]
+async fn events_that_have_expired_are_told_as_missing_through_each_door() {
+    let system = System::with(Broker::shared_one(), |settings| {
+        settings.shards = 1;
+        settings.max_bytes = 64 << 10;
+    })
+    .await;
+    system.worker(Pieces { count: 1500 }, |settings| settings.flush.interval = Duration::ZERO).await;
+    let job = system.submit("old", Value::Null).await;
+    let state = system.ended(&job).await;
+    let edge = system.edge().await;
+    for follower in Follower::all(&edge.addr, "old") {
+        let door = follower.door.name;
+        let seen = follower.ends().await;
+        let first = seen.events.keys().next().copied().unwrap();
+        assert!(first > 500, "{door}: {first}");
+        assert_eq!((&seen.holes, seen.doubled, seen.last), (&vec![], 0, state.seq.0), "{door}");
+        assert_eq!(seen.missing, [(1, first - 1)], "{door}");
+    }
+    system.end().await;
+}
+
+/// Puts out 16 KiB fifty times a second.
+struct Torrent;
+
+impl Torrent {
+    const PIECES: usize = 1800;
+
+    fn piece(n: usize) -> String {
+        format!("{n:015}\n").repeat(1024)
+    }
+}
+
+impl Backend for Torrent {
+    async fn run(&self, _job: Job, out: Output) -> Result<Finish, Failure> {
+        for n in 0..Self::PIECES {
+            out.text(&Self::piece(n)).await?;
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(Finish::default())
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_stalls_for_thirty_seconds_gets_all_of_it_and_others_stay_live() {
+    let system = System::on(Broker::shared_one()).await;
+    system.worker(Torrent, |settings| settings.kind = "torrent".parse().unwrap()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    system.submit_with("torrent", Submission::new("torrent".parse().unwrap(), Value::Null)).await;
+    let mut followers = Follower::all(&edge.addr, "torrent");
+    for follower in &mut followers {
+        follower.reaches(8).await;
+    }
+    let pids: Vec<u32> = followers.iter().map(|follower| follower.child.id().unwrap()).collect();
+    let signal_all = |signal| {
+        for pid in &pids {
+            let pid = rustix::process::Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap();
+            rustix::process::kill_process(pid, signal).unwrap();
+        }
+    };
+    let expected: String = (0..Torrent::PIECES).map(Torrent::piece).collect();
+    let others = async {
+        signal_all(Signal::STOP);
+        let input = words(300, 10, 8);
+        system.submit("live", input).await;
+        let latest = join_all((0..100).map(|_| latest(&edge.addr, "live"))).await.into_iter().max().unwrap();
+        signal_all(Signal::CONT);
+        assert!(latest < Duration::from_secs(5), "somebody else waited for {latest:?}");
+    };
+    // The pipes of the stalled are read meanwhile: what a frozen process was about to write to a full one can be lost.
+    futures_util::future::join(are_whole(followers, &expected), others).await;
+    system.end().await;
+}
+
+/// Follows a job to its end; gives by how much the latest of its events was late.
+async fn latest(addr: &str, job: &str) -> Duration {
+    let (mut client, mut seen) = (Client::connect(addr).await, Seen::of(job));
+    client.watch(&seen).await;
+    let mut latest = Duration::ZERO;
+    while !seen.ended {
+        let Frame::Json(frame) = client.next().await else { panic!("cut off") };
+        if let Some(ts) = frame["ts"].as_u64() {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+            latest = latest.max(now.saturating_sub(Duration::from_millis(ts)));
+        }
+        seen.take(&frame);
+    }
+    seen.assert_whole();
+    latest
+}

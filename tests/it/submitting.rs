@@ -1,0 +1,149 @@
+use serde_json::{Value, json};
+use tailwater::config::{KIND_JOBS_MAX, SMALL_INPUT};
+
+use crate::bad_input::{http, post};
+use crate::support::broker::Broker;
+use crate::support::eventually;
+use crate::support::process::run;
+use crate::support::system::{Edge, System, text, words};
+use crate::watching::on_one_and_three;
+
+on_one_and_three!(
+    a_job_that_is_submitted_again_by_its_key_is_the_same_job,
+    a_full_kind_is_refused_and_leaves_room_for_the_others,
+);
+
+async fn post_with_key(edge: &Edge, key: &str, body: &Value) -> (u16, Value) {
+    let headers = format!("Content-Type: application/json\r\nIdempotency-Key: {key}\r\n");
+    let (status, _, body) = http(edge, "POST", "/api/jobs", &headers, body.to_string().as_bytes()).await;
+    (status, body)
+}
+
+async fn a_job_that_is_submitted_again_by_its_key_is_the_same_job(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let edges = [system.edge().await, system.edge().await];
+    let body = json!({"kind": "demo", "input": words(5, 0, 1)});
+    let (status, first) = post_with_key(&edges[0], "order 66", &body).await;
+    assert_eq!((status, &first["status"]), (202, &json!("queued")), "{first}");
+    let job = first["id"].as_str().unwrap().parse().unwrap();
+    assert_eq!(system.ended(&job).await.output, text(&body["input"]));
+    // On another edge, and after it has ended.
+    let (status, again) = post_with_key(&edges[1], "order 66", &body).await;
+    assert_eq!((status, &again["id"], &again["status"]), (200, &first["id"], &json!("done")));
+    // Many at once are one job, and one of them began it.
+    let racers = futures_util::future::join_all((0..20).map(|n| post_with_key(&edges[n % 2], "race", &body)));
+    let racers = racers.await;
+    assert_eq!(racers.iter().filter(|(status, _)| *status == 202).count(), 1, "{racers:?}");
+    assert!(racers.iter().all(|(status, answer)| *status <= 202 && answer["id"] == racers[0].1["id"]));
+    let (status, other) = post_with_key(&edges[0], "order 67", &body).await;
+    assert_eq!(status, 202);
+    assert_ne!(other["id"], first["id"]);
+    for other in [
+        json!({"kind": "demo", "input": words(6, 0, 1)}),
+        json!({"kind": "demo", "input": words(5, 0, 1), "timeout_ms": 5000}),
+    ] {
+        let (status, problem) = post_with_key(&edges[1], "order 66", &other).await;
+        assert_eq!((status, &problem["code"]), (422, &json!("key_reused")));
+        // It says nothing of the job that has the key.
+        assert!(!problem.to_string().contains(job.as_str()), "{problem}");
+    }
+    for bad in ["", &"x".repeat(256), "é"] {
+        let (status, problem) = post_with_key(&edges[0], bad, &body).await;
+        assert_eq!((status, &problem["code"]), (400, &json!("bad_request")), "{bad}");
+    }
+    system.end().await;
+}
+
+/// Fills the queue as foreign publishers would.
+async fn fill(system: &System, kind: &str, count: u64, size: usize) {
+    let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>()).await.unwrap();
+    let context = async_nats::jetstream::new(client);
+    let input = "x".repeat(size);
+    let mut acks = futures_util::stream::FuturesUnordered::new();
+    for n in 0..count {
+        let subject = format!("{}.jobs.{kind}.fill-{n}", system.options.prefix);
+        let payload = json!({"job": format!("fill-{n}"), "kind": kind, "input": input}).to_string();
+        acks.push(context.publish(subject, payload.into()).await.unwrap().into_future());
+        if acks.len() > 500 {
+            futures_util::StreamExt::next(&mut acks).await.unwrap().unwrap();
+        }
+    }
+    while let Some(ack) = futures_util::StreamExt::next(&mut acks).await {
+        ack.unwrap();
+    }
+}
+
+async fn a_full_kind_is_refused_and_leaves_room_for_the_others(broker: &Broker) {
+    let system = System::on(broker).await;
+    // Makes both kinds known and then serves neither.
+    for kind in ["demo", "other"] {
+        let worker = system.worker(tailwater::backend::demo::Demo, |settings| {
+            settings.kind = kind.parse().unwrap();
+        });
+        worker.await.cancel();
+    }
+    let edge = system.edge().await;
+    let kept = json!({"kind": "demo", "id": "kept", "input": words(5, 0, 1)});
+    assert_eq!(post(&edge, &kept).await.0, 202);
+    fill(&system, "demo", KIND_JOBS_MAX, 0).await;
+    let refused = eventually("the edge to hear of it", || async {
+        let (status, problem) = post(&edge, &json!({"kind": "demo"})).await;
+        (status != 202).then_some((status, problem))
+    });
+    let (status, problem) = refused.await;
+    assert_eq!((status, &problem["code"]), (503, &json!("queue_full")));
+    // What is in the queue already is still answered, other kinds have room, and a terminal hears the same.
+    assert_eq!(post(&edge, &kept).await.0, 200);
+    assert_eq!(post(&edge, &json!({"kind": "other"})).await.0, 202);
+    let submit = ["submit", "--kind", "demo"].map(str::to_owned).to_vec();
+    let (code, _, err) = run([submit, system.flags()].concat()).await;
+    assert_eq!((code, err.as_str()), (2, "tailwater: the queue is full; try again later\n"));
+    system.end().await;
+}
+
+#[tokio::test]
+async fn large_inputs_take_no_more_than_half_of_the_queue() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await.cancel();
+    let edge = system.edge().await;
+    // A little more than 128 MiB of the 256 that the queue may have.
+    fill(&system, "another", 270, 500 * 1024).await;
+    let large = json!({"kind": "demo", "input": "x".repeat(SMALL_INPUT)});
+    let refused = eventually("the edge to hear of it", || async {
+        let (status, problem) = post(&edge, &large).await;
+        (status != 202).then_some((status, problem))
+    });
+    let (status, problem) = refused.await;
+    assert_eq!((status, &problem["code"]), (503, &json!("queue_full")));
+    assert_eq!(post(&edge, &json!({"kind": "demo", "input": "small"})).await.0, 202);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn the_exit_code_of_a_submit_that_waits_says_how_the_job_ended() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let submit = |args: &[&str]| {
+        let submit = ["submit", "--kind", "demo", "--wait"].iter().chain(args).map(|arg| (*arg).to_owned());
+        run(submit.chain(system.flags()).collect::<Vec<_>>())
+    };
+    let input = words(5, 0, 1);
+    let (code, out, _) = submit(&["--input", &input.to_string()]).await;
+    assert_eq!((code, out), (0, text(&input)));
+    let (code, _, err) = submit(&["--input", r#"{"words": -1}"#]).await;
+    assert!(code == 1 && err.contains("(bad_input)"), "{err}");
+    let slow = words(10_000, 20, 1).to_string();
+    let (code, out, err) = submit(&["--input", &slow, "--timeout", "500ms", "--json"]).await;
+    assert!(code == 1 && err.contains("(timed_out)"), "{err}");
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["error"]["code"], "timed_out");
+    let cancel = async {
+        let job = "stop-me".parse().unwrap();
+        crate::killing::reaches(&system, "stop-me", 3).await;
+        system.log.cancel(&job, None).await.unwrap();
+    };
+    let waits = submit(&["--input", &slow, "--id", "stop-me"]);
+    let ((code, _, err), ()) = futures_util::future::join(waits, cancel).await;
+    assert_eq!((code, err.as_str()), (3, "tailwater: the job was cancelled\n"));
+    system.end().await;
+}
