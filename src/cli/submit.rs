@@ -65,12 +65,7 @@ impl Submit {
             let log = Log::open(&nats).await?;
             let load = log.load(&self.kind).await?;
             let load = load.with_context(|| format!("no worker has ever served the kind {}", self.kind))?;
-            let submitted = if load.admits(submission.input.to_string().len()) {
-                log.submit(&id, &submission).await?
-            } else {
-                log.known(&id, &submission).await?.unwrap_or(Submitted::Full)
-            };
-            match submitted {
+            match log.offer(&id, &submission, &load).await? {
                 Submitted::New | Submitted::Same => {}
                 Submitted::Other => anyhow::bail!("the id {id} names another job"),
                 Submitted::Full => anyhow::bail!("the queue is full; try again later"),

@@ -82,7 +82,6 @@ impl App {
             return Err(Code::CallbackNotAllowed.into());
         }
         let kind = submission.kind.clone();
-        let size = submission.input.to_string().len();
         let load = match self.loads.count(&kind) {
             Some(load) => load,
             None => {
@@ -93,13 +92,7 @@ impl App {
                 load
             }
         };
-        // The same submission again is answered even when nothing new has room.
-        let submitted = if load.admits(size) {
-            self.log.submit(&id, &submission).await?
-        } else {
-            self.log.known(&id, &submission).await?.unwrap_or(Submitted::Full)
-        };
-        match submitted {
+        match self.log.offer(&id, &submission, &load).await? {
             Submitted::New => Ok(Accepted { id, kind, status: Status::Queued, new: true }),
             Submitted::Same => {
                 let status = self.log.last(&id).await?.map_or(Status::Queued, |last| last.status());

@@ -84,6 +84,24 @@ pub enum Submitted {
 }
 
 impl Log {
+    /// Submits a job if the queue, as full as `load` says, has room for it. What was submitted before is known all the
+    /// same.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn offer(
+        &self,
+        job: &JobId,
+        submission: &Submission,
+        load: &Load,
+    ) -> Result<Submitted, Unavailable> {
+        if load.admits(submission.input.to_string().len()) {
+            self.submit(job, submission).await
+        } else {
+            Ok(self.known(job, submission).await?.unwrap_or(Submitted::Full))
+        }
+    }
+
     /// Submits a job: first to the queue, then the first event of its log.
     ///
     /// # Errors
@@ -113,14 +131,7 @@ impl Log {
     }
 
     /// Whether the log knows the id, and as the same job. It never answers [`Submitted::New`] or [`Submitted::Full`].
-    ///
-    /// # Errors
-    /// [`Unavailable`].
-    pub async fn known(
-        &self,
-        job: &JobId,
-        submission: &Submission,
-    ) -> Result<Option<Submitted>, Unavailable> {
+    async fn known(&self, job: &JobId, submission: &Submission) -> Result<Option<Submitted>, Unavailable> {
         let Some(first) = self.first(job).await? else { return Ok(None) };
         let same =
             first.kind == Type::Queued && first.event().is_ok_and(|event| event.body == submission.queued());

@@ -9,6 +9,19 @@ use serde::{Deserialize, Serialize};
 /// How deep maps and arrays may nest, in levels: the limit of `serde_json`, so that what is stored can be sent.
 pub const DEPTH_MAX: usize = 128;
 
+/// How deep an input or a piece of output may nest, in levels: the event and what clients wrap around it take some.
+pub const VALUE_DEPTH_MAX: usize = 100;
+
+/// Whether a value nests at most so many levels deep.
+pub fn nests_at_most(value: &serde_json::Value, levels: usize) -> bool {
+    use serde_json::Value::{Array, Bool, Null, Number, Object, String};
+    match value {
+        Array(values) => levels > 0 && values.iter().all(|value| nests_at_most(value, levels - 1)),
+        Object(fields) => levels > 0 && fields.values().all(|value| nests_at_most(value, levels - 1)),
+        Null | Bool(_) | Number(_) | String(_) => true,
+    }
+}
+
 /// A payload that is not what it should be. The text is for logs; it quotes no payload.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -5,6 +5,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::code::Code;
+use super::codec::{VALUE_DEPTH_MAX, nests_at_most};
 use super::event::Body;
 use super::frame::Refusal;
 use super::id::{JobId, Kind};
@@ -109,6 +110,12 @@ impl Submission {
         if size > INPUT_MAX {
             return refused(Code::TooLarge, format!("the input has {size} bytes, the limit is {INPUT_MAX}"));
         }
+        if !nests_at_most(&self.input, VALUE_DEPTH_MAX) {
+            return refused(
+                Code::BadRequest,
+                format!("the input nests deeper than {VALUE_DEPTH_MAX} levels"),
+            );
+        }
         if [self.limits.timeout_ms, self.limits.silence_timeout_ms].contains(&Some(0)) {
             return refused(Code::BadRequest, "a time limit is at least 1 ms".into());
         }
@@ -169,6 +176,8 @@ mod tests {
         assert_eq!(refusal(json!({"kind": "k", "id": "a.b"})), Code::BadJobId);
         assert_eq!(refusal(json!({"kind": "k", "id": "callback-j"})), Code::BadJobId);
         assert_eq!(refusal(json!({"kind": "k", "timeout_ms": 0})), Code::BadRequest);
+        let deep = (0..101).fold(json!(1), |value, _| json!([value]));
+        assert_eq!(refusal(json!({"kind": "k", "input": deep})), Code::BadRequest);
         assert_eq!(refusal(json!({"kind": "k", "timeout_ms": -1})), Code::BadRequest);
         assert_eq!(refusal(json!({"kind": "k", "callback": "ftp://h"})), Code::BadRequest);
         assert_eq!(refusal(json!({"kind": "k", "input": "x".repeat(INPUT_MAX)})), Code::TooLarge);

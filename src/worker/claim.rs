@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use tokio::time::timeout;
+use tracing::warn;
 
 use super::Shared;
 use super::job::Parting;
@@ -58,7 +59,11 @@ impl<B: Backend> Shared<B> {
                 match Writer::new(self.log.clone(), job.clone(), 0, None).append(queued).await {
                     Ok(()) | Err(Refusal::Superseded | Refusal::CancelRequested) => continue,
                     Err(Refusal::Unavailable(error)) => return Err(error),
-                    Err(Refusal::Unwritable(_)) => return Ok(Claimed::Over(Parting::Ended)),
+                    Err(Refusal::Unwritable(error)) => {
+                        // No edge lets it in: a foreign publisher put it there.
+                        warn!(%job, %error, "the queue held what no log can hold; it is thrown away");
+                        return Ok(Claimed::Over(Parting::Ended));
+                    }
                 }
             };
             if last.kind.is_end() {

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, Failure, Finish, Job, Output, Retry};
+use tailwater::guard::Signal;
 use tailwater::nats::Cancelled;
 use tailwater::wire::{JobId, Limits, Status, Submission, Type};
 use tokio::time::{Instant, sleep};
@@ -11,6 +12,7 @@ use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
 use crate::support::eventually;
 use crate::support::process::Process;
+use crate::support::proxy::Proxy;
 use crate::support::system::{System, text, words};
 use crate::watching::on_one_and_three;
 
@@ -202,7 +204,8 @@ async fn a_job_that_is_silent_for_too_long_times_out(broker: &Broker) {
     let silent = "the job put out nothing for too long";
     // A word every 200 ms is not silent for 800; one every 10 s is.
     let talks = system.submit_with("talks", limited(words(8, 5, 1), None, Some(800))).await;
-    let stalls = system.submit_with("stalls", limited(json!({"words": 9, "rate": 0.1}), None, Some(800))).await;
+    let stalls =
+        system.submit_with("stalls", limited(json!({"words": 9, "rate": 0.1}), None, Some(800))).await;
     let seen = timed_out(&system, &stalls, silent).await;
     assert!(!seen.text().is_empty());
     assert_eq!(system.ended(&talks).await.status, Status::Done);
@@ -245,6 +248,43 @@ async fn a_program_that_ignores_its_end_is_gone_within_a_second_of_the_cancel() 
     eventually("the end of the program", || async { (!runs()).then_some(()) }).await;
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
     assert_eq!(system.ended(&job).await.status, Status::Cancelled);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_loses_the_network_is_superseded_and_then_refused() {
+    let system = System::on(Broker::shared_one()).await;
+    let proxy = Proxy::to(system.options.url.strip_prefix("nats://").unwrap()).await;
+    let start = |url: &str| {
+        let worker = ["worker", "--kind", "demo", "--ack-wait", "2s", "--nats", url, "--prefix"];
+        let worker = worker.into_iter().chain([system.options.prefix.as_str(), "demo"]);
+        Process::start(worker.map(str::to_owned).collect::<Vec<_>>())
+    };
+    let mut first = start(&format!("nats://{}", proxy.addr));
+    kind_is_known(&system).await;
+    let input = words(200, 25, 12);
+    let job = system.submit("island", input.clone()).await;
+    reaches(&system, "island", 6).await;
+    // Nobody listens there.
+    proxy.lead_to("127.0.0.1:1");
+    proxy.cut();
+    let _second = start(&system.options.url);
+    eventually("a second attempt", || async {
+        system.log.last(&job).await.ok().flatten().filter(|last| last.attempt == 2)
+    })
+    .await;
+    // What the first one has gathered meanwhile goes out now, and the broker refuses it.
+    proxy.lead_to(system.options.url.strip_prefix("nats://").unwrap());
+    let edge = system.edge().await;
+    let seen = follow(&edge.addr, "island").await;
+    seen.assert_whole();
+    assert_eq!(seen.text(), text(&input));
+    let second = seen.events.values().position(|event| event["attempt"] == 2).unwrap();
+    let after: Vec<_> = seen.events.values().skip(second).map(|event| &event["attempt"]).collect();
+    assert!(after.iter().all(|attempt| **attempt == 2), "{after:?}");
+    // It has let go of the job: nothing holds it back.
+    first.signal(Signal::TERM);
+    assert!(first.ends_within(Duration::from_secs(20)).await.success());
     system.end().await;
 }
 

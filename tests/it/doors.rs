@@ -48,16 +48,17 @@ impl Follower {
     fn start(door: &'static Door, addr: &str, job: &str) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let (script, options) = door.args.split_first().unwrap();
-        let mut child = Command::new(if door.program == PYTHON { root.join(PYTHON) } else { door.program.into() })
-            .arg(script)
-            .args([&format!("http://{addr}"), job])
-            .args(options)
-            .current_dir(root)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{} for {}: {error}", door.program, door.name));
+        let mut child =
+            Command::new(if door.program == PYTHON { root.join(PYTHON) } else { door.program.into() })
+                .arg(script)
+                .args([&format!("http://{addr}"), job])
+                .args(options)
+                .current_dir(root)
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()
+                .unwrap_or_else(|error| panic!("{} for {}: {error}", door.program, door.name));
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { door, child, lines, seen: Seen::of(job) }
     }

@@ -7,14 +7,12 @@ use serde_json::Value;
 use super::utf8::Utf8;
 use super::{Failure, Format};
 use crate::backend::{Channel, Content};
+use crate::wire::codec::{VALUE_DEPTH_MAX, nests_at_most};
 
 /// The longest line of the format `lines` in bytes; a longer one is passed in parts. It is one chunk.
 pub(super) const LINE_MAX: usize = crate::config::CHUNK_MAX;
 /// The longest line of the format `ndjson` in bytes: what it says must fit into one event.
 pub(super) const JSON_LINE_MAX: usize = 512 * 1024;
-/// How deep a value of the format `ndjson` may nest: readers stop at 128 levels, and the event and what clients wrap
-/// around it take some.
-pub(super) const JSON_DEPTH_MAX: usize = 100;
 
 /// Bytes that are taken line by line.
 #[derive(Debug)]
@@ -116,8 +114,8 @@ fn json_line(line: &[u8], number: u64) -> Result<Option<Content>, Failure> {
     }
     // The parser's words say what and where, and quote nothing of the line.
     let value = serde_json::from_slice(line).map_err(|error| bad(format!("is no JSON: {error}")))?;
-    if !nests_at_most(&value, JSON_DEPTH_MAX) {
-        return Err(bad(format!("nests deeper than {JSON_DEPTH_MAX} levels")));
+    if !nests_at_most(&value, VALUE_DEPTH_MAX) {
+        return Err(bad(format!("nests deeper than {VALUE_DEPTH_MAX} levels")));
     }
     Ok(Some(content(value)))
 }
@@ -136,14 +134,6 @@ fn content(mut value: Value) -> Content {
         return Content::Text { channel, text: std::mem::take(text) };
     }
     Content::Data(value)
-}
-
-fn nests_at_most(value: &Value, levels: usize) -> bool {
-    match value {
-        Value::Array(values) => levels > 0 && values.iter().all(|value| nests_at_most(value, levels - 1)),
-        Value::Object(fields) => levels > 0 && fields.values().all(|value| nests_at_most(value, levels - 1)),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
-    }
 }
 
 #[cfg(test)]
@@ -253,7 +243,7 @@ mod tests {
     #[test]
     fn data_that_nests_as_deep_as_allowed_can_be_stored_and_read_again() {
         let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
-        let contents = decoded(Format::Ndjson, [nested(JSON_DEPTH_MAX).as_bytes()]).unwrap();
+        let contents = decoded(Format::Ndjson, [nested(VALUE_DEPTH_MAX).as_bytes()]).unwrap();
         let [Content::Data(data)] = contents.as_slice() else { panic!("{contents:?}") };
         let event = crate::wire::Event {
             body: crate::wire::Body::Data { data: data.clone() },
@@ -263,7 +253,7 @@ mod tests {
             ts: 0,
         };
         assert_eq!(crate::wire::Event::decode(&event.encode().unwrap()).unwrap(), event);
-        assert!(refused(nested(JSON_DEPTH_MAX + 1).as_bytes()).contains("nests deeper"));
+        assert!(refused(nested(VALUE_DEPTH_MAX + 1).as_bytes()).contains("nests deeper"));
         assert!(refused(nested(100_000).as_bytes()).contains("is no JSON"));
     }
 
