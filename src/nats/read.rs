@@ -178,7 +178,7 @@ impl Replay for LogReplay {
     async fn next(&mut self) -> Option<Result<Vec<Arc<Stored>>, Unavailable>> {
         loop {
             let step = match &mut self.way {
-                Way::Unbegun => self.begin().await.map(|()| Vec::new()),
+                Way::Unbegun => self.begin().await,
                 Way::Pages { pos } => {
                     let pos = *pos;
                     self.next_page(pos).await
@@ -209,18 +209,19 @@ impl Replay for LogReplay {
 }
 
 impl LogReplay {
-    /// Chooses the way: pages while few wait on the shard, else its scan.
-    async fn begin(&mut self) -> Result<(), Unavailable> {
+    /// Chooses the way: pages while few wait on the shard, else its scan. Gives what it has learned of the log already.
+    async fn begin(&mut self) -> Result<Vec<Arc<Stored>>, Unavailable> {
         let shard = self.reader.shard(&self.job);
         if !self.counted {
             shard.waiting.fetch_add(1, Ordering::Relaxed);
             self.counted = true;
         }
         if self.span.replica == Replica::Leader {
-            // A replica that is behind gives nothing; what the leader gives is where pages can go on from.
+            // A replica that is behind gives nothing, which must not look as if the leader had nothing: what the leader
+            // has is given itself, and pages go on from there as far as they can.
             let next = self.leader_next().await?;
-            self.way = next.map_or(Way::Over, |pos| Way::Pages { pos });
-            return Ok(());
+            self.way = next.as_ref().map_or(Way::Over, |event| Way::Pages { pos: event.pos + 1 });
+            return Ok(next.into_iter().collect());
         }
         let many = shard.waiting.load(Ordering::Relaxed) > SCAN_FROM;
         let pos = match self.span.pos {
@@ -237,15 +238,15 @@ impl LogReplay {
             }
             Some(pos) => Way::Pages { pos },
         };
-        Ok(())
+        Ok(Vec::new())
     }
 
-    /// The place of the first wanted event, as the leader knows it.
-    async fn leader_next(&self) -> Result<Option<Pos>, Unavailable> {
+    /// The first wanted event, as the leader knows it.
+    async fn leader_next(&self) -> Result<Option<Arc<Stored>>, Unavailable> {
         let mut pos = self.span.pos.unwrap_or(1);
         loop {
             match self.reader.log.next(&self.job, pos).await? {
-                Some(event) if event.seq >= self.span.from => return Ok(Some(event.pos)),
+                Some(event) if event.seq >= self.span.from => return Ok(Some(Arc::new(event))),
                 Some(event) => pos = event.pos + 1,
                 None => return Ok(None),
             }

@@ -209,7 +209,7 @@ async fn the_terminal_follows_resumes_and_says_how_a_job_ended() {
     let (code, out, err) = tailwater(&["cancel", "endless", "--by", "me"]).await;
     assert_eq!((code, out.trim().parse::<u64>().is_ok()), (0, true), "{err}");
     let (code, _, err) = tailwater(&["tail", "endless"]).await;
-    assert_eq!((code, err.contains("was cancelled")), (1, true), "{err}");
+    assert_eq!((code, err.contains("was cancelled")), (3, true), "{err}");
     assert_eq!(tailwater(&["cancel", "endless"]).await.0, 2);
     assert_eq!(tailwater(&["state", "nobody"]).await.0, 2);
     assert_eq!(tailwater(&["state", "no.body"]).await.0, 64);

@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, Failure, Finish, Job, Output, Retry};
-use tailwater::guard::Signal;
 use tailwater::wire::Submission;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
@@ -234,27 +233,20 @@ async fn a_reader_that_stalls_for_thirty_seconds_gets_all_of_it_and_others_stay_
     system.demo().await;
     let edge = system.edge().await;
     system.submit_with("torrent", Submission::new("torrent".parse().unwrap(), Value::Null)).await;
-    let mut followers = Follower::all(&edge.addr, "torrent");
+    let proxy = Proxy::to(&edge.addr).await;
+    let mut followers = Follower::all(&proxy.addr, "torrent");
     for follower in &mut followers {
         follower.reaches(8).await;
     }
-    let pids: Vec<u32> = followers.iter().map(|follower| follower.child.id().unwrap()).collect();
-    let signal_all = |signal| {
-        for pid in &pids {
-            let pid = rustix::process::Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap();
-            rustix::process::kill_process(pid, signal).unwrap();
-        }
-    };
     let expected: String = (0..Torrent::PIECES).map(Torrent::piece).collect();
     let others = async {
-        signal_all(Signal::STOP);
+        proxy.stall(true);
         let input = words(300, 10, 8);
         system.submit("live", input).await;
         let latest = join_all((0..100).map(|_| latest(&edge.addr, "live"))).await.into_iter().max().unwrap();
-        signal_all(Signal::CONT);
+        proxy.stall(false);
         assert!(latest < Duration::from_secs(5), "somebody else waited for {latest:?}");
     };
-    // The pipes of the stalled are read meanwhile: what a frozen process was about to write to a full one can be lost.
     futures_util::future::join(are_whole(followers, &expected), others).await;
     system.end().await;
 }
