@@ -50,6 +50,10 @@ impl System {
     /// Sets up streams for one test, with other settings.
     pub async fn with(broker: &Broker, change: impl FnOnce(&mut Settings)) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
+        // For whoever looks for a fault: RUST_LOG=tailwater=debug shows what edges and workers say.
+        if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_default_env() {
+            let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).try_init();
+        }
         let prefix: Kind = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed)).parse().unwrap();
         let mut settings = Settings {
             shards: 2,
