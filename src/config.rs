@@ -68,6 +68,9 @@ pub const REREAD_MAX: Duration = Duration::from_secs(2);
 pub const PAGE: usize = 64;
 /// How many bytes one direct get returns, about: less than what a client library's inbox may hold.
 pub const PAGE_BYTES: usize = 1024 * 1024;
+/// How many messages the client library holds for one reading of the log. The consumer of a scan asks for 500 at a time,
+/// and for as many again when half of them have come; a full inbox drops messages, and the scan begins again.
+pub const REPLAY_CAPACITY: usize = 2048;
 /// How many direct gets an edge thread has under way on one shard.
 pub const READS_PER_SHARD: usize = 2;
 /// From how many waiting readers of one shard on they share one scan of it.

@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use super::error::Error;
 use super::names::Names;
 use super::setup::{self, Settings};
-use crate::config::{LIVE_CAPACITY, PAGE, REREAD_MAX};
+use crate::config::{LIVE_CAPACITY, REPLAY_CAPACITY, REREAD_MAX};
 use crate::wire::Kind;
 
 /// The oldest nats-server that will do: batched direct gets stall writers for ever before 2.12.2, and a removed peer
@@ -53,8 +53,7 @@ impl Nats {
         let (count, reconnected) = watch::channel(0_u64);
         let (live, replay, work) = tokio::try_join!(
             open(options, "live", LIVE_CAPACITY, Some(count), deadline),
-            // A page fills an inbox at once, so an inbox holds a few of them.
-            open(options, "replay", PAGE * 8, None, deadline),
+            open(options, "replay", REPLAY_CAPACITY, None, deadline),
             open(options, "work", LIVE_CAPACITY, None, deadline),
         )?;
         check_version(&live, &options.url)?;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_nats::jetstream::{self, consumer::DeliverPolicy, consumer::pull::OrderedConfig};
 use futures_util::StreamExt as _;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
 use super::log::{self, Log};
@@ -108,23 +108,23 @@ impl Scan {
     async fn lap(&self, readers: Vec<Reader>) -> Result<(), Unavailable> {
         let (first, last) = self.log.bounds_of(&self.stream).await?;
         let mut lap = Lap::new(readers, last);
-        let Some(begin) = lap.begin() else { return Ok(()) };
+        let Some(start_sequence) = lap.begin(first) else { return Ok(()) };
         let broken = |error: String| Unavailable(error);
         let context = jetstream::new(self.log.nats.replay.clone());
         let stream =
             context.get_stream_no_info(&self.stream).await.map_err(|error| broken(error.to_string()))?;
-        let start_sequence = begin.max(first).max(1);
         let deliver_policy = DeliverPolicy::ByStartSequence { start_sequence };
         let config = OrderedConfig { deliver_policy, ..OrderedConfig::default() };
         let consumer = stream.create_consumer(config).await.map_err(|error| broken(error.to_string()))?;
         let mut messages = consumer.messages().await.map_err(|error| broken(error.to_string()))?;
         let mut flush = interval(SCAN_FLUSH);
         flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stalled = Instant::now() + SCAN_STALL;
         while !lap.is_over() {
             tokio::select! {
-                message = timeout(SCAN_STALL, messages.next()) => {
-                    let stalled = |_| broken("nothing came".into());
-                    let message = message.map_err(stalled)?.ok_or_else(|| broken("the consumer ended".into()))?;
+                message = messages.next() => {
+                    stalled = Instant::now() + SCAN_STALL;
+                    let message = message.ok_or_else(|| broken("the consumer ended".into()))?;
                     let message = message.map_err(|error| broken(error.to_string()))?;
                     let info = message.info().map_err(|error| broken(error.to_string()))?;
                     let (pos, pending) = (info.stream_sequence, info.pending);
@@ -137,6 +137,7 @@ impl Scan {
                     lap.flush();
                     self.admit(&mut lap);
                 }
+                () = sleep_until(stalled) => return Err(broken("nothing came".into())),
             }
         }
         lap.flush();
@@ -146,7 +147,7 @@ impl Scan {
     /// Lets late readers in whose places the lap has not passed.
     fn admit(&self, lap: &mut Lap) {
         let mut waiting = self.lobby.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let (now, later) = waiting.readers.drain(..).partition(|reader| reader.want.pos > lap.pos);
+        let (now, later) = waiting.readers.drain(..).partition(|reader| lap.is_before(reader.want.pos));
         waiting.readers = later;
         for reader in Vec::into_iter(now) {
             lap.add(reader);
@@ -157,7 +158,7 @@ impl Scan {
 /// One pass over the shard.
 struct Lap {
     readers: HashMap<JobId, Vec<Reader>>,
-    /// The last message that was seen.
+    /// The last message that was passed: seen, or left out because nobody wanted it when the lap began.
     pos: Pos,
     /// The last message that counts: fixed when the lap begins.
     last: Pos,
@@ -179,9 +180,17 @@ impl Lap {
         }
     }
 
-    /// The first place that anybody wants.
-    fn begin(&self) -> Option<Pos> {
-        self.readers.values().flatten().map(|reader| reader.want.pos).min()
+    /// Begins at the first place that anybody wants, of a shard that begins at `first`.
+    fn begin(&mut self, first: Pos) -> Option<Pos> {
+        let wanted = self.readers.values().flatten().map(|reader| reader.want.pos).min()?;
+        let begin = wanted.max(first).max(1);
+        self.pos = begin - 1;
+        Some(begin)
+    }
+
+    /// Whether a place is still to come.
+    fn is_before(&self, pos: Pos) -> bool {
+        pos > self.pos
     }
 
     fn is_over(&self) -> bool {
@@ -225,5 +234,36 @@ impl Reader {
     fn flush(&mut self) -> bool {
         self.batch.is_empty() && !self.items.is_closed()
             || self.items.try_send(std::mem::take(&mut self.batch)).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reader(pos: Pos) -> (Reader, mpsc::Receiver<Vec<Arc<Stored>>>) {
+        let (items, given) = mpsc::channel(1);
+        let want = Want { job: "j".parse().unwrap(), pos, until: None };
+        (Reader { want, items, batch: Vec::new() }, given)
+    }
+
+    #[test]
+    fn a_late_reader_is_let_in_only_where_the_lap_has_not_passed_or_left_out_its_place() {
+        let (first, _given) = reader(1000);
+        let mut lap = Lap::new(vec![first], 2000);
+        assert_eq!(lap.begin(1), Some(1000));
+        // Nothing was seen yet, and what lies before the beginning never will be.
+        assert!(!lap.is_before(5) && !lap.is_before(999) && lap.is_before(1000));
+        lap.take("other", 1500, &bytes::Bytes::new());
+        assert!(!lap.is_before(1500) && lap.is_before(1501));
+    }
+
+    #[test]
+    fn a_lap_does_not_begin_before_what_the_shard_still_has() {
+        let (first, _given) = reader(3);
+        let mut lap = Lap::new(vec![first], 2000);
+        assert_eq!(lap.begin(40), Some(40));
+        // What has expired is no reason to wait for another lap.
+        assert!(lap.is_before(40));
     }
 }
