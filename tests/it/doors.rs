@@ -93,7 +93,7 @@ impl Follower {
     }
 
     /// Follows to the end, and demands every event once and this text.
-    async fn is_whole(self, text: &str) {
+    async fn ends_whole(self, text: &str) {
         let door = self.door.name;
         let seen = self.ends().await;
         assert_eq!((seen.doubled, &seen.holes, &seen.missing), (0, &vec![], &vec![]), "{door}");
@@ -102,8 +102,8 @@ impl Follower {
     }
 }
 
-async fn are_whole(followers: Vec<Follower>, text: &str) {
-    join_all(followers.into_iter().map(|follower| follower.is_whole(text))).await;
+async fn end_whole(followers: Vec<Follower>, text: &str) {
+    join_all(followers.into_iter().map(|follower| follower.ends_whole(text))).await;
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn connections_that_are_cut_at_random_lose_and_double_nothing() {
         }
     };
     let expected = text(&input);
-    futures_util::future::join(cuts, are_whole(followers, &expected)).await;
+    futures_util::future::join(cuts, end_whole(followers, &expected)).await;
     system.end().await;
 }
 
@@ -147,7 +147,7 @@ async fn a_job_may_be_watched_before_it_is_submitted_while_it_runs_and_after_it_
     system.ended(&job).await;
     let late = Follower::all(&edge.addr, "when");
     for followers in [early, middle, late] {
-        are_whole(followers, &text(&input)).await;
+        end_whole(followers, &text(&input)).await;
     }
     system.end().await;
 }
@@ -167,7 +167,7 @@ async fn an_edge_that_is_killed_costs_each_client_a_reconnect() {
     }
     first.kill().await;
     proxy.lead_to(&second_addr);
-    are_whole(followers, &text(&input)).await;
+    end_whole(followers, &text(&input)).await;
     system.end().await;
 }
 
@@ -179,7 +179,7 @@ async fn an_attempt_that_supersedes_another_is_seen_as_one() {
     let edge = system.edge().await;
     let followers = Follower::all(&edge.addr, "again");
     system.submit("again", json!({"failures": 2})).await;
-    are_whole(followers, "half a sentence").await;
+    end_whole(followers, "half a sentence").await;
     system.end().await;
 }
 
@@ -247,7 +247,7 @@ async fn a_reader_that_stalls_for_thirty_seconds_gets_all_of_it_and_others_stay_
         proxy.stall(false);
         assert!(latest < Duration::from_secs(5), "somebody else waited for {latest:?}");
     };
-    futures_util::future::join(are_whole(followers, &expected), others).await;
+    futures_util::future::join(end_whole(followers, &expected), others).await;
     system.end().await;
 }
 
