@@ -252,6 +252,51 @@ async fn a_program_that_ignores_its_end_is_gone_within_a_second_of_the_cancel() 
 }
 
 #[tokio::test]
+async fn a_job_that_kills_every_worker_ends_when_its_attempts_are_used_up() {
+    let system = System::on(Broker::shared_three()).await;
+    // The program's parent is its guard, and the guard's parent the worker.
+    let poison = "echo drink; kill -9 $(cut -d ' ' -f 4 /proc/$PPID/stat); sleep 100";
+    let start = || {
+        let worker = ["worker", "--kind", "demo", "--ack-wait", "1s", "--max-attempts", "3"];
+        let exec = ["exec", "--", "sh", "-c", poison].map(str::to_owned).to_vec();
+        Process::start([worker.map(str::to_owned).to_vec(), system.flags(), exec].concat())
+    };
+    let mut worker = start();
+    kind_is_known(&system).await;
+    let job = system.submit("poison", Value::Null).await;
+    for _ in 0..3 {
+        assert!(!worker.ends_within(Duration::from_secs(20)).await.success());
+        worker = start();
+    }
+    let state = system.ended(&job).await;
+    let error = state.error.unwrap();
+    assert_eq!((state.status, state.attempt, error.code.as_str()), (Status::Failed, 3, "attempts_exhausted"));
+    // The one that ended it lives.
+    worker.signal(Signal::TERM);
+    assert!(worker.ends_within(Duration::from_secs(20)).await.success());
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_worker_that_waits_for_its_jobs() {
+    let system = System::on(Broker::shared_one()).await;
+    let worker = ["worker", "--kind", "demo", "--grace", "1h"].map(str::to_owned).to_vec();
+    let mut worker = Process::start([worker, system.flags(), vec!["demo".into()]].concat());
+    kind_is_known(&system).await;
+    system.submit("long", words(10_000, 10, 1)).await;
+    reaches(&system, "long", 3).await;
+    worker.signal(Signal::TERM);
+    // It goes on, and claims nothing more.
+    let next = system.submit("next", words(1, 0, 1)).await;
+    let running = system.log.last(&"long".parse().unwrap()).await.unwrap().unwrap().seq.0;
+    reaches(&system, "long", running + 5).await;
+    assert_eq!(system.state(&next).await.unwrap().status, Status::Queued);
+    worker.signal(Signal::TERM);
+    worker.ends_within(Duration::from_secs(2)).await;
+    system.end().await;
+}
+
+#[tokio::test]
 async fn a_worker_that_loses_the_network_is_superseded_and_then_refused() {
     let system = System::on(Broker::shared_one()).await;
     let proxy = Proxy::to(system.options.url.strip_prefix("nats://").unwrap()).await;
