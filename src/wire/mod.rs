@@ -9,6 +9,7 @@ mod cursor;
 mod event;
 mod frame;
 mod id;
+mod listing;
 mod state;
 mod stored;
 
@@ -17,5 +18,6 @@ pub use cursor::{BadCursor, Cursor};
 pub use event::{Body, Channel, Event, Failure, Status, Type};
 pub use frame::{ClientFrame, Gone, JSON_PROTOCOL, Refusal, ServerFrame, Start, start};
 pub use id::{BadName, JobId, Kind, NAME_MAX, Pos, Seq};
+pub use listing::{BadPage, JobPage, JobRow, PageToken, Place};
 pub use state::JobState;
 pub use stored::{Stored, Unreadable};
