@@ -79,8 +79,8 @@ pub const REQUEST_WAIT: Duration = Duration::from_secs(3);
 pub const LIST_ROWS: usize = 20;
 /// How many jobs a page may hold: each costs a look at its first event.
 pub const LIST_ROWS_MAX: usize = 100;
-/// How many events a listing reads at once: writers of the shard wait for about 0.5 ms of it, and an inbox holds twice
-/// as many.
+/// How many events a listing reads at once, at the most: writers of the shard wait for about 0.5 ms of it, and an inbox
+/// holds twice as many.
 pub const LIST_WINDOW: u64 = 256;
 /// How many such reads of one shard a page may take, so that no page costs more than 4096 events a shard, however far
 /// the next job lies. More than it takes to halve a window down to one event.

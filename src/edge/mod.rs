@@ -2,6 +2,7 @@
 //! that matters: killing it costs its clients one reconnect.
 
 mod error;
+mod list;
 mod ops;
 mod rest;
 mod ws;
@@ -122,7 +123,7 @@ pub async fn run(listener: TcpListener, nats: Nats, stop: CancellationToken) -> 
 fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/ws", any(ws::upgrade))
-        .route("/api/jobs", post(rest::submit))
+        .route("/api/jobs", post(rest::submit).get(list::jobs))
         .route("/api/jobs/{id}/cancel", post(rest::cancel))
         .route("/api/jobs/{id}/state", get(rest::state))
         .route("/api/job/{id}/state", get(rest::state))

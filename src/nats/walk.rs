@@ -27,7 +27,7 @@ use crate::wire::{JobId, JobRow, Place, Pos, Seq, Status, Stored};
 pub(super) struct Bounds {
     /// How many rows.
     pub(super) rows: usize,
-    /// How many places one read spans.
+    /// How many places one read spans at the most.
     pub(super) window: u64,
     /// How many reads of one shard; more than it takes to halve `window` down to one.
     pub(super) windows: u32,
@@ -126,7 +126,8 @@ impl Walk {
             known: HashSet::new(),
             found: VecDeque::new(),
             until: u64::MAX,
-            window: bounds.window,
+            // Often each event is of another job; where not, the window doubles.
+            window: bounds.window.min(2 * (bounds.rows as u64 + 1)),
             windows: bounds.windows,
         });
         let (sides, lookups) = (sides.collect(), bounds.lookups);
