@@ -91,6 +91,29 @@ pub const SCAN_STALL: Duration = Duration::from_secs(5);
 /// How long one request to the broker may take.
 pub const REQUEST_WAIT: Duration = Duration::from_secs(3);
 
+// ---- listing jobs
+
+/// How many jobs a page of a listing holds when nobody says: what a person looks over.
+pub const LIST_ROWS: usize = 20;
+/// How many jobs a page may hold: each costs a look at its first event.
+pub const LIST_ROWS_MAX: usize = 100;
+/// How many events a listing reads at once, at the most: writers of the shard wait for about 0.5 ms of it, and an inbox
+/// holds twice as many.
+pub const LIST_WINDOW: u64 = 256;
+/// How many such reads of one shard a page may take, so that no page costs more than 4096 events a shard, however far
+/// the next job lies. More than it takes to halve a window down to one event.
+pub const LIST_WINDOWS: u32 = 16;
+/// How many jobs a page may look up: as many as it holds at most, and those that it must pass over on the way.
+pub const LIST_LOOKUPS: usize = 256;
+/// How many messages that are no events a listing passes over to find out whether a job has a later event. Past it the
+/// job is listed: rather twice than never.
+pub const LIST_FOREIGN: usize = 8;
+/// How many requests a listing has under way: enough to hide their latency, too few to be felt by others.
+pub const LIST_REQUESTS: usize = 8;
+/// How many listings an edge thread makes at a time. Each remembers the ids of the jobs that it has read of, at most 0.4
+/// MiB a shard.
+pub const LISTINGS: usize = 4;
+
 // ---- writing the log
 
 /// How long a writer goes on trying to append one event: an election takes 4 to 9 s.

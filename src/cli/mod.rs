@@ -6,6 +6,7 @@ mod broker;
 mod cancel;
 mod edge;
 mod guard;
+mod jobs;
 mod setup;
 mod show;
 mod state;
@@ -43,6 +44,7 @@ enum Command {
     Submit(submit::Submit),
     Tail(tail::Tail),
     State(state::State),
+    Jobs(jobs::Jobs),
     Cancel(cancel::Cancel),
     #[command(hide = true)]
     Guard(guard::Guard),
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Submit(command) => command.run(),
         Command::Tail(command) => command.run(),
         Command::State(command) => command.run(),
+        Command::Jobs(command) => command.run(),
         Command::Cancel(command) => command.run(),
         Command::Guard(command) => command.run(),
     };

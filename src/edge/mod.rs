@@ -3,6 +3,7 @@
 
 mod error;
 mod jobs;
+mod list;
 mod ops;
 mod rest;
 mod ws;
@@ -124,7 +125,7 @@ pub async fn run(
 fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/ws", any(ws::upgrade))
-        .route("/api/jobs", post(rest::submit))
+        .route("/api/jobs", post(rest::submit).get(list::jobs))
         .route("/api/jobs/{id}/cancel", post(rest::cancel))
         .route("/api/jobs/{id}/state", get(rest::state))
         .route("/api/job/{id}/state", get(rest::state))

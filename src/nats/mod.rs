@@ -2,22 +2,26 @@
 //! of it are their own types.
 
 mod api;
+mod batch;
 mod cancel;
 mod connect;
 mod error;
 mod follow;
+mod list;
 mod log;
 mod names;
 mod queue;
 mod read;
 mod scan;
 mod setup;
+mod walk;
 mod writer;
 
 pub use cancel::Cancelled;
 pub use connect::{MIN_VERSION, Nats, Options};
 pub use error::Error;
 pub use follow::LiveTail;
+pub use list::{JobQuery, ListError};
 pub use log::{Appended, Log};
 pub use names::Names;
 pub use queue::{Claim, Delivery, Load, Nudges, Submitted};

@@ -10,6 +10,8 @@ pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 pub(super) const SEQUENCE: &str = "Nats-Sequence";
 /// A stored message's subject.
 pub(super) const SUBJECT: &str = "Nats-Subject";
+/// When a message was stored, as RFC 3339.
+pub(super) const TIME: &str = "Nats-Time-Stamp";
 /// In an answer to a batched get: the sequence of the message before, 0 for the first.
 pub(super) const LAST_SEQUENCE: &str = "Nats-Last-Sequence";
 /// In an answer to a batched get: how many messages match beyond it.

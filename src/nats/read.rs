@@ -4,18 +4,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use async_nats::StatusCode;
 use futures_util::StreamExt as _;
 use serde_json::json;
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::timeout;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
 use tracing::{debug, info};
 
+use super::batch::batch;
 use super::follow::LiveTail;
 use super::log::{self, Log};
 use super::names;
 use super::scan::{Scan, Want};
-use crate::config::{PAGE, PAGE_BYTES, READS_PER_SHARD, REQUEST_WAIT, SCAN_FROM};
+use crate::config::{LISTINGS, PAGE, PAGE_BYTES, READS_PER_SHARD, SCAN_FROM};
 use crate::runtime::Tasks;
 use crate::source::{At, EventSource, Replay, Replica, Span, Unavailable};
 use crate::wire::{JobId, Pos, Seq, Stored};
@@ -23,8 +22,10 @@ use crate::wire::{JobId, Pos, Seq, Stored};
 /// The reading side of the log; one per edge thread.
 #[derive(Clone, Debug)]
 pub struct Reader {
-    log: Log,
+    pub(super) log: Log,
     shards: Arc<[Shard]>,
+    /// The right to make a listing.
+    pub(super) listings: Arc<Semaphore>,
 }
 
 /// What the readers of one shard share.
@@ -54,7 +55,7 @@ impl Reader {
                 scan: Scan::new(log.clone(), stream, tasks.clone()),
             });
         }
-        Ok(Self { log, shards: shards.into() })
+        Ok(Self { log, shards: shards.into(), listings: Arc::new(Semaphore::new(LISTINGS)) })
     }
 
     /// The log itself.
@@ -66,50 +67,19 @@ impl Reader {
         &self.shards[job.shard(self.log.shards) as usize]
     }
 
+    /// Waits for the right to have a direct get under way on a shard.
+    pub(super) async fn turn(&self, shard: u32) -> Result<SemaphorePermit<'_>, Unavailable> {
+        let closed = |_| Unavailable("the reader is closed".into());
+        self.shards[shard as usize].reads.acquire().await.map_err(closed)
+    }
+
     /// One page of a job's events from `pos` on, and whether it is the last, as this replica sees it.
     async fn page(&self, job: &JobId, pos: Pos) -> Result<(Vec<Stored>, bool), Unavailable> {
-        let closed = |_| Unavailable("the reader is closed".into());
-        let _read = self.shard(job).reads.acquire().await.map_err(closed)?;
-        let client = &self.log.nats.replay;
-        let broken = |error: &dyn std::fmt::Display| Unavailable(error.to_string());
-        let inbox = client.new_inbox();
-        let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| broken(&error))?;
+        let _read = self.turn(job.shard(self.log.shards)).await?;
         let ask = json!({"seq": pos, "next_by_subj": self.log.subject(job), "batch": PAGE, "max_bytes": PAGE_BYTES});
-        let subject = names::api(&format!("DIRECT.GET.{}", self.log.stream(job)));
-        client
-            .publish_with_reply(subject, inbox, ask.to_string().into())
-            .await
-            .map_err(|error| broken(&error))?;
-        let (mut page, mut before) = (Vec::new(), 0);
-        loop {
-            let answer = timeout(REQUEST_WAIT, answers.next()).await;
-            let message = answer.ok().flatten().ok_or_else(|| Unavailable("a page broke off".into()))?;
-            match message.status {
-                None => {
-                    // A full inbox drops messages in silence; the chain of sequences shows it.
-                    let chain = number(&message, names::LAST_SEQUENCE);
-                    if chain != Some(before) {
-                        return Err(Unavailable("a page came with a hole".into()));
-                    }
-                    before = number(&message, names::SEQUENCE).unwrap_or(0);
-                    page.extend(log::stored(job, &message));
-                }
-                Some(StatusCode::NOT_FOUND) => return Ok((page, true)),
-                Some(status) if status.as_u16() == 204 => {
-                    let whole = number(&message, names::LAST_SEQUENCE).is_none_or(|last| last == before);
-                    if !whole {
-                        return Err(Unavailable("a page came without its end".into()));
-                    }
-                    return Ok((page, number(&message, names::PENDING).unwrap_or(0) == 0));
-                }
-                Some(status) => return Err(Unavailable(format!("a page was answered with status {status}"))),
-            }
-        }
+        let page = batch(&self.log.nats.replay, &self.log.stream(job), &ask).await?;
+        Ok((page.messages.iter().filter_map(|message| log::stored(job, message)).collect(), !page.more))
     }
-}
-
-fn number(message: &async_nats::Message, name: &'static str) -> Option<u64> {
-    log::header(message, name)?.parse().ok()
 }
 
 /// Counts the elections of a stream's leader, in which live copies may be lost.

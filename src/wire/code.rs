@@ -21,6 +21,8 @@ pub enum Code {
     UnsupportedMediaType,
     /// The cursor is no text that an edge gave out.
     BadCursor,
+    /// The page is none that a listing of this log gave out.
+    BadPage,
     /// The cursor names an event of another job.
     CursorOfOtherJob,
     /// The log has another event where the cursor's should be: the log was rebuilt. Start from the first event.
@@ -82,7 +84,7 @@ const fn row(code: &'static str, status: u16, close: Option<u16>, retry: bool, t
 
 impl Code {
     /// Every code, in the order of the table.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: &[Self] = &[
         Self::BadJobId,
         Self::BadKind,
         Self::BadJson,
@@ -92,6 +94,7 @@ impl Code {
         Self::TooLarge,
         Self::UnsupportedMediaType,
         Self::BadCursor,
+        Self::BadPage,
         Self::CursorOfOtherJob,
         Self::CursorNotInLog,
         Self::AfterTheEnd,
@@ -141,6 +144,9 @@ impl Code {
             ),
             Self::BadCursor => {
                 row("bad_cursor", 400, None, false, "This is no cursor that an edge gave out.")
+            }
+            Self::BadPage => {
+                row("bad_page", 400, None, false, "This is no page that a listing of this log gave out.")
             }
             Self::CursorOfOtherJob => {
                 row("cursor_of_other_job", 400, None, false, "The cursor names an event of another job.")
@@ -219,7 +225,7 @@ mod tests {
     fn every_code_has_its_own_text_and_stands_in_the_protocol_document() {
         let document = include_str!("PROTOCOL.md");
         let mut seen = HashSet::new();
-        for code in Code::ALL {
+        for code in Code::ALL.iter().copied() {
             let row = code.row();
             assert!(seen.insert(row.code), "{} stands twice", row.code);
             assert!(document.contains(&format!("`{}`", row.code)), "{} is not in PROTOCOL.md", row.code);

@@ -75,7 +75,7 @@ impl FromStr for Cursor {
 }
 
 /// LEB128, as in Protocol Buffers.
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -83,7 +83,8 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-fn take_varint(raw: &[u8]) -> Option<(u64, &[u8])> {
+/// The number that `raw` begins with, and what follows it.
+pub(super) fn take_varint(raw: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0_u64;
     for (i, &byte) in raw.iter().enumerate().take(10) {
         let bits = u64::from(byte & 0x7F);

@@ -198,6 +198,9 @@ pub enum Status {
 }
 
 impl Status {
+    /// Every status, in the order in which a job goes through them.
+    pub const ALL: [Self; 5] = [Self::Queued, Self::Running, Self::Done, Self::Failed, Self::Cancelled];
+
     /// The word that clients see.
     pub const fn as_str(self) -> &'static str {
         match self {

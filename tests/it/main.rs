@@ -16,6 +16,8 @@ mod cli;
 mod doors;
 /// Killing and freezing workers, edges and brokers in the middle of jobs.
 mod killing;
+/// Lists of jobs: order, pages, filters, and what a page costs.
+mod listing;
 /// Many clients, many events, slow readers.
 mod load;
 /// The commands of the README, run as a reader would.

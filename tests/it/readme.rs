@@ -43,6 +43,8 @@ async fn every_command_of_the_readme_does_what_a_reader_expects() {
     for expected in [
         r#"{"id":"first","kind":"demo","status":"queued"}"#,
         r#"{"id":"too-long","seq":"#,
+        r#"{"id":"too-long","kind":"demo","status":"#,
+        "JOB       KIND  STATUS",
         "· missing 0 · duplicated 0 · resumed at seq 21",
         "one\ntwo\nthree\n",
         "THE QUICK BROWN FOX",

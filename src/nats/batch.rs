@@ -1,0 +1,65 @@
+//! A batched direct get: one request, many stored messages in the order of their places. It decodes none of them.
+
+use async_nats::{Client, Message, StatusCode};
+use futures_util::StreamExt as _;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::{log, names};
+use crate::config::REQUEST_WAIT;
+use crate::source::Unavailable;
+
+/// What a batched direct get brought.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// The messages, by rising places.
+    pub(super) messages: Vec<Message>,
+    /// Whether this replica has more that match, beyond these.
+    pub(super) more: bool,
+}
+
+/// Asks any replica of `stream`. Each message may take [`REQUEST_WAIT`].
+///
+/// # Errors
+/// [`Unavailable`], also when messages were lost on the way.
+pub(super) async fn batch(client: &Client, stream: &str, ask: &Value) -> Result<Batch, Unavailable> {
+    let broken = |error: &dyn std::fmt::Display| Unavailable(error.to_string());
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| broken(&error))?;
+    let subject = names::api(&format!("DIRECT.GET.{stream}"));
+    client
+        .publish_with_reply(subject, inbox, ask.to_string().into())
+        .await
+        .map_err(|error| broken(&error))?;
+    let (mut messages, mut before) = (Vec::new(), 0);
+    loop {
+        let answer = timeout(REQUEST_WAIT, answers.next()).await;
+        let message = answer.ok().flatten().ok_or_else(|| Unavailable("a page broke off".into()))?;
+        match message.status {
+            None => {
+                // A full inbox drops messages in silence; the chain of sequences shows it.
+                let chain = number(&message, names::LAST_SEQUENCE);
+                if chain != Some(before) {
+                    return Err(Unavailable("a page came with a hole".into()));
+                }
+                before = number(&message, names::SEQUENCE).unwrap_or(0);
+                messages.push(message);
+            }
+            Some(StatusCode::NOT_FOUND) => return Ok(Batch { messages, more: false }),
+            Some(status) if status.as_u16() == 204 => {
+                let whole = number(&message, names::LAST_SEQUENCE).is_none_or(|last| last == before);
+                if !whole {
+                    return Err(Unavailable("a page came without its end".into()));
+                }
+                let more = number(&message, names::PENDING).unwrap_or(0) > 0;
+                return Ok(Batch { messages, more });
+            }
+            Some(status) => return Err(Unavailable(format!("a page was answered with status {status}"))),
+        }
+    }
+}
+
+/// A number that the broker tells in a header.
+pub(super) fn number(message: &Message, name: &'static str) -> Option<u64> {
+    log::header(message, name)?.parse().ok()
+}

@@ -1,0 +1,262 @@
+//! Lists jobs out of the log itself: asks the broker what a [`Walk`] wants to know. The order, the pages and what they may
+//! cost are the walk's.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use async_nats::Message;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::batch::{batch, number};
+use super::error::code;
+use super::log::{header, unavailable};
+use super::walk::{Bounds, Entry, Found, Step, Walk, Window};
+use super::{Reader, api, names, setup};
+use crate::config::{
+    LIST_FOREIGN, LIST_LOOKUPS, LIST_REQUESTS, LIST_WINDOW, LIST_WINDOWS, PAGE_BYTES, REQUEST_WAIT,
+    REREAD_FIRST,
+};
+use crate::source::Unavailable;
+use crate::wire::{BadPage, JobId, JobPage, JobRow, Kind, PageToken, Place, Pos, Status, Stored};
+
+/// Which jobs are asked for.
+#[derive(Clone, Debug)]
+pub struct JobQuery {
+    /// Only those that are this.
+    pub status: Option<Status>,
+    /// Only those of this kind.
+    pub kind: Option<Kind>,
+    /// How many at the most.
+    pub limit: usize,
+    /// Where to go on; with other filters than before, they hold from here on.
+    pub page: Option<PageToken>,
+}
+
+/// Why there is no listing.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    /// The page is none that a listing of this log gave out.
+    #[error(transparent)]
+    BadPage(#[from] BadPage),
+    /// The log cannot be read for the moment.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// The shards as they are when a page begins.
+struct Streams {
+    /// The first and the last place of each.
+    bounds: Vec<(Pos, Pos)>,
+    /// A checksum of their names and the times when they were made.
+    tag: u32,
+}
+
+/// What a read of a window brought.
+enum Got {
+    /// Everything that stands in it.
+    All(Vec<Entry>),
+    /// Only so many messages: they hold too many bytes.
+    Cut(usize),
+}
+
+/// A message that a leader gave.
+struct Given {
+    pos: Pos,
+    payload: Bytes,
+}
+
+impl Given {
+    fn is_event_of(&self, job: &JobId) -> bool {
+        Stored::decode(job, self.pos, self.payload.clone()).is_ok()
+    }
+}
+
+impl Streams {
+    /// The places of a page that these streams' listing gave out.
+    fn places(&self, page: &PageToken) -> Result<Vec<Place>, BadPage> {
+        let ours = page.streams == self.tag && page.places.len() == self.bounds.len();
+        let there = page.places.iter().zip(&self.bounds).all(|(place, &(_, last))| place.top <= last);
+        if ours && there { Ok(page.places.clone()) } else { Err(BadPage) }
+    }
+}
+
+impl Reader {
+    /// One page of the jobs that the log holds, each at its last event, newest first. The pages of one listing show the
+    /// jobs as they were when its first page was made.
+    ///
+    /// # Errors
+    /// [`ListError`].
+    pub async fn list(&self, query: &JobQuery) -> Result<JobPage, ListError> {
+        let closed = |_| Unavailable("the reader is closed".into());
+        let _turn = self.listings.acquire().await.map_err(closed)?;
+        let streams = self.streams().await?;
+        let places = match &query.page {
+            Some(page) => streams.places(page)?,
+            None => streams.bounds.iter().map(|&(_, last)| Place { top: last, next: last }).collect(),
+        };
+        let firsts: Vec<Pos> = streams.bounds.iter().map(|&(first, _)| first).collect();
+        let bounds =
+            Bounds { rows: query.limit, window: LIST_WINDOW, windows: LIST_WINDOWS, lookups: LIST_LOOKUPS };
+        let mut walk = Walk::new(&places, &firsts, query.status, bounds);
+        loop {
+            match walk.step() {
+                Step::Read(windows) => {
+                    let reads = stream::iter(windows).map(|window| self.window(window));
+                    let mut reads = reads.buffer_unordered(LIST_REQUESTS);
+                    while let Some((window, got)) = reads.try_next().await? {
+                        match got {
+                            Got::All(entries) => walk.read(window, &entries),
+                            Got::Cut(got) => walk.cut(window, got),
+                        }
+                    }
+                }
+                Step::Judge(found) => {
+                    let verdicts = stream::iter(found).map(|found| {
+                        let top = places[found.shard as usize].top;
+                        self.verdict(found, top, query.kind.as_ref())
+                    });
+                    let verdicts: Vec<Option<JobRow>> =
+                        verdicts.buffered(LIST_REQUESTS).try_collect().await?;
+                    walk.judge(verdicts);
+                }
+                Step::Over => break,
+            }
+        }
+        let (jobs, places) = walk.end();
+        let next = places.map(|places| PageToken { streams: streams.tag, places });
+        Ok(JobPage { jobs, next })
+    }
+
+    /// What the leaders say of their streams.
+    async fn streams(&self) -> Result<Streams, Unavailable> {
+        let names = (0..self.log.shards).map(|shard| self.log.nats.names.chunks_stream(shard));
+        let infos = stream::iter(names).map(async |name| {
+            let info = setup::stream_info(&self.log.nats.replay, &name).await.map_err(unavailable)?;
+            info.ok_or_else(|| Unavailable(format!("stream {name} is gone"))).map(|info| (name, info))
+        });
+        let infos: Vec<(String, Value)> = infos.buffered(LIST_REQUESTS).try_collect().await?;
+        let (mut bounds, mut tag) = (Vec::new(), crc32fast::Hasher::new());
+        for (name, info) in infos {
+            let place = |key: &str| info["state"][key].as_u64().unwrap_or(0);
+            bounds.push((place("first_seq"), place("last_seq")));
+            tag.update(format!("{name} {}\n", info["created"]).as_bytes());
+        }
+        Ok(Streams { bounds, tag: tag.finalize() })
+    }
+
+    /// Reads a window, without a filter: with one, even one that every message matches, the broker would count all
+    /// messages behind it.
+    async fn window(&self, window: Window) -> Result<(Window, Got), Unavailable> {
+        let Window { shard, from, to } = window;
+        let stream = self.log.nats.names.chunks_stream(shard);
+        let ask = json!({"seq": from, "batch": to - from + 1, "max_bytes": PAGE_BYTES});
+        let (deadline, mut pause) = (Instant::now() + REQUEST_WAIT, REREAD_FIRST);
+        loop {
+            let page = {
+                let _read = self.turn(shard).await?;
+                batch(&self.log.nats.replay, &stream, &ask).await?
+            };
+            let last = page.messages.last().and_then(|last| number(last, names::SEQUENCE));
+            let reached = last.is_some_and(|last| last >= to);
+            if !reached && page.more {
+                return Ok((window, Got::Cut(page.messages.len())));
+            }
+            // A replica that ends below the window's end may only be behind: what it does not have yet would be passed
+            // over for ever. So its leader is asked whether there is anything.
+            let beyond = last.map_or(from, |last| last + 1);
+            let ask_beyond = json!({"seq": beyond, "next_by_subj": ">"});
+            if reached || self.leader(&stream, &ask_beyond).await?.is_none_or(|next| next.pos > to) {
+                let entries = page.messages.iter().filter_map(|message| self.entry(shard, message));
+                return Ok((window, Got::All(entries.collect())));
+            }
+            if Instant::now() >= deadline {
+                return Err(Unavailable("a replica of the log stays behind".into()));
+            }
+            sleep(pause).await;
+            pause *= 2;
+        }
+    }
+
+    /// A message of a shard; `None` for what stands under a subject where no reader would look for it.
+    fn entry(&self, shard: u32, message: &Message) -> Option<Entry> {
+        let job: JobId = names::job_of(header(message, names::SUBJECT)?).parse().ok()?;
+        let pos = number(message, names::SEQUENCE)?;
+        let time = humantime::parse_rfc3339(header(message, names::TIME)?).ok()?;
+        let time = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let at_home = job.shard(self.log.shards) == shard;
+        at_home.then(|| Entry { job, pos, time, payload: message.payload.clone() })
+    }
+
+    /// The row of a job, unless the event at which it was found is not its last one below `top`, or it is of another
+    /// kind.
+    async fn verdict(
+        &self,
+        found: Found,
+        top: Pos,
+        kind: Option<&Kind>,
+    ) -> Result<Option<JobRow>, Unavailable> {
+        if !found.sure && !self.is_last(&found.row.id, found.pos, top).await? {
+            return Ok(None);
+        }
+        let mut row = found.row;
+        if !found.whole
+            && let Some(first) = self.first_payload(&row.id).await?
+        {
+            row.begun(&first);
+        }
+        let wanted = kind.is_none_or(|kind| row.kind.as_ref() == Some(kind));
+        Ok(wanted.then_some(row))
+    }
+
+    /// Whether a job has no event between `pos` and `top`, as the leader knows it: a replica that is behind would have
+    /// a job listed twice.
+    async fn is_last(&self, job: &JobId, pos: Pos, top: Pos) -> Result<bool, Unavailable> {
+        let (stream, subject) = (self.log.stream(job), self.log.subject(job));
+        // The last one is cheap to find, and nearly always tells.
+        match self.leader(&stream, &json!({"last_by_subj": subject})).await? {
+            Some(last) if last.pos <= pos => return Ok(true),
+            Some(last) if last.pos <= top && last.is_event_of(job) => return Ok(false),
+            Some(_) => {}
+            None => return Ok(true),
+        }
+        let mut from = pos + 1;
+        for _ in 0..LIST_FOREIGN {
+            match self.leader(&stream, &json!({"seq": from, "next_by_subj": subject})).await? {
+                Some(next) if next.pos <= top && !next.is_event_of(job) => from = next.pos + 1,
+                Some(next) => return Ok(next.pos > top),
+                None => return Ok(true),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The payload of the first event that the log still has of a job.
+    async fn first_payload(&self, job: &JobId) -> Result<Option<Bytes>, Unavailable> {
+        let ask = json!({"seq": 1, "next_by_subj": self.log.subject(job)});
+        let stream = self.log.stream(job);
+        let subject = names::api(&format!("DIRECT.GET.{stream}"));
+        let answer = api::request(&self.log.nats.replay, subject, None, ask.to_string().into()).await?;
+        if answer.status.is_none() {
+            return Ok(Some(answer.payload));
+        }
+        // Of a new job a replica may have nothing yet.
+        Ok(self.leader(&stream, &ask).await?.map(|first| first.payload))
+    }
+
+    /// One message, from the leader of a stream.
+    async fn leader(&self, stream: &str, ask: &Value) -> Result<Option<Given>, Unavailable> {
+        let get = format!("STREAM.MSG.GET.{stream}");
+        let found = api::find(&self.log.nats.replay, &get, ask, &[code::NO_MESSAGE]).await;
+        let Some(answer) = found.map_err(unavailable)? else { return Ok(None) };
+        let message = &answer["message"];
+        let payload = BASE64.decode(message["data"].as_str().unwrap_or_default()).unwrap_or_default();
+        let pos = message["seq"].as_u64();
+        let pos = pos.ok_or_else(|| Unavailable("a message without a sequence".into()))?;
+        Ok(Some(Given { pos, payload: payload.into() }))
+    }
+}

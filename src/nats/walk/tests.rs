@@ -1,0 +1,406 @@
+//! Tests of the walk: random logs that go on growing and expiring while the pages are turned, against a model that has
+//! the whole log before it; and its bounds, one by one.
+
+use std::collections::{BTreeMap, HashMap};
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::wire::Kind;
+
+/// A log that the test sees whole.
+#[derive(Clone, Debug, Default)]
+struct Model {
+    shards: Vec<Vec<Entry>>,
+    /// The first place that each shard still has.
+    firsts: Vec<Pos>,
+    clock: u64,
+    /// The last number of each job that has not ended.
+    seqs: HashMap<JobId, u64>,
+    /// Which one of the jobs of that place is alive.
+    lives: BTreeMap<(usize, u8), u32>,
+}
+
+/// One event more.
+#[derive(Clone, Debug)]
+struct Write {
+    shard: prop::sample::Index,
+    job: u8,
+    act: u8,
+    /// How much later it is than the one before, in milliseconds; often not at all.
+    later: u64,
+}
+
+fn writes(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Write>> {
+    let write = (any::<prop::sample::Index>(), 0..5_u8, 0..20_u8, 0..3_u64);
+    let write = write.prop_map(|(shard, job, act, later)| Write { shard, job, act, later });
+    prop::collection::vec(write, count)
+}
+
+/// What becomes of the log before a page.
+#[derive(Clone, Debug)]
+struct Meanwhile {
+    writes: Vec<Write>,
+    /// How many of its oldest events each shard loses.
+    expire: u64,
+}
+
+fn meanwhile() -> impl Strategy<Value = Meanwhile> {
+    let expire = prop_oneof![3 => Just(0), 1 => 0..6_u64];
+    (writes(0..12), expire).prop_map(|(writes, expire)| Meanwhile { writes, expire })
+}
+
+fn bounds() -> impl Strategy<Value = Bounds> {
+    (1..7_usize, 1..12_u64, 5..9_u32, 1..12_usize).prop_map(|(rows, window, windows, lookups)| Bounds {
+        rows,
+        window,
+        windows,
+        lookups,
+    })
+}
+
+fn status() -> impl Strategy<Value = Option<Status>> {
+    prop::option::weighted(0.4, prop::sample::select(&Status::ALL))
+}
+
+impl Model {
+    fn new(shards: usize) -> Self {
+        Self { shards: vec![Vec::new(); shards], firsts: vec![1; shards], ..Self::default() }
+    }
+
+    fn apply(&mut self, write: &Write) {
+        let shard = write.shard.index(self.shards.len());
+        self.clock += write.later * 1_000_000;
+        let life = *self.lives.entry((shard, write.job)).or_default();
+        let job: JobId = format!("s{shard}-{}-{life}", write.job).parse().unwrap();
+        let seq = self.seqs.get(&job).copied().unwrap_or(0) + 1;
+        let kind = ["demo", "exec"][usize::from(write.job % 2)];
+        let of = match (write.act, seq) {
+            (19, _) => return self.push(shard, job, "junk".into()),
+            (_, 1) => "job:queued:v1",
+            (0, _) => "job:done:v1",
+            (1, _) => "job:failed:v1",
+            (2, _) => "job:cancelled:v1",
+            (3..6, _) => "job:started:v1",
+            _ => "model:chunk:v1",
+        };
+        let event = json!({"type": of, "job": job, "seq": seq, "attempt": u32::from(seq > 1), "ts": self.clock,
+            "kind": kind, "text": "x".repeat(usize::from(write.act) * 9)});
+        if write.act < 3 && seq > 1 {
+            // Nothing follows the end of a job.
+            self.lives.insert((shard, write.job), life + 1);
+        }
+        self.seqs.insert(job.clone(), seq);
+        self.push(shard, job, event.to_string());
+    }
+
+    fn push(&mut self, shard: usize, job: JobId, payload: String) {
+        let pos = self.shards[shard].len() as Pos + 1;
+        self.shards[shard].push(Entry { job, pos, time: self.clock, payload: payload.into() });
+    }
+
+    fn tops(&self) -> Vec<Place> {
+        let top = |shard: &Vec<Entry>| Place { top: shard.len() as Pos, next: shard.len() as Pos };
+        self.shards.iter().map(top).collect()
+    }
+
+    /// What a shard still has, by rising places.
+    fn kept(&self, shard: usize) -> impl DoubleEndedIterator<Item = &Entry> {
+        self.shards[shard].iter().filter(move |entry| entry.pos >= self.firsts[shard])
+    }
+
+    /// The events of a job, among them only those that can be read.
+    fn events(&self, shard: usize, job: &JobId) -> impl DoubleEndedIterator<Item = Stored> {
+        let of_job = self.kept(shard).filter(move |entry| entry.job == *job);
+        of_job.filter_map(|entry| Stored::decode(&entry.job, entry.pos, entry.payload.clone()).ok())
+    }
+
+    /// The whole listing as of `tops`: shard, place and row of each job, newest first.
+    fn listing(&self, tops: &[Place], status: Option<Status>) -> Vec<(usize, Pos, JobRow)> {
+        let mut all = Vec::new();
+        for (shard, place) in tops.iter().enumerate() {
+            let mut seen = HashSet::new();
+            for entry in self.kept(shard).rev().filter(|entry| entry.pos <= place.top) {
+                let last = Stored::decode(&entry.job, entry.pos, entry.payload.clone());
+                let Ok(last) = last else { continue };
+                if seen.insert(entry.job.clone()) && status.is_none_or(|status| status == last.status()) {
+                    all.push((entry.time, shard, entry.pos, JobRow::new(&last, entry.time / 1_000_000)));
+                }
+            }
+        }
+        all.sort_by_key(|(time, shard, pos, _)| (std::cmp::Reverse(*time), *shard, std::cmp::Reverse(*pos)));
+        all.into_iter().map(|(_, shard, pos, row)| (shard, pos, row)).collect()
+    }
+
+    /// Answers a read as the broker does: it stops behind the message that reaches `bytes`.
+    fn answer(&self, window: Window, bytes: usize, walk: &mut Walk) {
+        let (mut got, mut size) = (Vec::new(), 0);
+        for entry in self.kept(window.shard as usize).filter(|entry| entry.pos >= window.from) {
+            if got.len() as u64 > window.to - window.from || size >= bytes {
+                break;
+            }
+            size += entry.payload.len();
+            got.push(entry.clone());
+        }
+        let last = self.shards[window.shard as usize].len() as Pos;
+        let reached = got.last().is_none_or(|entry| entry.pos >= window.to.min(last));
+        if reached { walk.read(window, &got) } else { walk.cut(window, got.len()) }
+    }
+
+    /// Judges as the driver does.
+    fn verdict(&self, found: &Found, tops: &[Place], kind: Option<&Kind>) -> Option<JobRow> {
+        let (shard, job) = (found.shard as usize, &found.row.id);
+        let later = |event: &Stored| event.pos > found.pos && event.pos <= tops[shard].top;
+        let is_last = !self.events(shard, job).any(|event| later(&event));
+        assert!(is_last || !found.sure, "{job} at {} is not at its last event", found.pos);
+        let mut row = found.row.clone();
+        if !found.whole
+            && let Some(first) = self.events(shard, job).next()
+        {
+            row.begun(first.payload());
+        }
+        (is_last && kind.is_none_or(|kind| row.kind.as_ref() == Some(kind))).then_some(row)
+    }
+}
+
+/// What a page did.
+struct Turned {
+    rows: Vec<JobRow>,
+    next: Option<Vec<Place>>,
+    /// The most reads of one shard, and all look-ups.
+    cost: (u32, usize),
+}
+
+/// Makes one page. `change` happens to the log before each answer.
+fn turn(
+    model: &mut Model,
+    places: &[Place],
+    ask: (Option<Status>, Option<&Kind>),
+    bounds: Bounds,
+    bytes: usize,
+    mut change: impl FnMut(&mut Model),
+) -> Turned {
+    let mut walk = Walk::new(places, &model.firsts, ask.0, bounds);
+    let (mut reads, mut lookups) = (vec![0; places.len()], 0);
+    loop {
+        change(model);
+        match walk.step() {
+            Step::Read(windows) => {
+                for window in windows {
+                    reads[window.shard as usize] += 1;
+                    model.answer(window, bytes, &mut walk);
+                }
+            }
+            Step::Judge(found) => {
+                lookups += found.len();
+                walk.judge(found.iter().map(|found| model.verdict(found, places, ask.1)).collect());
+            }
+            Step::Over => break,
+        }
+    }
+    let (rows, next) = walk.end();
+    Turned { rows, next, cost: (reads.into_iter().max().unwrap_or(0), lookups) }
+}
+
+/// A row without what may have expired since.
+fn lasting(row: &JobRow) -> JobRow {
+    JobRow { kind: None, created_at: None, ..row.clone() }
+}
+
+proptest! {
+    #[test]
+    fn the_pages_list_each_job_once_newest_first_while_the_log_goes_on(
+        shards in 1..5_usize,
+        before in writes(0..160),
+        bounds in bounds(),
+        status in status(),
+        bytes in 1..2000_usize,
+        meanwhile in prop::collection::vec(meanwhile(), 1..12),
+    ) {
+        let mut model = Model::new(shards);
+        before.iter().for_each(|write| model.apply(write));
+        let tops = model.tops();
+        let expected = model.listing(&tops, status);
+        let (mut places, mut rows, mut page) = (tops.clone(), Vec::new(), 0);
+        loop {
+            let now = &meanwhile[page % meanwhile.len()];
+            for (first, shard) in model.firsts.iter_mut().zip(&model.shards) {
+                *first = (*first + now.expire).min(shard.len() as Pos + 1);
+            }
+            let mut coming = now.writes.iter();
+            let turned = turn(&mut model, &places, (status, None), bounds, bytes, |model| {
+                coming.next().into_iter().for_each(|write| model.apply(write));
+            });
+            prop_assert!(turned.rows.len() <= bounds.rows);
+            prop_assert!(turned.cost.0 <= bounds.windows && turned.cost.1 <= bounds.lookups, "{:?}", turned.cost);
+            rows.extend(turned.rows.iter().map(lasting));
+            let Some(next) = turned.next else { break };
+            // Each page gets on, so that turning pages ends.
+            let left = |places: &[Place]| places.iter().map(|place| place.next).sum::<u64>();
+            prop_assert!(left(&next) < left(&places), "{:?} after {:?}", next, places);
+            for (next, top) in next.iter().zip(&tops) {
+                prop_assert!(next.top == top.top || *next == Place::default());
+            }
+            (places, page) = (next, page + 1);
+        }
+        // Only what expired before its place was reached may be missing.
+        let mut rows = rows.into_iter().peekable();
+        for (shard, pos, row) in expected {
+            if rows.next_if_eq(&row).is_none() {
+                prop_assert!(pos < model.firsts[shard], "{:?} at {} is not listed in its place", row, pos);
+            }
+        }
+        prop_assert_eq!(rows.collect::<Vec<_>>(), vec![], "listed twice, or out of order");
+    }
+
+    #[test]
+    fn a_filter_by_kind_leaves_out_the_others_and_nothing_else(
+        before in writes(0..160),
+        bounds in bounds(),
+        status in status(),
+    ) {
+        let mut model = Model::new(2);
+        before.iter().for_each(|write| model.apply(write));
+        let (tops, kind) = (model.tops(), "exec".parse().unwrap());
+        let all = model.listing(&tops, status).into_iter();
+        let of_kind = |row: &JobRow| row.id.as_str().split('-').nth(1).unwrap().parse::<u8>().unwrap() % 2 == 1;
+        let expected: Vec<_> = all.map(|(.., row)| row).filter(of_kind).collect();
+        let (mut places, mut rows) = (tops, Vec::new());
+        loop {
+            let turned = turn(&mut model, &places, (status, Some(&kind)), bounds, usize::MAX, |_| ());
+            prop_assert!(turned.rows.iter().all(|row| row.kind.as_ref() == Some(&kind) && row.created_at.is_some()));
+            rows.extend(turned.rows.iter().map(lasting));
+            let Some(next) = turned.next else { break };
+            places = next;
+        }
+        prop_assert_eq!(rows, expected);
+    }
+}
+
+const WIDE: Bounds = Bounds { rows: 20, window: 256, windows: 16, lookups: 256 };
+
+/// Appends an event of a job.
+fn event(model: &mut Model, shard: usize, job: &str, of: &str) {
+    let id: JobId = job.parse().unwrap();
+    let seq = *model.seqs.entry(id.clone()).and_modify(|seq| *seq += 1).or_insert(1);
+    model.clock += 1_000_000;
+    let event = json!({"type": of, "job": job, "seq": seq, "attempt": 1, "ts": 1});
+    model.push(shard, id, event.to_string());
+}
+
+fn ids(rows: &[JobRow]) -> Vec<&str> {
+    rows.iter().map(|row| row.id.as_str()).collect()
+}
+
+#[test]
+fn a_page_that_holds_exactly_all_jobs_says_that_there_is_no_other() {
+    let mut model = Model::new(2);
+    for (shard, job) in [(0, "a"), (1, "b"), (0, "c"), (0, "a"), (1, "d")] {
+        event(&mut model, shard, job, "model:chunk:v1");
+    }
+    let tops = model.tops();
+    for (rows, expected, more) in [
+        (3, &["d", "a", "c"][..], true),
+        (4, &["d", "a", "c", "b"], false),
+        (5, &["d", "a", "c", "b"], false),
+    ] {
+        let bounds = Bounds { rows, ..WIDE };
+        let turned = turn(&mut model, &tops, (None, None), bounds, usize::MAX, |_| ());
+        assert_eq!((ids(&turned.rows), turned.next.is_some()), (expected.to_vec(), more));
+    }
+    let turned = turn(&mut Model::new(3), &[Place::default(); 3], (None, None), WIDE, usize::MAX, |_| ());
+    assert_eq!((turned.rows, turned.next, turned.cost), (vec![], None, (0, 0)));
+}
+
+#[test]
+fn a_job_that_moves_while_the_pages_are_turned_stays_where_it_was() {
+    let mut model = Model::new(1);
+    for job in ["a", "b", "c", "c"] {
+        event(&mut model, 0, job, "model:chunk:v1");
+    }
+    let one = Bounds { rows: 1, ..WIDE };
+    let (mut places, mut rows) = (model.tops(), Vec::new());
+    loop {
+        let turned = turn(&mut model, &places, (None, None), one, usize::MAX, |_| ());
+        rows.extend(turned.rows);
+        let Some(next) = turned.next else { break };
+        places = next;
+        for job in ["c", "a", "b", "new"] {
+            event(&mut model, 0, job, "model:chunk:v1");
+        }
+    }
+    assert_eq!(ids(&rows), ["c", "b", "a"]);
+    assert_eq!(rows.iter().map(|row| row.seq.0).collect::<Vec<_>>(), [2, 1, 1]);
+}
+
+#[test]
+fn a_job_far_below_many_events_of_others_is_found_at_a_bounded_cost_a_page() {
+    let mut model = Model::new(2);
+    event(&mut model, 0, "old", "job:done:v1");
+    for n in 0..20_000 {
+        event(&mut model, n % 2, ["x", "y"][n % 2], "model:chunk:v1");
+    }
+    let (mut places, mut pages, mut rows) = (model.tops(), 0, Vec::new());
+    loop {
+        let turned = turn(&mut model, &places, (None, None), WIDE, usize::MAX, |_| ());
+        assert!(turned.cost.0 <= 16 && turned.cost.1 <= 3, "{:?}", turned.cost);
+        (pages, rows) = (pages + 1, [rows, turned.rows].concat());
+        let Some(next) = turned.next else { break };
+        places = next;
+    }
+    assert_eq!(ids(&rows), ["y", "x", "old"]);
+    // 10,001 events a shard, 16 reads of 256 a page.
+    assert_eq!(pages, 3);
+}
+
+#[test]
+fn a_window_of_too_many_bytes_is_halved_until_it_fits() {
+    let mut model = Model::new(1);
+    for n in 0..600 {
+        event(&mut model, 0, &format!("j{n}"), "model:chunk:v1");
+    }
+    // Room for one event at a time.
+    let (mut places, mut rows) = (model.tops(), Vec::new());
+    loop {
+        let turned = turn(&mut model, &places, (None, None), WIDE, 1, |_| ());
+        rows.extend(turned.rows);
+        let Some(next) = turned.next else { break };
+        places = next;
+    }
+    let expected: Vec<_> = (0..600).rev().map(|n| format!("j{n}")).collect();
+    assert_eq!(ids(&rows), expected);
+}
+
+#[test]
+fn a_shard_is_read_on_only_when_it_may_hold_a_newer_job() {
+    let mut model = Model::new(2);
+    // The first shard is older than the second as a whole.
+    for (shard, job) in [(0, "a"), (1, "b")] {
+        for n in 0..1000 {
+            event(&mut model, shard, &format!("{job}{n}"), "model:chunk:v1");
+        }
+    }
+    let tops = model.tops();
+    let mut walk = Walk::new(&tops, &[1, 1], None, WIDE);
+    let mut read = Vec::new();
+    loop {
+        match walk.step() {
+            Step::Read(windows) => {
+                for window in windows {
+                    read.push(window.shard);
+                    model.answer(window, usize::MAX, &mut walk);
+                }
+            }
+            Step::Judge(found) => {
+                assert!(found.iter().all(|found| found.shard == 1 && found.sure));
+                walk.judge(found.into_iter().map(|found| Some(found.row)).collect());
+            }
+            Step::Over => break,
+        }
+    }
+    assert_eq!(read, [0, 1]);
+    let (rows, next) = walk.end();
+    assert_eq!((rows.len(), ids(&rows)[19]), (20, "b980"));
+    assert_eq!(next, Some(vec![tops[0], Place { top: 1000, next: 980 }]));
+}

@@ -1,0 +1,463 @@
+use std::collections::{BTreeMap, HashMap};
+
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use tailwater::nats::Nats;
+use tailwater::wire::JobId;
+
+use crate::bad_input::http;
+use crate::support::broker::Broker;
+use crate::support::process::run;
+use crate::support::system::{Edge, System, words};
+use crate::support::{eventually, within};
+use crate::watching::on_one_and_three;
+
+on_one_and_three!(
+    jobs_are_listed_newest_first_as_what_they_are,
+    a_job_is_in_the_list_as_soon_as_it_is_submitted,
+    every_job_is_on_one_page_while_they_all_run,
+    filters_leave_out_the_others_and_nothing_else,
+    what_has_expired_is_null_or_not_listed,
+    what_is_no_event_hides_no_job,
+);
+
+/// `GET /api/jobs` with a query.
+async fn get(edge: &Edge, query: &str) -> (u16, Value) {
+    let (status, _, body) = http(edge, "GET", &format!("/api/jobs?{query}"), "", b"").await;
+    (status, body)
+}
+
+async fn list(edge: &Edge, query: &str) -> Value {
+    let (status, body) = get(edge, query).await;
+    assert_eq!(status, 200, "{query}: {body}");
+    body
+}
+
+/// The jobs of all pages, and how many pages there were.
+async fn turn(edge: &Edge, filter: &str, limit: usize) -> (Vec<Value>, usize) {
+    let (mut jobs, mut pages, mut query) = (Vec::new(), 0, format!("{filter}&limit={limit}"));
+    loop {
+        let page = list(edge, query.trim_start_matches('&')).await;
+        let rows = page["jobs"].as_array().unwrap();
+        assert!(rows.len() <= limit);
+        jobs.extend(rows.iter().cloned());
+        pages += 1;
+        assert!(pages <= 1000, "the pages do not end");
+        let Some(next) = page["next"].as_str() else { break };
+        query = format!("{filter}&limit={limit}&page={next}");
+    }
+    assert!(jobs.is_sorted_by_key(|job| std::cmp::Reverse(job["updated_at"].as_u64().unwrap())), "{jobs:?}");
+    (jobs, pages)
+}
+
+fn ids(jobs: &[Value]) -> Vec<&str> {
+    jobs.iter().map(|job| job["id"].as_str().unwrap()).collect()
+}
+
+/// Writes logs as any program may, without a worker.
+struct Pen<'a> {
+    system: &'a System,
+    client: async_nats::Client,
+    seqs: HashMap<String, u64>,
+}
+
+impl<'a> Pen<'a> {
+    async fn of(system: &'a System) -> Self {
+        let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>()).await.unwrap();
+        Self { system, client, seqs: HashMap::new() }
+    }
+
+    fn subject(&self, job: &str) -> String {
+        let shard = job.parse::<JobId>().unwrap().shard(self.system.log.shards());
+        format!("{}.chunks.{shard}.{job}", self.system.options.prefix)
+    }
+
+    fn event(&mut self, job: &str, of: &str) -> String {
+        let seq = self.seqs.entry(job.to_owned()).and_modify(|seq| *seq += 1).or_insert(1);
+        let kind = job.split('-').next().unwrap();
+        json!({"type": of, "job": job, "seq": seq, "attempt": 1, "ts": 1000 + *seq, "kind": kind, "text": "some words "})
+            .to_string()
+    }
+
+    /// Stores one event.
+    async fn write(&mut self, job: &str, of: &str) {
+        let event = self.event(job, of);
+        self.write_raw(job, event).await;
+    }
+
+    async fn write_raw(&self, job: &str, payload: String) {
+        let acked = self.client.request(self.subject(job), payload.into());
+        let ack: Value = serde_json::from_slice(&within("an ack", acked).await.unwrap().payload).unwrap();
+        assert!(ack["seq"].is_u64(), "{ack}");
+    }
+
+    /// Stores many events, one of each job in turn.
+    async fn write_many(&mut self, jobs: &[&str], count: usize) {
+        for n in 0..count {
+            let job = jobs[n % jobs.len()];
+            let (subject, event) = (self.subject(job), self.event(job, "model:chunk:v1"));
+            self.client.publish(subject, event.into()).await.unwrap();
+        }
+        for job in jobs {
+            self.write(job, "model:chunk:v1").await;
+        }
+    }
+}
+
+async fn jobs_are_listed_newest_first_as_what_they_are(broker: &Broker) {
+    let system = System::on(broker).await;
+    let edge = system.edge().await;
+    assert_eq!(list(&edge, "").await, json!({"jobs": [], "next": null}));
+    let waits = system.submit("waits", words(2, 0, 1)).await;
+    let page = list(&edge, "").await;
+    let (row, state) = (&page["jobs"][0], system.state(&waits).await.unwrap());
+    let expected = json!({"id": "waits", "kind": "demo", "status": "queued", "attempt": 0, "seq": 1,
+        "created_at": state.created_at, "updated_at": row["updated_at"]});
+    assert_eq!(page, json!({"jobs": [expected], "next": null}));
+    system.demo().await;
+    system.ended(&waits).await;
+    for id in ["first", "second", "third"] {
+        let job = system.submit(id, words(3, 0, 1)).await;
+        system.ended(&job).await;
+    }
+    let page = list(&edge, "").await;
+    assert_eq!(ids(page["jobs"].as_array().unwrap()), ["third", "second", "first", "waits"]);
+    assert_eq!(page["next"], Value::Null);
+    for row in page["jobs"].as_array().unwrap() {
+        let state = system.state(&row["id"].as_str().unwrap().parse().unwrap()).await.unwrap();
+        let same = json!({"kind": state.kind, "status": "done", "attempt": 1, "seq": state.seq, "created_at": state.created_at});
+        for (field, value) in same.as_object().unwrap() {
+            assert_eq!(&row[field], value, "{field} of {row}");
+        }
+        // One machine, one clock.
+        let updated = row["updated_at"].as_u64().unwrap();
+        assert!(state.ended_at.unwrap() <= updated && updated < state.ended_at.unwrap() + 60_000, "{row}");
+    }
+    // A job that moves comes to the front; pages of one say the same.
+    system.submit("runs", words(100_000, 50, 1)).await;
+    eventually("the job at work", || async {
+        let page = list(&edge, "limit=1").await;
+        (page["jobs"][0]["id"] == "runs" && page["jobs"][0]["status"] == "running").then_some(())
+    })
+    .await;
+    let (jobs, pages) = turn(&edge, "", 1).await;
+    assert_eq!((ids(&jobs), pages), (vec!["runs", "third", "second", "first", "waits"], 5));
+    system.end().await;
+}
+
+async fn a_job_is_in_the_list_as_soon_as_it_is_submitted(broker: &Broker) {
+    let system = System::on(broker).await;
+    let edge = system.edge().await;
+    for n in 0..60 {
+        let id = format!("new-{n}");
+        system.submit(&id, Value::Null).await;
+        let page = list(&edge, "limit=2").await;
+        let row = &page["jobs"][0];
+        assert_eq!((row["id"].as_str(), row["kind"].as_str()), (Some(&*id), Some("demo")), "{page}");
+    }
+    system.end().await;
+}
+
+async fn every_job_is_on_one_page_while_they_all_run(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let edges = [system.edge().await, system.edge().await];
+    let (mut expected, mut running) = (BTreeMap::new(), Vec::new());
+    for n in 0..30 {
+        let job = system.submit(&format!("over-{n}"), words(3, 0, n)).await;
+        expected.insert(job.to_string(), 0);
+        running.push(system.submit(&format!("runs-{n}"), words(1_000_000, 40, n)).await);
+    }
+    for job in &running {
+        eventually("a job at work", || async {
+            system.log.last(job).await.ok().flatten().filter(|last| last.seq.0 > 3)
+        })
+        .await;
+        expected.insert(job.to_string(), 0);
+    }
+    for round in 0..3 {
+        let (mut seen, mut query, mut page) = (expected.clone(), "limit=7".to_owned(), 0);
+        loop {
+            let answer = list(&edges[page % 2], &query).await;
+            for row in answer["jobs"].as_array().unwrap() {
+                let count = seen.get_mut(row["id"].as_str().unwrap());
+                *count.unwrap_or_else(|| panic!("{row} came after the listing began")) += 1;
+            }
+            // What comes to be meanwhile is on the first page of the next listing.
+            system.submit(&format!("late-{round}-{page}"), words(2, 0, 1)).await;
+            page += 1;
+            let Some(next) = answer["next"].as_str() else { break };
+            query = format!("limit=7&page={next}");
+        }
+        assert!(seen.values().all(|&count| count == 1), "{seen:?}");
+        for late in 0..page {
+            expected.insert(format!("late-{round}-{late}"), 0);
+        }
+    }
+    // All that run, and no other.
+    let (jobs, _) = turn(&edges[0], "status=running", 4).await;
+    let running_now: Vec<&str> = ids(&jobs).into_iter().filter(|id| id.starts_with("runs-")).collect();
+    assert_eq!(running_now.len(), 30, "{running_now:?}");
+    assert!(ids(&jobs).iter().all(|id| !id.starts_with("over-")));
+    system.end().await;
+}
+
+async fn filters_leave_out_the_others_and_nothing_else(broker: &Broker) {
+    let system = System::on(broker).await;
+    let edge = system.edge().await;
+    let mut pen = Pen::of(&system).await;
+    let mut expected: Vec<(String, &str, &str)> = Vec::new();
+    for n in 0..24 {
+        let kind = ["red", "green"][n % 2];
+        let (of, status) = [
+            ("job:queued:v1", "queued"),
+            ("job:started:v1", "running"),
+            ("model:chunk:v1", "running"),
+            ("job:done:v1", "done"),
+            ("job:failed:v1", "failed"),
+            ("job:cancelled:v1", "cancelled"),
+        ][n / 2 % 6];
+        let job = format!("{kind}-{n}");
+        pen.write(&job, "job:queued:v1").await;
+        if of != "job:queued:v1" {
+            pen.write(&job, of).await;
+        }
+        expected.insert(0, (job, kind, status));
+    }
+    for status in ["", "queued", "running", "done", "failed", "cancelled"] {
+        for kind in ["", "red", "green", "blue"] {
+            let fits = |is: &str, filter: &str| filter.is_empty() || is == filter;
+            let expected: Vec<&str> = expected
+                .iter()
+                .filter(|(_, of, is)| fits(of, kind) && fits(is, status))
+                .map(|(job, ..)| job.as_str())
+                .collect();
+            let mut filter = String::new();
+            for (name, value) in [("status", status), ("kind", kind)] {
+                if !value.is_empty() {
+                    filter += &format!("&{name}={value}");
+                }
+            }
+            for limit in [1, 100] {
+                assert_eq!(ids(&turn(&edge, &filter, limit).await.0), expected, "{filter} by {limit}");
+            }
+        }
+    }
+    system.end().await;
+}
+
+async fn what_has_expired_is_null_or_not_listed(broker: &Broker) {
+    // A shard that keeps a few dozen kilobytes.
+    let system = System::with(broker, |settings| {
+        settings.shards = 1;
+        settings.max_bytes = 64 << 10;
+    })
+    .await;
+    let edge = system.edge().await;
+    let mut pen = Pen::of(&system).await;
+    pen.write("gone-1", "job:queued:v1").await;
+    pen.write("gone-1", "job:done:v1").await;
+    pen.write("old-1", "job:queued:v1").await;
+    let page = list(&edge, "").await;
+    assert_eq!(page["jobs"][0]["created_at"], 1001);
+    pen.write_many(&["old-1"], 1500).await;
+    pen.write("new-1", "job:queued:v1").await;
+    let (jobs, _) = turn(&edge, "", 1).await;
+    assert_eq!(ids(&jobs), ["new-1", "old-1"]);
+    assert_eq!((&jobs[0]["kind"], &jobs[0]["created_at"]), (&json!("new"), &json!(1001)));
+    let (old, nothing) = (&jobs[1], &Value::Null);
+    assert_eq!((&old["kind"], &old["created_at"], &old["status"]), (nothing, nothing, &json!("running")));
+    assert_eq!(old["seq"], 1502);
+    assert_eq!(ids(&turn(&edge, "kind=old", 5).await.0), Vec::<&str>::new());
+    system.end().await;
+}
+
+async fn what_is_no_event_hides_no_job(broker: &Broker) {
+    let system = System::with(broker, |settings| settings.shards = 1).await;
+    let edge = system.edge().await;
+    let mut pen = Pen::of(&system).await;
+    for job in ["a-1", "b-1", "c-1"] {
+        pen.write(job, "job:queued:v1").await;
+    }
+    // Behind the last event, before the first, and under a name that no job has.
+    pen.write_raw("b-1", "junk".into()).await;
+    pen.write_raw("d-1", "junk".into()).await;
+    pen.write("d-1", "job:started:v1").await;
+    let strange = format!("{}.chunks.0.ä", system.options.prefix);
+    pen.client.request(strange, "junk".into()).await.unwrap();
+    let first = list(&edge, "limit=1").await;
+    assert_eq!(ids(first["jobs"].as_array().unwrap()), ["d-1"]);
+    // All move while the pages are turned; the listing is of the moment when it began.
+    for job in ["a-1", "b-1", "c-1", "d-1", "e-1"] {
+        pen.write(job, "job:started:v1").await;
+    }
+    let (mut jobs, mut next) = (Vec::new(), first["next"].clone());
+    while let Some(page) = next.as_str() {
+        let page = list(&edge, &format!("limit=1&page={page}")).await;
+        jobs.extend(page["jobs"].as_array().unwrap().clone());
+        next = page["next"].clone();
+    }
+    assert_eq!(ids(&jobs), ["c-1", "b-1", "a-1"]);
+    assert!(jobs.iter().all(|job| job["status"] == "queued" && job["seq"] == 1), "{jobs:?}");
+    assert_eq!(ids(&turn(&edge, "", 2).await.0), ["e-1", "d-1", "c-1", "b-1", "a-1"]);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn bad_parameters_and_pages_of_others_are_refused() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let mut pen = Pen::of(&system).await;
+    for n in 0..6 {
+        pen.write(&format!("x-{n}"), "job:queued:v1").await;
+    }
+    let page = list(&edge, "limit=2").await["next"].as_str().unwrap().to_owned();
+    let other = System::on(Broker::shared_one()).await;
+    let other_edge = other.edge().await;
+    let mut other_pen = Pen::of(&other).await;
+    for n in 0..6 {
+        other_pen.write(&format!("x-{n}"), "job:queued:v1").await;
+    }
+    let foreign = list(&other_edge, "limit=2").await["next"].as_str().unwrap().to_owned();
+    let (cut, turned) = (&page[..page.len() - 1], page.chars().rev().collect::<String>());
+    for (query, code) in [
+        ("status=asleep", "bad_request"),
+        ("status=", "bad_request"),
+        ("status=Done", "bad_request"),
+        ("status=done&status=done", "bad_request"),
+        ("kind=de.mo", "bad_kind"),
+        ("kind=", "bad_kind"),
+        ("limit=0", "bad_request"),
+        ("limit=101", "bad_request"),
+        ("limit=-1", "bad_request"),
+        ("limit=many", "bad_request"),
+        ("limit=99999999999999999999", "bad_request"),
+        ("offset=3", "bad_request"),
+        ("limit=3&x", "bad_request"),
+        ("page=", "bad_page"),
+        ("page=1", "bad_page"),
+        ("page=%00", "bad_page"),
+        (&format!("page={cut}"), "bad_page"),
+        (&format!("page={page}{page}"), "bad_page"),
+        (&format!("page={turned}"), "bad_page"),
+        (&format!("page={foreign}"), "bad_page"),
+    ] {
+        let (status, problem) = get(&edge, query).await;
+        assert_eq!((status, problem["code"].as_str()), (400, Some(code)), "{query}: {problem}");
+    }
+    let page = format!("limit=100&page={page}");
+    assert_eq!(list(&edge, &page).await["jobs"].as_array().unwrap().len(), 4);
+    // The streams are made anew, and hold as much as before.
+    let prefix = system.options.prefix.as_str().to_uppercase();
+    for shard in 0..2 {
+        let delete = format!("$JS.API.STREAM.DELETE.{prefix}_CHUNKS_{shard}");
+        pen.client.request(delete, "".into()).await.unwrap();
+    }
+    let nats = Nats::connect(&system.options).await.unwrap();
+    let settings = tailwater::nats::Settings {
+        shards: 2,
+        replicas: 1,
+        max_age: std::time::Duration::from_secs(3600),
+        max_bytes: 256 << 20,
+    };
+    nats.set_up(&settings).await.unwrap();
+    for n in 0..6 {
+        pen.write(&format!("x-{n}"), "job:queued:v1").await;
+    }
+    let (status, problem) = get(&edge, &page).await;
+    assert_eq!((status, problem["code"].as_str()), (400, Some("bad_page")), "{problem}");
+    other.end().await;
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_page_asks_the_broker_a_bounded_number_of_questions_however_long_the_log_is() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let mut pen = Pen::of(&system).await;
+    pen.write("old-1", "job:queued:v1").await;
+    pen.write("old-1", "job:done:v1").await;
+    let others = ["a-1", "a-2", "a-3", "a-4", "a-5", "a-6"];
+    pen.write_many(&others, 20_000).await;
+    // Every question that anybody asks of these streams.
+    let mut asked = pen.client.subscribe("$JS.API.>").await.unwrap();
+    pen.client.publish("$JS.API.mark", "".into()).await.unwrap();
+    while within("the mark", asked.next()).await.unwrap().subject.as_str() != "$JS.API.mark" {}
+    let prefix = system.options.prefix.as_str().to_uppercase();
+    let (mut jobs, mut pages, mut query) = (Vec::new(), 0, "limit=20".to_owned());
+    loop {
+        let page = list(&edge, &query).await;
+        jobs.extend(page["jobs"].as_array().unwrap().clone());
+        pages += 1;
+        // The subscriber has seen all that was asked before this.
+        pen.client.publish("$JS.API.mark", "".into()).await.unwrap();
+        let (mut reads, mut bounds, mut others) = (0, 0, 0);
+        loop {
+            let question = within("a question", asked.next()).await.unwrap();
+            let subject = question.subject.as_str();
+            if subject == "$JS.API.mark" {
+                break;
+            }
+            if !subject.contains(&format!("{prefix}_")) {
+                continue;
+            }
+            let body: Value = serde_json::from_slice(&question.payload).unwrap_or_default();
+            if subject.contains("STREAM.INFO") {
+                bounds += 1;
+            } else if let Some(batch) = body["batch"].as_u64() {
+                assert!(batch <= 256, "{body}");
+                assert!(body.get("next_by_subj").is_none(), "{body}");
+                reads += 1;
+            } else {
+                others += 1;
+            }
+        }
+        // Two shards; the first page looks up its jobs, the others find only what was listed already, and `old-1`.
+        assert_eq!(bounds, 2);
+        assert!((1..=32).contains(&reads), "{reads} reads");
+        assert!(others <= 8, "{others} look-ups");
+        let Some(next) = page["next"].as_str() else { break };
+        query = format!("limit=20&page={next}");
+    }
+    assert_eq!(ids(&jobs)[6..], ["old-1"]);
+    let mut first: Vec<&str> = ids(&jobs)[..6].to_vec();
+    first.sort_unstable();
+    assert_eq!(first, others);
+    assert!((3..=6).contains(&pages), "{pages} pages");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn the_terminal_lists_jobs_as_a_table_and_as_json() {
+    let system = System::on(Broker::shared_one()).await;
+    let mut pen = Pen::of(&system).await;
+    for n in 0..130 {
+        pen.write(&format!("x-{n}"), "job:queued:v1").await;
+    }
+    pen.write("longer-name", "job:queued:v1").await;
+    pen.write("longer-name", "job:done:v1").await;
+    let flags = system.flags();
+    let jobs = async |args: &[&str]| {
+        run([&["jobs"], args, &flags.iter().map(String::as_str).collect::<Vec<_>>()].concat()).await
+    };
+    let (code, out, err) = jobs(&["--limit", "2"]).await;
+    assert_eq!(code, 0, "{err}");
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines.len(), 3, "{out}");
+    assert!(lines[0].starts_with("JOB          KIND    STATUS  ATTEMPT  EVENTS  CREATED"), "{out}");
+    let begin = "longer-name  longer  done    1        2       1970-01-01T00:00:01Z  20";
+    assert!(lines[1].starts_with(begin), "{out}");
+    assert!(lines[2].starts_with("x-129        x       queued  1        1 "), "{out}");
+    // More than one page.
+    let (code, out, _) = jobs(&["--limit", "125", "--json", "--kind", "x"]).await;
+    let rows: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let expected: Vec<String> = (5..130).rev().map(|n| format!("x-{n}")).collect();
+    assert_eq!((code, ids(&rows)), (0, expected.iter().map(String::as_str).collect()));
+    let (_, out, _) = jobs(&["--json"]).await;
+    assert_eq!(out.lines().count(), 20);
+    let (code, out, _) = jobs(&["--status", "done", "--limit", "1000"]).await;
+    assert_eq!((code, out.lines().count()), (0, 2), "{out}");
+    assert_eq!(jobs(&["--status", "asleep"]).await.0, 64);
+    assert_eq!(jobs(&["--limit", "0"]).await.0, 64);
+    system.end().await;
+}
