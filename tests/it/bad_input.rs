@@ -8,7 +8,7 @@ use crate::support::system::{Edge, System, text, words};
 use crate::support::within;
 
 /// Sends one HTTP request as bytes; gives status, content type and body.
-async fn http(edge: &Edge, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String, Value) {
+pub async fn http(edge: &Edge, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String, Value) {
     let mut socket = TcpStream::connect(&edge.addr).await.unwrap();
     let length = body.len();
     let headers = if headers.contains("Connection:") {
@@ -33,7 +33,7 @@ async fn http(edge: &Edge, method: &str, path: &str, headers: &str, body: &[u8])
     (status, content, serde_json::from_str(body).unwrap_or(Value::Null))
 }
 
-async fn post(edge: &Edge, body: &Value) -> (u16, Value) {
+pub async fn post(edge: &Edge, body: &Value) -> (u16, Value) {
     let json = "Content-Type: application/json\r\n";
     let (status, _, body) = http(edge, "POST", "/api/jobs", json, body.to_string().as_bytes()).await;
     (status, body)
