@@ -194,7 +194,7 @@ mod tests {
         (contents, ended)
     }
 
-    fn delta(delta: Value) -> Value {
+    fn delta(delta: &Value) -> Value {
         json!({"id": "c", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta, "finish_reason": null}]})
     }
 
@@ -213,9 +213,9 @@ mod tests {
     #[test]
     fn content_is_output_and_the_end_has_usage_and_reason() {
         let (contents, ended) = replied(&[
-            delta(json!({"role": "assistant", "content": ""})),
-            delta(json!({"content": "Hel"})),
-            delta(json!({"content": "lo", "refusal": null, "tool_calls": null})),
+            delta(&json!({"role": "assistant", "content": ""})),
+            delta(&json!({"content": "Hel"})),
+            delta(&json!({"content": "lo", "refusal": null, "tool_calls": null})),
             finish("stop"),
             json!({"choices": [], "usage": {"total_tokens": 3}}),
             json!("[DONE]"),
@@ -228,10 +228,10 @@ mod tests {
     #[test]
     fn reasoning_is_a_channel_of_its_own_under_either_name() {
         let (contents, _) = replied(&[
-            delta(json!({"reasoning_content": "a", "content": null})),
-            delta(json!({"reasoning": "b"})),
-            delta(json!({"reasoning": "c", "reasoning_content": "c"})),
-            delta(json!({"reasoning": "d", "reasoning_content": "", "content": "e"})),
+            delta(&json!({"reasoning_content": "a", "content": null})),
+            delta(&json!({"reasoning": "b"})),
+            delta(&json!({"reasoning": "c", "reasoning_content": "c"})),
+            delta(&json!({"reasoning": "d", "reasoning_content": "", "content": "e"})),
         ]);
         assert_eq!(contents, [reasoning("a"), reasoning("b"), reasoning("c"), reasoning("d"), output("e")]);
     }
@@ -239,18 +239,18 @@ mod tests {
     #[test]
     fn tool_calls_are_put_out_whole_and_in_their_place() {
         let piece = |index: u64, id: Value, arguments: &str| {
-            delta(json!({"tool_calls": [{"index": index, "id": id, "type": "function",
+            delta(&json!({"tool_calls": [{"index": index, "id": id, "type": "function",
                 "function": {"name": "f", "arguments": arguments}}]}))
         };
         let call = |id: &str, arguments: &str| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": arguments}});
         let (contents, ended) = replied(&[
-            delta(json!({"content": "before"})),
+            delta(&json!({"content": "before"})),
             piece(0, json!("a"), "{\"x\""),
             // Text amid a call does not tear it.
-            delta(json!({"content": "amid"})),
+            delta(&json!({"content": "amid"})),
             piece(0, Value::Null, ":1}"),
             piece(1, json!("b"), "{}"),
-            delta(json!({"content": "after"})),
+            delta(&json!({"content": "after"})),
             piece(2, json!("c"), "{"),
             finish("length"),
         ]);
@@ -266,8 +266,8 @@ mod tests {
     #[test]
     fn a_refusal_is_marked_once_and_read_as_output() {
         let (contents, _) = replied(&[
-            delta(json!({"refusal": "I "})),
-            delta(json!({"refusal": "won't", "content": null})),
+            delta(&json!({"refusal": "I "})),
+            delta(&json!({"refusal": "won't", "content": null})),
             finish("stop"),
         ]);
         assert_eq!(contents, [Content::Data(json!({"refusal": true})), output("I "), output("won't")]);
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn only_a_reason_to_finish_proves_an_answer_whole() {
-        for cut in [vec![], vec![json!("[DONE]")], vec![delta(json!({"content": "x"})), json!("[DONE]")]] {
+        for cut in [vec![], vec![json!("[DONE]")], vec![delta(&json!({"content": "x"})), json!("[DONE]")]] {
             assert_eq!(replied(&cut).1.unwrap_err().code, "cut");
         }
         // The end mark may be lost.
@@ -292,7 +292,7 @@ mod tests {
             json!({"object": "error", "message": "out of memory"}),
             json!({"error": {"message": "out of memory"}, "choices": [{"delta": {}, "finish_reason": "error"}]}),
         ] {
-            let failure = replied(&[delta(json!({"content": "x"})), error]).1.unwrap_err();
+            let failure = replied(&[delta(&json!({"content": "x"})), error]).1.unwrap_err();
             assert_eq!((failure.code.as_str(), failure.retry), ("model_failed", Retry::Later));
             assert_eq!(failure.message, "the model server broke off: out of memory");
         }

@@ -222,7 +222,8 @@ mod tests {
             cuts.extend([0, bytes.len()]);
             cuts.sort_unstable();
             let whole = events([bytes.as_slice()]);
-            prop_assert_eq!(events(cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]])), whole.clone());
+            let cut = events(cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]));
+            prop_assert_eq!(&cut, &whole);
             prop_assert_eq!(events(bytes.chunks(1)), whole);
         }
     }
