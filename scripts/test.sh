@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly nats_py=2.16.0 msgpack=1.2.4
+readonly nats_py=2.16.0 msgpack=1.2.4 webhooks=1.1.0
 readonly venv=$PWD/.tools/venv
 
 say() { printf '\n== %s\n' "$*"; }
@@ -38,18 +38,20 @@ NATS_SERVER=$(scripts/nats-server.sh)
 export NATS_SERVER
 "$NATS_SERVER" --version
 
-say "Python with nats-py $nats_py and msgpack $msgpack, in .tools/venv"
+say "Python with nats-py $nats_py, msgpack $msgpack and standardwebhooks $webhooks, in .tools/venv"
 has_nats_py() {
-  "$venv/bin/python" -c "import nats, msgpack, importlib.metadata as m
-raise SystemExit((m.version('nats-py'), m.version('msgpack')) != ('$nats_py', '$msgpack'))" 2>/dev/null
+  "$venv/bin/python" -c "import nats, msgpack, standardwebhooks, importlib.metadata as m
+there = [m.version(name) for name in ('nats-py', 'msgpack', 'standardwebhooks')]
+raise SystemExit(there != ['$nats_py', '$msgpack', '$webhooks'])" 2>/dev/null
 }
 if ! has_nats_py; then
   mkdir -p .tools
   bounded 120 python3 -m venv --clear "$venv" ||
     die "python3 cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv."
-  bounded 300 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "nats-py==$nats_py" "msgpack==$msgpack" ||
-    die "nats-py and msgpack could not be installed (PyPI packages of these names)."
-  has_nats_py || die "nats-py and msgpack were installed and do not import."
+  bounded 300 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    "nats-py==$nats_py" "msgpack==$msgpack" "standardwebhooks==$webhooks" ||
+    die "nats-py, msgpack and standardwebhooks could not be installed (PyPI packages of these names)."
+  has_nats_py || die "nats-py, msgpack and standardwebhooks were installed and do not import."
 fi
 "$venv/bin/python" --version
 
@@ -66,5 +68,7 @@ say "the demonstration"
 bounded 1800 scripts/run-demo.sh --check | tail -n 4
 
 say "cargo test"
+# The examples are run by the tests, as programs.
+bounded 1800 cargo build --locked --examples
 # Without doc tests, of which there are none: the last line counts tests that ran.
 bounded 3600 cargo test --locked --lib --bins --tests "$@"

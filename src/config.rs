@@ -152,9 +152,9 @@ pub const REFUSAL_WAIT: Duration = Duration::from_secs(5);
 pub const MESSAGE_MAX: usize = 1000;
 /// How long a callback may take, from the connection to the head of the answer. Standard Webhooks asks for 15 to 30 s.
 pub const CALLBACK_WAIT: Duration = Duration::from_secs(15);
-/// How much of the answer to a callback is read, in bytes, so that the connection can be used again.
+/// How much of the answer to a callback is read, in bytes, so that the receiver does not see its caller gone too early.
 pub const CALLBACK_ANSWER_MAX: usize = 4096;
-/// How long that may take; what takes longer is not worth a connection.
+/// How long that may take.
 pub const CALLBACK_ANSWER_WAIT: Duration = Duration::from_secs(1);
 /// How many attempts a callback has. With the pauses below, and up to [`ATTEMPT_PAUSE_MAX`] between two, they last about
 /// half an hour: a receiver that is being restarted or mended still gets it.

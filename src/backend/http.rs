@@ -61,14 +61,16 @@ impl FromStr for Secret {
 #[error("cannot set up HTTP: {0}")]
 pub struct NoClient(String);
 
-/// A client that follows no redirect: it would show what it carries to a host that nobody chose. Its connections belong
-/// to the runtime that uses it first.
+/// A client that follows no redirect: it would show what it carries to a host that nobody chose. Each request has a
+/// connection of its own: a server may close one that waits in the very moment in which it is used again, and that would
+/// cost an attempt, which is more than a handshake.
 pub(super) fn client() -> Result<Client, NoClient> {
     // For the whole process, unless it has chosen already: the provider that the broker's client would choose, too.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .redirect(Policy::none())
         .connect_timeout(HTTP_CONNECT_WAIT)
+        .pool_max_idle_per_host(0)
         .user_agent(concat!("tailwater/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|error| NoClient(describe(error)))

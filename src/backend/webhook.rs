@@ -165,7 +165,7 @@ impl Webhook {
             .body(body);
         let mut response = request.send().await?;
         let answer = (response.status(), http::retry_after(response.headers(), SystemTime::now()));
-        // A connection whose answer was read is used again. What it says is nobody's business.
+        // What it says is nobody's business; it may end its sentence.
         let _ = timeout(CALLBACK_ANSWER_WAIT, http::read_at_most(&mut response, CALLBACK_ANSWER_MAX)).await;
         Ok(answer)
     }

@@ -186,3 +186,22 @@ async fn next(claim: &mut Claim, free: usize) -> Delivery {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ATTEMPT_PAUSE_MAX;
+
+    #[test]
+    fn callbacks_are_tried_for_about_half_an_hour_and_other_jobs_for_seconds() {
+        let tried = |kind: &str| {
+            let Settings { max_attempts, pause, .. } = Settings::new(kind.parse().unwrap());
+            let pauses =
+                (0..max_attempts - 1).map(|doubled| (pause * 2_u32.pow(doubled)).min(ATTEMPT_PAUSE_MAX));
+            pauses.sum::<Duration>()
+        };
+        let minutes = |from: u64, to: u64| Duration::from_secs(from * 60)..Duration::from_secs(to * 60);
+        assert!(minutes(25, 35).contains(&tried(RESERVED_KIND)), "{:?}", tried(RESERVED_KIND));
+        assert_eq!(tried("demo"), Duration::from_secs(1 + 2 + 4 + 8));
+    }
+}

@@ -6,11 +6,12 @@ use tailwater::guard::Signal;
 use tempfile::TempDir;
 
 use crate::cli::up;
-use crate::support::client::{Client, Seen, follow};
+use crate::support::client::{Client, Frame, Seen, follow};
 use crate::support::eventually;
 use crate::support::process::{Process, run};
 
-/// The program of `examples/backend.rs`, which `cargo test` builds beside the tests.
+/// The program of `examples/backend.rs`, which `cargo test` without a choice of targets and scripts/test.sh build beside
+/// the tests.
 fn example() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let example = tests.ancestors().nth(2).unwrap().join("examples/backend");
@@ -42,7 +43,7 @@ async fn a_program_of_ten_lines_runs_cancels_and_goes_on_with_jobs() {
     let (mut client, mut long) = (Client::connect(&up.addr).await, Seen::of("long"));
     client.watch(&long).await;
     while long.text().is_empty() {
-        let crate::support::client::Frame::Json(frame) = client.next().await else { panic!("cut off") };
+        let Frame::Json(frame) = client.next().await else { panic!("cut off") };
         long.take(&frame);
     }
     assert_eq!(run(["cancel", "long", "--nats", &up.nats]).await.0, 0);
@@ -54,7 +55,7 @@ async fn a_program_of_ten_lines_runs_cancels_and_goes_on_with_jobs() {
     let mut killed = Seen::of("killed");
     client.watch(&killed).await;
     while !killed.text().contains("55\n") {
-        let crate::support::client::Frame::Json(frame) = client.next().await else { panic!("cut off") };
+        let Frame::Json(frame) = client.next().await else { panic!("cut off") };
         killed.take(&frame);
     }
     worker.kill().await;

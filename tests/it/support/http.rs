@@ -127,7 +127,7 @@ impl Exchange {
 
     /// The head of a stream of events, in chunks.
     pub async fn begin(&mut self) {
-        self.raw("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n")
+        self.raw("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
             .await;
     }
 
