@@ -62,5 +62,7 @@ say "the demonstration"
 bounded 1800 scripts/run-demo.sh --check | tail -n 4
 
 say "cargo test"
+# The examples are run by the tests, as programs.
+bounded 1800 cargo build --locked --examples
 # Without doc tests, of which there are none: the last line counts tests that ran.
 bounded 3600 cargo test --locked --lib --bins --tests "$@"

@@ -154,6 +154,42 @@ pub const CLAIM_MAX: usize = 64;
 /// How long one request for jobs waits at the broker.
 pub const CLAIM_WAIT: Duration = Duration::from_secs(5);
 
+// ---- model servers and callbacks over HTTP
+
+/// How long a connection may take to come about, TLS included.
+pub const HTTP_CONNECT_WAIT: Duration = Duration::from_secs(10);
+/// How long a model server may send nothing at all, unless a flag says otherwise. A long prompt on a slow machine takes
+/// minutes before the first word.
+pub const MODEL_SILENCE: Duration = Duration::from_secs(300);
+/// How long the usage and the end of a model's stream may take once the answer is whole: they come with it, or never.
+pub const MODEL_TAIL_WAIT: Duration = Duration::from_secs(5);
+/// The largest server-sent event, in bytes. A token has a few hundred; a server that sends a whole answer as one event
+/// stays below this, too.
+pub const SSE_EVENT_MAX: usize = 1024 * 1024;
+/// How many bytes a model's tool calls may have together: they are one event, and a NATS message may have 1 MiB.
+pub const TOOL_CALLS_MAX: usize = 512 * 1024;
+/// The largest usage that is passed on, in bytes: it stands in the job's end, which must fit into a message.
+pub const USAGE_MAX: usize = 16 * 1024;
+/// How much of what a model server says of an error is read, in bytes.
+pub const REFUSAL_MAX: usize = 64 * 1024;
+/// How long that may take.
+pub const REFUSAL_WAIT: Duration = Duration::from_secs(5);
+/// How much of it is passed on, in bytes: it is repeated with each attempt and to each client.
+pub const MESSAGE_MAX: usize = 1000;
+/// How long a callback may take, from the connection to the head of the answer. Standard Webhooks asks for 15 to 30 s.
+pub const CALLBACK_WAIT: Duration = Duration::from_secs(15);
+/// How much of the answer to a callback is read, in bytes, so that the receiver does not see its caller gone too early.
+pub const CALLBACK_ANSWER_MAX: usize = 4096;
+/// How long that may take.
+pub const CALLBACK_ANSWER_WAIT: Duration = Duration::from_secs(1);
+/// How many attempts a callback has. With the pauses below, and up to [`ATTEMPT_PAUSE_MAX`] between two, they last about
+/// half an hour: a receiver that is being restarted or mended still gets it.
+pub const CALLBACK_ATTEMPTS: u32 = 32;
+/// The wait before the second attempt of a callback; doubled with each further one.
+pub const CALLBACK_PAUSE: Duration = Duration::from_secs(5);
+/// How many callbacks a worker has in flight: they only wait, and one slow receiver must not hold up the others.
+pub const CALLBACK_CONCURRENCY: usize = 256;
+
 // ---- the edge's connections
 
 /// How often a WebSocket client is pinged: below the usual idle limit of proxies, 60 s.

@@ -5,7 +5,7 @@
 //! the only store.
 //!
 //! ```text
-//!  submit ──▶ tw.jobs.<kind>.<job> ═══ TW_JOBS (work queue) ═══▶ worker ── backend (demo | exec | your own)
+//!  submit ──▶ tw.jobs.<kind>.<job> ═══ TW_JOBS (work queue) ═══▶ worker ── backend (demo | exec | openai | your own)
 //!                                                                  │ one fenced publish in flight per job
 //!                                                                  ▼
 //!                               tw.chunks.<shard>.<job> ═══ TW_CHUNKS_<shard> (the log)
@@ -26,7 +26,7 @@
 //! | [`session`] | one client's place in one job: drives a stitcher over a feed and the log |
 //! | [`nats`] | the broker: names, streams, the fence, the queue, reading. The only folder that names `async_nats` |
 //! | [`edge`] | every front door. The only folder that names `axum` |
-//! | [`backend`] | what produces output: demo, exec. Knows no NATS |
+//! | [`backend`] | what produces output: demo, exec, openai; webhook, which delivers callbacks. Knows no NATS |
 //! | [`worker`] | a job's life: claim, run, publish, end. Knows `trait Backend`, no particular one |
 //! | [`cli`] | the commands. The only place that prints |
 //! | [`config`], [`runtime`], [`guard`] | every limit with its reason; tasks and threads; programs that end with their parent |

@@ -119,6 +119,8 @@ impl Exec {
             .env("TAILWATER_JOB", job.id.as_str())
             .env("TAILWATER_KIND", job.kind.as_str())
             .env("TAILWATER_ATTEMPT", job.attempt.to_string())
+            // `up` may have it for its callbacks, and a program must not speak in their name.
+            .env_remove("TAILWATER_WEBHOOK_SECRET")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

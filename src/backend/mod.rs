@@ -5,6 +5,9 @@
 
 pub mod demo;
 pub mod exec;
+mod http;
+pub mod openai;
+pub mod webhook;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,6 +17,7 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+pub use self::http::{NoClient, Secret};
 use crate::config::{OUTPUT_BUFFER_MAX, OUTPUT_PIECES_MAX};
 pub use crate::wire::Channel;
 use crate::wire::{self, JobId, Kind};

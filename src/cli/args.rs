@@ -3,9 +3,12 @@
 use std::future::Future;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use crate::backend::Secret;
+use crate::backend::webhook::Webhook;
 use crate::nats::{Nats, Options, Settings};
 use crate::runtime;
 use crate::wire::Kind;
@@ -60,6 +63,47 @@ impl SetupArgs {
     pub(super) fn settings(&self) -> Settings {
         let Self { shards, replicas, max_age, max_bytes } = *self;
         Settings { shards, replicas, max_age, max_bytes }
+    }
+}
+
+/// The hosts of a list that may have blanks and empty places, as a variable that is set to nothing has.
+pub(super) fn hosts(list: &[String]) -> Vec<String> {
+    list.iter().map(|host| host.trim().to_owned()).filter(|host| !host.is_empty()).collect()
+}
+
+/// Whom callbacks may reach, and what they are signed with.
+#[derive(Clone, Debug, Args)]
+pub(super) struct WebhookArgs {
+    /// The hosts that jobs may call back to, separated by commas, each `name` or `name:port`.
+    #[arg(long, env = "TAILWATER_CALLBACK_HOSTS", value_name = "HOSTS", value_delimiter = ',')]
+    callback_hosts: Vec<String>,
+    #[command(flatten)]
+    secret: WebhookSecret,
+}
+
+/// What callbacks are signed with.
+#[derive(Clone, Debug, Args)]
+pub(super) struct WebhookSecret {
+    /// What callbacks are signed with, as Standard Webhooks has it: `whsec_` and 24 to 64 random bytes in base64. Better
+    /// set as the variable: others may read a command line.
+    #[arg(long, env = "TAILWATER_WEBHOOK_SECRET", value_name = "SECRET", hide_env_values = true)]
+    webhook_secret: Option<Secret>,
+}
+
+impl WebhookArgs {
+    pub(super) fn backend(&self) -> anyhow::Result<Webhook> {
+        self.secret.backend(hosts(&self.callback_hosts))
+    }
+}
+
+impl WebhookSecret {
+    /// What delivers callbacks to these hosts.
+    pub(super) fn backend(&self, hosts: Vec<String>) -> anyhow::Result<Webhook> {
+        let secret = self.webhook_secret.as_ref().filter(|secret| !secret.is_empty());
+        let secret = secret.context(
+            "callbacks need a secret: set TAILWATER_WEBHOOK_SECRET to whsec_$(openssl rand -base64 32)",
+        )?;
+        Ok(Webhook::new(hosts, secret)?)
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::args::{NatsArgs, until_interrupted};
+use super::args::{NatsArgs, hosts, until_interrupted};
 use crate::{edge, runtime};
 
 /// Serve clients: submit, state, and every job's stream over WebSocket. Any number of edges may run; none keeps anything.
@@ -35,12 +35,12 @@ pub(super) struct Edge {
 pub(super) struct EdgeArgs {
     /// The hosts that jobs may call back to, separated by commas, each `name` or `name:port`. None by default.
     #[arg(long, env = "TAILWATER_CALLBACK_HOSTS", value_name = "HOSTS", value_delimiter = ',')]
-    pub(super) callback_hosts: Vec<String>,
+    callback_hosts: Vec<String>,
 }
 
 impl EdgeArgs {
     pub(super) fn settings(&self) -> edge::Settings {
-        edge::Settings { callback_hosts: self.callback_hosts.clone() }
+        edge::Settings { callback_hosts: hosts(&self.callback_hosts) }
     }
 }
 

@@ -10,18 +10,19 @@ use anyhow::Context as _;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::args::{NatsArgs, SetupArgs, block_on, until_interrupted};
+use super::args::{NatsArgs, SetupArgs, WebhookSecret, block_on, until_interrupted};
 use super::broker::Broker;
-use super::edge::bind;
-use crate::backend::{Backend, demo::Demo, exec::Exec, exec::Format};
+use super::edge::{EdgeArgs, bind};
+use crate::backend::{Backend, demo::Demo, exec::Exec, exec::Format, webhook::Webhook};
 use crate::edge;
 use crate::nats::Nats;
 use crate::runtime::Tasks;
-use crate::wire::Kind;
+use crate::wire::{Kind, RESERVED_KIND};
 use crate::worker::{Settings, Worker};
 
-/// Run everything on this machine: a NATS server of its own, an edge, a demo worker, and with `-- CMD…` a worker that
-/// runs this program for jobs of the kind `exec`. Ctrl-C stops all of it.
+/// Run everything on this machine: a NATS server of its own, an edge, a demo worker, with `-- CMD…` a worker that runs
+/// this program for jobs of the kind `exec`, and with `--callback-hosts` one that delivers callbacks. Ctrl-C stops all of
+/// it.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  tailwater up\n  tailwater up --data-dir /var/lib/tailwater -- python3 my_job.py"
@@ -44,6 +45,10 @@ pub(super) struct Up {
     prefix: Kind,
     #[command(flatten)]
     setup: SetupArgs,
+    #[command(flatten)]
+    edge: EdgeArgs,
+    #[command(flatten)]
+    secret: WebhookSecret,
     /// A program that runs the jobs of the kind `exec`, and its arguments.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -52,6 +57,8 @@ pub(super) struct Up {
 impl Up {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
+            let hosts = self.edge.settings().callback_hosts;
+            let webhook = (!hosts.is_empty()).then(|| self.secret.backend(hosts)).transpose()?;
             let listener = bind(self.listen, 1)?.remove(0);
             let stop = CancellationToken::new();
             let Some(url) = self.nats.clone() else {
@@ -59,7 +66,7 @@ impl Up {
                 let url = broker.url().to_owned();
                 let serving = async {
                     tokio::select! {
-                        outcome = self.serve(&url, listener, &stop) => outcome,
+                        outcome = self.serve(&url, listener, webhook, &stop) => outcome,
                         died = broker.died() => Err(died),
                     }
                 };
@@ -67,7 +74,7 @@ impl Up {
                 broker.stop().await;
                 return outcome.map(|()| ExitCode::SUCCESS);
             };
-            until_interrupted(&stop, self.serve(&url, listener, &stop)).await?;
+            until_interrupted(&stop, self.serve(&url, listener, webhook, &stop)).await?;
             Ok(ExitCode::SUCCESS)
         })
     }
@@ -77,6 +84,7 @@ impl Up {
         &self,
         url: &str,
         listener: std::net::TcpListener,
+        webhook: Option<Webhook>,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let nats_wait = Duration::from_secs(10);
@@ -97,8 +105,11 @@ impl Up {
             )
             .await?;
         }
+        if let Some(webhook) = webhook {
+            start_worker(&nats, webhook, RESERVED_KIND, &tasks).await?;
+        }
         println!("ready http://{}", listener.local_addr()?);
-        edge::run(listener, nats.clone(), edge::Settings::default(), stop.clone()).await?;
+        edge::run(listener, nats.clone(), self.edge.settings(), stop.clone()).await?;
         tasks.end(Duration::from_secs(3)).await;
         nats.close().await;
         Ok(())

@@ -7,10 +7,11 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use super::args::{NatsArgs, millis, until_interrupted};
-use crate::backend::{Backend, demo::Demo, exec::Exec, exec::Format};
+use super::args::{NatsArgs, WebhookArgs, millis, until_interrupted};
+use crate::backend::openai::{self, OpenAi};
+use crate::backend::{Backend, Secret, demo::Demo, exec::Exec, exec::Format};
 use crate::runtime;
-use crate::wire::{Kind, Limits};
+use crate::wire::{Kind, Limits, RESERVED_KIND};
 use crate::worker::{self, Flush, Settings};
 
 /// Run jobs of one kind. Any number of workers may serve a kind; a worker that dies is replaced by another.
@@ -19,20 +20,20 @@ use crate::worker::{self, Flush, Settings};
     subcommand_value_name = "BACKEND",
     subcommand_help_heading = "Backends",
     after_long_help = "Examples:\n  tailwater worker --kind demo demo\n  \
-        tailwater worker --kind summary --concurrency 4 exec --format lines -- python3 summarize.py"
+        tailwater worker --kind summary --concurrency 4 exec --format lines -- python3 summarize.py\n  \
+        tailwater worker --kind chat openai --base-url http://127.0.0.1:11434/v1 --model llama3.2\n  \
+        tailwater worker --kind callback webhook --callback-hosts hooks.example.org"
 )]
 pub(super) struct Worker {
     /// The jobs to take.
     #[arg(long, env = "TAILWATER_KIND")]
     kind: Kind,
-    /// How many jobs to run at a time, on each thread.
-    #[arg(long, env = "TAILWATER_CONCURRENCY", value_name = "N", default_value_t = 16,
-          value_parser = clap::value_parser!(u16).range(1..))]
-    concurrency: u16,
-    /// How many attempts a job has before it fails.
-    #[arg(long, env = "TAILWATER_MAX_ATTEMPTS", value_name = "N", default_value_t = 5,
-          value_parser = clap::value_parser!(u32).range(1..))]
-    max_attempts: u32,
+    /// How many jobs to run at a time, on each thread [default: 16; for callbacks 256].
+    #[arg(long, env = "TAILWATER_CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    concurrency: Option<u16>,
+    /// How many attempts a job has before it fails [default: 5; for callbacks 32, over about half an hour].
+    #[arg(long, env = "TAILWATER_MAX_ATTEMPTS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_attempts: Option<u32>,
     /// The shortest time between two chunks of a job; the first goes out at once.
     #[arg(long, env = "TAILWATER_FLUSH_INTERVAL", value_name = "TIME", default_value = "100ms",
           value_parser = humantime::parse_duration)]
@@ -46,10 +47,10 @@ pub(super) struct Worker {
     /// How long an attempt may put out nothing. A job may ask for less.
     #[arg(long, env = "TAILWATER_SILENCE_TIMEOUT", value_name = "TIME", value_parser = humantime::parse_duration)]
     silence_timeout: Option<Duration>,
-    /// The wait after the first failed attempt of a job; doubled with each further one, up to a minute.
-    #[arg(long, env = "TAILWATER_RETRY_DELAY", value_name = "TIME", default_value = "1s",
-          value_parser = humantime::parse_duration)]
-    retry_delay: Duration,
+    /// The wait after the first failed attempt of a job; doubled with each further one, up to a minute [default: 1s; for
+    /// callbacks 5s].
+    #[arg(long, env = "TAILWATER_RETRY_DELAY", value_name = "TIME", value_parser = humantime::parse_duration)]
+    retry_delay: Option<Duration>,
     /// After what silence of a worker its jobs go to another one. The kind's first worker fixes it.
     #[arg(long, env = "TAILWATER_ACK_WAIT", value_name = "TIME", default_value = "8s",
           value_parser = humantime::parse_duration)]
@@ -85,6 +86,26 @@ enum BackendArgs {
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
+    /// A model behind an OpenAI-compatible API: the job's input is a text, or an object with messages and any other
+    /// parameter of a chat completion, except for another model.
+    #[command(name = "openai")]
+    OpenAi {
+        /// Where the API is, up to and without `/chat/completions`; usually it ends in `/v1`.
+        #[arg(long, env = "TAILWATER_BASE_URL", value_name = "URL")]
+        base_url: String,
+        /// The model.
+        #[arg(long, env = "TAILWATER_MODEL", value_name = "NAME")]
+        model: String,
+        /// The key, if the server wants one. Better set as the variable: others may read a command line.
+        #[arg(long, env = "OPENAI_API_KEY", value_name = "KEY", hide_env_values = true)]
+        api_key: Option<Secret>,
+        /// How long the server may send nothing at all before the attempt fails.
+        #[arg(long, env = "TAILWATER_IDLE_TIMEOUT", value_name = "TIME", default_value = "5m",
+              value_parser = humantime::parse_duration)]
+        idle_timeout: Duration,
+    },
+    /// Callbacks: tells the address that a job named how the job ended. It serves the kind `callback` only.
+    Webhook(WebhookArgs),
 }
 
 impl Worker {
@@ -102,6 +123,21 @@ impl Worker {
                 let guard = Some(std::env::current_exe()?);
                 Box::pin(self.serve_with(Exec { command, format, continues, guard }, stop)).await
             }
+            BackendArgs::OpenAi { base_url, model, api_key, idle_timeout } => {
+                // A variable that is set to nothing is no key.
+                let key = api_key.filter(|key| !key.is_empty());
+                let settings =
+                    openai::Settings { key, silence: idle_timeout, ..openai::Settings::new(base_url, model) };
+                Box::pin(self.serve_with(OpenAi::new(settings)?, stop)).await
+            }
+            BackendArgs::Webhook(webhook) => {
+                // With any other kind, whoever submits a job could have anything signed.
+                anyhow::ensure!(
+                    self.kind.as_str() == RESERVED_KIND,
+                    "the webhook backend serves the kind {RESERVED_KIND} only"
+                );
+                Box::pin(self.serve_with(webhook.backend()?, stop)).await
+            }
         }
     }
 
@@ -117,18 +153,19 @@ impl Worker {
     }
 
     fn settings(&self) -> Settings {
+        let defaults = Settings::new(self.kind.clone());
         Settings {
-            concurrency: usize::from(self.concurrency),
-            max_attempts: self.max_attempts,
+            concurrency: self.concurrency.map_or(defaults.concurrency, usize::from),
+            max_attempts: self.max_attempts.unwrap_or(defaults.max_attempts),
             flush: Flush { interval: self.flush_interval, bytes: self.flush_bytes },
             limits: Limits {
                 timeout_ms: self.timeout.map(millis),
                 silence_timeout_ms: self.silence_timeout.map(millis),
             },
-            pause: self.retry_delay,
+            pause: self.retry_delay.unwrap_or(defaults.pause),
             ack_wait: self.ack_wait,
             grace: self.grace,
-            ..Settings::new(self.kind.clone())
+            ..defaults
         }
     }
 }

@@ -17,11 +17,14 @@ use tracing::{info, warn};
 pub use batch::Flush;
 
 use crate::backend::Backend;
-use crate::config::{ACK_WAIT, ATTEMPT_PAUSE, CLAIM_MAX, DRAIN_WAIT, STOP_WAIT};
-use crate::nats::{Claim, Delivery, Error, Log, Nats, Reader};
-use crate::runtime::Tasks;
+use crate::config::{
+    ACK_WAIT, ATTEMPT_PAUSE, CALLBACK_ATTEMPTS, CALLBACK_CONCURRENCY, CALLBACK_PAUSE, CLAIM_MAX, DRAIN_WAIT,
+    STOP_WAIT,
+};
+use crate::nats::{Claim, Delivery, Error, Log, Nats, Options, Reader};
+use crate::runtime::{self, Tasks};
 use crate::source::Unavailable;
-use crate::wire::{Kind, Limits};
+use crate::wire::{Kind, Limits, RESERVED_KIND};
 
 /// What a worker is told.
 #[derive(Clone, Debug)]
@@ -47,16 +50,20 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The defaults for jobs of this kind.
+    /// The defaults for jobs of this kind. Callbacks have more attempts, further apart, and more at a time.
     pub fn new(kind: Kind) -> Self {
+        let (concurrency, max_attempts, pause) = match kind.as_str() {
+            RESERVED_KIND => (CALLBACK_CONCURRENCY, CALLBACK_ATTEMPTS, CALLBACK_PAUSE),
+            _ => (16, 5, ATTEMPT_PAUSE),
+        };
         Self {
             kind,
             name: format!("{}-{}", std::process::id(), nuid::next()),
-            concurrency: 16,
-            max_attempts: 5,
+            concurrency,
+            max_attempts,
             flush: Flush::default(),
             limits: Limits::default(),
-            pause: ATTEMPT_PAUSE,
+            pause,
             ack_wait: ACK_WAIT,
             grace: Duration::from_secs(10),
         }
@@ -141,6 +148,32 @@ impl<B: Backend> Worker<B> {
     }
 }
 
+/// Connects and runs jobs with `backend` until SIGINT or SIGTERM; then stops as a worker stops. A second signal ends it at
+/// once. The streams must be there: `tailwater setup` or `tailwater up` makes them.
+///
+/// # Errors
+/// [`Error`], before the first job; a worker that serves goes on.
+pub async fn serve<B: Backend>(nats: &Options, backend: B, settings: Settings) -> Result<(), Error> {
+    let nats = Nats::connect(nats).await?;
+    let worker = Worker::open(&nats, backend, settings).await?;
+    let stop = CancellationToken::new();
+    // On the heap: it is the whole program.
+    let mut running = Box::pin(worker.run(stop.clone()));
+    let interrupted =
+        || async { runtime::interrupted().await.map_err(|error| Unavailable(error.to_string())) };
+    tokio::select! {
+        () = &mut running => {}
+        signal = interrupted() => signal?,
+    }
+    stop.cancel();
+    tokio::select! {
+        () = running => {}
+        signal = interrupted() => signal?,
+    }
+    nats.close().await;
+    Ok(())
+}
+
 /// The next job, however long the broker is away.
 async fn next(claim: &mut Claim, free: usize) -> Delivery {
     loop {
@@ -151,5 +184,24 @@ async fn next(claim: &mut Claim, free: usize) -> Delivery {
                 sleep(Duration::from_millis(500)).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ATTEMPT_PAUSE_MAX;
+
+    #[test]
+    fn callbacks_are_tried_for_about_half_an_hour_and_other_jobs_for_seconds() {
+        let tried = |kind: &str| {
+            let Settings { max_attempts, pause, .. } = Settings::new(kind.parse().unwrap());
+            let pauses =
+                (0..max_attempts - 1).map(|doubled| (pause * 2_u32.pow(doubled)).min(ATTEMPT_PAUSE_MAX));
+            pauses.sum::<Duration>()
+        };
+        let minutes = |from: u64, to: u64| Duration::from_secs(from * 60)..Duration::from_secs(to * 60);
+        assert!(minutes(25, 35).contains(&tried(RESERVED_KIND)), "{:?}", tried(RESERVED_KIND));
+        assert_eq!(tried("demo"), Duration::from_secs(1 + 2 + 4 + 8));
     }
 }

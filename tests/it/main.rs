@@ -8,6 +8,8 @@ mod support;
 mod attempts;
 /// Frames, requests and cursors that are wrong: each gets its own code and costs nobody else anything.
 mod bad_input;
+/// Callbacks: signed, once, again after a failure, and to nobody else.
+mod callbacks;
 /// Cancel: waiting, running, orphaned, and raced against the end.
 mod cancelling;
 /// The commands of the terminal, as processes.
@@ -16,10 +18,14 @@ mod cli;
 mod doors;
 /// Killing and freezing workers, edges and brokers in the middle of jobs.
 mod killing;
+/// A program of its own that runs jobs with this library.
+mod library;
 /// Lists of jobs: order, pages, filters, and what a page costs.
 mod listing;
 /// Many clients, many events, slow readers.
 mod load;
+/// Model servers: what they answer, and all that they do wrong.
+mod openai;
 /// The commands of the README, run as a reader would.
 mod readme;
 /// Submitting: the same job again, and a queue that is full.

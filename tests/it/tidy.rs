@@ -49,6 +49,7 @@ fn only(allowed: &[&str], words: &[&str]) {
 fn each_library_is_named_in_one_folder_only() {
     only(&["nats"], &["async_nats"]);
     only(&["edge"], &["axum::", "axum_"]);
+    only(&["backend"], &["reqwest", "rustls::"]);
     only(&["cli"], &["anyhow", "println!"]);
 }
 

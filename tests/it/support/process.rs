@@ -1,6 +1,7 @@
 //! The `tailwater` program as processes that can be killed, frozen and stopped. They end with the test process.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -20,12 +21,33 @@ pub struct Process {
 impl Process {
     /// Starts `tailwater` with these arguments.
     pub fn start<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Self {
-        let program = env!("CARGO_BIN_EXE_tailwater");
-        let mut child = Command::new(program)
-            .args(["guard", "--parent", &std::process::id().to_string(), "--", program])
+        Self::start_with(args, &[], Stdio::inherit())
+    }
+
+    /// Starts `tailwater` with these arguments and variables, its log to `stderr`.
+    pub fn start_with<S: AsRef<OsStr>>(
+        args: impl IntoIterator<Item = S>,
+        env: &[(&str, &str)],
+        stderr: impl Into<Stdio>,
+    ) -> Self {
+        Self::start_program(Path::new(env!("CARGO_BIN_EXE_tailwater")), args, env, stderr.into())
+    }
+
+    /// Starts any program.
+    pub fn start_program<S: AsRef<OsStr>>(
+        program: &Path,
+        args: impl IntoIterator<Item = S>,
+        env: &[(&str, &str)],
+        stderr: Stdio,
+    ) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tailwater"))
+            .args(["guard", "--parent", &std::process::id().to_string(), "--"])
+            .arg(program)
             .args(args)
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(stderr)
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -94,8 +116,16 @@ impl Drop for Process {
 
 /// Runs `tailwater` to its end: exit code, stdout, stderr.
 pub async fn run<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> (i32, String, String) {
+    run_with(args, &[]).await
+}
+
+/// The same with these variables.
+pub async fn run_with<S: AsRef<OsStr>>(
+    args: impl IntoIterator<Item = S>,
+    env: &[(&str, &str)],
+) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
-    command.args(args).stdin(Stdio::null()).kill_on_drop(true);
+    command.args(args).envs(env.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
     let out = within("a command", command.output()).await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (out.status.code().unwrap_or(-1), text(out.stdout), text(out.stderr))

@@ -30,6 +30,11 @@ pub struct Edge {
 }
 
 impl Edge {
+    /// An edge that runs elsewhere.
+    pub fn at(addr: &str) -> Self {
+        Self { addr: addr.to_owned(), stop: CancellationToken::new() }
+    }
+
     /// Ends it, as at a restart: clients are told to come back.
     pub fn stop(&self) {
         self.stop.cancel();
@@ -72,13 +77,17 @@ impl System {
 
     /// Starts an edge in this process.
     pub async fn edge(&self) -> Edge {
+        self.edge_with(edge::Settings::default()).await
+    }
+
+    /// Starts an edge in this process, with other settings.
+    pub async fn edge_with(&self, settings: edge::Settings) -> Edge {
         let listener = edge::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
         let addr = listener.local_addr().unwrap().to_string();
         let nats = Nats::connect(&self.options).await.unwrap();
         let stop = self.tasks.stop().child_token();
         let until = stop.clone();
-        self.tasks
-            .spawn(async move { edge::run(listener, nats, edge::Settings::default(), until).await.unwrap() });
+        self.tasks.spawn(async move { edge::run(listener, nats, settings, until).await.unwrap() });
         Edge { addr, stop }
     }
 

@@ -1,0 +1,53 @@
+//! A worker with a backend of its own, which counts down. Beside `tailwater up`:
+//!
+//! ```text
+//! cargo run --example backend                      # or `-- nats://host:4222`
+//! tailwater submit --kind countdown --input 10 --watch
+//! ```
+
+use std::time::Duration;
+
+use tailwater::backend::{Backend, Failure, Finish, Job, Output, Stopped};
+use tailwater::nats::Options;
+use tailwater::worker::{self, Settings};
+
+struct Countdown;
+
+/// What can go wrong here; clients are told the code and the words.
+#[derive(Debug, thiserror::Error)]
+#[error("the input must be a number from 1 to 1000")]
+struct BadInput;
+
+impl From<BadInput> for Failure {
+    fn from(bad: BadInput) -> Self {
+        Self::fatal("bad_input", bad.to_string()) // Another attempt would fail as well; else `retryable`.
+    }
+}
+
+impl Backend for Countdown {
+    fn continues(&self) -> bool {
+        true // So `so_far` is what the attempts before have put out, and clients keep it.
+    }
+
+    async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
+        let from = job.input.as_u64().filter(|from| (1..=1000).contains(from)).ok_or(BadInput)?;
+        let counted = job.so_far.map_or(0, |so_far| so_far.lines().count());
+        for number in (1..=from).rev().skip(counted) {
+            out.text(&format!("{number}\n")).await?; // Waits while the log is slow.
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
+                () = job.stop.cancelled() => return Err(Stopped.into()), // Cancelled, or another worker has the job.
+            }
+        }
+        Ok(Finish::default())
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let url = std::env::args().nth(1).unwrap_or_else(|| "nats://127.0.0.1:4222".into());
+    let (prefix, patience) = ("tw".parse()?, Duration::from_secs(5));
+    let nats = Options { url, prefix, patience, name: "countdown".into() };
+    worker::serve(&nats, Countdown, Settings::new("countdown".parse()?)).await?;
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! What the backends that speak HTTP share: the client, secrets, and reading no more of an answer than is wanted. It
+//! sends nothing by itself.
+//!
+//! A proxy that `HTTP_PROXY`, `HTTPS_PROXY` or `ALL_PROXY` names is used, except for what `NO_PROXY` lists.
+
+use std::convert::Infallible;
+use std::error::Error as _;
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response, StatusCode};
+
+use super::Retry;
+use crate::config::HTTP_CONNECT_WAIT;
+
+/// A text that no log, error or `Debug` output shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+/// What is shown in place of a secret.
+const HIDDEN: &str = "***";
+/// The shortest secret that is looked for in texts of others: `none` or `x` is no secret, and part of many words.
+const HIDE_MIN: usize = 8;
+
+impl Secret {
+    /// Whether there is nothing to hide.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The secret itself.
+    pub(super) fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// The text without the secret, in case whoever was told it says it again.
+    pub(super) fn hide_in(&self, text: String) -> String {
+        if self.0.len() < HIDE_MIN { text } else { text.replace(&self.0, HIDDEN) }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+/// Any text is a secret: a parser that refused one would have to show it.
+impl FromStr for Secret {
+    type Err = Infallible;
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Why there is no HTTP client.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up HTTP: {0}")]
+pub struct NoClient(String);
+
+/// A client that follows no redirect: it would show what it carries to a host that nobody chose. Each request has a
+/// connection of its own: a server may close one that waits in the very moment in which it is used again, and that would
+/// cost an attempt, which is more than a handshake.
+pub(super) fn client() -> Result<Client, NoClient> {
+    // For the whole process, unless it has chosen already: the provider that the broker's client would choose, too.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
+        .redirect(Policy::none())
+        .connect_timeout(HTTP_CONNECT_WAIT)
+        .pool_max_idle_per_host(0)
+        .user_agent(concat!("tailwater/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| NoClient(describe(error)))
+}
+
+/// The error with its causes and without the address, which may hold a password.
+pub(super) fn describe(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    let texts = std::iter::once(error.to_string()).chain(causes.map(ToString::to_string));
+    texts.collect::<Vec<_>>().join(": ")
+}
+
+/// Whether the same request may do better later: the server is at fault, or one of 408 (too slow), 409 (in conflict with
+/// another), 425 (too early), 429 (too many).
+pub(super) fn is_temporary(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 425 | 429)
+}
+
+/// What `Retry-After` (RFC 9110, section 10.2.3) asks for: seconds, or a date. A time that has come asks for nothing.
+pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Retry {
+    let text = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).unwrap_or_default().trim();
+    let seconds = || text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    let until = || httpdate::parse_http_date(text).ok()?.duration_since(now).ok();
+    match seconds().map(Duration::from_secs).or_else(until) {
+        Some(pause) if !pause.is_zero() => Retry::After(pause),
+        Some(_) | None => Retry::Later,
+    }
+}
+
+/// The first `limit` bytes of an answer's body, or as many as arrive. It waits as long as they take.
+pub(super) async fn read_at_most(response: &mut Response, limit: usize) -> Vec<u8> {
+    let mut read = Vec::new();
+    while read.len() < limit
+        && let Ok(Some(piece)) = response.chunk().await
+    {
+        read.extend_from_slice(&piece[..piece.len().min(limit - read.len())]);
+    }
+    read
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_not_shown_by_debug_nor_by_who_was_told_it() {
+        let secret: Secret = "sk-0123456789".parse().unwrap();
+        assert_eq!(format!("{secret:?} {:?}", Some(&secret)), "*** Some(***)");
+        assert_eq!(secret.hide_in("bad key: sk-0123456789!".into()), "bad key: ***!");
+        // Whoever runs a server without keys gives any word.
+        let word: Secret = "none".parse().unwrap();
+        assert_eq!(word.hide_in("none of it".into()), "none of it");
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_in_the_future() {
+        let now = httpdate::parse_http_date("Wed, 21 Oct 2026 07:28:00 GMT").unwrap();
+        let retry = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, text.parse().unwrap());
+            retry_after(&headers, now)
+        };
+        let after = |seconds| Retry::After(Duration::from_secs(seconds));
+        assert_eq!(retry("7"), after(7));
+        assert_eq!(retry(" 120 "), after(120));
+        assert_eq!(retry("Wed, 21 Oct 2026 07:29:30 GMT"), after(90));
+        // The two old forms that RFC 9110 still demands to be read.
+        assert_eq!(retry("Wednesday, 21-Oct-26 07:28:05 GMT"), after(5));
+        assert_eq!(retry("Wed Oct 21 07:28:05 2026"), after(5));
+        for nothing in
+            ["0", "-1", "+1", "1.5", "soon", "", "Wed, 21 Oct 2026 07:27:00 GMT", "99999999999999999999"]
+        {
+            assert_eq!(retry(nothing), Retry::Later, "{nothing}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), now), Retry::Later);
+    }
+
+    #[test]
+    fn only_some_refusals_are_temporary() {
+        let temporary = |status| is_temporary(StatusCode::from_u16(status).unwrap());
+        assert!([408, 409, 425, 429, 500, 502, 503, 504, 529].into_iter().all(temporary));
+        assert!(![200, 301, 400, 401, 403, 404, 410, 413, 422].into_iter().any(temporary));
+    }
+}

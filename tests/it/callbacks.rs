@@ -1,0 +1,292 @@
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tailwater::backend::webhook::Webhook;
+use tailwater::config::CALLBACK_WAIT;
+use tailwater::edge::Settings as EdgeSettings;
+use tailwater::wire::{JobId, JobState, Status, Submission};
+use tailwater::worker::Settings;
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::Instant;
+
+use crate::bad_input::post;
+use crate::support::broker::{self, Broker};
+use crate::support::client::follow;
+use crate::support::http::{Exchange, Request, Server};
+use crate::support::process::{Process, run_with};
+use crate::support::system::{Edge, System, words};
+use crate::support::{eventually, within};
+
+/// 32 bytes.
+const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
+/// Workers for jobs and callbacks, and an edge that allows callbacks to `server`.
+struct Calls {
+    system: System,
+    edge: Edge,
+    to: String,
+}
+
+impl Calls {
+    async fn to(server: &Server, change: impl FnOnce(&mut Settings)) -> Self {
+        let system = System::on(Broker::shared_one()).await;
+        // One job at a time: nothing may hold it up.
+        system.worker(tailwater::backend::demo::Demo, |settings| settings.concurrency = 1).await;
+        let hosts = vec![server.addr.clone()];
+        let webhook = Webhook::new(hosts.clone(), &SECRET.parse().unwrap()).unwrap();
+        let worker = |settings: &mut Settings| {
+            let pause = Duration::from_millis(20);
+            *settings = Settings { pause, ..Settings::new("callback".parse().unwrap()) };
+            change(settings);
+        };
+        system.worker(webhook, worker).await;
+        let edge = system.edge_with(EdgeSettings { callback_hosts: hosts }).await;
+        Self { system, edge, to: format!("http://{}", server.addr) }
+    }
+
+    /// Submits a job that calls back to a path.
+    async fn submit(&self, id: &str, path: &str, input: Value) -> JobId {
+        let callback = format!("{}{path}", self.to);
+        let (status, answer) =
+            post(&self.edge, &json!({"kind": "demo", "id": id, "input": input, "callback": callback})).await;
+        assert_eq!(status, 202, "{answer}");
+        id.parse().unwrap()
+    }
+
+    /// How the callback of a job ended.
+    async fn callback(&self, job: &JobId) -> JobState {
+        self.system.ended(&format!("callback-{job}").parse().unwrap()).await
+    }
+}
+
+/// What a server was asked at a path.
+fn at(server: &Server, path: &str) -> Vec<Request> {
+    let line = format!("POST {path}");
+    server.requests().into_iter().filter(|request| request.line == line).collect()
+}
+
+/// Verifies signatures with the reference library, in Python.
+async fn assert_signed(requests: &[Request]) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = root.join(".tools/venv/bin/python");
+    assert!(python.exists(), "no {}: run scripts/test.sh, which makes it", python.display());
+    let mut verifier = tokio::process::Command::new(python)
+        .arg(root.join("tests/clients/webhooks.py"))
+        .arg(SECRET)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let list: Vec<_> =
+        requests.iter().map(|request| json!({"headers": request.headers, "body": request.body})).collect();
+    let mut stdin = verifier.stdin.take().unwrap();
+    stdin.write_all(Value::from(list).to_string().as_bytes()).await.unwrap();
+    drop(stdin);
+    let out = within("the verifier", verifier.wait_with_output()).await.unwrap();
+    let said = String::from_utf8(out.stdout).unwrap();
+    assert_eq!((out.status.code(), said), (Some(0), format!("{} valid\n", requests.len())));
+}
+
+#[tokio::test]
+async fn every_job_that_ends_is_told_once_with_a_signature_that_others_verify() {
+    let server =
+        Server::start(async |mut exchange: Exchange| exchange.answer("204 No Content", "", "").await).await;
+    let calls = Calls::to(&server, |_| {}).await;
+    let done = calls.submit("done", "/done?x=1", words(5, 0, 1)).await;
+    let failed = calls.submit("failed", "/failed", json!({"words": -1})).await;
+    let cancelled = calls.submit("cancelled", "/cancelled", words(10_000, 10, 1)).await;
+    eventually("the last job to run", || async {
+        calls.system.log.last(&cancelled).await.ok().flatten().filter(|last| last.seq.0 > 2)
+    })
+    .await;
+    calls.system.log.cancel(&cancelled, None).await.unwrap();
+    let mut requests = Vec::new();
+    for (job, path, kind) in [
+        (&done, "/done?x=1", "job.done"),
+        (&failed, "/failed", "job.failed"),
+        (&cancelled, "/cancelled", "job.cancelled"),
+    ] {
+        let state = calls.callback(job).await;
+        assert_eq!((state.status, state.attempt), (Status::Done, 1), "{state:?}");
+        let id = state.id;
+        eventually("an empty queue", || async {
+            calls.system.log.queued_kind(&id).await.ok().filter(Option::is_none).map(|_| ())
+        })
+        .await;
+        let of_job = at(&server, path);
+        let [request] = of_job.as_slice() else { panic!("{of_job:?}") };
+        let body = request.json();
+        let ended = calls.system.ended(job).await;
+        assert_eq!((&body["type"], &body["data"]["id"]), (&json!(kind), &json!(job)));
+        assert_eq!(body["data"]["ended_at"].as_u64(), ended.ended_at);
+        let time = std::time::UNIX_EPOCH + Duration::from_millis(ended.ended_at.unwrap());
+        assert_eq!(body["timestamp"], humantime::format_rfc3339_millis(time).to_string());
+        assert_eq!(
+            (request.headers["webhook-id"].as_str(), request.headers["content-type"].as_str()),
+            (id.as_str(), "application/json")
+        );
+        requests.extend(of_job);
+    }
+    assert_eq!(requests[1].json()["data"]["error"]["code"], "bad_input");
+    assert_eq!(server.requests().len(), 3);
+    assert_signed(&requests).await;
+    calls.system.end().await;
+}
+
+#[tokio::test]
+async fn a_receiver_that_fails_gets_the_same_message_again_and_one_that_refuses_does_not() {
+    let server = Server::start(async |mut exchange: Exchange| {
+        let first = exchange.number == 1;
+        match exchange.request.line.as_str() {
+            "POST /fails" if first => exchange.answer("500 Oops", "", "secret of the receiver").await,
+            "POST /gone" => exchange.answer("410 Gone", "", "secret of the receiver").await,
+            "POST /busy" => exchange.answer("429 Too Many", "Retry-After: 1\r\n", "").await,
+            _ => exchange.answer("200 OK", "", "thanks").await,
+        }
+    })
+    .await;
+    let calls = Calls::to(&server, |settings| settings.max_attempts = 2).await;
+    let job = calls.submit("fails", "/fails", words(2, 0, 1)).await;
+    assert_eq!(calls.callback(&job).await.status, Status::Done);
+    let requests = at(&server, "/fails");
+    let [first, again] = requests.as_slice() else { panic!("{requests:?}") };
+    assert_eq!((&first.headers["webhook-id"], &first.body), (&again.headers["webhook-id"], &again.body));
+    assert_signed(&requests).await;
+    let seen = follow(&calls.edge.addr, "callback-fails").await;
+    let retry = seen.events.values().find(|event| event["type"] == "job:retrying:v1").unwrap();
+    assert_eq!(
+        (&retry["code"], &retry["message"]),
+        (&json!("callback_failed"), &json!("the receiver answered 500 Internal Server Error"))
+    );
+    let job = calls.submit("gone", "/gone", words(2, 0, 1)).await;
+    let state = calls.callback(&job).await;
+    let error = state.error.unwrap();
+    assert_eq!((state.status, state.attempt, error.code.as_str()), (Status::Failed, 1, "callback_refused"));
+    assert!(!error.message.contains("secret"), "{}", error.message);
+    assert_eq!(at(&server, "/gone").len(), 1);
+    let job = calls.submit("busy", "/busy", words(2, 0, 1)).await;
+    assert_eq!(calls.callback(&job).await.error.unwrap().code, "attempts_exhausted");
+    let seen = follow(&calls.edge.addr, "callback-busy").await;
+    let retry = seen.events.values().find(|event| event["type"] == "job:retrying:v1").unwrap();
+    assert_eq!(retry["delay_ms"], 1000);
+    assert_eq!(at(&server, "/busy").len(), 2);
+    calls.system.end().await;
+}
+
+#[tokio::test]
+async fn a_receiver_that_never_answers_holds_up_nobody() {
+    let server = Server::start(async |mut exchange: Exchange| match exchange.request.line.as_str() {
+        "POST /slow" => exchange.hang().await,
+        _ => exchange.answer("200 OK", "", "").await,
+    })
+    .await;
+    let calls = Calls::to(&server, |_| {}).await;
+    let began = Instant::now();
+    for number in 0..30 {
+        calls.submit(&format!("slow-{number}"), "/slow", words(1, 0, 1)).await;
+    }
+    eventually("the slow ones", || async { (at(&server, "/slow").len() == 30).then_some(()) }).await;
+    let job = calls.submit("fast", "/fast", words(1, 0, 1)).await;
+    assert_eq!(calls.callback(&job).await.status, Status::Done);
+    assert!(began.elapsed() < CALLBACK_WAIT, "{:?}", began.elapsed());
+    // And it does not wait for ever itself.
+    let slow: JobId = "callback-slow-0".parse().unwrap();
+    eventually("the slow one to be given up", || async {
+        calls
+            .system
+            .log
+            .last(&slow)
+            .await
+            .ok()
+            .flatten()
+            .filter(|last| last.kind == tailwater::wire::Type::Retrying)
+    })
+    .await;
+    calls.system.end().await;
+}
+
+#[tokio::test]
+async fn nobody_but_an_allowed_host_is_called() {
+    let elsewhere =
+        Server::start(async |mut exchange: Exchange| exchange.answer("200 OK", "", "").await).await;
+    let location = format!("Location: http://{}/\r\n", elsewhere.addr);
+    let server = Server::start(move |mut exchange: Exchange| {
+        let location = location.clone();
+        async move { exchange.answer("307 Temporary Redirect", &location, "").await }
+    })
+    .await;
+    let calls = Calls::to(&server, |settings| settings.max_attempts = 2).await;
+    let forbidden = format!("http://{}/", elsewhere.addr);
+    let (status, problem) =
+        post(&calls.edge, &json!({"kind": "demo", "id": "f", "callback": forbidden})).await;
+    assert_eq!((status, problem["code"].as_str()), (422, Some("callback_not_allowed")), "{problem}");
+    assert!(calls.system.log.last(&"f".parse().unwrap()).await.unwrap().is_none());
+    // Around the edge: the worker has a list of its own.
+    let submission =
+        Submission { callback: Some(forbidden), ..Submission::new("demo".parse().unwrap(), words(1, 0, 1)) };
+    let job = calls.system.submit_with("around", submission).await;
+    let state = calls.callback(&job).await;
+    assert_eq!((state.attempt, state.error.unwrap().code.as_str()), (1, "callback_not_allowed"));
+    let job = calls.submit("redirected", "/", words(1, 0, 1)).await;
+    assert_eq!(calls.callback(&job).await.error.unwrap().code, "attempts_exhausted");
+    assert_eq!((server.requests().len(), elsewhere.requests().len()), (2, 0));
+    calls.system.end().await;
+}
+
+#[tokio::test]
+async fn up_delivers_callbacks_when_it_is_told_hosts_and_a_secret() {
+    let server = Server::start(async |mut exchange: Exchange| exchange.answer("200 OK", "", "").await).await;
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().display().to_string();
+    let program = broker::program().display().to_string();
+    let args =
+        ["up", "--listen", "127.0.0.1:0", "--data-dir", &data, "--nats-server", &program, "--callback-hosts"];
+    let with_host =
+        |host: &str| [&args[..], &[host]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>();
+    for (host, secret, words) in [
+        (server.addr.as_str(), "", "set TAILWATER_WEBHOOK_SECRET"),
+        (&server.addr, "whsec_c2hvcnQ=", "24 to 64 random bytes"),
+        ("http://h", SECRET, "the callback host \"http://h\" is no `name`"),
+    ] {
+        let (code, out, err) = run_with(with_host(host), &[("TAILWATER_WEBHOOK_SECRET", secret)]).await;
+        assert_eq!((code, out.as_str(), err.lines().count(), err.contains(words)), (2, "", 1, true), "{err}");
+        assert!(secret.is_empty() || !err.contains(secret), "{err}");
+    }
+    let log = dir.path().join("log");
+    let env = [("TAILWATER_WEBHOOK_SECRET", SECRET), ("TAILWATER_LOG", "trace")];
+    let stderr = Stdio::from(std::fs::File::create(&log).unwrap());
+    // The program must not learn the secret.
+    let command = ["--", "sh", "-c", "env"].map(str::to_owned);
+    let mut up = Process::start_with([with_host(&server.addr), command.to_vec()].concat(), &env, stderr);
+    let addr = up.says("ready http://").await;
+    let edge = Edge::at(&addr);
+    let callback = format!("http://{}/up", server.addr);
+    let (status, answer) = post(&edge, &json!({"kind": "exec", "id": "up", "callback": callback})).await;
+    assert_eq!(status, 202, "{answer}");
+    eventually("the callback", || async { (!server.requests().is_empty()).then_some(()) }).await;
+    assert_signed(&server.requests()).await;
+    let seen = follow(&addr, "up").await;
+    assert!(seen.text().contains("TAILWATER_JOB=up"), "{}", seen.text());
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("TRACE") && log.contains("starting new connection"));
+    for shown in [log, seen.text(), format!("{:?}", follow(&addr, "callback-up").await.events)] {
+        assert!(!shown.contains(SECRET), "{shown}");
+    }
+    let (code, out, _) = run_with(["up", "--help"], &env[..1]).await;
+    assert_eq!(
+        (code, out.contains("TAILWATER_WEBHOOK_SECRET"), out.contains(SECRET)),
+        (0, true, false),
+        "{out}"
+    );
+}
+
+#[tokio::test]
+async fn the_webhook_backend_signs_nothing_but_callbacks() {
+    let args = ["worker", "--kind", "mail", "webhook", "--callback-hosts", "h.example"];
+    let (code, _, err) = run_with(args, &[("TAILWATER_WEBHOOK_SECRET", SECRET)]).await;
+    assert_eq!((code, err.contains("serves the kind callback only")), (2, true), "{err}");
+}

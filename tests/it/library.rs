@@ -1,0 +1,70 @@
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tailwater::guard::Signal;
+use tempfile::TempDir;
+
+use crate::cli::up;
+use crate::support::client::{Client, Frame, Seen, follow};
+use crate::support::eventually;
+use crate::support::process::{Process, run};
+
+/// The program of `examples/backend.rs`, which `cargo test` without a choice of targets and scripts/test.sh build beside
+/// the tests.
+fn example() -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let example = tests.ancestors().nth(2).unwrap().join("examples/backend");
+    assert!(example.exists(), "no {}: cargo build --example backend", example.display());
+    example
+}
+
+fn start(nats: &str) -> Process {
+    Process::start_program(&example(), [nats], &[], Stdio::inherit())
+}
+
+#[tokio::test]
+async fn a_program_of_ten_lines_runs_cancels_and_goes_on_with_jobs() {
+    let up = up(TempDir::new().unwrap(), &[]).await;
+    let mut worker = start(&up.nats);
+    let submit = async |id: &str, input: &str| {
+        run(["submit", "--kind", "countdown", "--input", input, "--id", id, "--nats", &up.nats]).await.0
+    };
+    // Until the program has made its kind known.
+    eventually("the program", || async { (submit("three", "3").await == 0).then_some(()) }).await;
+    let seen = follow(&up.addr, "three").await;
+    seen.assert_whole();
+    assert_eq!(seen.text(), "3\n2\n1\n");
+    assert_eq!(submit("bad", "\"three\"").await, 0);
+    let bad = follow(&up.addr, "bad").await;
+    assert_eq!(bad.events[&bad.last]["code"], "bad_input");
+
+    assert_eq!(submit("long", "1000").await, 0);
+    let (mut client, mut long) = (Client::connect(&up.addr).await, Seen::of("long"));
+    client.watch(&long).await;
+    while long.text().is_empty() {
+        let Frame::Json(frame) = client.next().await else { panic!("cut off") };
+        long.take(&frame);
+    }
+    assert_eq!(run(["cancel", "long", "--nats", &up.nats]).await.0, 0);
+    long.follow(&mut client).await;
+    assert_eq!(long.events[&long.last]["type"], "job:cancelled:v1");
+
+    // One that is killed in the middle is followed by one that goes on where it stopped.
+    assert_eq!(submit("killed", "60").await, 0);
+    let mut killed = Seen::of("killed");
+    client.watch(&killed).await;
+    while !killed.text().contains("55\n") {
+        let Frame::Json(frame) = client.next().await else { panic!("cut off") };
+        killed.take(&frame);
+    }
+    worker.kill().await;
+    let mut worker = start(&up.nats);
+    killed.follow(&mut client).await;
+    killed.assert_whole();
+    assert_eq!(killed.text(), (1..=60).rev().map(|number| format!("{number}\n")).collect::<String>());
+    let continued = killed.events.values().filter(|event| event["continues"] == true).count();
+    assert_eq!((continued, killed.events[&killed.last]["attempt"].as_u64()), (1, Some(2)));
+    worker.signal(Signal::TERM);
+    assert!(worker.ends_within(Duration::from_secs(15)).await.success());
+}

@@ -1,0 +1,501 @@
+use std::collections::HashSet;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tailwater::backend::openai::{OpenAi, Settings};
+use tailwater::guard::Signal;
+use tailwater::nats::Cancelled;
+use tailwater::wire::{JobId, Status, Submission};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::support::broker::Broker;
+use crate::support::client::{Seen, follow};
+use crate::support::http::{Exchange, Server};
+use crate::support::process::{Process, run_with};
+use crate::support::system::{Edge, System};
+use crate::support::{PATIENCE, eventually, within};
+
+const KEY: &str = "sk-test-0123456789abcdef";
+
+/// A worker that asks a server, and an edge to watch it through.
+struct Model {
+    system: System,
+    edge: Edge,
+}
+
+impl Model {
+    async fn of(server: &Server) -> Self {
+        Self::with(&server.addr, PATIENCE, |_| {}).await
+    }
+
+    async fn with(
+        addr: &str,
+        silence: Duration,
+        change: impl FnOnce(&mut tailwater::worker::Settings),
+    ) -> Self {
+        let system = System::on(Broker::shared_one()).await;
+        let base_url = format!("http://{addr}/v1");
+        let key = Some(KEY.parse().unwrap());
+        let backend = OpenAi::new(Settings { key, silence, ..Settings::new(base_url, "m1") }).unwrap();
+        let worker = |settings: &mut tailwater::worker::Settings| {
+            settings.pause = Duration::from_millis(20);
+            change(settings);
+        };
+        system.worker(backend, worker).await;
+        let edge = system.edge().await;
+        Self { system, edge }
+    }
+
+    /// Everything that a job with this input came to.
+    async fn answers(&self, id: &str, input: Value) -> Seen {
+        self.system.submit(id, input).await;
+        let seen = follow(&self.edge.addr, id).await;
+        seen.assert_whole();
+        seen
+    }
+}
+
+/// The events of a type.
+fn of_type<'a>(seen: &'a Seen, kind: &str) -> Vec<&'a Value> {
+    seen.events.values().filter(|event| event["type"] == kind).collect()
+}
+
+/// What ended the job.
+fn end(seen: &Seen) -> &Value {
+    seen.events.values().next_back().unwrap()
+}
+
+fn choice(choice: &Value) -> String {
+    format!("data: {}\n\n", json!({"object": "chat.completion.chunk", "choices": [choice]}))
+}
+
+fn delta(delta: &Value) -> String {
+    choice(&json!({"index": 0, "delta": delta, "finish_reason": null}))
+}
+
+fn reason(reason: &str) -> String {
+    choice(&json!({"index": 0, "delta": {}, "finish_reason": reason}))
+}
+
+fn text(text: &str) -> String {
+    delta(&json!({"content": text}))
+}
+
+/// A good answer.
+async fn answer_well(exchange: &mut Exchange, said: &str) {
+    exchange.begin().await;
+    exchange.send(text(said)).await;
+    exchange.send(reason("stop")).await;
+    exchange.send("data: [DONE]\n\n").await;
+    exchange.finish().await;
+}
+
+/// What the user said last.
+fn said(exchange: &Exchange) -> String {
+    let messages = exchange.request.json()["messages"].take();
+    messages.as_array().unwrap().last().unwrap()["content"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn an_answer_arrives_whole_with_its_channels_tool_calls_usage_and_reason() {
+    let server = Server::start(async |mut exchange: Exchange| {
+        let call = |id: Value, arguments: &str| {
+            let piece = json!({"index": 0, "id": id, "type": "function", "function": {"name": "f", "arguments": arguments}});
+            delta(&json!({"tool_calls": [piece]}))
+        };
+        let usage = json!({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}});
+        let stream = [
+            "\u{FEFF}: OPENROUTER PROCESSING\r\n\r\n".to_owned(),
+            delta(&json!({"role": "assistant", "content": ""})).replace('\n', "\r\n"),
+            delta(&json!({"reasoning_content": "Grübeln… "})).replace('\n', "\r"),
+            delta(&json!({"reasoning": "🤔"})),
+            text("Größe 🙂 ").replace("data: ", "data:"),
+            text("日本").replace(",\"", ",\ndata: \""),
+            call(json!("c1"), "{\"x\":"),
+            call(Value::Null, "\"é\"}"),
+            reason("tool_calls"),
+            format!("data: {usage}\n\n"),
+            "data: [DONE]\n\n".to_owned(),
+        ];
+        exchange.begin().await;
+        // Byte by byte, so that everything that can be cut is cut.
+        for byte in stream.concat().as_bytes() {
+            exchange.send([*byte]).await;
+        }
+        exchange.finish().await;
+    })
+    .await;
+    let model = Model::of(&server).await;
+    let input = json!({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],
+        "temperature": 0.2, "tools": [{"type": "function", "function": {"name": "f"}}]});
+    let seen = model.answers("whole", input.clone()).await;
+    assert_eq!(seen.text(), "Größe 🙂 日本");
+    let reasoning =
+        of_type(&seen, "model:chunk:v1").into_iter().filter(|chunk| chunk["channel"] == "reasoning");
+    assert_eq!(reasoning.map(|chunk| chunk["text"].as_str().unwrap()).collect::<String>(), "Grübeln… 🤔");
+    let data: Vec<_> = of_type(&seen, "job:data:v1").into_iter().map(|event| event["data"].clone()).collect();
+    let call =
+        json!({"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{\"x\":\"é\"}"}});
+    assert_eq!(data, [json!({"tool_calls": [call]})]);
+    let done = end(&seen);
+    assert_eq!((&done["type"], &done["finish_reason"]), (&json!("job:done:v1"), &json!("tool_calls")));
+    assert_eq!(done["usage"]["total_tokens"], 12);
+    let requests = server.requests();
+    let [request] = requests.as_slice() else { panic!("{requests:?}") };
+    assert_eq!(request.line, "POST /v1/chat/completions");
+    assert_eq!(request.headers["authorization"], format!("Bearer {KEY}"));
+    assert_eq!(request.headers["content-type"], "application/json");
+    let mut expected = input;
+    expected["model"] = "m1".into();
+    expected["stream"] = true.into();
+    expected["stream_options"] = json!({"include_usage": true});
+    assert_eq!(request.json(), expected);
+    model.system.end().await;
+}
+
+/// Does what `fault` says, wrong.
+async fn go_wrong(exchange: &mut Exchange, fault: &str) {
+    match fault {
+        "cut" => {
+            exchange.begin().await;
+            exchange.send(text("lost")).await;
+        }
+        "ended" | "done" => {
+            exchange.begin().await;
+            exchange.send(text("lost")).await;
+            if fault == "done" {
+                exchange.send("data: [DONE]\n\n").await;
+            }
+            exchange.finish().await;
+        }
+        "closed" => {
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+            exchange.raw(format!("{head}{}", text("lost"))).await;
+        }
+        "garbage" | "bytes" | "error" | "event" => {
+            exchange.begin().await;
+            exchange.send(text("lost")).await;
+            let last: &[u8] = match fault {
+                "garbage" => b"data: {nonsense}\n\n",
+                "bytes" => b"data: \xFF\n\n",
+                "error" => b"data: {\"error\": {\"message\": \"out of memory\"}}\n\ndata: [DONE]\n\n",
+                _ => b"event: error\ndata: {\"message\": \"out of memory\"}\n\n",
+            };
+            exchange.send(last).await;
+            exchange.closed().await;
+        }
+        "endless" => {
+            exchange.begin().await;
+            exchange.send("data: ").await;
+            let piece = "x".repeat(64 * 1024);
+            for _ in 0..64 {
+                exchange.send(&piece).await;
+            }
+            exchange.closed().await;
+        }
+        "stalls" => {
+            exchange.begin().await;
+            exchange.send(text("lost")).await;
+            exchange.hang().await;
+        }
+        "never" => exchange.hang().await,
+        "dropped" => {}
+        "page" => exchange.answer("200 OK", "Content-Type: text/html\r\n", "<h1>hi</h1>").await,
+        "later" => exchange.answer("503 Service Unavailable", "Retry-After: 1\r\n", "").await,
+        status => exchange.answer(status, "", r#"{"error": {"message": "no luck"}}"#).await,
+    }
+}
+
+#[tokio::test]
+async fn whatever_goes_wrong_in_passing_is_told_and_followed_by_a_whole_answer() {
+    let begun = Arc::new(Mutex::new(HashSet::new()));
+    let server = Server::start(move |mut exchange| {
+        let fault = said(&exchange);
+        let first = begun.lock().unwrap().insert(fault.clone());
+        async move {
+            if first {
+                go_wrong(&mut exchange, &fault).await;
+            } else {
+                answer_well(&mut exchange, &format!("whole after {fault}")).await;
+            }
+        }
+    })
+    .await;
+    let model = Model::with(&server.addr, Duration::from_secs(3), |_| {}).await;
+    let ask = async |number: usize, fault: &str, code: &str, words: &str| {
+        let seen = model.answers(&format!("fault-{number}"), json!(fault)).await;
+        let retries = of_type(&seen, "job:retrying:v1");
+        let [retry] = retries.as_slice() else { panic!("{fault}: {:?}", seen.events) };
+        assert_eq!(retry["code"], code, "{fault}: {retry}");
+        assert!(retry["message"].as_str().unwrap().contains(words), "{fault}: {retry}");
+        let delay = retry["delay_ms"].as_u64().unwrap();
+        assert!(
+            if fault == "later" { delay == 1000 } else { (1..1000).contains(&delay) },
+            "{fault}: {retry}"
+        );
+        // What came before counts no longer.
+        assert_eq!((seen.text(), end(&seen)["attempt"].as_u64()), (format!("whole after {fault}"), Some(2)));
+        assert_eq!(end(&seen)["type"], "job:done:v1", "{fault}");
+    };
+    let faults = [
+        ("cut", "stream_cut", "cut"),
+        ("ended", "stream_cut", "without a finish_reason"),
+        ("done", "stream_cut", "end mark"),
+        ("closed", "stream_cut", "without a finish_reason"),
+        ("garbage", "bad_stream", "no chunk"),
+        ("bytes", "bad_stream", "not UTF-8"),
+        ("endless", "bad_stream", "longer than"),
+        ("page", "bad_stream", "text/html"),
+        ("error", "model_failed", "out of memory"),
+        ("event", "model_failed", "out of memory"),
+        ("stalls", "model_silent", "nothing for 3s"),
+        ("never", "model_silent", "nothing for 3s"),
+        ("dropped", "model_unreachable", "cannot be asked"),
+        ("500 Internal Server Error", "model_failed", "no luck"),
+        ("429 Too Many Requests", "model_busy", "no luck"),
+        ("later", "model_failed", "503"),
+    ];
+    let all = faults.iter().enumerate().map(|(number, (fault, code, words))| ask(number, fault, code, words));
+    futures_util::future::join_all(all).await;
+    assert_eq!(server.requests().len(), 2 * faults.len());
+    model.system.end().await;
+}
+
+#[tokio::test]
+async fn a_busy_server_is_asked_again_when_it_said_and_not_before() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let times = Arc::clone(&asked);
+    let server = Server::start(move |mut exchange: Exchange| {
+        times.lock().unwrap().push(Instant::now());
+        async move {
+            match exchange.number {
+                1 => exchange.answer("429 Too Many Requests", "Retry-After: 2\r\n", "slow down").await,
+                _ => answer_well(&mut exchange, "ok").await,
+            }
+        }
+    })
+    .await;
+    let model = Model::of(&server).await;
+    let seen = model.answers("busy", json!("hi")).await;
+    let retry = of_type(&seen, "job:retrying:v1")[0];
+    assert_eq!((&retry["code"], &retry["delay_ms"]), (&json!("model_busy"), &json!(2000)));
+    assert_eq!(seen.text(), "ok");
+    let asked = asked.lock().unwrap().clone();
+    assert_eq!(asked.len(), 2);
+    assert!(asked[1] - asked[0] >= Duration::from_millis(1900), "{:?}", asked[1] - asked[0]);
+    model.system.end().await;
+}
+
+#[tokio::test]
+async fn a_refusal_or_bad_input_ends_the_job_with_the_reason_and_is_not_tried_again() {
+    let elsewhere = Server::start(async |mut exchange| answer_well(&mut exchange, "stolen").await).await;
+    let location = format!("Location: http://{}/v1/chat/completions\r\n", elsewhere.addr);
+    let server = Server::start(move |mut exchange: Exchange| {
+        let (status, location) = (said(&exchange), location.clone());
+        let long = "no such model: ".to_owned() + &"x".repeat(100_000);
+        async move {
+            match status.as_str() {
+                "307 Temporary Redirect" => exchange.answer(&status, &location, "").await,
+                _ => exchange.answer(&status, "", &json!({"error": {"message": long}}).to_string()).await,
+            }
+        }
+    })
+    .await;
+    let model = Model::of(&server).await;
+    let statuses = ["400 Bad Request", "401 Unauthorized", "404 Not Found", "422 Unprocessable Entity"];
+    for (number, status) in statuses.into_iter().chain(["307 Temporary Redirect"]).enumerate() {
+        let seen = model.answers(&format!("refused-{number}"), json!(status)).await;
+        let failed = end(&seen);
+        assert_eq!(
+            (&failed["type"], &failed["code"]),
+            (&json!("job:failed:v1"), &json!("model_refused")),
+            "{failed}"
+        );
+        assert_eq!((failed["retryable"].as_bool(), failed["attempt"].as_u64()), (Some(false), Some(1)));
+        let message = failed["message"].as_str().unwrap();
+        assert!(message.contains(status) && message.len() < 1200, "{message}");
+        assert_eq!(message.contains("no such model"), !status.starts_with('3'), "{message}");
+    }
+    // The key went nowhere else.
+    assert!(elsewhere.requests().is_empty());
+    let asked = server.requests().len();
+    for (number, input) in
+        [json!(7), Value::Null, json!({"messages": []}), json!({"prompt": "x"})].into_iter().enumerate()
+    {
+        let seen = model.answers(&format!("bad-{number}"), input).await;
+        assert_eq!((&end(&seen)["code"], end(&seen)["attempt"].as_u64()), (&json!("bad_input"), Some(1)));
+    }
+    assert_eq!(server.requests().len(), asked);
+    model.system.end().await;
+}
+
+#[tokio::test]
+async fn a_server_that_never_recovers_or_is_not_there_ends_the_job_after_the_last_attempt() {
+    let server =
+        Server::start(async |mut exchange: Exchange| exchange.answer("500 Oops", "", "burnt").await).await;
+    let model = Model::with(&server.addr, PATIENCE, |settings| settings.max_attempts = 3).await;
+    let seen = model.answers("burnt", json!("hi")).await;
+    assert_eq!(end(&seen)["code"], "attempts_exhausted");
+    let message = end(&seen)["message"].as_str().unwrap();
+    assert!(message.contains("burnt") && message.contains("model_failed"), "{message}");
+    assert_eq!((server.requests().len(), of_type(&seen, "job:retrying:v1").len()), (3, 2));
+    model.system.end().await;
+    let model = Model::with("127.0.0.1:1", PATIENCE, |settings| settings.max_attempts = 2).await;
+    let seen = model.answers("gone", json!("hi")).await;
+    assert_eq!(of_type(&seen, "job:retrying:v1")[0]["code"], "model_unreachable");
+    assert_eq!(end(&seen)["code"], "attempts_exhausted");
+    model.system.end().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_whole_ends_though_the_end_mark_never_comes() {
+    let server = Server::start(async |mut exchange: Exchange| {
+        let cut = said(&exchange) == "cut";
+        exchange.begin().await;
+        exchange.send(text("all")).await;
+        exchange.send(reason("length")).await;
+        if cut {
+            return;
+        }
+        loop {
+            // It lives, and has nothing more to say.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            exchange.send(": ping\n\n").await;
+        }
+    })
+    .await;
+    let model = Model::of(&server).await;
+    let (cut, endless) =
+        tokio::join!(model.answers("cut", json!("cut")), model.answers("endless", json!("endless")));
+    for seen in [cut, endless] {
+        assert_eq!((seen.text().as_str(), &end(&seen)["finish_reason"]), ("all", &json!("length")));
+    }
+    model.system.end().await;
+}
+
+#[tokio::test]
+async fn a_cancel_closes_the_connection_to_the_model_server_within_a_second() {
+    let (closed, mut closes) = mpsc::channel(4);
+    let server = Server::start(move |mut exchange: Exchange| {
+        let closed = closed.clone();
+        async move {
+            if said(&exchange) == "streams" {
+                exchange.begin().await;
+                exchange.send(text("some")).await;
+            }
+            exchange.closed().await;
+            closed.send(Instant::now()).await.unwrap();
+        }
+    })
+    .await;
+    let model = Model::of(&server).await;
+    for (number, way) in ["streams", "waits"].into_iter().enumerate() {
+        let job = model.system.submit(way, json!(way)).await;
+        eventually("the request", || async { (server.requests().len() > number).then_some(()) }).await;
+        let events = if way == "streams" { 3 } else { 2 };
+        eventually("the events before", || async {
+            model.system.log.last(&job).await.ok().flatten().filter(|last| last.seq.0 >= events)
+        })
+        .await;
+        let asked = Instant::now();
+        let Cancelled::Requested(_) = model.system.log.cancel(&job, None).await.unwrap() else {
+            panic!("not requested")
+        };
+        let closed = within("the connection to close", closes.recv()).await.unwrap();
+        assert!(closed - asked < Duration::from_secs(1), "{way}: {:?}", closed - asked);
+        assert_eq!(model.system.ended(&job).await.status, Status::Cancelled);
+    }
+    model.system.end().await;
+}
+
+#[tokio::test]
+async fn the_key_is_in_no_event_and_no_line_of_the_log() {
+    let server = Server::start(async |mut exchange: Exchange| {
+        // A server that says again what it was told.
+        let echo = exchange.request.headers["authorization"].clone();
+        match said(&exchange).as_str() {
+            "refuse" => {
+                exchange
+                    .answer("401 Unauthorized", "", &json!({"error": {"message": echo}}).to_string())
+                    .await
+            }
+            "break" => {
+                exchange.begin().await;
+                exchange.send(format!("data: {}\n\n", json!({"error": {"message": echo}}))).await;
+                exchange.finish().await;
+            }
+            _ => answer_well(&mut exchange, "fine").await,
+        }
+    })
+    .await;
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let dir = tempfile::TempDir::new().unwrap();
+    let log = dir.path().join("log");
+    let base_url = format!("http://{}/v1/", server.addr);
+    let flags = ["worker", "--kind", "chat", "--max-attempts", "2", "--retry-delay", "10ms"]
+        .map(str::to_owned)
+        .to_vec();
+    let backend = ["openai", "--base-url", &base_url, "--model", "m1"].map(str::to_owned).to_vec();
+    let env = [("OPENAI_API_KEY", KEY), ("TAILWATER_LOG", "trace")];
+    let stderr = Stdio::from(std::fs::File::create(&log).unwrap());
+    let mut worker = Process::start_with([flags, system.flags(), backend].concat(), &env, stderr);
+    let mut events = String::new();
+    for (said, status) in [("hi", "job:done:v1"), ("refuse", "job:failed:v1"), ("break", "job:failed:v1")] {
+        system.submit_with(said, Submission::new("chat".parse().unwrap(), json!(said))).await;
+        let seen = follow(&edge.addr, said).await;
+        assert_eq!(end(&seen)["type"], status, "{said}: {:?}", seen.events);
+        events += &format!("{:?}", seen.events);
+    }
+    assert_eq!(server.requests().len(), 4);
+    assert!(server.requests().iter().all(|request| request.headers["authorization"].ends_with(KEY)));
+    worker.signal(Signal::TERM);
+    assert!(worker.ends_within(Duration::from_secs(10)).await.success());
+    let log = std::fs::read_to_string(log).unwrap();
+    // It is a log of everything, the HTTP client included.
+    assert!(log.contains("TRACE") && log.contains("starting new connection"), "{log}");
+    assert!(!log.contains(KEY) && !events.contains(KEY));
+    assert!(events.contains("Bearer ***"), "{events}");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn what_keeps_the_backend_from_starting_is_one_sentence_without_the_key() {
+    let args = ["worker", "--kind", "chat", "openai", "--model", "m1", "--base-url"];
+    let start = async |base_url: &str, key: &str| {
+        run_with([&args[..], &[base_url]].concat(), &[("OPENAI_API_KEY", key)]).await
+    };
+    let (code, out, err) = start("localhost:11434/v1", KEY).await;
+    assert_eq!((code, out.as_str(), err.lines().count()), (2, "", 1), "{err}");
+    assert!(err.contains("no http or https address"), "{err}");
+    let broken = format!("{KEY}\n");
+    let (code, _, err) = start("http://127.0.0.1:1/v1", &broken).await;
+    assert_eq!(
+        (code, err.lines().count(), err.contains("the API key has characters")),
+        (2, 1, true),
+        "{err}"
+    );
+    assert!(!err.contains(KEY), "{err}");
+    let (code, out, err) = run_with(["worker", "openai", "--help"], &[("OPENAI_API_KEY", KEY)]).await;
+    assert_eq!((code, out.contains("OPENAI_API_KEY"), out.contains(KEY)), (0, true, false), "{out}{err}");
+}
+
+#[tokio::test]
+async fn without_a_key_none_is_sent() {
+    let server = Server::start(async |mut exchange| answer_well(&mut exchange, "hi").await).await;
+    let system = System::on(Broker::shared_one()).await;
+    let base_url = format!("http://{}/v1", server.addr);
+    let flags = ["worker", "--kind", "chat"].map(str::to_owned).to_vec();
+    let backend = ["openai", "--base-url", &base_url, "--model", "m1"].map(str::to_owned).to_vec();
+    // A variable that is set to nothing is no key.
+    let env = [("OPENAI_API_KEY", "")];
+    let _worker = Process::start_with([flags, system.flags(), backend].concat(), &env, Stdio::inherit());
+    let job: JobId =
+        system.submit_with("keyless", Submission::new("chat".parse().unwrap(), json!("hi"))).await;
+    assert_eq!(system.ended(&job).await.output, "hi");
+    assert!(!server.requests()[0].headers.contains_key("authorization"));
+    system.end().await;
+}
