@@ -51,7 +51,14 @@ fn input(url: &str, kind: &Kind, end: &Event) -> serde_json::Value {
     let (status, error, usage, finish_reason) = match &end.body {
         Body::Done { usage, finish_reason } => ("done", None, usage.clone(), finish_reason.clone()),
         Body::Failed(failure) => ("failed", Some(failure), None, None),
-        _ => ("cancelled", None, None, None),
+        Body::Queued { .. }
+        | Body::Started { .. }
+        | Body::Chunk { .. }
+        | Body::Data { .. }
+        | Body::Retrying { .. }
+        | Body::CancelRequested { .. }
+        | Body::Cancelled {}
+        | Body::Unknown => ("cancelled", None, None, None),
     };
     json!({"url": url, "type": format!("job.{status}"), "data": {
         "id": end.job, "kind": kind, "status": status, "attempt": end.attempt, "seq": end.seq,
