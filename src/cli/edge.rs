@@ -9,6 +9,7 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{NatsArgs, until_interrupted};
+use crate::config::DRAIN_WINDOW;
 use crate::{edge, runtime};
 
 /// Serve clients: submit, state, and every job's stream over WebSocket. Any number of edges may run; none keeps anything.
@@ -36,11 +37,15 @@ pub(super) struct EdgeArgs {
     /// The hosts that jobs may call back to, separated by commas, each `name` or `name:port`. None by default.
     #[arg(long, env = "TAILWATER_CALLBACK_HOSTS", value_name = "HOSTS", value_delimiter = ',')]
     pub(super) callback_hosts: Vec<String>,
+    /// Over what time clients are told to come back when the edge stops, so that they do not all do it at once.
+    #[arg(long, env = "TAILWATER_DRAIN", value_name = "TIME", default_value_t = DRAIN_WINDOW.into(),
+          value_parser = str::parse::<humantime::Duration>)]
+    pub(super) drain: humantime::Duration,
 }
 
 impl EdgeArgs {
     pub(super) fn settings(&self) -> edge::Settings {
-        edge::Settings { callback_hosts: self.callback_hosts.clone() }
+        edge::Settings { callback_hosts: self.callback_hosts.clone(), drain: self.drain.into() }
     }
 }
 

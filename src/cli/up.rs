@@ -92,7 +92,9 @@ impl Up {
             start_worker(&nats, Exec { command, format: Format::Text, guard }, "exec", &tasks).await?;
         }
         println!("ready http://{}", listener.local_addr()?);
-        edge::run(listener, nats.clone(), edge::Settings::default(), stop.clone()).await?;
+        // Whoever presses Ctrl-C wants the prompt back, and there is no other edge that clients could storm.
+        let settings = edge::Settings { drain: Duration::ZERO, ..edge::Settings::default() };
+        edge::run(listener, nats.clone(), settings, stop.clone()).await?;
         tasks.end(Duration::from_secs(3)).await;
         nats.close().await;
         Ok(())

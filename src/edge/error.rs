@@ -40,7 +40,7 @@ impl Problem {
 
     /// What is wrong, for people.
     pub(super) fn message(&self) -> &str {
-        self.detail.as_deref().unwrap_or(self.code.row().text)
+        self.detail.as_deref().unwrap_or_else(|| self.code.row().text)
     }
 }
 

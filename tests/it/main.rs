@@ -16,6 +16,9 @@ mod killing;
 mod load;
 /// The commands of the README, run as a reader would.
 mod readme;
+/// What only the WebSocket door does: two encodings, submit and cancel, the close, and how clients of an edge that stops
+/// come back.
+mod sockets;
 /// The rules of the house that no lint knows.
 mod tidy;
 /// One client or a few follow a job: from anywhere, over any number of drops.

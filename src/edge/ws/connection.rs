@@ -1,180 +1,140 @@
-//! The WebSocket front door: reads a client's frames, pumps its sessions, writes, closes. What a client gets next is
-//! decided by the session; `wire/PROTOCOL.md` is the contract.
+//! One client's connection: does what its frames ask for, and pumps its sessions. What a client gets next is decided by
+//! the session; how it is written, by the line.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::extract::State;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
-use axum::http::{HeaderMap, header};
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use futures_util::future::{join, ready};
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{Instant, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, debug, info_span};
+use tracing::debug;
 
-use super::App;
-use super::error::Problem;
-use crate::config::{
-    BODY_MAX, PING_EVERY, PONG_WAIT, READ_BUFFER, STEPS_PER_WRITE, WATCHES_MAX, WRITE_BUFFER, WRITE_WAIT,
-};
+use super::line::{Ending, Heard, Line};
+use crate::config::{CLOSE_WAIT, PING_EVERY, REQUESTS_MAX, STEPS_PER_WRITE, WATCHES_MAX};
+use crate::edge::App;
+use crate::edge::drain::Place;
+use crate::edge::error::Problem;
 use crate::nats::Reader;
 use crate::session::{Error, Session, Step};
-use crate::wire::{ClientFrame, Code, Gone, JSON_PROTOCOL, JobId, Refusal, ServerFrame, Start};
+use crate::wire::{About, ClientFrame, Code, Gone, JobId, ServerFrame, Start};
 
-/// `GET /ws`.
-pub(super) async fn upgrade(
-    State(app): State<Arc<App>>,
-    headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Response {
-    let upgrade = match upgrade {
-        Ok(upgrade) => upgrade,
-        Err(error) => return Problem::new(Code::BadRequest, error.body_text()).into_response(),
-    };
-    let mut offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().peekable();
-    let known = |value: &header::HeaderValue| {
-        value.to_str().is_ok_and(|list| list.split(',').any(|name| name.trim() == JSON_PROTOCOL))
-    };
-    if offered.peek().is_some() && !offered.any(known) {
-        return Problem::from(Code::BadSubprotocol).into_response();
-    }
-    if app.tasks.stop().is_cancelled() {
-        return Problem::from(Code::Restarting).into_response();
-    }
-    let held = app.tasks.hold();
-    upgrade
-        .protocols([JSON_PROTOCOL])
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(WRITE_BUFFER)
-        .max_message_size(BODY_MAX)
-        .max_frame_size(BODY_MAX)
-        .on_upgrade(move |socket| async move {
-            let connection = Connection::new(app, socket);
-            connection.run().instrument(info_span!("ws", id = %nuid::next())).await;
-            drop(held);
-        })
-}
-
-/// One client's connection and the jobs that it watches.
-struct Connection {
+/// A connection, the jobs that it watches, and what it has asked for.
+pub(super) struct Connection {
     app: Arc<App>,
-    socket: WebSocket,
+    line: Line,
     /// What ends each watch.
     watches: HashMap<JobId, CancellationToken>,
-    /// One future for each watch: its session's opening, or its next step.
-    steps: FuturesUnordered<Pin<Box<dyn Future<Output = Happened> + Send>>>,
-    /// When something was heard from the client, or it took something after a while.
-    heard: Instant,
-    pinged: Option<Instant>,
+    /// How many submits and cancels are under way.
+    requests: usize,
+    /// One future for each watch, its session's opening or its next step, and for each request.
+    work: FuturesUnordered<Pin<Box<dyn Future<Output = Happened> + Send>>>,
 }
 
-/// What came of a watch.
+/// What came of a watch or a request.
 enum Happened {
     Opened(Result<Session<Reader>, Error>, JobId),
     Stepped(Session<Reader>, Step),
     Unwatched,
-}
-
-/// Why a connection ends.
-#[derive(Debug)]
-enum Ending {
-    /// The client has gone, or nothing can be written to it.
-    Gone,
-    /// The edge closes it.
-    Close(Code),
+    Answered(Result<ServerFrame, Problem>, About),
 }
 
 impl Connection {
-    fn new(app: Arc<App>, socket: WebSocket) -> Self {
-        let (watches, steps) = (HashMap::new(), FuturesUnordered::new());
-        Self { app, socket, watches, steps, heard: Instant::now(), pinged: None }
+    pub(super) fn new(app: Arc<App>, line: Line) -> Self {
+        let (watches, work) = (HashMap::new(), FuturesUnordered::new());
+        Self { app, line, watches, requests: 0, work }
     }
 
-    async fn run(mut self) {
+    /// Serves the client until it goes, or until its moment comes to be told that the edge stops.
+    pub(super) async fn run(mut self, place: Place) {
         debug!("connected");
-        let ending = match self.hello().await {
-            Ok(()) => self.serve().await,
-            Err(ending) => ending,
+        let app = Arc::clone(&self.app);
+        let ending = tokio::select! {
+            Err(ending) = self.serve() => ending,
+            () = place.moment(&app) => Ending::Close(Code::Restarting),
         };
         debug!(?ending, "disconnected");
-        if let Ending::Close(code) = ending {
-            let row = code.row();
-            let close =
-                CloseFrame { code: row.close.unwrap_or(1011), reason: Utf8Bytes::from_static(row.code) };
-            // The client may be the one that takes nothing; it is not waited for.
-            let _ = timeout(PONG_WAIT / 20, self.socket.send(Message::Close(Some(close)))).await;
+        let Self { line, watches, work, .. } = self;
+        watches.values().for_each(CancellationToken::cancel);
+        // Who asks for something and leaves wants it done.
+        let done = timeout(CLOSE_WAIT, work.for_each(|_| ready(())));
+        let ((), _) = join(line.close(ending), done).await;
+    }
+
+    async fn serve(&mut self) -> Result<Infallible, Ending> {
+        self.hello().await?;
+        let mut ping = interval(PING_EVERY);
+        ping.reset();
+        loop {
+            let overdue = self.line.overdue();
+            tokio::select! {
+                heard = self.line.hear() => self.heard(heard?).await?,
+                Some(happened) = self.work.next(), if !self.work.is_empty() => self.pump(happened).await?,
+                _ = ping.tick() => self.line.ping().await?,
+                () = sleep_until(overdue.unwrap_or_else(Instant::now)), if overdue.is_some() => {
+                    return Err(Ending::Close(Code::Timeout));
+                }
+            }
         }
     }
 
     async fn hello(&mut self) -> Result<(), Ending> {
-        let (protocol, version) = (JSON_PROTOCOL.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
-        self.put(&ServerFrame::Hello { protocol, version }).await?;
-        self.flush().await
+        let protocol = self.line.encoding().subprotocol().to_owned();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        self.line.put(&ServerFrame::Hello { protocol, version }).await?;
+        self.line.flush().await
     }
 
-    async fn serve(&mut self) -> Ending {
-        let stop = self.app.tasks.stop().clone();
-        let mut ping = interval(PING_EVERY);
-        ping.reset();
-        loop {
-            let pong_by = self.pinged.map(|at| at + PONG_WAIT);
-            let outcome = tokio::select! {
-                () = stop.cancelled() => Err(Ending::Close(Code::Restarting)),
-                message = self.socket.recv() => self.heard(message).await,
-                Some(happened) = self.steps.next(), if !self.steps.is_empty() => self.pump(happened).await,
-                _ = ping.tick() => self.ping().await,
-                () = sleep_until(pong_by.unwrap_or(self.heard)), if pong_by.is_some() => self.pong_missing(),
-            };
-            if let Err(ending) = outcome {
-                return ending;
-            }
+    async fn heard(&mut self, heard: Heard) -> Result<(), Ending> {
+        match heard {
+            Heard::Frame(frame) => self.take(frame).await?,
+            Heard::Refused(refusal) => self.error(refusal.code, &refusal.message, refusal.about).await?,
+            Heard::SignOfLife => return Ok(()),
         }
+        self.line.flush().await
     }
 
-    /// Takes in what the client sent.
-    async fn heard(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), Ending> {
-        self.heard = Instant::now();
-        self.pinged = None;
-        match message {
-            Some(Ok(Message::Text(text))) => {
-                match ClientFrame::parse(&text) {
-                    Ok(ClientFrame::Watch { job, start }) => self.watch(job, start).await?,
-                    Ok(ClientFrame::Unwatch { job }) => self.unwatch(job).await?,
-                    Err(refusal) => self.refuse(refusal).await?,
-                }
-                self.flush().await
+    async fn take(&mut self, frame: ClientFrame) -> Result<(), Ending> {
+        match frame {
+            // Where a token is checked once there is a key to check it by. Without one, every client may do everything.
+            ClientFrame::Auth { token: _ } => Ok(()),
+            ClientFrame::Watch { job, start } => self.watch(job, start).await,
+            ClientFrame::Unwatch { job } => self.unwatch(job).await,
+            ClientFrame::Submit { reference, key, submission } => {
+                let about = About { reference: Some(reference.clone()), job: None };
+                let app = Arc::clone(&self.app);
+                let submit = async move {
+                    let accepted = app.submit(submission, key.as_deref()).await?;
+                    Ok(ServerFrame::Submitted { reference, job: accepted.id, status: accepted.status })
+                };
+                self.request(about, submit).await
             }
-            Some(Ok(Message::Binary(_))) => Err(Ending::Close(Code::UnsupportedMediaType)),
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(()),
-            Some(Ok(Message::Close(_))) | None => Err(Ending::Gone),
-            Some(Err(error)) if is_too_large(&error) => Err(Ending::Close(Code::TooLarge)),
-            Some(Err(error)) => {
-                debug!(%error, "the connection broke");
-                Err(Ending::Gone)
+            ClientFrame::Cancel { reference, job } => {
+                let about = About { reference: reference.clone(), job: Some(job.to_string()) };
+                let app = Arc::clone(&self.app);
+                let cancel = async move {
+                    let receipt = app.cancel(job, None).await?;
+                    Ok(ServerFrame::Cancelling { reference, job: receipt.id, seq: receipt.seq })
+                };
+                self.request(about, cancel).await
             }
         }
     }
 
     async fn watch(&mut self, job: JobId, start: Start) -> Result<(), Ending> {
-        let refusal = if self.watches.contains_key(&job) {
-            Some(Code::AlreadyWatching)
-        } else if self.watches.len() >= WATCHES_MAX {
-            Some(Code::TooManyWatches)
-        } else {
-            None
-        };
-        if let Some(code) = refusal {
-            return self.error(code, code.row().text.to_owned(), Some(job.to_string())).await;
+        if self.watches.contains_key(&job) {
+            return self.refuse(Code::AlreadyWatching, &job).await;
+        }
+        if self.watches.len() >= WATCHES_MAX {
+            return self.refuse(Code::TooManyWatches, &job).await;
         }
         let end = CancellationToken::new();
         self.watches.insert(job.clone(), end.clone());
         let hub = Arc::clone(&self.app.hub);
-        self.steps.push(Box::pin(async move {
+        self.work.push(Box::pin(async move {
             match end.run_until_cancelled(Session::open(&hub, &job, start)).await {
                 Some(opened) => Happened::Opened(opened, job),
                 None => Happened::Unwatched,
@@ -187,27 +147,39 @@ impl Connection {
         match self.watches.remove(&job) {
             Some(end) => {
                 end.cancel();
-                self.put(&ServerFrame::Unwatched { job }).await
+                self.line.put(&ServerFrame::Unwatched { job }).await
             }
-            None => {
-                let code = Code::NotWatching;
-                self.error(code, code.row().text.to_owned(), Some(job.to_string())).await
-            }
+            None => self.refuse(Code::NotWatching, &job).await,
         }
     }
 
-    /// Writes what the sessions have; what is ready together leaves together.
+    /// Has something done beside the watches; the client is answered whenever that is.
+    async fn request(
+        &mut self,
+        about: About,
+        work: impl Future<Output = Result<ServerFrame, Problem>> + Send + 'static,
+    ) -> Result<(), Ending> {
+        if self.requests >= REQUESTS_MAX {
+            let code = Code::TooManyRequests;
+            return self.error(code, code.row().text, about).await;
+        }
+        self.requests += 1;
+        self.work.push(Box::pin(async move { Happened::Answered(work.await, about) }));
+        Ok(())
+    }
+
+    /// Writes what came of watches and requests; what is ready together leaves together.
     async fn pump(&mut self, mut happened: Happened) -> Result<(), Ending> {
         // Sessions that replay always have more, and the client must be heard meanwhile.
         for _ in 0..STEPS_PER_WRITE {
             self.happen(happened).await?;
-            match self.steps.next().now_or_never() {
+            match self.work.next().now_or_never() {
                 Some(Some(next)) => happened = next,
-                Some(None) | None => return self.flush().await,
+                Some(None) | None => return self.line.flush().await,
             }
         }
         self.happen(happened).await?;
-        self.flush().await
+        self.line.flush().await
     }
 
     async fn happen(&mut self, happened: Happened) -> Result<(), Ending> {
@@ -215,46 +187,57 @@ impl Connection {
             Happened::Opened(Ok(session), job) => {
                 if self.watches.contains_key(&job) {
                     let status = session.status();
-                    self.put(&ServerFrame::Watching { job, status }).await?;
+                    self.line.put(&ServerFrame::Watching { job, status }).await?;
                     self.step(session);
                 }
             }
             Happened::Opened(Err(error), job) => {
                 if self.watches.remove(&job).is_some() {
-                    self.error(error.code(), error.to_string(), Some(job.to_string())).await?;
+                    let about = About { reference: None, job: Some(job.to_string()) };
+                    self.error(error.code(), &error.to_string(), about).await?;
                 }
             }
-            Happened::Stepped(session, step) => {
-                let job = session.job().clone();
-                if !self.watches.contains_key(&job) {
-                    return Ok(());
-                }
-                match step {
-                    Step::Events(events) => {
-                        for event in events {
-                            self.put_text(event.json().clone()).await?;
-                        }
-                    }
-                    Step::Missing { from, to } => {
-                        self.put(&ServerFrame::Missing { job, from, to, reason: Gone::Expired }).await?;
-                    }
-                    Step::Live => self.put(&ServerFrame::Live { job }).await?,
-                    Step::End => {
-                        self.watches.remove(&job);
-                        return self.put(&ServerFrame::End { job }).await;
-                    }
-                }
-                self.step(session);
-            }
+            Happened::Stepped(session, step) => self.stepped(session, step).await?,
             Happened::Unwatched => {}
+            Happened::Answered(answer, about) => {
+                self.requests -= 1;
+                match answer {
+                    Ok(frame) => self.line.put(&frame).await?,
+                    Err(problem) => self.error(problem.code(), problem.message(), about).await?,
+                }
+            }
         }
+        Ok(())
+    }
+
+    async fn stepped(&mut self, session: Session<Reader>, step: Step) -> Result<(), Ending> {
+        let job = session.job().clone();
+        if !self.watches.contains_key(&job) {
+            return Ok(());
+        }
+        match step {
+            Step::Events(events) => {
+                for event in events {
+                    self.line.put_event(&event).await?;
+                }
+            }
+            Step::Missing { from, to } => {
+                self.line.put(&ServerFrame::Missing { job, from, to, reason: Gone::Expired }).await?;
+            }
+            Step::Live => self.line.put(&ServerFrame::Live { job }).await?,
+            Step::End => {
+                self.watches.remove(&job);
+                return self.line.put(&ServerFrame::End { job }).await;
+            }
+        }
+        self.step(session);
         Ok(())
     }
 
     /// Waits for the next step of a session, beside all others.
     fn step(&mut self, mut session: Session<Reader>) {
         let Some(end) = self.watches.get(session.job()).cloned() else { return };
-        self.steps.push(Box::pin(async move {
+        self.work.push(Box::pin(async move {
             match end.run_until_cancelled(session.next()).await {
                 Some(step) => Happened::Stepped(session, step),
                 None => Happened::Unwatched,
@@ -262,63 +245,14 @@ impl Connection {
         }));
     }
 
-    async fn ping(&mut self) -> Result<(), Ending> {
-        self.pinged.get_or_insert_with(Instant::now);
-        self.feed(Message::Ping(Bytes::new())).await?;
-        self.flush().await
+    /// Tells that a watch or unwatch is refused.
+    async fn refuse(&mut self, code: Code, job: &JobId) -> Result<(), Ending> {
+        let about = About { reference: None, job: Some(job.to_string()) };
+        self.error(code, code.row().text, about).await
     }
 
-    fn pong_missing(&self) -> Result<(), Ending> {
-        debug!(silent = ?self.heard.elapsed(), "no answer to a ping");
-        Err(Ending::Close(Code::Timeout))
-    }
-
-    async fn refuse(&mut self, refusal: Refusal) -> Result<(), Ending> {
-        self.error(refusal.code, refusal.message, refusal.job).await
-    }
-
-    async fn error(&mut self, code: Code, message: String, job: Option<String>) -> Result<(), Ending> {
+    async fn error(&mut self, code: Code, message: &str, about: About) -> Result<(), Ending> {
         debug!(code = code.as_str(), "refused");
-        self.put(&ServerFrame::Error { code: code.as_str().to_owned(), message, job }).await
+        self.line.put(&ServerFrame::error(code, message, about)).await
     }
-
-    async fn put(&mut self, frame: &ServerFrame) -> Result<(), Ending> {
-        self.feed(Message::Text(frame.to_json().into())).await
-    }
-
-    async fn put_text(&mut self, text: Bytes) -> Result<(), Ending> {
-        let text = Utf8Bytes::try_from(text).map_err(|_| Ending::Close(Code::Internal))?;
-        self.feed(Message::Text(text)).await
-    }
-
-    /// Adds a frame to the write buffer; a full buffer is written first.
-    async fn feed(&mut self, message: Message) -> Result<(), Ending> {
-        let begun = Instant::now();
-        let written = timeout(WRITE_WAIT, self.socket.feed(message)).await;
-        self.wrote(begun, written.is_ok_and(|outcome| outcome.is_ok()))
-    }
-
-    async fn flush(&mut self) -> Result<(), Ending> {
-        let begun = Instant::now();
-        let written = timeout(WRITE_WAIT, self.socket.flush()).await;
-        self.wrote(begun, written.is_ok_and(|outcome| outcome.is_ok()))
-    }
-
-    fn wrote(&mut self, begun: Instant, written: bool) -> Result<(), Ending> {
-        if !written {
-            return Err(Ending::Gone);
-        }
-        // A client that takes what it had no room for is there, though its pong waits unread behind the write.
-        let now = Instant::now();
-        if now - begun > PONG_WAIT / 20 {
-            self.heard = now;
-            self.pinged = None;
-        }
-        Ok(())
-    }
-}
-
-/// Whether a client sent more than it may. The error type of the WebSocket library is not part of axum's interface.
-fn is_too_large(error: &axum::Error) -> bool {
-    error.to_string().contains("too long")
 }

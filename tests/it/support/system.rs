@@ -13,7 +13,7 @@ use tailwater::{edge, session};
 use tokio_util::sync::CancellationToken;
 
 use super::broker::Broker;
-use super::client::Client;
+use super::client::{Client, Encoding};
 use super::{PATIENCE, eventually, within};
 
 /// Streams under a prefix of their own, and what runs on them.
@@ -38,6 +38,16 @@ impl Edge {
     /// A client that is connected.
     pub async fn client(&self) -> Client {
         Client::connect(&self.addr).await
+    }
+
+    /// A client that is connected and speaks this encoding.
+    pub async fn client_in(&self, encoding: Encoding) -> Client {
+        Client::connect_in(&self.addr, encoding).await
+    }
+
+    /// An edge that runs elsewhere.
+    pub fn at(addr: String) -> Self {
+        Self { addr, stop: CancellationToken::new() }
     }
 }
 
@@ -73,7 +83,8 @@ impl System {
         let nats = Nats::connect(&self.options).await.unwrap();
         let stop = self.tasks.stop().child_token();
         let until = stop.clone();
-        self.tasks.spawn(async move { edge::run(listener, nats, edge::Settings::default(), until).await.unwrap() });
+        self.tasks
+            .spawn(async move { edge::run(listener, nats, edge::Settings::default(), until).await.unwrap() });
         Edge { addr, stop }
     }
 

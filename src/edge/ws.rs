@@ -1,0 +1,69 @@
+//! The WebSocket front door: the upgrade. `wire/PROTOCOL.md` is the contract. What an open connection does is in
+//! `connection`, how its messages are read and written in `line`.
+
+mod connection;
+mod echo;
+mod line;
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::Response;
+use tracing::{Instrument as _, info_span};
+
+pub use self::echo::serve_echo;
+
+use self::connection::Connection;
+use self::line::Line;
+use super::App;
+use super::error::Problem;
+use crate::config::{BODY_MAX, READ_BUFFER, WRITE_BUFFER};
+use crate::wire::{Code, Encoding};
+
+/// `GET /ws`.
+pub(super) async fn upgrade(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, Problem> {
+    let upgrade = upgrade.map_err(|error| Problem::new(Code::BadRequest, error.body_text()))?;
+    let mut upgrade = with_limits(upgrade);
+    let encoding = match offer(&headers) {
+        None => Encoding::Json,
+        Some(names) => {
+            let encoding = Encoding::of_offer(names).ok_or(Code::BadSubprotocol)?;
+            upgrade.set_selected_protocol(HeaderValue::from_static(encoding.subprotocol()));
+            encoding
+        }
+    };
+    if app.clients.are_leaving() {
+        return Err(Code::Restarting.into());
+    }
+    let (place, held) = (app.clients.enter(), app.tasks.hold());
+    Ok(upgrade.on_upgrade(move |socket| async move {
+        let connection = Connection::new(app, Line::new(socket, encoding));
+        connection.run(place).instrument(info_span!("ws", id = %nuid::next())).await;
+        drop(held);
+    }))
+}
+
+/// The subprotocols that a client offers, in its order; `None` when it says nothing about them. What is no text is none
+/// that an edge knows.
+fn offer(headers: &HeaderMap) -> Option<impl Iterator<Item = &str>> {
+    let mut lists = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().peekable();
+    lists.peek()?;
+    let lists = lists.map(|list| list.to_str().unwrap_or_default());
+    Some(lists.flat_map(|list| list.split(',')).map(str::trim))
+}
+
+/// How every WebSocket of an edge reads and writes.
+fn with_limits(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
+    upgrade
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_message_size(BODY_MAX)
+        .max_frame_size(BODY_MAX)
+}
