@@ -4,7 +4,12 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly nats_py=2.16.0 msgpack=1.2.4
+# What the tests' programs in Python import.
+readonly packages=(
+  nats-py==2.16.0
+  msgpack==1.2.4
+  websockets==17.4
+)
 readonly venv=$PWD/.tools/venv
 
 say() { printf '\n== %s\n' "$*"; }
@@ -38,18 +43,19 @@ NATS_SERVER=$(scripts/nats-server.sh)
 export NATS_SERVER
 "$NATS_SERVER" --version
 
-say "Python with nats-py $nats_py and msgpack $msgpack, in .tools/venv"
-has_nats_py() {
-  "$venv/bin/python" -c "import nats, msgpack, importlib.metadata as m
-raise SystemExit((m.version('nats-py'), m.version('msgpack')) != ('$nats_py', '$msgpack'))" 2>/dev/null
+say "Python with ${packages[*]}, in .tools/venv"
+has_packages() {
+  "$venv/bin/python" -c "import sys, importlib.metadata as m
+raise SystemExit(any(m.version(name) != version for name, version in (p.split('==') for p in sys.argv[1:])))" \
+    "${packages[@]}" 2>/dev/null
 }
-if ! has_nats_py; then
+if ! has_packages; then
   mkdir -p .tools
   bounded 120 python3 -m venv --clear "$venv" ||
     die "python3 cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv."
-  bounded 300 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "nats-py==$nats_py" "msgpack==$msgpack" ||
-    die "nats-py and msgpack could not be installed (PyPI packages of these names)."
-  has_nats_py || die "nats-py and msgpack were installed and do not import."
+  bounded 300 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${packages[@]}" ||
+    die "${packages[*]} could not be installed (PyPI packages of these names)."
+  has_packages || die "${packages[*]} were installed and are not there."
 fi
 "$venv/bin/python" --version
 
@@ -64,6 +70,12 @@ RUSTDOCFLAGS="-D warnings" bounded 1800 cargo doc --no-deps --locked
 
 say "the demonstration"
 bounded 1800 scripts/run-demo.sh --check | tail -n 4
+
+say "autobahntestsuite, in .tools/: WebSocket conformance"
+bounded 2400 scripts/autobahn.sh || {
+  (($? == 77)) || die "the edge's WebSockets do not conform, or the tests did not run."
+  say "SKIPPED: the WebSocket conformance tests, 247 cases, for want of Python 2.7"
+}
 
 say "cargo test"
 # Without doc tests, of which there are none: the last line counts tests that ran.
