@@ -61,6 +61,12 @@ RUSTDOCFLAGS="-D warnings" bounded 1800 cargo doc --no-deps --locked
 say "the demonstration"
 bounded 1800 scripts/run-demo.sh --check | tail -n 4
 
+say "autobahntestsuite, in .tools/: WebSocket conformance"
+bounded 2400 scripts/autobahn.sh || {
+  (($? == 77)) || die "the edge's WebSockets do not conform, or the tests did not run."
+  say "SKIPPED: the WebSocket conformance tests, 247 cases, for want of Python 2.7"
+}
+
 say "cargo test"
 # The examples are run by the tests, as programs.
 bounded 1800 cargo build --locked --examples

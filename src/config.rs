@@ -14,6 +14,14 @@ pub const KEY_MAX: usize = 255;
 pub const CALLBACK_MAX: usize = 2048;
 /// The largest HTTP body and WebSocket message: an input, escaped once more, and what surrounds it.
 pub const BODY_MAX: usize = 1024 * 1024;
+/// The longest `ref` of a client's frame, in characters, and how much of a text that a client wrote is sent back to it:
+/// room for any id.
+pub const REF_MAX: usize = 80;
+/// The longest sentence that says what is wrong with a request, in bytes. Parsers quote what they did not expect.
+pub const MESSAGE_MAX: usize = 300;
+/// How many submits and cancels of one connection are under way at a time. With the largest inputs they hold 16 MiB; with
+/// answers of the broker within 10 ms they are 3000 a second.
+pub const REQUESTS_MAX: usize = 32;
 /// How many jobs one connection may watch. Each costs a session of about 1 KiB here and a place in the scan.
 pub const WATCHES_MAX: usize = 1024;
 
@@ -175,7 +183,7 @@ pub const REFUSAL_MAX: usize = 64 * 1024;
 /// How long that may take.
 pub const REFUSAL_WAIT: Duration = Duration::from_secs(5);
 /// How much of it is passed on, in bytes: it is repeated with each attempt and to each client.
-pub const MESSAGE_MAX: usize = 1000;
+pub const MODEL_MESSAGE_MAX: usize = 1000;
 /// How long a callback may take, from the connection to the head of the answer. Standard Webhooks asks for 15 to 30 s.
 pub const CALLBACK_WAIT: Duration = Duration::from_secs(15);
 /// How much of the answer to a callback is read, in bytes, so that the receiver does not see its caller gone too early.
@@ -206,5 +214,12 @@ pub const BACKLOG: i32 = 4096;
 pub const READ_BUFFER: usize = 512;
 /// How many bytes of frames are gathered into one write.
 pub const WRITE_BUFFER: usize = 4096;
-/// How long an edge or worker takes to stop, at most.
+/// Over what time an edge that stops tells its clients to come back, unless it is told otherwise: so that 10,000 come
+/// back as 5000 a second, and that the whole stop stays within the 10 s that container runtimes give by default, and the
+/// 5 s that a person does.
+pub const DRAIN_WINDOW: Duration = Duration::from_secs(2);
+/// How long a connection that is closed waits for its client to take the close frame and answer it, and for what the
+/// client has asked for to be done.
+pub const CLOSE_WAIT: Duration = Duration::from_secs(1);
+/// How long an edge whose clients were told, or a worker, takes to stop, at most.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(4);

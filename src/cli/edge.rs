@@ -3,12 +3,14 @@
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{NatsArgs, hosts, until_interrupted};
+use crate::config::DRAIN_WINDOW;
 use crate::{edge, runtime};
 
 /// Serve clients: submit, state, and every job's stream over WebSocket. Any number of edges may run; none keeps anything.
@@ -24,6 +26,10 @@ pub(super) struct Edge {
     #[arg(long, env = "TAILWATER_THREADS", value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
+    /// Over what time clients are told to come back when the edge stops, so that they do not all do it at once.
+    #[arg(long, env = "TAILWATER_DRAIN", value_name = "TIME", default_value_t = DRAIN_WINDOW.into(),
+          value_parser = str::parse::<humantime::Duration>)]
+    drain: humantime::Duration,
     #[command(flatten)]
     settings: EdgeArgs,
     #[command(flatten)]
@@ -39,8 +45,9 @@ pub(super) struct EdgeArgs {
 }
 
 impl EdgeArgs {
-    pub(super) fn settings(&self) -> edge::Settings {
-        edge::Settings { callback_hosts: hosts(&self.callback_hosts) }
+    /// What an edge is told that tells its clients to come back over the time `drain`.
+    pub(super) fn settings(&self, drain: Duration) -> edge::Settings {
+        edge::Settings { callback_hosts: hosts(&self.callback_hosts), drain }
     }
 }
 
@@ -52,7 +59,8 @@ impl Edge {
         let listeners: Vec<_> = listeners.into_iter().map(|listener| Mutex::new(Some(listener))).collect();
         let stop = CancellationToken::new();
         runtime::on_threads(threads, |index| {
-            let (stop, nats, settings) = (stop.clone(), &self.nats, self.settings.settings());
+            let (stop, nats, settings) =
+                (stop.clone(), &self.nats, self.settings.settings(self.drain.into()));
             let listener = listeners[index].lock().ok().and_then(|mut listener| listener.take());
             async move {
                 // Whichever thread ends, the others follow.

@@ -244,6 +244,8 @@ impl Client {
                         ServerFrame::Hello { .. }
                         | ServerFrame::Watching { .. }
                         | ServerFrame::Live { .. }
+                        | ServerFrame::Submitted { .. }
+                        | ServerFrame::Cancelling { .. }
                         | ServerFrame::Unwatched { .. },
                     ) => {}
                     Err(_) => {

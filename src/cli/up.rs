@@ -57,7 +57,7 @@ pub(super) struct Up {
 impl Up {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
-            let hosts = self.edge.settings().callback_hosts;
+            let hosts = self.edge.settings(Duration::ZERO).callback_hosts;
             let webhook = (!hosts.is_empty()).then(|| self.secret.backend(hosts)).transpose()?;
             let listener = bind(self.listen, 1)?.remove(0);
             let stop = CancellationToken::new();
@@ -109,7 +109,9 @@ impl Up {
             start_worker(&nats, webhook, RESERVED_KIND, &tasks).await?;
         }
         println!("ready http://{}", listener.local_addr()?);
-        edge::run(listener, nats.clone(), self.edge.settings(), stop.clone()).await?;
+        // Whoever presses Ctrl-C wants the prompt back, and there is no other edge that clients could storm.
+        let settings = self.edge.settings(Duration::ZERO);
+        edge::run(listener, nats.clone(), settings, stop.clone()).await?;
         tasks.end(Duration::from_secs(3)).await;
         nats.close().await;
         Ok(())

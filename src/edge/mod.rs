@@ -1,6 +1,7 @@
 //! The edge: every front door for clients, over the same sessions. The only folder that names axum. An edge keeps nothing
 //! that matters: killing it costs its clients one reconnect.
 
+mod drain;
 mod error;
 mod jobs;
 mod list;
@@ -11,6 +12,7 @@ mod ws;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -20,9 +22,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use self::drain::Clients;
 use self::error::Problem;
 use self::jobs::Loads;
-use crate::config::{BACKLOG, BODY_MAX, DRAIN_WAIT};
+#[doc(hidden)]
+pub use self::ws::serve_echo;
+use crate::config::{BACKLOG, BODY_MAX, DRAIN_WAIT, DRAIN_WINDOW};
 use crate::hub::Hub;
 use crate::nats::{Error, Log, Nats, Reader};
 use crate::runtime::Tasks;
@@ -34,16 +39,26 @@ struct App {
     nats: Nats,
     log: Log,
     hub: Arc<Hub<Reader>>,
+    /// What serves the clients. It is told to end once they were told to come back.
     tasks: Tasks,
+    clients: Clients,
     loads: Loads,
     settings: Settings,
 }
 
 /// What an edge is told.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// The hosts that jobs may call back to, each `name` or `name:port`.
     pub callback_hosts: Vec<String>,
+    /// Over what time clients are told to come back when the edge stops.
+    pub drain: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { callback_hosts: Vec::new(), drain: DRAIN_WINDOW }
+    }
 }
 
 /// Listens at `addr`, once for each thread; the kernel spreads connections over them. With port 0 all get the same free
@@ -76,7 +91,8 @@ fn socket(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Serves clients on `listener` until `stop` is cancelled, then tells them to come back and ends.
+/// Serves clients on `listener` until `stop` is cancelled; then refuses new ones, tells those there are to come back, each
+/// at a moment of its own, and ends.
 ///
 /// # Errors
 /// When the edge cannot begin; an edge that serves goes on.
@@ -87,7 +103,10 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let log = Log::open(&nats).await?;
-    let tasks = Tasks::new(stop);
+    // Clients are served on for a while after `stop`.
+    let closing = CancellationToken::new();
+    let _close_all = closing.clone().drop_guard();
+    let tasks = Tasks::new(closing.clone());
     let reader = Reader::open(log.clone(), &tasks).await?;
     let hub = Hub::new(reader, tasks.clone());
     let app = Arc::new(App {
@@ -95,6 +114,7 @@ pub async fn run(
         log,
         hub,
         tasks: tasks.clone(),
+        clients: Clients::new(stop.clone(), settings.drain),
         loads: Loads::default(),
         settings,
     });
@@ -106,17 +126,22 @@ pub async fn run(
             debug!(%error, "a connection without TCP_NODELAY");
         }
     });
-    let graceful = tasks.stop().clone().cancelled_owned();
-    let serving = axum::serve(listener, router(app)).with_graceful_shutdown(graceful).into_future();
+    let graceful = closing.clone().cancelled_owned();
+    let serving =
+        axum::serve(listener, router(Arc::clone(&app))).with_graceful_shutdown(graceful).into_future();
     let mut serving = std::pin::pin!(serving);
-    let stop = tasks.stop().clone();
-    tokio::select! {
-        outcome = &mut serving => outcome.map_err(broken)?,
-        () = stop.cancelled() => {}
-    }
-    info!("edge stops");
+    let leave = async {
+        stop.cancelled().await;
+        info!("edge stops");
+        app.clients.leave().await
+    };
+    let left = tokio::select! {
+        outcome = &mut serving => return outcome.map_err(broken),
+        left = leave => left,
+    };
+    closing.cancel();
     let drained = tokio::time::timeout(DRAIN_WAIT / 2, serving).await.is_ok();
-    if !tasks.end(DRAIN_WAIT / 2).await || !drained {
+    if !tasks.end(DRAIN_WAIT / 2).await || !left || !drained {
         warn!(left = tasks.running(), "some connections were cut off");
     }
     Ok(())

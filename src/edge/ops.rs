@@ -18,7 +18,7 @@ pub(super) async fn health() -> Json<Value> {
 
 /// `GET /readyz`: the edge may get traffic.
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
-    if app.tasks.stop().is_cancelled() {
+    if app.clients.are_leaving() {
         Problem::from(Code::Restarting).into_response()
     } else if app.nats.is_connected() {
         Json(json!({"status": "ready"})).into_response()

@@ -9,6 +9,8 @@ pub enum Code {
     BadKind,
     /// The body or frame is no JSON.
     BadJson,
+    /// The frame is no MessagePack.
+    BadMsgPack,
     /// The body, frame or query lacks a field, or one has another shape.
     BadRequest,
     /// The frame's `op` is none that this edge knows.
@@ -41,6 +43,8 @@ pub enum Code {
     NotWatching,
     /// This connection watches as many jobs as it may.
     TooManyWatches,
+    /// This connection has as many requests under way as it may.
+    TooManyRequests,
     /// There is no such address.
     NotFound,
     /// The address does not take this method.
@@ -88,6 +92,7 @@ impl Code {
         Self::BadJobId,
         Self::BadKind,
         Self::BadJson,
+        Self::BadMsgPack,
         Self::BadRequest,
         Self::UnknownOp,
         Self::UnknownKind,
@@ -104,6 +109,7 @@ impl Code {
         Self::AlreadyWatching,
         Self::NotWatching,
         Self::TooManyWatches,
+        Self::TooManyRequests,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::BadSubprotocol,
@@ -127,6 +133,9 @@ impl Code {
                 row("bad_kind", 400, None, false, "A kind is 1 to 64 characters out of A-Z a-z 0-9 _ -.")
             }
             Self::BadJson => row("bad_json", 400, None, false, "This is not JSON."),
+            Self::BadMsgPack => {
+                row("bad_msgpack", 400, None, false, "This is not MessagePack, or cannot be said in JSON.")
+            }
             Self::BadRequest => {
                 row("bad_request", 400, None, false, "A field is missing or has another shape.")
             }
@@ -140,7 +149,7 @@ impl Code {
                 415,
                 Some(1003),
                 false,
-                "Send application/json, or text frames.",
+                "Send application/json, or the messages of the subprotocol: text for JSON, binary for MessagePack.",
             ),
             Self::BadCursor => {
                 row("bad_cursor", 400, None, false, "This is no cursor that an edge gave out.")
@@ -179,13 +188,24 @@ impl Code {
             Self::TooManyWatches => {
                 row("too_many_watches", 429, None, false, "This connection watches as many jobs as it may.")
             }
+            Self::TooManyRequests => row(
+                "too_many_requests",
+                429,
+                None,
+                true,
+                "This connection has as many requests under way as it may; wait for an answer.",
+            ),
             Self::NotFound => row("not_found", 404, None, false, "There is nothing at this address."),
             Self::MethodNotAllowed => {
                 row("method_not_allowed", 405, None, false, "This address does not take the method.")
             }
-            Self::BadSubprotocol => {
-                row("bad_subprotocol", 400, None, false, "Offer the subprotocol tailwater.v1.json, or none.")
-            }
+            Self::BadSubprotocol => row(
+                "bad_subprotocol",
+                400,
+                None,
+                false,
+                "Offer the subprotocol tailwater.v1.json or tailwater.v1.msgpack, or none.",
+            ),
             Self::KeyReused => {
                 row("key_reused", 422, None, false, "The idempotency key was used for another submission.")
             }

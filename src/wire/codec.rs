@@ -42,7 +42,7 @@ pub enum Error {
     Trailing,
 }
 
-/// How a stored payload is encoded.
+/// How a stored payload, or a connection's frame, is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     /// A JSON object.
@@ -85,19 +85,25 @@ pub fn from_stored<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Error> {
 pub(super) fn borrowed<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, Error> {
     match Encoding::of(payload)? {
         Encoding::Json => Ok(serde_json::from_slice(payload)?),
-        Encoding::MsgPack => {
-            let mut reader = msgpack(payload);
-            let value = T::deserialize(&mut reader)?;
-            // The reader does not say where it stands, so the end is where nothing more can be read.
-            match IgnoredAny::deserialize(&mut reader) {
-                Err(rmp_serde::decode::Error::InvalidMarkerRead(error))
-                    if error.kind() == ErrorKind::UnexpectedEof =>
-                {
-                    Ok(value)
-                }
-                _ => Err(Error::Trailing),
-            }
+        Encoding::MsgPack => from_msgpack(payload),
+    }
+}
+
+/// Reads one MessagePack value.
+///
+/// # Errors
+/// [`Error`] when it is no `T`, or when anything follows it.
+pub fn from_msgpack<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, Error> {
+    let mut reader = msgpack(payload);
+    let value = T::deserialize(&mut reader)?;
+    // The reader does not say where it stands, so the end is where nothing more can be read.
+    match IgnoredAny::deserialize(&mut reader) {
+        Err(rmp_serde::decode::Error::InvalidMarkerRead(error))
+            if error.kind() == ErrorKind::UnexpectedEof =>
+        {
+            Ok(value)
         }
+        _ => Err(Error::Trailing),
     }
 }
 

@@ -15,9 +15,12 @@ mod stored;
 mod submission;
 
 pub use code::{Code, Row, may_reconnect};
+pub use codec::Encoding;
 pub use cursor::{BadCursor, Cursor};
 pub use event::{Body, Channel, Event, Failure, HANDED_BACK, Status, Type};
-pub use frame::{ClientFrame, Gone, JSON_PROTOCOL, Refusal, ServerFrame, Start, start};
+pub use frame::{
+    About, ClientFrame, Gone, JSON_PROTOCOL, MSGPACK_PROTOCOL, Refusal, ServerFrame, Start, start,
+};
 pub use id::{BadName, JobId, Kind, NAME_MAX, Pos, Seq};
 pub use listing::{BadPage, JobPage, JobRow, PageToken, Place};
 pub use state::{JobState, OUTPUT_MAX};

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::codec::{self, Encoding};
 use super::cursor::Cursor;
@@ -127,20 +128,15 @@ impl Stored {
 
     fn make_json(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.payload.len() + 96);
-        match Encoding::of(&self.payload) {
-            Ok(Encoding::Json) => out.extend_from_slice(self.payload.trim_ascii_end()),
-            _ => {
-                if codec::msgpack_to_json(&self.payload, &mut out).is_err() {
-                    // Stored by a foreign publisher, and not to be said in JSON: its place is kept, so that no
-                    // reader sees a hole.
-                    out.clear();
-                    let (job, seq, attempt) = (&self.job, self.seq, self.attempt);
-                    let text = format!(
-                        r#"{{"type":"unreadable","job":"{job}","seq":{seq},"attempt":{attempt},"ts":0}}"#
-                    );
-                    out.extend_from_slice(text.as_bytes());
-                }
+        let made = match Encoding::of(&self.payload) {
+            Ok(Encoding::Json) => {
+                out.extend_from_slice(self.payload.trim_ascii_end());
+                std::str::from_utf8(&out).is_ok()
             }
+            _ => codec::msgpack_to_json(&self.payload, &mut out).is_ok(),
+        };
+        if !made {
+            out = self.placeholder().to_string().into_bytes();
         }
         out.pop();
         out.extend_from_slice(format!(r#","cursor":"{}"}}"#, self.cursor()).as_bytes());
@@ -154,14 +150,19 @@ impl Stored {
         // A cursor has at most 40 characters: `str 8`.
         out.extend_from_slice(&[0xD9, cursor.len() as u8]);
         out.extend_from_slice(cursor.as_bytes());
-        let written = match Encoding::of(&self.payload) {
-            Ok(Encoding::Json) => codec::json_to_msgpack(&self.payload, &mut out).is_ok(),
-            _ => false,
-        };
-        if !written {
+        if Encoding::of(&self.payload).is_ok_and(|encoding| encoding == Encoding::MsgPack) {
             out.extend_from_slice(&self.payload);
+        } else if codec::json_to_msgpack(&self.payload, &mut out).is_err() {
+            let placeholder = rmp_serde::encode::write_named(&mut out, &self.placeholder());
+            debug_assert!(placeholder.is_ok(), "strings and numbers are always MessagePack");
         }
         out
+    }
+
+    /// What stands for an event that a foreign publisher stored and that cannot be said in the other encoding: its
+    /// place is kept, so that no reader sees a hole.
+    fn placeholder(&self) -> Value {
+        json!({"type": "unreadable", "job": self.job, "seq": self.seq, "attempt": self.attempt, "ts": 0})
     }
 }
 
@@ -175,7 +176,6 @@ impl fmt::Debug for Stored {
 mod tests {
     use super::*;
     use crate::wire::{Body, Channel};
-    use serde_json::{Value, json};
 
     fn job() -> JobId {
         "j1".parse().unwrap()
@@ -233,17 +233,31 @@ mod tests {
     }
 
     #[test]
-    fn what_json_cannot_say_keeps_its_place_in_the_stream() {
-        // {"type":"x","job":"j1","seq":1, [1]: 2}
-        let mut payload = vec![0x84];
+    fn what_an_encoding_cannot_say_keeps_its_place_in_the_stream() {
+        // {"odd":{[1]:2},"type":"x","job":"j1","seq":1}
+        let mut msgpack = b"\x84\xA3odd\x81\x91\x01\x02".to_vec();
         for text in ["type", "x", "job", "j1", "seq"] {
-            payload.push(0xA0 | text.len() as u8);
-            payload.extend_from_slice(text.as_bytes());
+            msgpack.push(0xA0 | text.len() as u8);
+            msgpack.extend_from_slice(text.as_bytes());
         }
-        payload.extend_from_slice(&[1, 0x91, 1, 2]);
-        if let Ok(stored) = Stored::decode(&job(), 1, payload.into()) {
-            let frame: Value = serde_json::from_slice(stored.json()).unwrap();
-            assert_eq!(frame["seq"], 1);
+        msgpack.push(1);
+        // Not UTF-8, half a character, and a number that is too large for any type.
+        let mut json = Vec::new();
+        for odd in [&b"\"\xFF\""[..], br#""\ud800""#, b"1e999"] {
+            json.push([br#"{"type":"x","job":"j1","seq":1,"odd":"#, odd, b"}"].concat());
+        }
+        for (payload, in_json) in [(msgpack, false), (json.remove(0), false), (json.remove(0), true)]
+            .into_iter()
+            .chain([(json.remove(0), true)])
+        {
+            let stored = Stored::decode(&job(), 1, payload.into()).unwrap();
+            assert_eq!(std::str::from_utf8(stored.json()).unwrap().contains("unreadable"), !in_json);
+            #[derive(Deserialize)]
+            struct Numbered {
+                seq: u64,
+            }
+            let (cursor, event): (String, Numbered) = rmp_serde::from_slice(stored.msgpack()).unwrap();
+            assert_eq!((cursor, event.seq), (stored.cursor().to_string(), 1));
         }
     }
 }

@@ -43,7 +43,7 @@ impl Calls {
             change(settings);
         };
         system.worker(webhook, worker).await;
-        let edge = system.edge_with(EdgeSettings { callback_hosts: hosts }).await;
+        let edge = system.edge_with(EdgeSettings { callback_hosts: hosts, ..EdgeSettings::default() }).await;
         Self { system, edge, to: format!("http://{}", server.addr) }
     }
 

@@ -29,8 +29,14 @@ struct Door {
 const PYTHON: &str = ".tools/venv/bin/python";
 
 /// Every scenario runs through each of these.
-const DOORS: &[Door] =
-    &[Door { name: "WebSocket, JSON, websockets", program: PYTHON, args: &["tests/clients/ws.py", "json"] }];
+const DOORS: &[Door] = &[
+    Door { name: "WebSocket, JSON, websockets", program: PYTHON, args: &["tests/clients/ws.py", "json"] },
+    Door {
+        name: "WebSocket, MessagePack, websockets",
+        program: PYTHON,
+        args: &["tests/clients/ws.py", "msgpack"],
+    },
+];
 
 /// The longest that a scenario may take.
 const LIMIT: Duration = Duration::from_secs(120);

@@ -9,20 +9,21 @@ use tailwater::wire::{Body, Status, Type};
 use tokio::time::{Instant, sleep};
 
 use crate::support::broker::Broker;
-use crate::support::client::{Client, Frame, Seen, follow};
+use crate::support::client::{Client, Encoding, Frame, Seen, follow};
 use crate::support::process::Process;
 use crate::support::system::{System, text, words};
 use crate::support::{eventually, within};
-use crate::watching::on_one_and_three;
+use crate::watching::{in_both_encodings, on_one_and_three};
 
 on_one_and_three!(
     a_worker_that_is_killed_is_replaced_and_its_text_superseded,
     a_worker_that_was_frozen_is_refused_by_the_broker,
-    clients_of_an_edge_that_is_killed_resume_on_another,
     an_edge_that_is_stopped_tells_its_clients_to_come_back,
     a_worker_that_is_stopped_hands_its_jobs_over_within_a_second,
     a_job_whose_attempts_are_used_up_fails_and_says_so,
 );
+
+in_both_encodings!(clients_of_an_edge_that_is_killed_resume_on_another);
 
 fn worker(system: &System) -> Process {
     Process::start(
@@ -118,7 +119,7 @@ async fn a_worker_that_was_frozen_is_refused_by_the_broker(broker: &Broker) {
     system.end().await;
 }
 
-async fn clients_of_an_edge_that_is_killed_resume_on_another(broker: &Broker) {
+async fn clients_of_an_edge_that_is_killed_resume_on_another(broker: &Broker, encoding: Encoding) {
     let system = System::on(broker).await;
     system.demo().await;
     let (mut first, first_addr) = edge(&system).await;
@@ -127,7 +128,7 @@ async fn clients_of_an_edge_that_is_killed_resume_on_another(broker: &Broker) {
     for n in 0..10 {
         let job = format!("edge-{n}");
         system.submit(&job, words(200, 50, n)).await;
-        let (mut client, seen) = (Client::connect(&first_addr).await, Seen::of(&job));
+        let (mut client, seen) = (Client::connect_in(&first_addr, encoding).await, Seen::of(&job));
         client.watch(&seen).await;
         jobs.push((n, client, seen));
     }
@@ -140,7 +141,7 @@ async fn clients_of_an_edge_that_is_killed_resume_on_another(broker: &Broker) {
     first.kill().await;
     for (n, mut client, mut seen) in jobs {
         assert_eq!(seen.follow(&mut client).await, Frame::Cut);
-        let mut client = Client::connect(&second_addr).await;
+        let mut client = Client::connect_in(&second_addr, encoding).await;
         client.watch(&seen).await;
         seen.follow(&mut client).await;
         seen.assert_whole();

@@ -28,6 +28,9 @@ mod load;
 mod openai;
 /// The commands of the README, run as a reader would.
 mod readme;
+/// What only the WebSocket door does: two encodings, submit and cancel, the close, and how clients of an edge that stops
+/// come back.
+mod sockets;
 /// Submitting: the same job again, and a queue that is full.
 mod submitting;
 /// The rules of the house that no lint knows.

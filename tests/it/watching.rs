@@ -3,7 +3,7 @@ use tailwater::backend::{Backend, Channel, Failure, Finish, Job, Output};
 use tokio::time::{Duration, sleep};
 
 use crate::support::broker::Broker;
-use crate::support::client::{Client, Frame, Seen, follow};
+use crate::support::client::{Client, Encoding, Frame, Seen, follow, follow_in};
 use crate::support::system::{System, text, words};
 
 /// Runs a scenario on one node and on a cluster of three.
@@ -25,19 +25,45 @@ macro_rules! on_one_and_three {
 }
 pub(crate) use on_one_and_three;
 
-on_one_and_three!(
+/// Runs a scenario in JSON on one node and on a cluster of three, and in MessagePack on one node: brokers do not see how
+/// an edge and its client speak.
+macro_rules! in_both_encodings {
+    ($($name:ident),+ $(,)?) => {
+        $crate::watching::in_both_encodings!(@ in_json_on_one_node, shared_one, Json, $($name)+);
+        $crate::watching::in_both_encodings!(@ in_json_on_three_nodes, shared_three, Json, $($name)+);
+        $crate::watching::in_both_encodings!(@ in_msgpack_on_one_node, shared_one, MsgPack, $($name)+);
+    };
+    (@ $module:ident, $broker:ident, $encoding:ident, $($name:ident)+) => {
+        mod $module {
+            use crate::support::{broker::Broker, client::Encoding};
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(Broker::$broker(), Encoding::$encoding).await;
+            })+
+        }
+    };
+}
+pub(crate) use in_both_encodings;
+
+in_both_encodings!(
     a_client_that_drops_at_fifty_random_points_ends_with_the_exact_text,
     a_late_watcher_gets_the_same_events_as_an_early_one,
+    events_that_have_expired_are_told_as_missing,
+);
+
+on_one_and_three!(
     a_watch_may_come_before_the_job,
     a_watch_after_the_end_gets_all_of_it,
     a_cursor_at_the_end_gets_the_end_at_once,
     a_job_of_twenty_thousand_chunks_arrives_whole,
     one_connection_watches_many_jobs,
     unwatch_ends_one_job_and_leaves_the_others,
-    events_that_have_expired_are_told_as_missing,
 );
 
-async fn a_client_that_drops_at_fifty_random_points_ends_with_the_exact_text(broker: &Broker) {
+async fn a_client_that_drops_at_fifty_random_points_ends_with_the_exact_text(
+    broker: &Broker,
+    encoding: Encoding,
+) {
     let system = System::on(broker).await;
     system.demo().await;
     let edges = [system.edge().await, system.edge().await];
@@ -53,7 +79,7 @@ async fn a_client_that_drops_at_fifty_random_points_ends_with_the_exact_text(bro
         random ^= random << 17;
         let edge = &edges[round % 2];
         let frames = random % 12;
-        let mut clients = [edge.client().await, edge.client().await];
+        let mut clients = [edge.client_in(encoding).await, edge.client_in(encoding).await];
         clients[0].watch(&seen).await;
         clients[1].send(json!({"op": "watch", "job": "drops", "after": by_number.last})).await;
         for _ in 0..frames {
@@ -66,7 +92,7 @@ async fn a_client_that_drops_at_fifty_random_points_ends_with_the_exact_text(bro
         }
     }
     for seen in [&mut seen, &mut by_number] {
-        let mut client = edges[0].client().await;
+        let mut client = edges[0].client_in(encoding).await;
         client.watch(seen).await;
         seen.follow(&mut client).await;
         seen.ended = true;
@@ -83,7 +109,7 @@ async fn take(client: &mut Client, seen: &mut Seen) {
     }
 }
 
-async fn a_late_watcher_gets_the_same_events_as_an_early_one(broker: &Broker) {
+async fn a_late_watcher_gets_the_same_events_as_an_early_one(broker: &Broker, encoding: Encoding) {
     let system = System::on(broker).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -92,7 +118,7 @@ async fn a_late_watcher_gets_the_same_events_as_an_early_one(broker: &Broker) {
     let early = follow(&edge.addr, "both");
     let late = async {
         sleep(Duration::from_millis(500)).await;
-        follow(&edge.addr, "both").await
+        follow_in(&edge.addr, "both", encoding).await
     };
     let (early, late) = tokio::join!(early, late);
     early.assert_whole();
@@ -244,7 +270,7 @@ async fn unwatch_ends_one_job_and_leaves_the_others(broker: &Broker) {
     system.end().await;
 }
 
-async fn events_that_have_expired_are_told_as_missing(broker: &Broker) {
+async fn events_that_have_expired_are_told_as_missing(broker: &Broker, encoding: Encoding) {
     // A shard that keeps a few dozen kilobytes.
     let system = System::with(broker, |settings| {
         settings.shards = 1;
@@ -255,7 +281,7 @@ async fn events_that_have_expired_are_told_as_missing(broker: &Broker) {
     let job = system.submit("old", Value::Null).await;
     let state = system.ended(&job).await;
     let edge = system.edge().await;
-    let (mut client, mut seen) = (edge.client().await, Seen::of("old"));
+    let (mut client, mut seen) = (edge.client_in(encoding).await, Seen::of("old"));
     client.watch(&seen).await;
     seen.follow(&mut client).await;
     assert!(seen.ended && seen.holes.is_empty() && seen.doubled == 0);

@@ -12,7 +12,7 @@ use super::sse::Event;
 use super::tools::Tools;
 use super::{Failure, bad_stream};
 use crate::backend::{Channel, Content, Finish};
-use crate::config::{MESSAGE_MAX, USAGE_MAX};
+use crate::config::{MODEL_MESSAGE_MAX, USAGE_MAX};
 
 /// Reasons to finish that mean that the server broke off: OpenRouter, vLLM and DeepSeek say so in these words.
 const BROKEN: [&str; 3] = ["error", "abort", "insufficient_system_resource"];
@@ -169,8 +169,8 @@ pub(super) fn message(said: &[u8]) -> String {
         None => plain.into_owned(),
     };
     let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.len() > MESSAGE_MAX {
-        line.truncate(line.floor_char_boundary(MESSAGE_MAX));
+    if line.len() > MODEL_MESSAGE_MAX {
+        line.truncate(line.floor_char_boundary(MODEL_MESSAGE_MAX));
         line.push('…');
     }
     if line.is_empty() { "no message".into() } else { line }
@@ -345,7 +345,7 @@ mod tests {
         assert_eq!(message(br#"{"error":{"code":5}}"#), r#"{"code":5}"#);
         assert_eq!(message(b"<html>502</html>"), "no message");
         assert_eq!(message(b""), "no message");
-        let long = message("é".repeat(MESSAGE_MAX).as_bytes());
-        assert!(long.len() <= MESSAGE_MAX + '…'.len_utf8() && long.ends_with("é…"));
+        let long = message("é".repeat(MODEL_MESSAGE_MAX).as_bytes());
+        assert!(long.len() <= MODEL_MESSAGE_MAX + '…'.len_utf8() && long.ends_with("é…"));
     }
 }

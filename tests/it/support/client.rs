@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use super::within;
@@ -14,12 +16,31 @@ use super::within;
 /// One connection.
 pub struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    encoding: Encoding,
+}
+
+/// How frames are encoded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Encoding {
+    Json,
+    MsgPack,
+}
+
+impl Encoding {
+    pub const ALL: [Self; 2] = [Self::Json, Self::MsgPack];
+
+    fn subprotocol(self) -> &'static str {
+        match self {
+            Self::Json => "tailwater.v1.json",
+            Self::MsgPack => "tailwater.v1.msgpack",
+        }
+    }
 }
 
 /// What a connection brought.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Frame {
-    /// An event, or a frame with an `op`.
+    /// An event, or a frame with an `op`, whatever its encoding was.
     Json(Value),
     /// The edge closed with this code.
     Closed(u16),
@@ -30,31 +51,49 @@ pub enum Frame {
 impl Client {
     /// Connects, and takes the `hello`.
     pub async fn connect(addr: &str) -> Self {
+        Self::connect_in(addr, Encoding::Json).await
+    }
+
+    /// Connects in this encoding, and takes the `hello`.
+    pub async fn connect_in(addr: &str, encoding: Encoding) -> Self {
         let mut client = within("a connection", async {
             loop {
-                if let Some(client) = Self::try_connect(addr).await {
+                if let Some(client) = Self::try_connect_in(addr, encoding).await {
                     return client;
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
         })
         .await;
-        let hello = client.next().await;
-        assert!(matches!(&hello, Frame::Json(hello) if hello["op"] == "hello"), "{hello:?}");
+        let hello = client.op().await;
+        assert_eq!(
+            (&hello["op"], &hello["protocol"]),
+            (&json!("hello"), &json!(encoding.subprotocol())),
+            "{hello}"
+        );
         client
     }
 
     /// Connects once.
     pub async fn try_connect(addr: &str) -> Option<Self> {
+        Self::try_connect_in(addr, Encoding::Json).await
+    }
+
+    async fn try_connect_in(addr: &str, encoding: Encoding) -> Option<Self> {
         let mut request = format!("ws://{addr}/ws").into_client_request().unwrap();
-        request.headers_mut().insert("Sec-WebSocket-Protocol", "tailwater.v1.json".parse().unwrap());
-        let (socket, _) = connect_async(request).await.ok()?;
-        Some(Self { socket })
+        let name = encoding.subprotocol();
+        request.headers_mut().insert("Sec-WebSocket-Protocol", name.parse().unwrap());
+        let (socket, answer) = connect_async(request).await.ok()?;
+        assert_eq!(answer.headers()["Sec-WebSocket-Protocol"], name);
+        Some(Self { socket, encoding })
     }
 
     /// Sends a frame.
     pub async fn send(&mut self, frame: Value) {
-        self.send_text(&frame.to_string()).await;
+        match self.encoding {
+            Encoding::Json => self.send_text(&frame.to_string()).await,
+            Encoding::MsgPack => self.send_binary(rmp_serde::to_vec_named(&frame).unwrap()).await,
+        }
     }
 
     /// Sends any text.
@@ -68,17 +107,31 @@ impl Client {
         let _ = within("a send", self.socket.send(Message::binary(bytes))).await;
     }
 
+    /// Closes the connection as the RFC wants it; gives what the edge answered.
+    pub async fn close(mut self) -> Frame {
+        within("a close", self.socket.close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() })))
+            .await
+            .unwrap();
+        self.next().await
+    }
+
     /// The next frame.
     pub async fn next(&mut self) -> Frame {
         within("a frame", async {
             loop {
-                match self.socket.next().await {
-                    Some(Ok(Message::Text(text))) => {
+                match (self.socket.next().await, self.encoding) {
+                    (Some(Ok(Message::Text(text))), Encoding::Json) => {
                         return Frame::Json(serde_json::from_str(&text).unwrap());
                     }
-                    Some(Ok(Message::Close(Some(close)))) => return Frame::Closed(close.code.into()),
-                    Some(Ok(Message::Close(None)) | Err(_)) | None => return Frame::Cut,
-                    Some(Ok(_)) => {}
+                    (Some(Ok(Message::Binary(bytes))), Encoding::MsgPack) => {
+                        return Frame::Json(unpack(&bytes));
+                    }
+                    (Some(Ok(Message::Text(_) | Message::Binary(_))), encoding) => {
+                        panic!("a message of the other type than {encoding:?} has")
+                    }
+                    (Some(Ok(Message::Close(Some(close)))), _) => return Frame::Closed(close.code.into()),
+                    (Some(Ok(Message::Close(None)) | Err(_)) | None, _) => return Frame::Cut,
+                    (Some(Ok(_)), _) => {}
                 }
             }
         })
@@ -97,6 +150,19 @@ impl Client {
     pub async fn watch(&mut self, seen: &Seen) {
         self.send(seen.watch()).await;
     }
+}
+
+/// A MessagePack frame, as the JSON frame that says the same.
+fn unpack(bytes: &[u8]) -> Value {
+    let frame: Value = rmp_serde::from_slice(bytes).unwrap();
+    let Some(event) = frame.as_array() else {
+        assert!(frame.is_object(), "neither a map nor an array: {frame}");
+        return frame;
+    };
+    assert_eq!(event.len(), 2, "{frame}");
+    let (cursor, mut event) = (event[0].clone(), event[1].clone());
+    event.as_object_mut().unwrap().insert("cursor".into(), cursor);
+    event
 }
 
 /// What was seen of one job, over any number of connections.
@@ -200,7 +266,12 @@ impl Seen {
 
 /// Follows a job over one connection to its end.
 pub async fn follow(addr: &str, job: &str) -> Seen {
-    let (mut client, mut seen) = (Client::connect(addr).await, Seen::of(job));
+    follow_in(addr, job, Encoding::Json).await
+}
+
+/// Follows a job over one connection in this encoding to its end.
+pub async fn follow_in(addr: &str, job: &str, encoding: Encoding) -> Seen {
+    let (mut client, mut seen) = (Client::connect_in(addr, encoding).await, Seen::of(job));
     client.watch(&seen).await;
     seen.follow(&mut client).await;
     seen

@@ -13,7 +13,7 @@ use tailwater::{edge, session};
 use tokio_util::sync::CancellationToken;
 
 use super::broker::Broker;
-use super::client::Client;
+use super::client::{Client, Encoding};
 use super::{PATIENCE, eventually, within};
 
 /// Streams under a prefix of their own, and what runs on them.
@@ -43,6 +43,11 @@ impl Edge {
     /// A client that is connected.
     pub async fn client(&self) -> Client {
         Client::connect(&self.addr).await
+    }
+
+    /// A client that is connected and speaks this encoding.
+    pub async fn client_in(&self, encoding: Encoding) -> Client {
+        Client::connect_in(&self.addr, encoding).await
     }
 }
 

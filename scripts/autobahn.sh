@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# The WebSocket conformance tests of others: the PyPI package autobahntestsuite, as a client, against an echo with the
+# edge's own upgrade (examples/echo.rs). It prints `N passed, N failed` and fails when a case does, or does not run.
+#
+#   scripts/autobahn.sh            every case that can hold, in about 15 s
+#   scripts/autobahn.sh '9.*'      only these. Those with messages above the edge's limit, 1 MiB, fail
+#
+# Left out: 9.* are about speed, with messages of up to 16 MiB; 12.* and 13.* are about compression, which the edge does not
+# offer. The package needs Python 2.7: the one in PYTHON27, on PATH, or of pyenv. Without one this ends with 77.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly version=25.10.1 cases=247
+readonly suite=$PWD/.tools/autobahn-$version
+
+die() { printf 'autobahn.sh: %s\n' "$*" >&2; exit 1; }
+
+# No step may hang for ever; macOS has no `timeout`, and there a step is simply not bounded.
+bounded() {
+  local seconds=$1
+  shift
+  if command -v timeout >/dev/null; then timeout "$seconds" "$@"; else "$@"; fi
+}
+
+# Fails for the shim that pyenv leaves on PATH for a version that is not selected.
+is_python27() { "$1" -c 'import sys, json, ssl; sys.exit(sys.version_info[:2] != (2, 7))' 2>/dev/null; }
+
+python=
+for candidate in "${PYTHON27:-}" python2.7 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/2.7*/bin/python2.7; do
+  if [[ -n $candidate ]] && is_python27 "$candidate"; then
+    python=$candidate
+    break
+  fi
+done
+if [[ -z $python ]]; then
+  printf 'autobahn.sh: there is no Python 2.7, which autobahntestsuite needs; name one in PYTHON27.\n' >&2
+  exit 77
+fi
+
+if [[ ! -e $suite/installed ]]; then
+  rm -rf "$suite"
+  bounded 300 "$python" -m pip install -qq --disable-pip-version-check --target "$suite" "autobahntestsuite==$version" ||
+    die "autobahntestsuite could not be installed (a PyPI package of this name)."
+  # Installed like this, a namespace package lacks the file that makes it one.
+  touch "$suite/zope/__init__.py" "$suite/installed"
+fi
+
+bounded 1800 cargo build --quiet --locked --example echo
+work=$(mktemp -d)
+echo_pid=
+trap '[[ -z $echo_pid ]] || kill "$echo_pid" 2>/dev/null || true; rm -rf "$work"' EXIT
+mkfifo "$work/says"
+cargo run --quiet --locked --example echo >"$work/says" &
+echo_pid=$!
+exec 3<"$work/says"
+read -r -t 30 _ url <&3 || die "the echo did not start."
+
+if (($#)); then
+  expected=1
+  printf -v run '"%s",' "$@"
+  skip=
+else
+  expected=$cases run='"*",' skip='"9.*", "12.*", "13.*"'
+fi
+cat >"$work/spec.json" <<JSON
+{"outdir": "$work/reports", "servers": [{"agent": "edge", "url": "$url"}],
+ "cases": [${run%,}], "exclude-cases": [$skip], "exclude-agent-cases": {}}
+JSON
+PYTHONPATH=$suite bounded 300 "$python" -c 'from autobahntestsuite.wstest import run; run()' \
+  -m fuzzingclient -s "$work/spec.json" >"$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; die "the tests did not end."; }
+
+"$python" - "$work/reports/index.json" "$expected" <<'PYTHON'
+import json, sys
+
+results = json.load(open(sys.argv[1])).get("edge", {})
+passed = failed = 0
+for case, result in results.items():
+    how, close = result["behavior"], result["behaviorClose"]
+    # NON-STRICT is allowed by the RFC, and INFORMATIONAL cases have no right answer.
+    if {how, close} <= {"OK", "NON-STRICT", "INFORMATIONAL"}:
+        passed += 1
+    else:
+        failed += 1
+        print("case %s: %s, close %s" % (case, how, close))
+print("%d passed, %d failed" % (passed, failed))
+if passed + failed < int(sys.argv[2]):
+    sys.exit("only %d cases ran, there are %s" % (passed + failed, sys.argv[2]))
+sys.exit(failed > 0)
+PYTHON

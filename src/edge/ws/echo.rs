@@ -1,0 +1,33 @@
+//! An echo over WebSocket with the edge's own upgrade, for the conformance tests of others (`scripts/autobahn.sh`). No
+//! command serves it.
+
+use std::io;
+use std::net::TcpListener;
+
+use axum::Router;
+use axum::extract::ws::{Message, WebSocketUpgrade};
+use axum::routing::any;
+
+use super::with_limits;
+
+/// Sends every message back, at `/` of `listener`, until it is dropped.
+///
+/// # Errors
+/// When the runtime does not take the listener.
+pub async fn serve_echo(listener: TcpListener) -> io::Result<()> {
+    let echo = |upgrade: WebSocketUpgrade| async {
+        with_limits(upgrade).on_upgrade(|mut socket| async move {
+            while let Some(Ok(message)) = socket.recv().await {
+                let sent = match message {
+                    Message::Text(_) | Message::Binary(_) => socket.send(message).await,
+                    Message::Ping(_) | Message::Pong(_) | Message::Close(_) => Ok(()),
+                };
+                if sent.is_err() {
+                    return;
+                }
+            }
+        })
+    };
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    axum::serve(listener, Router::new().route("/", any(echo))).await
+}

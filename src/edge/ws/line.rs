@@ -1,0 +1,160 @@
+//! A WebSocket as the edge uses it: frames in, frames and events out, in the encoding of its subprotocol; pings; the
+//! close. It does nothing that a frame asks for.
+
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use bytes::Bytes;
+use futures_util::SinkExt as _;
+use tokio::time::{Instant, timeout};
+use tracing::debug;
+
+use crate::config::{CLOSE_WAIT, PONG_WAIT, WRITE_WAIT};
+use crate::wire::{ClientFrame, Code, Encoding, Refusal, ServerFrame, Stored};
+
+/// One client's socket.
+pub(super) struct Line {
+    socket: WebSocket,
+    encoding: Encoding,
+    /// When a ping was sent that nothing has followed yet.
+    pinged: Option<Instant>,
+}
+
+/// What came from the client.
+pub(super) enum Heard {
+    Frame(ClientFrame),
+    /// A frame that cannot be taken.
+    Refused(Refusal),
+    /// A ping or a pong.
+    SignOfLife,
+}
+
+/// Why a connection ends.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// The client is gone, or nothing can be written to it.
+    Gone,
+    /// The client closed.
+    Closed,
+    /// The edge closes.
+    Close(Code),
+}
+
+impl Line {
+    pub(super) fn new(socket: WebSocket, encoding: Encoding) -> Self {
+        Self { socket, encoding, pinged: None }
+    }
+
+    pub(super) fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// What comes next from the client. Safe to drop at any await.
+    pub(super) async fn hear(&mut self) -> Result<Heard, Ending> {
+        let message = self.socket.recv().await;
+        self.pinged = None;
+        let frame = match (message, self.encoding) {
+            (Some(Ok(Message::Text(text))), Encoding::Json) => {
+                ClientFrame::parse(text.as_bytes(), Encoding::Json)
+            }
+            (Some(Ok(Message::Binary(bytes))), Encoding::MsgPack) => {
+                ClientFrame::parse(&bytes, Encoding::MsgPack)
+            }
+            (Some(Ok(Message::Text(_) | Message::Binary(_))), _) => {
+                return Err(Ending::Close(Code::UnsupportedMediaType));
+            }
+            (Some(Ok(Message::Ping(_) | Message::Pong(_))), _) => return Ok(Heard::SignOfLife),
+            (Some(Ok(Message::Close(_))), _) => return Err(Ending::Closed),
+            (Some(Err(error)), _) if is_too_large(&error) => return Err(Ending::Close(Code::TooLarge)),
+            (Some(Err(error)), _) => {
+                debug!(%error, "the connection broke");
+                return Err(Ending::Gone);
+            }
+            (None, _) => return Err(Ending::Gone),
+        };
+        Ok(frame.map_or_else(Heard::Refused, Heard::Frame))
+    }
+
+    /// By when the client must be heard again, when it was pinged.
+    pub(super) fn overdue(&self) -> Option<Instant> {
+        self.pinged.map(|at| at + PONG_WAIT)
+    }
+
+    /// Asks the client whether it is there.
+    pub(super) async fn ping(&mut self) -> Result<(), Ending> {
+        self.pinged.get_or_insert_with(Instant::now);
+        self.feed(Message::Ping(Bytes::new())).await?;
+        self.flush().await
+    }
+
+    /// Adds a frame to the write buffer; a full buffer is written first.
+    pub(super) async fn put(&mut self, frame: &ServerFrame) -> Result<(), Ending> {
+        self.feed(match self.encoding {
+            Encoding::Json => Message::Text(frame.to_json().into()),
+            Encoding::MsgPack => Message::Binary(frame.to_msgpack()),
+        })
+        .await
+    }
+
+    /// Adds an event to the write buffer, in the one frame that all its watchers share.
+    pub(super) async fn put_event(&mut self, event: &Stored) -> Result<(), Ending> {
+        self.feed(match self.encoding {
+            Encoding::Json => {
+                let text = Utf8Bytes::try_from(event.json().clone());
+                Message::Text(text.map_err(|_| Ending::Close(Code::Internal))?)
+            }
+            Encoding::MsgPack => Message::Binary(event.msgpack().clone()),
+        })
+        .await
+    }
+
+    /// Writes what is in the write buffer.
+    pub(super) async fn flush(&mut self) -> Result<(), Ending> {
+        let begun = Instant::now();
+        let written = timeout(WRITE_WAIT, self.socket.flush()).await;
+        self.wrote(begun, written.is_ok_and(|outcome| outcome.is_ok()))
+    }
+
+    async fn feed(&mut self, message: Message) -> Result<(), Ending> {
+        let begun = Instant::now();
+        let written = timeout(WRITE_WAIT, self.socket.feed(message)).await;
+        self.wrote(begun, written.is_ok_and(|outcome| outcome.is_ok()))
+    }
+
+    fn wrote(&mut self, begun: Instant, written: bool) -> Result<(), Ending> {
+        if !written {
+            return Err(Ending::Gone);
+        }
+        // A client that takes what it had no room for is there, though its pong waits unread behind the write.
+        if begun.elapsed() > PONG_WAIT / 20 {
+            self.pinged = None;
+        }
+        Ok(())
+    }
+
+    /// Says why the connection ends, or answers a client that said so, and hears it out: a socket that is dropped with
+    /// something unread takes what was written last with it. The client may be one that takes nothing; it is not waited
+    /// for.
+    pub(super) async fn close(mut self, ending: Ending) {
+        let farewell = async {
+            match ending {
+                Ending::Gone => return,
+                // The library has the answer ready, and writes it before it reads on.
+                Ending::Closed => {}
+                Ending::Close(code) => {
+                    let row = code.row();
+                    let reason = Utf8Bytes::from_static(row.code);
+                    let close = CloseFrame { code: row.close.unwrap_or(1011), reason };
+                    if self.socket.send(Message::Close(Some(close))).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            while let Some(Ok(_)) = self.socket.recv().await {}
+        };
+        let _ = timeout(CLOSE_WAIT, farewell).await;
+    }
+}
+
+/// Whether a client sent more than it may. The error type of the WebSocket library is not part of axum's interface.
+fn is_too_large(error: &axum::Error) -> bool {
+    error.to_string().contains("too long")
+}

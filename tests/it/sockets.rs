@@ -1,0 +1,390 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tailwater::guard::Signal;
+use tailwater::wire::Status;
+use tokio::process::Command;
+use tokio::time::Instant;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+
+use crate::bad_input::http;
+use crate::support::broker::Broker;
+use crate::support::client::{Client, Encoding, Frame, Seen, follow_in};
+use crate::support::process::Process;
+use crate::support::system::{Edge, System, text, words};
+use crate::support::within;
+use crate::watching::in_both_encodings;
+
+in_both_encodings!(
+    a_job_that_is_submitted_again_with_its_key_is_the_same_job,
+    a_cancel_over_the_socket_has_the_number_of_its_event_as_receipt,
+    a_python_client_negotiates_watches_drops_resumes_and_closes,
+);
+
+/// The next frame that is not about a watch.
+async fn answer(client: &mut Client) -> Value {
+    loop {
+        let Frame::Json(frame) = client.next().await else { panic!("the connection ended") };
+        if frame.get("ref").is_some() {
+            return frame;
+        }
+    }
+}
+
+async fn a_job_that_is_submitted_again_with_its_key_is_the_same_job(broker: &Broker, encoding: Encoding) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let mut client = edge.client_in(encoding).await;
+    // An edge that checks no tokens takes any, and says nothing.
+    client.send(json!({"op": "auth", "token": {"any": "thing"}})).await;
+    let input = words(20, 0, 1);
+    let mut submit = json!({"op": "submit", "ref": "a", "kind": "demo", "input": input, "key": "k-1"});
+    client.send(submit.clone()).await;
+    let first = answer(&mut client).await;
+    let job = first["job"].as_str().unwrap().to_owned();
+    assert_eq!(first, json!({"op": "submitted", "ref": "a", "job": job, "status": "queued"}));
+    let seen = follow_in(&edge.addr, &job, encoding).await;
+    seen.assert_whole();
+    assert_eq!(seen.text(), text(&input));
+    // The same again, through another edge, is the job that has ended by now.
+    let other = system.edge().await;
+    let mut again = other.client_in(encoding).await;
+    submit["ref"] = "b".into();
+    again.send(submit.clone()).await;
+    assert_eq!(
+        answer(&mut again).await,
+        json!({"op": "submitted", "ref": "b", "job": job, "status": "done"})
+    );
+    submit["input"] = words(21, 0, 1);
+    again.send(submit.clone()).await;
+    let error = answer(&mut again).await;
+    assert_eq!((&error["op"], &error["code"]), (&json!("error"), &json!("key_reused")), "{error}");
+    assert_eq!((&error["ref"], error.get("job")), (&json!("b"), None), "{error}");
+    // With an id of its own, and no key.
+    let named = json!({"op": "submit", "ref": "c", "kind": "demo", "input": input, "id": "named",
+        "timeout_ms": 60_000, "silence_timeout_ms": 60_000});
+    again.send(named).await;
+    let submitted = json!({"op": "submitted", "ref": "c", "job": "named", "status": "queued"});
+    assert_eq!(answer(&mut again).await, submitted);
+    let seen = follow_in(&edge.addr, "named", encoding).await;
+    assert_eq!(seen.events[&1]["timeout_ms"], 60_000);
+    system.end().await;
+}
+
+async fn a_cancel_over_the_socket_has_the_number_of_its_event_as_receipt(
+    broker: &Broker,
+    encoding: Encoding,
+) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let mut client = edge.client_in(encoding).await;
+    client
+        .send(json!({"op": "submit", "ref": "s", "kind": "demo", "id": "long", "input": words(9000, 50, 1)}))
+        .await;
+    assert_eq!(answer(&mut client).await["op"], "submitted");
+    let mut seen = Seen::of("long");
+    client.watch(&seen).await;
+    let (mut receipts, mut sent) = (Vec::new(), false);
+    while !seen.ended || receipts.len() < 3 {
+        let Frame::Json(frame) = client.next().await else { panic!("the connection ended") };
+        if frame["op"] == "cancelling" || frame["op"] == "error" {
+            receipts.push(frame);
+            if receipts.len() == 2 {
+                // Nobody cancels what has ended.
+                system.ended(&"long".parse().unwrap()).await;
+                client.send(json!({"op": "cancel", "job": "long", "ref": "late"})).await;
+            }
+        } else {
+            seen.take(&frame);
+        }
+        if seen.last >= 8 && !sent {
+            sent = true;
+            client.send(json!({"op": "cancel", "job": "long"})).await;
+            client.send(json!({"op": "cancel", "job": "long", "ref": "again"})).await;
+        }
+    }
+    seen.assert_whole();
+    let (seq, _) = seen.events.iter().find(|(_, event)| event["type"] == "job:cancel-requested:v1").unwrap();
+    // The two were under way together, so either may have been first.
+    let (of_late, mut of_two): (Vec<_>, Vec<_>) =
+        receipts.into_iter().partition(|receipt| receipt["ref"] == "late");
+    of_two.sort_by_key(|receipt| receipt.get("ref").is_some());
+    assert_eq!(of_two[0], json!({"op": "cancelling", "job": "long", "seq": seq}));
+    assert_eq!(of_two[1], json!({"op": "cancelling", "job": "long", "seq": seq, "ref": "again"}));
+    assert_eq!((&of_late[0]["code"], &of_late[0]["job"]), (&json!("job_ended"), &json!("long")));
+    assert_eq!(seen.last, seq + 1);
+    system.end().await;
+}
+
+async fn a_python_client_negotiates_watches_drops_resumes_and_closes(broker: &Broker, encoding: Encoding) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // scripts/test.sh puts it there, with what the script imports.
+    let python = root.join(".tools/venv/bin/python");
+    assert!(python.exists(), "no {}: run scripts/test.sh, which makes it", python.display());
+    let system = System::on(broker).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let input = words(40, 40, 4);
+    system.submit("python", input.clone()).await;
+    let codec = if encoding == Encoding::Json { "json" } else { "msgpack" };
+    let script = root.join("tests/clients/handshake.py");
+    let mut client = Command::new(python);
+    client.arg(script).args([&edge.addr, "python", codec]).kill_on_drop(true);
+    let out = within("the client in Python", client.output()).await.unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let (mut seen, mut watched) = (Seen::of("python"), 0);
+    for line in String::from_utf8(out.stdout).unwrap().lines() {
+        let frame: Value = serde_json::from_str(line).unwrap();
+        watched += u32::from(frame["op"] == "watching");
+        seen.take(&frame);
+    }
+    seen.assert_whole();
+    assert_eq!((watched, seen.text()), (2, text(&input)));
+    system.end().await;
+}
+
+#[tokio::test]
+async fn what_a_client_gets_wrong_is_told_with_its_ref_in_either_encoding() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let long = "r".repeat(81);
+    for encoding in Encoding::ALL {
+        let mut client = edge.client_in(encoding).await;
+        for (frame, code) in [
+            (json!({"op": "submit", "kind": "demo"}), "bad_request"),
+            (json!({"op": "submit", "ref": 7, "kind": "demo"}), "bad_request"),
+            (json!({"op": "submit", "ref": long, "kind": "demo"}), "bad_request"),
+            (json!({"op": "submit", "ref": "r", "kind": "demo", "inputt": 1}), "bad_request"),
+            (json!({"op": "submit", "ref": "r", "kind": "demo", "key": ""}), "bad_request"),
+            (json!({"op": "submit", "ref": "r", "kind": "demo", "timeout_ms": 0}), "bad_request"),
+            (json!({"op": "submit", "ref": "r", "kind": "de.mo"}), "bad_kind"),
+            (json!({"op": "submit", "ref": "r", "kind": "callback"}), "bad_kind"),
+            (json!({"op": "submit", "ref": "r", "kind": "nobody"}), "unknown_kind"),
+            (json!({"op": "submit", "ref": "r", "kind": "demo", "id": "a.b"}), "bad_job_id"),
+            (
+                json!({"op": "submit", "ref": "r", "kind": "demo", "input": "x".repeat(512 * 1024)}),
+                "too_large",
+            ),
+            (
+                json!({"op": "submit", "ref": "r", "kind": "demo", "callback": "http://127.0.0.1/"}),
+                "callback_not_allowed",
+            ),
+            (json!({"op": "cancel", "ref": "r", "job": "a.b"}), "bad_job_id"),
+            (json!({"op": "cancel", "ref": "r", "job": "nobody"}), "job_not_found"),
+            (json!({"op": "cancel", "ref": "r"}), "bad_request"),
+            (json!({"op": "auth"}), "bad_request"),
+            (json!({"op": "dance", "ref": "r"}), "unknown_op"),
+        ] {
+            client.send(frame.clone()).await;
+            let error = client.op().await;
+            let (op, got) = (&error["op"], error["code"].as_str());
+            assert_eq!((op, got), (&json!("error"), Some(code)), "{encoding:?} {error}");
+            let cut = |field| Some(frame.get(field)?.as_str()?.chars().take(80).collect::<String>());
+            assert_eq!(error["ref"].as_str(), cut("ref").as_deref(), "{error}");
+            assert_eq!(error["job"].as_str(), cut("job").as_deref(), "{error}");
+            assert!(!error["message"].as_str().unwrap().is_empty());
+        }
+        // What is no frame at all.
+        match encoding {
+            Encoding::Json => client.send_text("{").await,
+            Encoding::MsgPack => client.send_binary(vec![0x81]).await,
+        }
+        let code = if encoding == Encoding::Json { "bad_json" } else { "bad_msgpack" };
+        assert_eq!(client.op().await["code"], code);
+        // A whole frame in a message of the other type is not for this connection.
+        let frame = json!({"op": "unwatch", "job": "j"});
+        match encoding {
+            Encoding::Json => client.send_binary(frame.to_string().into_bytes()).await,
+            Encoding::MsgPack => client.send_text(&frame.to_string()).await,
+        }
+        assert_eq!(client.next().await, Frame::Closed(1003));
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn the_first_subprotocol_of_a_clients_list_that_is_known_is_spoken() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    for (offer, spoken) in [
+        (Some("soap, tailwater.v1.msgpack, tailwater.v1.json"), Some("tailwater.v1.msgpack")),
+        (Some("tailwater.v1.json,tailwater.v1.msgpack"), Some("tailwater.v1.json")),
+        (None, None),
+    ] {
+        let mut request = format!("ws://{}/ws", edge.addr).into_client_request().unwrap();
+        if let Some(offer) = offer {
+            request.headers_mut().insert("Sec-WebSocket-Protocol", offer.parse().unwrap());
+        }
+        let (_, answer) = within("a handshake", connect_async(request)).await.unwrap();
+        let named = answer.headers().get("Sec-WebSocket-Protocol").map(|name| name.to_str().unwrap());
+        assert_eq!(named, spoken, "{offer:?}");
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_client_that_closes_is_answered() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    for encoding in Encoding::ALL {
+        assert_eq!(edge.client_in(encoding).await.close().await, Frame::Closed(1000));
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn what_a_client_asked_for_before_it_left_is_done() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    for n in 0..20 {
+        let mut client = edge.client().await;
+        let job = format!("left-{n}");
+        let input = words(9000, 50, n);
+        client.send(json!({"op": "submit", "ref": "s", "kind": "demo", "id": job, "input": input})).await;
+        assert_eq!(answer(&mut client).await["op"], "submitted");
+        client.send(json!({"op": "cancel", "job": job})).await;
+        // One leaves as it should, the next just goes.
+        if n % 2 == 0 {
+            client.close().await;
+        } else {
+            drop(client);
+        }
+        assert_eq!(system.ended(&job.parse().unwrap()).await.status, Status::Cancelled, "{job}");
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_does_not_answer_holds_up_neither_the_connection_nor_more_than_so_many_requests() {
+    let mut broker = Broker::one();
+    let system = System::on(&broker).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let mut client = edge.client().await;
+    broker.kill(0);
+    for n in 0..40 {
+        let input = words(3, 0, n);
+        client.send(json!({"op": "submit", "ref": n.to_string(), "kind": "demo", "input": input})).await;
+    }
+    client.send(json!({"op": "unwatch", "job": "other"})).await;
+    // Those that are too many, and what needs no broker, are answered while the others wait.
+    for n in 32..40 {
+        let error = client.op().await;
+        assert_eq!((&error["code"], &error["ref"]), (&json!("too_many_requests"), &json!(n.to_string())));
+    }
+    assert_eq!(client.op().await["code"], "not_watching");
+    broker.restart(0);
+    let mut answers = BTreeMap::new();
+    for _ in 0..32 {
+        let answer = answer(&mut client).await;
+        let good = answer["op"] == "submitted" || answer["code"] == "unavailable";
+        assert!(good, "{answer}");
+        answers.insert(answer["ref"].as_str().unwrap().parse::<u32>().unwrap(), answer);
+    }
+    assert_eq!(answers.into_keys().collect::<Vec<_>>(), (0..32).collect::<Vec<_>>());
+    // There is room again.
+    within("a submit", async {
+        loop {
+            client.send(json!({"op": "submit", "ref": "now", "kind": "demo", "id": "now"})).await;
+            let answer = answer(&mut client).await;
+            if answer["op"] == "submitted" {
+                return;
+            }
+            assert_eq!(answer["code"], "unavailable", "{answer}");
+        }
+    })
+    .await;
+    system.end().await;
+}
+
+/// A client of an edge that stops, what it saw, and when it was told to come back.
+async fn told(mut client: Client, mut seen: Seen) -> (Seen, Instant) {
+    assert_eq!(seen.follow(&mut client).await, Frame::Closed(1012));
+    (seen, Instant::now())
+}
+
+#[tokio::test]
+async fn an_edge_that_stops_sends_its_clients_away_one_after_the_other() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let flags = ["edge", "--listen", "127.0.0.1:0", "--drain", "1s"].map(str::to_owned).to_vec();
+    let mut process = Process::start([flags, system.flags()].concat());
+    let first = Edge::at(&process.says("ready http://").await);
+    let second = system.edge().await;
+    for n in 0..10 {
+        system.submit(&format!("drain-{n}"), words(300, 50, n)).await;
+    }
+    let clients = join_all((0..100).map(|n| {
+        let first = &first;
+        async move {
+            let (mut client, mut seen) = (first.client_in(Encoding::ALL[n % 2]).await, Seen::of("drain"));
+            seen.job = format!("drain-{}", n % 10);
+            client.watch(&seen).await;
+            while seen.last < 4 {
+                let Frame::Json(frame) = client.next().await else { panic!("cut off early") };
+                seen.take(&frame);
+            }
+            (client, seen)
+        }
+    }))
+    .await;
+    let stopped = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    process.signal(Signal::TERM);
+    let refused = async {
+        // The signal needs a moment to arrive; then it stands for as long as clients are there.
+        let mut ready = (200, Value::Null);
+        while ready.0 == 200 {
+            let (status, _, body) = http(&first, "GET", "/readyz", "", b"").await;
+            ready = (status, body["code"].clone());
+        }
+        assert_eq!(ready, (503, json!("restarting")));
+        let upgrade = "Upgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let (status, _, problem) = http(&first, "GET", "/ws", upgrade, b"").await;
+        assert_eq!((status, &problem["code"]), (503, &json!("restarting")));
+    };
+    let leaving = join_all(clients.into_iter().map(|(client, seen)| told(client, seen)));
+    let ((), left) = futures_util::future::join(refused, leaving).await;
+    assert!(process.ends_within(Duration::from_secs(5)).await.success());
+    let times = left.iter().map(|(_, at)| *at);
+    let spread = times.clone().max().unwrap() - times.min().unwrap();
+    assert!((500..2000).contains(&spread.as_millis()), "{spread:?}");
+    // Those whose moment came late were served until then.
+    let latest =
+        left.iter().flat_map(|(seen, _)| seen.events.values()).filter_map(|event| event["ts"].as_u64());
+    let latest = Duration::from_millis(latest.max().unwrap());
+    assert!(latest > stopped + Duration::from_millis(300), "{latest:?} after {stopped:?}");
+    let whole = left.into_iter().enumerate().map(|(n, (mut seen, _))| {
+        let second = &second;
+        async move {
+            let mut client = second.client_in(Encoding::ALL[n % 2]).await;
+            client.watch(&seen).await;
+            seen.follow(&mut client).await;
+            seen.assert_whole();
+            assert_eq!(seen.text(), text(&words(300, 50, (n % 10) as u64)));
+        }
+    });
+    join_all(whole).await;
+    system.end().await;
+}
+
+#[tokio::test]
+async fn an_edge_without_clients_stops_at_once() {
+    let system = System::on(Broker::shared_one()).await;
+    let flags = ["edge", "--listen", "127.0.0.1:0", "--drain", "1h"].map(str::to_owned).to_vec();
+    let mut process = Process::start([flags, system.flags()].concat());
+    let edge = Edge::at(&process.says("ready http://").await);
+    // An edge that answers has its signal handlers.
+    assert_eq!(within("an answer", http(&edge, "GET", "/readyz", "", b"")).await.0, 200);
+    process.signal(Signal::TERM);
+    assert!(process.ends_within(Duration::from_secs(5)).await.success());
+    system.end().await;
+}
