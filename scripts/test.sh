@@ -4,12 +4,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# What the tests' programs in Python import.
-readonly packages=(
-  nats-py==2.16.0
-  msgpack==1.2.4
-  websockets==17.4
-)
 readonly venv=$PWD/.tools/venv
 
 say() { printf '\n== %s\n' "$*"; }
@@ -43,19 +37,15 @@ NATS_SERVER=$(scripts/nats-server.sh)
 export NATS_SERVER
 "$NATS_SERVER" --version
 
-say "Python with ${packages[*]}, in .tools/venv"
-has_packages() {
-  "$venv/bin/python" -c "import sys, importlib.metadata as m
-raise SystemExit(any(m.version(name) != version for name, version in (p.split('==') for p in sys.argv[1:])))" \
-    "${packages[@]}" 2>/dev/null
-}
-if ! has_packages; then
+say "Python packages of tests/clients/requirements.txt, in .tools/venv"
+if ! cmp -s tests/clients/requirements.txt "$venv/requirements.txt"; then
   mkdir -p .tools
   bounded 120 python3 -m venv --clear "$venv" ||
     die "python3 cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv."
-  bounded 300 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${packages[@]}" ||
-    die "${packages[*]} could not be installed (PyPI packages of these names)."
-  has_packages || die "${packages[*]} were installed and are not there."
+  bounded 600 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt ||
+    die "the Python packages could not be installed (PyPI packages of these names)."
+  # Last, so that a half-made environment is made again.
+  cp tests/clients/requirements.txt "$venv/requirements.txt"
 fi
 "$venv/bin/python" --version
 

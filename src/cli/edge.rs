@@ -25,6 +25,9 @@ pub(super) struct Edge {
     #[arg(long, env = "TAILWATER_THREADS", value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
+    /// Over what time clients are told to come back when the edge stops, so that they do not all do it at once.
+    #[arg(long, env = "TAILWATER_DRAIN", value_name = "TIME", default_value_t = DRAIN_WINDOW.into())]
+    drain: humantime::Duration,
     #[command(flatten)]
     settings: EdgeArgs,
     #[command(flatten)]
@@ -37,15 +40,11 @@ pub(super) struct EdgeArgs {
     /// The hosts that jobs may call back to, separated by commas, each `name` or `name:port`. None by default.
     #[arg(long, env = "TAILWATER_CALLBACK_HOSTS", value_name = "HOSTS", value_delimiter = ',')]
     pub(super) callback_hosts: Vec<String>,
-    /// Over what time clients are told to come back when the edge stops, so that they do not all do it at once.
-    #[arg(long, env = "TAILWATER_DRAIN", value_name = "TIME", default_value_t = DRAIN_WINDOW.into(),
-          value_parser = str::parse::<humantime::Duration>)]
-    pub(super) drain: humantime::Duration,
 }
 
 impl EdgeArgs {
     pub(super) fn settings(&self) -> edge::Settings {
-        edge::Settings { callback_hosts: self.callback_hosts.clone(), drain: self.drain.into() }
+        edge::Settings { callback_hosts: self.callback_hosts.clone(), ..edge::Settings::default() }
     }
 }
 
@@ -57,7 +56,8 @@ impl Edge {
         let listeners: Vec<_> = listeners.into_iter().map(|listener| Mutex::new(Some(listener))).collect();
         let stop = CancellationToken::new();
         runtime::on_threads(threads, |index| {
-            let (stop, nats, settings) = (stop.clone(), &self.nats, self.settings.settings());
+            let settings = edge::Settings { drain: self.drain.into(), ..self.settings.settings() };
+            let (stop, nats) = (stop.clone(), &self.nats);
             let listener = listeners[index].lock().ok().and_then(|mut listener| listener.take());
             async move {
                 // Whichever thread ends, the others follow.

@@ -317,7 +317,7 @@ async fn an_edge_that_stops_sends_its_clients_away_one_after_the_other() {
     system.demo().await;
     let flags = ["edge", "--listen", "127.0.0.1:0", "--drain", "1s"].map(str::to_owned).to_vec();
     let mut process = Process::start([flags, system.flags()].concat());
-    let first = Edge::at(process.says("ready http://").await);
+    let first = Edge::at(&process.says("ready http://").await);
     let second = system.edge().await;
     for n in 0..10 {
         system.submit(&format!("drain-{n}"), words(300, 50, n)).await;
@@ -381,7 +381,7 @@ async fn an_edge_without_clients_stops_at_once() {
     let system = System::on(Broker::shared_one()).await;
     let flags = ["edge", "--listen", "127.0.0.1:0", "--drain", "1h"].map(str::to_owned).to_vec();
     let mut process = Process::start([flags, system.flags()].concat());
-    let edge = Edge::at(process.says("ready http://").await);
+    let edge = Edge::at(&process.says("ready http://").await);
     // An edge that answers has its signal handlers.
     assert_eq!(within("an answer", http(&edge, "GET", "/readyz", "", b"")).await.0, 200);
     process.signal(Signal::TERM);

@@ -30,6 +30,11 @@ pub struct Edge {
 }
 
 impl Edge {
+    /// An edge that runs elsewhere.
+    pub fn at(addr: &str) -> Self {
+        Self { addr: addr.to_owned(), stop: CancellationToken::new() }
+    }
+
     /// Ends it, as at a restart: clients are told to come back.
     pub fn stop(&self) {
         self.stop.cancel();
@@ -43,11 +48,6 @@ impl Edge {
     /// A client that is connected and speaks this encoding.
     pub async fn client_in(&self, encoding: Encoding) -> Client {
         Client::connect_in(&self.addr, encoding).await
-    }
-
-    /// An edge that runs elsewhere.
-    pub fn at(addr: String) -> Self {
-        Self { addr, stop: CancellationToken::new() }
     }
 }
 
