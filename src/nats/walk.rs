@@ -198,20 +198,15 @@ impl Walk {
 
     /// Takes in what became of those who were to be judged: the row, or `None` for whoever is none.
     pub(super) fn judge(&mut self, verdicts: Vec<Option<JobRow>>) {
-        let mut judged = std::mem::take(&mut self.judged);
-        let mut decided = 0;
-        for row in verdicts {
-            if let Some(row) = row {
-                if self.rows.len() == self.bounds.rows {
-                    self.more = true;
-                    break;
-                }
+        for (found, row) in std::mem::take(&mut self.judged).into_iter().zip(verdicts) {
+            let Some(row) = row else { continue };
+            if self.rows.len() < self.bounds.rows {
                 self.rows.push(row);
+            } else {
+                // The one row more, which can only be the last: the next page begins with it.
+                self.more = true;
+                self.sides[found.shard as usize].found.push_front(found);
             }
-            decided += 1;
-        }
-        for found in judged.drain(decided..).rev() {
-            self.sides[found.shard as usize].found.push_front(found);
         }
     }
 
