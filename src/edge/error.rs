@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tracing::{debug, warn};
 
+use crate::session;
 use crate::source::Unavailable;
 use crate::wire::{Code, Refusal};
 
@@ -60,6 +61,18 @@ impl From<Unavailable> for Problem {
     fn from(error: Unavailable) -> Self {
         warn!(%error, "a request failed");
         Code::Unavailable.into()
+    }
+}
+
+impl From<session::Error> for Problem {
+    fn from(error: session::Error) -> Self {
+        match error {
+            session::Error::Unavailable(error) => error.into(),
+            session::Error::Full(_)
+            | session::Error::CursorOfOtherJob
+            | session::Error::CursorNotInLog
+            | session::Error::AfterTheEnd { .. } => Self::new(error.code(), error.to_string()),
+        }
     }
 }
 

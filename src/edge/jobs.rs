@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -14,9 +15,9 @@ use super::App;
 use super::error::Problem;
 use crate::config::{KEY_MAX, LOAD_AGE, OPEN_WAIT};
 use crate::nats::{Cancelled, Load, Submitted};
-use crate::session::fold;
+use crate::session::{Session, Step, fold};
 use crate::source::Unavailable;
-use crate::wire::{Code, JobId, JobState, Kind, Seq, Status, Submission, may_call_back};
+use crate::wire::{Code, JobId, JobState, Kind, Seq, Start, Status, Submission, may_call_back};
 
 /// A job that was taken in.
 #[derive(Debug, Serialize)]
@@ -130,6 +131,33 @@ impl App {
         match self.log.queued_kind(job).await? {
             Some(kind) => Ok(JobState { kind: Some(kind), ..JobState::new(job.clone()) }),
             None => Err(Code::JobNotFound.into()),
+        }
+    }
+
+    /// What a job is once it has ended, or `wait` has passed.
+    pub(super) async fn state_within(&self, job: &JobId, wait: Duration) -> Result<JobState, Problem> {
+        if !wait.is_zero() {
+            self.until_ended(job, wait).await?;
+        }
+        self.state(job).await
+    }
+
+    async fn until_ended(&self, job: &JobId, wait: Duration) -> Result<(), Problem> {
+        let after = match self.log.last(job).await? {
+            Some(last) if last.kind.is_end() => return Ok(()),
+            Some(last) => last.seq,
+            None if self.log.queued_kind(job).await?.is_none() => return Err(Code::JobNotFound.into()),
+            None => Seq(0),
+        };
+        let watching = async {
+            let mut session = Session::open(&self.hub, job, Start::After(after)).await?;
+            while !matches!(session.next().await, Step::End) {}
+            Ok(())
+        };
+        // When the edge stops, who waits is told what the job is now.
+        match timeout(wait, self.tasks.stop().run_until_cancelled(watching)).await {
+            Ok(Some(ended)) => ended,
+            Ok(None) | Err(_) => Ok(()),
         }
     }
 }

@@ -4,7 +4,11 @@
 mod error;
 mod jobs;
 mod ops;
+mod page;
+mod request;
 mod rest;
+mod serve;
+mod sse;
 mod ws;
 
 use std::io;
@@ -14,10 +18,9 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{any, get, post};
-use axum::serve::ListenerExt as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use self::error::Problem;
 use self::jobs::Loads;
@@ -100,22 +103,9 @@ pub async fn run(
     let broken = |error: io::Error| Error::from(Unavailable(error.to_string()));
     let listener = tokio::net::TcpListener::from_std(listener).map_err(broken)?;
     info!(addr = ?listener.local_addr(), "edge serves");
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "a connection without TCP_NODELAY");
-        }
-    });
-    let graceful = tasks.stop().clone().cancelled_owned();
-    let serving = axum::serve(listener, router(app)).with_graceful_shutdown(graceful).into_future();
-    let mut serving = std::pin::pin!(serving);
-    let stop = tasks.stop().clone();
-    tokio::select! {
-        outcome = &mut serving => outcome.map_err(broken)?,
-        () = stop.cancelled() => {}
-    }
+    serve::serve(listener, router(app), &tasks).await;
     info!("edge stops");
-    let drained = tokio::time::timeout(DRAIN_WAIT / 2, serving).await.is_ok();
-    if !tasks.end(DRAIN_WAIT / 2).await || !drained {
+    if !tasks.end(DRAIN_WAIT).await {
         warn!(left = tasks.running(), "some connections were cut off");
     }
     Ok(())
@@ -125,7 +115,9 @@ fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/ws", any(ws::upgrade))
         .route("/api/jobs", post(rest::submit))
+        .route("/api/jobs/{id}", get(rest::state))
         .route("/api/jobs/{id}/cancel", post(rest::cancel))
+        .route("/api/jobs/{id}/events", get(sse::events))
         .route("/api/jobs/{id}/state", get(rest::state))
         .route("/api/job/{id}/state", get(rest::state))
         .route("/healthz", get(ops::health))

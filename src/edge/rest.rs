@@ -1,18 +1,19 @@
-//! Jobs over plain HTTP: submit one, ask what it is. It streams nothing.
+//! Jobs over plain HTTP: submit one, ask what it is, cancel it. Events are in `sse` and `page`.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
+use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::App;
 use super::error::Problem;
-use super::jobs::job_id;
+use super::request::{Job, Params, Wait};
 use crate::wire::{Code, JobState, Submission};
 
 /// The header by which a client may submit again without submitting twice (draft-ietf-httpapi-idempotency-key-header).
@@ -47,17 +48,25 @@ fn json(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Valu
     serde_json::from_slice(&body).map_err(|error| Problem::new(Code::BadJson, error.to_string()))
 }
 
-/// `GET /api/jobs/{id}/state`.
+/// `GET /api/jobs/{id}`, also `…/state`: what the job is; with `wait`, as soon as it has ended or so long has passed.
 pub(super) async fn state(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Job(id): Job,
+    Params(Waiting { wait }): Params<Waiting>,
 ) -> Result<Json<JobState>, Problem> {
-    Ok(Json(app.state(&job_id(&id)?).await?))
+    Ok(Json(app.state_within(&id, wait.0).await?))
+}
+
+/// How long to wait for the end.
+#[derive(Debug, Deserialize)]
+pub(super) struct Waiting {
+    #[serde(default)]
+    wait: Wait,
 }
 
 /// `POST /api/jobs/{id}/cancel`: 202 with the number of the event that asks for it; 200 when somebody asked before.
-pub(super) async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
-    let receipt = app.cancel(job_id(&id)?, None).await?;
+pub(super) async fn cancel(State(app): State<Arc<App>>, Job(id): Job) -> Result<Response, Problem> {
+    let receipt = app.cancel(id, None).await?;
     let status = if receipt.new { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok((status, Json(receipt)).into_response())
 }

@@ -8,7 +8,7 @@ use crate::support::system::{Edge, System, text, words};
 use crate::support::within;
 
 /// Sends one HTTP request as bytes; gives status, content type and body.
-async fn http(edge: &Edge, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String, Value) {
+pub async fn http(edge: &Edge, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String, Value) {
     let mut socket = TcpStream::connect(&edge.addr).await.unwrap();
     let length = body.len();
     let headers = if headers.contains("Connection:") {

@@ -16,6 +16,10 @@ mod killing;
 mod load;
 /// The commands of the README, run as a reader would.
 mod readme;
+/// Plain HTTP: pages of history, waiting for a result, and what every address answers to what it does not take.
+mod rest;
+/// Server-sent events: resuming, the end, and clients that other people wrote.
+mod sse;
 /// The rules of the house that no lint knows.
 mod tidy;
 /// One client or a few follow a job: from anywhere, over any number of drops.

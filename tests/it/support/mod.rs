@@ -3,6 +3,7 @@
 pub mod broker;
 pub mod client;
 pub mod process;
+pub mod sse;
 pub mod system;
 
 use std::future::Future;

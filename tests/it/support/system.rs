@@ -73,13 +73,19 @@ impl System {
         let nats = Nats::connect(&self.options).await.unwrap();
         let stop = self.tasks.stop().child_token();
         let until = stop.clone();
-        self.tasks.spawn(async move { edge::run(listener, nats, edge::Settings::default(), until).await.unwrap() });
+        self.tasks
+            .spawn(async move { edge::run(listener, nats, edge::Settings::default(), until).await.unwrap() });
         Edge { addr, stop }
     }
 
     /// Starts a demo worker in this process.
     pub async fn demo(&self) -> CancellationToken {
         self.worker(demo::Demo, |_| {}).await
+    }
+
+    /// Starts a demo worker that makes an event of each word.
+    pub async fn wordy(&self) -> CancellationToken {
+        self.worker(demo::Demo, |settings| settings.flush.interval = Duration::ZERO).await
     }
 
     /// Starts a worker of the kind `demo` in this process; gives what stops it.
