@@ -4,7 +4,12 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly nats_py=2.16.0 msgpack=1.2.4
+# Programs in other languages that the tests run, from PyPI.
+readonly python=(
+  msgpack==1.2.4
+  nats-py==2.16.0
+  schemathesis==4.32.5
+)
 readonly venv=$PWD/.tools/venv
 
 say() { printf '\n== %s\n' "$*"; }
@@ -38,18 +43,14 @@ NATS_SERVER=$(scripts/nats-server.sh)
 export NATS_SERVER
 "$NATS_SERVER" --version
 
-say "Python with nats-py $nats_py and msgpack $msgpack, in .tools/venv"
-has_nats_py() {
-  "$venv/bin/python" -c "import nats, msgpack, importlib.metadata as m
-raise SystemExit((m.version('nats-py'), m.version('msgpack')) != ('$nats_py', '$msgpack'))" 2>/dev/null
-}
-if ! has_nats_py; then
+say "Python with ${python[*]}, in .tools/venv"
+if [[ $(cat "$venv/installed" 2>/dev/null) != "${python[*]}" ]]; then
   mkdir -p .tools
   bounded 120 python3 -m venv --clear "$venv" ||
     die "python3 cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv."
-  bounded 300 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "nats-py==$nats_py" "msgpack==$msgpack" ||
-    die "nats-py and msgpack could not be installed (PyPI packages of these names)."
-  has_nats_py || die "nats-py and msgpack were installed and do not import."
+  bounded 600 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${python[@]}" ||
+    die "${python[*]} could not be installed (PyPI packages of these names)."
+  echo "${python[*]}" >"$venv/installed"
 fi
 "$venv/bin/python" --version
 

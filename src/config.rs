@@ -14,6 +14,11 @@ pub const KEY_MAX: usize = 255;
 pub const CALLBACK_MAX: usize = 2048;
 /// The largest HTTP body and WebSocket message: an input, escaped once more, and what surrounds it.
 pub const BODY_MAX: usize = 1024 * 1024;
+/// The longest time limit of a job, in milliseconds: up to here every language's JSON reads whole numbers exactly. Longer
+/// than anybody waits.
+pub const TIMEOUT_MAX_MS: u64 = (1 << 53) - 1;
+/// How long an HTTP body may take to arrive: a megabyte over a slow mobile line.
+pub const BODY_WAIT: Duration = Duration::from_secs(30);
 /// How many jobs one connection may watch. Each costs a session of about 1 KiB here and a place in the scan.
 pub const WATCHES_MAX: usize = 1024;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout};
@@ -20,10 +21,13 @@ use crate::source::Unavailable;
 use crate::wire::{Code, JobId, JobState, Kind, Seq, Start, Status, Submission, may_call_back};
 
 /// A job that was taken in.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Accepted {
+    /// The job.
     pub(super) id: JobId,
+    /// Its kind.
     pub(super) kind: Kind,
+    /// What it is doing.
     pub(super) status: Status,
     /// Whether it is in the queue by this very submission.
     #[serde(skip)]
@@ -31,9 +35,11 @@ pub(super) struct Accepted {
 }
 
 /// The event that asks for a job to be cancelled.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Receipt {
+    /// The job.
     pub(super) id: JobId,
+    /// The number of the event.
     pub(super) seq: Seq,
     /// Whether it was written for this very request.
     #[serde(skip)]

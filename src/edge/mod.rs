@@ -3,6 +3,7 @@
 
 mod error;
 mod jobs;
+mod openapi;
 mod ops;
 mod page;
 mod request;
@@ -17,10 +18,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{any, get, post};
+use axum::routing::get;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use self::error::Problem;
 use self::jobs::Loads;
@@ -112,18 +115,26 @@ pub async fn run(
 }
 
 fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/ws", any(ws::upgrade))
-        .route("/api/jobs", post(rest::submit))
-        .route("/api/jobs/{id}", get(rest::state))
-        .route("/api/jobs/{id}/cancel", post(rest::cancel))
-        .route("/api/jobs/{id}/events", get(sse::events))
-        .route("/api/jobs/{id}/state", get(rest::state))
+    let (router, _) = routes().split_for_parts();
+    router
+        // As a client of an earlier system knows it.
         .route("/api/job/{id}/state", get(rest::state))
-        .route("/healthz", get(ops::health))
-        .route("/readyz", get(ops::ready))
         .fallback(|| async { Problem::from(Code::NotFound) })
         .method_not_allowed_fallback(|| async { Problem::from(Code::MethodNotAllowed) })
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(app)
+}
+
+/// Every address that is described, each by what stands at its handler.
+fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(rest::submit))
+        .routes(routes!(rest::job))
+        .routes(routes!(rest::state))
+        .routes(routes!(rest::cancel))
+        .routes(routes!(sse::events))
+        .routes(routes!(ws::upgrade))
+        .routes(routes!(ops::health))
+        .routes(routes!(ops::ready))
+        .routes(routes!(openapi::document))
 }

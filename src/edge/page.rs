@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt as _;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -30,10 +31,13 @@ struct Page {
 }
 
 /// Events that are gone for good; they come before the events of their page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-struct Hole {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub(super) struct Hole {
+    /// The first of them.
     from: Seq,
+    /// The last of them.
     to: Seq,
+    /// Why they are gone.
     reason: Gone,
 }
 

@@ -1,23 +1,37 @@
-//! What a request says beside its body: the job in its path, its query, where it wants to begin, what it accepts. Each is
-//! read once, here, and what cannot be read is a problem with a code. It answers nothing.
+//! What a request says: the job in its path, its query and body, where it wants to begin, what it accepts. Each is read
+//! once, here, and what cannot be read is a problem with a code. It answers nothing.
 
 use std::str::FromStr;
 use std::time::Duration;
 
-use axum::extract::{FromRequestParts, Path, Query};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
+use bytes::Bytes;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::time::timeout;
+use utoipa::IntoParams;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::{Ref, Required};
 
 use super::error::Problem;
 use super::jobs::job_id;
-use crate::config::WAIT_MAX_S;
+use crate::config::{BODY_WAIT, WAIT_MAX_S};
 use crate::wire::{Code, JobId, Refusal, Seq, Start, start};
 
 /// The job that the path names.
 #[derive(Debug)]
 pub(super) struct Job(pub(super) JobId);
+
+impl IntoParams for Job {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let id = ParameterBuilder::new().name("id").parameter_in(ParameterIn::Path).required(Required::True);
+        let id = id.description(Some("The job.")).schema(Some(Ref::from_schema_name("JobId")));
+        vec![id.build()]
+    }
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for Job {
     type Rejection = Problem;
@@ -42,6 +56,30 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
             .await
             .map_err(|error| Problem::new(Code::BadRequest, error.body_text()))?;
         Ok(Self(params))
+    }
+}
+
+/// A body of JSON.
+#[derive(Debug)]
+pub(super) struct JsonBody(pub(super) Value);
+
+impl<S: Send + Sync> FromRequest<S> for JsonBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let content = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content = content.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        if !content.eq_ignore_ascii_case("application/json") {
+            return Err(Problem::new(Code::UnsupportedMediaType, "send the job as application/json"));
+        }
+        let body = timeout(BODY_WAIT, Bytes::from_request(request, state)).await;
+        let body = body.map_err(|_| Code::Timeout)?.map_err(|error| {
+            let too_large = error.status() == StatusCode::PAYLOAD_TOO_LARGE;
+            let code = if too_large { Code::TooLarge } else { Code::BadRequest };
+            Problem::new(code, error.body_text())
+        })?;
+        let json = serde_json::from_slice(&body);
+        json.map(Self).map_err(|error| Problem::new(Code::BadJson, error.to_string()))
     }
 }
 
@@ -74,16 +112,15 @@ impl<'de> Deserialize<'de> for Wait {
 /// By which a client says where it stands when it comes back by itself; it repeats its address, so this wins.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// Where a request wants to begin. A number where a cursor is expected is taken for `after`.
+/// Where a request wants to begin: the last event id wins over the cursor, and that over the number. A number where a
+/// cursor is expected is taken for `after`.
 pub(super) fn begin(headers: &HeaderMap, after: Option<u64>, cursor: Option<&str>) -> Result<Start, Problem> {
     let bad = |_| Problem::new(Code::BadCursor, "a last event id is a cursor or a number");
     let last = headers.get(LAST_EVENT_ID).map(|id| id.to_str().map_err(bad)).transpose()?;
-    let begin = match (last.map(str::trim).filter(|last| !last.is_empty()), cursor) {
-        (Some(last), _) => position(last)?,
-        (None, Some(cursor)) if after.is_none() => position(cursor)?,
-        (None, cursor) => start(after, cursor)?,
-    };
-    Ok(begin)
+    match last.map(str::trim).filter(|last| !last.is_empty()).or(cursor) {
+        Some(text) => Ok(position(text)?),
+        None => Ok(start(after, None)?),
+    }
 }
 
 fn position(text: &str) -> Result<Start, Refusal> {
@@ -121,7 +158,10 @@ pub(super) fn form(headers: &HeaderMap) -> Form {
 mod tests {
     use super::*;
     use crate::wire::Cursor;
+    use axum::body::Body;
     use axum::http::{HeaderName, HeaderValue};
+    use futures_util::stream::pending;
+    use tokio::time::Instant;
 
     fn headers(name: HeaderName, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_bytes(value.as_bytes()).unwrap())])
@@ -137,6 +177,15 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_not_waited_for_without_end() {
+        let body = Body::from_stream(pending::<Result<Bytes, std::io::Error>>());
+        let request = Request::post("/").header("content-type", "application/json").body(body).unwrap();
+        let (read, begun) = (JsonBody::from_request(request, &()), Instant::now());
+        assert_eq!(read.await.unwrap_err().code(), Code::Timeout);
+        assert_eq!(begun.elapsed(), BODY_WAIT);
+    }
+
     #[test]
     fn the_last_event_id_wins_over_the_address_and_a_number_is_an_after() {
         let job: JobId = "j1".parse().unwrap();
@@ -149,7 +198,8 @@ mod tests {
         assert_eq!(begin(&none, Some(4), None), Ok(Start::After(Seq(4))));
         assert_eq!(begin(&none, None, Some(&text)), Ok(Start::Cursor(cursor)));
         assert_eq!(begin(&none, None, Some("5")), Ok(Start::After(Seq(5))));
-        assert_eq!(begin(&none, Some(4), Some("5")), Err(Code::BadRequest));
+        assert_eq!(begin(&none, Some(4), Some("5")), Ok(Start::After(Seq(5))));
+        assert_eq!(begin(&none, Some(4), Some("")), Err(Code::BadCursor));
         assert_eq!(begin(&last(&text), Some(4), None), Ok(Start::Cursor(cursor)));
         assert_eq!(begin(&last("6"), None, Some(&text)), Ok(Start::After(Seq(6))));
         assert_eq!(begin(&last(""), Some(4), None), Ok(Start::After(Seq(4))));

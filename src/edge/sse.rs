@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::App;
 use super::error::Problem;
+use super::openapi::{JOBS, problems};
 use super::page;
 use super::request::{Form, Job, Params, Wait, begin, form};
 use crate::config::{COME_BACK, COMMENT_EVERY, STEP_BYTES, STEPS_PER_WRITE};
@@ -28,16 +29,45 @@ use crate::wire::{Gone, JobId, ServerFrame, Stored};
 const COMMENT: &[u8] = b":\n";
 
 /// Where to begin, and for a page how much and how long to wait.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Query {
+    /// Begin behind the event with this number; 0 is the first event.
+    #[param(nullable = false)]
     after: Option<u64>,
+    /// Begin behind the event that this cursor, or number, names. It wins over `after`.
+    #[param(nullable = false, format = "cursor", pattern = "^[A-Za-z0-9_-]{1,40}$")]
     cursor: Option<String>,
+    /// How many events a page holds at most.
+    #[param(nullable = false, minimum = 1, maximum = 1000, default = 100)]
     limit: Option<usize>,
+    /// How long a page waits for an event when none is stored: whole seconds, `30` or `30s`.
+    #[param(inline, value_type = Option<String>, nullable = false, pattern = "^([0-9]|[1-5][0-9]|60)s?$")]
     #[serde(default)]
     wait: Wait,
 }
 
-/// `GET /api/jobs/{id}/events`: a stream, or a page for who accepts JSON.
+problems!(NoEvents:
+    BadJobId, BadRequest, BadCursor, CursorOfOtherJob, CursorNotInLog, AfterTheEnd, Unavailable, Restarting);
+
+/// A job's events: a stream, or a page for who accepts JSON.
+///
+/// The job need not exist yet.
+#[utoipa::path(
+    get, path = "/api/jobs/{id}/events", tag = JOBS,
+    params(Job, Query, ("Last-Event-ID" = inline(Option<String>), Header, nullable = false, format = "cursor",
+        pattern = "^[A-Za-z0-9_-]{0,40}$",
+        description = "Begin behind the event that this cursor, or number, names. It wins over the query.")),
+    responses(
+        (status = 200, description = "Events that are stored, and in a stream those to come. The schema of a stream is that of \
+            one event of it.", content(
+            (ref("#/components/schemas/StreamEvent") = "text/event-stream"),
+            (ref("#/components/schemas/Page") = "application/json"),
+        )),
+        (status = 204, description = "A stream that would have nothing to tell: the job has ended, and the client has all of it."),
+        NoEvents,
+    ),
+)]
 pub(super) async fn events(
     State(app): State<Arc<App>>,
     Job(job): Job,

@@ -19,6 +19,7 @@ use tracing::{Instrument as _, debug, info_span};
 
 use super::App;
 use super::error::Problem;
+use super::openapi::{JOBS, problems};
 use crate::config::{
     BODY_MAX, PING_EVERY, PONG_WAIT, READ_BUFFER, STEPS_PER_WRITE, WATCHES_MAX, WRITE_BUFFER, WRITE_WAIT,
 };
@@ -26,7 +27,19 @@ use crate::nats::Reader;
 use crate::session::{Error, Session, Step};
 use crate::wire::{ClientFrame, Code, Gone, JSON_PROTOCOL, JobId, Refusal, ServerFrame, Start};
 
-/// `GET /ws`.
+problems!(NotUpgraded: BadRequest, BadSubprotocol, Restarting);
+
+/// Follows jobs over a WebSocket.
+#[utoipa::path(
+    get, path = "/ws", tag = JOBS,
+    params(
+        ("Connection" = inline(String), Header, pattern = "^[Uu]pgrade$"),
+        ("Upgrade" = inline(String), Header, pattern = "^websocket$"),
+        ("Sec-WebSocket-Version" = inline(String), Header, pattern = "^13$"),
+        ("Sec-WebSocket-Key" = inline(String), Header, pattern = "^[A-Za-z0-9+/]{22}==$"),
+    ),
+    responses((status = 101, description = "The protocol that PROTOCOL.md describes."), NotUpgraded),
+)]
 pub(super) async fn upgrade(
     State(app): State<Arc<App>>,
     headers: HeaderMap,

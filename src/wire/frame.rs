@@ -1,5 +1,6 @@
 //! What edge and client say to each other beside the events. It knows no connection and no encoding but JSON.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -21,13 +22,15 @@ pub enum Start {
 }
 
 /// What a client asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
 pub enum ClientFrame {
     /// Send the job's events.
     Watch {
         /// The job; it need not exist yet.
         job: JobId,
         /// Where to begin.
+        #[schemars(flatten)]
         start: Start,
     },
     /// Send no more of them.
@@ -130,7 +133,7 @@ pub fn start(after: Option<u64>, cursor: Option<&str>) -> Result<Start, Refusal>
 }
 
 /// What an edge says beside the events. Event frames have no `op`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "op", rename_all = "lowercase")]
 pub enum ServerFrame {
     /// The first frame of a connection.
@@ -194,7 +197,7 @@ impl ServerFrame {
 }
 
 /// Why events are gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Gone {
     /// They were older, or more, than the log keeps.

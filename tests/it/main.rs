@@ -14,6 +14,8 @@ mod cli;
 mod killing;
 /// Many clients, many events, slow readers.
 mod load;
+/// The description of the HTTP interface, and an edge that is questioned by it.
+mod openapi;
 /// The commands of the README, run as a reader would.
 mod readme;
 /// Plain HTTP: pages of history, waiting for a result, and what every address answers to what it does not take.

@@ -5,6 +5,7 @@ use tokio::time::{Duration, Instant, sleep};
 use crate::bad_input::http;
 use crate::support::broker::Broker;
 use crate::support::client::Seen;
+use crate::support::sse::Sse;
 use crate::support::system::{Edge, System, text, words};
 use crate::watching::on_one_and_three;
 
@@ -127,6 +128,32 @@ async fn what_waits_is_answered_when_the_edge_stops() {
 }
 
 #[tokio::test]
+async fn what_the_http_layer_refuses_is_a_problem_too() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let long = "x".repeat(20_000);
+    for (method, path, status, code) in [
+        ("GET", "/api/jobs/%ff", 400, "bad_job_id"),
+        ("GET", "/api/jobs/%00", 400, "bad_job_id"),
+        ("GET", "/api/jobs/a%2Fb/state", 400, "bad_job_id"),
+        ("POST", "/api/jobs/%C3%28/cancel", 400, "bad_job_id"),
+        ("GET", "/api/jobs/j?wait=", 400, "bad_request"),
+        ("GET", "/api/jobs/j?wait=1&wait=2", 400, "bad_request"),
+        ("GET", "/api/jobs/j?wait=%ff", 400, "bad_request"),
+        ("GET", &format!("/api/jobs/{long}"), 400, "bad_job_id"),
+        ("GET", &format!("/api/jobs/j/events?cursor={long}"), 400, "bad_cursor"),
+        ("GET", "/api/jobs/", 404, "not_found"),
+        ("GET", "/api/jobs//state", 400, "bad_job_id"),
+        ("GET", "/%ff", 404, "not_found"),
+    ] {
+        let (got, content, problem) = http(&edge, method, path, "", b"").await;
+        assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{method} {path}: {problem}");
+        assert_eq!(content, "application/problem+json");
+    }
+    system.end().await;
+}
+
+#[tokio::test]
 async fn an_address_answers_head_and_names_the_methods_that_it_takes() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
@@ -146,5 +173,7 @@ async fn an_address_answers_head_and_names_the_methods_that_it_takes() {
         assert_eq!((status, content.as_str()), (405, "application/problem+json"), "{method} {path}");
         assert_eq!(problem["code"], "method_not_allowed");
     }
+    let refused = Sse::open(&edge.addr, "/api/jobs/j/cancel", "").await;
+    assert_eq!((refused.status, refused.headers["allow"].as_str()), (405, "POST"));
     system.end().await;
 }
