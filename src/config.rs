@@ -22,6 +22,11 @@ pub const MESSAGE_MAX: usize = 300;
 /// How many submits and cancels of one connection are under way at a time. With the largest inputs they hold 16 MiB; with
 /// answers of the broker within 10 ms they are 3000 a second.
 pub const REQUESTS_MAX: usize = 32;
+/// The longest time limit of a job, in milliseconds: up to here every language's JSON reads whole numbers exactly. Longer
+/// than anybody waits.
+pub const TIMEOUT_MAX_MS: u64 = (1 << 53) - 1;
+/// How long an HTTP body may take to arrive: a megabyte over a slow mobile line.
+pub const BODY_WAIT: Duration = Duration::from_secs(30);
 /// How many jobs one connection may watch. Each costs a session of about 1 KiB here and a place in the scan.
 pub const WATCHES_MAX: usize = 1024;
 
@@ -206,6 +211,25 @@ pub const PING_EVERY: Duration = Duration::from_secs(25);
 pub const PONG_WAIT: Duration = Duration::from_secs(20);
 /// How long one write to a client may take. A client that takes nothing for so long is gone.
 pub const WRITE_WAIT: Duration = Duration::from_secs(60);
+/// How long a connection may take to send the head of its next request. Longer than proxies keep an idle connection to
+/// use it again, which is 60 s.
+pub const HEAD_WAIT: Duration = Duration::from_secs(75);
+/// How much of an HTTP answer waits in memory for a client to take it, and how long the head of a request may be, in
+/// bytes.
+pub const HTTP_BUFFER: usize = 64 * 1024;
+/// How often a stream of events over HTTP says that it is there: proxies and clients commonly give up after 30 to 60 s.
+pub const COMMENT_EVERY: Duration = Duration::from_secs(15);
+/// How long a client of such a stream waits before it comes back, at least; up to twice as long, by the job, so that not
+/// all clients of an edge that died come in one moment.
+pub const COME_BACK: Duration = Duration::from_millis(500);
+/// How many events a page of a job's history holds when the client does not say.
+pub const PAGE_EVENTS: usize = 100;
+/// How many events it holds at most.
+pub const PAGE_EVENTS_MAX: usize = 1000;
+/// From how many bytes on a page takes no further event: it is one message, gathered in memory.
+pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// How long a request may ask to wait for news, in seconds: proxies and clients give up on an answer after 60 s or more.
+pub const WAIT_MAX_S: u64 = 60;
 /// How many steps of its sessions a connection writes before it looks at its client again.
 pub const STEPS_PER_WRITE: usize = 32;
 /// The listener's backlog: as many clients come back at once when an edge dies.

@@ -4,9 +4,11 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tracing::{debug, warn};
 
+use crate::session;
 use crate::source::Unavailable;
 use crate::wire::{Code, Refusal};
 
@@ -17,13 +19,20 @@ pub(super) struct Problem {
     detail: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// Why a request is not answered as it was meant (RFC 9457).
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(super) struct Body<'a> {
+    /// Always `about:blank`: the code says it.
     #[serde(rename = "type")]
     kind: &'static str,
+    /// What the code means, for people.
     title: &'static str,
+    /// The HTTP status.
     status: u16,
+    /// What is wrong, for programs. It is stable.
     code: &'static str,
+    /// What is wrong with this very request, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a str>,
 }
@@ -60,6 +69,18 @@ impl From<Unavailable> for Problem {
     fn from(error: Unavailable) -> Self {
         warn!(%error, "a request failed");
         Code::Unavailable.into()
+    }
+}
+
+impl From<session::Error> for Problem {
+    fn from(error: session::Error) -> Self {
+        match error {
+            session::Error::Unavailable(error) => error.into(),
+            session::Error::Full(_)
+            | session::Error::CursorOfOtherJob
+            | session::Error::CursorNotInLog
+            | session::Error::AfterTheEnd { .. } => Self::new(error.code(), error.to_string()),
+        }
     }
 }
 

@@ -3,9 +3,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout};
@@ -14,15 +16,18 @@ use super::App;
 use super::error::Problem;
 use crate::config::{KEY_MAX, LOAD_AGE, OPEN_WAIT};
 use crate::nats::{Cancelled, Load, Submitted};
-use crate::session::fold;
+use crate::session::{Session, Step, fold};
 use crate::source::Unavailable;
-use crate::wire::{Code, JobId, JobState, Kind, Seq, Status, Submission, may_call_back};
+use crate::wire::{Code, JobId, JobState, Kind, Seq, Start, Status, Submission, may_call_back};
 
 /// A job that was taken in.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Accepted {
+    /// The job.
     pub(super) id: JobId,
+    /// Its kind.
     pub(super) kind: Kind,
+    /// What it is doing.
     pub(super) status: Status,
     /// Whether it is in the queue by this very submission.
     #[serde(skip)]
@@ -30,9 +35,11 @@ pub(super) struct Accepted {
 }
 
 /// The event that asks for a job to be cancelled.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Receipt {
+    /// The job.
     pub(super) id: JobId,
+    /// The number of the event.
     pub(super) seq: Seq,
     /// Whether it was written for this very request.
     #[serde(skip)]
@@ -123,6 +130,33 @@ impl App {
         match self.log.queued_kind(job).await? {
             Some(kind) => Ok(JobState { kind: Some(kind), ..JobState::new(job.clone()) }),
             None => Err(Code::JobNotFound.into()),
+        }
+    }
+
+    /// What a job is once it has ended, or `wait` has passed.
+    pub(super) async fn state_within(&self, job: &JobId, wait: Duration) -> Result<JobState, Problem> {
+        if !wait.is_zero() {
+            self.until_ended(job, wait).await?;
+        }
+        self.state(job).await
+    }
+
+    async fn until_ended(&self, job: &JobId, wait: Duration) -> Result<(), Problem> {
+        let after = match self.log.last(job).await? {
+            Some(last) if last.kind.is_end() => return Ok(()),
+            Some(last) => last.seq,
+            None if self.log.queued_kind(job).await?.is_none() => return Err(Code::JobNotFound.into()),
+            None => Seq(0),
+        };
+        let watching = async {
+            let mut session = Session::open(&self.hub, job, Start::After(after)).await?;
+            while !matches!(session.next().await, Step::End) {}
+            Ok(())
+        };
+        // When the edge stops, who waits is told what the job is now.
+        match timeout(wait, self.tasks.stop().run_until_cancelled(watching)).await {
+            Ok(Some(ended)) => ended,
+            Ok(None) | Err(_) => Ok(()),
         }
     }
 }

@@ -3,34 +3,60 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use serde::Deserialize;
 use tokio::time::timeout;
+use utoipa::openapi::Ref;
 
 use super::App;
 use super::error::Problem;
+use super::openapi::{JOBS, problems};
+use super::request::Params;
 use crate::config::{LIST_ROWS, LIST_ROWS_MAX, OPEN_WAIT};
 use crate::nats::{JobQuery, ListError};
 use crate::source::Unavailable;
 use crate::wire::{Code, JobPage, Status};
 
-#[derive(Deserialize)]
+/// Which jobs, and how many. A parameter that nobody knows is refused: a filter with a slip of the pen would list all.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Params {
+pub(super) struct Query {
+    /// Only jobs that are this.
+    #[param(value_type = Option<String>, nullable = false, schema_with = status)]
     status: Option<Status>,
+    /// Only jobs of this kind.
+    #[param(nullable = false, pattern = "^[A-Za-z0-9_-]{1,64}$")]
     kind: Option<String>,
+    /// How many at the most.
+    #[param(nullable = false, minimum = 1, maximum = 100, default = 20)]
     limit: Option<usize>,
+    /// The `next` of the page before.
+    #[param(nullable = false, format = "page")]
     page: Option<String>,
 }
 
-/// `GET /api/jobs?status=&kind=&limit=&page=`: newest first.
+fn status() -> Ref {
+    Ref::from_schema_name("Status")
+}
+
+problems!(NoList: BadRequest, BadKind, BadPage, Unavailable);
+
+/// The jobs that the log holds, newest first.
+///
+/// A page may be short, and have a `next` all the same.
+#[utoipa::path(
+    get, path = "/api/jobs", tag = JOBS, params(Query),
+    responses(
+        (status = 200, description = "Jobs, each at its last event.", body = ref("#/components/schemas/JobPage")),
+        NoList,
+    ),
+)]
 pub(super) async fn jobs(
     State(app): State<Arc<App>>,
-    params: Result<Query<Params>, QueryRejection>,
+    Params(query): Params<Query>,
 ) -> Result<Json<JobPage>, Problem> {
-    let Query(params) = params.map_err(|error| Problem::new(Code::BadRequest, error.body_text()))?;
-    let query = query(params)?;
+    let query = wanted(query)?;
     let late = |_| Unavailable("the log was not read in time".into());
     // On the heap: it is far larger than what the other requests keep.
     let list = Box::pin(app.hub.source().list(&query));
@@ -41,7 +67,7 @@ pub(super) async fn jobs(
     }
 }
 
-fn query(Params { status, kind, limit, page }: Params) -> Result<JobQuery, Problem> {
+fn wanted(Query { status, kind, limit, page }: Query) -> Result<JobQuery, Problem> {
     let kind = kind.map(|kind| kind.parse()).transpose();
     let kind = kind.map_err(|error| Problem::new(Code::BadKind, format!("a kind {error}")))?;
     let limit = limit.unwrap_or(LIST_ROWS);

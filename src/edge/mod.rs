@@ -5,8 +5,13 @@ mod drain;
 mod error;
 mod jobs;
 mod list;
+mod openapi;
 mod ops;
+mod page;
+mod request;
 mod rest;
+mod serve;
+mod sse;
 mod ws;
 
 use std::io;
@@ -16,11 +21,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{any, get, post};
-use axum::serve::ListenerExt as _;
+use axum::routing::get;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use self::drain::Clients;
 use self::error::Problem;
@@ -121,43 +127,41 @@ pub async fn run(
     let broken = |error: io::Error| Error::from(Unavailable(error.to_string()));
     let listener = tokio::net::TcpListener::from_std(listener).map_err(broken)?;
     info!(addr = ?listener.local_addr(), "edge serves");
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "a connection without TCP_NODELAY");
-        }
-    });
-    let graceful = closing.clone().cancelled_owned();
-    let serving =
-        axum::serve(listener, router(Arc::clone(&app))).with_graceful_shutdown(graceful).into_future();
-    let mut serving = std::pin::pin!(serving);
-    let leave = async {
+    let leaving = async {
         stop.cancelled().await;
         info!("edge stops");
-        app.clients.leave().await
+        let left = app.clients.leave().await;
+        closing.cancel();
+        left
     };
-    let left = tokio::select! {
-        outcome = &mut serving => return outcome.map_err(broken),
-        left = leave => left,
-    };
-    closing.cancel();
-    let drained = tokio::time::timeout(DRAIN_WAIT / 2, serving).await.is_ok();
-    if !tasks.end(DRAIN_WAIT / 2).await || !left || !drained {
+    let ((), left) = tokio::join!(serve::serve(listener, router(Arc::clone(&app)), &tasks), leaving);
+    if !tasks.end(DRAIN_WAIT).await || !left {
         warn!(left = tasks.running(), "some connections were cut off");
     }
     Ok(())
 }
 
 fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/ws", any(ws::upgrade))
-        .route("/api/jobs", post(rest::submit).get(list::jobs))
-        .route("/api/jobs/{id}/cancel", post(rest::cancel))
-        .route("/api/jobs/{id}/state", get(rest::state))
+    let (router, _) = routes().split_for_parts();
+    router
+        // As a client of an earlier system knows it.
         .route("/api/job/{id}/state", get(rest::state))
-        .route("/healthz", get(ops::health))
-        .route("/readyz", get(ops::ready))
         .fallback(|| async { Problem::from(Code::NotFound) })
         .method_not_allowed_fallback(|| async { Problem::from(Code::MethodNotAllowed) })
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(app)
+}
+
+/// Every address that is described, each by what stands at its handler.
+fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(rest::submit, list::jobs))
+        .routes(routes!(rest::job))
+        .routes(routes!(rest::state))
+        .routes(routes!(rest::cancel))
+        .routes(routes!(sse::events))
+        .routes(routes!(ws::upgrade))
+        .routes(routes!(ops::health))
+        .routes(routes!(ops::ready))
+        .routes(routes!(openapi::document))
 }

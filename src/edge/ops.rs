@@ -9,14 +9,25 @@ use serde_json::{Value, json};
 
 use super::App;
 use super::error::Problem;
+use super::openapi::{OPERATION, problems};
 use crate::wire::Code;
 
-/// `GET /healthz`: the process is alive.
+/// Whether the process is alive.
+#[utoipa::path(
+    get, path = "/healthz", tag = OPERATION,
+    responses((status = 200, description = "It is.", body = inline(Object))),
+)]
 pub(super) async fn health() -> Json<Value> {
     Json(json!({"status": "ok"}))
 }
 
-/// `GET /readyz`: the edge may get traffic.
+problems!(NotReady: Restarting, Unavailable);
+
+/// Whether the edge may get traffic.
+#[utoipa::path(
+    get, path = "/readyz", tag = OPERATION,
+    responses((status = 200, description = "It may.", body = inline(Object)), NotReady),
+)]
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     if app.clients.are_leaving() {
         Problem::from(Code::Restarting).into_response()

@@ -1,63 +1,116 @@
-//! Jobs over plain HTTP: submit one, ask what it is. It streams nothing.
+//! Jobs over plain HTTP: submit one, ask what it is, cancel it. Events are in `sse` and `page`.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::Value;
+use serde::Deserialize;
 
 use super::App;
 use super::error::Problem;
-use super::jobs::job_id;
+use super::openapi::{JOBS, problems};
+use super::request::{Job, JsonBody, Params, Wait};
 use crate::wire::{Code, JobState, Submission};
 
 /// The header by which a client may submit again without submitting twice (draft-ietf-httpapi-idempotency-key-header).
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// `POST /api/jobs`: 202 for a new job, 200 for the same one again.
+problems!(NotSubmitted:
+    BadJson, BadRequest, BadKind, BadJobId, TooLarge, UnsupportedMediaType, UnknownKind, CallbackNotAllowed, JobExists,
+    KeyReused, QueueFull, Timeout, Unavailable);
+
+/// Submits a job.
+///
+/// The same submission again, with the same `id` or the same key, is the same job.
+#[utoipa::path(
+    post, path = "/api/jobs", tag = JOBS,
+    params(("Idempotency-Key" = inline(Option<String>), Header, nullable = false, min_length = 1, max_length = 255,
+        pattern = "^[!-~]([ -~]*[!-~])?$", description = "The same key is the same job, for as long as its log is kept.")),
+    request_body = ref("#/components/schemas/Submission"),
+    responses(
+        (status = 202, description = "A new job, which is stored.", body = ref("#/components/schemas/Accepted")),
+        (status = 200, description = "The job was there.", body = ref("#/components/schemas/Accepted")),
+        NotSubmitted,
+    ),
+)]
 pub(super) async fn submit(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
-    let submission = Submission::from_value(json(&headers, body)?)?;
+    let submission = Submission::from_value(body)?;
     let key = headers.get(IDEMPOTENCY_KEY).map(|key| {
         key.to_str().map_err(|_| Problem::new(Code::BadRequest, "an idempotency key is visible ASCII"))
     });
     let accepted = app.submit(submission, key.transpose()?).await?;
     let status = if accepted.new { StatusCode::ACCEPTED } else { StatusCode::OK };
-    Ok((status, Json(accepted)).into_response())
+    let location = [(header::LOCATION, format!("/api/jobs/{}", accepted.id))];
+    Ok((status, location, Json(accepted)).into_response())
 }
 
-fn json(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Value, Problem> {
-    let content = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let content = content.split(';').next().unwrap_or("").trim();
-    if !content.eq_ignore_ascii_case("application/json") {
-        return Err(Problem::new(Code::UnsupportedMediaType, "send the job as application/json"));
-    }
-    let body = body.map_err(|error| {
-        let code =
-            if error.status() == StatusCode::PAYLOAD_TOO_LARGE { Code::TooLarge } else { Code::BadRequest };
-        Problem::new(code, error.body_text())
-    })?;
-    serde_json::from_slice(&body).map_err(|error| Problem::new(Code::BadJson, error.to_string()))
+problems!(NoState: BadJobId, BadRequest, JobNotFound, Unavailable);
+
+/// What a job is.
+///
+/// With `wait` it is answered once the job has ended or the time is over; `status` tells which.
+#[utoipa::path(
+    get, path = "/api/jobs/{id}", tag = JOBS, params(Job, Waiting),
+    responses(
+        (status = 200, description = "What the job is now.", body = ref("#/components/schemas/JobState")),
+        NoState,
+    ),
+)]
+pub(super) async fn job(
+    app: State<Arc<App>>,
+    id: Job,
+    waiting: Params<Waiting>,
+) -> Result<Json<JobState>, Problem> {
+    state(app, id, waiting).await
 }
 
-/// `GET /api/jobs/{id}/state`.
+/// What a job is, at another address.
+#[utoipa::path(
+    get, path = "/api/jobs/{id}/state", tag = JOBS, params(Job, Waiting),
+    responses(
+        (status = 200, description = "What the job is now.", body = ref("#/components/schemas/JobState")),
+        NoState,
+    ),
+)]
 pub(super) async fn state(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Job(id): Job,
+    Params(Waiting { wait }): Params<Waiting>,
 ) -> Result<Json<JobState>, Problem> {
-    Ok(Json(app.state(&job_id(&id)?).await?))
+    Ok(Json(app.state_within(&id, wait.0).await?))
 }
 
-/// `POST /api/jobs/{id}/cancel`: 202 with the number of the event that asks for it; 200 when somebody asked before.
-pub(super) async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
-    let receipt = app.cancel(job_id(&id)?, None).await?;
+/// How long to wait for the end.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Waiting {
+    /// How long to wait for the end: whole seconds, `30` or `30s`.
+    #[serde(default)]
+    #[param(inline, value_type = Option<String>, nullable = false, pattern = "^([0-9]|[1-5][0-9]|60)s?$")]
+    wait: Wait,
+}
+
+problems!(NotCancelled: BadJobId, JobNotFound, JobEnded, Unavailable);
+
+/// Asks for a job to be cancelled.
+///
+/// The request is an event of the job; the answer has its number. Nothing but the job's end follows it.
+#[utoipa::path(
+    post, path = "/api/jobs/{id}/cancel", tag = JOBS, params(Job),
+    responses(
+        (status = 202, description = "It was asked for.", body = ref("#/components/schemas/Receipt")),
+        (status = 200, description = "Somebody asked before.", body = ref("#/components/schemas/Receipt")),
+        NotCancelled,
+    ),
+)]
+pub(super) async fn cancel(State(app): State<Arc<App>>, Job(id): Job) -> Result<Response, Problem> {
+    let receipt = app.cancel(id, None).await?;
     let status = if receipt.new { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok((status, Json(receipt)).into_response())
 }

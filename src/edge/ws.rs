@@ -20,10 +20,23 @@ use self::connection::Connection;
 use self::line::Line;
 use super::App;
 use super::error::Problem;
+use super::openapi::{JOBS, problems};
 use crate::config::{BODY_MAX, READ_BUFFER, WRITE_BUFFER};
 use crate::wire::{Code, Encoding};
 
-/// `GET /ws`.
+problems!(NotUpgraded: BadRequest, BadSubprotocol, Restarting);
+
+/// Follows jobs over a WebSocket.
+#[utoipa::path(
+    get, path = "/ws", tag = JOBS,
+    params(
+        ("Connection" = inline(String), Header, pattern = "^[Uu]pgrade$"),
+        ("Upgrade" = inline(String), Header, pattern = "^websocket$"),
+        ("Sec-WebSocket-Version" = inline(String), Header, pattern = "^13$"),
+        ("Sec-WebSocket-Key" = inline(String), Header, pattern = "^[A-Za-z0-9+/]{22}==$"),
+    ),
+    responses((status = 101, description = "The protocol that PROTOCOL.md describes."), NotUpgraded),
+)]
 pub(super) async fn upgrade(
     State(app): State<Arc<App>>,
     headers: HeaderMap,

@@ -133,6 +133,11 @@ impl<S: EventSource> Session<S> {
         self.watch.feed().job()
     }
 
+    /// Whether the client had all of a job that has ended before this session began: there is nothing to tell it.
+    pub const fn had_end(&self) -> bool {
+        self.had_end
+    }
+
     /// What the job is doing; `None` while it has no event.
     pub fn status(&self) -> Option<Status> {
         self.watch.feed().last().map(|last| last.status())

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,7 +12,7 @@ use super::codec;
 use super::id::{JobId, Kind, Seq};
 
 /// One entry of a job's log. Stored as a MessagePack map with named fields, or as a JSON object.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// The `type` and the fields that belong to it.
     #[serde(flatten)]
@@ -27,7 +28,7 @@ pub struct Event {
 }
 
 /// The part of an event that depends on its type.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type")]
 pub enum Body {
     /// The job was accepted; the first event of every log.
@@ -107,6 +108,7 @@ pub enum Body {
     Cancelled {},
     /// A type that this version does not know. Clients are given the stored payload as it is.
     #[serde(other)]
+    #[schemars(skip)]
     Unknown,
 }
 
@@ -114,7 +116,7 @@ pub enum Body {
 pub const HANDED_BACK: &str = "handed_back";
 
 /// Why a job failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Failure {
     /// Stable, for programs: `attempts_exhausted`, `exit_status`, …
     pub code: String,
@@ -126,7 +128,7 @@ pub struct Failure {
 }
 
 /// What a chunk's text belongs to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Channel {
     /// The answer.
@@ -182,7 +184,7 @@ impl Type {
 }
 
 /// What a job is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Waits for a worker.

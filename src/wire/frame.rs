@@ -1,6 +1,7 @@
 //! What edge and client say to each other beside the events, in both encodings. It knows no connection.
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -43,7 +44,8 @@ pub enum Start {
 }
 
 /// What a client asks for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, JsonSchema)]
+#[schemars(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
 pub enum ClientFrame {
     /// Says who the client is.
     Auth {
@@ -55,6 +57,7 @@ pub enum ClientFrame {
         /// The job; it need not exist yet.
         job: JobId,
         /// Where to begin.
+        #[schemars(flatten)]
         start: Start,
     },
     /// Send no more of them.
@@ -65,15 +68,18 @@ pub enum ClientFrame {
     /// Submit a job.
     Submit {
         /// The client's own name for this frame; the answer has it.
+        #[schemars(rename = "ref", length(max = REF_MAX))]
         reference: String,
         /// By which the same submission again is the same job.
         key: Option<String>,
         /// The job.
+        #[schemars(flatten)]
         submission: Submission,
     },
     /// Cancel a job.
     Cancel {
         /// The client's own name for this frame; the answer has it.
+        #[schemars(rename = "ref", length(max = REF_MAX))]
         reference: Option<String>,
         /// The job.
         job: JobId,
@@ -237,7 +243,7 @@ pub fn start(after: Option<u64>, cursor: Option<&str>) -> Result<Start, Refusal>
 }
 
 /// What an edge says beside the events. Event frames have no `op`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "op", rename_all = "lowercase")]
 pub enum ServerFrame {
     /// The first frame of a connection.
@@ -335,7 +341,7 @@ impl ServerFrame {
 }
 
 /// Why events are gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Gone {
     /// They were older, or more, than the log keeps.

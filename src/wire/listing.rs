@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::codec;
@@ -14,7 +15,7 @@ use super::id::{JobId, Kind, Pos, Seq};
 use super::stored::Stored;
 
 /// A job, as a listing shows it. Times are milliseconds since the Unix epoch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct JobRow {
     /// The job.
     pub id: JobId,
@@ -69,11 +70,12 @@ impl JobRow {
 }
 
 /// One page of a listing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct JobPage {
     /// The jobs, newest first. There may be fewer than were asked for, even none, and still a next page.
     pub jobs: Vec<JobRow>,
     /// What asks for the next page; absent when there is nothing more.
+    #[schemars(with = "Option<String>")]
     pub next: Option<PageToken>,
 }
 

@@ -1,14 +1,16 @@
 //! What a job is, folded from its log event by event. It reads no log.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::cursor::Cursor;
 use super::event::{Body, Channel, Event, Failure, HANDED_BACK, Status};
 use super::id::{JobId, Kind, Seq};
 use super::stored::Stored;
 
 /// A job's state, as `GET /api/jobs/{id}/state` answers it. Times are milliseconds since the Unix epoch.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct JobState {
     /// The job.
     pub id: JobId,
@@ -21,6 +23,7 @@ pub struct JobState {
     /// The number of its last event; 0 while it has none.
     pub seq: Seq,
     /// The cursor of its last event: a watch from here gets what comes after this state.
+    #[schemars(with = "Option<Cursor>")]
     pub cursor: Option<String>,
     /// The output text that counts: of the last attempt, and of those that it continues. At most [`OUTPUT_MAX`] bytes.
     pub output: String,

@@ -1,7 +1,9 @@
 //! A job as somebody submits it, the same through every front door. It queues nothing.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{Deserializer, Error as _};
+use serde_json::{Number, Value};
 use url::Url;
 
 use super::code::Code;
@@ -9,7 +11,7 @@ use super::codec::{VALUE_DEPTH_MAX, nests_at_most};
 use super::event::Body;
 use super::frame::Refusal;
 use super::id::{JobId, Kind};
-use crate::config::{CALLBACK_MAX, INPUT_MAX};
+use crate::config::{CALLBACK_MAX, INPUT_MAX, TIMEOUT_MAX_MS};
 
 /// The kind of the jobs that tell a callback address how another job ended. Only workers submit them.
 pub const RESERVED_KIND: &str = "callback";
@@ -17,26 +19,34 @@ pub const RESERVED_KIND: &str = "callback";
 pub const RESERVED_ID: &str = "callback-";
 
 /// What is to be done, and within what limits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Submission {
     /// Which workers may take it.
+    #[schemars(extend("not" = {"const": RESERVED_KIND}))]
     pub kind: Kind,
     /// What the worker is given.
+    #[schemars(default)]
     pub input: Value,
     /// The job's id, when the submitter names one.
+    #[schemars(extend("not" = {"pattern": format!("^{RESERVED_ID}"), "type": "string"}))]
     pub id: Option<JobId>,
     /// How long it may take.
+    #[schemars(flatten)]
     pub limits: Limits,
     /// The address that is told how the job ended.
+    #[schemars(regex(pattern = "^https?://"), length(max = CALLBACK_MAX))]
     pub callback: Option<String>,
 }
 
 /// How long a job may take, in milliseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
 pub struct Limits {
     /// From the submission to the end, all attempts and waits included.
+    #[schemars(range(min = 1, max = TIMEOUT_MAX_MS))]
     pub timeout_ms: Option<u64>,
     /// Without any output, in one attempt.
+    #[schemars(range(min = 1, max = TIMEOUT_MAX_MS))]
     pub silence_timeout_ms: Option<u64>,
 }
 
@@ -59,9 +69,21 @@ struct Fields {
     #[serde(default)]
     input: Value,
     id: Option<String>,
+    #[serde(default, deserialize_with = "whole")]
     timeout_ms: Option<u64>,
+    #[serde(default, deserialize_with = "whole")]
     silence_timeout_ms: Option<u64>,
     callback: Option<String>,
+}
+
+/// Reads a time limit, however the whole number is written: to JSON, 5000.0 is one.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let Some(number) = Option::<Number>::deserialize(deserializer)? else { return Ok(None) };
+    let written_out = || number.as_f64().filter(|float| float.fract() == 0.0 && *float >= 0.0);
+    let whole = number.as_u64().or_else(|| written_out().map(|float| float as u64));
+    let whole = whole.filter(|whole| *whole <= TIMEOUT_MAX_MS);
+    let refused = || D::Error::custom(format!("{number} is no whole number up to {TIMEOUT_MAX_MS}"));
+    whole.map(Some).ok_or_else(refused)
 }
 
 impl Submission {
@@ -164,6 +186,8 @@ mod tests {
         let full = Submission::from_value(full).unwrap();
         assert_eq!(full.limits, Limits { timeout_ms: Some(5), silence_timeout_ms: Some(6) });
         assert_eq!(full.callback.as_deref(), Some("https://h/p"));
+        let floats = json!({"kind": "k", "timeout_ms": 5.0, "silence_timeout_ms": null});
+        assert_eq!(Submission::from_value(floats).unwrap().limits.timeout_ms, Some(5));
     }
 
     #[test]
@@ -178,7 +202,9 @@ mod tests {
         assert_eq!(refusal(json!({"kind": "k", "timeout_ms": 0})), Code::BadRequest);
         let deep = (0..101).fold(json!(1), |value, _| json!([value]));
         assert_eq!(refusal(json!({"kind": "k", "input": deep})), Code::BadRequest);
-        assert_eq!(refusal(json!({"kind": "k", "timeout_ms": -1})), Code::BadRequest);
+        for bad in [json!(-1), json!(-1.0), json!(1.5), json!("5"), json!(1e300), json!(TIMEOUT_MAX_MS + 1)] {
+            assert_eq!(refusal(json!({"kind": "k", "timeout_ms": bad})), Code::BadRequest);
+        }
         assert_eq!(refusal(json!({"kind": "k", "callback": "ftp://h"})), Code::BadRequest);
         assert_eq!(refusal(json!({"kind": "k", "input": "x".repeat(INPUT_MAX)})), Code::TooLarge);
     }

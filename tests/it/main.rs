@@ -26,11 +26,17 @@ mod listing;
 mod load;
 /// Model servers: what they answer, and all that they do wrong.
 mod openai;
+/// The description of the HTTP interface, and an edge that is questioned by it.
+mod openapi;
 /// The commands of the README, run as a reader would.
 mod readme;
+/// Plain HTTP: pages of history, waiting for a result, and what every address answers to what it does not take.
+mod rest;
 /// What only the WebSocket door does: two encodings, submit and cancel, the close, and how clients of an edge that stops
 /// come back.
 mod sockets;
+/// Server-sent events: resuming, the end, and clients that other people wrote.
+mod sse;
 /// Submitting: the same job again, and a queue that is full.
 mod submitting;
 /// The rules of the house that no lint knows.

@@ -5,13 +5,22 @@ pub mod client;
 pub mod http;
 pub mod process;
 pub mod proxy;
+pub mod sse;
 pub mod system;
 
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The longest that one wait of a test may take. Longer than an election, shorter than a person's patience.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A program of the virtual environment that `scripts/test.sh` makes.
+pub fn python(program: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/venv/bin").join(program);
+    assert!(path.exists(), "{} is missing: scripts/test.sh installs it", path.display());
+    path
+}
 
 /// Waits for `what`, or fails by its name.
 pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {

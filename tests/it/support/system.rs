@@ -101,6 +101,11 @@ impl System {
         self.worker(demo::Demo, |_| {}).await
     }
 
+    /// Starts a demo worker that makes an event of each word.
+    pub async fn wordy(&self) -> CancellationToken {
+        self.worker(demo::Demo, |settings| settings.flush.interval = Duration::ZERO).await
+    }
+
     /// Starts a worker of the kind `demo` in this process; gives what stops it.
     pub async fn worker<B: Backend>(
         &self,

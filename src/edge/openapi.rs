@@ -1,0 +1,155 @@
+//! The description of the HTTP interface, OpenAPI 3.1: what stands at each handler, the schemas of `wire`, and those of what
+//! only HTTP answers. It serves no job.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use axum::http::{HeaderName, header};
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use utoipa::openapi::response::Response;
+use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Type};
+use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
+
+use super::jobs::{Accepted, Receipt};
+use super::page::Hole;
+use super::{error, routes};
+use crate::wire::{Code, Dialect, JobPage, definitions};
+
+/// What clients use.
+pub(super) const JOBS: &str = "jobs";
+/// What operators use.
+pub(super) const OPERATION: &str = "operation";
+
+/// Names the problems that an address answers with, by their codes.
+macro_rules! problems {
+    ($name:ident: $($code:ident),+ $(,)?) => {
+        struct $name;
+        impl utoipa::IntoResponses for $name {
+            fn responses() -> std::collections::BTreeMap<
+                String,
+                utoipa::openapi::RefOr<utoipa::openapi::response::Response>,
+            > {
+                $crate::edge::openapi::answers(&[$($crate::wire::Code::$code),+])
+            }
+        }
+    };
+}
+pub(super) use problems;
+
+/// An answer for each status that these codes have.
+pub(super) fn answers(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {
+    let mut by_status = BTreeMap::<u16, Vec<Code>>::new();
+    for code in codes {
+        by_status.entry(code.row().status).or_default().push(*code);
+    }
+    by_status.into_iter().map(|(status, codes)| (status.to_string(), problem(&codes).into())).collect()
+}
+
+fn problem(codes: &[Code]) -> Response {
+    let texts: Vec<_> =
+        codes.iter().map(|code| format!("`{}`: {}", code.as_str(), code.row().text)).collect();
+    let names: Vec<_> = codes.iter().map(|code| code.as_str()).collect();
+    let code = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names));
+    let schema = AllOfBuilder::new()
+        .item(Ref::from_schema_name("Problem"))
+        .item(ObjectBuilder::new().property("code", code));
+    ResponseBuilder::new()
+        .description(texts.join(" "))
+        .content("application/problem+json", Content::new(Some(schema)))
+        .build()
+}
+
+/// This description.
+#[utoipa::path(
+    get, path = "/openapi.json", tag = OPERATION,
+    responses((status = 200, description = "OpenAPI 3.1.", body = inline(Object))),
+)]
+pub(super) async fn document() -> impl IntoResponse {
+    static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| describe().to_string().into());
+    let json: (HeaderName, &str) = (header::CONTENT_TYPE, "application/json");
+    ([json], DOCUMENT.clone())
+}
+
+/// The whole document.
+fn describe() -> Value {
+    let mut document = json!(routes().into_openapi());
+    document["info"] = json!({
+        "title": "Tailwater",
+        "version": env!("CARGO_PKG_VERSION"),
+        "summary": "Durable job streams over NATS",
+        "description": "Every error is a `Problem` with a stable `code`. PROTOCOL.md says what the codes and the events mean.",
+        "license": {"name": env!("CARGO_PKG_LICENSE"), "identifier": env!("CARGO_PKG_LICENSE")},
+    });
+    // utoipa says so of types, and these are references.
+    let bodies = document.pointer_mut("/paths/~1api~1jobs/post/requestBody");
+    bodies.into_iter().for_each(|body| body["required"] = true.into());
+    document["servers"] = json!([{"url": "/"}]);
+    // An edge knows no identities.
+    document["security"] = json!([]);
+    document["tags"] = json!([
+        {"name": JOBS, "description": "Submit jobs, follow them, ask for them, cancel them."},
+        {"name": OPERATION, "description": "For those who run an edge."},
+    ]);
+    let mut schemas = definitions(Dialect::OpenApi);
+    // What a client says over a WebSocket is no part of this.
+    schemas.remove("ClientFrame");
+    let mut answers = Dialect::OpenApi.settings().for_serialize().into_generator();
+    answers.subschema_for::<Accepted>();
+    answers.subschema_for::<Receipt>();
+    answers.subschema_for::<Hole>();
+    answers.subschema_for::<JobPage>();
+    answers.subschema_for::<error::Body<'_>>();
+    for (name, schema) in answers.take_definitions(true) {
+        schemas.entry(name).or_insert(schema);
+    }
+    schemas.insert("Page".into(), page());
+    schemas.insert("StreamEvent".into(), stream_event());
+    document["components"]["schemas"] = schemas.into();
+    document
+}
+
+fn any_event() -> Value {
+    json!({"anyOf": [{"$ref": "#/components/schemas/Event"}, {"$ref": "#/components/schemas/OtherEvent"}]})
+}
+
+/// What `page` writes; its events are the bytes that all watchers share, so there is no type of it.
+fn page() -> Value {
+    json!({
+        "type": "object",
+        "description": "A part of a job's log, and where the next one begins.",
+        "required": ["events", "live", "next"],
+        "properties": {
+            "events": {"type": "array", "items": any_event()},
+            "missing": {"$ref": "#/components/schemas/Hole"},
+            "live": {
+                "type": "boolean",
+                "description": "Whether the page ends with the last event that is stored, of a job that goes on.",
+            },
+            "next": {
+                "type": ["string", "null"],
+                "description": "The `cursor` of the next request; null when the job has ended and all was given.",
+            },
+        },
+    })
+}
+
+/// What `sse` writes.
+fn stream_event() -> Value {
+    json!({
+        "type": "object",
+        "description": "One event of a stream, as the HTML standard describes them.",
+        "required": ["data"],
+        "properties": {
+            "id": {"$ref": "#/components/schemas/Cursor"},
+            "event": {"enum": ["message", "missing"], "description": "The events of the job have no name, which is `message`."},
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": {"anyOf": [any_event(), {"$ref": "#/components/schemas/ServerFrame"}]},
+            },
+            "retry": {"type": "integer", "minimum": 0},
+        },
+    })
+}

@@ -1,0 +1,302 @@
+//! A job's events as pages of JSON, for who asks again and again instead of following a stream: what is stored, or what
+//! comes within the time that the client waits. Which events those are is the session's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt as _;
+use schemars::JsonSchema;
+use serde::Serialize;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::error::Problem;
+use super::request::Wait;
+use crate::config::{OPEN_WAIT, PAGE_BYTES_MAX, PAGE_EVENTS, PAGE_EVENTS_MAX};
+use crate::session::{Session, Step};
+use crate::source::EventSource;
+use crate::wire::{Code, Gone, Seq, Start, Stored};
+
+/// A part of a job's log, and what a client must know to ask for the next one.
+#[derive(Debug)]
+struct Page {
+    events: Vec<Arc<Stored>>,
+    bytes: usize,
+    limit: usize,
+    missing: Option<Hole>,
+    live: bool,
+    next: Option<String>,
+}
+
+/// Events that are gone for good; they come before the events of their page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub(super) struct Hole {
+    /// The first of them.
+    from: Seq,
+    /// The last of them.
+    to: Seq,
+    /// Why they are gone.
+    reason: Gone,
+}
+
+/// How many events a client wants at most.
+pub(super) fn limit(asked: Option<usize>) -> Result<usize, Problem> {
+    let limit = asked.unwrap_or(PAGE_EVENTS);
+    if (1..=PAGE_EVENTS_MAX).contains(&limit) {
+        Ok(limit)
+    } else {
+        Err(Problem::new(Code::BadRequest, format!("`limit` is a number from 1 to {PAGE_EVENTS_MAX}")))
+    }
+}
+
+/// The answer for a session that begins at `start`; without a session, because the edge stops, to come back.
+pub(super) async fn answer<S: EventSource>(
+    session: Option<Session<S>>,
+    start: Start,
+    limit: usize,
+    wait: Wait,
+    stop: &CancellationToken,
+) -> Result<Response, Problem> {
+    let mut session = session.ok_or(Code::Restarting)?;
+    let mut page = Page::new(start, limit);
+    page.read(&mut session, wait.0, stop).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], page.to_json()).into_response())
+}
+
+impl Page {
+    fn new(start: Start, limit: usize) -> Self {
+        let next = match start {
+            Start::After(seq) => seq.to_string(),
+            Start::Cursor(cursor) => cursor.to_string(),
+        };
+        Self { events: Vec::new(), bytes: 0, limit, missing: None, live: false, next: Some(next) }
+    }
+
+    /// Takes what is stored; if that is nothing, waits for what comes.
+    async fn read<S: EventSource>(
+        &mut self,
+        session: &mut Session<S>,
+        wait: Duration,
+        stop: &CancellationToken,
+    ) -> Result<(), Problem> {
+        let until = Instant::now() + if wait.is_zero() { OPEN_WAIT } else { wait };
+        while self.wants_more(wait) {
+            let step = if self.live && !self.is_empty() {
+                session.next().now_or_never()
+            } else {
+                tokio::select! {
+                    step = session.next() => Some(step),
+                    () = sleep_until(until) => None,
+                    () = stop.cancelled() => None,
+                }
+            };
+            let Some(step) = step else { break };
+            if !self.take(step) {
+                break;
+            }
+        }
+        // What did not fit may be stored already.
+        self.live &= !self.is_full();
+        // Whoever does not wait is told why there is nothing: the log did not say in time.
+        let known = self.live || self.next.is_none() || !self.is_empty();
+        if known || !wait.is_zero() { Ok(()) } else { Err(Code::Unavailable.into()) }
+    }
+
+    fn wants_more(&self, wait: Duration) -> bool {
+        let all = self.next.is_none() || self.live && self.is_empty() && wait.is_zero();
+        !all && !self.is_full()
+    }
+
+    const fn is_full(&self) -> bool {
+        self.events.len() >= self.limit || self.bytes >= PAGE_BYTES_MAX
+    }
+
+    fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.missing.is_none()
+    }
+
+    /// Takes in a step. Says whether the page can take another one.
+    fn take(&mut self, step: Step) -> bool {
+        match step {
+            Step::Events(events) => return events.into_iter().all(|event| self.push(event)),
+            Step::Missing { .. } if !self.events.is_empty() => return false,
+            Step::Missing { from, to } => {
+                let from = self.missing.map_or(from, |missing| missing.from);
+                self.missing = Some(Hole { from, to, reason: Gone::Expired });
+                self.next = Some(to.to_string());
+            }
+            Step::Live => self.live = true,
+            Step::End => {
+                self.live = false;
+                self.next = None;
+            }
+        }
+        true
+    }
+
+    /// Adds an event, when the page is not full. One event always fits.
+    fn push(&mut self, event: Arc<Stored>) -> bool {
+        if self.is_full() {
+            return false;
+        }
+        self.bytes += event.json().len();
+        self.next = (!event.kind.is_end()).then(|| event.cursor().to_string());
+        if event.kind.is_end() {
+            self.live = false;
+        }
+        self.events.push(event);
+        true
+    }
+
+    fn to_json(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Rest<'a> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            missing: Option<Hole>,
+            live: bool,
+            next: Option<&'a str>,
+        }
+        let mut out = Vec::with_capacity(self.bytes + self.events.len() + 256);
+        out.extend_from_slice(br#"{"events":["#);
+        for (n, event) in self.events.iter().enumerate() {
+            if n > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(event.json());
+        }
+        out.extend_from_slice(b"],");
+        let rest = Rest { missing: self.missing, live: self.live, next: self.next.as_deref() };
+        let rest = serde_json::to_vec(&rest).unwrap_or_else(|_| unreachable!("text and numbers are JSON"));
+        out.extend_from_slice(&rest[1..]);
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::Hub;
+    use crate::runtime::Tasks;
+    use crate::source::memory::Memory;
+    use crate::wire::{Body, Channel, JobId};
+    use serde_json::{Value, json};
+    use tokio::time::sleep;
+
+    fn job() -> JobId {
+        "j".parse().unwrap()
+    }
+
+    fn chunk(text: &str) -> Body {
+        Body::Chunk { text: text.into(), channel: Channel::Output }
+    }
+
+    /// A log of so many chunks.
+    fn log_of(count: usize) -> Memory {
+        let memory = Memory::default();
+        for _ in 0..count {
+            memory.append(&job(), chunk("x"));
+        }
+        memory
+    }
+
+    /// Asks for a page behind `next`, as a client does that was given it.
+    async fn ask(memory: &Memory, next: &str, limit: usize, wait_s: u64) -> Value {
+        let hub = Hub::new(memory.clone(), Tasks::default());
+        let start = super::super::request::begin(&Default::default(), None, Some(next)).unwrap();
+        let mut session = Session::open(&hub, &job(), start).await.unwrap();
+        let mut page = Page::new(start, limit);
+        let stop = CancellationToken::new();
+        page.read(&mut session, Duration::from_secs(wait_s), &stop).await.unwrap();
+        serde_json::from_slice(&page.to_json()).unwrap()
+    }
+
+    fn seqs(page: &Value) -> Vec<u64> {
+        page["events"].as_array().unwrap().iter().map(|event| event["seq"].as_u64().unwrap()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pages_follow_each_other_until_the_end_is_given() {
+        let memory = log_of(6);
+        memory.append(&job(), Body::Cancelled {});
+        let (mut next, mut all) = ("0".to_owned(), Vec::new());
+        for _ in 0..3 {
+            let page = ask(&memory, &next, 3, 0).await;
+            assert_eq!(page["live"], false, "{page}");
+            all.push(seqs(&page));
+            next = page["next"].as_str().unwrap_or("none").to_owned();
+        }
+        assert_eq!((all, next.as_str()), (vec![vec![1, 2, 3], vec![4, 5, 6], vec![7]], "none"));
+        let end = memory.events(&job())[6].cursor().to_string();
+        assert_eq!(ask(&memory, &end, 3, 30).await, json!({"events": [], "live": false, "next": null}));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_that_has_all_of_a_running_job_says_so_and_where_to_go_on() {
+        let memory = log_of(2);
+        let page = ask(&memory, "0", 100, 0).await;
+        assert_eq!((seqs(&page), &page["live"]), (vec![1, 2], &json!(true)));
+        let next = page["next"].as_str().unwrap();
+        assert_eq!(next, memory.events(&job())[1].cursor().to_string());
+        assert_eq!(ask(&memory, next, 100, 0).await, json!({"events": [], "live": true, "next": next}));
+        // Of a job without events nobody can name one.
+        let nothing = json!({"events": [], "live": true, "next": "0"});
+        assert_eq!(ask(&Memory::default(), "0", 100, 0).await, nothing);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiting_client_is_answered_as_soon_as_there_is_an_event_or_at_the_timeout() {
+        let (memory, begun) = (log_of(1), Instant::now());
+        assert_eq!(ask(&memory, "1", 100, 30).await, json!({"events": [], "live": true, "next": "1"}));
+        assert_eq!(begun.elapsed(), Duration::from_secs(30));
+        let writes = async {
+            sleep(Duration::from_secs(7)).await;
+            memory.append(&job(), chunk("y"));
+            memory.append(&job(), chunk("z"));
+        };
+        let (page, ()) = tokio::join!(ask(&memory, "1", 100, 30), writes);
+        assert_eq!((seqs(&page), &page["live"]), (vec![2, 3], &json!(true)));
+        assert_eq!(begun.elapsed(), Duration::from_secs(37));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_that_are_stored_are_given_without_waiting() {
+        let (memory, begun) = (log_of(5), Instant::now());
+        let page = ask(&memory, "2", 100, 30).await;
+        assert_eq!((seqs(&page), &page["live"]), (vec![3, 4, 5], &json!(true)));
+        assert!(begun.elapsed() < Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn expired_events_are_told_before_those_that_are_left() {
+        let memory = log_of(9);
+        memory.expire(&job(), Seq(4));
+        let page = ask(&memory, "2", 2, 0).await;
+        assert_eq!(page["missing"], json!({"from": 3, "to": 4, "reason": "expired"}));
+        assert_eq!((seqs(&page), &page["live"]), (vec![5, 6], &json!(false)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_is_bounded_in_bytes_and_holds_one_event_at_least() {
+        let memory = Memory::default();
+        for _ in 0..5 {
+            memory.append(&job(), chunk(&"x".repeat(400_000)));
+        }
+        assert_eq!(seqs(&ask(&memory, "0", 100, 0).await), [1, 2, 3]);
+        memory.append(&job(), chunk(&"x".repeat(2 * PAGE_BYTES_MAX)));
+        memory.append(&job(), chunk("x"));
+        assert_eq!(seqs(&ask(&memory, "5", 100, 0).await), [6]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_does_not_answer_is_no_empty_page() {
+        let memory = log_of(3);
+        let hub = Hub::new(memory.clone(), Tasks::default());
+        let mut session = Session::open(&hub, &job(), Start::After(Seq(0))).await.unwrap();
+        memory.reachable(false);
+        let mut page = Page::new(Start::After(Seq(0)), 100);
+        let read = page.read(&mut session, Duration::ZERO, &CancellationToken::new()).await;
+        assert_eq!(read.unwrap_err().code(), Code::Unavailable);
+    }
+}

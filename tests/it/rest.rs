@@ -1,0 +1,179 @@
+use serde_json::{Value, json};
+use tailwater::backend::demo::Demo;
+use tokio::time::{Duration, Instant, sleep};
+
+use crate::bad_input::http;
+use crate::support::broker::Broker;
+use crate::support::client::Seen;
+use crate::support::sse::Sse;
+use crate::support::system::{Edge, System, text, words};
+use crate::watching::on_one_and_three;
+
+on_one_and_three!(
+    pages_of_history_have_every_event_once,
+    a_client_that_polls_and_waits_follows_a_job_to_its_end,
+    a_result_is_there_as_soon_as_the_job_has_ended,
+);
+
+async fn json(edge: &Edge, path: &str) -> Value {
+    let (status, content, answer) = http(edge, "GET", path, "Accept: application/json\r\n", b"").await;
+    assert_eq!((status, content.as_str()), (200, "application/json"), "{path}: {answer}");
+    answer
+}
+
+/// Asks for one page after the other; gives how many there were.
+async fn read(edge: &Edge, seen: &mut Seen, query: &str) -> usize {
+    let (mut next, mut pages) = ("0".to_owned(), 0);
+    loop {
+        let page = json(edge, &format!("/api/jobs/{}/events?cursor={next}&{query}", seen.job)).await;
+        pages += 1;
+        for event in page["events"].as_array().unwrap() {
+            seen.take(event);
+        }
+        match page["next"].as_str() {
+            Some(cursor) => next = cursor.to_owned(),
+            None => {
+                seen.ended = true;
+                return pages;
+            }
+        }
+    }
+}
+
+async fn pages_of_history_have_every_event_once(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.wordy().await;
+    let input = words(300, 500, 3);
+    let job = system.submit("pages", input.clone()).await;
+    let state = system.ended(&job).await;
+    let edge = system.edge().await;
+    for (query, limit) in [("", 100), ("limit=7", 7), ("limit=1000", 1000)] {
+        let mut seen = Seen::of("pages");
+        let pages = read(&edge, &mut seen, query).await;
+        seen.assert_whole();
+        assert_eq!((seen.text(), seen.last), (text(&input), state.seq.0));
+        assert_eq!(pages, usize::try_from(state.seq.0).unwrap().div_ceil(limit));
+    }
+    system.end().await;
+}
+
+async fn a_client_that_polls_and_waits_follows_a_job_to_its_end(broker: &Broker) {
+    let system = System::on(broker).await;
+    let edge = system.edge().await;
+    // The job does not exist yet.
+    let mut seen = Seen::of("polled");
+    let nothing = json!({"events": [], "live": true, "next": "0"});
+    assert_eq!(json(&edge, "/api/jobs/polled/events").await, nothing);
+    let begun = Instant::now();
+    assert_eq!(json(&edge, "/api/jobs/polled/events?wait=1s").await, nothing);
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    system.demo().await;
+    let input = words(60, 40, 3);
+    let submit = async {
+        sleep(Duration::from_millis(300)).await;
+        system.submit("polled", input.clone()).await;
+    };
+    tokio::join!(read(&edge, &mut seen, "wait=30"), submit);
+    seen.assert_whole();
+    assert_eq!(seen.text(), text(&input));
+    system.end().await;
+}
+
+async fn a_result_is_there_as_soon_as_the_job_has_ended(broker: &Broker) {
+    let system = System::on(broker).await;
+    let worker = system.demo().await;
+    let edge = system.edge().await;
+    assert_eq!(http(&edge, "GET", "/api/jobs/result?wait=30s", "", b"").await.0, 404);
+    let input = words(40, 40, 3);
+    system.submit("result", input.clone()).await;
+    let (begun, state) = (Instant::now(), json(&edge, "/api/jobs/result?wait=1").await);
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    assert_eq!((&state["id"], &state["status"]), (&json!("result"), &json!("done")));
+    assert_eq!(state["output"], text(&input));
+    for path in
+        ["/api/jobs/result", "/api/jobs/result/state", "/api/job/result/state", "/api/jobs/result?wait=9"]
+    {
+        assert_eq!(json(&edge, path).await, state);
+    }
+    // A job that waits in the queue is told as it is when the time is over.
+    worker.cancel();
+    system.submit("queued", input).await;
+    let begun = Instant::now();
+    assert_eq!(json(&edge, "/api/jobs/queued?wait=1s").await["status"], "queued");
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    system.worker(Demo, |_| {}).await;
+    assert_eq!(json(&edge, "/api/jobs/queued?wait=30s").await["status"], "done");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn what_waits_is_answered_when_the_edge_stops() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    system.submit("waits", words(10_000, 50, 1)).await;
+    let begun = Instant::now();
+    let stop = async {
+        sleep(Duration::from_millis(500)).await;
+        edge.stop();
+    };
+    let (state, page, ()) = tokio::join!(
+        json(&edge, "/api/jobs/waits?wait=60s"),
+        json(&edge, "/api/jobs/nobody/events?wait=60s"),
+        stop
+    );
+    assert_eq!((&state["status"], &page["next"]), (&json!("running"), &json!("0")));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    system.end().await;
+}
+
+#[tokio::test]
+async fn what_the_http_layer_refuses_is_a_problem_too() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let long = "x".repeat(20_000);
+    for (method, path, status, code) in [
+        ("GET", "/api/jobs/%ff", 400, "bad_job_id"),
+        ("GET", "/api/jobs/%00", 400, "bad_job_id"),
+        ("GET", "/api/jobs/a%2Fb/state", 400, "bad_job_id"),
+        ("POST", "/api/jobs/%C3%28/cancel", 400, "bad_job_id"),
+        ("GET", "/api/jobs/j?wait=", 400, "bad_request"),
+        ("GET", "/api/jobs/j?wait=1&wait=2", 400, "bad_request"),
+        ("GET", "/api/jobs/j?wait=%ff", 400, "bad_request"),
+        ("GET", &format!("/api/jobs/{long}"), 400, "bad_job_id"),
+        ("GET", &format!("/api/jobs/j/events?cursor={long}"), 400, "bad_cursor"),
+        ("GET", "/api/jobs/", 404, "not_found"),
+        ("GET", "/api/jobs//state", 400, "bad_job_id"),
+        ("GET", "/%ff", 404, "not_found"),
+    ] {
+        let (got, content, problem) = http(&edge, method, path, "", b"").await;
+        assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{method} {path}: {problem}");
+        assert_eq!(content, "application/problem+json");
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn an_address_answers_head_and_names_the_methods_that_it_takes() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    for path in ["/healthz", "/readyz", "/api/jobs/early/events"] {
+        let (status, _, body) = http(&edge, "HEAD", path, "", b"").await;
+        assert_eq!((status, body), (200, Value::Null), "{path}");
+    }
+    for (method, path) in [
+        ("OPTIONS", "/api/jobs"),
+        ("DELETE", "/api/jobs/j"),
+        ("POST", "/api/jobs/j/events"),
+        ("GET", "/api/jobs/j/cancel"),
+        ("TRACE", "/healthz"),
+        ("BREW", "/api/jobs"),
+    ] {
+        let (status, content, problem) = http(&edge, method, path, "", b"").await;
+        assert_eq!((status, content.as_str()), (405, "application/problem+json"), "{method} {path}");
+        assert_eq!(problem["code"], "method_not_allowed");
+    }
+    let refused = Sse::open(&edge.addr, "/api/jobs/j/cancel", "").await;
+    assert_eq!((refused.status, refused.headers["allow"].as_str()), (405, "POST"));
+    system.end().await;
+}

@@ -1,0 +1,201 @@
+use serde_json::{Value, json};
+use tailwater::guard::Signal;
+use tokio::time::Duration;
+
+use crate::bad_input::http;
+use crate::support::broker::Broker;
+use crate::support::client::{Seen, follow};
+use crate::support::process::Process;
+use crate::support::sse::{Said, Sse};
+use crate::support::system::{System, text, words};
+use crate::watching::on_one_and_three;
+
+on_one_and_three!(
+    a_stream_has_every_event_once_and_ends_behind_the_end,
+    a_client_that_comes_back_by_its_last_event_id_gets_the_rest,
+    a_stream_may_begin_before_the_job,
+    an_edge_that_is_stopped_ends_its_streams_and_the_next_one_goes_on,
+);
+
+fn path(job: &str) -> String {
+    format!("/api/jobs/{job}/events")
+}
+
+/// Takes in what comes, at most `count` events of it. Says whether the stream has ended.
+async fn take(client: &mut Sse, seen: &mut Seen, count: usize) -> bool {
+    for _ in 0..count {
+        match client.event().await {
+            Said::Event(event, id) => {
+                assert_eq!(event["cursor"], *id);
+                seen.take(&event);
+                seen.ended = is_end(&event);
+            }
+            Said::Named(name, missing) => {
+                assert_eq!(missing["op"], *name);
+                seen.take(&missing);
+            }
+            Said::End => return true,
+            said @ (Said::Comment | Said::Retry(_)) => panic!("{said:?}"),
+        }
+    }
+    false
+}
+
+fn is_end(event: &Value) -> bool {
+    ["job:done:v1", "job:failed:v1", "job:cancelled:v1"].contains(&event["type"].as_str().unwrap())
+}
+
+async fn a_stream_has_every_event_once_and_ends_behind_the_end(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let input = words(60, 60, 3);
+    system.submit("both", input.clone()).await;
+    // Two doors at once, and one that is opened when all is over.
+    let stream = async {
+        let (mut client, mut seen) = (Sse::open(&edge.addr, &path("both"), "").await, Seen::of("both"));
+        assert_eq!((client.status, client.headers["content-type"].as_str()), (200, "text/event-stream"));
+        assert_eq!(client.headers["cache-control"], "no-cache");
+        assert_eq!(client.headers["x-accel-buffering"], "no");
+        assert!(matches!(client.next().await, Said::Retry(500..1000)));
+        assert_eq!(client.next().await, Said::Comment);
+        assert!(take(&mut client, &mut seen, usize::MAX).await);
+        seen
+    };
+    let (stream, socket) = tokio::join!(stream, follow(&edge.addr, "both"));
+    stream.assert_whole();
+    assert_eq!(stream.events, socket.events);
+    assert_eq!(stream.text(), text(&input));
+    let (mut late, mut seen) = (Sse::open(&edge.addr, &path("both"), "").await, Seen::of("both"));
+    assert!(take(&mut late, &mut seen, usize::MAX).await);
+    assert_eq!(seen.events, stream.events);
+    system.end().await;
+}
+
+async fn a_client_that_comes_back_by_its_last_event_id_gets_the_rest(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.wordy().await;
+    let edges = [system.edge().await, system.edge().await];
+    let input = words(300, 150, 7);
+    let mut seen = Seen::of("drops");
+    system.submit("drops", input.clone()).await;
+    let mut round = 0;
+    loop {
+        // Browsers repeat the address; in every third round the id is a plain number.
+        let after = format!("{}?after=0", path("drops"));
+        let id = match &seen.cursor {
+            Some(cursor) if round % 3 > 0 => format!("Last-Event-ID: {cursor}\r\n"),
+            _ => format!("Last-Event-ID: {}\r\n", seen.last),
+        };
+        let mut client = Sse::open(&edges[round % 2].addr, &after, &id).await;
+        if client.status == 204 {
+            break;
+        }
+        assert_eq!(client.status, 200);
+        take(&mut client, &mut seen, 1 + round * 7 % 23).await;
+        round += 1;
+    }
+    seen.assert_whole();
+    assert_eq!(seen.text(), text(&input));
+    assert!(round > 10, "{round}");
+    // Nothing more comes, however the end is named.
+    for query in [format!("?after={}", seen.last), format!("?cursor={}", seen.cursor.unwrap())] {
+        let client = Sse::open(&edges[0].addr, &(path("drops") + &query), "").await;
+        assert_eq!((client.status, client.headers.get("content-type")), (204, None));
+    }
+    system.end().await;
+}
+
+async fn a_stream_may_begin_before_the_job(broker: &Broker) {
+    let system = System::on(broker).await;
+    let edge = system.edge().await;
+    let (mut client, mut seen) = (Sse::open(&edge.addr, &path("early"), "").await, Seen::of("early"));
+    // The head and the first bytes are here before there is anything to tell.
+    assert!(matches!(client.next().await, Said::Retry(_)));
+    assert_eq!(client.next().await, Said::Comment);
+    system.demo().await;
+    let input = words(20, 0, 1);
+    system.submit("early", input.clone()).await;
+    assert!(take(&mut client, &mut seen, usize::MAX).await);
+    seen.assert_whole();
+    assert_eq!(seen.text(), text(&input));
+    system.end().await;
+}
+
+async fn an_edge_that_is_stopped_ends_its_streams_and_the_next_one_goes_on(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let flags = ["edge", "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
+    let mut first = Process::start([flags, system.flags()].concat());
+    let addr = first.says("ready http://").await;
+    let input = words(100, 50, 4);
+    system.submit("stop", input.clone()).await;
+    let (mut client, mut seen) = (Sse::open(&addr, &path("stop"), "").await, Seen::of("stop"));
+    take(&mut client, &mut seen, 6).await;
+    first.signal(Signal::TERM);
+    assert!(take(&mut client, &mut seen, usize::MAX).await);
+    assert!(!seen.ended);
+    assert!(first.ends_within(Duration::from_secs(5)).await.success());
+    let second = system.edge().await;
+    let id = format!("Last-Event-ID: {}\r\n", seen.cursor.as_ref().unwrap());
+    let mut client = Sse::open(&second.addr, &path("stop"), &id).await;
+    assert!(take(&mut client, &mut seen, usize::MAX).await);
+    seen.assert_whole();
+    assert_eq!(seen.text(), text(&input));
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_begin_is_refused_with_a_code() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let job = system.submit("refused", words(3, 0, 1)).await;
+    let cursor = system.ended(&job).await.cursor.unwrap();
+    let forged = tailwater::wire::Cursor::of(&job, tailwater::wire::Seq(3), 9999, b"no such event");
+    for (path, headers, status, code) in [
+        ("/api/jobs/a.b/events", "", 400, "bad_job_id"),
+        ("/api/jobs/%ff/events", "", 400, "bad_job_id"),
+        ("/api/jobs/a%2fb/events", "", 400, "bad_job_id"),
+        ("/api/jobs/refused/events?after=x", "", 400, "bad_request"),
+        ("/api/jobs/refused/events?after=1&after=2", "", 400, "bad_request"),
+        ("/api/jobs/refused/events?limit=0", "", 400, "bad_request"),
+        ("/api/jobs/refused/events?limit=1001", "", 400, "bad_request"),
+        ("/api/jobs/refused/events?wait=61s", "", 400, "bad_request"),
+        ("/api/jobs/refused/events?cursor=nonsense", "", 400, "bad_cursor"),
+        ("/api/jobs/refused/events", "Last-Event-ID: nonsense\r\n", 400, "bad_cursor"),
+        ("/api/jobs/refused/events?after=99", "", 409, "after_the_end"),
+        (&format!("/api/jobs/other/events?cursor={cursor}"), "", 400, "cursor_of_other_job"),
+        (&format!("/api/jobs/refused/events?cursor={forged}"), "", 410, "cursor_not_in_log"),
+    ] {
+        for accept in ["", "Accept: application/json\r\n"] {
+            let (got, content, problem) = http(&edge, "GET", path, &format!("{accept}{headers}"), b"").await;
+            assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{path}: {problem}");
+            assert_eq!(content, "application/problem+json");
+        }
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn events_that_have_expired_are_told_as_missing_under_a_name_of_their_own() {
+    let system = System::with(Broker::shared_one(), |settings| {
+        settings.shards = 1;
+        settings.max_bytes = 64 << 10;
+    })
+    .await;
+    system.wordy().await;
+    // The log holds a few hundred events.
+    let job = system.submit("old", words(1500, 1000, 1)).await;
+    let state = system.ended(&job).await;
+    let edge = system.edge().await;
+    let (mut client, mut seen) = (Sse::open(&edge.addr, &path("old"), "").await, Seen::of("old"));
+    assert!(take(&mut client, &mut seen, usize::MAX).await);
+    let first = seen.events.keys().next().copied().unwrap();
+    assert!(first > 1 && seen.holes.is_empty() && seen.doubled == 0);
+    assert_eq!((seen.missing.as_slice(), seen.last), ([(1, first - 1)].as_slice(), state.seq.0));
+    let (_, _, page) = http(&edge, "GET", &path("old"), "Accept: application/json\r\n", b"").await;
+    assert_eq!(page["missing"], json!({"from": 1, "to": first - 1, "reason": "expired"}));
+    assert_eq!(page["events"][0]["seq"], first);
+    system.end().await;
+}
