@@ -2,7 +2,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use tailwater::nats::Nats;
+use tailwater::guard::Signal;
+use tailwater::nats::{Nats, Options};
 use tailwater::wire::JobId;
 
 use crate::bad_input::http;
@@ -147,13 +148,69 @@ async fn jobs_are_listed_newest_first_as_what_they_are(broker: &Broker) {
 
 async fn a_job_is_in_the_list_as_soon_as_it_is_submitted(broker: &Broker) {
     let system = System::on(broker).await;
-    let edge = system.edge().await;
-    for n in 0..60 {
-        let id = format!("new-{n}");
-        system.submit(&id, Value::Null).await;
-        let page = list(&edge, "limit=2").await;
+    let nodes = system.options.url.split(',').count();
+    let mut edges = Vec::new();
+    for node in 0..nodes {
+        edges.push(edge_at(&system, node).await);
+    }
+    let mut pen = Pen::of(&system).await;
+    for n in 0..120 {
+        // Of one or of two events; no replica may be behind with either.
+        let id = format!("demo-{n}");
+        if n % 2 == 0 {
+            system.submit(&id, Value::Null).await;
+        } else {
+            pen.write(&id, "job:queued:v1").await;
+            pen.write(&id, "job:started:v1").await;
+        }
+        let page = list(&edges[n % edges.len()], "limit=2").await;
         let row = &page["jobs"][0];
-        assert_eq!((row["id"].as_str(), row["kind"].as_str()), (Some(&*id), Some("demo")), "{page}");
+        let told = (row["id"].as_str(), row["kind"].as_str(), row["created_at"].is_u64());
+        assert_eq!(told, (Some(&*id), Some("demo"), true), "{page}");
+    }
+    system.end().await;
+}
+
+/// An edge that asks one node only. A direct get is answered by the node that is asked.
+async fn edge_at(system: &System, node: usize) -> Edge {
+    let url = system.options.url.split(',').nth(node).unwrap().to_owned();
+    let options = Options { url, ..system.options.clone() };
+    System { options, log: system.log.clone(), tasks: system.tasks.clone() }.edge().await
+}
+
+#[tokio::test]
+async fn a_replica_that_is_behind_hides_no_job_and_lists_none_twice() {
+    let broker = Broker::three();
+    let system = System::with(&broker, |settings| settings.shards = 1).await;
+    let mut pen = Pen::of(&system).await;
+    pen.write("old-1", "job:queued:v1").await;
+    let leader = {
+        let info = format!("$JS.API.STREAM.INFO.{}_CHUNKS_0", system.options.prefix.as_str().to_uppercase());
+        let info = pen.client.request(info, "".into()).await.unwrap();
+        let info: Value = serde_json::from_slice(&info.payload).unwrap();
+        broker.index_of(info["cluster"]["leader"].as_str().unwrap())
+    };
+    // The pen asks the leader, the edge another node.
+    pen.client = async_nats::connect(system.options.url.split(',').nth(leader).unwrap()).await.unwrap();
+    let behind = (leader + 1) % 3;
+    let edge = edge_at(&system, behind).await;
+    for round in 0..6 {
+        let job = format!("new-{round}");
+        broker.signal(behind, Signal::STOP);
+        pen.write(&job, "job:queued:v1").await;
+        pen.write_many(&["busy-1"], 4000).await;
+        pen.write(&job, "job:started:v1").await;
+        broker.signal(behind, Signal::CONT);
+        let page = list(&edge, "limit=1").await;
+        let row = &page["jobs"][0];
+        let told = (row["id"].as_str(), row["kind"].as_str(), row["created_at"].is_u64());
+        assert_eq!(told, (Some(&*job), Some("new"), true), "{page}");
+        let (jobs, _) = turn(&edge, "", 1).await;
+        let older = (0..round).rev().map(|round| format!("new-{round}"));
+        let mut expected = vec![job.clone(), "busy-1".to_owned()];
+        expected.extend(older);
+        expected.push("old-1".to_owned());
+        assert_eq!(ids(&jobs), expected);
     }
     system.end().await;
 }
@@ -276,18 +333,19 @@ async fn what_is_no_event_hides_no_job(broker: &Broker) {
     let system = System::with(broker, |settings| settings.shards = 1).await;
     let edge = system.edge().await;
     let mut pen = Pen::of(&system).await;
-    for job in ["a-1", "b-1", "c-1"] {
+    for job in ["a-1", "b-1", "c-1", "stays-1"] {
         pen.write(job, "job:queued:v1").await;
     }
     // Behind the last event, before the first, and under a name that no job has.
     pen.write_raw("b-1", "junk".into()).await;
+    pen.write_raw("stays-1", "junk".into()).await;
     pen.write_raw("d-1", "junk".into()).await;
     pen.write("d-1", "job:started:v1").await;
     let strange = format!("{}.chunks.0.ä", system.options.prefix);
     pen.client.request(strange, "junk".into()).await.unwrap();
     let first = list(&edge, "limit=1").await;
     assert_eq!(ids(first["jobs"].as_array().unwrap()), ["d-1"]);
-    // All move while the pages are turned; the listing is of the moment when it began.
+    // All but one move while the pages are turned; the listing is of the moment when it began.
     for job in ["a-1", "b-1", "c-1", "d-1", "e-1"] {
         pen.write(job, "job:started:v1").await;
     }
@@ -297,9 +355,9 @@ async fn what_is_no_event_hides_no_job(broker: &Broker) {
         jobs.extend(page["jobs"].as_array().unwrap().clone());
         next = page["next"].clone();
     }
-    assert_eq!(ids(&jobs), ["c-1", "b-1", "a-1"]);
+    assert_eq!(ids(&jobs), ["stays-1", "c-1", "b-1", "a-1"]);
     assert!(jobs.iter().all(|job| job["status"] == "queued" && job["seq"] == 1), "{jobs:?}");
-    assert_eq!(ids(&turn(&edge, "", 2).await.0), ["e-1", "d-1", "c-1", "b-1", "a-1"]);
+    assert_eq!(ids(&turn(&edge, "", 2).await.0), ["e-1", "d-1", "c-1", "b-1", "a-1", "stays-1"]);
     system.end().await;
 }
 

@@ -99,6 +99,12 @@ impl Broker {
         self.nodes[index].kill();
     }
 
+    /// Stops one node in the middle of what it does, or lets it go on, by SIGSTOP and SIGCONT.
+    pub fn signal(&self, index: usize, signal: Signal) {
+        let child = self.nodes[index].child.as_ref().expect("a node that runs");
+        kill_group(child.id(), signal).unwrap();
+    }
+
     /// Starts a node again, on the same ports and the same store, and waits until it listens.
     pub fn restart(&mut self, index: usize) {
         self.nodes[index].start();
