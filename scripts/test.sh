@@ -23,9 +23,15 @@ cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
 command -v python3 >/dev/null ||
   die "python3 is missing. The README's worker in Python is one of the tests."
 
-# The README's commands are among the tests, and they use these.
+command -v node >/dev/null && command -v npm >/dev/null ||
+  die "Node.js (20 or newer) with npm is missing. Clients that are written for it are among the tests."
+
+# The README's commands are among the tests, and so are clients that others wrote; they use these.
 missing=()
-for program in curl jq; do command -v "$program" >/dev/null || missing+=("$program"); done
+for program in curl jq node npm; do
+  # Debian and Ubuntu call one of them otherwise.
+  command -v "$program" >/dev/null || missing+=("${program/#%node/nodejs}")
+done
 if ((${#missing[@]})); then
   say "${missing[*]}: from the system's packages"
   command -v apt-get >/dev/null && [[ $(id -u) == 0 ]] || die "please install ${missing[*]}."
@@ -48,6 +54,21 @@ if ! cmp -s tests/clients/requirements.txt "$venv/requirements.txt"; then
   cp tests/clients/requirements.txt "$venv/requirements.txt"
 fi
 "$venv/bin/python" --version
+
+say "npm packages of tests/clients/package-lock.json, in .tools/node"
+readonly node=.tools/node
+if ! cmp -s tests/clients/package-lock.json "$node/installed"; then
+  mkdir -p "$node"
+  cp tests/clients/package.json tests/clients/package-lock.json "$node/"
+  # No package may run anything while it is installed, and none needs to.
+  (cd "$node" && bounded 600 npm ci --silent --ignore-scripts --no-audit --no-fund) ||
+    die "the npm packages of tests/clients/package-lock.json could not be installed."
+  cp tests/clients/package-lock.json "$node/installed"
+fi
+node --version
+
+say "TypeScript types and AsyncAPI document"
+bounded 120 node scripts/types.mjs --check
 
 say "cargo fmt"
 bounded 120 cargo fmt --check

@@ -37,6 +37,10 @@ impl Dialect {
             if schema.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint")) {
                 schema.remove("format");
             }
+            // Links of Rust's documentation, which lead nowhere here.
+            if let Some(Value::String(text)) = schema.get_mut("description") {
+                *text = text.replace("[`", "`").replace("`]", "`");
+            }
         }))
     }
 }
@@ -55,7 +59,28 @@ pub fn definitions(dialect: Dialect) -> Map<String, Value> {
     written.subschema_for::<JobState>();
     let mut all = written.take_definitions(true);
     all.extend(read.take_definitions(true));
+    all.get_mut("Event").into_iter().for_each(spread);
     all
+}
+
+/// Gives each variant the fields that all of them have, so that it stands for itself: many tools take the one or the other.
+fn spread(schema: &mut Value) {
+    let Some(schema) = schema.as_object_mut() else { return };
+    let (properties, required) = (schema.remove("properties"), schema.remove("required"));
+    schema.remove("type");
+    let variants = schema.get_mut("oneOf").and_then(Value::as_array_mut);
+    for variant in variants.into_iter().flatten().filter_map(Value::as_object_mut) {
+        if let (Some(Value::Object(own)), Some(Value::Object(shared))) =
+            (variant.get_mut("properties"), &properties)
+        {
+            own.extend(shared.clone());
+        }
+        if let (Some(Value::Array(own)), Some(Value::Array(shared))) =
+            (variant.get_mut("required"), &required)
+        {
+            own.extend_from_slice(shared);
+        }
+    }
 }
 
 /// One entry of a job's log, as a client gets it.
@@ -155,9 +180,48 @@ impl JsonSchema for Start {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    fn path() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("src/wire/schema/tailwater.schema.json")
+    }
+
+    /// What `schema/` holds.
+    fn document() -> String {
+        let all = ["Event", "OtherEvent", "ClientFrame", "ServerFrame", "JobState", "Submission"];
+        let all = all.map(|name| json!({"$ref": format!("#/definitions/{name}")}));
+        let document = json!({
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "title": "Tailwater",
+            "description": "What goes over the wire. The test that stands in src/wire/schema.rs writes this file.",
+            "anyOf": all,
+            "definitions": definitions(Dialect::Draft7),
+        });
+        format!("{document:#}\n")
+    }
 
     #[test]
-    fn show() {
-        println!("{}", Value::from(definitions(Dialect::Draft7)));
+    fn the_schemas_that_are_kept_are_those_of_the_types() {
+        let kept = fs::read_to_string(path()).unwrap_or_default();
+        assert!(
+            kept == document(),
+            "run: cargo test --lib wire::schema -- --ignored && node scripts/types.mjs"
+        );
+    }
+
+    #[test]
+    #[ignore = "writes into the source tree"]
+    fn write_the_schemas() {
+        fs::write(path(), document()).unwrap();
+    }
+
+    #[test]
+    fn a_description_has_no_links_of_rust() {
+        for dialect in [Dialect::Draft7, Dialect::OpenApi] {
+            let all = Value::from(definitions(dialect)).to_string();
+            assert!(!all.contains("[`") && !all.contains("`]") && !all.contains("uint"), "{all}");
+        }
     }
 }

@@ -32,6 +32,8 @@ mod openapi;
 mod readme;
 /// Plain HTTP: pages of history, waiting for a result, and what every address answers to what it does not take.
 mod rest;
+/// The schemas of what goes over the wire, against what does.
+mod schema;
 /// What only the WebSocket door does: two encodings, submit and cancel, the close, and how clients of an edge that stops
 /// come back.
 mod sockets;

@@ -1,0 +1,153 @@
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use tailwater::wire::{ClientFrame, Encoding, Submission};
+
+use crate::support::broker::Broker;
+use crate::support::client::Frame;
+use crate::support::python;
+use crate::support::system::{System, words};
+
+/// Which of the values fit the schema of this name, as somebody else's validator sees it.
+fn judge(values: &[(&str, Value)]) -> Vec<bool> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut child = Command::new(python("python"))
+        .arg(root.join("tests/clients/validate.py"))
+        .arg(root.join("src/wire/schema/tailwater.schema.json"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let input: String = values.iter().map(|(name, value)| format!("{}\n", json!([name, value]))).collect();
+    let mut stdin = child.stdin.take().unwrap();
+    // What it answers fits into a pipe.
+    stdin.write_all(input.as_bytes()).unwrap();
+    drop(stdin);
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success());
+    let judged: Vec<bool> =
+        String::from_utf8(out.stdout).unwrap().lines().map(|line| line == "true").collect();
+    assert_eq!(judged.len(), values.len());
+    judged
+}
+
+fn assert_all_fit(values: &[(&str, Value)]) {
+    for (fits, (name, value)) in judge(values).into_iter().zip(values) {
+        assert!(fits, "no {name}: {value}");
+    }
+}
+
+/// The schema that a message of the edge belongs to.
+fn name(frame: &Value) -> &'static str {
+    if frame.get("op").is_some() { "ServerFrame" } else { "Event" }
+}
+
+#[test]
+fn every_example_of_the_protocol_fits_the_schemas() {
+    let document = include_str!("../../src/wire/PROTOCOL.md");
+    let lines = document.lines().filter_map(|line| Some((line.get(..3)?, line.get(2..)?)));
+    let values: Vec<_> = lines
+        .filter_map(|(begin, rest)| match begin {
+            "> {" => Some(("ClientFrame", serde_json::from_str(rest).unwrap())),
+            "< {" => serde_json::from_str(rest).ok().map(|frame| (name(&frame), frame)),
+            _ => None,
+        })
+        .collect();
+    assert!(values.len() > 20, "{}", values.len());
+    assert_all_fit(&values);
+}
+
+#[test]
+fn what_a_client_may_send_is_what_the_schema_allows() {
+    let cursor = "AeiRFY9quGgDBAQ";
+    let frames = [
+        json!({"op": "watch", "job": "j1"}),
+        json!({"op": "watch", "job": "j1", "after": 0}),
+        json!({"op": "watch", "job": "j1", "after": null, "cursor": cursor}),
+        json!({"op": "unwatch", "job": "j1"}),
+        json!({"op": "auth", "token": {"any": "thing"}}),
+        json!({"op": "submit", "ref": "1", "kind": "k"}),
+        json!({"op": "submit", "ref": "1", "kind": "k", "input": [], "key": "x", "id": "j", "timeout_ms": 9}),
+        json!({"op": "cancel", "job": "j1"}),
+        json!({"op": "cancel", "job": "j1", "ref": "2"}),
+        json!({"op": "auth"}),
+        json!({"op": "submit", "kind": "k"}),
+        json!({"op": "submit", "ref": "1", "input": 1}),
+        json!({"op": "submit", "ref": "1", "kind": "k", "more": 1}),
+        json!({"op": "submit", "ref": "1", "kind": "k", "timeout_ms": 0}),
+        json!({"op": "submit", "ref": "x".repeat(81), "kind": "k"}),
+        json!({"op": "cancel", "ref": "2"}),
+        json!({"op": "cancel", "job": "j1", "more": 1}),
+        json!({"op": "dance"}),
+        json!({"op": "watch"}),
+        json!({"op": "watch", "job": "a.b"}),
+        json!({"op": "watch", "job": "x".repeat(65)}),
+        json!({"op": "watch", "job": "j1", "after": -1}),
+        json!({"op": "watch", "job": "j1", "afterr": 1}),
+        json!({"op": "unwatch", "job": "j1", "after": 1}),
+        json!([]),
+    ];
+    let submissions = [
+        json!({"kind": "k"}),
+        json!({"kind": "k", "input": [null], "id": "j", "timeout_ms": 5, "silence_timeout_ms": null}),
+        json!({"kind": "k", "callback": "https://h/p"}),
+        json!({"kind": "k", "timeout_ms": 5.0}),
+        json!({"kind": "callback"}),
+        json!({"kind": "a.b"}),
+        json!({"kind": "k", "id": "callback-j"}),
+        json!({"kind": "k", "timeout_ms": 0}),
+        json!({"kind": "k", "timeout_ms": 1.5}),
+        json!({"kind": "k", "timeout_ms": 1_u64 << 53}),
+        json!({"kind": "k", "callback": "ftp://h"}),
+        json!({"kind": "k", "callback": format!("http://{}", "x".repeat(2048))}),
+        json!({"kind": "k", "more": 1}),
+        json!({"input": 1}),
+    ];
+    let taken = frames.iter().map(|frame| ClientFrame::parse(frame.to_string().as_bytes(), Encoding::Json).is_ok());
+    let taken: Vec<bool> =
+        taken.chain(submissions.iter().map(|job| Submission::from_value(job.clone()).is_ok())).collect();
+    assert!(taken.iter().filter(|taken| **taken).count() == 13, "{taken:?}");
+    let frames = frames.into_iter().map(|frame| ("ClientFrame", frame));
+    let values: Vec<_> = frames.chain(submissions.into_iter().map(|job| ("Submission", job))).collect();
+    for ((fits, taken), (name, value)) in judge(&values).into_iter().zip(taken).zip(&values) {
+        assert_eq!(fits, taken, "{name}: {value}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_edge_says_fits_the_schemas() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    system.submit("done", words(5, 0, 1)).await;
+    system.submit("failed", json!({"words": "many"})).await;
+    let cancelled = system.submit("cancelled", words(10_000, 5, 1)).await;
+    system.log.cancel(&cancelled, None).await.unwrap();
+    let mut values = Vec::new();
+    for job in ["done", "failed", "cancelled"] {
+        let state = system.ended(&job.parse().unwrap()).await;
+        assert_eq!(json!(state.status), job);
+        values.push(("JobState", json!(state)));
+        let mut client = edge.client().await;
+        client.send(json!({"op": "watch", "job": job})).await;
+        client.send(json!({"op": "watch", "job": job, "after": 99})).await;
+        let mut ended = 0;
+        // One watch ends, the other one is refused.
+        while ended < 2 {
+            let Frame::Json(frame) = client.next().await else { panic!("the connection ended") };
+            ended += u32::from(frame["op"] == "end" || frame["op"] == "error");
+            values.push((name(&frame), frame));
+        }
+    }
+    assert!(values.iter().filter(|(name, _)| *name == "Event").count() > 9);
+    assert_all_fit(&values);
+    // And they say something: another event is none of these.
+    let wrong = json!({"type": "model:chunk:v1", "job": "j", "seq": 1, "attempt": 1, "ts": 1, "cursor": "A"});
+    assert_eq!(
+        judge(&[("Event", wrong.clone()), ("ServerFrame", wrong.clone()), ("OtherEvent", wrong)]),
+        [false, false, true]
+    );
+    system.end().await;
+}
