@@ -29,8 +29,10 @@ command -v node >/dev/null && command -v npm >/dev/null ||
 # The README's commands are among the tests, and so are clients that others wrote; they use these.
 missing=()
 for program in curl jq node npm; do
+  command -v "$program" >/dev/null && continue
   # Debian and Ubuntu call one of them otherwise.
-  command -v "$program" >/dev/null || missing+=("${program/#%node/nodejs}")
+  [[ $program == node ]] && program=nodejs
+  missing+=("$program")
 done
 if ((${#missing[@]})); then
   say "${missing[*]}: from the system's packages"
