@@ -1,10 +1,13 @@
-//! The edge: every front door for clients, over the same sessions. The only folder that names axum. An edge keeps nothing
-//! that matters: killing it costs its clients one reconnect.
+//! The edge: every front door for clients, over the same sessions. The only folder that names axum and socketioxide. An edge
+//! keeps nothing that matters: killing it costs its clients one reconnect.
 
 mod error;
 mod jobs;
 mod ops;
 mod rest;
+mod shared;
+mod socketio;
+mod stats;
 mod ws;
 
 use std::io;
@@ -14,13 +17,17 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{any, get, post};
-use axum::serve::ListenerExt as _;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tower_http::cors::CorsLayer;
+use tracing::{info, warn};
 
 use self::error::Problem;
 use self::jobs::Loads;
+pub use self::shared::Shared;
+use self::socketio::meter;
+use self::stats::Counts;
 use crate::config::{BACKLOG, BODY_MAX, DRAIN_WAIT};
 use crate::hub::Hub;
 use crate::nats::{Error, Log, Nats, Reader};
@@ -36,6 +43,10 @@ struct App {
     tasks: Tasks,
     loads: Loads,
     settings: Settings,
+    shared: Shared,
+    counts: Arc<Counts>,
+    /// The thread's own runtime.
+    runtime: Handle,
 }
 
 /// What an edge is told.
@@ -75,7 +86,8 @@ fn socket(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Serves clients on `listener` until `stop` is cancelled, then tells them to come back and ends.
+/// Serves clients on `listener` until `stop` is cancelled, then tells them to come back and ends. The threads of one edge
+/// are given the same `shared`.
 ///
 /// # Errors
 /// When the edge cannot begin; an edge that serves goes on.
@@ -83,6 +95,7 @@ pub async fn run(
     listener: TcpListener,
     nats: Nats,
     settings: Settings,
+    shared: Shared,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let log = Log::open(&nats).await?;
@@ -96,17 +109,18 @@ pub async fn run(
         tasks: tasks.clone(),
         loads: Loads::default(),
         settings,
+        shared,
+        counts: Counts::new(),
+        runtime: Handle::current(),
     });
+    app.shared.join(&app);
     let broken = |error: io::Error| Error::from(Unavailable(error.to_string()));
     let listener = tokio::net::TcpListener::from_std(listener).map_err(broken)?;
     info!(addr = ?listener.local_addr(), "edge serves");
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "a connection without TCP_NODELAY");
-        }
-    });
     let graceful = tasks.stop().clone().cancelled_owned();
-    let serving = axum::serve(listener, router(app)).with_graceful_shutdown(graceful).into_future();
+    let service = router(app).into_make_service_with_connect_info::<meter::Meter>();
+    let serving = axum::serve(meter::Listener(listener), service).with_graceful_shutdown(graceful);
+    let serving = serving.into_future();
     let mut serving = std::pin::pin!(serving);
     let stop = tasks.stop().clone();
     tokio::select! {
@@ -128,6 +142,10 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/jobs/{id}/cancel", post(rest::cancel))
         .route("/api/jobs/{id}/state", get(rest::state))
         .route("/api/job/{id}/state", get(rest::state))
+        // No cookie or other credential is looked at, so a page of any origin may do what any program may.
+        .route("/socket.io/", any(socketio::engine).layer(CorsLayer::permissive()))
+        .route("/api/socketio/stats", get(stats::socketio))
+        .route("/api/stats", get(stats::stats))
         .route("/healthz", get(ops::health))
         .route("/readyz", get(ops::ready))
         .fallback(|| async { Problem::from(Code::NotFound) })

@@ -19,6 +19,7 @@ use tracing::{Instrument as _, debug, info_span};
 
 use super::App;
 use super::error::Problem;
+use super::stats::Door;
 use crate::config::{
     BODY_MAX, PING_EVERY, PONG_WAIT, READ_BUFFER, STEPS_PER_WRITE, WATCHES_MAX, WRITE_BUFFER, WRITE_WAIT,
 };
@@ -46,7 +47,7 @@ pub(super) async fn upgrade(
     if app.tasks.stop().is_cancelled() {
         return Problem::from(Code::Restarting).into_response();
     }
-    let held = app.tasks.hold();
+    let held = (app.tasks.hold(), app.counts.connected(Door::WebSocket));
     upgrade
         .protocols([JSON_PROTOCOL])
         .read_buffer_size(READ_BUFFER)
@@ -231,6 +232,7 @@ impl Connection {
                 }
                 match step {
                     Step::Events(events) => {
+                        self.app.counts.delivered(events.len());
                         for event in events {
                             self.put_text(event.json().clone()).await?;
                         }

@@ -73,7 +73,8 @@ impl System {
         let nats = Nats::connect(&self.options).await.unwrap();
         let stop = self.tasks.stop().child_token();
         let until = stop.clone();
-        self.tasks.spawn(async move { edge::run(listener, nats, edge::Settings::default(), until).await.unwrap() });
+        let (settings, shared) = (edge::Settings::default(), edge::Shared::new());
+        self.tasks.spawn(async move { edge::run(listener, nats, settings, shared, until).await.unwrap() });
         Edge { addr, stop }
     }
 
