@@ -245,5 +245,27 @@ pub const DRAIN_WINDOW: Duration = Duration::from_secs(2);
 /// How long a connection that is closed waits for its client to take the close frame and answer it, and for what the
 /// client has asked for to be done.
 pub const CLOSE_WAIT: Duration = Duration::from_secs(1);
+/// How many packets the Socket.IO library queues for one client. A ping that finds the queue full ends the connection.
+pub const SOCKET_QUEUE: usize = 128;
+/// How many of them are ours at a time: half, so that a ping always finds room.
+pub const FLIGHT_PACKETS: usize = SOCKET_QUEUE / 2;
+/// How many bytes of ours are queued at a time, about: what a client that reads nothing costs, beside what the library
+/// gathers for one write, 128 KiB.
+pub const FLIGHT_BYTES: usize = 64 * 1024;
+/// How long to wait before a queue that was full all the same is tried again.
+pub const FULL_PAUSE: Duration = Duration::from_millis(50);
+/// How many requests of one Socket.IO client wait to be taken: it may watch as many jobs as it may at once, and unwatch
+/// them.
+pub const ASKED_MAX: usize = 2 * WATCHES_MAX;
+/// How many bytes of them wait: a few of the largest.
+pub const ASKED_BYTES_MAX: usize = 4 * BODY_MAX;
+/// How many submissions and cancellations of one Socket.IO client are under way at a time; the next ones wait.
+pub const ANSWERS_AT_ONCE: usize = 16;
+/// How many replies wait to be sent to a client before no further request of it is taken.
+pub const REPLIES_MAX: usize = 64;
+/// How long a Socket.IO client may take to join after it has connected. Clients do so at once.
+pub const JOIN_WAIT: Duration = Duration::from_secs(45);
+/// Over how many seconds the rate of events is taken.
+pub const RATE_SECONDS: u64 = 5;
 /// How long an edge whose clients were told, or a worker, takes to stop, at most.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(4);

@@ -11,7 +11,7 @@
 //!                               tw.chunks.<shard>.<job> ═══ TW_CHUNKS_<shard> (the log)
 //!                                    │ republished once stored          │ direct get, by position
 //!                                    ▼                                  ▼
-//!                               tw.live.<shard>.<job> ─────▶ feed ──▶ session (stitcher) ──▶ WebSocket | terminal
+//!                               tw.live.<shard>.<job> ─────▶ feed ──▶ session (stitcher) ──▶ WebSocket | Socket.IO | terminal
 //! ```
 //!
 //! # Layout
@@ -25,7 +25,7 @@
 //! | [`hub`] | feeds: one for each watched job, shared by its watchers |
 //! | [`session`] | one client's place in one job: drives a stitcher over a feed and the log |
 //! | [`nats`] | the broker: names, streams, the fence, the queue, reading. The only folder that names `async_nats` |
-//! | [`edge`] | every front door. The only folder that names `axum` |
+//! | [`edge`] | every front door. The only folder that names `axum` and `socketioxide` |
 //! | [`backend`] | what produces output: demo, exec, openai; webhook, which delivers callbacks. Knows no NATS |
 //! | [`worker`] | a job's life: claim, run, publish, end. Knows `trait Backend`, no particular one |
 //! | [`cli`] | the commands. The only place that prints |

@@ -57,10 +57,11 @@ impl Edge {
         let listeners = bind(self.listen, threads)?;
         let addr = listeners[0].local_addr()?;
         let listeners: Vec<_> = listeners.into_iter().map(|listener| Mutex::new(Some(listener))).collect();
-        let stop = CancellationToken::new();
+        let (stop, shared) = (CancellationToken::new(), edge::Shared::new());
         runtime::on_threads(threads, |index| {
             let (stop, nats, settings) =
                 (stop.clone(), &self.nats, self.settings.settings(self.drain.into()));
+            let shared = shared.clone();
             let listener = listeners[index].lock().ok().and_then(|mut listener| listener.take());
             async move {
                 // Whichever thread ends, the others follow.
@@ -70,7 +71,7 @@ impl Edge {
                 if index == 0 {
                     println!("ready http://{addr}");
                 }
-                until_interrupted(&stop, edge::run(listener, nats, settings, stop.clone())).await?;
+                until_interrupted(&stop, edge::run(listener, nats, settings, shared, stop.clone())).await?;
                 anyhow::Ok(())
             }
         })?;

@@ -1,5 +1,5 @@
-//! The edge: every front door for clients, over the same sessions. The only folder that names axum. An edge keeps nothing
-//! that matters: killing it costs its clients one reconnect.
+//! The edge: every front door for clients, over the same sessions. The only folder that names axum and socketioxide. An edge
+//! keeps nothing that matters: killing it costs its clients one reconnect.
 
 mod drain;
 mod error;
@@ -11,7 +11,10 @@ mod page;
 mod request;
 mod rest;
 mod serve;
+mod shared;
+mod socketio;
 mod sse;
+mod stats;
 mod ws;
 
 use std::io;
@@ -21,9 +24,11 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::get;
+use axum::routing::{any, get};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+use tower_http::cors::CorsLayer;
 use tracing::{info, warn};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -31,6 +36,8 @@ use utoipa_axum::routes;
 use self::drain::Clients;
 use self::error::Problem;
 use self::jobs::Loads;
+pub use self::shared::Shared;
+use self::stats::Counts;
 #[doc(hidden)]
 pub use self::ws::serve_echo;
 use crate::config::{BACKLOG, BODY_MAX, DRAIN_WAIT, DRAIN_WINDOW};
@@ -50,6 +57,10 @@ struct App {
     clients: Clients,
     loads: Loads,
     settings: Settings,
+    shared: Shared,
+    counts: Arc<Counts>,
+    /// The thread's own runtime.
+    runtime: Handle,
 }
 
 /// What an edge is told.
@@ -98,7 +109,8 @@ fn socket(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
 }
 
 /// Serves clients on `listener` until `stop` is cancelled; then refuses new ones, tells those there are to come back, each
-/// at a moment of its own, and ends.
+/// at a moment of its own, and ends. The threads of one edge are given the same
+/// `shared`.
 ///
 /// # Errors
 /// When the edge cannot begin; an edge that serves goes on.
@@ -106,6 +118,7 @@ pub async fn run(
     listener: TcpListener,
     nats: Nats,
     settings: Settings,
+    shared: Shared,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let log = Log::open(&nats).await?;
@@ -123,7 +136,11 @@ pub async fn run(
         clients: Clients::new(stop.clone(), settings.drain),
         loads: Loads::default(),
         settings,
+        shared,
+        counts: Counts::new(),
+        runtime: Handle::current(),
     });
+    app.shared.join(&app);
     let broken = |error: io::Error| Error::from(Unavailable(error.to_string()));
     let listener = tokio::net::TcpListener::from_std(listener).map_err(broken)?;
     info!(addr = ?listener.local_addr(), "edge serves");
@@ -146,6 +163,8 @@ fn router(app: Arc<App>) -> Router {
     router
         // As a client of an earlier system knows it.
         .route("/api/job/{id}/state", get(rest::state))
+        // No cookie or other credential is looked at, so a page of any origin may do what any program may.
+        .route("/socket.io/", any(socketio::engine).layer(CorsLayer::permissive()))
         .fallback(|| async { Problem::from(Code::NotFound) })
         .method_not_allowed_fallback(|| async { Problem::from(Code::MethodNotAllowed) })
         .layer(DefaultBodyLimit::max(BODY_MAX))
@@ -161,6 +180,8 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(rest::cancel))
         .routes(routes!(sse::events))
         .routes(routes!(ws::upgrade))
+        .routes(routes!(stats::stats))
+        .routes(routes!(stats::socketio))
         .routes(routes!(ops::health))
         .routes(routes!(ops::ready))
         .routes(routes!(openapi::document))

@@ -14,6 +14,7 @@ use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 
 use super::jobs::{Accepted, Receipt};
 use super::page::Hole;
+use super::stats::{SocketIoStats, Stats};
 use super::{error, routes};
 use crate::wire::{Code, Dialect, JobPage, definitions};
 
@@ -100,6 +101,8 @@ fn describe() -> Value {
     answers.subschema_for::<Receipt>();
     answers.subschema_for::<Hole>();
     answers.subschema_for::<JobPage>();
+    answers.subschema_for::<Stats>();
+    answers.subschema_for::<SocketIoStats>();
     answers.subschema_for::<error::Body<'_>>();
     for (name, schema) in answers.take_definitions(true) {
         schemas.entry(name).or_insert(schema);

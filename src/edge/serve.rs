@@ -6,7 +6,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use axum::Router;
+use axum::extract::ConnectInfo;
 use axum::serve::Listener;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -14,8 +17,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 use tracing::debug;
 
+use super::socketio::meter::Metered;
 use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER, WRITE_WAIT};
 use crate::runtime::Tasks;
 
@@ -37,7 +42,13 @@ pub(super) async fn serve(mut listener: TcpListener, router: Router, tasks: &Tas
 async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
     let mut limits = http1::Builder::new();
     limits.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(HTTP_BUFFER);
-    let (io, service) = (TokioIo::new(Patient::new(stream)), TowerToHyperService::new(router));
+    let stream = Metered::new(Patient::new(stream));
+    let meter = stream.meter();
+    let router = router.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(meter.clone()));
+        request
+    });
+    let (io, service) = (TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(limits.serve_connection(io, service).with_upgrades());
     let ended = tokio::select! {
         ended = &mut connection => Some(ended),

@@ -20,6 +20,7 @@ use super::error::Problem;
 use super::openapi::{JOBS, problems};
 use super::page;
 use super::request::{Form, Job, Params, Wait, begin, form};
+use super::stats::{Connected, Counts, Door};
 use crate::config::{COME_BACK, COMMENT_EVERY, STEP_BYTES, STEPS_PER_WRITE};
 use crate::session::{Session, Step};
 use crate::source::EventSource;
@@ -82,8 +83,8 @@ pub(super) async fn events(
         (Form::Page, session) => page::answer(session, start, limit, query.wait, stop).await?,
         (Form::Stream, Some(session)) if session.had_end() => StatusCode::NO_CONTENT.into_response(),
         (Form::Stream, Some(session)) if !app.clients.are_leaving() => {
-            let place = app.clients.enter();
-            stream(Stream::new(session, Box::pin(async move { place.moment(&app).await })))
+            let (place, counts) = (app.clients.enter(), Arc::clone(&app.counts));
+            stream(Stream::new(session, counts, Box::pin(async move { place.moment(&app).await })))
         }
         // An error would end an EventSource for good; at the end of a stream it comes back.
         (Form::Stream, _) => stream_of(Body::from(hello(&job))),
@@ -114,6 +115,8 @@ fn hello(job: &JobId) -> Vec<u8> {
 /// nothing else.
 struct Stream<S: EventSource> {
     session: Session<S>,
+    counts: Arc<Counts>,
+    _connected: Connected,
     /// Ends when the client should be told to come back.
     stop: BoxFuture<'static, ()>,
     comments: Interval,
@@ -124,10 +127,12 @@ struct Stream<S: EventSource> {
 }
 
 impl<S: EventSource> Stream<S> {
-    fn new(session: Session<S>, stop: BoxFuture<'static, ()>) -> Self {
+    fn new(session: Session<S>, counts: Arc<Counts>, stop: BoxFuture<'static, ()>) -> Self {
         let mut comments = interval_at(Instant::now() + COMMENT_EVERY, COMMENT_EVERY);
         comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { session, stop, comments, left: Vec::new().into_iter(), begun: false, over: false }
+        let _connected = counts.connected(Door::Sse);
+        let left = Vec::new().into_iter();
+        Self { session, counts, _connected, stop, comments, left, begun: false, over: false }
     }
 
     /// The next chunk: what is ready together, about [`STEP_BYTES`] of it. `None` at the job's end, and at the edge's.
@@ -175,7 +180,10 @@ impl<S: EventSource> Stream<S> {
 
     fn take(&mut self, step: Step, out: &mut Vec<u8>) {
         match step {
-            Step::Events(events) => self.left = events.into_iter(),
+            Step::Events(events) => {
+                self.counts.delivered(events.len());
+                self.left = events.into_iter();
+            }
             Step::Missing { from, to } => {
                 let job = self.session.job().clone();
                 let missing = ServerFrame::Missing { job, from, to, reason: Gone::Expired };
@@ -227,7 +235,10 @@ mod tests {
     async fn open(memory: &Memory, stop: &CancellationToken) -> BoxStream<'static, String> {
         let hub = Hub::new(memory.clone(), Tasks::default());
         let session = Session::open(&hub, &job(), Start::After(Seq(0))).await.unwrap();
-        let chunks = unfold(Stream::new(session, Box::pin(stop.clone().cancelled_owned())), Stream::next);
+        let chunks = unfold(
+            Stream::new(session, Counts::new(), Box::pin(stop.clone().cancelled_owned())),
+            Stream::next,
+        );
         let mut chunks = Box::pin(chunks.map(|chunk| String::from_utf8(chunk.unwrap().to_vec()).unwrap()));
         let hello = chunks.next().await.unwrap();
         let ms: u64 = hello.strip_prefix("retry: ").unwrap().strip_suffix("\n:\n").unwrap().parse().unwrap();

@@ -21,6 +21,7 @@ use self::line::Line;
 use super::App;
 use super::error::Problem;
 use super::openapi::{JOBS, problems};
+use super::stats::Door;
 use crate::config::{BODY_MAX, READ_BUFFER, WRITE_BUFFER};
 use crate::wire::{Code, Encoding};
 
@@ -55,7 +56,8 @@ pub(super) async fn upgrade(
     if app.clients.are_leaving() {
         return Err(Code::Restarting.into());
     }
-    let (place, held) = (app.clients.enter(), app.tasks.hold());
+    let held = (app.tasks.hold(), app.counts.connected(Door::WebSocket));
+    let place = app.clients.enter();
     Ok(upgrade.on_upgrade(move |socket| async move {
         let connection = Connection::new(app, Line::new(socket, encoding));
         connection.run(place).instrument(info_span!("ws", id = %nuid::next())).await;

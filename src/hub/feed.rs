@@ -1,6 +1,7 @@
 //! A feed: what an edge holds of one watched job. Its task is in `drive`; here is what watchers see of it.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -17,8 +18,27 @@ pub struct Feed {
     /// `None` until the live subscription stands and the last event was read.
     history: Mutex<Option<History<Arc<Stored>>>>,
     changed: Notify,
-    watchers: AtomicUsize,
+    /// Where each watcher stands, by the address of its place.
+    places: Mutex<HashMap<usize, Arc<Place>>>,
     left: Notify,
+}
+
+/// Where one watcher stands.
+#[derive(Debug, Default)]
+struct Place {
+    /// The event that it is handed next; 0 until it has begun.
+    next: AtomicU64,
+    /// Whether it reads the log.
+    reads: AtomicBool,
+}
+
+/// Where watchers stand, taken together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// How many of them read the log.
+    pub reading: usize,
+    /// How many events, of those that are known to be stored, the one that is furthest behind was not handed yet.
+    pub lag: u64,
 }
 
 impl Feed {
@@ -27,7 +47,7 @@ impl Feed {
             job,
             history: Mutex::new(None),
             changed: Notify::new(),
-            watchers: AtomicUsize::new(0),
+            places: Mutex::default(),
             left: Notify::new(),
         }
     }
@@ -78,12 +98,30 @@ impl Feed {
     }
 
     pub(super) fn watchers(&self) -> usize {
-        self.watchers.load(Ordering::Relaxed)
+        self.places().len()
+    }
+
+    /// Where its watchers stand.
+    pub(super) fn standing(&self) -> Standing {
+        let next = self.last().map_or(0, |last| last.seq.next().0);
+        let mut standing = Standing::default();
+        for place in self.places().values() {
+            standing.reading += usize::from(place.reads.load(Ordering::Relaxed));
+            let stands = place.next.load(Ordering::Relaxed);
+            if stands > 0 {
+                standing.lag = standing.lag.max(next.saturating_sub(stands));
+            }
+        }
+        standing
     }
 
     /// Returns when a watcher has left since the last call.
     pub(super) async fn left(&self) {
         self.left.notified().await;
+    }
+
+    fn places(&self) -> MutexGuard<'_, HashMap<usize, Arc<Place>>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<History<Arc<Stored>>>> {
@@ -93,24 +131,37 @@ impl Feed {
 
 /// One watcher's hold on a feed. The feed outlives the last one by [`FEED_LINGER`](crate::config::FEED_LINGER).
 #[derive(Debug)]
-pub struct Watch(Arc<Feed>);
+pub struct Watch {
+    feed: Arc<Feed>,
+    place: Arc<Place>,
+}
 
 impl Watch {
     pub(super) fn join(feed: &Arc<Feed>) -> Self {
-        feed.watchers.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(feed))
+        let place = Arc::<Place>::default();
+        feed.places().insert(Arc::as_ptr(&place) as usize, Arc::clone(&place));
+        Self { feed: Arc::clone(feed), place }
     }
 
     /// The feed.
     pub fn feed(&self) -> &Feed {
-        &self.0
+        &self.feed
+    }
+
+    /// The watcher is handed `next` next, and reads the log or does not.
+    pub fn stands(&self, next: Seq, reads: bool) {
+        self.place.next.store(next.0, Ordering::Relaxed);
+        self.place.reads.store(reads, Ordering::Relaxed);
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if self.0.watchers.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.left.notify_one();
+        let mut places = self.feed.places();
+        places.remove(&(Arc::as_ptr(&self.place) as usize));
+        if places.is_empty() {
+            drop(places);
+            self.feed.left.notify_one();
         }
     }
 }

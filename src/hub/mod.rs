@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use feed::{Feed, Watch};
+pub use feed::{Feed, Standing, Watch};
 
 use crate::config::FEEDS_MAX;
 use crate::runtime::Tasks;
@@ -44,6 +44,16 @@ impl<S: EventSource> Hub<S> {
     /// How many jobs have a feed, watched or lingering.
     pub fn feeds(&self) -> usize {
         self.lock().len()
+    }
+
+    /// Where the watchers of all feeds stand, taken together.
+    pub fn standing(&self) -> Standing {
+        // Nobody who comes or goes waits for the sum.
+        let feeds: Vec<_> = self.lock().values().cloned().collect();
+        feeds.iter().map(|feed| feed.standing()).fold(Standing::default(), |all, one| Standing {
+            reading: all.reading + one.reading,
+            lag: all.lag.max(one.lag),
+        })
     }
 
     /// Watches a job: joins its feed, or begins one.

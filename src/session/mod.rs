@@ -146,7 +146,9 @@ impl<S: EventSource> Session<S> {
     /// What to tell the client next. After [`Step::End`] it waits for ever. Safe to drop at any await.
     pub async fn next(&mut self) -> Step {
         loop {
-            if let Some(step) = self.drain() {
+            let step = self.drain();
+            self.watch.stands(self.stitcher.next(), self.refill.is_busy());
+            if let Some(step) = step {
                 return step;
             }
             if self.told_end {

@@ -169,6 +169,22 @@ impl Type {
         matches!(self, Self::Done | Self::Failed | Self::Cancelled)
     }
 
+    /// The text of the type; `None` when only the event itself has it.
+    pub const fn as_str(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Queued => "job:queued:v1",
+            Self::Started => "job:started:v1",
+            Self::Chunk => "model:chunk:v1",
+            Self::Data => "job:data:v1",
+            Self::Retrying => "job:retrying:v1",
+            Self::CancelRequested => "job:cancel-requested:v1",
+            Self::Done => "job:done:v1",
+            Self::Failed => "job:failed:v1",
+            Self::Cancelled => "job:cancelled:v1",
+            Self::Unknown => return None,
+        })
+    }
+
     /// What a job is when its last event has this type.
     pub const fn status(self) -> Status {
         match self {

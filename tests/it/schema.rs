@@ -105,7 +105,8 @@ fn what_a_client_may_send_is_what_the_schema_allows() {
         json!({"kind": "k", "more": 1}),
         json!({"input": 1}),
     ];
-    let taken = frames.iter().map(|frame| ClientFrame::parse(frame.to_string().as_bytes(), Encoding::Json).is_ok());
+    let taken =
+        frames.iter().map(|frame| ClientFrame::parse(frame.to_string().as_bytes(), Encoding::Json).is_ok());
     let taken: Vec<bool> =
         taken.chain(submissions.iter().map(|job| Submission::from_value(job.clone()).is_ok())).collect();
     assert!(taken.iter().filter(|taken| **taken).count() == 13, "{taken:?}");

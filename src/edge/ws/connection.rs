@@ -217,6 +217,7 @@ impl Connection {
         }
         match step {
             Step::Events(events) => {
+                self.app.counts.delivered(events.len());
                 for event in events {
                     self.line.put_event(&event).await?;
                 }

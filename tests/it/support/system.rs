@@ -92,7 +92,9 @@ impl System {
         let nats = Nats::connect(&self.options).await.unwrap();
         let stop = self.tasks.stop().child_token();
         let until = stop.clone();
-        self.tasks.spawn(async move { edge::run(listener, nats, settings, until).await.unwrap() });
+        self.tasks.spawn(async move {
+            edge::run(listener, nats, settings, edge::Shared::new(), until).await.unwrap()
+        });
         Edge { addr, stop }
     }
 

@@ -1,0 +1,40 @@
+//! What the threads of one edge share, and only what they must: a Socket.IO session over HTTP polling reaches whichever
+//! thread the kernel gives its next connection to, and whoever asks one thread for numbers means the process.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::{App, socketio};
+
+/// Made once for each process, and given to each of its threads.
+#[derive(Clone, Debug, Default)]
+pub struct Shared(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    socketio: socketio::Engine,
+    threads: Mutex<Vec<Weak<App>>>,
+}
+
+impl Shared {
+    /// For the threads of one edge.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn socketio(&self) -> &socketio::Engine {
+        &self.0.socketio
+    }
+
+    /// Makes a thread known to the others.
+    pub(super) fn join(&self, app: &Arc<App>) {
+        let mut threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.retain(|app| app.strong_count() > 0);
+        threads.push(Arc::downgrade(app));
+    }
+
+    /// The threads that serve.
+    pub(super) fn threads(&self) -> Vec<Arc<App>> {
+        let threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.iter().filter_map(Weak::upgrade).collect()
+    }
+}

@@ -1,0 +1,148 @@
+//! The Socket.IO front door: takes requests of Socket.IO clients to the library, and joins each client to a pump.
+//! `wire/SOCKETIO.md` is the contract.
+
+mod flight;
+mod line;
+pub(super) mod meter;
+mod outbox;
+mod pump;
+mod request;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::ready;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use socketioxide::extract::{AckSender, SocketRef};
+use socketioxide::handler::ConnectHandler as _;
+use socketioxide::service::SocketIoService;
+use socketioxide::socket::Sid;
+use socketioxide::{ParserConfig, SocketIo};
+use tower::ServiceExt as _;
+use tracing::{Instrument as _, info_span};
+
+use self::line::{Line, Lines};
+use self::meter::Meter;
+use self::pump::Pump;
+use self::request::{Asked, Auth};
+use super::App;
+use super::error::Problem;
+use crate::config::{BODY_MAX, JOIN_WAIT, PING_EVERY, PONG_WAIT, READ_BUFFER, SOCKET_QUEUE};
+use crate::wire::Code;
+
+/// The library and its sessions, once for all threads of a process: the requests of one session by polling reach any of
+/// them. The *service* is shared; layering the library's `SocketIoLayer` twice would make two sets of sessions.
+pub(super) struct Engine {
+    service: SocketIoService<Router>,
+    lines: Lines,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        let lines = Lines::default();
+        let (service, io) = SocketIo::builder()
+            .max_buffer_size(SOCKET_QUEUE)
+            .max_payload(BODY_MAX as u64)
+            .ws_max_message_size(BODY_MAX)
+            .ws_max_frame_size(BODY_MAX)
+            .ws_read_buffer_size(READ_BUFFER)
+            .ping_interval(PING_EVERY)
+            .ping_timeout(PONG_WAIT)
+            .connect_timeout(JOIN_WAIT)
+            // No request has attachments.
+            .with_parser(ParserConfig::common().max_incoming_binaries(0))
+            .build_with_inner_svc(Router::new());
+        let known = lines.clone();
+        let prepared = async move |socket: SocketRef| prepare(&socket, &known);
+        io.ns("/", begin.with(prepared));
+        Self { service, lines }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
+    }
+}
+
+/// Before the client hears that it has joined: from then on it may ask for something.
+fn prepare(socket: &SocketRef, lines: &Lines) -> Result<(), Infallible> {
+    if let Some(line) = line_of(socket) {
+        let (sid, lines, gone) = (socket.id, lines.clone(), line.gone.clone());
+        lines.joined(sid, &line);
+        socket.on_fallback(move |asked: Asked, ack: AckSender| {
+            line.ask(asked, ack);
+            ready(())
+        });
+        socket.on_disconnect(move || {
+            lines.left(sid);
+            gone.cancel();
+            ready(())
+        });
+    }
+    Ok(())
+}
+
+/// The client has joined. Its pump runs on the thread that took its first request, where the feeds are.
+async fn begin(socket: SocketRef, auth: Auth) {
+    let Some(line) = line_of(&socket) else { return };
+    let (Some(app), Some(asks)) = (line.app.upgrade(), line.asks()) else { return line.cut() };
+    let span = info_span!("socketio", id = %socket.id);
+    let (tasks, runtime) = (app.tasks.clone(), app.runtime.clone());
+    let pump = Pump::new(app, socket, line, asks);
+    let _thread = runtime.enter();
+    tasks.spawn(pump.run(auth).instrument(span));
+}
+
+fn line_of(socket: &SocketRef) -> Option<Arc<Line>> {
+    socket.req_parts().extensions.get::<Arc<Line>>().cloned()
+}
+
+/// `/socket.io/`: the requests by which a session begins, polls, posts, or becomes a WebSocket.
+pub(super) async fn engine(
+    State(app): State<Arc<App>>,
+    ConnectInfo(meter): ConnectInfo<Meter>,
+    mut request: Request,
+) -> Response {
+    let engine = app.shared.socketio();
+    let query = request.uri().query().unwrap_or("");
+    let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name));
+    let is_websocket = value("transport=") == Some("websocket");
+    let sid: Option<Sid> = value("sid=").and_then(|sid| sid.parse().ok());
+    let polled = match sid {
+        Some(sid) if is_websocket => {
+            engine.lines.upgrades(sid, &meter);
+            None
+        }
+        Some(sid) => engine.lines.get(sid),
+        None if app.clients.are_leaving() => return Problem::from(Code::Restarting).into_response(),
+        None => {
+            let line = Line::new(&app);
+            if is_websocket {
+                meter.attach(&line);
+            }
+            request.extensions_mut().insert(line);
+            None
+        }
+    };
+    if polled.as_ref().is_some_and(|line| line.is_cut()) {
+        return Problem::from(Code::Restarting).into_response();
+    }
+    let is_poll = request.method() == Method::GET;
+    let answered = engine.service.clone().oneshot(request);
+    // A poll waits for news; whoever polls an edge that stops should do so elsewhere.
+    let Some(answered) = app.tasks.stop().run_until_cancelled(answered).await else {
+        return Problem::from(Code::Restarting).into_response();
+    };
+    let response = answered.unwrap_or_else(|never| match never {}).map(Body::new);
+    if let Some(line) = polled.filter(|_| is_poll && response.status() == StatusCode::OK) {
+        let length = response.headers().get(header::CONTENT_LENGTH);
+        line.left(length.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0));
+    }
+    response
+}
