@@ -24,14 +24,14 @@ on_one_and_three!(
     a_job_whose_attempts_are_used_up_fails_and_says_so,
 );
 
-fn worker(system: &System) -> Process {
+pub fn worker(system: &System) -> Process {
     Process::start(
         [vec!["worker".to_owned(), "--kind".into(), "demo".into()], system.flags(), vec!["demo".into()]]
             .concat(),
     )
 }
 
-async fn edge(system: &System) -> (Process, String) {
+pub async fn edge(system: &System) -> (Process, String) {
     let flags = ["edge", "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
     let mut edge = Process::start([flags, system.flags()].concat());
     let addr = edge.says("ready http://").await;
@@ -39,7 +39,7 @@ async fn edge(system: &System) -> (Process, String) {
 }
 
 /// Waits until the job has as many events.
-async fn reaches(system: &System, job: &str, seq: u64) {
+pub async fn reaches(system: &System, job: &str, seq: u64) {
     let job = job.parse().unwrap();
     eventually("events", || async {
         system.log.last(&job).await.ok().flatten().filter(|last| last.seq.0 >= seq)
@@ -47,7 +47,7 @@ async fn reaches(system: &System, job: &str, seq: u64) {
     .await;
 }
 
-async fn kind_is_known(system: &System) {
+pub async fn kind_is_known(system: &System) {
     let kind = "demo".parse().unwrap();
     eventually("the kind", || async { system.log.load(&kind).await.ok().flatten() }).await;
 }

@@ -22,8 +22,10 @@ mod readme;
 mod rest;
 /// The schemas of what goes over the wire, against what does.
 mod schema;
-/// Server-sent events: resuming, the end, and clients that other people wrote.
+/// Server-sent events: resuming, the end, refusals, and readers that stop reading.
 mod sse;
+/// Server-sent events with clients that other people wrote.
+mod sse_clients;
 /// The rules of the house that no lint knows.
 mod tidy;
 /// One client or a few follow a job: from anywhere, over any number of drops.

@@ -43,6 +43,10 @@ async fn every_command_of_the_readme_does_what_a_reader_expects() {
     for expected in [
         r#"{"id":"first","kind":"demo","status":"queued"}"#,
         r#"{"id":"too-long","seq":"#,
+        "\nid: ",
+        r#"{"id":"plain","kind":"demo","status":"done","attempt":1,"#,
+        r#""live":false,"next":""#,
+        r#""live":false,"next":null}"#,
         "· missing 0 · duplicated 0 · resumed at seq 21",
         "one\ntwo\nthree\n",
         "THE QUICK BROWN FOX",

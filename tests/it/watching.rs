@@ -175,8 +175,8 @@ async fn a_job_of_twenty_thousand_chunks_arrives_whole(broker: &Broker) {
 }
 
 /// Numbers, in turn on two channels: neighbours never join, so each is a chunk of its own.
-struct Pieces {
-    count: u32,
+pub struct Pieces {
+    pub count: u32,
 }
 
 impl Backend for Pieces {

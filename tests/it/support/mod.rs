@@ -3,6 +3,7 @@
 pub mod broker;
 pub mod client;
 pub mod process;
+pub mod proxy;
 pub mod sse;
 pub mod system;
 
