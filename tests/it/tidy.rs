@@ -49,6 +49,7 @@ fn only(allowed: &[&str], words: &[&str]) {
 fn each_library_is_named_in_one_folder_only() {
     only(&["nats"], &["async_nats"]);
     only(&["edge"], &["axum::", "axum_"]);
+    only(&["edge"], &["hyper::", "hyper_util::", "utoipa::"]);
     only(&["cli"], &["anyhow", "println!"]);
 }
 
