@@ -11,7 +11,7 @@
 //!                               tw.chunks.<shard>.<job> ═══ TW_CHUNKS_<shard> (the log)
 //!                                    │ republished once stored          │ direct get, by position
 //!                                    ▼                                  ▼
-//!                               tw.live.<shard>.<job> ─────▶ feed ──▶ session (stitcher) ──▶ WebSocket | Socket.IO | terminal
+//!                               tw.live.<shard>.<job> ─────▶ feed ──▶ session (stitcher) ──▶ WebSocket | SSE | Socket.IO | terminal
 //! ```
 //!
 //! # Layout

@@ -25,7 +25,7 @@ on_one_and_three!(
 
 in_both_encodings!(clients_of_an_edge_that_is_killed_resume_on_another);
 
-fn worker(system: &System) -> Process {
+pub fn worker(system: &System) -> Process {
     Process::start(
         [vec!["worker".to_owned(), "--kind".into(), "demo".into()], system.flags(), vec!["demo".into()]]
             .concat(),

@@ -37,8 +37,10 @@ mod schema;
 /// What only the WebSocket door does: two encodings, submit and cancel, the close, and how clients of an edge that stops
 /// come back.
 mod sockets;
-/// Server-sent events: resuming, the end, and clients that other people wrote.
+/// Server-sent events: resuming, the end, refusals, and readers that stop reading.
 mod sse;
+/// Server-sent events with clients that other people wrote.
+mod sse_clients;
 /// Submitting: the same job again, and a queue that is full.
 mod submitting;
 /// The rules of the house that no lint knows.

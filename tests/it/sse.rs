@@ -1,11 +1,13 @@
 use serde_json::{Value, json};
 use tailwater::guard::Signal;
-use tokio::time::Duration;
+use tailwater::wire::Submission;
+use tokio::time::{Duration, Instant, sleep_until};
 
 use crate::bad_input::http;
+use crate::killing::edge as edge_process;
+use crate::load::Flood;
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
-use crate::support::process::Process;
 use crate::support::sse::{Said, Sse};
 use crate::support::system::{System, text, words};
 use crate::watching::on_one_and_three;
@@ -125,9 +127,7 @@ async fn a_stream_may_begin_before_the_job(broker: &Broker) {
 async fn an_edge_that_is_stopped_ends_its_streams_and_the_next_one_goes_on(broker: &Broker) {
     let system = System::on(broker).await;
     system.demo().await;
-    let flags = ["edge", "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
-    let mut first = Process::start([flags, system.flags()].concat());
-    let addr = first.says("ready http://").await;
+    let (mut first, addr) = edge_process(&system).await;
     let input = words(100, 50, 4);
     system.submit("stop", input.clone()).await;
     let (mut client, mut seen) = (Sse::open(&addr, &path("stop"), "").await, Seen::of("stop"));
@@ -197,5 +197,40 @@ async fn events_that_have_expired_are_told_as_missing_under_a_name_of_their_own(
     let (_, _, page) = http(&edge, "GET", &path("old"), "Accept: application/json\r\n", b"").await;
     assert_eq!(page["missing"], json!({"from": 1, "to": first - 1, "reason": "expired"}));
     assert_eq!(page["events"][0]["seq"], first);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn readers_that_stop_reading_cost_neither_memory_nor_others_their_time() {
+    let system = System::on(Broker::shared_one()).await;
+    system.worker(Flood { megabytes: 32 }, |settings| settings.kind = "flood".parse().unwrap()).await;
+    system.demo().await;
+    let (edge, addr) = edge_process(&system).await;
+    let flood = Submission::new("flood".parse().unwrap(), Value::Null);
+    let job = system.submit_with("flood", flood).await;
+    let (before, mut stalled) = (edge.memory(), Vec::new());
+    for _ in 0..20 {
+        stalled.push(Sse::open(&addr, &path("flood"), "").await);
+    }
+    // Nobody of the twenty reads for eight seconds; meanwhile somebody else follows a job of 20 words a second.
+    let stall_until = Instant::now() + Duration::from_secs(8);
+    system.submit("beside", words(140, 20, 1)).await;
+    let (mut client, mut seen) = (Sse::open(&addr, &path("beside"), "").await, Seen::of("beside"));
+    let (mut peak, mut longest, mut last) = (0, Duration::ZERO, Instant::now());
+    while !take(&mut client, &mut seen, 1).await {
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
+        peak = peak.max(edge.memory());
+    }
+    seen.assert_whole();
+    eprintln!("memory {before} to {peak} KiB; the longest pause of the other client {longest:?}");
+    // 32 MiB were stored, 20 times that was wanted.
+    assert!(peak < before + 30_000, "{before} to {peak} KiB");
+    assert!(longest < Duration::from_secs(2), "{longest:?}");
+    sleep_until(stall_until).await;
+    let (mut client, mut seen) = (stalled.remove(0), Seen::of("flood"));
+    assert!(take(&mut client, &mut seen, usize::MAX).await);
+    seen.assert_whole();
+    assert_eq!((seen.last, seen.text().len()), (system.ended(&job).await.seq.0, 32 << 20));
     system.end().await;
 }

@@ -48,7 +48,7 @@ fn only(allowed: &[&str], words: &[&str]) {
 #[test]
 fn each_library_is_named_in_one_folder_only() {
     only(&["nats"], &["async_nats"]);
-    only(&["edge"], &["axum::", "axum_", "socketioxide::"]);
+    only(&["edge"], &["axum::", "axum_", "socketioxide::", "hyper::", "hyper_util::", "utoipa::"]);
     only(&["backend"], &["reqwest", "rustls::"]);
     only(&["cli"], &["anyhow", "println!"]);
 }

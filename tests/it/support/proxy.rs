@@ -1,11 +1,15 @@
-//! A TCP proxy between a client and an edge: cuts connections, stalls them, and leads to another edge.
+//! A TCP proxy between clients and an edge: cuts connections, at once, after a while or at any byte, stalls them, and leads
+//! to another edge.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tailwater::runtime::Tasks;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// Listens on a free port until it is dropped.
@@ -13,6 +17,7 @@ pub struct Proxy {
     pub addr: String,
     shared: Arc<Mutex<Shared>>,
     stalled: watch::Sender<bool>,
+    cuts: Arc<AtomicUsize>,
     tasks: Tasks,
 }
 
@@ -22,29 +27,63 @@ struct Shared {
     cut: CancellationToken,
 }
 
+/// How long a connection lasts, if nobody cuts it before: so long, and so many bytes to the client.
+#[derive(Clone, Copy)]
+struct Life {
+    time: Duration,
+    bytes: u64,
+}
+
+const FOREVER: Life = Life { time: Duration::from_secs(1 << 32), bytes: u64::MAX };
+
 impl Proxy {
     /// A proxy to `target`, host and port.
     pub async fn to(target: &str) -> Self {
+        Self::with(target, |_| FOREVER).await
+    }
+
+    /// The first `cuts` connections end at some byte. Scattered, and the same in every run.
+    pub async fn cutting_at_bytes(target: &str, cuts: u64) -> Self {
+        Self::with(target, move |count| {
+            if count < cuts { Life { bytes: 300 + count * 1237 % 2000, ..FOREVER } } else { FOREVER }
+        })
+        .await
+    }
+
+    /// Each connection ends after a time between these two, which are scattered evenly.
+    pub async fn cutting_after(target: &str, shortest: Duration, longest: Duration) -> Self {
+        Self::with(target, move |count| {
+            let place = (count as f64 * 0.618_034).fract();
+            Life { time: shortest + (longest - shortest).mul_f64(place), ..FOREVER }
+        })
+        .await
+    }
+
+    async fn with(target: &str, life: impl Fn(u64) -> Life + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let shared =
             Arc::new(Mutex::new(Shared { target: target.to_owned(), cut: CancellationToken::new() }));
-        let tasks = Tasks::new(CancellationToken::new());
-        let (inner, connections) = (Arc::clone(&shared), tasks.clone());
+        let (tasks, cuts) = (Tasks::new(CancellationToken::new()), Arc::<AtomicUsize>::default());
+        let (inner, counted, connections) = (Arc::clone(&shared), Arc::clone(&cuts), tasks.clone());
         let (stalled, stall) = watch::channel(false);
         tasks.spawn_until_stop(async move {
-            while let Ok((client, _)) = listener.accept().await {
+            for count in 0.. {
+                let Ok((client, _)) = listener.accept().await else { return };
                 let (target, cut) = {
                     let shared = inner.lock().unwrap();
                     (shared.target.clone(), shared.cut.clone())
                 };
-                let stall = stall.clone();
+                let (life, stall, cuts) = (life(count), stall.clone(), Arc::clone(&counted));
                 connections.spawn_until_stop(async move {
-                    cut.run_until_cancelled(carry(client, &target, stall)).await;
+                    let carried = carry(client, &target, stall, life.bytes);
+                    let ended = timeout(life.time, cut.run_until_cancelled(carried)).await;
+                    let was_cut = !matches!(ended, Ok(Some(false)));
+                    cuts.fetch_add(usize::from(was_cut), Ordering::Relaxed);
                 });
             }
         });
-        Self { addr, shared, stalled, tasks }
+        Self { addr, shared, stalled, cuts, tasks }
     }
 
     /// Takes nothing more from the edge, or goes on: to the edge, clients that do not read.
@@ -55,6 +94,11 @@ impl Proxy {
     /// Cuts every connection that stands.
     pub fn cut(&self) {
         std::mem::take(&mut self.shared.lock().unwrap().cut).cancel();
+    }
+
+    /// How many connections it has cut.
+    pub fn cuts(&self) -> usize {
+        self.cuts.load(Ordering::Relaxed)
     }
 
     /// Leads connections to come to another edge.
@@ -69,23 +113,31 @@ impl Drop for Proxy {
     }
 }
 
-async fn carry(client: TcpStream, target: &str, mut stall: watch::Receiver<bool>) {
-    let Ok(edge) = TcpStream::connect(target).await else { return };
+/// Carries bytes both ways until one side ends, or so many have come back: then it says so.
+async fn carry(client: TcpStream, target: &str, mut stall: watch::Receiver<bool>, bytes: u64) -> bool {
+    // An edge that is gone is one that hangs up.
+    let Ok(edge) = TcpStream::connect(target).await else { return false };
     let ((mut from_client, mut to_client), (mut from_edge, mut to_edge)) =
         (client.into_split(), edge.into_split());
     let down = async {
-        let mut buffer = vec![0; 16 * 1024];
+        let (mut buffer, mut left) = (vec![0; 16 * 1024], bytes);
         loop {
             let _ = stall.wait_for(|stalled| !stalled).await;
-            match from_edge.read(&mut buffer).await {
-                Ok(read) if read > 0 && to_client.write_all(&buffer[..read]).await.is_ok() => {}
-                _ => return,
+            let room = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            if room == 0 {
+                return true;
+            }
+            match from_edge.read(&mut buffer[..room]).await {
+                Ok(read) if read > 0 && to_client.write_all(&buffer[..read]).await.is_ok() => {
+                    left -= read as u64;
+                }
+                _ => return false,
             }
         }
     };
     // Whichever side ends, the connection does.
     tokio::select! {
-        () = down => {}
-        _ = copy(&mut from_client, &mut to_edge) => {}
+        cut = down => cut,
+        _ = copy(&mut from_client, &mut to_edge) => false,
     }
 }

@@ -1,0 +1,220 @@
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tailwater::guard::Signal;
+use tailwater::wire::Submission;
+use tokio::process::{Child, Command};
+use tokio::time::{Duration, Instant};
+
+use crate::killing::{edge as edge_process, kind_is_known, reaches, worker};
+use crate::support::broker::Broker;
+use crate::support::client::{Seen, follow};
+use crate::support::proxy::Proxy;
+use crate::support::system::{System, text, words};
+use crate::support::{python, within};
+use crate::watching::Pieces;
+
+/// A program that follows a job with somebody else's library.
+struct Follower {
+    name: &'static str,
+    child: Child,
+}
+
+/// What it says in the end.
+struct Report {
+    seen: Seen,
+    /// The `Last-Event-ID` of each request.
+    asked: Vec<Option<String>>,
+    /// What each was answered.
+    statuses: Vec<u64>,
+}
+
+/// Both of them: `eventsource` for Node.js and `httpx-sse` for Python.
+fn both(addr: &str, job: &str, drops: u32) -> [Follower; 2] {
+    let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    let url = format!("http://{addr}/api/jobs/{job}/events");
+    let start = |name, mut command: Command| {
+        command.args([&url, &drops.to_string()]).stdin(Stdio::null()).stdout(Stdio::piped());
+        Follower { name, child: command.kill_on_drop(true).spawn().unwrap() }
+    };
+    let (mut node, mut py) = (Command::new("node"), Command::new(python("python")));
+    node.arg(clients.join("sse.mjs"));
+    py.arg(clients.join("sse_client.py"));
+    [start("eventsource", node), start("httpx-sse", py)]
+}
+
+impl Follower {
+    /// Waits until it stops by itself, which it does when it is answered 204.
+    async fn report(self, job: &str) -> Report {
+        let out = within(self.name, self.child.wait_with_output()).await.unwrap();
+        assert!(out.status.success(), "{}", self.name);
+        let said: Value = serde_json::from_slice(&out.stdout).unwrap();
+        let list = |name: &str| said[name].as_array().unwrap().clone();
+        let mut seen = Seen::of(job);
+        // It hears of both in their order, but tells them apart; only the first event can have something missing before.
+        list("missing").iter().for_each(|missing| seen.take(missing));
+        for (event, id) in list("events").iter().zip(list("ids")) {
+            assert_eq!(event["cursor"], id, "{}", self.name);
+            seen.take(event);
+        }
+        let statuses: Vec<_> = list("statuses").iter().map(|status| status.as_u64().unwrap()).collect();
+        assert_eq!(statuses.last(), Some(&204), "{}", self.name);
+        seen.ended = true;
+        let asked = list("asked").iter().map(|id| id.as_str().map(str::to_owned)).collect();
+        Report { seen, asked, statuses }
+    }
+}
+
+impl Report {
+    fn assert_whole(&self, expected: &str) {
+        self.seen.assert_whole();
+        assert_eq!(self.seen.text(), expected);
+        // The last request names the job's end, and is the only one that is answered so.
+        assert_eq!(self.asked.last().unwrap(), &self.seen.cursor);
+        assert_eq!(self.statuses.iter().filter(|status| **status == 204).count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_drops_at_random_ends_with_the_exact_text_and_stops() {
+    let system = System::on(Broker::shared_one()).await;
+    system.wordy().await;
+    let edge = system.edge().await;
+    let input = words(150, 15, 5);
+    system.submit("drops", input.clone()).await;
+    // And somebody else follows the same job through another door.
+    let (followers, socket) = (both(&edge.addr, "drops", 6), follow(&edge.addr, "drops"));
+    let [node, py] = followers.map(|follower| follower.report("drops"));
+    let (node, py, socket) = tokio::join!(node, py, socket);
+    for report in [node, py] {
+        report.assert_whole(&text(&input));
+        assert!(report.asked.len() >= 8, "{:?}", report.asked);
+        assert_eq!(report.seen.events, socket.events);
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_client_behind_a_proxy_that_cuts_at_any_byte_ends_with_the_exact_text() {
+    let system = System::on(Broker::shared_three()).await;
+    system.wordy().await;
+    let edge = system.edge().await;
+    let input = words(150, 15, 6);
+    system.submit("cuts", input.clone()).await;
+    let proxy = Proxy::cutting_at_bytes(&edge.addr, 12).await;
+    let [node, py] = both(&proxy.addr, "cuts", 0).map(|follower| follower.report("cuts"));
+    let (node, py) = tokio::join!(node, py);
+    let asked = node.asked.len() + py.asked.len();
+    assert!(asked >= 14, "{asked}");
+    for report in [node, py] {
+        report.assert_whole(&text(&input));
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_client_of_an_edge_that_is_killed_goes_on_with_the_next_one() {
+    let system = System::on(Broker::shared_one()).await;
+    system.wordy().await;
+    let (mut first, first_addr) = edge_process(&system).await;
+    let (_second, second_addr) = edge_process(&system).await;
+    let proxy = Proxy::to(&first_addr).await;
+    let input = words(120, 20, 7);
+    system.submit("edge", input.clone()).await;
+    let reports = both(&proxy.addr, "edge", 0).map(|follower| follower.report("edge"));
+    let kill = async {
+        reaches(&system, "edge", 40).await;
+        first.signal(Signal::KILL);
+        proxy.lead_to(&second_addr);
+        first.kill().await;
+    };
+    let [node, py] = reports;
+    let (node, py, ()) = tokio::join!(node, py, kill);
+    for report in [node, py] {
+        report.assert_whole(&text(&input));
+        assert_eq!(report.asked.len(), 3, "{:?}", report.asked);
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_client_is_told_that_history_has_expired_and_gets_the_rest() {
+    let system = System::with(Broker::shared_one(), |settings| {
+        settings.shards = 1;
+        settings.max_bytes = 64 << 10;
+    })
+    .await;
+    system.wordy().await;
+    let job = system.submit("old", words(1500, 1000, 1)).await;
+    let state = system.ended(&job).await;
+    let edge = system.edge().await;
+    let [node, py] = both(&edge.addr, "old", 0).map(|follower| follower.report("old"));
+    let (node, py) = tokio::join!(node, py);
+    for report in [node, py] {
+        let first = report.seen.events.keys().next().copied().unwrap();
+        assert!(first > 1 && report.seen.holes.is_empty() && report.seen.doubled == 0);
+        assert_eq!((report.seen.missing, report.seen.last), (vec![(1, first - 1)], state.seq.0));
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_client_sees_one_attempt_supersede_another() {
+    let system = System::on(Broker::shared_one()).await;
+    let mut first = worker(&system);
+    kind_is_known(&system).await;
+    let input = words(100, 30, 11);
+    system.submit("kill", input.clone()).await;
+    let edge = system.edge().await;
+    let reports = both(&edge.addr, "kill", 0).map(|follower| follower.report("kill"));
+    let kill = async {
+        reaches(&system, "kill", 8).await;
+        first.kill().await;
+        system.demo().await
+    };
+    let [node, py] = reports;
+    let (node, py, _) = tokio::join!(node, py, kill);
+    for report in [node, py] {
+        report.assert_whole(&text(&input));
+        let starts = report.seen.events.values().filter(|event| event["type"] == "job:started:v1");
+        assert_eq!(starts.map(|start| &start["attempt"]).collect::<Vec<_>>(), [&json!(1), &json!(2)]);
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn curl_that_reads_slowly_gets_everything_while_another_client_stays_live() {
+    let system = System::on(Broker::shared_one()).await;
+    system.worker(Pieces { count: 5000 }, |settings| settings.kind = "pieces".parse().unwrap()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let submission = Submission::new("pieces".parse().unwrap(), Value::Null);
+    let job = system.submit_with("slow", submission).await;
+    let state = system.ended(&job).await;
+    let mut curl = Command::new("curl");
+    curl.args(["-sSN", "--limit-rate", "100K", &format!("http://{}/api/jobs/slow/events", edge.addr)]);
+    let reads = async {
+        let begun = Instant::now();
+        let out = within("curl", curl.kill_on_drop(true).output()).await.unwrap();
+        assert!(out.status.success());
+        (String::from_utf8(out.stdout).unwrap(), begun.elapsed())
+    };
+    let beside = async {
+        system.submit("beside", words(30, 20, 1)).await;
+        let begun = Instant::now();
+        let seen = follow(&edge.addr, "beside").await;
+        seen.assert_whole();
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    };
+    let ((stream, took), ()) = tokio::join!(reads, beside);
+    let mut seen = Seen::of("slow");
+    for data in stream.lines().filter_map(|line| line.strip_prefix("data: ")) {
+        seen.take(&serde_json::from_str(data).unwrap());
+    }
+    seen.ended = true;
+    seen.assert_whole();
+    assert_eq!((seen.text(), seen.last), (state.output, state.seq.0));
+    assert!(seen.last > 4000 && took > Duration::from_secs(1), "{took:?}");
+    system.end().await;
+}
