@@ -18,7 +18,7 @@ use crate::support::proxy::Proxy;
 use crate::support::system::{System, text, words};
 use crate::watching::Pieces;
 
-/// A front door, and an independent client for it: a script of `tests/clients` that follows a job through any number of
+/// A front door, and an independent client for it: a script of `tests/clients/doors` that follows a job through any number of
 /// drops and prints what it is sent, one frame a line.
 struct Door {
     name: &'static str,
@@ -27,15 +27,22 @@ struct Door {
 }
 
 const PYTHON: &str = ".tools/venv/bin/python";
+const NODE: &str = "node";
 
 /// Every scenario runs through each of these.
 const DOORS: &[Door] = &[
-    Door { name: "WebSocket, JSON, websockets", program: PYTHON, args: &["tests/clients/ws.py", "json"] },
+    Door { name: "WebSocket, JSON, websockets", program: PYTHON, args: &["ws.py", "json"] },
+    Door { name: "WebSocket, MessagePack, websockets", program: PYTHON, args: &["ws.py", "msgpack"] },
+    Door { name: "Socket.IO, socket.io-client", program: NODE, args: &["socketio.mjs"] },
     Door {
-        name: "WebSocket, MessagePack, websockets",
-        program: PYTHON,
-        args: &["tests/clients/ws.py", "msgpack"],
+        name: "Socket.IO by polling, socket.io-client",
+        program: NODE,
+        args: &["socketio.mjs", "polling"],
     },
+    Door { name: "Socket.IO, python-socketio", program: PYTHON, args: &["socketio_client.py"] },
+    Door { name: "SSE, eventsource", program: NODE, args: &["sse.mjs"] },
+    Door { name: "SSE, httpx-sse", program: PYTHON, args: &["sse.py"] },
+    Door { name: "pages, httpx", program: PYTHON, args: &["pages.py"] },
 ];
 
 /// The longest that a scenario may take.
@@ -55,7 +62,7 @@ impl Follower {
         let (script, options) = door.args.split_first().unwrap();
         let mut child =
             Command::new(if door.program == PYTHON { root.join(PYTHON) } else { door.program.into() })
-                .arg(script)
+                .arg(root.join("tests/clients/doors").join(script))
                 .args([&format!("http://{addr}"), job])
                 .args(options)
                 .current_dir(root)

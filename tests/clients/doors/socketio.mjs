@@ -1,0 +1,31 @@
+// Follows a job with the npm package `socket.io-client`: socketio.mjs URL JOB [TRANSPORT]. Prints each event as a line of JSON,
+// and ends with the job. The package comes back by itself; who it was watching, and from where, it is told again.
+import { createRequire } from "node:module";
+
+const require = createRequire(new URL("../../../.tools/node/package.json", import.meta.url));
+const { io } = require("socket.io-client");
+const [url, job, transport] = process.argv.slice(2);
+
+let cursor;
+const print = (frame) => console.log(JSON.stringify(frame));
+const transports = transport ? [transport] : undefined;
+const socket = io(url, { auth: { token: "test-token" }, transports, reconnectionDelay: 50, reconnectionDelayMax: 400 });
+const watch = () =>
+  socket.emit("watch", cursor ? { job, cursor } : { job }, (answer) => {
+    if (answer.op === "watching") return;
+    if (answer.code === "unavailable") return setTimeout(() => socket.connected && watch(), 100);
+    console.error(answer);
+    process.exit(1);
+  });
+socket.on("connect", watch);
+socket.onAny((name, frame) => {
+  if (frame.type === name) {
+    cursor = frame.cursor;
+    print(frame);
+  }
+});
+socket.on("missing", print);
+socket.on("end", (frame) => {
+  print(frame);
+  socket.close();
+});

@@ -1,0 +1,53 @@
+"""Follows a job with the PyPI package `python-socketio`: socketio_client.py URL JOB. Prints each event as a line of JSON, and
+ends with the job. The package comes back by itself; who it was watching, and from where, it is told again.
+"""
+
+import asyncio, json, sys
+
+import socketio
+
+URL, JOB = sys.argv[1:3]
+
+
+async def main():
+    client = socketio.AsyncClient(reconnection_delay=0.05, reconnection_delay_max=0.4)
+    ended, cursor = asyncio.Event(), None
+
+    async def watch():
+        try:
+            answer = await client.call("watch", {"job": JOB} | ({"cursor": cursor} if cursor else {}), timeout=20)
+        except (socketio.exceptions.SocketIOError, asyncio.TimeoutError):
+            return  # The connection is gone; the next one asks again.
+        if answer.get("code") == "unavailable":
+            await asyncio.sleep(0.1)
+            await watch()
+        elif answer["op"] != "watching":
+            sys.exit(f"refused: {answer}")
+
+    # Beside everything else: the answer must be read by whoever calls this.
+    @client.event
+    async def connect():
+        asyncio.create_task(watch())
+
+    @client.on("*")
+    async def other(name, frame):
+        nonlocal cursor
+        if frame.get("type") == name:
+            cursor = frame["cursor"]
+            print(json.dumps(frame), flush=True)
+
+    @client.on("missing")
+    async def missing(frame):
+        print(json.dumps(frame), flush=True)
+
+    @client.on("end")
+    async def end(frame):
+        print(json.dumps(frame), flush=True)
+        ended.set()
+
+    await client.connect(URL, auth={"token": "test-token"}, retry=True)
+    await ended.wait()
+    await client.disconnect()
+
+
+asyncio.run(main())
