@@ -40,7 +40,7 @@ pub use self::shared::Shared;
 use self::stats::Counts;
 #[doc(hidden)]
 pub use self::ws::serve_echo;
-use crate::config::{BACKLOG, BODY_MAX, DRAIN_WAIT, DRAIN_WINDOW};
+use crate::config::{BACKLOG, BODY_MAX, DRAIN_WAIT, DRAIN_WINDOW, SEND_BUFFER};
 use crate::hub::Hub;
 use crate::nats::{Error, Log, Nats, Reader};
 use crate::runtime::Tasks;
@@ -102,6 +102,8 @@ fn socket(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
+    // What is accepted inherits it.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;

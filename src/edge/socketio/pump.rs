@@ -40,8 +40,10 @@ pub(super) struct Pump {
     /// One future for each watch: its session's opening, or its next step.
     steps: FuturesUnordered<Pin<Box<dyn Future<Output = Happened> + Send>>>,
     /// One future for each submission and cancellation under way.
-    answers: FuturesUnordered<Pin<Box<dyn Future<Output = (To, Reply)> + Send>>>,
+    answers: FuturesUnordered<Answering>,
 }
+
+type Answering = Pin<Box<dyn Future<Output = (To, Reply)> + Send>>;
 
 /// A job that is watched.
 struct Watched {
