@@ -4,7 +4,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly nats_py=2.16.0 msgpack=1.2.4
 readonly venv=$PWD/.tools/venv
 
 say() { printf '\n== %s\n' "$*"; }
@@ -38,20 +37,30 @@ NATS_SERVER=$(scripts/nats-server.sh)
 export NATS_SERVER
 "$NATS_SERVER" --version
 
-say "Python with nats-py $nats_py and msgpack $msgpack, in .tools/venv"
-has_nats_py() {
-  "$venv/bin/python" -c "import nats, msgpack, importlib.metadata as m
-raise SystemExit((m.version('nats-py'), m.version('msgpack')) != ('$nats_py', '$msgpack'))" 2>/dev/null
-}
-if ! has_nats_py; then
+say "Python packages of tests/clients/requirements.txt, in .tools/venv"
+if ! cmp -s tests/clients/requirements.txt "$venv/requirements.txt"; then
   mkdir -p .tools
   bounded 120 python3 -m venv --clear "$venv" ||
     die "python3 cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv."
-  bounded 300 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "nats-py==$nats_py" "msgpack==$msgpack" ||
-    die "nats-py and msgpack could not be installed (PyPI packages of these names)."
-  has_nats_py || die "nats-py and msgpack were installed and do not import."
+  bounded 600 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt ||
+    die "the Python packages could not be installed (PyPI packages of these names)."
+  # Last, so that a half-made environment is made again.
+  cp tests/clients/requirements.txt "$venv/requirements.txt"
 fi
 "$venv/bin/python" --version
+
+say "Node packages of tests/clients/package.json, in .tools/node"
+command -v node >/dev/null && command -v npm >/dev/null ||
+  die "node and npm are missing (Node 20 or newer). The official Socket.IO client is one of the tests."
+if ! cmp -s tests/clients/package-lock.json .tools/node/installed.json; then
+  mkdir -p .tools/node
+  cp tests/clients/package.json tests/clients/package-lock.json .tools/node/
+  (cd .tools/node && bounded 300 npm ci --no-audit --no-fund --loglevel=error) ||
+    die "the Node packages could not be installed (npm packages of these names)."
+  # Last, so that half an installation is made again.
+  cp tests/clients/package-lock.json .tools/node/installed.json
+fi
+node --version
 
 say "cargo fmt"
 bounded 120 cargo fmt --check

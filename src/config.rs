@@ -138,6 +138,9 @@ pub const PONG_WAIT: Duration = Duration::from_secs(20);
 pub const WRITE_WAIT: Duration = Duration::from_secs(60);
 /// How many steps of its sessions a connection writes before it looks at its client again.
 pub const STEPS_PER_WRITE: usize = 32;
+/// How many bytes the operating system holds for a client that has not taken them (Linux doubles it). By itself it
+/// would hold some 4 MiB, behind which a ping waits for as long as a slow client takes for them.
+pub const SEND_BUFFER: usize = 256 * 1024;
 /// The listener's backlog: as many clients come back at once when an edge dies.
 pub const BACKLOG: i32 = 4096;
 /// A WebSocket's read buffer, in bytes: clients send little, and tungstenite zeroes it on every read.
@@ -148,14 +151,17 @@ pub const WRITE_BUFFER: usize = 4096;
 pub const SOCKET_QUEUE: usize = 128;
 /// How many of them are ours at a time: half, so that a ping always finds room.
 pub const FLIGHT_PACKETS: usize = SOCKET_QUEUE / 2;
+/// How many of ours are queued at a time for a client that polls. An answer carries all that is queued, and
+/// python-engineio takes 16 packets in one, of which the library may add a ping and a greeting.
+pub const FLIGHT_PACKETS_POLLING: usize = 14;
 /// How many bytes of ours are queued at a time, about: what a client that reads nothing costs, beside what the library
 /// gathers for one write, 128 KiB.
 pub const FLIGHT_BYTES: usize = 64 * 1024;
 /// How long to wait before a queue that was full all the same is tried again.
 pub const FULL_PAUSE: Duration = Duration::from_millis(50);
-/// How many requests of one Socket.IO client wait to be taken: it may watch as many jobs as it may at once, and unwatch
-/// them.
-pub const ASKED_MAX: usize = 2 * WATCHES_MAX;
+/// How many requests of one Socket.IO client wait to be taken; past it the client is cut off, for nothing can be told it to
+/// wait. Programs submit thousands of jobs in one go.
+pub const ASKED_MAX: usize = 16 * WATCHES_MAX;
 /// How many bytes of them wait: a few of the largest.
 pub const ASKED_BYTES_MAX: usize = 4 * BODY_MAX;
 /// How many submissions and cancellations of one Socket.IO client are under way at a time; the next ones wait.

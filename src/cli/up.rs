@@ -92,7 +92,8 @@ impl Up {
             start_worker(&nats, Exec { command, format: Format::Text, guard }, "exec", &tasks).await?;
         }
         println!("ready http://{}", listener.local_addr()?);
-        edge::run(listener, nats.clone(), edge::Settings::default(), edge::Shared::new(), stop.clone()).await?;
+        edge::run(listener, nats.clone(), edge::Settings::default(), edge::Shared::new(), stop.clone())
+            .await?;
         tasks.end(Duration::from_secs(3)).await;
         nats.close().await;
         Ok(())

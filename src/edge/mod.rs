@@ -28,7 +28,7 @@ use self::jobs::Loads;
 pub use self::shared::Shared;
 use self::socketio::meter;
 use self::stats::Counts;
-use crate::config::{BACKLOG, BODY_MAX, DRAIN_WAIT};
+use crate::config::{BACKLOG, BODY_MAX, DRAIN_WAIT, SEND_BUFFER};
 use crate::hub::Hub;
 use crate::nats::{Error, Log, Nats, Reader};
 use crate::runtime::Tasks;
@@ -80,6 +80,8 @@ fn socket(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
+    // What is accepted inherits it.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;

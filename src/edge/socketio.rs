@@ -35,6 +35,9 @@ use super::error::Problem;
 use crate::config::{BODY_MAX, JOIN_WAIT, PING_EVERY, PONG_WAIT, READ_BUFFER, SOCKET_QUEUE};
 use crate::wire::Code;
 
+/// How much of a request's own mark is compared. Clients send some ten characters.
+const ONCE_MAX: usize = 64;
+
 /// The library and its sessions, once for all threads of a process: the requests of one session by polling reach any of
 /// them. The *service* is shared; layering the library's `SocketIoLayer` twice would make two sets of sessions.
 pub(super) struct Engine {
@@ -103,6 +106,25 @@ fn line_of(socket: &SocketRef) -> Option<Arc<Line>> {
     socket.req_parts().extensions.get::<Arc<Line>>().cloned()
 }
 
+/// What the query of a request says.
+struct Query {
+    is_websocket: bool,
+    /// The session, after the first request.
+    sid: Option<Sid>,
+    /// What tells this request from others. Clients send another value with each, so that no cache answers.
+    once: String,
+}
+
+impl Query {
+    fn of(request: &Request) -> Self {
+        let query = request.uri().query().unwrap_or("");
+        let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name));
+        let once = value("t=").unwrap_or("").chars().take(ONCE_MAX).collect();
+        let sid = value("sid=").and_then(|sid| sid.parse().ok());
+        Self { is_websocket: value("transport=") == Some("websocket"), sid, once }
+    }
+}
+
 /// `/socket.io/`: the requests by which a session begins, polls, posts, or becomes a WebSocket.
 pub(super) async fn engine(
     State(app): State<Arc<App>>,
@@ -110,29 +132,31 @@ pub(super) async fn engine(
     mut request: Request,
 ) -> Response {
     let engine = app.shared.socketio();
-    let query = request.uri().query().unwrap_or("");
-    let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name));
-    let is_websocket = value("transport=") == Some("websocket");
-    let sid: Option<Sid> = value("sid=").and_then(|sid| sid.parse().ok());
-    let polled = match sid {
-        Some(sid) if is_websocket => {
+    let query = Query::of(&request);
+    let polled = match query.sid {
+        Some(sid) if query.is_websocket => {
             engine.lines.upgrades(sid, &meter);
             None
         }
         Some(sid) => engine.lines.get(sid),
         None => {
             let line = Line::new(&app);
-            if is_websocket {
+            if query.is_websocket {
                 meter.attach(&line);
             }
             request.extensions_mut().insert(line);
             None
         }
     };
-    if polled.as_ref().is_some_and(|line| line.is_cut()) {
-        return Problem::from(Code::Restarting).into_response();
-    }
     let is_poll = request.method() == Method::GET;
+    if let Some(line) = &polled {
+        if is_poll && line.repeats(query.once) {
+            line.cut();
+        }
+        if line.is_cut() {
+            return Problem::from(Code::Restarting).into_response();
+        }
+    }
     let answered = engine.service.clone().oneshot(request);
     // A poll waits for news; whoever polls an edge that stops should do so elsewhere.
     let Some(answered) = app.tasks.stop().run_until_cancelled(answered).await else {

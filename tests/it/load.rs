@@ -108,8 +108,8 @@ async fn many_readers_of_one_shard_share_one_scan_of_it(broker: &Broker) {
 }
 
 /// Puts out so many megabytes, as fast as they are taken.
-struct Flood {
-    megabytes: usize,
+pub struct Flood {
+    pub megabytes: usize,
 }
 
 impl Backend for Flood {

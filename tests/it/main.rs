@@ -16,6 +16,8 @@ mod killing;
 mod load;
 /// The commands of the README, run as a reader would.
 mod readme;
+/// Socket.IO clients of other people, on good and bad networks.
+mod socketio;
 /// The rules of the house that no lint knows.
 mod tidy;
 /// One client or a few follow a job: from anywhere, over any number of drops.

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::config::{FLIGHT_BYTES, FLIGHT_PACKETS};
+use crate::config::FLIGHT_BYTES;
 
 /// The packets that were queued and have not left, oldest first.
 ///
@@ -21,9 +21,10 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    /// Whether another packet may be queued. One always may when nothing is in flight, however large.
-    pub(super) fn has_room(&self) -> bool {
-        self.sizes.len() < FLIGHT_PACKETS && self.bytes < FLIGHT_BYTES
+    /// Whether another packet may be queued, when `packets` are allowed. One always may when nothing is in flight,
+    /// however large.
+    pub(super) fn has_room(&self, packets: usize) -> bool {
+        self.sizes.len() < packets && self.bytes < FLIGHT_BYTES
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -88,16 +89,16 @@ mod tests {
     #[test]
     fn there_is_room_up_to_so_many_packets_and_so_many_bytes_and_always_for_one() {
         let mut flight = Flight::default();
-        for _ in 0..FLIGHT_PACKETS {
-            assert!(flight.has_room());
+        for _ in 0..7 {
+            assert!(flight.has_room(7));
             flight.queued(1);
         }
-        assert!(!flight.has_room());
+        assert!(!flight.has_room(7) && flight.has_room(8));
         flight.left(1);
-        assert!(flight.has_room());
-        flight.left(FLIGHT_PACKETS as u64);
-        assert!(flight.is_empty() && flight.has_room());
+        assert!(flight.has_room(7));
+        flight.left(7);
+        assert!(flight.is_empty() && flight.has_room(7));
         flight.queued(10 * FLIGHT_BYTES);
-        assert!(!flight.has_room());
+        assert!(!flight.has_room(7));
     }
 }

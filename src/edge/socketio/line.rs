@@ -37,6 +37,8 @@ pub(super) struct Line {
     asks: Mutex<Option<mpsc::Receiver<Ask>>>,
     /// How many bytes of requests wait.
     asked_bytes: AtomicUsize,
+    /// What told the last poll from the one before.
+    polled: Mutex<String>,
 }
 
 impl Line {
@@ -53,6 +55,7 @@ impl Line {
             asked,
             asks: Mutex::new(Some(asks)),
             asked_bytes: AtomicUsize::new(0),
+            polled: Mutex::default(),
         })
     }
 
@@ -82,6 +85,16 @@ impl Line {
 
     pub(super) fn is_cut(&self) -> bool {
         self.is_cut.load(Ordering::Acquire)
+    }
+
+    /// Whether a poll is the one before, sent again. Browsers and HTTP libraries do so by themselves when a connection
+    /// breaks, and what the poll before was answered with may have been lost with it. The client knows of neither, so
+    /// its session cannot go on.
+    pub(super) fn repeats(&self, poll: String) -> bool {
+        let mut polled = self.polled.lock().unwrap_or_else(PoisonError::into_inner);
+        let repeats = !poll.is_empty() && *polled == poll;
+        *polled = poll;
+        repeats
     }
 
     /// Takes what the client asks for; one that asks for more than is kept for it is cut off.

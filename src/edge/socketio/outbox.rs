@@ -14,7 +14,7 @@ use tracing::debug;
 use super::flight::Flight;
 use super::line::Line;
 use super::request::{ERROR, Reply, To};
-use crate::config::REPLIES_MAX;
+use crate::config::{FLIGHT_PACKETS, FLIGHT_PACKETS_POLLING, REPLIES_MAX};
 use crate::wire::{JobId, Stored};
 
 /// The event name of an event whose own type cannot be one.
@@ -123,10 +123,15 @@ impl Outbox {
         }
         self.full = false;
         let mut events = 0;
-        while self.flight.has_room() {
+        let transport = socket.transport_type();
+        let most = match transport {
+            TransportType::Polling => FLIGHT_PACKETS_POLLING,
+            TransportType::Websocket => FLIGHT_PACKETS,
+        };
+        while self.flight.has_room(most) {
             let queue = if self.replies.is_empty() { &mut self.events } else { &mut self.replies };
             let Some(packet) = queue.pop_front() else { break };
-            let size = packet.size(socket.transport_type());
+            let size = packet.size(transport);
             let is_event = matches!(packet, Packet::Event(_));
             match packet.emit(socket)? {
                 Emitted::Queued => self.flight.queued(size),

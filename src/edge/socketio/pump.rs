@@ -38,8 +38,10 @@ pub(super) struct Pump {
     /// One future for each watch: its session's opening, or its next step.
     steps: FuturesUnordered<Pin<Box<dyn Future<Output = Happened> + Send>>>,
     /// One future for each submission and cancellation under way.
-    answers: FuturesUnordered<Pin<Box<dyn Future<Output = (To, Reply)> + Send>>>,
+    answers: FuturesUnordered<Answering>,
 }
+
+type Answering = Pin<Box<dyn Future<Output = (To, Reply)> + Send>>;
 
 /// A job that is watched.
 struct Watched {
@@ -204,8 +206,7 @@ impl Pump {
             Happened::Opened(Ok(session), job, to) => {
                 if self.watches.contains_key(&job) {
                     let status = session.status();
-                    self.outbox
-                        .reply(to, Reply::frame("watching", &ServerFrame::Watching { job, status }));
+                    self.outbox.reply(to, Reply::frame("watching", &ServerFrame::Watching { job, status }));
                     self.step(session);
                 }
             }

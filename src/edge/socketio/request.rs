@@ -15,7 +15,7 @@ use socketioxide::socket::Socket;
 use crate::config::WATCHES_MAX;
 use crate::edge::error::Problem;
 use crate::edge::jobs::job_id;
-use crate::wire::{Code, JobId, Refusal, ServerFrame, Start, Submission, start};
+use crate::wire::{Code, JobId, ServerFrame, Start, Submission, start};
 
 /// The event by which the server tells what went wrong with a request that wants no acknowledgement. Clients reserve no
 /// such name, and no event of a job has it.
@@ -81,15 +81,16 @@ fn parse(text: &str) -> Result<Request, Refused> {
     let arguments: Vec<Value> = serde_json::from_str(text).map_err(|_| bad("this is no emit"))?;
     let mut arguments = arguments.into_iter();
     let Some(Value::String(event)) = arguments.next() else { return Err(bad("an emit has a name")) };
-    let Some(mut data) = arguments.next().filter(Value::is_object) else {
-        return Err(bad("the first argument is an object"));
-    };
+    let mut data = arguments.next().unwrap_or_default();
     let job = data.get("job").and_then(Value::as_str).map(|job| job.chars().take(80).collect());
     let reference = data.get("ref").and_then(Value::as_str).map(|text| text.chars().take(80).collect());
     request(&event, &mut data).map_err(|problem| Refused { problem, job, reference })
 }
 
 fn request(event: &str, data: &mut Value) -> Result<Request, Problem> {
+    if !data.is_object() && ["watch", "unwatch", "submit", "cancel"].contains(&event) {
+        return Err(Problem::new(Code::BadRequest, "the first argument is an object"));
+    }
     match event {
         "watch" => {
             let Watch { job, after, cursor } = fields(data.take())?;
@@ -243,7 +244,8 @@ impl Reply {
 
     pub(super) fn refused(refused: &Refused) -> Self {
         let Refused { problem, job, reference } = refused;
-        let mut object = json!({"op": "error", "code": problem.code().as_str(), "message": problem.message()});
+        let mut object =
+            json!({"op": "error", "code": problem.code().as_str(), "message": problem.message()});
         if let Some(job) = job {
             object["job"] = job.as_str().into();
         }
@@ -296,6 +298,7 @@ mod tests {
         assert_eq!(refusal(r#"["submit",{"kind":"k","key":1}]"#), (Code::BadRequest, None));
         assert_eq!(refusal(r#"["submit",{"kind":"a.b","ref":"r"}]"#), (Code::BadKind, None));
         assert_eq!(refusal(r#"["dance",{"job":"j"}]"#), (Code::UnknownOp, job));
+        assert_eq!(refusal(r#"["dance"]"#), (Code::UnknownOp, None));
     }
 
     #[test]

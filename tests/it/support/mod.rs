@@ -2,7 +2,9 @@
 
 pub mod broker;
 pub mod client;
+pub mod foreign;
 pub mod process;
+pub mod proxy;
 pub mod system;
 
 use std::future::Future;
