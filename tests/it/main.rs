@@ -34,6 +34,8 @@ mod readme;
 mod rest;
 /// The schemas of what goes over the wire, against what does.
 mod schema;
+/// Socket.IO clients of other people, on good and bad networks.
+mod socketio;
 /// What only the WebSocket door does: two encodings, submit and cancel, the close, and how clients of an edge that stops
 /// come back.
 mod sockets;

@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod client;
+pub mod foreign;
 pub mod http;
 pub mod process;
 pub mod proxy;

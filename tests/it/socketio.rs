@@ -1,0 +1,474 @@
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::future::join;
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tailwater::guard::Signal;
+use tailwater::wire::Submission;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use crate::cli::up;
+use crate::load::Flood;
+use crate::support::broker::Broker;
+use crate::support::foreign::{Foreign, node_folder};
+use crate::support::process::Process;
+use crate::support::proxy::Proxy;
+use crate::support::system::{System, text, words};
+use crate::support::{eventually, within};
+
+const NODE: &str = "socketio.mjs";
+const PYTHON: &str = "socketio_client.py";
+
+/// An address that nothing listens at, and that no connection is given as its own end: while the edge that had it is
+/// down, its clients' connections would be given any other free port, this one too.
+fn free_addr() -> String {
+    let mut ports = 20_000 + std::process::id() as u16 % 10_000..32_000;
+    let free = ports.find(|&port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok());
+    format!("127.0.0.1:{}", free.expect("a free port"))
+}
+
+/// An edge of two threads, as a process.
+async fn edge(system: &System, addr: &str) -> (Process, String) {
+    let flags = ["edge", "--threads", "2", "--listen", addr].map(str::to_owned).to_vec();
+    let mut edge = Process::start([flags, system.flags()].concat());
+    let addr = edge.says("ready http://").await;
+    (edge, addr)
+}
+
+/// One thing over HTTP; gives the head and the body of the answer.
+async fn get(addr: &str, path: &str, headers: &str) -> (String, String) {
+    let mut socket = TcpStream::connect(addr).await.unwrap();
+    let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+    let mut answer = String::new();
+    within("an answer", async {
+        socket.write_all(head.as_bytes()).await.unwrap();
+        socket.read_to_string(&mut answer).await.unwrap();
+    })
+    .await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+async fn stats(addr: &str, path: &str) -> Value {
+    serde_json::from_str(&get(addr, path, "").await.1).unwrap()
+}
+
+/// Demands that a client saw every event of a job once, in order, to the end.
+fn assert_whole(seen: &Value, text: &str, last: u64) {
+    let sha256: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+    let expected = json!({"stuck": false, "doubled": 0, "holes": 0, "missing": 0, "stray": [], "events": last, "last": last,
+        "sha256": sha256, "job": seen["job"]});
+    for (field, value) in expected.as_object().unwrap() {
+        assert_eq!(&seen[field], value, "{field} of {seen}");
+    }
+    // A client may ask while the edge has just begun.
+    assert!(seen["errors"].as_array().unwrap().iter().all(|code| code == "unavailable"), "{seen}");
+    assert!(seen["connected"].as_u64() > Some(0), "{seen}");
+}
+
+#[tokio::test]
+async fn two_hundred_clients_get_every_chunk_once_through_cuts_and_two_ends_of_the_edge() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let (mut edge_process, addr) = edge(&system, &free_addr()).await;
+    let proxy = Proxy::cutting_after(&addr, Duration::from_millis(300), Duration::from_secs(4)).await;
+    let input = |n: u64| words(200, 20, n);
+    let job = |n: usize| format!("crowd-{}", n % 20);
+    for n in 0..20 {
+        system.submit(&job(n), input(n as u64)).await;
+    }
+    let via = format!("http://{}", proxy.addr);
+    let client = |n: usize| {
+        let transports = [None, Some(["polling"]), Some(["websocket"])];
+        let mut client = json!({"job": job(n), "resume": (["auth", "watch"][n % 2]), "cuts": n % 4});
+        if let Some(transport) = transports[n % 3] {
+            client["transports"] = json!(transport);
+        }
+        // Node's client hangs for 45 s when its connection is cut in the moment in which it changes from polling to a
+        // WebSocket, and the proxy would meet that moment.
+        if n % 5 < 2 && (n >= 100 || n % 3 > 0) {
+            client["via"] = json!(via);
+        }
+        client
+    };
+    let given = |from: usize| {
+        json!({"url": format!("http://{addr}"), "seed": 7,
+            "clients": (from..from + 100).map(client).collect::<Vec<_>>()})
+    };
+    let (node, python) = (Foreign::node(Path::new(NODE), &given(0)), Foreign::python(PYTHON, &given(100)));
+    let chaos = async {
+        // All are there and have some events before the edge dies.
+        eventually("everybody", || async {
+            let stats = stats(&addr, "/api/stats").await;
+            (stats["connections"]["socketio"].as_u64() > Some(150)).then_some(())
+        })
+        .await;
+        edge_process.kill().await;
+        let (mut second, _) = edge(&system, &addr).await;
+        eventually("everybody again", || async {
+            let stats = stats(&addr, "/api/stats").await;
+            (stats["connections"]["socketio"].as_u64() > Some(150)).then_some(())
+        })
+        .await;
+        second.signal(Signal::TERM);
+        second.ends_within(Duration::from_secs(5)).await;
+        edge(&system, &addr).await
+    };
+    let ((node, python), _edge) = join(join(node.ends(), python.ends()), chaos).await;
+    assert_eq!((node.len(), python.len()), (100, 100));
+    let mut disconnects = 0;
+    for seen in node.iter().chain(&python) {
+        let name = seen["job"].as_str().unwrap();
+        let number = name.strip_prefix("crowd-").unwrap().parse().unwrap();
+        let last = system.log.last(&name.parse().unwrap()).await.unwrap().unwrap();
+        assert_whole(seen, &text(&input(number)), last.seq.0);
+        disconnects += seen["disconnects"].as_array().unwrap().len();
+    }
+    eprintln!("{disconnects} disconnects, {} cuts by the proxy", proxy.cuts());
+    // Each saw one end of the edge at least, and the network and the clients themselves cut besides.
+    assert!(disconnects > 350 && proxy.cuts() > 60, "{disconnects}, {}", proxy.cuts());
+    system.end().await;
+}
+
+#[tokio::test]
+async fn sessions_by_polling_live_on_all_threads_of_an_edge() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let (_edge, addr) = edge(&system, "127.0.0.1:0").await;
+    let input = words(60, 20, 3);
+    let job = system.submit("threads", input.clone()).await;
+    let clients: Vec<_> = (0..20)
+        .map(|n| {
+            let resume = ["auth", "watch"][n % 2];
+            match n % 4 {
+                0 => json!({"job": "threads", "resume": resume}),
+                _ => json!({"job": "threads", "resume": resume, "transports": ["polling"]}),
+            }
+        })
+        .collect();
+    let given = json!({"url": format!("http://{addr}"), "clients": clients});
+    let (node, python) = (Foreign::node(Path::new(NODE), &given), Foreign::python(PYTHON, &given));
+    let (node, python) = join(node.ends(), python.ends()).await;
+    let last = system.log.last(&job).await.unwrap().unwrap();
+    for (n, seen) in node.iter().chain(&python).enumerate() {
+        assert_whole(seen, &text(&input), last.seq.0);
+        // A thread that did not know a session would refuse it, and the client would come back with another one.
+        assert_eq!(seen["disconnects"], json!([]), "client {n}: {seen}");
+    }
+    let upgraded = |seen: &&Value| seen["transports"].as_array().unwrap().contains(&json!("websocket"));
+    assert_eq!(node.iter().filter(upgraded).count(), 5);
+    assert_eq!(python.iter().filter(upgraded).count(), 5);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn the_page_of_the_readme_works_as_it_stands() {
+    let readme = include_str!("../../README.md");
+    let blocks = readme.split("```js\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let snippet = blocks.into_iter().find(|block| block.contains("socket.io-client")).unwrap();
+    assert!(snippet.contains("auth: { token: \"test-token\" }"), "{snippet}");
+    let up = up(TempDir::new().unwrap(), &[]).await;
+    let input = words(30, 30, 5);
+    let submit = ["submit", "--kind", "demo", "--id", "first", "--input"];
+    let (code, _, error) = crate::support::process::run(submit.iter().map(|&arg| arg.to_owned()).chain([
+        input.to_string(),
+        "--nats".into(),
+        up.nats.clone(),
+    ]))
+    .await;
+    assert_eq!(code, 0, "{error}");
+    let folder = TempDir::new_in(node_folder()).unwrap();
+    let module = folder.path().join("page.mjs");
+    std::fs::write(&module, snippet.replace("http://localhost:4000", &format!("http://{}", up.addr)))
+        .unwrap();
+    let mut page = Foreign::node(&module, &Value::Null);
+    let said = page.says(&text(&input)).await;
+    assert!(said.starts_with("connected to Tailwater"), "{said}");
+}
+
+#[tokio::test]
+async fn clients_that_stop_reading_cost_no_memory_and_are_served_to_the_end() {
+    let system = System::on(Broker::shared_one()).await;
+    system.worker(Flood { megabytes: 24 }, |settings| settings.kind = "flood".parse().unwrap()).await;
+    let (edge, addr) = edge(&system, "127.0.0.1:0").await;
+    let job = system.submit_with("stall", Submission::new("flood".parse().unwrap(), Value::Null)).await;
+    let clients = vec![json!({"job": "stall", "resume": "auth", "transports": ["websocket"]}); 10];
+    let slow = json!({"for": 8000, "every": 8000, "bytes": 0});
+    let before = edge.memory();
+    let node = Foreign::node(
+        Path::new(NODE),
+        &json!({"url": format!("http://{addr}"), "clients": clients, "slow": slow}),
+    );
+    let watched = async {
+        let mut peak = before;
+        let until = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < until {
+            peak = peak.max(edge.memory());
+            sleep(Duration::from_millis(50)).await;
+        }
+        peak
+    };
+    let (seen, peak) = join(node.ends(), watched).await;
+    let last = system.log.last(&job).await.unwrap().unwrap();
+    let line = "0123456789abcde\n".repeat(64);
+    for seen in &seen {
+        assert_whole(seen, &line.repeat(24 * 1024), last.seq.0);
+        assert_eq!(seen["disconnects"], json!([]), "{seen}");
+    }
+    eprintln!("memory {before} to {peak} KiB");
+    // 240 MiB were wanted. Each client may cost a window, a step and what is gathered for one write, all below 1 MiB.
+    assert!(seen.len() == 10 && peak < before + 40_000, "{before} to {peak} KiB");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_slow_client_answers_pings_behind_what_it_was_sent_and_stays() {
+    let system = System::on(Broker::shared_one()).await;
+    system.worker(Flood { megabytes: 48 }, |settings| settings.kind = "flood".parse().unwrap()).await;
+    let (_edge, addr) = edge(&system, "127.0.0.1:0").await;
+    let job = system.submit_with("slow", Submission::new("flood".parse().unwrap(), Value::Null)).await;
+    let clients = [json!({"job": "slow", "resume": "auth", "transports": ["websocket"]})];
+    // A ping comes after 25 s and must be answered within 20 s. All that time far more waits than the client takes.
+    let slow = json!({"for": 46_000, "every": 4000, "bytes": 1_500_000});
+    let begun = Instant::now();
+    let node = Foreign::node(
+        Path::new(NODE),
+        &json!({"url": format!("http://{addr}"), "clients": clients, "slow": slow}),
+    );
+    let seen = node.ends().await;
+    let last = system.log.last(&job).await.unwrap().unwrap();
+    assert_whole(&seen[0], &"0123456789abcde\n".repeat(64 * 48 * 1024), last.seq.0);
+    assert_eq!(seen[0]["disconnects"], json!([]), "{}", seen[0]);
+    assert!(begun.elapsed() > Duration::from_secs(46), "{:?}: it was never behind", begun.elapsed());
+    system.end().await;
+}
+
+/// A Socket.IO client by hand, for what a library does not do.
+struct Raw(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl Raw {
+    /// Connects and joins, and takes the greeting.
+    async fn join(addr: &str) -> Self {
+        let url = format!("ws://{addr}/socket.io/?EIO=4&transport=websocket");
+        let (socket, _) = within("a connection", connect_async(url)).await.unwrap();
+        let mut raw = Self(socket);
+        let open: Value = serde_json::from_str(raw.next().await.unwrap().strip_prefix('0').unwrap()).unwrap();
+        assert_eq!(
+            (&open["pingInterval"], &open["pingTimeout"], &open["maxPayload"], &open["upgrades"]),
+            (&json!(25_000), &json!(20_000), &json!(1_048_576), &json!([]))
+        );
+        raw.send("40").await;
+        assert!(raw.next().await.unwrap().starts_with("40{\"sid\""));
+        assert!(raw.next().await.unwrap().starts_with("42[\"connected\","));
+        raw
+    }
+
+    async fn send(&mut self, text: &str) -> bool {
+        within("a send", self.0.send(Message::text(text))).await.is_ok()
+    }
+
+    /// The next text that is no ping; `None` when the connection is gone.
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            match within("a message", self.0.next()).await {
+                Some(Ok(Message::Text(text))) if text == "2" => {
+                    self.send("3").await;
+                }
+                Some(Ok(Message::Text(text))) => return Some(text.to_string()),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// Emits, and gives what it is acknowledged with.
+    async fn ask(&mut self, number: u32, event: &str, data: &Value) -> Value {
+        self.send(&format!("42{number}{}", json!([event, data]))).await;
+        loop {
+            let text = self.next().await.expect("an acknowledgement");
+            if let Some(answer) = text.strip_prefix(&format!("43{number}")) {
+                let mut answer: Vec<Value> = serde_json::from_str(answer).unwrap();
+                return answer.remove(0);
+            }
+        }
+    }
+
+    /// The next event: its name and its argument.
+    async fn event(&mut self) -> (String, Value) {
+        let text = self.next().await.expect("an event");
+        serde_json::from_str(text.strip_prefix("42").unwrap_or_else(|| panic!("{text}"))).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn every_request_is_acknowledged_with_the_object_of_the_same_frame() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let mut raw = Raw::join(&edge.addr).await;
+    let submission = json!({"kind": "demo", "input": words(5, 100, 1), "id": "ack", "ref": "r"});
+    let answer = raw.ask(1, "submit", &submission).await;
+    assert_eq!(answer, json!({"op": "submitted", "job": "ack", "status": "queued", "ref": "r"}));
+    system.ended(&"ack".parse().unwrap()).await;
+    let answer = raw.ask(2, "watch", &json!({"job": "ack"})).await;
+    assert_eq!(answer, json!({"op": "watching", "job": "ack", "status": "done"}));
+    let mut last = 0;
+    loop {
+        let (name, data) = raw.event().await;
+        if name == "end" {
+            assert_eq!(data, json!({"op": "end", "job": "ack"}));
+            break;
+        }
+        last += 1;
+        assert_eq!((data["type"].as_str(), &data["seq"]), (Some(name.as_str()), &json!(last)));
+        assert!(data["cursor"].is_string());
+    }
+    for (number, (event, data, code)) in [
+        ("watch", json!({"job": "ack", "after": 99}), "after_the_end"),
+        ("watch", json!({"job": "ack", "cursor": "nonsense"}), "bad_cursor"),
+        ("watch", json!({"job": "a.b"}), "bad_job_id"),
+        ("unwatch", json!({"job": "ack"}), "not_watching"),
+        ("cancel", json!({"job": "ack"}), "job_ended"),
+        ("cancel", json!({"job": "nobody"}), "job_not_found"),
+        ("submit", json!({"kind": "nobody"}), "unknown_kind"),
+        ("submit", json!({"kind": "demo", "id": "ack"}), "job_exists"),
+        ("submit", json!({"kind": "demo", "inputt": 1}), "bad_request"),
+        ("dance", json!({}), "unknown_op"),
+        ("watch", json!("ack"), "bad_request"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let answer = raw.ask(10 + number as u32, event, &data).await;
+        assert_eq!((answer["op"].as_str(), answer["code"].as_str()), (Some("error"), Some(code)), "{answer}");
+        assert_eq!(answer.get("job"), data.get("job").filter(|_| event != "submit"), "{answer}");
+    }
+    // A job that nobody has submitted can be watched, and left.
+    let answer = raw.ask(30, "watch", &json!({"job": "later"})).await;
+    assert_eq!(answer, json!({"op": "watching", "job": "later"}));
+    assert_eq!(raw.ask(31, "watch", &json!({"job": "later"})).await["code"], "already_watching");
+    assert_eq!(
+        raw.ask(32, "unwatch", &json!({"job": "later"})).await,
+        json!({"op": "unwatched", "job": "later"})
+    );
+    let submission = json!({"kind": "demo", "input": words(10_000, 20, 1), "key": "k"});
+    let answer = raw.ask(33, "submit", &submission).await;
+    let job = answer["job"].as_str().unwrap().to_owned();
+    assert_eq!(raw.ask(34, "submit", &submission).await["job"], job, "the same key is the same job");
+    let answer = raw.ask(35, "cancel", &json!({"job": job})).await;
+    assert!(answer["op"] == "cancelling" && answer["job"] == job && answer["seq"].is_u64(), "{answer}");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_request_without_an_acknowledgement_is_answered_by_an_event() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let mut raw = Raw::join(&edge.addr).await;
+    for (request, name, expected) in [
+        (r#"42["watch",{"job":"none"}]"#, "watching", json!({"op": "watching", "job": "none"})),
+        ("", "live", json!({"op": "live", "job": "none"})),
+        (r#"42["unwatch",{"job":"none"}]"#, "unwatched", json!({"op": "unwatched", "job": "none"})),
+    ] {
+        if !request.is_empty() {
+            raw.send(request).await;
+        }
+        assert_eq!(raw.event().await, (name.to_owned(), expected));
+    }
+    raw.send(r#"42["unwatch",{"job":"none"}]"#).await;
+    let (name, error) = raw.event().await;
+    assert_eq!(
+        (name.as_str(), &error["code"], &error["job"]),
+        ("tailwater:error", &json!("not_watching"), &json!("none"))
+    );
+    system.end().await;
+}
+
+#[tokio::test]
+async fn an_edge_counts_its_clients_their_jobs_and_what_it_hands_them() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let (_edge, addr) = edge(&system, "127.0.0.1:0").await;
+    let empty = stats(&addr, "/api/stats").await;
+    let none = json!({"websocket": 0, "socketio": 0, "sse": 0});
+    assert_eq!((&empty["connections"], &empty["watched_jobs"]), (&none, &json!(0)));
+    let mut clients = Vec::new();
+    for n in 0..4 {
+        let mut raw = Raw::join(&addr).await;
+        raw.ask(1, "watch", &json!({"job": format!("counted-{}", n % 2)})).await;
+        clients.push(raw);
+    }
+    let mut plain = crate::support::client::Client::connect(&addr).await;
+    plain.send(json!({"op": "watch", "job": "counted-0"})).await;
+    assert_eq!(plain.op().await["op"], "watching");
+    let rooms = stats(&addr, "/api/socketio/stats").await;
+    assert_eq!(rooms, json!({"connected": 4, "rooms": {"counted-0": 2, "counted-1": 2}}));
+    let job = system.submit("counted-0", words(5, 100, 1)).await;
+    let last = system.ended(&job).await.seq.0;
+    let delivered = eventually("the events", || async {
+        let stats = stats(&addr, "/api/stats").await;
+        (stats["events_delivered"] == 3 * last).then_some(stats)
+    })
+    .await;
+    assert_eq!(delivered["connections"], json!({"websocket": 1, "socketio": 4, "sse": 0}));
+    assert_eq!((&delivered["lag"], &delivered["replays"]), (&json!(0), &json!(0)), "{delivered}");
+    eventually("a rate", || async {
+        (stats(&addr, "/api/stats").await["events_per_second"].as_f64().unwrap() > 0.0).then_some(())
+    })
+    .await;
+    drop((clients, plain));
+    eventually("nobody", || async {
+        let nobody = stats(&addr, "/api/stats").await["connections"] == none;
+        (nobody && stats(&addr, "/api/socketio/stats").await == json!({"connected": 0, "rooms": {}}))
+            .then_some(())
+    })
+    .await;
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_client_that_asks_for_too_much_is_cut_off_and_nobody_else_notices() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let mut other = Raw::join(&edge.addr).await;
+    // Larger than a message may be.
+    let mut raw = Raw::join(&edge.addr).await;
+    raw.send(&format!("42[\"watch\",{:?}]", "x".repeat(1 << 20))).await;
+    assert_eq!(raw.next().await, None);
+    // With an attachment, which no request has.
+    let mut raw = Raw::join(&edge.addr).await;
+    raw.send(r#"451-["watch",{"_placeholder":true,"num":0}]"#).await;
+    while let Some(text) = raw.next().await {
+        assert_eq!(text, "1", "only an end may come");
+    }
+    // More requests than are kept, none of whose answers it reads.
+    let mut raw = Raw::join(&edge.addr).await;
+    let begun = Instant::now();
+    while raw.send(r#"421["unwatch",{"job":"nobody"}]"#).await {
+        assert!(begun.elapsed() < Duration::from_secs(50), "it is never cut off");
+    }
+    assert_eq!(other.ask(1, "watch", &json!({"job": "nobody"})).await["op"], "watching");
+    let (head, _) = get(&edge.addr, "/socket.io/?EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAA", "").await;
+    assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_may_poll() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let path = "/socket.io/?EIO=4&transport=polling";
+    let (head, body) = get(&edge.addr, path, "Origin: https://elsewhere.example\r\n").await;
+    assert!(head.contains("access-control-allow-origin: *"), "{head}");
+    assert!(body.starts_with("0{\"sid\""), "{body}");
+    system.end().await;
+}

@@ -1,0 +1,100 @@
+//! Clients of other people, as processes: Node's and Python's Socket.IO. What each saw comes back as they print it, one
+//! JSON object a line; judging it is the test's. `scripts/test.sh` installs what they need.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use super::within;
+
+/// A running client program.
+pub struct Foreign {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A program of the clients' own languages, where `scripts/test.sh` puts what they need.
+fn tool(path: &str) -> PathBuf {
+    let path = root().join(".tools").join(path);
+    assert!(path.exists(), "{} is missing; scripts/test.sh installs it", path.display());
+    path
+}
+
+/// Where Node's packages are; a module that lies here finds them.
+pub fn node_folder() -> PathBuf {
+    let folder = tool("node");
+    tool("node/node_modules/socket.io-client");
+    folder
+}
+
+impl Foreign {
+    /// Runs a file of `tests/clients`, or any other module, with Node.
+    pub fn node(module: &Path, given: &Value) -> Self {
+        node_folder();
+        Self::start(
+            Command::new("node").arg(root().join("tests/clients").join(module)).arg(given.to_string()),
+        )
+    }
+
+    /// Runs a file of `tests/clients` with Python.
+    pub fn python(module: &str, given: &Value) -> Self {
+        let module = root().join("tests/clients").join(module);
+        Self::start(Command::new(tool("venv/bin/python")).arg(module).arg(given.to_string()))
+    }
+
+    fn start(command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().expect("the client's interpreter starts");
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// What it prints, until that contains `expected`.
+    pub async fn says(&mut self, expected: &str) -> String {
+        let mut said = Vec::new();
+        within("what a client prints", async {
+            loop {
+                let more = self.lines.get_mut().fill_buf().await.unwrap();
+                assert!(!more.is_empty(), "it ended after {}", String::from_utf8_lossy(&said));
+                let length = more.len();
+                said.extend_from_slice(more);
+                self.lines.get_mut().consume(length);
+                let text = String::from_utf8_lossy(&said);
+                if text.contains(expected) {
+                    return text.into_owned();
+                }
+            }
+        })
+        .await
+    }
+
+    /// What it prints until it ends, as JSON; it must end well.
+    pub async fn ends(mut self) -> Vec<Value> {
+        // Clients complain at length about connections that break; read, so that they are not stopped by a full pipe.
+        let mut stderr = self.child.stderr.take().unwrap();
+        let complaints = async {
+            let mut text = String::new();
+            stderr.read_to_string(&mut text).await.map(|_| text)
+        };
+        let lines = async {
+            let mut said = Vec::new();
+            while let Some(line) = self.lines.next_line().await.unwrap() {
+                said.push(serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}")));
+            }
+            said
+        };
+        let (said, complaints) =
+            within("the clients' end", futures_util::future::join(lines, complaints)).await;
+        let status = within("a client's end", self.child.wait()).await.unwrap();
+        let complaints = complaints.unwrap();
+        assert!(status.success(), "{}", &complaints[complaints.len().saturating_sub(3000)..]);
+        said
+    }
+}
