@@ -122,7 +122,11 @@ impl Node {
         self.kill();
         let config = self.dir.join("server.conf");
         let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("nats/server.conf");
-        let mut text = format!("server_name: {}\n{}\n", self.name, fs::read_to_string(shared).unwrap());
+        let shared = fs::read_to_string(shared).unwrap();
+        // Streams reserve their size, those of all tests together more than a small disk has, and use little of it.
+        let shared = shared.replacen("jetstream {", "jetstream {\n  max_file_store: 1TB", 1);
+        assert!(shared.contains("max_file_store: 1TB"), "nats/server.conf has no place for it");
+        let mut text = format!("server_name: {}\n{shared}\n", self.name);
         if let Some((port, routes)) = &self.cluster {
             let routes: Vec<_> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
             let routes = routes.join(", ");

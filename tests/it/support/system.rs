@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, demo};
-use tailwater::nats::{Log, Nats, Options, Settings};
+use tailwater::nats::{Log, Names, Nats, Options, Settings};
 use tailwater::runtime::Tasks;
 use tailwater::wire::{JobId, JobState, Kind, Submission};
 use tailwater::worker::{self, Worker};
@@ -75,7 +75,10 @@ impl System {
         let options = Options { url: broker.url(), prefix, patience: PATIENCE, name: "test".into() };
         let nats = within("a connection", Nats::connect(&options)).await.unwrap();
         // A cluster that has just started has no leader yet.
-        eventually("streams", || async { nats.set_up(&settings).await.ok() }).await;
+        eventually("streams", || async {
+            nats.set_up(&settings).await.inspect_err(|error| eprintln!("setup: {error}")).ok()
+        })
+        .await;
         let log = Log::open(&nats).await.unwrap();
         Self { options, log, tasks: Tasks::new(CancellationToken::new()) }
     }
@@ -159,9 +162,19 @@ impl System {
         ["--nats", &self.options.url, "--prefix", self.options.prefix.as_str()].map(str::to_owned).to_vec()
     }
 
-    /// Ends all that runs.
+    /// Ends all that runs, and removes the streams: a cluster is busy with each of them even when nobody uses it.
     pub async fn end(self) {
         self.tasks.end(PATIENCE).await;
+        let servers: Vec<_> = self.options.url.split(',').collect();
+        let context = async_nats::jetstream::new(async_nats::connect(servers).await.unwrap());
+        let names = Names::new(&self.options.prefix);
+        let chunks = (0..).map(|shard| names.chunks_stream(shard));
+        for stream in std::iter::once(names.jobs_stream()).chain(chunks) {
+            // A broker of the test's own may have been hurt, and goes away as a whole.
+            if context.delete_stream(stream).await.is_err() {
+                break;
+            }
+        }
     }
 }
 
