@@ -58,6 +58,7 @@ impl System {
     }
 
     /// Sets up streams for one test, with other settings.
+    #[expect(clippy::print_stderr, reason = "the runner shows it when the test fails")]
     pub async fn with(broker: &Broker, change: impl FnOnce(&mut Settings)) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         // For whoever looks for a fault: RUST_LOG=tailwater=debug shows what edges and workers say.
