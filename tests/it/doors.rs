@@ -12,8 +12,10 @@ use tokio::time::{sleep, timeout};
 
 use crate::attempts::Flaky;
 use crate::killing::{edge, reaches};
+use crate::socketio::stats;
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Frame, Seen};
+use crate::support::eventually;
 use crate::support::proxy::Proxy;
 use crate::support::system::{System, text, words};
 use crate::watching::Pieces;
@@ -152,8 +154,11 @@ async fn a_job_may_be_watched_before_it_is_submitted_while_it_runs_and_after_it_
     let edge = system.edge().await;
     let input = words(60, 40, 6);
     let early = Follower::all(&edge.addr, "when");
-    // So that they have asked before there is a job: the interpreters take a while to start.
-    sleep(Duration::from_secs(1)).await;
+    eventually("clients that wait for the job", || async {
+        let clients = &stats(&edge.addr, "/api/stats").await["connections"];
+        (clients == &json!({"websocket": 2, "socketio": 3, "sse": 2})).then_some(())
+    })
+    .await;
     let job = system.submit("when", input.clone()).await;
     reaches(&system, "when", 10).await;
     let middle = Follower::all(&edge.addr, "when");

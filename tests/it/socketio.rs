@@ -56,7 +56,8 @@ async fn get(addr: &str, path: &str, headers: &str) -> (String, String) {
     (head.to_owned(), body.to_owned())
 }
 
-async fn stats(addr: &str, path: &str) -> Value {
+/// What an edge says of itself.
+pub async fn stats(addr: &str, path: &str) -> Value {
     serde_json::from_str(&get(addr, path, "").await.1).unwrap()
 }
 

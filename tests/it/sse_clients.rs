@@ -1,13 +1,11 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use serde_json::{Value, json};
-use tailwater::guard::Signal;
+use serde_json::Value;
 use tailwater::wire::Submission;
 use tokio::process::{Child, Command};
 use tokio::time::{Duration, Instant};
 
-use crate::killing::{edge as edge_process, kind_is_known, reaches, worker};
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
 use crate::support::proxy::Proxy;
@@ -109,76 +107,6 @@ async fn a_client_behind_a_proxy_that_cuts_at_any_byte_ends_with_the_exact_text(
     assert!(asked >= 14, "{asked}");
     for report in [node, py] {
         report.assert_whole(&text(&input));
-    }
-    system.end().await;
-}
-
-#[tokio::test]
-async fn a_client_of_an_edge_that_is_killed_goes_on_with_the_next_one() {
-    let system = System::on(Broker::shared_one()).await;
-    system.wordy().await;
-    let (mut first, first_addr) = edge_process(&system).await;
-    let (_second, second_addr) = edge_process(&system).await;
-    let proxy = Proxy::to(&first_addr).await;
-    let input = words(120, 20, 7);
-    system.submit("edge", input.clone()).await;
-    let reports = both(&proxy.addr, "edge", 0).map(|follower| follower.report("edge"));
-    let kill = async {
-        reaches(&system, "edge", 40).await;
-        first.signal(Signal::KILL);
-        proxy.lead_to(&second_addr);
-        first.kill().await;
-    };
-    let [node, py] = reports;
-    let (node, py, ()) = tokio::join!(node, py, kill);
-    for report in [node, py] {
-        report.assert_whole(&text(&input));
-        assert_eq!(report.asked.len(), 3, "{:?}", report.asked);
-    }
-    system.end().await;
-}
-
-#[tokio::test]
-async fn a_client_is_told_that_history_has_expired_and_gets_the_rest() {
-    let system = System::with(Broker::shared_one(), |settings| {
-        settings.shards = 1;
-        settings.max_bytes = 64 << 10;
-    })
-    .await;
-    system.wordy().await;
-    let job = system.submit("old", words(1500, 1000, 1)).await;
-    let state = system.ended(&job).await;
-    let edge = system.edge().await;
-    let [node, py] = both(&edge.addr, "old", 0).map(|follower| follower.report("old"));
-    let (node, py) = tokio::join!(node, py);
-    for report in [node, py] {
-        let first = report.seen.events.keys().next().copied().unwrap();
-        assert!(first > 1 && report.seen.holes.is_empty() && report.seen.doubled == 0);
-        assert_eq!((report.seen.missing, report.seen.last), (vec![(1, first - 1)], state.seq.0));
-    }
-    system.end().await;
-}
-
-#[tokio::test]
-async fn a_client_sees_one_attempt_supersede_another() {
-    let system = System::on(Broker::shared_one()).await;
-    let mut first = worker(&system);
-    kind_is_known(&system).await;
-    let input = words(100, 30, 11);
-    system.submit("kill", input.clone()).await;
-    let edge = system.edge().await;
-    let reports = both(&edge.addr, "kill", 0).map(|follower| follower.report("kill"));
-    let kill = async {
-        reaches(&system, "kill", 8).await;
-        first.kill().await;
-        system.demo().await
-    };
-    let [node, py] = reports;
-    let (node, py, _) = tokio::join!(node, py, kill);
-    for report in [node, py] {
-        report.assert_whole(&text(&input));
-        let starts = report.seen.events.values().filter(|event| event["type"] == "job:started:v1");
-        assert_eq!(starts.map(|start| &start["attempt"]).collect::<Vec<_>>(), [&json!(1), &json!(2)]);
     }
     system.end().await;
 }
