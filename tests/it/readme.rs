@@ -44,7 +44,7 @@ async fn every_command_of_the_readme_does_what_a_reader_expects() {
         r#"{"id":"first","kind":"demo","status":"queued"}"#,
         r#"{"id":"too-long","seq":"#,
         r#"{"id":"too-long","kind":"demo","status":"#,
-        "JOB       KIND  STATUS",
+        "  KIND  STATUS",
         "\nid: ",
         r#"{"id":"plain","kind":"demo","status":"done","attempt":1,"#,
         r#""live":false,"next":""#,
