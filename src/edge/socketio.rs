@@ -125,6 +125,25 @@ impl Query {
     }
 }
 
+/// A poll that waits. A client that gives it up does not know what it would have brought: it is gone, as for the library's
+/// original in JavaScript.
+struct Polls(Option<Arc<Line>>);
+
+impl Polls {
+    fn answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Polls {
+    fn drop(&mut self) {
+        if let Some(line) = self.0.take() {
+            line.gone.cancel();
+            line.cut();
+        }
+    }
+}
+
 /// `/socket.io/`: the requests by which a session begins, polls, posts, or becomes a WebSocket.
 pub(super) async fn engine(
     State(app): State<Arc<App>>,
@@ -155,14 +174,16 @@ pub(super) async fn engine(
             line.cut();
         }
         if line.is_cut() {
-            return Problem::from(Code::Restarting).into_response();
+            return Problem::new(Code::BadRequest, "the session has ended").into_response();
         }
     }
+    let polls = Polls(polled.clone().filter(|_| is_poll));
     let answered = engine.service.clone().oneshot(request);
     // A poll waits for news; whoever polls an edge that stops should do so elsewhere.
     let Some(answered) = app.tasks.stop().run_until_cancelled(answered).await else {
         return Problem::from(Code::Restarting).into_response();
     };
+    polls.answered();
     let response = answered.unwrap_or_else(|never| match never {}).map(Body::new);
     if let Some(line) = polled.filter(|_| is_poll && response.status() == StatusCode::OK) {
         let length = response.headers().get(header::CONTENT_LENGTH);

@@ -464,6 +464,36 @@ async fn a_client_that_asks_for_too_much_is_cut_off_and_nobody_else_notices() {
 }
 
 #[tokio::test]
+async fn a_client_that_gives_up_a_poll_is_gone_at_once() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let path = "/socket.io/?EIO=4&transport=polling";
+    let (_, open) = get(&edge.addr, path, "").await;
+    let open: Value = serde_json::from_str(open.strip_prefix('0').unwrap()).unwrap();
+    let path = format!("{path}&sid={}", open["sid"].as_str().unwrap());
+    let ask = async |request: &str| {
+        let mut socket = TcpStream::connect(&edge.addr).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        socket
+    };
+    let join = format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n40");
+    within("an answer", ask(&join).await.read_to_string(&mut String::new())).await.unwrap();
+    // Each poll brings something until nothing is left, which the last one waits for.
+    loop {
+        let poll = get(&edge.addr, &path, "");
+        let Ok((head, _)) = tokio::time::timeout(Duration::from_secs(2), poll).await else { break };
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    }
+    eventually("nobody", || async {
+        (stats(&edge.addr, "/api/socketio/stats").await["connected"] == 0).then_some(())
+    })
+    .await;
+    let (head, _) = get(&edge.addr, &path, "").await;
+    assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+    system.end().await;
+}
+
+#[tokio::test]
 async fn a_page_of_another_origin_may_poll() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
