@@ -57,10 +57,16 @@ impl Log {
         if last.kind.is_end() {
             return Ok(Some(Cancelled::Ended));
         }
+        let mut writer = Writer::new(self.clone(), job.clone(), last.attempt, Some(&last));
         if last.kind == Type::CancelRequested {
+            // Whoever asked before may have gone before it had done the rest.
+            if last.attempt == 0 {
+                let ended = writer.append(Body::Cancelled {}).await;
+                debug!(%job, ?ended, "cancelled before it began");
+            }
+            self.nudge(job).await;
             return Ok(Some(Cancelled::Already(last.seq)));
         }
-        let mut writer = Writer::new(self.clone(), job.clone(), last.attempt, Some(&last));
         if !written(writer.append(Body::CancelRequested { by }).await)? {
             return Ok(None);
         }

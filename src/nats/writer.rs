@@ -104,14 +104,23 @@ impl Writer {
         }
     }
 
-    /// Asks whether somebody else has written, without writing.
+    /// Asks whether somebody else has written, without writing. Retries through an election.
     ///
     /// # Errors
     /// [`Refusal`].
     pub async fn check(&mut self) -> Result<(), Refusal> {
-        match self.resolve(&Bytes::new()).await? {
-            Resolved::NotYet | Resolved::Mine(_) => Ok(()),
-            Resolved::Refused(refusal) => Err(refusal),
+        let deadline = Instant::now() + APPEND_WAIT;
+        let mut pause = RETRY_FIRST;
+        loop {
+            match self.resolve(&Bytes::new()).await {
+                Ok(Resolved::NotYet | Resolved::Mine(_)) => return Ok(()),
+                Ok(Resolved::Refused(refusal)) => return Err(refusal),
+                Err(error) if Instant::now() >= deadline => return Err(error.into()),
+                Err(_) => {
+                    sleep(pause).await;
+                    pause = RETRY_MAX.min(pause * 2);
+                }
+            }
         }
     }
 

@@ -80,7 +80,9 @@ impl<B: Backend> Shared<B> {
         let (out, pieces) = Output::new();
         let stop = job.stop.clone();
         let mut running = std::pin::pin!(self.backend.run(job, out));
-        let mut run = Attempt::new(writer, self.settings.flush, pieces, nudges, Patience::new(limits, left));
+        let patience = Patience::new(limits, left);
+        let mut run =
+            Attempt::new(writer, self.settings.flush, pieces, nudges, patience, self.keep_every * 2);
         let cause = run.publish(running.as_mut(), &hand_back).await;
         let over = run.result.is_some();
         if !over {
@@ -184,10 +186,16 @@ struct Attempt {
     pieces: Option<mpsc::Receiver<Piece>>,
     nudges: Nudges,
     patience: Patience,
+    /// When the log was last seen to be this worker's.
+    proven: Instant,
+    /// After what time it is looked at again. A nudge can be lost, and the queue believes whoever says to be at work: a
+    /// worker that only said so would keep a job that it was told to end, or that is another one's, from everybody.
+    look_after: Duration,
     result: Option<Result<Finish, Failure>>,
 }
 
-type Write = Pin<Box<dyn Future<Output = (Writer, Result<(), Refusal>)> + Send>>;
+/// Whether something was written, or only looked at.
+type Write = Pin<Box<dyn Future<Output = (Writer, Result<bool, Refusal>)> + Send>>;
 
 /// Why an attempt stopped publishing.
 #[derive(Debug)]
@@ -206,11 +214,12 @@ enum Cause {
 /// What happened next in an attempt.
 enum Next {
     HandBack,
-    Written(Result<(), Refusal>),
+    Written(Result<bool, Refusal>),
     Result(Result<Finish, Failure>),
     Piece(Option<Piece>),
     Due,
-    Nudged,
+    /// Somebody else may have written.
+    Look,
     Late(&'static str),
 }
 
@@ -221,9 +230,11 @@ impl Attempt {
         pieces: mpsc::Receiver<Piece>,
         nudges: Nudges,
         patience: Patience,
+        look_after: Duration,
     ) -> Self {
-        let (idle, pieces) = (Some(writer), Some(pieces));
-        Self { idle, busy: None, batch: Batch::new(flush), pieces, nudges, patience, result: None }
+        let (idle, pieces, proven) = (Some(writer), Some(pieces), Instant::now());
+        let (busy, batch, result) = (None, Batch::new(flush), None);
+        Self { idle, busy, batch, pieces, nudges, patience, proven, look_after, result }
     }
 
     /// Publishes what the backend puts out until it has ended, or must stop.
@@ -240,8 +251,13 @@ impl Attempt {
             match self.next(running.as_mut(), hand_back).await {
                 Next::HandBack => return Cause::HandBack,
                 Next::Written(Err(refusal)) => return Cause::Refused(refusal),
-                // A log that was slow is no silence of the backend, which may have waited for room.
-                Next::Written(Ok(())) => self.patience.heard = Instant::now(),
+                Next::Written(Ok(wrote)) => {
+                    self.proven = Instant::now();
+                    if wrote {
+                        // A log that was slow is no silence of the backend, which may have waited for room.
+                        self.patience.heard = self.proven;
+                    }
+                }
                 Next::Result(result) => self.result = Some(result),
                 Next::Piece(Some(piece)) => {
                     self.patience.heard = Instant::now();
@@ -255,7 +271,7 @@ impl Attempt {
                         self.busy = Some(Box::pin(append(writer, event)));
                     }
                 }
-                Next::Nudged => {
+                Next::Look => {
                     if let Some(writer) = self.idle.take() {
                         self.busy = Some(Box::pin(check(writer)));
                     }
@@ -303,7 +319,8 @@ impl Attempt {
             result = running, if running_on => Next::Result(result),
             piece = piece => Next::Piece(piece),
             () = due, if idle => Next::Due,
-            () = self.nudges.next(), if idle => Next::Nudged,
+            () = self.nudges.next(), if idle => Next::Look,
+            () = sleep_until(self.proven + self.look_after), if idle => Next::Look,
             message = self.patience.runs_out(), if running_on => Next::Late(message),
         }
     }
@@ -314,7 +331,7 @@ impl Attempt {
         let Some(writer) = self.idle.take() else { return Ok(Parting::Unfinished(Duration::ZERO)) };
         let cause = match settled {
             Err(refusal) => Cause::Refused(refusal),
-            Ok(()) => cause,
+            Ok(_) => cause,
         };
         let retrying = |code: &str, message: &str, pause: Duration| {
             let delay_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
@@ -342,8 +359,8 @@ impl Attempt {
     }
 
     /// Waits for what is in flight, so that the writer is there.
-    async fn settle(&mut self) -> Result<(), Refusal> {
-        let Some(busy) = self.busy.take() else { return Ok(()) };
+    async fn settle(&mut self) -> Result<bool, Refusal> {
+        let Some(busy) = self.busy.take() else { return Ok(false) };
         let (writer, outcome) = busy.await;
         self.idle = Some(writer);
         outcome
@@ -379,14 +396,14 @@ async fn write_last(
 async fn append(
     mut writer: Writer,
     event: Option<(Body, OwnedSemaphorePermit)>,
-) -> (Writer, Result<(), Refusal>) {
-    let Some((body, _room)) = event else { return (writer, Ok(())) };
+) -> (Writer, Result<bool, Refusal>) {
+    let Some((body, _room)) = event else { return (writer, Ok(false)) };
     let outcome = writer.append(body).await;
-    (writer, outcome)
+    (writer, outcome.map(|()| true))
 }
 
 /// Looks whether somebody else wrote.
-async fn check(mut writer: Writer) -> (Writer, Result<(), Refusal>) {
+async fn check(mut writer: Writer) -> (Writer, Result<bool, Refusal>) {
     let outcome = writer.check().await;
-    (writer, outcome)
+    (writer, outcome.map(|()| false))
 }

@@ -3,8 +3,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, Failure, Finish, Job, Output, Retry};
 use tailwater::guard::Signal;
-use tailwater::nats::Cancelled;
-use tailwater::wire::{JobId, Limits, Status, Submission, Type};
+use tailwater::nats::{Cancelled, Options};
+use tailwater::wire::{JobId, Limits, Seq, Status, Submission, Type};
 use tokio::time::{Instant, sleep};
 
 use crate::killing::{kind_is_known, reaches};
@@ -124,9 +124,10 @@ async fn an_attempt_that_was_handed_back_does_not_count(broker: &Broker) {
 
 /// A worker process whose program counts to 40 and goes on from what was put out before.
 fn counting(system: &System) -> Process {
-    let program = "import json, sys, time\n\
+    // A number and its space in one write, whatever buffers there are: a kill between them would be the program's fault.
+    let program = "import json, os, sys, time\n\
         begun = json.load(sys.stdin)['output'].count(' ')\n\
-        for n in range(begun, 40): print(n, end=' ', flush=True); time.sleep(0.05)";
+        for n in range(begun, 40): os.write(1, b'%d ' % n); time.sleep(0.05)";
     let worker = ["worker", "--kind", "demo", "--ack-wait", "1s"].map(str::to_owned).to_vec();
     let exec = ["exec", "--continues", "--", "python3", "-c", program].map(str::to_owned).to_vec();
     Process::start([worker, system.flags(), exec].concat())
@@ -330,6 +331,64 @@ async fn a_worker_that_loses_the_network_is_superseded_and_then_refused() {
     // It has let go of the job: nothing holds it back.
     first.signal(Signal::TERM);
     assert!(first.ends_within(Duration::from_secs(20)).await.success());
+    system.end().await;
+}
+
+/// Puts nothing out until it is stopped.
+struct Silent;
+
+impl Backend for Silent {
+    async fn run(&self, job: Job, _out: Output) -> Result<Finish, Failure> {
+        job.stop.cancelled().await;
+        Ok(Finish::default())
+    }
+}
+
+/// A worker that is silent and reaches the broker through a proxy, and the job that it runs.
+async fn silent(system: &System, id: &str, ack_wait: Duration) -> (Proxy, JobId) {
+    let proxy = Proxy::to(system.options.url.strip_prefix("nats://").unwrap()).await;
+    let options = Options { url: format!("nats://{}", proxy.addr), ..system.options.clone() };
+    let far = System { options, log: system.log.clone(), tasks: system.tasks.clone() };
+    far.worker(Silent, |settings| settings.ack_wait = ack_wait).await;
+    let job = system.submit(id, words(5, 0, 1)).await;
+    reaches(system, id, 2).await;
+    (proxy, job)
+}
+
+#[tokio::test]
+async fn a_silent_worker_that_could_not_be_told_of_a_cancel_finds_out() {
+    let system = System::on(Broker::shared_one()).await;
+    let (proxy, job) = silent(&system, "deaf", Duration::from_secs(6)).await;
+    proxy.lead_to("127.0.0.1:1");
+    proxy.cut();
+    assert_eq!(system.log.cancel(&job, None).await.unwrap(), Cancelled::Requested(Seq(3)));
+    proxy.lead_to(system.options.url.strip_prefix("nats://").unwrap());
+    let state = system.ended(&job).await;
+    assert_eq!((state.status, state.attempt, state.seq), (Status::Cancelled, 1, Seq(4)));
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_silent_worker_that_was_superseded_keeps_the_job_from_nobody() {
+    let system = System::on(Broker::shared_one()).await;
+    let (proxy, job) = silent(&system, "zombie", Duration::from_secs(2)).await;
+    proxy.lead_to("127.0.0.1:1");
+    proxy.cut();
+    let flags = ["worker", "--kind", "demo"].map(str::to_owned).to_vec();
+    let exec = ["exec", "--", "sleep", "100"].map(str::to_owned).to_vec();
+    let mut second = Process::start([flags, system.flags(), exec].concat());
+    let attempt = async |attempt: u32| {
+        eventually("an attempt", || async {
+            system.log.last(&job).await.ok().flatten().filter(|last| last.attempt == attempt)
+        })
+        .await
+    };
+    attempt(2).await;
+    proxy.lead_to(system.options.url.strip_prefix("nats://").unwrap());
+    second.kill().await;
+    system.demo().await;
+    attempt(3).await;
+    assert_eq!(system.ended(&job).await.output, text(&words(5, 0, 1)));
     system.end().await;
 }
 
