@@ -17,7 +17,13 @@ use crate::wire::Kind;
 #[derive(Clone, Debug, Args)]
 pub(super) struct NatsArgs {
     /// The NATS server, or several separated by commas.
-    #[arg(long, env = "TAILWATER_NATS", value_name = "URL", default_value = "nats://127.0.0.1:4222")]
+    #[arg(
+        long,
+        env = "TAILWATER_NATS",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "nats://127.0.0.1:4222"
+    )]
     pub(super) nats: String,
     /// The first token of every subject; in capitals, the beginning of every stream's name.
     #[arg(long, env = "TAILWATER_PREFIX", value_name = "NAME", default_value = "tw")]

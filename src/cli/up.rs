@@ -15,7 +15,7 @@ use super::broker::Broker;
 use super::edge::{EdgeArgs, bind};
 use crate::backend::{Backend, demo::Demo, exec::Exec, exec::Format, webhook::Webhook};
 use crate::edge;
-use crate::nats::Nats;
+use crate::nats::{Nats, redacted};
 use crate::runtime::Tasks;
 use crate::wire::{Kind, RESERVED_KIND};
 use crate::worker::{Settings, Worker};
@@ -32,7 +32,7 @@ pub(super) struct Up {
     #[arg(long, env = "TAILWATER_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:4000")]
     listen: SocketAddr,
     /// Use this NATS server instead of starting one.
-    #[arg(long, env = "TAILWATER_NATS", value_name = "URL")]
+    #[arg(long, env = "TAILWATER_NATS", hide_env_values = true, value_name = "URL")]
     nats: Option<String>,
     /// Where the NATS server keeps its data. One `up` at a time may use it.
     #[arg(long, env = "TAILWATER_DATA_DIR", value_name = "DIR", default_value = "tailwater-data")]
@@ -91,7 +91,7 @@ impl Up {
         let args = NatsArgs { nats: url.to_owned(), prefix: self.prefix.clone(), nats_wait };
         let nats = args.connect("up").await?;
         nats.set_up(&self.setup.settings()).await.context("cannot set up NATS")?;
-        println!("nats {url}");
+        println!("nats {}", redacted(url));
         let tasks = Tasks::new(stop.clone());
         let _stop_all = stop.clone().drop_guard();
         start_worker(&nats, Demo, "demo", &tasks).await?;

@@ -167,7 +167,7 @@ fn version(text: &str) -> [u64; 3] {
 }
 
 /// The address without what may be a password.
-fn redacted(url: &str) -> String {
+pub fn redacted(url: &str) -> String {
     url.split(',')
         .map(|url| match url.rsplit_once('@') {
             Some((_, host)) => format!("nats://…@{host}"),

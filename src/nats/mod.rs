@@ -18,7 +18,7 @@ mod walk;
 mod writer;
 
 pub use cancel::Cancelled;
-pub use connect::{MIN_VERSION, Nats, Options};
+pub use connect::{MIN_VERSION, Nats, Options, redacted};
 pub use error::Error;
 pub use follow::LiveTail;
 pub use list::{JobQuery, ListError};

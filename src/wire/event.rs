@@ -45,6 +45,10 @@ pub enum Body {
         /// How long an attempt may put out nothing, in milliseconds.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         silence_timeout_ms: Option<u64>,
+        /// The SHA-256 of the callback address, in base64url, by which the same submission is known again. The address
+        /// itself is nobody else's business.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        callback_digest: Option<String>,
     },
     /// An attempt began. What earlier attempts put out no longer counts unless this one `continues`.
     #[serde(rename = "job:started:v1")]
@@ -259,9 +263,9 @@ impl<'de> Deserialize<'de> for Type {
 }
 
 impl Body {
-    /// The first event of a job without limits of its own.
+    /// The first event of a job without limits of its own or a callback.
     pub const fn queued(kind: Kind, input: Value) -> Self {
-        Self::Queued { kind, input, timeout_ms: None, silence_timeout_ms: None }
+        Self::Queued { kind, input, timeout_ms: None, silence_timeout_ms: None, callback_digest: None }
     }
 }
 
@@ -303,6 +307,7 @@ mod tests {
                 input: json!(1),
                 timeout_ms: Some(60_000),
                 silence_timeout_ms: Some(1_500),
+                callback_digest: Some("d".into()),
             },
             Body::Retrying { code: "c".into(), message: "m".into(), delay_ms: 1000 },
             Body::Started { kind, worker: "w".into(), continues: true },

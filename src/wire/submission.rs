@@ -1,9 +1,12 @@
 //! A job as somebody submits it, the same through every front door. It queues nothing.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use serde_json::{Number, Value};
+use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use super::code::Code;
@@ -155,7 +158,8 @@ impl Submission {
     pub fn queued(&self) -> Body {
         let Limits { timeout_ms, silence_timeout_ms } = self.limits;
         let (kind, input) = (self.kind.clone(), self.input.clone());
-        Body::Queued { kind, input, timeout_ms, silence_timeout_ms }
+        let callback_digest = self.callback.as_ref().map(|url| BASE64.encode(Sha256::digest(url)));
+        Body::Queued { kind, input, timeout_ms, silence_timeout_ms, callback_digest }
     }
 }
 
@@ -172,6 +176,18 @@ pub fn may_call_back(callback: &str, hosts: &[String]) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn another_callback_is_another_submission_and_its_address_is_in_no_event() {
+        let with = |callback: Option<&str>| Submission {
+            callback: callback.map(str::to_owned),
+            ..Submission::new("k".parse().unwrap(), json!(1))
+        };
+        let queued = with(Some("https://h/secret")).queued();
+        assert_eq!(queued, with(Some("https://h/secret")).queued());
+        assert!(queued != with(Some("https://h/other")).queued() && queued != with(None).queued());
+        assert!(!format!("{queued:?}").contains("secret"));
+    }
 
     fn refusal(value: Value) -> Code {
         Submission::from_value(value).unwrap_err().code

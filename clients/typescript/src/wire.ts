@@ -14,6 +14,11 @@ export type Event =
        */
       attempt: number;
       /**
+       * The SHA-256 of the callback address, in base64url, by which the same submission is known again. The address
+       * itself is nobody else's business.
+       */
+      callback_digest?: string | null;
+      /**
        * Names this event.
        */
       cursor: Cursor;
