@@ -79,8 +79,8 @@ pub const REREAD_MAX: Duration = Duration::from_secs(2);
 
 /// How many events one direct get returns: a page bounds how long writers of the shard wait.
 pub const PAGE: usize = 64;
-/// How many bytes one direct get returns, about: less than what a client library's inbox may hold.
-pub const PAGE_BYTES: usize = 1024 * 1024;
+/// How many bytes one direct get returns, about: what a reader that is behind holds of the log.
+pub const PAGE_BYTES: usize = 256 * 1024;
 /// How many messages the client library holds for one reading of the log. The consumer of a scan asks for 500 at a time,
 /// and for as many again when half of them have come; a full inbox drops messages, and the scan begins again.
 pub const REPLAY_CAPACITY: usize = 2048;
@@ -92,7 +92,7 @@ pub const SCAN_FROM: usize = 20;
 pub const SCAN_GATHER: Duration = Duration::from_millis(15);
 /// How long a scan waits for readers at most.
 pub const SCAN_GATHER_MAX: Duration = Duration::from_millis(600);
-/// How many events a scan hands to a reader at once.
+/// How many events a scan hands to a reader at once; fewer when they have [`STEP_BYTES`] together.
 pub const SCAN_BATCH: usize = 32;
 /// After what time a scan hands over a smaller batch.
 pub const SCAN_FLUSH: Duration = Duration::from_millis(60);
@@ -113,6 +113,8 @@ pub const LIST_ROWS_MAX: usize = 100;
 /// How many events a listing reads at once, at the most: writers of the shard wait for about 0.5 ms of it, and an inbox
 /// holds twice as many.
 pub const LIST_WINDOW: u64 = 256;
+/// How many bytes such a read returns, about: less than what a client library's inbox may hold.
+pub const LIST_BYTES: usize = 1024 * 1024;
 /// How many such reads of one shard a page may take, so that no page costs more than 4096 events a shard, however far
 /// the next job lies. More than it takes to halve a window down to one event.
 pub const LIST_WINDOWS: u32 = 16;

@@ -17,7 +17,7 @@ use super::log::{header, unavailable};
 use super::walk::{Bounds, Entry, Found, Step, Walk, Window};
 use super::{Reader, api, names, setup};
 use crate::config::{
-    LIST_FOREIGN, LIST_LOOKUPS, LIST_REQUESTS, LIST_WINDOW, LIST_WINDOWS, PAGE_BYTES, REQUEST_WAIT,
+    LIST_BYTES, LIST_FOREIGN, LIST_LOOKUPS, LIST_REQUESTS, LIST_WINDOW, LIST_WINDOWS, REQUEST_WAIT,
     REREAD_FIRST,
 };
 use crate::source::Unavailable;
@@ -153,7 +153,7 @@ impl Reader {
     async fn window(&self, window: Window) -> Result<(Window, Got), Unavailable> {
         let Window { shard, from, to } = window;
         let stream = self.log.nats.names.chunks_stream(shard);
-        let ask = json!({"seq": from, "batch": to - from + 1, "max_bytes": PAGE_BYTES});
+        let ask = json!({"seq": from, "batch": to - from + 1, "max_bytes": LIST_BYTES});
         let (deadline, mut pause) = (Instant::now() + REQUEST_WAIT, REREAD_FIRST);
         loop {
             let page = {

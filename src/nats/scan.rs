@@ -12,7 +12,9 @@ use tracing::{debug, warn};
 
 use super::log::{self, Log};
 use super::names;
-use crate::config::{SCAN_BATCH, SCAN_FLUSH, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_QUEUE, SCAN_STALL};
+use crate::config::{
+    SCAN_BATCH, SCAN_FLUSH, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_QUEUE, SCAN_STALL, STEP_BYTES,
+};
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
 use crate::wire::{JobId, Pos, Seq, Stored};
@@ -55,6 +57,8 @@ struct Reader {
     want: Want,
     items: mpsc::Sender<Vec<Arc<Stored>>>,
     batch: Vec<Arc<Stored>>,
+    /// The payloads of the batch together.
+    bytes: usize,
 }
 
 impl Scan {
@@ -67,7 +71,7 @@ impl Scan {
     pub(super) fn join(&self, want: Want) -> mpsc::Receiver<Vec<Arc<Stored>>> {
         let (items, given) = mpsc::channel(SCAN_QUEUE);
         let mut waiting = self.lobby.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.readers.push(Reader { want, items, batch: Vec::new() });
+        waiting.readers.push(Reader::new(want, items));
         self.lobby.came.notify_one();
         if !std::mem::replace(&mut waiting.running, true) {
             self.tasks.spawn_until_stop(self.clone().run());
@@ -218,20 +222,27 @@ impl Lap {
 }
 
 impl Reader {
+    fn new(want: Want, items: mpsc::Sender<Vec<Arc<Stored>>>) -> Self {
+        Self { want, items, batch: Vec::new(), bytes: 0 }
+    }
+
     /// Takes an event. Says whether the reader stays in the lap.
     fn take(&mut self, event: &Arc<Stored>) -> bool {
         if event.pos < self.want.pos {
             return true;
         }
         self.batch.push(Arc::clone(event));
+        self.bytes += event.payload().len();
         let last = self.want.until.is_some_and(|until| event.seq >= until);
-        let fits = self.batch.len() < SCAN_BATCH && !last || self.flush();
+        let more = self.batch.len() < SCAN_BATCH && self.bytes < STEP_BYTES && !last;
+        let fits = more || self.flush();
         fits && !last
     }
 
     /// Hands over what was gathered. A reader that has not taken the batches before leaves the lap: it goes on from
     /// where it is when it can.
     fn flush(&mut self) -> bool {
+        self.bytes = 0;
         self.batch.is_empty() && !self.items.is_closed()
             || self.items.try_send(std::mem::take(&mut self.batch)).is_ok()
     }
@@ -244,7 +255,7 @@ mod tests {
     fn reader(pos: Pos) -> (Reader, mpsc::Receiver<Vec<Arc<Stored>>>) {
         let (items, given) = mpsc::channel(1);
         let want = Want { job: "j".parse().unwrap(), pos, until: None };
-        (Reader { want, items, batch: Vec::new() }, given)
+        (Reader::new(want, items), given)
     }
 
     #[test]
@@ -256,6 +267,25 @@ mod tests {
         assert!(!lap.is_before(5) && !lap.is_before(999) && lap.is_before(1000));
         lap.take("other", 1500, &bytes::Bytes::new());
         assert!(!lap.is_before(1500) && lap.is_before(1501));
+    }
+
+    #[test]
+    fn a_reader_is_handed_a_batch_of_so_many_events_or_so_many_bytes() {
+        let event = |bytes: usize| {
+            let payload = format!(
+                "{{\"type\":\"x\",\"job\":\"j\",\"seq\":1,\"attempt\":1,\"ts\":1,\"pad\":{:?}}}",
+                "x".repeat(bytes)
+            );
+            Arc::new(log::decode(&"j".parse().unwrap(), 7, payload.into()).unwrap())
+        };
+        for (bytes, size) in [(1, SCAN_BATCH), (STEP_BYTES / 4, 4), (2 * STEP_BYTES, 1)] {
+            let (mut reader, mut given) = reader(1);
+            for _ in 1..size {
+                assert!(reader.take(&event(bytes)) && given.try_recv().is_err(), "{bytes}");
+            }
+            assert!(reader.take(&event(bytes)), "{bytes}");
+            assert_eq!(given.try_recv().unwrap().len(), size, "{bytes}");
+        }
     }
 
     #[test]

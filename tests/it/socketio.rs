@@ -224,7 +224,7 @@ async fn clients_that_stop_reading_cost_no_memory_and_are_served_to_the_end() {
         assert_eq!(seen["disconnects"], json!([]), "{seen}");
     }
     eprintln!("memory {before} to {peak} KiB");
-    // 240 MiB were wanted. Each client may cost a window, a step and what is gathered for one write, all below 1 MiB.
+    // 240 MiB were wanted. Each client may cost a page of the log and some copies of an event of 256 KiB on their way.
     assert!(seen.len() == 10 && peak < before + 40_000, "{before} to {peak} KiB");
     system.end().await;
 }
