@@ -211,7 +211,7 @@ pub const CALLBACK_CONCURRENCY: usize = 256;
 pub const PING_EVERY: Duration = Duration::from_secs(25);
 /// How long a client may take to answer a ping.
 pub const PONG_WAIT: Duration = Duration::from_secs(20);
-/// How long one write to a client may take. A client that takes nothing for so long is gone.
+/// How long a client may take nothing of what is written to it; then it is gone.
 pub const WRITE_WAIT: Duration = Duration::from_secs(60);
 /// How long a connection may take to send the head of its next request. Longer than proxies keep an idle connection to
 /// use it again, which is 60 s.

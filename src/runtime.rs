@@ -59,6 +59,12 @@ impl Tasks {
     }
 }
 
+/// Does `work` unless `end` is cancelled. What is ready only after that is dropped: nobody waits for it any more.
+pub async fn unless_ended<T>(end: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
+    // By itself this prefers what is ready to the token.
+    end.run_until_cancelled(work).await.filter(|_| !end.is_cancelled())
+}
+
 /// Waits for SIGINT or SIGTERM.
 ///
 /// # Errors
@@ -104,4 +110,21 @@ where
         };
         running.into_iter().map(ended).fold(Ok(()), Result::and)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::poll;
+
+    #[tokio::test]
+    async fn what_is_ready_after_the_end_is_dropped() {
+        let (end, (tell, told)) = (CancellationToken::new(), tokio::sync::oneshot::channel());
+        let mut work = std::pin::pin!(unless_ended(&end, told));
+        assert!(poll!(work.as_mut()).is_pending());
+        tell.send(()).unwrap();
+        end.cancel();
+        assert!(work.await.is_none());
+        assert_eq!(unless_ended(&CancellationToken::new(), std::future::ready(1)).await, Some(1));
+    }
 }

@@ -22,6 +22,7 @@ use crate::edge::drain::Place;
 use crate::edge::error::Problem;
 use crate::edge::stats::{Door, Room};
 use crate::nats::Reader;
+use crate::runtime::unless_ended;
 use crate::session::{Error, Session, Step};
 use crate::wire::{Code, Gone, JobId, ServerFrame, Start};
 
@@ -185,7 +186,7 @@ impl Pump {
         self.watches.insert(job.clone(), Watched { end: end.clone(), _room: room });
         let hub = Arc::clone(&self.app.hub);
         self.steps.push(Box::pin(async move {
-            match end.run_until_cancelled(Session::open(&hub, &job, start)).await {
+            match unless_ended(&end, Session::open(&hub, &job, start)).await {
                 Some(opened) => Happened::Opened(opened, job, to),
                 None => Happened::Unwatched,
             }
@@ -251,7 +252,7 @@ impl Pump {
     fn step(&mut self, mut session: Session<Reader>) {
         let Some(end) = self.watches.get(session.job()).map(|watched| watched.end.clone()) else { return };
         self.steps.push(Box::pin(async move {
-            match end.run_until_cancelled(session.next()).await {
+            match unless_ended(&end, session.next()).await {
                 Some(step) => Happened::Stepped(session, step),
                 None => Happened::Unwatched,
             }

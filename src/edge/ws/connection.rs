@@ -19,6 +19,7 @@ use crate::edge::App;
 use crate::edge::drain::Place;
 use crate::edge::error::Problem;
 use crate::nats::Reader;
+use crate::runtime::unless_ended;
 use crate::session::{Error, Session, Step};
 use crate::wire::{About, ClientFrame, Code, Gone, JobId, ServerFrame, Start};
 
@@ -135,7 +136,7 @@ impl Connection {
         self.watches.insert(job.clone(), end.clone());
         let hub = Arc::clone(&self.app.hub);
         self.work.push(Box::pin(async move {
-            match end.run_until_cancelled(Session::open(&hub, &job, start)).await {
+            match unless_ended(&end, Session::open(&hub, &job, start)).await {
                 Some(opened) => Happened::Opened(opened, job),
                 None => Happened::Unwatched,
             }
@@ -239,7 +240,7 @@ impl Connection {
     fn step(&mut self, mut session: Session<Reader>) {
         let Some(end) = self.watches.get(session.job()).cloned() else { return };
         self.work.push(Box::pin(async move {
-            match end.run_until_cancelled(session.next()).await {
+            match unless_ended(&end, session.next()).await {
                 Some(step) => Happened::Stepped(session, step),
                 None => Happened::Unwatched,
             }

@@ -7,7 +7,7 @@ use futures_util::SinkExt as _;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
-use crate::config::{CLOSE_WAIT, PONG_WAIT, WRITE_WAIT};
+use crate::config::{CLOSE_WAIT, PONG_WAIT};
 use crate::wire::{ClientFrame, Code, Encoding, Refusal, ServerFrame, Stored};
 
 /// One client's socket.
@@ -106,17 +106,17 @@ impl Line {
         .await
     }
 
-    /// Writes what is in the write buffer.
+    /// Writes what is in the write buffer. The connection beneath ends when its client takes nothing for too long.
     pub(super) async fn flush(&mut self) -> Result<(), Ending> {
         let begun = Instant::now();
-        let written = timeout(WRITE_WAIT, self.socket.flush()).await;
-        self.wrote(begun, written.is_ok_and(|outcome| outcome.is_ok()))
+        let written = self.socket.flush().await;
+        self.wrote(begun, written.is_ok())
     }
 
     async fn feed(&mut self, message: Message) -> Result<(), Ending> {
         let begun = Instant::now();
-        let written = timeout(WRITE_WAIT, self.socket.feed(message)).await;
-        self.wrote(begun, written.is_ok_and(|outcome| outcome.is_ok()))
+        let written = self.socket.feed(message).await;
+        self.wrote(begun, written.is_ok())
     }
 
     fn wrote(&mut self, begun: Instant, written: bool) -> Result<(), Ending> {
