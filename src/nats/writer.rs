@@ -127,9 +127,9 @@ impl Writer {
     /// Asks the leader what became of an append.
     async fn resolve(&mut self, payload: &Bytes) -> Result<Resolved, Unavailable> {
         let Some(last) = self.log.last(&self.job).await? else {
-            // Purged or rebuilt: what was written before is gone, and so is the right to go on.
-            let untouched = self.pos == 0;
-            return Ok(if untouched { Resolved::NotYet } else { Resolved::Refused(Refusal::Superseded) });
+            // Nobody else has written, so all that this writer wrote has expired while it was silent: it goes on.
+            self.pos = 0;
+            return Ok(Resolved::NotYet);
         };
         Ok(if last.pos == self.pos {
             Resolved::NotYet

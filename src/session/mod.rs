@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::config::{OPEN_WAIT, STEP_BYTES};
 use crate::hub::{Full, Hub, Watch};
 use crate::resume::{Action, Input, Slice, Stitcher};
-use crate::source::{At, EventSource, Refill, Refilled, Replica, Unavailable};
+use crate::source::{At, EventSource, Refill, Refilled, Replay as _, Replica, Span, Unavailable};
 pub use fold::fold;
 
 use crate::wire::{Code, Cursor, JobId, Pos, Seq, Start, Status, Stored};
@@ -264,14 +264,13 @@ async fn prove<S: EventSource>(source: &S, watch: &Watch, cursor: Cursor) -> Res
     match found {
         At::Event(event) if event.cursor() == cursor => Ok(event.kind.is_end()),
         At::Removed => {
-            let mut last = feed.last();
-            if last.as_ref().is_some_and(|last| last.seq < cursor.seq) {
-                // The feed may not have heard of the event yet.
-                last = source.last(feed.job(), Replica::Leader).await?;
-            }
-            // The log goes on, so the event has expired with what was before it; what else is gone is told as missing.
-            let goes_on = last.is_none_or(|last| last.seq >= cursor.seq);
-            if goes_on { Ok(false) } else { Err(Error::CursorNotInLog) }
+            // It expired with what was before it, and what else is gone is told as missing: if the log goes on. One that
+            // expired as a whole may have begun anew, and nothing behind the cursor says that it has not.
+            let span =
+                Span { from: Seq::FIRST, pos: Some(cursor.pos), until: None, replica: Replica::Leader };
+            let behind = source.replay(feed.job(), span).next().await.transpose()?;
+            let goes_on = behind.and_then(|events| events.first().map(|first| first.seq > cursor.seq));
+            if goes_on == Some(true) { Ok(false) } else { Err(Error::CursorNotInLog) }
         }
         At::Event(_) | At::Other | At::NotYet => Err(Error::CursorNotInLog),
     }

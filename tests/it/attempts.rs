@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -5,6 +6,7 @@ use tailwater::backend::{Backend, Failure, Finish, Job, Output, Retry};
 use tailwater::guard::Signal;
 use tailwater::nats::{Cancelled, Options};
 use tailwater::wire::{JobId, Limits, Seq, Status, Submission, Type};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::killing::{kind_is_known, reaches};
@@ -389,6 +391,40 @@ async fn a_silent_worker_that_was_superseded_keeps_the_job_from_nobody() {
     system.demo().await;
     attempt(3).await;
     assert_eq!(system.ended(&job).await.output, text(&words(5, 0, 1)));
+    system.end().await;
+}
+
+/// Puts out one word, and another when it is told to.
+struct Words(Arc<Notify>);
+
+impl Backend for Words {
+    async fn run(&self, _job: Job, out: Output) -> Result<Finish, Failure> {
+        out.text("one ").await?;
+        self.0.notified().await;
+        out.text("two").await?;
+        Ok(Finish::default())
+    }
+}
+
+#[tokio::test]
+async fn a_job_whose_events_have_all_expired_goes_on_where_it_was() {
+    let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
+    let go = Arc::new(Notify::new());
+    system.worker(Words(Arc::clone(&go)), |_| {}).await;
+    let job = system.submit("quiet", Value::Null).await;
+    reaches(&system, "quiet", 3).await;
+    // As the limits of the stream do it in the course of a day, or of minutes when others write much.
+    let client = async_nats::connect(&system.options.url).await.unwrap();
+    let names = tailwater::nats::Names::new(&system.options.prefix);
+    let all = json!({"filter": names.chunks(0, &job)}).to_string();
+    let purge = format!("$JS.API.STREAM.PURGE.{}", names.chunks_stream(0));
+    client.request(purge, all.into()).await.unwrap();
+    go.notify_one();
+    let state = system.ended(&job).await;
+    assert_eq!((state.status, state.attempt, state.seq), (Status::Done, 1, Seq(5)));
+    let edge = system.edge().await;
+    let seen = follow(&edge.addr, "quiet").await;
+    assert_eq!((seen.missing.as_slice(), seen.last), ([(1, 3)].as_slice(), 5));
     system.end().await;
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::FEED_LINGER;
+use crate::wire::Event;
 
 #[tokio::test(start_paused = true)]
 async fn a_prefix_that_expired_is_told_as_missing_and_the_rest_follows() {
@@ -80,6 +81,22 @@ async fn a_cursor_whose_event_expired_goes_on_behind_it() {
         let mut client = Client::open(&edge(&memory), Start::Cursor(at_3)).await.unwrap();
         client.until_live().await;
         assert_eq!((client.next, client.missing), (Seq(11), missing));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cursor_of_a_log_that_expired_as_a_whole_is_refused_also_when_another_has_begun() {
+    let memory = log_of(10);
+    let cursors: Vec<_> = memory.events(&job()).iter().map(|event| event.cursor()).collect();
+    memory.expire(&job(), Seq(10));
+    for begun in 0..12 {
+        for cursor in &cursors {
+            let refused = Client::open(&edge(&memory), Start::Cursor(*cursor)).await.unwrap_err();
+            assert!(matches!(refused, Error::CursorNotInLog), "{begun}, {}: {refused}", cursor.seq);
+        }
+        let (job, seq) = (job(), Seq(begun + 1));
+        let event = Event { body: chunk("new"), job: job.clone(), seq, attempt: 1, ts: 1 };
+        memory.append_raw(&job, event.encode().unwrap()).unwrap();
     }
 }
 
