@@ -91,8 +91,10 @@ pub(super) enum Published {
     Refused,
     /// Another publish to the subject, or with the same id, is in flight: the same may do in a moment.
     InFlight,
-    /// The stream is full and takes nothing new.
+    /// The stream is full and takes nothing new. On a cluster it may also have a message of the subject.
     Full,
+    /// The stream has a message of the subject, and takes no second one.
+    Taken,
     /// Nobody knows whether it was or will be stored.
     Unsure(Unavailable),
 }
@@ -116,7 +118,9 @@ pub(super) async fn publish(
         },
         Err(Error::Api { code: code::WRONG_LAST_SEQUENCE, .. }) => Published::Refused,
         Err(Error::Api { code: code::IN_FLIGHT | code::DUPLICATE_IN_FLIGHT, .. }) => Published::InFlight,
-        Err(Error::Api { code, .. }) if code::FULL.contains(&code) => Published::Full,
+        Err(Error::Api { code, description }) if code::FULL.contains(&code) => {
+            if description.contains(code::OF_A_SUBJECT) { Published::Taken } else { Published::Full }
+        }
         Err(error) => Published::Unsure(Unavailable(error.to_string())),
     }
 }

@@ -68,8 +68,10 @@ pub(super) mod code {
     pub(in crate::nats) const WRONG_LAST_SEQUENCE: u64 = 10071;
     /// The disk, or what the account may use of it, has too little room for a stream.
     pub(in crate::nats) const NO_SPACE: u64 = 10047;
-    /// A stream with `discard: new` is full, in messages or bytes.
+    /// A stream with `discard: new` is full, in messages or bytes, or has all that it may have of a subject.
     pub(in crate::nats) const FULL: [u64; 2] = [10054, 10077];
+    /// What tells the second from the first: the broker has one code for both, and these words in its description.
+    pub(in crate::nats) const OF_A_SUBJECT: &str = "per subject";
     /// The expected last sequence cannot be told: another publish to the subject is in flight.
     pub(in crate::nats) const IN_FLIGHT: u64 = 10164;
     /// A publish with the same message id is in flight.

@@ -61,7 +61,7 @@ impl Log {
             Published::Stored(pos) => Appended::Stored(pos),
             Published::Refused => Appended::Refused,
             Published::InFlight | Published::Duplicate => Appended::InFlight,
-            Published::Full => Appended::Unsure(Unavailable("the stream is full".into())),
+            Published::Full | Published::Taken => Appended::Unsure(Unavailable("the stream is full".into())),
             Published::Unsure(error) => Appended::Unsure(error),
         }
     }

@@ -98,7 +98,7 @@ impl Log {
         if load.admits(submission.input.to_string().len()) {
             self.submit(job, submission).await
         } else {
-            Ok(self.known(job, submission).await?.unwrap_or(Submitted::Full))
+            Ok(self.submitted(job, submission).await?.unwrap_or(Submitted::Full))
         }
     }
 
@@ -117,9 +117,15 @@ impl Log {
         let subject = self.nats.names.queued(&submission.kind, job);
         match api::publish(&self.nats.work, subject, headers, payload.into()).await {
             Published::Stored(_) => {}
-            // Another submission with this id was faster, by less than its first event takes.
-            Published::Duplicate | Published::InFlight => return self.resubmitted(job, submission).await,
-            Published::Full => return Ok(Submitted::Full),
+            // It is there and has no event: another submission with this id was faster, by less than its first event
+            // takes, or died before that event, or the event has expired while the job waits.
+            Published::Duplicate | Published::InFlight | Published::Taken => {
+                let there = self.submitted(job, submission).await?;
+                return there.ok_or_else(|| Unavailable("the submission is under way".into()));
+            }
+            Published::Full => {
+                return Ok(self.submitted(job, submission).await?.unwrap_or(Submitted::Full));
+            }
             Published::Refused => return Err(Unavailable("the queue refused without a reason".into())),
             Published::Unsure(error) => return Err(error),
         }
@@ -138,15 +144,18 @@ impl Log {
         Ok(Some(if same { Submitted::Same } else { Submitted::Other }))
     }
 
-    async fn resubmitted(&self, job: &JobId, submission: &Submission) -> Result<Submitted, Unavailable> {
+    /// Whether the log knows the id or, when it has no event yet, the queue. It answers as [`Self::known`] does.
+    async fn submitted(
+        &self,
+        job: &JobId,
+        submission: &Submission,
+    ) -> Result<Option<Submitted>, Unavailable> {
         if let Some(known) = self.known(job, submission).await? {
-            return Ok(known);
+            return Ok(Some(known));
         }
-        Ok(match self.queued(job).await? {
-            Some(there) if there == Queued::new(job, submission) => Submitted::Same,
-            Some(_) => Submitted::Other,
-            None => return Err(Unavailable("the submission is under way".into())),
-        })
+        let Some(there) = self.queued(job).await? else { return Ok(None) };
+        let same = there == Queued::new(job, submission);
+        Ok(Some(if same { Submitted::Same } else { Submitted::Other }))
     }
 
     /// The job of this id that waits in the queue, when it has no event yet.

@@ -1,5 +1,9 @@
+use async_nats::HeaderMap;
+use async_nats::jetstream::Context;
 use serde_json::{Value, json};
 use tailwater::config::{KIND_JOBS_MAX, SMALL_INPUT};
+use tailwater::nats::Names;
+use tailwater::wire::Status;
 
 use crate::bad_input::{http, post};
 use crate::support::broker::Broker;
@@ -10,6 +14,7 @@ use crate::watching::on_one_and_three;
 
 on_one_and_three!(
     a_job_that_is_submitted_again_by_its_key_is_the_same_job,
+    a_job_whose_edge_died_between_the_queue_and_the_log_is_the_same_job_when_it_is_submitted_again,
     a_full_kind_is_refused_and_leaves_room_for_the_others,
 );
 
@@ -55,10 +60,61 @@ async fn a_job_that_is_submitted_again_by_its_key_is_the_same_job(broker: &Broke
     system.end().await;
 }
 
+/// JetStream, around this library.
+async fn jetstream(system: &System) -> Context {
+    let servers: Vec<_> = system.options.url.split(',').collect();
+    async_nats::jetstream::new(async_nats::connect(servers).await.unwrap())
+}
+
+async fn a_job_whose_edge_died_between_the_queue_and_the_log_is_the_same_job_when_it_is_submitted_again(
+    broker: &Broker,
+) {
+    let system = System::on(broker).await;
+    // Makes the kind known and then does not serve it.
+    system.demo().await.cancel();
+    let (edge, context) = (system.edge().await, jetstream(&system).await);
+    let body = |id: &str| json!({"kind": "demo", "id": id, "input": words(20, 20, 1)});
+    // The broker knows no message id, or another one, as it does when its duplicate window has passed.
+    let ids = ["left-1", "left-2"];
+    for (id, message_id) in [(ids[0], None), (ids[1], Some("another"))] {
+        let mut headers = HeaderMap::new();
+        if let Some(message_id) = message_id {
+            headers.insert("Nats-Msg-Id", message_id);
+        }
+        let payload = json!({"job": id, "kind": "demo", "input": body(id)["input"]}).to_string();
+        let subject = format!("{}.jobs.demo.{id}", system.options.prefix);
+        context.publish_with_headers(subject, headers, payload.into()).await.unwrap().await.unwrap();
+    }
+    let jobs = Names::new(&system.options.prefix).jobs_stream();
+    let mut queue = context.get_stream(&jobs).await.unwrap();
+    // While there is room, and when the queue is full, which the broker may find out first.
+    for room in [true, false] {
+        let mut config = queue.cached_info().config.clone();
+        config.max_messages = if room { 3 } else { 2 };
+        context.update_stream(config).await.unwrap();
+        for id in ids {
+            let (status, same) = post(&edge, &body(id)).await;
+            assert_eq!((status, &same["id"], &same["status"]), (200, &json!(id), &json!("queued")), "{same}");
+            let (status, problem) = post(&edge, &json!({"kind": "demo", "id": id, "input": "other"})).await;
+            assert_eq!((status, &problem["code"]), (409, &json!("job_exists")), "{problem}");
+        }
+    }
+    let (status, problem) = post(&edge, &body("new")).await;
+    assert_eq!((status, &problem["code"]), (503, &json!("queue_full")), "{problem}");
+    assert_eq!(queue.info().await.unwrap().state.messages, 2);
+    // Two workers, which would take a job from one another if each had a message of it.
+    system.demo().await;
+    system.demo().await;
+    for id in ids {
+        let state = system.ended(&id.parse().unwrap()).await;
+        assert_eq!((state.status, state.attempt, state.output), (Status::Done, 1, text(&body(id)["input"])));
+    }
+    system.end().await;
+}
+
 /// Fills the queue as foreign publishers would.
 async fn fill(system: &System, kind: &str, count: u64, size: usize) {
-    let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>()).await.unwrap();
-    let context = async_nats::jetstream::new(client);
+    let context = jetstream(system).await;
     let input = "x".repeat(size);
     let mut acks = futures_util::stream::FuturesUnordered::new();
     for n in 0..count {
@@ -93,8 +149,10 @@ async fn a_full_kind_is_refused_and_leaves_room_for_the_others(broker: &Broker) 
     });
     let (status, problem) = refused.await;
     assert_eq!((status, &problem["code"]), (503, &json!("queue_full")));
-    // What is in the queue already is still answered, other kinds have room, and a terminal hears the same.
+    // What is in the queue already is still answered, with an event or without; other kinds have room, and a terminal
+    // hears the same.
     assert_eq!(post(&edge, &kept).await.0, 200);
+    assert_eq!(post(&edge, &json!({"kind": "demo", "id": "fill-7", "input": ""})).await.0, 200);
     assert_eq!(post(&edge, &json!({"kind": "other"})).await.0, 202);
     let submit = ["submit", "--kind", "demo"].map(str::to_owned).to_vec();
     let (code, _, err) = run([submit, system.flags()].concat()).await;
