@@ -130,6 +130,9 @@ pub(super) async fn wait(log: Log, job: &JobId, json: bool) -> anyhow::Result<Ex
     } else {
         print!("{}", state.output);
         std::io::stdout().flush()?;
+        if state.truncated {
+            eprintln!("\n[this is not all of the output: it is too long, or its beginning has expired]");
+        }
     }
     Ok(exit_code(match (state.status, state.error) {
         (Status::Cancelled, _) => Some(&End::Cancelled),

@@ -33,5 +33,7 @@ pub async fn fold<S: EventSource>(source: &S, job: &JobId) -> Result<Option<JobS
             Refilled::Done { nothing_left: false } => {}
         }
     }
+    // It has expired while the rest was read, and may have been output.
+    state.truncated |= state.seq < last.seq;
     Ok(Some(state))
 }

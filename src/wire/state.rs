@@ -27,7 +27,8 @@ pub struct JobState {
     pub cursor: Option<String>,
     /// The output text that counts: of the last attempt, and of those that it continues. At most [`OUTPUT_MAX`] bytes.
     pub output: String,
-    /// Whether `output` is only the beginning.
+    /// Whether `output` is not whole: only its beginning, because it is too long, or without its beginning, which has
+    /// expired.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
     /// Why it failed.
@@ -71,6 +72,11 @@ impl JobState {
 
     /// Takes in the next event. An event whose fields cannot be read still counts by its type.
     pub fn apply(&mut self, stored: &Stored) {
+        if stored.seq > self.seq.next() {
+            // What is gone may have been output, or an attempt that supersedes what was read before.
+            self.output.clear();
+            self.truncated = true;
+        }
         self.seq = stored.seq;
         self.attempt = stored.attempt;
         self.status = stored.status();
@@ -115,10 +121,9 @@ impl JobState {
 
     fn put_out(&mut self, text: &str) {
         let room = OUTPUT_MAX - self.output.len();
-        let fits = text.floor_char_boundary(room);
-        if !self.truncated {
-            self.output.push_str(&text[..fits]);
-        }
+        // With less room than a character may take, the output may have been cut here: nothing is put behind the cut.
+        let fits = if room < char::MAX_LEN_UTF8 { 0 } else { text.floor_char_boundary(room) };
+        self.output.push_str(&text[..fits]);
         self.truncated |= fits < text.len();
     }
 }
@@ -128,10 +133,18 @@ mod tests {
     use super::*;
 
     fn fold(bodies: Vec<(u32, Body)>) -> JobState {
+        fold_but(&[], bodies)
+    }
+
+    /// Folds a log in which these events have expired.
+    fn fold_but(expired: &[u64], bodies: Vec<(u32, Body)>) -> JobState {
         let job: JobId = "j".parse().unwrap();
         let mut state = JobState::new(job.clone());
         for (i, (attempt, body)) in bodies.into_iter().enumerate() {
             let seq = Seq(i as u64 + 1);
+            if expired.contains(&seq.0) {
+                continue;
+            }
             let event = Event { body, job: job.clone(), seq, attempt, ts: seq.0 * 10 };
             state.apply(&Stored::decode(&job, seq.0 * 3, event.encode().unwrap()).unwrap());
         }
@@ -161,6 +174,37 @@ mod tests {
         let state =
             fold(vec![(1, started(false)), (1, chunk(&half)), (1, chunk(&half)), (2, started(false))]);
         assert_eq!((state.truncated, state.output.as_str()), (false, ""));
+    }
+
+    #[test]
+    fn an_output_whose_beginning_has_expired_says_so() {
+        let attempt =
+            || vec![(1, started(false)), (1, chunk("one ")), (1, chunk("two ")), (1, chunk("three"))];
+        for (expired, output) in [(&[1][..], "one two three"), (&[1, 2], "two three"), (&[3], "three")] {
+            let state = fold_but(expired, attempt());
+            assert_eq!((state.output.as_str(), state.truncated), (output, true), "without {expired:?}");
+        }
+        // An attempt that goes on does not bring it back.
+        let goes_on = vec![(2, started(true)), (2, chunk(" four"))];
+        let state = fold_but(&[1, 2], [attempt(), goes_on].concat());
+        assert_eq!((state.output.as_str(), state.truncated), ("two three four", true));
+    }
+
+    #[test]
+    fn an_attempt_that_begins_anew_is_whole_whatever_has_expired_before_it() {
+        let bodies = vec![
+            (1, started(false)),
+            (1, chunk("one ")),
+            (1, chunk("two ")),
+            (2, started(false)),
+            (2, chunk("new")),
+        ];
+        for expired in [&[1][..], &[1, 2], &[1, 2, 3], &[2, 3]] {
+            let state = fold_but(expired, bodies.clone());
+            assert_eq!((state.output.as_str(), state.truncated), ("new", false), "without {expired:?}");
+        }
+        let state = fold_but(&[1, 2, 3, 4], bodies);
+        assert_eq!((state.output.as_str(), state.truncated), ("new", true), "nobody knows what came before");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, Failure, Finish, Job, Output, Retry};
 use tailwater::guard::Signal;
-use tailwater::nats::{Cancelled, Options};
+use tailwater::nats::{Appended, Cancelled, Options};
 use tailwater::wire::{JobId, Limits, Seq, Status, Submission, Type};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -152,6 +152,44 @@ async fn an_attempt_that_continues_takes_nothing_back(broker: &Broker) {
     // Taken together, not only since the last start: nothing is missing and nothing stands twice.
     let all: String = seen.events.values().filter_map(|event| event["text"].as_str()).collect();
     assert_eq!(all, (0..40).map(|n| format!("{n} ")).collect::<String>());
+    system.end().await;
+}
+
+#[tokio::test]
+async fn an_attempt_begins_anew_when_the_beginning_of_the_output_has_expired() {
+    let system = System::with(Broker::shared_one(), |settings| {
+        settings.shards = 1;
+        settings.max_bytes = 64 << 10;
+    })
+    .await;
+    let edge = system.edge().await;
+    let mut first = counting(&system);
+    kind_is_known(&system).await;
+    let (mut client, mut seen) = (edge.client().await, Seen::of("counts"));
+    client.watch(&seen).await;
+    let job = system.submit("counts", Value::Null).await;
+    reaches(&system, "counts", 8).await;
+    first.kill().await;
+    // Its neighbour writes a little at a time, so that only the beginning gives way.
+    let (neighbour, mut pos) = ("neighbour".parse().unwrap(), 0);
+    while system.log.first(&job).await.unwrap().unwrap().seq.0 < 4 {
+        match system.log.append(&neighbour, pos, vec![b'x'; 256].into()).await {
+            Appended::Stored(stored) => pos = stored,
+            other @ (Appended::Refused | Appended::InFlight | Appended::Unsure(_)) => panic!("{other:?}"),
+        }
+    }
+    let state = system.state(&job).await.unwrap();
+    assert!(state.truncated && !state.output.starts_with("0 "), "{}", state.output);
+    let _second = counting(&system);
+    seen.follow(&mut client).await;
+    seen.assert_whole();
+    let starts = |event: &&Value| event["type"] == "job:started:v1";
+    let continues: Vec<_> = seen.events.values().filter(starts).map(|event| &event["continues"]).collect();
+    assert_eq!(continues, [false, false]);
+    let counted: String = (0..40).map(|n| format!("{n} ")).collect();
+    assert_eq!(seen.text(), counted);
+    let state = system.ended(&job).await;
+    assert_eq!((state.output, state.truncated), (counted, false));
     system.end().await;
 }
 

@@ -600,7 +600,8 @@ export interface JobState {
    */
   status: Status;
   /**
-   * Whether `output` is only the beginning.
+   * Whether `output` is not whole: only its beginning, because it is too long, or without its beginning, which has
+   * expired.
    */
   truncated?: boolean;
   /**

@@ -76,6 +76,7 @@ async fn a_state_is_told_though_all_that_it_was_made_of_expires_meanwhile() {
         };
         let (state, ()) = tokio::join!(folded(&memory), expire);
         assert_eq!(state["seq"], 0, "nothing of it was there to be read");
+        assert_eq!(state["truncated"], true);
         assert!(memory.calls().replay < 10);
     }
 }
