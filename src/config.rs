@@ -168,6 +168,9 @@ pub const STOP_WAIT: Duration = Duration::from_secs(5);
 pub const CLAIM_MAX: usize = 64;
 /// How long one request for jobs waits at the broker.
 pub const CLAIM_WAIT: Duration = Duration::from_secs(5);
+/// How much longer a worker waits for the answer to it, before it takes the request for lost and asks again: a server that
+/// dies takes with it the requests for the consumers that it led.
+pub const CLAIM_LATE: Duration = Duration::from_millis(500);
 
 // ---- model servers and callbacks over HTTP
 

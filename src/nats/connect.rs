@@ -41,6 +41,8 @@ pub struct Nats {
     pub(super) names: Arc<Names>,
     /// Counts up when live copies may have been lost because the live connection was away.
     pub(super) reconnected: watch::Receiver<u64>,
+    /// Counts up when what was asked for over the work connection may be forgotten because it was away.
+    pub(super) work_reconnected: watch::Receiver<u64>,
 }
 
 impl Nats {
@@ -50,15 +52,17 @@ impl Nats {
     /// [`Error::Unreachable`] or [`Error::TooOld`].
     pub async fn connect(options: &Options) -> Result<Self, Error> {
         let deadline = Instant::now() + options.patience;
-        let (count, reconnected) = watch::channel(0_u64);
+        let (live_count, reconnected) = watch::channel(0_u64);
+        let (work_count, work_reconnected) = watch::channel(0_u64);
         let (live, replay, work) = tokio::try_join!(
-            open(options, "live", LIVE_CAPACITY, Some(count), deadline),
+            open(options, "live", LIVE_CAPACITY, Some(live_count), deadline),
             open(options, "replay", REPLAY_CAPACITY, None, deadline),
-            open(options, "work", LIVE_CAPACITY, None, deadline),
+            open(options, "work", LIVE_CAPACITY, Some(work_count), deadline),
         )?;
         check_version(&live, &options.url)?;
         info!(url = %redacted(&options.url), version = %live.server_info().version, "connected to NATS");
-        Ok(Self { live, replay, work, names: Arc::new(Names::new(&options.prefix)), reconnected })
+        let names = Arc::new(Names::new(&options.prefix));
+        Ok(Self { live, replay, work, names, reconnected, work_reconnected })
     }
 
     /// Makes the streams that `nats/` declares.

@@ -2,14 +2,16 @@
 //! claim.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use async_nats::HeaderMap;
-use async_nats::jetstream::{self, AckKind, consumer::PullConsumer};
+use async_nats::jetstream::consumer::{PullConsumer, pull::Batch};
+use async_nats::jetstream::{self, AckKind};
+use async_nats::{Client, HeaderMap};
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, warn};
 
 use super::api::{self, Published};
@@ -18,7 +20,7 @@ use super::error::{Error, code};
 use super::log::{Log, unavailable};
 use super::writer::{Refusal, Writer};
 use super::{names, setup};
-use crate::config::{CLAIM_WAIT, KIND_JOBS_MAX, REQUEST_WAIT, SMALL_INPUT};
+use crate::config::{CLAIM_LATE, CLAIM_WAIT, KIND_JOBS_MAX, REQUEST_WAIT, SMALL_INPUT};
 use crate::source::Unavailable;
 use crate::wire::{JobId, Kind, Limits, Submission, Type};
 
@@ -210,12 +212,22 @@ impl Log {
 pub struct Claim {
     nats: Nats,
     consumer: PullConsumer,
-    batch: Option<jetstream::consumer::pull::Batch>,
+    asked: Option<Asked>,
+}
+
+/// What was asked for and may still come. Whatever comes after this was dropped is handed out again only after the ack
+/// wait.
+struct Asked {
+    batch: Batch,
+    /// Over which connection, counted from the first: the broker forgets the request with it.
+    connection: u64,
+    /// When the broker has answered, or never will.
+    until: Instant,
 }
 
 impl fmt::Debug for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Claim").field("asked", &self.batch.is_some()).finish_non_exhaustive()
+        f.debug_struct("Claim").field("asked", &self.asked.is_some()).finish_non_exhaustive()
     }
 }
 
@@ -234,7 +246,7 @@ impl Claim {
             .map_err(|error| broken(error.to_string()))?;
         let consumer: PullConsumer =
             stream.get_consumer(kind.as_str()).await.map_err(|error| broken(error.to_string()))?;
-        Ok(Self { nats: nats.clone(), consumer, batch: None })
+        Ok(Self { nats: nats.clone(), consumer, asked: None })
     }
 
     /// After what silence of its worker the queue hands a job to another one. Fixed by the kind's first worker.
@@ -248,38 +260,70 @@ impl Claim {
     /// [`Unavailable`]: ask again after a pause.
     pub async fn next(&mut self, free: usize) -> Result<Delivery, Unavailable> {
         loop {
-            let Some(batch) = &mut self.batch else {
-                let fetch = self.consumer.fetch().max_messages(free).expires(CLAIM_WAIT).messages();
-                let batch = timeout(REQUEST_WAIT, fetch)
-                    .await
-                    .map_err(|_| Unavailable("no answer in time".into()))?;
-                self.batch = Some(batch.map_err(|error| Unavailable(error.to_string()))?);
+            let Some(asked) = &mut self.asked else {
+                self.asked = Some(self.ask(free).await?);
                 continue;
             };
-            match batch.next().await {
+            let answer = tokio::select! {
+                // What has come is taken before the rest is given up.
+                biased;
+                answer = asked.batch.next() => answer,
+                () = sleep_until(asked.until) => None,
+                Ok(()) = self.nats.work_reconnected.changed() => {
+                    if asked.connection == connections(&self.nats.work) {
+                        continue;
+                    }
+                    None
+                }
+            };
+            match answer {
                 Some(Ok(message)) => {
                     if let Some(delivery) = Delivery::read(self.nats.clone(), message).await {
                         return Ok(delivery);
                     }
                 }
                 Some(Err(error)) => {
-                    self.batch = None;
+                    self.asked = None;
                     return Err(Unavailable(error.to_string()));
                 }
-                None => self.batch = None,
+                None => self.asked = None,
             }
         }
     }
 
+    /// Asks the broker for `free` jobs.
+    async fn ask(&self, free: usize) -> Result<Asked, Unavailable> {
+        // However long the connection is away: what was asked meanwhile would be sent by the next one, and taken for lost.
+        self.flush().await?;
+        let fetch = self.consumer.fetch().max_messages(free).expires(CLAIM_WAIT).messages();
+        let batch =
+            timeout(REQUEST_WAIT, fetch).await.map_err(|_| Unavailable("no answer in time".into()))?;
+        let batch = batch.map_err(|error| Unavailable(error.to_string()))?;
+        // Once sent, it went over the connection that stands now, or is lost; until then, the next one may carry it.
+        self.flush().await?;
+        let connection = connections(&self.nats.work);
+        Ok(Asked { batch, connection, until: Instant::now() + CLAIM_WAIT + CLAIM_LATE })
+    }
+
+    /// Waits until all that was asked for so far is sent.
+    async fn flush(&self) -> Result<(), Unavailable> {
+        self.nats.work.flush().await.map_err(|error| Unavailable(error.to_string()))
+    }
+
     /// Claims no more, and gives back what was handed over and not taken.
     pub async fn end(self) {
-        let Some(mut batch) = self.batch else { return };
+        let Some(Asked { mut batch, .. }) = self.asked else { return };
         while let Some(Some(Ok(message))) = batch.next().now_or_never() {
             if let Err(error) = message.ack_with(AckKind::Nak(None)).await {
                 debug!(%error, "a job was not given back; it is handed out again after the ack wait");
             }
         }
     }
+}
+
+/// How many connections a client has had.
+fn connections(client: &Client) -> u64 {
+    client.statistics().connects.load(Ordering::Relaxed)
 }
 
 /// A job that this worker was handed, until it is acked or given back.

@@ -4,8 +4,9 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::guard::Signal;
-use tailwater::nats::{Refusal, Writer};
-use tailwater::wire::{Body, Status, Type};
+use tailwater::nats::{Log, Names, Nats, Refusal, Writer};
+use tailwater::wire::{Body, JobId, Status, Submission, Type};
+use tailwater::worker::{Settings, Worker};
 use tokio::time::{Instant, sleep};
 
 use crate::support::broker::Broker;
@@ -262,6 +263,53 @@ async fn a_broker_that_is_killed_and_started_again_loses_and_doubles_nothing() {
         seen.assert_whole();
         assert_eq!(seen.text(), text(&words(200, 40, n as u64)));
         assert_eq!(starts(seen).len(), 1, "nobody took {} over", seen.job);
+    }
+    system.end().await;
+}
+
+/// Waits until a worker of the kind `demo` has asked the broker for jobs.
+async fn a_worker_waits(system: &System) {
+    let client = async_nats::connect(&system.options.url).await.unwrap();
+    let subject = format!("$JS.API.CONSUMER.INFO.{}.demo", Names::new(&system.options.prefix).jobs_stream());
+    eventually("a request for jobs", || async {
+        let answer = client.request(subject.clone(), "".into()).await.ok()?;
+        let info: Value = serde_json::from_slice(&answer.payload).unwrap();
+        (info["num_waiting"] == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_idle_worker_takes_the_next_job_at_once_when_the_broker_is_back() {
+    let mut broker = Broker::one();
+    let system = System::on(&broker).await;
+    let nats = Nats::connect(&system.options).await.unwrap();
+    let worker = Worker::open(&nats, Demo, Settings::new("demo".parse().unwrap())).await.unwrap();
+    system.tasks.spawn(worker.run(system.tasks.stop().child_token()));
+    // Over the worker's connections, so that the submit does not wait for those of others.
+    let log = Log::open(&nats).await.unwrap();
+    for n in 0..3 {
+        a_worker_waits(&system).await;
+        broker.kill(0);
+        let connected = |wanted| {
+            let nats = &nats;
+            eventually(
+                "the connections",
+                move || async move { (nats.is_connected() == wanted).then_some(()) },
+            )
+        };
+        connected(false).await;
+        broker.restart(0);
+        connected(true).await;
+        let job: JobId = format!("next-{n}").parse().unwrap();
+        let submission = Submission::new("demo".parse().unwrap(), words(1, 0, 1));
+        eventually("a submit", || async { log.submit(&job, &submission).await.ok() }).await;
+        let submitted = Instant::now();
+        eventually("the end", || async {
+            log.last(&job).await.ok().flatten().filter(|last| last.kind.is_end())
+        })
+        .await;
+        assert!(submitted.elapsed() < Duration::from_secs(2), "{:?}", submitted.elapsed());
     }
     system.end().await;
 }
