@@ -104,6 +104,13 @@ pub const SCAN_STALL: Duration = Duration::from_secs(5);
 /// How long one request to the broker may take.
 pub const REQUEST_WAIT: Duration = Duration::from_secs(3);
 
+/// How many messages in a row that are no events are passed over to find the next, or the last, event of a job. A foreign
+/// worker that writes in a wrong format leaves one per chunk until another one claims the job.
+pub const FOREIGN_MAX: usize = 1024;
+/// How far back the last event of a job is sought at first when something else stands behind it, in messages of the
+/// shard; eight times as far each time.
+pub const LOOK_BACK: u64 = 64;
+
 // ---- listing jobs
 
 /// How many jobs a page of a listing holds when nobody says: what a person looks over.

@@ -30,6 +30,9 @@ impl Cancel {
                 Cancelled::Requested(seq) | Cancelled::Already(seq) => println!("{seq}"),
                 Cancelled::Ended => anyhow::bail!("the job {} has ended already", self.job),
                 Cancelled::Unknown => anyhow::bail!("there is no job {}, or all of it has expired", self.job),
+                Cancelled::Buried => {
+                    anyhow::bail!("the log of {} ends with too much that is no event", self.job)
+                }
             }
             nats.close().await;
             Ok(ExitCode::SUCCESS)

@@ -118,6 +118,9 @@ impl App {
             Cancelled::Already(seq) => Ok(Receipt { id, seq, new: false }),
             Cancelled::Ended => Err(Code::JobEnded.into()),
             Cancelled::Unknown => Err(Code::JobNotFound.into()),
+            Cancelled::Buried => {
+                Err(Problem::new(Code::Internal, "the job's log ends with too much that is no event"))
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::log::Log;
+use super::log::{Log, Tip};
 use super::writer::{Refusal, Writer};
 use crate::config::{CANCEL_WAIT, RETRY_FIRST};
 use crate::source::Unavailable;
@@ -23,6 +23,8 @@ pub enum Cancelled {
     Ended,
     /// There is no such job.
     Unknown,
+    /// The log ends with so many messages that are no events that nobody finds its last one.
+    Buried,
 }
 
 impl Log {
@@ -48,7 +50,8 @@ impl Log {
 
     /// One try; `None` when somebody else wrote at the same time.
     async fn try_cancel(&self, job: &JobId, by: Option<String>) -> Result<Option<Cancelled>, Unavailable> {
-        let Some(last) = self.last(job).await? else {
+        let Tip::At { last, .. } = self.tip(job).await? else { return Ok(Some(Cancelled::Buried)) };
+        let Some(last) = last else {
             let Some(submission) = self.waiting(job).await? else { return Ok(Some(Cancelled::Unknown)) };
             // Submitted, and its first event is still under way: the log begins the same way whoever writes it.
             let queued = Writer::new(self.clone(), job.clone(), 0, None).append(submission.queued()).await;

@@ -8,13 +8,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::api::{self, Published};
+use super::batch::{batch, number};
 use super::connect::Nats;
 use super::error::{Error, code};
 use super::names;
 use super::setup;
+use crate::config::{FOREIGN_MAX, LOOK_BACK, PAGE, PAGE_BYTES, REQUEST_WAIT, REREAD_FIRST};
 use crate::source::{At, Unavailable};
 use crate::wire::{JobId, Pos, Stored};
 
@@ -36,6 +39,27 @@ pub enum Appended {
     InFlight,
     /// Nobody knows whether it was, or will be, stored.
     Unsure(Unavailable),
+}
+
+/// Where a job's log ends.
+#[derive(Debug)]
+pub enum Tip {
+    /// Here.
+    At {
+        /// The last event; `None` while there is none.
+        last: Option<Stored>,
+        /// The place of what stands last, be it an event or not: what an append must expect. 0 when nothing does.
+        fence: Pos,
+    },
+    /// Behind more than [`FOREIGN_MAX`] messages that are no events: nobody looks further.
+    Buried,
+}
+
+/// A message of a job's log.
+struct Found {
+    pos: Pos,
+    /// `None` when it is no event.
+    event: Option<Stored>,
 }
 
 impl Log {
@@ -66,17 +90,86 @@ impl Log {
         }
     }
 
-    /// The last event, from the leader.
+    /// The last event, as the leader knows it.
     ///
     /// # Errors
     /// [`Unavailable`].
     pub async fn last(&self, job: &JobId) -> Result<Option<Stored>, Unavailable> {
-        self.ask_leader(job, &json!({"last_by_subj": self.subject(job)})).await
+        match self.tip(job).await? {
+            Tip::At { last, .. } => Ok(last),
+            Tip::Buried => Err(buried()),
+        }
+    }
+
+    /// Where the log ends, as the leader knows it.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn tip(&self, job: &JobId) -> Result<Tip, Unavailable> {
+        let (deadline, mut pause) = (Instant::now() + REQUEST_WAIT, REREAD_FIRST);
+        loop {
+            let fence = match self.ask_leader(job, &json!({"last_by_subj": self.subject(job)})).await? {
+                None => return Ok(Tip::At { last: None, fence: 0 }),
+                Some(Found { pos, event: Some(event) }) => {
+                    return Ok(Tip::At { last: Some(event), fence: pos });
+                }
+                Some(Found { pos, event: None }) => pos,
+            };
+            if let Some(tip) = self.look_back(job, fence).await? {
+                return Ok(tip);
+            }
+            if Instant::now() >= deadline {
+                return Err(Unavailable("a replica of the log stays behind".into()));
+            }
+            sleep(pause).await;
+            pause *= 2;
+        }
+    }
+
+    /// Looks for the last event before `fence`, further and further back; `None` when a replica had not all of it.
+    async fn look_back(&self, job: &JobId, fence: Pos) -> Result<Option<Tip>, Unavailable> {
+        let mut reach = LOOK_BACK;
+        loop {
+            let from = fence.saturating_sub(reach).max(1);
+            let (mut pos, mut last, mut foreign) = (from, None, 0);
+            while pos <= fence {
+                let ask = json!({"seq": pos, "next_by_subj": self.subject(job), "batch": PAGE, "max_bytes": PAGE_BYTES});
+                let page = batch(&self.nats.replay, &self.stream(job), &ask).await?;
+                // A replica may lack the end of what the leader has, and nothing in between.
+                let Some(end) = page.messages.last().and_then(|message| number(message, names::SEQUENCE))
+                else {
+                    return Ok(None);
+                };
+                for message in &page.messages {
+                    match stored(job, message) {
+                        Some(event) if event.pos < fence => (last, foreign) = (Some(event), 0),
+                        Some(_) => {}
+                        None => foreign += 1,
+                    }
+                }
+                if foreign > FOREIGN_MAX {
+                    return Ok(Some(Tip::Buried));
+                }
+                pos = end + 1;
+            }
+            if last.is_some() || from == 1 {
+                return Ok(Some(Tip::At { last, fence }));
+            }
+            reach = reach.saturating_mul(8);
+        }
     }
 
     /// The first event at or after `pos`, from the leader.
     pub(super) async fn next(&self, job: &JobId, pos: Pos) -> Result<Option<Stored>, Unavailable> {
-        self.ask_leader(job, &json!({"seq": pos, "next_by_subj": self.subject(job)})).await
+        let mut from = pos;
+        for _ in 0..FOREIGN_MAX {
+            let ask = json!({"seq": from, "next_by_subj": self.subject(job)});
+            match self.ask_leader(job, &ask).await? {
+                Some(Found { pos, event: None }) => from = pos + 1,
+                found => return Ok(found.and_then(|found| found.event)),
+            }
+        }
+        Err(buried())
     }
 
     /// The first event that the log still has, from the leader.
@@ -94,14 +187,18 @@ impl Log {
         job: &JobId,
     ) -> Result<Option<Stored>, Unavailable> {
         let subject = names::api(&format!("DIRECT.GET.{}.{}", self.stream(job), self.subject(job)));
-        self.direct(client, job, subject, Bytes::new()).await
+        match self.direct(client, job, subject, Bytes::new()).await? {
+            Some(Found { event: None, .. }) => self.last(job).await,
+            found => Ok(found.and_then(|found| found.event)),
+        }
     }
 
-    /// The first event, from any replica.
-    pub(super) async fn first_of_any(&self, job: &JobId) -> Result<Option<Stored>, Unavailable> {
+    /// Where the log begins, as any replica sees it.
+    pub(super) async fn begin_of_any(&self, job: &JobId) -> Result<Option<Pos>, Unavailable> {
         let body = json!({"seq": 1, "next_by_subj": self.subject(job)});
         let subject = names::api(&format!("DIRECT.GET.{}", self.stream(job)));
-        self.direct(&self.nats.replay, job, subject, body.to_string().into()).await
+        let first = self.direct(&self.nats.replay, job, subject, body.to_string().into()).await?;
+        Ok(first.map(|first| first.pos))
     }
 
     /// What stands at a place of the job's shard.
@@ -120,10 +217,11 @@ impl Log {
         // A replica may be behind: only the leader knows that nothing stands there.
         let stream = self.stream(job);
         let get = format!("STREAM.MSG.GET.{stream}");
-        let found = api::find(&self.nats.replay, &get, &json!({"seq": pos}), &[code::NO_MESSAGE]).await;
-        match found.map_err(unavailable)? {
+        let answer = api::find(&self.nats.replay, &get, &json!({"seq": pos}), &[code::NO_MESSAGE]).await;
+        match answer.map_err(unavailable)? {
             Some(answer) if answer["message"]["subject"] == self.subject(job).as_str() => {
-                Ok(event_of(job, &answer).map_or(At::Other, |event| At::Event(event.into())))
+                let event = found(job, &answer)?.event;
+                Ok(event.map_or(At::Other, |event| At::Event(event.into())))
             }
             Some(_) => Ok(At::Other),
             None => {
@@ -153,14 +251,11 @@ impl Log {
         self.nats.names.chunks(job.shard(self.shards), job)
     }
 
-    async fn ask_leader(&self, job: &JobId, body: &Value) -> Result<Option<Stored>, Unavailable> {
+    async fn ask_leader(&self, job: &JobId, body: &Value) -> Result<Option<Found>, Unavailable> {
         let subject = format!("STREAM.MSG.GET.{}", self.stream(job));
         let answer =
             api::find(&self.nats.work, &subject, body, &[code::NO_MESSAGE]).await.map_err(unavailable)?;
-        match answer {
-            None => Ok(None),
-            Some(answer) => event_of(job, &answer).map(Some).ok_or_else(unreadable),
-        }
+        answer.map(|answer| found(job, &answer)).transpose()
     }
 
     async fn direct(
@@ -169,10 +264,13 @@ impl Log {
         job: &JobId,
         subject: String,
         body: Bytes,
-    ) -> Result<Option<Stored>, Unavailable> {
+    ) -> Result<Option<Found>, Unavailable> {
         let answer = api::request(client, subject, None, body).await?;
         match answer.status {
-            None => stored(job, &answer).map(Some).ok_or_else(unreadable),
+            None => {
+                let pos = number(&answer, names::SEQUENCE).ok_or_else(nowhere)?;
+                Ok(Some(Found { pos, event: decode(job, pos, answer.payload) }))
+            }
             Some(StatusCode::NOT_FOUND) => Ok(None),
             Some(status) => Err(Unavailable(format!("a direct get was answered with status {status}"))),
         }
@@ -200,14 +298,20 @@ pub(super) fn decode(job: &JobId, pos: Pos, payload: Bytes) -> Option<Stored> {
     }
 }
 
-fn event_of(job: &JobId, answer: &Value) -> Option<Stored> {
+/// What a leader answered. An empty payload has no `data`.
+fn found(job: &JobId, answer: &Value) -> Result<Found, Unavailable> {
     let message = &answer["message"];
-    let payload = BASE64.decode(message["data"].as_str()?).ok()?;
-    decode(job, message["seq"].as_u64()?, payload.into())
+    let pos = message["seq"].as_u64().ok_or_else(nowhere)?;
+    let payload = BASE64.decode(message["data"].as_str().unwrap_or_default()).unwrap_or_default();
+    Ok(Found { pos, event: decode(job, pos, payload.into()) })
 }
 
-fn unreadable() -> Unavailable {
-    Unavailable("the log holds something that is no event".into())
+fn nowhere() -> Unavailable {
+    Unavailable("a message without a sequence".into())
+}
+
+fn buried() -> Unavailable {
+    Unavailable(format!("it holds more than {FOREIGN_MAX} messages in a row that are no events"))
 }
 
 pub(super) fn unavailable(error: Error) -> Unavailable {

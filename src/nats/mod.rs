@@ -22,7 +22,7 @@ pub use connect::{MIN_VERSION, Nats, Options, redacted};
 pub use error::Error;
 pub use follow::LiveTail;
 pub use list::{JobQuery, ListError};
-pub use log::{Appended, Log};
+pub use log::{Appended, Log, Tip};
 pub use names::Names;
 pub use queue::{Claim, Delivery, Load, Nudges, Submitted};
 pub use read::{LogReplay, Reader};

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
 use tracing::{debug, info};
 
-use super::batch::batch;
+use super::batch::{batch, number};
 use super::follow::LiveTail;
 use super::log::{self, Log};
 use super::names;
@@ -73,12 +73,15 @@ impl Reader {
         self.shards[shard as usize].reads.acquire().await.map_err(closed)
     }
 
-    /// One page of a job's events from `pos` on, and whether it is the last, as this replica sees it.
-    async fn page(&self, job: &JobId, pos: Pos) -> Result<(Vec<Stored>, bool), Unavailable> {
+    /// One page of a job's events from `pos` on, and where the next begins, unless this replica sees none.
+    async fn page(&self, job: &JobId, pos: Pos) -> Result<(Vec<Stored>, Option<Pos>), Unavailable> {
         let _read = self.turn(job.shard(self.log.shards)).await?;
         let ask = json!({"seq": pos, "next_by_subj": self.log.subject(job), "batch": PAGE, "max_bytes": PAGE_BYTES});
         let page = batch(&self.log.nats.replay, &self.log.stream(job), &ask).await?;
-        Ok((page.messages.iter().filter_map(|message| log::stored(job, message)).collect(), !page.more))
+        // By the last message, not the last event: a page may hold none.
+        let last = page.messages.last().filter(|_| page.more);
+        let next = last.and_then(|last| number(last, names::SEQUENCE)).map(|last| last + 1);
+        Ok((page.messages.iter().filter_map(|message| log::stored(job, message)).collect(), next))
     }
 }
 
@@ -196,7 +199,7 @@ impl LogReplay {
         let many = shard.waiting.load(Ordering::Relaxed) > SCAN_FROM;
         let pos = match self.span.pos {
             Some(pos) => Some(pos),
-            None if many => self.reader.log.first_of_any(&self.job).await?.map(|first| first.pos),
+            None if many => self.reader.log.begin_of_any(&self.job).await?,
             None => Some(1),
         };
         let shard = self.reader.shard(&self.job);
@@ -224,11 +227,8 @@ impl LogReplay {
     }
 
     async fn next_page(&mut self, pos: Pos) -> Result<Vec<Arc<Stored>>, Unavailable> {
-        let (page, last) = self.reader.page(&self.job, pos).await?;
-        self.way = match page.last() {
-            Some(event) if !last => Way::Pages { pos: event.pos + 1 },
-            _ => Way::Over,
-        };
+        let (page, next) = self.reader.page(&self.job, pos).await?;
+        self.way = next.map_or(Way::Over, |pos| Way::Pages { pos });
         Ok(page.into_iter().map(Arc::new).collect())
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::log::{Appended, Log};
+use super::log::{Appended, Log, Tip};
 use crate::config::{APPEND_WAIT, RETRY_FIRST, RETRY_MAX};
 use crate::source::Unavailable;
 use crate::wire::{Body, Event, JobId, Pos, Seq, Stored, Type, codec};
@@ -18,8 +18,11 @@ pub struct Writer {
     log: Log,
     job: JobId,
     attempt: u32,
+    /// The last event's number and place.
     seq: Seq,
     pos: Pos,
+    /// The place of what the log ends with: that event, or something behind it that is none.
+    fence: Pos,
 }
 
 /// Why an event was not appended.
@@ -53,7 +56,7 @@ impl Writer {
     /// A writer that goes on behind `last`, the log's last event, for this attempt.
     pub fn new(log: Log, job: JobId, attempt: u32, last: Option<&Stored>) -> Self {
         let (seq, pos) = last.map_or((Seq(0), 0), |last| (last.seq, last.pos));
-        Self { log, job, attempt, seq, pos }
+        Self { log, job, attempt, seq, pos, fence: pos }
     }
 
     /// The job.
@@ -76,8 +79,11 @@ impl Writer {
         let deadline = Instant::now() + APPEND_WAIT;
         let mut pause = RETRY_FIRST;
         loop {
-            let outcome = match self.log.append(&self.job, self.pos, payload.clone()).await {
-                Appended::Stored(pos) => Ok(Resolved::Mine(pos)),
+            let outcome = match self.log.append(&self.job, self.fence, payload.clone()).await {
+                Appended::Stored(pos) => {
+                    self.fence = pos;
+                    Ok(Resolved::Mine(pos))
+                }
                 Appended::InFlight => Ok(Resolved::NotYet),
                 Appended::Refused => self.resolve(&payload).await,
                 Appended::Unsure(error) => {
@@ -124,23 +130,24 @@ impl Writer {
         }
     }
 
-    /// Asks the leader what became of an append.
+    /// Asks the leader what became of an append. What is no event takes nobody's right to go on: the fence moves behind
+    /// it.
     async fn resolve(&mut self, payload: &Bytes) -> Result<Resolved, Unavailable> {
-        let Some(last) = self.log.last(&self.job).await? else {
-            // Nobody else has written, so all that this writer wrote has expired while it was silent: it goes on.
-            self.pos = 0;
-            return Ok(Resolved::NotYet);
+        let superseded = Ok(Resolved::Refused(Refusal::Superseded));
+        let Tip::At { last, fence } = self.log.tip(&self.job).await? else { return superseded };
+        let resolved = match last {
+            // Nobody else has written: what this writer wrote, if anything, has expired while it was silent.
+            None => Resolved::NotYet,
+            Some(last) if last.pos == self.pos => Resolved::NotYet,
+            Some(last) if last.payload() == payload => Resolved::Mine(last.pos),
+            Some(last) if last.kind == Type::CancelRequested && last.attempt == self.attempt => {
+                (self.seq, self.pos) = (last.seq, last.pos);
+                Resolved::Refused(Refusal::CancelRequested)
+            }
+            Some(_) => return superseded,
         };
-        Ok(if last.pos == self.pos {
-            Resolved::NotYet
-        } else if last.payload() == payload {
-            Resolved::Mine(last.pos)
-        } else if last.kind == Type::CancelRequested && last.attempt == self.attempt {
-            (self.seq, self.pos) = (last.seq, last.pos);
-            Resolved::Refused(Refusal::CancelRequested)
-        } else {
-            Resolved::Refused(Refusal::Superseded)
-        })
+        self.fence = fence;
+        Ok(resolved)
     }
 }
 

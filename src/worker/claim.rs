@@ -10,7 +10,7 @@ use super::Shared;
 use super::job::Parting;
 use crate::backend::Backend;
 use crate::config::APPEND_WAIT;
-use crate::nats::{Delivery, Refusal, Writer};
+use crate::nats::{Delivery, Refusal, Tip, Writer};
 use crate::session::fold;
 use crate::source::Unavailable;
 use crate::wire::{Body, Failure, JobId, JobState, Limits, Stored, Type};
@@ -52,7 +52,10 @@ impl<B: Backend> Shared<B> {
         let limits = self.settings.limits.and(delivery.submission.limits);
         let mut seen = None;
         loop {
-            let last = self.log.last(job).await?;
+            let Tip::At { last, .. } = self.log.tip(job).await? else {
+                warn!(%job, "given back: its log ends with too much that is no event; somebody must purge the subject");
+                return Ok(Claimed::Over(Parting::Unfinished(self.keep_every)));
+            };
             let Some(last) = last else {
                 // Faster than the submitter's second publish: the log begins the same way whoever writes it.
                 let queued = delivery.submission.queued();

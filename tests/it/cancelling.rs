@@ -102,7 +102,9 @@ async fn a_cancel_that_races_the_end_agrees_with_how_the_job_ended(broker: &Brok
             match outcome {
                 Cancelled::Requested(seq) => assert_eq!((last.kind, last.seq), (Type::Cancelled, seq.next())),
                 Cancelled::Ended => assert_eq!(last.kind, Type::Done),
-                other @ (Cancelled::Already(_) | Cancelled::Unknown) => panic!("{other:?}"),
+                other @ (Cancelled::Already(_) | Cancelled::Unknown | Cancelled::Buried) => {
+                    panic!("{other:?}")
+                }
             }
             last.kind == Type::Done
         }

@@ -24,6 +24,8 @@ mod library;
 mod listing;
 /// Many clients, many events, slow readers.
 mod load;
+/// Messages in a job's log that are no events: nobody is stopped by them.
+mod malformed;
 /// Model servers: what they answer, and all that they do wrong.
 mod openai;
 /// The description of the HTTP interface, and an edge that is questioned by it.

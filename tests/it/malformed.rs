@@ -1,0 +1,118 @@
+use async_nats::jetstream;
+use futures_util::future::try_join_all;
+use tailwater::config::{FOREIGN_MAX, PAGE};
+use tailwater::nats::{Cancelled, Names};
+use tailwater::wire::{JobId, Status};
+
+use crate::killing::{kind_is_known, reaches, worker};
+use crate::support::broker::Broker;
+use crate::support::client::{Seen, follow};
+use crate::support::system::{System, text, words};
+use crate::watching::on_one_and_three;
+
+on_one_and_three!(
+    a_running_job_goes_on_behind_what_is_no_event,
+    jobs_whose_worker_is_dead_are_run_again_or_cancelled_behind_what_is_no_event,
+    a_log_may_begin_with_what_is_no_event,
+);
+
+/// Stores messages that are no events in a job's log, as a worker with a fault might.
+async fn spoil(system: &System, job: &JobId, count: usize) {
+    let servers: Vec<_> = system.options.url.split(',').collect();
+    let context = jetstream::new(async_nats::connect(servers).await.unwrap());
+    let log = Names::new(&system.options.prefix).chunks(job.shard(system.log.shards()), job);
+    let without_seq = format!(r#"{{"type":"model:chunk:v1","job":"{job}","text":"no seq"}}"#);
+    let mut acks = Vec::new();
+    for n in 0..count {
+        let payload = if n % 2 == 0 { without_seq.clone() } else { "bare text".into() };
+        acks.push(context.publish(log.clone(), payload.into()).await.unwrap());
+    }
+    try_join_all(acks.into_iter().map(IntoFuture::into_future)).await.unwrap();
+}
+
+async fn a_running_job_goes_on_behind_what_is_no_event(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.wordy().await;
+    let edge = system.edge().await;
+    let (mut client, mut seen) = (edge.client().await, Seen::of("runs"));
+    client.watch(&seen).await;
+    let input = words(200, 40, 1);
+    let job = system.submit("runs", input.clone()).await;
+    for count in [1, 2, PAGE + 6] {
+        let last = system.log.last(&job).await.unwrap().unwrap();
+        reaches(&system, "runs", last.seq.0 + 8).await;
+        spoil(&system, &job, count).await;
+    }
+    seen.follow(&mut client).await;
+    spoil(&system, &job, 1).await;
+    for seen in [seen, follow(&system.edge().await.addr, "runs").await] {
+        seen.assert_whole();
+        assert_eq!(seen.text(), text(&input));
+    }
+    let state = system.ended(&job).await;
+    assert_eq!((state.status, state.attempt, state.output), (Status::Done, 1, text(&input)));
+    assert_eq!(system.log.cancel(&job, None).await.unwrap(), Cancelled::Ended);
+    system.end().await;
+}
+
+async fn jobs_whose_worker_is_dead_are_run_again_or_cancelled_behind_what_is_no_event(broker: &Broker) {
+    let system = System::on(broker).await;
+    let mut first = worker(&system);
+    kind_is_known(&system).await;
+    let input = words(150, 30, 2);
+    let again = system.submit("again", input.clone()).await;
+    let job = system.submit("orphan", words(10_000, 50, 1)).await;
+    reaches(&system, "orphan", 6).await;
+    reaches(&system, "again", 6).await;
+    first.kill().await;
+    spoil(&system, &again, 1).await;
+    spoil(&system, &job, PAGE + 6).await;
+    let state = system.state(&job).await.unwrap();
+    assert_eq!((state.status, state.truncated), (Status::Running, false));
+    // A feed that begins here finds nothing but what is no event at the end.
+    let edge = system.edge().await;
+    let (mut client, mut seen) = (edge.client().await, Seen::of("orphan"));
+    client.watch(&seen).await;
+    let requested = system.log.cancel(&job, None).await.unwrap();
+    assert_eq!(requested, Cancelled::Requested(state.seq.next()));
+    spoil(&system, &job, 1).await;
+    assert_eq!(system.log.cancel(&job, None).await.unwrap(), Cancelled::Already(state.seq.next()));
+    system.demo().await;
+    seen.follow(&mut client).await;
+    seen.assert_whole();
+    assert_eq!(seen.last, state.seq.next().next().0);
+    assert_eq!(system.ended(&job).await.status, Status::Cancelled);
+    let seen = follow(&edge.addr, "again").await;
+    seen.assert_whole();
+    assert_eq!(seen.text(), text(&input));
+    let state = system.ended(&again).await;
+    assert_eq!((state.status, state.attempt), (Status::Done, 2));
+    system.end().await;
+}
+
+async fn a_log_may_begin_with_what_is_no_event(broker: &Broker) {
+    let system = System::on(broker).await;
+    let edge = system.edge().await;
+    let (job, input) = ("early".parse().unwrap(), words(10, 0, 1));
+    spoil(&system, &job, PAGE + 6).await;
+    let state = async || system.state(&job).await;
+    assert!(state().await.is_none());
+    system.submit("early", input.clone()).await;
+    assert_eq!(state().await.unwrap().status, Status::Queued);
+    system.demo().await;
+    let seen = follow(&edge.addr, "early").await;
+    seen.assert_whole();
+    assert_eq!(seen.text(), text(&input));
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_job_that_is_buried_under_what_is_no_event_says_so() {
+    let system = System::on(Broker::shared_one()).await;
+    let job = system.submit("buried", words(10, 0, 1)).await;
+    spoil(&system, &job, FOREIGN_MAX).await;
+    assert_eq!(system.state(&job).await.unwrap().seq.0, 1);
+    spoil(&system, &job, 1).await;
+    assert_eq!(system.log.cancel(&job, None).await.unwrap(), Cancelled::Buried);
+    system.end().await;
+}
