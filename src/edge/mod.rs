@@ -24,12 +24,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderName, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::routing::{any, get};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{Any, CorsLayer};
+use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::{info, warn};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -163,6 +164,7 @@ pub async fn run(
 
 fn router(app: Arc<App>) -> Router {
     let (router, _) = routes().split_for_parts();
+    let no_store = HeaderValue::from_static("no-store");
     router
         // As a client of an earlier system knows it.
         .route("/api/job/{id}/state", get(rest::state))
@@ -171,6 +173,8 @@ fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(|| async { Problem::from(Code::MethodNotAllowed) })
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(any_origin())
+        // A cache that was told nothing may keep an answer for as long as it likes, and a job would run for ever.
+        .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, no_store))
         .with_state(app)
 }
 

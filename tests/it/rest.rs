@@ -180,6 +180,38 @@ async fn an_address_answers_head_and_names_the_methods_that_it_takes() {
 }
 
 #[tokio::test]
+async fn no_cache_keeps_an_answer_that_will_be_another_one() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let json = "Content-Type: application/json\r\n";
+    for (method, path, status, kept) in [
+        ("GET", "/api/jobs/kept", 404, "no-store"),
+        ("POST", "/api/jobs", 202, "no-store"),
+        ("GET", "/api/jobs/kept", 200, "no-store"),
+        ("GET", "/api/jobs/kept/state", 200, "no-store"),
+        ("GET", "/api/jobs", 200, "no-store"),
+        ("GET", "/api/jobs/kept/events", 200, "no-cache"),
+        ("GET", "/api/jobs/kept/events?after=x", 400, "no-store"),
+        ("POST", "/api/jobs/kept/cancel", 409, "no-store"),
+        ("DELETE", "/api/jobs/kept", 405, "no-store"),
+        ("GET", "/api/stats", 200, "no-store"),
+        ("GET", "/readyz", 200, "no-store"),
+        ("GET", "/ws", 400, "no-store"),
+        ("GET", "/nowhere", 404, "no-store"),
+        ("GET", "/socket.io/?EIO=4&transport=polling", 200, "no-store"),
+    ] {
+        let submission = json!({"kind": "demo", "id": "kept", "input": words(5, 100, 1)}).to_string();
+        let body = if status == 202 { &submission } else { "" };
+        let (head, _) = exchange(&edge.addr, method, path, json, body.as_bytes()).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {path}: {head}");
+        let named: Vec<_> = head.lines().filter_map(|line| line.strip_prefix("cache-control: ")).collect();
+        assert_eq!(named, [kept], "{method} {path}");
+    }
+    system.end().await;
+}
+
+#[tokio::test]
 async fn a_page_of_another_origin_may_submit_a_job_and_follow_it() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
