@@ -242,6 +242,9 @@ pub const PAGE_EVENTS_MAX: usize = 1000;
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// How long a request may ask to wait for news, in seconds: proxies and clients give up on an answer after 60 s or more.
 pub const WAIT_MAX_S: u64 = 60;
+/// How long a browser remembers that a page of another origin may ask, before it asks for leave again: the longest that
+/// one of them honours, for the answer never changes.
+pub const PREFLIGHT_AGE: Duration = Duration::from_secs(24 * 3600);
 /// How many steps of its sessions a connection writes before it looks at its client again.
 pub const STEPS_PER_WRITE: usize = 32;
 /// How many bytes the operating system holds for a client that has not taken them (Linux doubles it). By itself it

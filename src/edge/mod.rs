@@ -24,11 +24,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::routing::{any, get};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tower_http::cors::CorsLayer;
+use tower_http::cors::{Any, CorsLayer};
+use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::{info, warn};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -40,7 +42,7 @@ pub use self::shared::Shared;
 use self::stats::Counts;
 #[doc(hidden)]
 pub use self::ws::serve_echo;
-use crate::config::{BACKLOG, BODY_MAX, DRAIN_WAIT, DRAIN_WINDOW, SEND_BUFFER};
+use crate::config::{BACKLOG, BODY_MAX, DRAIN_WAIT, DRAIN_WINDOW, PREFLIGHT_AGE, SEND_BUFFER};
 use crate::hub::Hub;
 use crate::nats::{Error, Log, Nats, Reader};
 use crate::runtime::Tasks;
@@ -162,15 +164,31 @@ pub async fn run(
 
 fn router(app: Arc<App>) -> Router {
     let (router, _) = routes().split_for_parts();
+    let no_store = HeaderValue::from_static("no-store");
     router
         // As a client of an earlier system knows it.
         .route("/api/job/{id}/state", get(rest::state))
-        // No cookie or other credential is looked at, so a page of any origin may do what any program may.
-        .route("/socket.io/", any(socketio::engine).layer(CorsLayer::permissive()))
+        .route("/socket.io/", any(socketio::engine))
         .fallback(|| async { Problem::from(Code::NotFound) })
         .method_not_allowed_fallback(|| async { Problem::from(Code::MethodNotAllowed) })
         .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(any_origin())
+        // A cache that was told nothing may keep an answer for as long as it likes, and a job would run for ever.
+        .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, no_store))
         .with_state(app)
+}
+
+/// What browsers are told of pages of other origins: they may do what any program may, as over a WebSocket, but without
+/// cookies. An edge looks at none; a proxy before it may let people in by one, and would let in every page that they open.
+fn any_origin() -> CorsLayer {
+    // The star leaves this one out, by which a page gives such a proxy its token.
+    let headers = [HeaderName::from_static("*"), header::AUTHORIZATION];
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::HEAD, Method::POST])
+        .allow_headers(headers)
+        .expose_headers(Any)
+        .max_age(PREFLIGHT_AGE)
 }
 
 /// Every address that is described, each by what stands at its handler.

@@ -14,7 +14,8 @@ pages = []
 
 @schemathesis.hook
 def after_call(context, case, response):
-    if case.path == "/api/jobs" and response.status_code == 200 and response.json().get("next"):
+    listed = case.method == "GET" and case.path == "/api/jobs" and response.status_code == 200
+    if listed and response.json().get("next"):
         pages.append(response.json()["next"])
 
 

@@ -7,9 +7,9 @@ use crate::support::client::{Client, Frame, Seen};
 use crate::support::system::{Edge, System, text, words};
 use crate::support::within;
 
-/// Sends one HTTP request as bytes; gives status, content type and body.
-pub async fn http(edge: &Edge, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String, Value) {
-    let mut socket = TcpStream::connect(&edge.addr).await.unwrap();
+/// Sends one HTTP request; gives the head and the body of the answer.
+pub async fn exchange(addr: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> (String, String) {
+    let mut socket = TcpStream::connect(addr).await.unwrap();
     let length = body.len();
     let headers = if headers.contains("Connection:") {
         headers.to_owned()
@@ -28,12 +28,18 @@ pub async fn http(edge: &Edge, method: &str, path: &str, headers: &str, body: &[
     let answer = String::from_utf8(answer).unwrap();
     let (head, body) =
         answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {method} {path}"));
+    (format!("{head}\r\n"), body.to_owned())
+}
+
+/// Sends one HTTP request as bytes; gives status, content type and body.
+pub async fn http(edge: &Edge, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String, Value) {
+    let (head, body) = exchange(&edge.addr, method, path, headers, body).await;
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     if status == 503 {
         assert!(head.to_ascii_lowercase().contains("\r\nretry-after: "), "{head}");
     }
     let content = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or("").to_owned();
-    (status, content, serde_json::from_str(body).unwrap_or(Value::Null))
+    (status, content, serde_json::from_str(&body).unwrap_or(Value::Null))
 }
 
 pub async fn post(edge: &Edge, body: &Value) -> (u16, Value) {

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::bad_input::http;
+use crate::bad_input::{exchange, http};
 use crate::support::broker::Broker;
 use crate::support::client::Seen;
 use crate::support::sse::Sse;
@@ -162,7 +162,6 @@ async fn an_address_answers_head_and_names_the_methods_that_it_takes() {
         assert_eq!((status, body), (200, Value::Null), "{path}");
     }
     for (method, path) in [
-        ("OPTIONS", "/api/jobs"),
         ("DELETE", "/api/jobs/j"),
         ("POST", "/api/jobs/j/events"),
         ("GET", "/api/jobs/j/cancel"),
@@ -175,5 +174,74 @@ async fn an_address_answers_head_and_names_the_methods_that_it_takes() {
     }
     let refused = Sse::open(&edge.addr, "/api/jobs/j/cancel", "").await;
     assert_eq!((refused.status, refused.headers["allow"].as_str()), (405, "POST"));
+    let (asked, _) = exchange(&edge.addr, "OPTIONS", "/api/jobs/j/cancel", "", b"").await;
+    assert!(asked.starts_with("HTTP/1.1 200") && asked.contains("\r\nallow: POST\r\n"), "{asked}");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn no_cache_keeps_an_answer_that_will_be_another_one() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let json = "Content-Type: application/json\r\n";
+    for (method, path, status, kept) in [
+        ("GET", "/api/jobs/kept", 404, "no-store"),
+        ("POST", "/api/jobs", 202, "no-store"),
+        ("GET", "/api/jobs/kept", 200, "no-store"),
+        ("GET", "/api/jobs/kept/state", 200, "no-store"),
+        ("GET", "/api/jobs", 200, "no-store"),
+        ("GET", "/api/jobs/kept/events", 200, "no-cache"),
+        ("GET", "/api/jobs/kept/events?after=x", 400, "no-store"),
+        ("POST", "/api/jobs/kept/cancel", 409, "no-store"),
+        ("DELETE", "/api/jobs/kept", 405, "no-store"),
+        ("GET", "/api/stats", 200, "no-store"),
+        ("GET", "/readyz", 200, "no-store"),
+        ("GET", "/ws", 400, "no-store"),
+        ("GET", "/nowhere", 404, "no-store"),
+        ("GET", "/socket.io/?EIO=4&transport=polling", 200, "no-store"),
+    ] {
+        let submission = json!({"kind": "demo", "id": "kept", "input": words(5, 100, 1)}).to_string();
+        let body = if status == 202 { &submission } else { "" };
+        let (head, _) = exchange(&edge.addr, method, path, json, body.as_bytes()).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {path}: {head}");
+        let named: Vec<_> = head.lines().filter_map(|line| line.strip_prefix("cache-control: ")).collect();
+        assert_eq!(named, [kept], "{method} {path}");
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_may_submit_a_job_and_follow_it() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let ask = async |method, path, headers, body: &str| {
+        let headers = format!("Origin: https://elsewhere.example\r\n{headers}");
+        let (head, body) = exchange(&edge.addr, method, path, &headers, body.as_bytes()).await;
+        assert!(head.contains("\r\naccess-control-allow-origin: *\r\n"), "{path}: {head}");
+        // With it a browser would send the cookies of a proxy before the edge.
+        assert!(!head.contains("access-control-allow-credentials"), "{path}: {head}");
+        (head, body)
+    };
+    let wanted = "Access-Control-Request-Method: POST\r\n\
+        Access-Control-Request-Headers: authorization,content-type,idempotency-key\r\n";
+    let (leave, _) = ask("OPTIONS", "/api/jobs", wanted, "").await;
+    assert!(leave.starts_with("HTTP/1.1 200"), "{leave}");
+    for header in ["methods: GET,HEAD,POST", "headers: *,authorization"] {
+        assert!(leave.contains(&format!("\r\naccess-control-allow-{header}\r\n")), "{header}: {leave}");
+    }
+    assert!(leave.contains("\r\naccess-control-max-age: "), "{leave}");
+    let submission = json!({"kind": "demo", "id": "page", "input": words(5, 100, 1)});
+    let (head, _) =
+        ask("POST", "/api/jobs", "Content-Type: application/json\r\n", &submission.to_string()).await;
+    assert!(head.starts_with("HTTP/1.1 202") && head.contains("\r\nlocation: /api/jobs/page\r\n"), "{head}");
+    assert!(head.contains("\r\naccess-control-expose-headers: *\r\n"), "{head}");
+    let (_, stream) = ask("GET", "/api/jobs/page/events", "Accept: text/event-stream\r\n", "").await;
+    assert!(stream.contains("job:done:v1"), "{stream}");
+    // What it is refused, it may read as well.
+    let (refused, _) = ask("GET", "/api/jobs/nobody", "", "").await;
+    assert!(refused.starts_with("HTTP/1.1 404"), "{refused}");
+    ask("GET", "/nowhere", "", "").await;
     system.end().await;
 }
