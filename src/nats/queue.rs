@@ -11,6 +11,7 @@ use async_nats::{Client, HeaderMap};
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, warn};
 
@@ -385,9 +386,12 @@ impl Delivery {
     /// # Errors
     /// [`Unavailable`].
     pub async fn nudges(&self) -> Result<Nudges, Unavailable> {
+        let mut reconnected = self.nats.work_reconnected.clone();
+        reconnected.mark_unchanged();
         let subject = self.nats.names.control(&self.job);
         let subscribed = self.nats.work.subscribe(subject).await;
-        subscribed.map(Nudges).map_err(|error| Unavailable(error.to_string()))
+        let told = subscribed.map_err(|error| Unavailable(error.to_string()))?;
+        Ok(Nudges { told, reconnected })
     }
 
     async fn tell(&self, kind: AckKind) {
@@ -400,14 +404,22 @@ impl Delivery {
     }
 }
 
-/// A job's nudges: look at the log, somebody else wrote to it.
+/// A job's nudges: look at the log, somebody else may have written to it.
 #[derive(Debug)]
-pub struct Nudges(async_nats::Subscriber);
+pub struct Nudges {
+    told: async_nats::Subscriber,
+    /// What was told while the connection was away is lost.
+    reconnected: watch::Receiver<u64>,
+}
 
 impl Nudges {
     /// The next nudge; waits for ever after the subscription has ended.
     pub async fn next(&mut self) {
-        if self.0.next().await.is_none() {
+        let told = tokio::select! {
+            told = self.told.next() => told.is_some(),
+            again = self.reconnected.changed() => again.is_ok(),
+        };
+        if !told {
             std::future::pending().await
         }
     }
