@@ -38,7 +38,8 @@ pub const KIND_JOBS_MAX: u64 = 20_000;
 /// An input that is small, in bytes. Larger ones are refused when half of the queue's bytes are taken: what is left is
 /// room for some 20,000 small ones.
 pub const SMALL_INPUT: usize = 4096;
-/// How long an edge relies on what it knows of how full the queue is. Between two questions it counts its own.
+/// How long an edge or a worker relies on what it knows of how full the queue is. Between two questions it counts its
+/// own.
 pub const LOAD_AGE: Duration = Duration::from_secs(1);
 
 // ---- feeds: what an edge keeps of a watched job

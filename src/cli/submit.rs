@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::args::{NatsArgs, block_on, millis};
 use super::tail;
 use crate::config::INPUT_MAX;
-use crate::nats::{Log, Submitted};
-use crate::wire::{JobId, Kind, Limits, Seq, Start, Submission};
+use crate::nats::{Load, Log, Submitted};
+use crate::wire::{JobId, Kind, Limits, RESERVED_KIND, Seq, Start, Submission};
 
 /// Queue a job, and print its id or, with --watch, its output.
 #[derive(Debug, Args)]
@@ -63,8 +63,10 @@ impl Submit {
         block_on(async move {
             let nats = self.nats.connect("submit").await?;
             let log = Log::open(&nats).await?;
-            let load = log.load(&self.kind).await?;
-            let load = load.with_context(|| format!("no worker has ever served the kind {}", self.kind))?;
+            if submission.callback.is_some() {
+                load(&log, &RESERVED_KIND.parse()?).await?;
+            }
+            let load = load(&log, &self.kind).await?;
             match log.offer(&id, &submission, &load).await? {
                 Submitted::New | Submitted::Same => {}
                 Submitted::Other => anyhow::bail!("the id {id} names another job"),
@@ -105,4 +107,8 @@ impl Submit {
         anyhow::ensure!(text.len() <= INPUT_MAX, "the input is larger than {INPUT_MAX} bytes");
         serde_json::from_str(&text).context("the input is not JSON")
     }
+}
+
+async fn load(log: &Log, kind: &Kind) -> anyhow::Result<Load> {
+    log.load(kind).await?.with_context(|| format!("no worker has ever served the kind {kind}"))
 }

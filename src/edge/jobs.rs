@@ -1,8 +1,6 @@
 //! What every front door does with a job beside streaming it: submit, cancel, say what it is. It decodes no request and
 //! writes no answer.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -10,15 +8,17 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::App;
 use super::error::Problem;
-use crate::config::{KEY_MAX, LOAD_AGE, OPEN_WAIT};
+use crate::config::{KEY_MAX, OPEN_WAIT};
 use crate::nats::{Cancelled, Load, Submitted};
 use crate::session::{Session, Step, fold};
 use crate::source::Unavailable;
-use crate::wire::{Code, JobId, JobState, Kind, Seq, Start, Status, Submission, may_call_back};
+use crate::wire::{
+    Code, JobId, JobState, Kind, RESERVED_KIND, Seq, Start, Status, Submission, may_call_back,
+};
 
 /// A job that was taken in.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -46,30 +46,6 @@ pub(super) struct Receipt {
     pub(super) new: bool,
 }
 
-/// How full the queue is, as this edge knows it: asked now and then, and its own submissions counted in between.
-#[derive(Debug, Default)]
-pub(super) struct Loads(Mutex<HashMap<Kind, (Instant, Load)>>);
-
-/// How many kinds an edge remembers; past it, it asks each time.
-const KINDS_MAX: usize = 1000;
-
-impl Loads {
-    /// What is known and recent, and counts one job more.
-    fn count(&self, kind: &Kind) -> Option<Load> {
-        let mut loads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (asked, load) = loads.get_mut(kind)?;
-        load.jobs += 1;
-        (asked.elapsed() < LOAD_AGE).then_some(*load)
-    }
-
-    fn learn(&self, kind: &Kind, load: Load) {
-        let mut loads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if loads.len() < KINDS_MAX || loads.contains_key(kind) {
-            loads.insert(kind.clone(), (Instant::now(), load));
-        }
-    }
-}
-
 impl App {
     /// Submits a job. Without an id of its own it has one that follows from the idempotency key, so that the same key is
     /// the same job on every edge, for as long as its log is kept.
@@ -83,22 +59,14 @@ impl App {
             (None, Some(key)) => (id_of_key(key)?, true),
             (None, None) => (job_id(nuid::next().as_str())?, false),
         };
-        if let Some(callback) = &submission.callback
-            && !may_call_back(callback, &self.settings.callback_hosts)
-        {
-            return Err(Code::CallbackNotAllowed.into());
+        if let Some(callback) = &submission.callback {
+            if !may_call_back(callback, &self.settings.callback_hosts) {
+                return Err(Code::CallbackNotAllowed.into());
+            }
+            self.load(&RESERVED_KIND.parse().map_err(|_| Code::Internal)?).await?;
         }
         let kind = submission.kind.clone();
-        let load = match self.loads.count(&kind) {
-            Some(load) => load,
-            None => {
-                let unknown =
-                    || Problem::new(Code::UnknownKind, format!("no worker has ever served the kind {kind}"));
-                let load = self.log.load(&kind).await?.ok_or_else(unknown)?;
-                self.loads.learn(&kind, load);
-                load
-            }
-        };
+        let load = self.load(&kind).await?;
         match self.log.offer(&id, &submission, &load).await? {
             Submitted::New => Ok(Accepted { id, kind, status: Status::Queued, new: true }),
             Submitted::Same => {
@@ -109,6 +77,13 @@ impl App {
             Submitted::Other => Err(Code::JobExists.into()),
             Submitted::Full => Err(Code::QueueFull.into()),
         }
+    }
+
+    /// How full the queue is for jobs of a kind that some worker has served.
+    async fn load(&self, kind: &Kind) -> Result<Load, Problem> {
+        let unknown =
+            || Problem::new(Code::UnknownKind, format!("no worker has ever served the kind {kind}"));
+        self.loads.of(&self.log, kind).await?.ok_or_else(unknown)
     }
 
     /// Asks for a job to be cancelled.

@@ -37,14 +37,13 @@ use utoipa_axum::routes;
 
 use self::drain::Clients;
 use self::error::Problem;
-use self::jobs::Loads;
 pub use self::shared::Shared;
 use self::stats::Counts;
 #[doc(hidden)]
 pub use self::ws::serve_echo;
 use crate::config::{BACKLOG, BODY_MAX, DRAIN_WAIT, DRAIN_WINDOW, PREFLIGHT_AGE, SEND_BUFFER};
 use crate::hub::Hub;
-use crate::nats::{Error, Log, Nats, Reader};
+use crate::nats::{Error, Loads, Log, Nats, Reader};
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
 use crate::wire::Code;

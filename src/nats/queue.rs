@@ -18,10 +18,11 @@ use tracing::{debug, warn};
 use super::api::{self, Published};
 use super::connect::Nats;
 use super::error::{Error, code};
+use super::load::Load;
 use super::log::{Log, unavailable};
 use super::writer::{Refusal, Writer};
 use super::{names, setup};
-use crate::config::{CLAIM_LATE, CLAIM_WAIT, KIND_JOBS_MAX, REQUEST_WAIT, SMALL_INPUT};
+use crate::config::{CLAIM_LATE, CLAIM_WAIT, REQUEST_WAIT};
 use crate::source::Unavailable;
 use crate::wire::{JobId, Kind, Limits, Submission, Type};
 
@@ -51,25 +52,6 @@ impl Queued {
         let Self { job, kind, input, timeout_ms, silence_timeout_ms, callback } = self;
         let limits = Limits { timeout_ms, silence_timeout_ms };
         Submission { kind, input, id: Some(job), limits, callback }
-    }
-}
-
-/// How full the queue is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Load {
-    /// How many jobs of the kind wait or run.
-    pub jobs: u64,
-    /// How many bytes the jobs of all kinds take.
-    pub bytes: u64,
-    /// How many bytes they may take.
-    pub bytes_max: u64,
-}
-
-impl Load {
-    /// Whether another job of the kind, with an input of `size` bytes, has room. No kind gets more than its share of
-    /// the jobs; large inputs get no more than half of the bytes, so that they leave room for other kinds' small ones.
-    pub const fn admits(&self, size: usize) -> bool {
-        self.jobs < KIND_JOBS_MAX && (size <= SMALL_INPUT || self.bytes < self.bytes_max / 2)
     }
 }
 
@@ -187,25 +169,6 @@ impl Log {
     /// [`Unavailable`].
     pub async fn queued_kind(&self, job: &JobId) -> Result<Option<Kind>, Unavailable> {
         Ok(self.queued(job).await?.map(|queued| queued.kind))
-    }
-
-    /// How full the queue is for jobs of `kind`; `None` when no worker has ever served it.
-    ///
-    /// # Errors
-    /// [`Unavailable`].
-    pub async fn load(&self, kind: &Kind) -> Result<Option<Load>, Unavailable> {
-        let consumer =
-            setup::kind_info(&self.nats.work, &self.nats.names, kind).await.map_err(unavailable)?;
-        let Some(consumer) = consumer else { return Ok(None) };
-        let stream = self.nats.names.jobs_stream();
-        let info = setup::stream_info(&self.nats.work, &stream).await.map_err(unavailable)?;
-        let info = info.ok_or_else(|| Unavailable(format!("stream {stream} is gone")))?;
-        let number = |value: &Value| value.as_u64().unwrap_or(0);
-        Ok(Some(Load {
-            jobs: number(&consumer["num_pending"]) + number(&consumer["num_ack_pending"]),
-            bytes: number(&info["state"]["bytes"]),
-            bytes_max: number(&info["config"]["max_bytes"]),
-        }))
     }
 }
 

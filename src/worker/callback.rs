@@ -1,5 +1,6 @@
 //! Asks for a callback address to be told how a job ended: by a job of its own, which the queue hands to a worker of the
-//! kind `callback`, with attempts and back-off like any other. It calls nobody.
+//! kind `callback`, with attempts and back-off like any other, and for which there is as much room as for any other kind.
+//! It calls nobody.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -7,28 +8,33 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
-use crate::nats::{Delivery, Log, Submitted};
+use crate::nats::{Delivery, Loads, Log, Submitted};
 use crate::source::Unavailable;
 use crate::wire::{Body, Event, JobId, Kind, NAME_MAX, RESERVED_ID, RESERVED_KIND, Submission};
 
-/// Submits the callback of a job that has ended, if it wants one. Asking again is harmless.
+/// Submits the callback of a job that has ended, if it wants one. Asking again is harmless. A callback that nobody would
+/// deliver, or that has no room, is given up: otherwise its job would stay in the queue and take the room of others.
 ///
 /// # Errors
-/// [`Unavailable`], also when the queue is full: the job must be asked about again.
-pub(super) async fn request(log: &Log, delivery: &Delivery) -> Result<(), Unavailable> {
+/// [`Unavailable`]: the job must be asked about again.
+pub(super) async fn request(log: &Log, loads: &Loads, delivery: &Delivery) -> Result<(), Unavailable> {
     let Some(url) = &delivery.submission.callback else { return Ok(()) };
     let Some(last) = log.last(&delivery.job).await? else { return Ok(()) };
     let Ok(end) = last.event() else { return Ok(()) };
     let (id, kind) = (id_for(&delivery.job)?, reserved_kind()?);
-    let submission = Submission::new(kind, input(url, &delivery.submission.kind, &end));
-    match log.submit(&id, &submission).await? {
-        Submitted::New | Submitted::Same => Ok(()),
-        Submitted::Full => Err(Unavailable("the queue has no room for a callback".into())),
-        Submitted::Other => {
-            warn!(job = %delivery.job, "not called back: the callback's id names another job");
-            Ok(())
+    let reason = match loads.of(log, &kind).await? {
+        None => "no worker has ever served the kind callback",
+        Some(load) => {
+            let submission = Submission::new(kind, input(url, &delivery.submission.kind, &end));
+            match log.offer(&id, &submission, &load).await? {
+                Submitted::New | Submitted::Same => return Ok(()),
+                Submitted::Full => "the queue takes no more callbacks",
+                Submitted::Other => "the callback's id names another job",
+            }
         }
-    }
+    };
+    warn!(job = %delivery.job, reason, "not called back");
+    Ok(())
 }
 
 /// The id of a job's callback.

@@ -21,7 +21,7 @@ use crate::config::{
     ACK_WAIT, ATTEMPT_PAUSE, CALLBACK_ATTEMPTS, CALLBACK_CONCURRENCY, CALLBACK_PAUSE, CLAIM_MAX, DRAIN_WAIT,
     STOP_WAIT,
 };
-use crate::nats::{Claim, Delivery, Error, Log, Nats, Options, Reader};
+use crate::nats::{Claim, Delivery, Error, Loads, Log, Nats, Options, Reader};
 use crate::runtime::{self, Tasks};
 use crate::source::Unavailable;
 use crate::wire::{Kind, Limits, RESERVED_KIND};
@@ -81,6 +81,7 @@ pub struct Worker<B> {
 #[derive(Debug)]
 struct Shared<B> {
     log: Log,
+    loads: Loads,
     /// Opened when a job's past has to be read, which most jobs never need.
     reader: OnceCell<Reader>,
     backend: B,
@@ -109,8 +110,9 @@ impl<B: Backend> Worker<B> {
             info!(kind = %settings.kind, ?there, ?wanted, "the kind's first worker chose another ack wait");
         }
         let keep_every = claim.ack_wait() / 3;
-        let (reader, tasks) = (OnceCell::new(), Tasks::new(CancellationToken::new()));
-        Ok(Self { shared: Shared { log, reader, backend, settings, keep_every, tasks }, claim })
+        let (loads, reader) = (Loads::default(), OnceCell::new());
+        let tasks = Tasks::new(CancellationToken::new());
+        Ok(Self { shared: Shared { log, loads, reader, backend, settings, keep_every, tasks }, claim })
     }
 
     /// Claims and runs jobs until `stop` is cancelled; then lets the running ones go on for the grace time and gives back

@@ -3,9 +3,11 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tailwater::backend::demo::Demo;
 use tailwater::backend::webhook::Webhook;
-use tailwater::config::CALLBACK_WAIT;
+use tailwater::config::{CALLBACK_WAIT, KIND_JOBS_MAX};
 use tailwater::edge::Settings as EdgeSettings;
+use tailwater::nats::Names;
 use tailwater::wire::{JobId, JobState, Status, Submission};
 use tailwater::worker::Settings;
 use tempfile::TempDir;
@@ -13,10 +15,11 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
 use crate::bad_input::post;
+use crate::submitting::{fill, jetstream};
 use crate::support::broker::{self, Broker};
 use crate::support::client::follow;
 use crate::support::http::{Exchange, Request, Server};
-use crate::support::process::{Process, run_with};
+use crate::support::process::{Process, run, run_with};
 use crate::support::system::{Edge, System, words};
 use crate::support::{eventually, within};
 
@@ -34,7 +37,7 @@ impl Calls {
     async fn to(server: &Server, change: impl FnOnce(&mut Settings)) -> Self {
         let system = System::on(Broker::shared_one()).await;
         // One job at a time: nothing may hold it up.
-        system.worker(tailwater::backend::demo::Demo, |settings| settings.concurrency = 1).await;
+        system.worker(Demo, |settings| settings.concurrency = 1).await;
         let hosts = vec![server.addr.clone()];
         let webhook = Webhook::new(hosts.clone(), &SECRET.parse().unwrap()).unwrap();
         let worker = |settings: &mut Settings| {
@@ -235,6 +238,52 @@ async fn nobody_but_an_allowed_host_is_called() {
     assert_eq!(calls.callback(&job).await.error.unwrap().code, "attempts_exhausted");
     assert_eq!((server.requests().len(), elsewhere.requests().len()), (2, 0));
     calls.system.end().await;
+}
+
+#[tokio::test]
+async fn a_callback_that_no_worker_would_deliver_is_refused() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let hosts = vec!["h.example".to_owned()];
+    let edge = system.edge_with(EdgeSettings { callback_hosts: hosts, ..EdgeSettings::default() }).await;
+    let job = json!({"kind": "demo", "id": "j", "callback": "https://h.example/"});
+    let (status, problem) = post(&edge, &job).await;
+    assert_eq!((status, problem["code"].as_str()), (422, Some("unknown_kind")), "{problem}");
+    assert!(problem.to_string().contains("the kind callback"), "{problem}");
+    let submit = ["submit", "--kind", "demo", "--callback", "https://h.example/"].map(str::to_owned).to_vec();
+    let (code, _, err) = run([submit, system.flags()].concat()).await;
+    assert_eq!((code, err.as_str()), (2, "tailwater: no worker has ever served the kind callback\n"));
+    system.worker(Demo, |settings| settings.kind = "callback".parse().unwrap()).await;
+    assert_eq!(post(&edge, &job).await.0, 202);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_callback_that_has_no_room_holds_up_neither_its_job_nor_the_queue() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let mut queue = {
+        let jobs = Names::new(&system.options.prefix).jobs_stream();
+        jetstream(&system).await.get_stream(jobs).await.unwrap()
+    };
+    // Around the edge, which would refuse the first one.
+    for (id, callbacks) in [("unserved", 0), ("crowded", KIND_JOBS_MAX)] {
+        if callbacks > 0 {
+            let worker = system.worker(Demo, |settings| settings.kind = "callback".parse().unwrap());
+            worker.await.cancel();
+            fill(&system, "callback", callbacks, 0).await;
+        }
+        let callback = Some("http://127.0.0.1:9/".to_owned());
+        let submission = Submission { callback, ..Submission::new("demo".parse().unwrap(), words(1, 0, 1)) };
+        let job = system.submit_with(id, submission).await;
+        assert_eq!(system.ended(&job).await.status, Status::Done);
+        eventually("the job to leave the queue", || async {
+            system.log.queued_kind(&job).await.ok().filter(Option::is_none)
+        })
+        .await;
+        assert_eq!(queue.info().await.unwrap().state.messages, callbacks);
+    }
+    system.end().await;
 }
 
 #[tokio::test]

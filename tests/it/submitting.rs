@@ -61,7 +61,7 @@ async fn a_job_that_is_submitted_again_by_its_key_is_the_same_job(broker: &Broke
 }
 
 /// JetStream, around this library.
-async fn jetstream(system: &System) -> Context {
+pub async fn jetstream(system: &System) -> Context {
     let servers: Vec<_> = system.options.url.split(',').collect();
     async_nats::jetstream::new(async_nats::connect(servers).await.unwrap())
 }
@@ -113,7 +113,7 @@ async fn a_job_whose_edge_died_between_the_queue_and_the_log_is_the_same_job_whe
 }
 
 /// Fills the queue as foreign publishers would.
-async fn fill(system: &System, kind: &str, count: u64, size: usize) {
+pub async fn fill(system: &System, kind: &str, count: u64, size: usize) {
     let context = jetstream(system).await;
     let input = "x".repeat(size);
     let mut acks = futures_util::stream::FuturesUnordered::new();
