@@ -131,6 +131,44 @@ async fn two_hundred_clients_get_every_chunk_once_through_cuts_and_two_ends_of_t
 }
 
 #[tokio::test]
+async fn two_edges_behind_a_balancer_serve_clients_that_begin_as_websockets() {
+    let system = System::on(Broker::shared_one()).await;
+    system.wordy().await;
+    let edges = [system.edge().await, system.edge().await];
+    let balancer = Proxy::between(&[&edges[0].addr, &edges[1].addr]).await;
+    let input = words(200, 40, 3);
+    let client =
+        |resume| json!({"job": "balanced", "resume": resume, "transports": ["websocket"], "cuts": 2});
+    let clients: Vec<_> = (0..10).flat_map(|_| ["auth", "watch"]).map(client).collect();
+    let given = json!({"url": format!("http://{}", balancer.addr), "seed": 3, "clients": clients});
+    let node = Foreign::node(Path::new(NODE), &given);
+    for edge in &edges {
+        eventually("half of the clients", || async {
+            (stats(&edge.addr, "/api/stats").await["connections"]["socketio"] == 10).then_some(())
+        })
+        .await;
+    }
+    let job = system.submit("balanced", input.clone()).await;
+    let seen = node.ends().await;
+    let last = system.log.last(&job).await.unwrap().unwrap();
+    let mut disconnects = 0;
+    for (n, seen) in seen.iter().enumerate() {
+        assert_whole(seen, &text(&input), last.seq.0);
+        // Each end is its own doing, and each new connection comes about at once.
+        let ends = seen["disconnects"].as_array().unwrap();
+        assert!(ends.iter().all(|end| end == "forced close"), "client {n}: {seen}");
+        assert_eq!(seen["refused"], 0, "client {n}: {seen}");
+        disconnects += ends.len();
+    }
+    assert!(disconnects > 30, "{disconnects}");
+    for edge in &edges {
+        let delivered = stats(&edge.addr, "/api/stats").await["events_delivered"].as_u64();
+        assert!(delivered > Some(last.seq.0), "{delivered:?} of one of the edges");
+    }
+    system.end().await;
+}
+
+#[tokio::test]
 async fn sessions_by_polling_live_on_all_threads_of_an_edge() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
