@@ -10,7 +10,7 @@ mod request;
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::ready;
+use std::future::{pending, ready};
 use std::sync::Arc;
 
 use axum::Router;
@@ -130,6 +130,14 @@ impl Query {
 struct Polls(Option<Arc<Line>>);
 
 impl Polls {
+    /// Returns when it waits for nothing any more.
+    async fn when_cut(&self) {
+        match &self.0 {
+            Some(line) => line.when_cut().await,
+            None => pending().await,
+        }
+    }
+
     fn answered(mut self) {
         self.0 = None;
     }
@@ -174,14 +182,16 @@ pub(super) async fn engine(
             line.cut();
         }
         if line.is_cut() {
-            return Problem::new(Code::BadRequest, "the session has ended").into_response();
+            return ended(&app);
         }
     }
     let polls = Polls(polled.clone().filter(|_| is_poll));
-    let answered = engine.service.clone().oneshot(request);
-    // A poll waits for news; whoever polls an edge that stops should do so elsewhere.
-    let Some(answered) = app.tasks.stop().run_until_cancelled(answered).await else {
-        return Problem::from(Code::Restarting).into_response();
+    let answered = tokio::select! {
+        // What the library has for the client is not held back.
+        biased;
+        answered = engine.service.clone().oneshot(request) => answered,
+        () = polls.when_cut() => return ended(&app),
+        () = app.tasks.stop().cancelled() => return ended(&app),
     };
     polls.answered();
     let response = answered.unwrap_or_else(|never| match never {}).map(Body::new);
@@ -190,4 +200,14 @@ pub(super) async fn engine(
         line.left(length.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0));
     }
     response
+}
+
+/// What a client is told whose session is over.
+fn ended(app: &App) -> Response {
+    // Whoever polls an edge that stops should do so elsewhere.
+    if app.clients.are_leaving() {
+        Problem::from(Code::Restarting).into_response()
+    } else {
+        Problem::new(Code::BadRequest, "the session has ended").into_response()
+    }
 }

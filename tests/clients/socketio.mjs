@@ -27,7 +27,7 @@ function randoms(a) {
 function follow({ job, transports, resume, cuts = 0, via }, index) {
   const random = randoms(seed * 1000 + index);
   const seen = { job, doubled: 0, repeated: 0, holes: 0, missing: 0, text: "", errors: [], transports: [] };
-  Object.assign(seen, { connected: 0, disconnects: [], live: 0, events: 0, stray: [] });
+  Object.assign(seen, { connected: 0, refused: 0, disconnects: [], live: 0, events: 0, stray: [] });
   let cursor = null, last = 0, next_cut = cuts > 0 ? 1 + Math.floor(random() * 40) : -1;
   const socket = io(via ?? url, {
     forceNew: true,
@@ -55,6 +55,7 @@ function follow({ job, transports, resume, cuts = 0, via }, index) {
   socket.on("connected", ({ version, protocol }) => {
     if (version && protocol) seen.connected += 1;
   });
+  socket.on("connect_error", () => (seen.refused += 1));
   socket.on("disconnect", (reason) => seen.disconnects.push(reason));
   socket.on("tailwater:error", ({ code }) => {
     seen.errors.push(code);

@@ -1,19 +1,20 @@
 use std::path::Path;
 use std::time::Duration;
 
-use futures_util::future::join;
+use futures_util::future::{join, join_all};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use tailwater::edge::Settings;
 use tailwater::guard::Signal;
 use tailwater::wire::Submission;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
+use crate::bad_input::exchange;
 use crate::cli::up;
 use crate::load::Flood;
 use crate::support::broker::Broker;
@@ -44,16 +45,7 @@ async fn edge(system: &System, addr: &str) -> (Process, String) {
 
 /// One thing over HTTP; gives the head and the body of the answer.
 async fn get(addr: &str, path: &str, headers: &str) -> (String, String) {
-    let mut socket = TcpStream::connect(addr).await.unwrap();
-    let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
-    let mut answer = String::new();
-    within("an answer", async {
-        socket.write_all(head.as_bytes()).await.unwrap();
-        socket.read_to_string(&mut answer).await.unwrap();
-    })
-    .await;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.to_owned(), body.to_owned())
+    exchange(addr, "GET", path, headers, b"").await
 }
 
 /// What an edge says of itself.
@@ -135,6 +127,44 @@ async fn two_hundred_clients_get_every_chunk_once_through_cuts_and_two_ends_of_t
     eprintln!("{disconnects} disconnects, {} cuts by the proxy", proxy.cuts());
     // Each saw one end of the edge at least, and the network and the clients themselves cut besides.
     assert!(disconnects > 350 && proxy.cuts() > 60, "{disconnects}, {}", proxy.cuts());
+    system.end().await;
+}
+
+#[tokio::test]
+async fn two_edges_behind_a_balancer_serve_clients_that_begin_as_websockets() {
+    let system = System::on(Broker::shared_one()).await;
+    system.wordy().await;
+    let edges = [system.edge().await, system.edge().await];
+    let balancer = Proxy::between(&[&edges[0].addr, &edges[1].addr]).await;
+    let input = words(200, 40, 3);
+    let client =
+        |resume| json!({"job": "balanced", "resume": resume, "transports": ["websocket"], "cuts": 2});
+    let clients: Vec<_> = (0..10).flat_map(|_| ["auth", "watch"]).map(client).collect();
+    let given = json!({"url": format!("http://{}", balancer.addr), "seed": 3, "clients": clients});
+    let node = Foreign::node(Path::new(NODE), &given);
+    for edge in &edges {
+        eventually("half of the clients", || async {
+            (stats(&edge.addr, "/api/stats").await["connections"]["socketio"] == 10).then_some(())
+        })
+        .await;
+    }
+    let job = system.submit("balanced", input.clone()).await;
+    let seen = node.ends().await;
+    let last = system.log.last(&job).await.unwrap().unwrap();
+    let mut disconnects = 0;
+    for (n, seen) in seen.iter().enumerate() {
+        assert_whole(seen, &text(&input), last.seq.0);
+        // Each end is its own doing, and each new connection comes about at once.
+        let ends = seen["disconnects"].as_array().unwrap();
+        assert!(ends.iter().all(|end| end == "forced close"), "client {n}: {seen}");
+        assert_eq!(seen["refused"], 0, "client {n}: {seen}");
+        disconnects += ends.len();
+    }
+    assert!(disconnects > 30, "{disconnects}");
+    for edge in &edges {
+        let delivered = stats(&edge.addr, "/api/stats").await["events_delivered"].as_u64();
+        assert!(delivered > Some(last.seq.0), "{delivered:?} of one of the edges");
+    }
     system.end().await;
 }
 
@@ -463,33 +493,72 @@ async fn a_client_that_asks_for_too_much_is_cut_off_and_nobody_else_notices() {
     system.end().await;
 }
 
+/// Connects and joins by polling, and takes the greeting; gives the path of the session, whose next poll waits for news.
+async fn join_by_polling(addr: &str) -> String {
+    let path = "/socket.io/?EIO=4&transport=polling";
+    let (_, open) = get(addr, path, "").await;
+    let open: Value = serde_json::from_str(open.strip_prefix('0').unwrap()).unwrap();
+    let path = format!("{path}&sid={}", open["sid"].as_str().unwrap());
+    let (head, _) = exchange(addr, "POST", &path, "", b"40").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    loop {
+        let (head, body) = get(addr, &path, "").await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        if body.contains("42[\"connected\",") {
+            return path;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_gives_up_a_poll_is_gone_at_once() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
-    let path = "/socket.io/?EIO=4&transport=polling";
-    let (_, open) = get(&edge.addr, path, "").await;
-    let open: Value = serde_json::from_str(open.strip_prefix('0').unwrap()).unwrap();
-    let path = format!("{path}&sid={}", open["sid"].as_str().unwrap());
-    let ask = async |request: &str| {
-        let mut socket = TcpStream::connect(&edge.addr).await.unwrap();
-        socket.write_all(request.as_bytes()).await.unwrap();
-        socket
-    };
-    let join = format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n40");
-    within("an answer", ask(&join).await.read_to_string(&mut String::new())).await.unwrap();
-    // Each poll brings something until nothing is left, which the last one waits for.
-    loop {
-        let poll = get(&edge.addr, &path, "");
-        let Ok((head, _)) = tokio::time::timeout(Duration::from_secs(2), poll).await else { break };
-        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    }
+    let path = join_by_polling(&edge.addr).await;
+    let poll = tokio::time::timeout(Duration::from_secs(2), get(&edge.addr, &path, "")).await;
+    assert!(poll.is_err(), "{poll:?}");
     eventually("nobody", || async {
         (stats(&edge.addr, "/api/socketio/stats").await["connected"] == 0).then_some(())
     })
     .await;
     let (head, _) = get(&edge.addr, &path, "").await;
     assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_poll_whose_session_is_cut_is_answered_at_once() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    // The same poll twice, as when a library sends one again: the session cannot go on.
+    let path = format!("{}&t=once", join_by_polling(&edge.addr).await);
+    let begun = Instant::now();
+    let polls = join(get(&edge.addr, &path, ""), get(&edge.addr, &path, "")).await;
+    // With the next ping it would have been told, too.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    for (head, body) in [polls.0, polls.1] {
+        assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+        assert!(body.contains("the session has ended"), "{body}");
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn an_edge_that_stops_sends_clients_that_poll_away_one_after_the_other() {
+    let system = System::on(Broker::shared_one()).await;
+    let drain = Duration::from_secs(3);
+    let edge = system.edge_with(Settings { drain, ..Settings::default() }).await;
+    let paths = join_all((0..30).map(|_| join_by_polling(&edge.addr))).await;
+    edge.stop();
+    let polls = paths.iter().map(|path| async {
+        let (head, body) = get(&edge.addr, path, "").await;
+        assert!(head.starts_with("HTTP/1.1 503") && body.contains("\"restarting\""), "{head} {body}");
+        Instant::now()
+    });
+    let mut told = join_all(polls).await;
+    told.sort();
+    let (early, late) = (told[15] - told[0], told[29] - told[15]);
+    assert!(early > drain / 4 && late > drain / 4 && early + late < drain * 2, "{early:?}, then {late:?}");
     system.end().await;
 }
 

@@ -2,7 +2,7 @@
 //! comes. It counts the bytes that leave, and can be cut. It knows no event.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Waker};
 
@@ -26,7 +26,8 @@ pub(super) struct Line {
     sent: AtomicU64,
     /// Told when bytes leave.
     moved: Notify,
-    is_cut: AtomicBool,
+    /// Cancelled when nothing more should be taken from the client or given to it.
+    cut: CancellationToken,
     /// Who reads from the client's WebSocket, and who writes to it; both must hear of a cut.
     reader: AtomicWaker,
     writer: AtomicWaker,
@@ -48,7 +49,7 @@ impl Line {
             app: Arc::downgrade(app),
             sent: AtomicU64::new(0),
             moved: Notify::new(),
-            is_cut: AtomicBool::new(false),
+            cut: CancellationToken::new(),
             reader: AtomicWaker::new(),
             writer: AtomicWaker::new(),
             gone: CancellationToken::new(),
@@ -76,15 +77,21 @@ impl Line {
     }
 
     /// Ends the connection as a network does that breaks: the client comes back by itself, which it would not after the
-    /// server's `disconnect`. What the client sends by polling is answered with an error from now on.
+    /// server's `disconnect`. A poll that waits, and what the client sends by polling from now on, is answered with an
+    /// error.
     pub(super) fn cut(&self) {
-        self.is_cut.store(true, Ordering::Release);
+        self.cut.cancel();
         self.reader.wake();
         self.writer.wake();
     }
 
     pub(super) fn is_cut(&self) -> bool {
-        self.is_cut.load(Ordering::Acquire)
+        self.cut.is_cancelled()
+    }
+
+    /// Returns when the line is cut.
+    pub(super) async fn when_cut(&self) {
+        self.cut.cancelled().await;
     }
 
     /// Whether a poll is the one before, sent again. Browsers and HTTP libraries do so by themselves when a connection

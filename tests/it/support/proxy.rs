@@ -1,5 +1,5 @@
-//! A TCP proxy between clients and an edge: cuts connections, at once, after a while or at any byte, stalls them, and leads
-//! to another edge.
+//! A TCP proxy between clients and edges: cuts connections, at once, after a while or at any byte, stalls them, leads to
+//! another edge, and spreads them over some.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,7 +22,8 @@ pub struct Proxy {
 }
 
 struct Shared {
-    target: String,
+    /// One connection is led to the first, the next one to the next, and so on.
+    targets: Vec<String>,
     /// Cancelled when the connections of now are to be cut.
     cut: CancellationToken,
 }
@@ -39,12 +40,17 @@ const FOREVER: Life = Life { time: Duration::from_secs(1 << 32), bytes: u64::MAX
 impl Proxy {
     /// A proxy to `target`, host and port.
     pub async fn to(target: &str) -> Self {
-        Self::with(target, |_| FOREVER).await
+        Self::with(&[target], |_| FOREVER).await
+    }
+
+    /// A proxy that leads each connection to the next of `targets`, as a load balancer does.
+    pub async fn between(targets: &[&str]) -> Self {
+        Self::with(targets, |_| FOREVER).await
     }
 
     /// The first `cuts` connections end at some byte. Scattered, and the same in every run.
     pub async fn cutting_at_bytes(target: &str, cuts: u64) -> Self {
-        Self::with(target, move |count| {
+        Self::with(&[target], move |count| {
             if count < cuts { Life { bytes: 300 + count * 1237 % 2000, ..FOREVER } } else { FOREVER }
         })
         .await
@@ -52,27 +58,28 @@ impl Proxy {
 
     /// Each connection ends after a time between these two, which are scattered evenly.
     pub async fn cutting_after(target: &str, shortest: Duration, longest: Duration) -> Self {
-        Self::with(target, move |count| {
+        Self::with(&[target], move |count| {
             let place = (count as f64 * 0.618_034).fract();
             Life { time: shortest + (longest - shortest).mul_f64(place), ..FOREVER }
         })
         .await
     }
 
-    async fn with(target: &str, life: impl Fn(u64) -> Life + Send + Sync + 'static) -> Self {
+    async fn with(targets: &[&str], life: impl Fn(u64) -> Life + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
-        let shared =
-            Arc::new(Mutex::new(Shared { target: target.to_owned(), cut: CancellationToken::new() }));
+        let targets = targets.iter().map(|&target| target.to_owned()).collect();
+        let shared = Arc::new(Mutex::new(Shared { targets, cut: CancellationToken::new() }));
         let (tasks, cuts) = (Tasks::new(CancellationToken::new()), Arc::<AtomicUsize>::default());
         let (inner, counted, connections) = (Arc::clone(&shared), Arc::clone(&cuts), tasks.clone());
         let (stalled, stall) = watch::channel(false);
         tasks.spawn_until_stop(async move {
-            for count in 0.. {
+            for count in 0_u64.. {
                 let Ok((client, _)) = listener.accept().await else { return };
                 let (target, cut) = {
                     let shared = inner.lock().unwrap();
-                    (shared.target.clone(), shared.cut.clone())
+                    let target = &shared.targets[count as usize % shared.targets.len()];
+                    (target.clone(), shared.cut.clone())
                 };
                 let (life, stall, cuts) = (life(count), stall.clone(), Arc::clone(&counted));
                 connections.spawn_until_stop(async move {
@@ -103,7 +110,7 @@ impl Proxy {
 
     /// Leads connections to come to another edge.
     pub fn lead_to(&self, target: &str) {
-        target.clone_into(&mut self.shared.lock().unwrap().target);
+        self.shared.lock().unwrap().targets = vec![target.to_owned()];
     }
 }
 
