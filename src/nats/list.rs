@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::batch::{batch, number};
+use super::batch::number;
 use super::error::code;
 use super::log::{header, unavailable};
 use super::walk::{Bounds, Entry, Found, Step, Walk, Window};
@@ -156,10 +156,7 @@ impl Reader {
         let ask = json!({"seq": from, "batch": to - from + 1, "max_bytes": LIST_BYTES});
         let (deadline, mut pause) = (Instant::now() + REQUEST_WAIT, REREAD_FIRST);
         loop {
-            let page = {
-                let _read = self.turn(shard).await?;
-                batch(&self.log.nats.replay, &stream, &ask).await?
-            };
+            let page = self.batch(shard, ask.clone()).await?;
             let last = page.messages.last().and_then(|last| number(last, names::SEQUENCE));
             let reached = last.is_some_and(|last| last >= to);
             if !reached && page.more {

@@ -14,6 +14,7 @@ mod queue;
 mod read;
 mod scan;
 mod setup;
+mod turns;
 mod walk;
 mod writer;
 

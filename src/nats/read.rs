@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::StreamExt as _;
-use serde_json::json;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{debug, info};
 
-use super::batch::batch;
+use super::batch::{Batch, batch};
 use super::follow::LiveTail;
 use super::log::{self, Log};
 use super::names;
 use super::scan::{Scan, Want};
+use super::turns::Turns;
 use crate::config::{LISTINGS, PAGE, PAGE_BYTES, READS_PER_SHARD, SCAN_FROM};
 use crate::runtime::Tasks;
 use crate::source::{At, EventSource, Replay, Replica, Span, Unavailable};
@@ -34,13 +35,13 @@ struct Shard {
     /// How many replays wait or read.
     waiting: AtomicUsize,
     /// The right to have a direct get under way.
-    reads: Semaphore,
+    turns: Turns,
     scan: Scan,
     elections: watch::Receiver<u64>,
 }
 
 impl Reader {
-    /// A reader of all shards; `tasks` owns its scans.
+    /// A reader of all shards; `tasks` owns its reads and scans.
     ///
     /// # Errors
     /// [`Unavailable`].
@@ -50,7 +51,7 @@ impl Reader {
             let stream = log.nats.names.chunks_stream(shard);
             shards.push(Shard {
                 waiting: AtomicUsize::new(0),
-                reads: Semaphore::new(READS_PER_SHARD),
+                turns: Turns::new(READS_PER_SHARD, tasks.clone()),
                 elections: elections(&log, &stream, tasks).await?,
                 scan: Scan::new(log.clone(), stream, tasks.clone()),
             });
@@ -67,17 +68,17 @@ impl Reader {
         &self.shards[job.shard(self.log.shards) as usize]
     }
 
-    /// Waits for the right to have a direct get under way on a shard.
-    pub(super) async fn turn(&self, shard: u32) -> Result<SemaphorePermit<'_>, Unavailable> {
-        let closed = |_| Unavailable("the reader is closed".into());
-        self.shards[shard as usize].reads.acquire().await.map_err(closed)
+    /// A batched direct get on a shard, at its turn.
+    pub(super) async fn batch(&self, shard: u32, ask: Value) -> Result<Batch, Unavailable> {
+        let nats = Arc::clone(&self.log.nats);
+        let read = async move { batch(&nats.replay, &nats.names.chunks_stream(shard), &ask).await };
+        self.shards[shard as usize].turns.take(read).await
     }
 
     /// One page of a job's events from `pos` on, and whether it is the last, as this replica sees it.
     async fn page(&self, job: &JobId, pos: Pos) -> Result<(Vec<Stored>, bool), Unavailable> {
-        let _read = self.turn(job.shard(self.log.shards)).await?;
         let ask = json!({"seq": pos, "next_by_subj": self.log.subject(job), "batch": PAGE, "max_bytes": PAGE_BYTES});
-        let page = batch(&self.log.nats.replay, &self.log.stream(job), &ask).await?;
+        let page = self.batch(job.shard(self.log.shards), ask).await?;
         Ok((page.messages.iter().filter_map(|message| log::stored(job, message)).collect(), !page.more))
     }
 }
