@@ -1,12 +1,14 @@
 //! Reads the log for many readers at once, each the cheapest way: batched direct gets while they are few, one shared scan
 //! of the shard when they are many. What a reader makes of it is the stitcher's.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::ReusableBoxFuture;
 use tracing::{debug, info};
 
 use super::batch::{Batch, batch};
@@ -75,11 +77,56 @@ impl Reader {
         self.shards[shard as usize].turns.take(read).await
     }
 
-    /// One page of a job's events from `pos` on, and whether it is the last, as this replica sees it.
-    async fn page(&self, job: &JobId, pos: Pos) -> Result<(Vec<Stored>, bool), Unavailable> {
+    /// Chooses how to read: by pages, or, when many wait on the shard, by its scan. Gives what it has learned of the log
+    /// already.
+    async fn begin(&self, job: &JobId, span: Span, many: bool) -> Result<Answer, Unavailable> {
+        if span.replica == Replica::Leader {
+            // A replica that is behind gives nothing, which must not look as if the leader had nothing: what the leader
+            // has is given itself, and pages go on from there as far as they can.
+            let next = self.leader_next(job, span).await?;
+            let way = next.as_ref().map_or(Way::Over, |event| Way::Pages { pos: event.pos + 1 });
+            return Ok((next.into_iter().collect(), way));
+        }
+        let pos = match span.pos {
+            Some(pos) => Some(pos),
+            None if many => self.log.first_of_any(job).await?.map(|first| first.pos),
+            None => Some(1),
+        };
+        let way = match pos {
+            None => Way::Over,
+            Some(pos) if many => {
+                debug!(%job, "waits for the shard's scan");
+                let want = Want { job: job.clone(), pos, until: span.until };
+                Way::Scan(self.shard(job).scan.join(want))
+            }
+            Some(pos) => Way::Pages { pos },
+        };
+        Ok((Vec::new(), way))
+    }
+
+    /// The first event of a span, as the leader knows it.
+    async fn leader_next(&self, job: &JobId, span: Span) -> Result<Option<Arc<Stored>>, Unavailable> {
+        let mut pos = span.pos.unwrap_or(1);
+        loop {
+            match self.log.next(job, pos).await? {
+                Some(event) if event.seq >= span.from => return Ok(Some(Arc::new(event))),
+                Some(event) => pos = event.pos + 1,
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// One page of a job's events from `pos` on, as far as this replica sees.
+    async fn page(&self, job: &JobId, pos: Pos) -> Result<Answer, Unavailable> {
         let ask = json!({"seq": pos, "next_by_subj": self.log.subject(job), "batch": PAGE, "max_bytes": PAGE_BYTES});
         let page = self.batch(job.shard(self.log.shards), ask).await?;
-        Ok((page.messages.iter().filter_map(|message| log::stored(job, message)).collect(), !page.more))
+        let events = page.messages.iter().filter_map(|message| log::stored(job, message));
+        let events: Vec<_> = events.map(Arc::new).collect();
+        let way = match events.last() {
+            Some(event) if page.more => Way::Pages { pos: event.pos + 1 },
+            _ => Way::Over,
+        };
+        Ok((events, way))
     }
 }
 
@@ -122,7 +169,7 @@ impl EventSource for Reader {
     }
 
     fn replay(&self, job: &JobId, span: Span) -> LogReplay {
-        LogReplay { reader: self.clone(), job: job.clone(), span, way: Way::Unbegun, counted: false }
+        LogReplay { reader: self.clone(), job: job.clone(), span, way: Way::Unbegun }
     }
 }
 
@@ -133,104 +180,77 @@ pub struct LogReplay {
     job: JobId,
     span: Span,
     way: Way,
-    /// Whether it is counted among those that wait on its shard.
-    counted: bool,
 }
 
 #[derive(Debug)]
 enum Way {
     Unbegun,
-    Pages { pos: Pos },
+    /// The broker is asked. The question is kept here, so that whoever drops a wait for the answer waits for the same one
+    /// the next time.
+    Asked(ReusableBoxFuture<'static, Result<Answer, Unavailable>>),
+    Pages {
+        pos: Pos,
+    },
     Scan(mpsc::Receiver<Vec<Arc<Stored>>>),
     Over,
 }
 
+/// Events, and the way on from them.
+type Answer = (Vec<Arc<Stored>>, Way);
+
 impl Replay for LogReplay {
     async fn next(&mut self) -> Option<Result<Vec<Arc<Stored>>, Unavailable>> {
         loop {
-            let step = match &mut self.way {
-                Way::Unbegun => self.begin().await,
+            let items = match &mut self.way {
+                Way::Unbegun => {
+                    self.begin();
+                    continue;
+                }
                 Way::Pages { pos } => {
                     let pos = *pos;
-                    self.next_page(pos).await
+                    self.ask(move |reader, job| async move { reader.page(&job, pos).await });
+                    continue;
                 }
+                Way::Asked(answer) => match answer.get_pin().await {
+                    Ok((items, way)) => {
+                        self.way = way;
+                        items
+                    }
+                    Err(error) => {
+                        self.way = Way::Over;
+                        return Some(Err(error));
+                    }
+                },
                 Way::Scan(items) => match items.recv().await {
-                    Some(items) => Ok(items),
+                    Some(items) => items,
                     None => {
                         self.way = Way::Over;
-                        Ok(Vec::new())
+                        return None;
                     }
                 },
                 Way::Over => return None,
             };
-            match step {
-                Ok(items) => {
-                    let items = self.wanted(items);
-                    if !items.is_empty() {
-                        return Some(Ok(items));
-                    }
-                }
-                Err(error) => {
-                    self.way = Way::Over;
-                    return Some(Err(error));
-                }
+            let items = self.wanted(items);
+            if !items.is_empty() {
+                return Some(Ok(items));
             }
         }
     }
 }
 
 impl LogReplay {
-    /// Chooses the way: pages while few wait on the shard, else its scan. Gives what it has learned of the log already.
-    async fn begin(&mut self) -> Result<Vec<Arc<Stored>>, Unavailable> {
-        let shard = self.reader.shard(&self.job);
-        if !self.counted {
-            shard.waiting.fetch_add(1, Ordering::Relaxed);
-            self.counted = true;
-        }
-        if self.span.replica == Replica::Leader {
-            // A replica that is behind gives nothing, which must not look as if the leader had nothing: what the leader
-            // has is given itself, and pages go on from there as far as they can.
-            let next = self.leader_next().await?;
-            self.way = next.as_ref().map_or(Way::Over, |event| Way::Pages { pos: event.pos + 1 });
-            return Ok(next.into_iter().collect());
-        }
-        let many = shard.waiting.load(Ordering::Relaxed) > SCAN_FROM;
-        let pos = match self.span.pos {
-            Some(pos) => Some(pos),
-            None if many => self.reader.log.first_of_any(&self.job).await?.map(|first| first.pos),
-            None => Some(1),
-        };
-        let shard = self.reader.shard(&self.job);
-        self.way = match pos {
-            None => Way::Over,
-            Some(pos) if many => {
-                debug!(job = %self.job, "waits for the shard's scan");
-                Way::Scan(shard.scan.join(Want { job: self.job.clone(), pos, until: self.span.until }))
-            }
-            Some(pos) => Way::Pages { pos },
-        };
-        Ok(Vec::new())
+    /// Counts among those that wait on the shard, from now until it is dropped.
+    fn begin(&mut self) {
+        let before = self.reader.shard(&self.job).waiting.fetch_add(1, Ordering::Relaxed);
+        let (span, many) = (self.span, before >= SCAN_FROM);
+        self.ask(move |reader, job| async move { reader.begin(&job, span, many).await });
     }
 
-    /// The first wanted event, as the leader knows it.
-    async fn leader_next(&self) -> Result<Option<Arc<Stored>>, Unavailable> {
-        let mut pos = self.span.pos.unwrap_or(1);
-        loop {
-            match self.reader.log.next(&self.job, pos).await? {
-                Some(event) if event.seq >= self.span.from => return Ok(Some(Arc::new(event))),
-                Some(event) => pos = event.pos + 1,
-                None => return Ok(None),
-            }
-        }
-    }
-
-    async fn next_page(&mut self, pos: Pos) -> Result<Vec<Arc<Stored>>, Unavailable> {
-        let (page, last) = self.reader.page(&self.job, pos).await?;
-        self.way = match page.last() {
-            Some(event) if !last => Way::Pages { pos: event.pos + 1 },
-            _ => Way::Over,
-        };
-        Ok(page.into_iter().map(Arc::new).collect())
+    fn ask<A>(&mut self, question: impl FnOnce(Reader, JobId) -> A)
+    where
+        A: Future<Output = Result<Answer, Unavailable>> + Send + 'static,
+    {
+        self.way = Way::Asked(ReusableBoxFuture::new(question(self.reader.clone(), self.job.clone())));
     }
 
     /// Leaves out what lies before the span, and ends behind it.
@@ -246,7 +266,7 @@ impl LogReplay {
 
 impl Drop for LogReplay {
     fn drop(&mut self) {
-        if self.counted {
+        if !matches!(self.way, Way::Unbegun) {
             self.reader.shard(&self.job).waiting.fetch_sub(1, Ordering::Relaxed);
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
+use tokio_util::sync::ReusableBoxFuture;
 
 use super::{At, EventSource, Replay, Replica, Signal, Span, Tail, Unavailable};
 use crate::config::{LIVE_CAPACITY, PAGE};
@@ -274,7 +275,7 @@ impl State {
     }
 
     /// One page of a replay, and how it goes on.
-    fn read(&mut self, job: &JobId, span: Span, way: Way) -> (Vec<Arc<Stored>>, Way) {
+    fn read(&mut self, job: &JobId, span: Span, way: Way) -> Answer {
         let (from, end, cut) = match way {
             Way::Pages { from, end } => (from, end, false),
             Way::Over => return (Vec::new(), Way::Over),
@@ -339,7 +340,7 @@ impl EventSource for Memory {
     }
 
     fn replay(&self, job: &JobId, span: Span) -> MemoryReplay {
-        MemoryReplay { memory: self.clone(), job: job.clone(), span, way: Way::Unbegun }
+        MemoryReplay { memory: self.clone(), job: job.clone(), span, way: Way::Unbegun, asked: None }
     }
 }
 
@@ -380,7 +381,12 @@ pub struct MemoryReplay {
     job: JobId,
     span: Span,
     way: Way,
+    /// The question that is under way, across waits that are dropped.
+    asked: Option<ReusableBoxFuture<'static, Result<Answer, Unavailable>>>,
 }
+
+/// A page, and how it goes on.
+type Answer = (Vec<Arc<Stored>>, Way);
 
 #[derive(Clone, Copy, Debug)]
 enum Way {
@@ -392,11 +398,15 @@ enum Way {
 impl Replay for MemoryReplay {
     async fn next(&mut self) -> Option<Result<Vec<Arc<Stored>>, Unavailable>> {
         loop {
-            let (job, span, way) = (&self.job, self.span, self.way);
-            if matches!(way, Way::Over) {
+            if matches!(self.way, Way::Over) {
                 return None;
             }
-            let read = self.memory.ask(|state| state.read(job, span, way)).await;
+            let asked = self.asked.get_or_insert_with(|| {
+                let (memory, job, span, way) = (self.memory.clone(), self.job.clone(), self.span, self.way);
+                ReusableBoxFuture::new(async move { memory.ask(|state| state.read(&job, span, way)).await })
+            });
+            let read = asked.get_pin().await;
+            self.asked = None;
             self.way = read.as_ref().map_or(Way::Over, |(_, way)| *way);
             match read {
                 Ok((page, _)) if page.is_empty() => {}

@@ -63,7 +63,8 @@ pub enum Signal {
 /// One reading of a log: gives items in order, from [`Span::from`] on. Dropping it ends it.
 pub trait Replay: fmt::Debug + Send {
     /// The next items, never none; `None` when everything was given that the log held when the reading began, as far
-    /// as its reader could see, or when a slow reader must begin again. Safe to drop at any await.
+    /// as its reader could see, or when a slow reader must begin again. Safe to drop at any await: what it has asked is
+    /// not asked again, and the next call waits for the same answer.
     fn next(&mut self) -> impl Future<Output = Option<Result<Vec<Arc<Stored>>, Unavailable>>> + Send;
 }
 

@@ -1,11 +1,13 @@
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::nats::Reader;
 use tailwater::source::{EventSource as _, Replay as _, Replica, Span};
 use tailwater::wire::{Seq, Submission};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use crate::support::broker::Broker;
@@ -13,7 +15,7 @@ use crate::support::client::{Client, Frame, Seen};
 use crate::support::process::Process;
 use crate::support::system::{System, text, words};
 use crate::support::{eventually, within};
-use crate::watching::on_one_and_three;
+use crate::watching::{Pieces, on_one_and_three};
 
 on_one_and_three!(
     five_hundred_clients_come_back_at_once_to_an_edge_that_has_just_started,
@@ -104,6 +106,31 @@ async fn many_readers_of_one_shard_share_one_scan_of_it(broker: &Broker) {
         within("all readings", futures_util::future::join(most_consumers, readings)).await;
     assert!((1..=2).contains(&consumers), "{consumers} consumers");
     assert!(readings.iter().sum::<u32>() < 400, "{readings:?}");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_reading_comes_to_its_end_though_each_wait_for_it_is_dropped_at_once() {
+    let system = System::on(Broker::shared_one()).await;
+    system.worker(Pieces { count: 300 }, |settings| settings.flush.interval = Duration::ZERO).await;
+    let job = system.submit("dropped", Value::Null).await;
+    let last = system.ended(&job).await.seq;
+    let reader = Reader::open(system.log.clone(), &system.tasks).await.unwrap();
+    for replica in [Replica::Any, Replica::Leader] {
+        let mut replay = reader.replay(&job, Span { from: Seq::FIRST, pos: None, until: None, replica });
+        let mut seqs = Vec::new();
+        within("the end of a reading", async {
+            loop {
+                match replay.next().now_or_never() {
+                    Some(Some(items)) => seqs.extend(items.unwrap().iter().map(|item| item.seq.0)),
+                    Some(None) => return,
+                    None => yield_now().await,
+                }
+            }
+        })
+        .await;
+        assert_eq!(seqs, (1..=last.0).collect::<Vec<_>>(), "{replica:?}");
+    }
     system.end().await;
 }
 

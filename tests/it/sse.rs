@@ -1,3 +1,4 @@
+use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tailwater::guard::Signal;
 use tailwater::wire::Submission;
@@ -10,7 +11,7 @@ use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
 use crate::support::sse::{Said, Sse};
 use crate::support::system::{System, text, words};
-use crate::watching::on_one_and_three;
+use crate::watching::{Pieces, on_one_and_three};
 
 on_one_and_three!(
     a_stream_has_every_event_once_and_ends_behind_the_end,
@@ -174,6 +175,31 @@ async fn a_stream_that_cannot_begin_is_refused_with_a_code() {
             assert_eq!(content, "application/problem+json");
         }
     }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_replay_asks_the_broker_for_each_page_once() {
+    let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
+    system.worker(Pieces { count: 1500 }, |settings| settings.flush.interval = Duration::ZERO).await;
+    let job = system.submit("pages", Value::Null).await;
+    let events = system.ended(&job).await.seq.0;
+    let edge = system.edge().await;
+    let client = async_nats::connect(system.options.url.clone()).await.unwrap();
+    let stream = format!("{}_CHUNKS_0", system.options.prefix.as_str().to_uppercase());
+    let mut questions = client.subscribe(format!("$JS.API.DIRECT.GET.{stream}")).await.unwrap();
+    // When a request on the same connection is answered, the subscription stands, and all that it brought is here.
+    let settled = async || client.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await.unwrap();
+    settled().await;
+    let (mut late, mut seen) = (Sse::open(&edge.addr, &path("pages"), "").await, Seen::of("pages"));
+    assert!(take(&mut late, &mut seen, usize::MAX).await);
+    seen.assert_whole();
+    settled().await;
+    let asked = std::iter::from_fn(|| questions.next().now_or_never().flatten());
+    let asked = asked.map(|question| serde_json::from_slice::<Value>(&question.payload).unwrap());
+    let asked = asked.filter(|ask| ask["batch"] == 64).count() as u64;
+    let pages = events.div_ceil(64);
+    assert!((pages..pages + 2).contains(&asked), "{asked} questions for {pages} pages");
     system.end().await;
 }
 

@@ -33,6 +33,26 @@ async fn live_copies_that_were_lost_in_the_middle_cost_one_reading() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hole_is_filled_though_copies_come_faster_than_the_log_answers() {
+    let memory = Memory::default();
+    let (_hub, mut client) = live(&memory, 3).await;
+    memory.latency(MOMENT * 20);
+    memory.lose(1);
+    let begun = Instant::now();
+    let writer = async {
+        for _ in 0..500 {
+            append(&memory, 1);
+            sleep(MOMENT * 5).await;
+        }
+    };
+    tokio::select! {
+        () = writer => panic!("not before the job was silent"),
+        () = client.step() => assert!(client.given > 4)
+    }
+    assert!(begun.elapsed() < MOMENT * 50, "after {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_last_copy_that_was_lost_is_found_when_the_job_is_silent() {
     let memory = Memory::default();
     let (_hub, mut client) = live(&memory, 3).await;
