@@ -80,8 +80,9 @@ pub const REREAD_MAX: Duration = Duration::from_secs(2);
 
 /// How many events one direct get returns: a page bounds how long writers of the shard wait.
 pub const PAGE: usize = 64;
-/// How many bytes one direct get returns, about: what a reader that is behind holds of the log.
-pub const PAGE_BYTES: usize = 256 * 1024;
+/// How many bytes one direct get returns, about. A reader that is behind holds two pages: what its client has not taken
+/// yet, and the next.
+pub const PAGE_BYTES: usize = 128 * 1024;
 /// How many messages the client library holds for one reading of the log. The consumer of a scan asks for 500 at a time,
 /// and for as many again when half of them have come; a full inbox drops messages, and the scan begins again.
 pub const REPLAY_CAPACITY: usize = 2048;

@@ -180,7 +180,7 @@ async fn a_reader_that_stops_reading_costs_neither_memory_nor_others_their_time(
     }
     seen.assert_whole();
     eprintln!("memory {before} to {peak} KiB; the longest pause of the other client {longest:?}");
-    // 64 MiB were stored, 20 times that was wanted; a feed keeps 256 KiB of it and each session at most 64 KiB.
+    // 64 MiB were stored, 20 times that was wanted; a feed keeps 256 KiB of it and each session at most two pages.
     assert!(peak < before + 30_000, "{before} to {peak} KiB");
     assert!(longest < Duration::from_secs(2), "{longest:?}");
     let left = stall_until.saturating_duration_since(Instant::now());
