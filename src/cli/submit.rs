@@ -12,7 +12,7 @@ use super::args::{NatsArgs, block_on, millis};
 use super::tail;
 use crate::config::INPUT_MAX;
 use crate::nats::{Load, Log, Submitted};
-use crate::wire::{JobId, Kind, Limits, RESERVED_KIND, Seq, Start, Submission};
+use crate::wire::{JobId, Kind, Limits, Seq, Start, Submission, reserved_kind};
 
 /// Queue a job, and print its id or, with --watch, its output.
 #[derive(Debug, Args)]
@@ -64,7 +64,7 @@ impl Submit {
             let nats = self.nats.connect("submit").await?;
             let log = Log::open(&nats).await?;
             if submission.callback.is_some() {
-                load(&log, &RESERVED_KIND.parse()?).await?;
+                load(&log, &reserved_kind()).await?;
             }
             let load = load(&log, &self.kind).await?;
             match log.offer(&id, &submission, &load).await? {

@@ -17,7 +17,7 @@ use crate::nats::{Cancelled, Load, Submitted};
 use crate::session::{Session, Step, fold};
 use crate::source::Unavailable;
 use crate::wire::{
-    Code, JobId, JobState, Kind, RESERVED_KIND, Seq, Start, Status, Submission, may_call_back,
+    Code, JobId, JobState, Kind, Seq, Start, Status, Submission, may_call_back, reserved_kind,
 };
 
 /// A job that was taken in.
@@ -63,7 +63,7 @@ impl App {
             if !may_call_back(callback, &self.settings.callback_hosts) {
                 return Err(Code::CallbackNotAllowed.into());
             }
-            self.load(&RESERVED_KIND.parse().map_err(|_| Code::Internal)?).await?;
+            self.load(&reserved_kind()).await?;
         }
         let kind = submission.kind.clone();
         let load = self.load(&kind).await?;

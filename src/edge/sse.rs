@@ -111,8 +111,8 @@ fn hello(job: &JobId) -> Vec<u8> {
     out
 }
 
-/// One client's stream. It is asked for more once the connection has room, so a slow client holds its place in the log and
-/// nothing else.
+/// One client's stream. It is asked for more once the connection has room, so a slow client holds its place in the log, and
+/// what was read for its next step.
 struct Stream<S: EventSource> {
     session: Session<S>,
     counts: Arc<Counts>,

@@ -61,27 +61,19 @@ impl Log {
             return Ok(Some(Cancelled::Ended));
         }
         let mut writer = Writer::new(self.clone(), job.clone(), last.attempt, Some(&last));
-        if last.kind == Type::CancelRequested {
-            // Whoever asked before may have gone before it had done the rest.
-            if last.attempt == 0 {
-                let ended = writer.append(Body::Cancelled {}).await;
-                debug!(%job, ?ended, "cancelled before it began");
-            }
-            self.nudge(job).await;
-            return Ok(Some(Cancelled::Already(last.seq)));
-        }
-        if !written(writer.append(Body::CancelRequested { by }).await)? {
+        let asked_before = last.kind == Type::CancelRequested;
+        if !asked_before && !written(writer.append(Body::CancelRequested { by }).await)? {
             return Ok(None);
         }
         let seq = writer.seq();
         if last.status() == Status::Queued {
-            // No worker has it, so nobody else would end it soon. One that claims it now is refused, or is faster and
-            // ends it itself.
+            // No worker has it, so nobody else would end it soon, and whoever asked before may have gone before it did. A
+            // worker that claims it now is refused, or is faster and ends it itself.
             let ended = writer.append(Body::Cancelled {}).await;
             debug!(%job, ?ended, "cancelled before it began");
         }
         self.nudge(job).await;
-        Ok(Some(Cancelled::Requested(seq)))
+        Ok(Some(if asked_before { Cancelled::Already(seq) } else { Cancelled::Requested(seq) }))
     }
 
     /// Tells the job's worker to look at the log.

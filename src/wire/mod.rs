@@ -27,4 +27,4 @@ pub use listing::{BadPage, JobPage, JobRow, PageToken, Place};
 pub use schema::{Dialect, definitions};
 pub use state::{JobState, OUTPUT_MAX};
 pub use stored::{Stored, Unreadable};
-pub use submission::{Limits, RESERVED_ID, RESERVED_KIND, Submission, may_call_back};
+pub use submission::{Limits, RESERVED_ID, RESERVED_KIND, Submission, may_call_back, reserved_kind};

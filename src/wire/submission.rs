@@ -18,6 +18,11 @@ use crate::config::{CALLBACK_MAX, INPUT_MAX, TIMEOUT_MAX_MS};
 
 /// The kind of the jobs that tell a callback address how another job ended. Only workers submit them.
 pub const RESERVED_KIND: &str = "callback";
+/// [`RESERVED_KIND`].
+pub fn reserved_kind() -> Kind {
+    RESERVED_KIND.parse().unwrap_or_else(|_| unreachable!("it is parsed by a test"))
+}
+
 /// What the ids of those jobs begin with.
 pub const RESERVED_ID: &str = "callback-";
 
@@ -187,6 +192,11 @@ mod tests {
         assert_eq!(queued, with(Some("https://h/secret")).queued());
         assert!(queued != with(Some("https://h/other")).queued() && queued != with(None).queued());
         assert!(!format!("{queued:?}").contains("secret"));
+    }
+
+    #[test]
+    fn the_reserved_kind_is_a_kind() {
+        assert_eq!(reserved_kind().as_str(), RESERVED_KIND);
     }
 
     fn refusal(value: Value) -> Code {

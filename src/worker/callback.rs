@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::nats::{Delivery, Loads, Log, Submitted};
 use crate::source::Unavailable;
-use crate::wire::{Body, Event, JobId, Kind, NAME_MAX, RESERVED_ID, RESERVED_KIND, Submission};
+use crate::wire::{Body, Event, JobId, Kind, NAME_MAX, RESERVED_ID, Submission, reserved_kind};
 
 /// Submits the callback of a job that has ended, if it wants one. Asking again is harmless. A callback that nobody would
 /// deliver, or that has no room, is given up: otherwise its job would stay in the queue and take the room of others.
@@ -21,7 +21,7 @@ pub(super) async fn request(log: &Log, loads: &Loads, delivery: &Delivery) -> Re
     let Some(url) = &delivery.submission.callback else { return Ok(()) };
     let Some(last) = log.last(&delivery.job).await? else { return Ok(()) };
     let Ok(end) = last.event() else { return Ok(()) };
-    let (id, kind) = (id_for(&delivery.job)?, reserved_kind()?);
+    let (id, kind) = (id_for(&delivery.job)?, reserved_kind());
     let reason = match loads.of(log, &kind).await? {
         None => "no worker has ever served the kind callback",
         Some(load) => {
@@ -46,10 +46,6 @@ fn id_for(job: &JobId) -> Result<JobId, Unavailable> {
         format!("{RESERVED_ID}{}", BASE64.encode(Sha256::digest(job.as_str())))
     };
     id.parse().map_err(|_| Unavailable("the callback has no id".into()))
-}
-
-fn reserved_kind() -> Result<Kind, Unavailable> {
-    RESERVED_KIND.parse().map_err(|_| Unavailable("the callback has no kind".into()))
 }
 
 /// What the callback job is given: where to, and what to say. Without the output, which may be of any size.
