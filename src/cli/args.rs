@@ -1,6 +1,7 @@
 //! Flags that several commands share. Each is also an environment variable, `TAILWATER_<FLAG>`.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -9,14 +10,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::Secret;
 use crate::backend::webhook::Webhook;
-use crate::nats::{Nats, Options, Settings};
+use crate::nats::{Credentials, Nats, Options, Settings};
 use crate::runtime;
 use crate::wire::Kind;
 
 /// Where the broker is.
 #[derive(Clone, Debug, Args)]
 pub(super) struct NatsArgs {
-    /// The NATS server, or several separated by commas.
+    /// The NATS server, or several separated by commas: `nats://host:port`, with `user:password@` or `token@` before the
+    /// host when the server wants one, `tls://` for TLS. Better set as the variable when it holds a password: others may
+    /// read a command line.
     #[arg(
         long,
         env = "TAILWATER_NATS",
@@ -25,6 +28,8 @@ pub(super) struct NatsArgs {
         default_value = "nats://127.0.0.1:4222"
     )]
     pub(super) nats: String,
+    #[command(flatten)]
+    pub(super) credentials: CredentialsArgs,
     /// The first token of every subject; in capitals, the beginning of every stream's name.
     #[arg(long, env = "TAILWATER_PREFIX", value_name = "NAME", default_value = "tw")]
     pub(super) prefix: Kind,
@@ -34,10 +39,48 @@ pub(super) struct NatsArgs {
     pub(super) nats_wait: Duration,
 }
 
+/// The files that secure connections to the broker.
+#[derive(Clone, Debug, Args)]
+pub(super) struct CredentialsArgs {
+    /// A credentials file for NATS, as `nsc` writes it.
+    #[arg(long, env = "TAILWATER_NATS_CREDS", value_name = "FILE", conflicts_with = "nats_nkey")]
+    nats_creds: Option<PathBuf>,
+    /// A file with the seed of an nkey for NATS.
+    #[arg(long, env = "TAILWATER_NATS_NKEY", value_name = "FILE")]
+    nats_nkey: Option<PathBuf>,
+    /// The authorities whose certificates NATS servers may have, in PEM, instead of the system's. Implies TLS.
+    #[arg(long, env = "TAILWATER_NATS_CA", value_name = "FILE")]
+    nats_ca: Option<PathBuf>,
+    /// A client certificate for NATS, in PEM. Implies TLS.
+    #[arg(long, env = "TAILWATER_NATS_CERT", value_name = "FILE", requires = "nats_key")]
+    nats_cert: Option<PathBuf>,
+    /// The key of the client certificate, in PEM.
+    #[arg(long, env = "TAILWATER_NATS_KEY", value_name = "FILE", requires = "nats_cert")]
+    nats_key: Option<PathBuf>,
+}
+
+impl CredentialsArgs {
+    fn credentials(&self) -> Credentials {
+        // A variable that is set to nothing names no file.
+        let file = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        Credentials {
+            creds: file(&self.nats_creds),
+            nkey: file(&self.nats_nkey),
+            ca: file(&self.nats_ca),
+            identity: file(&self.nats_cert).zip(file(&self.nats_key)),
+        }
+    }
+}
+
 impl NatsArgs {
     pub(super) fn options(&self, name: &str) -> Options {
-        let (url, prefix) = (self.nats.clone(), self.prefix.clone());
-        Options { url, prefix, patience: self.nats_wait, name: format!("tailwater {name}") }
+        Options {
+            url: self.nats.clone(),
+            credentials: self.credentials.credentials(),
+            prefix: self.prefix.clone(),
+            patience: self.nats_wait,
+            name: format!("tailwater {name}"),
+        }
     }
 
     pub(super) async fn connect(&self, name: &str) -> Result<Nats, crate::nats::Error> {
@@ -56,13 +99,13 @@ pub(super) struct SetupArgs {
     #[arg(long, env = "TAILWATER_REPLICAS", value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=5))]
     replicas: u32,
-    /// How long events are kept.
-    #[arg(long, env = "TAILWATER_MAX_AGE", value_name = "TIME", default_value = "24h",
-          value_parser = humantime::parse_duration)]
-    max_age: Duration,
-    /// How many bytes of events each shard keeps; the oldest give way.
-    #[arg(long, env = "TAILWATER_MAX_BYTES", value_name = "BYTES", default_value_t = 1 << 30)]
-    max_bytes: u64,
+    /// How long events are kept. Changes existing streams [default: what they have; 24h for new ones].
+    #[arg(long, env = "TAILWATER_MAX_AGE", value_name = "TIME", value_parser = humantime::parse_duration)]
+    max_age: Option<Duration>,
+    /// How many bytes of events each shard keeps; the oldest are removed first. Changes existing streams [default: what
+    /// they have; 1 GiB for new ones].
+    #[arg(long, env = "TAILWATER_MAX_BYTES", value_name = "BYTES")]
+    max_bytes: Option<u64>,
 }
 
 impl SetupArgs {

@@ -26,6 +26,8 @@ const END_WAIT: Duration = Duration::from_secs(2);
 pub(super) struct Broker {
     child: Child,
     url: String,
+    /// Whether another program has the usual port.
+    displaced: bool,
     log: PathBuf,
     /// Held until the end: two servers on one store would destroy it.
     _lock: File,
@@ -55,6 +57,17 @@ impl Broker {
     /// Where clients find it.
     pub(super) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// What other commands must be told when the server is not where they look for it.
+    pub(super) fn notice(&self) -> Option<String> {
+        let url = &self.url;
+        self.displaced.then(|| {
+            format!(
+                "port {USUAL_PORT} is in use by another program, so this NATS server listens at {url}; \
+                 other commands find it with --nats {url} or TAILWATER_NATS={url}"
+            )
+        })
     }
 
     /// Waits until the server ends by itself, and says so.
@@ -98,7 +111,7 @@ impl Broker {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self { child, url: String::new(), log, _lock: lock })
+        Ok(Self { child, url: String::new(), displaced: port != "4222", log, _lock: lock })
     }
 
     /// Waits until the server has written where it listens.

@@ -12,6 +12,7 @@ mod show;
 mod state;
 mod submit;
 mod tail;
+mod terminal;
 mod up;
 mod worker;
 
@@ -92,7 +93,9 @@ pub fn main() -> ExitCode {
 
 fn start_log(cli: &Cli) {
     let quiet = !matches!(cli.command, Command::Edge(_) | Command::Worker(_));
-    let default = if quiet { "error,tailwater=warn" } else { "error,tailwater=info" };
+    // What the NATS client says of connections is said by the module that owns them, once.
+    let default =
+        if quiet { "error,async_nats=off,tailwater=warn" } else { "error,async_nats=off,tailwater=info" };
     let filter = EnvFilter::try_new(cli.log.as_deref().unwrap_or(default)).unwrap_or_else(|error| {
         eprintln!("tailwater: the log filter is passed over: {error}");
         EnvFilter::new(default)

@@ -5,26 +5,43 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::args::{NatsArgs, SetupArgs, block_on};
+use crate::config::ACK_WAIT;
+use crate::wire::Kind;
 
-/// Make the streams that Tailwater needs. Safe to repeat; a stream that exists and differs is left alone, and the
-/// difference is shown.
+/// Make the streams that Tailwater needs, and declare kinds. Safe to repeat. On existing streams, --max-age and --max-bytes
+/// change how long and how much they keep; a stream that differs in anything else is not changed, and the difference is
+/// shown.
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Example:\n  tailwater setup --nats nats://127.0.0.1:4222 --shards 4 --replicas 1"
+    after_long_help = "Examples:\n  tailwater setup --nats nats://127.0.0.1:4222 --shards 4 --replicas 1\n  \
+        tailwater setup --kind chat --kind summary\n  tailwater setup --max-age 72h"
 )]
 pub(super) struct Setup {
     #[command(flatten)]
     nats: NatsArgs,
     #[command(flatten)]
     setup: SetupArgs,
+    /// Declare a kind, so that jobs of it are accepted before its first worker starts. May be repeated.
+    #[arg(long, value_name = "KIND")]
+    kind: Vec<Kind>,
+    /// With --kind: how long a worker may be silent before its jobs go to another one. Fixed once a kind is declared.
+    #[arg(long, env = "TAILWATER_ACK_WAIT", value_name = "TIME", default_value_t = ACK_WAIT.into(),
+          value_parser = str::parse::<humantime::Duration>)]
+    ack_wait: humantime::Duration,
 }
 
 impl Setup {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
             let nats = self.nats.connect("setup").await?;
-            nats.set_up(&self.setup.settings()).await?;
+            for change in nats.set_up(&self.setup.settings()).await? {
+                println!("{change}");
+            }
             println!("ready: {} shards", nats.shards().await?);
+            for kind in &self.kind {
+                nats.declare_kind(kind, self.ack_wait.into()).await?;
+                println!("kind {kind}");
+            }
             nats.close().await;
             Ok(ExitCode::SUCCESS)
         })

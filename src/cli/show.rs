@@ -1,15 +1,20 @@
 //! Shows a job's stream in a terminal: the text as it comes, or one event per line as JSON; counts what came.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write};
 
 use serde::Deserialize;
 
-use crate::wire::{Body, Channel, Failure, Seq};
+use super::terminal::neutralized;
+use crate::wire::{Body, Channel, Failure, JobId, Seq};
 
 /// What was shown so far.
 #[derive(Debug)]
 pub(super) struct Show {
     json: bool,
+    /// Whether a person reads it, at a terminal that would obey what is in the text.
+    terminal: bool,
+    /// Whether the text that was shown ends amid a line.
+    amid_line: bool,
     /// The number of the last event.
     last: Seq,
     chunks: u64,
@@ -37,7 +42,17 @@ struct Frame {
 impl Show {
     /// Shows what comes after the event with this number.
     pub(super) fn new(json: bool, after: Seq) -> Self {
-        Self { json, last: after, chunks: 0, missing: 0, duplicated: 0, resumed: Vec::new(), end: None }
+        Self {
+            json,
+            terminal: io::stdout().is_terminal(),
+            amid_line: false,
+            last: after,
+            chunks: 0,
+            missing: 0,
+            duplicated: 0,
+            resumed: Vec::new(),
+            end: None,
+        }
     }
 
     /// How the job ended, once it has.
@@ -62,7 +77,7 @@ impl Show {
             Body::Chunk { text, channel } => {
                 self.chunks += 1;
                 if !self.json && channel == Channel::Output {
-                    out.write_all(text.as_bytes())?;
+                    self.text(&mut out, &text)?;
                 }
             }
             Body::Started { continues: false, .. } if self.chunks > 0 => {
@@ -81,6 +96,34 @@ impl Show {
             | Body::Unknown => {}
         }
         Ok(out.flush()?)
+    }
+
+    fn text(&mut self, out: &mut impl Write, text: &str) -> io::Result<()> {
+        if let Some(last) = text.chars().last() {
+            self.amid_line = last != '\n';
+        }
+        if self.terminal { write!(out, "{}", neutralized(text)) } else { out.write_all(text.as_bytes()) }
+    }
+
+    /// Shows all of a job's output at once.
+    pub(super) fn output(&mut self, text: &str) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        self.text(&mut out, text)?;
+        out.flush()
+    }
+
+    /// Ends the line that the text left open, so that a shell's prompt begins on its own. Only at a terminal: a program gets
+    /// the output as it is.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        if self.terminal && std::mem::take(&mut self.amid_line) {
+            println!();
+        }
+        io::stdout().flush()
+    }
+
+    /// Says that there is no such job yet: its id may be mistyped.
+    pub(super) fn waiting(job: &JobId) {
+        eprintln!("tailwater: waiting for job {job}: there is no such job yet");
     }
 
     /// Tells that the log no longer has these events.
@@ -106,7 +149,7 @@ impl Show {
 
     fn note(&self, text: &str) {
         if !self.json {
-            eprint!("{text}");
+            eprint!("{}", neutralized(text));
         }
     }
 }

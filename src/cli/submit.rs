@@ -110,5 +110,10 @@ impl Submit {
 }
 
 async fn load(log: &Log, kind: &Kind) -> anyhow::Result<Load> {
-    log.load(kind).await?.with_context(|| format!("no worker has ever served the kind {kind}"))
+    let hint = if *kind == reserved_kind() {
+        String::new()
+    } else {
+        format!(": start one, or declare the kind with `tailwater setup --kind {kind}`")
+    };
+    log.load(kind).await?.with_context(|| format!("no worker has ever served the kind {kind}{hint}"))
 }

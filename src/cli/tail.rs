@@ -1,6 +1,5 @@
 //! `tailwater tail`: follows a job, straight from the log or as a client of an edge.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{NatsArgs, block_on};
 use super::show::{End, Show};
+use super::terminal::neutralized;
 use crate::config::{PING_EVERY, PONG_WAIT, REREAD_FIRST, REREAD_MAX};
 use crate::hub::Hub;
 use crate::nats::{Log, Reader};
@@ -32,8 +32,11 @@ use crate::wire::{Cursor, JSON_PROTOCOL, JobId, Seq, ServerFrame, Start, Status,
     tailwater tail my-job --edge http://127.0.0.1:4000 --drop-after 20 --summary"
 )]
 pub(super) struct Tail {
-    /// The job's id. It need not exist yet.
+    /// The job's id. When there is no such job yet, waits for it.
     job: JobId,
+    /// Fail when there is no such job, instead of waiting for it.
+    #[arg(long)]
+    must_exist: bool,
     /// Begin after the event with this number.
     #[arg(long, value_name = "SEQ", default_value_t = 0, conflicts_with = "cursor")]
     after: u64,
@@ -63,19 +66,32 @@ impl Tail {
             let Some(edge) = &self.edge else {
                 let nats = self.nats.connect("tail").await?;
                 let log = Log::open(&nats).await?;
-                return follow_with(log, &self.job, start, show(start, self.json), self.summary).await;
+                return self.follow(log, start).await;
             };
             let mut client = Client {
                 url: format!("ws{}/ws", edge.strip_prefix("http").unwrap_or(edge).trim_end_matches('/')),
                 job: self.job.clone(),
                 start,
+                must_exist: self.must_exist,
                 drop_after: self.drop_after,
                 show: show(start, self.json),
             };
             client.run().await?;
-            Ok(finish(&client.show, self.summary))
+            finish(&mut client.show, self.summary)
         })
     }
+
+    async fn follow(&self, log: Log, start: Start) -> anyhow::Result<ExitCode> {
+        if log.last(&self.job).await?.is_none() && log.queued_kind(&self.job).await?.is_none() {
+            anyhow::ensure!(!self.must_exist, no_job(&self.job));
+            Show::waiting(&self.job);
+        }
+        follow_with(log, &self.job, start, show(start, self.json), self.summary).await
+    }
+}
+
+fn no_job(job: &JobId) -> String {
+    format!("there is no job {job}, or all of it has expired")
 }
 
 fn show(start: Start, json: bool) -> Show {
@@ -113,7 +129,7 @@ async fn follow_with(
             }
             Step::Missing { from, to } => show.missing(from, to),
             Step::Live => {}
-            Step::End => return Ok(finish(&show, summary)),
+            Step::End => return finish(&mut show, summary),
         }
     }
 }
@@ -128,8 +144,9 @@ pub(super) async fn wait(log: Log, job: &JobId, json: bool) -> anyhow::Result<Ex
     if json {
         println!("{}", serde_json::to_string_pretty(&state)?);
     } else {
-        print!("{}", state.output);
-        std::io::stdout().flush()?;
+        let mut show = Show::new(false, Seq(0));
+        show.output(&state.output)?;
+        show.finish()?;
         if state.truncated {
             eprintln!("\n[this is not all of the output: it is too long, or its beginning has expired]");
         }
@@ -145,18 +162,20 @@ pub(super) async fn wait(log: Log, job: &JobId, json: bool) -> anyhow::Result<Ex
 const CANCELLED: u8 = 3;
 
 /// Says how the job ended.
-fn finish(show: &Show, summary: bool) -> ExitCode {
+fn finish(show: &mut Show, summary: bool) -> anyhow::Result<ExitCode> {
+    show.finish()?;
     if summary {
         eprintln!();
         show.summary();
     }
-    exit_code(show.end())
+    Ok(exit_code(show.end()))
 }
 
 fn exit_code(end: Option<&End>) -> ExitCode {
     match end {
         Some(End::Failed(failure)) => {
-            eprintln!("tailwater: the job failed: {} ({})", failure.message, failure.code);
+            let (message, code) = (neutralized(&failure.message), neutralized(&failure.code));
+            eprintln!("tailwater: the job failed: {message} ({code})");
             ExitCode::FAILURE
         }
         Some(End::Cancelled) => {
@@ -174,6 +193,7 @@ struct Client {
     job: JobId,
     /// Where to begin, or to go on after a drop.
     start: Start,
+    must_exist: bool,
     drop_after: Option<u64>,
     show: Show,
 }
@@ -237,6 +257,10 @@ impl Client {
             match message {
                 Message::Text(text) => match serde_json::from_str(&text) {
                     Ok(ServerFrame::End { .. }) => return Ok(Outcome::End),
+                    Ok(ServerFrame::Watching { status: None, .. }) => {
+                        anyhow::ensure!(!self.must_exist, no_job(&self.job));
+                        Show::waiting(&self.job);
+                    }
                     Ok(ServerFrame::Missing { from, to, .. }) => self.show.missing(from, to),
                     Ok(ServerFrame::Error { code, message, .. }) if code == "unavailable" => {
                         tracing::info!(message, "the edge has no log for the moment");
@@ -245,7 +269,7 @@ impl Client {
                     Ok(ServerFrame::Error { code, message, .. }) => bail!("{message} ({code})"),
                     Ok(
                         ServerFrame::Hello { .. }
-                        | ServerFrame::Watching { .. }
+                        | ServerFrame::Watching { status: Some(_), .. }
                         | ServerFrame::Live { .. }
                         | ServerFrame::Submitted { .. }
                         | ServerFrame::Cancelling { .. }

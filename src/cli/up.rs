@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::args::{NatsArgs, SetupArgs, WebhookSecret, block_on, until_interrupted};
+use super::args::{CredentialsArgs, NatsArgs, SetupArgs, WebhookSecret, block_on, until_interrupted};
 use super::broker::Broker;
 use super::edge::{EdgeArgs, bind};
 use crate::backend::{Backend, demo::Demo, exec::Exec, exec::Format, webhook::Webhook};
@@ -44,6 +44,8 @@ pub(super) struct Up {
     #[arg(long, env = "TAILWATER_PREFIX", value_name = "NAME", default_value = "tw")]
     prefix: Kind,
     #[command(flatten)]
+    credentials: CredentialsArgs,
+    #[command(flatten)]
     setup: SetupArgs,
     #[command(flatten)]
     edge: EdgeArgs,
@@ -63,10 +65,10 @@ impl Up {
             let stop = CancellationToken::new();
             let Some(url) = self.nats.clone() else {
                 let mut broker = Broker::start(&self.data_dir, self.nats_server.as_deref()).await?;
-                let url = broker.url().to_owned();
+                let (url, notice) = (broker.url().to_owned(), broker.notice());
                 let serving = async {
                     tokio::select! {
-                        outcome = self.serve(&url, listener, webhook, &stop) => outcome,
+                        outcome = self.serve(&url, notice, listener, webhook, &stop) => outcome,
                         died = broker.died() => Err(died),
                     }
                 };
@@ -74,7 +76,7 @@ impl Up {
                 broker.stop().await;
                 return outcome.map(|()| ExitCode::SUCCESS);
             };
-            until_interrupted(&stop, self.serve(&url, listener, webhook, &stop)).await?;
+            until_interrupted(&stop, self.serve(&url, None, listener, webhook, &stop)).await?;
             Ok(ExitCode::SUCCESS)
         })
     }
@@ -83,15 +85,20 @@ impl Up {
     async fn serve(
         &self,
         url: &str,
+        notice: Option<String>,
         listener: std::net::TcpListener,
         webhook: Option<Webhook>,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let nats_wait = Duration::from_secs(10);
-        let args = NatsArgs { nats: url.to_owned(), prefix: self.prefix.clone(), nats_wait };
+        let (nats, credentials) = (url.to_owned(), self.credentials.clone());
+        let args = NatsArgs { nats, credentials, prefix: self.prefix.clone(), nats_wait };
         let nats = args.connect("up").await?;
         nats.set_up(&self.setup.settings()).await.context("cannot set up NATS")?;
         println!("nats {}", redacted(url));
+        if let Some(notice) = notice {
+            eprintln!("tailwater: {notice}");
+        }
         let tasks = Tasks::new(stop.clone());
         let _stop_all = stop.clone().drop_guard();
         start_worker(&nats, Demo, "demo", &tasks).await?;

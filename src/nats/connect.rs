@@ -4,14 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectError, ConnectErrorKind, Event};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
+use super::credentials::Credentials;
 use super::error::Error;
 use super::names::Names;
-use super::setup::{self, Settings};
+use super::setup::{self, Change, Settings};
 use crate::config::{LIVE_CAPACITY, REPLAY_CAPACITY, REREAD_MAX};
 use crate::wire::Kind;
 
@@ -22,14 +23,30 @@ pub const MIN_VERSION: &str = "2.12.3";
 /// Where the broker is, and what is ours there.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `nats://[user:password@]host:port`, several separated by commas.
+    /// `nats://[user:password@|token@]host:port`, several separated by commas; `tls://` for TLS.
     pub url: String,
+    /// The files that connections are secured with.
+    pub credentials: Credentials,
     /// The first token of every subject, and in capitals the beginning of every stream's name.
     pub prefix: Kind,
     /// How long to go on trying while nobody listens there.
     pub patience: Duration,
     /// What this process is called in the broker's monitoring.
     pub name: String,
+}
+
+impl Default for Options {
+    /// A server on this machine without authentication.
+    #[expect(clippy::expect_used, reason = "the name is valid")]
+    fn default() -> Self {
+        Self {
+            url: "nats://127.0.0.1:4222".into(),
+            credentials: Credentials::default(),
+            prefix: "tw".parse().expect("a valid name"),
+            patience: Duration::from_secs(5),
+            name: "tailwater".into(),
+        }
+    }
 }
 
 /// The connections of one process, or of one thread of an edge.
@@ -65,12 +82,21 @@ impl Nats {
         Ok(Self { live, replay, work, names, reconnected, work_reconnected })
     }
 
-    /// Makes the streams that `nats/` declares.
+    /// Makes the streams that `nats/` declares. Existing ones keep events for as long as the settings say; returns what that
+    /// changed.
     ///
     /// # Errors
-    /// [`Error`]; nothing is changed when a stream exists and differs.
-    pub async fn set_up(&self, settings: &Settings) -> Result<(), Error> {
+    /// [`Error`]; a stream that differs in anything else is not changed.
+    pub async fn set_up(&self, settings: &Settings) -> Result<Vec<Change>, Error> {
         setup::apply(&self.work, &self.names, settings).await
+    }
+
+    /// Makes a kind known before its first worker, so that jobs of it are accepted.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn declare_kind(&self, kind: &Kind, ack_wait: Duration) -> Result<(), Error> {
+        setup::ensure_kind(&self.work, &self.names, kind, ack_wait).await
     }
 
     /// How many shards there are.
@@ -106,16 +132,12 @@ async fn open(
     deadline: Instant,
 ) -> Result<Client, Error> {
     let unreachable = |reason: String| Error::Unreachable { url: redacted(&options.url), reason };
-    let servers: Vec<async_nats::ServerAddr> = options
-        .url
-        .split(',')
-        .map(|url| url.trim().parse())
-        .collect::<Result<_, _>>()
-        .map_err(|error: std::io::Error| unreachable(error.to_string()))?;
+    let (secured, servers) = options.credentials.options(&options.url).await?;
     let count = Arc::new(count);
     loop {
         let count = Arc::clone(&count);
-        let settings = ConnectOptions::new()
+        let settings = secured
+            .clone()
             .name(format!("{} {role}", options.name))
             .subscription_capacity(capacity)
             .connection_timeout(Duration::from_secs(5))
@@ -130,13 +152,42 @@ async fn open(
         // On the heap: it is as large as everything else here together.
         match Box::pin(settings.connect(&servers[..])).await {
             Ok(client) => return Ok(client),
-            Err(error) if Instant::now() < deadline => {
+            Err(error) => {
+                if let Some(error) = final_error(&error, &options.url) {
+                    return Err(error);
+                }
+                if Instant::now() >= deadline {
+                    return Err(unreachable(error.to_string()));
+                }
                 debug!(%error, "NATS is not there yet");
                 sleep(Duration::from_millis(100)).await;
             }
-            Err(error) => return Err(unreachable(error.to_string())),
         }
     }
+}
+
+/// The error of a connection that would fail the same way every time: for the credentials, the certificates, or what the
+/// servers are set to. `None` when another attempt may succeed.
+fn final_error(error: &ConnectError, url: &str) -> Option<Error> {
+    let (url, reason) = (redacted(url), error.to_string());
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            Some(Error::Unauthorized { url, reason })
+        }
+        ConnectErrorKind::Tls => Some(Error::Tls { url, reason }),
+        ConnectErrorKind::Io if is_of_tls(error) => Some(Error::Tls { url, reason }),
+        ConnectErrorKind::ServerParse
+        | ConnectErrorKind::Dns
+        | ConnectErrorKind::TimedOut
+        | ConnectErrorKind::Io
+        | ConnectErrorKind::MaxReconnects => None,
+    }
+}
+
+/// Whether a handshake failed, rather than the connection beneath it.
+fn is_of_tls(error: &ConnectError) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.and_then(std::io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
 /// Takes note of what happens to a connection. A full subscription is no news here: its reader sees the hole.

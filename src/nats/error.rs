@@ -1,5 +1,7 @@
 //! What can go wrong between here and the broker. Public codes are made of it elsewhere.
 
+use std::path::PathBuf;
+
 use super::setup::Drift;
 use crate::source::Unavailable;
 
@@ -10,6 +12,38 @@ pub enum Error {
     #[error("cannot reach NATS at {url}: {reason}")]
     Unreachable {
         /// Where it was sought.
+        url: String,
+        /// What the client library says.
+        reason: String,
+    },
+    /// The address of the servers cannot be used.
+    #[error("invalid NATS address {url}: {reason}")]
+    BadAddress {
+        /// The address, without what may be a password.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file that should secure the connection cannot be used.
+    #[error("cannot use {} for NATS: {reason}", file.display())]
+    BadCredentials {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The server does not accept the user, password, token, key or credentials, or wants some.
+    #[error("NATS at {url} refused the connection: wrong or missing credentials ({reason})")]
+    Unauthorized {
+        /// Where it is.
+        url: String,
+        /// What the client library says.
+        reason: String,
+    },
+    /// No encrypted connection came about.
+    #[error("no TLS connection to NATS at {url}: {reason}")]
+    Tls {
+        /// Where it is.
         url: String,
         /// What the client library says.
         reason: String,

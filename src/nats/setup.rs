@@ -20,15 +20,36 @@ pub struct Settings {
     pub shards: u32,
     /// On how many servers each message is kept: 1, 3 or 5.
     pub replicas: u32,
-    /// How long events are kept.
-    pub max_age: Duration,
-    /// How many bytes of events one shard keeps.
-    pub max_bytes: u64,
+    /// How long events are kept. `None`: as the streams have it, and [`MAX_AGE`](Self::MAX_AGE) for new ones.
+    pub max_age: Option<Duration>,
+    /// How many bytes of events one shard keeps. `None`: as the streams have it, and [`MAX_BYTES`](Self::MAX_BYTES) for
+    /// new ones.
+    pub max_bytes: Option<u64>,
 }
 
 impl Settings {
     /// Shards of a system that was set up without saying how many.
     pub const SHARDS: u32 = 4;
+    /// How long a new system keeps events when nothing else is said.
+    pub const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
+    /// How many bytes of events a shard of a new system keeps when nothing else is said.
+    pub const MAX_BYTES: u64 = 1 << 30;
+}
+
+/// A setting of a stream that was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    stream: String,
+    field: String,
+    before: Value,
+    after: Value,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stream, field, before, after } = self;
+        write!(f, "stream {stream}: {field} changed from {before} to {after}")
+    }
 }
 
 /// A stream that exists and is not as declared.
@@ -40,7 +61,7 @@ pub struct Drift {
 
 impl fmt::Display for Drift {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "stream {} exists and differs from its declaration; nothing was changed:", self.stream)?;
+        write!(f, "stream {} exists and differs from its declaration; it was not changed:", self.stream)?;
         for (field, there, declared) in &self.fields {
             write!(f, "\n  {field}: there {there}, declared {declared}")?;
         }
@@ -48,17 +69,25 @@ impl fmt::Display for Drift {
     }
 }
 
-/// Makes the streams.
+/// Makes the streams, and changes how long and how much existing ones keep when the settings say so. Returns what was
+/// changed.
 ///
 /// # Errors
-/// [`Error::Drifted`] when one exists and differs; [`Error::Api`] when the broker refuses, for example for lack of
-/// disk space.
-pub(super) async fn apply(client: &Client, names: &Names, settings: &Settings) -> Result<(), Error> {
+/// [`Error::Drifted`] when one exists and differs in anything else; [`Error::Api`] when the broker refuses, for example
+/// for lack of disk space.
+pub(super) async fn apply(client: &Client, names: &Names, settings: &Settings) -> Result<Vec<Change>, Error> {
+    // First, so that a wrong number of shards changes nothing.
+    let jobs = jobs(names, settings);
+    if let Some(info) = stream_info(client, &names.jobs_stream()).await? {
+        refuse_drift(&jobs, &info["config"], &[])?;
+    }
+    let mut changes = Vec::new();
     for shard in 0..settings.shards {
-        apply_stream(client, &chunks(names, shard, settings)).await?;
+        changes.extend(apply_stream(client, &chunks(names, shard, settings)).await?);
     }
     // Last, because its metadata tells everybody else that the shards are there.
-    apply_stream(client, &jobs(names, settings)).await
+    changes.extend(apply_stream(client, &jobs).await?);
+    Ok(changes)
 }
 
 /// How many shards `setup` made.
@@ -114,7 +143,8 @@ fn chunks(names: &Names, shard: u32, settings: &Settings) -> Value {
     let text = include_str!("../../nats/streams/chunks.json").replace("{shard}", &shard.to_string());
     let mut config = declaration(&text, names);
     config["num_replicas"] = settings.replicas.into();
-    config["max_age"] = u64::try_from(settings.max_age.as_nanos()).unwrap_or(u64::MAX).into();
+    let max_age = settings.max_age.map(|age| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
+    config["max_age"] = max_age.into();
     config["max_bytes"] = settings.max_bytes.into();
     config
 }
@@ -124,26 +154,71 @@ fn declaration(text: &str, names: &Names) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|_| unreachable!("the declarations are parsed by a test"))
 }
 
-async fn apply_stream(client: &Client, declared: &Value) -> Result<(), Error> {
+/// The settings of a stream that may be changed while it holds events.
+const RETENTION: [&str; 2] = ["max_age", "max_bytes"];
+
+/// Makes a stream as `declared`. A retention that is `null` is the default's for a new stream, and whatever an existing one
+/// has.
+async fn apply_stream(client: &Client, declared: &Value) -> Result<Vec<Change>, Error> {
     let stream = declared["name"].as_str().unwrap_or_default().to_owned();
-    match stream_info(client, &stream).await? {
-        Some(info) => {
-            let mut fields = Vec::new();
-            compare("", &info["config"], declared, &mut fields);
-            if fields.is_empty() { Ok(()) } else { Err(Error::Drifted(Drift { stream, fields })) }
+    let Some(info) = stream_info(client, &stream).await? else {
+        make_stream(client, &stream, declared).await?;
+        return Ok(Vec::new());
+    };
+    let there = &info["config"];
+    refuse_drift(declared, there, &RETENTION)?;
+    let mut config = there.clone();
+    let mut changes = Vec::new();
+    for field in RETENTION {
+        let (before, after) = (there[field].clone(), declared[field].clone());
+        if !after.is_null() && before != after {
+            config[field] = after.clone();
+            changes.push(Change { stream: stream.clone(), field: field.to_owned(), before, after });
         }
-        None => match api::call(client, &format!("STREAM.CREATE.{stream}"), declared).await {
-            Ok(_) => {
-                info!(%stream, "made a stream");
-                Ok(())
-            }
-            Err(Error::Api { code: code::NO_SPACE, .. }) => {
-                let mib = declared["max_bytes"].as_u64().unwrap_or(0) >> 20;
-                Err(Error::NoSpace { stream, mib })
-            }
-            Err(error) => Err(error),
-        },
     }
+    if !changes.is_empty() {
+        api::call(client, &format!("STREAM.UPDATE.{stream}"), &config).await.map_err(no_space(&config))?;
+        info!(%stream, "changed what a stream keeps");
+    }
+    Ok(changes)
+}
+
+async fn make_stream(client: &Client, stream: &str, declared: &Value) -> Result<(), Error> {
+    let mut config = declared.clone();
+    if config["max_age"].is_null() {
+        config["max_age"] = u64::try_from(Settings::MAX_AGE.as_nanos()).unwrap_or(u64::MAX).into();
+    }
+    if config["max_bytes"].is_null() {
+        config["max_bytes"] = Settings::MAX_BYTES.into();
+    }
+    api::call(client, &format!("STREAM.CREATE.{stream}"), &config).await.map_err(no_space(&config))?;
+    info!(%stream, "made a stream");
+    Ok(())
+}
+
+/// Names the stream and what it reserves in an error for want of space.
+fn no_space(config: &Value) -> impl FnOnce(Error) -> Error {
+    let stream = config["name"].as_str().unwrap_or_default().to_owned();
+    let mib = config["max_bytes"].as_u64().unwrap_or(0) >> 20;
+    move |error| {
+        if matches!(error, Error::Api { code: code::NO_SPACE, .. }) {
+            Error::NoSpace { stream, mib }
+        } else {
+            error
+        }
+    }
+}
+
+/// Refuses a stream that differs from its declaration in more than the fields `but`.
+fn refuse_drift(declared: &Value, there: &Value, but: &[&str]) -> Result<(), Error> {
+    let mut fields = Vec::new();
+    compare("", there, declared, &mut fields);
+    fields.retain(|(field, ..)| !but.contains(&field.as_str()));
+    if fields.is_empty() {
+        return Ok(());
+    }
+    let stream = declared["name"].as_str().unwrap_or_default().to_owned();
+    Err(Error::Drifted(Drift { stream, fields }))
 }
 
 /// Gathers the declared fields that are there with another value. What is not declared is the broker's.
@@ -163,7 +238,7 @@ mod tests {
     use super::*;
 
     fn settings() -> Settings {
-        Settings { shards: 3, replicas: 1, max_age: Duration::from_secs(86400), max_bytes: 1 << 30 }
+        Settings { shards: 3, replicas: 1, max_age: None, max_bytes: Some(1 << 20) }
     }
 
     #[test]

@@ -159,7 +159,7 @@ async fn an_attempt_that_continues_takes_nothing_back(broker: &Broker) {
 async fn an_attempt_begins_anew_when_the_beginning_of_the_output_has_expired() {
     let system = System::with(Broker::shared_one(), |settings| {
         settings.shards = 1;
-        settings.max_bytes = 64 << 10;
+        settings.max_bytes = Some(64 << 10);
     })
     .await;
     let edge = system.edge().await;

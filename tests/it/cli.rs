@@ -1,6 +1,7 @@
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -156,7 +157,7 @@ async fn a_server_that_is_too_old_or_not_set_up_is_named() {
 }
 
 #[tokio::test]
-async fn setup_is_repeatable_and_refuses_a_stream_that_differs() {
+async fn setup_is_repeatable_changes_retention_and_refuses_a_stream_that_differs() {
     let url = Broker::shared_one().url();
     let setup = async |extra: &[&str]| {
         run([&["setup", "--nats", &url, "--prefix", "setup", "--max-bytes", "1048576"], extra].concat()).await
@@ -164,10 +165,15 @@ async fn setup_is_repeatable_and_refuses_a_stream_that_differs() {
     let (code, out, err) = setup(&["--shards", "2"]).await;
     assert_eq!((code, out.as_str()), (0, "ready: 2 shards\n"), "{err}");
     assert_eq!(setup(&["--shards", "2"]).await.0, 0);
-    let (code, _, err) = setup(&["--shards", "2", "--max-age", "1h"]).await;
-    assert_eq!(code, 2);
-    assert!(err.contains("stream SETUP_CHUNKS_0 exists and differs"), "{err}");
-    assert!(err.contains("max_age: there 86400000000000, declared 3600000000000"), "{err}");
+    let (code, out, err) = setup(&["--shards", "2", "--max-age", "1h"]).await;
+    let changed = |shard| {
+        format!("stream SETUP_CHUNKS_{shard}: max_age changed from 86400000000000 to 3600000000000\n")
+    };
+    assert_eq!((code, out), (0, changed(0) + &changed(1) + "ready: 2 shards\n"), "{err}");
+    // What is not named stays as it is.
+    assert_eq!(setup(&["--shards", "2"]).await.1, "ready: 2 shards\n");
+    let (code, _, err) = setup(&["--shards", "2", "--replicas", "3"]).await;
+    assert_eq!((code, err.contains("exists and differs")), (2, true), "{err}");
     let (code, _, err) = setup(&["--shards", "3"]).await;
     assert_eq!((code, err.contains("tailwater.shards: there \"2\", declared \"3\"")), (2, true), "{err}");
 }
@@ -246,7 +252,7 @@ async fn a_worker_in_python_is_a_worker_like_any_other() {
     let mut worker = tokio::process::Command::new(python)
         .arg(root.join("examples/worker.py"))
         .arg(&up.nats)
-        .stdout(std::process::Stdio::piped())
+        .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .unwrap();
@@ -260,4 +266,89 @@ async fn a_worker_in_python_is_a_worker_like_any_other() {
     let seen = follow(&up.addr, "py").await;
     seen.assert_whole();
     assert_eq!(seen.events.values().filter(|event| event["type"] == "model:chunk:v1").count(), 3);
+}
+
+#[tokio::test]
+async fn a_kind_that_was_declared_takes_jobs_before_its_first_worker() {
+    let system = System::on(Broker::shared_one()).await;
+    let flags = system.flags();
+    let tailwater = async |args: &[&str]| {
+        run([args, &flags.iter().map(String::as_str).collect::<Vec<_>>()].concat()).await
+    };
+    let submit = ["submit", "--kind", "later", "--id", "early"];
+    let (code, _, err) = tailwater(&submit).await;
+    assert_eq!(code, 2);
+    assert!(err.contains("tailwater setup --kind later"), "{err}");
+    let setup = ["setup", "--shards", "2", "--replicas", "1", "--kind", "later", "--kind", "other"];
+    let (code, out, err) = tailwater(&setup).await;
+    assert_eq!((code, out.as_str()), (0, "ready: 2 shards\nkind later\nkind other\n"), "{err}");
+    assert_eq!(tailwater(&submit).await.0, 0);
+    let job = "early".parse().unwrap();
+    assert_eq!(system.state(&job).await.unwrap().status, tailwater::wire::Status::Queued);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_job_that_does_not_exist_is_said_or_refused_and_not_waited_for_in_silence() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let url = format!("http://{}", edge.addr);
+    let flags = system.flags();
+    for ways in [&flags[..], &["--edge".to_owned(), url]] {
+        let ways: Vec<&str> = ways.iter().map(String::as_str).collect();
+        let (code, out, err) = run([&["tail", "mistyped", "--must-exist"], &ways[..]].concat()).await;
+        assert_eq!((code, out.as_str()), (2, ""));
+        assert!(err.contains("there is no job mistyped"), "{err}");
+        let job = format!("late-{}", ways.len());
+        let mut tail = Process::start_with([&["tail", &job], &ways[..]].concat(), &[], Stdio::piped());
+        let said = tail.complains().await;
+        assert_eq!(said, format!("tailwater: waiting for job {job}: there is no such job yet"));
+        system.submit(&job, words(3, 0, 1)).await;
+        assert!(tail.ends_within(Duration::from_secs(20)).await.success());
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn up_says_where_nats_is_when_another_program_has_its_usual_port() {
+    // Whoever has the port by now, another test or this one, it is taken.
+    let _taken = TcpListener::bind("127.0.0.1:4222");
+    let dir = TempDir::new().unwrap();
+    let program = broker::program().display().to_string();
+    let data = dir.path().display().to_string();
+    let args = ["up", "--listen", "127.0.0.1:0", "--data-dir", &data, "--nats-server", &program];
+    let mut up = Process::start_with(args, &[], Stdio::piped());
+    let url = up.says("nats ").await;
+    let said = up.complains().await;
+    assert!(said.contains("port 4222 is in use by another program"), "{said}");
+    assert!(said.ends_with(&format!("--nats {url} or TAILWATER_NATS={url}")), "{said}");
+}
+
+/// Runs `tailwater` at a terminal of its own, and gives all that the terminal was sent.
+async fn at_a_terminal(args: &[&str]) -> String {
+    let spawn = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
+    let mut command = tokio::process::Command::new(crate::support::python("python"));
+    command.args(["-c", spawn, env!("CARGO_BIN_EXE_tailwater")]).args(args).stdin(Stdio::null());
+    let out = within("a command at a terminal", command.kill_on_drop(true).output()).await.unwrap();
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn output_cannot_command_a_terminal_and_leaves_the_prompt_on_a_line_of_its_own() {
+    let said = r"printf 'one\n\033]0;title\007two'; exit 3";
+    let up = up(TempDir::new().unwrap(), &["sh", "-c", said]).await;
+    let submit = |id: &'static str, how: &'static str| {
+        ["submit", "--kind", "exec", "--id", id, how, "--nats", &up.nats].map(str::to_owned)
+    };
+    let watched = submit("watched", "--watch");
+    let watched = at_a_terminal(&watched.each_ref().map(String::as_str)).await;
+    assert!(watched.starts_with("one\r\n␛]0;title␇two\r\n"), "{watched:?}");
+    assert!(!watched.contains('\x1b'), "{watched:?}");
+    let waited = submit("waited", "--wait");
+    let waited = at_a_terminal(&waited.each_ref().map(String::as_str)).await;
+    assert!(waited.starts_with("one\r\n␛]0;title␇two\r\n"), "{waited:?}");
+    // A program gets what was put out.
+    let (code, out, _) = run(submit("piped", "--watch")).await;
+    assert_eq!((code, out.as_str()), (1, "one\n\x1b]0;title\x07two"));
 }

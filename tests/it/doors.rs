@@ -205,7 +205,7 @@ async fn an_attempt_that_supersedes_another_is_seen_as_one() {
 async fn events_that_have_expired_are_told_as_missing_through_each_door() {
     let system = System::with(Broker::shared_one(), |settings| {
         settings.shards = 1;
-        settings.max_bytes = 64 << 10;
+        settings.max_bytes = Some(64 << 10);
     })
     .await;
     system.worker(Pieces { count: 1500 }, |settings| settings.flush.interval = Duration::ZERO).await;

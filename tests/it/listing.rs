@@ -307,7 +307,7 @@ async fn what_has_expired_is_null_or_not_listed(broker: &Broker) {
     // A shard that keeps a few dozen kilobytes.
     let system = System::with(broker, |settings| {
         settings.shards = 1;
-        settings.max_bytes = 64 << 10;
+        settings.max_bytes = Some(64 << 10);
     })
     .await;
     let edge = system.edge().await;
@@ -415,8 +415,8 @@ async fn bad_parameters_and_pages_of_others_are_refused() {
     let settings = tailwater::nats::Settings {
         shards: 2,
         replicas: 1,
-        max_age: std::time::Duration::from_secs(3600),
-        max_bytes: 256 << 20,
+        max_age: Some(std::time::Duration::from_secs(3600)),
+        max_bytes: Some(256 << 20),
     };
     nats.set_up(&settings).await.unwrap();
     for n in 0..6 {

@@ -14,6 +14,8 @@ mod callbacks;
 mod cancelling;
 /// The commands of the terminal, as processes.
 mod cli;
+/// Who this process is to the broker: passwords, tokens, keys, credentials files and certificates.
+mod credentials;
 /// The same scenarios through every front door, each with an independent client.
 mod doors;
 /// Killing and freezing workers, edges and brokers in the middle of jobs.

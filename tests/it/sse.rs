@@ -207,7 +207,7 @@ async fn a_replay_asks_the_broker_for_each_page_once() {
 async fn events_that_have_expired_are_told_as_missing_under_a_name_of_their_own() {
     let system = System::with(Broker::shared_one(), |settings| {
         settings.shards = 1;
-        settings.max_bytes = 64 << 10;
+        settings.max_bytes = Some(64 << 10);
     })
     .await;
     system.wordy().await;

@@ -274,7 +274,7 @@ async fn events_that_have_expired_are_told_as_missing(broker: &Broker, encoding:
     // A shard that keeps a few dozen kilobytes.
     let system = System::with(broker, |settings| {
         settings.shards = 1;
-        settings.max_bytes = 64 << 10;
+        settings.max_bytes = Some(64 << 10);
     })
     .await;
     system.worker(Pieces { count: 1500 }, |settings| settings.flush.interval = Duration::ZERO).await;

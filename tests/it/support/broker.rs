@@ -23,6 +23,8 @@ struct Node {
     dir: PathBuf,
     port: u16,
     cluster: Option<(u16, Vec<u16>)>,
+    /// What its configuration has beside the usual.
+    extra: String,
     child: Option<Child>,
 }
 
@@ -43,6 +45,14 @@ impl Broker {
     pub fn one() -> Self {
         let dir = TempDir::new().unwrap();
         let node = Node::new(dir.path(), "n1", free_port(), None);
+        Self::start(vec![node], dir)
+    }
+
+    /// One node of its own whose configuration also has `extra`, for example who may connect.
+    pub fn with_config(extra: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        let mut node = Node::new(dir.path(), "n1", free_port(), None);
+        extra.clone_into(&mut node.extra);
         Self::start(vec![node], dir)
     }
 
@@ -115,7 +125,7 @@ impl Node {
     fn new(dir: &Path, name: &str, port: u16, cluster: Option<(u16, Vec<u16>)>) -> Self {
         let dir = dir.join(name);
         fs::create_dir_all(&dir).unwrap();
-        Self { name: name.to_owned(), dir, port, cluster, child: None }
+        Self { name: name.to_owned(), dir, port, cluster, extra: String::new(), child: None }
     }
 
     fn start(&mut self) {
@@ -126,7 +136,7 @@ impl Node {
         // Streams reserve their size, those of all tests together more than a small disk has, and use little of it.
         let shared = shared.replacen("jetstream {", "jetstream {\n  max_file_store: 1TB", 1);
         assert!(shared.contains("max_file_store: 1TB"), "nats/server.conf has no place for it");
-        let mut text = format!("server_name: {}\n{shared}\n", self.name);
+        let mut text = format!("server_name: {}\n{shared}\n{}\n", self.name, self.extra);
         if let Some((port, routes)) = &self.cluster {
             let routes: Vec<_> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
             let routes = routes.join(", ");

@@ -56,6 +56,12 @@ impl Process {
         Self { child, lines }
     }
 
+    /// The next line of its stderr, when that is piped. What comes after it is thrown away.
+    pub async fn complains(&mut self) -> String {
+        let mut lines = BufReader::new(self.child.stderr.take().expect("a piped stderr")).lines();
+        within("a line of stderr", lines.next_line()).await.unwrap().expect("a line of stderr")
+    }
+
     /// Waits for a line of stdout that begins with `word`, and gives the rest of it.
     pub async fn says(&mut self, word: &str) -> String {
         within(&format!("the line `{word} …`"), async {

@@ -69,11 +69,11 @@ impl System {
         let mut settings = Settings {
             shards: 2,
             replicas: broker.replicas(),
-            max_age: Duration::from_secs(3600),
-            max_bytes: 256 << 20,
+            max_age: Some(Duration::from_secs(3600)),
+            max_bytes: Some(256 << 20),
         };
         change(&mut settings);
-        let options = Options { url: broker.url(), prefix, patience: PATIENCE, name: "test".into() };
+        let options = Options { url: broker.url(), prefix, patience: PATIENCE, ..Options::default() };
         let nats = within("a connection", Nats::connect(&options)).await.unwrap();
         // A cluster that has just started has no leader yet.
         eventually("streams", || async {

@@ -1,0 +1,171 @@
+//! How a connection proves who it is, and whom it trusts to be the broker: from the address and from files. It opens no
+//! connection.
+
+use std::path::{Path, PathBuf};
+
+use async_nats::{ConnectOptions, ServerAddr};
+use url::Url;
+
+use super::connect::redacted;
+use super::error::Error;
+
+/// The files that a connection is secured with. User and password, or a token, are part of the address.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// A credentials file, as `nsc` writes it: a user's JWT and its seed.
+    pub creds: Option<PathBuf>,
+    /// A file with the seed of an nkey.
+    pub nkey: Option<PathBuf>,
+    /// Certificates in PEM of the authorities that are trusted, instead of the system's. Implies TLS.
+    pub ca: Option<PathBuf>,
+    /// The client's certificate and its key, in PEM. Implies TLS.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// What an address says beside where the servers are.
+#[derive(Debug, PartialEq, Eq)]
+enum Login {
+    Anonymous,
+    Token(String),
+    User(String, String),
+}
+
+impl Credentials {
+    /// The servers of `url`, without what is secret, and options that authenticate with it.
+    ///
+    /// # Errors
+    /// [`Error::BadAddress`] and [`Error::BadCredentials`]; neither shows a secret.
+    pub(super) async fn options(&self, url: &str) -> Result<(ConnectOptions, Vec<ServerAddr>), Error> {
+        let (login, servers) = parse(url)?;
+        let mut options = ConnectOptions::new();
+        match login {
+            Login::Anonymous => {}
+            Login::Token(token) => options = options.token(token),
+            Login::User(user, password) => options = options.user_and_password(user, password),
+        }
+        if let Some(path) = &self.creds {
+            let text = read(path).await?;
+            options = options.credentials(&text).map_err(|_| unusable(path, "not a credentials file"))?;
+        }
+        if let Some(path) = &self.nkey {
+            let seed = read(path).await?.trim().to_owned();
+            nkeys::KeyPair::from_seed(&seed).map_err(|_| unusable(path, "not the seed of an nkey"))?;
+            options = options.nkey(seed);
+        }
+        if let Some(path) = &self.ca {
+            pem(path).await?;
+            options = options.add_root_certificates(path.clone()).require_tls(true);
+        }
+        if let Some((cert, key)) = &self.identity {
+            pem(cert).await?;
+            pem(key).await?;
+            options = options.add_client_certificate(cert.clone(), key.clone()).require_tls(true);
+        }
+        Ok((options, servers))
+    }
+}
+
+async fn read(path: &Path) -> Result<String, Error> {
+    tokio::fs::read_to_string(path).await.map_err(|error| unusable(path, &error.to_string()))
+}
+
+/// Makes sure that a file can be read and holds something in PEM: the client library takes one without for an empty list.
+async fn pem(path: &Path) -> Result<(), Error> {
+    if read(path).await?.contains("-----BEGIN ") { Ok(()) } else { Err(unusable(path, "not a PEM file")) }
+}
+
+fn unusable(path: &Path, reason: &str) -> Error {
+    Error::BadCredentials { file: path.to_owned(), reason: reason.to_owned() }
+}
+
+/// Reads a list of addresses. The client library has one login for all servers, so the addresses that have one must agree.
+fn parse(list: &str) -> Result<(Login, Vec<ServerAddr>), Error> {
+    let bad = |reason: String| Error::BadAddress { url: redacted(list), reason };
+    let mut login = Login::Anonymous;
+    let mut servers = Vec::new();
+    for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        let text = if text.contains("://") { text.to_owned() } else { format!("nats://{text}") };
+        let mut url = Url::parse(&text).map_err(|error| bad(error.to_string()))?;
+        if !matches!(url.scheme(), "nats" | "tls") {
+            return Err(bad("it begins with neither nats:// nor tls://".into()));
+        }
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err(bad("it names no host".into()));
+        }
+        let decoded = |text: &str| {
+            percent_encoding::percent_decode_str(text)
+                .decode_utf8()
+                .map(Into::into)
+                .map_err(|_| bad("the user or password is not UTF-8".into()))
+        };
+        let found = match (url.username(), url.password()) {
+            ("", None) => Login::Anonymous,
+            (token, None) => Login::Token(decoded(token)?),
+            (user, Some(password)) => Login::User(decoded(user)?, decoded(password)?),
+        };
+        if found != Login::Anonymous {
+            if login != Login::Anonymous && login != found {
+                return Err(bad(
+                    "the addresses have different credentials; all servers must take the same".into()
+                ));
+            }
+            login = found;
+        }
+        // The library has them from the options, and would show the address in its log.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        servers.push(ServerAddr::from_url(url).map_err(|error| bad(error.to_string()))?);
+    }
+    if servers.is_empty() {
+        return Err(bad("it names no server".into()));
+    }
+    Ok((login, servers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(user: &str, password: &str) -> Login {
+        Login::User(user.into(), password.into())
+    }
+
+    #[test]
+    fn a_login_is_read_from_the_address_and_not_left_in_it() {
+        let cases = [
+            ("nats://h:1", Login::Anonymous),
+            ("h:1", Login::Anonymous),
+            ("nats://u:p@h:1", user("u", "p")),
+            ("u:p@h:1", user("u", "p")),
+            ("tls://u:p%40%2C%25@h:1", user("u", "p@,%")),
+            ("nats://u:@h:1", user("u", "")),
+            ("nats://s3cret@h:1", Login::Token("s3cret".into())),
+            ("nats://u:p@h:1, nats://i:2", user("u", "p")),
+            ("nats://h:1,nats://u:p@i:2,u:p@j:3", user("u", "p")),
+        ];
+        for (url, login) in cases {
+            let (found, servers) = parse(url).unwrap();
+            assert_eq!(found, login, "{url}");
+            assert_eq!(servers.len(), url.split(',').count(), "{url}");
+            assert!(servers.iter().all(|server| !server.as_url_str().contains('@')), "{servers:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_used_is_an_error_without_its_password() {
+        for url in [
+            "",
+            " , ",
+            "nats://",
+            "http://u:s3cret@h:1",
+            "nats://u:s3cret@h:port",
+            "nats://u:%ff@h:1",
+            "ws://h:1",
+            "nats://a:s3cret@h:1,nats://b:s3cret@i:1",
+        ] {
+            let error = parse(url).unwrap_err();
+            assert!(matches!(error, Error::BadAddress { .. }), "{url}");
+            assert!(!error.to_string().contains("s3cret"), "{error}");
+        }
+    }
+}
