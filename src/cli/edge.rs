@@ -68,14 +68,31 @@ impl Edge {
                 let _stop_all = stop.clone().drop_guard();
                 let listener = listener.context("a listener is taken once")?;
                 let nats = nats.connect("edge").await?;
+                let ready = announce(&shared, threads, addr);
+                let serving = edge::run(listener, nats, settings, shared.clone(), stop.clone());
                 if index == 0 {
-                    println!("ready http://{addr}");
+                    until_interrupted(&stop, with(serving, ready)).await
+                } else {
+                    until_interrupted(&stop, serving).await
                 }
-                until_interrupted(&stop, edge::run(listener, nats, settings, shared, stop.clone())).await?;
-                anyhow::Ok(())
             }
         })?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Says where an edge is once it takes clients.
+pub(super) async fn announce(shared: &edge::Shared, threads: usize, addr: SocketAddr) {
+    shared.serves(threads).await;
+    println!("ready http://{addr}");
+}
+
+/// Does `beside` until `work` has ended.
+pub(super) async fn with<T>(work: impl Future<Output = T>, beside: impl Future<Output = ()>) -> T {
+    let (mut work, mut beside) = (std::pin::pin!(work), std::pin::pin!(beside));
+    tokio::select! {
+        outcome = &mut work => outcome,
+        () = &mut beside => work.await,
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{CredentialsArgs, NatsArgs, SetupArgs, WebhookSecret, block_on, until_interrupted};
 use super::broker::Broker;
-use super::edge::{EdgeArgs, bind};
+use super::edge::{EdgeArgs, announce, bind, with};
 use crate::backend::{Backend, demo::Demo, exec::Exec, exec::Format, webhook::Webhook};
 use crate::edge;
 use crate::nats::{Nats, redacted};
@@ -115,10 +115,12 @@ impl Up {
         if let Some(webhook) = webhook {
             start_worker(&nats, webhook, RESERVED_KIND, &tasks).await?;
         }
-        println!("ready http://{}", listener.local_addr()?);
+        let shared = edge::Shared::new();
+        let ready = announce(&shared, 1, listener.local_addr()?);
         // Whoever presses Ctrl-C wants the prompt back, and there is no other edge that clients could storm.
         let settings = self.edge.settings(Duration::ZERO);
-        edge::run(listener, nats.clone(), settings, edge::Shared::new(), stop.clone()).await?;
+        let serving = edge::run(listener, nats.clone(), settings, shared.clone(), stop.clone());
+        with(serving, ready).await?;
         tasks.end(Duration::from_secs(3)).await;
         nats.close().await;
         Ok(())

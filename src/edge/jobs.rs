@@ -25,6 +25,8 @@ use crate::wire::{
 pub(super) struct Accepted {
     /// The job.
     pub(super) id: JobId,
+    /// The job, under the name that it has in events and frames.
+    pub(super) job: JobId,
     /// Its kind.
     pub(super) kind: Kind,
     /// What it is doing.
@@ -39,6 +41,8 @@ pub(super) struct Accepted {
 pub(super) struct Receipt {
     /// The job.
     pub(super) id: JobId,
+    /// The job, under the name that it has in events and frames.
+    pub(super) job: JobId,
     /// The number of the event.
     pub(super) seq: Seq,
     /// Whether it was written for this very request.
@@ -68,10 +72,10 @@ impl App {
         let kind = submission.kind.clone();
         let load = self.load(&kind).await?;
         match self.log.offer(&id, &submission, &load).await? {
-            Submitted::New => Ok(Accepted { id, kind, status: Status::Queued, new: true }),
+            Submitted::New => Ok(Accepted { job: id.clone(), id, kind, status: Status::Queued, new: true }),
             Submitted::Same => {
                 let status = self.log.last(&id).await?.map_or(Status::Queued, |last| last.status());
-                Ok(Accepted { id, kind, status, new: false })
+                Ok(Accepted { job: id.clone(), id, kind, status, new: false })
             }
             Submitted::Other if keyed => Err(Code::KeyReused.into()),
             Submitted::Other => Err(Code::JobExists.into()),
@@ -89,8 +93,8 @@ impl App {
     /// Asks for a job to be cancelled.
     pub(super) async fn cancel(&self, id: JobId, by: Option<String>) -> Result<Receipt, Problem> {
         match self.log.cancel(&id, by).await? {
-            Cancelled::Requested(seq) => Ok(Receipt { id, seq, new: true }),
-            Cancelled::Already(seq) => Ok(Receipt { id, seq, new: false }),
+            Cancelled::Requested(seq) => Ok(Receipt { job: id.clone(), id, seq, new: true }),
+            Cancelled::Already(seq) => Ok(Receipt { job: id.clone(), id, seq, new: false }),
             Cancelled::Ended => Err(Code::JobEnded.into()),
             Cancelled::Unknown => Err(Code::JobNotFound.into()),
             Cancelled::Buried => {

@@ -165,6 +165,7 @@ fn router(app: Arc<App>) -> Router {
     let (router, _) = routes().split_for_parts();
     let no_store = HeaderValue::from_static("no-store");
     router
+        .route("/", get(ops::index))
         // As a client of an earlier system knows it.
         .route("/api/job/{id}/state", get(rest::state))
         .route("/socket.io/", any(socketio::engine))

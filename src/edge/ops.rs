@@ -4,13 +4,19 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::App;
 use super::error::Problem;
 use super::openapi::{OPERATION, problems};
 use crate::wire::Code;
+
+/// What a person sees who opens the edge's address in a browser. A page, and not JSON: Firefox shows JSON in a viewer that
+/// forbids what is typed into its console.
+pub(super) async fn index() -> Html<&'static str> {
+    Html(include_str!("index.html"))
+}
 
 /// Whether the process is alive.
 #[utoipa::path(

@@ -3,6 +3,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use tokio::sync::watch;
+
 use super::{App, socketio};
 
 /// Made once for each process, and given to each of its threads.
@@ -13,6 +15,8 @@ pub struct Shared(Arc<Inner>);
 struct Inner {
     socketio: socketio::Engine,
     threads: Mutex<Vec<Weak<App>>>,
+    /// How many threads have begun to serve.
+    serving: watch::Sender<usize>,
 }
 
 impl Shared {
@@ -30,6 +34,13 @@ impl Shared {
         let mut threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
         threads.retain(|app| app.strong_count() > 0);
         threads.push(Arc::downgrade(app));
+        self.0.serving.send_modify(|serving| *serving += 1);
+    }
+
+    /// Waits until as many threads serve clients.
+    pub async fn serves(&self, threads: usize) {
+        // The sender lives as long as this does, so there is no error.
+        let _ = self.0.serving.subscribe().wait_for(|serving| *serving >= threads).await;
     }
 
     /// The threads that serve.

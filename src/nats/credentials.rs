@@ -138,7 +138,6 @@ mod tests {
             ("nats://u:p@h:1", user("u", "p")),
             ("u:p@h:1", user("u", "p")),
             ("tls://u:p%40%2C%25@h:1", user("u", "p@,%")),
-            ("nats://u:@h:1", user("u", "")),
             ("nats://s3cret@h:1", Login::Token("s3cret".into())),
             ("nats://u:p@h:1, nats://i:2", user("u", "p")),
             ("nats://h:1,nats://u:p@i:2,u:p@j:3", user("u", "p")),

@@ -19,6 +19,8 @@ use super::stored::Stored;
 pub struct JobRow {
     /// The job.
     pub id: JobId,
+    /// The job, under the name that it has in events and frames.
+    pub job: JobId,
     /// Its kind; absent when the events that name it have expired.
     pub kind: Option<Kind>,
     /// What it is doing.
@@ -47,6 +49,7 @@ impl JobRow {
     /// The row of a job whose last event this is, without what only its first event tells.
     pub fn new(last: &Stored, updated_at: u64) -> Self {
         Self {
+            job: last.job.clone(),
             id: last.job.clone(),
             kind: None,
             status: last.status(),
@@ -207,7 +210,7 @@ mod tests {
         let last = Stored::decode(&job, 30, last.to_string().into()).unwrap();
         let mut row = JobRow::new(&last, 71);
         let page = JobPage { jobs: vec![row.clone()], next: None };
-        let expected = json!({"jobs": [{"id": "j1", "kind": null, "status": "done", "attempt": 2, "seq": 9,
+        let expected = json!({"jobs": [{"id": "j1", "job": "j1", "kind": null, "status": "done", "attempt": 2, "seq": 9,
             "created_at": null, "updated_at": 71}], "next": null});
         assert_eq!(serde_json::to_value(page).unwrap(), expected);
         // What is no event, or none that tells, leaves the row as it was.

@@ -14,6 +14,8 @@ use super::stored::Stored;
 pub struct JobState {
     /// The job.
     pub id: JobId,
+    /// The job, under the name that it has in events and frames.
+    pub job: JobId,
     /// Its kind; absent when the events that name it have expired.
     pub kind: Option<Kind>,
     /// What it is doing.
@@ -53,6 +55,7 @@ impl JobState {
     /// A job without events: it waits in the queue.
     pub fn new(id: JobId) -> Self {
         Self {
+            job: id.clone(),
             id,
             kind: None,
             status: Status::Queued,

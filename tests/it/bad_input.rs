@@ -112,7 +112,10 @@ async fn the_same_job_again_is_the_same_job_and_another_one_is_refused() {
     system.demo().await;
     let edge = system.edge().await;
     let body = json!({"kind": "demo", "id": "twice", "input": {"words": 5, "rate": 0}});
-    assert_eq!(post(&edge, &body).await, (202, json!({"id": "twice", "kind": "demo", "status": "queued"})));
+    assert_eq!(
+        post(&edge, &body).await,
+        (202, json!({"id": "twice", "job": "twice", "kind": "demo", "status": "queued"}))
+    );
     assert_eq!(post(&edge, &body).await.0, 200);
     let other = json!({"kind": "demo", "id": "twice", "input": {"words": 6, "rate": 0}});
     let (status, problem) = post(&edge, &other).await;

@@ -325,6 +325,18 @@ async fn up_says_where_nats_is_when_another_program_has_its_usual_port() {
     assert!(said.ends_with(&format!("--nats {url} or TAILWATER_NATS={url}")), "{said}");
 }
 
+#[tokio::test]
+async fn an_edge_says_ready_only_when_it_serves() {
+    let url = Broker::shared_one().url();
+    for threads in ["1", "3"] {
+        let edge =
+            ["edge", "--listen", "127.0.0.1:0", "--prefix", "nobody", "--nats", &url, "--threads", threads];
+        let (code, out, err) = run(edge).await;
+        assert_eq!((code, out.as_str()), (2, ""), "{err}");
+        assert!(err.contains("run `tailwater setup` first"), "{err}");
+    }
+}
+
 /// Runs `tailwater` at a terminal of its own, and gives all that the terminal was sent.
 async fn at_a_terminal(args: &[&str]) -> String {
     let spawn = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
@@ -351,4 +363,17 @@ async fn output_cannot_command_a_terminal_and_leaves_the_prompt_on_a_line_of_its
     // A program gets what was put out.
     let (code, out, _) = run(submit("piped", "--watch")).await;
     assert_eq!((code, out.as_str()), (1, "one\n\x1b]0;title\x07two"));
+}
+
+#[tokio::test]
+async fn a_browser_that_opens_the_address_of_an_edge_gets_a_page() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let page = format!("http://{}/", edge.addr);
+    let curl = ["-sS", "-w", "\n%{content_type}", &page];
+    let out = within("a page", tokio::process::Command::new("curl").args(curl).output()).await.unwrap();
+    let out = String::from_utf8(out.stdout).unwrap();
+    assert!(out.contains("<title>Tailwater edge</title>"), "{out}");
+    assert!(out.ends_with("\ntext/html; charset=utf-8"), "{out}");
+    system.end().await;
 }

@@ -112,7 +112,7 @@ async fn jobs_are_listed_newest_first_as_what_they_are(broker: &Broker) {
     let waits = system.submit("waits", words(2, 0, 1)).await;
     let page = list(&edge, "").await;
     let (row, state) = (&page["jobs"][0], system.state(&waits).await.unwrap());
-    let expected = json!({"id": "waits", "kind": "demo", "status": "queued", "attempt": 0, "seq": 1,
+    let expected = json!({"id": "waits", "job": "waits", "kind": "demo", "status": "queued", "attempt": 0, "seq": 1,
         "created_at": state.created_at, "updated_at": row["updated_at"]});
     assert_eq!(page, json!({"jobs": [expected], "next": null}));
     system.demo().await;

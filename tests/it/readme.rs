@@ -41,12 +41,12 @@ async fn every_command_of_the_readme_does_what_a_reader_expects() {
         said += &text;
     }
     for expected in [
-        r#"{"id":"first","kind":"demo","status":"queued"}"#,
-        r#"{"id":"too-long","seq":"#,
-        r#"{"id":"too-long","kind":"demo","status":"#,
+        r#"{"id":"first","job":"first","kind":"demo","status":"queued"}"#,
+        r#"{"id":"too-long","job":"too-long","seq":"#,
+        r#"{"id":"too-long","job":"too-long","kind":"demo","status":"#,
         "  KIND  STATUS",
         "\nid: ",
-        r#"{"id":"plain","kind":"demo","status":"done","attempt":1,"#,
+        r#"{"id":"plain","job":"plain","kind":"demo","status":"done","attempt":1,"#,
         r#""live":false,"next":""#,
         r#""live":false,"next":null}"#,
         "· missing 0 · duplicated 0 · resumed at seq 21",

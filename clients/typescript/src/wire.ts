@@ -580,6 +580,10 @@ export interface JobState {
    */
   id: JobId;
   /**
+   * The job, under the name that it has in events and frames.
+   */
+  job: JobId;
+  /**
    * Its kind; absent when the events that name it have expired.
    */
   kind: Kind | null;
