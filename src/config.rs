@@ -188,8 +188,13 @@ pub const HTTP_CONNECT_WAIT: Duration = Duration::from_secs(10);
 /// How long a model server may send nothing at all, unless a flag says otherwise. A long prompt on a slow machine takes
 /// minutes before the first word.
 pub const MODEL_SILENCE: Duration = Duration::from_secs(300);
-/// How long the usage and the end of a model's stream may take once the answer is whole: they come with it, or never.
-pub const MODEL_TAIL_WAIT: Duration = Duration::from_secs(5);
+/// How long a job waits in all for a model server that is busy, unless a flag says otherwise. Limits per minute are over
+/// then, and a model that is being loaded is there.
+pub const MODEL_BUSY: Duration = Duration::from_secs(600);
+/// The first wait for a busy model server that does not say how long; doubled with each further one.
+pub const MODEL_BUSY_FIRST: Duration = Duration::from_secs(1);
+/// The longest such wait: a server that is free again is noticed within this time.
+pub const MODEL_BUSY_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The largest server-sent event, in bytes. A token has a few hundred; a server that sends a whole answer as one event
 /// stays below this, too.
 pub const SSE_EVENT_MAX: usize = 1024 * 1024;
@@ -203,6 +208,8 @@ pub const REFUSAL_MAX: usize = 64 * 1024;
 pub const REFUSAL_WAIT: Duration = Duration::from_secs(5);
 /// How much of it is passed on, in bytes: it is repeated with each attempt and to each client.
 pub const MODEL_MESSAGE_MAX: usize = 1000;
+/// The longest data of an event that is not JSON and is skipped, in bytes: heartbeats are shorter, damaged JSON is longer.
+pub const MODEL_HEARTBEAT_MAX: usize = 256;
 /// How long a callback may take, from the connection to the head of the answer. Standard Webhooks asks for 15 to 30 s.
 pub const CALLBACK_WAIT: Duration = Duration::from_secs(15);
 /// How much of the answer to a callback is read, in bytes, so that the receiver does not see its caller gone too early.

@@ -9,7 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{HeaderMap, HeaderName, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode};
 
@@ -90,12 +90,18 @@ pub(super) fn is_temporary(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 425 | 429)
 }
 
-/// What `Retry-After` (RFC 9110, section 10.2.3) asks for: seconds, or a date. A time that has come asks for nothing.
+/// What `retry-after-ms`, which some model servers send, or `Retry-After` (RFC 9110, section 10.2.3) asks for:
+/// milliseconds; seconds, or a date. A time that has come asks for nothing.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Retry {
-    let text = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).unwrap_or_default().trim();
+    let text = |name: HeaderName| {
+        headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().trim().to_owned()
+    };
+    let exact: Option<f64> = text(HeaderName::from_static("retry-after-ms")).parse().ok();
+    let exact = exact.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok());
+    let text = text(RETRY_AFTER);
     let seconds = || text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-    let until = || httpdate::parse_http_date(text).ok()?.duration_since(now).ok();
-    match seconds().map(Duration::from_secs).or_else(until) {
+    let until = || httpdate::parse_http_date(&text).ok()?.duration_since(now).ok();
+    match exact.or_else(|| seconds().map(Duration::from_secs)).or_else(until) {
         Some(pause) if !pause.is_zero() => Retry::After(pause),
         Some(_) | None => Retry::Later,
     }
@@ -147,6 +153,16 @@ mod tests {
             assert_eq!(retry(nothing), Retry::Later, "{nothing}");
         }
         assert_eq!(retry_after(&HeaderMap::new(), now), Retry::Later);
+        let exact = |ms: &str| {
+            let pairs = [("retry-after-ms", ms), ("retry-after", "7")];
+            let pairs = pairs.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            retry_after(&HeaderMap::from_iter(pairs), now)
+        };
+        assert_eq!(exact("1500"), Retry::After(Duration::from_millis(1500)));
+        assert_eq!(exact("0.5"), Retry::After(Duration::from_micros(500)));
+        for nothing in ["soon", "-1", "inf", ""] {
+            assert_eq!(exact(nothing), after(7), "{nothing}");
+        }
     }
 
     #[test]

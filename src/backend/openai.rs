@@ -1,44 +1,54 @@
 //! Any server of OpenAI-compatible chat completions as a backend: OpenAI itself, vLLM, Ollama, llama.cpp and others. The
-//! answer is streamed; of a whole answer nothing is kept here. It runs no tools, and it cannot go on where an earlier
-//! attempt stopped: another attempt is another answer.
+//! answer is streamed; a server that gives it whole is understood, too. It runs no tools, and it cannot continue where an
+//! earlier attempt stopped: another attempt is another answer.
+//!
+//! A server that is busy before anything was put out is asked again within the attempt, for as long as
+//! [`Settings::busy`] says: after `Retry-After` if it is there, else after pauses that double.
 //!
 //! | code | another attempt | when |
 //! |---|---|---|
-//! | `bad_input` | no | the job's input is no text and no object with `messages`, or asks for what one output cannot hold |
-//! | `model_refused` | no | the server answered 4xx, other than those below, or a redirect; with its message |
+//! | `bad_input` | no | the job's input is not a text or an object with `messages`, or asks for what one output cannot hold |
+//! | `model_refused` | no | the server answered 4xx, other than those below, or a redirect; or reported such an error in its answer |
+//! | `model_busy` | no | 429, 503, 529, or an error that means too much work, for longer than a job waits for it; another attempt follows only if output came before |
 //! | `too_large` | no | the model's tool calls fit into no event |
-//! | `model_busy` | yes | 429; after `Retry-After` if it is there |
-//! | `model_failed` | yes | 5xx, 408, 409 or 425, also after `Retry-After`; or an error in the middle of the stream |
+//! | `model_failed` | yes | 5xx, 408, 409 or 425, after `Retry-After` if it is there; or any other error in the answer |
 //! | `model_unreachable` | yes | no connection, or one that broke before the answer began |
 //! | `model_silent` | yes | nothing came for too long |
-//! | `stream_cut` | yes | the stream ended without a `finish_reason` |
-//! | `bad_stream` | yes | the answer is no event stream, or one that cannot be read |
+//! | `stream_cut` | yes | the stream ended without an end mark or a `finish_reason` that can be trusted |
+//! | `bad_stream` | if damaged | the answer has a form that cannot be read (no other attempt), or is damaged |
 
+mod busy;
+mod chunk;
 mod reply;
 mod request;
+mod said;
 mod sse;
 mod tools;
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use reqwest::{Client, Response, StatusCode};
-use serde_json::Value;
-use tokio::time::{Instant, timeout, timeout_at};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::{Client, Response};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tracing::{debug, warn};
 use url::Url;
 
+use self::busy::Budget;
 use self::reply::Reply;
+use self::request::Request;
+use self::said::Said;
 use self::sse::Parser;
 use super::http::{self, NoClient, Secret};
 use super::{Backend, Content, Failure, Finish, Job, Output, Retry, Stopped};
-use crate::config::{MODEL_SILENCE, MODEL_TAIL_WAIT, REFUSAL_MAX, REFUSAL_WAIT};
+use crate::config::{MODEL_BUSY, MODEL_SILENCE, REFUSAL_MAX, REFUSAL_WAIT};
 
-/// What the backend is told.
+/// How the backend is set up.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where the API is, up to and without `/chat/completions`; usually it ends in `/v1`.
+    /// Where the API is; usually it ends in `/v1`. `/chat/completions` is added if it is not there.
     pub base_url: String,
     /// The model.
     pub model: String,
@@ -46,12 +56,15 @@ pub struct Settings {
     pub key: Option<Secret>,
     /// How long the server may send nothing at all.
     pub silence: Duration,
+    /// How long a job waits in all for a server that is busy.
+    pub busy: Duration,
 }
 
 impl Settings {
     /// The defaults for this server and model.
     pub fn new(base_url: impl Into<String>, model: impl Into<String>) -> Self {
-        Self { base_url: base_url.into(), model: model.into(), key: None, silence: MODEL_SILENCE }
+        let (base_url, model) = (base_url.into(), model.into());
+        Self { base_url, model, key: None, silence: MODEL_SILENCE, busy: MODEL_BUSY }
     }
 }
 
@@ -76,6 +89,28 @@ pub struct OpenAi {
     model: String,
     key: Option<(Secret, HeaderValue)>,
     silence: Duration,
+    busy: Duration,
+    /// The server has refused `stream_options` and answered without them.
+    refuses_options: AtomicBool,
+}
+
+/// A failure, and the HTTP status that the server named with it.
+#[derive(Debug)]
+struct Fault {
+    failure: Failure,
+    status: Option<u16>,
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        Self { failure, status: None }
+    }
+}
+
+impl From<Stopped> for Fault {
+    fn from(stopped: Stopped) -> Self {
+        Failure::from(stopped).into()
+    }
 }
 
 impl fmt::Debug for OpenAi {
@@ -86,17 +121,13 @@ impl fmt::Debug for OpenAi {
 
 impl Backend for OpenAi {
     async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
-        let body = request::body(&self.model, &job.input)?;
+        let request = Request::new(&self.model, &job.input)?;
         // Whatever waits is dropped with its connection.
-        let answered = tokio::select! {
+        tokio::select! {
             biased;
-            () = job.stop.cancelled() => return Err(Stopped.into()),
-            answered = self.ask(&body, &out) => answered,
-        };
-        answered.map_err(|failure| match &self.key {
-            Some((key, _)) => Failure { message: key.hide_in(failure.message), ..failure },
-            None => failure,
-        })
+            () = job.stop.cancelled() => Err(Stopped.into()),
+            answered = self.answer(&job, request, &out) => answered,
+        }
     }
 }
 
@@ -106,89 +137,163 @@ impl OpenAi {
     /// # Errors
     /// [`Error`].
     pub fn new(settings: Settings) -> Result<Self, Error> {
-        let Settings { base_url, model, key, silence } = settings;
-        let mut address = Url::parse(&base_url).map_err(|_| Error::BadBaseUrl)?;
-        let named = !address.username().is_empty() || address.password().is_some();
-        if named || !matches!(address.scheme(), "http" | "https") {
-            return Err(Error::BadBaseUrl);
-        }
-        address
-            .path_segments_mut()
-            .map_err(|()| Error::BadBaseUrl)?
-            .pop_if_empty()
-            .extend(["chat", "completions"]);
+        let Settings { base_url, model, key, silence, busy } = settings;
+        let address = address(&base_url).ok_or(Error::BadBaseUrl)?;
         let key = key.map(|key| bearer(&key).map(|header| (key, header))).transpose()?;
-        Ok(Self { client: http::client()?, address, model, key, silence })
+        let client = http::client()?;
+        Ok(Self { client, address, model, key, silence, busy, refuses_options: AtomicBool::new(false) })
     }
 
-    /// Asks and puts the answer out as it comes.
-    async fn ask(&self, body: &Value, out: &Output) -> Result<Finish, Failure> {
-        let mut response = self.send(body).await?;
-        let (mut parser, mut reply, mut contents) = (Parser::default(), Reply::default(), Vec::new());
-        // Once the answer is whole, the rest of the stream may not take long.
-        let mut deadline = None;
+    /// Asks until the server answers, refuses, or has been busy for too long.
+    async fn answer(&self, job: &Job, mut request: Request, out: &Output) -> Result<Finish, Failure> {
+        if self.refuses_options.load(Ordering::Relaxed) {
+            request = request.without_options();
+        }
+        let mut budget = Budget::new(self.busy, job.id.tag());
+        let mut learns = false;
+        loop {
+            let mut begun = false;
+            let Fault { failure, status } = match self.ask(&request, out, &mut begun).await {
+                Ok(finish) => {
+                    self.refuses_options.fetch_or(learns, Ordering::Relaxed);
+                    return Ok(finish);
+                }
+                Err(fault) => fault,
+            };
+            let failure = self.shown(failure);
+            if begun {
+                return Err(failure);
+            }
+            if request.adds_options() && refuses_options(&failure, status) {
+                debug!(job = %job.id, message = failure.message, "asks again without stream_options");
+                request = request.without_options();
+                learns = true;
+                continue;
+            }
+            if failure.code != "model_busy" {
+                return Err(failure);
+            }
+            let Some(wait) = budget.wait(failure.retry) else {
+                return Err(Failure::fatal(failure.code, failure.message));
+            };
+            warn!(job = %job.id, ?wait, message = failure.message, "the model server is busy and is asked again");
+            sleep(wait).await;
+        }
+    }
+
+    /// The failure as everybody may see it: without the key, not too long, and with the address that was asked.
+    fn shown(&self, failure: Failure) -> Failure {
+        let message = match &self.key {
+            Some((key, _)) => key.hide_in(failure.message),
+            None => failure.message,
+        };
+        // What comes after the path may be a secret.
+        let mut address = self.address.clone();
+        address.set_query(None);
+        address.set_fragment(None);
+        Failure { message: format!("{} (POST {address})", said::shorten(message)), ..failure }
+    }
+
+    /// Asks once and puts the answer out as it comes. `begun` becomes true with the first output.
+    async fn ask(&self, request: &Request, out: &Output, begun: &mut bool) -> Result<Finish, Fault> {
+        let mut response = self.send(request).await?;
+        let mut parser = Parser::default();
+        let mut reply = Reply::default();
+        let mut contents = Vec::new();
+        let mut heard = Instant::now();
         let cut = loop {
-            let piece = match self.read(&mut response, deadline).await {
-                Ok(piece) => piece,
+            let piece = match self.read(&mut response, &reply, heard).await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break self.ended(parser, &response, &mut reply, &mut contents)?,
                 Err(cut) => break cut,
             };
+            let events = reply.events();
             let mut bytes = &piece[..];
             while !reply.is_done()
                 && let Some(event) =
-                    parser.next(&mut bytes).map_err(|malformed| bad_stream(&malformed.to_string()))?
+                    parser.next(&mut bytes).map_err(|error| bad_stream(&error.to_string()))?
             {
-                reply.take(&event, &mut contents)?;
-                put_out(&mut contents, out).await?;
+                reply.push(&event, &mut contents)?;
+                put_out(&mut contents, out, begun).await?;
             }
             if reply.is_done() {
-                break stream_cut("the end mark came without a finish_reason");
+                break stream_cut(&format!(
+                    "the end mark came without a finish_reason{}",
+                    reply.last_words()
+                ));
             }
-            if reply.is_whole() && deadline.is_none() {
-                deadline = Some(Instant::now() + MODEL_TAIL_WAIT);
+            if reply.events() > events {
+                heard = Instant::now();
             }
         };
         let finish = reply.end(cut, &mut contents)?;
-        put_out(&mut contents, out).await?;
+        put_out(&mut contents, out, begun).await?;
         Ok(finish)
     }
 
-    /// Sends the request and takes the head of an answer that is a stream of events.
-    async fn send(&self, body: &Value) -> Result<Response, Failure> {
-        let mut request = self
+    /// Takes in the end of the body; gives the failure that it is unless the answer is whole.
+    fn ended(
+        &self,
+        parser: Parser,
+        response: &Response,
+        reply: &mut Reply,
+        contents: &mut Vec<Content>,
+    ) -> Result<Failure, Fault> {
+        let foreign = parser.foreign().to_vec();
+        let (events, mut within) = parser.end();
+        for event in events {
+            match reply.push(&event, contents) {
+                // Half a piece is text that is lost.
+                Err(fault) if fault.failure.code == "bad_stream" && fault.failure.retry != Retry::Never => {
+                    within = true;
+                }
+                pushed => pushed?,
+            }
+        }
+        let words = if foreign.is_empty() { reply.last_words() } else { words_of(&foreign) };
+        if within {
+            return Err(stream_cut(&format!("it ended within an event{words}")).into());
+        }
+        if reply.events() == 0 && !reply.is_done() && (reply.is_foreign() || !foreign.is_empty()) {
+            let kind = header(response.headers(), CONTENT_TYPE).unwrap_or("without a Content-Type");
+            return Err(unreadable(&format!("it is not a chat completion but {kind}{words}")).into());
+        }
+        Ok(stream_cut(&format!(
+            "it ended without a finish_reason that can be trusted and without [DONE]{words}"
+        )))
+    }
+
+    /// Sends the request and gives the head of a successful answer.
+    async fn send(&self, request: &Request) -> Result<Response, Fault> {
+        let mut sent = self
             .client
             .post(self.address.clone())
             .header(CONTENT_TYPE, "application/json")
-            .body(body.to_string());
+            .body(request.to_json());
         if let Some((_, header)) = &self.key {
-            request = request.header(AUTHORIZATION, header.clone());
+            sent = sent.header(AUTHORIZATION, header.clone());
         }
-        let sent = timeout(self.silence, request.send()).await.map_err(|_| self.silent())?;
-        let response = sent.map_err(|error| {
+        let response = timeout(self.silence, sent.send()).await.map_err(|_| self.silent())?;
+        let response = response.map_err(|error| {
             let why = http::describe(error);
             Failure::retryable("model_unreachable", format!("the model server cannot be asked: {why}"))
         })?;
-        if !response.status().is_success() {
-            return Err(refusal(response).await);
-        }
-        let kind = response.headers().get(CONTENT_TYPE).map(|kind| String::from_utf8_lossy(kind.as_bytes()));
-        match kind {
-            Some(kind) if !kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream") => {
-                let kind = reply::message(kind.as_bytes());
-                Err(bad_stream(&format!("the answer is no event stream but {kind}")))
-            }
-            // Not every server says what it sends.
-            Some(_) | None => Ok(response),
-        }
+        if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
     }
 
-    /// The next bytes; a failure when none will come.
-    async fn read(&self, response: &mut Response, deadline: Option<Instant>) -> Result<Bytes, Failure> {
-        let silent = Instant::now() + self.silence;
-        let read =
-            timeout_at(deadline.map_or(silent, |deadline| deadline.min(silent)), response.chunk()).await;
-        match read.map_err(|_| self.silent())? {
-            Ok(Some(piece)) => Ok(piece),
-            Ok(None) => Err(stream_cut("it ended without a finish_reason")),
+    /// The next bytes, or `None` at the end of the body; a failure when neither comes in time. Bytes show that the server
+    /// is there. Once the answer is whole, only a part of the answer counts: there are servers that never close and keep
+    /// sending heartbeats. A shorter wait would cut the answer of one that has named its reason too early.
+    async fn read(
+        &self,
+        response: &mut Response,
+        reply: &Reply,
+        heard: Instant,
+    ) -> Result<Option<Bytes>, Failure> {
+        let since = if reply.is_trusted() { heard } else { Instant::now() };
+        let read = timeout_at(since + self.silence, response.chunk()).await.map_err(|_| self.silent())?;
+        match read {
+            Ok(piece) => Ok(piece),
             Err(error) => Err(stream_cut(&http::describe(error))),
         }
     }
@@ -199,14 +304,32 @@ impl OpenAi {
     }
 }
 
+/// The address to ask: the base URL, with the path of chat completions unless it is there already.
+fn address(base_url: &str) -> Option<Url> {
+    let mut address = Url::parse(base_url.trim()).ok()?;
+    let named = !address.username().is_empty() || address.password().is_some();
+    if named || !matches!(address.scheme(), "http" | "https") {
+        return None;
+    }
+    let path = address.path().trim_end_matches('/');
+    let path = path.strip_suffix("/chat/completions").unwrap_or(path).trim_end_matches('/').to_owned();
+    address.set_path(&format!("{path}/chat/completions"));
+    Some(address)
+}
+
 fn bearer(key: &Secret) -> Result<HeaderValue, Error> {
     let mut header = HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| Error::BadKey)?;
     header.set_sensitive(true);
     Ok(header)
 }
 
-async fn put_out(contents: &mut Vec<Content>, out: &Output) -> Result<(), Stopped> {
+fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+async fn put_out(contents: &mut Vec<Content>, out: &Output, begun: &mut bool) -> Result<(), Stopped> {
     for content in contents.drain(..) {
+        *begun = true;
         match content {
             Content::Text { channel, text } => out.text_on(channel, &text).await?,
             Content::Data(data) => out.data(data).await?,
@@ -215,26 +338,42 @@ async fn put_out(contents: &mut Vec<Content>, out: &Output) -> Result<(), Stoppe
     Ok(())
 }
 
-/// What an answer that is no success means for the job.
-async fn refusal(mut response: Response) -> Failure {
+/// What an answer that is not a success means for the job.
+async fn refusal(mut response: Response) -> Fault {
     let status = response.status();
-    let retry = http::retry_after(response.headers(), SystemTime::now());
-    let said =
-        timeout(REFUSAL_WAIT, http::read_at_most(&mut response, REFUSAL_MAX)).await.unwrap_or_default();
-    let message = if status.is_redirection() {
-        format!("the model server answered {status}; redirects are not followed, so give the final base URL")
-    } else {
-        format!("the model server answered {status}: {}", reply::message(&said))
-    };
-    match status {
-        StatusCode::TOO_MANY_REQUESTS => Failure { code: "model_busy".into(), message, retry },
-        status if http::is_temporary(status) => Failure { code: "model_failed".into(), message, retry },
-        _ => Failure { code: "model_refused".into(), message, retry: Retry::Never },
+    let what = format!("the model server answered {status}");
+    if status.is_redirection() {
+        // Without what may be a secret.
+        let target = header(response.headers(), LOCATION).and_then(|target| target.split(['?', '#']).next());
+        let target = target.map_or(String::new(), |target| format!(" to {target}"));
+        let message = format!("{what}{target}; redirects are not followed, so give the final base URL");
+        return Failure::fatal("model_refused", said::shorten(message)).into();
     }
+    let retry = http::retry_after(response.headers(), SystemTime::now());
+    let read = timeout(REFUSAL_WAIT, http::read_at_most(&mut response, REFUSAL_MAX)).await;
+    let said = Said::of_answer(status.as_u16(), &read.unwrap_or_default());
+    Fault { status: said.status, failure: said.failure(&what, retry) }
 }
 
+/// Whether a server may have failed because of the `stream_options` that were added.
+fn refuses_options(failure: &Failure, status: Option<u16>) -> bool {
+    let named = ["stream_options", "include_usage"].iter().any(|name| failure.message.contains(name));
+    failure.code != "model_busy" && (named || matches!(status, Some(400 | 422)))
+}
+
+/// What a server sent that belongs to no event, to be read after a sentence.
+fn words_of(foreign: &[u8]) -> String {
+    format!("; it also sent: {}", Said::of_text(&String::from_utf8_lossy(foreign), None).message)
+}
+
+/// The answer is damaged; another one may not be.
 fn bad_stream(why: &str) -> Failure {
-    Failure::retryable("bad_stream", format!("the model server's stream cannot be read: {why}"))
+    Failure::retryable("bad_stream", format!("the model server's answer cannot be read: {why}"))
+}
+
+/// The answer has a form that another attempt would meet again.
+fn unreadable(why: &str) -> Failure {
+    Failure::fatal("bad_stream", format!("the model server's answer cannot be read: {why}"))
 }
 
 fn stream_cut(why: &str) -> Failure {
@@ -255,6 +394,10 @@ mod tests {
             ("http://h:1/v1", "http://h:1/v1/chat/completions"),
             ("https://h/v1/", "https://h/v1/chat/completions"),
             ("https://h", "https://h/chat/completions"),
+            ("https://h/v1//", "https://h/v1/chat/completions"),
+            ("http://h/v1/chat/completions", "http://h/v1/chat/completions"),
+            (" http://h/v1/chat/completions/ ", "http://h/v1/chat/completions"),
+            ("http://h/chat/completions?key=1", "http://h/chat/completions?key=1"),
             ("https://h/a/b?api-version=1", "https://h/a/b/chat/completions?api-version=1"),
         ] {
             assert_eq!(address(base_url).unwrap(), expected);

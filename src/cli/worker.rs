@@ -90,7 +90,7 @@ enum BackendArgs {
     /// parameter of a chat completion, except for another model.
     #[command(name = "openai")]
     OpenAi {
-        /// Where the API is, up to and without `/chat/completions`; usually it ends in `/v1`.
+        /// Where the API is; usually it ends in `/v1`. `/chat/completions` is added if it is not there.
         #[arg(long, env = "TAILWATER_BASE_URL", value_name = "URL")]
         base_url: String,
         /// The model.
@@ -103,6 +103,11 @@ enum BackendArgs {
         #[arg(long, env = "TAILWATER_IDLE_TIMEOUT", value_name = "TIME", default_value = "5m",
               value_parser = humantime::parse_duration)]
         idle_timeout: Duration,
+        /// How long a job waits in all for a server that answers 429, 503 or that it is overloaded; then it fails. Its
+        /// Retry-After holds.
+        #[arg(long, env = "TAILWATER_BUSY_TIMEOUT", value_name = "TIME", default_value = "10m",
+              value_parser = humantime::parse_duration)]
+        busy_timeout: Duration,
     },
     /// Callbacks: tells the address that a job named how the job ended. It serves the kind `callback` only.
     Webhook(WebhookArgs),
@@ -123,11 +128,10 @@ impl Worker {
                 let guard = Some(std::env::current_exe()?);
                 Box::pin(self.serve_with(Exec { command, format, continues, guard }, stop)).await
             }
-            BackendArgs::OpenAi { base_url, model, api_key, idle_timeout } => {
+            BackendArgs::OpenAi { base_url, model, api_key, idle_timeout: silence, busy_timeout: busy } => {
                 // A variable that is set to nothing is no key.
                 let key = api_key.filter(|key| !key.is_empty());
-                let settings =
-                    openai::Settings { key, silence: idle_timeout, ..openai::Settings::new(base_url, model) };
+                let settings = openai::Settings { base_url, model, key, silence, busy };
                 Box::pin(self.serve_with(OpenAi::new(settings)?, stop)).await
             }
             BackendArgs::Webhook(webhook) => {

@@ -28,6 +28,8 @@ mod listing;
 mod load;
 /// Messages in a job's log that are no events: nobody is stopped by them.
 mod malformed;
+/// Answers of model servers as they really are, replayed from `tests/cases/openai`.
+mod model_cases;
 /// Model servers: what they answer, and all that they do wrong.
 mod openai;
 /// The description of the HTTP interface, and an edge that is questioned by it.

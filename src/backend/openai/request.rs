@@ -5,35 +5,69 @@ use serde_json::{Map, Value, json};
 
 use super::Failure;
 
-/// The body of the request.
-///
-/// The input is a text, which is one message of the user, or an object with `messages` and any other parameter of a chat
-/// completion. The model is the operator's, who pays for it: an input may name only that one. The answer is always one
-/// streamed choice with its usage, whatever the input says of `stream`.
-pub(super) fn body(model: &str, input: &Value) -> Result<Value, Failure> {
-    let mut body = match input {
-        Value::String(text) => {
-            Map::from_iter([("messages".into(), json!([{"role": "user", "content": text}]))])
-        }
-        Value::Object(fields) => fields.clone(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
-            return Err(bad("the input must be a text or an object with messages"));
-        }
-    };
-    check(model, &body)?;
-    body.insert("model".into(), model.into());
-    body.insert("stream".into(), true.into());
-    let options = body.entry("stream_options").or_insert(Value::Null);
-    if options.is_null() {
-        *options = json!({});
+/// What the server is asked.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Request {
+    body: Map<String, Value>,
+    /// The input says nothing of `stream_options`, so that they may be added, and left out again.
+    adds_options: bool,
+}
+
+impl Request {
+    /// The request for an input.
+    ///
+    /// The input is a text, which is one message of the user, or an object with `messages` and any other parameter of a
+    /// chat completion. The model is the operator's, who pays for it: an input may name only that one. The answer is always
+    /// one streamed choice, whatever the input says of `stream`. Its usage is asked for unless the input has
+    /// `stream_options`: an object is passed on as it is, null and false leave the field out.
+    pub(super) fn new(model: &str, input: &Value) -> Result<Self, Failure> {
+        let mut body = match input {
+            Value::String(text) => {
+                Map::from_iter([("messages".into(), json!([{"role": "user", "content": text}]))])
+            }
+            Value::Object(fields) => fields.clone(),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
+                return Err(bad("the input must be a text or an object with messages"));
+            }
+        };
+        check(model, &body)?;
+        body.insert("model".into(), model.into());
+        body.insert("stream".into(), true.into());
+        let adds_options = match body.get("stream_options") {
+            None => {
+                body.insert("stream_options".into(), json!({"include_usage": true}));
+                true
+            }
+            Some(Value::Object(_)) => false,
+            Some(Value::Null | Value::Bool(false)) => {
+                body.remove("stream_options");
+                false
+            }
+            Some(Value::Bool(true) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
+                return Err(bad("stream_options must be an object, or null or false to leave them out"));
+            }
+        };
+        Ok(Self { body, adds_options })
     }
-    match options {
-        Value::Object(options) => options.insert("include_usage".into(), true.into()),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
-            return Err(bad("stream_options must be an object"));
+
+    /// Whether `stream_options` are added, which not every server takes.
+    pub(super) fn adds_options(&self) -> bool {
+        self.adds_options
+    }
+
+    /// The same request without what was added.
+    pub(super) fn without_options(mut self) -> Self {
+        if self.adds_options {
+            self.body.remove("stream_options");
         }
-    };
-    Ok(body.into())
+        Self { adds_options: false, ..self }
+    }
+
+    /// The body as JSON.
+    pub(super) fn to_json(&self) -> String {
+        // A map with text keys always has a JSON form.
+        serde_json::to_string(&self.body).unwrap_or_default()
+    }
 }
 
 fn check(model: &str, body: &Map<String, Value>) -> Result<(), Failure> {
@@ -69,10 +103,14 @@ mod tests {
     use super::*;
     use crate::backend::Retry;
 
+    fn body(input: &Value) -> Value {
+        serde_json::from_str(&Request::new("m", input).unwrap().to_json()).unwrap()
+    }
+
     #[test]
     fn a_text_is_one_message_of_the_user() {
         assert_eq!(
-            body("m", &json!("hi")).unwrap(),
+            body(&json!("hi")),
             json!({"messages": [{"role": "user", "content": "hi"}], "model": "m", "stream": true,
                 "stream_options": {"include_usage": true}})
         );
@@ -86,11 +124,25 @@ mod tests {
             "stream": false, "stream_options": {"continuous_usage_stats": true, "include_usage": false}});
         let mut expected = input.clone();
         expected["stream"] = true.into();
-        expected["stream_options"]["include_usage"] = true.into();
-        assert_eq!(body("m", &input).unwrap(), expected);
-        let without = json!({"messages": messages, "stream_options": null, "model": null, "n": null});
-        assert_eq!(body("m", &without).unwrap()["stream_options"], json!({"include_usage": true}));
-        assert_eq!(body("m", &without).unwrap()["model"], "m");
+        assert_eq!(body(&input), expected);
+        let without = json!({"messages": messages, "model": null, "n": null});
+        assert_eq!(body(&without)["stream_options"], json!({"include_usage": true}));
+        assert_eq!(body(&without)["model"], "m");
+    }
+
+    #[test]
+    fn stream_options_are_added_only_where_the_input_says_nothing_of_them() {
+        let input = |options: Value| json!({"messages": [{"role": "user"}], "stream_options": options});
+        for none in [Value::Null, json!(false)] {
+            let request = Request::new("m", &input(none)).unwrap();
+            assert!(!request.adds_options() && !request.to_json().contains("stream_options"));
+        }
+        let own = Request::new("m", &input(json!({}))).unwrap();
+        assert!(!own.adds_options() && own.to_json().contains("\"stream_options\":{}"));
+        let added = Request::new("m", &json!("hi")).unwrap();
+        assert!(added.adds_options() && added.to_json().contains("include_usage"));
+        let without = added.without_options();
+        assert!(!without.adds_options() && !without.to_json().contains("stream_options"));
     }
 
     #[test]
@@ -115,7 +167,7 @@ mod tests {
             json!({"messages": messages, "modalities": ["text", "audio"]}),
             json!({"messages": messages, "audio": {"voice": "x"}}),
         ] {
-            let failure = body("m", &input).unwrap_err();
+            let failure = Request::new("m", &input).unwrap_err();
             assert_eq!((failure.code.as_str(), failure.retry), ("bad_input", Retry::Never), "{input}");
         }
     }

@@ -1,10 +1,14 @@
-//! Server-sent events out of bytes that were cut anywhere: pure. It knows nothing of what the events say, and it passes
-//! over `id` and `retry`, since a generation cannot be taken up again.
+//! Events out of a body's bytes, which were cut anywhere: pure. It knows nothing of what the events say, and it skips `id`
+//! and `retry`, since a generation cannot be resumed.
 //!
-//! The format is section 9.2.6 of the HTML standard. The crates that read it hold a line however long it becomes, or wait
-//! for ever on a byte that is no UTF-8; this one holds at most [`SSE_EVENT_MAX`] bytes and refuses both.
+//! The format is section 9.2.6 of the HTML standard, read more generously, since the body decides and not its Content-Type:
+//! JSON that stands without a field (a whole answer, an error, or one object per line) is an event, too; so is a field
+//! `error`; two objects in consecutive `data` lines are two events; a byte order mark and spaces before a field are skipped;
+//! bytes that are not UTF-8 become U+FFFD. It holds at most [`SSE_EVENT_MAX`] bytes.
 
-use crate::config::SSE_EVENT_MAX;
+use std::mem;
+
+use crate::config::{MODEL_MESSAGE_MAX, SSE_EVENT_MAX};
 
 /// One event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,26 +19,38 @@ pub(super) struct Event {
     pub(super) data: String,
 }
 
-/// Why the bytes are no events.
+/// Why the bytes are not events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Malformed {
     #[error("an event is longer than {SSE_EVENT_MAX} bytes")]
     TooLong,
-    #[error("an event is not UTF-8")]
-    NotUtf8,
+    #[error("it has {SSE_EVENT_MAX} bytes that belong to no event")]
+    Foreign,
 }
 
-/// The bytes that make no whole event yet.
+/// The bytes that are not a whole event yet.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     /// The line so far.
     line: Vec<u8>,
     name: Vec<u8>,
     data: Vec<u8>,
-    /// The last line ended with CR, so that an LF right behind it is still that line's end.
+    json: Json,
+    /// The last line ended with CR, so that an LF after it still belongs to that line's end.
     after_cr: bool,
-    /// A line has ended, so that no byte order mark may follow.
-    begun: bool,
+    /// The first lines that belong to no event.
+    foreign: Vec<u8>,
+    /// How many bytes such lines have.
+    foreign_bytes: usize,
+}
+
+/// JSON without a field before it, up to the line in which it is complete.
+#[derive(Debug, Default)]
+struct Json {
+    text: Vec<u8>,
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
 }
 
 impl Parser {
@@ -49,8 +65,12 @@ impl Parser {
             }
             let end = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
             let (part, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
-            if self.line.len() + part.len() + self.data.len() + self.name.len() > SSE_EVENT_MAX {
+            let held = self.line.len() + self.data.len() + self.name.len() + self.json.text.len();
+            if held + part.len() > SSE_EVENT_MAX {
                 return Err(Malformed::TooLong);
+            }
+            if self.foreign_bytes > SSE_EVENT_MAX {
+                return Err(Malformed::Foreign);
             }
             self.line.extend_from_slice(part);
             let Some((end, rest)) = rest.split_first() else {
@@ -59,47 +79,123 @@ impl Parser {
             };
             self.after_cr = *end == b'\r';
             *bytes = rest;
-            if let Some(event) = self.line_ends()? {
+            if let Some(event) = self.line_ends() {
                 return Ok(Some(event));
             }
         }
     }
 
-    /// Takes in the line that has ended.
-    fn line_ends(&mut self) -> Result<Option<Event>, Malformed> {
-        let line = std::mem::take(&mut self.line);
-        let mut line = line.as_slice();
-        if !std::mem::replace(&mut self.begun, true) {
-            line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
+    /// The end of the body: the events that lack only their line ends, and whether the body ends within a line or a value.
+    pub(super) fn end(mut self) -> (Vec<Event>, bool) {
+        let within_field = !self.line.is_empty() && b"data:".starts_with(field(&self.line));
+        let mut rest: &[u8] = b"\n\n\n";
+        let mut events = Vec::new();
+        while let Ok(Some(event)) = self.next(&mut rest) {
+            events.push(event);
+        }
+        (events, within_field || !self.json.text.is_empty())
+    }
+
+    /// The beginning of what belongs to no event, for example a web page.
+    pub(super) fn foreign(&self) -> &[u8] {
+        &self.foreign
+    }
+
+    /// Reads the line that has ended.
+    fn line_ends(&mut self) -> Option<Event> {
+        let line = mem::take(&mut self.line);
+        let line = field(&line);
+        if !self.json.text.is_empty() {
+            return self.json.push(line).map(|text| event(&[], &text));
         }
         if line.is_empty() {
             return self.event_ends();
         }
+        if begins_json(line) {
+            return if self.data.is_empty() {
+                self.json.push(line).map(|text| event(&mem::take(&mut self.name), &text))
+            } else {
+                self.push_data(line)
+            };
+        }
         let colon = line.iter().position(|byte| *byte == b':');
-        let (field, value) = line.split_at(colon.unwrap_or(line.len()));
+        let (name, value) = line.split_at(colon.unwrap_or(line.len()));
         let value = value.strip_prefix(b":").unwrap_or(value);
         let value = value.strip_prefix(b" ").unwrap_or(value);
-        match field {
-            b"data" => {
-                self.data.extend_from_slice(value);
-                self.data.push(b'\n');
-            }
+        match name {
+            b"data" => return self.push_data(value),
             b"event" => self.name = value.to_vec(),
-            // A comment has no field, and what is not known is passed over.
-            _ => {}
+            // llama.cpp reports errors so.
+            b"error" => return Some(event(b"error", value)),
+            // A comment has an empty name.
+            b"" | b"id" | b"retry" => {}
+            _ => {
+                self.foreign_bytes += line.len();
+                if self.foreign.len() < MODEL_MESSAGE_MAX {
+                    self.foreign.extend_from_slice(&line[..line.len().min(MODEL_MESSAGE_MAX)]);
+                    self.foreign.push(b' ');
+                }
+            }
         }
-        Ok(None)
+        None
+    }
+
+    /// Adds a line of data. Within one JSON value no line that begins an object follows the end of another: some servers
+    /// leave out the empty lines between events.
+    fn push_data(&mut self, value: &[u8]) -> Option<Event> {
+        let before = self.data.trim_ascii();
+        let whole = before.ends_with(b"}") || !(before.is_empty() || begins_json(before));
+        let value_begins = value.trim_ascii_start();
+        let begins = value_begins.starts_with(b"{") || value_begins.starts_with(b"[DONE]");
+        let event = if whole && begins { self.event_ends() } else { None };
+        self.data.extend_from_slice(value);
+        self.data.push(b'\n');
+        event
     }
 
     /// An empty line ends an event; without data there is none.
-    fn event_ends(&mut self) -> Result<Option<Event>, Malformed> {
-        let (name, mut data) = (std::mem::take(&mut self.name), std::mem::take(&mut self.data));
-        if data.pop().is_none() {
-            return Ok(None);
-        }
-        let text = |bytes| String::from_utf8(bytes).map_err(|_| Malformed::NotUtf8);
-        Ok(Some(Event { name: text(name)?, data: text(data)? }))
+    fn event_ends(&mut self) -> Option<Event> {
+        let name = mem::take(&mut self.name);
+        let mut data = mem::take(&mut self.data);
+        data.pop().map(|_| event(&name, &data))
     }
+}
+
+impl Json {
+    /// Adds a line, and gives the text once it is complete.
+    fn push(&mut self, line: &[u8]) -> Option<Vec<u8>> {
+        for byte in line {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' if self.in_string => self.escaped = true,
+                b'"' => self.in_string = !self.in_string,
+                b'{' | b'[' if !self.in_string => self.depth += 1,
+                b'}' | b']' if !self.in_string => self.depth = self.depth.saturating_sub(1),
+                _ => {}
+            }
+        }
+        self.text.extend_from_slice(line);
+        self.text.push(b'\n');
+        (self.depth == 0).then(|| mem::take(self).text)
+    }
+}
+
+/// The line without spaces and byte order marks at its beginning: a server may write one with each piece.
+fn field(line: &[u8]) -> &[u8] {
+    let line = line.trim_ascii_start();
+    line.strip_prefix(b"\xEF\xBB\xBF").map_or(line, field)
+}
+
+/// Whether a line begins JSON and not, for example, `[INFO] ready`.
+fn begins_json(line: &[u8]) -> bool {
+    let after_bracket = line.strip_prefix(b"[").map(<[u8]>::trim_ascii_start);
+    let is_list = after_bracket.is_some_and(|rest| matches!(rest.first(), None | Some(b'{' | b'[' | b']')));
+    line.starts_with(b"{") || is_list || line.trim_ascii_end() == b"[DONE]"
+}
+
+fn event(name: &[u8], data: &[u8]) -> Event {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    Event { name: text(name.trim_ascii()), data: text(data) }
 }
 
 #[cfg(test)]
@@ -166,16 +262,72 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_passed_over_at_the_beginning_only() {
+    fn byte_order_marks_and_spaces_before_a_field_are_skipped() {
         let bom = "\u{FEFF}";
         assert_eq!(data(&format!("{bom}data: a\n\n")), ["a"]);
-        assert_eq!(data(&format!("data: a\n\n{bom}data: b\n\ndata: {bom}\n\n")), ["a", bom]);
+        assert_eq!(data(&format!("data: a\n\n{bom}data: b\n\ndata: {bom}\n\n")), ["a", "b", bom]);
+        assert_eq!(data(&format!("\n \r\n{bom} {{\"a\":\n{bom}1}}\n  data: b\n\n")), ["{\"a\":\n1}\n", "b"]);
     }
 
     #[test]
-    fn what_the_stream_ends_within_is_no_event() {
-        assert_eq!(data("data: a\n\ndata: b"), ["a"]);
-        assert_eq!(data("data: a\n\ndata: b\n"), ["a"]);
+    fn json_without_a_field_is_an_event_once_it_is_complete() {
+        assert_eq!(data("{\"a\":1}\n{\"b\":2}\n[DONE]\n"), ["{\"a\":1}\n", "{\"b\":2}\n", "[DONE]\n"]);
+        let pretty = "{\n  \"a\": \"}\\\"]\",\n  \"b\": [\n\n    1\n  ]\n}\n";
+        let expected = "{\n\"a\": \"}\\\"]\",\n\"b\": [\n\n1\n]\n}\n";
+        assert_eq!(data(pretty), [expected]);
+        assert_eq!(data("[\n{\"a\":1},\n{\"b\":2}\n]\n"), ["[\n{\"a\":1},\n{\"b\":2}\n]\n"]);
+        assert_eq!(data("data: a\n\n{\"error\":1}\n\ndata: b\n\n"), ["a", "{\"error\":1}\n", "b"]);
+        assert_eq!(data("[INFO] ready [now\n[heartbeat]\ndata: a\n\n"), ["a"]);
+    }
+
+    #[test]
+    fn events_need_no_empty_lines_between_them() {
+        assert_eq!(
+            data("data: {\"a\":1}\ndata: {\"b\":2}\ndata: [DONE]\n\n"),
+            ["{\"a\":1}", "{\"b\":2}", "[DONE]"]
+        );
+        assert_eq!(data("data: ping\ndata: {\"a\":1}\n{\"b\":2}\n\n"), ["ping", "{\"a\":1}", "{\"b\":2}"]);
+        // One value on many lines is one event.
+        assert_eq!(data("data: {\"a\":{}\ndata: ,\"b\":\ndata: {}}\n\n"), ["{\"a\":{}\n,\"b\":\n{}}"]);
+    }
+
+    #[test]
+    fn a_field_named_error_is_an_event_of_that_type() {
+        let error = Event { name: "error".into(), data: "{\"code\":500}".into() };
+        assert_eq!(events([b"data: a\n\nerror: {\"code\":500}\n\n".as_slice()]).unwrap()[1], error);
+    }
+
+    #[test]
+    fn the_end_of_the_body_ends_the_last_event() {
+        let ended = |text: &str| {
+            let mut parser = Parser::default();
+            let mut bytes = text.as_bytes();
+            while parser.next(&mut bytes).unwrap().is_some() {}
+            let (events, cut) = parser.end();
+            (events.into_iter().map(|event| event.data).collect::<Vec<_>>(), cut)
+        };
+        let whole = |data: &str| (vec![data.to_owned()], false);
+        for text in ["data: b", "data: b\n", "data: b\r", "data: a\n\ndata: b"] {
+            assert_eq!(ended(text), whole("b"), "{text:?}");
+        }
+        assert_eq!(ended("{\"a\":1}"), whole("{\"a\":1}\n"));
+        for text in ["", "data: a\n\n", "data: a\n\n: ping", "data: a\n\nid: 7", "oops"] {
+            assert_eq!(ended(text), (vec![], false), "{text:?}");
+        }
+        for text in ["{\"a\":", "data: a\n\nda", "data: a\n\ndata", "{\"a\":{}\n"] {
+            assert!(ended(text).1, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_no_event_is_shown_and_limited() {
+        let mut parser = Parser::default();
+        let mut bytes = b"<html>\r\n<h1>hi</h1>\n".as_slice();
+        assert_eq!(parser.next(&mut bytes), Ok(None));
+        assert_eq!(parser.foreign(), b"<html> <h1>hi</h1> ");
+        let page = "<p>0123456789</p>\n".repeat(SSE_EVENT_MAX / 10);
+        assert_eq!(parser.next(&mut page.as_bytes()), Err(Malformed::Foreign));
+        assert!(parser.foreign().len() <= 2 * MODEL_MESSAGE_MAX + 2);
     }
 
     #[test]
@@ -197,16 +349,29 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_refused() {
-        assert_eq!(events([b"data: a\xFF\n\n".as_slice()]), Err(Malformed::NotUtf8));
-        // In a comment they hurt nobody.
-        assert_eq!(events([b": \xFF\ndata: a\n\n".as_slice()]).unwrap().len(), 1);
+    fn bytes_that_are_not_utf_8_are_replaced() {
+        let bytes = b"data: a\xFFb\n\n: \xFF\ndata: \xF0\x9F\n\n".as_slice();
+        let data: Vec<_> = events([bytes]).unwrap().into_iter().map(|event| event.data).collect();
+        assert_eq!(data, ["a\u{FFFD}b", "\u{FFFD}"]);
     }
 
     /// Lines of every sort, with every sort of end, and the bytes of characters that can be cut.
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
-        let lines =
-            ["data: a", "data:b", "data: é🙂", "event: e", ": c", "", "", "data", "x: y", "\u{FEFF}data: z"];
+        let lines = [
+            "data: a",
+            "data:b",
+            "data: é🙂",
+            "event: e",
+            ": c",
+            "",
+            "",
+            "data",
+            "x: y",
+            "\u{FEFF}data: z",
+            "{\"a\":",
+            "\"}\\\"\"}",
+            "data: {}",
+        ];
         let line = (prop::sample::select(lines.to_vec()), prop::sample::select(vec!["\n", "\r\n", "\r"]));
         let text = |(line, end)| [line, end].concat();
         prop::collection::vec(line.prop_map(text), 0..20).prop_map(|lines| lines.concat().into_bytes())

@@ -1,16 +1,19 @@
 //! Tool calls, which a server sends in pieces, put together: pure. It judges no call: whether its arguments are what the
 //! tool takes is for whoever runs the tool.
 
+use std::mem;
+
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use super::Failure;
+use crate::backend::surrogates;
 use crate::config::TOOL_CALLS_MAX;
 
 /// What a piece counts beside its bytes, so that many calls that say nothing are limited, too.
 const PIECE_COST: usize = 64;
 
-/// What the calls that are not put out yet say so far.
+/// The calls that are not put out yet, as far as they have come.
 #[derive(Debug, Default)]
 pub(super) struct Tools {
     calls: Vec<Call>,
@@ -19,61 +22,105 @@ pub(super) struct Tools {
 
 #[derive(Debug)]
 struct Call {
-    index: Option<u64>,
+    slot: Slot,
     call: Map<String, Value>,
 }
 
+/// Where a piece says that its call stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Slot {
+    /// Its `index`.
+    Index(u64),
+    /// Its place in a list of several pieces without `index`.
+    Place(usize),
+    /// It is the only piece of its list, without `index`.
+    Last,
+}
+
 impl Tools {
-    /// Takes in a piece of a call. Pieces belong together when they have the same `index` and not different ids: some
-    /// servers give several calls the index 0, or none.
-    pub(super) fn take(&mut self, piece: Value) -> Result<(), Failure> {
+    /// Adds a piece of a call; `place` is its place in its list, when the list has several.
+    ///
+    /// A piece belongs to the call with its id. Otherwise it belongs to the last call of its slot, whatever its id, unless
+    /// its name begins another one: some servers give each piece an id of its own, and some give several calls the
+    /// index 0, or none.
+    pub(super) fn push(&mut self, piece: &Value, place: Option<usize>) -> Result<(), Failure> {
         self.bytes += piece.to_string().len() + PIECE_COST;
         if self.bytes > TOOL_CALLS_MAX {
             let message = format!("the model's tool calls have more than {TOOL_CALLS_MAX} bytes");
             return Err(Failure::fatal("too_large", message));
         }
-        let Value::Object(mut piece) = piece else {
-            return Err(super::bad_stream("a tool call is no object"));
-        };
+        let mut piece = piece.as_object().cloned().unwrap_or_default();
         let index = piece.remove("index").and_then(|index| index.as_u64());
+        let slot = index.map(Slot::Index).or_else(|| place.map(Slot::Place)).unwrap_or(Slot::Last);
+        arguments_as_text(&mut piece);
         let id = text(&piece, "id");
-        let same = |call: &Call| {
-            let known = text(&call.call, "id");
-            call.index == index && (id.is_empty() || known.is_empty() || id == known)
-        };
-        match self.calls.iter().rposition(same) {
-            Some(at) => merge(&mut self.calls[at].call, piece),
-            None => self.calls.push(Call { index, call: piece }),
+        let by_id = self.calls.iter().rposition(|call| !id.is_empty() && text(&call.call, "id") == id);
+        let by_slot = || self.calls.iter().rposition(|call| slot == Slot::Last || call.slot == slot);
+        match by_id.or_else(by_slot).and_then(|at| self.calls.get_mut(at)) {
+            Some(call) if !begins_another(&call.call, &piece) => merge(&mut call.call, piece),
+            Some(_) | None => self.calls.push(Call { slot, call: piece }),
         }
         Ok(())
     }
 
     /// Whether the arguments of every call are whole, so that no piece can follow.
     pub(super) fn are_whole(&self) -> bool {
-        self.calls.iter().all(|Call { call, .. }| {
-            let arguments = call.get("function").and_then(|function| function.get("arguments"));
-            let arguments = arguments.and_then(Value::as_str).unwrap_or_default();
-            serde_json::from_str::<IgnoredAny>(arguments).is_ok()
-        })
+        self.calls.iter().all(|Call { call, .. }| is_json(function(call, "arguments")))
     }
 
     /// The calls in order, as a message of the assistant has them, if there are any; then there are none.
     pub(super) fn put_out(&mut self) -> Option<Value> {
-        let Self { mut calls, .. } = std::mem::take(self);
-        calls.sort_by_key(|call| call.index);
+        let Self { mut calls, .. } = mem::take(self);
+        // A stable sort: calls with the same index stay in the order in which they came.
+        if calls.iter().all(|call| matches!(call.slot, Slot::Index(_))) {
+            calls.sort_by_key(|call| call.slot);
+        }
         let calls: Vec<Value> = calls
             .into_iter()
             .map(|Call { mut call, .. }| {
                 call.entry("type").or_insert("function".into());
-                call.into()
+                let mut call = call.into();
+                surrogates::settle(&mut call);
+                call
             })
             .collect();
         (!calls.is_empty()).then(|| json!({"tool_calls": calls}))
     }
 }
 
+/// Whether a piece that stands where `call` does is the beginning of another call.
+fn begins_another(call: &Map<String, Value>, piece: &Map<String, Value>) -> bool {
+    let (known, name) = (function(call, "name"), function(piece, "name"));
+    let (gathered, arguments) = (function(call, "arguments"), function(piece, "arguments"));
+    let (known_id, id) = (text(call, "id"), text(piece, "id"));
+    if known.is_empty() || name.is_empty() || !id.is_empty() && id == known_id {
+        return false;
+    }
+    let other_id = !id.is_empty() && !known_id.is_empty();
+    // The same name again may be a head that is repeated, unless the call before has everything that it can have.
+    name != known || is_json(gathered) && (other_id || !arguments.is_empty() && arguments != gathered)
+}
+
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
 fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> &'a str {
     fields.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A text of a call's function.
+fn function<'a>(call: &'a Map<String, Value>, name: &str) -> &'a str {
+    call.get("function").and_then(|function| function.get(name)).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Arguments are JSON as text; some servers send the JSON itself.
+fn arguments_as_text(piece: &mut Map<String, Value>) {
+    if let Some(arguments) = piece.get_mut("function").and_then(|function| function.get_mut("arguments"))
+        && (arguments.is_object() || arguments.is_array())
+    {
+        *arguments = arguments.to_string().into();
+    }
 }
 
 /// Adds a piece to what there is: texts are appended, except for those that come whole and that some servers repeat.
@@ -87,6 +134,14 @@ fn merge(fields: &mut Map<String, Value>, piece: Map<String, Value>) {
             {
                 if whole.is_empty() {
                     *whole = text;
+                }
+            }
+            (Some(Value::String(gathered)), Value::String(text)) if name == "arguments" => {
+                // Some servers repeat whole arguments at the end, or begin with an empty object that stands for none.
+                if gathered == "{}" && text.starts_with('{') {
+                    *gathered = text;
+                } else if !(is_json(gathered) && *gathered == text) {
+                    gathered.push_str(&text);
                 }
             }
             (Some(Value::String(gathered)), Value::String(text)) => gathered.push_str(&text),
@@ -104,7 +159,7 @@ mod tests {
     fn gathered(pieces: &[Value]) -> Value {
         let mut tools = Tools::default();
         for piece in pieces {
-            tools.take(piece.clone()).unwrap();
+            tools.push(piece, None).unwrap();
         }
         tools.put_out().unwrap()["tool_calls"].take()
     }
@@ -140,6 +195,94 @@ mod tests {
         assert_eq!(gathered(&empty), json!([{"id": "a", "type": "function", "function": {"name": "f"}}]));
     }
 
+    /// The calls of lists of pieces, one list per event.
+    fn listed(lists: &[Value]) -> Value {
+        let mut tools = Tools::default();
+        for list in lists {
+            let list = list.as_array().unwrap();
+            for (at, piece) in list.iter().enumerate() {
+                tools.push(piece, (list.len() > 1).then_some(at)).unwrap();
+            }
+        }
+        tools.put_out().unwrap()["tool_calls"].take()
+    }
+
+    #[test]
+    fn the_id_of_the_head_holds_whatever_ids_its_pieces_have() {
+        let head = json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": ""}});
+        for ids in [["b", "b"], ["b", "c"], ["", ""], ["a", "b"]] {
+            let piece = |id: &str, text: &str| json!({"index": 0, "id": id, "function": {"arguments": text}});
+            let pieces = [head.clone(), piece(ids[0], "{\"x\":"), piece(ids[1], "1}")];
+            assert_eq!(gathered(&pieces), json!([call("a", "f", "{\"x\":1}")]), "{ids:?}");
+            // The same without an index, and with a name in each piece.
+            let without = pieces.clone().map(|mut piece| {
+                piece.as_object_mut().unwrap().remove("index");
+                piece["function"]["name"] = "f".into();
+                piece
+            });
+            assert_eq!(gathered(&without), json!([call("a", "f", "{\"x\":1}")]), "{ids:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_id_and_a_new_name_begin_a_new_call() {
+        let piece = |id: Value, name: Value, text: &str| json!({"index": 0, "id": id, "function": {"name": name, "arguments": text}});
+        let pieces = [
+            piece(json!("a"), json!("f"), ""),
+            piece(Value::Null, Value::Null, "{}"),
+            piece(json!("b"), json!("g"), ""),
+            piece(json!("x"), json!(""), "{\"y\""),
+            piece(Value::Null, Value::Null, ":2}"),
+        ];
+        let expected = json!([call("a", "f", "{}"), call("b", "g", "{\"y\":2}")]);
+        assert_eq!(gathered(&pieces), expected);
+        // Interleaved, each piece with the id of its call.
+        let order = [0, 2, 1, 3, 4].map(|at: usize| {
+            let mut piece = pieces[at].clone();
+            piece["id"] = if at < 2 { "a".into() } else { "b".into() };
+            piece
+        });
+        assert_eq!(gathered(&order), expected);
+        // The same function again, by ids or by arguments.
+        let again = [
+            piece(json!("a"), json!("f"), "{}"),
+            piece(json!("b"), json!("f"), ""),
+            piece(json!("c"), Value::Null, "{\"y\":2}"),
+        ];
+        assert_eq!(gathered(&again), json!([call("a", "f", "{}"), call("b", "f", "{\"y\":2}")]));
+        let same = ["{\"n\":1}", "{\"n\":2}"].map(|text| piece(json!(""), json!("f"), text));
+        let expected = json!([call("", "f", "{\"n\":1}"), call("", "f", "{\"n\":2}")]);
+        let mut calls = gathered(&same);
+        for call in calls.as_array_mut().unwrap() {
+            call["type"] = "function".into();
+        }
+        assert_eq!(calls, expected);
+    }
+
+    #[test]
+    fn several_calls_in_one_list_need_no_index() {
+        let whole = |id: &str, name: &str| json!({"id": id, "function": {"name": name, "arguments": "{}"}});
+        let both = json!([call("a", "f", "{}"), call("b", "f", "{}")]);
+        assert_eq!(listed(&[json!([whole("a", "f"), whole("b", "f")])]), both);
+        let heads = json!([{"id": "a", "function": {"name": "f"}}, {"id": "b", "function": {"name": "f"}}]);
+        let bodies = json!([{"function": {"arguments": "{"}}, {"function": {"arguments": "{"}}]);
+        let ends =
+            json!([{"id": "x", "function": {"arguments": "}"}}, {"id": "y", "function": {"arguments": "}"}}]);
+        assert_eq!(listed(&[heads, bodies, ends]), both);
+        assert_eq!(listed(&[json!([whole("a", "f")]), json!([whole("b", "f")])]), both);
+    }
+
+    #[test]
+    fn arguments_may_be_json_or_come_twice() {
+        let piece = |arguments: Value| json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": arguments}});
+        let expected = json!([call("a", "f", "{\"x\":1}")]);
+        let text = json!("{\"x\":1}");
+        assert_eq!(gathered(&[piece(json!({"x": 1}))]), expected);
+        assert_eq!(gathered(&[piece(text.clone()), piece(text.clone())]), expected);
+        assert_eq!(gathered(&[piece(json!({})), piece(json!("{\"x\"")), piece(json!(":1}"))]), expected);
+        assert_eq!(gathered(&[piece(Value::Null), piece(text)]), expected);
+    }
+
     #[test]
     fn fields_that_this_version_does_not_know_are_kept() {
         let pieces = [
@@ -154,9 +297,11 @@ mod tests {
     #[test]
     fn calls_are_whole_when_their_arguments_are() {
         let mut tools = Tools::default();
-        tools.take(json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": "{\"x\""}})).unwrap();
+        tools
+            .push(&json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": "{\"x\""}}), None)
+            .unwrap();
         assert!(!tools.are_whole());
-        tools.take(json!({"index": 0, "function": {"arguments": ":1}"}})).unwrap();
+        tools.push(&json!({"index": 0, "function": {"arguments": ":1}"}}), None).unwrap();
         assert!(tools.are_whole());
         assert!(tools.put_out().is_some() && tools.put_out().is_none());
     }
@@ -165,7 +310,7 @@ mod tests {
     fn calls_without_end_are_refused() {
         let mut tools = Tools::default();
         let piece = json!({"index": 0, "function": {"arguments": "x".repeat(1000)}});
-        let failure = std::iter::repeat_with(|| tools.take(piece.clone())).find_map(Result::err).unwrap();
+        let failure = std::iter::repeat_with(|| tools.push(&piece, None)).find_map(Result::err).unwrap();
         assert_eq!(failure.code, "too_large");
     }
 }
