@@ -6,11 +6,15 @@ use std::fmt::Display;
 use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, Location};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -121,8 +125,82 @@ pub async fn interrupted() -> io::Result<()> {
 ///
 /// # Errors
 /// When the operating system gives no event queue.
-pub fn single_threaded() -> io::Result<tokio::runtime::Runtime> {
+pub fn single_threaded() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Threads of their own for work that may block them, on one runtime. When it is dropped, what runs there ends as soon as it
+/// yields, and nobody waits for it.
+#[derive(Debug)]
+pub(crate) struct WorkThreads(Option<Runtime>);
+
+impl WorkThreads {
+    /// This many threads.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread or event queue.
+    pub(crate) fn new(threads: usize) -> io::Result<Self> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder
+            .worker_threads(threads.max(1))
+            .thread_name("backends")
+            .enable_all()
+            .build()
+            .map(Some)
+            .map(Self)
+    }
+
+    /// Runs `work` there.
+    pub(crate) fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Work<T> {
+        Work(self.0.as_ref().map(|runtime| runtime.spawn(work)))
+    }
+
+    /// Wakes a thread that is idle. The one that waits for timers and sockets may be blocked by the work that it got from
+    /// them, and an idle one does not wait in its place before it was woken.
+    pub(crate) fn wake(&self) {
+        drop(self.0.as_ref().map(|runtime| runtime.spawn(std::future::ready(()))));
+    }
+}
+
+impl Drop for WorkThreads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Work on other threads. When this is dropped the work is, as soon as it yields.
+#[derive(Debug)]
+pub(crate) struct Work<T>(Option<JoinHandle<T>>);
+
+/// Why work has no result.
+#[derive(Debug)]
+pub(crate) enum WorkError {
+    /// It panicked, with this payload.
+    Panicked(Box<dyn Any + Send>),
+    /// It was dropped with its threads.
+    Dropped,
+}
+
+impl<T> Future for Work<T> {
+    type Output = Result<T, WorkError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(handle) = &mut self.0 else { return Poll::Ready(Err(WorkError::Dropped)) };
+        Pin::new(handle).poll(context).map_err(|error| match error.try_into_panic() {
+            Ok(payload) => WorkError::Panicked(payload),
+            Err(_) => WorkError::Dropped,
+        })
+    }
+}
+
+impl<T> Drop for Work<T> {
+    fn drop(&mut self) {
+        if let Some(handle) = &self.0 {
+            handle.abort();
+        }
+    }
 }
 
 /// Runs `work` on as many threads, each with a runtime of its own, and waits for all of them. The first error counts.
