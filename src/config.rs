@@ -173,6 +173,24 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 pub const HAND_BACK_WAIT: Duration = Duration::from_secs(2);
 /// How long a backend may take to return after it was told to stop, before it is dropped.
 pub const STOP_WAIT: Duration = Duration::from_secs(5);
+/// How many threads run the backends of a worker at least, however few cores there are: one that blocks its thread must
+/// not stop all others.
+pub const BACKEND_THREADS_MIN: usize = 2;
+/// How often the threads of the backends are woken while jobs run. When the thread that waits for timers and sockets runs a
+/// backend that blocks, another one waits for them only after it was woken.
+pub const BACKEND_WAKE_EVERY: Duration = Duration::from_millis(50);
+/// How long a worker that was handed a job waits for the answer of its owner before it takes the job over. The owner looks
+/// at the log first, which takes milliseconds on a broker that is well.
+pub const OWNER_ANSWER_WAIT: Duration = Duration::from_secs(1);
+/// How many workers that ask for one job are answered at a time; the queue hands it to one.
+pub const OWNER_ANSWERS_MAX: usize = 8;
+/// For how long after its own connection came back a worker takes into account that the connection of an owner may still
+/// come back: after an outage each of them tries again every [`REREAD_MAX`].
+pub const OWNER_BACK_WAIT: Duration = Duration::from_secs(10);
+/// How long it asks again then, at most.
+pub const OWNER_ASK_WAIT: Duration = Duration::from_secs(5);
+/// The pause between two questions.
+pub const OWNER_ASK_EVERY: Duration = Duration::from_millis(250);
 /// How many jobs a worker asks for at once.
 pub const CLAIM_MAX: usize = 64;
 /// How long one request for jobs waits at the broker.

@@ -27,16 +27,30 @@ use crate::wire::{self, JobId, Kind};
 pub trait Backend: Send + Sync + 'static {
     /// Whether a later attempt can go on where an earlier one stopped. It is then handed the output so far in
     /// [`Job::so_far`], puts out only what follows, and clients keep what they have. When the log no longer holds all
-    /// of the output, an attempt begins anew instead.
+    /// of the output, an attempt begins anew instead. It must answer at once: it is called between the publishes of all
+    /// jobs.
     fn continues(&self) -> bool {
         false
     }
 
-    /// Runs one job to its end. Called once per attempt, many at a time.
+    /// Runs one job to its end. Called once per attempt, many at a time, on a few threads that only backends use.
+    ///
+    /// What it may do:
+    /// - Wait at any `await`. An attempt may take hours; telling the queue that it goes on is not the backend's concern.
+    /// - Use tokio: it runs on a runtime with timers, sockets and processes, and may spawn tasks. What they put out after
+    ///   this has returned is refused, and they are not waited for.
+    /// - Panic. That is a failed attempt with the code `backend_panicked`, followed by another one; the worker goes on.
+    ///
+    /// What it should not do is block its thread, with a synchronous client, a long computation, a lock or
+    /// `std::thread::sleep`: jobs on other threads are not hurt and no job loses its attempt, but the other backends on
+    /// this thread stand still, and there are only as many threads as cores (`Settings::backend_threads` of a worker). Put
+    /// such work into `tokio::task::spawn_blocking`, as `examples/blocking.rs` does, or between two awaits into
+    /// `tokio::task::block_in_place`.
     ///
     /// When [`Job::stop`] is cancelled the output counts no longer: clean up and return soon, with anything. A future
     /// that has not returned after [`STOP_WAIT`](crate::config::STOP_WAIT) is dropped, so what it holds must be safe
-    /// to drop at any await.
+    /// to drop at any await. One that never yields cannot be dropped: its job is ended or handed back all the same, and it
+    /// holds its thread until it yields or the process ends.
     fn run(&self, job: Job, out: Output) -> impl Future<Output = Result<Finish, Failure>> + Send;
 }
 

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::{NatsArgs, WebhookArgs, millis, until_interrupted};
 use crate::backend::openai::{self, OpenAi};
 use crate::backend::{Backend, Secret, demo::Demo, exec::Exec, exec::Format};
+use crate::config::BACKEND_THREADS_MIN;
 use crate::runtime;
 use crate::wire::{Kind, Limits, RESERVED_KIND};
 use crate::worker::{self, Flush, Settings};
@@ -149,7 +150,7 @@ impl Worker {
         let nats = self.nats.connect("worker").await?;
         let worker = worker::Worker::open(&nats, backend, self.settings()).await?;
         let work = async {
-            worker.run(stop.clone()).await;
+            Box::pin(worker.run(stop.clone())).await;
             nats.close().await;
             anyhow::Ok(())
         };
@@ -169,6 +170,8 @@ impl Worker {
             pause: self.retry_delay.unwrap_or(defaults.pause),
             ack_wait: self.ack_wait,
             grace: self.grace,
+            // Each of the worker's threads has some of its own.
+            backend_threads: (defaults.backend_threads / usize::from(self.threads)).max(BACKEND_THREADS_MIN),
             ..defaults
         }
     }

@@ -2,18 +2,20 @@
 //! stores and reads nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::{Client, ConnectError, ConnectErrorKind, Event};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::credentials::Credentials;
 use super::error::Error;
 use super::names::Names;
 use super::setup::{self, Change, Settings};
-use crate::config::{LIVE_CAPACITY, REPLAY_CAPACITY, REREAD_MAX};
+use crate::config::{LIVE_CAPACITY, REPLAY_CAPACITY, REQUEST_WAIT, REREAD_MAX, RETRY_MAX};
 use crate::wire::Kind;
 
 /// The oldest nats-server that will do: batched direct gets stall writers for ever before 2.12.2, and a removed peer
@@ -58,8 +60,9 @@ pub struct Nats {
     pub(super) names: Arc<Names>,
     /// Counts up when live copies may have been lost because the live connection was away.
     pub(super) reconnected: watch::Receiver<u64>,
-    /// Counts up when what was asked for over the work connection may be forgotten because it was away.
-    pub(super) work_reconnected: watch::Receiver<u64>,
+    /// When the work connection came back after the broker, or the way to it, was away; changes each time. What was asked
+    /// for over it before may be forgotten.
+    pub(super) work_back: watch::Receiver<Option<Instant>>,
 }
 
 impl Nats {
@@ -70,16 +73,23 @@ impl Nats {
     pub async fn connect(options: &Options) -> Result<Self, Error> {
         let deadline = Instant::now() + options.patience;
         let (live_count, reconnected) = watch::channel(0_u64);
-        let (work_count, work_reconnected) = watch::channel(0_u64);
+        let (back, work_back) = watch::channel(None);
+        let count = move |_| live_count.send_modify(|count| *count += 1);
+        let note_time = move |again: bool| {
+            back.send_if_modified(|at| {
+                *at = again.then(Instant::now);
+                again
+            });
+        };
         let (live, replay, work) = tokio::try_join!(
-            open(options, "live", LIVE_CAPACITY, Some(live_count), deadline),
-            open(options, "replay", REPLAY_CAPACITY, None, deadline),
-            open(options, "work", LIVE_CAPACITY, Some(work_count), deadline),
+            open(options, "live", LIVE_CAPACITY, count, deadline),
+            open(options, "replay", REPLAY_CAPACITY, |_| {}, deadline),
+            open(options, "work", LIVE_CAPACITY, note_time, deadline),
         )?;
         check_version(&live, &options.url)?;
         info!(url = %redacted(&options.url), version = %live.server_info().version, "connected to NATS");
         let names = Arc::new(Names::new(&options.prefix));
-        Ok(Self { live, replay, work, names, reconnected, work_reconnected })
+        Ok(Self { live, replay, work, names, reconnected, work_back })
     }
 
     /// Makes the streams that `nats/` declares. Existing ones keep events for as long as the settings say; returns what that
@@ -111,31 +121,50 @@ impl Nats {
     pub fn is_connected(&self) -> bool {
         [&self.live, &self.replay, &self.work]
             .into_iter()
-            .all(|client| client.connection_state() == async_nats::connection::State::Connected)
+            .all(|client| client.connection_state() == State::Connected)
+    }
+
+    /// Whether the work connection stands. While it does not, the library keeps what is asked of it, to send it later.
+    pub(super) fn works(&self) -> bool {
+        self.work.connection_state() == State::Connected
+    }
+
+    /// Waits until the work connection stands.
+    pub(super) async fn until_works(&self) {
+        let mut back = self.work_back.clone();
+        while !self.works() {
+            // It may have come back between these two lines.
+            let _ = timeout(RETRY_MAX, back.changed()).await;
+        }
     }
 
     /// Sends what waits to be sent and closes the connections.
     pub async fn close(&self) {
         for client in [&self.live, &self.replay, &self.work] {
-            if let Err(error) = client.drain().await {
-                debug!(%error, "a connection was closed before it was drained");
+            // While the connection is down the library may wait without a limit.
+            match timeout(REQUEST_WAIT, client.drain()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(%error, "a connection was closed before it was drained"),
+                Err(_) => debug!("a connection was not closed in time"),
             }
         }
     }
 }
 
+/// Opens a connection. `connected` is called each time that it stands, and told whether the broker was away before.
 async fn open(
     options: &Options,
     role: &str,
     capacity: usize,
-    count: Option<watch::Sender<u64>>,
+    connected: impl Fn(bool) + Send + Sync + 'static,
     deadline: Instant,
 ) -> Result<Client, Error> {
     let unreachable = |reason: String| Error::Unreachable { url: redacted(&options.url), reason };
     let (secured, servers) = options.credentials.options(&options.url).await?;
-    let count = Arc::new(count);
+    let connected = Arc::new(connected);
+    let was_away = Arc::new(AtomicBool::new(false));
     loop {
-        let count = Arc::clone(&count);
+        let (connected, away) = (Arc::clone(&connected), Arc::clone(&was_away));
         let settings = secured
             .clone()
             .name(format!("{} {role}", options.name))
@@ -146,7 +175,11 @@ async fn open(
                     .min(Duration::from_millis(20) * 2_u32.pow(u32::try_from(attempt.min(8)).unwrap_or(8)))
             })
             .event_callback(move |event| {
-                note(&event, count.as_ref().as_ref());
+                note(&event);
+                if matches!(event, Event::Connected) {
+                    // Whoever connects once more was away meanwhile.
+                    connected(away.swap(true, Ordering::Relaxed));
+                }
                 std::future::ready(())
             });
         // On the heap: it is as large as everything else here together.
@@ -160,6 +193,7 @@ async fn open(
                     return Err(unreachable(error.to_string()));
                 }
                 debug!(%error, "NATS is not there yet");
+                was_away.store(true, Ordering::Relaxed);
                 sleep(Duration::from_millis(100)).await;
             }
         }
@@ -191,14 +225,9 @@ fn is_of_tls(error: &ConnectError) -> bool {
 }
 
 /// Takes note of what happens to a connection. A full subscription is no news here: its reader sees the hole.
-fn note(event: &Event, count: Option<&watch::Sender<u64>>) {
+fn note(event: &Event) {
     match event {
-        Event::Connected => {
-            debug!("NATS connection stands");
-            if let Some(count) = count {
-                count.send_modify(|count| *count += 1);
-            }
-        }
+        Event::Connected => debug!("NATS connection stands"),
         Event::Disconnected => warn!("NATS connection lost"),
         Event::SlowConsumer(_) => debug!("a subscription is full"),
         Event::ServerError(error) => warn!(%error, "NATS reports an error"),

@@ -1,22 +1,20 @@
-//! The work queue: submit a job, claim one, keep it, give it back. What a job's log says is not looked at after the
-//! claim.
+//! The work queue: submit a job, and claim some of a kind. What becomes of a job that was handed over is not decided here.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use async_nats::jetstream;
 use async_nats::jetstream::consumer::{PullConsumer, pull::Batch};
-use async_nats::jetstream::{self, AckKind};
 use async_nats::{Client, HeaderMap};
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{debug, warn};
 
 use super::api::{self, Published};
 use super::connect::Nats;
+use super::delivery::Delivery;
 use super::error::{Error, code};
 use super::load::Load;
 use super::log::{Log, unavailable};
@@ -28,8 +26,8 @@ use crate::wire::{JobId, Kind, Limits, Submission, Type};
 
 /// A job as it stands in the queue, as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Queued {
-    job: JobId,
+pub(super) struct Queued {
+    pub(super) job: JobId,
     kind: Kind,
     #[serde(default)]
     input: Value,
@@ -48,7 +46,7 @@ impl Queued {
         Self { job: job.clone(), kind, input, timeout_ms, silence_timeout_ms, callback }
     }
 
-    fn into_submission(self) -> Submission {
+    pub(super) fn into_submission(self) -> Submission {
         let Self { job, kind, input, timeout_ms, silence_timeout_ms, callback } = self;
         let limits = Limits { timeout_ms, silence_timeout_ms };
         Submission { kind, input, id: Some(job), limits, callback }
@@ -233,7 +231,7 @@ impl Claim {
                 biased;
                 answer = asked.batch.next() => answer,
                 () = sleep_until(asked.until) => None,
-                Ok(()) = self.nats.work_reconnected.changed() => {
+                Ok(()) = self.nats.work_back.changed() => {
                     if asked.connection == connections(&self.nats.work) {
                         continue;
                     }
@@ -278,8 +276,8 @@ impl Claim {
     pub async fn end(self) {
         let Some(Asked { mut batch, .. }) = self.asked else { return };
         while let Some(Some(Ok(message))) = batch.next().now_or_never() {
-            if let Err(error) = message.ack_with(AckKind::Nak(None)).await {
-                debug!(%error, "a job was not given back; it is handed out again after the ack wait");
+            if let Some(delivery) = Delivery::read(self.nats.clone(), message).await {
+                delivery.give_back(None).await;
             }
         }
     }
@@ -288,102 +286,4 @@ impl Claim {
 /// How many connections a client has had.
 fn connections(client: &Client) -> u64 {
     client.statistics().connects.load(Ordering::Relaxed)
-}
-
-/// A job that this worker was handed, until it is acked or given back.
-#[derive(Debug)]
-pub struct Delivery {
-    nats: Nats,
-    message: jetstream::Message,
-    /// The job.
-    pub job: JobId,
-    /// What was submitted.
-    pub submission: Submission,
-    /// When, by the broker's clock.
-    pub submitted: SystemTime,
-}
-
-impl Delivery {
-    async fn read(nats: Nats, message: jetstream::Message) -> Option<Self> {
-        match serde_json::from_slice(&message.payload) {
-            Ok(queued @ Queued { .. }) if names::job_of(&message.subject) == queued.job.as_str() => {
-                let submitted =
-                    message.info().map_or_else(|_| SystemTime::now(), |info| info.published.into());
-                let (job, submission) = (queued.job.clone(), queued.into_submission());
-                Some(Self { nats, message, job, submission, submitted })
-            }
-            _ => {
-                warn!(subject = %message.subject, "the queue held something that is no job; it is thrown away");
-                if let Err(error) = message.ack_with(AckKind::Term).await {
-                    debug!(%error, "it could not be thrown away; it will be handed out again");
-                }
-                None
-            }
-        }
-    }
-
-    /// Tells the queue that the job is being worked on.
-    pub async fn keep(&self) {
-        self.tell(AckKind::Progress).await;
-    }
-
-    /// Gives the job back: another worker gets it after `delay`.
-    pub async fn give_back(&self, delay: Option<Duration>) {
-        self.tell(AckKind::Nak(delay)).await;
-    }
-
-    /// Takes the job out of the queue. Call it only when its end is in the log.
-    ///
-    /// # Errors
-    /// [`Unavailable`]: it will be handed out again, and found to have ended.
-    pub async fn done(&self) -> Result<(), Unavailable> {
-        match timeout(REQUEST_WAIT, self.message.double_ack()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Unavailable(error.to_string())),
-            Err(_) => Err(Unavailable("no answer in time".into())),
-        }
-    }
-
-    /// Messages that say "look at the log of this job".
-    ///
-    /// # Errors
-    /// [`Unavailable`].
-    pub async fn nudges(&self) -> Result<Nudges, Unavailable> {
-        let mut reconnected = self.nats.work_reconnected.clone();
-        reconnected.mark_unchanged();
-        let subject = self.nats.names.control(&self.job);
-        let subscribed = self.nats.work.subscribe(subject).await;
-        let told = subscribed.map_err(|error| Unavailable(error.to_string()))?;
-        Ok(Nudges { told, reconnected })
-    }
-
-    async fn tell(&self, kind: AckKind) {
-        // While the connection is down the library may wait without a limit.
-        match timeout(REQUEST_WAIT, self.message.ack_with(kind)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => debug!(job = %self.job, %error, "the queue was not told"),
-            Err(_) => debug!(job = %self.job, "the queue was not told in time"),
-        }
-    }
-}
-
-/// A job's nudges: look at the log, somebody else may have written to it.
-#[derive(Debug)]
-pub struct Nudges {
-    told: async_nats::Subscriber,
-    /// What was told while the connection was away is lost.
-    reconnected: watch::Receiver<u64>,
-}
-
-impl Nudges {
-    /// The next nudge; waits for ever after the subscription has ended.
-    pub async fn next(&mut self) {
-        let told = tokio::select! {
-            told = self.told.next() => told.is_some(),
-            again = self.reconnected.changed() => again.is_ok(),
-        };
-        if !told {
-            std::future::pending().await
-        }
-    }
 }

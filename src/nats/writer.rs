@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
 
 use super::log::{Appended, Log, Tip};
@@ -23,6 +23,8 @@ pub struct Writer {
     pos: Pos,
     /// The place of what the log ends with: that event, or something behind it that is none.
     fence: Pos,
+    /// How long it goes on trying while the broker is away; without a limit when there is none.
+    patience: Option<Duration>,
 }
 
 /// Why an event was not appended.
@@ -56,7 +58,14 @@ impl Writer {
     /// A writer that goes on behind `last`, the log's last event, for this attempt.
     pub fn new(log: Log, job: JobId, attempt: u32, last: Option<&Stored>) -> Self {
         let (seq, pos) = last.map_or((Seq(0), 0), |last| (last.seq, last.pos));
-        Self { log, job, attempt, seq, pos, fence: pos }
+        Self { log, job, attempt, seq, pos, fence: pos, patience: Some(APPEND_WAIT) }
+    }
+
+    /// Goes on trying for as long as the broker is away, as the owner of a job does: until the log says that it is another
+    /// one's. Drop what it does to give up.
+    #[must_use]
+    pub fn persistent(self) -> Self {
+        Self { patience: None, ..self }
     }
 
     /// The job.
@@ -76,9 +85,10 @@ impl Writer {
     pub async fn append(&mut self, body: Body) -> Result<(), Refusal> {
         let (job, seq, attempt) = (self.job.clone(), self.seq.next(), self.attempt);
         let payload = Event { body, job, seq, attempt, ts: now_ms() }.encode()?;
-        let deadline = Instant::now() + APPEND_WAIT;
+        let deadline = self.deadline();
         let mut pause = RETRY_FIRST;
         loop {
+            self.until_connected(deadline).await?;
             let outcome = match self.log.append(&self.job, self.fence, payload.clone()).await {
                 Appended::Stored(pos) => {
                     self.fence = pos;
@@ -91,7 +101,7 @@ impl Writer {
                     self.resolve(&payload).await
                 }
             };
-            let late = Instant::now() >= deadline;
+            let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             match outcome {
                 Ok(Resolved::Mine(pos)) => {
                     (self.seq, self.pos) = (seq, pos);
@@ -115,19 +125,36 @@ impl Writer {
     /// # Errors
     /// [`Refusal`].
     pub async fn check(&mut self) -> Result<(), Refusal> {
-        let deadline = Instant::now() + APPEND_WAIT;
+        let deadline = self.deadline();
         let mut pause = RETRY_FIRST;
         loop {
+            self.until_connected(deadline).await?;
             match self.resolve(&Bytes::new()).await {
                 Ok(Resolved::NotYet | Resolved::Mine(_)) => return Ok(()),
                 Ok(Resolved::Refused(refusal)) => return Err(refusal),
-                Err(error) if Instant::now() >= deadline => return Err(error.into()),
+                Err(error) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+                    return Err(error.into());
+                }
                 Err(_) => {
                     sleep(pause).await;
                     pause = RETRY_MAX.min(pause * 2);
                 }
             }
         }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.patience.map(|patience| Instant::now() + patience)
+    }
+
+    /// Waits for the connection: what is asked while it is down would only pile up.
+    async fn until_connected(&self, deadline: Option<Instant>) -> Result<(), Unavailable> {
+        let connected = self.log.nats.until_works();
+        let Some(deadline) = deadline else {
+            connected.await;
+            return Ok(());
+        };
+        timeout_at(deadline, connected).await.map_err(|_| Unavailable("the broker is away".into()))
     }
 
     /// Asks the leader what became of an append. What is no event takes nobody's right to go on: the fence moves behind

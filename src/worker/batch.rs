@@ -46,6 +46,12 @@ impl Batch {
         self.waiting.is_empty()
     }
 
+    /// Drops what waits.
+    pub(super) fn clear(&mut self) {
+        self.waiting.clear();
+        self.bytes = 0;
+    }
+
     /// Takes in what the backend put out; text joins the text before it.
     pub(super) fn push(&mut self, Piece { content, room }: Piece) {
         self.bytes += room.num_permits();

@@ -1,6 +1,8 @@
 //! Claiming a job that the queue handed over: what its log says decides whether there is anything to run, and the
 //! `job:started` event makes this worker its owner. It runs nothing.
 
+use std::any::Any;
+use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::timeout;
@@ -8,9 +10,10 @@ use tracing::warn;
 
 use super::Shared;
 use super::job::Parting;
-use crate::backend::Backend;
+use crate::backend::{self, Backend};
 use crate::config::APPEND_WAIT;
-use crate::nats::{Delivery, Refusal, Tip, Writer};
+use crate::nats::{Control, Delivery, Refusal, Tip, Writer};
+use crate::runtime::report_panic;
 use crate::session::fold;
 use crate::source::Unavailable;
 use crate::wire::{Body, Failure, JobId, JobState, Limits, Stored, Type};
@@ -19,7 +22,7 @@ use crate::wire::{Body, Failure, JobId, JobState, Limits, Stored, Type};
 #[derive(Debug)]
 pub(super) enum Claimed {
     /// This worker owns the job.
-    Mine(Mine),
+    Mine(Box<Mine>),
     /// There is nothing to run.
     Over(Parting),
 }
@@ -35,6 +38,10 @@ pub(super) struct Mine {
     pub(super) limits: Limits,
     /// What is left of the time for the whole job.
     pub(super) left: Option<Duration>,
+    /// Opened before the job was this worker's, so that no signal since then was missed.
+    pub(super) control: Control,
+    /// Why the backend is not to be run.
+    pub(super) broken: Option<backend::Failure>,
 }
 
 /// What the next event of a job's log is to be.
@@ -42,6 +49,7 @@ struct Next {
     attempt: u32,
     body: Body,
     so_far: Option<String>,
+    broken: Option<backend::Failure>,
 }
 
 impl<B: Backend> Shared<B> {
@@ -50,7 +58,7 @@ impl<B: Backend> Shared<B> {
     pub(super) async fn claim(&self, delivery: &Delivery) -> Result<Claimed, Unavailable> {
         let job = &delivery.job;
         let limits = self.settings.limits.and(delivery.submission.limits);
-        let mut seen = None;
+        let (mut seen, mut control) = (None, None);
         loop {
             let Tip::At { last, .. } = self.log.tip(job).await? else {
                 warn!(%job, "given back: its log ends with too much that is no event; somebody must purge the subject");
@@ -75,9 +83,17 @@ impl<B: Backend> Shared<B> {
             if seen.is_some_and(|pos| pos != last.pos) && last.kind == Type::Started {
                 return Ok(Claimed::Over(Parting::Lost));
             }
+            // Before it is subscribed to, or this worker would be asked as well.
+            if seen.is_none() && self.is_owned(job, &last).await {
+                return Ok(Claimed::Over(Parting::Lost));
+            }
             seen = Some(last.pos);
+            let opened = match control.take() {
+                Some(control) => control,
+                None => delivery.control().await?,
+            };
             let left = limits.timeout_ms.map(|ms| time_left(delivery.submitted, Duration::from_millis(ms)));
-            let Next { attempt, body, so_far } = self.next(&last, left).await?;
+            let Next { attempt, body, so_far, broken } = self.next(&last, left).await?;
             let over = !matches!(body, Body::Started { .. });
             let mut writer = Writer::new(self.log.clone(), job.clone(), attempt, Some(&last));
             match writer.append(body).await {
@@ -87,9 +103,11 @@ impl<B: Backend> Shared<B> {
                         // An owner before that is silent would not find out for long.
                         self.log.nudge(job).await;
                     }
-                    return Ok(Claimed::Mine(Mine { writer, attempt, so_far, limits, left }));
+                    let (writer, control) = (writer.persistent(), opened);
+                    let mine = Mine { writer, attempt, so_far, limits, left, control, broken };
+                    return Ok(Claimed::Mine(Box::new(mine)));
                 }
-                Err(Refusal::Superseded | Refusal::CancelRequested) => {}
+                Err(Refusal::Superseded | Refusal::CancelRequested) => control = Some(opened),
                 Err(Refusal::Unavailable(error)) => return Err(error),
                 Err(Refusal::Unwritable(error)) => return Err(Unavailable(error.to_string())),
             }
@@ -97,7 +115,7 @@ impl<B: Backend> Shared<B> {
     }
 
     async fn next(&self, last: &Stored, left: Option<Duration>) -> Result<Next, Unavailable> {
-        let end = |body| Ok(Next { attempt: last.attempt, body, so_far: None });
+        let end = |body| Ok(Next { attempt: last.attempt, body, so_far: None, broken: None });
         if last.kind == Type::CancelRequested {
             return end(Body::Cancelled {});
         }
@@ -105,7 +123,10 @@ impl<B: Backend> Shared<B> {
             return end(Body::Failed(timed_out("the job was not done in time")));
         }
         let max = self.settings.max_attempts;
-        let continues = self.backend.continues();
+        let (continues, broken) = match panic::catch_unwind(AssertUnwindSafe(|| self.backend.continues())) {
+            Ok(continues) => (continues, None),
+            Err(payload) => (false, Some(panicked(&last.job, payload.as_ref()))),
+        };
         let past = if last.attempt >= max || continues && last.attempt > 0 {
             self.past(&last.job).await?
         } else {
@@ -121,7 +142,7 @@ impl<B: Backend> Shared<B> {
             .map(|past| past.output);
         let (kind, worker) = (self.settings.kind.clone(), self.settings.name.clone());
         let body = Body::Started { kind, worker, continues: so_far.is_some() };
-        Ok(Next { attempt: last.attempt.saturating_add(1), body, so_far })
+        Ok(Next { attempt: last.attempt.saturating_add(1), body, so_far, broken })
     }
 
     /// Whether the attempts of a job are used up with this one. Those that were handed back do not count.
@@ -150,6 +171,12 @@ fn time_left(submitted: SystemTime, timeout: Duration) -> Duration {
 
 pub(super) fn timed_out(message: &str) -> Failure {
     Failure { code: "timed_out".into(), message: message.into(), retryable: false }
+}
+
+/// Logs and counts a panic of the backend: the attempt has failed, another one may do better, and the worker goes on.
+pub(super) fn panicked(job: &JobId, payload: &(dyn Any + Send)) -> backend::Failure {
+    let text = report_panic(format_args!("the backend, in job {job}"), payload);
+    backend::Failure::retryable("backend_panicked", format!("the backend panicked: {text}"))
 }
 
 pub(super) fn attempts_exhausted(message: String) -> Failure {

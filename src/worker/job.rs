@@ -1,21 +1,25 @@
 //! One job's life in a worker: claim it in the log, run the backend, publish what it puts out under the fence, end it,
 //! and only then take it out of the queue. It knows no particular backend.
 
+use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::batch::Batch;
-use super::claim::{Claimed, Mine, attempts_exhausted, timed_out};
+use super::claim::{Claimed, Mine, attempts_exhausted, panicked, timed_out};
+use super::held::Held;
 use super::{Flush, Shared, callback};
-use crate::backend::{Backend, Failure, Finish, Job, Output, Piece, Retry};
-use crate::config::{ATTEMPT_PAUSE_MAX, HAND_BACK_WAIT, RETRY_AFTER_MAX, STOP_WAIT};
-use crate::nats::{Delivery, Nudges, Refusal, Writer};
+use crate::backend::{Backend, Failure, Finish, Job, Output, Piece, Retry, Stopped};
+use crate::config::{ATTEMPT_PAUSE_MAX, HAND_BACK_WAIT, REQUEST_WAIT, RETRY_AFTER_MAX, STOP_WAIT};
+use crate::nats::{Delivery, Refusal, Writer};
+use crate::runtime::WorkError;
 use crate::source::Unavailable;
 use crate::wire::{self, Body, HANDED_BACK, JobId, Limits};
 
@@ -32,19 +36,18 @@ pub(super) enum Parting {
 
 impl<B: Backend> Shared<B> {
     /// Runs one job that was handed over by the queue. `hand_back` is cancelled when the worker must let go.
-    pub(super) async fn run(&self, delivery: Delivery, hand_back: CancellationToken) {
-        let mut keep = interval_at(Instant::now() + self.keep_every, self.keep_every);
-        keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut life = std::pin::pin!(self.live(&delivery, hand_back));
-        let parting = loop {
-            tokio::select! {
-                parting = &mut life => break parting,
-                _ = keep.tick() => delivery.keep().await,
-            }
+    pub(super) async fn run(&self, held: Held, hand_back: CancellationToken) {
+        // What must not wait for one another, each for itself.
+        let parting = tokio::select! {
+            parting = self.live(&held, &hand_back) => parting,
+            never = self.keep(&held) => match never {},
+            () = overdue(&hand_back) => Ok(Parting::Unfinished(Duration::ZERO)),
         };
+        held.release();
+        let delivery = held.delivery();
         match parting {
-            Ok(Parting::Ended) => self.leave_queue(&delivery).await,
-            Ok(Parting::Lost) => info!(job = %delivery.job, "lost to another worker"),
+            Ok(Parting::Ended) => self.leave_queue(delivery).await,
+            Ok(Parting::Lost) => info!(job = %delivery.job, "another worker has it"),
             Ok(Parting::Unfinished(pause)) => {
                 delivery.give_back(Some(pause).filter(|pause| !pause.is_zero())).await
             }
@@ -52,6 +55,19 @@ impl<B: Backend> Shared<B> {
                 warn!(job = %delivery.job, %error, "given back: the log is out of reach");
                 delivery.give_back(Some(self.keep_every)).await;
             }
+        }
+    }
+
+    /// Tells the queue again and again that the job is being worked on.
+    async fn keep(&self, held: &Held) -> Infallible {
+        let mut every = interval_at(Instant::now() + self.keep_every, self.keep_every);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = every.tick() => {}
+                () = held.keep_asked() => {}
+            }
+            held.delivery().keep().await;
         }
     }
 
@@ -66,33 +82,52 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    async fn live(&self, delivery: &Delivery, hand_back: CancellationToken) -> Result<Parting, Unavailable> {
-        // Subscribed before the log is read, so that no nudge falls in between.
-        let nudges = delivery.nudges().await?;
-        let Mine { writer, attempt, so_far, limits, left } = match self.claim(delivery).await? {
-            Claimed::Mine(mine) => mine,
-            Claimed::Over(parting) => return Ok(parting),
-        };
-        let kind = delivery.submission.kind.clone();
-        info!(job = %delivery.job, %kind, attempt, continues = so_far.is_some(), "started");
-        let (id, input) = (delivery.job.clone(), delivery.submission.input.clone());
-        let job = Job { id, kind, input, attempt, so_far, stop: CancellationToken::new() };
+    async fn live(&self, held: &Held, hand_back: &CancellationToken) -> Result<Parting, Unavailable> {
+        let Mine { writer, attempt, so_far, limits, left, control, broken } =
+            match self.claim(held.delivery()).await? {
+                Claimed::Mine(mine) => *mine,
+                Claimed::Over(parting) => return Ok(parting),
+            };
+        let Delivery { job: id, submission, .. } = held.delivery();
+        let (kind, input) = (submission.kind.clone(), submission.input.clone());
+        info!(job = %id, %kind, attempt, continues = so_far.is_some(), "started");
+        let (look, patience) = (Arc::new(Notify::new()), Patience::new(limits, left));
+        let job = Job { id: id.clone(), kind, input, attempt, so_far, stop: CancellationToken::new() };
         let (out, pieces) = Output::new();
-        let stop = job.stop.clone();
-        let mut running = std::pin::pin!(self.backend.run(job, out));
-        let patience = Patience::new(limits, left);
-        let mut run =
-            Attempt::new(writer, self.settings.flush, pieces, nudges, patience, self.keep_every * 2);
-        let cause = run.publish(running.as_mut(), &hand_back).await;
+        let run = Attempt::new(
+            writer,
+            self.settings.flush,
+            pieces,
+            Arc::clone(&look),
+            patience,
+            self.keep_every * 2,
+        );
+        tokio::select! {
+            parting = self.attempt(run, job, out, broken, hand_back) => parting,
+            never = self.attend(control, held, attempt, &look) => match never {},
+        }
+    }
+
+    /// Runs the backend and publishes what it puts out, to the attempt's end.
+    async fn attempt(
+        &self,
+        mut run: Attempt,
+        job: Job,
+        out: Output,
+        broken: Option<Failure>,
+        hand_back: &CancellationToken,
+    ) -> Result<Parting, Unavailable> {
+        let (id, attempt, stop) = (job.id.clone(), job.attempt, job.stop.clone());
+        let mut running = std::pin::pin!(self.start(job, out, broken));
+        let cause = run.publish(running.as_mut(), hand_back).await;
         let over = run.result.is_some();
         if !over {
-            // Nobody takes the output any more, so a backend that waits to put some out is woken.
-            run.pieces = None;
+            run.abandon_output();
         }
         let stopping = async {
             stop.cancel();
             if !over && timeout(STOP_WAIT, running).await.is_err() {
-                warn!(job = %delivery.job, "the backend did not stop in time and was dropped");
+                warn!(job = %id, "the backend did not stop in time; it is dropped when it yields");
             }
         };
         if let Cause::HandBack = cause {
@@ -102,31 +137,56 @@ impl<B: Backend> Shared<B> {
             let told = timeout(HAND_BACK_WAIT, run.part(cause)).await;
             return told.unwrap_or(Ok(Parting::Unfinished(Duration::ZERO)));
         }
-        let cause = self.after_failure(&delivery.job, attempt, &mut run, cause).await?;
+        let cause = self.after_failure(&id, attempt, &mut run, cause).await;
         tokio::join!(stopping, run.part(cause)).1
     }
 
-    /// Decides whether a failed attempt is followed by another.
-    async fn after_failure(
+    /// Starts the backend on the threads of the backends. A panic there is a failure; when what is returned is dropped, the
+    /// backend is as well.
+    fn start(
         &self,
-        job: &JobId,
-        attempt: u32,
-        run: &mut Attempt,
-        cause: Cause,
-    ) -> Result<Cause, Unavailable> {
-        let (Cause::Finished, Some(Err(failure))) = (&cause, &run.result) else { return Ok(cause) };
-        if failure.retry == Retry::Never {
-            return Ok(cause);
+        job: Job,
+        out: Output,
+        broken: Option<Failure>,
+    ) -> impl Future<Output = Result<Finish, Failure>> + Send + use<B> {
+        let (id, backend) = (job.id.clone(), Arc::clone(&self.backend));
+        let work = self.threads.spawn(async move {
+            match broken {
+                Some(failure) => Err(failure),
+                None => backend.run(job, out).await,
+            }
+        });
+        async move {
+            match work.await {
+                Ok(result) => result,
+                Err(WorkError::Panicked(payload)) => Err(panicked(&id, payload.as_ref())),
+                Err(WorkError::Dropped) => Err(Stopped.into()),
+            }
         }
-        if self.is_exhausted(job, attempt).await? {
+    }
+
+    /// Decides whether a failed attempt is followed by another.
+    async fn after_failure(&self, job: &JobId, attempt: u32, run: &mut Attempt, cause: Cause) -> Cause {
+        let (Cause::Finished, Some(Err(failure))) = (&cause, &run.result) else { return cause };
+        if failure.retry == Retry::Never {
+            return cause;
+        }
+        // If the log cannot be read for so long, the next claim finds out.
+        if self.is_exhausted(job, attempt).await.unwrap_or(false) {
             let message =
                 format!("no attempt succeeded; the last one: {} ({})", failure.message, failure.code);
-            return Ok(Cause::Failed(attempts_exhausted(message)));
+            return Cause::Failed(attempts_exhausted(message));
         }
         let pause = pause(job, attempt, self.settings.pause, failure.retry);
         // A job whose time ends before is looked at then, and fails.
-        Ok(Cause::Retry(run.patience.left().map_or(pause, |left| pause.min(left))))
+        Cause::Retry(run.patience.left().map_or(pause, |left| pause.min(left)))
     }
+}
+
+/// Returns when a worker that lets go can wait no longer for the end of a job to be written.
+async fn overdue(hand_back: &CancellationToken) {
+    hand_back.cancelled().await;
+    sleep(STOP_WAIT + HAND_BACK_WAIT + REQUEST_WAIT / 4).await;
 }
 
 /// How long the next attempt waits: longer each time, and not as long as that of other jobs that failed together.
@@ -159,15 +219,15 @@ impl Patience {
         self.end.map(|end| end.saturating_duration_since(Instant::now()))
     }
 
-    /// Returns, with what to say of it, when it has run out.
-    async fn runs_out(self) -> &'static str {
+    /// Returns, with what to say of it, when it has run out. Silence counts only while it is `heeded`.
+    async fn runs_out(self, heeded: bool) -> &'static str {
         let until = |at: Option<Instant>| async move {
             match at {
                 Some(at) => sleep_until(at).await,
                 None => pending().await,
             }
         };
-        let silent = self.silence.and_then(|silence| self.heard.checked_add(silence));
+        let silent = self.silence.filter(|_| heeded).and_then(|silence| self.heard.checked_add(silence));
         tokio::select! {
             () = until(self.end) => "the job was not done in time",
             () = until(silent) => "the job put out nothing for too long",
@@ -181,14 +241,17 @@ struct Attempt {
     idle: Option<Writer>,
     /// The one write or look that is in flight, which gives the writer back.
     busy: Option<Write>,
+    /// Whether it is a write.
+    storing: bool,
     batch: Batch,
     /// `None` when the backend can put out no more.
     pieces: Option<mpsc::Receiver<Piece>>,
-    nudges: Nudges,
+    /// Asks for a look at the log.
+    look: Arc<Notify>,
     patience: Patience,
     /// When the log was last seen to be this worker's.
     proven: Instant,
-    /// After what time it is looked at again. A nudge can be lost, and the queue believes whoever says to be at work: a
+    /// After what time it is looked at again. A signal can be lost, and the queue believes whoever says to be at work: a
     /// worker that only said so would keep a job that it was told to end, or that is another one's, from everybody.
     look_after: Duration,
     result: Option<Result<Finish, Failure>>,
@@ -228,13 +291,13 @@ impl Attempt {
         writer: Writer,
         flush: Flush,
         pieces: mpsc::Receiver<Piece>,
-        nudges: Nudges,
+        look: Arc<Notify>,
         patience: Patience,
         look_after: Duration,
     ) -> Self {
         let (idle, pieces, proven) = (Some(writer), Some(pieces), Instant::now());
         let (busy, batch, result) = (None, Batch::new(flush), None);
-        Self { idle, busy, batch, pieces, nudges, patience, proven, look_after, result }
+        Self { idle, busy, storing: false, batch, pieces, look, patience, proven, look_after, result }
     }
 
     /// Publishes what the backend puts out until it has ended, or must stop.
@@ -258,7 +321,10 @@ impl Attempt {
                         self.patience.heard = self.proven;
                     }
                 }
-                Next::Result(result) => self.result = Some(result),
+                Next::Result(result) => {
+                    self.result = Some(result);
+                    self.take_the_rest();
+                }
                 Next::Piece(Some(piece)) => {
                     self.patience.heard = Instant::now();
                     self.batch.push(piece);
@@ -269,6 +335,7 @@ impl Attempt {
                     if let Some(writer) = self.idle.take() {
                         let event = self.batch.take(Instant::now());
                         self.busy = Some(Box::pin(append(writer, event)));
+                        self.storing = true;
                     }
                 }
                 Next::Look => {
@@ -289,6 +356,8 @@ impl Attempt {
         // When the backend has ended, nothing more will join what waits.
         let due = self.batch.due(now).map(|due| if self.result.is_some() { now } else { due });
         let (idle, running_on) = (self.idle.is_some(), self.result.is_none());
+        // While the log is out of reach a backend may wait for room: that is no silence of its own.
+        let heeded = running_on && !self.storing && self.batch.is_empty();
         let write = async {
             match &mut self.busy {
                 Some(write) => write.await,
@@ -313,16 +382,33 @@ impl Attempt {
             () = hand_back.cancelled() => Next::HandBack,
             (writer, outcome) = write => {
                 self.busy = None;
+                self.storing = false;
                 self.idle = Some(writer);
                 Next::Written(outcome)
             }
             result = running, if running_on => Next::Result(result),
             piece = piece => Next::Piece(piece),
             () = due, if idle => Next::Due,
-            () = self.nudges.next(), if idle => Next::Look,
+            () = self.look.notified(), if idle => Next::Look,
             () = sleep_until(self.proven + self.look_after), if idle => Next::Look,
-            message = self.patience.runs_out(), if running_on => Next::Late(message),
+            message = self.patience.runs_out(heeded) => Next::Late(message),
         }
+    }
+
+    /// Takes what the backend had put out when it returned. Whatever it left behind that goes on putting out is refused: the
+    /// job does not wait for it.
+    fn take_the_rest(&mut self) {
+        let Some(mut pieces) = self.pieces.take() else { return };
+        pieces.close();
+        while let Ok(piece) = pieces.try_recv() {
+            self.batch.push(piece);
+        }
+    }
+
+    /// Drops what was put out and is not published, which wakes a backend that waits to put more out.
+    fn abandon_output(&mut self) {
+        self.pieces = None;
+        self.batch.clear();
     }
 
     /// Writes what the attempt came to, if this worker may.

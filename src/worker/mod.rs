@@ -4,8 +4,11 @@
 mod batch;
 mod callback;
 mod claim;
+mod held;
 mod job;
+mod owner;
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +19,14 @@ use tracing::{info, warn};
 
 pub use batch::Flush;
 
+use self::held::HeldJobs;
 use crate::backend::Backend;
 use crate::config::{
-    ACK_WAIT, ATTEMPT_PAUSE, CALLBACK_ATTEMPTS, CALLBACK_CONCURRENCY, CALLBACK_PAUSE, CLAIM_MAX, DRAIN_WAIT,
-    STOP_WAIT,
+    ACK_WAIT, ATTEMPT_PAUSE, BACKEND_THREADS_MIN, BACKEND_WAKE_EVERY, CALLBACK_ATTEMPTS,
+    CALLBACK_CONCURRENCY, CALLBACK_PAUSE, CLAIM_MAX, DRAIN_WAIT, HAND_BACK_WAIT, STOP_WAIT,
 };
 use crate::nats::{Claim, Delivery, Error, Loads, Log, Nats, Options, Reader};
-use crate::runtime::{self, Tasks};
+use crate::runtime::{self, Tasks, WorkThreads};
 use crate::source::Unavailable;
 use crate::wire::{Kind, Limits, RESERVED_KIND};
 
@@ -47,6 +51,8 @@ pub struct Settings {
     pub ack_wait: Duration,
     /// How long running jobs may go on after the worker was told to stop.
     pub grace: Duration,
+    /// On how many threads of their own its backends run.
+    pub backend_threads: usize,
 }
 
 impl Settings {
@@ -56,6 +62,7 @@ impl Settings {
             RESERVED_KIND => (CALLBACK_CONCURRENCY, CALLBACK_ATTEMPTS, CALLBACK_PAUSE),
             _ => (16, 5, ATTEMPT_PAUSE),
         };
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         Self {
             kind,
             name: format!("{}-{}", std::process::id(), nuid::next()),
@@ -66,6 +73,7 @@ impl Settings {
             pause,
             ack_wait: ACK_WAIT,
             grace: Duration::from_secs(10),
+            backend_threads: cores.max(BACKEND_THREADS_MIN),
         }
     }
 }
@@ -84,7 +92,9 @@ struct Shared<B> {
     loads: Loads,
     /// Opened when a job's past has to be read, which most jobs never need.
     reader: OnceCell<Reader>,
-    backend: B,
+    backend: Arc<B>,
+    threads: Arc<WorkThreads>,
+    held: HeldJobs,
     settings: Settings,
     /// How often the queue is told that a job is being worked on.
     keep_every: Duration,
@@ -110,13 +120,20 @@ impl<B: Backend> Worker<B> {
             info!(kind = %settings.kind, ?there, ?wanted, "the kind's first worker chose another ack wait");
         }
         let keep_every = claim.ack_wait() / 3;
-        let (loads, reader) = (Loads::default(), OnceCell::new());
-        let tasks = Tasks::new(CancellationToken::new());
-        Ok(Self { shared: Shared { log, loads, reader, backend, settings, keep_every, tasks }, claim })
+        let (loads, reader, held) = (Loads::default(), OnceCell::new(), HeldJobs::default());
+        let threads = WorkThreads::new(settings.backend_threads);
+        let threads = Arc::new(threads.map_err(|error| Unavailable(format!("no threads: {error}")))?);
+        let (backend, tasks) = (Arc::new(backend), Tasks::new(CancellationToken::new()));
+        let shared = Shared { log, loads, reader, backend, threads, held, settings, keep_every, tasks };
+        Ok(Self { shared, claim })
     }
 
     /// Claims and runs jobs until `stop` is cancelled; then lets the running ones go on for the grace time and gives back
     /// the rest.
+    ///
+    /// Backends run on threads of their own. All else, above all telling the queue that jobs are being worked on, runs in
+    /// this future: nothing may block the thread that polls it for longer than the kind's ack wait, or other workers take
+    /// its jobs.
     pub async fn run(self, stop: CancellationToken) {
         let Self { shared, mut claim } = self;
         let settings = &shared.settings;
@@ -125,12 +142,18 @@ impl<B: Backend> Worker<B> {
         let hand_back = jobs.stop().clone();
         let slots = Arc::new(Semaphore::new(settings.concurrency));
         let shared = Arc::new(shared);
+        shared.tasks.spawn_until_stop(wake_regularly(Arc::clone(&shared.threads), jobs.clone()));
         let claiming = async {
             while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
-                let delivery = next(&mut claim, (slots.available_permits() + 1).min(CLAIM_MAX)).await;
+                let held = loop {
+                    let delivery = next(&mut claim, (slots.available_permits() + 1).min(CLAIM_MAX)).await;
+                    if let Some(held) = shared.held.hold(delivery) {
+                        break held;
+                    }
+                };
                 let (shared, hand_back) = (Arc::clone(&shared), hand_back.clone());
                 jobs.spawn(async move {
-                    shared.run(delivery, hand_back).await;
+                    shared.run(held, hand_back).await;
                     drop(slot);
                 });
             }
@@ -143,7 +166,7 @@ impl<B: Backend> Worker<B> {
         if timeout(*grace, slots.acquire_many(all)).await.is_err() {
             info!(%kind, running = jobs.running(), "gives back what runs");
         }
-        if !jobs.end(STOP_WAIT + DRAIN_WAIT).await {
+        if !jobs.end(STOP_WAIT + HAND_BACK_WAIT + DRAIN_WAIT).await {
             warn!(%kind, "some jobs were not given back; their ack wait will");
         }
         shared.tasks.end(DRAIN_WAIT).await;
@@ -174,6 +197,16 @@ pub async fn serve<B: Backend>(nats: &Options, backend: B, settings: Settings) -
     }
     nats.close().await;
     Ok(())
+}
+
+/// Wakes the backends' threads while jobs run.
+async fn wake_regularly(threads: Arc<WorkThreads>, jobs: Tasks) {
+    loop {
+        sleep(BACKEND_WAKE_EVERY).await;
+        if jobs.running() > 0 {
+            threads.wake();
+        }
+    }
 }
 
 /// The next job, however long the broker is away.

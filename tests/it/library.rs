@@ -6,27 +6,27 @@ use tailwater::guard::Signal;
 use tempfile::TempDir;
 
 use crate::cli::up;
+use crate::support::broker::Broker;
 use crate::support::client::{Client, Frame, Seen, follow};
 use crate::support::eventually;
 use crate::support::process::{Process, run};
 
-/// The program of `examples/backend.rs`, which `cargo test` without a choice of targets and scripts/test.sh build beside
-/// the tests.
-fn example() -> PathBuf {
+/// A program of `examples/`, which `cargo test` without a choice of targets and scripts/test.sh build beside the tests.
+fn example(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
-    let example = tests.ancestors().nth(2).unwrap().join("examples/backend");
-    assert!(example.exists(), "no {}: cargo build --example backend", example.display());
+    let example = tests.ancestors().nth(2).unwrap().join("examples").join(name);
+    assert!(example.exists(), "no {}: cargo build --example {name}", example.display());
     example
 }
 
-fn start(nats: &str) -> Process {
-    Process::start_program(&example(), [nats], &[], Stdio::inherit())
+fn start(name: &str, nats: &str) -> Process {
+    Process::start_program(&example(name), [nats], &[], Stdio::inherit())
 }
 
 #[tokio::test]
 async fn a_program_of_ten_lines_runs_cancels_and_goes_on_with_jobs() {
     let up = up(TempDir::new().unwrap(), &[]).await;
-    let mut worker = start(&up.nats);
+    let mut worker = start("backend", &up.nats);
     let submit = async |id: &str, input: &str| {
         run(["submit", "--kind", "countdown", "--input", input, "--id", id, "--nats", &up.nats]).await.0
     };
@@ -59,12 +59,40 @@ async fn a_program_of_ten_lines_runs_cancels_and_goes_on_with_jobs() {
         killed.take(&frame);
     }
     worker.kill().await;
-    let mut worker = start(&up.nats);
+    let mut worker = start("backend", &up.nats);
     killed.follow(&mut client).await;
     killed.assert_whole();
     assert_eq!(killed.text(), (1..=60).rev().map(|number| format!("{number}\n")).collect::<String>());
     let continued = killed.events.values().filter(|event| event["continues"] == true).count();
     assert_eq!((continued, killed.events[&killed.last]["attempt"].as_u64()), (1, Some(2)));
+    worker.signal(Signal::TERM);
+    assert!(worker.ends_within(Duration::from_secs(15)).await.success());
+}
+
+#[tokio::test]
+async fn a_program_that_computes_on_threads_of_its_own_runs_many_jobs_and_is_cancelled() {
+    let broker = Broker::one();
+    let url = &broker.url();
+    assert_eq!(run(["setup", "--nats", url]).await.0, 0);
+    let mut worker = start("blocking", url);
+    let submit = async |id: &str, input: &str| {
+        run(["submit", "--kind", "primes", "--input", input, "--id", id, "--nats", url]).await
+    };
+    eventually("the program", || async { (submit("hundred", "100").await.0 == 0).then_some(()) }).await;
+    let tail = async |id: &str| run(["tail", id, "--nats", url]).await;
+    let (code, text, _) = tail("hundred").await;
+    assert_eq!((code, text.as_str()), (0, "25 primes below 100\n"));
+    // More than there are threads for backends: not one waits for another.
+    for n in 0..8 {
+        assert_eq!(submit(&format!("endless-{n}"), "18446744073709551615").await.0, 0);
+    }
+    assert_eq!(submit("beside", "1000").await.0, 0);
+    assert_eq!(tail("beside").await.1, "168 primes below 1000\n");
+    for n in 0..8 {
+        let job = format!("endless-{n}");
+        assert_eq!(run(["cancel", &job, "--nats", url]).await.0, 0);
+        assert_eq!(tail(&job).await.0, 3, "a job that was cancelled");
+    }
     worker.signal(Signal::TERM);
     assert!(worker.ends_within(Duration::from_secs(15)).await.success());
 }

@@ -8,6 +8,8 @@ mod support;
 mod attempts;
 /// Frames, requests and cursors that are wrong: each gets its own code and costs nobody else anything.
 mod bad_input;
+/// Backends that block, panic, or keep what they were given: they hurt nobody else.
+mod blocking;
 /// Callbacks: signed, once, again after a failure, and to nobody else.
 mod callbacks;
 /// Cancel: waiting, running, orphaned, and raced against the end.
@@ -34,6 +36,8 @@ mod model_cases;
 mod openai;
 /// The description of the HTTP interface, and an edge that is questioned by it.
 mod openapi;
+/// Outages of the broker: a job that is still its worker's goes on where it was.
+mod outages;
 /// The commands of the README, run as a reader would.
 mod readme;
 /// Plain HTTP: pages of history, waiting for a result, and what every address answers to what it does not take.

@@ -1,0 +1,95 @@
+//! A job's control subject: signals to look at its log, and the question whether its owner lives. The truth is in the log;
+//! what a signal or an answer is good for is the worker's.
+
+use async_nats::{Client, Subject};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tracing::debug;
+
+use super::connect::Nats;
+use super::log::Log;
+use crate::config::{OWNER_ANSWER_WAIT, OWNER_BACK_WAIT};
+use crate::source::Unavailable;
+use crate::wire::JobId;
+
+/// The signals of one job.
+#[derive(Debug)]
+pub struct Control {
+    client: Client,
+    signals: async_nats::Subscriber,
+    /// A signal that was sent while the connection was away is lost.
+    back: watch::Receiver<Option<Instant>>,
+}
+
+/// One signal.
+#[derive(Debug)]
+pub enum ControlSignal {
+    /// Look at the log: another process may have written to it.
+    Look,
+    /// A worker that was handed the job asks whether its owner lives, before it takes the job over.
+    Asked(Question),
+}
+
+/// A question that only a living owner may answer.
+#[derive(Debug)]
+pub struct Question {
+    client: Client,
+    reply: Subject,
+}
+
+/// What an owner answers, as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+struct Answer {
+    attempt: u32,
+}
+
+impl Control {
+    pub(super) async fn open(nats: &Nats, job: &JobId) -> Result<Self, Unavailable> {
+        let mut back = nats.work_back.clone();
+        back.mark_unchanged();
+        let subscribed = nats.work.subscribe(nats.names.control(job)).await;
+        let signals = subscribed.map_err(|error| Unavailable(error.to_string()))?;
+        Ok(Self { client: nats.work.clone(), signals, back })
+    }
+
+    /// The next signal; waits forever after the subscription has ended.
+    pub async fn next(&mut self) -> ControlSignal {
+        tokio::select! {
+            Some(message) = self.signals.next() => match message.reply {
+                Some(reply) => ControlSignal::Asked(Question { client: self.client.clone(), reply }),
+                None => ControlSignal::Look,
+            },
+            Ok(()) = self.back.changed() => ControlSignal::Look,
+            else => std::future::pending().await,
+        }
+    }
+}
+
+impl Question {
+    /// Answers that this attempt lives. Call it only after a look at the log: a worker that lost its job does not know.
+    pub async fn answer(self, attempt: u32) {
+        let answer = serde_json::to_vec(&Answer { attempt }).unwrap_or_default();
+        if let Err(error) = self.client.publish(self.reply, answer.into()).await {
+            debug!(%error, "a question was not answered");
+        }
+    }
+}
+
+impl Log {
+    /// Asks the job's owner whether this attempt lives. A worker that is dead, frozen, cut off, or that does not know the
+    /// question, does not answer.
+    pub async fn owner_lives(&self, job: &JobId, attempt: u32) -> bool {
+        let asked = self.nats.work.request(self.nats.names.control(job), Bytes::new());
+        // Without a subscriber the broker says so at once.
+        let Ok(Ok(message)) = timeout(OWNER_ANSWER_WAIT, asked).await else { return false };
+        serde_json::from_slice(&message.payload).is_ok_and(|answer: Answer| answer.attempt == attempt)
+    }
+
+    /// Whether this process was cut off from the broker until a moment ago, so that others may be so still.
+    pub fn was_cut_off(&self) -> bool {
+        self.nats.work_back.borrow().is_some_and(|at| at.elapsed() < OWNER_BACK_WAIT)
+    }
+}

@@ -1,0 +1,78 @@
+//! Who owns a job that was handed over although it runs: its owner is asked before it is taken over, and answers as long as
+//! its attempt lives and the log says that the job is its own.
+//!
+//! ```text
+//! the queue ──▶ another worker ── "does attempt 2 live?" on the job's control subject ──▶ owner ── looks at the log
+//!                  │ an answer: leaves the message alone; the queue believes the owner, whoever was handed it  │
+//!                  └ none within a second: takes the job over ◀── not when the log has another attempt ────────┘
+//! ```
+
+use std::convert::Infallible;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+use tracing::info;
+
+use super::Shared;
+use super::held::Held;
+use crate::backend::Backend;
+use crate::config::{OWNER_ANSWERS_MAX, OWNER_ASK_EVERY, OWNER_ASK_WAIT};
+use crate::nats::{Control, ControlSignal, Question, Tip};
+use crate::wire::{JobId, Stored, Type};
+
+impl<B: Backend> Shared<B> {
+    /// Whether `last` is of an attempt that lives, in another worker. After an outage its worker may be back later than this
+    /// one, so it is asked for a while.
+    pub(super) async fn is_owned(&self, job: &JobId, last: &Stored) -> bool {
+        if last.attempt == 0 || last.kind == Type::Retrying || last.kind.is_end() {
+            return false;
+        }
+        let deadline = Instant::now() + OWNER_ASK_WAIT;
+        loop {
+            if self.log.owner_lives(job, last.attempt).await {
+                info!(%job, attempt = last.attempt, "left to its owner, which lives");
+                return true;
+            }
+            if !self.log.was_cut_off() || Instant::now() >= deadline {
+                return false;
+            }
+            sleep(OWNER_ASK_EVERY).await;
+        }
+    }
+
+    /// Passes on the signals of a job that this worker owns, and answers those who ask whether this attempt lives.
+    pub(super) async fn attend(
+        &self,
+        mut control: Control,
+        held: &Held,
+        attempt: u32,
+        look: &Notify,
+    ) -> Infallible {
+        let mut answers = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                signal = control.next() => {
+                    look.notify_one();
+                    if let ControlSignal::Asked(question) = signal
+                        && answers.len() < OWNER_ANSWERS_MAX
+                    {
+                        answers.push(self.answer(question, held, attempt));
+                    }
+                }
+                Some(()) = answers.next() => {}
+            }
+        }
+    }
+
+    /// Answers if the log says that the job is this attempt's: a worker that was frozen does not know that it lost it.
+    async fn answer(&self, question: Question, held: &Held, attempt: u32) {
+        let Ok(Tip::At { last: Some(last), .. }) = self.log.tip(&held.delivery().job).await else { return };
+        if last.attempt == attempt && !last.kind.is_end() {
+            question.answer(attempt).await;
+            // The queue did not hear of this worker in time.
+            held.keep_now();
+        }
+    }
+}

@@ -1,0 +1,217 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use tailwater::backend::demo::Demo;
+use tailwater::backend::{Backend, Failure, Finish, Job, Output};
+use tailwater::nats::Nats;
+use tailwater::runtime::{Tasks, panics};
+use tailwater::wire::{Limits, Status, Submission, Type};
+use tailwater::worker::{Settings, Worker};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::killing::reaches;
+use crate::support::broker::Broker;
+use crate::support::client::follow;
+use crate::support::system::{System, text, words};
+use crate::support::{eventually, within};
+
+/// Blocks its thread, as code that knows no async does: as many milliseconds as `block` says, or until it is let go. Without
+/// `block` it does as the demo backend.
+#[derive(Clone, Default)]
+struct Blocking {
+    let_go: Arc<AtomicBool>,
+}
+
+impl Backend for Blocking {
+    async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
+        let how = &job.input["block"];
+        if how.is_null() {
+            return Demo.run(job, out).await;
+        }
+        if let Some(millis) = how.as_u64() {
+            block(Duration::from_millis(millis));
+        } else {
+            out.text("blocks").await?;
+            while !self.let_go.load(Ordering::Relaxed) {
+                block(Duration::from_millis(10));
+            }
+        }
+        out.text("done").await?;
+        Ok(Finish::default())
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "what must not hurt anybody else")]
+fn block(time: Duration) {
+    std::thread::sleep(time);
+}
+
+fn short(settings: &mut Settings) {
+    settings.ack_wait = Duration::from_secs(1);
+}
+
+#[tokio::test]
+async fn backends_that_block_every_thread_cost_no_job_an_attempt() {
+    let system = System::on(Broker::shared_one()).await;
+    system.worker(Blocking::default(), short).await;
+    let talks = system.submit("talks", words(60, 20, 1)).await;
+    reaches(&system, "talks", 3).await;
+    let mut jobs = Vec::new();
+    for n in 0..std::thread::available_parallelism().unwrap().get().max(2) + 2 {
+        jobs.push(system.submit(&format!("blocks-{n}"), json!({"block": 2500})).await);
+    }
+    for job in &jobs {
+        let state = system.ended(job).await;
+        assert_eq!((state.status, state.attempt, state.output.as_str()), (Status::Done, 1, "done"), "{job}");
+    }
+    let state = system.ended(&talks).await;
+    assert_eq!((state.attempt, state.output), (1, text(&words(60, 20, 1))));
+    system.end().await;
+}
+
+#[tokio::test]
+async fn other_backends_go_on_beside_one_that_blocks() {
+    let system = System::on(Broker::shared_one()).await;
+    let backend = Blocking::default();
+    system
+        .worker(backend.clone(), |settings| (settings.backend_threads, settings.concurrency) = (2, 64))
+        .await;
+    system.submit("blocks", json!({"block": "until let go"})).await;
+    reaches(&system, "blocks", 3).await;
+    for n in 0..20 {
+        let job = system.submit(&format!("talks-{n}"), words(20, 20, n)).await;
+        let state = system.ended(&job).await;
+        assert_eq!((state.attempt, state.output), (1, text(&words(20, 20, n))));
+    }
+    assert!(!backend.let_go.swap(true, Ordering::Relaxed));
+    system.ended(&"blocks".parse().unwrap()).await;
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_job_whose_backend_never_yields_is_cancelled_or_handed_back_and_its_worker_stops() {
+    let system = System::on(Broker::shared_one()).await;
+    let backend = Blocking::default();
+    let nats = Nats::connect(&system.options).await.unwrap();
+    let settings = Settings { grace: Duration::ZERO, ..Settings::new("demo".parse().unwrap()) };
+    let worker = Worker::open(&nats, backend.clone(), settings).await.unwrap();
+    let (stop, tasks) = (CancellationToken::new(), Tasks::new(CancellationToken::new()));
+    tasks.spawn(worker.run(stop.clone()));
+    let submission = |timeout_ms| Submission {
+        limits: Limits { timeout_ms, silence_timeout_ms: None },
+        ..Submission::new("demo".parse().unwrap(), json!({"block": "until let go"}))
+    };
+    let late = system.submit_with("late", submission(Some(1000))).await;
+    let state = system.ended(&late).await;
+    assert_eq!((state.status, state.error.unwrap().code.as_str()), (Status::Failed, "timed_out"));
+    let cancelled = system.submit_with("cancelled", submission(None)).await;
+    reaches(&system, "cancelled", 3).await;
+    system.log.cancel(&cancelled, None).await.unwrap();
+    assert_eq!(system.ended(&cancelled).await.status, Status::Cancelled);
+    // Both threads of the backends are blocked for good: this one never begins.
+    let waits = system.submit_with("waits", submission(None)).await;
+    reaches(&system, "waits", 2).await;
+    let asked = Instant::now();
+    stop.cancel();
+    eventually("the hand-over", || async {
+        system.log.last(&waits).await.ok().flatten().filter(|last| last.kind == Type::Retrying)
+    })
+    .await;
+    assert!(tasks.end(Duration::from_secs(20)).await);
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+    backend.let_go.store(true, Ordering::Relaxed);
+    system.demo().await;
+    system.end().await;
+}
+
+/// Panics where its input says, until the attempt that its input says.
+struct Panics;
+
+impl Backend for Panics {
+    fn continues(&self) -> bool {
+        CONTINUES_PANICS.swap(false, Ordering::Relaxed) && panic!("cannot say whether it continues")
+    }
+
+    async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
+        out.text("half a ").await?;
+        if u64::from(job.attempt) <= job.input["panics"].as_u64().unwrap_or(0) {
+            panic!("no case for {}", "é".repeat(100_000));
+        }
+        out.text("sentence").await?;
+        Ok(Finish::default())
+    }
+}
+
+static CONTINUES_PANICS: AtomicBool = AtomicBool::new(false);
+
+#[tokio::test]
+async fn a_panic_in_a_backend_is_a_failed_attempt_and_its_worker_goes_on() {
+    let system = System::on(Broker::shared_one()).await;
+    let before = panics();
+    system.worker(Panics, |settings| settings.pause = Duration::from_millis(10)).await;
+    let edge = system.edge().await;
+    system.submit("panics", json!({"panics": 1})).await;
+    let seen = follow(&edge.addr, "panics").await;
+    seen.assert_whole();
+    assert_eq!(seen.text(), "half a sentence");
+    let retrying = seen.events.values().find(|event| event["type"] == "job:retrying:v1").unwrap();
+    assert_eq!(retrying["code"], "backend_panicked");
+    let message = retrying["message"].as_str().unwrap();
+    assert!(message.contains("no case for é") && message.len() < 400, "{message}");
+    let doomed = system.submit("doomed", json!({"panics": 99})).await;
+    let state = system.ended(&doomed).await;
+    assert_eq!((state.attempt, state.error.unwrap().code.as_str()), (5, "attempts_exhausted"));
+    CONTINUES_PANICS.store(true, Ordering::Relaxed);
+    let job = system.submit("continues", json!({})).await;
+    let state = system.ended(&job).await;
+    assert_eq!((state.status, state.attempt), (Status::Done, 2));
+    let panicked = panics() - before;
+    assert!(panicked >= 7, "{panicked}");
+    system.end().await;
+}
+
+/// Returns and leaves its output to a task, or to nobody.
+struct Keeps {
+    go_on: Arc<Notify>,
+}
+
+impl Backend for Keeps {
+    #[expect(clippy::disallowed_methods, reason = "what a backend may do")]
+    async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
+        for n in 0..1000 {
+            out.text(&format!("{n} ")).await?;
+        }
+        if job.input == "leak" {
+            std::mem::forget(out);
+        } else {
+            let go_on = Arc::clone(&self.go_on);
+            tokio::spawn(async move {
+                while out.text("more ").await.is_ok() {}
+                go_on.notify_one();
+            });
+        }
+        Ok(Finish::default())
+    }
+}
+
+#[tokio::test]
+async fn a_job_ends_when_its_backend_returns_whoever_keeps_its_output() {
+    let system = System::on(Broker::shared_one()).await;
+    let go_on = Arc::new(Notify::new());
+    system.worker(Keeps { go_on: Arc::clone(&go_on) }, |_| {}).await;
+    let whole: String = (0..1000).map(|n| format!("{n} ")).collect();
+    let leaks = system.submit("leaks", json!("leak")).await;
+    let state = system.ended(&leaks).await;
+    assert_eq!((state.status, state.output.as_str()), (Status::Done, whole.as_str()));
+    let moves = system.submit("moves", json!("move")).await;
+    let state = system.ended(&moves).await;
+    assert_eq!(state.status, Status::Done);
+    let rest = state.output.strip_prefix(&whole).expect("all that was put out before it returned");
+    assert!(rest.split_terminator(' ').all(|word| word == "more"), "{rest}");
+    within("the task that goes on", go_on.notified()).await;
+    system.end().await;
+}

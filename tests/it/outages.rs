@@ -1,0 +1,254 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tailwater::backend::demo::Demo;
+use tailwater::backend::{Backend, Failure, Finish, Job, Output};
+use tailwater::config::OUTPUT_BUFFER_MAX;
+use tailwater::nats::{Names, Nats, Writer};
+use tailwater::runtime::Tasks;
+use tailwater::wire::{Body, JobId, Limits, Status, Submission};
+use tailwater::worker::{Settings, Worker};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::killing::{kind_is_known, reaches};
+use crate::support::broker::Broker;
+use crate::support::client::follow;
+use crate::support::eventually;
+use crate::support::process::Process;
+use crate::support::system::{System, text, words};
+
+/// Several ack waits of [`short`].
+const LONG: Duration = Duration::from_secs(5);
+
+fn short(settings: &mut Settings) {
+    settings.ack_wait = Duration::from_secs(1);
+}
+
+/// Kills the only node for this long.
+async fn outage(broker: &mut Broker, time: Duration) {
+    broker.kill(0);
+    sleep(time).await;
+    broker.restart(0);
+}
+
+/// Submits jobs that go on for longer than the outage, and waits until each has begun.
+async fn jobs(system: &System, count: u64, words_each: u32) -> Vec<(JobId, Value)> {
+    let submit = |n| async move {
+        let input = words(words_each, 25, n);
+        (system.submit(&format!("job-{n}"), input.clone()).await, input)
+    };
+    let jobs = join_all((0..count).map(submit)).await;
+    for (job, _) in &jobs {
+        reaches(system, job.as_str(), 4).await;
+    }
+    jobs
+}
+
+/// Each job has had one attempt, and its whole text stands in the log once.
+async fn one_attempt_each(system: &System, jobs: &[(JobId, Value)]) {
+    let edge = system.edge().await;
+    for (job, input) in jobs {
+        let seen = follow(&edge.addr, job.as_str()).await;
+        seen.assert_whole();
+        let starts = seen.events.values().filter(|event| event["type"] == "job:started:v1").count();
+        assert_eq!((starts, seen.text()), (1, text(input)), "{job}");
+        assert_eq!(system.ended(job).await.status, Status::Done);
+    }
+}
+
+/// The queue lets go of jobs that have ended.
+async fn the_queue_is_empty(system: &System) {
+    let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>()).await.unwrap();
+    let subject = format!("$JS.API.STREAM.INFO.{}", Names::new(&system.options.prefix).jobs_stream());
+    eventually("an empty queue", || async {
+        let answer = client.request(subject.clone(), "".into()).await.ok()?;
+        let info: Value = serde_json::from_slice(&answer.payload).unwrap();
+        (info["state"]["messages"] == 0).then_some(())
+    })
+    .await;
+}
+
+async fn an_outage_costs_nothing(workers: usize, time: Duration, change: fn(&mut Settings)) {
+    let mut broker = Broker::one();
+    let system = System::on(&broker).await;
+    for _ in 0..workers {
+        system.worker(Demo, |settings| (settings.concurrency = 12, change(settings)).1).await;
+    }
+    let words = 25 * u32::try_from(time.as_secs() + 3).unwrap();
+    let jobs = jobs(&system, 12, words).await;
+    outage(&mut broker, time).await;
+    one_attempt_each(&system, &jobs).await;
+    the_queue_is_empty(&system).await;
+    system.end().await;
+}
+
+#[tokio::test]
+async fn an_outage_of_several_ack_waits_costs_the_jobs_of_one_worker_nothing() {
+    an_outage_costs_nothing(1, LONG, short).await;
+}
+
+#[tokio::test]
+async fn an_outage_of_several_ack_waits_costs_the_jobs_of_two_workers_nothing() {
+    an_outage_costs_nothing(2, LONG, short).await;
+}
+
+#[tokio::test]
+async fn an_outage_beyond_the_usual_ack_wait_costs_nothing() {
+    an_outage_costs_nothing(2, Duration::from_secs(15), |_| {}).await;
+}
+
+#[tokio::test]
+async fn the_jobs_of_programs_bear_an_outage_as_well() {
+    let mut broker = Broker::one();
+    let system = System::on(&broker).await;
+    // One writes all the time, the other is done while the broker is away.
+    let program = "import os, sys, time, json\n\
+        for n in range(json.load(sys.stdin)): os.write(1, b'%d ' % n); time.sleep(0.05)";
+    let worker = || {
+        let flags = ["worker", "--kind", "demo", "--ack-wait", "1s"].map(str::to_owned).to_vec();
+        let exec = ["exec", "--", "python3", "-c", program].map(str::to_owned).to_vec();
+        Process::start([flags, system.flags(), exec].concat())
+    };
+    let _workers = [worker(), worker()];
+    kind_is_known(&system).await;
+    let counts = [("long", 160), ("short", 60)];
+    for (job, count) in counts {
+        system.submit(job, json!(count)).await;
+        reaches(&system, job, 4).await;
+    }
+    outage(&mut broker, LONG).await;
+    for (job, count) in counts {
+        let state = system.ended(&job.parse().unwrap()).await;
+        let whole: String = (0..count).map(|n| format!("{n} ")).collect();
+        assert_eq!((state.status, state.attempt, state.output), (Status::Done, 1, whole), "{job}");
+    }
+    the_queue_is_empty(&system).await;
+    system.end().await;
+}
+
+#[tokio::test]
+async fn an_election_of_several_ack_waits_costs_nothing() {
+    let mut broker = Broker::three();
+    let system = System::with(&broker, |settings| settings.shards = 1).await;
+    for _ in 0..2 {
+        system.worker(Demo, |settings| (settings.concurrency = 12, short(settings)).1).await;
+    }
+    let jobs = jobs(&system, 12, 300).await;
+    let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>()).await.unwrap();
+    let stream = Names::new(&system.options.prefix).jobs_stream();
+    let answer = client.request(format!("$JS.API.CONSUMER.INFO.{stream}.demo"), "".into()).await.unwrap();
+    let info: Value = serde_json::from_slice(&answer.payload).unwrap();
+    let leader = broker.index_of(info["cluster"]["leader"].as_str().unwrap());
+    broker.kill(leader);
+    sleep(LONG).await;
+    broker.restart(leader);
+    one_attempt_each(&system, &jobs).await;
+    system.end().await;
+}
+
+/// Puts out as fast as it is let, and counts.
+#[derive(Clone, Default)]
+struct Flood {
+    put_out: Arc<AtomicUsize>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Backend for Flood {
+    async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
+        let flood = async {
+            while out.text(&"x".repeat(1000)).await.is_ok() {
+                self.put_out.fetch_add(1000, Ordering::Relaxed);
+            }
+        };
+        job.stop.run_until_cancelled(flood).await;
+        self.stopped.store(true, Ordering::Relaxed);
+        Ok(Finish::default())
+    }
+}
+
+#[tokio::test]
+async fn limits_hold_during_an_outage_and_a_backend_that_is_held_up_is_not_silent() {
+    let mut broker = Broker::one();
+    let system = System::on(&broker).await;
+    let flood = Flood::default();
+    system.worker(flood.clone(), short).await;
+    let limits = Limits { timeout_ms: Some(6000), silence_timeout_ms: Some(1000) };
+    let submission = Submission { limits, ..Submission::new("demo".parse().unwrap(), Value::Null) };
+    let job = system.submit_with("floods", submission).await;
+    reaches(&system, "floods", 4).await;
+    broker.kill(0);
+    // Once the buffer is full nothing more is taken, for longer than the job may be silent.
+    let full = eventually("back-pressure", || async {
+        let before = flood.put_out.load(Ordering::Relaxed);
+        sleep(Duration::from_millis(1500)).await;
+        (flood.put_out.load(Ordering::Relaxed) == before).then_some(before)
+    })
+    .await;
+    assert!(!flood.stopped.load(Ordering::Relaxed), "it was not silent");
+    eventually("the time limit", || async { flood.stopped.load(Ordering::Relaxed).then_some(()) }).await;
+    broker.restart(0);
+    let state = system.ended(&job).await;
+    let error = state.error.unwrap();
+    assert_eq!(
+        (state.attempt, error.code.as_str(), error.message.as_str()),
+        (1, "timed_out", "the job was not done in time")
+    );
+    assert!(full < state.output.len() + 2 * OUTPUT_BUFFER_MAX, "{full} of {}", state.output.len());
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_stopped_during_an_outage_stops_in_time() {
+    let mut broker = Broker::one();
+    let system = System::on(&broker).await;
+    let nats = Nats::connect(&system.options).await.unwrap();
+    let settings = Settings { grace: Duration::ZERO, ..Settings::new("demo".parse().unwrap()) };
+    let worker = Worker::open(&nats, Demo, settings).await.unwrap();
+    let (stop, tasks) = (CancellationToken::new(), Tasks::new(CancellationToken::new()));
+    tasks.spawn(worker.run(stop.clone()));
+    let jobs = jobs(&system, 3, 500).await;
+    broker.kill(0);
+    // Some wait for the broker with what they have, another for the end of its backend.
+    sleep(Duration::from_secs(1)).await;
+    let asked = Instant::now();
+    stop.cancel();
+    assert!(tasks.end(Duration::from_secs(20)).await);
+    nats.close().await;
+    assert!(asked.elapsed() < Duration::from_secs(16), "{:?}", asked.elapsed());
+    broker.restart(0);
+    system.demo().await;
+    for (job, input) in &jobs {
+        let state = system.ended(job).await;
+        assert_eq!((state.attempt, state.output), (2, text(input)));
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn an_owner_answers_only_while_the_log_says_that_the_job_is_its_own() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let job = system.submit("asked", words(10_000, 20, 1)).await;
+    reaches(&system, "asked", 4).await;
+    let client = async_nats::connect(&system.options.url).await.unwrap();
+    let ask = || client.request(Names::new(&system.options.prefix).control(&job), Bytes::new());
+    assert_eq!(ask().await.unwrap().payload, r#"{"attempt":1}"#);
+    assert!(system.log.owner_lives(&job, 1).await);
+    assert!(!system.log.owner_lives(&job, 2).await, "another attempt than that which is asked for");
+    // Another worker takes it over: nobody of that attempt answers.
+    loop {
+        let last = system.log.last(&job).await.unwrap().unwrap();
+        let mut writer = Writer::new(system.log.clone(), job.clone(), 2, Some(&last));
+        let (kind, worker) = ("demo".parse().unwrap(), "another".into());
+        if writer.append(Body::Started { kind, worker, continues: false }).await.is_ok() {
+            break;
+        }
+    }
+    assert!(!system.log.owner_lives(&job, 1).await);
+    system.end().await;
+}
