@@ -31,3 +31,8 @@ pub use queue::{Claim, Delivery, Nudges, Submitted};
 pub use read::{LogReplay, Reader};
 pub use setup::{Drift, Settings};
 pub use writer::{Refusal, Writer};
+
+/// The most that modules of the client library may log, whatever filter is asked for. Beyond it they log whole messages,
+/// with jobs' inputs, output and callback addresses, and servers' addresses with their passwords.
+pub const LOG_LIMITS: [(&str, tracing::Level); 2] =
+    [("async_nats::connection", tracing::Level::DEBUG), ("async_nats::connector", tracing::Level::INFO)];
