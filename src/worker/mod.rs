@@ -5,6 +5,7 @@ mod batch;
 mod callback;
 mod claim;
 mod job;
+mod report;
 
 use std::sync::Arc;
 use std::time::Duration;
