@@ -7,6 +7,7 @@ pub mod demo;
 pub mod exec;
 mod http;
 pub mod openai;
+mod surrogates;
 pub mod webhook;
 
 use std::future::Future;
