@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::utf8::Utf8;
 use super::{Failure, Format};
+use crate::backend::surrogates::{Joiner, mark, settle};
 use crate::backend::{Channel, Content};
 use crate::wire::codec::{VALUE_DEPTH_MAX, nests_at_most};
 
@@ -80,7 +81,31 @@ pub(super) struct Decoder {
 enum Meaning {
     Text { buffer: BytesMut, utf8: Utf8 },
     Lines { lines: Lines, utf8: Utf8 },
-    Ndjson { lines: Lines, number: u64 },
+    Ndjson { lines: Lines, number: u64, halves: Halves },
+}
+
+/// Halves of characters at the end of what a line of JSON said, by channel: the next one may bring the other half.
+#[derive(Debug, Default)]
+struct Halves {
+    output: Joiner,
+    reasoning: Joiner,
+}
+
+impl Halves {
+    fn of(&mut self, channel: Channel) -> &mut Joiner {
+        match channel {
+            Channel::Output => &mut self.output,
+            Channel::Reasoning => &mut self.reasoning,
+        }
+    }
+
+    /// What is left when no more lines come.
+    fn end(&mut self) -> Option<Content> {
+        [Channel::Output, Channel::Reasoning].into_iter().find_map(|channel| {
+            let text = self.of(channel).end()?.to_string();
+            Some(Content::Text { channel, text })
+        })
+    }
 }
 
 impl Decoder {
@@ -88,7 +113,10 @@ impl Decoder {
         let meaning = match format {
             Format::Text => Meaning::Text { buffer: BytesMut::new(), utf8: Utf8::default() },
             Format::Lines => Meaning::Lines { lines: Lines::with_redraws(LINE_MAX), utf8: Utf8::default() },
-            Format::Ndjson => Meaning::Ndjson { lines: Lines::new(JSON_LINE_MAX), number: 0 },
+            Format::Ndjson => {
+                let (lines, halves) = (Lines::new(JSON_LINE_MAX), Halves::default());
+                Meaning::Ndjson { lines, number: 0, halves }
+            }
         };
         Self { begun: false, meaning }
     }
@@ -117,14 +145,14 @@ impl Decoder {
         match &mut self.meaning {
             Meaning::Text { buffer, utf8 } => Ok(text(utf8, Some(buffer.split()), ended)),
             Meaning::Lines { lines, utf8 } => Ok(text(utf8, lines.next(ended), ended)),
-            Meaning::Ndjson { lines, number } => {
+            Meaning::Ndjson { lines, number, halves } => {
                 while let Some(line) = lines.next(ended) {
                     *number += 1;
-                    if let Some(content) = json_line(&line, *number)? {
+                    if let Some(content) = json_line(&line, *number, halves)? {
                         return Ok(Some(content));
                     }
                 }
-                Ok(None)
+                Ok(if ended { halves.end() } else { None })
             }
         }
     }
@@ -139,8 +167,8 @@ fn text(utf8: &mut Utf8, bytes: Option<BytesMut>, ended: bool) -> Option<Content
     (!text.is_empty()).then_some(Content::Text { channel: Channel::Output, text })
 }
 
-/// What a line says; `None` for a blank one.
-fn json_line(line: &[u8], number: u64) -> Result<Option<Content>, Failure> {
+/// What a line says; `None` for a blank one, or when all of its text is half a character.
+fn json_line(line: &[u8], number: u64, halves: &mut Halves) -> Result<Option<Content>, Failure> {
     let too_long = line.len() == JSON_LINE_MAX && !line.ends_with(b"\n");
     let line = line.trim_ascii_end();
     let bad = |why: String, column: usize| {
@@ -153,7 +181,10 @@ fn json_line(line: &[u8], number: u64) -> Result<Option<Content>, Failure> {
     if line.trim_ascii().is_empty() {
         return Ok(None);
     }
-    let value = serde_json::from_slice(line).map_err(|error| {
+    let text = std::str::from_utf8(line).map_err(|error| {
+        bad(format!("is not UTF-8 from byte {} on", error.valid_up_to()), error.valid_up_to())
+    })?;
+    let value = serde_json::from_str(&mark(text)).map_err(|error| {
         // To the parser every line is the first one.
         let why = error.to_string().replace(" at line 1 column ", " at column ");
         bad(format!("is not JSON: {why}"), error.column())
@@ -161,7 +192,16 @@ fn json_line(line: &[u8], number: u64) -> Result<Option<Content>, Failure> {
     if !nests_at_most(&value, VALUE_DEPTH_MAX) {
         return Err(bad(format!("nests deeper than {VALUE_DEPTH_MAX} levels"), 0));
     }
-    Ok(Some(content(value)))
+    Ok(match content(value) {
+        Content::Text { channel, text } => {
+            let text = halves.of(channel).push(&text);
+            (!text.is_empty()).then_some(Content::Text { channel, text })
+        }
+        Content::Data(mut data) => {
+            settle(&mut data);
+            Some(Content::Data(data))
+        }
+    })
 }
 
 /// A line for people, or the part of it around a column.
@@ -298,7 +338,29 @@ mod tests {
             let shown = not_json.replace('\u{1b}', "\u{FFFD}");
             assert!(message.starts_with(begin) && message.ends_with(&shown), "{message}");
         }
-        assert!(refused(b"\"\xFF\"\n").contains("is not JSON"));
+        assert!(refused(b"\"\xFF\"\n").contains("is not UTF-8 from byte 1 on: \""));
+    }
+
+    #[test]
+    fn halves_of_characters_are_joined_over_the_lines_of_a_channel_or_replaced() {
+        let lines = r#"{"text":"a\ud83d"}
+            {"text":"r\ud83d","channel":"reasoning"}
+            {"text":"\ude00b"}
+            {"lone":"\udfff"}
+            {"text":"\ud83d"}
+            {"text":"c\ud800"}"#;
+        let reasoning = |text: &str| Content::Text { channel: Channel::Reasoning, text: text.into() };
+        let expected = vec![
+            text_of("a"),
+            reasoning("r"),
+            text_of("😀b"),
+            Content::Data(json!({"lone": "\u{FFFD}"})),
+            text_of("\u{FFFD}c"),
+            text_of("\u{FFFD}"),
+            reasoning("\u{FFFD}"),
+        ];
+        assert_eq!(decoded(Format::Ndjson, [lines.as_bytes()]).unwrap(), expected);
+        assert_eq!(decoded(Format::Ndjson, lines.as_bytes().chunks(1)).unwrap(), expected);
     }
 
     #[test]
