@@ -24,7 +24,7 @@ use crate::support::system::{Edge, System, words};
 use crate::support::{eventually, within};
 
 /// 32 bytes.
-const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+pub const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
 /// Workers for jobs and callbacks, and an edge that allows callbacks to `server`.
 struct Calls {

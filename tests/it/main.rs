@@ -30,6 +30,8 @@ mod malformed;
 mod openai;
 /// The description of the HTTP interface, and an edge that is questioned by it.
 mod openapi;
+/// The worker of the examples that is written in Python, and what an edge refuses when a kind's workers lack it.
+mod python_worker;
 /// The commands of the README, run as a reader would.
 mod readme;
 /// Plain HTTP: pages of history, waiting for a result, and what every address answers to what it does not take.
