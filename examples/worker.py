@@ -131,11 +131,13 @@ class Job:
         if self.attempt < ATTEMPTS:
             return False
         events, handed_back, left = await js.subscribe(self.subject, stream=self.stream, ordered_consumer=True), 0, 1
-        while left:
-            message = await events.next_msg(timeout=5)
-            handed_back += decode(message.data).get("code") == "handed_back"
-            left = message.metadata.num_pending
-        await events.unsubscribe()
+        try:
+            while left:
+                message = await events.next_msg(timeout=5)
+                handed_back += decode(message.data).get("code") == "handed_back"
+                left = message.metadata.num_pending
+        finally:
+            await events.unsubscribe()
         return self.attempt - handed_back >= ATTEMPTS
 
     # -- Its life: claim, run, end.
@@ -165,7 +167,7 @@ class Job:
                     end = LATE
                 elif type == "job:retrying:v1" and wait > 0:  # Its worker died before it told the queue to wait.
                     raise GiveBack(min(wait, self.end - time.time()))
-                elif await self.is_exhausted():
+                elif await answer(self.is_exhausted):
                     end = failed("attempts_exhausted", f"{ATTEMPTS} attempts ended without a result")
                 if end:
                     await self.append(end[0], **end[1])
@@ -226,7 +228,7 @@ class Job:
             producer.cancel()
             await asyncio.wait({producer}, timeout=5)
         if type == "job:retrying:v1" and "delay_ms" not in fields:
-            if await self.is_exhausted():
+            if await answer(self.is_exhausted):
                 type, fields = failed("attempts_exhausted", f"no attempt succeeded; the last one: {fields['message']}")
             else:
                 left = max(0, int((self.end - time.time()) * 1000))
@@ -261,9 +263,10 @@ class Job:
     async def keep(self):  # Else the queue hands the job to another worker.
         while True:
             await asyncio.sleep(ack_wait / 3)
+            sent = time.time()
             with suppress(*NO_ANSWER):
-                await self.message.in_progress()
-                self.kept = time.time() if nc.is_connected else self.kept
+                await nc.request(self.message.reply, b"+WPI", timeout=ack_wait / 3)
+                self.kept = sent if sent - self.kept < ack_wait else 0
 
     async def signal(self, _):
         self.look = True
@@ -281,16 +284,16 @@ async def serve(message):
     except (ValueError, KeyError, TypeError):
         return await message.term()  # Not a job.
     if job.id in running:  # The queue has not heard of us for long, and hands out what we still run.
-        running[job.id].message = message
+        running[job.id].message, running[job.id].kept = message, time.time()
         return
-    running[job.id], heartbeat = job, asyncio.create_task(job.keep())
     control = await nc.subscribe(f"{PREFIX}.control.{job.id}", cb=job.signal)
+    running[job.id], heartbeat = job, asyncio.create_task(job.keep())
     try:
         await job.run()
         await job.call_back()
         await job.message.ack_sync()  # Only now: the end is in the log.
     except GiveBack as seconds:
-        if time.time() - job.kept < ack_wait:  # Else the queue has handed it out by itself.
+        if time.time() - job.kept < ack_wait * 3 / 4:  # Else another worker may have it, and the answer would be about that.
             await job.message.nak(delay=seconds.args[0])
     except Lost:
         print("lost to another worker:", job.id, file=sys.stderr)
@@ -328,7 +331,8 @@ async def main():
     running, stopping = {}, asyncio.Event()
     nc = await nats.connect(URL.split(","), max_reconnect_attempts=-1, ping_interval=4, error_cb=report)
     js = nc.jetstream(timeout=3)
-    shards = int((await answer(js.stream_info, QUEUE)).config.metadata["tailwater.shards"])
+    queue = await answer(js.stream_info, QUEUE) or sys.exit("NATS is not set up: run tailwater setup")
+    shards = int(queue.config.metadata["tailwater.shards"])
     kind = await answer(js.consumer_info, QUEUE, KIND)
     # A new kind is as nats/consumers/kind.json declares it; times in seconds.
     new = ConsumerConfig(name=KIND, durable_name=KIND, filter_subject=f"{PREFIX}.jobs.{KIND}.*", ack_wait=8, max_deliver=-1)
