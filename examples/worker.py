@@ -308,12 +308,13 @@ async def serve_one_after_another():
     while not stopping.is_set():
         try:
             [message] = await jobs.fetch(1, timeout=2)
+        except NO_ANSWER:  # Nothing to do, or the broker is away.
+            await asyncio.sleep(0.1)
+            continue
+        try:
             await serve(message)
-        except asyncio.TimeoutError:
-            pass  # Nothing to do.
-        except Exception as error:  # If it was a job, the queue hands it out again.
-            print("goes on after:", repr(error), file=sys.stderr)
-            await asyncio.sleep(0.5)
+        except Exception as error:  # The queue hands the job out again after the ack wait.
+            print("let go of", message.subject, "after", repr(error), file=sys.stderr)
 
 
 def stop():

@@ -350,7 +350,7 @@ async fn up_delivers_callbacks_when_it_is_told_hosts_and_a_secret() {
     let env = [("TAILWATER_WEBHOOK_SECRET", SECRET), ("TAILWATER_LOG", "trace")];
     let stderr = Stdio::from(std::fs::File::create(&log).unwrap());
     // The program must not learn the secret.
-    let command = ["--", "sh", "-c", "env"].map(str::to_owned);
+    let command = ["--env", "MODE=fast", "--", "sh", "-c", "env"].map(str::to_owned);
     let mut up = Process::start_with([with_host(&server.addr), command.to_vec()].concat(), &env, stderr);
     let addr = up.says("ready http://").await;
     let edge = Edge::at(&addr);
@@ -360,7 +360,8 @@ async fn up_delivers_callbacks_when_it_is_told_hosts_and_a_secret() {
     eventually("the callback", || async { (!server.requests().is_empty()).then_some(()) }).await;
     assert_signed(&server.requests()).await;
     let seen = follow(&addr, "up").await;
-    assert!(seen.text().contains("TAILWATER_JOB=up"), "{}", seen.text());
+    assert!(seen.text().contains("TAILWATER_JOB=up") && seen.text().contains("MODE=fast"), "{}", seen.text());
+    assert!(!seen.text().contains("TAILWATER_LOG"), "{}", seen.text());
     let log = std::fs::read_to_string(log).unwrap();
     assert!(log.contains("TRACE") && log.contains("starting new connection"));
     for shown in [log, seen.text(), format!("{:?}", follow(&addr, "callback-up").await.events)] {
