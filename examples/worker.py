@@ -1,93 +1,354 @@
 """A Tailwater worker in Python: gives its input, a text, back in capitals, word by word.
 
     pip install nats-py msgpack
-    python3 examples/worker.py [nats-url] [kind]      # nats://127.0.0.1:4222 and shout when left out
+    python3 examples/worker.py [nats-url] [kind] [jobs]  # nats://127.0.0.1:4222, shout and 4 at a time when left out
     tailwater submit --kind shout --input '"any text"' --watch
+
+Put your own work into `work`. What follows it is the same for every worker.
 """
 
-import asyncio, json, sys, time, zlib
+import asyncio, base64, hashlib, json, os, signal, sys, time, zlib
+from contextlib import suppress
 import msgpack, nats
 from nats.errors import Error
 from nats.js.api import ConsumerConfig
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import NotFoundError
 
-URL, KIND = (sys.argv[1:] + ["nats://127.0.0.1:4222", "shout"][len(sys.argv) - 1 :])[:2]
+URL, KIND, JOBS = (sys.argv[1:] + ["nats://127.0.0.1:4222", "shout", "4"][len(sys.argv) - 1 :])[:3]
+PREFIX, NAME = os.environ.get("TAILWATER_PREFIX", "tw"), f"python-{os.getpid()}"
+QUEUE, ATTEMPTS = f"{PREFIX.upper()}_JOBS", 5
 
 
-async def work(text):  # The work itself: yields pieces of output, none of them empty.
-    for word in str(text).split():
+class Retry(Exception):
+    """Raised by `work`: another attempt may do better. Any other exception fails the job at once."""
+
+
+async def work(job):
+    """Yields the output for `job["input"]` in pieces of text; `job["attempt"]` counts from 1. When the job is cancelled or late,
+    CancelledError is raised at the `await`. Call what blocks with `asyncio.to_thread`, or every job of the process waits."""
+    for word in str(job["input"]).split():
         await asyncio.sleep(0.05)
         yield word.upper() + " "
 
 
-async def run(js, shards, job, input, limits):
-    shard = zlib.crc32(job.encode()) % shards
-    subject, pos, seq, attempt, last = f"tw.chunks.{shard}.{job}", 0, 0, 0, None
+# ---- What a worker needs of NATS.
 
-    async def append(type, **fields):  # Awaited each time, so never more than one is in flight.
-        nonlocal pos, seq
-        event = {"type": type, "job": job, "seq": seq + 1, "attempt": attempt, "ts": time.time_ns() // 10**6, **fields}
-        fence = {"Nats-Expected-Last-Subject-Sequence": str(pos)}  # Refused unless the log still ends where we left it.
-        pos, seq = (await js.publish(subject, json.dumps(event).encode(), headers=fence)).seq, seq + 1
-
-    async def read_last():  # From the stream's leader: a replica may be behind.
-        nonlocal pos, seq, attempt, last
-        message = await js.get_last_msg(f"TW_CHUNKS_{shard}", subject)
-        last = json.loads(message.data) if message.data[:1] == b"{" else msgpack.unpackb(message.data)
-        pos, seq, attempt, last = message.seq, last["seq"], last["attempt"], last["type"]
-
-    try:
-        await read_last()
-    except NotFoundError:  # We are faster than the submitter, so we begin the log; it may still come first.
-        try:
-            await append("job:queued:v1", kind=KIND, input=input, **limits)
-        except APIError:
-            await read_last()
-    if last in ("job:done:v1", "job:failed:v1", "job:cancelled:v1"):
-        return
-    if last == "job:cancel-requested:v1":
-        return await append("job:cancelled:v1")
-    if attempt >= 5:
-        return await append("job:failed:v1", code="attempts_exhausted", message="5 attempts failed", retryable=False)
-    attempt += 1
-    await append("job:started:v1", kind=KIND, worker="python", continues=False)  # Whoever had the job is refused now.
-    async for text in work(input):
-        await append("model:chunk:v1", text=text, channel="output")
-    await append("job:done:v1", finish_reason="stop")
+NO_ANSWER = (Error, OSError, asyncio.TimeoutError)
+IN_FLIGHT = 10164  # The error of a cluster that is still storing an earlier publish to the subject.
 
 
-async def keep(message):  # Else the queue hands the job to another worker after 8 s.
+class Lost(Exception): """Another worker has the job, or it has ended: stop, and tell the queue nothing."""
+class Cancelled(Exception): """The log ends with a request to cancel the job."""
+class GiveBack(Exception): """The queue is to hand the job out again after this many seconds."""
+
+
+async def answer(ask, *args, **kwargs):
+    """Asks until there is an answer: a cluster that elects a leader gives none for some seconds. None means not found."""
+    pause = 0.05
     while True:
-        await asyncio.sleep(2.5)
-        await message.in_progress()
+        try:
+            return await ask(*args, **kwargs)
+        except NotFoundError:
+            return None
+        except NO_ANSWER:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2)
+
+
+def encode(value):  # Half a surrogate pair is not a character: no reader could decode it.
+    text = json.dumps(value, ensure_ascii=False)
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+
+
+def decode(data):
+    return json.loads(data) if data[:1] == b"{" else msgpack.unpackb(data)
+
+
+def digest(text):
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
+
+
+def failed(code, message):
+    return "job:failed:v1", {"code": code, "message": message[:1000], "retryable": False}
+
+
+LATE = failed("timed_out", "the job was not done in time")
+SILENT = failed("timed_out", "the job put out nothing for too long")
+STOPPED = "job:retrying:v1", {"code": "handed_back", "message": "the worker was stopped", "delay_ms": 0}
+
+
+class Job:
+    """A job that the queue handed over, until the queue is told what became of it."""
+
+    def __init__(self, message):
+        self.message, self.job = message, json.loads(message.data)
+        self.id = self.job["job"]
+        shard = zlib.crc32(self.id.encode()) % shards
+        self.stream, self.subject = f"{PREFIX.upper()}_CHUNKS_{shard}", f"{PREFIX}.chunks.{shard}.{self.id}"
+        self.pos, self.seq, self.attempt, self.last = 0, 0, 0, None  # Where the log ends, and with which event.
+        self.text, self.result, self.look, self.news = "", None, False, asyncio.Event()
+        self.end = message.metadata.timestamp.timestamp() + (self.job.get("timeout_ms") or 1e15) / 1000
+        self.silence, self.kept = (self.job.get("silence_timeout_ms") or 1e15) / 1000, time.time()
+
+    # -- The log. Only the owner of the job may write to it, and the broker sees to that.
+
+    async def append(self, type, **fields):  # Awaited each time, so never more than one is in flight.
+        ts, pause = time.time_ns() // 10**6, 0.01
+        event = {"type": type, "job": self.id, "seq": self.seq + 1, "attempt": self.attempt, "ts": ts, **fields}
+        data = encode(event)
+        while True:
+            fence = {"Nats-Expected-Last-Subject-Sequence": str(self.pos)}  # Refused unless the log still ends there.
+            try:
+                return self.stand((await js.publish(self.subject, data, headers=fence)).seq, event)
+            except NO_ANSWER as error:  # Refused, or nobody knows whether it was stored: the log does.
+                if getattr(error, "err_code", None) != IN_FLIGHT and await self.check(data):
+                    return
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.5)
+
+    def stand(self, pos, event):  # The log ends with this event, at this sequence of the stream.
+        self.pos, self.seq, self.attempt, self.last = pos, event["seq"], event["attempt"], event
+
+    async def read(self):  # From the stream's leader: a replica may be behind.
+        return await answer(js.get_last_msg, self.stream, self.subject)
+
+    async def check(self, data=None):
+        """Whether the log ends with `data`, which we published. Raises when somebody else has written."""
+        message = await self.read()
+        if message is None or message.seq == self.pos:
+            self.pos = message.seq if message else 0  # All events have expired; their numbers go on.
+            return False
+        event = decode(message.data)
+        cancelled = event["type"] == "job:cancel-requested:v1" and event["attempt"] == self.attempt
+        if message.data != data and not cancelled:
+            raise Lost
+        self.stand(message.seq, event)
+        if cancelled:
+            raise Cancelled
+        return True
+
+    async def is_exhausted(self):  # Attempts that a stopping worker handed back do not count.
+        if self.attempt < ATTEMPTS:
+            return False
+        events, handed_back, left = await js.subscribe(self.subject, stream=self.stream, ordered_consumer=True), 0, 1
+        try:
+            while left:
+                message = await events.next_msg(timeout=5)
+                handed_back += decode(message.data).get("code") == "handed_back"
+                left = message.metadata.num_pending
+        finally:
+            await events.unsubscribe()
+        return self.attempt - handed_back >= ATTEMPTS
+
+    # -- Its life: claim, run, end.
+
+    async def claim(self):
+        """Makes this worker the job's owner. False: there is nothing to run any more."""
+        seen = None
+        while True:
+            message = await self.read()
+            try:
+                if message is None:  # Faster than the submitter; the log begins the same way whoever writes it.
+                    fields = {name: self.job[name] for name in ("timeout_ms", "silence_timeout_ms") if self.job.get(name)}
+                    if self.job.get("callback"):
+                        fields["callback_digest"] = digest(self.job["callback"])
+                    await self.append("job:queued:v1", kind=KIND, input=self.job.get("input"), **fields)
+                    continue
+                self.stand(message.seq, decode(message.data))
+                type, end, restarted = self.last["type"], None, seen not in (None, self.pos)
+                wait = (self.last["ts"] + self.last.get("delay_ms", 0)) / 1000 - time.time()
+                if type in ("job:done:v1", "job:failed:v1", "job:cancelled:v1"):
+                    return False
+                if type == "job:started:v1" and restarted:
+                    break
+                if type == "job:cancel-requested:v1":
+                    end = "job:cancelled:v1", {}
+                elif time.time() >= self.end:
+                    end = LATE
+                elif type == "job:retrying:v1" and wait > 0:  # Its worker died before it told the queue to wait.
+                    raise GiveBack(min(wait, self.end - time.time()))
+                elif await answer(self.is_exhausted):
+                    end = failed("attempts_exhausted", f"{ATTEMPTS} attempts ended without a result")
+                if end:
+                    await self.append(end[0], **end[1])
+                    return False
+                self.attempt, seen = self.attempt + 1, self.pos
+                await self.append("job:started:v1", kind=KIND, worker=NAME, continues=False)  # Whoever had it is refused now.
+                return True
+            except (Lost, Cancelled):
+                pass  # Somebody else wrote first: look again.
+        raise Lost
+
+    async def produce(self):
+        try:
+            async for piece in work({**self.job, "attempt": self.attempt}):
+                self.text, self.heard = self.text + piece, time.time()
+                self.news.set()
+                while len(self.text) > 100_000:  # The log is slower than the work.
+                    await asyncio.sleep(0.05)
+            self.result = "job:done:v1", {"finish_reason": "stop"}
+        except Retry as error:
+            self.result = "job:retrying:v1", {"code": "retry", "message": str(error)[:1000]}
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            self.result = failed("exception", f"{type(error).__name__}: {error}")
+        self.news.set()
+
+    async def publish(self):
+        """Publishes what `work` yields. Gives the attempt's last event."""
+        looked = self.heard = time.time()
+        while True:
+            self.news.clear()
+            now, look_at, silent_at = time.time(), looked + ack_wait * 2 / 3, self.heard + self.silence
+            if not self.result and (stopping.is_set() or now >= min(self.end, silent_at)):
+                return STOPPED if stopping.is_set() else LATE if now >= self.end else SILENT
+            if self.text:
+                text, self.text = self.text[:30_000], self.text[30_000:]
+                await self.append("model:chunk:v1", text=text, channel="output")
+                looked = self.heard = time.time()
+            elif self.result:
+                return self.result
+            elif self.look or now >= look_at:  # A control signal says "look at the log". It can be lost.
+                self.look = False
+                await self.check()
+                looked = now
+            else:
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self.news.wait(), min(self.end, silent_at, look_at) - now)
+
+    async def run(self):
+        """Runs the job until its end is in the log."""
+        if not await self.claim():
+            return
+        producer = asyncio.create_task(self.produce())
+        try:
+            type, fields = await self.publish()
+        except Cancelled:
+            type, fields = "job:cancelled:v1", {}
+        finally:
+            producer.cancel()
+            await asyncio.wait({producer}, timeout=5)
+        if type == "job:retrying:v1" and "delay_ms" not in fields:
+            if await answer(self.is_exhausted):
+                type, fields = failed("attempts_exhausted", f"no attempt succeeded; the last one: {fields['message']}")
+            else:
+                left = max(0, int((self.end - time.time()) * 1000))
+                fields["delay_ms"] = min(1000 * 2 ** (self.attempt - 1), 60_000, left)
+        try:
+            await self.append(type, **fields)
+        except Cancelled:
+            await self.append("job:cancelled:v1")
+        if self.last["type"] == "job:retrying:v1":
+            raise GiveBack(fields["delay_ms"] / 1000)
+
+    async def call_back(self):
+        """Submits the job that tells the callback address how this one ended."""
+        end, url = self.last, self.job.get("callback")
+        if not url:
+            return
+        kind = await answer(js.consumer_info, QUEUE, "callback")
+        if kind is None or kind.num_pending + kind.num_ack_pending >= 20_000:
+            return print("not called back: no worker has served the kind callback, or too many wait", self.id, file=sys.stderr)
+        status = {"job:done:v1": "done", "job:failed:v1": "failed"}.get(end["type"], "cancelled")
+        error = {name: end[name] for name in ("code", "message", "retryable")} if status == "failed" else None
+        data = {"id": self.id, "kind": KIND, "status": status, "error": error, "ended_at": end["ts"]}
+        data.update({name: end.get(name) for name in ("attempt", "seq", "usage", "finish_reason")})
+        id = f"callback-{self.id}" if len(self.id) <= 55 else f"callback-{digest(self.id)}"
+        job = {"job": id, "kind": "callback", "input": {"url": url, "type": f"job.{status}", "data": data}}
+        try:
+            await js.publish(f"{PREFIX}.jobs.callback.{id}", encode(job), headers={"Nats-Msg-Id": id})
+        except Error as error:
+            if "per subject" not in str(error):  # Else it waits in the queue already.
+                raise
+
+    async def keep(self):  # Else the queue hands the job to another worker.
+        while True:
+            await asyncio.sleep(ack_wait / 3)
+            sent = time.time()
+            with suppress(*NO_ANSWER):
+                await nc.request(self.message.reply, b"+WPI", timeout=ack_wait / 3)
+                self.kept = sent if sent - self.kept < ack_wait else 0
+
+    async def signal(self, _):
+        self.look = True
+        self.news.set()
+
+
+# ---- The worker.
+
+
+async def serve(message):
+    if stopping.is_set():
+        return await message.nak()
+    try:
+        job = Job(message)
+    except (ValueError, KeyError, TypeError):
+        return await message.term()  # Not a job.
+    if job.id in running:  # The queue has not heard of us for long, and hands out what we still run.
+        running[job.id].message, running[job.id].kept = message, time.time()
+        return
+    control = await nc.subscribe(f"{PREFIX}.control.{job.id}", cb=job.signal)
+    running[job.id], heartbeat = job, asyncio.create_task(job.keep())
+    try:
+        await job.run()
+        await job.call_back()
+        await job.message.ack_sync()  # Only now: the end is in the log.
+    except GiveBack as seconds:
+        if time.time() - job.kept < ack_wait * 3 / 4:  # Else another worker may have it, and the answer would be about that.
+            await job.message.nak(delay=seconds.args[0])
+    except Lost:
+        print("lost to another worker:", job.id, file=sys.stderr)
+    finally:
+        heartbeat.cancel()
+        del running[job.id]
+        await control.unsubscribe()
+
+
+async def serve_one_after_another():
+    jobs = await answer(js.pull_subscribe_bind, KIND, QUEUE)
+    while not stopping.is_set():
+        try:
+            [message] = await jobs.fetch(1, timeout=2)
+        except NO_ANSWER:  # Nothing to do, or the broker is away.
+            await asyncio.sleep(0.1)
+            continue
+        try:
+            await serve(message)
+        except Exception as error:  # The queue hands the job out again after the ack wait.
+            print("let go of", message.subject, "after", repr(error), file=sys.stderr)
+
+
+def stop():
+    stopping.set()
+    for job in running.values():
+        job.news.set()
+
+
+async def report(error):
+    print("NATS:", repr(error), file=sys.stderr)
 
 
 async def main():
-    js = (await nats.connect(URL, max_reconnect_attempts=-1)).jetstream()
-    shards = int((await js.stream_info("TW_JOBS")).config.metadata["tailwater.shards"])
-    try:
-        await js.consumer_info("TW_JOBS", KIND)
-    except NotFoundError:  # As nats/consumers/kind.json declares it; times in seconds.
-        filter = f"tw.jobs.{KIND}.*"
-        config = ConsumerConfig(name=KIND, durable_name=KIND, filter_subject=filter, ack_wait=8, max_deliver=-1)
-        await js.add_consumer("TW_JOBS", config, max_ack_pending=20000, max_waiting=4096)
-    queue = await js.pull_subscribe_bind(KIND, "TW_JOBS")
+    global nc, js, shards, ack_wait, running, stopping
+    running, stopping = {}, asyncio.Event()
+    nc = await nats.connect(URL.split(","), max_reconnect_attempts=-1, ping_interval=4, error_cb=report)
+    js = nc.jetstream(timeout=3)
+    queue = await answer(js.stream_info, QUEUE) or sys.exit("NATS is not set up: run tailwater setup")
+    shards = int(queue.config.metadata["tailwater.shards"])
+    kind = await answer(js.consumer_info, QUEUE, KIND)
+    # A new kind is as nats/consumers/kind.json declares it; times in seconds.
+    new = ConsumerConfig(name=KIND, durable_name=KIND, filter_subject=f"{PREFIX}.jobs.{KIND}.*", ack_wait=8, max_deliver=-1)
+    config = kind.config if kind else new.evolve(max_ack_pending=20_000, max_waiting=4096)
+    metadata, ack_wait = config.metadata or {}, config.ack_wait
+    if "tailwater.features" not in metadata:  # An edge refuses jobs that ask for what is not in this list.
+        metadata["tailwater.features"] = "callbacks,limits"
+        await answer(js.add_consumer, QUEUE, config, metadata=metadata)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    slots = [asyncio.create_task(serve_one_after_another()) for _ in range(int(JOBS))]
     print("serves", KIND, flush=True)
-    while True:
-        try:
-            [message] = await queue.fetch(1, timeout=5)
-        except Error:  # Nothing to do, or the broker is away.
-            await asyncio.sleep(0.1)
-            continue
-        job, heartbeat = json.loads(message.data), asyncio.create_task(keep(message))
-        try:
-            limits = {name: value for name, value in job.items() if name in ("timeout_ms", "silence_timeout_ms")}
-            await run(js, shards, job["job"], job["input"], limits)
-            await message.ack_sync()  # Only now: the end is in the log.
-        except Error as error:  # Another worker has the job, or no answer came: stop, and ack nothing.
-            print("gave up", job["job"], error, file=sys.stderr)
-        finally:
-            heartbeat.cancel()
+    await stopping.wait()
+    await asyncio.wait(slots, timeout=10)  # What is not handed back by then is handed out after the ack wait.
+    await nc.close()
 
 
 asyncio.run(main())

@@ -8,6 +8,7 @@
 //! ```
 //! Each signal goes to the whole group. The program is reaped last of all: until then nobody else can have its number.
 
+mod environment;
 mod format;
 mod streams;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+pub use self::environment::{BadVariable, Variable};
 use self::format::Decoder;
 use self::streams::{SETTLE, Stderr, Stdout};
 use super::{Backend, Failure, Finish, Job, Output, Retry, Stopped};
@@ -41,7 +43,8 @@ const STOP_GRACE: Duration = Duration::from_millis(700);
 /// The exit status of a program that may do better another time: `EX_TEMPFAIL` of sysexits.h.
 const TEMPORARY: i32 = 75;
 
-/// Runs a program per job. `TAILWATER_JOB`, `TAILWATER_KIND` and `TAILWATER_ATTEMPT` are in its environment.
+/// Runs a program per job. Its environment is `PATH`, `HOME`, `LANG`, `LC_*`, `TZ`, `TMPDIR` and `USER` of this process,
+/// `PYTHONUNBUFFERED=1`, [`Exec::env`], and `TAILWATER_JOB`, `TAILWATER_KIND` and `TAILWATER_ATTEMPT`.
 #[derive(Clone, Debug)]
 pub struct Exec {
     /// The program and its arguments.
@@ -51,6 +54,8 @@ pub struct Exec {
     /// Whether the program can go on from an earlier attempt's output. It is then given `{"input": …, "output": …}`
     /// instead of the input alone, and puts out only what follows.
     pub continues: bool,
+    /// What else is in the program's environment.
+    pub env: Vec<Variable>,
     /// The `tailwater` that runs as `guard` between this process and the program, so that the program does not outlive
     /// this process however that ends. A guarded program's exit status of 129 to 192 reads as a signal.
     pub guard: Option<PathBuf>,
@@ -62,7 +67,8 @@ pub enum Format {
     /// Text, put out as it arrives.
     #[default]
     Text,
-    /// Text, put out line by line; a line over 256 KiB in parts.
+    /// Text, put out line by line; a line over 256 KiB in parts. A carriage return ends a line, too, and what follows it is
+    /// put out as it arrives: a bar of progress.
     Lines,
     /// A JSON value per line, of at most 512 KiB: `{"text": …, "channel": "output" | "reasoning"}` is text, and any
     /// other value is data. Without `channel` it is output. Blank lines are skipped.
@@ -116,11 +122,12 @@ impl Exec {
         };
         command
             .args(words)
+            // The guard's too: the program can read it.
+            .env_clear()
+            .envs(environment::of_program(std::env::vars_os(), &self.env))
             .env("TAILWATER_JOB", job.id.as_str())
             .env("TAILWATER_KIND", job.kind.as_str())
             .env("TAILWATER_ATTEMPT", job.attempt.to_string())
-            // `up` may have it for its callbacks, and a program must not speak in their name.
-            .env_remove("TAILWATER_WEBHOOK_SECRET")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

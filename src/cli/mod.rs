@@ -20,6 +20,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::nats::LOG_LIMITS;
 
 /// Durable job streams over NATS: workers publish a job's output chunk by chunk, and every client gets all of it, live
 /// and in order, each event once.
@@ -100,8 +105,13 @@ fn start_log(cli: &Cli) {
         eprintln!("tailwater: the log filter is passed over: {error}");
         EnvFilter::new(default)
     });
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if cli.log_json { log.json().init() } else { log.with_ansi(false).init() }
+    let limited = filter_fn(|metadata| {
+        let within = |&(target, level): &_| metadata.target() != target || *metadata.level() <= level;
+        LOG_LIMITS.iter().all(within)
+    });
+    let log = tracing_subscriber::registry().with(filter).with(limited);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    if cli.log_json { log.with(lines.json()).init() } else { log.with(lines.with_ansi(false)).init() }
 }
 
 #[cfg(test)]

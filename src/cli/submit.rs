@@ -67,6 +67,9 @@ impl Submit {
                 load(&log, &reserved_kind()).await?;
             }
             let load = load(&log, &self.kind).await?;
+            if let Some(refusal) = load.features.refusal(&submission) {
+                anyhow::bail!(refusal);
+            }
             match log.offer(&id, &submission, &load).await? {
                 Submitted::New | Submitted::Same => {}
                 Submitted::Other => anyhow::bail!("the id {id} names another job"),

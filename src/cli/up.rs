@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::{CredentialsArgs, NatsArgs, SetupArgs, WebhookSecret, block_on, until_interrupted};
 use super::broker::Broker;
 use super::edge::{EdgeArgs, announce, bind, with};
-use crate::backend::{Backend, demo::Demo, exec::Exec, exec::Format, webhook::Webhook};
+use crate::backend::{Backend, demo::Demo, exec::Exec, exec::Format, exec::Variable, webhook::Webhook};
 use crate::edge;
 use crate::nats::{Nats, redacted};
 use crate::runtime::Tasks;
@@ -51,6 +51,10 @@ pub(super) struct Up {
     edge: EdgeArgs,
     #[command(flatten)]
     secret: WebhookSecret,
+    /// A further variable for the program of `-- CMD`, `NAME` as it is set here or `NAME=value`; may be repeated. Of the
+    /// others it gets only PATH, HOME, LANG, LC_*, TZ, TMPDIR and USER.
+    #[arg(long, value_name = "NAME[=VALUE]", requires = "command")]
+    env: Vec<Variable>,
     /// A program that runs the jobs of the kind `exec`, and its arguments.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -106,7 +110,7 @@ impl Up {
             let (command, guard) = (self.command.clone(), Some(std::env::current_exe()?));
             start_worker(
                 &nats,
-                Exec { command, format: Format::Text, continues: false, guard },
+                Exec { command, format: Format::Text, continues: false, env: self.env.clone(), guard },
                 "exec",
                 &tasks,
             )

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{NatsArgs, WebhookArgs, millis, until_interrupted};
 use crate::backend::openai::{self, OpenAi};
-use crate::backend::{Backend, Secret, demo::Demo, exec::Exec, exec::Format};
+use crate::backend::{Backend, Secret, demo::Demo, exec::Exec, exec::Format, exec::Variable};
 use crate::config::BACKEND_THREADS_MIN;
 use crate::runtime;
 use crate::wire::{Kind, Limits, RESERVED_KIND};
@@ -83,6 +83,10 @@ enum BackendArgs {
         /// puts out only what follows.
         #[arg(long)]
         continues: bool,
+        /// A further variable for the program, `NAME` as it is set here or `NAME=value`; may be repeated. Of the others it
+        /// gets only PATH, HOME, LANG, LC_*, TZ, TMPDIR and USER.
+        #[arg(long, value_name = "NAME[=VALUE]")]
+        env: Vec<Variable>,
         /// The program and its arguments.
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
@@ -125,9 +129,9 @@ impl Worker {
         let _stop_all = stop.clone().drop_guard();
         match self.backend.clone() {
             BackendArgs::Demo => Box::pin(self.serve_with(Demo, stop)).await,
-            BackendArgs::Exec { format, continues, command } => {
+            BackendArgs::Exec { format, continues, env, command } => {
                 let guard = Some(std::env::current_exe()?);
-                Box::pin(self.serve_with(Exec { command, format, continues, guard }, stop)).await
+                Box::pin(self.serve_with(Exec { command, format, continues, env, guard }, stop)).await
             }
             BackendArgs::OpenAi { base_url, model, api_key, idle_timeout: silence, busy_timeout: busy } => {
                 // A variable that is set to nothing is no key.

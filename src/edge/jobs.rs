@@ -71,6 +71,9 @@ impl App {
         }
         let kind = submission.kind.clone();
         let load = self.load(&kind).await?;
+        if let Some(refusal) = load.features.refusal(&submission) {
+            return Err(Problem::new(Code::NotSupportedByKind, refusal));
+        }
         match self.log.offer(&id, &submission, &load).await? {
             Submitted::New => Ok(Accepted { job: id.clone(), id, kind, status: Status::Queued, new: true }),
             Submitted::Same => {

@@ -18,8 +18,8 @@ use crate::wire::{Code, JobState, Submission};
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 problems!(NotSubmitted:
-    BadJson, BadRequest, BadKind, BadJobId, TooLarge, UnsupportedMediaType, UnknownKind, CallbackNotAllowed, JobExists,
-    KeyReused, QueueFull, Timeout, Unavailable);
+    BadJson, BadRequest, BadKind, BadJobId, TooLarge, UnsupportedMediaType, UnknownKind, CallbackNotAllowed,
+    NotSupportedByKind, JobExists, KeyReused, QueueFull, Timeout, Unavailable);
 
 /// Submits a job.
 ///

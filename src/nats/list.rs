@@ -21,7 +21,9 @@ use crate::config::{
     REREAD_FIRST,
 };
 use crate::source::Unavailable;
-use crate::wire::{BadPage, JobId, JobPage, JobRow, Kind, PageToken, Place, Pos, Status, Stored};
+use crate::wire::{
+    BadPage, JobId, JobPage, JobRow, Kind, PageToken, Place, Pos, RESERVED_ID, Status, Stored,
+};
 
 /// Which jobs are asked for.
 #[derive(Clone, Debug)]
@@ -178,7 +180,8 @@ impl Reader {
         }
     }
 
-    /// A message of a shard; `None` for what stands under a subject where no reader would look for it.
+    /// A message of a shard; `None` for what stands under a subject where no reader would look for it, and for the jobs
+    /// that deliver callbacks: they are the system's own, and would be half of a listing.
     fn entry(&self, shard: u32, message: &Message) -> Option<Entry> {
         let job: JobId = names::job_of(header(message, names::SUBJECT)?).parse().ok()?;
         let pos = number(message, names::SEQUENCE)?;
@@ -186,7 +189,8 @@ impl Reader {
         let time = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let at_home = job.shard(self.log.shards) == shard;
-        at_home.then(|| Entry { job, pos, time, payload: message.payload.clone() })
+        let listed = at_home && !job.as_str().starts_with(RESERVED_ID);
+        listed.then(|| Entry { job, pos, time, payload: message.payload.clone() })
     }
 
     /// The row of a job, unless the event at which it was found is not its last one below `top`, or it is of another

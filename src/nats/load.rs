@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::features::Features;
 use super::log::{Log, unavailable};
 use super::setup;
 use crate::config::{KIND_JOBS_MAX, LOAD_AGE, SMALL_INPUT};
@@ -21,6 +22,8 @@ pub struct Load {
     pub bytes: u64,
     /// How many bytes they may take.
     pub bytes_max: u64,
+    /// What the workers of the kind do besides running its jobs.
+    pub features: Features,
 }
 
 impl Load {
@@ -87,6 +90,7 @@ impl Log {
             jobs: number(&consumer["num_pending"]) + number(&consumer["num_ack_pending"]),
             bytes: number(&info["state"]["bytes"]),
             bytes_max: number(&info["config"]["max_bytes"]),
+            features: Features::of(&consumer),
         }))
     }
 }

@@ -9,6 +9,7 @@ mod credentials;
 mod control;
 mod delivery;
 mod error;
+mod features;
 mod follow;
 mod list;
 mod load;
@@ -28,6 +29,7 @@ pub use credentials::Credentials;
 pub use control::{Control, ControlSignal, Question};
 pub use delivery::Delivery;
 pub use error::Error;
+pub use features::Features;
 pub use follow::LiveTail;
 pub use list::{JobQuery, ListError};
 pub use load::{Load, Loads};
@@ -37,3 +39,8 @@ pub use queue::{Claim, Submitted};
 pub use read::{LogReplay, Reader};
 pub use setup::{Change, Drift, Settings};
 pub use writer::{Refusal, Writer};
+
+/// The most that modules of the client library may log, whatever filter is asked for. Beyond it they log whole messages,
+/// with jobs' inputs, output and callback addresses, and servers' addresses with their passwords.
+pub const LOG_LIMITS: [(&str, tracing::Level); 2] =
+    [("async_nats::connection", tracing::Level::DEBUG), ("async_nats::connector", tracing::Level::INFO)];

@@ -18,6 +18,8 @@ pub(super) const LAST_SEQUENCE: &str = "Nats-Last-Sequence";
 pub(super) const PENDING: &str = "Nats-Num-Pending";
 /// The key in the metadata of the job stream under which `setup` leaves the number of shards.
 pub(super) const SHARDS: &str = "tailwater.shards";
+/// The key in the metadata of a kind's consumer under which its workers leave what they do besides running jobs.
+pub(super) const FEATURES: &str = "tailwater.features";
 
 /// The names under one prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]

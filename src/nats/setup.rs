@@ -9,7 +9,8 @@ use tracing::info;
 
 use super::api;
 use super::error::{Error, code};
-use super::names::{Names, SHARDS};
+use super::features::Features;
+use super::names::{FEATURES, Names, SHARDS};
 use crate::source::Unavailable;
 use crate::wire::Kind;
 
@@ -101,25 +102,38 @@ pub(super) async fn shards(client: &Client, names: &Names) -> Result<u32, Error>
     })
 }
 
-/// Makes the consumer that hands out jobs of `kind`, unless it is there. One that exists is left as it is.
+/// Makes the consumer that hands out jobs of `kind`, unless it is there. One that exists is left as it is, except that it
+/// says from then on what this crate's workers do, unless some worker has said so before.
 pub(super) async fn ensure_kind(
     client: &Client,
     names: &Names,
     kind: &Kind,
     ack_wait: Duration,
 ) -> Result<(), Error> {
-    if kind_info(client, names, kind).await?.is_some() {
+    if let Some(info) = kind_info(client, names, kind).await? {
+        let mut config = info["config"].clone();
+        if config["metadata"][FEATURES].is_null() {
+            config["metadata"][FEATURES] = Features::ALL.text().into();
+            create_consumer(client, names, kind, &config).await?;
+            info!(%kind, "said what the workers of a kind do");
+        }
         return Ok(());
     }
     let text = include_str!("../../nats/consumers/kind.json").replace("{kind}", kind.as_str());
     let mut config = declaration(&text, names);
     config["ack_wait"] = u64::try_from(ack_wait.as_nanos()).unwrap_or(u64::MAX).into();
+    config["metadata"] = json!({FEATURES: Features::ALL.text()});
+    create_consumer(client, names, kind, &config).await?;
+    info!(%kind, "made the consumer of a kind");
+    Ok(())
+}
+
+/// Makes the consumer of a kind, or changes it.
+async fn create_consumer(client: &Client, names: &Names, kind: &Kind, config: &Value) -> Result<(), Error> {
     let stream = names.jobs_stream();
     let filter = config["filter_subject"].as_str().unwrap_or_default();
     let subject = format!("CONSUMER.CREATE.{stream}.{kind}.{filter}");
-    api::call(client, &subject, &json!({"stream_name": stream, "config": config})).await?;
-    info!(%kind, "made the consumer of a kind");
-    Ok(())
+    api::call(client, &subject, &json!({"stream_name": stream, "config": config})).await.map(|_| ())
 }
 
 /// The consumer that hands out jobs of `kind`, when some worker has ever served it.

@@ -55,6 +55,8 @@ pub enum Code {
     KeyReused,
     /// The edge does not call back to this host.
     CallbackNotAllowed,
+    /// The workers of this kind do not do what the job asks for.
+    NotSupportedByKind,
     /// The queue of this kind is full.
     QueueFull,
     /// The log cannot be read or written for the moment.
@@ -115,6 +117,7 @@ impl Code {
         Self::BadSubprotocol,
         Self::KeyReused,
         Self::CallbackNotAllowed,
+        Self::NotSupportedByKind,
         Self::QueueFull,
         Self::Unavailable,
         Self::Restarting,
@@ -212,6 +215,13 @@ impl Code {
             Self::CallbackNotAllowed => {
                 row("callback_not_allowed", 422, None, false, "Callbacks to this host are not allowed.")
             }
+            Self::NotSupportedByKind => row(
+                "not_supported_by_kind",
+                422,
+                None,
+                false,
+                "The workers of this kind do not do what the job asks for.",
+            ),
             Self::QueueFull => row("queue_full", 503, None, true, "The queue is full; try again later."),
             Self::Unavailable => {
                 row("unavailable", 503, Some(1013), true, "The log is out of reach for the moment.")

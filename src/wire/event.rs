@@ -36,7 +36,7 @@ pub enum Body {
     Queued {
         /// Which workers may take it.
         kind: Kind,
-        /// What the submitter gave.
+        /// What the submitter gave; of a job that delivers a callback only a digest.
         #[serde(default)]
         input: Value,
         /// How long the job may take, from here to its end, in milliseconds.

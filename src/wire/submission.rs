@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
-use serde_json::{Number, Value};
+use serde_json::{Number, Value, json};
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
@@ -159,13 +159,25 @@ impl Submission {
         Ok(())
     }
 
-    /// The first event of the job's log.
+    /// The first event of the job's log. Anyone who may watch the job reads it, so it never holds a callback's address,
+    /// which may have a secret in it: of an address, and of the input of a job that delivers a callback, it holds a
+    /// digest, by which the same submission is recognised. The address itself is only in the queue.
     pub fn queued(&self) -> Body {
         let Limits { timeout_ms, silence_timeout_ms } = self.limits;
-        let (kind, input) = (self.kind.clone(), self.input.clone());
-        let callback_digest = self.callback.as_ref().map(|url| BASE64.encode(Sha256::digest(url)));
+        let kind = self.kind.clone();
+        let input = if kind.as_str() == RESERVED_KIND {
+            json!({"digest": digest(&self.input.to_string())})
+        } else {
+            self.input.clone()
+        };
+        let callback_digest = self.callback.as_deref().map(digest);
         Body::Queued { kind, input, timeout_ms, silence_timeout_ms, callback_digest }
     }
+}
+
+/// SHA-256 in base64url.
+fn digest(text: &str) -> String {
+    BASE64.encode(Sha256::digest(text))
 }
 
 /// Whether the host of `callback` is one of `hosts`, each `name` or `name:port`. A name alone means the scheme's own
@@ -180,7 +192,6 @@ pub fn may_call_back(callback: &str, hosts: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn another_callback_is_another_submission_and_its_address_is_in_no_event() {
@@ -192,6 +203,18 @@ mod tests {
         assert_eq!(queued, with(Some("https://h/secret")).queued());
         assert!(queued != with(Some("https://h/other")).queued() && queued != with(None).queued());
         assert!(!format!("{queued:?}").contains("secret"));
+    }
+
+    #[test]
+    fn the_first_event_of_a_callback_job_holds_a_digest_in_place_of_its_input() {
+        let of =
+            |url: &str| Submission::new(reserved_kind(), json!({"url": url, "type": "job.done"})).queued();
+        let queued = of("https://h/secret");
+        assert_eq!(queued, of("https://h/secret"));
+        assert_ne!(queued, of("https://h/other"));
+        let Body::Queued { input, .. } = queued else { panic!("{queued:?}") };
+        assert_eq!(input.as_object().unwrap().keys().collect::<Vec<_>>(), ["digest"]);
+        assert!(!input.to_string().contains("https"), "{input}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tracing::warn;
 
 use super::Shared;
 use super::job::Parting;
+use super::report::Report;
 use crate::backend::{self, Backend};
 use crate::config::APPEND_WAIT;
 use crate::nats::{Control, Delivery, Refusal, Tip, Writer};
@@ -95,9 +96,13 @@ impl<B: Backend> Shared<B> {
             let left = limits.timeout_ms.map(|ms| time_left(delivery.submitted, Duration::from_millis(ms)));
             let Next { attempt, body, so_far, broken } = self.next(&last, left).await?;
             let over = !matches!(body, Body::Started { .. });
+            let report = Report::of(&body);
             let mut writer = Writer::new(self.log.clone(), job.clone(), attempt, Some(&last));
             match writer.append(body).await {
-                Ok(()) if over => return Ok(Claimed::Over(Parting::Ended)),
+                Ok(()) if over => {
+                    report.into_iter().for_each(|report| report.log(job));
+                    return Ok(Claimed::Over(Parting::Ended));
+                }
                 Ok(()) => {
                     if attempt > 1 {
                         // An owner before that is silent would not find out for long.

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use super::batch::Batch;
 use super::claim::{Claimed, Mine, attempts_exhausted, panicked, timed_out};
 use super::held::Held;
+use super::report::Report;
 use super::{Flush, Shared, callback};
 use crate::backend::{Backend, Failure, Finish, Job, Output, Piece, Retry, Stopped};
 use crate::config::{ATTEMPT_PAUSE_MAX, HAND_BACK_WAIT, REQUEST_WAIT, RETRY_AFTER_MAX, STOP_WAIT};
@@ -464,8 +465,10 @@ async fn write_last(
     mut parting: Parting,
 ) -> Result<Parting, Unavailable> {
     loop {
+        let report = Report::of(&last);
         match writer.append(last).await {
             Ok(()) => {
+                report.into_iter().for_each(|report| report.log(writer.job()));
                 info!(job = %writer.job(), seq = writer.seq().0, ?parting, "parted");
                 return Ok(parting);
             }

@@ -7,6 +7,7 @@ mod claim;
 mod held;
 mod job;
 mod owner;
+mod report;
 
 use std::num::NonZero;
 use std::sync::Arc;

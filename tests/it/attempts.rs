@@ -293,6 +293,35 @@ async fn a_program_that_ignores_its_end_is_gone_within_a_second_of_the_cancel() 
 }
 
 #[tokio::test]
+async fn a_worker_logs_why_its_jobs_failed() {
+    let system = System::on(Broker::shared_one()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let stderr = std::fs::File::create(&log).unwrap();
+    let fails = "echo 'no\ndisk' >&2; test $TAILWATER_ATTEMPT = 2 || exit 75; exit 3";
+    let worker = ["worker", "--kind", "demo", "--retry-delay", "10ms"].map(str::to_owned).to_vec();
+    let exec = ["exec", "--", "sh", "-c", fails].map(str::to_owned).to_vec();
+    let _worker = Process::start_with([worker, system.flags(), exec].concat(), &[], stderr);
+    kind_is_known(&system).await;
+    let job = system.submit("fails", Value::Null).await;
+    assert_eq!(system.ended(&job).await.attempt, 2);
+    let late = system.submit_with("late", limited(Value::Null, Some(1), None)).await;
+    system.ended(&late).await;
+    for words in [
+        r#"to be retried job=fails code="exit_status" reason="exit status 75: no\ndisk""#,
+        r#"failed job=fails code="exit_status" reason="exit status 3: no\ndisk""#,
+        r#"failed job=late code="timed_out" reason="the job was not done in time""#,
+    ] {
+        let line = eventually("the line of the log", || async {
+            let log = std::fs::read_to_string(&log).unwrap();
+            log.lines().find(|line| line.contains(words)).map(str::to_owned)
+        });
+        assert!(line.await.contains(" WARN tailwater::worker"));
+    }
+    system.end().await;
+}
+
+#[tokio::test]
 async fn a_job_that_kills_every_worker_ends_when_its_attempts_are_used_up() {
     let system = System::on(Broker::shared_three()).await;
     // The program's parent is its guard, and the guard's parent the worker.

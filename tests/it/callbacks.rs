@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
-use crate::bad_input::post;
+use crate::bad_input::{exchange, http, post};
 use crate::submitting::{fill, jetstream};
 use crate::support::broker::{self, Broker};
 use crate::support::client::follow;
@@ -24,7 +24,7 @@ use crate::support::system::{Edge, System, words};
 use crate::support::{eventually, within};
 
 /// 32 bytes.
-const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+pub const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
 /// Workers for jobs and callbacks, and an edge that allows callbacks to `server`.
 struct Calls {
@@ -241,6 +241,47 @@ async fn nobody_but_an_allowed_host_is_called() {
 }
 
 #[tokio::test]
+async fn the_address_of_a_callback_is_in_no_log_and_in_no_listing() {
+    let server = Server::start(async |mut exchange: Exchange| match exchange.request.line.as_str() {
+        "POST /ok?token=hunter2" => exchange.answer("200 OK", "", "").await,
+        _ => exchange.answer("410 Gone", "", "").await,
+    })
+    .await;
+    let calls = Calls::to(&server, |_| {}).await;
+    for (id, path, status) in
+        [("told", "/ok?token=hunter2", Status::Done), ("untold", "/gone?token=hunter2", Status::Failed)]
+    {
+        let job = calls.submit(id, path, words(1, 0, 1)).await;
+        assert_eq!(calls.callback(&job).await.status, status);
+        assert_eq!(at(&server, path).len(), 1);
+        for job in [job.to_string(), format!("callback-{job}")] {
+            let mut shown = format!("{:?}", follow(&calls.edge.addr, &job).await.events);
+            assert!(shown.contains("job:queued:v1"), "{shown}");
+            for (path, headers) in [
+                (format!("/api/jobs/{job}"), ""),
+                (format!("/api/jobs/{job}/events"), "Accept: application/json\r\n"),
+                (format!("/api/jobs/{job}/events"), "Accept: text/event-stream\r\n"),
+            ] {
+                let (head, body) = exchange(&calls.edge.addr, "GET", &path, headers, b"").await;
+                assert!(head.starts_with("HTTP/1.1 200") && !body.is_empty(), "{head}");
+                shown += &body;
+            }
+            // What every other reader shows comes from these bytes.
+            let first = calls.system.log.first(&job.parse().unwrap()).await.unwrap().unwrap();
+            shown += &String::from_utf8_lossy(first.payload());
+            assert!(!shown.contains("hunter2") && !shown.contains(&server.addr), "{shown}");
+        }
+    }
+    for query in ["", "?kind=callback", "?kind=callback&status=failed"] {
+        let (status, _, page) = http(&calls.edge, "GET", &format!("/api/jobs{query}"), "", b"").await;
+        let ids: Vec<_> = page["jobs"].as_array().unwrap().iter().map(|job| job["id"].clone()).collect();
+        let expected = if query.is_empty() { json!(["untold", "told"]) } else { json!([]) };
+        assert_eq!((status, json!(ids)), (200, expected), "{page}");
+    }
+    calls.system.end().await;
+}
+
+#[tokio::test]
 async fn a_callback_that_no_worker_would_deliver_is_refused() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
@@ -309,21 +350,22 @@ async fn up_delivers_callbacks_when_it_is_told_hosts_and_a_secret() {
     let env = [("TAILWATER_WEBHOOK_SECRET", SECRET), ("TAILWATER_LOG", "trace")];
     let stderr = Stdio::from(std::fs::File::create(&log).unwrap());
     // The program must not learn the secret.
-    let command = ["--", "sh", "-c", "env"].map(str::to_owned);
+    let command = ["--env", "MODE=fast", "--", "sh", "-c", "env"].map(str::to_owned);
     let mut up = Process::start_with([with_host(&server.addr), command.to_vec()].concat(), &env, stderr);
     let addr = up.says("ready http://").await;
     let edge = Edge::at(&addr);
-    let callback = format!("http://{}/up", server.addr);
+    let callback = format!("http://{}/up?token=hunter2", server.addr);
     let (status, answer) = post(&edge, &json!({"kind": "exec", "id": "up", "callback": callback})).await;
     assert_eq!(status, 202, "{answer}");
     eventually("the callback", || async { (!server.requests().is_empty()).then_some(()) }).await;
     assert_signed(&server.requests()).await;
     let seen = follow(&addr, "up").await;
-    assert!(seen.text().contains("TAILWATER_JOB=up"), "{}", seen.text());
+    assert!(seen.text().contains("TAILWATER_JOB=up") && seen.text().contains("MODE=fast"), "{}", seen.text());
+    assert!(!seen.text().contains("TAILWATER_LOG"), "{}", seen.text());
     let log = std::fs::read_to_string(log).unwrap();
     assert!(log.contains("TRACE") && log.contains("starting new connection"));
     for shown in [log, seen.text(), format!("{:?}", follow(&addr, "callback-up").await.events)] {
-        assert!(!shown.contains(SECRET), "{shown}");
+        assert!(!shown.contains(SECRET) && !shown.contains("hunter2"), "{shown}");
     }
     let (code, out, _) = run_with(["up", "--help"], &env[..1]).await;
     assert_eq!(

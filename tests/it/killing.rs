@@ -342,7 +342,7 @@ async fn a_leader_that_is_killed_under_load_loses_and_doubles_nothing() {
 }
 
 /// The node that leads the only shard.
-async fn leader(system: &System, broker: &Broker) -> usize {
+pub async fn leader(system: &System, broker: &Broker) -> usize {
     let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>()).await.unwrap();
     let stream = format!("{}_CHUNKS_0", system.options.prefix.as_str().to_uppercase());
     let answer = client.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await.unwrap();

@@ -38,6 +38,8 @@ mod openai;
 mod openapi;
 /// Outages of the broker: a job that is still its worker's goes on where it was.
 mod outages;
+/// The worker of the examples that is written in Python, and what an edge refuses when a kind's workers lack it.
+mod python_worker;
 /// The commands of the README, run as a reader would.
 mod readme;
 /// Plain HTTP: pages of history, waiting for a result, and what every address answers to what it does not take.

@@ -51,6 +51,7 @@ async fn every_command_of_the_readme_does_what_a_reader_expects() {
         r#""live":false,"next":null}"#,
         "· missing 0 · duplicated 0 · resumed at seq 21",
         "one\ntwo\nthree\n",
+        "1\n2\n3\n4\n5\n",
         "THE QUICK BROWN FOX",
     ] {
         assert!(said.contains(expected), "{expected} is not in:\n{said}");

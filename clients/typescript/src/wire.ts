@@ -23,7 +23,7 @@ export type Event =
        */
       cursor: Cursor;
       /**
-       * What the submitter gave.
+       * What the submitter gave; of a job that delivers a callback only a digest.
        */
       input?: unknown;
       /**

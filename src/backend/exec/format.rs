@@ -1,11 +1,12 @@
 //! What a program's bytes mean: lines, and the three formats of standard output. It reads nothing and puts out
 //! nothing; it holds the bytes that are not used up yet, and limits them.
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use serde_json::Value;
 
 use super::utf8::Utf8;
 use super::{Failure, Format};
+use crate::backend::surrogates::{Joiner, mark, settle};
 use crate::backend::{Channel, Content};
 use crate::wire::codec::{VALUE_DEPTH_MAX, nests_at_most};
 
@@ -14,30 +15,50 @@ pub(super) const LINE_MAX: usize = crate::config::CHUNK_MAX;
 /// The longest line of the format `ndjson` in bytes: what it says must fit into one event.
 pub(super) const JSON_LINE_MAX: usize = 512 * 1024;
 
+/// The byte order mark that some programs write before UTF-8. It says nothing, and is not part of the output.
+const BOM: &[u8] = "\u{FEFF}".as_bytes();
+/// How many bytes of a line that cannot be used are quoted.
+const EXCERPT_MAX: usize = 160;
+
 /// Bytes that are taken line by line.
 #[derive(Debug)]
 pub(super) struct Lines {
     /// Where bytes that were read go.
     pub(super) buffer: BytesMut,
-    /// So many bytes of the buffer are known to hold no newline.
+    /// So many bytes of the buffer are known to hold no end of a line.
     searched: usize,
     limit: usize,
+    /// Whether a carriage return alone ends a line, too: programs draw over a line of progress with it.
+    returns: bool,
+    /// Whether the last line ended so. What follows is taken as it comes, for its own end may be minutes away.
+    redraws: bool,
 }
 
 impl Lines {
     /// Lines of at most `limit` bytes, the newline included.
     pub(super) fn new(limit: usize) -> Self {
-        Self { buffer: BytesMut::new(), searched: 0, limit }
+        Self { buffer: BytesMut::new(), searched: 0, limit, returns: false, redraws: false }
     }
 
-    /// The next line with its newline; the first part of one that is longer than the limit; once there is nothing more
-    /// to read (`ended`), what is left.
+    /// The same, when a carriage return ends a line, too.
+    pub(super) fn with_redraws(limit: usize) -> Self {
+        Self { returns: true, ..Self::new(limit) }
+    }
+
+    /// The next line with its newline; the first part of one that is longer than the limit; of a line that is drawn over,
+    /// what is there; once there is nothing more to read (`ended`), what is left.
     pub(super) fn next(&mut self, ended: bool) -> Option<BytesMut> {
         let search = self.buffer.get(self.searched..self.limit.min(self.buffer.len())).unwrap_or_default();
-        let end = match search.iter().position(|byte| *byte == b'\n') {
-            Some(at) => self.searched + at + 1,
+        let found = search.iter().position(|byte| *byte == b'\n' || self.returns && *byte == b'\r');
+        let end = match found {
+            Some(at) => {
+                let at = self.searched + at;
+                let newline = self.buffer.get(at..at + 2) == Some(b"\r\n") && at + 2 <= self.limit;
+                self.redraws = self.buffer.get(at) == Some(&b'\r') && !newline;
+                at + 1 + usize::from(newline)
+            }
             None if self.buffer.len() >= self.limit => self.limit,
-            None if ended && !self.buffer.is_empty() => self.buffer.len(),
+            None if (ended || self.redraws) && !self.buffer.is_empty() => self.buffer.len(),
             None => {
                 self.searched = self.buffer.len();
                 return None;
@@ -50,43 +71,88 @@ impl Lines {
 
 /// Standard output in one of the formats.
 #[derive(Debug)]
-pub(super) enum Decoder {
+pub(super) struct Decoder {
+    /// Whether the beginning, where a byte order mark may stand, is past.
+    begun: bool,
+    meaning: Meaning,
+}
+
+#[derive(Debug)]
+enum Meaning {
     Text { buffer: BytesMut, utf8: Utf8 },
     Lines { lines: Lines, utf8: Utf8 },
-    Ndjson { lines: Lines, number: u64 },
+    Ndjson { lines: Lines, number: u64, halves: Halves },
+}
+
+/// Halves of characters at the end of what a line of JSON said, by channel: the next one may bring the other half.
+#[derive(Debug, Default)]
+struct Halves {
+    output: Joiner,
+    reasoning: Joiner,
+}
+
+impl Halves {
+    fn of(&mut self, channel: Channel) -> &mut Joiner {
+        match channel {
+            Channel::Output => &mut self.output,
+            Channel::Reasoning => &mut self.reasoning,
+        }
+    }
+
+    /// What is left when no more lines come.
+    fn end(&mut self) -> Option<Content> {
+        [Channel::Output, Channel::Reasoning].into_iter().find_map(|channel| {
+            let text = self.of(channel).end()?.to_string();
+            Some(Content::Text { channel, text })
+        })
+    }
 }
 
 impl Decoder {
     pub(super) fn new(format: Format) -> Self {
-        match format {
-            Format::Text => Self::Text { buffer: BytesMut::new(), utf8: Utf8::default() },
-            Format::Lines => Self::Lines { lines: Lines::new(LINE_MAX), utf8: Utf8::default() },
-            Format::Ndjson => Self::Ndjson { lines: Lines::new(JSON_LINE_MAX), number: 0 },
-        }
+        let meaning = match format {
+            Format::Text => Meaning::Text { buffer: BytesMut::new(), utf8: Utf8::default() },
+            Format::Lines => Meaning::Lines { lines: Lines::with_redraws(LINE_MAX), utf8: Utf8::default() },
+            Format::Ndjson => {
+                let (lines, halves) = (Lines::new(JSON_LINE_MAX), Halves::default());
+                Meaning::Ndjson { lines, number: 0, halves }
+            }
+        };
+        Self { begun: false, meaning }
     }
 
     /// Where bytes that were read go.
     pub(super) fn buffer(&mut self) -> &mut BytesMut {
-        match self {
-            Self::Text { buffer, .. } => buffer,
-            Self::Lines { lines, .. } | Self::Ndjson { lines, .. } => &mut lines.buffer,
+        match &mut self.meaning {
+            Meaning::Text { buffer, .. } => buffer,
+            Meaning::Lines { lines, .. } | Meaning::Ndjson { lines, .. } => &mut lines.buffer,
         }
     }
 
     /// What the bytes so far put out next; `ended` says that no more come. `None`: more bytes are needed, or, after the
     /// end, that was all.
     pub(super) fn next(&mut self, ended: bool) -> Result<Option<Content>, Failure> {
-        match self {
-            Self::Text { buffer, utf8 } => Ok(text(utf8, Some(buffer.split()), ended)),
-            Self::Lines { lines, utf8 } => Ok(text(utf8, lines.next(ended), ended)),
-            Self::Ndjson { lines, number } => {
+        if !self.begun {
+            let buffer = self.buffer();
+            if !ended && buffer.len() < BOM.len() && BOM.starts_with(buffer) {
+                return Ok(None);
+            }
+            if buffer.starts_with(BOM) {
+                buffer.advance(BOM.len());
+            }
+            self.begun = true;
+        }
+        match &mut self.meaning {
+            Meaning::Text { buffer, utf8 } => Ok(text(utf8, Some(buffer.split()), ended)),
+            Meaning::Lines { lines, utf8 } => Ok(text(utf8, lines.next(ended), ended)),
+            Meaning::Ndjson { lines, number, halves } => {
                 while let Some(line) = lines.next(ended) {
                     *number += 1;
-                    if let Some(content) = json_line(&line, *number)? {
+                    if let Some(content) = json_line(&line, *number, halves)? {
                         return Ok(Some(content));
                     }
                 }
-                Ok(None)
+                Ok(if ended { halves.end() } else { None })
             }
         }
     }
@@ -94,30 +160,59 @@ impl Decoder {
 
 /// The text of the next bytes or, when none are left, of what the decoder still holds at the end.
 fn text(utf8: &mut Utf8, bytes: Option<BytesMut>, ended: bool) -> Option<Content> {
-    let text = match bytes {
-        Some(bytes) if !bytes.is_empty() => utf8.decode(&bytes),
-        Some(_) | None if ended => utf8.finish(),
-        Some(_) | None => return None,
-    };
+    let mut text = bytes.map_or_else(String::new, |bytes| utf8.decode(&bytes));
+    if text.is_empty() && ended {
+        text = utf8.finish();
+    }
     (!text.is_empty()).then_some(Content::Text { channel: Channel::Output, text })
 }
 
-/// What a line says; `None` for a blank one.
-fn json_line(line: &[u8], number: u64) -> Result<Option<Content>, Failure> {
-    let bad =
-        |why: String| Failure::fatal("bad_output", format!("line {number} of the program's output {why}"));
-    if line.len() == JSON_LINE_MAX && !line.ends_with(b"\n") {
-        return Err(bad(format!("is longer than {JSON_LINE_MAX} bytes")));
+/// What a line says; `None` for a blank one, or when all of its text is half a character.
+fn json_line(line: &[u8], number: u64, halves: &mut Halves) -> Result<Option<Content>, Failure> {
+    let too_long = line.len() == JSON_LINE_MAX && !line.ends_with(b"\n");
+    let line = line.trim_ascii_end();
+    let bad = |why: String, column: usize| {
+        let excerpt = excerpt(line, column);
+        Failure::fatal("bad_output", format!("line {number} of the program's output {why}: {excerpt}"))
+    };
+    if too_long {
+        return Err(bad(format!("is longer than {JSON_LINE_MAX} bytes"), 0));
     }
     if line.trim_ascii().is_empty() {
         return Ok(None);
     }
-    // The parser's words say what and where, and quote nothing of the line.
-    let value = serde_json::from_slice(line).map_err(|error| bad(format!("is no JSON: {error}")))?;
+    let text = std::str::from_utf8(line).map_err(|error| {
+        bad(format!("is not UTF-8 from byte {} on", error.valid_up_to()), error.valid_up_to())
+    })?;
+    let value = serde_json::from_str(&mark(text)).map_err(|error| {
+        // To the parser every line is the first one.
+        let why = error.to_string().replace(" at line 1 column ", " at column ");
+        bad(format!("is not JSON: {why}"), error.column())
+    })?;
     if !nests_at_most(&value, VALUE_DEPTH_MAX) {
-        return Err(bad(format!("nests deeper than {VALUE_DEPTH_MAX} levels")));
+        return Err(bad(format!("nests deeper than {VALUE_DEPTH_MAX} levels"), 0));
     }
-    Ok(Some(content(value)))
+    Ok(match content(value) {
+        Content::Text { channel, text } => {
+            let text = halves.of(channel).push(&text);
+            (!text.is_empty()).then_some(Content::Text { channel, text })
+        }
+        Content::Data(mut data) => {
+            settle(&mut data);
+            Some(Content::Data(data))
+        }
+    })
+}
+
+/// A line for people, or the part of it around a column.
+fn excerpt(line: &[u8], column: usize) -> String {
+    let from = column.saturating_sub(EXCERPT_MAX / 2).min(line.len().saturating_sub(EXCERPT_MAX));
+    let part = line.get(from..).unwrap_or_default();
+    let part = part.get(..EXCERPT_MAX).unwrap_or(part);
+    let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    let text: String = String::from_utf8_lossy(part).chars().map(printable).collect();
+    let mark = |cut: bool| if cut { "…" } else { "" };
+    format!("{}{text}{}", mark(from > 0), mark(from + part.len() < line.len()))
 }
 
 /// An object with a string `text`, and a `channel` that is one if it is there, is text; anything else is data.
@@ -169,6 +264,10 @@ mod tests {
             other @ (Content::Text { .. } | Content::Data(_)) => panic!("no text of the answer: {other:?}"),
         };
         contents.into_iter().map(text).collect()
+    }
+
+    fn text_of(text: &str) -> Content {
+        Content::Text { channel: Channel::Output, text: text.into() }
     }
 
     fn refused(line: &[u8]) -> String {
@@ -224,11 +323,99 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_json_is_refused_with_its_number() {
-        assert!(refused(b"nope\n").contains("is no JSON"));
-        assert!(refused(b"1 2\n").contains("is no JSON"));
-        assert!(refused(b"\"\xFF\"\n").contains("is no JSON"));
-        assert!(refused(b"{\"text\":").contains("is no JSON"));
+    fn a_line_that_is_not_json_is_refused_with_its_number_and_content() {
+        let begin = "line 3 of the program's output is not JSON: ";
+        assert_eq!(refused(b"nope\n"), format!("{begin}expected ident at column 2: nope"));
+        assert_eq!(refused(b"1 2\r\n"), format!("{begin}trailing characters at column 3: 1 2"));
+        assert_eq!(
+            refused(b"{\"text\":"),
+            format!("{begin}EOF while parsing a value at column 8: {{\"text\":")
+        );
+        for not_json in
+            ["{\"loss\": NaN}", "[1, Infinity]", "{\"a\": -Infinity}", "{'text': 'x'}", "\"\u{1b}[0m\""]
+        {
+            let message = refused(format!("{not_json}\n").as_bytes());
+            let shown = not_json.replace('\u{1b}', "\u{FFFD}");
+            assert!(message.starts_with(begin) && message.ends_with(&shown), "{message}");
+        }
+        assert!(refused(b"\"\xFF\"\n").contains("is not UTF-8 from byte 1 on: \""));
+    }
+
+    #[test]
+    fn halves_of_characters_are_joined_over_the_lines_of_a_channel_or_replaced() {
+        let lines = r#"{"text":"a\ud83d"}
+            {"text":"r\ud83d","channel":"reasoning"}
+            {"text":"\ude00b"}
+            {"lone":"\udfff"}
+            {"text":"\ud83d"}
+            {"text":"c\ud800"}"#;
+        let reasoning = |text: &str| Content::Text { channel: Channel::Reasoning, text: text.into() };
+        let expected = vec![
+            text_of("a"),
+            reasoning("r"),
+            text_of("😀b"),
+            Content::Data(json!({"lone": "\u{FFFD}"})),
+            text_of("\u{FFFD}c"),
+            text_of("\u{FFFD}"),
+            reasoning("\u{FFFD}"),
+        ];
+        assert_eq!(decoded(Format::Ndjson, [lines.as_bytes()]).unwrap(), expected);
+        assert_eq!(decoded(Format::Ndjson, lines.as_bytes().chunks(1)).unwrap(), expected);
+    }
+
+    #[test]
+    fn of_a_long_line_that_is_not_json_the_part_around_the_fault_is_quoted() {
+        let line = format!("[{}NaN{}]", "1,".repeat(5_000), ",2".repeat(5_000));
+        let message = refused(line.as_bytes());
+        assert!(
+            message.contains("…,1,1,") && message.contains(",1,NaN,2,") && message.ends_with(",2,2…"),
+            "{message}"
+        );
+        assert!(message.len() < 2 * EXCERPT_MAX, "{message}");
+        let long = refused(&vec![b'x'; JSON_LINE_MAX]);
+        assert!(long.contains("is longer than 524288 bytes: xxx") && long.len() < 2 * EXCERPT_MAX, "{long}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_not_part_of_the_output() {
+        for format in [Format::Text, Format::Lines] {
+            for pieces in [&["\u{FEFF}é\n".as_bytes()][..], &[b"\xEF", b"\xBB", b"\xBF\xC3", b"\xA9\n"]] {
+                assert_eq!(texts(format, pieces).concat(), "é\n");
+            }
+            assert_eq!(texts(format, &["\u{FEFF}".as_bytes()]), [""; 0]);
+            // Anywhere else it is a character, and what only begins like one is not one.
+            assert_eq!(texts(format, &["a\u{FEFF}".as_bytes()]).concat(), "a\u{FEFF}");
+            assert_eq!(texts(format, &[b"\xEF\xBB"]).concat(), "\u{FFFD}");
+            assert_eq!(texts(format, &["\u{FEFE}\n".as_bytes()]).concat(), "\u{FEFE}\n");
+        }
+        let lines = "\u{FEFF}\r\n{\"text\":\"a\"}\n".as_bytes();
+        assert_eq!(decoded(Format::Ndjson, lines.chunks(1)).unwrap(), [text_of("a")]);
+        assert_eq!(decoded(Format::Ndjson, ["\u{FEFF}{\"text\":\"a\"}".as_bytes()]).unwrap(), [text_of("a")]);
+    }
+
+    #[test]
+    fn a_line_that_is_drawn_over_comes_as_it_is_written() {
+        let mut decoder = Decoder::new(Format::Lines);
+        let mut after = |bytes: &[u8]| {
+            decoder.buffer().extend_from_slice(bytes);
+            let next = || decoder.next(false).unwrap();
+            std::iter::from_fn(next)
+                .map(|content| match content {
+                    Content::Text { text, .. } => text,
+                    Content::Data(data) => panic!("data: {data}"),
+                })
+                .collect::<Vec<_>>()
+        };
+        // A return before each redraw, or after it.
+        assert_eq!(after(b"loading"), [""; 0]);
+        assert_eq!(after(b"\r 10%"), ["loading\r", " 10%"]);
+        assert_eq!(after(b"\r 20%"), ["\r", " 20%"]);
+        assert_eq!(after(b" still"), [" still"]);
+        assert_eq!(after(b"\r100%\nne"), ["\r", "100%\n"]);
+        assert_eq!(after(b"xt\r\n10%\r"), ["next\r\n", "10%\r"]);
+        assert_eq!(after(b"20%\r"), ["20%\r"]);
+        assert_eq!(after(b"\ndone"), ["\n"]);
+        assert_eq!(after(b"\n"), ["done\n"]);
     }
 
     #[test]
@@ -254,10 +441,33 @@ mod tests {
         };
         assert_eq!(crate::wire::Event::decode(&event.encode().unwrap()).unwrap(), event);
         assert!(refused(nested(VALUE_DEPTH_MAX + 1).as_bytes()).contains("nests deeper"));
-        assert!(refused(nested(100_000).as_bytes()).contains("is no JSON"));
+        assert!(refused(nested(100_000).as_bytes()).contains("is not JSON"));
     }
 
     proptest! {
+        #[test]
+        fn with_returns_and_newlines_cut_anywhere_nothing_is_lost_and_no_line_is_held(
+            bytes in prop::collection::vec(prop::sample::select(b"ab\r\n".to_vec()), 0..60),
+            size in 1..9usize,
+            limit in 2..9usize,
+        ) {
+            let mut lines = Lines::with_redraws(limit);
+            let mut seen = Vec::new();
+            for piece in bytes.chunks(size) {
+                lines.buffer.extend_from_slice(piece);
+                while let Some(line) = lines.next(false) {
+                    prop_assert!(!line.is_empty() && line.len() <= limit);
+                    seen.extend_from_slice(&line);
+                }
+                prop_assert!(lines.buffer.len() < limit);
+                prop_assert!(!lines.buffer.contains(&b'\r') && !lines.buffer.contains(&b'\n'));
+            }
+            while let Some(line) = lines.next(true) {
+                seen.extend_from_slice(&line);
+            }
+            prop_assert_eq!(seen, bytes);
+        }
+
         #[test]
         fn lines_cut_anywhere_are_the_lines_of_the_whole(
             bytes in prop::collection::vec(prop::sample::select(b"ab\n\n".to_vec()), 0..60),

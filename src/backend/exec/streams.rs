@@ -152,7 +152,9 @@ impl Stderr {
             let more = self.pipe.read_buf(&mut self.lines.buffer).await.is_ok_and(|read| read > 0);
             while let Some(line) = self.lines.next(!more) {
                 let line = String::from_utf8_lossy(&line);
+                // Of a line that was drawn over, what a terminal shows in the end.
                 let line = line.trim_end_matches(['\r', '\n']);
+                let line = line.rsplit('\r').next().unwrap_or(line);
                 debug!(target: "tailwater::exec", job = %self.job, line);
                 self.last.push(line);
             }

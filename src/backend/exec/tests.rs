@@ -13,7 +13,7 @@ use crate::config::OUTPUT_BUFFER_MAX;
 use crate::guard::tests::{Held, SOON, program, shell};
 
 fn exec(format: Format, command: Vec<OsString>) -> Exec {
-    Exec { command, format, continues: false, guard: None }
+    Exec { command, format, continues: false, env: Vec::new(), guard: None }
 }
 
 fn script(format: Format, script: &str) -> Exec {
@@ -84,6 +84,61 @@ async fn the_input_arrives_on_standard_input_and_the_job_in_the_environment() {
     let (end, seen) = run_with(&program, json!({"prompt": "héllo\n"})).await;
     assert_eq!(end, done());
     assert_eq!(joined(&seen), "{\"prompt\":\"héllo\\n\"}\nj1 exec 3\n");
+}
+
+#[tokio::test]
+async fn a_program_and_its_guard_have_an_environment_of_their_own() {
+    // Cargo sets it for every test.
+    assert!(std::env::var_os("CARGO_PKG_NAME").is_some());
+    let names = |contents: &[Content]| -> Vec<String> {
+        let text = joined(contents);
+        let names =
+            text.split(['\n', '\0']).filter_map(|line| line.split_once('=')).map(|(name, _)| name.to_owned());
+        names
+            .filter(|name| name.starts_with("TAILWATER_") || name.starts_with("CARGO_") || name == "MODE")
+            .collect()
+    };
+    let env = vec![
+        "MODE=fast".parse().unwrap(),
+        "CARGO_PKG_NAME".parse().unwrap(),
+        "TAILWATER_JOB=x".parse().unwrap(),
+    ];
+    let exec = Exec { env, ..script(Format::Text, "env | sort") };
+    let (end, seen) = run(&exec).await;
+    assert_eq!(end, done());
+    let expected = ["CARGO_PKG_NAME", "MODE", "TAILWATER_ATTEMPT", "TAILWATER_JOB", "TAILWATER_KIND"];
+    assert_eq!(names(&seen), expected);
+    assert!(joined(&seen).contains("TAILWATER_JOB=j1\n") && joined(&seen).contains("PYTHONUNBUFFERED=1\n"));
+    let directory = tempfile::tempdir().unwrap();
+    let guard = Some(program(directory.path()));
+    let parent = Exec { guard, ..script(Format::Text, "cat /proc/$PPID/environ") };
+    let (end, seen) = run(&parent).await;
+    assert_eq!(end, done());
+    assert!(!names(&seen).contains(&"CARGO_PKG_NAME".to_owned()), "{seen:?}");
+}
+
+#[tokio::test]
+async fn what_python_prints_comes_before_the_program_has_ended() {
+    let mut go = Held::new();
+    let path = go.path().display().to_string();
+    let prints = format!(
+        "python3 -c \"import os; print('now'); os.write(3, b'printed\\n'); open('{path}.go').read()\""
+    );
+    assert!(std::process::Command::new("mkfifo").arg(format!("{path}.go")).status().unwrap().success());
+    let program = exec(Format::Text, go.shell(&prints));
+    let (out, mut taken) = Output::new();
+    let reader = async {
+        go.says("printed").await;
+        // It writes the end of the line by itself.
+        let mut printed = Vec::new();
+        while joined(&printed) != "now\n" {
+            printed.push(taken.recv().await.unwrap().content);
+        }
+        let line = format!(": > '{path}.go'");
+        assert!(Command::new("sh").args(["-c", &line]).status().await.unwrap().success());
+    };
+    let run = async { tokio::join!(program.run(job(Value::Null), out), reader) };
+    assert_eq!(timeout(SOON, run).await.unwrap().0, done());
 }
 
 #[tokio::test]

@@ -1,0 +1,54 @@
+//! What a worker's log says of attempts that failed: whoever runs the worker need not watch its jobs. It decides nothing.
+
+use tracing::warn;
+
+use crate::wire::{Body, HANDED_BACK, JobId};
+
+/// Why an attempt failed, taken from the event that says so before it is written.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Report {
+    event: &'static str,
+    code: String,
+    message: String,
+}
+
+impl Report {
+    /// The report of an event; `None` when nothing failed. A job that was handed back did not fail.
+    pub(super) fn of(event: &Body) -> Option<Self> {
+        let (event, code, message) = if let Body::Failed(failure) = event {
+            ("failed", &failure.code, &failure.message)
+        } else if let Body::Retrying { code, message, .. } = event
+            && code != HANDED_BACK
+        {
+            ("to be retried", code, message)
+        } else {
+            return None;
+        };
+        Some(Self { event, code: code.clone(), message: message.clone() })
+    }
+
+    /// Logs it once the event is stored.
+    pub(super) fn log(self, job: &JobId) {
+        let Self { event, code, message } = self;
+        // Quoted, since a program's last words may have lines of their own.
+        warn!(%job, code, reason = message, "{event}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Failure;
+
+    #[test]
+    fn what_failed_is_reported_and_nothing_else() {
+        let retrying = |code: &str| Body::Retrying { code: code.into(), message: "m".into(), delay_ms: 5 };
+        let report = |event| Some(Report { event, code: "c".into(), message: "m".into() });
+        let failure = Failure { code: "c".into(), message: "m".into(), retryable: false };
+        assert_eq!(Report::of(&Body::Failed(failure)), report("failed"));
+        assert_eq!(Report::of(&retrying("c")), report("to be retried"));
+        assert_eq!(Report::of(&retrying(HANDED_BACK)), None);
+        assert_eq!(Report::of(&Body::Cancelled {}), None);
+        assert_eq!(Report::of(&Body::Done { usage: None, finish_reason: None }), None);
+    }
+}
