@@ -3,8 +3,10 @@
 
 use std::fmt;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use async_nats::connection::State;
 use async_nats::jetstream::consumer::{PullConsumer, pull::Batch};
 use async_nats::jetstream::{self, AckKind};
 use async_nats::{Client, HeaderMap};
@@ -13,18 +15,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::api::{self, Published};
 use super::connect::Nats;
 use super::error::{Error, code};
+use super::lease::Lease;
 use super::load::Load;
 use super::log::{Log, unavailable};
 use super::writer::{Refusal, Writer};
 use super::{names, setup};
 use crate::config::{CLAIM_LATE, CLAIM_WAIT, REQUEST_WAIT};
 use crate::source::Unavailable;
-use crate::wire::{JobId, Kind, Limits, Submission, Type};
+use crate::wire::{JobId, Kind, Limits, Submission, Type, codec};
 
 /// A job as it stands in the queue, as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,6 +51,16 @@ impl Queued {
         Self { job: job.clone(), kind, input, timeout_ms, silence_timeout_ms, callback }
     }
 
+    /// How many bytes the job has as it is stored, in the queue or in the first event of its log, whichever is larger.
+    fn stored_len(job: &JobId, submission: &Submission) -> Result<usize, codec::Error> {
+        let Submission { kind, input, id: _, limits, callback } = submission;
+        let (kind, callback) = (kind.clone(), callback.clone());
+        let head = Submission { callback, limits: *limits, ..Submission::new(kind, Value::Null) };
+        // In place of the input stands `null`.
+        let head = serde_json::to_vec(&Self::new(job, &head))?.len() - "null".len();
+        Ok(submission.event_len()?.max(head + codec::json_len(input)?))
+    }
+
     fn into_submission(self) -> Submission {
         let Self { job, kind, input, timeout_ms, silence_timeout_ms, callback } = self;
         let limits = Limits { timeout_ms, silence_timeout_ms };
@@ -66,6 +79,13 @@ pub enum Submitted {
     Other,
     /// The queue takes no more.
     Full,
+    /// No queue or log takes a job of this size: neither holds anything of it.
+    TooLarge {
+        /// The size as it is stored, in bytes.
+        size: usize,
+        /// The limit, in bytes.
+        limit: usize,
+    },
 }
 
 impl Log {
@@ -80,7 +100,8 @@ impl Log {
         submission: &Submission,
         load: &Load,
     ) -> Result<Submitted, Unavailable> {
-        if load.admits(submission.input.to_string().len()) {
+        let size = codec::json_len(&submission.input).map_err(|error| Unavailable(error.to_string()))?;
+        if load.admits(size) {
             self.submit(job, submission).await
         } else {
             Ok(self.submitted(job, submission).await?.unwrap_or(Submitted::Full))
@@ -92,6 +113,12 @@ impl Log {
     /// # Errors
     /// [`Unavailable`]: nobody knows whether it was submitted; the same submission again is harmless.
     pub async fn submit(&self, job: &JobId, submission: &Submission) -> Result<Submitted, Unavailable> {
+        // Before anything is stored: a job that is queued and has no log can only be ended.
+        let size = Queued::stored_len(job, submission).map_err(|error| Unavailable(error.to_string()))?;
+        let limit = self.event_max();
+        if size > limit {
+            return Ok(Submitted::TooLarge { size, limit });
+        }
         if let Some(known) = self.known(job, submission).await? {
             return Ok(known);
         }
@@ -112,7 +139,8 @@ impl Log {
                 return Ok(self.submitted(job, submission).await?.unwrap_or(Submitted::Full));
             }
             Published::Refused => return Err(Unavailable("the queue refused without a reason".into())),
-            Published::Unsure(error) => return Err(error),
+            Published::Never(reason) => return Err(Unavailable(reason)),
+            Published::Rejected(error) | Published::Unsure(error) => return Err(error),
         }
         match Writer::new(self.clone(), job.clone(), 0, None).append(submission.queued()).await {
             Ok(()) | Err(Refusal::Superseded | Refusal::CancelRequested) => Ok(Submitted::New),
@@ -242,7 +270,8 @@ impl Claim {
             };
             match answer {
                 Some(Ok(message)) => {
-                    if let Some(delivery) = Delivery::read(self.nats.clone(), message).await {
+                    if let Some(delivery) = Delivery::read(self.nats.clone(), message, self.ack_wait()).await
+                    {
                         return Ok(delivery);
                     }
                 }
@@ -301,16 +330,22 @@ pub struct Delivery {
     pub submission: Submission,
     /// When, by the broker's clock.
     pub submitted: SystemTime,
+    /// How often the queue has handed the job to a worker, this time included.
+    pub deliveries: u32,
+    lease: Mutex<Lease>,
 }
 
 impl Delivery {
-    async fn read(nats: Nats, message: jetstream::Message) -> Option<Self> {
+    async fn read(nats: Nats, message: jetstream::Message, ack_wait: Duration) -> Option<Self> {
         match serde_json::from_slice(&message.payload) {
             Ok(queued @ Queued { .. }) if names::job_of(&message.subject) == queued.job.as_str() => {
-                let submitted =
-                    message.info().map_or_else(|_| SystemTime::now(), |info| info.published.into());
+                let (submitted, deliveries) = match message.info() {
+                    Ok(info) => (info.published.into(), u32::try_from(info.delivered).unwrap_or(u32::MAX)),
+                    Err(_) => (SystemTime::now(), 1),
+                };
                 let (job, submission) = (queued.job.clone(), queued.into_submission());
-                Some(Self { nats, message, job, submission, submitted })
+                let lease = Mutex::new(Lease::new(ack_wait));
+                Some(Self { nats, message, job, submission, submitted, deliveries, lease })
             }
             _ => {
                 warn!(subject = %message.subject, "the queue held something that is no job; it is thrown away");
@@ -322,14 +357,32 @@ impl Delivery {
         }
     }
 
-    /// Tells the queue that the job is being worked on.
+    /// Tells the queue that the job is being worked on, and waits until it has taken note.
     pub async fn keep(&self) {
-        self.tell(AckKind::Progress).await;
+        let sent = Instant::now();
+        match self.answer(AckKind::Progress).await {
+            Ok(()) => self.lease().renew(sent),
+            Err(error) => debug!(job = %self.job, %error, "the queue was not told that the job is worked on"),
+        }
     }
 
-    /// Gives the job back: another worker gets it after `delay`.
+    /// Gives the job back: another worker gets it after `delay`. When the queue may have handed it out already, or is told so
+    /// only later, nothing is said: it hands it out by itself, an ack wait after the last sign of life.
     pub async fn give_back(&self, delay: Option<Duration>) {
-        self.tell(AckKind::Nak(delay)).await;
+        // What is published while the connection is down is sent by the next one.
+        let connected = self.nats.work.connection_state() == State::Connected;
+        if connected && self.lease().holds() {
+            self.tell(AckKind::Nak(delay)).await;
+        } else {
+            info!(job = %self.job, "not given back: the queue has not heard from this worker in time, and delivers the job again by itself");
+        }
+    }
+
+    /// Takes the job out of the queue although its log does not say how it ended.
+    pub async fn terminate(&self) {
+        if let Err(error) = self.answer(AckKind::Term).await {
+            debug!(job = %self.job, %error, "it could not be thrown away; it will be handed out again");
+        }
     }
 
     /// Takes the job out of the queue. Call it only when its end is in the log.
@@ -355,6 +408,16 @@ impl Delivery {
         let subscribed = self.nats.work.subscribe(subject).await;
         let told = subscribed.map_err(|error| Unavailable(error.to_string()))?;
         Ok(Nudges { told, reconnected })
+    }
+
+    fn lease(&self) -> MutexGuard<'_, Lease> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers the queue and waits until it has taken note.
+    async fn answer(&self, kind: AckKind) -> Result<(), Unavailable> {
+        let reply = self.message.reply.as_ref().ok_or_else(|| Unavailable("no delivery".into()))?;
+        api::request(&self.nats.work, reply.to_string(), None, kind.into()).await.map(|_| ())
     }
 
     async fn tell(&self, kind: AckKind) {

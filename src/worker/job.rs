@@ -1,6 +1,7 @@
 //! One job's life in a worker: claim it in the log, run the backend, publish what it puts out under the fence, end it,
 //! and only then take it out of the queue. It knows no particular backend.
 
+use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::claim::{Claimed, Mine, attempts_exhausted, timed_out};
 use super::{Flush, Shared, callback};
 use crate::backend::{Backend, Failure, Finish, Job, Output, Piece, Retry};
 use crate::config::{ATTEMPT_PAUSE_MAX, HAND_BACK_WAIT, RETRY_AFTER_MAX, STOP_WAIT};
-use crate::nats::{Delivery, Nudges, Refusal, Writer};
+use crate::nats::{Delivery, Nudges, Refusal, Unwritable, Writer};
 use crate::source::Unavailable;
 use crate::wire::{self, Body, HANDED_BACK, JobId, Limits};
 
@@ -26,6 +27,8 @@ pub(super) enum Parting {
     Ended,
     /// Somebody else has it: say nothing to the queue, which would count for the other.
     Lost,
+    /// No log takes it, not even its end: throw it out of the queue.
+    Abandoned,
     /// It was not finished: give it back, for another attempt after so long.
     Unfinished(Duration),
 }
@@ -33,18 +36,15 @@ pub(super) enum Parting {
 impl<B: Backend> Shared<B> {
     /// Runs one job that was handed over by the queue. `hand_back` is cancelled when the worker must let go.
     pub(super) async fn run(&self, delivery: Delivery, hand_back: CancellationToken) {
-        let mut keep = interval_at(Instant::now() + self.keep_every, self.keep_every);
-        keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut life = std::pin::pin!(self.live(&delivery, hand_back));
-        let parting = loop {
-            tokio::select! {
-                parting = &mut life => break parting,
-                _ = keep.tick() => delivery.keep().await,
-            }
+        // Neither waits for the other.
+        let parting = tokio::select! {
+            parting = self.live(&delivery, hand_back) => parting,
+            never = self.keep(&delivery) => match never {},
         };
         match parting {
             Ok(Parting::Ended) => self.leave_queue(&delivery).await,
             Ok(Parting::Lost) => info!(job = %delivery.job, "lost to another worker"),
+            Ok(Parting::Abandoned) => delivery.terminate().await,
             Ok(Parting::Unfinished(pause)) => {
                 delivery.give_back(Some(pause).filter(|pause| !pause.is_zero())).await
             }
@@ -52,6 +52,16 @@ impl<B: Backend> Shared<B> {
                 warn!(job = %delivery.job, %error, "given back: the log is out of reach");
                 delivery.give_back(Some(self.keep_every)).await;
             }
+        }
+    }
+
+    /// Tells the queue again and again that the job is being worked on.
+    async fn keep(&self, delivery: &Delivery) -> Infallible {
+        let mut ticks = interval_at(Instant::now() + self.keep_every, self.keep_every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            delivery.keep().await;
         }
     }
 
@@ -130,7 +140,7 @@ impl<B: Backend> Shared<B> {
 }
 
 /// How long the next attempt waits: longer each time, and not as long as that of other jobs that failed together.
-fn pause(job: &JobId, attempt: u32, first: Duration, retry: Retry) -> Duration {
+pub(super) fn pause(job: &JobId, attempt: u32, first: Duration, retry: Retry) -> Duration {
     if let Retry::After(pause) = retry {
         return pause.min(RETRY_AFTER_MAX);
     }
@@ -367,7 +377,7 @@ impl Attempt {
     }
 }
 
-fn bad_output(error: &wire::codec::Error) -> Body {
+fn bad_output(error: &Unwritable) -> Body {
     Body::Failed(Failure::fatal("bad_output", error.to_string()).into())
 }
 
@@ -377,6 +387,7 @@ async fn write_last(
     mut last: Body,
     mut parting: Parting,
 ) -> Result<Parting, Unavailable> {
+    let mut ended_as_bad = false;
     loop {
         match writer.append(last).await {
             Ok(()) => {
@@ -387,7 +398,11 @@ async fn write_last(
             Err(Refusal::CancelRequested) => (last, parting) = (Body::Cancelled {}, Parting::Ended),
             Err(Refusal::Superseded) => return Ok(Parting::Lost),
             Err(Refusal::Unavailable(error)) => return Err(error),
-            Err(Refusal::Unwritable(error)) => (last, parting) = (bad_output(&error), Parting::Ended),
+            // A log that does not take this either takes nothing: the next claim finds out, and ends the job.
+            Err(Refusal::Unwritable(error)) if ended_as_bad => return Err(Unavailable(error.to_string())),
+            Err(Refusal::Unwritable(error)) => {
+                (last, parting, ended_as_bad) = (bad_output(&error), Parting::Ended, true);
+            }
         }
     }
 }
