@@ -5,12 +5,13 @@ mod api;
 mod batch;
 mod cancel;
 mod connect;
-mod credentials;
 mod control;
+mod credentials;
 mod delivery;
 mod error;
 mod features;
 mod follow;
+mod lease;
 mod list;
 mod load;
 mod log;
@@ -25,8 +26,8 @@ mod writer;
 
 pub use cancel::Cancelled;
 pub use connect::{MIN_VERSION, Nats, Options, redacted};
-pub use credentials::Credentials;
 pub use control::{Control, ControlSignal, Question};
+pub use credentials::Credentials;
 pub use delivery::Delivery;
 pub use error::Error;
 pub use features::Features;
@@ -38,7 +39,7 @@ pub use names::Names;
 pub use queue::{Claim, Submitted};
 pub use read::{LogReplay, Reader};
 pub use setup::{Change, Drift, Settings};
-pub use writer::{Refusal, Writer};
+pub use writer::{Refusal, Unwritable, Writer};
 
 /// The most that modules of the client library may log, whatever filter is asked for. Beyond it they log whole messages,
 /// with jobs' inputs, output and callback addresses, and servers' addresses with their passwords.
