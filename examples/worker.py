@@ -50,7 +50,9 @@ async def answer(ask, *args, **kwargs):
             return await ask(*args, **kwargs)
         except NotFoundError:
             return None
-        except NO_ANSWER:
+        except NO_ANSWER as error:
+            if pause > 1:
+                print("NATS has not answered:", repr(error), file=sys.stderr)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2)
 
@@ -281,7 +283,7 @@ async def serve(message):
         return await message.nak()
     try:
         job = Job(message)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return await message.term()  # Not a job.
     if job.id in running:  # The queue has not heard of us for long, and hands out what we still run.
         running[job.id].message, running[job.id].kept = message, time.time()
