@@ -233,8 +233,8 @@ pub const HEAD_WAIT: Duration = Duration::from_secs(75);
 pub const HTTP_BUFFER: usize = 64 * 1024;
 /// How often a stream of events over HTTP says that it is there: proxies and clients commonly give up after 30 to 60 s.
 pub const COMMENT_EVERY: Duration = Duration::from_secs(15);
-/// How long a client of such a stream waits before it comes back, at least; up to twice as long, by the job, so that not
-/// all clients of an edge that died come in one moment.
+/// How long a client of such a stream waits before it comes back, at least. Each connection is told a random time up to
+/// twice as long, so that not all clients of an edge that died come in one moment.
 pub const COME_BACK: Duration = Duration::from_millis(500);
 /// How many events a page of a job's history holds when the client does not say.
 pub const PAGE_EVENTS: usize = 100;
