@@ -16,6 +16,8 @@ mod cancelling;
 mod cli;
 /// The same scenarios through every front door, each with an independent client.
 mod doors;
+/// Requests and frames that break HTTP or the WebSocket protocol, and bodies that are too large.
+mod framing;
 /// Killing and freezing workers, edges and brokers in the middle of jobs.
 mod killing;
 /// A program of its own that runs jobs with this library.
@@ -38,6 +40,8 @@ mod rest;
 mod schema;
 /// Socket.IO clients of other people, on good and bad networks.
 mod socketio;
+/// What Socket.IO clients are refused, and their limits.
+mod socketio_refusals;
 /// What only the WebSocket door does: two encodings, submit and cancel, the close, and how clients of an edge that stops
 /// come back.
 mod sockets;
