@@ -81,6 +81,23 @@ async fn a_websocket_that_is_not_one_costs_its_polling_session_nothing() {
 }
 
 #[tokio::test]
+async fn a_client_behind_a_proxy_that_knows_no_websockets_goes_on_by_polling() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let given = json!({"url": format!("http://{}", edge.addr)});
+    let seen = Foreign::node(Path::new("socketio_bare_proxy.mjs"), &given).ends().await.remove(0);
+    for first in ["websocket", "polling"] {
+        assert_eq!(seen[first], json!(["watching", "polling"]), "{seen}");
+    }
+    assert_eq!(
+        (&seen["upgrades"], &seen["only"]),
+        (&json!([400, 400, 400]), &json!("websocket error")),
+        "{seen}"
+    );
+    system.end().await;
+}
+
+#[tokio::test]
 async fn the_limits_of_a_request_are_those_of_a_websocket() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
