@@ -32,7 +32,7 @@ use self::pump::Pump;
 use self::request::{Asked, Auth};
 use super::App;
 use super::error::Problem;
-use super::ws::handshake;
+use super::ws::opening;
 use crate::config::{ATTACHMENTS_MAX, BODY_MAX, JOIN_WAIT, PING_EVERY, PONG_WAIT, READ_BUFFER, SOCKET_QUEUE};
 use crate::wire::Code;
 
@@ -170,7 +170,7 @@ pub(super) async fn engine(
     // The library would answer 101 to anything that has a key.
     let (mut parts, body) = request.into_parts();
     if query.is_websocket
-        && let Err(problem) = handshake::check(&mut parts)
+        && let Err(problem) = opening::check(&mut parts)
     {
         return problem.into_response();
     }

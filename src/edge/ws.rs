@@ -3,8 +3,8 @@
 
 mod connection;
 mod echo;
-pub(super) mod handshake;
 mod line;
+pub(super) mod opening;
 
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ problems!(NotUpgraded: BadRequest, BadSubprotocol, UpgradeRequired, Restarting);
 )]
 pub(super) async fn upgrade(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     let mut request = request.into_parts().0;
-    handshake::check(&mut request)?;
+    opening::check(&mut request)?;
     let upgrade = WebSocketUpgrade::from_request_parts(&mut request, &()).await;
     let upgrade = upgrade.map_err(|error| Problem::new(Code::BadRequest, error.body_text()))?;
     let mut upgrade = with_limits(upgrade);
