@@ -278,8 +278,8 @@ pub const HEAD_WAIT: Duration = Duration::from_secs(75);
 pub const HTTP_BUFFER: usize = 64 * 1024;
 /// How often a stream of events over HTTP says that it is there: proxies and clients commonly give up after 30 to 60 s.
 pub const COMMENT_EVERY: Duration = Duration::from_secs(15);
-/// How long a client of such a stream waits before it comes back, at least; up to twice as long, by the job, so that not
-/// all clients of an edge that died come in one moment.
+/// How long a client of such a stream waits before it comes back, at least. Each connection is told a random time up to
+/// twice as long, so that not all clients of an edge that died come in one moment.
 pub const COME_BACK: Duration = Duration::from_millis(500);
 /// How many events a page of a job's history holds when the client does not say.
 pub const PAGE_EVENTS: usize = 100;
@@ -323,12 +323,13 @@ pub const FLIGHT_BYTES: usize = 64 * 1024;
 /// How long to wait before a queue that was full all the same is tried again.
 pub const FULL_PAUSE: Duration = Duration::from_millis(50);
 /// How many requests of one Socket.IO client wait to be taken; past it the client is cut off, for nothing can be told it to
-/// wait. Programs submit thousands of jobs in one go.
+/// wait.
 pub const ASKED_MAX: usize = 16 * WATCHES_MAX;
 /// How many bytes of them wait: a few of the largest.
 pub const ASKED_BYTES_MAX: usize = 4 * BODY_MAX;
-/// How many submissions and cancellations of one Socket.IO client are under way at a time; the next ones wait.
-pub const ANSWERS_AT_ONCE: usize = 16;
+/// How many attachments of one emit are taken in before it is refused. Requests have none; a client that sends binary data
+/// by mistake sends a few, or an array of them.
+pub const ATTACHMENTS_MAX: usize = 1024;
 /// How many replies wait to be sent to a client before no further request of it is taken.
 pub const REPLIES_MAX: usize = 64;
 /// How long a Socket.IO client may take to join after it has connected. Clients do so at once.

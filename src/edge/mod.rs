@@ -1,8 +1,10 @@
 //! The edge: every front door for clients, over the same sessions. The only folder that names axum and socketioxide. An edge
 //! keeps nothing that matters: killing it costs its clients one reconnect.
 
+mod accept;
 mod drain;
 mod error;
+mod head;
 mod jobs;
 mod list;
 mod openapi;
@@ -25,6 +27,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::middleware::from_fn;
 use axum::routing::{any, get};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Handle;
@@ -169,10 +172,14 @@ fn router(app: Arc<App>) -> Router {
         // As a client of an earlier system knows it.
         .route("/api/job/{id}/state", get(rest::state))
         .route("/socket.io/", any(socketio::engine))
+        // Some clients and proxies leave the slash out.
+        .route("/socket.io", any(socketio::engine))
         .fallback(|| async { Problem::from(Code::NotFound) })
         .method_not_allowed_fallback(|| async { Problem::from(Code::MethodNotAllowed) })
         .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(from_fn(head::body_is_short_enough))
         .layer(any_origin())
+        .layer(from_fn(head::checked))
         // A cache that was told nothing may keep an answer for as long as it likes, and a job would run for ever.
         .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, no_store))
         .with_state(app)

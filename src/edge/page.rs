@@ -204,7 +204,7 @@ mod tests {
     /// Asks for a page behind `next`, as a client does that was given it.
     async fn ask(memory: &Memory, next: &str, limit: usize, wait_s: u64) -> Value {
         let hub = Hub::new(memory.clone(), Tasks::default());
-        let start = super::super::request::begin(&Default::default(), None, Some(next)).unwrap();
+        let start = super::super::request::begin(&Default::default(), None, None, Some(next)).unwrap();
         let mut session = Session::open(&hub, &job(), start).await.unwrap();
         let mut page = Page::new(start, limit);
         let stop = CancellationToken::new();

@@ -1,5 +1,5 @@
-//! What a request says: the job in its path, its query and body, where it wants to begin, what it accepts. Each is read
-//! once, here, and what cannot be read is a problem with a code. It answers nothing.
+//! What a request says: the job in its path, its query and body, where it wants to begin. Each is read once, here, and what
+//! cannot be read is a problem with a code. It answers nothing.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::timeout;
+use url::form_urlencoded;
 use utoipa::IntoParams;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::{Ref, Required};
@@ -112,15 +113,34 @@ impl<'de> Deserialize<'de> for Wait {
 /// By which a client says where it stands when it comes back by itself; it repeats its address, so this wins.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// Where a request wants to begin: the last event id wins over the cursor, and that over the number. A number where a
-/// cursor is expected is taken for `after`.
-pub(super) fn begin(headers: &HeaderMap, after: Option<u64>, cursor: Option<&str>) -> Result<Start, Problem> {
+/// Where a request wants to begin. A client that comes back names the last event in the header or, with libraries that
+/// cannot or do not set headers, in the query. Either wins over `cursor`, and that over `after`: those are in the address
+/// from the start. The header wins over the query, because a client that sends headers repeats its address as it is.
+pub(super) fn begin(
+    headers: &HeaderMap,
+    query: Option<&str>,
+    after: Option<u64>,
+    cursor: Option<&str>,
+) -> Result<Start, Problem> {
     let bad = |_| Problem::new(Code::BadCursor, "a last event id is a cursor or a number");
-    let last = headers.get(LAST_EVENT_ID).map(|id| id.to_str().map_err(bad)).transpose()?;
-    match last.map(str::trim).filter(|last| !last.is_empty()).or(cursor) {
+    let header = headers.get(LAST_EVENT_ID).map(|id| id.to_str().map_err(bad)).transpose()?;
+    let header = header.map(str::trim).filter(|id| !id.is_empty());
+    let queried = header.is_none().then(|| last_event_id(query.unwrap_or_default())).flatten();
+    match header.or(queried.as_deref()).or(cursor) {
         Some(text) => Ok(position(text)?),
         None => Ok(start(after, None)?),
     }
+}
+
+/// The last event id in a query: `lastEventId` or `Last-Event-ID`, in any case and with `-`, `_` or neither between the
+/// words. The last one counts, because a library may append it to an address that has one already.
+fn last_event_id(query: &str) -> Option<String> {
+    let is_last_event_id = |name: &str| {
+        let letters = name.bytes().filter(|byte| !matches!(byte, b'-' | b'_'));
+        letters.map(|byte| byte.to_ascii_lowercase()).eq(*b"lasteventid")
+    };
+    let ids = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| is_last_event_id(name));
+    ids.map(|(_, id)| id.trim().to_owned()).filter(|id| !id.is_empty()).last()
 }
 
 fn position(text: &str) -> Result<Start, Refusal> {
@@ -128,30 +148,6 @@ fn position(text: &str) -> Result<Start, Refusal> {
         Ok(after) if !text.starts_with('+') => Ok(Start::After(Seq(after))),
         _ => start(None, Some(text)),
     }
-}
-
-/// What an address that has both gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    /// `text/event-stream`, for as long as there is something to come.
-    Stream,
-    /// `application/json`, at once.
-    Page,
-}
-
-/// What the client accepts: of the two, the one that it names first; a stream when it names none.
-pub(super) fn form(headers: &HeaderMap) -> Form {
-    let ranges = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let mut ranges = ranges.flat_map(|value| value.split(',')).map(|range| {
-        let range = range.split(';').next().unwrap_or_default().trim();
-        range.to_ascii_lowercase()
-    });
-    let named = ranges.find_map(|range| match range.as_str() {
-        "application/json" | "application/*" => Some(Form::Page),
-        "text/event-stream" | "text/*" | "*/*" => Some(Form::Stream),
-        _ => None,
-    });
-    named.unwrap_or(Form::Stream)
 }
 
 #[cfg(test)]
@@ -192,7 +188,8 @@ mod tests {
         let cursor = Cursor::of(&job, Seq(3), 9, b"x");
         let text = cursor.to_string();
         let last = |value: &str| headers(HeaderName::from_static(LAST_EVENT_ID), value);
-        let begin = |headers: &HeaderMap, after, cursor| begin(headers, after, cursor).map_err(|e| e.code());
+        let begin =
+            |headers: &HeaderMap, after, cursor| begin(headers, None, after, cursor).map_err(|e| e.code());
         let none = HeaderMap::new();
         assert_eq!(begin(&none, None, None), Ok(Start::After(Seq(0))));
         assert_eq!(begin(&none, Some(4), None), Ok(Start::After(Seq(4))));
@@ -209,22 +206,48 @@ mod tests {
     }
 
     #[test]
-    fn a_client_gets_the_form_that_it_names_first() {
-        assert_eq!(form(&HeaderMap::new()), Form::Stream);
-        for (accept, expected) in [
-            ("text/event-stream", Form::Stream),
-            ("*/*", Form::Stream),
-            ("text/html,application/xhtml+xml,*/*;q=0.8", Form::Stream),
-            ("image/png", Form::Stream),
-            ("application/json", Form::Page),
-            ("Application/JSON; charset=utf-8", Form::Page),
-            ("application/json, text/plain, */*", Form::Page),
-            ("text/event-stream, application/json", Form::Stream),
+    fn a_last_event_id_in_the_query_counts_as_the_header_under_any_of_its_names() {
+        let begin =
+            |query: &str| begin(&HeaderMap::new(), Some(query), Some(4), Some("5")).map_err(|e| e.code());
+        for name in [
+            "lastEventId",
+            "LastEventId",
+            "lasteventid",
+            "LASTEVENTID",
+            "lastEventID",
+            "Last-Event-ID",
+            "last-event-id",
+            "last_event_id",
+            "LAST_EVENT_ID",
+            "last%2Devent%2did",
         ] {
-            assert_eq!(form(&headers(header::ACCEPT, accept)), expected, "{accept}");
+            assert_eq!(begin(&format!("{name}=7")), Ok(Start::After(Seq(7))), "{name}");
+            assert_eq!(begin(&format!("after=4&{name}=7&cursor=5")), Ok(Start::After(Seq(7))), "{name}");
         }
-        let mut two = headers(header::ACCEPT, "image/png");
-        two.append(header::ACCEPT, HeaderValue::from_static("application/json"));
-        assert_eq!(form(&two), Form::Page);
+        for absent in
+            ["", "a", "lastEventId", "lastEventId=", "lastEventId=%20", "lastEvent=7", "lastEventIds=7"]
+        {
+            assert_eq!(begin(absent), Ok(Start::After(Seq(5))), "{absent}");
+        }
+        for (query, seq) in [
+            ("lastEventId=7&lastEventId=8", 8),
+            ("last_event_id=7&lastEventId=", 7),
+            ("lastEventId=%37", 7),
+            ("lastEventId=+7+", 7),
+        ] {
+            assert_eq!(begin(query), Ok(Start::After(Seq(seq))), "{query}");
+        }
+        for bad in ["nonsense", "-1", "%2B1", "%ff", "99999999999999999999", "7%00"] {
+            assert_eq!(begin(&format!("lastEventId={bad}")), Err(Code::BadCursor), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_header_wins_over_the_query() {
+        let header = |id: &str| headers(HeaderName::from_static(LAST_EVENT_ID), id);
+        let begin = |id: &str| begin(&header(id), Some("lastEventId=7"), None, None).map_err(|e| e.code());
+        assert_eq!(begin("9"), Ok(Start::After(Seq(9))));
+        assert_eq!(begin(" "), Ok(Start::After(Seq(7))));
+        assert_eq!(begin("nonsense"), Err(Code::BadCursor));
     }
 }

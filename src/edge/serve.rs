@@ -37,6 +37,8 @@ pub(super) async fn serve(mut listener: TcpListener, router: Router, tasks: &Tas
 async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
     let mut limits = http1::Builder::new();
     limits.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(HTTP_BUFFER);
+    // The buffer alone may take in a little more.
+    limits.max_header_size(HTTP_BUFFER);
     let stream = Metered::new(stream);
     let meter = stream.meter();
     let router = router.map_request(move |mut request: Request<Incoming>| {

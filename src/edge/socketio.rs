@@ -32,7 +32,8 @@ use self::pump::Pump;
 use self::request::{Asked, Auth};
 use super::App;
 use super::error::Problem;
-use crate::config::{BODY_MAX, JOIN_WAIT, PING_EVERY, PONG_WAIT, READ_BUFFER, SOCKET_QUEUE};
+use super::ws::opening;
+use crate::config::{ATTACHMENTS_MAX, BODY_MAX, JOIN_WAIT, PING_EVERY, PONG_WAIT, READ_BUFFER, SOCKET_QUEUE};
 use crate::wire::Code;
 
 /// How much of a request's own mark is compared. Clients send some ten characters.
@@ -57,8 +58,12 @@ impl Default for Engine {
             .ping_interval(PING_EVERY)
             .ping_timeout(PONG_WAIT)
             .connect_timeout(JOIN_WAIT)
-            // No request has attachments.
-            .with_parser(ParserConfig::common().max_incoming_binaries(0))
+            // No request has attachments; those of a client that sends some are taken in to refuse the request in words.
+            .with_parser(
+                ParserConfig::common()
+                    .max_incoming_binaries(ATTACHMENTS_MAX)
+                    .max_incoming_binary_buf_size(BODY_MAX),
+            )
             .build_with_inner_svc(Router::new());
         let known = lines.clone();
         let prepared = async move |socket: SocketRef| prepare(&socket, &known);
@@ -121,7 +126,9 @@ impl Query {
         let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name));
         let once = value("t=").unwrap_or("").chars().take(ONCE_MAX).collect();
         let sid = value("sid=").and_then(|sid| sid.parse().ok());
-        Self { is_websocket: value("transport=") == Some("websocket"), sid, once }
+        // As the library reads it, which ignores a second `=` and what follows.
+        let transport = value("transport=").and_then(|transport| transport.split('=').next());
+        Self { is_websocket: transport == Some("websocket"), sid, once }
     }
 }
 
@@ -156,10 +163,18 @@ impl Drop for Polls {
 pub(super) async fn engine(
     State(app): State<Arc<App>>,
     ConnectInfo(meter): ConnectInfo<Meter>,
-    mut request: Request,
+    request: Request,
 ) -> Response {
     let engine = app.shared.socketio();
     let query = Query::of(&request);
+    // The library would answer 101 to anything that has a key.
+    let (mut parts, body) = request.into_parts();
+    if query.is_websocket
+        && let Err(problem) = opening::check(&mut parts)
+    {
+        return problem.into_response();
+    }
+    let mut request = Request::from_parts(parts, body);
     let polled = match query.sid {
         Some(sid) if query.is_websocket => {
             engine.lines.upgrades(sid, &meter);

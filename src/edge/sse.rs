@@ -2,11 +2,12 @@
 //! writes it. Which events those are is the session's; `wire/PROTOCOL.md` is the contract.
 
 use std::convert::Infallible;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -16,15 +17,16 @@ use serde::Deserialize;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::App;
+use super::accept::{Form, form};
 use super::error::Problem;
 use super::openapi::{JOBS, problems};
 use super::page;
-use super::request::{Form, Job, Params, Wait, begin, form};
+use super::request::{Job, Params, Wait, begin};
 use super::stats::{Connected, Counts, Door};
 use crate::config::{COME_BACK, COMMENT_EVERY, STEP_BYTES, STEPS_PER_WRITE};
 use crate::session::{Session, Step};
 use crate::source::EventSource;
-use crate::wire::{Gone, JobId, ServerFrame, Stored};
+use crate::wire::{Gone, ServerFrame, Stored};
 
 /// A comment: the other side passes it over, and so does a decoder that takes every empty line for the end of an event.
 const COMMENT: &[u8] = b":\n";
@@ -58,7 +60,9 @@ problems!(NoEvents:
     get, path = "/api/jobs/{id}/events", tag = JOBS,
     params(Job, Query, ("Last-Event-ID" = inline(Option<String>), Header, nullable = false, format = "cursor",
         pattern = "^[A-Za-z0-9_-]{0,40}$",
-        description = "Begin behind the event that this cursor, or number, names. It wins over the query.")),
+        description = "Begin after the event that this cursor, or number, names. It wins over the query."),
+        ("lastEventId" = inline(Option<String>), Query, nullable = false, format = "cursor", pattern = "^[A-Za-z0-9_-]{0,40}$",
+        description = "The same as the header, for libraries that cannot set one. It wins over `cursor` and `after`.")),
     responses(
         (status = 200, description = "Events that are stored, and in a stream those to come. The schema of a stream is that of \
             one event of it.", content(
@@ -73,13 +77,15 @@ pub(super) async fn events(
     State(app): State<Arc<App>>,
     Job(job): Job,
     Params(query): Params<Query>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let start = begin(&headers, query.after, query.cursor.as_deref())?;
+    let start = begin(&headers, uri.query(), query.after, query.cursor.as_deref())?;
     let limit = page::limit(query.limit)?;
     let stop = app.tasks.stop();
     let opened = stop.run_until_cancelled(Session::open(&app.hub, &job, start)).await.transpose()?;
-    let mut response = match (form(&headers), opened) {
+    let form = form(&headers);
+    let mut response = match (form, opened) {
         (Form::Page, session) => page::answer(session, start, limit, query.wait, stop).await?,
         (Form::Stream, Some(session)) if session.had_end() => StatusCode::NO_CONTENT.into_response(),
         (Form::Stream, Some(session)) if !app.clients.are_leaving() => {
@@ -87,10 +93,15 @@ pub(super) async fn events(
             stream(Stream::new(session, counts, Box::pin(async move { place.moment(&app).await })))
         }
         // An error would end an EventSource for good; at the end of a stream it comes back.
-        (Form::Stream, _) => stream_of(Body::from(hello(&job))),
+        (Form::Stream, _) => stream_of(Body::from(hello())),
+    };
+    let cache = match form {
+        Form::Page => "no-cache",
+        // A proxy that compresses holds back what is small, which every event is.
+        Form::Stream => "no-cache, no-transform",
     };
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
     Ok(response)
 }
 
@@ -103,10 +114,13 @@ fn stream_of(body: Body) -> Response {
     (headers, body).into_response()
 }
 
-/// The first bytes of a stream: when to come back after it.
-fn hello(job: &JobId) -> Vec<u8> {
-    let come_back = COME_BACK + COME_BACK * (job.tag() >> 16) / 0x1_0000;
-    let mut out = format!("retry: {}\n", come_back.as_millis()).into_bytes();
+/// The first bytes of a stream: when to come back after it. The time is drawn for each connection, since the clients of
+/// one job lose their streams at the same moment.
+fn hello() -> Vec<u8> {
+    // The keys of a hash map are the one source of randomness in the standard library.
+    let share = u128::from(RandomState::new().hash_one(()));
+    let ms = COME_BACK.as_millis() + ((COME_BACK.as_millis() * share) >> 64);
+    let mut out = format!("retry: {ms}\n").into_bytes();
     out.extend_from_slice(COMMENT);
     out
 }
@@ -140,7 +154,7 @@ impl<S: EventSource> Stream<S> {
         let mut out = Vec::new();
         if !self.begun {
             self.begun = true;
-            out = hello(self.session.job());
+            out = hello();
         }
         while out.is_empty() && !self.over {
             if self.left.len() == 0 {
@@ -217,7 +231,7 @@ mod tests {
     use crate::hub::Hub;
     use crate::runtime::Tasks;
     use crate::source::memory::Memory;
-    use crate::wire::{Body as Said, Channel, Cursor, Seq, Start};
+    use crate::wire::{Body as Said, Channel, Cursor, JobId, Seq, Start};
     use futures_util::StreamExt as _;
     use futures_util::stream::BoxStream;
     use std::time::Duration;
@@ -315,6 +329,21 @@ mod tests {
         let mut chunks = open(&Memory::default(), &stop).await;
         stop.cancel();
         assert_eq!(chunks.next().now_or_never(), Some(None));
+    }
+
+    #[test]
+    fn the_time_to_come_back_is_spread_over_the_clients() {
+        let times: Vec<u64> = (0..1000)
+            .map(|_| {
+                let hello = String::from_utf8(hello()).unwrap();
+                hello.strip_prefix("retry: ").unwrap().strip_suffix("\n:\n").unwrap().parse().unwrap()
+            })
+            .collect();
+        for tenth in 0..10_u64 {
+            let part = 500 + 50 * tenth..550 + 50 * tenth;
+            let count = times.iter().filter(|ms| part.contains(*ms)).count();
+            assert!((40..200).contains(&count), "{count} of 1000 in {part:?}");
+        }
     }
 
     #[test]

@@ -4,12 +4,12 @@
 mod connection;
 mod echo;
 mod line;
+pub(super) mod opening;
 
 use std::sync::Arc;
 
-use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{FromRequestParts as _, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use tracing::{Instrument as _, info_span};
@@ -25,7 +25,7 @@ use super::stats::Door;
 use crate::config::{BODY_MAX, READ_BUFFER, WRITE_BUFFER};
 use crate::wire::{Code, Encoding};
 
-problems!(NotUpgraded: BadRequest, BadSubprotocol, Restarting);
+problems!(NotUpgraded: BadRequest, BadSubprotocol, UpgradeRequired, Restarting);
 
 /// Follows jobs over a WebSocket.
 #[utoipa::path(
@@ -38,14 +38,13 @@ problems!(NotUpgraded: BadRequest, BadSubprotocol, Restarting);
     ),
     responses((status = 101, description = "The protocol that PROTOCOL.md describes."), NotUpgraded),
 )]
-pub(super) async fn upgrade(
-    State(app): State<Arc<App>>,
-    headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Result<Response, Problem> {
+pub(super) async fn upgrade(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
+    let mut request = request.into_parts().0;
+    opening::check(&mut request)?;
+    let upgrade = WebSocketUpgrade::from_request_parts(&mut request, &()).await;
     let upgrade = upgrade.map_err(|error| Problem::new(Code::BadRequest, error.body_text()))?;
     let mut upgrade = with_limits(upgrade);
-    let encoding = match offer(&headers) {
+    let encoding = match offer(&request.headers) {
         None => Encoding::Json,
         Some(names) => {
             let encoding = Encoding::of_offer(names).ok_or(Code::BadSubprotocol)?;

@@ -51,6 +51,12 @@ pub enum Code {
     MethodNotAllowed,
     /// None of the offered subprotocols is known.
     BadSubprotocol,
+    /// The client speaks another version of the WebSocket protocol.
+    UpgradeRequired,
+    /// A frame breaks the WebSocket protocol.
+    ProtocolError,
+    /// A text message is not UTF-8.
+    BadUtf8,
     /// The idempotency key was used for another submission.
     KeyReused,
     /// The edge does not call back to this host.
@@ -115,6 +121,9 @@ impl Code {
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::BadSubprotocol,
+        Self::UpgradeRequired,
+        Self::ProtocolError,
+        Self::BadUtf8,
         Self::KeyReused,
         Self::CallbackNotAllowed,
         Self::NotSupportedByKind,
@@ -209,6 +218,17 @@ impl Code {
                 false,
                 "Offer the subprotocol tailwater.v1.json or tailwater.v1.msgpack, or none.",
             ),
+            Self::UpgradeRequired => {
+                row("upgrade_required", 426, None, false, "Use version 13 of the WebSocket protocol.")
+            }
+            Self::ProtocolError => row(
+                "protocol_error",
+                400,
+                Some(1002),
+                false,
+                "A frame breaks the WebSocket protocol (RFC 6455).",
+            ),
+            Self::BadUtf8 => row("bad_utf8", 400, Some(1007), false, "A text message is not UTF-8."),
             Self::KeyReused => {
                 row("key_reused", 422, None, false, "The idempotency key was used for another submission.")
             }

@@ -1,25 +1,37 @@
-// Follows a job's events with the npm package `eventsource`, as it is, until that stops by itself. Prints one line of JSON.
-// Usage: node sse.mjs URL [DROPS]: so many times the connection breaks in the middle of a read, at random.
+// Follows a job's events with an npm package, as it is, until that stops by itself. Prints one line of JSON.
+// Usage: node sse.mjs PACKAGE URL [DROPS]
+// PACKAGE is `eventsource`, which names the last event in a header, or `event-source-polyfill`, which does so in the query.
+// DROPS is how often the connection breaks in the middle of a read, at random.
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
-const require = createRequire(new URL("../../.tools/node/package.json", import.meta.url));
-const { EventSource } = await import(pathToFileURL(require.resolve("eventsource")));
-
-const [url, drops = "0"] = process.argv.slice(2);
+const [name, url, drops = "0"] = process.argv.slice(2);
 const seen = { events: [], ids: [], missing: [], opened: 0, asked: [], statuses: [] };
 let left = Number(drops);
 let cut;
 
 // The network, which sometimes breaks. The library neither knows nor is told anything else.
+const network = globalThis.fetch;
 async function fetchOverBadNetwork(input, init) {
-  seen.asked.push(new Headers(init.headers).get("last-event-id"));
+  const header = new Headers(init.headers).get("last-event-id");
+  seen.asked.push(header ?? new URL(input).searchParams.get("lastEventId"));
   const broken = new AbortController();
-  const response = await fetch(input, { ...init, signal: AbortSignal.any([init.signal, broken.signal]) });
-  seen.statuses.push(response.status);
-  if (response.status === 200) cut = () => broken.abort(new TypeError("the network broke"));
-  return response;
+  const response = await network(input, { ...init, signal: AbortSignal.any([init.signal, broken.signal]) });
+  const { status, statusText, headers } = response;
+  seen.statuses.push(status);
+  if (status === 200) cut = () => broken.abort(new TypeError("the network broke"));
+  // The polyfill reads the body before it looks at the status, and a 204 has none with `fetch`. With XMLHttpRequest, which
+  // Node.js does not have, it is an empty one.
+  return response.body ? response : { status, statusText, headers, body: new Response("").body };
 }
+
+// The polyfill takes the global function when it is loaded.
+globalThis.fetch = fetchOverBadNetwork;
+const require = createRequire(new URL("../../.tools/node/package.json", import.meta.url));
+const library = await import(pathToFileURL(require.resolve(name)));
+const EventSource = library.EventSourcePolyfill ?? library.EventSource;
+// The polyfill reports every broken connection here.
+console.error = () => {};
 
 let until = next();
 function next() {

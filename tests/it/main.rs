@@ -20,6 +20,8 @@ mod cli;
 mod credentials;
 /// The same scenarios through every front door, each with an independent client.
 mod doors;
+/// Requests and frames that break HTTP or the WebSocket protocol, and bodies that are too large.
+mod framing;
 /// Killing and freezing workers, edges and brokers in the middle of jobs.
 mod killing;
 /// A program of its own that runs jobs with this library.
@@ -52,6 +54,8 @@ mod schema;
 mod sizes;
 /// Socket.IO clients of other people, on good and bad networks.
 mod socketio;
+/// What Socket.IO clients are refused, and their limits.
+mod socketio_refusals;
 /// What only the WebSocket door does: two encodings, submit and cancel, the close, and how clients of an edge that stops
 /// come back.
 mod sockets;

@@ -304,12 +304,12 @@ impl Raw {
         raw
     }
 
-    async fn send(&mut self, text: &str) -> bool {
+    pub async fn send(&mut self, text: &str) -> bool {
         within("a send", self.0.send(Message::text(text))).await.is_ok()
     }
 
     /// The next text that is no ping; `None` when the connection is gone.
-    async fn next(&mut self) -> Option<String> {
+    pub async fn next(&mut self) -> Option<String> {
         loop {
             match within("a message", self.0.next()).await {
                 Some(Ok(Message::Text(text))) if text == "2" => {
@@ -478,9 +478,9 @@ async fn a_client_that_asks_for_too_much_is_cut_off_and_nobody_else_notices() {
     let mut raw = Raw::join(&edge.addr).await;
     raw.send(&format!("42[\"watch\",{:?}]", "x".repeat(1 << 20))).await;
     assert_eq!(raw.next().await, None);
-    // With an attachment, which no request has.
+    // With more attachments than are taken in to refuse them.
     let mut raw = Raw::join(&edge.addr).await;
-    raw.send(r#"451-["watch",{"_placeholder":true,"num":0}]"#).await;
+    raw.send(r#"451025-["watch",{"_placeholder":true,"num":0}]"#).await;
     while let Some(text) = raw.next().await {
         assert_eq!(text, "1", "only an end may come");
     }
@@ -498,7 +498,7 @@ async fn a_client_that_asks_for_too_much_is_cut_off_and_nobody_else_notices() {
 
 /// Connects and joins by polling, and takes the greeting and the first ping, which the library sends at once; gives the path
 /// of the session, whose next poll waits for news.
-async fn join_by_polling(addr: &str) -> String {
+pub async fn join_by_polling(addr: &str) -> String {
     let path = "/socket.io/?EIO=4&transport=polling";
     let (_, open) = get(addr, path, "").await;
     let open: Value = serde_json::from_str(open.strip_prefix('0').unwrap()).unwrap();

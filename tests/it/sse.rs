@@ -58,7 +58,7 @@ async fn a_stream_has_every_event_once_and_ends_behind_the_end(broker: &Broker) 
     let stream = async {
         let (mut client, mut seen) = (Sse::open(&edge.addr, &path("both"), "").await, Seen::of("both"));
         assert_eq!((client.status, client.headers["content-type"].as_str()), (200, "text/event-stream"));
-        assert_eq!(client.headers["cache-control"], "no-cache");
+        assert_eq!(client.headers["cache-control"], "no-cache, no-transform");
         assert_eq!(client.headers["x-accel-buffering"], "no");
         assert!(matches!(client.next().await, Said::Retry(500..1000)));
         assert_eq!(client.next().await, Said::Comment);
@@ -102,7 +102,14 @@ async fn a_client_that_comes_back_by_its_last_event_id_gets_the_rest(broker: &Br
     assert_eq!(seen.text(), text(&input));
     assert!(round > 10, "{round}");
     // Nothing more comes, however the end is named.
-    for query in [format!("?after={}", seen.last), format!("?cursor={}", seen.cursor.unwrap())] {
+    let cursor = seen.cursor.unwrap();
+    for query in [
+        format!("?after={}", seen.last),
+        format!("?cursor={cursor}"),
+        format!("?lastEventId={cursor}"),
+        format!("?after=0&last-event-id={cursor}"),
+        format!("?cursor=2&Last-Event-ID={}", seen.last),
+    ] {
         let client = Sse::open(&edges[0].addr, &(path("drops") + &query), "").await;
         assert_eq!((client.status, client.headers.get("content-type")), (204, None));
     }
@@ -147,6 +154,75 @@ async fn an_edge_that_is_stopped_ends_its_streams_and_the_next_one_goes_on(broke
 }
 
 #[tokio::test]
+async fn a_client_that_comes_back_by_the_query_gets_the_rest() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let job = system.submit("query", words(30, 0, 1)).await;
+    let last = system.ended(&job).await.seq.0;
+    let (mut first, mut whole) = (Sse::open(&edge.addr, &path("query"), "").await, Seen::of("query"));
+    assert!(take(&mut first, &mut whole, usize::MAX).await);
+    let cursor = whole.events[&2]["cursor"].as_str().unwrap().to_owned();
+    for (query, headers, from) in [
+        (format!("lastEventId={cursor}"), "", 3),
+        (format!("after=0&LASTEVENTID={cursor}&cursor={cursor}"), "", 3),
+        ("last_event_id=2&after=0".to_owned(), "", 3),
+        ("lastEventId=&after=1".to_owned(), "", 2),
+        ("lastEventId=1".to_owned(), "Last-Event-ID: 2\r\n", 3),
+    ] {
+        let mut client = Sse::open(&edge.addr, &format!("{}?{query}", path("query")), headers).await;
+        let mut seen = Seen::of("query");
+        assert!(take(&mut client, &mut seen, usize::MAX).await);
+        assert_eq!(
+            seen.events.keys().copied().collect::<Vec<_>>(),
+            (from..=last).collect::<Vec<_>>(),
+            "{query}"
+        );
+        // A page begins at the same event.
+        let page = format!("{}?{query}", path("query"));
+        let (_, _, page) =
+            http(&edge, "GET", &page, &format!("Accept: application/json\r\n{headers}"), b"").await;
+        assert_eq!(page["events"][0]["seq"], from, "{query}");
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn the_weights_of_accept_choose_between_a_stream_and_a_page() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let job = system.submit("weights", words(3, 0, 1)).await;
+    system.ended(&job).await;
+    let (stream, page) = ("text/event-stream", "application/json");
+    for (accept, form, cache) in [
+        ("*/*", stream, "no-cache, no-transform"),
+        ("text/event-stream;q=0.5, application/json", page, "no-cache"),
+        ("application/json;q=0, */*;q=0.1", stream, "no-cache, no-transform"),
+        ("\"", stream, "no-cache, no-transform"),
+    ] {
+        let client = Sse::open(&edge.addr, &path("weights"), &format!("Accept: {accept}\r\n")).await;
+        assert_eq!((client.status, client.headers["content-type"].as_str()), (200, form), "{accept}");
+        assert_eq!(client.headers["cache-control"], cache, "{accept}");
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn the_clients_of_one_job_are_told_different_times_to_come_back() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let mut times = std::collections::HashSet::new();
+    for _ in 0..20 {
+        let Said::Retry(ms) = Sse::open(&edge.addr, &path("spread"), "").await.next().await else { panic!() };
+        assert!((500..1000).contains(&ms), "{ms}");
+        times.insert(ms);
+    }
+    assert!(times.len() > 10, "{times:?}");
+    system.end().await;
+}
+
+#[tokio::test]
 async fn a_stream_that_cannot_begin_is_refused_with_a_code() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
@@ -165,6 +241,7 @@ async fn a_stream_that_cannot_begin_is_refused_with_a_code() {
         ("/api/jobs/refused/events?wait=61s", "", 400, "bad_request"),
         ("/api/jobs/refused/events?cursor=nonsense", "", 400, "bad_cursor"),
         ("/api/jobs/refused/events", "Last-Event-ID: nonsense\r\n", 400, "bad_cursor"),
+        ("/api/jobs/refused/events?lastEventId=nonsense", "", 400, "bad_cursor"),
         ("/api/jobs/refused/events?after=99", "", 409, "after_the_end"),
         (&format!("/api/jobs/other/events?cursor={cursor}"), "", 400, "cursor_of_other_job"),
         (&format!("/api/jobs/refused/events?cursor={forged}"), "", 410, "cursor_not_in_log"),

@@ -1,6 +1,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
+use futures_util::future::{join, join_all};
 use serde_json::Value;
 use tailwater::wire::Submission;
 use tokio::process::{Child, Command};
@@ -28,18 +29,27 @@ struct Report {
     statuses: Vec<u64>,
 }
 
-/// Both of them: `eventsource` for Node.js and `httpx-sse` for Python.
-fn both(addr: &str, job: &str, drops: u32) -> [Follower; 2] {
+/// `eventsource` and `event-source-polyfill` for Node.js, and `httpx-sse` for Python.
+fn all(addr: &str, job: &str, drops: u32) -> [Follower; 3] {
     let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
     let url = format!("http://{addr}/api/jobs/{job}/events");
-    let start = |name, mut command: Command| {
-        command.args([&url, &drops.to_string()]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let start = |name, mut command: Command, url: &str| {
+        command.args([url, &drops.to_string()]).stdin(Stdio::null()).stdout(Stdio::piped());
         Follower { name, child: command.kill_on_drop(true).spawn().unwrap() }
     };
-    let (mut node, mut py) = (Command::new("node"), Command::new(python("python")));
-    node.arg(clients.join("sse.mjs"));
+    let node = |package| {
+        let mut node = Command::new("node");
+        node.arg(clients.join("sse.mjs")).arg(package);
+        node
+    };
+    let mut py = Command::new(python("python"));
     py.arg(clients.join("sse_client.py"));
-    [start("eventsource", node), start("httpx-sse", py)]
+    [
+        start("eventsource", node("eventsource"), &url),
+        // It keeps the query and adds the id to it.
+        start("event-source-polyfill", node("event-source-polyfill"), &format!("{url}?after=0")),
+        start("httpx-sse", py, &url),
+    ]
 }
 
 impl Follower {
@@ -82,10 +92,9 @@ async fn a_client_that_drops_at_random_ends_with_the_exact_text_and_stops() {
     let input = words(150, 15, 5);
     system.submit("drops", input.clone()).await;
     // And somebody else follows the same job through another door.
-    let (followers, socket) = (both(&edge.addr, "drops", 6), follow(&edge.addr, "drops"));
-    let [node, py] = followers.map(|follower| follower.report("drops"));
-    let (node, py, socket) = tokio::join!(node, py, socket);
-    for report in [node, py] {
+    let reports = all(&edge.addr, "drops", 6).map(|follower| follower.report("drops"));
+    let (reports, socket) = join(join_all(reports), follow(&edge.addr, "drops")).await;
+    for report in reports {
         report.assert_whole(&text(&input));
         assert!(report.asked.len() >= 8, "{:?}", report.asked);
         assert_eq!(report.seen.events, socket.events);
@@ -101,11 +110,10 @@ async fn a_client_behind_a_proxy_that_cuts_at_any_byte_ends_with_the_exact_text(
     let input = words(150, 15, 6);
     system.submit("cuts", input.clone()).await;
     let proxy = Proxy::cutting_at_bytes(&edge.addr, 12).await;
-    let [node, py] = both(&proxy.addr, "cuts", 0).map(|follower| follower.report("cuts"));
-    let (node, py) = tokio::join!(node, py);
-    let asked = node.asked.len() + py.asked.len();
-    assert!(asked >= 14, "{asked}");
-    for report in [node, py] {
+    let reports = join_all(all(&proxy.addr, "cuts", 0).map(|follower| follower.report("cuts"))).await;
+    let asked: usize = reports.iter().map(|report| report.asked.len()).sum();
+    assert!(asked >= 15, "{asked}");
+    for report in reports {
         report.assert_whole(&text(&input));
     }
     system.end().await;

@@ -16,7 +16,7 @@ use tracing::debug;
 use super::line::Line;
 use super::outbox::{Broken, Outbox};
 use super::request::{Asked, Auth, Refused, Reply, Request, To};
-use crate::config::{ANSWERS_AT_ONCE, FULL_PAUSE, WATCHES_MAX, WRITE_WAIT};
+use crate::config::{FULL_PAUSE, REQUESTS_MAX, WATCHES_MAX, WRITE_WAIT};
 use crate::edge::App;
 use crate::edge::drain::Place;
 use crate::edge::error::Problem;
@@ -120,12 +120,11 @@ impl Pump {
             return Err(Ending::Flooding);
         }
         let (replies, events) = (self.outbox.wants_replies(), self.outbox.wants_events());
-        let asks = replies && self.answers.len() < ANSWERS_AT_ONCE;
         let stalled = self.outbox.stalled();
         tokio::select! {
             () = self.place.moment(&self.app) => return Err(Ending::Stopping),
             () = self.line.gone.cancelled() => return Err(Ending::Gone),
-            Some((asked, ack)) = self.asks.recv(), if asks => self.asked(asked, ack),
+            Some((asked, ack)) = self.asks.recv(), if replies => self.asked(asked, ack),
             Some((to, reply)) = self.answers.next(), if replies && !self.answers.is_empty() => {
                 self.outbox.reply(to, reply);
             }
@@ -142,7 +141,15 @@ impl Pump {
     fn asked(&mut self, asked: Asked, ack: AckSender) {
         self.line.answered(asked.size);
         let to = asked.ack.map_or(To::Event, |number| To::Ack(ack, number));
+        let is_full = self.answers.len() >= REQUESTS_MAX;
         match asked.request {
+            Ok(Request::Submit { reference, .. }) if is_full => {
+                let problem = Code::TooManyRequests.into();
+                self.outbox.reply(to, Reply::refused(&Refused { problem, job: None, reference }));
+            }
+            Ok(Request::Cancel { job }) if is_full => {
+                self.outbox.reply(to, Reply::refused(&Refused::of(Code::TooManyRequests, &job)));
+            }
             Ok(Request::Watch { job, start }) => self.watch(job, start, to),
             Ok(Request::Unwatch { job }) => self.unwatch(&job, to),
             Ok(Request::Submit { submission, key, reference }) => {

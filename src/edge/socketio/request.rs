@@ -12,7 +12,7 @@ use socketioxide::extract::AckSender;
 use socketioxide::handler::{FromConnectParts, FromMessageParts, Value as Packet};
 use socketioxide::socket::Socket;
 
-use crate::config::WATCHES_MAX;
+use crate::config::{REF_MAX, WATCHES_MAX};
 use crate::edge::error::Problem;
 use crate::edge::jobs::job_id;
 use crate::wire::{Code, JobId, ServerFrame, Start, Submission, start};
@@ -57,7 +57,11 @@ impl<A: Adapter> FromMessageParts<A> for Asked {
         ack: &Option<i64>,
     ) -> Result<Self, Infallible> {
         let text = packet.as_str().map_or("", |text| text.as_str());
-        Ok(Self { request: parse(text), ack: *ack, size: text.len() })
+        let mut request = parse(text);
+        if matches!(packet, Packet::Str(_, Some(_))) {
+            request = Err(with_attachments(request));
+        }
+        Ok(Self { request, ack: *ack, size: text.len() })
     }
 }
 
@@ -75,6 +79,19 @@ struct Job {
     job: String,
 }
 
+/// The refusal of a request that has attachments, whatever it says.
+fn with_attachments(request: Result<Request, Refused>) -> Refused {
+    let message = "a request has no binary attachments (Buffer, ArrayBuffer, Blob, bytes): send plain JSON";
+    let (job, reference) = match request {
+        Ok(Request::Watch { job, .. } | Request::Unwatch { job } | Request::Cancel { job }) => {
+            (Some(job.to_string()), None)
+        }
+        Ok(Request::Submit { reference, .. }) => (None, reference),
+        Err(Refused { job, reference, .. }) => (job, reference),
+    };
+    Refused { problem: Problem::new(Code::UnsupportedMediaType, message), job, reference }
+}
+
 /// Reads an emit: an array of the event's name and its arguments, of which the first counts.
 fn parse(text: &str) -> Result<Request, Refused> {
     let bad = |message: &str| Refused::from(Problem::new(Code::BadRequest, message));
@@ -82,8 +99,8 @@ fn parse(text: &str) -> Result<Request, Refused> {
     let mut arguments = arguments.into_iter();
     let Some(Value::String(event)) = arguments.next() else { return Err(bad("an emit has a name")) };
     let mut data = arguments.next().unwrap_or_default();
-    let job = data.get("job").and_then(Value::as_str).map(|job| job.chars().take(80).collect());
-    let reference = data.get("ref").and_then(Value::as_str).map(|text| text.chars().take(80).collect());
+    let job = data.get("job").and_then(Value::as_str).map(cut);
+    let reference = data.get("ref").and_then(Value::as_str).map(cut);
     request(&event, &mut data).map_err(|problem| Refused { problem, job, reference })
 }
 
@@ -106,6 +123,10 @@ fn request(event: &str, data: &mut Value) -> Result<Request, Problem> {
         }
         "submit" => {
             let (key, reference) = (text(data, "key")?, text(data, "ref")?);
+            if reference.as_ref().is_some_and(|reference| reference.chars().count() > REF_MAX) {
+                let message = format!("a `ref` has at most {REF_MAX} characters");
+                return Err(Problem::new(Code::BadRequest, message));
+            }
             let submission = Box::new(Submission::from_value(data.take())?);
             Ok(Request::Submit { submission, key, reference })
         }
@@ -181,6 +202,11 @@ impl Auth {
     }
 }
 
+/// As much of a client's text as is sent back to it.
+fn cut(text: &str) -> String {
+    text.chars().take(REF_MAX).collect()
+}
+
 fn watch(job: &str, place: &Value) -> Result<(JobId, Start), Refused> {
     let read = || {
         let start = match place {
@@ -193,8 +219,7 @@ fn watch(job: &str, place: &Value) -> Result<(JobId, Start), Refused> {
         };
         Ok((job_id(job)?, start))
     };
-    let cut = || job.chars().take(80).collect();
-    read().map_err(|problem| Refused { problem, job: Some(cut()), reference: None })
+    read().map_err(|problem| Refused { problem, job: Some(cut(job)), reference: None })
 }
 
 /// Whom a reply is for.

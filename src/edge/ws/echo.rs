@@ -8,6 +8,7 @@ use axum::Router;
 use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::routing::any;
 
+use super::line::{Ending, farewell};
 use super::with_limits;
 
 /// Sends every message back, at `/` of `listener`, until it is dropped.
@@ -17,10 +18,11 @@ use super::with_limits;
 pub async fn serve_echo(listener: TcpListener) -> io::Result<()> {
     let echo = |upgrade: WebSocketUpgrade| async {
         with_limits(upgrade).on_upgrade(|mut socket| async move {
-            while let Some(Ok(message)) = socket.recv().await {
-                let sent = match message {
-                    Message::Text(_) | Message::Binary(_) => socket.send(message).await,
-                    Message::Ping(_) | Message::Pong(_) | Message::Close(_) => Ok(()),
+            while let Some(received) = socket.recv().await {
+                let sent = match received {
+                    Ok(message @ (Message::Text(_) | Message::Binary(_))) => socket.send(message).await,
+                    Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_)) => Ok(()),
+                    Err(error) => return farewell(&mut socket, Ending::of(error)).await,
                 };
                 if sent.is_err() {
                     return;

@@ -5,6 +5,8 @@ use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use bytes::Bytes;
 use futures_util::SinkExt as _;
 use tokio::time::{Instant, timeout};
+use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tracing::debug;
 
 use crate::config::{CLOSE_WAIT, PONG_WAIT};
@@ -63,10 +65,9 @@ impl Line {
             }
             (Some(Ok(Message::Ping(_) | Message::Pong(_))), _) => return Ok(Heard::SignOfLife),
             (Some(Ok(Message::Close(_))), _) => return Err(Ending::Closed),
-            (Some(Err(error)), _) if is_too_large(&error) => return Err(Ending::Close(Code::TooLarge)),
             (Some(Err(error)), _) => {
                 debug!(%error, "the connection broke");
-                return Err(Ending::Gone);
+                return Err(Ending::of(error));
             }
             (None, _) => return Err(Ending::Gone),
         };
@@ -134,27 +135,40 @@ impl Line {
     /// something unread takes what was written last with it. The client may be one that takes nothing; it is not waited
     /// for.
     pub(super) async fn close(mut self, ending: Ending) {
-        let farewell = async {
-            match ending {
-                Ending::Gone => return,
-                // The library has the answer ready, and writes it before it reads on.
-                Ending::Closed => {}
-                Ending::Close(code) => {
-                    let row = code.row();
-                    let reason = Utf8Bytes::from_static(row.code);
-                    let close = CloseFrame { code: row.close.unwrap_or(1011), reason };
-                    if self.socket.send(Message::Close(Some(close))).await.is_err() {
-                        return;
-                    }
-                }
-            }
-            while let Some(Ok(_)) = self.socket.recv().await {}
-        };
-        let _ = timeout(CLOSE_WAIT, farewell).await;
+        let _ = timeout(CLOSE_WAIT, farewell(&mut self.socket, ending)).await;
     }
 }
 
-/// Whether a client sent more than it may. The error type of the WebSocket library is not part of axum's interface.
-fn is_too_large(error: &axum::Error) -> bool {
-    error.to_string().contains("too long")
+/// The closing handshake, whoever begins it.
+pub(super) async fn farewell(socket: &mut WebSocket, ending: Ending) {
+    match ending {
+        Ending::Gone => return,
+        // The library has the answer ready, and writes it before it reads on.
+        Ending::Closed => {}
+        Ending::Close(code) => {
+            let row = code.row();
+            let reason = Utf8Bytes::from_static(row.code);
+            let close = CloseFrame { code: row.close.unwrap_or(1011), reason };
+            if socket.send(Message::Close(Some(close))).await.is_err() {
+                return;
+            }
+        }
+    }
+    while let Some(Ok(_)) = socket.recv().await {}
+}
+
+impl Ending {
+    /// Of a connection from which no further message can be read.
+    pub(super) fn of(error: axum::Error) -> Self {
+        let error = error.into_inner();
+        let code = match error.downcast_ref::<Error>() {
+            Some(Error::Capacity(_)) => Code::TooLarge,
+            Some(Error::Utf8(_)) => Code::BadUtf8,
+            // The network, not the client.
+            Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => return Self::Gone,
+            Some(Error::Protocol(_)) => Code::ProtocolError,
+            Some(_) | None => return Self::Gone,
+        };
+        Self::Close(code)
+    }
 }

@@ -1,0 +1,207 @@
+//! Content negotiation (RFC 9110, section 12.5.1): which of the two forms of a job's events a client prefers. It reads
+//! `Accept` and nothing else.
+
+use axum::http::{HeaderMap, header};
+
+/// The two forms of a job's events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `text/event-stream`, for as long as there is something to come.
+    Stream,
+    /// `application/json`, at once.
+    Page,
+}
+
+impl Form {
+    const fn media_type(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Stream => ("text", "event-stream"),
+            Self::Page => ("application", "json"),
+        }
+    }
+}
+
+/// How much a client wants one form. A larger one is preferred, and the fields are compared in their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
+struct Preference {
+    /// The weight; -1 when the client refuses the form, 0 when no range matches it.
+    weight: f32,
+    /// How exactly the range names the form: 3 for its media type, 2 for its type, 1 for `*/*`.
+    precision: u8,
+    /// Minus the place of the range in the list.
+    earliness: isize,
+}
+
+/// The form that a client prefers; a stream when it has no preference. Of two forms with the same weight, the one that is
+/// named more exactly, then the one that is named first: clients put what they mean before the `*/*` of their library.
+pub(super) fn form(headers: &HeaderMap) -> Form {
+    let lists = headers.get_all(header::ACCEPT).iter().filter_map(|list| list.to_str().ok());
+    let ranges: Vec<_> = lists.flat_map(|list| split(list, ',')).filter_map(range).collect();
+    let preference = |form| preference(&ranges, form);
+    if preference(Form::Page) > preference(Form::Stream) { Form::Page } else { Form::Stream }
+}
+
+/// The most exact range that matches decides, whatever its weight.
+fn preference(ranges: &[Range<'_>], form: Form) -> Preference {
+    let (main, sub) = form.media_type();
+    let mut best = Preference::default();
+    for (place, range) in ranges.iter().enumerate() {
+        let precision = match (range.main, range.sub) {
+            ("*", "*") => 1,
+            (range, "*") if range.eq_ignore_ascii_case(main) => 2,
+            (a, b) if a.eq_ignore_ascii_case(main) && b.eq_ignore_ascii_case(sub) => 3,
+            _ => continue,
+        };
+        if precision > best.precision {
+            let weight = if range.weight > 0.0 { range.weight } else { -1.0 };
+            best = Preference { weight, precision, earliness: -place.cast_signed() };
+        }
+    }
+    best
+}
+
+/// A media range. Its parameters other than the weight are ignored: neither form has variants.
+struct Range<'a> {
+    main: &'a str,
+    sub: &'a str,
+    weight: f32,
+}
+
+/// Reads one element of the list; `None` for one that is malformed.
+fn range(text: &str) -> Option<Range<'_>> {
+    let mut parts = split(text, ';').into_iter().map(str::trim);
+    let (main, sub) = parts.next()?.split_once('/')?;
+    let weight = parts.find_map(|part| {
+        let (name, value) = part.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("q").then(|| value.trim())
+    });
+    let weight = match weight {
+        None => 1.0,
+        // Clients send more digits than the three that are allowed.
+        Some(text) => text.parse::<f32>().ok().filter(|weight| weight.is_finite())?.clamp(0.0, 1.0),
+    };
+    Some(Range { main: main.trim(), sub: sub.trim(), weight })
+}
+
+/// Splits at a separator that is not inside a quoted string.
+fn split(text: &str, separator: char) -> Vec<&str> {
+    let mut quoted = false;
+    let mut escaped = false;
+    text.split(|char| {
+        let is_escaped = std::mem::take(&mut escaped);
+        match char {
+            '\\' if quoted => escaped = !is_escaped,
+            '"' if !is_escaped => quoted = !quoted,
+            _ => {}
+        }
+        char == separator && !quoted
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn accept(lists: &[&'static str]) -> Form {
+        let lists = lists.iter().map(|list| (header::ACCEPT, HeaderValue::from_static(list)));
+        form(&lists.collect())
+    }
+
+    #[test]
+    fn a_client_without_a_preference_gets_a_stream() {
+        assert_eq!(accept(&[]), Form::Stream);
+        for list in
+            ["", "*/*", "*/*;q=0.1", "image/png", "text/html,application/xhtml+xml,*/*;q=0.8", "*/*;q=0"]
+        {
+            assert_eq!(accept(&[list]), Form::Stream, "{list}");
+        }
+    }
+
+    #[test]
+    fn the_form_with_the_larger_weight_is_preferred() {
+        for (list, form) in [
+            ("text/event-stream;q=0.5, application/json", Form::Page),
+            ("text/event-stream, application/json;q=0.5", Form::Stream),
+            ("application/json;q=0.9, text/event-stream", Form::Stream),
+            ("application/json; Q=0.9 , text/event-stream ;\tq = 0.8", Form::Page),
+            ("application/json;q=0.001, text/event-stream;q=0.002", Form::Stream),
+            ("application/json;charset=utf-8;q=0.4, text/event-stream;q=0.5", Form::Stream),
+            ("application/json;charset=utf-8;q=0.6, text/event-stream;q=0.5", Form::Page),
+            ("text/*;q=0.5, application/*", Form::Page),
+            ("text/html, application/json;q=0.9, */*;q=0.8", Form::Page),
+        ] {
+            assert_eq!(accept(&[list]), form, "{list}");
+        }
+    }
+
+    #[test]
+    fn the_most_exact_range_decides_on_a_form() {
+        for (list, form) in [
+            ("application/json;q=0.1, */*;q=0.5", Form::Stream),
+            ("*/*;q=0.5, application/json;q=0.1", Form::Stream),
+            ("text/event-stream;q=0.1, text/*, application/json;q=0.5", Form::Page),
+            ("text/event-stream;q=0.1, */*", Form::Page),
+            ("application/*;q=0.2, application/json;q=0.9, text/event-stream;q=0.5", Form::Page),
+        ] {
+            assert_eq!(accept(&[list]), form, "{list}");
+        }
+    }
+
+    #[test]
+    fn a_form_with_the_weight_zero_is_refused() {
+        for (list, form) in [
+            ("application/json;q=0", Form::Stream),
+            ("application/json;q=0.000, text/*;q=0.001", Form::Stream),
+            ("text/event-stream;q=0", Form::Page),
+            ("text/event-stream;q=0, */*", Form::Page),
+            ("application/json;q=0, */*", Form::Stream),
+            ("text/*;q=0, application/json", Form::Page),
+            ("text/event-stream;q=0, application/json;q=0", Form::Stream),
+        ] {
+            assert_eq!(accept(&[list]), form, "{list}");
+        }
+    }
+
+    #[test]
+    fn of_two_forms_with_one_weight_the_more_exact_then_the_first_is_preferred() {
+        for (list, form) in [
+            ("application/json", Form::Page),
+            ("Application/JSON; charset=utf-8", Form::Page),
+            ("application/*", Form::Page),
+            ("text/*", Form::Stream),
+            ("application/json, text/plain, */*", Form::Page),
+            ("*/*, application/json", Form::Page),
+            ("text/*, application/json", Form::Page),
+            ("application/*, text/event-stream", Form::Stream),
+            ("text/event-stream, application/json", Form::Stream),
+            ("application/json, text/event-stream", Form::Page),
+            ("application/json;q=0.5, text/event-stream;q=0.5", Form::Page),
+        ] {
+            assert_eq!(accept(&[list]), form, "{list}");
+        }
+        assert_eq!(accept(&["image/png", "application/json, */*;q=0.1"]), Form::Page);
+        assert_eq!(accept(&["text/event-stream", "application/json"]), Form::Stream);
+    }
+
+    #[test]
+    fn malformed_elements_are_skipped_and_the_others_count() {
+        for (list, form) in [
+            (",, ;q=1, /, json, application/json", Form::Page),
+            ("application/json;q=high", Form::Stream),
+            ("application/json;q=", Form::Stream),
+            ("application/json;q=nan, */*", Form::Stream),
+            ("application/json;q", Form::Page),
+            ("application/json;q=0.00001, text/event-stream;q=0", Form::Page),
+            ("application/json;q=7, text/event-stream;q=0.9", Form::Page),
+            ("text/event-stream;q=-1, application/json;q=0.1", Form::Page),
+            (r#"application/json;a="x,y;q=0";q=0.9, text/event-stream;q=0.5"#, Form::Page),
+            (r#"text/html;a="\"application/json,", text/event-stream;q=0.1"#, Form::Stream),
+            (r#"text/html;a="application/json"#, Form::Stream),
+            ("*/json, text/*/x", Form::Stream),
+        ] {
+            assert_eq!(accept(&[list]), form, "{list}");
+        }
+    }
+}

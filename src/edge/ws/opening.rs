@@ -1,0 +1,126 @@
+//! What a request must say to become a WebSocket (RFC 6455, section 4.2.1), for every front door that speaks it.
+
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use crate::edge::error::Problem;
+use crate::wire::Code;
+
+/// Checks the request, and writes the two headers that are lists as the libraries compare them: as one token.
+pub(in crate::edge) fn check(request: &mut Parts) -> Result<(), Problem> {
+    let headers = &mut request.headers;
+    let upgrades =
+        has_token(headers, header::CONNECTION, "upgrade") && has_token(headers, header::UPGRADE, "websocket");
+    if !upgrades || request.version < Version::HTTP_11 {
+        return Err(bad(
+            "this is not a WebSocket upgrade: send `Connection: Upgrade` and `Upgrade: websocket`",
+        ));
+    }
+    if one(headers, header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
+        return Err(Code::UpgradeRequired.into());
+    }
+    let key = one(headers, header::SEC_WEBSOCKET_KEY).and_then(|key| BASE64.decode(key).ok());
+    if key.is_none_or(|key| key.len() != 16) {
+        return Err(bad("`Sec-WebSocket-Key` is 16 bytes in base64"));
+    }
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    Ok(())
+}
+
+fn bad(message: &str) -> Problem {
+    Problem::new(Code::BadRequest, message)
+}
+
+/// The value of a header that must come once.
+fn one(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// Whether a header that is a list, perhaps over several lines, names a token.
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|named| named.trim().eq_ignore_ascii_case(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::Request;
+
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+    /// A good request with these headers instead of its own.
+    fn checked(changes: &[(&str, &[&str])]) -> Option<Code> {
+        let mut request = Request::new(()).into_parts().0;
+        let good: [(&str, &[&str]); 4] = [
+            ("connection", &["Upgrade"]),
+            ("upgrade", &["websocket"]),
+            ("sec-websocket-version", &["13"]),
+            ("sec-websocket-key", &[KEY]),
+        ];
+        for (name, values) in good {
+            let change = changes.iter().find(|(changed, _)| *changed == name);
+            for value in change.map_or(values, |(_, values)| *values) {
+                request
+                    .headers
+                    .append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            }
+        }
+        check(&mut request).map_err(|problem| problem.code()).err()
+    }
+
+    #[test]
+    fn both_lists_may_have_other_tokens_in_any_case_and_over_several_lines() {
+        assert_eq!(checked(&[]), None);
+        for connection in [&["keep-alive, Upgrade"] as &[&str], &["UPGRADE"], &["keep-alive", "x, ,upgrade"]]
+        {
+            assert_eq!(checked(&[("connection", connection)]), None, "{connection:?}");
+        }
+        for upgrade in [&["WebSocket"] as &[&str], &["h2c, websocket"], &["h2c", "websocket"]] {
+            assert_eq!(checked(&[("upgrade", upgrade)]), None, "{upgrade:?}");
+        }
+        for (name, value) in [
+            ("connection", &[] as &[&str]),
+            ("connection", &["keep-alive"]),
+            ("connection", &["upgraded"]),
+            ("upgrade", &[]),
+            ("upgrade", &["h2c"]),
+            ("upgrade", &["websocket/13"]),
+        ] {
+            assert_eq!(checked(&[(name, value)]), Some(Code::BadRequest), "{name}: {value:?}");
+        }
+    }
+
+    #[test]
+    fn another_version_is_told_which_one_is_spoken() {
+        for version in [&[] as &[&str], &["8"], &["14"], &["013"], &["13, 8"], &["13", "13"], &[""]] {
+            assert_eq!(
+                checked(&[("sec-websocket-version", version)]),
+                Some(Code::UpgradeRequired),
+                "{version:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_key_is_sixteen_bytes_in_base64() {
+        for key in [
+            &[] as &[&str],
+            &[""],
+            &["x"],
+            &["dGhlIHNhbXBsZSBub25jZQ"],
+            &["dGhlIHNhbXBsZSBub25j"],
+            &["dGhlIHNhbXBsZSBub25jZSE="],
+            &["dGhlIHNhbXBsZSBub25jZQ=!"],
+            &["dGhlIHNhbXBsZSBub25jZR=="],
+            &["dGhl IHNhbXBsZSBub25jZQ=="],
+            &[KEY, KEY],
+        ] {
+            assert_eq!(checked(&[("sec-websocket-key", key)]), Some(Code::BadRequest), "{key:?}");
+        }
+    }
+}
