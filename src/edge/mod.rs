@@ -1,6 +1,8 @@
 //! The edge: every front door for clients, over the same sessions. The only folder that names axum and socketioxide. An edge
 //! keeps nothing that matters: killing it costs its clients one reconnect.
 
+mod answer;
+mod body;
 mod drain;
 mod error;
 mod jobs;
