@@ -19,6 +19,10 @@ pub const BODY_MAX: usize = 1024 * 1024;
 pub const REF_MAX: usize = 80;
 /// The longest sentence that says what is wrong with a request, in bytes. Parsers quote what they did not expect.
 pub const MESSAGE_MAX: usize = 300;
+/// How many bytes may come over a WebSocket beside requests in [`QUIET_WAIT`]: pongs, mostly.
+pub const QUIET_BYTES: usize = 4096;
+/// [`QUIET_BYTES`]: longer than a ping takes.
+pub const QUIET_WAIT: Duration = Duration::from_secs(60);
 /// How many submits and cancels of one connection are under way at a time. With the largest inputs they hold 16 MiB; with
 /// answers of the broker within 10 ms they are 3000 a second.
 pub const REQUESTS_MAX: usize = 32;
@@ -81,7 +85,9 @@ pub const AHEAD_MAX: usize = 512;
 pub const LIVE_CAPACITY: usize = 1024;
 /// How long a feed outlives its last watcher: the time in which a dropped client is usually back.
 pub const FEED_LINGER: Duration = Duration::from_secs(15);
-/// How many feeds one edge thread holds, watched or lingering: each costs about 12 KiB and what its history holds.
+/// What a feed costs without its history, in bytes: its task and its subscription.
+pub const FEED_BYTES: usize = 12 * 1024;
+/// How many feeds one edge thread holds, watched or lingering: each costs [`FEED_BYTES`] and what its history holds.
 pub const FEEDS_MAX: usize = 50_000;
 /// When the log is asked for the first time whether live missed something: interest in a subject spreads over a
 /// cluster after the subscription was confirmed.

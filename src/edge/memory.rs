@@ -19,6 +19,8 @@ use crate::config::{
 pub(super) struct Memory {
     /// All of it.
     pub(super) whole: Budget,
+    /// Feeds and their histories: half of it.
+    pub(super) feeds: Budget,
     /// Bodies of requests, as they arrive.
     pub(super) bodies: Part,
     /// Submissions that wait or are under way.
@@ -59,14 +61,15 @@ impl Memory {
         let bodies = part(SMALL_BODIES_BYTES, BODIES_BYTES);
         let submits = part(SMALL_SUBMITS_BYTES, SUBMITS_BYTES);
         let answers = part(SMALL_ANSWERS_BYTES, ANSWERS_BYTES);
-        Self { whole, bodies, submits, answers }
+        let feeds = whole.share(whole.limit() / 2);
+        Self { whole, feeds, bodies, submits, answers }
     }
 
     /// How many reservations found no room.
     pub(super) fn refused(&self) -> u64 {
         let parts = [&self.bodies, &self.submits, &self.answers];
         let parts = parts.into_iter().flat_map(|part| [&part.small, &part.large]);
-        parts.chain([&self.whole]).map(Budget::refused).sum()
+        parts.chain([&self.whole, &self.feeds]).map(Budget::refused).sum()
     }
 }
 
