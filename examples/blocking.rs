@@ -46,8 +46,7 @@ impl Backend for Primes {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = std::env::args().nth(1).unwrap_or_else(|| "nats://127.0.0.1:4222".into());
-    let (prefix, patience) = ("tw".parse()?, Duration::from_secs(5));
-    let nats = Options { url, prefix, patience, name: "primes".into() };
+    let nats = Options { url, name: "primes".into(), ..Options::default() };
     worker::serve(&nats, Primes, Settings::new("primes".parse()?)).await?;
     Ok(())
 }

@@ -119,7 +119,7 @@ impl Up {
         if let Some(webhook) = webhook {
             start_worker(&nats, webhook, RESERVED_KIND, &tasks).await?;
         }
-        let shared = edge::Shared::new();
+        let shared = self.edge.shared();
         let ready = announce(&shared, 1, listener.local_addr()?);
         // Whoever presses Ctrl-C wants the prompt back, and there is no other edge that clients could storm.
         let settings = self.edge.settings(Duration::ZERO);

@@ -65,6 +65,8 @@ pub enum Code {
     NotSupportedByKind,
     /// The queue of this kind is full.
     QueueFull,
+    /// The edge holds as much for its clients as it may.
+    Overloaded,
     /// The log cannot be read or written for the moment.
     Unavailable,
     /// The edge is stopping; another one, or the next one, serves.
@@ -128,6 +130,7 @@ impl Code {
         Self::CallbackNotAllowed,
         Self::NotSupportedByKind,
         Self::QueueFull,
+        Self::Overloaded,
         Self::Unavailable,
         Self::Restarting,
         Self::Timeout,
@@ -243,6 +246,9 @@ impl Code {
                 "The workers of this kind do not do what the job asks for.",
             ),
             Self::QueueFull => row("queue_full", 503, None, true, "The queue is full; try again later."),
+            Self::Overloaded => {
+                row("overloaded", 503, Some(1013), true, "This edge is overloaded; try again later.")
+            }
             Self::Unavailable => {
                 row("unavailable", 503, Some(1013), true, "The log is out of reach for the moment.")
             }
