@@ -150,6 +150,10 @@ pub const REQUEST_WAIT: Duration = Duration::from_secs(3);
 /// How many messages in a row that are no events are passed over to find the next, or the last, event of a job. A foreign
 /// worker that writes in a wrong format leaves one per chunk until another one claims the job.
 pub const FOREIGN_MAX: usize = 1024;
+/// How many single reads look for an event by its number: 64 halve any stretch of a stream down to one message.
+pub const LOCATE_READS: usize = 64;
+/// How many jobs with undecodable messages are remembered, so that each is reported once: about 100 KiB.
+pub const UNDECODABLE_JOBS: usize = 1024;
 /// How far back the last event of a job is sought at first when something else stands behind it, in messages of the
 /// shard; eight times as far each time.
 pub const LOOK_BACK: u64 = 64;

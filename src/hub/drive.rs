@@ -1,22 +1,40 @@
 //! A feed's task: subscribes, keeps the history gapless with a stitcher, asks a silent log, and ends when nobody
-//! watches. It knows no client.
+//! watches. Whatever it asks is answered beside the live copies, which wait for nothing. It knows no client.
 
 use std::future::pending;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, trace};
+use tracing::{debug, error, trace};
 
 use super::{Feed, Hub};
 use crate::config::{
     AHEAD_MAX, FEED_LINGER, PROBE_FIRST, PROBE_MAX, PROBE_SILENT, PROBE_SPREAD, REREAD_FIRST, REREAD_MAX,
 };
 use crate::resume::{Action, Input, Stitcher};
-use crate::source::{EventSource, Refill, Refilled, Replica, Signal, Tail};
-use crate::wire::{Seq, Stored};
+use crate::source::{Copy, EventSource, LiveChain, Refill, Refilled, Replica, Signal, Tail, Unavailable};
+use crate::wire::{Pos, Seq, Stored, Unreadable};
 
+/// Drives a feed until it is forgotten. After a panic, a program fault, its watchers are served again: from an empty
+/// history, and not at once, so that a fault that one event causes each time does not take the thread.
 pub(super) async fn drive<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>) {
+    loop {
+        let driven = AssertUnwindSafe(drive_once(Arc::clone(&hub), Arc::clone(&feed)));
+        if driven.catch_unwind().await.is_ok() {
+            return;
+        }
+        hub.note_panic();
+        error!(job = %feed.job(), "a feed's task panicked; its watchers are served by a new one");
+        feed.close();
+        sleep(REREAD_MAX).await;
+    }
+}
+
+async fn drive_once<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>) {
     debug!(job = %feed.job(), "feed begins");
     let mut driver = Driver::new(Arc::clone(&hub), Arc::clone(&feed));
     loop {
@@ -36,7 +54,16 @@ struct Driver<S: EventSource> {
     refill: Refill<S>,
     /// `None` before the subscription stands, and after the job's end.
     tail: Option<S::Tail>,
+    /// Which live copies are events of the job.
+    chain: LiveChain,
+    /// The last copy that had come when the reading under way was asked for.
+    chain_asked: Option<Pos>,
+    /// The subscription that is being made.
+    opening: Option<BoxFuture<'static, Opened<S>>>,
+    open_at: Instant,
     open_pause: Duration,
+    /// The question to the log that is under way.
+    probing: Option<BoxFuture<'static, Probed>>,
     probe_at: Instant,
     probe_pause: Duration,
     /// Whether copies may have been lost that a copy under way says nothing of: none puts the probe off.
@@ -45,11 +72,19 @@ struct Driver<S: EventSource> {
     linger_until: Option<Instant>,
 }
 
+/// A subscription, and the event that was last when it stood.
+type Opened<S> = Result<(<S as EventSource>::Tail, Option<Arc<Stored>>), Unavailable>;
+/// The log's last event.
+type Probed = Result<Option<Arc<Stored>>, Unavailable>;
+
 /// What woke the feed.
-enum Wake {
+enum Wake<S: EventSource> {
     Signal(Signal),
     Refilled(Refilled),
+    Open,
+    Opened(Opened<S>),
     Probe,
+    Probed(Probed),
     Left,
     LingerOver,
 }
@@ -62,7 +97,12 @@ impl<S: EventSource> Driver<S> {
             stitcher: Stitcher::live(Seq::FIRST, AHEAD_MAX),
             refill: Refill::default(),
             tail: None,
+            chain: LiveChain::new(AHEAD_MAX),
+            chain_asked: None,
+            opening: None,
+            open_at: Instant::now(),
             open_pause: REREAD_FIRST,
+            probing: None,
             probe_at: Instant::now(),
             probe_pause: PROBE_SILENT,
             disturbed: false,
@@ -72,18 +112,15 @@ impl<S: EventSource> Driver<S> {
 
     /// Waits for one thing to happen and takes it in.
     async fn step(&mut self) {
-        if self.tail.is_none() && !self.stitcher.is_ended() {
-            self.open().await;
-        } else {
-            self.take_in().await;
-        }
+        let wake = self.wake().await;
+        self.take_in(wake);
         if self.feed.watchers() > 0 {
             self.linger_until = None;
         }
     }
 
-    async fn take_in(&mut self) {
-        match self.wake().await {
+    fn take_in(&mut self, wake: Wake<S>) {
+        match wake {
             Wake::Signal(signal) => {
                 self.signal(signal);
                 // What is there already is taken in before the watchers are woken once for all of it.
@@ -101,26 +138,46 @@ impl<S: EventSource> Driver<S> {
                 if let Some(before) = self.stitcher.hole().filter(|_| nothing_left) {
                     self.stitcher.handle(Input::Gone { before });
                 }
+                self.chain_was_read(nothing_left);
             }
-            Wake::Probe => self.probe().await,
+            Wake::Open => self.open(),
+            Wake::Opened(Ok((tail, last))) => self.opened(tail, last),
+            Wake::Opened(Err(error)) => {
+                debug!(job = %self.feed.job(), %error, "cannot follow yet");
+                self.opening = None;
+                self.open_at = Instant::now() + self.open_pause;
+                self.open_pause = REREAD_MAX.min(self.open_pause * 2);
+            }
+            Wake::Probe => self.probe(),
+            Wake::Probed(last) => self.probed(last),
             Wake::Left => self.linger_until = Some(Instant::now() + FEED_LINGER),
             Wake::LingerOver => {}
         }
     }
 
-    async fn wake(&mut self) -> Wake {
+    async fn wake(&mut self) -> Wake<S> {
         let (source, job) = (self.hub.source(), self.feed.job());
+        let (ended, open) = (self.stitcher.is_ended(), self.tail.is_some());
         let live = async {
-            match &mut self.tail {
-                Some(tail) => tail.next().await,
-                None => pending().await,
+            match (&mut self.tail, &mut self.opening) {
+                (Some(tail), _) => Wake::Signal(tail.next().await),
+                (None, _) if ended => pending().await,
+                (None, Some(opening)) => Wake::Opened(opening.await),
+                (None, None) => {
+                    sleep_until(self.open_at).await;
+                    Wake::Open
+                }
             }
         };
         let probe = async {
-            if self.stitcher.is_ended() {
-                pending::<()>().await;
+            match &mut self.probing {
+                _ if ended || !open => pending().await,
+                Some(probing) => Wake::Probed(probing.await),
+                None => {
+                    sleep_until(self.probe_at).await;
+                    Wake::Probe
+                }
             }
-            sleep_until(self.probe_at).await;
         };
         let linger = async {
             match self.linger_until {
@@ -129,39 +186,34 @@ impl<S: EventSource> Driver<S> {
             }
         };
         tokio::select! {
-            signal = live => Wake::Signal(signal),
+            wake = live => wake,
             refilled = self.refill.next(source, job) => Wake::Refilled(refilled),
-            () = probe => Wake::Probe,
+            wake = probe => wake,
             () = self.feed.left() => Wake::Left,
             () = linger => Wake::LingerOver,
         }
     }
 
-    /// Subscribes, and begins the history with the last event. After a closed subscription, goes on where it was.
-    async fn open(&mut self) {
-        match self.hub.source().follow(self.feed.job()).await {
-            Ok((tail, last)) => {
-                self.tail = Some(tail);
-                self.open_pause = REREAD_FIRST;
-                self.probe_at = Instant::now() + PROBE_FIRST + self.spread(PROBE_FIRST / 4);
-                if !self.feed.is_open() {
-                    let next = last.as_ref().map_or(Seq::FIRST, |last| last.seq);
-                    self.stitcher = Stitcher::live(next, AHEAD_MAX);
-                    self.feed.open(next);
-                    self.feed.wake();
-                }
-                if let Some(last) = last {
-                    self.stitcher.handle(Input::Live(last));
-                }
-            }
-            Err(error) => {
-                debug!(job = %self.feed.job(), %error, "cannot follow yet");
-                sleep(self.open_pause).await;
-                self.open_pause = REREAD_MAX.min(self.open_pause * 2);
-                if self.feed.watchers() == 0 && self.linger_until.is_none() {
-                    self.linger_until = Some(Instant::now() + FEED_LINGER);
-                }
-            }
+    /// Subscribes. After a closed subscription the feed goes on where it was.
+    fn open(&mut self) {
+        let (hub, feed) = (Arc::clone(&self.hub), Arc::clone(&self.feed));
+        self.opening = Some(Box::pin(async move { hub.source().follow(feed.job()).await }));
+    }
+
+    /// Begins the history with the last event.
+    fn opened(&mut self, tail: S::Tail, last: Option<Arc<Stored>>) {
+        self.opening = None;
+        self.tail = Some(tail);
+        self.open_pause = REREAD_FIRST;
+        self.probe_at = Instant::now() + PROBE_FIRST + self.spread(PROBE_FIRST / 4);
+        if !self.feed.is_open() {
+            let next = last.as_ref().map_or(Seq::FIRST, |last| last.seq);
+            self.stitcher = Stitcher::live(next, AHEAD_MAX);
+            self.feed.open(next);
+            self.feed.wake();
+        }
+        if let Some(last) = last {
+            self.stitcher.handle(Input::Live(last));
         }
     }
 
@@ -173,8 +225,9 @@ impl<S: EventSource> Driver<S> {
                 if !self.disturbed {
                     self.probe_at = Instant::now() + PROBE_SILENT + self.spread(PROBE_SILENT / 4);
                 }
-                self.stitcher.handle(Input::Live(event));
+                self.copied(event);
             }
+            Signal::Undecodable { pos, prev } => self.chain.undecodable(pos, prev),
             Signal::Disturbed => {
                 self.probe_pause = PROBE_SILENT;
                 self.probe_at = self.probe_at.min(Instant::now() + self.spread(PROBE_SPREAD));
@@ -184,13 +237,47 @@ impl<S: EventSource> Driver<S> {
         }
     }
 
+    /// Takes in a live copy.
+    fn copied(&mut self, event: Arc<Stored>) {
+        match self.chain.live(event) {
+            Copy::Next(event) => self.stitcher.handle(Input::Live(event)),
+            Copy::Undecodable(event) => self.skipped(&event),
+            // A reading that is under way may bring what stands before it, and is followed by another if it does not.
+            Copy::Waits if self.stitcher.is_live() => self.stitcher.handle(Input::LiveLagged),
+            Copy::Waits | Copy::Old => {}
+        }
+    }
+
+    fn skipped(&self, event: &Stored) {
+        self.hub.source().undecodable(self.feed.job(), event.pos, &Unreadable::OutOfOrder);
+    }
+
+    /// A reading of the log is over: what waited for it and is not in the log was never an event.
+    fn chain_was_read(&mut self, nothing_left: bool) {
+        if let Some(asked) = self.chain_asked.take().filter(|_| nothing_left) {
+            self.chain.abandon(asked).iter().for_each(|event| self.skipped(event));
+        }
+        if self.chain.behind().is_some() && self.stitcher.is_live() {
+            self.stitcher.handle(Input::LiveLagged);
+        }
+    }
+
     /// Asks the log whether something was stored that did not arrive.
-    async fn probe(&mut self) {
+    fn probe(&mut self) {
         self.disturbed = false;
-        match self.hub.source().last(self.feed.job(), Replica::Any).await {
+        let (hub, feed) = (Arc::clone(&self.hub), Arc::clone(&self.feed));
+        self.probing = Some(Box::pin(async move { hub.source().last(feed.job(), Replica::Any).await }));
+    }
+
+    fn probed(&mut self, last: Probed) {
+        self.probing = None;
+        match last {
             Ok(Some(last)) => self.stitcher.handle(Input::Live(last)),
             Ok(None) => {}
             Err(error) => debug!(job = %self.feed.job(), %error, "cannot ask the log"),
+        }
+        if self.disturbed {
+            return;
         }
         self.probe_at = Instant::now() + self.probe_pause + self.spread(self.probe_pause / 4);
         self.probe_pause = PROBE_MAX.min(self.probe_pause * 2);
@@ -199,22 +286,44 @@ impl<S: EventSource> Driver<S> {
     /// Does what the stitcher says.
     fn act(&mut self) {
         let mut changed = false;
-        while let Some(action) = self.stitcher.poll() {
-            match action {
-                Action::Deliver(event) => self.feed.update(|history| history.push(event)),
-                Action::Missing { to, .. } => self.feed.update(|history| history.restart(to.next())),
-                Action::Replay { from } => {
-                    let pos = self.feed.last().map(|last| last.pos + 1);
-                    self.refill.want(from, pos, None);
-                    continue;
-                }
-                Action::End => self.tail = None,
+        loop {
+            while let Some(action) = self.stitcher.poll() {
+                changed |= self.do_one(action);
             }
-            changed = true;
+            match self.chain.next_waiting() {
+                Some(Copy::Next(event)) => self.stitcher.handle(Input::Live(event)),
+                Some(Copy::Undecodable(event)) => self.skipped(&event),
+                Some(Copy::Waits | Copy::Old) | None => break,
+            }
         }
         if changed {
             self.feed.wake();
         }
+    }
+
+    /// Says whether watchers see a change.
+    fn do_one(&mut self, action: Action<Arc<Stored>>) -> bool {
+        match action {
+            Action::Deliver(event) => {
+                self.chain.delivered(&event);
+                self.feed.update(|history| history.push(event));
+            }
+            Action::Missing { to, .. } => {
+                self.chain.restart(to.next());
+                self.feed.update(|history| history.restart(to.next()));
+            }
+            Action::Replay { from } => {
+                let pos = self.feed.last().map(|last| last.pos + 1);
+                self.chain_asked = self.chain.behind();
+                self.refill.want(from, pos, None);
+                return false;
+            }
+            Action::End => {
+                self.tail = None;
+                self.probing = None;
+            }
+        }
+        true
     }
 
     fn linger_over(&self) -> bool {

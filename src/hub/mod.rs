@@ -8,6 +8,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use feed::{Feed, Standing, Watch};
@@ -25,6 +26,7 @@ pub struct Hub<S> {
     feeds: Mutex<HashMap<JobId, Arc<Feed>>>,
     tasks: Tasks,
     budget: Budget,
+    panics: AtomicU64,
 }
 
 /// The hub holds as many feeds as it may.
@@ -41,7 +43,7 @@ impl<S: EventSource> Hub<S> {
     /// The same, whose feeds hold no more than `budget`: past it there are no new ones, and those that are there keep
     /// shorter histories.
     pub fn within(source: S, tasks: Tasks, budget: Budget) -> Arc<Self> {
-        Arc::new(Self { source, feeds: Mutex::default(), tasks, budget })
+        Arc::new(Self { source, feeds: Mutex::default(), tasks, budget, panics: AtomicU64::new(0) })
     }
 
     /// Where the events come from.
@@ -52,6 +54,15 @@ impl<S: EventSource> Hub<S> {
     /// How many jobs have a feed, watched or lingering.
     pub fn feeds(&self) -> usize {
         self.lock().len()
+    }
+
+    /// How many times a feed's task has panicked.
+    pub fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    fn note_panic(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Where the watchers of all feeds stand, taken together.

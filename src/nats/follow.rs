@@ -7,13 +7,16 @@ use async_nats::Subscriber;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 
-use super::log::{Log, stored};
+use super::batch::number;
+use super::log::Log;
+use super::names;
 use crate::source::{Signal, Tail, Unavailable};
 use crate::wire::{JobId, Stored};
 
 /// The live subscription of one job.
 #[derive(Debug)]
 pub struct LiveTail {
+    log: Log,
     job: JobId,
     live: Subscriber,
     /// Each counts up when copies may have been lost: the connection was away; the shard has another leader.
@@ -36,7 +39,7 @@ impl Log {
         // A request on the same connection: when it is answered the server has seen the subscription; `flush` only
         // empties the socket's buffer.
         let last = self.last_of_any(&self.nats.live, job).await?;
-        Ok((LiveTail { job: job.clone(), live, disturbed }, last.map(Arc::new)))
+        Ok((LiveTail { log: self.clone(), job: job.clone(), live, disturbed }, last.map(Arc::new)))
     }
 }
 
@@ -48,9 +51,13 @@ impl Tail for LiveTail {
                 biased;
                 message = self.live.next() => match message {
                     Some(message) => {
-                        if let Some(event) = stored(&self.job, &message) {
-                            return Signal::Event(Arc::new(event));
-                        }
+                        // The broker's own word is the last one: whoever publishes may have set the same headers.
+                        let Some(pos) = number(&message, names::SEQUENCE) else { continue };
+                        let prev = number(&message, names::LAST_SEQUENCE);
+                        return match self.log.decode(&self.job, pos, &message.payload, prev) {
+                            Some(event) => Signal::Event(Arc::new(event)),
+                            None => Signal::Undecodable { pos, prev },
+                        };
                     }
                     None => return Signal::Closed,
                 },

@@ -14,13 +14,16 @@ mod follow;
 mod lease;
 mod list;
 mod load;
+mod locate;
 mod log;
 mod names;
 mod queue;
 mod read;
 mod scan;
 mod setup;
+mod tip;
 mod turns;
+mod undecodable;
 mod walk;
 mod writer;
 
@@ -34,11 +37,12 @@ pub use features::Features;
 pub use follow::LiveTail;
 pub use list::{JobQuery, ListError};
 pub use load::{Load, Loads};
-pub use log::{Appended, Log, Tip};
+pub use log::{Appended, Log};
 pub use names::Names;
 pub use queue::{Claim, Submitted};
 pub use read::{LogReplay, Reader};
 pub use setup::{Change, Drift, Settings};
+pub use tip::Tip;
 pub use writer::{Refusal, Unwritable, Writer};
 
 /// The most that modules of the client library may log, whatever filter is asked for. Beyond it they log whole messages,

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
 
-use super::log::{Appended, Log, Tip};
+use super::log::{Appended, Log};
+use super::tip::Tip;
 use crate::config::{APPEND_WAIT, REJECTIONS_MAX, RETRY_FIRST, RETRY_MAX};
 use crate::source::Unavailable;
 use crate::wire::{Body, Event, JobId, Pos, Seq, Stored, Type, Unfit};
