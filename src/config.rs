@@ -237,6 +237,8 @@ pub const BACKEND_THREADS_MIN: usize = 2;
 /// How often the threads of the backends are woken while jobs run. When the thread that waits for timers and sockets runs a
 /// backend that blocks, another one waits for them only after it was woken.
 pub const BACKEND_WAKE_EVERY: Duration = Duration::from_millis(50);
+/// For how long all threads of the backends may be blocked before a warning says so: longer than a busy machine needs.
+pub const BACKEND_BLOCKED: Duration = Duration::from_secs(5);
 /// How long a worker that was handed a job waits for the answer of its owner before it takes the job over. The owner looks
 /// at the log first, which takes milliseconds on a broker that is well.
 pub const OWNER_ANSWER_WAIT: Duration = Duration::from_secs(1);

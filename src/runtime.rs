@@ -155,10 +155,11 @@ impl WorkThreads {
         Work(self.0.as_ref().map(|runtime| runtime.spawn(work)))
     }
 
-    /// Wakes a thread that is idle. The one that waits for timers and sockets may be blocked by the work that it got from
-    /// them, and an idle one does not wait in its place before it was woken.
-    pub(crate) fn wake(&self) {
-        drop(self.0.as_ref().map(|runtime| runtime.spawn(std::future::ready(()))));
+    /// Wakes a thread that is idle; what is returned is done once one was there. The thread that waits for timers and
+    /// sockets may be blocked by the work that it got from them, and an idle one does not wait in its place before it was
+    /// woken.
+    pub(crate) fn wake(&self) -> Work<()> {
+        self.spawn(std::future::ready(()))
     }
 }
 

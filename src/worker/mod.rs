@@ -23,7 +23,7 @@ pub use batch::Flush;
 use self::held::HeldJobs;
 use crate::backend::Backend;
 use crate::config::{
-    ACK_WAIT, ATTEMPT_PAUSE, BACKEND_THREADS_MIN, BACKEND_WAKE_EVERY, CALLBACK_ATTEMPTS,
+    ACK_WAIT, ATTEMPT_PAUSE, BACKEND_BLOCKED, BACKEND_THREADS_MIN, BACKEND_WAKE_EVERY, CALLBACK_ATTEMPTS,
     CALLBACK_CONCURRENCY, CALLBACK_PAUSE, CLAIM_MAX, DRAIN_WAIT, HAND_BACK_WAIT, STOP_WAIT,
 };
 use crate::nats::{Claim, Delivery, Error, Loads, Log, Nats, Options, Reader};
@@ -200,12 +200,18 @@ pub async fn serve<B: Backend>(nats: &Options, backend: B, settings: Settings) -
     Ok(())
 }
 
-/// Wakes the backends' threads while jobs run.
+/// Wakes the backends' threads while jobs run, and says so when each of them is blocked. One wake-up is under way at a time.
 async fn wake_regularly(threads: Arc<WorkThreads>, jobs: Tasks) {
     loop {
         sleep(BACKEND_WAKE_EVERY).await;
-        if jobs.running() > 0 {
-            threads.wake();
+        if jobs.running() == 0 {
+            continue;
+        }
+        let mut woken = threads.wake();
+        if timeout(BACKEND_BLOCKED, &mut woken).await.is_err() {
+            warn!("backends block all of their threads, so that no other one goes on; see `Backend::run`");
+            // Ends in the same way whether they yield or the worker stops.
+            let _ = woken.await;
         }
     }
 }

@@ -3,11 +3,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, ready};
+use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::config::OUTPUT_BUFFER_MAX;
+use tailwater::guard::Signal;
 use tailwater::nats::{Names, Nats, Writer};
 use tailwater::runtime::Tasks;
 use tailwater::wire::{Body, JobId, Limits, Status, Submission};
@@ -18,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 use crate::killing::{kind_is_known, reaches};
 use crate::support::broker::Broker;
 use crate::support::client::follow;
-use crate::support::eventually;
 use crate::support::process::Process;
 use crate::support::system::{System, text, words};
+use crate::support::{eventually, within};
 
 /// Several ack waits of [`short`].
 const LONG: Duration = Duration::from_secs(5);
@@ -73,7 +75,19 @@ async fn the_queue_is_empty(system: &System) {
     .await;
 }
 
-async fn an_outage_costs_nothing(workers: usize, time: Duration, change: fn(&mut Settings)) {
+/// Stops the only node for this long: nobody is cut off, and nothing is answered.
+async fn hang(broker: &mut Broker, time: Duration) {
+    broker.signal(0, Signal::STOP);
+    sleep(time).await;
+    broker.signal(0, Signal::CONT);
+}
+
+async fn an_outage_costs_nothing(
+    workers: usize,
+    time: Duration,
+    change: fn(&mut Settings),
+    outage: impl AsyncFnOnce(&mut Broker, Duration),
+) {
     let mut broker = Broker::one();
     let system = System::on(&broker).await;
     for _ in 0..workers {
@@ -89,17 +103,50 @@ async fn an_outage_costs_nothing(workers: usize, time: Duration, change: fn(&mut
 
 #[tokio::test]
 async fn an_outage_of_several_ack_waits_costs_the_jobs_of_one_worker_nothing() {
-    an_outage_costs_nothing(1, LONG, short).await;
+    an_outage_costs_nothing(1, LONG, short, outage).await;
 }
 
 #[tokio::test]
 async fn an_outage_of_several_ack_waits_costs_the_jobs_of_two_workers_nothing() {
-    an_outage_costs_nothing(2, LONG, short).await;
+    an_outage_costs_nothing(2, LONG, short, outage).await;
 }
 
 #[tokio::test]
 async fn an_outage_beyond_the_usual_ack_wait_costs_nothing() {
-    an_outage_costs_nothing(2, Duration::from_secs(15), |_| {}).await;
+    an_outage_costs_nothing(2, Duration::from_secs(15), |_| {}, outage).await;
+}
+
+#[tokio::test]
+async fn a_broker_that_hangs_for_several_ack_waits_costs_nothing() {
+    an_outage_costs_nothing(2, LONG, short, hang).await;
+}
+
+#[tokio::test]
+async fn a_job_that_its_own_worker_is_handed_again_goes_on_and_answers_the_newer_delivery() {
+    let system = System::on(Broker::shared_one()).await;
+    system.worker(Demo, short).await;
+    let client = async_nats::connect(&system.options.url).await.unwrap();
+    let stream = Names::new(&system.options.prefix).jobs_stream();
+    let mut acks = client.subscribe(format!("$JS.ACK.{stream}.>")).await.unwrap();
+    client.flush().await.unwrap();
+    let input = words(100, 25, 1);
+    let job = system.submit("again", input.clone()).await;
+    let mut questions = client.subscribe(Names::new(&system.options.prefix).control(&job)).await.unwrap();
+    // How often the job was handed over, as each answer to the queue has it.
+    let delivered = |ack: &async_nats::Message| ack.subject.split('.').nth(4).unwrap().to_owned();
+    let first = within("the worker's answers", acks.next()).await.unwrap();
+    assert_eq!((delivered(&first).as_str(), &first.payload[..]), ("1", &b"+WPI"[..]));
+    // Whoever hands it back, the queue hands it out at once.
+    client.publish(first.subject, "-NAK".into()).await.unwrap();
+    let mut newer = acks.filter(|ack| ready(delivered(ack) == "2"));
+    assert_eq!(within("an answer to the newer one", newer.next()).await.unwrap().payload, "+WPI");
+    let state = system.ended(&job).await;
+    assert_eq!((state.attempt, state.output), (1, text(&input)));
+    let mut end = newer.filter(|ack| ready(ack.payload == "+ACK"));
+    within("the ack", end.next()).await.unwrap();
+    let question = questions.next().now_or_never();
+    assert!(question.is_none(), "the worker knows by itself what it runs: {question:?}");
+    system.end().await;
 }
 
 #[tokio::test]
