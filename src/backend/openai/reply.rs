@@ -48,6 +48,8 @@ pub(super) struct Reply {
     deltas: bool,
     /// The last data that was not JSON: some servers report errors so.
     last_words: String,
+    /// The error that the last event may be.
+    unsure: Option<Said>,
     end: End,
 }
 
@@ -62,7 +64,7 @@ struct End {
     revoked_alone: bool,
     /// A piece of the answer came without a reason, so that a reason means something.
     unnamed: bool,
-    /// Usage came with or after the reason.
+    /// Usage came after the reason; some servers send it with every piece.
     usage: bool,
     reasoned: bool,
     answered: bool,
@@ -148,7 +150,11 @@ impl Reply {
         contents: &mut Vec<Content>,
     ) -> Result<(), Fault> {
         if let Some(said) = Said::of_event(value, is_error) {
-            return Err(broken(said));
+            if !said.unsure {
+                return Err(broken(said));
+            }
+            self.unsure = Some(said);
+            return Ok(());
         }
         let choices = match value.get("choices") {
             Some(Value::Array(choices)) => choices.as_slice(),
@@ -163,12 +169,15 @@ impl Reply {
             return Ok(());
         }
         self.events += 1;
+        self.unsure = None;
+        let mut has_content = false;
         for choice in self.select(choices) {
             let choice = Choice::read(choice, self.deltas).map_err(|error| unreadable(&error.to_string()))?;
+            has_content |= !choice.parts.is_empty();
             self.push_choice(choice, contents)?;
         }
         if let Some(usage) = usage {
-            self.end.usage |= self.end.reason.is_some();
+            self.end.usage |= self.end.reason.is_some() && !has_content;
             if usage.to_string().len() <= USAGE_MAX {
                 let mut usage = usage.clone();
                 surrogates::settle(&mut usage);
@@ -282,7 +291,7 @@ impl Reply {
     pub(super) fn end(mut self, cut: Failure, contents: &mut Vec<Content>) -> Result<Finish, Failure> {
         let is_whole = self.done && self.finish.finish_reason.is_some() || self.is_trusted();
         if !is_whole {
-            return Err(cut);
+            return Err(self.unsure.map_or(cut, |said| said.failure(BROKE_OFF, Retry::Later)));
         }
         for (channel, joiner) in
             [(Channel::Reasoning, &mut self.reasoning), (Channel::Output, &mut self.output)]
@@ -472,6 +481,16 @@ mod tests {
     }
 
     #[test]
+    fn words_that_end_the_answer_are_its_error_and_others_are_news() {
+        let news = json!({"status": "queued", "message": "you are number 3"});
+        let (contents, ended) = replied(&[news.clone(), piece("a", None), finish("stop"), news.clone()]);
+        assert_eq!((text(&contents, Channel::Output).as_str(), ended.is_ok()), ("a", true));
+        let failure = replied(&[piece("a", None), news]).1.unwrap_err();
+        assert_eq!(failure.message, "the model server broke off: you are number 3");
+        assert_eq!(failure.code, "model_failed");
+    }
+
+    #[test]
     fn heartbeats_in_any_form_are_skipped() {
         for heartbeat in [
             json!(""),
@@ -568,6 +587,9 @@ mod tests {
             vec![piece("a", "null"), piece("b", "null")],
             vec![piece("a", "null"), piece("b", "null"), mark()],
             vec![piece("a", "")],
+            vec![
+                json!({"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}], "usage": {"total_tokens": 1}}),
+            ],
             vec![thought("stop")],
             vec![thought("stop"), usage()],
             vec![thought("x"), finish("stop")],
