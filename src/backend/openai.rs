@@ -187,10 +187,7 @@ impl OpenAi {
             Some((key, _)) => key.hide_in(failure.message),
             None => failure.message,
         };
-        // What comes after the path may be a secret.
-        let mut address = self.address.clone();
-        address.set_query(None);
-        address.set_fragment(None);
+        let address = without_secrets(self.address.clone());
         Failure { message: format!("{} (POST {address})", said::shorten(message)), ..failure }
     }
 
@@ -297,6 +294,16 @@ fn address(base_url: &str) -> Option<Url> {
     Some(address)
 }
 
+/// The address up to its path: what a user or a query says may be a secret.
+fn without_secrets(mut address: Url) -> Url {
+    // They fail for addresses that have no host, which have neither.
+    let _ = address.set_username("");
+    let _ = address.set_password(None);
+    address.set_query(None);
+    address.set_fragment(None);
+    address
+}
+
 fn bearer(key: &Secret) -> Result<HeaderValue, Error> {
     let mut header = HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| Error::BadKey)?;
     header.set_sensitive(true);
@@ -323,9 +330,8 @@ async fn refusal(mut response: Response) -> Fault {
     let status = response.status();
     let what = format!("the model server answered {status}");
     if status.is_redirection() {
-        // Without what may be a secret.
-        let target = header(response.headers(), LOCATION).and_then(|target| target.split(['?', '#']).next());
-        let target = target.map_or(String::new(), |target| format!(" to {target}"));
+        let target = header(response.headers(), LOCATION).and_then(|to| response.url().join(to).ok());
+        let target = target.map_or_else(String::new, |to| format!(" to {}", without_secrets(to)));
         let message = format!("{what}{target}; redirects are not followed, so give the final base URL");
         return Failure::fatal("model_refused", said::shorten(message)).into();
     }
@@ -527,6 +533,12 @@ mod tests {
         for bad in ["", "h:1", "localhost/v1", "ftp://h/", "https://u:p@h/v1", "https://u@h/", "data:x"] {
             assert!(matches!(address(bad), Err(Error::BadBaseUrl)), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_address_is_shown_without_what_may_be_a_secret() {
+        let address = "https://u:p@h:1/v1?key=s#t".parse().unwrap();
+        assert_eq!(without_secrets(address).as_str(), "https://h:1/v1");
     }
 
     #[test]

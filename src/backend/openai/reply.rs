@@ -18,7 +18,7 @@ use super::tools::Tools;
 use super::{Fault, bad_stream, unreadable};
 use crate::backend::surrogates::{self, Joiner};
 use crate::backend::{Channel, Content, Failure, Finish, Retry};
-use crate::config::{MODEL_HEARTBEAT_MAX, USAGE_MAX};
+use crate::config::USAGE_MAX;
 
 /// The longest reason to finish that is passed on, in bytes; the known ones have at most 28.
 const REASON_MAX: usize = 64;
@@ -123,10 +123,10 @@ impl Reply {
         let values = match values(data) {
             Ok(values) => values,
             Err(_) if is_error => return Err(broken(Said::of_text(data, None))),
-            // A heartbeat, or words.
-            Err(_) if data.len() <= MODEL_HEARTBEAT_MAX && !data.contains(['{', '}']) => {
+            // A heartbeat, or words: damaged JSON of a chunk has braces.
+            Err(_) if !data.contains(['{', '}']) => {
                 if !said::is_heartbeat(data) && !said::is_heartbeat(&event.name) {
-                    self.last_words = data.to_owned();
+                    self.last_words = said::shorten(data.to_owned());
                 }
                 return Ok(());
             }
@@ -501,6 +501,7 @@ mod tests {
             json!("[]"),
             json!("0"),
             json!("\"ping\""),
+            json!("x".repeat(5000)),
             json!("{}"),
             json!({"type": "ping"}),
             json!({"choices": null}),
