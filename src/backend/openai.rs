@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_answer_is_refused_with_what_it_says() {
+    fn a_body_that_is_not_an_answer_is_refused_with_what_it_says() {
         for (body, words) in [
             ("<!doctype html>\n<p>Sign in</p>", "but x/y"),
             ("Not a model server", "it also sent: Not a model server"),
@@ -500,6 +500,7 @@ mod tests {
         for (body, words) in [
             ("", "without [DONE]"),
             ("data: the GPU fell off\n\n", "its last words: the GPU fell off"),
+            ("data: \"the GPU fell off\"\n\ndata: \"ping\"\n\n", "its last words: the GPU fell off"),
             (
                 "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\nInternal Server Error",
                 "Internal Server Error",

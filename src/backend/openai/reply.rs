@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Some servers name a reason with every piece, with reasoning, or before they are done. Such a reason proves nothing: after
-//! it only `[DONE]` ends the answer. Otherwise a stream that was cut would be a short answer that nobody can tell.
+//! it only `[DONE]` ends the answer. Otherwise a stream that was cut would look like a short answer.
 
 use serde_json::{Value, json};
 
@@ -125,9 +125,7 @@ impl Reply {
             Err(_) if is_error => return Err(broken(Said::of_text(data, None))),
             // A heartbeat, or words: damaged JSON of a chunk has braces.
             Err(_) if !data.contains(['{', '}']) => {
-                if !said::is_heartbeat(data) && !said::is_heartbeat(&event.name) {
-                    self.last_words = said::shorten(data.to_owned());
-                }
+                self.note_words(data, event);
                 return Ok(());
             }
             Err(error) => return Err(bad_stream(&format!("an event is not valid JSON: {error}")).into()),
@@ -135,12 +133,21 @@ impl Reply {
         if is_error && !values.iter().any(Value::is_object) {
             return Err(broken(Said::of_text(data, None)));
         }
+        values.iter().filter_map(Value::as_str).for_each(|words| self.note_words(words, event));
         let is_ping = said::is_heartbeat(&event.name);
         let objects = values.iter().filter(|value| value.is_object());
         for value in objects.filter(|value| !is_ping || value.get("choices").is_some()) {
             self.push_object(value, is_error, contents)?;
         }
         Ok(())
+    }
+
+    /// Keeps words that are not part of the answer, in case it ends with them.
+    fn note_words(&mut self, words: &str, event: &Event) {
+        if !said::is_heartbeat(words) && !said::is_heartbeat(&event.name) {
+            self.last_words = said::shorten(words.to_owned());
+            surrogates::settle_text(&mut self.last_words);
+        }
     }
 
     fn push_object(

@@ -197,6 +197,7 @@ impl Said {
         let raw = scopes.iter().find_map(|scope| scope.pointer("/metadata/raw")?.as_str());
         if let Some(raw) = raw.map(line).filter(|raw| !message.contains(raw)) {
             message = format!("{message}: {raw}");
+            surrogates::settle_text(&mut message);
         }
         let status = status.or_else(|| number(scopes));
         Self { class: class(status, scopes, &message), message, status, unsure: false }
@@ -344,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_error_is_not_taken_for_one() {
+    fn what_is_not_an_error_is_not_taken_for_one() {
         for event in [
             json!({"error": null, "choices": []}),
             json!({"error": {"code": 0, "message": ""}, "choices": [{"delta": {"content": "x"}}]}),
