@@ -3,7 +3,7 @@
 //! after the other; it parses no JSON.
 //!
 //! [`mark`] makes text that a JSON parser takes, [`Joiner`] makes text of what the parser then gives for one channel, and
-//! [`settle`] does so for a whole value. Text that was marked must pass one of the two before it is put out.
+//! [`settle`] does so for a whole value. What was marked must pass one of the two before anybody sees it.
 
 use std::borrow::Cow;
 use std::mem;
