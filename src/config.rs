@@ -286,8 +286,6 @@ pub const REFUSAL_MAX: usize = 64 * 1024;
 pub const REFUSAL_WAIT: Duration = Duration::from_secs(5);
 /// How much of it is passed on, in bytes: it is repeated with each attempt and to each client.
 pub const MODEL_MESSAGE_MAX: usize = 1000;
-/// The longest data of an event that is not JSON and is skipped, in bytes: heartbeats are shorter, damaged JSON is longer.
-pub const MODEL_HEARTBEAT_MAX: usize = 256;
 /// How long a callback may take, from the connection to the head of the answer. Standard Webhooks asks for 15 to 30 s.
 pub const CALLBACK_WAIT: Duration = Duration::from_secs(15);
 /// How much of the answer to a callback is read, in bytes, so that the receiver does not see its caller gone too early.

@@ -40,7 +40,7 @@ use self::busy::Budget;
 use self::reply::Reply;
 use self::request::Request;
 use self::said::Said;
-use self::sse::Parser;
+use self::sse::{Parser, Rest};
 use super::http::{self, NoClient, Secret};
 use super::{Backend, Content, Failure, Finish, Job, Output, Retry, Stopped};
 use crate::config::{MODEL_BUSY, MODEL_SILENCE, REFUSAL_MAX, REFUSAL_WAIT};
@@ -187,16 +187,22 @@ impl OpenAi {
             Some((key, _)) => key.hide_in(failure.message),
             None => failure.message,
         };
-        // What comes after the path may be a secret.
-        let mut address = self.address.clone();
-        address.set_query(None);
-        address.set_fragment(None);
+        let address = without_secrets(self.address.clone());
         Failure { message: format!("{} (POST {address})", said::shorten(message)), ..failure }
     }
 
     /// Asks once and puts the answer out as it comes. `begun` becomes true with the first output.
     async fn ask(&self, request: &Request, out: &Output, begun: &mut bool) -> Result<Finish, Fault> {
-        let mut response = self.send(request).await?;
+        let response = self.send(request).await?;
+        let retry = http::retry_after(response.headers(), SystemTime::now());
+        self.relay(response, out, begun).await.map_err(|fault| match fault.failure.retry {
+            Retry::Later => Fault { failure: Failure { retry, ..fault.failure }, ..fault },
+            Retry::Never | Retry::After(_) => fault,
+        })
+    }
+
+    /// Puts out an answer that has begun.
+    async fn relay(&self, mut response: Response, out: &Output, begun: &mut bool) -> Result<Finish, Fault> {
         let mut parser = Parser::default();
         let mut reply = Reply::default();
         let mut contents = Vec::new();
@@ -204,7 +210,10 @@ impl OpenAi {
         let cut = loop {
             let piece = match self.read(&mut response, &reply, heard).await {
                 Ok(Some(piece)) => piece,
-                Ok(None) => break self.ended(parser, &response, &mut reply, &mut contents)?,
+                Ok(None) => {
+                    let kind = header(response.headers(), CONTENT_TYPE).unwrap_or("without a Content-Type");
+                    break end_of_body(parser, kind, &mut reply, &mut contents)?;
+                }
                 Err(cut) => break cut,
             };
             let events = reply.events();
@@ -229,38 +238,6 @@ impl OpenAi {
         let finish = reply.end(cut, &mut contents)?;
         put_out(&mut contents, out, begun).await?;
         Ok(finish)
-    }
-
-    /// Takes in the end of the body; gives the failure that it is unless the answer is whole.
-    fn ended(
-        &self,
-        parser: Parser,
-        response: &Response,
-        reply: &mut Reply,
-        contents: &mut Vec<Content>,
-    ) -> Result<Failure, Fault> {
-        let foreign = parser.foreign().to_vec();
-        let (events, mut within) = parser.end();
-        for event in events {
-            match reply.push(&event, contents) {
-                // Half a piece is text that is lost.
-                Err(fault) if fault.failure.code == "bad_stream" && fault.failure.retry != Retry::Never => {
-                    within = true;
-                }
-                pushed => pushed?,
-            }
-        }
-        let words = if foreign.is_empty() { reply.last_words() } else { words_of(&foreign) };
-        if within {
-            return Err(stream_cut(&format!("it ended within an event{words}")).into());
-        }
-        if reply.events() == 0 && !reply.is_done() && (reply.is_foreign() || !foreign.is_empty()) {
-            let kind = header(response.headers(), CONTENT_TYPE).unwrap_or("without a Content-Type");
-            return Err(unreadable(&format!("it is not a chat completion but {kind}{words}")).into());
-        }
-        Ok(stream_cut(&format!(
-            "it ended without a finish_reason that can be trusted and without [DONE]{words}"
-        )))
     }
 
     /// Sends the request and gives the head of a successful answer.
@@ -317,6 +294,16 @@ fn address(base_url: &str) -> Option<Url> {
     Some(address)
 }
 
+/// The address up to its path: what a user or a query says may be a secret.
+fn without_secrets(mut address: Url) -> Url {
+    // They fail for addresses that have no host, which have neither.
+    let _ = address.set_username("");
+    let _ = address.set_password(None);
+    address.set_query(None);
+    address.set_fragment(None);
+    address
+}
+
 fn bearer(key: &Secret) -> Result<HeaderValue, Error> {
     let mut header = HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| Error::BadKey)?;
     header.set_sensitive(true);
@@ -343,9 +330,8 @@ async fn refusal(mut response: Response) -> Fault {
     let status = response.status();
     let what = format!("the model server answered {status}");
     if status.is_redirection() {
-        // Without what may be a secret.
-        let target = header(response.headers(), LOCATION).and_then(|target| target.split(['?', '#']).next());
-        let target = target.map_or(String::new(), |target| format!(" to {target}"));
+        let target = header(response.headers(), LOCATION).and_then(|to| response.url().join(to).ok());
+        let target = target.map_or_else(String::new, |to| format!(" to {}", without_secrets(to)));
         let message = format!("{what}{target}; redirects are not followed, so give the final base URL");
         return Failure::fatal("model_refused", said::shorten(message)).into();
     }
@@ -361,9 +347,37 @@ fn refuses_options(failure: &Failure, status: Option<u16>) -> bool {
     failure.code != "model_busy" && (named || matches!(status, Some(400 | 422)))
 }
 
-/// What a server sent that belongs to no event, to be read after a sentence.
-fn words_of(foreign: &[u8]) -> String {
-    format!("; it also sent: {}", Said::of_text(&String::from_utf8_lossy(foreign), None).message)
+/// Takes in the end of a body of this type, and gives the failure that it is unless the answer is whole.
+fn end_of_body(
+    parser: Parser,
+    kind: &str,
+    reply: &mut Reply,
+    contents: &mut Vec<Content>,
+) -> Result<Failure, Fault> {
+    let Rest { events, is_cut: mut within, foreign } = parser.end();
+    for event in events {
+        match reply.push(&event, contents) {
+            // Half a piece is text that is lost.
+            Err(fault) if fault.failure.code == "bad_stream" && fault.failure.retry != Retry::Never => {
+                within = true;
+            }
+            pushed => pushed?,
+        }
+    }
+    // A page for people is not for here.
+    let words = if foreign.is_empty() || foreign.starts_with('<') {
+        reply.last_words()
+    } else {
+        format!("; it also sent: {}", Said::of_text(&foreign, None).message)
+    };
+    if within {
+        return Err(stream_cut(&format!("it ended within an event{words}")).into());
+    }
+    if reply.events() == 0 && !reply.is_done() && (reply.is_foreign() || !foreign.is_empty()) {
+        let kind: String = kind.chars().take(100).collect();
+        return Err(unreadable(&format!("it is not a chat completion but {kind}{words}")).into());
+    }
+    Ok(stream_cut(&format!("it ended without a finish_reason that can be trusted and without [DONE]{words}")))
 }
 
 /// The answer is damaged; another one may not be.
@@ -383,6 +397,121 @@ fn stream_cut(why: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Channel;
+
+    /// The output of a body, and how it ends.
+    fn read(body: &[u8]) -> (String, Result<Finish, Failure>) {
+        let mut parser = Parser::default();
+        let mut reply = Reply::default();
+        let mut contents = Vec::new();
+        let mut bytes = body;
+        let mut ended = || {
+            while !reply.is_done()
+                && let Some(event) =
+                    parser.next(&mut bytes).map_err(|error| bad_stream(&error.to_string()))?
+            {
+                reply.push(&event, &mut contents).map_err(|fault| fault.failure)?;
+            }
+            let cut = if reply.is_done() {
+                stream_cut("the end mark")
+            } else {
+                let parser = std::mem::take(&mut parser);
+                end_of_body(parser, "x/y", &mut reply, &mut contents).map_err(|fault| fault.failure)?
+            };
+            std::mem::take(&mut reply).end(cut, &mut contents)
+        };
+        let ended = ended();
+        let text = |content: &Content| match content {
+            Content::Text { channel: Channel::Output, text } => text.clone(),
+            Content::Text { channel: Channel::Reasoning, .. } => String::new(),
+            Content::Data(data) => data.to_string(),
+        };
+        (contents.iter().map(text).collect(), ended)
+    }
+
+    #[test]
+    fn a_body_that_is_cut_anywhere_is_never_a_short_answer() {
+        let piece = |delta: &str, reason: &str| {
+            format!(r#"{{"choices":[{{"index":0,"delta":{delta},"finish_reason":{reason}}}]}}"#)
+        };
+        let stop = r#""stop""#;
+        let of = |reason: &str| {
+            let words = ["é", "b", r"\ud83d", r"\ude00", "c"];
+            let thought = piece(r#"{"reasoning":"hm"}"#, reason);
+            let call = |text: &str| {
+                let call = format!(
+                    r#"{{"tool_calls":[{{"index":0,"function":{{"name":"f","arguments":"{text}"}}}}]}}"#
+                );
+                piece(&call, reason)
+            };
+            let texts = words.map(|word| piece(&format!(r#"{{"content":"{word}"}}"#), reason));
+            [vec![thought], texts.to_vec(), vec![call("{"), call("}")]].concat()
+        };
+        let alone = piece("{}", stop);
+        let usage = r#"{"choices":[],"usage":{"total_tokens":1}}"#.to_owned();
+        let mark = "[DONE]".to_owned();
+        let answers = [
+            [of("null"), vec![alone.clone(), usage, mark.clone()]].concat(),
+            [of("null"), vec![alone.clone()]].concat(),
+            [of(stop), vec![mark.clone()]].concat(),
+            [of(r#""null""#), vec![alone.clone(), mark.clone()]].concat(),
+            [of(r#""""#), vec![alone, mark]].concat(),
+        ];
+        let mut bodies: Vec<String> = Vec::new();
+        for answer in &answers {
+            bodies.push(answer.iter().map(|data| format!(": ping\n\ndata: {data}\n\n")).collect());
+            bodies.push(answer.iter().map(|data| format!("data:{data}\r\n")).collect());
+            bodies.push(answer.iter().map(|data| format!("{data}\n")).collect());
+        }
+        let call = r#"[{"function":{"name":"f","arguments":"{}"}}]"#;
+        bodies.push(format!(
+            "\n {{\"choices\":[{{\"message\":{{\"content\":\"ébc\",\"tool_calls\":{call}}}}}]\n}}"
+        ));
+        for (number, body) in bodies.into_iter().enumerate() {
+            let (whole, ended) = read(body.as_bytes());
+            assert!(ended.is_ok() && whole.contains("arguments"), "{body}: {ended:?}");
+            // Every fifth place in each body; together they have every place.
+            for cut in (number % 5..body.len()).step_by(5) {
+                let (text, ended) = read(&body.as_bytes()[..cut]);
+                match ended {
+                    Ok(_) => assert_eq!(text, whole, "cut at {cut}: {body}"),
+                    Err(failure) => assert_eq!(failure.code, "stream_cut", "cut at {cut}: {failure:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_not_an_answer_is_refused_with_what_it_says() {
+        for (body, words) in [
+            ("<!doctype html>\n<p>Sign in</p>", "but x/y"),
+            ("Not a model server", "it also sent: Not a model server"),
+            (r#"{"hello": "world"}"#, "but x/y"),
+            ("event: content_block_delta\ndata: {\"delta\": {\"text\": \"a\"}}\n\n", "but x/y"),
+        ] {
+            let failure = read(body.as_bytes()).1.unwrap_err();
+            assert_eq!((failure.code.as_str(), failure.retry), ("bad_stream", Retry::Never), "{body}");
+            assert!(
+                failure.message.contains(words) && !failure.message.contains("Sign in"),
+                "{}",
+                failure.message
+            );
+        }
+        for (body, words) in [
+            ("", "without [DONE]"),
+            ("data: the GPU fell off\n\n", "its last words: the GPU fell off"),
+            ("data: \"the GPU fell off\"\n\ndata: \"ping\"\n\n", "its last words: the GPU fell off"),
+            (
+                "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\nInternal Server Error",
+                "Internal Server Error",
+            ),
+            ("data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: [DONE]\n\n", "the end mark"),
+        ] {
+            let failure = read(body.as_bytes()).1.unwrap_err();
+            assert_eq!((failure.code.as_str(), failure.retry), ("stream_cut", Retry::Later), "{body}");
+            assert!(failure.message.contains(words), "{}", failure.message);
+        }
+    }
 
     fn address(base_url: &str) -> Result<String, Error> {
         OpenAi::new(Settings::new(base_url, "m")).map(|backend| backend.address.into())
@@ -405,6 +534,12 @@ mod tests {
         for bad in ["", "h:1", "localhost/v1", "ftp://h/", "https://u:p@h/v1", "https://u@h/", "data:x"] {
             assert!(matches!(address(bad), Err(Error::BadBaseUrl)), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_address_is_shown_without_what_may_be_a_secret() {
+        let address = "https://u:p@h:1/v1?key=s#t".parse().unwrap();
+        assert_eq!(without_secrets(address).as_str(), "https://h:1/v1");
     }
 
     #[test]

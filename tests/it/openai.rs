@@ -376,6 +376,7 @@ async fn a_refusal_or_bad_input_ends_the_job_with_the_reason_and_is_not_tried_ag
         let message = failed["message"].as_str().unwrap();
         assert!(message.contains(status) && message.len() < 1200, "{message}");
         assert_eq!(message.contains("no such model"), !status.starts_with('3'), "{message}");
+        assert_eq!(message.contains(&elsewhere.addr), status.starts_with('3'), "{message}");
     }
     // The key went nowhere else.
     assert!(elsewhere.requests().is_empty());

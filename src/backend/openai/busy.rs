@@ -15,13 +15,13 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// A budget of so much time; jobs with different `spread` wait differently long.
+    /// A budget of this much time; jobs with different `spread` wait differently long.
     pub(super) fn new(left: Duration, spread: u32) -> Self {
         Self { left, tries: 0, spread }
     }
 
     /// How long to wait before the server is asked again: at least as long as it asked for, else longer each time. `None`:
-    /// there is not enough time left, so that another attempt of the server's would come too early.
+    /// there is not enough time left.
     pub(super) fn wait(&mut self, asked: Retry) -> Option<Duration> {
         let doubled = MODEL_BUSY_FIRST.saturating_mul(2_u32.saturating_pow(self.tries));
         // Between 0 and 127 of 256.

@@ -21,7 +21,7 @@ pub(super) enum Part {
         text: String,
     },
     Refusal(String),
-    /// A piece of a tool call, and its place in its list when the list has several.
+    /// A piece of a tool call, and its place in its list when the list has several that no index tells apart.
     Call {
         piece: Value,
         place: Option<usize>,
@@ -168,9 +168,13 @@ fn calls(fields: &Map<String, Value>, parts: &mut Vec<Part>) -> Result<(), Unrea
     match fields.get("tool_calls") {
         None | Some(Value::Null) => {}
         Some(Value::Array(pieces)) => {
-            let several = pieces.len() > 1;
+            let mut indexes: Vec<_> =
+                pieces.iter().filter_map(|piece| piece.get("index")?.as_u64()).collect();
+            indexes.sort_unstable();
+            indexes.dedup();
+            let by_place = indexes.len() < pieces.len() && pieces.len() > 1;
             for (at, piece) in pieces.iter().enumerate() {
-                parts.push(call(piece, several.then_some(at))?);
+                parts.push(call(piece, by_place.then_some(at))?);
             }
         }
         Some(piece) => parts.push(call(piece, None)?),
@@ -328,6 +332,16 @@ mod tests {
         assert_eq!(delta(&json!({"tool_calls": [whole]})), [call(None)]);
         assert_eq!(delta(&json!({"tool_calls": whole})), [call(None)]);
         assert_eq!(delta(&json!({"tool_calls": [whole, whole]})), [call(Some(0)), call(Some(1))]);
+        let indexed = |index: u64| json!({"index": index, "function": {"arguments": "{"}});
+        let places = |indexes: [u64; 2]| {
+            let parts = delta(&json!({"tool_calls": indexes.map(indexed)}));
+            parts
+                .into_iter()
+                .map(|part| matches!(part, Part::Call { place: Some(_), .. }))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(places([0, 1]), [false, false]);
+        assert_eq!(places([0, 0]), [true, true]);
         assert_eq!(
             delta(&json!({"tool_calls": [{"id": "a", "name": "f", "arguments": "{}"}]})),
             [call(None)]

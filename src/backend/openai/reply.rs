@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Some servers name a reason with every piece, with reasoning, or before they are done. Such a reason proves nothing: after
-//! it only `[DONE]` ends the answer. Otherwise a stream that was cut would be a short answer that nobody can tell.
+//! it only `[DONE]` ends the answer. Otherwise a stream that was cut would look like a short answer.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use super::tools::Tools;
 use super::{Fault, bad_stream, unreadable};
 use crate::backend::surrogates::{self, Joiner};
 use crate::backend::{Channel, Content, Failure, Finish, Retry};
-use crate::config::{MODEL_HEARTBEAT_MAX, USAGE_MAX};
+use crate::config::USAGE_MAX;
 
 /// The longest reason to finish that is passed on, in bytes; the known ones have at most 28.
 const REASON_MAX: usize = 64;
@@ -48,6 +48,8 @@ pub(super) struct Reply {
     deltas: bool,
     /// The last data that was not JSON: some servers report errors so.
     last_words: String,
+    /// The error that the last event may be.
+    unsure: Option<Said>,
     end: End,
 }
 
@@ -62,7 +64,7 @@ struct End {
     revoked_alone: bool,
     /// A piece of the answer came without a reason, so that a reason means something.
     unnamed: bool,
-    /// Usage came with or after the reason.
+    /// Usage came after the reason; some servers send it with every piece.
     usage: bool,
     reasoned: bool,
     answered: bool,
@@ -121,11 +123,9 @@ impl Reply {
         let values = match values(data) {
             Ok(values) => values,
             Err(_) if is_error => return Err(broken(Said::of_text(data, None))),
-            // A heartbeat, or words.
-            Err(_) if data.len() <= MODEL_HEARTBEAT_MAX && !data.contains(['{', '}']) => {
-                if !said::is_heartbeat(data) && !said::is_heartbeat(&event.name) {
-                    self.last_words = data.to_owned();
-                }
+            // A heartbeat, or words: damaged JSON of a chunk has braces.
+            Err(_) if !data.contains(['{', '}']) => {
+                self.note_words(data, event);
                 return Ok(());
             }
             Err(error) => return Err(bad_stream(&format!("an event is not valid JSON: {error}")).into()),
@@ -133,12 +133,21 @@ impl Reply {
         if is_error && !values.iter().any(Value::is_object) {
             return Err(broken(Said::of_text(data, None)));
         }
+        values.iter().filter_map(Value::as_str).for_each(|words| self.note_words(words, event));
         let is_ping = said::is_heartbeat(&event.name);
         let objects = values.iter().filter(|value| value.is_object());
         for value in objects.filter(|value| !is_ping || value.get("choices").is_some()) {
             self.push_object(value, is_error, contents)?;
         }
         Ok(())
+    }
+
+    /// Keeps words that are not part of the answer, in case it ends with them.
+    fn note_words(&mut self, words: &str, event: &Event) {
+        if !said::is_heartbeat(words) && !said::is_heartbeat(&event.name) {
+            self.last_words = said::shorten(words.to_owned());
+            surrogates::settle_text(&mut self.last_words);
+        }
     }
 
     fn push_object(
@@ -148,7 +157,11 @@ impl Reply {
         contents: &mut Vec<Content>,
     ) -> Result<(), Fault> {
         if let Some(said) = Said::of_event(value, is_error) {
-            return Err(broken(said));
+            if !said.unsure {
+                return Err(broken(said));
+            }
+            self.unsure = Some(said);
+            return Ok(());
         }
         let choices = match value.get("choices") {
             Some(Value::Array(choices)) => choices.as_slice(),
@@ -163,12 +176,15 @@ impl Reply {
             return Ok(());
         }
         self.events += 1;
+        self.unsure = None;
+        let mut has_content = false;
         for choice in self.select(choices) {
             let choice = Choice::read(choice, self.deltas).map_err(|error| unreadable(&error.to_string()))?;
+            has_content |= !choice.parts.is_empty();
             self.push_choice(choice, contents)?;
         }
         if let Some(usage) = usage {
-            self.end.usage |= self.end.reason.is_some();
+            self.end.usage |= self.end.reason.is_some() && !has_content;
             if usage.to_string().len() <= USAGE_MAX {
                 let mut usage = usage.clone();
                 surrogates::settle(&mut usage);
@@ -282,7 +298,7 @@ impl Reply {
     pub(super) fn end(mut self, cut: Failure, contents: &mut Vec<Content>) -> Result<Finish, Failure> {
         let is_whole = self.done && self.finish.finish_reason.is_some() || self.is_trusted();
         if !is_whole {
-            return Err(cut);
+            return Err(self.unsure.map_or(cut, |said| said.failure(BROKE_OFF, Retry::Later)));
         }
         for (channel, joiner) in
             [(Channel::Reasoning, &mut self.reasoning), (Channel::Output, &mut self.output)]
@@ -472,6 +488,16 @@ mod tests {
     }
 
     #[test]
+    fn words_that_end_the_answer_are_its_error_and_others_are_news() {
+        let news = json!({"status": "queued", "message": "you are number 3"});
+        let (contents, ended) = replied(&[news.clone(), piece("a", None), finish("stop"), news.clone()]);
+        assert_eq!((text(&contents, Channel::Output).as_str(), ended.is_ok()), ("a", true));
+        let failure = replied(&[piece("a", None), news]).1.unwrap_err();
+        assert_eq!(failure.message, "the model server broke off: you are number 3");
+        assert_eq!(failure.code, "model_failed");
+    }
+
+    #[test]
     fn heartbeats_in_any_form_are_skipped() {
         for heartbeat in [
             json!(""),
@@ -482,6 +508,7 @@ mod tests {
             json!("[]"),
             json!("0"),
             json!("\"ping\""),
+            json!("x".repeat(5000)),
             json!("{}"),
             json!({"type": "ping"}),
             json!({"choices": null}),
@@ -568,6 +595,9 @@ mod tests {
             vec![piece("a", "null"), piece("b", "null")],
             vec![piece("a", "null"), piece("b", "null"), mark()],
             vec![piece("a", "")],
+            vec![
+                json!({"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}], "usage": {"total_tokens": 1}}),
+            ],
             vec![thought("stop")],
             vec![thought("stop"), usage()],
             vec![thought("x"), finish("stop")],

@@ -15,6 +15,8 @@ pub(super) struct Said {
     pub(super) message: String,
     /// The HTTP status, or the one that an answer with status 200 names.
     pub(super) status: Option<u16>,
+    /// It may be news and not an error, unless the answer ends with it.
+    pub(super) unsure: bool,
 }
 
 /// What an error means for the job.
@@ -40,6 +42,9 @@ const BROKEN: [&str; 9] = [
     "network_error",
     "insufficient_system_resource",
 ];
+/// Fields that only an error has.
+const ERROR_FIELDS: [&str; 6] =
+    ["error_type", "error_message", "errorMessage", "error_msg", "error_code", "errorCode"];
 /// Under which names servers give their words, the best first.
 const WORDS: [&str; 13] = [
     "message",
@@ -123,18 +128,17 @@ impl Said {
         // A page for people is not for here.
         let text = if text.trim_start().starts_with('<') { "" } else { text };
         let message = line(text);
-        Self { class: class(status, &[], &message), message, status }
+        Self { class: class(status, &[], &message), message, status, unsure: false }
     }
 
     /// The error that an event has, if it has one. `named` says that the event's own type is an error.
     pub(super) fn of_event(event: &Value, named: bool) -> Option<Self> {
         let is = |name: &str| event.get(name).and_then(Value::as_str) == Some("error");
         let has = |name: &str| event.get(name).is_some_and(is_something);
-        let has_any = |names: &[&str]| names.iter().any(|name| has(name));
         if named || is("object") || is("type") || has("error") {
             return Some(Self::of(&scopes(event), None));
         }
-        if has_any(&["error_type", "error_message", "errorMessage", "error_msg", "error_code", "errorCode"]) {
+        if ERROR_FIELDS.iter().any(|name| has(name)) {
             return Some(Self::of(&[event], None));
         }
         if let Some(response) = event.get("base_resp")
@@ -149,36 +153,42 @@ impl Said {
         let is_ping = event.get("type").and_then(Value::as_str).is_some_and(is_heartbeat);
         // `code` 0 or 200 beside a message such as "success".
         let is_well = event.get("code").is_some_and(|code| matches!(code.as_u64(), Some(0 | 200)));
-        let failed = number(&[event]).is_some() || is_text("message") || is_text("msg") || has("detail");
-        (failed && !is_well && !is_ping && !has("usage")).then(|| Self::of(&[event], None))
+        let fails = number(&[event]).is_some();
+        let speaks = is_text("message") || is_text("msg") || has("detail");
+        let found = (fails || speaks) && !is_well && !is_ping && !has("usage");
+        found.then(|| Self { unsure: !fails, ..Self::of(&[event], None) })
     }
 
     /// The error within a choice.
     fn of_choice(choice: &Value, event: &Value) -> Option<Self> {
-        let scopes = [choice, event];
         let within = |path: &str| choice.pointer(path).filter(|error| is_something(error));
-        match within("/error").or_else(|| within("/delta/error")).or_else(|| within("/message/error")) {
-            Some(Value::String(text)) => Some(Self::of_texts(&[text], &scopes)),
-            Some(error) => Some(Self::of(&[error], None)),
-            None => {
-                let reason = choice.get("finish_reason").and_then(Value::as_str)?;
-                if !BROKEN.contains(&reason.to_ascii_lowercase().as_str()) {
-                    return None;
-                }
-                let mut texts = vec![reason];
-                for scope in scopes {
-                    texts.extend(WORDS.iter().find_map(|name| scope.get(name)?.as_str()));
-                }
-                Some(Self::of_texts(&texts, &scopes))
-            }
+        let error = within("/error").or_else(|| within("/delta/error")).or_else(|| within("/message/error"));
+        if let Some(error) = error.filter(|error| !error.is_string()) {
+            return Some(Self::of(&[error], None));
         }
-    }
-
-    fn of_texts(texts: &[&str], scopes: &[&Value]) -> Self {
+        let reason = choice.get("finish_reason").and_then(Value::as_str);
+        let reason = reason.filter(|reason| BROKEN.contains(&reason.to_ascii_lowercase().as_str()));
+        if error.is_none()
+            && reason.is_none()
+            && !ERROR_FIELDS.iter().any(|name| within(&format!("/{name}")).is_some())
+        {
+            return None;
+        }
+        // Only texts: a message may be the answer's.
+        let scopes = [choice, event];
+        let mut texts: Vec<_> = reason.into_iter().chain(error.and_then(Value::as_str)).collect();
+        for scope in scopes {
+            let named = WORDS.iter().find_map(|name| scope.get(name)?.as_str());
+            texts.extend(named.filter(|text| error.is_none_or(|error| error != text)));
+        }
+        if error.is_some() || texts.len() > 1 {
+            // "error" adds nothing to words.
+            texts.retain(|text| Some(*text) != reason || !text.eq_ignore_ascii_case("error"));
+        }
         let mut message = line(&texts.join(": "));
         surrogates::settle_text(&mut message);
-        let status = number(scopes);
-        Self { class: class(status, scopes, &message), message, status }
+        let status = number(&scopes);
+        Some(Self { class: class(status, &scopes, &message), message, status, unsure: false })
     }
 
     fn of(scopes: &[&Value], status: Option<u16>) -> Self {
@@ -187,9 +197,10 @@ impl Said {
         let raw = scopes.iter().find_map(|scope| scope.pointer("/metadata/raw")?.as_str());
         if let Some(raw) = raw.map(line).filter(|raw| !message.contains(raw)) {
             message = format!("{message}: {raw}");
+            surrogates::settle_text(&mut message);
         }
         let status = status.or_else(|| number(scopes));
-        Self { class: class(status, scopes, &message), message, status }
+        Self { class: class(status, scopes, &message), message, status, unsure: false }
     }
 
     /// The failure that this is, with `what` the server did.
@@ -315,6 +326,8 @@ mod tests {
             json!({"choices": [{"index": 0, "delta": {}, "error": {"message": words}, "finish_reason": "error"}]}),
             json!({"choices": [{"index": 0, "delta": {}, "error": words}]}),
             json!({"choices": [{"message": {"error": {"message": words}}}]}),
+            json!({"choices": [{"delta": {}, "error": words, "finish_reason": "error"}]}),
+            json!({"choices": [{"delta": {}, "error_code": 7, "error_message": words}]}),
             json!({"detail": words}),
             json!({"code": 500, "msg": words}),
             json!({"choices": null, "message": words}),
@@ -326,13 +339,13 @@ mod tests {
         assert_eq!(of_event(&json!({"choices": null, "error_type": "Oops"})).message, "Oops");
         let reason =
             json!({"choices": [{"delta": {"content": "x"}, "finish_reason": "ERROR"}], "message": words});
-        assert_eq!(of_event(&reason).message, format!("ERROR: {words}"));
+        assert_eq!(of_event(&reason).message, words);
         let wrapped = json!({"error": {"message": "Provider returned error", "metadata": {"raw": words}}});
         assert_eq!(of_event(&wrapped).message, format!("Provider returned error: {words}"));
     }
 
     #[test]
-    fn what_is_no_error_is_not_taken_for_one() {
+    fn what_is_not_an_error_is_not_taken_for_one() {
         for event in [
             json!({"error": null, "choices": []}),
             json!({"error": {"code": 0, "message": ""}, "choices": [{"delta": {"content": "x"}}]}),

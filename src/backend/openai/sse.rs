@@ -28,6 +28,17 @@ pub(super) enum Malformed {
     Foreign,
 }
 
+/// What is left of a body at its end.
+#[derive(Debug)]
+pub(super) struct Rest {
+    /// The events that lack only their line ends.
+    pub(super) events: Vec<Event>,
+    /// The body ends within a line or a value.
+    pub(super) is_cut: bool,
+    /// The beginning of what belongs to no event, for example a web page.
+    pub(super) foreign: String,
+}
+
 /// The bytes that are not a whole event yet.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
@@ -35,6 +46,8 @@ pub(super) struct Parser {
     line: Vec<u8>,
     name: Vec<u8>,
     data: Vec<u8>,
+    /// The first and the last byte of `data` that is not white space.
+    ends: Option<(u8, u8)>,
     json: Json,
     /// The last line ended with CR, so that an LF after it still belongs to that line's end.
     after_cr: bool,
@@ -85,20 +98,16 @@ impl Parser {
         }
     }
 
-    /// The end of the body: the events that lack only their line ends, and whether the body ends within a line or a value.
-    pub(super) fn end(mut self) -> (Vec<Event>, bool) {
+    /// What is left at the end of the body.
+    pub(super) fn end(mut self) -> Rest {
         let within_field = !self.line.is_empty() && b"data:".starts_with(field(&self.line));
-        let mut rest: &[u8] = b"\n\n\n";
+        let mut bytes: &[u8] = b"\n\n\n";
         let mut events = Vec::new();
-        while let Ok(Some(event)) = self.next(&mut rest) {
+        while let Ok(Some(event)) = self.next(&mut bytes) {
             events.push(event);
         }
-        (events, within_field || !self.json.text.is_empty())
-    }
-
-    /// The beginning of what belongs to no event, for example a web page.
-    pub(super) fn foreign(&self) -> &[u8] {
-        &self.foreign
+        let is_cut = within_field || !self.json.text.is_empty();
+        Rest { events, is_cut, foreign: String::from_utf8_lossy(&self.foreign).into_owned() }
     }
 
     /// Reads the line that has ended.
@@ -143,11 +152,13 @@ impl Parser {
     /// Adds a line of data. Within one JSON value no line that begins an object follows the end of another: some servers
     /// leave out the empty lines between events.
     fn push_data(&mut self, value: &[u8]) -> Option<Event> {
-        let before = self.data.trim_ascii();
-        let whole = before.ends_with(b"}") || !(before.is_empty() || begins_json(before));
-        let value_begins = value.trim_ascii_start();
-        let begins = value_begins.starts_with(b"{") || value_begins.starts_with(b"[DONE]");
-        let event = if whole && begins { self.event_ends() } else { None };
+        let trimmed = value.trim_ascii();
+        let begins = trimmed.starts_with(b"{") || trimmed.starts_with(b"[DONE]");
+        let is_whole = |(first, last)| matches!(last, b'}' | b']') || !matches!(first, b'{' | b'[');
+        let event = if begins && self.ends.is_some_and(is_whole) { self.event_ends() } else { None };
+        if let (Some(first), Some(last)) = (trimmed.first(), trimmed.last()) {
+            self.ends = Some((self.ends.map_or(*first, |(first, _)| first), *last));
+        }
         self.data.extend_from_slice(value);
         self.data.push(b'\n');
         event
@@ -157,6 +168,7 @@ impl Parser {
     fn event_ends(&mut self) -> Option<Event> {
         let name = mem::take(&mut self.name);
         let mut data = mem::take(&mut self.data);
+        self.ends = None;
         data.pop().map(|_| event(&name, &data))
     }
 }
@@ -182,8 +194,11 @@ impl Json {
 
 /// The line without spaces and byte order marks at its beginning: a server may write one with each piece.
 fn field(line: &[u8]) -> &[u8] {
-    let line = line.trim_ascii_start();
-    line.strip_prefix(b"\xEF\xBB\xBF").map_or(line, field)
+    let mut line = line.trim_ascii_start();
+    while let Some(rest) = line.strip_prefix(b"\xEF\xBB\xBF") {
+        line = rest.trim_ascii_start();
+    }
+    line
 }
 
 /// Whether a line begins JSON and not, for example, `[INFO] ready`.
@@ -303,8 +318,8 @@ mod tests {
             let mut parser = Parser::default();
             let mut bytes = text.as_bytes();
             while parser.next(&mut bytes).unwrap().is_some() {}
-            let (events, cut) = parser.end();
-            (events.into_iter().map(|event| event.data).collect::<Vec<_>>(), cut)
+            let rest = parser.end();
+            (rest.events.into_iter().map(|event| event.data).collect::<Vec<_>>(), rest.is_cut)
         };
         let whole = |data: &str| (vec![data.to_owned()], false);
         for text in ["data: b", "data: b\n", "data: b\r", "data: a\n\ndata: b"] {
@@ -324,10 +339,13 @@ mod tests {
         let mut parser = Parser::default();
         let mut bytes = b"<html>\r\n<h1>hi</h1>\n".as_slice();
         assert_eq!(parser.next(&mut bytes), Ok(None));
-        assert_eq!(parser.foreign(), b"<html> <h1>hi</h1> ");
         let page = "<p>0123456789</p>\n".repeat(SSE_EVENT_MAX / 10);
         assert_eq!(parser.next(&mut page.as_bytes()), Err(Malformed::Foreign));
-        assert!(parser.foreign().len() <= 2 * MODEL_MESSAGE_MAX + 2);
+        let foreign = parser.end().foreign;
+        assert!(
+            foreign.starts_with("<html> <h1>hi</h1> <p>") && foreign.len() <= 2 * MODEL_MESSAGE_MAX,
+            "{foreign}"
+        );
     }
 
     #[test]

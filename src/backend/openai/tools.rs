@@ -31,14 +31,14 @@ struct Call {
 enum Slot {
     /// Its `index`.
     Index(u64),
-    /// Its place in a list of several pieces without `index`.
+    /// Its place in a list of several pieces that no `index` tells apart.
     Place(usize),
-    /// It is the only piece of its list, without `index`.
+    /// It is the only piece of its list, and has no `index` that means anything.
     Last,
 }
 
 impl Tools {
-    /// Adds a piece of a call; `place` is its place in its list, when the list has several.
+    /// Adds a piece of a call; `place` is its place in its list, when the list has several that no index tells apart.
     ///
     /// A piece belongs to the call with its id. Otherwise it belongs to the last call of its slot, whatever its id, unless
     /// its name begins another one: some servers give each piece an id of its own, and some give several calls the
@@ -50,8 +50,19 @@ impl Tools {
             return Err(Failure::fatal("too_large", message));
         }
         let mut piece = piece.as_object().cloned().unwrap_or_default();
-        let index = piece.remove("index").and_then(|index| index.as_u64());
-        let slot = index.map(Slot::Index).or_else(|| place.map(Slot::Place)).unwrap_or(Slot::Last);
+        let index = piece.remove("index").and_then(|index| match index.as_str() {
+            Some(text) => text.parse().ok(),
+            None => index.as_u64(),
+        });
+        let slot = match (place, index) {
+            (Some(place), _) => Slot::Place(place),
+            // An index means nothing after calls that had none of their own.
+            (None, Some(_)) if self.calls.iter().any(|call| matches!(call.slot, Slot::Place(_))) => {
+                Slot::Last
+            }
+            (None, Some(index)) => Slot::Index(index),
+            (None, None) => Slot::Last,
+        };
         arguments_as_text(&mut piece);
         let id = text(&piece, "id");
         let by_id = self.calls.iter().rposition(|call| !id.is_empty() && text(&call.call, "id") == id);
@@ -140,7 +151,7 @@ fn merge(fields: &mut Map<String, Value>, piece: Map<String, Value>) {
                 // Some servers repeat whole arguments at the end, or begin with an empty object that stands for none.
                 if gathered == "{}" && text.starts_with('{') {
                     *gathered = text;
-                } else if !(is_json(gathered) && *gathered == text) {
+                } else if *gathered != text || !is_json(gathered) {
                     gathered.push_str(&text);
                 }
             }
