@@ -19,6 +19,10 @@ pub const BODY_MAX: usize = 1024 * 1024;
 pub const REF_MAX: usize = 80;
 /// The longest sentence that says what is wrong with a request, in bytes. Parsers quote what they did not expect.
 pub const MESSAGE_MAX: usize = 300;
+/// How many bytes may come over a WebSocket beside requests in [`QUIET_WAIT`]: pongs, mostly.
+pub const QUIET_BYTES: usize = 4096;
+/// [`QUIET_BYTES`]: longer than a ping takes.
+pub const QUIET_WAIT: Duration = Duration::from_secs(60);
 /// How many submits and cancels of one connection are under way at a time. With the largest inputs they hold 16 MiB; with
 /// answers of the broker within 10 ms they are 3000 a second.
 pub const REQUESTS_MAX: usize = 32;
@@ -27,8 +31,36 @@ pub const REQUESTS_MAX: usize = 32;
 pub const TIMEOUT_MAX_MS: u64 = (1 << 53) - 1;
 /// How long an HTTP body may take to arrive: a megabyte over a slow mobile line.
 pub const BODY_WAIT: Duration = Duration::from_secs(30);
+/// How long a body may pause. A mobile network that changes its cell is quiet for a few seconds.
+pub const BODY_STALL: Duration = Duration::from_secs(10);
 /// How many jobs one connection may watch. Each costs a session of about 1 KiB here and a place in the scan.
 pub const WATCHES_MAX: usize = 1024;
+
+// ---- the memory of an edge
+
+/// What part of the machine's memory, or of its container's limit, an edge holds for its clients unless `--memory` says
+/// otherwise: a quarter. The broker and workers often run on the same machine.
+pub const MEMORY_PART: usize = 4;
+/// The budget when the machine does not say how much memory it has.
+pub const MEMORY_UNKNOWN: usize = 1024 * 1024 * 1024;
+/// The smallest budget: the largest inputs and states of a few clients at a time.
+pub const MEMORY_MIN: usize = 64 * 1024 * 1024;
+/// Up to how many bytes a body, a submission or an answer is small. Small ones have room of their own beside large ones.
+pub const SMALL_BYTES: usize = 64 * 1024;
+/// How many bytes of large bodies an edge holds that arrive: 24 of the largest. A flood of them costs this much and no
+/// more, and is over after [`BODY_WAIT`].
+pub const BODIES_BYTES: usize = 24 * 1024 * 1024;
+/// How many bytes of small bodies an edge holds that arrive: thousands of common ones.
+pub const SMALL_BODIES_BYTES: usize = 8 * 1024 * 1024;
+/// How many bytes of large submissions an edge holds that wait or are under way, as they lie in memory: a parsed input
+/// has up to a hundred times the bytes of its text.
+pub const SUBMITS_BYTES: usize = 24 * 1024 * 1024;
+/// How many bytes of small submissions an edge holds that wait or are under way.
+pub const SMALL_SUBMITS_BYTES: usize = 16 * 1024 * 1024;
+/// How many bytes of large answers an edge holds that are gathered or not yet taken: 4 of the largest states.
+pub const ANSWERS_BYTES: usize = 32 * 1024 * 1024;
+/// How many bytes of small answers an edge holds that are gathered or not yet taken.
+pub const SMALL_ANSWERS_BYTES: usize = 16 * 1024 * 1024;
 
 // ---- the queue
 
@@ -53,7 +85,9 @@ pub const AHEAD_MAX: usize = 512;
 pub const LIVE_CAPACITY: usize = 1024;
 /// How long a feed outlives its last watcher: the time in which a dropped client is usually back.
 pub const FEED_LINGER: Duration = Duration::from_secs(15);
-/// How many feeds one edge thread holds, watched or lingering: each costs about 12 KiB and what its history holds.
+/// What a feed costs without its history, in bytes: its task and its subscription.
+pub const FEED_BYTES: usize = 12 * 1024;
+/// How many feeds one edge thread holds, watched or lingering: each costs [`FEED_BYTES`] and what its history holds.
 pub const FEEDS_MAX: usize = 50_000;
 /// When the log is asked for the first time whether live missed something: interest in a subject spreads over a
 /// cluster after the subscription was confirmed.
@@ -225,6 +259,9 @@ pub const PING_EVERY: Duration = Duration::from_secs(25);
 pub const PONG_WAIT: Duration = Duration::from_secs(20);
 /// How long a client may take nothing of what is written to it; then it is gone.
 pub const WRITE_WAIT: Duration = Duration::from_secs(60);
+/// How many bytes a client is heard beyond what it takes, in bytes, while it takes nothing: what it is owed for them by
+/// itself, such as pongs, is no larger.
+pub const READ_AHEAD: usize = 64 * 1024;
 /// How long a connection may take to send the head of its next request. Longer than proxies keep an idle connection to
 /// use it again, which is 60 s.
 pub const HEAD_WAIT: Duration = Duration::from_secs(75);
@@ -242,6 +279,10 @@ pub const PAGE_EVENTS: usize = 100;
 pub const PAGE_EVENTS_MAX: usize = 1000;
 /// From how many bytes on a page takes no further event: it is one message, gathered in memory.
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// What a page that is not small takes in memory while it is gathered: the events, their JSON, and that in one piece.
+pub const PAGE_ROOM: usize = 4 * PAGE_BYTES_MAX;
+/// How long a client may take nothing of a large answer; then it is gone. There is room for few of them.
+pub const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// How long a request may ask to wait for news, in seconds: proxies and clients give up on an answer after 60 s or more.
 pub const WAIT_MAX_S: u64 = 60;
 /// How long a browser remembers that a page of another origin may ask, before it asks for leave again: the longest that
@@ -287,8 +328,15 @@ pub const ASKED_BYTES_MAX: usize = 4 * BODY_MAX;
 pub const ATTACHMENTS_MAX: usize = 1024;
 /// How many replies wait to be sent to a client before no further request of it is taken.
 pub const REPLIES_MAX: usize = 64;
-/// How long a Socket.IO client may take to join after it has connected. Clients do so at once.
-pub const JOIN_WAIT: Duration = Duration::from_secs(45);
+/// How long a Socket.IO client may take to join after it has connected. Clients do so at once: it is one more request, over
+/// a slow line.
+pub const JOIN_WAIT: Duration = Duration::from_secs(20);
+/// How many Socket.IO clients may have connected and not joined: each costs some 6 KiB, mostly the library's.
+pub const HANDSHAKES_MAX: usize = 4096;
+/// How many of them may come from one address: not all, though a proxy may stand before many clients.
+pub const HANDSHAKES_PER_ADDRESS: usize = 2048;
+/// How much of the library's answer to a first request is read: it has some 150 bytes.
+pub const HANDSHAKE_ANSWER_MAX: usize = 4096;
 /// Over how many seconds the rate of events is taken.
 pub const RATE_SECONDS: u64 = 5;
 /// How long an edge whose clients were told, or a worker, takes to stop, at most.

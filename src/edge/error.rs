@@ -8,9 +8,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tracing::{debug, warn};
 
+use crate::budget::NoRoom;
 use crate::session;
 use crate::source::Unavailable;
-use crate::wire::{Code, Refusal};
+use crate::wire::{Code, Refusal, shortened};
 
 /// An answer that says what went wrong.
 #[derive(Debug)]
@@ -38,8 +39,9 @@ pub(super) struct Body<'a> {
 }
 
 impl Problem {
+    /// `detail` may quote the request; of a long one only the beginning is kept.
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: Some(detail.into()) }
+        Self { code, detail: Some(shortened(detail.into())) }
     }
 
     /// The stable code.
@@ -62,6 +64,12 @@ impl From<Refusal> for Problem {
 impl From<Code> for Problem {
     fn from(code: Code) -> Self {
         Self { code, detail: None }
+    }
+}
+
+impl From<NoRoom> for Problem {
+    fn from(NoRoom: NoRoom) -> Self {
+        Code::Overloaded.into()
     }
 }
 
@@ -108,5 +116,18 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::MESSAGE_MAX;
+
+    #[test]
+    fn a_problem_quotes_no_more_than_a_sentence_and_keeps_no_more() {
+        let problem = Problem::new(Code::BadRequest, "é".repeat(500_000));
+        assert_eq!(problem.message().len(), MESSAGE_MAX);
+        assert!(problem.detail.unwrap().capacity() <= MESSAGE_MAX);
     }
 }

@@ -12,9 +12,10 @@ use tokio::time::timeout;
 
 use super::App;
 use super::error::Problem;
+use super::memory::{Held, weight};
 use crate::config::{KEY_MAX, OPEN_WAIT};
 use crate::nats::{Cancelled, Load, Submitted};
-use crate::session::{Session, Step, fold};
+use crate::session::{FoldError, Session, Step, fold_within};
 use crate::source::Unavailable;
 use crate::wire::{
     Code, JobId, JobState, Kind, Seq, Start, Status, Submission, may_call_back, reserved_kind,
@@ -47,12 +48,19 @@ pub(super) struct Receipt {
 }
 
 impl App {
-    /// Submits a job. Without an id of its own it has one that follows from the idempotency key, so that the same key is
+    /// The room that a submission takes in memory until it is queued: as it was parsed, and twice as it is stored.
+    pub(super) fn room_for(&self, submission: &Submission) -> Result<Held, Problem> {
+        let bytes = size_of::<Submission>() + 3 * weight(&submission.input);
+        Ok(self.shared.memory().submits.hold(bytes)?)
+    }
+
+    /// Submits a job, which has this room until that is done. Without an id of its own it has one that follows from the idempotency key, so that the same key is
     /// the same job on every edge, for as long as its log is kept.
     pub(super) async fn submit(
         &self,
         submission: Submission,
         key: Option<&str>,
+        _room: Held,
     ) -> Result<Accepted, Problem> {
         let (id, keyed) = match (&submission.id, key) {
             (Some(id), _) => (id.clone(), false),
@@ -99,20 +107,27 @@ impl App {
         }
     }
 
-    /// What a job is.
-    pub(super) async fn state(&self, job: &JobId) -> Result<JobState, Problem> {
+    /// What a job is, and the room that this takes.
+    async fn state(&self, job: &JobId) -> Result<(JobState, Held), Problem> {
+        let mut room = self.shared.memory().answers.begin(JobState::SIZE_MAX);
         let late = |_| Unavailable("the log was not read in time".into());
-        if let Some(state) = timeout(OPEN_WAIT, fold(self.hub.source(), job)).await.map_err(late)?? {
-            return Ok(state);
+        let folding = fold_within(self.hub.source(), job, |bytes| room.resize(bytes));
+        if let Some(state) = timeout(OPEN_WAIT, folding).await.map_err(late)?? {
+            room.settle(state.size());
+            return Ok((state, room));
         }
         match self.log.queued_kind(job).await? {
-            Some(kind) => Ok(JobState { kind: Some(kind), ..JobState::new(job.clone()) }),
+            Some(kind) => Ok((JobState { kind: Some(kind), ..JobState::new(job.clone()) }, room)),
             None => Err(Code::JobNotFound.into()),
         }
     }
 
     /// What a job is once it has ended, or `wait` has passed.
-    pub(super) async fn state_within(&self, job: &JobId, wait: Duration) -> Result<JobState, Problem> {
+    pub(super) async fn state_within(
+        &self,
+        job: &JobId,
+        wait: Duration,
+    ) -> Result<(JobState, Held), Problem> {
         if !wait.is_zero() {
             self.until_ended(job, wait).await?;
         }
@@ -135,6 +150,15 @@ impl App {
         match timeout(wait, self.tasks.stop().run_until_cancelled(watching)).await {
             Ok(Some(ended)) => ended,
             Ok(None) | Err(_) => Ok(()),
+        }
+    }
+}
+
+impl From<FoldError> for Problem {
+    fn from(error: FoldError) -> Self {
+        match error {
+            FoldError::Unavailable(error) => error.into(),
+            FoldError::NoRoom(no_room) => no_room.into(),
         }
     }
 }

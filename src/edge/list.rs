@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use serde::Deserialize;
 use tokio::time::timeout;
 use utoipa::openapi::Ref;
@@ -15,7 +15,7 @@ use super::request::Params;
 use crate::config::{LIST_ROWS, LIST_ROWS_MAX, OPEN_WAIT};
 use crate::nats::{JobQuery, ListError};
 use crate::source::Unavailable;
-use crate::wire::{Code, JobPage, Status};
+use crate::wire::{Code, Status};
 
 /// Which jobs, and how many. A parameter that nobody knows is refused: a filter with a slip of the pen would list all.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -40,7 +40,7 @@ fn status() -> Ref {
     Ref::from_schema_name("Status")
 }
 
-problems!(NoList: BadRequest, BadKind, BadPage, Unavailable);
+problems!(NoList: BadRequest, BadKind, BadPage, Overloaded, Unavailable);
 
 /// The jobs that the log holds, newest first.
 ///
@@ -55,13 +55,17 @@ problems!(NoList: BadRequest, BadKind, BadPage, Unavailable);
 pub(super) async fn jobs(
     State(app): State<Arc<App>>,
     Params(query): Params<Query>,
-) -> Result<Json<JobPage>, Problem> {
+) -> Result<Response, Problem> {
     let query = wanted(query)?;
     let late = |_| Unavailable("the log was not read in time".into());
     // On the heap: it is far larger than what the other requests keep.
     let list = Box::pin(app.hub.source().list(&query));
     match timeout(OPEN_WAIT, list).await.map_err(late)? {
-        Ok(page) => Ok(Json(page)),
+        Ok(page) => {
+            let json = serde_json::to_vec(&page)
+                .unwrap_or_else(|_| unreachable!("text and numbers are always JSON"));
+            Ok(app.shared.memory().answers.hold(json.len())?.respond(json))
+        }
         Err(ListError::BadPage(_)) => Err(Code::BadPage.into()),
         Err(ListError::Unavailable(error)) => Err(error.into()),
     }

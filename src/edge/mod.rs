@@ -2,11 +2,14 @@
 //! keeps nothing that matters: killing it costs its clients one reconnect.
 
 mod accept;
+mod answer;
+mod body;
 mod drain;
 mod error;
 mod head;
 mod jobs;
 mod list;
+mod memory;
 mod openapi;
 mod ops;
 mod page;
@@ -133,7 +136,7 @@ pub async fn run(
     let _close_all = closing.clone().drop_guard();
     let tasks = Tasks::new(closing.clone());
     let reader = Reader::open(log.clone(), &tasks).await?;
-    let hub = Hub::new(reader, tasks.clone());
+    let hub = Hub::within(reader, tasks.clone(), shared.memory().feeds.clone());
     let app = Arc::new(App {
         nats: nats.clone(),
         log,

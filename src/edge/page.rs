@@ -4,8 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures_util::FutureExt as _;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -13,8 +12,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::error::Problem;
+use super::memory::{Held, Part};
 use super::request::Wait;
-use crate::config::{OPEN_WAIT, PAGE_BYTES_MAX, PAGE_EVENTS, PAGE_EVENTS_MAX};
+use crate::config::{OPEN_WAIT, PAGE_BYTES_MAX, PAGE_EVENTS, PAGE_EVENTS_MAX, PAGE_ROOM};
 use crate::session::{Session, Step};
 use crate::source::EventSource;
 use crate::wire::{Code, Gone, Seq, Start, Stored};
@@ -28,6 +28,9 @@ struct Page {
     missing: Option<Hole>,
     live: bool,
     next: Option<String>,
+    room: Held,
+    /// Whether there was no room for another event.
+    crowded: bool,
 }
 
 /// Events that are gone for good; they come before the events of their page.
@@ -58,20 +61,23 @@ pub(super) async fn answer<S: EventSource>(
     limit: usize,
     wait: Wait,
     stop: &CancellationToken,
+    answers: &Part,
 ) -> Result<Response, Problem> {
     let mut session = session.ok_or(Code::Restarting)?;
-    let mut page = Page::new(start, limit);
+    let mut page = Page::new(start, limit, answers.begin(PAGE_ROOM));
     page.read(&mut session, wait.0, stop).await?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], page.to_json()).into_response())
+    let json = page.to_json();
+    Ok(page.room.respond(json))
 }
 
 impl Page {
-    fn new(start: Start, limit: usize) -> Self {
+    fn new(start: Start, limit: usize, room: Held) -> Self {
         let next = match start {
             Start::After(seq) => seq.to_string(),
             Start::Cursor(cursor) => cursor.to_string(),
         };
-        Self { events: Vec::new(), bytes: 0, limit, missing: None, live: false, next: Some(next) }
+        let (events, missing) = (Vec::new(), None);
+        Self { events, bytes: 0, limit, missing, live: false, next: Some(next), room, crowded: false }
     }
 
     /// Takes what is stored; if that is nothing, waits for what comes.
@@ -99,6 +105,9 @@ impl Page {
         }
         // What did not fit may be stored already.
         self.live &= !self.is_full();
+        if self.crowded && self.is_empty() {
+            return Err(Code::Overloaded.into());
+        }
         // Whoever does not wait is told why there is nothing: the log did not say in time.
         let known = self.live || self.next.is_none() || !self.is_empty();
         if known || !wait.is_zero() { Ok(()) } else { Err(Code::Unavailable.into()) }
@@ -110,7 +119,7 @@ impl Page {
     }
 
     const fn is_full(&self) -> bool {
-        self.events.len() >= self.limit || self.bytes >= PAGE_BYTES_MAX
+        self.crowded || self.events.len() >= self.limit || self.bytes >= PAGE_BYTES_MAX
     }
 
     fn is_empty(&self) -> bool {
@@ -141,7 +150,12 @@ impl Page {
         if self.is_full() {
             return false;
         }
-        self.bytes += event.json().len();
+        let bytes = self.bytes + event.json().len();
+        if self.room.resize(bytes).is_err() {
+            self.crowded = true;
+            return false;
+        }
+        self.bytes = bytes;
         self.next = (!event.kind.is_end()).then(|| event.cursor().to_string());
         if event.kind.is_end() {
             self.live = false;
@@ -177,9 +191,11 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::Budget;
+    use crate::edge::memory::Memory;
     use crate::hub::Hub;
     use crate::runtime::Tasks;
-    use crate::source::memory::Memory;
+    use crate::source::memory::Memory as Log;
     use crate::wire::{Body, Channel, JobId};
     use serde_json::{Value, json};
     use tokio::time::sleep;
@@ -193,8 +209,8 @@ mod tests {
     }
 
     /// A log of so many chunks.
-    fn log_of(count: usize) -> Memory {
-        let memory = Memory::default();
+    fn log_of(count: usize) -> Log {
+        let memory = Log::default();
         for _ in 0..count {
             memory.append(&job(), chunk("x"));
         }
@@ -202,11 +218,12 @@ mod tests {
     }
 
     /// Asks for a page behind `next`, as a client does that was given it.
-    async fn ask(memory: &Memory, next: &str, limit: usize, wait_s: u64) -> Value {
+    async fn ask(memory: &Log, next: &str, limit: usize, wait_s: u64) -> Value {
         let hub = Hub::new(memory.clone(), Tasks::default());
         let start = super::super::request::begin(&Default::default(), None, None, Some(next)).unwrap();
         let mut session = Session::open(&hub, &job(), start).await.unwrap();
-        let mut page = Page::new(start, limit);
+        let room = Memory::new(Budget::unlimited()).answers.begin(PAGE_ROOM);
+        let mut page = Page::new(start, limit, room);
         let stop = CancellationToken::new();
         page.read(&mut session, Duration::from_secs(wait_s), &stop).await.unwrap();
         serde_json::from_slice(&page.to_json()).unwrap()
@@ -242,7 +259,7 @@ mod tests {
         assert_eq!(ask(&memory, next, 100, 0).await, json!({"events": [], "live": true, "next": next}));
         // Of a job without events nobody can name one.
         let nothing = json!({"events": [], "live": true, "next": "0"});
-        assert_eq!(ask(&Memory::default(), "0", 100, 0).await, nothing);
+        assert_eq!(ask(&Log::default(), "0", 100, 0).await, nothing);
     }
 
     #[tokio::test(start_paused = true)]
@@ -279,7 +296,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_page_is_bounded_in_bytes_and_holds_one_event_at_least() {
-        let memory = Memory::default();
+        let memory = Log::default();
         for _ in 0..5 {
             memory.append(&job(), chunk(&"x".repeat(400_000)));
         }
@@ -290,12 +307,40 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn pages_that_are_not_taken_hold_no_more_than_their_room_and_later_ones_are_refused() {
+        let log = Log::default();
+        for _ in 0..10 {
+            log.append(&job(), chunk(&"x".repeat(100_000)));
+        }
+        let (memory, hub) = (Memory::new(Budget::unlimited()), Hub::new(log, Tasks::default()));
+        let ask = || async {
+            let session = Session::open(&hub, &job(), Start::After(Seq(0))).await.unwrap();
+            let (stop, wait) = (CancellationToken::new(), Wait::default());
+            answer(Some(session), Start::After(Seq(0)), 100, wait, &stop, &memory.answers).await
+        };
+        let mut pages = Vec::new();
+        let refused = loop {
+            match ask().await {
+                Ok(page) => pages.push(page),
+                Err(problem) => break problem.code(),
+            }
+            assert!(pages.len() < 100);
+        };
+        assert_eq!(refused, Code::Overloaded);
+        assert!(memory.whole.used() <= crate::config::ANSWERS_BYTES);
+        drop(pages);
+        assert_eq!(memory.whole.used(), 0);
+        assert!(ask().await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_log_that_does_not_answer_is_no_empty_page() {
         let memory = log_of(3);
         let hub = Hub::new(memory.clone(), Tasks::default());
         let mut session = Session::open(&hub, &job(), Start::After(Seq(0))).await.unwrap();
         memory.reachable(false);
-        let mut page = Page::new(Start::After(Seq(0)), 100);
+        let room = Memory::new(Budget::unlimited()).answers.begin(PAGE_ROOM);
+        let mut page = Page::new(Start::After(Seq(0)), 100, room);
         let read = page.read(&mut session, Duration::ZERO, &CancellationToken::new()).await;
         assert_eq!(read.unwrap_err().code(), Code::Unavailable);
     }

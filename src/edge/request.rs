@@ -4,22 +4,21 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::{FromRef, FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
-use bytes::Bytes;
+use axum::http::{HeaderMap, header};
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::time::timeout;
 use url::form_urlencoded;
 use utoipa::IntoParams;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::{Ref, Required};
 
+use super::body::Bodies;
 use super::error::Problem;
 use super::jobs::job_id;
-use crate::config::{BODY_WAIT, WAIT_MAX_S};
+use crate::config::WAIT_MAX_S;
 use crate::wire::{Code, JobId, Refusal, Seq, Start, start};
 
 /// The job that the path names.
@@ -64,7 +63,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
 #[derive(Debug)]
 pub(super) struct JsonBody(pub(super) Value);
 
-impl<S: Send + Sync> FromRequest<S> for JsonBody {
+impl<S: Send + Sync> FromRequest<S> for JsonBody
+where
+    Bodies: FromRef<S>,
+{
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
@@ -73,12 +75,8 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
         if !content.eq_ignore_ascii_case("application/json") {
             return Err(Problem::new(Code::UnsupportedMediaType, "send the job as application/json"));
         }
-        let body = timeout(BODY_WAIT, Bytes::from_request(request, state)).await;
-        let body = body.map_err(|_| Code::Timeout)?.map_err(|error| {
-            let too_large = error.status() == StatusCode::PAYLOAD_TOO_LARGE;
-            let code = if too_large { Code::TooLarge } else { Code::BadRequest };
-            Problem::new(code, error.body_text())
-        })?;
+        let (parts, body) = request.into_parts();
+        let (body, _held) = Bodies::from_ref(state).read(&parts.headers, body).await?;
         let json = serde_json::from_slice(&body);
         json.map(Self).map_err(|error| Problem::new(Code::BadJson, error.to_string()))
     }
@@ -154,10 +152,7 @@ fn position(text: &str) -> Result<Start, Refusal> {
 mod tests {
     use super::*;
     use crate::wire::Cursor;
-    use axum::body::Body;
     use axum::http::{HeaderName, HeaderValue};
-    use futures_util::stream::pending;
-    use tokio::time::Instant;
 
     fn headers(name: HeaderName, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_bytes(value.as_bytes()).unwrap())])
@@ -171,15 +166,6 @@ mod tests {
         for bad in ["", "s", "61", "30ss", "30m", "-1", "+1", "05", "1.5", " 1", "99999999999999999999"] {
             assert!(bad.parse::<Wait>().is_err(), "{bad}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_that_does_not_come_is_not_waited_for_without_end() {
-        let body = Body::from_stream(pending::<Result<Bytes, std::io::Error>>());
-        let request = Request::post("/").header("content-type", "application/json").body(body).unwrap();
-        let (read, begun) = (JsonBody::from_request(request, &()), Instant::now());
-        assert_eq!(read.await.unwrap_err().code(), Code::Timeout);
-        assert_eq!(begun.elapsed(), BODY_WAIT);
     }
 
     #[test]

@@ -9,17 +9,18 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::App;
+use super::answer;
 use super::error::Problem;
 use super::openapi::{JOBS, problems};
 use super::request::{Job, JsonBody, Params, Wait};
-use crate::wire::{Code, JobState, Submission};
+use crate::wire::{Code, Submission};
 
 /// The header by which a client may submit again without submitting twice (draft-ietf-httpapi-idempotency-key-header).
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 problems!(NotSubmitted:
     BadJson, BadRequest, BadKind, BadJobId, TooLarge, UnsupportedMediaType, UnknownKind, CallbackNotAllowed, JobExists,
-    KeyReused, QueueFull, Timeout, Unavailable);
+    KeyReused, QueueFull, Timeout, Overloaded, Unavailable);
 
 /// Submits a job.
 ///
@@ -44,13 +45,14 @@ pub(super) async fn submit(
     let key = headers.get(IDEMPOTENCY_KEY).map(|key| {
         key.to_str().map_err(|_| Problem::new(Code::BadRequest, "an idempotency key is visible ASCII"))
     });
-    let accepted = app.submit(submission, key.transpose()?).await?;
+    let room = app.room_for(&submission)?;
+    let accepted = app.submit(submission, key.transpose()?, room).await?;
     let status = if accepted.new { StatusCode::ACCEPTED } else { StatusCode::OK };
     let location = [(header::LOCATION, format!("/api/jobs/{}", accepted.id))];
     Ok((status, location, Json(accepted)).into_response())
 }
 
-problems!(NoState: BadJobId, BadRequest, JobNotFound, Unavailable);
+problems!(NoState: BadJobId, BadRequest, JobNotFound, Overloaded, Unavailable);
 
 /// What a job is.
 ///
@@ -66,7 +68,7 @@ pub(super) async fn job(
     app: State<Arc<App>>,
     id: Job,
     waiting: Params<Waiting>,
-) -> Result<Json<JobState>, Problem> {
+) -> Result<Response, Problem> {
     state(app, id, waiting).await
 }
 
@@ -82,8 +84,9 @@ pub(super) async fn state(
     State(app): State<Arc<App>>,
     Job(id): Job,
     Params(Waiting { wait }): Params<Waiting>,
-) -> Result<Json<JobState>, Problem> {
-    Ok(Json(app.state_within(&id, wait.0).await?))
+) -> Result<Response, Problem> {
+    let (state, room) = app.state_within(&id, wait.0).await?;
+    Ok(answer::state(state, room))
 }
 
 /// How long to wait for the end.

@@ -1,8 +1,11 @@
 //! HTTP connections: accepts them, gives each its limits, and ends all in time when the edge stops. What is asked over
 //! them is the router's.
 
+use std::net::IpAddr;
+
 use axum::Router;
 use axum::extract::ConnectInfo;
+use axum::response::Response;
 use axum::serve::Listener;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -15,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::debug;
 
+use super::memory::Large;
 use super::socketio::meter::Metered;
 use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER};
 use crate::runtime::Tasks;
@@ -24,26 +28,31 @@ pub(super) async fn serve(mut listener: TcpListener, router: Router, tasks: &Tas
     loop {
         // axum's accept waits a little when the process has no file descriptors left, and goes on.
         let accepted = Listener::accept(&mut listener);
-        let Some((stream, _)) = tasks.stop().run_until_cancelled(accepted).await else { return };
+        let Some((stream, peer)) = tasks.stop().run_until_cancelled(accepted).await else { return };
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "a connection without TCP_NODELAY");
         }
-        tasks.spawn(connection(stream, router.clone(), tasks.stop().clone()));
+        tasks.spawn(connection(stream, peer.ip(), router.clone(), tasks.stop().clone()));
     }
 }
 
 /// Serves one connection. When the edge stops, the request under way is answered, if that takes no longer than the edge
 /// may.
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+async fn connection(stream: TcpStream, peer: IpAddr, router: Router, stop: CancellationToken) {
     let mut limits = http1::Builder::new();
     limits.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(HTTP_BUFFER);
     // The buffer alone may take in a little more.
     limits.max_header_size(HTTP_BUFFER);
-    let stream = Metered::new(stream);
+    let stream = Metered::new(stream, peer);
     let meter = stream.meter();
+    let answering = meter.clone();
     let router = router.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(meter.clone()));
         request
+    });
+    let router = router.map_response(move |response: Response| {
+        answering.hurry(response.extensions().get::<Large>().is_some());
+        response
     });
     let (io, service) = (TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(limits.serve_connection(io, service).with_upgrades());

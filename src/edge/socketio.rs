@@ -2,6 +2,7 @@
 //! `wire/SOCKETIO.md` is the contract.
 
 mod flight;
+mod handshake;
 mod line;
 pub(super) mod meter;
 mod outbox;
@@ -13,11 +14,13 @@ use std::fmt;
 use std::future::{pending, ready};
 use std::sync::Arc;
 
-use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::json;
 use socketioxide::extract::{AckSender, SocketRef};
 use socketioxide::handler::ConnectHandler as _;
 use socketioxide::service::SocketIoService;
@@ -26,14 +29,19 @@ use socketioxide::{ParserConfig, SocketIo};
 use tower::ServiceExt as _;
 use tracing::{Instrument as _, info_span};
 
+use self::handshake::Handshakes;
 use self::line::{Line, Lines};
 use self::meter::Meter;
 use self::pump::Pump;
 use self::request::{Asked, Auth};
 use super::App;
+use super::body::Bodies;
 use super::error::Problem;
 use super::ws::opening;
-use crate::config::{ATTACHMENTS_MAX, BODY_MAX, JOIN_WAIT, PING_EVERY, PONG_WAIT, READ_BUFFER, SOCKET_QUEUE};
+use crate::config::{
+    ATTACHMENTS_MAX, BODY_MAX, HANDSHAKE_ANSWER_MAX, JOIN_WAIT, PING_EVERY, PONG_WAIT, READ_BUFFER,
+    SOCKET_QUEUE,
+};
 use crate::wire::Code;
 
 /// How much of a request's own mark is compared. Clients send some ten characters.
@@ -44,6 +52,7 @@ const ONCE_MAX: usize = 64;
 pub(super) struct Engine {
     service: SocketIoService<Router>,
     lines: Lines,
+    handshakes: Handshakes,
 }
 
 impl Default for Engine {
@@ -68,7 +77,7 @@ impl Default for Engine {
         let known = lines.clone();
         let prepared = async move |socket: SocketRef| prepare(&socket, &known);
         io.ns("/", begin.with(prepared));
-        Self { service, lines }
+        Self { service, lines, handshakes: Handshakes::default() }
     }
 }
 
@@ -82,7 +91,8 @@ impl fmt::Debug for Engine {
 fn prepare(socket: &SocketRef, lines: &Lines) -> Result<(), Infallible> {
     if let Some(line) = line_of(socket) {
         let (sid, lines, gone) = (socket.id, lines.clone(), line.gone.clone());
-        lines.joined(sid, &line);
+        line.joined();
+        lines.opened(sid, &line);
         socket.on_fallback(move |asked: Asked, ack: AckSender| {
             line.ask(asked, ack);
             ready(())
@@ -165,7 +175,6 @@ pub(super) async fn engine(
     ConnectInfo(meter): ConnectInfo<Meter>,
     request: Request,
 ) -> Response {
-    let engine = app.shared.socketio();
     let query = Query::of(&request);
     // The library would answer 101 to anything that has a key.
     let (mut parts, body) = request.into_parts();
@@ -174,47 +183,128 @@ pub(super) async fn engine(
     {
         return problem.into_response();
     }
-    let mut request = Request::from_parts(parts, body);
-    let polled = match query.sid {
-        Some(sid) if query.is_websocket => {
-            engine.lines.upgrades(sid, &meter);
-            None
-        }
-        Some(sid) => engine.lines.get(sid),
-        None if app.clients.are_leaving() => return Problem::from(Code::Restarting).into_response(),
-        None => {
-            let line = Line::new(&app);
-            if query.is_websocket {
+    let request = Request::from_parts(parts, body);
+    let engine = app.shared.socketio();
+    match query.sid {
+        Some(sid) => match engine.lines.get(sid) {
+            Some(line) if query.is_websocket => {
                 meter.attach(&line);
+                engine.call(&app, request).await
             }
-            request.extensions_mut().insert(line);
-            None
+            Some(line) => engine.polled(&app, line, query, request).await,
+            None => unknown_session(),
+        },
+        None if app.clients.are_leaving() => Problem::from(Code::Restarting).into_response(),
+        None => match engine.handshakes.begin(meter.peer()) {
+            Ok(handshake) => engine.open(&app, Line::new(&app, handshake), &meter, &query, request).await,
+            Err(no_room) => Problem::from(no_room).into_response(),
+        },
+    }
+}
+
+impl Engine {
+    /// The first request of a client.
+    async fn open(
+        &self,
+        app: &App,
+        line: Arc<Line>,
+        meter: &Meter,
+        query: &Query,
+        mut request: Request,
+    ) -> Response {
+        if query.is_websocket {
+            meter.attach(&line);
         }
-    };
-    let is_poll = request.method() == Method::GET;
-    if let Some(line) = &polled {
+        request.extensions_mut().insert(Arc::clone(&line));
+        let response = self.call(app, request).await;
+        if query.is_websocket || response.status() != StatusCode::OK {
+            return response;
+        }
+        // The answer names the session. It has to be known before the client does: its next requests do not say whose
+        // they are, and may come over any connection and to any thread.
+        let (parts, body) = response.into_parts();
+        let Ok(body) = to_bytes(body, HANDSHAKE_ANSWER_MAX).await else {
+            return Problem::from(Code::Internal).into_response();
+        };
+        if let Some(sid) = session_of(&body) {
+            self.lines.opened(sid, &line);
+        }
+        Response::from_parts(parts, body.into())
+    }
+
+    /// A poll or a post of a client.
+    async fn polled(&self, app: &App, line: Arc<Line>, query: Query, request: Request) -> Response {
+        let is_poll = request.method() == Method::GET;
         if is_poll && line.repeats(query.once) {
             line.cut();
         }
         if line.is_cut() {
-            return ended(&app);
+            return ended(app);
+        }
+        if !is_poll {
+            return self.posted(app, &line, request).await;
+        }
+        let polls = Polls(Some(Arc::clone(&line)));
+        let response = tokio::select! {
+            // What the library has for the client is not held back.
+            biased;
+            response = self.call(app, request) => response,
+            () = polls.when_cut() => return ended(app),
+        };
+        polls.answered();
+        if response.status() == StatusCode::OK {
+            let length = response.headers().get(header::CONTENT_LENGTH);
+            line.left(length.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0));
+        }
+        response
+    }
+
+    /// What a client sends by polling. The library would read it without a limit of time, and whatever lies in memory
+    /// already.
+    async fn posted(&self, app: &App, line: &Line, request: Request) -> Response {
+        let (parts, body) = request.into_parts();
+        let bodies = Bodies(app.shared.memory().bodies.clone());
+        let read = tokio::select! {
+            read = bodies.read(&parts.headers, body) => read,
+            () = line.when_cut() => return ended(app),
+            () = app.tasks.stop().cancelled() => return ended(app),
+        };
+        match read {
+            Ok((body, _held)) => self.call(app, Request::from_parts(parts, body.into())).await,
+            Err(problem) => {
+                // What it had to say is lost, so the session cannot go on.
+                line.cut();
+                problem.into_response()
+            }
         }
     }
-    let polls = Polls(polled.clone().filter(|_| is_poll));
-    let answered = tokio::select! {
-        // What the library has for the client is not held back.
-        biased;
-        answered = engine.service.clone().oneshot(request) => answered,
-        () = polls.when_cut() => return ended(&app),
-        () = app.tasks.stop().cancelled() => return ended(&app),
-    };
-    polls.answered();
-    let response = answered.unwrap_or_else(|never| match never {}).map(Body::new);
-    if let Some(line) = polled.filter(|_| is_poll && response.status() == StatusCode::OK) {
-        let length = response.headers().get(header::CONTENT_LENGTH);
-        line.left(length.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0));
+
+    /// What the library answers.
+    async fn call(&self, app: &App, request: Request) -> Response {
+        tokio::select! {
+            biased;
+            answered = self.service.clone().oneshot(request) => {
+                answered.unwrap_or_else(|never| match never {}).map(Body::new)
+            }
+            () = app.tasks.stop().cancelled() => ended(app),
+        }
     }
-    response
+}
+
+/// The session that the library's answer to a first request names.
+fn session_of(answer: &[u8]) -> Option<Sid> {
+    #[derive(Deserialize)]
+    struct Open {
+        sid: String,
+    }
+    let json = answer.iter().position(|byte| *byte == b'{')?;
+    serde_json::from_slice(&answer[json..]).ok().and_then(|Open { sid }| sid.parse().ok())
+}
+
+/// What a client is told whose session nobody knows, as the library says it: clients of this protocol begin a new one.
+fn unknown_session() -> Response {
+    let body = Json(json!({"code": "1", "message": "Session ID unknown"}));
+    (StatusCode::BAD_REQUEST, body).into_response()
 }
 
 /// What a client is told whose session is over.

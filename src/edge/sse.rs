@@ -51,7 +51,7 @@ pub(super) struct Query {
 }
 
 problems!(NoEvents:
-    BadJobId, BadRequest, BadCursor, CursorOfOtherJob, CursorNotInLog, AfterTheEnd, Unavailable, Restarting);
+    BadJobId, BadRequest, BadCursor, CursorOfOtherJob, CursorNotInLog, AfterTheEnd, Overloaded, Unavailable, Restarting);
 
 /// A job's events: a stream, or a page for who accepts JSON.
 ///
@@ -86,7 +86,9 @@ pub(super) async fn events(
     let opened = stop.run_until_cancelled(Session::open(&app.hub, &job, start)).await.transpose()?;
     let form = form(&headers);
     let mut response = match (form, opened) {
-        (Form::Page, session) => page::answer(session, start, limit, query.wait, stop).await?,
+        (Form::Page, session) => {
+            page::answer(session, start, limit, query.wait, stop, &app.shared.memory().answers).await?
+        }
         (Form::Stream, Some(session)) if session.had_end() => StatusCode::NO_CONTENT.into_response(),
         (Form::Stream, Some(session)) if !app.clients.are_leaving() => {
             let (place, counts) = (app.clients.enter(), Arc::clone(&app.counts));

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use crate::config::HISTORY_BYTES;
+use crate::budget::Reservation;
+use crate::config::{FEED_BYTES, HISTORY_BYTES};
 use crate::resume::{History, Slice};
 use crate::wire::{JobId, Seq, Stored};
 
@@ -17,6 +18,8 @@ pub struct Feed {
     job: JobId,
     /// `None` until the live subscription stands and the last event was read.
     history: Mutex<Option<History<Arc<Stored>>>>,
+    /// What the feed and its history hold.
+    room: Mutex<Reservation>,
     changed: Notify,
     /// Where each watcher stands, by the address of its place.
     places: Mutex<HashMap<usize, Arc<Place>>>,
@@ -42,10 +45,11 @@ pub struct Standing {
 }
 
 impl Feed {
-    pub(super) fn new(job: JobId) -> Self {
+    pub(super) fn new(job: JobId, room: Reservation) -> Self {
         Self {
             job,
             history: Mutex::new(None),
+            room: Mutex::new(room),
             changed: Notify::new(),
             places: Mutex::default(),
             left: Notify::new(),
@@ -90,6 +94,13 @@ impl Feed {
     pub(super) fn update(&self, change: impl FnOnce(&mut History<Arc<Stored>>)) {
         if let Some(history) = self.lock().as_mut() {
             change(history);
+            let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+            if room.resize(FEED_BYTES + history.bytes()).is_err() {
+                // Who needs what was dropped reads it from the log.
+                history.shorten(0);
+                // One that is larger than what was before it goes uncounted until there is room: it has to be delivered.
+                let _ = room.resize(FEED_BYTES + history.bytes());
+            }
         }
     }
 

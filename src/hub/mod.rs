@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use feed::{Feed, Standing, Watch};
 
-use crate::config::FEEDS_MAX;
+use crate::budget::{Budget, NoRoom};
+use crate::config::{FEED_BYTES, FEEDS_MAX};
 use crate::runtime::Tasks;
 use crate::source::EventSource;
 use crate::wire::JobId;
@@ -23,6 +24,7 @@ pub struct Hub<S> {
     source: S,
     feeds: Mutex<HashMap<JobId, Arc<Feed>>>,
     tasks: Tasks,
+    budget: Budget,
 }
 
 /// The hub holds as many feeds as it may.
@@ -33,7 +35,13 @@ pub struct Full;
 impl<S: EventSource> Hub<S> {
     /// A hub without feeds; `tasks` owns those to come.
     pub fn new(source: S, tasks: Tasks) -> Arc<Self> {
-        Arc::new(Self { source, feeds: Mutex::default(), tasks })
+        Self::within(source, tasks, Budget::unlimited())
+    }
+
+    /// The same, whose feeds hold no more than `budget`: past it there are no new ones, and those that are there keep
+    /// shorter histories.
+    pub fn within(source: S, tasks: Tasks, budget: Budget) -> Arc<Self> {
+        Arc::new(Self { source, feeds: Mutex::default(), tasks, budget })
     }
 
     /// Where the events come from.
@@ -67,7 +75,8 @@ impl<S: EventSource> Hub<S> {
             Entry::Occupied(entry) => Ok(Watch::join(entry.get())),
             Entry::Vacant(_) if !room => Err(Full),
             Entry::Vacant(entry) => {
-                let feed = entry.insert(Arc::new(Feed::new(job.clone())));
+                let room = self.budget.reserve(FEED_BYTES).map_err(|NoRoom| Full)?;
+                let feed = entry.insert(Arc::new(Feed::new(job.clone(), room)));
                 let watch = Watch::join(feed);
                 self.tasks.spawn_until_stop(drive::drive(Arc::clone(self), Arc::clone(feed)));
                 Ok(watch)

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::{Hub, Watch};
-use crate::config::FEED_LINGER;
+use crate::budget::Budget;
+use crate::config::{FEED_BYTES, FEED_LINGER};
 use crate::resume::Slice;
 use crate::runtime::Tasks;
 use crate::source::memory::Memory;
@@ -158,4 +159,24 @@ async fn feeds_end_with_the_tasks_of_their_owner() {
     let _watch = watch(&hub).await;
     assert!(tasks.end(MOMENT).await);
     assert_eq!(memory.followers(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_room_feeds_keep_their_newest_event_and_there_are_no_new_ones() {
+    let (memory, budget) = (Memory::default(), Budget::new(FEED_BYTES + 4096));
+    let hub = Hub::within(memory.clone(), Tasks::default(), budget.clone());
+    let watched = watch(&hub).await;
+    assert!(hub.watch(&"other".parse().unwrap()).is_err(), "there is no room for another one");
+    let mut last = Seq(0);
+    for _ in 0..100 {
+        last = memory.append(&job(), chunk()).seq;
+        sleep(MOMENT).await;
+        assert!(budget.used() <= budget.limit());
+    }
+    assert_eq!(watched.feed().last().unwrap().seq, last, "who is there goes on");
+    assert!(matches!(watched.feed().read(Seq(1), 100), Some(Slice::TooOld { .. })));
+    drop(watched);
+    sleep(FEED_LINGER + MOMENT).await;
+    assert_eq!(budget.used(), 0);
+    hub.watch(&"other".parse().unwrap()).unwrap();
 }

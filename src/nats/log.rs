@@ -269,7 +269,7 @@ impl Log {
         match answer.status {
             None => {
                 let pos = number(&answer, names::SEQUENCE).ok_or_else(nowhere)?;
-                Ok(Some(Found { pos, event: decode(job, pos, answer.payload) }))
+                Ok(Some(Found { pos, event: decode(job, pos, &answer.payload) }))
             }
             Some(StatusCode::NOT_FOUND) => Ok(None),
             Some(status) => Err(Unavailable(format!("a direct get was answered with status {status}"))),
@@ -280,7 +280,7 @@ impl Log {
 /// The stored event of a direct get or a live copy; `None`, with a warning, for what is no event of this job.
 pub(super) fn stored(job: &JobId, message: &Message) -> Option<Stored> {
     let pos = header(message, names::SEQUENCE)?.parse().ok()?;
-    decode(job, pos, message.payload.clone())
+    decode(job, pos, &message.payload)
 }
 
 /// The value of a header that the broker sets: the last one, as the publisher's own come before.
@@ -288,8 +288,10 @@ pub(super) fn header<'a>(message: &'a Message, name: &'static str) -> Option<&'a
     message.headers.as_ref()?.get_last(name).map(async_nats::HeaderValue::as_str)
 }
 
-pub(super) fn decode(job: &JobId, pos: Pos, payload: Bytes) -> Option<Stored> {
-    match Stored::decode(job, pos, payload) {
+pub(super) fn decode(job: &JobId, pos: Pos, payload: &[u8]) -> Option<Stored> {
+    // A payload is a part of the client library's read buffer, all of which lives for as long as a part of it: one small
+    // event that is kept would keep a hundred others.
+    match Stored::decode(job, pos, Bytes::copy_from_slice(payload)) {
         Ok(event) => Some(event),
         Err(error) => {
             warn!(%job, pos, %error, "the log holds something that is no event; it is passed over");
@@ -303,7 +305,7 @@ fn found(job: &JobId, answer: &Value) -> Result<Found, Unavailable> {
     let message = &answer["message"];
     let pos = message["seq"].as_u64().ok_or_else(nowhere)?;
     let payload = BASE64.decode(message["data"].as_str().unwrap_or_default()).unwrap_or_default();
-    Ok(Found { pos, event: decode(job, pos, payload.into()) })
+    Ok(Found { pos, event: decode(job, pos, &payload) })
 }
 
 fn nowhere() -> Unavailable {

@@ -205,7 +205,7 @@ impl Lap {
         self.pos = pos;
         let Ok(job) = job.parse::<JobId>() else { return };
         let Some(readers) = self.readers.get_mut(&job) else { return };
-        if let Some(event) = log::decode(&job, pos, payload.clone()).map(Arc::new) {
+        if let Some(event) = log::decode(&job, pos, payload).map(Arc::new) {
             readers.retain_mut(|reader| reader.take(&event));
         }
         if readers.is_empty() {
@@ -276,7 +276,7 @@ mod tests {
                 "{{\"type\":\"x\",\"job\":\"j\",\"seq\":1,\"attempt\":1,\"ts\":1,\"pad\":{:?}}}",
                 "x".repeat(bytes)
             );
-            Arc::new(log::decode(&"j".parse().unwrap(), 7, payload.into()).unwrap())
+            Arc::new(log::decode(&"j".parse().unwrap(), 7, payload.as_bytes()).unwrap())
         };
         for (bytes, size) in [(1, SCAN_BATCH), (STEP_BYTES / 4, 4), (2 * STEP_BYTES, 1)] {
             let (mut reader, mut given) = reader(1);

@@ -75,7 +75,12 @@ impl<T: Item + Clone> History<T> {
         self.next = self.next.next();
         self.bytes += item.size();
         self.items.push_back(item);
-        while self.bytes > self.bytes_max && self.items.len() > 1 {
+        self.shorten(self.bytes_max);
+    }
+
+    /// Drops the oldest items until those that are left have at most `bytes_max`, or only the newest is left.
+    pub fn shorten(&mut self, bytes_max: usize) {
+        while self.bytes > bytes_max && self.items.len() > 1 {
             if let Some(old) = self.items.pop_front() {
                 self.bytes = self.bytes.saturating_sub(old.size());
             }
@@ -191,6 +196,18 @@ mod tests {
                 check(&history, &naive, &mut rng);
             }
         });
+    }
+
+    #[test]
+    fn a_history_can_be_shortened_to_its_newest_item() {
+        let mut history = History::new(Seq(1), 100);
+        for seq in 1..=5 {
+            history.push(Event::sized(Seq(seq), 20));
+        }
+        history.shorten(50);
+        assert_eq!((history.first(), history.bytes()), (Seq(4), 40));
+        history.shorten(0);
+        assert_eq!((history.first(), history.next(), history.bytes()), (Seq(5), Seq(6), 20));
     }
 
     #[test]

@@ -1,13 +1,41 @@
 //! A job's state: its whole log, read once and folded. It follows nothing.
 
+use crate::budget::NoRoom;
 use crate::source::{EventSource, Refill, Refilled, Replica, Unavailable};
 use crate::wire::{JobId, JobState, Seq};
+
+/// Why a log is not folded.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FoldError {
+    /// The leader does not answer.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// The state is larger than there is room for.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+}
 
 /// Folds the log of a job up to the event that was last when the call began; `None` when the log has no event.
 ///
 /// # Errors
 /// [`Unavailable`] when the leader does not answer. A replica that is behind is asked again; bound the call in time.
 pub async fn fold<S: EventSource>(source: &S, job: &JobId) -> Result<Option<JobState>, Unavailable> {
+    match fold_within(source, job, |_| Ok(())).await {
+        Ok(state) => Ok(state),
+        Err(FoldError::Unavailable(error)) => Err(error),
+        Err(FoldError::NoRoom(no_room)) => Err(Unavailable(no_room.to_string())),
+    }
+}
+
+/// The same within some room: `grows` is told how many bytes the state has whenever that changes, and may refuse them.
+///
+/// # Errors
+/// [`FoldError`].
+pub async fn fold_within<S: EventSource>(
+    source: &S,
+    job: &JobId,
+    mut grows: impl FnMut(usize) -> Result<(), NoRoom>,
+) -> Result<Option<JobState>, FoldError> {
     let Some(last) = source.last(job, Replica::Leader).await? else { return Ok(None) };
     let mut state = JobState::new(job.clone());
     let (mut next, mut pos) = (Seq::FIRST, None);
@@ -23,6 +51,7 @@ pub async fn fold<S: EventSource>(source: &S, job: &JobId) -> Result<Option<JobS
                         // One beyond the last says that the rest has expired.
                         if item.seq <= last.seq {
                             state.apply(&item);
+                            grows(state.size())?;
                         }
                         (next, pos) = (item.seq.next(), Some(item.pos + 1));
                     }

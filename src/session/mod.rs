@@ -14,7 +14,7 @@ use crate::config::{OPEN_WAIT, STEP_BYTES};
 use crate::hub::{Full, Hub, Watch};
 use crate::resume::{Action, Input, Slice, Stitcher};
 use crate::source::{At, EventSource, Refill, Refilled, Replay as _, Replica, Span, Unavailable};
-pub use fold::fold;
+pub use fold::{FoldError, fold, fold_within};
 
 use crate::wire::{Code, Cursor, JobId, Pos, Seq, Start, Status, Stored};
 

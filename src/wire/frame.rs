@@ -115,11 +115,16 @@ impl About {
 
 impl Refusal {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        // A parser quotes what it did not expect, whatever its length.
-        message.truncate(message.floor_char_boundary(MESSAGE_MAX));
-        Self { code, message, about: About::default() }
+        Self { code, message: shortened(message.into()), about: About::default() }
     }
+}
+
+/// A sentence about a request, which may quote it: a parser quotes what it did not expect, whatever its length.
+pub fn shortened(mut message: String) -> String {
+    message.truncate(message.floor_char_boundary(MESSAGE_MAX));
+    // It may be kept for a while, and a long one should not.
+    message.shrink_to_fit();
+    message
 }
 
 #[derive(Deserialize)]

@@ -20,7 +20,7 @@ pub use codec::Encoding;
 pub use cursor::{BadCursor, Cursor};
 pub use event::{Body, Channel, Event, Failure, HANDED_BACK, Status, Type};
 pub use frame::{
-    About, ClientFrame, Gone, JSON_PROTOCOL, MSGPACK_PROTOCOL, Refusal, ServerFrame, Start, start,
+    About, ClientFrame, Gone, JSON_PROTOCOL, MSGPACK_PROTOCOL, Refusal, ServerFrame, Start, shortened, start,
 };
 pub use id::{BadName, JobId, Kind, NAME_MAX, Pos, Seq};
 pub use listing::{BadPage, JobPage, JobRow, PageToken, Place};

@@ -70,6 +70,15 @@ impl JobState {
         }
     }
 
+    /// The most that [`size`](Self::size) says.
+    pub const SIZE_MAX: usize = OUTPUT_MAX + Self::SIZE_MIN;
+    const SIZE_MIN: usize = 4096;
+
+    /// How many bytes it holds in memory, about: its output, and something for the rest.
+    pub fn size(&self) -> usize {
+        Self::SIZE_MIN + self.output.capacity()
+    }
+
     /// Takes in the next event. An event whose fields cannot be read still counts by its type.
     pub fn apply(&mut self, stored: &Stored) {
         if stored.seq > self.seq.next() {
@@ -123,6 +132,12 @@ impl JobState {
         let room = OUTPUT_MAX - self.output.len();
         // With less room than a character may take, the output may have been cut here: nothing is put behind the cut.
         let fits = if room < char::MAX_LEN_UTF8 { 0 } else { text.floor_char_boundary(room) };
+        let needed = self.output.len() + fits;
+        if needed > self.output.capacity() {
+            // By itself it would grow to twice the limit.
+            let capacity = needed.max(self.output.capacity() * 2).min(OUTPUT_MAX);
+            self.output.reserve_exact(capacity - self.output.len());
+        }
         self.output.push_str(&text[..fits]);
         self.truncated |= fits < text.len();
     }

@@ -2,9 +2,11 @@
 //! comes. It counts the bytes that leave, and can be cut. It knows no event.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use socketioxide::extract::AckSender;
@@ -12,10 +14,12 @@ use socketioxide::socket::Sid;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::handshake::Handshake;
 use super::pump::Ask;
-use super::request::Asked;
-use crate::config::{ASKED_BYTES_MAX, ASKED_MAX};
+use super::request::{Asked, Refused, Request};
+use crate::config::{ANSWER_WAIT, ASKED_BYTES_MAX, ASKED_MAX, WRITE_WAIT};
 use crate::edge::App;
+use crate::edge::memory::Held;
 
 /// One client.
 #[derive(Debug)]
@@ -33,9 +37,14 @@ pub(super) struct Line {
     writer: AtomicWaker,
     /// Cancelled when the library has ended the client's socket.
     pub(super) gone: CancellationToken,
-    asked: mpsc::Sender<Ask>,
+    /// What the client asks for, from when it has joined.
+    asked: OnceLock<mpsc::Sender<Ask>>,
     /// The other end, until the pump takes it.
     asks: Mutex<Option<mpsc::Receiver<Ask>>>,
+    /// Until it has joined.
+    handshake: Mutex<Option<Handshake>>,
+    /// Its session, once that is known, and who knows it.
+    session: OnceLock<(Sid, Lines)>,
     /// How many bytes of requests wait.
     asked_bytes: AtomicUsize,
     /// What told the last poll from the one before.
@@ -43,8 +52,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn new(app: &Arc<App>) -> Arc<Self> {
-        let (asked, asks) = mpsc::channel(ASKED_MAX);
+    pub(super) fn new(app: &Arc<App>, handshake: Handshake) -> Arc<Self> {
         Arc::new(Self {
             app: Arc::downgrade(app),
             sent: AtomicU64::new(0),
@@ -53,11 +61,22 @@ impl Line {
             reader: AtomicWaker::new(),
             writer: AtomicWaker::new(),
             gone: CancellationToken::new(),
-            asked,
-            asks: Mutex::new(Some(asks)),
+            asked: OnceLock::new(),
+            asks: Mutex::default(),
+            handshake: Mutex::new(Some(handshake)),
+            session: OnceLock::new(),
             asked_bytes: AtomicUsize::new(0),
             polled: Mutex::default(),
         })
+    }
+
+    /// The client has joined: it may ask for something. A client that has not costs no queue.
+    pub(super) fn joined(&self) {
+        let (asked, asks) = mpsc::channel(ASKED_MAX);
+        if self.asked.set(asked).is_ok() {
+            *self.asks.lock().unwrap_or_else(PoisonError::into_inner) = Some(asks);
+        }
+        self.handshake.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// So many bytes have left for the client.
@@ -105,10 +124,13 @@ impl Line {
     }
 
     /// Takes what the client asks for; one that asks for more than is kept for it is cut off.
-    pub(super) fn ask(&self, asked: Asked, ack: AckSender) {
+    pub(super) fn ask(&self, mut asked: Asked, ack: AckSender) {
         let size = asked.size;
         let waiting = self.asked_bytes.fetch_add(size, Ordering::Relaxed) + size;
-        if waiting > ASKED_BYTES_MAX || self.asked.try_send((asked, ack)).is_err() {
+        let room = self.app.upgrade().and_then(|app| app.room_to_ask(&mut asked));
+        let room = room.filter(|_| waiting <= ASKED_BYTES_MAX);
+        let (Some(room), Some(queue)) = (room, self.asked.get()) else { return self.cut() };
+        if queue.try_send((asked, ack, room)).is_err() {
             self.cut();
         }
     }
@@ -129,83 +151,121 @@ impl Line {
     }
 }
 
+impl Drop for Line {
+    fn drop(&mut self) {
+        if let Some((sid, lines)) = self.session.get() {
+            lines.left(*sid);
+        }
+    }
+}
+
+impl App {
+    /// The room for a request that waits. A submission that finds none becomes its refusal; none is left even for that when
+    /// this is `None`.
+    fn room_to_ask(&self, asked: &mut Asked) -> Option<Held> {
+        if let Ok(Request::Submit { submission, reference, .. }) = &mut asked.request {
+            match self.room_for(submission) {
+                Ok(room) => return Some(room),
+                Err(problem) => {
+                    let reference = reference.take();
+                    asked.request = Err(Refused { problem, job: None, reference });
+                }
+            }
+        }
+        self.shared.memory().submits.hold(size_of::<Asked>()).ok()
+    }
+}
+
 /// What tells of one connection whose line it is, as soon as that is known: it becomes a client's when it turns into its
 /// WebSocket.
-#[derive(Clone, Debug, Default)]
-pub(in crate::edge) struct Meter(Arc<OnceLock<Arc<Line>>>);
+#[derive(Clone, Debug)]
+pub(in crate::edge) struct Meter(Arc<Metering>);
+
+#[derive(Debug)]
+struct Metering {
+    peer: IpAddr,
+    line: OnceLock<Arc<Line>>,
+    hurried: AtomicBool,
+}
 
 impl Meter {
+    /// For a connection from this address.
+    pub(in crate::edge) fn new(peer: IpAddr) -> Self {
+        Self(Arc::new(Metering { peer, line: OnceLock::new(), hurried: AtomicBool::new(false) }))
+    }
+
+    /// Where the client is, or the proxy before it. Whoever has an address of IPv6 has all of its network.
+    pub(in crate::edge) fn peer(&self) -> IpAddr {
+        match self.0.peer.to_canonical() {
+            IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+            address @ IpAddr::V4(_) => address,
+        }
+    }
+
+    /// Whether what is written next takes room of which there is little.
+    pub(in crate::edge) fn hurry(&self, hurried: bool) {
+        self.0.hurried.store(hurried, Ordering::Relaxed);
+    }
+
+    /// How long the client may take nothing.
+    pub(super) fn patience(&self) -> Duration {
+        if self.0.hurried.load(Ordering::Relaxed) { ANSWER_WAIT } else { WRITE_WAIT }
+    }
+
     /// From now on what is written to the connection is written to this client.
     pub(super) fn attach(&self, line: &Arc<Line>) {
         // A connection becomes one client's WebSocket once; nothing is asked over it after that.
-        let _ = self.0.set(Arc::clone(line));
+        let _ = self.0.line.set(Arc::clone(line));
     }
 
     /// So many bytes were written.
     pub(super) fn wrote(&self, bytes: usize) {
-        if let Some(line) = self.0.get() {
+        if let Some(line) = self.0.line.get() {
             line.left(bytes);
         }
     }
 
     /// Whether nothing should be read any more. If it should, a cut wakes the reader.
     pub(super) fn stops_reading(&self, cx: &Context<'_>) -> bool {
-        self.0.get().is_some_and(|line| line.is_cut_for(&line.reader, cx.waker()))
+        self.0.line.get().is_some_and(|line| line.is_cut_for(&line.reader, cx.waker()))
     }
 
     /// Whether nothing should wait to be written any more. If it should, a cut wakes the writer.
     pub(super) fn stops_waiting(&self, cx: &Context<'_>) -> bool {
-        self.0.get().is_some_and(|line| line.is_cut_for(&line.writer, cx.waker()))
+        self.0.line.get().is_some_and(|line| line.is_cut_for(&line.writer, cx.waker()))
     }
 }
 
-/// Which session is whose line. A session that begins by polling is known by its id only: the request for its WebSocket
-/// may come before or after the one by which the client joins, and on another thread.
+/// Which session is whose line, of those that there are: an id that nobody has is not kept.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Lines(Arc<Mutex<HashMap<Sid, Entry>>>);
-
-#[derive(Debug, Default)]
-struct Entry {
-    line: Weak<Line>,
-    /// The connection that asked to become the session's WebSocket.
-    meter: Weak<OnceLock<Arc<Line>>>,
-}
+pub(super) struct Lines(Arc<Mutex<HashMap<Sid, Weak<Line>>>>);
 
 impl Lines {
     /// The session is this client's.
-    pub(super) fn joined(&self, sid: Sid, line: &Arc<Line>) {
-        self.change(sid, |entry| entry.line = Arc::downgrade(line));
-    }
-
-    /// This connection asks to become the session's WebSocket.
-    pub(super) fn upgrades(&self, sid: Sid, meter: &Meter) {
-        self.change(sid, |entry| entry.meter = Arc::downgrade(&meter.0));
+    pub(super) fn opened(&self, sid: Sid, line: &Arc<Line>) {
+        if line.session.set((sid, self.clone())).is_ok() {
+            self.lock().insert(sid, Arc::downgrade(line));
+        }
     }
 
     /// The client of a session.
     pub(super) fn get(&self, sid: Sid) -> Option<Arc<Line>> {
-        self.lock().get(&sid)?.line.upgrade()
+        // The last of a line locks this map when it is dropped.
+        let line = self.lock().get(&sid).cloned();
+        line?.upgrade()
     }
 
     /// Forgets a session.
     pub(super) fn left(&self, sid: Sid) {
-        self.lock().remove(&sid);
-    }
-
-    fn change(&self, sid: Sid, change: impl FnOnce(&mut Entry)) {
         let mut lines = self.lock();
-        let entry = lines.entry(sid).or_default();
-        change(entry);
-        if let (Some(line), Some(meter)) = (entry.line.upgrade(), entry.meter.upgrade()) {
-            Meter(meter).attach(&line);
-        }
-        // Ids that nobody has, and sessions that ended before their client joined, leave entries without anything alive.
-        if lines.len() == lines.capacity() {
-            lines.retain(|_, entry| entry.line.strong_count() + entry.meter.strong_count() > 0);
+        lines.remove(&sid);
+        let keep = lines.len() * 2;
+        if lines.capacity() > 4 * keep {
+            lines.shrink_to(keep);
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Sid, Entry>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Sid, Weak<Line>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

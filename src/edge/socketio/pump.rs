@@ -20,14 +20,15 @@ use crate::config::{FULL_PAUSE, REQUESTS_MAX, WATCHES_MAX, WRITE_WAIT};
 use crate::edge::App;
 use crate::edge::drain::Place;
 use crate::edge::error::Problem;
+use crate::edge::memory::Held;
 use crate::edge::stats::{Door, Room};
 use crate::nats::Reader;
 use crate::runtime::unless_ended;
 use crate::session::{Error, Session, Step};
 use crate::wire::{Code, Gone, JobId, ServerFrame, Start};
 
-/// What a client asked for, and by what it is acknowledged.
-pub(super) type Ask = (Asked, AckSender);
+/// What a client asked for, by what it is acknowledged, and the room that it takes.
+pub(super) type Ask = (Asked, AckSender, Held);
 
 /// One client and the jobs that it watches.
 pub(super) struct Pump {
@@ -124,7 +125,7 @@ impl Pump {
         tokio::select! {
             () = self.place.moment(&self.app) => return Err(Ending::Stopping),
             () = self.line.gone.cancelled() => return Err(Ending::Gone),
-            Some((asked, ack)) = self.asks.recv(), if replies => self.asked(asked, ack),
+            Some((asked, ack, room)) = self.asks.recv(), if replies => self.asked(asked, ack, room),
             Some((to, reply)) = self.answers.next(), if replies && !self.answers.is_empty() => {
                 self.outbox.reply(to, reply);
             }
@@ -138,7 +139,7 @@ impl Pump {
         Ok(())
     }
 
-    fn asked(&mut self, asked: Asked, ack: AckSender) {
+    fn asked(&mut self, asked: Asked, ack: AckSender, room: Held) {
         self.line.answered(asked.size);
         let to = asked.ack.map_or(To::Event, |number| To::Ack(ack, number));
         let is_full = self.answers.len() >= REQUESTS_MAX;
@@ -155,7 +156,7 @@ impl Pump {
             Ok(Request::Submit { submission, key, reference }) => {
                 let app = Arc::clone(&self.app);
                 self.answers.push(Box::pin(async move {
-                    let reply = match app.submit(*submission, key.as_deref()).await {
+                    let reply = match app.submit(*submission, key.as_deref(), room).await {
                         Ok(accepted) => {
                             Reply::submitted(&accepted.id, &accepted.status, reference.as_deref())
                         }

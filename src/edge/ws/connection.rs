@@ -106,9 +106,13 @@ impl Connection {
             ClientFrame::Unwatch { job } => self.unwatch(job).await,
             ClientFrame::Submit { reference, key, submission } => {
                 let about = About { reference: Some(reference.clone()), job: None };
+                let room = match self.app.room_for(&submission) {
+                    Ok(room) => room,
+                    Err(problem) => return self.error(problem.code(), problem.message(), about).await,
+                };
                 let app = Arc::clone(&self.app);
                 let submit = async move {
-                    let accepted = app.submit(submission, key.as_deref()).await?;
+                    let accepted = app.submit(submission, key.as_deref(), room).await?;
                     Ok(ServerFrame::Submitted { reference, job: accepted.id, status: accepted.status })
                 };
                 self.request(about, submit).await

@@ -1,0 +1,320 @@
+"""The attacks. Each is a coroutine that is given the rig and its size, and returns how often it met with what.
+
+To add one, write a coroutine under `@attack(...)`: it appears in the table. `full` and `short` are its size in the long and
+in the short run; without `short` it is left out of that. It should go on for as long as it has an effect, and hold what it
+has for `hold()` seconds, so that the memory is measured while it is taken.
+"""
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import string
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Callable
+
+from wire import JSON, Client, mask, request
+
+ATTACKS = []
+BODY = 1 << 20
+POLLING = "/socket.io/?EIO=4&transport=polling"
+SOCKET = "/socket.io/?EIO=4&transport=websocket"
+
+
+@dataclass
+class Attack:
+    name: str
+    about: str
+    run: Callable
+    full: int
+    short: int | None
+    # Whether the honest clients are expected to be served meanwhile.
+    honest: bool
+
+
+def attack(name, about, full, short=None, honest=True):
+    def add(run):
+        ATTACKS.append(Attack(name, about, run, full, short, honest))
+        return run
+
+    return add
+
+
+async def gather(count, one, at_once=100):
+    """Runs `one(number)` for each number, so many at once, and counts what they return."""
+    gate, seen = asyncio.Semaphore(at_once), Counter()
+
+    async def gated(number):
+        async with gate:
+            try:
+                seen[await one(number)] += 1
+            except (OSError, asyncio.TimeoutError):
+                seen["refused"] += 1
+
+    await asyncio.gather(*map(gated, range(count)))
+    return seen
+
+
+async def hold(rig):
+    """Keeps everything as it is for a while."""
+    await asyncio.sleep(rig.hold)
+
+
+async def flood(client, data, seconds):
+    """Sends the same again and again until the time is over or the connection is; says how it ended."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if not await client.send(data, until - time.monotonic() + 0.1):
+            return "not heard" if time.monotonic() >= until else "cut"
+    return "heard all the time"
+
+
+@attack("ws-pings", "one WebSocket pings and never reads", full=20, short=4)
+async def ws_pings(rig, seconds):
+    client = await Client.connect(rig.port)
+    await client.websocket()
+    return Counter([await flood(client, mask(0x89, b"x" * 125) * 200, seconds)])
+
+
+@attack("sio-pings", "one Socket.IO WebSocket pings and never reads", full=20, short=4)
+async def sio_pings(rig, seconds):
+    client = await Client.connect(rig.port)
+    await client.websocket(SOCKET)
+    await client.send(mask(0x81, b"40"))
+    return Counter([await flood(client, mask(0x89, b"x" * 125) * 200, seconds)])
+
+
+@attack("states", "states of a job of 8 MB, unread", full=300, short=60)
+async def states(rig, count):
+    held = []
+
+    async def one(_):
+        client = await Client.connect(rig.port)
+        held.append(client)
+        await client.send(request("GET", f"/api/jobs/{rig.big}/state"))
+        return await client.head()
+
+    seen = await gather(count, one, at_once=count)
+    await hold(rig)
+    return seen
+
+
+@attack("pages", "pages of a job of 8 MB, unread", full=300, short=60)
+async def pages(rig, count):
+    held = []
+
+    async def one(_):
+        client = await Client.connect(rig.port)
+        held.append(client)
+        accept = "Accept: application/json\r\n"
+        await client.send(request("GET", f"/api/jobs/{rig.big}/events?limit=1000", headers=accept))
+        return await client.head()
+
+    seen = await gather(count, one, at_once=count)
+    await hold(rig)
+    return seen
+
+
+@attack("sse-unread", "event streams of a job of 8 MB, unread", full=1000)
+async def sse_unread(rig, count):
+    held = []
+
+    async def one(_):
+        client = await Client.connect(rig.port)
+        held.append(client)
+        await client.send(request("GET", f"/api/jobs/{rig.big}/events"))
+        return await client.head()
+
+    seen = await gather(count, one)
+    await hold(rig)
+    return seen
+
+
+@attack("ws-watches", "one WebSocket watches many finished jobs and reads nothing", full=300, short=30)
+async def ws_watches(rig, count):
+    client = await Client.connect(rig.port)
+    await client.websocket()
+    for job in rig.finished[:count]:
+        await client.send(mask(0x81, json.dumps({"op": "watch", "job": job}).encode()), 1)
+    await hold(rig)
+    return Counter(["stalled"])
+
+
+def heavy_input():
+    """Half a megabyte of text that takes far more as a tree."""
+    return "[" + ",".join(['{"":0}'] * 70_000) + "]"
+
+
+@attack("ws-submits", "submissions over WebSocket while the broker does not answer", full=160, short=32, honest=False)
+async def ws_submits(rig, count):
+    clients = [await Client.connect(rig.port) for _ in range(max(1, count // 32))]
+    for client in clients:
+        await client.websocket()
+    frame = '{"op":"submit","ref":"r","kind":"parked","input":' + heavy_input() + "}"
+    os.kill(rig.broker.pid, signal.SIGSTOP)
+    try:
+        sent = await gather(count, lambda n: clients[n % len(clients)].send(mask(0x81, frame.encode()), 5))
+        await asyncio.sleep(3)
+    finally:
+        os.kill(rig.broker.pid, signal.SIGCONT)
+    refused = Counter()
+    for client in clients:
+        while (data := await client.read(seconds=1)):
+            for code in ("overloaded", "too_many_requests", "too_large", "unavailable"):
+                refused[code] += data.count(f'"{code}"'.encode())
+    return refused + Counter({"sent": sent[True]})
+
+
+@attack("rest-submits", "submissions over HTTP while the broker does not answer", full=160, short=32, honest=False)
+async def rest_submits(rig, count):
+    body = ('{"kind":"parked","input":' + heavy_input() + "}").encode()
+    os.kill(rig.broker.pid, signal.SIGSTOP)
+    clients = []
+
+    async def one(_):
+        client = await Client.connect(rig.port)
+        clients.append(client)
+        await client.send(request("POST", "/api/jobs", body, JSON))
+        return await client.head(3)
+
+    try:
+        return await gather(count, one, at_once=count)
+    finally:
+        os.kill(rig.broker.pid, signal.SIGCONT)
+
+
+@attack("sio-sids", "sessions that nobody has", full=200_000, short=10_000)
+async def sio_sids(rig, count):
+    letters = string.ascii_letters + string.digits
+
+    async def one(_):
+        client, left = await Client.connect(rig.port, rcvbuf=None), count // 20
+        status = "cut"
+        while left > 0:
+            sid = lambda: "".join(secrets.choice(letters) for _ in range(16))
+            some = b"".join(request("GET", f"{SOCKET}&sid={sid()}") for _ in range(50))
+            if not await client.send(some) or not (answer := await client.read(1 << 18)):
+                client.close()
+                client = await Client.connect(rig.port, rcvbuf=None)
+                left -= 1
+                continue
+            status = answer[9:12].decode(errors="replace")
+            left -= 50
+        return status
+
+    return await gather(20, one)
+
+
+@attack("sio-handshakes", "Socket.IO clients that never join", full=30_000, short=6_000)
+async def sio_handshakes(rig, count):
+    seen = Counter()
+
+    async def one(_):
+        client, left = await Client.connect(rig.port, rcvbuf=None), count // 20
+        while left > 0:
+            batch = min(left, 20)
+            await client.send(request("GET", POLLING) * batch)
+            got, answers = b"", 0
+            while answers < batch:
+                piece = await client.read(1 << 18, 10)
+                if not piece:
+                    return "cut"
+                got += piece
+                answers = got.count(b"HTTP/1.1 ")
+            seen["200"] += got.count(b"HTTP/1.1 200")
+            seen["503"] += got.count(b"HTTP/1.1 503")
+            left -= batch
+        return "all asked"
+
+    await gather(20, one)
+    await hold(rig)
+    return seen
+
+
+async def session(rig):
+    """A Socket.IO client by polling that has joined: its address."""
+    client = await Client.connect(rig.port, rcvbuf=None)
+    await client.send(request("GET", POLLING))
+    _, body = await client.whole()
+    sid = json.loads(body[1:])["sid"]
+    await client.send(request("POST", f"{POLLING}&sid={sid}", b"40", "Content-Type: text/plain\r\n"))
+    await client.whole()
+    client.close()
+    return f"{POLLING}&sid={sid}"
+
+
+async def drips(rig, count, path_of, headers):
+    """Bodies of a megabyte of which all but a byte comes, and then nothing."""
+    held = []
+
+    async def one(_):
+        path = await path_of()
+        client = await Client.connect(rig.port)
+        held.append(client)
+        await client.send(request("POST", path, b" " * (BODY - 1), headers, BODY))
+        return await client.head(max(15, rig.hold))
+
+    return await gather(count, one, at_once=count)
+
+
+@attack("sio-bodies", "Socket.IO bodies of a megabyte less a byte", full=200, short=60)
+async def sio_bodies(rig, count):
+    return await drips(rig, count, lambda: session(rig), "Content-Type: text/plain\r\n")
+
+
+@attack("rest-bodies", "bodies of a megabyte less a byte", full=300, short=80)
+async def rest_bodies(rig, count):
+    async def path():
+        return "/api/jobs"
+
+    return await drips(rig, count, path, JSON)
+
+
+@attack("ws-bodies", "WebSocket messages of a megabyte less a byte", full=300, short=80)
+async def ws_bodies(rig, count):
+    held = []
+
+    async def one(_):
+        client = await Client.connect(rig.port)
+        held.append(client)
+        await client.websocket()
+        whole = await client.send(mask(0x81, b" " * BODY)[:-1], 10)
+        rest = await client.read(seconds=2)
+        while rest and b"\x88" not in rest:
+            rest = await client.read(seconds=2)
+        return "held" if whole and rest is None else "closed" if rest else "cut"
+
+    seen = await gather(count, one, at_once=count)
+    await hold(rig)
+    return seen
+
+
+@attack("sio-quotes", "Socket.IO requests whose errors would quote 900 KB", full=400, short=80)
+async def sio_quotes(rig, count):
+    clients = [await Client.connect(rig.port) for _ in range(20)]
+    for client in clients:
+        await client.websocket(SOCKET)
+        await client.send(mask(0x81, b"40"))
+    field = "f" * 900_000
+    frame = mask(0x81, f'42["watch",{{"job":"j","{field}":1}}]'.encode())
+    sent = await gather(count, lambda n: clients[n % 20].send(frame, 5))
+    await hold(rig)
+    return Counter({"sent": sent[True], "cut": sent[False]})
+
+
+@attack("small-events", "small events beside a flood of large ones", full=15)
+async def small_events(rig, seconds):
+    # One client reads the flood; what it is read into must not live as long as the small events beside it.
+    jobs = [await rig.submit("demo", {"words": 3000, "rate": 100, "seed": n}) for n in range(40)]
+    flooding = await rig.submit("flood")
+    client = await Client.connect(rig.port, rcvbuf=None)
+    await client.websocket()
+    for job in [*jobs, flooding]:
+        await client.send(mask(0x81, json.dumps({"op": "watch", "job": job}).encode()))
+    until, got = time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        got += len(await client.read(1 << 20, 1) or b"")
+    return Counter({"MiB read": got >> 20})

@@ -1,0 +1,125 @@
+"""A broker, workers and an edge on the loopback interface, and what the edge takes of the machine."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from wire import ask
+
+HERE = Path(__file__).parent
+MIB = 1 << 20
+
+
+class Rig:
+    """What one run of the attacks stands on. `stop` ends all of it, in whatever state it is."""
+
+    def __init__(self, program, nats_server, clients):
+        self.program, self.nats_server, self.clients = program, nats_server, clients
+        self.folder = tempfile.TemporaryDirectory(prefix="tailwater-hostile.")
+        self.children, self.broker, self.edge, self.watchers, self.port = [], None, None, None, None
+
+    def start(self, command, **pipes):
+        child = subprocess.Popen(command, process_group=0, **pipes)
+        self.children.append(child)
+        return child
+
+    def end(self, child):
+        """Ends a child with all that it started, and waits for it."""
+        if child in self.children:
+            self.children.remove(child)
+            for sign in (signal.SIGCONT, signal.SIGKILL):
+                try:
+                    os.killpg(child.pid, sign)
+                except ProcessLookupError:
+                    pass
+            child.wait(10)
+
+    def stop(self):
+        for child in list(reversed(self.children)):
+            self.end(child)
+        self.folder.cleanup()
+
+    def tailwater(self, *arguments):
+        return [self.program, *arguments, *(["--nats", self.url] if arguments[0] != "up" else [])]
+
+    def start_broker(self):
+        folder = self.folder.name
+        config = Path(folder, "nats.conf")
+        config.write_text(f'jetstream: {{store_dir: "{folder}/js"}}\nmax_payload: 1MB\n')
+        command = [self.nats_server, "-c", config, "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", folder]
+        self.broker = self.start(command, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        while not (ports := list(Path(folder).glob("*.ports"))) or not ports[0].read_text().strip():
+            if time.monotonic() > deadline:
+                raise SystemExit("the broker did not start")
+            time.sleep(0.05)
+        self.url = json.loads(ports[0].read_text())["nats"][0]
+        subprocess.run(self.tailwater("setup", "--shards", "4"), check=True, stdout=subprocess.DEVNULL, timeout=30)
+
+    def start_worker(self, kind, *backend, concurrency=64):
+        command = [self.program, "worker", "--kind", kind, "--concurrency", str(concurrency), "--nats", self.url, *backend]
+        return self.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def start_edge(self):
+        """A new edge: what one attack did to it is not the next one's."""
+        command = self.tailwater("edge", "--listen", "127.0.0.1:0")
+        log = open(Path(self.folder.name, "edge.log"), "ab")
+        self.edge = self.start(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        line = self.edge.stdout.readline()
+        if not (ready := re.search(r"ready http://.*:(\d+)", line)):
+            raise SystemExit(f"the edge did not start: {line!r}")
+        self.port = int(ready[1])
+
+    def start_watchers(self, jobs):
+        command = [sys.executable, HERE / "watchers.py", str(self.port), str(self.clients), *jobs]
+        self.watchers = self.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if self.watchers.stdout.readline().strip() != "watching":
+            raise SystemExit("the honest clients did not start")
+
+    def delays(self):
+        """What the honest clients measured since the last call."""
+        self.watchers.stdin.write("\n")
+        self.watchers.stdin.flush()
+        return json.loads(self.watchers.stdout.readline())
+
+    def memory(self):
+        """The resident set of the edge, in MiB; 0 when it is gone."""
+        try:
+            status = Path(f"/proc/{self.edge.pid}/status").read_text()
+        except FileNotFoundError:
+            return 0
+        resident = re.search(r"VmRSS:\s+(\d+) kB", status)
+        return int(resident[1]) / 1024 if resident else 0
+
+    async def submit(self, kind, value=None, job=None):
+        body = {"kind": kind, "input": value} | ({"id": job} if job else {})
+        for _ in range(200):
+            status, answer = await ask(self.port, "POST", "/api/jobs", body)
+            if status in (200, 202):
+                return answer["id"]
+            # A kind is unknown until its worker has made it known.
+            await asyncio.sleep(0.1)
+        raise SystemExit(f"a job of kind {kind} was not taken: {status} {answer}")
+
+    async def until_done(self, kind, count, seconds=120):
+        """Waits until this many jobs of a kind are done."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            done, page = 0, ""
+            while page is not None:
+                status, listing = await ask(self.port, "GET", f"/api/jobs?kind={kind}&status=done&limit=100{page}")
+                if status != 200:
+                    break
+                done += len(listing["jobs"])
+                page = f"&page={listing['next']}" if listing.get("next") else None
+            if done >= count:
+                return
+            await asyncio.sleep(0.3)
+        raise SystemExit(f"{done} of {count} jobs of kind {kind} ended in time")

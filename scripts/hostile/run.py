@@ -1,0 +1,140 @@
+"""Runs the attacks, one after the other, each on an edge of its own, and judges what they cost."""
+
+import argparse
+import asyncio
+import resource
+import signal
+import sys
+import time
+
+from attacks import ATTACKS
+from rig import Rig
+
+# How much more memory than when idle an attack may take of an edge, in MiB, and how much may be left afterwards.
+PEAK_MAX = 64
+LEFT_MAX = 24
+# After how many seconds that must be so.
+BACK_WAIT = 30
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="hostile.sh", description=__doc__)
+    parser.add_argument("--program")
+    parser.add_argument("--nats-server")
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("names", nargs="*", choices=[[], *(attack.name for attack in ATTACKS)])
+    return parser.parse_args()
+
+
+async def prepare(rig, attacks):
+    """The jobs that the attacks and the honest clients read."""
+    rig.start_broker()
+    rig.start_edge()
+    rig.start_worker("demo", "demo", concurrency=128)
+    rig.start_worker("big", "exec", "--", "sh", "-c", "head -c 8000000 /dev/zero | tr '\\0' x")
+    rig.start_worker("finished", "exec", "--", "sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x", concurrency=8)
+    rig.start_worker("flood", "exec", "--", "sh", "-c", "head -c 400000000 /dev/zero | tr '\\0' x")
+    # A kind whose jobs only wait: its worker has made it known, and is gone.
+    parked = rig.start_worker("parked", "demo")
+    rig.parked = await rig.submit("parked")
+    rig.end(parked)
+    rig.watched = [await rig.submit("demo", {"words": 100_000, "rate": 20, "seed": n}) for n in range(10)]
+    rig.big = await rig.submit("big")
+    wanted = max([size for attack, size in attacks if attack.name == "ws-watches"], default=0)
+    rig.finished = [await rig.submit("finished") for _ in range(wanted)]
+    await rig.until_done("big", 1)
+    await rig.until_done("finished", wanted)
+    rig.end(rig.edge)
+
+
+async def settle(rig, quiet):
+    """The edge's memory once the honest clients are served, and their delays."""
+    await asyncio.sleep(quiet)
+    rig.delays()
+    await asyncio.sleep(quiet)
+    return rig.memory(), rig.delays()
+
+
+async def measure(rig, attack, size, quiet):
+    """Runs one attack: its row, and whether it kept within the bounds."""
+    rig.start_edge()
+    rig.start_watchers(rig.watched)
+    idle, before = await settle(rig, quiet)
+    peak, running = idle, True
+
+    async def look():
+        nonlocal peak
+        while running:
+            peak = max(peak, rig.memory())
+            await asyncio.sleep(0.05)
+
+    looking = asyncio.create_task(look())
+    seen = await attack.run(rig, size)
+    running = False
+    await looking
+    during = rig.delays()
+    # Everything that the attack had open is closed with it.
+    begun = time.monotonic()
+    while (left := rig.memory()) > idle + LEFT_MAX and time.monotonic() < begun + BACK_WAIT:
+        await asyncio.sleep(0.2)
+    back, died = time.monotonic() - begun, rig.edge.poll() is not None
+    rig.end(rig.watchers)
+    rig.end(rig.edge)
+    faults = []
+    if died:
+        faults.append("the edge died")
+    if peak > idle + PEAK_MAX:
+        faults.append(f"{peak - idle:.0f} MiB more than idle")
+    if left > idle + LEFT_MAX:
+        faults.append(f"{left - idle:.0f} MiB left after {BACK_WAIT} s")
+    if attack.honest and (during["lost"] or not during["events"]):
+        faults.append(f"{during['lost']} honest clients lost their connection, {during['events']} events came")
+    p99 = [f"{delays['p99']:.0f}" if delays["events"] else "-" for delays in (before, during)]
+    met = ", ".join(f"{what}: {times}" for what, times in seen.most_common(5) if times)
+    row = (attack.name, f"{idle:.0f}", f"{peak:.0f}", f"{left:.0f} in {back:.0f} s", *p99, met, "; ".join(faults) or "ok")
+    return row, not faults
+
+
+def show(row):
+    widths = (16, 6, 6, 13, 7, 7)
+    print("".join(f"{cell:<{width}}" for cell, width in zip(row, widths)), f"{row[6]}  [{row[7]}]", flush=True)
+
+
+async def run(options):
+    sizes = [(attack, attack.short if options.short else attack.full) for attack in ATTACKS]
+    chosen = [(a, size) for a, size in sizes if size and (not options.names or a.name in options.names)]
+    rig = Rig(options.program, options.nats_server, clients=20 if options.short else 100)
+    rig.hold = 2 if options.short else 5
+    passed = 0
+    try:
+        await prepare(rig, chosen)
+        show(("attack", "idle", "peak", "left", "p99 ms", "during", "what it met with", "within bounds"))
+        for attack, size in chosen:
+            try:
+                row, good = await measure(rig, attack, size, quiet=0.7 if options.short else 2)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the other attacks are run
+                row, good = (attack.name, *["-"] * 5, "", f"did not run: {error!r}"), False
+            show(row)
+            passed += good
+    finally:
+        rig.stop()
+    print(f"{passed} passed, {len(chosen) - passed} failed")
+    return passed == len(chosen)
+
+
+def main():
+    options = arguments()
+    if options.list:
+        for attack in ATTACKS:
+            print(f"{attack.name:<16}{attack.about}")
+        return 0
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65536) if most > 0 else 65536, most))
+    # So that what was started is ended whatever ends this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    return 0 if asyncio.run(run(options)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

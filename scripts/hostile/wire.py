@@ -1,0 +1,147 @@
+"""HTTP and WebSocket as bytes, with nothing between them and the socket: hostile clients do what no library would."""
+
+import asyncio
+import json
+import re
+import socket
+
+
+def mask(head, payload):
+    """A frame of a client; the mask is zero, which leaves the payload as it is."""
+    size = len(payload)
+    if size < 126:
+        length = bytes([0x80 | size])
+    elif size < 1 << 16:
+        length = bytes([0x80 | 126]) + size.to_bytes(2, "big")
+    else:
+        length = bytes([0x80 | 127]) + size.to_bytes(8, "big")
+    return bytes([head]) + length + b"\0\0\0\0" + payload
+
+
+def frames(buffer):
+    """Takes the whole frames of a server out of a buffer: opcode and payload."""
+    while len(buffer) >= 2:
+        size, start = buffer[1] & 127, 2
+        if size == 126:
+            if len(buffer) < 4:
+                return
+            size, start = int.from_bytes(buffer[2:4], "big"), 4
+        elif size == 127:
+            if len(buffer) < 10:
+                return
+            size, start = int.from_bytes(buffer[2:10], "big"), 10
+        if len(buffer) < start + size:
+            return
+        opcode, payload = buffer[0] & 15, bytes(buffer[start : start + size])
+        del buffer[: start + size]
+        yield opcode, payload
+
+
+def upgrade(path):
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: edge\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    ).encode()
+
+
+def request(method, path, body=b"", headers="", length=None):
+    length = len(body) if length is None else length
+    head = f"{method} {path} HTTP/1.1\r\nHost: edge\r\nContent-Length: {length}\r\n{headers}\r\n"
+    return head.encode() + body
+
+
+JSON = "Content-Type: application/json\r\n"
+
+
+def open_websocket(port, path="/ws"):
+    sock = socket.create_connection(("127.0.0.1", port), timeout=10)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.sendall(upgrade(path))
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = sock.recv(1)
+        if not byte:
+            raise OSError("no upgrade")
+        head += byte
+    return sock
+
+
+class Client:
+    """One hostile connection. It holds little unread, so that what it does not take is the edge's."""
+
+    def __init__(self, sock):
+        self.sock = sock
+
+    @classmethod
+    async def connect(cls, port, rcvbuf=4096):
+        sock = socket.socket()
+        if rcvbuf:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        sock.setblocking(False)
+        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port)), 10)
+        return cls(sock)
+
+    async def send(self, data, seconds=30):
+        """Whether all of it was taken in time; a connection that was cut takes nothing."""
+        try:
+            await asyncio.wait_for(asyncio.get_running_loop().sock_sendall(self.sock, data), seconds)
+            return True
+        except (OSError, asyncio.TimeoutError):
+            return False
+
+    async def read(self, size=65536, seconds=30):
+        """What comes next; nothing when the connection ended, `None` when nothing comes."""
+        try:
+            return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.sock, size), seconds)
+        except asyncio.TimeoutError:
+            return None
+        except OSError:
+            return b""
+
+    async def head(self, seconds=30):
+        """The status of the next answer and, when it says what went wrong, the code; no more of it is read."""
+        data = b""
+        while b"\r\n\r\n" not in data:
+            piece = await self.read(2048, seconds)
+            if piece is None:
+                return "no answer"
+            if not piece:
+                return "cut"
+            data += piece
+        status = data.split(b" ")[1].decode()
+        if status[0] in "45" and b'"code"' not in data:
+            data += await self.read(2048, 2) or b""
+        code = re.search(rb'"code":"([a-z_0-9]+)"', data)
+        return f"{status} {code[1].decode()}" if code else status
+
+    async def websocket(self, path="/ws"):
+        await self.send(upgrade(path))
+        return await self.head()
+
+    async def whole(self, seconds=10):
+        """A small answer as a whole, over a connection that stays open: status and body."""
+        data = b""
+        while True:
+            piece = await self.read(65536, seconds)
+            if not piece:
+                return 0, b""
+            data += piece
+            head, found, body = data.partition(b"\r\n\r\n")
+            if not found:
+                continue
+            length = re.search(rb"(?i)content-length: *(\d+)", head)
+            if length and len(body) >= int(length[1]):
+                return int(head.split(b" ")[1]), body
+
+    def close(self):
+        self.sock.close()
+
+
+async def ask(port, method, path, value=None):
+    """An honest request: status and JSON."""
+    client = await Client.connect(port, rcvbuf=None)
+    body = b"" if value is None else json.dumps(value).encode()
+    await client.send(request(method, path, body, JSON if body else ""))
+    status, body = await client.whole()
+    client.close()
+    return status, json.loads(body or b"null")

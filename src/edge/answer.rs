@@ -1,0 +1,108 @@
+//! A job's state as the body of an answer: what is large leaves piece by piece, and holds its room until it has left. What
+//! a state is, is decided elsewhere.
+
+use std::convert::Infallible;
+
+use axum::body::Body;
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use futures_util::stream;
+
+use super::memory::Held;
+use crate::config::STEP_BYTES;
+use crate::wire::JobState;
+
+/// The answer that is this state, whose room is `room`.
+pub(super) fn state(mut state: JobState, room: Held) -> Response {
+    let output = std::mem::take(&mut state.output);
+    let json = json(&state);
+    // Every field before it is an id, a number or a word, so the first that looks like it is it.
+    let split = json.find(OUTPUT).map_or(json.len(), |at| at + OUTPUT.len());
+    let (head, tail) = json.split_at(split);
+    if output.len() <= STEP_BYTES {
+        return room.respond([head, &escaped(&output), tail].concat().into_bytes());
+    }
+    let mut response = [(header::CONTENT_TYPE, "application/json")].into_response();
+    room.mark(&mut response);
+    let pieces = Pieces { head: head.to_owned(), output, given: 0, tail: Some(tail.to_owned()), _room: room };
+    *response.body_mut() = Body::from_stream(stream::unfold(pieces, Pieces::next));
+    response
+}
+
+/// The place of the output's text in a state without output.
+const OUTPUT: &str = r#""output":""#;
+
+/// A state whose output leaves piece by piece: as JSON, control characters have six times their bytes.
+struct Pieces {
+    head: String,
+    output: String,
+    /// How many bytes of the output were given.
+    given: usize,
+    tail: Option<String>,
+    /// Held until the last piece was given.
+    _room: Held,
+}
+
+impl Pieces {
+    #[expect(clippy::unused_async, reason = "what a stream unfolds is asynchronous")]
+    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+        let rest = &self.output[self.given..];
+        let piece = if rest.is_empty() {
+            self.tail.take()?
+        } else {
+            let end = rest.floor_char_boundary(STEP_BYTES);
+            let piece = std::mem::take(&mut self.head) + &escaped(&rest[..end]);
+            self.given += end;
+            piece
+        };
+        Some((Ok(piece.into()), self))
+    }
+}
+
+/// Text as it stands between the quotes of JSON.
+fn escaped(text: &str) -> String {
+    let json = serde_json::to_string(text).unwrap_or_else(|_| unreachable!("text is always JSON"));
+    json[1..json.len() - 1].to_owned()
+}
+
+fn json(state: &JobState) -> String {
+    serde_json::to_string(state).unwrap_or_else(|_| unreachable!("text and numbers are always JSON"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Budget;
+    use crate::edge::memory::Memory;
+    use crate::wire::OUTPUT_MAX;
+    use axum::body::to_bytes;
+    use futures_util::StreamExt as _;
+
+    #[tokio::test]
+    async fn a_state_leaves_in_pieces_as_the_same_json_and_holds_its_room_until_then() {
+        let memory = Memory::new(Budget::unlimited());
+        for output in ["", "short \"\\ \u{1}", &"\u{1}é\"\n\\x".repeat(50_000), &"x".repeat(OUTPUT_MAX)] {
+            let state_of = || JobState { output: output.into(), ..JobState::new("output".parse().unwrap()) };
+            let room = memory.answers.hold(state_of().size()).unwrap();
+            let body = state(state_of(), room).into_body();
+            assert!(memory.whole.used() >= output.len());
+            let got = to_bytes(body, usize::MAX).await.unwrap();
+            assert_eq!(got, json(&state_of()));
+            drop(got);
+            assert_eq!(memory.whole.used(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn no_piece_is_larger_than_a_few_steps() {
+        let memory = Memory::new(Budget::unlimited());
+        let output = "\u{1}".repeat(OUTPUT_MAX);
+        let room = memory.answers.hold(output.len()).unwrap();
+        let state = state(JobState { output, ..JobState::new("j".parse().unwrap()) }, room);
+        let mut pieces = state.into_body().into_data_stream();
+        while let Some(piece) = pieces.next().await {
+            assert!(piece.unwrap().len() <= 6 * STEP_BYTES + 512);
+        }
+    }
+}

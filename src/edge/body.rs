@@ -1,0 +1,135 @@
+//! Reads the body of a request: bounded in bytes, in time, and by the memory budget. What it says is its reader's.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::FromRef;
+use axum::http::{HeaderMap, header};
+use futures_util::StreamExt as _;
+use tokio::time::{Instant, timeout_at};
+
+use super::App;
+use super::error::Problem;
+use super::memory::{Held, Part};
+use crate::config::{BODY_MAX, BODY_STALL, BODY_WAIT};
+use crate::wire::Code;
+
+/// The room for bodies.
+#[derive(Clone, Debug)]
+pub(super) struct Bodies(pub(super) Part);
+
+impl FromRef<Arc<App>> for Bodies {
+    fn from_ref(app: &Arc<App>) -> Self {
+        Self(app.shared.memory().bodies.clone())
+    }
+}
+
+impl Bodies {
+    /// Reads a body to its end. What the client says of its length allocates nothing.
+    pub(super) async fn read(&self, headers: &HeaderMap, body: Body) -> Result<(Vec<u8>, Held), Problem> {
+        let length =
+            headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        if length.is_some_and(|length: u64| length > BODY_MAX as u64) {
+            return Err(Code::TooLarge.into());
+        }
+        let deadline = Instant::now() + BODY_WAIT;
+        let mut held = self.0.begin(BODY_MAX);
+        let mut bytes = Vec::new();
+        let mut pieces = body.into_data_stream();
+        loop {
+            let piece = timeout_at(deadline.min(Instant::now() + BODY_STALL), pieces.next()).await;
+            let Some(piece) = piece.map_err(|_| Code::Timeout)? else { break };
+            let piece = piece.map_err(|error| Problem::new(Code::BadRequest, error.to_string()))?;
+            let size = bytes.len() + piece.len();
+            if size > BODY_MAX {
+                return Err(Code::TooLarge.into());
+            }
+            if size > bytes.capacity() {
+                let capacity = size.max(bytes.capacity() * 2).min(BODY_MAX);
+                held.resize(capacity)?;
+                bytes.reserve_exact(capacity - bytes.len());
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        held.settle(bytes.capacity());
+        Ok((bytes, held))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Budget;
+    use crate::edge::memory::Memory;
+    use bytes::Bytes;
+    use futures_util::stream::{self, pending};
+    use std::convert::Infallible;
+    use std::time::Duration;
+    use tokio::time::sleep;
+
+    fn bodies() -> Bodies {
+        Bodies(Memory::new(Budget::unlimited()).bodies)
+    }
+
+    async fn read(bodies: &Bodies, body: Body) -> Result<usize, Code> {
+        let read = bodies.read(&HeaderMap::new(), body).await;
+        read.map(|(bytes, _)| bytes.len()).map_err(|problem| problem.code())
+    }
+
+    /// One piece after the other, each after a pause.
+    fn dripped(pieces: usize, size: usize, pause: Duration) -> Body {
+        Body::from_stream(stream::iter(0..pieces).then(move |_| async move {
+            sleep(pause).await;
+            Ok::<_, Infallible>(Bytes::from(vec![b'x'; size]))
+        }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stalls_or_drips_is_not_waited_for_without_end() {
+        let (bodies, begun) = (bodies(), Instant::now());
+        let stalled = Body::from_stream(pending::<Result<Bytes, Infallible>>());
+        assert_eq!(read(&bodies, stalled).await, Err(Code::Timeout));
+        assert_eq!(begun.elapsed(), BODY_STALL);
+        let begun = Instant::now();
+        let drips = dripped(1000, 1, BODY_STALL / 2);
+        assert_eq!(read(&bodies, drips).await, Err(Code::Timeout));
+        assert_eq!(begun.elapsed(), BODY_WAIT);
+        let slow = dripped(64, BODY_MAX / 64, BODY_WAIT / 65);
+        assert_eq!(read(&bodies, slow).await, Ok(BODY_MAX));
+    }
+
+    #[tokio::test]
+    async fn a_body_is_refused_once_it_is_too_large_and_by_its_length_at_once() {
+        let bodies = bodies();
+        assert_eq!(read(&bodies, Body::from(vec![b'x'; BODY_MAX])).await, Ok(BODY_MAX));
+        assert_eq!(read(&bodies, Body::from(vec![b'x'; BODY_MAX + 1])).await, Err(Code::TooLarge));
+        let headers = HeaderMap::from_iter([(header::CONTENT_LENGTH, (BODY_MAX as u64 + 1).into())]);
+        let never = Body::from_stream(pending::<Result<Bytes, Infallible>>());
+        assert_eq!(bodies.read(&headers, never).await.unwrap_err().code(), Code::TooLarge);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_bodies_that_do_not_come_hold_no_more_than_their_room_and_small_ones_come_through() {
+        let memory = Memory::new(Budget::unlimited());
+        let bodies = Bodies(memory.bodies.clone());
+        // A megabyte less a byte, and then nothing.
+        let short = || {
+            let most = Ok::<_, Infallible>(Bytes::from(vec![b'x'; BODY_MAX - 1]));
+            Body::from_stream(stream::once(async { most }).chain(pending()))
+        };
+        let readings: Vec<_> = (0..300).map(|_| read(&bodies, short())).collect();
+        let flood = futures_util::future::join_all(readings);
+        let small = async {
+            sleep(Duration::from_secs(1)).await;
+            let used = memory.whole.used();
+            (used, read(&bodies, Body::from("{}")).await)
+        };
+        let (flood, (used, small)) = tokio::join!(flood, small);
+        assert!(used <= crate::config::BODIES_BYTES, "{used}");
+        assert_eq!(small, Ok(2));
+        let refused = flood.iter().filter(|read| **read == Err(Code::Overloaded)).count();
+        let timed_out = flood.iter().filter(|read| **read == Err(Code::Timeout)).count();
+        assert_eq!((refused, timed_out), (276, 24));
+        assert_eq!(memory.whole.used(), 0);
+    }
+}
