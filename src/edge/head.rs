@@ -25,8 +25,8 @@ pub(super) async fn checked(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Refuses a body by the length that its client announces. A client that sends `Expect: 100-continue` is asked for a body
-/// as soon as somebody begins to read it.
+/// Refuses a body by the length that its client announces. A client that sends `Expect: 100-continue` is asked for the
+/// body once a handler reads it, which is too late.
 pub(super) async fn body_is_short_enough(request: Request, next: Next) -> Response {
     let length =
         request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());

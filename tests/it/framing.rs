@@ -21,7 +21,7 @@ async fn raw(addr: &str, bytes: &[u8]) -> String {
 }
 
 /// The status and the code of an answer.
-fn told(answer: &str) -> (u16, String) {
+fn status_and_code(answer: &str) -> (u16, String) {
     let status = answer.split(' ').nth(1).unwrap_or_else(|| panic!("no answer: {answer:?}"));
     let body: Value = answer.split_once("\r\n\r\n").map_or(Value::Null, |(head, body)| {
         assert!(body.is_empty() || !head.contains("problem+json") || body.starts_with('{'), "{answer}");
@@ -48,7 +48,7 @@ async fn a_request_that_does_not_name_one_host_is_refused() {
             ["", "Host: x\r\nHost: x\r\n", "Host: x\r\nHOST: y\r\n", "Host: x, y\r\n", "Host: a b\r\n"]
         {
             let answer = raw(&edge.addr, format!("{line} HTTP/1.1\r\n{hosts}{headers}\r\n").as_bytes()).await;
-            assert_eq!(told(&answer), (400, "bad_request".into()), "{line}, {hosts:?}: {answer}");
+            assert_eq!(status_and_code(&answer), (400, "bad_request".into()), "{line}, {hosts:?}: {answer}");
         }
     }
     for good in [
@@ -58,7 +58,7 @@ async fn a_request_that_does_not_name_one_host_is_refused() {
         "GET http://elsewhere.example/healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     ] {
         let answer = raw(&edge.addr, good.as_bytes()).await;
-        assert_eq!(told(&answer).0, 200, "{good}: {answer}");
+        assert_eq!(status_and_code(&answer).0, 200, "{good}: {answer}");
     }
     system.end().await;
 }
@@ -92,13 +92,13 @@ async fn a_wrong_websocket_handshake_is_refused_at_both_doors() {
         ] {
             let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n");
             let answer = raw(&edge.addr, request.as_bytes()).await;
-            assert_eq!(told(&answer), (status, code.into()), "{path} {headers}: {answer}");
+            assert_eq!(status_and_code(&answer), (status, code.into()), "{path} {headers}: {answer}");
             let names = answer.contains("\r\nsec-websocket-version: 13\r\n")
                 && answer.contains("\r\nupgrade: websocket\r\n");
             assert_eq!(names, status == 426, "{answer}");
         }
         let old = format!("GET {path} HTTP/1.0\r\nHost: x\r\n{upgrade}{version}{key}\r\n");
-        assert_eq!(told(&raw(&edge.addr, old.as_bytes()).await).0, 400, "{path} over HTTP/1.0");
+        assert_eq!(status_and_code(&raw(&edge.addr, old.as_bytes()).await).0, 400, "{path} over HTTP/1.0");
     }
     for path in &doors[..3] {
         for upgrade in [
@@ -164,7 +164,7 @@ async fn a_body_that_is_too_large_is_refused_before_it_is_sent() {
             );
             // No byte of the body is sent, so an edge that waited for it would not answer.
             let answer = raw(&edge.addr, head.as_bytes()).await;
-            assert_eq!(told(&answer), (413, "too_large".into()), "{path}: {answer}");
+            assert_eq!(status_and_code(&answer), (413, "too_large".into()), "{path}: {answer}");
         }
     }
     // What is not too large is asked for.
@@ -213,7 +213,7 @@ async fn a_body_whose_end_is_in_doubt_ends_its_connection() {
     let chunked = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
     let head = "POST /api/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
     let (after, json) = ("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", "Content-Type: application/json\r\n");
-    // Whatever stands behind such a body is not taken for a request.
+    // What follows such a body is not read as a request.
     for (headers, body, status) in [
         ("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", chunked.as_str(), 202),
         ("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", &chunked, 200),
@@ -227,10 +227,10 @@ async fn a_body_whose_end_is_in_doubt_ends_its_connection() {
         ("Content-Length: 2x\r\n", "{}", 400),
     ] {
         let answer = raw(&edge.addr, format!("{head}{headers}\r\n{body}{after}").as_bytes()).await;
-        assert_eq!(told(&answer).0, status, "{headers:?} {body:?}: {answer}");
+        assert_eq!(status_and_code(&answer).0, status, "{headers:?} {body:?}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{headers:?}: {answer}");
     }
-    // A whole body in chunks is as good as any.
+    // The job was submitted once, by the first of them.
     let (answer, _) = exchange(&edge.addr, "POST", "/api/jobs", json, body.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     system.end().await;
@@ -338,7 +338,7 @@ async fn a_frame_that_breaks_the_protocol_is_answered_with_the_close_code_for_it
 }
 
 #[tokio::test]
-async fn what_is_wrong_in_an_address_is_a_problem_and_no_more() {
+async fn a_malformed_address_gets_a_problem_with_a_code() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     for (path, status, code) in [
@@ -356,7 +356,7 @@ async fn what_is_wrong_in_an_address_is_a_problem_and_no_more() {
         ("/ws/", 404, "not_found"),
     ] {
         let (head, body) = exchange(&edge.addr, "GET", path, "", b"").await;
-        assert_eq!(told(&format!("{head}\r\n{body}")), (status, code.into()), "{path}: {body}");
+        assert_eq!(status_and_code(&format!("{head}\r\n{body}")), (status, code.into()), "{path}: {body}");
         assert!(head.contains("\r\ncontent-type: application/problem+json\r\n"), "{head}");
     }
     for (method, path, allow) in [

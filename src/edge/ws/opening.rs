@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_told_which_one_is_spoken() {
+    fn another_version_than_13_is_refused_with_426() {
         for version in [&[] as &[&str], &["8"], &["14"], &["013"], &["13, 8"], &["13", "13"], &[""]] {
             assert_eq!(
                 checked(&[("sec-websocket-version", version)]),
