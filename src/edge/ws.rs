@@ -7,9 +7,9 @@ mod line;
 
 use std::sync::Arc;
 
-use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use tracing::{Instrument as _, info_span};
@@ -21,6 +21,7 @@ use self::line::Line;
 use super::App;
 use super::error::Problem;
 use super::openapi::{JOBS, problems};
+use super::socketio::meter::Meter;
 use super::stats::Door;
 use crate::config::{BODY_MAX, READ_BUFFER, WRITE_BUFFER};
 use crate::wire::{Code, Encoding};
@@ -40,6 +41,7 @@ problems!(NotUpgraded: BadRequest, BadSubprotocol, Restarting);
 )]
 pub(super) async fn upgrade(
     State(app): State<Arc<App>>,
+    ConnectInfo(meter): ConnectInfo<Meter>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
@@ -58,8 +60,9 @@ pub(super) async fn upgrade(
     }
     let held = (app.tasks.hold(), app.counts.connected(Door::WebSocket));
     let place = app.clients.enter();
+    meter.becomes_socket();
     Ok(upgrade.on_upgrade(move |socket| async move {
-        let connection = Connection::new(app, Line::new(socket, encoding));
+        let connection = Connection::new(app, Line::new(socket, encoding, meter));
         connection.run(place).instrument(info_span!("ws", id = %nuid::next())).await;
         drop(held);
     }))

@@ -16,6 +16,8 @@ mod cancelling;
 mod cli;
 /// The same scenarios through every front door, each with an independent client.
 mod doors;
+/// Clients that make an edge hold as much as they can.
+mod hostile;
 /// Killing and freezing workers, edges and brokers in the middle of jobs.
 mod killing;
 /// A program of its own that runs jobs with this library.

@@ -1,19 +1,25 @@
 //! A WebSocket as the edge uses it: frames in, frames and events out, in the encoding of its subprotocol; pings; the
 //! close. It does nothing that a frame asks for.
 
+use std::io;
+
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use bytes::Bytes;
 use futures_util::SinkExt as _;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+use crate::budget::NoRoom;
 use crate::config::{CLOSE_WAIT, PONG_WAIT};
+use crate::edge::socketio::meter::Meter;
 use crate::wire::{ClientFrame, Code, Encoding, Refusal, ServerFrame, Stored};
 
 /// One client's socket.
 pub(super) struct Line {
     socket: WebSocket,
     encoding: Encoding,
+    /// Hears of whole messages.
+    meter: Meter,
     /// When a ping was sent that nothing has followed yet.
     pinged: Option<Instant>,
 }
@@ -39,8 +45,8 @@ pub(super) enum Ending {
 }
 
 impl Line {
-    pub(super) fn new(socket: WebSocket, encoding: Encoding) -> Self {
-        Self { socket, encoding, pinged: None }
+    pub(super) fn new(socket: WebSocket, encoding: Encoding, meter: Meter) -> Self {
+        Self { socket, encoding, meter, pinged: None }
     }
 
     pub(super) fn encoding(&self) -> Encoding {
@@ -51,6 +57,9 @@ impl Line {
     pub(super) async fn hear(&mut self) -> Result<Heard, Ending> {
         let message = self.socket.recv().await;
         self.pinged = None;
+        if matches!(message, Some(Ok(Message::Text(_) | Message::Binary(_)))) {
+            self.meter.message();
+        }
         let frame = match (message, self.encoding) {
             (Some(Ok(Message::Text(text))), Encoding::Json) => {
                 ClientFrame::parse(text.as_bytes(), Encoding::Json)
@@ -64,6 +73,7 @@ impl Line {
             (Some(Ok(Message::Ping(_) | Message::Pong(_))), _) => return Ok(Heard::SignOfLife),
             (Some(Ok(Message::Close(_))), _) => return Err(Ending::Closed),
             (Some(Err(error)), _) if is_too_large(&error) => return Err(Ending::Close(Code::TooLarge)),
+            (Some(Err(error)), _) if is_overloaded(&error) => return Err(Ending::Close(Code::Overloaded)),
             (Some(Err(error)), _) => {
                 debug!(%error, "the connection broke");
                 return Err(Ending::Gone);
@@ -152,6 +162,13 @@ impl Line {
         };
         let _ = timeout(CLOSE_WAIT, farewell).await;
     }
+}
+
+/// Whether there was no room for more of a message.
+fn is_overloaded(error: &axum::Error) -> bool {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    let mut causes = causes.filter_map(|error| error.downcast_ref::<io::Error>());
+    causes.any(|error| error.get_ref().is_some_and(|cause| cause.is::<NoRoom>()))
 }
 
 /// Whether a client sent more than it may. The error type of the WebSocket library is not part of axum's interface.
