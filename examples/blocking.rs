@@ -5,7 +5,6 @@
 //! tailwater submit --kind primes --input 20000000 --watch
 //! ```
 
-
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::nats::Options;
 use tailwater::worker::{self, Settings};

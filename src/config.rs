@@ -26,9 +26,10 @@ pub const BODY_MAX: usize = 1024 * 1024;
 pub const REF_MAX: usize = 80;
 /// The longest sentence that says what is wrong with a request, in bytes. Parsers quote what they did not expect.
 pub const MESSAGE_MAX: usize = 300;
-/// How many bytes may come over a WebSocket beside requests in [`QUIET_WAIT`]: pongs, mostly.
+/// Up to how many bytes a WebSocket's message is forgotten that is not whole after [`QUIET_WAIT`]: what looks like the
+/// beginning of one is the pongs of the library's own protocol, some bytes every [`PING_EVERY`].
 pub const QUIET_BYTES: usize = 4096;
-/// [`QUIET_BYTES`]: longer than a ping takes.
+/// [`QUIET_BYTES`].
 pub const QUIET_WAIT: Duration = Duration::from_secs(60);
 /// How many submits and cancels of one connection are under way at a time. With the largest inputs they hold 16 MiB; with
 /// answers of the broker within 10 ms they are 3000 a second.

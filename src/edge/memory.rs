@@ -104,6 +104,12 @@ impl Held {
         Ok(())
     }
 
+    /// It is gone, and another one begins.
+    pub(super) fn clear(&mut self) {
+        self.room = self.part.small.empty();
+        self.is_large = false;
+    }
+
     /// It has `bytes`, and grows no more.
     pub(super) fn settle(&mut self, bytes: usize) {
         self.largest = 0;

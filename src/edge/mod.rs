@@ -160,7 +160,9 @@ pub async fn run(
         closing.cancel();
         left
     };
-    let ((), left) = tokio::join!(serve::serve(listener, router(Arc::clone(&app)), &tasks), leaving);
+    let bodies = &app.shared.memory().bodies;
+    let serving = serve::serve(listener, router(Arc::clone(&app)), bodies, &tasks);
+    let ((), left) = tokio::join!(serving, leaving);
     if !tasks.end(DRAIN_WAIT).await || !left {
         warn!(left = tasks.running(), "some connections were cut off");
     }

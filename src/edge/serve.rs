@@ -1,8 +1,6 @@
 //! HTTP connections: accepts them, gives each its limits, and ends all in time when the edge stops. What is asked over
 //! them is the router's.
 
-use std::net::IpAddr;
-
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::response::Response;
@@ -18,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::debug;
 
-use super::memory::Large;
+use super::memory::{Large, Part};
 use super::socketio::meter::Metered;
 use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER};
 use crate::runtime::Tasks;
 
 /// Accepts connections until the tasks should end; those that were accepted are among the tasks.
-pub(super) async fn serve(mut listener: TcpListener, router: Router, tasks: &Tasks) {
+pub(super) async fn serve(mut listener: TcpListener, router: Router, bodies: &Part, tasks: &Tasks) {
     loop {
         // axum's accept waits a little when the process has no file descriptors left, and goes on.
         let accepted = Listener::accept(&mut listener);
@@ -32,18 +30,18 @@ pub(super) async fn serve(mut listener: TcpListener, router: Router, tasks: &Tas
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "a connection without TCP_NODELAY");
         }
-        tasks.spawn(connection(stream, peer.ip(), router.clone(), tasks.stop().clone()));
+        let stream = Metered::new(stream, peer.ip(), bodies);
+        tasks.spawn(connection(stream, router.clone(), tasks.stop().clone()));
     }
 }
 
 /// Serves one connection. When the edge stops, the request under way is answered, if that takes no longer than the edge
 /// may.
-async fn connection(stream: TcpStream, peer: IpAddr, router: Router, stop: CancellationToken) {
+async fn connection(stream: Metered<TcpStream>, router: Router, stop: CancellationToken) {
     let mut limits = http1::Builder::new();
     limits.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(HTTP_BUFFER);
     // The buffer alone may take in a little more.
     limits.max_header_size(HTTP_BUFFER);
-    let stream = Metered::new(stream, peer);
     let meter = stream.meter();
     let answering = meter.clone();
     let router = router.map_request(move |mut request: Request<Incoming>| {

@@ -9,7 +9,7 @@ pub(super) mod opening;
 use std::sync::Arc;
 
 use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{FromRequestParts as _, Request, State};
+use axum::extract::{ConnectInfo, FromRequestParts as _, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use tracing::{Instrument as _, info_span};
@@ -21,6 +21,7 @@ use self::line::Line;
 use super::App;
 use super::error::Problem;
 use super::openapi::{JOBS, problems};
+use super::socketio::meter::Meter;
 use super::stats::Door;
 use crate::config::{BODY_MAX, READ_BUFFER, WRITE_BUFFER};
 use crate::wire::{Code, Encoding};
@@ -38,7 +39,11 @@ problems!(NotUpgraded: BadRequest, BadSubprotocol, UpgradeRequired, Restarting);
     ),
     responses((status = 101, description = "The protocol that PROTOCOL.md describes."), NotUpgraded),
 )]
-pub(super) async fn upgrade(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
+pub(super) async fn upgrade(
+    State(app): State<Arc<App>>,
+    ConnectInfo(meter): ConnectInfo<Meter>,
+    request: Request,
+) -> Result<Response, Problem> {
     let mut request = request.into_parts().0;
     opening::check(&mut request)?;
     let upgrade = WebSocketUpgrade::from_request_parts(&mut request, &()).await;
@@ -57,8 +62,9 @@ pub(super) async fn upgrade(State(app): State<Arc<App>>, request: Request) -> Re
     }
     let held = (app.tasks.hold(), app.counts.connected(Door::WebSocket));
     let place = app.clients.enter();
+    meter.becomes_socket();
     Ok(upgrade.on_upgrade(move |socket| async move {
-        let connection = Connection::new(app, Line::new(socket, encoding));
+        let connection = Connection::new(app, Line::new(socket, encoding, meter));
         connection.run(place).instrument(info_span!("ws", id = %nuid::next())).await;
         drop(held);
     }))

@@ -24,6 +24,8 @@ mod doors;
 mod forged;
 /// Requests and frames that break HTTP or the WebSocket protocol, and bodies that are too large.
 mod framing;
+/// Clients that make an edge hold as much as they can.
+mod hostile;
 /// Killing and freezing workers, edges and brokers in the middle of jobs.
 mod killing;
 /// A program of its own that runs jobs with this library.

@@ -45,6 +45,8 @@ pub(super) struct Line {
     handshake: Mutex<Option<Handshake>>,
     /// Its session, once that is known, and who knows it.
     session: OnceLock<(Sid, Lines)>,
+    /// How many requests have come.
+    messages: AtomicU64,
     /// How many bytes of requests wait.
     asked_bytes: AtomicUsize,
     /// What told the last poll from the one before.
@@ -65,6 +67,7 @@ impl Line {
             asks: Mutex::default(),
             handshake: Mutex::new(Some(handshake)),
             session: OnceLock::new(),
+            messages: AtomicU64::new(0),
             asked_bytes: AtomicUsize::new(0),
             polled: Mutex::default(),
         })
@@ -126,6 +129,7 @@ impl Line {
     /// Takes what the client asks for; one that asks for more than is kept for it is cut off.
     pub(super) fn ask(&self, mut asked: Asked, ack: AckSender) {
         let size = asked.size;
+        self.messages.fetch_add(1, Ordering::Relaxed);
         let waiting = self.asked_bytes.fetch_add(size, Ordering::Relaxed) + size;
         let room = self.app.upgrade().and_then(|app| app.room_to_ask(&mut asked));
         let room = room.filter(|_| waiting <= ASKED_BYTES_MAX);
@@ -186,12 +190,21 @@ struct Metering {
     peer: IpAddr,
     line: OnceLock<Arc<Line>>,
     hurried: AtomicBool,
+    is_socket: AtomicBool,
+    /// How many whole messages have come over its WebSocket.
+    messages: AtomicU64,
 }
 
 impl Meter {
     /// For a connection from this address.
     pub(in crate::edge) fn new(peer: IpAddr) -> Self {
-        Self(Arc::new(Metering { peer, line: OnceLock::new(), hurried: AtomicBool::new(false) }))
+        Self(Arc::new(Metering {
+            peer,
+            line: OnceLock::new(),
+            hurried: AtomicBool::new(false),
+            is_socket: AtomicBool::new(false),
+            messages: AtomicU64::new(0),
+        }))
     }
 
     /// Where the client is, or the proxy before it. Whoever has an address of IPv6 has all of its network.
@@ -212,10 +225,28 @@ impl Meter {
         if self.0.hurried.load(Ordering::Relaxed) { ANSWER_WAIT } else { WRITE_WAIT }
     }
 
+    /// From now on the connection is a WebSocket.
+    pub(in crate::edge) fn becomes_socket(&self) {
+        self.0.is_socket.store(true, Ordering::Relaxed);
+    }
+
+    /// A message of a client is whole.
+    pub(in crate::edge) fn message(&self) {
+        self.0.messages.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many messages were whole; `None` while it is no WebSocket.
+    pub(super) fn messages(&self) -> Option<u64> {
+        let of_line = || self.0.line.get().map_or(0, |line| line.messages.load(Ordering::Relaxed));
+        let count = || self.0.messages.load(Ordering::Relaxed) + of_line();
+        self.0.is_socket.load(Ordering::Relaxed).then(count)
+    }
+
     /// From now on what is written to the connection is written to this client.
     pub(super) fn attach(&self, line: &Arc<Line>) {
         // A connection becomes one client's WebSocket once; nothing is asked over it after that.
         let _ = self.0.line.set(Arc::clone(line));
+        self.becomes_socket();
     }
 
     /// So many bytes were written.

@@ -7,10 +7,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 pub(in crate::edge) use super::line::Meter;
-use crate::config::READ_AHEAD;
+use crate::config::{BODY_MAX, BODY_WAIT, QUIET_BYTES, QUIET_WAIT, READ_AHEAD, SMALL_BYTES};
+use crate::edge::memory::{Held, Part};
 
 /// A connection with a [`Meter`]. Its client is gone when it takes nothing for as long as the meter says; hyper
 /// itself waits for ever.
@@ -24,12 +25,53 @@ pub(in crate::edge) struct Metered<T> {
     ahead: usize,
     /// Who reads on once something was written.
     reader: Option<Waker>,
+    /// The message that comes, on a WebSocket.
+    coming: Coming,
+}
+
+/// The part of a WebSocket's message that has come: its library keeps it until the message is whole.
+#[derive(Debug)]
+struct Coming {
+    bytes: usize,
+    /// How many messages were whole before it.
+    before: u64,
+    since: Instant,
+    room: Held,
+    /// Runs once it is large.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl Coming {
+    fn new(bodies: &Part) -> Self {
+        Self { bytes: 0, before: 0, since: Instant::now(), room: bodies.begin(BODY_MAX), patience: None }
+    }
+
+    /// So many bytes have come, after so many whole messages.
+    fn came(&mut self, bytes: usize, before: u64) -> io::Result<()> {
+        let quiet = self.bytes < QUIET_BYTES && self.since.elapsed() > QUIET_WAIT;
+        if before != self.before || quiet {
+            let (since, patience) = (Instant::now(), None);
+            self.room.clear();
+            (self.bytes, self.before, self.since, self.patience) = (0, before, since, patience);
+        }
+        self.bytes += bytes;
+        if self.bytes > SMALL_BYTES && self.patience.is_none() {
+            self.patience = Some(Box::pin(sleep(BODY_WAIT)));
+        }
+        self.room.resize(self.bytes).map_err(io::Error::other)
+    }
+
+    /// Whether a large one has taken too long.
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        self.patience.as_mut().is_some_and(|patience| patience.as_mut().poll(cx).is_ready())
+    }
 }
 
 impl<T> Metered<T> {
     /// Measures `io`, the connection of a client at this address.
-    pub(in crate::edge) fn new(io: T, peer: IpAddr) -> Self {
-        Self { io, meter: Meter::new(peer), patience: None, ahead: 0, reader: None }
+    pub(in crate::edge) fn new(io: T, peer: IpAddr, bodies: &Part) -> Self {
+        let coming = Coming::new(bodies);
+        Self { io, meter: Meter::new(peer), patience: None, ahead: 0, reader: None, coming }
     }
 
     /// What measures it.
@@ -75,7 +117,16 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buffer);
-        self.ahead = self.ahead.saturating_add(buffer.filled().len() - before);
+        let came = buffer.filled().len() - before;
+        self.ahead = self.ahead.saturating_add(came);
+        let Some(messages) = self.meter.messages() else { return read };
+        if came > 0 {
+            self.coming.came(came, messages)?;
+        }
+        // Polled after the bytes were counted, so that it wakes who waits for the rest.
+        if read.is_pending() && self.coming.before == messages && self.coming.is_late(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         read
     }
 }
@@ -111,21 +162,27 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ANSWER_WAIT, WRITE_WAIT};
+    use crate::budget::{Budget, NoRoom};
+    use crate::config::{ANSWER_WAIT, BODIES_BYTES, WRITE_WAIT};
+    use crate::edge::memory::Memory;
     use futures_util::FutureExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
-    use tokio::time::{Instant, timeout};
+    use tokio::time::timeout;
+
+    fn bodies() -> Part {
+        Memory::new(Budget::unlimited()).bodies
+    }
 
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_for_the_write_wait_is_gone() {
         let (_client, edge) = duplex(10);
-        let (mut edge, begun) = (Metered::new(edge, PEER), Instant::now());
+        let (mut edge, begun) = (Metered::new(edge, PEER, &bodies()), Instant::now());
         let error = edge.write_all(&[0; 11]).await.unwrap_err();
         assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, WRITE_WAIT));
         let (_client, edge) = duplex(10);
-        let (mut edge, begun) = (Metered::new(edge, PEER), Instant::now());
+        let (mut edge, begun) = (Metered::new(edge, PEER, &bodies()), Instant::now());
         edge.meter().hurry(true);
         edge.write_all(&[0; 11]).await.unwrap_err();
         assert_eq!(begun.elapsed(), ANSWER_WAIT, "of a large answer");
@@ -134,7 +191,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_not_heard_until_it_takes_something() {
         let (mut client, edge) = duplex(2 * READ_AHEAD);
-        let (mut hears, mut says) = split(Metered::new(edge, PEER));
+        let (mut hears, mut says) = split(Metered::new(edge, PEER, &bodies()));
         client.write_all(&vec![0; 2 * READ_AHEAD]).await.unwrap();
         says.write_all(&vec![0; 2 * READ_AHEAD]).await.unwrap();
         assert!(says.write(&[0]).now_or_never().is_none(), "the client takes nothing");
@@ -153,7 +210,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_a_little_now_and_then_is_there() {
         let (mut client, edge) = duplex(10);
-        let (mut edge, begun) = (Metered::new(edge, PEER), Instant::now());
+        let (mut edge, begun) = (Metered::new(edge, PEER, &bodies()), Instant::now());
         let takes = async {
             for _ in 0..20 {
                 sleep(WRITE_WAIT * 9 / 10).await;
@@ -163,5 +220,51 @@ mod tests {
         let (written, ()) = tokio::join!(edge.write_all(&[0; 30]), takes);
         written.unwrap();
         assert!(begun.elapsed() > WRITE_WAIT * 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_that_do_not_become_whole_hold_no_more_than_their_room_and_not_for_long() {
+        let memory = Memory::new(Budget::unlimited());
+        let mut connections = Vec::new();
+        let mut refused = 0;
+        for _ in 0..50 {
+            let (mut client, edge) = duplex(BODY_MAX);
+            let mut edge = Metered::new(edge, PEER, &memory.bodies);
+            edge.meter().becomes_socket();
+            client.write_all(&vec![0; BODY_MAX - 1]).await.unwrap();
+            let mut message = vec![0; BODY_MAX];
+            match edge.read_exact(&mut message[1..]).await {
+                Ok(_) => connections.push((client, edge)),
+                Err(error) => {
+                    assert!(error.get_ref().unwrap().is::<NoRoom>());
+                    refused += 1;
+                }
+            }
+        }
+        assert_eq!((connections.len(), refused), (24, 26));
+        assert_eq!(memory.whole.used(), BODIES_BYTES);
+        // One becomes whole, and its room is free with the next bytes.
+        let (client, edge) = &mut connections[0];
+        edge.meter().message();
+        client.write_all(&[0]).await.unwrap();
+        edge.read_exact(&mut [0]).await.unwrap();
+        assert_eq!(memory.whole.used(), BODIES_BYTES - BODY_MAX + 1);
+        let begun = Instant::now();
+        let error = connections[1].1.read(&mut [0]).await.unwrap_err();
+        assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, BODY_WAIT));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pongs_that_come_for_days_are_no_message() {
+        let memory = Memory::new(Budget::unlimited());
+        let (mut client, edge) = duplex(100);
+        let mut edge = Metered::new(edge, PEER, &memory.bodies);
+        edge.meter().becomes_socket();
+        for _ in 0..30_000 {
+            client.write_all(&[0; 7]).await.unwrap();
+            edge.read_exact(&mut [0; 7]).await.unwrap();
+            sleep(crate::config::PING_EVERY).await;
+        }
+        assert!(memory.whole.used() < QUIET_BYTES);
     }
 }

@@ -9,13 +9,17 @@ use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tracing::debug;
 
+use crate::budget::NoRoom;
 use crate::config::{CLOSE_WAIT, PONG_WAIT};
+use crate::edge::socketio::meter::Meter;
 use crate::wire::{ClientFrame, Code, Encoding, Refusal, ServerFrame, Stored};
 
 /// One client's socket.
 pub(super) struct Line {
     socket: WebSocket,
     encoding: Encoding,
+    /// Hears of whole messages.
+    meter: Meter,
     /// When a ping was sent that nothing has followed yet.
     pinged: Option<Instant>,
 }
@@ -41,8 +45,8 @@ pub(super) enum Ending {
 }
 
 impl Line {
-    pub(super) fn new(socket: WebSocket, encoding: Encoding) -> Self {
-        Self { socket, encoding, pinged: None }
+    pub(super) fn new(socket: WebSocket, encoding: Encoding, meter: Meter) -> Self {
+        Self { socket, encoding, meter, pinged: None }
     }
 
     pub(super) fn encoding(&self) -> Encoding {
@@ -53,6 +57,9 @@ impl Line {
     pub(super) async fn hear(&mut self) -> Result<Heard, Ending> {
         let message = self.socket.recv().await;
         self.pinged = None;
+        if matches!(message, Some(Ok(Message::Text(_) | Message::Binary(_)))) {
+            self.meter.message();
+        }
         let frame = match (message, self.encoding) {
             (Some(Ok(Message::Text(text))), Encoding::Json) => {
                 ClientFrame::parse(text.as_bytes(), Encoding::Json)
@@ -164,6 +171,10 @@ impl Ending {
         let code = match error.downcast_ref::<Error>() {
             Some(Error::Capacity(_)) => Code::TooLarge,
             Some(Error::Utf8(_)) => Code::BadUtf8,
+            // The connection beneath had no room for more of a message.
+            Some(Error::Io(error)) if error.get_ref().is_some_and(|cause| cause.is::<NoRoom>()) => {
+                Code::Overloaded
+            }
             // The network, not the client.
             Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => return Self::Gone,
             Some(Error::Protocol(_)) => Code::ProtocolError,

@@ -1,0 +1,174 @@
+//! Clients that make an edge hold as much as they can: its memory stays within its bounds, whoever asks for too much is
+//! refused with a code, and others are served. `scripts/hostile.sh` has the same with more clients and figures.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
+
+use crate::support::broker::Broker;
+use crate::support::client::Client;
+use crate::support::process::Process;
+use crate::support::system::System;
+use crate::support::{eventually, within};
+
+/// How much more than before an edge may hold for hostile clients of one kind, in KiB.
+const MOST: u64 = 64 * 1024;
+/// The largest body.
+const BODY: usize = 1024 * 1024;
+
+async fn edge(system: &System) -> (Process, String) {
+    let flags = ["edge", "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
+    let mut edge = Process::start([flags, system.flags()].concat());
+    let addr = edge.says("ready http://").await;
+    (edge, addr)
+}
+
+/// The status of an answer and the code in it, of which no more than the beginning is read.
+async fn ask(addr: &str, request: &[u8], wait: Duration) -> (tokio::net::TcpStream, String) {
+    let mut socket = tokio::net::TcpStream::connect(addr).await.unwrap();
+    // A client that is refused early need not have taken all of its request along.
+    let _ = within("a request", socket.write_all(request)).await;
+    let mut head = vec![0; 2048];
+    let read = match timeout(wait, socket.read(&mut head)).await {
+        Ok(Ok(read)) => read,
+        Ok(Err(_)) => 0,
+        Err(_) => return (socket, "no answer".into()),
+    };
+    let head = String::from_utf8_lossy(&head[..read]).into_owned();
+    let status = head.split(' ').nth(1).unwrap_or("cut").to_owned();
+    let code = head.split(r#""code":""#).nth(1).and_then(|rest| rest.split('"').next());
+    (socket, code.map_or(status.clone(), |code| format!("{status} {code}")))
+}
+
+async fn stats(addr: &str) -> Value {
+    let request = format!("GET /api/stats HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    let mut socket = tokio::net::TcpStream::connect(addr).await.unwrap();
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within("the statistics", socket.read_to_string(&mut answer)).await.unwrap();
+    serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap()
+}
+
+/// Upgrades a connection by hand and sends pings without ever reading, for as long as they are taken; how many bytes
+/// that were.
+fn ping(addr: &str, path: &str, joins: &[u8]) -> usize {
+    let mut socket = TcpStream::connect(addr).unwrap();
+    let upgrade = format!(
+        "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    socket.write_all(upgrade.as_bytes()).unwrap();
+    let mut head = [0; 12];
+    socket.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 101");
+    socket.write_all(joins).unwrap();
+    let mut pings = Vec::new();
+    for _ in 0..500 {
+        pings.extend([0x89, 0x80 | 125, 0, 0, 0, 0]);
+        pings.extend([b'x'; 125]);
+    }
+    socket.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    let (mut sent, until) = (0, Instant::now() + Duration::from_secs(20));
+    while Instant::now() < until && socket.write_all(&pings).is_ok() {
+        sent += pings.len();
+    }
+    sent
+}
+
+#[tokio::test]
+async fn a_client_that_pings_and_does_not_read_is_not_heard_and_costs_no_memory() {
+    let system = System::on(Broker::shared_one()).await;
+    let (edge, addr) = edge(&system).await;
+    // A Socket.IO client joins by `40`, in a masked frame.
+    let joins = [0x81, 0x82, 0, 0, 0, 0, b'4', b'0'];
+    for (path, joins) in [("/ws", &[][..]), ("/socket.io/?EIO=4&transport=websocket", &joins[..])] {
+        let before = edge.memory();
+        let (to, path) = (addr.clone(), path.to_owned());
+        let joins = joins.to_vec();
+        let sent = tokio::task::spawn_blocking(move || ping(&to, &path, &joins)).await.unwrap();
+        let after = edge.memory();
+        // What the two systems hold on their way is some megabytes.
+        assert!(sent < 30 << 20, "{sent} bytes were heard");
+        assert!(after < before + 16 * 1024, "{before} to {after} KiB for {sent} bytes");
+        within("somebody else", Client::connect(&addr)).await;
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_come_whole_hold_a_bounded_part_of_the_memory_and_small_ones_come_through() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let (edge, addr) = edge(&system).await;
+    system.submit("known", json!({"words": 1})).await;
+    let before = edge.memory();
+    let mut short = format!(
+        "POST /api/jobs HTTP/1.1\r\nHost: {addr}\r\nContent-Type: application/json\r\nContent-Length: {BODY}\r\n\r\n"
+    )
+    .into_bytes();
+    short.resize(short.len() + BODY - 1, b' ');
+    let flood = join_all((0..100).map(|_| ask(&addr, &short, Duration::from_secs(60))));
+    let beside = async {
+        eventually("a flood", || async {
+            (stats(&addr).await["memory"]["refused"].as_u64() > Some(50)).then_some(())
+        })
+        .await;
+        let peak = edge.memory();
+        let body = r#"{"kind":"demo","input":{"words":1}}"#;
+        let length = body.len();
+        let small = format!(
+            "POST /api/jobs HTTP/1.1\r\nHost: {addr}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        (peak, ask(&addr, small.as_bytes(), Duration::from_secs(30)).await.1)
+    };
+    let (flood, (peak, small)) = within("a flood", futures_util::future::join(flood, beside)).await;
+    assert_eq!(small, "202");
+    assert!(peak < before + MOST, "{before} to {peak} KiB");
+    let count = |what: &str| flood.iter().filter(|(_, met)| met == what).count();
+    let (refused, late) = (count("503 overloaded"), count("408 timeout"));
+    // A client whose connection is reset with its request half sent does not see why.
+    assert!(late >= 1 && late <= 24 && refused + late + count("cut") == 100, "{refused} and {late}");
+    assert_eq!(stats(&addr).await["memory"]["used"], 0);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn handshakes_that_never_join_are_bounded_and_ids_that_nobody_has_are_refused() {
+    let system = System::on(Broker::shared_one()).await;
+    let (edge, addr) = edge(&system).await;
+    let before = edge.memory();
+    let get = |query: &str| {
+        format!("GET /socket.io/?EIO=4&transport={query} HTTP/1.1\r\nHost: {addr}\r\n\r\n").into_bytes()
+    };
+    // Many requests one after the other, over one connection.
+    let handshakes = get("polling").repeat(3000);
+    let mut socket = tokio::net::TcpStream::connect(&addr).await.unwrap();
+    let (mut takes, mut gives) = socket.split();
+    let answers = async {
+        let (mut answers, mut buffer) = (String::new(), vec![0; 65536]);
+        while answers.matches("HTTP/1.1 ").count() < 3000 || !answers.ends_with('}') {
+            let read = takes.read(&mut buffer).await.unwrap();
+            assert!(read > 0, "cut after {}", answers.matches("HTTP/1.1 ").count());
+            answers += std::str::from_utf8(&buffer[..read]).unwrap();
+        }
+        answers
+    };
+    let (answers, given) =
+        within("answers", futures_util::future::join(answers, gives.write_all(&handshakes))).await;
+    given.unwrap();
+    let taken = answers.matches("HTTP/1.1 200").count();
+    let refused = answers.matches(r#""code":"overloaded""#).count();
+    assert_eq!((taken, refused), (2048, 952), "of one address");
+    let after = edge.memory();
+    assert!(after < before + MOST, "{before} to {after} KiB");
+    for transport in ["polling", "websocket"] {
+        let forged = get(&format!("{transport}&sid=AAAAAAAAAAAAAAHs"));
+        assert_eq!(ask(&addr, &forged, Duration::from_secs(10)).await.1, "400 1", "{transport}");
+    }
+    system.end().await;
+}
