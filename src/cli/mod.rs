@@ -7,6 +7,7 @@ mod cancel;
 mod edge;
 mod guard;
 mod jobs;
+mod log;
 mod setup;
 mod show;
 mod state;
@@ -66,7 +67,7 @@ pub fn main() -> ExitCode {
             return if wrong { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    start_log(&cli);
+    let log = start_log(&cli);
     let outcome = match cli.command {
         Command::Up(command) => command.run(),
         Command::Setup(command) => command.run(),
@@ -79,6 +80,9 @@ pub fn main() -> ExitCode {
         Command::Cancel(command) => command.run(),
         Command::Guard(command) => command.run(),
     };
+    if let Some(log) = log {
+        log.flush();
+    }
     outcome.unwrap_or_else(|error| {
         // Whoever read the output has seen enough.
         let closed = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::BrokenPipe;
@@ -90,15 +94,25 @@ pub fn main() -> ExitCode {
     })
 }
 
-fn start_log(cli: &Cli) {
+/// Starts the log; gives it when a thread of its own writes it.
+fn start_log(cli: &Cli) -> Option<log::Log> {
     let quiet = !matches!(cli.command, Command::Edge(_) | Command::Worker(_));
     let default = if quiet { "error,tailwater=warn" } else { "error,tailwater=info" };
     let filter = EnvFilter::try_new(cli.log.as_deref().unwrap_or(default)).unwrap_or_else(|error| {
         eprintln!("tailwater: the log filter is passed over: {error}");
         EnvFilter::new(default)
     });
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if cli.log_json { log.json().init() } else { log.with_ansi(false).init() }
+    // Nothing logs when there is no thread for it.
+    let writer = log::Log::to(std::io::stderr())
+        .inspect_err(|error| eprintln!("tailwater: cannot write a log: {error}"))
+        .ok()?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer.clone());
+    if cli.log_json {
+        log.json().init()
+    } else {
+        log.with_ansi(false).init()
+    }
+    Some(writer)
 }
 
 #[cfg(test)]
