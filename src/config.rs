@@ -70,6 +70,15 @@ pub const ANSWERS_BYTES: usize = 32 * 1024 * 1024;
 /// How many bytes of small answers an edge holds that are gathered or not yet taken.
 pub const SMALL_ANSWERS_BYTES: usize = 16 * 1024 * 1024;
 
+// ---- the log of a process
+
+/// How many lines of the log wait to be written to stderr; past it lines are lost. With the longest lines they hold 8 MiB.
+pub const LOG_LINES: usize = 1024;
+/// The longest line of the log, in bytes.
+pub const LOG_LINE_MAX: usize = 8 * 1024;
+/// How long a process that ends waits for its log to be written: a reader that is only slow takes it within this.
+pub const LOG_FLUSH_WAIT: Duration = Duration::from_millis(500);
+
 // ---- the queue
 
 /// How many jobs of one kind wait or run at a time; more are refused until some have ended. A fiftieth of what the
@@ -125,13 +134,21 @@ pub const PAGE: usize = 64;
 /// How many bytes one direct get returns, about. A reader that is behind holds two pages: what its client has not taken
 /// yet, and the next.
 pub const PAGE_BYTES: usize = 128 * 1024;
-/// How many messages the client library holds for one reading of the log. The consumer of a scan asks for 500 at a time,
-/// and for as many again when half of them have come; a full inbox drops messages, and the scan begins again.
+/// How many messages the client library holds for one reading of the log: more than a scan has asked for at a time, which
+/// is twice [`SCAN_PULL`]. A full inbox drops messages, and the scan begins again.
 pub const REPLAY_CAPACITY: usize = 2048;
 /// How many direct gets an edge thread has under way on one shard.
 pub const READS_PER_SHARD: usize = 2;
 /// From how many waiting readers of one shard on they share one scan of it.
 pub const SCAN_FROM: usize = 20;
+/// How many messages a scan asks for at a time; for as many again when half of them have come.
+pub const SCAN_PULL: usize = 500;
+/// How many bytes they have together at most: more than the largest message, 1 MiB, and far less than what makes the
+/// broker cut off a connection that does not take it, 64 MiB.
+pub const SCAN_PULL_BYTES: usize = 4 * 1024 * 1024;
+/// How many bytes the scans of an edge thread keep for all readers that have not taken them; past it a reader leaves the
+/// scan, and starts again from where it is.
+pub const SCAN_ROOM: usize = 24 * 1024 * 1024;
 /// How long a scan waits for more readers after the last one came.
 pub const SCAN_GATHER: Duration = Duration::from_millis(15);
 /// How long a scan waits for readers at most.
@@ -153,6 +170,8 @@ pub const REQUEST_WAIT: Duration = Duration::from_secs(3);
 pub const FOREIGN_MAX: usize = 1024;
 /// How many single reads look for an event by its number: 64 halve any stretch of a stream down to one message.
 pub const LOCATE_READS: usize = 64;
+/// How near before it such a search ends, in events: the leader is asked for what lies between one by one.
+pub const LOCATE_NEAR: u64 = 8;
 /// How many jobs with undecodable messages are remembered, so that each is reported once: about 100 KiB.
 pub const UNDECODABLE_JOBS: usize = 1024;
 /// How far back the last event of a job is sought at first when something else stands behind it, in messages of the

@@ -7,6 +7,7 @@ mod cancel;
 mod edge;
 mod guard;
 mod jobs;
+mod log;
 mod setup;
 mod show;
 mod state;
@@ -72,7 +73,7 @@ pub fn main() -> ExitCode {
             return if wrong { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    start_log(&cli);
+    let log = start_log(&cli);
     let outcome = match cli.command {
         Command::Up(command) => command.run(),
         Command::Setup(command) => command.run(),
@@ -85,6 +86,9 @@ pub fn main() -> ExitCode {
         Command::Cancel(command) => command.run(),
         Command::Guard(command) => command.run(),
     };
+    if let Some(log) = log {
+        log.flush();
+    }
     outcome.unwrap_or_else(|error| {
         // Whoever read the output has seen enough.
         let closed = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::BrokenPipe;
@@ -96,7 +100,8 @@ pub fn main() -> ExitCode {
     })
 }
 
-fn start_log(cli: &Cli) {
+/// Starts the log; gives it when a thread of its own writes it.
+fn start_log(cli: &Cli) -> Option<log::Log> {
     let quiet = !matches!(cli.command, Command::Edge(_) | Command::Worker(_));
     // What the NATS client says of connections is said by the module that owns them, once.
     let default =
@@ -109,9 +114,18 @@ fn start_log(cli: &Cli) {
         let within = |&(target, level): &_| metadata.target() != target || *metadata.level() <= level;
         LOG_LIMITS.iter().all(within)
     });
+    // Nothing logs when there is no thread for it.
+    let writer = log::Log::to(std::io::stderr())
+        .inspect_err(|error| eprintln!("tailwater: cannot write a log: {error}"))
+        .ok()?;
     let log = tracing_subscriber::registry().with(filter).with(limited);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    if cli.log_json { log.with(lines.json()).init() } else { log.with(lines.with_ansi(false)).init() }
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer.clone());
+    if cli.log_json {
+        log.with(lines.json()).init()
+    } else {
+        log.with(lines.with_ansi(false)).init()
+    }
+    Some(writer)
 }
 
 #[cfg(test)]

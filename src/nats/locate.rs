@@ -3,12 +3,12 @@
 
 use super::Reader;
 use super::log::Found;
-use crate::config::{LOCATE_READS, PAGE};
+use crate::config::{LOCATE_NEAR, LOCATE_READS, PAGE};
 use crate::source::{Chain, Span, Unavailable};
 use crate::wire::{JobId, Pos, Seq, Stored};
 
 impl Reader {
-    /// From where a span is read: right before its first event, or so little before that a page reaches it.
+    /// From where a span is read: right before its first event, or a few before.
     pub(super) async fn begin_of(&self, job: &JobId, span: Span) -> Result<Chain, Unavailable> {
         let from_start = Chain::new(Seq::FIRST, 0);
         match span.pos {
@@ -18,7 +18,7 @@ impl Reader {
         }
     }
 
-    /// A chain that stands less than a page before the event `from`, or at the log's end; `None` when the log's order does
+    /// A chain that stands at most [`LOCATE_NEAR`] before the event `from`, or at the log's end; `None` when the log's order does
     /// not lead there, because of what a foreign publisher stored. Costs about `log2(span)` single reads.
     async fn locate(&self, job: &JobId, from: Seq) -> Result<Option<Chain>, Unavailable> {
         let Some(last) = self.log.last_of_any(&self.log.nats.replay, job).await? else { return Ok(None) };
@@ -29,7 +29,7 @@ impl Reader {
         let mut low: Option<Stored> = None;
         let (mut low_pos, mut high_pos) = (0, last.pos);
         for _ in 0..LOCATE_READS {
-            let near = low.as_ref().is_some_and(|low| from.0 - low.seq.0 <= PAGE as u64);
+            let near = low.as_ref().is_some_and(|low| from.0 - low.seq.0 <= LOCATE_NEAR);
             if near || high_pos - low_pos <= 1 {
                 break;
             }

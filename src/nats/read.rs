@@ -16,9 +16,10 @@ use super::batch::{Batch, batch, number};
 use super::follow::LiveTail;
 use super::log::Log;
 use super::names;
-use super::scan::{Scan, Want};
+use super::scan::{Given, Scan, Want};
 use super::turns::Turns;
-use crate::config::{LISTINGS, PAGE, PAGE_BYTES, READS_PER_SHARD, SCAN_FROM};
+use crate::budget::Budget;
+use crate::config::{LISTINGS, PAGE, PAGE_BYTES, READS_PER_SHARD, SCAN_FROM, SCAN_ROOM};
 use crate::runtime::Tasks;
 use crate::source::{At, Chain, EventSource, Replay, Replica, Span, Unavailable, Verdict};
 use crate::wire::{JobId, Pos, Stored, Unreadable};
@@ -50,13 +51,14 @@ impl Reader {
     /// [`Unavailable`].
     pub async fn open(log: Log, tasks: &Tasks) -> Result<Self, Unavailable> {
         let mut shards = Vec::new();
+        let room = Budget::new(SCAN_ROOM);
         for shard in 0..log.shards {
             let stream = log.nats.names.chunks_stream(shard);
             shards.push(Shard {
                 waiting: AtomicUsize::new(0),
                 turns: Turns::new(READS_PER_SHARD, tasks.clone()),
                 elections: elections(&log, &stream, tasks).await?,
-                scan: Scan::new(log.clone(), stream, tasks.clone()),
+                scan: Scan::new(log.clone(), stream, tasks.clone(), room.clone()),
             });
         }
         Ok(Self { log, shards: shards.into(), listings: Arc::new(Semaphore::new(LISTINGS)) })
@@ -210,7 +212,7 @@ enum Way {
     Pages {
         pos: Pos,
     },
-    Scan(mpsc::Receiver<Vec<Arc<Stored>>>),
+    Scan(mpsc::Receiver<Given>),
     Over,
 }
 
@@ -260,7 +262,7 @@ impl Replay for LogReplay {
                     Err(error) => return Some(Err(self.broken(error))),
                 },
                 Way::Scan(items) => match items.recv().await {
-                    Some(items) => self.read = items.into(),
+                    Some(given) => self.read = given.events.into(),
                     None => self.way = Way::Over,
                 },
                 Way::Over => return None,

@@ -4,16 +4,19 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use async_nats::jetstream::{self, consumer::DeliverPolicy, consumer::pull::OrderedConfig};
-use futures_util::StreamExt as _;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::{self, Message};
+use futures_util::{Stream, StreamExt as _};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
 use super::log::{Log, confirmed};
 use super::names;
+use crate::budget::{Budget, Reservation};
 use crate::config::{
-    SCAN_BATCH, SCAN_FLUSH, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_QUEUE, SCAN_STALL, STEP_BYTES,
+    SCAN_BATCH, SCAN_FLUSH, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_PULL, SCAN_PULL_BYTES, SCAN_QUEUE, SCAN_STALL,
+    STEP_BYTES,
 };
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
@@ -36,6 +39,15 @@ pub(super) struct Scan {
     stream: String,
     tasks: Tasks,
     lobby: Arc<Lobby>,
+    /// What all readers of all shards may be given before they take it.
+    room: Budget,
+}
+
+/// Events that a scan gives to a reader. They count as held until they are taken.
+#[derive(Debug)]
+pub(super) struct Given {
+    pub(super) events: Vec<Arc<Stored>>,
+    _held: Reservation,
 }
 
 /// Where readers wait for the next lap.
@@ -55,23 +67,26 @@ struct Waiting {
 #[derive(Debug)]
 struct Reader {
     want: Want,
-    items: mpsc::Sender<Vec<Arc<Stored>>>,
+    items: mpsc::Sender<Given>,
     batch: Vec<Arc<Stored>>,
     /// The payloads of the batch together.
     bytes: usize,
+    room: Budget,
+    /// What the batch holds.
+    held: Reservation,
 }
 
 impl Scan {
-    pub(super) fn new(log: Log, stream: String, tasks: Tasks) -> Self {
-        Self { log, stream, tasks, lobby: Arc::default() }
+    pub(super) fn new(log: Log, stream: String, tasks: Tasks, room: Budget) -> Self {
+        Self { log, stream, tasks, lobby: Arc::default(), room }
     }
 
     /// Joins the next lap. The receiver ends when everything was given that the shard held when the lap began, or when
-    /// its reader was too slow for the lap.
-    pub(super) fn join(&self, want: Want) -> mpsc::Receiver<Vec<Arc<Stored>>> {
+    /// its reader was too slow for the lap, or all readers together hold as much as they may.
+    pub(super) fn join(&self, want: Want) -> mpsc::Receiver<Given> {
         let (items, given) = mpsc::channel(SCAN_QUEUE);
         let mut waiting = self.lobby.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.readers.push(Reader::new(want, items));
+        waiting.readers.push(Reader::new(want, items, self.room.clone()));
         self.lobby.came.notify_one();
         if !std::mem::replace(&mut waiting.running, true) {
             self.tasks.spawn_until_stop(self.clone().run());
@@ -113,14 +128,8 @@ impl Scan {
         let (first, last) = self.log.bounds_of(&self.stream).await?;
         let mut lap = Lap::new(readers, last);
         let Some(start_sequence) = lap.begin(first) else { return Ok(()) };
-        let broken = |error: String| Unavailable(error);
-        let context = jetstream::new(self.log.nats.replay.clone());
-        let stream =
-            context.get_stream_no_info(&self.stream).await.map_err(|error| broken(error.to_string()))?;
-        let deliver_policy = DeliverPolicy::ByStartSequence { start_sequence };
-        let config = OrderedConfig { deliver_policy, ..OrderedConfig::default() };
-        let consumer = stream.create_consumer(config).await.map_err(|error| broken(error.to_string()))?;
-        let mut messages = consumer.messages().await.map_err(|error| broken(error.to_string()))?;
+        let mut messages = self.messages(start_sequence).await?;
+        let mut expected = 0;
         let mut flush = interval(SCAN_FLUSH);
         flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stalled = Instant::now() + SCAN_STALL;
@@ -128,9 +137,12 @@ impl Scan {
             tokio::select! {
                 message = messages.next() => {
                     stalled = Instant::now() + SCAN_STALL;
-                    let message = message.ok_or_else(|| broken("the consumer ended".into()))?;
-                    let message = message.map_err(|error| broken(error.to_string()))?;
-                    let info = message.info().map_err(|error| broken(error.to_string()))?;
+                    let message = message.ok_or_else(|| broken("the consumer ended"))?.map_err(broken)?;
+                    let info = message.info().map_err(broken)?;
+                    expected += 1;
+                    if info.consumer_sequence != expected {
+                        return Err(broken("messages were lost on the way"));
+                    }
                     let (pos, pending) = (info.stream_sequence, info.pending);
                     lap.take(names::job_of(&message.subject), pos, |job| {
                         let prev = confirmed(message.headers.as_ref());
@@ -144,11 +156,32 @@ impl Scan {
                     lap.flush();
                     self.admit(&mut lap);
                 }
-                () = sleep_until(stalled) => return Err(broken("nothing came".into())),
+                () = sleep_until(stalled) => return Err(broken("nothing came")),
             }
         }
         lap.flush();
         Ok(())
+    }
+
+    /// Everything from a place on. The broker is asked for so many bytes at a time, and for more when the pass has taken half
+    /// of them: it cuts off a client that does not take what it was sent.
+    async fn messages(
+        &self,
+        start_sequence: Pos,
+    ) -> Result<impl Stream<Item = Result<Message, pull::MessagesError>> + use<>, Unavailable> {
+        let context = jetstream::new(self.log.nats.replay.clone());
+        let stream = context.get_stream_no_info(&self.stream).await.map_err(broken)?;
+        let config = pull::Config {
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
+            ack_policy: AckPolicy::None,
+            inactive_threshold: SCAN_STALL * 6,
+            num_replicas: 1,
+            memory_storage: true,
+            ..pull::Config::default()
+        };
+        let consumer: PullConsumer = stream.create_consumer(config).await.map_err(broken)?;
+        let pulls = consumer.stream().max_messages_per_batch(SCAN_PULL).max_bytes_per_batch(SCAN_PULL_BYTES);
+        pulls.messages().await.map_err(broken)
     }
 
     /// Lets late readers in whose places the lap has not passed.
@@ -160,6 +193,10 @@ impl Scan {
             lap.add(reader);
         }
     }
+}
+
+fn broken(error: impl std::fmt::Display) -> Unavailable {
+    Unavailable(error.to_string())
 }
 
 /// One pass over the shard.
@@ -225,14 +262,20 @@ impl Lap {
 }
 
 impl Reader {
-    fn new(want: Want, items: mpsc::Sender<Vec<Arc<Stored>>>) -> Self {
-        Self { want, items, batch: Vec::new(), bytes: 0 }
+    fn new(want: Want, items: mpsc::Sender<Given>, room: Budget) -> Self {
+        let held = room.empty();
+        Self { want, items, batch: Vec::new(), bytes: 0, room, held }
     }
 
     /// Takes an event. Says whether the reader stays in the lap.
     fn take(&mut self, event: &Arc<Stored>) -> bool {
         if event.pos < self.want.pos {
             return true;
+        }
+        if self.held.grow(event.size()).is_err() {
+            // All readers together hold too much. This one has what came before, and comes back for the rest.
+            self.flush();
+            return false;
         }
         self.batch.push(Arc::clone(event));
         self.bytes += event.payload().len();
@@ -246,8 +289,12 @@ impl Reader {
     /// where it is when it can.
     fn flush(&mut self) -> bool {
         self.bytes = 0;
-        self.batch.is_empty() && !self.items.is_closed()
-            || self.items.try_send(std::mem::take(&mut self.batch)).is_ok()
+        if self.batch.is_empty() {
+            return !self.items.is_closed();
+        }
+        let events = std::mem::take(&mut self.batch);
+        let held = std::mem::replace(&mut self.held, self.room.empty());
+        self.items.try_send(Given { events, _held: held }).is_ok()
     }
 }
 
@@ -255,10 +302,44 @@ impl Reader {
 mod tests {
     use super::*;
 
-    fn reader(pos: Pos) -> (Reader, mpsc::Receiver<Vec<Arc<Stored>>>) {
-        let (items, given) = mpsc::channel(1);
+    fn reader(pos: Pos) -> (Reader, mpsc::Receiver<Given>) {
+        reader_in(pos, &Budget::unlimited())
+    }
+
+    fn reader_in(pos: Pos, room: &Budget) -> (Reader, mpsc::Receiver<Given>) {
+        let (items, given) = mpsc::channel(SCAN_QUEUE);
         let want = Want { job: "j".parse().unwrap(), pos, until: None };
-        (Reader::new(want, items), given)
+        (Reader::new(want, items, room.clone()), given)
+    }
+
+    fn event(bytes: usize) -> Arc<Stored> {
+        let pad = "x".repeat(bytes);
+        let payload = format!(r#"{{"type":"x","job":"j","seq":1,"attempt":1,"ts":1,"pad":{pad:?}}}"#);
+        Arc::new(Stored::decode(&"j".parse().unwrap(), 7, payload.into()).unwrap())
+    }
+
+    #[test]
+    fn readers_that_take_nothing_hold_no_more_together_than_they_may() {
+        let room = Budget::new(1 << 20);
+        let (mut lap, mut given) = (Lap::new(Vec::new(), 2000), Vec::new());
+        for _ in 0..100 {
+            let (reader, batches) = reader_in(1, &room);
+            lap.add(reader);
+            given.push(batches);
+        }
+        for _ in 0..100 {
+            let event = event(10_000);
+            lap.take("j", event.pos, |_| Some(Arc::into_inner(event).unwrap()));
+        }
+        lap.flush();
+        assert!(lap.readers.is_empty(), "each has left the pass");
+        assert!(room.used() > room.limit() / 2 && room.used() <= room.limit(), "{}", room.used());
+        // Whoever takes what it was given makes room.
+        for batches in &mut given {
+            while batches.try_recv().is_ok() {}
+            assert!(batches.is_closed());
+        }
+        assert_eq!(room.used(), 0);
     }
 
     #[test]
@@ -274,20 +355,13 @@ mod tests {
 
     #[test]
     fn a_reader_is_handed_a_batch_of_so_many_events_or_so_many_bytes() {
-        let event = |bytes: usize| {
-            let payload = format!(
-                "{{\"type\":\"x\",\"job\":\"j\",\"seq\":1,\"attempt\":1,\"ts\":1,\"pad\":{:?}}}",
-                "x".repeat(bytes)
-            );
-            Arc::new(Stored::decode(&"j".parse().unwrap(), 7, payload.into()).unwrap())
-        };
         for (bytes, size) in [(1, SCAN_BATCH), (STEP_BYTES / 4, 4), (2 * STEP_BYTES, 1)] {
             let (mut reader, mut given) = reader(1);
             for _ in 1..size {
                 assert!(reader.take(&event(bytes)) && given.try_recv().is_err(), "{bytes}");
             }
             assert!(reader.take(&event(bytes)), "{bytes}");
-            assert_eq!(given.try_recv().unwrap().len(), size, "{bytes}");
+            assert_eq!(given.try_recv().unwrap().events.len(), size, "{bytes}");
         }
     }
 

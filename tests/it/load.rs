@@ -1,12 +1,12 @@
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use futures_util::future::join_all;
+use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::nats::Reader;
 use tailwater::source::{EventSource as _, Replay as _, Replica, Span};
-use tailwater::wire::{Seq, Submission};
+use tailwater::wire::{JobId, Seq, Submission};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
@@ -189,5 +189,72 @@ async fn a_reader_that_stops_reading_costs_neither_memory_nor_others_their_time(
     within("the rest", seen.follow(&mut client)).await;
     seen.assert_whole();
     assert_eq!(seen.text().len(), 64 << 20);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn an_event_near_the_end_of_a_long_log_is_found_in_a_few_reads() {
+    let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
+    system.worker(Pieces { count: 3000 }, |settings| settings.flush.interval = Duration::ZERO).await;
+    let job = system.submit("long", Value::Null).await;
+    let last = system.ended(&job).await.seq;
+    let client = async_nats::connect(&system.options.url).await.unwrap();
+    let stream = format!("{}_CHUNKS_0", system.options.prefix.as_str().to_uppercase());
+    for replica in [Replica::Any, Replica::Leader] {
+        let mut asked = client.subscribe(format!("$JS.API.*.GET.{stream}.>")).await.unwrap();
+        let mut asked_by_place = client.subscribe(format!("$JS.API.DIRECT.GET.{stream}")).await.unwrap();
+        let mut asked_leader = client.subscribe(format!("$JS.API.STREAM.MSG.GET.{stream}")).await.unwrap();
+        // When a request is answered the broker has seen the subscriptions.
+        let _ = client.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await.unwrap();
+        let reader = Reader::open(system.log.clone(), &system.tasks).await.unwrap();
+        let from = Seq(last.0 - 5);
+        let mut replay = reader.replay(&job, Span { from, pos: None, until: None, replica });
+        let mut seqs = Vec::new();
+        while let Some(items) = within("a page", replay.next()).await {
+            seqs.extend(items.unwrap().iter().map(|item| item.seq.0));
+        }
+        assert_eq!(seqs, (from.0..=last.0).collect::<Vec<_>>(), "{replica:?}");
+        let mut reads = 0;
+        for subscription in [&mut asked, &mut asked_by_place, &mut asked_leader] {
+            while subscription.next().now_or_never().flatten().is_some() {
+                reads += 1;
+            }
+        }
+        assert!((5..40).contains(&reads), "{reads} reads from {replica:?} in a log of {last}");
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_scan_over_large_events_is_read_in_one_go() {
+    let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
+    let context = async_nats::jetstream::new(async_nats::connect(&system.options.url).await.unwrap());
+    let names = tailwater::nats::Names::new(&system.options.prefix);
+    let jobs: Vec<JobId> = (0..40).map(|n| format!("large-{n}").parse().unwrap()).collect();
+    // 150 MiB: more than twice what the broker holds for a client before it cuts it off.
+    for seq in 1..=15 {
+        join_all(jobs.iter().map(async |job| {
+            let event = json!({"type": "x", "job": job, "seq": seq, "attempt": 1, "ts": 1, "pad": "x".repeat(256 << 10)});
+            context.publish(names.chunks(0, job), event.to_string().into()).await.unwrap().await.unwrap();
+        }))
+        .await;
+    }
+    let reader = Reader::open(system.log.clone(), &system.tasks).await.unwrap();
+    let span = Span { from: Seq::FIRST, pos: None, until: None, replica: Replica::Any };
+    let readings = join_all(jobs.iter().map(|job| async {
+        let mut seqs = Vec::new();
+        let mut refills = 0;
+        while seqs.len() < 15 {
+            let mut replay = reader.replay(job, Span { from: Seq(seqs.len() as u64 + 1), ..span });
+            while let Some(items) = replay.next().await {
+                seqs.extend(items.unwrap().iter().map(|item| item.seq.0));
+            }
+            refills += 1;
+        }
+        assert_eq!(seqs, (1..=15).collect::<Vec<_>>());
+        refills
+    }));
+    let readings = within("all readings", readings).await;
+    assert!(readings.iter().all(|refills| *refills == 1), "{readings:?}");
     system.end().await;
 }
