@@ -14,11 +14,9 @@ use super::App;
 use super::error::Problem;
 use crate::config::{KEY_MAX, OPEN_WAIT};
 use crate::nats::{Cancelled, Load, Submitted};
-use crate::session::{Session, Step, fold};
+use crate::session::{fold, until_ended};
 use crate::source::Unavailable;
-use crate::wire::{
-    Code, JobId, JobState, Kind, Seq, Start, Status, Submission, may_call_back, reserved_kind,
-};
+use crate::wire::{Code, JobId, JobState, Kind, Seq, Status, Submission, may_call_back, reserved_kind};
 
 /// A job that was taken in.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -102,7 +100,11 @@ impl App {
     /// What a job is.
     pub(super) async fn state(&self, job: &JobId) -> Result<JobState, Problem> {
         let late = |_| Unavailable("the log was not read in time".into());
+        let shown = self.hub.last(job);
         if let Some(state) = timeout(OPEN_WAIT, fold(self.hub.source(), job)).await.map_err(late)?? {
+            if shown.is_some_and(|shown| shown.seq > state.seq) {
+                return Err(Unavailable("the log lacks what watchers were shown".into()).into());
+            }
             return Ok(state);
         }
         match self.log.queued_kind(job).await? {
@@ -127,8 +129,7 @@ impl App {
             None => Seq(0),
         };
         let watching = async {
-            let mut session = Session::open(&self.hub, job, Start::After(after)).await?;
-            while !matches!(session.next().await, Step::End) {}
+            until_ended(&self.hub, job, after).await?;
             Ok(())
         };
         // When the edge stops, who waits is told what the job is now.

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::Problem;
 use super::request::Wait;
 use crate::config::{OPEN_WAIT, PAGE_BYTES_MAX, PAGE_EVENTS, PAGE_EVENTS_MAX};
-use crate::session::{Session, Step};
+use crate::session::{Error, Session, Step};
 use crate::source::EventSource;
 use crate::wire::{Code, Gone, Seq, Start, Stored};
 
@@ -93,6 +93,9 @@ impl Page {
                 }
             };
             let Some(step) = step else { break };
+            if matches!(step, Step::Rebuilt) {
+                return Err(Error::CursorNotInLog.into());
+            }
             if !self.take(step) {
                 break;
             }
@@ -128,7 +131,7 @@ impl Page {
                 self.next = Some(to.to_string());
             }
             Step::Live => self.live = true,
-            Step::End => {
+            Step::End | Step::Rebuilt => {
                 self.live = false;
                 self.next = None;
             }

@@ -17,6 +17,8 @@ pub struct Feed {
     job: JobId,
     /// `None` until the live subscription stands and the last event was read.
     history: Mutex<Option<History<Arc<Stored>>>>,
+    /// Whether the log is no continuation of what was in the history.
+    rebuilt: AtomicBool,
     changed: Notify,
     /// Where each watcher stands, by the address of its place.
     places: Mutex<HashMap<usize, Arc<Place>>>,
@@ -46,6 +48,7 @@ impl Feed {
         Self {
             job,
             history: Mutex::new(None),
+            rebuilt: AtomicBool::new(false),
             changed: Notify::new(),
             places: Mutex::default(),
             left: Notify::new(),
@@ -80,6 +83,30 @@ impl Feed {
     /// Wakes at the next change. Enable it, then look, then wait: a change in between is not missed.
     pub fn changed(&self) -> Notified<'_> {
         self.changed.notified()
+    }
+
+    /// Whether the log is no continuation of what was read here: it was restored, lost its end, or began anew. Nothing is
+    /// read here any more.
+    pub fn is_rebuilt(&self) -> bool {
+        self.rebuilt.load(Ordering::Acquire)
+    }
+
+    /// Returns once the log is known to be another one.
+    pub async fn rebuilt(&self) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed());
+            changed.as_mut().enable();
+            if self.is_rebuilt() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    pub(super) fn set_rebuilt(&self) {
+        *self.lock() = None;
+        self.rebuilt.store(true, Ordering::Release);
+        self.wake();
     }
 
     /// Begins the history with `next`.

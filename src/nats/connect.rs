@@ -11,8 +11,11 @@ use tracing::{debug, info, warn};
 
 use super::error::Error;
 use super::names::Names;
+use super::ready::Readiness;
 use super::setup::{self, Settings};
-use crate::config::{LIVE_CAPACITY, REPLAY_CAPACITY, REREAD_MAX};
+use crate::config::{
+    BROKER_CONNECT_WAIT, BROKER_CONNECT_WAIT_MAX, BROKER_PING, LIVE_CAPACITY, REPLAY_CAPACITY, REREAD_MAX,
+};
 use crate::wire::Kind;
 
 /// The oldest nats-server that will do: batched direct gets stall writers for ever before 2.12.2, and a removed peer
@@ -26,7 +29,7 @@ pub struct Options {
     pub url: String,
     /// The first token of every subject, and in capitals the beginning of every stream's name.
     pub prefix: Kind,
-    /// How long to go on trying while nobody listens there.
+    /// How long to go on trying while nobody listens there, or while what is asked for at the start has no answer.
     pub patience: Duration,
     /// What this process is called in the broker's monitoring.
     pub name: String,
@@ -39,10 +42,14 @@ pub struct Nats {
     pub(super) replay: Client,
     pub(super) work: Client,
     pub(super) names: Arc<Names>,
-    /// Counts up when live copies may have been lost because the live connection was away.
+    /// Counts up when a connection was away over which events come: live copies may have been lost, and the broker may
+    /// have another log than before.
     pub(super) reconnected: watch::Receiver<u64>,
     /// Counts up when what was asked for over the work connection may be forgotten because it was away.
     pub(super) work_reconnected: watch::Receiver<u64>,
+    /// Until when requests of the start are made again.
+    pub(super) patient_until: Instant,
+    pub(super) readiness: Readiness,
 }
 
 impl Nats {
@@ -52,17 +59,26 @@ impl Nats {
     /// [`Error::Unreachable`] or [`Error::TooOld`].
     pub async fn connect(options: &Options) -> Result<Self, Error> {
         let deadline = Instant::now() + options.patience;
-        let (live_count, reconnected) = watch::channel(0_u64);
+        let (count, reconnected) = watch::channel(0_u64);
         let (work_count, work_reconnected) = watch::channel(0_u64);
         let (live, replay, work) = tokio::try_join!(
-            open(options, "live", LIVE_CAPACITY, Some(live_count), deadline),
-            open(options, "replay", REPLAY_CAPACITY, None, deadline),
-            open(options, "work", LIVE_CAPACITY, Some(work_count), deadline),
+            open(options, "live", LIVE_CAPACITY, count.clone(), deadline),
+            open(options, "replay", REPLAY_CAPACITY, count, deadline),
+            open(options, "work", LIVE_CAPACITY, work_count, deadline),
         )?;
         check_version(&live, &options.url)?;
         info!(url = %redacted(&options.url), version = %live.server_info().version, "connected to NATS");
         let names = Arc::new(Names::new(&options.prefix));
-        Ok(Self { live, replay, work, names, reconnected, work_reconnected })
+        Ok(Self {
+            live,
+            replay,
+            work,
+            names,
+            reconnected,
+            work_reconnected,
+            patient_until: deadline,
+            readiness: Readiness::default(),
+        })
     }
 
     /// Makes the streams that `nats/` declares.
@@ -70,7 +86,7 @@ impl Nats {
     /// # Errors
     /// [`Error`]; nothing is changed when a stream exists and differs.
     pub async fn set_up(&self, settings: &Settings) -> Result<(), Error> {
-        setup::apply(&self.work, &self.names, settings).await
+        self.patiently(|| setup::apply(&self.work, &self.names, settings)).await
     }
 
     /// How many shards there are.
@@ -78,7 +94,7 @@ impl Nats {
     /// # Errors
     /// [`Error::NotSetUp`].
     pub async fn shards(&self) -> Result<u32, Error> {
-        setup::shards(&self.work, &self.names).await
+        self.patiently(|| setup::shards(&self.work, &self.names)).await
     }
 
     /// Whether all connections stand.
@@ -102,7 +118,7 @@ async fn open(
     options: &Options,
     role: &str,
     capacity: usize,
-    count: Option<watch::Sender<u64>>,
+    count: watch::Sender<u64>,
     deadline: Instant,
 ) -> Result<Client, Error> {
     let unreachable = |reason: String| Error::Unreachable { url: redacted(&options.url), reason };
@@ -112,19 +128,21 @@ async fn open(
         .map(|url| url.trim().parse())
         .collect::<Result<_, _>>()
         .map_err(|error: std::io::Error| unreachable(error.to_string()))?;
-    let count = Arc::new(count);
+    let mut wait = BROKER_CONNECT_WAIT;
     loop {
-        let count = Arc::clone(&count);
+        let count = count.clone();
+        let begun = Instant::now();
         let settings = ConnectOptions::new()
             .name(format!("{} {role}", options.name))
             .subscription_capacity(capacity)
-            .connection_timeout(Duration::from_secs(5))
+            .connection_timeout(wait)
+            .ping_interval(BROKER_PING)
             .reconnect_delay_callback(|attempt| {
                 REREAD_MAX
                     .min(Duration::from_millis(20) * 2_u32.pow(u32::try_from(attempt.min(8)).unwrap_or(8)))
             })
             .event_callback(move |event| {
-                note(&event, count.as_ref().as_ref());
+                note(&event, &count);
                 std::future::ready(())
             });
         // On the heap: it is as large as everything else here together.
@@ -132,6 +150,9 @@ async fn open(
             Ok(client) => return Ok(client),
             Err(error) if Instant::now() < deadline => {
                 debug!(%error, "NATS is not there yet");
+                if begun.elapsed() >= wait {
+                    wait = BROKER_CONNECT_WAIT_MAX.min(wait * 2);
+                }
                 sleep(Duration::from_millis(100)).await;
             }
             Err(error) => return Err(unreachable(error.to_string())),
@@ -140,13 +161,11 @@ async fn open(
 }
 
 /// Takes note of what happens to a connection. A full subscription is no news here: its reader sees the hole.
-fn note(event: &Event, count: Option<&watch::Sender<u64>>) {
+fn note(event: &Event, count: &watch::Sender<u64>) {
     match event {
         Event::Connected => {
             debug!("NATS connection stands");
-            if let Some(count) = count {
-                count.send_modify(|count| *count += 1);
-            }
+            count.send_modify(|count| *count += 1);
         }
         Event::Disconnected => warn!("NATS connection lost"),
         Event::SlowConsumer(_) => debug!("a subscription is full"),

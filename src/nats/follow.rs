@@ -16,8 +16,10 @@ use crate::wire::{JobId, Stored};
 pub struct LiveTail {
     job: JobId,
     live: Subscriber,
-    /// Each counts up when copies may have been lost: the connection was away; the shard has another leader.
+    /// Each counts up when copies may have been lost, or the log may be another one: a connection was away; the shard has
+    /// another leader.
     disturbed: [watch::Receiver<u64>; 2],
+    log: Log,
 }
 
 impl Log {
@@ -36,7 +38,7 @@ impl Log {
         // A request on the same connection: when it is answered the server has seen the subscription; `flush` only
         // empties the socket's buffer.
         let last = self.last_of_any(&self.nats.live, job).await?;
-        Ok((LiveTail { job: job.clone(), live, disturbed }, last.map(Arc::new)))
+        Ok((LiveTail { job: job.clone(), live, disturbed, log: self.clone() }, last.map(Arc::new)))
     }
 }
 
@@ -44,18 +46,20 @@ impl Tail for LiveTail {
     async fn next(&mut self) -> Signal {
         let [reconnected, elected] = &mut self.disturbed;
         loop {
+            // A copy that came after the disturbance is not to be taken for one from before it.
             tokio::select! {
                 biased;
+                () = changed(reconnected) => return Signal::Disturbed,
+                () = changed(elected) => return Signal::Disturbed,
                 message = self.live.next() => match message {
                     Some(message) => {
                         if let Some(event) = stored(&self.job, &message) {
+                            self.log.saw(event.pos, &self.job);
                             return Signal::Event(Arc::new(event));
                         }
                     }
                     None => return Signal::Closed,
                 },
-                () = changed(reconnected) => return Signal::Disturbed,
-                () = changed(elected) => return Signal::Disturbed,
             }
         }
     }

@@ -15,6 +15,7 @@ use super::api::{self, Published};
 use super::batch::{batch, number};
 use super::connect::Nats;
 use super::error::{Error, code};
+use super::lease::{Leases, Of};
 use super::names;
 use super::setup;
 use crate::config::{FOREIGN_MAX, LOOK_BACK, PAGE, PAGE_BYTES, REQUEST_WAIT, REREAD_FIRST};
@@ -26,6 +27,7 @@ use crate::wire::{JobId, Pos, Stored};
 pub struct Log {
     pub(super) nats: Arc<Nats>,
     pub(super) shards: u32,
+    pub(super) leases: Arc<Leases>,
 }
 
 /// How an append ended.
@@ -68,7 +70,8 @@ impl Log {
     /// # Errors
     /// [`Error::NotSetUp`].
     pub async fn open(nats: &Nats) -> Result<Self, Error> {
-        Ok(Self { nats: Arc::new(nats.clone()), shards: nats.shards().await? })
+        let shards = nats.shards().await?;
+        Ok(Self { nats: Arc::new(nats.clone()), shards, leases: Arc::new(Leases::new(shards)) })
     }
 
     /// How many shards there are.
@@ -90,18 +93,19 @@ impl Log {
         }
     }
 
-    /// The last event, as the leader knows it.
+    /// The last event, as a leader with a quorum knows it.
     ///
     /// # Errors
     /// [`Unavailable`].
     pub async fn last(&self, job: &JobId) -> Result<Option<Stored>, Unavailable> {
-        match self.tip(job).await? {
+        match self.proven(Of::Shard(job.shard(self.shards)), || self.tip(job)).await? {
             Tip::At { last, .. } => Ok(last),
             Tip::Buried => Err(buried()),
         }
     }
 
-    /// Where the log ends, as the leader knows it.
+    /// Where the log ends, as a server that leads the shard, or believes that it does, knows it. What is appended there is
+    /// refused if the log goes on.
     ///
     /// # Errors
     /// [`Unavailable`].
@@ -159,7 +163,7 @@ impl Log {
         }
     }
 
-    /// The first event at or after `pos`, from the leader.
+    /// The first event at or after `pos`, from a server that leads the shard or believes that it does.
     pub(super) async fn next(&self, job: &JobId, pos: Pos) -> Result<Option<Stored>, Unavailable> {
         let mut from = pos;
         for _ in 0..FOREIGN_MAX {
@@ -172,12 +176,12 @@ impl Log {
         Err(buried())
     }
 
-    /// The first event that the log still has, from the leader.
+    /// The first event that the log still has, from a leader with a quorum.
     ///
     /// # Errors
     /// [`Unavailable`].
     pub async fn first(&self, job: &JobId) -> Result<Option<Stored>, Unavailable> {
-        self.next(job, 1).await
+        self.proven(Of::Shard(job.shard(self.shards)), || self.next(job, 1)).await
     }
 
     /// The last event, from any replica over `client`'s connection.
@@ -201,23 +205,30 @@ impl Log {
         Ok(first.map(|first| first.pos))
     }
 
-    /// What stands at a place of the job's shard.
-    pub(super) async fn at(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
+    /// What stands at a place of the job's shard, as any replica sees it.
+    pub(super) async fn at_any(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
         let subject = names::api(&format!("DIRECT.GET.{}", self.stream(job)));
         let body = json!({"seq": pos}).to_string();
         let answer = api::request(&self.nats.replay, subject, None, body.into()).await?;
-        if answer.status.is_none() {
-            return Ok(match stored(job, &answer) {
-                Some(event) if header(&answer, names::SUBJECT) == Some(&self.subject(job)) => {
-                    At::Event(event.into())
-                }
-                _ => At::Other,
-            });
+        if answer.status.is_some() {
+            return Ok(At::NotYet);
         }
-        // A replica may be behind: only the leader knows that nothing stands there.
-        let stream = self.stream(job);
-        let get = format!("STREAM.MSG.GET.{stream}");
-        let answer = api::find(&self.nats.replay, &get, &json!({"seq": pos}), &[code::NO_MESSAGE]).await;
+        Ok(match stored(job, &answer) {
+            Some(event) if header(&answer, names::SUBJECT) == Some(&self.subject(job)) => {
+                At::Event(event.into())
+            }
+            _ => At::Other,
+        })
+    }
+
+    /// What stands at a place of the job's shard, as a leader with a quorum knows it.
+    pub(super) async fn at(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
+        self.proven(Of::Shard(job.shard(self.shards)), || self.at_leader(job, pos)).await
+    }
+
+    async fn at_leader(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
+        let get = format!("STREAM.MSG.GET.{}", self.stream(job));
+        let answer = api::find(&self.nats.work, &get, &json!({"seq": pos}), &[code::NO_MESSAGE]).await;
         match answer.map_err(unavailable)? {
             Some(answer) if answer["message"]["subject"] == self.subject(job).as_str() => {
                 let event = found(job, &answer)?.event;
@@ -225,19 +236,15 @@ impl Log {
             }
             Some(_) => Ok(At::Other),
             None => {
-                let (_, last) = self.bounds(job).await?;
+                let (_, last) = self.bounds_of(&self.nats.work, &self.stream(job)).await?;
                 Ok(if pos > last { At::NotYet } else { At::Removed })
             }
         }
     }
 
-    /// The first and the last place of the job's shard, from the leader.
-    pub(super) async fn bounds(&self, job: &JobId) -> Result<(Pos, Pos), Unavailable> {
-        self.bounds_of(&self.stream(job)).await
-    }
-
-    pub(super) async fn bounds_of(&self, stream: &str) -> Result<(Pos, Pos), Unavailable> {
-        let info = setup::stream_info(&self.nats.replay, stream).await.map_err(unavailable)?;
+    /// The first and the last place of a stream, as a server that leads it, or believes that it does, knows them.
+    pub(super) async fn bounds_of(&self, client: &Client, stream: &str) -> Result<(Pos, Pos), Unavailable> {
+        let info = setup::stream_info(client, stream).await.map_err(unavailable)?;
         let state = info.ok_or_else(|| Unavailable(format!("stream {stream} is gone")))?;
         let number = |key: &str| state["state"][key].as_u64().unwrap_or(0);
         Ok((number("first_seq"), number("last_seq")))

@@ -13,6 +13,7 @@ use tracing::{debug, info};
 
 use super::batch::{Batch, batch, number};
 use super::follow::LiveTail;
+use super::lease::Of;
 use super::log::{self, Log};
 use super::names;
 use super::scan::{Scan, Want};
@@ -83,7 +84,8 @@ impl Reader {
         if span.replica == Replica::Leader {
             // A replica that is behind gives nothing, which must not look as if the leader had nothing: what the leader
             // has is given itself, and pages go on from there as far as they can.
-            let next = self.leader_next(job, span).await?;
+            let shard = Of::Shard(job.shard(self.log.shards));
+            let next = self.log.proven(shard, || self.leader_next(job, span)).await?;
             let way = next.as_ref().map_or(Way::Over, |event| Way::Pages { pos: event.pos + 1 });
             return Ok((next.into_iter().collect(), way));
         }
@@ -164,8 +166,11 @@ impl EventSource for Reader {
         Ok(last.map(Arc::new))
     }
 
-    async fn at(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
-        self.log.at(job, pos).await
+    async fn at(&self, job: &JobId, pos: Pos, from: Replica) -> Result<At, Unavailable> {
+        match from {
+            Replica::Any => self.log.at_any(job, pos).await,
+            Replica::Leader => self.log.at(job, pos).await,
+        }
     }
 
     fn replay(&self, job: &JobId, span: Span) -> LogReplay {

@@ -6,6 +6,7 @@ mod folding;
 mod opening;
 mod random;
 mod reading;
+mod rebuilt;
 mod repair;
 
 use std::sync::Arc;
@@ -107,6 +108,7 @@ impl Client {
                 self.live = true;
             }
             Step::End => self.ended = true,
+            Step::Rebuilt => panic!("the log is the same"),
         }
     }
 

@@ -30,12 +30,18 @@ mod malformed;
 mod openai;
 /// The description of the HTTP interface, and an edge that is questioned by it.
 mod openapi;
+/// Leaders that are cut off from their followers, while edges and clients reach them.
+mod partition;
 /// The commands of the README, run as a reader would.
 mod readme;
 /// Plain HTTP: pages of history, waiting for a result, and what every address answers to what it does not take.
 mod rest;
+/// A store that went back under its watchers.
+mod restored;
 /// The schemas of what goes over the wire, against what does.
 mod schema;
+/// Brokers that hang or are slow, without closing a connection.
+mod silent_node;
 /// Socket.IO clients of other people, on good and bad networks.
 mod socketio;
 /// What only the WebSocket door does: two encodings, submit and cancel, the close, and how clients of an edge that stops
