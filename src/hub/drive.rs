@@ -41,7 +41,8 @@ struct Driver<S: EventSource> {
     feed: Arc<Feed>,
     stitcher: Stitcher<Arc<Stored>>,
     refill: Refill<S>,
-    /// `None` before the subscription stands, and after the job's end.
+    /// `None` before the subscription stands. After the job's end it only tells of disturbances: a log that goes back may
+    /// go on without that end.
     tail: Option<S::Tail>,
     open_pause: Duration,
     probe_at: Instant,
@@ -165,7 +166,7 @@ impl<S: EventSource> Driver<S> {
             }
         };
         let probe = async {
-            if self.stitcher.is_ended() || !idle {
+            if self.stitcher.is_ended() && !in_doubt || !idle {
                 pending::<()>().await;
             }
             sleep_until(self.probe_at).await;
@@ -311,7 +312,11 @@ impl<S: EventSource> Driver<S> {
                     self.refill.want(from, pos, None);
                     continue;
                 }
-                Action::End => self.tail = None,
+                Action::End => {
+                    if let Some(tail) = &mut self.tail {
+                        tail.unsubscribe();
+                    }
+                }
             }
             changed = true;
         }

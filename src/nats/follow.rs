@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::sync::Arc;
 
-use async_nats::Subscriber;
+use async_nats::{Message, Subscriber};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 
@@ -15,7 +15,8 @@ use crate::wire::{JobId, Stored};
 #[derive(Debug)]
 pub struct LiveTail {
     job: JobId,
-    live: Subscriber,
+    /// `None` after the subscription was ended.
+    live: Option<Subscriber>,
     /// Each counts up when copies may have been lost, or the log may be another one: a connection was away; the shard has
     /// another leader.
     disturbed: [watch::Receiver<u64>; 2],
@@ -38,7 +39,10 @@ impl Log {
         // A request on the same connection: when it is answered the server has seen the subscription; `flush` only
         // empties the socket's buffer.
         let last = self.last_of_any(&self.nats.live, job).await?;
-        Ok((LiveTail { job: job.clone(), live, disturbed, log: self.clone() }, last.map(Arc::new)))
+        Ok((
+            LiveTail { job: job.clone(), live: Some(live), disturbed, log: self.clone() },
+            last.map(Arc::new),
+        ))
     }
 }
 
@@ -51,7 +55,7 @@ impl Tail for LiveTail {
                 biased;
                 () = changed(reconnected) => return Signal::Disturbed,
                 () = changed(elected) => return Signal::Disturbed,
-                message = self.live.next() => match message {
+                message = next(&mut self.live) => match message {
                     Some(message) => {
                         if let Some(event) = stored(&self.job, &message) {
                             self.log.saw(event.pos, &self.job);
@@ -66,6 +70,17 @@ impl Tail for LiveTail {
 
     fn ready(&mut self) -> Option<Signal> {
         self.next().now_or_never()
+    }
+
+    fn unsubscribe(&mut self) {
+        self.live = None;
+    }
+}
+
+async fn next(live: &mut Option<Subscriber>) -> Option<Message> {
+    match live {
+        Some(live) => live.next().await,
+        None => pending().await,
     }
 }
 

@@ -3,6 +3,7 @@
 //! is told to [`expire`](Memory::expire) it.
 
 use std::collections::{HashMap, VecDeque};
+use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -351,7 +352,7 @@ impl EventSource for Memory {
             state.tails.push((job.clone(), copies));
         }
         let last = self.ask(Replica::Any, |state| state.last(job, Replica::Any)).await?;
-        Ok((MemoryTail { live, disturbed }, last))
+        Ok((MemoryTail { live: Some(live), disturbed }, last))
     }
 
     async fn last(&self, job: &JobId, from: Replica) -> Result<Option<Arc<Stored>>, Unavailable> {
@@ -372,17 +373,24 @@ impl EventSource for Memory {
 /// The live copies of one job.
 #[derive(Debug)]
 pub struct MemoryTail {
-    live: mpsc::Receiver<Arc<Stored>>,
+    /// `None` after the subscription was ended.
+    live: Option<mpsc::Receiver<Arc<Stored>>>,
     disturbed: watch::Receiver<u64>,
 }
 
 impl Tail for MemoryTail {
     async fn next(&mut self) -> Signal {
+        let live = async {
+            match &mut self.live {
+                Some(live) => live.recv().await.map_or(Signal::Closed, Signal::Event),
+                None => pending().await,
+            }
+        };
         tokio::select! {
             biased;
             // The sender lives as long as any clone of the source, and so longer than a tail that is waited for.
             Ok(()) = self.disturbed.changed() => Signal::Disturbed,
-            event = self.live.recv() => event.map_or(Signal::Closed, Signal::Event),
+            signal = live => signal,
         }
     }
 
@@ -391,11 +399,15 @@ impl Tail for MemoryTail {
             self.disturbed.mark_unchanged();
             return Some(Signal::Disturbed);
         }
-        match self.live.try_recv() {
+        match self.live.as_mut()?.try_recv() {
             Ok(event) => Some(Signal::Event(event)),
             Err(mpsc::error::TryRecvError::Disconnected) => Some(Signal::Closed),
             Err(mpsc::error::TryRecvError::Empty) => None,
         }
+    }
+
+    fn unsubscribe(&mut self) {
+        self.live = None;
     }
 }
 

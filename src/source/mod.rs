@@ -53,6 +53,9 @@ pub trait Tail: fmt::Debug + Send {
 
     /// What has happened already, without waiting.
     fn ready(&mut self) -> Option<Signal>;
+
+    /// Ends the subscription: no copy comes any more, but disturbances are told as before.
+    fn unsubscribe(&mut self);
 }
 
 /// What a live subscription tells.

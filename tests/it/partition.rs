@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, join4};
 use serde_json::{Value, json};
+use tailwater::guard::Signal;
 use tailwater::nats::Names;
 use tailwater::wire::JobId;
 use tokio::time::{Instant, sleep};
@@ -51,7 +52,7 @@ async fn lead(system: &System, broker: &Broker, node: usize) {
     }
 }
 
-/// An edge whose connections are all at one node.
+/// An edge whose connections are at these nodes only.
 async fn edge_at(system: &System, broker: &Broker, nodes: &[usize]) -> Edge {
     let urls: Vec<_> = nodes.iter().map(|&node| format!("nats://{}", broker.addr(node))).collect();
     let options = tailwater::nats::Options { url: urls.join(","), ..system.options.clone() };
@@ -71,8 +72,8 @@ impl Told {
         *self.refused.entry(code.to_owned()).or_default() += 1;
     }
 
-    #[expect(clippy::print_stdout, reason = "the figures are worth reading when somebody looks")]
     /// Demands that nothing but "come back" was said.
+    #[expect(clippy::print_stdout, reason = "the figures are worth reading when somebody looks")]
     fn assert_passing(&self, what: &str) {
         println!("{what}: {self:?}");
         let codes: Vec<_> = self.refused.keys().map(String::as_str).collect();
@@ -80,8 +81,8 @@ impl Told {
     }
 }
 
-/// Follows a job to its end over whichever edge comes next, and comes back after each drop and each `unavailable`. It is dropped every
-/// now and then, so that it has to resume.
+/// Follows a job to its end over whichever edge comes next, and comes back after each drop and each `unavailable`. It is
+/// dropped every now and then, so that it has to resume.
 async fn follow(edges: &[&Edge], job: &str, nth: usize) -> (Seen, Told) {
     let (mut seen, mut told) = (Seen::of(job), Told::default());
     for turn in nth.. {
@@ -217,6 +218,55 @@ async fn an_old_leader_without_a_quorum_makes_no_edge_say_anything_final() {
     submitted.assert_passing("submits, states, cancels");
     for job in jobs {
         system.ended(&job).await;
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_leader_whose_followers_hang_says_nothing_final_until_they_go_on() {
+    let (broker, _routes) = Broker::three_linked().await;
+    let system = System::with(&broker, |settings| settings.shards = 1).await;
+    system.submit("there", words(1, 1, 1)).await;
+    lead(&system, &broker, 0).await;
+    let edge = edge_at(&system, &broker, &[0]).await;
+    let asks = [
+        ("GET", "nowhere/state", 404),
+        ("POST", "nowhere/cancel", 404),
+        ("GET", "there/events?after=9", 409),
+    ];
+    for (method, path, refused) in asks {
+        let (status, _, body) = http(&edge, method, &format!("/api/jobs/{path}"), "", b"").await;
+        assert_eq!(status, refused, "{body}");
+    }
+    for follower in [1, 2] {
+        broker.signal(follower, Signal::STOP);
+    }
+    let stopped = Instant::now();
+    for (method, path, refused) in asks {
+        let path = format!("/api/jobs/{path}");
+        // Until a follower could call an election, there is no other leader whose word could differ.
+        eventually("an answer that asks to come back", || async {
+            let (status, _, body) = http(&edge, method, &path, "", b"").await;
+            assert!(status == 503 || status == refused, "{body}");
+            (status == 503).then_some(())
+        })
+        .await;
+        // A leader gives up by itself when it has had no quorum for 10 s.
+        assert!(stopped.elapsed() < Duration::from_secs(9), "{:?}", stopped.elapsed());
+        let (status, _, body) = http(&edge, method, &path, "", b"").await;
+        assert_eq!(status, 503, "{body}");
+    }
+    let (_, _, body) = http(&edge, "GET", "/readyz", "", b"").await;
+    assert_eq!(body["status"], "ready", "the connections answer");
+    for follower in [1, 2] {
+        broker.signal(follower, Signal::CONT);
+    }
+    for (method, path, refused) in asks {
+        eventually("the final answer", || async {
+            let (status, _, _) = http(&edge, method, &format!("/api/jobs/{path}"), "", b"").await;
+            (status == refused).then_some(())
+        })
+        .await;
     }
     system.end().await;
 }

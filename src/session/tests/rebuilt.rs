@@ -165,3 +165,25 @@ async fn without_a_quorum_a_start_is_refused_as_unavailable_and_nothing_is_told_
     client.reach(11).await;
     assert!(client.missing.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_had_ended_before_its_log_went_back_is_watched_anew() {
+    let memory = alone(10);
+    memory.append(&job(), done());
+    let hub = edge(&memory);
+    let mut client = Client::from_start(&hub).await;
+    client.until_end().await;
+    settle().await;
+    assert_eq!(memory.followers(), 0, "nothing is followed after the end");
+    memory.disturb();
+    sleep(FOUND_OUT).await;
+    assert_eq!(hub.feeds(), 1, "the log is the same");
+    memory.go_back(5);
+    memory.disturb();
+    sleep(FOUND_OUT).await;
+    memory.append(&job(), chunk("new"));
+    memory.append(&job(), done());
+    let mut client = Client::from_start(&hub).await;
+    client.until_end().await;
+    assert_eq!(client.given, 7);
+}
