@@ -30,6 +30,23 @@ pub const BODY_WAIT: Duration = Duration::from_secs(30);
 /// How many jobs one connection may watch. Each costs a session of about 1 KiB here and a place in the scan.
 pub const WATCHES_MAX: usize = 1024;
 
+// ---- the memory of an edge
+
+/// What part of the machine's memory, or of its container's limit, an edge holds for its clients unless `--memory` says
+/// otherwise: a quarter. The broker and workers often run on the same machine.
+pub const MEMORY_PART: usize = 4;
+/// The budget when the machine does not say how much memory it has.
+pub const MEMORY_UNKNOWN: usize = 1024 * 1024 * 1024;
+/// The smallest budget: the largest inputs and states of a few clients at a time.
+pub const MEMORY_MIN: usize = 64 * 1024 * 1024;
+/// How many bytes of bodies an edge holds that arrive. A flood of large ones costs this much and no more.
+pub const BODIES_BYTES: usize = 24 * 1024 * 1024;
+/// How many bytes of submissions an edge holds that wait or are under way, as they lie in memory. An input of 512 KiB has
+/// at most some 9 MiB.
+pub const SUBMITS_BYTES: usize = 24 * 1024 * 1024;
+/// How many bytes of answers an edge holds that are gathered or not yet taken: states and pages.
+pub const ANSWERS_BYTES: usize = 32 * 1024 * 1024;
+
 // ---- the queue
 
 /// How many jobs of one kind wait or run at a time; more are refused until some have ended. A fiftieth of what the
@@ -138,6 +155,10 @@ pub const SHORTER_WAIT: Duration = Duration::from_secs(5);
 /// How many messages in a row that are no events are passed over to find the next, or the last, event of a job. A foreign
 /// worker that writes in a wrong format leaves one per chunk until another one claims the job.
 pub const FOREIGN_MAX: usize = 1024;
+/// How many single reads look for an event by its number: 64 halve any stretch of a stream down to one message.
+pub const LOCATE_READS: usize = 64;
+/// How many jobs with undecodable messages are remembered, so that each is reported once: about 100 KiB.
+pub const UNDECODABLE_JOBS: usize = 1024;
 /// How far back the last event of a job is sought at first when something else stands behind it, in messages of the
 /// shard; eight times as far each time.
 pub const LOOK_BACK: u64 = 64;

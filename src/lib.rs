@@ -30,6 +30,7 @@
 //! | [`worker`] | a job's life: claim, run, publish, end. Knows `trait Backend`, no particular one |
 //! | [`cli`] | the commands. The only place that prints |
 //! | [`config`], [`runtime`], [`guard`] | every limit with its reason; tasks and threads; programs that end with their parent |
+//! | [`budget`] | how many bytes a process may hold for its clients |
 //!
 //! The trait that separates reading from NATS has a folder of its own, `source`: both the hub and the session stand on it,
 //! and neither should own what the other needs.
@@ -47,6 +48,7 @@
 //! 8. No empty payload is stored, and no chunk splits a character.
 
 pub mod backend;
+pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod edge;

@@ -10,7 +10,8 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{NatsArgs, hosts, until_interrupted};
-use crate::config::DRAIN_WINDOW;
+use crate::budget::Budget;
+use crate::config::{DRAIN_WINDOW, MEMORY_MIN};
 use crate::{edge, runtime};
 
 /// Serve clients: submit, state, and every job's stream over WebSocket. Any number of edges may run; none keeps anything.
@@ -42,9 +43,34 @@ pub(super) struct EdgeArgs {
     /// The hosts that jobs may call back to, separated by commas, each `name` or `name:port`. None by default.
     #[arg(long, env = "TAILWATER_CALLBACK_HOSTS", value_name = "HOSTS", value_delimiter = ',')]
     callback_hosts: Vec<String>,
+    /// How much memory the edge may hold for its clients, for example 512MiB or 2GiB; beyond it new requests are refused.
+    /// By default a quarter of what the machine, or the container, has.
+    #[arg(long, env = "TAILWATER_MEMORY", value_name = "BYTES", value_parser = bytes)]
+    memory: Option<usize>,
+}
+
+/// Reads a number of bytes, with or without a unit.
+fn bytes(text: &str) -> Result<usize, String> {
+    const UNITS: [(&str, usize); 7] =
+        [("KiB", 10), ("MiB", 20), ("GiB", 30), ("K", 10), ("M", 20), ("G", 30), ("", 0)];
+    let bad = || "a number of bytes, with KiB, MiB or GiB: for example 512MiB".to_owned();
+    let text = text.trim();
+    let (number, shift) =
+        UNITS.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift))).ok_or_else(bad)?;
+    let bytes = number.trim().parse::<usize>().ok().and_then(|number| number.checked_mul(1 << shift));
+    let bytes = bytes.ok_or_else(bad)?;
+    if bytes < MEMORY_MIN {
+        return Err(format!("at least {} MiB", MEMORY_MIN >> 20));
+    }
+    Ok(bytes)
 }
 
 impl EdgeArgs {
+    /// What the threads of this edge share.
+    pub(super) fn shared(&self) -> edge::Shared {
+        edge::Shared::new(self.memory.map_or_else(Budget::of_machine, Budget::new))
+    }
+
     /// What an edge is told that tells its clients to come back over the time `drain`.
     pub(super) fn settings(&self, drain: Duration) -> edge::Settings {
         edge::Settings { callback_hosts: hosts(&self.callback_hosts), drain }
@@ -57,7 +83,7 @@ impl Edge {
         let listeners = bind(self.listen, threads)?;
         let addr = listeners[0].local_addr()?;
         let listeners: Vec<_> = listeners.into_iter().map(|listener| Mutex::new(Some(listener))).collect();
-        let (stop, shared) = (CancellationToken::new(), edge::Shared::new());
+        let (stop, shared) = (CancellationToken::new(), self.settings.shared());
         runtime::on_threads(threads, |index| {
             let (stop, nats, settings) =
                 (stop.clone(), &self.nats, self.settings.settings(self.drain.into()));
@@ -81,4 +107,20 @@ impl Edge {
 
 pub(super) fn bind(listen: SocketAddr, threads: usize) -> anyhow::Result<Vec<TcpListener>> {
     edge::bind(listen, threads).with_context(|| format!("cannot listen on {listen}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_bytes_may_have_a_unit() {
+        let read = [("67108864", 64 << 20), ("64MiB", 64 << 20), ("512 M", 512 << 20), ("2GiB", 2 << 30)];
+        for (text, expected) in read {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        for bad in ["", "MiB", "1TiB", "-1G", "1.5GiB", "99999999999999GiB", "63MiB", "4096"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -111,7 +111,7 @@ impl Up {
         println!("ready http://{}", listener.local_addr()?);
         // Whoever presses Ctrl-C wants the prompt back, and there is no other edge that clients could storm.
         let settings = self.edge.settings(Duration::ZERO);
-        edge::run(listener, nats.clone(), settings, edge::Shared::new(), stop.clone()).await?;
+        edge::run(listener, nats.clone(), settings, self.edge.shared(), stop.clone()).await?;
         tasks.end(Duration::from_secs(3)).await;
         nats.close().await;
         Ok(())

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tracing::{debug, warn};
 
+use crate::budget::NoRoom;
 use crate::session;
 use crate::source::Unavailable;
 use crate::wire::{Code, Refusal};
@@ -62,6 +63,12 @@ impl From<Refusal> for Problem {
 impl From<Code> for Problem {
     fn from(code: Code) -> Self {
         Self { code, detail: None }
+    }
+}
+
+impl From<NoRoom> for Problem {
+    fn from(NoRoom: NoRoom) -> Self {
+        Code::Overloaded.into()
     }
 }
 

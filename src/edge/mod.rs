@@ -5,6 +5,7 @@ mod drain;
 mod error;
 mod jobs;
 mod list;
+mod memory;
 mod openapi;
 mod ops;
 mod page;

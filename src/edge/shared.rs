@@ -3,22 +3,31 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use super::memory::Memory;
 use super::{App, socketio};
+use crate::budget::Budget;
 
 /// Made once for each process, and given to each of its threads.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Shared(Arc<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
+    memory: Memory,
     socketio: socketio::Engine,
     threads: Mutex<Vec<Weak<App>>>,
 }
 
 impl Shared {
-    /// For the threads of one edge.
-    pub fn new() -> Self {
-        Self::default()
+    /// For the threads of one edge, which together hold no more for their clients than `budget`.
+    pub fn new(budget: Budget) -> Self {
+        let memory = Memory::new(budget);
+        let socketio = socketio::Engine::default();
+        Self(Arc::new(Inner { memory, socketio, threads: Mutex::default() }))
+    }
+
+    pub(super) fn memory(&self) -> &Memory {
+        &self.0.memory
     }
 
     pub(super) fn socketio(&self) -> &socketio::Engine {

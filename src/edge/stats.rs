@@ -139,6 +139,18 @@ pub(super) struct Stats {
     /// How many events the watch that is furthest behind was not handed yet, of those that this edge knows to be stored.
     /// What was handed over may still be on its way: up to 64 KiB and what the network holds.
     lag: u64,
+    memory: Memory,
+}
+
+/// What the edge holds for its clients. Beyond the limit new requests are refused; those who are there go on.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+struct Memory {
+    /// How many bytes it may hold.
+    limit: usize,
+    /// How many bytes it holds, as it counts them.
+    used: usize,
+    /// How many requests found no room since the process began.
+    refused: u64,
 }
 
 /// How many clients are connected through each door.
@@ -169,6 +181,9 @@ pub(super) async fn stats(State(app): State<Arc<App>>) -> Json<Stats> {
         stats.replays += standing.reading;
         stats.lag = stats.lag.max(standing.lag);
     }
+    let memory = app.shared.memory();
+    let (limit, used, refused) = (memory.whole.limit(), memory.whole.used(), memory.refused());
+    stats.memory = Memory { limit, used, refused };
     stats.events_per_second = recent as f64 / RATE_SECONDS as f64;
     Json(stats)
 }

@@ -1,13 +1,16 @@
 //! A feed's task: subscribes, keeps the history gapless with a stitcher, asks a silent log, makes sure after a disturbance
-//! that the log still is the same, and ends when nobody watches. It knows no client.
+//! that the log still is the same, and ends when nobody watches. Whatever it asks is answered beside the live copies, which
+//! wait for nothing else. It knows no client.
 
 use std::future::pending;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, trace, warn};
+use tracing::{debug, error, trace, warn};
 
 use super::check::{Checked, check, contradicts};
 use super::{Feed, Hub};
@@ -15,10 +18,25 @@ use crate::config::{
     AHEAD_MAX, FEED_LINGER, PROBE_FIRST, PROBE_MAX, PROBE_SILENT, PROBE_SPREAD, REREAD_FIRST, REREAD_MAX,
 };
 use crate::resume::{Action, Input, Stitcher};
-use crate::source::{EventSource, Refill, Refilled, Signal, Tail, Unavailable};
-use crate::wire::{Seq, Stored};
+use crate::source::{Copy, EventSource, LiveChain, Refill, Refilled, Signal, Tail, Unavailable};
+use crate::wire::{Pos, Seq, Stored, Unreadable};
 
+/// Drives a feed until it is forgotten. After a panic, a program fault, its watchers are served again: from an empty
+/// history, and not at once, so that a fault that one event causes each time does not take the thread.
 pub(super) async fn drive<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>) {
+    loop {
+        let driven = AssertUnwindSafe(drive_once(Arc::clone(&hub), Arc::clone(&feed)));
+        if driven.catch_unwind().await.is_ok() {
+            return;
+        }
+        hub.note_panic();
+        error!(job = %feed.job(), "a feed's task panicked; its watchers are served by a new one");
+        feed.close();
+        sleep(REREAD_MAX).await;
+    }
+}
+
+async fn drive_once<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>) {
     debug!(job = %feed.job(), "feed begins");
     let mut driver = Driver::new(Arc::clone(&hub), Arc::clone(&feed));
     loop {
@@ -44,11 +62,18 @@ struct Driver<S: EventSource> {
     /// `None` before the subscription stands. After the job's end it only tells of disturbances: a log that goes back may
     /// go on without that end.
     tail: Option<S::Tail>,
+    /// Which live copies are events of the job.
+    chain: LiveChain,
+    /// The last copy that had come when the reading under way was asked for.
+    chain_asked: Option<Pos>,
+    /// The subscription that is being made.
+    opening: Option<BoxFuture<'static, Opened<S>>>,
+    open_at: Instant,
     open_pause: Duration,
+    /// The question to the log that is under way.
+    probing: Option<BoxFuture<'static, Probed>>,
     probe_at: Instant,
     probe_pause: Duration,
-    /// The look at the log that is under way.
-    probe: Option<BoxFuture<'static, Result<Checked, Unavailable>>>,
     /// The event that was handed out last.
     last: Option<Arc<Stored>>,
     /// Whether the log may be another one than before, and no copy puts the probe off. Until it is known to be the same,
@@ -64,12 +89,19 @@ struct Driver<S: EventSource> {
     linger_until: Option<Instant>,
 }
 
+/// A subscription, and the event that was last when it stood.
+type Opened<S> = Result<(<S as EventSource>::Tail, Option<Arc<Stored>>), Unavailable>;
+/// Whether the log goes on from what was handed out, and its last event.
+type Probed = Result<Checked, Unavailable>;
+
 /// What woke the feed.
-enum Wake {
+enum Wake<S: EventSource> {
     Signal(Signal),
     Refilled(Refilled),
+    Open,
+    Opened(Opened<S>),
     Probe,
-    Probed(Result<Checked, Unavailable>),
+    Probed(Probed),
     Left,
     LingerOver,
 }
@@ -82,10 +114,14 @@ impl<S: EventSource> Driver<S> {
             stitcher: Stitcher::live(Seq::FIRST, AHEAD_MAX),
             refill: Refill::default(),
             tail: None,
+            chain: LiveChain::new(AHEAD_MAX),
+            chain_asked: None,
+            opening: None,
+            open_at: Instant::now(),
             open_pause: REREAD_FIRST,
+            probing: None,
             probe_at: Instant::now(),
             probe_pause: PROBE_SILENT,
-            probe: None,
             last: None,
             in_doubt: false,
             doubt_pause: REREAD_FIRST,
@@ -97,18 +133,15 @@ impl<S: EventSource> Driver<S> {
 
     /// Waits for one thing to happen and takes it in.
     async fn step(&mut self) {
-        if self.tail.is_none() && !self.stitcher.is_ended() {
-            self.open().await;
-        } else {
-            self.take_in().await;
-        }
+        let wake = self.wake().await;
+        self.take_in(wake);
         if self.feed.watchers() > 0 {
             self.linger_until = None;
         }
     }
 
-    async fn take_in(&mut self) {
-        match self.wake().await {
+    fn take_in(&mut self, wake: Wake<S>) {
+        match wake {
             Wake::Signal(signal) => {
                 self.signal(signal);
                 self.signals();
@@ -120,8 +153,16 @@ impl<S: EventSource> Driver<S> {
                     self.refilled(refilled);
                 }
             }
-            Wake::Probe => self.begin_probe(),
-            Wake::Probed(probed) => self.probed(probed),
+            Wake::Open => self.open(),
+            Wake::Opened(Ok((tail, last))) => self.opened(tail, last),
+            Wake::Opened(Err(error)) => {
+                debug!(job = %self.feed.job(), %error, "cannot follow yet");
+                self.opening = None;
+                self.open_at = Instant::now() + self.open_pause;
+                self.open_pause = REREAD_MAX.min(self.open_pause * 2);
+            }
+            Wake::Probe => self.probe(),
+            Wake::Probed(last) => self.probed(last),
             Wake::Left => self.linger_until = Some(Instant::now() + FEED_LINGER),
             Wake::LingerOver => {}
         }
@@ -146,30 +187,35 @@ impl<S: EventSource> Driver<S> {
                 if let Some(before) = self.stitcher.hole().filter(|_| nothing_left) {
                     self.stitcher.handle(Input::Gone { before });
                 }
+                self.chain_was_read(nothing_left);
             }
         }
     }
 
-    async fn wake(&mut self) -> Wake {
+    async fn wake(&mut self) -> Wake<S> {
         let (source, job) = (self.hub.source(), self.feed.job());
+        let (ended, open) = (self.stitcher.is_ended(), self.tail.is_some());
+        let in_doubt = self.in_doubt;
         let live = async {
-            match &mut self.tail {
-                Some(tail) => tail.next().await,
-                None => pending().await,
-            }
-        };
-        let (idle, in_doubt) = (self.probe.is_none(), self.in_doubt);
-        let probed = async {
-            match &mut self.probe {
-                Some(probe) => probe.await,
-                None => pending().await,
+            match (&mut self.tail, &mut self.opening) {
+                (Some(tail), _) => Wake::Signal(tail.next().await),
+                (None, _) if ended => pending().await,
+                (None, Some(opening)) => Wake::Opened(opening.await),
+                (None, None) => {
+                    sleep_until(self.open_at).await;
+                    Wake::Open
+                }
             }
         };
         let probe = async {
-            if self.stitcher.is_ended() && !in_doubt || !idle {
-                pending::<()>().await;
+            match &mut self.probing {
+                _ if ended && !in_doubt || !open => pending().await,
+                Some(probing) => Wake::Probed(probing.await),
+                None => {
+                    sleep_until(self.probe_at).await;
+                    Wake::Probe
+                }
             }
-            sleep_until(self.probe_at).await;
         };
         let linger = async {
             match self.linger_until {
@@ -178,49 +224,45 @@ impl<S: EventSource> Driver<S> {
             }
         };
         tokio::select! {
-            signal = live => Wake::Signal(signal),
-            probed = probed => Wake::Probed(probed),
+            wake = live => wake,
             refilled = self.refill.next(source, job), if !in_doubt => Wake::Refilled(refilled),
-            () = probe => Wake::Probe,
+            wake = probe => wake,
             () = self.feed.left() => Wake::Left,
             () = linger => Wake::LingerOver,
         }
     }
 
-    /// Subscribes, and begins the history with the last event. After a closed subscription, goes on where it was.
-    async fn open(&mut self) {
-        match self.hub.source().follow(self.feed.job()).await {
-            Ok((tail, last)) => {
-                self.tail = Some(tail);
-                self.open_pause = REREAD_FIRST;
-                self.probe_at = Instant::now() + PROBE_FIRST + self.spread(PROBE_FIRST / 4);
-                if !self.feed.is_open() {
-                    let next = last.as_ref().map_or(Seq::FIRST, |last| last.seq);
-                    self.stitcher = Stitcher::live(next, AHEAD_MAX);
-                    self.feed.open(next);
-                    self.feed.wake();
-                }
-                match last {
-                    // The subscription before this one has ended, and nobody knows what has happened since.
-                    Some(_) if self.last.is_some() => self.doubt(Duration::ZERO),
-                    Some(last) => self.stitcher.handle(Input::Live(last)),
-                    None => {}
-                }
-            }
-            Err(error) => {
-                debug!(job = %self.feed.job(), %error, "cannot follow yet");
-                sleep(self.open_pause).await;
-                self.open_pause = REREAD_MAX.min(self.open_pause * 2);
-                if self.feed.watchers() == 0 && self.linger_until.is_none() {
-                    self.linger_until = Some(Instant::now() + FEED_LINGER);
-                }
-            }
+    /// Subscribes. After a closed subscription the feed goes on where it was.
+    fn open(&mut self) {
+        let (hub, feed) = (Arc::clone(&self.hub), Arc::clone(&self.feed));
+        self.opening = Some(Box::pin(async move { hub.source().follow(feed.job()).await }));
+    }
+
+    /// Begins the history with the last event.
+    fn opened(&mut self, tail: S::Tail, last: Option<Arc<Stored>>) {
+        self.opening = None;
+        self.tail = Some(tail);
+        self.open_pause = REREAD_FIRST;
+        self.probe_at = Instant::now() + PROBE_FIRST + self.spread(PROBE_FIRST / 4);
+        if !self.feed.is_open() {
+            let next = last.as_ref().map_or(Seq::FIRST, |last| last.seq);
+            self.stitcher = Stitcher::live(next, AHEAD_MAX);
+            self.feed.open(next);
+            self.feed.wake();
+        }
+        match last {
+            // The subscription before this one has ended, and nobody knows what has happened since.
+            Some(_) if self.last.is_some() => self.doubt(Duration::ZERO),
+            Some(last) => self.stitcher.handle(Input::Live(last)),
+            None => {}
         }
     }
 
     fn signal(&mut self, signal: Signal) {
         match signal {
             Signal::Event(event) => self.live(event),
+            Signal::Undecodable { .. } if self.in_doubt => self.skipped = true,
+            Signal::Undecodable { pos, prev } => self.chain.undecodable(pos, prev),
             Signal::Disturbed => self.doubt(self.spread(PROBE_SPREAD)),
             Signal::Closed => self.tail = None,
         }
@@ -228,11 +270,8 @@ impl<S: EventSource> Driver<S> {
 
     fn live(&mut self, event: Arc<Stored>) {
         trace!(job = %self.feed.job(), seq = event.seq.0, "live");
-        let contradicted = match self.feed.find(event.seq) {
-            Some(known) => known.cursor() != event.cursor(),
-            None => self.last.as_ref().is_some_and(|last| contradicts(last, &event)),
-        };
-        if contradicted {
+        // One that the broker stored right after what is known is of the same log, whatever its number.
+        if event.prev != Some(self.chain.read()) && self.is_contradicted(&event) {
             self.doubt(Duration::ZERO);
         }
         if self.in_doubt {
@@ -245,12 +284,19 @@ impl<S: EventSource> Driver<S> {
         }
         self.probe_pause = PROBE_SILENT;
         self.probe_at = Instant::now() + PROBE_SILENT + self.spread(PROBE_SILENT / 4);
-        self.stitcher.handle(Input::Live(event));
+        self.copied(event);
+    }
+
+    fn is_contradicted(&self, event: &Stored) -> bool {
+        match self.feed.find(event.seq) {
+            Some(known) => known.cursor() != event.cursor(),
+            None => self.last.as_ref().is_some_and(|last| contradicts(last, event)),
+        }
     }
 
     /// The log may be another one: it is looked at within `soon`, whatever was seen of it before.
     fn doubt(&mut self, soon: Duration) {
-        self.probe = None;
+        self.probing = None;
         self.probe_pause = PROBE_SILENT;
         self.probe_at = self.probe_at.min(Instant::now() + soon);
         self.doubt_pause = REREAD_FIRST;
@@ -258,19 +304,45 @@ impl<S: EventSource> Driver<S> {
         if self.refill.is_busy() {
             // What it reads may be of another log; it is read again once that is known.
             self.refill = Refill::default();
+            self.chain_asked = None;
             self.stitcher.handle(Input::ReplayDone);
             self.skipped = true;
         }
     }
 
-    /// Asks the log whether something was stored that did not arrive, and whether it still is the same.
-    fn begin_probe(&mut self) {
-        let (hub, job, last) = (Arc::clone(&self.hub), self.feed.job().clone(), self.last.clone());
-        self.probe = Some(Box::pin(async move { check(hub.source(), &job, last).await }));
+    /// Takes in a live copy.
+    fn copied(&mut self, event: Arc<Stored>) {
+        match self.chain.live(event) {
+            Copy::Next(event) => self.stitcher.handle(Input::Live(event)),
+            Copy::Undecodable(event) => self.skipped(&event),
+            // A reading that is under way may bring what stands before it, and is followed by another if it does not.
+            Copy::Waits if self.stitcher.is_live() => self.stitcher.handle(Input::LiveLagged),
+            Copy::Waits | Copy::Old => {}
+        }
     }
 
-    fn probed(&mut self, probed: Result<Checked, Unavailable>) {
-        self.probe = None;
+    fn skipped(&self, event: &Stored) {
+        self.hub.source().undecodable(self.feed.job(), event.pos, &Unreadable::OutOfOrder);
+    }
+
+    /// A reading of the log is over: what waited for it and is not in the log was never an event.
+    fn chain_was_read(&mut self, nothing_left: bool) {
+        if let Some(asked) = self.chain_asked.take().filter(|_| nothing_left) {
+            self.chain.abandon(asked).iter().for_each(|event| self.skipped(event));
+        }
+        if self.chain.behind().is_some() && self.stitcher.is_live() {
+            self.stitcher.handle(Input::LiveLagged);
+        }
+    }
+
+    /// Asks the log whether something was stored that did not arrive, and whether it still is the same.
+    fn probe(&mut self) {
+        let (hub, feed, last) = (Arc::clone(&self.hub), Arc::clone(&self.feed), self.last.clone());
+        self.probing = Some(Box::pin(async move { check(hub.source(), feed.job(), last).await }));
+    }
+
+    fn probed(&mut self, probed: Probed) {
+        self.probing = None;
         match probed {
             Ok(Checked::Continues(last)) => {
                 self.in_doubt = false;
@@ -300,29 +372,47 @@ impl<S: EventSource> Driver<S> {
     /// Does what the stitcher says.
     fn act(&mut self) {
         let mut changed = false;
-        while let Some(action) = self.stitcher.poll() {
-            match action {
-                Action::Deliver(event) => {
-                    self.last = Some(Arc::clone(&event));
-                    self.feed.update(|history| history.push(event));
-                }
-                Action::Missing { to, .. } => self.feed.update(|history| history.restart(to.next())),
-                Action::Replay { from } => {
-                    let pos = self.feed.last().map(|last| last.pos + 1);
-                    self.refill.want(from, pos, None);
-                    continue;
-                }
-                Action::End => {
-                    if let Some(tail) = &mut self.tail {
-                        tail.unsubscribe();
-                    }
-                }
+        loop {
+            while let Some(action) = self.stitcher.poll() {
+                changed |= self.do_one(action);
             }
-            changed = true;
+            match self.chain.next_waiting() {
+                Some(Copy::Next(event)) => self.stitcher.handle(Input::Live(event)),
+                Some(Copy::Undecodable(event)) => self.skipped(&event),
+                Some(Copy::Waits | Copy::Old) | None => break,
+            }
         }
         if changed {
             self.feed.wake();
         }
+    }
+
+    /// Says whether watchers see a change.
+    fn do_one(&mut self, action: Action<Arc<Stored>>) -> bool {
+        match action {
+            Action::Deliver(event) => {
+                self.chain.delivered(&event);
+                self.last = Some(Arc::clone(&event));
+                self.feed.update(|history| history.push(event));
+            }
+            Action::Missing { to, .. } => {
+                self.chain.restart(to.next());
+                self.feed.update(|history| history.restart(to.next()));
+            }
+            Action::Replay { from } => {
+                let pos = self.feed.last().map(|last| last.pos + 1);
+                self.chain_asked = self.chain.behind();
+                self.refill.want(from, pos, None);
+                return false;
+            }
+            Action::End => {
+                if let Some(tail) = &mut self.tail {
+                    tail.unsubscribe();
+                }
+                self.probing = None;
+            }
+        }
+        true
     }
 
     fn linger_over(&self) -> bool {

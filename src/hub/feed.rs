@@ -114,6 +114,11 @@ impl Feed {
         self.lock().get_or_insert_with(|| History::new(next, HISTORY_BYTES));
     }
 
+    /// Forgets the history; watchers wait until it is opened again.
+    pub(super) fn close(&self) {
+        *self.lock() = None;
+    }
+
     pub(super) fn update(&self, change: impl FnOnce(&mut History<Arc<Stored>>)) {
         if let Some(history) = self.lock().as_mut() {
             change(history);

@@ -9,6 +9,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use feed::{Feed, Standing, Watch};
@@ -24,6 +25,7 @@ pub struct Hub<S> {
     source: S,
     feeds: Mutex<HashMap<JobId, Arc<Feed>>>,
     tasks: Tasks,
+    panics: AtomicU64,
 }
 
 /// The hub holds as many feeds as it may.
@@ -34,7 +36,7 @@ pub struct Full;
 impl<S: EventSource> Hub<S> {
     /// A hub without feeds; `tasks` owns those to come.
     pub fn new(source: S, tasks: Tasks) -> Arc<Self> {
-        Arc::new(Self { source, feeds: Mutex::default(), tasks })
+        Arc::new(Self { source, feeds: Mutex::default(), tasks, panics: AtomicU64::new(0) })
     }
 
     /// Where the events come from.
@@ -45,6 +47,15 @@ impl<S: EventSource> Hub<S> {
     /// How many jobs have a feed, watched or lingering.
     pub fn feeds(&self) -> usize {
         self.lock().len()
+    }
+
+    /// How many times a feed's task has panicked.
+    pub fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    fn note_panic(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Where the watchers of all feeds stand, taken together.

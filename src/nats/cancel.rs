@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::log::{Log, Tip};
+use super::log::Log;
+use super::tip::Tip;
 use super::writer::{Refusal, Writer};
 use crate::config::{CANCEL_WAIT, RETRY_FIRST};
 use crate::source::Unavailable;

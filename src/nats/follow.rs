@@ -7,20 +7,22 @@ use async_nats::{Message, Subscriber};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 
-use super::log::{Log, stored};
+use super::batch::number;
+use super::log::Log;
+use super::names;
 use crate::source::{Signal, Tail, Unavailable};
 use crate::wire::{JobId, Stored};
 
 /// The live subscription of one job.
 #[derive(Debug)]
 pub struct LiveTail {
+    log: Log,
     job: JobId,
     /// `None` after the subscription was ended.
     live: Option<Subscriber>,
     /// Each counts up when copies may have been lost, or the log may be another one: a connection was away; the shard has
     /// another leader.
     disturbed: [watch::Receiver<u64>; 2],
-    log: Log,
 }
 
 impl Log {
@@ -40,7 +42,7 @@ impl Log {
         // empties the socket's buffer.
         let last = self.last_of_any(&self.nats.live, job).await?;
         Ok((
-            LiveTail { job: job.clone(), live: Some(live), disturbed, log: self.clone() },
+            LiveTail { log: self.clone(), job: job.clone(), live: Some(live), disturbed },
             last.map(Arc::new),
         ))
     }
@@ -57,10 +59,14 @@ impl Tail for LiveTail {
                 () = changed(elected) => return Signal::Disturbed,
                 message = next(&mut self.live) => match message {
                     Some(message) => {
-                        if let Some(event) = stored(&self.job, &message) {
-                            self.log.saw(event.pos, &self.job);
-                            return Signal::Event(Arc::new(event));
-                        }
+                        // The broker's own word is the last one: whoever publishes may have set the same headers.
+                        let Some(pos) = number(&message, names::SEQUENCE) else { continue };
+                        self.log.saw(pos, &self.job);
+                        let prev = number(&message, names::LAST_SEQUENCE);
+                        return match self.log.decode(&self.job, pos, message.payload, prev) {
+                            Some(event) => Signal::Event(Arc::new(event)),
+                            None => Signal::Undecodable { pos, prev },
+                        };
                     }
                     None => return Signal::Closed,
                 },

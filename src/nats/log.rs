@@ -8,19 +8,18 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
-use tracing::warn;
 
 use super::api::{self, Published};
-use super::batch::{batch, number};
+use super::batch::number;
 use super::connect::Nats;
 use super::error::{Error, code};
 use super::lease::{Leases, Of};
 use super::names;
 use super::setup;
-use crate::config::{FOREIGN_MAX, LOOK_BACK, PAGE, PAGE_BYTES, REQUEST_WAIT, REREAD_FIRST};
+use super::undecodable::Undecodable;
+use crate::config::FOREIGN_MAX;
 use crate::source::{At, Unavailable};
-use crate::wire::{JobId, Pos, Stored};
+use crate::wire::{JobId, Pos, Stored, Unreadable};
 
 /// The logs of all jobs.
 #[derive(Clone, Debug)]
@@ -28,6 +27,7 @@ pub struct Log {
     pub(super) nats: Arc<Nats>,
     pub(super) shards: u32,
     pub(super) leases: Arc<Leases>,
+    undecodable: Arc<Undecodable>,
 }
 
 /// How an append ended.
@@ -43,25 +43,11 @@ pub enum Appended {
     Unsure(Unavailable),
 }
 
-/// Where a job's log ends.
-#[derive(Debug)]
-pub enum Tip {
-    /// Here.
-    At {
-        /// The last event; `None` while there is none.
-        last: Option<Stored>,
-        /// The place of what stands last, be it an event or not: what an append must expect. 0 when nothing does.
-        fence: Pos,
-    },
-    /// Behind more than [`FOREIGN_MAX`] messages that are no events: nobody looks further.
-    Buried,
-}
-
 /// A message of a job's log.
-struct Found {
-    pos: Pos,
-    /// `None` when it is no event.
-    event: Option<Stored>,
+pub(super) struct Found {
+    pub(super) pos: Pos,
+    /// `None` when it does not have the form of an event. Whether it has the right number is not known.
+    pub(super) event: Option<Stored>,
 }
 
 impl Log {
@@ -71,7 +57,8 @@ impl Log {
     /// [`Error::NotSetUp`].
     pub async fn open(nats: &Nats) -> Result<Self, Error> {
         let shards = nats.shards().await?;
-        Ok(Self { nats: Arc::new(nats.clone()), shards, leases: Arc::new(Leases::new(shards)) })
+        let leases = Arc::new(Leases::new(shards));
+        Ok(Self { nats: Arc::new(nats.clone()), shards, leases, undecodable: Arc::default() })
     }
 
     /// How many shards there are.
@@ -93,77 +80,8 @@ impl Log {
         }
     }
 
-    /// The last event, as a leader with a quorum knows it.
-    ///
-    /// # Errors
-    /// [`Unavailable`].
-    pub async fn last(&self, job: &JobId) -> Result<Option<Stored>, Unavailable> {
-        match self.proven(Of::Shard(job.shard(self.shards)), || self.tip(job)).await? {
-            Tip::At { last, .. } => Ok(last),
-            Tip::Buried => Err(buried()),
-        }
-    }
-
-    /// Where the log ends, as a server that leads the shard, or believes that it does, knows it. What is appended there is
-    /// refused if the log goes on.
-    ///
-    /// # Errors
-    /// [`Unavailable`].
-    pub async fn tip(&self, job: &JobId) -> Result<Tip, Unavailable> {
-        let (deadline, mut pause) = (Instant::now() + REQUEST_WAIT, REREAD_FIRST);
-        loop {
-            let fence = match self.ask_leader(job, &json!({"last_by_subj": self.subject(job)})).await? {
-                None => return Ok(Tip::At { last: None, fence: 0 }),
-                Some(Found { pos, event: Some(event) }) => {
-                    return Ok(Tip::At { last: Some(event), fence: pos });
-                }
-                Some(Found { pos, event: None }) => pos,
-            };
-            if let Some(tip) = self.look_back(job, fence).await? {
-                return Ok(tip);
-            }
-            if Instant::now() >= deadline {
-                return Err(Unavailable("a replica of the log stays behind".into()));
-            }
-            sleep(pause).await;
-            pause *= 2;
-        }
-    }
-
-    /// Looks for the last event before `fence`, further and further back; `None` when a replica had not all of it.
-    async fn look_back(&self, job: &JobId, fence: Pos) -> Result<Option<Tip>, Unavailable> {
-        let mut reach = LOOK_BACK;
-        loop {
-            let from = fence.saturating_sub(reach).max(1);
-            let (mut pos, mut last, mut foreign) = (from, None, 0);
-            while pos <= fence {
-                let ask = json!({"seq": pos, "next_by_subj": self.subject(job), "batch": PAGE, "max_bytes": PAGE_BYTES});
-                let page = batch(&self.nats.replay, &self.stream(job), &ask).await?;
-                // A replica may lack the end of what the leader has, and nothing in between.
-                let Some(end) = page.messages.last().and_then(|message| number(message, names::SEQUENCE))
-                else {
-                    return Ok(None);
-                };
-                for message in &page.messages {
-                    match stored(job, message) {
-                        Some(event) if event.pos < fence => (last, foreign) = (Some(event), 0),
-                        Some(_) => {}
-                        None => foreign += 1,
-                    }
-                }
-                if foreign > FOREIGN_MAX {
-                    return Ok(Some(Tip::Buried));
-                }
-                pos = end + 1;
-            }
-            if last.is_some() || from == 1 {
-                return Ok(Some(Tip::At { last, fence }));
-            }
-            reach = reach.saturating_mul(8);
-        }
-    }
-
-    /// The first event at or after `pos`, from a server that leads the shard or believes that it does.
+    /// What has the form of an event and is the first at or after `pos`, from a server that leads the shard or
+    /// believes that it does.
     pub(super) async fn next(&self, job: &JobId, pos: Pos) -> Result<Option<Stored>, Unavailable> {
         let mut from = pos;
         for _ in 0..FOREIGN_MAX {
@@ -176,14 +94,6 @@ impl Log {
         Err(buried())
     }
 
-    /// The first event that the log still has, from a leader with a quorum.
-    ///
-    /// # Errors
-    /// [`Unavailable`].
-    pub async fn first(&self, job: &JobId) -> Result<Option<Stored>, Unavailable> {
-        self.proven(Of::Shard(job.shard(self.shards)), || self.next(job, 1)).await
-    }
-
     /// The last event, from any replica over `client`'s connection.
     pub(super) async fn last_of_any(
         &self,
@@ -192,17 +102,25 @@ impl Log {
     ) -> Result<Option<Stored>, Unavailable> {
         let subject = names::api(&format!("DIRECT.GET.{}.{}", self.stream(job), self.subject(job)));
         match self.direct(client, job, subject, Bytes::new()).await? {
-            Some(Found { event: None, .. }) => self.last(job).await,
-            found => Ok(found.and_then(|found| found.event)),
+            None => Ok(None),
+            Some(Found { event: Some(event), .. }) if self.is_proven(job, &event).await? => Ok(Some(event)),
+            Some(_) => self.last(job).await,
         }
     }
 
-    /// Where the log begins, as any replica sees it.
-    pub(super) async fn begin_of_any(&self, job: &JobId) -> Result<Option<Pos>, Unavailable> {
-        let body = json!({"seq": 1, "next_by_subj": self.subject(job)});
+    /// The first message of a job's log at or after `pos`, as any replica sees it.
+    pub(super) async fn next_of_any(&self, job: &JobId, pos: Pos) -> Result<Option<Found>, Unavailable> {
+        let body = json!({"seq": pos, "next_by_subj": self.subject(job)});
         let subject = names::api(&format!("DIRECT.GET.{}", self.stream(job)));
-        let first = self.direct(&self.nats.replay, job, subject, body.to_string().into()).await?;
-        Ok(first.map(|first| first.pos))
+        self.direct(&self.nats.replay, job, subject, body.to_string().into()).await
+    }
+
+    /// What stands at a place of the job's shard. What a replica lacks is the word of a leader with a quorum.
+    pub(super) async fn at(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
+        match self.at_any(job, pos).await? {
+            At::NotYet | At::Removed => self.at_leader(job, pos).await,
+            there @ (At::Event(_) | At::Other) => Ok(there),
+        }
     }
 
     /// What stands at a place of the job's shard, as any replica sees it.
@@ -213,25 +131,22 @@ impl Log {
         if answer.status.is_some() {
             return Ok(At::NotYet);
         }
-        Ok(match stored(job, &answer) {
-            Some(event) if header(&answer, names::SUBJECT) == Some(&self.subject(job)) => {
-                At::Event(event.into())
-            }
-            _ => At::Other,
-        })
+        let of_job = header(&answer, names::SUBJECT) == Some(&self.subject(job));
+        let event = of_job.then(|| self.stored(job, &answer)).flatten();
+        Ok(event.map_or(At::Other, |event| At::Event(event.into())))
     }
 
     /// What stands at a place of the job's shard, as a leader with a quorum knows it.
-    pub(super) async fn at(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
-        self.proven(Of::Shard(job.shard(self.shards)), || self.at_leader(job, pos)).await
+    pub(super) async fn at_leader(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
+        self.proven(Of::Shard(job.shard(self.shards)), || self.at_now(job, pos)).await
     }
 
-    async fn at_leader(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
+    async fn at_now(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
         let get = format!("STREAM.MSG.GET.{}", self.stream(job));
         let answer = api::find(&self.nats.work, &get, &json!({"seq": pos}), &[code::NO_MESSAGE]).await;
         match answer.map_err(unavailable)? {
             Some(answer) if answer["message"]["subject"] == self.subject(job).as_str() => {
-                let event = found(job, &answer)?.event;
+                let event = self.found(job, &answer)?.event;
                 Ok(event.map_or(At::Other, |event| At::Event(event.into())))
             }
             Some(_) => Ok(At::Other),
@@ -258,11 +173,11 @@ impl Log {
         self.nats.names.chunks(job.shard(self.shards), job)
     }
 
-    async fn ask_leader(&self, job: &JobId, body: &Value) -> Result<Option<Found>, Unavailable> {
+    pub(super) async fn ask_leader(&self, job: &JobId, body: &Value) -> Result<Option<Found>, Unavailable> {
         let subject = format!("STREAM.MSG.GET.{}", self.stream(job));
         let answer =
             api::find(&self.nats.work, &subject, body, &[code::NO_MESSAGE]).await.map_err(unavailable)?;
-        answer.map(|answer| found(job, &answer)).transpose()
+        answer.map(|answer| self.found(job, &answer)).transpose()
     }
 
     async fn direct(
@@ -276,18 +191,62 @@ impl Log {
         match answer.status {
             None => {
                 let pos = number(&answer, names::SEQUENCE).ok_or_else(nowhere)?;
-                Ok(Some(Found { pos, event: decode(job, pos, answer.payload) }))
+                Ok(Some(Found { pos, event: self.stored(job, &answer) }))
             }
             Some(StatusCode::NOT_FOUND) => Ok(None),
             Some(status) => Err(Unavailable(format!("a direct get was answered with status {status}"))),
         }
     }
+
+    /// How many messages that are not events were skipped; one that two readers skip counts twice.
+    pub fn undecodable(&self) -> u64 {
+        self.undecodable.met()
+    }
+
+    /// Takes note of a message that a reader skips.
+    pub(super) fn note(&self, job: &JobId, pos: Pos, why: &Unreadable) {
+        self.undecodable.note(job, pos, why);
+    }
+
+    /// The stored event of a direct get; `None`, which is noted, for what does not have the form of one.
+    pub(super) fn stored(&self, job: &JobId, message: &Message) -> Option<Stored> {
+        let pos = number(message, names::SEQUENCE)?;
+        self.decode(job, pos, message.payload.clone(), confirmed(message.headers.as_ref()))
+    }
+
+    pub(super) fn decode(&self, job: &JobId, pos: Pos, payload: Bytes, prev: Option<Pos>) -> Option<Stored> {
+        let decoded = Stored::decode(job, pos, payload);
+        decoded.map(|event| event.after(prev)).inspect_err(|why| self.note(job, pos, why)).ok()
+    }
+
+    /// What a leader answered. An empty payload has no `data`.
+    fn found(&self, job: &JobId, answer: &Value) -> Result<Found, Unavailable> {
+        let message = &answer["message"];
+        let pos = message["seq"].as_u64().ok_or_else(nowhere)?;
+        let bytes = |key: &str| BASE64.decode(message[key].as_str().unwrap_or_default()).unwrap_or_default();
+        let prev = confirmed_in(&String::from_utf8_lossy(&bytes("hdrs")));
+        Ok(Found { pos, event: self.decode(job, pos, bytes("data").into(), prev) })
+    }
 }
 
-/// The stored event of a direct get or a live copy; `None`, with a warning, for what is no event of this job.
-pub(super) fn stored(job: &JobId, message: &Message) -> Option<Stored> {
-    let pos = header(message, names::SEQUENCE)?.parse().ok()?;
-    decode(job, pos, message.payload.clone())
+/// The place that a stored message was expected to follow in its subject, which the broker has checked; `None` when it was
+/// not asked to, or to look at another subject.
+pub(super) fn confirmed(headers: Option<&HeaderMap>) -> Option<Pos> {
+    let headers = headers?;
+    let mut expected = headers.get_all(names::EXPECTED_LAST);
+    let only = expected.next().filter(|_| expected.next().is_none())?;
+    let of_this_subject = headers.get(names::EXPECTED_LAST_OF).is_none();
+    only.as_str().parse().ok().filter(|_| of_this_subject)
+}
+
+/// The same for headers as they are on the wire.
+fn confirmed_in(headers: &str) -> Option<Pos> {
+    let named = |name: &'static str| {
+        headers.lines().filter_map(|line| line.split_once(':')).filter(move |(key, _)| *key == name)
+    };
+    let mut expected = named(names::EXPECTED_LAST);
+    let (_, only) = expected.next().filter(|_| expected.next().is_none())?;
+    only.trim().parse().ok().filter(|_| named(names::EXPECTED_LAST_OF).next().is_none())
 }
 
 /// The value of a header that the broker sets: the last one, as the publisher's own come before.
@@ -295,32 +254,42 @@ pub(super) fn header<'a>(message: &'a Message, name: &'static str) -> Option<&'a
     message.headers.as_ref()?.get_last(name).map(async_nats::HeaderValue::as_str)
 }
 
-pub(super) fn decode(job: &JobId, pos: Pos, payload: Bytes) -> Option<Stored> {
-    match Stored::decode(job, pos, payload) {
-        Ok(event) => Some(event),
-        Err(error) => {
-            warn!(%job, pos, %error, "the log holds something that is no event; it is passed over");
-            None
-        }
-    }
-}
-
-/// What a leader answered. An empty payload has no `data`.
-fn found(job: &JobId, answer: &Value) -> Result<Found, Unavailable> {
-    let message = &answer["message"];
-    let pos = message["seq"].as_u64().ok_or_else(nowhere)?;
-    let payload = BASE64.decode(message["data"].as_str().unwrap_or_default()).unwrap_or_default();
-    Ok(Found { pos, event: decode(job, pos, payload.into()) })
-}
-
 fn nowhere() -> Unavailable {
     Unavailable("a message without a sequence".into())
 }
 
-fn buried() -> Unavailable {
+pub(super) fn buried() -> Unavailable {
     Unavailable(format!("it holds more than {FOREIGN_MAX} messages in a row that are no events"))
 }
 
 pub(super) fn unavailable(error: Error) -> Unavailable {
     if let Error::Unavailable(error) = error { error } else { Unavailable(error.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_broker_confirmed_is_read_alike_from_both_kinds_of_answers() {
+        let (last, of) = (names::EXPECTED_LAST, names::EXPECTED_LAST_OF);
+        for (given, expected) in [
+            (vec![(last, "7")], Some(7)),
+            (vec![("X", "1"), (last, "0")], Some(0)),
+            (vec![], None),
+            (vec![(last, "x")], None),
+            (vec![(last, "7"), (last, "8")], None),
+            (vec![(last, "7"), (of, "other.subject")], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            let mut wire = String::from("NATS/1.0\r\n");
+            for (name, value) in given {
+                headers.append(name, value);
+                wire.push_str(&format!("{name}: {value}\r\n"));
+            }
+            assert_eq!(confirmed(Some(&headers)), expected, "{wire}");
+            assert_eq!(confirmed_in(&wire), expected, "{wire}");
+        }
+        assert_eq!(confirmed(None), None);
+    }
 }

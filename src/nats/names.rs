@@ -4,6 +4,8 @@ use crate::wire::{JobId, Kind};
 
 /// The stream sequence that a publish expects on its subject: the fence.
 pub(super) const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
+/// The subject that such an expectation is about, when it is not the message's own.
+pub(super) const EXPECTED_LAST_OF: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 /// The id by which the broker drops a doubled submission.
 pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// A stored message's sequence in its stream.
@@ -12,7 +14,8 @@ pub(super) const SEQUENCE: &str = "Nats-Sequence";
 pub(super) const SUBJECT: &str = "Nats-Subject";
 /// When a message was stored, as RFC 3339.
 pub(super) const TIME: &str = "Nats-Time-Stamp";
-/// In an answer to a batched get: the sequence of the message before, 0 for the first.
+/// In an answer to a batched get: the sequence of the message before, 0 for the first. In a live copy: that of the message
+/// before on the same subject, 0 when there is none.
 pub(super) const LAST_SEQUENCE: &str = "Nats-Last-Sequence";
 /// In an answer to a batched get: how many messages match beyond it.
 pub(super) const PENDING: &str = "Nats-Num-Pending";

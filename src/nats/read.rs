@@ -1,6 +1,7 @@
 //! Reads the log for many readers at once, each the cheapest way: batched direct gets while they are few, one shared scan
 //! of the shard when they are many. What a reader makes of it is the stitcher's.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,14 +15,14 @@ use tracing::{debug, info};
 use super::batch::{Batch, batch, number};
 use super::follow::LiveTail;
 use super::lease::Of;
-use super::log::{self, Log};
+use super::log::Log;
 use super::names;
 use super::scan::{Scan, Want};
 use super::turns::Turns;
 use crate::config::{LISTINGS, PAGE, PAGE_BYTES, READS_PER_SHARD, SCAN_FROM};
 use crate::runtime::Tasks;
-use crate::source::{At, EventSource, Replay, Replica, Span, Unavailable};
-use crate::wire::{JobId, Pos, Seq, Stored};
+use crate::source::{At, Chain, EventSource, Replay, Replica, Span, Unavailable, Verdict};
+use crate::wire::{JobId, Pos, Stored, Unreadable};
 
 /// The reading side of the log; one per edge thread.
 #[derive(Clone, Debug)]
@@ -81,55 +82,56 @@ impl Reader {
     /// Chooses how to read: by pages, or, when many wait on the shard, by its scan. Gives what it has learned of the log
     /// already.
     async fn begin(&self, job: &JobId, span: Span, many: bool) -> Result<Answer, Unavailable> {
+        let chain = self.begin_of(job, span).await?;
         if span.replica == Replica::Leader {
             // A replica that is behind gives nothing, which must not look as if the leader had nothing: what the leader
             // has is given itself, and pages go on from there as far as they can.
             let shard = Of::Shard(job.shard(self.log.shards));
-            let next = self.log.proven(shard, || self.leader_next(job, span)).await?;
-            let way = next.as_ref().map_or(Way::Over, |event| Way::Pages { pos: event.pos + 1 });
-            return Ok((next.into_iter().collect(), way));
+            let next = self.log.proven(shard, || self.leader_next(job, chain, span.from)).await?;
+            let Some(next) = next else {
+                return Ok(Answer { events: Vec::new(), way: Way::Over, chain: Some(chain) });
+            };
+            let chain = Some(Chain::new(next.seq, next.pos - 1));
+            let way = Way::Pages { pos: next.pos + 1 };
+            return Ok(Answer { events: vec![Arc::new(next)], way, chain });
         }
-        let pos = match span.pos {
-            Some(pos) => Some(pos),
-            None if many => self.log.begin_of_any(job).await?,
-            None => Some(1),
+        let mut pos = chain.read() + 1;
+        if many && pos == 1 {
+            // What lies before the log's first message is nothing to scan.
+            let Some(first) = self.log.next_of_any(job, 1).await? else {
+                return Ok(Answer { events: Vec::new(), way: Way::Over, chain: Some(chain) });
+            };
+            pos = first.pos;
+        }
+        let way = if many {
+            debug!(%job, "waits for the shard's scan");
+            let want = Want { job: job.clone(), pos, until: span.until };
+            Way::Scan(self.shard(job).scan.join(want))
+        } else {
+            Way::Pages { pos }
         };
-        let way = match pos {
-            None => Way::Over,
-            Some(pos) if many => {
-                debug!(%job, "waits for the shard's scan");
-                let want = Want { job: job.clone(), pos, until: span.until };
-                Way::Scan(self.shard(job).scan.join(want))
-            }
-            Some(pos) => Way::Pages { pos },
-        };
-        Ok((Vec::new(), way))
+        Ok(Answer { events: Vec::new(), way, chain: Some(chain) })
     }
 
-    /// The first event of a span, as the leader knows it.
-    async fn leader_next(&self, job: &JobId, span: Span) -> Result<Option<Arc<Stored>>, Unavailable> {
-        let mut pos = span.pos.unwrap_or(1);
-        loop {
-            match self.log.next(job, pos).await? {
-                Some(event) if event.seq >= span.from => return Ok(Some(Arc::new(event))),
-                Some(event) => pos = event.pos + 1,
-                None => return Ok(None),
-            }
-        }
-    }
-
-    /// One page of a job's events from `pos` on, as far as this replica sees.
-    async fn page(&self, job: &JobId, pos: Pos) -> Result<Answer, Unavailable> {
+    /// One page of a job's log from `pos` on, as far as this replica sees.
+    pub(super) async fn page(&self, job: &JobId, pos: Pos) -> Result<Page, Unavailable> {
         let ask = json!({"seq": pos, "next_by_subj": self.log.subject(job), "batch": PAGE, "max_bytes": PAGE_BYTES});
         let page = self.batch(job.shard(self.log.shards), ask).await?;
-        let events =
-            page.messages.iter().filter_map(|message| log::stored(job, message)).map(Arc::new).collect();
+        let events = page.messages.iter().filter_map(|message| self.log.stored(job, message));
         // By the last message, not the last event: a page may hold none.
-        let last = page.messages.last().filter(|_| page.more);
-        let next = last.and_then(|last| number(last, names::SEQUENCE)).map(|last| last + 1);
-        let way = next.map_or(Way::Over, |pos| Way::Pages { pos });
-        Ok((events, way))
+        let last = page.messages.last().and_then(|last| number(last, names::SEQUENCE));
+        Ok(Page { events: events.map(Arc::new).collect(), last, more: page.more })
     }
+}
+
+/// A page of a job's log.
+pub(super) struct Page {
+    /// What has the form of an event.
+    pub(super) events: Vec<Arc<Stored>>,
+    /// The place of its last message.
+    pub(super) last: Option<Pos>,
+    /// Whether the replica has more.
+    pub(super) more: bool,
 }
 
 /// Counts the elections of a stream's leader, in which live copies may be lost.
@@ -169,12 +171,24 @@ impl EventSource for Reader {
     async fn at(&self, job: &JobId, pos: Pos, from: Replica) -> Result<At, Unavailable> {
         match from {
             Replica::Any => self.log.at_any(job, pos).await,
-            Replica::Leader => self.log.at(job, pos).await,
+            Replica::Leader => self.log.at_leader(job, pos).await,
         }
     }
 
     fn replay(&self, job: &JobId, span: Span) -> LogReplay {
-        LogReplay { reader: self.clone(), job: job.clone(), span, way: Way::Unbegun }
+        LogReplay {
+            reader: self.clone(),
+            job: job.clone(),
+            span,
+            way: Way::Unbegun,
+            chain: Chain::new(span.from, 0),
+            read: VecDeque::new(),
+            question: None,
+        }
+    }
+
+    fn undecodable(&self, job: &JobId, pos: Pos, why: &Unreadable) {
+        self.log.note(job, pos, why);
     }
 }
 
@@ -185,6 +199,12 @@ pub struct LogReplay {
     job: JobId,
     span: Span,
     way: Way,
+    /// Which of what was read are events.
+    chain: Chain,
+    /// What was read and not judged yet.
+    read: VecDeque<Arc<Stored>>,
+    /// The question on which the first of them depends. Kept here as [`Way::Asked`] is.
+    question: Option<ReusableBoxFuture<'static, Result<bool, Unavailable>>>,
 }
 
 #[derive(Debug)]
@@ -200,44 +220,56 @@ enum Way {
     Over,
 }
 
-/// Events, and the way on from them.
-type Answer = (Vec<Arc<Stored>>, Way);
+/// What has the form of an event, the way on from there, and, when it begins here, what comes before.
+struct Answer {
+    events: Vec<Arc<Stored>>,
+    way: Way,
+    chain: Option<Chain>,
+}
 
 impl Replay for LogReplay {
     async fn next(&mut self) -> Option<Result<Vec<Arc<Stored>>, Unavailable>> {
         loop {
-            let items = match &mut self.way {
-                Way::Unbegun => {
-                    self.begin();
-                    continue;
+            let mut events = Vec::new();
+            if let Some(question) = &mut self.question {
+                let is_next = question.get_pin().await;
+                self.question = None;
+                match is_next {
+                    Ok(is_next) => events.extend(self.judged(is_next)),
+                    Err(error) => return Some(Err(self.broken(error))),
                 }
+            }
+            self.judge(&mut events);
+            if !events.is_empty() {
+                return Some(Ok(events));
+            }
+            if self.question.is_some() {
+                continue;
+            }
+            match &mut self.way {
+                Way::Unbegun => self.begin(),
                 Way::Pages { pos } => {
                     let pos = *pos;
-                    self.ask(move |reader, job| async move { reader.page(&job, pos).await });
-                    continue;
+                    self.ask(move |reader, job| async move {
+                        let page = reader.page(&job, pos).await?;
+                        let next = page.last.filter(|_| page.more);
+                        let way = next.map_or(Way::Over, |last| Way::Pages { pos: last + 1 });
+                        Ok(Answer { events: page.events, way, chain: None })
+                    });
                 }
                 Way::Asked(answer) => match answer.get_pin().await {
-                    Ok((items, way)) => {
+                    Ok(Answer { events, way, chain }) => {
                         self.way = way;
-                        items
+                        self.chain = chain.unwrap_or(self.chain);
+                        self.read = events.into();
                     }
-                    Err(error) => {
-                        self.way = Way::Over;
-                        return Some(Err(error));
-                    }
+                    Err(error) => return Some(Err(self.broken(error))),
                 },
                 Way::Scan(items) => match items.recv().await {
-                    Some(items) => items,
-                    None => {
-                        self.way = Way::Over;
-                        return None;
-                    }
+                    Some(items) => self.read = items.into(),
+                    None => self.way = Way::Over,
                 },
                 Way::Over => return None,
-            };
-            let items = self.wanted(items);
-            if !items.is_empty() {
-                return Some(Ok(items));
             }
         }
     }
@@ -258,14 +290,43 @@ impl LogReplay {
         self.way = Way::Asked(ReusableBoxFuture::new(question(self.reader.clone(), self.job.clone())));
     }
 
-    /// Leaves out what lies before the span, and ends behind it.
-    fn wanted(&mut self, mut items: Vec<Arc<Stored>>) -> Vec<Arc<Stored>> {
-        let (from, until) = (self.span.from, self.span.until.unwrap_or(Seq(u64::MAX)));
-        items.retain(|item| item.seq >= from);
-        if items.last().is_some_and(|item| item.seq >= until) {
-            self.way = Way::Over;
+    fn broken(&mut self, error: Unavailable) -> Unavailable {
+        self.way = Way::Over;
+        self.read = VecDeque::new();
+        error
+    }
+
+    /// Judges what was read, up to what depends on a question; ends after the span.
+    fn judge(&mut self, events: &mut Vec<Arc<Stored>>) {
+        while let Some(event) = self.read.front() {
+            let is_next = match self.chain.judge(event) {
+                Verdict::Next => true,
+                Verdict::Undecodable => false,
+                verdict @ (Verdict::IfGone(_) | Verdict::IfThere(_)) => {
+                    let (log, job) = (self.reader.log.clone(), self.job.clone());
+                    self.question =
+                        Some(ReusableBoxFuture::new(async move { log.decide(&job, verdict).await }));
+                    return;
+                }
+            };
+            events.extend(self.judged(is_next));
         }
-        items
+    }
+
+    /// Takes in what the first message that was read is. Gives it when it belongs to the span.
+    fn judged(&mut self, is_next: bool) -> Option<Arc<Stored>> {
+        let event = self.read.pop_front()?;
+        if !is_next {
+            self.reader.log.note(&self.job, event.pos, &Unreadable::OutOfOrder);
+            self.chain.skip(event.pos);
+            return None;
+        }
+        self.chain.accept(&event);
+        if self.span.until.is_some_and(|until| event.seq >= until) {
+            self.way = Way::Over;
+            self.read = VecDeque::new();
+        }
+        Some(event).filter(|event| event.seq >= self.span.from)
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
-use super::log::{self, Log};
+use super::log::{Log, confirmed};
 use super::names;
 use crate::config::{
     SCAN_BATCH, SCAN_FLUSH, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_QUEUE, SCAN_STALL, STEP_BYTES,
@@ -132,7 +132,10 @@ impl Scan {
                     let message = message.map_err(|error| broken(error.to_string()))?;
                     let info = message.info().map_err(|error| broken(error.to_string()))?;
                     let (pos, pending) = (info.stream_sequence, info.pending);
-                    lap.take(names::job_of(&message.subject), pos, &message.payload);
+                    lap.take(names::job_of(&message.subject), pos, |job| {
+                        let prev = confirmed(message.headers.as_ref());
+                        self.log.decode(job, pos, message.payload.clone(), prev)
+                    });
                     if pending == 0 {
                         break;
                     }
@@ -201,11 +204,11 @@ impl Lap {
         self.readers.is_empty() || self.pos >= self.last
     }
 
-    fn take(&mut self, job: &str, pos: Pos, payload: &bytes::Bytes) {
+    fn take(&mut self, job: &str, pos: Pos, decode: impl FnOnce(&JobId) -> Option<Stored>) {
         self.pos = pos;
         let Ok(job) = job.parse::<JobId>() else { return };
         let Some(readers) = self.readers.get_mut(&job) else { return };
-        if let Some(event) = log::decode(&job, pos, payload.clone()).map(Arc::new) {
+        if let Some(event) = decode(&job).map(Arc::new) {
             readers.retain_mut(|reader| reader.take(&event));
         }
         if readers.is_empty() {
@@ -265,7 +268,7 @@ mod tests {
         assert_eq!(lap.begin(1), Some(1000));
         // Nothing was seen yet, and what lies before the beginning never will be.
         assert!(!lap.is_before(5) && !lap.is_before(999) && lap.is_before(1000));
-        lap.take("other", 1500, &bytes::Bytes::new());
+        lap.take("other", 1500, |_| None);
         assert!(!lap.is_before(1500) && lap.is_before(1501));
     }
 
@@ -276,7 +279,7 @@ mod tests {
                 "{{\"type\":\"x\",\"job\":\"j\",\"seq\":1,\"attempt\":1,\"ts\":1,\"pad\":{:?}}}",
                 "x".repeat(bytes)
             );
-            Arc::new(log::decode(&"j".parse().unwrap(), 7, payload.into()).unwrap())
+            Arc::new(Stored::decode(&"j".parse().unwrap(), 7, payload.into()).unwrap())
         };
         for (bytes, size) in [(1, SCAN_BATCH), (STEP_BYTES / 4, 4), (2 * STEP_BYTES, 1)] {
             let (mut reader, mut given) = reader(1);

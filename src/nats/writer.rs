@@ -7,7 +7,8 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::log::{Appended, Log, Tip};
+use super::log::{Appended, Log};
+use super::tip::Tip;
 use crate::config::{APPEND_WAIT, RETRY_FIRST, RETRY_MAX};
 use crate::source::Unavailable;
 use crate::wire::{Body, Event, JobId, Pos, Seq, Stored, Type, codec};

@@ -3,6 +3,7 @@
 
 mod expiry;
 mod folding;
+mod forged;
 mod opening;
 mod random;
 mod reading;
@@ -18,7 +19,7 @@ use super::{Error, Session, Step};
 use crate::hub::Hub;
 use crate::runtime::Tasks;
 use crate::source::memory::Memory;
-use crate::wire::{Body, Channel, Cursor, JobId, Seq, Start, Stored};
+use crate::wire::{Body, Channel, Cursor, Event, JobId, Seq, Start, Stored};
 
 /// Longer than anything takes; who waits for so long waits for ever.
 const FOREVER: Duration = Duration::from_secs(600);
@@ -52,6 +53,13 @@ fn append(memory: &Memory, count: u64) {
         memory.append(&other_job(), chunk("else"));
         memory.append(&job(), chunk(format!("{i} ")));
     }
+}
+
+/// Stores what has the form of an event of the job and the number `seq`, unless that is the true next one. Says whether it
+/// was stored.
+fn forge(memory: &Memory, seq: u64, next: u64) -> bool {
+    let event = Event { body: chunk("forged"), job: job(), seq: Seq(seq), attempt: 1, ts: 1 };
+    seq != next && memory.append_raw(&job(), event.encode().unwrap()).is_ok()
 }
 
 /// A log of the job with `count` chunks.

@@ -2,17 +2,20 @@
 //! shard does, and goes wrong in all the ways in which a broker does when it is told to. It keeps everything until it
 //! is told to [`expire`](Memory::expire) it.
 
-use std::collections::{HashMap, VecDeque};
+mod log;
+
+use std::collections::HashMap;
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use log::Log;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::sync::ReusableBoxFuture;
 
-use super::{At, EventSource, Replay, Replica, Signal, Span, Tail, Unavailable};
+use super::{At, Chain, EventSource, Replay, Replica, Signal, Span, Tail, Unavailable};
 use crate::config::{LIVE_CAPACITY, PAGE};
 use crate::wire::{Body, Event, JobId, Pos, Seq, Stored, Unreadable};
 
@@ -34,6 +37,8 @@ pub struct Calls {
     pub at: usize,
     /// Replays that were begun.
     pub replay: usize,
+    /// Live copies that turned out not to be events.
+    pub undecodable: usize,
 }
 
 #[derive(Debug, Default)]
@@ -44,15 +49,6 @@ struct State {
     tails: Vec<(JobId, mpsc::Sender<Arc<Stored>>)>,
     calls: Calls,
     faults: Faults,
-}
-
-/// One job's log.
-#[derive(Debug, Default)]
-struct Log {
-    /// How many events it has had, the expired ones among them.
-    count: u64,
-    attempt: u32,
-    events: VecDeque<Arc<Stored>>,
 }
 
 /// What goes wrong, and for how long.
@@ -85,21 +81,29 @@ impl Memory {
         log.attempt += u32::from(matches!(body, Body::Started { .. }));
         let event = Event { body, job: job.clone(), seq: Seq(log.count + 1), attempt: log.attempt, ts };
         let payload = event.encode().expect("a body that nests deeper than an event may");
-        state.store(job, payload).expect("an event of this job")
+        state.store(job, payload, true).expect("an event of this job")
     }
 
-    /// Stores a payload as it is, with the number that it gives itself, as a foreign publisher may.
+    /// Stores a payload as it is, with the number that it gives itself, as a foreign publisher may. With another number than
+    /// the next it is no event, for any reader.
     ///
     /// # Errors
     /// [`Unreadable`] when it is no event of this job.
     pub fn append_raw(&self, job: &JobId, payload: Bytes) -> Result<Arc<Stored>, Unreadable> {
-        self.lock().store(job, payload)
+        self.lock().store(job, payload, false)
     }
 
     /// Removes a job's events up to this one.
     pub fn expire(&self, job: &JobId, up_to: Seq) {
         if let Some(log) = self.lock().jobs.get_mut(job) {
-            log.events.retain(|event| event.seq > up_to);
+            log.expire(up_to);
+        }
+    }
+
+    /// Removes all events of a job; what is appended now begins anew with the first number.
+    pub fn expire_whole(&self, job: &JobId) {
+        if let Some(log) = self.lock().jobs.get_mut(job) {
+            log.begin_anew();
         }
     }
 
@@ -212,7 +216,7 @@ impl Memory {
 
     /// A job's events that have not expired.
     pub fn events(&self, job: &JobId) -> Vec<Arc<Stored>> {
-        self.lock().jobs.get(job).map(|log| log.events.iter().cloned().collect()).unwrap_or_default()
+        self.lock().jobs.get(job).map(Log::events).unwrap_or_default()
     }
 
     /// Asks; the question is under way for half of the time that a request takes, and the answer for the other half.
@@ -240,11 +244,19 @@ impl Memory {
 }
 
 impl State {
-    fn store(&mut self, job: &JobId, payload: Bytes) -> Result<Arc<Stored>, Unreadable> {
-        let event = Arc::new(Stored::decode(job, self.last_pos + 1, payload)?);
+    /// Stores a message. Of one that is not fenced, the broker was not asked what it follows; of a live copy it says so.
+    fn store(&mut self, job: &JobId, payload: Bytes, fenced: bool) -> Result<Arc<Stored>, Unreadable> {
+        let pos = self.last_pos + 1;
+        let event = Stored::decode(job, pos, payload.clone())?;
+        let copy = Stored::decode(job, pos, payload)?;
         self.last_pos += 1;
         let log = self.jobs.entry(job.clone()).or_default();
-        log.count = log.count.max(event.seq.0);
+        let prev = Some(log.events.back().map_or(0, |last| last.pos));
+        let event = Arc::new(event.after(prev.filter(|_| fenced)));
+        let copy = if fenced { Arc::clone(&event) } else { Arc::new(copy.after(prev)) };
+        if event.seq.0 == log.count + 1 {
+            log.count += 1;
+        }
         log.events.push_back(Arc::clone(&event));
         if !self.tails.iter().any(|(followed, _)| followed == job) {
             return Ok(event);
@@ -254,13 +266,13 @@ impl State {
             return Ok(event);
         }
         if take_one(&mut faults.hold) {
-            faults.held.push(Arc::clone(&event));
+            faults.held.push(copy);
             return Ok(event);
         }
         if take_one(&mut faults.double) {
-            self.copy(&event);
+            self.copy(&copy);
         }
-        self.copy(&event);
+        self.copy(&copy);
         Ok(event)
     }
 
@@ -282,7 +294,9 @@ impl State {
 
     fn last(&self, job: &JobId, replica: Replica) -> Option<Arc<Stored>> {
         let seen = self.seen(replica);
-        self.jobs.get(job)?.events.iter().rev().find(|event| event.pos <= seen).cloned()
+        let log = self.jobs.get(job)?;
+        let within = log.events.iter().take_while(|event| event.pos <= seen);
+        log.judge(&mut Chain::new(Seq::FIRST, 0), within).pop()
     }
 
     fn at(&self, job: &JobId, pos: Pos, from: Replica) -> At {
@@ -302,22 +316,25 @@ impl State {
 
     /// One page of a replay, and how it goes on.
     fn read(&mut self, job: &JobId, span: Span, way: Way) -> Answer {
-        let (from, end, cut) = match way {
-            Way::Pages { from, end } => (from, end, false),
+        let (from, end, mut chain, cut) = match way {
+            Way::Pages { from, end, chain } => (from, end, chain, false),
             Way::Over => return (Vec::new(), Way::Over),
             Way::Unbegun => {
                 self.calls.replay += 1;
                 let cut = span.replica == Replica::Any && take_one(&mut self.faults.cut);
-                (span.pos.unwrap_or(1), self.seen(span.replica), cut)
+                let from = span.pos.unwrap_or(1);
+                let next = span.pos.map_or(Seq::FIRST, |_| span.from);
+                (from, self.seen(span.replica), Chain::new(next, from - 1), cut)
             }
         };
         let Some(log) = self.jobs.get(job) else { return (Vec::new(), Way::Over) };
         let first = log.events.partition_point(|event| event.pos < from);
         let within = log.events.range(first..).take_while(|event| event.pos <= end);
-        let mut page: Vec<_> = within.take(self.faults.page.unwrap_or(PAGE)).cloned().collect();
-        let done = |last: &Arc<Stored>| span.until.is_some_and(|until| last.seq >= until);
-        let way = match page.last() {
-            Some(last) if !cut && !done(last) => Way::Pages { from: last.pos + 1, end },
+        let raw: Vec<_> = within.take(self.faults.page.unwrap_or(PAGE)).cloned().collect();
+        let mut page = log.judge(&mut chain, &raw);
+        let done = page.last().is_some_and(|last| span.until.is_some_and(|until| last.seq >= until));
+        let way = match raw.last() {
+            Some(last) if !cut && !done => Way::Pages { from: last.pos + 1, end, chain },
             _ => Way::Over,
         };
         page.retain(|event| event.seq >= span.from);
@@ -367,6 +384,10 @@ impl EventSource for Memory {
 
     fn replay(&self, job: &JobId, span: Span) -> MemoryReplay {
         MemoryReplay { memory: self.clone(), job: job.clone(), span, way: Way::Unbegun, asked: None }
+    }
+
+    fn undecodable(&self, _job: &JobId, _pos: Pos, _why: &Unreadable) {
+        self.lock().calls.undecodable += 1;
     }
 }
 
@@ -428,7 +449,7 @@ type Answer = (Vec<Arc<Stored>>, Way);
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Unbegun,
-    Pages { from: Pos, end: Pos },
+    Pages { from: Pos, end: Pos, chain: Chain },
     Over,
 }
 

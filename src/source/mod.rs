@@ -1,6 +1,7 @@
 //! Where events come from: the log and its live copies, as the reading side needs them. It knows no NATS and no
 //! clients; `nats` and [`memory`] implement it, [`hub`](crate::hub) and [`session`](crate::session) use it.
 
+mod chain;
 pub mod memory;
 mod refill;
 
@@ -8,9 +9,10 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
+pub use chain::{Chain, Copy, LiveChain, Verdict};
 pub use refill::{Refill, Refilled};
 
-use crate::wire::{JobId, Pos, Seq, Stored};
+use crate::wire::{JobId, Pos, Seq, Stored, Unreadable};
 
 /// A job's log, and live copies of what is stored in it.
 pub trait EventSource: Send + Sync + 'static {
@@ -26,7 +28,8 @@ pub trait EventSource: Send + Sync + 'static {
         job: &JobId,
     ) -> impl Future<Output = Result<(Self::Tail, Option<Arc<Stored>>), Unavailable>> + Send;
 
-    /// The last event of the log: from any replica, which may be stale, or from a leader with a quorum, which is not.
+    /// The last event of the log, with what stands before it checked: from any replica, which may be stale, or from a
+    /// leader with a quorum, which is not.
     fn last(
         &self,
         job: &JobId,
@@ -44,6 +47,10 @@ pub trait EventSource: Send + Sync + 'static {
 
     /// Reads the log. Nothing happens before the first [`Replay::next`].
     fn replay(&self, job: &JobId, span: Span) -> Self::Replay;
+
+    /// Takes note of a live copy that turned out not to be an event of its job: what is skipped is counted, and reported
+    /// once for each job.
+    fn undecodable(&self, job: &JobId, pos: Pos, why: &Unreadable);
 }
 
 /// Live copies of one job's events; they may be lost, doubled or out of order.
@@ -61,8 +68,15 @@ pub trait Tail: fmt::Debug + Send {
 /// What a live subscription tells.
 #[derive(Clone, Debug)]
 pub enum Signal {
-    /// A copy of a stored event.
+    /// A copy of a stored event, with the place of the message before it.
     Event(Arc<Stored>),
+    /// A copy of a message that is no event.
+    Undecodable {
+        /// Its place.
+        pos: Pos,
+        /// The place of the message before it in the job's log.
+        prev: Option<Pos>,
+    },
     /// The broker was away, or has another leader: copies may have been lost, and the log may be another one than before.
     /// It comes before all copies from after that.
     Disturbed,
@@ -83,7 +97,8 @@ pub trait Replay: fmt::Debug + Send {
 pub struct Span {
     /// The first event that is wanted.
     pub from: Seq,
-    /// A place at or before that event, when one is known: what lies before it is not walked.
+    /// A place after the event before that one, when it is known: what lies before it is not walked. The first event from
+    /// there on is the one that is wanted, or a later one when some have expired.
     pub pos: Option<Pos>,
     /// An event after which no more is wanted; it is given itself.
     pub until: Option<Seq>,

@@ -57,6 +57,8 @@ pub enum Code {
     CallbackNotAllowed,
     /// The queue of this kind is full.
     QueueFull,
+    /// The edge holds as much for its clients as it may.
+    Overloaded,
     /// The log cannot be read or written for the moment.
     Unavailable,
     /// The edge is stopping; another one, or the next one, serves.
@@ -116,6 +118,7 @@ impl Code {
         Self::KeyReused,
         Self::CallbackNotAllowed,
         Self::QueueFull,
+        Self::Overloaded,
         Self::Unavailable,
         Self::Restarting,
         Self::Timeout,
@@ -213,6 +216,9 @@ impl Code {
                 row("callback_not_allowed", 422, None, false, "Callbacks to this host are not allowed.")
             }
             Self::QueueFull => row("queue_full", 503, None, true, "The queue is full; try again later."),
+            Self::Overloaded => {
+                row("overloaded", 503, Some(1013), true, "This edge is overloaded; try again later.")
+            }
             Self::Unavailable => {
                 row("unavailable", 503, Some(1013), true, "The log is out of reach for the moment.")
             }

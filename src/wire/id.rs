@@ -102,7 +102,8 @@ impl Seq {
     /// The number of a log's first event.
     pub const FIRST: Self = Self(1);
 
-    /// The number that follows. The last number there is follows itself, so that a forged one cannot overflow.
+    /// The number that follows. An event's number is never above its stream sequence, so only a number that a client made
+    /// up reaches the last one there is, which follows itself.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))

@@ -21,6 +21,9 @@ pub struct Stored {
     pub seq: Seq,
     /// Its place in the shard's stream.
     pub pos: Pos,
+    /// The place of the message before it in its job's log, as the broker confirmed when it stored this one; 0 when there
+    /// was none. `None` when the broker was not asked to confirm it.
+    pub prev: Option<Pos>,
     /// The attempt that wrote it.
     pub attempt: u32,
     /// Its type.
@@ -54,6 +57,12 @@ pub enum Unreadable {
     /// Events are counted from 1.
     #[error("the event has the number 0")]
     Zero,
+    /// Each event before it has a place of its own before this one, so a number is never above its place.
+    #[error("the event has a number above its stream sequence")]
+    AbovePlace,
+    /// The number is not the one after the number of the event before it in the log.
+    #[error("the event's number is not the one after the event before it")]
+    OutOfOrder,
 }
 
 impl Stored {
@@ -69,17 +78,27 @@ impl Stored {
         if head.seq == Seq(0) {
             return Err(Unreadable::Zero);
         }
+        if head.seq.0 > pos {
+            return Err(Unreadable::AbovePlace);
+        }
         let (json, msgpack) = (OnceLock::new(), OnceLock::new());
         Ok(Self {
             job: job.clone(),
             seq: head.seq,
             pos,
+            prev: None,
             attempt: head.attempt,
             kind: head.kind,
             payload,
             json,
             msgpack,
         })
+    }
+
+    /// The same event, with what the broker confirmed of the message before it.
+    #[must_use]
+    pub fn after(self, prev: Option<Pos>) -> Self {
+        Self { prev, ..self }
     }
 
     /// The payload as it is stored.
@@ -221,13 +240,16 @@ mod tests {
     fn what_is_no_event_of_this_job_is_unreadable() {
         let other = r#"{"type":"x","job":"j2","seq":1}"#;
         let zero = r#"{"type":"x","job":"j1","seq":0}"#;
-        for bad in ["", "null", "{}", "\u{1}\u{2}", r#"{"type":"x","job":"j1"}"#, other, zero] {
+        let high = r#"{"type":"x","job":"j1","seq":2}"#;
+        let highest = r#"{"type":"x","job":"j1","seq":18446744073709551615}"#;
+        for bad in ["", "null", "{}", "\u{1}\u{2}", r#"{"type":"x","job":"j1"}"#, other, zero, high, highest]
+        {
             assert!(Stored::decode(&job(), 1, bad.as_bytes().to_vec().into()).is_err(), "{bad}");
         }
         let mut long = chunk("x").encode().unwrap().to_vec();
         long.push(0);
         assert!(matches!(
-            Stored::decode(&job(), 1, long.into()),
+            Stored::decode(&job(), 7, long.into()),
             Err(Unreadable::Codec(codec::Error::Trailing))
         ));
     }

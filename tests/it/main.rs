@@ -16,6 +16,8 @@ mod cancelling;
 mod cli;
 /// The same scenarios through every front door, each with an independent client.
 mod doors;
+/// Events with numbers that are not theirs, in the logs of jobs that are watched.
+mod forged;
 /// Killing and freezing workers, edges and brokers in the middle of jobs.
 mod killing;
 /// A program of its own that runs jobs with this library.

@@ -34,6 +34,7 @@ impl Run {
     async fn write(&self, mut rng: Rng) {
         let pace = 1 + rng.below(300);
         // Large events push one another out of the history.
+        let forges = rng.percent(50);
         let size = if rng.percent(30) { 20_000 } else { 10 };
         for seq in 1..=self.end {
             if rng.percent(40) {
@@ -41,6 +42,10 @@ impl Run {
             }
             if rng.percent(70) {
                 sleep(rng.millis(pace)).await;
+            }
+            if forges && rng.percent(20) {
+                let wrong = [seq.saturating_sub(1), seq + 1, seq + 2, 1, rng.below(2 * self.end)];
+                forge(&self.memory, wrong[rng.below(5) as usize], seq);
             }
             self.memory.append(&job(), if seq == self.end { done() } else { chunk("x".repeat(size)) });
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, demo};
+use tailwater::budget::Budget;
 use tailwater::nats::{Log, Names, Nats, Options, Settings};
 use tailwater::runtime::Tasks;
 use tailwater::wire::{JobId, JobState, Kind, Submission};
@@ -97,7 +98,7 @@ impl System {
         let stop = self.tasks.stop().child_token();
         let until = stop.clone();
         self.tasks.spawn(async move {
-            edge::run(listener, nats, settings, edge::Shared::new(), until).await.unwrap()
+            edge::run(listener, nats, settings, edge::Shared::new(Budget::of_machine()), until).await.unwrap()
         });
         Edge { addr, stop }
     }

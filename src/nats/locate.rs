@@ -1,0 +1,103 @@
+//! Where in a job's log an event stands of which only the number is known: a search by stream sequence, as numbers rise
+//! with it. It reads no page.
+
+use super::Reader;
+use super::log::Found;
+use crate::config::{LOCATE_READS, PAGE};
+use crate::source::{Chain, Span, Unavailable};
+use crate::wire::{JobId, Pos, Seq, Stored};
+
+impl Reader {
+    /// From where a span is read: right before its first event, or so little before that a page reaches it.
+    pub(super) async fn begin_of(&self, job: &JobId, span: Span) -> Result<Chain, Unavailable> {
+        let from_start = Chain::new(Seq::FIRST, 0);
+        match span.pos {
+            Some(pos) => Ok(Chain::new(span.from, pos.saturating_sub(1))),
+            None if span.from.0 <= PAGE as u64 => Ok(from_start),
+            None => Ok(self.locate(job, span.from).await?.unwrap_or(from_start)),
+        }
+    }
+
+    /// A chain that stands less than a page before the event `from`, or at the log's end; `None` when the log's order does
+    /// not lead there, because of what a foreign publisher stored. Costs about `log2(span)` single reads.
+    async fn locate(&self, job: &JobId, from: Seq) -> Result<Option<Chain>, Unavailable> {
+        let Some(last) = self.log.last_of_any(&self.log.nats.replay, job).await? else { return Ok(None) };
+        if last.seq < from {
+            return Ok(Some(Chain::new(last.seq.next(), last.pos)));
+        }
+        // The event that is sought stands after `low` and not after `high`.
+        let mut low: Option<Stored> = None;
+        let (mut low_pos, mut high_pos) = (0, last.pos);
+        for _ in 0..LOCATE_READS {
+            let near = low.as_ref().is_some_and(|low| from.0 - low.seq.0 <= PAGE as u64);
+            if near || high_pos - low_pos <= 1 {
+                break;
+            }
+            let middle = low_pos + (high_pos - low_pos) / 2;
+            match self.event_from(job, middle).await? {
+                Some(event) if event.seq < from && event.pos < high_pos => {
+                    low_pos = event.pos;
+                    low = Some(event);
+                }
+                // Nothing stands between the middle and what this one says.
+                _ => high_pos = middle,
+            }
+        }
+        match low {
+            Some(low) if self.log.is_proven(job, &low).await? => {
+                Ok(Some(Chain::new(low.seq.next(), low.pos)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// What has the form of an event and is the first at or after `pos`, as any replica sees it; `None` also when too much
+    /// stands before it.
+    async fn event_from(&self, job: &JobId, pos: Pos) -> Result<Option<Stored>, Unavailable> {
+        let mut from = pos;
+        for _ in 0..PAGE {
+            match self.log.next_of_any(job, from).await? {
+                Some(Found { pos, event: None }) => from = pos + 1,
+                found => return Ok(found.and_then(|found| found.event)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first event of a span, as the leader knows it.
+    pub(super) async fn leader_next(
+        &self,
+        job: &JobId,
+        chain: Chain,
+        from: Seq,
+    ) -> Result<Option<Stored>, Unavailable> {
+        let mut chain = self.advance(job, chain, from).await?;
+        loop {
+            match self.log.next_event(job, &mut chain).await? {
+                Some(event) if event.seq < from => {}
+                found => return Ok(found),
+            }
+        }
+    }
+
+    /// Goes on to less than a page before `from`, by pages, as far as any replica sees.
+    async fn advance(&self, job: &JobId, mut chain: Chain, from: Seq) -> Result<Chain, Unavailable> {
+        while from.0.saturating_sub(chain.next().0) > PAGE as u64 {
+            let page = self.page(job, chain.read() + 1).await?;
+            for event in &page.events {
+                if !self.log.is_next(job, &chain, event).await? {
+                    chain.skip(event.pos);
+                } else if event.seq < from {
+                    chain.accept(event);
+                } else {
+                    return Ok(chain);
+                }
+            }
+            match page.last {
+                Some(last) if page.more => chain.skip(last),
+                _ => break,
+            }
+        }
+        Ok(chain)
+    }
+}

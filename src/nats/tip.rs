@@ -1,0 +1,225 @@
+//! Where a job's log ends: its last event, and how it is known to be one. A publisher may store anything under a job's
+//! subject; what follows from it is the reader's and the writer's.
+
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::batch::{batch, number};
+use super::lease::Of;
+use super::log::{Found, Log, buried};
+use super::names;
+use crate::config::{FOREIGN_MAX, LOOK_BACK, PAGE, PAGE_BYTES, REQUEST_WAIT, REREAD_FIRST};
+use crate::source::{At, Chain, Unavailable, Verdict};
+use crate::wire::{JobId, Pos, Seq, Stored, Unreadable};
+
+/// Where a job's log ends.
+#[derive(Debug)]
+pub enum Tip {
+    /// Here.
+    At {
+        /// The last event; `None` while there is none.
+        last: Option<Stored>,
+        /// The place of what stands last, be it an event or not: what an append must expect. 0 when nothing does.
+        fence: Pos,
+    },
+    /// After more than [`FOREIGN_MAX`] messages that are not events: no reader looks further.
+    Buried,
+}
+
+/// A look at a stretch of a job's log, from its beginning or from somewhere in it.
+struct Look {
+    /// What is known of the events; nothing until two messages confirm each other.
+    chain: Option<Chain>,
+    /// What would follow the message before.
+    before: Option<Chain>,
+    last: Option<Stored>,
+    /// How many messages came since the last one that may be an event.
+    foreign: usize,
+}
+
+impl Log {
+    /// The last event, as a leader with a quorum knows it.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn last(&self, job: &JobId) -> Result<Option<Stored>, Unavailable> {
+        match self.proven(Of::Shard(job.shard(self.shards)), || self.tip(job)).await? {
+            Tip::At { last, .. } => Ok(last),
+            Tip::Buried => Err(buried()),
+        }
+    }
+
+    /// Where the log ends, as a server that leads the shard, or believes that it does, knows it. What is appended there is
+    /// refused if the log goes on.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn tip(&self, job: &JobId) -> Result<Tip, Unavailable> {
+        let (deadline, mut pause) = (Instant::now() + REQUEST_WAIT, REREAD_FIRST);
+        loop {
+            let last = self.ask_leader(job, &json!({"last_by_subj": self.subject(job)})).await?;
+            let Some(Found { pos: fence, event }) = last else { return Ok(Tip::At { last: None, fence: 0 }) };
+            if let Some(event) = event
+                && self.is_proven(job, &event).await?
+            {
+                return Ok(Tip::At { last: Some(event), fence });
+            }
+            if let Some(tip) = self.look_back(job, fence).await? {
+                return Ok(tip);
+            }
+            if Instant::now() >= deadline {
+                return Err(Unavailable("a replica of the log stays behind".into()));
+            }
+            sleep(pause).await;
+            pause *= 2;
+        }
+    }
+
+    /// Whether an event is known to be one: the broker confirmed where the message before it stands, and that is the event
+    /// before it, or has expired. What writes under the fence stores nothing else, so this costs one read, and anything
+    /// else a look back.
+    pub(super) async fn is_proven(&self, job: &JobId, event: &Stored) -> Result<bool, Unavailable> {
+        match event.prev {
+            None => Ok(false),
+            Some(0) => Ok(event.seq == Seq::FIRST),
+            Some(prev) => Ok(match self.at(job, prev).await? {
+                At::Event(before) => Chain::after(&before).is_followed_by(event),
+                At::Removed => event.seq > Seq::FIRST,
+                At::Other | At::NotYet => false,
+            }),
+        }
+    }
+
+    /// Whether what stood at `pos` of the job's shard has expired.
+    async fn is_gone(&self, job: &JobId, pos: Pos) -> Result<bool, Unavailable> {
+        Ok(matches!(self.at(job, pos).await?, At::Removed))
+    }
+
+    /// What a verdict comes to.
+    pub(super) async fn decide(&self, job: &JobId, verdict: Verdict) -> Result<bool, Unavailable> {
+        match verdict {
+            Verdict::Next => Ok(true),
+            Verdict::Undecodable => Ok(false),
+            Verdict::IfThere(pos) => Ok(!self.is_gone(job, pos).await?),
+            Verdict::IfGone([one, other]) => {
+                Ok(self.is_gone(job, one).await? || one != other && self.is_gone(job, other).await?)
+            }
+        }
+    }
+
+    /// Whether the next message of a log is its next event. One that is not is noted.
+    pub(super) async fn is_next(
+        &self,
+        job: &JobId,
+        chain: &Chain,
+        event: &Stored,
+    ) -> Result<bool, Unavailable> {
+        let is_next = self.decide(job, chain.judge(event)).await?;
+        if !is_next {
+            self.note(job, event.pos, &Unreadable::OutOfOrder);
+        }
+        Ok(is_next)
+    }
+
+    /// The next event, as the leader knows it; the chain goes on to it.
+    pub(super) async fn next_event(
+        &self,
+        job: &JobId,
+        chain: &mut Chain,
+    ) -> Result<Option<Stored>, Unavailable> {
+        for _ in 0..FOREIGN_MAX {
+            let Some(event) = self.next(job, chain.read() + 1).await? else { return Ok(None) };
+            if self.is_next(job, chain, &event).await? {
+                chain.accept(&event);
+                return Ok(Some(event));
+            }
+            chain.skip(event.pos);
+        }
+        Err(buried())
+    }
+
+    /// The first event that the log still has, from a leader with a quorum.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn first(&self, job: &JobId) -> Result<Option<Stored>, Unavailable> {
+        let first = || async { self.next_event(job, &mut Chain::new(Seq::FIRST, 0)).await };
+        self.proven(Of::Shard(job.shard(self.shards)), first).await
+    }
+
+    /// Looks for the last event up to `fence`, from further and further back; `None` when a replica had not all of it.
+    async fn look_back(&self, job: &JobId, fence: Pos) -> Result<Option<Tip>, Unavailable> {
+        let mut reach = LOOK_BACK;
+        loop {
+            let from = fence.saturating_sub(reach).max(1);
+            let chain = (from == 1).then(|| Chain::new(Seq::FIRST, 0));
+            let mut look = Look { chain, before: None, last: None, foreign: 0 };
+            let mut pos = from;
+            while pos <= fence {
+                let ask = json!({"seq": pos, "next_by_subj": self.subject(job), "batch": PAGE, "max_bytes": PAGE_BYTES});
+                let page = batch(&self.nats.replay, &self.stream(job), &ask).await?;
+                // A replica may lack the end of what the leader has, and nothing in between.
+                let Some(end) = page.messages.last().and_then(|message| number(message, names::SEQUENCE))
+                else {
+                    return Ok(None);
+                };
+                for message in &page.messages {
+                    let at = number(message, names::SEQUENCE).filter(|at| *at <= fence);
+                    let Some(at) = at else { continue };
+                    let event = self.stored(job, message);
+                    self.look_at(job, &mut look, at, event).await?;
+                }
+                if look.foreign > FOREIGN_MAX {
+                    return Ok(Some(Tip::Buried));
+                }
+                pos = end + 1;
+            }
+            if look.last.is_some() || from == 1 {
+                return Ok(Some(Tip::At { last: look.last, fence }));
+            }
+            reach = reach.saturating_mul(8);
+        }
+    }
+
+    async fn look_at(
+        &self,
+        job: &JobId,
+        look: &mut Look,
+        pos: Pos,
+        event: Option<Stored>,
+    ) -> Result<(), Unavailable> {
+        let Some(event) = event else {
+            look.skip(pos);
+            look.before = None;
+            return Ok(());
+        };
+        let before = look.before.replace(Chain::after(&event));
+        let is_event = match look.chain {
+            Some(chain) => self.is_next(job, &chain, &event).await?,
+            None => {
+                event.prev == Some(0) && event.seq == Seq::FIRST
+                    || before.is_some_and(|before| before.is_followed_by(&event))
+            }
+        };
+        if is_event {
+            look.chain = look.before;
+            look.last = Some(event);
+            look.foreign = 0;
+        } else if look.chain.is_some() {
+            look.skip(pos);
+        } else {
+            // It may be an event all the same: further back, what comes before it tells.
+            look.foreign = 0;
+        }
+        Ok(())
+    }
+}
+
+impl Look {
+    fn skip(&mut self, pos: Pos) {
+        self.foreign += 1;
+        if let Some(chain) = &mut self.chain {
+            chain.skip(pos);
+        }
+    }
+}
