@@ -142,12 +142,12 @@ pub const READY_AGE: Duration = Duration::from_secs(1);
 /// (`minElectionTimeoutDefault` in its `raft.go`; leaders are heard every second). It is no setting of the server.
 pub const ELECTION_MIN: Duration = Duration::from_secs(4);
 /// How much earlier the word of a leader is not relied on any more: a follower's answer takes time to reach it.
-pub const LEASE_MARGIN: Duration = Duration::from_millis(500);
+pub const QUORUM_MARGIN: Duration = Duration::from_millis(500);
 /// How long the proof of a leader's quorum serves other reads: requests that are refused cost one such question for each
 /// stream and this time, however many they are.
-pub const LEASE_AGE: Duration = Duration::from_millis(400);
+pub const QUORUM_AGE: Duration = Duration::from_millis(400);
 /// How often a read is made again that took longer than its leader's quorum was proven for.
-pub const LEASE_TRIES: u32 = 3;
+pub const QUORUM_TRIES: u32 = 3;
 /// How long a leader with a quorum must go on saying that its stream is shorter than this process has seen, before it is
 /// believed: longer than a leader without a quorum passes for one with it.
 pub const SHORTER_WAIT: Duration = Duration::from_secs(5);

@@ -13,8 +13,8 @@ use super::api::{self, Published};
 use super::batch::number;
 use super::connect::Nats;
 use super::error::{Error, code};
-use super::lease::{Leases, Of};
 use super::names;
+use super::quorum::{Leaders, Of};
 use super::setup;
 use super::undecodable::Undecodable;
 use crate::config::FOREIGN_MAX;
@@ -26,7 +26,7 @@ use crate::wire::{JobId, Pos, Stored, Unreadable};
 pub struct Log {
     pub(super) nats: Arc<Nats>,
     pub(super) shards: u32,
-    pub(super) leases: Arc<Leases>,
+    pub(super) leaders: Arc<Leaders>,
     undecodable: Arc<Undecodable>,
 }
 
@@ -57,8 +57,8 @@ impl Log {
     /// [`Error::NotSetUp`].
     pub async fn open(nats: &Nats) -> Result<Self, Error> {
         let shards = nats.shards().await?;
-        let leases = Arc::new(Leases::new(shards));
-        Ok(Self { nats: Arc::new(nats.clone()), shards, leases, undecodable: Arc::default() })
+        let leaders = Arc::new(Leaders::new(shards));
+        Ok(Self { nats: Arc::new(nats.clone()), shards, leaders, undecodable: Arc::default() })
     }
 
     /// How many shards there are.

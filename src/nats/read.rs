@@ -14,9 +14,9 @@ use tracing::{debug, info};
 
 use super::batch::{Batch, batch, number};
 use super::follow::LiveTail;
-use super::lease::Of;
 use super::log::Log;
 use super::names;
+use super::quorum::Of;
 use super::scan::{Scan, Want};
 use super::turns::Turns;
 use crate::config::{LISTINGS, PAGE, PAGE_BYTES, READS_PER_SHARD, SCAN_FROM};

@@ -5,9 +5,9 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::batch::{batch, number};
-use super::lease::Of;
 use super::log::{Found, Log, buried};
 use super::names;
+use super::quorum::Of;
 use crate::config::{FOREIGN_MAX, LOOK_BACK, PAGE, PAGE_BYTES, REQUEST_WAIT, REREAD_FIRST};
 use crate::source::{At, Chain, Unavailable, Verdict};
 use crate::wire::{JobId, Pos, Seq, Stored, Unreadable};

@@ -37,7 +37,8 @@ async fn watchers_of_a_store_that_was_restored_begin_anew_and_end_with_the_final
         let name = follower.name();
         (name, follower.ends().await)
     }));
-    let (all, state) = within("the end", futures_util::future::join(ended, system.ended(&job))).await;
+    let (all, state) =
+        Box::pin(within("the end", futures_util::future::join(ended, system.ended(&job)))).await;
     assert_eq!((state.output.as_str(), state.attempt), (text(&input).as_str(), 2));
     for (name, mut seen) in all {
         assert_eq!(std::mem::take(&mut seen.anew), 1, "{name}");

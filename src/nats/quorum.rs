@@ -25,7 +25,7 @@ use tracing::{info, warn};
 use super::log::{Log, unavailable};
 use super::queue::connections;
 use super::setup;
-use crate::config::{ELECTION_MIN, LEASE_AGE, LEASE_MARGIN, LEASE_TRIES, SHORTER_WAIT};
+use crate::config::{ELECTION_MIN, QUORUM_AGE, QUORUM_MARGIN, QUORUM_TRIES, SHORTER_WAIT};
 use crate::source::Unavailable;
 use crate::wire::{JobId, Pos};
 
@@ -40,7 +40,7 @@ pub(super) enum Of {
 
 /// What is known of the leaders of all streams.
 #[derive(Debug)]
-pub(super) struct Leases {
+pub(super) struct Leaders {
     shards: Box<[Leader]>,
     queue: Leader,
 }
@@ -49,21 +49,21 @@ pub(super) struct Leases {
 #[derive(Debug, Default)]
 struct Leader {
     /// Locked while the leader is asked, so that one question is under way at a time.
-    proof: Mutex<Proof>,
+    known: Mutex<Known>,
     /// The highest place that this process has seen in the stream.
     seen: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Proof {
-    lease: Option<Lease>,
+struct Known {
+    proof: Option<Proof>,
     /// Since when the stream is said to end before what was seen of it.
     shorter_since: Option<Instant>,
 }
 
 /// A leader's quorum, as it was proven last.
 #[derive(Clone, Copy, Debug)]
-struct Lease {
+struct Proof {
     asked: Instant,
     /// Until when no other leader can have been elected; `None` when the stream has one replica.
     until: Option<Instant>,
@@ -71,7 +71,7 @@ struct Lease {
     connection: u64,
 }
 
-impl Leases {
+impl Leaders {
     pub(super) fn new(shards: u32) -> Self {
         Self { shards: (0..shards).map(|_| Leader::default()).collect(), queue: Leader::default() }
     }
@@ -93,11 +93,11 @@ impl Log {
     where
         W: Future<Output = Result<T, Unavailable>>,
     {
-        for _ in 0..LEASE_TRIES {
-            let lease = self.lease(of).await?;
+        for _ in 0..QUORUM_TRIES {
+            let proof = self.prove(of).await?;
             let answer = read().await?;
-            if lease.until.is_none_or(|until| Instant::now() < until)
-                && lease.connection == connections(&self.nats.work)
+            if proof.until.is_none_or(|until| Instant::now() < until)
+                && proof.connection == connections(&self.nats.work)
             {
                 return Ok(answer);
             }
@@ -107,20 +107,20 @@ impl Log {
 
     /// Takes note of a place where an event stands.
     pub(super) fn saw(&self, pos: Pos, job: &JobId) {
-        self.leases.of(Of::Shard(job.shard(self.shards))).seen.fetch_max(pos, Ordering::Relaxed);
+        self.leaders.of(Of::Shard(job.shard(self.shards))).seen.fetch_max(pos, Ordering::Relaxed);
     }
 
-    async fn lease(&self, of: Of) -> Result<Lease, Unavailable> {
-        let leader = self.leases.of(of);
-        let mut proof = leader.proof.lock().await;
+    async fn prove(&self, of: Of) -> Result<Proof, Unavailable> {
+        let leader = self.leaders.of(of);
+        let mut known = leader.known.lock().await;
         let connection = connections(&self.nats.work);
-        if let Some(lease) = proof.lease
-            && lease.asked.elapsed() < LEASE_AGE
-            && lease.connection == connection
+        if let Some(proof) = known.proof
+            && proof.asked.elapsed() < QUORUM_AGE
+            && proof.connection == connection
         {
-            return Ok(lease);
+            return Ok(proof);
         }
-        proof.lease = None;
+        known.proof = None;
         let stream = match of {
             Of::Shard(shard) => self.nats.names.chunks_stream(shard),
             Of::Queue => self.nats.names.jobs_stream(),
@@ -131,7 +131,7 @@ impl Log {
         let info = info.ok_or_else(|| Unavailable(format!("stream {stream} is gone")))?;
         let until = match quorum(&info["cluster"]) {
             Quorum::Alone => None,
-            Quorum::Heard(ago) => Some(asked + (ELECTION_MIN - LEASE_MARGIN).saturating_sub(ago)),
+            Quorum::Heard(ago) => Some(asked + (ELECTION_MIN - QUORUM_MARGIN).saturating_sub(ago)),
             Quorum::Unproven => Some(asked),
         };
         if until.is_some_and(|until| Instant::now() >= until) {
@@ -139,7 +139,7 @@ impl Log {
         }
         let last = info["state"]["last_seq"].as_u64().unwrap_or(0);
         if last < seen {
-            let since = *proof.shorter_since.get_or_insert(asked);
+            let since = *known.shorter_since.get_or_insert(asked);
             // The only replica is the stream, whatever it has.
             if until.is_some() && since.elapsed() < SHORTER_WAIT {
                 info!(%stream, last, seen, "a leader lacks what was seen of its stream");
@@ -150,10 +150,10 @@ impl Log {
         } else {
             leader.seen.fetch_max(last, Ordering::Relaxed);
         }
-        proof.shorter_since = None;
-        let lease = Lease { asked, until, connection };
-        proof.lease = Some(lease);
-        Ok(lease)
+        known.shorter_since = None;
+        let proof = Proof { asked, until, connection };
+        known.proof = Some(proof);
+        Ok(proof)
     }
 }
 
