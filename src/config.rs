@@ -164,6 +164,35 @@ pub const SCAN_QUEUE: usize = 16;
 pub const SCAN_STALL: Duration = Duration::from_secs(5);
 /// How long one request to the broker may take.
 pub const REQUEST_WAIT: Duration = Duration::from_secs(3);
+/// After what silence a connection to the broker is asked for a sign of life. The client library closes the connection
+/// when two such questions have no answer as the third is due: a server that hangs is noticed after 7.5 s.
+pub const BROKER_PING: Duration = Duration::from_millis(2500);
+/// How long a connection to the broker may take to come about before the next server is tried. With [`BROKER_PING`] a
+/// server that went silent costs less than 15 s, even if it is the first that is tried again.
+pub const BROKER_CONNECT_WAIT: Duration = Duration::from_secs(3);
+/// The longest time for that on a network that is slower: each connection that came too late is given twice as long.
+pub const BROKER_CONNECT_WAIT_MAX: Duration = Duration::from_secs(30);
+/// The pause before a request of the start is made again.
+pub const START_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection to the broker may take to answer before the edge is not ready: an answer takes milliseconds,
+/// and probes give up after a few seconds.
+pub const READY_WAIT: Duration = Duration::from_secs(2);
+/// How long such an answer is relied on, so that frequent probes cost nothing.
+pub const READY_AGE: Duration = Duration::from_secs(1);
+
+/// How long a follower of nats-server waits at least, after it heard its leader, before it calls an election
+/// (`minElectionTimeoutDefault` in its `raft.go`; leaders are heard every second). It is no setting of the server.
+pub const ELECTION_MIN: Duration = Duration::from_secs(4);
+/// How much earlier the word of a leader is not relied on any more: a follower's answer takes time to reach it.
+pub const QUORUM_MARGIN: Duration = Duration::from_millis(500);
+/// How long the proof of a leader's quorum serves other reads: requests that are refused cost one such question for each
+/// stream and this time, however many they are.
+pub const QUORUM_AGE: Duration = Duration::from_millis(400);
+/// How often a read is made again that took longer than its leader's quorum was proven for.
+pub const QUORUM_TRIES: u32 = 3;
+/// How long a leader with a quorum must go on saying that its stream is shorter than this process has seen, before it is
+/// believed: longer than a leader without a quorum passes for one with it.
+pub const SHORTER_WAIT: Duration = Duration::from_secs(5);
 
 /// How many messages in a row that are no events are passed over to find the next, or the last, event of a job. A foreign
 /// worker that writes in a wrong format leaves one per chunk until another one claims the job.

@@ -1,6 +1,7 @@
 //! The hub of one edge thread: a feed for every watched job, shared by all its watchers. Who watches from where, and
 //! what a client is told, is the session's.
 
+mod check;
 mod drive;
 mod feed;
 #[cfg(test)]
@@ -17,7 +18,7 @@ use crate::budget::{Budget, NoRoom};
 use crate::config::{FEED_BYTES, FEEDS_MAX};
 use crate::runtime::Tasks;
 use crate::source::EventSource;
-use crate::wire::JobId;
+use crate::wire::{JobId, Stored};
 
 /// The feeds of one edge thread.
 #[derive(Debug)]
@@ -106,6 +107,22 @@ impl<S: EventSource> Hub<S> {
             feeds.shrink_to(keep);
         }
         idle
+    }
+
+    /// The newest event that watchers of a job were handed, when it has a feed.
+    pub fn last(&self, job: &JobId) -> Option<Arc<Stored>> {
+        let feed = self.lock().get(job).cloned();
+        feed.and_then(|feed| feed.last())
+    }
+
+    /// Ends a feed whose log was replaced: its watchers are told, and those to come begin another one.
+    fn replace(&self, feed: &Arc<Feed>) {
+        let mut feeds = self.lock();
+        if feeds.get(feed.job()).is_some_and(|held| Arc::ptr_eq(held, feed)) {
+            feeds.remove(feed.job());
+        }
+        drop(feeds);
+        feed.set_rebuilt();
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Feed>>> {
