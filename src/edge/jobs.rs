@@ -54,8 +54,8 @@ impl App {
         Ok(self.shared.memory().submits.hold(bytes)?)
     }
 
-    /// Submits a job, which has this room until that is done. Without an id of its own it has one that follows from the idempotency key, so that the same key is
-    /// the same job on every edge, for as long as its log is kept.
+    /// Submits a job, which has this room until that is done. Without an id of its own it has one that follows from the
+    /// idempotency key, so that the same key is the same job on every edge, for as long as its log is kept.
     pub(super) async fn submit(
         &self,
         submission: Submission,
