@@ -281,6 +281,9 @@ pub const PAGE_EVENTS: usize = 100;
 pub const PAGE_EVENTS_MAX: usize = 1000;
 /// From how many bytes on a page takes no further event: it is one message, gathered in memory.
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// How many states an edge thread folds at a time; others wait for their turn. Each holds a page of the log beside what it has
+/// folded.
+pub const FOLDS: usize = 16;
 /// What a page that is not small takes in memory while it is gathered: the events, their JSON, and that in one piece.
 pub const PAGE_ROOM: usize = 4 * PAGE_BYTES_MAX;
 /// How long a client may take nothing of a large answer; then it is gone. There is room for few of them.

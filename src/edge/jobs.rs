@@ -111,7 +111,10 @@ impl App {
     async fn state(&self, job: &JobId) -> Result<(JobState, Held), Problem> {
         let mut room = self.shared.memory().answers.begin(JobState::SIZE_MAX);
         let late = |_| Unavailable("the log was not read in time".into());
-        let folding = fold_within(self.hub.source(), job, |bytes| room.resize(bytes));
+        let folding = async {
+            let _turn = self.folds.acquire().await;
+            fold_within(self.hub.source(), job, |bytes| room.resize(bytes)).await
+        };
         if let Some(state) = timeout(OPEN_WAIT, folding).await.map_err(late)?? {
             room.settle(state.size());
             return Ok((state, room));
