@@ -26,10 +26,11 @@ pub const BODY_MAX: usize = 1024 * 1024;
 pub const REF_MAX: usize = 80;
 /// The longest sentence that says what is wrong with a request, in bytes. Parsers quote what they did not expect.
 pub const MESSAGE_MAX: usize = 300;
-/// Up to how many bytes a WebSocket's message is forgotten that is not whole after [`QUIET_WAIT`]: what looks like the
-/// beginning of one is the pongs of the library's own protocol, some bytes every [`PING_EVERY`].
-pub const QUIET_BYTES: usize = 4096;
-/// [`QUIET_BYTES`].
+/// Up to how many bytes a body or message that comes counts for nothing: its connection costs as much anyway, and who asks
+/// for little must be heard however full the memory is.
+pub const TINY_BYTES: usize = 4096;
+/// How long what came over a WebSocket without becoming a message is remembered while it is tiny: the pongs of Socket.IO,
+/// some bytes every [`PING_EVERY`], look like the beginning of one.
 pub const QUIET_WAIT: Duration = Duration::from_secs(60);
 /// How many submits and cancels of one connection are under way at a time. With the largest inputs they hold 16 MiB; with
 /// answers of the broker within 10 ms they are 3000 a second.
@@ -55,9 +56,9 @@ pub const MEMORY_UNKNOWN: usize = 1024 * 1024 * 1024;
 pub const MEMORY_MIN: usize = 64 * 1024 * 1024;
 /// Up to how many bytes a body, a submission or an answer is small. Small ones have room of their own beside large ones.
 pub const SMALL_BYTES: usize = 64 * 1024;
-/// How many bytes of large bodies an edge holds that arrive: 24 of the largest. A flood of them costs this much and no
-/// more, and is over after [`BODY_WAIT`].
-pub const BODIES_BYTES: usize = 24 * 1024 * 1024;
+/// How many bytes of large bodies an edge holds that arrive: 16 of the largest. A flood of them costs this much, up to three
+/// times with what the allocator has not given back of the pieces that they grew from, and is over after [`BODY_WAIT`].
+pub const BODIES_BYTES: usize = 16 * 1024 * 1024;
 /// How many bytes of small bodies an edge holds that arrive: thousands of common ones.
 pub const SMALL_BODIES_BYTES: usize = 8 * 1024 * 1024;
 /// How many bytes of large submissions an edge holds that wait or are under way, as they lie in memory: a parsed input
@@ -377,6 +378,9 @@ pub const PAGE_EVENTS: usize = 100;
 pub const PAGE_EVENTS_MAX: usize = 1000;
 /// From how many bytes on a page takes no further event: it is one message, gathered in memory.
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// How many states an edge thread folds at a time; others wait for their turn. Each holds a page of the log beside what it has
+/// folded.
+pub const FOLDS: usize = 16;
 /// What a page that is not small takes in memory while it is gathered: the events, their JSON, and that in one piece.
 pub const PAGE_ROOM: usize = 4 * PAGE_BYTES_MAX;
 /// How long a client may take nothing of a large answer; then it is gone. There is room for few of them.

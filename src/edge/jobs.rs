@@ -56,8 +56,8 @@ impl App {
         Ok(self.shared.memory().submits.hold(bytes)?)
     }
 
-    /// Submits a job, which has this room until that is done. Without an id of its own it has one that follows from the idempotency key, so that the same key is
-    /// the same job on every edge, for as long as its log is kept.
+    /// Submits a job, which has this room until that is done. Without an id of its own it has one that follows from the
+    /// idempotency key, so that the same key is the same job on every edge, for as long as its log is kept.
     pub(super) async fn submit(
         &self,
         submission: Submission,
@@ -120,7 +120,10 @@ impl App {
         let mut room = self.shared.memory().answers.begin(JobState::SIZE_MAX);
         let late = |_| Unavailable("the log was not read in time".into());
         let shown = self.hub.last(job);
-        let folding = fold_within(self.hub.source(), job, |bytes| room.resize(bytes));
+        let folding = async {
+            let _turn = self.folds.acquire().await;
+            fold_within(self.hub.source(), job, |bytes| room.resize(bytes)).await
+        };
         if let Some(state) = timeout(OPEN_WAIT, folding).await.map_err(late)?? {
             if shown.is_some_and(|shown| shown.seq > state.seq) {
                 return Err(Unavailable("the log lacks what watchers were shown".into()).into());
