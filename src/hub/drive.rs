@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, trace};
 
-use super::{Feed, Hub};
+use super::{Feed, Hub, Unborn};
 use crate::config::{
     AHEAD_MAX, FEED_LINGER, PROBE_FIRST, PROBE_MAX, PROBE_SILENT, PROBE_SPREAD, REREAD_FIRST, REREAD_MAX,
 };
@@ -22,24 +22,31 @@ use crate::wire::{Pos, Seq, Stored, Unreadable};
 /// Drives a feed until it is forgotten. After a panic, a program fault, its watchers are served again: from an empty
 /// history, and not at once, so that a fault that one event causes each time does not take the thread.
 pub(super) async fn drive<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>) {
+    let mut again = false;
     loop {
-        let driven = AssertUnwindSafe(drive_once(Arc::clone(&hub), Arc::clone(&feed)));
+        let driven = AssertUnwindSafe(drive_once(Arc::clone(&hub), Arc::clone(&feed), again));
         if driven.catch_unwind().await.is_ok() {
             return;
         }
         hub.note_panic();
         error!(job = %feed.job(), "a feed's task panicked; its watchers are served by a new one");
         feed.close();
+        again = true;
         sleep(REREAD_MAX).await;
     }
 }
 
-async fn drive_once<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>) {
+async fn drive_once<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>, again: bool) {
     debug!(job = %feed.job(), "feed begins");
     let mut driver = Driver::new(Arc::clone(&hub), Arc::clone(&feed));
+    driver.may_refuse = !again;
     loop {
         driver.step().await;
         driver.act();
+        if feed.is_refused() {
+            hub.remove(&feed);
+            break;
+        }
         if driver.linger_over() && hub.forget(&feed) {
             break;
         }
@@ -54,6 +61,10 @@ struct Driver<S: EventSource> {
     refill: Refill<S>,
     /// `None` before the subscription stands, and after the job's end.
     tail: Option<S::Tail>,
+    /// Held while the job has no event.
+    unborn: Option<Unborn<S>>,
+    /// Whether nobody was served yet, so that all watchers can be refused.
+    may_refuse: bool,
     /// Which live copies are events of the job.
     chain: LiveChain,
     /// The last copy that had come when the reading under way was asked for.
@@ -97,6 +108,8 @@ impl<S: EventSource> Driver<S> {
             stitcher: Stitcher::live(Seq::FIRST, AHEAD_MAX),
             refill: Refill::default(),
             tail: None,
+            unborn: None,
+            may_refuse: true,
             chain: LiveChain::new(AHEAD_MAX),
             chain_asked: None,
             opening: None,
@@ -207,6 +220,13 @@ impl<S: EventSource> Driver<S> {
         self.open_pause = REREAD_FIRST;
         self.probe_at = Instant::now() + PROBE_FIRST + self.spread(PROBE_FIRST / 4);
         if !self.feed.is_open() {
+            if last.is_none() && self.may_refuse {
+                self.unborn = self.hub.unborn();
+                if self.unborn.is_none() {
+                    self.feed.refuse();
+                    return;
+                }
+            }
             let next = last.as_ref().map_or(Seq::FIRST, |last| last.seq);
             self.stitcher = Stitcher::live(next, AHEAD_MAX);
             self.feed.open(next);
@@ -305,6 +325,7 @@ impl<S: EventSource> Driver<S> {
     fn do_one(&mut self, action: Action<Arc<Stored>>) -> bool {
         match action {
             Action::Deliver(event) => {
+                self.unborn = None;
                 self.chain.delivered(&event);
                 self.feed.update(|history| history.push(event));
             }

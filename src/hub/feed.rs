@@ -17,6 +17,8 @@ pub struct Feed {
     job: JobId,
     /// `None` until the live subscription stands and the last event was read.
     history: Mutex<Option<History<Arc<Stored>>>>,
+    /// Whether there was no room for it: the job has no event yet, and so have too many others.
+    refused: AtomicBool,
     changed: Notify,
     /// Where each watcher stands, by the address of its place.
     places: Mutex<HashMap<usize, Arc<Place>>>,
@@ -46,6 +48,7 @@ impl Feed {
         Self {
             job,
             history: Mutex::new(None),
+            refused: AtomicBool::new(false),
             changed: Notify::new(),
             places: Mutex::default(),
             left: Notify::new(),
@@ -75,6 +78,16 @@ impl Feed {
     /// Whether the live subscription stands.
     pub fn is_open(&self) -> bool {
         self.lock().is_some()
+    }
+
+    /// Whether the feed never opens, because there is no room for it.
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn refuse(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+        self.wake();
     }
 
     /// Wakes at the next change. Enable it, then look, then wait: a change in between is not missed.

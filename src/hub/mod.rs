@@ -8,12 +8,12 @@ mod tests;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use feed::{Feed, Standing, Watch};
 
-use crate::config::FEEDS_MAX;
+use crate::config::{FEEDS_MAX, FEEDS_UNBORN_MAX};
 use crate::runtime::Tasks;
 use crate::source::EventSource;
 use crate::wire::JobId;
@@ -25,6 +25,18 @@ pub struct Hub<S> {
     feeds: Mutex<HashMap<JobId, Arc<Feed>>>,
     tasks: Tasks,
     panics: AtomicU64,
+    /// How many feeds are of jobs that have no event yet.
+    unborn: AtomicUsize,
+}
+
+/// A place among the feeds of jobs that have no event yet, until it is dropped.
+#[derive(Debug)]
+struct Unborn<S>(Arc<Hub<S>>);
+
+impl<S> Drop for Unborn<S> {
+    fn drop(&mut self) {
+        self.0.unborn.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The hub holds as many feeds as it may.
@@ -35,7 +47,13 @@ pub struct Full;
 impl<S: EventSource> Hub<S> {
     /// A hub without feeds; `tasks` owns those to come.
     pub fn new(source: S, tasks: Tasks) -> Arc<Self> {
-        Arc::new(Self { source, feeds: Mutex::default(), tasks, panics: AtomicU64::new(0) })
+        Arc::new(Self {
+            source,
+            feeds: Mutex::default(),
+            tasks,
+            panics: AtomicU64::new(0),
+            unborn: AtomicUsize::new(0),
+        })
     }
 
     /// Where the events come from.
@@ -97,6 +115,21 @@ impl<S: EventSource> Hub<S> {
             feeds.shrink_to(keep);
         }
         idle
+    }
+
+    /// A place for a feed of a job that has no event yet, while there are some.
+    fn unborn(self: &Arc<Self>) -> Option<Unborn<S>> {
+        let room = |count: usize| (count < FEEDS_UNBORN_MAX).then_some(count + 1);
+        let taken = self.unborn.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
+        taken.ok().map(|_| Unborn(Arc::clone(self)))
+    }
+
+    /// Forgets a feed that refuses its watchers; the next one begins another.
+    fn remove(&self, feed: &Arc<Feed>) {
+        let mut feeds = self.lock();
+        if feeds.get(feed.job()).is_some_and(|there| Arc::ptr_eq(there, feed)) {
+            feeds.remove(feed.job());
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Feed>>> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::{Hub, Watch};
-use crate::config::FEED_LINGER;
+use crate::config::{FEED_LINGER, PROBE_FIRST, REREAD_MAX};
 use crate::resume::Slice;
 use crate::runtime::Tasks;
 use crate::source::memory::Memory;
@@ -158,4 +158,32 @@ async fn feeds_end_with_the_tasks_of_their_owner() {
     let _watch = watch(&hub).await;
     assert!(tasks.end(MOMENT).await);
     assert_eq!(memory.followers(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_question_to_the_log_holds_up_no_live_event() {
+    let (memory, _tasks, hub) = hub();
+    let watch = watch(&hub).await;
+    memory.latency(Duration::from_secs(7));
+    sleep(PROBE_FIRST * 2).await;
+    memory.append(&job(), chunk());
+    let asked = memory.calls().last;
+    sleep(MOMENT).await;
+    assert_eq!(next(&watch), Some(Seq(5)), "while question {asked} is under way");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_panic_of_its_task_a_feed_serves_its_watchers_again() {
+    let (memory, _tasks, hub) = hub();
+    let last = watch(&hub).await;
+    // No log hands out the same event as another one: whatever the fault, here it is the history's own check.
+    last.feed().update(|history| history.restart(Seq(77)));
+    memory.append(&job(), chunk());
+    sleep(MOMENT).await;
+    assert_eq!((hub.panics(), last.feed().is_open()), (1, false));
+    sleep(REREAD_MAX * 2).await;
+    assert_eq!(next(&last), Some(Seq(5)));
+    memory.append(&job(), chunk());
+    sleep(MOMENT).await;
+    assert_eq!((next(&last), hub.panics(), memory.followers()), (Some(Seq(6)), 1, 1));
 }
