@@ -40,6 +40,10 @@ async fn drive_once<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>, again: bo
     debug!(job = %feed.job(), "feed begins");
     let mut driver = Driver::new(Arc::clone(&hub), Arc::clone(&feed));
     driver.may_refuse = !again;
+    if again && feed.watchers() == 0 {
+        // They left before the panic, and are not reported again.
+        driver.linger_until = Some(Instant::now() + FEED_LINGER);
+    }
     loop {
         driver.step().await;
         driver.act();

@@ -186,4 +186,11 @@ async fn after_a_panic_of_its_task_a_feed_serves_its_watchers_again() {
     memory.append(&job(), chunk());
     sleep(MOMENT).await;
     assert_eq!((next(&last), hub.panics(), memory.followers()), (Some(Seq(6)), 1, 1));
+    let feed = hub.watch(&job()).unwrap();
+    drop((last, feed));
+    sleep(MOMENT).await;
+    hub.lock()[&job()].update(|history| history.restart(Seq(77)));
+    memory.append(&job(), chunk());
+    sleep(FEED_LINGER * 2).await;
+    assert_eq!((hub.feeds(), hub.panics()), (0, 2), "also one that nobody watched when it panicked");
 }
