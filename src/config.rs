@@ -107,6 +107,9 @@ pub const FEED_LINGER: Duration = Duration::from_secs(15);
 pub const FEED_BYTES: usize = 12 * 1024;
 /// How many feeds one edge thread holds, watched or lingering: each costs [`FEED_BYTES`] and what its history holds.
 pub const FEEDS_MAX: usize = 50_000;
+/// How many of them are of jobs that have no event yet: about 50 MiB. Anybody can make up ids; what is watched of jobs that
+/// exist keeps the rest.
+pub const FEEDS_UNBORN_MAX: usize = 4096;
 /// When the log is asked for the first time whether live missed something: interest in a subject spreads over a
 /// cluster after the subscription was confirmed.
 pub const PROBE_FIRST: Duration = Duration::from_millis(500);

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, trace, warn};
 
 use super::check::{Checked, check, contradicts};
-use super::{Feed, Hub};
+use super::{Feed, Hub, Unborn};
 use crate::config::{
     AHEAD_MAX, FEED_LINGER, PROBE_FIRST, PROBE_MAX, PROBE_SILENT, PROBE_SPREAD, REREAD_FIRST, REREAD_MAX,
 };
@@ -24,27 +24,38 @@ use crate::wire::{Pos, Seq, Stored, Unreadable};
 /// Drives a feed until it is forgotten. After a panic, a program fault, its watchers are served again: from an empty
 /// history, and not at once, so that a fault that one event causes each time does not take the thread.
 pub(super) async fn drive<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>) {
+    let mut again = false;
     loop {
-        let driven = AssertUnwindSafe(drive_once(Arc::clone(&hub), Arc::clone(&feed)));
+        let driven = AssertUnwindSafe(drive_once(Arc::clone(&hub), Arc::clone(&feed), again));
         if driven.catch_unwind().await.is_ok() {
             return;
         }
         hub.note_panic();
         error!(job = %feed.job(), "a feed's task panicked; its watchers are served by a new one");
         feed.close();
+        again = true;
         sleep(REREAD_MAX).await;
     }
 }
 
-async fn drive_once<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>) {
+async fn drive_once<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>, again: bool) {
     debug!(job = %feed.job(), "feed begins");
     let mut driver = Driver::new(Arc::clone(&hub), Arc::clone(&feed));
+    driver.may_refuse = !again;
+    if again && feed.watchers() == 0 {
+        // They left before the panic, and are not reported again.
+        driver.linger_until = Some(Instant::now() + FEED_LINGER);
+    }
     loop {
         driver.step().await;
         driver.act();
         if driver.replaced {
             warn!(job = %feed.job(), "the log does not hold what was handed out: its watchers must begin anew");
             hub.replace(&feed);
+            break;
+        }
+        if feed.is_refused() {
+            hub.remove(&feed);
             break;
         }
         if driver.linger_over() && hub.forget(&feed) {
@@ -62,6 +73,10 @@ struct Driver<S: EventSource> {
     /// `None` before the subscription stands. After the job's end it only tells of disturbances: a log that goes back may
     /// go on without that end.
     tail: Option<S::Tail>,
+    /// Held while the job has no event.
+    unborn: Option<Unborn<S>>,
+    /// Whether nobody was served yet, so that all watchers can be refused.
+    may_refuse: bool,
     /// Which live copies are events of the job.
     chain: LiveChain,
     /// The last copy that had come when the reading under way was asked for.
@@ -114,6 +129,8 @@ impl<S: EventSource> Driver<S> {
             stitcher: Stitcher::live(Seq::FIRST, AHEAD_MAX),
             refill: Refill::default(),
             tail: None,
+            unborn: None,
+            may_refuse: true,
             chain: LiveChain::new(AHEAD_MAX),
             chain_asked: None,
             opening: None,
@@ -245,6 +262,13 @@ impl<S: EventSource> Driver<S> {
         self.open_pause = REREAD_FIRST;
         self.probe_at = Instant::now() + PROBE_FIRST + self.spread(PROBE_FIRST / 4);
         if !self.feed.is_open() {
+            if last.is_none() && self.may_refuse {
+                self.unborn = self.hub.unborn();
+                if self.unborn.is_none() {
+                    self.feed.refuse();
+                    return;
+                }
+            }
             let next = last.as_ref().map_or(Seq::FIRST, |last| last.seq);
             self.stitcher = Stitcher::live(next, AHEAD_MAX);
             self.feed.open(next);
@@ -391,6 +415,7 @@ impl<S: EventSource> Driver<S> {
     fn do_one(&mut self, action: Action<Arc<Stored>>) -> bool {
         match action {
             Action::Deliver(event) => {
+                self.unborn = None;
                 self.chain.delivered(&event);
                 self.last = Some(Arc::clone(&event));
                 self.feed.update(|history| history.push(event));

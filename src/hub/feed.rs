@@ -22,6 +22,8 @@ pub struct Feed {
     room: Mutex<Reservation>,
     /// Whether the log is no continuation of what was in the history.
     rebuilt: AtomicBool,
+    /// Whether there was no room for it: the job has no event yet, and so have too many others.
+    refused: AtomicBool,
     changed: Notify,
     /// Where each watcher stands, by the address of its place.
     places: Mutex<HashMap<usize, Arc<Place>>>,
@@ -53,6 +55,7 @@ impl Feed {
             history: Mutex::new(None),
             room: Mutex::new(room),
             rebuilt: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             changed: Notify::new(),
             places: Mutex::default(),
             left: Notify::new(),
@@ -82,6 +85,16 @@ impl Feed {
     /// Whether the live subscription stands.
     pub fn is_open(&self) -> bool {
         self.lock().is_some()
+    }
+
+    /// Whether the feed never opens, because there is no room for it.
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn refuse(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+        self.wake();
     }
 
     /// Wakes at the next change. Enable it, then look, then wait: a change in between is not missed.

@@ -110,7 +110,7 @@ impl<S: EventSource> Session<S> {
             return Err(Error::CursorOfOtherJob);
         }
         let watch = hub.watch(job)?;
-        until_open(&watch).await;
+        until_open(&watch).await?;
         let (seq, pos, had_end) = match start {
             Start::Cursor(cursor) => {
                 (cursor.seq, Some(cursor.pos.saturating_add(1)), prove(hub.source(), &watch, cursor).await?)
@@ -271,13 +271,16 @@ pub async fn until_ended<S: EventSource>(hub: &Arc<Hub<S>>, job: &JobId, after: 
     }
 }
 
-async fn until_open(watch: &Watch) {
+async fn until_open(watch: &Watch) -> Result<(), Full> {
     let feed = watch.feed();
     loop {
         let mut changed = std::pin::pin!(feed.changed());
         changed.as_mut().enable();
+        if feed.is_refused() {
+            return Err(Full);
+        }
         if feed.is_open() {
-            return;
+            return Ok(());
         }
         changed.await;
     }
