@@ -3,9 +3,9 @@
 //! is told to [`expire`](Memory::expire) it.
 
 mod log;
+mod tail;
 
 use std::collections::HashMap;
-use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +15,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::sync::ReusableBoxFuture;
 
-use super::{At, Chain, EventSource, Replay, Replica, Signal, Span, Tail, Unavailable};
+pub use tail::MemoryTail;
+
+use super::{At, Chain, EventSource, Replay, Replica, Span, Unavailable};
 use crate::config::{LIVE_CAPACITY, PAGE};
 use crate::wire::{Body, Event, JobId, Pos, Seq, Stored, Unreadable};
 
@@ -388,47 +390,6 @@ impl EventSource for Memory {
 
     fn undecodable(&self, _job: &JobId, _pos: Pos, _why: &Unreadable) {
         self.lock().calls.undecodable += 1;
-    }
-}
-
-/// The live copies of one job.
-#[derive(Debug)]
-pub struct MemoryTail {
-    /// `None` after the subscription was ended.
-    live: Option<mpsc::Receiver<Arc<Stored>>>,
-    disturbed: watch::Receiver<u64>,
-}
-
-impl Tail for MemoryTail {
-    async fn next(&mut self) -> Signal {
-        let live = async {
-            match &mut self.live {
-                Some(live) => live.recv().await.map_or(Signal::Closed, Signal::Event),
-                None => pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            // The sender lives as long as any clone of the source, and so longer than a tail that is waited for.
-            Ok(()) = self.disturbed.changed() => Signal::Disturbed,
-            signal = live => signal,
-        }
-    }
-
-    fn ready(&mut self) -> Option<Signal> {
-        if self.disturbed.has_changed().unwrap_or(false) {
-            self.disturbed.mark_unchanged();
-            return Some(Signal::Disturbed);
-        }
-        match self.live.as_mut()?.try_recv() {
-            Ok(event) => Some(Signal::Event(event)),
-            Err(mpsc::error::TryRecvError::Disconnected) => Some(Signal::Closed),
-            Err(mpsc::error::TryRecvError::Empty) => None,
-        }
-    }
-
-    fn unsubscribe(&mut self) {
-        self.live = None;
     }
 }
 

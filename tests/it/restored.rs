@@ -22,13 +22,13 @@ async fn watchers_of_a_store_that_was_restored_begin_anew_and_end_with_the_final
     let system = System::with(&broker, |settings| settings.shards = 1).await;
     system.demo().await;
     let edge = system.edge().await;
-    let input = words(300, 12, 5);
+    let input = words(150, 12, 5);
     let job = system.submit("restored", input.clone()).await;
     let mut followers = Follower::all(&edge.addr, "restored");
     reaches(&system, "restored", 20).await;
     let copy = broker.copy_store(0);
     for follower in &mut followers {
-        follower.reaches(60).await;
+        follower.reaches(40).await;
     }
     broker.kill(0);
     broker.restore(0, &copy);
