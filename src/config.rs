@@ -8,6 +8,13 @@ use std::time::Duration;
 /// The largest input of a job, in bytes of JSON. It is stored twice, in the queue and in the log, and a NATS message
 /// may have 1 MiB.
 pub const INPUT_MAX: usize = 512 * 1024;
+/// The largest event, in bytes as it is stored: a NATS message has at most 1 MiB ([`STREAM_MESSAGE_MAX`]), and its headers
+/// take some of it. A server that takes smaller messages lowers the limit. The message in the queue has the same limit.
+pub const EVENT_MAX: usize = STREAM_MESSAGE_MAX - MESSAGE_HEADERS_MAX;
+/// The largest message that the streams take, headers included: `max_msg_size` in `nats/`.
+pub const STREAM_MESSAGE_MAX: usize = 1024 * 1024;
+/// Room for a message's headers, in bytes: the fence and a message id take about 110.
+pub const MESSAGE_HEADERS_MAX: usize = 1024;
 /// The longest idempotency key, in bytes.
 pub const KEY_MAX: usize = 255;
 /// The longest callback address, in bytes: what browsers and servers commonly take.
@@ -142,6 +149,9 @@ pub const LISTINGS: usize = 4;
 
 /// How long a writer goes on trying to append one event: an election takes 4 to 9 s.
 pub const APPEND_WAIT: Duration = Duration::from_secs(60);
+/// How often an append that the broker refuses for a reason unknown here is tried again. With the pauses below that takes
+/// about 5 s: longer than a change of a stream's settings, shorter than anyone waits for a job that cannot go on.
+pub const REJECTIONS_MAX: u32 = 16;
 /// The pause before an append is tried again, at first; doubled up to [`RETRY_MAX`].
 pub const RETRY_FIRST: Duration = Duration::from_millis(5);
 /// The longest pause before an append is tried again.
@@ -161,6 +171,16 @@ pub const CHUNK_MAX: usize = 256 * 1024;
 /// After what silence of a worker its jobs go to another one, unless the kind's first worker said otherwise. A worker is
 /// heard three times as often: at 10,000 running jobs that is 3750 messages a second.
 pub const ACK_WAIT: Duration = Duration::from_secs(8);
+/// The longest message of a failure, in bytes: it is repeated with each attempt and sent to each client.
+pub const FAILURE_MESSAGE_MAX: usize = 16 * 1024;
+/// The longest code of a failure and the longest name of a worker or of who cancels a job, in bytes.
+pub const LABEL_MAX: usize = 256;
+/// How many deliveries of a job may come to nothing before the next one counts as an attempt. An outage of some twenty
+/// minutes costs that many, see [`CLAIM_DOUBLINGS`].
+pub const DELIVERIES_MAX: u32 = 64;
+/// How often the pause before a job is claimed again, a third of the ack wait, is doubled while its log is out of reach: up
+/// to 21 s.
+pub const CLAIM_DOUBLINGS: u32 = 3;
 /// The wait before the attempt that follows the first failed one; doubled with each further one up to
 /// [`ATTEMPT_PAUSE_MAX`].
 pub const ATTEMPT_PAUSE: Duration = Duration::from_secs(1);

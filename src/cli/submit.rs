@@ -71,6 +71,7 @@ impl Submit {
                 Submitted::New | Submitted::Same => {}
                 Submitted::Other => anyhow::bail!("the id {id} names another job"),
                 Submitted::Full => anyhow::bail!("the queue is full; try again later"),
+                Submitted::TooLarge { size, limit } => anyhow::bail!(Submission::too_large(size, limit)),
             }
             if self.wait {
                 return tail::wait(log, &id, self.json).await;

@@ -76,6 +76,9 @@ impl App {
             Submitted::Other if keyed => Err(Code::KeyReused.into()),
             Submitted::Other => Err(Code::JobExists.into()),
             Submitted::Full => Err(Code::QueueFull.into()),
+            Submitted::TooLarge { size, limit } => {
+                Err(Problem::new(Code::TooLarge, Submission::too_large(size, limit)))
+            }
         }
     }
 

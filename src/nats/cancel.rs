@@ -53,8 +53,13 @@ impl Log {
         let Tip::At { last, .. } = self.tip(job).await? else { return Ok(Some(Cancelled::Buried)) };
         let Some(last) = last else {
             let Some(submission) = self.waiting(job).await? else { return Ok(Some(Cancelled::Unknown)) };
-            // Submitted, and its first event is still under way: the log begins the same way whoever writes it.
-            let queued = Writer::new(self.clone(), job.clone(), 0, None).append(submission.queued()).await;
+            // Submitted, and its first event is still under way: the log begins the same way whoever writes it. An input
+            // that no log can hold, from a foreign publisher, does not keep its job from being cancelled.
+            let mut writer = Writer::new(self.clone(), job.clone(), 0, None);
+            let mut queued = writer.append(submission.queued()).await;
+            if let Err(Refusal::Unwritable(_)) = queued {
+                queued = writer.append(submission.queued_without_input()).await;
+            }
             return written(queued).map(|_| None);
         };
         if last.kind.is_end() {

@@ -14,7 +14,10 @@ use tracing::{debug, info, warn};
 use super::error::Error;
 use super::names::Names;
 use super::setup::{self, Settings};
-use crate::config::{LIVE_CAPACITY, REPLAY_CAPACITY, REQUEST_WAIT, REREAD_MAX, RETRY_MAX};
+use crate::config::{
+    LIVE_CAPACITY, MESSAGE_HEADERS_MAX, REPLAY_CAPACITY, REQUEST_WAIT, REREAD_MAX, RETRY_MAX,
+    STREAM_MESSAGE_MAX,
+};
 use crate::wire::Kind;
 
 /// The oldest nats-server that will do: batched direct gets stall writers for ever before 2.12.2, and a removed peer
@@ -71,6 +74,15 @@ impl Nats {
         )?;
         check_version(&live, &options.url)?;
         info!(url = %redacted(&options.url), version = %live.server_info().version, "connected to NATS");
+        let max_payload = work.max_payload();
+        if max_payload < STREAM_MESSAGE_MAX {
+            let limit = max_payload.saturating_sub(MESSAGE_HEADERS_MAX);
+            warn!(
+                max_payload,
+                limit,
+                "this NATS server takes small messages: a job's input and an event have at most `limit` bytes as they are stored"
+            );
+        }
         let names = Arc::new(Names::new(&options.prefix));
         Ok(Self { live, replay, work, names, reconnected, work_back })
     }

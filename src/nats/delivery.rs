@@ -1,18 +1,18 @@
 //! A job that the queue has handed over: what was submitted, and what the queue is told of it until it is acked or given
 //! back. What a job's log says is not looked at.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_nats::Subject;
 use async_nats::jetstream::{self, AckKind};
-use bytes::Bytes;
-use tokio::time::timeout;
-use tracing::{debug, warn};
+use tokio::time::{Instant, timeout};
+use tracing::{debug, info, warn};
 
 use super::api;
 use super::connect::Nats;
 use super::control::Control;
+use super::lease::Lease;
 use super::names;
 use super::queue::Queued;
 use crate::config::REQUEST_WAIT;
@@ -23,30 +23,42 @@ use crate::wire::{JobId, Submission};
 #[derive(Debug)]
 pub struct Delivery {
     nats: Nats,
-    /// Where the queue is answered.
-    reply: Mutex<Subject>,
+    receipt: Mutex<Receipt>,
     /// The job.
     pub job: JobId,
     /// What was submitted.
     pub submission: Submission,
     /// When, by the broker's clock.
     pub submitted: SystemTime,
+    /// How often the queue had handed the job to a worker when this was delivered, this time included.
+    pub deliveries: u32,
+}
+
+/// What the newest delivery of the job to this worker is answered with.
+#[derive(Debug)]
+struct Receipt {
+    /// Where the queue is answered.
+    reply: Subject,
+    lease: Lease,
 }
 
 impl Delivery {
     /// Reads a message of the queue. One that is not a job is thrown away.
-    pub(super) async fn read(nats: Nats, message: jetstream::Message) -> Option<Self> {
+    pub(super) async fn read(nats: Nats, message: jetstream::Message, ack_wait: Duration) -> Option<Self> {
         let reply = message.reply.clone()?;
         match serde_json::from_slice(&message.payload) {
             Ok(queued @ Queued { .. }) if names::job_of(&message.subject) == queued.job.as_str() => {
-                let submitted =
-                    message.info().map_or_else(|_| SystemTime::now(), |info| info.published.into());
+                let (submitted, deliveries) = match message.info() {
+                    Ok(info) => (info.published.into(), u32::try_from(info.delivered).unwrap_or(u32::MAX)),
+                    Err(_) => (SystemTime::now(), 1),
+                };
                 let (job, submission) = (queued.job.clone(), queued.into_submission());
-                Some(Self { nats, reply: Mutex::new(reply), job, submission, submitted })
+                let receipt = Mutex::new(Receipt { reply, lease: Lease::new(ack_wait) });
+                Some(Self { nats, receipt, job, submission, submitted, deliveries })
             }
             _ => {
                 warn!(subject = %message.subject, "the queue held something that is no job; it is thrown away");
-                answer(&nats, reply, AckKind::Term, &message.subject).await;
+                tell(&nats, reply, AckKind::Term, &message.subject).await;
                 None
             }
         }
@@ -54,20 +66,44 @@ impl Delivery {
 
     /// Goes on with a newer delivery of the same job: the queue is answered there from now on.
     pub fn adopt(&self, newer: Self) {
-        let reply = newer.reply.into_inner().unwrap_or_else(PoisonError::into_inner);
-        *self.reply.lock().unwrap_or_else(PoisonError::into_inner) = reply;
+        *self.receipt() = newer.receipt.into_inner().unwrap_or_else(PoisonError::into_inner);
     }
 
-    /// Tells the queue that the job is being worked on; not while the connection is down, when it could not hear it.
+    /// Tells the queue that the job is being worked on, and waits until it has taken note; not while the connection is down,
+    /// when it could not hear it.
     pub async fn keep(&self) {
-        if self.nats.works() {
-            self.tell(AckKind::Progress).await;
+        if !self.nats.works() {
+            return;
+        }
+        let (sent, reply) = (Instant::now(), self.reply());
+        match self.answer(reply.clone(), AckKind::Progress).await {
+            Ok(()) => {
+                let mut receipt = self.receipt();
+                // That of a newer delivery is as new as that delivery.
+                if receipt.reply == reply {
+                    receipt.lease.renew(sent);
+                }
+            }
+            Err(error) => debug!(job = %self.job, %error, "the queue was not told that the job is worked on"),
         }
     }
 
-    /// Gives the job back: another worker gets it after `delay`.
+    /// Gives the job back: another worker gets it after `delay`. When the queue may have handed it out already, or is told so
+    /// only later, nothing is said: it hands it out by itself, an ack wait after the last sign of life.
     pub async fn give_back(&self, delay: Option<Duration>) {
-        self.tell(AckKind::Nak(delay)).await;
+        // What is published while the connection is down is sent by the next one.
+        if self.nats.works() && self.receipt().lease.holds() {
+            tell(&self.nats, self.reply(), AckKind::Nak(delay), self.job.as_str()).await;
+        } else {
+            info!(job = %self.job, "not given back: the queue has not heard from this worker in time, and delivers the job again by itself");
+        }
+    }
+
+    /// Takes the job out of the queue although its log does not say how it ended.
+    pub async fn terminate(&self) {
+        if let Err(error) = self.answer(self.reply(), AckKind::Term).await {
+            debug!(job = %self.job, %error, "it could not be thrown away; it will be handed out again");
+        }
     }
 
     /// Takes the job out of the queue. Call it only when its end is in the log.
@@ -75,8 +111,7 @@ impl Delivery {
     /// # Errors
     /// [`Unavailable`]: it will be handed out again, and found to have ended.
     pub async fn done(&self) -> Result<(), Unavailable> {
-        let ack = Bytes::from(AckKind::Ack);
-        api::request(&self.nats.work, self.reply().to_string(), None, ack).await.map(|_| ())
+        self.answer(self.reply(), AckKind::Ack).await
     }
 
     /// The signals of the job's control subject.
@@ -87,17 +122,22 @@ impl Delivery {
         Control::open(&self.nats, &self.job).await
     }
 
-    fn reply(&self) -> Subject {
-        self.reply.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn receipt(&self) -> MutexGuard<'_, Receipt> {
+        self.receipt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn tell(&self, kind: AckKind) {
-        answer(&self.nats, self.reply(), kind, self.job.as_str()).await;
+    fn reply(&self) -> Subject {
+        self.receipt().reply.clone()
+    }
+
+    /// Answers the queue and waits until it has taken note.
+    async fn answer(&self, reply: Subject, kind: AckKind) -> Result<(), Unavailable> {
+        api::request(&self.nats.work, reply.to_string(), None, kind.into()).await.map(|_| ())
     }
 }
 
 /// Answers the queue, which says nothing to it.
-async fn answer(nats: &Nats, reply: Subject, kind: AckKind, what: &str) {
+async fn tell(nats: &Nats, reply: Subject, kind: AckKind, what: &str) {
     // While the connection is down the library may wait without a limit.
     match timeout(REQUEST_WAIT, nats.work.publish(reply, kind.into())).await {
         Ok(Ok(())) => {}

@@ -46,6 +46,8 @@ pub enum Error {
     /// The broker refused.
     #[error("NATS refused: {description} (error {code})")]
     Api {
+        /// What kind of error it is, as an HTTP status.
+        status: u16,
         /// JetStream's error code.
         code: u64,
         /// Its words.
@@ -68,10 +70,17 @@ pub(super) mod code {
     pub(in crate::nats) const WRONG_LAST_SEQUENCE: u64 = 10071;
     /// The disk, or what the account may use of it, has too little room for a stream.
     pub(in crate::nats) const NO_SPACE: u64 = 10047;
-    /// A stream with `discard: new` is full, in messages or bytes, or has all that it may have of a subject.
-    pub(in crate::nats) const FULL: [u64; 2] = [10054, 10077];
-    /// What tells the second from the first: the broker has one code for both, and these words in its description.
-    pub(in crate::nats) const OF_A_SUBJECT: &str = "per subject";
+    /// The store did not take the message. Why is only in the description.
+    pub(in crate::nats) const NOT_STORED: u64 = 10077;
+    /// The description of [`NOT_STORED`] when a stream with `discard: new` has all that it may have of a subject.
+    pub(in crate::nats) const FULL_SUBJECT: &str = "maximum messages per subject exceeded";
+    /// The descriptions of [`NOT_STORED`] when such a stream is full.
+    pub(in crate::nats) const FULL: [&str; 2] = ["maximum messages exceeded", "maximum bytes exceeded"];
+    /// The description of [`NOT_STORED`] when no store takes a message of that size.
+    pub(in crate::nats) const TOO_LARGE_TO_STORE: &str = "message too large";
+    /// The same publish can never succeed: the message or its headers are too large, or the stream is sealed, which cannot
+    /// be undone.
+    pub(in crate::nats) const PERMANENT: [u64; 3] = [10054, 10097, 10109];
     /// The expected last sequence cannot be told: another publish to the subject is in flight.
     pub(in crate::nats) const IN_FLIGHT: u64 = 10164;
     /// A publish with the same message id is in flight.

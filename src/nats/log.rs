@@ -2,6 +2,7 @@
 //! reading many events is the reader's.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use async_nats::{Client, HeaderMap, Message, StatusCode};
 use base64::Engine as _;
@@ -17,7 +18,9 @@ use super::connect::Nats;
 use super::error::{Error, code};
 use super::names;
 use super::setup;
-use crate::config::{FOREIGN_MAX, LOOK_BACK, PAGE, PAGE_BYTES, REQUEST_WAIT, REREAD_FIRST};
+use crate::config::{
+    EVENT_MAX, FOREIGN_MAX, LOOK_BACK, MESSAGE_HEADERS_MAX, PAGE, PAGE_BYTES, REQUEST_WAIT, REREAD_FIRST,
+};
 use crate::source::{At, Unavailable};
 use crate::wire::{JobId, Pos, Stored};
 
@@ -37,6 +40,10 @@ pub enum Appended {
     Refused,
     /// Another append is in flight; the same may do in a moment.
     InFlight,
+    /// It can never be stored, for this reason.
+    Never(String),
+    /// It was not stored, for a reason that may pass or not.
+    Rejected(Unavailable),
     /// Nobody knows whether it was, or will be, stored.
     Unsure(Unavailable),
 }
@@ -76,6 +83,28 @@ impl Log {
         self.shards
     }
 
+    /// How many bytes an event, or a job in the queue, may have as it is stored. It follows the server that this process is
+    /// connected to.
+    pub fn event_max(&self) -> usize {
+        EVENT_MAX.min(self.nats.work.max_payload().saturating_sub(MESSAGE_HEADERS_MAX))
+    }
+
+    /// How long ago an event was stored, by the clock of the stream's leader alone. `None` when it is gone.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn age(&self, job: &JobId, pos: Pos) -> Result<Option<Duration>, Unavailable> {
+        let (stream, body) = (self.stream(job), json!({"seq": pos}));
+        let get = format!("STREAM.MSG.GET.{stream}");
+        let message = api::find(&self.nats.work, &get, &body, &[code::NO_MESSAGE]).await;
+        let Some(message) = message.map_err(unavailable)? else { return Ok(None) };
+        let info = setup::stream_info(&self.nats.work, &stream).await.map_err(unavailable)?;
+        let time = |text: &Value| -> Option<SystemTime> { humantime::parse_rfc3339(text.as_str()?).ok() };
+        let (stored, now) = (time(&message["message"]["time"]), info.and_then(|info| time(&info["ts"])));
+        // After an election another clock answers, which may be behind.
+        Ok(stored.zip(now).map(|(stored, now)| now.duration_since(stored).unwrap_or(Duration::ZERO)))
+    }
+
     /// Appends an event, if the last event of the job stands at `expected`; 0 for an empty log.
     pub async fn append(&self, job: &JobId, expected: Pos, payload: Bytes) -> Appended {
         assert!(!payload.is_empty(), "an empty payload would end a batched get");
@@ -86,6 +115,8 @@ impl Log {
             Published::Refused => Appended::Refused,
             Published::InFlight | Published::Duplicate => Appended::InFlight,
             Published::Full | Published::Taken => Appended::Unsure(Unavailable("the stream is full".into())),
+            Published::Never(reason) => Appended::Never(reason),
+            Published::Rejected(error) => Appended::Rejected(error),
             Published::Unsure(error) => Appended::Unsure(error),
         }
     }

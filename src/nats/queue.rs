@@ -22,7 +22,7 @@ use super::writer::{Refusal, Writer};
 use super::{names, setup};
 use crate::config::{CLAIM_LATE, CLAIM_WAIT, REQUEST_WAIT};
 use crate::source::Unavailable;
-use crate::wire::{JobId, Kind, Limits, Submission, Type};
+use crate::wire::{JobId, Kind, Limits, Submission, Type, codec};
 
 /// A job as it stands in the queue, as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +46,16 @@ impl Queued {
         Self { job: job.clone(), kind, input, timeout_ms, silence_timeout_ms, callback }
     }
 
+    /// How many bytes the job has as it is stored, in the queue or in the first event of its log, whichever is larger.
+    fn stored_len(job: &JobId, submission: &Submission) -> Result<usize, codec::Error> {
+        let Submission { kind, input, id: _, limits, callback } = submission;
+        let (kind, callback) = (kind.clone(), callback.clone());
+        let head = Submission { callback, limits: *limits, ..Submission::new(kind, Value::Null) };
+        // In place of the input stands `null`.
+        let head = serde_json::to_vec(&Self::new(job, &head))?.len() - "null".len();
+        Ok(submission.event_len()?.max(head + codec::json_len(input)?))
+    }
+
     pub(super) fn into_submission(self) -> Submission {
         let Self { job, kind, input, timeout_ms, silence_timeout_ms, callback } = self;
         let limits = Limits { timeout_ms, silence_timeout_ms };
@@ -64,6 +74,13 @@ pub enum Submitted {
     Other,
     /// The queue takes no more.
     Full,
+    /// No queue or log takes a job of this size: neither holds anything of it.
+    TooLarge {
+        /// The size as it is stored, in bytes.
+        size: usize,
+        /// The limit, in bytes.
+        limit: usize,
+    },
 }
 
 impl Log {
@@ -78,7 +95,8 @@ impl Log {
         submission: &Submission,
         load: &Load,
     ) -> Result<Submitted, Unavailable> {
-        if load.admits(submission.input.to_string().len()) {
+        let size = codec::json_len(&submission.input).map_err(|error| Unavailable(error.to_string()))?;
+        if load.admits(size) {
             self.submit(job, submission).await
         } else {
             Ok(self.submitted(job, submission).await?.unwrap_or(Submitted::Full))
@@ -90,6 +108,12 @@ impl Log {
     /// # Errors
     /// [`Unavailable`]: nobody knows whether it was submitted; the same submission again is harmless.
     pub async fn submit(&self, job: &JobId, submission: &Submission) -> Result<Submitted, Unavailable> {
+        // Before anything is stored: a job that is queued and has no log can only be ended.
+        let size = Queued::stored_len(job, submission).map_err(|error| Unavailable(error.to_string()))?;
+        let limit = self.event_max();
+        if size > limit {
+            return Ok(Submitted::TooLarge { size, limit });
+        }
         if let Some(known) = self.known(job, submission).await? {
             return Ok(known);
         }
@@ -110,7 +134,8 @@ impl Log {
                 return Ok(self.submitted(job, submission).await?.unwrap_or(Submitted::Full));
             }
             Published::Refused => return Err(Unavailable("the queue refused without a reason".into())),
-            Published::Unsure(error) => return Err(error),
+            Published::Never(reason) => return Err(Unavailable(reason)),
+            Published::Rejected(error) | Published::Unsure(error) => return Err(error),
         }
         match Writer::new(self.clone(), job.clone(), 0, None).append(submission.queued()).await {
             Ok(()) | Err(Refusal::Superseded | Refusal::CancelRequested) => Ok(Submitted::New),
@@ -240,7 +265,8 @@ impl Claim {
             };
             match answer {
                 Some(Ok(message)) => {
-                    if let Some(delivery) = Delivery::read(self.nats.clone(), message).await {
+                    if let Some(delivery) = Delivery::read(self.nats.clone(), message, self.ack_wait()).await
+                    {
                         return Ok(delivery);
                     }
                 }
@@ -274,9 +300,10 @@ impl Claim {
 
     /// Claims no more, and gives back what was handed over and not taken.
     pub async fn end(self) {
+        let ack_wait = self.ack_wait();
         let Some(Asked { mut batch, .. }) = self.asked else { return };
         while let Some(Some(Ok(message))) = batch.next().now_or_never() {
-            if let Some(delivery) = Delivery::read(self.nats.clone(), message).await {
+            if let Some(delivery) = Delivery::read(self.nats.clone(), message, ack_wait).await {
                 delivery.give_back(None).await;
             }
         }

@@ -8,9 +8,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
 
 use super::log::{Appended, Log, Tip};
-use crate::config::{APPEND_WAIT, RETRY_FIRST, RETRY_MAX};
+use crate::config::{APPEND_WAIT, REJECTIONS_MAX, RETRY_FIRST, RETRY_MAX};
 use crate::source::Unavailable;
-use crate::wire::{Body, Event, JobId, Pos, Seq, Stored, Type, codec};
+use crate::wire::{Body, Event, JobId, Pos, Seq, Stored, Type, Unfit};
 
 /// Writes one job's log for one attempt.
 #[derive(Debug)]
@@ -36,12 +36,23 @@ pub enum Refusal {
     /// Somebody asked for the job to be cancelled. The writer stands behind that event and may end the job.
     #[error("the job is to be cancelled")]
     CancelRequested,
-    /// The event cannot be written.
-    #[error("the event cannot be written: {0}")]
-    Unwritable(#[from] codec::Error),
+    /// The event can never be stored, however often it is tried.
+    #[error(transparent)]
+    Unwritable(#[from] Unwritable),
     /// The broker was out of reach for longer than [`APPEND_WAIT`].
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+}
+
+/// Why an event can never be stored.
+#[derive(Debug, thiserror::Error)]
+pub enum Unwritable {
+    /// No log takes it.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    /// The broker does not take it.
+    #[error("the event cannot be stored: {0}")]
+    Refused(String),
 }
 
 /// What an ambiguous append turned out to be.
@@ -78,15 +89,27 @@ impl Writer {
         self.seq
     }
 
-    /// Appends an event. Retries through an election; when it returns `Ok`, the event is stored exactly once.
+    /// Appends an event, or several when a text does not fit into one. Retries through an election; when it returns `Ok`,
+    /// each event is stored exactly once.
     ///
     /// # Errors
     /// [`Refusal`].
     pub async fn append(&mut self, body: Body) -> Result<(), Refusal> {
-        let (job, seq, attempt) = (self.job.clone(), self.seq.next(), self.attempt);
-        let payload = Event { body, job, seq, attempt, ts: now_ms() }.encode()?;
+        let mut next = Some(body);
+        while let Some(body) = next {
+            let (job, seq, attempt) = (self.job.clone(), self.seq.next(), self.attempt);
+            let event = Event { body, job, seq, attempt, ts: now_ms() };
+            let (payload, rest) = event.encode_within(self.log.event_max()).map_err(Unwritable::from)?;
+            self.append_payload(seq, payload).await?;
+            next = rest;
+        }
+        Ok(())
+    }
+
+    async fn append_payload(&mut self, seq: Seq, payload: Bytes) -> Result<(), Refusal> {
         let deadline = self.deadline();
         let mut pause = RETRY_FIRST;
+        let mut rejections = 0;
         loop {
             self.until_connected(deadline).await?;
             let outcome = match self.log.append(&self.job, self.fence, payload.clone()).await {
@@ -96,6 +119,15 @@ impl Writer {
                 }
                 Appended::InFlight => Ok(Resolved::NotYet),
                 Appended::Refused => self.resolve(&payload).await,
+                Appended::Never(reason) => return Err(Unwritable::Refused(reason).into()),
+                Appended::Rejected(error) => {
+                    debug!(job = %self.job, %error, "an append was rejected");
+                    rejections += 1;
+                    if rejections >= REJECTIONS_MAX {
+                        return Err(error.into());
+                    }
+                    self.resolve(&payload).await
+                }
                 Appended::Unsure(error) => {
                     debug!(job = %self.job, %error, "an append without an ack");
                     self.resolve(&payload).await

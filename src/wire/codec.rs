@@ -1,6 +1,6 @@
 //! The two encodings of what is stored and sent: MessagePack with named fields, and JSON. Nothing here knows an event.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Write};
 
 use bytes::Bytes;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -20,6 +20,40 @@ pub fn nests_at_most(value: &serde_json::Value, levels: usize) -> bool {
         Object(fields) => levels > 0 && fields.values().all(|value| nests_at_most(value, levels - 1)),
         Null | Bool(_) | Number(_) | String(_) => true,
     }
+}
+
+/// Counts the bytes that are written to it, and keeps none.
+struct Counter(usize);
+
+impl Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How many bytes a value has as MessagePack.
+///
+/// # Errors
+/// [`Error::Encode`] when it cannot be written as MessagePack.
+pub fn msgpack_len(value: &serde_json::Value) -> Result<usize, Error> {
+    let mut counter = Counter(0);
+    rmp_serde::encode::write_named(&mut counter, value)?;
+    Ok(counter.0)
+}
+
+/// How many bytes a value has as JSON.
+///
+/// # Errors
+/// [`Error::Json`] when it cannot be written as JSON.
+pub fn json_len(value: &serde_json::Value) -> Result<usize, Error> {
+    let mut counter = Counter(0);
+    serde_json::to_writer(&mut counter, value)?;
+    Ok(counter.0)
 }
 
 /// A payload that is not what it should be. The text is for logs; it quotes no payload.

@@ -273,7 +273,7 @@ impl Event {
     /// The event as it is stored: MessagePack with named fields.
     ///
     /// # Errors
-    /// [`codec::Error`] when a JSON value in it nests deeper than [`codec::DEPTH_MAX`].
+    /// [`codec::Error`]. It checks neither size nor depth; [`Self::encode_within`] does.
     pub fn encode(&self) -> Result<Bytes, codec::Error> {
         codec::to_msgpack(self)
     }

@@ -11,6 +11,7 @@ mod frame;
 mod id;
 mod listing;
 mod schema;
+mod size;
 mod state;
 mod stored;
 mod submission;
@@ -25,6 +26,7 @@ pub use frame::{
 pub use id::{BadName, JobId, Kind, NAME_MAX, Pos, Seq};
 pub use listing::{BadPage, JobPage, JobRow, PageToken, Place};
 pub use schema::{Dialect, definitions};
+pub use size::{Unfit, cut};
 pub use state::{JobState, OUTPUT_MAX};
 pub use stored::{Stored, Unreadable};
 pub use submission::{Limits, RESERVED_ID, RESERVED_KIND, Submission, may_call_back, reserved_kind};

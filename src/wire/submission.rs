@@ -10,11 +10,11 @@ use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use super::code::Code;
-use super::codec::{VALUE_DEPTH_MAX, nests_at_most};
-use super::event::Body;
+use super::codec::{self, VALUE_DEPTH_MAX, nests_at_most};
+use super::event::{Body, Event};
 use super::frame::Refusal;
-use super::id::{JobId, Kind};
-use crate::config::{CALLBACK_MAX, INPUT_MAX, TIMEOUT_MAX_MS};
+use super::id::{JobId, Kind, NAME_MAX, Seq};
+use crate::config::{CALLBACK_MAX, EVENT_MAX, INPUT_MAX, TIMEOUT_MAX_MS};
 
 /// The kind of the jobs that tell a callback address how another job ended. Only workers submit them.
 pub const RESERVED_KIND: &str = "callback";
@@ -136,15 +136,20 @@ impl Submission {
                 format!("ids that begin with {RESERVED_ID} are the system's own"),
             );
         }
-        let size = self.input.to_string().len();
-        if size > INPUT_MAX {
-            return refused(Code::TooLarge, format!("the input has {size} bytes, the limit is {INPUT_MAX}"));
-        }
         if !nests_at_most(&self.input, VALUE_DEPTH_MAX) {
             return refused(
                 Code::BadRequest,
                 format!("the input nests deeper than {VALUE_DEPTH_MAX} levels"),
             );
+        }
+        let unsized_input = |error: codec::Error| Refusal::new(Code::BadRequest, error.to_string());
+        let size = codec::json_len(&self.input).map_err(unsized_input)?;
+        if size > INPUT_MAX {
+            return refused(Code::TooLarge, format!("the input has {size} bytes, the limit is {INPUT_MAX}"));
+        }
+        let size = self.event_len().map_err(unsized_input)?;
+        if size > EVENT_MAX {
+            return refused(Code::TooLarge, Self::too_large(size, EVENT_MAX));
         }
         if [self.limits.timeout_ms, self.limits.silence_timeout_ms].contains(&Some(0)) {
             return refused(Code::BadRequest, "a time limit is at least 1 ms".into());
@@ -157,6 +162,31 @@ impl Submission {
             return refused(Code::BadRequest, text);
         }
         Ok(())
+    }
+
+    /// How many bytes the first event of the job's log has as it is stored, at most. MessagePack may be larger than JSON: a
+    /// number of three characters takes nine bytes.
+    ///
+    /// # Errors
+    /// [`codec::Error`] when the input cannot be stored at all.
+    pub fn event_len(&self) -> Result<usize, codec::Error> {
+        let longest = || "x".repeat(NAME_MAX).parse().unwrap_or_else(|_| unreachable!("tested"));
+        let job = self.id.clone().unwrap_or_else(longest);
+        let head = Event { body: self.queued_without_input(), job, seq: Seq(1), attempt: 0, ts: u64::MAX };
+        // In place of the input stands `null`, which is one byte.
+        Ok(head.encode()?.len() - 1 + codec::msgpack_len(&self.input)?)
+    }
+
+    /// What a submitter is told whose job has `size` bytes as it is stored, more than `limit`.
+    pub fn too_large(size: usize, limit: usize) -> String {
+        format!("the input is too large: as it is stored the job has {size} bytes, the limit is {limit}")
+    }
+
+    /// The first event of the log of a job whose input no log can hold. Such a job can only be ended.
+    pub fn queued_without_input(&self) -> Body {
+        let Self { kind, input: _, id, limits, callback } = self;
+        let (kind, id, callback) = (kind.clone(), id.clone(), callback.clone());
+        Self { kind, input: Value::Null, id, limits: *limits, callback }.queued()
     }
 
     /// The first event of the job's log.
@@ -233,6 +263,24 @@ mod tests {
         }
         assert_eq!(refusal(json!({"kind": "k", "callback": "ftp://h"})), Code::BadRequest);
         assert_eq!(refusal(json!({"kind": "k", "input": "x".repeat(INPUT_MAX)})), Code::TooLarge);
+    }
+
+    #[test]
+    fn an_input_is_measured_as_it_is_stored() {
+        // 512 KiB of JSON, 1.15 MiB of MessagePack.
+        let numbers = |count: usize| Submission::new("k".parse().unwrap(), json!(vec![0.5; count]));
+        let error = numbers(131_000).check().unwrap_err();
+        assert_eq!(error.code, Code::TooLarge);
+        assert!(error.message.contains(&EVENT_MAX.to_string()), "{}", error.message);
+        for (count, fits) in [(116_300, true), (116_400, false)] {
+            let submission = Submission { id: "x".repeat(NAME_MAX).parse().ok(), ..numbers(count) };
+            let (body, job) = (submission.queued(), submission.id.clone().unwrap());
+            let event = Event { body, job, seq: Seq(1), attempt: 0, ts: u64::MAX };
+            let size = event.encode().unwrap().len();
+            assert_eq!((submission.event_len().unwrap(), size <= EVENT_MAX), (size, fits));
+            assert_eq!(submission.check().is_ok(), fits);
+            assert!(numbers(count).event_len().unwrap() == size);
+        }
     }
 
     #[test]

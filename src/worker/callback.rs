@@ -8,9 +8,10 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
+use crate::config::LABEL_MAX;
 use crate::nats::{Delivery, Loads, Log, Submitted};
 use crate::source::Unavailable;
-use crate::wire::{Body, Event, JobId, Kind, NAME_MAX, RESERVED_ID, Submission, reserved_kind};
+use crate::wire::{Body, Event, Failure, JobId, Kind, NAME_MAX, RESERVED_ID, Submission, cut, reserved_kind};
 
 /// Submits the callback of a job that has ended, if it wants one. Asking again is harmless. A callback that nobody would
 /// deliver, or that has no room, is given up: otherwise its job would stay in the queue and take the room of others.
@@ -25,9 +26,18 @@ pub(super) async fn request(log: &Log, loads: &Loads, delivery: &Delivery) -> Re
     let reason = match loads.of(log, &kind).await? {
         None => "no worker has ever served the kind callback",
         Some(load) => {
-            let submission = Submission::new(kind, input(url, &delivery.submission.kind, &end));
-            match log.offer(&id, &submission, &load).await? {
+            let of = &delivery.submission.kind;
+            let whole = Submission::new(kind.clone(), input(url, of, &end));
+            let mut submitted = log.offer(&id, &whole, &load).await?;
+            if let Submitted::TooLarge { size, limit } = submitted {
+                warn!(job = %delivery.job, size, limit, "too large for its callback, which goes without the details");
+                submitted = log
+                    .offer(&id, &Submission::new(kind, input(url, of, &without_details(end))), &load)
+                    .await?;
+            }
+            match submitted {
                 Submitted::New | Submitted::Same => return Ok(()),
+                Submitted::TooLarge { .. } => "the broker takes no messages of that size",
                 Submitted::Full => "the queue takes no more callbacks",
                 Submitted::Other => "the callback's id names another job",
             }
@@ -46,6 +56,29 @@ fn id_for(job: &JobId) -> Result<JobId, Unavailable> {
         format!("{RESERVED_ID}{}", BASE64.encode(Sha256::digest(job.as_str())))
     };
     id.parse().map_err(|_| Unavailable("the callback has no id".into()))
+}
+
+/// The same end, with little enough to say that it fits into any message.
+fn without_details(mut end: Event) -> Event {
+    match &mut end.body {
+        Body::Done { usage, finish_reason } => {
+            *usage = None;
+            finish_reason.iter_mut().for_each(|reason| cut(reason, LABEL_MAX));
+        }
+        Body::Failed(Failure { code, message, .. }) => {
+            cut(code, LABEL_MAX);
+            cut(message, LABEL_MAX);
+        }
+        Body::Queued { .. }
+        | Body::Started { .. }
+        | Body::Chunk { .. }
+        | Body::Data { .. }
+        | Body::Retrying { .. }
+        | Body::CancelRequested { .. }
+        | Body::Cancelled {}
+        | Body::Unknown => {}
+    }
+    end
 }
 
 /// What the callback job is given: where to, and what to say. Without the output, which may be of any size.
@@ -81,6 +114,22 @@ mod tests {
             "status": "done", "attempt": 2, "seq": 9, "error": null, "usage": {"words": 3},
             "finish_reason": "stop", "ended_at": 7}});
         assert_eq!(input("http://h/", &"k".parse().unwrap(), &end), expected);
+    }
+
+    #[test]
+    fn an_end_that_is_too_large_is_told_without_its_details() {
+        let of = |body| Event { body, job: "j".parse().unwrap(), seq: Seq(9), attempt: 2, ts: 7 };
+        let kind = "k".parse().unwrap();
+        let said = |body| input("http://h/", &kind, &without_details(of(body)))["data"].clone();
+        let (usage, finish_reason) = (Some(json!(vec![0.5; 100_000])), Some("r".repeat(1 << 20)));
+        let done = said(Body::Done { usage, finish_reason });
+        assert_eq!((&done["status"], &done["usage"]), (&json!("done"), &json!(null)));
+        let failure = Failure { code: "c".into(), message: "m".repeat(1 << 20), retryable: false };
+        let failed = said(Body::Failed(failure));
+        assert_eq!((&failed["status"], &failed["error"]["code"]), (&json!("failed"), &json!("c")));
+        for data in [done, failed] {
+            assert!(data.to_string().len() < 1000, "{data}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Claiming a job that the queue handed over: what its log says decides whether there is anything to run, and the
-//! `job:started` event makes this worker its owner. It runs nothing.
+//! `job:started` event makes this worker its owner. A job that cannot begin is counted, given back and ended here. It runs
+//! nothing.
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
@@ -8,15 +9,15 @@ use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::Shared;
-use super::job::Parting;
-use crate::backend::{self, Backend};
-use crate::config::APPEND_WAIT;
-use crate::nats::{Control, Delivery, Refusal, Tip, Writer};
+use super::job::{Parting, pause};
+use super::{Settings, Shared};
+use crate::backend::{self, Backend, Retry};
+use crate::config::{APPEND_WAIT, CLAIM_DOUBLINGS, DELIVERIES_MAX, RETRY_AFTER_MAX};
+use crate::nats::{Control, Delivery, Refusal, Tip, Unwritable, Writer};
 use crate::runtime::report_panic;
 use crate::session::fold;
 use crate::source::Unavailable;
-use crate::wire::{Body, Failure, JobId, JobState, Limits, Stored, Type};
+use crate::wire::{Body, Event, Failure, JobId, JobState, Limits, Stored, Type};
 
 /// What a claim came to.
 #[derive(Debug)]
@@ -44,6 +45,25 @@ pub(super) struct Mine {
     pub(super) broken: Option<backend::Failure>,
 }
 
+/// Why a job was not claimed.
+enum Unclaimed {
+    /// The log is out of reach: nothing is known of the job.
+    Unavailable(Unavailable),
+    /// The log, whose last event is of this attempt, can never take what has to be written next.
+    Unwritable { attempt: u32, error: Unwritable },
+}
+
+impl From<Unavailable> for Unclaimed {
+    fn from(error: Unavailable) -> Self {
+        Self::Unavailable(error)
+    }
+}
+
+/// The code of a `job:retrying` that stands for deliveries which came to nothing.
+const NOT_BEGUN: &str = "not_begun";
+/// How often ending a job that cannot begin is tried when others write at the same time.
+const ENDINGS_MAX: usize = 8;
+
 /// What the next event of a job's log is to be.
 struct Next {
     attempt: u32,
@@ -53,27 +73,42 @@ struct Next {
 }
 
 impl<B: Backend> Shared<B> {
+    /// Claims a job, or finds out that there is nothing to run. One that no log takes is an attempt, too.
+    pub(super) async fn claim(&self, delivery: &Delivery) -> Result<Claimed, Unavailable> {
+        match self.try_claim(delivery).await {
+            Ok(claimed) => Ok(claimed),
+            Err(Unclaimed::Unavailable(error)) => {
+                let pause = self.claim_pause(delivery);
+                warn!(job = %delivery.job, %error, ?pause, "given back: the log is out of reach");
+                Ok(Claimed::Over(Parting::Unfinished(pause)))
+            }
+            Err(Unclaimed::Unwritable { attempt, error }) => {
+                self.not_begun(delivery, attempt, &error).await.map(Claimed::Over)
+            }
+        }
+    }
+
     /// Makes this worker the job's owner: appends `job:started` behind whatever the log ends with, so that every publish
     /// of an owner before is refused.
-    pub(super) async fn claim(&self, delivery: &Delivery) -> Result<Claimed, Unavailable> {
+    async fn try_claim(&self, delivery: &Delivery) -> Result<Claimed, Unclaimed> {
         let job = &delivery.job;
         let limits = self.settings.limits.and(delivery.submission.limits);
         let (mut seen, mut control) = (None, None);
+        let mut counted = false;
         loop {
             let Tip::At { last, .. } = self.log.tip(job).await? else {
                 warn!(%job, "given back: its log ends with too much that is no event; somebody must purge the subject");
-                return Ok(Claimed::Over(Parting::Unfinished(self.keep_every)));
+                return Ok(Claimed::Over(Parting::Unfinished(self.claim_pause(delivery))));
             };
             let Some(last) = last else {
                 // Faster than the submitter's second publish: the log begins the same way whoever writes it.
                 let queued = delivery.submission.queued();
                 match Writer::new(self.log.clone(), job.clone(), 0, None).append(queued).await {
                     Ok(()) | Err(Refusal::Superseded | Refusal::CancelRequested) => continue,
-                    Err(Refusal::Unavailable(error)) => return Err(error),
+                    Err(Refusal::Unavailable(error)) => return Err(error.into()),
+                    // No edge lets it in: a foreign publisher put it there.
                     Err(Refusal::Unwritable(error)) => {
-                        // No edge lets it in: a foreign publisher put it there.
-                        warn!(%job, %error, "the queue held what no log can hold; it is thrown away");
-                        return Ok(Claimed::Over(Parting::Ended));
+                        return Err(Unclaimed::Unwritable { attempt: 0, error });
                     }
                 }
             };
@@ -88,12 +123,22 @@ impl<B: Backend> Shared<B> {
                 return Ok(Claimed::Over(Parting::Lost));
             }
             seen = Some(last.pos);
+            let left = limits.timeout_ms.map(|ms| time_left(delivery.submitted, Duration::from_millis(ms)));
+            if let Some(rest) = self.retry_rest(&last).await?.filter(|_| left != Some(Duration::ZERO)) {
+                let rest = left.map_or(rest, |left| rest.min(left));
+                return Ok(Claimed::Over(Parting::Unfinished(rest)));
+            }
+            let uncounted = delivery.deliveries.saturating_sub(last.attempt);
+            if uncounted > DELIVERIES_MAX && !counted && last.kind != Type::CancelRequested {
+                self.count_delivery(&last, uncounted).await?;
+                counted = true;
+                continue;
+            }
+            let Next { attempt, body, so_far, broken } = self.next(&last, left).await?;
             let opened = match control.take() {
                 Some(control) => control,
                 None => delivery.control().await?,
             };
-            let left = limits.timeout_ms.map(|ms| time_left(delivery.submitted, Duration::from_millis(ms)));
-            let Next { attempt, body, so_far, broken } = self.next(&last, left).await?;
             let over = !matches!(body, Body::Started { .. });
             let mut writer = Writer::new(self.log.clone(), job.clone(), attempt, Some(&last));
             match writer.append(body).await {
@@ -108,10 +153,105 @@ impl<B: Backend> Shared<B> {
                     return Ok(Claimed::Mine(Box::new(mine)));
                 }
                 Err(Refusal::Superseded | Refusal::CancelRequested) => control = Some(opened),
-                Err(Refusal::Unavailable(error)) => return Err(error),
-                Err(Refusal::Unwritable(error)) => return Err(Unavailable(error.to_string())),
+                Err(Refusal::Unavailable(error)) => return Err(error.into()),
+                Err(Refusal::Unwritable(error)) => {
+                    return Err(Unclaimed::Unwritable { attempt: last.attempt, error });
+                }
             }
         }
+    }
+
+    /// What is left of the wait before the next attempt. The queue knows it only once the worker has told it, which a dead
+    /// or unheard one has not.
+    async fn retry_rest(&self, last: &Stored) -> Result<Option<Duration>, Unavailable> {
+        let Ok(Event { body: Body::Retrying { delay_ms: delay_ms @ 1.., .. }, .. }) = last.event() else {
+            return Ok(None);
+        };
+        let delay = Duration::from_millis(delay_ms).min(RETRY_AFTER_MAX);
+        let age = self.log.age(&last.job, last.pos).await?;
+        Ok(age.map(|age| delay.saturating_sub(age)).filter(|rest| !rest.is_zero()))
+    }
+
+    /// Counts, as an attempt in the log, that earlier deliveries of the job came to nothing.
+    ///
+    /// The queue's own count says little: it grows with each attempt, which the log counts as well, with what workers give
+    /// back when they stop or when a retry has time left, and with each try during an outage. None of these may cost a job
+    /// its attempts, so many uncounted deliveries are allowed. Past that, something keeps killing workers before they have
+    /// written anything (reading an output that is too large for their memory, for example). From then on each delivery
+    /// counts before it is tried; after an outage that lasted longer this costs a job one of its attempts.
+    async fn count_delivery(&self, last: &Stored, uncounted: u32) -> Result<(), Unclaimed> {
+        let attempt = last.attempt.saturating_add(1);
+        let message = format!("{uncounted} deliveries of the job came to nothing");
+        let body = Body::Retrying { code: NOT_BEGUN.into(), message, delay_ms: 0 };
+        match Writer::new(self.log.clone(), last.job.clone(), attempt, Some(last)).append(body).await {
+            Ok(()) | Err(Refusal::Superseded | Refusal::CancelRequested) => Ok(()),
+            Err(Refusal::Unavailable(error)) => Err(error.into()),
+            Err(Refusal::Unwritable(error)) => Err(Unclaimed::Unwritable { attempt: last.attempt, error }),
+        }
+    }
+
+    /// What becomes of a job whose next event no log takes: it is given back with a growing pause, and ended when as many
+    /// deliveries as it may have attempts came to nothing, or when its time is over. A delivery that an outage cost counts
+    /// here, too: what is refused now will be refused again.
+    async fn not_begun(
+        &self,
+        delivery: &Delivery,
+        attempt: u32,
+        error: &Unwritable,
+    ) -> Result<Parting, Unavailable> {
+        let Delivery { job, submission, deliveries, submitted, .. } = delivery;
+        let Settings { max_attempts, pause: first, limits, .. } = &self.settings;
+        let tries = deliveries.saturating_sub(attempt);
+        warn!(%job, tries, %error, "the job cannot begin");
+        let timeout_ms = limits.and(submission.limits).timeout_ms;
+        let left = timeout_ms.map(|ms| time_left(*submitted, Duration::from_millis(ms)));
+        let failure = match left {
+            Some(Duration::ZERO) => timed_out("the job was not done in time"),
+            _ if tries >= *max_attempts => {
+                attempts_exhausted(format!("no attempt could begin; the last one: {error}"))
+            }
+            _ => {
+                let pause = pause(job, tries, *first, Retry::Later);
+                return Ok(Parting::Unfinished(left.map_or(pause, |left| pause.min(left))));
+            }
+        };
+        self.end_unbegun(delivery, attempt, failure).await
+    }
+
+    /// Ends a job that cannot begin, without its input if that is what no log takes.
+    async fn end_unbegun(
+        &self,
+        delivery: &Delivery,
+        attempt: u32,
+        failure: Failure,
+    ) -> Result<Parting, Unavailable> {
+        let job = &delivery.job;
+        // Another one may write first: a cancel request, or the same events.
+        for _ in 0..ENDINGS_MAX {
+            let Tip::At { last, .. } = self.log.tip(job).await? else { break };
+            let body = match &last {
+                None => delivery.submission.queued_without_input(),
+                Some(last) if last.kind.is_end() => return Ok(Parting::Ended),
+                Some(last) if last.attempt > attempt => return Ok(Parting::Lost),
+                Some(last) if last.kind == Type::CancelRequested => Body::Cancelled {},
+                Some(_) => Body::Failed(failure.clone()),
+            };
+            match Writer::new(self.log.clone(), job.clone(), attempt, last.as_ref()).append(body).await {
+                Ok(()) | Err(Refusal::Superseded | Refusal::CancelRequested) => {}
+                Err(Refusal::Unavailable(error)) => return Err(error),
+                Err(Refusal::Unwritable(error)) => {
+                    warn!(%job, %error, "thrown out of the queue: its log takes neither the job nor its end");
+                    return Ok(Parting::Abandoned);
+                }
+            }
+        }
+        Ok(Parting::Unfinished(self.claim_pause(delivery)))
+    }
+
+    /// How long a job whose log is out of reach waits for its next claim: longer with each delivery, so that such jobs leave
+    /// the worker to others, and not so long that an outage is felt after its end.
+    fn claim_pause(&self, delivery: &Delivery) -> Duration {
+        self.keep_every * 2_u32.pow(delivery.deliveries.saturating_sub(1).min(CLAIM_DOUBLINGS))
     }
 
     async fn next(&self, last: &Stored, left: Option<Duration>) -> Result<Next, Unavailable> {

@@ -18,7 +18,7 @@ use super::held::Held;
 use super::{Flush, Shared, callback};
 use crate::backend::{Backend, Failure, Finish, Job, Output, Piece, Retry, Stopped};
 use crate::config::{ATTEMPT_PAUSE_MAX, HAND_BACK_WAIT, REQUEST_WAIT, RETRY_AFTER_MAX, STOP_WAIT};
-use crate::nats::{Delivery, Refusal, Writer};
+use crate::nats::{Delivery, Refusal, Unwritable, Writer};
 use crate::runtime::WorkError;
 use crate::source::Unavailable;
 use crate::wire::{self, Body, HANDED_BACK, JobId, Limits};
@@ -30,6 +30,8 @@ pub(super) enum Parting {
     Ended,
     /// Somebody else has it: say nothing to the queue, which would count for the other.
     Lost,
+    /// No log takes it, not even its end: throw it out of the queue.
+    Abandoned,
     /// It was not finished: give it back, for another attempt after so long.
     Unfinished(Duration),
 }
@@ -48,6 +50,7 @@ impl<B: Backend> Shared<B> {
         match parting {
             Ok(Parting::Ended) => self.leave_queue(delivery).await,
             Ok(Parting::Lost) => info!(job = %delivery.job, "another worker has it"),
+            Ok(Parting::Abandoned) => delivery.terminate().await,
             Ok(Parting::Unfinished(pause)) => {
                 delivery.give_back(Some(pause).filter(|pause| !pause.is_zero())).await
             }
@@ -190,7 +193,7 @@ async fn overdue(hand_back: &CancellationToken) {
 }
 
 /// How long the next attempt waits: longer each time, and not as long as that of other jobs that failed together.
-fn pause(job: &JobId, attempt: u32, first: Duration, retry: Retry) -> Duration {
+pub(super) fn pause(job: &JobId, attempt: u32, first: Duration, retry: Retry) -> Duration {
     if let Retry::After(pause) = retry {
         return pause.min(RETRY_AFTER_MAX);
     }
@@ -453,7 +456,7 @@ impl Attempt {
     }
 }
 
-fn bad_output(error: &wire::codec::Error) -> Body {
+fn bad_output(error: &Unwritable) -> Body {
     Body::Failed(Failure::fatal("bad_output", error.to_string()).into())
 }
 
@@ -463,6 +466,7 @@ async fn write_last(
     mut last: Body,
     mut parting: Parting,
 ) -> Result<Parting, Unavailable> {
+    let mut ended_as_bad = false;
     loop {
         match writer.append(last).await {
             Ok(()) => {
@@ -473,7 +477,11 @@ async fn write_last(
             Err(Refusal::CancelRequested) => (last, parting) = (Body::Cancelled {}, Parting::Ended),
             Err(Refusal::Superseded) => return Ok(Parting::Lost),
             Err(Refusal::Unavailable(error)) => return Err(error),
-            Err(Refusal::Unwritable(error)) => (last, parting) = (bad_output(&error), Parting::Ended),
+            // A log that does not take this either takes nothing: the next claim finds out, and ends the job.
+            Err(Refusal::Unwritable(error)) if ended_as_bad => return Err(Unavailable(error.to_string())),
+            Err(Refusal::Unwritable(error)) => {
+                (last, parting, ended_as_bad) = (bad_output(&error), Parting::Ended, true);
+            }
         }
     }
 }

@@ -175,7 +175,11 @@ async fn an_attempt_begins_anew_when_the_beginning_of_the_output_has_expired() {
     while system.log.first(&job).await.unwrap().unwrap().seq.0 < 4 {
         match system.log.append(&neighbour, pos, vec![b'x'; 256].into()).await {
             Appended::Stored(stored) => pos = stored,
-            other @ (Appended::Refused | Appended::InFlight | Appended::Unsure(_)) => panic!("{other:?}"),
+            other @ (Appended::Refused
+            | Appended::InFlight
+            | Appended::Never(_)
+            | Appended::Rejected(_)
+            | Appended::Unsure(_)) => panic!("{other:?}"),
         }
     }
     let state = system.state(&job).await.unwrap();

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::backend::webhook::Webhook;
-use tailwater::config::{CALLBACK_WAIT, KIND_JOBS_MAX};
+use tailwater::backend::{Backend, Failure, Finish, Job, Output};
+use tailwater::config::{CALLBACK_WAIT, EVENT_MAX, KIND_JOBS_MAX};
 use tailwater::edge::Settings as EdgeSettings;
 use tailwater::nats::Names;
 use tailwater::wire::{JobId, JobState, Status, Submission};
@@ -63,6 +64,39 @@ impl Calls {
     async fn callback(&self, job: &JobId) -> JobState {
         self.system.ended(&format!("callback-{job}").parse().unwrap()).await
     }
+}
+
+/// Ends with as much to say as an event holds.
+struct Costly;
+
+impl Backend for Costly {
+    async fn run(&self, _job: Job, _out: Output) -> Result<Finish, Failure> {
+        let usage = Some(json!(vec![0.5; (EVENT_MAX - 200) / 9]));
+        Ok(Finish { usage, finish_reason: Some("stop".into()) })
+    }
+}
+
+#[tokio::test]
+async fn an_end_that_is_too_large_for_a_callback_is_told_without_its_details() {
+    let server =
+        Server::start(async |mut exchange: Exchange| exchange.answer("204 No Content", "", "").await).await;
+    let calls = Calls::to(&server, |_| {}).await;
+    calls.system.worker(Costly, |settings| settings.kind = "costly".parse().unwrap()).await;
+    let callback = format!("{}/costly", calls.to);
+    let body = json!({"kind": "costly", "id": "costly", "callback": callback});
+    assert_eq!(post(&calls.edge, &body).await.0, 202);
+    let job = "costly".parse().unwrap();
+    let state = calls.system.ended(&job).await;
+    assert!(state.status == Status::Done && state.usage.is_some(), "{:?}", state.error);
+    assert_eq!(calls.callback(&job).await.status, Status::Done);
+    let requests = at(&server, "/costly");
+    let [request] = requests.as_slice() else { panic!("{} requests", requests.len()) };
+    let data = &request.json()["data"];
+    assert_eq!(
+        (&data["status"], &data["usage"], &data["finish_reason"]),
+        (&json!("done"), &Value::Null, &json!("stop"))
+    );
+    calls.system.end().await;
 }
 
 /// What a server was asked at a path.

@@ -38,8 +38,12 @@ mod outages;
 mod readme;
 /// Plain HTTP: pages of history, waiting for a result, and what every address answers to what it does not take.
 mod rest;
+/// Retries: their delay holds whatever happens to the worker, and an old delivery does not touch a newer one.
+mod retrying;
 /// The schemas of what goes over the wire, against what does.
 mod schema;
+/// Jobs, output and ends that no log can hold: refused, split, or ended with a code, and never tried without end.
+mod sizes;
 /// Socket.IO clients of other people, on good and bad networks.
 mod socketio;
 /// What only the WebSocket door does: two encodings, submit and cancel, the close, and how clients of an edge that stops

@@ -285,11 +285,11 @@ async fn a_slow_client_answers_pings_behind_what_it_was_sent_and_stays() {
 }
 
 /// A Socket.IO client by hand, for what a library does not do.
-struct Raw(WebSocketStream<MaybeTlsStream<TcpStream>>);
+pub struct Raw(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Raw {
     /// Connects and joins, and takes the greeting.
-    async fn join(addr: &str) -> Self {
+    pub async fn join(addr: &str) -> Self {
         let url = format!("ws://{addr}/socket.io/?EIO=4&transport=websocket");
         let (socket, _) = within("a connection", connect_async(url)).await.unwrap();
         let mut raw = Self(socket);
@@ -323,7 +323,7 @@ impl Raw {
     }
 
     /// Emits, and gives what it is acknowledged with.
-    async fn ask(&mut self, number: u32, event: &str, data: &Value) -> Value {
+    pub async fn ask(&mut self, number: u32, event: &str, data: &Value) -> Value {
         self.send(&format!("42{number}{}", json!([event, data]))).await;
         loop {
             let text = self.next().await.expect("an acknowledgement");

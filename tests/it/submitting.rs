@@ -40,7 +40,10 @@ async fn a_job_that_is_submitted_again_by_its_key_is_the_same_job(broker: &Broke
     let racers = futures_util::future::join_all((0..20).map(|n| post_with_key(&edges[n % 2], "race", &body)));
     let racers = racers.await;
     assert_eq!(racers.iter().filter(|(status, _)| *status == 202).count(), 1, "{racers:?}");
-    assert!(racers.iter().all(|(status, answer)| *status <= 202 && answer["id"] == racers[0].1["id"]));
+    assert!(
+        racers.iter().all(|(status, answer)| *status <= 202 && answer["id"] == racers[0].1["id"]),
+        "{racers:?}"
+    );
     let (status, other) = post_with_key(&edges[0], "order 67", &body).await;
     assert_eq!(status, 202);
     assert_ne!(other["id"], first["id"]);

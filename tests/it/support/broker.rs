@@ -23,6 +23,7 @@ struct Node {
     dir: PathBuf,
     port: u16,
     cluster: Option<(u16, Vec<u16>)>,
+    max_payload: &'static str,
     child: Option<Child>,
 }
 
@@ -43,6 +44,14 @@ impl Broker {
     pub fn one() -> Self {
         let dir = TempDir::new().unwrap();
         let node = Node::new(dir.path(), "n1", free_port(), None);
+        Self::start(vec![node], dir)
+    }
+
+    /// One node of its own that takes messages of so many bytes at most.
+    pub fn with_max_payload(max_payload: &'static str) -> Self {
+        let dir = TempDir::new().unwrap();
+        let mut node = Node::new(dir.path(), "n1", free_port(), None);
+        node.max_payload = max_payload;
         Self::start(vec![node], dir)
     }
 
@@ -115,7 +124,7 @@ impl Node {
     fn new(dir: &Path, name: &str, port: u16, cluster: Option<(u16, Vec<u16>)>) -> Self {
         let dir = dir.join(name);
         fs::create_dir_all(&dir).unwrap();
-        Self { name: name.to_owned(), dir, port, cluster, child: None }
+        Self { name: name.to_owned(), dir, port, cluster, max_payload: "1MB", child: None }
     }
 
     fn start(&mut self) {
@@ -125,7 +134,9 @@ impl Node {
         let shared = fs::read_to_string(shared).unwrap();
         // Streams reserve their size, those of all tests together more than a small disk has, and use little of it.
         let shared = shared.replacen("jetstream {", "jetstream {\n  max_file_store: 1TB", 1);
-        assert!(shared.contains("max_file_store: 1TB"), "nats/server.conf has no place for it");
+        let shared = shared.replacen("max_payload: 1MB", &format!("max_payload: {}", self.max_payload), 1);
+        let has_both = shared.contains("max_file_store: 1TB") && shared.contains(self.max_payload);
+        assert!(has_both, "nats/server.conf has no place for it");
         let mut text = format!("server_name: {}\n{shared}\n", self.name);
         if let Some((port, routes)) = &self.cluster {
             let routes: Vec<_> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();

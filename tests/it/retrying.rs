@@ -1,0 +1,179 @@
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use serde_json::Value;
+use tailwater::config::DELIVERIES_MAX;
+use tailwater::guard::Signal;
+use tailwater::nats::{Claim, Delivery, Nats, Writer};
+use tailwater::wire::{Body, JobId, Kind, Limits, Status, Submission};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::killing::{kind_is_known, reaches};
+use crate::support::broker::Broker;
+use crate::support::client::{Seen, follow};
+use crate::support::process::Process;
+use crate::support::system::{System, text, words};
+use crate::support::within;
+use crate::watching::on_one_and_three;
+
+on_one_and_three!(
+    the_delay_of_a_retry_holds_although_the_queue_was_never_told,
+    an_answer_to_an_old_delivery_does_not_touch_a_newer_one,
+    a_worker_that_is_frozen_while_its_program_fails_starts_one_more_attempt_after_the_delay,
+);
+
+const ACK_WAIT: Duration = Duration::from_secs(1);
+
+/// Another worker of the kind `demo`, which takes what it is handed and does nothing with it.
+async fn claim(system: &System) -> Claim {
+    let nats = Nats::connect(&system.options).await.unwrap();
+    within("a claim", Claim::begin(&nats, &"demo".parse().unwrap(), ACK_WAIT)).await.unwrap()
+}
+
+async fn next(claim: &mut Claim) -> Delivery {
+    within("a delivery", claim.next(1)).await.unwrap()
+}
+
+/// Writes, as a worker that dies or is not heard at once, that an attempt failed.
+async fn fail_once(system: &System, job: &JobId, delay: Duration) {
+    let last = system.log.last(job).await.unwrap().unwrap();
+    let mut writer = Writer::new(system.log.clone(), job.clone(), 1, Some(&last));
+    let kind = "demo".parse().unwrap();
+    writer.append(Body::Started { kind, worker: "dies".into(), continues: false }).await.unwrap();
+    let delay_ms = u64::try_from(delay.as_millis()).unwrap();
+    let (code, message) = ("exit_status".into(), "75".into());
+    writer.append(Body::Retrying { code, message, delay_ms }).await.unwrap();
+}
+
+/// How long the attempt after each `job:retrying` waited, in milliseconds.
+fn waited(seen: &Seen) -> Vec<u64> {
+    let events: Vec<&Value> = seen.events.values().collect();
+    let retries = events.windows(2).filter(|pair| pair[0]["type"] == "job:retrying:v1");
+    let ts = |event: &Value| event["ts"].as_u64().unwrap();
+    retries.map(|pair| ts(pair[1]) - ts(pair[0])).collect()
+}
+
+async fn the_delay_of_a_retry_holds_although_the_queue_was_never_told(broker: &Broker) {
+    let system = System::on(broker).await;
+    let delay = Duration::from_millis(1500);
+    let (mut dies, input) = (claim(&system).await, words(5, 0, 1));
+    let job = system.submit("retry", input.clone()).await;
+    let delivery = next(&mut dies).await;
+    fail_once(&system, &job, delay).await;
+    // At once, as another delivery: the healthy worker must wait for the rest of the delay.
+    delivery.give_back(None).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let seen = follow(&edge.addr, "retry").await;
+    seen.assert_whole();
+    assert_eq!(seen.text(), text(&input));
+    let [waited] = waited(&seen)[..] else { panic!("{:?}", seen.events) };
+    // Stored a little after it was written.
+    assert!((1490..10_000).contains(&waited), "{waited} ms");
+    assert_eq!(system.ended(&job).await.attempt, 2);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_job_with_a_long_delay_can_be_cancelled_and_keeps_its_time_limit() {
+    let system = System::on(Broker::shared_one()).await;
+    let kind: Kind = "demo".parse().unwrap();
+    let _known = claim(&system).await;
+    let limits = Limits { timeout_ms: Some(1500), silence_timeout_ms: None };
+    let new = || Submission::new(kind.clone(), words(5, 0, 1));
+    let limited = Submission { limits, ..new() };
+    let (limited, cancelled) =
+        (system.submit_with("limited", limited).await, system.submit_with("cancelled", new()).await);
+    for job in [&limited, &cancelled] {
+        fail_once(&system, job, Duration::from_secs(600)).await;
+    }
+    system.demo().await;
+    let state = system.ended(&limited).await;
+    assert_eq!(state.error.unwrap().code, "timed_out");
+    system.log.cancel(&cancelled, None).await.unwrap();
+    assert_eq!(system.ended(&cancelled).await.status, Status::Cancelled);
+    system.end().await;
+}
+
+async fn an_answer_to_an_old_delivery_does_not_touch_a_newer_one(broker: &Broker) {
+    let system = System::on(broker).await;
+    let (mut first, mut second, mut third) =
+        (claim(&system).await, claim(&system).await, claim(&system).await);
+    system.submit("slow", words(5, 0, 1)).await;
+    let old = next(&mut first).await;
+    assert_eq!(old.deliveries, 1);
+    // Not heard for the ack wait: the queue hands the job to another worker.
+    let newer = next(&mut second).await;
+    assert_eq!(newer.deliveries, 2);
+    // Signs of life that arrive only now do not make the old one the newest again.
+    old.keep().await;
+    old.give_back(None).await;
+    let healthy = async {
+        loop {
+            newer.keep().await;
+            sleep(ACK_WAIT / 5).await;
+        }
+    };
+    let handed_out = timeout(ACK_WAIT * 2, third.next(1));
+    match select(std::pin::pin!(handed_out), std::pin::pin!(healthy)).await {
+        Either::Left((handed_out, _)) => assert!(handed_out.is_err(), "{handed_out:?}"),
+        Either::Right(_) => unreachable!("it never returns"),
+    }
+    // The newest may be given back, at once.
+    let begun = Instant::now();
+    newer.give_back(None).await;
+    assert_eq!(next(&mut third).await.deliveries, 3);
+    assert!(begun.elapsed() < ACK_WAIT, "{:?}", begun.elapsed());
+    system.end().await;
+}
+
+async fn a_worker_that_is_frozen_while_its_program_fails_starts_one_more_attempt_after_the_delay(
+    broker: &Broker,
+) {
+    let system = System::on(broker).await;
+    // The second attempt takes longer than the delay, so that a late answer for the first one would cut it short.
+    let program = "echo attempt $TAILWATER_ATTEMPT; \
+        if [ $TAILWATER_ATTEMPT = 1 ]; then sleep 1; exit 75; else sleep 3; fi";
+    let worker = ["worker", "--kind", "demo", "--ack-wait", "1s", "--retry-delay", "1500ms"];
+    let exec = ["exec", "--", "sh", "-c", program];
+    let owned = |args: &[&str]| args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>();
+    let worker = Process::start([owned(&worker), system.flags(), owned(&exec)].concat());
+    kind_is_known(&system).await;
+    let job = system.submit("frozen", Value::Null).await;
+    reaches(&system, "frozen", 3).await;
+    worker.signal(Signal::STOP);
+    // Not heard for twice the ack wait; its program ends meanwhile.
+    sleep(ACK_WAIT * 2).await;
+    worker.signal(Signal::CONT);
+    let edge = system.edge().await;
+    let seen = follow(&edge.addr, "frozen").await;
+    seen.assert_whole();
+    for waited in waited(&seen) {
+        assert!(waited >= 1500 * 3 / 4, "{waited} ms");
+    }
+    let state = system.ended(&job).await;
+    assert_eq!((state.status, state.attempt), (Status::Done, 2), "{:?}", seen.events);
+    assert_eq!(seen.text(), "attempt 2\n");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn deliveries_that_come_to_nothing_without_end_count_as_attempts() {
+    let system = System::on(Broker::shared_one()).await;
+    let (mut dies, input) = (claim(&system).await, words(5, 0, 1));
+    let job = system.submit("unlucky", input.clone()).await;
+    let mut deliveries = 0;
+    while deliveries < DELIVERIES_MAX {
+        let delivery = next(&mut dies).await;
+        deliveries = delivery.deliveries;
+        delivery.give_back(None).await;
+    }
+    dies.end().await;
+    system.demo().await;
+    let state = system.ended(&job).await;
+    assert_eq!((state.status, state.attempt, state.output), (Status::Done, 2, text(&input)));
+    let edge = system.edge().await;
+    let seen = follow(&edge.addr, "unlucky").await;
+    assert_eq!(seen.events[&2]["code"], "not_begun");
+    system.end().await;
+}

@@ -1,0 +1,284 @@
+use std::io::{Seek as _, Write as _};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use serde_json::{Value, json};
+use tailwater::backend::demo::Demo;
+use tailwater::backend::{Backend, Failure, Finish, Job, Output};
+use tailwater::config::EVENT_MAX;
+use tailwater::nats::{Cancelled, Names};
+use tailwater::wire::{JobId, JobState, Seq, Status, Type};
+use tailwater::worker::Settings;
+use tokio::process::Command;
+use tokio::time::Instant;
+
+use crate::bad_input::{http, post};
+use crate::socketio::Raw;
+use crate::submitting::jetstream;
+use crate::support::broker::Broker;
+use crate::support::client::{Encoding, follow};
+use crate::support::system::{System, text, words};
+use crate::support::{eventually, within};
+use crate::watching::on_one_and_three;
+
+on_one_and_three!(
+    a_job_that_no_log_can_hold_is_refused_everywhere_and_at_once,
+    a_job_that_a_foreign_publisher_made_too_large_ends_and_stops_no_other,
+    a_job_whose_first_event_no_log_takes_can_be_cancelled_and_times_out,
+    output_that_does_not_fit_is_split_or_ends_its_job_at_once,
+);
+
+/// 512 KiB of JSON, 1.15 MiB of MessagePack.
+fn too_large() -> Value {
+    json!(vec![0.5; 131_000])
+}
+
+/// Runs `tailwater` with a text on stdin: exit code, stdout, stderr.
+async fn run_with_stdin(args: &[String], text: &str) -> (Option<i32>, String, String) {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file.rewind().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
+    command.args(args).stdin(file).kill_on_drop(true);
+    let out = within("a command", command.output()).await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (out.status.code(), text(out.stdout), text(out.stderr))
+}
+
+/// How many messages all streams of a system hold.
+async fn stored(system: &System) -> u64 {
+    let (context, names) = (jetstream(system).await, Names::new(&system.options.prefix));
+    let mut count = 0;
+    for stream in [names.jobs_stream(), names.chunks_stream(0), names.chunks_stream(1)] {
+        count += context.get_stream(stream).await.unwrap().cached_info().state.messages;
+    }
+    count
+}
+
+async fn a_job_that_no_log_can_hold_is_refused_everywhere_and_at_once(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let input = too_large();
+    let submit = json!({"kind": "demo", "input": input});
+    let begun = Instant::now();
+    let (status, problem) = post(&edge, &submit).await;
+    assert_eq!((status, &problem["code"]), (413, &json!("too_large")), "{problem}");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains(&EVENT_MAX.to_string()), "{detail}");
+    let mut frame = submit.clone();
+    (frame["op"], frame["ref"]) = (json!("submit"), json!("r"));
+    for encoding in Encoding::ALL {
+        let mut client = edge.client_in(encoding).await;
+        if encoding == Encoding::MsgPack {
+            // Just below what a frame may have.
+            frame["input"] = json!(vec![0.5; 116_400]);
+        }
+        client.send(frame.clone()).await;
+        let error = client.op().await;
+        assert_eq!(
+            (&error["op"], &error["code"], &error["ref"]),
+            (&json!("error"), &json!("too_large"), &json!("r")),
+            "{error}"
+        );
+    }
+    let mut raw = Raw::join(&edge.addr).await;
+    let mut emit = submit.clone();
+    emit["ref"] = json!("r");
+    let error = raw.ask(1, "submit", &emit).await;
+    assert_eq!((&error["code"], &error["ref"]), (&json!("too_large"), &json!("r")), "{error}");
+    let args =
+        [["submit", "--kind", "demo", "--input", "-"].map(str::to_owned).to_vec(), system.flags()].concat();
+    let (status, out, err) = run_with_stdin(&args, &input.to_string()).await;
+    assert!(
+        status == Some(2) && out.is_empty() && err.contains(&EVENT_MAX.to_string()),
+        "{status:?} {out} {err}"
+    );
+    // All of them together: each was refused before the broker was asked.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_eq!(stored(&system).await, 0);
+    // Just what fits is taken, and comes back as it was; that it is not an input for the demo is the backend's matter.
+    let (job, input) = ("fits".parse().unwrap(), json!({"words": 1, "rate": 0, "pad": vec![0.5; 116_000]}));
+    assert_eq!(post(&edge, &json!({"kind": "demo", "id": "fits", "input": input})).await.0, 202);
+    assert_eq!(code(&system.ended(&job).await), "bad_input");
+    let seen = follow(&edge.addr, "fits").await;
+    assert_eq!(seen.events[&1]["input"], input);
+    system.end().await;
+}
+
+/// Puts a job into the queue as a foreign publisher would, past every check.
+async fn put(system: &System, job: &str, more: &Value) -> JobId {
+    let subject = format!("{}.jobs.demo.{job}", system.options.prefix);
+    let mut queued = json!({"job": job, "kind": "demo", "input": too_large()});
+    queued.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let context = jetstream(system).await;
+    context.publish(subject, queued.to_string().into()).await.unwrap().await.unwrap();
+    job.parse().unwrap()
+}
+
+async fn queue_is_empty(system: &System) {
+    let (context, names) = (jetstream(system).await, Names::new(&system.options.prefix));
+    let queue: &jetstream::stream::Stream = &context.get_stream(names.jobs_stream()).await.unwrap();
+    eventually("an empty queue", || async {
+        (queue.get_info().await.ok()?.state.messages == 0).then_some(())
+    })
+    .await;
+}
+
+fn code(state: &JobState) -> &str {
+    state.error.as_ref().map_or("", |error| &error.code)
+}
+
+async fn a_job_that_a_foreign_publisher_made_too_large_ends_and_stops_no_other(broker: &Broker) {
+    let system = System::on(broker).await;
+    let mut jobs = Vec::new();
+    for n in 0..8 {
+        jobs.push(put(&system, &format!("foreign-{n}"), &json!({})).await);
+    }
+    // So deep that no reader could decode its event.
+    let deep = (0..120).fold(json!(1), |value, _| json!([value]));
+    jobs.push(put(&system, "foreign-deep", &json!({"input": deep})).await);
+    let small = |settings: &mut Settings| {
+        (settings.concurrency, settings.max_attempts) = (2, 3);
+        settings.pause = Duration::from_millis(100);
+    };
+    system.worker(Demo, small).await;
+    let input = words(5, 0, 1);
+    let other = system.submit("other", input.clone()).await;
+    assert_eq!(system.ended(&other).await.output, text(&input));
+    for job in jobs {
+        let state = system.ended(&job).await;
+        assert_eq!((state.status, code(&state), state.seq), (Status::Failed, "attempts_exhausted", Seq(2)));
+        let message = &state.error.unwrap().message;
+        assert!(message.starts_with("no attempt could begin") && message.contains("input"), "{message}");
+        let first = system.log.first(&job).await.unwrap().unwrap();
+        assert_eq!(first.kind, Type::Queued);
+    }
+    queue_is_empty(&system).await;
+    system.end().await;
+}
+
+async fn a_job_whose_first_event_no_log_takes_can_be_cancelled_and_times_out(broker: &Broker) {
+    let system = System::on(broker).await;
+    // Without any worker, and while a worker waits with its next try.
+    let waits = put(&system, "waits", &json!({})).await;
+    let limited = put(&system, "limited", &json!({"timeout_ms": 1500})).await;
+    assert_eq!(system.log.cancel(&waits, None).await.unwrap(), Cancelled::Requested(Seq(2)));
+    assert_eq!(system.state(&waits).await.unwrap().status, Status::Cancelled);
+    let patient = |settings: &mut Settings| settings.pause = Duration::from_secs(600);
+    system.worker(Demo, patient).await;
+    let tried = put(&system, "tried", &json!({})).await;
+    assert_eq!(code(&system.ended(&limited).await), "timed_out");
+    assert_eq!(system.log.cancel(&tried, None).await.unwrap(), Cancelled::Requested(Seq(2)));
+    assert_eq!(system.ended(&tried).await.status, Status::Cancelled);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_job_whose_log_takes_nothing_at_all_leaves_the_queue() {
+    let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
+    let job = system.submit("sealed", words(1, 0, 1)).await;
+    let (context, names) = (jetstream(&system).await, Names::new(&system.options.prefix));
+    let mut config = context.get_stream(names.chunks_stream(0)).await.unwrap().cached_info().config.clone();
+    config.sealed = true;
+    context.update_stream(config).await.unwrap();
+    let small = |settings: &mut Settings| {
+        (settings.max_attempts, settings.pause) = (3, Duration::from_millis(50));
+    };
+    system.worker(Demo, small).await;
+    queue_is_empty(&system).await;
+    assert_eq!(system.log.last(&job).await.unwrap().unwrap().seq, Seq(1));
+    system.end().await;
+}
+
+/// Puts out what its input says, in sizes that do not fit.
+struct Large;
+
+impl Backend for Large {
+    async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
+        let large = || "é".repeat(700_000);
+        let mut finish = Finish::default();
+        match job.input.as_str().unwrap_or_default() {
+            "text" => out.text(&large()).await?,
+            "data" => out.data(json!(vec![0.5; 131_000])).await?,
+            "deep" => out.data((0..130).fold(json!(1), |value, _| json!([value]))).await?,
+            "usage" => finish.usage = Some(json!(large())),
+            "finish_reason" => finish.finish_reason = Some(large()),
+            "failure" => return Err(Failure::fatal("c".repeat(2000), large())),
+            "retry" if job.attempt == 1 => return Err(Failure::retryable("flaky", large())),
+            _ => {}
+        }
+        out.text("end").await?;
+        Ok(finish)
+    }
+}
+
+async fn output_that_does_not_fit_is_split_or_ends_its_job_at_once(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.worker(Large, |settings| settings.pause = Duration::from_millis(10)).await;
+    let submit = async |what: &str| system.submit(what, json!(what)).await;
+    for what in ["data", "deep", "usage", "finish_reason"] {
+        let state = system.ended(&submit(what).await).await;
+        assert_eq!((state.attempt, code(&state)), (1, "bad_output"), "{what}");
+        let error = state.error.unwrap();
+        let named = if what == "deep" { "data nests deeper" } else { what };
+        assert!(!error.retryable && error.message.contains(named), "{}", error.message);
+    }
+    let state = system.ended(&submit("text").await).await;
+    assert_eq!((state.status, state.truncated), (Status::Done, false));
+    let edge = system.edge().await;
+    assert_eq!(follow(&edge.addr, "text").await.text(), format!("{}end", "é".repeat(700_000)));
+    let state = system.ended(&submit("failure").await).await;
+    let error = state.error.unwrap();
+    assert!(error.code.starts_with("cc") && error.code.ends_with("[cut]"), "{}", error.code);
+    assert!(error.message.starts_with("éé") && error.message.ends_with("[cut]"), "{}", error.message.len());
+    let state = system.ended(&submit("retry").await).await;
+    assert_eq!((state.status, state.attempt), (Status::Done, 2));
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_server_that_takes_smaller_messages_lowers_the_limit() {
+    let broker = Broker::with_max_payload("64KB");
+    let system = System::on(&broker).await;
+    system.worker(Large, |_| {}).await;
+    let edge = system.edge().await;
+    let (status, problem) = post(&edge, &json!({"kind": "demo", "input": "x".repeat(64 << 10)})).await;
+    let limit = (63 << 10).to_string();
+    assert_eq!((status, &problem["code"]), (413, &json!("too_large")), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains(&limit), "{problem}");
+    assert_eq!(stored(&system).await, 0);
+    let job = system.submit("text", json!("text")).await;
+    assert_eq!(system.ended(&job).await.status, Status::Done);
+    let seen = follow(&edge.addr, "text").await;
+    seen.assert_whole();
+    assert_eq!(seen.text(), format!("{}end", "é".repeat(700_000)));
+    let state = system.ended(&system.submit("data", json!("data")).await).await;
+    assert!(code(&state) == "bad_output" && state.error.unwrap().message.contains(&limit));
+    system.end().await;
+}
+
+#[tokio::test]
+async fn what_json_can_say_of_numbers_is_refused_or_comes_back_as_it_was() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let json = "Content-Type: application/json\r\n";
+    for bad in ["1e400", "-1e400", r#""\ud800""#, "NaN", "[1,]"] {
+        let body = format!(r#"{{"kind":"demo","input":{bad}}}"#);
+        let (status, _, problem) = http(&edge, "POST", "/api/jobs", json, body.as_bytes()).await;
+        assert_eq!((status, &problem["code"]), (400, &json!("bad_json")), "{bad}: {problem}");
+    }
+    let good = r#"[18446744073709551615,-9223372036854775808,1e308,5e-324,-0.0,0.1,1.0,123456789012345678901234567890,"\u0000"]"#;
+    let body = format!(r#"{{"kind":"demo","id":"numbers","input":{{"words":1,"rate":0,"pad":{good}}}}}"#);
+    // The same again is the same job: nothing was changed by being stored.
+    for expected in [202, 200] {
+        let (status, _, answer) = http(&edge, "POST", "/api/jobs", json, body.as_bytes()).await;
+        assert_eq!(status, expected, "{answer}");
+        system.ended(&"numbers".parse().unwrap()).await;
+    }
+    let seen = follow(&edge.addr, "numbers").await;
+    let pad: Value = serde_json::from_str(good).unwrap();
+    assert_eq!(seen.events[&1]["input"]["pad"].to_string(), pad.to_string());
+    system.end().await;
+}
