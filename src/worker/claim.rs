@@ -178,7 +178,7 @@ impl<B: Backend> Shared<B> {
     /// back when they stop or when a retry has time left, and with each try during an outage. None of these may cost a job
     /// its attempts, so many uncounted deliveries are allowed. Past that, something keeps killing workers before they have
     /// written anything (reading an output that is too large for their memory, for example). From then on each delivery
-    /// counts before it is tried; after an outage that lasted longer this costs a job one of its attempts.
+    /// counts before it is tried. After an outage that lasted longer, each attempt of a job that waited costs it two.
     async fn count_delivery(&self, last: &Stored, uncounted: u32) -> Result<(), Unclaimed> {
         let attempt = last.attempt.saturating_add(1);
         let message = format!("{uncounted} deliveries of the job came to nothing");
