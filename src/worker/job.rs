@@ -189,6 +189,7 @@ impl<B: Backend> Shared<B> {
 /// Returns when a worker that lets go can wait no longer for the end of a job to be written.
 async fn overdue(hand_back: &CancellationToken) {
     hand_back.cancelled().await;
+    // Somewhat longer than a hand-over takes at the most.
     sleep(STOP_WAIT + HAND_BACK_WAIT + REQUEST_WAIT / 4).await;
 }
 
