@@ -162,8 +162,11 @@ impl Nats {
     pub(super) async fn until_works(&self) {
         let mut back = self.work_back.clone();
         while !self.works() {
-            // It may have come back between these two lines.
-            let _ = timeout(RETRY_MAX, back.changed()).await;
+            tokio::select! {
+                Ok(()) = back.changed() => {}
+                // It may have come back between these lines, or may have been closed for good.
+                () = sleep(RETRY_MAX) => {}
+            }
         }
     }
 
