@@ -149,10 +149,10 @@ pub const SCAN_FROM: usize = 20;
 pub const SCAN_PULL: usize = 500;
 /// How many bytes they have together at most: more than the largest message, 1 MiB, and far less than what makes the
 /// broker cut off a connection that does not take it, 64 MiB.
-pub const SCAN_PULL_BYTES: usize = 4 * 1024 * 1024;
+pub const SCAN_PULL_BYTES: usize = 2 * 1024 * 1024;
 /// How many bytes the scans of an edge thread keep for all readers that have not taken them; past it a reader leaves the
 /// scan, and starts again from where it is.
-pub const SCAN_ROOM: usize = 24 * 1024 * 1024;
+pub const SCAN_ROOM: usize = 8 * 1024 * 1024;
 /// How long a scan waits for more readers after the last one came.
 pub const SCAN_GATHER: Duration = Duration::from_millis(15);
 /// How long a scan waits for readers at most.
