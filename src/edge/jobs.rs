@@ -115,6 +115,12 @@ impl App {
         }
     }
 
+    /// Makes sure that there is such a job.
+    pub(super) async fn exists(&self, job: &JobId) -> Result<(), Problem> {
+        let exists = self.log.last(job).await?.is_some() || self.log.queued_kind(job).await?.is_some();
+        if exists { Ok(()) } else { Err(Code::JobNotFound.into()) }
+    }
+
     /// What a job is, and the room that this takes.
     async fn state(&self, job: &JobId) -> Result<(JobState, Held), Problem> {
         let mut room = self.shared.memory().answers.begin(JobState::SIZE_MAX);

@@ -48,14 +48,17 @@ pub(super) struct Query {
     #[param(inline, value_type = Option<String>, nullable = false, pattern = "^([0-9]|[1-5][0-9]|60)s?$")]
     #[serde(default)]
     wait: Wait,
+    /// Whether a job that does not exist is refused with 404, instead of being waited for.
+    #[serde(default)]
+    must_exist: bool,
 }
 
 problems!(NoEvents:
-    BadJobId, BadRequest, BadCursor, CursorOfOtherJob, CursorNotInLog, AfterTheEnd, Overloaded, Unavailable, Restarting);
+    BadJobId, JobNotFound, BadRequest, BadCursor, CursorOfOtherJob, CursorNotInLog, AfterTheEnd, Overloaded, Unavailable, Restarting);
 
 /// A job's events: a stream, or a page for who accepts JSON.
 ///
-/// The job need not exist yet.
+/// The job need not exist yet; a stream then begins with a comment that says so.
 #[utoipa::path(
     get, path = "/api/jobs/{id}/events", tag = JOBS,
     params(Job, Query, ("Last-Event-ID" = inline(Option<String>), Header, nullable = false, format = "cursor",
@@ -82,6 +85,9 @@ pub(super) async fn events(
 ) -> Result<Response, Problem> {
     let start = begin(&headers, uri.query(), query.after, query.cursor.as_deref())?;
     let limit = page::limit(query.limit)?;
+    if query.must_exist {
+        app.exists(&job).await?;
+    }
     let stop = app.tasks.stop();
     let opened = stop.run_until_cancelled(Session::open(&app.hub, &job, start)).await.transpose()?;
     let form = form(&headers);
@@ -157,6 +163,10 @@ impl<S: EventSource> Stream<S> {
         if !self.begun {
             self.begun = true;
             out = hello();
+            if self.session.status().is_none() {
+                // For whoever looks at the stream and has mistyped an id; an EventSource ignores it.
+                out.extend_from_slice(format!(": waiting for job {}\n", self.session.job()).as_bytes());
+            }
         }
         while out.is_empty() && !self.over {
             if self.left.len() == 0 {
@@ -237,6 +247,7 @@ mod tests {
     use crate::wire::{Body as Said, Channel, Cursor, JobId, Seq, Start};
     use futures_util::StreamExt as _;
     use futures_util::stream::BoxStream;
+    use std::future::pending;
     use std::time::Duration;
     use tokio_util::sync::CancellationToken;
 
@@ -246,6 +257,11 @@ mod tests {
 
     fn chunk(text: &str) -> Said {
         Said::Chunk { text: text.into(), channel: Channel::Output }
+    }
+
+    /// The milliseconds that the first bytes of a stream name.
+    fn come_back_of(hello: &str) -> u64 {
+        hello.strip_prefix("retry: ").unwrap().lines().next().unwrap().parse().unwrap()
     }
 
     /// A stream that begins with the first event, its `hello` already taken.
@@ -258,7 +274,7 @@ mod tests {
         );
         let mut chunks = Box::pin(chunks.map(|chunk| String::from_utf8(chunk.unwrap().to_vec()).unwrap()));
         let hello = chunks.next().await.unwrap();
-        let ms: u64 = hello.strip_prefix("retry: ").unwrap().strip_suffix("\n:\n").unwrap().parse().unwrap();
+        let ms = come_back_of(&hello);
         assert!((500..1000).contains(&ms), "{ms}");
         chunks
     }
@@ -280,6 +296,20 @@ mod tests {
         let end = memory.append(&job(), Said::Cancelled {});
         assert_eq!(chunks.next().await.unwrap(), block(&end));
         assert_eq!(chunks.next().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_of_a_job_that_does_not_exist_yet_begins_with_a_comment_that_says_so() {
+        let memory = Memory::default();
+        for expected in [true, false] {
+            let hub = Hub::new(memory.clone(), Tasks::default());
+            let session = Session::open(&hub, &job(), Start::After(Seq(0))).await.unwrap();
+            let stream = Stream::new(session, Counts::new(), Box::pin(pending()));
+            let (first, _) = stream.next().await.unwrap();
+            let first = String::from_utf8(first.unwrap().to_vec()).unwrap();
+            assert_eq!(first.contains("\n: waiting for job j\n"), expected, "{first}");
+            memory.append(&job(), chunk("a"));
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -339,7 +369,7 @@ mod tests {
         let times: Vec<u64> = (0..1000)
             .map(|_| {
                 let hello = String::from_utf8(hello()).unwrap();
-                hello.strip_prefix("retry: ").unwrap().strip_suffix("\n:\n").unwrap().parse().unwrap()
+                come_back_of(&hello)
             })
             .collect();
         for tenth in 0..10_u64 {

@@ -337,3 +337,19 @@ async fn readers_that_stop_reading_cost_neither_memory_nor_others_their_time() {
     assert_eq!((seen.last, seen.text().len()), (system.ended(&job).await.seq.0, 32 << 20));
     system.end().await;
 }
+
+#[tokio::test]
+async fn a_stream_that_must_exist_is_not_found_until_its_job_does() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let path = format!("{}?must_exist=true", path("mistyped"));
+    let (status, _, problem) = http(&edge, "GET", &path, "", b"").await;
+    assert_eq!((status, problem["code"].as_str()), (404, Some("job_not_found")), "{problem}");
+    let job = system.submit("mistyped", words(2, 0, 1)).await;
+    system.ended(&job).await;
+    let (mut client, mut seen) = (Sse::open(&edge.addr, &path, "").await, Seen::of("mistyped"));
+    assert!(take(&mut client, &mut seen, 100).await);
+    seen.assert_whole();
+    system.end().await;
+}
