@@ -107,9 +107,20 @@ pub const FEED_LINGER: Duration = Duration::from_secs(15);
 pub const FEED_BYTES: usize = 12 * 1024;
 /// How many feeds one edge thread holds, watched or lingering: each costs [`FEED_BYTES`] and what its history holds.
 pub const FEEDS_MAX: usize = 50_000;
-/// How many of them are of jobs that have no event yet: about 50 MiB. Anybody can make up ids; what is watched of jobs that
-/// exist keeps the rest.
+/// How many of them are of jobs that have no event yet: about 50 MiB. They were submitted a moment ago, or are resumed by
+/// clients that say they have seen events; what is watched of jobs that exist keeps the rest.
 pub const FEEDS_UNBORN_MAX: usize = 4096;
+/// How many watched jobs may be ones that neither the log nor the queue knows: about 200 bytes each, beside the session.
+pub const WAITING_MAX: usize = 200_000;
+/// How often some of them are looked up, for signals are at most once.
+pub const LOOK_TICK: Duration = Duration::from_millis(100);
+/// How many are looked up in one tick, and are under way: a few requests each, so that made-up ids take a few percent of a
+/// broker's core, and little of its queue of requests.
+pub const LOOKS_PER_TICK: usize = 100;
+/// When one is looked up that could not be; the first look is after [`PROBE_FIRST`].
+pub const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How long after a look the next one comes. Up to half as long again, so that they spread.
+pub const LOOK_EVERY: Duration = Duration::from_secs(40);
 /// When the log is asked for the first time whether live missed something: interest in a subject spreads over a
 /// cluster after the subscription was confirmed.
 pub const PROBE_FIRST: Duration = Duration::from_millis(500);

@@ -1,4 +1,5 @@
-//! The hub of one edge thread: a feed for every watched job, shared by all its watchers. Who watches from where, and
+//! The hub of one edge thread: a feed for every watched job that is known, shared by all its watchers, and a table of the
+//! others. Who watches from where, and
 //! what a client is told, is the session's.
 
 mod check;
@@ -6,6 +7,7 @@ mod drive;
 mod feed;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,6 +15,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use feed::{Feed, Standing, Watch};
+pub use waiting::Waiter;
+use waiting::Waiting;
 
 use crate::budget::{Budget, NoRoom};
 use crate::config::{FEED_BYTES, FEEDS_MAX, FEEDS_UNBORN_MAX};
@@ -30,6 +34,7 @@ pub struct Hub<S> {
     panics: AtomicU64,
     /// How many feeds are of jobs that have no event yet.
     unborn: AtomicUsize,
+    waiting: Waiting,
 }
 
 /// A place among the feeds of jobs that have no event yet, until it is dropped.
@@ -63,6 +68,7 @@ impl<S: EventSource> Hub<S> {
             budget,
             panics: AtomicU64::new(0),
             unborn: AtomicUsize::new(0),
+            waiting: Waiting::new(),
         })
     }
 
@@ -100,6 +106,14 @@ impl<S: EventSource> Hub<S> {
     /// # Errors
     /// [`Full`].
     pub fn watch(self: &Arc<Self>, job: &JobId) -> Result<Watch, Full> {
+        self.watch_known(job, None)
+    }
+
+    /// The same; a feed that begins takes `last` for the last event while the replica that it asks does not have it.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn watch_known(self: &Arc<Self>, job: &JobId, last: Option<Arc<Stored>>) -> Result<Watch, Full> {
         let mut feeds = self.lock();
         let room = feeds.len() < FEEDS_MAX;
         match feeds.entry(job.clone()) {
@@ -109,7 +123,7 @@ impl<S: EventSource> Hub<S> {
                 let room = self.budget.reserve(FEED_BYTES).map_err(|NoRoom| Full)?;
                 let feed = entry.insert(Arc::new(Feed::new(job.clone(), room)));
                 let watch = Watch::join(feed);
-                self.tasks.spawn_until_stop(drive::drive(Arc::clone(self), Arc::clone(feed)));
+                self.tasks.spawn_until_stop(drive::drive(Arc::clone(self), Arc::clone(feed), last));
                 Ok(watch)
             }
         }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Hub, Watch};
+use super::{Hub, Waiter, Watch};
 use crate::budget::Budget;
-use crate::config::{FEED_BYTES, FEED_LINGER, PROBE_FIRST, REREAD_MAX};
+use crate::config::{FEED_BYTES, FEED_LINGER, PROBE_FIRST, REREAD_MAX, WAITING_MAX};
 use crate::resume::Slice;
 use crate::runtime::Tasks;
 use crate::source::memory::Memory;
@@ -214,4 +214,18 @@ async fn after_a_panic_of_its_task_a_feed_serves_its_watchers_again() {
     memory.append(&job(), chunk());
     sleep(FEED_LINGER * 2).await;
     assert_eq!((hub.feeds(), hub.panics()), (0, 2), "also one that nobody watched when it panicked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_table_of_jobs_that_are_not_known_has_a_limit_and_frees_what_it_held() {
+    let (_memory, _tasks, hub) = hub();
+    let id = |n: usize| -> JobId { format!("made-up-{n}").parse().unwrap() };
+    let mut all: Vec<_> = (0..WAITING_MAX).map(|n| Waiter::join(&hub, &id(n)).unwrap()).collect();
+    assert!(hub.wait(&id(WAITING_MAX)).await.is_err());
+    assert!(Waiter::join(&hub, &id(0)).is_ok(), "one more watch of a job that is there");
+    assert!(hub.wait(&job()).await.unwrap().is_none() && hub.watch(&job()).is_ok());
+    all.pop();
+    assert!(hub.wait(&id(WAITING_MAX)).await.unwrap().is_some());
+    drop(all);
+    assert_eq!(hub.waiting(), 0);
 }

@@ -23,6 +23,7 @@ mod read;
 mod ready;
 mod scan;
 mod setup;
+mod submit_signals;
 mod tip;
 mod turns;
 mod undecodable;
@@ -44,6 +45,7 @@ pub use names::Names;
 pub use queue::{Claim, Submitted};
 pub use read::{LogReplay, Reader};
 pub use setup::{Change, Drift, Settings};
+pub use submit_signals::LiveSubmitSignals;
 pub use tip::Tip;
 pub use writer::{Refusal, Unwritable, Writer};
 

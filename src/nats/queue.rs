@@ -172,6 +172,11 @@ impl Log {
         self.proven(Of::Queue, || self.queued_now(job)).await
     }
 
+    /// Whether a server that leads the queue, or believes that it does, has the job.
+    pub(super) async fn is_queued(&self, job: &JobId) -> Result<bool, Unavailable> {
+        Ok(self.queued_now(job).await?.is_some())
+    }
+
     async fn queued_now(&self, job: &JobId) -> Result<Option<Queued>, Unavailable> {
         let stream = self.nats.names.jobs_stream();
         let body = json!({"last_by_subj": self.nats.names.queued_of_any_kind(job)});

@@ -18,6 +18,7 @@ use super::log::Log;
 use super::names;
 use super::quorum::Of;
 use super::scan::{Given, Scan, Want};
+use super::submit_signals::LiveSubmitSignals;
 use super::turns::Turns;
 use crate::budget::Budget;
 use crate::config::{LISTINGS, PAGE, PAGE_BYTES, READS_PER_SHARD, SCAN_FROM, SCAN_ROOM};
@@ -157,6 +158,7 @@ async fn elections(log: &Log, stream: &str, tasks: &Tasks) -> Result<watch::Rece
 impl EventSource for Reader {
     type Tail = LiveTail;
     type Replay = LogReplay;
+    type SubmitSignals = LiveSubmitSignals;
 
     async fn follow(&self, job: &JobId) -> Result<(LiveTail, Option<Arc<Stored>>), Unavailable> {
         self.log.follow_live(job, self.shard(job).elections.clone()).await
@@ -187,6 +189,14 @@ impl EventSource for Reader {
             read: VecDeque::new(),
             question: None,
         }
+    }
+
+    async fn submit_signals(&self) -> Result<LiveSubmitSignals, Unavailable> {
+        self.log.submit_signals().await
+    }
+
+    async fn is_queued(&self, job: &JobId) -> Result<bool, Unavailable> {
+        self.log.is_queued(job).await
     }
 
     fn undecodable(&self, job: &JobId, pos: Pos, why: &Unreadable) {

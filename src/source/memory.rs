@@ -3,6 +3,7 @@
 //! is told to [`expire`](Memory::expire) it.
 
 mod log;
+mod submitted;
 mod tail;
 
 use std::collections::HashMap;
@@ -15,6 +16,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::sync::ReusableBoxFuture;
 
+use submitted::Submitted;
+
+pub use submitted::MemorySubmitSignals;
 pub use tail::MemoryTail;
 
 use super::{At, Chain, EventSource, Replay, Replica, Span, Unavailable};
@@ -49,6 +53,7 @@ struct State {
     /// The place of the newest event of all jobs.
     last_pos: Pos,
     tails: Vec<(JobId, mpsc::Sender<Arc<Stored>>)>,
+    submitted: Submitted,
     calls: Calls,
     faults: Faults,
 }
@@ -191,7 +196,9 @@ impl Memory {
 
     /// Ends all live subscriptions.
     pub fn close(&self) {
-        self.lock().tails.clear();
+        let mut state = self.lock();
+        state.tails.clear();
+        state.submitted.close();
     }
 }
 
@@ -258,6 +265,9 @@ impl State {
         let copy = if fenced { Arc::clone(&event) } else { Arc::new(copy.after(prev)) };
         if event.seq.0 == log.count + 1 {
             log.count += 1;
+        }
+        if log.events.is_empty() {
+            self.submitted.signal(job);
         }
         log.events.push_back(Arc::clone(&event));
         if !self.tails.iter().any(|(followed, _)| followed == job) {
@@ -361,6 +371,7 @@ fn take_one(count: &mut usize) -> bool {
 impl EventSource for Memory {
     type Tail = MemoryTail;
     type Replay = MemoryReplay;
+    type SubmitSignals = MemorySubmitSignals;
 
     async fn follow(&self, job: &JobId) -> Result<(MemoryTail, Option<Arc<Stored>>), Unavailable> {
         let (copies, live) = mpsc::channel(LIVE_CAPACITY);
@@ -386,6 +397,17 @@ impl EventSource for Memory {
 
     fn replay(&self, job: &JobId, span: Span) -> MemoryReplay {
         MemoryReplay { memory: self.clone(), job: job.clone(), span, way: Way::Unbegun, asked: None }
+    }
+
+    async fn submit_signals(&self) -> Result<MemorySubmitSignals, Unavailable> {
+        let signals = self.lock().submitted.subscribe();
+        let disturbed = self.disturbed.subscribe();
+        self.ask(Replica::Any, |_| ()).await?;
+        Ok(MemorySubmitSignals { signals, disturbed })
+    }
+
+    async fn is_queued(&self, job: &JobId) -> Result<bool, Unavailable> {
+        self.ask(Replica::Any, |state| state.submitted.is_queued(job)).await
     }
 
     fn undecodable(&self, _job: &JobId, _pos: Pos, _why: &Unreadable) {

@@ -77,5 +77,7 @@ mod sse_clients;
 mod submitting;
 /// The rules of the house that no lint knows.
 mod tidy;
+/// Watches of jobs that are not known: of made-up ids they cost little, and they may come before the job.
+mod waiting;
 /// One client or a few follow a job: from anywhere, over any number of drops.
 mod watching;
