@@ -3,6 +3,7 @@
 //! is told to [`expire`](Memory::expire) it.
 
 mod log;
+mod replay;
 mod submitted;
 mod tail;
 
@@ -14,14 +15,15 @@ use bytes::Bytes;
 use log::Log;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
-use tokio_util::sync::ReusableBoxFuture;
 
+use replay::{Answer, Way};
 use submitted::Submitted;
 
+pub use replay::MemoryReplay;
 pub use submitted::MemorySubmitSignals;
 pub use tail::MemoryTail;
 
-use super::{At, Chain, EventSource, Replay, Replica, Span, Unavailable};
+use super::{At, Chain, EventSource, Replica, Span, Unavailable};
 use crate::config::{LIVE_CAPACITY, PAGE};
 use crate::wire::{Body, Event, JobId, Pos, Seq, Stored, Unreadable};
 
@@ -412,50 +414,5 @@ impl EventSource for Memory {
 
     fn undecodable(&self, _job: &JobId, _pos: Pos, _why: &Unreadable) {
         self.lock().calls.undecodable += 1;
-    }
-}
-
-/// One reading of one job's log. What it can give is fixed when it begins, and may expire while it reads.
-#[derive(Debug)]
-pub struct MemoryReplay {
-    memory: Memory,
-    job: JobId,
-    span: Span,
-    way: Way,
-    /// The question that is under way, across waits that are dropped.
-    asked: Option<ReusableBoxFuture<'static, Result<Answer, Unavailable>>>,
-}
-
-/// A page, and how it goes on.
-type Answer = (Vec<Arc<Stored>>, Way);
-
-#[derive(Clone, Copy, Debug)]
-enum Way {
-    Unbegun,
-    Pages { from: Pos, end: Pos, chain: Chain },
-    Over,
-}
-
-impl Replay for MemoryReplay {
-    async fn next(&mut self) -> Option<Result<Vec<Arc<Stored>>, Unavailable>> {
-        loop {
-            if matches!(self.way, Way::Over) {
-                return None;
-            }
-            let asked = self.asked.get_or_insert_with(|| {
-                let (memory, job, span, way) = (self.memory.clone(), self.job.clone(), self.span, self.way);
-                ReusableBoxFuture::new(async move {
-                    memory.ask(span.replica, |state| state.read(&job, span, way)).await
-                })
-            });
-            let read = asked.get_pin().await;
-            self.asked = None;
-            self.way = read.as_ref().map_or(Way::Over, |(_, way)| *way);
-            match read {
-                Ok((page, _)) if page.is_empty() => {}
-                Ok((page, _)) => return Some(Ok(page)),
-                Err(error) => return Some(Err(error)),
-            }
-        }
     }
 }
