@@ -359,6 +359,10 @@ pub const WAIT_MAX_S: u64 = 60;
 pub const PREFLIGHT_AGE: Duration = Duration::from_secs(24 * 3600);
 /// How many steps of its sessions a connection writes before it looks at its client again.
 pub const STEPS_PER_WRITE: usize = 32;
+/// After how many bytes written to one client a thread serves its others first. Two thousand clients that all have much to
+/// catch up with take a thread some 30 ms for one turn each; with whole steps it would be 0.1 s, and seconds with as much
+/// as a socket takes.
+pub const TURN_BYTES: usize = 16 * 1024;
 /// How many bytes the operating system holds for a client that has not taken them (Linux doubles it). By itself it
 /// would hold some 4 MiB, behind which a ping waits for as long as a slow client takes for them.
 pub const SEND_BUFFER: usize = 256 * 1024;

@@ -20,6 +20,7 @@ mod shared;
 mod socketio;
 mod sse;
 mod stats;
+mod turn;
 mod ws;
 
 use std::io;

@@ -117,6 +117,9 @@ impl Pump {
         if events > 0 {
             self.app.counts.delivered(events);
         }
+        if self.outbox.pause().await {
+            return Ok(());
+        }
         if self.line.is_cut() {
             return Err(Ending::Flooding);
         }
