@@ -24,6 +24,8 @@ pub const BODY_MAX: usize = 1024 * 1024;
 /// The longest `ref` of a client's frame, in characters, and how much of a text that a client wrote is sent back to it:
 /// room for any id.
 pub const REF_MAX: usize = 80;
+/// The longest token of a client, in bytes of JSON: twice what HTTP servers take as a header.
+pub const TOKEN_MAX: usize = 16 * 1024;
 /// The longest sentence that says what is wrong with a request, in bytes. Parsers quote what they did not expect.
 pub const MESSAGE_MAX: usize = 300;
 /// Up to how many bytes a WebSocket's message is forgotten that is not whole after [`QUIET_WAIT`]: what looks like the
@@ -331,6 +333,11 @@ pub const WRITE_WAIT: Duration = Duration::from_secs(60);
 /// How many bytes a client is heard beyond what it takes, in bytes, while it takes nothing: what it is owed for them by
 /// itself, such as pongs, is no larger.
 pub const READ_AHEAD: usize = 64 * 1024;
+/// How many bytes of a client are read as fast as they come: two of the largest messages.
+pub const READ_BURST: i64 = 2 * BODY_MAX as i64;
+/// How many bytes of a client are read in a second beyond that. The most expensive megabyte takes a thread some 50 ms, so
+/// that one connection costs a fifth of it; a client that submits jobs of 1 KiB submits 4000 a second.
+pub const READ_RATE: i64 = 4 * 1024 * 1024;
 /// How long a connection may take to send the head of its next request. Longer than proxies keep an idle connection to
 /// use it again, which is 60 s.
 pub const HEAD_WAIT: Duration = Duration::from_secs(75);

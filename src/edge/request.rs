@@ -9,7 +9,6 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use url::form_urlencoded;
 use utoipa::IntoParams;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
@@ -18,6 +17,7 @@ use utoipa::openapi::{Ref, Required};
 use super::body::Bodies;
 use super::error::Problem;
 use super::jobs::job_id;
+use super::memory::Held;
 use crate::config::WAIT_MAX_S;
 use crate::wire::{Code, JobId, Refusal, Seq, Start, start};
 
@@ -59,9 +59,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// A body of JSON.
+/// A body that says it is JSON, and the room that it takes.
 #[derive(Debug)]
-pub(super) struct JsonBody(pub(super) Value);
+pub(super) struct JsonBody(pub(super) Vec<u8>, pub(super) Held);
 
 impl<S: Send + Sync> FromRequest<S> for JsonBody
 where
@@ -76,9 +76,8 @@ where
             return Err(Problem::new(Code::UnsupportedMediaType, "send the job as application/json"));
         }
         let (parts, body) = request.into_parts();
-        let (body, _held) = Bodies::from_ref(state).read(&parts.headers, body).await?;
-        let json = serde_json::from_slice(&body);
-        json.map(Self).map_err(|error| Problem::new(Code::BadJson, error.to_string()))
+        let (body, held) = Bodies::from_ref(state).read(&parts.headers, body).await?;
+        Ok(Self(body, held))
     }
 }
 

@@ -39,9 +39,10 @@ problems!(NotSubmitted:
 pub(super) async fn submit(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
-    JsonBody(body): JsonBody,
+    JsonBody(body, held): JsonBody,
 ) -> Result<Response, Problem> {
-    let submission = Submission::from_value(body)?;
+    let submission = Submission::from_json(&body)?;
+    drop((body, held));
     let key = headers.get(IDEMPOTENCY_KEY).map(|key| {
         key.to_str().map_err(|_| Problem::new(Code::BadRequest, "an idempotency key is visible ASCII"))
     });
