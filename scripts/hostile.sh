@@ -28,7 +28,7 @@ if [[ -z $program ]]; then
 fi
 [[ -x $program ]] || die "there is no program $program."
 NATS_SERVER=$(scripts/nats-server.sh)
-limit=900
-for argument in "$@"; do [[ $argument == --short ]] && limit=150; done
+limit=1200
+for argument in "$@"; do [[ $argument == --short ]] && limit=240; done
 exec timeout --kill-after 10 "$limit" \
   python3 scripts/hostile/run.py --program "$program" --nats-server "$NATS_SERVER" "$@"

@@ -28,10 +28,11 @@ pub const REF_MAX: usize = 80;
 pub const TOKEN_MAX: usize = 16 * 1024;
 /// The longest sentence that says what is wrong with a request, in bytes. Parsers quote what they did not expect.
 pub const MESSAGE_MAX: usize = 300;
-/// Up to how many bytes a WebSocket's message is forgotten that is not whole after [`QUIET_WAIT`]: what looks like the
-/// beginning of one is the pongs of the library's own protocol, some bytes every [`PING_EVERY`].
-pub const QUIET_BYTES: usize = 4096;
-/// [`QUIET_BYTES`].
+/// Up to how many bytes a body or message that comes counts for nothing: its connection costs as much anyway, and who asks
+/// for little must be heard however full the memory is.
+pub const TINY_BYTES: usize = 4096;
+/// How long what came over a WebSocket without becoming a message is remembered while it is tiny: the pongs of Socket.IO,
+/// some bytes every [`PING_EVERY`], look like the beginning of one.
 pub const QUIET_WAIT: Duration = Duration::from_secs(60);
 /// How many submits and cancels of one connection are under way at a time. With the largest inputs they hold 16 MiB; with
 /// answers of the broker within 10 ms they are 3000 a second.
@@ -57,9 +58,9 @@ pub const MEMORY_UNKNOWN: usize = 1024 * 1024 * 1024;
 pub const MEMORY_MIN: usize = 64 * 1024 * 1024;
 /// Up to how many bytes a body, a submission or an answer is small. Small ones have room of their own beside large ones.
 pub const SMALL_BYTES: usize = 64 * 1024;
-/// How many bytes of large bodies an edge holds that arrive: 24 of the largest. A flood of them costs this much and no
-/// more, and is over after [`BODY_WAIT`].
-pub const BODIES_BYTES: usize = 24 * 1024 * 1024;
+/// How many bytes of large bodies an edge holds that arrive: 16 of the largest. A flood of them costs this much, up to three
+/// times with what the allocator has not given back of the pieces that they grew from, and is over after [`BODY_WAIT`].
+pub const BODIES_BYTES: usize = 16 * 1024 * 1024;
 /// How many bytes of small bodies an edge holds that arrive: thousands of common ones.
 pub const SMALL_BODIES_BYTES: usize = 8 * 1024 * 1024;
 /// How many bytes of large submissions an edge holds that wait or are under way, as they lie in memory: a parsed input
@@ -108,6 +109,9 @@ pub const FEED_LINGER: Duration = Duration::from_secs(15);
 pub const FEED_BYTES: usize = 12 * 1024;
 /// How many feeds one edge thread holds, watched or lingering: each costs [`FEED_BYTES`] and what its history holds.
 pub const FEEDS_MAX: usize = 50_000;
+/// How many of them are of jobs that have no event yet: about 50 MiB. Anybody can make up ids; what is watched of jobs that
+/// exist keeps the rest.
+pub const FEEDS_UNBORN_MAX: usize = 4096;
 /// When the log is asked for the first time whether live missed something: interest in a subject spreads over a
 /// cluster after the subscription was confirmed.
 pub const PROBE_FIRST: Duration = Duration::from_millis(500);
@@ -166,6 +170,35 @@ pub const SCAN_QUEUE: usize = 16;
 pub const SCAN_STALL: Duration = Duration::from_secs(5);
 /// How long one request to the broker may take.
 pub const REQUEST_WAIT: Duration = Duration::from_secs(3);
+/// After what silence a connection to the broker is asked for a sign of life. The client library closes the connection
+/// when two such questions have no answer as the third is due: a server that hangs is noticed after 7.5 s.
+pub const BROKER_PING: Duration = Duration::from_millis(2500);
+/// How long a connection to the broker may take to come about before the next server is tried. With [`BROKER_PING`] a
+/// server that went silent costs less than 15 s, even if it is the first that is tried again.
+pub const BROKER_CONNECT_WAIT: Duration = Duration::from_secs(3);
+/// The longest time for that on a network that is slower: each connection that came too late is given twice as long.
+pub const BROKER_CONNECT_WAIT_MAX: Duration = Duration::from_secs(30);
+/// The pause before a request of the start is made again.
+pub const START_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection to the broker may take to answer before the edge is not ready: an answer takes milliseconds,
+/// and probes give up after a few seconds.
+pub const READY_WAIT: Duration = Duration::from_secs(2);
+/// How long such an answer is relied on, so that frequent probes cost nothing.
+pub const READY_AGE: Duration = Duration::from_secs(1);
+
+/// How long a follower of nats-server waits at least, after it heard its leader, before it calls an election
+/// (`minElectionTimeoutDefault` in its `raft.go`; leaders are heard every second). It is no setting of the server.
+pub const ELECTION_MIN: Duration = Duration::from_secs(4);
+/// How much earlier the word of a leader is not relied on any more: a follower's answer takes time to reach it.
+pub const QUORUM_MARGIN: Duration = Duration::from_millis(500);
+/// How long the proof of a leader's quorum serves other reads: requests that are refused cost one such question for each
+/// stream and this time, however many they are.
+pub const QUORUM_AGE: Duration = Duration::from_millis(400);
+/// How often a read is made again that took longer than its leader's quorum was proven for.
+pub const QUORUM_TRIES: u32 = 3;
+/// How long a leader with a quorum must go on saying that its stream is shorter than this process has seen, before it is
+/// believed: longer than a leader without a quorum passes for one with it.
+pub const SHORTER_WAIT: Duration = Duration::from_secs(5);
 
 /// How many messages in a row that are no events are passed over to find the next, or the last, event of a job. A foreign
 /// worker that writes in a wrong format leaves one per chunk until another one claims the job.
@@ -355,6 +388,9 @@ pub const PAGE_EVENTS: usize = 100;
 pub const PAGE_EVENTS_MAX: usize = 1000;
 /// From how many bytes on a page takes no further event: it is one message, gathered in memory.
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// How many states an edge thread folds at a time; others wait for their turn. Each holds a page of the log beside what it has
+/// folded.
+pub const FOLDS: usize = 16;
 /// What a page that is not small takes in memory while it is gathered: the events, their JSON, and that in one piece.
 pub const PAGE_ROOM: usize = 4 * PAGE_BYTES_MAX;
 /// How long a client may take nothing of a large answer; then it is gone. There is room for few of them.

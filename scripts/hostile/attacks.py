@@ -72,14 +72,14 @@ async def flood(client, data, seconds):
     return "heard all the time"
 
 
-@attack("ws-pings", "one WebSocket pings and never reads", full=20, short=4)
+@attack("ws-pings", "one WebSocket pings and never reads", full=20, short=3)
 async def ws_pings(rig, seconds):
     client = await Client.connect(rig.port)
     await client.websocket()
     return Counter([await flood(client, mask(0x89, b"x" * 125) * 200, seconds)])
 
 
-@attack("sio-pings", "one Socket.IO WebSocket pings and never reads", full=20, short=4)
+@attack("sio-pings", "one Socket.IO WebSocket pings and never reads", full=20, short=3)
 async def sio_pings(rig, seconds):
     client = await Client.connect(rig.port)
     await client.websocket(SOCKET)
@@ -102,7 +102,7 @@ async def states(rig, count):
     return seen
 
 
-@attack("pages", "pages of a job of 8 MB, unread", full=300, short=60)
+@attack("pages", "pages of a job of 8 MB, unread", full=300)
 async def pages(rig, count):
     held = []
 
@@ -133,7 +133,7 @@ async def sse_unread(rig, count):
     return seen
 
 
-@attack("ws-watches", "one WebSocket watches many finished jobs and reads nothing", full=300, short=30)
+@attack("ws-watches", "one WebSocket watches many finished jobs and reads nothing", full=300)
 async def ws_watches(rig, count):
     client = await Client.connect(rig.port)
     await client.websocket()
@@ -168,7 +168,7 @@ async def ws_submits(rig, count):
     return refused + Counter({"sent": sent[True]})
 
 
-@attack("rest-submits", "submissions over HTTP while the broker does not answer", full=160, short=32, honest=False)
+@attack("rest-submits", "submissions over HTTP while the broker does not answer", full=160, honest=False)
 async def rest_submits(rig, count):
     body = ('{"kind":"parked","input":' + heavy_input() + "}").encode()
     os.kill(rig.broker.pid, signal.SIGSTOP)
@@ -260,7 +260,7 @@ async def drips(rig, count, path_of, headers):
     return await gather(count, one, at_once=count)
 
 
-@attack("sio-bodies", "Socket.IO bodies of a megabyte less a byte", full=200, short=60)
+@attack("sio-bodies", "Socket.IO bodies of a megabyte less a byte", full=200)
 async def sio_bodies(rig, count):
     return await drips(rig, count, lambda: session(rig), "Content-Type: text/plain\r\n")
 

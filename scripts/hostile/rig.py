@@ -108,6 +108,13 @@ class Rig:
             await asyncio.sleep(0.1)
         raise SystemExit(f"a job of kind {kind} was not taken: {status} {answer}")
 
+    async def cancel(self, job):
+        try:
+            await ask(self.port, "POST", f"/api/jobs/{job}/cancel")
+        except (OSError, ValueError, asyncio.TimeoutError):
+            # An edge that the attack has ended cancels nothing; the run goes on.
+            pass
+
     async def until_done(self, kind, count, seconds=120):
         """Waits until this many jobs of a kind are done."""
         deadline = time.monotonic() + seconds

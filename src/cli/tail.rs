@@ -21,7 +21,7 @@ use crate::config::{PING_EVERY, PONG_WAIT, REREAD_FIRST, REREAD_MAX};
 use crate::hub::Hub;
 use crate::nats::{Log, Reader};
 use crate::runtime::Tasks;
-use crate::session::{Session, Step, fold};
+use crate::session::{Error, Session, Step, fold, until_ended};
 use crate::wire::{Cursor, JSON_PROTOCOL, JobId, Seq, ServerFrame, Start, Status, may_reconnect};
 
 /// Follow a job from its first event, or from where you were, until it ends. The exit code is 1 when the job failed and 3
@@ -130,6 +130,7 @@ async fn follow_with(
             Step::Missing { from, to } => show.missing(from, to),
             Step::Live => {}
             Step::End => return finish(&mut show, summary),
+            Step::Rebuilt => return Err(Error::CursorNotInLog.into()),
         }
     }
 }
@@ -138,8 +139,7 @@ async fn follow_with(
 pub(super) async fn wait(log: Log, job: &JobId, json: bool) -> anyhow::Result<ExitCode> {
     let tasks = Tasks::new(CancellationToken::new());
     let hub = Hub::new(Reader::open(log, &tasks).await?, tasks);
-    let mut session = Session::open(&hub, job, Start::After(Seq(0))).await?;
-    while !matches!(session.next().await, Step::End) {}
+    until_ended(&hub, job, Seq(0)).await?;
     let state = fold(hub.source(), job).await?.context("the job's log has expired meanwhile")?;
     if json {
         println!("{}", serde_json::to_string_pretty(&state)?);

@@ -15,11 +15,9 @@ use super::error::Problem;
 use super::memory::{Held, weight};
 use crate::config::{KEY_MAX, OPEN_WAIT};
 use crate::nats::{Cancelled, Load, Submitted};
-use crate::session::{FoldError, Session, Step, fold_within};
+use crate::session::{FoldError, fold_within, until_ended};
 use crate::source::Unavailable;
-use crate::wire::{
-    Code, JobId, JobState, Kind, Seq, Start, Status, Submission, may_call_back, reserved_kind,
-};
+use crate::wire::{Code, JobId, JobState, Kind, Seq, Status, Submission, may_call_back, reserved_kind};
 
 /// A job that was taken in.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -58,8 +56,8 @@ impl App {
         Ok(self.shared.memory().submits.hold(bytes)?)
     }
 
-    /// Submits a job, which has this room until that is done. Without an id of its own it has one that follows from the idempotency key, so that the same key is
-    /// the same job on every edge, for as long as its log is kept.
+    /// Submits a job, which has this room until that is done. Without an id of its own it has one that follows from the
+    /// idempotency key, so that the same key is the same job on every edge, for as long as its log is kept.
     pub(super) async fn submit(
         &self,
         submission: Submission,
@@ -121,8 +119,15 @@ impl App {
     async fn state(&self, job: &JobId) -> Result<(JobState, Held), Problem> {
         let mut room = self.shared.memory().answers.begin(JobState::SIZE_MAX);
         let late = |_| Unavailable("the log was not read in time".into());
-        let folding = fold_within(self.hub.source(), job, |bytes| room.resize(bytes));
+        let shown = self.hub.last(job);
+        let folding = async {
+            let _turn = self.folds.acquire().await;
+            fold_within(self.hub.source(), job, |bytes| room.resize(bytes)).await
+        };
         if let Some(state) = timeout(OPEN_WAIT, folding).await.map_err(late)?? {
+            if shown.is_some_and(|shown| shown.seq > state.seq) {
+                return Err(Unavailable("the log lacks what watchers were shown".into()).into());
+            }
             room.settle(state.size());
             return Ok((state, room));
         }
@@ -152,8 +157,7 @@ impl App {
             None => Seq(0),
         };
         let watching = async {
-            let mut session = Session::open(&self.hub, job, Start::After(after)).await?;
-            while !matches!(session.next().await, Step::End) {}
+            until_ended(&self.hub, job, after).await?;
             Ok(())
         };
         // When the edge stops, who waits is told what the job is now.

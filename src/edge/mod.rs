@@ -35,6 +35,7 @@ use axum::middleware::from_fn;
 use axum::routing::{any, get};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{Any, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -48,7 +49,7 @@ pub use self::shared::Shared;
 use self::stats::Counts;
 #[doc(hidden)]
 pub use self::ws::serve_echo;
-use crate::config::{BACKLOG, BODY_MAX, DRAIN_WAIT, DRAIN_WINDOW, PREFLIGHT_AGE, SEND_BUFFER};
+use crate::config::{BACKLOG, BODY_MAX, DRAIN_WAIT, DRAIN_WINDOW, FOLDS, PREFLIGHT_AGE, SEND_BUFFER};
 use crate::hub::Hub;
 use crate::nats::{Error, Loads, Log, Nats, Reader};
 use crate::runtime::Tasks;
@@ -64,6 +65,8 @@ struct App {
     tasks: Tasks,
     clients: Clients,
     loads: Loads,
+    /// The right to fold a state.
+    folds: Semaphore,
     settings: Settings,
     shared: Shared,
     counts: Arc<Counts>,
@@ -145,6 +148,7 @@ pub async fn run(
         tasks: tasks.clone(),
         clients: Clients::new(stop.clone(), settings.drain),
         loads: Loads::default(),
+        folds: Semaphore::new(FOLDS),
         settings,
         shared,
         counts: Counts::new(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{Html, IntoResponse, Response};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::App;
@@ -37,9 +38,15 @@ problems!(NotReady: Restarting, Unavailable);
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     if app.clients.are_leaving() {
         Problem::from(Code::Restarting).into_response()
-    } else if app.nats.is_connected() {
+    } else if every_connection_answers(&app).await {
         Json(json!({"status": "ready"})).into_response()
     } else {
-        Problem::new(Code::Unavailable, "a NATS connection is down").into_response()
+        Problem::new(Code::Unavailable, "a NATS connection is down or does not answer").into_response()
     }
+}
+
+/// Whether NATS answers all threads of the edge: a probe reaches only one of them, and traffic reaches all.
+async fn every_connection_answers(app: &App) -> bool {
+    let threads = app.shared.threads();
+    join_all(threads.iter().map(|thread| thread.nats.is_answering())).await.into_iter().all(|answers| answers)
 }

@@ -15,7 +15,7 @@ use super::error::Problem;
 use super::memory::{Held, Part};
 use super::request::Wait;
 use crate::config::{OPEN_WAIT, PAGE_BYTES_MAX, PAGE_EVENTS, PAGE_EVENTS_MAX, PAGE_ROOM};
-use crate::session::{Session, Step};
+use crate::session::{Error, Session, Step};
 use crate::source::EventSource;
 use crate::wire::{Code, Gone, Seq, Start, Stored};
 
@@ -99,6 +99,9 @@ impl Page {
                 }
             };
             let Some(step) = step else { break };
+            if matches!(step, Step::Rebuilt) {
+                return Err(Error::CursorNotInLog.into());
+            }
             if !self.take(step) {
                 break;
             }
@@ -137,7 +140,7 @@ impl Page {
                 self.next = Some(to.to_string());
             }
             Step::Live => self.live = true,
-            Step::End => {
+            Step::End | Step::Rebuilt => {
                 self.live = false;
                 self.next = None;
             }

@@ -213,7 +213,8 @@ impl<S: EventSource> Stream<S> {
                 out.extend_from_slice(b"\n\n");
             }
             Step::Live => {}
-            Step::End => self.over = true,
+            // A client that comes back with the id of what it was sent is refused, and begins anew.
+            Step::End | Step::Rebuilt => self.over = true,
         }
     }
 }

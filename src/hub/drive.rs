@@ -1,5 +1,6 @@
-//! A feed's task: subscribes, keeps the history gapless with a stitcher, asks a silent log, and ends when nobody
-//! watches. Whatever it asks is answered beside the live copies, which wait for nothing. It knows no client.
+//! A feed's task: subscribes, keeps the history gapless with a stitcher, asks a silent log, makes sure after a disturbance
+//! that the log still is the same, and ends when nobody watches. Whatever it asks is answered beside the live copies, which
+//! wait for nothing else. It knows no client.
 
 use std::future::pending;
 use std::panic::AssertUnwindSafe;
@@ -9,37 +10,54 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, error, trace};
+use tracing::{debug, error, trace, warn};
 
-use super::{Feed, Hub};
+use super::check::{Checked, check, contradicts};
+use super::{Feed, Hub, Unborn};
 use crate::config::{
     AHEAD_MAX, FEED_LINGER, PROBE_FIRST, PROBE_MAX, PROBE_SILENT, PROBE_SPREAD, REREAD_FIRST, REREAD_MAX,
 };
 use crate::resume::{Action, Input, Stitcher};
-use crate::source::{Copy, EventSource, LiveChain, Refill, Refilled, Replica, Signal, Tail, Unavailable};
+use crate::source::{Copy, EventSource, LiveChain, Refill, Refilled, Signal, Tail, Unavailable};
 use crate::wire::{Pos, Seq, Stored, Unreadable};
 
 /// Drives a feed until it is forgotten. After a panic, a program fault, its watchers are served again: from an empty
 /// history, and not at once, so that a fault that one event causes each time does not take the thread.
 pub(super) async fn drive<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>) {
+    let mut again = false;
     loop {
-        let driven = AssertUnwindSafe(drive_once(Arc::clone(&hub), Arc::clone(&feed)));
+        let driven = AssertUnwindSafe(drive_once(Arc::clone(&hub), Arc::clone(&feed), again));
         if driven.catch_unwind().await.is_ok() {
             return;
         }
         hub.note_panic();
         error!(job = %feed.job(), "a feed's task panicked; its watchers are served by a new one");
         feed.close();
+        again = true;
         sleep(REREAD_MAX).await;
     }
 }
 
-async fn drive_once<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>) {
+async fn drive_once<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>, again: bool) {
     debug!(job = %feed.job(), "feed begins");
     let mut driver = Driver::new(Arc::clone(&hub), Arc::clone(&feed));
+    driver.may_refuse = !again;
+    if again && feed.watchers() == 0 {
+        // They left before the panic, and are not reported again.
+        driver.linger_until = Some(Instant::now() + FEED_LINGER);
+    }
     loop {
         driver.step().await;
         driver.act();
+        if driver.replaced {
+            warn!(job = %feed.job(), "the log does not hold what was handed out: its watchers must begin anew");
+            hub.replace(&feed);
+            break;
+        }
+        if feed.is_refused() {
+            hub.remove(&feed);
+            break;
+        }
         if driver.linger_over() && hub.forget(&feed) {
             break;
         }
@@ -52,8 +70,13 @@ struct Driver<S: EventSource> {
     feed: Arc<Feed>,
     stitcher: Stitcher<Arc<Stored>>,
     refill: Refill<S>,
-    /// `None` before the subscription stands, and after the job's end.
+    /// `None` before the subscription stands. After the job's end it only tells of disturbances: a log that goes back may
+    /// go on without that end.
     tail: Option<S::Tail>,
+    /// Held while the job has no event.
+    unborn: Option<Unborn<S>>,
+    /// Whether nobody was served yet, so that all watchers can be refused.
+    may_refuse: bool,
     /// Which live copies are events of the job.
     chain: LiveChain,
     /// The last copy that had come when the reading under way was asked for.
@@ -66,16 +89,25 @@ struct Driver<S: EventSource> {
     probing: Option<BoxFuture<'static, Probed>>,
     probe_at: Instant,
     probe_pause: Duration,
-    /// Whether copies may have been lost that a copy under way says nothing of: none puts the probe off.
-    disturbed: bool,
+    /// The event that was handed out last.
+    last: Option<Arc<Stored>>,
+    /// Whether the log may be another one than before, and no copy puts the probe off. Until it is known to be the same,
+    /// nothing is handed out that could be glued to what it does not continue.
+    in_doubt: bool,
+    /// The pause before a look at a log in doubt is tried again.
+    doubt_pause: Duration,
+    /// Whether a copy came that was not taken in for doubt.
+    skipped: bool,
+    /// Whether the log is another one.
+    replaced: bool,
     /// The end of the time that the feed outlives its last watcher.
     linger_until: Option<Instant>,
 }
 
 /// A subscription, and the event that was last when it stood.
 type Opened<S> = Result<(<S as EventSource>::Tail, Option<Arc<Stored>>), Unavailable>;
-/// The log's last event.
-type Probed = Result<Option<Arc<Stored>>, Unavailable>;
+/// Whether the log goes on from what was handed out, and its last event.
+type Probed = Result<Checked, Unavailable>;
 
 /// What woke the feed.
 enum Wake<S: EventSource> {
@@ -97,6 +129,8 @@ impl<S: EventSource> Driver<S> {
             stitcher: Stitcher::live(Seq::FIRST, AHEAD_MAX),
             refill: Refill::default(),
             tail: None,
+            unborn: None,
+            may_refuse: true,
             chain: LiveChain::new(AHEAD_MAX),
             chain_asked: None,
             opening: None,
@@ -105,7 +139,11 @@ impl<S: EventSource> Driver<S> {
             probing: None,
             probe_at: Instant::now(),
             probe_pause: PROBE_SILENT,
-            disturbed: false,
+            last: None,
+            in_doubt: false,
+            doubt_pause: REREAD_FIRST,
+            skipped: false,
+            replaced: false,
             linger_until: None,
         }
     }
@@ -123,22 +161,14 @@ impl<S: EventSource> Driver<S> {
         match wake {
             Wake::Signal(signal) => {
                 self.signal(signal);
-                // What is there already is taken in before the watchers are woken once for all of it.
-                while let Some(signal) = self.tail.as_mut().and_then(Tail::ready) {
-                    self.signal(signal);
-                }
+                self.signals();
             }
-            Wake::Refilled(Refilled::Items(items)) => {
-                for item in items {
-                    self.stitcher.handle(Input::Replayed(item));
+            Wake::Refilled(refilled) => {
+                // It may have been read after a disturbance that was not taken in yet.
+                self.signals();
+                if !self.in_doubt {
+                    self.refilled(refilled);
                 }
-            }
-            Wake::Refilled(Refilled::Done { nothing_left }) => {
-                self.stitcher.handle(Input::ReplayDone);
-                if let Some(before) = self.stitcher.hole().filter(|_| nothing_left) {
-                    self.stitcher.handle(Input::Gone { before });
-                }
-                self.chain_was_read(nothing_left);
             }
             Wake::Open => self.open(),
             Wake::Opened(Ok((tail, last))) => self.opened(tail, last),
@@ -155,9 +185,34 @@ impl<S: EventSource> Driver<S> {
         }
     }
 
+    /// Takes in what is there already, before the watchers are woken once for all of it.
+    fn signals(&mut self) {
+        while let Some(signal) = self.tail.as_mut().and_then(Tail::ready) {
+            self.signal(signal);
+        }
+    }
+
+    fn refilled(&mut self, refilled: Refilled) {
+        match refilled {
+            Refilled::Items(items) => {
+                for item in items {
+                    self.stitcher.handle(Input::Replayed(item));
+                }
+            }
+            Refilled::Done { nothing_left } => {
+                self.stitcher.handle(Input::ReplayDone);
+                if let Some(before) = self.stitcher.hole().filter(|_| nothing_left) {
+                    self.stitcher.handle(Input::Gone { before });
+                }
+                self.chain_was_read(nothing_left);
+            }
+        }
+    }
+
     async fn wake(&mut self) -> Wake<S> {
         let (source, job) = (self.hub.source(), self.feed.job());
         let (ended, open) = (self.stitcher.is_ended(), self.tail.is_some());
+        let in_doubt = self.in_doubt;
         let live = async {
             match (&mut self.tail, &mut self.opening) {
                 (Some(tail), _) => Wake::Signal(tail.next().await),
@@ -171,7 +226,7 @@ impl<S: EventSource> Driver<S> {
         };
         let probe = async {
             match &mut self.probing {
-                _ if ended || !open => pending().await,
+                _ if ended && !in_doubt || !open => pending().await,
                 Some(probing) => Wake::Probed(probing.await),
                 None => {
                     sleep_until(self.probe_at).await;
@@ -187,7 +242,7 @@ impl<S: EventSource> Driver<S> {
         };
         tokio::select! {
             wake = live => wake,
-            refilled = self.refill.next(source, job) => Wake::Refilled(refilled),
+            refilled = self.refill.next(source, job), if !in_doubt => Wake::Refilled(refilled),
             wake = probe => wake,
             () = self.feed.left() => Wake::Left,
             () = linger => Wake::LingerOver,
@@ -207,33 +262,75 @@ impl<S: EventSource> Driver<S> {
         self.open_pause = REREAD_FIRST;
         self.probe_at = Instant::now() + PROBE_FIRST + self.spread(PROBE_FIRST / 4);
         if !self.feed.is_open() {
+            if last.is_none() && self.may_refuse {
+                self.unborn = self.hub.unborn();
+                if self.unborn.is_none() {
+                    self.feed.refuse();
+                    return;
+                }
+            }
             let next = last.as_ref().map_or(Seq::FIRST, |last| last.seq);
             self.stitcher = Stitcher::live(next, AHEAD_MAX);
             self.feed.open(next);
             self.feed.wake();
         }
-        if let Some(last) = last {
-            self.stitcher.handle(Input::Live(last));
+        match last {
+            // The subscription before this one has ended, and nobody knows what has happened since.
+            Some(_) if self.last.is_some() => self.doubt(Duration::ZERO),
+            Some(last) => self.stitcher.handle(Input::Live(last)),
+            None => {}
         }
     }
 
     fn signal(&mut self, signal: Signal) {
         match signal {
-            Signal::Event(event) => {
-                trace!(job = %self.feed.job(), seq = event.seq.0, "live");
-                self.probe_pause = PROBE_SILENT;
-                if !self.disturbed {
-                    self.probe_at = Instant::now() + PROBE_SILENT + self.spread(PROBE_SILENT / 4);
-                }
-                self.copied(event);
-            }
+            Signal::Event(event) => self.live(event),
+            Signal::Undecodable { .. } if self.in_doubt => self.skipped = true,
             Signal::Undecodable { pos, prev } => self.chain.undecodable(pos, prev),
-            Signal::Disturbed => {
-                self.probe_pause = PROBE_SILENT;
-                self.probe_at = self.probe_at.min(Instant::now() + self.spread(PROBE_SPREAD));
-                self.disturbed = true;
-            }
+            Signal::Disturbed => self.doubt(self.spread(PROBE_SPREAD)),
             Signal::Closed => self.tail = None,
+        }
+    }
+
+    fn live(&mut self, event: Arc<Stored>) {
+        trace!(job = %self.feed.job(), seq = event.seq.0, "live");
+        // One that the broker stored right after what is known is of the same log, whatever its number.
+        if event.prev != Some(self.chain.read()) && self.is_contradicted(&event) {
+            self.doubt(Duration::ZERO);
+        }
+        if self.in_doubt {
+            self.skipped = true;
+            // Its watchers wait for it. After a look that failed the pause holds.
+            if self.doubt_pause == REREAD_FIRST {
+                self.probe_at = Instant::now();
+            }
+            return;
+        }
+        self.probe_pause = PROBE_SILENT;
+        self.probe_at = Instant::now() + PROBE_SILENT + self.spread(PROBE_SILENT / 4);
+        self.copied(event);
+    }
+
+    fn is_contradicted(&self, event: &Stored) -> bool {
+        match self.feed.find(event.seq) {
+            Some(known) => known.cursor() != event.cursor(),
+            None => self.last.as_ref().is_some_and(|last| contradicts(last, event)),
+        }
+    }
+
+    /// The log may be another one: it is looked at within `soon`, whatever was seen of it before.
+    fn doubt(&mut self, soon: Duration) {
+        self.probing = None;
+        self.probe_pause = PROBE_SILENT;
+        self.probe_at = self.probe_at.min(Instant::now() + soon);
+        self.doubt_pause = REREAD_FIRST;
+        self.in_doubt = true;
+        if self.refill.is_busy() {
+            // What it reads may be of another log; it is read again once that is known.
+            self.refill = Refill::default();
+            self.chain_asked = None;
+            self.stitcher.handle(Input::ReplayDone);
+            self.skipped = true;
         }
     }
 
@@ -262,22 +359,35 @@ impl<S: EventSource> Driver<S> {
         }
     }
 
-    /// Asks the log whether something was stored that did not arrive.
+    /// Asks the log whether something was stored that did not arrive, and whether it still is the same.
     fn probe(&mut self) {
-        self.disturbed = false;
-        let (hub, feed) = (Arc::clone(&self.hub), Arc::clone(&self.feed));
-        self.probing = Some(Box::pin(async move { hub.source().last(feed.job(), Replica::Any).await }));
+        let (hub, feed, last) = (Arc::clone(&self.hub), Arc::clone(&self.feed), self.last.clone());
+        self.probing = Some(Box::pin(async move { check(hub.source(), feed.job(), last).await }));
     }
 
-    fn probed(&mut self, last: Probed) {
+    fn probed(&mut self, probed: Probed) {
         self.probing = None;
-        match last {
-            Ok(Some(last)) => self.stitcher.handle(Input::Live(last)),
-            Ok(None) => {}
-            Err(error) => debug!(job = %self.feed.job(), %error, "cannot ask the log"),
-        }
-        if self.disturbed {
-            return;
+        match probed {
+            Ok(Checked::Continues(last)) => {
+                self.in_doubt = false;
+                if std::mem::take(&mut self.skipped) {
+                    self.stitcher.handle(Input::LiveLagged);
+                    // The replica that is read may not have it yet.
+                    self.probe_pause = PROBE_FIRST;
+                }
+                if let Some(last) = last {
+                    self.stitcher.handle(Input::Live(last));
+                }
+            }
+            Ok(Checked::Replaced) => self.replaced = true,
+            Err(error) => {
+                debug!(job = %self.feed.job(), %error, "cannot ask the log");
+                if self.in_doubt {
+                    self.probe_at = Instant::now() + self.doubt_pause;
+                    self.doubt_pause = REREAD_MAX.min(self.doubt_pause * 2);
+                    return;
+                }
+            }
         }
         self.probe_at = Instant::now() + self.probe_pause + self.spread(self.probe_pause / 4);
         self.probe_pause = PROBE_MAX.min(self.probe_pause * 2);
@@ -305,7 +415,9 @@ impl<S: EventSource> Driver<S> {
     fn do_one(&mut self, action: Action<Arc<Stored>>) -> bool {
         match action {
             Action::Deliver(event) => {
+                self.unborn = None;
                 self.chain.delivered(&event);
+                self.last = Some(Arc::clone(&event));
                 self.feed.update(|history| history.push(event));
             }
             Action::Missing { to, .. } => {
@@ -319,7 +431,9 @@ impl<S: EventSource> Driver<S> {
                 return false;
             }
             Action::End => {
-                self.tail = None;
+                if let Some(tail) = &mut self.tail {
+                    tail.unsubscribe();
+                }
                 self.probing = None;
             }
         }

@@ -20,6 +20,10 @@ pub struct Feed {
     history: Mutex<Option<History<Arc<Stored>>>>,
     /// What the feed and its history hold.
     room: Mutex<Reservation>,
+    /// Whether the log is no continuation of what was in the history.
+    rebuilt: AtomicBool,
+    /// Whether there was no room for it: the job has no event yet, and so have too many others.
+    refused: AtomicBool,
     changed: Notify,
     /// Where each watcher stands, by the address of its place.
     places: Mutex<HashMap<usize, Arc<Place>>>,
@@ -50,6 +54,8 @@ impl Feed {
             job,
             history: Mutex::new(None),
             room: Mutex::new(room),
+            rebuilt: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             changed: Notify::new(),
             places: Mutex::default(),
             left: Notify::new(),
@@ -81,9 +87,43 @@ impl Feed {
         self.lock().is_some()
     }
 
+    /// Whether the feed never opens, because there is no room for it.
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn refuse(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+        self.wake();
+    }
+
     /// Wakes at the next change. Enable it, then look, then wait: a change in between is not missed.
     pub fn changed(&self) -> Notified<'_> {
         self.changed.notified()
+    }
+
+    /// Whether the log is no continuation of what was read here: it was restored, lost its end, or began anew. Nothing is
+    /// read here any more.
+    pub fn is_rebuilt(&self) -> bool {
+        self.rebuilt.load(Ordering::Acquire)
+    }
+
+    /// Returns once the log is known to be another one.
+    pub async fn rebuilt(&self) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed());
+            changed.as_mut().enable();
+            if self.is_rebuilt() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    pub(super) fn set_rebuilt(&self) {
+        *self.lock() = None;
+        self.rebuilt.store(true, Ordering::Release);
+        self.wake();
     }
 
     /// Begins the history with `next`.

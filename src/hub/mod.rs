@@ -1,6 +1,7 @@
 //! The hub of one edge thread: a feed for every watched job, shared by all its watchers. Who watches from where, and
 //! what a client is told, is the session's.
 
+mod check;
 mod drive;
 mod feed;
 #[cfg(test)]
@@ -8,16 +9,16 @@ mod tests;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use feed::{Feed, Standing, Watch};
 
 use crate::budget::{Budget, NoRoom};
-use crate::config::{FEED_BYTES, FEEDS_MAX};
+use crate::config::{FEED_BYTES, FEEDS_MAX, FEEDS_UNBORN_MAX};
 use crate::runtime::Tasks;
 use crate::source::EventSource;
-use crate::wire::JobId;
+use crate::wire::{JobId, Stored};
 
 /// The feeds of one edge thread.
 #[derive(Debug)]
@@ -27,6 +28,18 @@ pub struct Hub<S> {
     tasks: Tasks,
     budget: Budget,
     panics: AtomicU64,
+    /// How many feeds are of jobs that have no event yet.
+    unborn: AtomicUsize,
+}
+
+/// A place among the feeds of jobs that have no event yet, until it is dropped.
+#[derive(Debug)]
+struct Unborn<S>(Arc<Hub<S>>);
+
+impl<S> Drop for Unborn<S> {
+    fn drop(&mut self) {
+        self.0.unborn.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The hub holds as many feeds as it may.
@@ -43,7 +56,14 @@ impl<S: EventSource> Hub<S> {
     /// The same, whose feeds hold no more than `budget`: past it there are no new ones, and those that are there keep
     /// shorter histories.
     pub fn within(source: S, tasks: Tasks, budget: Budget) -> Arc<Self> {
-        Arc::new(Self { source, feeds: Mutex::default(), tasks, budget, panics: AtomicU64::new(0) })
+        Arc::new(Self {
+            source,
+            feeds: Mutex::default(),
+            tasks,
+            budget,
+            panics: AtomicU64::new(0),
+            unborn: AtomicUsize::new(0),
+        })
     }
 
     /// Where the events come from.
@@ -106,6 +126,33 @@ impl<S: EventSource> Hub<S> {
             feeds.shrink_to(keep);
         }
         idle
+    }
+
+    /// The newest event that watchers of a job were handed, when it has a feed.
+    pub fn last(&self, job: &JobId) -> Option<Arc<Stored>> {
+        let feed = self.lock().get(job).cloned();
+        feed.and_then(|feed| feed.last())
+    }
+
+    /// Ends a feed whose log was replaced: its watchers are told, and those to come begin another one.
+    fn replace(&self, feed: &Arc<Feed>) {
+        self.remove(feed);
+        feed.set_rebuilt();
+    }
+
+    /// A place for a feed of a job that has no event yet, while there are some.
+    fn unborn(self: &Arc<Self>) -> Option<Unborn<S>> {
+        let room = |count: usize| (count < FEEDS_UNBORN_MAX).then_some(count + 1);
+        let taken = self.unborn.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
+        taken.ok().map(|_| Unborn(Arc::clone(self)))
+    }
+
+    /// Forgets a feed that serves its watchers no longer; the next one begins another.
+    fn remove(&self, feed: &Arc<Feed>) {
+        let mut feeds = self.lock();
+        if feeds.get(feed.job()).is_some_and(|there| Arc::ptr_eq(there, feed)) {
+            feeds.remove(feed.job());
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Feed>>> {

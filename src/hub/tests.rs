@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::{Hub, Watch};
 use crate::budget::Budget;
-use crate::config::{FEED_BYTES, FEED_LINGER};
+use crate::config::{FEED_BYTES, FEED_LINGER, PROBE_FIRST, REREAD_MAX};
 use crate::resume::Slice;
 use crate::runtime::Tasks;
 use crate::source::memory::Memory;
@@ -179,4 +179,39 @@ async fn without_room_feeds_keep_their_newest_event_and_there_are_no_new_ones() 
     sleep(FEED_LINGER + MOMENT).await;
     assert_eq!(budget.used(), 0);
     hub.watch(&"other".parse().unwrap()).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_question_to_the_log_holds_up_no_live_event() {
+    let (memory, _tasks, hub) = hub();
+    let watch = watch(&hub).await;
+    memory.latency(Duration::from_secs(7));
+    sleep(PROBE_FIRST * 2).await;
+    memory.append(&job(), chunk());
+    let asked = memory.calls().last;
+    sleep(MOMENT).await;
+    assert_eq!(next(&watch), Some(Seq(5)), "while question {asked} is under way");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_panic_of_its_task_a_feed_serves_its_watchers_again() {
+    let (memory, _tasks, hub) = hub();
+    let last = watch(&hub).await;
+    // No log hands out the same event as another one: whatever the fault, here it is the history's own check.
+    last.feed().update(|history| history.restart(Seq(77)));
+    memory.append(&job(), chunk());
+    sleep(MOMENT).await;
+    assert_eq!((hub.panics(), last.feed().is_open()), (1, false));
+    sleep(REREAD_MAX * 2).await;
+    assert_eq!(next(&last), Some(Seq(5)));
+    memory.append(&job(), chunk());
+    sleep(MOMENT).await;
+    assert_eq!((next(&last), hub.panics(), memory.followers()), (Some(Seq(6)), 1, 1));
+    let feed = hub.watch(&job()).unwrap();
+    drop((last, feed));
+    sleep(MOMENT).await;
+    hub.lock()[&job()].update(|history| history.restart(Seq(77)));
+    memory.append(&job(), chunk());
+    sleep(FEED_LINGER * 2).await;
+    assert_eq!((hub.feeds(), hub.panics()), (0, 2), "also one that nobody watched when it panicked");
 }

@@ -53,6 +53,10 @@ impl Log {
     async fn try_cancel(&self, job: &JobId, by: Option<String>) -> Result<Option<Cancelled>, Unavailable> {
         let Tip::At { last, .. } = self.tip(job).await? else { return Ok(Some(Cancelled::Buried)) };
         let Some(last) = last else {
+            // A server that only believes that it leads may lack events that the log has.
+            if self.last(job).await?.is_some() {
+                return Ok(None);
+            }
             let Some(submission) = self.waiting(job).await? else { return Ok(Some(Cancelled::Unknown)) };
             // Submitted, and its first event is still under way: the log begins the same way whoever writes it. An input
             // that no log can hold, from a foreign publisher, does not keep its job from being cancelled.

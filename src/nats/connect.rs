@@ -14,10 +14,11 @@ use tracing::{debug, info, warn};
 use super::credentials::Credentials;
 use super::error::Error;
 use super::names::Names;
+use super::ready::Readiness;
 use super::setup::{self, Change, Settings};
 use crate::config::{
-    LIVE_CAPACITY, MESSAGE_HEADERS_MAX, REPLAY_CAPACITY, REQUEST_WAIT, REREAD_MAX, RETRY_MAX,
-    STREAM_MESSAGE_MAX,
+    BROKER_CONNECT_WAIT, BROKER_CONNECT_WAIT_MAX, BROKER_PING, LIVE_CAPACITY, MESSAGE_HEADERS_MAX,
+    REPLAY_CAPACITY, REQUEST_WAIT, REREAD_MAX, RETRY_MAX, STREAM_MESSAGE_MAX,
 };
 use crate::wire::Kind;
 
@@ -34,7 +35,7 @@ pub struct Options {
     pub credentials: Credentials,
     /// The first token of every subject, and in capitals the beginning of every stream's name.
     pub prefix: Kind,
-    /// How long to go on trying while nobody listens there.
+    /// How long to go on trying while nobody listens there, or while what is asked for at the start has no answer.
     pub patience: Duration,
     /// What this process is called in the broker's monitoring.
     pub name: String,
@@ -61,11 +62,15 @@ pub struct Nats {
     pub(super) replay: Client,
     pub(super) work: Client,
     pub(super) names: Arc<Names>,
-    /// Counts up when live copies may have been lost because the live connection was away.
+    /// Counts up when a connection was away over which events come: live copies may have been lost, and the broker may
+    /// have another log than before.
     pub(super) reconnected: watch::Receiver<u64>,
     /// When the work connection came back after the broker, or the way to it, was away; changes each time. What was asked
     /// for over it before may be forgotten.
     pub(super) work_back: watch::Receiver<Option<Instant>>,
+    /// Until when requests of the start are made again.
+    pub(super) patient_until: Instant,
+    pub(super) readiness: Readiness,
 }
 
 impl Nats {
@@ -75,9 +80,12 @@ impl Nats {
     /// [`Error::Unreachable`] or [`Error::TooOld`].
     pub async fn connect(options: &Options) -> Result<Self, Error> {
         let deadline = Instant::now() + options.patience;
-        let (live_count, reconnected) = watch::channel(0_u64);
+        let (count, reconnected) = watch::channel(0_u64);
         let (back, work_back) = watch::channel(None);
-        let count = move |_| live_count.send_modify(|count| *count += 1);
+        let counted = || {
+            let count = count.clone();
+            move |_| count.send_modify(|count| *count += 1)
+        };
         let note_time = move |again: bool| {
             back.send_if_modified(|at| {
                 *at = again.then(Instant::now);
@@ -85,8 +93,8 @@ impl Nats {
             });
         };
         let (live, replay, work) = tokio::try_join!(
-            open(options, "live", LIVE_CAPACITY, count, deadline),
-            open(options, "replay", REPLAY_CAPACITY, |_| {}, deadline),
+            open(options, "live", LIVE_CAPACITY, counted(), deadline),
+            open(options, "replay", REPLAY_CAPACITY, counted(), deadline),
             open(options, "work", LIVE_CAPACITY, note_time, deadline),
         )?;
         check_version(&live, &options.url)?;
@@ -101,7 +109,16 @@ impl Nats {
             );
         }
         let names = Arc::new(Names::new(&options.prefix));
-        Ok(Self { live, replay, work, names, reconnected, work_back })
+        Ok(Self {
+            live,
+            replay,
+            work,
+            names,
+            reconnected,
+            work_back,
+            patient_until: deadline,
+            readiness: Readiness::default(),
+        })
     }
 
     /// Makes the streams that `nats/` declares. Existing ones keep events for as long as the settings say; returns what that
@@ -110,7 +127,7 @@ impl Nats {
     /// # Errors
     /// [`Error`]; a stream that differs in anything else is not changed.
     pub async fn set_up(&self, settings: &Settings) -> Result<Vec<Change>, Error> {
-        setup::apply(&self.work, &self.names, settings).await
+        self.patiently(|| setup::apply(&self.work, &self.names, settings)).await
     }
 
     /// Makes a kind known before its first worker, so that jobs of it are accepted.
@@ -118,7 +135,7 @@ impl Nats {
     /// # Errors
     /// [`Error`].
     pub async fn declare_kind(&self, kind: &Kind, ack_wait: Duration) -> Result<(), Error> {
-        setup::ensure_kind(&self.work, &self.names, kind, ack_wait).await
+        self.patiently(|| setup::ensure_kind(&self.work, &self.names, kind, ack_wait)).await
     }
 
     /// How many shards there are.
@@ -126,7 +143,7 @@ impl Nats {
     /// # Errors
     /// [`Error::NotSetUp`].
     pub async fn shards(&self) -> Result<u32, Error> {
-        setup::shards(&self.work, &self.names).await
+        self.patiently(|| setup::shards(&self.work, &self.names)).await
     }
 
     /// Whether all connections stand.
@@ -145,8 +162,11 @@ impl Nats {
     pub(super) async fn until_works(&self) {
         let mut back = self.work_back.clone();
         while !self.works() {
-            // It may have come back between these two lines.
-            let _ = timeout(RETRY_MAX, back.changed()).await;
+            tokio::select! {
+                Ok(()) = back.changed() => {}
+                // It may have come back between these lines, or may have been closed for good.
+                () = sleep(RETRY_MAX) => {}
+            }
         }
     }
 
@@ -175,13 +195,16 @@ async fn open(
     let (secured, servers) = options.credentials.options(&options.url).await?;
     let connected = Arc::new(connected);
     let was_away = Arc::new(AtomicBool::new(false));
+    let mut wait = BROKER_CONNECT_WAIT;
     loop {
+        let begun = Instant::now();
         let (connected, away) = (Arc::clone(&connected), Arc::clone(&was_away));
         let settings = secured
             .clone()
             .name(format!("{} {role}", options.name))
             .subscription_capacity(capacity)
-            .connection_timeout(Duration::from_secs(5))
+            .connection_timeout(wait)
+            .ping_interval(BROKER_PING)
             .reconnect_delay_callback(|attempt| {
                 REREAD_MAX
                     .min(Duration::from_millis(20) * 2_u32.pow(u32::try_from(attempt.min(8)).unwrap_or(8)))
@@ -206,6 +229,9 @@ async fn open(
                 }
                 debug!(%error, "NATS is not there yet");
                 was_away.store(true, Ordering::Relaxed);
+                if begun.elapsed() >= wait {
+                    wait = BROKER_CONNECT_WAIT_MAX.min(wait * 2);
+                }
                 sleep(Duration::from_millis(100)).await;
             }
         }

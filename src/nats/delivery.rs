@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use async_nats::Subject;
 use async_nats::jetstream::{self, AckKind};
-use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
@@ -24,27 +23,27 @@ use crate::wire::{JobId, Submission};
 #[derive(Debug)]
 pub struct Delivery {
     nats: Nats,
-    newest: Mutex<Newest>,
+    receipt: Mutex<Receipt>,
     /// The job.
     pub job: JobId,
     /// What was submitted.
     pub submission: Submission,
     /// When, by the broker's clock.
     pub submitted: SystemTime,
-    /// How often the queue has handed the job to a worker, this time included.
+    /// How often the queue had handed the job to a worker when this was delivered, this time included.
     pub deliveries: u32,
 }
 
-/// The newest delivery of the job that this worker knows.
+/// What the newest delivery of the job to this worker is answered with.
 #[derive(Debug)]
-struct Newest {
+struct Receipt {
     /// Where the queue is answered.
     reply: Subject,
     lease: Lease,
 }
 
 impl Delivery {
-    /// Reads a message of a queue that waits this long for a sign of life. One that is not a job is thrown away.
+    /// Reads a message of the queue. One that is not a job is thrown away.
     pub(super) async fn read(nats: Nats, message: jetstream::Message, ack_wait: Duration) -> Option<Self> {
         let reply = message.reply.clone()?;
         match serde_json::from_slice(&message.payload) {
@@ -54,12 +53,12 @@ impl Delivery {
                     Err(_) => (SystemTime::now(), 1),
                 };
                 let (job, submission) = (queued.job.clone(), queued.into_submission());
-                let newest = Mutex::new(Newest { reply, lease: Lease::new(ack_wait) });
-                Some(Self { nats, newest, job, submission, submitted, deliveries })
+                let receipt = Mutex::new(Receipt { reply, lease: Lease::new(ack_wait) });
+                Some(Self { nats, receipt, job, submission, submitted, deliveries })
             }
             _ => {
                 warn!(subject = %message.subject, "the queue held something that is no job; it is thrown away");
-                answer(&nats, reply, AckKind::Term, &message.subject).await;
+                tell(&nats, reply, AckKind::Term, &message.subject).await;
                 None
             }
         }
@@ -67,7 +66,7 @@ impl Delivery {
 
     /// Goes on with a newer delivery of the same job: the queue is answered there from now on.
     pub fn adopt(&self, newer: Self) {
-        *self.newest() = newer.newest.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *self.receipt() = newer.receipt.into_inner().unwrap_or_else(PoisonError::into_inner);
     }
 
     /// Tells the queue that the job is being worked on, and waits until it has taken note; not while the connection is down,
@@ -77,24 +76,24 @@ impl Delivery {
             return;
         }
         let (sent, reply) = (Instant::now(), self.reply());
-        match self.request(&reply, AckKind::Progress).await {
+        match self.answer(reply.clone(), AckKind::Progress).await {
             Ok(()) => {
-                let mut newest = self.newest();
-                // Not of a delivery that was adopted meanwhile.
-                if newest.reply == reply {
-                    newest.lease.renew(sent);
+                let mut receipt = self.receipt();
+                // That of a newer delivery is as new as that delivery.
+                if receipt.reply == reply {
+                    receipt.lease.renew(sent);
                 }
             }
             Err(error) => debug!(job = %self.job, %error, "the queue was not told that the job is worked on"),
         }
     }
 
-    /// Gives the job back: another worker gets it after `delay`. When the queue may have handed it out already, or would be
-    /// told only later, nothing is said: it hands it out by itself, an ack wait after the last sign of life.
+    /// Gives the job back: another worker gets it after `delay`. When the queue may have handed it out already, or is told so
+    /// only later, nothing is said: it hands it out by itself, an ack wait after the last sign of life.
     pub async fn give_back(&self, delay: Option<Duration>) {
         // What is published while the connection is down is sent by the next one.
-        if self.nats.works() && self.newest().lease.holds() {
-            answer(&self.nats, self.reply(), AckKind::Nak(delay), self.job.as_str()).await;
+        if self.nats.works() && self.receipt().lease.holds() {
+            tell(&self.nats, self.reply(), AckKind::Nak(delay), self.job.as_str()).await;
         } else {
             info!(job = %self.job, "not given back: the queue has not heard from this worker in time, and delivers the job again by itself");
         }
@@ -102,7 +101,7 @@ impl Delivery {
 
     /// Takes the job out of the queue although its log does not say how it ended.
     pub async fn terminate(&self) {
-        if let Err(error) = self.request(&self.reply(), AckKind::Term).await {
+        if let Err(error) = self.answer(self.reply(), AckKind::Term).await {
             debug!(job = %self.job, %error, "it could not be thrown away; it will be handed out again");
         }
     }
@@ -112,7 +111,7 @@ impl Delivery {
     /// # Errors
     /// [`Unavailable`]: it will be handed out again, and found to have ended.
     pub async fn done(&self) -> Result<(), Unavailable> {
-        self.request(&self.reply(), AckKind::Ack).await
+        self.answer(self.reply(), AckKind::Ack).await
     }
 
     /// The signals of the job's control subject.
@@ -123,22 +122,22 @@ impl Delivery {
         Control::open(&self.nats, &self.job).await
     }
 
-    fn newest(&self) -> MutexGuard<'_, Newest> {
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    fn receipt(&self) -> MutexGuard<'_, Receipt> {
+        self.receipt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reply(&self) -> Subject {
-        self.newest().reply.clone()
+        self.receipt().reply.clone()
     }
 
     /// Answers the queue and waits until it has taken note.
-    async fn request(&self, reply: &Subject, kind: AckKind) -> Result<(), Unavailable> {
-        api::request(&self.nats.work, reply.to_string(), None, Bytes::from(kind)).await.map(|_| ())
+    async fn answer(&self, reply: Subject, kind: AckKind) -> Result<(), Unavailable> {
+        api::request(&self.nats.work, reply.to_string(), None, kind.into()).await.map(|_| ())
     }
 }
 
 /// Answers the queue, which says nothing to it.
-async fn answer(nats: &Nats, reply: Subject, kind: AckKind, what: &str) {
+async fn tell(nats: &Nats, reply: Subject, kind: AckKind, what: &str) {
     // While the connection is down the library may wait without a limit.
     match timeout(REQUEST_WAIT, nats.work.publish(reply, kind.into())).await {
         Ok(Ok(())) => {}

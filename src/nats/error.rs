@@ -92,10 +92,31 @@ pub enum Error {
     Unavailable(#[from] Unavailable),
 }
 
+impl Error {
+    /// Whether the same request may succeed once the broker has started, or has elected its leaders.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Unavailable(_) => true,
+            Self::Api { code, .. } => code::NOT_YET.contains(code),
+            Self::Unreachable { .. }
+            | Self::BadAddress { .. }
+            | Self::BadCredentials { .. }
+            | Self::Unauthorized { .. }
+            | Self::Tls { .. }
+            | Self::TooOld { .. }
+            | Self::NotSetUp { .. }
+            | Self::Drifted(_)
+            | Self::NoSpace { .. } => false,
+        }
+    }
+}
+
 /// JetStream's error codes that are told apart here; the list is `server/errors.json` of nats-server.
 pub(super) mod code {
     /// A consumer of that name does not exist.
     pub(in crate::nats) const CONSUMER_NOT_FOUND: u64 = 10014;
+    /// JetStream is starting, or a cluster has no leader.
+    pub(in crate::nats) const NOT_YET: [u64; 3] = [10008, 10009, 10010];
     /// No message matches.
     pub(in crate::nats) const NO_MESSAGE: u64 = 10037;
     /// A stream of that name does not exist.

@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::sync::Arc;
 
-use async_nats::Subscriber;
+use async_nats::{Message, Subscriber};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 
@@ -18,8 +18,10 @@ use crate::wire::{JobId, Stored};
 pub struct LiveTail {
     log: Log,
     job: JobId,
-    live: Subscriber,
-    /// Each counts up when copies may have been lost: the connection was away; the shard has another leader.
+    /// `None` after the subscription was ended.
+    live: Option<Subscriber>,
+    /// Each counts up when copies may have been lost, or the log may be another one: a connection was away; the shard has
+    /// another leader.
     disturbed: [watch::Receiver<u64>; 2],
 }
 
@@ -39,7 +41,10 @@ impl Log {
         // A request on the same connection: when it is answered the server has seen the subscription; `flush` only
         // empties the socket's buffer.
         let last = self.last_of_any(&self.nats.live, job).await?;
-        Ok((LiveTail { log: self.clone(), job: job.clone(), live, disturbed }, last.map(Arc::new)))
+        Ok((
+            LiveTail { log: self.clone(), job: job.clone(), live: Some(live), disturbed },
+            last.map(Arc::new),
+        ))
     }
 }
 
@@ -47,12 +52,16 @@ impl Tail for LiveTail {
     async fn next(&mut self) -> Signal {
         let [reconnected, elected] = &mut self.disturbed;
         loop {
+            // A copy that came after the disturbance is not to be taken for one from before it.
             tokio::select! {
                 biased;
-                message = self.live.next() => match message {
+                () = changed(reconnected) => return Signal::Disturbed,
+                () = changed(elected) => return Signal::Disturbed,
+                message = next(&mut self.live) => match message {
                     Some(message) => {
                         // The broker's own word is the last one: whoever publishes may have set the same headers.
                         let Some(pos) = number(&message, names::SEQUENCE) else { continue };
+                        self.log.saw(pos, &self.job);
                         let prev = number(&message, names::LAST_SEQUENCE);
                         return match self.log.decode(&self.job, pos, &message.payload, prev) {
                             Some(event) => Signal::Event(Arc::new(event)),
@@ -61,14 +70,23 @@ impl Tail for LiveTail {
                     }
                     None => return Signal::Closed,
                 },
-                () = changed(reconnected) => return Signal::Disturbed,
-                () = changed(elected) => return Signal::Disturbed,
             }
         }
     }
 
     fn ready(&mut self) -> Option<Signal> {
         self.next().now_or_never()
+    }
+
+    fn unsubscribe(&mut self) {
+        self.live = None;
+    }
+}
+
+async fn next(live: &mut Option<Subscriber>) -> Option<Message> {
+    match live {
+        Some(live) => live.next().await,
+        None => pending().await,
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Until when a delivery is surely this worker's. The queue takes an answer to an old delivery for one to the newest, so
-/// who was silent for longer than the ack wait must not give the job back: another worker may have it.
+/// Until when a delivery is surely this worker's. The queue takes an answer to an old delivery for one to the newest, so a
+/// worker that was silent for longer than the ack wait must not give the job back: another worker may have it.
 #[derive(Debug)]
 pub(super) struct Lease {
     ack_wait: Duration,

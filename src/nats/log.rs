@@ -15,6 +15,7 @@ use super::batch::number;
 use super::connect::Nats;
 use super::error::{Error, code};
 use super::names;
+use super::quorum::{Leaders, Of};
 use super::setup;
 use super::undecodable::Undecodable;
 use crate::config::{EVENT_MAX, FOREIGN_MAX, MESSAGE_HEADERS_MAX};
@@ -26,6 +27,7 @@ use crate::wire::{JobId, Pos, Stored, Unreadable};
 pub struct Log {
     pub(super) nats: Arc<Nats>,
     pub(super) shards: u32,
+    pub(super) leaders: Arc<Leaders>,
     undecodable: Arc<Undecodable>,
 }
 
@@ -59,7 +61,9 @@ impl Log {
     /// # Errors
     /// [`Error::NotSetUp`].
     pub async fn open(nats: &Nats) -> Result<Self, Error> {
-        Ok(Self { nats: Arc::new(nats.clone()), shards: nats.shards().await?, undecodable: Arc::default() })
+        let shards = nats.shards().await?;
+        let leaders = Arc::new(Leaders::new(shards));
+        Ok(Self { nats: Arc::new(nats.clone()), shards, leaders, undecodable: Arc::default() })
     }
 
     /// How many shards there are.
@@ -105,7 +109,8 @@ impl Log {
         }
     }
 
-    /// What has the form of an event and is the first at or after `pos`, from the leader.
+    /// What has the form of an event and is the first at or after `pos`, from a server that leads the shard or
+    /// believes that it does.
     pub(super) async fn next(&self, job: &JobId, pos: Pos) -> Result<Option<Stored>, Unavailable> {
         let mut from = pos;
         for _ in 0..FOREIGN_MAX {
@@ -139,20 +144,35 @@ impl Log {
         self.direct(&self.nats.replay, job, subject, body.to_string().into()).await
     }
 
-    /// What stands at a place of the job's shard.
+    /// What stands at a place of the job's shard. What a replica lacks is the word of a leader with a quorum.
     pub(super) async fn at(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
+        match self.at_any(job, pos).await? {
+            At::NotYet | At::Removed => self.at_leader(job, pos).await,
+            there @ (At::Event(_) | At::Other) => Ok(there),
+        }
+    }
+
+    /// What stands at a place of the job's shard, as any replica sees it.
+    pub(super) async fn at_any(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
         let subject = names::api(&format!("DIRECT.GET.{}", self.stream(job)));
         let body = json!({"seq": pos}).to_string();
         let answer = api::request(&self.nats.replay, subject, None, body.into()).await?;
-        if answer.status.is_none() {
-            let of_job = header(&answer, names::SUBJECT) == Some(&self.subject(job));
-            let event = of_job.then(|| self.stored(job, &answer)).flatten();
-            return Ok(event.map_or(At::Other, |event| At::Event(event.into())));
+        if answer.status.is_some() {
+            return Ok(At::NotYet);
         }
-        // A replica may be behind: only the leader knows that nothing stands there.
-        let stream = self.stream(job);
-        let get = format!("STREAM.MSG.GET.{stream}");
-        let answer = api::find(&self.nats.replay, &get, &json!({"seq": pos}), &[code::NO_MESSAGE]).await;
+        let of_job = header(&answer, names::SUBJECT) == Some(&self.subject(job));
+        let event = of_job.then(|| self.stored(job, &answer)).flatten();
+        Ok(event.map_or(At::Other, |event| At::Event(event.into())))
+    }
+
+    /// What stands at a place of the job's shard, as a leader with a quorum knows it.
+    pub(super) async fn at_leader(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
+        self.proven(Of::Shard(job.shard(self.shards)), || self.at_now(job, pos)).await
+    }
+
+    async fn at_now(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
+        let get = format!("STREAM.MSG.GET.{}", self.stream(job));
+        let answer = api::find(&self.nats.work, &get, &json!({"seq": pos}), &[code::NO_MESSAGE]).await;
         match answer.map_err(unavailable)? {
             Some(answer) if answer["message"]["subject"] == self.subject(job).as_str() => {
                 let event = self.found(job, &answer)?.event;
@@ -160,19 +180,15 @@ impl Log {
             }
             Some(_) => Ok(At::Other),
             None => {
-                let (_, last) = self.bounds(job).await?;
+                let (_, last) = self.bounds_of(&self.nats.work, &self.stream(job)).await?;
                 Ok(if pos > last { At::NotYet } else { At::Removed })
             }
         }
     }
 
-    /// The first and the last place of the job's shard, from the leader.
-    pub(super) async fn bounds(&self, job: &JobId) -> Result<(Pos, Pos), Unavailable> {
-        self.bounds_of(&self.stream(job)).await
-    }
-
-    pub(super) async fn bounds_of(&self, stream: &str) -> Result<(Pos, Pos), Unavailable> {
-        let info = setup::stream_info(&self.nats.replay, stream).await.map_err(unavailable)?;
+    /// The first and the last place of a stream, as a server that leads it, or believes that it does, knows them.
+    pub(super) async fn bounds_of(&self, client: &Client, stream: &str) -> Result<(Pos, Pos), Unavailable> {
+        let info = setup::stream_info(client, stream).await.map_err(unavailable)?;
         let state = info.ok_or_else(|| Unavailable(format!("stream {stream} is gone")))?;
         let number = |key: &str| state["state"][key].as_u64().unwrap_or(0);
         Ok((number("first_seq"), number("last_seq")))

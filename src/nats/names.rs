@@ -76,6 +76,11 @@ impl Names {
         format!("{}.live.{shard}.{job}", self.prefix)
     }
 
+    /// Where a connection is asked whether its server answers. Nobody subscribes to it: the server itself says so.
+    pub fn ready(&self) -> String {
+        format!("{}.ready", self.prefix)
+    }
+
     /// Where the owner of a job is told to look at its log. The truth is in the log.
     pub fn control(&self, job: &JobId) -> String {
         format!("{}.control.{job}", self.prefix)

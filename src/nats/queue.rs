@@ -18,6 +18,7 @@ use super::delivery::Delivery;
 use super::error::{Error, code};
 use super::load::Load;
 use super::log::{Log, unavailable};
+use super::quorum::Of;
 use super::writer::{Refusal, Writer};
 use super::{names, setup};
 use crate::config::{CLAIM_LATE, CLAIM_WAIT, REQUEST_WAIT};
@@ -187,6 +188,10 @@ impl Log {
 
     /// The job of this id that waits in the queue, when it has no event yet.
     async fn queued(&self, job: &JobId) -> Result<Option<Queued>, Unavailable> {
+        self.proven(Of::Queue, || self.queued_now(job)).await
+    }
+
+    async fn queued_now(&self, job: &JobId) -> Result<Option<Queued>, Unavailable> {
         let stream = self.nats.names.jobs_stream();
         let body = json!({"last_by_subj": self.nats.names.queued_of_any_kind(job)});
         let subject = format!("STREAM.MSG.GET.{stream}");
@@ -243,15 +248,18 @@ impl Claim {
     /// # Errors
     /// [`Error`].
     pub async fn begin(nats: &Nats, kind: &Kind, ack_wait: Duration) -> Result<Self, Error> {
-        setup::ensure_kind(&nats.work, &nats.names, kind, ack_wait).await?;
+        nats.patiently(|| setup::ensure_kind(&nats.work, &nats.names, kind, ack_wait)).await?;
         let broken = |error: String| Error::Unavailable(Unavailable(error));
         let context = jetstream::new(nats.work.clone());
         let stream = context
             .get_stream_no_info(nats.names.jobs_stream())
             .await
             .map_err(|error| broken(error.to_string()))?;
-        let consumer: PullConsumer =
-            stream.get_consumer(kind.as_str()).await.map_err(|error| broken(error.to_string()))?;
+        let consumer: PullConsumer = nats
+            .patiently(|| async {
+                stream.get_consumer(kind.as_str()).await.map_err(|error| broken(error.to_string()))
+            })
+            .await?;
         Ok(Self { nats: nats.clone(), consumer, asked: None })
     }
 
@@ -330,6 +338,6 @@ impl Claim {
 }
 
 /// How many connections a client has had.
-fn connections(client: &Client) -> u64 {
+pub(super) fn connections(client: &Client) -> u64 {
     client.statistics().connects.load(Ordering::Relaxed)
 }

@@ -16,6 +16,7 @@ use super::batch::{Batch, batch, number};
 use super::follow::LiveTail;
 use super::log::Log;
 use super::names;
+use super::quorum::Of;
 use super::scan::{Given, Scan, Want};
 use super::turns::Turns;
 use crate::budget::Budget;
@@ -87,7 +88,9 @@ impl Reader {
         if span.replica == Replica::Leader {
             // A replica that is behind gives nothing, which must not look as if the leader had nothing: what the leader
             // has is given itself, and pages go on from there as far as they can.
-            let Some(next) = self.leader_next(job, chain, span.from).await? else {
+            let shard = Of::Shard(job.shard(self.log.shards));
+            let next = self.log.proven(shard, || self.leader_next(job, chain, span.from)).await?;
+            let Some(next) = next else {
                 return Ok(Answer { events: Vec::new(), way: Way::Over, chain: Some(chain) });
             };
             let chain = Some(Chain::new(next.seq, next.pos - 1));
@@ -167,8 +170,11 @@ impl EventSource for Reader {
         Ok(last.map(Arc::new))
     }
 
-    async fn at(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
-        self.log.at(job, pos).await
+    async fn at(&self, job: &JobId, pos: Pos, from: Replica) -> Result<At, Unavailable> {
+        match from {
+            Replica::Any => self.log.at_any(job, pos).await,
+            Replica::Leader => self.log.at_leader(job, pos).await,
+        }
     }
 
     fn replay(&self, job: &JobId, span: Span) -> LogReplay {

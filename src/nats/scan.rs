@@ -125,7 +125,7 @@ impl Scan {
     }
 
     async fn lap(&self, readers: Vec<Reader>) -> Result<(), Unavailable> {
-        let (first, last) = self.log.bounds_of(&self.stream).await?;
+        let (first, last) = self.log.bounds_of(&self.log.nats.replay, &self.stream).await?;
         let mut lap = Lap::new(readers, last);
         let Some(start_sequence) = lap.begin(first) else { return Ok(()) };
         let mut messages = self.messages(start_sequence).await?;

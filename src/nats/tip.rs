@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 use super::batch::{batch, number};
 use super::log::{Found, Log, buried};
 use super::names;
+use super::quorum::Of;
 use crate::config::{FOREIGN_MAX, LOOK_BACK, PAGE, PAGE_BYTES, REQUEST_WAIT, REREAD_FIRST};
 use crate::source::{At, Chain, Unavailable, Verdict};
 use crate::wire::{JobId, Pos, Seq, Stored, Unreadable};
@@ -37,18 +38,19 @@ struct Look {
 }
 
 impl Log {
-    /// The last event, as the leader knows it.
+    /// The last event, as a leader with a quorum knows it.
     ///
     /// # Errors
     /// [`Unavailable`].
     pub async fn last(&self, job: &JobId) -> Result<Option<Stored>, Unavailable> {
-        match self.tip(job).await? {
+        match self.proven(Of::Shard(job.shard(self.shards)), || self.tip(job)).await? {
             Tip::At { last, .. } => Ok(last),
             Tip::Buried => Err(buried()),
         }
     }
 
-    /// Where the log ends, as the leader knows it.
+    /// Where the log ends, as a server that leads the shard, or believes that it does, knows it. What is appended there is
+    /// refused if the log goes on.
     ///
     /// # Errors
     /// [`Unavailable`].
@@ -136,12 +138,13 @@ impl Log {
         Err(buried())
     }
 
-    /// The first event that the log still has, from the leader.
+    /// The first event that the log still has, from a leader with a quorum.
     ///
     /// # Errors
     /// [`Unavailable`].
     pub async fn first(&self, job: &JobId) -> Result<Option<Stored>, Unavailable> {
-        self.next_event(job, &mut Chain::new(Seq::FIRST, 0)).await
+        let first = || async { self.next_event(job, &mut Chain::new(Seq::FIRST, 0)).await };
+        self.proven(Of::Shard(job.shard(self.shards)), first).await
     }
 
     /// Looks for the last event up to `fence`, from further and further back; `None` when a replica had not all of it.

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::config::{OPEN_WAIT, STEP_BYTES};
 use crate::hub::{Full, Hub, Watch};
 use crate::resume::{Action, Input, Slice, Stitcher};
-use crate::source::{At, EventSource, Refill, Refilled, Replay as _, Replica, Span, Unavailable};
+use crate::source::{At, EventSource, Refill, Refilled, Replica, Unavailable, first_behind};
 pub use fold::{FoldError, fold, fold_within};
 
 use crate::wire::{Code, Cursor, JobId, Pos, Seq, Start, Status, Stored};
@@ -53,6 +53,9 @@ pub enum Step {
     Live,
     /// The job has ended and all of it was handed over. Nothing follows.
     End,
+    /// The log is no continuation of what was handed over: it is told as [`Error::CursorNotInLog`]. Nothing follows; who
+    /// begins anew gets what the log holds now.
+    Rebuilt,
 }
 
 /// Why a session cannot begin where its client wants.
@@ -107,7 +110,7 @@ impl<S: EventSource> Session<S> {
             return Err(Error::CursorOfOtherJob);
         }
         let watch = hub.watch(job)?;
-        until_open(&watch).await;
+        until_open(&watch).await?;
         let (seq, pos, had_end) = match start {
             Start::Cursor(cursor) => {
                 (cursor.seq, Some(cursor.pos.saturating_add(1)), prove(hub.source(), &watch, cursor).await?)
@@ -143,9 +146,14 @@ impl<S: EventSource> Session<S> {
         self.watch.feed().last().map(|last| last.status())
     }
 
-    /// What to tell the client next. After [`Step::End`] it waits for ever. Safe to drop at any await.
+    /// What to tell the client next. After [`Step::End`] and [`Step::Rebuilt`] it waits for ever. Safe to drop at any
+    /// await.
     pub async fn next(&mut self) -> Step {
         loop {
+            if self.watch.feed().is_rebuilt() && !self.told_end {
+                self.told_end = true;
+                return Step::Rebuilt;
+            }
             let step = self.drain();
             self.watch.stands(self.stitcher.next(), self.refill.is_busy());
             if let Some(step) = step {
@@ -203,7 +211,13 @@ impl<S: EventSource> Session<S> {
     }
 
     async fn refill(&mut self) {
-        match self.refill.next(self.hub.source(), self.watch.feed().job()).await {
+        let feed = self.watch.feed();
+        let refilled = tokio::select! {
+            biased;
+            () = feed.rebuilt() => return,
+            refilled = self.refill.next(self.hub.source(), feed.job()) => refilled,
+        };
+        match refilled {
             Refilled::Items(items) => {
                 for item in items {
                     self.stitcher.handle(Input::Replayed(item));
@@ -241,13 +255,32 @@ impl<S: EventSource> Session<S> {
     }
 }
 
-async fn until_open(watch: &Watch) {
+/// Follows a job to its end, from behind an event that the log has; from its first one when the log is replaced
+/// meanwhile.
+///
+/// # Errors
+/// [`Error`].
+pub async fn until_ended<S: EventSource>(hub: &Arc<Hub<S>>, job: &JobId, after: Seq) -> Result<(), Error> {
+    let mut session = Session::open(hub, job, Start::After(after)).await?;
+    loop {
+        match session.next().await {
+            Step::End => return Ok(()),
+            Step::Rebuilt => session = Session::open(hub, job, Start::After(Seq(0))).await?,
+            Step::Events(_) | Step::Missing { .. } | Step::Live => {}
+        }
+    }
+}
+
+async fn until_open(watch: &Watch) -> Result<(), Full> {
     let feed = watch.feed();
     loop {
         let mut changed = std::pin::pin!(feed.changed());
         changed.as_mut().enable();
+        if feed.is_refused() {
+            return Err(Full);
+        }
         if feed.is_open() {
-            return;
+            return Ok(());
         }
         changed.await;
     }
@@ -257,20 +290,23 @@ async fn until_open(watch: &Watch) {
 /// event is the job's end.
 async fn prove<S: EventSource>(source: &S, watch: &Watch, cursor: Cursor) -> Result<bool, Error> {
     let feed = watch.feed();
-    let found = match feed.find(cursor.seq) {
-        Some(event) => At::Event(event),
-        None => source.at(feed.job(), cursor.pos).await?,
-    };
-    match found {
+    if let Some(event) = feed.find(cursor.seq).filter(|event| event.cursor() == cursor) {
+        return Ok(event.kind.is_end());
+    }
+    if let At::Event(event) = source.at(feed.job(), cursor.pos, Replica::Any).await?
+        && event.cursor() == cursor
+    {
+        return Ok(event.kind.is_end());
+    }
+    // A replica may be behind; that the event is not there is the leader's word.
+    match source.at(feed.job(), cursor.pos, Replica::Leader).await? {
         At::Event(event) if event.cursor() == cursor => Ok(event.kind.is_end()),
         At::Removed => {
             // It expired with what was before it, and what else is gone is told as missing: if the log goes on. One that
             // expired as a whole may have begun anew, and nothing behind the cursor says that it has not.
-            let span =
-                Span { from: Seq::FIRST, pos: Some(cursor.pos), until: None, replica: Replica::Leader };
-            let behind = source.replay(feed.job(), span).next().await.transpose()?;
-            let goes_on = behind.and_then(|events| events.first().map(|first| first.seq > cursor.seq));
-            if goes_on == Some(true) { Ok(false) } else { Err(Error::CursorNotInLog) }
+            let behind = first_behind(source, feed.job(), cursor.pos).await?;
+            let goes_on = behind.is_some_and(|first| first.seq > cursor.seq);
+            if goes_on { Ok(false) } else { Err(Error::CursorNotInLog) }
         }
         At::Event(_) | At::Other | At::NotYet => Err(Error::CursorNotInLog),
     }

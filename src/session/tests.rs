@@ -7,6 +7,7 @@ mod forged;
 mod opening;
 mod random;
 mod reading;
+mod rebuilt;
 mod repair;
 
 use std::sync::Arc;
@@ -115,6 +116,7 @@ impl Client {
                 self.live = true;
             }
             Step::End => self.ended = true,
+            Step::Rebuilt => panic!("the log is the same"),
         }
     }
 

@@ -183,6 +183,11 @@ impl LiveChain {
         None
     }
 
+    /// Up to where the log is known.
+    pub const fn read(&self) -> Pos {
+        self.chain.read
+    }
+
     /// The last copy that came, when not everything before it is known.
     pub fn behind(&self) -> Option<Pos> {
         (self.seen > self.chain.read).then_some(self.seen)

@@ -3,6 +3,7 @@
 //! is told to [`expire`](Memory::expire) it.
 
 mod log;
+mod tail;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::sync::ReusableBoxFuture;
 
-use super::{At, Chain, EventSource, Replay, Replica, Signal, Span, Tail, Unavailable};
+pub use tail::MemoryTail;
+
+use super::{At, Chain, EventSource, Replay, Replica, Span, Unavailable};
 use crate::config::{LIVE_CAPACITY, PAGE};
 use crate::wire::{Body, Event, JobId, Pos, Seq, Stored, Unreadable};
 
@@ -61,6 +64,7 @@ struct Faults {
     /// By how many events of the shard a replica is behind.
     stale: u64,
     out_of_reach: bool,
+    no_quorum: bool,
     latency: Duration,
     page: Option<usize>,
 }
@@ -98,11 +102,31 @@ impl Memory {
         }
     }
 
+    /// Removes all events of a job; what is appended now begins anew with the first number.
+    pub fn expire_whole(&self, job: &JobId) {
+        if let Some(log) = self.lock().jobs.get_mut(job) {
+            log.begin_anew();
+        }
+    }
+
     /// Loses everything; places and numbers begin again. Live subscriptions stand.
     pub fn rebuild(&self) {
         let mut state = self.lock();
         state.jobs.clear();
         state.last_pos = 0;
+    }
+}
+
+impl Memory {
+    /// Loses every event behind this place of the shard, as a store does that is restored. Live subscriptions stand.
+    pub fn go_back(&self, pos: Pos) {
+        let mut state = self.lock();
+        state.last_pos = pos;
+        for log in state.jobs.values_mut() {
+            log.events.retain(|event| event.pos <= pos);
+            log.count = log.events.back().map_or(0, |last| last.seq.0);
+            log.attempt = log.events.back().map_or(0, |last| last.attempt);
+        }
     }
 }
 
@@ -143,6 +167,11 @@ impl Memory {
     /// Whether requests are answered at all. Live copies do not depend on it.
     pub fn reachable(&self, yes: bool) {
         self.lock().faults.out_of_reach = !yes;
+    }
+
+    /// Whether the leader has a quorum. Without one it is not asked for what is final.
+    pub fn quorum(&self, yes: bool) {
+        self.lock().faults.no_quorum = !yes;
     }
 
     /// How long every request takes.
@@ -193,12 +222,16 @@ impl Memory {
     }
 
     /// Asks; the question is under way for half of the time that a request takes, and the answer for the other half.
-    async fn ask<T: Send>(&self, answer: impl FnOnce(&mut State) -> T + Send) -> Result<T, Unavailable> {
+    async fn ask<T: Send>(
+        &self,
+        from: Replica,
+        answer: impl FnOnce(&mut State) -> T + Send,
+    ) -> Result<T, Unavailable> {
         let half = self.lock().faults.latency / 2;
         under_way(half).await;
         let answer = {
             let mut state = self.lock();
-            if state.faults.out_of_reach {
+            if state.faults.out_of_reach || state.faults.no_quorum && from == Replica::Leader {
                 return Err(Unavailable("the memory was told to be".into()));
             }
             answer(&mut state)
@@ -268,14 +301,16 @@ impl State {
         log.judge(&mut Chain::new(Seq::FIRST, 0), within).pop()
     }
 
-    fn at(&self, job: &JobId, pos: Pos) -> At {
+    fn at(&self, job: &JobId, pos: Pos, from: Replica) -> At {
+        if pos > self.seen(from) {
+            return At::NotYet;
+        }
         let found = |log: &Log| {
             let index = log.events.binary_search_by_key(&pos, |event| event.pos).ok()?;
             log.events.get(index).cloned()
         };
         match self.jobs.get(job).and_then(found) {
             Some(event) => At::Event(event),
-            None if pos > self.last_pos => At::NotYet,
             None if self.jobs.values().any(|log| found(log).is_some()) => At::Other,
             None => At::Removed,
         }
@@ -335,18 +370,18 @@ impl EventSource for Memory {
             state.calls.follow += 1;
             state.tails.push((job.clone(), copies));
         }
-        let last = self.ask(|state| state.last(job, Replica::Any)).await?;
-        Ok((MemoryTail { live, disturbed }, last))
+        let last = self.ask(Replica::Any, |state| state.last(job, Replica::Any)).await?;
+        Ok((MemoryTail { live: Some(live), disturbed }, last))
     }
 
     async fn last(&self, job: &JobId, from: Replica) -> Result<Option<Arc<Stored>>, Unavailable> {
         self.lock().calls.last += 1;
-        self.ask(|state| state.last(job, from)).await
+        self.ask(from, |state| state.last(job, from)).await
     }
 
-    async fn at(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
+    async fn at(&self, job: &JobId, pos: Pos, from: Replica) -> Result<At, Unavailable> {
         self.lock().calls.at += 1;
-        self.ask(|state| state.at(job, pos)).await
+        self.ask(from, |state| state.at(job, pos, from)).await
     }
 
     fn replay(&self, job: &JobId, span: Span) -> MemoryReplay {
@@ -355,36 +390,6 @@ impl EventSource for Memory {
 
     fn undecodable(&self, _job: &JobId, _pos: Pos, _why: &Unreadable) {
         self.lock().calls.undecodable += 1;
-    }
-}
-
-/// The live copies of one job.
-#[derive(Debug)]
-pub struct MemoryTail {
-    live: mpsc::Receiver<Arc<Stored>>,
-    disturbed: watch::Receiver<u64>,
-}
-
-impl Tail for MemoryTail {
-    async fn next(&mut self) -> Signal {
-        tokio::select! {
-            biased;
-            event = self.live.recv() => event.map_or(Signal::Closed, Signal::Event),
-            // The sender lives as long as any clone of the source, and so longer than a tail that is waited for.
-            Ok(()) = self.disturbed.changed() => Signal::Disturbed,
-        }
-    }
-
-    fn ready(&mut self) -> Option<Signal> {
-        match self.live.try_recv() {
-            Ok(event) => Some(Signal::Event(event)),
-            Err(mpsc::error::TryRecvError::Disconnected) => Some(Signal::Closed),
-            Err(mpsc::error::TryRecvError::Empty) => {
-                let disturbed = self.disturbed.has_changed().unwrap_or(false);
-                self.disturbed.mark_unchanged();
-                disturbed.then_some(Signal::Disturbed)
-            }
-        }
     }
 }
 
@@ -417,7 +422,9 @@ impl Replay for MemoryReplay {
             }
             let asked = self.asked.get_or_insert_with(|| {
                 let (memory, job, span, way) = (self.memory.clone(), self.job.clone(), self.span, self.way);
-                ReusableBoxFuture::new(async move { memory.ask(|state| state.read(&job, span, way)).await })
+                ReusableBoxFuture::new(async move {
+                    memory.ask(span.replica, |state| state.read(&job, span, way)).await
+                })
             });
             let read = asked.get_pin().await;
             self.asked = None;

@@ -28,16 +28,22 @@ pub trait EventSource: Send + Sync + 'static {
         job: &JobId,
     ) -> impl Future<Output = Result<(Self::Tail, Option<Arc<Stored>>), Unavailable>> + Send;
 
-    /// The last event of the log, with what stands before it checked: from any replica, which may be stale, or from the
-    /// leader, which is not.
+    /// The last event of the log, with what stands before it checked: from any replica, which may be stale, or from a
+    /// leader with a quorum, which is not.
     fn last(
         &self,
         job: &JobId,
         from: Replica,
     ) -> impl Future<Output = Result<Option<Arc<Stored>>, Unavailable>> + Send;
 
-    /// What stands at a place of the job's shard.
-    fn at(&self, job: &JobId, pos: Pos) -> impl Future<Output = Result<At, Unavailable>> + Send;
+    /// What stands at a place of the job's shard: as any replica sees it, which may say [`At::NotYet`] of what is stored
+    /// or was, or as a leader with a quorum knows it.
+    fn at(
+        &self,
+        job: &JobId,
+        pos: Pos,
+        from: Replica,
+    ) -> impl Future<Output = Result<At, Unavailable>> + Send;
 
     /// Reads the log. Nothing happens before the first [`Replay::next`].
     fn replay(&self, job: &JobId, span: Span) -> Self::Replay;
@@ -54,6 +60,9 @@ pub trait Tail: fmt::Debug + Send {
 
     /// What has happened already, without waiting.
     fn ready(&mut self) -> Option<Signal>;
+
+    /// Ends the subscription: no copy comes any more, but disturbances are told as before.
+    fn unsubscribe(&mut self);
 }
 
 /// What a live subscription tells.
@@ -68,7 +77,8 @@ pub enum Signal {
         /// The place of the message before it in the job's log.
         prev: Option<Pos>,
     },
-    /// Copies may have been lost: the broker was away, or has another leader.
+    /// The broker was away, or has another leader: copies may have been lost, and the log may be another one than before.
+    /// It comes before all copies from after that.
     Disturbed,
     /// The subscription has ended.
     Closed,
@@ -101,7 +111,7 @@ pub struct Span {
 pub enum Replica {
     /// Whoever is nearest; what was stored last may be missing.
     Any,
-    /// The leader of the shard: it has everything.
+    /// The leader of the shard, while it is proven to have a quorum: it has everything, and what it lacks is not there.
     Leader,
 }
 
@@ -116,6 +126,21 @@ pub enum At {
     Removed,
     /// Nothing yet.
     NotYet,
+}
+
+/// The first event of a job behind a place whose event has expired, as a leader with a quorum knows it. One that expired
+/// with what was before it is followed by a higher number, if by any: a log that expired as a whole may have begun anew.
+///
+/// # Errors
+/// [`Unavailable`].
+pub async fn first_behind<S: EventSource>(
+    source: &S,
+    job: &JobId,
+    pos: Pos,
+) -> Result<Option<Arc<Stored>>, Unavailable> {
+    let span = Span { from: Seq::FIRST, pos: Some(pos), until: None, replica: Replica::Leader };
+    let events = source.replay(job, span).next().await.transpose()?;
+    Ok(events.and_then(|events| events.first().cloned()))
 }
 
 /// The log cannot be read for the moment.

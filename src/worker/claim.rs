@@ -135,11 +135,11 @@ impl<B: Backend> Shared<B> {
                 counted = true;
                 continue;
             }
+            let Next { attempt, body, so_far, broken } = self.next(&last, left).await?;
             let opened = match control.take() {
                 Some(control) => control,
                 None => delivery.control().await?,
             };
-            let Next { attempt, body, so_far, broken } = self.next(&last, left).await?;
             let over = !matches!(body, Body::Started { .. });
             let report = Report::of(&body);
             let mut writer = Writer::new(self.log.clone(), job.clone(), attempt, Some(&last));
@@ -183,7 +183,7 @@ impl<B: Backend> Shared<B> {
     /// back when they stop or when a retry has time left, and with each try during an outage. None of these may cost a job
     /// its attempts, so many uncounted deliveries are allowed. Past that, something keeps killing workers before they have
     /// written anything (reading an output that is too large for their memory, for example). From then on each delivery
-    /// counts before it is tried; after an outage that lasted longer this costs a job one of its attempts.
+    /// counts before it is tried. After an outage that lasted longer, each attempt of a job that waited costs it two.
     async fn count_delivery(&self, last: &Stored, uncounted: u32) -> Result<(), Unclaimed> {
         let attempt = last.attempt.saturating_add(1);
         let message = format!("{uncounted} deliveries of the job came to nothing");

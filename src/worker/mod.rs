@@ -1,6 +1,7 @@
 //! The worker: claims jobs of one kind and runs them, so many at a time, until it is told to stop. It knows
 //! `trait Backend`, and no particular backend.
 
+mod attempt;
 mod batch;
 mod callback;
 mod claim;

@@ -51,11 +51,11 @@ const DOORS: &[Door] = &[
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A client that follows one job.
-struct Follower {
+pub struct Follower {
     door: &'static Door,
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
-    seen: Seen,
+    pub seen: Seen,
 }
 
 impl Follower {
@@ -78,12 +78,12 @@ impl Follower {
     }
 
     /// A follower of each door.
-    fn all(addr: &str, job: &str) -> Vec<Self> {
+    pub fn all(addr: &str, job: &str) -> Vec<Self> {
         DOORS.iter().map(|door| Self::start(door, addr, job)).collect()
     }
 
     /// Takes in the next frame; false when the client has ended.
-    async fn step(&mut self) -> bool {
+    pub async fn step(&mut self) -> bool {
         let line = timeout(LIMIT, self.lines.next_line()).await;
         let line = line.unwrap_or_else(|_| panic!("{}: nothing for {LIMIT:?}", self.door.name)).unwrap();
         if let Some(line) = &line {
@@ -93,18 +93,23 @@ impl Follower {
     }
 
     /// Waits until so many events have come.
-    async fn reaches(&mut self, seq: u64) {
+    pub async fn reaches(&mut self, seq: u64) {
         while self.seen.last < seq {
             assert!(self.step().await, "{} ended early", self.door.name);
         }
     }
 
     /// Follows to the end.
-    async fn ends(mut self) -> Seen {
+    pub async fn ends(mut self) -> Seen {
         while self.step().await {}
         let status = timeout(LIMIT, self.child.wait()).await.unwrap().unwrap();
         assert!(status.success() && self.seen.ended, "{}: {status}", self.door.name);
         self.seen
+    }
+
+    /// The name of its door.
+    pub fn name(&self) -> &'static str {
+        self.door.name
     }
 
     /// Follows to the end, and demands every event once and this text.

@@ -110,3 +110,17 @@ async fn a_job_whose_log_begins_with_a_forged_number_runs_as_any_other(broker: &
     assert_eq!(system.ended(&job).await.attempt, 1);
     tokio::time::timeout(Duration::from_secs(10), system.end()).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_is_skipped_is_counted_in_the_stats_of_the_edge() {
+    let system = System::on(Broker::shared_one()).await;
+    let job = system.submit("counted", words(10, 0, 1)).await;
+    forge(&system, &job, &[7, u64::MAX], None).await;
+    let edge = system.edge().await;
+    system.wordy().await;
+    follow(&edge.addr, "counted").await.assert_whole();
+    let (_, _, stats) = http(&edge, "GET", "/api/stats", "", b"").await;
+    assert!(stats["undecodable"].as_u64().unwrap() >= 2, "{stats}");
+    assert_eq!(stats["feed_panics"], 0);
+    system.end().await;
+}

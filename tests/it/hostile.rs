@@ -3,7 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -18,6 +18,8 @@ use crate::support::{eventually, within};
 
 /// How much more than before an edge may hold for hostile clients of one kind, in KiB.
 const MOST: u64 = 64 * 1024;
+/// More bytes of pings than the two systems hold on their way.
+const HEARD_MAX: usize = 64 << 20;
 /// The largest body.
 const BODY: usize = 1024 * 1024;
 
@@ -42,7 +44,10 @@ async fn ask(addr: &str, request: &[u8], wait: Duration) -> (tokio::net::TcpStre
     let head = String::from_utf8_lossy(&head[..read]).into_owned();
     let status = head.split(' ').nth(1).unwrap_or("cut").to_owned();
     let code = head.split(r#""code":""#).nth(1).and_then(|rest| rest.split('"').next());
-    (socket, code.map_or(status.clone(), |code| format!("{status} {code}")))
+    match code {
+        Some(code) => (socket, format!("{status} {code}")),
+        None => (socket, status),
+    }
 }
 
 async fn stats(addr: &str) -> Value {
@@ -73,8 +78,8 @@ fn ping(addr: &str, path: &str, joins: &[u8]) -> usize {
         pings.extend([b'x'; 125]);
     }
     socket.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
-    let (mut sent, until) = (0, Instant::now() + Duration::from_secs(20));
-    while Instant::now() < until && socket.write_all(&pings).is_ok() {
+    let mut sent = 0;
+    while sent < HEARD_MAX && socket.write_all(&pings).is_ok() {
         sent += pings.len();
     }
     sent
@@ -92,10 +97,9 @@ async fn a_client_that_pings_and_does_not_read_is_not_heard_and_costs_no_memory(
         let joins = joins.to_vec();
         let sent = tokio::task::spawn_blocking(move || ping(&to, &path, &joins)).await.unwrap();
         let after = edge.memory();
-        // What the two systems hold on their way is some megabytes.
-        assert!(sent < 30 << 20, "{sent} bytes were heard");
+        assert!(sent < HEARD_MAX, "{sent} bytes were heard");
         assert!(after < before + 16 * 1024, "{before} to {after} KiB for {sent} bytes");
-        within("somebody else", Client::connect(&addr)).await;
+        Box::pin(within("somebody else", Client::connect(&addr))).await;
     }
     system.end().await;
 }
@@ -132,7 +136,7 @@ async fn bodies_that_do_not_come_whole_hold_a_bounded_part_of_the_memory_and_sma
     let count = |what: &str| flood.iter().filter(|(_, met)| met == what).count();
     let (refused, late) = (count("503 overloaded"), count("408 timeout"));
     // A client whose connection is reset with its request half sent does not see why.
-    assert!(late >= 1 && late <= 24 && refused + late + count("cut") == 100, "{refused} and {late}");
+    assert!((1..=16).contains(&late) && refused + late + count("cut") == 100, "{refused} and {late}");
     assert_eq!(stats(&addr).await["memory"]["used"], 0);
     system.end().await;
 }

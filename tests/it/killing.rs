@@ -216,7 +216,7 @@ async fn a_job_whose_attempts_are_used_up_fails_and_says_so(broker: &Broker) {
 }
 
 /// Follows a job through whatever happens to the broker.
-async fn follow_through(addr: &str, seen: &mut Seen) {
+pub async fn follow_through(addr: &str, seen: &mut Seen) {
     while !seen.ended {
         let mut client = Client::connect(addr).await;
         client.watch(seen).await;

@@ -44,16 +44,22 @@ mod openai;
 mod openapi;
 /// Outages of the broker: a job that is still its worker's goes on where it was.
 mod outages;
+/// Leaders that are cut off from their followers, while edges and clients reach them.
+mod partition;
 /// The worker of the examples that is written in Python, and what an edge refuses when a kind's workers lack it.
 mod python_worker;
 /// The commands of the README, run as a reader would.
 mod readme;
 /// Plain HTTP: pages of history, waiting for a result, and what every address answers to what it does not take.
 mod rest;
+/// A store that went back under its watchers.
+mod restored;
 /// Retries: their delay holds whatever happens to the worker, and an old delivery does not touch a newer one.
 mod retrying;
 /// The schemas of what goes over the wire, against what does.
 mod schema;
+/// Brokers that hang or are slow, without closing a connection.
+mod silent_node;
 /// Jobs, output and ends that no log can hold: refused, split, or ended with a code, and never tried without end.
 mod sizes;
 /// Socket.IO clients of other people, on good and bad networks.

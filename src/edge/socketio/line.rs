@@ -193,6 +193,8 @@ struct Metering {
     is_socket: AtomicBool,
     /// How many whole messages have come over its WebSocket.
     messages: AtomicU64,
+    /// How many bytes of pings and pongs.
+    control: AtomicU64,
 }
 
 impl Meter {
@@ -204,6 +206,7 @@ impl Meter {
             hurried: AtomicBool::new(false),
             is_socket: AtomicBool::new(false),
             messages: AtomicU64::new(0),
+            control: AtomicU64::new(0),
         }))
     }
 
@@ -235,11 +238,19 @@ impl Meter {
         self.0.messages.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many messages were whole; `None` while it is no WebSocket.
-    pub(super) fn messages(&self) -> Option<u64> {
+    /// A ping or pong has come that carries so many bytes.
+    pub(in crate::edge) fn control(&self, payload: usize) {
+        /// The head of a control frame of a client, with its mask.
+        const HEAD: usize = 6;
+        self.0.control.fetch_add((HEAD + payload) as u64, Ordering::Relaxed);
+    }
+
+    /// How many messages were whole, and how many bytes of pings and pongs came; `None` while it is no WebSocket.
+    pub(super) fn heard(&self) -> Option<(u64, u64)> {
         let of_line = || self.0.line.get().map_or(0, |line| line.messages.load(Ordering::Relaxed));
-        let count = || self.0.messages.load(Ordering::Relaxed) + of_line();
-        self.0.is_socket.load(Ordering::Relaxed).then(count)
+        let messages = || self.0.messages.load(Ordering::Relaxed) + of_line();
+        let heard = || (messages(), self.0.control.load(Ordering::Relaxed));
+        self.0.is_socket.load(Ordering::Relaxed).then(heard)
     }
 
     /// From now on what is written to the connection is written to this client.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 pub(in crate::edge) use super::line::Meter;
 use crate::config::{
-    BODY_MAX, BODY_WAIT, QUIET_BYTES, QUIET_WAIT, READ_AHEAD, READ_BURST, READ_RATE, SMALL_BYTES,
+    BODY_MAX, BODY_WAIT, QUIET_WAIT, READ_AHEAD, READ_BURST, READ_RATE, SMALL_BYTES, TINY_BYTES,
 };
 use crate::edge::memory::{Held, Part};
 
@@ -79,6 +79,8 @@ struct Coming {
     bytes: usize,
     /// How many messages were whole before it.
     before: u64,
+    /// How many bytes of pings and pongs had come, which may come between its parts.
+    control: u64,
     since: Instant,
     room: Held,
     /// Runs once it is large.
@@ -87,22 +89,29 @@ struct Coming {
 
 impl Coming {
     fn new(bodies: &Part) -> Self {
-        Self { bytes: 0, before: 0, since: Instant::now(), room: bodies.begin(BODY_MAX), patience: None }
+        let (since, room) = (Instant::now(), bodies.begin(BODY_MAX));
+        Self { bytes: 0, before: 0, control: 0, since, room, patience: None }
     }
 
-    /// So many bytes have come, after so many whole messages.
-    fn came(&mut self, bytes: usize, before: u64) -> io::Result<()> {
-        let quiet = self.bytes < QUIET_BYTES && self.since.elapsed() > QUIET_WAIT;
+    /// So many bytes have come, after so many whole messages and so many bytes of pings and pongs.
+    fn came(&mut self, bytes: usize, (before, control): (u64, u64)) -> io::Result<()> {
+        let between = usize::try_from(control - self.control).unwrap_or(usize::MAX);
+        self.control = control;
+        self.bytes = self.bytes.saturating_sub(between);
+        let quiet = self.bytes < TINY_BYTES && self.since.elapsed() > QUIET_WAIT;
         if before != self.before || quiet {
-            let (since, patience) = (Instant::now(), None);
             self.room.clear();
-            (self.bytes, self.before, self.since, self.patience) = (0, before, since, patience);
+            self.bytes = 0;
+            self.before = before;
+            self.since = Instant::now();
+            self.patience = None;
         }
         self.bytes += bytes;
         if self.bytes > SMALL_BYTES && self.patience.is_none() {
             self.patience = Some(Box::pin(sleep(BODY_WAIT)));
         }
-        self.room.resize(self.bytes).map_err(io::Error::other)
+        let counts = if self.bytes > TINY_BYTES { self.bytes } else { 0 };
+        self.room.resize(counts).map_err(io::Error::other)
     }
 
     /// Whether a large one has taken too long.
@@ -173,12 +182,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
         let came = buffer.filled().len() - before;
         self.ahead = self.ahead.saturating_add(came);
         self.pace.left -= i64::try_from(came).unwrap_or(i64::MAX);
-        let Some(messages) = self.meter.messages() else { return read };
+        let Some(heard) = self.meter.heard() else { return read };
         if came > 0 {
-            self.coming.came(came, messages)?;
+            self.coming.came(came, heard)?;
         }
         // Polled after the bytes were counted, so that it wakes who waits for the rest.
-        if read.is_pending() && self.coming.before == messages && self.coming.is_late(cx) {
+        if read.is_pending() && self.coming.before == heard.0 && self.coming.is_late(cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read
@@ -317,17 +326,31 @@ mod tests {
                 }
             }
         }
-        assert_eq!((connections.len(), refused), (24, 26));
+        assert_eq!((connections.len(), refused), (16, 34));
         assert_eq!(memory.whole.used(), BODIES_BYTES);
         // One becomes whole, and its room is free with the next bytes.
         let (client, edge) = &mut connections[0];
         edge.meter().message();
         client.write_all(&[0]).await.unwrap();
         edge.read_exact(&mut [0]).await.unwrap();
-        assert_eq!(memory.whole.used(), BODIES_BYTES - BODY_MAX + 1);
+        assert_eq!(memory.whole.used(), BODIES_BYTES - BODY_MAX);
         let begun = Instant::now();
         let error = connections[1].1.read(&mut [0]).await.unwrap_err();
         assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, BODY_WAIT));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pings_are_no_message_however_many_they_are() {
+        let memory = Memory::new(Budget::unlimited());
+        let (mut client, edge) = duplex(1000);
+        let mut edge = Metered::new(edge, PEER, &memory.bodies);
+        edge.meter().becomes_socket();
+        for _ in 0..10_000 {
+            client.write_all(&[0; 131]).await.unwrap();
+            edge.read_exact(&mut [0; 131]).await.unwrap();
+            edge.meter().control(125);
+        }
+        assert!(edge.coming.bytes <= 131 && memory.whole.used() == 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -341,6 +364,6 @@ mod tests {
             edge.read_exact(&mut [0; 7]).await.unwrap();
             sleep(crate::config::PING_EVERY).await;
         }
-        assert!(memory.whole.used() < QUIET_BYTES);
+        assert_eq!(memory.whole.used(), 0);
     }
 }

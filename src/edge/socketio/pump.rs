@@ -254,6 +254,12 @@ impl Pump {
                 self.watches.remove(&job);
                 ("end", ServerFrame::End { job: job.clone() })
             }
+            Step::Rebuilt => {
+                self.watches.remove(&job);
+                let error = Error::CursorNotInLog;
+                let refused = Refused::of(Problem::new(error.code(), error.to_string()), &job);
+                return self.outbox.about(job, Reply::refused(&refused));
+            }
         };
         self.outbox.about(job, Reply::frame(event, &frame));
         self.step(session);

@@ -235,6 +235,12 @@ impl Connection {
                 self.watches.remove(&job);
                 return self.line.put(&ServerFrame::End { job }).await;
             }
+            Step::Rebuilt => {
+                self.watches.remove(&job);
+                let (error, about) =
+                    (Error::CursorNotInLog, About { reference: None, job: Some(job.to_string()) });
+                return self.error(error.code(), &error.to_string(), about).await;
+            }
         }
         self.step(session);
         Ok(())

@@ -59,8 +59,10 @@ impl Line {
     pub(super) async fn hear(&mut self) -> Result<Heard, Ending> {
         let message = self.socket.recv().await;
         self.pinged = None;
-        if matches!(message, Some(Ok(Message::Text(_) | Message::Binary(_)))) {
-            self.meter.message();
+        match &message {
+            Some(Ok(Message::Text(_) | Message::Binary(_))) => self.meter.message(),
+            Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => self.meter.control(payload.len()),
+            Some(Ok(Message::Close(_)) | Err(_)) | None => {}
         }
         let frame = match (message, self.encoding) {
             (Some(Ok(Message::Text(text))), Encoding::Json) => {

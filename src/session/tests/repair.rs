@@ -120,7 +120,6 @@ async fn a_disturbance_leads_to_a_question_within_a_second() {
         if late_copy {
             // A copy that was under way proves nothing about the one behind it.
             memory.release();
-            client.reach(4).await;
         }
         client.until_end().await;
         assert!(begun.elapsed() <= PROBE_SPREAD + MOMENT, "after {:?}", begun.elapsed());

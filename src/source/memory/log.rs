@@ -48,6 +48,12 @@ impl Log {
         events
     }
 
+    /// Removes everything, and forgets how many events there were.
+    pub(super) fn begin_anew(&mut self) {
+        let expired = self.events.back().map_or(self.expired, |last| last.pos);
+        *self = Self { expired, ..Self::default() };
+    }
+
     /// Removes what was stored up to this event.
     pub(super) fn expire(&mut self, up_to: Seq) {
         if let Some(last) = self.events().iter().rfind(|event| event.seq <= up_to) {

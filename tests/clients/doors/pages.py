@@ -14,7 +14,10 @@ with httpx.Client(timeout=60, headers={"Accept": "application/json"}) as client:
         try:
             query = {"wait": "10s"} | ({"cursor": cursor} if cursor else {})
             answer = client.get(f"{URL}/api/jobs/{JOB}/events", params=query)
-            if answer.status_code != 503:
+            if answer.status_code == 410:
+                cursor = None
+                print(json.dumps({"op": "anew", "job": JOB}), flush=True)
+            elif answer.status_code != 503:
                 page = answer.raise_for_status().json()
                 if "missing" in page:
                     print(json.dumps({"op": "missing", "job": JOB} | page["missing"]), flush=True)

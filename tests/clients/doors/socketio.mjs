@@ -11,12 +11,18 @@ const print = (frame) => console.log(JSON.stringify(frame));
 const transports = transport ? [transport] : undefined;
 const socket = io(url, { auth: { token: "test-token" }, transports, reconnectionDelay: 50, reconnectionDelayMax: 400 });
 const watch = () =>
-  socket.emit("watch", cursor ? { job, cursor } : { job }, (answer) => {
-    if (answer.op === "watching") return;
-    if (answer.code === "unavailable") return setTimeout(() => socket.connected && watch(), 100);
-    console.error(answer);
-    process.exit(1);
-  });
+  socket.emit("watch", cursor ? { job, cursor } : { job }, (answer) => answer.op === "watching" || refused(answer));
+const refused = (answer) => {
+  if (answer.code === "unavailable") return setTimeout(() => socket.connected && watch(), 100);
+  if (answer.code === "cursor_not_in_log") {
+    cursor = undefined;
+    print({ op: "anew", job });
+    return watch();
+  }
+  console.error(answer);
+  process.exit(1);
+};
+socket.on("tailwater:error", refused);
 socket.on("connect", watch);
 socket.onAny((name, frame) => {
   if (frame.type === name) {

@@ -18,11 +18,20 @@ async def main():
             answer = await client.call("watch", {"job": JOB} | ({"cursor": cursor} if cursor else {}), timeout=20)
         except (socketio.exceptions.SocketIOError, asyncio.TimeoutError):
             return  # The connection is gone; the next one asks again.
-        if answer.get("code") == "unavailable":
+        if answer["op"] != "watching":
+            await refused(answer)
+
+    @client.on("tailwater:error")
+    async def refused(answer):
+        nonlocal cursor
+        if answer["code"] == "unavailable":
             await asyncio.sleep(0.1)
-            await watch()
-        elif answer["op"] != "watching":
+        elif answer["code"] == "cursor_not_in_log":
+            cursor = None
+            print(json.dumps({"op": "anew", "job": JOB}), flush=True)
+        else:
             sys.exit(f"refused: {answer}")
+        asyncio.create_task(watch())
 
     # Beside everything else: the answer must be read by whoever calls this.
     @client.event

@@ -11,16 +11,26 @@ let last;
 const print = (frame) => console.log(JSON.stringify(frame));
 // The library's timers alone do not keep a program running.
 const alive = setInterval(() => {}, 1000);
-const source = new EventSource(`${url}/api/jobs/${job}/events`);
-source.onmessage = ({ data }) => {
-  last = JSON.parse(data);
-  print(last);
+const open = () => {
+  const source = new EventSource(`${url}/api/jobs/${job}/events`);
+  source.onmessage = ({ data }) => {
+    last = JSON.parse(data);
+    print(last);
+  };
+  source.addEventListener("missing", ({ data }) => print(JSON.parse(data)));
+  source.onerror = ({ code, message }) => {
+    if (source.readyState !== EventSource.CLOSED) return;
+    // The log does not hold the event of the last id.
+    if (code === 410) {
+      print({ op: "anew", job });
+      return open();
+    }
+    // A browser would not try this again by itself, but people reload.
+    if (code === 503) return setTimeout(open, 200);
+    clearInterval(alive);
+    if (["job:done:v1", "job:failed:v1", "job:cancelled:v1"].includes(last?.type)) return print({ op: "end", job });
+    console.error(`closed before the end: ${code} ${message}`);
+    process.exitCode = 1;
+  };
 };
-source.addEventListener("missing", ({ data }) => print(JSON.parse(data)));
-source.onerror = ({ code, message }) => {
-  if (source.readyState !== EventSource.CLOSED) return;
-  clearInterval(alive);
-  if (["job:done:v1", "job:failed:v1", "job:cancelled:v1"].includes(last?.type)) return print({ op: "end", job });
-  console.error(`closed before the end: ${code} ${message}`);
-  process.exitCode = 1;
-};
+open();

@@ -18,7 +18,10 @@ with httpx.Client(timeout=httpx.Timeout(10, read=60)) as client:
                 if source.response.status_code == 204:
                     print(json.dumps({"op": "end", "job": JOB}), flush=True)
                     break
-                if source.response.status_code != 503:
+                if source.response.status_code == 410:
+                    last = None
+                    print(json.dumps({"op": "anew", "job": JOB}), flush=True)
+                elif source.response.status_code != 503:
                     source.response.raise_for_status()
                     for sse in source.iter_sse():
                         pause = pause if sse.retry is None else sse.retry / 1000

@@ -1,7 +1,7 @@
 """Follows a job over WebSocket with the PyPI package `websockets`: ws.py URL JOB [json|msgpack].
 
 Prints each frame about the job as a line of JSON, and ends with the job. Whatever breaks the connection, it connects
-again and goes on behind the last event that it printed.
+again and goes on behind the last event that it printed, or anew when the log does not hold that event.
 """
 
 import asyncio, json, sys
@@ -28,7 +28,10 @@ async def main():
                     if frame.get("op") == "hello":
                         continue
                     if frame.get("op") == "error":
-                        if frame["code"] != "unavailable":
+                        if frame["code"] == "cursor_not_in_log":
+                            cursor = None
+                            print(json.dumps({"op": "anew", "job": JOB}), flush=True)
+                        elif frame["code"] != "unavailable":
                             sys.exit(f"refused: {frame}")
                         break
                     cursor = frame.get("cursor", cursor)

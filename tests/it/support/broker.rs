@@ -1,6 +1,7 @@
 //! Real `nats-server` processes: one node, or a cluster of three, each with a store and ports of its own. They end with
 //! the test process, however that ends.
 
+use std::collections::HashMap;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
@@ -12,6 +13,8 @@ use std::time::Duration;
 use tailwater::guard::{Signal, kill_group};
 use tempfile::TempDir;
 
+use super::link::{Flow, Link};
+
 /// A broker of one or three nodes.
 pub struct Broker {
     nodes: Vec<Node>,
@@ -22,6 +25,7 @@ struct Node {
     name: String,
     dir: PathBuf,
     port: u16,
+    /// The port for routes, and those at which the nodes are found.
     cluster: Option<(u16, Vec<u16>)>,
     /// What its configuration has beside the usual.
     extra: String,
@@ -77,6 +81,23 @@ impl Broker {
         Self::start(nodes, dir)
     }
 
+    /// Three nodes of their own that reach each other over links only.
+    pub async fn three_linked() -> (Self, Routes) {
+        let dir = TempDir::new().unwrap();
+        let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+        let (mut nodes, mut links) = (Vec::new(), HashMap::new());
+        for (from, own) in ports.iter().enumerate() {
+            let mut routes = Vec::new();
+            for (to, port) in ports.iter().enumerate().filter(|(to, _)| *to != from) {
+                let link = Link::to(&format!("127.0.0.1:{port}")).await;
+                routes.push(link.addr.rsplit(':').next().unwrap().parse().unwrap());
+                links.insert((from, to), link);
+            }
+            nodes.push(Node::new(dir.path(), &format!("n{}", from + 1), free_port(), Some((*own, routes))));
+        }
+        (Self::start(nodes, dir), Routes(links))
+    }
+
     /// One node that all tests share that leave it alone.
     pub fn shared_one() -> &'static Self {
         static SHARED: OnceLock<Broker> = OnceLock::new();
@@ -101,6 +122,25 @@ impl Broker {
     pub fn url(&self) -> String {
         let urls: Vec<_> = self.nodes.iter().map(|node| format!("nats://127.0.0.1:{}", node.port)).collect();
         urls.join(",")
+    }
+
+    /// Where clients find one node: host and port.
+    pub fn addr(&self, index: usize) -> String {
+        format!("127.0.0.1:{}", self.nodes[index].port)
+    }
+
+    /// A copy of one node's store, as it is on the disk now.
+    pub fn copy_store(&self, index: usize) -> TempDir {
+        let copy = TempDir::new().unwrap();
+        copy_all(&self.nodes[index].dir.join("jetstream"), copy.path());
+        copy
+    }
+
+    /// Puts a copy of the store back under a node that was killed.
+    pub fn restore(&self, index: usize, copy: &TempDir) {
+        let store = self.nodes[index].dir.join("jetstream");
+        fs::remove_dir_all(&store).unwrap();
+        copy_all(copy.path(), &store);
     }
 
     /// On how many nodes a message is kept.
@@ -157,9 +197,12 @@ impl Node {
         assert!(has_both, "nats/server.conf has no place for it");
         let mut text = format!("server_name: {}\n{shared}\n{}\n", self.name, self.extra);
         if let Some((port, routes)) = &self.cluster {
+            // Clients and nodes find each other by what the test gives them, not by what nodes tell of each other.
             let routes: Vec<_> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
             let routes = routes.join(", ");
-            text += &format!("cluster {{ name: T, listen: 127.0.0.1:{port}, routes: [{routes}] }}\n");
+            text += &format!(
+                "cluster {{ name: T, listen: 127.0.0.1:{port}, routes: [{routes}], no_advertise: true, advertise: '127.0.0.1:1' }}\n"
+            );
         }
         fs::write(&config, text).unwrap();
         let log = fs::File::create(self.dir.join("log")).unwrap();
@@ -202,6 +245,32 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// The links between nodes, by who connects to whom.
+pub struct Routes(HashMap<(usize, usize), Link>);
+
+impl Routes {
+    /// Cuts one node off from the others, without a reset, or joins it again.
+    pub fn cut_off(&self, node: usize, cut: bool) {
+        let flow = if cut { Flow::Silent } else { Flow::Open };
+        for (_, link) in self.0.iter().filter(|((from, to), _)| *from == node || *to == node) {
+            link.set(flow);
+        }
+    }
+}
+
+/// Copies a folder. A file that is removed meanwhile is no part of the copy.
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_all(&entry.path(), &target);
+        } else {
+            let _ = fs::copy(entry.path(), target);
+        }
     }
 }
 

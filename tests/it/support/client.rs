@@ -181,6 +181,8 @@ pub struct Seen {
     pub cursor: Option<String>,
     pub ended: bool,
     pub live: u32,
+    /// How often the log turned out to be another one, and everything was begun anew.
+    pub anew: u32,
 }
 
 impl Seen {
@@ -221,6 +223,7 @@ impl Seen {
             }
             Some("end") => self.ended = true,
             Some("live") => self.live += 1,
+            Some("anew") => *self = Self { anew: self.anew + 1, ..Self::of(&self.job) },
             Some("watching") => {}
             Some(_) => panic!("{frame}"),
         }
@@ -259,6 +262,7 @@ impl Seen {
     /// Demands that every event was seen once, in order, to the end.
     pub fn assert_whole(&self) {
         assert!(self.ended, "{} has not ended", self.job);
+        assert_eq!(self.anew, 0, "{} was begun anew", self.job);
         assert_eq!((self.doubled, &self.holes, &self.missing), (0, &vec![], &vec![]), "{}", self.job);
         assert_eq!(self.events.keys().copied().collect::<Vec<_>>(), (1..=self.last).collect::<Vec<_>>());
     }

@@ -4,6 +4,7 @@ pub mod broker;
 pub mod client;
 pub mod foreign;
 pub mod http;
+pub mod link;
 pub mod process;
 pub mod proxy;
 pub mod sse;

@@ -82,6 +82,11 @@ impl Process {
         }
     }
 
+    /// Whether the program has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// How much memory the program holds, in KiB: its resident set.
     pub fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.program())).unwrap();

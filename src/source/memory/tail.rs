@@ -1,0 +1,50 @@
+//! A live subscription of the memory. Which copies are lost, and when it is disturbed, is the source's.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::source::{Signal, Tail};
+use crate::wire::Stored;
+
+/// The live copies of one job.
+#[derive(Debug)]
+pub struct MemoryTail {
+    /// `None` after the subscription was ended.
+    pub(super) live: Option<mpsc::Receiver<Arc<Stored>>>,
+    pub(super) disturbed: watch::Receiver<u64>,
+}
+
+impl Tail for MemoryTail {
+    async fn next(&mut self) -> Signal {
+        let live = async {
+            match &mut self.live {
+                Some(live) => live.recv().await.map_or(Signal::Closed, Signal::Event),
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            // The sender lives as long as any clone of the source, and so longer than a tail that is waited for.
+            Ok(()) = self.disturbed.changed() => Signal::Disturbed,
+            signal = live => signal,
+        }
+    }
+
+    fn ready(&mut self) -> Option<Signal> {
+        if self.disturbed.has_changed().unwrap_or(false) {
+            self.disturbed.mark_unchanged();
+            return Some(Signal::Disturbed);
+        }
+        match self.live.as_mut()?.try_recv() {
+            Ok(event) => Some(Signal::Event(event)),
+            Err(mpsc::error::TryRecvError::Disconnected) => Some(Signal::Closed),
+            Err(mpsc::error::TryRecvError::Empty) => None,
+        }
+    }
+
+    fn unsubscribe(&mut self) {
+        self.live = None;
+    }
+}

@@ -1,0 +1,169 @@
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tailwater::nats::Writer;
+use tailwater::wire::{Body, Channel};
+use tokio::time::sleep;
+
+use crate::doors::Follower;
+use crate::killing::{follow_through, reaches};
+use crate::support::broker::Broker;
+use crate::support::client::{Client, Frame, Seen};
+use crate::support::eventually;
+use crate::support::link::{Flow, Link};
+use crate::support::sse::{Said, Sse};
+use crate::support::system::{System, text, words};
+use crate::support::within;
+
+/// The job goes on from the copy, and is run again by the next worker that gets it.
+#[tokio::test]
+async fn watchers_of_a_store_that_was_restored_begin_anew_and_end_with_the_final_text() {
+    let mut broker = Broker::one();
+    let system = System::with(&broker, |settings| settings.shards = 1).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let input = words(150, 12, 5);
+    let job = system.submit("restored", input.clone()).await;
+    let mut followers = Follower::all(&edge.addr, "restored");
+    reaches(&system, "restored", 20).await;
+    let copy = broker.copy_store(0);
+    for follower in &mut followers {
+        follower.reaches(40).await;
+    }
+    broker.kill(0);
+    broker.restore(0, &copy);
+    broker.restart(0);
+    let ended = join_all(followers.into_iter().map(|follower| async {
+        let name = follower.name();
+        (name, follower.ends().await)
+    }));
+    let (all, state) =
+        Box::pin(within("the end", futures_util::future::join(ended, system.ended(&job)))).await;
+    assert_eq!((state.output.as_str(), state.attempt), (text(&input).as_str(), 2));
+    for (name, mut seen) in all {
+        assert_eq!(std::mem::take(&mut seen.anew), 1, "{name}");
+        seen.assert_whole();
+        assert_eq!((seen.text(), seen.last), (text(&input), state.seq.0), "{name}");
+    }
+    system.end().await;
+}
+
+async fn append(system: &System, job: &str, words: &[&str]) {
+    let job = job.parse().unwrap();
+    let last = eventually("the log", || async { system.log.last(&job).await.ok() }).await;
+    let mut writer = Writer::new(system.log.clone(), job, 1, last.as_ref());
+    for word in words {
+        let chunk = Body::Chunk { text: (*word).into(), channel: Channel::Output };
+        within("an append", writer.append(chunk)).await.unwrap();
+    }
+}
+
+async fn end(system: &System, job: &str) {
+    let job = job.parse().unwrap();
+    let last = system.log.last(&job).await.unwrap();
+    let mut writer = Writer::new(system.log.clone(), job, 1, last.as_ref());
+    writer.append(Body::Done { usage: None, finish_reason: None }).await.unwrap();
+}
+
+/// Numbers and places of the new log are those of the old one: only what its events say tells them apart.
+#[tokio::test]
+async fn a_log_that_has_grown_past_its_old_end_before_the_edge_is_back_is_not_glued_to_it() {
+    for copied in [0, 2] {
+        let mut broker = Broker::one();
+        let system = System::with(&broker, |settings| settings.shards = 1).await;
+        let mut edge_system =
+            System { options: system.options.clone(), log: system.log.clone(), tasks: system.tasks.clone() };
+        let link = Link::to(&broker.addr(0)).await;
+        edge_system.options.url = format!("nats://{}", link.addr);
+        let edge = edge_system.edge().await;
+        append(&system, "grown", &["old 1 ", "old 2 "][..copied]).await;
+        let copy = broker.copy_store(0);
+        append(&system, "grown", &["old 3 ", "old 4 ", "old 5 "]).await;
+        let (mut client, mut seen) = (edge.client().await, Seen::of("grown"));
+        client.watch(&seen).await;
+        let mut sse = Sse::open(&edge.addr, "/api/jobs/grown/events", "").await;
+        let mut id = String::new();
+        while seen.last < copied as u64 + 3 {
+            let Frame::Json(frame) = client.next().await else { panic!("cut off") };
+            seen.take(&frame);
+        }
+        for _ in 0..copied + 3 {
+            let Said::Event(_, last) = sse.event().await else { panic!("no event") };
+            id = last;
+        }
+        broker.kill(0);
+        // The edge is away until the log is longer than it was.
+        link.set(Flow::Silent);
+        broker.restore(0, &copy);
+        broker.restart(0);
+        append(&system, "grown", &["new ", "new ", "new ", "new ", "new ", "new "]).await;
+        link.set(Flow::Open);
+        append(&system, "grown", &["newest "]).await;
+        loop {
+            match client.next().await {
+                Frame::Json(frame) if frame["op"] == "live" => {}
+                Frame::Json(frame) => {
+                    assert_eq!(
+                        (&frame["op"], &frame["code"], &frame["job"]),
+                        (&"error".into(), &"cursor_not_in_log".into(), &"grown".into()),
+                        "{frame}"
+                    );
+                    break;
+                }
+                gone @ (Frame::Closed(_) | Frame::Cut) => panic!("{gone:?}"),
+            }
+        }
+        loop {
+            match sse.event().await {
+                Said::End => break,
+                Said::Event(event, last) => {
+                    assert!(event["text"].as_str().unwrap().starts_with("old") && !last.is_empty())
+                }
+                Said::Named(..) | Said::Retry(_) | Said::Comment => {}
+            }
+        }
+        let again =
+            Sse::open(&edge.addr, "/api/jobs/grown/events", &format!("Last-Event-ID: {id}\r\n")).await;
+        assert_eq!(again.status, 410);
+        end(&system, "grown").await;
+        // The same connection may watch the job again.
+        let mut seen = Seen::of("grown");
+        client.watch(&seen).await;
+        seen.follow(&mut client).await;
+        seen.assert_whole();
+        assert_eq!(
+            seen.text(),
+            "old 1 old 2 ".get(..6 * copied).unwrap().to_owned() + &"new ".repeat(6) + "newest "
+        );
+        system.end().await;
+    }
+}
+
+/// The other way round: a broker that comes back with the same log ends nobody's watch.
+#[tokio::test]
+async fn a_broker_that_comes_back_with_the_same_log_ends_no_watch() {
+    let mut broker = Broker::one();
+    let system = System::with(&broker, |settings| settings.shards = 1).await;
+    let edge = system.edge().await;
+    append(&system, "same", &["one ", "two "]).await;
+    let (mut client, mut seen) = (Client::connect(&edge.addr).await, Seen::of("same"));
+    client.watch(&seen).await;
+    while seen.live == 0 {
+        let Frame::Json(frame) = client.next().await else { panic!("cut off") };
+        seen.take(&frame);
+    }
+    for _ in 0..3 {
+        broker.kill(0);
+        broker.restart(0);
+        append(&system, "same", &["more "]).await;
+        sleep(Duration::from_millis(300)).await;
+    }
+    end(&system, "same").await;
+    within("the end", seen.follow(&mut client)).await;
+    seen.assert_whole();
+    assert_eq!(seen.text(), "one two more more more ");
+    let mut late = Seen::of("same");
+    follow_through(&edge.addr, &mut late).await;
+    assert_eq!(late.text(), seen.text());
+    system.end().await;
+}

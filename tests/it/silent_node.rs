@@ -1,0 +1,149 @@
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::Value;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::bad_input::exchange;
+use crate::killing::follow_through;
+use crate::support::broker::Broker;
+use crate::support::client::{Client, Frame, Seen};
+use crate::support::link::{Flow, Link};
+use crate::support::process::Process;
+use crate::support::system::{System, text, words};
+use crate::support::{eventually, within};
+
+/// A node that nobody hears any more, without a reset, is noticed soon enough for this.
+const NOTICED: Duration = Duration::from_secs(10);
+/// The longest time that a watcher may wait for the next event.
+const WAIT: Duration = Duration::from_secs(15);
+
+async fn is_ready(addr: &str) -> bool {
+    exchange(addr, "GET", "/readyz", "", b"").await.0.starts_with("HTTP/1.1 200")
+}
+
+async fn event(client: &mut Client) -> Value {
+    match client.next().await {
+        Frame::Json(frame) => frame,
+        gone @ (Frame::Closed(_) | Frame::Cut) => panic!("{gone:?}"),
+    }
+}
+
+#[tokio::test]
+async fn watchers_wait_less_than_15_s_for_a_node_that_goes_silent() {
+    let broker = Broker::three();
+    let mut system = System::on(&broker).await;
+    // Connections of the client library begin at a random server of the list; those of this edge at the silent one,
+    // until it is silent.
+    let [silent, other] = [Link::to(&broker.addr(0)).await, Link::to(&broker.addr(1)).await];
+    system.demo().await;
+    other.set(Flow::Silent);
+    let direct =
+        std::mem::replace(&mut system.options.url, format!("nats://{},nats://{}", silent.addr, other.addr));
+    let edge = system.edge().await;
+    system.options.url = direct;
+    other.set(Flow::Open);
+    let inputs: Vec<_> = (0..10).map(|n| words(600, 30, n)).collect();
+    let mut watchers = Vec::new();
+    for (n, input) in inputs.iter().enumerate() {
+        let job = format!("silent-{n}");
+        system.submit(&job, input.clone()).await;
+        let (mut client, mut seen) = (edge.client().await, Seen::of(&job));
+        client.watch(&seen).await;
+        while seen.last < 5 {
+            seen.take(&event(&mut client).await);
+        }
+        watchers.push((client, seen));
+    }
+    assert!(is_ready(&edge.addr).await);
+    silent.set(Flow::Silent);
+    let silenced = Instant::now();
+    let waits = join_all(watchers.iter_mut().map(|(client, seen)| async move {
+        let (mut longest, mut last) = (Duration::ZERO, Instant::now());
+        while !seen.ended {
+            let frame = timeout(WAIT, event(client)).await.expect("an event in time");
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+            seen.take(&frame);
+        }
+        longest
+    }));
+    let readiness = async {
+        eventually("an edge that is not ready", || async { (!is_ready(&edge.addr).await).then_some(()) })
+            .await;
+        let noticed = silenced.elapsed();
+        eventually("an edge that is ready again", || async { is_ready(&edge.addr).await.then_some(()) })
+            .await;
+        (noticed, silenced.elapsed())
+    };
+    let (waits, (noticed, ready)) = within("the jobs", futures_util::future::join(waits, readiness)).await;
+    let longest = waits.into_iter().max().unwrap();
+    println!("not ready after {noticed:?}, ready after {ready:?}, longest wait {longest:?}");
+    assert!(noticed < Duration::from_secs(5), "{noticed:?}");
+    assert!(ready < WAIT, "{ready:?}");
+    for ((_, seen), input) in watchers.iter().zip(&inputs) {
+        seen.assert_whole();
+        assert_eq!(seen.text(), text(input));
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn an_edge_whose_only_node_hangs_is_not_ready_and_is_again_when_the_node_goes_on() {
+    let broker = Broker::one();
+    let mut system = System::on(&broker).await;
+    let link = Link::to(&broker.addr(0)).await;
+    system.demo().await;
+    system.options.url = format!("nats://{}", link.addr);
+    let edge = system.edge().await;
+    let input = words(100, 20, 1);
+    system.submit("hang", input.clone()).await;
+    let mut seen = Seen::of("hang");
+    assert!(is_ready(&edge.addr).await);
+    link.set(Flow::Silent);
+    let silenced = Instant::now();
+    eventually("an edge that is not ready", || async { (!is_ready(&edge.addr).await).then_some(()) }).await;
+    assert!(silenced.elapsed() < NOTICED, "{:?}", silenced.elapsed());
+    // Longer than the client library takes to close the connections.
+    sleep(NOTICED).await;
+    assert!(!is_ready(&edge.addr).await);
+    link.set(Flow::Open);
+    eventually("an edge that is ready again", || async { is_ready(&edge.addr).await.then_some(()) }).await;
+    Box::pin(within("the job", follow_through(&edge.addr, &mut seen))).await;
+    seen.assert_whole();
+    assert_eq!(seen.text(), text(&input));
+    system.options.url = broker.url();
+    system.end().await;
+}
+
+/// Starts programs while every answer of the broker comes 3.5 s late, longer than one request may take.
+#[tokio::test]
+async fn an_edge_and_a_worker_that_start_on_a_slow_broker_wait_as_long_as_they_were_told() {
+    let broker = Broker::one();
+    let system = System::on(&broker).await;
+    let link = Link::to(&broker.addr(0)).await;
+    let flags = ["--nats", &format!("nats://{}", link.addr), "--prefix", system.options.prefix.as_str()];
+    let flags: Vec<_> =
+        [&flags[..], &["--nats-wait", "60s"]].concat().into_iter().map(str::to_owned).collect();
+    link.set(Flow::Late(Duration::from_millis(3500)));
+    let edge_flags = ["edge", "--listen", "127.0.0.1:0"].map(str::to_owned);
+    let mut edge = Process::start([edge_flags.to_vec(), flags.clone()].concat());
+    let worker_flags = ["worker", "--kind", "demo"].map(str::to_owned);
+    let mut worker = Process::start([worker_flags.to_vec(), flags, vec!["demo".to_owned()]].concat());
+    // Two connections that come too late, one that is given long enough for its two answers, and requests that time out.
+    sleep(Duration::from_secs(24)).await;
+    assert!(edge.is_running() && worker.is_running());
+    link.set(Flow::Open);
+    let addr = edge.says("ready http://").await;
+    eventually("the edge", || async { Client::try_connect(&addr).await }).await;
+    let input = words(20, 50, 3);
+    let kind = "demo".parse().unwrap();
+    eventually("the kind", || async { system.log.load(&kind).await.ok().flatten() }).await;
+    system.submit("slow", input.clone()).await;
+    let mut seen = Seen::of("slow");
+    Box::pin(within("the job", follow_through(&addr, &mut seen))).await;
+    assert_eq!(seen.text(), text(&input));
+    edge.kill().await;
+    worker.kill().await;
+    system.end().await;
+}

@@ -1,0 +1,110 @@
+//! A TCP connection between programs that can go silent, as a network does that drops every packet: nothing is carried,
+//! nothing is closed, and a new connection gets no answer. It can be slow instead.
+
+use std::time::Duration;
+
+use tailwater::runtime::Tasks;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// What a link does with bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Flow {
+    /// It carries them.
+    Open,
+    /// It holds them, in both directions, until it is open again.
+    Silent,
+    /// It carries what the target sends this much later.
+    Late(Duration),
+}
+
+/// Listens on a free port until it is dropped, and leads every connection to one target.
+pub struct Link {
+    pub addr: String,
+    flow: watch::Sender<Flow>,
+    tasks: Tasks,
+}
+
+impl Link {
+    /// An open link to `target`, host and port.
+    pub async fn to(target: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let tasks = Tasks::new(CancellationToken::new());
+        let (flow, watched) = watch::channel(Flow::Open);
+        let (target, connections) = (target.to_owned(), tasks.clone());
+        tasks.spawn_until_stop(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                connections.spawn_until_stop(carry(client, target.clone(), watched.clone()));
+            }
+        });
+        Self { addr, flow, tasks }
+    }
+
+    /// Changes what the link does, for the connections of now and those to come.
+    pub fn set(&self, flow: Flow) {
+        self.flow.send_replace(flow);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.tasks.stop().cancel();
+    }
+}
+
+async fn carry(client: TcpStream, target: String, mut flow: watch::Receiver<Flow>) {
+    if flow.wait_for(|flow| *flow != Flow::Silent).await.is_err() {
+        return;
+    }
+    let Ok(server) = TcpStream::connect(target).await else { return };
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    // Whichever side ends, the connection does.
+    tokio::select! {
+        () = pump(from_client, to_server, flow.clone(), false) => {}
+        () = pump(from_server, to_client, flow, true) => {}
+    }
+}
+
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    flow: watch::Receiver<Flow>,
+    may_be_late: bool,
+) {
+    // As much as a network holds that delays its packets.
+    let (held, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(256);
+    let mut read_flow = flow.clone();
+    let read = async move {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            if read_flow.wait_for(|flow| *flow != Flow::Silent).await.is_err() {
+                return;
+            }
+            let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+            let late = match *read_flow.borrow() {
+                Flow::Late(late) if may_be_late => late,
+                Flow::Late(_) | Flow::Open | Flow::Silent => Duration::ZERO,
+            };
+            if held.send((Instant::now() + late, buffer[..read].to_vec())).await.is_err() {
+                return;
+            }
+        }
+    };
+    let mut write_flow = flow;
+    let write = async move {
+        while let Some((at, bytes)) = due.recv().await {
+            sleep_until(at).await;
+            if write_flow.wait_for(|flow| *flow != Flow::Silent).await.is_err()
+                || to.write_all(&bytes).await.is_err()
+            {
+                return;
+            }
+        }
+    };
+    tokio::join!(read, write);
+}
