@@ -37,6 +37,12 @@ pub const QUIET_WAIT: Duration = Duration::from_secs(60);
 /// How many submits and cancels of one connection are under way at a time. With the largest inputs they hold 16 MiB; with
 /// answers of the broker within 10 ms they are 3000 a second.
 pub const REQUESTS_MAX: usize = 32;
+/// How many submits, cancels, states and pages of all clients an edge has under way. A broker answers them within
+/// milliseconds; what waits beyond this waits for a broker that does not.
+pub const REQUESTS_ALL_MAX: usize = 4096;
+/// How many files a process keeps for itself of those that it may open: its connections to the broker, logs, and what is
+/// opened for a moment.
+pub const FILES_RESERVED: usize = 256;
 /// The longest time limit of a job, in milliseconds: up to here every language's JSON reads whole numbers exactly. Longer
 /// than anybody waits.
 pub const TIMEOUT_MAX_MS: u64 = (1 << 53) - 1;
@@ -237,6 +243,10 @@ pub const LIST_REQUESTS: usize = 8;
 /// How many listings an edge thread makes at a time. Each remembers the ids of the jobs that it has read of, at most 0.4
 /// MiB a shard.
 pub const LISTINGS: usize = 4;
+/// How many times as long as listings take there is none after them: a flood of them has a fourth of the time.
+pub const LIST_REST: u32 = 3;
+/// How many listings wait at most; more are refused at once. With a fourth of a second for each they are served in time.
+pub const LIST_QUEUE: usize = 16;
 
 // ---- writing the log
 

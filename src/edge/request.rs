@@ -1,10 +1,11 @@
 //! What a request says: the job in its path, its query and body, where it wants to begin. Each is read once, here, and what
 //! cannot be read is a problem with a code. It answers nothing.
 
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use axum::extract::{FromRef, FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::{ConnectInfo, FromRef, FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
@@ -18,6 +19,7 @@ use super::body::Bodies;
 use super::error::Problem;
 use super::jobs::job_id;
 use super::memory::Held;
+use super::socketio::meter::Meter;
 use crate::config::WAIT_MAX_S;
 use crate::wire::{Code, JobId, Refusal, Seq, Start, start};
 
@@ -41,6 +43,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Job {
             .await
             .map_err(|error| Problem::new(Code::BadJobId, error.body_text()))?;
         job_id(&id).map(Self)
+    }
+}
+
+/// Where the client is, or the proxy before it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) IpAddr);
+
+impl<S: Send + Sync> FromRequestParts<S> for Peer {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let meter = parts.extensions.get::<ConnectInfo<Meter>>();
+        meter.map(|ConnectInfo(meter)| Self(meter.peer())).ok_or_else(|| Code::Internal.into())
     }
 }
 

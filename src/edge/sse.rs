@@ -21,7 +21,7 @@ use super::accept::{Form, form};
 use super::error::Problem;
 use super::openapi::{JOBS, problems};
 use super::page;
-use super::request::{Job, Params, Wait, begin};
+use super::request::{Job, Params, Peer, Wait, begin};
 use super::stats::{Connected, Counts, Door};
 use super::turn::Turn;
 use crate::config::{COME_BACK, COMMENT_EVERY, STEPS_PER_WRITE, TURN_BYTES};
@@ -76,6 +76,7 @@ problems!(NoEvents:
 )]
 pub(super) async fn events(
     State(app): State<Arc<App>>,
+    Peer(from): Peer,
     Job(job): Job,
     Params(query): Params<Query>,
     uri: Uri,
@@ -84,10 +85,12 @@ pub(super) async fn events(
     let start = begin(&headers, uri.query(), query.after, query.cursor.as_deref())?;
     let limit = page::limit(query.limit)?;
     let stop = app.tasks.stop();
-    let opened = stop.run_until_cancelled(Session::open(&app.hub, &job, start)).await.transpose()?;
+    let opened =
+        stop.run_until_cancelled(Session::open_for(from, &app.hub, &job, start)).await.transpose()?;
     let form = form(&headers);
     let mut response = match (form, opened) {
         (Form::Page, session) => {
+            let _place = app.shared.requests().take(from)?;
             page::answer(session, start, limit, query.wait, stop, &app.shared.memory().answers).await?
         }
         (Form::Stream, Some(session)) if session.had_end() => StatusCode::NO_CONTENT.into_response(),

@@ -15,6 +15,7 @@ use crate::config::{
     BODY_MAX, BODY_WAIT, QUIET_WAIT, READ_AHEAD, READ_BURST, READ_RATE, SMALL_BYTES, TINY_BYTES,
 };
 use crate::edge::memory::{Held, Part};
+use crate::share::FairSlot;
 
 /// A connection with a [`Meter`]. Its client is gone when it takes nothing for as long as the meter says; hyper
 /// itself waits for ever.
@@ -31,6 +32,8 @@ pub(in crate::edge) struct Metered<T> {
     /// The message that comes, on a WebSocket.
     coming: Coming,
     pace: Pace,
+    /// Its place among the connections; what it is upgraded to keeps it.
+    slot: Option<FairSlot>,
 }
 
 /// How fast a client is heard. What it sends costs time to parse, which is its own: one that sends more than it may at once
@@ -132,7 +135,19 @@ impl<T> Metered<T> {
             reader: None,
             coming,
             pace: Pace::new(),
+            slot: None,
         }
+    }
+
+    /// The same, which holds its place among the connections until it ends.
+    pub(in crate::edge) fn holding(mut self, slot: FairSlot) -> Self {
+        self.slot = Some(slot);
+        self
+    }
+
+    /// The connection itself.
+    pub(in crate::edge) fn into_inner(self) -> T {
+        self.io
     }
 
     /// What measures it.

@@ -1,6 +1,8 @@
 //! A WebSocket as the edge uses it: frames in, frames and events out, in the encoding of its subprotocol; pings; the
 //! close. It does nothing that a frame asks for.
 
+use std::net::IpAddr;
+
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use bytes::Bytes;
 use futures_util::SinkExt as _;
@@ -49,6 +51,11 @@ pub(super) enum Ending {
 impl Line {
     pub(super) fn new(socket: WebSocket, encoding: Encoding, meter: Meter) -> Self {
         Self { socket, encoding, meter, turn: Turn::default(), pinged: None }
+    }
+
+    /// Where the client is.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.meter.peer()
     }
 
     pub(super) fn encoding(&self) -> Encoding {

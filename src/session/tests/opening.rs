@@ -183,22 +183,27 @@ async fn made_up_ids_take_a_part_of_the_feeds_and_never_those_of_jobs_that_exist
     let made_up = |n: usize| -> JobId { format!("made-up-{n}").parse().unwrap() };
     let start = FROM_START;
     let mut sessions = Vec::new();
-    for n in 0..FEEDS_UNBORN_MAX {
+    // What one address may hold; the rest is for others.
+    let share = FEEDS_UNBORN_MAX / 4 * 3;
+    for n in 0..share {
         sessions.push(Session::open(&hub, &made_up(n), start).await.unwrap());
     }
     for n in 0..3 {
-        let refused = Session::open(&hub, &made_up(FEEDS_UNBORN_MAX + n), start).await.unwrap_err();
+        let refused = Session::open(&hub, &made_up(share + n), start).await.unwrap_err();
         assert!(matches!(refused, Error::Full(_)), "{refused}");
     }
     settle().await;
-    assert_eq!(hub.feeds(), FEEDS_UNBORN_MAX, "what was refused leaves nothing behind");
+    assert_eq!(hub.feeds(), share, "what was refused leaves nothing behind");
     assert!(Session::open(&hub, &job(), start).await.is_ok(), "a job that exists");
+    let elsewhere = "192.0.2.1".parse().unwrap();
+    let newcomer = Session::open_for(elsewhere, &hub, &made_up(share + 9), start).await;
+    assert!(newcomer.is_ok(), "an address that holds none finds room");
     // A job that begins makes room for another that does not exist yet, and one that is left alone does.
     memory.append(&made_up(0), chunk("x"));
     settle().await;
-    let next = Session::open(&hub, &made_up(FEEDS_UNBORN_MAX), start).await;
-    assert!(next.is_ok() && Session::open(&hub, &made_up(FEEDS_UNBORN_MAX + 1), start).await.is_err());
+    let next = Session::open(&hub, &made_up(share), start).await;
+    assert!(next.is_ok() && Session::open(&hub, &made_up(share + 1), start).await.is_err());
     sessions.clear();
     sleep(FEED_LINGER * 2).await;
-    assert!(Session::open(&hub, &made_up(FEEDS_UNBORN_MAX + 1), start).await.is_ok());
+    assert!(Session::open(&hub, &made_up(share + 1), start).await.is_ok());
 }
