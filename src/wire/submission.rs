@@ -150,8 +150,11 @@ impl Submission {
         let mut submission = Self { kind, input: Value::Null, id, limits, callback };
         submission.check_head()?;
         if let Some(input) = input {
-            let unfit =
-                |error: serde_json::Error| Refusal::new(Code::BadRequest, format!("the input: {error}"));
+            // A number beyond all numbers is found out here.
+            let unfit = |error: serde_json::Error| {
+                let code = if error.is_data() { Code::BadRequest } else { Code::BadJson };
+                Refusal::new(code, format!("the input: {error}"))
+            };
             let size = scan::measure(input.get()).map_err(unfit)?;
             submission.check_size(size)?;
             let mut reader = serde_json::Deserializer::from_str(input.get());
