@@ -13,11 +13,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, trace, warn};
 
 use super::check::{Checked, check, contradicts};
-use super::{Feed, Hub, Unborn};
+use super::{Feed, Hub};
 use crate::config::{
     AHEAD_MAX, FEED_LINGER, PROBE_FIRST, PROBE_MAX, PROBE_SILENT, PROBE_SPREAD, REREAD_FIRST, REREAD_MAX,
 };
 use crate::resume::{Action, Input, Stitcher};
+use crate::share::FairSlot;
 use crate::source::{Copy, EventSource, LiveChain, Refill, Refilled, Signal, Tail, Unavailable};
 use crate::wire::{Pos, Seq, Stored, Unreadable};
 
@@ -83,7 +84,7 @@ struct Driver<S: EventSource> {
     /// The log's last event, when that was known before the feed began.
     known: Option<Arc<Stored>>,
     /// Held while the job has no event.
-    unborn: Option<Unborn<S>>,
+    unborn: Option<FairSlot>,
     /// Whether nobody was served yet, so that all watchers can be refused.
     may_refuse: bool,
     /// Which live copies are events of the job.
@@ -275,7 +276,7 @@ impl<S: EventSource> Driver<S> {
         self.probe_at = Instant::now() + PROBE_FIRST + self.spread(PROBE_FIRST / 4);
         if !self.feed.is_open() {
             if last.is_none() && self.may_refuse {
-                self.unborn = self.hub.unborn();
+                self.unborn = self.hub.unborn(&self.feed);
                 if self.unborn.is_none() {
                     self.feed.refuse();
                     return;

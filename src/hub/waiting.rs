@@ -6,6 +6,7 @@
 //! looked up in the log from time to time.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -17,11 +18,13 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{debug, error};
 
-use super::{Full, Hub};
+use super::{Full, Hub, Watch};
+use crate::budget::NoRoom;
 use crate::config::{
     FEED_LINGER, LOOK_AGAIN, LOOK_EVERY, LOOK_TICK, LOOKS_PER_TICK, PROBE_FIRST, REREAD_FIRST, REREAD_MAX,
     WAITING_MAX,
 };
+use crate::share::{FairSlot, FairSlots};
 use crate::source::{EventSource, Replica, SubmitSignal, SubmitSignals, Unavailable};
 use crate::wire::{JobId, Stored};
 
@@ -29,6 +32,8 @@ use crate::wire::{JobId, Stored};
 #[derive(Debug)]
 pub(super) struct Waiting {
     table: Mutex<Table>,
+    /// Each watch has one.
+    places: FairSlots,
     /// Whether the subscription stands.
     standing: watch::Sender<bool>,
 }
@@ -64,6 +69,7 @@ pub struct Waiter<S: EventSource> {
     hub: Arc<Hub<S>>,
     id: JobId,
     job: Arc<Unknown>,
+    place: FairSlot,
 }
 
 /// How a job is known: by the last event of its log, or, without one, as submitted.
@@ -73,7 +79,11 @@ type Looked = Result<Option<Known>, Unavailable>;
 
 impl Waiting {
     pub(super) fn new() -> Self {
-        Self { table: Mutex::default(), standing: watch::Sender::new(false) }
+        Self {
+            table: Mutex::default(),
+            places: FairSlots::new(WAITING_MAX),
+            standing: watch::Sender::new(false),
+        }
     }
 
     /// How many jobs are waited for.
@@ -178,12 +188,12 @@ impl Table {
 }
 
 impl<S: EventSource> Waiter<S> {
-    pub(super) fn join(hub: &Arc<Hub<S>>, id: &JobId) -> Result<Self, Full> {
+    pub(super) fn join(hub: &Arc<Hub<S>>, id: &JobId, from: IpAddr) -> Result<Self, Full> {
+        let place = hub.waiting.places.take(from).map_err(|NoRoom| Full)?;
         let mut table = hub.waiting.lock();
         let there = table.jobs.get(id).map(|entry| Arc::clone(&entry.job));
         let job = match there {
             Some(job) => job,
-            None if table.jobs.len() >= WAITING_MAX => return Err(Full),
             None => {
                 let (due, job) = (Instant::now() + PROBE_FIRST, Arc::<Unknown>::default());
                 table.jobs.insert(id.clone(), Entry { due, job: Arc::clone(&job) });
@@ -197,7 +207,7 @@ impl<S: EventSource> Waiter<S> {
             hub.tasks.spawn_until_stop(keep(Arc::clone(hub)));
         }
         drop(table);
-        Ok(Self { hub: Arc::clone(hub), id: id.clone(), job })
+        Ok(Self { hub: Arc::clone(hub), id: id.clone(), job, place })
     }
 
     /// The job.
@@ -226,12 +236,20 @@ impl<S: EventSource> Waiter<S> {
         }
     }
 
+    /// Watches the job, which is known, with `last` as its last event if there is one.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn watch(&self, last: Option<Arc<Stored>>) -> Result<Watch, Full> {
+        self.hub.watch_known(&self.id, self.place.from(), last)
+    }
+
     /// Waits anew, after a feed had no room for the job: it is looked up within a short time.
     ///
     /// # Errors
     /// [`Full`].
     pub fn again(&self) -> Result<Self, Full> {
-        Self::join(&self.hub, &self.id)
+        Self::join(&self.hub, &self.id, self.place.from())
     }
 }
 
@@ -253,7 +271,7 @@ impl<S: EventSource> Hub<S> {
     ///
     /// # Errors
     /// [`Full`].
-    pub async fn wait(self: &Arc<Self>, id: &JobId) -> Result<Option<Waiter<S>>, Full> {
+    pub async fn wait(self: &Arc<Self>, id: &JobId, from: IpAddr) -> Result<Option<Waiter<S>>, Full> {
         if self.lock().contains_key(id) {
             return Ok(None);
         }
@@ -262,7 +280,7 @@ impl<S: EventSource> Hub<S> {
         if !stands && self.has_events_somewhere(id).await {
             return Ok(None);
         }
-        let waiter = Waiter::join(self, id)?;
+        let waiter = Waiter::join(self, id, from)?;
         self.waiting.until_standing().await;
         let known = waiter.is_known() || self.has_events_somewhere(id).await;
         Ok((!known).then_some(waiter))

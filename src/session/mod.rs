@@ -6,6 +6,7 @@ mod fold;
 mod tests;
 
 use std::future::pending;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use tokio::time::{sleep, timeout};
@@ -106,27 +107,35 @@ impl Error {
 }
 
 impl<S: EventSource> Session<S> {
-    /// Begins a session after the event that `start` names. The job need not exist yet.
+    /// Begins a session of this process itself after the event that `start` names. The job need not exist yet.
     ///
     /// # Errors
     /// [`Error`]; within [`OPEN_WAIT`] in any case.
     pub async fn open(hub: &Arc<Hub<S>>, job: &JobId, start: Start) -> Result<Self, Error> {
-        let late = |_| Error::Unavailable(Unavailable("no answer in time".into()));
-        timeout(OPEN_WAIT, Self::open_now(hub, job, start)).await.map_err(late)?
+        Self::open_for(IpAddr::V4(Ipv4Addr::LOCALHOST), hub, job, start).await
     }
 
-    async fn open_now(hub: &Arc<Hub<S>>, job: &JobId, start: Start) -> Result<Self, Error> {
+    /// [`Self::open`] for a client at this address, which has its share of the feeds.
+    ///
+    /// # Errors
+    /// [`Error`]; within [`OPEN_WAIT`] in any case.
+    pub async fn open_for(from: IpAddr, hub: &Arc<Hub<S>>, job: &JobId, start: Start) -> Result<Self, Error> {
+        let late = |_| Error::Unavailable(Unavailable("no answer in time".into()));
+        timeout(OPEN_WAIT, Self::open_now(from, hub, job, start)).await.map_err(late)?
+    }
+
+    async fn open_now(from: IpAddr, hub: &Arc<Hub<S>>, job: &JobId, start: Start) -> Result<Self, Error> {
         if let Start::Cursor(cursor) = start
             && !cursor.is_of(job)
         {
             return Err(Error::CursorOfOtherJob);
         }
         if start == Start::After(Seq(0))
-            && let Some(waiter) = hub.wait(job).await?
+            && let Some(waiter) = hub.wait(job, from).await?
         {
             return Ok(Self(State::Waiting { waiter, told_live: false }));
         }
-        let watch = hub.watch(job)?;
+        let watch = hub.watch(job, from)?;
         until_open(&watch).await?;
         let (seq, pos, had_end) = match start {
             Start::Cursor(cursor) => {
@@ -306,17 +315,22 @@ impl<S: EventSource> Watching<S> {
     }
 }
 
-/// Follows a job to its end, from behind an event that the log has; from its first one when the log is replaced
+/// Follows a job to its end for a client at this address, from behind an event that the log has; from its first one when the log is replaced
 /// meanwhile.
 ///
 /// # Errors
 /// [`Error`].
-pub async fn until_ended<S: EventSource>(hub: &Arc<Hub<S>>, job: &JobId, after: Seq) -> Result<(), Error> {
-    let mut session = Session::open(hub, job, Start::After(after)).await?;
+pub async fn until_ended<S: EventSource>(
+    from: IpAddr,
+    hub: &Arc<Hub<S>>,
+    job: &JobId,
+    after: Seq,
+) -> Result<(), Error> {
+    let mut session = Session::open_for(from, hub, job, Start::After(after)).await?;
     loop {
         match session.next().await {
             Step::End => return Ok(()),
-            Step::Rebuilt => session = Session::open(hub, job, Start::After(Seq(0))).await?,
+            Step::Rebuilt => session = Session::open_for(from, hub, job, Start::After(Seq(0))).await?,
             Step::Events(_) | Step::Missing { .. } | Step::Live => {}
         }
     }
@@ -326,7 +340,7 @@ pub async fn until_ended<S: EventSource>(hub: &Arc<Hub<S>>, job: &JobId, after: 
 async fn watch_known<S: EventSource>(waiter: &mut Waiter<S>) -> Watch {
     loop {
         let last = waiter.known().await;
-        if let Ok(watch) = waiter.hub().watch_known(waiter.job(), last)
+        if let Ok(watch) = waiter.watch(last)
             && until_open(&watch).await.is_ok()
         {
             return watch;

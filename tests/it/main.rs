@@ -20,6 +20,8 @@ mod cli;
 mod credentials;
 /// The same scenarios through every front door, each with an independent client.
 mod doors;
+/// Clients that take or send too much, and others beside them.
+mod fairness;
 /// Events with numbers that are not theirs, in the logs of jobs that are watched.
 mod forged;
 /// Requests and frames that break HTTP or the WebSocket protocol, and bodies that are too large.
