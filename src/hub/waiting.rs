@@ -280,7 +280,11 @@ impl<S: EventSource> Hub<S> {
         if !stands && self.has_events_somewhere(id).await {
             return Ok(None);
         }
-        let waiter = Waiter::join(self, id, from)?;
+        let waiter = match Waiter::join(self, id, from) {
+            // However full the table is, what is known can be watched.
+            Err(Full) if stands && self.has_events_somewhere(id).await => return Ok(None),
+            joined => joined?,
+        };
         self.waiting.until_standing().await;
         let known = waiter.is_known() || self.has_events_somewhere(id).await;
         Ok((!known).then_some(waiter))
