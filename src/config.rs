@@ -24,6 +24,8 @@ pub const BODY_MAX: usize = 1024 * 1024;
 /// The longest `ref` of a client's frame, in characters, and how much of a text that a client wrote is sent back to it:
 /// room for any id.
 pub const REF_MAX: usize = 80;
+/// The longest token of a client, in bytes of JSON: twice what HTTP servers take as a header.
+pub const TOKEN_MAX: usize = 16 * 1024;
 /// The longest sentence that says what is wrong with a request, in bytes. Parsers quote what they did not expect.
 pub const MESSAGE_MAX: usize = 300;
 /// Up to how many bytes a body or message that comes counts for nothing: its connection costs as much anyway, and who asks
@@ -35,6 +37,12 @@ pub const QUIET_WAIT: Duration = Duration::from_secs(60);
 /// How many submits and cancels of one connection are under way at a time. With the largest inputs they hold 16 MiB; with
 /// answers of the broker within 10 ms they are 3000 a second.
 pub const REQUESTS_MAX: usize = 32;
+/// How many submits, cancels, states and pages of all clients an edge has under way. A broker answers them within
+/// milliseconds; what waits beyond this waits for a broker that does not.
+pub const REQUESTS_ALL_MAX: usize = 4096;
+/// How many files a process keeps for itself of those that it may open: its connections to the broker, logs, and what is
+/// opened for a moment.
+pub const FILES_RESERVED: usize = 256;
 /// The longest time limit of a job, in milliseconds: up to here every language's JSON reads whole numbers exactly. Longer
 /// than anybody waits.
 pub const TIMEOUT_MAX_MS: u64 = (1 << 53) - 1;
@@ -107,9 +115,20 @@ pub const FEED_LINGER: Duration = Duration::from_secs(15);
 pub const FEED_BYTES: usize = 12 * 1024;
 /// How many feeds one edge thread holds, watched or lingering: each costs [`FEED_BYTES`] and what its history holds.
 pub const FEEDS_MAX: usize = 50_000;
-/// How many of them are of jobs that have no event yet: about 50 MiB. Anybody can make up ids; what is watched of jobs that
-/// exist keeps the rest.
+/// How many of them are of jobs that have no event yet: about 50 MiB. They were submitted a moment ago, or are resumed by
+/// clients that say they have seen events; what is watched of jobs that exist keeps the rest.
 pub const FEEDS_UNBORN_MAX: usize = 4096;
+/// How many watched jobs may be ones that neither the log nor the queue knows: about 200 bytes each, beside the session.
+pub const WAITING_MAX: usize = 200_000;
+/// How often some of them are looked up, for signals are at most once.
+pub const LOOK_TICK: Duration = Duration::from_millis(100);
+/// How many are looked up in one tick, and are under way: a few requests each, so that made-up ids take a few percent of a
+/// broker's core, and little of its queue of requests.
+pub const LOOKS_PER_TICK: usize = 100;
+/// When one is looked up that could not be; the first look is after [`PROBE_FIRST`].
+pub const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How long after a look the next one comes. Up to half as long again, so that they spread.
+pub const LOOK_EVERY: Duration = Duration::from_secs(40);
 /// When the log is asked for the first time whether live missed something: interest in a subject spreads over a
 /// cluster after the subscription was confirmed.
 pub const PROBE_FIRST: Duration = Duration::from_millis(500);
@@ -235,6 +254,10 @@ pub const LIST_REQUESTS: usize = 8;
 /// How many listings an edge thread makes at a time. Each remembers the ids of the jobs that it has read of, at most 0.4
 /// MiB a shard.
 pub const LISTINGS: usize = 4;
+/// How many times as long as listings take there is none after them: a flood of them has a fourth of the time.
+pub const LIST_REST: u32 = 3;
+/// How many listings wait at most; more are refused at once. With a fourth of a second for each they are served in time.
+pub const LIST_QUEUE: usize = 16;
 
 // ---- writing the log
 
@@ -364,6 +387,11 @@ pub const WRITE_WAIT: Duration = Duration::from_secs(60);
 /// How many bytes a client is heard beyond what it takes, in bytes, while it takes nothing: what it is owed for them by
 /// itself, such as pongs, is no larger.
 pub const READ_AHEAD: usize = 64 * 1024;
+/// How many bytes of a client are read as fast as they come: two of the largest messages.
+pub const READ_BURST: i64 = 2 * BODY_MAX as i64;
+/// How many bytes of a client are read in a second beyond that. The most expensive megabyte takes a thread some 50 ms, so
+/// that one connection costs a fifth of it; a client that submits jobs of 1 KiB submits 4000 a second.
+pub const READ_RATE: i64 = 4 * 1024 * 1024;
 /// How long a connection may take to send the head of its next request. Longer than proxies keep an idle connection to
 /// use it again, which is 60 s.
 pub const HEAD_WAIT: Duration = Duration::from_secs(75);
@@ -395,6 +423,10 @@ pub const WAIT_MAX_S: u64 = 60;
 pub const PREFLIGHT_AGE: Duration = Duration::from_secs(24 * 3600);
 /// How many steps of its sessions a connection writes before it looks at its client again.
 pub const STEPS_PER_WRITE: usize = 32;
+/// After how many bytes written to one client a thread serves its others first. Two thousand clients that all have much to
+/// catch up with take a thread some 30 ms for one turn each; with whole steps it would be 0.1 s, and seconds with as much
+/// as a socket takes.
+pub const TURN_BYTES: usize = 16 * 1024;
 /// How many bytes the operating system holds for a client that has not taken them (Linux doubles it). By itself it
 /// would hold some 4 MiB, behind which a ping waits for as long as a slow client takes for them.
 pub const SEND_BUFFER: usize = 256 * 1024;

@@ -30,7 +30,7 @@
 //! | [`worker`] | a job's life: claim, run, publish, end. Knows `trait Backend`, no particular one |
 //! | [`cli`] | the commands. The only place that prints |
 //! | [`config`], [`runtime`], [`guard`] | every limit with its reason; tasks and threads; programs that end with their parent |
-//! | [`budget`] | how many bytes a process may hold for its clients |
+//! | [`budget`], [`share`] | how many bytes a process may hold for its clients; how places are shared among addresses |
 //!
 //! The trait that separates reading from NATS has a folder of its own, `source`: both the hub and the session stand on it,
 //! and neither should own what the other needs.
@@ -58,6 +58,7 @@ pub mod nats;
 pub mod resume;
 pub mod runtime;
 pub mod session;
+pub mod share;
 pub mod source;
 pub mod wire;
 pub mod worker;

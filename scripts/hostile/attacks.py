@@ -318,3 +318,26 @@ async def small_events(rig, seconds):
     while time.monotonic() < until:
         got += len(await client.read(1 << 20, 1) or b"")
     return Counter({"MiB read": got >> 20})
+
+
+@attack("large-frames", "frames of a megabyte without end over one WebSocket", full=15, short=4)
+async def large_frames(rig, seconds):
+    client = await Client.connect(rig.port, rcvbuf=None)
+    await client.websocket()
+    frame = '{"op":"dance","input":[' + "0," * 500_000 + "0]}"
+    return Counter([await flood(client, mask(0x81, frame.encode()), seconds)])
+
+
+@attack("listings", "a hundred clients list jobs all the time", full=10, short=3)
+async def listings(rig, seconds):
+    until, seen = time.monotonic() + seconds, Counter()
+
+    async def one(_):
+        while time.monotonic() < until:
+            client = await Client.connect(rig.port, rcvbuf=None)
+            await client.send(request("GET", "/api/jobs?limit=100"))
+            seen[await client.head(15)] += 1
+            client.close()
+
+    await gather(100, one, at_once=100)
+    return seen

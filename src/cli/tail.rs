@@ -1,5 +1,6 @@
 //! `tailwater tail`: follows a job, straight from the log or as a client of an edge.
 
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -139,7 +140,7 @@ async fn follow_with(
 pub(super) async fn wait(log: Log, job: &JobId, json: bool) -> anyhow::Result<ExitCode> {
     let tasks = Tasks::new(CancellationToken::new());
     let hub = Hub::new(Reader::open(log, &tasks).await?, tasks);
-    until_ended(&hub, job, Seq(0)).await?;
+    until_ended(Ipv4Addr::LOCALHOST.into(), &hub, job, Seq(0)).await?;
     let state = fold(hub.source(), job).await?.context("the job's log has expired meanwhile")?;
     if json {
         println!("{}", serde_json::to_string_pretty(&state)?);

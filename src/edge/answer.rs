@@ -10,7 +10,8 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use super::memory::Held;
-use crate::config::STEP_BYTES;
+use super::turn::Turn;
+use crate::config::TURN_BYTES;
 use crate::wire::JobState;
 
 /// The answer that is this state, whose room is `room`.
@@ -20,12 +21,13 @@ pub(super) fn state(mut state: JobState, room: Held) -> Response {
     // Every field before it is an id, a number or a word, so the first that looks like it is it.
     let split = json.find(OUTPUT).map_or(json.len(), |at| at + OUTPUT.len());
     let (head, tail) = json.split_at(split);
-    if output.len() <= STEP_BYTES {
+    if output.len() <= TURN_BYTES {
         return room.respond([head, &escaped(&output), tail].concat().into_bytes());
     }
     let mut response = [(header::CONTENT_TYPE, "application/json")].into_response();
     room.mark(&mut response);
-    let pieces = Pieces { head: head.to_owned(), output, given: 0, tail: Some(tail.to_owned()), _room: room };
+    let (head, tail, turn) = (head.to_owned(), Some(tail.to_owned()), Turn::default());
+    let pieces = Pieces { head, output, given: 0, tail, turn, _room: room };
     *response.body_mut() = Body::from_stream(stream::unfold(pieces, Pieces::next));
     response
 }
@@ -40,22 +42,24 @@ struct Pieces {
     /// How many bytes of the output were given.
     given: usize,
     tail: Option<String>,
+    turn: Turn,
     /// Held until the last piece was given.
     _room: Held,
 }
 
 impl Pieces {
-    #[expect(clippy::unused_async, reason = "what a stream unfolds is asynchronous")]
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+        self.turn.pause().await;
         let rest = &self.output[self.given..];
         let piece = if rest.is_empty() {
             self.tail.take()?
         } else {
-            let end = rest.floor_char_boundary(STEP_BYTES);
+            let end = rest.floor_char_boundary(TURN_BYTES);
             let piece = std::mem::take(&mut self.head) + &escaped(&rest[..end]);
             self.given += end;
             piece
         };
+        self.turn.count(piece.len());
         Some((Ok(piece.into()), self))
     }
 }
@@ -95,14 +99,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_piece_is_larger_than_a_few_steps() {
+    async fn no_piece_is_larger_than_a_few_turns() {
         let memory = Memory::new(Budget::unlimited());
         let output = "\u{1}".repeat(OUTPUT_MAX);
         let room = memory.answers.hold(output.len()).unwrap();
         let state = state(JobState { output, ..JobState::new("j".parse().unwrap()) }, room);
         let mut pieces = state.into_body().into_data_stream();
         while let Some(piece) = pieces.next().await {
-            assert!(piece.unwrap().len() <= 6 * STEP_BYTES + 512);
+            assert!(piece.unwrap().len() <= 6 * TURN_BYTES + 512);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What every front door does with a job beside streaming it: submit, cancel, say what it is. It decodes no request and
 //! writes no answer.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -60,10 +61,12 @@ impl App {
     /// idempotency key, so that the same key is the same job on every edge, for as long as its log is kept.
     pub(super) async fn submit(
         &self,
+        from: IpAddr,
         submission: Submission,
         key: Option<&str>,
         _room: Held,
     ) -> Result<Accepted, Problem> {
+        let _place = self.shared.requests().take(from)?;
         let (id, keyed) = match (&submission.id, key) {
             (Some(id), _) => (id.clone(), false),
             (None, Some(key)) => (id_of_key(key)?, true),
@@ -103,7 +106,13 @@ impl App {
     }
 
     /// Asks for a job to be cancelled.
-    pub(super) async fn cancel(&self, id: JobId, by: Option<String>) -> Result<Receipt, Problem> {
+    pub(super) async fn cancel(
+        &self,
+        from: IpAddr,
+        id: JobId,
+        by: Option<String>,
+    ) -> Result<Receipt, Problem> {
+        let _place = self.shared.requests().take(from)?;
         match self.log.cancel(&id, by).await? {
             Cancelled::Requested(seq) => Ok(Receipt { job: id.clone(), id, seq, new: true }),
             Cancelled::Already(seq) => Ok(Receipt { job: id.clone(), id, seq, new: false }),
@@ -146,16 +155,18 @@ impl App {
     /// What a job is once it has ended, or `wait` has passed.
     pub(super) async fn state_within(
         &self,
+        from: IpAddr,
         job: &JobId,
         wait: Duration,
     ) -> Result<(JobState, Held), Problem> {
+        let _place = self.shared.requests().take(from)?;
         if !wait.is_zero() {
-            self.until_ended(job, wait).await?;
+            self.until_ended(from, job, wait).await?;
         }
         self.state(job).await
     }
 
-    async fn until_ended(&self, job: &JobId, wait: Duration) -> Result<(), Problem> {
+    async fn until_ended(&self, from: IpAddr, job: &JobId, wait: Duration) -> Result<(), Problem> {
         let after = match self.log.last(job).await? {
             Some(last) if last.kind.is_end() => return Ok(()),
             Some(last) => last.seq,
@@ -163,7 +174,7 @@ impl App {
             None => Seq(0),
         };
         let watching = async {
-            until_ended(&self.hub, job, after).await?;
+            until_ended(from, &self.hub, job, after).await?;
             Ok(())
         };
         // When the edge stops, who waits is told what the job is now.

@@ -68,6 +68,7 @@ pub(super) async fn jobs(
         }
         Err(ListError::BadPage(_)) => Err(Code::BadPage.into()),
         Err(ListError::Unavailable(error)) => Err(error.into()),
+        Err(ListError::Busy(busy)) => Err(Problem::new(Code::Overloaded, busy.to_string())),
     }
 }
 

@@ -20,6 +20,7 @@ mod shared;
 mod socketio;
 mod sse;
 mod stats;
+mod turn;
 mod ws;
 
 use std::io;
@@ -165,7 +166,7 @@ pub async fn run(
         left
     };
     let bodies = &app.shared.memory().bodies;
-    let serving = serve::serve(listener, router(Arc::clone(&app)), bodies, &tasks);
+    let serving = serve::serve(listener, router(Arc::clone(&app)), bodies, app.shared.connections(), &tasks);
     let ((), left) = tokio::join!(serving, leaving);
     if !tasks.end(DRAIN_WAIT).await || !left {
         warn!(left = tasks.running(), "some connections were cut off");

@@ -1,15 +1,15 @@
 //! What a request says: the job in its path, its query and body, where it wants to begin. Each is read once, here, and what
 //! cannot be read is a problem with a code. It answers nothing.
 
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use axum::extract::{FromRef, FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::{ConnectInfo, FromRef, FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use url::form_urlencoded;
 use utoipa::IntoParams;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
@@ -18,6 +18,8 @@ use utoipa::openapi::{Ref, Required};
 use super::body::Bodies;
 use super::error::Problem;
 use super::jobs::job_id;
+use super::memory::Held;
+use super::socketio::meter::Meter;
 use crate::config::WAIT_MAX_S;
 use crate::wire::{Code, JobId, Refusal, Seq, Start, start};
 
@@ -44,6 +46,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Job {
     }
 }
 
+/// Where the client is, or the proxy before it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) IpAddr);
+
+impl<S: Send + Sync> FromRequestParts<S> for Peer {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let meter = parts.extensions.get::<ConnectInfo<Meter>>();
+        meter.map(|ConnectInfo(meter)| Self(meter.peer())).ok_or_else(|| Code::Internal.into())
+    }
+}
+
 /// The query. Parameters that nobody knows are passed over.
 #[derive(Debug)]
 pub(super) struct Params<T>(pub(super) T);
@@ -59,9 +74,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// A body of JSON.
+/// A body that says it is JSON, and the room that it takes.
 #[derive(Debug)]
-pub(super) struct JsonBody(pub(super) Value);
+pub(super) struct JsonBody(pub(super) Vec<u8>, pub(super) Held);
 
 impl<S: Send + Sync> FromRequest<S> for JsonBody
 where
@@ -76,9 +91,8 @@ where
             return Err(Problem::new(Code::UnsupportedMediaType, "send the job as application/json"));
         }
         let (parts, body) = request.into_parts();
-        let (body, _held) = Bodies::from_ref(state).read(&parts.headers, body).await?;
-        let json = serde_json::from_slice(&body);
-        json.map(Self).map_err(|error| Problem::new(Code::BadJson, error.to_string()))
+        let (body, held) = Bodies::from_ref(state).read(&parts.headers, body).await?;
+        Ok(Self(body, held))
     }
 }
 

@@ -12,7 +12,7 @@ use super::App;
 use super::answer;
 use super::error::Problem;
 use super::openapi::{JOBS, problems};
-use super::request::{Job, JsonBody, Params, Wait};
+use super::request::{Job, JsonBody, Params, Peer, Wait};
 use crate::wire::{Code, Submission};
 
 /// The header by which a client may submit again without submitting twice (draft-ietf-httpapi-idempotency-key-header).
@@ -38,15 +38,17 @@ problems!(NotSubmitted:
 )]
 pub(super) async fn submit(
     State(app): State<Arc<App>>,
+    Peer(from): Peer,
     headers: HeaderMap,
-    JsonBody(body): JsonBody,
+    JsonBody(body, held): JsonBody,
 ) -> Result<Response, Problem> {
-    let submission = Submission::from_value(body)?;
+    let submission = Submission::from_json(&body)?;
+    drop((body, held));
     let key = headers.get(IDEMPOTENCY_KEY).map(|key| {
         key.to_str().map_err(|_| Problem::new(Code::BadRequest, "an idempotency key is visible ASCII"))
     });
     let room = app.room_for(&submission)?;
-    let accepted = app.submit(submission, key.transpose()?, room).await?;
+    let accepted = app.submit(from, submission, key.transpose()?, room).await?;
     let status = if accepted.new { StatusCode::ACCEPTED } else { StatusCode::OK };
     let location = [(header::LOCATION, format!("/api/jobs/{}", accepted.id))];
     Ok((status, location, Json(accepted)).into_response())
@@ -66,10 +68,11 @@ problems!(NoState: BadJobId, BadRequest, JobNotFound, Overloaded, Unavailable);
 )]
 pub(super) async fn job(
     app: State<Arc<App>>,
+    peer: Peer,
     id: Job,
     waiting: Params<Waiting>,
 ) -> Result<Response, Problem> {
-    state(app, id, waiting).await
+    state(app, peer, id, waiting).await
 }
 
 /// What a job is, at another address.
@@ -82,10 +85,11 @@ pub(super) async fn job(
 )]
 pub(super) async fn state(
     State(app): State<Arc<App>>,
+    Peer(from): Peer,
     Job(id): Job,
     Params(Waiting { wait }): Params<Waiting>,
 ) -> Result<Response, Problem> {
-    let (state, room) = app.state_within(&id, wait.0).await?;
+    let (state, room) = app.state_within(from, &id, wait.0).await?;
     Ok(answer::state(state, room))
 }
 
@@ -99,7 +103,7 @@ pub(super) struct Waiting {
     wait: Wait,
 }
 
-problems!(NotCancelled: BadJobId, JobNotFound, JobEnded, Unavailable);
+problems!(NotCancelled: BadJobId, JobNotFound, JobEnded, Overloaded, Unavailable);
 
 /// Asks for a job to be cancelled.
 ///
@@ -112,8 +116,12 @@ problems!(NotCancelled: BadJobId, JobNotFound, JobEnded, Unavailable);
         NotCancelled,
     ),
 )]
-pub(super) async fn cancel(State(app): State<Arc<App>>, Job(id): Job) -> Result<Response, Problem> {
-    let receipt = app.cancel(id, None).await?;
+pub(super) async fn cancel(
+    State(app): State<Arc<App>>,
+    Peer(from): Peer,
+    Job(id): Job,
+) -> Result<Response, Problem> {
+    let receipt = app.cancel(from, id, None).await?;
     let status = if receipt.new { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok((status, Json(receipt)).into_response())
 }

@@ -1,6 +1,9 @@
 //! HTTP connections: accepts them, gives each its limits, and ends all in time when the edge stops. What is asked over
 //! them is the router's.
 
+use std::io::Write as _;
+use std::net::Shutdown;
+
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::response::Response;
@@ -20,9 +23,16 @@ use super::memory::{Large, Part};
 use super::socketio::meter::Metered;
 use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER};
 use crate::runtime::Tasks;
+use crate::share::FairSlots;
 
 /// Accepts connections until the tasks should end; those that were accepted are among the tasks.
-pub(super) async fn serve(mut listener: TcpListener, router: Router, bodies: &Part, tasks: &Tasks) {
+pub(super) async fn serve(
+    mut listener: TcpListener,
+    router: Router,
+    bodies: &Part,
+    slots: &FairSlots,
+    tasks: &Tasks,
+) {
     loop {
         // axum's accept waits a little when the process has no file descriptors left, and goes on.
         let accepted = Listener::accept(&mut listener);
@@ -31,7 +41,29 @@ pub(super) async fn serve(mut listener: TcpListener, router: Router, bodies: &Pa
             debug!(%error, "a connection without TCP_NODELAY");
         }
         let stream = Metered::new(stream, peer.ip(), bodies);
+        let Ok(slot) = slots.take(stream.meter().peer()) else {
+            refuse(stream.into_inner());
+            continue;
+        };
+        let stream = stream.holding(slot);
         tasks.spawn(connection(stream, router.clone(), tasks.stop().clone()));
+    }
+}
+
+/// Answers a client for which there is no room, before anything of it is read, and waits for nothing.
+fn refuse(stream: TcpStream) {
+    /// As `Problem` says [`Code::Overloaded`](crate::wire::Code::Overloaded).
+    const ANSWER: &str = concat!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n",
+        "cache-control: no-store\r\nconnection: close\r\ncontent-length: 98\r\n\r\n",
+        r#"{"type":"about:blank","title":"Too many connections; try later.","status":503,"code":"overloaded"}"#,
+    );
+    let answered = stream.into_std().and_then(|mut stream| {
+        stream.write_all(ANSWER.as_bytes())?;
+        stream.shutdown(Shutdown::Write)
+    });
+    if let Err(error) = answered {
+        debug!(%error, "a client was refused without a word");
     }
 }
 

@@ -3,11 +3,14 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::watch;
 
 use super::memory::Memory;
 use super::{App, socketio};
 use crate::budget::Budget;
+use crate::config::{FILES_RESERVED, REQUESTS_ALL_MAX};
+use crate::share::FairSlots;
 
 /// Made once for each process, and given to each of its threads.
 #[derive(Clone, Debug)]
@@ -16,6 +19,9 @@ pub struct Shared(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     memory: Memory,
+    /// Submits, cancels, states and pages under way.
+    requests: FairSlots,
+    connections: FairSlots,
     socketio: socketio::Engine,
     threads: Mutex<Vec<Weak<App>>>,
     /// How many threads have begun to serve.
@@ -27,11 +33,21 @@ impl Shared {
     pub fn new(budget: Budget) -> Self {
         let memory = Memory::new(budget);
         let socketio = socketio::Engine::default();
-        Self(Arc::new(Inner { memory, socketio, threads: Mutex::default(), serving: watch::Sender::new(0) }))
+        let (requests, connections) = (FairSlots::new(REQUESTS_ALL_MAX), FairSlots::new(connections_max()));
+        let serving = watch::Sender::new(0);
+        Self(Arc::new(Inner { memory, requests, connections, socketio, threads: Mutex::default(), serving }))
     }
 
     pub(super) fn memory(&self) -> &Memory {
         &self.0.memory
+    }
+
+    pub(super) fn requests(&self) -> &FairSlots {
+        &self.0.requests
+    }
+
+    pub(super) fn connections(&self) -> &FairSlots {
+        &self.0.connections
     }
 
     pub(super) fn socketio(&self) -> &socketio::Engine {
@@ -57,4 +73,11 @@ impl Shared {
         let threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
         threads.iter().filter_map(Weak::upgrade).collect()
     }
+}
+
+/// How many connections of clients the process may have: as many as it may open files, but for those that it needs itself.
+fn connections_max() -> usize {
+    let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+    let files = files.unwrap_or(usize::MAX);
+    files - FILES_RESERVED.min(files / 4)
 }

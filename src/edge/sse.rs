@@ -21,9 +21,10 @@ use super::accept::{Form, form};
 use super::error::Problem;
 use super::openapi::{JOBS, problems};
 use super::page;
-use super::request::{Job, Params, Wait, begin};
+use super::request::{Job, Params, Peer, Wait, begin};
 use super::stats::{Connected, Counts, Door};
-use crate::config::{COME_BACK, COMMENT_EVERY, STEP_BYTES, STEPS_PER_WRITE};
+use super::turn::Turn;
+use crate::config::{COME_BACK, COMMENT_EVERY, STEPS_PER_WRITE, TURN_BYTES};
 use crate::session::{Session, Step};
 use crate::source::EventSource;
 use crate::wire::{Gone, ServerFrame, Stored};
@@ -78,6 +79,7 @@ problems!(NoEvents:
 )]
 pub(super) async fn events(
     State(app): State<Arc<App>>,
+    Peer(from): Peer,
     Job(job): Job,
     Params(query): Params<Query>,
     uri: Uri,
@@ -89,10 +91,12 @@ pub(super) async fn events(
         app.exists(&job).await?;
     }
     let stop = app.tasks.stop();
-    let opened = stop.run_until_cancelled(Session::open(&app.hub, &job, start)).await.transpose()?;
+    let opened =
+        stop.run_until_cancelled(Session::open_for(from, &app.hub, &job, start)).await.transpose()?;
     let form = form(&headers);
     let mut response = match (form, opened) {
         (Form::Page, session) => {
+            let _place = app.shared.requests().take(from)?;
             page::answer(session, start, limit, query.wait, stop, &app.shared.memory().answers).await?
         }
         (Form::Stream, Some(session)) if session.had_end() => StatusCode::NO_CONTENT.into_response(),
@@ -144,6 +148,7 @@ struct Stream<S: EventSource> {
     comments: Interval,
     /// Events that did not fit into the last chunk.
     left: std::vec::IntoIter<Arc<Stored>>,
+    turn: Turn,
     begun: bool,
     over: bool,
 }
@@ -153,12 +158,13 @@ impl<S: EventSource> Stream<S> {
         let mut comments = interval_at(Instant::now() + COMMENT_EVERY, COMMENT_EVERY);
         comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let _connected = counts.connected(Door::Sse);
-        let left = Vec::new().into_iter();
-        Self { session, counts, _connected, stop, comments, left, begun: false, over: false }
+        let (left, turn) = (Vec::new().into_iter(), Turn::default());
+        Self { session, counts, _connected, stop, comments, left, turn, begun: false, over: false }
     }
 
-    /// The next chunk: what is ready together, about [`STEP_BYTES`] of it. `None` at the job's end, and at the edge's.
+    /// The next chunk: what is ready together, about [`TURN_BYTES`] of it. `None` at the job's end, and at the edge's.
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+        self.turn.pause().await;
         let mut out = Vec::new();
         if !self.begun {
             self.begun = true;
@@ -183,18 +189,19 @@ impl<S: EventSource> Stream<S> {
             }
             self.gather(&mut out);
         }
+        self.turn.count(out.len());
         (!out.is_empty()).then(|| (Ok(out.into()), self))
     }
 
     /// Writes what is there without waiting for it.
     fn gather(&mut self, out: &mut Vec<u8>) {
         for _ in 0..STEPS_PER_WRITE {
-            while out.len() < STEP_BYTES
+            while out.len() < TURN_BYTES
                 && let Some(event) = self.left.next()
             {
                 put_event(out, &event);
             }
-            if out.len() >= STEP_BYTES || self.over {
+            if out.len() >= TURN_BYTES || self.over {
                 return;
             }
             match self.session.next().now_or_never() {
@@ -247,7 +254,8 @@ mod tests {
     use crate::wire::{Body as Said, Channel, Cursor, JobId, Seq, Start};
     use futures_util::StreamExt as _;
     use futures_util::stream::BoxStream;
-    use std::future::pending;
+    use std::future::{pending, poll_fn};
+    use std::task::Poll;
     use std::time::Duration;
     use tokio_util::sync::CancellationToken;
 
@@ -330,14 +338,42 @@ mod tests {
         let mut chunks = open(&memory, &CancellationToken::new()).await;
         let (mut got, mut count) = (String::new(), 0);
         while let Some(chunk) = chunks.next().await {
-            assert!(chunk.len() < STEP_BYTES + 3000, "{}", chunk.len());
+            assert!(chunk.len() < TURN_BYTES + 3000, "{}", chunk.len());
             got += &chunk;
             count += 1;
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         let expected: String = all.iter().map(|event| block(event)).collect();
         assert!(got.replace("\n:\n", "\n").starts_with(&expected));
-        assert!(count < 30, "{count} pieces");
+        assert!(count < 60, "{count} pieces");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_takes_everything_is_given_a_little_in_each_turn() {
+        let memory = Memory::default();
+        for _ in 0..200 {
+            memory.append(&job(), chunk(&"x".repeat(2000)));
+        }
+        memory.append(&job(), Said::Cancelled {});
+        let mut chunks = open(&memory, &CancellationToken::new()).await;
+        let (mut turns, mut over) = (Vec::new(), false);
+        while !over {
+            let mut bytes = 0;
+            over = poll_fn(|cx| {
+                loop {
+                    match chunks.poll_next_unpin(cx) {
+                        Poll::Ready(Some(chunk)) => bytes += chunk.len(),
+                        Poll::Ready(None) => return Poll::Ready(true),
+                        Poll::Pending => return Poll::Ready(false),
+                    }
+                }
+            })
+            .await;
+            turns.push(bytes);
+            tokio::task::yield_now().await;
+        }
+        assert!(turns.iter().sum::<usize>() > 400_000, "{turns:?}");
+        assert!(turns.iter().all(|bytes| *bytes < 2 * TURN_BYTES), "{turns:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -178,7 +178,7 @@ pub(super) async fn stats(State(app): State<Arc<App>>) -> Json<Stats> {
         stats.connections.websocket += counts.connections(Door::WebSocket);
         stats.connections.socketio += counts.connections(Door::SocketIo);
         stats.connections.sse += counts.connections(Door::Sse);
-        stats.watched_jobs += app.hub.feeds();
+        stats.watched_jobs += app.hub.feeds() + app.hub.waiting();
         stats.events_delivered += counts.delivered.total.load(Ordering::Relaxed);
         recent += counts.delivered.recent(counts.begun.elapsed().as_secs());
         let standing = app.hub.standing();

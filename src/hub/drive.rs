@@ -13,20 +13,22 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, trace, warn};
 
 use super::check::{Checked, check, contradicts};
-use super::{Feed, Hub, Unborn};
+use super::{Feed, Hub};
 use crate::config::{
     AHEAD_MAX, FEED_LINGER, PROBE_FIRST, PROBE_MAX, PROBE_SILENT, PROBE_SPREAD, REREAD_FIRST, REREAD_MAX,
 };
 use crate::resume::{Action, Input, Stitcher};
+use crate::share::FairSlot;
 use crate::source::{Copy, EventSource, LiveChain, Refill, Refilled, Signal, Tail, Unavailable};
 use crate::wire::{Pos, Seq, Stored, Unreadable};
 
 /// Drives a feed until it is forgotten. After a panic, a program fault, its watchers are served again: from an empty
-/// history, and not at once, so that a fault that one event causes each time does not take the thread.
-pub(super) async fn drive<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>) {
+/// history, and not at once, so that a fault that one event causes each time does not take the thread. `known` is the
+/// log's last event, when that is known before the feed begins.
+pub(super) async fn drive<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>, mut known: Option<Arc<Stored>>) {
     let mut again = false;
     loop {
-        let driven = AssertUnwindSafe(drive_once(Arc::clone(&hub), Arc::clone(&feed), again));
+        let driven = AssertUnwindSafe(drive_once(Arc::clone(&hub), Arc::clone(&feed), known.take(), again));
         if driven.catch_unwind().await.is_ok() {
             return;
         }
@@ -38,10 +40,16 @@ pub(super) async fn drive<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>) {
     }
 }
 
-async fn drive_once<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>, again: bool) {
+async fn drive_once<S: EventSource>(
+    hub: Arc<Hub<S>>,
+    feed: Arc<Feed>,
+    known: Option<Arc<Stored>>,
+    again: bool,
+) {
     debug!(job = %feed.job(), "feed begins");
     let mut driver = Driver::new(Arc::clone(&hub), Arc::clone(&feed));
     driver.may_refuse = !again;
+    driver.known = known;
     if again && feed.watchers() == 0 {
         // They left before the panic, and are not reported again.
         driver.linger_until = Some(Instant::now() + FEED_LINGER);
@@ -73,8 +81,10 @@ struct Driver<S: EventSource> {
     /// `None` before the subscription stands. After the job's end it only tells of disturbances: a log that goes back may
     /// go on without that end.
     tail: Option<S::Tail>,
+    /// The log's last event, when that was known before the feed began.
+    known: Option<Arc<Stored>>,
     /// Held while the job has no event.
-    unborn: Option<Unborn<S>>,
+    unborn: Option<FairSlot>,
     /// Whether nobody was served yet, so that all watchers can be refused.
     may_refuse: bool,
     /// Which live copies are events of the job.
@@ -129,6 +139,7 @@ impl<S: EventSource> Driver<S> {
             stitcher: Stitcher::live(Seq::FIRST, AHEAD_MAX),
             refill: Refill::default(),
             tail: None,
+            known: None,
             unborn: None,
             may_refuse: true,
             chain: LiveChain::new(AHEAD_MAX),
@@ -257,13 +268,15 @@ impl<S: EventSource> Driver<S> {
 
     /// Begins the history with the last event.
     fn opened(&mut self, tail: S::Tail, last: Option<Arc<Stored>>) {
+        // The replica that was asked now may be behind the one that was asked before.
+        let last = last.into_iter().chain(self.known.take()).max_by_key(|last| last.seq);
         self.opening = None;
         self.tail = Some(tail);
         self.open_pause = REREAD_FIRST;
         self.probe_at = Instant::now() + PROBE_FIRST + self.spread(PROBE_FIRST / 4);
         if !self.feed.is_open() {
             if last.is_none() && self.may_refuse {
-                self.unborn = self.hub.unborn();
+                self.unborn = self.hub.unborn(&self.feed);
                 if self.unborn.is_none() {
                     self.feed.refuse();
                     return;

@@ -1,6 +1,7 @@
 //! A feed: what an edge holds of one watched job. Its task is in `drive`; here is what watchers see of it.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,6 +11,7 @@ use tokio::sync::futures::Notified;
 use crate::budget::Reservation;
 use crate::config::{FEED_BYTES, HISTORY_BYTES};
 use crate::resume::{History, Slice};
+use crate::share::FairSlot;
 use crate::wire::{JobId, Seq, Stored};
 
 /// The recent events of one job, kept up to date by one task and read by any number of watchers.
@@ -20,6 +22,7 @@ pub struct Feed {
     history: Mutex<Option<History<Arc<Stored>>>>,
     /// What the feed and its history hold.
     room: Mutex<Reservation>,
+    slot: FairSlot,
     /// Whether the log is no continuation of what was in the history.
     rebuilt: AtomicBool,
     /// Whether there was no room for it: the job has no event yet, and so have too many others.
@@ -49,11 +52,12 @@ pub struct Standing {
 }
 
 impl Feed {
-    pub(super) fn new(job: JobId, room: Reservation) -> Self {
+    pub(super) fn new(job: JobId, room: Reservation, slot: FairSlot) -> Self {
         Self {
             job,
             history: Mutex::new(None),
             room: Mutex::new(room),
+            slot,
             rebuilt: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             changed: Notify::new(),
@@ -65,6 +69,11 @@ impl Feed {
     /// The job.
     pub fn job(&self) -> &JobId {
         &self.job
+    }
+
+    /// The address that asked for it first.
+    pub(super) fn from(&self) -> IpAddr {
+        self.slot.from()
     }
 
     /// What a reader that wants `from` gets, about `bytes_max` of it; `None` while the feed is not open.

@@ -1,4 +1,5 @@
-//! The hub of one edge thread: a feed for every watched job, shared by all its watchers. Who watches from where, and
+//! The hub of one edge thread: a feed for every watched job that is known, shared by all its watchers, and a table of the
+//! others. Who watches from where, and
 //! what a client is told, is the session's.
 
 mod check;
@@ -6,17 +7,22 @@ mod drive;
 mod feed;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use feed::{Feed, Standing, Watch};
+pub use waiting::Waiter;
+use waiting::Waiting;
 
 use crate::budget::{Budget, NoRoom};
 use crate::config::{FEED_BYTES, FEEDS_MAX, FEEDS_UNBORN_MAX};
 use crate::runtime::Tasks;
+use crate::share::{FairSlot, FairSlots};
 use crate::source::EventSource;
 use crate::wire::{JobId, Stored};
 
@@ -27,19 +33,12 @@ pub struct Hub<S> {
     feeds: Mutex<HashMap<JobId, Arc<Feed>>>,
     tasks: Tasks,
     budget: Budget,
+    /// Each feed has one, of the address that asked for it first.
+    places: FairSlots,
     panics: AtomicU64,
-    /// How many feeds are of jobs that have no event yet.
-    unborn: AtomicUsize,
-}
-
-/// A place among the feeds of jobs that have no event yet, until it is dropped.
-#[derive(Debug)]
-struct Unborn<S>(Arc<Hub<S>>);
-
-impl<S> Drop for Unborn<S> {
-    fn drop(&mut self) {
-        self.0.unborn.fetch_sub(1, Ordering::Relaxed);
-    }
+    /// Each feed of a job that has no event yet has one, too.
+    unborn: FairSlots,
+    waiting: Waiting,
 }
 
 /// The hub holds as many feeds as it may.
@@ -61,8 +60,10 @@ impl<S: EventSource> Hub<S> {
             feeds: Mutex::default(),
             tasks,
             budget,
+            places: FairSlots::new(FEEDS_MAX),
             panics: AtomicU64::new(0),
-            unborn: AtomicUsize::new(0),
+            unborn: FairSlots::new(FEEDS_UNBORN_MAX),
+            waiting: Waiting::new(),
         })
     }
 
@@ -95,21 +96,33 @@ impl<S: EventSource> Hub<S> {
         })
     }
 
-    /// Watches a job: joins its feed, or begins one.
+    /// Watches a job for a client at this address: joins its feed, or begins one.
     ///
     /// # Errors
     /// [`Full`].
-    pub fn watch(self: &Arc<Self>, job: &JobId) -> Result<Watch, Full> {
+    pub fn watch(self: &Arc<Self>, job: &JobId, from: IpAddr) -> Result<Watch, Full> {
+        self.watch_known(job, from, None)
+    }
+
+    /// The same; a feed that begins takes `last` for the last event while the replica that it asks does not have it.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn watch_known(
+        self: &Arc<Self>,
+        job: &JobId,
+        from: IpAddr,
+        last: Option<Arc<Stored>>,
+    ) -> Result<Watch, Full> {
         let mut feeds = self.lock();
-        let room = feeds.len() < FEEDS_MAX;
         match feeds.entry(job.clone()) {
             Entry::Occupied(entry) => Ok(Watch::join(entry.get())),
-            Entry::Vacant(_) if !room => Err(Full),
             Entry::Vacant(entry) => {
+                let place = self.places.take(from).map_err(|NoRoom| Full)?;
                 let room = self.budget.reserve(FEED_BYTES).map_err(|NoRoom| Full)?;
-                let feed = entry.insert(Arc::new(Feed::new(job.clone(), room)));
+                let feed = entry.insert(Arc::new(Feed::new(job.clone(), room, place)));
                 let watch = Watch::join(feed);
-                self.tasks.spawn_until_stop(drive::drive(Arc::clone(self), Arc::clone(feed)));
+                self.tasks.spawn_until_stop(drive::drive(Arc::clone(self), Arc::clone(feed), last));
                 Ok(watch)
             }
         }
@@ -141,10 +154,8 @@ impl<S: EventSource> Hub<S> {
     }
 
     /// A place for a feed of a job that has no event yet, while there are some.
-    fn unborn(self: &Arc<Self>) -> Option<Unborn<S>> {
-        let room = |count: usize| (count < FEEDS_UNBORN_MAX).then_some(count + 1);
-        let taken = self.unborn.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
-        taken.ok().map(|_| Unborn(Arc::clone(self)))
+    fn unborn(&self, feed: &Feed) -> Option<FairSlot> {
+        self.unborn.take(feed.from()).ok()
     }
 
     /// Forgets a feed that serves its watchers no longer; the next one begins another.

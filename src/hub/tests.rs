@@ -5,15 +5,18 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Hub, Watch};
+use super::{Hub, Waiter, Watch};
 use crate::budget::Budget;
-use crate::config::{FEED_BYTES, FEED_LINGER, PROBE_FIRST, REREAD_MAX};
+use crate::config::{FEED_BYTES, FEED_LINGER, PROBE_FIRST, REREAD_MAX, WAITING_MAX};
 use crate::resume::Slice;
 use crate::runtime::Tasks;
 use crate::source::memory::Memory;
 use crate::wire::{Body, Channel, JobId, Seq};
+use std::net::{IpAddr, Ipv4Addr};
 
 const MOMENT: Duration = Duration::from_millis(1);
+
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 fn job() -> JobId {
     "j".parse().unwrap()
@@ -34,7 +37,7 @@ fn hub() -> (Memory, Tasks, Arc<Hub<Memory>>) {
 }
 
 async fn watch(hub: &Arc<Hub<Memory>>) -> Watch {
-    let watch = hub.watch(&job()).unwrap();
+    let watch = hub.watch(&job(), HERE).unwrap();
     sleep(MOMENT).await;
     watch
 }
@@ -101,8 +104,8 @@ async fn a_watcher_who_comes_back_in_time_finds_the_same_feed_and_keeps_it() {
 async fn a_watcher_who_comes_and_goes_at_once_leaves_nothing_behind() {
     let (memory, tasks, hub) = hub();
     for _ in 0..3 {
-        drop(hub.watch(&job()).unwrap());
-        drop(hub.watch(&job()).unwrap());
+        drop(hub.watch(&job(), HERE).unwrap());
+        drop(hub.watch(&job(), HERE).unwrap());
         sleep(FEED_LINGER + MOMENT * 3).await;
         assert_eq!((hub.feeds(), memory.followers(), tasks.running()), (0, 0, 0));
     }
@@ -166,7 +169,7 @@ async fn without_room_feeds_keep_their_newest_event_and_there_are_no_new_ones() 
     let (memory, budget) = (Memory::default(), Budget::new(FEED_BYTES + 4096));
     let hub = Hub::within(memory.clone(), Tasks::default(), budget.clone());
     let watched = watch(&hub).await;
-    assert!(hub.watch(&"other".parse().unwrap()).is_err(), "there is no room for another one");
+    assert!(hub.watch(&"other".parse().unwrap(), HERE).is_err(), "there is no room for another one");
     let mut last = Seq(0);
     for _ in 0..100 {
         last = memory.append(&job(), chunk()).seq;
@@ -178,7 +181,7 @@ async fn without_room_feeds_keep_their_newest_event_and_there_are_no_new_ones() 
     drop(watched);
     sleep(FEED_LINGER + MOMENT).await;
     assert_eq!(budget.used(), 0);
-    hub.watch(&"other".parse().unwrap()).unwrap();
+    hub.watch(&"other".parse().unwrap(), HERE).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -207,11 +210,27 @@ async fn after_a_panic_of_its_task_a_feed_serves_its_watchers_again() {
     memory.append(&job(), chunk());
     sleep(MOMENT).await;
     assert_eq!((next(&last), hub.panics(), memory.followers()), (Some(Seq(6)), 1, 1));
-    let feed = hub.watch(&job()).unwrap();
+    let feed = hub.watch(&job(), HERE).unwrap();
     drop((last, feed));
     sleep(MOMENT).await;
     hub.lock()[&job()].update(|history| history.restart(Seq(77)));
     memory.append(&job(), chunk());
     sleep(FEED_LINGER * 2).await;
     assert_eq!((hub.feeds(), hub.panics()), (0, 2), "also one that nobody watched when it panicked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_table_of_jobs_that_are_not_known_has_a_limit_and_frees_what_it_held() {
+    let (_memory, _tasks, hub) = hub();
+    let id = |n: usize| -> JobId { format!("made-up-{n}").parse().unwrap() };
+    // What one address may hold; the rest is for others.
+    let share = WAITING_MAX / 4 * 3;
+    let mut all: Vec<_> = (0..share).map(|n| Waiter::join(&hub, &id(n), HERE).unwrap()).collect();
+    assert!(hub.wait(&id(share), HERE).await.is_err());
+    assert!(hub.wait(&id(share), "192.0.2.1".parse().unwrap()).await.unwrap().is_some());
+    assert!(hub.wait(&job(), HERE).await.unwrap().is_none() && hub.watch(&job(), HERE).is_ok());
+    all.truncate(share - 9);
+    assert!(hub.wait(&id(share), HERE).await.unwrap().is_some());
+    drop(all);
+    assert_eq!(hub.waiting(), 0);
 }

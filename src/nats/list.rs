@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::batch::number;
 use super::error::code;
+use super::listings::Busy;
 use super::log::{header, unavailable};
 use super::walk::{Bounds, Entry, Found, Step, Walk, Window};
 use super::{Reader, api, names, setup};
@@ -47,6 +48,9 @@ pub enum ListError {
     /// The log cannot be read for the moment.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+    /// Too many listings wait.
+    #[error(transparent)]
+    Busy(#[from] Busy),
 }
 
 /// The shards as they are when a page begins.
@@ -93,8 +97,7 @@ impl Reader {
     /// # Errors
     /// [`ListError`].
     pub async fn list(&self, query: &JobQuery) -> Result<JobPage, ListError> {
-        let closed = |_| Unavailable("the reader is closed".into());
-        let _turn = self.listings.acquire().await.map_err(closed)?;
+        let _listing = self.listings.begin().await?;
         let streams = self.streams().await?;
         let places = match &query.page {
             Some(page) => streams.places(page)?,

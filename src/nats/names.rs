@@ -66,6 +66,11 @@ impl Names {
         format!("{}.jobs.*.{job}", self.prefix)
     }
 
+    /// Where all jobs are submitted.
+    pub fn submitted(&self) -> String {
+        format!("{}.jobs.*.*", self.prefix)
+    }
+
     /// Where a job's events are stored.
     pub fn chunks(&self, shard: u32, job: &JobId) -> String {
         format!("{}.chunks.{shard}.{job}", self.prefix)

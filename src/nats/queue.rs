@@ -26,35 +26,54 @@ use crate::source::Unavailable;
 use crate::wire::{JobId, Kind, Limits, Submission, Type, codec};
 
 /// A job as it stands in the queue, as JSON.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(super) struct Queued {
     pub(super) job: JobId,
     kind: Kind,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "codec::value")]
     input: Value,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     timeout_ms: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     silence_timeout_ms: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     callback: Option<String>,
 }
 
-impl Queued {
-    fn new(job: &JobId, submission: &Submission) -> Self {
-        let Submission { kind, input, id: _, limits, callback } = submission.clone();
-        let Limits { timeout_ms, silence_timeout_ms } = limits;
-        Self { job: job.clone(), kind, input, timeout_ms, silence_timeout_ms, callback }
+/// A job as it is written to the queue. It borrows: a copy of a large input takes the thread some 10 ms.
+#[derive(Serialize)]
+struct Entry<'a> {
+    job: &'a JobId,
+    kind: &'a Kind,
+    input: &'a Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    silence_timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    callback: Option<&'a str>,
+}
+
+impl<'a> Entry<'a> {
+    fn new(job: &'a JobId, submission: &'a Submission) -> Self {
+        let Submission { kind, input, id: _, limits, callback } = submission;
+        let Limits { timeout_ms, silence_timeout_ms } = *limits;
+        Self { job, kind, input, timeout_ms, silence_timeout_ms, callback: callback.as_deref() }
     }
 
     /// How many bytes the job has as it is stored, in the queue or in the first event of its log, whichever is larger.
     fn stored_len(job: &JobId, submission: &Submission) -> Result<usize, codec::Error> {
+        let in_queue = codec::json_len(&Entry::new(job, submission))?;
+        Ok(submission.event_len()?.max(in_queue))
+    }
+}
+
+impl Queued {
+    /// Whether it is this very submission.
+    fn is(&self, job: &JobId, submission: &Submission) -> bool {
         let Submission { kind, input, id: _, limits, callback } = submission;
-        let (kind, callback) = (kind.clone(), callback.clone());
-        let head = Submission { callback, limits: *limits, ..Submission::new(kind, Value::Null) };
-        // In place of the input stands `null`.
-        let head = serde_json::to_vec(&Self::new(job, &head))?.len() - "null".len();
-        Ok(submission.event_len()?.max(head + codec::json_len(input)?))
+        let Limits { timeout_ms, silence_timeout_ms } = *limits;
+        let same_limits = (self.timeout_ms, self.silence_timeout_ms) == (timeout_ms, silence_timeout_ms);
+        (&self.job, &self.kind, &self.callback) == (job, kind, callback)
+            && same_limits
+            && self.input == *input
     }
 
     pub(super) fn into_submission(self) -> Submission {
@@ -110,7 +129,7 @@ impl Log {
     /// [`Unavailable`]: nobody knows whether it was submitted; the same submission again is harmless.
     pub async fn submit(&self, job: &JobId, submission: &Submission) -> Result<Submitted, Unavailable> {
         // Before anything is stored: a job that is queued and has no log can only be ended.
-        let size = Queued::stored_len(job, submission).map_err(|error| Unavailable(error.to_string()))?;
+        let size = Entry::stored_len(job, submission).map_err(|error| Unavailable(error.to_string()))?;
         let limit = self.event_max();
         if size > limit {
             return Ok(Submitted::TooLarge { size, limit });
@@ -118,8 +137,8 @@ impl Log {
         if let Some(known) = self.known(job, submission).await? {
             return Ok(known);
         }
-        let queued = Queued::new(job, submission);
-        let payload = serde_json::to_vec(&queued).map_err(|error| Unavailable(error.to_string()))?;
+        let payload = serde_json::to_vec(&Entry::new(job, submission))
+            .map_err(|error| Unavailable(error.to_string()))?;
         let mut headers = HeaderMap::new();
         headers.insert(names::MESSAGE_ID, job.as_str());
         let subject = self.nats.names.queued(&submission.kind, job);
@@ -163,13 +182,18 @@ impl Log {
             return Ok(Some(known));
         }
         let Some(there) = self.queued(job).await? else { return Ok(None) };
-        let same = there == Queued::new(job, submission);
+        let same = there.is(job, submission);
         Ok(Some(if same { Submitted::Same } else { Submitted::Other }))
     }
 
     /// The job of this id that waits in the queue, when it has no event yet.
     async fn queued(&self, job: &JobId) -> Result<Option<Queued>, Unavailable> {
         self.proven(Of::Queue, || self.queued_now(job)).await
+    }
+
+    /// Whether a server that leads the queue, or believes that it does, has the job.
+    pub(super) async fn is_queued(&self, job: &JobId) -> Result<bool, Unavailable> {
+        Ok(self.queued_now(job).await?.is_some())
     }
 
     async fn queued_now(&self, job: &JobId) -> Result<Option<Queued>, Unavailable> {

@@ -8,19 +8,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::ReusableBoxFuture;
 use tracing::{debug, info};
 
 use super::batch::{Batch, batch, number};
 use super::follow::LiveTail;
+use super::listings::Listings;
 use super::log::Log;
 use super::names;
 use super::quorum::Of;
 use super::scan::{Given, Scan, Want};
+use super::submit_signals::LiveSubmitSignals;
 use super::turns::Turns;
 use crate::budget::Budget;
-use crate::config::{LISTINGS, PAGE, PAGE_BYTES, READS_PER_SHARD, SCAN_FROM, SCAN_ROOM};
+use crate::config::{PAGE, PAGE_BYTES, READS_PER_SHARD, SCAN_FROM, SCAN_ROOM};
 use crate::runtime::Tasks;
 use crate::source::{At, Chain, EventSource, Replay, Replica, Span, Unavailable, Verdict};
 use crate::wire::{JobId, Pos, Stored, Unreadable};
@@ -31,7 +33,7 @@ pub struct Reader {
     pub(super) log: Log,
     shards: Arc<[Shard]>,
     /// The right to make a listing.
-    pub(super) listings: Arc<Semaphore>,
+    pub(super) listings: Arc<Listings>,
 }
 
 /// What the readers of one shard share.
@@ -62,7 +64,7 @@ impl Reader {
                 scan: Scan::new(log.clone(), stream, tasks.clone(), room.clone()),
             });
         }
-        Ok(Self { log, shards: shards.into(), listings: Arc::new(Semaphore::new(LISTINGS)) })
+        Ok(Self { log, shards: shards.into(), listings: Arc::new(Listings::new()) })
     }
 
     /// The log itself.
@@ -157,6 +159,7 @@ async fn elections(log: &Log, stream: &str, tasks: &Tasks) -> Result<watch::Rece
 impl EventSource for Reader {
     type Tail = LiveTail;
     type Replay = LogReplay;
+    type SubmitSignals = LiveSubmitSignals;
 
     async fn follow(&self, job: &JobId) -> Result<(LiveTail, Option<Arc<Stored>>), Unavailable> {
         self.log.follow_live(job, self.shard(job).elections.clone()).await
@@ -187,6 +190,14 @@ impl EventSource for Reader {
             read: VecDeque::new(),
             question: None,
         }
+    }
+
+    async fn submit_signals(&self) -> Result<LiveSubmitSignals, Unavailable> {
+        self.log.submit_signals().await
+    }
+
+    async fn is_queued(&self, job: &JobId) -> Result<bool, Unavailable> {
+        self.log.is_queued(job).await
     }
 
     fn undecodable(&self, job: &JobId, pos: Pos, why: &Unreadable) {

@@ -60,7 +60,7 @@ impl Nats {
 
 /// Whether the server answers that nobody subscribes to `subject`. It does so itself, without JetStream and without its
 /// cluster.
-async fn answers(client: &Client, subject: String) -> bool {
+pub(super) async fn answers(client: &Client, subject: String) -> bool {
     match timeout(READY_WAIT, client.request(subject, Bytes::new())).await {
         Ok(Ok(_)) => true,
         Ok(Err(error)) => error.kind() == RequestErrorKind::NoResponders,

@@ -6,12 +6,13 @@ mod fold;
 mod tests;
 
 use std::future::pending;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::config::{OPEN_WAIT, STEP_BYTES};
-use crate::hub::{Full, Hub, Watch};
+use crate::config::{OPEN_WAIT, REREAD_MAX, STEP_BYTES};
+use crate::hub::{Full, Hub, Waiter, Watch};
 use crate::resume::{Action, Input, Slice, Stitcher};
 use crate::source::{At, EventSource, Refill, Refilled, Replica, Unavailable, first_behind};
 pub use fold::{FoldError, fold, fold_within};
@@ -20,7 +21,19 @@ use crate::wire::{Code, Cursor, JobId, Pos, Seq, Start, Status, Stored};
 
 /// One client's place in one job. A value, not a task: dropping it ends everything that it holds.
 #[derive(Debug)]
-pub struct Session<S: EventSource> {
+pub struct Session<S: EventSource>(State<S>);
+
+#[derive(Debug)]
+enum State<S: EventSource> {
+    /// Neither the log nor the queue knows the job.
+    Waiting { waiter: Waiter<S>, told_live: bool },
+    /// The job has a feed. In a box, so that sessions that wait are small.
+    Watching(Box<Watching<S>>),
+}
+
+/// A session of a job that has a feed.
+#[derive(Debug)]
+struct Watching<S: EventSource> {
     hub: Arc<Hub<S>>,
     watch: Watch,
     stitcher: Stitcher<Arc<Stored>>,
@@ -94,22 +107,35 @@ impl Error {
 }
 
 impl<S: EventSource> Session<S> {
-    /// Begins a session after the event that `start` names. The job need not exist yet.
+    /// Begins a session of this process itself after the event that `start` names. The job need not exist yet.
     ///
     /// # Errors
     /// [`Error`]; within [`OPEN_WAIT`] in any case.
     pub async fn open(hub: &Arc<Hub<S>>, job: &JobId, start: Start) -> Result<Self, Error> {
-        let late = |_| Error::Unavailable(Unavailable("no answer in time".into()));
-        timeout(OPEN_WAIT, Self::open_now(hub, job, start)).await.map_err(late)?
+        Self::open_for(IpAddr::V4(Ipv4Addr::LOCALHOST), hub, job, start).await
     }
 
-    async fn open_now(hub: &Arc<Hub<S>>, job: &JobId, start: Start) -> Result<Self, Error> {
+    /// [`Self::open`] for a client at this address, which has its share of the feeds.
+    ///
+    /// # Errors
+    /// [`Error`]; within [`OPEN_WAIT`] in any case.
+    pub async fn open_for(from: IpAddr, hub: &Arc<Hub<S>>, job: &JobId, start: Start) -> Result<Self, Error> {
+        let late = |_| Error::Unavailable(Unavailable("no answer in time".into()));
+        timeout(OPEN_WAIT, Self::open_now(from, hub, job, start)).await.map_err(late)?
+    }
+
+    async fn open_now(from: IpAddr, hub: &Arc<Hub<S>>, job: &JobId, start: Start) -> Result<Self, Error> {
         if let Start::Cursor(cursor) = start
             && !cursor.is_of(job)
         {
             return Err(Error::CursorOfOtherJob);
         }
-        let watch = hub.watch(job)?;
+        if start == Start::After(Seq(0))
+            && let Some(waiter) = hub.wait(job, from).await?
+        {
+            return Ok(Self(State::Waiting { waiter, told_live: false }));
+        }
+        let watch = hub.watch(job, from)?;
         until_open(&watch).await?;
         let (seq, pos, had_end) = match start {
             Start::Cursor(cursor) => {
@@ -117,38 +143,72 @@ impl<S: EventSource> Session<S> {
             }
             Start::After(after) => (after, None, check(hub.source(), &watch, after).await?),
         };
-        Ok(Self {
-            hub: Arc::clone(hub),
-            watch,
-            stitcher: Stitcher::live(seq.next(), 0),
-            refill: Refill::default(),
-            pos,
-            until: None,
-            next_step: None,
-            had_end,
-            told_live: false,
-            told_end: false,
-        })
+        let watching = Watching { pos, had_end, ..Watching::new(hub, watch, seq.next()) };
+        Ok(Self(State::Watching(Box::new(watching))))
     }
 
     /// The job.
     pub fn job(&self) -> &JobId {
-        self.watch.feed().job()
+        match &self.0 {
+            State::Waiting { waiter, .. } => waiter.job(),
+            State::Watching(watching) => watching.watch.feed().job(),
+        }
     }
 
     /// Whether the client had all of a job that has ended before this session began: there is nothing to tell it.
     pub const fn had_end(&self) -> bool {
-        self.had_end
+        match &self.0 {
+            State::Waiting { .. } => false,
+            State::Watching(watching) => watching.had_end,
+        }
     }
 
     /// What the job is doing; `None` while it has no event.
     pub fn status(&self) -> Option<Status> {
-        self.watch.feed().last().map(|last| last.status())
+        match &self.0 {
+            State::Waiting { .. } => None,
+            State::Watching(watching) => watching.watch.feed().last().map(|last| last.status()),
+        }
     }
 
     /// What to tell the client next. After [`Step::End`] and [`Step::Rebuilt`] it waits for ever. Safe to drop at any
     /// await.
     pub async fn next(&mut self) -> Step {
+        loop {
+            match &mut self.0 {
+                State::Watching(watching) => return watching.next().await,
+                State::Waiting { told_live, .. } if !*told_live => {
+                    *told_live = true;
+                    return Step::Live;
+                }
+                State::Waiting { waiter, .. } => {
+                    let watch = watch_known(waiter).await;
+                    let watching = Watching::new(waiter.hub(), watch, Seq::FIRST);
+                    self.0 = State::Watching(Box::new(Watching { told_live: true, ..watching }));
+                }
+            }
+        }
+    }
+}
+
+impl<S: EventSource> Watching<S> {
+    fn new(hub: &Arc<Hub<S>>, watch: Watch, next: Seq) -> Self {
+        Self {
+            hub: Arc::clone(hub),
+            watch,
+            stitcher: Stitcher::live(next, 0),
+            refill: Refill::default(),
+            pos: None,
+            until: None,
+            next_step: None,
+            had_end: false,
+            told_live: false,
+            told_end: false,
+        }
+    }
+
+    /// See [`Session::next`].
+    async fn next(&mut self) -> Step {
         loop {
             if self.watch.feed().is_rebuilt() && !self.told_end {
                 self.told_end = true;
@@ -255,18 +315,39 @@ impl<S: EventSource> Session<S> {
     }
 }
 
-/// Follows a job to its end, from behind an event that the log has; from its first one when the log is replaced
+/// Follows a job to its end for a client at this address, from behind an event that the log has; from its first one when the log is replaced
 /// meanwhile.
 ///
 /// # Errors
 /// [`Error`].
-pub async fn until_ended<S: EventSource>(hub: &Arc<Hub<S>>, job: &JobId, after: Seq) -> Result<(), Error> {
-    let mut session = Session::open(hub, job, Start::After(after)).await?;
+pub async fn until_ended<S: EventSource>(
+    from: IpAddr,
+    hub: &Arc<Hub<S>>,
+    job: &JobId,
+    after: Seq,
+) -> Result<(), Error> {
+    let mut session = Session::open_for(from, hub, job, Start::After(after)).await?;
     loop {
         match session.next().await {
             Step::End => return Ok(()),
-            Step::Rebuilt => session = Session::open(hub, job, Start::After(Seq(0))).await?,
+            Step::Rebuilt => session = Session::open_for(from, hub, job, Start::After(Seq(0))).await?,
             Step::Events(_) | Step::Missing { .. } | Step::Live => {}
+        }
+    }
+}
+
+/// Watches a job once it is known, and there is room for its feed.
+async fn watch_known<S: EventSource>(waiter: &mut Waiter<S>) -> Watch {
+    loop {
+        let last = waiter.known().await;
+        if let Ok(watch) = waiter.watch(last)
+            && until_open(&watch).await.is_ok()
+        {
+            return watch;
+        }
+        match waiter.again() {
+            Ok(again) => *waiter = again,
+            Err(Full) => sleep(REREAD_MAX).await,
         }
     }
 }

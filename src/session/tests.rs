@@ -9,6 +9,7 @@ mod random;
 mod reading;
 mod rebuilt;
 mod repair;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,6 +3,8 @@
 //! is told to [`expire`](Memory::expire) it.
 
 mod log;
+mod replay;
+mod submitted;
 mod tail;
 
 use std::collections::HashMap;
@@ -13,11 +15,15 @@ use bytes::Bytes;
 use log::Log;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
-use tokio_util::sync::ReusableBoxFuture;
 
+use replay::{Answer, Way};
+use submitted::Submitted;
+
+pub use replay::MemoryReplay;
+pub use submitted::MemorySubmitSignals;
 pub use tail::MemoryTail;
 
-use super::{At, Chain, EventSource, Replay, Replica, Span, Unavailable};
+use super::{At, Chain, EventSource, Replica, Span, Unavailable};
 use crate::config::{LIVE_CAPACITY, PAGE};
 use crate::wire::{Body, Event, JobId, Pos, Seq, Stored, Unreadable};
 
@@ -49,6 +55,7 @@ struct State {
     /// The place of the newest event of all jobs.
     last_pos: Pos,
     tails: Vec<(JobId, mpsc::Sender<Arc<Stored>>)>,
+    submitted: Submitted,
     calls: Calls,
     faults: Faults,
 }
@@ -191,7 +198,9 @@ impl Memory {
 
     /// Ends all live subscriptions.
     pub fn close(&self) {
-        self.lock().tails.clear();
+        let mut state = self.lock();
+        state.tails.clear();
+        state.submitted.close();
     }
 }
 
@@ -258,6 +267,9 @@ impl State {
         let copy = if fenced { Arc::clone(&event) } else { Arc::new(copy.after(prev)) };
         if event.seq.0 == log.count + 1 {
             log.count += 1;
+        }
+        if log.events.is_empty() {
+            self.submitted.signal(job);
         }
         log.events.push_back(Arc::clone(&event));
         if !self.tails.iter().any(|(followed, _)| followed == job) {
@@ -361,6 +373,7 @@ fn take_one(count: &mut usize) -> bool {
 impl EventSource for Memory {
     type Tail = MemoryTail;
     type Replay = MemoryReplay;
+    type SubmitSignals = MemorySubmitSignals;
 
     async fn follow(&self, job: &JobId) -> Result<(MemoryTail, Option<Arc<Stored>>), Unavailable> {
         let (copies, live) = mpsc::channel(LIVE_CAPACITY);
@@ -388,52 +401,18 @@ impl EventSource for Memory {
         MemoryReplay { memory: self.clone(), job: job.clone(), span, way: Way::Unbegun, asked: None }
     }
 
+    async fn submit_signals(&self) -> Result<MemorySubmitSignals, Unavailable> {
+        let signals = self.lock().submitted.subscribe();
+        let disturbed = self.disturbed.subscribe();
+        self.ask(Replica::Any, |_| ()).await?;
+        Ok(MemorySubmitSignals { signals, disturbed })
+    }
+
+    async fn is_queued(&self, job: &JobId) -> Result<bool, Unavailable> {
+        self.ask(Replica::Any, |state| state.submitted.is_queued(job)).await
+    }
+
     fn undecodable(&self, _job: &JobId, _pos: Pos, _why: &Unreadable) {
         self.lock().calls.undecodable += 1;
-    }
-}
-
-/// One reading of one job's log. What it can give is fixed when it begins, and may expire while it reads.
-#[derive(Debug)]
-pub struct MemoryReplay {
-    memory: Memory,
-    job: JobId,
-    span: Span,
-    way: Way,
-    /// The question that is under way, across waits that are dropped.
-    asked: Option<ReusableBoxFuture<'static, Result<Answer, Unavailable>>>,
-}
-
-/// A page, and how it goes on.
-type Answer = (Vec<Arc<Stored>>, Way);
-
-#[derive(Clone, Copy, Debug)]
-enum Way {
-    Unbegun,
-    Pages { from: Pos, end: Pos, chain: Chain },
-    Over,
-}
-
-impl Replay for MemoryReplay {
-    async fn next(&mut self) -> Option<Result<Vec<Arc<Stored>>, Unavailable>> {
-        loop {
-            if matches!(self.way, Way::Over) {
-                return None;
-            }
-            let asked = self.asked.get_or_insert_with(|| {
-                let (memory, job, span, way) = (self.memory.clone(), self.job.clone(), self.span, self.way);
-                ReusableBoxFuture::new(async move {
-                    memory.ask(span.replica, |state| state.read(&job, span, way)).await
-                })
-            });
-            let read = asked.get_pin().await;
-            self.asked = None;
-            self.way = read.as_ref().map_or(Way::Over, |(_, way)| *way);
-            match read {
-                Ok((page, _)) if page.is_empty() => {}
-                Ok((page, _)) => return Some(Ok(page)),
-                Err(error) => return Some(Err(error)),
-            }
-        }
     }
 }

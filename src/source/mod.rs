@@ -20,6 +20,8 @@ pub trait EventSource: Send + Sync + 'static {
     type Tail: Tail;
     /// One reading of one job's log.
     type Replay: Replay;
+    /// Signals of what is submitted.
+    type SubmitSignals: SubmitSignals;
 
     /// Subscribes to the live copies, makes sure that the subscription stands, and only then reads the last event.
     /// The answer of a replica may be stale.
@@ -48,6 +50,12 @@ pub trait EventSource: Send + Sync + 'static {
     /// Reads the log. Nothing happens before the first [`Replay::next`].
     fn replay(&self, job: &JobId, span: Span) -> Self::Replay;
 
+    /// Subscribes to what is submitted, and makes sure that the subscription stands.
+    fn submit_signals(&self) -> impl Future<Output = Result<Self::SubmitSignals, Unavailable>> + Send;
+
+    /// Whether the job waits in the queue or runs, as a server that leads the queue, or believes that it does, knows it.
+    fn is_queued(&self, job: &JobId) -> impl Future<Output = Result<bool, Unavailable>> + Send;
+
     /// Takes note of a live copy that turned out not to be an event of its job: what is skipped is counted, and reported
     /// once for each job.
     fn undecodable(&self, job: &JobId, pos: Pos, why: &Unreadable);
@@ -63,6 +71,23 @@ pub trait Tail: fmt::Debug + Send {
 
     /// Ends the subscription: no copy comes any more, but disturbances are told as before.
     fn unsubscribe(&mut self);
+}
+
+/// Signals of what is submitted: at most once, and also of what is refused.
+pub trait SubmitSignals: fmt::Debug + Send {
+    /// The next thing that happens. Safe to drop at any await.
+    fn next(&mut self) -> impl Future<Output = SubmitSignal> + Send;
+}
+
+/// What a subscription to submissions tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubmitSignal {
+    /// This job is being submitted: its first event is stored, or will be.
+    Job(JobId),
+    /// The broker was away: signals may have been lost.
+    Disturbed,
+    /// The subscription has ended.
+    Closed,
 }
 
 /// What a live subscription tells.

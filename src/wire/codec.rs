@@ -4,7 +4,9 @@ use std::io::{self, ErrorKind, Write};
 
 use bytes::Bytes;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::scan::{self, Bounded};
 
 /// How deep maps and arrays may nest, in levels: the limit of `serde_json`, so that what is stored can be sent.
 pub const DEPTH_MAX: usize = 128;
@@ -23,7 +25,7 @@ pub fn nests_at_most(value: &serde_json::Value, levels: usize) -> bool {
 }
 
 /// Counts the bytes that are written to it, and keeps none.
-struct Counter(usize);
+pub(super) struct Counter(pub(super) usize);
 
 impl Write for Counter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -40,7 +42,7 @@ impl Write for Counter {
 ///
 /// # Errors
 /// [`Error::Encode`] when it cannot be written as MessagePack.
-pub fn msgpack_len(value: &serde_json::Value) -> Result<usize, Error> {
+pub fn msgpack_len<T: Serialize + ?Sized>(value: &T) -> Result<usize, Error> {
     let mut counter = Counter(0);
     rmp_serde::encode::write_named(&mut counter, value)?;
     Ok(counter.0)
@@ -50,7 +52,7 @@ pub fn msgpack_len(value: &serde_json::Value) -> Result<usize, Error> {
 ///
 /// # Errors
 /// [`Error::Json`] when it cannot be written as JSON.
-pub fn json_len(value: &serde_json::Value) -> Result<usize, Error> {
+pub fn json_len<T: Serialize + ?Sized>(value: &T) -> Result<usize, Error> {
     let mut counter = Counter(0);
     serde_json::to_writer(&mut counter, value)?;
     Ok(counter.0)
@@ -130,15 +132,45 @@ pub(super) fn borrowed<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, E
 pub fn from_msgpack<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, Error> {
     let mut reader = msgpack(payload);
     let value = T::deserialize(&mut reader)?;
-    // The reader does not say where it stands, so the end is where nothing more can be read.
-    match IgnoredAny::deserialize(&mut reader) {
+    ends(&mut reader).map(|()| value)
+}
+
+/// The reader does not say where it stands, so the end is where nothing more can be read.
+fn ends(reader: &mut MsgPackReader<'_>) -> Result<(), Error> {
+    match IgnoredAny::deserialize(reader) {
         Err(rmp_serde::decode::Error::InvalidMarkerRead(error))
             if error.kind() == ErrorKind::UnexpectedEof =>
         {
-            Ok(value)
+            Ok(())
         }
         _ => Err(Error::Trailing),
     }
+}
+
+/// What a client sent as MessagePack, as JSON of at most `limit` bytes; `None` when it has more. Only what JSON has, too,
+/// is taken: text as keys, no bytes, no extensions.
+///
+/// # Errors
+/// [`Error`] when it is no such value, or when anything follows it.
+pub(super) fn json_within(payload: &[u8], limit: usize) -> Result<Option<Vec<u8>>, Error> {
+    let mut reader = msgpack(payload);
+    let mut out = Bounded { bytes: Vec::new(), limit, is_full: false };
+    let transcoded = scan::transcode(&mut reader, &mut out, DEPTH_MAX);
+    if out.is_full {
+        return Ok(None);
+    }
+    transcoded?;
+    ends(&mut reader).map(|()| Some(out.bytes))
+}
+
+type MsgPackReader<'a> = rmp_serde::Deserializer<rmp_serde::decode::ReadRefReader<'a, [u8]>>;
+
+/// Reads any JSON value as it stands, as a field of something else.
+///
+/// # Errors
+/// That of the format.
+pub fn value<'de, D: Deserializer<'de>>(from: D) -> Result<serde_json::Value, D::Error> {
+    scan::plain(from)
 }
 
 /// Writes a MessagePack value as JSON, without a tree in between.
@@ -155,12 +187,14 @@ pub fn msgpack_to_json(payload: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
 /// # Errors
 /// [`Error`] when it is no JSON.
 pub fn json_to_msgpack(payload: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-    let value: serde_json::Value = serde_json::from_slice(payload)?;
+    let mut reader = serde_json::Deserializer::from_slice(payload);
+    let value = scan::plain(&mut reader)?;
+    reader.end()?;
     rmp_serde::encode::write_named(out, &value)?;
     Ok(())
 }
 
-fn msgpack(payload: &[u8]) -> rmp_serde::Deserializer<rmp_serde::decode::ReadRefReader<'_, [u8]>> {
+fn msgpack(payload: &[u8]) -> MsgPackReader<'_> {
     let mut reader = rmp_serde::Deserializer::from_read_ref(payload);
     reader.set_max_depth(DEPTH_MAX);
     reader

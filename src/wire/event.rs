@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::codec;
 use super::id::{JobId, Kind, Seq};
+use super::scan::{plain, plain_option};
 
 /// One entry of a job's log. Stored as a MessagePack map with named fields, or as a JSON object.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -37,7 +38,7 @@ pub enum Body {
         /// Which workers may take it.
         kind: Kind,
         /// What the submitter gave; of a job that delivers a callback only a digest.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "plain")]
         input: Value,
         /// How long the job may take, from here to its end, in milliseconds.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -74,6 +75,7 @@ pub enum Body {
     #[serde(rename = "job:data:v1")]
     Data {
         /// Any JSON.
+        #[serde(deserialize_with = "plain")]
         data: Value,
     },
     /// An attempt is over without having ended the job; another one follows.
@@ -98,7 +100,7 @@ pub enum Body {
     #[serde(rename = "job:done:v1")]
     Done {
         /// What it cost, in the backend's own words.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, deserialize_with = "plain_option", skip_serializing_if = "Option::is_none")]
         usage: Option<Value>,
         /// Why the backend stopped, for example `stop` or `length`.
         #[serde(default, skip_serializing_if = "Option::is_none")]

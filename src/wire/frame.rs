@@ -2,16 +2,19 @@
 
 use bytes::Bytes;
 use schemars::JsonSchema;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::code::Code;
 use super::codec::{self, Encoding};
 use super::cursor::Cursor;
 use super::event::Status;
 use super::id::{JobId, Seq};
-use super::submission::Submission;
-use crate::config::{MESSAGE_MAX, REF_MAX};
+use super::scan::{self, Excerpt, Misread};
+use super::submission::{Submission, Submit};
+use crate::config::{BODY_MAX, MESSAGE_MAX, REF_MAX, TOKEN_MAX};
 
 /// The subprotocol with one JSON object a text message; also what a client gets that offers none.
 pub const JSON_PROTOCOL: &str = "tailwater.v1.json";
@@ -106,10 +109,27 @@ pub struct About {
     pub job: Option<String>,
 }
 
+/// What every frame may say.
+#[derive(Default, Deserialize)]
+struct Head {
+    #[serde(default)]
+    op: Excerpt<40>,
+    #[serde(rename = "ref", default)]
+    reference: Excerpt<REF_MAX>,
+    #[serde(default)]
+    job: Excerpt<REF_MAX>,
+}
+
 impl About {
-    fn of(frame: &Value) -> Self {
-        let text = |field| Some(frame.get(field)?.as_str()?.chars().take(REF_MAX).collect());
-        Self { reference: text("ref"), job: text("job") }
+    /// What a JSON object is about, as far as it says.
+    pub fn of(text: &[u8]) -> Self {
+        scan::object::<Head>(text).map(Into::into).unwrap_or_default()
+    }
+}
+
+impl From<Head> for About {
+    fn from(Head { op: _, reference: Excerpt(reference), job: Excerpt(job) }: Head) -> Self {
+        Self { reference, job }
     }
 }
 
@@ -129,13 +149,18 @@ pub fn shortened(mut message: String) -> String {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Auth {
-    token: Value,
+struct Auth<'a> {
+    #[serde(rename = "op")]
+    _op: IgnoredAny,
+    #[serde(borrow)]
+    token: &'a RawValue,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Watch {
+    #[serde(rename = "op")]
+    _op: IgnoredAny,
     job: String,
     after: Option<u64>,
     cursor: Option<String>,
@@ -144,88 +169,110 @@ struct Watch {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Unwatch {
+    #[serde(rename = "op")]
+    _op: IgnoredAny,
     job: String,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Cancel {
+    #[serde(rename = "op")]
+    _op: IgnoredAny,
     #[serde(rename = "ref")]
     reference: Option<String>,
     job: String,
 }
 
-/// The fields of a submit that are not the job's.
-#[derive(Deserialize)]
-struct Submit {
-    #[serde(rename = "ref")]
-    reference: String,
-    key: Option<String>,
-}
-
 impl ClientFrame {
-    /// Reads a client's message.
+    /// Reads a client's message. What is refused was skimmed; only a submission that fits is built.
     ///
     /// # Errors
     /// A [`Refusal`] with the code that the client is told.
     pub fn parse(message: &[u8], encoding: Encoding) -> Result<Self, Refusal> {
-        let frame = match encoding {
-            Encoding::Json => serde_json::from_slice(message)
-                .map_err(|error| Refusal::new(Code::BadJson, format!("not JSON: {error}")))?,
-            Encoding::MsgPack => codec::from_msgpack(message)
-                .map_err(|error| Refusal::new(Code::BadMsgPack, error.to_string()))?,
-        };
-        let about = About::of(&frame);
-        Self::from_value(frame).map_err(|refusal| Refusal { about, ..refusal })
+        match encoding {
+            Encoding::Json => Self::from_json(message),
+            Encoding::MsgPack => match codec::json_within(message, BODY_MAX) {
+                Ok(Some(json)) => Self::from_json(&json),
+                Ok(None) => {
+                    let about = codec::from_msgpack::<Head>(message).map(Into::into).unwrap_or_default();
+                    let refusal = Refusal::new(Code::TooLarge, Code::TooLarge.row().text);
+                    Err(Refusal { about, ..refusal })
+                }
+                Err(error) => Err(Refusal::new(Code::BadMsgPack, error.to_string())),
+            },
+        }
     }
 
-    fn from_value(mut frame: Value) -> Result<Self, Refusal> {
-        let op = frame.as_object_mut().and_then(|fields| fields.remove("op"));
-        let Some(op) = op.as_ref().and_then(Value::as_str) else {
-            return Err(Refusal::new(Code::BadRequest, "a frame is an object with an `op`"));
-        };
+    fn from_json(text: &[u8]) -> Result<Self, Refusal> {
+        let mut head: Head = scan::object(text).map_err(|misread| match misread {
+            Misread::NotJson(error) => Refusal::new(Code::BadJson, format!("not JSON: {error}")),
+            Misread::Other(_) => Refusal::new(Code::BadRequest, "a frame is an object with an `op`"),
+        })?;
+        let op = head.op.0.take();
+        let about = head.into();
+        Self::of_op(op.as_deref(), text).map_err(|refusal| Refusal { about, ..refusal })
+    }
+
+    fn of_op(op: Option<&str>, text: &[u8]) -> Result<Self, Refusal> {
         match op {
-            "auth" => fields(frame).map(|Auth { token }| Self::Auth { token }),
-            "watch" => {
-                let Watch { job, after, cursor } = fields(frame)?;
+            Some("auth") => {
+                let Auth { _op, token } = fields(text)?;
+                if token.get().len() > TOKEN_MAX {
+                    let message = format!("a token has at most {TOKEN_MAX} bytes");
+                    return Err(Refusal::new(Code::TooLarge, message));
+                }
+                let token = codec::value(&mut serde_json::Deserializer::from_str(token.get()));
+                let deep = |error: serde_json::Error| Refusal::new(Code::BadRequest, error.to_string());
+                Ok(Self::Auth { token: token.map_err(deep)? })
+            }
+            Some("watch") => {
+                let Watch { _op, job, after, cursor } = fields(text)?;
                 let (job, start) = (job_id(&job)?, start(after, cursor.as_deref())?);
                 Ok(Self::Watch { job, start })
             }
-            "unwatch" => {
-                let Unwatch { job } = fields(frame)?;
+            Some("unwatch") => {
+                let Unwatch { _op, job } = fields(text)?;
                 Ok(Self::Unwatch { job: job_id(&job)? })
             }
-            "submit" => Self::submit(frame),
-            "cancel" => {
-                let Cancel { reference, job } = fields(frame)?;
-                Ok(Self::Cancel { reference: reference.map(short).transpose()?, job: job_id(&job)? })
+            Some("submit") => {
+                let Submit { reference, key, submission } = Submit::from_json(text)?;
+                let missing = || Refusal::new(Code::BadRequest, "missing field `ref`");
+                Ok(Self::Submit { reference: reference.ok_or_else(missing)?, key, submission })
             }
-            other => {
-                let other: String = other.chars().take(40).collect();
-                Err(Refusal::new(Code::UnknownOp, format!("no op `{other}`")))
+            Some("cancel") => {
+                let Cancel { _op, reference, job } = fields(text)?;
+                if let Some(reference) = &reference {
+                    check_reference(reference)?;
+                }
+                Ok(Self::Cancel { reference, job: job_id(&job)? })
             }
+            Some(other) => Err(Refusal::new(Code::UnknownOp, format!("no op `{other}`"))),
+            None => Err(Refusal::new(Code::BadRequest, "a frame is an object with an `op`")),
         }
-    }
-
-    fn submit(mut frame: Value) -> Result<Self, Refusal> {
-        let mut own = serde_json::Map::new();
-        for field in ["ref", "key"] {
-            own.extend(frame.as_object_mut().and_then(|fields| fields.remove_entry(field)));
-        }
-        let Submit { reference, key } = fields(own.into())?;
-        Ok(Self::Submit { reference: short(reference)?, key, submission: Submission::from_value(frame)? })
     }
 }
 
-fn fields<T: serde::de::DeserializeOwned>(frame: Value) -> Result<T, Refusal> {
-    serde_json::from_value(frame).map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))
+/// Reads an object that a client sent.
+///
+/// # Errors
+/// A [`Refusal`] with the code that the client is told.
+pub fn fields<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Refusal> {
+    scan::object(text).map_err(|misread| match misread {
+        Misread::NotJson(error) => Refusal::new(Code::BadJson, error.to_string()),
+        Misread::Other(error) => Refusal::new(Code::BadRequest, error.to_string()),
+    })
 }
 
-fn short(reference: String) -> Result<String, Refusal> {
+/// Whether a client's own name for a frame is short enough.
+///
+/// # Errors
+/// A [`Refusal`] when it is not.
+pub(super) fn check_reference(reference: &str) -> Result<(), Refusal> {
     if reference.chars().count() > REF_MAX {
         return Err(Refusal::new(Code::BadRequest, format!("a `ref` has at most {REF_MAX} characters")));
     }
-    Ok(reference)
+    Ok(())
 }
 
 fn job_id(text: &str) -> Result<JobId, Refusal> {
@@ -356,6 +403,7 @@ pub enum Gone {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::INPUT_MAX;
     use crate::wire::Stored;
     use serde_json::json;
 
@@ -399,7 +447,7 @@ mod tests {
             "id": "j", "timeout_ms": 5, "silence_timeout_ms": 6, "callback": "https://h/p"}));
         let job = json!({"kind": "k", "input": [1], "id": "j", "timeout_ms": 5, "silence_timeout_ms": 6,
             "callback": "https://h/p"});
-        let submission = Submission::from_value(job).unwrap();
+        let submission = Submission::from_json(job.to_string().as_bytes()).unwrap();
         let (reference, key) = ("a".to_owned(), Some("once".to_owned()));
         assert_eq!(submit, Ok(ClientFrame::Submit { reference, key, submission }));
         assert_eq!(refusal(&json!({"op": "submit", "kind": "k"})), Code::BadRequest);
@@ -441,6 +489,73 @@ mod tests {
         assert_eq!(refusal(&json!({"op": "dance"})), Code::UnknownOp);
         assert_eq!(refusal(&json!({"op": "watch", "job": "a.b"})), Code::BadJobId);
         assert_eq!(refusal(&json!({"op": "watch", "job": "j", "cursor": "nope"})), Code::BadCursor);
+    }
+
+    #[test]
+    fn what_is_refused_is_not_built() {
+        // No tree could hold what nests so deep: the code says that none was begun.
+        let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+        let refused = |frame: &str| {
+            let refusal = ClientFrame::parse(frame.as_bytes(), Encoding::Json).unwrap_err();
+            assert_eq!(refusal.about.reference.as_deref(), Some("r"), "{frame:.60}");
+            refusal.code
+        };
+        assert_eq!(refused(&format!(r#"{{"op":"dance","x":{deep},"ref":"r"}}"#)), Code::UnknownOp);
+        assert_eq!(refused(&format!(r#"{{"x":{deep},"ref":"r"}}"#)), Code::BadRequest);
+        assert_eq!(refused(&format!(r#"{{"op":"watch","ref":"r","job":{deep}}}"#)), Code::BadRequest);
+        assert_eq!(
+            refused(&format!(r#"{{"op":"submit","ref":"r","kind":"k.k","input":{deep}}}"#)),
+            Code::BadKind
+        );
+        assert_eq!(
+            refused(&format!(r#"{{"op":"submit","ref":"r","kind":"k","input":{deep}}}"#)),
+            Code::BadRequest
+        );
+        let large = "0,".repeat(INPUT_MAX);
+        assert_eq!(
+            refused(&format!(r#"{{"op":"submit","ref":"r","kind":"k","input":[{large}0]}}"#)),
+            Code::TooLarge
+        );
+        assert_eq!(refused(&format!(r#"{{"op":"auth","ref":"r","token":[{large}0]}}"#)), Code::BadRequest);
+        let token = json!({"op": "auth", "token": "x".repeat(TOKEN_MAX)});
+        assert_eq!(refusal(&token), Code::TooLarge);
+        // Of MessagePack only what has the size of a frame as JSON is read.
+        let long = json!({"op": "dance", "ref": "r", "x": "\u{1}".repeat(BODY_MAX / 4)});
+        let refusal = ClientFrame::parse(&rmp_serde::to_vec_named(&long).unwrap(), Encoding::MsgPack);
+        let refusal = refusal.unwrap_err();
+        assert_eq!((refusal.code, refusal.about.reference.as_deref()), (Code::TooLarge, Some("r")));
+    }
+
+    #[test]
+    fn an_input_is_taken_as_it_stands_whatever_its_keys_are() {
+        let input = json!({"$serde_json::private::RawValue": "[1,2]", "a": 0.1});
+        let submit = format!(r#"{{"op":"submit","ref":"r","kind":"k","input":{input}}}"#);
+        for input_only in [input.to_string(), r#"{"$serde_json::private::RawValue":"{}"}"#.into()] {
+            let text = submit.replace(&input.to_string(), &input_only);
+            let mut msgpack = Vec::new();
+            codec::json_to_msgpack(text.as_bytes(), &mut msgpack).unwrap();
+            for (message, encoding) in [(text.as_bytes(), Encoding::Json), (&msgpack, Encoding::MsgPack)] {
+                let ClientFrame::Submit { submission, .. } = ClientFrame::parse(message, encoding).unwrap()
+                else {
+                    panic!("{text}")
+                };
+                assert_eq!(submission.input.to_string(), input_only);
+                let event = crate::wire::Event {
+                    body: submission.queued(),
+                    job: "j".parse().unwrap(),
+                    seq: Seq(1),
+                    attempt: 0,
+                    ts: 1,
+                };
+                assert_eq!(crate::wire::Event::decode(&event.encode().unwrap()).unwrap(), event);
+            }
+        }
+    }
+
+    #[test]
+    fn an_array_is_not_a_frame() {
+        assert_eq!(refusal(&json!(["unwatch", "j"])), Code::BadRequest);
+        assert_eq!(refusal(&json!(["submit", "r", null, "k"])), Code::BadRequest);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod event;
 mod frame;
 mod id;
 mod listing;
+mod scan;
 mod schema;
 mod size;
 mod state;
@@ -21,7 +22,8 @@ pub use codec::Encoding;
 pub use cursor::{BadCursor, Cursor};
 pub use event::{Body, Channel, Event, Failure, HANDED_BACK, Status, Type};
 pub use frame::{
-    About, ClientFrame, Gone, JSON_PROTOCOL, MSGPACK_PROTOCOL, Refusal, ServerFrame, Start, shortened, start,
+    About, ClientFrame, Gone, JSON_PROTOCOL, MSGPACK_PROTOCOL, Refusal, ServerFrame, Start, fields,
+    shortened, start,
 };
 pub use id::{BadName, JobId, Kind, NAME_MAX, Pos, Seq};
 pub use listing::{BadPage, JobPage, JobRow, PageToken, Place};
@@ -29,4 +31,4 @@ pub use schema::{Dialect, definitions};
 pub use size::{Unfit, cut};
 pub use state::{JobState, OUTPUT_MAX};
 pub use stored::{Stored, Unreadable};
-pub use submission::{Limits, RESERVED_ID, RESERVED_KIND, Submission, may_call_back, reserved_kind};
+pub use submission::{Limits, RESERVED_ID, RESERVED_KIND, Submission, Submit, may_call_back, reserved_kind};

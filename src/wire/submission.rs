@@ -4,7 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _};
+use serde::de::{Deserializer, Error as _, IgnoredAny};
+use serde_json::value::RawValue;
 use serde_json::{Number, Value, json};
 use sha2::{Digest as _, Sha256};
 use url::Url;
@@ -14,6 +15,7 @@ use super::codec::{self, VALUE_DEPTH_MAX, nests_at_most};
 use super::event::{Body, Event};
 use super::frame::Refusal;
 use super::id::{JobId, Kind, NAME_MAX, Seq};
+use super::scan::{self, Size};
 use crate::config::{CALLBACK_MAX, EVENT_MAX, INPUT_MAX, TIMEOUT_MAX_MS};
 
 /// The kind of the jobs that tell a callback address how another job ended. Only workers submit them.
@@ -70,18 +72,35 @@ impl Limits {
     }
 }
 
+/// What a client submits. The input is text until it is known to fit.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Fields {
+struct Fields<'a> {
     kind: String,
-    #[serde(default)]
-    input: Value,
+    #[serde(borrow)]
+    input: Option<&'a RawValue>,
     id: Option<String>,
     #[serde(default, deserialize_with = "whole")]
     timeout_ms: Option<u64>,
     #[serde(default, deserialize_with = "whole")]
     silence_timeout_ms: Option<u64>,
     callback: Option<String>,
+    /// The fields of a frame that submits; those that a front door does not have are refused.
+    op: Option<IgnoredAny>,
+    #[serde(rename = "ref")]
+    reference: Option<String>,
+    key: Option<String>,
+}
+
+/// A submission as a frame says it.
+#[derive(Debug)]
+pub struct Submit {
+    /// The client's own name for the frame.
+    pub reference: Option<String>,
+    /// By which the same submission again is the same job.
+    pub key: Option<String>,
+    /// The job.
+    pub submission: Submission,
 }
 
 /// Reads a time limit, however the whole number is written: to JSON, 5000.0 is one.
@@ -101,15 +120,26 @@ impl Submission {
         Self { kind, input, id: None, limits, callback: None }
     }
 
-    /// Reads what a client submits: an object with `kind` and, as it likes, `input`, `id`, `timeout_ms`,
-    /// `silence_timeout_ms` and `callback`.
+    /// Reads what a client submits: a JSON object with `kind` and, as it likes, `input`, `id`, `timeout_ms`,
+    /// `silence_timeout_ms` and `callback`. Nothing is built of an input that is refused.
     ///
     /// # Errors
     /// A [`Refusal`] with the code that the client is told.
-    pub fn from_value(value: Value) -> Result<Self, Refusal> {
-        let Fields { kind, input, id, timeout_ms, silence_timeout_ms, callback } =
-            serde_json::from_value(value)
-                .map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))?;
+    pub fn from_json(text: &[u8]) -> Result<Self, Refusal> {
+        let fields: Fields<'_> = super::frame::fields(text)?;
+        for (name, is_there) in
+            [("op", fields.op.is_some()), ("ref", fields.reference.is_some()), ("key", fields.key.is_some())]
+        {
+            if is_there {
+                return Err(Refusal::new(Code::BadRequest, format!("unknown field `{name}`")));
+            }
+        }
+        Ok(Self::read(fields)?.submission)
+    }
+
+    fn read(fields: Fields<'_>) -> Result<Submit, Refusal> {
+        let Fields { kind, input, id, timeout_ms, silence_timeout_ms, callback, op: _, reference, key } =
+            fields;
         let kind: Kind =
             kind.parse().map_err(|error| Refusal::new(Code::BadKind, format!("a kind {error}")))?;
         let id: Option<JobId> = id
@@ -117,8 +147,20 @@ impl Submission {
             .transpose()
             .map_err(|error| Refusal::new(Code::BadJobId, format!("a job id {error}")))?;
         let limits = Limits { timeout_ms, silence_timeout_ms };
-        let submission = Self { kind, input, id, limits, callback };
-        submission.check().map(|()| submission)
+        let mut submission = Self { kind, input: Value::Null, id, limits, callback };
+        submission.check_head()?;
+        if let Some(input) = input {
+            // A number beyond all numbers is found out here.
+            let unfit = |error: serde_json::Error| {
+                let code = if error.is_data() { Code::BadRequest } else { Code::BadJson };
+                Refusal::new(code, format!("the input: {error}"))
+            };
+            let size = scan::measure(input.get()).map_err(unfit)?;
+            submission.check_size(size)?;
+            let mut reader = serde_json::Deserializer::from_str(input.get());
+            submission.input = scan::plain(&mut reader).map_err(unfit)?;
+        }
+        Ok(Submit { reference, key, submission })
     }
 
     /// Whether somebody other than a worker may submit this.
@@ -126,6 +168,34 @@ impl Submission {
     /// # Errors
     /// A [`Refusal`] with the code that the client is told.
     pub fn check(&self) -> Result<(), Refusal> {
+        self.check_head()?;
+        if !nests_at_most(&self.input, VALUE_DEPTH_MAX) {
+            let message = format!("the input nests deeper than {VALUE_DEPTH_MAX} levels");
+            return Err(Refusal::new(Code::BadRequest, message));
+        }
+        let unsized_input = |error: codec::Error| Refusal::new(Code::BadRequest, error.to_string());
+        let json = codec::json_len(&self.input).map_err(unsized_input)?;
+        let msgpack = codec::msgpack_len(&self.input).map_err(unsized_input)?;
+        self.check_size(Size { json, msgpack })
+    }
+
+    /// Whether an input of this size fits.
+    fn check_size(&self, input: Size) -> Result<(), Refusal> {
+        let Size { json, msgpack } = input;
+        if json > INPUT_MAX {
+            let message = format!("the input has {json} bytes, the limit is {INPUT_MAX}");
+            return Err(Refusal::new(Code::TooLarge, message));
+        }
+        let head = self.event_head_len();
+        let size = head.map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))? + msgpack;
+        if size > EVENT_MAX {
+            return Err(Refusal::new(Code::TooLarge, Self::too_large(size, EVENT_MAX)));
+        }
+        Ok(())
+    }
+
+    /// Checks everything but the input.
+    fn check_head(&self) -> Result<(), Refusal> {
         let refused = |code, message: String| Err(Refusal::new(code, message));
         if self.kind.as_str() == RESERVED_KIND {
             return refused(Code::BadKind, format!("the kind {RESERVED_KIND} is the system's own"));
@@ -135,21 +205,6 @@ impl Submission {
                 Code::BadJobId,
                 format!("ids that begin with {RESERVED_ID} are the system's own"),
             );
-        }
-        if !nests_at_most(&self.input, VALUE_DEPTH_MAX) {
-            return refused(
-                Code::BadRequest,
-                format!("the input nests deeper than {VALUE_DEPTH_MAX} levels"),
-            );
-        }
-        let unsized_input = |error: codec::Error| Refusal::new(Code::BadRequest, error.to_string());
-        let size = codec::json_len(&self.input).map_err(unsized_input)?;
-        if size > INPUT_MAX {
-            return refused(Code::TooLarge, format!("the input has {size} bytes, the limit is {INPUT_MAX}"));
-        }
-        let size = self.event_len().map_err(unsized_input)?;
-        if size > EVENT_MAX {
-            return refused(Code::TooLarge, Self::too_large(size, EVENT_MAX));
         }
         if [self.limits.timeout_ms, self.limits.silence_timeout_ms].contains(&Some(0)) {
             return refused(Code::BadRequest, "a time limit is at least 1 ms".into());
@@ -170,11 +225,16 @@ impl Submission {
     /// # Errors
     /// [`codec::Error`] when the input cannot be stored at all.
     pub fn event_len(&self) -> Result<usize, codec::Error> {
+        Ok(self.event_head_len()? + codec::msgpack_len(&self.input)?)
+    }
+
+    /// [`Self::event_len`] without the input.
+    fn event_head_len(&self) -> Result<usize, codec::Error> {
         let longest = || "x".repeat(NAME_MAX).parse().unwrap_or_else(|_| unreachable!("tested"));
         let job = self.id.clone().unwrap_or_else(longest);
         let head = Event { body: self.queued_without_input(), job, seq: Seq(1), attempt: 0, ts: u64::MAX };
         // In place of the input stands `null`, which is one byte.
-        Ok(head.encode()?.len() - 1 + codec::msgpack_len(&self.input)?)
+        Ok(head.encode()?.len() - 1)
     }
 
     /// What a submitter is told whose job has `size` bytes as it is stored, more than `limit`.
@@ -202,6 +262,20 @@ impl Submission {
         };
         let callback_digest = self.callback.as_deref().map(digest);
         Body::Queued { kind, input, timeout_ms, silence_timeout_ms, callback_digest }
+    }
+}
+
+impl Submit {
+    /// Reads a frame that submits a job: what [`Submission::from_json`] reads and, as it likes, `op`, `ref` and `key`.
+    ///
+    /// # Errors
+    /// A [`Refusal`] with the code that the client is told.
+    pub fn from_json(text: &[u8]) -> Result<Self, Refusal> {
+        let fields: Fields<'_> = super::frame::fields(text)?;
+        if let Some(reference) = &fields.reference {
+            super::frame::check_reference(reference)?;
+        }
+        Submission::read(fields)
     }
 }
 
@@ -252,40 +326,44 @@ mod tests {
         assert_eq!(reserved_kind().as_str(), RESERVED_KIND);
     }
 
-    fn refusal(value: Value) -> Code {
-        Submission::from_value(value).unwrap_err().code
+    fn read(value: &Value) -> Result<Submission, Refusal> {
+        Submission::from_json(value.to_string().as_bytes())
+    }
+
+    fn refusal(value: &Value) -> Code {
+        read(value).unwrap_err().code
     }
 
     #[test]
     fn a_submission_needs_a_kind_and_nothing_else() {
         let kind: Kind = "k".parse().unwrap();
-        assert_eq!(Submission::from_value(json!({"kind": "k"})), Ok(Submission::new(kind, Value::Null)));
+        assert_eq!(read(&json!({"kind": "k"})), Ok(Submission::new(kind, Value::Null)));
         let full = json!({"kind": "k", "input": [1], "id": "j", "timeout_ms": 5, "silence_timeout_ms": 6,
             "callback": "https://h/p"});
-        let full = Submission::from_value(full).unwrap();
+        let full = read(&full).unwrap();
         assert_eq!(full.limits, Limits { timeout_ms: Some(5), silence_timeout_ms: Some(6) });
         assert_eq!(full.callback.as_deref(), Some("https://h/p"));
         let floats = json!({"kind": "k", "timeout_ms": 5.0, "silence_timeout_ms": null});
-        assert_eq!(Submission::from_value(floats).unwrap().limits.timeout_ms, Some(5));
+        assert_eq!(read(&floats).unwrap().limits.timeout_ms, Some(5));
     }
 
     #[test]
     fn each_kind_of_bad_submission_has_its_own_code() {
-        assert_eq!(refusal(json!([])), Code::BadRequest);
-        assert_eq!(refusal(json!({"input": 1})), Code::BadRequest);
-        assert_eq!(refusal(json!({"kind": "k", "inputt": 1})), Code::BadRequest);
-        assert_eq!(refusal(json!({"kind": "a.b"})), Code::BadKind);
-        assert_eq!(refusal(json!({"kind": "callback"})), Code::BadKind);
-        assert_eq!(refusal(json!({"kind": "k", "id": "a.b"})), Code::BadJobId);
-        assert_eq!(refusal(json!({"kind": "k", "id": "callback-j"})), Code::BadJobId);
-        assert_eq!(refusal(json!({"kind": "k", "timeout_ms": 0})), Code::BadRequest);
+        assert_eq!(refusal(&json!([])), Code::BadRequest);
+        assert_eq!(refusal(&json!({"input": 1})), Code::BadRequest);
+        assert_eq!(refusal(&json!({"kind": "k", "inputt": 1})), Code::BadRequest);
+        assert_eq!(refusal(&json!({"kind": "a.b"})), Code::BadKind);
+        assert_eq!(refusal(&json!({"kind": "callback"})), Code::BadKind);
+        assert_eq!(refusal(&json!({"kind": "k", "id": "a.b"})), Code::BadJobId);
+        assert_eq!(refusal(&json!({"kind": "k", "id": "callback-j"})), Code::BadJobId);
+        assert_eq!(refusal(&json!({"kind": "k", "timeout_ms": 0})), Code::BadRequest);
         let deep = (0..101).fold(json!(1), |value, _| json!([value]));
-        assert_eq!(refusal(json!({"kind": "k", "input": deep})), Code::BadRequest);
+        assert_eq!(refusal(&json!({"kind": "k", "input": deep})), Code::BadRequest);
         for bad in [json!(-1), json!(-1.0), json!(1.5), json!("5"), json!(1e300), json!(TIMEOUT_MAX_MS + 1)] {
-            assert_eq!(refusal(json!({"kind": "k", "timeout_ms": bad})), Code::BadRequest);
+            assert_eq!(refusal(&json!({"kind": "k", "timeout_ms": bad})), Code::BadRequest);
         }
-        assert_eq!(refusal(json!({"kind": "k", "callback": "ftp://h"})), Code::BadRequest);
-        assert_eq!(refusal(json!({"kind": "k", "input": "x".repeat(INPUT_MAX)})), Code::TooLarge);
+        assert_eq!(refusal(&json!({"kind": "k", "callback": "ftp://h"})), Code::BadRequest);
+        assert_eq!(refusal(&json!({"kind": "k", "input": "x".repeat(INPUT_MAX)})), Code::TooLarge);
     }
 
     #[test]

@@ -50,7 +50,7 @@ async fn ask(addr: &str, request: &[u8], wait: Duration) -> (tokio::net::TcpStre
     }
 }
 
-async fn stats(addr: &str) -> Value {
+pub(crate) async fn stats(addr: &str) -> Value {
     let request = format!("GET /api/stats HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
     let mut socket = tokio::net::TcpStream::connect(addr).await.unwrap();
     socket.write_all(request.as_bytes()).await.unwrap();

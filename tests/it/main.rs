@@ -20,6 +20,8 @@ mod cli;
 mod credentials;
 /// The same scenarios through every front door, each with an independent client.
 mod doors;
+/// Clients that take or send too much, and others beside them.
+mod fairness;
 /// Events with numbers that are not theirs, in the logs of jobs that are watched.
 mod forged;
 /// Requests and frames that break HTTP or the WebSocket protocol, and bodies that are too large.
@@ -77,5 +79,7 @@ mod sse_clients;
 mod submitting;
 /// The rules of the house that no lint knows.
 mod tidy;
+/// Watches of jobs that are not known: of made-up ids they cost little, and they may come before the job.
+mod waiting;
 /// One client or a few follow a job: from anywhere, over any number of drops.
 mod watching;

@@ -46,6 +46,13 @@ impl Handshakes {
     }
 }
 
+impl Handshake {
+    /// Where the client is.
+    pub(super) const fn from(&self) -> IpAddr {
+        self.from
+    }
+}
+
 impl Drop for Handshake {
     fn drop(&mut self) {
         let mut counts = self.handshakes.lock();

@@ -26,6 +26,8 @@ use crate::edge::memory::Held;
 pub(super) struct Line {
     /// The thread that took the first request; it serves the client, whoever takes the others.
     pub(super) app: Weak<App>,
+    /// Where the client is.
+    pub(super) from: IpAddr,
     /// How many bytes have left for the client.
     sent: AtomicU64,
     /// Told when bytes leave.
@@ -57,6 +59,7 @@ impl Line {
     pub(super) fn new(app: &Arc<App>, handshake: Handshake) -> Arc<Self> {
         Arc::new(Self {
             app: Arc::downgrade(app),
+            from: handshake.from(),
             sent: AtomicU64::new(0),
             moved: Notify::new(),
             cut: CancellationToken::new(),

@@ -4,14 +4,18 @@
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 pub(in crate::edge) use super::line::Meter;
-use crate::config::{BODY_MAX, BODY_WAIT, QUIET_WAIT, READ_AHEAD, SMALL_BYTES, TINY_BYTES};
+use crate::config::{
+    BODY_MAX, BODY_WAIT, QUIET_WAIT, READ_AHEAD, READ_BURST, READ_RATE, SMALL_BYTES, TINY_BYTES,
+};
 use crate::edge::memory::{Held, Part};
+use crate::share::FairSlot;
 
 /// A connection with a [`Meter`]. Its client is gone when it takes nothing for as long as the meter says; hyper
 /// itself waits for ever.
@@ -27,6 +31,49 @@ pub(in crate::edge) struct Metered<T> {
     reader: Option<Waker>,
     /// The message that comes, on a WebSocket.
     coming: Coming,
+    pace: Pace,
+    /// Its place among the connections; what it is upgraded to keeps it.
+    slot: Option<FairSlot>,
+}
+
+/// How fast a client is heard. What it sends costs time to parse, which is its own: one that sends more than it may at once
+/// is read slowly from then on, and what is written to it is not affected.
+#[derive(Debug)]
+struct Pace {
+    /// How many bytes may be read at once; less than nothing when it were more.
+    left: i64,
+    /// Up to when they were counted.
+    counted: Instant,
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { left: READ_BURST, counted: Instant::now(), wait: None }
+    }
+
+    /// Whether something may be read. Wakes when it may.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        /// What is waited for at least, in bytes: a timer for each small read would cost more than the read.
+        const PART: i64 = READ_AHEAD as i64;
+        while self.left <= 0 {
+            if let Some(wait) = &mut self.wait {
+                ready!(wait.as_mut().poll(cx));
+                self.wait = None;
+            }
+            let now = Instant::now();
+            let micros = i64::try_from((now - self.counted).as_micros()).unwrap_or(i64::MAX);
+            let more = micros.saturating_mul(READ_RATE) / 1_000_000;
+            self.left = self.left.saturating_add(more).min(READ_BURST);
+            self.counted = now;
+            if self.left <= 0 {
+                let missing = u64::try_from(PART - self.left).unwrap_or_default();
+                let wait = Duration::from_micros(missing * 1_000_000 / READ_RATE.unsigned_abs());
+                self.wait = Some(Box::pin(sleep(wait)));
+            }
+        }
+        Poll::Ready(())
+    }
 }
 
 /// The part of a WebSocket's message that has come: its library keeps it until the message is whole.
@@ -80,7 +127,27 @@ impl<T> Metered<T> {
     /// Measures `io`, the connection of a client at this address.
     pub(in crate::edge) fn new(io: T, peer: IpAddr, bodies: &Part) -> Self {
         let coming = Coming::new(bodies);
-        Self { io, meter: Meter::new(peer), patience: None, ahead: 0, reader: None, coming }
+        Self {
+            io,
+            meter: Meter::new(peer),
+            patience: None,
+            ahead: 0,
+            reader: None,
+            coming,
+            pace: Pace::new(),
+            slot: None,
+        }
+    }
+
+    /// The same, which holds its place among the connections until it ends.
+    pub(in crate::edge) fn holding(mut self, slot: FairSlot) -> Self {
+        self.slot = Some(slot);
+        self
+    }
+
+    /// The connection itself.
+    pub(in crate::edge) fn into_inner(self) -> T {
+        self.io
     }
 
     /// What measures it.
@@ -124,10 +191,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
             self.reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
+        ready!(self.pace.poll_ready(cx));
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buffer);
         let came = buffer.filled().len() - before;
         self.ahead = self.ahead.saturating_add(came);
+        self.pace.left -= i64::try_from(came).unwrap_or(i64::MAX);
         let Some(heard) = self.meter.heard() else { return read };
         if came > 0 {
             self.coming.came(came, heard)?;
@@ -229,6 +298,28 @@ mod tests {
         let (written, ()) = tokio::join!(edge.write_all(&[0; 30]), takes);
         written.unwrap();
         assert!(begun.elapsed() > WRITE_WAIT * 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_without_end_is_heard_at_its_rate_and_written_to_meanwhile() {
+        let bytes = 3 * usize::try_from(READ_BURST).unwrap();
+        let (mut client, edge) = duplex(bytes);
+        client.write_all(&vec![0; bytes]).await.unwrap();
+        let (mut hears, mut says) = split(Metered::new(edge, PEER, &bodies()));
+        let (mut heard, begun) = (vec![0; bytes], Instant::now());
+        let burst = bytes / 3;
+        hears.read_exact(&mut heard[..burst]).now_or_never().expect("a large message at once").unwrap();
+        assert!(hears.read(&mut heard).now_or_never().is_none());
+        says.write_all(&[0]).now_or_never().expect("what is written does not wait").unwrap();
+        for part in heard[burst..].chunks_mut(READ_AHEAD) {
+            hears.read_exact(part).await.unwrap();
+        }
+        let seconds = (bytes - burst) as f64 / READ_RATE as f64;
+        let took = begun.elapsed().as_secs_f64();
+        assert!((seconds * 0.9..seconds * 1.2).contains(&took), "{took} of {seconds} s");
+        sleep(Duration::from_secs(60)).await;
+        client.write_all(&vec![0; burst]).await.unwrap();
+        hears.read_exact(&mut heard[..burst]).now_or_never().expect("one that paused is as others").unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,6 +15,7 @@ use super::flight::Flight;
 use super::line::Line;
 use super::request::{ERROR, Reply, To};
 use crate::config::{FLIGHT_PACKETS, FLIGHT_PACKETS_POLLING, REPLIES_MAX};
+use crate::edge::turn::Turn;
 use crate::wire::{JobId, Stored};
 
 /// The event name of an event whose own type cannot be one.
@@ -57,6 +58,8 @@ pub(super) struct Outbox {
     /// At most what one step of a session gives.
     events: VecDeque<Packet>,
     flight: Flight,
+    /// What was queued since others of the thread were served.
+    turn: Turn,
     /// When something was last taken while something was in flight.
     taken: Instant,
     /// Whether the library's queue was full all the same.
@@ -65,8 +68,8 @@ pub(super) struct Outbox {
 
 impl Outbox {
     pub(super) fn new() -> Self {
-        let (replies, events, flight) = Default::default();
-        Self { replies, events, flight, taken: Instant::now(), full: false }
+        let (replies, events, flight, turn) = Default::default();
+        Self { replies, events, flight, turn, taken: Instant::now(), full: false }
     }
 
     pub(super) fn events(&mut self, events: Vec<Arc<Stored>>) {
@@ -116,7 +119,14 @@ impl Outbox {
         self.full
     }
 
-    /// Queues what there is room for. Says how many events that were.
+    /// Lets others be served if the client has had its turn. Says whether it did: there may be room for more.
+    pub(super) async fn pause(&mut self) -> bool {
+        let paused = self.turn.is_over();
+        self.turn.pause().await;
+        paused
+    }
+
+    /// Queues what there is room for, up to the end of the client's turn. Says how many events that were.
     pub(super) fn send(&mut self, socket: &SocketRef, line: &Line) -> Result<usize, Broken> {
         if self.flight.left(line.sent()) || self.flight.is_empty() {
             self.taken = Instant::now();
@@ -128,13 +138,16 @@ impl Outbox {
             TransportType::Polling => FLIGHT_PACKETS_POLLING,
             TransportType::Websocket => FLIGHT_PACKETS,
         };
-        while self.flight.has_room(most) {
+        while self.flight.has_room(most) && !self.turn.is_over() {
             let queue = if self.replies.is_empty() { &mut self.events } else { &mut self.replies };
             let Some(packet) = queue.pop_front() else { break };
             let size = packet.size(transport);
             let is_event = matches!(packet, Packet::Event(_));
             match packet.emit(socket)? {
-                Emitted::Queued => self.flight.queued(size),
+                Emitted::Queued => {
+                    self.flight.queued(size);
+                    self.turn.count(size);
+                }
                 Emitted::Full(packet) => {
                     queue.push_front(packet);
                     self.full = true;

@@ -117,6 +117,9 @@ impl Pump {
         if events > 0 {
             self.app.counts.delivered(events);
         }
+        if self.outbox.pause().await {
+            return Ok(());
+        }
         if self.line.is_cut() {
             return Err(Ending::Flooding);
         }
@@ -154,9 +157,9 @@ impl Pump {
             Ok(Request::Watch { job, start }) => self.watch(job, start, to),
             Ok(Request::Unwatch { job }) => self.unwatch(&job, to),
             Ok(Request::Submit { submission, key, reference }) => {
-                let app = Arc::clone(&self.app);
+                let (app, from) = (Arc::clone(&self.app), self.line.from);
                 self.answers.push(Box::pin(async move {
-                    let reply = match app.submit(*submission, key.as_deref(), room).await {
+                    let reply = match app.submit(from, *submission, key.as_deref(), room).await {
                         Ok(accepted) => {
                             Reply::submitted(&accepted.id, &accepted.status, reference.as_deref())
                         }
@@ -166,9 +169,9 @@ impl Pump {
                 }));
             }
             Ok(Request::Cancel { job }) => {
-                let app = Arc::clone(&self.app);
+                let (app, from) = (Arc::clone(&self.app), self.line.from);
                 self.answers.push(Box::pin(async move {
-                    let reply = match app.cancel(job.clone(), None).await {
+                    let reply = match app.cancel(from, job.clone(), None).await {
                         Ok(receipt) => Reply::cancelling(&receipt.id, &receipt.seq),
                         Err(problem) => Reply::refused(&Refused::of(problem, &job)),
                     };
@@ -192,9 +195,9 @@ impl Pump {
         }
         let (end, room) = (CancellationToken::new(), self.app.counts.room(&job));
         self.watches.insert(job.clone(), Watched { end: end.clone(), _room: room });
-        let hub = Arc::clone(&self.app.hub);
+        let (hub, from) = (Arc::clone(&self.app.hub), self.line.from);
         self.steps.push(Box::pin(async move {
-            match unless_ended(&end, Session::open(&hub, &job, start)).await {
+            match unless_ended(&end, Session::open_for(from, &hub, &job, start)).await {
                 Some(opened) => Happened::Opened(opened, job, to),
                 None => Happened::Unwatched,
             }

@@ -2,10 +2,12 @@
 //! either.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use socketioxide::adapter::Adapter;
 use socketioxide::extract::AckSender;
@@ -15,7 +17,7 @@ use socketioxide::socket::Socket;
 use crate::config::{REF_MAX, WATCHES_MAX};
 use crate::edge::error::Problem;
 use crate::edge::jobs::job_id;
-use crate::wire::{Code, JobId, ServerFrame, Start, Submission, start};
+use crate::wire::{About, Code, JobId, ServerFrame, Start, Submission, Submit, fields, start};
 
 /// The event by which the server tells what went wrong with a request that wants no acknowledgement. Clients reserve no
 /// such name, and no event of a job has it.
@@ -79,6 +81,32 @@ struct Job {
     job: String,
 }
 
+/// An emit: an array of the event's name and its arguments, of which the first counts.
+struct Emit<'a> {
+    name: Option<&'a RawValue>,
+    data: Option<&'a RawValue>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Emit<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Arguments;
+        impl<'de> Visitor<'de> for Arguments {
+            type Value = Emit<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Emit<'de>, A::Error> {
+                let emit = Emit { name: items.next_element()?, data: items.next_element()? };
+                while items.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(emit)
+            }
+        }
+        from.deserialize_seq(Arguments)
+    }
+}
+
 /// The refusal of a request that has attachments, whatever it says.
 fn with_attachments(request: Result<Request, Refused>) -> Refused {
     let message = "a request has no binary attachments (Buffer, ArrayBuffer, Blob, bytes): send plain JSON";
@@ -92,62 +120,45 @@ fn with_attachments(request: Result<Request, Refused>) -> Refused {
     Refused { problem: Problem::new(Code::UnsupportedMediaType, message), job, reference }
 }
 
-/// Reads an emit: an array of the event's name and its arguments, of which the first counts.
+/// Reads an emit.
 fn parse(text: &str) -> Result<Request, Refused> {
     let bad = |message: &str| Refused::from(Problem::new(Code::BadRequest, message));
-    let arguments: Vec<Value> = serde_json::from_str(text).map_err(|_| bad("this is no emit"))?;
-    let mut arguments = arguments.into_iter();
-    let Some(Value::String(event)) = arguments.next() else { return Err(bad("an emit has a name")) };
-    let mut data = arguments.next().unwrap_or_default();
-    let job = data.get("job").and_then(Value::as_str).map(cut);
-    let reference = data.get("ref").and_then(Value::as_str).map(cut);
-    request(&event, &mut data).map_err(|problem| Refused { problem, job, reference })
+    let Emit { name, data } = serde_json::from_str(text).map_err(|_| bad("this is no emit"))?;
+    let name = name.and_then(|name| serde_json::from_str::<String>(name.get()).ok());
+    let name = name.ok_or_else(|| bad("an emit has a name"))?;
+    let data = data.map_or("null", RawValue::get);
+    request(&name, data).map_err(|problem| {
+        let About { job, reference } = About::of(data.as_bytes());
+        Refused { problem, job, reference }
+    })
 }
 
-fn request(event: &str, data: &mut Value) -> Result<Request, Problem> {
-    if !data.is_object() && ["watch", "unwatch", "submit", "cancel"].contains(&event) {
+fn request(event: &str, data: &str) -> Result<Request, Problem> {
+    if !data.starts_with('{') && ["watch", "unwatch", "submit", "cancel"].contains(&event) {
         return Err(Problem::new(Code::BadRequest, "the first argument is an object"));
     }
     match event {
         "watch" => {
-            let Watch { job, after, cursor } = fields(data.take())?;
+            let Watch { job, after, cursor } = fields(data.as_bytes())?;
             Ok(Request::Watch { job: job_id(&job)?, start: start(after, cursor.as_deref())? })
         }
         "unwatch" => {
-            let Job { job } = fields(data.take())?;
+            let Job { job } = fields(data.as_bytes())?;
             Ok(Request::Unwatch { job: job_id(&job)? })
         }
         "cancel" => {
-            let Job { job } = fields(data.take())?;
+            let Job { job } = fields(data.as_bytes())?;
             Ok(Request::Cancel { job: job_id(&job)? })
         }
         "submit" => {
-            let (key, reference) = (text(data, "key")?, text(data, "ref")?);
-            if reference.as_ref().is_some_and(|reference| reference.chars().count() > REF_MAX) {
-                let message = format!("a `ref` has at most {REF_MAX} characters");
-                return Err(Problem::new(Code::BadRequest, message));
-            }
-            let submission = Box::new(Submission::from_value(data.take())?);
-            Ok(Request::Submit { submission, key, reference })
+            let Submit { reference, key, submission } = Submit::from_json(data.as_bytes())?;
+            Ok(Request::Submit { submission: Box::new(submission), key, reference })
         }
         other => {
             let other: String = other.chars().take(40).collect();
             let there_are = "there are watch, unwatch, submit and cancel";
             Err(Problem::new(Code::UnknownOp, format!("no request `{other}`; {there_are}")))
         }
-    }
-}
-
-fn fields<T: DeserializeOwned>(data: Value) -> Result<T, Problem> {
-    serde_json::from_value(data).map_err(|error| Problem::new(Code::BadRequest, error.to_string()))
-}
-
-/// Takes a field out that is text, when it is there.
-fn text(data: &mut Value, name: &str) -> Result<Option<String>, Problem> {
-    match data.as_object_mut().and_then(|fields| fields.remove(name)) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(Problem::new(Code::BadRequest, format!("`{name}` is text"))),
     }
 }
 

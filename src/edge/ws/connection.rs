@@ -110,18 +110,18 @@ impl Connection {
                     Ok(room) => room,
                     Err(problem) => return self.error(problem.code(), problem.message(), about).await,
                 };
-                let app = Arc::clone(&self.app);
+                let (app, from) = (Arc::clone(&self.app), self.line.peer());
                 let submit = async move {
-                    let accepted = app.submit(submission, key.as_deref(), room).await?;
+                    let accepted = app.submit(from, submission, key.as_deref(), room).await?;
                     Ok(ServerFrame::Submitted { reference, job: accepted.id, status: accepted.status })
                 };
                 self.request(about, submit).await
             }
             ClientFrame::Cancel { reference, job } => {
                 let about = About { reference: reference.clone(), job: Some(job.to_string()) };
-                let app = Arc::clone(&self.app);
+                let (app, from) = (Arc::clone(&self.app), self.line.peer());
                 let cancel = async move {
-                    let receipt = app.cancel(job, None).await?;
+                    let receipt = app.cancel(from, job, None).await?;
                     Ok(ServerFrame::Cancelling { reference, job: receipt.id, seq: receipt.seq })
                 };
                 self.request(about, cancel).await
@@ -138,9 +138,9 @@ impl Connection {
         }
         let end = CancellationToken::new();
         self.watches.insert(job.clone(), end.clone());
-        let hub = Arc::clone(&self.app.hub);
+        let (hub, from) = (Arc::clone(&self.app.hub), self.line.peer());
         self.work.push(Box::pin(async move {
-            match unless_ended(&end, Session::open(&hub, &job, start)).await {
+            match unless_ended(&end, Session::open_for(from, &hub, &job, start)).await {
                 Some(opened) => Happened::Opened(opened, job),
                 None => Happened::Unwatched,
             }

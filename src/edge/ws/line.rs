@@ -1,6 +1,8 @@
 //! A WebSocket as the edge uses it: frames in, frames and events out, in the encoding of its subprotocol; pings; the
 //! close. It does nothing that a frame asks for.
 
+use std::net::IpAddr;
+
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use bytes::Bytes;
 use futures_util::SinkExt as _;
@@ -12,6 +14,7 @@ use tracing::debug;
 use crate::budget::NoRoom;
 use crate::config::{CLOSE_WAIT, PONG_WAIT};
 use crate::edge::socketio::meter::Meter;
+use crate::edge::turn::Turn;
 use crate::wire::{ClientFrame, Code, Encoding, Refusal, ServerFrame, Stored};
 
 /// One client's socket.
@@ -20,6 +23,7 @@ pub(super) struct Line {
     encoding: Encoding,
     /// Hears of whole messages.
     meter: Meter,
+    turn: Turn,
     /// When a ping was sent that nothing has followed yet.
     pinged: Option<Instant>,
 }
@@ -46,7 +50,12 @@ pub(super) enum Ending {
 
 impl Line {
     pub(super) fn new(socket: WebSocket, encoding: Encoding, meter: Meter) -> Self {
-        Self { socket, encoding, meter, pinged: None }
+        Self { socket, encoding, meter, turn: Turn::default(), pinged: None }
+    }
+
+    /// Where the client is.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.meter.peer()
     }
 
     pub(super) fn encoding(&self) -> Encoding {
@@ -123,10 +132,18 @@ impl Line {
         self.wrote(begun, written.is_ok())
     }
 
+    /// Adds a message to the write buffer. When that was the end of the client's turn, others are served first.
     async fn feed(&mut self, message: Message) -> Result<(), Ending> {
         let begun = Instant::now();
+        self.turn.count(match &message {
+            Message::Text(text) => text.len(),
+            Message::Binary(bytes) | Message::Ping(bytes) | Message::Pong(bytes) => bytes.len(),
+            Message::Close(_) => 0,
+        });
         let written = self.socket.feed(message).await;
-        self.wrote(begun, written.is_ok())
+        self.wrote(begun, written.is_ok())?;
+        self.turn.pause().await;
+        Ok(())
     }
 
     fn wrote(&mut self, begun: Instant, written: bool) -> Result<(), Ending> {

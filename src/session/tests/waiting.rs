@@ -1,0 +1,195 @@
+//! Sessions of jobs that neither the log nor the queue knows yet.
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::config::{FEED_LINGER, FEEDS_UNBORN_MAX, LOOK_EVERY, LOOK_TICK, PROBE_FIRST};
+
+fn made_up(n: usize) -> JobId {
+    format!("made-up-{n}").parse().unwrap()
+}
+
+async fn waiting(memory: &Memory) -> (Arc<Hub<Memory>>, Client) {
+    let hub = edge(memory);
+    let mut client = Client::from_start(&hub).await;
+    client.until_live().await;
+    assert_eq!((hub.waiting(), hub.feeds(), memory.followers()), (1, 0, 0));
+    (hub, client)
+}
+
+#[tokio::test(start_paused = true)]
+async fn made_up_ids_cost_no_feed_and_share_one_subscription_and_one_task() {
+    let (memory, tasks) = (log_of(3), Tasks::default());
+    let hub = Hub::new(memory.clone(), tasks.clone());
+    let mut sessions = Vec::new();
+    for n in 0..3 * FEEDS_UNBORN_MAX {
+        let mut session = Session::open(&hub, &made_up(n), FROM_START).await.unwrap();
+        assert!(matches!(session.next().await, Step::Live) && session.status().is_none());
+        sessions.push(session);
+    }
+    assert_eq!((hub.feeds(), memory.followers(), tasks.running(), memory.signalled()), (0, 0, 1, 1));
+    assert_eq!(hub.waiting(), sessions.len());
+    let mut real = Client::from_start(&hub).await;
+    real.reach(3).await;
+    let begun = Instant::now();
+    memory.append(&made_up(7), chunk("x"));
+    assert!(matches!(sessions[7].next().await, Step::Events(events) if events.len() == 1));
+    assert!(begun.elapsed() < PROBE_FIRST && hub.waiting() == sessions.len() - 1);
+    sessions.clear();
+    drop(real);
+    sleep(FEED_LINGER * 2).await;
+    assert_eq!((hub.waiting(), hub.feeds(), tasks.running(), memory.signalled()), (0, 0, 0, 0));
+    // The next one starts all of it again.
+    let (_hub, mut client) = waiting(&Memory::default()).await;
+    client.rests(FOREVER).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_of_one_job_wait_together_and_each_gets_all_of_it() {
+    let memory = Memory::default();
+    let (hub, mut first) = waiting(&memory).await;
+    let mut second = Client::from_start(&hub).await;
+    let third = Client::from_start(&hub).await;
+    drop(third);
+    assert_eq!(hub.waiting(), 1);
+    append(&memory, 5);
+    memory.append(&job(), done());
+    first.until_end().await;
+    second.until_end().await;
+    assert_eq!((first.given, second.given, hub.waiting(), hub.feeds()), (6, 6, 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_dropped_leaves_no_entry() {
+    let memory = Memory::default();
+    let (hub, client) = waiting(&memory).await;
+    drop(client);
+    assert_eq!(hub.waiting(), 0);
+    memory.append(&job(), chunk("x"));
+    settle().await;
+    assert_eq!(hub.feeds(), 0, "nobody waits for it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_comes_at_any_moment_of_the_opening_is_not_missed() {
+    // A watch that is opened takes up to four requests.
+    for ms in 0..50 {
+        let memory = Memory::default();
+        memory.latency(Duration::from_millis(10));
+        let hub = edge(&memory);
+        let store = async {
+            sleep(Duration::from_millis(ms)).await;
+            memory.append(&job(), chunk("x"));
+        };
+        let begun = Instant::now();
+        let (mut client, ()) = tokio::join!(Client::from_start(&hub), store);
+        client.reach(1).await;
+        assert!(begun.elapsed() < Duration::from_millis(ms) + PROBE_FIRST, "after {ms} ms");
+        memory.append(&job(), done());
+        client.until_end().await;
+        assert_eq!(client.given, 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_signal_was_lost_is_found_in_the_log() {
+    for (before, within) in [(Duration::ZERO, PROBE_FIRST * 2), (LOOK_EVERY * 10, LOOK_EVERY * 2)] {
+        let memory = Memory::default();
+        let (_hub, mut client) = waiting(&memory).await;
+        sleep(before).await;
+        memory.lose_signals(true);
+        append(&memory, 3);
+        let begun = Instant::now();
+        client.reach(3).await;
+        assert!(begun.elapsed() <= within, "{:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_disturbance_every_job_is_looked_up_soon() {
+    let memory = Memory::default();
+    let (_hub, mut client) = waiting(&memory).await;
+    sleep(LOOK_EVERY * 3).await;
+    memory.lose_signals(true);
+    append(&memory, 3);
+    memory.disturb();
+    let begun = Instant::now();
+    client.reach(3).await;
+    assert!(begun.elapsed() <= PROBE_FIRST + LOOK_TICK * 2, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_ends_is_made_again() {
+    let memory = Memory::default();
+    let (_hub, mut client) = waiting(&memory).await;
+    memory.close();
+    sleep(PROBE_FIRST).await;
+    assert_eq!(memory.signalled(), 1);
+    append(&memory, 3);
+    let begun = Instant::now();
+    client.reach(3).await;
+    assert!(begun.elapsed() < LOOK_TICK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_is_queued_is_known_before_its_first_event() {
+    // Before the watch, and after it.
+    for first in [true, false] {
+        let memory = Memory::default();
+        let hub = edge(&memory);
+        if first {
+            memory.enqueue(&job());
+        }
+        let mut client = Client::from_start(&hub).await;
+        client.until_live().await;
+        if first {
+            client.rests(PROBE_FIRST * 2).await;
+        } else {
+            memory.enqueue(&job());
+            client.rests(LOOK_EVERY * 5).await;
+        }
+        assert_eq!((hub.waiting(), hub.feeds()), (0, 1));
+        memory.lose_signals(true);
+        let begun = Instant::now();
+        memory.append(&job(), chunk("x"));
+        client.reach(1).await;
+        assert!(begun.elapsed() <= MOMENT);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn feeds_of_jobs_without_events_have_a_part_of_their_own() {
+    let memory = log_of(3);
+    let hub = edge(&memory);
+    let mut sessions = Vec::new();
+    // What one address may hold.
+    let share = FEEDS_UNBORN_MAX / 4 * 3;
+    for n in 0..share {
+        let mut session = Session::open(&hub, &made_up(n), FROM_START).await.unwrap();
+        assert!(matches!(session.next().await, Step::Live));
+        memory.enqueue(&made_up(n));
+        assert!(timeout(MOMENT, session.next()).await.is_err());
+        sessions.push(session);
+    }
+    assert_eq!((hub.waiting(), hub.feeds()), (0, share));
+    Client::from_start(&hub).await.reach(3).await;
+    // Who comes after that waits for room, or for the first event.
+    let mut waits = Session::open(&hub, &made_up(9999), FROM_START).await.unwrap();
+    assert!(matches!(waits.next().await, Step::Live));
+    memory.enqueue(&made_up(9999));
+    assert!(timeout(FEED_LINGER, waits.next()).await.is_err());
+    memory.append(&made_up(9999), chunk("x"));
+    assert!(matches!(timeout(PROBE_FIRST, waits.next()).await, Ok(Step::Events(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_replica_and_a_leader_without_a_quorum_delay_a_job_and_hide_nothing() {
+    let memory = log_of(3);
+    memory.stale(6);
+    memory.quorum(false);
+    let (hub, mut client) = waiting(&memory).await;
+    client.rests(LOOK_EVERY).await;
+    memory.quorum(true);
+    client.reach(3).await;
+    assert_eq!((hub.waiting(), hub.feeds()), (0, 1));
+}

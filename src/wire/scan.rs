@@ -1,0 +1,398 @@
+//! JSON values that are not built before it is known what they cost: their size in both encodings is found out by one pass
+//! over the text. It judges nothing but their depth.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Number, Value};
+
+use super::codec::{Counter, VALUE_DEPTH_MAX, msgpack_len};
+
+/// What a value has in bytes, keys that stand in it twice counted twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Size {
+    /// As JSON without blanks.
+    pub(super) json: usize,
+    /// As MessagePack.
+    pub(super) msgpack: usize,
+}
+
+/// Measures a JSON value.
+///
+/// # Errors
+/// What is wrong with it: most likely that it nests too deep.
+pub(super) fn measure(text: &str) -> Result<Size, serde_json::Error> {
+    let (mut counter, mut msgpack) = (Counter(0), 0);
+    let mut reader = serde_json::Deserializer::from_str(text);
+    // One level more than a value may have, so that it is here that one is refused which has more.
+    Scan { out: &mut counter, msgpack: &mut msgpack, before: b"", levels: VALUE_DEPTH_MAX }
+        .deserialize(&mut reader)?;
+    reader.end()?;
+    Ok(Size { json: counter.0, msgpack })
+}
+
+/// Writes a value of another format as JSON.
+///
+/// # Errors
+/// That of the format, or of `out`.
+pub(super) fn transcode<'de, D: Deserializer<'de>>(
+    from: D,
+    out: &mut impl Write,
+    levels: usize,
+) -> Result<(), D::Error> {
+    Scan { out, msgpack: &mut 0, before: b"", levels }.deserialize(from)
+}
+
+/// Text that takes no more than so many bytes.
+#[derive(Debug)]
+pub(super) struct Bounded {
+    pub(super) bytes: Vec<u8>,
+    pub(super) limit: usize,
+    /// Whether there was more.
+    pub(super) is_full: bool,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > self.limit {
+            self.is_full = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes one value as JSON and counts what it would have as MessagePack.
+struct Scan<'a, W> {
+    out: &'a mut W,
+    msgpack: &'a mut usize,
+    /// What stands between this value and the one before.
+    before: &'static [u8],
+    levels: usize,
+}
+
+impl<W: Write> Scan<'_, W> {
+    fn raw<E: serde::de::Error>(&mut self, bytes: &[u8]) -> Result<(), E> {
+        self.out.write_all(bytes).map_err(E::custom)
+    }
+
+    fn scalar<E: serde::de::Error>(mut self, value: &(impl Serialize + ?Sized)) -> Result<(), E> {
+        self.raw(self.before)?;
+        serde_json::to_writer(&mut *self.out, value).map_err(E::custom)?;
+        *self.msgpack += msgpack_len(value).map_err(E::custom)?;
+        Ok(())
+    }
+
+    fn open<E: serde::de::Error>(&mut self, bracket: &[u8]) -> Result<(), E> {
+        if self.levels == 0 {
+            return Err(E::custom(format_args!("it nests deeper than {VALUE_DEPTH_MAX} levels")));
+        }
+        self.raw(self.before)?;
+        self.raw(bracket)
+    }
+
+    fn close<E: serde::de::Error>(mut self, bracket: &[u8], items: usize) -> Result<(), E> {
+        *self.msgpack += match items {
+            0..16 => 1,
+            16..0x1_0000 => 3,
+            _ => 5,
+        };
+        self.raw(bracket)
+    }
+
+    fn inner(&mut self, before: &'static [u8]) -> Scan<'_, W> {
+        Scan { out: self.out, msgpack: self.msgpack, before, levels: self.levels.saturating_sub(1) }
+    }
+}
+
+impl<'de, W: Write> DeserializeSeed<'de> for Scan<'_, W> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de, W: Write> Visitor<'de> for Scan<'_, W> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<(), E> {
+        self.scalar(&value)
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
+        self.scalar(&value)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
+        self.scalar(&value)
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
+        self.scalar(&value)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
+        self.scalar(value)
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        self.scalar(&())
+    }
+
+    fn visit_none<E: serde::de::Error>(self) -> Result<(), E> {
+        self.scalar(&())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
+        self.open(b"[")?;
+        let mut count = 0;
+        while items.next_element_seed(self.inner(if count == 0 { b"" } else { b"," }))?.is_some() {
+            count += 1;
+        }
+        self.close(b"]", count)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut fields: A) -> Result<(), A::Error> {
+        self.open(b"{")?;
+        let mut count = 0;
+        while fields.next_key_seed(Key(self.inner(if count == 0 { b"" } else { b"," })))?.is_some() {
+            count += 1;
+            fields.next_value_seed(self.inner(b":"))?;
+        }
+        self.close(b"}", count)
+    }
+}
+
+/// A key of an object: text, and nothing else.
+struct Key<'a, W>(Scan<'a, W>);
+
+impl<'de, W: Write> DeserializeSeed<'de> for Key<'_, W> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de, W: Write> Visitor<'de> for Key<'_, W> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text as key")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<(), E> {
+        self.0.scalar(key)
+    }
+}
+
+/// Reads any JSON value as it stands. `Value` itself takes an object whose only key is the mark of a raw value, a private
+/// name of its library, for what the text in it says.
+///
+/// # Errors
+/// That of the format.
+pub(super) fn plain<'de, D: Deserializer<'de>>(from: D) -> Result<Value, D::Error> {
+    Plain.deserialize(from)
+}
+
+/// [`plain`], of a field that may be absent or `null`.
+///
+/// # Errors
+/// That of the format.
+pub(super) fn plain_option<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
+    Ok(Some(plain(from)?).filter(|value| !value.is_null()))
+}
+
+struct Plain;
+
+impl<'de> DeserializeSeed<'de> for Plain {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Plain {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
+        self.deserialize(from)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = items.next_element_seed(Self)? {
+            values.push(value);
+        }
+        Ok(values.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = fields.next_key::<String>()? {
+            map.insert(key, fields.next_value_seed(Self)?);
+        }
+        Ok(map.into())
+    }
+}
+
+/// Text that a client wrote, of which at most so many characters are kept; `None` when it is something else.
+#[derive(Debug, Default)]
+pub(super) struct Excerpt<const MAX: usize>(pub(super) Option<String>);
+
+impl<'de, const MAX: usize> Deserialize<'de> for Excerpt<MAX> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Cut<const MAX: usize>;
+        impl<'de, const MAX: usize> Visitor<'de> for Cut<MAX> {
+            type Value = Option<String>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any JSON value")
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+                Ok(None)
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+                Ok(None)
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+                Ok(None)
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+                Ok(None)
+            }
+
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(None)
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Some(text.chars().take(MAX).collect()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+                while items.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(None)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+                while fields.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(None)
+            }
+        }
+        from.deserialize_any(Cut::<MAX>).map(Self)
+    }
+}
+
+/// Why a text is not the object that was expected.
+pub(super) enum Misread {
+    /// It is no JSON at all.
+    NotJson(serde_json::Error),
+    /// It is another JSON.
+    Other(serde_json::Error),
+}
+
+/// Reads one object with known fields. An array of their values, which serde takes for it as well, is none.
+///
+/// # Errors
+/// [`Misread`].
+pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Misread> {
+    let sort = |error: serde_json::Error| {
+        if error.is_data() { Misread::Other(error) } else { Misread::NotJson(error) }
+    };
+    let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
+    if first.is_some_and(|first| *first != b'{') {
+        serde_json::from_slice::<IgnoredAny>(text).map_err(sort)?;
+        return Err(Misread::Other(serde_json::Error::custom("not an object")));
+    }
+    serde_json::from_slice(text).map_err(sort)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::codec::json_len;
+    use super::*;
+    use serde_json::json;
+
+    const RAW: &str = "$serde_json::private::RawValue";
+
+    #[test]
+    fn a_value_is_measured_as_it_is_written() {
+        for value in [
+            json!(null),
+            json!([true, -1, 0, 127, 128, 255, 256, 65_536, u64::MAX, i64::MIN, 0.5, 1e300]),
+            json!("a\"\\\n\u{1}é😀"),
+            json!({"a": {"b": []}, "c": {}, "x".repeat(40): vec![0; 16], "y": vec!["z"; 70_000]}),
+        ] {
+            let pretty = serde_json::to_string_pretty(&value).unwrap();
+            let size = Size { json: json_len(&value).unwrap(), msgpack: msgpack_len(&value).unwrap() };
+            assert_eq!(measure(&pretty).unwrap(), size, "{pretty:.100}");
+        }
+        assert_eq!(measure(r#""éé""#).unwrap().json, 6, "as it is stored, whatever was escaped");
+        let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        assert!(measure(&nested(VALUE_DEPTH_MAX)).is_ok());
+        assert!(measure(&nested(VALUE_DEPTH_MAX + 1)).unwrap_err().to_string().contains("nests deeper"));
+        assert!(measure(&nested(100_000)).is_err());
+    }
+
+    #[test]
+    fn no_key_is_taken_for_anything_else_than_a_key() {
+        let text = format!(r#"{{"a":[{{"{RAW}":"[1,2]"}}],"{RAW}":7}}"#);
+        let value = plain(&mut serde_json::Deserializer::from_str(&text)).unwrap();
+        assert_eq!(value.to_string(), format!(r#"{{"{RAW}":7,"a":[{{"{RAW}":"[1,2]"}}]}}"#));
+        assert_eq!(measure(&text).unwrap().json, text.len());
+    }
+}

@@ -1,0 +1,74 @@
+//! Watches of jobs that are not known: of made-up ids they cost little, and one that comes before its job gets all of it.
+
+use futures_util::future::join_all;
+use serde_json::json;
+
+use crate::hostile::stats;
+use crate::support::broker::Broker;
+use crate::support::client::{Client, Seen};
+use crate::support::process::Process;
+use crate::support::system::{System, text, words};
+use crate::support::{eventually, within};
+use crate::watching::on_one_and_three;
+
+/// Connections of the client that makes ids up, and how many ids each may watch.
+const CONNECTIONS: usize = 20;
+const WATCHES: usize = 1024;
+const BATCH: usize = 64;
+/// What one watch of a made-up id may cost in all, its session included, in KiB.
+const WATCH_KIB: u64 = 8;
+
+on_one_and_three!(made_up_ids_cost_little_and_others_watch_jobs_that_exist_and_jobs_to_come);
+
+/// Watches as many made-up ids as one connection may; each is told that nothing is known of it.
+async fn make_up(addr: &str, number: usize) -> Client {
+    let mut client = Client::connect(addr).await;
+    // What is not read holds up what is written.
+    for batch in 0..WATCHES / BATCH {
+        for n in 0..BATCH {
+            client.send(json!({"op": "watch", "job": format!("made-up-{number}-{batch}-{n}")})).await;
+        }
+        for _ in 0..2 * BATCH {
+            let frame = client.op().await;
+            assert!(frame["op"] == "watching" || frame["op"] == "live", "{frame}");
+            assert_eq!(frame.get("status"), None);
+        }
+    }
+    client
+}
+
+async fn made_up_ids_cost_little_and_others_watch_jobs_that_exist_and_jobs_to_come(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let flags = ["edge", "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
+    let mut edge = Process::start([flags, system.flags()].concat());
+    let addr = edge.says("ready http://").await;
+    let input = words(20, 0, 1);
+    let ended = system.submit("there", input.clone()).await;
+    system.ended(&ended).await;
+    let before = edge.memory();
+    let attack =
+        within("the made-up ids", join_all((0..CONNECTIONS).map(|number| make_up(&addr, number)))).await;
+    let cost = edge.memory().saturating_sub(before);
+    let count = (CONNECTIONS * WATCHES) as u64;
+    assert!(cost < count * WATCH_KIB, "{cost} KiB for {count} watches");
+    for job in ["there", "to-come-1", "to-come-2", "to-come-3"] {
+        let (mut client, mut seen) = (Client::connect(&addr).await, Seen::of(job));
+        client.watch(&seen).await;
+        if job != "there" {
+            assert_eq!(client.op().await, json!({"op": "watching", "job": job}));
+            system.submit(job, input.clone()).await;
+        }
+        seen.follow(&mut client).await;
+        seen.assert_whole();
+        assert_eq!(seen.text(), text(&input));
+    }
+    drop(attack);
+    eventually("the end of the watches", || async {
+        let stats = stats(&addr).await;
+        (stats["watched_jobs"].as_u64()? < 10).then_some(())
+    })
+    .await;
+    drop(edge);
+    system.end().await;
+}
