@@ -4,7 +4,7 @@
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::timeout;
 use tracing::warn;
@@ -124,7 +124,7 @@ impl<B: Backend> Shared<B> {
                 return Ok(Claimed::Over(Parting::Lost));
             }
             seen = Some(last.pos);
-            let left = limits.timeout_ms.map(|ms| time_left(delivery.submitted, Duration::from_millis(ms)));
+            let left = self.time_left(delivery);
             if let Some(rest) = self.retry_rest(&last).await?.filter(|_| left != Some(Duration::ZERO)) {
                 let rest = left.map_or(rest, |left| rest.min(left));
                 return Ok(Claimed::Over(Parting::Unfinished(rest)));
@@ -134,9 +134,7 @@ impl<B: Backend> Shared<B> {
                 counted = self.count_delivery(&last, uncounted).await?;
                 continue;
             }
-            let attempt = counted.filter(|&attempt| last.kind == Type::Retrying && attempt == last.attempt);
-            let attempt = attempt.unwrap_or_else(|| last.attempt.saturating_add(1));
-            let Next { attempt, body, so_far, broken } = self.next(&last, attempt, left).await?;
+            let Next { attempt, body, so_far, broken } = self.next(&last, counted, left).await?;
             let opened = match control.take() {
                 Some(control) => control,
                 None => delivery.control().await?,
@@ -154,7 +152,8 @@ impl<B: Backend> Shared<B> {
                         // An owner before that is silent would not find out for long.
                         self.log.nudge(job).await;
                     }
-                    let (writer, control) = (writer.persistent(), opened);
+                    // Storing the event may have taken an election.
+                    let (writer, control, left) = (writer.persistent(), opened, self.time_left(delivery));
                     let mine = Mine { writer, attempt, so_far, limits, left, control, broken };
                     return Ok(Claimed::Mine(Box::new(mine)));
                 }
@@ -207,12 +206,11 @@ impl<B: Backend> Shared<B> {
         attempt: u32,
         error: &Unwritable,
     ) -> Result<Parting, Unavailable> {
-        let Delivery { job, submission, deliveries, submitted, .. } = delivery;
-        let Settings { max_attempts, pause: first, limits, .. } = &self.settings;
+        let Delivery { job, deliveries, .. } = delivery;
+        let Settings { max_attempts, pause: first, .. } = &self.settings;
         let tries = deliveries.saturating_sub(attempt);
         warn!(%job, tries, %error, "the job cannot begin");
-        let timeout_ms = limits.and(submission.limits).timeout_ms;
-        let left = timeout_ms.map(|ms| time_left(*submitted, Duration::from_millis(ms)));
+        let left = self.time_left(delivery);
         let failure = match left {
             Some(Duration::ZERO) => timed_out("the job was not done in time"),
             _ if tries >= *max_attempts => {
@@ -256,14 +254,29 @@ impl<B: Backend> Shared<B> {
         Ok(Parting::Unfinished(self.claim_pause(delivery)))
     }
 
+    /// What is left of the time for a job. Its submission's time is the broker's, and now is this machine's, so the limit is
+    /// as exact as their clocks agree.
+    fn time_left(&self, delivery: &Delivery) -> Option<Duration> {
+        let limits = self.settings.limits.and(delivery.submission.limits);
+        let age = delivery.submitted.elapsed().unwrap_or(Duration::ZERO);
+        limits.timeout_ms.map(|ms| Duration::from_millis(ms).saturating_sub(age))
+    }
+
     /// How long a job whose log is out of reach waits for its next claim: longer with each delivery, so that such jobs leave
     /// the worker to others, and not so long that an outage is felt after its end.
     fn claim_pause(&self, delivery: &Delivery) -> Duration {
         self.keep_every * 2_u32.pow(delivery.deliveries.saturating_sub(1).min(CLAIM_DOUBLINGS))
     }
 
-    /// What follows `last`: `attempt` begins, or the job ends.
-    async fn next(&self, last: &Stored, attempt: u32, left: Option<Duration>) -> Result<Next, Unavailable> {
+    /// What follows `last`, which may be the delivery that this claim `counted` as an attempt.
+    async fn next(
+        &self,
+        last: &Stored,
+        counted: Option<u32>,
+        left: Option<Duration>,
+    ) -> Result<Next, Unavailable> {
+        let counted = counted.filter(|&attempt| last.kind == Type::Retrying && attempt == last.attempt);
+        let attempt = counted.unwrap_or_else(|| last.attempt.saturating_add(1));
         let end = |body| Ok(Next { attempt: last.attempt, body, so_far: None, broken: None });
         if last.kind == Type::CancelRequested {
             return end(Body::Cancelled {});
@@ -314,12 +327,6 @@ impl<B: Backend> Shared<B> {
 fn goes_on(seen: Option<Pos>, last: &Stored) -> bool {
     let by_owner = last.attempt > 0 && !matches!(last.kind, Type::Retrying | Type::CancelRequested);
     by_owner && seen.is_some_and(|seen| seen != last.pos)
-}
-
-/// What is left of `timeout` after a submission. The submission's time is the broker's, and now is this machine's, so the
-/// limit is as exact as their clocks agree.
-fn time_left(submitted: SystemTime, timeout: Duration) -> Duration {
-    timeout.saturating_sub(submitted.elapsed().unwrap_or(Duration::ZERO))
 }
 
 pub(super) fn timed_out(message: &str) -> Failure {
