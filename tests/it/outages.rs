@@ -64,7 +64,7 @@ async fn one_attempt_each(system: &System, jobs: &[(JobId, Value)]) {
 }
 
 /// The queue lets go of jobs that have ended.
-async fn the_queue_is_empty(system: &System) {
+pub async fn the_queue_is_empty(system: &System) {
     let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>()).await.unwrap();
     let subject = format!("$JS.API.STREAM.INFO.{}", Names::new(&system.options.prefix).jobs_stream());
     eventually("an empty queue", || async {
