@@ -161,8 +161,8 @@ class Job:
                 wait = (self.last["ts"] + self.last.get("delay_ms", 0)) / 1000 - time.time()
                 if type in ("job:done:v1", "job:failed:v1", "job:cancelled:v1"):
                     return False
-                if type == "job:started:v1" and restarted:
-                    break
+                if restarted and self.attempt and type not in ("job:retrying:v1", "job:cancel-requested:v1"):
+                    break  # Its owner lives: it has written meanwhile.
                 if type == "job:cancel-requested:v1":
                     end = "job:cancelled:v1", {}
                 elif time.time() >= self.end:

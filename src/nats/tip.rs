@@ -43,10 +43,15 @@ impl Log {
     /// # Errors
     /// [`Unavailable`].
     pub async fn last(&self, job: &JobId) -> Result<Option<Stored>, Unavailable> {
-        match self.proven(Of::Shard(job.shard(self.shards)), || self.tip(job)).await? {
+        match self.proven_tip(job).await? {
             Tip::At { last, .. } => Ok(last),
             Tip::Buried => Err(buried()),
         }
+    }
+
+    /// Where the log ends, as a leader with a quorum knows it.
+    pub(super) async fn proven_tip(&self, job: &JobId) -> Result<Tip, Unavailable> {
+        self.proven(Of::Shard(job.shard(self.shards)), || self.tip(job)).await
     }
 
     /// Where the log ends, as a server that leads the shard, or believes that it does, knows it. What is appended there is

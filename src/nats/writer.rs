@@ -115,6 +115,7 @@ impl Writer {
             self.until_connected(deadline).await?;
             let outcome = match self.log.append(&self.job, self.fence, payload.clone()).await {
                 Appended::Stored(pos) => {
+                    self.log.saw(pos, &self.job);
                     self.fence = pos;
                     Ok(Resolved::Mine(pos))
                 }
@@ -194,7 +195,15 @@ impl Writer {
     /// it.
     async fn resolve(&mut self, payload: &Bytes) -> Result<Resolved, Unavailable> {
         let superseded = Ok(Resolved::Refused(Refusal::Superseded));
-        let Tip::At { last, fence } = self.log.tip(&self.job).await? else { return superseded };
+        let mut tip = self.log.tip(&self.job).await?;
+        if let Tip::At { last: Some(last), .. } = &tip
+            && last.pos < self.pos
+        {
+            // A log that went back, or a server that leads no more and lacks what this writer has stored: its word takes the
+            // job from nobody.
+            tip = self.log.proven_tip(&self.job).await?;
+        }
+        let Tip::At { last, fence } = tip else { return superseded };
         let resolved = match last {
             // Nobody else has written: what this writer wrote, if anything, has expired while it was silent.
             None => Resolved::NotYet,

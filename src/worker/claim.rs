@@ -4,7 +4,7 @@
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::timeout;
 use tracing::warn;
@@ -18,7 +18,7 @@ use crate::nats::{Control, Delivery, Refusal, Tip, Unwritable, Writer};
 use crate::runtime::report_panic;
 use crate::session::fold;
 use crate::source::Unavailable;
-use crate::wire::{Body, Event, Failure, JobId, JobState, Limits, Stored, Type};
+use crate::wire::{Body, Event, Failure, JobId, JobState, Limits, Pos, Stored, Type};
 
 /// What a claim came to.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl<B: Backend> Shared<B> {
         let job = &delivery.job;
         let limits = self.settings.limits.and(delivery.submission.limits);
         let (mut seen, mut control) = (None, None);
-        let mut counted = false;
+        let mut counted = None;
         loop {
             let Tip::At { last, .. } = self.log.tip(job).await? else {
                 warn!(%job, "given back: its log ends with too much that is no event; somebody must purge the subject");
@@ -116,7 +116,7 @@ impl<B: Backend> Shared<B> {
             if last.kind.is_end() {
                 return Ok(Claimed::Over(Parting::Ended));
             }
-            if seen.is_some_and(|pos| pos != last.pos) && last.kind == Type::Started {
+            if goes_on(seen, &last) {
                 return Ok(Claimed::Over(Parting::Lost));
             }
             // Before it is subscribed to, or this worker would be asked as well.
@@ -124,18 +124,17 @@ impl<B: Backend> Shared<B> {
                 return Ok(Claimed::Over(Parting::Lost));
             }
             seen = Some(last.pos);
-            let left = limits.timeout_ms.map(|ms| time_left(delivery.submitted, Duration::from_millis(ms)));
+            let left = self.time_left(delivery);
             if let Some(rest) = self.retry_rest(&last).await?.filter(|_| left != Some(Duration::ZERO)) {
                 let rest = left.map_or(rest, |left| rest.min(left));
                 return Ok(Claimed::Over(Parting::Unfinished(rest)));
             }
             let uncounted = delivery.deliveries.saturating_sub(last.attempt);
-            if uncounted > DELIVERIES_MAX && !counted && last.kind != Type::CancelRequested {
-                self.count_delivery(&last, uncounted).await?;
-                counted = true;
+            if uncounted > DELIVERIES_MAX && counted.is_none() && last.kind != Type::CancelRequested {
+                counted = self.count_delivery(&last, uncounted).await?;
                 continue;
             }
-            let Next { attempt, body, so_far, broken } = self.next(&last, left).await?;
+            let Next { attempt, body, so_far, broken } = self.next(&last, counted, left).await?;
             let opened = match control.take() {
                 Some(control) => control,
                 None => delivery.control().await?,
@@ -153,7 +152,8 @@ impl<B: Backend> Shared<B> {
                         // An owner before that is silent would not find out for long.
                         self.log.nudge(job).await;
                     }
-                    let (writer, control) = (writer.persistent(), opened);
+                    // Storing the event may have taken an election.
+                    let (writer, control, left) = (writer.persistent(), opened, self.time_left(delivery));
                     let mine = Mine { writer, attempt, so_far, limits, left, control, broken };
                     return Ok(Claimed::Mine(Box::new(mine)));
                 }
@@ -183,13 +183,15 @@ impl<B: Backend> Shared<B> {
     /// back when they stop or when a retry has time left, and with each try during an outage. None of these may cost a job
     /// its attempts, so many uncounted deliveries are allowed. Past that, something keeps killing workers before they have
     /// written anything (reading an output that is too large for their memory, for example). From then on each delivery
-    /// counts before it is tried. After an outage that lasted longer, each attempt of a job that waited costs it two.
-    async fn count_delivery(&self, last: &Stored, uncounted: u32) -> Result<(), Unclaimed> {
+    /// counts before it is tried. The attempt that follows at once is the one that was counted, so that an outage, however
+    /// long, costs a job none. Returns its number; `None` when another process wrote at the same time.
+    async fn count_delivery(&self, last: &Stored, uncounted: u32) -> Result<Option<u32>, Unclaimed> {
         let attempt = last.attempt.saturating_add(1);
         let message = format!("{uncounted} deliveries of the job came to nothing");
         let body = Body::Retrying { code: NOT_BEGUN.into(), message, delay_ms: 0 };
         match Writer::new(self.log.clone(), last.job.clone(), attempt, Some(last)).append(body).await {
-            Ok(()) | Err(Refusal::Superseded | Refusal::CancelRequested) => Ok(()),
+            Ok(()) => Ok(Some(attempt)),
+            Err(Refusal::Superseded | Refusal::CancelRequested) => Ok(None),
             Err(Refusal::Unavailable(error)) => Err(error.into()),
             Err(Refusal::Unwritable(error)) => Err(Unclaimed::Unwritable { attempt: last.attempt, error }),
         }
@@ -204,12 +206,11 @@ impl<B: Backend> Shared<B> {
         attempt: u32,
         error: &Unwritable,
     ) -> Result<Parting, Unavailable> {
-        let Delivery { job, submission, deliveries, submitted, .. } = delivery;
-        let Settings { max_attempts, pause: first, limits, .. } = &self.settings;
+        let Delivery { job, deliveries, .. } = delivery;
+        let Settings { max_attempts, pause: first, .. } = &self.settings;
         let tries = deliveries.saturating_sub(attempt);
         warn!(%job, tries, %error, "the job cannot begin");
-        let timeout_ms = limits.and(submission.limits).timeout_ms;
-        let left = timeout_ms.map(|ms| time_left(*submitted, Duration::from_millis(ms)));
+        let left = self.time_left(delivery);
         let failure = match left {
             Some(Duration::ZERO) => timed_out("the job was not done in time"),
             _ if tries >= *max_attempts => {
@@ -253,13 +254,29 @@ impl<B: Backend> Shared<B> {
         Ok(Parting::Unfinished(self.claim_pause(delivery)))
     }
 
+    /// What is left of the time for a job. Its submission's time is the broker's, and now is this machine's, so the limit is
+    /// as exact as their clocks agree.
+    fn time_left(&self, delivery: &Delivery) -> Option<Duration> {
+        let limits = self.settings.limits.and(delivery.submission.limits);
+        let age = delivery.submitted.elapsed().unwrap_or(Duration::ZERO);
+        limits.timeout_ms.map(|ms| Duration::from_millis(ms).saturating_sub(age))
+    }
+
     /// How long a job whose log is out of reach waits for its next claim: longer with each delivery, so that such jobs leave
     /// the worker to others, and not so long that an outage is felt after its end.
     fn claim_pause(&self, delivery: &Delivery) -> Duration {
         self.keep_every * 2_u32.pow(delivery.deliveries.saturating_sub(1).min(CLAIM_DOUBLINGS))
     }
 
-    async fn next(&self, last: &Stored, left: Option<Duration>) -> Result<Next, Unavailable> {
+    /// What follows `last`, which may be the delivery that this claim `counted` as an attempt.
+    async fn next(
+        &self,
+        last: &Stored,
+        counted: Option<u32>,
+        left: Option<Duration>,
+    ) -> Result<Next, Unavailable> {
+        let counted = counted.filter(|&attempt| last.kind == Type::Retrying && attempt == last.attempt);
+        let attempt = counted.unwrap_or_else(|| last.attempt.saturating_add(1));
         let end = |body| Ok(Next { attempt: last.attempt, body, so_far: None, broken: None });
         if last.kind == Type::CancelRequested {
             return end(Body::Cancelled {});
@@ -272,13 +289,10 @@ impl<B: Backend> Shared<B> {
             Ok(continues) => (continues, None),
             Err(payload) => (false, Some(panicked(&last.job, payload.as_ref()))),
         };
-        let past = if last.attempt >= max || continues && last.attempt > 0 {
-            self.past(&last.job).await?
-        } else {
-            None
-        };
+        let past =
+            if attempt > max || continues && last.attempt > 0 { self.past(&last.job).await? } else { None };
         let handed_back = past.as_ref().map_or(0, |past| past.handed_back);
-        if last.attempt.saturating_sub(handed_back) >= max {
+        if attempt.saturating_sub(handed_back) > max {
             let message = format!("{max} attempts ended without a result");
             return end(Body::Failed(attempts_exhausted(message)));
         }
@@ -287,7 +301,7 @@ impl<B: Backend> Shared<B> {
             .map(|past| past.output);
         let (kind, worker) = (self.settings.kind.clone(), self.settings.name.clone());
         let body = Body::Started { kind, worker, continues: so_far.is_some() };
-        Ok(Next { attempt: last.attempt.saturating_add(1), body, so_far, broken })
+        Ok(Next { attempt, body, so_far, broken })
     }
 
     /// Whether the attempts of a job are used up with this one. Those that were handed back do not count.
@@ -308,10 +322,11 @@ impl<B: Backend> Shared<B> {
     }
 }
 
-/// What is left of `timeout` after a submission. The submission's time is the broker's, and now is this machine's, so the
-/// limit is as exact as their clocks agree.
-fn time_left(submitted: SystemTime, timeout: Duration) -> Duration {
-    timeout.saturating_sub(submitted.elapsed().unwrap_or(Duration::ZERO))
+/// Whether a worker has begun the job, or gone on with it, since a claim looked at its log and found it ending at `seen`: then
+/// it owns the job, and lives.
+fn goes_on(seen: Option<Pos>, last: &Stored) -> bool {
+    let by_owner = last.attempt > 0 && !matches!(last.kind, Type::Retrying | Type::CancelRequested);
+    by_owner && seen.is_some_and(|seen| seen != last.pos)
 }
 
 pub(super) fn timed_out(message: &str) -> Failure {
@@ -326,4 +341,40 @@ pub(super) fn panicked(job: &JobId, payload: &(dyn Any + Send)) -> backend::Fail
 
 pub(super) fn attempts_exhausted(message: String) -> Failure {
     Failure { code: "attempts_exhausted".into(), message, retryable: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Seq;
+
+    fn stored(pos: Pos, attempt: u32, body: Body) -> Stored {
+        let job: JobId = "j".parse().unwrap();
+        let event = Event { body, job: job.clone(), seq: Seq(pos), attempt, ts: 0 };
+        let (payload, _) = event.encode_within(1 << 20).unwrap();
+        Stored::decode(&job, pos, payload).unwrap()
+    }
+
+    #[test]
+    fn a_claim_leaves_a_job_to_a_worker_that_wrote_since_it_looked() {
+        let started = || Body::Started { kind: "k".parse().unwrap(), worker: "w".into(), continues: false };
+        let chunk = || Body::Chunk { text: "t".into(), channel: backend::Channel::Output };
+        let retrying = || Body::Retrying { code: "c".into(), message: "m".into(), delay_ms: 0 };
+        let cancel = || Body::CancelRequested { by: None };
+        for (pos, attempt, body, expected) in [
+            // Another claim was faster, and its worker may have put something out by now.
+            (8, 1, started(), true),
+            (9, 1, chunk(), true),
+            // Nobody has written.
+            (7, 1, chunk(), false),
+            // Nobody owns it, or whoever does is to end it.
+            (9, 1, retrying(), false),
+            (9, 1, cancel(), false),
+            (9, 0, cancel(), false),
+        ] {
+            let last = stored(pos, attempt, body);
+            assert_eq!(goes_on(Some(7), &last), expected, "{last:?}");
+            assert!(!goes_on(None, &last), "it has not looked before");
+        }
+    }
 }

@@ -3,9 +3,11 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -152,11 +154,17 @@ impl<B: Backend> Shared<B> {
         broken: Option<Failure>,
     ) -> impl Future<Output = Result<Finish, Failure>> + Send + use<B> {
         let (id, backend) = (job.id.clone(), Arc::clone(&self.backend));
+        let of = id.clone();
         let work = self.threads.spawn(async move {
-            match broken {
-                Some(failure) => Err(failure),
-                None => backend.run(job, out).await,
-            }
+            let run = async {
+                match broken {
+                    Some(failure) => Err(failure),
+                    None => backend.run(job, out).await,
+                }
+            };
+            // Here, where it is reported even if nobody waits for the backend any more.
+            let run = AssertUnwindSafe(run).catch_unwind().await;
+            run.unwrap_or_else(|payload| Err(panicked(&of, payload.as_ref())))
         });
         async move {
             match work.await {

@@ -14,13 +14,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::killing::reaches;
+use crate::outages::the_queue_is_empty;
 use crate::support::broker::Broker;
 use crate::support::client::follow;
 use crate::support::system::{System, text, words};
 use crate::support::{eventually, within};
 
-/// Blocks its thread, as code that knows no async does: as many milliseconds as `block` says, or until it is let go. Without
-/// `block` it does as the demo backend.
+/// Blocks its thread, as code that knows no async does: as many milliseconds as `block` says, or until it is let go, after
+/// which it may panic. Without `block` it does as the demo backend.
 #[derive(Clone, Default)]
 struct Blocking {
     let_go: Arc<AtomicBool>,
@@ -39,6 +40,7 @@ impl Backend for Blocking {
             while !self.let_go.load(Ordering::Relaxed) {
                 block(Duration::from_millis(10));
             }
+            assert_ne!(how, "then panic");
         }
         out.text("done").await?;
         Ok(Finish::default())
@@ -213,5 +215,22 @@ async fn a_job_ends_when_its_backend_returns_whoever_keeps_its_output() {
     let rest = state.output.strip_prefix(&whole).expect("all that was put out before it returned");
     assert!(rest.split_terminator(' ').all(|word| word == "more"), "{rest}");
     within("the task that goes on", go_on.notified()).await;
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_panic_of_a_backend_that_nobody_waits_for_is_counted() {
+    let system = System::on(Broker::shared_one()).await;
+    let backend = Blocking::default();
+    system.worker(backend.clone(), short).await;
+    let job = system.submit("abandoned", json!({"block": "then panic"})).await;
+    reaches(&system, "abandoned", 3).await;
+    system.log.cancel(&job, None).await.unwrap();
+    // The worker has abandoned the backend by then.
+    assert_eq!(system.ended(&job).await.status, Status::Cancelled);
+    the_queue_is_empty(&system).await;
+    let before = panics();
+    backend.let_go.store(true, Ordering::Relaxed);
+    eventually("a panic that is counted", || async { (panics() > before).then_some(()) }).await;
     system.end().await;
 }

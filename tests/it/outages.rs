@@ -64,7 +64,7 @@ async fn one_attempt_each(system: &System, jobs: &[(JobId, Value)]) {
 }
 
 /// The queue lets go of jobs that have ended.
-async fn the_queue_is_empty(system: &System) {
+pub async fn the_queue_is_empty(system: &System) {
     let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>()).await.unwrap();
     let subject = format!("$JS.API.STREAM.INFO.{}", Names::new(&system.options.prefix).jobs_stream());
     eventually("an empty queue", || async {
@@ -287,15 +287,20 @@ async fn an_owner_answers_only_while_the_log_says_that_the_job_is_its_own() {
     assert_eq!(ask().await.unwrap().payload, r#"{"attempt":1}"#);
     assert!(system.log.owner_lives(&job, 1).await);
     assert!(!system.log.owner_lives(&job, 2).await, "another attempt than that which is asked for");
-    // Another worker takes it over: nobody of that attempt answers.
-    loop {
-        let last = system.log.last(&job).await.unwrap().unwrap();
-        let mut writer = Writer::new(system.log.clone(), job.clone(), 2, Some(&last));
-        let (kind, worker) = ("demo".parse().unwrap(), "another".into());
-        if writer.append(Body::Started { kind, worker, continues: false }).await.is_ok() {
-            break;
+    // Another worker takes it over, or the attempt is over: nobody of that attempt answers.
+    let started = Body::Started { kind: "demo".parse().unwrap(), worker: "another".into(), continues: false };
+    let retrying = Body::Retrying { code: "c".into(), message: "m".into(), delay_ms: 60_000 };
+    let parted = system.submit("parted", words(10_000, 20, 1)).await;
+    for (job, attempt, body) in [(job, 2, started), (parted, 1, retrying)] {
+        reaches(&system, job.as_str(), 4).await;
+        loop {
+            let last = system.log.last(&job).await.unwrap().unwrap();
+            let mut writer = Writer::new(system.log.clone(), job.clone(), attempt, Some(&last));
+            if writer.append(body.clone()).await.is_ok() {
+                break;
+            }
         }
+        assert!(!system.log.owner_lives(&job, 1).await, "{body:?}");
     }
-    assert!(!system.log.owner_lives(&job, 1).await);
     system.end().await;
 }

@@ -4,15 +4,16 @@ use std::time::Duration;
 use futures_util::future::{join_all, join4};
 use serde_json::{Value, json};
 use tailwater::guard::Signal;
-use tailwater::nats::Names;
-use tailwater::wire::JobId;
-use tokio::time::{Instant, sleep};
+use tailwater::nats::{Log, Names, Nats, Options, Tip, Writer};
+use tailwater::wire::{Body, JobId, Seq};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::bad_input::{http, post};
 use crate::killing::kind_is_known;
-use crate::support::broker::Broker;
+use crate::support::broker::{Broker, Routes};
 use crate::support::client::{Client, Encoding, Frame, Seen};
+use crate::support::proxy::Proxy;
 use crate::support::system::{Edge, System, text, words};
 use crate::support::{eventually, within};
 
@@ -55,7 +56,7 @@ async fn lead(system: &System, broker: &Broker, node: usize) {
 /// An edge whose connections are at these nodes only.
 async fn edge_at(system: &System, broker: &Broker, nodes: &[usize]) -> Edge {
     let urls: Vec<_> = nodes.iter().map(|&node| format!("nats://{}", broker.addr(node))).collect();
-    let options = tailwater::nats::Options { url: urls.join(","), ..system.options.clone() };
+    let options = Options { url: urls.join(","), ..system.options.clone() };
     System { options, log: system.log.clone(), tasks: system.tasks.clone() }.edge().await
 }
 
@@ -205,7 +206,7 @@ async fn an_old_leader_without_a_quorum_makes_no_edge_say_anything_final() {
     let states = join_all(edges.iter().map(|edge| states(edge, "part-0", &over)));
     let all = join4(chaos, followers, states, submits(&edges, &over));
     let ((), followers, states, (submitted, jobs)) =
-        tokio::time::timeout(Duration::from_secs(240), Box::pin(all)).await.expect("all in time");
+        timeout(Duration::from_secs(240), Box::pin(all)).await.expect("all in time");
     for (n, (seen, told)) in followers.iter().enumerate() {
         told.assert_passing(&format!("resumes of part-{n}"));
         assert_eq!((&seen.missing, &seen.holes, seen.doubled), (&vec![], &vec![], 0));
@@ -268,5 +269,68 @@ async fn a_leader_whose_followers_hang_says_nothing_final_until_they_go_on() {
         })
         .await;
     }
+    system.end().await;
+}
+
+/// A worker stores an event on one side of a partition, comes back on the other, and looks at the log. `None` when the old
+/// leader had given up by then.
+async fn a_worker_that_moves_to_an_old_leader(
+    system: &System,
+    broker: &Broker,
+    routes: &Routes,
+    job: &JobId,
+) -> Option<()> {
+    lead(system, broker, 0).await;
+    let proxy = Proxy::to(&broker.addr(1)).await;
+    let options = Options { url: format!("nats://{}", proxy.addr), ..system.options.clone() };
+    let nats = Nats::connect(&options).await.unwrap();
+    let log = Log::open(&nats).await.unwrap();
+    let queued = log.last(job).await.unwrap().unwrap();
+    routes.cut_off(0, true);
+    let stream = Names::new(&system.options.prefix).chunks_stream(0);
+    eventually("a leader of the other two", || async {
+        let info = timeout(Duration::from_millis(300), info(&broker.addr(1), &stream)).await.ok()??;
+        ["n2", "n3"].contains(&info["cluster"]["leader"].as_str()?).then_some(())
+    })
+    .await;
+    let mut writer = Writer::new(log.clone(), job.clone(), 1, Some(&queued));
+    let (kind, worker) = ("demo".parse().unwrap(), "w".into());
+    writer.append(Body::Started { kind, worker, continues: false }).await.unwrap();
+    proxy.lead_to(&broker.addr(0));
+    proxy.cut();
+    let old = async {
+        loop {
+            if let Ok(Tip::At { last: Some(last), .. }) = log.tip(job).await {
+                break last;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let caught = timeout(Duration::from_secs(6), old).await.ok().map(|last| {
+        assert_eq!(last.seq, Seq(1), "it lacks what the worker has stored");
+    });
+    let mut check = std::pin::pin!(writer.check());
+    let early = timeout(Duration::from_secs(1), &mut check).await;
+    assert!(early.is_err(), "{early:?}");
+    routes.cut_off(0, false);
+    within("the word of the leader", check).await.unwrap();
+    nats.close().await;
+    caught
+}
+
+#[tokio::test]
+async fn an_old_leader_without_a_quorum_takes_a_job_from_no_worker() {
+    let (broker, routes) = Broker::three_linked().await;
+    let system = System::with(&broker, |settings| settings.shards = 1).await;
+    let mut caught = None;
+    // It gives up after 10 s by itself, and an election may take as long.
+    for round in 0..4 {
+        let job = system.submit(&format!("moved-{round}"), words(1, 1, 1)).await;
+        caught = Box::pin(a_worker_that_moves_to_an_old_leader(&system, &broker, &routes, &job)).await;
+        if caught.is_some() {
+            break;
+        }
+    }
+    assert!(caught.is_some(), "no old leader answered");
     system.end().await;
 }
