@@ -25,7 +25,7 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::nats::LOG_LIMITS;
+use crate::nats::{LOG_FILTER, LOG_LIMITS};
 
 /// Durable job streams over NATS: workers publish a job's output chunk by chunk, and every client gets all of it, live
 /// and in order, each event once.
@@ -103,12 +103,11 @@ pub fn main() -> ExitCode {
 /// Starts the log; gives it when a thread of its own writes it.
 fn start_log(cli: &Cli) -> Option<log::Log> {
     let quiet = !matches!(cli.command, Command::Edge(_) | Command::Worker(_));
-    // What the NATS client says of connections is said by the module that owns them, once.
-    let default =
-        if quiet { "error,async_nats=off,tailwater=warn" } else { "error,async_nats=off,tailwater=info" };
-    let filter = EnvFilter::try_new(cli.log.as_deref().unwrap_or(default)).unwrap_or_else(|error| {
+    let level = if quiet { "warn" } else { "info" };
+    let default = format!("error,{LOG_FILTER},tailwater={level}");
+    let filter = EnvFilter::try_new(cli.log.as_deref().unwrap_or(&default)).unwrap_or_else(|error| {
         eprintln!("tailwater: the log filter is passed over: {error}");
-        EnvFilter::new(default)
+        EnvFilter::new(&default)
     });
     let limited = filter_fn(|metadata| {
         let within = |&(target, level): &_| metadata.target() != target || *metadata.level() <= level;

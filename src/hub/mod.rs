@@ -4,6 +4,7 @@
 
 mod check;
 mod drive;
+mod driver;
 mod feed;
 #[cfg(test)]
 mod tests;

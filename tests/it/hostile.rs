@@ -147,7 +147,14 @@ async fn handshakes_that_never_join_are_bounded_and_ids_that_nobody_has_are_refu
     let (edge, addr) = edge(&system).await;
     let before = edge.memory();
     let get = |query: &str| {
-        format!("GET /socket.io/?EIO=4&transport={query} HTTP/1.1\r\nHost: {addr}\r\n\r\n").into_bytes()
+        let upgrade = if query.starts_with("websocket") {
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        } else {
+            ""
+        };
+        format!("GET /socket.io/?EIO=4&transport={query} HTTP/1.1\r\nHost: {addr}\r\n{upgrade}\r\n")
+            .into_bytes()
     };
     // Many requests one after the other, over one connection.
     let handshakes = get("polling").repeat(3000);

@@ -196,11 +196,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "self.bytes = self.bytes.saturating_sub(old.size());",
         "drop(old);",
     ),
-    history(
-        "one item too many is evicted",
-        "while self.bytes > self.bytes_max",
-        "while self.bytes >= self.bytes_max",
-    ),
+    history("one item too many is evicted", "while self.bytes > bytes_max", "while self.bytes >= bytes_max"),
     history(
         "a reader of the item just evicted is served the next one",
         "\n        if from < first {",
