@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectError, ConnectErrorKind, Event};
+use async_nats::{Client, ConnectError, ConnectErrorKind, Event, rustls as tls};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
@@ -259,7 +259,7 @@ fn final_error(error: &ConnectError, url: &str) -> Option<Error> {
 /// Whether a handshake failed, rather than the connection beneath it.
 fn is_of_tls(error: &ConnectError) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
-    source.and_then(std::io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
+    source.and_then(std::io::Error::get_ref).is_some_and(|inner| inner.is::<tls::Error>())
 }
 
 /// Takes note of what happens to a connection. A full subscription is no news here: its reader sees the hole.
