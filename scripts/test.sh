@@ -90,6 +90,9 @@ bounded 2400 scripts/autobahn.sh || {
   say "SKIPPED: the WebSocket conformance tests, 247 cases, for want of Python 2.7"
 }
 
+say "hostile clients beside honest ones: what they cost an edge, the short form"
+bounded 600 scripts/hostile.sh --short
+
 say "cargo test"
 # The examples are run by the tests, as programs.
 bounded 1800 cargo build --locked --examples

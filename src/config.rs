@@ -15,6 +15,9 @@ pub const EVENT_MAX: usize = STREAM_MESSAGE_MAX - MESSAGE_HEADERS_MAX;
 pub const STREAM_MESSAGE_MAX: usize = 1024 * 1024;
 /// Room for a message's headers, in bytes: the fence and a message id take about 110.
 pub const MESSAGE_HEADERS_MAX: usize = 1024;
+/// The largest input that an edge takes, in bytes as it lies in memory once it is read: a list of 75,000 objects with one
+/// field each has 512 KiB as text, and a hundred times that in memory. Objects of 20 bytes and more are within it.
+pub const INPUT_MEMORY_MAX: usize = 16 * 1024 * 1024;
 /// The longest idempotency key, in bytes.
 pub const KEY_MAX: usize = 255;
 /// The longest callback address, in bytes: what browsers and servers commonly take.

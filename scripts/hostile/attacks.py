@@ -144,8 +144,8 @@ async def ws_watches(rig, count):
 
 
 def heavy_input():
-    """Half a megabyte of text that takes far more as a tree."""
-    return "[" + ",".join(['{"":0}'] * 70_000) + "]"
+    """The heaviest input that an edge takes: 500 KiB of text that lie as some 16 MiB in memory, which is the limit."""
+    return "[" + ",".join(['{"number":1234567890}'] * 23_000) + "]"
 
 
 @attack("ws-submits", "submissions over WebSocket while the broker does not answer", full=160, short=32, honest=False)

@@ -17,20 +17,32 @@ pub(super) struct Size {
     pub(super) json: usize,
     /// As MessagePack.
     pub(super) msgpack: usize,
+    /// As a [`Value`] in memory, about, beside its own place.
+    pub(super) memory: usize,
 }
+
+/// A node of a map, which has room for 11 entries and holds 6 or more of them when there are as many.
+const MAP_NODE: usize = 640;
 
 /// Measures a JSON value.
 ///
 /// # Errors
 /// What is wrong with it: most likely that it nests too deep.
 pub(super) fn measure(text: &str) -> Result<Size, serde_json::Error> {
-    let (mut counter, mut msgpack) = (Counter(0), 0);
+    let (mut counter, mut msgpack, mut memory) = (Counter(0), 0, 0);
     let mut reader = serde_json::Deserializer::from_str(text);
     // One level more than a value may have, so that it is here that one is refused which has more.
-    Scan { out: &mut counter, msgpack: &mut msgpack, before: b"", levels: VALUE_DEPTH_MAX }
-        .deserialize(&mut reader)?;
+    let (msgpack_len, memory_len) = (&mut msgpack, &mut memory);
+    Scan {
+        out: &mut counter,
+        msgpack: msgpack_len,
+        memory: memory_len,
+        before: b"",
+        levels: VALUE_DEPTH_MAX,
+    }
+    .deserialize(&mut reader)?;
     reader.end()?;
-    Ok(Size { json: counter.0, msgpack })
+    Ok(Size { json: counter.0, msgpack, memory })
 }
 
 /// Writes a value of another format as JSON.
@@ -42,7 +54,7 @@ pub(super) fn transcode<'de, D: Deserializer<'de>>(
     out: &mut impl Write,
     levels: usize,
 ) -> Result<(), D::Error> {
-    Scan { out, msgpack: &mut 0, before: b"", levels }.deserialize(from)
+    Scan { out, msgpack: &mut 0, memory: &mut 0, before: b"", levels }.deserialize(from)
 }
 
 /// Text that takes no more than so many bytes.
@@ -73,6 +85,7 @@ impl Write for Bounded {
 struct Scan<'a, W> {
     out: &'a mut W,
     msgpack: &'a mut usize,
+    memory: &'a mut usize,
     /// What stands between this value and the one before.
     before: &'static [u8],
     levels: usize,
@@ -108,7 +121,8 @@ impl<W: Write> Scan<'_, W> {
     }
 
     fn inner(&mut self, before: &'static [u8]) -> Scan<'_, W> {
-        Scan { out: self.out, msgpack: self.msgpack, before, levels: self.levels.saturating_sub(1) }
+        let levels = self.levels.saturating_sub(1);
+        Scan { out: self.out, msgpack: self.msgpack, memory: self.memory, before, levels }
     }
 }
 
@@ -144,6 +158,7 @@ impl<'de, W: Write> Visitor<'de> for Scan<'_, W> {
     }
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
+        *self.memory += value.len();
         self.scalar(value)
     }
 
@@ -157,20 +172,23 @@ impl<'de, W: Write> Visitor<'de> for Scan<'_, W> {
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
         self.open(b"[")?;
-        let mut count = 0;
+        let mut count = 0_usize;
         while items.next_element_seed(self.inner(if count == 0 { b"" } else { b"," }))?.is_some() {
             count += 1;
         }
+        // A vector that grows doubles its room.
+        *self.memory += count.next_power_of_two() * size_of::<Value>();
         self.close(b"]", count)
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut fields: A) -> Result<(), A::Error> {
         self.open(b"{")?;
-        let mut count = 0;
+        let mut count = 0_usize;
         while fields.next_key_seed(Key(self.inner(if count == 0 { b"" } else { b"," })))?.is_some() {
             count += 1;
             fields.next_value_seed(self.inner(b":"))?;
         }
+        *self.memory += count.div_ceil(6) * MAP_NODE;
         self.close(b"}", count)
     }
 }
@@ -194,6 +212,7 @@ impl<'de, W: Write> Visitor<'de> for Key<'_, W> {
     }
 
     fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<(), E> {
+        *self.0.memory += key.len();
         self.0.scalar(key)
     }
 }
@@ -378,14 +397,27 @@ mod tests {
             json!({"a": {"b": []}, "c": {}, "x".repeat(40): vec![0; 16], "y": vec!["z"; 70_000]}),
         ] {
             let pretty = serde_json::to_string_pretty(&value).unwrap();
-            let size = Size { json: json_len(&value).unwrap(), msgpack: msgpack_len(&value).unwrap() };
-            assert_eq!(measure(&pretty).unwrap(), size, "{pretty:.100}");
+            let size = measure(&pretty).unwrap();
+            let stored = (json_len(&value).unwrap(), msgpack_len(&value).unwrap());
+            assert_eq!((size.json, size.msgpack), stored, "{pretty:.100}");
         }
         assert_eq!(measure(r#""éé""#).unwrap().json, 6, "as it is stored, whatever was escaped");
         let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
         assert!(measure(&nested(VALUE_DEPTH_MAX)).is_ok());
         assert!(measure(&nested(VALUE_DEPTH_MAX + 1)).unwrap_err().to_string().contains("nests deeper"));
         assert!(measure(&nested(100_000)).is_err());
+    }
+
+    #[test]
+    fn what_a_value_takes_in_memory_is_told_before_it_is_built() {
+        for (text, from, to) in [
+            ("[1,2,3]".to_owned(), 3 * size_of::<Value>(), 4 * size_of::<Value>()),
+            (format!("[{}0]", "{\"\":0},".repeat(75_000)), 45 << 20, 55 << 20),
+            (format!("\"{}\"", "x".repeat(1000)), 1000, 1000),
+        ] {
+            let memory = measure(&text).unwrap().memory;
+            assert!((from..=to).contains(&memory), "{text:.40}: {memory}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::event::{Body, Event};
 use super::frame::Refusal;
 use super::id::{JobId, Kind, NAME_MAX, Seq};
 use super::scan::{self, Size};
-use crate::config::{CALLBACK_MAX, EVENT_MAX, INPUT_MAX, TIMEOUT_MAX_MS};
+use crate::config::{CALLBACK_MAX, EVENT_MAX, INPUT_MAX, INPUT_MEMORY_MAX, TIMEOUT_MAX_MS};
 
 /// The kind of the jobs that tell a callback address how another job ended. Only workers submit them.
 pub const RESERVED_KIND: &str = "callback";
@@ -157,6 +157,13 @@ impl Submission {
             };
             let size = scan::measure(input.get()).map_err(unfit)?;
             submission.check_size(size)?;
+            if size.memory > INPUT_MEMORY_MAX {
+                let message = format!(
+                    "the input has too many small parts: read, it takes {} bytes, the limit is {INPUT_MEMORY_MAX}",
+                    size.memory
+                );
+                return Err(Refusal::new(Code::TooLarge, message));
+            }
             let mut reader = serde_json::Deserializer::from_str(input.get());
             submission.input = scan::plain(&mut reader).map_err(unfit)?;
         }
@@ -176,12 +183,13 @@ impl Submission {
         let unsized_input = |error: codec::Error| Refusal::new(Code::BadRequest, error.to_string());
         let json = codec::json_len(&self.input).map_err(unsized_input)?;
         let msgpack = codec::msgpack_len(&self.input).map_err(unsized_input)?;
-        self.check_size(Size { json, msgpack })
+        // It is in memory already.
+        self.check_size(Size { json, msgpack, memory: 0 })
     }
 
     /// Whether an input of this size fits.
     fn check_size(&self, input: Size) -> Result<(), Refusal> {
-        let Size { json, msgpack } = input;
+        let Size { json, msgpack, memory: _ } = input;
         if json > INPUT_MAX {
             let message = format!("the input has {json} bytes, the limit is {INPUT_MAX}");
             return Err(Refusal::new(Code::TooLarge, message));
@@ -364,6 +372,18 @@ mod tests {
         }
         assert_eq!(refusal(&json!({"kind": "k", "callback": "ftp://h"})), Code::BadRequest);
         assert_eq!(refusal(&json!({"kind": "k", "input": "x".repeat(INPUT_MAX)})), Code::TooLarge);
+    }
+
+    #[test]
+    fn an_input_that_is_large_only_in_memory_is_refused() {
+        let objects = |object: &str, count: usize| {
+            let input = format!("[{}0]", format!("{object},").repeat(count));
+            Submission::from_json(format!("{{\"kind\":\"k\",\"input\":{input}}}").as_bytes())
+        };
+        let error = objects("{\"\":0}", 74_000).unwrap_err();
+        assert_eq!(error.code, Code::TooLarge);
+        assert!(error.message.contains("too many small parts"), "{}", error.message);
+        objects("{\"number\":1234567890}", 23_000).unwrap();
     }
 
     #[test]
