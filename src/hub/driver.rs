@@ -127,6 +127,9 @@ impl<S: EventSource> Driver<S> {
                 self.signals();
                 if !self.in_doubt {
                     self.refilled(refilled);
+                } else if matches!(refilled, Refilled::Done { .. }) {
+                    // It was over by the time of the disturbance, which therefore found nothing to abandon.
+                    self.abandon_reading();
                 }
             }
             Wake::Open => self.open(),
@@ -287,12 +290,16 @@ impl<S: EventSource> Driver<S> {
         self.doubt_pause = REREAD_FIRST;
         self.in_doubt = true;
         if self.refill.is_busy() {
-            // What it reads may be of another log; it is read again once that is known.
-            self.refill = Refill::default();
-            self.chain_asked = None;
-            self.stitcher.handle(Input::ReplayDone);
-            self.skipped = true;
+            self.abandon_reading();
         }
+    }
+
+    /// What was read may be of another log; it is read again once that is known.
+    fn abandon_reading(&mut self) {
+        self.refill = Refill::default();
+        self.chain_asked = None;
+        self.stitcher.handle(Input::ReplayDone);
+        self.skipped = true;
     }
 
     /// Takes in a live copy.

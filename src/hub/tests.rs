@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::{Hub, Waiter, Watch};
 use crate::budget::Budget;
-use crate::config::{FEED_BYTES, FEED_LINGER, PROBE_FIRST, REREAD_MAX, WAITING_MAX};
+use crate::config::{FEED_BYTES, FEED_LINGER, PROBE_FIRST, PROBE_MAX, REREAD_MAX, WAITING_MAX};
 use crate::resume::Slice;
 use crate::runtime::Tasks;
 use crate::source::memory::Memory;
@@ -233,4 +233,32 @@ async fn the_table_of_jobs_that_are_not_known_has_a_limit_and_frees_what_it_held
     assert!(hub.wait(&id(share), HERE).await.unwrap().is_some());
     drop(all);
     assert_eq!(hub.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disturbance_at_any_moment_of_a_reading_leaves_the_feed_going() {
+    for moment in (10..35).map(Duration::from_millis) {
+        // What is ready in the same moment is taken in any order: one in ten is the one that was wrong.
+        for _ in 0..60 {
+            let (memory, _tasks, hub) = hub();
+            let watch = watch(&hub).await;
+            memory.latency(Duration::from_millis(5));
+            memory.page(1);
+            memory.lose(3);
+            for _ in 0..4 {
+                memory.append(&job(), chunk());
+            }
+            // The last answer of the reading has nothing of the job.
+            memory.append(&"other".parse().unwrap(), chunk());
+            sleep(moment).await;
+            memory.disturb();
+            sleep(PROBE_MAX).await;
+            // What is missing now has to be read as well.
+            memory.lose(1);
+            memory.append(&job(), chunk());
+            memory.append(&job(), chunk());
+            sleep(PROBE_MAX).await;
+            assert_eq!(next(&watch), Some(Seq(10)), "disturbed after {moment:?}");
+        }
+    }
 }
