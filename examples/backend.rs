@@ -30,7 +30,11 @@ impl Backend for Countdown {
     }
 
     async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
-        let from = job.input.as_u64().filter(|from| (1..=1000).contains(from)).ok_or(BadInput)?;
+        let from = job
+            .input
+            .as_u64()
+            .filter(|from| (1..=1000).contains(from))
+            .ok_or(BadInput)?;
         let counted = job.so_far.map_or(0, |so_far| so_far.lines().count());
         for number in (1..=from).rev().skip(counted) {
             out.text(&format!("{number}\n")).await?; // Waits while the log is slow.
@@ -45,8 +49,14 @@ impl Backend for Countdown {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let url = std::env::args().nth(1).unwrap_or_else(|| "nats://127.0.0.1:4222".into());
-    let nats = Options { url, name: "countdown".into(), ..Options::default() };
+    let url = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "nats://127.0.0.1:4222".into());
+    let nats = Options {
+        url,
+        name: "countdown".into(),
+        ..Options::default()
+    };
     worker::serve(&nats, Countdown, Settings::new("countdown".parse()?)).await?;
     Ok(())
 }

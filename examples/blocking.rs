@@ -15,8 +15,10 @@ struct Primes;
 
 impl Backend for Primes {
     async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
-        let limit =
-            job.input.as_u64().ok_or_else(|| Failure::fatal("bad_input", "the input must be a number"))?;
+        let limit = job
+            .input
+            .as_u64()
+            .ok_or_else(|| Failure::fatal("bad_input", "the input must be a number"))?;
         let handle = Handle::current();
         // On a thread of its own, where it may block for as long as it likes: other jobs go on meanwhile.
         let work = spawn_blocking(move || {
@@ -26,7 +28,10 @@ impl Backend for Primes {
                 if job.stop.is_cancelled() {
                     break;
                 }
-                if (2..).take_while(|part| part * part <= number).all(|part| number % part != 0) {
+                if (2..)
+                    .take_while(|part| part * part <= number)
+                    .all(|part| number % part != 0)
+                {
                     found += 1;
                     if found % 10_000 == 0 {
                         handle.block_on(out.text(&format!("{found} primes up to {number}\n")))?;
@@ -37,14 +42,21 @@ impl Backend for Primes {
             Ok(Finish::default())
         });
         // A panic in there is one of the backend: a failed attempt.
-        work.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        work.await
+            .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let url = std::env::args().nth(1).unwrap_or_else(|| "nats://127.0.0.1:4222".into());
-    let nats = Options { url, name: "primes".into(), ..Options::default() };
+    let url = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "nats://127.0.0.1:4222".into());
+    let nats = Options {
+        url,
+        name: "primes".into(),
+        ..Options::default()
+    };
     worker::serve(&nats, Primes, Settings::new("primes".parse()?)).await?;
     Ok(())
 }

@@ -54,7 +54,12 @@ impl Budget {
     fn within(limit: usize, whole: Option<Self>) -> Self {
         let used = AtomicUsize::new(0);
         let refused = AtomicU64::new(0);
-        Self(Arc::new(Pool { limit, used, refused, whole }))
+        Self(Arc::new(Pool {
+            limit,
+            used,
+            refused,
+            whole,
+        }))
     }
 
     /// Reserves `bytes` until the reservation is dropped. It never waits.
@@ -63,12 +68,18 @@ impl Budget {
     /// [`NoRoom`] when this budget, or one that it is a share of, has fewer bytes left.
     pub fn reserve(&self, bytes: usize) -> Result<Reservation, NoRoom> {
         self.take(bytes)?;
-        Ok(Reservation { budget: self.clone(), bytes })
+        Ok(Reservation {
+            budget: self.clone(),
+            bytes,
+        })
     }
 
     /// A reservation of nothing, to be grown.
     pub fn empty(&self) -> Reservation {
-        Reservation { budget: self.clone(), bytes: 0 }
+        Reservation {
+            budget: self.clone(),
+            bytes: 0,
+        }
     }
 
     /// How many bytes may be reserved at a time.
@@ -87,10 +98,18 @@ impl Budget {
     }
 
     fn take(&self, bytes: usize) -> Result<(), NoRoom> {
-        let Pool { limit, used, refused, whole } = &*self.0;
+        let Pool {
+            limit,
+            used,
+            refused,
+            whole,
+        } = &*self.0;
         let fits = |used: usize| used.checked_add(bytes).filter(|sum| sum <= limit);
         // Only a number is shared, and nothing is read because of it: no ordering is needed.
-        if used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_err() {
+        if used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
+            .is_err()
+        {
             refused.fetch_add(1, Ordering::Relaxed);
             return Err(NoRoom);
         }
@@ -162,17 +181,27 @@ fn machine_memory() -> Option<usize> {
     let read = |path: PathBuf| fs::read_to_string(path).ok();
     let total = read("/proc/meminfo".into()).as_deref().and_then(total_of);
     let groups = read("/proc/self/cgroup".into()).unwrap_or_default();
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let own = groups
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .unwrap_or_default();
     // In a container the group is the root of what can be seen; the last is where version 1 keeps it.
     let root = PathBuf::from("/sys/fs/cgroup");
-    let limits = [root.join(own).join("memory.max"), root.join("memory/memory.limit_in_bytes")];
-    let limits = limits.into_iter().filter_map(|path| read(path)?.trim().parse().ok());
+    let limits = [
+        root.join(own).join("memory.max"),
+        root.join("memory/memory.limit_in_bytes"),
+    ];
+    let limits = limits
+        .into_iter()
+        .filter_map(|path| read(path)?.trim().parse().ok());
     total.into_iter().chain(limits).min()
 }
 
 /// The `MemTotal` of `/proc/meminfo`, in bytes.
 fn total_of(meminfo: &str) -> Option<usize> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kilobytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kilobytes.checked_mul(1024)
 }
@@ -183,7 +212,10 @@ mod tests {
 
     #[test]
     fn the_memory_of_a_machine_is_read_from_its_table() {
-        assert_eq!(total_of("MemTotal:       16384 kB\nMemFree: 1 kB\n"), Some(16 << 20));
+        assert_eq!(
+            total_of("MemTotal:       16384 kB\nMemFree: 1 kB\n"),
+            Some(16 << 20)
+        );
         assert_eq!(total_of("MemFree: 1 kB\n"), None);
         assert!(Budget::of_machine().limit() >= MEMORY_MIN);
     }
@@ -195,7 +227,10 @@ mod tests {
         assert_eq!(budget.reserve(41).unwrap_err(), NoRoom);
         held.grow(40).unwrap();
         assert_eq!(held.grow(1), Err(NoRoom));
-        assert_eq!((held.bytes(), budget.used(), budget.refused()), (100, 100, 2));
+        assert_eq!(
+            (held.bytes(), budget.used(), budget.refused()),
+            (100, 100, 2)
+        );
         held.resize(10).unwrap();
         assert_eq!(budget.used(), 10);
         assert!(held.resize(101).is_err());
@@ -211,7 +246,11 @@ mod tests {
         let first = one.reserve(60).unwrap();
         assert!(one.reserve(1).is_err(), "its part is taken");
         assert!(other.reserve(41).is_err(), "the whole is taken");
-        assert_eq!((one.used(), other.used(), whole.used()), (60, 0, 60), "a refusal holds nothing");
+        assert_eq!(
+            (one.used(), other.used(), whole.used()),
+            (60, 0, 60),
+            "a refusal holds nothing"
+        );
         let second = other.reserve(40).unwrap();
         drop(first);
         assert_eq!((one.used(), other.used(), whole.used()), (0, 40, 40));
@@ -231,9 +270,16 @@ mod tests {
     fn threads_together_reserve_no_more_than_there_is() {
         let budget = Budget::new(1000);
         let held = std::thread::scope(|scope| {
-            let reserve = || (0..1000).filter_map(|_| budget.reserve(3).ok()).collect::<Vec<_>>();
+            let reserve = || {
+                (0..1000)
+                    .filter_map(|_| budget.reserve(3).ok())
+                    .collect::<Vec<_>>()
+            };
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(reserve)).collect();
-            threads.into_iter().flat_map(|thread| thread.join().unwrap()).count()
+            threads
+                .into_iter()
+                .flat_map(|thread| thread.join().unwrap())
+                .count()
         });
         assert!(held >= 333, "{held}");
         assert_eq!(budget.used(), 0);

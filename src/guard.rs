@@ -40,7 +40,10 @@ pub(crate) const SAYS: &str = "tailwater guard: ";
 /// When `pid` cannot lead a group (0 and 1 mean something else to the operating system), or when no process of the
 /// group may be signalled. macOS says so too of a group that has only unreaped processes left.
 pub fn kill_group(pid: u32, signal: Signal) -> io::Result<()> {
-    let leader = i32::try_from(pid).ok().filter(|pid| *pid > 1).and_then(Pid::from_raw);
+    let leader = i32::try_from(pid)
+        .ok()
+        .filter(|pid| *pid > 1)
+        .and_then(Pid::from_raw);
     let leader = leader.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     match kill_process_group(leader, signal) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
@@ -72,8 +75,11 @@ async fn watch_over(parent: u32, command: &[OsString]) -> io::Result<u8> {
         return Err(io::Error::other("a guard must lead its process group"));
     }
     // Handled, not ignored: what is ignored would be ignored by the program too.
-    let _handled =
-        [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?];
+    let _handled = [
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::hangup())?,
+    ];
     die_unless_child_of(parent)?;
     let mut child = match start(command) {
         Ok(child) => child,
@@ -97,10 +103,17 @@ fn start(command: &[OsString]) -> Result<Child, (u8, String)> {
     let Some((program, arguments)) = command.split_first() else {
         return Err((NOT_STARTED, "no command was given".to_owned()));
     };
-    Command::new(program).args(arguments).spawn().map_err(|error| {
-        let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_STARTED };
-        (code, cannot_start(program, &error))
-    })
+    Command::new(program)
+        .args(arguments)
+        .spawn()
+        .map_err(|error| {
+            let code = if error.kind() == io::ErrorKind::NotFound {
+                NOT_FOUND
+            } else {
+                NOT_STARTED
+            };
+            (code, cannot_start(program, &error))
+        })
 }
 
 /// Kills this process's group, itself included, when its parent is another one than `parent`: an orphan gets a new one.
@@ -114,8 +127,11 @@ fn die_unless_child_of(parent: u32) -> io::Result<()> {
 
 fn exit_code(status: ExitStatus) -> u8 {
     use std::os::unix::process::ExitStatusExt as _;
-    let code = status.code().or_else(|| status.signal().map(|signal| KILLED + signal));
-    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| KILLED + signal));
+    code.and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(u8::MAX)
 }
 
 #[cfg(test)]
@@ -141,7 +157,13 @@ pub(crate) mod tests {
         pub(crate) fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("held");
-            assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+            assert!(
+                std::process::Command::new("mkfifo")
+                    .arg(&path)
+                    .status()
+                    .unwrap()
+                    .success()
+            );
             let reader = pipe::OpenOptions::new().open_receiver(&path).unwrap();
             Self { directory, reader }
         }
@@ -158,14 +180,20 @@ pub(crate) mod tests {
         /// Waits until somebody writes the line `word`, the next one.
         pub(crate) async fn says(&mut self, word: &str) {
             let mut line = vec![0; word.len() + 1];
-            timeout(SOON, self.reader.read_exact(&mut line)).await.unwrap().unwrap();
+            timeout(SOON, self.reader.read_exact(&mut line))
+                .await
+                .unwrap()
+                .unwrap();
             assert_eq!(line, format!("{word}\n").into_bytes());
         }
 
         /// Waits until nobody holds it; returns what was written in the meantime.
         pub(crate) async fn until_free(&mut self) -> String {
             let mut rest = String::new();
-            timeout(SOON, self.reader.read_to_string(&mut rest)).await.unwrap().unwrap();
+            timeout(SOON, self.reader.read_to_string(&mut rest))
+                .await
+                .unwrap()
+                .unwrap();
             rest
         }
     }
@@ -187,7 +215,10 @@ pub(crate) mod tests {
             std::env::current_exe().unwrap().display()
         );
         let write = "printf %s \"$1\" > \"$2\" && chmod 700 \"$2\"";
-        let status = std::process::Command::new("sh").args(["-c", write, "sh", &script]).arg(&path).status();
+        let status = std::process::Command::new("sh")
+            .args(["-c", write, "sh", &script])
+            .arg(&path)
+            .status();
         assert!(status.unwrap().success());
         path
     }
@@ -200,11 +231,18 @@ pub(crate) mod tests {
         reason = "the exit code of this process is what is tested"
     )]
     fn act_as_the_guard() {
-        let Some(parent) = std::env::var_os("TAILWATER_TEST_PARENT") else { return };
-        let command = std::env::var_os("TAILWATER_TEST_COMMAND").unwrap().into_string().unwrap();
+        let Some(parent) = std::env::var_os("TAILWATER_TEST_PARENT") else {
+            return;
+        };
+        let command = std::env::var_os("TAILWATER_TEST_COMMAND")
+            .unwrap()
+            .into_string()
+            .unwrap();
         let command: Vec<OsString> = command.split('\u{1f}').map(OsString::from).collect();
         let parent = parent.into_string().unwrap().parse().unwrap();
-        let code = crate::runtime::single_threaded().unwrap().block_on(watch_over(parent, &command));
+        let code = crate::runtime::single_threaded()
+            .unwrap()
+            .block_on(watch_over(parent, &command));
         std::process::exit(code.unwrap().into());
     }
 
@@ -225,13 +263,19 @@ pub(crate) mod tests {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        Guarded { child, _directory: directory }
+        Guarded {
+            child,
+            _directory: directory,
+        }
     }
 
     /// The exit status of a guarded command, and what it and the guard wrote to standard error.
     async fn ran(command: &[OsString]) -> (ExitStatus, String) {
         let guarded = guarded(std::process::id(), command);
-        let output = timeout(SOON, guarded.child.wait_with_output()).await.unwrap().unwrap();
+        let output = timeout(SOON, guarded.child.wait_with_output())
+            .await
+            .unwrap()
+            .unwrap();
         (output.status, String::from_utf8(output.stderr).unwrap())
     }
 
@@ -246,11 +290,17 @@ pub(crate) mod tests {
     async fn a_program_that_cannot_be_started_is_127_or_126_and_a_line_says_why() {
         let (status, said) = ran(&["/nowhere/at-all".into()]).await;
         assert_eq!(status.code(), Some(127));
-        assert!(said.starts_with("tailwater guard: cannot start /nowhere/at-all: "), "{said}");
+        assert!(
+            said.starts_with("tailwater guard: cannot start /nowhere/at-all: "),
+            "{said}"
+        );
         assert_eq!(said.lines().count(), 1, "{said}");
         let (status, said) = ran(&["/".into()]).await;
         assert_eq!(status.code(), Some(126));
-        assert!(said.starts_with("tailwater guard: cannot start /: "), "{said}");
+        assert!(
+            said.starts_with("tailwater guard: cannot start /: "),
+            "{said}"
+        );
     }
 
     #[tokio::test]
@@ -288,7 +338,10 @@ pub(crate) mod tests {
         let directory = tempfile::tempdir().unwrap();
         // `setsid` gives the guard a group of its own; `exec` keeps the parent its parent.
         let mut parent = Command::new("sh")
-            .args(["-c", "guard=$0; setsid \"$guard\" guard --parent $$ -- \"$@\" & wait"])
+            .args([
+                "-c",
+                "guard=$0; setsid \"$guard\" guard --parent $$ -- \"$@\" & wait",
+            ])
             .arg(program(directory.path()))
             .args(held.shell("trap '' TERM HUP; (sleep 1000) & echo ready >&3; sleep 1000"))
             .kill_on_drop(true)
@@ -321,7 +374,10 @@ pub(crate) mod tests {
     #[test]
     fn a_group_that_is_gone_is_no_error_and_no_number_means_everybody() {
         for pid in [0, 1, u32::MAX] {
-            assert_eq!(kill_group(pid, Signal::TERM).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(
+                kill_group(pid, Signal::TERM).unwrap_err().kind(),
+                io::ErrorKind::InvalidInput
+            );
         }
         // Above the largest pid that Linux can be told to use.
         kill_group(0x7FFF_FFFE, Signal::TERM).unwrap();

@@ -34,7 +34,9 @@ pub fn panics() -> u64 {
 pub(crate) fn report_panic(what: impl Display, payload: &(dyn Any + Send)) -> String {
     PANICS.fetch_add(1, Ordering::Relaxed);
     let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text");
+    let text = text
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no text");
     let text = &text[..text.floor_char_boundary(MESSAGE_MAX)];
     error!(%what, panic = text, "panicked");
     text.to_owned()
@@ -50,7 +52,10 @@ pub struct Tasks {
 impl Tasks {
     /// No tasks yet; they should end when `stop` is cancelled.
     pub fn new(stop: CancellationToken) -> Self {
-        Self { tracker: TaskTracker::new(), stop }
+        Self {
+            tracker: TaskTracker::new(),
+            stop,
+        }
     }
 
     /// Cancelled when the tasks should end.
@@ -92,7 +97,9 @@ impl Tasks {
     pub async fn end(&self, limit: Duration) -> bool {
         self.stop.cancel();
         self.tracker.close();
-        tokio::time::timeout(limit, self.tracker.wait()).await.is_ok()
+        tokio::time::timeout(limit, self.tracker.wait())
+            .await
+            .is_ok()
     }
 
     /// How many tasks have not ended.
@@ -104,7 +111,9 @@ impl Tasks {
 /// Does `work` unless `end` is cancelled. What is ready only after that is dropped: nobody waits for it any more.
 pub async fn unless_ended<T>(end: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
     // By itself this prefers what is ready to the token.
-    end.run_until_cancelled(work).await.filter(|_| !end.is_cancelled())
+    end.run_until_cancelled(work)
+        .await
+        .filter(|_| !end.is_cancelled())
 }
 
 /// Waits for SIGINT or SIGTERM.
@@ -112,7 +121,10 @@ pub async fn unless_ended<T>(end: &CancellationToken, work: impl Future<Output =
 /// # Errors
 /// When the handlers cannot be installed.
 pub async fn interrupted() -> io::Result<()> {
-    let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut int, mut term) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     tokio::select! {
         _ = int.recv() => {}
         _ = term.recv() => {}
@@ -126,7 +138,9 @@ pub async fn interrupted() -> io::Result<()> {
 /// # Errors
 /// When the operating system gives no event queue.
 pub fn single_threaded() -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }
 
 /// Threads of their own for work that may block them, on one runtime. When it is dropped, what runs there ends as soon as it
@@ -151,7 +165,10 @@ impl WorkThreads {
     }
 
     /// Runs `work` there.
-    pub(crate) fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Work<T> {
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Work<T> {
         Work(self.0.as_ref().map(|runtime| runtime.spawn(work)))
     }
 
@@ -188,11 +205,15 @@ impl<T> Future for Work<T> {
     type Output = Result<T, WorkError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(handle) = &mut self.0 else { return Poll::Ready(Err(WorkError::Dropped)) };
-        Pin::new(handle).poll(context).map_err(|error| match error.try_into_panic() {
-            Ok(payload) => WorkError::Panicked(payload),
-            Err(_) => WorkError::Dropped,
-        })
+        let Some(handle) = &mut self.0 else {
+            return Poll::Ready(Err(WorkError::Dropped));
+        };
+        Pin::new(handle)
+            .poll(context)
+            .map_err(|error| match error.try_into_panic() {
+                Ok(payload) => WorkError::Panicked(payload),
+                Err(_) => WorkError::Dropped,
+            })
     }
 }
 
@@ -223,7 +244,9 @@ where
         };
         let running: Vec<_> = (0..threads.max(1)).map(begin).collect();
         let ended = |thread: std::thread::ScopedJoinHandle<'_, Result<(), E>>| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
         running.into_iter().map(ended).fold(Ok(()), Result::and)
     })
@@ -253,8 +276,10 @@ mod tests {
     async fn a_task_that_panics_is_logged_with_its_name_and_counted_and_others_go_on() {
         let logged = Logged::default();
         let into = logged.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || into.clone()).finish();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || into.clone())
+            .finish();
         let _guard = tracing::subscriber::set_default(subscriber);
         let before = panics();
         let tasks = Tasks::new(CancellationToken::new());
@@ -264,12 +289,21 @@ mod tests {
         let (say, said) = tokio::sync::oneshot::channel();
         tasks.spawn(async move { say.send(1).unwrap() });
         assert_eq!(said.await, Ok(1));
-        assert!(tasks.end(Duration::from_secs(5)).await, "a task that panicked has ended");
+        assert!(
+            tasks.end(Duration::from_secs(5)).await,
+            "a task that panicked has ended"
+        );
         assert!(panics() >= before + 2);
         let log = String::from_utf8(logged.0.lock().unwrap().clone()).unwrap();
         assert_eq!(log.matches("ERROR").count(), 2, "{log}");
-        assert!(log.contains(&format!("{}:{line}:", file!())) && log.contains("out of order"), "{log}");
-        assert!(log.lines().all(|line| line.len() < MESSAGE_MAX + 200), "{log}");
+        assert!(
+            log.contains(&format!("{}:{line}:", file!())) && log.contains("out of order"),
+            "{log}"
+        );
+        assert!(
+            log.lines().all(|line| line.len() < MESSAGE_MAX + 200),
+            "{log}"
+        );
     }
 
     #[tokio::test]
@@ -280,6 +314,9 @@ mod tests {
         tell.send(()).unwrap();
         end.cancel();
         assert!(work.await.is_none());
-        assert_eq!(unless_ended(&CancellationToken::new(), std::future::ready(1)).await, Some(1));
+        assert_eq!(
+            unless_ended(&CancellationToken::new(), std::future::ready(1)).await,
+            Some(1)
+        );
     }
 }

@@ -39,7 +39,10 @@ pub struct FairSlot {
 impl FairSlots {
     /// This many.
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Inner { limit, taken: Mutex::default() }))
+        Self(Arc::new(Inner {
+            limit,
+            taken: Mutex::default(),
+        }))
     }
 
     /// A place for something that this address asked for.
@@ -55,7 +58,10 @@ impl FairSlots {
         }
         taken.by_address.insert(from, held + 1);
         taken.all += 1;
-        Ok(FairSlot { slots: self.clone(), from })
+        Ok(FairSlot {
+            slots: self.clone(),
+            from,
+        })
     }
 
     /// How many are taken.
@@ -116,13 +122,19 @@ mod tests {
         assert_eq!(slots.taken(), 750 + second.len() + newcomers.len());
         drop((greedy, second, newcomers));
         assert_eq!((slots.taken(), slots.lock().by_address.len()), (0, 0));
-        assert_eq!(flood(&slots, 2).len(), 750, "what was given back is there for others");
+        assert_eq!(
+            flood(&slots, 2).len(),
+            750,
+            "what was given back is there for others"
+        );
     }
 
     #[test]
     fn many_addresses_together_get_no_more_than_there_are() {
         let slots = FairSlots::new(100);
-        let held: Vec<_> = (0..1000).filter_map(|n| slots.take(address(n)).ok()).collect();
+        let held: Vec<_> = (0..1000)
+            .filter_map(|n| slots.take(address(n)).ok())
+            .collect();
         assert_eq!((held.len(), slots.taken()), (100, 100));
         assert!(slots.take(address(5000)).is_err());
     }

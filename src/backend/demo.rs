@@ -62,7 +62,12 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { words: 100, rate: 20.0, length: 9, seed: 0 }
+        Self {
+            words: 100,
+            rate: 20.0,
+            length: 9,
+            seed: 0,
+        }
     }
 }
 
@@ -74,15 +79,26 @@ impl Settings {
     pub fn from_input(input: &Value) -> Result<Self, Failure> {
         let settings = match input {
             Value::Null => Self::default(),
-            Value::Object(_) => Self::deserialize(input).map_err(|error| bad_input(error.to_string()))?,
+            Value::Object(_) => {
+                Self::deserialize(input).map_err(|error| bad_input(error.to_string()))?
+            }
             Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
                 return Err(bad_input("the input must be an object or null".into()));
             }
         };
         let limits = [
-            (settings.words <= WORDS_MAX, format!("words must be at most {WORDS_MAX}")),
-            ((0.0..=RATE_MAX).contains(&settings.rate), format!("rate must be from 0 to {RATE_MAX}")),
-            ((1..=LENGTH_MAX).contains(&settings.length), format!("length must be from 1 to {LENGTH_MAX}")),
+            (
+                settings.words <= WORDS_MAX,
+                format!("words must be at most {WORDS_MAX}"),
+            ),
+            (
+                (0.0..=RATE_MAX).contains(&settings.rate),
+                format!("rate must be from 0 to {RATE_MAX}"),
+            ),
+            (
+                (1..=LENGTH_MAX).contains(&settings.length),
+                format!("length must be from 1 to {LENGTH_MAX}"),
+            ),
         ];
         match limits.into_iter().find(|(holds, _)| !holds) {
             Some((_, message)) => Err(bad_input(message)),
@@ -95,7 +111,9 @@ impl Settings {
         if self.rate == 0.0 {
             return Duration::ZERO;
         }
-        Duration::try_from_secs_f64(f64::from(index) / self.rate).unwrap_or(DUE_MAX).min(DUE_MAX)
+        Duration::try_from_secs_f64(f64::from(index) / self.rate)
+            .unwrap_or(DUE_MAX)
+            .min(DUE_MAX)
     }
 }
 
@@ -139,7 +157,9 @@ impl SplitMix64 {
         if r.is_multiple_of(16) {
             return SPECIAL[(r / 16 % 8) as usize].to_owned();
         }
-        (0..=r / 16 % length).map(|_| char::from(b'a' + (self.next() % 26) as u8)).collect()
+        (0..=r / 16 % length)
+            .map(|_| char::from(b'a' + (self.next() % 26) as u8))
+            .collect()
     }
 
     fn after(&mut self) -> &'static str {
@@ -230,7 +250,10 @@ mod tests {
 
     fn refused(input: &Value) -> String {
         let failure = Settings::from_input(input).unwrap_err();
-        assert_eq!((failure.code.as_str(), failure.retry), ("bad_input", Retry::Never));
+        assert_eq!(
+            (failure.code.as_str(), failure.retry),
+            ("bad_input", Retry::Never)
+        );
         failure.message
     }
 
@@ -240,13 +263,20 @@ mod tests {
         let mut random = SplitMix64(1_234_567);
         assert_eq!(
             [random.next(), random.next(), random.next()],
-            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]
+            [
+                6_457_827_717_110_365_317,
+                3_203_168_211_198_807_973,
+                9_817_491_932_198_370_423
+            ]
         );
     }
 
     #[test]
     fn the_text_of_a_seed_never_changes() {
-        let settings = Settings { words: 24, ..Settings::default() };
+        let settings = Settings {
+            words: 24,
+            ..Settings::default()
+        };
         assert_eq!(
             text(&settings),
             concat!(
@@ -258,23 +288,45 @@ mod tests {
 
     #[test]
     fn words_are_as_many_and_as_long_as_asked_and_some_have_other_letters() {
-        let settings = Settings { words: 5_000, length: 3, seed: 7, ..Settings::default() };
+        let settings = Settings {
+            words: 5_000,
+            length: 3,
+            seed: 7,
+            ..Settings::default()
+        };
         let text = text(&settings);
-        let words: Vec<&str> = text.split_whitespace().map(|word| word.trim_end_matches('.')).collect();
+        let words: Vec<&str> = text
+            .split_whitespace()
+            .map(|word| word.trim_end_matches('.'))
+            .collect();
         assert_eq!(words.len(), 5_000);
         let special = words.iter().filter(|word| SPECIAL.contains(word)).count();
         assert!((200..450).contains(&special), "{special} of 5000");
         for length in 1..=3 {
-            assert!(words.iter().any(|word| word.is_ascii() && word.len() == length));
+            assert!(
+                words
+                    .iter()
+                    .any(|word| word.is_ascii() && word.len() == length)
+            );
         }
-        assert!(words.iter().all(|word| word.len() <= 3 || SPECIAL.contains(word)));
+        assert!(
+            words
+                .iter()
+                .all(|word| word.len() <= 3 || SPECIAL.contains(word))
+        );
         assert!(SPECIAL.iter().all(|word| words.contains(word)));
         assert!(text.contains(". ") && text.contains(".\n"));
     }
 
     #[test]
     fn a_longer_text_begins_with_the_shorter_one() {
-        let of = |words| text(&Settings { words, seed: 3, ..Settings::default() });
+        let of = |words| {
+            text(&Settings {
+                words,
+                seed: 3,
+                ..Settings::default()
+            })
+        };
         assert_eq!(of(0), "");
         for count in 0..50 {
             assert!(of(count + 1).starts_with(&of(count)));
@@ -287,7 +339,12 @@ mod tests {
         assert_eq!(Settings::from_input(&json!({})), Ok(Settings::default()));
         assert_eq!(
             Settings::from_input(&json!({"words": 5, "rate": 0, "length": 64, "seed": u64::MAX})),
-            Ok(Settings { words: 5, rate: 0.0, length: 64, seed: u64::MAX })
+            Ok(Settings {
+                words: 5,
+                rate: 0.0,
+                length: 64,
+                seed: u64::MAX
+            })
         );
         assert!(refused(&json!({"wrods": 5})).contains("wrods"));
         assert!(refused(&json!({"words": 1_000_001})).contains("words"));
@@ -295,7 +352,12 @@ mod tests {
         assert!(refused(&json!({"rate": 1_000_001})).contains("rate"));
         assert!(refused(&json!({"length": 0})).contains("length"));
         assert!(refused(&json!({"length": 65})).contains("length"));
-        for input in [json!({"words": -1}), json!({"seed": -1}), json!("five"), json!([])] {
+        for input in [
+            json!({"words": -1}),
+            json!({"seed": -1}),
+            json!("five"),
+            json!([]),
+        ] {
             refused(&input);
         }
     }
@@ -303,9 +365,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_job_puts_out_exactly_the_text_and_says_how_many_words() {
         let (end, pieces) = run(json!({"words": 300, "rate": 50, "seed": 9})).await;
-        let finish = Finish { usage: Some(json!({"words": 300})), finish_reason: Some("stop".into()) };
+        let finish = Finish {
+            usage: Some(json!({"words": 300})),
+            finish_reason: Some("stop".into()),
+        };
         assert_eq!(end, Ok(finish));
-        assert_eq!(joined(&pieces), text(&Settings { words: 300, seed: 9, ..Settings::default() }));
+        assert_eq!(
+            joined(&pieces),
+            text(&Settings {
+                words: 300,
+                seed: 9,
+                ..Settings::default()
+            })
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -314,21 +386,31 @@ mod tests {
         assert_eq!(pieces.len(), 101);
         for (index, (at, _)) in (0u32..).zip(&pieces) {
             let due = Duration::from_millis(50) * index;
-            assert!(*at >= due && *at <= due + Duration::from_millis(1), "word {index} at {at:?}");
+            assert!(
+                *at >= due && *at <= due + Duration::from_millis(1),
+                "word {index} at {at:?}"
+            );
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn words_that_are_due_together_come_as_one_text() {
         let (_, pieces) = run(json!({"words": 10_000, "rate": 10_000})).await;
-        assert!((500..=1_001).contains(&pieces.len()), "{} pieces", pieces.len());
+        assert!(
+            (500..=1_001).contains(&pieces.len()),
+            "{} pieces",
+            pieces.len()
+        );
         let last = pieces.last().unwrap().0;
         assert!((999..=1_001).contains(&last.as_millis()), "{last:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_rate_of_zero_takes_no_time() {
-        let settings = Settings { words: 50_000, ..Settings::default() };
+        let settings = Settings {
+            words: 50_000,
+            ..Settings::default()
+        };
         let (end, pieces) = run(json!({"words": 50_000, "rate": 0})).await;
         assert!(end.is_ok());
         assert_eq!(joined(&pieces), text(&settings));
@@ -339,17 +421,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn after_a_stall_what_is_due_is_caught_up() {
         let (out, mut taken) = Output::new();
-        let settings = Settings { words: 3_000, rate: 1_000.0, ..Settings::default() };
+        let settings = Settings {
+            words: 3_000,
+            rate: 1_000.0,
+            ..Settings::default()
+        };
         let slow = async {
             let start = Instant::now();
             let first = taken.recv().await.unwrap();
             tokio::time::sleep(Duration::from_secs(2)).await;
-            let Content::Text { text, .. } = first.content else { panic!("no text") };
+            let Content::Text { text, .. } = first.content else {
+                panic!("no text")
+            };
             let rest = pieces(taken).await;
             (text + &joined(&rest), start.elapsed())
         };
-        let (end, (seen, took)) =
-            tokio::join!(Demo.run(job(json!({"words": 3_000, "rate": 1_000})), out), slow);
+        let (end, (seen, took)) = tokio::join!(
+            Demo.run(job(json!({"words": 3_000, "rate": 1_000})), out),
+            slow
+        );
         assert!(end.is_ok());
         assert_eq!(seen, text(&settings));
         assert!(took <= Duration::from_millis(3_001), "{took:?}");

@@ -136,7 +136,10 @@ impl Exec {
         // Before the start, so that no death is missed.
         let deaths = signal(SignalKind::child())?;
         let mut child = command.spawn().map_err(|error| {
-            failure("cannot_start", &guard::cannot_start(&command.as_std().get_program().to_owned(), &error))
+            failure(
+                "cannot_start",
+                &guard::cannot_start(&command.as_std().get_program().to_owned(), &error),
+            )
         })?;
         let lost = || io::Error::other("a pipe to the program is missing");
         let leader = child.id().ok_or_else(lost)?;
@@ -147,16 +150,34 @@ impl Exec {
             stdout: Stdout::new(stdout, Decoder::new(self.format), leader, ended.clone()),
             stderr: Stderr::new(child.stderr.take().ok_or_else(lost)?, job.id.clone()),
         };
-        Ok((Program { child, leader, deaths, ended, reaped: false }, pipes))
+        Ok((
+            Program {
+                child,
+                leader,
+                deaths,
+                ended,
+                reaped: false,
+            },
+            pipes,
+        ))
     }
 
     /// What the end of the program means for the job.
     fn judge(&self, status: ExitStatus, last: &str) -> Result<Finish, Failure> {
         use std::os::unix::process::ExitStatusExt as _;
         if status.success() {
-            return Ok(Finish { usage: None, finish_reason: Some("stop".into()) });
+            return Ok(Finish {
+                usage: None,
+                finish_reason: Some("stop".into()),
+            });
         }
-        let with_last = |what: String| if last.is_empty() { what } else { format!("{what}: {last}") };
+        let with_last = |what: String| {
+            if last.is_empty() {
+                what
+            } else {
+                format!("{what}: {last}")
+            }
+        };
         let guarded = self.guard.is_some();
         let signal = status.signal().or_else(|| {
             status
@@ -165,7 +186,10 @@ impl Exec {
                 .filter(|number| guarded && (1..=64).contains(number))
         });
         if let Some(signal) = signal {
-            return Err(failure("killed_by_signal", &with_last(format!("killed by signal {signal}"))));
+            return Err(failure(
+                "killed_by_signal",
+                &with_last(format!("killed by signal {signal}")),
+            ));
         }
         let code = status.code().unwrap_or_default();
         if guarded
@@ -175,7 +199,14 @@ impl Exec {
             return Err(failure("cannot_start", why));
         }
         let failed = failure("exit_status", &with_last(format!("exit status {code}")));
-        Err(if code == TEMPORARY { Failure { retry: Retry::Later, ..failed } } else { failed })
+        Err(if code == TEMPORARY {
+            Failure {
+                retry: Retry::Later,
+                ..failed
+            }
+        } else {
+            failed
+        })
     }
 }
 
@@ -199,8 +230,17 @@ struct Pipes {
 
 impl Pipes {
     /// Gives the program its input and puts out what it writes, until it has ended and all of it was put out.
-    async fn attend(&mut self, program: &mut Program, input: &Value, out: &Output) -> Result<(), Failure> {
-        let Self { stdin, stdout, stderr } = self;
+    async fn attend(
+        &mut self,
+        program: &mut Program,
+        input: &Value,
+        out: &Output,
+    ) -> Result<(), Failure> {
+        let Self {
+            stdin,
+            stdout,
+            stderr,
+        } = self;
         let ends = async { Ok(program.ends().await?) };
         let main = async { tokio::try_join!(stdout.put_out(out), ends) };
         // A process that was left behind may hold these for ever, so nobody waits for them.
@@ -217,7 +257,8 @@ impl Pipes {
     /// Takes the last words of a program that was told to end, and of its children, which may take longer.
     async fn see_off(&mut self, program: &mut Program) {
         self.stdin = None;
-        let (ended, (), ()) = tokio::join!(program.ends(), self.stdout.discard(), self.stderr.read());
+        let (ended, (), ()) =
+            tokio::join!(program.ends(), self.stdout.discard(), self.stderr.read());
         if let Err(error) = ended {
             debug!(target: "tailwater::exec", %error, "the end was not seen");
         }

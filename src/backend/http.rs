@@ -38,7 +38,11 @@ impl Secret {
 
     /// The text without the secret, in case whoever was told it says it again.
     pub(super) fn hide_in(&self, text: String) -> String {
-        if self.0.len() < HIDE_MIN { text } else { text.replace(&self.0, HIDDEN) }
+        if self.0.len() < HIDE_MIN {
+            text
+        } else {
+            text.replace(&self.0, HIDDEN)
+        }
     }
 }
 
@@ -94,14 +98,32 @@ pub(super) fn is_temporary(status: StatusCode) -> bool {
 /// milliseconds; seconds, or a date. A time that has come asks for nothing.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Retry {
     let text = |name: HeaderName| {
-        headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().trim().to_owned()
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
     };
     let exact: Option<f64> = text(HeaderName::from_static("retry-after-ms")).parse().ok();
     let exact = exact.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok());
     let text = text(RETRY_AFTER);
-    let seconds = || text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-    let until = || httpdate::parse_http_date(&text).ok()?.duration_since(now).ok();
-    match exact.or_else(|| seconds().map(Duration::from_secs)).or_else(until) {
+    let seconds = || {
+        text.bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| text.parse().ok())
+            .flatten()
+    };
+    let until = || {
+        httpdate::parse_http_date(&text)
+            .ok()?
+            .duration_since(now)
+            .ok()
+    };
+    match exact
+        .or_else(|| seconds().map(Duration::from_secs))
+        .or_else(until)
+    {
         Some(pause) if !pause.is_zero() => Retry::After(pause),
         Some(_) | None => Retry::Later,
     }
@@ -126,7 +148,10 @@ mod tests {
     fn a_secret_is_not_shown_by_debug_nor_by_who_was_told_it() {
         let secret: Secret = "sk-0123456789".parse().unwrap();
         assert_eq!(format!("{secret:?} {:?}", Some(&secret)), "*** Some(***)");
-        assert_eq!(secret.hide_in("bad key: sk-0123456789!".into()), "bad key: ***!");
+        assert_eq!(
+            secret.hide_in("bad key: sk-0123456789!".into()),
+            "bad key: ***!"
+        );
         // Whoever runs a server without keys gives any word.
         let word: Secret = "none".parse().unwrap();
         assert_eq!(word.hide_in("none of it".into()), "none of it");
@@ -147,9 +172,16 @@ mod tests {
         // The two old forms that RFC 9110 still demands to be read.
         assert_eq!(retry("Wednesday, 21-Oct-26 07:28:05 GMT"), after(5));
         assert_eq!(retry("Wed Oct 21 07:28:05 2026"), after(5));
-        for nothing in
-            ["0", "-1", "+1", "1.5", "soon", "", "Wed, 21 Oct 2026 07:27:00 GMT", "99999999999999999999"]
-        {
+        for nothing in [
+            "0",
+            "-1",
+            "+1",
+            "1.5",
+            "soon",
+            "",
+            "Wed, 21 Oct 2026 07:27:00 GMT",
+            "99999999999999999999",
+        ] {
             assert_eq!(retry(nothing), Retry::Later, "{nothing}");
         }
         assert_eq!(retry_after(&HeaderMap::new(), now), Retry::Later);
@@ -168,7 +200,15 @@ mod tests {
     #[test]
     fn only_some_refusals_are_temporary() {
         let temporary = |status| is_temporary(StatusCode::from_u16(status).unwrap());
-        assert!([408, 409, 425, 429, 500, 502, 503, 504, 529].into_iter().all(temporary));
-        assert!(![200, 301, 400, 401, 403, 404, 410, 413, 422].into_iter().any(temporary));
+        assert!(
+            [408, 409, 425, 429, 500, 502, 503, 504, 529]
+                .into_iter()
+                .all(temporary)
+        );
+        assert!(
+            ![200, 301, 400, 401, 403, 404, 410, 413, 422]
+                .into_iter()
+                .any(temporary)
+        );
     }
 }

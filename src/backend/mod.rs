@@ -106,18 +106,36 @@ pub enum Retry {
 impl Failure {
     /// A failure that another attempt would meet again.
     pub fn fatal(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), retry: Retry::Never }
+        Self {
+            code: code.into(),
+            message: message.into(),
+            retry: Retry::Never,
+        }
     }
 
     /// A failure that another attempt may not meet.
     pub fn retryable(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), retry: Retry::Later }
+        Self {
+            code: code.into(),
+            message: message.into(),
+            retry: Retry::Later,
+        }
     }
 }
 
 impl From<Failure> for wire::Failure {
-    fn from(Failure { code, message, retry }: Failure) -> Self {
-        Self { code, message, retryable: retry != Retry::Never }
+    fn from(
+        Failure {
+            code,
+            message,
+            retry,
+        }: Failure,
+    ) -> Self {
+        Self {
+            code,
+            message,
+            retryable: retry != Retry::Never,
+        }
     }
 }
 
@@ -158,7 +176,13 @@ impl Output {
     /// An output, and the end that the worker reads.
     pub(crate) fn new() -> (Self, mpsc::Receiver<Piece>) {
         let (pieces, taken) = mpsc::channel(OUTPUT_PIECES_MAX);
-        (Self { pieces, room: Arc::new(Semaphore::new(OUTPUT_BUFFER_MAX)) }, taken)
+        (
+            Self {
+                pieces,
+                room: Arc::new(Semaphore::new(OUTPUT_BUFFER_MAX)),
+            },
+            taken,
+        )
     }
 
     /// Puts out text of the answer. Empty text is nothing.
@@ -176,7 +200,14 @@ impl Output {
     pub async fn text_on(&self, channel: Channel, mut text: &str) -> Result<(), Stopped> {
         while !text.is_empty() {
             let (part, rest) = text.split_at(text.floor_char_boundary(OUTPUT_BUFFER_MAX / 4));
-            self.put(Content::Text { channel, text: part.to_owned() }, part.len()).await?;
+            self.put(
+                Content::Text {
+                    channel,
+                    text: part.to_owned(),
+                },
+                part.len(),
+            )
+            .await?;
             text = rest;
         }
         Ok(())
@@ -193,8 +224,14 @@ impl Output {
 
     async fn put(&self, content: Content, size: usize) -> Result<(), Stopped> {
         let size = u32::try_from(size.min(OUTPUT_BUFFER_MAX)).map_err(|_| Stopped)?;
-        let room = Arc::clone(&self.room).acquire_many_owned(size).await.map_err(|_| Stopped)?;
-        self.pieces.send(Piece { content, room }).await.map_err(|_| Stopped)
+        let room = Arc::clone(&self.room)
+            .acquire_many_owned(size)
+            .await
+            .map_err(|_| Stopped)?;
+        self.pieces
+            .send(Piece { content, room })
+            .await
+            .map_err(|_| Stopped)
     }
 }
 
@@ -232,7 +269,11 @@ mod tests {
             drop(out);
         };
         let take = async {
-            while let Some(Piece { content: Content::Text { text, .. }, .. }) = taken.recv().await {
+            while let Some(Piece {
+                content: Content::Text { text, .. },
+                ..
+            }) = taken.recv().await
+            {
                 seen.push_str(&text);
             }
         };

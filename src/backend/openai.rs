@@ -64,7 +64,13 @@ impl Settings {
     /// The defaults for this server and model.
     pub fn new(base_url: impl Into<String>, model: impl Into<String>) -> Self {
         let (base_url, model) = (base_url.into(), model.into());
-        Self { base_url, model, key: None, silence: MODEL_SILENCE, busy: MODEL_BUSY }
+        Self {
+            base_url,
+            model,
+            key: None,
+            silence: MODEL_SILENCE,
+            busy: MODEL_BUSY,
+        }
     }
 }
 
@@ -103,7 +109,10 @@ struct Fault {
 
 impl From<Failure> for Fault {
     fn from(failure: Failure) -> Self {
-        Self { failure, status: None }
+        Self {
+            failure,
+            status: None,
+        }
     }
 }
 
@@ -115,7 +124,9 @@ impl From<Stopped> for Fault {
 
 impl fmt::Debug for OpenAi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpenAi").field("model", &self.model).finish_non_exhaustive()
+        f.debug_struct("OpenAi")
+            .field("model", &self.model)
+            .finish_non_exhaustive()
     }
 }
 
@@ -137,15 +148,36 @@ impl OpenAi {
     /// # Errors
     /// [`Error`].
     pub fn new(settings: Settings) -> Result<Self, Error> {
-        let Settings { base_url, model, key, silence, busy } = settings;
+        let Settings {
+            base_url,
+            model,
+            key,
+            silence,
+            busy,
+        } = settings;
         let address = address(&base_url).ok_or(Error::BadBaseUrl)?;
-        let key = key.map(|key| bearer(&key).map(|header| (key, header))).transpose()?;
+        let key = key
+            .map(|key| bearer(&key).map(|header| (key, header)))
+            .transpose()?;
         let client = http::client()?;
-        Ok(Self { client, address, model, key, silence, busy, refuses_options: AtomicBool::new(false) })
+        Ok(Self {
+            client,
+            address,
+            model,
+            key,
+            silence,
+            busy,
+            refuses_options: AtomicBool::new(false),
+        })
     }
 
     /// Asks until the server answers, refuses, or has been busy for too long.
-    async fn answer(&self, job: &Job, mut request: Request, out: &Output) -> Result<Finish, Failure> {
+    async fn answer(
+        &self,
+        job: &Job,
+        mut request: Request,
+        out: &Output,
+    ) -> Result<Finish, Failure> {
         if self.refuses_options.load(Ordering::Relaxed) {
             request = request.without_options();
         }
@@ -188,21 +220,42 @@ impl OpenAi {
             None => failure.message,
         };
         let address = without_secrets(self.address.clone());
-        Failure { message: format!("{} (POST {address})", said::shorten(message)), ..failure }
+        Failure {
+            message: format!("{} (POST {address})", said::shorten(message)),
+            ..failure
+        }
     }
 
     /// Asks once and puts the answer out as it comes. `begun` becomes true with the first output.
-    async fn ask(&self, request: &Request, out: &Output, begun: &mut bool) -> Result<Finish, Fault> {
+    async fn ask(
+        &self,
+        request: &Request,
+        out: &Output,
+        begun: &mut bool,
+    ) -> Result<Finish, Fault> {
         let response = self.send(request).await?;
         let retry = http::retry_after(response.headers(), SystemTime::now());
-        self.relay(response, out, begun).await.map_err(|fault| match fault.failure.retry {
-            Retry::Later => Fault { failure: Failure { retry, ..fault.failure }, ..fault },
-            Retry::Never | Retry::After(_) => fault,
-        })
+        self.relay(response, out, begun)
+            .await
+            .map_err(|fault| match fault.failure.retry {
+                Retry::Later => Fault {
+                    failure: Failure {
+                        retry,
+                        ..fault.failure
+                    },
+                    ..fault
+                },
+                Retry::Never | Retry::After(_) => fault,
+            })
     }
 
     /// Puts out an answer that has begun.
-    async fn relay(&self, mut response: Response, out: &Output, begun: &mut bool) -> Result<Finish, Fault> {
+    async fn relay(
+        &self,
+        mut response: Response,
+        out: &Output,
+        begun: &mut bool,
+    ) -> Result<Finish, Fault> {
         let mut parser = Parser::default();
         let mut reply = Reply::default();
         let mut contents = Vec::new();
@@ -211,7 +264,8 @@ impl OpenAi {
             let piece = match self.read(&mut response, &reply, heard).await {
                 Ok(Some(piece)) => piece,
                 Ok(None) => {
-                    let kind = header(response.headers(), CONTENT_TYPE).unwrap_or("without a Content-Type");
+                    let kind = header(response.headers(), CONTENT_TYPE)
+                        .unwrap_or("without a Content-Type");
                     break end_of_body(parser, kind, &mut reply, &mut contents)?;
                 }
                 Err(cut) => break cut,
@@ -219,8 +273,9 @@ impl OpenAi {
             let events = reply.events();
             let mut bytes = &piece[..];
             while !reply.is_done()
-                && let Some(event) =
-                    parser.next(&mut bytes).map_err(|error| bad_stream(&error.to_string()))?
+                && let Some(event) = parser
+                    .next(&mut bytes)
+                    .map_err(|error| bad_stream(&error.to_string()))?
             {
                 reply.push(&event, &mut contents)?;
                 put_out(&mut contents, out, begun).await?;
@@ -250,12 +305,21 @@ impl OpenAi {
         if let Some((_, header)) = &self.key {
             sent = sent.header(AUTHORIZATION, header.clone());
         }
-        let response = timeout(self.silence, sent.send()).await.map_err(|_| self.silent())?;
+        let response = timeout(self.silence, sent.send())
+            .await
+            .map_err(|_| self.silent())?;
         let response = response.map_err(|error| {
             let why = http::describe(error);
-            Failure::retryable("model_unreachable", format!("the model server cannot be asked: {why}"))
+            Failure::retryable(
+                "model_unreachable",
+                format!("the model server cannot be asked: {why}"),
+            )
         })?;
-        if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(refusal(response).await)
+        }
     }
 
     /// The next bytes, or `None` at the end of the body; a failure when neither comes in time. Bytes show that the server
@@ -267,8 +331,14 @@ impl OpenAi {
         reply: &Reply,
         heard: Instant,
     ) -> Result<Option<Bytes>, Failure> {
-        let since = if reply.is_trusted() { heard } else { Instant::now() };
-        let read = timeout_at(since + self.silence, response.chunk()).await.map_err(|_| self.silent())?;
+        let since = if reply.is_trusted() {
+            heard
+        } else {
+            Instant::now()
+        };
+        let read = timeout_at(since + self.silence, response.chunk())
+            .await
+            .map_err(|_| self.silent())?;
         match read {
             Ok(piece) => Ok(piece),
             Err(error) => Err(stream_cut(&http::describe(error))),
@@ -277,7 +347,10 @@ impl OpenAi {
 
     fn silent(&self) -> Failure {
         let silence = humantime::format_duration(self.silence);
-        Failure::retryable("model_silent", format!("the model server sent nothing for {silence}"))
+        Failure::retryable(
+            "model_silent",
+            format!("the model server sent nothing for {silence}"),
+        )
     }
 }
 
@@ -289,7 +362,11 @@ fn address(base_url: &str) -> Option<Url> {
         return None;
     }
     let path = address.path().trim_end_matches('/');
-    let path = path.strip_suffix("/chat/completions").unwrap_or(path).trim_end_matches('/').to_owned();
+    let path = path
+        .strip_suffix("/chat/completions")
+        .unwrap_or(path)
+        .trim_end_matches('/')
+        .to_owned();
     address.set_path(&format!("{path}/chat/completions"));
     Some(address)
 }
@@ -305,7 +382,8 @@ fn without_secrets(mut address: Url) -> Url {
 }
 
 fn bearer(key: &Secret) -> Result<HeaderValue, Error> {
-    let mut header = HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| Error::BadKey)?;
+    let mut header =
+        HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| Error::BadKey)?;
     header.set_sensitive(true);
     Ok(header)
 }
@@ -314,7 +392,11 @@ fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-async fn put_out(contents: &mut Vec<Content>, out: &Output, begun: &mut bool) -> Result<(), Stopped> {
+async fn put_out(
+    contents: &mut Vec<Content>,
+    out: &Output,
+    begun: &mut bool,
+) -> Result<(), Stopped> {
     for content in contents.drain(..) {
         *begun = true;
         match content {
@@ -330,20 +412,27 @@ async fn refusal(mut response: Response) -> Fault {
     let status = response.status();
     let what = format!("the model server answered {status}");
     if status.is_redirection() {
-        let target = header(response.headers(), LOCATION).and_then(|to| response.url().join(to).ok());
+        let target =
+            header(response.headers(), LOCATION).and_then(|to| response.url().join(to).ok());
         let target = target.map_or_else(String::new, |to| format!(" to {}", without_secrets(to)));
-        let message = format!("{what}{target}; redirects are not followed, so give the final base URL");
+        let message =
+            format!("{what}{target}; redirects are not followed, so give the final base URL");
         return Failure::fatal("model_refused", said::shorten(message)).into();
     }
     let retry = http::retry_after(response.headers(), SystemTime::now());
     let read = timeout(REFUSAL_WAIT, http::read_at_most(&mut response, REFUSAL_MAX)).await;
     let said = Said::of_answer(status.as_u16(), &read.unwrap_or_default());
-    Fault { status: said.status, failure: said.failure(&what, retry) }
+    Fault {
+        status: said.status,
+        failure: said.failure(&what, retry),
+    }
 }
 
 /// Whether a server may have failed because of the `stream_options` that were added.
 fn refuses_options(failure: &Failure, status: Option<u16>) -> bool {
-    let named = ["stream_options", "include_usage"].iter().any(|name| failure.message.contains(name));
+    let named = ["stream_options", "include_usage"]
+        .iter()
+        .any(|name| failure.message.contains(name));
     failure.code != "model_busy" && (named || matches!(status, Some(400 | 422)))
 }
 
@@ -354,11 +443,17 @@ fn end_of_body(
     reply: &mut Reply,
     contents: &mut Vec<Content>,
 ) -> Result<Failure, Fault> {
-    let Rest { events, is_cut: mut within, foreign } = parser.end();
+    let Rest {
+        events,
+        is_cut: mut within,
+        foreign,
+    } = parser.end();
     for event in events {
         match reply.push(&event, contents) {
             // Half a piece is text that is lost.
-            Err(fault) if fault.failure.code == "bad_stream" && fault.failure.retry != Retry::Never => {
+            Err(fault)
+                if fault.failure.code == "bad_stream" && fault.failure.retry != Retry::Never =>
+            {
                 within = true;
             }
             pushed => pushed?,
@@ -377,21 +472,32 @@ fn end_of_body(
         let kind: String = kind.chars().take(100).collect();
         return Err(unreadable(&format!("it is not a chat completion but {kind}{words}")).into());
     }
-    Ok(stream_cut(&format!("it ended without a finish_reason that can be trusted and without [DONE]{words}")))
+    Ok(stream_cut(&format!(
+        "it ended without a finish_reason that can be trusted and without [DONE]{words}"
+    )))
 }
 
 /// The answer is damaged; another one may not be.
 fn bad_stream(why: &str) -> Failure {
-    Failure::retryable("bad_stream", format!("the model server's answer cannot be read: {why}"))
+    Failure::retryable(
+        "bad_stream",
+        format!("the model server's answer cannot be read: {why}"),
+    )
 }
 
 /// The answer has a form that another attempt would meet again.
 fn unreadable(why: &str) -> Failure {
-    Failure::fatal("bad_stream", format!("the model server's answer cannot be read: {why}"))
+    Failure::fatal(
+        "bad_stream",
+        format!("the model server's answer cannot be read: {why}"),
+    )
 }
 
 fn stream_cut(why: &str) -> Failure {
-    Failure::retryable("stream_cut", format!("the model server's stream was cut: {why}"))
+    Failure::retryable(
+        "stream_cut",
+        format!("the model server's stream was cut: {why}"),
+    )
 }
 
 #[cfg(test)]
@@ -407,23 +513,33 @@ mod tests {
         let mut bytes = body;
         let mut ended = || {
             while !reply.is_done()
-                && let Some(event) =
-                    parser.next(&mut bytes).map_err(|error| bad_stream(&error.to_string()))?
+                && let Some(event) = parser
+                    .next(&mut bytes)
+                    .map_err(|error| bad_stream(&error.to_string()))?
             {
-                reply.push(&event, &mut contents).map_err(|fault| fault.failure)?;
+                reply
+                    .push(&event, &mut contents)
+                    .map_err(|fault| fault.failure)?;
             }
             let cut = if reply.is_done() {
                 stream_cut("the end mark")
             } else {
                 let parser = std::mem::take(&mut parser);
-                end_of_body(parser, "x/y", &mut reply, &mut contents).map_err(|fault| fault.failure)?
+                end_of_body(parser, "x/y", &mut reply, &mut contents)
+                    .map_err(|fault| fault.failure)?
             };
             std::mem::take(&mut reply).end(cut, &mut contents)
         };
         let ended = ended();
         let text = |content: &Content| match content {
-            Content::Text { channel: Channel::Output, text } => text.clone(),
-            Content::Text { channel: Channel::Reasoning, .. } => String::new(),
+            Content::Text {
+                channel: Channel::Output,
+                text,
+            } => text.clone(),
+            Content::Text {
+                channel: Channel::Reasoning,
+                ..
+            } => String::new(),
             Content::Data(data) => data.to_string(),
         };
         (contents.iter().map(text).collect(), ended)
@@ -459,8 +575,18 @@ mod tests {
         ];
         let mut bodies: Vec<String> = Vec::new();
         for answer in &answers {
-            bodies.push(answer.iter().map(|data| format!(": ping\n\ndata: {data}\n\n")).collect());
-            bodies.push(answer.iter().map(|data| format!("data:{data}\r\n")).collect());
+            bodies.push(
+                answer
+                    .iter()
+                    .map(|data| format!(": ping\n\ndata: {data}\n\n"))
+                    .collect(),
+            );
+            bodies.push(
+                answer
+                    .iter()
+                    .map(|data| format!("data:{data}\r\n"))
+                    .collect(),
+            );
             bodies.push(answer.iter().map(|data| format!("{data}\n")).collect());
         }
         let call = r#"[{"function":{"name":"f","arguments":"{}"}}]"#;
@@ -469,13 +595,18 @@ mod tests {
         ));
         for (number, body) in bodies.into_iter().enumerate() {
             let (whole, ended) = read(body.as_bytes());
-            assert!(ended.is_ok() && whole.contains("arguments"), "{body}: {ended:?}");
+            assert!(
+                ended.is_ok() && whole.contains("arguments"),
+                "{body}: {ended:?}"
+            );
             // Every fifth place in each body; together they have every place.
             for cut in (number % 5..body.len()).step_by(5) {
                 let (text, ended) = read(&body.as_bytes()[..cut]);
                 match ended {
                     Ok(_) => assert_eq!(text, whole, "cut at {cut}: {body}"),
-                    Err(failure) => assert_eq!(failure.code, "stream_cut", "cut at {cut}: {failure:?}"),
+                    Err(failure) => {
+                        assert_eq!(failure.code, "stream_cut", "cut at {cut}: {failure:?}")
+                    }
                 }
             }
         }
@@ -487,10 +618,17 @@ mod tests {
             ("<!doctype html>\n<p>Sign in</p>", "but x/y"),
             ("Not a model server", "it also sent: Not a model server"),
             (r#"{"hello": "world"}"#, "but x/y"),
-            ("event: content_block_delta\ndata: {\"delta\": {\"text\": \"a\"}}\n\n", "but x/y"),
+            (
+                "event: content_block_delta\ndata: {\"delta\": {\"text\": \"a\"}}\n\n",
+                "but x/y",
+            ),
         ] {
             let failure = read(body.as_bytes()).1.unwrap_err();
-            assert_eq!((failure.code.as_str(), failure.retry), ("bad_stream", Retry::Never), "{body}");
+            assert_eq!(
+                (failure.code.as_str(), failure.retry),
+                ("bad_stream", Retry::Never),
+                "{body}"
+            );
             assert!(
                 failure.message.contains(words) && !failure.message.contains("Sign in"),
                 "{}",
@@ -499,16 +637,29 @@ mod tests {
         }
         for (body, words) in [
             ("", "without [DONE]"),
-            ("data: the GPU fell off\n\n", "its last words: the GPU fell off"),
-            ("data: \"the GPU fell off\"\n\ndata: \"ping\"\n\n", "its last words: the GPU fell off"),
+            (
+                "data: the GPU fell off\n\n",
+                "its last words: the GPU fell off",
+            ),
+            (
+                "data: \"the GPU fell off\"\n\ndata: \"ping\"\n\n",
+                "its last words: the GPU fell off",
+            ),
             (
                 "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\nInternal Server Error",
                 "Internal Server Error",
             ),
-            ("data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: [DONE]\n\n", "the end mark"),
+            (
+                "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: [DONE]\n\n",
+                "the end mark",
+            ),
         ] {
             let failure = read(body.as_bytes()).1.unwrap_err();
-            assert_eq!((failure.code.as_str(), failure.retry), ("stream_cut", Retry::Later), "{body}");
+            assert_eq!(
+                (failure.code.as_str(), failure.retry),
+                ("stream_cut", Retry::Later),
+                "{body}"
+            );
             assert!(failure.message.contains(words), "{}", failure.message);
         }
     }
@@ -524,14 +675,34 @@ mod tests {
             ("https://h/v1/", "https://h/v1/chat/completions"),
             ("https://h", "https://h/chat/completions"),
             ("https://h/v1//", "https://h/v1/chat/completions"),
-            ("http://h/v1/chat/completions", "http://h/v1/chat/completions"),
-            (" http://h/v1/chat/completions/ ", "http://h/v1/chat/completions"),
-            ("http://h/chat/completions?key=1", "http://h/chat/completions?key=1"),
-            ("https://h/a/b?api-version=1", "https://h/a/b/chat/completions?api-version=1"),
+            (
+                "http://h/v1/chat/completions",
+                "http://h/v1/chat/completions",
+            ),
+            (
+                " http://h/v1/chat/completions/ ",
+                "http://h/v1/chat/completions",
+            ),
+            (
+                "http://h/chat/completions?key=1",
+                "http://h/chat/completions?key=1",
+            ),
+            (
+                "https://h/a/b?api-version=1",
+                "https://h/a/b/chat/completions?api-version=1",
+            ),
         ] {
             assert_eq!(address(base_url).unwrap(), expected);
         }
-        for bad in ["", "h:1", "localhost/v1", "ftp://h/", "https://u:p@h/v1", "https://u@h/", "data:x"] {
+        for bad in [
+            "",
+            "h:1",
+            "localhost/v1",
+            "ftp://h/",
+            "https://u:p@h/v1",
+            "https://u@h/",
+            "data:x",
+        ] {
             assert!(matches!(address(bad), Err(Error::BadBaseUrl)), "{bad}");
         }
     }
@@ -544,12 +715,18 @@ mod tests {
 
     #[test]
     fn nothing_shows_the_key() {
-        let key =
-            |text: &str| Settings { key: Some(text.parse().unwrap()), ..Settings::new("http://h", "m") };
+        let key = |text: &str| Settings {
+            key: Some(text.parse().unwrap()),
+            ..Settings::new("http://h", "m")
+        };
         let settings = key("sk-0123456789");
         let backend = OpenAi::new(settings.clone()).unwrap();
         let error = OpenAi::new(key("sk-0123456789\n")).unwrap_err();
-        for shown in [format!("{settings:?}"), format!("{backend:?}"), format!("{error} {error:?}")] {
+        for shown in [
+            format!("{settings:?}"),
+            format!("{backend:?}"),
+            format!("{error} {error:?}"),
+        ] {
             assert!(!shown.contains("0123"), "{shown}");
         }
         assert!(backend.key.unwrap().1.is_sensitive());

@@ -36,7 +36,9 @@ pub(super) fn mark(json: &str) -> Cow<'_, str> {
             // Any other escape; an escaped backslash must not be taken for the beginning of one.
             None => (1 + rest.chars().nth(1).map_or(0, char::len_utf8), None),
             Some(unit) if char::from_u32(unit) == Some(SIGN) => (6, Some((SIGN, SIGN))),
-            Some(high) if is_high(high) && rest.get(6..).and_then(escaped).is_some_and(is_low) => (12, None),
+            Some(high) if is_high(high) && rest.get(6..).and_then(escaped).is_some_and(is_low) => {
+                (12, None)
+            }
             Some(unit) => (6, marked_half(unit).map(|half| (SIGN, half))),
         };
         at = start + length;
@@ -74,7 +76,10 @@ fn is_low(unit: u32) -> bool {
 
 /// The mark of a half.
 fn marked_half(unit: u32) -> Option<char> {
-    HALVES.contains(&unit).then(|| char::from_u32(unit - HALVES.start() + FIRST_MARK)).flatten()
+    HALVES
+        .contains(&unit)
+        .then(|| char::from_u32(unit - HALVES.start() + FIRST_MARK))
+        .flatten()
 }
 
 /// The half that a mark stands for.
@@ -192,7 +197,10 @@ mod tests {
             r"\u+123",
             r"\é\u",
         ] {
-            assert!(matches!(mark(json), Cow::Borrowed(same) if same == json), "{json}");
+            assert!(
+                matches!(mark(json), Cow::Borrowed(same) if same == json),
+                "{json}"
+            );
         }
     }
 
@@ -216,29 +224,46 @@ mod tests {
 
     #[test]
     fn every_text_of_a_value_is_settled() {
-        let value = settled(r#"{"\ud800": [{"k\udfff": "v\ud83d"}, 1, null], "plain": "\ud83d\ude00"}"#);
-        assert_eq!(value, json!({"\u{FFFD}": [{"k\u{FFFD}": "v\u{FFFD}"}, 1, null], "plain": "😀"}));
+        let value =
+            settled(r#"{"\ud800": [{"k\udfff": "v\ud83d"}, 1, null], "plain": "\ud83d\ude00"}"#);
+        assert_eq!(
+            value,
+            json!({"\u{FFFD}": [{"k\u{FFFD}": "v\u{FFFD}"}, 1, null], "plain": "😀"})
+        );
     }
 
     #[test]
     fn halves_of_consecutive_pieces_are_joined() {
         assert_eq!(joined(&[r#""Hi \ud83d""#, r#""\ude00!""#]), "Hi 😀!");
         assert_eq!(joined(&[r#""\ud83d""#, r#""""#, r#""\ude00""#]), "😀");
-        assert_eq!(joined(&[r#""\ud83d""#, r#"" ""#, r#""\ude00""#]), "\u{FFFD} \u{FFFD}");
+        assert_eq!(
+            joined(&[r#""\ud83d""#, r#"" ""#, r#""\ude00""#]),
+            "\u{FFFD} \u{FFFD}"
+        );
         assert_eq!(joined(&[r#""a\ud83d""#]), "a\u{FFFD}");
         assert_eq!(joined(&[r#""\udbff""#, r#""\udfff""#]), "\u{10FFFF}");
         // Characters next to the halves and far from them.
         let text = "A가힣\u{D7FF}\u{E000}\u{E7FF}\u{E800}😀\u{10FFFF}";
-        assert_eq!(joined(&[&format!("\"\\ud83d{text}\"")]), format!("\u{FFFD}{text}"));
+        assert_eq!(
+            joined(&[&format!("\"\\ud83d{text}\"")]),
+            format!("\u{FFFD}{text}")
+        );
     }
 
     #[test]
     fn the_sign_itself_is_text_like_any_other() {
-        for json in ["\"\u{FDD0}\u{E03D}\"", r#""\ufdd0\ue03d""#, "\"\\ufdd0\u{E03D}\""] {
+        for json in [
+            "\"\u{FDD0}\u{E03D}\"",
+            r#""\ufdd0\ue03d""#,
+            "\"\\ufdd0\u{E03D}\"",
+        ] {
             assert_eq!(joined(&[json]), "\u{FDD0}\u{E03D}");
             assert_eq!(settled(json), json!("\u{FDD0}\u{E03D}"));
         }
-        assert_eq!(joined(&["\"\u{FDD0}\"", "\"\u{E000}\""]), "\u{FDD0}\u{E000}");
+        assert_eq!(
+            joined(&["\"\u{FDD0}\"", "\"\u{E000}\""]),
+            "\u{FDD0}\u{E000}"
+        );
     }
 
     /// UTF-16 as JSON, each unit as itself or as an escape.

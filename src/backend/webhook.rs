@@ -62,7 +62,9 @@ pub struct Webhook {
 
 impl fmt::Debug for Webhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Webhook").field("hosts", &self.hosts).finish_non_exhaustive()
+        f.debug_struct("Webhook")
+            .field("hosts", &self.hosts)
+            .finish_non_exhaustive()
     }
 }
 
@@ -92,10 +94,14 @@ impl Backend for Webhook {
             return Err(Failure::fatal("callback_not_allowed", message));
         }
         let now = SystemTime::now();
-        let message =
-            self.message(&job.id, &callback, now).ok_or_else(|| bad("no ended_at in data".into()))?;
+        let message = self
+            .message(&job.id, &callback, now)
+            .ok_or_else(|| bad("no ended_at in data".into()))?;
         let unreachable = |why: &str| {
-            Failure::retryable("callback_unreachable", format!("the receiver was not reached: {why}"))
+            Failure::retryable(
+                "callback_unreachable",
+                format!("the receiver was not reached: {why}"),
+            )
         };
         tokio::select! {
             biased;
@@ -121,31 +127,49 @@ impl Webhook {
         // Under either scheme, so that the ports which an address leaves out are refused as well: they would never match.
         let matches = |host: &String| {
             let list = std::slice::from_ref(host);
-            ["http", "https"].iter().all(|scheme| may_call_back(&format!("{scheme}://{host}/"), list))
+            ["http", "https"]
+                .iter()
+                .all(|scheme| may_call_back(&format!("{scheme}://{host}/"), list))
         };
         if let Some(bad) = hosts.iter().find(|host| !matches(host)) {
             return Err(Error::BadHost(bad.clone()));
         }
-        let secret = secret.expose().strip_prefix(PREFIX).ok_or(Error::BadSecret)?;
+        let secret = secret
+            .expose()
+            .strip_prefix(PREFIX)
+            .ok_or(Error::BadSecret)?;
         let key = BASE64.decode(secret).map_err(|_| Error::BadSecret)?;
         if !SECRET_BYTES.contains(&key.len()) {
             return Err(Error::BadSecret);
         }
         let mac = Hmac::new_from_slice(&key).map_err(|_| Error::BadSecret)?;
-        Ok(Self { client: http::client()?, hosts, mac })
+        Ok(Self {
+            client: http::client()?,
+            hosts,
+            mac,
+        })
     }
 
     /// What a callback says, signed at `now`. `None` without a time that the job ended at.
     fn message(&self, id: &JobId, callback: &Callback, now: SystemTime) -> Option<Message> {
-        let ended = callback.data.get("ended_at")?.as_u64().filter(|ended| *ended <= TIME_MAX)?;
+        let ended = callback
+            .data
+            .get("ended_at")?
+            .as_u64()
+            .filter(|ended| *ended <= TIME_MAX)?;
         let ended = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ended));
         let body =
-            json!({"type": callback.kind, "timestamp": ended.to_string(), "data": callback.data}).to_string();
+            json!({"type": callback.kind, "timestamp": ended.to_string(), "data": callback.data})
+                .to_string();
         let timestamp = now.duration_since(UNIX_EPOCH).ok()?.as_secs();
         let mut mac = self.mac.clone();
         mac.update(format!("{id}.{timestamp}.{body}").as_bytes());
         let signature = format!("v1,{}", BASE64.encode(mac.finalize().into_bytes()));
-        Some(Message { timestamp, body, signature })
+        Some(Message {
+            timestamp,
+            body,
+            signature,
+        })
     }
 
     async fn send(
@@ -154,7 +178,11 @@ impl Webhook {
         id: &JobId,
         message: Message,
     ) -> Result<(StatusCode, Retry), reqwest::Error> {
-        let Message { timestamp, body, signature } = message;
+        let Message {
+            timestamp,
+            body,
+            signature,
+        } = message;
         let request = self
             .client
             .post(url)
@@ -164,9 +192,16 @@ impl Webhook {
             .header("webhook-signature", signature)
             .body(body);
         let mut response = request.send().await?;
-        let answer = (response.status(), http::retry_after(response.headers(), SystemTime::now()));
+        let answer = (
+            response.status(),
+            http::retry_after(response.headers(), SystemTime::now()),
+        );
         // What it says is nobody's business; it may end its sentence.
-        let _ = timeout(CALLBACK_ANSWER_WAIT, http::read_at_most(&mut response, CALLBACK_ANSWER_MAX)).await;
+        let _ = timeout(
+            CALLBACK_ANSWER_WAIT,
+            http::read_at_most(&mut response, CALLBACK_ANSWER_MAX),
+        )
+        .await;
         Ok(answer)
     }
 }
@@ -175,11 +210,18 @@ impl Webhook {
 fn judge(status: StatusCode, retry: Retry) -> Result<Finish, Failure> {
     let message = format!("the receiver answered {status}");
     if status.is_success() {
-        Ok(Finish { usage: None, finish_reason: Some("delivered".into()) })
+        Ok(Finish {
+            usage: None,
+            finish_reason: Some("delivered".into()),
+        })
     } else if status.is_client_error() && !http::is_temporary(status) {
         Err(Failure::fatal("callback_refused", message))
     } else {
-        Err(Failure { code: "callback_failed".into(), message, retry })
+        Err(Failure {
+            code: "callback_failed".into(),
+            message,
+            retry,
+        })
     }
 }
 
@@ -191,7 +233,10 @@ mod tests {
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
     fn webhook(hosts: &[&str], secret: &str) -> Result<Webhook, Error> {
-        Webhook::new(hosts.iter().map(|&host| host.to_owned()).collect(), &secret.parse().unwrap())
+        Webhook::new(
+            hosts.iter().map(|&host| host.to_owned()).collect(),
+            &secret.parse().unwrap(),
+        )
     }
 
     fn job(input: Value) -> Job {
@@ -219,44 +264,83 @@ mod tests {
             data: json!({"id": "j", "ended_at": 1_700_000_000_123_u64}),
         };
         let now = UNIX_EPOCH + Duration::from_millis(1_700_000_005_999);
-        let message =
-            webhook(&["h.example"], SECRET).unwrap().message(&"callback-j".parse().unwrap(), &callback, now);
+        let message = webhook(&["h.example"], SECRET).unwrap().message(
+            &"callback-j".parse().unwrap(),
+            &callback,
+            now,
+        );
         let body = r#"{"data":{"ended_at":1700000000123,"id":"j"},"timestamp":"2023-11-14T22:13:20.123Z","type":"job.done"}"#;
         // printf %s "callback-j.1700000005.$body" | openssl dgst -sha256 -binary -mac HMAC -macopt "hexkey:$key" | base64
         // with key=$(printf %s MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw | base64 -d | xxd -p -c 99)
         let signature = "v1,4cIVmkqbd38k1W/DaZTqrYKZOUZHGSrvkvJg5TSLTus=".into();
-        assert_eq!(message, Some(Message { timestamp: 1_700_000_005, body: body.into(), signature }));
+        assert_eq!(
+            message,
+            Some(Message {
+                timestamp: 1_700_000_005,
+                body: body.into(),
+                signature
+            })
+        );
     }
 
     #[tokio::test]
     async fn what_is_no_callback_or_goes_elsewhere_is_not_sent() {
-        let input =
-            |url: &str, ended: Value| json!({"url": url, "type": "job.done", "data": {"ended_at": ended}});
+        let input = |url: &str, ended: Value| json!({"url": url, "type": "job.done", "data": {"ended_at": ended}});
         let fatal = |code: &str| (code.to_owned(), Retry::Never);
         assert_eq!(failed(json!("x")).await, fatal("bad_input"));
-        assert_eq!(failed(json!({"url": "http://h.example/"})).await, fatal("bad_input"));
-        assert_eq!(failed(input("http://h.example/", Value::Null)).await, fatal("bad_input"));
-        assert_eq!(failed(input("http://h.example/", json!(u64::MAX))).await, fatal("bad_input"));
-        for url in
-            ["http://evil.example/", "http://h.example:81/", "https://h.example@evil.example/", "nonsense"]
-        {
-            assert_eq!(failed(input(url, json!(1))).await, fatal("callback_not_allowed"), "{url}");
+        assert_eq!(
+            failed(json!({"url": "http://h.example/"})).await,
+            fatal("bad_input")
+        );
+        assert_eq!(
+            failed(input("http://h.example/", Value::Null)).await,
+            fatal("bad_input")
+        );
+        assert_eq!(
+            failed(input("http://h.example/", json!(u64::MAX))).await,
+            fatal("bad_input")
+        );
+        for url in [
+            "http://evil.example/",
+            "http://h.example:81/",
+            "https://h.example@evil.example/",
+            "nonsense",
+        ] {
+            assert_eq!(
+                failed(input(url, json!(1))).await,
+                fatal("callback_not_allowed"),
+                "{url}"
+            );
         }
     }
 
     #[test]
     fn only_a_receiver_that_will_never_take_it_ends_the_attempts() {
         let judged = |status| judge(StatusCode::from_u16(status).unwrap(), Retry::Later);
-        assert!([200, 202, 204].into_iter().all(|status| judged(status).is_ok()));
-        for (status, code) in
-            [(400, "callback_refused"), (404, "callback_refused"), (410, "callback_refused")]
-        {
+        assert!(
+            [200, 202, 204]
+                .into_iter()
+                .all(|status| judged(status).is_ok())
+        );
+        for (status, code) in [
+            (400, "callback_refused"),
+            (404, "callback_refused"),
+            (410, "callback_refused"),
+        ] {
             let failure = judged(status).unwrap_err();
-            assert_eq!((failure.code.as_str(), failure.retry), (code, Retry::Never), "{status}");
+            assert_eq!(
+                (failure.code.as_str(), failure.retry),
+                (code, Retry::Never),
+                "{status}"
+            );
         }
         for status in [302, 304, 408, 409, 425, 429, 500, 503] {
             let failure = judged(status).unwrap_err();
-            assert_eq!((failure.code.as_str(), failure.retry), ("callback_failed", Retry::Later), "{status}");
+            assert_eq!(
+                (failure.code.as_str(), failure.retry),
+                ("callback_failed", Retry::Later),
+                "{status}"
+            );
         }
     }
 
@@ -264,16 +348,32 @@ mod tests {
     fn hosts_and_secrets_that_cannot_work_are_refused_without_showing_the_secret() {
         assert!(matches!(webhook(&[], SECRET), Err(Error::NoHosts)));
         for host in ["", "http://h", "h/x", "h:80", "h:443", "u@h", "h h"] {
-            assert!(matches!(webhook(&[host], SECRET), Err(Error::BadHost(bad)) if bad == host), "{host}");
+            assert!(
+                matches!(webhook(&[host], SECRET), Err(Error::BadHost(bad)) if bad == host),
+                "{host}"
+            );
         }
         for host in ["h.example", "h.example:8443", "127.0.0.1:9", "[::1]:9"] {
             assert!(webhook(&[host], SECRET).is_ok(), "{host}");
         }
         let short = format!("{PREFIX}{}", BASE64.encode([7; 23]));
         let long = format!("{PREFIX}{}", BASE64.encode([7; 65]));
-        for secret in ["", "whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_!!!", &short, &long] {
-            assert!(matches!(webhook(&["h"], secret), Err(Error::BadSecret)), "{secret}");
+        for secret in [
+            "",
+            "whsec_",
+            "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "whsec_!!!",
+            &short,
+            &long,
+        ] {
+            assert!(
+                matches!(webhook(&["h"], secret), Err(Error::BadSecret)),
+                "{secret}"
+            );
         }
-        assert_eq!(format!("{:?}", webhook(&["h"], SECRET).unwrap()), r#"Webhook { hosts: ["h"], .. }"#);
+        assert_eq!(
+            format!("{:?}", webhook(&["h"], SECRET).unwrap()),
+            r#"Webhook { hosts: ["h"], .. }"#
+        );
     }
 }

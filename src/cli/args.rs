@@ -31,7 +31,12 @@ pub(super) struct NatsArgs {
     #[command(flatten)]
     pub(super) credentials: CredentialsArgs,
     /// The first token of every subject; in capitals, the beginning of every stream's name.
-    #[arg(long, env = "TAILWATER_PREFIX", value_name = "NAME", default_value = "tw")]
+    #[arg(
+        long,
+        env = "TAILWATER_PREFIX",
+        value_name = "NAME",
+        default_value = "tw"
+    )]
     pub(super) prefix: Kind,
     /// How long to wait for the server before giving up.
     #[arg(long, env = "TAILWATER_NATS_WAIT", value_name = "TIME", default_value = "5s",
@@ -43,7 +48,12 @@ pub(super) struct NatsArgs {
 #[derive(Clone, Debug, Args)]
 pub(super) struct CredentialsArgs {
     /// A credentials file for NATS, as `nsc` writes it.
-    #[arg(long, env = "TAILWATER_NATS_CREDS", value_name = "FILE", conflicts_with = "nats_nkey")]
+    #[arg(
+        long,
+        env = "TAILWATER_NATS_CREDS",
+        value_name = "FILE",
+        conflicts_with = "nats_nkey"
+    )]
     nats_creds: Option<PathBuf>,
     /// A file with the seed of an nkey for NATS.
     #[arg(long, env = "TAILWATER_NATS_NKEY", value_name = "FILE")]
@@ -52,17 +62,28 @@ pub(super) struct CredentialsArgs {
     #[arg(long, env = "TAILWATER_NATS_CA", value_name = "FILE")]
     nats_ca: Option<PathBuf>,
     /// A client certificate for NATS, in PEM. Implies TLS.
-    #[arg(long, env = "TAILWATER_NATS_CERT", value_name = "FILE", requires = "nats_key")]
+    #[arg(
+        long,
+        env = "TAILWATER_NATS_CERT",
+        value_name = "FILE",
+        requires = "nats_key"
+    )]
     nats_cert: Option<PathBuf>,
     /// The key of the client certificate, in PEM.
-    #[arg(long, env = "TAILWATER_NATS_KEY", value_name = "FILE", requires = "nats_cert")]
+    #[arg(
+        long,
+        env = "TAILWATER_NATS_KEY",
+        value_name = "FILE",
+        requires = "nats_cert"
+    )]
     nats_key: Option<PathBuf>,
 }
 
 impl CredentialsArgs {
     fn credentials(&self) -> Credentials {
         // A variable that is set to nothing names no file.
-        let file = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        let file =
+            |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
         Credentials {
             creds: file(&self.nats_creds),
             nkey: file(&self.nats_nkey),
@@ -110,21 +131,39 @@ pub(super) struct SetupArgs {
 
 impl SetupArgs {
     pub(super) fn settings(&self) -> Settings {
-        let Self { shards, replicas, max_age, max_bytes } = *self;
-        Settings { shards, replicas, max_age, max_bytes }
+        let Self {
+            shards,
+            replicas,
+            max_age,
+            max_bytes,
+        } = *self;
+        Settings {
+            shards,
+            replicas,
+            max_age,
+            max_bytes,
+        }
     }
 }
 
 /// The hosts of a list that may have blanks and empty places, as a variable that is set to nothing has.
 pub(super) fn hosts(list: &[String]) -> Vec<String> {
-    list.iter().map(|host| host.trim().to_owned()).filter(|host| !host.is_empty()).collect()
+    list.iter()
+        .map(|host| host.trim().to_owned())
+        .filter(|host| !host.is_empty())
+        .collect()
 }
 
 /// Whom callbacks may reach, and what they are signed with.
 #[derive(Clone, Debug, Args)]
 pub(super) struct WebhookArgs {
     /// The hosts that jobs may call back to, separated by commas, each `name` or `name:port`.
-    #[arg(long, env = "TAILWATER_CALLBACK_HOSTS", value_name = "HOSTS", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "TAILWATER_CALLBACK_HOSTS",
+        value_name = "HOSTS",
+        value_delimiter = ','
+    )]
     callback_hosts: Vec<String>,
     #[command(flatten)]
     secret: WebhookSecret,
@@ -135,7 +174,12 @@ pub(super) struct WebhookArgs {
 pub(super) struct WebhookSecret {
     /// What callbacks are signed with, as Standard Webhooks has it: `whsec_` and 24 to 64 random bytes in base64. Better
     /// set as the variable: others may read a command line.
-    #[arg(long, env = "TAILWATER_WEBHOOK_SECRET", value_name = "SECRET", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "TAILWATER_WEBHOOK_SECRET",
+        value_name = "SECRET",
+        hide_env_values = true
+    )]
     webhook_secret: Option<Secret>,
 }
 
@@ -148,7 +192,10 @@ impl WebhookArgs {
 impl WebhookSecret {
     /// What delivers callbacks to these hosts.
     pub(super) fn backend(&self, hosts: Vec<String>) -> anyhow::Result<Webhook> {
-        let secret = self.webhook_secret.as_ref().filter(|secret| !secret.is_empty());
+        let secret = self
+            .webhook_secret
+            .as_ref()
+            .filter(|secret| !secret.is_empty());
         let secret = secret.context(
             "callbacks need a secret: set TAILWATER_WEBHOOK_SECRET to whsec_$(openssl rand -base64 32)",
         )?;

@@ -73,7 +73,9 @@ impl Broker {
     /// Waits until the server ends by itself, and says so.
     pub(super) async fn died(&mut self) -> anyhow::Error {
         match self.child.wait().await {
-            Ok(status) => anyhow::anyhow!("nats-server ended ({status}): {}", last_words(&self.log)),
+            Ok(status) => {
+                anyhow::anyhow!("nats-server ended ({status}): {}", last_words(&self.log))
+            }
             Err(error) => error.into(),
         }
     }
@@ -111,7 +113,13 @@ impl Broker {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self { child, url: String::new(), displaced: port != "4222", log, _lock: lock })
+        Ok(Self {
+            child,
+            url: String::new(),
+            displaced: port != "4222",
+            log,
+            _lock: lock,
+        })
     }
 
     /// Waits until the server has written where it listens.
@@ -126,7 +134,10 @@ impl Broker {
                 bail!("nats-server did not start: {}", last_words(&self.log));
             }
             if Instant::now() > deadline {
-                bail!("nats-server did not listen in time; its log is {}", self.log.display());
+                bail!(
+                    "nats-server did not listen in time; its log is {}",
+                    self.log.display()
+                );
             }
             sleep(Duration::from_millis(20)).await;
         }
@@ -152,7 +163,10 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
-            bail!("the data directory {} is in use by another `tailwater up`", dir.display())
+            bail!(
+                "the data directory {} is in use by another `tailwater up`",
+                dir.display()
+            )
         }
         Err(TryLockError::Error(error)) => {
             Err(error).with_context(|| format!("cannot lock {}", path.display()))
@@ -175,27 +189,41 @@ fn find(program: Option<&Path>) -> anyhow::Result<PathBuf> {
         None => on_path("nats-server").or_else(|| Some(here).filter(|file| is_program(file))),
     };
     found.with_context(|| {
-        let sought = program
-            .map_or_else(|| "on PATH or in .tools/".to_owned(), |file| format!("at {}", file.display()));
-        format!("no nats-server {sought}: install it, or run scripts/nats-server.sh, or set NATS_SERVER")
+        let sought = program.map_or_else(
+            || "on PATH or in .tools/".to_owned(),
+            |file| format!("at {}", file.display()),
+        );
+        format!(
+            "no nats-server {sought}: install it, or run scripts/nats-server.sh, or set NATS_SERVER"
+        )
     })
 }
 
 /// Where a program is, as a shell would find it.
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| is_program(file))
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| is_program(file))
 }
 
 fn is_program(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
-    file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    file.metadata()
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 /// The last line of the server's log that says why it ended.
 fn last_words(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let told = |line: &&str| line.contains("[FTL]") || line.contains("[ERR]");
-    let line = text.lines().rev().find(told).or_else(|| text.lines().last()).unwrap_or("it said nothing");
-    line.split_once("] ").map_or(line, |(_, said)| said).to_owned()
+    let line = text
+        .lines()
+        .rev()
+        .find(told)
+        .or_else(|| text.lines().last())
+        .unwrap_or("it said nothing");
+    line.split_once("] ")
+        .map_or(line, |(_, said)| said)
+        .to_owned()
 }

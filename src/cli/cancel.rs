@@ -29,9 +29,14 @@ impl Cancel {
             match log.cancel(&self.job, self.by).await? {
                 Cancelled::Requested(seq) | Cancelled::Already(seq) => println!("{seq}"),
                 Cancelled::Ended => anyhow::bail!("the job {} has ended already", self.job),
-                Cancelled::Unknown => anyhow::bail!("there is no job {}, or all of it has expired", self.job),
+                Cancelled::Unknown => {
+                    anyhow::bail!("there is no job {}, or all of it has expired", self.job)
+                }
                 Cancelled::Buried => {
-                    anyhow::bail!("the log of {} ends with too much that is no event", self.job)
+                    anyhow::bail!(
+                        "the log of {} ends with too much that is no event",
+                        self.job
+                    )
                 }
             }
             nats.close().await;

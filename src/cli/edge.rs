@@ -21,7 +21,12 @@ use crate::{edge, runtime};
 )]
 pub(super) struct Edge {
     /// Where to listen; port 0 takes a free one.
-    #[arg(long, env = "TAILWATER_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:4000")]
+    #[arg(
+        long,
+        env = "TAILWATER_LISTEN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:4000"
+    )]
     listen: SocketAddr,
     /// How many independent threads serve, each with its own connections to NATS.
     #[arg(long, env = "TAILWATER_THREADS", value_name = "N", default_value_t = 1,
@@ -41,7 +46,12 @@ pub(super) struct Edge {
 #[derive(Clone, Debug, Args)]
 pub(super) struct EdgeArgs {
     /// The hosts that jobs may call back to, separated by commas, each `name` or `name:port`. None by default.
-    #[arg(long, env = "TAILWATER_CALLBACK_HOSTS", value_name = "HOSTS", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "TAILWATER_CALLBACK_HOSTS",
+        value_name = "HOSTS",
+        value_delimiter = ','
+    )]
     callback_hosts: Vec<String>,
     /// How much memory the edge may hold for its clients, for example 512MiB or 2GiB; beyond it new requests are refused.
     /// By default a quarter of what the machine, or the container, has.
@@ -51,13 +61,26 @@ pub(super) struct EdgeArgs {
 
 /// Reads a number of bytes, with or without a unit.
 fn bytes(text: &str) -> Result<usize, String> {
-    const UNITS: [(&str, usize); 7] =
-        [("KiB", 10), ("MiB", 20), ("GiB", 30), ("K", 10), ("M", 20), ("G", 30), ("", 0)];
+    const UNITS: [(&str, usize); 7] = [
+        ("KiB", 10),
+        ("MiB", 20),
+        ("GiB", 30),
+        ("K", 10),
+        ("M", 20),
+        ("G", 30),
+        ("", 0),
+    ];
     let bad = || "a number of bytes, with KiB, MiB or GiB: for example 512MiB".to_owned();
     let text = text.trim();
-    let (number, shift) =
-        UNITS.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift))).ok_or_else(bad)?;
-    let bytes = number.trim().parse::<usize>().ok().and_then(|number| number.checked_mul(1 << shift));
+    let (number, shift) = UNITS
+        .iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)))
+        .ok_or_else(bad)?;
+    let bytes = number
+        .trim()
+        .parse::<usize>()
+        .ok()
+        .and_then(|number| number.checked_mul(1 << shift));
     let bytes = bytes.ok_or_else(bad)?;
     if bytes < MEMORY_MIN {
         return Err(format!("at least {} MiB", MEMORY_MIN >> 20));
@@ -73,7 +96,10 @@ impl EdgeArgs {
 
     /// What an edge is told that tells its clients to come back over the time `drain`.
     pub(super) fn settings(&self, drain: Duration) -> edge::Settings {
-        edge::Settings { callback_hosts: hosts(&self.callback_hosts), drain }
+        edge::Settings {
+            callback_hosts: hosts(&self.callback_hosts),
+            drain,
+        }
     }
 }
 
@@ -82,13 +108,22 @@ impl Edge {
         let threads = usize::from(self.threads);
         let listeners = bind(self.listen, threads)?;
         let addr = listeners[0].local_addr()?;
-        let listeners: Vec<_> = listeners.into_iter().map(|listener| Mutex::new(Some(listener))).collect();
+        let listeners: Vec<_> = listeners
+            .into_iter()
+            .map(|listener| Mutex::new(Some(listener)))
+            .collect();
         let (stop, shared) = (CancellationToken::new(), self.settings.shared());
         runtime::on_threads(threads, |index| {
-            let (stop, nats, settings) =
-                (stop.clone(), &self.nats, self.settings.settings(self.drain.into()));
+            let (stop, nats, settings) = (
+                stop.clone(),
+                &self.nats,
+                self.settings.settings(self.drain.into()),
+            );
             let shared = shared.clone();
-            let listener = listeners[index].lock().ok().and_then(|mut listener| listener.take());
+            let listener = listeners[index]
+                .lock()
+                .ok()
+                .and_then(|mut listener| listener.take());
             async move {
                 // Whichever thread ends, the others follow.
                 let _stop_all = stop.clone().drop_guard();
@@ -132,11 +167,25 @@ mod tests {
 
     #[test]
     fn a_number_of_bytes_may_have_a_unit() {
-        let read = [("67108864", 64 << 20), ("64MiB", 64 << 20), ("512 M", 512 << 20), ("2GiB", 2 << 30)];
+        let read = [
+            ("67108864", 64 << 20),
+            ("64MiB", 64 << 20),
+            ("512 M", 512 << 20),
+            ("2GiB", 2 << 30),
+        ];
         for (text, expected) in read {
             assert_eq!(bytes(text), Ok(expected), "{text}");
         }
-        for bad in ["", "MiB", "1TiB", "-1G", "1.5GiB", "99999999999999GiB", "63MiB", "4096"] {
+        for bad in [
+            "",
+            "MiB",
+            "1TiB",
+            "-1G",
+            "1.5GiB",
+            "99999999999999GiB",
+            "63MiB",
+            "4096",
+        ] {
             assert!(bytes(bad).is_err(), "{bad}");
         }
     }

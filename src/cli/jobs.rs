@@ -37,7 +37,10 @@ pub(super) struct Jobs {
 }
 
 fn status(text: &str) -> Result<Status, &'static str> {
-    Status::ALL.into_iter().find(|status| status.as_str() == text).ok_or("no status")
+    Status::ALL
+        .into_iter()
+        .find(|status| status.as_str() == text)
+        .ok_or("no status")
 }
 
 impl Jobs {
@@ -49,7 +52,12 @@ impl Jobs {
             let (mut left, mut page, mut table) = (self.limit as usize, None, Vec::new());
             while left > 0 {
                 let limit = left.min(LIST_ROWS_MAX);
-                let query = JobQuery { status: self.status, kind: self.kind.clone(), limit, page };
+                let query = JobQuery {
+                    status: self.status,
+                    kind: self.kind.clone(),
+                    limit,
+                    page,
+                };
                 let listed = timeout(OPEN_WAIT, Box::pin(reader.list(&query))).await;
                 let listed = listed.context("the log was not read in time")??;
                 left -= listed.jobs.len();
@@ -78,13 +86,16 @@ impl Jobs {
 
 /// The end of the year 9999, in milliseconds since the Unix epoch.
 const LATEST: u64 = 253_402_300_799_999;
-const HEAD: [&str; 7] = ["JOB", "KIND", "STATUS", "ATTEMPT", "EVENTS", "CREATED", "UPDATED"];
+const HEAD: [&str; 7] = [
+    "JOB", "KIND", "STATUS", "ATTEMPT", "EVENTS", "CREATED", "UPDATED",
+];
 
 fn cells(job: &JobRow) -> [String; HEAD.len()] {
     let absent = || "-".to_owned();
     // A writer may claim any time, and what lies behind the year 9999 cannot be written.
     let time = |ms: u64| {
-        humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms.min(LATEST))).to_string()
+        humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms.min(LATEST)))
+            .to_string()
     };
     [
         job.id.to_string(),
@@ -105,7 +116,10 @@ fn print(rows: &[[String; HEAD.len()]]) -> io::Result<()> {
         std::array::from_fn(|column| all().map(|row| row[column].len()).max().unwrap_or(0));
     let mut out = io::stdout().lock();
     for row in all() {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        let cells = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
         writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
     }
     out.flush()

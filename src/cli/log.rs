@@ -31,7 +31,9 @@ impl Log {
         let (lines, taken) = sync_channel(LOG_LINES);
         let lost = Arc::<AtomicU64>::default();
         let count = Arc::clone(&lost);
-        thread::Builder::new().name("log".into()).spawn(move || write_all(sink, &taken, &count))?;
+        thread::Builder::new()
+            .name("log".into())
+            .spawn(move || write_all(sink, &taken, &count))?;
         Ok(Self { lines, lost })
     }
 
@@ -58,7 +60,10 @@ fn write_all(mut sink: impl Write, lines: &Receiver<Line>, lost: &AtomicU64) {
         };
         let lost = lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            let _ = writeln!(sink, "tailwater: {lost} log lines were lost, because stderr was not read");
+            let _ = writeln!(
+                sink,
+                "tailwater: {lost} log lines were lost, because stderr was not read"
+            );
         }
     }
 }
@@ -117,7 +122,9 @@ mod tests {
         let log = Log::to(sink.clone()).unwrap();
         let stuck = sink.0.lock().unwrap();
         for n in 0..10 * LOG_LINES {
-            log.make_writer().write_all(format!("line {n}\n").as_bytes()).unwrap();
+            log.make_writer()
+                .write_all(format!("line {n}\n").as_bytes())
+                .unwrap();
         }
         log.flush();
         drop(stuck);
@@ -130,7 +137,10 @@ mod tests {
             .lines()
             .find_map(|line| line.strip_prefix("tailwater: "))
             .map_or(0, |line| line.split(' ').next().unwrap().parse().unwrap());
-        let written = text.lines().filter(|line| line.starts_with("line ")).count();
+        let written = text
+            .lines()
+            .filter(|line| line.starts_with("line "))
+            .count();
         assert!(text.starts_with("line 0\n") && written >= LOG_LINES);
         assert_eq!(written + lost, 10 * LOG_LINES);
     }
@@ -139,7 +149,9 @@ mod tests {
     fn a_line_that_is_too_long_is_cut() {
         let sink = Sink::default();
         let log = Log::to(sink.clone()).unwrap();
-        log.make_writer().write_all(&vec![b'x'; 10 * LOG_LINE_MAX]).unwrap();
+        log.make_writer()
+            .write_all(&vec![b'x'; 10 * LOG_LINE_MAX])
+            .unwrap();
         log.flush();
         assert_eq!(sink.0.lock().unwrap().len(), LOG_LINE_MAX + 1);
     }

@@ -1,5 +1,9 @@
 //! The command line: one file per command. The only place that prints, and the only one that uses `anyhow`.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the only place that prints")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the only place that prints"
+)]
 
 mod args;
 mod broker;
@@ -30,7 +34,12 @@ use crate::nats::{LOG_FILTER, LOG_LIMITS};
 /// Durable job streams over NATS: workers publish a job's output chunk by chunk, and every client gets all of it, live
 /// and in order, each event once.
 #[derive(Debug, Parser)]
-#[command(name = "tailwater", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "tailwater",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 struct Cli {
     /// What to log on stderr: a level, or a filter such as `tailwater=debug,warn`.
     #[arg(long, global = true, env = "TAILWATER_LOG", value_name = "FILTER")]
@@ -70,7 +79,11 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let shown = error.print();
             let wrong = error.use_stderr() || shown.is_err();
-            return if wrong { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+            return if wrong {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     let log = start_log(&cli);
@@ -105,12 +118,14 @@ fn start_log(cli: &Cli) -> Option<log::Log> {
     let quiet = !matches!(cli.command, Command::Edge(_) | Command::Worker(_));
     let level = if quiet { "warn" } else { "info" };
     let default = format!("error,{LOG_FILTER},tailwater={level}");
-    let filter = EnvFilter::try_new(cli.log.as_deref().unwrap_or(&default)).unwrap_or_else(|error| {
-        eprintln!("tailwater: the log filter is passed over: {error}");
-        EnvFilter::new(&default)
-    });
+    let filter =
+        EnvFilter::try_new(cli.log.as_deref().unwrap_or(&default)).unwrap_or_else(|error| {
+            eprintln!("tailwater: the log filter is passed over: {error}");
+            EnvFilter::new(&default)
+        });
     let limited = filter_fn(|metadata| {
-        let within = |&(target, level): &_| metadata.target() != target || *metadata.level() <= level;
+        let within =
+            |&(target, level): &_| metadata.target() != target || *metadata.level() <= level;
         LOG_LIMITS.iter().all(within)
     });
     // Nothing logs when there is no thread for it.
@@ -139,7 +154,10 @@ mod tests {
 
     #[test]
     fn the_help_of_every_command_has_an_example() {
-        for command in Cli::command().get_subcommands_mut().filter(|command| !command.is_hide_set()) {
+        for command in Cli::command()
+            .get_subcommands_mut()
+            .filter(|command| !command.is_hide_set())
+        {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Example"), "{}", command.get_name());
         }

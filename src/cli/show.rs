@@ -80,12 +80,14 @@ impl Show {
                     self.text(&mut out, &text)?;
                 }
             }
-            Body::Started { continues: false, .. } if self.chunks > 0 => {
+            Body::Started {
+                continues: false, ..
+            } if self.chunks > 0 => {
                 self.note("\n[a new attempt; the text above no longer counts]\n");
             }
-            Body::Retrying { code, message, .. } => {
-                self.note(&format!("\n[{message} ({code}); another attempt follows]\n"))
-            }
+            Body::Retrying { code, message, .. } => self.note(&format!(
+                "\n[{message} ({code}); another attempt follows]\n"
+            )),
             Body::Done { .. } => self.end = Some(End::Done),
             Body::Failed(failure) => self.end = Some(End::Failed(failure)),
             Body::Cancelled {} => self.end = Some(End::Cancelled),
@@ -102,7 +104,11 @@ impl Show {
         if let Some(last) = text.chars().last() {
             self.amid_line = last != '\n';
         }
-        if self.terminal { write!(out, "{}", neutralized(text)) } else { out.write_all(text.as_bytes()) }
+        if self.terminal {
+            write!(out, "{}", neutralized(text))
+        } else {
+            out.write_all(text.as_bytes())
+        }
     }
 
     /// Shows all of a job's output at once.
@@ -140,11 +146,22 @@ impl Show {
 
     /// Says on stderr what came and how the job ended.
     pub(super) fn summary(&self) {
-        let Self { chunks, missing, duplicated, resumed, .. } = self;
+        let Self {
+            chunks,
+            missing,
+            duplicated,
+            resumed,
+            ..
+        } = self;
         let resumed: Vec<String> = resumed.iter().map(ToString::to_string).collect();
-        let resumed =
-            if resumed.is_empty() { "never".into() } else { format!("at seq {}", resumed.join(", ")) };
-        eprintln!("chunks {chunks} · missing {missing} · duplicated {duplicated} · resumed {resumed}");
+        let resumed = if resumed.is_empty() {
+            "never".into()
+        } else {
+            format!("at seq {}", resumed.join(", "))
+        };
+        eprintln!(
+            "chunks {chunks} · missing {missing} · duplicated {duplicated} · resumed {resumed}"
+        );
     }
 
     fn note(&self, text: &str) {

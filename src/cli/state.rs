@@ -31,10 +31,10 @@ impl State {
             let reader = Reader::open(log.clone(), &Tasks::new(CancellationToken::new())).await?;
             let state = match timeout(OPEN_WAIT, fold(&reader, &self.job)).await?? {
                 Some(state) => Some(state),
-                None => log
-                    .queued_kind(&self.job)
-                    .await?
-                    .map(|kind| JobState { kind: Some(kind), ..JobState::new(self.job.clone()) }),
+                None => log.queued_kind(&self.job).await?.map(|kind| JobState {
+                    kind: Some(kind),
+                    ..JobState::new(self.job.clone())
+                }),
             };
             let Some(state) = state else {
                 anyhow::bail!("there is no job {}, or all of it has expired", self.job)

@@ -74,7 +74,9 @@ impl Submit {
                 Submitted::New | Submitted::Same => {}
                 Submitted::Other => anyhow::bail!("the id {id} names another job"),
                 Submitted::Full => anyhow::bail!("the queue is full; try again later"),
-                Submitted::TooLarge { size, limit } => anyhow::bail!(Submission::too_large(size, limit)),
+                Submitted::TooLarge { size, limit } => {
+                    anyhow::bail!(Submission::too_large(size, limit))
+                }
             }
             if self.wait {
                 return tail::wait(log, &id, self.json).await;
@@ -94,9 +96,15 @@ impl Submit {
             silence_timeout_ms: self.silence_timeout.map(millis),
         };
         let (id, callback) = (self.id.clone(), self.callback.clone());
-        let submission =
-            Submission { id, limits, callback, ..Submission::new(self.kind.clone(), self.read_input()?) };
-        submission.check().map_err(|refusal| anyhow::anyhow!("{}", refusal.message))?;
+        let submission = Submission {
+            id,
+            limits,
+            callback,
+            ..Submission::new(self.kind.clone(), self.read_input()?)
+        };
+        submission
+            .check()
+            .map_err(|refusal| anyhow::anyhow!("{}", refusal.message))?;
         Ok(submission)
     }
 
@@ -104,11 +112,17 @@ impl Submit {
         let mut text = String::new();
         if self.input == "-" {
             // One byte more than is allowed, so that too much is told from just enough.
-            std::io::stdin().lock().take(INPUT_MAX as u64 + 1).read_to_string(&mut text)?;
+            std::io::stdin()
+                .lock()
+                .take(INPUT_MAX as u64 + 1)
+                .read_to_string(&mut text)?;
         } else {
             text.clone_from(&self.input);
         }
-        anyhow::ensure!(text.len() <= INPUT_MAX, "the input is larger than {INPUT_MAX} bytes");
+        anyhow::ensure!(
+            text.len() <= INPUT_MAX,
+            "the input is larger than {INPUT_MAX} bytes"
+        );
         serde_json::from_str(&text).context("the input is not JSON")
     }
 }
@@ -119,5 +133,7 @@ async fn load(log: &Log, kind: &Kind) -> anyhow::Result<Load> {
     } else {
         format!(": start one, or declare the kind with `tailwater setup --kind {kind}`")
     };
-    log.load(kind).await?.with_context(|| format!("no worker has ever served the kind {kind}{hint}"))
+    log.load(kind)
+        .await?
+        .with_context(|| format!("no worker has ever served the kind {kind}{hint}"))
 }

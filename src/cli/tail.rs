@@ -39,7 +39,12 @@ pub(super) struct Tail {
     #[arg(long)]
     must_exist: bool,
     /// Begin after the event with this number.
-    #[arg(long, value_name = "SEQ", default_value_t = 0, conflicts_with = "cursor")]
+    #[arg(
+        long,
+        value_name = "SEQ",
+        default_value_t = 0,
+        conflicts_with = "cursor"
+    )]
     after: u64,
     /// Begin after the event that this cursor names.
     #[arg(long)]
@@ -62,7 +67,9 @@ pub(super) struct Tail {
 
 impl Tail {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let start = self.cursor.map_or(Start::After(Seq(self.after)), Start::Cursor);
+        let start = self
+            .cursor
+            .map_or(Start::After(Seq(self.after)), Start::Cursor);
         block_on(async move {
             let Some(edge) = &self.edge else {
                 let nats = self.nats.connect("tail").await?;
@@ -70,7 +77,12 @@ impl Tail {
                 return self.follow(log, start).await;
             };
             let mut client = Client {
-                url: format!("ws{}/ws", edge.strip_prefix("http").unwrap_or(edge).trim_end_matches('/')),
+                url: format!(
+                    "ws{}/ws",
+                    edge.strip_prefix("http")
+                        .unwrap_or(edge)
+                        .trim_end_matches('/')
+                ),
                 job: self.job.clone(),
                 start,
                 must_exist: self.must_exist,
@@ -106,7 +118,12 @@ fn show(start: Start, json: bool) -> Show {
 }
 
 /// Follows a job straight from the log until it ends.
-pub(super) async fn follow(log: Log, job: &JobId, start: Start, json: bool) -> anyhow::Result<ExitCode> {
+pub(super) async fn follow(
+    log: Log,
+    job: &JobId,
+    start: Start,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     follow_with(log, job, start, show(start, json), false).await
 }
 
@@ -141,7 +158,9 @@ pub(super) async fn wait(log: Log, job: &JobId, json: bool) -> anyhow::Result<Ex
     let tasks = Tasks::new(CancellationToken::new());
     let hub = Hub::new(Reader::open(log, &tasks).await?, tasks);
     until_ended(Ipv4Addr::LOCALHOST.into(), &hub, job, Seq(0)).await?;
-    let state = fold(hub.source(), job).await?.context("the job's log has expired meanwhile")?;
+    let state = fold(hub.source(), job)
+        .await?
+        .context("the job's log has expired meanwhile")?;
     if json {
         println!("{}", serde_json::to_string_pretty(&state)?);
     } else {
@@ -149,7 +168,9 @@ pub(super) async fn wait(log: Log, job: &JobId, json: bool) -> anyhow::Result<Ex
         show.output(&state.output)?;
         show.finish()?;
         if state.truncated {
-            eprintln!("\n[this is not all of the output: it is too long, or its beginning has expired]");
+            eprintln!(
+                "\n[this is not all of the output: it is too long, or its beginning has expired]"
+            );
         }
     }
     Ok(exit_code(match (state.status, state.error) {
@@ -238,11 +259,15 @@ impl Client {
 
     async fn connect(&self) -> anyhow::Result<Socket> {
         let mut request = self.url.as_str().into_client_request()?;
-        request.headers_mut().insert("Sec-WebSocket-Protocol", JSON_PROTOCOL.parse()?);
+        request
+            .headers_mut()
+            .insert("Sec-WebSocket-Protocol", JSON_PROTOCOL.parse()?);
         let (mut socket, _) = timeout(Duration::from_secs(10), connect_async(request)).await??;
         let watch = match self.start {
             Start::After(seq) => json!({"op": "watch", "job": self.job, "after": seq}),
-            Start::Cursor(cursor) => json!({"op": "watch", "job": self.job, "cursor": cursor.to_string()}),
+            Start::Cursor(cursor) => {
+                json!({"op": "watch", "job": self.job, "cursor": cursor.to_string()})
+            }
         };
         socket.send(Message::text(watch.to_string())).await?;
         Ok(socket)
@@ -270,7 +295,9 @@ impl Client {
                     Ok(ServerFrame::Error { code, message, .. }) => bail!("{message} ({code})"),
                     Ok(
                         ServerFrame::Hello { .. }
-                        | ServerFrame::Watching { status: Some(_), .. }
+                        | ServerFrame::Watching {
+                            status: Some(_), ..
+                        }
                         | ServerFrame::Live { .. }
                         | ServerFrame::Submitted { .. }
                         | ServerFrame::Cancelling { .. }
@@ -287,7 +314,11 @@ impl Client {
                     }
                 },
                 Message::Close(Some(close)) if !may_reconnect(close.code.into()) => {
-                    bail!("the edge closed the connection: {} ({})", close.reason, u16::from(close.code));
+                    bail!(
+                        "the edge closed the connection: {} ({})",
+                        close.reason,
+                        u16::from(close.code)
+                    );
                 }
                 Message::Close(_) => return Ok(Outcome::Dropped),
                 Message::Ping(_) | Message::Pong(_) | Message::Binary(_) | Message::Frame(_) => {}

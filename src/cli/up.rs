@@ -10,10 +10,14 @@ use anyhow::Context as _;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::args::{CredentialsArgs, NatsArgs, SetupArgs, WebhookSecret, block_on, until_interrupted};
+use super::args::{
+    CredentialsArgs, NatsArgs, SetupArgs, WebhookSecret, block_on, until_interrupted,
+};
 use super::broker::Broker;
 use super::edge::{EdgeArgs, announce, bind, with};
-use crate::backend::{Backend, demo::Demo, exec::Exec, exec::Format, exec::Variable, webhook::Webhook};
+use crate::backend::{
+    Backend, demo::Demo, exec::Exec, exec::Format, exec::Variable, webhook::Webhook,
+};
 use crate::edge;
 use crate::nats::{Nats, redacted};
 use crate::runtime::Tasks;
@@ -29,19 +33,39 @@ use crate::worker::{Settings, Worker};
 )]
 pub(super) struct Up {
     /// Where the edge listens; port 0 takes a free one.
-    #[arg(long, env = "TAILWATER_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:4000")]
+    #[arg(
+        long,
+        env = "TAILWATER_LISTEN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:4000"
+    )]
     listen: SocketAddr,
     /// Use this NATS server instead of starting one.
-    #[arg(long, env = "TAILWATER_NATS", hide_env_values = true, value_name = "URL")]
+    #[arg(
+        long,
+        env = "TAILWATER_NATS",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     nats: Option<String>,
     /// Where the NATS server keeps its data. One `up` at a time may use it.
-    #[arg(long, env = "TAILWATER_DATA_DIR", value_name = "DIR", default_value = "tailwater-data")]
+    #[arg(
+        long,
+        env = "TAILWATER_DATA_DIR",
+        value_name = "DIR",
+        default_value = "tailwater-data"
+    )]
     data_dir: PathBuf,
     /// The nats-server program; otherwise it is sought on PATH and in `.tools/`, where `scripts/nats-server.sh` puts it.
     #[arg(long, env = "NATS_SERVER", value_name = "FILE")]
     nats_server: Option<PathBuf>,
     /// The first token of every subject; in capitals, the beginning of every stream's name.
-    #[arg(long, env = "TAILWATER_PREFIX", value_name = "NAME", default_value = "tw")]
+    #[arg(
+        long,
+        env = "TAILWATER_PREFIX",
+        value_name = "NAME",
+        default_value = "tw"
+    )]
     prefix: Kind,
     #[command(flatten)]
     credentials: CredentialsArgs,
@@ -64,7 +88,9 @@ impl Up {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
             let hosts = self.edge.settings(Duration::ZERO).callback_hosts;
-            let webhook = (!hosts.is_empty()).then(|| self.secret.backend(hosts)).transpose()?;
+            let webhook = (!hosts.is_empty())
+                .then(|| self.secret.backend(hosts))
+                .transpose()?;
             let listener = bind(self.listen, 1)?.remove(0);
             let stop = CancellationToken::new();
             let Some(url) = self.nats.clone() else {
@@ -96,9 +122,16 @@ impl Up {
     ) -> anyhow::Result<()> {
         let nats_wait = Duration::from_secs(10);
         let (nats, credentials) = (url.to_owned(), self.credentials.clone());
-        let args = NatsArgs { nats, credentials, prefix: self.prefix.clone(), nats_wait };
+        let args = NatsArgs {
+            nats,
+            credentials,
+            prefix: self.prefix.clone(),
+            nats_wait,
+        };
         let nats = args.connect("up").await?;
-        nats.set_up(&self.setup.settings()).await.context("cannot set up NATS")?;
+        nats.set_up(&self.setup.settings())
+            .await
+            .context("cannot set up NATS")?;
         println!("nats {}", redacted(url));
         if let Some(notice) = notice {
             eprintln!("tailwater: {notice}");
@@ -110,7 +143,13 @@ impl Up {
             let (command, guard) = (self.command.clone(), Some(std::env::current_exe()?));
             start_worker(
                 &nats,
-                Exec { command, format: Format::Text, continues: false, env: self.env.clone(), guard },
+                Exec {
+                    command,
+                    format: Format::Text,
+                    continues: false,
+                    env: self.env.clone(),
+                    guard,
+                },
                 "exec",
                 &tasks,
             )
@@ -123,7 +162,13 @@ impl Up {
         let ready = announce(&shared, 1, listener.local_addr()?);
         // Whoever presses Ctrl-C wants the prompt back, and there is no other edge that clients could storm.
         let settings = self.edge.settings(Duration::ZERO);
-        let serving = edge::run(listener, nats.clone(), settings, shared.clone(), stop.clone());
+        let serving = edge::run(
+            listener,
+            nats.clone(),
+            settings,
+            shared.clone(),
+            stop.clone(),
+        );
         with(serving, ready).await?;
         tasks.end(Duration::from_secs(3)).await;
         nats.close().await;
@@ -131,9 +176,17 @@ impl Up {
     }
 }
 
-async fn start_worker<B: Backend>(nats: &Nats, backend: B, kind: &str, tasks: &Tasks) -> anyhow::Result<()> {
+async fn start_worker<B: Backend>(
+    nats: &Nats,
+    backend: B,
+    kind: &str,
+    tasks: &Tasks,
+) -> anyhow::Result<()> {
     // No grace: whoever presses Ctrl-C wants the prompt back, and the next `up` goes on with what was running.
-    let settings = Settings { grace: Duration::ZERO, ..Settings::new(kind.parse()?) };
+    let settings = Settings {
+        grace: Duration::ZERO,
+        ..Settings::new(kind.parse()?)
+    };
     let worker = Worker::open(nats, backend, settings).await?;
     tasks.spawn(worker.run(tasks.stop().clone()));
     Ok(())

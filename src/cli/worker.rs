@@ -40,7 +40,12 @@ pub(super) struct Worker {
           value_parser = humantime::parse_duration)]
     flush_interval: Duration,
     /// How many bytes of text do not wait for the interval.
-    #[arg(long, env = "TAILWATER_FLUSH_BYTES", value_name = "BYTES", default_value_t = 4096)]
+    #[arg(
+        long,
+        env = "TAILWATER_FLUSH_BYTES",
+        value_name = "BYTES",
+        default_value_t = 4096
+    )]
     flush_bytes: usize,
     /// How long a job may take, from its submission to its end. A job may ask for less.
     #[arg(long, env = "TAILWATER_TIMEOUT", value_name = "TIME", value_parser = humantime::parse_duration)]
@@ -102,7 +107,12 @@ enum BackendArgs {
         #[arg(long, env = "TAILWATER_MODEL", value_name = "NAME")]
         model: String,
         /// The key, if the server wants one. Better set as the variable: others may read a command line.
-        #[arg(long, env = "OPENAI_API_KEY", value_name = "KEY", hide_env_values = true)]
+        #[arg(
+            long,
+            env = "OPENAI_API_KEY",
+            value_name = "KEY",
+            hide_env_values = true
+        )]
         api_key: Option<Secret>,
         /// How long the server may send nothing at all before the attempt fails.
         #[arg(long, env = "TAILWATER_IDLE_TIMEOUT", value_name = "TIME", default_value = "5m",
@@ -129,14 +139,41 @@ impl Worker {
         let _stop_all = stop.clone().drop_guard();
         match self.backend.clone() {
             BackendArgs::Demo => Box::pin(self.serve_with(Demo, stop)).await,
-            BackendArgs::Exec { format, continues, env, command } => {
+            BackendArgs::Exec {
+                format,
+                continues,
+                env,
+                command,
+            } => {
                 let guard = Some(std::env::current_exe()?);
-                Box::pin(self.serve_with(Exec { command, format, continues, env, guard }, stop)).await
+                Box::pin(self.serve_with(
+                    Exec {
+                        command,
+                        format,
+                        continues,
+                        env,
+                        guard,
+                    },
+                    stop,
+                ))
+                .await
             }
-            BackendArgs::OpenAi { base_url, model, api_key, idle_timeout: silence, busy_timeout: busy } => {
+            BackendArgs::OpenAi {
+                base_url,
+                model,
+                api_key,
+                idle_timeout: silence,
+                busy_timeout: busy,
+            } => {
                 // A variable that is set to nothing is no key.
                 let key = api_key.filter(|key| !key.is_empty());
-                let settings = openai::Settings { base_url, model, key, silence, busy };
+                let settings = openai::Settings {
+                    base_url,
+                    model,
+                    key,
+                    silence,
+                    busy,
+                };
                 Box::pin(self.serve_with(OpenAi::new(settings)?, stop)).await
             }
             BackendArgs::Webhook(webhook) => {
@@ -150,7 +187,11 @@ impl Worker {
         }
     }
 
-    async fn serve_with<B: Backend>(&self, backend: B, stop: CancellationToken) -> anyhow::Result<()> {
+    async fn serve_with<B: Backend>(
+        &self,
+        backend: B,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         let nats = self.nats.connect("worker").await?;
         let worker = worker::Worker::open(&nats, backend, self.settings()).await?;
         let work = async {
@@ -166,7 +207,10 @@ impl Worker {
         Settings {
             concurrency: self.concurrency.map_or(defaults.concurrency, usize::from),
             max_attempts: self.max_attempts.unwrap_or(defaults.max_attempts),
-            flush: Flush { interval: self.flush_interval, bytes: self.flush_bytes },
+            flush: Flush {
+                interval: self.flush_interval,
+                bytes: self.flush_bytes,
+            },
             limits: Limits {
                 timeout_ms: self.timeout.map(millis),
                 silence_timeout_ms: self.silence_timeout.map(millis),
@@ -175,7 +219,8 @@ impl Worker {
             ack_wait: self.ack_wait,
             grace: self.grace,
             // Each of the worker's threads has some of its own.
-            backend_threads: (defaults.backend_threads / usize::from(self.threads)).max(BACKEND_THREADS_MIN),
+            backend_threads: (defaults.backend_threads / usize::from(self.threads))
+                .max(BACKEND_THREADS_MIN),
             ..defaults
         }
     }

@@ -35,10 +35,20 @@ struct Preference {
 /// The form that a client prefers; a stream when it has no preference. Of two forms with the same weight, the one that is
 /// named more exactly, then the one that is named first: clients put what they mean before the `*/*` of their library.
 pub(super) fn form(headers: &HeaderMap) -> Form {
-    let lists = headers.get_all(header::ACCEPT).iter().filter_map(|list| list.to_str().ok());
-    let ranges: Vec<_> = lists.flat_map(|list| split(list, ',')).filter_map(range).collect();
+    let lists = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|list| list.to_str().ok());
+    let ranges: Vec<_> = lists
+        .flat_map(|list| split(list, ','))
+        .filter_map(range)
+        .collect();
     let preference = |form| preference(&ranges, form);
-    if preference(Form::Page) > preference(Form::Stream) { Form::Page } else { Form::Stream }
+    if preference(Form::Page) > preference(Form::Stream) {
+        Form::Page
+    } else {
+        Form::Stream
+    }
 }
 
 /// The most exact range that matches decides, whatever its weight.
@@ -53,8 +63,16 @@ fn preference(ranges: &[Range<'_>], form: Form) -> Preference {
             _ => continue,
         };
         if precision > best.precision {
-            let weight = if range.weight > 0.0 { range.weight } else { -1.0 };
-            best = Preference { weight, precision, earliness: -place.cast_signed() };
+            let weight = if range.weight > 0.0 {
+                range.weight
+            } else {
+                -1.0
+            };
+            best = Preference {
+                weight,
+                precision,
+                earliness: -place.cast_signed(),
+            };
         }
     }
     best
@@ -78,9 +96,17 @@ fn range(text: &str) -> Option<Range<'_>> {
     let weight = match weight {
         None => 1.0,
         // Clients send more digits than the three that are allowed.
-        Some(text) => text.parse::<f32>().ok().filter(|weight| weight.is_finite())?.clamp(0.0, 1.0),
+        Some(text) => text
+            .parse::<f32>()
+            .ok()
+            .filter(|weight| weight.is_finite())?
+            .clamp(0.0, 1.0),
     };
-    Some(Range { main: main.trim(), sub: sub.trim(), weight })
+    Some(Range {
+        main: main.trim(),
+        sub: sub.trim(),
+        weight,
+    })
 }
 
 /// Splits at a separator that is not inside a quoted string.
@@ -105,16 +131,23 @@ mod tests {
     use axum::http::HeaderValue;
 
     fn accept(lists: &[&'static str]) -> Form {
-        let lists = lists.iter().map(|list| (header::ACCEPT, HeaderValue::from_static(list)));
+        let lists = lists
+            .iter()
+            .map(|list| (header::ACCEPT, HeaderValue::from_static(list)));
         form(&lists.collect())
     }
 
     #[test]
     fn a_client_without_a_preference_gets_a_stream() {
         assert_eq!(accept(&[]), Form::Stream);
-        for list in
-            ["", "*/*", "*/*;q=0.1", "image/png", "text/html,application/xhtml+xml,*/*;q=0.8", "*/*;q=0"]
-        {
+        for list in [
+            "",
+            "*/*",
+            "*/*;q=0.1",
+            "image/png",
+            "text/html,application/xhtml+xml,*/*;q=0.8",
+            "*/*;q=0",
+        ] {
             assert_eq!(accept(&[list]), Form::Stream, "{list}");
         }
     }
@@ -125,10 +158,22 @@ mod tests {
             ("text/event-stream;q=0.5, application/json", Form::Page),
             ("text/event-stream, application/json;q=0.5", Form::Stream),
             ("application/json;q=0.9, text/event-stream", Form::Stream),
-            ("application/json; Q=0.9 , text/event-stream ;\tq = 0.8", Form::Page),
-            ("application/json;q=0.001, text/event-stream;q=0.002", Form::Stream),
-            ("application/json;charset=utf-8;q=0.4, text/event-stream;q=0.5", Form::Stream),
-            ("application/json;charset=utf-8;q=0.6, text/event-stream;q=0.5", Form::Page),
+            (
+                "application/json; Q=0.9 , text/event-stream ;\tq = 0.8",
+                Form::Page,
+            ),
+            (
+                "application/json;q=0.001, text/event-stream;q=0.002",
+                Form::Stream,
+            ),
+            (
+                "application/json;charset=utf-8;q=0.4, text/event-stream;q=0.5",
+                Form::Stream,
+            ),
+            (
+                "application/json;charset=utf-8;q=0.6, text/event-stream;q=0.5",
+                Form::Page,
+            ),
             ("text/*;q=0.5, application/*", Form::Page),
             ("text/html, application/json;q=0.9, */*;q=0.8", Form::Page),
         ] {
@@ -141,9 +186,15 @@ mod tests {
         for (list, form) in [
             ("application/json;q=0.1, */*;q=0.5", Form::Stream),
             ("*/*;q=0.5, application/json;q=0.1", Form::Stream),
-            ("text/event-stream;q=0.1, text/*, application/json;q=0.5", Form::Page),
+            (
+                "text/event-stream;q=0.1, text/*, application/json;q=0.5",
+                Form::Page,
+            ),
             ("text/event-stream;q=0.1, */*", Form::Page),
-            ("application/*;q=0.2, application/json;q=0.9, text/event-stream;q=0.5", Form::Page),
+            (
+                "application/*;q=0.2, application/json;q=0.9, text/event-stream;q=0.5",
+                Form::Page,
+            ),
         ] {
             assert_eq!(accept(&[list]), form, "{list}");
         }
@@ -177,12 +228,21 @@ mod tests {
             ("application/*, text/event-stream", Form::Stream),
             ("text/event-stream, application/json", Form::Stream),
             ("application/json, text/event-stream", Form::Page),
-            ("application/json;q=0.5, text/event-stream;q=0.5", Form::Page),
+            (
+                "application/json;q=0.5, text/event-stream;q=0.5",
+                Form::Page,
+            ),
         ] {
             assert_eq!(accept(&[list]), form, "{list}");
         }
-        assert_eq!(accept(&["image/png", "application/json, */*;q=0.1"]), Form::Page);
-        assert_eq!(accept(&["text/event-stream", "application/json"]), Form::Stream);
+        assert_eq!(
+            accept(&["image/png", "application/json, */*;q=0.1"]),
+            Form::Page
+        );
+        assert_eq!(
+            accept(&["text/event-stream", "application/json"]),
+            Form::Stream
+        );
     }
 
     #[test]
@@ -193,11 +253,20 @@ mod tests {
             ("application/json;q=", Form::Stream),
             ("application/json;q=nan, */*", Form::Stream),
             ("application/json;q", Form::Page),
-            ("application/json;q=0.00001, text/event-stream;q=0", Form::Page),
+            (
+                "application/json;q=0.00001, text/event-stream;q=0",
+                Form::Page,
+            ),
             ("application/json;q=7, text/event-stream;q=0.9", Form::Page),
             ("text/event-stream;q=-1, application/json;q=0.1", Form::Page),
-            (r#"application/json;a="x,y;q=0";q=0.9, text/event-stream;q=0.5"#, Form::Page),
-            (r#"text/html;a="\"application/json,", text/event-stream;q=0.1"#, Form::Stream),
+            (
+                r#"application/json;a="x,y;q=0";q=0.9, text/event-stream;q=0.5"#,
+                Form::Page,
+            ),
+            (
+                r#"text/html;a="\"application/json,", text/event-stream;q=0.1"#,
+                Form::Stream,
+            ),
             (r#"text/html;a="application/json"#, Form::Stream),
             ("*/json, text/*/x", Form::Stream),
         ] {

@@ -27,7 +27,14 @@ pub(super) fn state(mut state: JobState, room: Held) -> Response {
     let mut response = [(header::CONTENT_TYPE, "application/json")].into_response();
     room.mark(&mut response);
     let (head, tail, turn) = (head.to_owned(), Some(tail.to_owned()), Turn::default());
-    let pieces = Pieces { head, output, given: 0, tail, turn, _room: room };
+    let pieces = Pieces {
+        head,
+        output,
+        given: 0,
+        tail,
+        turn,
+        _room: room,
+    };
     *response.body_mut() = Body::from_stream(stream::unfold(pieces, Pieces::next));
     response
 }
@@ -71,7 +78,8 @@ fn escaped(text: &str) -> String {
 }
 
 fn json(state: &JobState) -> String {
-    serde_json::to_string(state).unwrap_or_else(|_| unreachable!("text and numbers are always JSON"))
+    serde_json::to_string(state)
+        .unwrap_or_else(|_| unreachable!("text and numbers are always JSON"))
 }
 
 #[cfg(test)]
@@ -86,8 +94,16 @@ mod tests {
     #[tokio::test]
     async fn a_state_leaves_in_pieces_as_the_same_json_and_holds_its_room_until_then() {
         let memory = Memory::new(Budget::unlimited());
-        for output in ["", "short \"\\ \u{1}", &"\u{1}é\"\n\\x".repeat(50_000), &"x".repeat(OUTPUT_MAX)] {
-            let state_of = || JobState { output: output.into(), ..JobState::new("output".parse().unwrap()) };
+        for output in [
+            "",
+            "short \"\\ \u{1}",
+            &"\u{1}é\"\n\\x".repeat(50_000),
+            &"x".repeat(OUTPUT_MAX),
+        ] {
+            let state_of = || JobState {
+                output: output.into(),
+                ..JobState::new("output".parse().unwrap())
+            };
             let room = memory.answers.hold(state_of().size()).unwrap();
             let body = state(state_of(), room).into_body();
             assert!(memory.whole.used() >= output.len());
@@ -103,7 +119,13 @@ mod tests {
         let memory = Memory::new(Budget::unlimited());
         let output = "\u{1}".repeat(OUTPUT_MAX);
         let room = memory.answers.hold(output.len()).unwrap();
-        let state = state(JobState { output, ..JobState::new("j".parse().unwrap()) }, room);
+        let state = state(
+            JobState {
+                output,
+                ..JobState::new("j".parse().unwrap())
+            },
+            room,
+        );
         let mut pieces = state.into_body().into_data_stream();
         while let Some(piece) = pieces.next().await {
             assert!(piece.unwrap().len() <= 6 * TURN_BYTES + 512);

@@ -26,9 +26,14 @@ impl FromRef<Arc<App>> for Bodies {
 
 impl Bodies {
     /// Reads a body to its end. What the client says of its length allocates nothing.
-    pub(super) async fn read(&self, headers: &HeaderMap, body: Body) -> Result<(Vec<u8>, Held), Problem> {
-        let length =
-            headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    pub(super) async fn read(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<(Vec<u8>, Held), Problem> {
+        let length = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse().ok());
         if length.is_some_and(|length: u64| length > BODY_MAX as u64) {
             return Err(Code::TooLarge.into());
         }
@@ -38,7 +43,9 @@ impl Bodies {
         let mut pieces = body.into_data_stream();
         loop {
             let piece = timeout_at(deadline.min(Instant::now() + BODY_STALL), pieces.next()).await;
-            let Some(piece) = piece.map_err(|_| Code::Timeout)? else { break };
+            let Some(piece) = piece.map_err(|_| Code::Timeout)? else {
+                break;
+            };
             let piece = piece.map_err(|error| Problem::new(Code::BadRequest, error.to_string()))?;
             let size = bytes.len() + piece.len();
             if size > BODY_MAX {
@@ -73,7 +80,8 @@ mod tests {
 
     async fn read(bodies: &Bodies, body: Body) -> Result<usize, Code> {
         let read = bodies.read(&HeaderMap::new(), body).await;
-        read.map(|(bytes, _)| bytes.len()).map_err(|problem| problem.code())
+        read.map(|(bytes, _)| bytes.len())
+            .map_err(|problem| problem.code())
     }
 
     /// One piece after the other, each after a pause.
@@ -101,15 +109,26 @@ mod tests {
     #[tokio::test]
     async fn a_body_is_refused_once_it_is_too_large_and_by_its_length_at_once() {
         let bodies = bodies();
-        assert_eq!(read(&bodies, Body::from(vec![b'x'; BODY_MAX])).await, Ok(BODY_MAX));
-        assert_eq!(read(&bodies, Body::from(vec![b'x'; BODY_MAX + 1])).await, Err(Code::TooLarge));
-        let headers = HeaderMap::from_iter([(header::CONTENT_LENGTH, (BODY_MAX as u64 + 1).into())]);
+        assert_eq!(
+            read(&bodies, Body::from(vec![b'x'; BODY_MAX])).await,
+            Ok(BODY_MAX)
+        );
+        assert_eq!(
+            read(&bodies, Body::from(vec![b'x'; BODY_MAX + 1])).await,
+            Err(Code::TooLarge)
+        );
+        let headers =
+            HeaderMap::from_iter([(header::CONTENT_LENGTH, (BODY_MAX as u64 + 1).into())]);
         let never = Body::from_stream(pending::<Result<Bytes, Infallible>>());
-        assert_eq!(bodies.read(&headers, never).await.unwrap_err().code(), Code::TooLarge);
+        assert_eq!(
+            bodies.read(&headers, never).await.unwrap_err().code(),
+            Code::TooLarge
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn large_bodies_that_do_not_come_hold_no_more_than_their_room_and_small_ones_come_through() {
+    async fn large_bodies_that_do_not_come_hold_no_more_than_their_room_and_small_ones_come_through()
+     {
         let memory = Memory::new(Budget::unlimited());
         let bodies = Bodies(memory.bodies.clone());
         // A megabyte less a byte, and then nothing.
@@ -127,8 +146,14 @@ mod tests {
         let (flood, (used, small)) = tokio::join!(flood, small);
         assert!(used <= crate::config::BODIES_BYTES, "{used}");
         assert_eq!(small, Ok(2));
-        let refused = flood.iter().filter(|read| **read == Err(Code::Overloaded)).count();
-        let timed_out = flood.iter().filter(|read| **read == Err(Code::Timeout)).count();
+        let refused = flood
+            .iter()
+            .filter(|read| **read == Err(Code::Overloaded))
+            .count();
+        let timed_out = flood
+            .iter()
+            .filter(|read| **read == Err(Code::Timeout))
+            .count();
         assert_eq!((refused, timed_out), (284, 16));
         assert_eq!(memory.whole.used(), 0);
     }

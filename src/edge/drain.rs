@@ -28,7 +28,12 @@ impl Clients {
     /// None yet; they are told within `window` after `stop` was cancelled.
     pub(super) fn new(stop: CancellationToken, window: Duration) -> Self {
         let (stopped, count) = (OnceLock::new(), AtomicU64::new(0));
-        Self { tasks: Tasks::new(stop), window, stopped, count }
+        Self {
+            tasks: Tasks::new(stop),
+            window,
+            stopped,
+            count,
+        }
     }
 
     /// Whether the edge stops, and takes no new ones.
@@ -38,7 +43,10 @@ impl Clients {
 
     /// Counts one more, until its place is dropped.
     pub(super) fn enter(&self) -> Place {
-        Place { number: self.count.fetch_add(1, Ordering::Relaxed), _held: self.tasks.hold() }
+        Place {
+            number: self.count.fetch_add(1, Ordering::Relaxed),
+            _held: self.tasks.hold(),
+        }
     }
 
     /// Once the edge stops: waits until all have left, and no longer than they should need. Says whether they have.
@@ -89,7 +97,10 @@ mod tests {
             assert!(shares.iter().all(|share| *share < window));
             for (tenth, some) in shares.chunks(10).enumerate() {
                 let even = window * u32::try_from(tenth).unwrap() / 10;
-                assert!(some[0].abs_diff(even) < window / 10, "from {first}, every {step}th: {shares:?}");
+                assert!(
+                    some[0].abs_diff(even) < window / 10,
+                    "from {first}, every {step}th: {shares:?}"
+                );
             }
         }
         assert_eq!(share(5, Duration::ZERO), Duration::ZERO);

@@ -41,7 +41,10 @@ pub(super) struct Body<'a> {
 impl Problem {
     /// `detail` may quote the request; of a long one only the beginning is kept.
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: Some(shortened(detail.into())) }
+        Self {
+            code,
+            detail: Some(shortened(detail.into())),
+        }
     }
 
     /// The stable code.
@@ -51,7 +54,9 @@ impl Problem {
 
     /// What is wrong, for people.
     pub(super) fn message(&self) -> &str {
-        self.detail.as_deref().unwrap_or_else(|| self.code.row().text)
+        self.detail
+            .as_deref()
+            .unwrap_or_else(|| self.code.row().text)
     }
 }
 
@@ -106,11 +111,17 @@ impl IntoResponse for Problem {
         let status = StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         if self.code == Code::UpgradeRequired {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            headers.insert(
+                header::SEC_WEBSOCKET_VERSION,
+                HeaderValue::from_static("13"),
+            );
         }
         if row.retry {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

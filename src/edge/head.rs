@@ -28,8 +28,10 @@ pub(super) async fn checked(request: Request, next: Next) -> Response {
 /// Refuses a body by the length that its client announces. A client that sends `Expect: 100-continue` is asked for the
 /// body once a handler reads it, which is too late.
 pub(super) async fn body_is_short_enough(request: Request, next: Next) -> Response {
-    let length =
-        request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let length = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok());
     if length.is_some_and(|length: u64| length > BODY_MAX as u64) {
         return Problem::from(Code::TooLarge).into_response();
     }
@@ -62,10 +64,20 @@ mod tests {
     #[test]
     fn a_request_names_one_host() {
         let check = |version, hosts: &[&'static str]| {
-            let hosts = hosts.iter().map(|host| (header::HOST, HeaderValue::from_static(host)));
+            let hosts = hosts
+                .iter()
+                .map(|host| (header::HOST, HeaderValue::from_static(host)));
             host(version, &hosts.collect()).is_ok()
         };
-        for good in ["x", "example.com", "127.0.0.1:4000", "[::1]:4000", "[::1]", "a_b.example", ""] {
+        for good in [
+            "x",
+            "example.com",
+            "127.0.0.1:4000",
+            "[::1]:4000",
+            "[::1]",
+            "a_b.example",
+            "",
+        ] {
             assert!(check(Version::HTTP_11, &[good]), "{good}");
         }
         for bad in ["a b", "a,b", "a/b", "user@a", "a:b:c", "http://a", "a?b"] {

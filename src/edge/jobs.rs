@@ -18,7 +18,9 @@ use crate::config::{KEY_MAX, OPEN_WAIT};
 use crate::nats::{Cancelled, Load, Submitted};
 use crate::session::{FoldError, fold_within, until_ended};
 use crate::source::Unavailable;
-use crate::wire::{Code, JobId, JobState, Kind, Seq, Status, Submission, may_call_back, reserved_kind};
+use crate::wire::{
+    Code, JobId, JobState, Kind, Seq, Status, Submission, may_call_back, reserved_kind,
+};
 
 /// A job that was taken in.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -84,24 +86,45 @@ impl App {
             return Err(Problem::new(Code::NotSupportedByKind, refusal));
         }
         match self.log.offer(&id, &submission, &load).await? {
-            Submitted::New => Ok(Accepted { job: id.clone(), id, kind, status: Status::Queued, new: true }),
+            Submitted::New => Ok(Accepted {
+                job: id.clone(),
+                id,
+                kind,
+                status: Status::Queued,
+                new: true,
+            }),
             Submitted::Same => {
-                let status = self.log.last(&id).await?.map_or(Status::Queued, |last| last.status());
-                Ok(Accepted { job: id.clone(), id, kind, status, new: false })
+                let status = self
+                    .log
+                    .last(&id)
+                    .await?
+                    .map_or(Status::Queued, |last| last.status());
+                Ok(Accepted {
+                    job: id.clone(),
+                    id,
+                    kind,
+                    status,
+                    new: false,
+                })
             }
             Submitted::Other if keyed => Err(Code::KeyReused.into()),
             Submitted::Other => Err(Code::JobExists.into()),
             Submitted::Full => Err(Code::QueueFull.into()),
-            Submitted::TooLarge { size, limit } => {
-                Err(Problem::new(Code::TooLarge, Submission::too_large(size, limit)))
-            }
+            Submitted::TooLarge { size, limit } => Err(Problem::new(
+                Code::TooLarge,
+                Submission::too_large(size, limit),
+            )),
         }
     }
 
     /// How full the queue is for jobs of a kind that some worker has served.
     async fn load(&self, kind: &Kind) -> Result<Load, Problem> {
-        let unknown =
-            || Problem::new(Code::UnknownKind, format!("no worker has ever served the kind {kind}"));
+        let unknown = || {
+            Problem::new(
+                Code::UnknownKind,
+                format!("no worker has ever served the kind {kind}"),
+            )
+        };
         self.loads.of(&self.log, kind).await?.ok_or_else(unknown)
     }
 
@@ -114,20 +137,36 @@ impl App {
     ) -> Result<Receipt, Problem> {
         let _place = self.shared.requests().take(from)?;
         match self.log.cancel(&id, by).await? {
-            Cancelled::Requested(seq) => Ok(Receipt { job: id.clone(), id, seq, new: true }),
-            Cancelled::Already(seq) => Ok(Receipt { job: id.clone(), id, seq, new: false }),
+            Cancelled::Requested(seq) => Ok(Receipt {
+                job: id.clone(),
+                id,
+                seq,
+                new: true,
+            }),
+            Cancelled::Already(seq) => Ok(Receipt {
+                job: id.clone(),
+                id,
+                seq,
+                new: false,
+            }),
             Cancelled::Ended => Err(Code::JobEnded.into()),
             Cancelled::Unknown => Err(Code::JobNotFound.into()),
-            Cancelled::Buried => {
-                Err(Problem::new(Code::Internal, "the job's log ends with too much that is no event"))
-            }
+            Cancelled::Buried => Err(Problem::new(
+                Code::Internal,
+                "the job's log ends with too much that is no event",
+            )),
         }
     }
 
     /// Makes sure that there is such a job.
     pub(super) async fn exists(&self, job: &JobId) -> Result<(), Problem> {
-        let exists = self.log.last(job).await?.is_some() || self.log.queued_kind(job).await?.is_some();
-        if exists { Ok(()) } else { Err(Code::JobNotFound.into()) }
+        let exists =
+            self.log.last(job).await?.is_some() || self.log.queued_kind(job).await?.is_some();
+        if exists {
+            Ok(())
+        } else {
+            Err(Code::JobNotFound.into())
+        }
     }
 
     /// What a job is, and the room that this takes.
@@ -147,7 +186,13 @@ impl App {
             return Ok((state, room));
         }
         match self.log.queued_kind(job).await? {
-            Some(kind) => Ok((JobState { kind: Some(kind), ..JobState::new(job.clone()) }, room)),
+            Some(kind) => Ok((
+                JobState {
+                    kind: Some(kind),
+                    ..JobState::new(job.clone())
+                },
+                room,
+            )),
             None => Err(Code::JobNotFound.into()),
         }
     }
@@ -170,7 +215,9 @@ impl App {
         let after = match self.log.last(job).await? {
             Some(last) if last.kind.is_end() => return Ok(()),
             Some(last) => last.seq,
-            None if self.log.queued_kind(job).await?.is_none() => return Err(Code::JobNotFound.into()),
+            None if self.log.queued_kind(job).await?.is_none() => {
+                return Err(Code::JobNotFound.into());
+            }
             None => Seq(0),
         };
         let watching = async {
@@ -196,13 +243,17 @@ impl From<FoldError> for Problem {
 
 /// Reads a job's id.
 pub(super) fn job_id(text: &str) -> Result<JobId, Problem> {
-    text.parse().map_err(|error| Problem::new(Code::BadJobId, format!("a job id {error}")))
+    text.parse()
+        .map_err(|error| Problem::new(Code::BadJobId, format!("a job id {error}")))
 }
 
 /// The id of the job that was submitted with this key. Nobody can tell the key from it.
 fn id_of_key(key: &str) -> Result<JobId, Problem> {
     if key.is_empty() || key.len() > KEY_MAX {
-        return Err(Problem::new(Code::BadRequest, format!("an idempotency key has 1 to {KEY_MAX} bytes")));
+        return Err(Problem::new(
+            Code::BadRequest,
+            format!("an idempotency key has 1 to {KEY_MAX} bytes"),
+        ));
     }
     job_id(&format!("key-{}", BASE64.encode(Sha256::digest(key))))
 }

@@ -72,13 +72,31 @@ pub(super) async fn jobs(
     }
 }
 
-fn wanted(Query { status, kind, limit, page }: Query) -> Result<JobQuery, Problem> {
+fn wanted(
+    Query {
+        status,
+        kind,
+        limit,
+        page,
+    }: Query,
+) -> Result<JobQuery, Problem> {
     let kind = kind.map(|kind| kind.parse()).transpose();
     let kind = kind.map_err(|error| Problem::new(Code::BadKind, format!("a kind {error}")))?;
     let limit = limit.unwrap_or(LIST_ROWS);
     if !(1..=LIST_ROWS_MAX).contains(&limit) {
-        return Err(Problem::new(Code::BadRequest, format!("limit: from 1 to {LIST_ROWS_MAX}")));
+        return Err(Problem::new(
+            Code::BadRequest,
+            format!("limit: from 1 to {LIST_ROWS_MAX}"),
+        ));
     }
-    let page = page.map(|page| page.parse()).transpose().map_err(|_| Problem::from(Code::BadPage))?;
-    Ok(JobQuery { status, kind, limit, page })
+    let page = page
+        .map(|page| page.parse())
+        .transpose()
+        .map_err(|_| Problem::from(Code::BadPage))?;
+    Ok(JobQuery {
+        status,
+        kind,
+        limit,
+        page,
+    })
 }

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::budget::{Budget, NoRoom, Reservation};
 use crate::config::{
-    ANSWERS_BYTES, BODIES_BYTES, SMALL_ANSWERS_BYTES, SMALL_BODIES_BYTES, SMALL_BYTES, SMALL_SUBMITS_BYTES,
-    SUBMITS_BYTES,
+    ANSWERS_BYTES, BODIES_BYTES, SMALL_ANSWERS_BYTES, SMALL_BODIES_BYTES, SMALL_BYTES,
+    SMALL_SUBMITS_BYTES, SUBMITS_BYTES,
 };
 
 /// The budget of a process and its parts. Each is far smaller than the whole, so that no kind of request takes the room of
@@ -62,21 +62,37 @@ impl Memory {
         let submits = part(SMALL_SUBMITS_BYTES, SUBMITS_BYTES);
         let answers = part(SMALL_ANSWERS_BYTES, ANSWERS_BYTES);
         let feeds = whole.share(whole.limit() / 2);
-        Self { whole, feeds, bodies, submits, answers }
+        Self {
+            whole,
+            feeds,
+            bodies,
+            submits,
+            answers,
+        }
     }
 
     /// How many reservations found no room.
     pub(super) fn refused(&self) -> u64 {
         let parts = [&self.bodies, &self.submits, &self.answers];
-        let parts = parts.into_iter().flat_map(|part| [&part.small, &part.large]);
-        parts.chain([&self.whole, &self.feeds]).map(Budget::refused).sum()
+        let parts = parts
+            .into_iter()
+            .flat_map(|part| [&part.small, &part.large]);
+        parts
+            .chain([&self.whole, &self.feeds])
+            .map(Budget::refused)
+            .sum()
     }
 }
 
 impl Part {
     /// Room for a thing that grows to at most `largest` bytes.
     pub(super) fn begin(&self, largest: usize) -> Held {
-        Held { part: self.clone(), largest, is_large: false, room: self.small.empty() }
+        Held {
+            part: self.clone(),
+            largest,
+            is_large: false,
+            room: self.small.empty(),
+        }
     }
 
     /// Room for a thing of this size. One that is larger than all the room there is waits for it to be empty: what is
@@ -99,7 +115,10 @@ impl Held {
         if bytes <= SMALL_BYTES {
             return self.room.resize(bytes);
         }
-        self.room = self.part.large.reserve(bytes.max(self.largest).min(limit))?;
+        self.room = self
+            .part
+            .large
+            .reserve(bytes.max(self.largest).min(limit))?;
         self.is_large = true;
         Ok(())
     }
@@ -122,7 +141,10 @@ impl Held {
         self.settle(json.len());
         let mut response = Response::new(Body::empty());
         self.mark(&mut response);
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
         *response.body_mut() = Body::from(self.bind(json));
         response
     }
@@ -161,7 +183,11 @@ pub(super) fn weight(value: &Value) -> usize {
         }
         Value::Object(fields) => {
             let nodes = fields.len().div_ceil(6) * NODE;
-            nodes + fields.iter().map(|(name, value)| name.capacity() + weight(value)).sum::<usize>()
+            nodes
+                + fields
+                    .iter()
+                    .map(|(name, value)| name.capacity() + weight(value))
+                    .sum::<usize>()
         }
     }
 }
@@ -177,14 +203,26 @@ mod tests {
         assert_eq!(weight(&json!("x".repeat(1000))), 1000);
         // Two bytes of text and thirty-two of memory each; seven and more than six hundred.
         let zeros: Value = serde_json::from_str(&format!("[{}0]", "0,".repeat(9999))).unwrap();
-        assert!((320_000..700_000).contains(&weight(&zeros)), "{}", weight(&zeros));
-        let objects: Value = serde_json::from_str(&format!("[{}0]", "{\"\":0},".repeat(1000))).unwrap();
-        assert!((600_000..800_000).contains(&weight(&objects)), "{}", weight(&objects));
+        assert!(
+            (320_000..700_000).contains(&weight(&zeros)),
+            "{}",
+            weight(&zeros)
+        );
+        let objects: Value =
+            serde_json::from_str(&format!("[{}0]", "{\"\":0},".repeat(1000))).unwrap();
+        assert!(
+            (600_000..800_000).contains(&weight(&objects)),
+            "{}",
+            weight(&objects)
+        );
     }
 
     fn part() -> Part {
         let whole = Budget::unlimited();
-        Part { small: whole.share(2 * SMALL_BYTES), large: whole.share(10 * SMALL_BYTES) }
+        Part {
+            small: whole.share(2 * SMALL_BYTES),
+            large: whole.share(10 * SMALL_BYTES),
+        }
     }
 
     #[test]
@@ -210,7 +248,11 @@ mod tests {
         }
         growing[0].settle(SMALL_BYTES);
         assert_eq!(part.large.used(), 6 * SMALL_BYTES);
-        assert_eq!(part.small.used(), 0, "what became large holds no small room");
+        assert_eq!(
+            part.small.used(),
+            0,
+            "what became large holds no small room"
+        );
     }
 
     #[test]

@@ -49,7 +49,9 @@ pub use self::shared::Shared;
 use self::stats::Counts;
 #[doc(hidden)]
 pub use self::ws::serve_echo;
-use crate::config::{BACKLOG, BODY_MAX, DRAIN_WAIT, DRAIN_WINDOW, FOLDS, PREFLIGHT_AGE, SEND_BUFFER};
+use crate::config::{
+    BACKLOG, BODY_MAX, DRAIN_WAIT, DRAIN_WINDOW, FOLDS, PREFLIGHT_AGE, SEND_BUFFER,
+};
 use crate::hub::Hub;
 use crate::nats::{Error, Loads, Log, Nats, Reader};
 use crate::runtime::Tasks;
@@ -85,7 +87,10 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { callback_hosts: Vec::new(), drain: DRAIN_WINDOW }
+        Self {
+            callback_hosts: Vec::new(),
+            drain: DRAIN_WINDOW,
+        }
     }
 }
 
@@ -166,7 +171,13 @@ pub async fn run(
         left
     };
     let bodies = &app.shared.memory().bodies;
-    let serving = serve::serve(listener, router(Arc::clone(&app)), bodies, app.shared.connections(), &tasks);
+    let serving = serve::serve(
+        listener,
+        router(Arc::clone(&app)),
+        bodies,
+        app.shared.connections(),
+        &tasks,
+    );
     let ((), left) = tokio::join!(serving, leaving);
     if !tasks.end(DRAIN_WAIT).await || !left {
         warn!(left = tasks.running(), "some connections were cut off");
@@ -191,7 +202,10 @@ fn router(app: Arc<App>) -> Router {
         .layer(any_origin())
         .layer(from_fn(head::checked))
         // A cache that was told nothing may keep an answer for as long as it likes, and a job would run for ever.
-        .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, no_store))
+        .layer(SetResponseHeaderLayer::if_not_present(
+            header::CACHE_CONTROL,
+            no_store,
+        ))
         .with_state(app)
 }
 

@@ -45,14 +45,21 @@ pub(super) fn answers(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {
     for code in codes {
         by_status.entry(code.row().status).or_default().push(*code);
     }
-    by_status.into_iter().map(|(status, codes)| (status.to_string(), problem(&codes).into())).collect()
+    by_status
+        .into_iter()
+        .map(|(status, codes)| (status.to_string(), problem(&codes).into()))
+        .collect()
 }
 
 fn problem(codes: &[Code]) -> Response {
-    let texts: Vec<_> =
-        codes.iter().map(|code| format!("`{}`: {}", code.as_str(), code.row().text)).collect();
+    let texts: Vec<_> = codes
+        .iter()
+        .map(|code| format!("`{}`: {}", code.as_str(), code.row().text))
+        .collect();
     let names: Vec<_> = codes.iter().map(|code| code.as_str()).collect();
-    let code = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names));
+    let code = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(names));
     let schema = AllOfBuilder::new()
         .item(Ref::from_schema_name("Problem"))
         .item(ObjectBuilder::new().property("code", code));
@@ -85,7 +92,9 @@ fn describe() -> Value {
     });
     // utoipa says so of types, and these are references.
     let bodies = document.pointer_mut("/paths/~1api~1jobs/post/requestBody");
-    bodies.into_iter().for_each(|body| body["required"] = true.into());
+    bodies
+        .into_iter()
+        .for_each(|body| body["required"] = true.into());
     document["servers"] = json!([{"url": "/"}]);
     // An edge knows no identities.
     document["security"] = json!([]);

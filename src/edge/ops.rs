@@ -41,12 +41,19 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     } else if every_connection_answers(&app).await {
         Json(json!({"status": "ready"})).into_response()
     } else {
-        Problem::new(Code::Unavailable, "a NATS connection is down or does not answer").into_response()
+        Problem::new(
+            Code::Unavailable,
+            "a NATS connection is down or does not answer",
+        )
+        .into_response()
     }
 }
 
 /// Whether NATS answers all threads of the edge: a probe reaches only one of them, and traffic reaches all.
 async fn every_connection_answers(app: &App) -> bool {
     let threads = app.shared.threads();
-    join_all(threads.iter().map(|thread| thread.nats.is_answering())).await.into_iter().all(|answers| answers)
+    join_all(threads.iter().map(|thread| thread.nats.is_answering()))
+        .await
+        .into_iter()
+        .all(|answers| answers)
 }

@@ -50,7 +50,10 @@ pub(super) fn limit(asked: Option<usize>) -> Result<usize, Problem> {
     if (1..=PAGE_EVENTS_MAX).contains(&limit) {
         Ok(limit)
     } else {
-        Err(Problem::new(Code::BadRequest, format!("`limit` is a number from 1 to {PAGE_EVENTS_MAX}")))
+        Err(Problem::new(
+            Code::BadRequest,
+            format!("`limit` is a number from 1 to {PAGE_EVENTS_MAX}"),
+        ))
     }
 }
 
@@ -77,7 +80,16 @@ impl Page {
             Start::Cursor(cursor) => cursor.to_string(),
         };
         let (events, missing) = (Vec::new(), None);
-        Self { events, bytes: 0, limit, missing, live: false, next: Some(next), room, crowded: false }
+        Self {
+            events,
+            bytes: 0,
+            limit,
+            missing,
+            live: false,
+            next: Some(next),
+            room,
+            crowded: false,
+        }
     }
 
     /// Takes what is stored; if that is nothing, waits for what comes.
@@ -113,7 +125,11 @@ impl Page {
         }
         // Whoever does not wait is told why there is nothing: the log did not say in time.
         let known = self.live || self.next.is_none() || !self.is_empty();
-        if known || !wait.is_zero() { Ok(()) } else { Err(Code::Unavailable.into()) }
+        if known || !wait.is_zero() {
+            Ok(())
+        } else {
+            Err(Code::Unavailable.into())
+        }
     }
 
     fn wants_more(&self, wait: Duration) -> bool {
@@ -136,7 +152,11 @@ impl Page {
             Step::Missing { .. } if !self.events.is_empty() => return false,
             Step::Missing { from, to } => {
                 let from = self.missing.map_or(from, |missing| missing.from);
-                self.missing = Some(Hole { from, to, reason: Gone::Expired });
+                self.missing = Some(Hole {
+                    from,
+                    to,
+                    reason: Gone::Expired,
+                });
                 self.next = Some(to.to_string());
             }
             Step::Live => self.live = true,
@@ -184,8 +204,13 @@ impl Page {
             out.extend_from_slice(event.json());
         }
         out.extend_from_slice(b"],");
-        let rest = Rest { missing: self.missing, live: self.live, next: self.next.as_deref() };
-        let rest = serde_json::to_vec(&rest).unwrap_or_else(|_| unreachable!("text and numbers are JSON"));
+        let rest = Rest {
+            missing: self.missing,
+            live: self.live,
+            next: self.next.as_deref(),
+        };
+        let rest =
+            serde_json::to_vec(&rest).unwrap_or_else(|_| unreachable!("text and numbers are JSON"));
         out.extend_from_slice(&rest[1..]);
         out
     }
@@ -208,7 +233,10 @@ mod tests {
     }
 
     fn chunk(text: &str) -> Body {
-        Body::Chunk { text: text.into(), channel: Channel::Output }
+        Body::Chunk {
+            text: text.into(),
+            channel: Channel::Output,
+        }
     }
 
     /// A log of so many chunks.
@@ -223,17 +251,25 @@ mod tests {
     /// Asks for a page behind `next`, as a client does that was given it.
     async fn ask(memory: &Log, next: &str, limit: usize, wait_s: u64) -> Value {
         let hub = Hub::new(memory.clone(), Tasks::default());
-        let start = super::super::request::begin(&Default::default(), None, None, Some(next)).unwrap();
+        let start =
+            super::super::request::begin(&Default::default(), None, None, Some(next)).unwrap();
         let mut session = Session::open(&hub, &job(), start).await.unwrap();
         let room = Memory::new(Budget::unlimited()).answers.begin(PAGE_ROOM);
         let mut page = Page::new(start, limit, room);
         let stop = CancellationToken::new();
-        page.read(&mut session, Duration::from_secs(wait_s), &stop).await.unwrap();
+        page.read(&mut session, Duration::from_secs(wait_s), &stop)
+            .await
+            .unwrap();
         serde_json::from_slice(&page.to_json()).unwrap()
     }
 
     fn seqs(page: &Value) -> Vec<u64> {
-        page["events"].as_array().unwrap().iter().map(|event| event["seq"].as_u64().unwrap()).collect()
+        page["events"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|event| event["seq"].as_u64().unwrap())
+            .collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -247,9 +283,15 @@ mod tests {
             all.push(seqs(&page));
             next = page["next"].as_str().unwrap_or("none").to_owned();
         }
-        assert_eq!((all, next.as_str()), (vec![vec![1, 2, 3], vec![4, 5, 6], vec![7]], "none"));
+        assert_eq!(
+            (all, next.as_str()),
+            (vec![vec![1, 2, 3], vec![4, 5, 6], vec![7]], "none")
+        );
         let end = memory.events(&job())[6].cursor().to_string();
-        assert_eq!(ask(&memory, &end, 3, 30).await, json!({"events": [], "live": false, "next": null}));
+        assert_eq!(
+            ask(&memory, &end, 3, 30).await,
+            json!({"events": [], "live": false, "next": null})
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -259,7 +301,10 @@ mod tests {
         assert_eq!((seqs(&page), &page["live"]), (vec![1, 2], &json!(true)));
         let next = page["next"].as_str().unwrap();
         assert_eq!(next, memory.events(&job())[1].cursor().to_string());
-        assert_eq!(ask(&memory, next, 100, 0).await, json!({"events": [], "live": true, "next": next}));
+        assert_eq!(
+            ask(&memory, next, 100, 0).await,
+            json!({"events": [], "live": true, "next": next})
+        );
         // Of a job without events nobody can name one.
         let nothing = json!({"events": [], "live": true, "next": "0"});
         assert_eq!(ask(&Log::default(), "0", 100, 0).await, nothing);
@@ -268,7 +313,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_waiting_client_is_answered_as_soon_as_there_is_an_event_or_at_the_timeout() {
         let (memory, begun) = (log_of(1), Instant::now());
-        assert_eq!(ask(&memory, "1", 100, 30).await, json!({"events": [], "live": true, "next": "1"}));
+        assert_eq!(
+            ask(&memory, "1", 100, 30).await,
+            json!({"events": [], "live": true, "next": "1"})
+        );
         assert_eq!(begun.elapsed(), Duration::from_secs(30));
         let writes = async {
             sleep(Duration::from_secs(7)).await;
@@ -293,7 +341,10 @@ mod tests {
         let memory = log_of(9);
         memory.expire(&job(), Seq(4));
         let page = ask(&memory, "2", 2, 0).await;
-        assert_eq!(page["missing"], json!({"from": 3, "to": 4, "reason": "expired"}));
+        assert_eq!(
+            page["missing"],
+            json!({"from": 3, "to": 4, "reason": "expired"})
+        );
         assert_eq!((seqs(&page), &page["live"]), (vec![5, 6], &json!(false)));
     }
 
@@ -315,11 +366,24 @@ mod tests {
         for _ in 0..10 {
             log.append(&job(), chunk(&"x".repeat(100_000)));
         }
-        let (memory, hub) = (Memory::new(Budget::unlimited()), Hub::new(log, Tasks::default()));
+        let (memory, hub) = (
+            Memory::new(Budget::unlimited()),
+            Hub::new(log, Tasks::default()),
+        );
         let ask = || async {
-            let session = Session::open(&hub, &job(), Start::After(Seq(0))).await.unwrap();
+            let session = Session::open(&hub, &job(), Start::After(Seq(0)))
+                .await
+                .unwrap();
             let (stop, wait) = (CancellationToken::new(), Wait::default());
-            answer(Some(session), Start::After(Seq(0)), 100, wait, &stop, &memory.answers).await
+            answer(
+                Some(session),
+                Start::After(Seq(0)),
+                100,
+                wait,
+                &stop,
+                &memory.answers,
+            )
+            .await
         };
         let mut pages = Vec::new();
         let refused = loop {
@@ -340,11 +404,15 @@ mod tests {
     async fn a_log_that_does_not_answer_is_no_empty_page() {
         let memory = log_of(3);
         let hub = Hub::new(memory.clone(), Tasks::default());
-        let mut session = Session::open(&hub, &job(), Start::After(Seq(0))).await.unwrap();
+        let mut session = Session::open(&hub, &job(), Start::After(Seq(0)))
+            .await
+            .unwrap();
         memory.reachable(false);
         let room = Memory::new(Budget::unlimited()).answers.begin(PAGE_ROOM);
         let mut page = Page::new(Start::After(Seq(0)), 100, room);
-        let read = page.read(&mut session, Duration::ZERO, &CancellationToken::new()).await;
+        let read = page
+            .read(&mut session, Duration::ZERO, &CancellationToken::new())
+            .await;
         assert_eq!(read.unwrap_err().code(), Code::Unavailable);
     }
 }

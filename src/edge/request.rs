@@ -29,8 +29,13 @@ pub(super) struct Job(pub(super) JobId);
 
 impl IntoParams for Job {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let id = ParameterBuilder::new().name("id").parameter_in(ParameterIn::Path).required(Required::True);
-        let id = id.description(Some("The job.")).schema(Some(Ref::from_schema_name("JobId")));
+        let id = ParameterBuilder::new()
+            .name("id")
+            .parameter_in(ParameterIn::Path)
+            .required(Required::True);
+        let id = id
+            .description(Some("The job."))
+            .schema(Some(Ref::from_schema_name("JobId")));
         vec![id.build()]
     }
 }
@@ -55,7 +60,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Peer {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let meter = parts.extensions.get::<ConnectInfo<Meter>>();
-        meter.map(|ConnectInfo(meter)| Self(meter.peer())).ok_or_else(|| Code::Internal.into())
+        meter
+            .map(|ConnectInfo(meter)| Self(meter.peer()))
+            .ok_or_else(|| Code::Internal.into())
     }
 }
 
@@ -85,10 +92,21 @@ where
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let content = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let content = content.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        let content = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok());
+        let content = content
+            .unwrap_or_default()
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim();
         if !content.eq_ignore_ascii_case("application/json") {
-            return Err(Problem::new(Code::UnsupportedMediaType, "send the job as application/json"));
+            return Err(Problem::new(
+                Code::UnsupportedMediaType,
+                "send the job as application/json",
+            ));
         }
         let (parts, body) = request.into_parts();
         let (body, held) = Bodies::from_ref(state).read(&parts.headers, body).await?;
@@ -111,14 +129,20 @@ impl FromStr for Wait {
     fn from_str(text: &str) -> Result<Self, BadWait> {
         let digits = text.strip_suffix('s').unwrap_or(text);
         let plain = digits == "0" || !digits.starts_with(['0', '+']);
-        let seconds = digits.parse().ok().filter(|seconds| plain && *seconds <= WAIT_MAX_S).ok_or(BadWait)?;
+        let seconds = digits
+            .parse()
+            .ok()
+            .filter(|seconds| plain && *seconds <= WAIT_MAX_S)
+            .ok_or(BadWait)?;
         Ok(Self(Duration::from_secs(seconds)))
     }
 }
 
 impl<'de> Deserialize<'de> for Wait {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
     }
 }
 
@@ -135,9 +159,15 @@ pub(super) fn begin(
     cursor: Option<&str>,
 ) -> Result<Start, Problem> {
     let bad = |_| Problem::new(Code::BadCursor, "a last event id is a cursor or a number");
-    let header = headers.get(LAST_EVENT_ID).map(|id| id.to_str().map_err(bad)).transpose()?;
+    let header = headers
+        .get(LAST_EVENT_ID)
+        .map(|id| id.to_str().map_err(bad))
+        .transpose()?;
     let header = header.map(str::trim).filter(|id| !id.is_empty());
-    let queried = header.is_none().then(|| last_event_id(query.unwrap_or_default())).flatten();
+    let queried = header
+        .is_none()
+        .then(|| last_event_id(query.unwrap_or_default()))
+        .flatten();
     match header.or(queried.as_deref()).or(cursor) {
         Some(text) => Ok(position(text)?),
         None => Ok(start(after, None)?),
@@ -149,10 +179,14 @@ pub(super) fn begin(
 fn last_event_id(query: &str) -> Option<String> {
     let is_last_event_id = |name: &str| {
         let letters = name.bytes().filter(|byte| !matches!(byte, b'-' | b'_'));
-        letters.map(|byte| byte.to_ascii_lowercase()).eq(*b"lasteventid")
+        letters
+            .map(|byte| byte.to_ascii_lowercase())
+            .eq(*b"lasteventid")
     };
     let ids = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| is_last_event_id(name));
-    ids.map(|(_, id)| id.trim().to_owned()).filter(|id| !id.is_empty()).last()
+    ids.map(|(_, id)| id.trim().to_owned())
+        .filter(|id| !id.is_empty())
+        .last()
 }
 
 fn position(text: &str) -> Result<Start, Refusal> {
@@ -175,9 +209,25 @@ mod tests {
     #[test]
     fn a_wait_is_whole_seconds_up_to_the_limit() {
         for (text, seconds) in [("0", 0), ("0s", 0), ("7", 7), ("30s", 30), ("60", 60)] {
-            assert_eq!(text.parse::<Wait>().unwrap(), Wait(Duration::from_secs(seconds)), "{text}");
+            assert_eq!(
+                text.parse::<Wait>().unwrap(),
+                Wait(Duration::from_secs(seconds)),
+                "{text}"
+            );
         }
-        for bad in ["", "s", "61", "30ss", "30m", "-1", "+1", "05", "1.5", " 1", "99999999999999999999"] {
+        for bad in [
+            "",
+            "s",
+            "61",
+            "30ss",
+            "30m",
+            "-1",
+            "+1",
+            "05",
+            "1.5",
+            " 1",
+            "99999999999999999999",
+        ] {
             assert!(bad.parse::<Wait>().is_err(), "{bad}");
         }
     }
@@ -188,8 +238,9 @@ mod tests {
         let cursor = Cursor::of(&job, Seq(3), 9, b"x");
         let text = cursor.to_string();
         let last = |value: &str| headers(HeaderName::from_static(LAST_EVENT_ID), value);
-        let begin =
-            |headers: &HeaderMap, after, cursor| begin(headers, None, after, cursor).map_err(|e| e.code());
+        let begin = |headers: &HeaderMap, after, cursor| {
+            begin(headers, None, after, cursor).map_err(|e| e.code())
+        };
         let none = HeaderMap::new();
         assert_eq!(begin(&none, None, None), Ok(Start::After(Seq(0))));
         assert_eq!(begin(&none, Some(4), None), Ok(Start::After(Seq(4))));
@@ -197,8 +248,14 @@ mod tests {
         assert_eq!(begin(&none, None, Some("5")), Ok(Start::After(Seq(5))));
         assert_eq!(begin(&none, Some(4), Some("5")), Ok(Start::After(Seq(5))));
         assert_eq!(begin(&none, Some(4), Some("")), Err(Code::BadCursor));
-        assert_eq!(begin(&last(&text), Some(4), None), Ok(Start::Cursor(cursor)));
-        assert_eq!(begin(&last("6"), None, Some(&text)), Ok(Start::After(Seq(6))));
+        assert_eq!(
+            begin(&last(&text), Some(4), None),
+            Ok(Start::Cursor(cursor))
+        );
+        assert_eq!(
+            begin(&last("6"), None, Some(&text)),
+            Ok(Start::After(Seq(6)))
+        );
         assert_eq!(begin(&last(""), Some(4), None), Ok(Start::After(Seq(4))));
         for bad in ["nonsense", "-1", "+1", "99999999999999999999", "ä"] {
             assert_eq!(begin(&last(bad), None, None), Err(Code::BadCursor), "{bad}");
@@ -207,8 +264,9 @@ mod tests {
 
     #[test]
     fn a_last_event_id_in_the_query_counts_as_the_header_under_any_of_its_names() {
-        let begin =
-            |query: &str| begin(&HeaderMap::new(), Some(query), Some(4), Some("5")).map_err(|e| e.code());
+        let begin = |query: &str| {
+            begin(&HeaderMap::new(), Some(query), Some(4), Some("5")).map_err(|e| e.code())
+        };
         for name in [
             "lastEventId",
             "LastEventId",
@@ -221,12 +279,26 @@ mod tests {
             "LAST_EVENT_ID",
             "last%2Devent%2did",
         ] {
-            assert_eq!(begin(&format!("{name}=7")), Ok(Start::After(Seq(7))), "{name}");
-            assert_eq!(begin(&format!("after=4&{name}=7&cursor=5")), Ok(Start::After(Seq(7))), "{name}");
+            assert_eq!(
+                begin(&format!("{name}=7")),
+                Ok(Start::After(Seq(7))),
+                "{name}"
+            );
+            assert_eq!(
+                begin(&format!("after=4&{name}=7&cursor=5")),
+                Ok(Start::After(Seq(7))),
+                "{name}"
+            );
         }
-        for absent in
-            ["", "a", "lastEventId", "lastEventId=", "lastEventId=%20", "lastEvent=7", "lastEventIds=7"]
-        {
+        for absent in [
+            "",
+            "a",
+            "lastEventId",
+            "lastEventId=",
+            "lastEventId=%20",
+            "lastEvent=7",
+            "lastEventIds=7",
+        ] {
             assert_eq!(begin(absent), Ok(Start::After(Seq(5))), "{absent}");
         }
         for (query, seq) in [
@@ -237,15 +309,27 @@ mod tests {
         ] {
             assert_eq!(begin(query), Ok(Start::After(Seq(seq))), "{query}");
         }
-        for bad in ["nonsense", "-1", "%2B1", "%ff", "99999999999999999999", "7%00"] {
-            assert_eq!(begin(&format!("lastEventId={bad}")), Err(Code::BadCursor), "{bad}");
+        for bad in [
+            "nonsense",
+            "-1",
+            "%2B1",
+            "%ff",
+            "99999999999999999999",
+            "7%00",
+        ] {
+            assert_eq!(
+                begin(&format!("lastEventId={bad}")),
+                Err(Code::BadCursor),
+                "{bad}"
+            );
         }
     }
 
     #[test]
     fn the_header_wins_over_the_query() {
         let header = |id: &str| headers(HeaderName::from_static(LAST_EVENT_ID), id);
-        let begin = |id: &str| begin(&header(id), Some("lastEventId=7"), None, None).map_err(|e| e.code());
+        let begin =
+            |id: &str| begin(&header(id), Some("lastEventId=7"), None, None).map_err(|e| e.code());
         assert_eq!(begin("9"), Ok(Start::After(Seq(9))));
         assert_eq!(begin(" "), Ok(Start::After(Seq(7))));
         assert_eq!(begin("nonsense"), Err(Code::BadCursor));

@@ -45,11 +45,16 @@ pub(super) async fn submit(
     let submission = Submission::from_json(&body)?;
     drop((body, held));
     let key = headers.get(IDEMPOTENCY_KEY).map(|key| {
-        key.to_str().map_err(|_| Problem::new(Code::BadRequest, "an idempotency key is visible ASCII"))
+        key.to_str()
+            .map_err(|_| Problem::new(Code::BadRequest, "an idempotency key is visible ASCII"))
     });
     let room = app.room_for(&submission)?;
     let accepted = app.submit(from, submission, key.transpose()?, room).await?;
-    let status = if accepted.new { StatusCode::ACCEPTED } else { StatusCode::OK };
+    let status = if accepted.new {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::OK
+    };
     let location = [(header::LOCATION, format!("/api/jobs/{}", accepted.id))];
     Ok((status, location, Json(accepted)).into_response())
 }
@@ -122,6 +127,10 @@ pub(super) async fn cancel(
     Job(id): Job,
 ) -> Result<Response, Problem> {
     let receipt = app.cancel(from, id, None).await?;
-    let status = if receipt.new { StatusCode::ACCEPTED } else { StatusCode::OK };
+    let status = if receipt.new {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::OK
+    };
     Ok((status, Json(receipt)).into_response())
 }

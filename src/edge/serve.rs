@@ -36,7 +36,9 @@ pub(super) async fn serve(
     loop {
         // axum's accept waits a little when the process has no file descriptors left, and goes on.
         let accepted = Listener::accept(&mut listener);
-        let Some((stream, peer)) = tasks.stop().run_until_cancelled(accepted).await else { return };
+        let Some((stream, peer)) = tasks.stop().run_until_cancelled(accepted).await else {
+            return;
+        };
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "a connection without TCP_NODELAY");
         }
@@ -71,7 +73,10 @@ fn refuse(stream: TcpStream) {
 /// may.
 async fn connection(stream: Metered<TcpStream>, router: Router, stop: CancellationToken) {
     let mut limits = http1::Builder::new();
-    limits.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(HTTP_BUFFER);
+    limits
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WAIT)
+        .max_buf_size(HTTP_BUFFER);
     // The buffer alone may take in a little more.
     limits.max_header_size(HTTP_BUFFER);
     let meter = stream.meter();

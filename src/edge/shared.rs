@@ -33,9 +33,19 @@ impl Shared {
     pub fn new(budget: Budget) -> Self {
         let memory = Memory::new(budget);
         let socketio = socketio::Engine::default();
-        let (requests, connections) = (FairSlots::new(REQUESTS_ALL_MAX), FairSlots::new(connections_max()));
+        let (requests, connections) = (
+            FairSlots::new(REQUESTS_ALL_MAX),
+            FairSlots::new(connections_max()),
+        );
         let serving = watch::Sender::new(0);
-        Self(Arc::new(Inner { memory, requests, connections, socketio, threads: Mutex::default(), serving }))
+        Self(Arc::new(Inner {
+            memory,
+            requests,
+            connections,
+            socketio,
+            threads: Mutex::default(),
+            serving,
+        }))
     }
 
     pub(super) fn memory(&self) -> &Memory {
@@ -56,7 +66,11 @@ impl Shared {
 
     /// Makes a thread known to the others.
     pub(super) fn join(&self, app: &Arc<App>) {
-        let mut threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut threads = self
+            .0
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         threads.retain(|app| app.strong_count() > 0);
         threads.push(Arc::downgrade(app));
         self.0.serving.send_modify(|serving| *serving += 1);
@@ -65,19 +79,30 @@ impl Shared {
     /// Waits until as many threads serve clients.
     pub async fn serves(&self, threads: usize) {
         // The sender lives as long as this does, so there is no error.
-        let _ = self.0.serving.subscribe().wait_for(|serving| *serving >= threads).await;
+        let _ = self
+            .0
+            .serving
+            .subscribe()
+            .wait_for(|serving| *serving >= threads)
+            .await;
     }
 
     /// The threads that serve.
     pub(super) fn threads(&self) -> Vec<Arc<App>> {
-        let threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let threads = self
+            .0
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         threads.iter().filter_map(Weak::upgrade).collect()
     }
 }
 
 /// How many connections of clients the process may have: as many as it may open files, but for those that it needs itself.
 fn connections_max() -> usize {
-    let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+    let files = getrlimit(Resource::Nofile)
+        .current
+        .and_then(|files| usize::try_from(files).ok());
     let files = files.unwrap_or(usize::MAX);
     files - FILES_RESERVED.min(files / 4)
 }

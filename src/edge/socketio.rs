@@ -77,7 +77,11 @@ impl Default for Engine {
         let known = lines.clone();
         let prepared = async move |socket: SocketRef| prepare(&socket, &known);
         io.ns("/", begin.with(prepared));
-        Self { service, lines, handshakes: Handshakes::default() }
+        Self {
+            service,
+            lines,
+            handshakes: Handshakes::default(),
+        }
     }
 }
 
@@ -109,7 +113,9 @@ fn prepare(socket: &SocketRef, lines: &Lines) -> Result<(), Infallible> {
 /// The client has joined. Its pump runs on the thread that took its first request, where the feeds are.
 async fn begin(socket: SocketRef, auth: Auth) {
     let Some(line) = line_of(&socket) else { return };
-    let (Some(app), Some(asks)) = (line.app.upgrade(), line.asks()) else { return line.cut() };
+    let (Some(app), Some(asks)) = (line.app.upgrade(), line.asks()) else {
+        return line.cut();
+    };
     let span = info_span!("socketio", id = %socket.id);
     let (tasks, runtime) = (app.tasks.clone(), app.runtime.clone());
     let pump = Pump::new(app, socket, line, asks);
@@ -138,7 +144,11 @@ impl Query {
         let sid = value("sid=").and_then(|sid| sid.parse().ok());
         // As the library reads it, which ignores a second `=` and what follows.
         let transport = value("transport=").and_then(|transport| transport.split('=').next());
-        Self { is_websocket: transport == Some("websocket"), sid, once }
+        Self {
+            is_websocket: transport == Some("websocket"),
+            sid,
+            once,
+        }
     }
 }
 
@@ -196,7 +206,11 @@ pub(super) async fn engine(
         },
         None if app.clients.are_leaving() => Problem::from(Code::Restarting).into_response(),
         None => match engine.handshakes.begin(meter.peer()) {
-            Ok(handshake) => engine.open(&app, Line::new(&app, handshake), &meter, &query, request).await,
+            Ok(handshake) => {
+                engine
+                    .open(&app, Line::new(&app, handshake), &meter, &query, request)
+                    .await
+            }
             Err(no_room) => Problem::from(no_room).into_response(),
         },
     }
@@ -254,7 +268,11 @@ impl Engine {
         polls.answered();
         if response.status() == StatusCode::OK {
             let length = response.headers().get(header::CONTENT_LENGTH);
-            line.left(length.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0));
+            line.left(
+                length
+                    .and_then(|length| length.to_str().ok()?.parse().ok())
+                    .unwrap_or(0),
+            );
         }
         response
     }
@@ -270,7 +288,10 @@ impl Engine {
             () = app.tasks.stop().cancelled() => return ended(app),
         };
         match read {
-            Ok((body, _held)) => self.call(app, Request::from_parts(parts, body.into())).await,
+            Ok((body, _held)) => {
+                self.call(app, Request::from_parts(parts, body.into()))
+                    .await
+            }
             Err(problem) => {
                 // What it had to say is lost, so the session cannot go on.
                 line.cut();
@@ -298,7 +319,9 @@ fn session_of(answer: &[u8]) -> Option<Sid> {
         sid: String,
     }
     let json = answer.iter().position(|byte| *byte == b'{')?;
-    serde_json::from_slice(&answer[json..]).ok().and_then(|Open { sid }| sid.parse().ok())
+    serde_json::from_slice(&answer[json..])
+        .ok()
+        .and_then(|Open { sid }| sid.parse().ok())
 }
 
 /// What a client is told whose session nobody knows, as the library says it: clients of this protocol begin a new one.

@@ -91,18 +91,34 @@ pub(super) async fn events(
         app.exists(&job).await?;
     }
     let stop = app.tasks.stop();
-    let opened =
-        stop.run_until_cancelled(Session::open_for(from, &app.hub, &job, start)).await.transpose()?;
+    let opened = stop
+        .run_until_cancelled(Session::open_for(from, &app.hub, &job, start))
+        .await
+        .transpose()?;
     let form = form(&headers);
     let mut response = match (form, opened) {
         (Form::Page, session) => {
             let _place = app.shared.requests().take(from)?;
-            page::answer(session, start, limit, query.wait, stop, &app.shared.memory().answers).await?
+            page::answer(
+                session,
+                start,
+                limit,
+                query.wait,
+                stop,
+                &app.shared.memory().answers,
+            )
+            .await?
         }
-        (Form::Stream, Some(session)) if session.had_end() => StatusCode::NO_CONTENT.into_response(),
+        (Form::Stream, Some(session)) if session.had_end() => {
+            StatusCode::NO_CONTENT.into_response()
+        }
         (Form::Stream, Some(session)) if !app.clients.are_leaving() => {
             let (place, counts) = (app.clients.enter(), Arc::clone(&app.counts));
-            stream(Stream::new(session, counts, Box::pin(async move { place.moment(&app).await })))
+            stream(Stream::new(
+                session,
+                counts,
+                Box::pin(async move { place.moment(&app).await }),
+            ))
         }
         // An error would end an EventSource for good; at the end of a stream it comes back.
         (Form::Stream, _) => stream_of(Body::from(hello())),
@@ -112,8 +128,12 @@ pub(super) async fn events(
         // A proxy that compresses holds back what is small, which every event is.
         Form::Stream => "no-cache, no-transform",
     };
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
+    response
+        .headers_mut()
+        .insert(header::VARY, HeaderValue::from_static("accept"));
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
     Ok(response)
 }
 
@@ -122,7 +142,10 @@ fn stream<S: EventSource>(stream: Stream<S>) -> Response {
 }
 
 fn stream_of(body: Body) -> Response {
-    let headers = [(header::CONTENT_TYPE.as_str(), "text/event-stream"), ("x-accel-buffering", "no")];
+    let headers = [
+        (header::CONTENT_TYPE.as_str(), "text/event-stream"),
+        ("x-accel-buffering", "no"),
+    ];
     (headers, body).into_response()
 }
 
@@ -159,7 +182,17 @@ impl<S: EventSource> Stream<S> {
         comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let _connected = counts.connected(Door::Sse);
         let (left, turn) = (Vec::new().into_iter(), Turn::default());
-        Self { session, counts, _connected, stop, comments, left, turn, begun: false, over: false }
+        Self {
+            session,
+            counts,
+            _connected,
+            stop,
+            comments,
+            left,
+            turn,
+            begun: false,
+            over: false,
+        }
     }
 
     /// The next chunk: what is ready together, about [`TURN_BYTES`] of it. `None` at the job's end, and at the edge's.
@@ -171,7 +204,9 @@ impl<S: EventSource> Stream<S> {
             out = hello();
             if self.session.status().is_none() {
                 // For whoever looks at the stream and has mistyped an id; an EventSource ignores it.
-                out.extend_from_slice(format!(": waiting for job {}\n", self.session.job()).as_bytes());
+                out.extend_from_slice(
+                    format!(": waiting for job {}\n", self.session.job()).as_bytes(),
+                );
             }
         }
         while out.is_empty() && !self.over {
@@ -219,7 +254,12 @@ impl<S: EventSource> Stream<S> {
             }
             Step::Missing { from, to } => {
                 let job = self.session.job().clone();
-                let missing = ServerFrame::Missing { job, from, to, reason: Gone::Expired };
+                let missing = ServerFrame::Missing {
+                    job,
+                    from,
+                    to,
+                    reason: Gone::Expired,
+                };
                 // It has a name, so that who listens for events does not take it for one, and no id: it names none.
                 out.extend_from_slice(b"event: missing\ndata: ");
                 out.extend_from_slice(missing.to_json().as_bytes());
@@ -264,23 +304,40 @@ mod tests {
     }
 
     fn chunk(text: &str) -> Said {
-        Said::Chunk { text: text.into(), channel: Channel::Output }
+        Said::Chunk {
+            text: text.into(),
+            channel: Channel::Output,
+        }
     }
 
     /// The milliseconds that the first bytes of a stream name.
     fn come_back_of(hello: &str) -> u64 {
-        hello.strip_prefix("retry: ").unwrap().lines().next().unwrap().parse().unwrap()
+        hello
+            .strip_prefix("retry: ")
+            .unwrap()
+            .lines()
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap()
     }
 
     /// A stream that begins with the first event, its `hello` already taken.
     async fn open(memory: &Memory, stop: &CancellationToken) -> BoxStream<'static, String> {
         let hub = Hub::new(memory.clone(), Tasks::default());
-        let session = Session::open(&hub, &job(), Start::After(Seq(0))).await.unwrap();
+        let session = Session::open(&hub, &job(), Start::After(Seq(0)))
+            .await
+            .unwrap();
         let chunks = unfold(
-            Stream::new(session, Counts::new(), Box::pin(stop.clone().cancelled_owned())),
+            Stream::new(
+                session,
+                Counts::new(),
+                Box::pin(stop.clone().cancelled_owned()),
+            ),
             Stream::next,
         );
-        let mut chunks = Box::pin(chunks.map(|chunk| String::from_utf8(chunk.unwrap().to_vec()).unwrap()));
+        let mut chunks =
+            Box::pin(chunks.map(|chunk| String::from_utf8(chunk.unwrap().to_vec()).unwrap()));
         let hello = chunks.next().await.unwrap();
         let ms = come_back_of(&hello);
         assert!((500..1000).contains(&ms), "{ms}");
@@ -288,7 +345,11 @@ mod tests {
     }
 
     fn block(event: &Stored) -> String {
-        format!("id: {}\ndata: {}\n\n", event.cursor(), String::from_utf8_lossy(event.json()))
+        format!(
+            "id: {}\ndata: {}\n\n",
+            event.cursor(),
+            String::from_utf8_lossy(event.json())
+        )
     }
 
     #[tokio::test(start_paused = true)]
@@ -311,11 +372,17 @@ mod tests {
         let memory = Memory::default();
         for expected in [true, false] {
             let hub = Hub::new(memory.clone(), Tasks::default());
-            let session = Session::open(&hub, &job(), Start::After(Seq(0))).await.unwrap();
+            let session = Session::open(&hub, &job(), Start::After(Seq(0)))
+                .await
+                .unwrap();
             let stream = Stream::new(session, Counts::new(), Box::pin(pending()));
             let (first, _) = stream.next().await.unwrap();
             let first = String::from_utf8(first.unwrap().to_vec()).unwrap();
-            assert_eq!(first.contains("\n: waiting for job j\n"), expected, "{first}");
+            assert_eq!(
+                first.contains("\n: waiting for job j\n"),
+                expected,
+                "{first}"
+            );
             memory.append(&job(), chunk("a"));
         }
     }
@@ -333,7 +400,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_little_is_given_pieces_and_misses_nothing() {
         let memory = Memory::default();
-        let all: Vec<_> = (0..200).map(|_| memory.append(&job(), chunk(&"x".repeat(2000)))).collect();
+        let all: Vec<_> = (0..200)
+            .map(|_| memory.append(&job(), chunk(&"x".repeat(2000))))
+            .collect();
         memory.append(&job(), Said::Cancelled {});
         let mut chunks = open(&memory, &CancellationToken::new()).await;
         let (mut got, mut count) = (String::new(), 0);
@@ -373,7 +442,10 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(turns.iter().sum::<usize>() > 400_000, "{turns:?}");
-        assert!(turns.iter().all(|bytes| *bytes < 2 * TURN_BYTES), "{turns:?}");
+        assert!(
+            turns.iter().all(|bytes| *bytes < 2 * TURN_BYTES),
+            "{turns:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -389,7 +461,10 @@ mod tests {
             got += &chunks.next().await.unwrap();
         }
         let missing = r#"{"op":"missing","job":"j","from":1,"to":2,"reason":"expired"}"#;
-        assert!(got.starts_with(&format!("event: missing\ndata: {missing}\n\nid: ")), "{got}");
+        assert!(
+            got.starts_with(&format!("event: missing\ndata: {missing}\n\nid: ")),
+            "{got}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -425,6 +500,9 @@ mod tests {
         let data = format!(
             "{{\"type\":\"x\",\ndata: \ndata: \"job\":\"j\",\ndata: \"seq\":1,\"cursor\":\"{cursor}\"}}"
         );
-        assert_eq!(String::from_utf8(out).unwrap(), format!("id: {cursor}\ndata: {data}\n\n"));
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            format!("id: {cursor}\ndata: {data}\n\n")
+        );
     }
 }

@@ -37,7 +37,12 @@ pub(super) struct Counts {
 impl Counts {
     pub(super) fn new() -> Arc<Self> {
         let (connections, delivered, rooms) = Default::default();
-        Arc::new(Self { begun: Instant::now(), connections, delivered, rooms })
+        Arc::new(Self {
+            begun: Instant::now(),
+            connections,
+            delivered,
+            rooms,
+        })
     }
 
     /// Counts a connection until the guard is dropped.
@@ -48,7 +53,8 @@ impl Counts {
 
     /// Counts events that were handed to one client.
     pub(super) fn delivered(&self, events: usize) {
-        self.delivered.add(self.begun.elapsed().as_secs(), events as u64);
+        self.delivered
+            .add(self.begun.elapsed().as_secs(), events as u64);
     }
 
     /// Counts a Socket.IO client of a job until the guard is dropped.
@@ -118,9 +124,14 @@ impl Rate {
     /// What was added in the [`RATE_SECONDS`] whole seconds before `now`.
     fn recent(&self, now: u64) -> u64 {
         let counts = |of: u64| of < now && of + RATE_SECONDS >= now;
-        let slots =
-            self.slots.iter().map(|(of, sum)| (of.load(Ordering::Relaxed), sum.load(Ordering::Relaxed)));
-        slots.filter(|(of, _)| counts(*of)).map(|(_, sum)| sum).sum()
+        let slots = self
+            .slots
+            .iter()
+            .map(|(of, sum)| (of.load(Ordering::Relaxed), sum.load(Ordering::Relaxed)));
+        slots
+            .filter(|(of, _)| counts(*of))
+            .map(|(_, sum)| sum)
+            .sum()
     }
 }
 
@@ -189,7 +200,11 @@ pub(super) async fn stats(State(app): State<Arc<App>>) -> Json<Stats> {
     }
     let memory = app.shared.memory();
     let (limit, used, refused) = (memory.whole.limit(), memory.whole.used(), memory.refused());
-    stats.memory = Memory { limit, used, refused };
+    stats.memory = Memory {
+        limit,
+        used,
+        refused,
+    };
     stats.events_per_second = recent as f64 / RATE_SECONDS as f64;
     Json(stats)
 }
@@ -229,7 +244,9 @@ mod tests {
         for second in 0..100 {
             rate.add(second, second);
             rate.add(second, 1);
-            let expected: u64 = (second.saturating_sub(RATE_SECONDS)..second).map(|second| second + 1).sum();
+            let expected: u64 = (second.saturating_sub(RATE_SECONDS)..second)
+                .map(|second| second + 1)
+                .sum();
             assert_eq!(rate.recent(second), expected, "at {second}");
         }
         assert_eq!(rate.recent(99 + RATE_SECONDS), 100);
@@ -241,11 +258,23 @@ mod tests {
     async fn what_is_counted_ends_with_its_guard() {
         let counts = Counts::new();
         let job: JobId = "j".parse().unwrap();
-        let (one, two) = (counts.connected(Door::SocketIo), counts.connected(Door::SocketIo));
+        let (one, two) = (
+            counts.connected(Door::SocketIo),
+            counts.connected(Door::SocketIo),
+        );
         let rooms = [counts.room(&job), counts.room(&job)];
-        assert_eq!((counts.connections(Door::SocketIo), counts.connections(Door::WebSocket)), (2, 0));
+        assert_eq!(
+            (
+                counts.connections(Door::SocketIo),
+                counts.connections(Door::WebSocket)
+            ),
+            (2, 0)
+        );
         assert_eq!(counts.rooms()[&job], 2);
         drop((one, two, rooms));
-        assert_eq!((counts.connections(Door::SocketIo), counts.rooms().len()), (0, 0));
+        assert_eq!(
+            (counts.connections(Door::SocketIo), counts.rooms().len()),
+            (0, 0)
+        );
     }
 }

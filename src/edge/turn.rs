@@ -51,7 +51,9 @@ mod tests {
         };
         let (mut writes, mut polls) = (pin!(writes), Vec::new());
         loop {
-            let poll = writes.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            let poll = writes
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()));
             polls.push(written.take());
             if poll == Poll::Ready(()) {
                 return polls;
@@ -63,8 +65,17 @@ mod tests {
     fn a_turn_ends_with_the_write_that_reaches_its_limit() {
         let polls = written_per_poll((0..1000).map(|_| 100));
         assert_eq!(polls.iter().sum::<usize>(), 100_000);
-        assert!(polls.iter().all(|bytes| *bytes < TURN_BYTES + 100), "{polls:?}");
-        assert_eq!(polls.len(), 100_000_usize.div_ceil(TURN_BYTES.next_multiple_of(100)));
-        assert_eq!(written_per_poll([3 * TURN_BYTES, 1, 1].into_iter()), [3 * TURN_BYTES, 2]);
+        assert!(
+            polls.iter().all(|bytes| *bytes < TURN_BYTES + 100),
+            "{polls:?}"
+        );
+        assert_eq!(
+            polls.len(),
+            100_000_usize.div_ceil(TURN_BYTES.next_multiple_of(100))
+        );
+        assert_eq!(
+            written_per_poll([3 * TURN_BYTES, 1, 1].into_iter()),
+            [3 * TURN_BYTES, 2]
+        );
     }
 }

@@ -65,7 +65,10 @@ pub(super) async fn upgrade(
     meter.becomes_socket();
     Ok(upgrade.on_upgrade(move |socket| async move {
         let connection = Connection::new(app, Line::new(socket, encoding, meter));
-        connection.run(place).instrument(info_span!("ws", id = %nuid::next())).await;
+        connection
+            .run(place)
+            .instrument(info_span!("ws", id = %nuid::next()))
+            .await;
         drop(held);
     }))
 }
@@ -73,7 +76,10 @@ pub(super) async fn upgrade(
 /// The subprotocols that a client offers, in its order; `None` when it says nothing about them. What is no text is none
 /// that an edge knows.
 fn offer(headers: &HeaderMap) -> Option<impl Iterator<Item = &str>> {
-    let mut lists = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().peekable();
+    let mut lists = headers
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .peekable();
     lists.peek()?;
     let lists = lists.map(|list| list.to_str().unwrap_or_default());
     Some(lists.flat_map(|list| list.split(',')).map(str::trim))

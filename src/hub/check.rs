@@ -23,7 +23,9 @@ pub(super) async fn check<S: EventSource>(
     ours: Option<Arc<Stored>>,
 ) -> Result<Checked, Unavailable> {
     let last = source.last(job, Replica::Any).await?;
-    let Some(ours) = ours else { return Ok(Checked::Continues(last)) };
+    let Some(ours) = ours else {
+        return Ok(Checked::Continues(last));
+    };
     let is_ours = |event: &Stored| event.cursor() == ours.cursor();
     if last.as_deref().is_some_and(is_ours) {
         return Ok(Checked::Continues(None));
@@ -39,7 +41,11 @@ pub(super) async fn check<S: EventSource>(
         At::Removed => {
             let behind = first_behind(source, job, ours.pos).await?;
             let anew = behind.is_some_and(|first| first.seq <= ours.seq);
-            Ok(if anew { Checked::Replaced } else { Checked::Continues(last) })
+            Ok(if anew {
+                Checked::Replaced
+            } else {
+                Checked::Continues(last)
+            })
         }
         At::Event(_) | At::Other | At::NotYet => Ok(Checked::Replaced),
     }

@@ -16,10 +16,19 @@ use crate::wire::Stored;
 /// Drives a feed until it is forgotten. After a panic, a program fault, its watchers are served again: from an empty
 /// history, and not at once, so that a fault that one event causes each time does not take the thread. `known` is the
 /// log's last event, when that is known before the feed begins.
-pub(super) async fn drive<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>, mut known: Option<Arc<Stored>>) {
+pub(super) async fn drive<S: EventSource>(
+    hub: Arc<Hub<S>>,
+    feed: Arc<Feed>,
+    mut known: Option<Arc<Stored>>,
+) {
     let mut again = false;
     loop {
-        let driven = AssertUnwindSafe(drive_once(Arc::clone(&hub), Arc::clone(&feed), known.take(), again));
+        let driven = AssertUnwindSafe(drive_once(
+            Arc::clone(&hub),
+            Arc::clone(&feed),
+            known.take(),
+            again,
+        ));
         if driven.catch_unwind().await.is_ok() {
             return;
         }

@@ -13,7 +13,8 @@ use tracing::{debug, trace};
 use super::check::{Checked, check, contradicts};
 use super::{Feed, Hub};
 use crate::config::{
-    AHEAD_MAX, FEED_LINGER, PROBE_FIRST, PROBE_MAX, PROBE_SILENT, PROBE_SPREAD, REREAD_FIRST, REREAD_MAX,
+    AHEAD_MAX, FEED_LINGER, PROBE_FIRST, PROBE_MAX, PROBE_SILENT, PROBE_SPREAD, REREAD_FIRST,
+    REREAD_MAX,
 };
 use crate::resume::{Action, Input, Stitcher};
 use crate::share::FairSlot;
@@ -214,13 +215,18 @@ impl<S: EventSource> Driver<S> {
     /// Subscribes. After a closed subscription the feed goes on where it was.
     fn open(&mut self) {
         let (hub, feed) = (Arc::clone(&self.hub), Arc::clone(&self.feed));
-        self.opening = Some(Box::pin(async move { hub.source().follow(feed.job()).await }));
+        self.opening = Some(Box::pin(
+            async move { hub.source().follow(feed.job()).await },
+        ));
     }
 
     /// Begins the history with the last event.
     fn opened(&mut self, tail: S::Tail, last: Option<Arc<Stored>>) {
         // The replica that was asked now may be behind the one that was asked before.
-        let last = last.into_iter().chain(self.known.take()).max_by_key(|last| last.seq);
+        let last = last
+            .into_iter()
+            .chain(self.known.take())
+            .max_by_key(|last| last.seq);
         self.opening = None;
         self.tail = Some(tail);
         self.open_pause = REREAD_FIRST;
@@ -278,7 +284,10 @@ impl<S: EventSource> Driver<S> {
     fn is_contradicted(&self, event: &Stored) -> bool {
         match self.feed.find(event.seq) {
             Some(known) => known.cursor() != event.cursor(),
-            None => self.last.as_ref().is_some_and(|last| contradicts(last, event)),
+            None => self
+                .last
+                .as_ref()
+                .is_some_and(|last| contradicts(last, event)),
         }
     }
 
@@ -314,13 +323,18 @@ impl<S: EventSource> Driver<S> {
     }
 
     fn skipped(&self, event: &Stored) {
-        self.hub.source().undecodable(self.feed.job(), event.pos, &Unreadable::OutOfOrder);
+        self.hub
+            .source()
+            .undecodable(self.feed.job(), event.pos, &Unreadable::OutOfOrder);
     }
 
     /// A reading of the log is over: what waited for it and is not in the log was never an event.
     fn chain_was_read(&mut self, nothing_left: bool) {
         if let Some(asked) = self.chain_asked.take().filter(|_| nothing_left) {
-            self.chain.abandon(asked).iter().for_each(|event| self.skipped(event));
+            self.chain
+                .abandon(asked)
+                .iter()
+                .for_each(|event| self.skipped(event));
         }
         if self.chain.behind().is_some() && self.stitcher.is_live() {
             self.stitcher.handle(Input::LiveLagged);
@@ -329,8 +343,14 @@ impl<S: EventSource> Driver<S> {
 
     /// Asks the log whether something was stored that did not arrive, and whether it still is the same.
     fn probe(&mut self) {
-        let (hub, feed, last) = (Arc::clone(&self.hub), Arc::clone(&self.feed), self.last.clone());
-        self.probing = Some(Box::pin(async move { check(hub.source(), feed.job(), last).await }));
+        let (hub, feed, last) = (
+            Arc::clone(&self.hub),
+            Arc::clone(&self.feed),
+            self.last.clone(),
+        );
+        self.probing = Some(Box::pin(async move {
+            check(hub.source(), feed.job(), last).await
+        }));
     }
 
     fn probed(&mut self, probed: Probed) {
@@ -409,7 +429,8 @@ impl<S: EventSource> Driver<S> {
     }
 
     pub(super) fn linger_over(&self) -> bool {
-        self.linger_until.is_some_and(|until| Instant::now() >= until)
+        self.linger_until
+            .is_some_and(|until| Instant::now() >= until)
     }
 
     /// A share of `over` that differs from job to job, so that a thousand feeds do not ask in one moment.

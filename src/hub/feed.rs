@@ -78,17 +78,23 @@ impl Feed {
 
     /// What a reader that wants `from` gets, about `bytes_max` of it; `None` while the feed is not open.
     pub fn read(&self, from: Seq, bytes_max: usize) -> Option<Slice<Arc<Stored>>> {
-        self.lock().as_ref().map(|history| history.read(from, bytes_max))
+        self.lock()
+            .as_ref()
+            .map(|history| history.read(from, bytes_max))
     }
 
     /// The newest event, when there is one here.
     pub fn last(&self) -> Option<Arc<Stored>> {
-        self.lock().as_ref().and_then(|history| history.last().cloned())
+        self.lock()
+            .as_ref()
+            .and_then(|history| history.last().cloned())
     }
 
     /// The event with this number, when it is here.
     pub fn find(&self, seq: Seq) -> Option<Arc<Stored>> {
-        self.lock().as_ref().and_then(|history| history.find(seq).cloned())
+        self.lock()
+            .as_ref()
+            .and_then(|history| history.find(seq).cloned())
     }
 
     /// Whether the live subscription stands.
@@ -137,7 +143,8 @@ impl Feed {
 
     /// Begins the history with `next`.
     pub(super) fn open(&self, next: Seq) {
-        self.lock().get_or_insert_with(|| History::new(next, HISTORY_BYTES));
+        self.lock()
+            .get_or_insert_with(|| History::new(next, HISTORY_BYTES));
     }
 
     /// Forgets the history; watchers wait until it is opened again.
@@ -204,8 +211,12 @@ pub struct Watch {
 impl Watch {
     pub(super) fn join(feed: &Arc<Feed>) -> Self {
         let place = Arc::<Place>::default();
-        feed.places().insert(Arc::as_ptr(&place) as usize, Arc::clone(&place));
-        Self { feed: Arc::clone(feed), place }
+        feed.places()
+            .insert(Arc::as_ptr(&place) as usize, Arc::clone(&place));
+        Self {
+            feed: Arc::clone(feed),
+            place,
+        }
     }
 
     /// The feed.

@@ -91,10 +91,13 @@ impl<S: EventSource> Hub<S> {
     pub fn standing(&self) -> Standing {
         // Nobody who comes or goes waits for the sum.
         let feeds: Vec<_> = self.lock().values().cloned().collect();
-        feeds.iter().map(|feed| feed.standing()).fold(Standing::default(), |all, one| Standing {
-            reading: all.reading + one.reading,
-            lag: all.lag.max(one.lag),
-        })
+        feeds
+            .iter()
+            .map(|feed| feed.standing())
+            .fold(Standing::default(), |all, one| Standing {
+                reading: all.reading + one.reading,
+                lag: all.lag.max(one.lag),
+            })
     }
 
     /// Watches a job for a client at this address: joins its feed, or begins one.
@@ -123,7 +126,8 @@ impl<S: EventSource> Hub<S> {
                 let room = self.budget.reserve(FEED_BYTES).map_err(|NoRoom| Full)?;
                 let feed = entry.insert(Arc::new(Feed::new(job.clone(), room, place)));
                 let watch = Watch::join(feed);
-                self.tasks.spawn_until_stop(drive::drive(Arc::clone(self), Arc::clone(feed), last));
+                self.tasks
+                    .spawn_until_stop(drive::drive(Arc::clone(self), Arc::clone(feed), last));
                 Ok(watch)
             }
         }
@@ -162,7 +166,10 @@ impl<S: EventSource> Hub<S> {
     /// Forgets a feed that serves its watchers no longer; the next one begins another.
     fn remove(&self, feed: &Arc<Feed>) {
         let mut feeds = self.lock();
-        if feeds.get(feed.job()).is_some_and(|there| Arc::ptr_eq(there, feed)) {
+        if feeds
+            .get(feed.job())
+            .is_some_and(|there| Arc::ptr_eq(there, feed))
+        {
             feeds.remove(feed.job());
         }
     }

@@ -23,7 +23,10 @@ fn job() -> JobId {
 }
 
 fn chunk() -> Body {
-    Body::Chunk { text: "x".into(), channel: Channel::Output }
+    Body::Chunk {
+        text: "x".into(),
+        channel: Channel::Output,
+    }
 }
 
 /// A hub over a log of three events.
@@ -53,14 +56,25 @@ async fn watchers_of_one_job_share_one_feed_and_one_subscription() {
     memory.append(&job(), chunk());
     sleep(MOMENT).await;
     assert!(watches.iter().all(|watch| next(watch) == Some(Seq(5))));
-    assert_eq!((hub.feeds(), memory.calls().follow, memory.followers(), tasks.running()), (1, 1, 1, 1));
+    assert_eq!(
+        (
+            hub.feeds(),
+            memory.calls().follow,
+            memory.followers(),
+            tasks.running()
+        ),
+        (1, 1, 1, 1)
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_feed_begins_with_the_last_event_and_reads_no_log_for_it() {
     let (memory, _tasks, hub) = hub();
     let watch = watch(&hub).await;
-    assert!(matches!(watch.feed().read(Seq(1), 1), Some(Slice::TooOld { first: Seq(3) })));
+    assert!(matches!(
+        watch.feed().read(Seq(1), 1),
+        Some(Slice::TooOld { first: Seq(3) })
+    ));
     assert_eq!(memory.calls().replay, 0);
 }
 
@@ -75,7 +89,10 @@ async fn a_feed_outlives_its_last_watcher_for_a_while_and_is_then_forgotten() {
     sleep(FEED_LINGER - MOMENT).await;
     assert_eq!(hub.feeds(), 1, "it lingers");
     sleep(MOMENT * 3).await;
-    assert_eq!((hub.feeds(), memory.followers(), tasks.running()), (0, 0, 0));
+    assert_eq!(
+        (hub.feeds(), memory.followers(), tasks.running()),
+        (0, 0, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -107,7 +124,10 @@ async fn a_watcher_who_comes_and_goes_at_once_leaves_nothing_behind() {
         drop(hub.watch(&job(), HERE).unwrap());
         drop(hub.watch(&job(), HERE).unwrap());
         sleep(FEED_LINGER + MOMENT * 3).await;
-        assert_eq!((hub.feeds(), memory.followers(), tasks.running()), (0, 0, 0));
+        assert_eq!(
+            (hub.feeds(), memory.followers(), tasks.running()),
+            (0, 0, 0)
+        );
     }
 }
 
@@ -135,7 +155,10 @@ async fn a_feed_that_never_opened_is_forgotten_and_a_watched_one_is_not() {
     drop(last);
     // It looks up when the source has answered or its pause is over.
     sleep(FEED_LINGER * 2).await;
-    assert_eq!((hub.feeds(), memory.followers(), tasks.running()), (0, 0, 0));
+    assert_eq!(
+        (hub.feeds(), memory.followers(), tasks.running()),
+        (0, 0, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -148,7 +171,11 @@ async fn an_outage_does_not_shorten_the_time_that_a_feed_outlives_its_watchers()
     sleep(FEED_LINGER * 3).await;
     drop(back);
     sleep(FEED_LINGER / 3).await;
-    assert_eq!(hub.feeds(), 1, "the time of the watcher before does not count");
+    assert_eq!(
+        hub.feeds(),
+        1,
+        "the time of the watcher before does not count"
+    );
     memory.reachable(true);
     sleep(FEED_LINGER / 3).await;
     assert_eq!(hub.feeds(), 1);
@@ -169,15 +196,25 @@ async fn without_room_feeds_keep_their_newest_event_and_there_are_no_new_ones() 
     let (memory, budget) = (Memory::default(), Budget::new(FEED_BYTES + 4096));
     let hub = Hub::within(memory.clone(), Tasks::default(), budget.clone());
     let watched = watch(&hub).await;
-    assert!(hub.watch(&"other".parse().unwrap(), HERE).is_err(), "there is no room for another one");
+    assert!(
+        hub.watch(&"other".parse().unwrap(), HERE).is_err(),
+        "there is no room for another one"
+    );
     let mut last = Seq(0);
     for _ in 0..100 {
         last = memory.append(&job(), chunk()).seq;
         sleep(MOMENT).await;
         assert!(budget.used() <= budget.limit());
     }
-    assert_eq!(watched.feed().last().unwrap().seq, last, "who is there goes on");
-    assert!(matches!(watched.feed().read(Seq(1), 100), Some(Slice::TooOld { .. })));
+    assert_eq!(
+        watched.feed().last().unwrap().seq,
+        last,
+        "who is there goes on"
+    );
+    assert!(matches!(
+        watched.feed().read(Seq(1), 100),
+        Some(Slice::TooOld { .. })
+    ));
     drop(watched);
     sleep(FEED_LINGER + MOMENT).await;
     assert_eq!(budget.used(), 0);
@@ -193,7 +230,11 @@ async fn a_slow_question_to_the_log_holds_up_no_live_event() {
     memory.append(&job(), chunk());
     let asked = memory.calls().last;
     sleep(MOMENT).await;
-    assert_eq!(next(&watch), Some(Seq(5)), "while question {asked} is under way");
+    assert_eq!(
+        next(&watch),
+        Some(Seq(5)),
+        "while question {asked} is under way"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,14 +250,21 @@ async fn after_a_panic_of_its_task_a_feed_serves_its_watchers_again() {
     assert_eq!(next(&last), Some(Seq(5)));
     memory.append(&job(), chunk());
     sleep(MOMENT).await;
-    assert_eq!((next(&last), hub.panics(), memory.followers()), (Some(Seq(6)), 1, 1));
+    assert_eq!(
+        (next(&last), hub.panics(), memory.followers()),
+        (Some(Seq(6)), 1, 1)
+    );
     let feed = hub.watch(&job(), HERE).unwrap();
     drop((last, feed));
     sleep(MOMENT).await;
     hub.lock()[&job()].update(|history| history.restart(Seq(77)));
     memory.append(&job(), chunk());
     sleep(FEED_LINGER * 2).await;
-    assert_eq!((hub.feeds(), hub.panics()), (0, 2), "also one that nobody watched when it panicked");
+    assert_eq!(
+        (hub.feeds(), hub.panics()),
+        (0, 2),
+        "also one that nobody watched when it panicked"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -225,9 +273,16 @@ async fn the_table_of_jobs_that_are_not_known_has_a_limit_and_frees_what_it_held
     let id = |n: usize| -> JobId { format!("made-up-{n}").parse().unwrap() };
     // What one address may hold; the rest is for others.
     let share = WAITING_MAX / 4 * 3;
-    let mut all: Vec<_> = (0..share).map(|n| Waiter::join(&hub, &id(n), HERE).unwrap()).collect();
+    let mut all: Vec<_> = (0..share)
+        .map(|n| Waiter::join(&hub, &id(n), HERE).unwrap())
+        .collect();
     assert!(hub.wait(&id(share), HERE).await.is_err());
-    assert!(hub.wait(&id(share), "192.0.2.1".parse().unwrap()).await.unwrap().is_some());
+    assert!(
+        hub.wait(&id(share), "192.0.2.1".parse().unwrap())
+            .await
+            .unwrap()
+            .is_some()
+    );
     assert!(hub.wait(&job(), HERE).await.unwrap().is_none() && hub.watch(&job(), HERE).is_ok());
     all.truncate(share - 9);
     assert!(hub.wait(&id(share), HERE).await.unwrap().is_some());

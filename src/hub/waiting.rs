@@ -21,8 +21,8 @@ use tracing::{debug, error};
 use super::{Full, Hub, Watch};
 use crate::budget::NoRoom;
 use crate::config::{
-    FEED_LINGER, LOOK_AGAIN, LOOK_EVERY, LOOK_TICK, LOOKS_PER_TICK, PROBE_FIRST, REREAD_FIRST, REREAD_MAX,
-    WAITING_MAX,
+    FEED_LINGER, LOOK_AGAIN, LOOK_EVERY, LOOK_TICK, LOOKS_PER_TICK, PROBE_FIRST, REREAD_FIRST,
+    REREAD_MAX, WAITING_MAX,
 };
 use crate::share::{FairSlot, FairSlots};
 use crate::source::{EventSource, Replica, SubmitSignal, SubmitSignals, Unavailable};
@@ -109,7 +109,9 @@ impl Waiting {
     fn look_again(&self) {
         let mut table = self.lock();
         let due = Instant::now() + PROBE_FIRST;
-        let Table { jobs, due: order, .. } = &mut *table;
+        let Table {
+            jobs, due: order, ..
+        } = &mut *table;
         for entry in jobs.values_mut() {
             entry.due = due;
         }
@@ -126,7 +128,9 @@ impl Waiting {
             && table.due.first().is_some_and(|(due, _)| *due <= now)
             && let Some((_, id)) = table.due.pop_first()
         {
-            let Some(entry) = table.jobs.get_mut(&id) else { continue };
+            let Some(entry) = table.jobs.get_mut(&id) else {
+                continue;
+            };
             entry.due = now + LOOK_EVERY + LOOK_EVERY / 2 * (id.tag() >> 16) / 0x1_0000;
             let next = (entry.due, id.clone());
             let is_asked = entry.job.is_asked.load(Ordering::Relaxed);
@@ -170,7 +174,9 @@ impl Waiting {
 
 impl Table {
     fn postpone(&mut self, id: &JobId, due: Instant) {
-        let Some(entry) = self.jobs.get_mut(id) else { return };
+        let Some(entry) = self.jobs.get_mut(id) else {
+            return;
+        };
         self.due.remove(&(entry.due, id.clone()));
         entry.due = due;
         self.due.insert((due, id.clone()));
@@ -196,7 +202,13 @@ impl<S: EventSource> Waiter<S> {
             Some(job) => job,
             None => {
                 let (due, job) = (Instant::now() + PROBE_FIRST, Arc::<Unknown>::default());
-                table.jobs.insert(id.clone(), Entry { due, job: Arc::clone(&job) });
+                table.jobs.insert(
+                    id.clone(),
+                    Entry {
+                        due,
+                        job: Arc::clone(&job),
+                    },
+                );
                 table.due.insert((due, id.clone()));
                 job
             }
@@ -207,7 +219,12 @@ impl<S: EventSource> Waiter<S> {
             hub.tasks.spawn_until_stop(keep(Arc::clone(hub)));
         }
         drop(table);
-        Ok(Self { hub: Arc::clone(hub), id: id.clone(), job, place })
+        Ok(Self {
+            hub: Arc::clone(hub),
+            id: id.clone(),
+            job,
+            place,
+        })
     }
 
     /// The job.
@@ -258,7 +275,10 @@ impl<S: EventSource> Drop for Waiter<S> {
         let mut table = self.hub.waiting.lock();
         let was_last = self.job.watches.fetch_sub(1, Ordering::Relaxed) == 1;
         // Under the same id others may wait since.
-        let there = table.jobs.get(&self.id).is_some_and(|entry| Arc::ptr_eq(&entry.job, &self.job));
+        let there = table
+            .jobs
+            .get(&self.id)
+            .is_some_and(|entry| Arc::ptr_eq(&entry.job, &self.job));
         if was_last && there {
             table.remove(&self.id);
         }
@@ -271,7 +291,11 @@ impl<S: EventSource> Hub<S> {
     ///
     /// # Errors
     /// [`Full`].
-    pub async fn wait(self: &Arc<Self>, id: &JobId, from: IpAddr) -> Result<Option<Waiter<S>>, Full> {
+    pub async fn wait(
+        self: &Arc<Self>,
+        id: &JobId,
+        from: IpAddr,
+    ) -> Result<Option<Waiter<S>>, Full> {
         if self.lock().contains_key(id) {
             return Ok(None);
         }
@@ -297,7 +321,11 @@ impl<S: EventSource> Hub<S> {
 
     /// Looks for a job: in any replica of the log after the leader and the queue have been asked once.
     async fn look(&self, id: &JobId, is_asked: bool) -> Looked {
-        let from = if is_asked { Replica::Any } else { Replica::Leader };
+        let from = if is_asked {
+            Replica::Any
+        } else {
+            Replica::Leader
+        };
         if let Some(last) = self.source.last(id, from).await? {
             return Ok(Some(Some(last)));
         }
@@ -320,7 +348,11 @@ impl<S: EventSource> Hub<S> {
 
 /// Keeps the table until it is empty. A panic, which is a bug, does not end it.
 async fn keep<S: EventSource>(hub: Arc<Hub<S>>) {
-    while AssertUnwindSafe(keep_once(&hub)).catch_unwind().await.is_err() {
+    while AssertUnwindSafe(keep_once(&hub))
+        .catch_unwind()
+        .await
+        .is_err()
+    {
         hub.note_panic();
         error!("the task of the watches that wait panicked; another one goes on");
         hub.waiting.standing.send_replace(false);

@@ -28,10 +28,12 @@ pub(super) async fn request(
     headers: Option<HeaderMap>,
     payload: Bytes,
 ) -> Result<async_nats::Message, Unavailable> {
-    send(client, subject, headers, payload).await.map_err(|unanswered| match unanswered {
-        Unanswered::Unavailable(error) => error,
-        Unanswered::Unsendable(reason) => Unavailable(reason),
-    })
+    send(client, subject, headers, payload)
+        .await
+        .map_err(|unanswered| match unanswered {
+            Unanswered::Unavailable(error) => error,
+            Unanswered::Unsendable(reason) => Unavailable(reason),
+        })
 }
 
 async fn send(
@@ -41,7 +43,9 @@ async fn send(
     payload: Bytes,
 ) -> Result<async_nats::Message, Unanswered> {
     let unavailable = |text: String| Unanswered::Unavailable(Unavailable(text));
-    let mut request = async_nats::Request::new().payload(payload).timeout(Some(REQUEST_WAIT));
+    let mut request = async_nats::Request::new()
+        .payload(payload)
+        .timeout(Some(REQUEST_WAIT));
     if let Some(headers) = headers {
         request = request.headers(headers);
     }
@@ -50,9 +54,9 @@ async fn send(
     match timeout(limit, client.send_request(subject, request)).await {
         Ok(Ok(message)) => Ok(message),
         Ok(Err(error)) => Err(match error.kind() {
-            RequestErrorKind::NoResponders => {
-                unavailable("nobody answers: JetStream is off, the stream is missing or has no leader".into())
-            }
+            RequestErrorKind::NoResponders => unavailable(
+                "nobody answers: JetStream is off, the stream is missing or has no leader".into(),
+            ),
             RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
                 Unanswered::Unsendable(error.to_string())
             }
@@ -79,8 +83,16 @@ struct ApiError {
 
 /// Sends an API request with a JSON body; an `error` in the answer becomes [`Error::Api`].
 pub(super) async fn call(client: &Client, subject: &str, body: &Value) -> Result<Value, Error> {
-    let payload = if body.is_null() { Bytes::new() } else { body.to_string().into() };
-    parse(&request(client, names::api(subject), None, payload).await?.payload)
+    let payload = if body.is_null() {
+        Bytes::new()
+    } else {
+        body.to_string().into()
+    };
+    parse(
+        &request(client, names::api(subject), None, payload)
+            .await?
+            .payload,
+    )
 }
 
 /// [`call`] for what may not exist: the given error codes become `None`.
@@ -101,9 +113,18 @@ fn parse(payload: &[u8]) -> Result<Value, Error> {
     let value: Value = serde_json::from_slice(payload)
         .map_err(|error| Unavailable(format!("an answer that is no JSON: {error}")))?;
     match serde_json::from_value::<Answer>(value.clone()) {
-        Ok(Answer { error: Some(ApiError { code, err_code, description }) }) => {
-            Err(Error::Api { status: code, code: err_code, description })
-        }
+        Ok(Answer {
+            error:
+                Some(ApiError {
+                    code,
+                    err_code,
+                    description,
+                }),
+        }) => Err(Error::Api {
+            status: code,
+            code: err_code,
+            description,
+        }),
         _ => Ok(value),
     }
 }
@@ -149,9 +170,19 @@ pub(super) async fn publish(
             Some(pos) => Published::Stored(pos),
             None => Published::Unsure(Unavailable("an ack without a sequence".into())),
         },
-        Err(Error::Api { code: code::WRONG_LAST_SEQUENCE, .. }) => Published::Refused,
-        Err(Error::Api { code: code::IN_FLIGHT | code::DUPLICATE_IN_FLIGHT, .. }) => Published::InFlight,
-        Err(Error::Api { status, code, description }) => refused(status, code, description),
+        Err(Error::Api {
+            code: code::WRONG_LAST_SEQUENCE,
+            ..
+        }) => Published::Refused,
+        Err(Error::Api {
+            code: code::IN_FLIGHT | code::DUPLICATE_IN_FLIGHT,
+            ..
+        }) => Published::InFlight,
+        Err(Error::Api {
+            status,
+            code,
+            description,
+        }) => refused(status, code, description),
         Err(Error::Unavailable(error)) => Published::Unsure(error),
         Err(error) => Published::Unsure(Unavailable(error.to_string())),
     }
@@ -171,7 +202,12 @@ fn refused(status: u16, code: u64, description: String) -> Published {
         || code == code::NOT_STORED && description == code::TOO_LARGE_TO_STORE;
     // A server that is overloaded, out of resources or without a quorum says so: that is an outage.
     let outage = status >= 500 || status == 429;
-    let text = Error::Api { status, code, description }.to_string();
+    let text = Error::Api {
+        status,
+        code,
+        description,
+    }
+    .to_string();
     if permanent {
         Published::Never(text)
     } else if outage {
@@ -187,14 +223,18 @@ mod tests {
 
     #[test]
     fn what_can_never_be_stored_differs_from_what_may_be_stored_later() {
-        let refused = |status, code, description: &str| refused(status, code, description.to_owned());
+        let refused =
+            |status, code, description: &str| refused(status, code, description.to_owned());
         for (status, code, description) in [
             (400, 10054, "message size exceeds maximum allowed"),
             (400, 10097, "header size exceeds maximum allowed of 64k"),
             (400, 10109, "invalid operation on sealed stream"),
             (503, 10077, "message too large"),
         ] {
-            assert!(matches!(refused(status, code, description), Published::Never(_)), "{code}");
+            assert!(
+                matches!(refused(status, code, description), Published::Never(_)),
+                "{code}"
+            );
         }
         for (status, code, description) in [
             (503, 10023, "insufficient resources"),
@@ -202,13 +242,31 @@ mod tests {
             (429, 10167, "too many requests"),
             (500, 1, "of a later version"),
         ] {
-            assert!(matches!(refused(status, code, description), Published::Unsure(_)), "{code}");
+            assert!(
+                matches!(refused(status, code, description), Published::Unsure(_)),
+                "{code}"
+            );
         }
         for code in [10002, 1] {
-            assert!(matches!(refused(400, code, "of a later version"), Published::Rejected(_)), "{code}");
+            assert!(
+                matches!(
+                    refused(400, code, "of a later version"),
+                    Published::Rejected(_)
+                ),
+                "{code}"
+            );
         }
-        assert!(matches!(refused(503, 10077, "maximum bytes exceeded"), Published::Full));
-        assert!(matches!(refused(503, 10077, "maximum messages exceeded"), Published::Full));
-        assert!(matches!(refused(503, 10077, "maximum messages per subject exceeded"), Published::Taken));
+        assert!(matches!(
+            refused(503, 10077, "maximum bytes exceeded"),
+            Published::Full
+        ));
+        assert!(matches!(
+            refused(503, 10077, "maximum messages exceeded"),
+            Published::Full
+        ));
+        assert!(matches!(
+            refused(503, 10077, "maximum messages per subject exceeded"),
+            Published::Taken
+        ));
     }
 }

@@ -22,10 +22,17 @@ pub(super) struct Batch {
 ///
 /// # Errors
 /// [`Unavailable`], also when messages were lost on the way.
-pub(super) async fn batch(client: &Client, stream: &str, ask: &Value) -> Result<Batch, Unavailable> {
+pub(super) async fn batch(
+    client: &Client,
+    stream: &str,
+    ask: &Value,
+) -> Result<Batch, Unavailable> {
     let broken = |error: &dyn std::fmt::Display| Unavailable(error.to_string());
     let inbox = client.new_inbox();
-    let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| broken(&error))?;
+    let mut answers = client
+        .subscribe(inbox.clone())
+        .await
+        .map_err(|error| broken(&error))?;
     let subject = names::api(&format!("DIRECT.GET.{stream}"));
     client
         .publish_with_reply(subject, inbox, ask.to_string().into())
@@ -34,7 +41,10 @@ pub(super) async fn batch(client: &Client, stream: &str, ask: &Value) -> Result<
     let (mut messages, mut before) = (Vec::new(), 0);
     loop {
         let answer = timeout(REQUEST_WAIT, answers.next()).await;
-        let message = answer.ok().flatten().ok_or_else(|| Unavailable("a page broke off".into()))?;
+        let message = answer
+            .ok()
+            .flatten()
+            .ok_or_else(|| Unavailable("a page broke off".into()))?;
         match message.status {
             None => {
                 // A full inbox drops messages in silence; the chain of sequences shows it.
@@ -45,16 +55,26 @@ pub(super) async fn batch(client: &Client, stream: &str, ask: &Value) -> Result<
                 before = number(&message, names::SEQUENCE).unwrap_or(0);
                 messages.push(message);
             }
-            Some(StatusCode::NOT_FOUND) => return Ok(Batch { messages, more: false }),
+            Some(StatusCode::NOT_FOUND) => {
+                return Ok(Batch {
+                    messages,
+                    more: false,
+                });
+            }
             Some(status) if status.as_u16() == 204 => {
-                let whole = number(&message, names::LAST_SEQUENCE).is_none_or(|last| last == before);
+                let whole =
+                    number(&message, names::LAST_SEQUENCE).is_none_or(|last| last == before);
                 if !whole {
                     return Err(Unavailable("a page came without its end".into()));
                 }
                 let more = number(&message, names::PENDING).unwrap_or(0) > 0;
                 return Ok(Batch { messages, more });
             }
-            Some(status) => return Err(Unavailable(format!("a page was answered with status {status}"))),
+            Some(status) => {
+                return Err(Unavailable(format!(
+                    "a page was answered with status {status}"
+                )));
+            }
         }
     }
 }

@@ -50,14 +50,22 @@ impl Log {
     }
 
     /// One try; `None` when somebody else wrote at the same time.
-    async fn try_cancel(&self, job: &JobId, by: Option<String>) -> Result<Option<Cancelled>, Unavailable> {
-        let Tip::At { last, .. } = self.tip(job).await? else { return Ok(Some(Cancelled::Buried)) };
+    async fn try_cancel(
+        &self,
+        job: &JobId,
+        by: Option<String>,
+    ) -> Result<Option<Cancelled>, Unavailable> {
+        let Tip::At { last, .. } = self.tip(job).await? else {
+            return Ok(Some(Cancelled::Buried));
+        };
         let Some(last) = last else {
             // A server that only believes that it leads may lack events that the log has.
             if self.last(job).await?.is_some() {
                 return Ok(None);
             }
-            let Some(submission) = self.waiting(job).await? else { return Ok(Some(Cancelled::Unknown)) };
+            let Some(submission) = self.waiting(job).await? else {
+                return Ok(Some(Cancelled::Unknown));
+            };
             // Submitted, and its first event is still under way: the log begins the same way whoever writes it. An input
             // that no log can hold, from a foreign publisher, does not keep its job from being cancelled.
             let mut writer = Writer::new(self.clone(), job.clone(), 0, None);
@@ -83,14 +91,21 @@ impl Log {
             debug!(%job, ?ended, "cancelled before it began");
         }
         self.nudge(job).await;
-        Ok(Some(if asked_before { Cancelled::Already(seq) } else { Cancelled::Requested(seq) }))
+        Ok(Some(if asked_before {
+            Cancelled::Already(seq)
+        } else {
+            Cancelled::Requested(seq)
+        }))
     }
 
     /// Tells the job's worker to look at the log.
     pub async fn nudge(&self, job: &JobId) {
         let subject = self.nats.names.control(job);
         let told = self.nats.work.publish(subject, bytes::Bytes::new());
-        if !tokio::time::timeout(Duration::from_secs(1), told).await.is_ok_and(|told| told.is_ok()) {
+        if !tokio::time::timeout(Duration::from_secs(1), told)
+            .await
+            .is_ok_and(|told| told.is_ok())
+        {
             debug!(%job, "the worker was not told; it finds out at its next publish");
         }
     }

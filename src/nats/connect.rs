@@ -127,7 +127,8 @@ impl Nats {
     /// # Errors
     /// [`Error`]; a stream that differs in anything else is not changed.
     pub async fn set_up(&self, settings: &Settings) -> Result<Vec<Change>, Error> {
-        self.patiently(|| setup::apply(&self.work, &self.names, settings)).await
+        self.patiently(|| setup::apply(&self.work, &self.names, settings))
+            .await
     }
 
     /// Makes a kind known before its first worker, so that jobs of it are accepted.
@@ -135,7 +136,8 @@ impl Nats {
     /// # Errors
     /// [`Error`].
     pub async fn declare_kind(&self, kind: &Kind, ack_wait: Duration) -> Result<(), Error> {
-        self.patiently(|| setup::ensure_kind(&self.work, &self.names, kind, ack_wait)).await
+        self.patiently(|| setup::ensure_kind(&self.work, &self.names, kind, ack_wait))
+            .await
     }
 
     /// How many shards there are.
@@ -143,7 +145,8 @@ impl Nats {
     /// # Errors
     /// [`Error::NotSetUp`].
     pub async fn shards(&self) -> Result<u32, Error> {
-        self.patiently(|| setup::shards(&self.work, &self.names)).await
+        self.patiently(|| setup::shards(&self.work, &self.names))
+            .await
     }
 
     /// Whether all connections stand.
@@ -191,7 +194,10 @@ async fn open(
     connected: impl Fn(bool) + Send + Sync + 'static,
     deadline: Instant,
 ) -> Result<Client, Error> {
-    let unreachable = |reason: String| Error::Unreachable { url: redacted(&options.url), reason };
+    let unreachable = |reason: String| Error::Unreachable {
+        url: redacted(&options.url),
+        reason,
+    };
     let (secured, servers) = options.credentials.options(&options.url).await?;
     let connected = Arc::new(connected);
     let was_away = Arc::new(AtomicBool::new(false));
@@ -206,8 +212,10 @@ async fn open(
             .connection_timeout(wait)
             .ping_interval(BROKER_PING)
             .reconnect_delay_callback(|attempt| {
-                REREAD_MAX
-                    .min(Duration::from_millis(20) * 2_u32.pow(u32::try_from(attempt.min(8)).unwrap_or(8)))
+                REREAD_MAX.min(
+                    Duration::from_millis(20)
+                        * 2_u32.pow(u32::try_from(attempt.min(8)).unwrap_or(8)),
+                )
             })
             .event_callback(move |event| {
                 note(&event);
@@ -258,8 +266,11 @@ fn final_error(error: &ConnectError, url: &str) -> Option<Error> {
 
 /// Whether a handshake failed, rather than the connection beneath it.
 fn is_of_tls(error: &ConnectError) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
-    source.and_then(std::io::Error::get_ref).is_some_and(|inner| inner.is::<tls::Error>())
+    let source =
+        std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source
+        .and_then(std::io::Error::get_ref)
+        .is_some_and(|inner| inner.is::<tls::Error>())
 }
 
 /// Takes note of what happens to a connection. A full subscription is no news here: its reader sees the hole.
@@ -279,7 +290,11 @@ fn check_version(client: &Client, url: &str) -> Result<(), Error> {
     if version(&found) >= version(MIN_VERSION) {
         Ok(())
     } else {
-        Err(Error::TooOld { url: redacted(url), found, needed: MIN_VERSION })
+        Err(Error::TooOld {
+            url: redacted(url),
+            found,
+            needed: MIN_VERSION,
+        })
     }
 }
 
@@ -312,6 +327,9 @@ mod tests {
 
     #[test]
     fn a_password_in_the_address_is_never_shown() {
-        assert_eq!(redacted("nats://a:secret@h:1,nats://i:2"), "nats://…@h:1,nats://i:2");
+        assert_eq!(
+            redacted("nats://a:secret@h:1,nats://i:2"),
+            "nats://…@h:1,nats://i:2"
+        );
     }
 }

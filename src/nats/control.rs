@@ -52,7 +52,11 @@ impl Control {
         back.mark_unchanged();
         let subscribed = nats.work.subscribe(nats.names.control(job)).await;
         let signals = subscribed.map_err(|error| Unavailable(error.to_string()))?;
-        Ok(Self { client: nats.work.clone(), signals, back })
+        Ok(Self {
+            client: nats.work.clone(),
+            signals,
+            back,
+        })
     }
 
     /// The next signal; waits forever after the subscription has ended.
@@ -82,14 +86,23 @@ impl Log {
     /// Asks the job's owner whether this attempt lives. A worker that is dead, frozen, cut off, or that does not know the
     /// question, does not answer.
     pub async fn owner_lives(&self, job: &JobId, attempt: u32) -> bool {
-        let asked = self.nats.work.request(self.nats.names.control(job), Bytes::new());
+        let asked = self
+            .nats
+            .work
+            .request(self.nats.names.control(job), Bytes::new());
         // Without a subscriber the broker says so at once.
-        let Ok(Ok(message)) = timeout(OWNER_ANSWER_WAIT, asked).await else { return false };
-        serde_json::from_slice(&message.payload).is_ok_and(|answer: Answer| answer.attempt == attempt)
+        let Ok(Ok(message)) = timeout(OWNER_ANSWER_WAIT, asked).await else {
+            return false;
+        };
+        serde_json::from_slice(&message.payload)
+            .is_ok_and(|answer: Answer| answer.attempt == attempt)
     }
 
     /// Whether this process was cut off from the broker until a moment ago, so that others may be so still.
     pub fn was_cut_off(&self) -> bool {
-        self.nats.work_back.borrow().is_some_and(|at| at.elapsed() < OWNER_BACK_WAIT)
+        self.nats
+            .work_back
+            .borrow()
+            .is_some_and(|at| at.elapsed() < OWNER_BACK_WAIT)
     }
 }

@@ -35,7 +35,10 @@ impl Credentials {
     ///
     /// # Errors
     /// [`Error::BadAddress`] and [`Error::BadCredentials`]; neither shows a secret.
-    pub(super) async fn options(&self, url: &str) -> Result<(ConnectOptions, Vec<ServerAddr>), Error> {
+    pub(super) async fn options(
+        &self,
+        url: &str,
+    ) -> Result<(ConnectOptions, Vec<ServerAddr>), Error> {
         let (login, servers) = parse(url)?;
         let mut options = ConnectOptions::new();
         match login {
@@ -45,46 +48,73 @@ impl Credentials {
         }
         if let Some(path) = &self.creds {
             let text = read(path).await?;
-            options = options.credentials(&text).map_err(|_| unusable(path, "not a credentials file"))?;
+            options = options
+                .credentials(&text)
+                .map_err(|_| unusable(path, "not a credentials file"))?;
         }
         if let Some(path) = &self.nkey {
             let seed = read(path).await?.trim().to_owned();
-            nkeys::KeyPair::from_seed(&seed).map_err(|_| unusable(path, "not the seed of an nkey"))?;
+            nkeys::KeyPair::from_seed(&seed)
+                .map_err(|_| unusable(path, "not the seed of an nkey"))?;
             options = options.nkey(seed);
         }
         if let Some(path) = &self.ca {
             pem(path).await?;
-            options = options.add_root_certificates(path.clone()).require_tls(true);
+            options = options
+                .add_root_certificates(path.clone())
+                .require_tls(true);
         }
         if let Some((cert, key)) = &self.identity {
             pem(cert).await?;
             pem(key).await?;
-            options = options.add_client_certificate(cert.clone(), key.clone()).require_tls(true);
+            options = options
+                .add_client_certificate(cert.clone(), key.clone())
+                .require_tls(true);
         }
         Ok((options, servers))
     }
 }
 
 async fn read(path: &Path) -> Result<String, Error> {
-    tokio::fs::read_to_string(path).await.map_err(|error| unusable(path, &error.to_string()))
+    tokio::fs::read_to_string(path)
+        .await
+        .map_err(|error| unusable(path, &error.to_string()))
 }
 
 /// Makes sure that a file can be read and holds something in PEM: the client library takes one without for an empty list.
 async fn pem(path: &Path) -> Result<(), Error> {
-    if read(path).await?.contains("-----BEGIN ") { Ok(()) } else { Err(unusable(path, "not a PEM file")) }
+    if read(path).await?.contains("-----BEGIN ") {
+        Ok(())
+    } else {
+        Err(unusable(path, "not a PEM file"))
+    }
 }
 
 fn unusable(path: &Path, reason: &str) -> Error {
-    Error::BadCredentials { file: path.to_owned(), reason: reason.to_owned() }
+    Error::BadCredentials {
+        file: path.to_owned(),
+        reason: reason.to_owned(),
+    }
 }
 
 /// Reads a list of addresses. The client library has one login for all servers, so the addresses that have one must agree.
 fn parse(list: &str) -> Result<(Login, Vec<ServerAddr>), Error> {
-    let bad = |reason: String| Error::BadAddress { url: redacted(list), reason };
+    let bad = |reason: String| Error::BadAddress {
+        url: redacted(list),
+        reason,
+    };
     let mut login = Login::Anonymous;
     let mut servers = Vec::new();
-    for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
-        let text = if text.contains("://") { text.to_owned() } else { format!("nats://{text}") };
+    for text in list
+        .split(',')
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
+    {
+        let text = if text.contains("://") {
+            text.to_owned()
+        } else {
+            format!("nats://{text}")
+        };
         let mut url = Url::parse(&text).map_err(|error| bad(error.to_string()))?;
         if !matches!(url.scheme(), "nats" | "tls") {
             return Err(bad("it begins with neither nats:// nor tls://".into()));
@@ -106,7 +136,8 @@ fn parse(list: &str) -> Result<(Login, Vec<ServerAddr>), Error> {
         if found != Login::Anonymous {
             if login != Login::Anonymous && login != found {
                 return Err(bad(
-                    "the addresses have different credentials; all servers must take the same".into()
+                    "the addresses have different credentials; all servers must take the same"
+                        .into(),
                 ));
             }
             login = found;
@@ -146,7 +177,12 @@ mod tests {
             let (found, servers) = parse(url).unwrap();
             assert_eq!(found, login, "{url}");
             assert_eq!(servers.len(), url.split(',').count(), "{url}");
-            assert!(servers.iter().all(|server| !server.as_url_str().contains('@')), "{servers:?}");
+            assert!(
+                servers
+                    .iter()
+                    .all(|server| !server.as_url_str().contains('@')),
+                "{servers:?}"
+            );
         }
     }
 

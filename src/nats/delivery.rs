@@ -44,17 +44,36 @@ struct Receipt {
 
 impl Delivery {
     /// Reads a message of the queue. One that is not a job is thrown away.
-    pub(super) async fn read(nats: Nats, message: jetstream::Message, ack_wait: Duration) -> Option<Self> {
+    pub(super) async fn read(
+        nats: Nats,
+        message: jetstream::Message,
+        ack_wait: Duration,
+    ) -> Option<Self> {
         let reply = message.reply.clone()?;
         match serde_json::from_slice(&message.payload) {
-            Ok(queued @ Queued { .. }) if names::job_of(&message.subject) == queued.job.as_str() => {
+            Ok(queued @ Queued { .. })
+                if names::job_of(&message.subject) == queued.job.as_str() =>
+            {
                 let (submitted, deliveries) = match message.info() {
-                    Ok(info) => (info.published.into(), u32::try_from(info.delivered).unwrap_or(u32::MAX)),
+                    Ok(info) => (
+                        info.published.into(),
+                        u32::try_from(info.delivered).unwrap_or(u32::MAX),
+                    ),
                     Err(_) => (SystemTime::now(), 1),
                 };
                 let (job, submission) = (queued.job.clone(), queued.into_submission());
-                let receipt = Mutex::new(Receipt { reply, lease: Lease::new(ack_wait) });
-                Some(Self { nats, receipt, job, submission, submitted, deliveries })
+                let receipt = Mutex::new(Receipt {
+                    reply,
+                    lease: Lease::new(ack_wait),
+                });
+                Some(Self {
+                    nats,
+                    receipt,
+                    job,
+                    submission,
+                    submitted,
+                    deliveries,
+                })
             }
             _ => {
                 warn!(subject = %message.subject, "the queue held something that is no job; it is thrown away");
@@ -66,7 +85,10 @@ impl Delivery {
 
     /// Goes on with a newer delivery of the same job: the queue is answered there from now on.
     pub fn adopt(&self, newer: Self) {
-        *self.receipt() = newer.receipt.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *self.receipt() = newer
+            .receipt
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
     }
 
     /// Tells the queue that the job is being worked on, and waits until it has taken note; not while the connection is down,
@@ -84,7 +106,9 @@ impl Delivery {
                     receipt.lease.renew(sent);
                 }
             }
-            Err(error) => debug!(job = %self.job, %error, "the queue was not told that the job is worked on"),
+            Err(error) => {
+                debug!(job = %self.job, %error, "the queue was not told that the job is worked on")
+            }
         }
     }
 
@@ -93,7 +117,13 @@ impl Delivery {
     pub async fn give_back(&self, delay: Option<Duration>) {
         // What is published while the connection is down is sent by the next one.
         if self.nats.works() && self.receipt().lease.holds() {
-            tell(&self.nats, self.reply(), AckKind::Nak(delay), self.job.as_str()).await;
+            tell(
+                &self.nats,
+                self.reply(),
+                AckKind::Nak(delay),
+                self.job.as_str(),
+            )
+            .await;
         } else {
             info!(job = %self.job, "not given back: the queue has not heard from this worker in time, and delivers the job again by itself");
         }
@@ -132,7 +162,9 @@ impl Delivery {
 
     /// Answers the queue and waits until it has taken note.
     async fn answer(&self, reply: Subject, kind: AckKind) -> Result<(), Unavailable> {
-        api::request(&self.nats.work, reply.to_string(), None, kind.into()).await.map(|_| ())
+        api::request(&self.nats.work, reply.to_string(), None, kind.into())
+            .await
+            .map(|_| ())
     }
 }
 

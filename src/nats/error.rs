@@ -130,7 +130,8 @@ pub(super) mod code {
     /// The description of [`NOT_STORED`] when a stream with `discard: new` has all that it may have of a subject.
     pub(in crate::nats) const FULL_SUBJECT: &str = "maximum messages per subject exceeded";
     /// The descriptions of [`NOT_STORED`] when such a stream is full.
-    pub(in crate::nats) const FULL: [&str; 2] = ["maximum messages exceeded", "maximum bytes exceeded"];
+    pub(in crate::nats) const FULL: [&str; 2] =
+        ["maximum messages exceeded", "maximum bytes exceeded"];
     /// The description of [`NOT_STORED`] when no store takes a message of that size.
     pub(in crate::nats) const TOO_LARGE_TO_STORE: &str = "message too large";
     /// The same publish can never succeed: the message or its headers are too large, or the stream is sealed, which cannot

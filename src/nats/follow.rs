@@ -37,12 +37,22 @@ impl Log {
         for count in &mut disturbed {
             count.mark_unchanged();
         }
-        let live = self.nats.live.subscribe(subject).await.map_err(|error| Unavailable(error.to_string()))?;
+        let live = self
+            .nats
+            .live
+            .subscribe(subject)
+            .await
+            .map_err(|error| Unavailable(error.to_string()))?;
         // A request on the same connection: when it is answered the server has seen the subscription; `flush` only
         // empties the socket's buffer.
         let last = self.last_of_any(&self.nats.live, job).await?;
         Ok((
-            LiveTail { log: self.clone(), job: job.clone(), live: Some(live), disturbed },
+            LiveTail {
+                log: self.clone(),
+                job: job.clone(),
+                live: Some(live),
+                disturbed,
+            },
             last.map(Arc::new),
         ))
     }

@@ -18,7 +18,11 @@ pub(super) struct Lease {
 
 impl Lease {
     pub(super) fn new(ack_wait: Duration) -> Self {
-        Self { ack_wait, sent: Instant::now(), lost: false }
+        Self {
+            ack_wait,
+            sent: Instant::now(),
+            lost: false,
+        }
     }
 
     /// A sign of life that was sent at `sent` is confirmed.

@@ -85,8 +85,16 @@ impl Streams {
     /// The places of a page that these streams' listing gave out.
     fn places(&self, page: &PageToken) -> Result<Vec<Place>, BadPage> {
         let ours = page.streams == self.tag && page.places.len() == self.bounds.len();
-        let there = page.places.iter().zip(&self.bounds).all(|(place, &(_, last))| place.top <= last);
-        if ours && there { Ok(page.places.clone()) } else { Err(BadPage) }
+        let there = page
+            .places
+            .iter()
+            .zip(&self.bounds)
+            .all(|(place, &(_, last))| place.top <= last);
+        if ours && there {
+            Ok(page.places.clone())
+        } else {
+            Err(BadPage)
+        }
     }
 }
 
@@ -101,11 +109,22 @@ impl Reader {
         let streams = self.streams().await?;
         let places = match &query.page {
             Some(page) => streams.places(page)?,
-            None => streams.bounds.iter().map(|&(_, last)| Place { top: last, next: last }).collect(),
+            None => streams
+                .bounds
+                .iter()
+                .map(|&(_, last)| Place {
+                    top: last,
+                    next: last,
+                })
+                .collect(),
         };
         let firsts: Vec<Pos> = streams.bounds.iter().map(|&(first, _)| first).collect();
-        let bounds =
-            Bounds { rows: query.limit, window: LIST_WINDOW, windows: LIST_WINDOWS, lookups: LIST_LOOKUPS };
+        let bounds = Bounds {
+            rows: query.limit,
+            window: LIST_WINDOW,
+            windows: LIST_WINDOWS,
+            lookups: LIST_LOOKUPS,
+        };
         let mut walk = Walk::new(&places, &firsts, query.status, bounds);
         loop {
             match walk.step() {
@@ -132,7 +151,10 @@ impl Reader {
             }
         }
         let (jobs, places) = walk.end();
-        let next = places.map(|places| PageToken { streams: streams.tag, places });
+        let next = places.map(|places| PageToken {
+            streams: streams.tag,
+            places,
+        });
         Ok(JobPage { jobs, next })
     }
 
@@ -140,8 +162,11 @@ impl Reader {
     async fn streams(&self) -> Result<Streams, Unavailable> {
         let names = (0..self.log.shards).map(|shard| self.log.nats.names.chunks_stream(shard));
         let infos = stream::iter(names).map(async |name| {
-            let info = setup::stream_info(&self.log.nats.replay, &name).await.map_err(unavailable)?;
-            info.ok_or_else(|| Unavailable(format!("stream {name} is gone"))).map(|info| (name, info))
+            let info = setup::stream_info(&self.log.nats.replay, &name)
+                .await
+                .map_err(unavailable)?;
+            info.ok_or_else(|| Unavailable(format!("stream {name} is gone")))
+                .map(|info| (name, info))
         });
         let infos: Vec<(String, Value)> = infos.buffered(LIST_REQUESTS).try_collect().await?;
         let (mut bounds, mut tag) = (Vec::new(), crc32fast::Hasher::new());
@@ -150,7 +175,10 @@ impl Reader {
             bounds.push((place("first_seq"), place("last_seq")));
             tag.update(format!("{name} {}\n", info["created"]).as_bytes());
         }
-        Ok(Streams { bounds, tag: tag.finalize() })
+        Ok(Streams {
+            bounds,
+            tag: tag.finalize(),
+        })
     }
 
     /// Reads a window, without a filter: with one, even one that every message matches, the broker would count all
@@ -162,7 +190,10 @@ impl Reader {
         let (deadline, mut pause) = (Instant::now() + REQUEST_WAIT, REREAD_FIRST);
         loop {
             let page = self.batch(shard, ask.clone()).await?;
-            let last = page.messages.last().and_then(|last| number(last, names::SEQUENCE));
+            let last = page
+                .messages
+                .last()
+                .and_then(|last| number(last, names::SEQUENCE));
             let reached = last.is_some_and(|last| last >= to);
             if !reached && page.more {
                 return Ok((window, Got::Cut(page.messages.len())));
@@ -171,8 +202,16 @@ impl Reader {
             // over for ever. So its leader is asked whether there is anything.
             let beyond = last.map_or(from, |last| last + 1);
             let ask_beyond = json!({"seq": beyond, "next_by_subj": ">"});
-            if reached || self.leader(&stream, &ask_beyond).await?.is_none_or(|next| next.pos > to) {
-                let entries = page.messages.iter().filter_map(|message| self.entry(shard, message));
+            if reached
+                || self
+                    .leader(&stream, &ask_beyond)
+                    .await?
+                    .is_none_or(|next| next.pos > to)
+            {
+                let entries = page
+                    .messages
+                    .iter()
+                    .filter_map(|message| self.entry(shard, message));
                 return Ok((window, Got::All(entries.collect())));
             }
             if Instant::now() >= deadline {
@@ -186,14 +225,21 @@ impl Reader {
     /// A message of a shard; `None` for what stands under a subject where no reader would look for it, and for the jobs
     /// that deliver callbacks: they are the system's own, and would be half of a listing.
     fn entry(&self, shard: u32, message: &Message) -> Option<Entry> {
-        let job: JobId = names::job_of(header(message, names::SUBJECT)?).parse().ok()?;
+        let job: JobId = names::job_of(header(message, names::SUBJECT)?)
+            .parse()
+            .ok()?;
         let pos = number(message, names::SEQUENCE)?;
         let time = humantime::parse_rfc3339(header(message, names::TIME)?).ok()?;
         let time = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let at_home = job.shard(self.log.shards) == shard;
         let listed = at_home && !job.as_str().starts_with(RESERVED_ID);
-        listed.then(|| Entry { job, pos, time, payload: message.payload.clone() })
+        listed.then(|| Entry {
+            job,
+            pos,
+            time,
+            payload: message.payload.clone(),
+        })
     }
 
     /// The row of a job, unless the event at which it was found is not its last one below `top`, or it is of another
@@ -222,7 +268,10 @@ impl Reader {
     async fn is_last(&self, job: &JobId, pos: Pos, top: Pos) -> Result<bool, Unavailable> {
         let (stream, subject) = (self.log.stream(job), self.log.subject(job));
         // The last one is cheap to find, and nearly always tells.
-        match self.leader(&stream, &json!({"last_by_subj": subject})).await? {
+        match self
+            .leader(&stream, &json!({"last_by_subj": subject}))
+            .await?
+        {
             Some(last) if last.pos <= pos => return Ok(true),
             Some(last) if last.pos <= top && last.is_event_of(job) => return Ok(false),
             Some(_) => {}
@@ -230,7 +279,10 @@ impl Reader {
         }
         let mut from = pos + 1;
         for _ in 0..LIST_FOREIGN {
-            match self.leader(&stream, &json!({"seq": from, "next_by_subj": subject})).await? {
+            match self
+                .leader(&stream, &json!({"seq": from, "next_by_subj": subject}))
+                .await?
+            {
                 Some(next) if next.pos <= top && !next.is_event_of(job) => from = next.pos + 1,
                 Some(next) => return Ok(next.pos > top),
                 None => return Ok(true),
@@ -244,7 +296,8 @@ impl Reader {
         let ask = json!({"seq": 1, "next_by_subj": self.log.subject(job)});
         let stream = self.log.stream(job);
         let subject = names::api(&format!("DIRECT.GET.{stream}"));
-        let answer = api::request(&self.log.nats.replay, subject, None, ask.to_string().into()).await?;
+        let answer =
+            api::request(&self.log.nats.replay, subject, None, ask.to_string().into()).await?;
         if answer.status.is_none() {
             return Ok(Some(answer.payload));
         }
@@ -256,11 +309,18 @@ impl Reader {
     async fn leader(&self, stream: &str, ask: &Value) -> Result<Option<Given>, Unavailable> {
         let get = format!("STREAM.MSG.GET.{stream}");
         let found = api::find(&self.log.nats.replay, &get, ask, &[code::NO_MESSAGE]).await;
-        let Some(answer) = found.map_err(unavailable)? else { return Ok(None) };
+        let Some(answer) = found.map_err(unavailable)? else {
+            return Ok(None);
+        };
         let message = &answer["message"];
-        let payload = BASE64.decode(message["data"].as_str().unwrap_or_default()).unwrap_or_default();
+        let payload = BASE64
+            .decode(message["data"].as_str().unwrap_or_default())
+            .unwrap_or_default();
         let pos = message["seq"].as_u64();
         let pos = pos.ok_or_else(|| Unavailable("a message without a sequence".into()))?;
-        Ok(Some(Given { pos, payload: payload.into() }))
+        Ok(Some(Given {
+            pos,
+            payload: payload.into(),
+        }))
     }
 }

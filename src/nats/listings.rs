@@ -36,7 +36,11 @@ struct Waiting<'a>(&'a AtomicUsize);
 impl Listings {
     pub(super) fn new() -> Self {
         let rests_until = Mutex::new(Instant::now());
-        Self { slots: Semaphore::new(LISTINGS), rests_until, waiting: AtomicUsize::new(0) }
+        Self {
+            slots: Semaphore::new(LISTINGS),
+            rests_until,
+            waiting: AtomicUsize::new(0),
+        }
     }
 
     /// Waits until a listing may begin, if not too many wait already.
@@ -51,11 +55,18 @@ impl Listings {
         while self.rests_until() > Instant::now() {
             sleep_until(self.rests_until()).await;
         }
-        Ok(Listing { listings: self, begun: Instant::now(), _slot: slot })
+        Ok(Listing {
+            listings: self,
+            begun: Instant::now(),
+            _slot: slot,
+        })
     }
 
     fn rests_until(&self) -> Instant {
-        *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner)
+        *self
+            .rests_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -63,7 +74,11 @@ impl Drop for Listing<'_> {
     fn drop(&mut self) {
         let now = Instant::now();
         let rest = (now - self.begun) * LIST_REST / LISTINGS as u32;
-        let mut until = self.listings.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut until = self
+            .listings
+            .rests_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *until = now.max(*until) + rest;
     }
 }
@@ -97,9 +112,17 @@ mod tests {
         let (listings, begun) = (Listings::new(), Instant::now());
         let flood = join_all((0..100).map(|_| list(&listings))).await;
         let made = flood.iter().flatten().count();
-        assert_eq!(made, LISTINGS + LIST_QUEUE, "and those that were refused waited for nothing");
+        assert_eq!(
+            made,
+            LISTINGS + LIST_QUEUE,
+            "and those that were refused waited for nothing"
+        );
         let part = TOOK * made as u32 / LISTINGS as u32;
-        assert!(begun.elapsed() >= part + LIST_REST * (part - TOOK), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() >= part + LIST_REST * (part - TOOK),
+            "{:?}",
+            begun.elapsed()
+        );
         assert!(begun.elapsed() < OPEN_WAIT, "who waits is served in time");
     }
 
@@ -108,7 +131,9 @@ mod tests {
         let listings = Listings::new();
         list(&listings).await.unwrap();
         sleep(TOOK * LIST_REST).await;
-        let held: Vec<_> = (0..LISTINGS).map(|_| listings.begin().now_or_never().unwrap().unwrap()).collect();
+        let held: Vec<_> = (0..LISTINGS)
+            .map(|_| listings.begin().now_or_never().unwrap().unwrap())
+            .collect();
         let given_up = join_all((0..LIST_QUEUE).map(|_| listings.begin()));
         assert!(timeout(TOOK, given_up).await.is_err());
         assert_eq!(listings.waiting.load(Ordering::Relaxed), 0);

@@ -79,11 +79,16 @@ impl Log {
     /// # Errors
     /// [`Unavailable`].
     pub async fn load(&self, kind: &Kind) -> Result<Option<Load>, Unavailable> {
-        let consumer =
-            setup::kind_info(&self.nats.work, &self.nats.names, kind).await.map_err(unavailable)?;
-        let Some(consumer) = consumer else { return Ok(None) };
+        let consumer = setup::kind_info(&self.nats.work, &self.nats.names, kind)
+            .await
+            .map_err(unavailable)?;
+        let Some(consumer) = consumer else {
+            return Ok(None);
+        };
         let stream = self.nats.names.jobs_stream();
-        let info = setup::stream_info(&self.nats.work, &stream).await.map_err(unavailable)?;
+        let info = setup::stream_info(&self.nats.work, &stream)
+            .await
+            .map_err(unavailable)?;
         let info = info.ok_or_else(|| Unavailable(format!("stream {stream} is gone")))?;
         let number = |value: &Value| value.as_u64().unwrap_or(0);
         Ok(Some(Load {

@@ -21,7 +21,9 @@ impl Reader {
     /// A chain that stands at most [`LOCATE_NEAR`] before the event `from`, or at the log's end; `None` when the log's order does
     /// not lead there, because of what a foreign publisher stored. Costs about `log2(span)` single reads.
     async fn locate(&self, job: &JobId, from: Seq) -> Result<Option<Chain>, Unavailable> {
-        let Some(last) = self.log.last_of_any(&self.log.nats.replay, job).await? else { return Ok(None) };
+        let Some(last) = self.log.last_of_any(&self.log.nats.replay, job).await? else {
+            return Ok(None);
+        };
         if last.seq < from {
             return Ok(Some(Chain::new(last.seq.next(), last.pos)));
         }
@@ -29,7 +31,9 @@ impl Reader {
         let mut low: Option<Stored> = None;
         let (mut low_pos, mut high_pos) = (0, last.pos);
         for _ in 0..LOCATE_READS {
-            let near = low.as_ref().is_some_and(|low| from.0 - low.seq.0 <= LOCATE_NEAR);
+            let near = low
+                .as_ref()
+                .is_some_and(|low| from.0 - low.seq.0 <= LOCATE_NEAR);
             if near || high_pos - low_pos <= 1 {
                 break;
             }
@@ -81,7 +85,12 @@ impl Reader {
     }
 
     /// Goes on to less than a page before `from`, by pages, as far as any replica sees.
-    async fn advance(&self, job: &JobId, mut chain: Chain, from: Seq) -> Result<Chain, Unavailable> {
+    async fn advance(
+        &self,
+        job: &JobId,
+        mut chain: Chain,
+        from: Seq,
+    ) -> Result<Chain, Unavailable> {
         while from.0.saturating_sub(chain.next().0) > PAGE as u64 {
             let page = self.page(job, chain.read() + 1).await?;
             for event in &page.events {

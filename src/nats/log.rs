@@ -63,7 +63,12 @@ impl Log {
     pub async fn open(nats: &Nats) -> Result<Self, Error> {
         let shards = nats.shards().await?;
         let leaders = Arc::new(Leaders::new(shards));
-        Ok(Self { nats: Arc::new(nats.clone()), shards, leaders, undecodable: Arc::default() })
+        Ok(Self {
+            nats: Arc::new(nats.clone()),
+            shards,
+            leaders,
+            undecodable: Arc::default(),
+        })
     }
 
     /// How many shards there are.
@@ -74,7 +79,12 @@ impl Log {
     /// How many bytes an event, or a job in the queue, may have as it is stored. It follows the server that this process is
     /// connected to.
     pub fn event_max(&self) -> usize {
-        EVENT_MAX.min(self.nats.work.max_payload().saturating_sub(MESSAGE_HEADERS_MAX))
+        EVENT_MAX.min(
+            self.nats
+                .work
+                .max_payload()
+                .saturating_sub(MESSAGE_HEADERS_MAX),
+        )
     }
 
     /// How long ago an event was stored, by the clock of the stream's leader alone. `None` when it is gone.
@@ -85,24 +95,39 @@ impl Log {
         let (stream, body) = (self.stream(job), json!({"seq": pos}));
         let get = format!("STREAM.MSG.GET.{stream}");
         let message = api::find(&self.nats.work, &get, &body, &[code::NO_MESSAGE]).await;
-        let Some(message) = message.map_err(unavailable)? else { return Ok(None) };
-        let info = setup::stream_info(&self.nats.work, &stream).await.map_err(unavailable)?;
-        let time = |text: &Value| -> Option<SystemTime> { humantime::parse_rfc3339(text.as_str()?).ok() };
-        let (stored, now) = (time(&message["message"]["time"]), info.and_then(|info| time(&info["ts"])));
+        let Some(message) = message.map_err(unavailable)? else {
+            return Ok(None);
+        };
+        let info = setup::stream_info(&self.nats.work, &stream)
+            .await
+            .map_err(unavailable)?;
+        let time =
+            |text: &Value| -> Option<SystemTime> { humantime::parse_rfc3339(text.as_str()?).ok() };
+        let (stored, now) = (
+            time(&message["message"]["time"]),
+            info.and_then(|info| time(&info["ts"])),
+        );
         // After an election another clock answers, which may be behind.
-        Ok(stored.zip(now).map(|(stored, now)| now.duration_since(stored).unwrap_or(Duration::ZERO)))
+        Ok(stored
+            .zip(now)
+            .map(|(stored, now)| now.duration_since(stored).unwrap_or(Duration::ZERO)))
     }
 
     /// Appends an event, if the last event of the job stands at `expected`; 0 for an empty log.
     pub async fn append(&self, job: &JobId, expected: Pos, payload: Bytes) -> Appended {
-        assert!(!payload.is_empty(), "an empty payload would end a batched get");
+        assert!(
+            !payload.is_empty(),
+            "an empty payload would end a batched get"
+        );
         let mut headers = HeaderMap::new();
         headers.insert(names::EXPECTED_LAST, expected.to_string().as_str());
         match api::publish(&self.nats.work, self.subject(job), headers, payload).await {
             Published::Stored(pos) => Appended::Stored(pos),
             Published::Refused => Appended::Refused,
             Published::InFlight | Published::Duplicate => Appended::InFlight,
-            Published::Full | Published::Taken => Appended::Unsure(Unavailable("the stream is full".into())),
+            Published::Full | Published::Taken => {
+                Appended::Unsure(Unavailable("the stream is full".into()))
+            }
             Published::Never(reason) => Appended::Never(reason),
             Published::Rejected(error) => Appended::Rejected(error),
             Published::Unsure(error) => Appended::Unsure(error),
@@ -129,19 +154,30 @@ impl Log {
         client: &Client,
         job: &JobId,
     ) -> Result<Option<Stored>, Unavailable> {
-        let subject = names::api(&format!("DIRECT.GET.{}.{}", self.stream(job), self.subject(job)));
+        let subject = names::api(&format!(
+            "DIRECT.GET.{}.{}",
+            self.stream(job),
+            self.subject(job)
+        ));
         match self.direct(client, job, subject, Bytes::new()).await? {
             None => Ok(None),
-            Some(Found { event: Some(event), .. }) if self.is_proven(job, &event).await? => Ok(Some(event)),
+            Some(Found {
+                event: Some(event), ..
+            }) if self.is_proven(job, &event).await? => Ok(Some(event)),
             Some(_) => self.last(job).await,
         }
     }
 
     /// The first message of a job's log at or after `pos`, as any replica sees it.
-    pub(super) async fn next_of_any(&self, job: &JobId, pos: Pos) -> Result<Option<Found>, Unavailable> {
+    pub(super) async fn next_of_any(
+        &self,
+        job: &JobId,
+        pos: Pos,
+    ) -> Result<Option<Found>, Unavailable> {
         let body = json!({"seq": pos, "next_by_subj": self.subject(job)});
         let subject = names::api(&format!("DIRECT.GET.{}", self.stream(job)));
-        self.direct(&self.nats.replay, job, subject, body.to_string().into()).await
+        self.direct(&self.nats.replay, job, subject, body.to_string().into())
+            .await
     }
 
     /// What stands at a place of the job's shard. What a replica lacks is the word of a leader with a quorum.
@@ -167,12 +203,19 @@ impl Log {
 
     /// What stands at a place of the job's shard, as a leader with a quorum knows it.
     pub(super) async fn at_leader(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
-        self.proven(Of::Shard(job.shard(self.shards)), || self.at_now(job, pos)).await
+        self.proven(Of::Shard(job.shard(self.shards)), || self.at_now(job, pos))
+            .await
     }
 
     async fn at_now(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
         let get = format!("STREAM.MSG.GET.{}", self.stream(job));
-        let answer = api::find(&self.nats.work, &get, &json!({"seq": pos}), &[code::NO_MESSAGE]).await;
+        let answer = api::find(
+            &self.nats.work,
+            &get,
+            &json!({"seq": pos}),
+            &[code::NO_MESSAGE],
+        )
+        .await;
         match answer.map_err(unavailable)? {
             Some(answer) if answer["message"]["subject"] == self.subject(job).as_str() => {
                 let event = self.found(job, &answer)?.event;
@@ -187,8 +230,14 @@ impl Log {
     }
 
     /// The first and the last place of a stream, as a server that leads it, or believes that it does, knows them.
-    pub(super) async fn bounds_of(&self, client: &Client, stream: &str) -> Result<(Pos, Pos), Unavailable> {
-        let info = setup::stream_info(client, stream).await.map_err(unavailable)?;
+    pub(super) async fn bounds_of(
+        &self,
+        client: &Client,
+        stream: &str,
+    ) -> Result<(Pos, Pos), Unavailable> {
+        let info = setup::stream_info(client, stream)
+            .await
+            .map_err(unavailable)?;
         let state = info.ok_or_else(|| Unavailable(format!("stream {stream} is gone")))?;
         let number = |key: &str| state["state"][key].as_u64().unwrap_or(0);
         Ok((number("first_seq"), number("last_seq")))
@@ -202,10 +251,15 @@ impl Log {
         self.nats.names.chunks(job.shard(self.shards), job)
     }
 
-    pub(super) async fn ask_leader(&self, job: &JobId, body: &Value) -> Result<Option<Found>, Unavailable> {
+    pub(super) async fn ask_leader(
+        &self,
+        job: &JobId,
+        body: &Value,
+    ) -> Result<Option<Found>, Unavailable> {
         let subject = format!("STREAM.MSG.GET.{}", self.stream(job));
-        let answer =
-            api::find(&self.nats.work, &subject, body, &[code::NO_MESSAGE]).await.map_err(unavailable)?;
+        let answer = api::find(&self.nats.work, &subject, body, &[code::NO_MESSAGE])
+            .await
+            .map_err(unavailable)?;
         answer.map(|answer| self.found(job, &answer)).transpose()
     }
 
@@ -220,10 +274,15 @@ impl Log {
         match answer.status {
             None => {
                 let pos = number(&answer, names::SEQUENCE).ok_or_else(nowhere)?;
-                Ok(Some(Found { pos, event: self.stored(job, &answer) }))
+                Ok(Some(Found {
+                    pos,
+                    event: self.stored(job, &answer),
+                }))
             }
             Some(StatusCode::NOT_FOUND) => Ok(None),
-            Some(status) => Err(Unavailable(format!("a direct get was answered with status {status}"))),
+            Some(status) => Err(Unavailable(format!(
+                "a direct get was answered with status {status}"
+            ))),
         }
     }
 
@@ -240,23 +299,44 @@ impl Log {
     /// The stored event of a direct get; `None`, which is noted, for what does not have the form of one.
     pub(super) fn stored(&self, job: &JobId, message: &Message) -> Option<Stored> {
         let pos = number(message, names::SEQUENCE)?;
-        self.decode(job, pos, &message.payload, confirmed(message.headers.as_ref()))
+        self.decode(
+            job,
+            pos,
+            &message.payload,
+            confirmed(message.headers.as_ref()),
+        )
     }
 
-    pub(super) fn decode(&self, job: &JobId, pos: Pos, payload: &[u8], prev: Option<Pos>) -> Option<Stored> {
+    pub(super) fn decode(
+        &self,
+        job: &JobId,
+        pos: Pos,
+        payload: &[u8],
+        prev: Option<Pos>,
+    ) -> Option<Stored> {
         // A payload is a part of the client library's read buffer, all of which lives for as long as a part of it: one small
         // event that is kept would keep a hundred others.
         let decoded = Stored::decode(job, pos, Bytes::copy_from_slice(payload));
-        decoded.map(|event| event.after(prev)).inspect_err(|why| self.note(job, pos, why)).ok()
+        decoded
+            .map(|event| event.after(prev))
+            .inspect_err(|why| self.note(job, pos, why))
+            .ok()
     }
 
     /// What a leader answered. An empty payload has no `data`.
     fn found(&self, job: &JobId, answer: &Value) -> Result<Found, Unavailable> {
         let message = &answer["message"];
         let pos = message["seq"].as_u64().ok_or_else(nowhere)?;
-        let bytes = |key: &str| BASE64.decode(message[key].as_str().unwrap_or_default()).unwrap_or_default();
+        let bytes = |key: &str| {
+            BASE64
+                .decode(message[key].as_str().unwrap_or_default())
+                .unwrap_or_default()
+        };
         let prev = confirmed_in(&String::from_utf8_lossy(&bytes("hdrs")));
-        Ok(Found { pos, event: self.decode(job, pos, &bytes("data"), prev) })
+        Ok(Found {
+            pos,
+            event: self.decode(job, pos, &bytes("data"), prev),
+        })
     }
 }
 
@@ -273,16 +353,26 @@ pub(super) fn confirmed(headers: Option<&HeaderMap>) -> Option<Pos> {
 /// The same for headers as they are on the wire.
 fn confirmed_in(headers: &str) -> Option<Pos> {
     let named = |name: &'static str| {
-        headers.lines().filter_map(|line| line.split_once(':')).filter(move |(key, _)| *key == name)
+        headers
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .filter(move |(key, _)| *key == name)
     };
     let mut expected = named(names::EXPECTED_LAST);
     let (_, only) = expected.next().filter(|_| expected.next().is_none())?;
-    only.trim().parse().ok().filter(|_| named(names::EXPECTED_LAST_OF).next().is_none())
+    only.trim()
+        .parse()
+        .ok()
+        .filter(|_| named(names::EXPECTED_LAST_OF).next().is_none())
 }
 
 /// The value of a header that the broker sets: the last one, as the publisher's own come before.
 pub(super) fn header<'a>(message: &'a Message, name: &'static str) -> Option<&'a str> {
-    message.headers.as_ref()?.get_last(name).map(async_nats::HeaderValue::as_str)
+    message
+        .headers
+        .as_ref()?
+        .get_last(name)
+        .map(async_nats::HeaderValue::as_str)
 }
 
 fn nowhere() -> Unavailable {
@@ -290,11 +380,17 @@ fn nowhere() -> Unavailable {
 }
 
 pub(super) fn buried() -> Unavailable {
-    Unavailable(format!("it holds more than {FOREIGN_MAX} messages in a row that are no events"))
+    Unavailable(format!(
+        "it holds more than {FOREIGN_MAX} messages in a row that are no events"
+    ))
 }
 
 pub(super) fn unavailable(error: Error) -> Unavailable {
-    if let Error::Unavailable(error) = error { error } else { Unavailable(error.to_string()) }
+    if let Error::Unavailable(error) = error {
+        error
+    } else {
+        Unavailable(error.to_string())
+    }
 }
 
 #[cfg(test)]

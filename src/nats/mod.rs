@@ -53,8 +53,10 @@ pub use writer::{Refusal, Unwritable, Writer};
 
 /// The most that modules of the client library may log, whatever filter is asked for. Beyond it they log whole messages,
 /// with jobs' inputs, output and callback addresses, and servers' addresses with their passwords.
-pub const LOG_LIMITS: [(&str, tracing::Level); 2] =
-    [("async_nats::connection", tracing::Level::DEBUG), ("async_nats::connector", tracing::Level::INFO)];
+pub const LOG_LIMITS: [(&str, tracing::Level); 2] = [
+    ("async_nats::connection", tracing::Level::DEBUG),
+    ("async_nats::connector", tracing::Level::INFO),
+];
 
 /// A log filter for the client library: what it says of connections is said here, once.
 pub const LOG_FILTER: &str = "async_nats=off";

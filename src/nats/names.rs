@@ -33,7 +33,9 @@ pub struct Names {
 impl Names {
     /// Names below `prefix`, a single subject token such as `tw`.
     pub fn new(prefix: &Kind) -> Self {
-        Self { prefix: prefix.as_str().to_owned() }
+        Self {
+            prefix: prefix.as_str().to_owned(),
+        }
     }
 
     /// The prefix of subjects.

@@ -53,9 +53,25 @@ struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     fn new(job: &'a JobId, submission: &'a Submission) -> Self {
-        let Submission { kind, input, id: _, limits, callback } = submission;
-        let Limits { timeout_ms, silence_timeout_ms } = *limits;
-        Self { job, kind, input, timeout_ms, silence_timeout_ms, callback: callback.as_deref() }
+        let Submission {
+            kind,
+            input,
+            id: _,
+            limits,
+            callback,
+        } = submission;
+        let Limits {
+            timeout_ms,
+            silence_timeout_ms,
+        } = *limits;
+        Self {
+            job,
+            kind,
+            input,
+            timeout_ms,
+            silence_timeout_ms,
+            callback: callback.as_deref(),
+        }
     }
 
     /// How many bytes the job has as it is stored, in the queue or in the first event of its log, whichever is larger.
@@ -68,18 +84,44 @@ impl<'a> Entry<'a> {
 impl Queued {
     /// Whether it is this very submission.
     fn is(&self, job: &JobId, submission: &Submission) -> bool {
-        let Submission { kind, input, id: _, limits, callback } = submission;
-        let Limits { timeout_ms, silence_timeout_ms } = *limits;
-        let same_limits = (self.timeout_ms, self.silence_timeout_ms) == (timeout_ms, silence_timeout_ms);
+        let Submission {
+            kind,
+            input,
+            id: _,
+            limits,
+            callback,
+        } = submission;
+        let Limits {
+            timeout_ms,
+            silence_timeout_ms,
+        } = *limits;
+        let same_limits =
+            (self.timeout_ms, self.silence_timeout_ms) == (timeout_ms, silence_timeout_ms);
         (&self.job, &self.kind, &self.callback) == (job, kind, callback)
             && same_limits
             && self.input == *input
     }
 
     pub(super) fn into_submission(self) -> Submission {
-        let Self { job, kind, input, timeout_ms, silence_timeout_ms, callback } = self;
-        let limits = Limits { timeout_ms, silence_timeout_ms };
-        Submission { kind, input, id: Some(job), limits, callback }
+        let Self {
+            job,
+            kind,
+            input,
+            timeout_ms,
+            silence_timeout_ms,
+            callback,
+        } = self;
+        let limits = Limits {
+            timeout_ms,
+            silence_timeout_ms,
+        };
+        Submission {
+            kind,
+            input,
+            id: Some(job),
+            limits,
+            callback,
+        }
     }
 }
 
@@ -115,11 +157,15 @@ impl Log {
         submission: &Submission,
         load: &Load,
     ) -> Result<Submitted, Unavailable> {
-        let size = codec::json_len(&submission.input).map_err(|error| Unavailable(error.to_string()))?;
+        let size =
+            codec::json_len(&submission.input).map_err(|error| Unavailable(error.to_string()))?;
         if load.admits(size) {
             self.submit(job, submission).await
         } else {
-            Ok(self.submitted(job, submission).await?.unwrap_or(Submitted::Full))
+            Ok(self
+                .submitted(job, submission)
+                .await?
+                .unwrap_or(Submitted::Full))
         }
     }
 
@@ -127,9 +173,14 @@ impl Log {
     ///
     /// # Errors
     /// [`Unavailable`]: nobody knows whether it was submitted; the same submission again is harmless.
-    pub async fn submit(&self, job: &JobId, submission: &Submission) -> Result<Submitted, Unavailable> {
+    pub async fn submit(
+        &self,
+        job: &JobId,
+        submission: &Submission,
+    ) -> Result<Submitted, Unavailable> {
         // Before anything is stored: a job that is queued and has no log can only be ended.
-        let size = Entry::stored_len(job, submission).map_err(|error| Unavailable(error.to_string()))?;
+        let size =
+            Entry::stored_len(job, submission).map_err(|error| Unavailable(error.to_string()))?;
         let limit = self.event_max();
         if size > limit {
             return Ok(Submitted::TooLarge { size, limit });
@@ -151,13 +202,21 @@ impl Log {
                 return there.ok_or_else(|| Unavailable("the submission is under way".into()));
             }
             Published::Full => {
-                return Ok(self.submitted(job, submission).await?.unwrap_or(Submitted::Full));
+                return Ok(self
+                    .submitted(job, submission)
+                    .await?
+                    .unwrap_or(Submitted::Full));
             }
-            Published::Refused => return Err(Unavailable("the queue refused without a reason".into())),
+            Published::Refused => {
+                return Err(Unavailable("the queue refused without a reason".into()));
+            }
             Published::Never(reason) => return Err(Unavailable(reason)),
             Published::Rejected(error) | Published::Unsure(error) => return Err(error),
         }
-        match Writer::new(self.clone(), job.clone(), 0, None).append(submission.queued()).await {
+        match Writer::new(self.clone(), job.clone(), 0, None)
+            .append(submission.queued())
+            .await
+        {
             Ok(()) | Err(Refusal::Superseded | Refusal::CancelRequested) => Ok(Submitted::New),
             // The job is in the queue, so it will run: its worker begins the log.
             Err(Refusal::Unwritable(_) | Refusal::Unavailable(_)) => Ok(Submitted::New),
@@ -165,11 +224,23 @@ impl Log {
     }
 
     /// Whether the log knows the id, and as the same job. It never answers [`Submitted::New`] or [`Submitted::Full`].
-    async fn known(&self, job: &JobId, submission: &Submission) -> Result<Option<Submitted>, Unavailable> {
-        let Some(first) = self.first(job).await? else { return Ok(None) };
-        let same =
-            first.kind == Type::Queued && first.event().is_ok_and(|event| event.body == submission.queued());
-        Ok(Some(if same { Submitted::Same } else { Submitted::Other }))
+    async fn known(
+        &self,
+        job: &JobId,
+        submission: &Submission,
+    ) -> Result<Option<Submitted>, Unavailable> {
+        let Some(first) = self.first(job).await? else {
+            return Ok(None);
+        };
+        let same = first.kind == Type::Queued
+            && first
+                .event()
+                .is_ok_and(|event| event.body == submission.queued());
+        Ok(Some(if same {
+            Submitted::Same
+        } else {
+            Submitted::Other
+        }))
     }
 
     /// Whether the log knows the id or, when it has no event yet, the queue. It answers as [`Self::known`] does.
@@ -181,9 +252,15 @@ impl Log {
         if let Some(known) = self.known(job, submission).await? {
             return Ok(Some(known));
         }
-        let Some(there) = self.queued(job).await? else { return Ok(None) };
+        let Some(there) = self.queued(job).await? else {
+            return Ok(None);
+        };
         let same = there.is(job, submission);
-        Ok(Some(if same { Submitted::Same } else { Submitted::Other }))
+        Ok(Some(if same {
+            Submitted::Same
+        } else {
+            Submitted::Other
+        }))
     }
 
     /// The job of this id that waits in the queue, when it has no event yet.
@@ -200,12 +277,15 @@ impl Log {
         let stream = self.nats.names.jobs_stream();
         let body = json!({"last_by_subj": self.nats.names.queued_of_any_kind(job)});
         let subject = format!("STREAM.MSG.GET.{stream}");
-        let answer =
-            api::find(&self.nats.work, &subject, &body, &[code::NO_MESSAGE]).await.map_err(unavailable)?;
+        let answer = api::find(&self.nats.work, &subject, &body, &[code::NO_MESSAGE])
+            .await
+            .map_err(unavailable)?;
         Ok(answer.and_then(|answer| {
             use base64::Engine as _;
             let data = answer["message"]["data"].as_str()?.to_owned();
-            let raw = base64::engine::general_purpose::STANDARD.decode(data).ok()?;
+            let raw = base64::engine::general_purpose::STANDARD
+                .decode(data)
+                .ok()?;
             serde_json::from_slice(&raw).ok()
         }))
     }
@@ -243,7 +323,9 @@ struct Asked {
 
 impl fmt::Debug for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Claim").field("asked", &self.asked.is_some()).finish_non_exhaustive()
+        f.debug_struct("Claim")
+            .field("asked", &self.asked.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -253,7 +335,8 @@ impl Claim {
     /// # Errors
     /// [`Error`].
     pub async fn begin(nats: &Nats, kind: &Kind, ack_wait: Duration) -> Result<Self, Error> {
-        nats.patiently(|| setup::ensure_kind(&nats.work, &nats.names, kind, ack_wait)).await?;
+        nats.patiently(|| setup::ensure_kind(&nats.work, &nats.names, kind, ack_wait))
+            .await?;
         let broken = |error: String| Error::Unavailable(Unavailable(error));
         let context = jetstream::new(nats.work.clone());
         let stream = context
@@ -262,10 +345,17 @@ impl Claim {
             .map_err(|error| broken(error.to_string()))?;
         let consumer: PullConsumer = nats
             .patiently(|| async {
-                stream.get_consumer(kind.as_str()).await.map_err(|error| broken(error.to_string()))
+                stream
+                    .get_consumer(kind.as_str())
+                    .await
+                    .map_err(|error| broken(error.to_string()))
             })
             .await?;
-        Ok(Self { nats: nats.clone(), consumer, asked: None })
+        Ok(Self {
+            nats: nats.clone(),
+            consumer,
+            asked: None,
+        })
     }
 
     /// After what silence of its worker the queue hands a job to another one. Fixed by the kind's first worker.
@@ -297,7 +387,8 @@ impl Claim {
             };
             match answer {
                 Some(Ok(message)) => {
-                    if let Some(delivery) = Delivery::read(self.nats.clone(), message, self.ack_wait()).await
+                    if let Some(delivery) =
+                        Delivery::read(self.nats.clone(), message, self.ack_wait()).await
                     {
                         return Ok(delivery);
                     }
@@ -315,25 +406,41 @@ impl Claim {
     async fn ask(&self, free: usize) -> Result<Asked, Unavailable> {
         // However long the connection is away: what was asked meanwhile would be sent by the next one, and taken for lost.
         self.flush().await?;
-        let fetch = self.consumer.fetch().max_messages(free).expires(CLAIM_WAIT).messages();
-        let batch =
-            timeout(REQUEST_WAIT, fetch).await.map_err(|_| Unavailable("no answer in time".into()))?;
+        let fetch = self
+            .consumer
+            .fetch()
+            .max_messages(free)
+            .expires(CLAIM_WAIT)
+            .messages();
+        let batch = timeout(REQUEST_WAIT, fetch)
+            .await
+            .map_err(|_| Unavailable("no answer in time".into()))?;
         let batch = batch.map_err(|error| Unavailable(error.to_string()))?;
         // Once sent, it went over the connection that stands now, or is lost; until then, the next one may carry it.
         self.flush().await?;
         let connection = connections(&self.nats.work);
-        Ok(Asked { batch, connection, until: Instant::now() + CLAIM_WAIT + CLAIM_LATE })
+        Ok(Asked {
+            batch,
+            connection,
+            until: Instant::now() + CLAIM_WAIT + CLAIM_LATE,
+        })
     }
 
     /// Waits until all that was asked for so far is sent.
     async fn flush(&self) -> Result<(), Unavailable> {
-        self.nats.work.flush().await.map_err(|error| Unavailable(error.to_string()))
+        self.nats
+            .work
+            .flush()
+            .await
+            .map_err(|error| Unavailable(error.to_string()))
     }
 
     /// Claims no more, and gives back what was handed over and not taken.
     pub async fn end(self) {
         let ack_wait = self.ack_wait();
-        let Some(Asked { mut batch, .. }) = self.asked else { return };
+        let Some(Asked { mut batch, .. }) = self.asked else {
+            return;
+        };
         while let Some(Some(Ok(message))) = batch.next().now_or_never() {
             if let Some(delivery) = Delivery::read(self.nats.clone(), message, ack_wait).await {
                 delivery.give_back(None).await;

@@ -73,7 +73,10 @@ struct Proof {
 
 impl Leaders {
     pub(super) fn new(shards: u32) -> Self {
-        Self { shards: (0..shards).map(|_| Leader::default()).collect(), queue: Leader::default() }
+        Self {
+            shards: (0..shards).map(|_| Leader::default()).collect(),
+            queue: Leader::default(),
+        }
     }
 
     fn of(&self, stream: Of) -> &Leader {
@@ -102,12 +105,17 @@ impl Log {
                 return Ok(answer);
             }
         }
-        Err(Unavailable("the leader answers too slowly to be sure of its quorum".into()))
+        Err(Unavailable(
+            "the leader answers too slowly to be sure of its quorum".into(),
+        ))
     }
 
     /// Takes note of a place where an event stands.
     pub(super) fn saw(&self, pos: Pos, job: &JobId) {
-        self.leaders.of(Of::Shard(job.shard(self.shards))).seen.fetch_max(pos, Ordering::Relaxed);
+        self.leaders
+            .of(Of::Shard(job.shard(self.shards)))
+            .seen
+            .fetch_max(pos, Ordering::Relaxed);
     }
 
     async fn prove(&self, of: Of) -> Result<Proof, Unavailable> {
@@ -127,7 +135,9 @@ impl Log {
         };
         // Both before the question: what is seen while it is under way proves nothing against its answer.
         let (asked, seen) = (Instant::now(), leader.seen.load(Ordering::Relaxed));
-        let info = setup::stream_info(&self.nats.work, &stream).await.map_err(unavailable)?;
+        let info = setup::stream_info(&self.nats.work, &stream)
+            .await
+            .map_err(unavailable)?;
         let info = info.ok_or_else(|| Unavailable(format!("stream {stream} is gone")))?;
         let until = match quorum(&info["cluster"]) {
             Quorum::Alone => None,
@@ -135,7 +145,9 @@ impl Log {
             Quorum::Unproven => Some(asked),
         };
         if until.is_some_and(|until| Instant::now() >= until) {
-            return Err(Unavailable(format!("the leader of {stream} cannot prove its quorum")));
+            return Err(Unavailable(format!(
+                "the leader of {stream} cannot prove its quorum"
+            )));
         }
         let last = info["state"]["last_seq"].as_u64().unwrap_or(0);
         if last < seen {
@@ -143,7 +155,9 @@ impl Log {
             // The only replica is the stream, whatever it has.
             if until.is_some() && since.elapsed() < SHORTER_WAIT {
                 info!(%stream, last, seen, "a leader lacks what was seen of its stream");
-                return Err(Unavailable(format!("the leader of {stream} lacks what was seen of it")));
+                return Err(Unavailable(format!(
+                    "the leader of {stream} lacks what was seen of it"
+                )));
             }
             warn!(%stream, last, seen, "the stream has gone back: restored, or its end was lost");
             leader.seen.store(last, Ordering::Relaxed);
@@ -151,7 +165,11 @@ impl Log {
             leader.seen.fetch_max(last, Ordering::Relaxed);
         }
         known.shorter_since = None;
-        let proof = Proof { asked, until, connection };
+        let proof = Proof {
+            asked,
+            until,
+            connection,
+        };
         known.proof = Some(proof);
         Ok(proof)
     }
@@ -169,18 +187,23 @@ enum Quorum {
 }
 
 fn quorum(cluster: &Value) -> Quorum {
-    let followers = cluster["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let followers = cluster["replicas"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     // With the leader itself one more than half.
     let needed = followers.len().div_ceil(2);
     // 0 stands for a follower that was never heard.
-    let heard = followers.iter().filter_map(|follower| follower["active"].as_u64().filter(|&ago| ago > 0));
+    let heard = followers
+        .iter()
+        .filter_map(|follower| follower["active"].as_u64().filter(|&ago| ago > 0));
     let mut heard: Vec<u64> = heard.collect();
     heard.sort_unstable();
     match needed.checked_sub(1) {
         None => Quorum::Alone,
-        Some(last) => {
-            heard.get(last).map_or(Quorum::Unproven, |&ago| Quorum::Heard(Duration::from_nanos(ago)))
-        }
+        Some(last) => heard.get(last).map_or(Quorum::Unproven, |&ago| {
+            Quorum::Heard(Duration::from_nanos(ago))
+        }),
     }
 }
 
@@ -190,7 +213,10 @@ mod tests {
     use serde_json::json;
 
     fn of(active: &[u64]) -> Quorum {
-        let replicas: Vec<_> = active.iter().map(|active| json!({"active": active})).collect();
+        let replicas: Vec<_> = active
+            .iter()
+            .map(|active| json!({"active": active}))
+            .collect();
         quorum(&json!({"leader": "n1", "replicas": replicas}))
     }
 

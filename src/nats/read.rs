@@ -64,7 +64,11 @@ impl Reader {
                 scan: Scan::new(log.clone(), stream, tasks.clone(), room.clone()),
             });
         }
-        Ok(Self { log, shards: shards.into(), listings: Arc::new(Listings::new()) })
+        Ok(Self {
+            log,
+            shards: shards.into(),
+            listings: Arc::new(Listings::new()),
+        })
     }
 
     /// The log itself.
@@ -91,40 +95,73 @@ impl Reader {
             // A replica that is behind gives nothing, which must not look as if the leader had nothing: what the leader
             // has is given itself, and pages go on from there as far as they can.
             let shard = Of::Shard(job.shard(self.log.shards));
-            let next = self.log.proven(shard, || self.leader_next(job, chain, span.from)).await?;
+            let next = self
+                .log
+                .proven(shard, || self.leader_next(job, chain, span.from))
+                .await?;
             let Some(next) = next else {
-                return Ok(Answer { events: Vec::new(), way: Way::Over, chain: Some(chain) });
+                return Ok(Answer {
+                    events: Vec::new(),
+                    way: Way::Over,
+                    chain: Some(chain),
+                });
             };
             let chain = Some(Chain::new(next.seq, next.pos - 1));
             let way = Way::Pages { pos: next.pos + 1 };
-            return Ok(Answer { events: vec![Arc::new(next)], way, chain });
+            return Ok(Answer {
+                events: vec![Arc::new(next)],
+                way,
+                chain,
+            });
         }
         let mut pos = chain.read() + 1;
         if many && pos == 1 {
             // What lies before the log's first message is nothing to scan.
             let Some(first) = self.log.next_of_any(job, 1).await? else {
-                return Ok(Answer { events: Vec::new(), way: Way::Over, chain: Some(chain) });
+                return Ok(Answer {
+                    events: Vec::new(),
+                    way: Way::Over,
+                    chain: Some(chain),
+                });
             };
             pos = first.pos;
         }
         let way = if many {
             debug!(%job, "waits for the shard's scan");
-            let want = Want { job: job.clone(), pos, until: span.until };
+            let want = Want {
+                job: job.clone(),
+                pos,
+                until: span.until,
+            };
             Way::Scan(self.shard(job).scan.join(want))
         } else {
             Way::Pages { pos }
         };
-        Ok(Answer { events: Vec::new(), way, chain: Some(chain) })
+        Ok(Answer {
+            events: Vec::new(),
+            way,
+            chain: Some(chain),
+        })
     }
 
     /// One page of a job's log from `pos` on, as far as this replica sees.
     pub(super) async fn page(&self, job: &JobId, pos: Pos) -> Result<Page, Unavailable> {
         let ask = json!({"seq": pos, "next_by_subj": self.log.subject(job), "batch": PAGE, "max_bytes": PAGE_BYTES});
         let page = self.batch(job.shard(self.log.shards), ask).await?;
-        let events = page.messages.iter().filter_map(|message| self.log.stored(job, message));
+        let events = page
+            .messages
+            .iter()
+            .filter_map(|message| self.log.stored(job, message));
         // By the last message, not the last event: a page may hold none.
-        let last = page.messages.last().and_then(|last| number(last, names::SEQUENCE));
-        Ok(Page { events: events.map(Arc::new).collect(), last, more: page.more })
+        let last = page
+            .messages
+            .last()
+            .and_then(|last| number(last, names::SEQUENCE));
+        Ok(Page {
+            events: events.map(Arc::new).collect(),
+            last,
+            more: page.more,
+        })
     }
 }
 
@@ -139,7 +176,11 @@ pub(super) struct Page {
 }
 
 /// Counts the elections of a stream's leader, in which live copies may be lost.
-async fn elections(log: &Log, stream: &str, tasks: &Tasks) -> Result<watch::Receiver<u64>, Unavailable> {
+async fn elections(
+    log: &Log,
+    stream: &str,
+    tasks: &Tasks,
+) -> Result<watch::Receiver<u64>, Unavailable> {
     let subject = names::leader_elected(stream);
     let subscribed = log.nats.live.subscribe(subject).await;
     let mut news = subscribed.map_err(|error| Unavailable(error.to_string()))?;
@@ -162,7 +203,9 @@ impl EventSource for Reader {
     type SubmitSignals = LiveSubmitSignals;
 
     async fn follow(&self, job: &JobId) -> Result<(LiveTail, Option<Arc<Stored>>), Unavailable> {
-        self.log.follow_live(job, self.shard(job).elections.clone()).await
+        self.log
+            .follow_live(job, self.shard(job).elections.clone())
+            .await
     }
 
     async fn last(&self, job: &JobId, from: Replica) -> Result<Option<Arc<Stored>>, Unavailable> {
@@ -267,7 +310,11 @@ impl Replay for LogReplay {
                         let page = reader.page(&job, pos).await?;
                         let next = page.last.filter(|_| page.more);
                         let way = next.map_or(Way::Over, |last| Way::Pages { pos: last + 1 });
-                        Ok(Answer { events: page.events, way, chain: None })
+                        Ok(Answer {
+                            events: page.events,
+                            way,
+                            chain: None,
+                        })
                     });
                 }
                 Way::Asked(answer) => match answer.get_pin().await {
@@ -291,7 +338,11 @@ impl Replay for LogReplay {
 impl LogReplay {
     /// Counts among those that wait on the shard, from now until it is dropped.
     fn begin(&mut self) {
-        let before = self.reader.shard(&self.job).waiting.fetch_add(1, Ordering::Relaxed);
+        let before = self
+            .reader
+            .shard(&self.job)
+            .waiting
+            .fetch_add(1, Ordering::Relaxed);
         let (span, many) = (self.span, before >= SCAN_FROM);
         self.ask(move |reader, job| async move { reader.begin(&job, span, many).await });
     }
@@ -300,7 +351,10 @@ impl LogReplay {
     where
         A: Future<Output = Result<Answer, Unavailable>> + Send + 'static,
     {
-        self.way = Way::Asked(ReusableBoxFuture::new(question(self.reader.clone(), self.job.clone())));
+        self.way = Way::Asked(ReusableBoxFuture::new(question(
+            self.reader.clone(),
+            self.job.clone(),
+        )));
     }
 
     fn broken(&mut self, error: Unavailable) -> Unavailable {
@@ -317,8 +371,9 @@ impl LogReplay {
                 Verdict::Undecodable => false,
                 verdict @ (Verdict::IfGone(_) | Verdict::IfThere(_)) => {
                     let (log, job) = (self.reader.log.clone(), self.job.clone());
-                    self.question =
-                        Some(ReusableBoxFuture::new(async move { log.decide(&job, verdict).await }));
+                    self.question = Some(ReusableBoxFuture::new(async move {
+                        log.decide(&job, verdict).await
+                    }));
                     return;
                 }
             };
@@ -330,7 +385,9 @@ impl LogReplay {
     fn judged(&mut self, is_next: bool) -> Option<Arc<Stored>> {
         let event = self.read.pop_front()?;
         if !is_next {
-            self.reader.log.note(&self.job, event.pos, &Unreadable::OutOfOrder);
+            self.reader
+                .log
+                .note(&self.job, event.pos, &Unreadable::OutOfOrder);
             self.chain.skip(event.pos);
             return None;
         }
@@ -346,7 +403,10 @@ impl LogReplay {
 impl Drop for LogReplay {
     fn drop(&mut self) {
         if !matches!(self.way, Way::Unbegun) {
-            self.reader.shard(&self.job).waiting.fetch_sub(1, Ordering::Relaxed);
+            self.reader
+                .shard(&self.job)
+                .waiting
+                .fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

@@ -31,7 +31,8 @@ impl Nats {
             return answers;
         }
         let ask = |client| answers(client, self.names.ready());
-        let (live, replay, work) = tokio::join!(ask(&self.live), ask(&self.replay), ask(&self.work));
+        let (live, replay, work) =
+            tokio::join!(ask(&self.live), ask(&self.replay), ask(&self.work));
         let all = live && replay && work;
         if !all {
             debug!(live, replay, work, "a connection to NATS does not answer");

@@ -15,8 +15,8 @@ use super::log::{Log, confirmed};
 use super::names;
 use crate::budget::{Budget, Reservation};
 use crate::config::{
-    SCAN_BATCH, SCAN_FLUSH, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_PULL, SCAN_PULL_BYTES, SCAN_QUEUE, SCAN_STALL,
-    STEP_BYTES,
+    SCAN_BATCH, SCAN_FLUSH, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_PULL, SCAN_PULL_BYTES, SCAN_QUEUE,
+    SCAN_STALL, STEP_BYTES,
 };
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
@@ -78,15 +78,27 @@ struct Reader {
 
 impl Scan {
     pub(super) fn new(log: Log, stream: String, tasks: Tasks, room: Budget) -> Self {
-        Self { log, stream, tasks, lobby: Arc::default(), room }
+        Self {
+            log,
+            stream,
+            tasks,
+            lobby: Arc::default(),
+            room,
+        }
     }
 
     /// Joins the next lap. The receiver ends when everything was given that the shard held when the lap began, or when
     /// its reader was too slow for the lap, or all readers together hold as much as they may.
     pub(super) fn join(&self, want: Want) -> mpsc::Receiver<Given> {
         let (items, given) = mpsc::channel(SCAN_QUEUE);
-        let mut waiting = self.lobby.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.readers.push(Reader::new(want, items, self.room.clone()));
+        let mut waiting = self
+            .lobby
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        waiting
+            .readers
+            .push(Reader::new(want, items, self.room.clone()));
         self.lobby.came.notify_one();
         if !std::mem::replace(&mut waiting.running, true) {
             self.tasks.spawn_until_stop(self.clone().run());
@@ -99,7 +111,11 @@ impl Scan {
         loop {
             self.gather().await;
             let readers = {
-                let mut waiting = self.lobby.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut waiting = self
+                    .lobby
+                    .waiting
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 waiting.running = !waiting.readers.is_empty();
                 std::mem::take(&mut waiting.readers)
             };
@@ -119,15 +135,23 @@ impl Scan {
     async fn gather(&self) {
         let deadline = Instant::now() + SCAN_GATHER_MAX;
         let mut pause_until = Instant::now() + SCAN_GATHER;
-        while timeout_at(pause_until.min(deadline), self.lobby.came.notified()).await.is_ok() {
+        while timeout_at(pause_until.min(deadline), self.lobby.came.notified())
+            .await
+            .is_ok()
+        {
             pause_until = Instant::now() + SCAN_GATHER;
         }
     }
 
     async fn lap(&self, readers: Vec<Reader>) -> Result<(), Unavailable> {
-        let (first, last) = self.log.bounds_of(&self.log.nats.replay, &self.stream).await?;
+        let (first, last) = self
+            .log
+            .bounds_of(&self.log.nats.replay, &self.stream)
+            .await?;
         let mut lap = Lap::new(readers, last);
-        let Some(start_sequence) = lap.begin(first) else { return Ok(()) };
+        let Some(start_sequence) = lap.begin(first) else {
+            return Ok(());
+        };
         let mut messages = self.messages(start_sequence).await?;
         let mut expected = 0;
         let mut flush = interval(SCAN_FLUSH);
@@ -170,7 +194,10 @@ impl Scan {
         start_sequence: Pos,
     ) -> Result<impl Stream<Item = Result<Message, pull::MessagesError>> + use<>, Unavailable> {
         let context = jetstream::new(self.log.nats.replay.clone());
-        let stream = context.get_stream_no_info(&self.stream).await.map_err(broken)?;
+        let stream = context
+            .get_stream_no_info(&self.stream)
+            .await
+            .map_err(broken)?;
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
             ack_policy: AckPolicy::None,
@@ -180,14 +207,24 @@ impl Scan {
             ..pull::Config::default()
         };
         let consumer: PullConsumer = stream.create_consumer(config).await.map_err(broken)?;
-        let pulls = consumer.stream().max_messages_per_batch(SCAN_PULL).max_bytes_per_batch(SCAN_PULL_BYTES);
+        let pulls = consumer
+            .stream()
+            .max_messages_per_batch(SCAN_PULL)
+            .max_bytes_per_batch(SCAN_PULL_BYTES);
         pulls.messages().await.map_err(broken)
     }
 
     /// Lets late readers in whose places the lap has not passed.
     fn admit(&self, lap: &mut Lap) {
-        let mut waiting = self.lobby.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let (now, later) = waiting.readers.drain(..).partition(|reader| lap.is_before(reader.want.pos));
+        let mut waiting = self
+            .lobby
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (now, later) = waiting
+            .readers
+            .drain(..)
+            .partition(|reader| lap.is_before(reader.want.pos));
         waiting.readers = later;
         for reader in Vec::into_iter(now) {
             lap.add(reader);
@@ -210,7 +247,11 @@ struct Lap {
 
 impl Lap {
     fn new(readers: Vec<Reader>, last: Pos) -> Self {
-        let mut lap = Self { readers: HashMap::new(), pos: 0, last };
+        let mut lap = Self {
+            readers: HashMap::new(),
+            pos: 0,
+            last,
+        };
         for reader in readers {
             lap.add(reader);
         }
@@ -220,13 +261,21 @@ impl Lap {
     fn add(&mut self, reader: Reader) {
         // Who wants only what is not stored yet is dropped, and with it the promise of more.
         if reader.want.pos <= self.last {
-            self.readers.entry(reader.want.job.clone()).or_default().push(reader);
+            self.readers
+                .entry(reader.want.job.clone())
+                .or_default()
+                .push(reader);
         }
     }
 
     /// Begins at the first place that anybody wants, of a shard that begins at `first`.
     fn begin(&mut self, first: Pos) -> Option<Pos> {
-        let wanted = self.readers.values().flatten().map(|reader| reader.want.pos).min()?;
+        let wanted = self
+            .readers
+            .values()
+            .flatten()
+            .map(|reader| reader.want.pos)
+            .min()?;
         let begin = wanted.max(first).max(1);
         self.pos = begin - 1;
         Some(begin)
@@ -243,8 +292,12 @@ impl Lap {
 
     fn take(&mut self, job: &str, pos: Pos, decode: impl FnOnce(&JobId) -> Option<Stored>) {
         self.pos = pos;
-        let Ok(job) = job.parse::<JobId>() else { return };
-        let Some(readers) = self.readers.get_mut(&job) else { return };
+        let Ok(job) = job.parse::<JobId>() else {
+            return;
+        };
+        let Some(readers) = self.readers.get_mut(&job) else {
+            return;
+        };
         if let Some(event) = decode(&job).map(Arc::new) {
             readers.retain_mut(|reader| reader.take(&event));
         }
@@ -264,7 +317,14 @@ impl Lap {
 impl Reader {
     fn new(want: Want, items: mpsc::Sender<Given>, room: Budget) -> Self {
         let held = room.empty();
-        Self { want, items, batch: Vec::new(), bytes: 0, room, held }
+        Self {
+            want,
+            items,
+            batch: Vec::new(),
+            bytes: 0,
+            room,
+            held,
+        }
     }
 
     /// Takes an event. Says whether the reader stays in the lap.
@@ -294,7 +354,12 @@ impl Reader {
         }
         let events = std::mem::take(&mut self.batch);
         let held = std::mem::replace(&mut self.held, self.room.empty());
-        self.items.try_send(Given { events, _held: held }).is_ok()
+        self.items
+            .try_send(Given {
+                events,
+                _held: held,
+            })
+            .is_ok()
     }
 }
 
@@ -308,13 +373,18 @@ mod tests {
 
     fn reader_in(pos: Pos, room: &Budget) -> (Reader, mpsc::Receiver<Given>) {
         let (items, given) = mpsc::channel(SCAN_QUEUE);
-        let want = Want { job: "j".parse().unwrap(), pos, until: None };
+        let want = Want {
+            job: "j".parse().unwrap(),
+            pos,
+            until: None,
+        };
         (Reader::new(want, items, room.clone()), given)
     }
 
     fn event(bytes: usize) -> Arc<Stored> {
         let pad = "x".repeat(bytes);
-        let payload = format!(r#"{{"type":"x","job":"j","seq":1,"attempt":1,"ts":1,"pad":{pad:?}}}"#);
+        let payload =
+            format!(r#"{{"type":"x","job":"j","seq":1,"attempt":1,"ts":1,"pad":{pad:?}}}"#);
         Arc::new(Stored::decode(&"j".parse().unwrap(), 7, payload.into()).unwrap())
     }
 
@@ -333,7 +403,11 @@ mod tests {
         }
         lap.flush();
         assert!(lap.readers.is_empty(), "each has left the pass");
-        assert!(room.used() > room.limit() / 2 && room.used() <= room.limit(), "{}", room.used());
+        assert!(
+            room.used() > room.limit() / 2 && room.used() <= room.limit(),
+            "{}",
+            room.used()
+        );
         // Whoever takes what it was given makes room.
         for batches in &mut given {
             while batches.try_recv().is_ok() {}
@@ -358,7 +432,10 @@ mod tests {
         for (bytes, size) in [(1, SCAN_BATCH), (STEP_BYTES / 4, 4), (2 * STEP_BYTES, 1)] {
             let (mut reader, mut given) = reader(1);
             for _ in 1..size {
-                assert!(reader.take(&event(bytes)) && given.try_recv().is_err(), "{bytes}");
+                assert!(
+                    reader.take(&event(bytes)) && given.try_recv().is_err(),
+                    "{bytes}"
+                );
             }
             assert!(reader.take(&event(bytes)), "{bytes}");
             assert_eq!(given.try_recv().unwrap().events.len(), size, "{bytes}");

@@ -48,8 +48,16 @@ pub struct Change {
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { stream, field, before, after } = self;
-        write!(f, "stream {stream}: {field} changed from {before} to {after}")
+        let Self {
+            stream,
+            field,
+            before,
+            after,
+        } = self;
+        write!(
+            f,
+            "stream {stream}: {field} changed from {before} to {after}"
+        )
     }
 }
 
@@ -62,7 +70,11 @@ pub struct Drift {
 
 impl fmt::Display for Drift {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "stream {} exists and differs from its declaration; it was not changed:", self.stream)?;
+        write!(
+            f,
+            "stream {} exists and differs from its declaration; it was not changed:",
+            self.stream
+        )?;
         for (field, there, declared) in &self.fields {
             write!(f, "\n  {field}: there {there}, declared {declared}")?;
         }
@@ -76,7 +88,11 @@ impl fmt::Display for Drift {
 /// # Errors
 /// [`Error::Drifted`] when one exists and differs in anything else; [`Error::Api`] when the broker refuses, for example
 /// for lack of disk space.
-pub(super) async fn apply(client: &Client, names: &Names, settings: &Settings) -> Result<Vec<Change>, Error> {
+pub(super) async fn apply(
+    client: &Client,
+    names: &Names,
+    settings: &Settings,
+) -> Result<Vec<Change>, Error> {
     // First, so that a wrong number of shards changes nothing.
     let jobs = jobs(names, settings);
     if let Some(info) = stream_info(client, &names.jobs_stream()).await? {
@@ -94,11 +110,18 @@ pub(super) async fn apply(client: &Client, names: &Names, settings: &Settings) -
 /// How many shards `setup` made.
 pub(super) async fn shards(client: &Client, names: &Names) -> Result<u32, Error> {
     let stream = names.jobs_stream();
-    let info = stream_info(client, &stream).await?.ok_or(Error::NotSetUp { stream })?;
-    let shards = info["config"]["metadata"][SHARDS].as_str().and_then(|text| text.parse().ok());
+    let info = stream_info(client, &stream)
+        .await?
+        .ok_or(Error::NotSetUp { stream })?;
+    let shards = info["config"]["metadata"][SHARDS]
+        .as_str()
+        .and_then(|text| text.parse().ok());
     shards.filter(|&shards| shards > 0).ok_or_else(|| {
         let stream = names.jobs_stream();
-        Unavailable(format!("stream {stream} does not say how many shards there are")).into()
+        Unavailable(format!(
+            "stream {stream} does not say how many shards there are"
+        ))
+        .into()
     })
 }
 
@@ -121,7 +144,9 @@ pub(super) async fn ensure_kind(
     }
     let text = include_str!("../../nats/consumers/kind.json").replace("{kind}", kind.as_str());
     let mut config = declaration(&text, names);
-    config["ack_wait"] = u64::try_from(ack_wait.as_nanos()).unwrap_or(u64::MAX).into();
+    config["ack_wait"] = u64::try_from(ack_wait.as_nanos())
+        .unwrap_or(u64::MAX)
+        .into();
     config["metadata"] = json!({FEATURES: Features::ALL.text()});
     create_consumer(client, names, kind, &config).await?;
     info!(%kind, "made the consumer of a kind");
@@ -129,21 +154,42 @@ pub(super) async fn ensure_kind(
 }
 
 /// Makes the consumer of a kind, or changes it.
-async fn create_consumer(client: &Client, names: &Names, kind: &Kind, config: &Value) -> Result<(), Error> {
+async fn create_consumer(
+    client: &Client,
+    names: &Names,
+    kind: &Kind,
+    config: &Value,
+) -> Result<(), Error> {
     let stream = names.jobs_stream();
     let filter = config["filter_subject"].as_str().unwrap_or_default();
     let subject = format!("CONSUMER.CREATE.{stream}.{kind}.{filter}");
-    api::call(client, &subject, &json!({"stream_name": stream, "config": config})).await.map(|_| ())
+    api::call(
+        client,
+        &subject,
+        &json!({"stream_name": stream, "config": config}),
+    )
+    .await
+    .map(|_| ())
 }
 
 /// The consumer that hands out jobs of `kind`, when some worker has ever served it.
-pub(super) async fn kind_info(client: &Client, names: &Names, kind: &Kind) -> Result<Option<Value>, Error> {
+pub(super) async fn kind_info(
+    client: &Client,
+    names: &Names,
+    kind: &Kind,
+) -> Result<Option<Value>, Error> {
     let subject = format!("CONSUMER.INFO.{}.{kind}", names.jobs_stream());
     api::find(client, &subject, &Value::Null, &[code::CONSUMER_NOT_FOUND]).await
 }
 
 pub(super) async fn stream_info(client: &Client, stream: &str) -> Result<Option<Value>, Error> {
-    api::find(client, &format!("STREAM.INFO.{stream}"), &Value::Null, &[code::STREAM_NOT_FOUND]).await
+    api::find(
+        client,
+        &format!("STREAM.INFO.{stream}"),
+        &Value::Null,
+        &[code::STREAM_NOT_FOUND],
+    )
+    .await
 }
 
 fn jobs(names: &Names, settings: &Settings) -> Value {
@@ -154,18 +200,24 @@ fn jobs(names: &Names, settings: &Settings) -> Value {
 }
 
 fn chunks(names: &Names, shard: u32, settings: &Settings) -> Value {
-    let text = include_str!("../../nats/streams/chunks.json").replace("{shard}", &shard.to_string());
+    let text =
+        include_str!("../../nats/streams/chunks.json").replace("{shard}", &shard.to_string());
     let mut config = declaration(&text, names);
     config["num_replicas"] = settings.replicas.into();
-    let max_age = settings.max_age.map(|age| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
+    let max_age = settings
+        .max_age
+        .map(|age| u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
     config["max_age"] = max_age.into();
     config["max_bytes"] = settings.max_bytes.into();
     config
 }
 
 fn declaration(text: &str, names: &Names) -> Value {
-    let text = text.replace("{PREFIX}", &names.stream_prefix()).replace("{prefix}", names.prefix());
-    serde_json::from_str(&text).unwrap_or_else(|_| unreachable!("the declarations are parsed by a test"))
+    let text = text
+        .replace("{PREFIX}", &names.stream_prefix())
+        .replace("{prefix}", names.prefix());
+    serde_json::from_str(&text)
+        .unwrap_or_else(|_| unreachable!("the declarations are parsed by a test"))
 }
 
 /// The settings of a stream that may be changed while it holds events.
@@ -187,11 +239,18 @@ async fn apply_stream(client: &Client, declared: &Value) -> Result<Vec<Change>, 
         let (before, after) = (there[field].clone(), declared[field].clone());
         if !after.is_null() && before != after {
             config[field] = after.clone();
-            changes.push(Change { stream: stream.clone(), field: field.to_owned(), before, after });
+            changes.push(Change {
+                stream: stream.clone(),
+                field: field.to_owned(),
+                before,
+                after,
+            });
         }
     }
     if !changes.is_empty() {
-        api::call(client, &format!("STREAM.UPDATE.{stream}"), &config).await.map_err(no_space(&config))?;
+        api::call(client, &format!("STREAM.UPDATE.{stream}"), &config)
+            .await
+            .map_err(no_space(&config))?;
         info!(%stream, "changed what a stream keeps");
     }
     Ok(changes)
@@ -200,12 +259,16 @@ async fn apply_stream(client: &Client, declared: &Value) -> Result<Vec<Change>, 
 async fn make_stream(client: &Client, stream: &str, declared: &Value) -> Result<(), Error> {
     let mut config = declared.clone();
     if config["max_age"].is_null() {
-        config["max_age"] = u64::try_from(Settings::MAX_AGE.as_nanos()).unwrap_or(u64::MAX).into();
+        config["max_age"] = u64::try_from(Settings::MAX_AGE.as_nanos())
+            .unwrap_or(u64::MAX)
+            .into();
     }
     if config["max_bytes"].is_null() {
         config["max_bytes"] = Settings::MAX_BYTES.into();
     }
-    api::call(client, &format!("STREAM.CREATE.{stream}"), &config).await.map_err(no_space(&config))?;
+    api::call(client, &format!("STREAM.CREATE.{stream}"), &config)
+        .await
+        .map_err(no_space(&config))?;
     info!(%stream, "made a stream");
     Ok(())
 }
@@ -215,7 +278,13 @@ fn no_space(config: &Value) -> impl FnOnce(Error) -> Error {
     let stream = config["name"].as_str().unwrap_or_default().to_owned();
     let mib = config["max_bytes"].as_u64().unwrap_or(0) >> 20;
     move |error| {
-        if matches!(error, Error::Api { code: code::NO_SPACE, .. }) {
+        if matches!(
+            error,
+            Error::Api {
+                code: code::NO_SPACE,
+                ..
+            }
+        ) {
             Error::NoSpace { stream, mib }
         } else {
             error
@@ -239,7 +308,11 @@ fn refuse_drift(declared: &Value, there: &Value, but: &[&str]) -> Result<(), Err
 fn compare(path: &str, there: &Value, declared: &Value, fields: &mut Vec<(String, Value, Value)>) {
     if let Value::Object(map) = declared {
         for (key, declared) in map {
-            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            let path = if path.is_empty() {
+                key.clone()
+            } else {
+                format!("{path}.{key}")
+            };
             compare(&path, &there[key], declared, fields);
         }
     } else if there != declared {
@@ -252,7 +325,12 @@ mod tests {
     use super::*;
 
     fn settings() -> Settings {
-        Settings { shards: 3, replicas: 1, max_age: None, max_bytes: Some(1 << 20) }
+        Settings {
+            shards: 3,
+            replicas: 1,
+            max_age: None,
+            max_bytes: Some(1 << 20),
+        }
     }
 
     #[test]
@@ -270,10 +348,17 @@ mod tests {
 
     #[test]
     fn drift_is_told_field_by_field() {
-        let (there, declared) = (json!({"a": {"b": 1, "x": 9}, "c": [1]}), json!({"a": {"b": 2}, "c": [1]}));
+        let (there, declared) = (
+            json!({"a": {"b": 1, "x": 9}, "c": [1]}),
+            json!({"a": {"b": 2}, "c": [1]}),
+        );
         let mut fields = Vec::new();
         compare("", &there, &declared, &mut fields);
-        let text = Drift { stream: "S".into(), fields }.to_string();
+        let text = Drift {
+            stream: "S".into(),
+            fields,
+        }
+        .to_string();
         assert!(text.ends_with("\n  a.b: there 1, declared 2"), "{text}");
     }
 }

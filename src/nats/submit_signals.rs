@@ -27,7 +27,9 @@ impl Log {
         let live = subscribed.map_err(|error| Unavailable(error.to_string()))?;
         // A request on the same connection: when it is answered the server has seen the subscription.
         if !answers(&self.nats.live, self.nats.names.ready()).await {
-            return Err(Unavailable("the connection for live messages does not answer".into()));
+            return Err(Unavailable(
+                "the connection for live messages does not answer".into(),
+            ));
         }
         Ok(LiveSubmitSignals { live, reconnected })
     }

@@ -51,7 +51,8 @@ impl Log {
 
     /// Where the log ends, as a leader with a quorum knows it.
     pub(super) async fn proven_tip(&self, job: &JobId) -> Result<Tip, Unavailable> {
-        self.proven(Of::Shard(job.shard(self.shards)), || self.tip(job)).await
+        self.proven(Of::Shard(job.shard(self.shards)), || self.tip(job))
+            .await
     }
 
     /// Where the log ends, as a server that leads the shard, or believes that it does, knows it. What is appended there is
@@ -62,12 +63,22 @@ impl Log {
     pub async fn tip(&self, job: &JobId) -> Result<Tip, Unavailable> {
         let (deadline, mut pause) = (Instant::now() + REQUEST_WAIT, REREAD_FIRST);
         loop {
-            let last = self.ask_leader(job, &json!({"last_by_subj": self.subject(job)})).await?;
-            let Some(Found { pos: fence, event }) = last else { return Ok(Tip::At { last: None, fence: 0 }) };
+            let last = self
+                .ask_leader(job, &json!({"last_by_subj": self.subject(job)}))
+                .await?;
+            let Some(Found { pos: fence, event }) = last else {
+                return Ok(Tip::At {
+                    last: None,
+                    fence: 0,
+                });
+            };
             if let Some(event) = event
                 && self.is_proven(job, &event).await?
             {
-                return Ok(Tip::At { last: Some(event), fence });
+                return Ok(Tip::At {
+                    last: Some(event),
+                    fence,
+                });
             }
             if let Some(tip) = self.look_back(job, fence).await? {
                 return Ok(tip);
@@ -107,7 +118,8 @@ impl Log {
             Verdict::Undecodable => Ok(false),
             Verdict::IfThere(pos) => Ok(!self.is_gone(job, pos).await?),
             Verdict::IfGone([one, other]) => {
-                Ok(self.is_gone(job, one).await? || one != other && self.is_gone(job, other).await?)
+                Ok(self.is_gone(job, one).await?
+                    || one != other && self.is_gone(job, other).await?)
             }
         }
     }
@@ -133,7 +145,9 @@ impl Log {
         chain: &mut Chain,
     ) -> Result<Option<Stored>, Unavailable> {
         for _ in 0..FOREIGN_MAX {
-            let Some(event) = self.next(job, chain.read() + 1).await? else { return Ok(None) };
+            let Some(event) = self.next(job, chain.read() + 1).await? else {
+                return Ok(None);
+            };
             if self.is_next(job, chain, &event).await? {
                 chain.accept(&event);
                 return Ok(Some(event));
@@ -158,13 +172,21 @@ impl Log {
         loop {
             let from = fence.saturating_sub(reach).max(1);
             let chain = (from == 1).then(|| Chain::new(Seq::FIRST, 0));
-            let mut look = Look { chain, before: None, last: None, foreign: 0 };
+            let mut look = Look {
+                chain,
+                before: None,
+                last: None,
+                foreign: 0,
+            };
             let mut pos = from;
             while pos <= fence {
                 let ask = json!({"seq": pos, "next_by_subj": self.subject(job), "batch": PAGE, "max_bytes": PAGE_BYTES});
                 let page = batch(&self.nats.replay, &self.stream(job), &ask).await?;
                 // A replica may lack the end of what the leader has, and nothing in between.
-                let Some(end) = page.messages.last().and_then(|message| number(message, names::SEQUENCE))
+                let Some(end) = page
+                    .messages
+                    .last()
+                    .and_then(|message| number(message, names::SEQUENCE))
                 else {
                     return Ok(None);
                 };
@@ -180,7 +202,10 @@ impl Log {
                 pos = end + 1;
             }
             if look.last.is_some() || from == 1 {
-                return Ok(Some(Tip::At { last: look.last, fence }));
+                return Ok(Some(Tip::At {
+                    last: look.last,
+                    fence,
+                }));
             }
             reach = reach.saturating_mul(8);
         }

@@ -18,7 +18,10 @@ pub(super) struct Turns {
 impl Turns {
     /// Turns for as many reads at once, which are among the tasks.
     pub(super) fn new(at_once: usize, tasks: Tasks) -> Self {
-        Self { free: Arc::new(Semaphore::new(at_once)), tasks }
+        Self {
+            free: Arc::new(Semaphore::new(at_once)),
+            tasks,
+        }
     }
 
     /// Runs `read` at its turn. Dropping this before gives up the place in the queue. A read that was begun keeps its
@@ -45,7 +48,9 @@ impl Turns {
             // Whoever has gone does not need it.
             let _ = answer.send(read);
         });
-        answered.await.map_err(|_| Unavailable("a read was cut off".into()))?
+        answered
+            .await
+            .map_err(|_| Unavailable("a read was cut off".into()))?
     }
 }
 
@@ -64,9 +69,15 @@ mod tests {
     }
 
     /// A read that is answered when the sender says what.
-    fn read() -> (oneshot::Sender<u32>, impl Future<Output = Result<u32, Unavailable>>) {
+    fn read() -> (
+        oneshot::Sender<u32>,
+        impl Future<Output = Result<u32, Unavailable>>,
+    ) {
         let (say, said) = oneshot::channel();
-        (say, said.map(|said| said.map_err(|_| Unavailable("nothing was said".into()))))
+        (
+            say,
+            said.map(|said| said.map_err(|_| Unavailable("nothing was said".into()))),
+        )
     }
 
     #[tokio::test]

@@ -57,6 +57,9 @@ mod tests {
             met.note(&job(n), 1, &Unreadable::Zero);
         }
         assert_eq!(met.met(), 3 * UNDECODABLE_JOBS as u64);
-        assert!(met.reported.lock().unwrap().len() <= UNDECODABLE_JOBS, "what is remembered is bounded");
+        assert!(
+            met.reported.lock().unwrap().len() <= UNDECODABLE_JOBS,
+            "what is remembered is bounded"
+        );
     }
 }

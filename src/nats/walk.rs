@@ -116,22 +116,39 @@ struct Side {
 
 impl Walk {
     /// A walk that goes on from `places`; `firsts` are the first places that the shards still have.
-    pub(super) fn new(places: &[Place], firsts: &[Pos], status: Option<Status>, bounds: Bounds) -> Self {
-        let sides = places.iter().zip(firsts).zip(0..).map(|((place, &first), shard)| Side {
-            shard,
-            top: place.top,
-            first: first.max(1),
-            next: place.next,
-            seen_all: place.next == place.top,
-            known: HashSet::new(),
-            found: VecDeque::new(),
-            until: u64::MAX,
-            // Often each event is of another job; where not, the window doubles.
-            window: bounds.window.min(2 * (bounds.rows as u64 + 1)),
-            windows: bounds.windows,
-        });
+    pub(super) fn new(
+        places: &[Place],
+        firsts: &[Pos],
+        status: Option<Status>,
+        bounds: Bounds,
+    ) -> Self {
+        let sides = places
+            .iter()
+            .zip(firsts)
+            .zip(0..)
+            .map(|((place, &first), shard)| Side {
+                shard,
+                top: place.top,
+                first: first.max(1),
+                next: place.next,
+                seen_all: place.next == place.top,
+                known: HashSet::new(),
+                found: VecDeque::new(),
+                until: u64::MAX,
+                // Often each event is of another job; where not, the window doubles.
+                window: bounds.window.min(2 * (bounds.rows as u64 + 1)),
+                windows: bounds.windows,
+            });
         let (sides, lookups) = (sides.collect(), bounds.lookups);
-        Self { bounds, status, sides, rows: Vec::new(), lookups, judged: Vec::new(), more: false }
+        Self {
+            bounds,
+            status,
+            sides,
+            rows: Vec::new(),
+            lookups,
+            judged: Vec::new(),
+            more: false,
+        }
     }
 
     /// What to do next.
@@ -144,10 +161,14 @@ impl Walk {
         let mut unread = Vec::new();
         while self.judged.len() < room {
             let newest = self.newest();
-            let time = newest.and_then(|side| self.sides[side].found.front()).map(|found| found.time);
+            let time = newest
+                .and_then(|side| self.sides[side].found.front())
+                .map(|found| found.time);
             unread = self.unread(time);
             match newest {
-                Some(side) if unread.is_empty() => self.judged.extend(self.sides[side].found.pop_front()),
+                Some(side) if unread.is_empty() => {
+                    self.judged.extend(self.sides[side].found.pop_front())
+                }
                 _ => break,
             }
         }
@@ -159,20 +180,36 @@ impl Walk {
         if unread.is_empty() || !may_read {
             return Step::Over;
         }
-        Step::Read(unread.into_iter().map(|side| self.sides[side].ahead()).collect())
+        Step::Read(
+            unread
+                .into_iter()
+                .map(|side| self.sides[side].ahead())
+                .collect(),
+        )
     }
 
     /// The side with the newest job at hand.
     fn newest(&self) -> Option<usize> {
-        let at_hand = self.sides.iter().enumerate().filter_map(|(i, side)| Some((i, side.found.front()?)));
-        at_hand.max_by_key(|(i, found)| (found.time, std::cmp::Reverse(*i))).map(|(i, _)| i)
+        let at_hand = self
+            .sides
+            .iter()
+            .enumerate()
+            .filter_map(|(i, side)| Some((i, side.found.front()?)));
+        at_hand
+            .max_by_key(|(i, found)| (found.time, std::cmp::Reverse(*i)))
+            .map(|(i, _)| i)
     }
 
     /// The sides without a job at hand that may hold one as new as `time`.
     fn unread(&self, time: Option<u64>) -> Vec<usize> {
         let may_be_newer = |side: &Side| time.is_none_or(|time| side.until >= time);
         let unread = |side: &Side| side.found.is_empty() && !side.is_over() && may_be_newer(side);
-        self.sides.iter().enumerate().filter(|(_, side)| unread(side)).map(|(i, _)| i).collect()
+        self.sides
+            .iter()
+            .enumerate()
+            .filter(|(_, side)| unread(side))
+            .map(|(i, _)| i)
+            .collect()
     }
 
     /// Takes in everything that stands in a window, by rising places.
@@ -226,7 +263,11 @@ impl Side {
     /// The next window.
     fn ahead(&self) -> Window {
         let from = (self.next + 1).saturating_sub(self.window).max(self.first);
-        Window { shard: self.shard, from, to: self.next }
+        Window {
+            shard: self.shard,
+            from,
+            to: self.next,
+        }
     }
 
     /// Takes in the next entry, going down.
@@ -235,7 +276,9 @@ impl Side {
             return;
         }
         // What a foreign publisher stored and is no event counts for nothing, here as for every reader.
-        let Ok(last) = Stored::decode(&entry.job, entry.pos, entry.payload.clone()) else { return };
+        let Ok(last) = Stored::decode(&entry.job, entry.pos, entry.payload.clone()) else {
+            return;
+        };
         self.known.insert(entry.job.clone());
         if status.is_some_and(|status| status != last.status()) {
             return;
@@ -247,15 +290,28 @@ impl Side {
         }
         // Nothing follows the end of a job.
         let sure = self.seen_all || last.kind.is_end();
-        self.found.push_back(Found { shard: self.shard, pos: entry.pos, time: entry.time, sure, whole, row });
+        self.found.push_back(Found {
+            shard: self.shard,
+            pos: entry.pos,
+            time: entry.time,
+            sure,
+            whole,
+            row,
+        });
     }
 
     /// Where the next page goes on.
     fn place(&self) -> Place {
         match self.found.front() {
-            Some(found) => Place { top: self.top, next: found.pos },
+            Some(found) => Place {
+                top: self.top,
+                next: found.pos,
+            },
             None if self.is_over() => Place::default(),
-            None => Place { top: self.top, next: self.next },
+            None => Place {
+                top: self.top,
+                next: self.next,
+            },
         }
     }
 }

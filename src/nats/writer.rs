@@ -70,14 +70,25 @@ impl Writer {
     /// A writer that goes on behind `last`, the log's last event, for this attempt.
     pub fn new(log: Log, job: JobId, attempt: u32, last: Option<&Stored>) -> Self {
         let (seq, pos) = last.map_or((Seq(0), 0), |last| (last.seq, last.pos));
-        Self { log, job, attempt, seq, pos, fence: pos, patience: Some(APPEND_WAIT) }
+        Self {
+            log,
+            job,
+            attempt,
+            seq,
+            pos,
+            fence: pos,
+            patience: Some(APPEND_WAIT),
+        }
     }
 
     /// Goes on trying for as long as the broker is away, as the owner of a job does: until the log says that it is another
     /// one's. Drop what it does to give up.
     #[must_use]
     pub fn persistent(self) -> Self {
-        Self { patience: None, ..self }
+        Self {
+            patience: None,
+            ..self
+        }
     }
 
     /// The job.
@@ -99,8 +110,16 @@ impl Writer {
         let mut next = Some(body);
         while let Some(body) = next {
             let (job, seq, attempt) = (self.job.clone(), self.seq.next(), self.attempt);
-            let event = Event { body, job, seq, attempt, ts: now_ms() };
-            let (payload, rest) = event.encode_within(self.log.event_max()).map_err(Unwritable::from)?;
+            let event = Event {
+                body,
+                job,
+                seq,
+                attempt,
+                ts: now_ms(),
+            };
+            let (payload, rest) = event
+                .encode_within(self.log.event_max())
+                .map_err(Unwritable::from)?;
             self.append_payload(seq, payload).await?;
             next = rest;
         }
@@ -113,7 +132,11 @@ impl Writer {
         let mut rejections = 0;
         loop {
             self.until_connected(deadline).await?;
-            let outcome = match self.log.append(&self.job, self.fence, payload.clone()).await {
+            let outcome = match self
+                .log
+                .append(&self.job, self.fence, payload.clone())
+                .await
+            {
                 Appended::Stored(pos) => {
                     self.log.saw(pos, &self.job);
                     self.fence = pos;
@@ -188,7 +211,9 @@ impl Writer {
             connected.await;
             return Ok(());
         };
-        timeout_at(deadline, connected).await.map_err(|_| Unavailable("the broker is away".into()))
+        timeout_at(deadline, connected)
+            .await
+            .map_err(|_| Unavailable("the broker is away".into()))
     }
 
     /// Asks the leader what became of an append. What is no event takes nobody's right to go on: the fence moves behind
@@ -196,14 +221,18 @@ impl Writer {
     async fn resolve(&mut self, payload: &Bytes) -> Result<Resolved, Unavailable> {
         let superseded = Ok(Resolved::Refused(Refusal::Superseded));
         let mut tip = self.log.tip(&self.job).await?;
-        if let Tip::At { last: Some(last), .. } = &tip
+        if let Tip::At {
+            last: Some(last), ..
+        } = &tip
             && last.pos < self.pos
         {
             // A log that went back, or a server that leads no more and lacks what this writer has stored: its word takes the
             // job from nobody.
             tip = self.log.proven_tip(&self.job).await?;
         }
-        let Tip::At { last, fence } = tip else { return superseded };
+        let Tip::At { last, fence } = tip else {
+            return superseded;
+        };
         let resolved = match last {
             // Nobody else has written: what this writer wrote, if anything, has expired while it was silent.
             None => Resolved::NotYet,
@@ -222,6 +251,8 @@ impl Writer {
 
 /// Milliseconds since the Unix epoch.
 fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -37,7 +37,12 @@ pub enum Slice<T> {
 impl<T: Item + Clone> History<T> {
     /// An empty history that awaits `next`.
     pub fn new(next: Seq, bytes_max: usize) -> Self {
-        Self { items: VecDeque::new(), next, bytes: 0, bytes_max }
+        Self {
+            items: VecDeque::new(),
+            next,
+            bytes: 0,
+            bytes_max,
+        }
     }
 
     /// The number that is awaited.
@@ -112,7 +117,11 @@ impl<T: Item + Clone> History<T> {
             })
             .cloned()
             .collect();
-        if items.is_empty() { Slice::CaughtUp } else { Slice::Items(items) }
+        if items.is_empty() {
+            Slice::CaughtUp
+        } else {
+            Slice::Items(items)
+        }
     }
 }
 
@@ -136,7 +145,11 @@ mod tests {
         /// The longest tail that fits; the last item always does.
         fn kept(&self) -> &[Event] {
             let fits = |from: &usize| {
-                self.all[*from..].iter().map(|item| item.size).sum::<usize>() <= self.bytes_max
+                self.all[*from..]
+                    .iter()
+                    .map(|item| item.size)
+                    .sum::<usize>()
+                    <= self.bytes_max
             };
             let last = self.all.len().saturating_sub(1);
             let from = (0..last).find(fits).unwrap_or(last);
@@ -156,22 +169,39 @@ mod tests {
                     bytes += item.size;
                 }
             }
-            if items.is_empty() { Slice::CaughtUp } else { Slice::Items(items) }
+            if items.is_empty() {
+                Slice::CaughtUp
+            } else {
+                Slice::Items(items)
+            }
         }
     }
 
     fn check(history: &History<Event>, naive: &Naive, rng: &mut Rng) {
         let kept = naive.kept();
         assert_eq!(history.next(), naive.next());
-        assert_eq!(history.first(), kept.first().map_or_else(|| naive.next(), |item| item.seq));
+        assert_eq!(
+            history.first(),
+            kept.first().map_or_else(|| naive.next(), |item| item.seq)
+        );
         assert_eq!(history.last(), kept.last());
-        assert_eq!(history.bytes(), kept.iter().map(|item| item.size).sum::<usize>());
-        assert!(history.bytes() <= naive.bytes_max || kept.len() == 1, "bounded, but for one item");
+        assert_eq!(
+            history.bytes(),
+            kept.iter().map(|item| item.size).sum::<usize>()
+        );
+        assert!(
+            history.bytes() <= naive.bytes_max || kept.len() == 1,
+            "bounded, but for one item"
+        );
         let around = naive.start.0.saturating_sub(3)..naive.next().0 + 3;
         for seq in around.chain([0, u64::MAX]).map(Seq) {
             assert_eq!(history.find(seq), kept.iter().find(|item| item.seq == seq));
             let bytes_max = rng.pick(&[0, 1, 5, 20, usize::MAX]);
-            assert_eq!(history.read(seq, bytes_max), naive.read(seq, bytes_max), "{seq}, {bytes_max}");
+            assert_eq!(
+                history.read(seq, bytes_max),
+                naive.read(seq, bytes_max),
+                "{seq}, {bytes_max}"
+            );
         }
     }
 
@@ -180,10 +210,18 @@ mod tests {
         run_schedules(2_000, |mut rng| {
             let (start, bytes_max) = (Seq(1 + rng.below(9)), rng.pick(&[0, 1, 10, 50]));
             let mut history = History::new(start, bytes_max);
-            let mut naive = Naive { start, all: Vec::new(), bytes_max };
+            let mut naive = Naive {
+                start,
+                all: Vec::new(),
+                bytes_max,
+            };
             for _ in 0..rng.below(30) {
                 if rng.percent(5) {
-                    naive = Naive { start: Seq(1 + rng.below(60)), all: Vec::new(), bytes_max };
+                    naive = Naive {
+                        start: Seq(1 + rng.below(60)),
+                        all: Vec::new(),
+                        bytes_max,
+                    };
                     history.restart(naive.start);
                 } else {
                     let item = Event::sized(naive.next(), 1 + rng.index(15));
@@ -207,7 +245,10 @@ mod tests {
         history.shorten(50);
         assert_eq!((history.first(), history.bytes()), (Seq(4), 40));
         history.shorten(0);
-        assert_eq!((history.first(), history.next(), history.bytes()), (Seq(5), Seq(6), 20));
+        assert_eq!(
+            (history.first(), history.next(), history.bytes()),
+            (Seq(5), Seq(6), 20)
+        );
     }
 
     #[test]
@@ -226,7 +267,10 @@ mod tests {
         let mut history = History::new(Seq(1), 100);
         assert_eq!(history.read(Seq(1), 0), Slice::CaughtUp);
         history.push(Event::sized(Seq(1), 60));
-        assert_eq!(history.read(Seq(1), 0), Slice::Items(vec![Event::sized(Seq(1), 60)]));
+        assert_eq!(
+            history.read(Seq(1), 0),
+            Slice::Items(vec![Event::sized(Seq(1), 60)])
+        );
         history.push(Event::sized(Seq(2), 60));
         assert_eq!(history.read(Seq(1), 0), Slice::TooOld { first: Seq(2) });
     }

@@ -85,12 +85,23 @@ impl<T: Item> Stitcher<T> {
     /// Begins behind the log: the first action is to read it from `next` on.
     pub fn new(next: Seq, ahead_max: usize) -> Self {
         let (ahead, out) = (BTreeMap::new(), VecDeque::new());
-        Self { state: State::Behind, next, known: next, asked: next, ahead, ahead_max, out }
+        Self {
+            state: State::Behind,
+            next,
+            known: next,
+            asked: next,
+            ahead,
+            ahead_max,
+            out,
+        }
     }
 
     /// Begins at the end of the log: the reader has, or does not want, everything before `next`.
     pub fn live(next: Seq, ahead_max: usize) -> Self {
-        Self { state: State::Live, ..Self::new(next, ahead_max) }
+        Self {
+            state: State::Live,
+            ..Self::new(next, ahead_max)
+        }
     }
 
     /// The item to be delivered next.
@@ -132,9 +143,12 @@ impl<T: Item> Stitcher<T> {
                 let behind = stale || self.next < self.known;
                 self.state = if behind { State::Behind } else { State::Live };
             }
-            (State::Replaying { .. }, Input::LiveLagged) => self.state = State::Replaying { stale: true },
+            (State::Replaying { .. }, Input::LiveLagged) => {
+                self.state = State::Replaying { stale: true }
+            }
             (State::Live, Input::LiveLagged) => self.state = State::Behind,
-            (State::Live | State::Behind, Input::ReplayDone) | (State::Behind, Input::LiveLagged) => {}
+            (State::Live | State::Behind, Input::ReplayDone)
+            | (State::Behind, Input::LiveLagged) => {}
         }
     }
 
@@ -183,7 +197,10 @@ impl<T: Item> Stitcher<T> {
     fn skip_to(&mut self, seq: Seq) {
         while self.next < seq && self.state != State::Ended {
             let to = self.ahead().map_or(seq, |ahead| ahead.min(seq));
-            self.out.push_back(Action::Missing { from: self.next, to: to.before() });
+            self.out.push_back(Action::Missing {
+                from: self.next,
+                to: to.before(),
+            });
             self.next = to;
             self.known = self.known.max(to);
             self.deliver_ahead();

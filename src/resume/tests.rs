@@ -40,11 +40,17 @@ pub(super) struct Rng {
 
 impl Rng {
     pub(super) fn new(seed: u64) -> Self {
-        Self { state: seed, tells: false }
+        Self {
+            state: seed,
+            tells: false,
+        }
     }
 
     fn telling(seed: u64) -> Self {
-        Self { state: seed, tells: true }
+        Self {
+            state: seed,
+            tells: true,
+        }
     }
 
     fn draw(&mut self) -> u64 {
@@ -87,7 +93,12 @@ pub(super) struct Event {
 impl Event {
     /// An item of the given size that nobody counts.
     pub(super) fn sized(seq: Seq, size: usize) -> Self {
-        Self { seq, end: false, size, counted: Rc::default() }
+        Self {
+            seq,
+            end: false,
+            size,
+            counted: Rc::default(),
+        }
     }
 }
 

@@ -19,7 +19,10 @@ pub enum FoldError {
 ///
 /// # Errors
 /// [`Unavailable`] when the leader does not answer. A replica that is behind is asked again; bound the call in time.
-pub async fn fold<S: EventSource>(source: &S, job: &JobId) -> Result<Option<JobState>, Unavailable> {
+pub async fn fold<S: EventSource>(
+    source: &S,
+    job: &JobId,
+) -> Result<Option<JobState>, Unavailable> {
     match fold_within(source, job, |_| Ok(())).await {
         Ok(state) => Ok(state),
         Err(FoldError::Unavailable(error)) => Err(error),
@@ -36,7 +39,9 @@ pub async fn fold_within<S: EventSource>(
     job: &JobId,
     mut grows: impl FnMut(usize) -> Result<(), NoRoom>,
 ) -> Result<Option<JobState>, FoldError> {
-    let Some(last) = source.last(job, Replica::Leader).await? else { return Ok(None) };
+    let Some(last) = source.last(job, Replica::Leader).await? else {
+        return Ok(None);
+    };
     let mut state = JobState::new(job.clone());
     let (mut next, mut pos) = (Seq::FIRST, None);
     let mut refill = Refill::<S>::default();
@@ -59,7 +64,9 @@ pub async fn fold_within<S: EventSource>(
             }
             // What the leader does not have any more is not part of the state.
             Refilled::Done { nothing_left: true } => break,
-            Refilled::Done { nothing_left: false } => {}
+            Refilled::Done {
+                nothing_left: false,
+            } => {}
         }
     }
     // It has expired while the rest was read, and may have been output.

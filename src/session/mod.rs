@@ -119,12 +119,24 @@ impl<S: EventSource> Session<S> {
     ///
     /// # Errors
     /// [`Error`]; within [`OPEN_WAIT`] in any case.
-    pub async fn open_for(from: IpAddr, hub: &Arc<Hub<S>>, job: &JobId, start: Start) -> Result<Self, Error> {
+    pub async fn open_for(
+        from: IpAddr,
+        hub: &Arc<Hub<S>>,
+        job: &JobId,
+        start: Start,
+    ) -> Result<Self, Error> {
         let late = |_| Error::Unavailable(Unavailable("no answer in time".into()));
-        timeout(OPEN_WAIT, Self::open_now(from, hub, job, start)).await.map_err(late)?
+        timeout(OPEN_WAIT, Self::open_now(from, hub, job, start))
+            .await
+            .map_err(late)?
     }
 
-    async fn open_now(from: IpAddr, hub: &Arc<Hub<S>>, job: &JobId, start: Start) -> Result<Self, Error> {
+    async fn open_now(
+        from: IpAddr,
+        hub: &Arc<Hub<S>>,
+        job: &JobId,
+        start: Start,
+    ) -> Result<Self, Error> {
         if let Start::Cursor(cursor) = start
             && !cursor.is_of(job)
         {
@@ -133,17 +145,26 @@ impl<S: EventSource> Session<S> {
         if start == Start::After(Seq(0))
             && let Some(waiter) = hub.wait(job, from).await?
         {
-            return Ok(Self(State::Waiting { waiter, told_live: false }));
+            return Ok(Self(State::Waiting {
+                waiter,
+                told_live: false,
+            }));
         }
         let watch = hub.watch(job, from)?;
         until_open(&watch).await?;
         let (seq, pos, had_end) = match start {
-            Start::Cursor(cursor) => {
-                (cursor.seq, Some(cursor.pos.saturating_add(1)), prove(hub.source(), &watch, cursor).await?)
-            }
+            Start::Cursor(cursor) => (
+                cursor.seq,
+                Some(cursor.pos.saturating_add(1)),
+                prove(hub.source(), &watch, cursor).await?,
+            ),
             Start::After(after) => (after, None, check(hub.source(), &watch, after).await?),
         };
-        let watching = Watching { pos, had_end, ..Watching::new(hub, watch, seq.next()) };
+        let watching = Watching {
+            pos,
+            had_end,
+            ..Watching::new(hub, watch, seq.next())
+        };
         Ok(Self(State::Watching(Box::new(watching))))
     }
 
@@ -184,7 +205,10 @@ impl<S: EventSource> Session<S> {
                 State::Waiting { waiter, .. } => {
                     let watch = watch_known(waiter).await;
                     let watching = Watching::new(waiter.hub(), watch, Seq::FIRST);
-                    self.0 = State::Watching(Box::new(Watching { told_live: true, ..watching }));
+                    self.0 = State::Watching(Box::new(Watching {
+                        told_live: true,
+                        ..watching
+                    }));
                 }
             }
         }
@@ -215,7 +239,8 @@ impl<S: EventSource> Watching<S> {
                 return Step::Rebuilt;
             }
             let step = self.drain();
-            self.watch.stands(self.stitcher.next(), self.refill.is_busy());
+            self.watch
+                .stands(self.stitcher.next(), self.refill.is_busy());
             if let Some(step) = step {
                 return step;
             }
@@ -330,7 +355,9 @@ pub async fn until_ended<S: EventSource>(
     loop {
         match session.next().await {
             Step::End => return Ok(()),
-            Step::Rebuilt => session = Session::open_for(from, hub, job, Start::After(Seq(0))).await?,
+            Step::Rebuilt => {
+                session = Session::open_for(from, hub, job, Start::After(Seq(0))).await?
+            }
             Step::Events(_) | Step::Missing { .. } | Step::Live => {}
         }
     }
@@ -371,7 +398,10 @@ async fn until_open(watch: &Watch) -> Result<(), Full> {
 /// event is the job's end.
 async fn prove<S: EventSource>(source: &S, watch: &Watch, cursor: Cursor) -> Result<bool, Error> {
     let feed = watch.feed();
-    if let Some(event) = feed.find(cursor.seq).filter(|event| event.cursor() == cursor) {
+    if let Some(event) = feed
+        .find(cursor.seq)
+        .filter(|event| event.cursor() == cursor)
+    {
         return Ok(event.kind.is_end());
     }
     if let At::Event(event) = source.at(feed.job(), cursor.pos, Replica::Any).await?
@@ -387,7 +417,11 @@ async fn prove<S: EventSource>(source: &S, watch: &Watch, cursor: Cursor) -> Res
             // expired as a whole may have begun anew, and nothing behind the cursor says that it has not.
             let behind = first_behind(source, feed.job(), cursor.pos).await?;
             let goes_on = behind.is_some_and(|first| first.seq > cursor.seq);
-            if goes_on { Ok(false) } else { Err(Error::CursorNotInLog) }
+            if goes_on {
+                Ok(false)
+            } else {
+                Err(Error::CursorNotInLog)
+            }
         }
         At::Event(_) | At::Other | At::NotYet => Err(Error::CursorNotInLog),
     }
@@ -403,6 +437,8 @@ async fn check<S: EventSource>(source: &S, watch: &Watch, after: Seq) -> Result<
     match last {
         Some(last) if last.seq >= after => Ok(last.seq == after && last.kind.is_end()),
         None if after == Seq(0) => Ok(false),
-        last => Err(Error::AfterTheEnd { last: last.map_or(Seq(0), |last| last.seq) }),
+        last => Err(Error::AfterTheEnd {
+            last: last.map_or(Seq(0), |last| last.seq),
+        }),
     }
 }

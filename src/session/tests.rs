@@ -41,11 +41,17 @@ fn edge(memory: &Memory) -> Arc<Hub<Memory>> {
 }
 
 fn chunk(text: impl Into<String>) -> Body {
-    Body::Chunk { text: text.into(), channel: Channel::Output }
+    Body::Chunk {
+        text: text.into(),
+        channel: Channel::Output,
+    }
 }
 
 fn done() -> Body {
-    Body::Done { usage: None, finish_reason: None }
+    Body::Done {
+        usage: None,
+        finish_reason: None,
+    }
 }
 
 /// Appends `count` chunks to the job, each behind one of another job.
@@ -59,7 +65,13 @@ fn append(memory: &Memory, count: u64) {
 /// Stores what has the form of an event of the job and the number `seq`, unless that is the true next one. Says whether it
 /// was stored.
 fn forge(memory: &Memory, seq: u64, next: u64) -> bool {
-    let event = Event { body: chunk("forged"), job: job(), seq: Seq(seq), attempt: 1, ts: 1 };
+    let event = Event {
+        body: chunk("forged"),
+        job: job(),
+        seq: Seq(seq),
+        attempt: 1,
+        ts: 1,
+    };
     seq != next && memory.append_raw(&job(), event.encode().unwrap()).is_ok()
 }
 
@@ -92,7 +104,15 @@ impl Client {
         };
         let session = Session::open(hub, &job(), start).await?;
         let (cursor, missing) = (None, Vec::new());
-        Ok(Self { session, next, cursor, given: 0, missing, live: false, ended: false })
+        Ok(Self {
+            session,
+            next,
+            cursor,
+            given: 0,
+            missing,
+            live: false,
+            ended: false,
+        })
     }
 
     /// A client of a job that can be watched from the first event.
@@ -108,7 +128,11 @@ impl Client {
                 events.iter().for_each(|event| self.take_event(event));
             }
             Step::Missing { from, to } => {
-                assert!(from == self.next && to >= from, "{from} to {to} missing, {} awaited", self.next);
+                assert!(
+                    from == self.next && to >= from,
+                    "{from} to {to} missing, {} awaited",
+                    self.next
+                );
                 self.next = to.next();
                 self.missing.push((from.0, to.0));
             }

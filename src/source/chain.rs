@@ -42,7 +42,13 @@ pub enum Verdict {
 impl Chain {
     /// Awaits the event `next`, of a log that was read up to `read`.
     pub const fn new(next: Seq, read: Pos) -> Self {
-        Self { next, known: read, read, fresh: true, ended: false }
+        Self {
+            next,
+            known: read,
+            read,
+            fresh: true,
+            ended: false,
+        }
     }
 
     /// Judges the next message of the log. What it said is told by [`accept`](Self::accept) or [`skip`](Self::skip).
@@ -76,7 +82,11 @@ impl Chain {
     /// Goes on from an event that was read just now.
     pub fn after(event: &Stored) -> Self {
         let ended = event.kind.is_end();
-        Self { fresh: false, ended, ..Self::new(event.seq.next(), event.pos) }
+        Self {
+            fresh: false,
+            ended,
+            ..Self::new(event.seq.next(), event.pos)
+        }
     }
 
     /// The message at `pos` is undecodable.
@@ -130,7 +140,13 @@ pub enum Copy {
 impl LiveChain {
     /// For a log of which nothing is known. It keeps as many copies that wait.
     pub fn new(waiting_max: usize) -> Self {
-        Self { chain: Chain::new(Seq::FIRST, 0), waiting: BTreeMap::new(), waiting_max, seen: 0, whole: true }
+        Self {
+            chain: Chain::new(Seq::FIRST, 0),
+            waiting: BTreeMap::new(),
+            waiting_max,
+            seen: 0,
+            whole: true,
+        }
     }
 
     /// Takes in a live copy.
@@ -199,7 +215,9 @@ impl LiveChain {
         let later = self.waiting.split_off(&pos.saturating_add(1));
         self.chain.skip(pos);
         self.whole = false;
-        std::mem::replace(&mut self.waiting, later).into_values().collect()
+        std::mem::replace(&mut self.waiting, later)
+            .into_values()
+            .collect()
     }
 
     /// Whether what is known tells what this copy is.
@@ -226,7 +244,11 @@ mod tests {
     /// The event `seq` at `pos`, stored after what stood at `prev`.
     fn event(seq: u64, pos: Pos, prev: Option<Pos>) -> Arc<Stored> {
         let payload = format!(r#"{{"type":"x","job":"j","seq":{seq}}}"#);
-        Arc::new(Stored::decode(&"j".parse().unwrap(), pos, payload.into()).unwrap().after(prev))
+        Arc::new(
+            Stored::decode(&"j".parse().unwrap(), pos, payload.into())
+                .unwrap()
+                .after(prev),
+        )
     }
 
     #[test]
@@ -235,14 +257,22 @@ mod tests {
         let judged = |chain: &Chain, seq, prev| chain.judge(&event(seq, 120, prev));
         for wrong in [1, 4, 6, 7, 120] {
             for prev in [None, Some(50), Some(100)] {
-                assert_eq!(judged(&chain, wrong, prev), Verdict::Undecodable, "{wrong} {prev:?}");
+                assert_eq!(
+                    judged(&chain, wrong, prev),
+                    Verdict::Undecodable,
+                    "{wrong} {prev:?}"
+                );
             }
         }
         for prev in [Some(0), Some(100), Some(110)] {
             assert_eq!(judged(&chain, 5, prev), Verdict::Next);
         }
         assert_eq!(judged(&chain, 5, Some(99)), Verdict::Undecodable);
-        assert_eq!(judged(&chain, 5, None), Verdict::IfThere(100), "it may stand after what has expired");
+        assert_eq!(
+            judged(&chain, 5, None),
+            Verdict::IfThere(100),
+            "it may stand after what has expired"
+        );
         chain.accept(&event(5, 120, None));
         assert_eq!(chain.judge(&event(5, 130, Some(120))), Verdict::Undecodable);
         assert_eq!(
@@ -251,7 +281,11 @@ mod tests {
             "it was read right after the one before"
         );
         chain.skip(130);
-        assert_eq!(chain.judge(&event(6, 130, Some(120))), Verdict::Undecodable, "it was read");
+        assert_eq!(
+            chain.judge(&event(6, 130, Some(120))),
+            Verdict::Undecodable,
+            "it was read"
+        );
         assert_eq!(chain.judge(&event(6, 140, Some(130))), Verdict::Next);
     }
 
@@ -268,15 +302,35 @@ mod tests {
     #[test]
     fn a_jump_counts_only_over_what_has_expired() {
         let chain = Chain::new(Seq(5), 100);
-        assert_eq!(chain.judge(&event(9, 200, Some(180))), Verdict::IfGone([100, 180]));
-        assert_eq!(chain.judge(&event(9, 200, Some(0))), Verdict::IfGone([100, 100]));
-        assert_eq!(chain.judge(&event(3, 200, Some(180))), Verdict::Undecodable, "never back");
-        assert_eq!(chain.judge(&event(9, 200, None)), Verdict::Undecodable, "nothing says what came before");
+        assert_eq!(
+            chain.judge(&event(9, 200, Some(180))),
+            Verdict::IfGone([100, 180])
+        );
+        assert_eq!(
+            chain.judge(&event(9, 200, Some(0))),
+            Verdict::IfGone([100, 100])
+        );
+        assert_eq!(
+            chain.judge(&event(3, 200, Some(180))),
+            Verdict::Undecodable,
+            "never back"
+        );
+        assert_eq!(
+            chain.judge(&event(9, 200, None)),
+            Verdict::Undecodable,
+            "nothing says what came before"
+        );
         let mut chain = Chain::new(Seq::FIRST, 0);
-        assert_eq!(chain.judge(&event(9, 200, Some(0))), Verdict::IfGone([1, 1]));
+        assert_eq!(
+            chain.judge(&event(9, 200, Some(0))),
+            Verdict::IfGone([1, 1])
+        );
         // What is undecodable may stand first after what has expired.
         chain.skip(150);
-        assert_eq!(chain.judge(&event(9, 200, Some(150))), Verdict::IfGone([1, 150]));
+        assert_eq!(
+            chain.judge(&event(9, 200, Some(150))),
+            Verdict::IfGone([1, 150])
+        );
     }
 
     /// What came of a copy, in one letter.
@@ -308,7 +362,9 @@ mod tests {
         assert_eq!(copies, "nnouunww");
         assert_eq!(live.behind(), Some(17));
         live.delivered(&event(4, 15, None));
-        let waited: String = std::iter::from_fn(|| live.next_waiting()).map(|copy| letter(&copy)).collect();
+        let waited: String = std::iter::from_fn(|| live.next_waiting())
+            .map(|copy| letter(&copy))
+            .collect();
         assert_eq!(waited, "nu");
         assert_eq!(live.behind(), None);
         live.undecodable(18, Some(17));

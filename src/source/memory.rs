@@ -82,15 +82,28 @@ impl Memory {
     ///
     /// # Panics
     /// When a JSON value in the body nests deeper than [`DEPTH_MAX`](crate::wire::codec::DEPTH_MAX).
-    #[expect(clippy::expect_used, reason = "a caller's fault that is told in the documentation")]
+    #[expect(
+        clippy::expect_used,
+        reason = "a caller's fault that is told in the documentation"
+    )]
     pub fn append(&self, job: &JobId, body: Body) -> Arc<Stored> {
         let mut state = self.lock();
         let ts = 1_700_000_000_000 + state.last_pos;
         let log = state.jobs.entry(job.clone()).or_default();
         log.attempt += u32::from(matches!(body, Body::Started { .. }));
-        let event = Event { body, job: job.clone(), seq: Seq(log.count + 1), attempt: log.attempt, ts };
-        let payload = event.encode().expect("a body that nests deeper than an event may");
-        state.store(job, payload, true).expect("an event of this job")
+        let event = Event {
+            body,
+            job: job.clone(),
+            seq: Seq(log.count + 1),
+            attempt: log.attempt,
+            ts,
+        };
+        let payload = event
+            .encode()
+            .expect("a body that nests deeper than an event may");
+        state
+            .store(job, payload, true)
+            .expect("an event of this job")
     }
 
     /// Stores a payload as it is, with the number that it gives itself, as a foreign publisher may. With another number than
@@ -222,12 +235,22 @@ impl Memory {
     pub fn held(&self) -> usize {
         let state = self.lock();
         let held = |event: &&Arc<Stored>| Arc::strong_count(event) > 1;
-        state.jobs.values().flat_map(|log| &log.events).filter(held).map(|event| event.size()).sum()
+        state
+            .jobs
+            .values()
+            .flat_map(|log| &log.events)
+            .filter(held)
+            .map(|event| event.size())
+            .sum()
     }
 
     /// A job's events that have not expired.
     pub fn events(&self, job: &JobId) -> Vec<Arc<Stored>> {
-        self.lock().jobs.get(job).map(Log::events).unwrap_or_default()
+        self.lock()
+            .jobs
+            .get(job)
+            .map(Log::events)
+            .unwrap_or_default()
     }
 
     /// Asks; the question is under way for half of the time that a request takes, and the answer for the other half.
@@ -256,7 +279,12 @@ impl Memory {
 
 impl State {
     /// Stores a message. Of one that is not fenced, the broker was not asked what it follows; of a live copy it says so.
-    fn store(&mut self, job: &JobId, payload: Bytes, fenced: bool) -> Result<Arc<Stored>, Unreadable> {
+    fn store(
+        &mut self,
+        job: &JobId,
+        payload: Bytes,
+        fenced: bool,
+    ) -> Result<Arc<Stored>, Unreadable> {
         let pos = self.last_pos + 1;
         let event = Stored::decode(job, pos, payload.clone())?;
         let copy = Stored::decode(job, pos, payload)?;
@@ -264,7 +292,11 @@ impl State {
         let log = self.jobs.entry(job.clone()).or_default();
         let prev = Some(log.events.back().map_or(0, |last| last.pos));
         let event = Arc::new(event.after(prev.filter(|_| fenced)));
-        let copy = if fenced { Arc::clone(&event) } else { Arc::new(copy.after(prev)) };
+        let copy = if fenced {
+            Arc::clone(&event)
+        } else {
+            Arc::new(copy.after(prev))
+        };
         if event.seq.0 == log.count + 1 {
             log.count += 1;
         }
@@ -294,7 +326,10 @@ impl State {
     fn copy(&mut self, event: &Arc<Stored>) {
         self.tails.retain(|(job, tail)| {
             *job != event.job
-                || !matches!(tail.try_send(Arc::clone(event)), Err(mpsc::error::TrySendError::Closed(_)))
+                || !matches!(
+                    tail.try_send(Arc::clone(event)),
+                    Err(mpsc::error::TrySendError::Closed(_))
+                )
         });
     }
 
@@ -318,7 +353,10 @@ impl State {
             return At::NotYet;
         }
         let found = |log: &Log| {
-            let index = log.events.binary_search_by_key(&pos, |event| event.pos).ok()?;
+            let index = log
+                .events
+                .binary_search_by_key(&pos, |event| event.pos)
+                .ok()?;
             log.events.get(index).cloned()
         };
         match self.jobs.get(job).and_then(found) {
@@ -338,17 +376,36 @@ impl State {
                 let cut = span.replica == Replica::Any && take_one(&mut self.faults.cut);
                 let from = span.pos.unwrap_or(1);
                 let next = span.pos.map_or(Seq::FIRST, |_| span.from);
-                (from, self.seen(span.replica), Chain::new(next, from - 1), cut)
+                (
+                    from,
+                    self.seen(span.replica),
+                    Chain::new(next, from - 1),
+                    cut,
+                )
             }
         };
-        let Some(log) = self.jobs.get(job) else { return (Vec::new(), Way::Over) };
+        let Some(log) = self.jobs.get(job) else {
+            return (Vec::new(), Way::Over);
+        };
         let first = log.events.partition_point(|event| event.pos < from);
-        let within = log.events.range(first..).take_while(|event| event.pos <= end);
-        let raw: Vec<_> = within.take(self.faults.page.unwrap_or(PAGE)).cloned().collect();
+        let within = log
+            .events
+            .range(first..)
+            .take_while(|event| event.pos <= end);
+        let raw: Vec<_> = within
+            .take(self.faults.page.unwrap_or(PAGE))
+            .cloned()
+            .collect();
         let mut page = log.judge(&mut chain, &raw);
-        let done = page.last().is_some_and(|last| span.until.is_some_and(|until| last.seq >= until));
+        let done = page
+            .last()
+            .is_some_and(|last| span.until.is_some_and(|until| last.seq >= until));
         let way = match raw.last() {
-            Some(last) if !cut && !done => Way::Pages { from: last.pos + 1, end, chain },
+            Some(last) if !cut && !done => Way::Pages {
+                from: last.pos + 1,
+                end,
+                chain,
+            },
             _ => Way::Over,
         };
         page.retain(|event| event.seq >= span.from);
@@ -383,8 +440,16 @@ impl EventSource for Memory {
             state.calls.follow += 1;
             state.tails.push((job.clone(), copies));
         }
-        let last = self.ask(Replica::Any, |state| state.last(job, Replica::Any)).await?;
-        Ok((MemoryTail { live: Some(live), disturbed }, last))
+        let last = self
+            .ask(Replica::Any, |state| state.last(job, Replica::Any))
+            .await?;
+        Ok((
+            MemoryTail {
+                live: Some(live),
+                disturbed,
+            },
+            last,
+        ))
     }
 
     async fn last(&self, job: &JobId, from: Replica) -> Result<Option<Arc<Stored>>, Unavailable> {
@@ -398,7 +463,13 @@ impl EventSource for Memory {
     }
 
     fn replay(&self, job: &JobId, span: Span) -> MemoryReplay {
-        MemoryReplay { memory: self.clone(), job: job.clone(), span, way: Way::Unbegun, asked: None }
+        MemoryReplay {
+            memory: self.clone(),
+            job: job.clone(),
+            span,
+            way: Way::Unbegun,
+            asked: None,
+        }
     }
 
     async fn submit_signals(&self) -> Result<MemorySubmitSignals, Unavailable> {
@@ -409,7 +480,8 @@ impl EventSource for Memory {
     }
 
     async fn is_queued(&self, job: &JobId) -> Result<bool, Unavailable> {
-        self.ask(Replica::Any, |state| state.submitted.is_queued(job)).await
+        self.ask(Replica::Any, |state| state.submitted.is_queued(job))
+            .await
     }
 
     fn undecodable(&self, _job: &JobId, _pos: Pos, _why: &Unreadable) {

@@ -51,7 +51,9 @@ pub trait EventSource: Send + Sync + 'static {
     fn replay(&self, job: &JobId, span: Span) -> Self::Replay;
 
     /// Subscribes to what is submitted, and makes sure that the subscription stands.
-    fn submit_signals(&self) -> impl Future<Output = Result<Self::SubmitSignals, Unavailable>> + Send;
+    fn submit_signals(
+        &self,
+    ) -> impl Future<Output = Result<Self::SubmitSignals, Unavailable>> + Send;
 
     /// Whether the job waits in the queue or runs, as a server that leads the queue, or believes that it does, knows it.
     fn is_queued(&self, job: &JobId) -> impl Future<Output = Result<bool, Unavailable>> + Send;
@@ -114,7 +116,9 @@ pub trait Replay: fmt::Debug + Send {
     /// The next items, never none; `None` when everything was given that the log held when the reading began, as far
     /// as its reader could see, or when a slow reader must begin again. Safe to drop at any await: what it has asked is
     /// not asked again, and the next call waits for the same answer.
-    fn next(&mut self) -> impl Future<Output = Option<Result<Vec<Arc<Stored>>, Unavailable>>> + Send;
+    fn next(
+        &mut self,
+    ) -> impl Future<Output = Option<Result<Vec<Arc<Stored>>, Unavailable>>> + Send;
 }
 
 /// What to read of a log.
@@ -163,7 +167,12 @@ pub async fn first_behind<S: EventSource>(
     job: &JobId,
     pos: Pos,
 ) -> Result<Option<Arc<Stored>>, Unavailable> {
-    let span = Span { from: Seq::FIRST, pos: Some(pos), until: None, replica: Replica::Leader };
+    let span = Span {
+        from: Seq::FIRST,
+        pos: Some(pos),
+        until: None,
+        replica: Replica::Leader,
+    };
     let events = source.replay(job, span).next().await.transpose()?;
     Ok(events.and_then(|events| events.first().cloned()))
 }

@@ -38,7 +38,13 @@ pub enum Refilled {
 
 impl<S: EventSource> Default for Refill<S> {
     fn default() -> Self {
-        Self { replay: None, due: None, fruitless: 0, fruitful: false, replica: Replica::Any }
+        Self {
+            replay: None,
+            due: None,
+            fruitless: 0,
+            fruitful: false,
+            replica: Replica::Any,
+        }
     }
 }
 
@@ -47,10 +53,21 @@ impl<S: EventSource> Refill<S> {
     pub fn want(&mut self, from: Seq, pos: Option<Pos>, until: Option<Seq>) {
         let (replica, pause) = match self.fruitless.checked_sub(1) {
             None => (Replica::Any, std::time::Duration::ZERO),
-            Some(times) => (Replica::Leader, REREAD_MAX.min(REREAD_FIRST * 2_u32.pow(times.min(8)))),
+            Some(times) => (
+                Replica::Leader,
+                REREAD_MAX.min(REREAD_FIRST * 2_u32.pow(times.min(8))),
+            ),
         };
         self.replay = None;
-        self.due = Some((Instant::now() + pause, Span { from, pos, until, replica }));
+        self.due = Some((
+            Instant::now() + pause,
+            Span {
+                from,
+                pos,
+                until,
+                replica,
+            },
+        ));
     }
 
     /// Whether a replay is wanted or under way.
@@ -74,7 +91,9 @@ impl<S: EventSource> Refill<S> {
                     None => return self.done(self.replica == Replica::Leader && !self.fruitful),
                 }
             }
-            let Some((at, span)) = self.due else { return pending().await };
+            let Some((at, span)) = self.due else {
+                return pending().await;
+            };
             sleep_until(at).await;
             self.due = None;
             self.fruitful = false;

@@ -92,8 +92,20 @@ pub struct Row {
     pub text: &'static str,
 }
 
-const fn row(code: &'static str, status: u16, close: Option<u16>, retry: bool, text: &'static str) -> Row {
-    Row { code, status, close, retry, text }
+const fn row(
+    code: &'static str,
+    status: u16,
+    close: Option<u16>,
+    retry: bool,
+    text: &'static str,
+) -> Row {
+    Row {
+        code,
+        status,
+        close,
+        retry,
+        text,
+    }
 }
 
 impl Code {
@@ -141,24 +153,56 @@ impl Code {
     #[expect(clippy::too_many_lines, reason = "a table")]
     pub const fn row(self) -> Row {
         match self {
-            Self::BadJobId => {
-                row("bad_job_id", 400, None, false, "A job id is 1 to 64 characters out of A-Z a-z 0-9 _ -.")
-            }
-            Self::BadKind => {
-                row("bad_kind", 400, None, false, "A kind is 1 to 64 characters out of A-Z a-z 0-9 _ -.")
-            }
+            Self::BadJobId => row(
+                "bad_job_id",
+                400,
+                None,
+                false,
+                "A job id is 1 to 64 characters out of A-Z a-z 0-9 _ -.",
+            ),
+            Self::BadKind => row(
+                "bad_kind",
+                400,
+                None,
+                false,
+                "A kind is 1 to 64 characters out of A-Z a-z 0-9 _ -.",
+            ),
             Self::BadJson => row("bad_json", 400, None, false, "This is not JSON."),
-            Self::BadMsgPack => {
-                row("bad_msgpack", 400, None, false, "This is not MessagePack, or cannot be said in JSON.")
-            }
-            Self::BadRequest => {
-                row("bad_request", 400, None, false, "A field is missing or has another shape.")
-            }
-            Self::UnknownOp => row("unknown_op", 400, None, false, "This edge does not know the op."),
-            Self::UnknownKind => {
-                row("unknown_kind", 422, None, false, "No worker has ever served this kind.")
-            }
-            Self::TooLarge => row("too_large", 413, Some(1009), false, "Larger than the limit."),
+            Self::BadMsgPack => row(
+                "bad_msgpack",
+                400,
+                None,
+                false,
+                "This is not MessagePack, or cannot be said in JSON.",
+            ),
+            Self::BadRequest => row(
+                "bad_request",
+                400,
+                None,
+                false,
+                "A field is missing or has another shape.",
+            ),
+            Self::UnknownOp => row(
+                "unknown_op",
+                400,
+                None,
+                false,
+                "This edge does not know the op.",
+            ),
+            Self::UnknownKind => row(
+                "unknown_kind",
+                422,
+                None,
+                false,
+                "No worker has ever served this kind.",
+            ),
+            Self::TooLarge => row(
+                "too_large",
+                413,
+                Some(1009),
+                false,
+                "Larger than the limit.",
+            ),
             Self::UnsupportedMediaType => row(
                 "unsupported_media_type",
                 415,
@@ -166,15 +210,27 @@ impl Code {
                 false,
                 "Send application/json, or the messages of the subprotocol: text for JSON, binary for MessagePack.",
             ),
-            Self::BadCursor => {
-                row("bad_cursor", 400, None, false, "This is no cursor that an edge gave out.")
-            }
-            Self::BadPage => {
-                row("bad_page", 400, None, false, "This is no page that a listing of this log gave out.")
-            }
-            Self::CursorOfOtherJob => {
-                row("cursor_of_other_job", 400, None, false, "The cursor names an event of another job.")
-            }
+            Self::BadCursor => row(
+                "bad_cursor",
+                400,
+                None,
+                false,
+                "This is no cursor that an edge gave out.",
+            ),
+            Self::BadPage => row(
+                "bad_page",
+                400,
+                None,
+                false,
+                "This is no page that a listing of this log gave out.",
+            ),
+            Self::CursorOfOtherJob => row(
+                "cursor_of_other_job",
+                400,
+                None,
+                false,
+                "The cursor names an event of another job.",
+            ),
             Self::CursorNotInLog => row(
                 "cursor_not_in_log",
                 410,
@@ -189,20 +245,36 @@ impl Code {
                 false,
                 "The job's log has fewer events than `after` says; start from the first event.",
             ),
-            Self::JobNotFound => {
-                row("job_not_found", 404, None, false, "There is no such job, or all of it has expired.")
-            }
+            Self::JobNotFound => row(
+                "job_not_found",
+                404,
+                None,
+                false,
+                "There is no such job, or all of it has expired.",
+            ),
             Self::JobExists => row("job_exists", 409, None, false, "The id names another job."),
             Self::JobEnded => row("job_ended", 409, None, false, "The job has ended already."),
-            Self::AlreadyWatching => {
-                row("already_watching", 409, None, false, "This connection watches the job already.")
-            }
-            Self::NotWatching => {
-                row("not_watching", 404, None, false, "This connection does not watch the job.")
-            }
-            Self::TooManyWatches => {
-                row("too_many_watches", 429, None, false, "This connection watches as many jobs as it may.")
-            }
+            Self::AlreadyWatching => row(
+                "already_watching",
+                409,
+                None,
+                false,
+                "This connection watches the job already.",
+            ),
+            Self::NotWatching => row(
+                "not_watching",
+                404,
+                None,
+                false,
+                "This connection does not watch the job.",
+            ),
+            Self::TooManyWatches => row(
+                "too_many_watches",
+                429,
+                None,
+                false,
+                "This connection watches as many jobs as it may.",
+            ),
             Self::TooManyRequests => row(
                 "too_many_requests",
                 429,
@@ -210,10 +282,20 @@ impl Code {
                 true,
                 "This connection has as many requests under way as it may; wait for an answer.",
             ),
-            Self::NotFound => row("not_found", 404, None, false, "There is nothing at this address."),
-            Self::MethodNotAllowed => {
-                row("method_not_allowed", 405, None, false, "This address does not take the method.")
-            }
+            Self::NotFound => row(
+                "not_found",
+                404,
+                None,
+                false,
+                "There is nothing at this address.",
+            ),
+            Self::MethodNotAllowed => row(
+                "method_not_allowed",
+                405,
+                None,
+                false,
+                "This address does not take the method.",
+            ),
             Self::BadSubprotocol => row(
                 "bad_subprotocol",
                 400,
@@ -221,9 +303,13 @@ impl Code {
                 false,
                 "Offer the subprotocol tailwater.v1.json or tailwater.v1.msgpack, or none.",
             ),
-            Self::UpgradeRequired => {
-                row("upgrade_required", 426, None, false, "Use version 13 of the WebSocket protocol.")
-            }
+            Self::UpgradeRequired => row(
+                "upgrade_required",
+                426,
+                None,
+                false,
+                "Use version 13 of the WebSocket protocol.",
+            ),
             Self::ProtocolError => row(
                 "protocol_error",
                 400,
@@ -231,13 +317,27 @@ impl Code {
                 false,
                 "A frame breaks the WebSocket protocol (RFC 6455).",
             ),
-            Self::BadUtf8 => row("bad_utf8", 400, Some(1007), false, "A text message is not UTF-8."),
-            Self::KeyReused => {
-                row("key_reused", 422, None, false, "The idempotency key was used for another submission.")
-            }
-            Self::CallbackNotAllowed => {
-                row("callback_not_allowed", 422, None, false, "Callbacks to this host are not allowed.")
-            }
+            Self::BadUtf8 => row(
+                "bad_utf8",
+                400,
+                Some(1007),
+                false,
+                "A text message is not UTF-8.",
+            ),
+            Self::KeyReused => row(
+                "key_reused",
+                422,
+                None,
+                false,
+                "The idempotency key was used for another submission.",
+            ),
+            Self::CallbackNotAllowed => row(
+                "callback_not_allowed",
+                422,
+                None,
+                false,
+                "Callbacks to this host are not allowed.",
+            ),
             Self::NotSupportedByKind => row(
                 "not_supported_by_kind",
                 422,
@@ -245,17 +345,41 @@ impl Code {
                 false,
                 "The workers of this kind do not do what the job asks for.",
             ),
-            Self::QueueFull => row("queue_full", 503, None, true, "The queue is full; try again later."),
-            Self::Overloaded => {
-                row("overloaded", 503, Some(1013), true, "This edge is overloaded; try again later.")
-            }
-            Self::Unavailable => {
-                row("unavailable", 503, Some(1013), true, "The log is out of reach for the moment.")
-            }
-            Self::Restarting => {
-                row("restarting", 503, Some(1012), true, "This edge is stopping; connect again.")
-            }
-            Self::Timeout => row("timeout", 408, Some(1001), true, "Nothing was heard for too long."),
+            Self::QueueFull => row(
+                "queue_full",
+                503,
+                None,
+                true,
+                "The queue is full; try again later.",
+            ),
+            Self::Overloaded => row(
+                "overloaded",
+                503,
+                Some(1013),
+                true,
+                "This edge is overloaded; try again later.",
+            ),
+            Self::Unavailable => row(
+                "unavailable",
+                503,
+                Some(1013),
+                true,
+                "The log is out of reach for the moment.",
+            ),
+            Self::Restarting => row(
+                "restarting",
+                503,
+                Some(1012),
+                true,
+                "This edge is stopping; connect again.",
+            ),
+            Self::Timeout => row(
+                "timeout",
+                408,
+                Some(1001),
+                true,
+                "Nothing was heard for too long.",
+            ),
             Self::Internal => row("internal", 500, Some(1011), true, "A fault of the edge."),
         }
     }
@@ -284,10 +408,21 @@ mod tests {
         for code in Code::ALL.iter().copied() {
             let row = code.row();
             assert!(seen.insert(row.code), "{} stands twice", row.code);
-            assert!(document.contains(&format!("`{}`", row.code)), "{} is not in PROTOCOL.md", row.code);
+            assert!(
+                document.contains(&format!("`{}`", row.code)),
+                "{} is not in PROTOCOL.md",
+                row.code
+            );
             if let Some(close) = row.close {
-                assert!(document.contains(&format!("| {close} |")), "{close} is not in PROTOCOL.md");
-                assert_eq!(may_reconnect(close), row.retry, "the table and may_reconnect differ on {close}");
+                assert!(
+                    document.contains(&format!("| {close} |")),
+                    "{close} is not in PROTOCOL.md"
+                );
+                assert_eq!(
+                    may_reconnect(close),
+                    row.retry,
+                    "the table and may_reconnect differ on {close}"
+                );
             }
         }
     }

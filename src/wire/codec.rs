@@ -19,7 +19,12 @@ pub fn nests_at_most(value: &serde_json::Value, levels: usize) -> bool {
     use serde_json::Value::{Array, Bool, Null, Number, Object, String};
     match value {
         Array(values) => levels > 0 && values.iter().all(|value| nests_at_most(value, levels - 1)),
-        Object(fields) => levels > 0 && fields.values().all(|value| nests_at_most(value, levels - 1)),
+        Object(fields) => {
+            levels > 0
+                && fields
+                    .values()
+                    .all(|value| nests_at_most(value, levels - 1))
+        }
         Null | Bool(_) | Number(_) | String(_) => true,
     }
 }
@@ -154,7 +159,11 @@ fn ends(reader: &mut MsgPackReader<'_>) -> Result<(), Error> {
 /// [`Error`] when it is no such value, or when anything follows it.
 pub(super) fn json_within(payload: &[u8], limit: usize) -> Result<Option<Vec<u8>>, Error> {
     let mut reader = msgpack(payload);
-    let mut out = Bounded { bytes: Vec::new(), limit, is_full: false };
+    let mut out = Bounded {
+        bytes: Vec::new(),
+        limit,
+        is_full: false,
+    };
     let transcoded = scan::transcode(&mut reader, &mut out, DEPTH_MAX);
     if out.is_full {
         return Ok(None);

@@ -36,7 +36,12 @@ const VERSION: u8 = 1;
 impl Cursor {
     /// The cursor of the event with this place and this stored payload.
     pub fn of(job: &JobId, seq: Seq, pos: Pos, payload: &[u8]) -> Self {
-        Self { seq, pos, job: job.tag(), event: crc32fast::hash(payload) }
+        Self {
+            seq,
+            pos,
+            job: job.tag(),
+            event: crc32fast::hash(payload),
+        }
     }
 
     /// Whether this cursor was made for an event of `job`.
@@ -70,7 +75,12 @@ impl FromStr for Cursor {
         if version != VERSION || !raw.is_empty() || seq == 0 || pos == 0 {
             return Err(BadCursor);
         }
-        Ok(Self { seq: Seq(seq), pos, job: u32::from_le_bytes(*job), event: u32::from_le_bytes(*event) })
+        Ok(Self {
+            seq: Seq(seq),
+            pos,
+            job: u32::from_le_bytes(*job),
+            event: u32::from_le_bytes(*event),
+        })
     }
 }
 

@@ -100,7 +100,11 @@ pub enum Body {
     #[serde(rename = "job:done:v1")]
     Done {
         /// What it cost, in the backend's own words.
-        #[serde(default, deserialize_with = "plain_option", skip_serializing_if = "Option::is_none")]
+        #[serde(
+            default,
+            deserialize_with = "plain_option",
+            skip_serializing_if = "Option::is_none"
+        )]
         usage: Option<Value>,
         /// Why the backend stopped, for example `stop` or `length`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -223,7 +227,13 @@ pub enum Status {
 
 impl Status {
     /// Every status, in the order in which a job goes through them.
-    pub const ALL: [Self; 5] = [Self::Queued, Self::Running, Self::Done, Self::Failed, Self::Cancelled];
+    pub const ALL: [Self; 5] = [
+        Self::Queued,
+        Self::Running,
+        Self::Done,
+        Self::Failed,
+        Self::Cancelled,
+    ];
 
     /// The word that clients see.
     pub const fn as_str(self) -> &'static str {
@@ -267,7 +277,13 @@ impl<'de> Deserialize<'de> for Type {
 impl Body {
     /// The first event of a job without limits of its own or a callback.
     pub const fn queued(kind: Kind, input: Value) -> Self {
-        Self::Queued { kind, input, timeout_ms: None, silence_timeout_ms: None, callback_digest: None }
+        Self::Queued {
+            kind,
+            input,
+            timeout_ms: None,
+            silence_timeout_ms: None,
+            callback_digest: None,
+        }
     }
 }
 
@@ -295,13 +311,23 @@ mod tests {
     use serde_json::json;
 
     fn event(body: Body) -> Event {
-        Event { body, job: "j1".parse().unwrap(), seq: Seq(4), attempt: 2, ts: 1_700_000_000_123 }
+        Event {
+            body,
+            job: "j1".parse().unwrap(),
+            seq: Seq(4),
+            attempt: 2,
+            ts: 1_700_000_000_123,
+        }
     }
 
     #[test]
     fn every_type_survives_both_encodings() {
         let kind: Kind = "demo".parse().unwrap();
-        let failure = Failure { code: "c".into(), message: "m".into(), retryable: true };
+        let failure = Failure {
+            code: "c".into(),
+            message: "m".into(),
+            retryable: true,
+        };
         for body in [
             Body::queued(kind.clone(), json!({"a": [1, 2.5, null, "ü"]})),
             Body::Queued {
@@ -311,33 +337,59 @@ mod tests {
                 silence_timeout_ms: Some(1_500),
                 callback_digest: Some("d".into()),
             },
-            Body::Retrying { code: "c".into(), message: "m".into(), delay_ms: 1000 },
-            Body::Started { kind, worker: "w".into(), continues: true },
-            Body::Chunk { text: "héllo".into(), channel: Channel::Reasoning },
-            Body::Data { data: json!([{"x": -1}]) },
-            Body::CancelRequested { by: Some("me".into()) },
-            Body::Done { usage: Some(json!({"tokens": 7})), finish_reason: None },
+            Body::Retrying {
+                code: "c".into(),
+                message: "m".into(),
+                delay_ms: 1000,
+            },
+            Body::Started {
+                kind,
+                worker: "w".into(),
+                continues: true,
+            },
+            Body::Chunk {
+                text: "héllo".into(),
+                channel: Channel::Reasoning,
+            },
+            Body::Data {
+                data: json!([{"x": -1}]),
+            },
+            Body::CancelRequested {
+                by: Some("me".into()),
+            },
+            Body::Done {
+                usage: Some(json!({"tokens": 7})),
+                finish_reason: None,
+            },
             Body::Failed(failure),
             Body::Cancelled {},
         ] {
             let event = event(body);
             assert_eq!(Event::decode(&event.encode().unwrap()).unwrap(), event);
-            assert_eq!(Event::decode(&serde_json::to_vec(&event).unwrap()).unwrap(), event);
+            assert_eq!(
+                Event::decode(&serde_json::to_vec(&event).unwrap()).unwrap(),
+                event
+            );
         }
     }
 
     #[test]
     fn a_type_of_a_later_version_is_read_as_unknown() {
-        let stored = br#"{"type":"job:haiku:v9","job":"j1","seq":4,"attempt":2,"ts":1,"mood":"blue"}"#;
+        let stored =
+            br#"{"type":"job:haiku:v9","job":"j1","seq":4,"attempt":2,"ts":1,"mood":"blue"}"#;
         assert_eq!(Event::decode(stored).unwrap().body, Body::Unknown);
     }
 
     #[test]
     fn a_chunk_of_another_language_may_leave_the_channel_out() {
-        let stored = br#"{"type":"model:chunk:v1","job":"j1","seq":4,"attempt":2,"ts":1,"text":"hi"}"#;
+        let stored =
+            br#"{"type":"model:chunk:v1","job":"j1","seq":4,"attempt":2,"ts":1,"text":"hi"}"#;
         assert_eq!(
             Event::decode(stored).unwrap().body,
-            Body::Chunk { text: "hi".into(), channel: Channel::Output }
+            Body::Chunk {
+                text: "hi".into(),
+                channel: Channel::Output
+            }
         );
     }
 }

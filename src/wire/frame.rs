@@ -32,7 +32,11 @@ impl Encoding {
 
     /// What the first subprotocol of a client's list says that is known; `None` when none is.
     pub fn of_offer<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Self> {
-        let known = |name| [Self::Json, Self::MsgPack].into_iter().find(|known| known.subprotocol() == name);
+        let known = |name| {
+            [Self::Json, Self::MsgPack]
+                .into_iter()
+                .find(|known| known.subprotocol() == name)
+        };
         names.into_iter().find_map(known)
     }
 }
@@ -123,19 +127,31 @@ struct Head {
 impl About {
     /// What a JSON object is about, as far as it says.
     pub fn of(text: &[u8]) -> Self {
-        scan::object::<Head>(text).map(Into::into).unwrap_or_default()
+        scan::object::<Head>(text)
+            .map(Into::into)
+            .unwrap_or_default()
     }
 }
 
 impl From<Head> for About {
-    fn from(Head { op: _, reference: Excerpt(reference), job: Excerpt(job) }: Head) -> Self {
+    fn from(
+        Head {
+            op: _,
+            reference: Excerpt(reference),
+            job: Excerpt(job),
+        }: Head,
+    ) -> Self {
         Self { reference, job }
     }
 }
 
 impl Refusal {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: shortened(message.into()), about: About::default() }
+        Self {
+            code,
+            message: shortened(message.into()),
+            about: About::default(),
+        }
     }
 }
 
@@ -195,7 +211,9 @@ impl ClientFrame {
             Encoding::MsgPack => match codec::json_within(message, BODY_MAX) {
                 Ok(Some(json)) => Self::from_json(&json),
                 Ok(None) => {
-                    let about = codec::from_msgpack::<Head>(message).map(Into::into).unwrap_or_default();
+                    let about = codec::from_msgpack::<Head>(message)
+                        .map(Into::into)
+                        .unwrap_or_default();
                     let refusal = Refusal::new(Code::TooLarge, Code::TooLarge.row().text);
                     Err(Refusal { about, ..refusal })
                 }
@@ -207,7 +225,9 @@ impl ClientFrame {
     fn from_json(text: &[u8]) -> Result<Self, Refusal> {
         let mut head: Head = scan::object(text).map_err(|misread| match misread {
             Misread::NotJson(error) => Refusal::new(Code::BadJson, format!("not JSON: {error}")),
-            Misread::Other(_) => Refusal::new(Code::BadRequest, "a frame is an object with an `op`"),
+            Misread::Other(_) => {
+                Refusal::new(Code::BadRequest, "a frame is an object with an `op`")
+            }
         })?;
         let op = head.op.0.take();
         let about = head.into();
@@ -223,11 +243,19 @@ impl ClientFrame {
                     return Err(Refusal::new(Code::TooLarge, message));
                 }
                 let token = codec::value(&mut serde_json::Deserializer::from_str(token.get()));
-                let deep = |error: serde_json::Error| Refusal::new(Code::BadRequest, error.to_string());
-                Ok(Self::Auth { token: token.map_err(deep)? })
+                let deep =
+                    |error: serde_json::Error| Refusal::new(Code::BadRequest, error.to_string());
+                Ok(Self::Auth {
+                    token: token.map_err(deep)?,
+                })
             }
             Some("watch") => {
-                let Watch { _op, job, after, cursor } = fields(text)?;
+                let Watch {
+                    _op,
+                    job,
+                    after,
+                    cursor,
+                } = fields(text)?;
                 let (job, start) = (job_id(&job)?, start(after, cursor.as_deref())?);
                 Ok(Self::Watch { job, start })
             }
@@ -236,19 +264,37 @@ impl ClientFrame {
                 Ok(Self::Unwatch { job: job_id(&job)? })
             }
             Some("submit") => {
-                let Submit { reference, key, submission } = Submit::from_json(text)?;
+                let Submit {
+                    reference,
+                    key,
+                    submission,
+                } = Submit::from_json(text)?;
                 let missing = || Refusal::new(Code::BadRequest, "missing field `ref`");
-                Ok(Self::Submit { reference: reference.ok_or_else(missing)?, key, submission })
+                Ok(Self::Submit {
+                    reference: reference.ok_or_else(missing)?,
+                    key,
+                    submission,
+                })
             }
             Some("cancel") => {
-                let Cancel { _op, reference, job } = fields(text)?;
+                let Cancel {
+                    _op,
+                    reference,
+                    job,
+                } = fields(text)?;
                 if let Some(reference) = &reference {
                     check_reference(reference)?;
                 }
-                Ok(Self::Cancel { reference, job: job_id(&job)? })
+                Ok(Self::Cancel {
+                    reference,
+                    job: job_id(&job)?,
+                })
             }
             Some(other) => Err(Refusal::new(Code::UnknownOp, format!("no op `{other}`"))),
-            None => Err(Refusal::new(Code::BadRequest, "a frame is an object with an `op`")),
+            None => Err(Refusal::new(
+                Code::BadRequest,
+                "a frame is an object with an `op`",
+            )),
         }
     }
 }
@@ -270,13 +316,17 @@ pub fn fields<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Refusal> {
 /// A [`Refusal`] when it is not.
 pub(super) fn check_reference(reference: &str) -> Result<(), Refusal> {
     if reference.chars().count() > REF_MAX {
-        return Err(Refusal::new(Code::BadRequest, format!("a `ref` has at most {REF_MAX} characters")));
+        return Err(Refusal::new(
+            Code::BadRequest,
+            format!("a `ref` has at most {REF_MAX} characters"),
+        ));
     }
     Ok(())
 }
 
 fn job_id(text: &str) -> Result<JobId, Refusal> {
-    text.parse().map_err(|error| Refusal::new(Code::BadJobId, format!("a job id {error}")))
+    text.parse()
+        .map_err(|error| Refusal::new(Code::BadJobId, format!("a job id {error}")))
 }
 
 /// Reads where to begin, as WebSocket frames and query strings say it.
@@ -285,7 +335,10 @@ fn job_id(text: &str) -> Result<JobId, Refusal> {
 /// A [`Refusal`] when both are given or the cursor is none.
 pub fn start(after: Option<u64>, cursor: Option<&str>) -> Result<Start, Refusal> {
     match (after, cursor) {
-        (Some(_), Some(_)) => Err(Refusal::new(Code::BadRequest, "give `after` or `cursor`, not both")),
+        (Some(_), Some(_)) => Err(Refusal::new(
+            Code::BadRequest,
+            "give `after` or `cursor`, not both",
+        )),
         (after, None) => Ok(Start::After(Seq(after.unwrap_or(0)))),
         (None, Some(text)) => text
             .parse()
@@ -378,17 +431,24 @@ impl ServerFrame {
     /// A frame that says what went wrong.
     pub fn error(code: Code, message: impl Into<String>, about: About) -> Self {
         let About { reference, job } = about;
-        Self::Error { code: code.as_str().to_owned(), message: message.into(), reference, job }
+        Self::Error {
+            code: code.as_str().to_owned(),
+            message: message.into(),
+            reference,
+            job,
+        }
     }
 
     /// The frame as MessagePack: a map with the names of the JSON object.
     pub fn to_msgpack(&self) -> Bytes {
-        codec::to_msgpack(self).unwrap_or_else(|_| unreachable!("strings and numbers are always MessagePack"))
+        codec::to_msgpack(self)
+            .unwrap_or_else(|_| unreachable!("strings and numbers are always MessagePack"))
     }
 
     /// The frame as JSON text.
     pub fn to_json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_else(|_| unreachable!("strings and numbers are always JSON"))
+        serde_json::to_string(self)
+            .unwrap_or_else(|_| unreachable!("strings and numbers are always JSON"))
     }
 }
 
@@ -410,7 +470,8 @@ mod tests {
     /// What the frame is in JSON, after having made sure that it is the same in MessagePack.
     fn parse(frame: &Value) -> Result<ClientFrame, Refusal> {
         let json = ClientFrame::parse(frame.to_string().as_bytes(), Encoding::Json);
-        let msgpack = ClientFrame::parse(&rmp_serde::to_vec_named(frame).unwrap(), Encoding::MsgPack);
+        let msgpack =
+            ClientFrame::parse(&rmp_serde::to_vec_named(frame).unwrap(), Encoding::MsgPack);
         assert_eq!(json, msgpack, "{frame}");
         json
     }
@@ -423,7 +484,10 @@ mod tests {
     fn the_first_subprotocol_of_the_clients_list_that_is_known_is_spoken() {
         let both = ["soap", MSGPACK_PROTOCOL, JSON_PROTOCOL];
         assert_eq!(Encoding::of_offer(both), Some(Encoding::MsgPack));
-        assert_eq!(Encoding::of_offer(both.into_iter().rev()), Some(Encoding::Json));
+        assert_eq!(
+            Encoding::of_offer(both.into_iter().rev()),
+            Some(Encoding::Json)
+        );
         assert_eq!(Encoding::of_offer(["soap", "Tailwater.v1.json"]), None);
     }
 
@@ -431,41 +495,93 @@ mod tests {
     fn a_watch_begins_after_a_number_or_a_cursor_or_at_the_first_event() {
         let job: JobId = "j1".parse().unwrap();
         let cursor = Cursor::of(&job, Seq(3), 9, b"x");
-        let with = |start| Ok(ClientFrame::Watch { job: job.clone(), start });
-        assert_eq!(parse(&json!({"op": "watch", "job": "j1"})), with(Start::After(Seq(0))));
-        assert_eq!(parse(&json!({"op": "watch", "job": "j1", "after": 17})), with(Start::After(Seq(17))));
+        let with = |start| {
+            Ok(ClientFrame::Watch {
+                job: job.clone(),
+                start,
+            })
+        };
+        assert_eq!(
+            parse(&json!({"op": "watch", "job": "j1"})),
+            with(Start::After(Seq(0)))
+        );
+        assert_eq!(
+            parse(&json!({"op": "watch", "job": "j1", "after": 17})),
+            with(Start::After(Seq(17)))
+        );
         assert_eq!(
             parse(&json!({"op": "watch", "job": "j1", "cursor": cursor.to_string()})),
             with(Start::Cursor(cursor))
         );
-        assert_eq!(parse(&json!({"op": "watch", "job": "j1", "after": null})), with(Start::After(Seq(0))));
+        assert_eq!(
+            parse(&json!({"op": "watch", "job": "j1", "after": null})),
+            with(Start::After(Seq(0)))
+        );
     }
 
     #[test]
     fn a_submit_is_a_job_with_a_ref_and_perhaps_a_key() {
-        let submit = parse(&json!({"op": "submit", "ref": "a", "kind": "k", "input": [1], "key": "once",
-            "id": "j", "timeout_ms": 5, "silence_timeout_ms": 6, "callback": "https://h/p"}));
+        let submit = parse(
+            &json!({"op": "submit", "ref": "a", "kind": "k", "input": [1], "key": "once",
+            "id": "j", "timeout_ms": 5, "silence_timeout_ms": 6, "callback": "https://h/p"}),
+        );
         let job = json!({"kind": "k", "input": [1], "id": "j", "timeout_ms": 5, "silence_timeout_ms": 6,
             "callback": "https://h/p"});
         let submission = Submission::from_json(job.to_string().as_bytes()).unwrap();
         let (reference, key) = ("a".to_owned(), Some("once".to_owned()));
-        assert_eq!(submit, Ok(ClientFrame::Submit { reference, key, submission }));
-        assert_eq!(refusal(&json!({"op": "submit", "kind": "k"})), Code::BadRequest);
-        assert_eq!(refusal(&json!({"op": "submit", "ref": 1, "kind": "k"})), Code::BadRequest);
-        assert_eq!(refusal(&json!({"op": "submit", "ref": "a"})), Code::BadRequest);
-        assert_eq!(refusal(&json!({"op": "submit", "ref": "a", "kind": "k", "inputt": 1})), Code::BadRequest);
-        assert_eq!(refusal(&json!({"op": "submit", "ref": "a", "kind": "k.k"})), Code::BadKind);
-        assert_eq!(refusal(&json!({"op": "submit", "ref": "a", "kind": "k", "id": "a.b"})), Code::BadJobId);
+        assert_eq!(
+            submit,
+            Ok(ClientFrame::Submit {
+                reference,
+                key,
+                submission
+            })
+        );
+        assert_eq!(
+            refusal(&json!({"op": "submit", "kind": "k"})),
+            Code::BadRequest
+        );
+        assert_eq!(
+            refusal(&json!({"op": "submit", "ref": 1, "kind": "k"})),
+            Code::BadRequest
+        );
+        assert_eq!(
+            refusal(&json!({"op": "submit", "ref": "a"})),
+            Code::BadRequest
+        );
+        assert_eq!(
+            refusal(&json!({"op": "submit", "ref": "a", "kind": "k", "inputt": 1})),
+            Code::BadRequest
+        );
+        assert_eq!(
+            refusal(&json!({"op": "submit", "ref": "a", "kind": "k.k"})),
+            Code::BadKind
+        );
+        assert_eq!(
+            refusal(&json!({"op": "submit", "ref": "a", "kind": "k", "id": "a.b"})),
+            Code::BadJobId
+        );
     }
 
     #[test]
     fn a_cancel_may_have_a_ref_and_auth_takes_anything() {
         let job: JobId = "j1".parse().unwrap();
-        let cancel = |reference| Ok(ClientFrame::Cancel { reference, job: job.clone() });
+        let cancel = |reference| {
+            Ok(ClientFrame::Cancel {
+                reference,
+                job: job.clone(),
+            })
+        };
         assert_eq!(parse(&json!({"op": "cancel", "job": "j1"})), cancel(None));
-        assert_eq!(parse(&json!({"op": "cancel", "job": "j1", "ref": ""})), cancel(Some(String::new())));
+        assert_eq!(
+            parse(&json!({"op": "cancel", "job": "j1", "ref": ""})),
+            cancel(Some(String::new()))
+        );
         for token in [json!("secret"), json!(null), json!({"any": [1]})] {
-            assert_eq!(parse(&json!({"op": "auth", "token": token})), Ok(ClientFrame::Auth { token }));
+            assert_eq!(
+                parse(&json!({"op": "auth", "token": token})),
+                Ok(ClientFrame::Auth { token })
+            );
         }
         assert_eq!(refusal(&json!({"op": "auth"})), Code::BadRequest);
     }
@@ -487,8 +603,14 @@ mod tests {
             assert_eq!(refusal(&frame), Code::BadRequest, "{frame}");
         }
         assert_eq!(refusal(&json!({"op": "dance"})), Code::UnknownOp);
-        assert_eq!(refusal(&json!({"op": "watch", "job": "a.b"})), Code::BadJobId);
-        assert_eq!(refusal(&json!({"op": "watch", "job": "j", "cursor": "nope"})), Code::BadCursor);
+        assert_eq!(
+            refusal(&json!({"op": "watch", "job": "a.b"})),
+            Code::BadJobId
+        );
+        assert_eq!(
+            refusal(&json!({"op": "watch", "job": "j", "cursor": "nope"})),
+            Code::BadCursor
+        );
     }
 
     #[test]
@@ -500,42 +622,71 @@ mod tests {
             assert_eq!(refusal.about.reference.as_deref(), Some("r"), "{frame:.60}");
             refusal.code
         };
-        assert_eq!(refused(&format!(r#"{{"op":"dance","x":{deep},"ref":"r"}}"#)), Code::UnknownOp);
-        assert_eq!(refused(&format!(r#"{{"x":{deep},"ref":"r"}}"#)), Code::BadRequest);
-        assert_eq!(refused(&format!(r#"{{"op":"watch","ref":"r","job":{deep}}}"#)), Code::BadRequest);
         assert_eq!(
-            refused(&format!(r#"{{"op":"submit","ref":"r","kind":"k.k","input":{deep}}}"#)),
+            refused(&format!(r#"{{"op":"dance","x":{deep},"ref":"r"}}"#)),
+            Code::UnknownOp
+        );
+        assert_eq!(
+            refused(&format!(r#"{{"x":{deep},"ref":"r"}}"#)),
+            Code::BadRequest
+        );
+        assert_eq!(
+            refused(&format!(r#"{{"op":"watch","ref":"r","job":{deep}}}"#)),
+            Code::BadRequest
+        );
+        assert_eq!(
+            refused(&format!(
+                r#"{{"op":"submit","ref":"r","kind":"k.k","input":{deep}}}"#
+            )),
             Code::BadKind
         );
         assert_eq!(
-            refused(&format!(r#"{{"op":"submit","ref":"r","kind":"k","input":{deep}}}"#)),
+            refused(&format!(
+                r#"{{"op":"submit","ref":"r","kind":"k","input":{deep}}}"#
+            )),
             Code::BadRequest
         );
         let large = "0,".repeat(INPUT_MAX);
         assert_eq!(
-            refused(&format!(r#"{{"op":"submit","ref":"r","kind":"k","input":[{large}0]}}"#)),
+            refused(&format!(
+                r#"{{"op":"submit","ref":"r","kind":"k","input":[{large}0]}}"#
+            )),
             Code::TooLarge
         );
-        assert_eq!(refused(&format!(r#"{{"op":"auth","ref":"r","token":[{large}0]}}"#)), Code::BadRequest);
+        assert_eq!(
+            refused(&format!(r#"{{"op":"auth","ref":"r","token":[{large}0]}}"#)),
+            Code::BadRequest
+        );
         let token = json!({"op": "auth", "token": "x".repeat(TOKEN_MAX)});
         assert_eq!(refusal(&token), Code::TooLarge);
         // Of MessagePack only what has the size of a frame as JSON is read.
         let long = json!({"op": "dance", "ref": "r", "x": "\u{1}".repeat(BODY_MAX / 4)});
-        let refusal = ClientFrame::parse(&rmp_serde::to_vec_named(&long).unwrap(), Encoding::MsgPack);
+        let refusal =
+            ClientFrame::parse(&rmp_serde::to_vec_named(&long).unwrap(), Encoding::MsgPack);
         let refusal = refusal.unwrap_err();
-        assert_eq!((refusal.code, refusal.about.reference.as_deref()), (Code::TooLarge, Some("r")));
+        assert_eq!(
+            (refusal.code, refusal.about.reference.as_deref()),
+            (Code::TooLarge, Some("r"))
+        );
     }
 
     #[test]
     fn an_input_is_taken_as_it_stands_whatever_its_keys_are() {
         let input = json!({"$serde_json::private::RawValue": "[1,2]", "a": 0.1});
         let submit = format!(r#"{{"op":"submit","ref":"r","kind":"k","input":{input}}}"#);
-        for input_only in [input.to_string(), r#"{"$serde_json::private::RawValue":"{}"}"#.into()] {
+        for input_only in [
+            input.to_string(),
+            r#"{"$serde_json::private::RawValue":"{}"}"#.into(),
+        ] {
             let text = submit.replace(&input.to_string(), &input_only);
             let mut msgpack = Vec::new();
             codec::json_to_msgpack(text.as_bytes(), &mut msgpack).unwrap();
-            for (message, encoding) in [(text.as_bytes(), Encoding::Json), (&msgpack, Encoding::MsgPack)] {
-                let ClientFrame::Submit { submission, .. } = ClientFrame::parse(message, encoding).unwrap()
+            for (message, encoding) in [
+                (text.as_bytes(), Encoding::Json),
+                (&msgpack, Encoding::MsgPack),
+            ] {
+                let ClientFrame::Submit { submission, .. } =
+                    ClientFrame::parse(message, encoding).unwrap()
                 else {
                     panic!("{text}")
                 };
@@ -547,7 +698,10 @@ mod tests {
                     attempt: 0,
                     ts: 1,
                 };
-                assert_eq!(crate::wire::Event::decode(&event.encode().unwrap()).unwrap(), event);
+                assert_eq!(
+                    crate::wire::Event::decode(&event.encode().unwrap()).unwrap(),
+                    event
+                );
             }
         }
     }
@@ -555,24 +709,45 @@ mod tests {
     #[test]
     fn an_array_is_not_a_frame() {
         assert_eq!(refusal(&json!(["unwatch", "j"])), Code::BadRequest);
-        assert_eq!(refusal(&json!(["submit", "r", null, "k"])), Code::BadRequest);
+        assert_eq!(
+            refusal(&json!(["submit", "r", null, "k"])),
+            Code::BadRequest
+        );
     }
 
     #[test]
     fn what_is_not_in_the_encoding_of_the_connection_says_so() {
         let code = |bytes: &[u8], encoding| ClientFrame::parse(bytes, encoding).unwrap_err().code;
         let frame = json!({"op": "unwatch", "job": "j"});
-        let (json, msgpack) = (frame.to_string().into_bytes(), rmp_serde::to_vec_named(&frame).unwrap());
+        let (json, msgpack) = (
+            frame.to_string().into_bytes(),
+            rmp_serde::to_vec_named(&frame).unwrap(),
+        );
         assert_eq!(code(b"hello", Encoding::Json), Code::BadJson);
         assert_eq!(code(&msgpack, Encoding::Json), Code::BadJson);
         // `{` is the number 123, and more follows.
         assert_eq!(code(&json, Encoding::MsgPack), Code::BadMsgPack);
         assert_eq!(code(b"", Encoding::MsgPack), Code::BadMsgPack);
-        assert_eq!(code(&msgpack[..msgpack.len() - 1], Encoding::MsgPack), Code::BadMsgPack);
-        assert_eq!(code(&[msgpack, vec![0xC0]].concat(), Encoding::MsgPack), Code::BadMsgPack);
+        assert_eq!(
+            code(&msgpack[..msgpack.len() - 1], Encoding::MsgPack),
+            Code::BadMsgPack
+        );
+        assert_eq!(
+            code(&[msgpack, vec![0xC0]].concat(), Encoding::MsgPack),
+            Code::BadMsgPack
+        );
         // A number as key, bytes, an extension, a length of 4 GiB, and arrays deeper than any frame.
-        for bytes in [&[0x81, 1, 1][..], &[0xC4, 1, 0], &[0xD4, 1, 0], &[0xDD, 255, 255, 255, 255]] {
-            assert_eq!(code(bytes, Encoding::MsgPack), Code::BadMsgPack, "{bytes:x?}");
+        for bytes in [
+            &[0x81, 1, 1][..],
+            &[0xC4, 1, 0],
+            &[0xD4, 1, 0],
+            &[0xDD, 255, 255, 255, 255],
+        ] {
+            assert_eq!(
+                code(bytes, Encoding::MsgPack),
+                Code::BadMsgPack,
+                "{bytes:x?}"
+            );
         }
         assert_eq!(code(&[0x91; 100_000], Encoding::MsgPack), Code::BadMsgPack);
     }
@@ -580,38 +755,68 @@ mod tests {
     #[test]
     fn a_refusal_names_the_frame_as_the_client_wrote_it_but_not_endlessly() {
         let long = "ä".repeat(5000);
-        let about = parse(&json!({"op": "watch", "job": long, "ref": long})).unwrap_err().about;
+        let about = parse(&json!({"op": "watch", "job": long, "ref": long}))
+            .unwrap_err()
+            .about;
         for text in [about.job, about.reference] {
             assert_eq!(text.unwrap().chars().count(), REF_MAX);
         }
-        let message = parse(&json!({"op": "watch", "job": "j", long: 1})).unwrap_err().message;
+        let message = parse(&json!({"op": "watch", "job": "j", long: 1}))
+            .unwrap_err()
+            .message;
         assert!(message.contains("unknown field") && message.len() <= MESSAGE_MAX);
         // The longest `ref` is taken, and one more is not.
-        let cancel = |length| parse(&json!({"op": "cancel", "job": "j", "ref": "ä".repeat(length)}));
+        let cancel =
+            |length| parse(&json!({"op": "cancel", "job": "j", "ref": "ä".repeat(length)}));
         assert!(cancel(REF_MAX).is_ok());
         let refused = cancel(REF_MAX + 1).unwrap_err();
-        assert_eq!((refused.code, refused.about.job.as_deref()), (Code::BadRequest, Some("j")));
+        assert_eq!(
+            (refused.code, refused.about.job.as_deref()),
+            (Code::BadRequest, Some("j"))
+        );
     }
 
     #[test]
     fn server_frames_have_the_names_of_the_protocol_in_both_encodings() {
         let job: JobId = "j1".parse().unwrap();
-        let (reference, about) = (Some("r".to_owned()), About { reference: None, job: Some("x".into()) });
+        let (reference, about) = (
+            Some("r".to_owned()),
+            About {
+                reference: None,
+                job: Some("x".into()),
+            },
+        );
         for (frame, expected) in [
             (
-                ServerFrame::Missing { job: job.clone(), from: Seq(1), to: Seq(9), reason: Gone::Expired },
+                ServerFrame::Missing {
+                    job: job.clone(),
+                    from: Seq(1),
+                    to: Seq(9),
+                    reason: Gone::Expired,
+                },
                 json!({"op": "missing", "job": "j1", "from": 1, "to": 9, "reason": "expired"}),
             ),
             (
-                ServerFrame::Watching { job: job.clone(), status: Some(Status::Running) },
+                ServerFrame::Watching {
+                    job: job.clone(),
+                    status: Some(Status::Running),
+                },
                 json!({"op": "watching", "job": "j1", "status": "running"}),
             ),
             (
-                ServerFrame::Submitted { reference: "r".into(), job: job.clone(), status: Status::Queued },
+                ServerFrame::Submitted {
+                    reference: "r".into(),
+                    job: job.clone(),
+                    status: Status::Queued,
+                },
                 json!({"op": "submitted", "ref": "r", "job": "j1", "status": "queued"}),
             ),
             (
-                ServerFrame::Cancelling { reference, job, seq: Seq(4) },
+                ServerFrame::Cancelling {
+                    reference,
+                    job,
+                    seq: Seq(4),
+                },
                 json!({"op": "cancelling", "ref": "r", "job": "j1", "seq": 4}),
             ),
             (
@@ -619,8 +824,14 @@ mod tests {
                 json!({"op": "error", "code": "bad_json", "message": "no", "job": "x"}),
             ),
         ] {
-            assert_eq!(serde_json::from_str::<Value>(&frame.to_json()).unwrap(), expected);
-            assert_eq!(rmp_serde::from_slice::<Value>(&frame.to_msgpack()).unwrap(), expected);
+            assert_eq!(
+                serde_json::from_str::<Value>(&frame.to_json()).unwrap(),
+                expected
+            );
+            assert_eq!(
+                rmp_serde::from_slice::<Value>(&frame.to_msgpack()).unwrap(),
+                expected
+            );
         }
     }
 
@@ -629,45 +840,77 @@ mod tests {
         let blocks = include_str!("PROTOCOL.md").split("```hex\n").skip(1);
         let digits = |block: &str| -> String {
             let lines = block.split("```").next().unwrap().lines();
-            lines.map(|line| line.split("--").next().unwrap().replace(' ', "")).collect()
+            lines
+                .map(|line| line.split("--").next().unwrap().replace(' ', ""))
+                .collect()
         };
-        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-        blocks.map(|block| digits(block).as_bytes().chunks(2).map(byte).collect()).collect()
+        let byte =
+            |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        blocks
+            .map(|block| digits(block).as_bytes().chunks(2).map(byte).collect())
+            .collect()
     }
 
     #[test]
     fn the_bytes_in_the_protocol_document_are_what_it_says() {
         let blocks = hex_blocks();
-        let [watch, watching, event] = &blocks[..] else { panic!("{} blocks", blocks.len()) };
+        let [watch, watching, event] = &blocks[..] else {
+            panic!("{} blocks", blocks.len())
+        };
         let job: JobId = "j1".parse().unwrap();
         let start = Start::After(Seq(3));
-        let expected = ClientFrame::Watch { job: job.clone(), start };
+        let expected = ClientFrame::Watch {
+            job: job.clone(),
+            start,
+        };
         assert_eq!(ClientFrame::parse(watch, Encoding::MsgPack), Ok(expected));
-        let frame = ServerFrame::Watching { job: job.clone(), status: Some(Status::Done) };
+        let frame = ServerFrame::Watching {
+            job: job.clone(),
+            status: Some(Status::Done),
+        };
         assert_eq!(frame.to_msgpack(), watching);
         // The event stands in the stream at 4, behind three bytes of array and text head and the cursor.
         let payload = event[3 + "AeiRFY_5-udOBAQ".len()..].to_vec();
         let stored = Stored::decode(&job, 4, payload.into()).unwrap();
         assert_eq!(stored.msgpack(), event);
         let json = std::str::from_utf8(stored.json()).unwrap();
-        assert!(include_str!("PROTOCOL.md").contains(&format!("\n< {json}\n")), "{json}");
+        assert!(
+            include_str!("PROTOCOL.md").contains(&format!("\n< {json}\n")),
+            "{json}"
+        );
     }
 
     #[test]
     fn the_session_in_the_protocol_document_is_made_of_frames() {
-        let (_, session) = include_str!("PROTOCOL.md").split_once("```text\n-- connects").unwrap();
+        let (_, session) = include_str!("PROTOCOL.md")
+            .split_once("```text\n-- connects")
+            .unwrap();
         let (mut heard, mut said, mut events) = (0, 0, 0);
         for line in session.lines() {
             if let Some(frame) = line.strip_prefix("> ") {
-                assert!(ClientFrame::parse(frame.as_bytes(), Encoding::Json).is_ok(), "{frame}");
+                assert!(
+                    ClientFrame::parse(frame.as_bytes(), Encoding::Json).is_ok(),
+                    "{frame}"
+                );
                 heard += 1;
-            } else if let Some(frame) = line.strip_prefix("< ").filter(|line| line.starts_with(r#"{"op""#)) {
-                assert_eq!(serde_json::from_str::<ServerFrame>(frame).unwrap().to_json(), frame);
+            } else if let Some(frame) = line
+                .strip_prefix("< ")
+                .filter(|line| line.starts_with(r#"{"op""#))
+            {
+                assert_eq!(
+                    serde_json::from_str::<ServerFrame>(frame)
+                        .unwrap()
+                        .to_json(),
+                    frame
+                );
                 said += 1;
             } else if line.starts_with("< {") {
                 events += 1;
             }
         }
-        assert!(heard > 5 && said > 5 && events > 5, "{heard} {said} {events}");
+        assert!(
+            heard > 5 && said > 5 && events > 5,
+            "{heard} {said} {events}"
+        );
     }
 }

@@ -17,7 +17,9 @@ pub struct BadName;
 
 fn check(text: &str) -> Result<(), BadName> {
     let fits = (1..=NAME_MAX).contains(&text.len());
-    let clean = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let clean = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if fits && clean { Ok(()) } else { Err(BadName) }
 }
 
@@ -93,7 +95,18 @@ name!(Kind);
 
 /// An event's number in its job's log. The first event has 1, each next one +1, without holes.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(transparent)]
 pub struct Seq(pub u64);

@@ -62,7 +62,9 @@ impl JobRow {
 
     /// Takes in the first event that the log still has of the job. One that cannot be read tells nothing.
     pub fn begun(&mut self, payload: &[u8]) {
-        let Ok(First { of, kind, ts }) = codec::from_stored(payload) else { return };
+        let Ok(First { of, kind, ts }) = codec::from_stored(payload) else {
+            return;
+        };
         if matches!(of, Type::Queued | Type::Started) {
             self.kind = kind;
         }
@@ -143,10 +145,16 @@ impl FromStr for PageToken {
         while !rest.is_empty() {
             let (top, below) = take_varint(rest).ok_or(BadPage)?;
             let (passed, below) = take_varint(below).ok_or(BadPage)?;
-            places.push(Place { top, next: top.checked_sub(passed).ok_or(BadPage)? });
+            places.push(Place {
+                top,
+                next: top.checked_sub(passed).ok_or(BadPage)?,
+            });
             rest = below;
         }
-        Ok(Self { streams: u32::from_le_bytes(*streams), places })
+        Ok(Self {
+            streams: u32::from_le_bytes(*streams),
+            places,
+        })
     }
 }
 
@@ -163,7 +171,11 @@ mod tests {
     use serde_json::json;
 
     fn token() -> PageToken {
-        let places = vec![Place { top: 900, next: 17 }, Place::default(), Place { top: 5, next: 5 }];
+        let places = vec![
+            Place { top: 900, next: 17 },
+            Place::default(),
+            Place { top: 5, next: 5 },
+        ];
         PageToken { streams: 7, places }
     }
 
@@ -193,7 +205,11 @@ mod tests {
     fn a_token_that_was_cut_or_goes_on_below_nothing_is_refused() {
         let raw = BASE64.decode(token().to_string()).unwrap();
         for end in 0..raw.len() {
-            assert_eq!(BASE64.encode(&raw[..end]).parse::<PageToken>(), Err(BadPage), "{end}");
+            assert_eq!(
+                BASE64.encode(&raw[..end]).parse::<PageToken>(),
+                Err(BadPage),
+                "{end}"
+            );
         }
         // A right checksum over a place that lies above its top, or over half a place.
         for places in [&[1, 2][..], &[1]] {
@@ -209,18 +225,30 @@ mod tests {
         let job: JobId = "j1".parse().unwrap();
         let last = Stored::decode(&job, 30, last.to_string().into()).unwrap();
         let mut row = JobRow::new(&last, 71);
-        let page = JobPage { jobs: vec![row.clone()], next: None };
+        let page = JobPage {
+            jobs: vec![row.clone()],
+            next: None,
+        };
         let expected = json!({"jobs": [{"id": "j1", "job": "j1", "kind": null, "status": "done", "attempt": 2, "seq": 9,
             "created_at": null, "updated_at": 71}], "next": null});
         assert_eq!(serde_json::to_value(page).unwrap(), expected);
         // What is no event, or none that tells, leaves the row as it was.
-        for nothing in [&b"junk"[..], br#"{"type":"model:chunk:v1","kind":"x","ts":4}"#] {
+        for nothing in [
+            &b"junk"[..],
+            br#"{"type":"model:chunk:v1","kind":"x","ts":4}"#,
+        ] {
             row.begun(nothing);
             assert_eq!((&row.kind, row.created_at), (&None, None));
         }
         row.begun(br#"{"type":"job:started:v1","kind":"demo","worker":"w","seq":2,"ts":5}"#);
-        assert_eq!((row.kind.as_ref().map(Kind::as_str), row.created_at), (Some("demo"), None));
+        assert_eq!(
+            (row.kind.as_ref().map(Kind::as_str), row.created_at),
+            (Some("demo"), None)
+        );
         row.begun(br#"{"type":"job:queued:v1","kind":"exec","input":{"a":[1]},"seq":1,"ts":4}"#);
-        assert_eq!((row.kind.as_ref().map(Kind::as_str), row.created_at), (Some("exec"), Some(4)));
+        assert_eq!(
+            (row.kind.as_ref().map(Kind::as_str), row.created_at),
+            (Some("exec"), Some(4))
+        );
     }
 }

@@ -31,4 +31,6 @@ pub use schema::{Dialect, definitions};
 pub use size::{Unfit, cut};
 pub use state::{JobState, OUTPUT_MAX};
 pub use stored::{Stored, Unreadable};
-pub use submission::{Limits, RESERVED_ID, RESERVED_KIND, Submission, Submit, may_call_back, reserved_kind};
+pub use submission::{
+    Limits, RESERVED_ID, RESERVED_KIND, Submission, Submit, may_call_back, reserved_kind,
+};

@@ -4,7 +4,9 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
@@ -42,7 +44,11 @@ pub(super) fn measure(text: &str) -> Result<Size, serde_json::Error> {
     }
     .deserialize(&mut reader)?;
     reader.end()?;
-    Ok(Size { json: counter.0, msgpack, memory })
+    Ok(Size {
+        json: counter.0,
+        msgpack,
+        memory,
+    })
 }
 
 /// Writes a value of another format as JSON.
@@ -54,7 +60,14 @@ pub(super) fn transcode<'de, D: Deserializer<'de>>(
     out: &mut impl Write,
     levels: usize,
 ) -> Result<(), D::Error> {
-    Scan { out, msgpack: &mut 0, memory: &mut 0, before: b"", levels }.deserialize(from)
+    Scan {
+        out,
+        msgpack: &mut 0,
+        memory: &mut 0,
+        before: b"",
+        levels,
+    }
+    .deserialize(from)
 }
 
 /// Text that takes no more than so many bytes.
@@ -105,7 +118,9 @@ impl<W: Write> Scan<'_, W> {
 
     fn open<E: serde::de::Error>(&mut self, bracket: &[u8]) -> Result<(), E> {
         if self.levels == 0 {
-            return Err(E::custom(format_args!("it nests deeper than {VALUE_DEPTH_MAX} levels")));
+            return Err(E::custom(format_args!(
+                "it nests deeper than {VALUE_DEPTH_MAX} levels"
+            )));
         }
         self.raw(self.before)?;
         self.raw(bracket)
@@ -122,7 +137,13 @@ impl<W: Write> Scan<'_, W> {
 
     fn inner(&mut self, before: &'static [u8]) -> Scan<'_, W> {
         let levels = self.levels.saturating_sub(1);
-        Scan { out: self.out, msgpack: self.msgpack, memory: self.memory, before, levels }
+        Scan {
+            out: self.out,
+            msgpack: self.msgpack,
+            memory: self.memory,
+            before,
+            levels,
+        }
     }
 }
 
@@ -173,7 +194,10 @@ impl<'de, W: Write> Visitor<'de> for Scan<'_, W> {
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
         self.open(b"[")?;
         let mut count = 0_usize;
-        while items.next_element_seed(self.inner(if count == 0 { b"" } else { b"," }))?.is_some() {
+        while items
+            .next_element_seed(self.inner(if count == 0 { b"" } else { b"," }))?
+            .is_some()
+        {
             count += 1;
         }
         // A vector that grows doubles its room.
@@ -184,7 +208,10 @@ impl<'de, W: Write> Visitor<'de> for Scan<'_, W> {
     fn visit_map<A: MapAccess<'de>>(mut self, mut fields: A) -> Result<(), A::Error> {
         self.open(b"{")?;
         let mut count = 0_usize;
-        while fields.next_key_seed(Key(self.inner(if count == 0 { b"" } else { b"," })))?.is_some() {
+        while fields
+            .next_key_seed(Key(self.inner(if count == 0 { b"" } else { b"," })))?
+            .is_some()
+        {
             count += 1;
             fields.next_value_seed(self.inner(b":"))?;
         }
@@ -370,7 +397,11 @@ pub(super) enum Misread {
 /// [`Misread`].
 pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Misread> {
     let sort = |error: serde_json::Error| {
-        if error.is_data() { Misread::Other(error) } else { Misread::NotJson(error) }
+        if error.is_data() {
+            Misread::Other(error)
+        } else {
+            Misread::NotJson(error)
+        }
     };
     let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
     if first.is_some_and(|first| *first != b'{') {
@@ -392,7 +423,20 @@ mod tests {
     fn a_value_is_measured_as_it_is_written() {
         for value in [
             json!(null),
-            json!([true, -1, 0, 127, 128, 255, 256, 65_536, u64::MAX, i64::MIN, 0.5, 1e300]),
+            json!([
+                true,
+                -1,
+                0,
+                127,
+                128,
+                255,
+                256,
+                65_536,
+                u64::MAX,
+                i64::MIN,
+                0.5,
+                1e300
+            ]),
             json!("a\"\\\n\u{1}é😀"),
             json!({"a": {"b": []}, "c": {}, "x".repeat(40): vec![0; 16], "y": vec!["z"; 70_000]}),
         ] {
@@ -401,18 +445,35 @@ mod tests {
             let stored = (json_len(&value).unwrap(), msgpack_len(&value).unwrap());
             assert_eq!((size.json, size.msgpack), stored, "{pretty:.100}");
         }
-        assert_eq!(measure(r#""éé""#).unwrap().json, 6, "as it is stored, whatever was escaped");
+        assert_eq!(
+            measure(r#""éé""#).unwrap().json,
+            6,
+            "as it is stored, whatever was escaped"
+        );
         let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
         assert!(measure(&nested(VALUE_DEPTH_MAX)).is_ok());
-        assert!(measure(&nested(VALUE_DEPTH_MAX + 1)).unwrap_err().to_string().contains("nests deeper"));
+        assert!(
+            measure(&nested(VALUE_DEPTH_MAX + 1))
+                .unwrap_err()
+                .to_string()
+                .contains("nests deeper")
+        );
         assert!(measure(&nested(100_000)).is_err());
     }
 
     #[test]
     fn what_a_value_takes_in_memory_is_told_before_it_is_built() {
         for (text, from, to) in [
-            ("[1,2,3]".to_owned(), 3 * size_of::<Value>(), 4 * size_of::<Value>()),
-            (format!("[{}0]", "{\"\":0},".repeat(75_000)), 45 << 20, 55 << 20),
+            (
+                "[1,2,3]".to_owned(),
+                3 * size_of::<Value>(),
+                4 * size_of::<Value>(),
+            ),
+            (
+                format!("[{}0]", "{\"\":0},".repeat(75_000)),
+                45 << 20,
+                55 << 20,
+            ),
             (format!("\"{}\"", "x".repeat(1000)), 1000, 1000),
         ] {
             let memory = measure(&text).unwrap().memory;
@@ -424,7 +485,10 @@ mod tests {
     fn no_key_is_taken_for_anything_else_than_a_key() {
         let text = format!(r#"{{"a":[{{"{RAW}":"[1,2]"}}],"{RAW}":7}}"#);
         let value = plain(&mut serde_json::Deserializer::from_str(&text)).unwrap();
-        assert_eq!(value.to_string(), format!(r#"{{"{RAW}":7,"a":[{{"{RAW}":"[1,2]"}}]}}"#));
+        assert_eq!(
+            value.to_string(),
+            format!(r#"{{"{RAW}":7,"a":[{{"{RAW}":"[1,2]"}}]}}"#)
+        );
         assert_eq!(measure(&text).unwrap().json, text.len());
     }
 }

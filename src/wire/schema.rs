@@ -34,7 +34,11 @@ impl Dialect {
         };
         settings.with_transform(RecursiveTransform(|schema: &mut Schema| {
             // Formats of Rust, which nobody else knows.
-            if schema.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint")) {
+            if schema
+                .get("format")
+                .and_then(Value::as_str)
+                .is_some_and(|format| format.starts_with("uint"))
+            {
                 schema.remove("format");
             }
             // Links of Rust's documentation, which lead nowhere here.
@@ -65,11 +69,17 @@ pub fn definitions(dialect: Dialect) -> Map<String, Value> {
 
 /// Gives each variant the fields that all of them have, so that it stands for itself: many tools take the one or the other.
 fn spread(schema: &mut Value) {
-    let Some(schema) = schema.as_object_mut() else { return };
+    let Some(schema) = schema.as_object_mut() else {
+        return;
+    };
     let (properties, required) = (schema.remove("properties"), schema.remove("required"));
     schema.remove("type");
     let variants = schema.get_mut("oneOf").and_then(Value::as_array_mut);
-    for variant in variants.into_iter().flatten().filter_map(Value::as_object_mut) {
+    for variant in variants
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object_mut)
+    {
         if let (Some(Value::Object(own)), Some(Value::Object(shared))) =
             (variant.get_mut("properties"), &properties)
         {
@@ -190,7 +200,14 @@ mod tests {
 
     /// What `schema/` holds.
     fn document() -> String {
-        let all = ["Event", "OtherEvent", "ClientFrame", "ServerFrame", "JobState", "Submission"];
+        let all = [
+            "Event",
+            "OtherEvent",
+            "ClientFrame",
+            "ServerFrame",
+            "JobState",
+            "Submission",
+        ];
         let all = all.map(|name| json!({"$ref": format!("#/definitions/{name}")}));
         let document = json!({
             "$schema": "http://json-schema.org/draft-07/schema#",
@@ -221,7 +238,10 @@ mod tests {
     fn a_description_has_no_links_of_rust() {
         for dialect in [Dialect::Draft7, Dialect::OpenApi] {
             let all = Value::from(definitions(dialect)).to_string();
-            assert!(!all.contains("[`") && !all.contains("`]") && !all.contains("uint"), "{all}");
+            assert!(
+                !all.contains("[`") && !all.contains("`]") && !all.contains("uint"),
+                "{all}"
+            );
         }
     }
 }

@@ -12,7 +12,9 @@ use crate::config::{FAILURE_MESSAGE_MAX, LABEL_MAX};
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
     /// It has more bytes than the limit.
-    #[error("the {what} is too large: the event has {size} bytes as it is stored, the limit is {limit}")]
+    #[error(
+        "the {what} is too large: the event has {size} bytes as it is stored, the limit is {limit}"
+    )]
     TooLarge {
         /// The field that takes most of it.
         what: &'static str,
@@ -54,7 +56,10 @@ impl Event {
             Body::Chunk { text, channel } => {
                 let fits = text.floor_char_boundary(text.len().saturating_sub(over));
                 if fits > 0 {
-                    rest = Some(Body::Chunk { text: text.split_off(fits), channel: *channel });
+                    rest = Some(Body::Chunk {
+                        text: text.split_off(fits),
+                        channel: *channel,
+                    });
                 }
             }
             Body::Failed(Failure { message, .. }) | Body::Retrying { message, .. } => {
@@ -72,7 +77,11 @@ impl Event {
         if payload.len() <= limit {
             return Ok((payload, rest));
         }
-        Err(Unfit::TooLarge { what: self.body.largest(), size, limit })
+        Err(Unfit::TooLarge {
+            what: self.body.largest(),
+            size,
+            limit,
+        })
     }
 }
 
@@ -99,10 +108,20 @@ impl Body {
             Self::Queued { .. } => "input",
             Self::Chunk { .. } => "text",
             Self::Data { .. } => "data",
-            Self::Done { usage, finish_reason } => {
-                let usage = usage.as_ref().and_then(|usage| codec::msgpack_len(usage).ok()).unwrap_or(0);
+            Self::Done {
+                usage,
+                finish_reason,
+            } => {
+                let usage = usage
+                    .as_ref()
+                    .and_then(|usage| codec::msgpack_len(usage).ok())
+                    .unwrap_or(0);
                 let reason = finish_reason.as_ref().map_or(0, String::len);
-                if usage >= reason { "usage" } else { "finish_reason" }
+                if usage >= reason {
+                    "usage"
+                } else {
+                    "finish_reason"
+                }
             }
             Self::Started { .. }
             | Self::Retrying { .. }
@@ -153,7 +172,13 @@ mod tests {
     use serde_json::json;
 
     fn event(body: Body) -> Event {
-        Event { body, job: "j1".parse().unwrap(), seq: Seq(1), attempt: 1, ts: 1_700_000_000_123 }
+        Event {
+            body,
+            job: "j1".parse().unwrap(),
+            seq: Seq(1),
+            attempt: 1,
+            ts: 1_700_000_000_123,
+        }
     }
 
     fn encoded(body: Body, limit: usize) -> (Event, Option<Body>) {
@@ -163,18 +188,28 @@ mod tests {
     }
 
     fn refused(body: Body) -> String {
-        event(body).encode_within(EVENT_MAX).unwrap_err().to_string()
+        event(body)
+            .encode_within(EVENT_MAX)
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
     fn text_that_does_not_fit_becomes_several_events_and_no_character_is_split() {
         for limit in [150, 151, 152, 153, 1000] {
             let text = "añ€😀".repeat(500);
-            let mut rest = Some(Body::Chunk { text: text.clone(), channel: Channel::Reasoning });
+            let mut rest = Some(Body::Chunk {
+                text: text.clone(),
+                channel: Channel::Reasoning,
+            });
             let mut seen = String::new();
             while let Some(body) = rest {
                 let (event, more) = encoded(body, limit);
-                let Body::Chunk { text, channel: Channel::Reasoning } = event.body else {
+                let Body::Chunk {
+                    text,
+                    channel: Channel::Reasoning,
+                } = event.body
+                else {
                     panic!("{event:?}")
                 };
                 assert!(!text.is_empty());
@@ -187,7 +222,9 @@ mod tests {
 
     #[test]
     fn an_event_of_exactly_the_limit_fits_and_one_byte_more_does_not() {
-        let with = |size: usize| Body::Data { data: json!("x".repeat(size)) };
+        let with = |size: usize| Body::Data {
+            data: json!("x".repeat(size)),
+        };
         let head = event(with(100_000)).encode().unwrap().len() - 100_000;
         assert!(encoded(with(EVENT_MAX - head), EVENT_MAX).1.is_none());
         let error = refused(with(EVENT_MAX - head + 1));
@@ -205,7 +242,10 @@ mod tests {
         let numbers = json!(vec![0.5; 131_072]);
         let kind = "k".parse().unwrap();
         assert!(refused(Body::queued(kind, numbers.clone())).starts_with("the input is too large"));
-        let done = |usage, reason: usize| Body::Done { usage, finish_reason: Some("r".repeat(reason)) };
+        let done = |usage, reason: usize| Body::Done {
+            usage,
+            finish_reason: Some("r".repeat(reason)),
+        };
         assert!(refused(done(Some(numbers), 1)).starts_with("the usage is too large"));
         assert!(refused(done(None, EVENT_MAX)).starts_with("the finish_reason is too large"));
     }
@@ -214,26 +254,45 @@ mod tests {
     fn a_value_that_no_reader_could_decode_is_refused() {
         let nested = |levels: usize| (0..levels).fold(json!(1), |value, _| json!([value]));
         for levels in [VALUE_DEPTH_MAX + 1, 130, 1000] {
-            let error = refused(Body::Data { data: nested(levels) });
-            assert_eq!(error, format!("the data nests deeper than {VALUE_DEPTH_MAX} levels"));
+            let error = refused(Body::Data {
+                data: nested(levels),
+            });
+            assert_eq!(
+                error,
+                format!("the data nests deeper than {VALUE_DEPTH_MAX} levels")
+            );
         }
-        let body = Body::Data { data: nested(VALUE_DEPTH_MAX) };
+        let body = Body::Data {
+            data: nested(VALUE_DEPTH_MAX),
+        };
         assert_eq!(encoded(body.clone(), EVENT_MAX).0.body, body);
     }
 
     #[test]
     fn the_message_of_a_failure_is_cut_at_a_character_and_says_so() {
         let failed = |code: &str, message: &str| {
-            Body::Failed(Failure { code: code.into(), message: message.into(), retryable: false })
+            Body::Failed(Failure {
+                code: code.into(),
+                message: message.into(),
+                retryable: false,
+            })
         };
         for limit in [300, 1000, EVENT_MAX] {
             let (event, rest) = encoded(failed("exit_status", &"é".repeat(1 << 20)), limit);
-            let Body::Failed(Failure { code, message, .. }) = event.body else { panic!("{event:?}") };
+            let Body::Failed(Failure { code, message, .. }) = event.body else {
+                panic!("{event:?}")
+            };
             assert!(rest.is_none() && code == "exit_status");
-            assert!(message.starts_with("éé") && message.ends_with("é … [cut]"), "{}", message.len());
+            assert!(
+                message.starts_with("éé") && message.ends_with("é … [cut]"),
+                "{}",
+                message.len()
+            );
         }
         let (event, _) = encoded(failed(&"c".repeat(1 << 20), "m"), EVENT_MAX);
-        let Body::Failed(Failure { code, message, .. }) = event.body else { panic!("{event:?}") };
+        let Body::Failed(Failure { code, message, .. }) = event.body else {
+            panic!("{event:?}")
+        };
         assert!(code.len() <= LABEL_MAX && code.ends_with("[cut]") && message == "m");
     }
 
@@ -260,7 +319,10 @@ mod tests {
                 serde_json::from_slice(&out).unwrap()
             };
             assert_eq!(json["data"].to_string(), data.to_string(), "{text}");
-            assert_eq!(serde_json::from_value::<Event>(json).unwrap().body, event.body);
+            assert_eq!(
+                serde_json::from_value::<Event>(json).unwrap().body,
+                event.body
+            );
         }
     }
 }

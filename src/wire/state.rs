@@ -104,7 +104,9 @@ impl JobState {
                 self.kind = Some(kind);
                 self.created_at = Some(ts);
             }
-            Body::Started { kind, continues, .. } => {
+            Body::Started {
+                kind, continues, ..
+            } => {
                 self.kind = Some(kind);
                 self.started_at = Some(ts);
                 if !continues {
@@ -112,7 +114,10 @@ impl JobState {
                     self.truncated = false;
                 }
             }
-            Body::Chunk { text, channel: Channel::Output } => self.put_out(&text),
+            Body::Chunk {
+                text,
+                channel: Channel::Output,
+            } => self.put_out(&text),
             Body::Retrying { code, .. } if code == HANDED_BACK => self.handed_back += 1,
             Body::Done { usage, .. } => {
                 self.usage = usage;
@@ -123,7 +128,10 @@ impl JobState {
                 self.ended_at = Some(ts);
             }
             Body::Cancelled {} => self.ended_at = Some(ts),
-            Body::Chunk { channel: Channel::Reasoning, .. }
+            Body::Chunk {
+                channel: Channel::Reasoning,
+                ..
+            }
             | Body::Data { .. }
             | Body::Retrying { .. }
             | Body::CancelRequested { .. }
@@ -134,7 +142,11 @@ impl JobState {
     fn put_out(&mut self, text: &str) {
         let room = OUTPUT_MAX - self.output.len();
         // With less room than a character may take, the output may have been cut here: nothing is put behind the cut.
-        let fits = if room < char::MAX_LEN_UTF8 { 0 } else { text.floor_char_boundary(room) };
+        let fits = if room < char::MAX_LEN_UTF8 {
+            0
+        } else {
+            text.floor_char_boundary(room)
+        };
         let needed = self.output.len() + fits;
         if needed > self.output.capacity() {
             // By itself it would grow to twice the limit.
@@ -163,49 +175,92 @@ mod tests {
             if expired.contains(&seq.0) {
                 continue;
             }
-            let event = Event { body, job: job.clone(), seq, attempt, ts: seq.0 * 10 };
+            let event = Event {
+                body,
+                job: job.clone(),
+                seq,
+                attempt,
+                ts: seq.0 * 10,
+            };
             state.apply(&Stored::decode(&job, seq.0 * 3, event.encode().unwrap()).unwrap());
         }
         state
     }
 
     fn started(continues: bool) -> Body {
-        Body::Started { kind: "demo".parse().unwrap(), worker: "w".into(), continues }
+        Body::Started {
+            kind: "demo".parse().unwrap(),
+            worker: "w".into(),
+            continues,
+        }
     }
 
     fn chunk(text: &str) -> Body {
-        Body::Chunk { text: text.into(), channel: Channel::Output }
+        Body::Chunk {
+            text: text.into(),
+            channel: Channel::Output,
+        }
     }
 
     #[test]
     fn a_later_attempt_supersedes_the_output_of_an_earlier_one() {
-        let state =
-            fold(vec![(1, started(false)), (1, chunk("old")), (2, started(false)), (2, chunk("new"))]);
+        let state = fold(vec![
+            (1, started(false)),
+            (1, chunk("old")),
+            (2, started(false)),
+            (2, chunk("new")),
+        ]);
         assert_eq!((state.output.as_str(), state.attempt), ("new", 2));
     }
 
     #[test]
     fn a_very_long_output_is_cut_between_characters_and_says_so() {
         let half = "é".repeat(OUTPUT_MAX / 4 + 1);
-        let state = fold(vec![(1, started(false)), (1, chunk(&half)), (1, chunk(&half)), (1, chunk("x"))]);
+        let state = fold(vec![
+            (1, started(false)),
+            (1, chunk(&half)),
+            (1, chunk(&half)),
+            (1, chunk("x")),
+        ]);
         assert!(state.truncated && state.output.len() == OUTPUT_MAX && state.output.ends_with('é'));
-        let state =
-            fold(vec![(1, started(false)), (1, chunk(&half)), (1, chunk(&half)), (2, started(false))]);
+        let state = fold(vec![
+            (1, started(false)),
+            (1, chunk(&half)),
+            (1, chunk(&half)),
+            (2, started(false)),
+        ]);
         assert_eq!((state.truncated, state.output.as_str()), (false, ""));
     }
 
     #[test]
     fn an_output_whose_beginning_has_expired_says_so() {
-        let attempt =
-            || vec![(1, started(false)), (1, chunk("one ")), (1, chunk("two ")), (1, chunk("three"))];
-        for (expired, output) in [(&[1][..], "one two three"), (&[1, 2], "two three"), (&[3], "three")] {
+        let attempt = || {
+            vec![
+                (1, started(false)),
+                (1, chunk("one ")),
+                (1, chunk("two ")),
+                (1, chunk("three")),
+            ]
+        };
+        for (expired, output) in [
+            (&[1][..], "one two three"),
+            (&[1, 2], "two three"),
+            (&[3], "three"),
+        ] {
             let state = fold_but(expired, attempt());
-            assert_eq!((state.output.as_str(), state.truncated), (output, true), "without {expired:?}");
+            assert_eq!(
+                (state.output.as_str(), state.truncated),
+                (output, true),
+                "without {expired:?}"
+            );
         }
         // An attempt that goes on does not bring it back.
         let goes_on = vec![(2, started(true)), (2, chunk(" four"))];
         let state = fold_but(&[1, 2], [attempt(), goes_on].concat());
-        assert_eq!((state.output.as_str(), state.truncated), ("two three four", true));
+        assert_eq!(
+            (state.output.as_str(), state.truncated),
+            ("two three four", true)
+        );
     }
 
     #[test]
@@ -219,34 +274,72 @@ mod tests {
         ];
         for expired in [&[1][..], &[1, 2], &[1, 2, 3], &[2, 3]] {
             let state = fold_but(expired, bodies.clone());
-            assert_eq!((state.output.as_str(), state.truncated), ("new", false), "without {expired:?}");
+            assert_eq!(
+                (state.output.as_str(), state.truncated),
+                ("new", false),
+                "without {expired:?}"
+            );
         }
         let state = fold_but(&[1, 2, 3, 4], bodies);
-        assert_eq!((state.output.as_str(), state.truncated), ("new", true), "nobody knows what came before");
+        assert_eq!(
+            (state.output.as_str(), state.truncated),
+            ("new", true),
+            "nobody knows what came before"
+        );
     }
 
     #[test]
     fn an_attempt_that_was_handed_back_is_counted() {
-        let back = |code: &str| Body::Retrying { code: code.into(), message: String::new(), delay_ms: 0 };
-        let state =
-            fold(vec![(1, started(false)), (1, back(HANDED_BACK)), (2, started(false)), (2, back("other"))]);
-        assert_eq!((state.handed_back, state.status, state.attempt), (1, Status::Queued, 2));
+        let back = |code: &str| Body::Retrying {
+            code: code.into(),
+            message: String::new(),
+            delay_ms: 0,
+        };
+        let state = fold(vec![
+            (1, started(false)),
+            (1, back(HANDED_BACK)),
+            (2, started(false)),
+            (2, back("other")),
+        ]);
+        assert_eq!(
+            (state.handed_back, state.status, state.attempt),
+            (1, Status::Queued, 2)
+        );
     }
 
     #[test]
     fn an_attempt_that_continues_adds_to_the_output() {
-        let state =
-            fold(vec![(1, started(false)), (1, chunk("one ")), (2, started(true)), (2, chunk("two"))]);
+        let state = fold(vec![
+            (1, started(false)),
+            (1, chunk("one ")),
+            (2, started(true)),
+            (2, chunk("two")),
+        ]);
         assert_eq!(state.output, "one two");
     }
 
     #[test]
     fn reasoning_is_no_output_and_the_end_gives_the_times() {
         let queued = Body::queued("demo".parse().unwrap(), Value::Null);
-        let thought = Body::Chunk { text: "hm".into(), channel: Channel::Reasoning };
-        let done = Body::Done { usage: None, finish_reason: None };
-        let state = fold(vec![(0, queued), (1, started(false)), (1, thought), (1, chunk("x")), (1, done)]);
+        let thought = Body::Chunk {
+            text: "hm".into(),
+            channel: Channel::Reasoning,
+        };
+        let done = Body::Done {
+            usage: None,
+            finish_reason: None,
+        };
+        let state = fold(vec![
+            (0, queued),
+            (1, started(false)),
+            (1, thought),
+            (1, chunk("x")),
+            (1, done),
+        ]);
         assert_eq!((state.output.as_str(), state.status), ("x", Status::Done));
-        assert_eq!((state.created_at, state.started_at, state.ended_at), (Some(10), Some(20), Some(50)));
+        assert_eq!(
+            (state.created_at, state.started_at, state.ended_at),
+            (Some(10), Some(20), Some(50))
+        );
     }
 }

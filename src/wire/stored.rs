@@ -173,7 +173,10 @@ impl Stored {
             out.extend_from_slice(&self.payload);
         } else if codec::json_to_msgpack(&self.payload, &mut out).is_err() {
             let placeholder = rmp_serde::encode::write_named(&mut out, &self.placeholder());
-            debug_assert!(placeholder.is_ok(), "strings and numbers are always MessagePack");
+            debug_assert!(
+                placeholder.is_ok(),
+                "strings and numbers are always MessagePack"
+            );
         }
         out
     }
@@ -201,14 +204,26 @@ mod tests {
     }
 
     fn chunk(text: &str) -> Event {
-        let body = Body::Chunk { text: text.into(), channel: Channel::Output };
-        Event { body, job: job(), seq: Seq(7), attempt: 1, ts: 5 }
+        let body = Body::Chunk {
+            text: text.into(),
+            channel: Channel::Output,
+        };
+        Event {
+            body,
+            job: job(),
+            seq: Seq(7),
+            attempt: 1,
+            ts: 5,
+        }
     }
 
     #[test]
     fn a_json_frame_is_the_event_with_its_cursor_whatever_the_stored_encoding() {
         let event = chunk("a \"quoted\" é\n");
-        for payload in [event.encode().unwrap(), serde_json::to_vec_pretty(&event).unwrap().into()] {
+        for payload in [
+            event.encode().unwrap(),
+            serde_json::to_vec_pretty(&event).unwrap().into(),
+        ] {
             let stored = Stored::decode(&job(), 42, payload.clone()).unwrap();
             let frame: Value = serde_json::from_slice(stored.json()).unwrap();
             let cursor = Cursor::of(&job(), Seq(7), 42, &payload).to_string();
@@ -229,11 +244,14 @@ mod tests {
 
     #[test]
     fn an_event_of_an_unknown_type_is_passed_on_whole() {
-        let payload =
-            json!({"type": "x:y:v3", "job": "j1", "seq": 1, "attempt": 1, "ts": 1, "deep": [{"a": null}]});
-        let stored = Stored::decode(&job(), 1, rmp_serde::to_vec_named(&payload).unwrap().into()).unwrap();
+        let payload = json!({"type": "x:y:v3", "job": "j1", "seq": 1, "attempt": 1, "ts": 1, "deep": [{"a": null}]});
+        let stored =
+            Stored::decode(&job(), 1, rmp_serde::to_vec_named(&payload).unwrap().into()).unwrap();
         let frame: Value = serde_json::from_slice(stored.json()).unwrap();
-        assert_eq!((stored.kind, &frame["deep"]), (Type::Unknown, &json!([{"a": null}])));
+        assert_eq!(
+            (stored.kind, &frame["deep"]),
+            (Type::Unknown, &json!([{"a": null}]))
+        );
     }
 
     #[test]
@@ -242,9 +260,21 @@ mod tests {
         let zero = r#"{"type":"x","job":"j1","seq":0}"#;
         let high = r#"{"type":"x","job":"j1","seq":2}"#;
         let highest = r#"{"type":"x","job":"j1","seq":18446744073709551615}"#;
-        for bad in ["", "null", "{}", "\u{1}\u{2}", r#"{"type":"x","job":"j1"}"#, other, zero, high, highest]
-        {
-            assert!(Stored::decode(&job(), 1, bad.as_bytes().to_vec().into()).is_err(), "{bad}");
+        for bad in [
+            "",
+            "null",
+            "{}",
+            "\u{1}\u{2}",
+            r#"{"type":"x","job":"j1"}"#,
+            other,
+            zero,
+            high,
+            highest,
+        ] {
+            assert!(
+                Stored::decode(&job(), 1, bad.as_bytes().to_vec().into()).is_err(),
+                "{bad}"
+            );
         }
         let mut long = chunk("x").encode().unwrap().to_vec();
         long.push(0);
@@ -268,17 +298,27 @@ mod tests {
         for odd in [&b"\"\xFF\""[..], br#""\ud800""#, b"1e999"] {
             json.push([br#"{"type":"x","job":"j1","seq":1,"odd":"#, odd, b"}"].concat());
         }
-        for (payload, in_json) in [(msgpack, false), (json.remove(0), false), (json.remove(0), true)]
-            .into_iter()
-            .chain([(json.remove(0), true)])
+        for (payload, in_json) in [
+            (msgpack, false),
+            (json.remove(0), false),
+            (json.remove(0), true),
+        ]
+        .into_iter()
+        .chain([(json.remove(0), true)])
         {
             let stored = Stored::decode(&job(), 1, payload.into()).unwrap();
-            assert_eq!(std::str::from_utf8(stored.json()).unwrap().contains("unreadable"), !in_json);
+            assert_eq!(
+                std::str::from_utf8(stored.json())
+                    .unwrap()
+                    .contains("unreadable"),
+                !in_json
+            );
             #[derive(Deserialize)]
             struct Numbered {
                 seq: u64,
             }
-            let (cursor, event): (String, Numbered) = rmp_serde::from_slice(stored.msgpack()).unwrap();
+            let (cursor, event): (String, Numbered) =
+                rmp_serde::from_slice(stored.msgpack()).unwrap();
             assert_eq!((cursor, event.seq), (stored.cursor().to_string(), 1));
         }
     }

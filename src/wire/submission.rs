@@ -22,7 +22,9 @@ use crate::config::{CALLBACK_MAX, EVENT_MAX, INPUT_MAX, INPUT_MEMORY_MAX, TIMEOU
 pub const RESERVED_KIND: &str = "callback";
 /// [`RESERVED_KIND`].
 pub fn reserved_kind() -> Kind {
-    RESERVED_KIND.parse().unwrap_or_else(|_| unreachable!("it is parsed by a test"))
+    RESERVED_KIND
+        .parse()
+        .unwrap_or_else(|_| unreachable!("it is parsed by a test"))
 }
 
 /// What the ids of those jobs begin with.
@@ -105,19 +107,40 @@ pub struct Submit {
 
 /// Reads a time limit, however the whole number is written: to JSON, 5000.0 is one.
 fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    let Some(number) = Option::<Number>::deserialize(deserializer)? else { return Ok(None) };
-    let written_out = || number.as_f64().filter(|float| float.fract() == 0.0 && *float >= 0.0);
-    let whole = number.as_u64().or_else(|| written_out().map(|float| float as u64));
+    let Some(number) = Option::<Number>::deserialize(deserializer)? else {
+        return Ok(None);
+    };
+    let written_out = || {
+        number
+            .as_f64()
+            .filter(|float| float.fract() == 0.0 && *float >= 0.0)
+    };
+    let whole = number
+        .as_u64()
+        .or_else(|| written_out().map(|float| float as u64));
     let whole = whole.filter(|whole| *whole <= TIMEOUT_MAX_MS);
-    let refused = || D::Error::custom(format!("{number} is no whole number up to {TIMEOUT_MAX_MS}"));
+    let refused = || {
+        D::Error::custom(format!(
+            "{number} is no whole number up to {TIMEOUT_MAX_MS}"
+        ))
+    };
     whole.map(Some).ok_or_else(refused)
 }
 
 impl Submission {
     /// A job without an id, limits or callback.
     pub const fn new(kind: Kind, input: Value) -> Self {
-        let limits = Limits { timeout_ms: None, silence_timeout_ms: None };
-        Self { kind, input, id: None, limits, callback: None }
+        let limits = Limits {
+            timeout_ms: None,
+            silence_timeout_ms: None,
+        };
+        Self {
+            kind,
+            input,
+            id: None,
+            limits,
+            callback: None,
+        }
     }
 
     /// Reads what a client submits: a JSON object with `kind` and, as it likes, `input`, `id`, `timeout_ms`,
@@ -127,32 +150,60 @@ impl Submission {
     /// A [`Refusal`] with the code that the client is told.
     pub fn from_json(text: &[u8]) -> Result<Self, Refusal> {
         let fields: Fields<'_> = super::frame::fields(text)?;
-        for (name, is_there) in
-            [("op", fields.op.is_some()), ("ref", fields.reference.is_some()), ("key", fields.key.is_some())]
-        {
+        for (name, is_there) in [
+            ("op", fields.op.is_some()),
+            ("ref", fields.reference.is_some()),
+            ("key", fields.key.is_some()),
+        ] {
             if is_there {
-                return Err(Refusal::new(Code::BadRequest, format!("unknown field `{name}`")));
+                return Err(Refusal::new(
+                    Code::BadRequest,
+                    format!("unknown field `{name}`"),
+                ));
             }
         }
         Ok(Self::read(fields)?.submission)
     }
 
     fn read(fields: Fields<'_>) -> Result<Submit, Refusal> {
-        let Fields { kind, input, id, timeout_ms, silence_timeout_ms, callback, op: _, reference, key } =
-            fields;
-        let kind: Kind =
-            kind.parse().map_err(|error| Refusal::new(Code::BadKind, format!("a kind {error}")))?;
+        let Fields {
+            kind,
+            input,
+            id,
+            timeout_ms,
+            silence_timeout_ms,
+            callback,
+            op: _,
+            reference,
+            key,
+        } = fields;
+        let kind: Kind = kind
+            .parse()
+            .map_err(|error| Refusal::new(Code::BadKind, format!("a kind {error}")))?;
         let id: Option<JobId> = id
             .map(|id| id.parse())
             .transpose()
             .map_err(|error| Refusal::new(Code::BadJobId, format!("a job id {error}")))?;
-        let limits = Limits { timeout_ms, silence_timeout_ms };
-        let mut submission = Self { kind, input: Value::Null, id, limits, callback };
+        let limits = Limits {
+            timeout_ms,
+            silence_timeout_ms,
+        };
+        let mut submission = Self {
+            kind,
+            input: Value::Null,
+            id,
+            limits,
+            callback,
+        };
         submission.check_head()?;
         if let Some(input) = input {
             // A number beyond all numbers is found out here.
             let unfit = |error: serde_json::Error| {
-                let code = if error.is_data() { Code::BadRequest } else { Code::BadJson };
+                let code = if error.is_data() {
+                    Code::BadRequest
+                } else {
+                    Code::BadJson
+                };
                 Refusal::new(code, format!("the input: {error}"))
             };
             let size = scan::measure(input.get()).map_err(unfit)?;
@@ -167,7 +218,11 @@ impl Submission {
             let mut reader = serde_json::Deserializer::from_str(input.get());
             submission.input = scan::plain(&mut reader).map_err(unfit)?;
         }
-        Ok(Submit { reference, key, submission })
+        Ok(Submit {
+            reference,
+            key,
+            submission,
+        })
     }
 
     /// Whether somebody other than a worker may submit this.
@@ -184,20 +239,32 @@ impl Submission {
         let json = codec::json_len(&self.input).map_err(unsized_input)?;
         let msgpack = codec::msgpack_len(&self.input).map_err(unsized_input)?;
         // It is in memory already.
-        self.check_size(Size { json, msgpack, memory: 0 })
+        self.check_size(Size {
+            json,
+            msgpack,
+            memory: 0,
+        })
     }
 
     /// Whether an input of this size fits.
     fn check_size(&self, input: Size) -> Result<(), Refusal> {
-        let Size { json, msgpack, memory: _ } = input;
+        let Size {
+            json,
+            msgpack,
+            memory: _,
+        } = input;
         if json > INPUT_MAX {
             let message = format!("the input has {json} bytes, the limit is {INPUT_MAX}");
             return Err(Refusal::new(Code::TooLarge, message));
         }
         let head = self.event_head_len();
-        let size = head.map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))? + msgpack;
+        let size =
+            head.map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))? + msgpack;
         if size > EVENT_MAX {
-            return Err(Refusal::new(Code::TooLarge, Self::too_large(size, EVENT_MAX)));
+            return Err(Refusal::new(
+                Code::TooLarge,
+                Self::too_large(size, EVENT_MAX),
+            ));
         }
         Ok(())
     }
@@ -206,9 +273,16 @@ impl Submission {
     fn check_head(&self) -> Result<(), Refusal> {
         let refused = |code, message: String| Err(Refusal::new(code, message));
         if self.kind.as_str() == RESERVED_KIND {
-            return refused(Code::BadKind, format!("the kind {RESERVED_KIND} is the system's own"));
+            return refused(
+                Code::BadKind,
+                format!("the kind {RESERVED_KIND} is the system's own"),
+            );
         }
-        if self.id.as_ref().is_some_and(|id| id.as_str().starts_with(RESERVED_ID)) {
+        if self
+            .id
+            .as_ref()
+            .is_some_and(|id| id.as_str().starts_with(RESERVED_ID))
+        {
             return refused(
                 Code::BadJobId,
                 format!("ids that begin with {RESERVED_ID} are the system's own"),
@@ -221,7 +295,8 @@ impl Submission {
             && (callback.len() > CALLBACK_MAX
                 || !(callback.starts_with("https://") || callback.starts_with("http://")))
         {
-            let text = format!("a callback is an http or https address of at most {CALLBACK_MAX} bytes");
+            let text =
+                format!("a callback is an http or https address of at most {CALLBACK_MAX} bytes");
             return refused(Code::BadRequest, text);
         }
         Ok(())
@@ -238,30 +313,58 @@ impl Submission {
 
     /// [`Self::event_len`] without the input.
     fn event_head_len(&self) -> Result<usize, codec::Error> {
-        let longest = || "x".repeat(NAME_MAX).parse().unwrap_or_else(|_| unreachable!("tested"));
+        let longest = || {
+            "x".repeat(NAME_MAX)
+                .parse()
+                .unwrap_or_else(|_| unreachable!("tested"))
+        };
         let job = self.id.clone().unwrap_or_else(longest);
-        let head = Event { body: self.queued_without_input(), job, seq: Seq(1), attempt: 0, ts: u64::MAX };
+        let head = Event {
+            body: self.queued_without_input(),
+            job,
+            seq: Seq(1),
+            attempt: 0,
+            ts: u64::MAX,
+        };
         // In place of the input stands `null`, which is one byte.
         Ok(head.encode()?.len() - 1)
     }
 
     /// What a submitter is told whose job has `size` bytes as it is stored, more than `limit`.
     pub fn too_large(size: usize, limit: usize) -> String {
-        format!("the input is too large: as it is stored the job has {size} bytes, the limit is {limit}")
+        format!(
+            "the input is too large: as it is stored the job has {size} bytes, the limit is {limit}"
+        )
     }
 
     /// The first event of the log of a job whose input no log can hold. Such a job can only be ended.
     pub fn queued_without_input(&self) -> Body {
-        let Self { kind, input: _, id, limits, callback } = self;
+        let Self {
+            kind,
+            input: _,
+            id,
+            limits,
+            callback,
+        } = self;
         let (kind, id, callback) = (kind.clone(), id.clone(), callback.clone());
-        Self { kind, input: Value::Null, id, limits: *limits, callback }.queued()
+        Self {
+            kind,
+            input: Value::Null,
+            id,
+            limits: *limits,
+            callback,
+        }
+        .queued()
     }
 
     /// The first event of the job's log. Anyone who may watch the job reads it, so it never holds a callback's address,
     /// which may have a secret in it: of an address, and of the input of a job that delivers a callback, it holds a
     /// digest, by which the same submission is recognised. The address itself is only in the queue.
     pub fn queued(&self) -> Body {
-        let Limits { timeout_ms, silence_timeout_ms } = self.limits;
+        let Limits {
+            timeout_ms,
+            silence_timeout_ms,
+        } = self.limits;
         let kind = self.kind.clone();
         let input = if kind.as_str() == RESERVED_KIND {
             json!({"digest": digest(&self.input.to_string())})
@@ -269,7 +372,13 @@ impl Submission {
             self.input.clone()
         };
         let callback_digest = self.callback.as_deref().map(digest);
-        Body::Queued { kind, input, timeout_ms, silence_timeout_ms, callback_digest }
+        Body::Queued {
+            kind,
+            input,
+            timeout_ms,
+            silence_timeout_ms,
+            callback_digest,
+        }
     }
 }
 
@@ -295,10 +404,18 @@ fn digest(text: &str) -> String {
 /// Whether the host of `callback` is one of `hosts`, each `name` or `name:port`. A name alone means the scheme's own
 /// port.
 pub fn may_call_back(callback: &str, hosts: &[String]) -> bool {
-    let Ok(url) = Url::parse(callback) else { return false };
-    let (Some(name), true) = (url.host_str(), matches!(url.scheme(), "http" | "https")) else { return false };
-    let authority = url.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
-    hosts.iter().any(|host| host.eq_ignore_ascii_case(&authority))
+    let Ok(url) = Url::parse(callback) else {
+        return false;
+    };
+    let (Some(name), true) = (url.host_str(), matches!(url.scheme(), "http" | "https")) else {
+        return false;
+    };
+    let authority = url
+        .port()
+        .map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
+    hosts
+        .iter()
+        .any(|host| host.eq_ignore_ascii_case(&authority))
 }
 
 #[cfg(test)]
@@ -319,13 +436,19 @@ mod tests {
 
     #[test]
     fn the_first_event_of_a_callback_job_holds_a_digest_in_place_of_its_input() {
-        let of =
-            |url: &str| Submission::new(reserved_kind(), json!({"url": url, "type": "job.done"})).queued();
+        let of = |url: &str| {
+            Submission::new(reserved_kind(), json!({"url": url, "type": "job.done"})).queued()
+        };
         let queued = of("https://h/secret");
         assert_eq!(queued, of("https://h/secret"));
         assert_ne!(queued, of("https://h/other"));
-        let Body::Queued { input, .. } = queued else { panic!("{queued:?}") };
-        assert_eq!(input.as_object().unwrap().keys().collect::<Vec<_>>(), ["digest"]);
+        let Body::Queued { input, .. } = queued else {
+            panic!("{queued:?}")
+        };
+        assert_eq!(
+            input.as_object().unwrap().keys().collect::<Vec<_>>(),
+            ["digest"]
+        );
         assert!(!input.to_string().contains("https"), "{input}");
     }
 
@@ -345,11 +468,20 @@ mod tests {
     #[test]
     fn a_submission_needs_a_kind_and_nothing_else() {
         let kind: Kind = "k".parse().unwrap();
-        assert_eq!(read(&json!({"kind": "k"})), Ok(Submission::new(kind, Value::Null)));
+        assert_eq!(
+            read(&json!({"kind": "k"})),
+            Ok(Submission::new(kind, Value::Null))
+        );
         let full = json!({"kind": "k", "input": [1], "id": "j", "timeout_ms": 5, "silence_timeout_ms": 6,
             "callback": "https://h/p"});
         let full = read(&full).unwrap();
-        assert_eq!(full.limits, Limits { timeout_ms: Some(5), silence_timeout_ms: Some(6) });
+        assert_eq!(
+            full.limits,
+            Limits {
+                timeout_ms: Some(5),
+                silence_timeout_ms: Some(6)
+            }
+        );
         assert_eq!(full.callback.as_deref(), Some("https://h/p"));
         let floats = json!({"kind": "k", "timeout_ms": 5.0, "silence_timeout_ms": null});
         assert_eq!(read(&floats).unwrap().limits.timeout_ms, Some(5));
@@ -359,19 +491,47 @@ mod tests {
     fn each_kind_of_bad_submission_has_its_own_code() {
         assert_eq!(refusal(&json!([])), Code::BadRequest);
         assert_eq!(refusal(&json!({"input": 1})), Code::BadRequest);
-        assert_eq!(refusal(&json!({"kind": "k", "inputt": 1})), Code::BadRequest);
+        assert_eq!(
+            refusal(&json!({"kind": "k", "inputt": 1})),
+            Code::BadRequest
+        );
         assert_eq!(refusal(&json!({"kind": "a.b"})), Code::BadKind);
         assert_eq!(refusal(&json!({"kind": "callback"})), Code::BadKind);
         assert_eq!(refusal(&json!({"kind": "k", "id": "a.b"})), Code::BadJobId);
-        assert_eq!(refusal(&json!({"kind": "k", "id": "callback-j"})), Code::BadJobId);
-        assert_eq!(refusal(&json!({"kind": "k", "timeout_ms": 0})), Code::BadRequest);
+        assert_eq!(
+            refusal(&json!({"kind": "k", "id": "callback-j"})),
+            Code::BadJobId
+        );
+        assert_eq!(
+            refusal(&json!({"kind": "k", "timeout_ms": 0})),
+            Code::BadRequest
+        );
         let deep = (0..101).fold(json!(1), |value, _| json!([value]));
-        assert_eq!(refusal(&json!({"kind": "k", "input": deep})), Code::BadRequest);
-        for bad in [json!(-1), json!(-1.0), json!(1.5), json!("5"), json!(1e300), json!(TIMEOUT_MAX_MS + 1)] {
-            assert_eq!(refusal(&json!({"kind": "k", "timeout_ms": bad})), Code::BadRequest);
+        assert_eq!(
+            refusal(&json!({"kind": "k", "input": deep})),
+            Code::BadRequest
+        );
+        for bad in [
+            json!(-1),
+            json!(-1.0),
+            json!(1.5),
+            json!("5"),
+            json!(1e300),
+            json!(TIMEOUT_MAX_MS + 1),
+        ] {
+            assert_eq!(
+                refusal(&json!({"kind": "k", "timeout_ms": bad})),
+                Code::BadRequest
+            );
         }
-        assert_eq!(refusal(&json!({"kind": "k", "callback": "ftp://h"})), Code::BadRequest);
-        assert_eq!(refusal(&json!({"kind": "k", "input": "x".repeat(INPUT_MAX)})), Code::TooLarge);
+        assert_eq!(
+            refusal(&json!({"kind": "k", "callback": "ftp://h"})),
+            Code::BadRequest
+        );
+        assert_eq!(
+            refusal(&json!({"kind": "k", "input": "x".repeat(INPUT_MAX)})),
+            Code::TooLarge
+        );
     }
 
     #[test]
@@ -382,7 +542,11 @@ mod tests {
         };
         let error = objects("{\"\":0}", 74_000).unwrap_err();
         assert_eq!(error.code, Code::TooLarge);
-        assert!(error.message.contains("too many small parts"), "{}", error.message);
+        assert!(
+            error.message.contains("too many small parts"),
+            "{}",
+            error.message
+        );
         objects("{\"number\":1234567890}", 23_000).unwrap();
     }
 
@@ -392,13 +556,29 @@ mod tests {
         let numbers = |count: usize| Submission::new("k".parse().unwrap(), json!(vec![0.5; count]));
         let error = numbers(131_000).check().unwrap_err();
         assert_eq!(error.code, Code::TooLarge);
-        assert!(error.message.contains(&EVENT_MAX.to_string()), "{}", error.message);
+        assert!(
+            error.message.contains(&EVENT_MAX.to_string()),
+            "{}",
+            error.message
+        );
         for (count, fits) in [(116_300, true), (116_400, false)] {
-            let submission = Submission { id: "x".repeat(NAME_MAX).parse().ok(), ..numbers(count) };
+            let submission = Submission {
+                id: "x".repeat(NAME_MAX).parse().ok(),
+                ..numbers(count)
+            };
             let (body, job) = (submission.queued(), submission.id.clone().unwrap());
-            let event = Event { body, job, seq: Seq(1), attempt: 0, ts: u64::MAX };
+            let event = Event {
+                body,
+                job,
+                seq: Seq(1),
+                attempt: 0,
+                ts: u64::MAX,
+            };
             let size = event.encode().unwrap().len();
-            assert_eq!((submission.event_len().unwrap(), size <= EVENT_MAX), (size, fits));
+            assert_eq!(
+                (submission.event_len().unwrap(), size <= EVENT_MAX),
+                (size, fits)
+            );
             assert_eq!(submission.check().is_ok(), fits);
             assert!(numbers(count).event_len().unwrap() == size);
         }
@@ -431,8 +611,20 @@ mod tests {
 
     #[test]
     fn of_two_limits_the_stricter_one_holds() {
-        let a = Limits { timeout_ms: Some(5), silence_timeout_ms: None };
-        let b = Limits { timeout_ms: Some(9), silence_timeout_ms: Some(2) };
-        assert_eq!(a.and(b), Limits { timeout_ms: Some(5), silence_timeout_ms: Some(2) });
+        let a = Limits {
+            timeout_ms: Some(5),
+            silence_timeout_ms: None,
+        };
+        let b = Limits {
+            timeout_ms: Some(9),
+            silence_timeout_ms: Some(2),
+        };
+        assert_eq!(
+            a.and(b),
+            Limits {
+                timeout_ms: Some(5),
+                silence_timeout_ms: Some(2)
+            }
+        );
     }
 }

@@ -34,12 +34,17 @@ impl Patience {
     pub(super) fn new(limits: Limits, left: Option<Duration>) -> Self {
         let heard = Instant::now();
         let end = left.and_then(|left| heard.checked_add(left));
-        Self { end, silence: limits.silence_timeout_ms.map(Duration::from_millis), heard }
+        Self {
+            end,
+            silence: limits.silence_timeout_ms.map(Duration::from_millis),
+            heard,
+        }
     }
 
     /// What is left of the time for the whole job.
     pub(super) fn left(&self) -> Option<Duration> {
-        self.end.map(|end| end.saturating_duration_since(Instant::now()))
+        self.end
+            .map(|end| end.saturating_duration_since(Instant::now()))
     }
 
     /// Returns, with what to say of it, when it has run out. Silence counts only while it is `heeded`.
@@ -50,7 +55,10 @@ impl Patience {
                 None => pending().await,
             }
         };
-        let silent = self.silence.filter(|_| heeded).and_then(|silence| self.heard.checked_add(silence));
+        let silent = self
+            .silence
+            .filter(|_| heeded)
+            .and_then(|silence| self.heard.checked_add(silence));
         tokio::select! {
             () = until(self.end) => "the job was not done in time",
             () = until(silent) => "the job put out nothing for too long",
@@ -120,7 +128,18 @@ impl Attempt {
     ) -> Self {
         let (idle, pieces, proven) = (Some(writer), Some(pieces), Instant::now());
         let (busy, batch, result) = (None, Batch::new(flush), None);
-        Self { idle, busy, storing: false, batch, pieces, look, patience, proven, look_after, result }
+        Self {
+            idle,
+            busy,
+            storing: false,
+            batch,
+            pieces,
+            look,
+            patience,
+            proven,
+            look_after,
+            result,
+        }
     }
 
     /// Publishes what the backend puts out until it has ended, or must stop.
@@ -130,7 +149,10 @@ impl Attempt {
         hand_back: &CancellationToken,
     ) -> Cause {
         loop {
-            if self.result.is_some() && self.pieces.is_none() && self.batch.is_empty() && self.busy.is_none()
+            if self.result.is_some()
+                && self.pieces.is_none()
+                && self.batch.is_empty()
+                && self.busy.is_none()
             {
                 return Cause::Finished;
             }
@@ -177,7 +199,10 @@ impl Attempt {
     ) -> Next {
         let now = Instant::now();
         // When the backend has ended, nothing more will join what waits.
-        let due = self.batch.due(now).map(|due| if self.result.is_some() { now } else { due });
+        let due = self
+            .batch
+            .due(now)
+            .map(|due| if self.result.is_some() { now } else { due });
         let (idle, running_on) = (self.idle.is_some(), self.result.is_none());
         // While the log is out of reach a backend may wait for room: that is no silence of its own.
         let heeded = running_on && !self.storing && self.batch.is_empty();
@@ -221,7 +246,9 @@ impl Attempt {
     /// Takes what the backend had put out when it returned. Whatever it left behind that goes on putting out is refused: the
     /// job does not wait for it.
     fn take_the_rest(&mut self) {
-        let Some(mut pieces) = self.pieces.take() else { return };
+        let Some(mut pieces) = self.pieces.take() else {
+            return;
+        };
         pieces.close();
         while let Ok(piece) = pieces.try_recv() {
             self.batch.push(piece);
@@ -237,14 +264,20 @@ impl Attempt {
     /// Writes what the attempt came to, if this worker may.
     pub(super) async fn part(mut self, cause: Cause) -> Result<Parting, Unavailable> {
         let settled = self.settle().await;
-        let Some(writer) = self.idle.take() else { return Ok(Parting::Unfinished(Duration::ZERO)) };
+        let Some(writer) = self.idle.take() else {
+            return Ok(Parting::Unfinished(Duration::ZERO));
+        };
         let cause = match settled {
             Err(refusal) => Cause::Refused(refusal),
             Ok(_) => cause,
         };
         let retrying = |code: &str, message: &str, pause: Duration| {
             let delay_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-            Body::Retrying { code: code.into(), message: message.into(), delay_ms }
+            Body::Retrying {
+                code: code.into(),
+                message: message.into(),
+                delay_ms,
+            }
         };
         let (last, parting) = match (cause, self.result.take()) {
             (Cause::Refused(Refusal::Superseded), _) => return Ok(Parting::Lost),
@@ -252,12 +285,23 @@ impl Attempt {
             (Cause::Refused(Refusal::CancelRequested), _) => (Body::Cancelled {}, Parting::Ended),
             (Cause::Refused(Refusal::Unwritable(error)), _) => (bad_output(&error), Parting::Ended),
             (Cause::Failed(failure), _) => (Body::Failed(failure), Parting::Ended),
-            (Cause::Retry(pause), Some(Err(failure))) => {
-                (retrying(&failure.code, &failure.message, pause), Parting::Unfinished(pause))
-            }
-            (Cause::Finished, Some(Ok(Finish { usage, finish_reason }))) => {
-                (Body::Done { usage, finish_reason }, Parting::Ended)
-            }
+            (Cause::Retry(pause), Some(Err(failure))) => (
+                retrying(&failure.code, &failure.message, pause),
+                Parting::Unfinished(pause),
+            ),
+            (
+                Cause::Finished,
+                Some(Ok(Finish {
+                    usage,
+                    finish_reason,
+                })),
+            ) => (
+                Body::Done {
+                    usage,
+                    finish_reason,
+                },
+                Parting::Ended,
+            ),
             (Cause::Finished, Some(Err(failure))) => (Body::Failed(failure.into()), Parting::Ended),
             (Cause::HandBack | Cause::Retry(_) | Cause::Finished, _) => (
                 retrying(HANDED_BACK, "the worker was stopped", Duration::ZERO),
@@ -269,7 +313,9 @@ impl Attempt {
 
     /// Waits for what is in flight, so that the writer is there.
     async fn settle(&mut self) -> Result<bool, Refusal> {
-        let Some(busy) = self.busy.take() else { return Ok(false) };
+        let Some(busy) = self.busy.take() else {
+            return Ok(false);
+        };
         let (writer, outcome) = busy.await;
         self.idle = Some(writer);
         outcome
@@ -291,7 +337,9 @@ async fn write_last(
         let report = Report::of(&last);
         match writer.append(last).await {
             Ok(()) => {
-                report.into_iter().for_each(|report| report.log(writer.job()));
+                report
+                    .into_iter()
+                    .for_each(|report| report.log(writer.job()));
                 info!(job = %writer.job(), seq = writer.seq().0, ?parting, "parted");
                 return Ok(parting);
             }
@@ -300,7 +348,9 @@ async fn write_last(
             Err(Refusal::Superseded) => return Ok(Parting::Lost),
             Err(Refusal::Unavailable(error)) => return Err(error),
             // A log that does not take this either takes nothing: the next claim finds out, and ends the job.
-            Err(Refusal::Unwritable(error)) if ended_as_bad => return Err(Unavailable(error.to_string())),
+            Err(Refusal::Unwritable(error)) if ended_as_bad => {
+                return Err(Unavailable(error.to_string()));
+            }
             Err(Refusal::Unwritable(error)) => {
                 (last, parting, ended_as_bad) = (bad_output(&error), Parting::Ended, true);
             }
@@ -313,7 +363,9 @@ async fn append(
     mut writer: Writer,
     event: Option<(Body, OwnedSemaphorePermit)>,
 ) -> (Writer, Result<bool, Refusal>) {
-    let Some((body, _room)) = event else { return (writer, Ok(false)) };
+    let Some((body, _room)) = event else {
+        return (writer, Ok(false));
+    };
     let outcome = writer.append(body).await;
     (writer, outcome.map(|()| true))
 }

@@ -22,7 +22,10 @@ pub struct Flush {
 impl Default for Flush {
     fn default() -> Self {
         // Ten events a second read as smoothly as a hundred, and cost the whole chain a tenth.
-        Self { interval: Duration::from_millis(100), bytes: 4096 }
+        Self {
+            interval: Duration::from_millis(100),
+            bytes: 4096,
+        }
     }
 }
 
@@ -39,7 +42,12 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn new(flush: Flush) -> Self {
-        Self { flush, waiting: VecDeque::new(), bytes: 0, taken: None }
+        Self {
+            flush,
+            waiting: VecDeque::new(),
+            bytes: 0,
+            taken: None,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -57,7 +65,13 @@ impl Batch {
         self.bytes += room.num_permits();
         if let (
             Content::Text { channel, text },
-            Some((Content::Text { channel: before, text: gathered }, held)),
+            Some((
+                Content::Text {
+                    channel: before,
+                    text: gathered,
+                },
+                held,
+            )),
         ) = (&content, self.waiting.back_mut())
             && channel == before
             && gathered.len() + text.len() <= CHUNK_MAX
@@ -104,25 +118,37 @@ mod tests {
     use std::sync::Arc;
     use tokio::sync::Semaphore;
 
-    const FLUSH: Flush = Flush { interval: Duration::from_millis(100), bytes: 10 };
+    const FLUSH: Flush = Flush {
+        interval: Duration::from_millis(100),
+        bytes: 10,
+    };
 
     fn piece(content: Content, size: u32) -> Piece {
-        let room = Arc::new(Semaphore::new(1 << 20)).try_acquire_many_owned(size).unwrap();
+        let room = Arc::new(Semaphore::new(1 << 20))
+            .try_acquire_many_owned(size)
+            .unwrap();
         Piece { content, room }
     }
 
     fn batch_with(room: &Arc<Semaphore>, texts: &[&str]) -> Batch {
         let mut batch = Batch::new(FLUSH);
         for text in texts {
-            let room = Arc::clone(room).try_acquire_many_owned(text.len() as u32).unwrap();
-            let content = Content::Text { channel: Channel::Output, text: (*text).to_owned() };
+            let room = Arc::clone(room)
+                .try_acquire_many_owned(text.len() as u32)
+                .unwrap();
+            let content = Content::Text {
+                channel: Channel::Output,
+                text: (*text).to_owned(),
+            };
             batch.push(Piece { content, room });
         }
         batch
     }
 
     fn text_of(body: Body) -> String {
-        let Body::Chunk { text, .. } = body else { panic!("{body:?}") };
+        let Body::Chunk { text, .. } = body else {
+            panic!("{body:?}")
+        };
         text
     }
 
@@ -135,7 +161,13 @@ mod tests {
         drop(batch.take(now).unwrap());
         assert_eq!(batch.due(now), None);
         let later = now + Duration::from_millis(30);
-        batch.push(piece(Content::Text { channel: Channel::Output, text: "b".into() }, 1));
+        batch.push(piece(
+            Content::Text {
+                channel: Channel::Output,
+                text: "b".into(),
+            },
+            1,
+        ));
         assert_eq!(batch.due(later), Some(now + FLUSH.interval));
         let quiet = now + Duration::from_secs(5);
         assert_eq!(batch.due(quiet), Some(quiet));
@@ -147,7 +179,13 @@ mod tests {
         let now = Instant::now();
         let mut batch = batch_with(&room, &["a"]);
         drop(batch.take(now).unwrap());
-        batch.push(piece(Content::Text { channel: Channel::Output, text: "0123456789".into() }, 10));
+        batch.push(piece(
+            Content::Text {
+                channel: Channel::Output,
+                text: "0123456789".into(),
+            },
+            10,
+        ));
         assert_eq!(batch.due(now), Some(now));
     }
 
@@ -165,19 +203,48 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn channels_and_data_keep_their_order() {
         let mut batch = Batch::new(FLUSH);
-        batch.push(piece(Content::Text { channel: Channel::Reasoning, text: "hm".into() }, 2));
-        batch.push(piece(Content::Text { channel: Channel::Output, text: "yes".into() }, 3));
+        batch.push(piece(
+            Content::Text {
+                channel: Channel::Reasoning,
+                text: "hm".into(),
+            },
+            2,
+        ));
+        batch.push(piece(
+            Content::Text {
+                channel: Channel::Output,
+                text: "yes".into(),
+            },
+            3,
+        ));
         batch.push(piece(Content::Data(json!(1)), 1));
-        batch.push(piece(Content::Text { channel: Channel::Output, text: "!".into() }, 1));
+        batch.push(piece(
+            Content::Text {
+                channel: Channel::Output,
+                text: "!".into(),
+            },
+            1,
+        ));
         let now = Instant::now();
-        let bodies: Vec<Body> = std::iter::from_fn(|| batch.take(now)).map(|(body, _)| body).collect();
+        let bodies: Vec<Body> = std::iter::from_fn(|| batch.take(now))
+            .map(|(body, _)| body)
+            .collect();
         assert_eq!(
             bodies,
             [
-                Body::Chunk { text: "hm".into(), channel: Channel::Reasoning },
-                Body::Chunk { text: "yes".into(), channel: Channel::Output },
+                Body::Chunk {
+                    text: "hm".into(),
+                    channel: Channel::Reasoning
+                },
+                Body::Chunk {
+                    text: "yes".into(),
+                    channel: Channel::Output
+                },
                 Body::Data { data: json!(1) },
-                Body::Chunk { text: "!".into(), channel: Channel::Output },
+                Body::Chunk {
+                    text: "!".into(),
+                    channel: Channel::Output
+                },
             ]
         );
     }
@@ -188,13 +255,17 @@ mod tests {
         let half = "x".repeat(CHUNK_MAX / 2 + 1);
         for _ in 0..3 {
             batch.push(piece(
-                Content::Text { channel: Channel::Output, text: half.clone() },
+                Content::Text {
+                    channel: Channel::Output,
+                    text: half.clone(),
+                },
                 half.len() as u32,
             ));
         }
         let now = Instant::now();
-        let sizes: Vec<usize> =
-            std::iter::from_fn(|| batch.take(now)).map(|(body, _)| text_of(body).len()).collect();
+        let sizes: Vec<usize> = std::iter::from_fn(|| batch.take(now))
+            .map(|(body, _)| text_of(body).len())
+            .collect();
         assert_eq!(sizes, [half.len(); 3]);
         assert!(batch.is_empty());
     }

@@ -11,16 +11,26 @@ use tracing::warn;
 use crate::config::LABEL_MAX;
 use crate::nats::{Delivery, Loads, Log, Submitted};
 use crate::source::Unavailable;
-use crate::wire::{Body, Event, Failure, JobId, Kind, NAME_MAX, RESERVED_ID, Submission, cut, reserved_kind};
+use crate::wire::{
+    Body, Event, Failure, JobId, Kind, NAME_MAX, RESERVED_ID, Submission, cut, reserved_kind,
+};
 
 /// Submits the callback of a job that has ended, if it wants one. Asking again is harmless. A callback that nobody would
 /// deliver, or that has no room, is given up: otherwise its job would stay in the queue and take the room of others.
 ///
 /// # Errors
 /// [`Unavailable`]: the job must be asked about again.
-pub(super) async fn request(log: &Log, loads: &Loads, delivery: &Delivery) -> Result<(), Unavailable> {
-    let Some(url) = &delivery.submission.callback else { return Ok(()) };
-    let Some(last) = log.last(&delivery.job).await? else { return Ok(()) };
+pub(super) async fn request(
+    log: &Log,
+    loads: &Loads,
+    delivery: &Delivery,
+) -> Result<(), Unavailable> {
+    let Some(url) = &delivery.submission.callback else {
+        return Ok(());
+    };
+    let Some(last) = log.last(&delivery.job).await? else {
+        return Ok(());
+    };
     let Ok(end) = last.event() else { return Ok(()) };
     let (id, kind) = (id_for(&delivery.job)?, reserved_kind());
     let reason = match loads.of(log, &kind).await? {
@@ -32,7 +42,11 @@ pub(super) async fn request(log: &Log, loads: &Loads, delivery: &Delivery) -> Re
             if let Submitted::TooLarge { size, limit } = submitted {
                 warn!(job = %delivery.job, size, limit, "too large for its callback, which goes without the details");
                 submitted = log
-                    .offer(&id, &Submission::new(kind, input(url, of, &without_details(end))), &load)
+                    .offer(
+                        &id,
+                        &Submission::new(kind, input(url, of, &without_details(end))),
+                        &load,
+                    )
                     .await?;
             }
             match submitted {
@@ -53,17 +67,26 @@ fn id_for(job: &JobId) -> Result<JobId, Unavailable> {
     let id = if plain.len() <= NAME_MAX {
         plain
     } else {
-        format!("{RESERVED_ID}{}", BASE64.encode(Sha256::digest(job.as_str())))
+        format!(
+            "{RESERVED_ID}{}",
+            BASE64.encode(Sha256::digest(job.as_str()))
+        )
     };
-    id.parse().map_err(|_| Unavailable("the callback has no id".into()))
+    id.parse()
+        .map_err(|_| Unavailable("the callback has no id".into()))
 }
 
 /// The same end, with little enough to say that it fits into any message.
 fn without_details(mut end: Event) -> Event {
     match &mut end.body {
-        Body::Done { usage, finish_reason } => {
+        Body::Done {
+            usage,
+            finish_reason,
+        } => {
             *usage = None;
-            finish_reason.iter_mut().for_each(|reason| cut(reason, LABEL_MAX));
+            finish_reason
+                .iter_mut()
+                .for_each(|reason| cut(reason, LABEL_MAX));
         }
         Body::Failed(Failure { code, message, .. }) => {
             cut(code, LABEL_MAX);
@@ -84,7 +107,10 @@ fn without_details(mut end: Event) -> Event {
 /// What the callback job is given: where to, and what to say. Without the output, which may be of any size.
 fn input(url: &str, kind: &Kind, end: &Event) -> serde_json::Value {
     let (status, error, usage, finish_reason) = match &end.body {
-        Body::Done { usage, finish_reason } => ("done", None, usage.clone(), finish_reason.clone()),
+        Body::Done {
+            usage,
+            finish_reason,
+        } => ("done", None, usage.clone(), finish_reason.clone()),
         Body::Failed(failure) => ("failed", Some(failure), None, None),
         Body::Queued { .. }
         | Body::Started { .. }
@@ -108,8 +134,17 @@ mod tests {
 
     #[test]
     fn a_callback_says_how_the_job_ended_and_not_what_it_put_out() {
-        let body = Body::Done { usage: Some(json!({"words": 3})), finish_reason: Some("stop".into()) };
-        let end = Event { body, job: "j".parse().unwrap(), seq: Seq(9), attempt: 2, ts: 7 };
+        let body = Body::Done {
+            usage: Some(json!({"words": 3})),
+            finish_reason: Some("stop".into()),
+        };
+        let end = Event {
+            body,
+            job: "j".parse().unwrap(),
+            seq: Seq(9),
+            attempt: 2,
+            ts: 7,
+        };
         let expected = json!({"url": "http://h/", "type": "job.done", "data": {"id": "j", "kind": "k",
             "status": "done", "attempt": 2, "seq": 9, "error": null, "usage": {"words": 3},
             "finish_reason": "stop", "ended_at": 7}});
@@ -118,15 +153,34 @@ mod tests {
 
     #[test]
     fn an_end_that_is_too_large_is_told_without_its_details() {
-        let of = |body| Event { body, job: "j".parse().unwrap(), seq: Seq(9), attempt: 2, ts: 7 };
+        let of = |body| Event {
+            body,
+            job: "j".parse().unwrap(),
+            seq: Seq(9),
+            attempt: 2,
+            ts: 7,
+        };
         let kind = "k".parse().unwrap();
         let said = |body| input("http://h/", &kind, &without_details(of(body)))["data"].clone();
         let (usage, finish_reason) = (Some(json!(vec![0.5; 100_000])), Some("r".repeat(1 << 20)));
-        let done = said(Body::Done { usage, finish_reason });
-        assert_eq!((&done["status"], &done["usage"]), (&json!("done"), &json!(null)));
-        let failure = Failure { code: "c".into(), message: "m".repeat(1 << 20), retryable: false };
+        let done = said(Body::Done {
+            usage,
+            finish_reason,
+        });
+        assert_eq!(
+            (&done["status"], &done["usage"]),
+            (&json!("done"), &json!(null))
+        );
+        let failure = Failure {
+            code: "c".into(),
+            message: "m".repeat(1 << 20),
+            retryable: false,
+        };
         let failed = said(Body::Failed(failure));
-        assert_eq!((&failed["status"], &failed["error"]["code"]), (&json!("failed"), &json!("c")));
+        assert_eq!(
+            (&failed["status"], &failed["error"]["code"]),
+            (&json!("failed"), &json!("c"))
+        );
         for data in [done, failed] {
             assert!(data.to_string().len() < 1000, "{data}");
         }

@@ -83,9 +83,10 @@ impl<B: Backend> Shared<B> {
                 warn!(job = %delivery.job, %error, ?pause, "given back: the log is out of reach");
                 Ok(Claimed::Over(Parting::Unfinished(pause)))
             }
-            Err(Unclaimed::Unwritable { attempt, error }) => {
-                self.not_begun(delivery, attempt, &error).await.map(Claimed::Over)
-            }
+            Err(Unclaimed::Unwritable { attempt, error }) => self
+                .not_begun(delivery, attempt, &error)
+                .await
+                .map(Claimed::Over),
         }
     }
 
@@ -99,12 +100,17 @@ impl<B: Backend> Shared<B> {
         loop {
             let Tip::At { last, .. } = self.log.tip(job).await? else {
                 warn!(%job, "given back: its log ends with too much that is no event; somebody must purge the subject");
-                return Ok(Claimed::Over(Parting::Unfinished(self.claim_pause(delivery))));
+                return Ok(Claimed::Over(Parting::Unfinished(
+                    self.claim_pause(delivery),
+                )));
             };
             let Some(last) = last else {
                 // Faster than the submitter's second publish: the log begins the same way whoever writes it.
                 let queued = delivery.submission.queued();
-                match Writer::new(self.log.clone(), job.clone(), 0, None).append(queued).await {
+                match Writer::new(self.log.clone(), job.clone(), 0, None)
+                    .append(queued)
+                    .await
+                {
                     Ok(()) | Err(Refusal::Superseded | Refusal::CancelRequested) => continue,
                     Err(Refusal::Unavailable(error)) => return Err(error.into()),
                     // No edge lets it in: a foreign publisher put it there.
@@ -125,16 +131,26 @@ impl<B: Backend> Shared<B> {
             }
             seen = Some(last.pos);
             let left = self.time_left(delivery);
-            if let Some(rest) = self.retry_rest(&last).await?.filter(|_| left != Some(Duration::ZERO)) {
+            if let Some(rest) = self
+                .retry_rest(&last)
+                .await?
+                .filter(|_| left != Some(Duration::ZERO))
+            {
                 let rest = left.map_or(rest, |left| rest.min(left));
                 return Ok(Claimed::Over(Parting::Unfinished(rest)));
             }
             let uncounted = delivery.deliveries.saturating_sub(last.attempt);
-            if uncounted > DELIVERIES_MAX && counted.is_none() && last.kind != Type::CancelRequested {
+            if uncounted > DELIVERIES_MAX && counted.is_none() && last.kind != Type::CancelRequested
+            {
                 counted = self.count_delivery(&last, uncounted).await?;
                 continue;
             }
-            let Next { attempt, body, so_far, broken } = self.next(&last, counted, left).await?;
+            let Next {
+                attempt,
+                body,
+                so_far,
+                broken,
+            } = self.next(&last, counted, left).await?;
             let opened = match control.take() {
                 Some(control) => control,
                 None => delivery.control().await?,
@@ -153,14 +169,26 @@ impl<B: Backend> Shared<B> {
                         self.log.nudge(job).await;
                     }
                     // Storing the event may have taken an election.
-                    let (writer, control, left) = (writer.persistent(), opened, self.time_left(delivery));
-                    let mine = Mine { writer, attempt, so_far, limits, left, control, broken };
+                    let (writer, control, left) =
+                        (writer.persistent(), opened, self.time_left(delivery));
+                    let mine = Mine {
+                        writer,
+                        attempt,
+                        so_far,
+                        limits,
+                        left,
+                        control,
+                        broken,
+                    };
                     return Ok(Claimed::Mine(Box::new(mine)));
                 }
                 Err(Refusal::Superseded | Refusal::CancelRequested) => control = Some(opened),
                 Err(Refusal::Unavailable(error)) => return Err(error.into()),
                 Err(Refusal::Unwritable(error)) => {
-                    return Err(Unclaimed::Unwritable { attempt: last.attempt, error });
+                    return Err(Unclaimed::Unwritable {
+                        attempt: last.attempt,
+                        error,
+                    });
                 }
             }
         }
@@ -169,12 +197,22 @@ impl<B: Backend> Shared<B> {
     /// What is left of the wait before the next attempt. The queue knows it only once the worker has told it, which a dead
     /// or unheard one has not.
     async fn retry_rest(&self, last: &Stored) -> Result<Option<Duration>, Unavailable> {
-        let Ok(Event { body: Body::Retrying { delay_ms: delay_ms @ 1.., .. }, .. }) = last.event() else {
+        let Ok(Event {
+            body:
+                Body::Retrying {
+                    delay_ms: delay_ms @ 1..,
+                    ..
+                },
+            ..
+        }) = last.event()
+        else {
             return Ok(None);
         };
         let delay = Duration::from_millis(delay_ms).min(RETRY_AFTER_MAX);
         let age = self.log.age(&last.job, last.pos).await?;
-        Ok(age.map(|age| delay.saturating_sub(age)).filter(|rest| !rest.is_zero()))
+        Ok(age
+            .map(|age| delay.saturating_sub(age))
+            .filter(|rest| !rest.is_zero()))
     }
 
     /// Counts, as an attempt in the log, that earlier deliveries of the job came to nothing.
@@ -185,15 +223,29 @@ impl<B: Backend> Shared<B> {
     /// written anything (reading an output that is too large for their memory, for example). From then on each delivery
     /// counts before it is tried. The attempt that follows at once is the one that was counted, so that an outage, however
     /// long, costs a job none. Returns its number; `None` when another process wrote at the same time.
-    async fn count_delivery(&self, last: &Stored, uncounted: u32) -> Result<Option<u32>, Unclaimed> {
+    async fn count_delivery(
+        &self,
+        last: &Stored,
+        uncounted: u32,
+    ) -> Result<Option<u32>, Unclaimed> {
         let attempt = last.attempt.saturating_add(1);
         let message = format!("{uncounted} deliveries of the job came to nothing");
-        let body = Body::Retrying { code: NOT_BEGUN.into(), message, delay_ms: 0 };
-        match Writer::new(self.log.clone(), last.job.clone(), attempt, Some(last)).append(body).await {
+        let body = Body::Retrying {
+            code: NOT_BEGUN.into(),
+            message,
+            delay_ms: 0,
+        };
+        match Writer::new(self.log.clone(), last.job.clone(), attempt, Some(last))
+            .append(body)
+            .await
+        {
             Ok(()) => Ok(Some(attempt)),
             Err(Refusal::Superseded | Refusal::CancelRequested) => Ok(None),
             Err(Refusal::Unavailable(error)) => Err(error.into()),
-            Err(Refusal::Unwritable(error)) => Err(Unclaimed::Unwritable { attempt: last.attempt, error }),
+            Err(Refusal::Unwritable(error)) => Err(Unclaimed::Unwritable {
+                attempt: last.attempt,
+                error,
+            }),
         }
     }
 
@@ -206,8 +258,14 @@ impl<B: Backend> Shared<B> {
         attempt: u32,
         error: &Unwritable,
     ) -> Result<Parting, Unavailable> {
-        let Delivery { job, deliveries, .. } = delivery;
-        let Settings { max_attempts, pause: first, .. } = &self.settings;
+        let Delivery {
+            job, deliveries, ..
+        } = delivery;
+        let Settings {
+            max_attempts,
+            pause: first,
+            ..
+        } = &self.settings;
         let tries = deliveries.saturating_sub(attempt);
         warn!(%job, tries, %error, "the job cannot begin");
         let left = self.time_left(delivery);
@@ -218,7 +276,9 @@ impl<B: Backend> Shared<B> {
             }
             _ => {
                 let pause = pause(job, tries, *first, Retry::Later);
-                return Ok(Parting::Unfinished(left.map_or(pause, |left| pause.min(left))));
+                return Ok(Parting::Unfinished(
+                    left.map_or(pause, |left| pause.min(left)),
+                ));
             }
         };
         self.end_unbegun(delivery, attempt, failure).await
@@ -234,7 +294,9 @@ impl<B: Backend> Shared<B> {
         let job = &delivery.job;
         // Another one may write first: a cancel request, or the same events.
         for _ in 0..ENDINGS_MAX {
-            let Tip::At { last, .. } = self.log.tip(job).await? else { break };
+            let Tip::At { last, .. } = self.log.tip(job).await? else {
+                break;
+            };
             let body = match &last {
                 None => delivery.submission.queued_without_input(),
                 Some(last) if last.kind.is_end() => return Ok(Parting::Ended),
@@ -242,7 +304,10 @@ impl<B: Backend> Shared<B> {
                 Some(last) if last.kind == Type::CancelRequested => Body::Cancelled {},
                 Some(_) => Body::Failed(failure.clone()),
             };
-            match Writer::new(self.log.clone(), job.clone(), attempt, last.as_ref()).append(body).await {
+            match Writer::new(self.log.clone(), job.clone(), attempt, last.as_ref())
+                .append(body)
+                .await
+            {
                 Ok(()) | Err(Refusal::Superseded | Refusal::CancelRequested) => {}
                 Err(Refusal::Unavailable(error)) => return Err(error),
                 Err(Refusal::Unwritable(error)) => {
@@ -259,7 +324,9 @@ impl<B: Backend> Shared<B> {
     fn time_left(&self, delivery: &Delivery) -> Option<Duration> {
         let limits = self.settings.limits.and(delivery.submission.limits);
         let age = delivery.submitted.elapsed().unwrap_or(Duration::ZERO);
-        limits.timeout_ms.map(|ms| Duration::from_millis(ms).saturating_sub(age))
+        limits
+            .timeout_ms
+            .map(|ms| Duration::from_millis(ms).saturating_sub(age))
     }
 
     /// How long a job whose log is out of reach waits for its next claim: longer with each delivery, so that such jobs leave
@@ -275,9 +342,17 @@ impl<B: Backend> Shared<B> {
         counted: Option<u32>,
         left: Option<Duration>,
     ) -> Result<Next, Unavailable> {
-        let counted = counted.filter(|&attempt| last.kind == Type::Retrying && attempt == last.attempt);
+        let counted =
+            counted.filter(|&attempt| last.kind == Type::Retrying && attempt == last.attempt);
         let attempt = counted.unwrap_or_else(|| last.attempt.saturating_add(1));
-        let end = |body| Ok(Next { attempt: last.attempt, body, so_far: None, broken: None });
+        let end = |body| {
+            Ok(Next {
+                attempt: last.attempt,
+                body,
+                so_far: None,
+                broken: None,
+            })
+        };
         if last.kind == Type::CancelRequested {
             return end(Body::Cancelled {});
         }
@@ -285,12 +360,16 @@ impl<B: Backend> Shared<B> {
             return end(Body::Failed(timed_out("the job was not done in time")));
         }
         let max = self.settings.max_attempts;
-        let (continues, broken) = match panic::catch_unwind(AssertUnwindSafe(|| self.backend.continues())) {
-            Ok(continues) => (continues, None),
-            Err(payload) => (false, Some(panicked(&last.job, payload.as_ref()))),
+        let (continues, broken) =
+            match panic::catch_unwind(AssertUnwindSafe(|| self.backend.continues())) {
+                Ok(continues) => (continues, None),
+                Err(payload) => (false, Some(panicked(&last.job, payload.as_ref()))),
+            };
+        let past = if attempt > max || continues && last.attempt > 0 {
+            self.past(&last.job).await?
+        } else {
+            None
         };
-        let past =
-            if attempt > max || continues && last.attempt > 0 { self.past(&last.job).await? } else { None };
         let handed_back = past.as_ref().map_or(0, |past| past.handed_back);
         if attempt.saturating_sub(handed_back) > max {
             let message = format!("{max} attempts ended without a result");
@@ -300,12 +379,25 @@ impl<B: Backend> Shared<B> {
             .filter(|past| continues && !past.truncated && !past.output.is_empty())
             .map(|past| past.output);
         let (kind, worker) = (self.settings.kind.clone(), self.settings.name.clone());
-        let body = Body::Started { kind, worker, continues: so_far.is_some() };
-        Ok(Next { attempt, body, so_far, broken })
+        let body = Body::Started {
+            kind,
+            worker,
+            continues: so_far.is_some(),
+        };
+        Ok(Next {
+            attempt,
+            body,
+            so_far,
+            broken,
+        })
     }
 
     /// Whether the attempts of a job are used up with this one. Those that were handed back do not count.
-    pub(super) async fn is_exhausted(&self, job: &JobId, attempt: u32) -> Result<bool, Unavailable> {
+    pub(super) async fn is_exhausted(
+        &self,
+        job: &JobId,
+        attempt: u32,
+    ) -> Result<bool, Unavailable> {
         let max = self.settings.max_attempts;
         if attempt < max {
             return Ok(false);
@@ -318,7 +410,9 @@ impl<B: Backend> Shared<B> {
     async fn past(&self, job: &JobId) -> Result<Option<JobState>, Unavailable> {
         let reader = self.reader().await?;
         let late = |_| Unavailable("the log was not read in time".into());
-        timeout(APPEND_WAIT, fold(reader, job)).await.map_err(late)?
+        timeout(APPEND_WAIT, fold(reader, job))
+            .await
+            .map_err(late)?
     }
 }
 
@@ -330,7 +424,11 @@ fn goes_on(seen: Option<Pos>, last: &Stored) -> bool {
 }
 
 pub(super) fn timed_out(message: &str) -> Failure {
-    Failure { code: "timed_out".into(), message: message.into(), retryable: false }
+    Failure {
+        code: "timed_out".into(),
+        message: message.into(),
+        retryable: false,
+    }
 }
 
 /// Logs and counts a panic of the backend: the attempt has failed, another one may do better, and the worker goes on.
@@ -340,7 +438,11 @@ pub(super) fn panicked(job: &JobId, payload: &(dyn Any + Send)) -> backend::Fail
 }
 
 pub(super) fn attempts_exhausted(message: String) -> Failure {
-    Failure { code: "attempts_exhausted".into(), message, retryable: false }
+    Failure {
+        code: "attempts_exhausted".into(),
+        message,
+        retryable: false,
+    }
 }
 
 #[cfg(test)]
@@ -350,16 +452,33 @@ mod tests {
 
     fn stored(pos: Pos, attempt: u32, body: Body) -> Stored {
         let job: JobId = "j".parse().unwrap();
-        let event = Event { body, job: job.clone(), seq: Seq(pos), attempt, ts: 0 };
+        let event = Event {
+            body,
+            job: job.clone(),
+            seq: Seq(pos),
+            attempt,
+            ts: 0,
+        };
         let (payload, _) = event.encode_within(1 << 20).unwrap();
         Stored::decode(&job, pos, payload).unwrap()
     }
 
     #[test]
     fn a_claim_leaves_a_job_to_a_worker_that_wrote_since_it_looked() {
-        let started = || Body::Started { kind: "k".parse().unwrap(), worker: "w".into(), continues: false };
-        let chunk = || Body::Chunk { text: "t".into(), channel: backend::Channel::Output };
-        let retrying = || Body::Retrying { code: "c".into(), message: "m".into(), delay_ms: 0 };
+        let started = || Body::Started {
+            kind: "k".parse().unwrap(),
+            worker: "w".into(),
+            continues: false,
+        };
+        let chunk = || Body::Chunk {
+            text: "t".into(),
+            channel: backend::Channel::Output,
+        };
+        let retrying = || Body::Retrying {
+            code: "c".into(),
+            message: "m".into(),
+            delay_ms: 0,
+        };
         let cancel = || Body::CancelRequested { by: None };
         for (pos, attempt, body, expected) in [
             // Another claim was faster, and its worker may have put something out by now.

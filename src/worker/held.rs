@@ -36,9 +36,15 @@ impl HeldJobs {
                 held.get().keep.notify_one();
                 return None;
             }
-            Entry::Vacant(free) => Arc::clone(free.insert(Arc::new(Job { delivery, keep: Notify::new() }))),
+            Entry::Vacant(free) => Arc::clone(free.insert(Arc::new(Job {
+                delivery,
+                keep: Notify::new(),
+            }))),
         };
-        Some(Held { jobs: self.clone(), job })
+        Some(Held {
+            jobs: self.clone(),
+            job,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Job>>> {
@@ -66,7 +72,10 @@ impl Held {
     pub(super) fn release(&self) {
         let mut jobs = self.jobs.lock();
         // By now it may be in hand again, by another one.
-        if jobs.get(&self.job.delivery.job).is_some_and(|job| Arc::ptr_eq(job, &self.job)) {
+        if jobs
+            .get(&self.job.delivery.job)
+            .is_some_and(|job| Arc::ptr_eq(job, &self.job))
+        {
             jobs.remove(&self.job.delivery.job);
         }
     }

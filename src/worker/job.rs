@@ -53,7 +53,9 @@ impl<B: Backend> Shared<B> {
             Ok(Parting::Lost) => info!(job = %delivery.job, "another worker has it"),
             Ok(Parting::Abandoned) => delivery.terminate().await,
             Ok(Parting::Unfinished(pause)) => {
-                delivery.give_back(Some(pause).filter(|pause| !pause.is_zero())).await
+                delivery
+                    .give_back(Some(pause).filter(|pause| !pause.is_zero()))
+                    .await
             }
             Err(error) => {
                 warn!(job = %delivery.job, %error, "given back: the log is out of reach");
@@ -86,17 +88,39 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    async fn live(&self, held: &Held, hand_back: &CancellationToken) -> Result<Parting, Unavailable> {
-        let Mine { writer, attempt, so_far, limits, left, control, broken } =
-            match self.claim(held.delivery()).await? {
-                Claimed::Mine(mine) => *mine,
-                Claimed::Over(parting) => return Ok(parting),
-            };
-        let Delivery { job: id, submission, .. } = held.delivery();
+    async fn live(
+        &self,
+        held: &Held,
+        hand_back: &CancellationToken,
+    ) -> Result<Parting, Unavailable> {
+        let Mine {
+            writer,
+            attempt,
+            so_far,
+            limits,
+            left,
+            control,
+            broken,
+        } = match self.claim(held.delivery()).await? {
+            Claimed::Mine(mine) => *mine,
+            Claimed::Over(parting) => return Ok(parting),
+        };
+        let Delivery {
+            job: id,
+            submission,
+            ..
+        } = held.delivery();
         let (kind, input) = (submission.kind.clone(), submission.input.clone());
         info!(job = %id, %kind, attempt, continues = so_far.is_some(), "started");
         let (look, patience) = (Arc::new(Notify::new()), Patience::new(limits, left));
-        let job = Job { id: id.clone(), kind, input, attempt, so_far, stop: CancellationToken::new() };
+        let job = Job {
+            id: id.clone(),
+            kind,
+            input,
+            attempt,
+            so_far,
+            stop: CancellationToken::new(),
+        };
         let (out, pieces) = Output::new();
         let run = Attempt::new(
             writer,
@@ -176,15 +200,25 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Decides whether a failed attempt is followed by another.
-    async fn after_failure(&self, job: &JobId, attempt: u32, run: &mut Attempt, cause: Cause) -> Cause {
-        let (Cause::Finished, Some(Err(failure))) = (&cause, &run.result) else { return cause };
+    async fn after_failure(
+        &self,
+        job: &JobId,
+        attempt: u32,
+        run: &mut Attempt,
+        cause: Cause,
+    ) -> Cause {
+        let (Cause::Finished, Some(Err(failure))) = (&cause, &run.result) else {
+            return cause;
+        };
         if failure.retry == Retry::Never {
             return cause;
         }
         // If the log cannot be read for so long, the next claim finds out.
         if self.is_exhausted(job, attempt).await.unwrap_or(false) {
-            let message =
-                format!("no attempt succeeded; the last one: {} ({})", failure.message, failure.code);
+            let message = format!(
+                "no attempt succeeded; the last one: {} ({})",
+                failure.message, failure.code
+            );
             return Cause::Failed(attempts_exhausted(message));
         }
         let pause = pause(job, attempt, self.settings.pause, failure.retry);

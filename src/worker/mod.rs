@@ -24,8 +24,9 @@ pub use batch::Flush;
 use self::held::HeldJobs;
 use crate::backend::Backend;
 use crate::config::{
-    ACK_WAIT, ATTEMPT_PAUSE, BACKEND_BLOCKED, BACKEND_THREADS_MIN, BACKEND_WAKE_EVERY, CALLBACK_ATTEMPTS,
-    CALLBACK_CONCURRENCY, CALLBACK_PAUSE, CLAIM_MAX, DRAIN_WAIT, HAND_BACK_WAIT, STOP_WAIT,
+    ACK_WAIT, ATTEMPT_PAUSE, BACKEND_BLOCKED, BACKEND_THREADS_MIN, BACKEND_WAKE_EVERY,
+    CALLBACK_ATTEMPTS, CALLBACK_CONCURRENCY, CALLBACK_PAUSE, CLAIM_MAX, DRAIN_WAIT, HAND_BACK_WAIT,
+    STOP_WAIT,
 };
 use crate::nats::{Claim, Delivery, Error, Loads, Log, Nats, Options, Reader};
 use crate::runtime::{self, Tasks, WorkThreads};
@@ -105,7 +106,9 @@ struct Shared<B> {
 
 impl<B> Shared<B> {
     async fn reader(&self) -> Result<&Reader, Unavailable> {
-        self.reader.get_or_try_init(|| Reader::open(self.log.clone(), &self.tasks)).await
+        self.reader
+            .get_or_try_init(|| Reader::open(self.log.clone(), &self.tasks))
+            .await
     }
 }
 
@@ -124,9 +127,20 @@ impl<B: Backend> Worker<B> {
         let keep_every = claim.ack_wait() / 3;
         let (loads, reader, held) = (Loads::default(), OnceCell::new(), HeldJobs::default());
         let threads = WorkThreads::new(settings.backend_threads);
-        let threads = Arc::new(threads.map_err(|error| Unavailable(format!("no threads: {error}")))?);
+        let threads =
+            Arc::new(threads.map_err(|error| Unavailable(format!("no threads: {error}")))?);
         let (backend, tasks) = (Arc::new(backend), Tasks::new(CancellationToken::new()));
-        let shared = Shared { log, loads, reader, backend, threads, held, settings, keep_every, tasks };
+        let shared = Shared {
+            log,
+            loads,
+            reader,
+            backend,
+            threads,
+            held,
+            settings,
+            keep_every,
+            tasks,
+        };
         Ok(Self { shared, claim })
     }
 
@@ -144,11 +158,14 @@ impl<B: Backend> Worker<B> {
         let hand_back = jobs.stop().clone();
         let slots = Arc::new(Semaphore::new(settings.concurrency));
         let shared = Arc::new(shared);
-        shared.tasks.spawn_until_stop(wake_regularly(Arc::clone(&shared.threads), jobs.clone()));
+        shared
+            .tasks
+            .spawn_until_stop(wake_regularly(Arc::clone(&shared.threads), jobs.clone()));
         let claiming = async {
             while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
                 let held = loop {
-                    let delivery = next(&mut claim, (slots.available_permits() + 1).min(CLAIM_MAX)).await;
+                    let delivery =
+                        next(&mut claim, (slots.available_permits() + 1).min(CLAIM_MAX)).await;
                     if let Some(held) = shared.held.hold(delivery) {
                         break held;
                     }
@@ -161,7 +178,12 @@ impl<B: Backend> Worker<B> {
             }
         };
         stop.run_until_cancelled(claiming).await;
-        let Settings { grace, kind, concurrency, .. } = &shared.settings;
+        let Settings {
+            grace,
+            kind,
+            concurrency,
+            ..
+        } = &shared.settings;
         info!(%kind, running = jobs.running(), "worker stops");
         claim.end().await;
         let all = u32::try_from(*concurrency).unwrap_or(u32::MAX);
@@ -180,14 +202,21 @@ impl<B: Backend> Worker<B> {
 ///
 /// # Errors
 /// [`Error`], before the first job; a worker that serves goes on.
-pub async fn serve<B: Backend>(nats: &Options, backend: B, settings: Settings) -> Result<(), Error> {
+pub async fn serve<B: Backend>(
+    nats: &Options,
+    backend: B,
+    settings: Settings,
+) -> Result<(), Error> {
     let nats = Nats::connect(nats).await?;
     let worker = Worker::open(&nats, backend, settings).await?;
     let stop = CancellationToken::new();
     // On the heap: it is the whole program.
     let mut running = Box::pin(worker.run(stop.clone()));
-    let interrupted =
-        || async { runtime::interrupted().await.map_err(|error| Unavailable(error.to_string())) };
+    let interrupted = || async {
+        runtime::interrupted()
+            .await
+            .map_err(|error| Unavailable(error.to_string()))
+    };
     tokio::select! {
         () = &mut running => {}
         signal = interrupted() => signal?,
@@ -210,7 +239,9 @@ async fn wake_regularly(threads: Arc<WorkThreads>, jobs: Tasks) {
         }
         let mut woken = threads.wake();
         if timeout(BACKEND_BLOCKED, &mut woken).await.is_err() {
-            warn!("backends block all of their threads, so that no other one goes on; see `Backend::run`");
+            warn!(
+                "backends block all of their threads, so that no other one goes on; see `Backend::run`"
+            );
             // Ends in the same way whether they yield or the worker stops.
             let _ = woken.await;
         }
@@ -238,13 +269,22 @@ mod tests {
     #[test]
     fn callbacks_are_tried_for_about_half_an_hour_and_other_jobs_for_seconds() {
         let tried = |kind: &str| {
-            let Settings { max_attempts, pause, .. } = Settings::new(kind.parse().unwrap());
-            let pauses =
-                (0..max_attempts - 1).map(|doubled| (pause * 2_u32.pow(doubled)).min(ATTEMPT_PAUSE_MAX));
+            let Settings {
+                max_attempts,
+                pause,
+                ..
+            } = Settings::new(kind.parse().unwrap());
+            let pauses = (0..max_attempts - 1)
+                .map(|doubled| (pause * 2_u32.pow(doubled)).min(ATTEMPT_PAUSE_MAX));
             pauses.sum::<Duration>()
         };
-        let minutes = |from: u64, to: u64| Duration::from_secs(from * 60)..Duration::from_secs(to * 60);
-        assert!(minutes(25, 35).contains(&tried(RESERVED_KIND)), "{:?}", tried(RESERVED_KIND));
+        let minutes =
+            |from: u64, to: u64| Duration::from_secs(from * 60)..Duration::from_secs(to * 60);
+        assert!(
+            minutes(25, 35).contains(&tried(RESERVED_KIND)),
+            "{:?}",
+            tried(RESERVED_KIND)
+        );
         assert_eq!(tried("demo"), Duration::from_secs(1 + 2 + 4 + 8));
     }
 }

@@ -68,7 +68,12 @@ impl<B: Backend> Shared<B> {
 
     /// Answers if the log says that the job is this attempt's: a worker that was frozen does not know that it lost it.
     async fn answer(&self, question: Question, held: &Held, attempt: u32) {
-        let Ok(Tip::At { last: Some(last), .. }) = self.log.tip(&held.delivery().job).await else { return };
+        let Ok(Tip::At {
+            last: Some(last), ..
+        }) = self.log.tip(&held.delivery().job).await
+        else {
+            return;
+        };
         let over = last.kind == Type::Retrying || last.kind.is_end();
         if last.attempt == attempt && !over {
             question.answer(attempt).await;

@@ -24,12 +24,20 @@ impl Report {
         } else {
             return None;
         };
-        Some(Self { event, code: code.clone(), message: message.clone() })
+        Some(Self {
+            event,
+            code: code.clone(),
+            message: message.clone(),
+        })
     }
 
     /// Logs it once the event is stored.
     pub(super) fn log(self, job: &JobId) {
-        let Self { event, code, message } = self;
+        let Self {
+            event,
+            code,
+            message,
+        } = self;
         // Quoted, since a program's last words may have lines of their own.
         warn!(%job, code, reason = message, "{event}");
     }
@@ -42,13 +50,33 @@ mod tests {
 
     #[test]
     fn what_failed_is_reported_and_nothing_else() {
-        let retrying = |code: &str| Body::Retrying { code: code.into(), message: "m".into(), delay_ms: 5 };
-        let report = |event| Some(Report { event, code: "c".into(), message: "m".into() });
-        let failure = Failure { code: "c".into(), message: "m".into(), retryable: false };
+        let retrying = |code: &str| Body::Retrying {
+            code: code.into(),
+            message: "m".into(),
+            delay_ms: 5,
+        };
+        let report = |event| {
+            Some(Report {
+                event,
+                code: "c".into(),
+                message: "m".into(),
+            })
+        };
+        let failure = Failure {
+            code: "c".into(),
+            message: "m".into(),
+            retryable: false,
+        };
         assert_eq!(Report::of(&Body::Failed(failure)), report("failed"));
         assert_eq!(Report::of(&retrying("c")), report("to be retried"));
         assert_eq!(Report::of(&retrying(HANDED_BACK)), None);
         assert_eq!(Report::of(&Body::Cancelled {}), None);
-        assert_eq!(Report::of(&Body::Done { usage: None, finish_reason: None }), None);
+        assert_eq!(
+            Report::of(&Body::Done {
+                usage: None,
+                finish_reason: None
+            }),
+            None
+        );
     }
 }

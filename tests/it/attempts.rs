@@ -39,7 +39,11 @@ impl Backend for Flaky {
         out.text("half a ").await?;
         if u64::from(job.attempt) <= job.input["failures"].as_u64().unwrap_or(0) {
             let message = format!("attempt {} failed", job.attempt);
-            return Err(Failure { code: "flaky".into(), message, retry: self.retry });
+            return Err(Failure {
+                code: "flaky".into(),
+                message,
+                retry: self.retry,
+            });
         }
         out.text("sentence").await?;
         Ok(Finish::default())
@@ -49,7 +53,12 @@ impl Backend for Flaky {
 async fn a_failure_that_may_pass_is_followed_by_another_attempt_after_a_pause(broker: &Broker) {
     let system = System::on(broker).await;
     system
-        .worker(Flaky { retry: Retry::Later }, |settings| settings.pause = Duration::from_millis(200))
+        .worker(
+            Flaky {
+                retry: Retry::Later,
+            },
+            |settings| settings.pause = Duration::from_millis(200),
+        )
         .await;
     let edge = system.edge().await;
     system.submit("flaky", json!({"failures": 2})).await;
@@ -57,13 +66,19 @@ async fn a_failure_that_may_pass_is_followed_by_another_attempt_after_a_pause(br
     seen.assert_whole();
     assert_eq!(seen.text(), "half a sentence");
     let events: Vec<&Value> = seen.events.values().collect();
-    let retries: Vec<_> = events.windows(2).filter(|pair| pair[0]["type"] == "job:retrying:v1").collect();
+    let retries: Vec<_> = events
+        .windows(2)
+        .filter(|pair| pair[0]["type"] == "job:retrying:v1")
+        .collect();
     assert_eq!(retries.len(), 2);
     for (n, pair) in retries.iter().enumerate() {
         let (retrying, started) = (pair[0], pair[1]);
         assert_eq!(retrying["code"], "flaky");
         assert_eq!(retrying["message"], format!("attempt {} failed", n + 1));
-        assert_eq!((&started["type"], &started["attempt"]), (&json!("job:started:v1"), &json!(n + 2)));
+        assert_eq!(
+            (&started["type"], &started["attempt"]),
+            (&json!("job:started:v1"), &json!(n + 2))
+        );
         let delay = retrying["delay_ms"].as_u64().unwrap();
         let passed = started["ts"].as_u64().unwrap() - retrying["ts"].as_u64().unwrap();
         // Three to five quarters of 200 ms, doubled the second time. The two clocks are one.
@@ -76,23 +91,43 @@ async fn a_failure_that_may_pass_is_followed_by_another_attempt_after_a_pause(br
 
 async fn a_job_whose_attempts_all_fail_says_why_the_last_one_did(broker: &Broker) {
     let system = System::on(broker).await;
-    let backend = Flaky { retry: Retry::After(Duration::from_millis(10)) };
-    system.worker(backend, |settings| settings.max_attempts = 3).await;
+    let backend = Flaky {
+        retry: Retry::After(Duration::from_millis(10)),
+    };
+    system
+        .worker(backend, |settings| settings.max_attempts = 3)
+        .await;
     let job = system.submit("doomed", json!({"failures": 99})).await;
     let state = system.ended(&job).await;
     let error = state.error.unwrap();
-    assert_eq!((state.status, state.attempt, error.code.as_str()), (Status::Failed, 3, "attempts_exhausted"));
-    assert_eq!(error.message, "no attempt succeeded; the last one: attempt 3 failed (flaky)");
+    assert_eq!(
+        (state.status, state.attempt, error.code.as_str()),
+        (Status::Failed, 3, "attempts_exhausted")
+    );
+    assert_eq!(
+        error.message,
+        "no attempt succeeded; the last one: attempt 3 failed (flaky)"
+    );
     system.end().await;
 }
 
 async fn a_failure_that_will_not_pass_ends_the_job_at_once(broker: &Broker) {
     let system = System::on(broker).await;
-    system.worker(Flaky { retry: Retry::Never }, |_| {}).await;
+    system
+        .worker(
+            Flaky {
+                retry: Retry::Never,
+            },
+            |_| {},
+        )
+        .await;
     let job = system.submit("final", json!({"failures": 1})).await;
     let state = system.ended(&job).await;
     let error = state.error.unwrap();
-    assert_eq!((state.attempt, error.code.as_str(), error.retryable), (1, "flaky", false));
+    assert_eq!(
+        (state.attempt, error.code.as_str(), error.retryable),
+        (1, "flaky", false)
+    );
     system.end().await;
 }
 
@@ -103,7 +138,9 @@ async fn an_attempt_that_was_handed_back_does_not_count(broker: &Broker) {
     for attempt in 1..=4 {
         let demo = tailwater::backend::demo::Demo;
         let stop = system
-            .worker(demo, |settings| (settings.grace, settings.max_attempts) = (Duration::ZERO, 2))
+            .worker(demo, |settings| {
+                (settings.grace, settings.max_attempts) = (Duration::ZERO, 2)
+            })
             .await;
         if attempt < 4 {
             eventually("the attempt", || async {
@@ -113,13 +150,22 @@ async fn an_attempt_that_was_handed_back_does_not_count(broker: &Broker) {
             .await;
             stop.cancel();
             eventually("the hand-over", || async {
-                system.log.last(&job).await.ok().flatten().filter(|last| last.kind == Type::Retrying)
+                system
+                    .log
+                    .last(&job)
+                    .await
+                    .ok()
+                    .flatten()
+                    .filter(|last| last.kind == Type::Retrying)
             })
             .await;
         }
     }
     let state = system.ended(&job).await;
-    assert_eq!((state.status, state.attempt, state.handed_back), (Status::Done, 4, 3));
+    assert_eq!(
+        (state.status, state.attempt, state.handed_back),
+        (Status::Done, 4, 3)
+    );
     assert_eq!(state.output, text(&input));
     system.end().await;
 }
@@ -130,8 +176,12 @@ fn counting(system: &System) -> Process {
     let program = "import json, os, sys, time\n\
         begun = json.load(sys.stdin)['output'].count(' ')\n\
         for n in range(begun, 40): os.write(1, b'%d ' % n); time.sleep(0.05)";
-    let worker = ["worker", "--kind", "demo", "--ack-wait", "1s"].map(str::to_owned).to_vec();
-    let exec = ["exec", "--continues", "--", "python3", "-c", program].map(str::to_owned).to_vec();
+    let worker = ["worker", "--kind", "demo", "--ack-wait", "1s"]
+        .map(str::to_owned)
+        .to_vec();
+    let exec = ["exec", "--continues", "--", "python3", "-c", program]
+        .map(str::to_owned)
+        .to_vec();
     Process::start([worker, system.flags(), exec].concat())
 }
 
@@ -147,10 +197,19 @@ async fn an_attempt_that_continues_takes_nothing_back(broker: &Broker) {
     let seen = follow(&edge.addr, "counts").await;
     seen.assert_whole();
     let starts = |event: &&Value| event["type"] == "job:started:v1";
-    let continues: Vec<_> = seen.events.values().filter(starts).map(|event| &event["continues"]).collect();
+    let continues: Vec<_> = seen
+        .events
+        .values()
+        .filter(starts)
+        .map(|event| &event["continues"])
+        .collect();
     assert_eq!(continues, [false, true]);
     // Taken together, not only since the last start: nothing is missing and nothing stands twice.
-    let all: String = seen.events.values().filter_map(|event| event["text"].as_str()).collect();
+    let all: String = seen
+        .events
+        .values()
+        .filter_map(|event| event["text"].as_str())
+        .collect();
     assert_eq!(all, (0..40).map(|n| format!("{n} ")).collect::<String>());
     system.end().await;
 }
@@ -173,7 +232,11 @@ async fn an_attempt_begins_anew_when_the_beginning_of_the_output_has_expired() {
     // Its neighbour writes a little at a time, so that only the beginning gives way.
     let (neighbour, mut pos) = ("neighbour".parse().unwrap(), 0);
     while system.log.first(&job).await.unwrap().unwrap().seq.0 < 4 {
-        match system.log.append(&neighbour, pos, vec![b'x'; 256].into()).await {
+        match system
+            .log
+            .append(&neighbour, pos, vec![b'x'; 256].into())
+            .await
+        {
             Appended::Stored(stored) => pos = stored,
             other @ (Appended::Refused
             | Appended::InFlight
@@ -183,12 +246,21 @@ async fn an_attempt_begins_anew_when_the_beginning_of_the_output_has_expired() {
         }
     }
     let state = system.state(&job).await.unwrap();
-    assert!(state.truncated && !state.output.starts_with("0 "), "{}", state.output);
+    assert!(
+        state.truncated && !state.output.starts_with("0 "),
+        "{}",
+        state.output
+    );
     let _second = counting(&system);
     seen.follow(&mut client).await;
     seen.assert_whole();
     let starts = |event: &&Value| event["type"] == "job:started:v1";
-    let continues: Vec<_> = seen.events.values().filter(starts).map(|event| &event["continues"]).collect();
+    let continues: Vec<_> = seen
+        .events
+        .values()
+        .filter(starts)
+        .map(|event| &event["continues"])
+        .collect();
     assert_eq!(continues, [false, false]);
     let counted: String = (0..40).map(|n| format!("{n} ")).collect();
     assert_eq!(seen.text(), counted);
@@ -198,14 +270,23 @@ async fn an_attempt_begins_anew_when_the_beginning_of_the_output_has_expired() {
 }
 
 fn limited(input: Value, timeout_ms: Option<u64>, silence_timeout_ms: Option<u64>) -> Submission {
-    let limits = Limits { timeout_ms, silence_timeout_ms };
-    Submission { limits, ..Submission::new("demo".parse().unwrap(), input) }
+    let limits = Limits {
+        timeout_ms,
+        silence_timeout_ms,
+    };
+    Submission {
+        limits,
+        ..Submission::new("demo".parse().unwrap(), input)
+    }
 }
 
 async fn timed_out(system: &System, job: &JobId, message: &str) -> Seen {
     let state = system.ended(job).await;
     let error = state.error.unwrap();
-    assert_eq!((error.code.as_str(), error.message.as_str()), ("timed_out", message));
+    assert_eq!(
+        (error.code.as_str(), error.message.as_str()),
+        ("timed_out", message)
+    );
     let edge = system.edge().await;
     let seen = follow(&edge.addr, job.as_str()).await;
     seen.assert_whole();
@@ -216,11 +297,15 @@ async fn a_job_that_takes_too_long_times_out(broker: &Broker) {
     let system = System::on(broker).await;
     let late = "the job was not done in time";
     // It waits for a worker until it is too late: it never begins.
-    let waits = system.submit_with("waits", limited(words(1, 0, 1), Some(1), None)).await;
+    let waits = system
+        .submit_with("waits", limited(words(1, 0, 1), Some(1), None))
+        .await;
     system.demo().await;
     assert_eq!(timed_out(&system, &waits, late).await.last, 2);
     // It runs for too long.
-    let runs = system.submit_with("runs", limited(words(10_000, 50, 1), Some(1500), None)).await;
+    let runs = system
+        .submit_with("runs", limited(words(10_000, 50, 1), Some(1500), None))
+        .await;
     let seen = timed_out(&system, &runs, late).await;
     let (first, last) = (&seen.events[&1]["ts"], &seen.events[&seen.last]["ts"]);
     let took = last.as_u64().unwrap() - first.as_u64().unwrap();
@@ -229,10 +314,15 @@ async fn a_job_that_takes_too_long_times_out(broker: &Broker) {
     // The worker's own limit is stricter than the job's.
     let strict = "strict".parse().unwrap();
     system
-        .worker(Flaky { retry: Retry::Later }, |settings| {
-            settings.kind = strict;
-            settings.limits.timeout_ms = Some(400);
-        })
+        .worker(
+            Flaky {
+                retry: Retry::Later,
+            },
+            |settings| {
+                settings.kind = strict;
+                settings.limits.timeout_ms = Some(400);
+            },
+        )
         .await;
     let submission = Submission {
         kind: "strict".parse().unwrap(),
@@ -248,9 +338,15 @@ async fn a_job_that_is_silent_for_too_long_times_out(broker: &Broker) {
     system.demo().await;
     let silent = "the job put out nothing for too long";
     // A word every 200 ms is not silent for 800; one every 10 s is.
-    let talks = system.submit_with("talks", limited(words(8, 5, 1), None, Some(800))).await;
-    let stalls =
-        system.submit_with("stalls", limited(json!({"words": 9, "rate": 0.1}), None, Some(800))).await;
+    let talks = system
+        .submit_with("talks", limited(words(8, 5, 1), None, Some(800)))
+        .await;
+    let stalls = system
+        .submit_with(
+            "stalls",
+            limited(json!({"words": 9, "rate": 0.1}), None, Some(800)),
+        )
+        .await;
     let seen = timed_out(&system, &stalls, silent).await;
     assert!(!seen.text().is_empty());
     assert_eq!(system.ended(&talks).await.status, Status::Done);
@@ -259,10 +355,23 @@ async fn a_job_that_is_silent_for_too_long_times_out(broker: &Broker) {
 
 async fn a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(broker: &Broker) {
     let system = System::on(broker).await;
-    system.worker(Flaky { retry: Retry::After(Duration::from_secs(600)) }, |_| {}).await;
+    system
+        .worker(
+            Flaky {
+                retry: Retry::After(Duration::from_secs(600)),
+            },
+            |_| {},
+        )
+        .await;
     let job = system.submit("later", json!({"failures": 1})).await;
     eventually("the pause", || async {
-        system.log.last(&job).await.ok().flatten().filter(|last| last.kind == Type::Retrying)
+        system
+            .log
+            .last(&job)
+            .await
+            .ok()
+            .flatten()
+            .filter(|last| last.kind == Type::Retrying)
     })
     .await;
     assert_eq!(system.state(&job).await.unwrap().status, Status::Queued);
@@ -279,19 +388,35 @@ async fn a_program_that_ignores_its_end_is_gone_within_a_second_of_the_cancel() 
     let system = System::on(Broker::shared_one()).await;
     let stubborn = "trap '' TERM; echo $$; while :; do sleep 0.1; done";
     let worker = ["worker", "--kind", "demo"].map(str::to_owned).to_vec();
-    let exec = ["exec", "--", "sh", "-c", stubborn].map(str::to_owned).to_vec();
+    let exec = ["exec", "--", "sh", "-c", stubborn]
+        .map(str::to_owned)
+        .to_vec();
     let _worker = Process::start([worker, system.flags(), exec].concat());
     kind_is_known(&system).await;
     let job = system.submit("stubborn", Value::Null).await;
     reaches(&system, "stubborn", 3).await;
-    let pid: u32 = system.state(&job).await.unwrap().output.trim().parse().unwrap();
+    let pid: u32 = system
+        .state(&job)
+        .await
+        .unwrap()
+        .output
+        .trim()
+        .parse()
+        .unwrap();
     // What has ended and nobody has reaped yet has no command line any more.
     let runs = || std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
     assert!(runs());
     let asked = Instant::now();
     system.log.cancel(&job, None).await.unwrap();
-    eventually("the end of the program", || async { (!runs()).then_some(()) }).await;
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    eventually("the end of the program", || async {
+        (!runs()).then_some(())
+    })
+    .await;
+    assert!(
+        asked.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        asked.elapsed()
+    );
     assert_eq!(system.ended(&job).await.status, Status::Cancelled);
     system.end().await;
 }
@@ -303,13 +428,19 @@ async fn a_worker_logs_why_its_jobs_failed() {
     let log = dir.path().join("log");
     let stderr = std::fs::File::create(&log).unwrap();
     let fails = "echo 'no\ndisk' >&2; test $TAILWATER_ATTEMPT = 2 || exit 75; exit 3";
-    let worker = ["worker", "--kind", "demo", "--retry-delay", "10ms"].map(str::to_owned).to_vec();
-    let exec = ["exec", "--", "sh", "-c", fails].map(str::to_owned).to_vec();
+    let worker = ["worker", "--kind", "demo", "--retry-delay", "10ms"]
+        .map(str::to_owned)
+        .to_vec();
+    let exec = ["exec", "--", "sh", "-c", fails]
+        .map(str::to_owned)
+        .to_vec();
     let _worker = Process::start_with([worker, system.flags(), exec].concat(), &[], stderr);
     kind_is_known(&system).await;
     let job = system.submit("fails", Value::Null).await;
     assert_eq!(system.ended(&job).await.attempt, 2);
-    let late = system.submit_with("late", limited(Value::Null, Some(1), None)).await;
+    let late = system
+        .submit_with("late", limited(Value::Null, Some(1), None))
+        .await;
     system.ended(&late).await;
     for words in [
         r#"to be retried job=fails code="exit_status" reason="exit status 75: no\ndisk""#,
@@ -318,7 +449,9 @@ async fn a_worker_logs_why_its_jobs_failed() {
     ] {
         let line = eventually("the line of the log", || async {
             let log = std::fs::read_to_string(&log).unwrap();
-            log.lines().find(|line| line.contains(words)).map(str::to_owned)
+            log.lines()
+                .find(|line| line.contains(words))
+                .map(str::to_owned)
         });
         assert!(line.await.contains(" WARN tailwater::worker"));
     }
@@ -331,8 +464,18 @@ async fn a_job_that_kills_every_worker_ends_when_its_attempts_are_used_up() {
     // The program's parent is its guard, and the guard's parent the worker.
     let poison = "echo drink; kill -9 $(cut -d ' ' -f 4 /proc/$PPID/stat); sleep 100";
     let start = || {
-        let worker = ["worker", "--kind", "demo", "--ack-wait", "1s", "--max-attempts", "3"];
-        let exec = ["exec", "--", "sh", "-c", poison].map(str::to_owned).to_vec();
+        let worker = [
+            "worker",
+            "--kind",
+            "demo",
+            "--ack-wait",
+            "1s",
+            "--max-attempts",
+            "3",
+        ];
+        let exec = ["exec", "--", "sh", "-c", poison]
+            .map(str::to_owned)
+            .to_vec();
         Process::start([worker.map(str::to_owned).to_vec(), system.flags(), exec].concat())
     };
     let mut worker = start();
@@ -344,7 +487,10 @@ async fn a_job_that_kills_every_worker_ends_when_its_attempts_are_used_up() {
     }
     let state = system.ended(&job).await;
     let error = state.error.unwrap();
-    assert_eq!((state.status, state.attempt, error.code.as_str()), (Status::Failed, 3, "attempts_exhausted"));
+    assert_eq!(
+        (state.status, state.attempt, error.code.as_str()),
+        (Status::Failed, 3, "attempts_exhausted")
+    );
     // The one that ended it lives.
     worker.signal(Signal::TERM);
     assert!(worker.ends_within(Duration::from_secs(20)).await.success());
@@ -354,7 +500,9 @@ async fn a_job_that_kills_every_worker_ends_when_its_attempts_are_used_up() {
 #[tokio::test]
 async fn a_second_signal_ends_a_worker_that_waits_for_its_jobs() {
     let system = System::on(Broker::shared_one()).await;
-    let worker = ["worker", "--kind", "demo", "--grace", "1h"].map(str::to_owned).to_vec();
+    let worker = ["worker", "--kind", "demo", "--grace", "1h"]
+        .map(str::to_owned)
+        .to_vec();
     let mut worker = Process::start([worker, system.flags(), vec!["demo".into()]].concat());
     kind_is_known(&system).await;
     system.submit("long", words(10_000, 10, 1)).await;
@@ -362,7 +510,14 @@ async fn a_second_signal_ends_a_worker_that_waits_for_its_jobs() {
     worker.signal(Signal::TERM);
     // It goes on, and claims nothing more.
     let next = system.submit("next", words(1, 0, 1)).await;
-    let running = system.log.last(&"long".parse().unwrap()).await.unwrap().unwrap().seq.0;
+    let running = system
+        .log
+        .last(&"long".parse().unwrap())
+        .await
+        .unwrap()
+        .unwrap()
+        .seq
+        .0;
     reaches(&system, "long", running + 5).await;
     assert_eq!(system.state(&next).await.unwrap().status, Status::Queued);
     worker.signal(Signal::TERM);
@@ -375,8 +530,19 @@ async fn a_worker_that_loses_the_network_is_superseded_and_then_refused() {
     let system = System::on(Broker::shared_one()).await;
     let proxy = Proxy::to(system.options.url.strip_prefix("nats://").unwrap()).await;
     let start = |url: &str| {
-        let worker = ["worker", "--kind", "demo", "--ack-wait", "2s", "--nats", url, "--prefix"];
-        let worker = worker.into_iter().chain([system.options.prefix.as_str(), "demo"]);
+        let worker = [
+            "worker",
+            "--kind",
+            "demo",
+            "--ack-wait",
+            "2s",
+            "--nats",
+            url,
+            "--prefix",
+        ];
+        let worker = worker
+            .into_iter()
+            .chain([system.options.prefix.as_str(), "demo"]);
         Process::start(worker.map(str::to_owned).collect::<Vec<_>>())
     };
     let mut first = start(&format!("nats://{}", proxy.addr));
@@ -389,7 +555,13 @@ async fn a_worker_that_loses_the_network_is_superseded_and_then_refused() {
     proxy.cut();
     let _second = start(&system.options.url);
     eventually("a second attempt", || async {
-        system.log.last(&job).await.ok().flatten().filter(|last| last.attempt == 2)
+        system
+            .log
+            .last(&job)
+            .await
+            .ok()
+            .flatten()
+            .filter(|last| last.attempt == 2)
     })
     .await;
     // What the first one has gathered meanwhile goes out now, and the broker refuses it.
@@ -398,8 +570,17 @@ async fn a_worker_that_loses_the_network_is_superseded_and_then_refused() {
     let seen = follow(&edge.addr, "island").await;
     seen.assert_whole();
     assert_eq!(seen.text(), text(&input));
-    let second = seen.events.values().position(|event| event["attempt"] == 2).unwrap();
-    let after: Vec<_> = seen.events.values().skip(second).map(|event| &event["attempt"]).collect();
+    let second = seen
+        .events
+        .values()
+        .position(|event| event["attempt"] == 2)
+        .unwrap();
+    let after: Vec<_> = seen
+        .events
+        .values()
+        .skip(second)
+        .map(|event| &event["attempt"])
+        .collect();
     assert!(after.iter().all(|attempt| **attempt == 2), "{after:?}");
     // It has let go of the job: nothing holds it back.
     first.signal(Signal::TERM);
@@ -420,9 +601,17 @@ impl Backend for Silent {
 /// A worker that is silent and reaches the broker through a proxy, and the job that it runs.
 async fn silent(system: &System, id: &str, ack_wait: Duration) -> (Proxy, JobId) {
     let proxy = Proxy::to(system.options.url.strip_prefix("nats://").unwrap()).await;
-    let options = Options { url: format!("nats://{}", proxy.addr), ..system.options.clone() };
-    let far = System { options, log: system.log.clone(), tasks: system.tasks.clone() };
-    far.worker(Silent, |settings| settings.ack_wait = ack_wait).await;
+    let options = Options {
+        url: format!("nats://{}", proxy.addr),
+        ..system.options.clone()
+    };
+    let far = System {
+        options,
+        log: system.log.clone(),
+        tasks: system.tasks.clone(),
+    };
+    far.worker(Silent, |settings| settings.ack_wait = ack_wait)
+        .await;
     let job = system.submit(id, words(5, 0, 1)).await;
     reaches(system, id, 2).await;
     (proxy, job)
@@ -434,10 +623,16 @@ async fn a_silent_worker_that_could_not_be_told_of_a_cancel_finds_out() {
     let (proxy, job) = silent(&system, "deaf", Duration::from_secs(6)).await;
     proxy.lead_to("127.0.0.1:1");
     proxy.cut();
-    assert_eq!(system.log.cancel(&job, None).await.unwrap(), Cancelled::Requested(Seq(3)));
+    assert_eq!(
+        system.log.cancel(&job, None).await.unwrap(),
+        Cancelled::Requested(Seq(3))
+    );
     proxy.lead_to(system.options.url.strip_prefix("nats://").unwrap());
     let state = system.ended(&job).await;
-    assert_eq!((state.status, state.attempt, state.seq), (Status::Cancelled, 1, Seq(4)));
+    assert_eq!(
+        (state.status, state.attempt, state.seq),
+        (Status::Cancelled, 1, Seq(4))
+    );
     system.end().await;
 }
 
@@ -452,7 +647,13 @@ async fn a_silent_worker_that_was_superseded_keeps_the_job_from_nobody() {
     let mut second = Process::start([flags, system.flags(), exec].concat());
     let attempt = async |attempt: u32| {
         eventually("an attempt", || async {
-            system.log.last(&job).await.ok().flatten().filter(|last| last.attempt == attempt)
+            system
+                .log
+                .last(&job)
+                .await
+                .ok()
+                .flatten()
+                .filter(|last| last.attempt == attempt)
         })
         .await
     };
@@ -492,10 +693,16 @@ async fn a_job_whose_events_have_all_expired_goes_on_where_it_was() {
     client.request(purge, all.into()).await.unwrap();
     go.notify_one();
     let state = system.ended(&job).await;
-    assert_eq!((state.status, state.attempt, state.seq), (Status::Done, 1, Seq(5)));
+    assert_eq!(
+        (state.status, state.attempt, state.seq),
+        (Status::Done, 1, Seq(5))
+    );
     let edge = system.edge().await;
     let seen = follow(&edge.addr, "quiet").await;
-    assert_eq!((seen.missing.as_slice(), seen.last), ([(1, 3)].as_slice(), 5));
+    assert_eq!(
+        (seen.missing.as_slice(), seen.last),
+        ([(1, 3)].as_slice(), 5)
+    );
     system.end().await;
 }
 
@@ -503,8 +710,23 @@ async fn a_job_whose_events_have_all_expired_goes_on_where_it_was() {
 async fn jobs_survive_workers_that_are_killed_at_fifty_random_moments() {
     let system = System::on(Broker::shared_three()).await;
     let start = || {
-        let worker = ["worker", "--kind", "demo", "--ack-wait", "1s", "--max-attempts", "1000"];
-        Process::start([worker.map(str::to_owned).to_vec(), system.flags(), vec!["demo".into()]].concat())
+        let worker = [
+            "worker",
+            "--kind",
+            "demo",
+            "--ack-wait",
+            "1s",
+            "--max-attempts",
+            "1000",
+        ];
+        Process::start(
+            [
+                worker.map(str::to_owned).to_vec(),
+                system.flags(),
+                vec!["demo".into()],
+            ]
+            .concat(),
+        )
     };
     let mut workers = [start(), start(), start()];
     kind_is_known(&system).await;
@@ -520,7 +742,9 @@ async fn jobs_survive_workers_that_are_killed_at_fifty_random_moments() {
         // Short ones end all the time, so that some kills fall between an end and its ack; long ones are always hit.
         for (words_, rate) in [(3, 100), (40, 80)] {
             let input = words(words_, rate, kill);
-            let job = system.submit(&format!("mortal-{kill}-{words_}"), input.clone()).await;
+            let job = system
+                .submit(&format!("mortal-{kill}-{words_}"), input.clone())
+                .await;
             jobs.push((job, input));
         }
         sleep(Duration::from_millis(20 + next(130))).await;
@@ -534,10 +758,22 @@ async fn jobs_survive_workers_that_are_killed_at_fifty_random_moments() {
         let seen = follow(&edge.addr, job.as_str()).await;
         seen.assert_whole();
         assert_eq!(seen.text(), text(input), "{job}");
-        let ends = seen.events.values().filter(|event| event["type"] == "job:done:v1").count();
+        let ends = seen
+            .events
+            .values()
+            .filter(|event| event["type"] == "job:done:v1")
+            .count();
         assert_eq!(ends, 1, "{job}");
-        again += seen.events.values().filter(|event| event["type"] == "job:started:v1").count() - 1;
+        again += seen
+            .events
+            .values()
+            .filter(|event| event["type"] == "job:started:v1")
+            .count()
+            - 1;
     }
-    assert!(again > 10, "only {again} attempts were cut off: the kills hit nothing");
+    assert!(
+        again > 10,
+        "only {again} attempts were cut off: the kills hit nothing"
+    );
     system.end().await;
 }

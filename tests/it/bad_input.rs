@@ -8,7 +8,13 @@ use crate::support::system::{Edge, System, text, words};
 use crate::support::within;
 
 /// Sends one HTTP request; gives the head and the body of the answer.
-pub async fn exchange(addr: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> (String, String) {
+pub async fn exchange(
+    addr: &str,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> (String, String) {
     let mut socket = TcpStream::connect(addr).await.unwrap();
     let length = body.len();
     let headers = if headers.contains("Connection:") {
@@ -16,7 +22,8 @@ pub async fn exchange(addr: &str, method: &str, path: &str, headers: &str, body:
     } else {
         format!("Connection: close\r\n{headers}")
     };
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{headers}\r\n");
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{headers}\r\n");
     let mut answer = Vec::new();
     within("an answer", async {
         socket.write_all(head.as_bytes()).await.unwrap();
@@ -26,25 +33,44 @@ pub async fn exchange(addr: &str, method: &str, path: &str, headers: &str, body:
     })
     .await;
     let answer = String::from_utf8(answer).unwrap();
-    let (head, body) =
-        answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {method} {path}"));
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("no answer to {method} {path}"));
     (format!("{head}\r\n"), body.to_owned())
 }
 
 /// Sends one HTTP request as bytes; gives status, content type and body.
-pub async fn http(edge: &Edge, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String, Value) {
+pub async fn http(
+    edge: &Edge,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> (u16, String, Value) {
     let (head, body) = exchange(&edge.addr, method, path, headers, body).await;
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     if status == 503 {
-        assert!(head.to_ascii_lowercase().contains("\r\nretry-after: "), "{head}");
+        assert!(
+            head.to_ascii_lowercase().contains("\r\nretry-after: "),
+            "{head}"
+        );
     }
-    let content = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or("").to_owned();
-    (status, content, serde_json::from_str(&body).unwrap_or(Value::Null))
+    let content = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-type: "))
+        .unwrap_or("")
+        .to_owned();
+    (
+        status,
+        content,
+        serde_json::from_str(&body).unwrap_or(Value::Null),
+    )
 }
 
 pub async fn post(edge: &Edge, body: &Value) -> (u16, Value) {
     let json = "Content-Type: application/json\r\n";
-    let (status, _, body) = http(edge, "POST", "/api/jobs", json, body.to_string().as_bytes()).await;
+    let (status, _, body) =
+        http(edge, "POST", "/api/jobs", json, body.to_string().as_bytes()).await;
     (status, body)
 }
 
@@ -65,27 +91,57 @@ async fn every_bad_request_has_its_own_code_and_stores_nothing() {
         (json!({"input": 1}), 400, "bad_request"),
         (json!({"kind": "demo", "inputt": 1}), 400, "bad_request"),
         (json!([1]), 400, "bad_request"),
-        (json!({"kind": "demo", "input": "x".repeat(512 * 1024)}), 413, "too_large"),
-        (json!({"kind": "demo", "input": "x".repeat(10 << 20)}), 413, "too_large"),
+        (
+            json!({"kind": "demo", "input": "x".repeat(512 * 1024)}),
+            413,
+            "too_large",
+        ),
+        (
+            json!({"kind": "demo", "input": "x".repeat(10 << 20)}),
+            413,
+            "too_large",
+        ),
     ] {
         let (got, problem) = post(&edge, &body).await;
-        assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{problem}");
+        assert_eq!(
+            (got, problem["code"].as_str()),
+            (status, Some(code)),
+            "{problem}"
+        );
         assert_eq!(problem["status"], status);
     }
     let json = "Content-Type: application/json\r\n";
     for (method, path, headers, body, status, code) in [
         ("POST", "/api/jobs", json, "{", 400, "bad_json"),
-        ("POST", "/api/jobs", "Content-Type: text/plain\r\n", "{}", 415, "unsupported_media_type"),
+        (
+            "POST",
+            "/api/jobs",
+            "Content-Type: text/plain\r\n",
+            "{}",
+            415,
+            "unsupported_media_type",
+        ),
         ("POST", "/api/jobs", "", "{}", 415, "unsupported_media_type"),
         ("GET", "/api/jobs/a.b/state", "", "", 400, "bad_job_id"),
-        ("GET", "/api/jobs/nobody/state", "", "", 404, "job_not_found"),
+        (
+            "GET",
+            "/api/jobs/nobody/state",
+            "",
+            "",
+            404,
+            "job_not_found",
+        ),
         ("GET", "/api/job/nobody/state", "", "", 404, "job_not_found"),
         ("GET", "/nowhere", "", "", 404, "not_found"),
         ("PUT", "/api/jobs", "", "", 405, "method_not_allowed"),
         ("GET", "/ws", "", "", 400, "bad_request"),
     ] {
         let (got, content, problem) = http(&edge, method, path, headers, body.as_bytes()).await;
-        assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{method} {path}: {problem}");
+        assert_eq!(
+            (got, problem["code"].as_str()),
+            (status, Some(code)),
+            "{method} {path}: {problem}"
+        );
         assert_eq!(content, "application/problem+json");
     }
     // The streams are as empty as before.
@@ -98,8 +154,15 @@ async fn messages(system: &System) -> u64 {
     let client = async_nats::connect(&system.options.url).await.unwrap();
     let prefix = system.options.prefix.as_str().to_uppercase();
     let mut count = 0;
-    for stream in [format!("{prefix}_JOBS"), format!("{prefix}_CHUNKS_0"), format!("{prefix}_CHUNKS_1")] {
-        let answer = client.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await.unwrap();
+    for stream in [
+        format!("{prefix}_JOBS"),
+        format!("{prefix}_CHUNKS_0"),
+        format!("{prefix}_CHUNKS_1"),
+    ] {
+        let answer = client
+            .request(format!("$JS.API.STREAM.INFO.{stream}"), "".into())
+            .await
+            .unwrap();
         let info: Value = serde_json::from_slice(&answer.payload).unwrap();
         count += info["state"]["messages"].as_u64().unwrap();
     }
@@ -114,18 +177,27 @@ async fn the_same_job_again_is_the_same_job_and_another_one_is_refused() {
     let body = json!({"kind": "demo", "id": "twice", "input": {"words": 5, "rate": 0}});
     assert_eq!(
         post(&edge, &body).await,
-        (202, json!({"id": "twice", "job": "twice", "kind": "demo", "status": "queued"}))
+        (
+            202,
+            json!({"id": "twice", "job": "twice", "kind": "demo", "status": "queued"})
+        )
     );
     assert_eq!(post(&edge, &body).await.0, 200);
     let other = json!({"kind": "demo", "id": "twice", "input": {"words": 6, "rate": 0}});
     let (status, problem) = post(&edge, &other).await;
-    assert_eq!((status, problem["code"].as_str()), (409, Some("job_exists")));
+    assert_eq!(
+        (status, problem["code"].as_str()),
+        (409, Some("job_exists"))
+    );
     let state = system.ended(&"twice".parse().unwrap()).await;
     assert_eq!((state.attempt, state.output), (1, text(&body["input"])));
-    for (job, status, code) in
-        [("twice", 409, "job_ended"), ("nobody", 404, "job_not_found"), ("a.b", 400, "bad_job_id")]
-    {
-        let (got, _, problem) = http(&edge, "POST", &format!("/api/jobs/{job}/cancel"), "", b"").await;
+    for (job, status, code) in [
+        ("twice", 409, "job_ended"),
+        ("nobody", 404, "job_not_found"),
+        ("a.b", 400, "bad_job_id"),
+    ] {
+        let (got, _, problem) =
+            http(&edge, "POST", &format!("/api/jobs/{job}/cancel"), "", b"").await;
         assert_eq!((got, problem["code"].as_str()), (status, Some(code)));
     }
     system.end().await;
@@ -146,13 +218,20 @@ async fn a_bad_frame_is_answered_and_the_connection_goes_on() {
         (r#"{"op":"watch","job":"a.b"}"#, "bad_job_id"),
         (r#"{"op":"watch","job":"a b"}"#, "bad_job_id"),
         (r#"{"op":"watch","job":"*"}"#, "bad_job_id"),
-        (r#"{"op":"watch","job":"j","cursor":"made up"}"#, "bad_cursor"),
+        (
+            r#"{"op":"watch","job":"j","cursor":"made up"}"#,
+            "bad_cursor",
+        ),
         (r#"{"op":"watch","job":"j","after":7}"#, "after_the_end"),
         (r#"{"op":"unwatch","job":"j"}"#, "not_watching"),
     ] {
         client.send_text(frame).await;
         let error = client.op().await;
-        assert_eq!((&error["op"], error["code"].as_str()), (&json!("error"), Some(code)), "{frame}: {error}");
+        assert_eq!(
+            (&error["op"], error["code"].as_str()),
+            (&json!("error"), Some(code)),
+            "{frame}: {error}"
+        );
         assert!(!error["message"].as_str().unwrap().is_empty());
     }
     // The connection is as good as new.
@@ -165,7 +244,12 @@ async fn a_bad_frame_is_answered_and_the_connection_goes_on() {
     client.watch(&Seen::of("again")).await;
     client.watch(&Seen::of("again")).await;
     let codes = [client.op().await, client.op().await, client.op().await];
-    assert!(codes.iter().any(|frame| frame["code"] == "already_watching"), "{codes:?}");
+    assert!(
+        codes
+            .iter()
+            .any(|frame| frame["code"] == "already_watching"),
+        "{codes:?}"
+    );
     system.end().await;
 }
 
@@ -201,12 +285,23 @@ async fn a_cursor_that_names_nothing_here_is_told_from_one_of_another_job() {
         system.submit(&job.to_string(), words(10, 0, 1)).await;
         cursors.push(system.ended(job).await.cursor.unwrap());
     }
-    assert_eq!(refusal(&edge, "one", &cursors[1]).await, "cursor_of_other_job");
+    assert_eq!(
+        refusal(&edge, "one", &cursors[1]).await,
+        "cursor_of_other_job"
+    );
     // A cursor that an edge could have given out, but of an event that never was.
-    let forged = tailwater::wire::Cursor::of(&jobs[0], tailwater::wire::Seq(3), 9999, b"no such event");
-    assert_eq!(refusal(&edge, "one", &forged.to_string()).await, "cursor_not_in_log");
-    let elsewhere = tailwater::wire::Cursor::of(&jobs[0], tailwater::wire::Seq(30), 1, b"another event");
-    assert_eq!(refusal(&edge, "one", &elsewhere.to_string()).await, "cursor_not_in_log");
+    let forged =
+        tailwater::wire::Cursor::of(&jobs[0], tailwater::wire::Seq(3), 9999, b"no such event");
+    assert_eq!(
+        refusal(&edge, "one", &forged.to_string()).await,
+        "cursor_not_in_log"
+    );
+    let elsewhere =
+        tailwater::wire::Cursor::of(&jobs[0], tailwater::wire::Seq(30), 1, b"another event");
+    assert_eq!(
+        refusal(&edge, "one", &elsewhere.to_string()).await,
+        "cursor_not_in_log"
+    );
     system.end().await;
     // The streams are gone; the same job runs again in new ones.
     let rebuilt = System::on(&broker).await;
@@ -214,16 +309,24 @@ async fn a_cursor_that_names_nothing_here_is_told_from_one_of_another_job() {
     let job = rebuilt.submit("one", words(10, 0, 2)).await;
     rebuilt.ended(&job).await;
     let edge = rebuilt.edge().await;
-    assert_eq!(refusal(&edge, "one", &cursors[0]).await, "cursor_not_in_log");
+    assert_eq!(
+        refusal(&edge, "one", &cursors[0]).await,
+        "cursor_not_in_log"
+    );
     rebuilt.end().await;
 }
 
 async fn refusal(edge: &Edge, job: &str, cursor: &str) -> String {
     let mut client = edge.client().await;
-    client.send(json!({"op": "watch", "job": job, "cursor": cursor})).await;
+    client
+        .send(json!({"op": "watch", "job": job, "cursor": cursor}))
+        .await;
     let error = client.op().await;
     assert_eq!(error["job"], job, "{error}");
-    error["code"].as_str().unwrap_or_else(|| panic!("{error}")).to_owned()
+    error["code"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{error}"))
+        .to_owned()
 }
 
 #[tokio::test]
@@ -233,7 +336,10 @@ async fn a_subprotocol_that_nobody_knows_is_refused_before_the_upgrade() {
     let upgrade = "Upgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: soap\r\n";
     let (status, _, problem) = http(&edge, "GET", "/ws", upgrade, b"").await;
-    assert_eq!((status, problem["code"].as_str()), (400, Some("bad_subprotocol")));
+    assert_eq!(
+        (status, problem["code"].as_str()),
+        (400, Some("bad_subprotocol"))
+    );
     assert!(Client::try_connect(&edge.addr).await.is_some());
     system.end().await;
 }

@@ -64,11 +64,19 @@ async fn backends_that_block_every_thread_cost_no_job_an_attempt() {
     reaches(&system, "talks", 3).await;
     let mut jobs = Vec::new();
     for n in 0..std::thread::available_parallelism().unwrap().get().max(2) + 2 {
-        jobs.push(system.submit(&format!("blocks-{n}"), json!({"block": 2500})).await);
+        jobs.push(
+            system
+                .submit(&format!("blocks-{n}"), json!({"block": 2500}))
+                .await,
+        );
     }
     for job in &jobs {
         let state = system.ended(job).await;
-        assert_eq!((state.status, state.attempt, state.output.as_str()), (Status::Done, 1, "done"), "{job}");
+        assert_eq!(
+            (state.status, state.attempt, state.output.as_str()),
+            (Status::Done, 1, "done"),
+            "{job}"
+        );
     }
     let state = system.ended(&talks).await;
     assert_eq!((state.attempt, state.output), (1, text(&words(60, 20, 1))));
@@ -80,9 +88,13 @@ async fn other_backends_go_on_beside_one_that_blocks() {
     let system = System::on(Broker::shared_one()).await;
     let backend = Blocking::default();
     system
-        .worker(backend.clone(), |settings| (settings.backend_threads, settings.concurrency) = (2, 64))
+        .worker(backend.clone(), |settings| {
+            (settings.backend_threads, settings.concurrency) = (2, 64)
+        })
         .await;
-    system.submit("blocks", json!({"block": "until let go"})).await;
+    system
+        .submit("blocks", json!({"block": "until let go"}))
+        .await;
     reaches(&system, "blocks", 3).await;
     for n in 0..20 {
         let job = system.submit(&format!("talks-{n}"), words(20, 20, n)).await;
@@ -99,17 +111,31 @@ async fn a_job_whose_backend_never_yields_is_cancelled_or_handed_back_and_its_wo
     let system = System::on(Broker::shared_one()).await;
     let backend = Blocking::default();
     let nats = Nats::connect(&system.options).await.unwrap();
-    let settings = Settings { grace: Duration::ZERO, ..Settings::new("demo".parse().unwrap()) };
-    let worker = Worker::open(&nats, backend.clone(), settings).await.unwrap();
-    let (stop, tasks) = (CancellationToken::new(), Tasks::new(CancellationToken::new()));
+    let settings = Settings {
+        grace: Duration::ZERO,
+        ..Settings::new("demo".parse().unwrap())
+    };
+    let worker = Worker::open(&nats, backend.clone(), settings)
+        .await
+        .unwrap();
+    let (stop, tasks) = (
+        CancellationToken::new(),
+        Tasks::new(CancellationToken::new()),
+    );
     tasks.spawn(worker.run(stop.clone()));
     let submission = |timeout_ms| Submission {
-        limits: Limits { timeout_ms, silence_timeout_ms: None },
+        limits: Limits {
+            timeout_ms,
+            silence_timeout_ms: None,
+        },
         ..Submission::new("demo".parse().unwrap(), json!({"block": "until let go"}))
     };
     let late = system.submit_with("late", submission(Some(1000))).await;
     let state = system.ended(&late).await;
-    assert_eq!((state.status, state.error.unwrap().code.as_str()), (Status::Failed, "timed_out"));
+    assert_eq!(
+        (state.status, state.error.unwrap().code.as_str()),
+        (Status::Failed, "timed_out")
+    );
     let cancelled = system.submit_with("cancelled", submission(None)).await;
     reaches(&system, "cancelled", 3).await;
     system.log.cancel(&cancelled, None).await.unwrap();
@@ -120,11 +146,21 @@ async fn a_job_whose_backend_never_yields_is_cancelled_or_handed_back_and_its_wo
     let asked = Instant::now();
     stop.cancel();
     eventually("the hand-over", || async {
-        system.log.last(&waits).await.ok().flatten().filter(|last| last.kind == Type::Retrying)
+        system
+            .log
+            .last(&waits)
+            .await
+            .ok()
+            .flatten()
+            .filter(|last| last.kind == Type::Retrying)
     })
     .await;
     assert!(tasks.end(Duration::from_secs(20)).await);
-    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        asked.elapsed()
+    );
     backend.let_go.store(true, Ordering::Relaxed);
     system.demo().await;
     system.end().await;
@@ -154,19 +190,33 @@ static CONTINUES_PANICS: AtomicBool = AtomicBool::new(false);
 async fn a_panic_in_a_backend_is_a_failed_attempt_and_its_worker_goes_on() {
     let system = System::on(Broker::shared_one()).await;
     let before = panics();
-    system.worker(Panics, |settings| settings.pause = Duration::from_millis(10)).await;
+    system
+        .worker(Panics, |settings| {
+            settings.pause = Duration::from_millis(10)
+        })
+        .await;
     let edge = system.edge().await;
     system.submit("panics", json!({"panics": 1})).await;
     let seen = follow(&edge.addr, "panics").await;
     seen.assert_whole();
     assert_eq!(seen.text(), "half a sentence");
-    let retrying = seen.events.values().find(|event| event["type"] == "job:retrying:v1").unwrap();
+    let retrying = seen
+        .events
+        .values()
+        .find(|event| event["type"] == "job:retrying:v1")
+        .unwrap();
     assert_eq!(retrying["code"], "backend_panicked");
     let message = retrying["message"].as_str().unwrap();
-    assert!(message.contains("no case for é") && message.len() < 400, "{message}");
+    assert!(
+        message.contains("no case for é") && message.len() < 400,
+        "{message}"
+    );
     let doomed = system.submit("doomed", json!({"panics": 99})).await;
     let state = system.ended(&doomed).await;
-    assert_eq!((state.attempt, state.error.unwrap().code.as_str()), (5, "attempts_exhausted"));
+    assert_eq!(
+        (state.attempt, state.error.unwrap().code.as_str()),
+        (5, "attempts_exhausted")
+    );
     CONTINUES_PANICS.store(true, Ordering::Relaxed);
     let job = system.submit("continues", json!({})).await;
     let state = system.ended(&job).await;
@@ -204,16 +254,32 @@ impl Backend for Keeps {
 async fn a_job_ends_when_its_backend_returns_whoever_keeps_its_output() {
     let system = System::on(Broker::shared_one()).await;
     let go_on = Arc::new(Notify::new());
-    system.worker(Keeps { go_on: Arc::clone(&go_on) }, |_| {}).await;
+    system
+        .worker(
+            Keeps {
+                go_on: Arc::clone(&go_on),
+            },
+            |_| {},
+        )
+        .await;
     let whole: String = (0..1000).map(|n| format!("{n} ")).collect();
     let leaks = system.submit("leaks", json!("leak")).await;
     let state = system.ended(&leaks).await;
-    assert_eq!((state.status, state.output.as_str()), (Status::Done, whole.as_str()));
+    assert_eq!(
+        (state.status, state.output.as_str()),
+        (Status::Done, whole.as_str())
+    );
     let moves = system.submit("moves", json!("move")).await;
     let state = system.ended(&moves).await;
     assert_eq!(state.status, Status::Done);
-    let rest = state.output.strip_prefix(&whole).expect("all that was put out before it returned");
-    assert!(rest.split_terminator(' ').all(|word| word == "more"), "{rest}");
+    let rest = state
+        .output
+        .strip_prefix(&whole)
+        .expect("all that was put out before it returned");
+    assert!(
+        rest.split_terminator(' ').all(|word| word == "more"),
+        "{rest}"
+    );
     within("the task that goes on", go_on.notified()).await;
     system.end().await;
 }
@@ -223,7 +289,9 @@ async fn a_panic_of_a_backend_that_nobody_waits_for_is_counted() {
     let system = System::on(Broker::shared_one()).await;
     let backend = Blocking::default();
     system.worker(backend.clone(), short).await;
-    let job = system.submit("abandoned", json!({"block": "then panic"})).await;
+    let job = system
+        .submit("abandoned", json!({"block": "then panic"}))
+        .await;
     reaches(&system, "abandoned", 3).await;
     system.log.cancel(&job, None).await.unwrap();
     // The worker has abandoned the backend by then.
@@ -231,6 +299,9 @@ async fn a_panic_of_a_backend_that_nobody_waits_for_is_counted() {
     the_queue_is_empty(&system).await;
     let before = panics();
     backend.let_go.store(true, Ordering::Relaxed);
-    eventually("a panic that is counted", || async { (panics() > before).then_some(()) }).await;
+    eventually("a panic that is counted", || async {
+        (panics() > before).then_some(())
+    })
+    .await;
     system.end().await;
 }

@@ -38,31 +38,50 @@ impl Calls {
     async fn to(server: &Server, change: impl FnOnce(&mut Settings)) -> Self {
         let system = System::on(Broker::shared_one()).await;
         // One job at a time: nothing may hold it up.
-        system.worker(Demo, |settings| settings.concurrency = 1).await;
+        system
+            .worker(Demo, |settings| settings.concurrency = 1)
+            .await;
         let hosts = vec![server.addr.clone()];
         let webhook = Webhook::new(hosts.clone(), &SECRET.parse().unwrap()).unwrap();
         let worker = |settings: &mut Settings| {
             let pause = Duration::from_millis(20);
-            *settings = Settings { pause, ..Settings::new("callback".parse().unwrap()) };
+            *settings = Settings {
+                pause,
+                ..Settings::new("callback".parse().unwrap())
+            };
             change(settings);
         };
         system.worker(webhook, worker).await;
-        let edge = system.edge_with(EdgeSettings { callback_hosts: hosts, ..EdgeSettings::default() }).await;
-        Self { system, edge, to: format!("http://{}", server.addr) }
+        let edge = system
+            .edge_with(EdgeSettings {
+                callback_hosts: hosts,
+                ..EdgeSettings::default()
+            })
+            .await;
+        Self {
+            system,
+            edge,
+            to: format!("http://{}", server.addr),
+        }
     }
 
     /// Submits a job that calls back to a path.
     async fn submit(&self, id: &str, path: &str, input: Value) -> JobId {
         let callback = format!("{}{path}", self.to);
-        let (status, answer) =
-            post(&self.edge, &json!({"kind": "demo", "id": id, "input": input, "callback": callback})).await;
+        let (status, answer) = post(
+            &self.edge,
+            &json!({"kind": "demo", "id": id, "input": input, "callback": callback}),
+        )
+        .await;
         assert_eq!(status, 202, "{answer}");
         id.parse().unwrap()
     }
 
     /// How the callback of a job ended.
     async fn callback(&self, job: &JobId) -> JobState {
-        self.system.ended(&format!("callback-{job}").parse().unwrap()).await
+        self.system
+            .ended(&format!("callback-{job}").parse().unwrap())
+            .await
     }
 }
 
@@ -72,25 +91,39 @@ struct Costly;
 impl Backend for Costly {
     async fn run(&self, _job: Job, _out: Output) -> Result<Finish, Failure> {
         let usage = Some(json!(vec![0.5; (EVENT_MAX - 200) / 9]));
-        Ok(Finish { usage, finish_reason: Some("stop".into()) })
+        Ok(Finish {
+            usage,
+            finish_reason: Some("stop".into()),
+        })
     }
 }
 
 #[tokio::test]
 async fn an_end_that_is_too_large_for_a_callback_is_told_without_its_details() {
-    let server =
-        Server::start(async |mut exchange: Exchange| exchange.answer("204 No Content", "", "").await).await;
+    let server = Server::start(async |mut exchange: Exchange| {
+        exchange.answer("204 No Content", "", "").await
+    })
+    .await;
     let calls = Calls::to(&server, |_| {}).await;
-    calls.system.worker(Costly, |settings| settings.kind = "costly".parse().unwrap()).await;
+    calls
+        .system
+        .worker(Costly, |settings| settings.kind = "costly".parse().unwrap())
+        .await;
     let callback = format!("{}/costly", calls.to);
     let body = json!({"kind": "costly", "id": "costly", "callback": callback});
     assert_eq!(post(&calls.edge, &body).await.0, 202);
     let job = "costly".parse().unwrap();
     let state = calls.system.ended(&job).await;
-    assert!(state.status == Status::Done && state.usage.is_some(), "{:?}", state.error);
+    assert!(
+        state.status == Status::Done && state.usage.is_some(),
+        "{:?}",
+        state.error
+    );
     assert_eq!(calls.callback(&job).await.status, Status::Done);
     let requests = at(&server, "/costly");
-    let [request] = requests.as_slice() else { panic!("{} requests", requests.len()) };
+    let [request] = requests.as_slice() else {
+        panic!("{} requests", requests.len())
+    };
     let data = &request.json()["data"];
     assert_eq!(
         (&data["status"], &data["usage"], &data["finish_reason"]),
@@ -102,14 +135,22 @@ async fn an_end_that_is_too_large_for_a_callback_is_told_without_its_details() {
 /// What a server was asked at a path.
 fn at(server: &Server, path: &str) -> Vec<Request> {
     let line = format!("POST {path}");
-    server.requests().into_iter().filter(|request| request.line == line).collect()
+    server
+        .requests()
+        .into_iter()
+        .filter(|request| request.line == line)
+        .collect()
 }
 
 /// Verifies signatures with the reference library, in Python.
 async fn assert_signed(requests: &[Request]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join(".tools/venv/bin/python");
-    assert!(python.exists(), "no {}: run scripts/test.sh, which makes it", python.display());
+    assert!(
+        python.exists(),
+        "no {}: run scripts/test.sh, which makes it",
+        python.display()
+    );
     let mut verifier = tokio::process::Command::new(python)
         .arg(root.join("tests/clients/webhooks.py"))
         .arg(SECRET)
@@ -118,26 +159,49 @@ async fn assert_signed(requests: &[Request]) {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    let list: Vec<_> =
-        requests.iter().map(|request| json!({"headers": request.headers, "body": request.body})).collect();
+    let list: Vec<_> = requests
+        .iter()
+        .map(|request| json!({"headers": request.headers, "body": request.body}))
+        .collect();
     let mut stdin = verifier.stdin.take().unwrap();
-    stdin.write_all(Value::from(list).to_string().as_bytes()).await.unwrap();
+    stdin
+        .write_all(Value::from(list).to_string().as_bytes())
+        .await
+        .unwrap();
     drop(stdin);
-    let out = within("the verifier", verifier.wait_with_output()).await.unwrap();
+    let out = within("the verifier", verifier.wait_with_output())
+        .await
+        .unwrap();
     let said = String::from_utf8(out.stdout).unwrap();
-    assert_eq!((out.status.code(), said), (Some(0), format!("{} valid\n", requests.len())));
+    assert_eq!(
+        (out.status.code(), said),
+        (Some(0), format!("{} valid\n", requests.len()))
+    );
 }
 
 #[tokio::test]
 async fn every_job_that_ends_is_told_once_with_a_signature_that_others_verify() {
-    let server =
-        Server::start(async |mut exchange: Exchange| exchange.answer("204 No Content", "", "").await).await;
+    let server = Server::start(async |mut exchange: Exchange| {
+        exchange.answer("204 No Content", "", "").await
+    })
+    .await;
     let calls = Calls::to(&server, |_| {}).await;
     let done = calls.submit("done", "/done?x=1", words(5, 0, 1)).await;
-    let failed = calls.submit("failed", "/failed", json!({"words": -1})).await;
-    let cancelled = calls.submit("cancelled", "/cancelled", words(10_000, 10, 1)).await;
+    let failed = calls
+        .submit("failed", "/failed", json!({"words": -1}))
+        .await;
+    let cancelled = calls
+        .submit("cancelled", "/cancelled", words(10_000, 10, 1))
+        .await;
     eventually("the last job to run", || async {
-        calls.system.log.last(&cancelled).await.ok().flatten().filter(|last| last.seq.0 > 2)
+        calls
+            .system
+            .log
+            .last(&cancelled)
+            .await
+            .ok()
+            .flatten()
+            .filter(|last| last.seq.0 > 2)
     })
     .await;
     calls.system.log.cancel(&cancelled, None).await.unwrap();
@@ -148,22 +212,44 @@ async fn every_job_that_ends_is_told_once_with_a_signature_that_others_verify() 
         (&cancelled, "/cancelled", "job.cancelled"),
     ] {
         let state = calls.callback(job).await;
-        assert_eq!((state.status, state.attempt), (Status::Done, 1), "{state:?}");
+        assert_eq!(
+            (state.status, state.attempt),
+            (Status::Done, 1),
+            "{state:?}"
+        );
         let id = state.id;
         eventually("an empty queue", || async {
-            calls.system.log.queued_kind(&id).await.ok().filter(Option::is_none).map(|_| ())
+            calls
+                .system
+                .log
+                .queued_kind(&id)
+                .await
+                .ok()
+                .filter(Option::is_none)
+                .map(|_| ())
         })
         .await;
         let of_job = at(&server, path);
-        let [request] = of_job.as_slice() else { panic!("{of_job:?}") };
+        let [request] = of_job.as_slice() else {
+            panic!("{of_job:?}")
+        };
         let body = request.json();
         let ended = calls.system.ended(job).await;
-        assert_eq!((&body["type"], &body["data"]["id"]), (&json!(kind), &json!(job)));
+        assert_eq!(
+            (&body["type"], &body["data"]["id"]),
+            (&json!(kind), &json!(job))
+        );
         assert_eq!(body["data"]["ended_at"].as_u64(), ended.ended_at);
         let time = std::time::UNIX_EPOCH + Duration::from_millis(ended.ended_at.unwrap());
-        assert_eq!(body["timestamp"], humantime::format_rfc3339_millis(time).to_string());
         assert_eq!(
-            (request.headers["webhook-id"].as_str(), request.headers["content-type"].as_str()),
+            body["timestamp"],
+            humantime::format_rfc3339_millis(time).to_string()
+        );
+        assert_eq!(
+            (
+                request.headers["webhook-id"].as_str(),
+                request.headers["content-type"].as_str()
+            ),
             (id.as_str(), "application/json")
         );
         requests.extend(of_job);
@@ -179,9 +265,21 @@ async fn a_receiver_that_fails_gets_the_same_message_again_and_one_that_refuses_
     let server = Server::start(async |mut exchange: Exchange| {
         let first = exchange.number == 1;
         match exchange.request.line.as_str() {
-            "POST /fails" if first => exchange.answer("500 Oops", "", "secret of the receiver").await,
-            "POST /gone" => exchange.answer("410 Gone", "", "secret of the receiver").await,
-            "POST /busy" => exchange.answer("429 Too Many", "Retry-After: 1\r\n", "").await,
+            "POST /fails" if first => {
+                exchange
+                    .answer("500 Oops", "", "secret of the receiver")
+                    .await
+            }
+            "POST /gone" => {
+                exchange
+                    .answer("410 Gone", "", "secret of the receiver")
+                    .await
+            }
+            "POST /busy" => {
+                exchange
+                    .answer("429 Too Many", "Retry-After: 1\r\n", "")
+                    .await
+            }
             _ => exchange.answer("200 OK", "", "thanks").await,
         }
     })
@@ -190,25 +288,47 @@ async fn a_receiver_that_fails_gets_the_same_message_again_and_one_that_refuses_
     let job = calls.submit("fails", "/fails", words(2, 0, 1)).await;
     assert_eq!(calls.callback(&job).await.status, Status::Done);
     let requests = at(&server, "/fails");
-    let [first, again] = requests.as_slice() else { panic!("{requests:?}") };
-    assert_eq!((&first.headers["webhook-id"], &first.body), (&again.headers["webhook-id"], &again.body));
+    let [first, again] = requests.as_slice() else {
+        panic!("{requests:?}")
+    };
+    assert_eq!(
+        (&first.headers["webhook-id"], &first.body),
+        (&again.headers["webhook-id"], &again.body)
+    );
     assert_signed(&requests).await;
     let seen = follow(&calls.edge.addr, "callback-fails").await;
-    let retry = seen.events.values().find(|event| event["type"] == "job:retrying:v1").unwrap();
+    let retry = seen
+        .events
+        .values()
+        .find(|event| event["type"] == "job:retrying:v1")
+        .unwrap();
     assert_eq!(
         (&retry["code"], &retry["message"]),
-        (&json!("callback_failed"), &json!("the receiver answered 500 Internal Server Error"))
+        (
+            &json!("callback_failed"),
+            &json!("the receiver answered 500 Internal Server Error")
+        )
     );
     let job = calls.submit("gone", "/gone", words(2, 0, 1)).await;
     let state = calls.callback(&job).await;
     let error = state.error.unwrap();
-    assert_eq!((state.status, state.attempt, error.code.as_str()), (Status::Failed, 1, "callback_refused"));
+    assert_eq!(
+        (state.status, state.attempt, error.code.as_str()),
+        (Status::Failed, 1, "callback_refused")
+    );
     assert!(!error.message.contains("secret"), "{}", error.message);
     assert_eq!(at(&server, "/gone").len(), 1);
     let job = calls.submit("busy", "/busy", words(2, 0, 1)).await;
-    assert_eq!(calls.callback(&job).await.error.unwrap().code, "attempts_exhausted");
+    assert_eq!(
+        calls.callback(&job).await.error.unwrap().code,
+        "attempts_exhausted"
+    );
     let seen = follow(&calls.edge.addr, "callback-busy").await;
-    let retry = seen.events.values().find(|event| event["type"] == "job:retrying:v1").unwrap();
+    let retry = seen
+        .events
+        .values()
+        .find(|event| event["type"] == "job:retrying:v1")
+        .unwrap();
     assert_eq!(retry["delay_ms"], 1000);
     assert_eq!(at(&server, "/busy").len(), 2);
     calls.system.end().await;
@@ -216,17 +336,25 @@ async fn a_receiver_that_fails_gets_the_same_message_again_and_one_that_refuses_
 
 #[tokio::test]
 async fn a_receiver_that_never_answers_holds_up_nobody() {
-    let server = Server::start(async |mut exchange: Exchange| match exchange.request.line.as_str() {
-        "POST /slow" => exchange.hang().await,
-        _ => exchange.answer("200 OK", "", "").await,
-    })
-    .await;
+    let server =
+        Server::start(
+            async |mut exchange: Exchange| match exchange.request.line.as_str() {
+                "POST /slow" => exchange.hang().await,
+                _ => exchange.answer("200 OK", "", "").await,
+            },
+        )
+        .await;
     let calls = Calls::to(&server, |_| {}).await;
     let began = Instant::now();
     for number in 0..30 {
-        calls.submit(&format!("slow-{number}"), "/slow", words(1, 0, 1)).await;
+        calls
+            .submit(&format!("slow-{number}"), "/slow", words(1, 0, 1))
+            .await;
     }
-    eventually("the slow ones", || async { (at(&server, "/slow").len() == 30).then_some(()) }).await;
+    eventually("the slow ones", || async {
+        (at(&server, "/slow").len() == 30).then_some(())
+    })
+    .await;
     let job = calls.submit("fast", "/fast", words(1, 0, 1)).await;
     assert_eq!(calls.callback(&job).await.status, Status::Done);
     assert!(began.elapsed() < CALLBACK_WAIT, "{:?}", began.elapsed());
@@ -253,38 +381,72 @@ async fn nobody_but_an_allowed_host_is_called() {
     let location = format!("Location: http://{}/\r\n", elsewhere.addr);
     let server = Server::start(move |mut exchange: Exchange| {
         let location = location.clone();
-        async move { exchange.answer("307 Temporary Redirect", &location, "").await }
+        async move {
+            exchange
+                .answer("307 Temporary Redirect", &location, "")
+                .await
+        }
     })
     .await;
     let calls = Calls::to(&server, |settings| settings.max_attempts = 2).await;
     let forbidden = format!("http://{}/", elsewhere.addr);
-    let (status, problem) =
-        post(&calls.edge, &json!({"kind": "demo", "id": "f", "callback": forbidden})).await;
-    assert_eq!((status, problem["code"].as_str()), (422, Some("callback_not_allowed")), "{problem}");
-    assert!(calls.system.log.last(&"f".parse().unwrap()).await.unwrap().is_none());
+    let (status, problem) = post(
+        &calls.edge,
+        &json!({"kind": "demo", "id": "f", "callback": forbidden}),
+    )
+    .await;
+    assert_eq!(
+        (status, problem["code"].as_str()),
+        (422, Some("callback_not_allowed")),
+        "{problem}"
+    );
+    assert!(
+        calls
+            .system
+            .log
+            .last(&"f".parse().unwrap())
+            .await
+            .unwrap()
+            .is_none()
+    );
     // Around the edge: the worker has a list of its own.
-    let submission =
-        Submission { callback: Some(forbidden), ..Submission::new("demo".parse().unwrap(), words(1, 0, 1)) };
+    let submission = Submission {
+        callback: Some(forbidden),
+        ..Submission::new("demo".parse().unwrap(), words(1, 0, 1))
+    };
     let job = calls.system.submit_with("around", submission).await;
     let state = calls.callback(&job).await;
-    assert_eq!((state.attempt, state.error.unwrap().code.as_str()), (1, "callback_not_allowed"));
+    assert_eq!(
+        (state.attempt, state.error.unwrap().code.as_str()),
+        (1, "callback_not_allowed")
+    );
     let job = calls.submit("redirected", "/", words(1, 0, 1)).await;
-    assert_eq!(calls.callback(&job).await.error.unwrap().code, "attempts_exhausted");
-    assert_eq!((server.requests().len(), elsewhere.requests().len()), (2, 0));
+    assert_eq!(
+        calls.callback(&job).await.error.unwrap().code,
+        "attempts_exhausted"
+    );
+    assert_eq!(
+        (server.requests().len(), elsewhere.requests().len()),
+        (2, 0)
+    );
     calls.system.end().await;
 }
 
 #[tokio::test]
 async fn the_address_of_a_callback_is_in_no_log_and_in_no_listing() {
-    let server = Server::start(async |mut exchange: Exchange| match exchange.request.line.as_str() {
-        "POST /ok?token=hunter2" => exchange.answer("200 OK", "", "").await,
-        _ => exchange.answer("410 Gone", "", "").await,
-    })
-    .await;
+    let server =
+        Server::start(
+            async |mut exchange: Exchange| match exchange.request.line.as_str() {
+                "POST /ok?token=hunter2" => exchange.answer("200 OK", "", "").await,
+                _ => exchange.answer("410 Gone", "", "").await,
+            },
+        )
+        .await;
     let calls = Calls::to(&server, |_| {}).await;
-    for (id, path, status) in
-        [("told", "/ok?token=hunter2", Status::Done), ("untold", "/gone?token=hunter2", Status::Failed)]
-    {
+    for (id, path, status) in [
+        ("told", "/ok?token=hunter2", Status::Done),
+        ("untold", "/gone?token=hunter2", Status::Failed),
+    ] {
         let job = calls.submit(id, path, words(1, 0, 1)).await;
         assert_eq!(calls.callback(&job).await.status, status);
         assert_eq!(at(&server, path).len(), 1);
@@ -293,23 +455,51 @@ async fn the_address_of_a_callback_is_in_no_log_and_in_no_listing() {
             assert!(shown.contains("job:queued:v1"), "{shown}");
             for (path, headers) in [
                 (format!("/api/jobs/{job}"), ""),
-                (format!("/api/jobs/{job}/events"), "Accept: application/json\r\n"),
-                (format!("/api/jobs/{job}/events"), "Accept: text/event-stream\r\n"),
+                (
+                    format!("/api/jobs/{job}/events"),
+                    "Accept: application/json\r\n",
+                ),
+                (
+                    format!("/api/jobs/{job}/events"),
+                    "Accept: text/event-stream\r\n",
+                ),
             ] {
                 let (head, body) = exchange(&calls.edge.addr, "GET", &path, headers, b"").await;
-                assert!(head.starts_with("HTTP/1.1 200") && !body.is_empty(), "{head}");
+                assert!(
+                    head.starts_with("HTTP/1.1 200") && !body.is_empty(),
+                    "{head}"
+                );
                 shown += &body;
             }
             // What every other reader shows comes from these bytes.
-            let first = calls.system.log.first(&job.parse().unwrap()).await.unwrap().unwrap();
+            let first = calls
+                .system
+                .log
+                .first(&job.parse().unwrap())
+                .await
+                .unwrap()
+                .unwrap();
             shown += &String::from_utf8_lossy(first.payload());
-            assert!(!shown.contains("hunter2") && !shown.contains(&server.addr), "{shown}");
+            assert!(
+                !shown.contains("hunter2") && !shown.contains(&server.addr),
+                "{shown}"
+            );
         }
     }
     for query in ["", "?kind=callback", "?kind=callback&status=failed"] {
-        let (status, _, page) = http(&calls.edge, "GET", &format!("/api/jobs{query}"), "", b"").await;
-        let ids: Vec<_> = page["jobs"].as_array().unwrap().iter().map(|job| job["id"].clone()).collect();
-        let expected = if query.is_empty() { json!(["untold", "told"]) } else { json!([]) };
+        let (status, _, page) =
+            http(&calls.edge, "GET", &format!("/api/jobs{query}"), "", b"").await;
+        let ids: Vec<_> = page["jobs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|job| job["id"].clone())
+            .collect();
+        let expected = if query.is_empty() {
+            json!(["untold", "told"])
+        } else {
+            json!([])
+        };
         assert_eq!((status, json!(ids)), (200, expected), "{page}");
     }
     calls.system.end().await;
@@ -320,15 +510,43 @@ async fn a_callback_that_no_worker_would_deliver_is_refused() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let hosts = vec!["h.example".to_owned()];
-    let edge = system.edge_with(EdgeSettings { callback_hosts: hosts, ..EdgeSettings::default() }).await;
+    let edge = system
+        .edge_with(EdgeSettings {
+            callback_hosts: hosts,
+            ..EdgeSettings::default()
+        })
+        .await;
     let job = json!({"kind": "demo", "id": "j", "callback": "https://h.example/"});
     let (status, problem) = post(&edge, &job).await;
-    assert_eq!((status, problem["code"].as_str()), (422, Some("unknown_kind")), "{problem}");
-    assert!(problem.to_string().contains("the kind callback"), "{problem}");
-    let submit = ["submit", "--kind", "demo", "--callback", "https://h.example/"].map(str::to_owned).to_vec();
+    assert_eq!(
+        (status, problem["code"].as_str()),
+        (422, Some("unknown_kind")),
+        "{problem}"
+    );
+    assert!(
+        problem.to_string().contains("the kind callback"),
+        "{problem}"
+    );
+    let submit = [
+        "submit",
+        "--kind",
+        "demo",
+        "--callback",
+        "https://h.example/",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     let (code, _, err) = run([submit, system.flags()].concat()).await;
-    assert_eq!((code, err.as_str()), (2, "tailwater: no worker has ever served the kind callback\n"));
-    system.worker(Demo, |settings| settings.kind = "callback".parse().unwrap()).await;
+    assert_eq!(
+        (code, err.as_str()),
+        (
+            2,
+            "tailwater: no worker has ever served the kind callback\n"
+        )
+    );
+    system
+        .worker(Demo, |settings| settings.kind = "callback".parse().unwrap())
+        .await;
     assert_eq!(post(&edge, &job).await.0, 202);
     system.end().await;
 }
@@ -344,16 +562,25 @@ async fn a_callback_that_has_no_room_holds_up_neither_its_job_nor_the_queue() {
     // Around the edge, which would refuse the first one.
     for (id, callbacks) in [("unserved", 0), ("crowded", KIND_JOBS_MAX)] {
         if callbacks > 0 {
-            let worker = system.worker(Demo, |settings| settings.kind = "callback".parse().unwrap());
+            let worker =
+                system.worker(Demo, |settings| settings.kind = "callback".parse().unwrap());
             worker.await.cancel();
             fill(&system, "callback", callbacks, 0).await;
         }
         let callback = Some("http://127.0.0.1:9/".to_owned());
-        let submission = Submission { callback, ..Submission::new("demo".parse().unwrap(), words(1, 0, 1)) };
+        let submission = Submission {
+            callback,
+            ..Submission::new("demo".parse().unwrap(), words(1, 0, 1))
+        };
         let job = system.submit_with(id, submission).await;
         assert_eq!(system.ended(&job).await.status, Status::Done);
         eventually("the job to leave the queue", || async {
-            system.log.queued_kind(&job).await.ok().filter(Option::is_none)
+            system
+                .log
+                .queued_kind(&job)
+                .await
+                .ok()
+                .filter(Option::is_none)
         })
         .await;
         assert_eq!(queue.info().await.unwrap().state.messages, callbacks);
@@ -363,47 +590,99 @@ async fn a_callback_that_has_no_room_holds_up_neither_its_job_nor_the_queue() {
 
 #[tokio::test]
 async fn up_delivers_callbacks_when_it_is_told_hosts_and_a_secret() {
-    let server = Server::start(async |mut exchange: Exchange| exchange.answer("200 OK", "", "").await).await;
+    let server =
+        Server::start(async |mut exchange: Exchange| exchange.answer("200 OK", "", "").await).await;
     let dir = TempDir::new().unwrap();
     let data = dir.path().display().to_string();
     let program = broker::program().display().to_string();
-    let args =
-        ["up", "--listen", "127.0.0.1:0", "--data-dir", &data, "--nats-server", &program, "--callback-hosts"];
-    let with_host =
-        |host: &str| [&args[..], &[host]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>();
+    let args = [
+        "up",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        &data,
+        "--nats-server",
+        &program,
+        "--callback-hosts",
+    ];
+    let with_host = |host: &str| {
+        [&args[..], &[host]]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
     for (host, secret, words) in [
         (server.addr.as_str(), "", "set TAILWATER_WEBHOOK_SECRET"),
         (&server.addr, "whsec_c2hvcnQ=", "24 to 64 random bytes"),
-        ("http://h", SECRET, "the callback host \"http://h\" is no `name`"),
+        (
+            "http://h",
+            SECRET,
+            "the callback host \"http://h\" is no `name`",
+        ),
     ] {
-        let (code, out, err) = run_with(with_host(host), &[("TAILWATER_WEBHOOK_SECRET", secret)]).await;
-        assert_eq!((code, out.as_str(), err.lines().count(), err.contains(words)), (2, "", 1, true), "{err}");
+        let (code, out, err) =
+            run_with(with_host(host), &[("TAILWATER_WEBHOOK_SECRET", secret)]).await;
+        assert_eq!(
+            (code, out.as_str(), err.lines().count(), err.contains(words)),
+            (2, "", 1, true),
+            "{err}"
+        );
         assert!(secret.is_empty() || !err.contains(secret), "{err}");
     }
     let log = dir.path().join("log");
-    let env = [("TAILWATER_WEBHOOK_SECRET", SECRET), ("TAILWATER_LOG", "trace")];
+    let env = [
+        ("TAILWATER_WEBHOOK_SECRET", SECRET),
+        ("TAILWATER_LOG", "trace"),
+    ];
     let stderr = Stdio::from(std::fs::File::create(&log).unwrap());
     // The program must not learn the secret.
     let command = ["--env", "MODE=fast", "--", "sh", "-c", "env"].map(str::to_owned);
-    let mut up = Process::start_with([with_host(&server.addr), command.to_vec()].concat(), &env, stderr);
+    let mut up = Process::start_with(
+        [with_host(&server.addr), command.to_vec()].concat(),
+        &env,
+        stderr,
+    );
     let addr = up.says("ready http://").await;
     let edge = Edge::at(&addr);
     let callback = format!("http://{}/up?token=hunter2", server.addr);
-    let (status, answer) = post(&edge, &json!({"kind": "exec", "id": "up", "callback": callback})).await;
+    let (status, answer) = post(
+        &edge,
+        &json!({"kind": "exec", "id": "up", "callback": callback}),
+    )
+    .await;
     assert_eq!(status, 202, "{answer}");
-    eventually("the callback", || async { (!server.requests().is_empty()).then_some(()) }).await;
+    eventually("the callback", || async {
+        (!server.requests().is_empty()).then_some(())
+    })
+    .await;
     assert_signed(&server.requests()).await;
     let seen = follow(&addr, "up").await;
-    assert!(seen.text().contains("TAILWATER_JOB=up") && seen.text().contains("MODE=fast"), "{}", seen.text());
+    assert!(
+        seen.text().contains("TAILWATER_JOB=up") && seen.text().contains("MODE=fast"),
+        "{}",
+        seen.text()
+    );
     assert!(!seen.text().contains("TAILWATER_LOG"), "{}", seen.text());
     let log = std::fs::read_to_string(log).unwrap();
     assert!(log.contains("TRACE") && log.contains("starting new connection"));
-    for shown in [log, seen.text(), format!("{:?}", follow(&addr, "callback-up").await.events)] {
-        assert!(!shown.contains(SECRET) && !shown.contains("hunter2"), "{shown}");
+    for shown in [
+        log,
+        seen.text(),
+        format!("{:?}", follow(&addr, "callback-up").await.events),
+    ] {
+        assert!(
+            !shown.contains(SECRET) && !shown.contains("hunter2"),
+            "{shown}"
+        );
     }
     let (code, out, _) = run_with(["up", "--help"], &env[..1]).await;
     assert_eq!(
-        (code, out.contains("TAILWATER_WEBHOOK_SECRET"), out.contains(SECRET)),
+        (
+            code,
+            out.contains("TAILWATER_WEBHOOK_SECRET"),
+            out.contains(SECRET)
+        ),
         (0, true, false),
         "{out}"
     );
@@ -411,7 +690,18 @@ async fn up_delivers_callbacks_when_it_is_told_hosts_and_a_secret() {
 
 #[tokio::test]
 async fn the_webhook_backend_signs_nothing_but_callbacks() {
-    let args = ["worker", "--kind", "mail", "webhook", "--callback-hosts", "h.example"];
+    let args = [
+        "worker",
+        "--kind",
+        "mail",
+        "webhook",
+        "--callback-hosts",
+        "h.example",
+    ];
     let (code, _, err) = run_with(args, &[("TAILWATER_WEBHOOK_SECRET", SECRET)]).await;
-    assert_eq!((code, err.contains("serves the kind callback only")), (2, true), "{err}");
+    assert_eq!(
+        (code, err.contains("serves the kind callback only")),
+        (2, true),
+        "{err}"
+    );
 }

@@ -26,13 +26,32 @@ async fn a_job_that_waits_is_cancelled_and_never_starts(broker: &Broker) {
     };
     assert_eq!(seq.0, 2);
     let state = system.ended(&job).await;
-    assert_eq!((state.status, state.attempt, state.seq.0), (Status::Cancelled, 0, 3));
-    assert_eq!(system.log.cancel(&job, None).await.unwrap(), Cancelled::Ended);
-    assert_eq!(system.log.cancel(&"nobody".parse().unwrap(), None).await.unwrap(), Cancelled::Unknown);
+    assert_eq!(
+        (state.status, state.attempt, state.seq.0),
+        (Status::Cancelled, 0, 3)
+    );
+    assert_eq!(
+        system.log.cancel(&job, None).await.unwrap(),
+        Cancelled::Ended
+    );
+    assert_eq!(
+        system
+            .log
+            .cancel(&"nobody".parse().unwrap(), None)
+            .await
+            .unwrap(),
+        Cancelled::Unknown
+    );
     // The worker that is handed it finds that it has ended.
     system.demo().await;
     eventually("an empty queue", || async {
-        system.log.queued_kind(&job).await.ok().filter(Option::is_none).map(|_| ())
+        system
+            .log
+            .queued_kind(&job)
+            .await
+            .ok()
+            .filter(Option::is_none)
+            .map(|_| ())
     })
     .await;
     assert_eq!(system.ended(&job).await.seq.0, 3);
@@ -48,15 +67,26 @@ async fn a_job_that_runs_is_cancelled_within_a_second(broker: &Broker) {
     let (mut client, mut seen) = (edge.client().await, Seen::of("runs"));
     client.watch(&seen).await;
     eventually("some text", || async {
-        system.log.last(&job).await.ok().flatten().filter(|last| last.seq.0 > 8)
+        system
+            .log
+            .last(&job)
+            .await
+            .ok()
+            .flatten()
+            .filter(|last| last.seq.0 > 8)
     })
     .await;
     let asked = Instant::now();
-    let Cancelled::Requested(seq) = system.log.cancel(&job, Some("me".into())).await.unwrap() else {
+    let Cancelled::Requested(seq) = system.log.cancel(&job, Some("me".into())).await.unwrap()
+    else {
         panic!("not requested")
     };
     seen.follow(&mut client).await;
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        asked.elapsed()
+    );
     seen.assert_whole();
     // Nothing but the end follows the request.
     assert_eq!(seen.last, seq.0 + 1);
@@ -72,17 +102,29 @@ async fn a_job_whose_worker_is_dead_is_ended_by_the_next(broker: &Broker) {
     let mut first = Process::start([flags, system.flags(), vec!["demo".into()]].concat());
     let job = system.submit("orphan", words(10_000, 50, 1)).await;
     eventually("some text", || async {
-        system.log.last(&job).await.ok().flatten().filter(|last| last.seq.0 > 4)
+        system
+            .log
+            .last(&job)
+            .await
+            .ok()
+            .flatten()
+            .filter(|last| last.seq.0 > 4)
     })
     .await;
     first.kill().await;
     let Cancelled::Requested(seq) = system.log.cancel(&job, None).await.unwrap() else {
         panic!("not requested")
     };
-    assert_eq!(system.log.cancel(&job, None).await.unwrap(), Cancelled::Already(seq));
+    assert_eq!(
+        system.log.cancel(&job, None).await.unwrap(),
+        Cancelled::Already(seq)
+    );
     system.demo().await;
     let state = system.ended(&job).await;
-    assert_eq!((state.status, state.attempt, state.seq), (Status::Cancelled, 1, seq.next()));
+    assert_eq!(
+        (state.status, state.attempt, state.seq),
+        (Status::Cancelled, 1, seq.next())
+    );
     system.end().await;
 }
 
@@ -96,11 +138,19 @@ async fn a_cancel_that_races_the_end_agrees_with_how_the_job_ended(broker: &Brok
             sleep(Duration::from_micros(n * 97 % 24_000)).await;
             let outcome = system.log.cancel(&job, None).await.unwrap();
             let last = eventually("the end", || async {
-                system.log.last(&job).await.ok().flatten().filter(|last| last.kind.is_end())
+                system
+                    .log
+                    .last(&job)
+                    .await
+                    .ok()
+                    .flatten()
+                    .filter(|last| last.kind.is_end())
             })
             .await;
             match outcome {
-                Cancelled::Requested(seq) => assert_eq!((last.kind, last.seq), (Type::Cancelled, seq.next())),
+                Cancelled::Requested(seq) => {
+                    assert_eq!((last.kind, last.seq), (Type::Cancelled, seq.next()))
+                }
                 Cancelled::Ended => assert_eq!(last.kind, Type::Done),
                 other @ (Cancelled::Already(_) | Cancelled::Unknown | Cancelled::Buried) => {
                     panic!("{other:?}")
@@ -114,6 +164,9 @@ async fn a_cancel_that_races_the_end_agrees_with_how_the_job_ended(broker: &Brok
         let ended = futures_util::future::join_all((0..25).map(|n| race(round * 25 + n))).await;
         done += ended.iter().filter(|done| **done).count();
     }
-    assert!((1..500).contains(&done), "{done} of 500 were faster than their cancel: no race");
+    assert!(
+        (1..500).contains(&done),
+        "{done} of 500 were faster than their cancel: no race"
+    );
     system.end().await;
 }

@@ -23,9 +23,14 @@ pub struct Up {
 }
 
 pub async fn up(dir: TempDir, command: &[&str]) -> Up {
-    let mut args: Vec<String> = ["up", "--listen", "127.0.0.1:0", "--data-dir"].map(str::to_owned).to_vec();
+    let mut args: Vec<String> = ["up", "--listen", "127.0.0.1:0", "--data-dir"]
+        .map(str::to_owned)
+        .to_vec();
     args.push(dir.path().display().to_string());
-    args.extend(["--nats-server".to_owned(), broker::program().display().to_string()]);
+    args.extend([
+        "--nats-server".to_owned(),
+        broker::program().display().to_string(),
+    ]);
     if !command.is_empty() {
         args.push("--".to_owned());
         args.extend(command.iter().map(|&arg| arg.to_owned()));
@@ -33,32 +38,80 @@ pub async fn up(dir: TempDir, command: &[&str]) -> Up {
     let mut process = Process::start(args);
     let nats = process.says("nats ").await;
     let addr = process.says("ready http://").await;
-    Up { process, nats, addr, dir }
+    Up {
+        process,
+        nats,
+        addr,
+        dir,
+    }
 }
 
 /// Whether anything listens there.
 async fn is_open(addr: &str) -> bool {
-    tokio::net::TcpStream::connect(addr.trim_start_matches("nats://")).await.is_ok()
+    tokio::net::TcpStream::connect(addr.trim_start_matches("nats://"))
+        .await
+        .is_ok()
 }
 
 #[tokio::test]
 async fn up_serves_a_demo_and_a_program_and_leaves_nothing_behind() {
-    let mut up = up(TempDir::new().unwrap(), &["sh", "-c", "cat; echo; echo done"]).await;
+    let mut up = up(
+        TempDir::new().unwrap(),
+        &["sh", "-c", "cat; echo; echo done"],
+    )
+    .await;
     let input = words(20, 100, 3);
-    let (code, out, err) =
-        run(["submit", "--kind", "demo", "--input", &input.to_string(), "--watch", "--nats", &up.nats]).await;
+    let (code, out, err) = run([
+        "submit",
+        "--kind",
+        "demo",
+        "--input",
+        &input.to_string(),
+        "--watch",
+        "--nats",
+        &up.nats,
+    ])
+    .await;
     assert_eq!((code, out.as_str()), (0, text(&input).as_str()), "{err}");
-    let (code, out, err) =
-        run(["submit", "--kind", "exec", "--input", r#"{"a":[1,"é"]}"#, "--watch", "--nats", &up.nats]).await;
-    assert_eq!((code, out.as_str()), (0, "{\"a\":[1,\"é\"]}\ndone\n"), "{err}");
+    let (code, out, err) = run([
+        "submit",
+        "--kind",
+        "exec",
+        "--input",
+        r#"{"a":[1,"é"]}"#,
+        "--watch",
+        "--nats",
+        &up.nats,
+    ])
+    .await;
+    assert_eq!(
+        (code, out.as_str()),
+        (0, "{\"a\":[1,\"é\"]}\ndone\n"),
+        "{err}"
+    );
     up.process.signal(Signal::INT);
-    assert!(up.process.ends_within(Duration::from_secs(5)).await.success());
+    assert!(
+        up.process
+            .ends_within(Duration::from_secs(5))
+            .await
+            .success()
+    );
     assert!(!is_open(&up.nats).await);
     // What was stored is there again.
     let Up { dir, .. } = up;
     let mut again = self::up(dir, &[]).await;
-    let (code, out, _) =
-        run(["submit", "--kind", "exec", "--input", "1", "--id", "x", "--nats", &again.nats]).await;
+    let (code, out, _) = run([
+        "submit",
+        "--kind",
+        "exec",
+        "--input",
+        "1",
+        "--id",
+        "x",
+        "--nats",
+        &again.nats,
+    ])
+    .await;
     assert_eq!((code, out.trim()), (0, "x"));
     again.process.signal(Signal::TERM);
     again.process.ends_within(Duration::from_secs(5)).await;
@@ -70,15 +123,29 @@ async fn up_that_is_killed_takes_its_broker_and_its_programs_along() {
     let alive = dir.path().join("alive");
     std::fs::create_dir(&alive).unwrap();
     // The program says that it lives by a file that it keeps open and locked.
-    let program = format!("exec 9>{0}/lock; flock 9; echo begun; sleep 600", alive.display());
+    let program = format!(
+        "exec 9>{0}/lock; flock 9; echo begun; sleep 600",
+        alive.display()
+    );
     let up = up(TempDir::new().unwrap(), &["sh", "-c", &program]).await;
-    let (code, ..) = run(["submit", "--kind", "exec", "--id", "sleeps", "--nats", &up.nats]).await;
+    let (code, ..) = run([
+        "submit", "--kind", "exec", "--id", "sleeps", "--nats", &up.nats,
+    ])
+    .await;
     assert_eq!(code, 0);
-    let lock = || std::fs::File::create(alive.join("lock")).unwrap().try_lock().is_ok();
+    let lock = || {
+        std::fs::File::create(alive.join("lock"))
+            .unwrap()
+            .try_lock()
+            .is_ok()
+    };
     eventually("the program", || async { (!lock()).then_some(()) }).await;
     up.process.kill_alone();
     eventually("the end of the program", || async { lock().then_some(()) }).await;
-    eventually("the end of the broker", || async { (!is_open(&up.nats).await).then_some(()) }).await;
+    eventually("the end of the broker", || async {
+        (!is_open(&up.nats).await).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -90,32 +157,88 @@ async fn what_keeps_up_from_starting_is_one_clear_sentence() {
     let program = broker::program().display().to_string();
     let said = async |args: &[&str]| {
         let (code, out, err) = run(args.iter().copied()).await;
-        assert_eq!((code, out.as_str(), err.lines().count()), (2, "", 1), "{err}");
+        assert_eq!(
+            (code, out.as_str(), err.lines().count()),
+            (2, "", 1),
+            "{err}"
+        );
         err
     };
     let listener = TcpListener::bind(&busy).unwrap_err();
     drop(listener);
-    let err = said(&["up", "--listen", &busy, "--data-dir", &data, "--nats-server", &program]).await;
+    let err = said(&[
+        "up",
+        "--listen",
+        &busy,
+        "--data-dir",
+        &data,
+        "--nats-server",
+        &program,
+    ])
+    .await;
     assert!(err.contains(&format!("cannot listen on {busy}")), "{err}");
-    let err =
-        said(&["up", "--listen", "127.0.0.1:0", "--data-dir", &data, "--nats-server", "/no/such/file"]).await;
+    let err = said(&[
+        "up",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        &data,
+        "--nats-server",
+        "/no/such/file",
+    ])
+    .await;
     assert!(err.contains("no nats-server at /no/such/file"), "{err}");
     let old = dir.path().join("old-nats");
     std::fs::write(&old, "#!/bin/sh\nexit 3\n").unwrap();
     std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o755)).unwrap();
     let old = old.display().to_string();
-    let err = said(&["up", "--listen", "127.0.0.1:0", "--data-dir", &data, "--nats-server", &old]).await;
+    let err = said(&[
+        "up",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        &data,
+        "--nats-server",
+        &old,
+    ])
+    .await;
     assert!(err.contains("nats-server did not start"), "{err}");
-    let err =
-        said(&["up", "--listen", "127.0.0.1:0", "--data-dir", "/dev/null/x", "--nats-server", &program])
-            .await;
+    let err = said(&[
+        "up",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        "/dev/null/x",
+        "--nats-server",
+        &program,
+    ])
+    .await;
     assert!(err.contains("cannot make the data directory"), "{err}");
     let huge = ["--nats-server", &program, "--max-bytes", "1000000000000000"];
-    let err = said(&[&["up", "--listen", "127.0.0.1:0", "--data-dir", &data], &huge[..]].concat()).await;
-    assert!(err.contains("disk space that stream TW_CHUNKS_0 reserves"), "{err}");
+    let err = said(
+        &[
+            &["up", "--listen", "127.0.0.1:0", "--data-dir", &data],
+            &huge[..],
+        ]
+        .concat(),
+    )
+    .await;
+    assert!(
+        err.contains("disk space that stream TW_CHUNKS_0 reserves"),
+        "{err}"
+    );
     let held = up(TempDir::new().unwrap(), &[]).await;
     let data = held.dir.path().display().to_string();
-    let err = said(&["up", "--listen", "127.0.0.1:0", "--data-dir", &data, "--nats-server", &program]).await;
+    let err = said(&[
+        "up",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        &data,
+        "--nats-server",
+        &program,
+    ])
+    .await;
     assert!(err.contains("is in use by another"), "{err}");
 }
 
@@ -129,7 +252,10 @@ async fn a_server_that_is_too_old_or_not_set_up_is_named() {
             use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
             let (mut socket, _) = old.accept().await.unwrap();
             let info = r#"INFO {"server_id":"x","server_name":"x","version":"2.9.10","go":"go1","host":"h","port":1,"headers":true,"max_payload":1048576,"proto":1,"client_id":1,"client_ip":"127.0.0.1"}"#;
-            socket.write_all(format!("{info}\r\n").as_bytes()).await.unwrap();
+            socket
+                .write_all(format!("{info}\r\n").as_bytes())
+                .await
+                .unwrap();
             let mut sent = [0; 4096];
             while !String::from_utf8_lossy(&sent).contains("PING") {
                 if socket.read(&mut sent).await.unwrap_or(0) == 0 {
@@ -147,35 +273,86 @@ async fn a_server_that_is_too_old_or_not_set_up_is_named() {
         () = greet => unreachable!(),
     };
     assert_eq!(code, 2, "{err}");
-    assert!(err.contains("nats-server 2.9.10 at") && err.contains("needs 2.12.3"), "{err}");
+    assert!(
+        err.contains("nats-server 2.9.10 at") && err.contains("needs 2.12.3"),
+        "{err}"
+    );
     let broker = Broker::shared_one();
     let (code, _, err) = run(["state", "j", "--nats", &broker.url(), "--prefix", "nobody"]).await;
-    assert_eq!((code, err.contains("run `tailwater setup` first")), (2, true), "{err}");
-    let nowhere = ["state", "j", "--nats", "nats://127.0.0.1:1", "--nats-wait", "0s"];
+    assert_eq!(
+        (code, err.contains("run `tailwater setup` first")),
+        (2, true),
+        "{err}"
+    );
+    let nowhere = [
+        "state",
+        "j",
+        "--nats",
+        "nats://127.0.0.1:1",
+        "--nats-wait",
+        "0s",
+    ];
     let (code, _, err) = run(nowhere).await;
-    assert_eq!((code, err.contains("cannot reach NATS at nats://127.0.0.1:1")), (2, true), "{err}");
+    assert_eq!(
+        (
+            code,
+            err.contains("cannot reach NATS at nats://127.0.0.1:1")
+        ),
+        (2, true),
+        "{err}"
+    );
 }
 
 #[tokio::test]
 async fn setup_is_repeatable_changes_retention_and_refuses_a_stream_that_differs() {
     let url = Broker::shared_one().url();
     let setup = async |extra: &[&str]| {
-        run([&["setup", "--nats", &url, "--prefix", "setup", "--max-bytes", "1048576"], extra].concat()).await
+        run([
+            &[
+                "setup",
+                "--nats",
+                &url,
+                "--prefix",
+                "setup",
+                "--max-bytes",
+                "1048576",
+            ],
+            extra,
+        ]
+        .concat())
+        .await
     };
     let (code, out, err) = setup(&["--shards", "2"]).await;
     assert_eq!((code, out.as_str()), (0, "ready: 2 shards\n"), "{err}");
     assert_eq!(setup(&["--shards", "2"]).await.0, 0);
     let (code, out, err) = setup(&["--shards", "2", "--max-age", "1h"]).await;
     let changed = |shard| {
-        format!("stream SETUP_CHUNKS_{shard}: max_age changed from 86400000000000 to 3600000000000\n")
+        format!(
+            "stream SETUP_CHUNKS_{shard}: max_age changed from 86400000000000 to 3600000000000\n"
+        )
     };
-    assert_eq!((code, out), (0, changed(0) + &changed(1) + "ready: 2 shards\n"), "{err}");
+    assert_eq!(
+        (code, out),
+        (0, changed(0) + &changed(1) + "ready: 2 shards\n"),
+        "{err}"
+    );
     // What is not named stays as it is.
     assert_eq!(setup(&["--shards", "2"]).await.1, "ready: 2 shards\n");
     let (code, _, err) = setup(&["--shards", "2", "--replicas", "3"]).await;
-    assert_eq!((code, err.contains("exists and differs")), (2, true), "{err}");
+    assert_eq!(
+        (code, err.contains("exists and differs")),
+        (2, true),
+        "{err}"
+    );
     let (code, _, err) = setup(&["--shards", "3"]).await;
-    assert_eq!((code, err.contains("tailwater.shards: there \"2\", declared \"3\"")), (2, true), "{err}");
+    assert_eq!(
+        (
+            code,
+            err.contains("tailwater.shards: there \"2\", declared \"3\"")
+        ),
+        (2, true),
+        "{err}"
+    );
 }
 
 #[tokio::test]
@@ -190,22 +367,40 @@ async fn the_terminal_follows_resumes_and_says_how_a_job_ended() {
     let input = words(80, 80, 5);
     let job = system.submit("tail", input.clone()).await;
     let url = format!("http://{}", edge.addr);
-    let (code, out, err) =
-        tailwater(&["tail", "tail", "--edge", &url, "--drop-after", "4", "--summary"]).await;
+    let (code, out, err) = tailwater(&[
+        "tail",
+        "tail",
+        "--edge",
+        &url,
+        "--drop-after",
+        "4",
+        "--summary",
+    ])
+    .await;
     assert_eq!((code, out.as_str()), (0, text(&input).as_str()), "{err}");
-    assert!(err.contains("· missing 0 · duplicated 0 · resumed at seq 5"), "{err}");
+    assert!(
+        err.contains("· missing 0 · duplicated 0 · resumed at seq 5"),
+        "{err}"
+    );
     // Without an edge, from a number, as JSON.
     let (code, out, err) = tailwater(&["tail", "tail", "--after", "3", "--json"]).await;
     assert_eq!(code, 0, "{err}");
     let seqs: Vec<u64> = out
         .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64().unwrap())
+        .map(|line| {
+            serde_json::from_str::<Value>(line).unwrap()["seq"]
+                .as_u64()
+                .unwrap()
+        })
         .collect();
     let state = system.ended(&job).await;
     assert_eq!(seqs, (4..=state.seq.0).collect::<Vec<_>>());
     let (code, out, _) = tailwater(&["state", "tail"]).await;
     assert_eq!(
-        (code, serde_json::from_str::<Value>(&out).unwrap()["output"].as_str()),
+        (
+            code,
+            serde_json::from_str::<Value>(&out).unwrap()["output"].as_str()
+        ),
         (0, Some(&*text(&input)))
     );
     system.submit("bad", serde_json::json!({"words": -1})).await;
@@ -213,7 +408,11 @@ async fn the_terminal_follows_resumes_and_says_how_a_job_ended() {
     assert_eq!((code, err.contains("bad_input")), (1, true), "{err}");
     system.submit("endless", words(10_000, 20, 1)).await;
     let (code, out, err) = tailwater(&["cancel", "endless", "--by", "me"]).await;
-    assert_eq!((code, out.trim().parse::<u64>().is_ok()), (0, true), "{err}");
+    assert_eq!(
+        (code, out.trim().parse::<u64>().is_ok()),
+        (0, true),
+        "{err}"
+    );
     let (code, _, err) = tailwater(&["tail", "endless"]).await;
     assert_eq!((code, err.contains("was cancelled")), (3, true), "{err}");
     assert_eq!(tailwater(&["cancel", "endless"]).await.0, 2);
@@ -227,7 +426,9 @@ async fn the_terminal_follows_resumes_and_says_how_a_job_ended() {
 async fn an_edge_with_several_threads_serves_all_its_clients() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
-    let flags = ["edge", "--listen", "127.0.0.1:0", "--threads", "3"].map(str::to_owned).to_vec();
+    let flags = ["edge", "--listen", "127.0.0.1:0", "--threads", "3"]
+        .map(str::to_owned)
+        .to_vec();
     let mut edge = Process::start([flags, system.flags()].concat());
     let addr = edge.says("ready http://").await;
     let input = words(40, 40, 2);
@@ -247,7 +448,11 @@ async fn a_worker_in_python_is_a_worker_like_any_other() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     // scripts/test.sh puts it there, with what the example imports.
     let python = root.join(".tools/venv/bin/python");
-    assert!(python.exists(), "no {}: run scripts/test.sh, which makes it", python.display());
+    assert!(
+        python.exists(),
+        "no {}: run scripts/test.sh, which makes it",
+        python.display()
+    );
     let up = up(TempDir::new().unwrap(), &[]).await;
     let mut worker = tokio::process::Command::new(python)
         .arg(root.join("examples/worker.py"))
@@ -258,14 +463,34 @@ async fn a_worker_in_python_is_a_worker_like_any_other() {
         .unwrap();
     let mut line = String::new();
     let mut said = tokio::io::BufReader::new(worker.stdout.take().unwrap());
-    within("the worker", tokio::io::AsyncBufReadExt::read_line(&mut said, &mut line)).await.unwrap();
+    within(
+        "the worker",
+        tokio::io::AsyncBufReadExt::read_line(&mut said, &mut line),
+    )
+    .await
+    .unwrap();
     assert_eq!(line, "serves shout\n");
-    let submit = ["submit", "--kind", "shout", "--input", "\"häppy little words\"", "--id", "py", "--watch"];
+    let submit = [
+        "submit",
+        "--kind",
+        "shout",
+        "--input",
+        "\"häppy little words\"",
+        "--id",
+        "py",
+        "--watch",
+    ];
     let (code, out, err) = run(submit.iter().chain(&["--nats", &up.nats])).await;
     assert_eq!((code, out.as_str()), (0, "HÄPPY LITTLE WORDS "), "{err}");
     let seen = follow(&up.addr, "py").await;
     seen.assert_whole();
-    assert_eq!(seen.events.values().filter(|event| event["type"] == "model:chunk:v1").count(), 3);
+    assert_eq!(
+        seen.events
+            .values()
+            .filter(|event| event["type"] == "model:chunk:v1")
+            .count(),
+        3
+    );
 }
 
 #[tokio::test]
@@ -279,12 +504,29 @@ async fn a_kind_that_was_declared_takes_jobs_before_its_first_worker() {
     let (code, _, err) = tailwater(&submit).await;
     assert_eq!(code, 2);
     assert!(err.contains("tailwater setup --kind later"), "{err}");
-    let setup = ["setup", "--shards", "2", "--replicas", "1", "--kind", "later", "--kind", "other"];
+    let setup = [
+        "setup",
+        "--shards",
+        "2",
+        "--replicas",
+        "1",
+        "--kind",
+        "later",
+        "--kind",
+        "other",
+    ];
     let (code, out, err) = tailwater(&setup).await;
-    assert_eq!((code, out.as_str()), (0, "ready: 2 shards\nkind later\nkind other\n"), "{err}");
+    assert_eq!(
+        (code, out.as_str()),
+        (0, "ready: 2 shards\nkind later\nkind other\n"),
+        "{err}"
+    );
     assert_eq!(tailwater(&submit).await.0, 0);
     let job = "early".parse().unwrap();
-    assert_eq!(system.state(&job).await.unwrap().status, tailwater::wire::Status::Queued);
+    assert_eq!(
+        system.state(&job).await.unwrap().status,
+        tailwater::wire::Status::Queued
+    );
     system.end().await;
 }
 
@@ -297,13 +539,18 @@ async fn a_job_that_does_not_exist_is_said_or_refused_and_not_waited_for_in_sile
     let flags = system.flags();
     for ways in [&flags[..], &["--edge".to_owned(), url]] {
         let ways: Vec<&str> = ways.iter().map(String::as_str).collect();
-        let (code, out, err) = run([&["tail", "mistyped", "--must-exist"], &ways[..]].concat()).await;
+        let (code, out, err) =
+            run([&["tail", "mistyped", "--must-exist"], &ways[..]].concat()).await;
         assert_eq!((code, out.as_str()), (2, ""));
         assert!(err.contains("there is no job mistyped"), "{err}");
         let job = format!("late-{}", ways.len());
-        let mut tail = Process::start_with([&["tail", &job], &ways[..]].concat(), &[], Stdio::piped());
+        let mut tail =
+            Process::start_with([&["tail", &job], &ways[..]].concat(), &[], Stdio::piped());
         let said = tail.complains().await;
-        assert_eq!(said, format!("tailwater: waiting for job {job}: there is no such job yet"));
+        assert_eq!(
+            said,
+            format!("tailwater: waiting for job {job}: there is no such job yet")
+        );
         system.submit(&job, words(3, 0, 1)).await;
         assert!(tail.ends_within(Duration::from_secs(20)).await.success());
     }
@@ -317,20 +564,43 @@ async fn up_says_where_nats_is_when_another_program_has_its_usual_port() {
     let dir = TempDir::new().unwrap();
     let program = broker::program().display().to_string();
     let data = dir.path().display().to_string();
-    let args = ["up", "--listen", "127.0.0.1:0", "--data-dir", &data, "--nats-server", &program];
+    let args = [
+        "up",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        &data,
+        "--nats-server",
+        &program,
+    ];
     let mut up = Process::start_with(args, &[], Stdio::piped());
     let url = up.says("nats ").await;
     let said = up.complains().await;
-    assert!(said.contains("port 4222 is in use by another program"), "{said}");
-    assert!(said.ends_with(&format!("--nats {url} or TAILWATER_NATS={url}")), "{said}");
+    assert!(
+        said.contains("port 4222 is in use by another program"),
+        "{said}"
+    );
+    assert!(
+        said.ends_with(&format!("--nats {url} or TAILWATER_NATS={url}")),
+        "{said}"
+    );
 }
 
 #[tokio::test]
 async fn an_edge_says_ready_only_when_it_serves() {
     let url = Broker::shared_one().url();
     for threads in ["1", "3"] {
-        let edge =
-            ["edge", "--listen", "127.0.0.1:0", "--prefix", "nobody", "--nats", &url, "--threads", threads];
+        let edge = [
+            "edge",
+            "--listen",
+            "127.0.0.1:0",
+            "--prefix",
+            "nobody",
+            "--nats",
+            &url,
+            "--threads",
+            threads,
+        ];
         let (code, out, err) = run(edge).await;
         assert_eq!((code, out.as_str()), (2, ""), "{err}");
         assert!(err.contains("run `tailwater setup` first"), "{err}");
@@ -341,8 +611,16 @@ async fn an_edge_says_ready_only_when_it_serves() {
 async fn at_a_terminal(args: &[&str]) -> String {
     let spawn = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
     let mut command = tokio::process::Command::new(crate::support::python("python"));
-    command.args(["-c", spawn, env!("CARGO_BIN_EXE_tailwater")]).args(args).stdin(Stdio::null());
-    let out = within("a command at a terminal", command.kill_on_drop(true).output()).await.unwrap();
+    command
+        .args(["-c", spawn, env!("CARGO_BIN_EXE_tailwater")])
+        .args(args)
+        .stdin(Stdio::null());
+    let out = within(
+        "a command at a terminal",
+        command.kill_on_drop(true).output(),
+    )
+    .await
+    .unwrap();
     String::from_utf8(out.stdout).unwrap()
 }
 
@@ -351,11 +629,17 @@ async fn output_cannot_command_a_terminal_and_leaves_the_prompt_on_a_line_of_its
     let said = r"printf 'one\n\033]0;title\007two'; exit 3";
     let up = up(TempDir::new().unwrap(), &["sh", "-c", said]).await;
     let submit = |id: &'static str, how: &'static str| {
-        ["submit", "--kind", "exec", "--id", id, how, "--nats", &up.nats].map(str::to_owned)
+        [
+            "submit", "--kind", "exec", "--id", id, how, "--nats", &up.nats,
+        ]
+        .map(str::to_owned)
     };
     let watched = submit("watched", "--watch");
     let watched = at_a_terminal(&watched.each_ref().map(String::as_str)).await;
-    assert!(watched.starts_with("one\r\n␛]0;title␇two\r\n"), "{watched:?}");
+    assert!(
+        watched.starts_with("one\r\n␛]0;title␇two\r\n"),
+        "{watched:?}"
+    );
     assert!(!watched.contains('\x1b'), "{watched:?}");
     let waited = submit("waited", "--wait");
     let waited = at_a_terminal(&waited.each_ref().map(String::as_str)).await;
@@ -371,7 +655,12 @@ async fn a_browser_that_opens_the_address_of_an_edge_gets_a_page() {
     let edge = system.edge().await;
     let page = format!("http://{}/", edge.addr);
     let curl = ["-sS", "-w", "\n%{content_type}", &page];
-    let out = within("a page", tokio::process::Command::new("curl").args(curl).output()).await.unwrap();
+    let out = within(
+        "a page",
+        tokio::process::Command::new("curl").args(curl).output(),
+    )
+    .await
+    .unwrap();
     let out = String::from_utf8(out.stdout).unwrap();
     assert!(out.contains("<title>Tailwater edge</title>"), "{out}");
     assert!(out.ends_with("\ntext/html; charset=utf-8"), "{out}");

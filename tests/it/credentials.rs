@@ -16,27 +16,46 @@ use crate::support::within;
 /// Runs every command against a broker: each must get in with `flags`.
 async fn every_command_works(flags: &[&str]) {
     let tailwater = async |args: &[&str]| run([args, flags].concat()).await;
-    let (code, out, err) = tailwater(&["setup", "--max-bytes", "1048576", "--kind", "declared"]).await;
-    assert_eq!((code, out.as_str()), (0, "ready: 4 shards\nkind declared\n"), "{err}");
+    let (code, out, err) =
+        tailwater(&["setup", "--max-bytes", "1048576", "--kind", "declared"]).await;
+    assert_eq!(
+        (code, out.as_str()),
+        (0, "ready: 4 shards\nkind declared\n"),
+        "{err}"
+    );
     let mut worker = Process::start([&["worker", "--kind", "demo"], flags, &["demo"]].concat());
     let mut edge = Process::start([&["edge", "--listen", "127.0.0.1:0"], flags].concat());
     let addr = edge.says("ready http://").await;
-    let submit = ["submit", "--kind", "demo", "--input", r#"{"words":3,"rate":0}"#, "--id", "j", "--watch"];
+    let submit = [
+        "submit",
+        "--kind",
+        "demo",
+        "--input",
+        r#"{"words":3,"rate":0}"#,
+        "--id",
+        "j",
+        "--watch",
+    ];
     within("a job", async {
         // The worker makes its kind known first.
         while tailwater(&submit).await.0 != 0 {}
     })
     .await;
     follow(&addr, "j").await.assert_whole();
-    for (args, expected) in
-        [(&["tail", "j"][..], 0), (&["state", "j"], 0), (&["jobs"], 0), (&["cancel", "j"], 2)]
-    {
+    for (args, expected) in [
+        (&["tail", "j"][..], 0),
+        (&["state", "j"], 0),
+        (&["jobs"], 0),
+        (&["cancel", "j"], 2),
+    ] {
         let (code, _, err) = tailwater(args).await;
         assert_eq!(code, expected, "{args:?}: {err}");
     }
     for process in [&mut worker, &mut edge] {
         process.signal(Signal::TERM);
-        process.ends_within(std::time::Duration::from_secs(15)).await;
+        process
+            .ends_within(std::time::Duration::from_secs(15))
+            .await;
     }
     let up = [&["up", "--listen", "127.0.0.1:0"], flags].concat();
     let mut up = Process::start(up);
@@ -49,7 +68,11 @@ async fn every_command_works(flags: &[&str]) {
 /// The one line that a command ends with when the broker does not let it in. It must not wait for long, nor show a secret.
 async fn is_refused(flags: &[&str]) -> String {
     let (code, out, err) = run([&["state", "j", "--nats-wait", "5s"], flags].concat()).await;
-    assert_eq!((code, out.as_str(), err.lines().count()), (2, "", 1), "{err}");
+    assert_eq!(
+        (code, out.as_str(), err.lines().count()),
+        (2, "", 1),
+        "{err}"
+    );
     assert!(!err.contains("s3cret") && !err.contains("wr0ng"), "{err}");
     err
 }
@@ -64,7 +87,10 @@ async fn a_user_and_a_password_in_the_address_are_used_by_every_command() {
     every_command_works(&["--nats", &with_login(&broker, "worker:s3cret%2C%40%2F")]).await;
     for login in ["worker:wr0ng", "wr0ng"] {
         let err = is_refused(&["--nats", &with_login(&broker, login)]).await;
-        assert!(err.contains("refused the connection: wrong or missing credentials"), "{err}");
+        assert!(
+            err.contains("refused the connection: wrong or missing credentials"),
+            "{err}"
+        );
     }
     let err = is_refused(&["--nats", &broker.url()]).await;
     assert!(err.contains("wrong or missing credentials"), "{err}");
@@ -84,8 +110,10 @@ async fn the_seed_of_an_nkey_is_read_from_a_file() {
     let (seed, other) = (dir.path().join("seed"), dir.path().join("other"));
     fs::write(&seed, format!("{}\n", key.seed().unwrap())).unwrap();
     fs::write(&other, nkeys::KeyPair::new_user().seed().unwrap()).unwrap();
-    let broker =
-        Broker::with_config(&format!("authorization {{ users: [{{ nkey: {} }}] }}", key.public_key()));
+    let broker = Broker::with_config(&format!(
+        "authorization {{ users: [{{ nkey: {} }}] }}",
+        key.public_key()
+    ));
     let url = broker.url();
     every_command_works(&["--nats", &url, "--nats-nkey", path(&seed)]).await;
     is_refused(&["--nats", &url, "--nats-nkey", path(&other)]).await;
@@ -99,8 +127,11 @@ async fn the_seed_of_an_nkey_is_read_from_a_file() {
 #[tokio::test]
 async fn a_credentials_file_is_used_by_every_command() {
     let dir = TempDir::new().unwrap();
-    let (operator, account, user) =
-        (nkeys::KeyPair::new_operator(), nkeys::KeyPair::new_account(), nkeys::KeyPair::new_user());
+    let (operator, account, user) = (
+        nkeys::KeyPair::new_operator(),
+        nkeys::KeyPair::new_account(),
+        nkeys::KeyPair::new_user(),
+    );
     let nats = |kind: &str| json!({"type": kind, "version": 2});
     let operator_jwt = jwt(&operator, &operator, &nats("operator"));
     let limits = json!({"type": "account", "version": 2, "limits": {"subs": -1, "data": -1, "payload": -1,
@@ -182,8 +213,12 @@ async fn certificates_are_checked_both_ways_over_tls() {
     let (cert, key) = (file("client.pem"), file("client.key"));
     let identity = ["--nats-cert", path(&cert), "--nats-key", path(&key)];
     every_command_works(&[&["--nats", &tls, "--nats-ca", path(&ca)], &identity[..]].concat()).await;
-    let (code, _, err) =
-        run([&["jobs", "--nats", &plain, "--nats-ca", path(&ca)], &identity[..]].concat()).await;
+    let (code, _, err) = run([
+        &["jobs", "--nats", &plain, "--nats-ca", path(&ca)],
+        &identity[..],
+    ]
+    .concat())
+    .await;
     assert_eq!(code, 0, "{err}");
     for flags in [
         [&["--nats", &tls, "--nats-ca", path(&other)], &identity[..]].concat(),
@@ -191,17 +226,34 @@ async fn certificates_are_checked_both_ways_over_tls() {
         [&["--nats", &tls], &identity[..]].concat(),
     ] {
         let err = is_refused(&flags).await;
-        assert!(err.contains("no TLS connection to NATS at tls://127.0.0.1"), "{err}");
+        assert!(
+            err.contains("no TLS connection to NATS at tls://127.0.0.1"),
+            "{err}"
+        );
     }
-    let err = is_refused(&["--nats", &tls, "--nats-ca", path(&file("server.csr.missing"))]).await;
+    let err = is_refused(&[
+        "--nats",
+        &tls,
+        "--nats-ca",
+        path(&file("server.csr.missing")),
+    ])
+    .await;
     assert!(err.contains("cannot use"), "{err}");
     let (code, ..) = run(["jobs", "--nats", &tls, "--nats-cert", path(&cert)]).await;
     assert_eq!(code, 64, "a certificate without its key");
 }
 
 fn openssl(dir: &Path, args: &str) {
-    let out = Command::new("openssl").args(args.split_whitespace()).current_dir(dir).output().unwrap();
-    assert!(out.status.success(), "{args}: {}", String::from_utf8_lossy(&out.stderr));
+    let out = Command::new("openssl")
+        .args(args.split_whitespace())
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    assert!(
+        out.status.success(),
+        "{args}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
 }
 
 fn path(path: &Path) -> &str {

@@ -33,18 +33,46 @@ const NODE: &str = "node";
 
 /// Every scenario runs through each of these.
 const DOORS: &[Door] = &[
-    Door { name: "WebSocket, JSON, websockets", program: PYTHON, args: &["ws.py", "json"] },
-    Door { name: "WebSocket, MessagePack, websockets", program: PYTHON, args: &["ws.py", "msgpack"] },
-    Door { name: "Socket.IO, socket.io-client", program: NODE, args: &["socketio.mjs"] },
+    Door {
+        name: "WebSocket, JSON, websockets",
+        program: PYTHON,
+        args: &["ws.py", "json"],
+    },
+    Door {
+        name: "WebSocket, MessagePack, websockets",
+        program: PYTHON,
+        args: &["ws.py", "msgpack"],
+    },
+    Door {
+        name: "Socket.IO, socket.io-client",
+        program: NODE,
+        args: &["socketio.mjs"],
+    },
     Door {
         name: "Socket.IO by polling, socket.io-client",
         program: NODE,
         args: &["socketio.mjs", "polling"],
     },
-    Door { name: "Socket.IO, python-socketio", program: PYTHON, args: &["socketio_client.py"] },
-    Door { name: "SSE, eventsource", program: NODE, args: &["sse.mjs"] },
-    Door { name: "SSE, httpx-sse", program: PYTHON, args: &["sse.py"] },
-    Door { name: "pages, httpx", program: PYTHON, args: &["pages.py"] },
+    Door {
+        name: "Socket.IO, python-socketio",
+        program: PYTHON,
+        args: &["socketio_client.py"],
+    },
+    Door {
+        name: "SSE, eventsource",
+        program: NODE,
+        args: &["sse.mjs"],
+    },
+    Door {
+        name: "SSE, httpx-sse",
+        program: PYTHON,
+        args: &["sse.py"],
+    },
+    Door {
+        name: "pages, httpx",
+        program: PYTHON,
+        args: &["pages.py"],
+    },
 ];
 
 /// The longest that a scenario may take.
@@ -62,30 +90,43 @@ impl Follower {
     fn start(door: &'static Door, addr: &str, job: &str) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let (script, options) = door.args.split_first().unwrap();
-        let mut child =
-            Command::new(if door.program == PYTHON { root.join(PYTHON) } else { door.program.into() })
-                .arg(root.join("tests/clients/doors").join(script))
-                .args([&format!("http://{addr}"), job])
-                .args(options)
-                .current_dir(root)
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .kill_on_drop(true)
-                .spawn()
-                .unwrap_or_else(|error| panic!("{} for {}: {error}", door.program, door.name));
+        let mut child = Command::new(if door.program == PYTHON {
+            root.join(PYTHON)
+        } else {
+            door.program.into()
+        })
+        .arg(root.join("tests/clients/doors").join(script))
+        .args([&format!("http://{addr}"), job])
+        .args(options)
+        .current_dir(root)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{} for {}: {error}", door.program, door.name));
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { door, child, lines, seen: Seen::of(job) }
+        Self {
+            door,
+            child,
+            lines,
+            seen: Seen::of(job),
+        }
     }
 
     /// A follower of each door.
     pub fn all(addr: &str, job: &str) -> Vec<Self> {
-        DOORS.iter().map(|door| Self::start(door, addr, job)).collect()
+        DOORS
+            .iter()
+            .map(|door| Self::start(door, addr, job))
+            .collect()
     }
 
     /// Takes in the next frame; false when the client has ended.
     pub async fn step(&mut self) -> bool {
         let line = timeout(LIMIT, self.lines.next_line()).await;
-        let line = line.unwrap_or_else(|_| panic!("{}: nothing for {LIMIT:?}", self.door.name)).unwrap();
+        let line = line
+            .unwrap_or_else(|_| panic!("{}: nothing for {LIMIT:?}", self.door.name))
+            .unwrap();
         if let Some(line) = &line {
             self.seen.take(&serde_json::from_str(line).unwrap());
         }
@@ -103,7 +144,11 @@ impl Follower {
     pub async fn ends(mut self) -> Seen {
         while self.step().await {}
         let status = timeout(LIMIT, self.child.wait()).await.unwrap().unwrap();
-        assert!(status.success() && self.seen.ended, "{}: {status}", self.door.name);
+        assert!(
+            status.success() && self.seen.ended,
+            "{}: {status}",
+            self.door.name
+        );
         self.seen
     }
 
@@ -116,14 +161,23 @@ impl Follower {
     async fn ends_whole(self, text: &str) {
         let door = self.door.name;
         let seen = self.ends().await;
-        assert_eq!((seen.doubled, &seen.holes, &seen.missing), (0, &vec![], &vec![]), "{door}");
+        assert_eq!(
+            (seen.doubled, &seen.holes, &seen.missing),
+            (0, &vec![], &vec![]),
+            "{door}"
+        );
         seen.assert_whole();
         assert_eq!(seen.text(), text, "{door}");
     }
 }
 
 async fn end_whole(followers: Vec<Follower>, text: &str) {
-    join_all(followers.into_iter().map(|follower| follower.ends_whole(text))).await;
+    join_all(
+        followers
+            .into_iter()
+            .map(|follower| follower.ends_whole(text)),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -141,7 +195,9 @@ async fn connections_that_are_cut_at_random_lose_and_double_nothing() {
     let cuts = async {
         let mut random = 0x9E37_79B9_u64;
         for n in 0..25 {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             sleep(Duration::from_millis(40 + (random >> 33) % 300)).await;
             proxy.lead_to(&edges[n % 2].addr);
             proxy.cut();
@@ -197,7 +253,9 @@ async fn an_edge_that_is_killed_costs_each_client_a_reconnect() {
 #[tokio::test]
 async fn an_attempt_that_supersedes_another_is_seen_as_one() {
     let system = System::on(Broker::shared_one()).await;
-    let backend = Flaky { retry: Retry::After(Duration::from_secs(1)) };
+    let backend = Flaky {
+        retry: Retry::After(Duration::from_secs(1)),
+    };
     system.worker(backend, |_| {}).await;
     let edge = system.edge().await;
     let followers = Follower::all(&edge.addr, "again");
@@ -213,7 +271,11 @@ async fn events_that_have_expired_are_told_as_missing_through_each_door() {
         settings.max_bytes = Some(64 << 10);
     })
     .await;
-    system.worker(Pieces { count: 1500 }, |settings| settings.flush.interval = Duration::ZERO).await;
+    system
+        .worker(Pieces { count: 1500 }, |settings| {
+            settings.flush.interval = Duration::ZERO
+        })
+        .await;
     let job = system.submit("old", Value::Null).await;
     let state = system.ended(&job).await;
     let edge = system.edge().await;
@@ -222,7 +284,11 @@ async fn events_that_have_expired_are_told_as_missing_through_each_door() {
         let seen = follower.ends().await;
         let first = seen.events.keys().next().copied().unwrap();
         assert!(first > 500, "{door}: {first}");
-        assert_eq!((&seen.holes, seen.doubled, seen.last), (&vec![], 0, state.seq.0), "{door}");
+        assert_eq!(
+            (&seen.holes, seen.doubled, seen.last),
+            (&vec![], 0, state.seq.0),
+            "{door}"
+        );
         assert_eq!(seen.missing, [(1, first - 1)], "{door}");
     }
     system.end().await;
@@ -252,10 +318,19 @@ impl Backend for Torrent {
 #[tokio::test]
 async fn a_reader_that_stalls_for_thirty_seconds_gets_all_of_it_and_others_stay_live() {
     let system = System::on(Broker::shared_one()).await;
-    system.worker(Torrent, |settings| settings.kind = "torrent".parse().unwrap()).await;
+    system
+        .worker(Torrent, |settings| {
+            settings.kind = "torrent".parse().unwrap()
+        })
+        .await;
     system.demo().await;
     let edge = system.edge().await;
-    system.submit_with("torrent", Submission::new("torrent".parse().unwrap(), Value::Null)).await;
+    system
+        .submit_with(
+            "torrent",
+            Submission::new("torrent".parse().unwrap(), Value::Null),
+        )
+        .await;
     let proxy = Proxy::to(&edge.addr).await;
     let mut followers = Follower::all(&proxy.addr, "torrent");
     for follower in &mut followers {
@@ -266,9 +341,16 @@ async fn a_reader_that_stalls_for_thirty_seconds_gets_all_of_it_and_others_stay_
         proxy.stall(true);
         let input = words(300, 10, 8);
         system.submit("live", input).await;
-        let latest = join_all((0..100).map(|_| latest(&edge.addr, "live"))).await.into_iter().max().unwrap();
+        let latest = join_all((0..100).map(|_| latest(&edge.addr, "live")))
+            .await
+            .into_iter()
+            .max()
+            .unwrap();
         proxy.stall(false);
-        assert!(latest < Duration::from_secs(5), "somebody else waited for {latest:?}");
+        assert!(
+            latest < Duration::from_secs(5),
+            "somebody else waited for {latest:?}"
+        );
     };
     futures_util::future::join(end_whole(followers, &expected), others).await;
     system.end().await;
@@ -280,9 +362,13 @@ async fn latest(addr: &str, job: &str) -> Duration {
     client.watch(&seen).await;
     let mut latest = Duration::ZERO;
     while !seen.ended {
-        let Frame::Json(frame) = client.next().await else { panic!("cut off") };
+        let Frame::Json(frame) = client.next().await else {
+            panic!("cut off")
+        };
         if let Some(ts) = frame["ts"].as_u64() {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+            let now = SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap();
             latest = latest.max(now.saturating_sub(Duration::from_millis(ts)));
         }
         seen.take(&frame);

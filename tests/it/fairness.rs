@@ -21,7 +21,9 @@ async fn get(addr: &str, path: &str) -> String {
     );
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    within("an answer", socket.read_to_string(&mut answer)).await.unwrap();
+    within("an answer", socket.read_to_string(&mut answer))
+        .await
+        .unwrap();
     answer
 }
 
@@ -33,18 +35,37 @@ async fn of_a_flood_of_listings_some_are_made_and_the_others_are_told_to_come_ba
         system.submit(&format!("listed-{n}"), words(1, 0, 1)).await;
     }
     let answers = join_all((0..100).map(|_| get(&edge.addr, "/api/jobs"))).await;
-    let made = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 200")).count();
-    let refused: Vec<_> = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 503")).collect();
-    assert!(made > 0 && made + refused.len() == 100, "{made} made, {} refused", refused.len());
+    let made = answers
+        .iter()
+        .filter(|answer| answer.starts_with("HTTP/1.1 200"))
+        .count();
+    let refused: Vec<_> = answers
+        .iter()
+        .filter(|answer| answer.starts_with("HTTP/1.1 503"))
+        .collect();
+    assert!(
+        made > 0 && made + refused.len() == 100,
+        "{made} made, {} refused",
+        refused.len()
+    );
     for answer in refused {
-        assert!(answer.contains("retry-after: ") && answer.contains(r#""code":"overloaded""#), "{answer}");
+        assert!(
+            answer.contains("retry-after: ") && answer.contains(r#""code":"overloaded""#),
+            "{answer}"
+        );
     }
-    assert!(get(&edge.addr, "/api/jobs").await.starts_with("HTTP/1.1 200"), "afterwards it is as before");
+    assert!(
+        get(&edge.addr, "/api/jobs")
+            .await
+            .starts_with("HTTP/1.1 200"),
+        "afterwards it is as before"
+    );
     system.end().await;
 }
 
 #[tokio::test]
-async fn a_client_that_sends_large_frames_without_end_is_answered_and_others_are_served_beside_it() {
+async fn a_client_that_sends_large_frames_without_end_is_answered_and_others_are_served_beside_it()
+{
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     system.wordy().await;
@@ -58,7 +79,10 @@ async fn a_client_that_sends_large_frames_without_end_is_answered_and_others_are
             for (frame, code) in [(&large, "too_large"), (&unknown, "unknown_op")] {
                 greedy.send_text(frame).await;
                 let answer = greedy.op().await;
-                assert_eq!((&answer["op"], &answer["code"]), (&json!("error"), &json!(code)));
+                assert_eq!(
+                    (&answer["op"], &answer["code"]),
+                    (&json!("error"), &json!(code))
+                );
             }
         }
     };
@@ -66,7 +90,9 @@ async fn a_client_that_sends_large_frames_without_end_is_answered_and_others_are
         timeout(Duration::from_secs(60), follow(&edge.addr, job.as_str())),
         timeout(Duration::from_secs(60), flood),
     );
-    watched.expect("the watcher has the whole job").assert_whole();
+    watched
+        .expect("the watcher has the whole job")
+        .assert_whole();
     flooded.expect("each frame is answered");
     system.end().await;
 }
@@ -79,10 +105,15 @@ async fn keys_of_an_input_are_keys_whatever_they_are_called() {
     let input = r#"{"words":1,"note":{"$serde_json::private::RawValue":"[1,2]"}}"#;
     let mut client = edge.client().await;
     client
-        .send_text(&format!(r#"{{"op":"submit","ref":"r","kind":"demo","input":{input},"id":"raw-key"}}"#))
+        .send_text(&format!(
+            r#"{{"op":"submit","ref":"r","kind":"demo","input":{input},"id":"raw-key"}}"#
+        ))
         .await;
     assert_eq!(client.op().await["op"], "submitted");
     let page = get(&edge.addr, "/api/jobs/raw-key/events?limit=1").await;
-    assert!(page.contains(r#"{"$serde_json::private::RawValue":"[1,2]"}"#), "{page}");
+    assert!(
+        page.contains(r#"{"$serde_json::private::RawValue":"[1,2]"}"#),
+        "{page}"
+    );
     system.end().await;
 }

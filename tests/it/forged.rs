@@ -19,7 +19,18 @@ on_one_and_three!(
 
 /// Numbers that are wrong in a log of at most 300 events that has come to `at`, however far it has come since.
 fn wrong(at: u64) -> Vec<u64> {
-    vec![u64::MAX, u64::MAX - 1, 1 << 53, 1_000_000, 400, 401, at, at - 2, 1, 0]
+    vec![
+        u64::MAX,
+        u64::MAX - 1,
+        1 << 53,
+        1_000_000,
+        400,
+        401,
+        at,
+        at - 2,
+        1,
+        0,
+    ]
 }
 
 /// Stores chunks with these numbers in a job's log, from a publisher without manners.
@@ -31,10 +42,15 @@ async fn forge(system: &System, job: &JobId, numbers: &[u64], expected: Option<u
         let event = json!({"type": "model:chunk:v1", "job": job, "seq": seq, "attempt": 1, "ts": 1, "text": "forged"});
         let mut headers = HeaderMap::new();
         if let Some(expected) = expected {
-            headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string().as_str());
+            headers.insert(
+                "Nats-Expected-Last-Subject-Sequence",
+                expected.to_string().as_str(),
+            );
         }
-        let stored =
-            context.publish_with_headers(log.clone(), headers, event.to_string().into()).await.unwrap();
+        let stored = context
+            .publish_with_headers(log.clone(), headers, event.to_string().into())
+            .await
+            .unwrap();
         stored.await.unwrap();
     }
 }
@@ -54,13 +70,23 @@ async fn a_running_job_is_followed_whatever_numbers_others_store_in_its_log(brok
     seen.follow(&mut client).await;
     let end = system.ended(&job).await;
     forge(&system, &job, &wrong(end.seq.0 + 1), None).await;
-    for seen in [seen, follow(&edge.addr, "runs").await, follow(&system.edge().await.addr, "runs").await] {
+    for seen in [
+        seen,
+        follow(&edge.addr, "runs").await,
+        follow(&system.edge().await.addr, "runs").await,
+    ] {
         seen.assert_whole();
         assert_eq!(seen.text(), text(&input));
     }
     let state = system.state(&job).await.unwrap();
-    assert_eq!((state.status, state.attempt, state.output), (Status::Done, 1, text(&input)));
-    assert_eq!(system.log.cancel(&job, None).await.unwrap(), Cancelled::Ended);
+    assert_eq!(
+        (state.status, state.attempt, state.output),
+        (Status::Done, 1, text(&input))
+    );
+    assert_eq!(
+        system.log.cancel(&job, None).await.unwrap(),
+        Cancelled::Ended
+    );
     assert!(system.log.undecodable() > 0);
     system.end().await;
 }
@@ -72,7 +98,13 @@ async fn who_comes_after_a_forged_number_gets_the_true_end(broker: &Broker) {
     let job = system.submit("late", input.clone()).await;
     reaches(&system, "late", 20).await;
     let last = system.log.last(&job).await.unwrap().unwrap();
-    forge(&system, &job, &[last.seq.0 + 400, last.seq.0 + 401, u64::MAX], None).await;
+    forge(
+        &system,
+        &job,
+        &[last.seq.0 + 400, last.seq.0 + 401, u64::MAX],
+        None,
+    )
+    .await;
     // The worker's next event is fenced off by what was forged, and goes on after it.
     let edge = system.edge().await;
     let (mut client, mut seen) = (edge.client().await, Seen::of("late"));
@@ -81,11 +113,28 @@ async fn who_comes_after_a_forged_number_gets_the_true_end(broker: &Broker) {
     seen.assert_whole();
     assert_eq!(seen.text(), text(&input));
     let state = system.ended(&job).await;
-    assert_eq!((state.status, state.attempt, state.seq.0), (Status::Done, 1, seen.last));
-    let (status, _, page) =
-        http(&edge, "GET", "/api/jobs/late/events?after=90", "Accept: application/json\r\n", b"").await;
-    let numbers = page["events"].as_array().unwrap().iter().map(|event| event["seq"].as_u64().unwrap());
-    assert_eq!((status, numbers.collect::<Vec<_>>()), (200, (91..=seen.last).collect()), "{page}");
+    assert_eq!(
+        (state.status, state.attempt, state.seq.0),
+        (Status::Done, 1, seen.last)
+    );
+    let (status, _, page) = http(
+        &edge,
+        "GET",
+        "/api/jobs/late/events?after=90",
+        "Accept: application/json\r\n",
+        b"",
+    )
+    .await;
+    let numbers = page["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["seq"].as_u64().unwrap());
+    assert_eq!(
+        (status, numbers.collect::<Vec<_>>()),
+        (200, (91..=seen.last).collect()),
+        "{page}"
+    );
     system.end().await;
 }
 
@@ -93,8 +142,13 @@ async fn a_job_whose_log_begins_with_a_forged_number_runs_as_any_other(broker: &
     let system = System::on(broker).await;
     let (job, input) = ("begins".parse().unwrap(), words(20, 0, 1));
     // Others have used the shard, so that the number is not above its stream sequence.
-    let other = (0..).map(|n| format!("o{n}")).map(|id| id.parse::<JobId>().unwrap());
-    let other = other.into_iter().find(|other| other.shard(2) == JobId::shard(&job, 2)).unwrap();
+    let other = (0..)
+        .map(|n| format!("o{n}"))
+        .map(|id| id.parse::<JobId>().unwrap());
+    let other = other
+        .into_iter()
+        .find(|other| other.shard(2) == JobId::shard(&job, 2))
+        .unwrap();
     forge(&system, &other, &[9; 10], None).await;
     forge(&system, &job, &[3], Some(0)).await;
     forge(&system, &job, &[7, 8, 1 << 40], None).await;
@@ -108,7 +162,9 @@ async fn a_job_whose_log_begins_with_a_forged_number_runs_as_any_other(broker: &
     seen.assert_whole();
     assert_eq!(seen.text(), text(&input));
     assert_eq!(system.ended(&job).await.attempt, 1);
-    tokio::time::timeout(Duration::from_secs(10), system.end()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), system.end())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

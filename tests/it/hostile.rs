@@ -24,7 +24,9 @@ const HEARD_MAX: usize = 64 << 20;
 const BODY: usize = 1024 * 1024;
 
 async fn edge(system: &System) -> (Process, String) {
-    let flags = ["edge", "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
+    let flags = ["edge", "--listen", "127.0.0.1:0"]
+        .map(str::to_owned)
+        .to_vec();
     let mut edge = Process::start([flags, system.flags()].concat());
     let addr = edge.says("ready http://").await;
     (edge, addr)
@@ -43,7 +45,10 @@ async fn ask(addr: &str, request: &[u8], wait: Duration) -> (tokio::net::TcpStre
     };
     let head = String::from_utf8_lossy(&head[..read]).into_owned();
     let status = head.split(' ').nth(1).unwrap_or("cut").to_owned();
-    let code = head.split(r#""code":""#).nth(1).and_then(|rest| rest.split('"').next());
+    let code = head
+        .split(r#""code":""#)
+        .nth(1)
+        .and_then(|rest| rest.split('"').next());
     match code {
         Some(code) => (socket, format!("{status} {code}")),
         None => (socket, status),
@@ -55,7 +60,9 @@ pub(crate) async fn stats(addr: &str) -> Value {
     let mut socket = tokio::net::TcpStream::connect(addr).await.unwrap();
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    within("the statistics", socket.read_to_string(&mut answer)).await.unwrap();
+    within("the statistics", socket.read_to_string(&mut answer))
+        .await
+        .unwrap();
     serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap()
 }
 
@@ -77,7 +84,9 @@ fn ping(addr: &str, path: &str, joins: &[u8]) -> usize {
         pings.extend([0x89, 0x80 | 125, 0, 0, 0, 0]);
         pings.extend([b'x'; 125]);
     }
-    socket.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    socket
+        .set_write_timeout(Some(Duration::from_secs(2)))
+        .unwrap();
     let mut sent = 0;
     while sent < HEARD_MAX && socket.write_all(&pings).is_ok() {
         sent += pings.len();
@@ -91,21 +100,30 @@ async fn a_client_that_pings_and_does_not_read_is_not_heard_and_costs_no_memory(
     let (edge, addr) = edge(&system).await;
     // A Socket.IO client joins by `40`, in a masked frame.
     let joins = [0x81, 0x82, 0, 0, 0, 0, b'4', b'0'];
-    for (path, joins) in [("/ws", &[][..]), ("/socket.io/?EIO=4&transport=websocket", &joins[..])] {
+    for (path, joins) in [
+        ("/ws", &[][..]),
+        ("/socket.io/?EIO=4&transport=websocket", &joins[..]),
+    ] {
         let before = edge.memory();
         let (to, path) = (addr.clone(), path.to_owned());
         let joins = joins.to_vec();
-        let sent = tokio::task::spawn_blocking(move || ping(&to, &path, &joins)).await.unwrap();
+        let sent = tokio::task::spawn_blocking(move || ping(&to, &path, &joins))
+            .await
+            .unwrap();
         let after = edge.memory();
         assert!(sent < HEARD_MAX, "{sent} bytes were heard");
-        assert!(after < before + 16 * 1024, "{before} to {after} KiB for {sent} bytes");
+        assert!(
+            after < before + 16 * 1024,
+            "{before} to {after} KiB for {sent} bytes"
+        );
         Box::pin(within("somebody else", Client::connect(&addr))).await;
     }
     system.end().await;
 }
 
 #[tokio::test]
-async fn bodies_that_do_not_come_whole_hold_a_bounded_part_of_the_memory_and_small_ones_come_through() {
+async fn bodies_that_do_not_come_whole_hold_a_bounded_part_of_the_memory_and_small_ones_come_through()
+ {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let (edge, addr) = edge(&system).await;
@@ -128,7 +146,12 @@ async fn bodies_that_do_not_come_whole_hold_a_bounded_part_of_the_memory_and_sma
         let small = format!(
             "POST /api/jobs HTTP/1.1\r\nHost: {addr}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
         );
-        (peak, ask(&addr, small.as_bytes(), Duration::from_secs(30)).await.1)
+        (
+            peak,
+            ask(&addr, small.as_bytes(), Duration::from_secs(30))
+                .await
+                .1,
+        )
     };
     let (flood, (peak, small)) = within("a flood", futures_util::future::join(flood, beside)).await;
     assert_eq!(small, "202");
@@ -136,7 +159,10 @@ async fn bodies_that_do_not_come_whole_hold_a_bounded_part_of_the_memory_and_sma
     let count = |what: &str| flood.iter().filter(|(_, met)| met == what).count();
     let (refused, late) = (count("503 overloaded"), count("408 timeout"));
     // A client whose connection is reset with its request half sent does not see why.
-    assert!((1..=16).contains(&late) && refused + late + count("cut") == 100, "{refused} and {late}");
+    assert!(
+        (1..=16).contains(&late) && refused + late + count("cut") == 100,
+        "{refused} and {late}"
+    );
     assert_eq!(stats(&addr).await["memory"]["used"], 0);
     system.end().await;
 }
@@ -164,13 +190,20 @@ async fn handshakes_that_never_join_are_bounded_and_ids_that_nobody_has_are_refu
         let (mut answers, mut buffer) = (String::new(), vec![0; 65536]);
         while answers.matches("HTTP/1.1 ").count() < 3000 || !answers.ends_with('}') {
             let read = takes.read(&mut buffer).await.unwrap();
-            assert!(read > 0, "cut after {}", answers.matches("HTTP/1.1 ").count());
+            assert!(
+                read > 0,
+                "cut after {}",
+                answers.matches("HTTP/1.1 ").count()
+            );
             answers += std::str::from_utf8(&buffer[..read]).unwrap();
         }
         answers
     };
-    let (answers, given) =
-        within("answers", futures_util::future::join(answers, gives.write_all(&handshakes))).await;
+    let (answers, given) = within(
+        "answers",
+        futures_util::future::join(answers, gives.write_all(&handshakes)),
+    )
+    .await;
     given.unwrap();
     let taken = answers.matches("HTTP/1.1 200").count();
     let refused = answers.matches(r#""code":"overloaded""#).count();
@@ -179,7 +212,11 @@ async fn handshakes_that_never_join_are_bounded_and_ids_that_nobody_has_are_refu
     assert!(after < before + MOST, "{before} to {after} KiB");
     for transport in ["polling", "websocket"] {
         let forged = get(&format!("{transport}&sid=AAAAAAAAAAAAAAHs"));
-        assert_eq!(ask(&addr, &forged, Duration::from_secs(10)).await.1, "400 1", "{transport}");
+        assert_eq!(
+            ask(&addr, &forged, Duration::from_secs(10)).await.1,
+            "400 1",
+            "{transport}"
+        );
     }
     system.end().await;
 }

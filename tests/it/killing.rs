@@ -28,13 +28,19 @@ in_both_encodings!(clients_of_an_edge_that_is_killed_resume_on_another);
 
 pub fn worker(system: &System) -> Process {
     Process::start(
-        [vec!["worker".to_owned(), "--kind".into(), "demo".into()], system.flags(), vec!["demo".into()]]
-            .concat(),
+        [
+            vec!["worker".to_owned(), "--kind".into(), "demo".into()],
+            system.flags(),
+            vec!["demo".into()],
+        ]
+        .concat(),
     )
 }
 
 pub async fn edge(system: &System) -> (Process, String) {
-    let flags = ["edge", "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
+    let flags = ["edge", "--listen", "127.0.0.1:0"]
+        .map(str::to_owned)
+        .to_vec();
     let mut edge = Process::start([flags, system.flags()].concat());
     let addr = edge.says("ready http://").await;
     (edge, addr)
@@ -44,14 +50,23 @@ pub async fn edge(system: &System) -> (Process, String) {
 pub async fn reaches(system: &System, job: &str, seq: u64) {
     let job = job.parse().unwrap();
     eventually("events", || async {
-        system.log.last(&job).await.ok().flatten().filter(|last| last.seq.0 >= seq)
+        system
+            .log
+            .last(&job)
+            .await
+            .ok()
+            .flatten()
+            .filter(|last| last.seq.0 >= seq)
     })
     .await;
 }
 
 pub async fn kind_is_known(system: &System) {
     let kind = "demo".parse().unwrap();
-    eventually("the kind", || async { system.log.load(&kind).await.ok().flatten() }).await;
+    eventually("the kind", || async {
+        system.log.load(&kind).await.ok().flatten()
+    })
+    .await;
 }
 
 async fn a_worker_that_is_killed_is_replaced_and_its_text_superseded(broker: &Broker) {
@@ -65,16 +80,22 @@ async fn a_worker_that_is_killed_is_replaced_and_its_text_superseded(broker: &Br
     client.watch(&seen).await;
     reaches(&system, "kill", 8).await;
     first.kill().await;
-    let died = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let died = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap();
     let _second = worker(&system);
     seen.follow(&mut client).await;
     seen.assert_whole();
     let starts: Vec<_> = starts(&seen);
-    assert_eq!(starts.iter().map(|start| start.1).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(
+        starts.iter().map(|start| start.1).collect::<Vec<_>>(),
+        [1, 2]
+    );
     assert_eq!(seen.text(), text(&input));
     let state = system.ended(&job).await;
     assert_eq!((state.attempt, state.output), (2, text(&input)));
-    let taken_over = Duration::from_millis(seen.events[&starts[1].0]["ts"].as_u64().unwrap()) - died;
+    let taken_over =
+        Duration::from_millis(seen.events[&starts[1].0]["ts"].as_u64().unwrap()) - died;
     assert!(taken_over < Duration::from_secs(10), "{taken_over:?}");
     system.end().await;
 }
@@ -100,19 +121,38 @@ async fn a_worker_that_was_frozen_is_refused_by_the_broker(broker: &Broker) {
     frozen.signal(Signal::STOP);
     let _second = worker(&system);
     eventually("a second attempt", || async {
-        system.log.last(&job).await.ok().flatten().filter(|last| last.attempt == 2)
+        system
+            .log
+            .last(&job)
+            .await
+            .ok()
+            .flatten()
+            .filter(|last| last.attempt == 2)
     })
     .await;
     let mut zombie = Writer::new(system.log.clone(), job.clone(), 1, Some(&before));
-    let chunk = Body::Chunk { text: "zombie".into(), channel: Default::default() };
-    assert!(matches!(zombie.append(chunk).await, Err(Refusal::Superseded)));
+    let chunk = Body::Chunk {
+        text: "zombie".into(),
+        channel: Default::default(),
+    };
+    assert!(matches!(
+        zombie.append(chunk).await,
+        Err(Refusal::Superseded)
+    ));
     frozen.signal(Signal::CONT);
     let edge = system.edge().await;
     let seen = follow(&edge.addr, "freeze").await;
     seen.assert_whole();
     let (second, _) = starts(&seen)[1];
-    let attempts_after: Vec<_> = seen.events.range(second..).map(|(_, event)| &event["attempt"]).collect();
-    assert!(attempts_after.iter().all(|attempt| **attempt == 2), "{attempts_after:?}");
+    let attempts_after: Vec<_> = seen
+        .events
+        .range(second..)
+        .map(|(_, event)| &event["attempt"])
+        .collect();
+    assert!(
+        attempts_after.iter().all(|attempt| **attempt == 2),
+        "{attempts_after:?}"
+    );
     assert_eq!(seen.text(), text(&input));
     // The frozen worker lives and has let go: it takes the next job.
     frozen.signal(Signal::TERM);
@@ -129,13 +169,18 @@ async fn clients_of_an_edge_that_is_killed_resume_on_another(broker: &Broker, en
     for n in 0..10 {
         let job = format!("edge-{n}");
         system.submit(&job, words(200, 50, n)).await;
-        let (mut client, seen) = (Client::connect_in(&first_addr, encoding).await, Seen::of(&job));
+        let (mut client, seen) = (
+            Client::connect_in(&first_addr, encoding).await,
+            Seen::of(&job),
+        );
         client.watch(&seen).await;
         jobs.push((n, client, seen));
     }
     for (_, client, seen) in &mut jobs {
         for _ in 0..10 {
-            let Frame::Json(frame) = client.next().await else { panic!("cut off early") };
+            let Frame::Json(frame) = client.next().await else {
+                panic!("cut off early")
+            };
             seen.take(&frame);
         }
     }
@@ -172,7 +217,9 @@ async fn an_edge_that_is_stopped_tells_its_clients_to_come_back(broker: &Broker)
 
 async fn a_worker_that_is_stopped_hands_its_jobs_over_within_a_second(broker: &Broker) {
     let system = System::on(broker).await;
-    let first = system.worker(Demo, |settings| settings.grace = Duration::ZERO).await;
+    let first = system
+        .worker(Demo, |settings| settings.grace = Duration::ZERO)
+        .await;
     let jobs = join_all((0..20).map(|n| {
         let system = &system;
         async move { system.submit(&format!("hand-{n}"), words(100, 25, n)).await }
@@ -186,14 +233,27 @@ async fn a_worker_that_is_stopped_hands_its_jobs_over_within_a_second(broker: &B
     let stopped = Instant::now();
     for (n, job) in jobs.iter().enumerate() {
         let second = eventually("a second attempt", || async {
-            system.log.last(job).await.ok().flatten().filter(|last| last.attempt == 2)
+            system
+                .log
+                .last(job)
+                .await
+                .ok()
+                .flatten()
+                .filter(|last| last.attempt == 2)
         });
         second.await;
-        assert!(stopped.elapsed() < Duration::from_secs(1), "job {n}: {:?}", stopped.elapsed());
+        assert!(
+            stopped.elapsed() < Duration::from_secs(1),
+            "job {n}: {:?}",
+            stopped.elapsed()
+        );
     }
     for (n, job) in jobs.iter().enumerate() {
         let state = system.ended(job).await;
-        assert_eq!((state.attempt, state.output), (2, text(&words(100, 25, n as u64))));
+        assert_eq!(
+            (state.attempt, state.output),
+            (2, text(&words(100, 25, n as u64)))
+        );
     }
     system.end().await;
 }
@@ -205,7 +265,9 @@ async fn a_job_whose_attempts_are_used_up_fails_and_says_so(broker: &Broker) {
     let job = system.submit("poison", words(10_000, 50, 1)).await;
     reaches(&system, "poison", 4).await;
     first.kill().await;
-    system.worker(Demo, |settings| settings.max_attempts = 1).await;
+    system
+        .worker(Demo, |settings| settings.max_attempts = 1)
+        .await;
     let state = system.ended(&job).await;
     let error = state.error.unwrap();
     assert_eq!(
@@ -270,7 +332,10 @@ async fn a_broker_that_is_killed_and_started_again_loses_and_doubles_nothing() {
 /// Waits until a worker of the kind `demo` has asked the broker for jobs.
 async fn a_worker_waits(system: &System) {
     let client = async_nats::connect(&system.options.url).await.unwrap();
-    let subject = format!("$JS.API.CONSUMER.INFO.{}.demo", Names::new(&system.options.prefix).jobs_stream());
+    let subject = format!(
+        "$JS.API.CONSUMER.INFO.{}.demo",
+        Names::new(&system.options.prefix).jobs_stream()
+    );
     eventually("a request for jobs", || async {
         let answer = client.request(subject.clone(), "".into()).await.ok()?;
         let info: Value = serde_json::from_slice(&answer.payload).unwrap();
@@ -284,8 +349,12 @@ async fn an_idle_worker_takes_the_next_job_at_once_when_the_broker_is_back() {
     let mut broker = Broker::one();
     let system = System::on(&broker).await;
     let nats = Nats::connect(&system.options).await.unwrap();
-    let worker = Worker::open(&nats, Demo, Settings::new("demo".parse().unwrap())).await.unwrap();
-    system.tasks.spawn(worker.run(system.tasks.stop().child_token()));
+    let worker = Worker::open(&nats, Demo, Settings::new("demo".parse().unwrap()))
+        .await
+        .unwrap();
+    system
+        .tasks
+        .spawn(worker.run(system.tasks.stop().child_token()));
     // Over the worker's connections, so that the submit does not wait for those of others.
     let log = Log::open(&nats).await.unwrap();
     for n in 0..3 {
@@ -293,23 +362,33 @@ async fn an_idle_worker_takes_the_next_job_at_once_when_the_broker_is_back() {
         broker.kill(0);
         let connected = |wanted| {
             let nats = &nats;
-            eventually(
-                "the connections",
-                move || async move { (nats.is_connected() == wanted).then_some(()) },
-            )
+            eventually("the connections", move || async move {
+                (nats.is_connected() == wanted).then_some(())
+            })
         };
         connected(false).await;
         broker.restart(0);
         connected(true).await;
         let job: JobId = format!("next-{n}").parse().unwrap();
         let submission = Submission::new("demo".parse().unwrap(), words(1, 0, 1));
-        eventually("a submit", || async { log.submit(&job, &submission).await.ok() }).await;
-        let submitted = Instant::now();
-        eventually("the end", || async {
-            log.last(&job).await.ok().flatten().filter(|last| last.kind.is_end())
+        eventually("a submit", || async {
+            log.submit(&job, &submission).await.ok()
         })
         .await;
-        assert!(submitted.elapsed() < Duration::from_secs(2), "{:?}", submitted.elapsed());
+        let submitted = Instant::now();
+        eventually("the end", || async {
+            log.last(&job)
+                .await
+                .ok()
+                .flatten()
+                .filter(|last| last.kind.is_end())
+        })
+        .await;
+        assert!(
+            submitted.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            submitted.elapsed()
+        );
     }
     system.end().await;
 }
@@ -343,9 +422,14 @@ async fn a_leader_that_is_killed_under_load_loses_and_doubles_nothing() {
 
 /// The node that leads the only shard.
 pub async fn leader(system: &System, broker: &Broker) -> usize {
-    let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>()).await.unwrap();
+    let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>())
+        .await
+        .unwrap();
     let stream = format!("{}_CHUNKS_0", system.options.prefix.as_str().to_uppercase());
-    let answer = client.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await.unwrap();
+    let answer = client
+        .request(format!("$JS.API.STREAM.INFO.{stream}"), "".into())
+        .await
+        .unwrap();
     let info: Value = serde_json::from_slice(&answer.payload).unwrap();
     broker.index_of(info["cluster"]["leader"].as_str().unwrap())
 }
@@ -360,10 +444,22 @@ async fn a_job_whose_end_was_stored_but_not_acked_is_not_run_again() {
     let job = system.submit("acked", json!(null)).await;
     let last = system.log.last(&job).await.unwrap().unwrap();
     let mut writer = Writer::new(system.log.clone(), job.clone(), 1, Some(&last));
-    writer.append(Body::Done { usage: None, finish_reason: None }).await.unwrap();
+    writer
+        .append(Body::Done {
+            usage: None,
+            finish_reason: None,
+        })
+        .await
+        .unwrap();
     let stop = system.demo().await;
     eventually("an empty queue", || async {
-        system.log.queued_kind(&job).await.ok().filter(Option::is_none).map(|_| ())
+        system
+            .log
+            .queued_kind(&job)
+            .await
+            .ok()
+            .filter(Option::is_none)
+            .map(|_| ())
     })
     .await;
     let last = system.log.last(&job).await.unwrap().unwrap();

@@ -14,8 +14,17 @@ use crate::support::process::{Process, run};
 /// A program of `examples/`, which `cargo test` without a choice of targets and scripts/test.sh build beside the tests.
 fn example(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
-    let example = tests.ancestors().nth(2).unwrap().join("examples").join(name);
-    assert!(example.exists(), "no {}: cargo build --example {name}", example.display());
+    let example = tests
+        .ancestors()
+        .nth(2)
+        .unwrap()
+        .join("examples")
+        .join(name);
+    assert!(
+        example.exists(),
+        "no {}: cargo build --example {name}",
+        example.display()
+    );
     example
 }
 
@@ -28,10 +37,25 @@ async fn a_program_of_ten_lines_runs_cancels_and_goes_on_with_jobs() {
     let up = up(TempDir::new().unwrap(), &[]).await;
     let mut worker = start("backend", &up.nats);
     let submit = async |id: &str, input: &str| {
-        run(["submit", "--kind", "countdown", "--input", input, "--id", id, "--nats", &up.nats]).await.0
+        run([
+            "submit",
+            "--kind",
+            "countdown",
+            "--input",
+            input,
+            "--id",
+            id,
+            "--nats",
+            &up.nats,
+        ])
+        .await
+        .0
     };
     // Until the program has made its kind known.
-    eventually("the program", || async { (submit("three", "3").await == 0).then_some(()) }).await;
+    eventually("the program", || async {
+        (submit("three", "3").await == 0).then_some(())
+    })
+    .await;
     let seen = follow(&up.addr, "three").await;
     seen.assert_whole();
     assert_eq!(seen.text(), "3\n2\n1\n");
@@ -43,7 +67,9 @@ async fn a_program_of_ten_lines_runs_cancels_and_goes_on_with_jobs() {
     let (mut client, mut long) = (Client::connect(&up.addr).await, Seen::of("long"));
     client.watch(&long).await;
     while long.text().is_empty() {
-        let Frame::Json(frame) = client.next().await else { panic!("cut off") };
+        let Frame::Json(frame) = client.next().await else {
+            panic!("cut off")
+        };
         long.take(&frame);
     }
     assert_eq!(run(["cancel", "long", "--nats", &up.nats]).await.0, 0);
@@ -55,16 +81,31 @@ async fn a_program_of_ten_lines_runs_cancels_and_goes_on_with_jobs() {
     let mut killed = Seen::of("killed");
     client.watch(&killed).await;
     while !killed.text().contains("55\n") {
-        let Frame::Json(frame) = client.next().await else { panic!("cut off") };
+        let Frame::Json(frame) = client.next().await else {
+            panic!("cut off")
+        };
         killed.take(&frame);
     }
     worker.kill().await;
     let mut worker = start("backend", &up.nats);
     killed.follow(&mut client).await;
     killed.assert_whole();
-    assert_eq!(killed.text(), (1..=60).rev().map(|number| format!("{number}\n")).collect::<String>());
-    let continued = killed.events.values().filter(|event| event["continues"] == true).count();
-    assert_eq!((continued, killed.events[&killed.last]["attempt"].as_u64()), (1, Some(2)));
+    assert_eq!(
+        killed.text(),
+        (1..=60)
+            .rev()
+            .map(|number| format!("{number}\n"))
+            .collect::<String>()
+    );
+    let continued = killed
+        .events
+        .values()
+        .filter(|event| event["continues"] == true)
+        .count();
+    assert_eq!(
+        (continued, killed.events[&killed.last]["attempt"].as_u64()),
+        (1, Some(2))
+    );
     worker.signal(Signal::TERM);
     assert!(worker.ends_within(Duration::from_secs(15)).await.success());
 }
@@ -76,15 +117,26 @@ async fn a_program_that_computes_on_threads_of_its_own_runs_many_jobs_and_is_can
     assert_eq!(run(["setup", "--nats", url]).await.0, 0);
     let mut worker = start("blocking", url);
     let submit = async |id: &str, input: &str| {
-        run(["submit", "--kind", "primes", "--input", input, "--id", id, "--nats", url]).await
+        run([
+            "submit", "--kind", "primes", "--input", input, "--id", id, "--nats", url,
+        ])
+        .await
     };
-    eventually("the program", || async { (submit("hundred", "100").await.0 == 0).then_some(()) }).await;
+    eventually("the program", || async {
+        (submit("hundred", "100").await.0 == 0).then_some(())
+    })
+    .await;
     let tail = async |id: &str| run(["tail", id, "--nats", url]).await;
     let (code, text, _) = tail("hundred").await;
     assert_eq!((code, text.as_str()), (0, "25 primes below 100\n"));
     // More than there are threads for backends: not one waits for another.
     for n in 0..8 {
-        assert_eq!(submit(&format!("endless-{n}"), "18446744073709551615").await.0, 0);
+        assert_eq!(
+            submit(&format!("endless-{n}"), "18446744073709551615")
+                .await
+                .0,
+            0
+        );
     }
     assert_eq!(submit("beside", "1000").await.0, 0);
     assert_eq!(tail("beside").await.1, "168 primes below 1000\n");

@@ -44,10 +44,15 @@ async fn turn(edge: &Edge, filter: &str, limit: usize) -> (Vec<Value>, usize) {
         jobs.extend(rows.iter().cloned());
         pages += 1;
         assert!(pages <= 1000, "the pages do not end");
-        let Some(next) = page["next"].as_str() else { break };
+        let Some(next) = page["next"].as_str() else {
+            break;
+        };
         query = format!("{filter}&limit={limit}&page={next}");
     }
-    assert!(jobs.is_sorted_by_key(|job| std::cmp::Reverse(job["updated_at"].as_u64().unwrap())), "{jobs:?}");
+    assert!(
+        jobs.is_sorted_by_key(|job| std::cmp::Reverse(job["updated_at"].as_u64().unwrap())),
+        "{jobs:?}"
+    );
     (jobs, pages)
 }
 
@@ -64,17 +69,30 @@ struct Pen<'a> {
 
 impl<'a> Pen<'a> {
     async fn of(system: &'a System) -> Self {
-        let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>()).await.unwrap();
-        Self { system, client, seqs: HashMap::new() }
+        let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>())
+            .await
+            .unwrap();
+        Self {
+            system,
+            client,
+            seqs: HashMap::new(),
+        }
     }
 
     fn subject(&self, job: &str) -> String {
-        let shard = job.parse::<JobId>().unwrap().shard(self.system.log.shards());
+        let shard = job
+            .parse::<JobId>()
+            .unwrap()
+            .shard(self.system.log.shards());
         format!("{}.chunks.{shard}.{job}", self.system.options.prefix)
     }
 
     fn event(&mut self, job: &str, of: &str) -> String {
-        let seq = self.seqs.entry(job.to_owned()).and_modify(|seq| *seq += 1).or_insert(1);
+        let seq = self
+            .seqs
+            .entry(job.to_owned())
+            .and_modify(|seq| *seq += 1)
+            .or_insert(1);
         let kind = job.split('-').next().unwrap();
         json!({"type": of, "job": job, "seq": seq, "attempt": 1, "ts": 1000 + *seq, "kind": kind, "text": "some words "})
             .to_string()
@@ -88,7 +106,8 @@ impl<'a> Pen<'a> {
 
     async fn write_raw(&self, job: &str, payload: String) {
         let acked = self.client.request(self.subject(job), payload.into());
-        let ack: Value = serde_json::from_slice(&within("an ack", acked).await.unwrap().payload).unwrap();
+        let ack: Value =
+            serde_json::from_slice(&within("an ack", acked).await.unwrap().payload).unwrap();
         assert!(ack["seq"].is_u64(), "{ack}");
     }
 
@@ -122,17 +141,26 @@ async fn jobs_are_listed_newest_first_as_what_they_are(broker: &Broker) {
         system.ended(&job).await;
     }
     let page = list(&edge, "").await;
-    assert_eq!(ids(page["jobs"].as_array().unwrap()), ["third", "second", "first", "waits"]);
+    assert_eq!(
+        ids(page["jobs"].as_array().unwrap()),
+        ["third", "second", "first", "waits"]
+    );
     assert_eq!(page["next"], Value::Null);
     for row in page["jobs"].as_array().unwrap() {
-        let state = system.state(&row["id"].as_str().unwrap().parse().unwrap()).await.unwrap();
+        let state = system
+            .state(&row["id"].as_str().unwrap().parse().unwrap())
+            .await
+            .unwrap();
         let same = json!({"kind": state.kind, "status": "done", "attempt": 1, "seq": state.seq, "created_at": state.created_at});
         for (field, value) in same.as_object().unwrap() {
             assert_eq!(&row[field], value, "{field} of {row}");
         }
         // One machine, one clock.
         let updated = row["updated_at"].as_u64().unwrap();
-        assert!(state.ended_at.unwrap() <= updated && updated < state.ended_at.unwrap() + 60_000, "{row}");
+        assert!(
+            state.ended_at.unwrap() <= updated && updated < state.ended_at.unwrap() + 60_000,
+            "{row}"
+        );
     }
     // A job that moves comes to the front; pages of one say the same.
     system.submit("runs", words(100_000, 50, 1)).await;
@@ -142,7 +170,10 @@ async fn jobs_are_listed_newest_first_as_what_they_are(broker: &Broker) {
     })
     .await;
     let (jobs, pages) = turn(&edge, "", 1).await;
-    assert_eq!((ids(&jobs), pages), (vec!["runs", "third", "second", "first", "waits"], 5));
+    assert_eq!(
+        (ids(&jobs), pages),
+        (vec!["runs", "third", "second", "first", "waits"], 5)
+    );
     system.end().await;
 }
 
@@ -165,7 +196,11 @@ async fn a_job_is_in_the_list_as_soon_as_it_is_submitted(broker: &Broker) {
         }
         let page = list(&edges[n % edges.len()], "limit=2").await;
         let row = &page["jobs"][0];
-        let told = (row["id"].as_str(), row["kind"].as_str(), row["created_at"].is_u64());
+        let told = (
+            row["id"].as_str(),
+            row["kind"].as_str(),
+            row["created_at"].is_u64(),
+        );
         assert_eq!(told, (Some(&*id), Some("demo"), true), "{page}");
     }
     system.end().await;
@@ -174,8 +209,17 @@ async fn a_job_is_in_the_list_as_soon_as_it_is_submitted(broker: &Broker) {
 /// An edge that asks one node only. A direct get is answered by the node that is asked.
 async fn edge_at(system: &System, node: usize) -> Edge {
     let url = system.options.url.split(',').nth(node).unwrap().to_owned();
-    let options = Options { url, ..system.options.clone() };
-    System { options, log: system.log.clone(), tasks: system.tasks.clone() }.edge().await
+    let options = Options {
+        url,
+        ..system.options.clone()
+    };
+    System {
+        options,
+        log: system.log.clone(),
+        tasks: system.tasks.clone(),
+    }
+    .edge()
+    .await
 }
 
 #[tokio::test]
@@ -185,13 +229,18 @@ async fn a_replica_that_is_behind_hides_no_job_and_lists_none_twice() {
     let mut pen = Pen::of(&system).await;
     pen.write("old-1", "job:queued:v1").await;
     let leader = {
-        let info = format!("$JS.API.STREAM.INFO.{}_CHUNKS_0", system.options.prefix.as_str().to_uppercase());
+        let info = format!(
+            "$JS.API.STREAM.INFO.{}_CHUNKS_0",
+            system.options.prefix.as_str().to_uppercase()
+        );
         let info = pen.client.request(info, "".into()).await.unwrap();
         let info: Value = serde_json::from_slice(&info.payload).unwrap();
         broker.index_of(info["cluster"]["leader"].as_str().unwrap())
     };
     // The pen asks the leader, the edge another node.
-    pen.client = async_nats::connect(system.options.url.split(',').nth(leader).unwrap()).await.unwrap();
+    pen.client = async_nats::connect(system.options.url.split(',').nth(leader).unwrap())
+        .await
+        .unwrap();
     let behind = (leader + 1) % 3;
     let edge = edge_at(&system, behind).await;
     for round in 0..6 {
@@ -203,7 +252,11 @@ async fn a_replica_that_is_behind_hides_no_job_and_lists_none_twice() {
         broker.signal(behind, Signal::CONT);
         let page = list(&edge, "limit=1").await;
         let row = &page["jobs"][0];
-        let told = (row["id"].as_str(), row["kind"].as_str(), row["created_at"].is_u64());
+        let told = (
+            row["id"].as_str(),
+            row["kind"].as_str(),
+            row["created_at"].is_u64(),
+        );
         assert_eq!(told, (Some(&*job), Some("new"), true), "{page}");
         let (jobs, _) = turn(&edge, "", 1).await;
         let older = (0..round).rev().map(|round| format!("new-{round}"));
@@ -223,11 +276,21 @@ async fn every_job_is_on_one_page_while_they_all_run(broker: &Broker) {
     for n in 0..30 {
         let job = system.submit(&format!("over-{n}"), words(3, 0, n)).await;
         expected.insert(job.to_string(), 0);
-        running.push(system.submit(&format!("runs-{n}"), words(1_000_000, 40, n)).await);
+        running.push(
+            system
+                .submit(&format!("runs-{n}"), words(1_000_000, 40, n))
+                .await,
+        );
     }
     for job in &running {
         eventually("a job at work", || async {
-            system.log.last(job).await.ok().flatten().filter(|last| last.seq.0 > 3)
+            system
+                .log
+                .last(job)
+                .await
+                .ok()
+                .flatten()
+                .filter(|last| last.seq.0 > 3)
         })
         .await;
         expected.insert(job.to_string(), 0);
@@ -241,9 +304,13 @@ async fn every_job_is_on_one_page_while_they_all_run(broker: &Broker) {
                 *count.unwrap_or_else(|| panic!("{row} came after the listing began")) += 1;
             }
             // What comes to be meanwhile is on the first page of the next listing.
-            system.submit(&format!("late-{round}-{page}"), words(2, 0, 1)).await;
+            system
+                .submit(&format!("late-{round}-{page}"), words(2, 0, 1))
+                .await;
             page += 1;
-            let Some(next) = answer["next"].as_str() else { break };
+            let Some(next) = answer["next"].as_str() else {
+                break;
+            };
             query = format!("limit=7&page={next}");
         }
         assert!(seen.values().all(|&count| count == 1), "{seen:?}");
@@ -253,7 +320,10 @@ async fn every_job_is_on_one_page_while_they_all_run(broker: &Broker) {
     }
     // All that run, and no other.
     let (jobs, _) = turn(&edges[0], "status=running", 4).await;
-    let running_now: Vec<&str> = ids(&jobs).into_iter().filter(|id| id.starts_with("runs-")).collect();
+    let running_now: Vec<&str> = ids(&jobs)
+        .into_iter()
+        .filter(|id| id.starts_with("runs-"))
+        .collect();
     assert_eq!(running_now.len(), 30, "{running_now:?}");
     assert!(ids(&jobs).iter().all(|id| !id.starts_with("over-")));
     system.end().await;
@@ -296,7 +366,11 @@ async fn filters_leave_out_the_others_and_nothing_else(broker: &Broker) {
                 }
             }
             for limit in [1, 100] {
-                assert_eq!(ids(&turn(&edge, &filter, limit).await.0), expected, "{filter} by {limit}");
+                assert_eq!(
+                    ids(&turn(&edge, &filter, limit).await.0),
+                    expected,
+                    "{filter} by {limit}"
+                );
             }
         }
     }
@@ -321,9 +395,15 @@ async fn what_has_expired_is_null_or_not_listed(broker: &Broker) {
     pen.write("new-1", "job:queued:v1").await;
     let (jobs, _) = turn(&edge, "", 1).await;
     assert_eq!(ids(&jobs), ["new-1", "old-1"]);
-    assert_eq!((&jobs[0]["kind"], &jobs[0]["created_at"]), (&json!("new"), &json!(1001)));
+    assert_eq!(
+        (&jobs[0]["kind"], &jobs[0]["created_at"]),
+        (&json!("new"), &json!(1001))
+    );
     let (old, nothing) = (&jobs[1], &Value::Null);
-    assert_eq!((&old["kind"], &old["created_at"], &old["status"]), (nothing, nothing, &json!("running")));
+    assert_eq!(
+        (&old["kind"], &old["created_at"], &old["status"]),
+        (nothing, nothing, &json!("running"))
+    );
     assert_eq!(old["seq"], 1502);
     assert_eq!(ids(&turn(&edge, "kind=old", 5).await.0), Vec::<&str>::new());
     system.end().await;
@@ -356,8 +436,15 @@ async fn what_is_no_event_hides_no_job(broker: &Broker) {
         next = page["next"].clone();
     }
     assert_eq!(ids(&jobs), ["stays-1", "c-1", "b-1", "a-1"]);
-    assert!(jobs.iter().all(|job| job["status"] == "queued" && job["seq"] == 1), "{jobs:?}");
-    assert_eq!(ids(&turn(&edge, "", 2).await.0), ["e-1", "d-1", "c-1", "b-1", "a-1", "stays-1"]);
+    assert!(
+        jobs.iter()
+            .all(|job| job["status"] == "queued" && job["seq"] == 1),
+        "{jobs:?}"
+    );
+    assert_eq!(
+        ids(&turn(&edge, "", 2).await.0),
+        ["e-1", "d-1", "c-1", "b-1", "a-1", "stays-1"]
+    );
     system.end().await;
 }
 
@@ -369,15 +456,24 @@ async fn bad_parameters_and_pages_of_others_are_refused() {
     for n in 0..6 {
         pen.write(&format!("x-{n}"), "job:queued:v1").await;
     }
-    let page = list(&edge, "limit=2").await["next"].as_str().unwrap().to_owned();
+    let page = list(&edge, "limit=2").await["next"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let other = System::on(Broker::shared_one()).await;
     let other_edge = other.edge().await;
     let mut other_pen = Pen::of(&other).await;
     for n in 0..6 {
         other_pen.write(&format!("x-{n}"), "job:queued:v1").await;
     }
-    let foreign = list(&other_edge, "limit=2").await["next"].as_str().unwrap().to_owned();
-    let (cut, turned) = (&page[..page.len() - 1], page.chars().rev().collect::<String>());
+    let foreign = list(&other_edge, "limit=2").await["next"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let (cut, turned) = (
+        &page[..page.len() - 1],
+        page.chars().rev().collect::<String>(),
+    );
     for (query, code) in [
         ("status=asleep", "bad_request"),
         ("status=", "bad_request"),
@@ -401,10 +497,17 @@ async fn bad_parameters_and_pages_of_others_are_refused() {
         (&format!("page={foreign}"), "bad_page"),
     ] {
         let (status, problem) = get(&edge, query).await;
-        assert_eq!((status, problem["code"].as_str()), (400, Some(code)), "{query}: {problem}");
+        assert_eq!(
+            (status, problem["code"].as_str()),
+            (400, Some(code)),
+            "{query}: {problem}"
+        );
     }
     let page = format!("limit=100&page={page}");
-    assert_eq!(list(&edge, &page).await["jobs"].as_array().unwrap().len(), 4);
+    assert_eq!(
+        list(&edge, &page).await["jobs"].as_array().unwrap().len(),
+        4
+    );
     // The streams are made anew, and hold as much as before.
     let prefix = system.options.prefix.as_str().to_uppercase();
     for shard in 0..2 {
@@ -423,7 +526,11 @@ async fn bad_parameters_and_pages_of_others_are_refused() {
         pen.write(&format!("x-{n}"), "job:queued:v1").await;
     }
     let (status, problem) = get(&edge, &page).await;
-    assert_eq!((status, problem["code"].as_str()), (400, Some("bad_page")), "{problem}");
+    assert_eq!(
+        (status, problem["code"].as_str()),
+        (400, Some("bad_page")),
+        "{problem}"
+    );
     other.end().await;
     system.end().await;
 }
@@ -440,7 +547,13 @@ async fn a_page_asks_the_broker_a_bounded_number_of_questions_however_long_the_l
     // Every question that anybody asks of these streams.
     let mut asked = pen.client.subscribe("$JS.API.>").await.unwrap();
     pen.client.publish("$JS.API.mark", "".into()).await.unwrap();
-    while within("the mark", asked.next()).await.unwrap().subject.as_str() != "$JS.API.mark" {}
+    while within("the mark", asked.next())
+        .await
+        .unwrap()
+        .subject
+        .as_str()
+        != "$JS.API.mark"
+    {}
     let prefix = system.options.prefix.as_str().to_uppercase();
     let (mut jobs, mut pages, mut query) = (Vec::new(), 0, "limit=20".to_owned());
     loop {
@@ -474,7 +587,9 @@ async fn a_page_asks_the_broker_a_bounded_number_of_questions_however_long_the_l
         assert_eq!(bounds, 2);
         assert!((1..=32).contains(&reads), "{reads} reads");
         assert!(others <= 8, "{others} look-ups");
-        let Some(next) = page["next"].as_str() else { break };
+        let Some(next) = page["next"].as_str() else {
+            break;
+        };
         query = format!("limit=20&page={next}");
     }
     assert_eq!(ids(&jobs)[6..], ["old-1"]);
@@ -496,21 +611,39 @@ async fn the_terminal_lists_jobs_as_a_table_and_as_json() {
     pen.write("longer-name", "job:done:v1").await;
     let flags = system.flags();
     let jobs = async |args: &[&str]| {
-        run([&["jobs"], args, &flags.iter().map(String::as_str).collect::<Vec<_>>()].concat()).await
+        run([
+            &["jobs"],
+            args,
+            &flags.iter().map(String::as_str).collect::<Vec<_>>(),
+        ]
+        .concat())
+        .await
     };
     let (code, out, err) = jobs(&["--limit", "2"]).await;
     assert_eq!(code, 0, "{err}");
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(lines.len(), 3, "{out}");
-    assert!(lines[0].starts_with("JOB          KIND    STATUS  ATTEMPT  EVENTS  CREATED"), "{out}");
+    assert!(
+        lines[0].starts_with("JOB          KIND    STATUS  ATTEMPT  EVENTS  CREATED"),
+        "{out}"
+    );
     let begin = "longer-name  longer  done    1        2       1970-01-01T00:00:01Z  20";
     assert!(lines[1].starts_with(begin), "{out}");
-    assert!(lines[2].starts_with("x-129        x       queued  1        1 "), "{out}");
+    assert!(
+        lines[2].starts_with("x-129        x       queued  1        1 "),
+        "{out}"
+    );
     // More than one page.
     let (code, out, _) = jobs(&["--limit", "125", "--json", "--kind", "x"]).await;
-    let rows: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rows: Vec<Value> = out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     let expected: Vec<String> = (5..130).rev().map(|n| format!("x-{n}")).collect();
-    assert_eq!((code, ids(&rows)), (0, expected.iter().map(String::as_str).collect()));
+    assert_eq!(
+        (code, ids(&rows)),
+        (0, expected.iter().map(String::as_str).collect())
+    );
     let (_, out, _) = jobs(&["--json"]).await;
     assert_eq!(out.lines().count(), 20);
     let (code, out, _) = jobs(&["--status", "done", "--limit", "1000"]).await;

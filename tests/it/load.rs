@@ -27,13 +27,20 @@ async fn five_hundred_clients_come_back_at_once_to_an_edge_that_has_just_started
     system.demo().await;
     let edge = system.edge().await;
     let mut all: Vec<Seen> = (0..500).map(|n| Seen::of(&format!("storm-{n}"))).collect();
-    join_all(all.iter().enumerate().map(|(n, seen)| system.submit(&seen.job, words(60, 15, n as u64)))).await;
+    join_all(
+        all.iter()
+            .enumerate()
+            .map(|(n, seen)| system.submit(&seen.job, words(60, 15, n as u64))),
+    )
+    .await;
     let mut clients = join_all(all.iter_mut().map(|seen| async {
         let mut client = edge.client().await;
         client.watch(seen).await;
         // Some events each, so that each comes back with a cursor of its own.
         for _ in 0..6 {
-            let Frame::Json(frame) = client.next().await else { panic!("cut off early") };
+            let Frame::Json(frame) = client.next().await else {
+                panic!("cut off early")
+            };
             seen.take(&frame);
         }
         client
@@ -41,14 +48,18 @@ async fn five_hundred_clients_come_back_at_once_to_an_edge_that_has_just_started
     .await;
     edge.stop();
     let cold = system.edge().await;
-    join_all(all.iter_mut().zip(&mut clients).map(|(seen, client)| async {
-        seen.follow(client).await;
-        if !seen.ended {
-            let mut client = cold.client().await;
-            client.watch(seen).await;
-            seen.follow(&mut client).await;
-        }
-    }))
+    join_all(
+        all.iter_mut()
+            .zip(&mut clients)
+            .map(|(seen, client)| async {
+                seen.follow(client).await;
+                if !seen.ended {
+                    let mut client = cold.client().await;
+                    client.watch(seen).await;
+                    seen.follow(&mut client).await;
+                }
+            }),
+    )
     .await;
     for (n, seen) in all.iter().enumerate() {
         seen.assert_whole();
@@ -65,21 +76,34 @@ async fn many_readers_of_one_shard_share_one_scan_of_it(broker: &Broker) {
         async move {
             let job = system.submit(&format!("scan-{n}"), words(40, 100, n)).await;
             eventually("the end", || async {
-                system.log.last(&job).await.ok().flatten().filter(|last| last.kind.is_end())
+                system
+                    .log
+                    .last(&job)
+                    .await
+                    .ok()
+                    .flatten()
+                    .filter(|last| last.kind.is_end())
             })
             .await;
             job
         }
     }))
     .await;
-    let reader = Reader::open(system.log.clone(), &system.tasks).await.unwrap();
-    let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>()).await.unwrap();
+    let reader = Reader::open(system.log.clone(), &system.tasks)
+        .await
+        .unwrap();
+    let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>())
+        .await
+        .unwrap();
     let stream = format!("{}_CHUNKS_0", system.options.prefix.as_str().to_uppercase());
     // A direct get needs no consumer, so consumers are scans.
     let most_consumers = async {
         let mut most = 0;
         loop {
-            let answer = client.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await.unwrap();
+            let answer = client
+                .request(format!("$JS.API.STREAM.INFO.{stream}"), "".into())
+                .await
+                .unwrap();
             let info: Value = serde_json::from_slice(&answer.payload).unwrap();
             most = most.max(info["state"]["consumer_count"].as_u64().unwrap());
             if most > 0 {
@@ -88,10 +112,17 @@ async fn many_readers_of_one_shard_share_one_scan_of_it(broker: &Broker) {
         }
     };
     let readings = join_all(jobs.iter().map(|job| async {
-        let span = Span { from: Seq::FIRST, pos: None, until: None, replica: Replica::Any };
+        let span = Span {
+            from: Seq::FIRST,
+            pos: None,
+            until: None,
+            replica: Replica::Any,
+        };
         let (mut seqs, mut refills) = (Vec::new(), 0);
         // A replica that is behind ends a reading early; the next one goes on.
-        while seqs.len() < usize::try_from(system.log.last(job).await.unwrap().unwrap().seq.0).unwrap() {
+        while seqs.len()
+            < usize::try_from(system.log.last(job).await.unwrap().unwrap().seq.0).unwrap()
+        {
             let from = Seq(seqs.len() as u64 + 1);
             let mut replay = reader.replay(job, Span { from, ..span });
             while let Some(items) = replay.next().await {
@@ -102,8 +133,11 @@ async fn many_readers_of_one_shard_share_one_scan_of_it(broker: &Broker) {
         assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>());
         refills
     }));
-    let (consumers, readings) =
-        within("all readings", futures_util::future::join(most_consumers, readings)).await;
+    let (consumers, readings) = within(
+        "all readings",
+        futures_util::future::join(most_consumers, readings),
+    )
+    .await;
     assert!((1..=2).contains(&consumers), "{consumers} consumers");
     assert!(readings.iter().sum::<u32>() < 400, "{readings:?}");
     system.end().await;
@@ -112,12 +146,26 @@ async fn many_readers_of_one_shard_share_one_scan_of_it(broker: &Broker) {
 #[tokio::test]
 async fn a_reading_comes_to_its_end_though_each_wait_for_it_is_dropped_at_once() {
     let system = System::on(Broker::shared_one()).await;
-    system.worker(Pieces { count: 300 }, |settings| settings.flush.interval = Duration::ZERO).await;
+    system
+        .worker(Pieces { count: 300 }, |settings| {
+            settings.flush.interval = Duration::ZERO
+        })
+        .await;
     let job = system.submit("dropped", Value::Null).await;
     let last = system.ended(&job).await.seq;
-    let reader = Reader::open(system.log.clone(), &system.tasks).await.unwrap();
+    let reader = Reader::open(system.log.clone(), &system.tasks)
+        .await
+        .unwrap();
     for replica in [Replica::Any, Replica::Leader] {
-        let mut replay = reader.replay(&job, Span { from: Seq::FIRST, pos: None, until: None, replica });
+        let mut replay = reader.replay(
+            &job,
+            Span {
+                from: Seq::FIRST,
+                pos: None,
+                until: None,
+                replica,
+            },
+        );
         let mut seqs = Vec::new();
         within("the end of a reading", async {
             loop {
@@ -152,12 +200,23 @@ impl Backend for Flood {
 #[tokio::test]
 async fn a_reader_that_stops_reading_costs_neither_memory_nor_others_their_time() {
     let system = System::on(Broker::shared_one()).await;
-    system.worker(Flood { megabytes: 64 }, |settings| settings.kind = "flood".parse().unwrap()).await;
+    system
+        .worker(Flood { megabytes: 64 }, |settings| {
+            settings.kind = "flood".parse().unwrap()
+        })
+        .await;
     system.demo().await;
-    let flags = ["edge", "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
+    let flags = ["edge", "--listen", "127.0.0.1:0"]
+        .map(str::to_owned)
+        .to_vec();
     let mut edge = Process::start([flags, system.flags()].concat());
     let addr = edge.says("ready http://").await;
-    system.submit_with("flood", Submission::new("flood".parse().unwrap(), Value::Null)).await;
+    system
+        .submit_with(
+            "flood",
+            Submission::new("flood".parse().unwrap(), Value::Null),
+        )
+        .await;
     let mut stalled = Vec::new();
     for _ in 0..20 {
         let mut client = Client::connect(&addr).await;
@@ -172,7 +231,9 @@ async fn a_reader_that_stops_reading_costs_neither_memory_nor_others_their_time(
     client.watch(&seen).await;
     let (mut peak, mut longest, mut last) = (0, Duration::ZERO, Instant::now());
     while !seen.ended {
-        let Frame::Json(frame) = client.next().await else { panic!("cut off") };
+        let Frame::Json(frame) = client.next().await else {
+            panic!("cut off")
+        };
         seen.take(&frame);
         longest = longest.max(last.elapsed());
         last = Instant::now();
@@ -195,20 +256,46 @@ async fn a_reader_that_stops_reading_costs_neither_memory_nor_others_their_time(
 #[tokio::test]
 async fn an_event_near_the_end_of_a_long_log_is_found_in_a_few_reads() {
     let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
-    system.worker(Pieces { count: 3000 }, |settings| settings.flush.interval = Duration::ZERO).await;
+    system
+        .worker(Pieces { count: 3000 }, |settings| {
+            settings.flush.interval = Duration::ZERO
+        })
+        .await;
     let job = system.submit("long", Value::Null).await;
     let last = system.ended(&job).await.seq;
     let client = async_nats::connect(&system.options.url).await.unwrap();
     let stream = format!("{}_CHUNKS_0", system.options.prefix.as_str().to_uppercase());
     for replica in [Replica::Any, Replica::Leader] {
-        let mut asked = client.subscribe(format!("$JS.API.*.GET.{stream}.>")).await.unwrap();
-        let mut asked_by_place = client.subscribe(format!("$JS.API.DIRECT.GET.{stream}")).await.unwrap();
-        let mut asked_leader = client.subscribe(format!("$JS.API.STREAM.MSG.GET.{stream}")).await.unwrap();
+        let mut asked = client
+            .subscribe(format!("$JS.API.*.GET.{stream}.>"))
+            .await
+            .unwrap();
+        let mut asked_by_place = client
+            .subscribe(format!("$JS.API.DIRECT.GET.{stream}"))
+            .await
+            .unwrap();
+        let mut asked_leader = client
+            .subscribe(format!("$JS.API.STREAM.MSG.GET.{stream}"))
+            .await
+            .unwrap();
         // When a request is answered the broker has seen the subscriptions.
-        let _ = client.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await.unwrap();
-        let reader = Reader::open(system.log.clone(), &system.tasks).await.unwrap();
+        let _ = client
+            .request(format!("$JS.API.STREAM.INFO.{stream}"), "".into())
+            .await
+            .unwrap();
+        let reader = Reader::open(system.log.clone(), &system.tasks)
+            .await
+            .unwrap();
         let from = Seq(last.0 - 5);
-        let mut replay = reader.replay(&job, Span { from, pos: None, until: None, replica });
+        let mut replay = reader.replay(
+            &job,
+            Span {
+                from,
+                pos: None,
+                until: None,
+                replica,
+            },
+        );
         let mut seqs = Vec::new();
         while let Some(items) = within("a page", replay.next()).await {
             seqs.extend(items.unwrap().iter().map(|item| item.seq.0));
@@ -220,7 +307,10 @@ async fn an_event_near_the_end_of_a_long_log_is_found_in_a_few_reads() {
                 reads += 1;
             }
         }
-        assert!((5..40).contains(&reads), "{reads} reads from {replica:?} in a log of {last}");
+        assert!(
+            (5..40).contains(&reads),
+            "{reads} reads from {replica:?} in a log of {last}"
+        );
     }
     system.end().await;
 }
@@ -228,9 +318,12 @@ async fn an_event_near_the_end_of_a_long_log_is_found_in_a_few_reads() {
 #[tokio::test]
 async fn a_scan_over_large_events_is_read_in_one_go() {
     let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
-    let context = async_nats::jetstream::new(async_nats::connect(&system.options.url).await.unwrap());
+    let context =
+        async_nats::jetstream::new(async_nats::connect(&system.options.url).await.unwrap());
     let names = tailwater::nats::Names::new(&system.options.prefix);
-    let jobs: Vec<JobId> = (0..40).map(|n| format!("large-{n}").parse().unwrap()).collect();
+    let jobs: Vec<JobId> = (0..40)
+        .map(|n| format!("large-{n}").parse().unwrap())
+        .collect();
     // 150 MiB: more than twice what the broker holds for a client before it cuts it off.
     for seq in 1..=15 {
         join_all(jobs.iter().map(async |job| {
@@ -239,13 +332,26 @@ async fn a_scan_over_large_events_is_read_in_one_go() {
         }))
         .await;
     }
-    let reader = Reader::open(system.log.clone(), &system.tasks).await.unwrap();
-    let span = Span { from: Seq::FIRST, pos: None, until: None, replica: Replica::Any };
+    let reader = Reader::open(system.log.clone(), &system.tasks)
+        .await
+        .unwrap();
+    let span = Span {
+        from: Seq::FIRST,
+        pos: None,
+        until: None,
+        replica: Replica::Any,
+    };
     let readings = join_all(jobs.iter().map(|job| async {
         let mut seqs = Vec::new();
         let mut refills = 0;
         while seqs.len() < 15 {
-            let mut replay = reader.replay(job, Span { from: Seq(seqs.len() as u64 + 1), ..span });
+            let mut replay = reader.replay(
+                job,
+                Span {
+                    from: Seq(seqs.len() as u64 + 1),
+                    ..span
+                },
+            );
             while let Some(items) = replay.next().await {
                 seqs.extend(items.unwrap().iter().map(|item| item.seq.0));
             }

@@ -1,5 +1,9 @@
 //! The whole system against a real `nats-server`, on one node and on a cluster of three.
-#![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 #![expect(unreachable_pub, reason = "nothing outside sees a test")]
 
 mod support;

@@ -24,10 +24,16 @@ async fn spoil(system: &System, job: &JobId, count: usize) {
     let without_seq = format!(r#"{{"type":"model:chunk:v1","job":"{job}","text":"no seq"}}"#);
     let mut acks = Vec::new();
     for n in 0..count {
-        let payload = if n % 2 == 0 { without_seq.clone() } else { "bare text".into() };
+        let payload = if n % 2 == 0 {
+            without_seq.clone()
+        } else {
+            "bare text".into()
+        };
         acks.push(context.publish(log.clone(), payload.into()).await.unwrap());
     }
-    try_join_all(acks.into_iter().map(IntoFuture::into_future)).await.unwrap();
+    try_join_all(acks.into_iter().map(IntoFuture::into_future))
+        .await
+        .unwrap();
 }
 
 async fn a_running_job_goes_on_behind_what_is_no_event(broker: &Broker) {
@@ -50,12 +56,20 @@ async fn a_running_job_goes_on_behind_what_is_no_event(broker: &Broker) {
         assert_eq!(seen.text(), text(&input));
     }
     let state = system.ended(&job).await;
-    assert_eq!((state.status, state.attempt, state.output), (Status::Done, 1, text(&input)));
-    assert_eq!(system.log.cancel(&job, None).await.unwrap(), Cancelled::Ended);
+    assert_eq!(
+        (state.status, state.attempt, state.output),
+        (Status::Done, 1, text(&input))
+    );
+    assert_eq!(
+        system.log.cancel(&job, None).await.unwrap(),
+        Cancelled::Ended
+    );
     system.end().await;
 }
 
-async fn jobs_whose_worker_is_dead_are_run_again_or_cancelled_behind_what_is_no_event(broker: &Broker) {
+async fn jobs_whose_worker_is_dead_are_run_again_or_cancelled_behind_what_is_no_event(
+    broker: &Broker,
+) {
     let system = System::on(broker).await;
     let mut first = worker(&system);
     kind_is_known(&system).await;
@@ -76,7 +90,10 @@ async fn jobs_whose_worker_is_dead_are_run_again_or_cancelled_behind_what_is_no_
     let requested = system.log.cancel(&job, None).await.unwrap();
     assert_eq!(requested, Cancelled::Requested(state.seq.next()));
     spoil(&system, &job, 1).await;
-    assert_eq!(system.log.cancel(&job, None).await.unwrap(), Cancelled::Already(state.seq.next()));
+    assert_eq!(
+        system.log.cancel(&job, None).await.unwrap(),
+        Cancelled::Already(state.seq.next())
+    );
     system.demo().await;
     seen.follow(&mut client).await;
     seen.assert_whole();
@@ -113,6 +130,9 @@ async fn a_job_that_is_buried_under_what_is_no_event_says_so() {
     spoil(&system, &job, FOREIGN_MAX).await;
     assert_eq!(system.state(&job).await.unwrap().seq.0, 1);
     spoil(&system, &job, 1).await;
-    assert_eq!(system.log.cancel(&job, None).await.unwrap(), Cancelled::Buried);
+    assert_eq!(
+        system.log.cancel(&job, None).await.unwrap(),
+        Cancelled::Buried
+    );
     system.end().await;
 }

@@ -15,11 +15,16 @@ use crate::support::system::System;
 /// The cases by name: what a server answers, and what the job must come to.
 fn cases() -> BTreeMap<String, Value> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/openai");
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     files
         .map(|file| {
             let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
-            (name, serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap())
+            (
+                name,
+                serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap(),
+            )
         })
         .collect()
 }
@@ -46,11 +51,18 @@ async fn replay(exchange: &mut Exchange, case: &Value) {
 fn outcome(seen: &Seen, expected: &Value) -> Value {
     let events: Vec<_> = seen.events.values().collect();
     let end = events.last().unwrap();
-    let last_attempt = || events.iter().filter(|event| event["attempt"] == end["attempt"]);
+    let last_attempt = || {
+        events
+            .iter()
+            .filter(|event| event["attempt"] == end["attempt"])
+    };
     let reasoning = last_attempt().filter(|event| event["channel"] == "reasoning");
     let data = last_attempt().filter(|event| event["type"] == "job:data:v1");
     let status = end["type"].as_str().unwrap().split(':').nth(1).unwrap();
-    let retries: Vec<_> = events.iter().filter(|event| event["type"] == "job:retrying:v1").collect();
+    let retries: Vec<_> = events
+        .iter()
+        .filter(|event| event["type"] == "job:retrying:v1")
+        .collect();
     let failure = retries.first().copied().unwrap_or(end);
     let all = json!({
         "status": status,
@@ -64,13 +76,20 @@ fn outcome(seen: &Seen, expected: &Value) -> Value {
         "message": failure["message"],
     });
     let names = expected.as_object().unwrap().keys().cloned();
-    names.map(|name| (name.clone(), all[&name].clone())).collect::<serde_json::Map<_, _>>().into()
+    names
+        .map(|name| (name.clone(), all[&name].clone()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 #[tokio::test]
 async fn every_answer_of_a_model_server_comes_to_what_it_should() {
     let cases = Arc::new(cases());
-    assert!(cases.len() > 30, "{} cases: they are elsewhere now", cases.len());
+    assert!(
+        cases.len() > 30,
+        "{} cases: they are elsewhere now",
+        cases.len()
+    );
     let answers = Arc::clone(&cases);
     let server = Server::start(move |mut exchange: Exchange| {
         let answers = Arc::clone(&answers);
@@ -99,7 +118,11 @@ async fn every_answer_of_a_model_server_comes_to_what_it_should() {
         let why = &case["why"];
         let mut expected = case["expect"].clone();
         // What a case does not name must not be there.
-        let defaults = [("retried", json!(false)), ("reasoning", json!("")), ("data", json!([]))];
+        let defaults = [
+            ("retried", json!(false)),
+            ("reasoning", json!("")),
+            ("data", json!([])),
+        ];
         for (field, default) in defaults {
             if (expected["status"] == "done" || field == "retried") && expected[field].is_null() {
                 expected[field] = default;

@@ -39,7 +39,12 @@ impl Model {
         let system = System::on(Broker::shared_one()).await;
         let base_url = format!("http://{addr}/v1");
         let key = Some(KEY.parse().unwrap());
-        let backend = OpenAi::new(Settings { key, silence, ..Settings::new(base_url, "m1") }).unwrap();
+        let backend = OpenAi::new(Settings {
+            key,
+            silence,
+            ..Settings::new(base_url, "m1")
+        })
+        .unwrap();
         let worker = |settings: &mut tailwater::worker::Settings| {
             settings.pause = Duration::from_millis(20);
             change(settings);
@@ -60,7 +65,10 @@ impl Model {
 
 /// The events of a type.
 fn of_type<'a>(seen: &'a Seen, kind: &str) -> Vec<&'a Value> {
-    seen.events.values().filter(|event| event["type"] == kind).collect()
+    seen.events
+        .values()
+        .filter(|event| event["type"] == kind)
+        .collect()
 }
 
 /// What ended the job.
@@ -69,7 +77,10 @@ fn end(seen: &Seen) -> &Value {
 }
 
 fn choice(choice: &Value) -> String {
-    format!("data: {}\n\n", json!({"object": "chat.completion.chunk", "choices": [choice]}))
+    format!(
+        "data: {}\n\n",
+        json!({"object": "chat.completion.chunk", "choices": [choice]})
+    )
 }
 
 fn delta(delta: &Value) -> String {
@@ -96,7 +107,10 @@ async fn answer_well(exchange: &mut Exchange, said: &str) {
 /// What the user said last.
 fn said(exchange: &Exchange) -> String {
     let messages = exchange.request.json()["messages"].take();
-    messages.as_array().unwrap().last().unwrap()["content"].as_str().unwrap().to_owned()
+    messages.as_array().unwrap().last().unwrap()["content"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 #[tokio::test]
@@ -133,18 +147,31 @@ async fn an_answer_arrives_whole_with_its_channels_tool_calls_usage_and_reason()
         "temperature": 0.2, "tools": [{"type": "function", "function": {"name": "f"}}]});
     let seen = model.answers("whole", input.clone()).await;
     assert_eq!(seen.text(), "Größe 🙂 日本");
-    let reasoning =
-        of_type(&seen, "model:chunk:v1").into_iter().filter(|chunk| chunk["channel"] == "reasoning");
-    assert_eq!(reasoning.map(|chunk| chunk["text"].as_str().unwrap()).collect::<String>(), "Grübeln… 🤔");
-    let data: Vec<_> = of_type(&seen, "job:data:v1").into_iter().map(|event| event["data"].clone()).collect();
-    let call =
-        json!({"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{\"x\":\"é\"}"}});
+    let reasoning = of_type(&seen, "model:chunk:v1")
+        .into_iter()
+        .filter(|chunk| chunk["channel"] == "reasoning");
+    assert_eq!(
+        reasoning
+            .map(|chunk| chunk["text"].as_str().unwrap())
+            .collect::<String>(),
+        "Grübeln… 🤔"
+    );
+    let data: Vec<_> = of_type(&seen, "job:data:v1")
+        .into_iter()
+        .map(|event| event["data"].clone())
+        .collect();
+    let call = json!({"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{\"x\":\"é\"}"}});
     assert_eq!(data, [json!({"tool_calls": [call]})]);
     let done = end(&seen);
-    assert_eq!((&done["type"], &done["finish_reason"]), (&json!("job:done:v1"), &json!("tool_calls")));
+    assert_eq!(
+        (&done["type"], &done["finish_reason"]),
+        (&json!("job:done:v1"), &json!("tool_calls"))
+    );
     assert_eq!(done["usage"]["total_tokens"], 12);
     let requests = server.requests();
-    let [request] = requests.as_slice() else { panic!("{requests:?}") };
+    let [request] = requests.as_slice() else {
+        panic!("{requests:?}")
+    };
     assert_eq!(request.line, "POST /v1/chat/completions");
     assert_eq!(request.headers["authorization"], format!("Bearer {KEY}"));
     assert_eq!(request.headers["content-type"], "application/json");
@@ -172,7 +199,8 @@ async fn go_wrong(exchange: &mut Exchange, fault: &str) {
             exchange.finish().await;
         }
         "closed" => {
-            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+            let head =
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
             exchange.raw(format!("{head}{}", text("lost"))).await;
         }
         "garbage" | "error" | "event" => {
@@ -180,7 +208,9 @@ async fn go_wrong(exchange: &mut Exchange, fault: &str) {
             exchange.send(text("lost")).await;
             let last: &[u8] = match fault {
                 "garbage" => b"data: {nonsense}\n\n",
-                "error" => b"data: {\"error\": {\"message\": \"out of memory\"}}\n\ndata: [DONE]\n\n",
+                "error" => {
+                    b"data: {\"error\": {\"message\": \"out of memory\"}}\n\ndata: [DONE]\n\n"
+                }
                 _ => b"event: error\ndata: {\"message\": \"out of memory\"}\n\n",
             };
             exchange.send(last).await;
@@ -202,8 +232,16 @@ async fn go_wrong(exchange: &mut Exchange, fault: &str) {
         }
         "never" => exchange.hang().await,
         "dropped" => {}
-        "later" => exchange.answer("502 Bad Gateway", "Retry-After: 1\r\n", "").await,
-        status => exchange.answer(status, "", r#"{"error": {"message": "no luck"}}"#).await,
+        "later" => {
+            exchange
+                .answer("502 Bad Gateway", "Retry-After: 1\r\n", "")
+                .await
+        }
+        status => {
+            exchange
+                .answer(status, "", r#"{"error": {"message": "no luck"}}"#)
+                .await
+        }
     }
 }
 
@@ -224,18 +262,32 @@ async fn whatever_goes_wrong_in_passing_is_told_and_followed_by_a_whole_answer()
     .await;
     let model = Model::with(&server.addr, Duration::from_secs(3), |_| {}).await;
     let ask = async |number: usize, fault: &str, code: &str, words: &str| {
-        let seen = model.answers(&format!("fault-{number}"), json!(fault)).await;
+        let seen = model
+            .answers(&format!("fault-{number}"), json!(fault))
+            .await;
         let retries = of_type(&seen, "job:retrying:v1");
-        let [retry] = retries.as_slice() else { panic!("{fault}: {:?}", seen.events) };
+        let [retry] = retries.as_slice() else {
+            panic!("{fault}: {:?}", seen.events)
+        };
         assert_eq!(retry["code"], code, "{fault}: {retry}");
-        assert!(retry["message"].as_str().unwrap().contains(words), "{fault}: {retry}");
+        assert!(
+            retry["message"].as_str().unwrap().contains(words),
+            "{fault}: {retry}"
+        );
         let delay = retry["delay_ms"].as_u64().unwrap();
         assert!(
-            if fault == "later" { delay == 1000 } else { (1..1000).contains(&delay) },
+            if fault == "later" {
+                delay == 1000
+            } else {
+                (1..1000).contains(&delay)
+            },
             "{fault}: {retry}"
         );
         // What came before counts no longer.
-        assert_eq!((seen.text(), end(&seen)["attempt"].as_u64()), (format!("whole after {fault}"), Some(2)));
+        assert_eq!(
+            (seen.text(), end(&seen)["attempt"].as_u64()),
+            (format!("whole after {fault}"), Some(2))
+        );
         assert_eq!(end(&seen)["type"], "job:done:v1", "{fault}");
     };
     let faults = [
@@ -253,7 +305,10 @@ async fn whatever_goes_wrong_in_passing_is_told_and_followed_by_a_whole_answer()
         ("500 Internal Server Error", "model_failed", "no luck"),
         ("later", "model_failed", "502"),
     ];
-    let all = faults.iter().enumerate().map(|(number, (fault, code, words))| ask(number, fault, code, words));
+    let all = faults
+        .iter()
+        .enumerate()
+        .map(|(number, (fault, code, words))| ask(number, fault, code, words));
     futures_util::future::join_all(all).await;
     assert_eq!(server.requests().len(), 2 * faults.len());
     model.system.end().await;
@@ -267,8 +322,16 @@ async fn a_busy_server_is_asked_again_when_it_said_and_no_attempt_is_lost() {
         times.lock().unwrap().push(Instant::now());
         async move {
             match exchange.number {
-                1 => exchange.answer("429 Too Many Requests", "Retry-After: 2\r\n", "slow down").await,
-                2 => exchange.answer("503 Service Unavailable", "retry-after-ms: 50\r\n", "").await,
+                1 => {
+                    exchange
+                        .answer("429 Too Many Requests", "Retry-After: 2\r\n", "slow down")
+                        .await
+                }
+                2 => {
+                    exchange
+                        .answer("503 Service Unavailable", "retry-after-ms: 50\r\n", "")
+                        .await
+                }
                 3 => {
                     exchange.begin().await;
                     let error = json!({"error": {"type": "overloaded_error", "message": "full"}});
@@ -282,35 +345,61 @@ async fn a_busy_server_is_asked_again_when_it_said_and_no_attempt_is_lost() {
     .await;
     let model = Model::of(&server).await;
     let seen = model.answers("busy", json!("hi")).await;
-    assert_eq!((seen.text().as_str(), end(&seen)["attempt"].as_u64()), ("ok", Some(1)));
+    assert_eq!(
+        (seen.text().as_str(), end(&seen)["attempt"].as_u64()),
+        ("ok", Some(1))
+    );
     let asked = asked.lock().unwrap().clone();
     assert_eq!(asked.len(), 4);
-    assert!(asked[1] - asked[0] >= Duration::from_secs(2), "{:?}", asked[1] - asked[0]);
+    assert!(
+        asked[1] - asked[0] >= Duration::from_secs(2),
+        "{:?}",
+        asked[1] - asked[0]
+    );
     model.system.end().await;
 }
 
 #[tokio::test]
 async fn a_server_that_stays_busy_is_the_end_of_the_job_and_waiting_for_it_can_be_cancelled() {
     let server = Server::start(async |mut exchange: Exchange| {
-        let later =
-            if said(&exchange) == "for long" { "Retry-After: 20\r\n" } else { "Retry-After: 3600\r\n" };
-        exchange.answer("429 Too Many Requests", later, "slow down").await;
+        let later = if said(&exchange) == "for long" {
+            "Retry-After: 20\r\n"
+        } else {
+            "Retry-After: 3600\r\n"
+        };
+        exchange
+            .answer("429 Too Many Requests", later, "slow down")
+            .await;
     })
     .await;
     let system = System::on(Broker::shared_one()).await;
     let base_url = format!("http://{}/v1", server.addr);
     let busy = Duration::from_secs(30);
-    let backend = OpenAi::new(Settings { busy, ..Settings::new(base_url, "m1") }).unwrap();
+    let backend = OpenAi::new(Settings {
+        busy,
+        ..Settings::new(base_url, "m1")
+    })
+    .unwrap();
     system.worker(backend, |_| {}).await;
     let edge = system.edge().await;
     let model = Model { system, edge };
     // It asks for more time than there is.
     let seen = model.answers("too-busy", json!("for too long")).await;
     let failed = end(&seen);
-    assert_eq!((&failed["code"], failed["attempt"].as_u64()), (&json!("model_busy"), Some(1)), "{failed}");
-    assert!(failed["message"].as_str().unwrap().contains("slow down"), "{failed}");
+    assert_eq!(
+        (&failed["code"], failed["attempt"].as_u64()),
+        (&json!("model_busy"), Some(1)),
+        "{failed}"
+    );
+    assert!(
+        failed["message"].as_str().unwrap().contains("slow down"),
+        "{failed}"
+    );
     let job = model.system.submit("waits", json!("for long")).await;
-    eventually("the request", || async { (server.requests().len() > 1).then_some(()) }).await;
+    eventually("the request", || async {
+        (server.requests().len() > 1).then_some(())
+    })
+    .await;
     model.system.log.cancel(&job, None).await.unwrap();
     assert_eq!(model.system.ended(&job).await.status, Status::Cancelled);
     assert_eq!(server.requests().len(), 2);
@@ -322,15 +411,16 @@ async fn what_a_server_refuses_of_stream_options_is_learned_and_the_inputs_own_a
     let server = Server::start(async |mut exchange: Exchange| {
         if exchange.request.json().get("stream_options").is_some() {
             let error = json!({"error": {"message": "Extra inputs are not permitted"}});
-            exchange.answer("400 Bad Request", "", &error.to_string()).await;
+            exchange
+                .answer("400 Bad Request", "", &error.to_string())
+                .await;
         } else {
             answer_well(&mut exchange, "ok").await;
         }
     })
     .await;
     let model = Model::of(&server).await;
-    let input =
-        |options: Value| json!({"messages": [{"role": "user", "content": "hi"}], "stream_options": options});
+    let input = |options: Value| json!({"messages": [{"role": "user", "content": "hi"}], "stream_options": options});
     for (id, input, requests) in [
         ("left-out", input(Value::Null), 1),
         ("tried", json!("hi"), 3),
@@ -341,51 +431,105 @@ async fn what_a_server_refuses_of_stream_options_is_learned_and_the_inputs_own_a
         assert_eq!(server.requests().len(), requests, "{id}");
     }
     // The input's own are for its submitter to change.
-    let seen = model.answers("own", input(json!({"include_usage": false}))).await;
-    assert_eq!((&end(&seen)["code"], server.requests().len()), (&json!("model_refused"), 6));
-    assert_eq!(server.requests()[5].json()["stream_options"], json!({"include_usage": false}));
+    let seen = model
+        .answers("own", input(json!({"include_usage": false})))
+        .await;
+    assert_eq!(
+        (&end(&seen)["code"], server.requests().len()),
+        (&json!("model_refused"), 6)
+    );
+    assert_eq!(
+        server.requests()[5].json()["stream_options"],
+        json!({"include_usage": false})
+    );
     model.system.end().await;
 }
 
 #[tokio::test]
 async fn a_refusal_or_bad_input_ends_the_job_with_the_reason_and_is_not_tried_again() {
-    let elsewhere = Server::start(async |mut exchange| answer_well(&mut exchange, "stolen").await).await;
-    let location = format!("Location: http://{}/v1/chat/completions\r\n", elsewhere.addr);
+    let elsewhere =
+        Server::start(async |mut exchange| answer_well(&mut exchange, "stolen").await).await;
+    let location = format!(
+        "Location: http://{}/v1/chat/completions\r\n",
+        elsewhere.addr
+    );
     let server = Server::start(move |mut exchange: Exchange| {
         let (status, location) = (said(&exchange), location.clone());
         let long = "no such model: ".to_owned() + &"x".repeat(100_000);
         async move {
             match status.as_str() {
                 "307 Temporary Redirect" => exchange.answer(&status, &location, "").await,
-                _ => exchange.answer(&status, "", &json!({"error": {"message": long}}).to_string()).await,
+                _ => {
+                    exchange
+                        .answer(
+                            &status,
+                            "",
+                            &json!({"error": {"message": long}}).to_string(),
+                        )
+                        .await
+                }
             }
         }
     })
     .await;
     let model = Model::of(&server).await;
-    let statuses = ["400 Bad Request", "401 Unauthorized", "404 Not Found", "422 Unprocessable Entity"];
-    for (number, status) in statuses.into_iter().chain(["307 Temporary Redirect"]).enumerate() {
-        let seen = model.answers(&format!("refused-{number}"), json!(status)).await;
+    let statuses = [
+        "400 Bad Request",
+        "401 Unauthorized",
+        "404 Not Found",
+        "422 Unprocessable Entity",
+    ];
+    for (number, status) in statuses
+        .into_iter()
+        .chain(["307 Temporary Redirect"])
+        .enumerate()
+    {
+        let seen = model
+            .answers(&format!("refused-{number}"), json!(status))
+            .await;
         let failed = end(&seen);
         assert_eq!(
             (&failed["type"], &failed["code"]),
             (&json!("job:failed:v1"), &json!("model_refused")),
             "{failed}"
         );
-        assert_eq!((failed["retryable"].as_bool(), failed["attempt"].as_u64()), (Some(false), Some(1)));
+        assert_eq!(
+            (failed["retryable"].as_bool(), failed["attempt"].as_u64()),
+            (Some(false), Some(1))
+        );
         let message = failed["message"].as_str().unwrap();
-        assert!(message.contains(status) && message.len() < 1200, "{message}");
-        assert_eq!(message.contains("no such model"), !status.starts_with('3'), "{message}");
-        assert_eq!(message.contains(&elsewhere.addr), status.starts_with('3'), "{message}");
+        assert!(
+            message.contains(status) && message.len() < 1200,
+            "{message}"
+        );
+        assert_eq!(
+            message.contains("no such model"),
+            !status.starts_with('3'),
+            "{message}"
+        );
+        assert_eq!(
+            message.contains(&elsewhere.addr),
+            status.starts_with('3'),
+            "{message}"
+        );
     }
     // The key went nowhere else.
     assert!(elsewhere.requests().is_empty());
     let asked = server.requests().len();
-    for (number, input) in
-        [json!(7), Value::Null, json!({"messages": []}), json!({"prompt": "x"})].into_iter().enumerate()
+    for (number, input) in [
+        json!(7),
+        Value::Null,
+        json!({"messages": []}),
+        json!({"prompt": "x"}),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let seen = model.answers(&format!("bad-{number}"), input).await;
-        assert_eq!((&end(&seen)["code"], end(&seen)["attempt"].as_u64()), (&json!("bad_input"), Some(1)));
+        assert_eq!(
+            (&end(&seen)["code"], end(&seen)["attempt"].as_u64()),
+            (&json!("bad_input"), Some(1))
+        );
     }
     assert_eq!(server.requests().len(), asked);
     model.system.end().await;
@@ -393,18 +537,35 @@ async fn a_refusal_or_bad_input_ends_the_job_with_the_reason_and_is_not_tried_ag
 
 #[tokio::test]
 async fn a_server_that_never_recovers_or_is_not_there_ends_the_job_after_the_last_attempt() {
-    let server =
-        Server::start(async |mut exchange: Exchange| exchange.answer("500 Oops", "", "burnt").await).await;
+    let server = Server::start(async |mut exchange: Exchange| {
+        exchange.answer("500 Oops", "", "burnt").await
+    })
+    .await;
     let model = Model::with(&server.addr, PATIENCE, |settings| settings.max_attempts = 3).await;
     let seen = model.answers("burnt", json!("hi")).await;
     assert_eq!(end(&seen)["code"], "attempts_exhausted");
     let message = end(&seen)["message"].as_str().unwrap();
-    assert!(message.contains("burnt") && message.contains("model_failed"), "{message}");
-    assert_eq!((server.requests().len(), of_type(&seen, "job:retrying:v1").len()), (3, 2));
+    assert!(
+        message.contains("burnt") && message.contains("model_failed"),
+        "{message}"
+    );
+    assert_eq!(
+        (
+            server.requests().len(),
+            of_type(&seen, "job:retrying:v1").len()
+        ),
+        (3, 2)
+    );
     model.system.end().await;
-    let model = Model::with("127.0.0.1:1", PATIENCE, |settings| settings.max_attempts = 2).await;
+    let model = Model::with("127.0.0.1:1", PATIENCE, |settings| {
+        settings.max_attempts = 2
+    })
+    .await;
     let seen = model.answers("gone", json!("hi")).await;
-    assert_eq!(of_type(&seen, "job:retrying:v1")[0]["code"], "model_unreachable");
+    assert_eq!(
+        of_type(&seen, "job:retrying:v1")[0]["code"],
+        "model_unreachable"
+    );
     assert_eq!(end(&seen)["code"], "attempts_exhausted");
     model.system.end().await;
 }
@@ -428,10 +589,15 @@ async fn an_answer_that_is_whole_ends_though_the_end_mark_never_comes() {
     .await;
     // Heartbeats show that the server lives, and not that the answer goes on.
     let model = Model::with(&server.addr, Duration::from_secs(2), |_| {}).await;
-    let (cut, endless) =
-        tokio::join!(model.answers("cut", json!("cut")), model.answers("endless", json!("endless")));
+    let (cut, endless) = tokio::join!(
+        model.answers("cut", json!("cut")),
+        model.answers("endless", json!("endless"))
+    );
     for seen in [cut, endless] {
-        assert_eq!((seen.text().as_str(), &end(&seen)["finish_reason"]), ("all", &json!("length")));
+        assert_eq!(
+            (seen.text().as_str(), &end(&seen)["finish_reason"]),
+            ("all", &json!("length"))
+        );
     }
     model.system.end().await;
 }
@@ -454,18 +620,34 @@ async fn a_cancel_closes_the_connection_to_the_model_server_within_a_second() {
     let model = Model::of(&server).await;
     for (number, way) in ["streams", "waits"].into_iter().enumerate() {
         let job = model.system.submit(way, json!(way)).await;
-        eventually("the request", || async { (server.requests().len() > number).then_some(()) }).await;
+        eventually("the request", || async {
+            (server.requests().len() > number).then_some(())
+        })
+        .await;
         let events = if way == "streams" { 3 } else { 2 };
         eventually("the events before", || async {
-            model.system.log.last(&job).await.ok().flatten().filter(|last| last.seq.0 >= events)
+            model
+                .system
+                .log
+                .last(&job)
+                .await
+                .ok()
+                .flatten()
+                .filter(|last| last.seq.0 >= events)
         })
         .await;
         let asked = Instant::now();
         let Cancelled::Requested(_) = model.system.log.cancel(&job, None).await.unwrap() else {
             panic!("not requested")
         };
-        let closed = within("the connection to close", closes.recv()).await.unwrap();
-        assert!(closed - asked < Duration::from_secs(1), "{way}: {:?}", closed - asked);
+        let closed = within("the connection to close", closes.recv())
+            .await
+            .unwrap();
+        assert!(
+            closed - asked < Duration::from_secs(1),
+            "{way}: {:?}",
+            closed - asked
+        );
         assert_eq!(model.system.ended(&job).await.status, Status::Cancelled);
     }
     model.system.end().await;
@@ -479,12 +661,18 @@ async fn the_key_is_in_no_event_and_no_line_of_the_log() {
         match said(&exchange).as_str() {
             "refuse" => {
                 exchange
-                    .answer("401 Unauthorized", "", &json!({"error": {"message": echo}}).to_string())
+                    .answer(
+                        "401 Unauthorized",
+                        "",
+                        &json!({"error": {"message": echo}}).to_string(),
+                    )
                     .await
             }
             "break" => {
                 exchange.begin().await;
-                exchange.send(format!("data: {}\n\n", json!({"error": {"message": echo}}))).await;
+                exchange
+                    .send(format!("data: {}\n\n", json!({"error": {"message": echo}})))
+                    .await;
                 exchange.finish().await;
             }
             _ => answer_well(&mut exchange, "fine").await,
@@ -496,27 +684,51 @@ async fn the_key_is_in_no_event_and_no_line_of_the_log() {
     let dir = tempfile::TempDir::new().unwrap();
     let log = dir.path().join("log");
     let base_url = format!("http://{}/v1/", server.addr);
-    let flags = ["worker", "--kind", "chat", "--max-attempts", "2", "--retry-delay", "10ms"]
+    let flags = [
+        "worker",
+        "--kind",
+        "chat",
+        "--max-attempts",
+        "2",
+        "--retry-delay",
+        "10ms",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let backend = ["openai", "--base-url", &base_url, "--model", "m1"]
         .map(str::to_owned)
         .to_vec();
-    let backend = ["openai", "--base-url", &base_url, "--model", "m1"].map(str::to_owned).to_vec();
     let env = [("OPENAI_API_KEY", KEY), ("TAILWATER_LOG", "trace")];
     let stderr = Stdio::from(std::fs::File::create(&log).unwrap());
     let mut worker = Process::start_with([flags, system.flags(), backend].concat(), &env, stderr);
     let mut events = String::new();
-    for (said, status) in [("hi", "job:done:v1"), ("refuse", "job:failed:v1"), ("break", "job:failed:v1")] {
-        system.submit_with(said, Submission::new("chat".parse().unwrap(), json!(said))).await;
+    for (said, status) in [
+        ("hi", "job:done:v1"),
+        ("refuse", "job:failed:v1"),
+        ("break", "job:failed:v1"),
+    ] {
+        system
+            .submit_with(said, Submission::new("chat".parse().unwrap(), json!(said)))
+            .await;
         let seen = follow(&edge.addr, said).await;
         assert_eq!(end(&seen)["type"], status, "{said}: {:?}", seen.events);
         events += &format!("{:?}", seen.events);
     }
     assert_eq!(server.requests().len(), 4);
-    assert!(server.requests().iter().all(|request| request.headers["authorization"].ends_with(KEY)));
+    assert!(
+        server
+            .requests()
+            .iter()
+            .all(|request| request.headers["authorization"].ends_with(KEY))
+    );
     worker.signal(Signal::TERM);
     assert!(worker.ends_within(Duration::from_secs(10)).await.success());
     let log = std::fs::read_to_string(log).unwrap();
     // It is a log of everything, the HTTP client included.
-    assert!(log.contains("TRACE") && log.contains("starting new connection"), "{log}");
+    assert!(
+        log.contains("TRACE") && log.contains("starting new connection"),
+        "{log}"
+    );
     assert!(!log.contains(KEY) && !events.contains(KEY));
     assert!(events.contains("Bearer ***"), "{events}");
     system.end().await;
@@ -524,23 +736,48 @@ async fn the_key_is_in_no_event_and_no_line_of_the_log() {
 
 #[tokio::test]
 async fn what_keeps_the_backend_from_starting_is_one_sentence_without_the_key() {
-    let args = ["worker", "--kind", "chat", "openai", "--model", "m1", "--base-url"];
+    let args = [
+        "worker",
+        "--kind",
+        "chat",
+        "openai",
+        "--model",
+        "m1",
+        "--base-url",
+    ];
     let start = async |base_url: &str, key: &str| {
-        run_with([&args[..], &[base_url]].concat(), &[("OPENAI_API_KEY", key)]).await
+        run_with(
+            [&args[..], &[base_url]].concat(),
+            &[("OPENAI_API_KEY", key)],
+        )
+        .await
     };
     let (code, out, err) = start("localhost:11434/v1", KEY).await;
-    assert_eq!((code, out.as_str(), err.lines().count()), (2, "", 1), "{err}");
+    assert_eq!(
+        (code, out.as_str(), err.lines().count()),
+        (2, "", 1),
+        "{err}"
+    );
     assert!(err.contains("no http or https address"), "{err}");
     let broken = format!("{KEY}\n");
     let (code, _, err) = start("http://127.0.0.1:1/v1", &broken).await;
     assert_eq!(
-        (code, err.lines().count(), err.contains("the API key has characters")),
+        (
+            code,
+            err.lines().count(),
+            err.contains("the API key has characters")
+        ),
         (2, 1, true),
         "{err}"
     );
     assert!(!err.contains(KEY), "{err}");
-    let (code, out, err) = run_with(["worker", "openai", "--help"], &[("OPENAI_API_KEY", KEY)]).await;
-    assert_eq!((code, out.contains("OPENAI_API_KEY"), out.contains(KEY)), (0, true, false), "{out}{err}");
+    let (code, out, err) =
+        run_with(["worker", "openai", "--help"], &[("OPENAI_API_KEY", KEY)]).await;
+    assert_eq!(
+        (code, out.contains("OPENAI_API_KEY"), out.contains(KEY)),
+        (0, true, false),
+        "{out}{err}"
+    );
 }
 
 #[tokio::test]
@@ -549,12 +786,22 @@ async fn without_a_key_none_is_sent() {
     let system = System::on(Broker::shared_one()).await;
     let base_url = format!("http://{}/v1", server.addr);
     let flags = ["worker", "--kind", "chat"].map(str::to_owned).to_vec();
-    let backend = ["openai", "--base-url", &base_url, "--model", "m1"].map(str::to_owned).to_vec();
+    let backend = ["openai", "--base-url", &base_url, "--model", "m1"]
+        .map(str::to_owned)
+        .to_vec();
     // A variable that is set to nothing is no key.
     let env = [("OPENAI_API_KEY", "")];
-    let _worker = Process::start_with([flags, system.flags(), backend].concat(), &env, Stdio::inherit());
-    let job: JobId =
-        system.submit_with("keyless", Submission::new("chat".parse().unwrap(), json!("hi"))).await;
+    let _worker = Process::start_with(
+        [flags, system.flags(), backend].concat(),
+        &env,
+        Stdio::inherit(),
+    );
+    let job: JobId = system
+        .submit_with(
+            "keyless",
+            Submission::new("chat".parse().unwrap(), json!("hi")),
+        )
+        .await;
     assert_eq!(system.ended(&job).await.output, "hi");
     assert!(!server.requests()[0].headers.contains_key("authorization"));
     system.end().await;

@@ -39,7 +39,10 @@ async fn the_description_names_limits_and_codes_that_there_are_and_refers_to_not
     let events = &document["paths"]["/api/jobs/{id}/events"]["get"];
     let parameter = |name: &str| {
         let all = events["parameters"].as_array().unwrap();
-        all.iter().find(|parameter| parameter["name"] == name).unwrap()["schema"].clone()
+        all.iter()
+            .find(|parameter| parameter["name"] == name)
+            .unwrap()["schema"]
+            .clone()
     };
     assert_eq!(parameter("limit")["maximum"], PAGE_EVENTS_MAX);
     assert_eq!(parameter("limit")["default"], PAGE_EVENTS);
@@ -48,8 +51,13 @@ async fn the_description_names_limits_and_codes_that_there_are_and_refers_to_not
         let edge = &edge;
         async move { http(edge, "GET", &path, "", b"").await.0 != 400 }
     };
-    assert_eq!(parameter("wait")["pattern"], format!("^([0-9]|[1-5][0-9]|{WAIT_MAX_S})s?$"));
-    assert!(waits(&format!("{WAIT_MAX_S}s")).await && !waits(&format!("{}s", WAIT_MAX_S + 1)).await);
+    assert_eq!(
+        parameter("wait")["pattern"],
+        format!("^([0-9]|[1-5][0-9]|{WAIT_MAX_S})s?$")
+    );
+    assert!(
+        waits(&format!("{WAIT_MAX_S}s")).await && !waits(&format!("{}s", WAIT_MAX_S + 1)).await
+    );
     let mut enums = Vec::new();
     all(&document["paths"], "code", &mut enums);
     let named: BTreeSet<_> = enums
@@ -77,17 +85,37 @@ async fn an_edge_does_what_its_description_says_whatever_it_is_asked() {
     let edge = system.edge().await;
     let (root, dir) = (env!("CARGO_MANIFEST_DIR"), TempDir::new().unwrap());
     let mut command = Command::new(python("schemathesis"));
-    command.args(["--config-file", &format!("{root}/tests/clients/schemathesis.toml"), "run"]);
+    command.args([
+        "--config-file",
+        &format!("{root}/tests/clients/schemathesis.toml"),
+        "run",
+    ]);
     command.arg(format!("http://{}/openapi.json", edge.addr));
     command.args(["-c", "all", "-n", "30", "--seed", "1", "--no-shrink"]);
-    command.current_dir(dir.path()).env("PYTHONPATH", root).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+        .current_dir(dir.path())
+        .env("PYTHONPATH", root)
+        .env("PYTHONDONTWRITEBYTECODE", "1");
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let out = timeout(Duration::from_secs(300), command.output()).await.expect("in time").unwrap();
+    let out = timeout(Duration::from_secs(300), command.output())
+        .await
+        .expect("in time")
+        .unwrap();
     let said = String::from_utf8_lossy(&out.stdout);
-    assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     // It has asked something, and got through to jobs that exist.
     let number = |before: &str, behind: &str| {
-        let found = said.split_once(behind).unwrap().0.rsplit_once(before).unwrap().1;
+        let found = said
+            .split_once(behind)
+            .unwrap()
+            .0
+            .rsplit_once(before)
+            .unwrap()
+            .1;
         found.trim().parse::<u32>().unwrap()
     };
     assert!(number("Test cases:\n", " generated") > 200, "{said}");

@@ -42,7 +42,10 @@ async fn outage(broker: &mut Broker, time: Duration) {
 async fn jobs(system: &System, count: u64, words_each: u32) -> Vec<(JobId, Value)> {
     let submit = |n| async move {
         let input = words(words_each, 25, n);
-        (system.submit(&format!("job-{n}"), input.clone()).await, input)
+        (
+            system.submit(&format!("job-{n}"), input.clone()).await,
+            input,
+        )
     };
     let jobs = join_all((0..count).map(submit)).await;
     for (job, _) in &jobs {
@@ -57,7 +60,11 @@ async fn one_attempt_each(system: &System, jobs: &[(JobId, Value)]) {
     for (job, input) in jobs {
         let seen = follow(&edge.addr, job.as_str()).await;
         seen.assert_whole();
-        let starts = seen.events.values().filter(|event| event["type"] == "job:started:v1").count();
+        let starts = seen
+            .events
+            .values()
+            .filter(|event| event["type"] == "job:started:v1")
+            .count();
         assert_eq!((starts, seen.text()), (1, text(input)), "{job}");
         assert_eq!(system.ended(job).await.status, Status::Done);
     }
@@ -65,8 +72,13 @@ async fn one_attempt_each(system: &System, jobs: &[(JobId, Value)]) {
 
 /// The queue lets go of jobs that have ended.
 pub async fn the_queue_is_empty(system: &System) {
-    let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>()).await.unwrap();
-    let subject = format!("$JS.API.STREAM.INFO.{}", Names::new(&system.options.prefix).jobs_stream());
+    let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>())
+        .await
+        .unwrap();
+    let subject = format!(
+        "$JS.API.STREAM.INFO.{}",
+        Names::new(&system.options.prefix).jobs_stream()
+    );
     eventually("an empty queue", || async {
         let answer = client.request(subject.clone(), "".into()).await.ok()?;
         let info: Value = serde_json::from_slice(&answer.payload).unwrap();
@@ -91,7 +103,11 @@ async fn an_outage_costs_nothing(
     let mut broker = Broker::one();
     let system = System::on(&broker).await;
     for _ in 0..workers {
-        system.worker(Demo, |settings| (settings.concurrency = 12, change(settings)).1).await;
+        system
+            .worker(Demo, |settings| {
+                (settings.concurrency = 12, change(settings)).1
+            })
+            .await;
     }
     let words = 25 * u32::try_from(time.as_secs() + 3).unwrap();
     let jobs = jobs(&system, 12, words).await;
@@ -127,25 +143,43 @@ async fn a_job_that_its_own_worker_is_handed_again_goes_on_and_answers_the_newer
     system.worker(Demo, short).await;
     let client = async_nats::connect(&system.options.url).await.unwrap();
     let stream = Names::new(&system.options.prefix).jobs_stream();
-    let mut acks = client.subscribe(format!("$JS.ACK.{stream}.>")).await.unwrap();
+    let mut acks = client
+        .subscribe(format!("$JS.ACK.{stream}.>"))
+        .await
+        .unwrap();
     client.flush().await.unwrap();
     let input = words(100, 25, 1);
     let job = system.submit("again", input.clone()).await;
-    let mut questions = client.subscribe(Names::new(&system.options.prefix).control(&job)).await.unwrap();
+    let mut questions = client
+        .subscribe(Names::new(&system.options.prefix).control(&job))
+        .await
+        .unwrap();
     // How often the job was handed over, as each answer to the queue has it.
     let delivered = |ack: &async_nats::Message| ack.subject.split('.').nth(4).unwrap().to_owned();
     let first = within("the worker's answers", acks.next()).await.unwrap();
-    assert_eq!((delivered(&first).as_str(), &first.payload[..]), ("1", &b"+WPI"[..]));
+    assert_eq!(
+        (delivered(&first).as_str(), &first.payload[..]),
+        ("1", &b"+WPI"[..])
+    );
     // Whoever hands it back, the queue hands it out at once.
     client.publish(first.subject, "-NAK".into()).await.unwrap();
     let mut newer = acks.filter(|ack| ready(delivered(ack) == "2"));
-    assert_eq!(within("an answer to the newer one", newer.next()).await.unwrap().payload, "+WPI");
+    assert_eq!(
+        within("an answer to the newer one", newer.next())
+            .await
+            .unwrap()
+            .payload,
+        "+WPI"
+    );
     let state = system.ended(&job).await;
     assert_eq!((state.attempt, state.output), (1, text(&input)));
     let mut end = newer.filter(|ack| ready(ack.payload == "+ACK"));
     within("the ack", end.next()).await.unwrap();
     let question = questions.next().now_or_never();
-    assert!(question.is_none(), "the worker knows by itself what it runs: {question:?}");
+    assert!(
+        question.is_none(),
+        "the worker knows by itself what it runs: {question:?}"
+    );
     system.end().await;
 }
 
@@ -157,8 +191,12 @@ async fn the_jobs_of_programs_bear_an_outage_as_well() {
     let program = "import os, sys, time, json\n\
         for n in range(json.load(sys.stdin)): os.write(1, b'%d ' % n); time.sleep(0.05)";
     let worker = || {
-        let flags = ["worker", "--kind", "demo", "--ack-wait", "1s"].map(str::to_owned).to_vec();
-        let exec = ["exec", "--", "python3", "-c", program].map(str::to_owned).to_vec();
+        let flags = ["worker", "--kind", "demo", "--ack-wait", "1s"]
+            .map(str::to_owned)
+            .to_vec();
+        let exec = ["exec", "--", "python3", "-c", program]
+            .map(str::to_owned)
+            .to_vec();
         Process::start([flags, system.flags(), exec].concat())
     };
     let _workers = [worker(), worker()];
@@ -172,7 +210,11 @@ async fn the_jobs_of_programs_bear_an_outage_as_well() {
     for (job, count) in counts {
         let state = system.ended(&job.parse().unwrap()).await;
         let whole: String = (0..count).map(|n| format!("{n} ")).collect();
-        assert_eq!((state.status, state.attempt, state.output), (Status::Done, 1, whole), "{job}");
+        assert_eq!(
+            (state.status, state.attempt, state.output),
+            (Status::Done, 1, whole),
+            "{job}"
+        );
     }
     the_queue_is_empty(&system).await;
     system.end().await;
@@ -183,12 +225,21 @@ async fn an_election_of_several_ack_waits_costs_nothing() {
     let mut broker = Broker::three();
     let system = System::with(&broker, |settings| settings.shards = 1).await;
     for _ in 0..2 {
-        system.worker(Demo, |settings| (settings.concurrency = 12, short(settings)).1).await;
+        system
+            .worker(Demo, |settings| {
+                (settings.concurrency = 12, short(settings)).1
+            })
+            .await;
     }
     let jobs = jobs(&system, 12, 300).await;
-    let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>()).await.unwrap();
+    let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>())
+        .await
+        .unwrap();
     let stream = Names::new(&system.options.prefix).jobs_stream();
-    let answer = client.request(format!("$JS.API.CONSUMER.INFO.{stream}.demo"), "".into()).await.unwrap();
+    let answer = client
+        .request(format!("$JS.API.CONSUMER.INFO.{stream}.demo"), "".into())
+        .await
+        .unwrap();
     let info: Value = serde_json::from_slice(&answer.payload).unwrap();
     let leader = broker.index_of(info["cluster"]["leader"].as_str().unwrap());
     broker.kill(leader);
@@ -224,8 +275,14 @@ async fn limits_hold_during_an_outage_and_a_backend_that_is_held_up_is_not_silen
     let system = System::on(&broker).await;
     let flood = Flood::default();
     system.worker(flood.clone(), short).await;
-    let limits = Limits { timeout_ms: Some(6000), silence_timeout_ms: Some(1000) };
-    let submission = Submission { limits, ..Submission::new("demo".parse().unwrap(), Value::Null) };
+    let limits = Limits {
+        timeout_ms: Some(6000),
+        silence_timeout_ms: Some(1000),
+    };
+    let submission = Submission {
+        limits,
+        ..Submission::new("demo".parse().unwrap(), Value::Null)
+    };
     let job = system.submit_with("floods", submission).await;
     reaches(&system, "floods", 4).await;
     broker.kill(0);
@@ -237,7 +294,10 @@ async fn limits_hold_during_an_outage_and_a_backend_that_is_held_up_is_not_silen
     })
     .await;
     assert!(!flood.stopped.load(Ordering::Relaxed), "it was not silent");
-    eventually("the time limit", || async { flood.stopped.load(Ordering::Relaxed).then_some(()) }).await;
+    eventually("the time limit", || async {
+        flood.stopped.load(Ordering::Relaxed).then_some(())
+    })
+    .await;
     broker.restart(0);
     let state = system.ended(&job).await;
     let error = state.error.unwrap();
@@ -245,7 +305,11 @@ async fn limits_hold_during_an_outage_and_a_backend_that_is_held_up_is_not_silen
         (state.attempt, error.code.as_str(), error.message.as_str()),
         (1, "timed_out", "the job was not done in time")
     );
-    assert!(full < state.output.len() + 2 * OUTPUT_BUFFER_MAX, "{full} of {}", state.output.len());
+    assert!(
+        full < state.output.len() + 2 * OUTPUT_BUFFER_MAX,
+        "{full} of {}",
+        state.output.len()
+    );
     system.end().await;
 }
 
@@ -254,9 +318,15 @@ async fn a_worker_that_is_stopped_during_an_outage_stops_in_time() {
     let mut broker = Broker::one();
     let system = System::on(&broker).await;
     let nats = Nats::connect(&system.options).await.unwrap();
-    let settings = Settings { grace: Duration::ZERO, ..Settings::new("demo".parse().unwrap()) };
+    let settings = Settings {
+        grace: Duration::ZERO,
+        ..Settings::new("demo".parse().unwrap())
+    };
     let worker = Worker::open(&nats, Demo, settings).await.unwrap();
-    let (stop, tasks) = (CancellationToken::new(), Tasks::new(CancellationToken::new()));
+    let (stop, tasks) = (
+        CancellationToken::new(),
+        Tasks::new(CancellationToken::new()),
+    );
     tasks.spawn(worker.run(stop.clone()));
     let jobs = jobs(&system, 3, 500).await;
     broker.kill(0);
@@ -266,7 +336,11 @@ async fn a_worker_that_is_stopped_during_an_outage_stops_in_time() {
     stop.cancel();
     assert!(tasks.end(Duration::from_secs(20)).await);
     nats.close().await;
-    assert!(asked.elapsed() < Duration::from_secs(16), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(16),
+        "{:?}",
+        asked.elapsed()
+    );
     broker.restart(0);
     system.demo().await;
     for (job, input) in &jobs {
@@ -283,13 +357,29 @@ async fn an_owner_answers_only_while_the_log_says_that_the_job_is_its_own() {
     let job = system.submit("asked", words(10_000, 20, 1)).await;
     reaches(&system, "asked", 4).await;
     let client = async_nats::connect(&system.options.url).await.unwrap();
-    let ask = || client.request(Names::new(&system.options.prefix).control(&job), Bytes::new());
+    let ask = || {
+        client.request(
+            Names::new(&system.options.prefix).control(&job),
+            Bytes::new(),
+        )
+    };
     assert_eq!(ask().await.unwrap().payload, r#"{"attempt":1}"#);
     assert!(system.log.owner_lives(&job, 1).await);
-    assert!(!system.log.owner_lives(&job, 2).await, "another attempt than that which is asked for");
+    assert!(
+        !system.log.owner_lives(&job, 2).await,
+        "another attempt than that which is asked for"
+    );
     // Another worker takes it over, or the attempt is over: nobody of that attempt answers.
-    let started = Body::Started { kind: "demo".parse().unwrap(), worker: "another".into(), continues: false };
-    let retrying = Body::Retrying { code: "c".into(), message: "m".into(), delay_ms: 60_000 };
+    let started = Body::Started {
+        kind: "demo".parse().unwrap(),
+        worker: "another".into(),
+        continues: false,
+    };
+    let retrying = Body::Retrying {
+        code: "c".into(),
+        message: "m".into(),
+        delay_ms: 60_000,
+    };
     let parted = system.submit("parted", words(10_000, 20, 1)).await;
     for (job, attempt, body) in [(job, 2, started), (parted, 1, retrying)] {
         reaches(&system, job.as_str(), 4).await;

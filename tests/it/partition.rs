@@ -23,14 +23,20 @@ const PARTITIONS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(
 /// Asks one node for what it knows of a stream, and gives who leads it and who is heard by it.
 async fn info(addr: &str, stream: &str) -> Option<Value> {
     let client = async_nats::connect(addr).await.ok()?;
-    let answer = client.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await.ok()?;
+    let answer = client
+        .request(format!("$JS.API.STREAM.INFO.{stream}"), "".into())
+        .await
+        .ok()?;
     serde_json::from_slice(&answer.payload).ok()
 }
 
 /// All streams of a system.
 fn streams(system: &System) -> Vec<String> {
     let names = Names::new(&system.options.prefix);
-    (0..system.log.shards()).map(|shard| names.chunks_stream(shard)).chain([names.jobs_stream()]).collect()
+    (0..system.log.shards())
+        .map(|shard| names.chunks_stream(shard))
+        .chain([names.jobs_stream()])
+        .collect()
 }
 
 /// Makes one node the leader of all streams.
@@ -55,9 +61,21 @@ async fn lead(system: &System, broker: &Broker, node: usize) {
 
 /// An edge whose connections are at these nodes only.
 async fn edge_at(system: &System, broker: &Broker, nodes: &[usize]) -> Edge {
-    let urls: Vec<_> = nodes.iter().map(|&node| format!("nats://{}", broker.addr(node))).collect();
-    let options = Options { url: urls.join(","), ..system.options.clone() };
-    System { options, log: system.log.clone(), tasks: system.tasks.clone() }.edge().await
+    let urls: Vec<_> = nodes
+        .iter()
+        .map(|&node| format!("nats://{}", broker.addr(node)))
+        .collect();
+    let options = Options {
+        url: urls.join(","),
+        ..system.options.clone()
+    };
+    System {
+        options,
+        log: system.log.clone(),
+        tasks: system.tasks.clone(),
+    }
+    .edge()
+    .await
 }
 
 /// What clients were told that must not be false.
@@ -74,11 +92,17 @@ impl Told {
     }
 
     /// Demands that nothing but "come back" was said.
-    #[expect(clippy::print_stdout, reason = "the figures are worth reading when somebody looks")]
+    #[expect(
+        clippy::print_stdout,
+        reason = "the figures are worth reading when somebody looks"
+    )]
     fn assert_passing(&self, what: &str) {
         println!("{what}: {self:?}");
         let codes: Vec<_> = self.refused.keys().map(String::as_str).collect();
-        assert!(codes.iter().all(|&code| code == "unavailable"), "{what}: {self:?}");
+        assert!(
+            codes.iter().all(|&code| code == "unavailable"),
+            "{what}: {self:?}"
+        );
     }
 }
 
@@ -154,15 +178,21 @@ async fn submits(edges: &[&Edge], over: &CancellationToken) -> (Told, Vec<JobId>
         assert!(status == 202 || status == 200, "{status} {body}");
         jobs.push(id.parse().unwrap());
         for (method, path) in [("GET", "/state"), ("POST", "/cancel")] {
-            let (status, _, body) = http(other, method, &format!("/api/jobs/{id}{path}"), "", b"").await;
+            let (status, _, body) =
+                http(other, method, &format!("/api/jobs/{id}{path}"), "", b"").await;
             match status {
                 // Ended before it could be cancelled.
-                200 | 202 | 409 if status != 409 || body["code"] == "job_ended" => told.answered += 1,
+                200 | 202 | 409 if status != 409 || body["code"] == "job_ended" => {
+                    told.answered += 1
+                }
                 _ => told.refused(body["code"].as_str().unwrap()),
             }
         }
         let (status, body) = post(other, &job).await;
-        assert!(status == 200 || status == 503, "the same job again: {status} {body}");
+        assert!(
+            status == 200 || status == 503,
+            "the same job again: {status} {body}"
+        );
         sleep(Duration::from_millis(100)).await;
     }
     (told, jobs)
@@ -206,10 +236,15 @@ async fn an_old_leader_without_a_quorum_makes_no_edge_say_anything_final() {
     let states = join_all(edges.iter().map(|edge| states(edge, "part-0", &over)));
     let all = join4(chaos, followers, states, submits(&edges, &over));
     let ((), followers, states, (submitted, jobs)) =
-        timeout(Duration::from_secs(240), Box::pin(all)).await.expect("all in time");
+        timeout(Duration::from_secs(240), Box::pin(all))
+            .await
+            .expect("all in time");
     for (n, (seen, told)) in followers.iter().enumerate() {
         told.assert_passing(&format!("resumes of part-{n}"));
-        assert_eq!((&seen.missing, &seen.holes, seen.doubled), (&vec![], &vec![], 0));
+        assert_eq!(
+            (&seen.missing, &seen.holes, seen.doubled),
+            (&vec![], &vec![], 0)
+        );
         seen.assert_whole();
         assert_eq!(seen.text(), text(&inputs[n]));
     }
@@ -253,7 +288,11 @@ async fn a_leader_whose_followers_hang_says_nothing_final_until_they_go_on() {
         })
         .await;
         // A leader gives up by itself when it has had no quorum for 10 s.
-        assert!(stopped.elapsed() < Duration::from_secs(9), "{:?}", stopped.elapsed());
+        assert!(
+            stopped.elapsed() < Duration::from_secs(9),
+            "{:?}",
+            stopped.elapsed()
+        );
         let (status, _, body) = http(&edge, method, &path, "", b"").await;
         assert_eq!(status, 503, "{body}");
     }
@@ -282,25 +321,42 @@ async fn a_worker_that_moves_to_an_old_leader(
 ) -> Option<()> {
     lead(system, broker, 0).await;
     let proxy = Proxy::to(&broker.addr(1)).await;
-    let options = Options { url: format!("nats://{}", proxy.addr), ..system.options.clone() };
+    let options = Options {
+        url: format!("nats://{}", proxy.addr),
+        ..system.options.clone()
+    };
     let nats = Nats::connect(&options).await.unwrap();
     let log = Log::open(&nats).await.unwrap();
     let queued = log.last(job).await.unwrap().unwrap();
     routes.cut_off(0, true);
     let stream = Names::new(&system.options.prefix).chunks_stream(0);
     eventually("a leader of the other two", || async {
-        let info = timeout(Duration::from_millis(300), info(&broker.addr(1), &stream)).await.ok()??;
-        ["n2", "n3"].contains(&info["cluster"]["leader"].as_str()?).then_some(())
+        let info = timeout(Duration::from_millis(300), info(&broker.addr(1), &stream))
+            .await
+            .ok()??;
+        ["n2", "n3"]
+            .contains(&info["cluster"]["leader"].as_str()?)
+            .then_some(())
     })
     .await;
     let mut writer = Writer::new(log.clone(), job.clone(), 1, Some(&queued));
     let (kind, worker) = ("demo".parse().unwrap(), "w".into());
-    writer.append(Body::Started { kind, worker, continues: false }).await.unwrap();
+    writer
+        .append(Body::Started {
+            kind,
+            worker,
+            continues: false,
+        })
+        .await
+        .unwrap();
     proxy.lead_to(&broker.addr(0));
     proxy.cut();
     let old = async {
         loop {
-            if let Ok(Tip::At { last: Some(last), .. }) = log.tip(job).await {
+            if let Ok(Tip::At {
+                last: Some(last), ..
+            }) = log.tip(job).await
+            {
                 break last;
             }
             sleep(Duration::from_millis(50)).await;
@@ -325,8 +381,13 @@ async fn an_old_leader_without_a_quorum_takes_a_job_from_no_worker() {
     let mut caught = None;
     // It gives up after 10 s by itself, and an election may take as long.
     for round in 0..4 {
-        let job = system.submit(&format!("moved-{round}"), words(1, 1, 1)).await;
-        caught = Box::pin(a_worker_that_moves_to_an_old_leader(&system, &broker, &routes, &job)).await;
+        let job = system
+            .submit(&format!("moved-{round}"), words(1, 1, 1))
+            .await;
+        caught = Box::pin(a_worker_that_moves_to_an_old_leader(
+            &system, &broker, &routes, &job,
+        ))
+        .await;
         if caught.is_some() {
             break;
         }

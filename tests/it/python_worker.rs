@@ -54,7 +54,12 @@ impl Python {
         }
         let file = dir.path().join("worker.py");
         fs::write(&file, text).unwrap();
-        let args = [&file.display().to_string(), &system.options.url, "demo", &jobs.to_string()];
+        let args = [
+            &file.display().to_string(),
+            &system.options.url,
+            "demo",
+            &jobs.to_string(),
+        ];
         let env = [("TAILWATER_PREFIX", system.options.prefix.as_str())];
         let mut process = Process::start_program(&python("python"), args, &env, Stdio::inherit());
         process.says("serves demo").await;
@@ -63,7 +68,10 @@ impl Python {
 }
 
 fn limited(input: &str, limits: Limits) -> Submission {
-    Submission { limits, ..Submission::new("demo".parse().unwrap(), json!(input)) }
+    Submission {
+        limits,
+        ..Submission::new("demo".parse().unwrap(), json!(input))
+    }
 }
 
 /// Does what its input says.
@@ -94,13 +102,22 @@ async fn an_exception_fails_its_job_and_no_other(broker: &Broker) {
     for (told, message) in [
         ("raise", "ValueError: no such city"),
         ("exit", "SystemExit: enough"),
-        ("number", "TypeError: can only concatenate str (not \"int\") to str"),
+        (
+            "number",
+            "TypeError: can only concatenate str (not \"int\") to str",
+        ),
     ] {
         let job = system.submit(told, json!(told)).await;
         let state = system.ended(&job).await;
         let error = state.error.unwrap();
-        assert_eq!((state.status, state.attempt, error.retryable), (Status::Failed, 1, false));
-        assert_eq!((error.code.as_str(), error.message.as_str()), ("exception", message));
+        assert_eq!(
+            (state.status, state.attempt, error.retryable),
+            (Status::Failed, 1, false)
+        );
+        assert_eq!(
+            (error.code.as_str(), error.message.as_str()),
+            ("exception", message)
+        );
     }
     let job = system.submit("halves", json!("halves")).await;
     assert_eq!(system.ended(&job).await.output, "a😀\u{FFFD}sentence");
@@ -110,26 +127,42 @@ async fn an_exception_fails_its_job_and_no_other(broker: &Broker) {
 async fn another_attempt_follows_when_the_work_asks_for_it(broker: &Broker) {
     let system = System::on(broker).await;
     let text = fs::read_to_string(example()).unwrap();
-    assert!(text.contains("ATTEMPTS = f\"{PREFIX.upper()}_JOBS\", 5"), "the attempts are elsewhere");
+    assert!(
+        text.contains("ATTEMPTS = f\"{PREFIX.upper()}_JOBS\", 5"),
+        "the attempts are elsewhere"
+    );
     let _worker = Python::start(&system, Some(TOLD), 2).await;
-    let always =
-        system.submit_with("always", Submission::new("demo".parse().unwrap(), json!("always"))).await;
+    let always = system
+        .submit_with(
+            "always",
+            Submission::new("demo".parse().unwrap(), json!("always")),
+        )
+        .await;
     let edge = system.edge().await;
     system.submit("retry", json!("retry")).await;
     let seen = follow(&edge.addr, "retry").await;
     seen.assert_whole();
     assert_eq!(seen.text(), "sentence");
     let events: Vec<&Value> = seen.events.values().collect();
-    let retries: Vec<_> = events.windows(2).filter(|pair| pair[0]["type"] == "job:retrying:v1").collect();
+    let retries: Vec<_> = events
+        .windows(2)
+        .filter(|pair| pair[0]["type"] == "job:retrying:v1")
+        .collect();
     assert_eq!(retries.len(), 2);
     for (pair, delay) in retries.iter().zip([1000, 2000]) {
-        assert_eq!((&pair[0]["message"], &pair[0]["delay_ms"]), (&json!("try again"), &json!(delay)));
+        assert_eq!(
+            (&pair[0]["message"], &pair[0]["delay_ms"]),
+            (&json!("try again"), &json!(delay))
+        );
         let passed = pair[1]["ts"].as_u64().unwrap() - pair[0]["ts"].as_u64().unwrap();
         assert!(passed + 20 >= delay, "{passed} ms have passed, not {delay}");
     }
     let state = system.ended(&always).await;
     let error = state.error.unwrap();
-    assert_eq!((state.attempt, error.code.as_str()), (5, "attempts_exhausted"));
+    assert_eq!(
+        (state.attempt, error.code.as_str()),
+        (5, "attempts_exhausted")
+    );
     assert!(error.message.ends_with("try again"), "{}", error.message);
     system.end().await;
 }
@@ -147,8 +180,15 @@ async fn several_jobs_run_at_a_time_and_one_is_cancelled_within_a_second(broker:
     let asked = Instant::now();
     system.log.cancel(&jobs[1], None).await.unwrap();
     let state = system.ended(&jobs[1]).await;
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
-    assert_eq!((state.status, state.attempt, state.output.as_str()), (Status::Cancelled, 1, "begun"));
+    assert!(
+        asked.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        asked.elapsed()
+    );
+    assert_eq!(
+        (state.status, state.attempt, state.output.as_str()),
+        (Status::Cancelled, 1, "begun")
+    );
     // The place is free, and the others go on.
     let next = system.submit("next", json!("")).await;
     assert_eq!(system.ended(&next).await.output, "sentence");
@@ -161,9 +201,27 @@ async fn several_jobs_run_at_a_time_and_one_is_cancelled_within_a_second(broker:
 async fn time_limits_end_a_job(broker: &Broker) {
     let system = System::on(broker).await;
     let _worker = Python::start(&system, Some(TOLD), 4).await;
-    let late = limited("hang", Limits { timeout_ms: Some(1200), ..Limits::default() });
-    let silent = limited("hang", Limits { silence_timeout_ms: Some(700), ..Limits::default() });
-    let waits = limited("always", Limits { timeout_ms: Some(1500), ..Limits::default() });
+    let late = limited(
+        "hang",
+        Limits {
+            timeout_ms: Some(1200),
+            ..Limits::default()
+        },
+    );
+    let silent = limited(
+        "hang",
+        Limits {
+            silence_timeout_ms: Some(700),
+            ..Limits::default()
+        },
+    );
+    let waits = limited(
+        "always",
+        Limits {
+            timeout_ms: Some(1500),
+            ..Limits::default()
+        },
+    );
     for (id, submission, message) in [
         ("late", late, "the job was not done in time"),
         ("silent", silent, "the job put out nothing for too long"),
@@ -172,7 +230,10 @@ async fn time_limits_end_a_job(broker: &Broker) {
         let job = system.submit_with(id, submission).await;
         let state = system.ended(&job).await;
         let error = state.error.unwrap();
-        assert_eq!((error.code.as_str(), error.message.as_str()), ("timed_out", message));
+        assert_eq!(
+            (error.code.as_str(), error.message.as_str()),
+            ("timed_out", message)
+        );
         let took = state.ended_at.unwrap() - state.created_at.unwrap();
         assert!((650..4000).contains(&took), "{id}: {took} ms");
     }
@@ -186,14 +247,27 @@ async fn a_worker_that_is_stopped_hands_its_jobs_back(broker: &Broker) {
     reaches(&system, "back", 3).await;
     let stopped = Instant::now();
     worker.process.signal(Signal::TERM);
-    assert!(worker.process.ends_within(Duration::from_secs(20)).await.success());
+    assert!(
+        worker
+            .process
+            .ends_within(Duration::from_secs(20))
+            .await
+            .success()
+    );
     let last = system.log.last(&job).await.unwrap().unwrap();
     assert_eq!((last.kind, last.attempt), (Type::Retrying, 1));
     // Another worker, with the example's own work, has it long before the ack wait is over.
     let _second = Python::start(&system, None, 1).await;
     let state = system.ended(&job).await;
-    assert!(stopped.elapsed() < Duration::from_secs(7), "{:?}", stopped.elapsed());
-    assert_eq!((state.status, state.attempt, state.output.as_str()), (Status::Done, 2, "HANG "));
+    assert!(
+        stopped.elapsed() < Duration::from_secs(7),
+        "{:?}",
+        stopped.elapsed()
+    );
+    assert_eq!(
+        (state.status, state.attempt, state.output.as_str()),
+        (Status::Done, 2, "HANG ")
+    );
     system.end().await;
 }
 
@@ -202,7 +276,11 @@ async fn a_delay_is_waited_out_although_the_worker_that_asked_for_it_died(broker
     let job = system.submit("delayed", json!("words")).await;
     let last = system.log.last(&job).await.unwrap().unwrap();
     let mut writer = Writer::new(system.log.clone(), job.clone(), 1, Some(&last));
-    let retrying = Body::Retrying { code: "c".into(), message: "m".into(), delay_ms: 4000 };
+    let retrying = Body::Retrying {
+        code: "c".into(),
+        message: "m".into(),
+        delay_ms: 4000,
+    };
     writer.append(retrying).await.unwrap();
     let _worker = Python::start(&system, None, 1).await;
     let edge = system.edge().await;
@@ -215,12 +293,22 @@ async fn a_delay_is_waited_out_although_the_worker_that_asked_for_it_died(broker
 
 #[tokio::test]
 async fn a_job_that_python_ran_calls_back() {
-    let server = Server::start(async |mut exchange: Exchange| exchange.answer("200 OK", "", "").await).await;
+    let server =
+        Server::start(async |mut exchange: Exchange| exchange.answer("200 OK", "", "").await).await;
     let system = System::on(Broker::shared_one()).await;
     let hosts = vec![server.addr.clone()];
     let webhook = Webhook::new(hosts.clone(), &SECRET.parse().unwrap()).unwrap();
-    system.worker(webhook, |settings| settings.kind = "callback".parse().unwrap()).await;
-    let edge = system.edge_with(EdgeSettings { callback_hosts: hosts, ..EdgeSettings::default() }).await;
+    system
+        .worker(webhook, |settings| {
+            settings.kind = "callback".parse().unwrap()
+        })
+        .await;
+    let edge = system
+        .edge_with(EdgeSettings {
+            callback_hosts: hosts,
+            ..EdgeSettings::default()
+        })
+        .await;
     let worker = Python::start(&system, Some(TOLD), 2).await;
     for (told, status) in [("done", "done"), ("raise", "failed")] {
         let callback = format!("http://{}/{told}", server.addr);
@@ -230,8 +318,14 @@ async fn a_job_that_python_ran_calls_back() {
         let id: JobId = format!("callback-{told}").parse().unwrap();
         assert_eq!(system.ended(&id).await.status, Status::Done);
         let line = format!("POST /{told}");
-        let requests: Vec<_> = server.requests().into_iter().filter(|request| request.line == line).collect();
-        let [request] = requests.as_slice() else { panic!("{requests:?}") };
+        let requests: Vec<_> = server
+            .requests()
+            .into_iter()
+            .filter(|request| request.line == line)
+            .collect();
+        let [request] = requests.as_slice() else {
+            panic!("{requests:?}")
+        };
         let body = request.json();
         let state = system.ended(&told.parse().unwrap()).await;
         assert_eq!(body["type"], format!("job.{status}"));
@@ -252,7 +346,11 @@ async fn jobs_of_python_survive_the_death_of_each_node_in_their_first_attempt() 
     let system = System::with(&broker, |settings| settings.shards = 1).await;
     let _worker = Python::start(&system, None, 100).await;
     let edge = system.edge().await;
-    let words = |n: usize| (0..700).map(|word| format!("w{n}-{word} ")).collect::<String>();
+    let words = |n: usize| {
+        (0..700)
+            .map(|word| format!("w{n}-{word} "))
+            .collect::<String>()
+    };
     let mut jobs = Vec::new();
     for n in 0..40 {
         jobs.push(system.submit(&format!("node-{n}"), json!(words(n))).await);
@@ -266,7 +364,10 @@ async fn jobs_of_python_survive_the_death_of_each_node_in_their_first_attempt() 
         sleep(Duration::from_secs(3)).await;
         broker.restart(index);
         // The next one dies when the log is written again: two at a time would be an outage, not an election.
-        let last = eventually("an answer", || async { system.log.last(&jobs[0]).await.ok().flatten() }).await;
+        let last = eventually("an answer", || async {
+            system.log.last(&jobs[0]).await.ok().flatten()
+        })
+        .await;
         // On a machine that is slow enough the job has ended by now.
         eventually("events, or the end", || async {
             let now = system.log.last(&jobs[0]).await.ok().flatten()?;
@@ -276,7 +377,11 @@ async fn jobs_of_python_survive_the_death_of_each_node_in_their_first_attempt() 
     }
     for (n, job) in jobs.iter().enumerate() {
         let state = system.ended(job).await;
-        assert_eq!((state.status, state.attempt), (Status::Done, 1), "{state:?}");
+        assert_eq!(
+            (state.status, state.attempt),
+            (Status::Done, 1),
+            "{state:?}"
+        );
         let seen: Seen = follow(&edge.addr, job.as_str()).await;
         seen.assert_whole();
         assert_eq!(seen.text(), words(n).to_uppercase());
@@ -288,8 +393,15 @@ async fn jobs_of_python_survive_the_death_of_each_node_in_their_first_attempt() 
 async fn what_the_workers_of_a_kind_do_not_do_is_refused() {
     let system = System::on(Broker::shared_one()).await;
     let hosts = vec!["h.example".to_owned()];
-    let edge = system.edge_with(EdgeSettings { callback_hosts: hosts, ..EdgeSettings::default() }).await;
-    system.worker(Demo, |settings| settings.kind = "callback".parse().unwrap()).await;
+    let edge = system
+        .edge_with(EdgeSettings {
+            callback_hosts: hosts,
+            ..EdgeSettings::default()
+        })
+        .await;
+    system
+        .worker(Demo, |settings| settings.kind = "callback".parse().unwrap())
+        .await;
     // A worker in another language that says nothing of itself.
     let prefix = system.options.prefix.as_str();
     let config = json!({"name": "demo", "durable_name": "demo", "ack_policy": "explicit",
@@ -299,41 +411,92 @@ async fn what_the_workers_of_a_kind_do_not_do_is_refused() {
     let subject = format!("$JS.API.CONSUMER.CREATE.{stream}.demo.{prefix}.jobs.demo.*");
     let made = json!({"stream_name": stream, "config": config}).to_string();
     let answer = client.request(subject, made.into()).await.unwrap();
-    assert!(!String::from_utf8_lossy(&answer.payload).contains("\"error\""), "{answer:?}");
+    assert!(
+        !String::from_utf8_lossy(&answer.payload).contains("\"error\""),
+        "{answer:?}"
+    );
     let called = json!({"kind": "demo", "id": "called", "callback": "https://h.example/"});
     let limited = json!({"kind": "demo", "id": "limited", "timeout_ms": 60_000});
     for (job, word) in [(&called, "call back"), (&limited, "time limits")] {
         let (status, problem) = post(&edge, job).await;
-        assert_eq!((status, problem["code"].as_str()), (422, Some("not_supported_by_kind")), "{problem}");
-        assert!(problem["detail"].as_str().unwrap().contains(word), "{problem}");
-        assert!(system.log.last(&job["id"].as_str().unwrap().parse().unwrap()).await.unwrap().is_none());
+        assert_eq!(
+            (status, problem["code"].as_str()),
+            (422, Some("not_supported_by_kind")),
+            "{problem}"
+        );
+        assert!(
+            problem["detail"].as_str().unwrap().contains(word),
+            "{problem}"
+        );
+        assert!(
+            system
+                .log
+                .last(&job["id"].as_str().unwrap().parse().unwrap())
+                .await
+                .unwrap()
+                .is_none()
+        );
     }
-    let submit = ["submit", "--kind", "demo", "--timeout", "1m"].map(str::to_owned).to_vec();
+    let submit = ["submit", "--kind", "demo", "--timeout", "1m"]
+        .map(str::to_owned)
+        .to_vec();
     let (code, _, err) = crate::support::process::run([submit, system.flags()].concat()).await;
-    assert_eq!((code, err.contains("do not hold time limits")), (2, true), "{err}");
-    assert_eq!(post(&edge, &json!({"kind": "demo", "id": "plain", "input": "x"})).await.0, 202);
+    assert_eq!(
+        (code, err.contains("do not hold time limits")),
+        (2, true),
+        "{err}"
+    );
+    assert_eq!(
+        post(&edge, &json!({"kind": "demo", "id": "plain", "input": "x"}))
+            .await
+            .0,
+        202
+    );
     // A worker of this crate, or the example, says what it does; the edge asks once a second.
     let _worker = Python::start(&system, None, 1).await;
     for job in [&called, &limited] {
-        eventually("the kind to do more", || async { (post(&edge, job).await.0 == 202).then_some(()) }).await;
+        eventually("the kind to do more", || async {
+            (post(&edge, job).await.0 == 202).then_some(())
+        })
+        .await;
     }
     system.demo().await;
-    let info = client.request(format!("$JS.API.CONSUMER.INFO.{stream}.demo"), "".into()).await.unwrap();
+    let info = client
+        .request(format!("$JS.API.CONSUMER.INFO.{stream}.demo"), "".into())
+        .await
+        .unwrap();
     let info: Value = serde_json::from_slice(&info.payload).unwrap();
-    assert_eq!(info["config"]["metadata"]["tailwater.features"], "callbacks,limits");
+    assert_eq!(
+        info["config"]["metadata"]["tailwater.features"],
+        "callbacks,limits"
+    );
     system.end().await;
 }
 
 #[test]
 fn what_the_readme_shows_of_the_worker_stands_in_it() {
     let readme = include_str!("../../README.md");
-    let trimmed = |text: &str| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
+    let trimmed = |text: &str| {
+        text.lines()
+            .map(|line| line.trim().to_owned())
+            .collect::<Vec<_>>()
+    };
     let file = trimmed(&fs::read_to_string(example()).unwrap());
-    let blocks: Vec<_> =
-        readme.split("```python\n").skip(1).map(|rest| trimmed(rest.split("```").next().unwrap())).collect();
-    assert!(blocks.len() >= 2, "{} blocks of Python in the README", blocks.len());
+    let blocks: Vec<_> = readme
+        .split("```python\n")
+        .skip(1)
+        .map(|rest| trimmed(rest.split("```").next().unwrap()))
+        .collect();
+    assert!(
+        blocks.len() >= 2,
+        "{} blocks of Python in the README",
+        blocks.len()
+    );
     for block in blocks {
         let lines = block.len();
-        assert!(lines > 1 && file.windows(lines).any(|window| window == block), "{block:#?}");
+        assert!(
+            lines > 1 && file.windows(lines).any(|window| window == block),
+            "{block:#?}"
+        );
     }
 }

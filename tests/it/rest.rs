@@ -16,8 +16,13 @@ on_one_and_three!(
 );
 
 async fn json(edge: &Edge, path: &str) -> Value {
-    let (status, content, answer) = http(edge, "GET", path, "Accept: application/json\r\n", b"").await;
-    assert_eq!((status, content.as_str()), (200, "application/json"), "{path}: {answer}");
+    let (status, content, answer) =
+        http(edge, "GET", path, "Accept: application/json\r\n", b"").await;
+    assert_eq!(
+        (status, content.as_str()),
+        (200, "application/json"),
+        "{path}: {answer}"
+    );
     answer
 }
 
@@ -25,7 +30,11 @@ async fn json(edge: &Edge, path: &str) -> Value {
 async fn read(edge: &Edge, seen: &mut Seen, query: &str) -> usize {
     let (mut next, mut pages) = ("0".to_owned(), 0);
     loop {
-        let page = json(edge, &format!("/api/jobs/{}/events?cursor={next}&{query}", seen.job)).await;
+        let page = json(
+            edge,
+            &format!("/api/jobs/{}/events?cursor={next}&{query}", seen.job),
+        )
+        .await;
         pages += 1;
         for event in page["events"].as_array().unwrap() {
             seen.take(event);
@@ -65,7 +74,10 @@ async fn a_client_that_polls_and_waits_follows_a_job_to_its_end(broker: &Broker)
     let nothing = json!({"events": [], "live": true, "next": "0"});
     assert_eq!(json(&edge, "/api/jobs/polled/events").await, nothing);
     let begun = Instant::now();
-    assert_eq!(json(&edge, "/api/jobs/polled/events?wait=1s").await, nothing);
+    assert_eq!(
+        json(&edge, "/api/jobs/polled/events?wait=1s").await,
+        nothing
+    );
     assert!(begun.elapsed() >= Duration::from_secs(1));
     system.demo().await;
     let input = words(60, 40, 3);
@@ -83,26 +95,43 @@ async fn a_result_is_there_as_soon_as_the_job_has_ended(broker: &Broker) {
     let system = System::on(broker).await;
     let worker = system.demo().await;
     let edge = system.edge().await;
-    assert_eq!(http(&edge, "GET", "/api/jobs/result?wait=30s", "", b"").await.0, 404);
+    assert_eq!(
+        http(&edge, "GET", "/api/jobs/result?wait=30s", "", b"")
+            .await
+            .0,
+        404
+    );
     let input = words(40, 40, 3);
     system.submit("result", input.clone()).await;
     let (begun, state) = (Instant::now(), json(&edge, "/api/jobs/result?wait=1").await);
     assert!(begun.elapsed() < Duration::from_secs(30));
-    assert_eq!((&state["id"], &state["status"]), (&json!("result"), &json!("done")));
+    assert_eq!(
+        (&state["id"], &state["status"]),
+        (&json!("result"), &json!("done"))
+    );
     assert_eq!(state["output"], text(&input));
-    for path in
-        ["/api/jobs/result", "/api/jobs/result/state", "/api/job/result/state", "/api/jobs/result?wait=9"]
-    {
+    for path in [
+        "/api/jobs/result",
+        "/api/jobs/result/state",
+        "/api/job/result/state",
+        "/api/jobs/result?wait=9",
+    ] {
         assert_eq!(json(&edge, path).await, state);
     }
     // A job that waits in the queue is told as it is when the time is over.
     worker.cancel();
     system.submit("queued", input).await;
     let begun = Instant::now();
-    assert_eq!(json(&edge, "/api/jobs/queued?wait=1s").await["status"], "queued");
+    assert_eq!(
+        json(&edge, "/api/jobs/queued?wait=1s").await["status"],
+        "queued"
+    );
     assert!(begun.elapsed() >= Duration::from_secs(1));
     system.worker(Demo, |_| {}).await;
-    assert_eq!(json(&edge, "/api/jobs/queued?wait=30s").await["status"], "done");
+    assert_eq!(
+        json(&edge, "/api/jobs/queued?wait=30s").await["status"],
+        "done"
+    );
     system.end().await;
 }
 
@@ -122,8 +151,15 @@ async fn what_waits_is_answered_when_the_edge_stops() {
         json(&edge, "/api/jobs/nobody/events?wait=60s"),
         stop
     );
-    assert_eq!((&state["status"], &page["next"]), (&json!("running"), &json!("0")));
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(
+        (&state["status"], &page["next"]),
+        (&json!("running"), &json!("0"))
+    );
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
     system.end().await;
 }
 
@@ -141,13 +177,22 @@ async fn what_the_http_layer_refuses_is_a_problem_too() {
         ("GET", "/api/jobs/j?wait=1&wait=2", 400, "bad_request"),
         ("GET", "/api/jobs/j?wait=%ff", 400, "bad_request"),
         ("GET", &format!("/api/jobs/{long}"), 400, "bad_job_id"),
-        ("GET", &format!("/api/jobs/j/events?cursor={long}"), 400, "bad_cursor"),
+        (
+            "GET",
+            &format!("/api/jobs/j/events?cursor={long}"),
+            400,
+            "bad_cursor",
+        ),
         ("GET", "/api/jobs/", 404, "not_found"),
         ("GET", "/api/jobs//state", 400, "bad_job_id"),
         ("GET", "/%ff", 404, "not_found"),
     ] {
         let (got, content, problem) = http(&edge, method, path, "", b"").await;
-        assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{method} {path}: {problem}");
+        assert_eq!(
+            (got, problem["code"].as_str()),
+            (status, Some(code)),
+            "{method} {path}: {problem}"
+        );
         assert_eq!(content, "application/problem+json");
     }
     system.end().await;
@@ -169,13 +214,23 @@ async fn an_address_answers_head_and_names_the_methods_that_it_takes() {
         ("BREW", "/api/jobs"),
     ] {
         let (status, content, problem) = http(&edge, method, path, "", b"").await;
-        assert_eq!((status, content.as_str()), (405, "application/problem+json"), "{method} {path}");
+        assert_eq!(
+            (status, content.as_str()),
+            (405, "application/problem+json"),
+            "{method} {path}"
+        );
         assert_eq!(problem["code"], "method_not_allowed");
     }
     let refused = Sse::open(&edge.addr, "/api/jobs/j/cancel", "").await;
-    assert_eq!((refused.status, refused.headers["allow"].as_str()), (405, "POST"));
+    assert_eq!(
+        (refused.status, refused.headers["allow"].as_str()),
+        (405, "POST")
+    );
     let (asked, _) = exchange(&edge.addr, "OPTIONS", "/api/jobs/j/cancel", "", b"").await;
-    assert!(asked.starts_with("HTTP/1.1 200") && asked.contains("\r\nallow: POST\r\n"), "{asked}");
+    assert!(
+        asked.starts_with("HTTP/1.1 200") && asked.contains("\r\nallow: POST\r\n"),
+        "{asked}"
+    );
     system.end().await;
 }
 
@@ -191,7 +246,12 @@ async fn no_cache_keeps_an_answer_that_will_be_another_one() {
         ("GET", "/api/jobs/kept", 200, "no-store"),
         ("GET", "/api/jobs/kept/state", 200, "no-store"),
         ("GET", "/api/jobs", 200, "no-store"),
-        ("GET", "/api/jobs/kept/events", 200, "no-cache, no-transform"),
+        (
+            "GET",
+            "/api/jobs/kept/events",
+            200,
+            "no-cache, no-transform",
+        ),
         ("GET", "/api/jobs/kept/events?after=x", 400, "no-store"),
         ("POST", "/api/jobs/kept/cancel", 409, "no-store"),
         ("DELETE", "/api/jobs/kept", 405, "no-store"),
@@ -199,13 +259,25 @@ async fn no_cache_keeps_an_answer_that_will_be_another_one() {
         ("GET", "/readyz", 200, "no-store"),
         ("GET", "/ws", 400, "no-store"),
         ("GET", "/nowhere", 404, "no-store"),
-        ("GET", "/socket.io/?EIO=4&transport=polling", 200, "no-store"),
+        (
+            "GET",
+            "/socket.io/?EIO=4&transport=polling",
+            200,
+            "no-store",
+        ),
     ] {
-        let submission = json!({"kind": "demo", "id": "kept", "input": words(5, 100, 1)}).to_string();
+        let submission =
+            json!({"kind": "demo", "id": "kept", "input": words(5, 100, 1)}).to_string();
         let body = if status == 202 { &submission } else { "" };
         let (head, _) = exchange(&edge.addr, method, path, json, body.as_bytes()).await;
-        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {path}: {head}");
-        let named: Vec<_> = head.lines().filter_map(|line| line.strip_prefix("cache-control: ")).collect();
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{method} {path}: {head}"
+        );
+        let named: Vec<_> = head
+            .lines()
+            .filter_map(|line| line.strip_prefix("cache-control: "))
+            .collect();
         assert_eq!(named, [kept], "{method} {path}");
     }
     system.end().await;
@@ -219,9 +291,15 @@ async fn a_page_of_another_origin_may_submit_a_job_and_follow_it() {
     let ask = async |method, path, headers, body: &str| {
         let headers = format!("Origin: https://elsewhere.example\r\n{headers}");
         let (head, body) = exchange(&edge.addr, method, path, &headers, body.as_bytes()).await;
-        assert!(head.contains("\r\naccess-control-allow-origin: *\r\n"), "{path}: {head}");
+        assert!(
+            head.contains("\r\naccess-control-allow-origin: *\r\n"),
+            "{path}: {head}"
+        );
         // With it a browser would send the cookies of a proxy before the edge.
-        assert!(!head.contains("access-control-allow-credentials"), "{path}: {head}");
+        assert!(
+            !head.contains("access-control-allow-credentials"),
+            "{path}: {head}"
+        );
         (head, body)
     };
     let wanted = "Access-Control-Request-Method: POST\r\n\
@@ -229,15 +307,35 @@ async fn a_page_of_another_origin_may_submit_a_job_and_follow_it() {
     let (leave, _) = ask("OPTIONS", "/api/jobs", wanted, "").await;
     assert!(leave.starts_with("HTTP/1.1 200"), "{leave}");
     for header in ["methods: GET,HEAD,POST", "headers: *,authorization"] {
-        assert!(leave.contains(&format!("\r\naccess-control-allow-{header}\r\n")), "{header}: {leave}");
+        assert!(
+            leave.contains(&format!("\r\naccess-control-allow-{header}\r\n")),
+            "{header}: {leave}"
+        );
     }
     assert!(leave.contains("\r\naccess-control-max-age: "), "{leave}");
     let submission = json!({"kind": "demo", "id": "page", "input": words(5, 100, 1)});
-    let (head, _) =
-        ask("POST", "/api/jobs", "Content-Type: application/json\r\n", &submission.to_string()).await;
-    assert!(head.starts_with("HTTP/1.1 202") && head.contains("\r\nlocation: /api/jobs/page\r\n"), "{head}");
-    assert!(head.contains("\r\naccess-control-expose-headers: *\r\n"), "{head}");
-    let (_, stream) = ask("GET", "/api/jobs/page/events", "Accept: text/event-stream\r\n", "").await;
+    let (head, _) = ask(
+        "POST",
+        "/api/jobs",
+        "Content-Type: application/json\r\n",
+        &submission.to_string(),
+    )
+    .await;
+    assert!(
+        head.starts_with("HTTP/1.1 202") && head.contains("\r\nlocation: /api/jobs/page\r\n"),
+        "{head}"
+    );
+    assert!(
+        head.contains("\r\naccess-control-expose-headers: *\r\n"),
+        "{head}"
+    );
+    let (_, stream) = ask(
+        "GET",
+        "/api/jobs/page/events",
+        "Accept: text/event-stream\r\n",
+        "",
+    )
+    .await;
     assert!(stream.contains("job:done:v1"), "{stream}");
     // What it is refused, it may read as well.
     let (refused, _) = ask("GET", "/api/jobs/nobody", "", "").await;

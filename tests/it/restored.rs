@@ -37,13 +37,23 @@ async fn watchers_of_a_store_that_was_restored_begin_anew_and_end_with_the_final
         let name = follower.name();
         (name, follower.ends().await)
     }));
-    let (all, state) =
-        Box::pin(within("the end", futures_util::future::join(ended, system.ended(&job)))).await;
-    assert_eq!((state.output.as_str(), state.attempt), (text(&input).as_str(), 2));
+    let (all, state) = Box::pin(within(
+        "the end",
+        futures_util::future::join(ended, system.ended(&job)),
+    ))
+    .await;
+    assert_eq!(
+        (state.output.as_str(), state.attempt),
+        (text(&input).as_str(), 2)
+    );
     for (name, mut seen) in all {
         assert_eq!(std::mem::take(&mut seen.anew), 1, "{name}");
         seen.assert_whole();
-        assert_eq!((seen.text(), seen.last), (text(&input), state.seq.0), "{name}");
+        assert_eq!(
+            (seen.text(), seen.last),
+            (text(&input), state.seq.0),
+            "{name}"
+        );
     }
     system.end().await;
 }
@@ -53,7 +63,10 @@ async fn append(system: &System, job: &str, words: &[&str]) {
     let last = eventually("the log", || async { system.log.last(&job).await.ok() }).await;
     let mut writer = Writer::new(system.log.clone(), job, 1, last.as_ref());
     for word in words {
-        let chunk = Body::Chunk { text: (*word).into(), channel: Channel::Output };
+        let chunk = Body::Chunk {
+            text: (*word).into(),
+            channel: Channel::Output,
+        };
         within("an append", writer.append(chunk)).await.unwrap();
     }
 }
@@ -62,7 +75,13 @@ async fn end(system: &System, job: &str) {
     let job = job.parse().unwrap();
     let last = system.log.last(&job).await.unwrap();
     let mut writer = Writer::new(system.log.clone(), job, 1, last.as_ref());
-    writer.append(Body::Done { usage: None, finish_reason: None }).await.unwrap();
+    writer
+        .append(Body::Done {
+            usage: None,
+            finish_reason: None,
+        })
+        .await
+        .unwrap();
 }
 
 /// Numbers and places of the new log are those of the old one: only what its events say tells them apart.
@@ -71,8 +90,11 @@ async fn a_log_that_has_grown_past_its_old_end_before_the_edge_is_back_is_not_gl
     for copied in [0, 2] {
         let mut broker = Broker::one();
         let system = System::with(&broker, |settings| settings.shards = 1).await;
-        let mut edge_system =
-            System { options: system.options.clone(), log: system.log.clone(), tasks: system.tasks.clone() };
+        let mut edge_system = System {
+            options: system.options.clone(),
+            log: system.log.clone(),
+            tasks: system.tasks.clone(),
+        };
         let link = Link::to(&broker.addr(0)).await;
         edge_system.options.url = format!("nats://{}", link.addr);
         let edge = edge_system.edge().await;
@@ -84,11 +106,15 @@ async fn a_log_that_has_grown_past_its_old_end_before_the_edge_is_back_is_not_gl
         let mut sse = Sse::open(&edge.addr, "/api/jobs/grown/events", "").await;
         let mut id = String::new();
         while seen.last < copied as u64 + 3 {
-            let Frame::Json(frame) = client.next().await else { panic!("cut off") };
+            let Frame::Json(frame) = client.next().await else {
+                panic!("cut off")
+            };
             seen.take(&frame);
         }
         for _ in 0..copied + 3 {
-            let Said::Event(_, last) = sse.event().await else { panic!("no event") };
+            let Said::Event(_, last) = sse.event().await else {
+                panic!("no event")
+            };
             id = last;
         }
         broker.kill(0);
@@ -96,7 +122,12 @@ async fn a_log_that_has_grown_past_its_old_end_before_the_edge_is_back_is_not_gl
         link.set(Flow::Silent);
         broker.restore(0, &copy);
         broker.restart(0);
-        append(&system, "grown", &["new ", "new ", "new ", "new ", "new ", "new "]).await;
+        append(
+            &system,
+            "grown",
+            &["new ", "new ", "new ", "new ", "new ", "new "],
+        )
+        .await;
         link.set(Flow::Open);
         append(&system, "grown", &["newest "]).await;
         loop {
@@ -105,7 +136,11 @@ async fn a_log_that_has_grown_past_its_old_end_before_the_edge_is_back_is_not_gl
                 Frame::Json(frame) => {
                     assert_eq!(
                         (&frame["op"], &frame["code"], &frame["job"]),
-                        (&"error".into(), &"cursor_not_in_log".into(), &"grown".into()),
+                        (
+                            &"error".into(),
+                            &"cursor_not_in_log".into(),
+                            &"grown".into()
+                        ),
                         "{frame}"
                     );
                     break;
@@ -122,8 +157,12 @@ async fn a_log_that_has_grown_past_its_old_end_before_the_edge_is_back_is_not_gl
                 Said::Named(..) | Said::Retry(_) | Said::Comment => {}
             }
         }
-        let again =
-            Sse::open(&edge.addr, "/api/jobs/grown/events", &format!("Last-Event-ID: {id}\r\n")).await;
+        let again = Sse::open(
+            &edge.addr,
+            "/api/jobs/grown/events",
+            &format!("Last-Event-ID: {id}\r\n"),
+        )
+        .await;
         assert_eq!(again.status, 410);
         end(&system, "grown").await;
         // The same connection may watch the job again.
@@ -149,7 +188,9 @@ async fn a_broker_that_comes_back_with_the_same_log_ends_no_watch() {
     let (mut client, mut seen) = (Client::connect(&edge.addr).await, Seen::of("same"));
     client.watch(&seen).await;
     while seen.live == 0 {
-        let Frame::Json(frame) = client.next().await else { panic!("cut off") };
+        let Frame::Json(frame) = client.next().await else {
+            panic!("cut off")
+        };
         seen.take(&frame);
     }
     for _ in 0..3 {

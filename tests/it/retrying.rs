@@ -28,7 +28,12 @@ const ACK_WAIT: Duration = Duration::from_secs(1);
 /// Another worker of the kind `demo`, which takes what it is handed and does nothing with it.
 async fn claim(system: &System) -> Claim {
     let nats = Nats::connect(&system.options).await.unwrap();
-    within("a claim", Claim::begin(&nats, &"demo".parse().unwrap(), ACK_WAIT)).await.unwrap()
+    within(
+        "a claim",
+        Claim::begin(&nats, &"demo".parse().unwrap(), ACK_WAIT),
+    )
+    .await
+    .unwrap()
 }
 
 async fn next(claim: &mut Claim) -> Delivery {
@@ -40,16 +45,32 @@ async fn fail_once(system: &System, job: &JobId, delay: Duration) {
     let last = system.log.last(job).await.unwrap().unwrap();
     let mut writer = Writer::new(system.log.clone(), job.clone(), 1, Some(&last));
     let kind = "demo".parse().unwrap();
-    writer.append(Body::Started { kind, worker: "dies".into(), continues: false }).await.unwrap();
+    writer
+        .append(Body::Started {
+            kind,
+            worker: "dies".into(),
+            continues: false,
+        })
+        .await
+        .unwrap();
     let delay_ms = u64::try_from(delay.as_millis()).unwrap();
     let (code, message) = ("exit_status".into(), "75".into());
-    writer.append(Body::Retrying { code, message, delay_ms }).await.unwrap();
+    writer
+        .append(Body::Retrying {
+            code,
+            message,
+            delay_ms,
+        })
+        .await
+        .unwrap();
 }
 
 /// How long the attempt after each `job:retrying` waited, in milliseconds.
 fn waited(seen: &Seen) -> Vec<u64> {
     let events: Vec<&Value> = seen.events.values().collect();
-    let retries = events.windows(2).filter(|pair| pair[0]["type"] == "job:retrying:v1");
+    let retries = events
+        .windows(2)
+        .filter(|pair| pair[0]["type"] == "job:retrying:v1");
     let ts = |event: &Value| event["ts"].as_u64().unwrap();
     retries.map(|pair| ts(pair[1]) - ts(pair[0])).collect()
 }
@@ -68,7 +89,9 @@ async fn the_delay_of_a_retry_holds_although_the_queue_was_never_told(broker: &B
     let seen = follow(&edge.addr, "retry").await;
     seen.assert_whole();
     assert_eq!(seen.text(), text(&input));
-    let [waited] = waited(&seen)[..] else { panic!("{:?}", seen.events) };
+    let [waited] = waited(&seen)[..] else {
+        panic!("{:?}", seen.events)
+    };
     // Stored a little after it was written.
     assert!((1490..10_000).contains(&waited), "{waited} ms");
     assert_eq!(system.ended(&job).await.attempt, 2);
@@ -80,11 +103,16 @@ async fn a_job_with_a_long_delay_can_be_cancelled_and_keeps_its_time_limit() {
     let system = System::on(Broker::shared_one()).await;
     let kind: Kind = "demo".parse().unwrap();
     let _known = claim(&system).await;
-    let limits = Limits { timeout_ms: Some(1500), silence_timeout_ms: None };
+    let limits = Limits {
+        timeout_ms: Some(1500),
+        silence_timeout_ms: None,
+    };
     let new = || Submission::new(kind.clone(), words(5, 0, 1));
     let limited = Submission { limits, ..new() };
-    let (limited, cancelled) =
-        (system.submit_with("limited", limited).await, system.submit_with("cancelled", new()).await);
+    let (limited, cancelled) = (
+        system.submit_with("limited", limited).await,
+        system.submit_with("cancelled", new()).await,
+    );
     for job in [&limited, &cancelled] {
         fail_once(&system, job, Duration::from_secs(600)).await;
     }
@@ -98,8 +126,11 @@ async fn a_job_with_a_long_delay_can_be_cancelled_and_keeps_its_time_limit() {
 
 async fn an_answer_to_an_old_delivery_does_not_touch_a_newer_one(broker: &Broker) {
     let system = System::on(broker).await;
-    let (mut first, mut second, mut third) =
-        (claim(&system).await, claim(&system).await, claim(&system).await);
+    let (mut first, mut second, mut third) = (
+        claim(&system).await,
+        claim(&system).await,
+        claim(&system).await,
+    );
     system.submit("slow", words(5, 0, 1)).await;
     let old = next(&mut first).await;
     assert_eq!(old.deliveries, 1);
@@ -135,7 +166,15 @@ async fn a_worker_that_is_frozen_while_its_program_fails_starts_one_more_attempt
     // The second attempt takes longer than the delay, so that a late answer for the first one would cut it short.
     let program = "echo attempt $TAILWATER_ATTEMPT; \
         if [ $TAILWATER_ATTEMPT = 1 ]; then sleep 1; exit 75; else sleep 3; fi";
-    let worker = ["worker", "--kind", "demo", "--ack-wait", "1s", "--retry-delay", "1500ms"];
+    let worker = [
+        "worker",
+        "--kind",
+        "demo",
+        "--ack-wait",
+        "1s",
+        "--retry-delay",
+        "1500ms",
+    ];
     let exec = ["exec", "--", "sh", "-c", program];
     let owned = |args: &[&str]| args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>();
     let worker = Process::start([owned(&worker), system.flags(), owned(&exec)].concat());
@@ -153,7 +192,12 @@ async fn a_worker_that_is_frozen_while_its_program_fails_starts_one_more_attempt
         assert!(waited >= 1500 * 3 / 4, "{waited} ms");
     }
     let state = system.ended(&job).await;
-    assert_eq!((state.status, state.attempt), (Status::Done, 2), "{:?}", seen.events);
+    assert_eq!(
+        (state.status, state.attempt),
+        (Status::Done, 2),
+        "{:?}",
+        seen.events
+    );
     assert_eq!(seen.text(), "attempt 2\n");
     system.end().await;
 }
@@ -171,9 +215,14 @@ async fn deliveries_that_come_to_nothing_count_and_cost_a_job_that_begins_after_
     }
     dies.end().await;
     // The only attempt that the job has is not one of those deliveries.
-    system.worker(Demo, |settings| settings.max_attempts = 1).await;
+    system
+        .worker(Demo, |settings| settings.max_attempts = 1)
+        .await;
     let state = system.ended(&job).await;
-    assert_eq!((state.status, state.attempt, state.output), (Status::Done, 1, text(&input)));
+    assert_eq!(
+        (state.status, state.attempt, state.output),
+        (Status::Done, 1, text(&input))
+    );
     let edge = system.edge().await;
     let seen = follow(&edge.addr, "unlucky").await;
     assert_eq!(seen.events[&2]["code"], "not_begun");

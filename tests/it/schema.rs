@@ -20,15 +20,21 @@ fn judge(values: &[(&str, Value)]) -> Vec<bool> {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let input: String = values.iter().map(|(name, value)| format!("{}\n", json!([name, value]))).collect();
+    let input: String = values
+        .iter()
+        .map(|(name, value)| format!("{}\n", json!([name, value])))
+        .collect();
     let mut stdin = child.stdin.take().unwrap();
     // What it answers fits into a pipe.
     stdin.write_all(input.as_bytes()).unwrap();
     drop(stdin);
     let out = child.wait_with_output().unwrap();
     assert!(out.status.success());
-    let judged: Vec<bool> =
-        String::from_utf8(out.stdout).unwrap().lines().map(|line| line == "true").collect();
+    let judged: Vec<bool> = String::from_utf8(out.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| line == "true")
+        .collect();
     assert_eq!(judged.len(), values.len());
     judged
 }
@@ -41,17 +47,25 @@ fn assert_all_fit(values: &[(&str, Value)]) {
 
 /// The schema that a message of the edge belongs to.
 fn name(frame: &Value) -> &'static str {
-    if frame.get("op").is_some() { "ServerFrame" } else { "Event" }
+    if frame.get("op").is_some() {
+        "ServerFrame"
+    } else {
+        "Event"
+    }
 }
 
 #[test]
 fn every_example_of_the_protocol_fits_the_schemas() {
     let document = include_str!("../../src/wire/PROTOCOL.md");
-    let lines = document.lines().filter_map(|line| Some((line.get(..3)?, line.get(2..)?)));
+    let lines = document
+        .lines()
+        .filter_map(|line| Some((line.get(..3)?, line.get(2..)?)));
     let values: Vec<_> = lines
         .filter_map(|(begin, rest)| match begin {
             "> {" => Some(("ClientFrame", serde_json::from_str(rest).unwrap())),
-            "< {" => serde_json::from_str(rest).ok().map(|frame| (name(&frame), frame)),
+            "< {" => serde_json::from_str(rest)
+                .ok()
+                .map(|frame| (name(&frame), frame)),
             _ => None,
         })
         .collect();
@@ -105,14 +119,24 @@ fn what_a_client_may_send_is_what_the_schema_allows() {
         json!({"kind": "k", "more": 1}),
         json!({"input": 1}),
     ];
-    let taken =
-        frames.iter().map(|frame| ClientFrame::parse(frame.to_string().as_bytes(), Encoding::Json).is_ok());
+    let taken = frames
+        .iter()
+        .map(|frame| ClientFrame::parse(frame.to_string().as_bytes(), Encoding::Json).is_ok());
     let taken: Vec<bool> = taken
-        .chain(submissions.iter().map(|job| Submission::from_json(job.to_string().as_bytes()).is_ok()))
+        .chain(
+            submissions
+                .iter()
+                .map(|job| Submission::from_json(job.to_string().as_bytes()).is_ok()),
+        )
         .collect();
-    assert!(taken.iter().filter(|taken| **taken).count() == 13, "{taken:?}");
+    assert!(
+        taken.iter().filter(|taken| **taken).count() == 13,
+        "{taken:?}"
+    );
     let frames = frames.into_iter().map(|frame| ("ClientFrame", frame));
-    let values: Vec<_> = frames.chain(submissions.into_iter().map(|job| ("Submission", job))).collect();
+    let values: Vec<_> = frames
+        .chain(submissions.into_iter().map(|job| ("Submission", job)))
+        .collect();
     for ((fits, taken), (name, value)) in judge(&values).into_iter().zip(taken).zip(&values) {
         assert_eq!(fits, taken, "{name}: {value}");
     }
@@ -134,11 +158,15 @@ async fn what_an_edge_says_fits_the_schemas() {
         values.push(("JobState", json!(state)));
         let mut client = edge.client().await;
         client.send(json!({"op": "watch", "job": job})).await;
-        client.send(json!({"op": "watch", "job": job, "after": 99})).await;
+        client
+            .send(json!({"op": "watch", "job": job, "after": 99}))
+            .await;
         let mut ended = 0;
         // One watch ends, the other one is refused.
         while ended < 2 {
-            let Frame::Json(frame) = client.next().await else { panic!("the connection ended") };
+            let Frame::Json(frame) = client.next().await else {
+                panic!("the connection ended")
+            };
             ended += u32::from(frame["op"] == "end" || frame["op"] == "error");
             values.push((name(&frame), frame));
         }
@@ -148,7 +176,11 @@ async fn what_an_edge_says_fits_the_schemas() {
     // And they say something: another event is none of these.
     let wrong = json!({"type": "model:chunk:v1", "job": "j", "seq": 1, "attempt": 1, "ts": 1, "cursor": "A"});
     assert_eq!(
-        judge(&[("Event", wrong.clone()), ("ServerFrame", wrong.clone()), ("OtherEvent", wrong)]),
+        judge(&[
+            ("Event", wrong.clone()),
+            ("ServerFrame", wrong.clone()),
+            ("OtherEvent", wrong)
+        ]),
         [false, false, true]
     );
     system.end().await;

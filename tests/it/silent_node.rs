@@ -19,7 +19,10 @@ const NOTICED: Duration = Duration::from_secs(10);
 const WAIT: Duration = Duration::from_secs(15);
 
 async fn is_ready(addr: &str) -> bool {
-    exchange(addr, "GET", "/readyz", "", b"").await.0.starts_with("HTTP/1.1 200")
+    exchange(addr, "GET", "/readyz", "", b"")
+        .await
+        .0
+        .starts_with("HTTP/1.1 200")
 }
 
 async fn event(client: &mut Client) -> Value {
@@ -35,11 +38,16 @@ async fn watchers_wait_less_than_15_s_for_a_node_that_goes_silent() {
     let mut system = System::on(&broker).await;
     // Connections of the client library begin at a random server of the list; those of this edge at the silent one,
     // until it is silent.
-    let [silent, other] = [Link::to(&broker.addr(0)).await, Link::to(&broker.addr(1)).await];
+    let [silent, other] = [
+        Link::to(&broker.addr(0)).await,
+        Link::to(&broker.addr(1)).await,
+    ];
     system.demo().await;
     other.set(Flow::Silent);
-    let direct =
-        std::mem::replace(&mut system.options.url, format!("nats://{},nats://{}", silent.addr, other.addr));
+    let direct = std::mem::replace(
+        &mut system.options.url,
+        format!("nats://{},nats://{}", silent.addr, other.addr),
+    );
     let edge = system.edge().await;
     system.options.url = direct;
     other.set(Flow::Open);
@@ -61,7 +69,9 @@ async fn watchers_wait_less_than_15_s_for_a_node_that_goes_silent() {
     let waits = join_all(watchers.iter_mut().map(|(client, seen)| async move {
         let (mut longest, mut last) = (Duration::ZERO, Instant::now());
         while !seen.ended {
-            let frame = timeout(WAIT, event(client)).await.expect("an event in time");
+            let frame = timeout(WAIT, event(client))
+                .await
+                .expect("an event in time");
             longest = longest.max(last.elapsed());
             last = Instant::now();
             seen.take(&frame);
@@ -69,14 +79,19 @@ async fn watchers_wait_less_than_15_s_for_a_node_that_goes_silent() {
         longest
     }));
     let readiness = async {
-        eventually("an edge that is not ready", || async { (!is_ready(&edge.addr).await).then_some(()) })
-            .await;
+        eventually("an edge that is not ready", || async {
+            (!is_ready(&edge.addr).await).then_some(())
+        })
+        .await;
         let noticed = silenced.elapsed();
-        eventually("an edge that is ready again", || async { is_ready(&edge.addr).await.then_some(()) })
-            .await;
+        eventually("an edge that is ready again", || async {
+            is_ready(&edge.addr).await.then_some(())
+        })
+        .await;
         (noticed, silenced.elapsed())
     };
-    let (waits, (noticed, ready)) = within("the jobs", futures_util::future::join(waits, readiness)).await;
+    let (waits, (noticed, ready)) =
+        within("the jobs", futures_util::future::join(waits, readiness)).await;
     let longest = waits.into_iter().max().unwrap();
     println!("not ready after {noticed:?}, ready after {ready:?}, longest wait {longest:?}");
     assert!(noticed < Duration::from_secs(5), "{noticed:?}");
@@ -102,13 +117,19 @@ async fn an_edge_whose_only_node_hangs_is_not_ready_and_is_again_when_the_node_g
     assert!(is_ready(&edge.addr).await);
     link.set(Flow::Silent);
     let silenced = Instant::now();
-    eventually("an edge that is not ready", || async { (!is_ready(&edge.addr).await).then_some(()) }).await;
+    eventually("an edge that is not ready", || async {
+        (!is_ready(&edge.addr).await).then_some(())
+    })
+    .await;
     assert!(silenced.elapsed() < NOTICED, "{:?}", silenced.elapsed());
     // Longer than the client library takes to close the connections.
     sleep(NOTICED).await;
     assert!(!is_ready(&edge.addr).await);
     link.set(Flow::Open);
-    eventually("an edge that is ready again", || async { is_ready(&edge.addr).await.then_some(()) }).await;
+    eventually("an edge that is ready again", || async {
+        is_ready(&edge.addr).await.then_some(())
+    })
+    .await;
     Box::pin(within("the job", follow_through(&edge.addr, &mut seen))).await;
     seen.assert_whole();
     assert_eq!(seen.text(), text(&input));
@@ -122,14 +143,23 @@ async fn an_edge_and_a_worker_that_start_on_a_slow_broker_wait_as_long_as_they_w
     let broker = Broker::one();
     let system = System::on(&broker).await;
     let link = Link::to(&broker.addr(0)).await;
-    let flags = ["--nats", &format!("nats://{}", link.addr), "--prefix", system.options.prefix.as_str()];
-    let flags: Vec<_> =
-        [&flags[..], &["--nats-wait", "60s"]].concat().into_iter().map(str::to_owned).collect();
+    let flags = [
+        "--nats",
+        &format!("nats://{}", link.addr),
+        "--prefix",
+        system.options.prefix.as_str(),
+    ];
+    let flags: Vec<_> = [&flags[..], &["--nats-wait", "60s"]]
+        .concat()
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
     link.set(Flow::Late(Duration::from_millis(3500)));
     let edge_flags = ["edge", "--listen", "127.0.0.1:0"].map(str::to_owned);
     let mut edge = Process::start([edge_flags.to_vec(), flags.clone()].concat());
     let worker_flags = ["worker", "--kind", "demo"].map(str::to_owned);
-    let mut worker = Process::start([worker_flags.to_vec(), flags, vec!["demo".to_owned()]].concat());
+    let mut worker =
+        Process::start([worker_flags.to_vec(), flags, vec!["demo".to_owned()]].concat());
     // Two connections that come too late, one that is given long enough for its two answers, and requests that time out.
     sleep(Duration::from_secs(24)).await;
     assert!(edge.is_running() && worker.is_running());
@@ -138,7 +168,10 @@ async fn an_edge_and_a_worker_that_start_on_a_slow_broker_wait_as_long_as_they_w
     eventually("the edge", || async { Client::try_connect(&addr).await }).await;
     let input = words(20, 50, 3);
     let kind = "demo".parse().unwrap();
-    eventually("the kind", || async { system.log.load(&kind).await.ok().flatten() }).await;
+    eventually("the kind", || async {
+        system.log.load(&kind).await.ok().flatten()
+    })
+    .await;
     system.submit("slow", input.clone()).await;
     let mut seen = Seen::of("slow");
     Box::pin(within("the job", follow_through(&addr, &mut seen))).await;

@@ -49,8 +49,18 @@ async fn run_with_stdin(args: &[String], text: &str) -> (Option<i32>, String, St
 async fn stored(system: &System) -> u64 {
     let (context, names) = (jetstream(system).await, Names::new(&system.options.prefix));
     let mut count = 0;
-    for stream in [names.jobs_stream(), names.chunks_stream(0), names.chunks_stream(1)] {
-        count += context.get_stream(stream).await.unwrap().cached_info().state.messages;
+    for stream in [
+        names.jobs_stream(),
+        names.chunks_stream(0),
+        names.chunks_stream(1),
+    ] {
+        count += context
+            .get_stream(stream)
+            .await
+            .unwrap()
+            .cached_info()
+            .state
+            .messages;
     }
     count
 }
@@ -63,7 +73,11 @@ async fn a_job_that_no_log_can_hold_is_refused_everywhere_and_at_once(broker: &B
     let submit = json!({"kind": "demo", "input": input});
     let begun = Instant::now();
     let (status, problem) = post(&edge, &submit).await;
-    assert_eq!((status, &problem["code"]), (413, &json!("too_large")), "{problem}");
+    assert_eq!(
+        (status, &problem["code"]),
+        (413, &json!("too_large")),
+        "{problem}"
+    );
     let detail = problem["detail"].as_str().unwrap();
     assert!(detail.contains(&EVENT_MAX.to_string()), "{detail}");
     let mut frame = submit.clone();
@@ -86,20 +100,44 @@ async fn a_job_that_no_log_can_hold_is_refused_everywhere_and_at_once(broker: &B
     let mut emit = submit.clone();
     emit["ref"] = json!("r");
     let error = raw.ask(1, "submit", &emit).await;
-    assert_eq!((&error["code"], &error["ref"]), (&json!("too_large"), &json!("r")), "{error}");
-    let args =
-        [["submit", "--kind", "demo", "--input", "-"].map(str::to_owned).to_vec(), system.flags()].concat();
+    assert_eq!(
+        (&error["code"], &error["ref"]),
+        (&json!("too_large"), &json!("r")),
+        "{error}"
+    );
+    let args = [
+        ["submit", "--kind", "demo", "--input", "-"]
+            .map(str::to_owned)
+            .to_vec(),
+        system.flags(),
+    ]
+    .concat();
     let (status, out, err) = run_with_stdin(&args, &input.to_string()).await;
     assert!(
         status == Some(2) && out.is_empty() && err.contains(&EVENT_MAX.to_string()),
         "{status:?} {out} {err}"
     );
     // All of them together: each was refused before the broker was asked.
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
     assert_eq!(stored(&system).await, 0);
     // Just what fits is taken, and comes back as it was; that it is not an input for the demo is the backend's matter.
-    let (job, input) = ("fits".parse().unwrap(), json!({"words": 1, "rate": 0, "pad": vec![0.5; 116_000]}));
-    assert_eq!(post(&edge, &json!({"kind": "demo", "id": "fits", "input": input})).await.0, 202);
+    let (job, input) = (
+        "fits".parse().unwrap(),
+        json!({"words": 1, "rate": 0, "pad": vec![0.5; 116_000]}),
+    );
+    assert_eq!(
+        post(
+            &edge,
+            &json!({"kind": "demo", "id": "fits", "input": input})
+        )
+        .await
+        .0,
+        202
+    );
     assert_eq!(code(&system.ended(&job).await), "bad_input");
     let seen = follow(&edge.addr, "fits").await;
     assert_eq!(seen.events[&1]["input"], input);
@@ -110,9 +148,17 @@ async fn a_job_that_no_log_can_hold_is_refused_everywhere_and_at_once(broker: &B
 async fn put(system: &System, job: &str, more: &Value) -> JobId {
     let subject = format!("{}.jobs.demo.{job}", system.options.prefix);
     let mut queued = json!({"job": job, "kind": "demo", "input": too_large()});
-    queued.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    queued
+        .as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
     let context = jetstream(system).await;
-    context.publish(subject, queued.to_string().into()).await.unwrap().await.unwrap();
+    context
+        .publish(subject, queued.to_string().into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
     job.parse().unwrap()
 }
 
@@ -148,9 +194,15 @@ async fn a_job_that_a_foreign_publisher_made_too_large_ends_and_stops_no_other(b
     assert_eq!(system.ended(&other).await.output, text(&input));
     for job in jobs {
         let state = system.ended(&job).await;
-        assert_eq!((state.status, code(&state), state.seq), (Status::Failed, "attempts_exhausted", Seq(2)));
+        assert_eq!(
+            (state.status, code(&state), state.seq),
+            (Status::Failed, "attempts_exhausted", Seq(2))
+        );
         let message = &state.error.unwrap().message;
-        assert!(message.starts_with("no attempt could begin") && message.contains("input"), "{message}");
+        assert!(
+            message.starts_with("no attempt could begin") && message.contains("input"),
+            "{message}"
+        );
         let first = system.log.first(&job).await.unwrap().unwrap();
         assert_eq!(first.kind, Type::Queued);
     }
@@ -163,13 +215,22 @@ async fn a_job_whose_first_event_no_log_takes_can_be_cancelled_and_times_out(bro
     // Without any worker, and while a worker waits with its next try.
     let waits = put(&system, "waits", &json!({})).await;
     let limited = put(&system, "limited", &json!({"timeout_ms": 1500})).await;
-    assert_eq!(system.log.cancel(&waits, None).await.unwrap(), Cancelled::Requested(Seq(2)));
-    assert_eq!(system.state(&waits).await.unwrap().status, Status::Cancelled);
+    assert_eq!(
+        system.log.cancel(&waits, None).await.unwrap(),
+        Cancelled::Requested(Seq(2))
+    );
+    assert_eq!(
+        system.state(&waits).await.unwrap().status,
+        Status::Cancelled
+    );
     let patient = |settings: &mut Settings| settings.pause = Duration::from_secs(600);
     system.worker(Demo, patient).await;
     let tried = put(&system, "tried", &json!({})).await;
     assert_eq!(code(&system.ended(&limited).await), "timed_out");
-    assert_eq!(system.log.cancel(&tried, None).await.unwrap(), Cancelled::Requested(Seq(2)));
+    assert_eq!(
+        system.log.cancel(&tried, None).await.unwrap(),
+        Cancelled::Requested(Seq(2))
+    );
     assert_eq!(system.ended(&tried).await.status, Status::Cancelled);
     system.end().await;
 }
@@ -179,7 +240,13 @@ async fn a_job_whose_log_takes_nothing_at_all_leaves_the_queue() {
     let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
     let job = system.submit("sealed", words(1, 0, 1)).await;
     let (context, names) = (jetstream(&system).await, Names::new(&system.options.prefix));
-    let mut config = context.get_stream(names.chunks_stream(0)).await.unwrap().cached_info().config.clone();
+    let mut config = context
+        .get_stream(names.chunks_stream(0))
+        .await
+        .unwrap()
+        .cached_info()
+        .config
+        .clone();
     config.sealed = true;
     context.update_stream(config).await.unwrap();
     let small = |settings: &mut Settings| {
@@ -201,7 +268,10 @@ impl Backend for Large {
         match job.input.as_str().unwrap_or_default() {
             "text" => out.text(&large()).await?,
             "data" => out.data(json!(vec![0.5; 131_000])).await?,
-            "deep" => out.data((0..130).fold(json!(1), |value, _| json!([value]))).await?,
+            "deep" => {
+                out.data((0..130).fold(json!(1), |value, _| json!([value])))
+                    .await?
+            }
             "usage" => finish.usage = Some(json!(large())),
             "finish_reason" => finish.finish_reason = Some(large()),
             "failure" => return Err(Failure::fatal("c".repeat(2000), large())),
@@ -215,23 +285,44 @@ impl Backend for Large {
 
 async fn output_that_does_not_fit_is_split_or_ends_its_job_at_once(broker: &Broker) {
     let system = System::on(broker).await;
-    system.worker(Large, |settings| settings.pause = Duration::from_millis(10)).await;
+    system
+        .worker(Large, |settings| settings.pause = Duration::from_millis(10))
+        .await;
     let submit = async |what: &str| system.submit(what, json!(what)).await;
     for what in ["data", "deep", "usage", "finish_reason"] {
         let state = system.ended(&submit(what).await).await;
         assert_eq!((state.attempt, code(&state)), (1, "bad_output"), "{what}");
         let error = state.error.unwrap();
-        let named = if what == "deep" { "data nests deeper" } else { what };
-        assert!(!error.retryable && error.message.contains(named), "{}", error.message);
+        let named = if what == "deep" {
+            "data nests deeper"
+        } else {
+            what
+        };
+        assert!(
+            !error.retryable && error.message.contains(named),
+            "{}",
+            error.message
+        );
     }
     let state = system.ended(&submit("text").await).await;
     assert_eq!((state.status, state.truncated), (Status::Done, false));
     let edge = system.edge().await;
-    assert_eq!(follow(&edge.addr, "text").await.text(), format!("{}end", "é".repeat(700_000)));
+    assert_eq!(
+        follow(&edge.addr, "text").await.text(),
+        format!("{}end", "é".repeat(700_000))
+    );
     let state = system.ended(&submit("failure").await).await;
     let error = state.error.unwrap();
-    assert!(error.code.starts_with("cc") && error.code.ends_with("[cut]"), "{}", error.code);
-    assert!(error.message.starts_with("éé") && error.message.ends_with("[cut]"), "{}", error.message.len());
+    assert!(
+        error.code.starts_with("cc") && error.code.ends_with("[cut]"),
+        "{}",
+        error.code
+    );
+    assert!(
+        error.message.starts_with("éé") && error.message.ends_with("[cut]"),
+        "{}",
+        error.message.len()
+    );
     let state = system.ended(&submit("retry").await).await;
     assert_eq!((state.status, state.attempt), (Status::Done, 2));
     system.end().await;
@@ -243,17 +334,30 @@ async fn a_server_that_takes_smaller_messages_lowers_the_limit() {
     let system = System::on(&broker).await;
     system.worker(Large, |_| {}).await;
     let edge = system.edge().await;
-    let (status, problem) = post(&edge, &json!({"kind": "demo", "input": "x".repeat(64 << 10)})).await;
+    let (status, problem) = post(
+        &edge,
+        &json!({"kind": "demo", "input": "x".repeat(64 << 10)}),
+    )
+    .await;
     let limit = (63 << 10).to_string();
-    assert_eq!((status, &problem["code"]), (413, &json!("too_large")), "{problem}");
-    assert!(problem["detail"].as_str().unwrap().contains(&limit), "{problem}");
+    assert_eq!(
+        (status, &problem["code"]),
+        (413, &json!("too_large")),
+        "{problem}"
+    );
+    assert!(
+        problem["detail"].as_str().unwrap().contains(&limit),
+        "{problem}"
+    );
     assert_eq!(stored(&system).await, 0);
     let job = system.submit("text", json!("text")).await;
     assert_eq!(system.ended(&job).await.status, Status::Done);
     let seen = follow(&edge.addr, "text").await;
     seen.assert_whole();
     assert_eq!(seen.text(), format!("{}end", "é".repeat(700_000)));
-    let state = system.ended(&system.submit("data", json!("data")).await).await;
+    let state = system
+        .ended(&system.submit("data", json!("data")).await)
+        .await;
     assert!(code(&state) == "bad_output" && state.error.unwrap().message.contains(&limit));
     system.end().await;
 }
@@ -267,10 +371,15 @@ async fn what_json_can_say_of_numbers_is_refused_or_comes_back_as_it_was() {
     for bad in ["1e400", "-1e400", r#""\ud800""#, "NaN", "[1,]"] {
         let body = format!(r#"{{"kind":"demo","input":{bad}}}"#);
         let (status, _, problem) = http(&edge, "POST", "/api/jobs", json, body.as_bytes()).await;
-        assert_eq!((status, &problem["code"]), (400, &json!("bad_json")), "{bad}: {problem}");
+        assert_eq!(
+            (status, &problem["code"]),
+            (400, &json!("bad_json")),
+            "{bad}: {problem}"
+        );
     }
     let good = r#"[18446744073709551615,-9223372036854775808,1e308,5e-324,-0.0,0.1,1.0,123456789012345678901234567890,"\u0000"]"#;
-    let body = format!(r#"{{"kind":"demo","id":"numbers","input":{{"words":1,"rate":0,"pad":{good}}}}}"#);
+    let body =
+        format!(r#"{{"kind":"demo","id":"numbers","input":{{"words":1,"rate":0,"pad":{good}}}}}"#);
     // The same again is the same job: nothing was changed by being stored.
     for expected in [202, 200] {
         let (status, _, answer) = http(&edge, "POST", "/api/jobs", json, body.as_bytes()).await;

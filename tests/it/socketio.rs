@@ -37,7 +37,9 @@ fn free_addr() -> String {
 
 /// An edge of two threads, as a process.
 async fn edge(system: &System, addr: &str) -> (Process, String) {
-    let flags = ["edge", "--threads", "2", "--listen", addr].map(str::to_owned).to_vec();
+    let flags = ["edge", "--threads", "2", "--listen", addr]
+        .map(str::to_owned)
+        .to_vec();
     let mut edge = Process::start([flags, system.flags()].concat());
     let addr = edge.says("ready http://").await;
     (edge, addr)
@@ -55,14 +57,24 @@ pub async fn stats(addr: &str, path: &str) -> Value {
 
 /// Demands that a client saw every event of a job once, in order, to the end.
 fn assert_whole(seen: &Value, text: &str, last: u64) {
-    let sha256: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256: String = Sha256::digest(text)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let expected = json!({"stuck": false, "doubled": 0, "holes": 0, "missing": 0, "stray": [], "events": last, "last": last,
         "sha256": sha256, "job": seen["job"]});
     for (field, value) in expected.as_object().unwrap() {
         assert_eq!(&seen[field], value, "{field} of {seen}");
     }
     // A client may ask while the edge has just begun.
-    assert!(seen["errors"].as_array().unwrap().iter().all(|code| code == "unavailable"), "{seen}");
+    assert!(
+        seen["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|code| code == "unavailable"),
+        "{seen}"
+    );
     assert!(seen["connected"].as_u64() > Some(0), "{seen}");
 }
 
@@ -71,7 +83,8 @@ async fn two_hundred_clients_get_every_chunk_once_through_cuts_and_two_ends_of_t
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let (mut edge_process, addr) = edge(&system, &free_addr()).await;
-    let proxy = Proxy::cutting_after(&addr, Duration::from_millis(300), Duration::from_secs(4)).await;
+    let proxy =
+        Proxy::cutting_after(&addr, Duration::from_millis(300), Duration::from_secs(4)).await;
     let input = |n: u64| words(200, 20, n);
     let job = |n: usize| format!("crowd-{}", n % 20);
     for n in 0..20 {
@@ -80,7 +93,8 @@ async fn two_hundred_clients_get_every_chunk_once_through_cuts_and_two_ends_of_t
     let via = format!("http://{}", proxy.addr);
     let client = |n: usize| {
         let transports = [None, Some(["polling"]), Some(["websocket"])];
-        let mut client = json!({"job": job(n), "resume": (["auth", "watch"][n % 2]), "cuts": n % 4});
+        let mut client =
+            json!({"job": job(n), "resume": (["auth", "watch"][n % 2]), "cuts": n % 4});
         if let Some(transport) = transports[n % 3] {
             client["transports"] = json!(transport);
         }
@@ -95,7 +109,10 @@ async fn two_hundred_clients_get_every_chunk_once_through_cuts_and_two_ends_of_t
         json!({"url": format!("http://{addr}"), "seed": 7,
             "clients": (from..from + 100).map(client).collect::<Vec<_>>()})
     };
-    let (node, python) = (Foreign::node(Path::new(NODE), &given(0)), Foreign::python(PYTHON, &given(100)));
+    let (node, python) = (
+        Foreign::node(Path::new(NODE), &given(0)),
+        Foreign::python(PYTHON, &given(100)),
+    );
     let chaos = async {
         // All are there and have some events before the edge dies.
         eventually("everybody", || async {
@@ -105,7 +122,10 @@ async fn two_hundred_clients_get_every_chunk_once_through_cuts_and_two_ends_of_t
         .await;
         edge_process.kill().await;
         // It is told to die, and takes its listener along when it has.
-        eventually("the address", || async { std::net::TcpListener::bind(&addr).ok() }).await;
+        eventually("the address", || async {
+            std::net::TcpListener::bind(&addr).ok()
+        })
+        .await;
         let (mut second, _) = edge(&system, &addr).await;
         eventually("everybody again", || async {
             let stats = stats(&addr, "/api/stats").await;
@@ -122,13 +142,25 @@ async fn two_hundred_clients_get_every_chunk_once_through_cuts_and_two_ends_of_t
     for seen in node.iter().chain(&python) {
         let name = seen["job"].as_str().unwrap();
         let number = name.strip_prefix("crowd-").unwrap().parse().unwrap();
-        let last = system.log.last(&name.parse().unwrap()).await.unwrap().unwrap();
+        let last = system
+            .log
+            .last(&name.parse().unwrap())
+            .await
+            .unwrap()
+            .unwrap();
         assert_whole(seen, &text(&input(number)), last.seq.0);
         disconnects += seen["disconnects"].as_array().unwrap().len();
     }
-    eprintln!("{disconnects} disconnects, {} cuts by the proxy", proxy.cuts());
+    eprintln!(
+        "{disconnects} disconnects, {} cuts by the proxy",
+        proxy.cuts()
+    );
     // Each saw one end of the edge at least, and the network and the clients themselves cut besides.
-    assert!(disconnects > 350 && proxy.cuts() > 60, "{disconnects}, {}", proxy.cuts());
+    assert!(
+        disconnects > 350 && proxy.cuts() > 60,
+        "{disconnects}, {}",
+        proxy.cuts()
+    );
     system.end().await;
 }
 
@@ -139,9 +171,11 @@ async fn two_edges_behind_a_balancer_serve_clients_that_begin_as_websockets() {
     let edges = [system.edge().await, system.edge().await];
     let balancer = Proxy::between(&[&edges[0].addr, &edges[1].addr]).await;
     let input = words(200, 40, 3);
-    let client =
-        |resume| json!({"job": "balanced", "resume": resume, "transports": ["websocket"], "cuts": 2});
-    let clients: Vec<_> = (0..10).flat_map(|_| ["auth", "watch"]).map(client).collect();
+    let client = |resume| json!({"job": "balanced", "resume": resume, "transports": ["websocket"], "cuts": 2});
+    let clients: Vec<_> = (0..10)
+        .flat_map(|_| ["auth", "watch"])
+        .map(client)
+        .collect();
     let given = json!({"url": format!("http://{}", balancer.addr), "seed": 3, "clients": clients});
     let node = Foreign::node(Path::new(NODE), &given);
     for edge in &edges {
@@ -158,14 +192,20 @@ async fn two_edges_behind_a_balancer_serve_clients_that_begin_as_websockets() {
         assert_whole(seen, &text(&input), last.seq.0);
         // Each end is its own doing, and each new connection comes about at once.
         let ends = seen["disconnects"].as_array().unwrap();
-        assert!(ends.iter().all(|end| end == "forced close"), "client {n}: {seen}");
+        assert!(
+            ends.iter().all(|end| end == "forced close"),
+            "client {n}: {seen}"
+        );
         assert_eq!(seen["refused"], 0, "client {n}: {seen}");
         disconnects += ends.len();
     }
     assert!(disconnects > 30, "{disconnects}");
     for edge in &edges {
         let delivered = stats(&edge.addr, "/api/stats").await["events_delivered"].as_u64();
-        assert!(delivered > Some(last.seq.0), "{delivered:?} of one of the edges");
+        assert!(
+            delivered > Some(last.seq.0),
+            "{delivered:?} of one of the edges"
+        );
     }
     system.end().await;
 }
@@ -187,7 +227,10 @@ async fn sessions_by_polling_live_on_all_threads_of_an_edge() {
         })
         .collect();
     let given = json!({"url": format!("http://{addr}"), "clients": clients});
-    let (node, python) = (Foreign::node(Path::new(NODE), &given), Foreign::python(PYTHON, &given));
+    let (node, python) = (
+        Foreign::node(Path::new(NODE), &given),
+        Foreign::python(PYTHON, &given),
+    );
     let (node, python) = join(node.ends(), python.ends()).await;
     let last = system.log.last(&job).await.unwrap().unwrap();
     for (n, seen) in node.iter().chain(&python).enumerate() {
@@ -195,7 +238,12 @@ async fn sessions_by_polling_live_on_all_threads_of_an_edge() {
         // A thread that did not know a session would refuse it, and the client would come back with another one.
         assert_eq!(seen["disconnects"], json!([]), "client {n}: {seen}");
     }
-    let upgraded = |seen: &&Value| seen["transports"].as_array().unwrap().contains(&json!("websocket"));
+    let upgraded = |seen: &&Value| {
+        seen["transports"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("websocket"))
+    };
     assert_eq!(node.iter().filter(upgraded).count(), 5);
     assert_eq!(python.iter().filter(upgraded).count(), 5);
     system.end().await;
@@ -204,23 +252,36 @@ async fn sessions_by_polling_live_on_all_threads_of_an_edge() {
 #[tokio::test]
 async fn the_page_of_the_readme_works_as_it_stands() {
     let readme = include_str!("../../README.md");
-    let blocks = readme.split("```js\n").skip(1).map(|block| block.split("```").next().unwrap());
-    let snippet = blocks.into_iter().find(|block| block.contains("socket.io-client")).unwrap();
-    assert!(snippet.contains("auth: { token: \"test-token\" }"), "{snippet}");
+    let blocks = readme
+        .split("```js\n")
+        .skip(1)
+        .map(|block| block.split("```").next().unwrap());
+    let snippet = blocks
+        .into_iter()
+        .find(|block| block.contains("socket.io-client"))
+        .unwrap();
+    assert!(
+        snippet.contains("auth: { token: \"test-token\" }"),
+        "{snippet}"
+    );
     let up = up(TempDir::new().unwrap(), &[]).await;
     let input = words(30, 30, 5);
     let submit = ["submit", "--kind", "demo", "--id", "first", "--input"];
-    let (code, _, error) = crate::support::process::run(submit.iter().map(|&arg| arg.to_owned()).chain([
-        input.to_string(),
-        "--nats".into(),
-        up.nats.clone(),
-    ]))
-    .await;
+    let (code, _, error) =
+        crate::support::process::run(submit.iter().map(|&arg| arg.to_owned()).chain([
+            input.to_string(),
+            "--nats".into(),
+            up.nats.clone(),
+        ]))
+        .await;
     assert_eq!(code, 0, "{error}");
     let folder = TempDir::new_in(node_folder()).unwrap();
     let module = folder.path().join("page.mjs");
-    std::fs::write(&module, snippet.replace("http://localhost:4000", &format!("http://{}", up.addr)))
-        .unwrap();
+    std::fs::write(
+        &module,
+        snippet.replace("http://localhost:4000", &format!("http://{}", up.addr)),
+    )
+    .unwrap();
     let mut page = Foreign::node(&module, &Value::Null);
     let said = page.says(&text(&input)).await;
     assert!(said.starts_with("connected to Tailwater"), "{said}");
@@ -229,9 +290,18 @@ async fn the_page_of_the_readme_works_as_it_stands() {
 #[tokio::test]
 async fn clients_that_stop_reading_cost_no_memory_and_are_served_to_the_end() {
     let system = System::on(Broker::shared_one()).await;
-    system.worker(Flood { megabytes: 24 }, |settings| settings.kind = "flood".parse().unwrap()).await;
+    system
+        .worker(Flood { megabytes: 24 }, |settings| {
+            settings.kind = "flood".parse().unwrap()
+        })
+        .await;
     let (edge, addr) = edge(&system, "127.0.0.1:0").await;
-    let job = system.submit_with("stall", Submission::new("flood".parse().unwrap(), Value::Null)).await;
+    let job = system
+        .submit_with(
+            "stall",
+            Submission::new("flood".parse().unwrap(), Value::Null),
+        )
+        .await;
     let clients = vec![json!({"job": "stall", "resume": "auth", "transports": ["websocket"]}); 10];
     let slow = json!({"for": 8000, "every": 8000, "bytes": 0});
     let before = edge.memory();
@@ -257,16 +327,28 @@ async fn clients_that_stop_reading_cost_no_memory_and_are_served_to_the_end() {
     }
     eprintln!("memory {before} to {peak} KiB");
     // 240 MiB were wanted. Each client may cost a page of the log and some copies of an event of 256 KiB on their way.
-    assert!(seen.len() == 10 && peak < before + 40_000, "{before} to {peak} KiB");
+    assert!(
+        seen.len() == 10 && peak < before + 40_000,
+        "{before} to {peak} KiB"
+    );
     system.end().await;
 }
 
 #[tokio::test]
 async fn a_slow_client_answers_pings_behind_what_it_was_sent_and_stays() {
     let system = System::on(Broker::shared_one()).await;
-    system.worker(Flood { megabytes: 30 }, |settings| settings.kind = "flood".parse().unwrap()).await;
+    system
+        .worker(Flood { megabytes: 30 }, |settings| {
+            settings.kind = "flood".parse().unwrap()
+        })
+        .await;
     let (_edge, addr) = edge(&system, "127.0.0.1:0").await;
-    let job = system.submit_with("slow", Submission::new("flood".parse().unwrap(), Value::Null)).await;
+    let job = system
+        .submit_with(
+            "slow",
+            Submission::new("flood".parse().unwrap(), Value::Null),
+        )
+        .await;
     let clients = [json!({"job": "slow", "resume": "auth", "transports": ["websocket"]})];
     // A ping comes after 25 s and must be answered within 20 s. All that time more waits than the client takes. It takes
     // little at a time, or its system would hold many megabytes for it, before the ping.
@@ -278,9 +360,17 @@ async fn a_slow_client_answers_pings_behind_what_it_was_sent_and_stays() {
     );
     let seen = node.ends().await;
     let last = system.log.last(&job).await.unwrap().unwrap();
-    assert_whole(&seen[0], &"0123456789abcde\n".repeat(64 * 30 * 1024), last.seq.0);
+    assert_whole(
+        &seen[0],
+        &"0123456789abcde\n".repeat(64 * 30 * 1024),
+        last.seq.0,
+    );
     assert_eq!(seen[0]["disconnects"], json!([]), "{}", seen[0]);
-    assert!(begun.elapsed() > Duration::from_secs(46), "{:?}: it was never behind", begun.elapsed());
+    assert!(
+        begun.elapsed() > Duration::from_secs(46),
+        "{:?}: it was never behind",
+        begun.elapsed()
+    );
     system.end().await;
 }
 
@@ -293,10 +383,21 @@ impl Raw {
         let url = format!("ws://{addr}/socket.io/?EIO=4&transport=websocket");
         let (socket, _) = within("a connection", connect_async(url)).await.unwrap();
         let mut raw = Self(socket);
-        let open: Value = serde_json::from_str(raw.next().await.unwrap().strip_prefix('0').unwrap()).unwrap();
+        let open: Value =
+            serde_json::from_str(raw.next().await.unwrap().strip_prefix('0').unwrap()).unwrap();
         assert_eq!(
-            (&open["pingInterval"], &open["pingTimeout"], &open["maxPayload"], &open["upgrades"]),
-            (&json!(25_000), &json!(20_000), &json!(1_048_576), &json!([]))
+            (
+                &open["pingInterval"],
+                &open["pingTimeout"],
+                &open["maxPayload"],
+                &open["upgrades"]
+            ),
+            (
+                &json!(25_000),
+                &json!(20_000),
+                &json!(1_048_576),
+                &json!([])
+            )
         );
         raw.send("40").await;
         assert!(raw.next().await.unwrap().starts_with("40{\"sid\""));
@@ -305,7 +406,9 @@ impl Raw {
     }
 
     pub async fn send(&mut self, text: &str) -> bool {
-        within("a send", self.0.send(Message::text(text))).await.is_ok()
+        within("a send", self.0.send(Message::text(text)))
+            .await
+            .is_ok()
     }
 
     /// The next text that is no ping; `None` when the connection is gone.
@@ -324,7 +427,8 @@ impl Raw {
 
     /// Emits, and gives what it is acknowledged with.
     pub async fn ask(&mut self, number: u32, event: &str, data: &Value) -> Value {
-        self.send(&format!("42{number}{}", json!([event, data]))).await;
+        self.send(&format!("42{number}{}", json!([event, data])))
+            .await;
         loop {
             let text = self.next().await.expect("an acknowledgement");
             if let Some(answer) = text.strip_prefix(&format!("43{number}")) {
@@ -349,10 +453,16 @@ async fn every_request_is_acknowledged_with_the_object_of_the_same_frame() {
     let mut raw = Raw::join(&edge.addr).await;
     let submission = json!({"kind": "demo", "input": words(5, 100, 1), "id": "ack", "ref": "r"});
     let answer = raw.ask(1, "submit", &submission).await;
-    assert_eq!(answer, json!({"op": "submitted", "job": "ack", "status": "queued", "ref": "r"}));
+    assert_eq!(
+        answer,
+        json!({"op": "submitted", "job": "ack", "status": "queued", "ref": "r"})
+    );
     system.ended(&"ack".parse().unwrap()).await;
     let answer = raw.ask(2, "watch", &json!({"job": "ack"})).await;
-    assert_eq!(answer, json!({"op": "watching", "job": "ack", "status": "done"}));
+    assert_eq!(
+        answer,
+        json!({"op": "watching", "job": "ack", "status": "done"})
+    );
     let mut last = 0;
     loop {
         let (name, data) = raw.event().await;
@@ -361,19 +471,30 @@ async fn every_request_is_acknowledged_with_the_object_of_the_same_frame() {
             break;
         }
         last += 1;
-        assert_eq!((data["type"].as_str(), &data["seq"]), (Some(name.as_str()), &json!(last)));
+        assert_eq!(
+            (data["type"].as_str(), &data["seq"]),
+            (Some(name.as_str()), &json!(last))
+        );
         assert!(data["cursor"].is_string());
     }
     for (number, (event, data, code)) in [
         ("watch", json!({"job": "ack", "after": 99}), "after_the_end"),
-        ("watch", json!({"job": "ack", "cursor": "nonsense"}), "bad_cursor"),
+        (
+            "watch",
+            json!({"job": "ack", "cursor": "nonsense"}),
+            "bad_cursor",
+        ),
         ("watch", json!({"job": "a.b"}), "bad_job_id"),
         ("unwatch", json!({"job": "ack"}), "not_watching"),
         ("cancel", json!({"job": "ack"}), "job_ended"),
         ("cancel", json!({"job": "nobody"}), "job_not_found"),
         ("submit", json!({"kind": "nobody"}), "unknown_kind"),
         ("submit", json!({"kind": "demo", "id": "ack"}), "job_exists"),
-        ("submit", json!({"kind": "demo", "inputt": 1}), "bad_request"),
+        (
+            "submit",
+            json!({"kind": "demo", "inputt": 1}),
+            "bad_request",
+        ),
         ("dance", json!({}), "unknown_op"),
         ("watch", json!("ack"), "bad_request"),
     ]
@@ -381,13 +502,24 @@ async fn every_request_is_acknowledged_with_the_object_of_the_same_frame() {
     .enumerate()
     {
         let answer = raw.ask(10 + number as u32, event, &data).await;
-        assert_eq!((answer["op"].as_str(), answer["code"].as_str()), (Some("error"), Some(code)), "{answer}");
-        assert_eq!(answer.get("job"), data.get("job").filter(|_| event != "submit"), "{answer}");
+        assert_eq!(
+            (answer["op"].as_str(), answer["code"].as_str()),
+            (Some("error"), Some(code)),
+            "{answer}"
+        );
+        assert_eq!(
+            answer.get("job"),
+            data.get("job").filter(|_| event != "submit"),
+            "{answer}"
+        );
     }
     // A job that nobody has submitted can be watched, and left.
     let answer = raw.ask(30, "watch", &json!({"job": "later"})).await;
     assert_eq!(answer, json!({"op": "watching", "job": "later"}));
-    assert_eq!(raw.ask(31, "watch", &json!({"job": "later"})).await["code"], "already_watching");
+    assert_eq!(
+        raw.ask(31, "watch", &json!({"job": "later"})).await["code"],
+        "already_watching"
+    );
     assert_eq!(
         raw.ask(32, "unwatch", &json!({"job": "later"})).await,
         json!({"op": "unwatched", "job": "later"})
@@ -395,9 +527,16 @@ async fn every_request_is_acknowledged_with_the_object_of_the_same_frame() {
     let submission = json!({"kind": "demo", "input": words(10_000, 20, 1), "key": "k"});
     let answer = raw.ask(33, "submit", &submission).await;
     let job = answer["job"].as_str().unwrap().to_owned();
-    assert_eq!(raw.ask(34, "submit", &submission).await["job"], job, "the same key is the same job");
+    assert_eq!(
+        raw.ask(34, "submit", &submission).await["job"],
+        job,
+        "the same key is the same job"
+    );
     let answer = raw.ask(35, "cancel", &json!({"job": job})).await;
-    assert!(answer["op"] == "cancelling" && answer["job"] == job && answer["seq"].is_u64(), "{answer}");
+    assert!(
+        answer["op"] == "cancelling" && answer["job"] == job && answer["seq"].is_u64(),
+        "{answer}"
+    );
     system.end().await;
 }
 
@@ -408,9 +547,17 @@ async fn a_request_without_an_acknowledgement_is_answered_by_an_event() {
     let edge = system.edge().await;
     let mut raw = Raw::join(&edge.addr).await;
     for (request, name, expected) in [
-        (r#"42["watch",{"job":"none"}]"#, "watching", json!({"op": "watching", "job": "none"})),
+        (
+            r#"42["watch",{"job":"none"}]"#,
+            "watching",
+            json!({"op": "watching", "job": "none"}),
+        ),
         ("", "live", json!({"op": "live", "job": "none"})),
-        (r#"42["unwatch",{"job":"none"}]"#, "unwatched", json!({"op": "unwatched", "job": "none"})),
+        (
+            r#"42["unwatch",{"job":"none"}]"#,
+            "unwatched",
+            json!({"op": "unwatched", "job": "none"}),
+        ),
     ] {
         if !request.is_empty() {
             raw.send(request).await;
@@ -433,18 +580,25 @@ async fn an_edge_counts_its_clients_their_jobs_and_what_it_hands_them() {
     let (_edge, addr) = edge(&system, "127.0.0.1:0").await;
     let empty = stats(&addr, "/api/stats").await;
     let none = json!({"websocket": 0, "socketio": 0, "sse": 0});
-    assert_eq!((&empty["connections"], &empty["watched_jobs"]), (&none, &json!(0)));
+    assert_eq!(
+        (&empty["connections"], &empty["watched_jobs"]),
+        (&none, &json!(0))
+    );
     let mut clients = Vec::new();
     for n in 0..4 {
         let mut raw = Raw::join(&addr).await;
-        raw.ask(1, "watch", &json!({"job": format!("counted-{}", n % 2)})).await;
+        raw.ask(1, "watch", &json!({"job": format!("counted-{}", n % 2)}))
+            .await;
         clients.push(raw);
     }
     let mut plain = crate::support::client::Client::connect(&addr).await;
     plain.send(json!({"op": "watch", "job": "counted-0"})).await;
     assert_eq!(plain.op().await["op"], "watching");
     let rooms = stats(&addr, "/api/socketio/stats").await;
-    assert_eq!(rooms, json!({"connected": 4, "rooms": {"counted-0": 2, "counted-1": 2}}));
+    assert_eq!(
+        rooms,
+        json!({"connected": 4, "rooms": {"counted-0": 2, "counted-1": 2}})
+    );
     let job = system.submit("counted-0", words(5, 100, 1)).await;
     let last = system.ended(&job).await.seq.0;
     let delivered = eventually("the events", || async {
@@ -452,17 +606,29 @@ async fn an_edge_counts_its_clients_their_jobs_and_what_it_hands_them() {
         (stats["events_delivered"] == 3 * last).then_some(stats)
     })
     .await;
-    assert_eq!(delivered["connections"], json!({"websocket": 1, "socketio": 4, "sse": 0}));
-    assert_eq!((&delivered["lag"], &delivered["replays"]), (&json!(0), &json!(0)), "{delivered}");
+    assert_eq!(
+        delivered["connections"],
+        json!({"websocket": 1, "socketio": 4, "sse": 0})
+    );
+    assert_eq!(
+        (&delivered["lag"], &delivered["replays"]),
+        (&json!(0), &json!(0)),
+        "{delivered}"
+    );
     eventually("a rate", || async {
-        (stats(&addr, "/api/stats").await["events_per_second"].as_f64().unwrap() > 0.0).then_some(())
+        (stats(&addr, "/api/stats").await["events_per_second"]
+            .as_f64()
+            .unwrap()
+            > 0.0)
+            .then_some(())
     })
     .await;
     drop((clients, plain));
     eventually("nobody", || async {
         let nobody = stats(&addr, "/api/stats").await["connections"] == none;
-        (nobody && stats(&addr, "/api/socketio/stats").await == json!({"connected": 0, "rooms": {}}))
-            .then_some(())
+        (nobody
+            && stats(&addr, "/api/socketio/stats").await == json!({"connected": 0, "rooms": {}}))
+        .then_some(())
     })
     .await;
     system.end().await;
@@ -476,11 +642,13 @@ async fn a_client_that_asks_for_too_much_is_cut_off_and_nobody_else_notices() {
     let mut other = Raw::join(&edge.addr).await;
     // Larger than a message may be.
     let mut raw = Raw::join(&edge.addr).await;
-    raw.send(&format!("42[\"watch\",{:?}]", "x".repeat(1 << 20))).await;
+    raw.send(&format!("42[\"watch\",{:?}]", "x".repeat(1 << 20)))
+        .await;
     assert_eq!(raw.next().await, None);
     // With more attachments than are taken in to refuse them.
     let mut raw = Raw::join(&edge.addr).await;
-    raw.send(r#"451025-["watch",{"_placeholder":true,"num":0}]"#).await;
+    raw.send(r#"451025-["watch",{"_placeholder":true,"num":0}]"#)
+        .await;
     while let Some(text) = raw.next().await {
         assert_eq!(text, "1", "only an end may come");
     }
@@ -488,10 +656,21 @@ async fn a_client_that_asks_for_too_much_is_cut_off_and_nobody_else_notices() {
     let mut raw = Raw::join(&edge.addr).await;
     let begun = Instant::now();
     while raw.send(r#"421["unwatch",{"job":"nobody"}]"#).await {
-        assert!(begun.elapsed() < Duration::from_secs(50), "it is never cut off");
+        assert!(
+            begun.elapsed() < Duration::from_secs(50),
+            "it is never cut off"
+        );
     }
-    assert_eq!(other.ask(1, "watch", &json!({"job": "nobody"})).await["op"], "watching");
-    let (head, _) = get(&edge.addr, "/socket.io/?EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAA", "").await;
+    assert_eq!(
+        other.ask(1, "watch", &json!({"job": "nobody"})).await["op"],
+        "watching"
+    );
+    let (head, _) = get(
+        &edge.addr,
+        "/socket.io/?EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAA",
+        "",
+    )
+    .await;
     assert!(head.starts_with("HTTP/1.1 400"), "{head}");
     system.end().await;
 }
@@ -539,7 +718,11 @@ async fn a_poll_whose_session_is_cut_is_answered_at_once() {
     let begun = Instant::now();
     let polls = join(get(&edge.addr, &path, ""), get(&edge.addr, &path, "")).await;
     // With the next ping it would have been told, too.
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        begun.elapsed()
+    );
     for (head, body) in [polls.0, polls.1] {
         assert!(head.starts_with("HTTP/1.1 400"), "{head}");
         assert!(body.contains("the session has ended"), "{body}");
@@ -551,18 +734,29 @@ async fn a_poll_whose_session_is_cut_is_answered_at_once() {
 async fn an_edge_that_stops_sends_clients_that_poll_away_one_after_the_other() {
     let system = System::on(Broker::shared_one()).await;
     let drain = Duration::from_secs(3);
-    let edge = system.edge_with(Settings { drain, ..Settings::default() }).await;
+    let edge = system
+        .edge_with(Settings {
+            drain,
+            ..Settings::default()
+        })
+        .await;
     let paths = join_all((0..30).map(|_| join_by_polling(&edge.addr))).await;
     edge.stop();
     let polls = paths.iter().map(|path| async {
         let (head, body) = get(&edge.addr, path, "").await;
-        assert!(head.starts_with("HTTP/1.1 503") && body.contains("\"restarting\""), "{head} {body}");
+        assert!(
+            head.starts_with("HTTP/1.1 503") && body.contains("\"restarting\""),
+            "{head} {body}"
+        );
         Instant::now()
     });
     let mut told = join_all(polls).await;
     told.sort();
     let (early, late) = (told[15] - told[0], told[29] - told[15]);
-    assert!(early > drain / 4 && late > drain / 4 && early + late < drain * 2, "{early:?}, then {late:?}");
+    assert!(
+        early > drain / 4 && late > drain / 4 && early + late < drain * 2,
+        "{early:?}, then {late:?}"
+    );
     system.end().await;
 }
 

@@ -21,7 +21,10 @@ async fn a_request_with_attachments_or_an_unknown_namespace_is_refused_in_words(
         clients.push(Foreign::node(Path::new("socketio_refused.mjs"), &given));
         clients.push(Foreign::python("socketio_refused.py", &given));
     }
-    for seen in join_all(clients.into_iter().map(Foreign::ends)).await.concat() {
+    for seen in join_all(clients.into_iter().map(Foreign::ends))
+        .await
+        .concat()
+    {
         let refused = |field: &str, job: Value, reference: Value| {
             let error = &seen[field];
             assert_eq!(
@@ -29,15 +32,26 @@ async fn a_request_with_attachments_or_an_unknown_namespace_is_refused_in_words(
                 (&json!("error"), &json!("unsupported_media_type")),
                 "{seen}"
             );
-            assert_eq!((&error["job"], &error["ref"]), (&job, &reference), "{field} of {seen}");
-            assert!(error["message"].as_str().unwrap().contains("attachment"), "{error}");
+            assert_eq!(
+                (&error["job"], &error["ref"]),
+                (&job, &reference),
+                "{field} of {seen}"
+            );
+            assert!(
+                error["message"].as_str().unwrap().contains("attachment"),
+                "{error}"
+            );
         };
         refused("argument", Value::Null, Value::Null);
         refused("field", Value::Null, json!("r"));
         refused("beside", json!("j"), Value::Null);
         refused("event", json!("j"), Value::Null);
         assert_eq!(seen["namespace"], "Invalid namespace", "{seen}");
-        assert_eq!((&seen["after"]["op"], &seen["disconnected"]), (&json!("watching"), &json!(0)), "{seen}");
+        assert_eq!(
+            (&seen["after"]["op"], &seen["disconnected"]),
+            (&json!("watching"), &json!(0)),
+            "{seen}"
+        );
     }
     system.end().await;
 }
@@ -54,10 +68,26 @@ async fn the_address_works_without_its_slash() {
     let (head, _) = exchange(&edge.addr, "POST", &session, "", b"40").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     // Both addresses are one door.
-    let (head, body) =
-        exchange(&edge.addr, "GET", &session.replace("socket.io?", "socket.io/?"), "", b"").await;
-    assert!(head.starts_with("HTTP/1.1 200 ") && body.contains("40{\"sid\""), "{head}{body}");
-    let (head, _) = exchange(&edge.addr, "GET", "/socket.iox?EIO=4&transport=polling", "", b"").await;
+    let (head, body) = exchange(
+        &edge.addr,
+        "GET",
+        &session.replace("socket.io?", "socket.io/?"),
+        "",
+        b"",
+    )
+    .await;
+    assert!(
+        head.starts_with("HTTP/1.1 200 ") && body.contains("40{\"sid\""),
+        "{head}{body}"
+    );
+    let (head, _) = exchange(
+        &edge.addr,
+        "GET",
+        "/socket.iox?EIO=4&transport=polling",
+        "",
+        b"",
+    )
+    .await;
     assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
     system.end().await;
 }
@@ -69,14 +99,36 @@ async fn a_websocket_that_is_not_one_costs_its_polling_session_nothing() {
     let path = crate::socketio::join_by_polling(&edge.addr).await;
     // As a proxy that knows no WebSockets passes it on.
     let upgrade = path.replace("transport=polling", "transport=websocket");
-    let (head, body) =
-        exchange(&edge.addr, "GET", &upgrade, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", b"").await;
-    assert!(head.starts_with("HTTP/1.1 400 ") && body.contains("\"bad_request\""), "{head}{body}");
-    let (head, _) = exchange(&edge.addr, "POST", &path, "", br#"421["watch",{"job":"still"}]"#).await;
+    let (head, body) = exchange(
+        &edge.addr,
+        "GET",
+        &upgrade,
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+        b"",
+    )
+    .await;
+    assert!(
+        head.starts_with("HTTP/1.1 400 ") && body.contains("\"bad_request\""),
+        "{head}{body}"
+    );
+    let (head, _) = exchange(
+        &edge.addr,
+        "POST",
+        &path,
+        "",
+        br#"421["watch",{"job":"still"}]"#,
+    )
+    .await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     let (_, body) = exchange(&edge.addr, "GET", &path, "", b"").await;
-    assert!(body.contains(r#"431[{"op":"watching","job":"still"}]"#), "{body}");
-    assert_eq!(stats(&edge.addr, "/api/socketio/stats").await["connected"], 1);
+    assert!(
+        body.contains(r#"431[{"op":"watching","job":"still"}]"#),
+        "{body}"
+    );
+    assert_eq!(
+        stats(&edge.addr, "/api/socketio/stats").await["connected"],
+        1
+    );
     system.end().await;
 }
 
@@ -85,7 +137,10 @@ async fn a_client_behind_a_proxy_that_knows_no_websockets_goes_on_by_polling() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let given = json!({"url": format!("http://{}", edge.addr)});
-    let seen = Foreign::node(Path::new("socketio_bare_proxy.mjs"), &given).ends().await.remove(0);
+    let seen = Foreign::node(Path::new("socketio_bare_proxy.mjs"), &given)
+        .ends()
+        .await
+        .remove(0);
     for first in ["websocket", "polling"] {
         assert_eq!(seen[first], json!(["watching", "polling"]), "{seen}");
     }
@@ -104,18 +159,29 @@ async fn the_limits_of_a_request_are_those_of_a_websocket() {
     let edge = system.edge().await;
     let mut raw = Raw::join(&edge.addr).await;
     let (fits, long) = ("ä".repeat(80), "ä".repeat(81));
-    let submit = |reference: &str| json!({"kind": "demo", "input": words(3, 0, 1), "ref": reference});
+    let submit =
+        |reference: &str| json!({"kind": "demo", "input": words(3, 0, 1), "ref": reference});
     let answer = raw.ask(1, "submit", &submit(&fits)).await;
-    assert_eq!((&answer["op"], &answer["ref"]), (&json!("submitted"), &json!(fits)));
+    assert_eq!(
+        (&answer["op"], &answer["ref"]),
+        (&json!("submitted"), &json!(fits))
+    );
     let answer = raw.ask(2, "submit", &submit(&long)).await;
-    assert_eq!((&answer["code"], &answer["ref"]), (&json!("bad_request"), &json!(fits)));
+    assert_eq!(
+        (&answer["code"], &answer["ref"]),
+        (&json!("bad_request"), &json!(fits))
+    );
     for (number, (field, value, code)) in [
         ("key", json!(""), "bad_request"),
         ("key", json!("k".repeat(256)), "bad_request"),
         ("ref", json!(7), "bad_request"),
         ("input", json!("x".repeat(512 * 1024)), "too_large"),
         ("timeout_ms", json!(0), "bad_request"),
-        ("callback", json!("http://127.0.0.1/"), "callback_not_allowed"),
+        (
+            "callback",
+            json!("http://127.0.0.1/"),
+            "callback_not_allowed",
+        ),
     ]
     .into_iter()
     .enumerate()
@@ -134,7 +200,10 @@ async fn the_limits_of_a_request_are_those_of_a_websocket() {
         raw.send(&format!(r#"42["watch",{{"job":"w{n}"}}]"#)).await;
     }
     let answer = raw.ask(100, "watch", &json!({"job": "one-more"})).await;
-    assert_eq!((&answer["code"], &answer["job"]), (&json!("too_many_watches"), &json!("one-more")));
+    assert_eq!(
+        (&answer["code"], &answer["job"]),
+        (&json!("too_many_watches"), &json!("one-more"))
+    );
     system.end().await;
 }
 
@@ -147,7 +216,8 @@ async fn as_many_requests_are_under_way_as_over_a_websocket() {
     let mut raw = Raw::join(&edge.addr).await;
     broker.kill(0);
     for n in 0..40 {
-        let submission = json!(["submit", {"kind": "demo", "input": words(3, 0, n), "ref": n.to_string()}]);
+        let submission =
+            json!(["submit", {"kind": "demo", "input": words(3, 0, n), "ref": n.to_string()}]);
         raw.send(&format!("42{n}{submission}")).await;
     }
     raw.send(r#"4240["cancel",{"job":"j"}]"#).await;
@@ -156,27 +226,40 @@ async fn as_many_requests_are_under_way_as_over_a_websocket() {
     for n in 32..40 {
         let answer = raw.next().await.unwrap();
         let error = json!({"op": "error", "code": "too_many_requests", "ref": n.to_string()});
-        let told: Vec<Value> = serde_json::from_str(answer.strip_prefix(&format!("43{n}")).unwrap()).unwrap();
+        let told: Vec<Value> =
+            serde_json::from_str(answer.strip_prefix(&format!("43{n}")).unwrap()).unwrap();
         for (field, value) in error.as_object().unwrap() {
             assert_eq!(&told[0][field], value, "{answer}");
         }
     }
     let answer = raw.next().await.unwrap();
-    assert!(answer.starts_with("4340") && answer.contains("too_many_requests"), "{answer}");
+    assert!(
+        answer.starts_with("4340") && answer.contains("too_many_requests"),
+        "{answer}"
+    );
     assert!(raw.next().await.unwrap().contains("not_watching"));
     broker.restart(0);
     let mut answered = Vec::new();
     while answered.len() < 32 {
         let answer = raw.next().await.unwrap();
-        assert!(answer.contains(r#""op":"submitted""#) || answer.contains(r#""unavailable""#), "{answer}");
-        answered.push(answer.split('[').next().unwrap()[2..].parse::<u32>().unwrap());
+        assert!(
+            answer.contains(r#""op":"submitted""#) || answer.contains(r#""unavailable""#),
+            "{answer}"
+        );
+        answered.push(
+            answer.split('[').next().unwrap()[2..]
+                .parse::<u32>()
+                .unwrap(),
+        );
     }
     answered.sort_unstable();
     assert_eq!(answered, (0..32).collect::<Vec<_>>());
     // There is room again.
     within("a submit", async {
         loop {
-            let answer = raw.ask(50, "submit", &json!({"kind": "demo", "id": "now"})).await;
+            let answer = raw
+                .ask(50, "submit", &json!({"kind": "demo", "id": "now"}))
+                .await;
             if answer["op"] == "submitted" {
                 return;
             }
@@ -194,7 +277,10 @@ async fn a_post_that_is_too_large_is_refused_in_words_and_its_session_ends() {
     let path = crate::socketio::join_by_polling(&edge.addr).await;
     let body = format!("42[\"watch\",{:?}]", "x".repeat(1 << 20));
     let (head, body) = exchange(&edge.addr, "POST", &path, "", body.as_bytes()).await;
-    assert!(head.starts_with("HTTP/1.1 413 ") && body.contains("\"too_large\""), "{head}{body}");
+    assert!(
+        head.starts_with("HTTP/1.1 413 ") && body.contains("\"too_large\""),
+        "{head}{body}"
+    );
     eventually("nobody", || async {
         let _ = tokio::time::timeout(
             std::time::Duration::from_millis(200),

@@ -28,26 +28,37 @@ in_both_encodings!(
 /// The next frame that is not about a watch.
 async fn answer(client: &mut Client) -> Value {
     loop {
-        let Frame::Json(frame) = client.next().await else { panic!("the connection ended") };
+        let Frame::Json(frame) = client.next().await else {
+            panic!("the connection ended")
+        };
         if frame.get("ref").is_some() {
             return frame;
         }
     }
 }
 
-async fn a_job_that_is_submitted_again_with_its_key_is_the_same_job(broker: &Broker, encoding: Encoding) {
+async fn a_job_that_is_submitted_again_with_its_key_is_the_same_job(
+    broker: &Broker,
+    encoding: Encoding,
+) {
     let system = System::on(broker).await;
     system.demo().await;
     let edge = system.edge().await;
     let mut client = edge.client_in(encoding).await;
     // An edge that checks no tokens takes any, and says nothing.
-    client.send(json!({"op": "auth", "token": {"any": "thing"}})).await;
+    client
+        .send(json!({"op": "auth", "token": {"any": "thing"}}))
+        .await;
     let input = words(20, 0, 1);
-    let mut submit = json!({"op": "submit", "ref": "a", "kind": "demo", "input": input, "key": "k-1"});
+    let mut submit =
+        json!({"op": "submit", "ref": "a", "kind": "demo", "input": input, "key": "k-1"});
     client.send(submit.clone()).await;
     let first = answer(&mut client).await;
     let job = first["job"].as_str().unwrap().to_owned();
-    assert_eq!(first, json!({"op": "submitted", "ref": "a", "job": job, "status": "queued"}));
+    assert_eq!(
+        first,
+        json!({"op": "submitted", "ref": "a", "job": job, "status": "queued"})
+    );
     let seen = follow_in(&edge.addr, &job, encoding).await;
     seen.assert_whole();
     assert_eq!(seen.text(), text(&input));
@@ -63,8 +74,16 @@ async fn a_job_that_is_submitted_again_with_its_key_is_the_same_job(broker: &Bro
     submit["input"] = words(21, 0, 1);
     again.send(submit.clone()).await;
     let error = answer(&mut again).await;
-    assert_eq!((&error["op"], &error["code"]), (&json!("error"), &json!("key_reused")), "{error}");
-    assert_eq!((&error["ref"], error.get("job")), (&json!("b"), None), "{error}");
+    assert_eq!(
+        (&error["op"], &error["code"]),
+        (&json!("error"), &json!("key_reused")),
+        "{error}"
+    );
+    assert_eq!(
+        (&error["ref"], error.get("job")),
+        (&json!("b"), None),
+        "{error}"
+    );
     // With an id of its own, and no key.
     let named = json!({"op": "submit", "ref": "c", "kind": "demo", "input": input, "id": "named",
         "timeout_ms": 60_000, "silence_timeout_ms": 60_000});
@@ -92,13 +111,17 @@ async fn a_cancel_over_the_socket_has_the_number_of_its_event_as_receipt(
     client.watch(&seen).await;
     let (mut receipts, mut sent) = (Vec::new(), false);
     while !seen.ended || receipts.len() < 3 {
-        let Frame::Json(frame) = client.next().await else { panic!("the connection ended") };
+        let Frame::Json(frame) = client.next().await else {
+            panic!("the connection ended")
+        };
         if frame["op"] == "cancelling" || frame["op"] == "error" {
             receipts.push(frame);
             if receipts.len() == 2 {
                 // Nobody cancels what has ended.
                 system.ended(&"long".parse().unwrap()).await;
-                client.send(json!({"op": "cancel", "job": "long", "ref": "late"})).await;
+                client
+                    .send(json!({"op": "cancel", "job": "long", "ref": "late"}))
+                    .await;
             }
         } else {
             seen.take(&frame);
@@ -106,38 +129,74 @@ async fn a_cancel_over_the_socket_has_the_number_of_its_event_as_receipt(
         if seen.last >= 8 && !sent {
             sent = true;
             client.send(json!({"op": "cancel", "job": "long"})).await;
-            client.send(json!({"op": "cancel", "job": "long", "ref": "again"})).await;
+            client
+                .send(json!({"op": "cancel", "job": "long", "ref": "again"}))
+                .await;
         }
     }
     seen.assert_whole();
-    let (seq, _) = seen.events.iter().find(|(_, event)| event["type"] == "job:cancel-requested:v1").unwrap();
+    let (seq, _) = seen
+        .events
+        .iter()
+        .find(|(_, event)| event["type"] == "job:cancel-requested:v1")
+        .unwrap();
     // The two were under way together, so either may have been first.
-    let (of_late, mut of_two): (Vec<_>, Vec<_>) =
-        receipts.into_iter().partition(|receipt| receipt["ref"] == "late");
+    let (of_late, mut of_two): (Vec<_>, Vec<_>) = receipts
+        .into_iter()
+        .partition(|receipt| receipt["ref"] == "late");
     of_two.sort_by_key(|receipt| receipt.get("ref").is_some());
-    assert_eq!(of_two[0], json!({"op": "cancelling", "job": "long", "seq": seq}));
-    assert_eq!(of_two[1], json!({"op": "cancelling", "job": "long", "seq": seq, "ref": "again"}));
-    assert_eq!((&of_late[0]["code"], &of_late[0]["job"]), (&json!("job_ended"), &json!("long")));
+    assert_eq!(
+        of_two[0],
+        json!({"op": "cancelling", "job": "long", "seq": seq})
+    );
+    assert_eq!(
+        of_two[1],
+        json!({"op": "cancelling", "job": "long", "seq": seq, "ref": "again"})
+    );
+    assert_eq!(
+        (&of_late[0]["code"], &of_late[0]["job"]),
+        (&json!("job_ended"), &json!("long"))
+    );
     assert_eq!(seen.last, seq + 1);
     system.end().await;
 }
 
-async fn a_python_client_negotiates_watches_drops_resumes_and_closes(broker: &Broker, encoding: Encoding) {
+async fn a_python_client_negotiates_watches_drops_resumes_and_closes(
+    broker: &Broker,
+    encoding: Encoding,
+) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     // scripts/test.sh puts it there, with what the script imports.
     let python = root.join(".tools/venv/bin/python");
-    assert!(python.exists(), "no {}: run scripts/test.sh, which makes it", python.display());
+    assert!(
+        python.exists(),
+        "no {}: run scripts/test.sh, which makes it",
+        python.display()
+    );
     let system = System::on(broker).await;
     system.demo().await;
     let edge = system.edge().await;
     let input = words(40, 40, 4);
     system.submit("python", input.clone()).await;
-    let codec = if encoding == Encoding::Json { "json" } else { "msgpack" };
+    let codec = if encoding == Encoding::Json {
+        "json"
+    } else {
+        "msgpack"
+    };
     let script = root.join("tests/clients/handshake.py");
     let mut client = Command::new(python);
-    client.arg(script).args([&edge.addr, "python", codec]).kill_on_drop(true);
-    let out = within("the client in Python", client.output()).await.unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    client
+        .arg(script)
+        .args([&edge.addr, "python", codec])
+        .kill_on_drop(true);
+    let out = within("the client in Python", client.output())
+        .await
+        .unwrap();
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     let (mut seen, mut watched) = (Seen::of("python"), 0);
     for line in String::from_utf8(out.stdout).unwrap().lines() {
         let frame: Value = serde_json::from_str(line).unwrap();
@@ -159,15 +218,42 @@ async fn what_a_client_gets_wrong_is_told_with_its_ref_in_either_encoding() {
         let mut client = edge.client_in(encoding).await;
         for (frame, code) in [
             (json!({"op": "submit", "kind": "demo"}), "bad_request"),
-            (json!({"op": "submit", "ref": 7, "kind": "demo"}), "bad_request"),
-            (json!({"op": "submit", "ref": long, "kind": "demo"}), "bad_request"),
-            (json!({"op": "submit", "ref": "r", "kind": "demo", "inputt": 1}), "bad_request"),
-            (json!({"op": "submit", "ref": "r", "kind": "demo", "key": ""}), "bad_request"),
-            (json!({"op": "submit", "ref": "r", "kind": "demo", "timeout_ms": 0}), "bad_request"),
-            (json!({"op": "submit", "ref": "r", "kind": "de.mo"}), "bad_kind"),
-            (json!({"op": "submit", "ref": "r", "kind": "callback"}), "bad_kind"),
-            (json!({"op": "submit", "ref": "r", "kind": "nobody"}), "unknown_kind"),
-            (json!({"op": "submit", "ref": "r", "kind": "demo", "id": "a.b"}), "bad_job_id"),
+            (
+                json!({"op": "submit", "ref": 7, "kind": "demo"}),
+                "bad_request",
+            ),
+            (
+                json!({"op": "submit", "ref": long, "kind": "demo"}),
+                "bad_request",
+            ),
+            (
+                json!({"op": "submit", "ref": "r", "kind": "demo", "inputt": 1}),
+                "bad_request",
+            ),
+            (
+                json!({"op": "submit", "ref": "r", "kind": "demo", "key": ""}),
+                "bad_request",
+            ),
+            (
+                json!({"op": "submit", "ref": "r", "kind": "demo", "timeout_ms": 0}),
+                "bad_request",
+            ),
+            (
+                json!({"op": "submit", "ref": "r", "kind": "de.mo"}),
+                "bad_kind",
+            ),
+            (
+                json!({"op": "submit", "ref": "r", "kind": "callback"}),
+                "bad_kind",
+            ),
+            (
+                json!({"op": "submit", "ref": "r", "kind": "nobody"}),
+                "unknown_kind",
+            ),
+            (
+                json!({"op": "submit", "ref": "r", "kind": "demo", "id": "a.b"}),
+                "bad_job_id",
+            ),
             (
                 json!({"op": "submit", "ref": "r", "kind": "demo", "input": "x".repeat(512 * 1024)}),
                 "too_large",
@@ -176,8 +262,14 @@ async fn what_a_client_gets_wrong_is_told_with_its_ref_in_either_encoding() {
                 json!({"op": "submit", "ref": "r", "kind": "demo", "callback": "http://127.0.0.1/"}),
                 "callback_not_allowed",
             ),
-            (json!({"op": "cancel", "ref": "r", "job": "a.b"}), "bad_job_id"),
-            (json!({"op": "cancel", "ref": "r", "job": "nobody"}), "job_not_found"),
+            (
+                json!({"op": "cancel", "ref": "r", "job": "a.b"}),
+                "bad_job_id",
+            ),
+            (
+                json!({"op": "cancel", "ref": "r", "job": "nobody"}),
+                "job_not_found",
+            ),
             (json!({"op": "cancel", "ref": "r"}), "bad_request"),
             (json!({"op": "auth"}), "bad_request"),
             (json!({"op": "dance", "ref": "r"}), "unknown_op"),
@@ -185,8 +277,21 @@ async fn what_a_client_gets_wrong_is_told_with_its_ref_in_either_encoding() {
             client.send(frame.clone()).await;
             let error = client.op().await;
             let (op, got) = (&error["op"], error["code"].as_str());
-            assert_eq!((op, got), (&json!("error"), Some(code)), "{encoding:?} {error}");
-            let cut = |field| Some(frame.get(field)?.as_str()?.chars().take(80).collect::<String>());
+            assert_eq!(
+                (op, got),
+                (&json!("error"), Some(code)),
+                "{encoding:?} {error}"
+            );
+            let cut = |field| {
+                Some(
+                    frame
+                        .get(field)?
+                        .as_str()?
+                        .chars()
+                        .take(80)
+                        .collect::<String>(),
+                )
+            };
             assert_eq!(error["ref"].as_str(), cut("ref").as_deref(), "{error}");
             assert_eq!(error["job"].as_str(), cut("job").as_deref(), "{error}");
             assert!(!error["message"].as_str().unwrap().is_empty());
@@ -196,7 +301,11 @@ async fn what_a_client_gets_wrong_is_told_with_its_ref_in_either_encoding() {
             Encoding::Json => client.send_text("{").await,
             Encoding::MsgPack => client.send_binary(vec![0x81]).await,
         }
-        let code = if encoding == Encoding::Json { "bad_json" } else { "bad_msgpack" };
+        let code = if encoding == Encoding::Json {
+            "bad_json"
+        } else {
+            "bad_msgpack"
+        };
         assert_eq!(client.op().await["code"], code);
         // A whole frame in a message of the other type is not for this connection.
         let frame = json!({"op": "unwatch", "job": "j"});
@@ -214,16 +323,29 @@ async fn the_first_subprotocol_of_a_clients_list_that_is_known_is_spoken() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     for (offer, spoken) in [
-        (Some("soap, tailwater.v1.msgpack, tailwater.v1.json"), Some("tailwater.v1.msgpack")),
-        (Some("tailwater.v1.json,tailwater.v1.msgpack"), Some("tailwater.v1.json")),
+        (
+            Some("soap, tailwater.v1.msgpack, tailwater.v1.json"),
+            Some("tailwater.v1.msgpack"),
+        ),
+        (
+            Some("tailwater.v1.json,tailwater.v1.msgpack"),
+            Some("tailwater.v1.json"),
+        ),
         (None, None),
     ] {
-        let mut request = format!("ws://{}/ws", edge.addr).into_client_request().unwrap();
+        let mut request = format!("ws://{}/ws", edge.addr)
+            .into_client_request()
+            .unwrap();
         if let Some(offer) = offer {
-            request.headers_mut().insert("Sec-WebSocket-Protocol", offer.parse().unwrap());
+            request
+                .headers_mut()
+                .insert("Sec-WebSocket-Protocol", offer.parse().unwrap());
         }
         let (_, answer) = within("a handshake", connect_async(request)).await.unwrap();
-        let named = answer.headers().get("Sec-WebSocket-Protocol").map(|name| name.to_str().unwrap());
+        let named = answer
+            .headers()
+            .get("Sec-WebSocket-Protocol")
+            .map(|name| name.to_str().unwrap());
         assert_eq!(named, spoken, "{offer:?}");
     }
     system.end().await;
@@ -234,7 +356,10 @@ async fn a_client_that_closes_is_answered() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     for encoding in Encoding::ALL {
-        assert_eq!(edge.client_in(encoding).await.close().await, Frame::Closed(1000));
+        assert_eq!(
+            edge.client_in(encoding).await.close().await,
+            Frame::Closed(1000)
+        );
     }
     system.end().await;
 }
@@ -248,7 +373,9 @@ async fn what_a_client_asked_for_before_it_left_is_done() {
         let mut client = edge.client().await;
         let job = format!("left-{n}");
         let input = words(9000, 50, n);
-        client.send(json!({"op": "submit", "ref": "s", "kind": "demo", "id": job, "input": input})).await;
+        client
+            .send(json!({"op": "submit", "ref": "s", "kind": "demo", "id": job, "input": input}))
+            .await;
         assert_eq!(answer(&mut client).await["op"], "submitted");
         client.send(json!({"op": "cancel", "job": job})).await;
         // One leaves as it should, the next just goes.
@@ -257,13 +384,18 @@ async fn what_a_client_asked_for_before_it_left_is_done() {
         } else {
             drop(client);
         }
-        assert_eq!(system.ended(&job.parse().unwrap()).await.status, Status::Cancelled, "{job}");
+        assert_eq!(
+            system.ended(&job.parse().unwrap()).await.status,
+            Status::Cancelled,
+            "{job}"
+        );
     }
     system.end().await;
 }
 
 #[tokio::test]
-async fn a_broker_that_does_not_answer_holds_up_neither_the_connection_nor_more_than_so_many_requests() {
+async fn a_broker_that_does_not_answer_holds_up_neither_the_connection_nor_more_than_so_many_requests()
+ {
     let mut broker = Broker::one();
     let system = System::on(&broker).await;
     system.demo().await;
@@ -272,13 +404,18 @@ async fn a_broker_that_does_not_answer_holds_up_neither_the_connection_nor_more_
     broker.kill(0);
     for n in 0..40 {
         let input = words(3, 0, n);
-        client.send(json!({"op": "submit", "ref": n.to_string(), "kind": "demo", "input": input})).await;
+        client
+            .send(json!({"op": "submit", "ref": n.to_string(), "kind": "demo", "input": input}))
+            .await;
     }
     client.send(json!({"op": "unwatch", "job": "other"})).await;
     // Those that are too many, and what needs no broker, are answered while the others wait.
     for n in 32..40 {
         let error = client.op().await;
-        assert_eq!((&error["code"], &error["ref"]), (&json!("too_many_requests"), &json!(n.to_string())));
+        assert_eq!(
+            (&error["code"], &error["ref"]),
+            (&json!("too_many_requests"), &json!(n.to_string()))
+        );
     }
     assert_eq!(client.op().await["code"], "not_watching");
     broker.restart(0);
@@ -287,13 +424,21 @@ async fn a_broker_that_does_not_answer_holds_up_neither_the_connection_nor_more_
         let answer = answer(&mut client).await;
         let good = answer["op"] == "submitted" || answer["code"] == "unavailable";
         assert!(good, "{answer}");
-        answers.insert(answer["ref"].as_str().unwrap().parse::<u32>().unwrap(), answer);
+        answers.insert(
+            answer["ref"].as_str().unwrap().parse::<u32>().unwrap(),
+            answer,
+        );
     }
-    assert_eq!(answers.into_keys().collect::<Vec<_>>(), (0..32).collect::<Vec<_>>());
+    assert_eq!(
+        answers.into_keys().collect::<Vec<_>>(),
+        (0..32).collect::<Vec<_>>()
+    );
     // There is room again.
     within("a submit", async {
         loop {
-            client.send(json!({"op": "submit", "ref": "now", "kind": "demo", "id": "now"})).await;
+            client
+                .send(json!({"op": "submit", "ref": "now", "kind": "demo", "id": "now"}))
+                .await;
             let answer = answer(&mut client).await;
             if answer["op"] == "submitted" {
                 return;
@@ -315,28 +460,39 @@ async fn told(mut client: Client, mut seen: Seen) -> (Seen, Instant) {
 async fn an_edge_that_stops_sends_its_clients_away_one_after_the_other() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
-    let flags = ["edge", "--listen", "127.0.0.1:0", "--drain", "1s"].map(str::to_owned).to_vec();
+    let flags = ["edge", "--listen", "127.0.0.1:0", "--drain", "1s"]
+        .map(str::to_owned)
+        .to_vec();
     let mut process = Process::start([flags, system.flags()].concat());
     let first = Edge::at(&process.says("ready http://").await);
     let second = system.edge().await;
     for n in 0..10 {
-        system.submit(&format!("drain-{n}"), words(300, 50, n)).await;
+        system
+            .submit(&format!("drain-{n}"), words(300, 50, n))
+            .await;
     }
     let clients = join_all((0..100).map(|n| {
         let first = &first;
         async move {
-            let (mut client, mut seen) = (first.client_in(Encoding::ALL[n % 2]).await, Seen::of("drain"));
+            let (mut client, mut seen) = (
+                first.client_in(Encoding::ALL[n % 2]).await,
+                Seen::of("drain"),
+            );
             seen.job = format!("drain-{}", n % 10);
             client.watch(&seen).await;
             while seen.last < 4 {
-                let Frame::Json(frame) = client.next().await else { panic!("cut off early") };
+                let Frame::Json(frame) = client.next().await else {
+                    panic!("cut off early")
+                };
                 seen.take(&frame);
             }
             (client, seen)
         }
     }))
     .await;
-    let stopped = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let stopped = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap();
     process.signal(Signal::TERM);
     let refused = async {
         // The signal needs a moment to arrive; then it stands for as long as clients are there.
@@ -358,10 +514,15 @@ async fn an_edge_that_stops_sends_its_clients_away_one_after_the_other() {
     let spread = times.clone().max().unwrap() - times.min().unwrap();
     assert!((500..2000).contains(&spread.as_millis()), "{spread:?}");
     // Those whose moment came late were served until then.
-    let latest =
-        left.iter().flat_map(|(seen, _)| seen.events.values()).filter_map(|event| event["ts"].as_u64());
+    let latest = left
+        .iter()
+        .flat_map(|(seen, _)| seen.events.values())
+        .filter_map(|event| event["ts"].as_u64());
     let latest = Duration::from_millis(latest.max().unwrap());
-    assert!(latest > stopped + Duration::from_millis(300), "{latest:?} after {stopped:?}");
+    assert!(
+        latest > stopped + Duration::from_millis(300),
+        "{latest:?} after {stopped:?}"
+    );
     let whole = left.into_iter().enumerate().map(|(n, (mut seen, _))| {
         let second = &second;
         async move {
@@ -379,11 +540,18 @@ async fn an_edge_that_stops_sends_its_clients_away_one_after_the_other() {
 #[tokio::test]
 async fn an_edge_without_clients_stops_at_once() {
     let system = System::on(Broker::shared_one()).await;
-    let flags = ["edge", "--listen", "127.0.0.1:0", "--drain", "1h"].map(str::to_owned).to_vec();
+    let flags = ["edge", "--listen", "127.0.0.1:0", "--drain", "1h"]
+        .map(str::to_owned)
+        .to_vec();
     let mut process = Process::start([flags, system.flags()].concat());
     let edge = Edge::at(&process.says("ready http://").await);
     // An edge that answers has its signal handlers.
-    assert_eq!(within("an answer", http(&edge, "GET", "/readyz", "", b"")).await.0, 200);
+    assert_eq!(
+        within("an answer", http(&edge, "GET", "/readyz", "", b""))
+            .await
+            .0,
+        200
+    );
     process.signal(Signal::TERM);
     assert!(process.ends_within(Duration::from_secs(5)).await.success());
     system.end().await;

@@ -56,8 +56,14 @@ async fn a_stream_has_every_event_once_and_ends_behind_the_end(broker: &Broker) 
     system.submit("both", input.clone()).await;
     // Two doors at once, and one that is opened when all is over.
     let stream = async {
-        let (mut client, mut seen) = (Sse::open(&edge.addr, &path("both"), "").await, Seen::of("both"));
-        assert_eq!((client.status, client.headers["content-type"].as_str()), (200, "text/event-stream"));
+        let (mut client, mut seen) = (
+            Sse::open(&edge.addr, &path("both"), "").await,
+            Seen::of("both"),
+        );
+        assert_eq!(
+            (client.status, client.headers["content-type"].as_str()),
+            (200, "text/event-stream")
+        );
         assert_eq!(client.headers["cache-control"], "no-cache, no-transform");
         assert_eq!(client.headers["x-accel-buffering"], "no");
         assert!(matches!(client.next().await, Said::Retry(500..1000)));
@@ -69,7 +75,10 @@ async fn a_stream_has_every_event_once_and_ends_behind_the_end(broker: &Broker) 
     stream.assert_whole();
     assert_eq!(stream.events, socket.events);
     assert_eq!(stream.text(), text(&input));
-    let (mut late, mut seen) = (Sse::open(&edge.addr, &path("both"), "").await, Seen::of("both"));
+    let (mut late, mut seen) = (
+        Sse::open(&edge.addr, &path("both"), "").await,
+        Seen::of("both"),
+    );
     assert!(take(&mut late, &mut seen, usize::MAX).await);
     assert_eq!(seen.events, stream.events);
     system.end().await;
@@ -111,7 +120,10 @@ async fn a_client_that_comes_back_by_its_last_event_id_gets_the_rest(broker: &Br
         format!("?cursor=2&Last-Event-ID={}", seen.last),
     ] {
         let client = Sse::open(&edges[0].addr, &(path("drops") + &query), "").await;
-        assert_eq!((client.status, client.headers.get("content-type")), (204, None));
+        assert_eq!(
+            (client.status, client.headers.get("content-type")),
+            (204, None)
+        );
     }
     system.end().await;
 }
@@ -119,7 +131,10 @@ async fn a_client_that_comes_back_by_its_last_event_id_gets_the_rest(broker: &Br
 async fn a_stream_may_begin_before_the_job(broker: &Broker) {
     let system = System::on(broker).await;
     let edge = system.edge().await;
-    let (mut client, mut seen) = (Sse::open(&edge.addr, &path("early"), "").await, Seen::of("early"));
+    let (mut client, mut seen) = (
+        Sse::open(&edge.addr, &path("early"), "").await,
+        Seen::of("early"),
+    );
     // The head and the first bytes are here before there is anything to tell.
     assert!(matches!(client.next().await, Said::Retry(_)));
     assert_eq!(client.next().await, Said::Comment);
@@ -160,17 +175,25 @@ async fn a_client_that_comes_back_by_the_query_gets_the_rest() {
     let edge = system.edge().await;
     let job = system.submit("query", words(30, 0, 1)).await;
     let last = system.ended(&job).await.seq.0;
-    let (mut first, mut whole) = (Sse::open(&edge.addr, &path("query"), "").await, Seen::of("query"));
+    let (mut first, mut whole) = (
+        Sse::open(&edge.addr, &path("query"), "").await,
+        Seen::of("query"),
+    );
     assert!(take(&mut first, &mut whole, usize::MAX).await);
     let cursor = whole.events[&2]["cursor"].as_str().unwrap().to_owned();
     for (query, headers, from) in [
         (format!("lastEventId={cursor}"), "", 3),
-        (format!("after=0&LASTEVENTID={cursor}&cursor={cursor}"), "", 3),
+        (
+            format!("after=0&LASTEVENTID={cursor}&cursor={cursor}"),
+            "",
+            3,
+        ),
         ("last_event_id=2&after=0".to_owned(), "", 3),
         ("lastEventId=&after=1".to_owned(), "", 2),
         ("lastEventId=1".to_owned(), "Last-Event-ID: 2\r\n", 3),
     ] {
-        let mut client = Sse::open(&edge.addr, &format!("{}?{query}", path("query")), headers).await;
+        let mut client =
+            Sse::open(&edge.addr, &format!("{}?{query}", path("query")), headers).await;
         let mut seen = Seen::of("query");
         assert!(take(&mut client, &mut seen, usize::MAX).await);
         assert_eq!(
@@ -180,8 +203,14 @@ async fn a_client_that_comes_back_by_the_query_gets_the_rest() {
         );
         // A page begins at the same event.
         let page = format!("{}?{query}", path("query"));
-        let (_, _, page) =
-            http(&edge, "GET", &page, &format!("Accept: application/json\r\n{headers}"), b"").await;
+        let (_, _, page) = http(
+            &edge,
+            "GET",
+            &page,
+            &format!("Accept: application/json\r\n{headers}"),
+            b"",
+        )
+        .await;
         assert_eq!(page["events"][0]["seq"], from, "{query}");
     }
     system.end().await;
@@ -197,12 +226,29 @@ async fn the_weights_of_accept_choose_between_a_stream_and_a_page() {
     let (stream, page) = ("text/event-stream", "application/json");
     for (accept, form, cache) in [
         ("*/*", stream, "no-cache, no-transform"),
-        ("text/event-stream;q=0.5, application/json", page, "no-cache"),
-        ("application/json;q=0, */*;q=0.1", stream, "no-cache, no-transform"),
+        (
+            "text/event-stream;q=0.5, application/json",
+            page,
+            "no-cache",
+        ),
+        (
+            "application/json;q=0, */*;q=0.1",
+            stream,
+            "no-cache, no-transform",
+        ),
         ("\"", stream, "no-cache, no-transform"),
     ] {
-        let client = Sse::open(&edge.addr, &path("weights"), &format!("Accept: {accept}\r\n")).await;
-        assert_eq!((client.status, client.headers["content-type"].as_str()), (200, form), "{accept}");
+        let client = Sse::open(
+            &edge.addr,
+            &path("weights"),
+            &format!("Accept: {accept}\r\n"),
+        )
+        .await;
+        assert_eq!(
+            (client.status, client.headers["content-type"].as_str()),
+            (200, form),
+            "{accept}"
+        );
         assert_eq!(client.headers["cache-control"], cache, "{accept}");
     }
     system.end().await;
@@ -214,7 +260,13 @@ async fn the_clients_of_one_job_are_told_different_times_to_come_back() {
     let edge = system.edge().await;
     let mut times = std::collections::HashSet::new();
     for _ in 0..20 {
-        let Said::Retry(ms) = Sse::open(&edge.addr, &path("spread"), "").await.next().await else { panic!() };
+        let Said::Retry(ms) = Sse::open(&edge.addr, &path("spread"), "")
+            .await
+            .next()
+            .await
+        else {
+            panic!()
+        };
         assert!((500..1000).contains(&ms), "{ms}");
         times.insert(ms);
     }
@@ -235,20 +287,65 @@ async fn a_stream_that_cannot_begin_is_refused_with_a_code() {
         ("/api/jobs/%ff/events", "", 400, "bad_job_id"),
         ("/api/jobs/a%2fb/events", "", 400, "bad_job_id"),
         ("/api/jobs/refused/events?after=x", "", 400, "bad_request"),
-        ("/api/jobs/refused/events?after=1&after=2", "", 400, "bad_request"),
+        (
+            "/api/jobs/refused/events?after=1&after=2",
+            "",
+            400,
+            "bad_request",
+        ),
         ("/api/jobs/refused/events?limit=0", "", 400, "bad_request"),
-        ("/api/jobs/refused/events?limit=1001", "", 400, "bad_request"),
+        (
+            "/api/jobs/refused/events?limit=1001",
+            "",
+            400,
+            "bad_request",
+        ),
         ("/api/jobs/refused/events?wait=61s", "", 400, "bad_request"),
-        ("/api/jobs/refused/events?cursor=nonsense", "", 400, "bad_cursor"),
-        ("/api/jobs/refused/events", "Last-Event-ID: nonsense\r\n", 400, "bad_cursor"),
-        ("/api/jobs/refused/events?lastEventId=nonsense", "", 400, "bad_cursor"),
-        ("/api/jobs/refused/events?after=99", "", 409, "after_the_end"),
-        (&format!("/api/jobs/other/events?cursor={cursor}"), "", 400, "cursor_of_other_job"),
-        (&format!("/api/jobs/refused/events?cursor={forged}"), "", 410, "cursor_not_in_log"),
+        (
+            "/api/jobs/refused/events?cursor=nonsense",
+            "",
+            400,
+            "bad_cursor",
+        ),
+        (
+            "/api/jobs/refused/events",
+            "Last-Event-ID: nonsense\r\n",
+            400,
+            "bad_cursor",
+        ),
+        (
+            "/api/jobs/refused/events?lastEventId=nonsense",
+            "",
+            400,
+            "bad_cursor",
+        ),
+        (
+            "/api/jobs/refused/events?after=99",
+            "",
+            409,
+            "after_the_end",
+        ),
+        (
+            &format!("/api/jobs/other/events?cursor={cursor}"),
+            "",
+            400,
+            "cursor_of_other_job",
+        ),
+        (
+            &format!("/api/jobs/refused/events?cursor={forged}"),
+            "",
+            410,
+            "cursor_not_in_log",
+        ),
     ] {
         for accept in ["", "Accept: application/json\r\n"] {
-            let (got, content, problem) = http(&edge, "GET", path, &format!("{accept}{headers}"), b"").await;
-            assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{path}: {problem}");
+            let (got, content, problem) =
+                http(&edge, "GET", path, &format!("{accept}{headers}"), b"").await;
+            assert_eq!(
+                (got, problem["code"].as_str()),
+                (status, Some(code)),
+                "{path}: {problem}"
+            );
             assert_eq!(content, "application/problem+json");
         }
     }
@@ -258,17 +355,34 @@ async fn a_stream_that_cannot_begin_is_refused_with_a_code() {
 #[tokio::test]
 async fn a_replay_asks_the_broker_for_each_page_once() {
     let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
-    system.worker(Pieces { count: 1500 }, |settings| settings.flush.interval = Duration::ZERO).await;
+    system
+        .worker(Pieces { count: 1500 }, |settings| {
+            settings.flush.interval = Duration::ZERO
+        })
+        .await;
     let job = system.submit("pages", Value::Null).await;
     let events = system.ended(&job).await.seq.0;
     let edge = system.edge().await;
-    let client = async_nats::connect(system.options.url.clone()).await.unwrap();
+    let client = async_nats::connect(system.options.url.clone())
+        .await
+        .unwrap();
     let stream = format!("{}_CHUNKS_0", system.options.prefix.as_str().to_uppercase());
-    let mut questions = client.subscribe(format!("$JS.API.DIRECT.GET.{stream}")).await.unwrap();
+    let mut questions = client
+        .subscribe(format!("$JS.API.DIRECT.GET.{stream}"))
+        .await
+        .unwrap();
     // When a request on the same connection is answered, the subscription stands, and all that it brought is here.
-    let settled = async || client.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await.unwrap();
+    let settled = async || {
+        client
+            .request(format!("$JS.API.STREAM.INFO.{stream}"), "".into())
+            .await
+            .unwrap()
+    };
     settled().await;
-    let (mut late, mut seen) = (Sse::open(&edge.addr, &path("pages"), "").await, Seen::of("pages"));
+    let (mut late, mut seen) = (
+        Sse::open(&edge.addr, &path("pages"), "").await,
+        Seen::of("pages"),
+    );
     assert!(take(&mut late, &mut seen, usize::MAX).await);
     seen.assert_whole();
     settled().await;
@@ -276,7 +390,10 @@ async fn a_replay_asks_the_broker_for_each_page_once() {
     let asked = asked.map(|question| serde_json::from_slice::<Value>(&question.payload).unwrap());
     let asked = asked.filter(|ask| ask["batch"] == 64).count() as u64;
     let pages = events.div_ceil(64);
-    assert!((pages..pages + 2).contains(&asked), "{asked} questions for {pages} pages");
+    assert!(
+        (pages..pages + 2).contains(&asked),
+        "{asked} questions for {pages} pages"
+    );
     system.end().await;
 }
 
@@ -292,13 +409,29 @@ async fn events_that_have_expired_are_told_as_missing_under_a_name_of_their_own(
     let job = system.submit("old", words(1500, 1000, 1)).await;
     let state = system.ended(&job).await;
     let edge = system.edge().await;
-    let (mut client, mut seen) = (Sse::open(&edge.addr, &path("old"), "").await, Seen::of("old"));
+    let (mut client, mut seen) = (
+        Sse::open(&edge.addr, &path("old"), "").await,
+        Seen::of("old"),
+    );
     assert!(take(&mut client, &mut seen, usize::MAX).await);
     let first = seen.events.keys().next().copied().unwrap();
     assert!(first > 1 && seen.holes.is_empty() && seen.doubled == 0);
-    assert_eq!((seen.missing.as_slice(), seen.last), ([(1, first - 1)].as_slice(), state.seq.0));
-    let (_, _, page) = http(&edge, "GET", &path("old"), "Accept: application/json\r\n", b"").await;
-    assert_eq!(page["missing"], json!({"from": 1, "to": first - 1, "reason": "expired"}));
+    assert_eq!(
+        (seen.missing.as_slice(), seen.last),
+        ([(1, first - 1)].as_slice(), state.seq.0)
+    );
+    let (_, _, page) = http(
+        &edge,
+        "GET",
+        &path("old"),
+        "Accept: application/json\r\n",
+        b"",
+    )
+    .await;
+    assert_eq!(
+        page["missing"],
+        json!({"from": 1, "to": first - 1, "reason": "expired"})
+    );
     assert_eq!(page["events"][0]["seq"], first);
     system.end().await;
 }
@@ -306,7 +439,11 @@ async fn events_that_have_expired_are_told_as_missing_under_a_name_of_their_own(
 #[tokio::test]
 async fn readers_that_stop_reading_cost_neither_memory_nor_others_their_time() {
     let system = System::on(Broker::shared_one()).await;
-    system.worker(Flood { megabytes: 32 }, |settings| settings.kind = "flood".parse().unwrap()).await;
+    system
+        .worker(Flood { megabytes: 32 }, |settings| {
+            settings.kind = "flood".parse().unwrap()
+        })
+        .await;
     system.demo().await;
     let (edge, addr) = edge_process(&system).await;
     let flood = Submission::new("flood".parse().unwrap(), Value::Null);
@@ -318,7 +455,10 @@ async fn readers_that_stop_reading_cost_neither_memory_nor_others_their_time() {
     // Nobody of the twenty reads for eight seconds; meanwhile somebody else follows a job of 20 words a second.
     let stall_until = Instant::now() + Duration::from_secs(8);
     system.submit("beside", words(140, 20, 1)).await;
-    let (mut client, mut seen) = (Sse::open(&addr, &path("beside"), "").await, Seen::of("beside"));
+    let (mut client, mut seen) = (
+        Sse::open(&addr, &path("beside"), "").await,
+        Seen::of("beside"),
+    );
     let (mut peak, mut longest, mut last) = (0, Duration::ZERO, Instant::now());
     while !take(&mut client, &mut seen, 1).await {
         longest = longest.max(last.elapsed());
@@ -334,7 +474,10 @@ async fn readers_that_stop_reading_cost_neither_memory_nor_others_their_time() {
     let (mut client, mut seen) = (stalled.remove(0), Seen::of("flood"));
     assert!(take(&mut client, &mut seen, usize::MAX).await);
     seen.assert_whole();
-    assert_eq!((seen.last, seen.text().len()), (system.ended(&job).await.seq.0, 32 << 20));
+    assert_eq!(
+        (seen.last, seen.text().len()),
+        (system.ended(&job).await.seq.0, 32 << 20)
+    );
     system.end().await;
 }
 
@@ -345,7 +488,11 @@ async fn a_stream_that_must_exist_is_not_found_until_its_job_does() {
     let edge = system.edge().await;
     let path = format!("{}?must_exist=true", path("mistyped"));
     let (status, _, problem) = http(&edge, "GET", &path, "", b"").await;
-    assert_eq!((status, problem["code"].as_str()), (404, Some("job_not_found")), "{problem}");
+    assert_eq!(
+        (status, problem["code"].as_str()),
+        (404, Some("job_not_found")),
+        "{problem}"
+    );
     let job = system.submit("mistyped", words(2, 0, 1)).await;
     system.ended(&job).await;
     let (mut client, mut seen) = (Sse::open(&edge.addr, &path, "").await, Seen::of("mistyped"));

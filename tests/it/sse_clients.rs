@@ -34,8 +34,14 @@ fn all(addr: &str, job: &str, drops: u32) -> [Follower; 3] {
     let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
     let url = format!("http://{addr}/api/jobs/{job}/events");
     let start = |name, mut command: Command, url: &str| {
-        command.args([url, &drops.to_string()]).stdin(Stdio::null()).stdout(Stdio::piped());
-        Follower { name, child: command.kill_on_drop(true).spawn().unwrap() }
+        command
+            .args([url, &drops.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        Follower {
+            name,
+            child: command.kill_on_drop(true).spawn().unwrap(),
+        }
     };
     let node = |package| {
         let mut node = Command::new("node");
@@ -47,7 +53,11 @@ fn all(addr: &str, job: &str, drops: u32) -> [Follower; 3] {
     [
         start("eventsource", node("eventsource"), &url),
         // It keeps the query and adds the id to it.
-        start("event-source-polyfill", node("event-source-polyfill"), &format!("{url}?after=0")),
+        start(
+            "event-source-polyfill",
+            node("event-source-polyfill"),
+            &format!("{url}?after=0"),
+        ),
         start("httpx-sse", py, &url),
     ]
 }
@@ -55,22 +65,36 @@ fn all(addr: &str, job: &str, drops: u32) -> [Follower; 3] {
 impl Follower {
     /// Waits until it stops by itself, which it does when it is answered 204.
     async fn report(self, job: &str) -> Report {
-        let out = within(self.name, self.child.wait_with_output()).await.unwrap();
+        let out = within(self.name, self.child.wait_with_output())
+            .await
+            .unwrap();
         assert!(out.status.success(), "{}", self.name);
         let said: Value = serde_json::from_slice(&out.stdout).unwrap();
         let list = |name: &str| said[name].as_array().unwrap().clone();
         let mut seen = Seen::of(job);
         // It hears of both in their order, but tells them apart; only the first event can have something missing before.
-        list("missing").iter().for_each(|missing| seen.take(missing));
+        list("missing")
+            .iter()
+            .for_each(|missing| seen.take(missing));
         for (event, id) in list("events").iter().zip(list("ids")) {
             assert_eq!(event["cursor"], id, "{}", self.name);
             seen.take(event);
         }
-        let statuses: Vec<_> = list("statuses").iter().map(|status| status.as_u64().unwrap()).collect();
+        let statuses: Vec<_> = list("statuses")
+            .iter()
+            .map(|status| status.as_u64().unwrap())
+            .collect();
         assert_eq!(statuses.last(), Some(&204), "{}", self.name);
         seen.ended = true;
-        let asked = list("asked").iter().map(|id| id.as_str().map(str::to_owned)).collect();
-        Report { seen, asked, statuses }
+        let asked = list("asked")
+            .iter()
+            .map(|id| id.as_str().map(str::to_owned))
+            .collect();
+        Report {
+            seen,
+            asked,
+            statuses,
+        }
     }
 }
 
@@ -80,7 +104,13 @@ impl Report {
         assert_eq!(self.seen.text(), expected);
         // The last request names the job's end, and is the only one that is answered so.
         assert_eq!(self.asked.last().unwrap(), &self.seen.cursor);
-        assert_eq!(self.statuses.iter().filter(|status| **status == 204).count(), 1);
+        assert_eq!(
+            self.statuses
+                .iter()
+                .filter(|status| **status == 204)
+                .count(),
+            1
+        );
     }
 }
 
@@ -110,7 +140,8 @@ async fn a_client_behind_a_proxy_that_cuts_at_any_byte_ends_with_the_exact_text(
     let input = words(150, 15, 6);
     system.submit("cuts", input.clone()).await;
     let proxy = Proxy::cutting_at_bytes(&edge.addr, 12).await;
-    let reports = join_all(all(&proxy.addr, "cuts", 0).map(|follower| follower.report("cuts"))).await;
+    let reports =
+        join_all(all(&proxy.addr, "cuts", 0).map(|follower| follower.report("cuts"))).await;
     let asked: usize = reports.iter().map(|report| report.asked.len()).sum();
     assert!(asked >= 15, "{asked}");
     for report in reports {
@@ -122,17 +153,28 @@ async fn a_client_behind_a_proxy_that_cuts_at_any_byte_ends_with_the_exact_text(
 #[tokio::test]
 async fn curl_that_reads_slowly_gets_everything_while_another_client_stays_live() {
     let system = System::on(Broker::shared_one()).await;
-    system.worker(Pieces { count: 5000 }, |settings| settings.kind = "pieces".parse().unwrap()).await;
+    system
+        .worker(Pieces { count: 5000 }, |settings| {
+            settings.kind = "pieces".parse().unwrap()
+        })
+        .await;
     system.demo().await;
     let edge = system.edge().await;
     let submission = Submission::new("pieces".parse().unwrap(), Value::Null);
     let job = system.submit_with("slow", submission).await;
     let state = system.ended(&job).await;
     let mut curl = Command::new("curl");
-    curl.args(["-sSN", "--limit-rate", "100K", &format!("http://{}/api/jobs/slow/events", edge.addr)]);
+    curl.args([
+        "-sSN",
+        "--limit-rate",
+        "100K",
+        &format!("http://{}/api/jobs/slow/events", edge.addr),
+    ]);
     let reads = async {
         let begun = Instant::now();
-        let out = within("curl", curl.kill_on_drop(true).output()).await.unwrap();
+        let out = within("curl", curl.kill_on_drop(true).output())
+            .await
+            .unwrap();
         assert!(out.status.success());
         (String::from_utf8(out.stdout).unwrap(), begun.elapsed())
     };
@@ -141,16 +183,26 @@ async fn curl_that_reads_slowly_gets_everything_while_another_client_stays_live(
         let begun = Instant::now();
         let seen = follow(&edge.addr, "beside").await;
         seen.assert_whole();
-        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_secs(4),
+            "{:?}",
+            begun.elapsed()
+        );
     };
     let ((stream, took), ()) = tokio::join!(reads, beside);
     let mut seen = Seen::of("slow");
-    for data in stream.lines().filter_map(|line| line.strip_prefix("data: ")) {
+    for data in stream
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+    {
         seen.take(&serde_json::from_str(data).unwrap());
     }
     seen.ended = true;
     seen.assert_whole();
     assert_eq!((seen.text(), seen.last), (state.output, state.seq.0));
-    assert!(seen.last > 4000 && took > Duration::from_secs(1), "{took:?}");
+    assert!(
+        seen.last > 4000 && took > Duration::from_secs(1),
+        "{took:?}"
+    );
     system.end().await;
 }

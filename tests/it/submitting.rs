@@ -20,7 +20,14 @@ on_one_and_three!(
 
 async fn post_with_key(edge: &Edge, key: &str, body: &Value) -> (u16, Value) {
     let headers = format!("Content-Type: application/json\r\nIdempotency-Key: {key}\r\n");
-    let (status, _, body) = http(edge, "POST", "/api/jobs", &headers, body.to_string().as_bytes()).await;
+    let (status, _, body) = http(
+        edge,
+        "POST",
+        "/api/jobs",
+        &headers,
+        body.to_string().as_bytes(),
+    )
+    .await;
     (status, body)
 }
 
@@ -30,18 +37,33 @@ async fn a_job_that_is_submitted_again_by_its_key_is_the_same_job(broker: &Broke
     let edges = [system.edge().await, system.edge().await];
     let body = json!({"kind": "demo", "input": words(5, 0, 1)});
     let (status, first) = post_with_key(&edges[0], "order 66", &body).await;
-    assert_eq!((status, &first["status"]), (202, &json!("queued")), "{first}");
+    assert_eq!(
+        (status, &first["status"]),
+        (202, &json!("queued")),
+        "{first}"
+    );
     let job = first["id"].as_str().unwrap().parse().unwrap();
     assert_eq!(system.ended(&job).await.output, text(&body["input"]));
     // On another edge, and after it has ended.
     let (status, again) = post_with_key(&edges[1], "order 66", &body).await;
-    assert_eq!((status, &again["id"], &again["status"]), (200, &first["id"], &json!("done")));
+    assert_eq!(
+        (status, &again["id"], &again["status"]),
+        (200, &first["id"], &json!("done"))
+    );
     // Many at once are one job, and one of them began it.
-    let racers = futures_util::future::join_all((0..20).map(|n| post_with_key(&edges[n % 2], "race", &body)));
+    let racers = futures_util::future::join_all(
+        (0..20).map(|n| post_with_key(&edges[n % 2], "race", &body)),
+    );
     let racers = racers.await;
-    assert_eq!(racers.iter().filter(|(status, _)| *status == 202).count(), 1, "{racers:?}");
+    assert_eq!(
+        racers.iter().filter(|(status, _)| *status == 202).count(),
+        1,
+        "{racers:?}"
+    );
     assert!(
-        racers.iter().all(|(status, answer)| *status <= 202 && answer["id"] == racers[0].1["id"]),
+        racers
+            .iter()
+            .all(|(status, answer)| *status <= 202 && answer["id"] == racers[0].1["id"]),
         "{racers:?}"
     );
     let (status, other) = post_with_key(&edges[0], "order 67", &body).await;
@@ -58,7 +80,11 @@ async fn a_job_that_is_submitted_again_by_its_key_is_the_same_job(broker: &Broke
     }
     for bad in ["", &"x".repeat(256), "é"] {
         let (status, problem) = post_with_key(&edges[0], bad, &body).await;
-        assert_eq!((status, &problem["code"]), (400, &json!("bad_request")), "{bad}");
+        assert_eq!(
+            (status, &problem["code"]),
+            (400, &json!("bad_request")),
+            "{bad}"
+        );
     }
     system.end().await;
 }
@@ -86,7 +112,12 @@ async fn a_job_whose_edge_died_between_the_queue_and_the_log_is_the_same_job_whe
         }
         let payload = json!({"job": id, "kind": "demo", "input": body(id)["input"]}).to_string();
         let subject = format!("{}.jobs.demo.{id}", system.options.prefix);
-        context.publish_with_headers(subject, headers, payload.into()).await.unwrap().await.unwrap();
+        context
+            .publish_with_headers(subject, headers, payload.into())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
     }
     let jobs = Names::new(&system.options.prefix).jobs_stream();
     let mut queue = context.get_stream(&jobs).await.unwrap();
@@ -97,20 +128,36 @@ async fn a_job_whose_edge_died_between_the_queue_and_the_log_is_the_same_job_whe
         context.update_stream(config).await.unwrap();
         for id in ids {
             let (status, same) = post(&edge, &body(id)).await;
-            assert_eq!((status, &same["id"], &same["status"]), (200, &json!(id), &json!("queued")), "{same}");
-            let (status, problem) = post(&edge, &json!({"kind": "demo", "id": id, "input": "other"})).await;
-            assert_eq!((status, &problem["code"]), (409, &json!("job_exists")), "{problem}");
+            assert_eq!(
+                (status, &same["id"], &same["status"]),
+                (200, &json!(id), &json!("queued")),
+                "{same}"
+            );
+            let (status, problem) =
+                post(&edge, &json!({"kind": "demo", "id": id, "input": "other"})).await;
+            assert_eq!(
+                (status, &problem["code"]),
+                (409, &json!("job_exists")),
+                "{problem}"
+            );
         }
     }
     let (status, problem) = post(&edge, &body("new")).await;
-    assert_eq!((status, &problem["code"]), (503, &json!("queue_full")), "{problem}");
+    assert_eq!(
+        (status, &problem["code"]),
+        (503, &json!("queue_full")),
+        "{problem}"
+    );
     assert_eq!(queue.info().await.unwrap().state.messages, 2);
     // Two workers, which would take a job from one another if each had a message of it.
     system.demo().await;
     system.demo().await;
     for id in ids {
         let state = system.ended(&id.parse().unwrap()).await;
-        assert_eq!((state.status, state.attempt, state.output), (Status::Done, 1, text(&body(id)["input"])));
+        assert_eq!(
+            (state.status, state.attempt, state.output),
+            (Status::Done, 1, text(&body(id)["input"]))
+        );
     }
     system.end().await;
 }
@@ -123,9 +170,18 @@ pub async fn fill(system: &System, kind: &str, count: u64, size: usize) {
     for n in 0..count {
         let subject = format!("{}.jobs.{kind}.fill-{n}", system.options.prefix);
         let payload = json!({"job": format!("fill-{n}"), "kind": kind, "input": input}).to_string();
-        acks.push(context.publish(subject, payload.into()).await.unwrap().into_future());
+        acks.push(
+            context
+                .publish(subject, payload.into())
+                .await
+                .unwrap()
+                .into_future(),
+        );
         if acks.len() > 500 {
-            futures_util::StreamExt::next(&mut acks).await.unwrap().unwrap();
+            futures_util::StreamExt::next(&mut acks)
+                .await
+                .unwrap()
+                .unwrap();
         }
     }
     while let Some(ack) = futures_util::StreamExt::next(&mut acks).await {
@@ -155,11 +211,19 @@ async fn a_full_kind_is_refused_and_leaves_room_for_the_others(broker: &Broker) 
     // What is in the queue already is still answered, with an event or without; other kinds have room, and a terminal
     // hears the same.
     assert_eq!(post(&edge, &kept).await.0, 200);
-    assert_eq!(post(&edge, &json!({"kind": "demo", "id": "fill-7", "input": ""})).await.0, 200);
+    assert_eq!(
+        post(&edge, &json!({"kind": "demo", "id": "fill-7", "input": ""}))
+            .await
+            .0,
+        200
+    );
     assert_eq!(post(&edge, &json!({"kind": "other"})).await.0, 202);
     let submit = ["submit", "--kind", "demo"].map(str::to_owned).to_vec();
     let (code, _, err) = run([submit, system.flags()].concat()).await;
-    assert_eq!((code, err.as_str()), (2, "tailwater: the queue is full; try again later\n"));
+    assert_eq!(
+        (code, err.as_str()),
+        (2, "tailwater: the queue is full; try again later\n")
+    );
     system.end().await;
 }
 
@@ -177,7 +241,12 @@ async fn large_inputs_take_no_more_than_half_of_the_queue() {
     });
     let (status, problem) = refused.await;
     assert_eq!((status, &problem["code"]), (503, &json!("queue_full")));
-    assert_eq!(post(&edge, &json!({"kind": "demo", "input": "small"})).await.0, 202);
+    assert_eq!(
+        post(&edge, &json!({"kind": "demo", "input": "small"}))
+            .await
+            .0,
+        202
+    );
     system.end().await;
 }
 
@@ -186,7 +255,10 @@ async fn the_exit_code_of_a_submit_that_waits_says_how_the_job_ended() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let submit = |args: &[&str]| {
-        let submit = ["submit", "--kind", "demo", "--wait"].iter().chain(args).map(|arg| (*arg).to_owned());
+        let submit = ["submit", "--kind", "demo", "--wait"]
+            .iter()
+            .chain(args)
+            .map(|arg| (*arg).to_owned());
         run(submit.chain(system.flags()).collect::<Vec<_>>())
     };
     let input = words(5, 0, 1);
@@ -197,7 +269,10 @@ async fn the_exit_code_of_a_submit_that_waits_says_how_the_job_ended() {
     let slow = words(10_000, 20, 1).to_string();
     let (code, out, err) = submit(&["--input", &slow, "--timeout", "500ms", "--json"]).await;
     assert!(code == 1 && err.contains("(timed_out)"), "{err}");
-    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["error"]["code"], "timed_out");
+    assert_eq!(
+        serde_json::from_str::<Value>(&out).unwrap()["error"]["code"],
+        "timed_out"
+    );
     let cancel = async {
         let job = "stop-me".parse().unwrap();
         crate::killing::reaches(&system, "stop-me", 3).await;
@@ -205,6 +280,9 @@ async fn the_exit_code_of_a_submit_that_waits_says_how_the_job_ended() {
     };
     let waits = submit(&["--input", &slow, "--id", "stop-me"]);
     let ((code, _, err), ()) = futures_util::future::join(waits, cancel).await;
-    assert_eq!((code, err.as_str()), (3, "tailwater: the job was cancelled\n"));
+    assert_eq!(
+        (code, err.as_str()),
+        (3, "tailwater: the job was cancelled\n")
+    );
     system.end().await;
 }

@@ -26,8 +26,14 @@ fn sources() -> Vec<(PathBuf, String)> {
 
 /// The file without its tests, comments and documentation.
 fn code(text: &str) -> String {
-    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    let text = text
+        .split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or_default();
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Demands that only files below `allowed` name `word`.
@@ -48,7 +54,17 @@ fn only(allowed: &[&str], words: &[&str]) {
 #[test]
 fn each_library_is_named_in_one_folder_only() {
     only(&["nats"], &["async_nats"]);
-    only(&["edge"], &["axum::", "axum_", "socketioxide::", "hyper::", "hyper_util::", "utoipa::"]);
+    only(
+        &["edge"],
+        &[
+            "axum::",
+            "axum_",
+            "socketioxide::",
+            "hyper::",
+            "hyper_util::",
+            "utoipa::",
+        ],
+    );
     only(&["backend"], &["reqwest", "rustls::"]);
     only(&["cli"], &["anyhow", "println!"]);
 }
@@ -57,13 +73,28 @@ fn each_library_is_named_in_one_folder_only() {
 fn the_pure_folders_know_no_runtime_clock_or_broker() {
     for (path, text) in sources() {
         if path.starts_with("wire") || path.starts_with("resume") {
-            for word in ["tokio", "async fn", "Instant", "SystemTime", "crate::nats", "crate::edge"] {
-                assert!(!code(&text).contains(word), "{} names {word}", path.display());
+            for word in [
+                "tokio",
+                "async fn",
+                "Instant",
+                "SystemTime",
+                "crate::nats",
+                "crate::edge",
+            ] {
+                assert!(
+                    !code(&text).contains(word),
+                    "{} names {word}",
+                    path.display()
+                );
             }
         }
         if path.starts_with("backend") {
             for word in ["crate::nats", "crate::edge", "crate::worker"] {
-                assert!(!code(&text).contains(word), "{} names {word}", path.display());
+                assert!(
+                    !code(&text).contains(word),
+                    "{} names {word}",
+                    path.display()
+                );
             }
         }
     }
@@ -73,13 +104,25 @@ fn the_pure_folders_know_no_runtime_clock_or_broker() {
 fn every_link_of_the_documentation_leads_to_a_file() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = 0;
-    for page in ["README.md", "nats/README.md", "src/wire/PROTOCOL.md", "src/wire/SOCKETIO.md"] {
+    for page in [
+        "README.md",
+        "nats/README.md",
+        "src/wire/PROTOCOL.md",
+        "src/wire/SOCKETIO.md",
+    ] {
         let page = root.join(page);
         let text = fs::read_to_string(&page).unwrap();
-        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        let links = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next());
         for link in links.filter(|link| !link.starts_with("http") && !link.starts_with('#')) {
             let file = page.parent().unwrap().join(link.split('#').next().unwrap());
-            assert!(file.exists(), "{} links to {link}, which is not there", page.display());
+            assert!(
+                file.exists(),
+                "{} links to {link}, which is not there",
+                page.display()
+            );
             found += 1;
         }
     }

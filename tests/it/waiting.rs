@@ -26,29 +26,41 @@ async fn make_up(addr: &str, number: usize) -> Client {
     // What is not read holds up what is written.
     for batch in 0..WATCHES / BATCH {
         for n in 0..BATCH {
-            client.send(json!({"op": "watch", "job": format!("made-up-{number}-{batch}-{n}")})).await;
+            client
+                .send(json!({"op": "watch", "job": format!("made-up-{number}-{batch}-{n}")}))
+                .await;
         }
         for _ in 0..2 * BATCH {
             let frame = client.op().await;
-            assert!(frame["op"] == "watching" || frame["op"] == "live", "{frame}");
+            assert!(
+                frame["op"] == "watching" || frame["op"] == "live",
+                "{frame}"
+            );
             assert_eq!(frame.get("status"), None);
         }
     }
     client
 }
 
-async fn made_up_ids_cost_little_and_others_watch_jobs_that_exist_and_jobs_to_come(broker: &Broker) {
+async fn made_up_ids_cost_little_and_others_watch_jobs_that_exist_and_jobs_to_come(
+    broker: &Broker,
+) {
     let system = System::on(broker).await;
     system.demo().await;
-    let flags = ["edge", "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
+    let flags = ["edge", "--listen", "127.0.0.1:0"]
+        .map(str::to_owned)
+        .to_vec();
     let mut edge = Process::start([flags, system.flags()].concat());
     let addr = edge.says("ready http://").await;
     let input = words(20, 0, 1);
     let ended = system.submit("there", input.clone()).await;
     system.ended(&ended).await;
     let before = edge.memory();
-    let attack =
-        within("the made-up ids", join_all((0..CONNECTIONS).map(|number| make_up(&addr, number)))).await;
+    let attack = within(
+        "the made-up ids",
+        join_all((0..CONNECTIONS).map(|number| make_up(&addr, number))),
+    )
+    .await;
     let cost = edge.memory().saturating_sub(before);
     let count = (CONNECTIONS * WATCHES) as u64;
     assert!(cost < count * WATCH_KIB, "{cost} KiB for {count} watches");

@@ -79,9 +79,14 @@ async fn a_client_that_drops_at_fifty_random_points_ends_with_the_exact_text(
         random ^= random << 17;
         let edge = &edges[round % 2];
         let frames = random % 12;
-        let mut clients = [edge.client_in(encoding).await, edge.client_in(encoding).await];
+        let mut clients = [
+            edge.client_in(encoding).await,
+            edge.client_in(encoding).await,
+        ];
         clients[0].watch(&seen).await;
-        clients[1].send(json!({"op": "watch", "job": "drops", "after": by_number.last})).await;
+        clients[1]
+            .send(json!({"op": "watch", "job": "drops", "after": by_number.last}))
+            .await;
         for _ in 0..frames {
             if !seen.ended {
                 take(&mut clients[0], &mut seen).await;
@@ -154,7 +159,10 @@ async fn a_watch_after_the_end_gets_all_of_it(broker: &Broker) {
     let edge = system.edge().await;
     let (mut client, mut seen) = (edge.client().await, Seen::of("over"));
     client.watch(&seen).await;
-    assert_eq!(client.op().await, json!({"op": "watching", "job": "over", "status": "done"}));
+    assert_eq!(
+        client.op().await,
+        json!({"op": "watching", "job": "over", "status": "done"})
+    );
     seen.follow(&mut client).await;
     seen.assert_whole();
     assert_eq!((seen.text(), seen.last), (text(&input), state.seq.0));
@@ -171,7 +179,10 @@ async fn a_cursor_at_the_end_gets_the_end_at_once(broker: &Broker) {
     for at_end in [json!({"cursor": state.cursor}), json!({"after": state.seq})] {
         let mut client = edge.client().await;
         let mut watch = json!({"op": "watch", "job": "done"});
-        watch.as_object_mut().unwrap().extend(at_end.as_object().unwrap().clone());
+        watch
+            .as_object_mut()
+            .unwrap()
+            .extend(at_end.as_object().unwrap().clone());
         client.send(watch).await;
         assert_eq!(client.op().await["op"], "watching");
         assert_eq!(client.op().await, json!({"op": "end", "job": "done"}));
@@ -181,7 +192,11 @@ async fn a_cursor_at_the_end_gets_the_end_at_once(broker: &Broker) {
 
 async fn a_job_of_twenty_thousand_chunks_arrives_whole(broker: &Broker) {
     let system = System::on(broker).await;
-    system.worker(Pieces { count: 20_000 }, |settings| settings.flush.interval = Duration::ZERO).await;
+    system
+        .worker(Pieces { count: 20_000 }, |settings| {
+            settings.flush.interval = Duration::ZERO
+        })
+        .await;
     let edge = system.edge().await;
     system.submit("long", Value::Null).await;
     let (live, late) = tokio::join!(follow(&edge.addr, "long"), async {
@@ -208,7 +223,11 @@ pub struct Pieces {
 impl Backend for Pieces {
     async fn run(&self, _job: Job, out: Output) -> Result<Finish, Failure> {
         for n in 0..self.count {
-            let channel = if n % 2 == 0 { Channel::Output } else { Channel::Reasoning };
+            let channel = if n % 2 == 0 {
+                Channel::Output
+            } else {
+                Channel::Reasoning
+            };
             out.text_on(channel, &format!("{n} ")).await?;
         }
         Ok(Finish::default())
@@ -226,8 +245,13 @@ async fn one_connection_watches_many_jobs(broker: &Broker) {
         system.submit(&seen.job, words(30, 100, n as u64)).await;
     }
     while all.iter().any(|seen| !seen.ended) {
-        let Frame::Json(frame) = client.next().await else { panic!("the connection ended") };
-        let seen = all.iter_mut().find(|seen| frame["job"] == seen.job.as_str()).unwrap();
+        let Frame::Json(frame) = client.next().await else {
+            panic!("the connection ended")
+        };
+        let seen = all
+            .iter_mut()
+            .find(|seen| frame["job"] == seen.job.as_str())
+            .unwrap();
         seen.take(&frame);
     }
     for (n, seen) in all.iter().enumerate() {
@@ -251,7 +275,9 @@ async fn unwatch_ends_one_job_and_leaves_the_others(broker: &Broker) {
     client.send(json!({"op": "unwatch", "job": "goes"})).await;
     let (mut stays, mut gone) = (stays, false);
     while !stays.ended {
-        let Frame::Json(frame) = client.next().await else { panic!("the connection ended") };
+        let Frame::Json(frame) = client.next().await else {
+            panic!("the connection ended")
+        };
         if frame["job"] == "stays" {
             stays.take(&frame);
         } else if frame["op"] == "unwatched" {
@@ -277,7 +303,11 @@ async fn events_that_have_expired_are_told_as_missing(broker: &Broker, encoding:
         settings.max_bytes = Some(64 << 10);
     })
     .await;
-    system.worker(Pieces { count: 1500 }, |settings| settings.flush.interval = Duration::ZERO).await;
+    system
+        .worker(Pieces { count: 1500 }, |settings| {
+            settings.flush.interval = Duration::ZERO
+        })
+        .await;
     let job = system.submit("old", Value::Null).await;
     let state = system.ended(&job).await;
     let edge = system.edge().await;

@@ -14,17 +14,31 @@ pub(crate) struct Mutant {
 }
 
 const fn stitcher(mistake: &'static str, text: &'static str, instead: &'static str) -> Mutant {
-    Mutant { mistake, file: "stitcher.rs", text, instead }
+    Mutant {
+        mistake,
+        file: "stitcher.rs",
+        text,
+        instead,
+    }
 }
 
 const fn history(mistake: &'static str, text: &'static str, instead: &'static str) -> Mutant {
-    Mutant { mistake, file: "history.rs", text, instead }
+    Mutant {
+        mistake,
+        file: "history.rs",
+        text,
+        instead,
+    }
 }
 
 /// All of them.
 pub(crate) const MUTANTS: &[Mutant] = &[
     // ---- live copies
-    stitcher("a late copy is kept", "if seq < self.next {", "if seq.next() < self.next {"),
+    stitcher(
+        "a late copy is kept",
+        "if seq < self.next {",
+        "if seq.next() < self.next {",
+    ),
     stitcher(
         "a live copy beyond a hole is handed over as if there were none",
         "if seq == self.next {\n",
@@ -77,7 +91,11 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "if seq == self.next && self.state != State::Ended {",
         "if self.state != State::Ended {",
     ),
-    stitcher("what the replay skips is waited for", "self.skip_to(seq);\n        if seq", "if seq"),
+    stitcher(
+        "what the replay skips is waited for",
+        "self.skip_to(seq);\n        if seq",
+        "if seq",
+    ),
     stitcher(
         "the reader jumps over what the replay skips and tells nobody",
         "self.out.push_back(Action::Missing { from: self.next, to: to.before() });\n",
@@ -98,7 +116,11 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "Action::Replay { from: self.next }",
         "Action::Replay { from: self.known }",
     ),
-    stitcher("a replay that is done is taken for all there is", "stale || self.next < self.known", "stale"),
+    stitcher(
+        "a replay that is done is taken for all there is",
+        "stale || self.next < self.known",
+        "stale",
+    ),
     stitcher(
         "what was lost while a replay was under way is forgotten when it is done",
         "stale || self.next < self.known",
@@ -148,7 +170,11 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "=> self.skip_to(before),",
         "=> self.skip_to(before.next()),",
     ),
-    stitcher("what is gone is never told", "=> self.skip_to(before),", "=> drop(before),"),
+    stitcher(
+        "what is gone is never told",
+        "=> self.skip_to(before),",
+        "=> drop(before),",
+    ),
     stitcher(
         "a replay proves gone what was stored after it began",
         "(self.next < self.asked).then_some(self.asked)",
@@ -159,7 +185,11 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "(self.next < self.asked).then_some(self.asked)",
         "(self.next < self.asked).then(|| self.ahead().map_or(self.asked, |ahead| ahead.min(self.asked)))",
     ),
-    stitcher("after the first replay nothing is ever proven gone", "self.asked = self.known;\n", ""),
+    stitcher(
+        "after the first replay nothing is ever proven gone",
+        "self.asked = self.known;\n",
+        "",
+    ),
     // ---- the end
     stitcher(
         "the end is told before the end item",
@@ -167,14 +197,22 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "if end {\n            self.out.push_back(Action::End);\n        }\n        self.out.push_back(Action::Deliver(item));\n        \
          if end {\n",
     ),
-    stitcher("the end is not told", "self.out.push_back(Action::End);\n", ""),
+    stitcher(
+        "the end is not told",
+        "self.out.push_back(Action::End);\n",
+        "",
+    ),
     stitcher(
         "who has ended asks the log again",
         "(State::Ended, _) => {}",
         "(State::Ended, Input::LiveLagged) => self.state = State::Behind,\n            \
          (State::Ended, Input::ReplayDone) => {}",
     ),
-    stitcher("who has ended keeps what was waiting", "self.ahead.clear();\n", ""),
+    stitcher(
+        "who has ended keeps what was waiting",
+        "self.ahead.clear();\n",
+        "",
+    ),
     stitcher(
         "holes behind the end are told",
         "while self.next < seq && self.state != State::Ended {",
@@ -196,13 +234,21 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "self.bytes = self.bytes.saturating_sub(old.size());",
         "drop(old);",
     ),
-    history("one item too many is evicted", "while self.bytes > bytes_max", "while self.bytes >= bytes_max"),
+    history(
+        "one item too many is evicted",
+        "while self.bytes > bytes_max",
+        "while self.bytes >= bytes_max",
+    ),
     history(
         "a reader of the item just evicted is served the next one",
         "\n        if from < first {",
         "\n        if from.next() < first {",
     ),
-    history("every reader is served from the beginning", ".skip(skip)", ".skip(skip.min(0))"),
+    history(
+        "every reader is served from the beginning",
+        ".skip(skip)",
+        ".skip(skip.min(0))",
+    ),
     history(
         "a history that begins again keeps what was before the hole",
         "*self = Self::new(next, self.bytes_max);",
@@ -213,7 +259,11 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "assert!(item.seq() == self.next, \"a history has no hole\");",
         "",
     ),
-    history("a reader with little room is told that there is nothing", "bytes_max.max(1)", "bytes_max"),
+    history(
+        "a reader with little room is told that there is nothing",
+        "bytes_max.max(1)",
+        "bytes_max",
+    ),
     history(
         "an item is looked for one place too far",
         "checked_sub(self.first().0)?",

@@ -36,9 +36,14 @@ fn the_tests_of_resume_see_every_mutant() {
     assert_eq!(names.len(), MUTANTS.len(), "each mutant is another mistake");
 
     // Its own for each run, so that two at a time do not mix their sources.
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mutants-{}", std::process::id()));
+    let dir =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mutants-{}", std::process::id()));
     let control = outcome(&dir.join("lane-0"), None).unwrap();
-    assert_eq!(control, Outcome::Passed, "the unchanged folder passes its own tests as a crate of its own");
+    assert_eq!(
+        control,
+        Outcome::Passed,
+        "the unchanged folder passes its own tests as a crate of its own"
+    );
 
     let next = AtomicUsize::new(0);
     let complaints = Mutex::new(Vec::new());
@@ -49,7 +54,10 @@ fn the_tests_of_resume_see_every_mutant() {
             scope.spawn(move || {
                 while let Some(mutant) = MUTANTS.get(next.fetch_add(1, Ordering::Relaxed)) {
                     if let Some(complaint) = complaint(&lane, mutant) {
-                        complaints.lock().unwrap().push(format!("- {}: {complaint}", mutant.mistake));
+                        complaints
+                            .lock()
+                            .unwrap()
+                            .push(format!("- {}: {complaint}", mutant.mistake));
                     }
                 }
             });
@@ -71,8 +79,12 @@ fn complaint(lane: &Path, mutant: &Mutant) -> Option<String> {
     match outcome(lane, Some(mutant)) {
         Ok(Outcome::Failed) => None,
         Ok(Outcome::Passed) => Some("survives: no test fails".to_owned()),
-        Ok(Outcome::TookTooLong) => Some(format!("runs longer than {RUN_MAX:?}; a test must see the loop")),
-        Ok(Outcome::DoesNotCompile(why)) => Some(format!("does not compile, which proves nothing:\n{why}")),
+        Ok(Outcome::TookTooLong) => Some(format!(
+            "runs longer than {RUN_MAX:?}; a test must see the loop"
+        )),
+        Ok(Outcome::DoesNotCompile(why)) => {
+            Some(format!("does not compile, which proves nothing:\n{why}"))
+        }
         Err(error) => Some(error.to_string()),
     }
 }
@@ -80,7 +92,10 @@ fn complaint(lane: &Path, mutant: &Mutant) -> Option<String> {
 /// Makes a crate of its own out of `src/resume` with one mistake in it, and runs its tests. The lane is where the one
 /// before was made, so that the compiler has only the difference to do.
 fn outcome(lane: &Path, mutant: Option<&Mutant>) -> io::Result<Outcome> {
-    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/resume"), &lane.join("resume"))?;
+    copy(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src/resume"),
+        &lane.join("resume"),
+    )?;
     fs::write(lane.join("root.rs"), include_str!("root.rs"))?;
     if let Some(mutant) = mutant {
         mutate(&lane.join("resume").join(mutant.file), mutant)?;
@@ -110,7 +125,10 @@ fn mutate(file: &Path, mutant: &Mutant) -> io::Result<()> {
     let times = source.matches(mutant.text).count();
     if times != 1 {
         let text = mutant.text;
-        let why = format!("this stands {times} times in {}, not once; mend the list:\n{text}", mutant.file);
+        let why = format!(
+            "this stands {times} times in {}, not once; mend the list:\n{text}",
+            mutant.file
+        );
         return Err(io::Error::other(why));
     }
     fs::write(file, source.replace(mutant.text, mutant.instead))
@@ -120,16 +138,31 @@ fn mutate(file: &Path, mutant: &Mutant) -> io::Result<()> {
 fn compile(lane: &Path) -> io::Result<Result<PathBuf, String>> {
     let tests = lane.join("tests");
     let output = Command::new("rustc")
-        .args(["--test", "--edition", "2024", "--crate-name", "resume_alone", "--cap-lints", "allow"])
+        .args([
+            "--test",
+            "--edition",
+            "2024",
+            "--crate-name",
+            "resume_alone",
+            "--cap-lints",
+            "allow",
+        ])
         .args(["-O", "-C", "debuginfo=0", "-C", "debug-assertions=on", "-o"])
         .arg(&tests)
-        .arg(format!("-Cincremental={}", lane.join("incremental").display()))
+        .arg(format!(
+            "-Cincremental={}",
+            lane.join("incremental").display()
+        ))
         .arg(lane.join("root.rs"))
         // Where the toolchain file is.
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()?;
     let why = String::from_utf8_lossy(&output.stderr);
-    Ok(if output.status.success() { Ok(tests) } else { Err(why.into_owned()) })
+    Ok(if output.status.success() {
+        Ok(tests)
+    } else {
+        Err(why.into_owned())
+    })
 }
 
 fn run(tests: &Path) -> io::Result<Outcome> {
@@ -154,6 +187,10 @@ fn run(tests: &Path) -> io::Result<Outcome> {
             child.wait()?;
             return Ok(Outcome::TookTooLong);
         }
-        Ok(if child.wait()?.success() { Outcome::Passed } else { Outcome::Failed })
+        Ok(if child.wait()?.success() {
+            Outcome::Passed
+        } else {
+            Outcome::Failed
+        })
     })
 }

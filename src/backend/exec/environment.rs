@@ -30,7 +30,9 @@ impl FromStr for Variable {
     type Err = BadVariable;
 
     fn from_str(text: &str) -> Result<Self, BadVariable> {
-        let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+        let (name, value) = text
+            .split_once('=')
+            .map_or((text, None), |(name, value)| (name, Some(value)));
         // The operating system takes no NUL.
         if name.is_empty() || text.contains('\0') {
             return Err(BadVariable);
@@ -51,15 +53,25 @@ pub(super) fn of_program(
     let own: Vec<_> = own.collect();
     let inherited = |name: &OsStr| {
         let name = name.as_encoded_bytes();
-        INHERITED.iter().any(|inherited| name == inherited.as_bytes())
+        INHERITED
+            .iter()
+            .any(|inherited| name == inherited.as_bytes())
             || name.starts_with(INHERITED_PREFIX.as_bytes())
     };
-    let mut variables: Vec<_> = own.iter().filter(|(name, _)| inherited(name)).cloned().collect();
+    let mut variables: Vec<_> = own
+        .iter()
+        .filter(|(name, _)| inherited(name))
+        .cloned()
+        .collect();
     variables.extend(SET.map(|(name, value)| (name.into(), value.into())));
     for variable in named {
         match variable {
             Variable::Inherit(name) => {
-                variables.extend(own.iter().filter(|(own, _)| own == OsStr::new(name)).cloned());
+                variables.extend(
+                    own.iter()
+                        .filter(|(own, _)| own == OsStr::new(name))
+                        .cloned(),
+                );
             }
             Variable::Set(name, value) => variables.push((name.into(), value.into())),
         }
@@ -76,11 +88,17 @@ mod tests {
         let own = own.iter().map(|&(name, value)| (name.into(), value.into()));
         let named: Vec<_> = named.iter().map(|text| text.parse().unwrap()).collect();
         let text = |text: OsString| text.into_string().unwrap();
-        of_program(own, &named).into_iter().map(|(name, value)| (text(name), text(value))).collect()
+        of_program(own, &named)
+            .into_iter()
+            .map(|(name, value)| (text(name), text(value)))
+            .collect()
     }
 
     fn map(variables: &[(&str, &str)]) -> BTreeMap<String, String> {
-        variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+        variables
+            .iter()
+            .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
     }
 
     #[test]
@@ -111,7 +129,14 @@ mod tests {
     #[test]
     fn what_the_operator_names_is_added_and_wins() {
         let own = [("PATH", "/bin"), ("HF_HOME", "/models"), ("OTHER", "x")];
-        let named = ["HF_HOME", "ABSENT", "MODE=fast=yes", "EMPTY=", "PATH=/opt", "PYTHONUNBUFFERED="];
+        let named = [
+            "HF_HOME",
+            "ABSENT",
+            "MODE=fast=yes",
+            "EMPTY=",
+            "PATH=/opt",
+            "PYTHONUNBUFFERED=",
+        ];
         let expected = [
             ("PATH", "/opt"),
             ("HF_HOME", "/models"),

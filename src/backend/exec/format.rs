@@ -37,19 +37,33 @@ pub(super) struct Lines {
 impl Lines {
     /// Lines of at most `limit` bytes, the newline included.
     pub(super) fn new(limit: usize) -> Self {
-        Self { buffer: BytesMut::new(), searched: 0, limit, returns: false, redraws: false }
+        Self {
+            buffer: BytesMut::new(),
+            searched: 0,
+            limit,
+            returns: false,
+            redraws: false,
+        }
     }
 
     /// The same, when a carriage return ends a line, too.
     pub(super) fn with_redraws(limit: usize) -> Self {
-        Self { returns: true, ..Self::new(limit) }
+        Self {
+            returns: true,
+            ..Self::new(limit)
+        }
     }
 
     /// The next line with its newline; the first part of one that is longer than the limit; of a line that is drawn over,
     /// what is there; once there is nothing more to read (`ended`), what is left.
     pub(super) fn next(&mut self, ended: bool) -> Option<BytesMut> {
-        let search = self.buffer.get(self.searched..self.limit.min(self.buffer.len())).unwrap_or_default();
-        let found = search.iter().position(|byte| *byte == b'\n' || self.returns && *byte == b'\r');
+        let search = self
+            .buffer
+            .get(self.searched..self.limit.min(self.buffer.len()))
+            .unwrap_or_default();
+        let found = search
+            .iter()
+            .position(|byte| *byte == b'\n' || self.returns && *byte == b'\r');
         let end = match found {
             Some(at) => {
                 let at = self.searched + at;
@@ -79,9 +93,19 @@ pub(super) struct Decoder {
 
 #[derive(Debug)]
 enum Meaning {
-    Text { buffer: BytesMut, utf8: Utf8 },
-    Lines { lines: Lines, utf8: Utf8 },
-    Ndjson { lines: Lines, number: u64, halves: Halves },
+    Text {
+        buffer: BytesMut,
+        utf8: Utf8,
+    },
+    Lines {
+        lines: Lines,
+        utf8: Utf8,
+    },
+    Ndjson {
+        lines: Lines,
+        number: u64,
+        halves: Halves,
+    },
 }
 
 /// Halves of characters at the end of what a line of JSON said, by channel: the next one may bring the other half.
@@ -101,24 +125,39 @@ impl Halves {
 
     /// What is left when no more lines come.
     fn end(&mut self) -> Option<Content> {
-        [Channel::Output, Channel::Reasoning].into_iter().find_map(|channel| {
-            let text = self.of(channel).end()?.to_string();
-            Some(Content::Text { channel, text })
-        })
+        [Channel::Output, Channel::Reasoning]
+            .into_iter()
+            .find_map(|channel| {
+                let text = self.of(channel).end()?.to_string();
+                Some(Content::Text { channel, text })
+            })
     }
 }
 
 impl Decoder {
     pub(super) fn new(format: Format) -> Self {
         let meaning = match format {
-            Format::Text => Meaning::Text { buffer: BytesMut::new(), utf8: Utf8::default() },
-            Format::Lines => Meaning::Lines { lines: Lines::with_redraws(LINE_MAX), utf8: Utf8::default() },
+            Format::Text => Meaning::Text {
+                buffer: BytesMut::new(),
+                utf8: Utf8::default(),
+            },
+            Format::Lines => Meaning::Lines {
+                lines: Lines::with_redraws(LINE_MAX),
+                utf8: Utf8::default(),
+            },
             Format::Ndjson => {
                 let (lines, halves) = (Lines::new(JSON_LINE_MAX), Halves::default());
-                Meaning::Ndjson { lines, number: 0, halves }
+                Meaning::Ndjson {
+                    lines,
+                    number: 0,
+                    halves,
+                }
             }
         };
-        Self { begun: false, meaning }
+        Self {
+            begun: false,
+            meaning,
+        }
     }
 
     /// Where bytes that were read go.
@@ -145,7 +184,11 @@ impl Decoder {
         match &mut self.meaning {
             Meaning::Text { buffer, utf8 } => Ok(text(utf8, Some(buffer.split()), ended)),
             Meaning::Lines { lines, utf8 } => Ok(text(utf8, lines.next(ended), ended)),
-            Meaning::Ndjson { lines, number, halves } => {
+            Meaning::Ndjson {
+                lines,
+                number,
+                halves,
+            } => {
                 while let Some(line) = lines.next(ended) {
                     *number += 1;
                     if let Some(content) = json_line(&line, *number, halves)? {
@@ -164,7 +207,10 @@ fn text(utf8: &mut Utf8, bytes: Option<BytesMut>, ended: bool) -> Option<Content
     if text.is_empty() && ended {
         text = utf8.finish();
     }
-    (!text.is_empty()).then_some(Content::Text { channel: Channel::Output, text })
+    (!text.is_empty()).then_some(Content::Text {
+        channel: Channel::Output,
+        text,
+    })
 }
 
 /// What a line says; `None` for a blank one, or when all of its text is half a character.
@@ -173,7 +219,10 @@ fn json_line(line: &[u8], number: u64, halves: &mut Halves) -> Result<Option<Con
     let line = line.trim_ascii_end();
     let bad = |why: String, column: usize| {
         let excerpt = excerpt(line, column);
-        Failure::fatal("bad_output", format!("line {number} of the program's output {why}: {excerpt}"))
+        Failure::fatal(
+            "bad_output",
+            format!("line {number} of the program's output {why}: {excerpt}"),
+        )
     };
     if too_long {
         return Err(bad(format!("is longer than {JSON_LINE_MAX} bytes"), 0));
@@ -182,15 +231,23 @@ fn json_line(line: &[u8], number: u64, halves: &mut Halves) -> Result<Option<Con
         return Ok(None);
     }
     let text = std::str::from_utf8(line).map_err(|error| {
-        bad(format!("is not UTF-8 from byte {} on", error.valid_up_to()), error.valid_up_to())
+        bad(
+            format!("is not UTF-8 from byte {} on", error.valid_up_to()),
+            error.valid_up_to(),
+        )
     })?;
     let value = serde_json::from_str(&mark(text)).map_err(|error| {
         // To the parser every line is the first one.
-        let why = error.to_string().replace(" at line 1 column ", " at column ");
+        let why = error
+            .to_string()
+            .replace(" at line 1 column ", " at column ");
         bad(format!("is not JSON: {why}"), error.column())
     })?;
     if !nests_at_most(&value, VALUE_DEPTH_MAX) {
-        return Err(bad(format!("nests deeper than {VALUE_DEPTH_MAX} levels"), 0));
+        return Err(bad(
+            format!("nests deeper than {VALUE_DEPTH_MAX} levels"),
+            0,
+        ));
     }
     Ok(match content(value) {
         Content::Text { channel, text } => {
@@ -206,13 +263,28 @@ fn json_line(line: &[u8], number: u64, halves: &mut Halves) -> Result<Option<Con
 
 /// A line for people, or the part of it around a column.
 fn excerpt(line: &[u8], column: usize) -> String {
-    let from = column.saturating_sub(EXCERPT_MAX / 2).min(line.len().saturating_sub(EXCERPT_MAX));
+    let from = column
+        .saturating_sub(EXCERPT_MAX / 2)
+        .min(line.len().saturating_sub(EXCERPT_MAX));
     let part = line.get(from..).unwrap_or_default();
     let part = part.get(..EXCERPT_MAX).unwrap_or(part);
-    let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-    let text: String = String::from_utf8_lossy(part).chars().map(printable).collect();
+    let printable = |c: char| {
+        if c.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
+    let text: String = String::from_utf8_lossy(part)
+        .chars()
+        .map(printable)
+        .collect();
     let mark = |cut: bool| if cut { "…" } else { "" };
-    format!("{}{text}{}", mark(from > 0), mark(from + part.len() < line.len()))
+    format!(
+        "{}{text}{}",
+        mark(from > 0),
+        mark(from + part.len() < line.len())
+    )
 }
 
 /// An object with a string `text`, and a `channel` that is one if it is there, is text; anything else is data.
@@ -226,7 +298,10 @@ fn content(mut value: Value) -> Content {
     if let Some(channel) = channel
         && let Some(Value::String(text)) = value.get_mut("text")
     {
-        return Content::Text { channel, text: std::mem::take(text) };
+        return Content::Text {
+            channel,
+            text: std::mem::take(text),
+        };
     }
     Content::Data(value)
 }
@@ -260,20 +335,35 @@ mod tests {
     fn texts(format: Format, pieces: &[&[u8]]) -> Vec<String> {
         let contents = decoded(format, pieces.iter().copied()).unwrap();
         let text = |content| match content {
-            Content::Text { channel: Channel::Output, text } => text,
-            other @ (Content::Text { .. } | Content::Data(_)) => panic!("no text of the answer: {other:?}"),
+            Content::Text {
+                channel: Channel::Output,
+                text,
+            } => text,
+            other @ (Content::Text { .. } | Content::Data(_)) => {
+                panic!("no text of the answer: {other:?}")
+            }
         };
         contents.into_iter().map(text).collect()
     }
 
     fn text_of(text: &str) -> Content {
-        Content::Text { channel: Channel::Output, text: text.into() }
+        Content::Text {
+            channel: Channel::Output,
+            text: text.into(),
+        }
     }
 
     fn refused(line: &[u8]) -> String {
         let failure = decoded(Format::Ndjson, [b"1\n\n".as_slice(), line]).unwrap_err();
-        assert_eq!((failure.code.as_str(), failure.retry), ("bad_output", Retry::Never));
-        assert!(failure.message.starts_with("line 3 "), "{}", failure.message);
+        assert_eq!(
+            (failure.code.as_str(), failure.retry),
+            ("bad_output", Retry::Never)
+        );
+        assert!(
+            failure.message.starts_with("line 3 "),
+            "{}",
+            failure.message
+        );
         failure.message
     }
 
@@ -287,7 +377,10 @@ mod tests {
 
     #[test]
     fn lines_come_whole_with_their_newline_and_the_last_one_without() {
-        assert_eq!(texts(Format::Lines, &[b"a", b"b\n\nc\xC3", b"\xA9\nd"]), ["ab\n", "\n", "cé\n", "d"]);
+        assert_eq!(
+            texts(Format::Lines, &[b"a", b"b\n\nc\xC3", b"\xA9\nd"]),
+            ["ab\n", "\n", "cé\n", "d"]
+        );
         assert_eq!(texts(Format::Lines, &[]), [""; 0]);
     }
 
@@ -307,7 +400,10 @@ mod tests {
     fn a_json_line_is_text_of_a_channel_or_data() {
         let lines = b"{\"text\":\"a\"}\n \r\n{\"text\":\"b\",\"channel\":\"reasoning\",\"more\":1}\n\
             {\"text\":\"c\",\"channel\":null}\n{\"text\":\"d\",\"channel\":\"shout\"}\n{\"text\":7}\n[1]\n\"e\"\nnull";
-        let text = |channel, text: &str| Content::Text { channel, text: text.into() };
+        let text = |channel, text: &str| Content::Text {
+            channel,
+            text: text.into(),
+        };
         let expected = vec![
             text(Channel::Output, "a"),
             text(Channel::Reasoning, "b"),
@@ -318,25 +414,41 @@ mod tests {
             Content::Data(json!("e")),
             Content::Data(Value::Null),
         ];
-        assert_eq!(decoded(Format::Ndjson, [lines.as_slice()]).unwrap(), expected);
+        assert_eq!(
+            decoded(Format::Ndjson, [lines.as_slice()]).unwrap(),
+            expected
+        );
         assert_eq!(decoded(Format::Ndjson, lines.chunks(1)).unwrap(), expected);
     }
 
     #[test]
     fn a_line_that_is_not_json_is_refused_with_its_number_and_content() {
         let begin = "line 3 of the program's output is not JSON: ";
-        assert_eq!(refused(b"nope\n"), format!("{begin}expected ident at column 2: nope"));
-        assert_eq!(refused(b"1 2\r\n"), format!("{begin}trailing characters at column 3: 1 2"));
+        assert_eq!(
+            refused(b"nope\n"),
+            format!("{begin}expected ident at column 2: nope")
+        );
+        assert_eq!(
+            refused(b"1 2\r\n"),
+            format!("{begin}trailing characters at column 3: 1 2")
+        );
         assert_eq!(
             refused(b"{\"text\":"),
             format!("{begin}EOF while parsing a value at column 8: {{\"text\":")
         );
-        for not_json in
-            ["{\"loss\": NaN}", "[1, Infinity]", "{\"a\": -Infinity}", "{'text': 'x'}", "\"\u{1b}[0m\""]
-        {
+        for not_json in [
+            "{\"loss\": NaN}",
+            "[1, Infinity]",
+            "{\"a\": -Infinity}",
+            "{'text': 'x'}",
+            "\"\u{1b}[0m\"",
+        ] {
             let message = refused(format!("{not_json}\n").as_bytes());
             let shown = not_json.replace('\u{1b}', "\u{FFFD}");
-            assert!(message.starts_with(begin) && message.ends_with(&shown), "{message}");
+            assert!(
+                message.starts_with(begin) && message.ends_with(&shown),
+                "{message}"
+            );
         }
         assert!(refused(b"\"\xFF\"\n").contains("is not UTF-8 from byte 1 on: \""));
     }
@@ -349,7 +461,10 @@ mod tests {
             {"lone":"\udfff"}
             {"text":"\ud83d"}
             {"text":"c\ud800"}"#;
-        let reasoning = |text: &str| Content::Text { channel: Channel::Reasoning, text: text.into() };
+        let reasoning = |text: &str| Content::Text {
+            channel: Channel::Reasoning,
+            text: text.into(),
+        };
         let expected = vec![
             text_of("a"),
             reasoning("r"),
@@ -359,8 +474,14 @@ mod tests {
             text_of("\u{FFFD}"),
             reasoning("\u{FFFD}"),
         ];
-        assert_eq!(decoded(Format::Ndjson, [lines.as_bytes()]).unwrap(), expected);
-        assert_eq!(decoded(Format::Ndjson, lines.as_bytes().chunks(1)).unwrap(), expected);
+        assert_eq!(
+            decoded(Format::Ndjson, [lines.as_bytes()]).unwrap(),
+            expected
+        );
+        assert_eq!(
+            decoded(Format::Ndjson, lines.as_bytes().chunks(1)).unwrap(),
+            expected
+        );
     }
 
     #[test]
@@ -368,29 +489,49 @@ mod tests {
         let line = format!("[{}NaN{}]", "1,".repeat(5_000), ",2".repeat(5_000));
         let message = refused(line.as_bytes());
         assert!(
-            message.contains("…,1,1,") && message.contains(",1,NaN,2,") && message.ends_with(",2,2…"),
+            message.contains("…,1,1,")
+                && message.contains(",1,NaN,2,")
+                && message.ends_with(",2,2…"),
             "{message}"
         );
         assert!(message.len() < 2 * EXCERPT_MAX, "{message}");
         let long = refused(&vec![b'x'; JSON_LINE_MAX]);
-        assert!(long.contains("is longer than 524288 bytes: xxx") && long.len() < 2 * EXCERPT_MAX, "{long}");
+        assert!(
+            long.contains("is longer than 524288 bytes: xxx") && long.len() < 2 * EXCERPT_MAX,
+            "{long}"
+        );
     }
 
     #[test]
     fn a_byte_order_mark_is_not_part_of_the_output() {
         for format in [Format::Text, Format::Lines] {
-            for pieces in [&["\u{FEFF}é\n".as_bytes()][..], &[b"\xEF", b"\xBB", b"\xBF\xC3", b"\xA9\n"]] {
+            for pieces in [
+                &["\u{FEFF}é\n".as_bytes()][..],
+                &[b"\xEF", b"\xBB", b"\xBF\xC3", b"\xA9\n"],
+            ] {
                 assert_eq!(texts(format, pieces).concat(), "é\n");
             }
             assert_eq!(texts(format, &["\u{FEFF}".as_bytes()]), [""; 0]);
             // Anywhere else it is a character, and what only begins like one is not one.
-            assert_eq!(texts(format, &["a\u{FEFF}".as_bytes()]).concat(), "a\u{FEFF}");
+            assert_eq!(
+                texts(format, &["a\u{FEFF}".as_bytes()]).concat(),
+                "a\u{FEFF}"
+            );
             assert_eq!(texts(format, &[b"\xEF\xBB"]).concat(), "\u{FFFD}");
-            assert_eq!(texts(format, &["\u{FEFE}\n".as_bytes()]).concat(), "\u{FEFE}\n");
+            assert_eq!(
+                texts(format, &["\u{FEFE}\n".as_bytes()]).concat(),
+                "\u{FEFE}\n"
+            );
         }
         let lines = "\u{FEFF}\r\n{\"text\":\"a\"}\n".as_bytes();
-        assert_eq!(decoded(Format::Ndjson, lines.chunks(1)).unwrap(), [text_of("a")]);
-        assert_eq!(decoded(Format::Ndjson, ["\u{FEFF}{\"text\":\"a\"}".as_bytes()]).unwrap(), [text_of("a")]);
+        assert_eq!(
+            decoded(Format::Ndjson, lines.chunks(1)).unwrap(),
+            [text_of("a")]
+        );
+        assert_eq!(
+            decoded(Format::Ndjson, ["\u{FEFF}{\"text\":\"a\"}".as_bytes()]).unwrap(),
+            [text_of("a")]
+        );
     }
 
     #[test]
@@ -431,7 +572,9 @@ mod tests {
     fn data_that_nests_as_deep_as_allowed_can_be_stored_and_read_again() {
         let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
         let contents = decoded(Format::Ndjson, [nested(VALUE_DEPTH_MAX).as_bytes()]).unwrap();
-        let [Content::Data(data)] = contents.as_slice() else { panic!("{contents:?}") };
+        let [Content::Data(data)] = contents.as_slice() else {
+            panic!("{contents:?}")
+        };
         let event = crate::wire::Event {
             body: crate::wire::Body::Data { data: data.clone() },
             job: "j".parse().unwrap(),
@@ -439,7 +582,10 @@ mod tests {
             attempt: 1,
             ts: 0,
         };
-        assert_eq!(crate::wire::Event::decode(&event.encode().unwrap()).unwrap(), event);
+        assert_eq!(
+            crate::wire::Event::decode(&event.encode().unwrap()).unwrap(),
+            event
+        );
         assert!(refused(nested(VALUE_DEPTH_MAX + 1).as_bytes()).contains("nests deeper"));
         assert!(refused(nested(100_000).as_bytes()).contains("is not JSON"));
     }

@@ -53,13 +53,22 @@ struct Left {
 impl Stdout {
     /// The output of the program that leads the group `leader`; `ended` is cancelled when it has ended. It must not be
     /// reaped before [`Self::put_out`] has.
-    pub(super) fn new(pipe: ChildStdout, decoder: Decoder, leader: u32, ended: CancellationToken) -> Self {
+    pub(super) fn new(
+        pipe: ChildStdout,
+        decoder: Decoder,
+        leader: u32,
+        ended: CancellationToken,
+    ) -> Self {
         Self {
             pipe,
             decoder,
             leader,
             ended,
-            left: Left { killed: false, wait: LEFT_WAIT, bytes: LEFT_BYTES },
+            left: Left {
+                killed: false,
+                wait: LEFT_WAIT,
+                bytes: LEFT_BYTES,
+            },
         }
     }
 
@@ -119,13 +128,22 @@ impl Stdout {
         if let Err(error) = kill_group(self.leader, Signal::KILL) {
             debug!(target: "tailwater::exec", group = self.leader, %error, "cannot kill");
         }
-        self.left = Left { killed: true, wait: SETTLE, bytes: LEFT_BYTES };
+        self.left = Left {
+            killed: true,
+            wait: SETTLE,
+            bytes: LEFT_BYTES,
+        };
     }
 
     /// Reads to the end and forgets it, so that a program that stops can write its last words.
     pub(super) async fn discard(&mut self) {
         let mut forgotten = Vec::with_capacity(READ_BYTES);
-        while self.pipe.read_buf(&mut forgotten).await.is_ok_and(|read| read > 0) {
+        while self
+            .pipe
+            .read_buf(&mut forgotten)
+            .await
+            .is_ok_and(|read| read > 0)
+        {
             forgotten.clear();
         }
     }
@@ -142,14 +160,23 @@ pub(super) struct Stderr {
 
 impl Stderr {
     pub(super) fn new(pipe: ChildStderr, job: JobId) -> Self {
-        Self { pipe, job, lines: Lines::new(LOG_LINE_MAX), last: Last::default() }
+        Self {
+            pipe,
+            job,
+            lines: Lines::new(LOG_LINE_MAX),
+            last: Last::default(),
+        }
     }
 
     /// Reads to the end. Dropped at its await it loses nothing, and may be called again.
     pub(super) async fn read(&mut self) {
         loop {
             self.lines.buffer.reserve(LOG_LINE_MAX);
-            let more = self.pipe.read_buf(&mut self.lines.buffer).await.is_ok_and(|read| read > 0);
+            let more = self
+                .pipe
+                .read_buf(&mut self.lines.buffer)
+                .await
+                .is_ok_and(|read| read > 0);
             while let Some(line) = self.lines.next(!more) {
                 let line = String::from_utf8_lossy(&line);
                 // Of a line that was drawn over, what a terminal shows in the end.
@@ -182,7 +209,9 @@ impl Last {
         self.bytes += line.len() + 1;
         self.lines.push_back(line.to_owned());
         while self.lines.len() > LAST_LINES || self.bytes > LAST_BYTES {
-            let Some(line) = self.lines.pop_front() else { return };
+            let Some(line) = self.lines.pop_front() else {
+                return;
+            };
             self.bytes -= line.len() + 1;
         }
     }
@@ -199,7 +228,10 @@ mod tests {
             last.push(&format!("line {number}"));
         }
         assert_eq!(last.lines.len(), LAST_LINES);
-        assert_eq!((last.lines[0].as_str(), last.lines[19].as_str()), ("line 80", "line 99"));
+        assert_eq!(
+            (last.lines[0].as_str(), last.lines[19].as_str()),
+            ("line 80", "line 99")
+        );
         for _ in 0..10 {
             last.push(&"x".repeat(1_000));
         }

@@ -13,7 +13,13 @@ use crate::config::OUTPUT_BUFFER_MAX;
 use crate::guard::tests::{Held, SOON, program, shell};
 
 fn exec(format: Format, command: Vec<OsString>) -> Exec {
-    Exec { command, format, continues: false, env: Vec::new(), guard: None }
+    Exec {
+        command,
+        format,
+        continues: false,
+        env: Vec::new(),
+        guard: None,
+    }
 }
 
 fn script(format: Format, script: &str) -> Exec {
@@ -41,7 +47,11 @@ async fn contents(mut taken: Receiver<Piece>) -> Vec<Content> {
 
 async fn run_with(exec: &Exec, input: Value) -> (Result<Finish, Failure>, Vec<Content>) {
     let (out, taken) = Output::new();
-    timeout(SOON, async { tokio::join!(exec.run(job(input), out), contents(taken)) }).await.unwrap()
+    timeout(SOON, async {
+        tokio::join!(exec.run(job(input), out), contents(taken))
+    })
+    .await
+    .unwrap()
 }
 
 async fn run(exec: &Exec) -> (Result<Finish, Failure>, Vec<Content>) {
@@ -53,11 +63,17 @@ async fn failed(exec: &Exec) -> Failure {
 }
 
 fn done() -> Result<Finish, Failure> {
-    Ok(Finish { usage: None, finish_reason: Some("stop".into()) })
+    Ok(Finish {
+        usage: None,
+        finish_reason: Some("stop".into()),
+    })
 }
 
 fn text(text: &str) -> Content {
-    Content::Text { channel: Channel::Output, text: text.into() }
+    Content::Text {
+        channel: Channel::Output,
+        text: text.into(),
+    }
 }
 
 fn joined(contents: &[Content]) -> String {
@@ -80,7 +96,10 @@ async fn until(mut holds: impl FnMut() -> bool) {
 
 #[tokio::test]
 async fn the_input_arrives_on_standard_input_and_the_job_in_the_environment() {
-    let program = script(Format::Text, "cat; echo; echo $TAILWATER_JOB $TAILWATER_KIND $TAILWATER_ATTEMPT");
+    let program = script(
+        Format::Text,
+        "cat; echo; echo $TAILWATER_JOB $TAILWATER_KIND $TAILWATER_ATTEMPT",
+    );
     let (end, seen) = run_with(&program, json!({"prompt": "héllo\n"})).await;
     assert_eq!(end, done());
     assert_eq!(joined(&seen), "{\"prompt\":\"héllo\\n\"}\nj1 exec 3\n");
@@ -92,10 +111,14 @@ async fn a_program_and_its_guard_have_an_environment_of_their_own() {
     assert!(std::env::var_os("CARGO_PKG_NAME").is_some());
     let names = |contents: &[Content]| -> Vec<String> {
         let text = joined(contents);
-        let names =
-            text.split(['\n', '\0']).filter_map(|line| line.split_once('=')).map(|(name, _)| name.to_owned());
+        let names = text
+            .split(['\n', '\0'])
+            .filter_map(|line| line.split_once('='))
+            .map(|(name, _)| name.to_owned());
         names
-            .filter(|name| name.starts_with("TAILWATER_") || name.starts_with("CARGO_") || name == "MODE")
+            .filter(|name| {
+                name.starts_with("TAILWATER_") || name.starts_with("CARGO_") || name == "MODE"
+            })
             .collect()
     };
     let env = vec![
@@ -103,18 +126,36 @@ async fn a_program_and_its_guard_have_an_environment_of_their_own() {
         "CARGO_PKG_NAME".parse().unwrap(),
         "TAILWATER_JOB=x".parse().unwrap(),
     ];
-    let exec = Exec { env, ..script(Format::Text, "env | sort") };
+    let exec = Exec {
+        env,
+        ..script(Format::Text, "env | sort")
+    };
     let (end, seen) = run(&exec).await;
     assert_eq!(end, done());
-    let expected = ["CARGO_PKG_NAME", "MODE", "TAILWATER_ATTEMPT", "TAILWATER_JOB", "TAILWATER_KIND"];
+    let expected = [
+        "CARGO_PKG_NAME",
+        "MODE",
+        "TAILWATER_ATTEMPT",
+        "TAILWATER_JOB",
+        "TAILWATER_KIND",
+    ];
     assert_eq!(names(&seen), expected);
-    assert!(joined(&seen).contains("TAILWATER_JOB=j1\n") && joined(&seen).contains("PYTHONUNBUFFERED=1\n"));
+    assert!(
+        joined(&seen).contains("TAILWATER_JOB=j1\n")
+            && joined(&seen).contains("PYTHONUNBUFFERED=1\n")
+    );
     let directory = tempfile::tempdir().unwrap();
     let guard = Some(program(directory.path()));
-    let parent = Exec { guard, ..script(Format::Text, "cat /proc/$PPID/environ") };
+    let parent = Exec {
+        guard,
+        ..script(Format::Text, "cat /proc/$PPID/environ")
+    };
     let (end, seen) = run(&parent).await;
     assert_eq!(end, done());
-    assert!(!names(&seen).contains(&"CARGO_PKG_NAME".to_owned()), "{seen:?}");
+    assert!(
+        !names(&seen).contains(&"CARGO_PKG_NAME".to_owned()),
+        "{seen:?}"
+    );
 }
 
 #[tokio::test]
@@ -124,7 +165,13 @@ async fn what_python_prints_comes_before_the_program_has_ended() {
     let prints = format!(
         "python3 -c \"import os; print('now'); os.write(3, b'printed\\n'); open('{path}.go').read()\""
     );
-    assert!(std::process::Command::new("mkfifo").arg(format!("{path}.go")).status().unwrap().success());
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(format!("{path}.go"))
+            .status()
+            .unwrap()
+            .success()
+    );
     let program = exec(Format::Text, go.shell(&prints));
     let (out, mut taken) = Output::new();
     let reader = async {
@@ -135,7 +182,14 @@ async fn what_python_prints_comes_before_the_program_has_ended() {
             printed.push(taken.recv().await.unwrap().content);
         }
         let line = format!(": > '{path}.go'");
-        assert!(Command::new("sh").args(["-c", &line]).status().await.unwrap().success());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &line])
+                .status()
+                .await
+                .unwrap()
+                .success()
+        );
     };
     let run = async { tokio::join!(program.run(job(Value::Null), out), reader) };
     assert_eq!(timeout(SOON, run).await.unwrap().0, done());
@@ -152,7 +206,11 @@ async fn a_large_input_arrives_whole_while_the_output_is_read() {
 #[tokio::test]
 async fn a_program_need_not_read_a_large_input() {
     for ignores in ["echo hi", "exec 0<&-; echo hi; exec 1>&-; sleep 0.3"] {
-        let (end, seen) = run_with(&script(Format::Lines, ignores), json!("x".repeat(500 * 1024))).await;
+        let (end, seen) = run_with(
+            &script(Format::Lines, ignores),
+            json!("x".repeat(500 * 1024)),
+        )
+        .await;
         assert_eq!((end, seen), (done(), vec![text("hi\n")]));
     }
 }
@@ -165,7 +223,9 @@ async fn a_character_in_two_writes_comes_whole() {
         "printf 'a\\342\\202'; echo half >&3; read line < '{0}.go'; printf '\\254'",
         go.path().display()
     );
-    let make = std::process::Command::new("mkfifo").arg(format!("{}.go", go.path().display())).status();
+    let make = std::process::Command::new("mkfifo")
+        .arg(format!("{}.go", go.path().display()))
+        .status();
     assert!(make.unwrap().success());
     let program = exec(Format::Text, go.shell(&halves));
     let (out, mut taken) = Output::new();
@@ -173,7 +233,14 @@ async fn a_character_in_two_writes_comes_whole() {
         assert_eq!(taken.recv().await.unwrap().content, text("a"));
         go.says("half").await;
         let line = format!("echo go > '{}.go'", go.path().display());
-        assert!(Command::new("sh").args(["-c", &line]).status().await.unwrap().success());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &line])
+                .status()
+                .await
+                .unwrap()
+                .success()
+        );
         contents(taken).await
     };
     let run = async { tokio::join!(program.run(job(Value::Null), out), reader) };
@@ -184,40 +251,69 @@ async fn a_character_in_two_writes_comes_whole() {
 #[tokio::test]
 async fn lines_come_one_by_one_and_a_last_one_without_newline_too() {
     let (end, seen) = run(&script(Format::Lines, "printf 'a\\nb'; printf 'c\\n\\nd'")).await;
-    assert_eq!((end, seen), (done(), vec![text("a\n"), text("bc\n"), text("\n"), text("d")]));
+    assert_eq!(
+        (end, seen),
+        (
+            done(),
+            vec![text("a\n"), text("bc\n"), text("\n"), text("d")]
+        )
+    );
 }
 
 #[tokio::test]
 async fn json_lines_become_text_on_its_channel_and_data() {
-    let lines =
-        r#"echo '{"text":"a","channel":"reasoning"}'; echo; echo '{"tokens":7}'; printf '{"text":"b"}'"#;
+    let lines = r#"echo '{"text":"a","channel":"reasoning"}'; echo; echo '{"tokens":7}'; printf '{"text":"b"}'"#;
     let (end, seen) = run(&script(Format::Ndjson, lines)).await;
-    let thought = Content::Text { channel: Channel::Reasoning, text: "a".into() };
-    assert_eq!((end, seen), (done(), vec![thought, Content::Data(json!({"tokens": 7})), text("b")]));
+    let thought = Content::Text {
+        channel: Channel::Reasoning,
+        text: "a".into(),
+    };
+    assert_eq!(
+        (end, seen),
+        (
+            done(),
+            vec![thought, Content::Data(json!({"tokens": 7})), text("b")]
+        )
+    );
 }
 
 #[tokio::test]
 async fn a_line_that_is_no_json_fails_the_job_at_once_and_ends_the_program() {
     let mut held = Held::new();
-    let program = exec(Format::Ndjson, held.shell("echo 1; echo two; exec sleep 1000"));
+    let program = exec(
+        Format::Ndjson,
+        held.shell("echo 1; echo two; exec sleep 1000"),
+    );
     let (end, seen) = run(&program).await;
     let failure = end.unwrap_err();
-    assert_eq!((failure.code.as_str(), failure.retry), ("bad_output", Retry::Never));
-    assert!(failure.message.starts_with("line 2 "), "{}", failure.message);
+    assert_eq!(
+        (failure.code.as_str(), failure.retry),
+        ("bad_output", Retry::Never)
+    );
+    assert!(
+        failure.message.starts_with("line 2 "),
+        "{}",
+        failure.message
+    );
     assert_eq!(seen, [Content::Data(json!(1))]);
     held.until_free().await;
 }
 
 #[tokio::test]
 async fn an_exit_status_fails_with_the_last_lines_of_standard_error() {
-    let program =
-        script(Format::Text, "echo out; i=0; while [ $i -lt 30 ]; do i=$((i+1)); echo e$i >&2; done; exit 3");
+    let program = script(
+        Format::Text,
+        "echo out; i=0; while [ $i -lt 30 ]; do i=$((i+1)); echo e$i >&2; done; exit 3",
+    );
     let (end, seen) = run(&program).await;
     let last: Vec<String> = (11..=30).map(|number| format!("e{number}")).collect();
     let message = format!("exit status 3: {}", last.join("\n"));
     assert_eq!(end, Err(Failure::fatal("exit_status", message)));
     assert_eq!(seen, [text("out\n")]);
-    assert_eq!(failed(&script(Format::Text, "exit 127")).await.message, "exit status 127");
+    assert_eq!(
+        failed(&script(Format::Text, "exit 127")).await.message,
+        "exit status 127"
+    );
 }
 
 #[tokio::test]
@@ -231,7 +327,10 @@ async fn a_flood_on_standard_error_holds_nothing_up_and_is_cut() {
 #[tokio::test]
 async fn a_signal_fails_the_job_by_its_number() {
     let failure = failed(&script(Format::Text, "echo ouch >&2; kill -9 $$")).await;
-    assert_eq!((failure.code.as_str(), failure.retry), ("killed_by_signal", Retry::Never));
+    assert_eq!(
+        (failure.code.as_str(), failure.retry),
+        ("killed_by_signal", Retry::Never)
+    );
     assert_eq!(failure.message, "killed by signal 9: ouch");
 }
 
@@ -242,27 +341,66 @@ async fn a_program_that_cannot_be_started_is_the_same_failure_with_and_without_a
     for name in ["/nowhere/at-all", "no-such-program-in-the-path", "/"] {
         let plain = exec(Format::Text, vec![name.into(), "x".into()]);
         let failure = failed(&plain).await;
-        assert_eq!((failure.code.as_str(), failure.retry), ("cannot_start", Retry::Never));
-        assert!(failure.message.starts_with(&format!("cannot start {name}: ")), "{}", failure.message);
-        assert_eq!(failed(&Exec { guard: Some(guard.clone()), ..plain }).await, failure);
+        assert_eq!(
+            (failure.code.as_str(), failure.retry),
+            ("cannot_start", Retry::Never)
+        );
+        assert!(
+            failure
+                .message
+                .starts_with(&format!("cannot start {name}: ")),
+            "{}",
+            failure.message
+        );
+        assert_eq!(
+            failed(&Exec {
+                guard: Some(guard.clone()),
+                ..plain
+            })
+            .await,
+            failure
+        );
     }
-    let no_guard = Exec { guard: Some("/nowhere/guard".into()), ..script(Format::Text, "exit 0") };
-    assert!(failed(&no_guard).await.message.starts_with("cannot start /nowhere/guard: "));
-    assert_eq!(failed(&exec(Format::Text, vec![])).await.code, "cannot_start");
+    let no_guard = Exec {
+        guard: Some("/nowhere/guard".into()),
+        ..script(Format::Text, "exit 0")
+    };
+    assert!(
+        failed(&no_guard)
+            .await
+            .message
+            .starts_with("cannot start /nowhere/guard: ")
+    );
+    assert_eq!(
+        failed(&exec(Format::Text, vec![])).await.code,
+        "cannot_start"
+    );
 }
 
 #[tokio::test]
 async fn behind_a_guard_a_program_ends_as_without() {
     let directory = tempfile::tempdir().unwrap();
-    let guarded = |line: &str| Exec { guard: Some(program(directory.path())), ..script(Format::Text, line) };
+    let guarded = |line: &str| Exec {
+        guard: Some(program(directory.path())),
+        ..script(Format::Text, line)
+    };
     let (end, seen) = run_with(&guarded("cat; printf ' %s' $TAILWATER_JOB"), json!([1])).await;
     assert_eq!(end, done());
     // Before it stands what the test binary says when it is the guard.
     assert!(joined(&seen).ends_with("[1] j1"), "{seen:?}");
-    assert_eq!(failed(&guarded("echo no >&2; exit 3")).await.message, "exit status 3: no");
-    assert_eq!(failed(&guarded("exit 127")).await.message, "exit status 127");
+    assert_eq!(
+        failed(&guarded("echo no >&2; exit 3")).await.message,
+        "exit status 3: no"
+    );
+    assert_eq!(
+        failed(&guarded("exit 127")).await.message,
+        "exit status 127"
+    );
     let killed = failed(&guarded("kill -9 $$")).await;
-    assert_eq!((killed.code.as_str(), killed.message.as_str()), ("killed_by_signal", "killed by signal 9"));
+    assert_eq!(
+        (killed.code.as_str(), killed.message.as_str()),
+        ("killed_by_signal", "killed by signal 9")
+    );
 }
 
 /// Runs until the program has said `ready`, then cancels the job; returns how long it took to end.
@@ -284,7 +422,8 @@ async fn stopped(exec: &Exec, held: &mut Held) -> Duration {
 #[tokio::test]
 async fn a_stop_ends_a_program_that_obeys_at_once_and_lets_its_children_clean_up() {
     let mut held = Held::new();
-    let child = "(trap 'echo cleaned >&3; exit' TERM; echo ready >&3; while :; do sleep 0.05; done) & wait";
+    let child =
+        "(trap 'echo cleaned >&3; exit' TERM; echo ready >&3; while :; do sleep 0.05; done) & wait";
     let took = stopped(&exec(Format::Text, held.shell(child)), &mut held).await;
     assert!(took < STOP_GRACE, "{took:?}");
     assert_eq!(held.until_free().await, "cleaned\n");
@@ -296,9 +435,15 @@ async fn a_program_that_ignores_a_stop_is_killed_with_its_children() {
     let directory = tempfile::tempdir().unwrap();
     let stubborn = "trap '' TERM; (echo ready >&3; sleep 1000) & sleep 1000";
     for guard in [None, Some(program(directory.path()))] {
-        let exec = Exec { guard, ..exec(Format::Text, held.shell(stubborn)) };
+        let exec = Exec {
+            guard,
+            ..exec(Format::Text, held.shell(stubborn))
+        };
         let took = stopped(&exec, &mut held).await;
-        assert!(took >= STOP_GRACE && took < Duration::from_secs(3), "{took:?}");
+        assert!(
+            took >= STOP_GRACE && took < Duration::from_secs(3),
+            "{took:?}"
+        );
         assert_eq!(held.until_free().await, "");
         held = Held::new();
     }
@@ -307,7 +452,10 @@ async fn a_program_that_ignores_a_stop_is_killed_with_its_children() {
 #[tokio::test]
 async fn a_dropped_run_takes_the_whole_group_along() {
     let mut held = Held::new();
-    let stubborn = exec(Format::Text, held.shell("trap '' TERM; (echo ready >&3; sleep 1000) & sleep 1000"));
+    let stubborn = exec(
+        Format::Text,
+        held.shell("trap '' TERM; (echo ready >&3; sleep 1000) & sleep 1000"),
+    );
     let (out, _taken) = Output::new();
     tokio::select! {
         end = stubborn.run(job(Value::Null), out) => panic!("it ended: {end:?}"),
@@ -341,7 +489,10 @@ async fn a_program_waits_for_the_log_and_a_stop_reaches_it_there() {
 async fn nothing_that_a_program_wrote_is_lost_when_the_log_is_slow() {
     let (out, mut taken) = Output::new();
     let room = Arc::clone(&out.room);
-    let exec = script(Format::Text, "head -c 1200000 /dev/zero | tr '\\0' x; echo end");
+    let exec = script(
+        Format::Text,
+        "head -c 1200000 /dev/zero | tr '\\0' x; echo end",
+    );
     let reader = async {
         until(|| room.available_permits() == 0).await;
         let mut length = 0;
@@ -392,7 +543,11 @@ async fn a_process_that_left_the_group_cannot_hold_a_job_open() {
     let leaves = "setsid sleep 5 & echo main; exit 0";
     let (end, seen) = run(&exec(Format::Text, held.shell(leaves))).await;
     assert_eq!((end, joined(&seen).as_str()), (done(), "main\n"));
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -401,7 +556,9 @@ async fn a_run_ends_when_nobody_takes_its_output_any_more() {
     let (out, taken) = Output::new();
     drop(taken);
     let flood = exec(Format::Text, held.shell("yes"));
-    let end = timeout(SOON, flood.run(job(Value::Null), out)).await.unwrap();
+    let end = timeout(SOON, flood.run(job(Value::Null), out))
+        .await
+        .unwrap();
     assert_eq!(end.unwrap_err().code, "stopped");
     held.until_free().await;
 }
@@ -409,7 +566,11 @@ async fn a_run_ends_when_nobody_takes_its_output_any_more() {
 #[tokio::test]
 async fn many_programs_run_beside_each_other_and_each_is_reaped() {
     let runs = (0..20).map(|number| async move {
-        let (end, seen) = run(&script(Format::Text, &format!("echo {number}; exit {number}"))).await;
+        let (end, seen) = run(&script(
+            Format::Text,
+            &format!("echo {number}; exit {number}"),
+        ))
+        .await;
         assert_eq!(joined(&seen), format!("{number}\n"));
         assert_eq!(
             end.map_err(|failure| failure.message).err(),
@@ -424,7 +585,11 @@ async fn a_worker_killed_with_9_leaves_no_program_behind() {
     let mut held = Held::new();
     let directory: TempDir = tempfile::tempdir().unwrap();
     let mut worker = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "backend::exec::tests::act_as_a_worker", "--ignored"])
+        .args([
+            "--exact",
+            "backend::exec::tests::act_as_a_worker",
+            "--ignored",
+        ])
         .env("TAILWATER_TEST_GUARD", program(directory.path()))
         .env("TAILWATER_TEST_HELD", held.path())
         .kill_on_drop(true)
@@ -438,10 +603,19 @@ async fn a_worker_killed_with_9_leaves_no_program_behind() {
 #[tokio::test]
 #[ignore = "another test runs it as a process of its own"]
 async fn act_as_a_worker() {
-    let Some(guard) = std::env::var_os("TAILWATER_TEST_GUARD") else { return };
-    let held = std::env::var_os("TAILWATER_TEST_HELD").unwrap().into_string().unwrap();
-    let stubborn = format!("exec 3>'{held}'; trap '' TERM HUP; (echo ready >&3; sleep 1000) & sleep 1000");
-    let exec = Exec { guard: Some(guard.into()), ..script(Format::Text, &stubborn) };
+    let Some(guard) = std::env::var_os("TAILWATER_TEST_GUARD") else {
+        return;
+    };
+    let held = std::env::var_os("TAILWATER_TEST_HELD")
+        .unwrap()
+        .into_string()
+        .unwrap();
+    let stubborn =
+        format!("exec 3>'{held}'; trap '' TERM HUP; (echo ready >&3; sleep 1000) & sleep 1000");
+    let exec = Exec {
+        guard: Some(guard.into()),
+        ..script(Format::Text, &stubborn)
+    };
     let (out, _taken) = Output::new();
     let _ = exec.run(job(Value::Null), out).await;
 }

@@ -17,7 +17,11 @@ pub(super) struct Budget {
 impl Budget {
     /// A budget of this much time; jobs with different `spread` wait differently long.
     pub(super) fn new(left: Duration, spread: u32) -> Self {
-        Self { left, tries: 0, spread }
+        Self {
+            left,
+            tries: 0,
+            spread,
+        }
     }
 
     /// How long to wait before the server is asked again: at least as long as it asked for, else longer each time. `None`:
@@ -45,27 +49,42 @@ mod tests {
         let left = Duration::from_secs(600);
         let mut budget = Budget::new(left, 0);
         let waits: Vec<_> = std::iter::from_fn(|| budget.wait(Retry::Later)).collect();
-        assert_eq!(waits[..3], [MODEL_BUSY_FIRST, MODEL_BUSY_FIRST * 2, MODEL_BUSY_FIRST * 4]);
+        assert_eq!(
+            waits[..3],
+            [MODEL_BUSY_FIRST, MODEL_BUSY_FIRST * 2, MODEL_BUSY_FIRST * 4]
+        );
         assert!(waits.iter().all(|wait| *wait <= MODEL_BUSY_PAUSE_MAX));
         let total: Duration = waits.iter().sum();
-        assert!(total <= left && total > left - MODEL_BUSY_PAUSE_MAX, "{total:?}");
+        assert!(
+            total <= left && total > left - MODEL_BUSY_PAUSE_MAX,
+            "{total:?}"
+        );
     }
 
     #[test]
     fn a_server_that_says_when_is_asked_then_and_not_before() {
         let asked = Duration::from_secs(7);
         for spread in [0, 1, u32::MAX] {
-            let wait = Budget::new(Duration::from_secs(10), spread).wait(Retry::After(asked)).unwrap();
+            let wait = Budget::new(Duration::from_secs(10), spread)
+                .wait(Retry::After(asked))
+                .unwrap();
             assert!(wait >= asked && wait < asked + MODEL_BUSY_FIRST, "{wait:?}");
         }
         for asked in [Duration::from_secs(11), Duration::MAX] {
-            assert_eq!(Budget::new(Duration::from_secs(10), 0).wait(Retry::After(asked)), None);
+            assert_eq!(
+                Budget::new(Duration::from_secs(10), 0).wait(Retry::After(asked)),
+                None
+            );
         }
     }
 
     #[test]
     fn jobs_that_were_refused_together_come_back_apart() {
-        let wait = |spread| Budget::new(Duration::from_secs(600), spread).wait(Retry::Later).unwrap();
+        let wait = |spread| {
+            Budget::new(Duration::from_secs(600), spread)
+                .wait(Retry::Later)
+                .unwrap()
+        };
         assert!(wait(0) > wait(64) && wait(64) > wait(127) && wait(127) > MODEL_BUSY_FIRST / 3);
     }
 }

@@ -8,8 +8,13 @@ use serde_json::{Map, Value, json};
 use crate::backend::Channel;
 
 /// Under which names servers send reasoning as text. Some send the same text under several.
-const REASONING: [&str; 5] =
-    ["reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_details"];
+const REASONING: [&str; 5] = [
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "reasoning_text",
+    "reasoning_details",
+];
 /// Texts that serializers make of a reason that is not there.
 const NO_REASON: [&str; 5] = ["", "null", "none", "nil", "undefined"];
 
@@ -57,7 +62,9 @@ pub(super) struct Unreadable(&'static str, &'static str);
 impl Choice {
     /// Reads a choice. `deltas` says that earlier ones came as deltas: a message beside them only repeats them.
     pub(super) fn read(choice: &Value, deltas: bool) -> Result<Self, Unreadable> {
-        let Value::Object(fields) = choice else { return Err(unreadable("a choice", choice)) };
+        let Value::Object(fields) = choice else {
+            return Err(unreadable("a choice", choice));
+        };
         let mut parts = match fields.get("delta") {
             Some(delta) => body(delta)?,
             None => Vec::new(),
@@ -75,13 +82,19 @@ impl Choice {
         }
         let finish_reason = match fields.get("finish_reason") {
             Some(Value::String(reason)) => {
-                let is_none = NO_REASON.iter().any(|none| reason.trim().eq_ignore_ascii_case(none));
+                let is_none = NO_REASON
+                    .iter()
+                    .any(|none| reason.trim().eq_ignore_ascii_case(none));
                 (!is_none).then(|| reason.clone())
             }
             Some(Value::Number(number)) if number.as_f64() != Some(0.0) => Some(number.to_string()),
             _ => None,
         };
-        Ok(Self { parts, finish_reason, source })
+        Ok(Self {
+            parts,
+            finish_reason,
+            source,
+        })
     }
 }
 
@@ -122,9 +135,14 @@ fn content(value: &Value, channel: Channel, parts: &mut Vec<Part>) -> Result<(),
     match value {
         Value::Null => {}
         Value::String(text) if text.is_empty() => {}
-        Value::String(text) => parts.push(Part::Text { channel, text: text.clone() }),
+        Value::String(text) => parts.push(Part::Text {
+            channel,
+            text: text.clone(),
+        }),
         Value::Array(values) => {
-            values.iter().try_for_each(|value| content(value, channel, parts))?;
+            values
+                .iter()
+                .try_for_each(|value| content(value, channel, parts))?;
         }
         Value::Object(fields) => part(fields, channel, parts)?,
         Value::Bool(_) | Value::Number(_) => return Err(unreadable("a choice's content", value)),
@@ -133,19 +151,37 @@ fn content(value: &Value, channel: Channel, parts: &mut Vec<Part>) -> Result<(),
 }
 
 /// Adds one part of content.
-fn part(fields: &Map<String, Value>, channel: Channel, parts: &mut Vec<Part>) -> Result<(), Unreadable> {
-    let kind = fields.get("type").and_then(Value::as_str).unwrap_or_default();
-    let thinks = ["thinking", "reasoning", "thought"].iter().any(|word| kind.contains(word))
+fn part(
+    fields: &Map<String, Value>,
+    channel: Channel,
+    parts: &mut Vec<Part>,
+) -> Result<(), Unreadable> {
+    let kind = fields
+        .get("type")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let thinks = ["thinking", "reasoning", "thought"]
+        .iter()
+        .any(|word| kind.contains(word))
         || kind.is_empty() && (fields.contains_key("thinking") || fields.contains_key("reasoning"))
         || fields.get("thought") == Some(&Value::Bool(true));
     let channel = if thinks { Channel::Reasoning } else { channel };
     // `value` is the text within a text of the Assistants API.
     let names: &[&str] = if channel == Channel::Reasoning {
-        &["thinking", "reasoning", "text", "content", "summary", "value"]
+        &[
+            "thinking",
+            "reasoning",
+            "text",
+            "content",
+            "summary",
+            "value",
+        ]
     } else {
         &["text", "content", "value"]
     };
-    let inner = names.iter().find_map(|name| fields.get(*name).filter(|inner| !inner.is_null()));
+    let inner = names
+        .iter()
+        .find_map(|name| fields.get(*name).filter(|inner| !inner.is_null()));
     match (kind, inner) {
         ("refusal", _) => match fields.get("refusal").or(inner) {
             Some(Value::String(text)) if text.is_empty() => {}
@@ -155,8 +191,9 @@ fn part(fields: &Map<String, Value>, channel: Channel, parts: &mut Vec<Part>) ->
         },
         (_, Some(inner)) => content(inner, channel, parts)?,
         // Signatures and encrypted reasoning are for the server only; a field that is there and null says nothing.
-        (_, None) if channel == Channel::Reasoning || names.iter().any(|name| fields.contains_key(*name)) => {
-        }
+        (_, None)
+            if channel == Channel::Reasoning
+                || names.iter().any(|name| fields.contains_key(*name)) => {}
         (_, None) if fields.keys().all(|name| name == "type") => {}
         (_, None) => parts.push(Part::Other(json!({"content": [fields]}))),
     }
@@ -168,8 +205,10 @@ fn calls(fields: &Map<String, Value>, parts: &mut Vec<Part>) -> Result<(), Unrea
     match fields.get("tool_calls") {
         None | Some(Value::Null) => {}
         Some(Value::Array(pieces)) => {
-            let mut indexes: Vec<_> =
-                pieces.iter().filter_map(|piece| piece.get("index")?.as_u64()).collect();
+            let mut indexes: Vec<_> = pieces
+                .iter()
+                .filter_map(|piece| piece.get("index")?.as_u64())
+                .collect();
             indexes.sort_unstable();
             indexes.dedup();
             let by_place = indexes.len() < pieces.len() && pieces.len() > 1;
@@ -184,7 +223,10 @@ fn calls(fields: &Map<String, Value>, parts: &mut Vec<Part>) -> Result<(), Unrea
         None | Some(Value::Null) => Ok(()),
         Some(Value::Object(function)) if function.is_empty() => Ok(()),
         Some(function @ Value::Object(_)) => {
-            parts.push(Part::Call { piece: json!({ "function": function }), place: None });
+            parts.push(Part::Call {
+                piece: json!({ "function": function }),
+                place: None,
+            });
             Ok(())
         }
         Some(other) => Err(unreadable("a function call", other)),
@@ -193,14 +235,21 @@ fn calls(fields: &Map<String, Value>, parts: &mut Vec<Part>) -> Result<(), Unrea
 
 /// A piece of a call, with its name and arguments within `function`, and the arguments as text.
 fn call(piece: &Value, place: Option<usize>) -> Result<Part, Unreadable> {
-    let Value::Object(fields) = piece else { return Err(unreadable("a tool call", piece)) };
+    let Value::Object(fields) = piece else {
+        return Err(unreadable("a tool call", piece));
+    };
     let mut fields = fields.clone();
     if !fields.contains_key("function") && fields.contains_key("arguments") {
-        let inner = ["name", "arguments"].iter().filter_map(|name| fields.remove_entry(*name));
+        let inner = ["name", "arguments"]
+            .iter()
+            .filter_map(|name| fields.remove_entry(*name));
         let function: Map<_, _> = inner.collect();
         fields.insert("function".into(), function.into());
     }
-    Ok(Part::Call { piece: fields.into(), place })
+    Ok(Part::Call {
+        piece: fields.into(),
+        place,
+    })
 }
 
 fn unreadable(what: &'static str, value: &Value) -> Unreadable {
@@ -220,7 +269,9 @@ mod tests {
     use super::*;
 
     fn parts(choice: &Value) -> Vec<Part> {
-        Choice::read(choice, false).unwrap_or_else(|error| panic!("{choice}: {error}")).parts
+        Choice::read(choice, false)
+            .unwrap_or_else(|error| panic!("{choice}: {error}"))
+            .parts
     }
 
     fn delta(delta: &Value) -> Vec<Part> {
@@ -228,11 +279,17 @@ mod tests {
     }
 
     fn output(text: &str) -> Part {
-        Part::Text { channel: Channel::Output, text: text.into() }
+        Part::Text {
+            channel: Channel::Output,
+            text: text.into(),
+        }
     }
 
     fn reasoning(text: &str) -> Part {
-        Part::Text { channel: Channel::Reasoning, text: text.into() }
+        Part::Text {
+            channel: Channel::Reasoning,
+            text: text.into(),
+        }
     }
 
     #[test]
@@ -247,9 +304,18 @@ mod tests {
             json!([{"type": "text", "text": {"value": "Hi", "annotations": []}}]),
             json!([[{"type": "text", "content": "Hi"}], null, "", {"type": "text", "text": ""}, {"type": "text", "text": null}]),
         ] {
-            assert_eq!(delta(&json!({ "content": content })), [output("Hi")], "{content}");
+            assert_eq!(
+                delta(&json!({ "content": content })),
+                [output("Hi")],
+                "{content}"
+            );
         }
-        for nothing in [Value::Null, json!(""), json!([]), json!([null, {"type": "text"}])] {
+        for nothing in [
+            Value::Null,
+            json!(""),
+            json!([]),
+            json!([null, {"type": "text"}]),
+        ] {
             assert_eq!(delta(&json!({ "content": nothing })), [], "{nothing}");
         }
     }
@@ -273,7 +339,10 @@ mod tests {
                 "{part}"
             );
         }
-        assert_eq!(delta(&json!({"content": [{"type": "redacted_thinking", "data": "x"}]})), []);
+        assert_eq!(
+            delta(&json!({"content": [{"type": "redacted_thinking", "data": "x"}]})),
+            []
+        );
     }
 
     #[test]
@@ -289,24 +358,36 @@ mod tests {
         ] {
             assert_eq!(delta(&fields), [reasoning("hm")], "{fields}");
         }
-        let hidden =
-            json!({"reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}], "content": "Hi"});
+        let hidden = json!({"reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}], "content": "Hi"});
         assert_eq!(delta(&hidden), [output("Hi")]);
     }
 
     #[test]
     fn a_choice_has_its_text_in_a_delta_a_message_or_itself() {
-        assert_eq!(parts(&json!({"delta": {"content": "a"}, "message": {"content": "b"}})), [output("a")]);
-        assert_eq!(parts(&json!({"delta": {}, "message": {"content": "b"}})), [output("b")]);
+        assert_eq!(
+            parts(&json!({"delta": {"content": "a"}, "message": {"content": "b"}})),
+            [output("a")]
+        );
+        assert_eq!(
+            parts(&json!({"delta": {}, "message": {"content": "b"}})),
+            [output("b")]
+        );
         assert_eq!(parts(&json!({"delta": null, "text": "c"})), [output("c")]);
         assert_eq!(parts(&json!({"delta": "d"})), [output("d")]);
-        let repeated = json!({"delta": {}, "message": {"content": "all of it"}, "text": "all of it"});
+        let repeated =
+            json!({"delta": {}, "message": {"content": "all of it"}, "text": "all of it"});
         assert_eq!(Choice::read(&repeated, true).unwrap().parts, []);
         let source = |choice: Value| Choice::read(&choice, false).unwrap().source;
-        assert_eq!(source(json!({"delta": {}, "message": {"content": "b"}})), Source::Message);
+        assert_eq!(
+            source(json!({"delta": {}, "message": {"content": "b"}})),
+            Source::Message
+        );
         assert_eq!(source(json!({"text": "b"})), Source::Text);
         assert_eq!(source(json!({"delta": {"content": "b"}})), Source::Delta);
-        assert_eq!(delta(&json!({"refusal": "no"})), [Part::Refusal("no".into())]);
+        assert_eq!(
+            delta(&json!({"refusal": "no"})),
+            [Part::Refusal("no".into())]
+        );
         assert_eq!(
             delta(&json!({"content": [{"type": "refusal", "refusal": "no"}]})),
             [Part::Refusal("no".into())]
@@ -315,10 +396,20 @@ mod tests {
 
     #[test]
     fn a_reason_is_none_when_it_says_so() {
-        let reason =
-            |reason: Value| Choice::read(&json!({"finish_reason": reason}), false).unwrap().finish_reason;
-        for none in [Value::Null, json!(""), json!("null"), json!("None"), json!(" "), json!(false), json!(0)]
-        {
+        let reason = |reason: Value| {
+            Choice::read(&json!({"finish_reason": reason}), false)
+                .unwrap()
+                .finish_reason
+        };
+        for none in [
+            Value::Null,
+            json!(""),
+            json!("null"),
+            json!("None"),
+            json!(" "),
+            json!(false),
+            json!(0),
+        ] {
             assert_eq!(reason(none.clone()), None, "{none}");
         }
         assert_eq!(reason(json!("stop")).as_deref(), Some("stop"));
@@ -328,10 +419,16 @@ mod tests {
     #[test]
     fn calls_have_one_form() {
         let whole = json!({"id": "a", "function": {"name": "f", "arguments": "{}"}});
-        let call = |place| Part::Call { piece: whole.clone(), place };
+        let call = |place| Part::Call {
+            piece: whole.clone(),
+            place,
+        };
         assert_eq!(delta(&json!({"tool_calls": [whole]})), [call(None)]);
         assert_eq!(delta(&json!({"tool_calls": whole})), [call(None)]);
-        assert_eq!(delta(&json!({"tool_calls": [whole, whole]})), [call(Some(0)), call(Some(1))]);
+        assert_eq!(
+            delta(&json!({"tool_calls": [whole, whole]})),
+            [call(Some(0)), call(Some(1))]
+        );
         let indexed = |index: u64| json!({"index": index, "function": {"arguments": "{"}});
         let places = |indexes: [u64; 2]| {
             let parts = delta(&json!({"tool_calls": indexes.map(indexed)}));
@@ -346,15 +443,27 @@ mod tests {
             delta(&json!({"tool_calls": [{"id": "a", "name": "f", "arguments": "{}"}]})),
             [call(None)]
         );
-        let legacy = Part::Call { piece: json!({"function": {"name": "f", "arguments": "{"}}), place: None };
-        assert_eq!(delta(&json!({"function_call": {"name": "f", "arguments": "{"}})), [legacy]);
-        assert_eq!(delta(&json!({"function_call": null, "tool_calls": null})), []);
+        let legacy = Part::Call {
+            piece: json!({"function": {"name": "f", "arguments": "{"}}),
+            place: None,
+        };
+        assert_eq!(
+            delta(&json!({"function_call": {"name": "f", "arguments": "{"}})),
+            [legacy]
+        );
+        assert_eq!(
+            delta(&json!({"function_call": null, "tool_calls": null})),
+            []
+        );
     }
 
     #[test]
     fn content_that_is_not_text_is_kept() {
         let image = json!({"type": "image_url", "image_url": {"url": "x"}});
-        assert_eq!(delta(&json!({"content": [image]})), [Part::Other(json!({"content": [image]}))]);
+        assert_eq!(
+            delta(&json!({"content": [image]})),
+            [Part::Other(json!({"content": [image]}))]
+        );
     }
 
     #[test]

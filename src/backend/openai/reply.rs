@@ -128,12 +128,17 @@ impl Reply {
                 self.note_words(data, event);
                 return Ok(());
             }
-            Err(error) => return Err(bad_stream(&format!("an event is not valid JSON: {error}")).into()),
+            Err(error) => {
+                return Err(bad_stream(&format!("an event is not valid JSON: {error}")).into());
+            }
         };
         if is_error && !values.iter().any(Value::is_object) {
             return Err(broken(Said::of_text(data, None)));
         }
-        values.iter().filter_map(Value::as_str).for_each(|words| self.note_words(words, event));
+        values
+            .iter()
+            .filter_map(Value::as_str)
+            .for_each(|words| self.note_words(words, event));
         let is_ping = said::is_heartbeat(&event.name);
         let objects = values.iter().filter(|value| value.is_object());
         for value in objects.filter(|value| !is_ping || value.get("choices").is_some()) {
@@ -179,7 +184,8 @@ impl Reply {
         self.unsure = None;
         let mut has_content = false;
         for choice in self.select(choices) {
-            let choice = Choice::read(choice, self.deltas).map_err(|error| unreadable(&error.to_string()))?;
+            let choice = Choice::read(choice, self.deltas)
+                .map_err(|error| unreadable(&error.to_string()))?;
             has_content |= !choice.parts.is_empty();
             self.push_choice(choice, contents)?;
         }
@@ -198,7 +204,9 @@ impl Reply {
     /// count up. Of several only those with the first index are: another one would be mixed into its text.
     fn select<'a>(&mut self, choices: &'a [Value]) -> Vec<&'a Value> {
         let index = |choice: &Value| choice.get("index").cloned().unwrap_or_default();
-        let Some(first) = choices.first().map(index) else { return Vec::new() };
+        let Some(first) = choices.first().map(index) else {
+            return Vec::new();
+        };
         self.several |= choices.iter().any(|choice| index(choice) != first);
         if !self.several {
             self.index.get_or_insert(first);
@@ -208,21 +216,39 @@ impl Reply {
         if choices.len() > 1 && !choices.iter().any(|choice| index(choice) == *wanted) {
             *wanted = first;
         }
-        choices.iter().filter(|choice| index(choice) == *wanted).collect()
+        choices
+            .iter()
+            .filter(|choice| index(choice) == *wanted)
+            .collect()
     }
 
     fn push_choice(&mut self, choice: Choice, contents: &mut Vec<Content>) -> Result<(), Failure> {
-        let Choice { parts, finish_reason, source } = choice;
-        let reasons = |part: &Part| matches!(part, Part::Text { channel: Channel::Reasoning, .. });
+        let Choice {
+            parts,
+            finish_reason,
+            source,
+        } = choice;
+        let reasons = |part: &Part| {
+            matches!(
+                part,
+                Part::Text {
+                    channel: Channel::Reasoning,
+                    ..
+                }
+            )
+        };
         let with = match parts.as_slice() {
             [] => With::Nothing,
             parts if parts.iter().all(reasons) => With::Reasoning,
             _ => With::Content,
         };
         self.end.update(with, finish_reason.is_some());
-        self.end.is_message = source == Source::Message && with != With::Nothing && self.events == 1;
+        self.end.is_message =
+            source == Source::Message && with != With::Nothing && self.events == 1;
         self.deltas |= source == Source::Delta && with != With::Nothing;
-        parts.into_iter().try_for_each(|part| self.push_part(part, contents))?;
+        parts
+            .into_iter()
+            .try_for_each(|part| self.push_part(part, contents))?;
         if let Some(mut reason) = finish_reason {
             surrogates::settle_text(&mut reason);
             reason.truncate(reason.floor_char_boundary(REASON_MAX));
@@ -295,15 +321,25 @@ impl Reply {
     }
 
     /// The end of the stream, after which `contents` has all of it; `cut` is the failure if it is not whole.
-    pub(super) fn end(mut self, cut: Failure, contents: &mut Vec<Content>) -> Result<Finish, Failure> {
+    pub(super) fn end(
+        mut self,
+        cut: Failure,
+        contents: &mut Vec<Content>,
+    ) -> Result<Finish, Failure> {
         let is_whole = self.done && self.finish.finish_reason.is_some() || self.is_trusted();
         if !is_whole {
-            return Err(self.unsure.map_or(cut, |said| said.failure(BROKE_OFF, Retry::Later)));
+            return Err(self
+                .unsure
+                .map_or(cut, |said| said.failure(BROKE_OFF, Retry::Later)));
         }
-        for (channel, joiner) in
-            [(Channel::Reasoning, &mut self.reasoning), (Channel::Output, &mut self.output)]
-        {
-            contents.extend(joiner.end().map(|half| Content::Text { channel, text: half.into() }));
+        for (channel, joiner) in [
+            (Channel::Reasoning, &mut self.reasoning),
+            (Channel::Output, &mut self.output),
+        ] {
+            contents.extend(joiner.end().map(|half| Content::Text {
+                channel,
+                text: half.into(),
+            }));
         }
         contents.extend(self.tools.put_out().map(Content::Data));
         Ok(self.finish)
@@ -328,7 +364,10 @@ fn values(data: &str) -> Result<Vec<Value>, serde_json::Error> {
 /// A failure that the server reported in its answer.
 fn broken(said: Said) -> Fault {
     let status = said.status;
-    Fault { failure: said.failure(BROKE_OFF, Retry::Later), status }
+    Fault {
+        failure: said.failure(BROKE_OFF, Retry::Later),
+        status,
+    }
 }
 
 #[cfg(test)]
@@ -341,8 +380,16 @@ mod tests {
         let mut reply = Reply::default();
         let mut contents = Vec::new();
         for event in events {
-            let data = event.as_str().map_or_else(|| event.to_string(), str::to_owned);
-            if let Err(fault) = reply.push(&Event { name: String::new(), data }, &mut contents) {
+            let data = event
+                .as_str()
+                .map_or_else(|| event.to_string(), str::to_owned);
+            if let Err(fault) = reply.push(
+                &Event {
+                    name: String::new(),
+                    data,
+                },
+                &mut contents,
+            ) {
                 return (contents, Err(fault.failure));
             }
         }
@@ -368,11 +415,17 @@ mod tests {
     }
 
     fn output(text: &str) -> Content {
-        Content::Text { channel: Channel::Output, text: text.into() }
+        Content::Text {
+            channel: Channel::Output,
+            text: text.into(),
+        }
     }
 
     fn reasoning(text: &str) -> Content {
-        Content::Text { channel: Channel::Reasoning, text: text.into() }
+        Content::Text {
+            channel: Channel::Reasoning,
+            text: text.into(),
+        }
     }
 
     #[test]
@@ -387,7 +440,13 @@ mod tests {
         ]);
         assert_eq!(contents, [output("Hel"), output("lo")]);
         let usage = Some(json!({"total_tokens": 3}));
-        assert_eq!(ended, Ok(Finish { usage, finish_reason: Some("stop".into()) }));
+        assert_eq!(
+            ended,
+            Ok(Finish {
+                usage,
+                finish_reason: Some("stop".into())
+            })
+        );
     }
 
     #[test]
@@ -398,14 +457,25 @@ mod tests {
             delta(&json!({"reasoning": "c", "reasoning_content": "c"})),
             delta(&json!({"reasoning": "d", "reasoning_content": "", "content": "e"})),
         ]);
-        assert_eq!(contents, [reasoning("a"), reasoning("b"), reasoning("c"), reasoning("d"), output("e")]);
+        assert_eq!(
+            contents,
+            [
+                reasoning("a"),
+                reasoning("b"),
+                reasoning("c"),
+                reasoning("d"),
+                output("e")
+            ]
+        );
     }
 
     #[test]
     fn tool_calls_are_put_out_whole_and_in_their_place() {
         let piece = |index: u64, id: Value, arguments: &str| {
-            delta(&json!({"tool_calls": [{"index": index, "id": id, "type": "function",
-                "function": {"name": "f", "arguments": arguments}}]}))
+            delta(
+                &json!({"tool_calls": [{"index": index, "id": id, "type": "function",
+                "function": {"name": "f", "arguments": arguments}}]}),
+            )
         };
         let call = |id: &str, arguments: &str| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": arguments}});
         let (contents, ended) = replied(&[
@@ -423,7 +493,13 @@ mod tests {
         let last = json!({"tool_calls": [call("c", "{")]});
         assert_eq!(
             contents,
-            [output("before"), output("amid"), Content::Data(whole), output("after"), Content::Data(last)]
+            [
+                output("before"),
+                output("amid"),
+                Content::Data(whole),
+                output("after"),
+                Content::Data(last)
+            ]
         );
         assert_eq!(ended.unwrap().finish_reason.as_deref(), Some("length"));
     }
@@ -435,12 +511,23 @@ mod tests {
             delta(&json!({"refusal": "won't", "content": null})),
             finish("stop"),
         ]);
-        assert_eq!(contents, [Content::Data(json!({"refusal": true})), output("I "), output("won't")]);
+        assert_eq!(
+            contents,
+            [
+                Content::Data(json!({"refusal": true})),
+                output("I "),
+                output("won't")
+            ]
+        );
     }
 
     #[test]
     fn only_a_reason_to_finish_proves_an_answer_whole() {
-        for cut in [vec![], vec![json!("[DONE]")], vec![delta(&json!({"content": "x"})), json!("[DONE]")]] {
+        for cut in [
+            vec![],
+            vec![json!("[DONE]")],
+            vec![delta(&json!({"content": "x"})), json!("[DONE]")],
+        ] {
             assert_eq!(replied(&cut).1.unwrap_err().code, "cut");
         }
         // The end mark may be lost.
@@ -453,9 +540,21 @@ mod tests {
     fn an_error_in_the_stream_is_a_failure_with_the_servers_words() {
         let words = "the prompt is too long";
         for (error, code, retry) in [
-            (json!({"error": {"message": words, "code": 500}}), "model_failed", Retry::Later),
-            (json!({"error": {"message": words, "code": 400}}), "model_refused", Retry::Never),
-            (json!({"error": {"message": words, "code": 429}}), "model_busy", Retry::Later),
+            (
+                json!({"error": {"message": words, "code": 500}}),
+                "model_failed",
+                Retry::Later,
+            ),
+            (
+                json!({"error": {"message": words, "code": 400}}),
+                "model_refused",
+                Retry::Never,
+            ),
+            (
+                json!({"error": {"message": words, "code": 429}}),
+                "model_busy",
+                Retry::Later,
+            ),
             (
                 json!({"choices": null, "error_type": "BadRequestError", "error_message": words}),
                 "model_refused",
@@ -466,34 +565,65 @@ mod tests {
                 "model_failed",
                 Retry::Later,
             ),
-            (json!(format!("[{{\"error\":\"{words}\"}}]")), "model_failed", Retry::Later),
+            (
+                json!(format!("[{{\"error\":\"{words}\"}}]")),
+                "model_failed",
+                Retry::Later,
+            ),
         ] {
-            let failure = replied(&[delta(&json!({"content": "x"})), error]).1.unwrap_err();
+            let failure = replied(&[delta(&json!({"content": "x"})), error])
+                .1
+                .unwrap_err();
             assert_eq!((failure.code.as_str(), failure.retry), (code, retry));
-            assert_eq!(failure.message, format!("the model server broke off: {words}"));
+            assert_eq!(
+                failure.message,
+                format!("the model server broke off: {words}")
+            );
         }
-        for (name, data) in
-            [("error", "{\"message\":\"late\"}"), ("response.error", "late"), ("error", "\"late\"")]
-        {
-            let event = Event { name: name.into(), data: data.into() };
-            let failure = Reply::default().push(&event, &mut Vec::new()).unwrap_err().failure;
+        for (name, data) in [
+            ("error", "{\"message\":\"late\"}"),
+            ("response.error", "late"),
+            ("error", "\"late\""),
+        ] {
+            let event = Event {
+                name: name.into(),
+                data: data.into(),
+            };
+            let failure = Reply::default()
+                .push(&event, &mut Vec::new())
+                .unwrap_err()
+                .failure;
             assert_eq!(
                 (failure.code.as_str(), failure.message.contains("late")),
                 ("model_failed", true),
                 "{data}"
             );
         }
-        assert_eq!(replied(&[finish("error")]).1.unwrap_err().message, "the model server broke off: error");
-        assert!(replied(&[json!({"error": null, "choices": []}), finish("stop")]).1.is_ok());
+        assert_eq!(
+            replied(&[finish("error")]).1.unwrap_err().message,
+            "the model server broke off: error"
+        );
+        assert!(
+            replied(&[json!({"error": null, "choices": []}), finish("stop")])
+                .1
+                .is_ok()
+        );
     }
 
     #[test]
     fn words_that_end_the_answer_are_its_error_and_others_are_news() {
         let news = json!({"status": "queued", "message": "you are number 3"});
-        let (contents, ended) = replied(&[news.clone(), piece("a", None), finish("stop"), news.clone()]);
-        assert_eq!((text(&contents, Channel::Output).as_str(), ended.is_ok()), ("a", true));
+        let (contents, ended) =
+            replied(&[news.clone(), piece("a", None), finish("stop"), news.clone()]);
+        assert_eq!(
+            (text(&contents, Channel::Output).as_str(), ended.is_ok()),
+            ("a", true)
+        );
         let failure = replied(&[piece("a", None), news]).1.unwrap_err();
-        assert_eq!(failure.message, "the model server broke off: you are number 3");
+        assert_eq!(
+            failure.message,
+            "the model server broke off: you are number 3"
+        );
         assert_eq!(failure.code, "model_failed");
     }
 
@@ -528,7 +658,10 @@ mod tests {
                 "{heartbeat}"
             );
         }
-        let ping = Event { name: "ping".into(), data: "{\"message\": \"still here\"}".into() };
+        let ping = Event {
+            name: "ping".into(),
+            data: "{\"message\": \"still here\"}".into(),
+        };
         assert!(Reply::default().push(&ping, &mut Vec::new()).is_ok());
     }
 
@@ -541,7 +674,11 @@ mod tests {
             "{\"choices\":[]}}",
         ] {
             let failure = replied(&[json!(data)]).1.unwrap_err();
-            assert_eq!((failure.code.as_str(), failure.retry), ("bad_stream", Retry::Later), "{data}");
+            assert_eq!(
+                (failure.code.as_str(), failure.retry),
+                ("bad_stream", Retry::Later),
+                "{data}"
+            );
             assert!(!failure.message.contains("secret"));
         }
     }
@@ -554,7 +691,10 @@ mod tests {
             json!({"choices": ["secret"]}),
         ] {
             let failure = replied(&[data]).1.unwrap_err();
-            assert_eq!((failure.code.as_str(), failure.retry), ("bad_stream", Retry::Never));
+            assert_eq!(
+                (failure.code.as_str(), failure.retry),
+                ("bad_stream", Retry::Never)
+            );
             assert!(!failure.message.contains("secret"));
         }
     }
@@ -566,8 +706,7 @@ mod tests {
 
     #[test]
     fn content_after_a_reason_revokes_it() {
-        let thought =
-            |reason: &str| json!({"choices": [{"delta": {"reasoning": "hm"}, "finish_reason": reason}]});
+        let thought = |reason: &str| json!({"choices": [{"delta": {"reasoning": "hm"}, "finish_reason": reason}]});
         let mark = || json!("[DONE]");
         let stop = "stop";
         let usage = || json!({"choices": [], "usage": {"total_tokens": 2}});
@@ -575,7 +714,12 @@ mod tests {
             vec![piece("a", stop), piece("b", stop), mark()],
             vec![piece("a", "null"), piece("b", "null"), finish("stop")],
             vec![piece("a", ""), piece("b", ""), finish("stop"), mark()],
-            vec![thought("stop"), piece("a", None), piece("b", None), finish("stop")],
+            vec![
+                thought("stop"),
+                piece("a", None),
+                piece("b", None),
+                finish("stop"),
+            ],
             vec![finish("stop"), piece("a", None), piece("b", stop), mark()],
             vec![finish("stop"), piece("a", None), piece("b", stop)],
             vec![piece("a", None), piece("b", stop)],
@@ -586,7 +730,11 @@ mod tests {
         for events in &whole {
             let (contents, ended) = replied(events);
             assert_eq!(text(&contents, Channel::Output), "ab", "{events:?}");
-            assert_eq!(ended.unwrap().finish_reason.as_deref(), Some("stop"), "{events:?}");
+            assert_eq!(
+                ended.unwrap().finish_reason.as_deref(),
+                Some("stop"),
+                "{events:?}"
+            );
         }
         let cut = [
             vec![piece("a", stop)],
@@ -603,7 +751,12 @@ mod tests {
             vec![thought("x"), finish("stop")],
             vec![thought("stop"), piece("a", None)],
             vec![piece("a", None), finish("stop"), piece("b", None)],
-            vec![piece("a", None), finish("stop"), piece("b", None), finish("stop")],
+            vec![
+                piece("a", None),
+                finish("stop"),
+                piece("b", None),
+                finish("stop"),
+            ],
             vec![finish("stop"), piece("a", None), finish("stop"), usage()],
         ];
         for events in &cut {
@@ -630,9 +783,16 @@ mod tests {
         let event = |choices: &[Value]| json!({ "choices": choices });
         for indexes in [[0, 1, 2], [1, 1, 1], [7, 8, 9]] {
             let events = indexes.map(|index| event(&[choice(json!(index), "x")]));
-            assert_eq!(text(&replied(&events).0, Channel::Output), "xxx", "{indexes:?}");
+            assert_eq!(
+                text(&replied(&events).0, Channel::Output),
+                "xxx",
+                "{indexes:?}"
+            );
         }
-        let missing = [json!({"choices": [{"delta": {"content": "x"}}]}), event(&[choice(Value::Null, "y")])];
+        let missing = [
+            json!({"choices": [{"delta": {"content": "x"}}]}),
+            event(&[choice(Value::Null, "y")]),
+        ];
         assert_eq!(text(&replied(&missing).0, Channel::Output), "xy");
         // Another choice would be mixed into the text.
         let (first, second) = (choice(json!(1), "a"), choice(json!(0), "b"));
@@ -656,26 +816,40 @@ mod tests {
         let (contents, ended) = replied(std::slice::from_ref(&message));
         assert_eq!(contents.len(), 3);
         assert_eq!(
-            (text(&contents, Channel::Output).as_str(), text(&contents, Channel::Reasoning).as_str()),
+            (
+                text(&contents, Channel::Output).as_str(),
+                text(&contents, Channel::Reasoning).as_str()
+            ),
             ("all", "hm")
         );
         assert_eq!(ended.unwrap().usage, Some(json!({"total_tokens": 3})));
         // Pieces that are called messages are no whole answer.
-        assert_eq!(replied(&[message.clone(), message]).1.unwrap_err().code, "cut");
+        assert_eq!(
+            replied(&[message.clone(), message]).1.unwrap_err().code,
+            "cut"
+        );
         // A message after deltas repeats them.
-        let repeated =
-            json!({"choices": [{"delta": {}, "message": {"content": "ab"}, "finish_reason": "stop"}]});
+        let repeated = json!({"choices": [{"delta": {}, "message": {"content": "ab"}, "finish_reason": "stop"}]});
         let (contents, ended) = replied(&[piece("a", None), piece("b", None), repeated]);
-        assert_eq!((text(&contents, Channel::Output).as_str(), ended.is_ok()), ("ab", true));
+        assert_eq!(
+            (text(&contents, Channel::Output).as_str(), ended.is_ok()),
+            ("ab", true)
+        );
         let legacy = |text: &str, reason: Value| json!({"object": "text_completion", "choices": [{"index": 0, "text": text, "finish_reason": reason}]});
         let (contents, ended) = replied(&[legacy("a", Value::Null), legacy("b", json!("length"))]);
-        assert_eq!((text(&contents, Channel::Output).as_str(), ended.is_ok()), ("ab", true));
+        assert_eq!(
+            (text(&contents, Channel::Output).as_str(), ended.is_ok()),
+            ("ab", true)
+        );
     }
 
     #[test]
     fn halves_of_surrogate_pairs_are_joined_within_a_channel() {
-        let raw =
-            |field: &str, text: &str| json!(format!(r#"{{"choices":[{{"delta":{{"{field}":"{text}"}}}}]}}"#));
+        let raw = |field: &str, text: &str| {
+            json!(format!(
+                r#"{{"choices":[{{"delta":{{"{field}":"{text}"}}}}]}}"#
+            ))
+        };
         let (contents, ended) = replied(&[
             raw("content", r"Hi \ud83d"),
             raw("reasoning", r"\ud83d"),
@@ -686,28 +860,49 @@ mod tests {
             finish("stop"),
         ]);
         assert!(ended.is_ok());
-        assert_eq!(text(&contents, Channel::Output), "Hi 😀!\\ud83d\u{FFFD}\u{FFFD}");
+        assert_eq!(
+            text(&contents, Channel::Output),
+            "Hi 😀!\\ud83d\u{FFFD}\u{FFFD}"
+        );
         assert_eq!(text(&contents, Channel::Reasoning), "\u{FFFD}x");
         let call = |arguments: &str| {
             json!(format!(
                 r#"{{"choices":[{{"delta":{{"tool_calls":[{{"index":0,"function":{{"name":"f","arguments":"{arguments}"}}}}]}}}}],"usage":{{"\ud800":"\udc00"}}}}"#
             ))
         };
-        let (contents, ended) =
-            replied(&[call(r#"{\"x\":\"\ud83d"#), call(r#"\ude00\ud83d\"}"#), finish("tool_calls")]);
+        let (contents, ended) = replied(&[
+            call(r#"{\"x\":\"\ud83d"#),
+            call(r#"\ude00\ud83d\"}"#),
+            finish("tool_calls"),
+        ]);
         assert_eq!(ended.unwrap().usage, Some(json!({"\u{FFFD}": "\u{FFFD}"})));
-        let Some(Content::Data(data)) = contents.last() else { panic!("{contents:?}") };
-        assert_eq!(data["tool_calls"][0]["function"]["arguments"], "{\"x\":\"😀\u{FFFD}\"}");
+        let Some(Content::Data(data)) = contents.last() else {
+            panic!("{contents:?}")
+        };
+        assert_eq!(
+            data["tool_calls"][0]["function"]["arguments"],
+            "{\"x\":\"😀\u{FFFD}\"}"
+        );
     }
 
     #[test]
     fn huge_usage_is_left_out_and_a_long_reason_shortened() {
         let usage = json!({"usage": {"note": "x".repeat(USAGE_MAX)}});
-        let (_, ended) = replied(&[json!({"usage": {"total_tokens": 1}}), usage, finish(&"é".repeat(99))]);
-        let Finish { usage, finish_reason } = ended.unwrap();
+        let (_, ended) = replied(&[
+            json!({"usage": {"total_tokens": 1}}),
+            usage,
+            finish(&"é".repeat(99)),
+        ]);
+        let Finish {
+            usage,
+            finish_reason,
+        } = ended.unwrap();
         assert_eq!(
             (usage, finish_reason),
-            (Some(json!({"total_tokens": 1})), Some("é".repeat(REASON_MAX / 2)))
+            (
+                Some(json!({"total_tokens": 1})),
+                Some("é".repeat(REASON_MAX / 2))
+            )
         );
     }
 }

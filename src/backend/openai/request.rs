@@ -22,9 +22,10 @@ impl Request {
     /// `stream_options`: an object is passed on as it is, null and false leave the field out.
     pub(super) fn new(model: &str, input: &Value) -> Result<Self, Failure> {
         let mut body = match input {
-            Value::String(text) => {
-                Map::from_iter([("messages".into(), json!([{"role": "user", "content": text}]))])
-            }
+            Value::String(text) => Map::from_iter([(
+                "messages".into(),
+                json!([{"role": "user", "content": text}]),
+            )]),
             Value::Object(fields) => fields.clone(),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
                 return Err(bad("the input must be a text or an object with messages"));
@@ -44,7 +45,9 @@ impl Request {
                 false
             }
             Some(Value::Bool(true) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
-                return Err(bad("stream_options must be an object, or null or false to leave them out"));
+                return Err(bad(
+                    "stream_options must be an object, or null or false to leave them out",
+                ));
             }
         };
         Ok(Self { body, adds_options })
@@ -60,7 +63,10 @@ impl Request {
         if self.adds_options {
             self.body.remove("stream_options");
         }
-        Self { adds_options: false, ..self }
+        Self {
+            adds_options: false,
+            ..self
+        }
     }
 
     /// The body as JSON.
@@ -73,7 +79,9 @@ impl Request {
 fn check(model: &str, body: &Map<String, Value>) -> Result<(), Failure> {
     let given = |name: &str| body.get(name).filter(|value| !value.is_null());
     let messages = given("messages").and_then(Value::as_array);
-    if !messages.is_some_and(|messages| !messages.is_empty() && messages.iter().all(Value::is_object)) {
+    if !messages
+        .is_some_and(|messages| !messages.is_empty() && messages.iter().all(Value::is_object))
+    {
         return Err(bad("messages must be a list of at least one message"));
     }
     if given("model").is_some_and(|asked| asked != model) {
@@ -82,12 +90,17 @@ fn check(model: &str, body: &Map<String, Value>) -> Result<(), Failure> {
     if given("n").is_some_and(|n| n != 1) {
         return Err(bad("n must be 1: a job has one output"));
     }
-    if ["functions", "function_call"].into_iter().any(|name| given(name).is_some()) {
+    if ["functions", "function_call"]
+        .into_iter()
+        .any(|name| given(name).is_some())
+    {
         return Err(bad("functions are out of use: give tools"));
     }
     let spoken = |modality: &Value| modality == "audio";
     if given("audio").is_some()
-        || given("modalities").and_then(Value::as_array).is_some_and(|list| list.iter().any(spoken))
+        || given("modalities")
+            .and_then(Value::as_array)
+            .is_some_and(|list| list.iter().any(spoken))
     {
         return Err(bad("audio cannot be put out"));
     }
@@ -118,7 +131,8 @@ mod tests {
 
     #[test]
     fn an_object_is_passed_on_with_every_parameter_it_has() {
-        let messages = json!([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]);
+        let messages =
+            json!([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]);
         let input = json!({"messages": messages, "temperature": 0.5, "max_tokens": 7, "tools": [{"type": "function"}],
             "tool_choice": "auto", "response_format": {"type": "json_object"}, "top_k": 3, "n": 1, "model": "m",
             "stream": false, "stream_options": {"continuous_usage_stats": true, "include_usage": false}});
@@ -126,13 +140,17 @@ mod tests {
         expected["stream"] = true.into();
         assert_eq!(body(&input), expected);
         let without = json!({"messages": messages, "model": null, "n": null});
-        assert_eq!(body(&without)["stream_options"], json!({"include_usage": true}));
+        assert_eq!(
+            body(&without)["stream_options"],
+            json!({"include_usage": true})
+        );
         assert_eq!(body(&without)["model"], "m");
     }
 
     #[test]
     fn stream_options_are_added_only_where_the_input_says_nothing_of_them() {
-        let input = |options: Value| json!({"messages": [{"role": "user"}], "stream_options": options});
+        let input =
+            |options: Value| json!({"messages": [{"role": "user"}], "stream_options": options});
         for none in [Value::Null, json!(false)] {
             let request = Request::new("m", &input(none)).unwrap();
             assert!(!request.adds_options() && !request.to_json().contains("stream_options"));
@@ -168,7 +186,11 @@ mod tests {
             json!({"messages": messages, "audio": {"voice": "x"}}),
         ] {
             let failure = Request::new("m", &input).unwrap_err();
-            assert_eq!((failure.code.as_str(), failure.retry), ("bad_input", Retry::Never), "{input}");
+            assert_eq!(
+                (failure.code.as_str(), failure.retry),
+                ("bad_input", Retry::Never),
+                "{input}"
+            );
         }
     }
 }

@@ -43,8 +43,14 @@ const BROKEN: [&str; 9] = [
     "insufficient_system_resource",
 ];
 /// Fields that only an error has.
-const ERROR_FIELDS: [&str; 6] =
-    ["error_type", "error_message", "errorMessage", "error_msg", "error_code", "errorCode"];
+const ERROR_FIELDS: [&str; 6] = [
+    "error_type",
+    "error_message",
+    "errorMessage",
+    "error_msg",
+    "error_code",
+    "errorCode",
+];
 /// Under which names servers give their words, the best first.
 const WORDS: [&str; 13] = [
     "message",
@@ -62,14 +68,35 @@ const WORDS: [&str; 13] = [
     "title",
 ];
 /// Under which names they give a status as a number.
-const NUMBERS: [&str; 7] =
-    ["code", "status", "status_code", "statusCode", "http_status", "error_code", "errorCode"];
+const NUMBERS: [&str; 7] = [
+    "code",
+    "status",
+    "status_code",
+    "statusCode",
+    "http_status",
+    "error_code",
+    "errorCode",
+];
 /// Under which names they name a type of error.
-const TYPES: [&str; 8] = ["type", "code", "status", "error_type", "errorType", "error_code", "name", "error"];
+const TYPES: [&str; 8] = [
+    "type",
+    "code",
+    "status",
+    "error_type",
+    "errorType",
+    "error_code",
+    "name",
+    "error",
+];
 
 /// Parts of types of errors, in small letters without anything between the words.
-const UNPAID: [&str; 5] =
-    ["insufficientquota", "insufficientbalance", "insufficientcredit", "billing", "paymentrequired"];
+const UNPAID: [&str; 5] = [
+    "insufficientquota",
+    "insufficientbalance",
+    "insufficientcredit",
+    "billing",
+    "paymentrequired",
+];
 const BUSY: [&str; 9] = [
     "ratelimit",
     "overload",
@@ -116,7 +143,11 @@ impl Said {
         // An error as the only event of a stream.
         let text = text.strip_prefix("data:").unwrap_or(text).trim();
         let parsed = serde_json::from_str::<Value>(&surrogates::mark(text)).unwrap_or_default();
-        let value = if let Value::Array(values) = &parsed { values.first() } else { Some(&parsed) };
+        let value = if let Value::Array(values) = &parsed {
+            values.first()
+        } else {
+            Some(&parsed)
+        };
         match value {
             Some(value) if value.is_object() => Self::of(&scopes(value), Some(status)),
             _ => Self::of_text(text, Some(status)),
@@ -126,9 +157,18 @@ impl Said {
     /// What text says that is not JSON.
     pub(super) fn of_text(text: &str, status: Option<u16>) -> Self {
         // A page for people is not for here.
-        let text = if text.trim_start().starts_with('<') { "" } else { text };
+        let text = if text.trim_start().starts_with('<') {
+            ""
+        } else {
+            text
+        };
         let message = line(text);
-        Self { class: class(status, &[], &message), message, status, unsure: false }
+        Self {
+            class: class(status, &[], &message),
+            message,
+            status,
+            unsure: false,
+        }
     }
 
     /// The error that an event has, if it has one. `named` says that the event's own type is an error.
@@ -146,23 +186,43 @@ impl Said {
         {
             return Some(Self::of(&[response], None));
         }
-        if let Some(choices) = event.get("choices").and_then(Value::as_array).filter(|all| !all.is_empty()) {
-            return choices.iter().find_map(|choice| Self::of_choice(choice, event));
+        if let Some(choices) = event
+            .get("choices")
+            .and_then(Value::as_array)
+            .filter(|all| !all.is_empty())
+        {
+            return choices
+                .iter()
+                .find_map(|choice| Self::of_choice(choice, event));
         }
-        let is_text = |name: &str| event.get(name).is_some_and(|text| text.is_string() && is_something(text));
-        let is_ping = event.get("type").and_then(Value::as_str).is_some_and(is_heartbeat);
+        let is_text = |name: &str| {
+            event
+                .get(name)
+                .is_some_and(|text| text.is_string() && is_something(text))
+        };
+        let is_ping = event
+            .get("type")
+            .and_then(Value::as_str)
+            .is_some_and(is_heartbeat);
         // `code` 0 or 200 beside a message such as "success".
-        let is_well = event.get("code").is_some_and(|code| matches!(code.as_u64(), Some(0 | 200)));
+        let is_well = event
+            .get("code")
+            .is_some_and(|code| matches!(code.as_u64(), Some(0 | 200)));
         let fails = number(&[event]).is_some();
         let speaks = is_text("message") || is_text("msg") || has("detail");
         let found = (fails || speaks) && !is_well && !is_ping && !has("usage");
-        found.then(|| Self { unsure: !fails, ..Self::of(&[event], None) })
+        found.then(|| Self {
+            unsure: !fails,
+            ..Self::of(&[event], None)
+        })
     }
 
     /// The error within a choice.
     fn of_choice(choice: &Value, event: &Value) -> Option<Self> {
         let within = |path: &str| choice.pointer(path).filter(|error| is_something(error));
-        let error = within("/error").or_else(|| within("/delta/error")).or_else(|| within("/message/error"));
+        let error = within("/error")
+            .or_else(|| within("/delta/error"))
+            .or_else(|| within("/message/error"));
         if let Some(error) = error.filter(|error| !error.is_string()) {
             return Some(Self::of(&[error], None));
         }
@@ -170,13 +230,18 @@ impl Said {
         let reason = reason.filter(|reason| BROKEN.contains(&reason.to_ascii_lowercase().as_str()));
         if error.is_none()
             && reason.is_none()
-            && !ERROR_FIELDS.iter().any(|name| within(&format!("/{name}")).is_some())
+            && !ERROR_FIELDS
+                .iter()
+                .any(|name| within(&format!("/{name}")).is_some())
         {
             return None;
         }
         // Only texts: a message may be the answer's.
         let scopes = [choice, event];
-        let mut texts: Vec<_> = reason.into_iter().chain(error.and_then(Value::as_str)).collect();
+        let mut texts: Vec<_> = reason
+            .into_iter()
+            .chain(error.and_then(Value::as_str))
+            .collect();
         for scope in scopes {
             let named = WORDS.iter().find_map(|name| scope.get(name)?.as_str());
             texts.extend(named.filter(|text| error.is_none_or(|error| error != text)));
@@ -188,27 +253,47 @@ impl Said {
         let mut message = line(&texts.join(": "));
         surrogates::settle_text(&mut message);
         let status = number(&scopes);
-        Some(Self { class: class(status, &scopes, &message), message, status, unsure: false })
+        Some(Self {
+            class: class(status, &scopes, &message),
+            message,
+            status,
+            unsure: false,
+        })
     }
 
     fn of(scopes: &[&Value], status: Option<u16>) -> Self {
         let mut message = words(scopes);
         // OpenRouter's own words are "Provider returned error"; these are the provider's.
-        let raw = scopes.iter().find_map(|scope| scope.pointer("/metadata/raw")?.as_str());
+        let raw = scopes
+            .iter()
+            .find_map(|scope| scope.pointer("/metadata/raw")?.as_str());
         if let Some(raw) = raw.map(line).filter(|raw| !message.contains(raw)) {
             message = format!("{message}: {raw}");
             surrogates::settle_text(&mut message);
         }
         let status = status.or_else(|| number(scopes));
-        Self { class: class(status, scopes, &message), message, status, unsure: false }
+        Self {
+            class: class(status, scopes, &message),
+            message,
+            status,
+            unsure: false,
+        }
     }
 
     /// The failure that this is, with `what` the server did.
     pub(super) fn failure(self, what: &str, retry: Retry) -> Failure {
         let message = format!("{what}: {}", self.message);
         match self.class {
-            Class::Busy => Failure { code: "model_busy".into(), message, retry },
-            Class::Passing => Failure { code: "model_failed".into(), message, retry },
+            Class::Busy => Failure {
+                code: "model_busy".into(),
+                message,
+                retry,
+            },
+            Class::Passing => Failure {
+                code: "model_failed".into(),
+                message,
+                retry,
+            },
             Class::Final => Failure::fatal("model_refused", message),
         }
     }
@@ -216,7 +301,10 @@ impl Said {
 
 /// Whether an event of this type only shows that the server is there.
 pub(super) fn is_heartbeat(kind: &str) -> bool {
-    matches!(letters(kind).as_str(), "ping" | "heartbeat" | "keepalive" | "noop")
+    matches!(
+        letters(kind).as_str(),
+        "ping" | "heartbeat" | "keepalive" | "noop"
+    )
 }
 
 /// The values in which to look for words, types and numbers, the innermost first.
@@ -245,19 +333,27 @@ fn is_something(value: &Value) -> bool {
 
 /// The server's words.
 fn words(scopes: &[&Value]) -> String {
-    let fields = scopes.iter().flat_map(|scope| WORDS.iter().filter_map(|name| scope.get(name)));
+    let fields = scopes
+        .iter()
+        .flat_map(|scope| WORDS.iter().filter_map(|name| scope.get(name)));
     let mut found = match fields.into_iter().find(|found| is_something(found)) {
         Some(found) => found.clone(),
         None => scopes.first().map_or(Value::Null, |&scope| scope.clone()),
     };
     surrogates::settle(&mut found);
-    found.as_str().map_or_else(|| line(&found.to_string()), line)
+    found
+        .as_str()
+        .map_or_else(|| line(&found.to_string()), line)
 }
 
 /// Text on one line; what is empty is said to be.
 fn line(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.is_empty() { "no message".into() } else { line }
+    if line.is_empty() {
+        "no message".into()
+    } else {
+        line
+    }
 }
 
 /// Not more of a text than is passed on.
@@ -271,22 +367,40 @@ pub(super) fn shorten(mut text: String) -> String {
 
 /// The HTTP status of an error that is named as a number, or as the text of one.
 fn number(scopes: &[&Value]) -> Option<u16> {
-    let fields = scopes.iter().flat_map(|scope| NUMBERS.iter().filter_map(|name| scope.get(name)));
+    let fields = scopes
+        .iter()
+        .flat_map(|scope| NUMBERS.iter().filter_map(|name| scope.get(name)));
     fields
-        .filter_map(|found| found.as_str().map_or_else(|| found.as_u64(), |text| text.parse().ok()))
+        .filter_map(|found| {
+            found
+                .as_str()
+                .map_or_else(|| found.as_u64(), |text| text.parse().ok())
+        })
         .filter_map(|number| u16::try_from(number).ok())
         .find(|number| (400..600).contains(number))
 }
 
 fn letters(text: &str) -> String {
-    text.chars().filter(char::is_ascii_alphanumeric).map(|letter| letter.to_ascii_lowercase()).collect()
+    text.chars()
+        .filter(char::is_ascii_alphanumeric)
+        .map(|letter| letter.to_ascii_lowercase())
+        .collect()
 }
 
 fn class(status: Option<u16>, scopes: &[&Value], message: &str) -> Class {
-    let names = scopes.iter().flat_map(|scope| TYPES.iter().filter_map(|name| scope.get(name)?.as_str()));
+    let names = scopes
+        .iter()
+        .flat_map(|scope| TYPES.iter().filter_map(|name| scope.get(name)?.as_str()));
     // A type is one word.
-    let types: Vec<_> = names.filter(|name| !name.contains(' ')).map(letters).collect();
-    let is_one_of = |parts: &[&str]| types.iter().any(|name| parts.iter().any(|part| name.contains(part)));
+    let types: Vec<_> = names
+        .filter(|name| !name.contains(' '))
+        .map(letters)
+        .collect();
+    let is_one_of = |parts: &[&str]| {
+        types
+            .iter()
+            .any(|name| parts.iter().any(|part| name.contains(part)))
+    };
     let says_busy = || {
         let message = message.to_ascii_lowercase();
         BUSY_WORDS.iter().any(|words| message.contains(words))
@@ -335,13 +449,22 @@ mod tests {
         ] {
             assert_eq!(of_event(&event).message, words, "{event}");
         }
-        assert_eq!(of_event(&json!({"error": {"code": 5}})).message, r#"{"code":5}"#);
-        assert_eq!(of_event(&json!({"choices": null, "error_type": "Oops"})).message, "Oops");
-        let reason =
-            json!({"choices": [{"delta": {"content": "x"}, "finish_reason": "ERROR"}], "message": words});
+        assert_eq!(
+            of_event(&json!({"error": {"code": 5}})).message,
+            r#"{"code":5}"#
+        );
+        assert_eq!(
+            of_event(&json!({"choices": null, "error_type": "Oops"})).message,
+            "Oops"
+        );
+        let reason = json!({"choices": [{"delta": {"content": "x"}, "finish_reason": "ERROR"}], "message": words});
         assert_eq!(of_event(&reason).message, words);
-        let wrapped = json!({"error": {"message": "Provider returned error", "metadata": {"raw": words}}});
-        assert_eq!(of_event(&wrapped).message, format!("Provider returned error: {words}"));
+        let wrapped =
+            json!({"error": {"message": "Provider returned error", "metadata": {"raw": words}}});
+        assert_eq!(
+            of_event(&wrapped).message,
+            format!("Provider returned error: {words}")
+        );
     }
 
     #[test]
@@ -408,10 +531,18 @@ mod tests {
             (429, "", Class::Busy),
             (503, "", Class::Busy),
             (529, "", Class::Busy),
-            (429, r#"{"error":{"code":"insufficient_quota","message":"pay"}}"#, Class::Final),
+            (
+                429,
+                r#"{"error":{"code":"insufficient_quota","message":"pay"}}"#,
+                Class::Final,
+            ),
             (500, "", Class::Passing),
             (502, "<html>", Class::Passing),
-            (500, r#"{"error":{"type":"invalid_request_error"}}"#, Class::Passing),
+            (
+                500,
+                r#"{"error":{"type":"invalid_request_error"}}"#,
+                Class::Passing,
+            ),
             (500, r#"{"error":"Model x is loading"}"#, Class::Busy),
             (408, "", Class::Passing),
             (400, r#"{"error":"model is loading"}"#, Class::Final),
@@ -436,7 +567,10 @@ mod tests {
         ] {
             assert_eq!(message(said), "no such model", "{said}");
         }
-        assert_eq!(message(r#"{"detail":[{"loc":["body"]}]}"#), r#"[{"loc":["body"]}]"#);
+        assert_eq!(
+            message(r#"{"detail":[{"loc":["body"]}]}"#),
+            r#"[{"loc":["body"]}]"#
+        );
         assert_eq!(message(r#"{"error":"a\ud83d"}"#), "a\u{FFFD}");
         assert_eq!(message("<html>502</html>"), "no message");
         assert_eq!(message(""), "no message");

@@ -107,7 +107,11 @@ impl Parser {
             events.push(event);
         }
         let is_cut = within_field || !self.json.text.is_empty();
-        Rest { events, is_cut, foreign: String::from_utf8_lossy(&self.foreign).into_owned() }
+        Rest {
+            events,
+            is_cut,
+            foreign: String::from_utf8_lossy(&self.foreign).into_owned(),
+        }
     }
 
     /// Reads the line that has ended.
@@ -122,7 +126,9 @@ impl Parser {
         }
         if begins_json(line) {
             return if self.data.is_empty() {
-                self.json.push(line).map(|text| event(&mem::take(&mut self.name), &text))
+                self.json
+                    .push(line)
+                    .map(|text| event(&mem::take(&mut self.name), &text))
             } else {
                 self.push_data(line)
             };
@@ -141,7 +147,8 @@ impl Parser {
             _ => {
                 self.foreign_bytes += line.len();
                 if self.foreign.len() < MODEL_MESSAGE_MAX {
-                    self.foreign.extend_from_slice(&line[..line.len().min(MODEL_MESSAGE_MAX)]);
+                    self.foreign
+                        .extend_from_slice(&line[..line.len().min(MODEL_MESSAGE_MAX)]);
                     self.foreign.push(b' ');
                 }
             }
@@ -155,7 +162,11 @@ impl Parser {
         let trimmed = value.trim_ascii();
         let begins = trimmed.starts_with(b"{") || trimmed.starts_with(b"[DONE]");
         let is_whole = |(first, last)| matches!(last, b'}' | b']') || !matches!(first, b'{' | b'[');
-        let event = if begins && self.ends.is_some_and(is_whole) { self.event_ends() } else { None };
+        let event = if begins && self.ends.is_some_and(is_whole) {
+            self.event_ends()
+        } else {
+            None
+        };
         if let (Some(first), Some(last)) = (trimmed.first(), trimmed.last()) {
             self.ends = Some((self.ends.map_or(*first, |(first, _)| first), *last));
         }
@@ -204,13 +215,17 @@ fn field(line: &[u8]) -> &[u8] {
 /// Whether a line begins JSON and not, for example, `[INFO] ready`.
 fn begins_json(line: &[u8]) -> bool {
     let after_bracket = line.strip_prefix(b"[").map(<[u8]>::trim_ascii_start);
-    let is_list = after_bracket.is_some_and(|rest| matches!(rest.first(), None | Some(b'{' | b'[' | b']')));
+    let is_list =
+        after_bracket.is_some_and(|rest| matches!(rest.first(), None | Some(b'{' | b'[' | b']')));
     line.starts_with(b"{") || is_list || line.trim_ascii_end() == b"[DONE]"
 }
 
 fn event(name: &[u8], data: &[u8]) -> Event {
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    Event { name: text(name.trim_ascii()), data: text(data) }
+    Event {
+        name: text(name.trim_ascii()),
+        data: text(data),
+    }
 }
 
 #[cfg(test)]
@@ -230,7 +245,11 @@ mod tests {
     }
 
     fn data(text: &str) -> Vec<String> {
-        events([text.as_bytes()]).unwrap().into_iter().map(|event| event.data).collect()
+        events([text.as_bytes()])
+            .unwrap()
+            .into_iter()
+            .map(|event| event.data)
+            .collect()
     }
 
     #[test]
@@ -240,7 +259,10 @@ mod tests {
             assert_eq!(data(&text), ["a", "b\nc"], "{end:?}");
         }
         // Two line ends of different kinds are two.
-        assert_eq!(data("data: a\r\n\ndata: b\n\r\ndata: c\n\rdata: d\r\r"), ["a", "b", "c", "d"]);
+        assert_eq!(
+            data("data: a\r\n\ndata: b\n\r\ndata: c\n\rdata: d\r\r"),
+            ["a", "b", "c", "d"]
+        );
     }
 
     #[test]
@@ -263,13 +285,22 @@ mod tests {
 
     #[test]
     fn one_space_after_the_colon_is_no_data_and_none_is_needed() {
-        assert_eq!(data("data:a\n\ndata:  b \n\ndata\n\ndata:\n\n"), ["a", " b ", "", ""]);
-        assert_eq!(data("data: {\"a\":1}\n\ndata:[DONE]\n\n"), ["{\"a\":1}", "[DONE]"]);
+        assert_eq!(
+            data("data:a\n\ndata:  b \n\ndata\n\ndata:\n\n"),
+            ["a", " b ", "", ""]
+        );
+        assert_eq!(
+            data("data: {\"a\":1}\n\ndata:[DONE]\n\n"),
+            ["{\"a\":1}", "[DONE]"]
+        );
     }
 
     #[test]
     fn several_data_lines_are_one_text_and_the_type_is_kept_for_one_event() {
-        let event = |name: &str, data: &str| Event { name: name.into(), data: data.into() };
+        let event = |name: &str, data: &str| Event {
+            name: name.into(),
+            data: data.into(),
+        };
         assert_eq!(
             events([b"event: error\ndata: a\ndata:\ndata: b\n\ndata: c\n\n".as_slice()]).unwrap(),
             [event("error", "a\n\nb"), event("", "c")]
@@ -280,18 +311,33 @@ mod tests {
     fn byte_order_marks_and_spaces_before_a_field_are_skipped() {
         let bom = "\u{FEFF}";
         assert_eq!(data(&format!("{bom}data: a\n\n")), ["a"]);
-        assert_eq!(data(&format!("data: a\n\n{bom}data: b\n\ndata: {bom}\n\n")), ["a", "b", bom]);
-        assert_eq!(data(&format!("\n \r\n{bom} {{\"a\":\n{bom}1}}\n  data: b\n\n")), ["{\"a\":\n1}\n", "b"]);
+        assert_eq!(
+            data(&format!("data: a\n\n{bom}data: b\n\ndata: {bom}\n\n")),
+            ["a", "b", bom]
+        );
+        assert_eq!(
+            data(&format!("\n \r\n{bom} {{\"a\":\n{bom}1}}\n  data: b\n\n")),
+            ["{\"a\":\n1}\n", "b"]
+        );
     }
 
     #[test]
     fn json_without_a_field_is_an_event_once_it_is_complete() {
-        assert_eq!(data("{\"a\":1}\n{\"b\":2}\n[DONE]\n"), ["{\"a\":1}\n", "{\"b\":2}\n", "[DONE]\n"]);
+        assert_eq!(
+            data("{\"a\":1}\n{\"b\":2}\n[DONE]\n"),
+            ["{\"a\":1}\n", "{\"b\":2}\n", "[DONE]\n"]
+        );
         let pretty = "{\n  \"a\": \"}\\\"]\",\n  \"b\": [\n\n    1\n  ]\n}\n";
         let expected = "{\n\"a\": \"}\\\"]\",\n\"b\": [\n\n1\n]\n}\n";
         assert_eq!(data(pretty), [expected]);
-        assert_eq!(data("[\n{\"a\":1},\n{\"b\":2}\n]\n"), ["[\n{\"a\":1},\n{\"b\":2}\n]\n"]);
-        assert_eq!(data("data: a\n\n{\"error\":1}\n\ndata: b\n\n"), ["a", "{\"error\":1}\n", "b"]);
+        assert_eq!(
+            data("[\n{\"a\":1},\n{\"b\":2}\n]\n"),
+            ["[\n{\"a\":1},\n{\"b\":2}\n]\n"]
+        );
+        assert_eq!(
+            data("data: a\n\n{\"error\":1}\n\ndata: b\n\n"),
+            ["a", "{\"error\":1}\n", "b"]
+        );
         assert_eq!(data("[INFO] ready [now\n[heartbeat]\ndata: a\n\n"), ["a"]);
     }
 
@@ -301,15 +347,27 @@ mod tests {
             data("data: {\"a\":1}\ndata: {\"b\":2}\ndata: [DONE]\n\n"),
             ["{\"a\":1}", "{\"b\":2}", "[DONE]"]
         );
-        assert_eq!(data("data: ping\ndata: {\"a\":1}\n{\"b\":2}\n\n"), ["ping", "{\"a\":1}", "{\"b\":2}"]);
+        assert_eq!(
+            data("data: ping\ndata: {\"a\":1}\n{\"b\":2}\n\n"),
+            ["ping", "{\"a\":1}", "{\"b\":2}"]
+        );
         // One value on many lines is one event.
-        assert_eq!(data("data: {\"a\":{}\ndata: ,\"b\":\ndata: {}}\n\n"), ["{\"a\":{}\n,\"b\":\n{}}"]);
+        assert_eq!(
+            data("data: {\"a\":{}\ndata: ,\"b\":\ndata: {}}\n\n"),
+            ["{\"a\":{}\n,\"b\":\n{}}"]
+        );
     }
 
     #[test]
     fn a_field_named_error_is_an_event_of_that_type() {
-        let error = Event { name: "error".into(), data: "{\"code\":500}".into() };
-        assert_eq!(events([b"data: a\n\nerror: {\"code\":500}\n\n".as_slice()]).unwrap()[1], error);
+        let error = Event {
+            name: "error".into(),
+            data: "{\"code\":500}".into(),
+        };
+        assert_eq!(
+            events([b"data: a\n\nerror: {\"code\":500}\n\n".as_slice()]).unwrap()[1],
+            error
+        );
     }
 
     #[test]
@@ -319,14 +377,26 @@ mod tests {
             let mut bytes = text.as_bytes();
             while parser.next(&mut bytes).unwrap().is_some() {}
             let rest = parser.end();
-            (rest.events.into_iter().map(|event| event.data).collect::<Vec<_>>(), rest.is_cut)
+            (
+                rest.events
+                    .into_iter()
+                    .map(|event| event.data)
+                    .collect::<Vec<_>>(),
+                rest.is_cut,
+            )
         };
         let whole = |data: &str| (vec![data.to_owned()], false);
         for text in ["data: b", "data: b\n", "data: b\r", "data: a\n\ndata: b"] {
             assert_eq!(ended(text), whole("b"), "{text:?}");
         }
         assert_eq!(ended("{\"a\":1}"), whole("{\"a\":1}\n"));
-        for text in ["", "data: a\n\n", "data: a\n\n: ping", "data: a\n\nid: 7", "oops"] {
+        for text in [
+            "",
+            "data: a\n\n",
+            "data: a\n\n: ping",
+            "data: a\n\nid: 7",
+            "oops",
+        ] {
             assert_eq!(ended(text), (vec![], false), "{text:?}");
         }
         for text in ["{\"a\":", "data: a\n\nda", "data: a\n\ndata", "{\"a\":{}\n"] {
@@ -359,17 +429,27 @@ mod tests {
                 other => break other,
             }
         };
-        assert_eq!((refused, taken <= SSE_EVENT_MAX), (Err(Malformed::TooLong), true));
+        assert_eq!(
+            (refused, taken <= SSE_EVENT_MAX),
+            (Err(Malformed::TooLong), true)
+        );
         let lines = "data: 0123456789\n".repeat(SSE_EVENT_MAX / 11 + 1);
         assert_eq!(events([lines.as_bytes()]), Err(Malformed::TooLong));
         // Any number of small ones is none of that.
-        assert_eq!(data(&"data: 0123456789\n\n".repeat(SSE_EVENT_MAX / 10)).len(), SSE_EVENT_MAX / 10);
+        assert_eq!(
+            data(&"data: 0123456789\n\n".repeat(SSE_EVENT_MAX / 10)).len(),
+            SSE_EVENT_MAX / 10
+        );
     }
 
     #[test]
     fn bytes_that_are_not_utf_8_are_replaced() {
         let bytes = b"data: a\xFFb\n\n: \xFF\ndata: \xF0\x9F\n\n".as_slice();
-        let data: Vec<_> = events([bytes]).unwrap().into_iter().map(|event| event.data).collect();
+        let data: Vec<_> = events([bytes])
+            .unwrap()
+            .into_iter()
+            .map(|event| event.data)
+            .collect();
         assert_eq!(data, ["a\u{FFFD}b", "\u{FFFD}"]);
     }
 
@@ -390,9 +470,13 @@ mod tests {
             "\"}\\\"\"}",
             "data: {}",
         ];
-        let line = (prop::sample::select(lines.to_vec()), prop::sample::select(vec!["\n", "\r\n", "\r"]));
+        let line = (
+            prop::sample::select(lines.to_vec()),
+            prop::sample::select(vec!["\n", "\r\n", "\r"]),
+        );
         let text = |(line, end)| [line, end].concat();
-        prop::collection::vec(line.prop_map(text), 0..20).prop_map(|lines| lines.concat().into_bytes())
+        prop::collection::vec(line.prop_map(text), 0..20)
+            .prop_map(|lines| lines.concat().into_bytes())
     }
 
     proptest! {

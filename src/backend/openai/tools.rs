@@ -50,14 +50,21 @@ impl Tools {
             return Err(Failure::fatal("too_large", message));
         }
         let mut piece = piece.as_object().cloned().unwrap_or_default();
-        let index = piece.remove("index").and_then(|index| match index.as_str() {
-            Some(text) => text.parse().ok(),
-            None => index.as_u64(),
-        });
+        let index = piece
+            .remove("index")
+            .and_then(|index| match index.as_str() {
+                Some(text) => text.parse().ok(),
+                None => index.as_u64(),
+            });
         let slot = match (place, index) {
             (Some(place), _) => Slot::Place(place),
             // An index means nothing after calls that had none of their own.
-            (None, Some(_)) if self.calls.iter().any(|call| matches!(call.slot, Slot::Place(_))) => {
+            (None, Some(_))
+                if self
+                    .calls
+                    .iter()
+                    .any(|call| matches!(call.slot, Slot::Place(_))) =>
+            {
                 Slot::Last
             }
             (None, Some(index)) => Slot::Index(index),
@@ -65,8 +72,15 @@ impl Tools {
         };
         arguments_as_text(&mut piece);
         let id = text(&piece, "id");
-        let by_id = self.calls.iter().rposition(|call| !id.is_empty() && text(&call.call, "id") == id);
-        let by_slot = || self.calls.iter().rposition(|call| slot == Slot::Last || call.slot == slot);
+        let by_id = self
+            .calls
+            .iter()
+            .rposition(|call| !id.is_empty() && text(&call.call, "id") == id);
+        let by_slot = || {
+            self.calls
+                .iter()
+                .rposition(|call| slot == Slot::Last || call.slot == slot)
+        };
         match by_id.or_else(by_slot).and_then(|at| self.calls.get_mut(at)) {
             Some(call) if !begins_another(&call.call, &piece) => merge(&mut call.call, piece),
             Some(_) | None => self.calls.push(Call { slot, call: piece }),
@@ -76,7 +90,9 @@ impl Tools {
 
     /// Whether the arguments of every call are whole, so that no piece can follow.
     pub(super) fn are_whole(&self) -> bool {
-        self.calls.iter().all(|Call { call, .. }| is_json(function(call, "arguments")))
+        self.calls
+            .iter()
+            .all(|Call { call, .. }| is_json(function(call, "arguments")))
     }
 
     /// The calls in order, as a message of the assistant has them, if there are any; then there are none.
@@ -109,7 +125,8 @@ fn begins_another(call: &Map<String, Value>, piece: &Map<String, Value>) -> bool
     }
     let other_id = !id.is_empty() && !known_id.is_empty();
     // The same name again may be a head that is repeated, unless the call before has everything that it can have.
-    name != known || is_json(gathered) && (other_id || !arguments.is_empty() && arguments != gathered)
+    name != known
+        || is_json(gathered) && (other_id || !arguments.is_empty() && arguments != gathered)
 }
 
 fn is_json(text: &str) -> bool {
@@ -122,12 +139,17 @@ fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> &'a str {
 
 /// A text of a call's function.
 fn function<'a>(call: &'a Map<String, Value>, name: &str) -> &'a str {
-    call.get("function").and_then(|function| function.get(name)).and_then(Value::as_str).unwrap_or_default()
+    call.get("function")
+        .and_then(|function| function.get(name))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// Arguments are JSON as text; some servers send the JSON itself.
 fn arguments_as_text(piece: &mut Map<String, Value>) {
-    if let Some(arguments) = piece.get_mut("function").and_then(|function| function.get_mut("arguments"))
+    if let Some(arguments) = piece
+        .get_mut("function")
+        .and_then(|function| function.get_mut("arguments"))
         && (arguments.is_object() || arguments.is_array())
     {
         *arguments = arguments.to_string().into();
@@ -188,22 +210,43 @@ mod tests {
             json!({"index": 0, "function": {"arguments": ":1}"}}),
             json!({"index": 1, "id": null, "function": {"name": null, "arguments": "{}"}}),
         ];
-        assert_eq!(gathered(&pieces), json!([call("a", "f", "{\"x\":1}"), call("b", "g", "{}")]));
+        assert_eq!(
+            gathered(&pieces),
+            json!([call("a", "f", "{\"x\":1}"), call("b", "g", "{}")])
+        );
         let late = [pieces[2].clone(), pieces[0].clone()];
-        assert_eq!(gathered(&late), json!([call("a", "f", ""), call("b", "g", "")]));
+        assert_eq!(
+            gathered(&late),
+            json!([call("a", "f", ""), call("b", "g", "")])
+        );
     }
 
     #[test]
     fn servers_that_repeat_the_head_or_give_no_index_are_understood() {
         let repeated = |text: &str| json!({"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": text}});
-        assert_eq!(gathered(&[repeated("{"), repeated("}")]), json!([call("a", "f", "{}")]));
-        let zero = |id: &str| json!({"index": 0, "id": id, "function": {"name": "f", "arguments": "{}"}});
-        assert_eq!(gathered(&[zero("a"), zero("b")]), json!([call("a", "f", "{}"), call("b", "f", "{}")]));
+        assert_eq!(
+            gathered(&[repeated("{"), repeated("}")]),
+            json!([call("a", "f", "{}")])
+        );
+        let zero =
+            |id: &str| json!({"index": 0, "id": id, "function": {"name": "f", "arguments": "{}"}});
+        assert_eq!(
+            gathered(&[zero("a"), zero("b")]),
+            json!([call("a", "f", "{}"), call("b", "f", "{}")])
+        );
         let none = |id: &str| json!({"id": id, "function": {"name": "f", "arguments": "{}"}});
-        assert_eq!(gathered(&[none("a"), none("b")]), json!([call("a", "f", "{}"), call("b", "f", "{}")]));
-        let empty =
-            [json!({"index": 0, "id": ""}), json!({"index": 0, "id": "a", "function": {"name": "f"}})];
-        assert_eq!(gathered(&empty), json!([{"id": "a", "type": "function", "function": {"name": "f"}}]));
+        assert_eq!(
+            gathered(&[none("a"), none("b")]),
+            json!([call("a", "f", "{}"), call("b", "f", "{}")])
+        );
+        let empty = [
+            json!({"index": 0, "id": ""}),
+            json!({"index": 0, "id": "a", "function": {"name": "f"}}),
+        ];
+        assert_eq!(
+            gathered(&empty),
+            json!([{"id": "a", "type": "function", "function": {"name": "f"}}])
+        );
     }
 
     /// The calls of lists of pieces, one list per event.
@@ -224,14 +267,22 @@ mod tests {
         for ids in [["b", "b"], ["b", "c"], ["", ""], ["a", "b"]] {
             let piece = |id: &str, text: &str| json!({"index": 0, "id": id, "function": {"arguments": text}});
             let pieces = [head.clone(), piece(ids[0], "{\"x\":"), piece(ids[1], "1}")];
-            assert_eq!(gathered(&pieces), json!([call("a", "f", "{\"x\":1}")]), "{ids:?}");
+            assert_eq!(
+                gathered(&pieces),
+                json!([call("a", "f", "{\"x\":1}")]),
+                "{ids:?}"
+            );
             // The same without an index, and with a name in each piece.
             let without = pieces.clone().map(|mut piece| {
                 piece.as_object_mut().unwrap().remove("index");
                 piece["function"]["name"] = "f".into();
                 piece
             });
-            assert_eq!(gathered(&without), json!([call("a", "f", "{\"x\":1}")]), "{ids:?}");
+            assert_eq!(
+                gathered(&without),
+                json!([call("a", "f", "{\"x\":1}")]),
+                "{ids:?}"
+            );
         }
     }
 
@@ -260,7 +311,10 @@ mod tests {
             piece(json!("b"), json!("f"), ""),
             piece(json!("c"), Value::Null, "{\"y\":2}"),
         ];
-        assert_eq!(gathered(&again), json!([call("a", "f", "{}"), call("b", "f", "{\"y\":2}")]));
+        assert_eq!(
+            gathered(&again),
+            json!([call("a", "f", "{}"), call("b", "f", "{\"y\":2}")])
+        );
         let same = ["{\"n\":1}", "{\"n\":2}"].map(|text| piece(json!(""), json!("f"), text));
         let expected = json!([call("", "f", "{\"n\":1}"), call("", "f", "{\"n\":2}")]);
         let mut calls = gathered(&same);
@@ -272,15 +326,19 @@ mod tests {
 
     #[test]
     fn several_calls_in_one_list_need_no_index() {
-        let whole = |id: &str, name: &str| json!({"id": id, "function": {"name": name, "arguments": "{}"}});
+        let whole =
+            |id: &str, name: &str| json!({"id": id, "function": {"name": name, "arguments": "{}"}});
         let both = json!([call("a", "f", "{}"), call("b", "f", "{}")]);
         assert_eq!(listed(&[json!([whole("a", "f"), whole("b", "f")])]), both);
-        let heads = json!([{"id": "a", "function": {"name": "f"}}, {"id": "b", "function": {"name": "f"}}]);
+        let heads =
+            json!([{"id": "a", "function": {"name": "f"}}, {"id": "b", "function": {"name": "f"}}]);
         let bodies = json!([{"function": {"arguments": "{"}}, {"function": {"arguments": "{"}}]);
-        let ends =
-            json!([{"id": "x", "function": {"arguments": "}"}}, {"id": "y", "function": {"arguments": "}"}}]);
+        let ends = json!([{"id": "x", "function": {"arguments": "}"}}, {"id": "y", "function": {"arguments": "}"}}]);
         assert_eq!(listed(&[heads, bodies, ends]), both);
-        assert_eq!(listed(&[json!([whole("a", "f")]), json!([whole("b", "f")])]), both);
+        assert_eq!(
+            listed(&[json!([whole("a", "f")]), json!([whole("b", "f")])]),
+            both
+        );
     }
 
     #[test]
@@ -289,8 +347,18 @@ mod tests {
         let expected = json!([call("a", "f", "{\"x\":1}")]);
         let text = json!("{\"x\":1}");
         assert_eq!(gathered(&[piece(json!({"x": 1}))]), expected);
-        assert_eq!(gathered(&[piece(text.clone()), piece(text.clone())]), expected);
-        assert_eq!(gathered(&[piece(json!({})), piece(json!("{\"x\"")), piece(json!(":1}"))]), expected);
+        assert_eq!(
+            gathered(&[piece(text.clone()), piece(text.clone())]),
+            expected
+        );
+        assert_eq!(
+            gathered(&[
+                piece(json!({})),
+                piece(json!("{\"x\"")),
+                piece(json!(":1}"))
+            ]),
+            expected
+        );
         assert_eq!(gathered(&[piece(Value::Null), piece(text)]), expected);
     }
 
@@ -300,8 +368,7 @@ mod tests {
             json!({"index": 0, "id": "a", "type": "custom", "custom": {"name": "f", "input": "x"}, "extra": {"n": 1}}),
             json!({"index": 0, "custom": {"input": "y"}, "extra": {"n": 2}}),
         ];
-        let expected =
-            json!([{"id": "a", "type": "custom", "custom": {"name": "f", "input": "xy"}, "extra": {"n": 2}}]);
+        let expected = json!([{"id": "a", "type": "custom", "custom": {"name": "f", "input": "xy"}, "extra": {"n": 2}}]);
         assert_eq!(gathered(&pieces), expected);
     }
 
@@ -309,10 +376,15 @@ mod tests {
     fn calls_are_whole_when_their_arguments_are() {
         let mut tools = Tools::default();
         tools
-            .push(&json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": "{\"x\""}}), None)
+            .push(
+                &json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": "{\"x\""}}),
+                None,
+            )
             .unwrap();
         assert!(!tools.are_whole());
-        tools.push(&json!({"index": 0, "function": {"arguments": ":1}"}}), None).unwrap();
+        tools
+            .push(&json!({"index": 0, "function": {"arguments": ":1}"}}), None)
+            .unwrap();
         assert!(tools.are_whole());
         assert!(tools.put_out().is_some() && tools.put_out().is_none());
     }
@@ -321,7 +393,9 @@ mod tests {
     fn calls_without_end_are_refused() {
         let mut tools = Tools::default();
         let piece = json!({"index": 0, "function": {"arguments": "x".repeat(1000)}});
-        let failure = std::iter::repeat_with(|| tools.push(&piece, None)).find_map(Result::err).unwrap();
+        let failure = std::iter::repeat_with(|| tools.push(&piece, None))
+            .find_map(Result::err)
+            .unwrap();
         assert_eq!(failure.code, "too_large");
     }
 }

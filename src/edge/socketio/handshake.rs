@@ -38,7 +38,10 @@ impl Handshakes {
         }
         *of_address += 1;
         counts.all += 1;
-        Ok(Handshake { handshakes: self.clone(), from })
+        Ok(Handshake {
+            handshakes: self.clone(),
+            from,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {

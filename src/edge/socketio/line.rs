@@ -82,7 +82,10 @@ impl Line {
         if self.asked.set(asked).is_ok() {
             *self.asks.lock().unwrap_or_else(PoisonError::into_inner) = Some(asks);
         }
-        self.handshake.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.handshake
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
     }
 
     /// So many bytes have left for the client.
@@ -134,9 +137,14 @@ impl Line {
         let size = asked.size;
         self.messages.fetch_add(1, Ordering::Relaxed);
         let waiting = self.asked_bytes.fetch_add(size, Ordering::Relaxed) + size;
-        let room = self.app.upgrade().and_then(|app| app.room_to_ask(&mut asked));
+        let room = self
+            .app
+            .upgrade()
+            .and_then(|app| app.room_to_ask(&mut asked));
         let room = room.filter(|_| waiting <= ASKED_BYTES_MAX);
-        let (Some(room), Some(queue)) = (room, self.asked.get()) else { return self.cut() };
+        let (Some(room), Some(queue)) = (room, self.asked.get()) else {
+            return self.cut();
+        };
         if queue.try_send((asked, ack, room)).is_err() {
             self.cut();
         }
@@ -149,7 +157,10 @@ impl Line {
 
     /// What the client asks for; once.
     pub(super) fn asks(&self) -> Option<mpsc::Receiver<Ask>> {
-        self.asks.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.asks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     fn is_cut_for(&self, waker: &AtomicWaker, by: &Waker) -> bool {
@@ -170,12 +181,21 @@ impl App {
     /// The room for a request that waits. A submission that finds none becomes its refusal; none is left even for that when
     /// this is `None`.
     fn room_to_ask(&self, asked: &mut Asked) -> Option<Held> {
-        if let Ok(Request::Submit { submission, reference, .. }) = &mut asked.request {
+        if let Ok(Request::Submit {
+            submission,
+            reference,
+            ..
+        }) = &mut asked.request
+        {
             match self.room_for(submission) {
                 Ok(room) => return Some(room),
                 Err(problem) => {
                     let reference = reference.take();
-                    asked.request = Err(Refused { problem, job: None, reference });
+                    asked.request = Err(Refused {
+                        problem,
+                        job: None,
+                        reference,
+                    });
                 }
             }
         }
@@ -228,7 +248,11 @@ impl Meter {
 
     /// How long the client may take nothing.
     pub(super) fn patience(&self) -> Duration {
-        if self.0.hurried.load(Ordering::Relaxed) { ANSWER_WAIT } else { WRITE_WAIT }
+        if self.0.hurried.load(Ordering::Relaxed) {
+            ANSWER_WAIT
+        } else {
+            WRITE_WAIT
+        }
     }
 
     /// From now on the connection is a WebSocket.
@@ -245,12 +269,19 @@ impl Meter {
     pub(in crate::edge) fn control(&self, payload: usize) {
         /// The head of a control frame of a client, with its mask.
         const HEAD: usize = 6;
-        self.0.control.fetch_add((HEAD + payload) as u64, Ordering::Relaxed);
+        self.0
+            .control
+            .fetch_add((HEAD + payload) as u64, Ordering::Relaxed);
     }
 
     /// How many messages were whole, and how many bytes of pings and pongs came; `None` while it is no WebSocket.
     pub(super) fn heard(&self) -> Option<(u64, u64)> {
-        let of_line = || self.0.line.get().map_or(0, |line| line.messages.load(Ordering::Relaxed));
+        let of_line = || {
+            self.0
+                .line
+                .get()
+                .map_or(0, |line| line.messages.load(Ordering::Relaxed))
+        };
         let messages = || self.0.messages.load(Ordering::Relaxed) + of_line();
         let heard = || (messages(), self.0.control.load(Ordering::Relaxed));
         self.0.is_socket.load(Ordering::Relaxed).then(heard)
@@ -272,12 +303,18 @@ impl Meter {
 
     /// Whether nothing should be read any more. If it should, a cut wakes the reader.
     pub(super) fn stops_reading(&self, cx: &Context<'_>) -> bool {
-        self.0.line.get().is_some_and(|line| line.is_cut_for(&line.reader, cx.waker()))
+        self.0
+            .line
+            .get()
+            .is_some_and(|line| line.is_cut_for(&line.reader, cx.waker()))
     }
 
     /// Whether nothing should wait to be written any more. If it should, a cut wakes the writer.
     pub(super) fn stops_waiting(&self, cx: &Context<'_>) -> bool {
-        self.0.line.get().is_some_and(|line| line.is_cut_for(&line.writer, cx.waker()))
+        self.0
+            .line
+            .get()
+            .is_some_and(|line| line.is_cut_for(&line.writer, cx.waker()))
     }
 }
 

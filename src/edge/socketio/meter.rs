@@ -49,7 +49,11 @@ struct Pace {
 
 impl Pace {
     fn new() -> Self {
-        Self { left: READ_BURST, counted: Instant::now(), wait: None }
+        Self {
+            left: READ_BURST,
+            counted: Instant::now(),
+            wait: None,
+        }
     }
 
     /// Whether something may be read. Wakes when it may.
@@ -93,7 +97,14 @@ struct Coming {
 impl Coming {
     fn new(bodies: &Part) -> Self {
         let (since, room) = (Instant::now(), bodies.begin(BODY_MAX));
-        Self { bytes: 0, before: 0, control: 0, since, room, patience: None }
+        Self {
+            bytes: 0,
+            before: 0,
+            control: 0,
+            since,
+            room,
+            patience: None,
+        }
     }
 
     /// So many bytes have come, after so many whole messages and so many bytes of pings and pongs.
@@ -113,13 +124,19 @@ impl Coming {
         if self.bytes > SMALL_BYTES && self.patience.is_none() {
             self.patience = Some(Box::pin(sleep(BODY_WAIT)));
         }
-        let counts = if self.bytes > TINY_BYTES { self.bytes } else { 0 };
+        let counts = if self.bytes > TINY_BYTES {
+            self.bytes
+        } else {
+            0
+        };
         self.room.resize(counts).map_err(io::Error::other)
     }
 
     /// Whether a large one has taken too long.
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
-        self.patience.as_mut().is_some_and(|patience| patience.as_mut().poll(cx).is_ready())
+        self.patience
+            .as_mut()
+            .is_some_and(|patience| patience.as_mut().poll(cx).is_ready())
     }
 }
 
@@ -155,7 +172,11 @@ impl<T> Metered<T> {
         self.meter.clone()
     }
 
-    fn judge(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn judge(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             self.patience = None;
             if let Poll::Ready(Ok(bytes)) = &written {
@@ -170,8 +191,13 @@ impl<T> Metered<T> {
         if self.meter.stops_waiting(cx) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(self.meter.patience())));
-        patience.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        let patience = self
+            .patience
+            .get_or_insert_with(|| Box::pin(sleep(self.meter.patience())));
+        patience
+            .as_mut()
+            .poll(cx)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -197,7 +223,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
         let came = buffer.filled().len() - before;
         self.ahead = self.ahead.saturating_add(came);
         self.pace.left -= i64::try_from(came).unwrap_or(i64::MAX);
-        let Some(heard) = self.meter.heard() else { return read };
+        let Some(heard) = self.meter.heard() else {
+            return read;
+        };
         if came > 0 {
             self.coming.came(came, heard)?;
         }
@@ -210,7 +238,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.judge(cx, written)
     }
@@ -258,7 +290,10 @@ mod tests {
         let (_client, edge) = duplex(10);
         let (mut edge, begun) = (Metered::new(edge, PEER, &bodies()), Instant::now());
         let error = edge.write_all(&[0; 11]).await.unwrap_err();
-        assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, WRITE_WAIT));
+        assert_eq!(
+            (error.kind(), begun.elapsed()),
+            (io::ErrorKind::TimedOut, WRITE_WAIT)
+        );
         let (_client, edge) = duplex(10);
         let (mut edge, begun) = (Metered::new(edge, PEER, &bodies()), Instant::now());
         edge.meter().hurry(true);
@@ -272,9 +307,16 @@ mod tests {
         let (mut hears, mut says) = split(Metered::new(edge, PEER, &bodies()));
         client.write_all(&vec![0; 2 * READ_AHEAD]).await.unwrap();
         says.write_all(&vec![0; 2 * READ_AHEAD]).await.unwrap();
-        assert!(says.write(&[0]).now_or_never().is_none(), "the client takes nothing");
+        assert!(
+            says.write(&[0]).now_or_never().is_none(),
+            "the client takes nothing"
+        );
         let mut heard = vec![0; READ_AHEAD];
-        hears.read_exact(&mut heard).now_or_never().expect("some is heard ahead").unwrap();
+        hears
+            .read_exact(&mut heard)
+            .now_or_never()
+            .expect("some is heard ahead")
+            .unwrap();
         assert!(hears.read(&mut heard).now_or_never().is_none());
         let takes = async {
             client.read_exact(&mut [0; 2]).await.unwrap();
@@ -308,18 +350,32 @@ mod tests {
         let (mut hears, mut says) = split(Metered::new(edge, PEER, &bodies()));
         let (mut heard, begun) = (vec![0; bytes], Instant::now());
         let burst = bytes / 3;
-        hears.read_exact(&mut heard[..burst]).now_or_never().expect("a large message at once").unwrap();
+        hears
+            .read_exact(&mut heard[..burst])
+            .now_or_never()
+            .expect("a large message at once")
+            .unwrap();
         assert!(hears.read(&mut heard).now_or_never().is_none());
-        says.write_all(&[0]).now_or_never().expect("what is written does not wait").unwrap();
+        says.write_all(&[0])
+            .now_or_never()
+            .expect("what is written does not wait")
+            .unwrap();
         for part in heard[burst..].chunks_mut(READ_AHEAD) {
             hears.read_exact(part).await.unwrap();
         }
         let seconds = (bytes - burst) as f64 / READ_RATE as f64;
         let took = begun.elapsed().as_secs_f64();
-        assert!((seconds * 0.9..seconds * 1.2).contains(&took), "{took} of {seconds} s");
+        assert!(
+            (seconds * 0.9..seconds * 1.2).contains(&took),
+            "{took} of {seconds} s"
+        );
         sleep(Duration::from_secs(60)).await;
         client.write_all(&vec![0; burst]).await.unwrap();
-        hears.read_exact(&mut heard[..burst]).now_or_never().expect("one that paused is as others").unwrap();
+        hears
+            .read_exact(&mut heard[..burst])
+            .now_or_never()
+            .expect("one that paused is as others")
+            .unwrap();
     }
 
     #[tokio::test(start_paused = true)]
@@ -351,7 +407,10 @@ mod tests {
         assert_eq!(memory.whole.used(), BODIES_BYTES - BODY_MAX);
         let begun = Instant::now();
         let error = connections[1].1.read(&mut [0]).await.unwrap_err();
-        assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, BODY_WAIT));
+        assert_eq!(
+            (error.kind(), begun.elapsed()),
+            (io::ErrorKind::TimedOut, BODY_WAIT)
+        );
     }
 
     #[tokio::test(start_paused = true)]

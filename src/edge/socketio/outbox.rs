@@ -69,7 +69,14 @@ pub(super) struct Outbox {
 impl Outbox {
     pub(super) fn new() -> Self {
         let (replies, events, flight, turn) = Default::default();
-        Self { replies, events, flight, turn, taken: Instant::now(), full: false }
+        Self {
+            replies,
+            events,
+            flight,
+            turn,
+            taken: Instant::now(),
+            full: false,
+        }
     }
 
     pub(super) fn events(&mut self, events: Vec<Arc<Stored>>) {
@@ -139,8 +146,14 @@ impl Outbox {
             TransportType::Websocket => FLIGHT_PACKETS,
         };
         while self.flight.has_room(most) && !self.turn.is_over() {
-            let queue = if self.replies.is_empty() { &mut self.events } else { &mut self.replies };
-            let Some(packet) = queue.pop_front() else { break };
+            let queue = if self.replies.is_empty() {
+                &mut self.events
+            } else {
+                &mut self.replies
+            };
+            let Some(packet) = queue.pop_front() else {
+                break;
+            };
             let size = packet.size(transport);
             let is_event = matches!(packet, Packet::Event(_));
             match packet.emit(socket)? {
@@ -171,7 +184,9 @@ impl Packet {
     fn size(&self, transport: TransportType) -> usize {
         let size = match self {
             Self::Event(event) => event_name(event).len() + event.json().len() + 7,
-            Self::About(_, reply) | Self::Reply(To::Event, reply) => reply.event.len() + reply.json.len() + 7,
+            Self::About(_, reply) | Self::Reply(To::Event, reply) => {
+                reply.event.len() + reply.json.len() + 7
+            }
             Self::Reply(To::Ack(_, number), reply) => {
                 let digits = number.checked_ilog10().unwrap_or(0) as usize + 1;
                 digits + reply.json.len() + 4
@@ -195,7 +210,9 @@ impl Packet {
                 })?;
                 socket.emit(event_name(event), json)
             }
-            Self::About(_, reply) | Self::Reply(To::Event, reply) => socket.emit(reply.event, raw(reply)?),
+            Self::About(_, reply) | Self::Reply(To::Event, reply) => {
+                socket.emit(reply.event, raw(reply)?)
+            }
             Self::Reply(To::Ack(..), _) => return self.acknowledge(),
         };
         match sent {
@@ -233,7 +250,9 @@ fn event_name(event: &Stored) -> &str {
     }
     // Text with an escape cannot be borrowed, and is no name.
     match serde_json::from_slice::<Head<'_>>(event.json()) {
-        Ok(Head { kind }) if !kind.is_empty() && kind.len() <= 128 && !RESERVED.contains(&kind) => kind,
+        Ok(Head { kind }) if !kind.is_empty() && kind.len() <= 128 && !RESERVED.contains(&kind) => {
+            kind
+        }
         Ok(_) | Err(_) => OTHER,
     }
 }

@@ -83,10 +83,25 @@ impl From<Broken> for Ending {
 }
 
 impl Pump {
-    pub(super) fn new(app: Arc<App>, socket: SocketRef, line: Arc<Line>, asks: mpsc::Receiver<Ask>) -> Self {
+    pub(super) fn new(
+        app: Arc<App>,
+        socket: SocketRef,
+        line: Arc<Line>,
+        asks: mpsc::Receiver<Ask>,
+    ) -> Self {
         let (watches, steps, answers) = Default::default();
         let place = app.clients.enter();
-        Self { app, place, socket, line, asks, outbox: Outbox::new(), watches, steps, answers }
+        Self {
+            app,
+            place,
+            socket,
+            line,
+            asks,
+            outbox: Outbox::new(),
+            watches,
+            steps,
+            answers,
+        }
     }
 
     /// Serves the client until one of both ends.
@@ -149,21 +164,39 @@ impl Pump {
         match asked.request {
             Ok(Request::Submit { reference, .. }) if is_full => {
                 let problem = Code::TooManyRequests.into();
-                self.outbox.reply(to, Reply::refused(&Refused { problem, job: None, reference }));
+                self.outbox.reply(
+                    to,
+                    Reply::refused(&Refused {
+                        problem,
+                        job: None,
+                        reference,
+                    }),
+                );
             }
             Ok(Request::Cancel { job }) if is_full => {
-                self.outbox.reply(to, Reply::refused(&Refused::of(Code::TooManyRequests, &job)));
+                self.outbox.reply(
+                    to,
+                    Reply::refused(&Refused::of(Code::TooManyRequests, &job)),
+                );
             }
             Ok(Request::Watch { job, start }) => self.watch(job, start, to),
             Ok(Request::Unwatch { job }) => self.unwatch(&job, to),
-            Ok(Request::Submit { submission, key, reference }) => {
+            Ok(Request::Submit {
+                submission,
+                key,
+                reference,
+            }) => {
                 let (app, from) = (Arc::clone(&self.app), self.line.from);
                 self.answers.push(Box::pin(async move {
                     let reply = match app.submit(from, *submission, key.as_deref(), room).await {
                         Ok(accepted) => {
                             Reply::submitted(&accepted.id, &accepted.status, reference.as_deref())
                         }
-                        Err(problem) => Reply::refused(&Refused { problem, job: None, reference }),
+                        Err(problem) => Reply::refused(&Refused {
+                            problem,
+                            job: None,
+                            reference,
+                        }),
                     };
                     (to, reply)
                 }));
@@ -191,10 +224,18 @@ impl Pump {
             None
         };
         if let Some(code) = refusal {
-            return self.outbox.reply(to, Reply::refused(&Refused::of(code, &job)));
+            return self
+                .outbox
+                .reply(to, Reply::refused(&Refused::of(code, &job)));
         }
         let (end, room) = (CancellationToken::new(), self.app.counts.room(&job));
-        self.watches.insert(job.clone(), Watched { end: end.clone(), _room: room });
+        self.watches.insert(
+            job.clone(),
+            Watched {
+                end: end.clone(),
+                _room: room,
+            },
+        );
         let (hub, from) = (Arc::clone(&self.app.hub), self.line.from);
         self.steps.push(Box::pin(async move {
             match unless_ended(&end, Session::open_for(from, &hub, &job, start)).await {
@@ -221,14 +262,18 @@ impl Pump {
             Happened::Opened(Ok(session), job, to) => {
                 if self.watches.contains_key(&job) {
                     let status = session.status();
-                    self.outbox.reply(to, Reply::frame("watching", &ServerFrame::Watching { job, status }));
+                    self.outbox.reply(
+                        to,
+                        Reply::frame("watching", &ServerFrame::Watching { job, status }),
+                    );
                     self.step(session);
                 }
             }
             Happened::Opened(Err(error), job, to) => {
                 if self.watches.remove(&job).is_some() {
                     let problem = Problem::new(error.code(), error.to_string());
-                    self.outbox.reply(to, Reply::refused(&Refused::of(problem, &job)));
+                    self.outbox
+                        .reply(to, Reply::refused(&Refused::of(problem, &job)));
                 }
             }
             Happened::Stepped(session, step) => self.stepped(session, step),
@@ -246,9 +291,15 @@ impl Pump {
                 self.outbox.events(events);
                 return self.step(session);
             }
-            Step::Missing { from, to } => {
-                ("missing", ServerFrame::Missing { job: job.clone(), from, to, reason: Gone::Expired })
-            }
+            Step::Missing { from, to } => (
+                "missing",
+                ServerFrame::Missing {
+                    job: job.clone(),
+                    from,
+                    to,
+                    reason: Gone::Expired,
+                },
+            ),
             Step::Live => ("live", ServerFrame::Live { job: job.clone() }),
             Step::End => {
                 self.watches.remove(&job);
@@ -267,7 +318,13 @@ impl Pump {
 
     /// Waits for the next step of a session, beside all others; of none that is watched no longer.
     fn step(&mut self, mut session: Session<Reader>) {
-        let Some(end) = self.watches.get(session.job()).map(|watched| watched.end.clone()) else { return };
+        let Some(end) = self
+            .watches
+            .get(session.job())
+            .map(|watched| watched.end.clone())
+        else {
+            return;
+        };
         self.steps.push(Box::pin(async move {
             match unless_ended(&end, session.next()).await {
                 Some(step) => Happened::Stepped(session, step),

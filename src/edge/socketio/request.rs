@@ -26,10 +26,21 @@ pub(super) const ERROR: &str = "tailwater:error";
 /// What a client wants.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Request {
-    Watch { job: JobId, start: Start },
-    Unwatch { job: JobId },
-    Submit { submission: Box<Submission>, key: Option<String>, reference: Option<String> },
-    Cancel { job: JobId },
+    Watch {
+        job: JobId,
+        start: Start,
+    },
+    Unwatch {
+        job: JobId,
+    },
+    Submit {
+        submission: Box<Submission>,
+        key: Option<String>,
+        reference: Option<String>,
+    },
+    Cancel {
+        job: JobId,
+    },
 }
 
 /// Why a request is not taken, and what it was about, as the client wrote it.
@@ -63,7 +74,11 @@ impl<A: Adapter> FromMessageParts<A> for Asked {
         if matches!(packet, Packet::Str(_, Some(_))) {
             request = Err(with_attachments(request));
         }
-        Ok(Self { request, ack: *ack, size: text.len() })
+        Ok(Self {
+            request,
+            ack: *ack,
+            size: text.len(),
+        })
     }
 }
 
@@ -98,7 +113,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Emit<'a> {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Emit<'de>, A::Error> {
-                let emit = Emit { name: items.next_element()?, data: items.next_element()? };
+                let emit = Emit {
+                    name: items.next_element()?,
+                    data: items.next_element()?,
+                };
                 while items.next_element::<IgnoredAny>()?.is_some() {}
                 Ok(emit)
             }
@@ -109,7 +127,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Emit<'a> {
 
 /// The refusal of a request that has attachments, whatever it says.
 fn with_attachments(request: Result<Request, Refused>) -> Refused {
-    let message = "a request has no binary attachments (Buffer, ArrayBuffer, Blob, bytes): send plain JSON";
+    let message =
+        "a request has no binary attachments (Buffer, ArrayBuffer, Blob, bytes): send plain JSON";
     let (job, reference) = match request {
         Ok(Request::Watch { job, .. } | Request::Unwatch { job } | Request::Cancel { job }) => {
             (Some(job.to_string()), None)
@@ -117,7 +136,11 @@ fn with_attachments(request: Result<Request, Refused>) -> Refused {
         Ok(Request::Submit { reference, .. }) => (None, reference),
         Err(Refused { job, reference, .. }) => (job, reference),
     };
-    Refused { problem: Problem::new(Code::UnsupportedMediaType, message), job, reference }
+    Refused {
+        problem: Problem::new(Code::UnsupportedMediaType, message),
+        job,
+        reference,
+    }
 }
 
 /// Reads an emit.
@@ -129,18 +152,28 @@ fn parse(text: &str) -> Result<Request, Refused> {
     let data = data.map_or("null", RawValue::get);
     request(&name, data).map_err(|problem| {
         let About { job, reference } = About::of(data.as_bytes());
-        Refused { problem, job, reference }
+        Refused {
+            problem,
+            job,
+            reference,
+        }
     })
 }
 
 fn request(event: &str, data: &str) -> Result<Request, Problem> {
     if !data.starts_with('{') && ["watch", "unwatch", "submit", "cancel"].contains(&event) {
-        return Err(Problem::new(Code::BadRequest, "the first argument is an object"));
+        return Err(Problem::new(
+            Code::BadRequest,
+            "the first argument is an object",
+        ));
     }
     match event {
         "watch" => {
             let Watch { job, after, cursor } = fields(data.as_bytes())?;
-            Ok(Request::Watch { job: job_id(&job)?, start: start(after, cursor.as_deref())? })
+            Ok(Request::Watch {
+                job: job_id(&job)?,
+                start: start(after, cursor.as_deref())?,
+            })
         }
         "unwatch" => {
             let Job { job } = fields(data.as_bytes())?;
@@ -151,27 +184,46 @@ fn request(event: &str, data: &str) -> Result<Request, Problem> {
             Ok(Request::Cancel { job: job_id(&job)? })
         }
         "submit" => {
-            let Submit { reference, key, submission } = Submit::from_json(data.as_bytes())?;
-            Ok(Request::Submit { submission: Box::new(submission), key, reference })
+            let Submit {
+                reference,
+                key,
+                submission,
+            } = Submit::from_json(data.as_bytes())?;
+            Ok(Request::Submit {
+                submission: Box::new(submission),
+                key,
+                reference,
+            })
         }
         other => {
             let other: String = other.chars().take(40).collect();
             let there_are = "there are watch, unwatch, submit and cancel";
-            Err(Problem::new(Code::UnknownOp, format!("no request `{other}`; {there_are}")))
+            Err(Problem::new(
+                Code::UnknownOp,
+                format!("no request `{other}`; {there_are}"),
+            ))
         }
     }
 }
 
 impl From<Problem> for Refused {
     fn from(problem: Problem) -> Self {
-        Self { problem, job: None, reference: None }
+        Self {
+            problem,
+            job: None,
+            reference: None,
+        }
     }
 }
 
 impl Refused {
     /// A refusal about one job.
     pub(super) fn of(problem: impl Into<Problem>, job: &JobId) -> Self {
-        Self { problem: problem.into(), job: Some(job.to_string()), reference: None }
+        Self {
+            problem: problem.into(),
+            job: Some(job.to_string()),
+            reference: None,
+        }
     }
 }
 
@@ -186,7 +238,11 @@ impl<A: Adapter> FromConnectParts<A> for Auth {
     type Error = Infallible;
 
     fn from_connect_parts(_: &Arc<Socket<A>>, auth: &Option<Packet>) -> Result<Self, Infallible> {
-        Ok(Self::parse(auth.as_ref().and_then(Packet::as_str).map_or("", |text| text.as_str())))
+        Ok(Self::parse(
+            auth.as_ref()
+                .and_then(Packet::as_str)
+                .map_or("", |text| text.as_str()),
+        ))
     }
 }
 
@@ -197,12 +253,15 @@ impl Auth {
         struct Fields {
             cursors: Option<Value>,
         }
-        let cursors = serde_json::from_str(text).ok().and_then(|Fields { cursors }| cursors);
+        let cursors = serde_json::from_str(text)
+            .ok()
+            .and_then(|Fields { cursors }| cursors);
         let watches = match cursors {
             None => Vec::new(),
-            Some(Value::Object(cursors)) if cursors.len() <= WATCHES_MAX => {
-                cursors.into_iter().map(|(job, place)| watch(&job, &place)).collect()
-            }
+            Some(Value::Object(cursors)) if cursors.len() <= WATCHES_MAX => cursors
+                .into_iter()
+                .map(|(job, place)| watch(&job, &place))
+                .collect(),
             Some(Value::Object(_)) => vec![Err(Problem::from(Code::TooManyWatches).into())],
             Some(_) => {
                 let message = "`cursors` is an object that has a cursor for each job";
@@ -225,12 +284,19 @@ fn watch(job: &str, place: &Value) -> Result<(JobId, Start), Refused> {
             Value::String(cursor) => start(None, Some(cursor))?,
             Value::Number(number) if number.is_u64() => start(number.as_u64(), None)?,
             Value::Number(_) | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
-                return Err(Problem::new(Code::BadRequest, "a place is a cursor, a number or null"));
+                return Err(Problem::new(
+                    Code::BadRequest,
+                    "a place is a cursor, a number or null",
+                ));
             }
         };
         Ok((job_id(job)?, start))
     };
-    read().map_err(|problem| Refused { problem, job: Some(cut(job)), reference: None })
+    read().map_err(|problem| Refused {
+        problem,
+        job: Some(cut(job)),
+        reference: None,
+    })
 }
 
 /// Whom a reply is for.
@@ -253,12 +319,18 @@ pub(super) struct Reply {
 impl Reply {
     fn new(event: &'static str, object: &impl Serialize) -> Self {
         let json = serde_json::to_string(object);
-        Self { event, json: json.unwrap_or_else(|_| unreachable!("strings and numbers are always JSON")) }
+        Self {
+            event,
+            json: json.unwrap_or_else(|_| unreachable!("strings and numbers are always JSON")),
+        }
     }
 
     /// The first event of a connection.
     pub(super) fn connected() -> Self {
-        Self::new("connected", &json!({"protocol": "tailwater.v1", "version": env!("CARGO_PKG_VERSION")}))
+        Self::new(
+            "connected",
+            &json!({"protocol": "tailwater.v1", "version": env!("CARGO_PKG_VERSION")}),
+        )
     }
 
     /// What a WebSocket client is told by a frame.
@@ -275,11 +347,18 @@ impl Reply {
     }
 
     pub(super) fn cancelling(job: &JobId, seq: &impl Serialize) -> Self {
-        Self::new("cancelling", &json!({"op": "cancelling", "job": job, "seq": seq}))
+        Self::new(
+            "cancelling",
+            &json!({"op": "cancelling", "job": job, "seq": seq}),
+        )
     }
 
     pub(super) fn refused(refused: &Refused) -> Self {
-        let Refused { problem, job, reference } = refused;
+        let Refused {
+            problem,
+            job,
+            reference,
+        } = refused;
         let mut object =
             json!({"op": "error", "code": problem.code().as_str(), "message": problem.message()});
         if let Some(job) = job {
@@ -305,11 +384,23 @@ mod tests {
     #[test]
     fn an_emit_is_read_as_the_frame_of_the_same_name_is() {
         let job: JobId = "j".parse().unwrap();
-        let watch = |start| Request::Watch { job: job.clone(), start };
+        let watch = |start| Request::Watch {
+            job: job.clone(),
+            start,
+        };
         let read = |text| parse(text).unwrap();
-        assert_eq!(read(r#"["watch",{"job":"j"}]"#), watch(Start::After(Seq(0))));
-        assert_eq!(read(r#"["watch",{"job":"j","after":7},"more"]"#), watch(Start::After(Seq(7))));
-        assert_eq!(read(r#"["unwatch",{"job":"j"}]"#), Request::Unwatch { job: job.clone() });
+        assert_eq!(
+            read(r#"["watch",{"job":"j"}]"#),
+            watch(Start::After(Seq(0)))
+        );
+        assert_eq!(
+            read(r#"["watch",{"job":"j","after":7},"more"]"#),
+            watch(Start::After(Seq(7)))
+        );
+        assert_eq!(
+            read(r#"["unwatch",{"job":"j"}]"#),
+            Request::Unwatch { job: job.clone() }
+        );
         assert_eq!(read(r#"["cancel",{"job":"j"}]"#), Request::Cancel { job });
         let submission = Submission::new("k".parse().unwrap(), json!([1]));
         assert_eq!(
@@ -328,11 +419,26 @@ mod tests {
         assert_eq!(refusal(""), (Code::BadRequest, None));
         assert_eq!(refusal(r#"["watch"]"#), (Code::BadRequest, None));
         assert_eq!(refusal(r#"["watch","j"]"#), (Code::BadRequest, None));
-        assert_eq!(refusal(r#"["watch",{"job":"j","afterr":1}]"#), (Code::BadRequest, job.clone()));
-        assert_eq!(refusal(r#"["watch",{"job":"j","cursor":"x"}]"#), (Code::BadCursor, job.clone()));
-        assert_eq!(refusal(r#"["watch",{"job":"a.b"}]"#), (Code::BadJobId, Some("a.b".into())));
-        assert_eq!(refusal(r#"["submit",{"kind":"k","key":1}]"#), (Code::BadRequest, None));
-        assert_eq!(refusal(r#"["submit",{"kind":"a.b","ref":"r"}]"#), (Code::BadKind, None));
+        assert_eq!(
+            refusal(r#"["watch",{"job":"j","afterr":1}]"#),
+            (Code::BadRequest, job.clone())
+        );
+        assert_eq!(
+            refusal(r#"["watch",{"job":"j","cursor":"x"}]"#),
+            (Code::BadCursor, job.clone())
+        );
+        assert_eq!(
+            refusal(r#"["watch",{"job":"a.b"}]"#),
+            (Code::BadJobId, Some("a.b".into()))
+        );
+        assert_eq!(
+            refusal(r#"["submit",{"kind":"k","key":1}]"#),
+            (Code::BadRequest, None)
+        );
+        assert_eq!(
+            refusal(r#"["submit",{"kind":"a.b","ref":"r"}]"#),
+            (Code::BadKind, None)
+        );
         assert_eq!(refusal(r#"["dance",{"job":"j"}]"#), (Code::UnknownOp, job));
         assert_eq!(refusal(r#"["dance"]"#), (Code::UnknownOp, None));
     }
@@ -341,17 +447,40 @@ mod tests {
     fn a_client_that_joins_names_where_it_stands_in_each_job() {
         let job: JobId = "j".parse().unwrap();
         let cursor = Cursor::of(&job, Seq(3), 9, b"x");
-        let auth = format!(r#"{{"token":"t","cursors":{{"j":"{cursor}","k":7,"l":null,"m":"x","a.b":1}}}}"#);
+        let auth = format!(
+            r#"{{"token":"t","cursors":{{"j":"{cursor}","k":7,"l":null,"m":"x","a.b":1}}}}"#
+        );
         let mut watches: Vec<_> = Auth::parse(&auth).watches.into_iter().collect();
-        watches.sort_by_key(|watch| watch.as_ref().map_or("", |(job, _)| job.as_str()).to_owned());
+        watches.sort_by_key(|watch| {
+            watch
+                .as_ref()
+                .map_or("", |(job, _)| job.as_str())
+                .to_owned()
+        });
         let (bad, good): (Vec<_>, Vec<_>) = watches.into_iter().partition(Result::is_err);
         let starts: Vec<_> = good.into_iter().map(|watch| watch.unwrap().1).collect();
-        assert_eq!(starts, [Start::Cursor(cursor), Start::After(Seq(7)), Start::After(Seq(0))]);
-        let mut codes: Vec<_> =
-            bad.into_iter().map(|watch| watch.unwrap_err().problem.code().as_str()).collect();
+        assert_eq!(
+            starts,
+            [
+                Start::Cursor(cursor),
+                Start::After(Seq(7)),
+                Start::After(Seq(0))
+            ]
+        );
+        let mut codes: Vec<_> = bad
+            .into_iter()
+            .map(|watch| watch.unwrap_err().problem.code().as_str())
+            .collect();
         codes.sort_unstable();
         assert_eq!(codes, ["bad_cursor", "bad_job_id"]);
-        for none in ["", "null", "{}", r#"{"token":1}"#, r#"{"cursors":null}"#, "[]"] {
+        for none in [
+            "",
+            "null",
+            "{}",
+            r#"{"token":1}"#,
+            r#"{"cursors":null}"#,
+            "[]",
+        ] {
             assert!(Auth::parse(none).watches.is_empty(), "{none}");
         }
         assert!(Auth::parse(r#"{"cursors":[]}"#).watches[0].is_err());

@@ -46,7 +46,13 @@ enum Happened {
 impl Connection {
     pub(super) fn new(app: Arc<App>, line: Line) -> Self {
         let (watches, work) = (HashMap::new(), FuturesUnordered::new());
-        Self { app, line, watches, requests: 0, work }
+        Self {
+            app,
+            line,
+            watches,
+            requests: 0,
+            work,
+        }
     }
 
     /// Serves the client until it goes, or until its moment comes to be told that the edge stops.
@@ -58,7 +64,12 @@ impl Connection {
             () = place.moment(&app) => Ending::Close(Code::Restarting),
         };
         debug!(?ending, "disconnected");
-        let Self { line, watches, work, .. } = self;
+        let Self {
+            line,
+            watches,
+            work,
+            ..
+        } = self;
         watches.values().for_each(CancellationToken::cancel);
         // Who asks for something and leaves wants it done.
         let done = timeout(CLOSE_WAIT, work.for_each(|_| ready(())));
@@ -85,14 +96,19 @@ impl Connection {
     async fn hello(&mut self) -> Result<(), Ending> {
         let protocol = self.line.encoding().subprotocol().to_owned();
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        self.line.put(&ServerFrame::Hello { protocol, version }).await?;
+        self.line
+            .put(&ServerFrame::Hello { protocol, version })
+            .await?;
         self.line.flush().await
     }
 
     async fn heard(&mut self, heard: Heard) -> Result<(), Ending> {
         match heard {
             Heard::Frame(frame) => self.take(frame).await?,
-            Heard::Refused(refusal) => self.error(refusal.code, &refusal.message, refusal.about).await?,
+            Heard::Refused(refusal) => {
+                self.error(refusal.code, &refusal.message, refusal.about)
+                    .await?
+            }
             Heard::SignOfLife => return Ok(()),
         }
         self.line.flush().await
@@ -104,25 +120,45 @@ impl Connection {
             ClientFrame::Auth { token: _ } => Ok(()),
             ClientFrame::Watch { job, start } => self.watch(job, start).await,
             ClientFrame::Unwatch { job } => self.unwatch(job).await,
-            ClientFrame::Submit { reference, key, submission } => {
-                let about = About { reference: Some(reference.clone()), job: None };
+            ClientFrame::Submit {
+                reference,
+                key,
+                submission,
+            } => {
+                let about = About {
+                    reference: Some(reference.clone()),
+                    job: None,
+                };
                 let room = match self.app.room_for(&submission) {
                     Ok(room) => room,
-                    Err(problem) => return self.error(problem.code(), problem.message(), about).await,
+                    Err(problem) => {
+                        return self.error(problem.code(), problem.message(), about).await;
+                    }
                 };
                 let (app, from) = (Arc::clone(&self.app), self.line.peer());
                 let submit = async move {
                     let accepted = app.submit(from, submission, key.as_deref(), room).await?;
-                    Ok(ServerFrame::Submitted { reference, job: accepted.id, status: accepted.status })
+                    Ok(ServerFrame::Submitted {
+                        reference,
+                        job: accepted.id,
+                        status: accepted.status,
+                    })
                 };
                 self.request(about, submit).await
             }
             ClientFrame::Cancel { reference, job } => {
-                let about = About { reference: reference.clone(), job: Some(job.to_string()) };
+                let about = About {
+                    reference: reference.clone(),
+                    job: Some(job.to_string()),
+                };
                 let (app, from) = (Arc::clone(&self.app), self.line.peer());
                 let cancel = async move {
                     let receipt = app.cancel(from, job, None).await?;
-                    Ok(ServerFrame::Cancelling { reference, job: receipt.id, seq: receipt.seq })
+                    Ok(ServerFrame::Cancelling {
+                        reference,
+                        job: receipt.id,
+                        seq: receipt.seq,
+                    })
                 };
                 self.request(about, cancel).await
             }
@@ -169,7 +205,9 @@ impl Connection {
             return self.error(code, code.row().text, about).await;
         }
         self.requests += 1;
-        self.work.push(Box::pin(async move { Happened::Answered(work.await, about) }));
+        self.work.push(Box::pin(
+            async move { Happened::Answered(work.await, about) },
+        ));
         Ok(())
     }
 
@@ -192,13 +230,18 @@ impl Connection {
             Happened::Opened(Ok(session), job) => {
                 if self.watches.contains_key(&job) {
                     let status = session.status();
-                    self.line.put(&ServerFrame::Watching { job, status }).await?;
+                    self.line
+                        .put(&ServerFrame::Watching { job, status })
+                        .await?;
                     self.step(session);
                 }
             }
             Happened::Opened(Err(error), job) => {
                 if self.watches.remove(&job).is_some() {
-                    let about = About { reference: None, job: Some(job.to_string()) };
+                    let about = About {
+                        reference: None,
+                        job: Some(job.to_string()),
+                    };
                     self.error(error.code(), &error.to_string(), about).await?;
                 }
             }
@@ -228,7 +271,14 @@ impl Connection {
                 }
             }
             Step::Missing { from, to } => {
-                self.line.put(&ServerFrame::Missing { job, from, to, reason: Gone::Expired }).await?;
+                self.line
+                    .put(&ServerFrame::Missing {
+                        job,
+                        from,
+                        to,
+                        reason: Gone::Expired,
+                    })
+                    .await?;
             }
             Step::Live => self.line.put(&ServerFrame::Live { job }).await?,
             Step::End => {
@@ -237,8 +287,13 @@ impl Connection {
             }
             Step::Rebuilt => {
                 self.watches.remove(&job);
-                let (error, about) =
-                    (Error::CursorNotInLog, About { reference: None, job: Some(job.to_string()) });
+                let (error, about) = (
+                    Error::CursorNotInLog,
+                    About {
+                        reference: None,
+                        job: Some(job.to_string()),
+                    },
+                );
                 return self.error(error.code(), &error.to_string(), about).await;
             }
         }
@@ -248,7 +303,9 @@ impl Connection {
 
     /// Waits for the next step of a session, beside all others.
     fn step(&mut self, mut session: Session<Reader>) {
-        let Some(end) = self.watches.get(session.job()).cloned() else { return };
+        let Some(end) = self.watches.get(session.job()).cloned() else {
+            return;
+        };
         self.work.push(Box::pin(async move {
             match unless_ended(&end, session.next()).await {
                 Some(step) => Happened::Stepped(session, step),
@@ -259,12 +316,17 @@ impl Connection {
 
     /// Tells that a watch or unwatch is refused.
     async fn refuse(&mut self, code: Code, job: &JobId) -> Result<(), Ending> {
-        let about = About { reference: None, job: Some(job.to_string()) };
+        let about = About {
+            reference: None,
+            job: Some(job.to_string()),
+        };
         self.error(code, code.row().text, about).await
     }
 
     async fn error(&mut self, code: Code, message: &str, about: About) -> Result<(), Ending> {
         debug!(code = code.as_str(), "refused");
-        self.line.put(&ServerFrame::error(code, message, about)).await
+        self.line
+            .put(&ServerFrame::error(code, message, about))
+            .await
     }
 }

@@ -20,7 +20,9 @@ pub async fn serve_echo(listener: TcpListener) -> io::Result<()> {
         with_limits(upgrade).on_upgrade(|mut socket| async move {
             while let Some(received) = socket.recv().await {
                 let sent = match received {
-                    Ok(message @ (Message::Text(_) | Message::Binary(_))) => socket.send(message).await,
+                    Ok(message @ (Message::Text(_) | Message::Binary(_))) => {
+                        socket.send(message).await
+                    }
                     Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_)) => Ok(()),
                     Err(error) => return farewell(&mut socket, Ending::of(error)).await,
                 };

@@ -50,7 +50,13 @@ pub(super) enum Ending {
 
 impl Line {
     pub(super) fn new(socket: WebSocket, encoding: Encoding, meter: Meter) -> Self {
-        Self { socket, encoding, meter, turn: Turn::default(), pinged: None }
+        Self {
+            socket,
+            encoding,
+            meter,
+            turn: Turn::default(),
+            pinged: None,
+        }
     }
 
     /// Where the client is.
@@ -68,7 +74,9 @@ impl Line {
         self.pinged = None;
         match &message {
             Some(Ok(Message::Text(_) | Message::Binary(_))) => self.meter.message(),
-            Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => self.meter.control(payload.len()),
+            Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => {
+                self.meter.control(payload.len())
+            }
             Some(Ok(Message::Close(_)) | Err(_)) | None => {}
         }
         let frame = match (message, self.encoding) {
@@ -174,7 +182,10 @@ pub(super) async fn farewell(socket: &mut WebSocket, ending: Ending) {
         Ending::Close(code) => {
             let row = code.row();
             let reason = Utf8Bytes::from_static(row.code);
-            let close = CloseFrame { code: row.close.unwrap_or(1011), reason };
+            let close = CloseFrame {
+                code: row.close.unwrap_or(1011),
+                reason,
+            };
             if socket.send(Message::Close(Some(close))).await.is_err() {
                 return;
             }
@@ -195,7 +206,9 @@ impl Ending {
                 Code::Overloaded
             }
             // The network, not the client.
-            Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => return Self::Gone,
+            Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
+                return Self::Gone;
+            }
             Some(Error::Protocol(_)) => Code::ProtocolError,
             Some(_) | None => return Self::Gone,
         };

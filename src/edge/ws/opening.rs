@@ -11,14 +11,15 @@ use crate::wire::Code;
 /// Checks the request, and writes the two headers that are lists as the libraries compare them: as one token.
 pub(in crate::edge) fn check(request: &mut Parts) -> Result<(), Problem> {
     let headers = &mut request.headers;
-    let upgrades =
-        has_token(headers, header::CONNECTION, "upgrade") && has_token(headers, header::UPGRADE, "websocket");
+    let upgrades = has_token(headers, header::CONNECTION, "upgrade")
+        && has_token(headers, header::UPGRADE, "websocket");
     if !upgrades || request.version < Version::HTTP_11 {
         return Err(bad(
             "this is not a WebSocket upgrade: send `Connection: Upgrade` and `Upgrade: websocket`",
         ));
     }
-    if one(headers, header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
+    if one(headers, header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13")
+    {
         return Err(Code::UpgradeRequired.into());
     }
     let key = one(headers, header::SEC_WEBSOCKET_KEY).and_then(|key| BASE64.decode(key).ok());
@@ -42,8 +43,13 @@ fn one(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
 
 /// Whether a header that is a list, perhaps over several lines, names a token.
 fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
-    let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).any(|named| named.trim().eq_ignore_ascii_case(token))
+    let lines = headers
+        .get_all(name)
+        .iter()
+        .filter_map(|line| line.to_str().ok());
+    lines
+        .flat_map(|line| line.split(','))
+        .any(|named| named.trim().eq_ignore_ascii_case(token))
 }
 
 #[cfg(test)]
@@ -65,9 +71,10 @@ mod tests {
         for (name, values) in good {
             let change = changes.iter().find(|(changed, _)| *changed == name);
             for value in change.map_or(values, |(_, values)| *values) {
-                request
-                    .headers
-                    .append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+                request.headers.append(
+                    HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                    value.parse().unwrap(),
+                );
             }
         }
         check(&mut request).map_err(|problem| problem.code()).err()
@@ -76,11 +83,22 @@ mod tests {
     #[test]
     fn both_lists_may_have_other_tokens_in_any_case_and_over_several_lines() {
         assert_eq!(checked(&[]), None);
-        for connection in [&["keep-alive, Upgrade"] as &[&str], &["UPGRADE"], &["keep-alive", "x, ,upgrade"]]
-        {
-            assert_eq!(checked(&[("connection", connection)]), None, "{connection:?}");
+        for connection in [
+            &["keep-alive, Upgrade"] as &[&str],
+            &["UPGRADE"],
+            &["keep-alive", "x, ,upgrade"],
+        ] {
+            assert_eq!(
+                checked(&[("connection", connection)]),
+                None,
+                "{connection:?}"
+            );
         }
-        for upgrade in [&["WebSocket"] as &[&str], &["h2c, websocket"], &["h2c", "websocket"]] {
+        for upgrade in [
+            &["WebSocket"] as &[&str],
+            &["h2c, websocket"],
+            &["h2c", "websocket"],
+        ] {
             assert_eq!(checked(&[("upgrade", upgrade)]), None, "{upgrade:?}");
         }
         for (name, value) in [
@@ -91,13 +109,25 @@ mod tests {
             ("upgrade", &["h2c"]),
             ("upgrade", &["websocket/13"]),
         ] {
-            assert_eq!(checked(&[(name, value)]), Some(Code::BadRequest), "{name}: {value:?}");
+            assert_eq!(
+                checked(&[(name, value)]),
+                Some(Code::BadRequest),
+                "{name}: {value:?}"
+            );
         }
     }
 
     #[test]
     fn another_version_than_13_is_refused_with_426() {
-        for version in [&[] as &[&str], &["8"], &["14"], &["013"], &["13, 8"], &["13", "13"], &[""]] {
+        for version in [
+            &[] as &[&str],
+            &["8"],
+            &["14"],
+            &["013"],
+            &["13, 8"],
+            &["13", "13"],
+            &[""],
+        ] {
             assert_eq!(
                 checked(&[("sec-websocket-version", version)]),
                 Some(Code::UpgradeRequired),
@@ -120,7 +150,11 @@ mod tests {
             &["dGhl IHNhbXBsZSBub25jZQ=="],
             &[KEY, KEY],
         ] {
-            assert_eq!(checked(&[("sec-websocket-key", key)]), Some(Code::BadRequest), "{key:?}");
+            assert_eq!(
+                checked(&[("sec-websocket-key", key)]),
+                Some(Code::BadRequest),
+                "{key:?}"
+            );
         }
     }
 }

@@ -36,7 +36,12 @@ struct Write {
 
 fn writes(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Write>> {
     let write = (any::<prop::sample::Index>(), 0..5_u8, 0..20_u8, 0..3_u64);
-    let write = write.prop_map(|(shard, job, act, later)| Write { shard, job, act, later });
+    let write = write.prop_map(|(shard, job, act, later)| Write {
+        shard,
+        job,
+        act,
+        later,
+    });
     prop::collection::vec(write, count)
 }
 
@@ -54,11 +59,13 @@ fn meanwhile() -> impl Strategy<Value = Meanwhile> {
 }
 
 fn bounds() -> impl Strategy<Value = Bounds> {
-    (1..7_usize, 1..12_u64, 5..9_u32, 1..12_usize).prop_map(|(rows, window, windows, lookups)| Bounds {
-        rows,
-        window,
-        windows,
-        lookups,
+    (1..7_usize, 1..12_u64, 5..9_u32, 1..12_usize).prop_map(|(rows, window, windows, lookups)| {
+        Bounds {
+            rows,
+            window,
+            windows,
+            lookups,
+        }
     })
 }
 
@@ -68,7 +75,11 @@ fn status() -> impl Strategy<Value = Option<Status>> {
 
 impl Model {
     fn new(shards: usize) -> Self {
-        Self { shards: vec![Vec::new(); shards], firsts: vec![1; shards], ..Self::default() }
+        Self {
+            shards: vec![Vec::new(); shards],
+            firsts: vec![1; shards],
+            ..Self::default()
+        }
     }
 
     fn apply(&mut self, write: &Write) {
@@ -99,18 +110,28 @@ impl Model {
 
     fn push(&mut self, shard: usize, job: JobId, payload: String) {
         let pos = self.shards[shard].len() as Pos + 1;
-        self.shards[shard].push(Entry { job, pos, time: self.clock, payload: payload.into() });
+        self.shards[shard].push(Entry {
+            job,
+            pos,
+            time: self.clock,
+            payload: payload.into(),
+        });
     }
 
     fn tops(&self) -> Vec<Place> {
-        let top = |shard: &Vec<Entry>| Place { top: shard.len() as Pos, next: shard.len() as Pos };
+        let top = |shard: &Vec<Entry>| Place {
+            top: shard.len() as Pos,
+            next: shard.len() as Pos,
+        };
         self.shards.iter().map(top).collect()
     }
 
     /// What a shard still has, by rising places.
     fn kept(&self, shard: usize) -> impl DoubleEndedIterator<Item = &Entry> {
         let there = move |pos| pos >= self.firsts[shard] && !self.deleted.contains(&(shard, pos));
-        self.shards[shard].iter().filter(move |entry| there(entry.pos))
+        self.shards[shard]
+            .iter()
+            .filter(move |entry| there(entry.pos))
     }
 
     /// The events of a job, among them only those that can be read.
@@ -124,31 +145,56 @@ impl Model {
         let mut all = Vec::new();
         for (shard, place) in tops.iter().enumerate() {
             let mut seen = HashSet::new();
-            for entry in self.kept(shard).rev().filter(|entry| entry.pos <= place.top) {
+            for entry in self
+                .kept(shard)
+                .rev()
+                .filter(|entry| entry.pos <= place.top)
+            {
                 let last = Stored::decode(&entry.job, entry.pos, entry.payload.clone());
                 let Ok(last) = last else { continue };
-                if seen.insert(entry.job.clone()) && status.is_none_or(|status| status == last.status()) {
-                    all.push((entry.time, shard, entry.pos, JobRow::new(&last, entry.time / 1_000_000)));
+                if seen.insert(entry.job.clone())
+                    && status.is_none_or(|status| status == last.status())
+                {
+                    all.push((
+                        entry.time,
+                        shard,
+                        entry.pos,
+                        JobRow::new(&last, entry.time / 1_000_000),
+                    ));
                 }
             }
         }
-        all.sort_by_key(|(time, shard, pos, _)| (std::cmp::Reverse(*time), *shard, std::cmp::Reverse(*pos)));
-        all.into_iter().map(|(_, shard, pos, row)| (shard, pos, row)).collect()
+        all.sort_by_key(|(time, shard, pos, _)| {
+            (std::cmp::Reverse(*time), *shard, std::cmp::Reverse(*pos))
+        });
+        all.into_iter()
+            .map(|(_, shard, pos, row)| (shard, pos, row))
+            .collect()
     }
 
     /// Answers a read as the broker and the driver do: so many messages, or until one reaches `bytes`.
     fn answer(&self, window: Window, bytes: usize, walk: &mut Walk) {
         let shard = window.shard as usize;
-        assert!(window.from >= self.firsts[shard] && window.to >= window.from, "{window:?}");
+        assert!(
+            window.from >= self.firsts[shard] && window.to >= window.from,
+            "{window:?}"
+        );
         let (mut got, mut size) = (Vec::new(), 0);
-        let mut stored = self.kept(shard).filter(|entry| entry.pos >= window.from).peekable();
+        let mut stored = self
+            .kept(shard)
+            .filter(|entry| entry.pos >= window.from)
+            .peekable();
         while got.len() as u64 <= window.to - window.from && size < bytes {
             let Some(entry) = stored.next() else { break };
             size += entry.payload.len();
             got.push(entry.clone());
         }
         let reached = got.last().is_some_and(|entry| entry.pos >= window.to);
-        if reached || stored.peek().is_none() { walk.read(window, &got) } else { walk.cut(window, got.len()) }
+        if reached || stored.peek().is_none() {
+            walk.read(window, &got)
+        } else {
+            walk.cut(window, got.len())
+        }
     }
 
     /// Judges as the driver does.
@@ -156,7 +202,11 @@ impl Model {
         let (shard, job) = (found.shard as usize, &found.row.id);
         let later = |event: &Stored| event.pos > found.pos && event.pos <= tops[shard].top;
         let is_last = !self.events(shard, job).any(|event| later(&event));
-        assert!(is_last || !found.sure, "{job} at {} is not at its last event", found.pos);
+        assert!(
+            is_last || !found.sure,
+            "{job} at {} is not at its last event",
+            found.pos
+        );
         let mut row = found.row.clone();
         if !found.whole
             && let Some(first) = self.events(shard, job).next()
@@ -197,13 +247,22 @@ fn turn(
             }
             Step::Judge(found) => {
                 lookups += found.len();
-                walk.judge(found.iter().map(|found| model.verdict(found, places, ask.1)).collect());
+                walk.judge(
+                    found
+                        .iter()
+                        .map(|found| model.verdict(found, places, ask.1))
+                        .collect(),
+                );
             }
             Step::Over => break,
         }
     }
     let (rows, next) = walk.end();
-    Turned { rows, next, cost: (reads.into_iter().max().unwrap_or(0), lookups) }
+    Turned {
+        rows,
+        next,
+        cost: (reads.into_iter().max().unwrap_or(0), lookups),
+    }
 }
 
 /// Turns all pages of a log that is left alone.
@@ -231,7 +290,11 @@ fn rows(pages: &[Turned]) -> Vec<JobRow> {
 
 /// A row without what may have expired since.
 fn lasting(row: &JobRow) -> JobRow {
-    JobRow { kind: None, created_at: None, ..row.clone() }
+    JobRow {
+        kind: None,
+        created_at: None,
+        ..row.clone()
+    }
 }
 
 proptest! {
@@ -301,12 +364,21 @@ proptest! {
     }
 }
 
-const WIDE: Bounds = Bounds { rows: 20, window: 256, windows: 16, lookups: 256 };
+const WIDE: Bounds = Bounds {
+    rows: 20,
+    window: 256,
+    windows: 16,
+    lookups: 256,
+};
 
 /// Appends an event of a job.
 fn event(model: &mut Model, shard: usize, job: &str, of: &str) {
     let id: JobId = job.parse().unwrap();
-    let seq = *model.seqs.entry(id.clone()).and_modify(|seq| *seq += 1).or_insert(1);
+    let seq = *model
+        .seqs
+        .entry(id.clone())
+        .and_modify(|seq| *seq += 1)
+        .or_insert(1);
     model.clock += 1_000_000;
     let event = json!({"type": of, "job": job, "seq": seq, "attempt": 1, "ts": 1});
     model.push(shard, id, event.to_string());
@@ -330,12 +402,25 @@ fn a_page_that_holds_exactly_all_jobs_says_that_there_is_no_other() {
     ] {
         let bounds = Bounds { rows, ..WIDE };
         let turned = turn(&mut model, &tops, (None, None), bounds, usize::MAX, |_| ());
-        assert_eq!((ids(&turned.rows), turned.next.is_some()), (expected.to_vec(), more));
+        assert_eq!(
+            (ids(&turned.rows), turned.next.is_some()),
+            (expected.to_vec(), more)
+        );
         // One row more than fits is looked up, if there is one.
         assert_eq!(turned.cost.1, 4.min(rows + 1));
     }
-    let turned = turn(&mut Model::new(3), &[Place::default(); 3], (None, None), WIDE, usize::MAX, |_| ());
-    assert_eq!((turned.rows, turned.next, turned.cost), (vec![], None, (0, 0)));
+    let turned = turn(
+        &mut Model::new(3),
+        &[Place::default(); 3],
+        (None, None),
+        WIDE,
+        usize::MAX,
+        |_| (),
+    );
+    assert_eq!(
+        (turned.rows, turned.next, turned.cost),
+        (vec![], None, (0, 0))
+    );
 }
 
 #[test]
@@ -347,7 +432,14 @@ fn a_job_that_moves_while_the_pages_are_turned_stays_where_it_was() {
     let one = Bounds { rows: 1, ..WIDE };
     let (mut places, mut rows) = (Some(model.tops()), Vec::new());
     for _ in 0..3 {
-        let turned = turn(&mut model, &places.unwrap(), (None, None), one, usize::MAX, |_| ());
+        let turned = turn(
+            &mut model,
+            &places.unwrap(),
+            (None, None),
+            one,
+            usize::MAX,
+            |_| (),
+        );
         rows.extend(turned.rows);
         places = turned.next;
         for job in ["c", "a", "b", "new"] {
@@ -356,7 +448,10 @@ fn a_job_that_moves_while_the_pages_are_turned_stays_where_it_was() {
     }
     assert_eq!(places, None);
     assert_eq!(ids(&rows), ["c", "b", "a"]);
-    assert_eq!(rows.iter().map(|row| row.seq.0).collect::<Vec<_>>(), [2, 1, 1]);
+    assert_eq!(
+        rows.iter().map(|row| row.seq.0).collect::<Vec<_>>(),
+        [2, 1, 1]
+    );
 }
 
 #[test]
@@ -368,7 +463,11 @@ fn a_job_far_below_many_events_of_others_is_found_at_a_bounded_cost_a_page() {
     }
     let tops = model.tops();
     let pages = turn_all(&mut model, &tops, (None, None), WIDE, usize::MAX);
-    assert!(pages.iter().all(|page| page.cost.0 <= 16 && page.cost.1 <= 3));
+    assert!(
+        pages
+            .iter()
+            .all(|page| page.cost.0 <= 16 && page.cost.1 <= 3)
+    );
     assert_eq!(ids(&rows(&pages)), ["y", "x", "old"]);
     // 10,001 events a shard; 16 reads a page, of 256 but for the first three.
     assert_eq!(pages.len(), 3);
@@ -399,7 +498,9 @@ fn reads(model: &Model) -> Vec<u32> {
                     model.answer(window, usize::MAX, &mut walk);
                 }
             }
-            Step::Judge(found) => walk.judge(found.into_iter().map(|found| Some(found.row)).collect()),
+            Step::Judge(found) => {
+                walk.judge(found.into_iter().map(|found| Some(found.row)).collect())
+            }
             Step::Over => break,
         }
     }

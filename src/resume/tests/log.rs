@@ -38,24 +38,35 @@ impl Log {
     /// Lets events expire: mostly a prefix, as an age limit does it, sometimes some in the middle.
     pub(super) fn expire(&mut self, rng: &mut Rng) {
         let len = self.held.len();
-        let from = if rng.percent(70) { 0 } else { rng.index(len + 1) };
+        let from = if rng.percent(70) {
+            0
+        } else {
+            rng.index(len + 1)
+        };
         let to = (from + rng.index(len + 1)).min(len);
         self.held[from..to].fill(false);
     }
 
     /// Whether this event can be read.
     pub(super) fn holds(&self, seq: Seq) -> bool {
-        seq.0.checked_sub(1).is_some_and(|index| self.held.get(index as usize) == Some(&true))
+        seq.0
+            .checked_sub(1)
+            .is_some_and(|index| self.held.get(index as usize) == Some(&true))
     }
 
     /// The first event that can be read from `from` on.
     pub(super) fn first_held(&self, from: Seq) -> Option<Seq> {
-        (from.0..=self.last().0).map(Seq).find(|seq| self.holds(*seq))
+        (from.0..=self.last().0)
+            .map(Seq)
+            .find(|seq| self.holds(*seq))
     }
 
     /// The last event that can be read.
     pub(super) fn last_held(&self) -> Option<Seq> {
-        (1..=self.last().0).rev().map(Seq).find(|seq| self.holds(*seq))
+        (1..=self.last().0)
+            .rev()
+            .map(Seq)
+            .find(|seq| self.holds(*seq))
     }
 }
 
@@ -76,13 +87,22 @@ impl Replay {
     pub(super) fn begin(log: &Log, from: Seq, lag: u64, until: Option<Seq>) -> Self {
         let seen = Seq(log.last().0.saturating_sub(lag));
         let end = until.map_or(seen, |until| until.min(seen));
-        Self { at: from, end, page: VecDeque::new(), brought: false, leader: lag == 0, until }
+        Self {
+            at: from,
+            end,
+            page: VecDeque::new(),
+            brought: false,
+            leader: lag == 0,
+            until,
+        }
     }
 
     /// The next event, out of pages of at most `page_max`; `None` when the replay is done.
     pub(super) fn next(&mut self, log: &Log, page_max: usize) -> Option<Seq> {
         if self.page.is_empty() && self.at <= self.end {
-            let held = (self.at.0..=self.end.0).map(Seq).filter(|seq| log.holds(*seq));
+            let held = (self.at.0..=self.end.0)
+                .map(Seq)
+                .filter(|seq| log.holds(*seq));
             self.page = held.take(page_max).collect();
             self.at = self.page.back().map_or(self.end, |last| *last).next();
         }
@@ -126,7 +146,13 @@ pub(super) struct Channel {
 impl Channel {
     /// Loses nothing and keeps the order; only gives some events again.
     pub(super) fn faithful() -> Self {
-        Self { waiting: VecDeque::new(), silent: 0, told: 0, doubled: 25, reach: 1 }
+        Self {
+            waiting: VecDeque::new(),
+            silent: 0,
+            told: 0,
+            doubled: 25,
+            reach: 1,
+        }
     }
 
     /// Any combination of faults.
@@ -148,13 +174,18 @@ impl Channel {
             self.waiting.push_back(Signal::Copy(seq));
         }
         if rng.percent(self.doubled) {
-            self.waiting.push_back(Signal::Copy(Seq(1 + rng.below(seq.0))));
+            self.waiting
+                .push_back(Signal::Copy(Seq(1 + rng.below(seq.0))));
         }
     }
 
     /// What is handed over next.
     pub(super) fn next(&mut self, rng: &mut Rng) -> Option<Signal> {
         let among = self.waiting.len().min(self.reach);
-        if among == 0 { None } else { self.waiting.remove(rng.index(among)) }
+        if among == 0 {
+            None
+        } else {
+            self.waiting.remove(rng.index(among))
+        }
     }
 }

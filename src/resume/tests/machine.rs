@@ -33,11 +33,16 @@ fn replayed(seq: u64) -> Input<Event> {
 }
 
 fn end(seq: u64) -> Event {
-    Event { end: true, ..Event::sized(Seq(seq), 1) }
+    Event {
+        end: true,
+        ..Event::sized(Seq(seq), 1)
+    }
 }
 
 fn gone(before: u64) -> Input<Event> {
-    Input::Gone { before: Seq(before) }
+    Input::Gone {
+        before: Seq(before),
+    }
 }
 
 /// A stitcher that awaits `next` and has just asked for a replay.
@@ -83,7 +88,10 @@ fn what_arrives_live_during_a_replay_waits_until_the_replay_has_come_to_it() {
     assert_eq!(told(&mut stitcher, live(4)), NOTHING);
     assert_eq!(stitcher.ahead(), Some(Seq(3)));
     assert_eq!(told(&mut stitcher, replayed(1)), ["deliver 1"]);
-    assert_eq!(told(&mut stitcher, replayed(2)), ["deliver 2", "deliver 3", "deliver 4"]);
+    assert_eq!(
+        told(&mut stitcher, replayed(2)),
+        ["deliver 2", "deliver 3", "deliver 4"]
+    );
     assert_eq!(told(&mut stitcher, Input::ReplayDone), NOTHING);
     assert!(stitcher.is_live());
 }
@@ -93,7 +101,11 @@ fn a_live_copy_of_the_next_item_is_not_held_back_by_a_replay() {
     let mut stitcher = replaying(1, 8);
     assert_eq!(told(&mut stitcher, live(2)), NOTHING);
     assert_eq!(told(&mut stitcher, live(1)), ["deliver 1", "deliver 2"]);
-    assert_eq!(told(&mut stitcher, replayed(1)), NOTHING, "it was handed over");
+    assert_eq!(
+        told(&mut stitcher, replayed(1)),
+        NOTHING,
+        "it was handed over"
+    );
     assert_eq!(told(&mut stitcher, replayed(2)), NOTHING);
     assert_eq!(told(&mut stitcher, Input::ReplayDone), NOTHING);
     assert!(stitcher.is_live());
@@ -104,7 +116,11 @@ fn a_replay_that_ended_before_what_live_showed_is_followed_by_another() {
     let mut stitcher = replaying(1, 8);
     assert_eq!(told(&mut stitcher, live(3)), NOTHING);
     assert_eq!(told(&mut stitcher, replayed(1)), ["deliver 1"]);
-    assert_eq!(told(&mut stitcher, Input::ReplayDone), ["replay from 2"], "it began before 2 was stored");
+    assert_eq!(
+        told(&mut stitcher, Input::ReplayDone),
+        ["replay from 2"],
+        "it began before 2 was stored"
+    );
     assert_eq!(told(&mut stitcher, replayed(2)), ["deliver 2", "deliver 3"]);
     assert_eq!(told(&mut stitcher, Input::ReplayDone), NOTHING);
     assert!(stitcher.is_live());
@@ -115,7 +131,11 @@ fn a_hole_in_live_leads_back_to_the_log() {
     let mut stitcher = following(5, 8);
     assert_eq!(told(&mut stitcher, live(7)), ["replay from 5"]);
     assert!(!stitcher.is_live());
-    assert_eq!(told(&mut stitcher, live(9)), NOTHING, "one replay at a time");
+    assert_eq!(
+        told(&mut stitcher, live(9)),
+        NOTHING,
+        "one replay at a time"
+    );
     assert_eq!(told(&mut stitcher, live(5)), ["deliver 5"]);
     assert_eq!(told(&mut stitcher, replayed(5)), NOTHING);
     assert_eq!(told(&mut stitcher, replayed(6)), ["deliver 6", "deliver 7"]);
@@ -126,7 +146,11 @@ fn a_hole_in_live_leads_back_to_the_log() {
 fn the_last_item_of_a_silent_log_shows_what_live_has_lost() {
     let mut stitcher = following(5, 8);
     assert_eq!(told(&mut stitcher, live(4)), NOTHING, "nothing was lost");
-    assert_eq!(told(&mut stitcher, live(5)), ["deliver 5"], "only the last copy was");
+    assert_eq!(
+        told(&mut stitcher, live(5)),
+        ["deliver 5"],
+        "only the last copy was"
+    );
     assert_eq!(told(&mut stitcher, live(8)), ["replay from 6"]);
 }
 
@@ -142,14 +166,22 @@ fn a_lag_leads_back_to_the_log() {
 #[test]
 fn a_lag_during_a_replay_makes_it_stale_so_that_the_log_is_read_once_more() {
     let mut stitcher = replaying(1, 8);
-    assert_eq!(told(&mut stitcher, Input::LiveLagged), NOTHING, "one replay at a time");
+    assert_eq!(
+        told(&mut stitcher, Input::LiveLagged),
+        NOTHING,
+        "one replay at a time"
+    );
     assert_eq!(told(&mut stitcher, Input::LiveLagged), NOTHING);
     assert_eq!(
         told(&mut stitcher, Input::ReplayDone),
         ["replay from 1"],
         "it may have ended before the loss"
     );
-    assert_eq!(told(&mut stitcher, Input::ReplayDone), NOTHING, "this one began after it");
+    assert_eq!(
+        told(&mut stitcher, Input::ReplayDone),
+        NOTHING,
+        "this one began after it"
+    );
     assert!(stitcher.is_live());
 }
 
@@ -158,7 +190,10 @@ fn what_is_told_before_the_replay_was_asked_for_costs_no_second_one() {
     let mut stitcher = Stitcher::new(Seq(1), 8);
     stitcher.handle(Input::LiveLagged);
     stitcher.handle(Input::ReplayDone);
-    assert!(!stitcher.is_live(), "no replay was under way, so none is done");
+    assert!(
+        !stitcher.is_live(),
+        "no replay was under way, so none is done"
+    );
     assert_eq!(actions(&mut stitcher), ["replay from 1"]);
     assert_eq!(told(&mut stitcher, Input::ReplayDone), NOTHING);
     assert!(stitcher.is_live());
@@ -180,7 +215,11 @@ fn late_and_doubled_copies_are_dropped() {
 fn what_does_not_fit_ahead_is_read_from_the_log() {
     let mut stitcher = following(1, 1);
     assert_eq!(told(&mut stitcher, live(2)), ["replay from 1"]);
-    assert_eq!(told(&mut stitcher, live(3)), NOTHING, "there is room for one");
+    assert_eq!(
+        told(&mut stitcher, live(3)),
+        NOTHING,
+        "there is room for one"
+    );
     assert_eq!(told(&mut stitcher, replayed(1)), ["deliver 1", "deliver 2"]);
     assert_eq!(told(&mut stitcher, Input::ReplayDone), ["replay from 3"]);
     assert_eq!(told(&mut stitcher, replayed(3)), ["deliver 3"]);
@@ -197,8 +236,14 @@ fn a_reader_that_keeps_nothing_ahead_still_sees_a_hole() {
 #[test]
 fn what_a_replay_skips_is_told_missing_before_what_follows() {
     let mut stitcher = replaying(1, 8);
-    assert_eq!(told(&mut stitcher, replayed(4)), ["missing 1-3", "deliver 4"]);
-    assert_eq!(told(&mut stitcher, replayed(6)), ["missing 5-5", "deliver 6"]);
+    assert_eq!(
+        told(&mut stitcher, replayed(4)),
+        ["missing 1-3", "deliver 4"]
+    );
+    assert_eq!(
+        told(&mut stitcher, replayed(6)),
+        ["missing 5-5", "deliver 6"]
+    );
 }
 
 #[test]
@@ -207,8 +252,15 @@ fn what_the_log_has_lost_but_live_has_brought_is_handed_over() {
     for seq in [3, 4, 6] {
         assert_eq!(told(&mut stitcher, live(seq)), NOTHING);
     }
-    let all =
-        ["missing 1-2", "deliver 3", "deliver 4", "missing 5-5", "deliver 6", "missing 7-7", "deliver 8"];
+    let all = [
+        "missing 1-2",
+        "deliver 3",
+        "deliver 4",
+        "missing 5-5",
+        "deliver 6",
+        "missing 7-7",
+        "deliver 8",
+    ];
     assert_eq!(told(&mut stitcher, replayed(8)), all);
 }
 
@@ -225,7 +277,10 @@ fn what_is_proven_gone_is_told_missing_so_that_the_log_is_not_read_for_ever() {
         "nobody says why it brought nothing"
     );
     assert_eq!(stitcher.hole(), Some(Seq(6)));
-    assert_eq!(told(&mut stitcher, gone(6)), ["missing 1-2", "deliver 3", "missing 4-4", "deliver 5"]);
+    assert_eq!(
+        told(&mut stitcher, gone(6)),
+        ["missing 1-2", "deliver 3", "missing 4-4", "deliver 5"]
+    );
     assert_eq!(stitcher.hole(), None);
     assert_eq!(told(&mut stitcher, Input::ReplayDone), NOTHING);
     assert!(stitcher.is_live());
@@ -258,12 +313,21 @@ fn what_is_proven_gone_is_no_news_to_who_has_it() {
 #[test]
 fn the_end_item_ends_it_from_wherever_it_comes() {
     let mut from_live = following(5, 8);
-    assert_eq!(told(&mut from_live, Input::Live(end(5))), ["deliver 5", "end"]);
+    assert_eq!(
+        told(&mut from_live, Input::Live(end(5))),
+        ["deliver 5", "end"]
+    );
     let mut from_the_log = replaying(5, 8);
-    assert_eq!(told(&mut from_the_log, Input::Replayed(end(5))), ["deliver 5", "end"]);
+    assert_eq!(
+        told(&mut from_the_log, Input::Replayed(end(5))),
+        ["deliver 5", "end"]
+    );
     let mut from_ahead = replaying(5, 8);
     assert_eq!(told(&mut from_ahead, Input::Live(end(6))), NOTHING);
-    assert_eq!(told(&mut from_ahead, replayed(5)), ["deliver 5", "deliver 6", "end"]);
+    assert_eq!(
+        told(&mut from_ahead, replayed(5)),
+        ["deliver 5", "deliver 6", "end"]
+    );
     for stitcher in [from_live, from_the_log, from_ahead] {
         assert!(stitcher.is_ended() && !stitcher.is_live());
     }
@@ -272,9 +336,23 @@ fn the_end_item_ends_it_from_wherever_it_comes() {
 #[test]
 fn nothing_leads_out_of_the_end() {
     let mut stitcher = replaying(5, 8);
-    assert_eq!(told(&mut stitcher, Input::Live(end(5))), ["deliver 5", "end"]);
-    let inputs = [live(5), live(6), live(9), replayed(5), replayed(6), replayed(9), gone(9)];
-    for input in inputs.into_iter().chain([Input::ReplayDone, Input::LiveLagged]) {
+    assert_eq!(
+        told(&mut stitcher, Input::Live(end(5))),
+        ["deliver 5", "end"]
+    );
+    let inputs = [
+        live(5),
+        live(6),
+        live(9),
+        replayed(5),
+        replayed(6),
+        replayed(9),
+        gone(9),
+    ];
+    for input in inputs
+        .into_iter()
+        .chain([Input::ReplayDone, Input::LiveLagged])
+    {
         assert_eq!(told(&mut stitcher, input), NOTHING);
         assert!(stitcher.is_ended() && stitcher.next() == Seq(6));
     }
@@ -286,12 +364,18 @@ fn what_a_faulty_writer_stored_behind_the_end_is_neither_handed_over_nor_kept() 
     for input in [live(8), live(7), Input::Live(end(6))] {
         assert_eq!(told(&mut stitcher, input), NOTHING);
     }
-    assert_eq!(told(&mut stitcher, replayed(5)), ["deliver 5", "deliver 6", "end"]);
+    assert_eq!(
+        told(&mut stitcher, replayed(5)),
+        ["deliver 5", "deliver 6", "end"]
+    );
     assert_eq!(stitcher.ahead(), None);
 
     for seq in [7, 9] {
         let mut stitcher = replaying(5, 8);
         assert_eq!(told(&mut stitcher, Input::Live(end(6))), NOTHING);
-        assert_eq!(told(&mut stitcher, replayed(seq)), ["missing 5-5", "deliver 6", "end"]);
+        assert_eq!(
+            told(&mut stitcher, replayed(seq)),
+            ["missing 5-5", "deliver 6", "end"]
+        );
     }
 }

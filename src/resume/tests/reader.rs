@@ -49,7 +49,11 @@ impl Reader {
     pub(super) fn from(next: Seq, ahead_max: usize, tells: bool) -> Self {
         let mut reader = Self::over(Stitcher::new(next, ahead_max), next, ahead_max, tells);
         reader.act(&Log::default());
-        assert_eq!(reader.wanted, Some(next), "a reader that is behind reads the log first");
+        assert_eq!(
+            reader.wanted,
+            Some(next),
+            "a reader that is behind reads the log first"
+        );
         reader
     }
 
@@ -57,7 +61,10 @@ impl Reader {
     pub(super) fn live(next: Seq, ahead_max: usize, tells: bool) -> Self {
         let mut reader = Self::over(Stitcher::live(next, ahead_max), next, ahead_max, tells);
         reader.act(&Log::default());
-        assert_eq!(reader.wanted, None, "a reader that is live has nothing to read");
+        assert_eq!(
+            reader.wanted, None,
+            "a reader that is live has nothing to read"
+        );
         reader
     }
 
@@ -95,7 +102,10 @@ impl Reader {
 
     /// Begins the replay that was asked for.
     pub(super) fn begin(&mut self, replay: Replay) {
-        assert!(self.wanted.take().is_some(), "the model begins only what was asked for");
+        assert!(
+            self.wanted.take().is_some(),
+            "the model begins only what was asked for"
+        );
         if self.tells {
             println!("begins {replay:?}");
         }
@@ -104,7 +114,9 @@ impl Reader {
 
     /// Reads on in the replay under way, if there is one: one page at most.
     pub(super) fn read(&mut self, log: &Log, page_max: usize) {
-        let Some(replay) = &mut self.replay else { return };
+        let Some(replay) = &mut self.replay else {
+            return;
+        };
         if let Some(seq) = replay.next(log, page_max) {
             return self.take(log, [Input::Replayed(seq)]);
         }
@@ -137,7 +149,10 @@ impl Reader {
     pub(super) fn settle(&mut self, log: &Log, rng: &mut Rng) {
         for _ in 0..STEPS_MAX {
             if !self.is_busy() {
-                assert!(self.ended || self.is_live(), "who has nothing to read is live");
+                assert!(
+                    self.ended || self.is_live(),
+                    "who has nothing to read is live"
+                );
                 return;
             }
             if let Some(from) = self.wanted {
@@ -156,7 +171,10 @@ impl Reader {
             self.give(log, input);
         }
         self.act(log);
-        assert!(!lagged || self.ended || self.is_busy(), "a lag leads back to the log");
+        assert!(
+            !lagged || self.ended || self.is_busy(),
+            "a lag leads back to the log"
+        );
     }
 
     fn give(&mut self, log: &Log, input: Input<Seq>) {
@@ -171,7 +189,12 @@ impl Reader {
     }
 
     fn counted(&self, log: &Log, input: Input<Seq>) -> Input<Event> {
-        let event = |seq| Event { seq, end: log.is_end(seq), size: 1, counted: Rc::clone(&self.counted) };
+        let event = |seq| Event {
+            seq,
+            end: log.is_end(seq),
+            size: 1,
+            counted: Rc::clone(&self.counted),
+        };
         match input {
             Input::Replayed(seq) => Input::Replayed(event(seq)),
             Input::Live(seq) => Input::Live(event(seq)),
@@ -183,7 +206,9 @@ impl Reader {
 
     fn act(&mut self, log: &Log) {
         for _ in 0..STEPS_MAX {
-            let Some(action) = self.stitcher.poll() else { return self.check() };
+            let Some(action) = self.stitcher.poll() else {
+                return self.check();
+            };
             if self.tells {
                 println!("        {action:?}");
             }
@@ -201,7 +226,10 @@ impl Reader {
         );
         match action {
             Action::Deliver(event) => {
-                assert_eq!(event.seq, self.next, "events come in order, each once, without a hole");
+                assert_eq!(
+                    event.seq, self.next,
+                    "events come in order, each once, without a hole"
+                );
                 assert!(event.seq <= log.last(), "what is handed over was stored");
                 self.next = event.seq.next();
                 self.promised.remove(&event.seq);
@@ -209,11 +237,20 @@ impl Reader {
                 self.told.push(Told::Event(event.seq));
             }
             Action::Missing { from, to } => {
-                assert!(*from == self.next && from <= to, "a hole is told where it is, and is not empty");
+                assert!(
+                    *from == self.next && from <= to,
+                    "a hole is told where it is, and is not empty"
+                );
                 assert!(*to <= log.last(), "what was never stored is not missing");
                 for seq in (from.0..=to.0).map(Seq) {
-                    assert!(!log.holds(seq), "{seq} is told missing and stands in the log");
-                    assert!(!self.promised.contains(&seq), "{seq} is told missing and had arrived live");
+                    assert!(
+                        !log.holds(seq),
+                        "{seq} is told missing and stands in the log"
+                    );
+                    assert!(
+                        !self.promised.contains(&seq),
+                        "{seq} is told missing and had arrived live"
+                    );
                 }
                 self.next = to.next();
                 self.told.push(Told::MissingUpTo(*to));
@@ -238,16 +275,25 @@ impl Reader {
             self.ended || self.is_live() != self.is_busy(),
             "who is not live reads, who is live does not"
         );
-        assert!(!self.is_live() || self.next >= self.known, "who is live has everything that is known of");
+        assert!(
+            !self.is_live() || self.next >= self.known,
+            "who is live has everything that is known of"
+        );
         let kept = Rc::strong_count(&self.counted) - 1;
-        assert!(kept <= if self.ended { 0 } else { self.ahead_max }, "{kept} copies are kept");
+        assert!(
+            kept <= if self.ended { 0 } else { self.ahead_max },
+            "{kept} copies are kept"
+        );
         assert_eq!(self.stitcher.ahead().is_some(), kept > 0);
         if let Some(ahead) = self.stitcher.ahead() {
             assert!(ahead > self.next, "only what lies beyond a hole waits");
             self.promised.insert(ahead);
         }
         if let Some(hole) = self.stitcher.hole() {
-            assert!(self.next < hole && hole <= self.known, "a hole ends at something that is known of");
+            assert!(
+                self.next < hole && hole <= self.known,
+                "a hole ends at something that is known of"
+            );
         }
     }
 }

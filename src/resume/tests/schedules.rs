@@ -45,12 +45,28 @@ impl World {
 
     /// Where nothing goes wrong but what `channel` does.
     fn faithful(rng: Rng, log: Log, channel: Channel, reader: Reader) -> Self {
-        Self { rng, log, channel, reader, lag_max: 0, expires: 0, probes: 0, proofs: 0, proof: None }
+        Self {
+            rng,
+            log,
+            channel,
+            reader,
+            lag_max: 0,
+            expires: 0,
+            probes: 0,
+            proofs: 0,
+            proof: None,
+        }
     }
 
     /// Lets something happen.
     fn step(&mut self) {
-        let Self { rng, log, channel, reader, .. } = self;
+        let Self {
+            rng,
+            log,
+            channel,
+            reader,
+            ..
+        } = self;
         if rng.percent(self.expires) {
             log.expire(rng);
             tell(rng, log, "expired");
@@ -110,13 +126,18 @@ impl World {
             log.last_held().is_none_or(|last| last < reader.next),
             "everything that the log holds was told"
         );
-        assert!(reader.known <= reader.next, "everything that is known of was told");
+        assert!(
+            reader.known <= reader.next,
+            "everything that is known of was told"
+        );
     }
 }
 
 fn tell(rng: &Rng, log: &Log, what: &str) {
     if rng.tells {
-        let held: Vec<u64> = (1..=log.last().0).filter(|seq| log.holds(Seq(*seq))).collect();
+        let held: Vec<u64> = (1..=log.last().0)
+            .filter(|seq| log.holds(Seq(*seq)))
+            .collect();
         println!("{what}: up to {}, there are {held:?}", log.last());
     }
 }
@@ -159,7 +180,11 @@ fn every_event_is_told_once_and_in_order_whatever_is_lost_doubled_late_or_expire
         let replays = world.reader.replays - before;
         assert!(replays <= 3, "{replays} replays although nothing happens");
         world.probe();
-        assert_eq!(world.reader.replays - before, replays, "who has everything reads nothing");
+        assert_eq!(
+            world.reader.replays - before,
+            replays,
+            "who has everything reads nothing"
+        );
     });
 }
 

@@ -22,7 +22,11 @@ impl Feed {
         let channel = Channel::faulty(rng);
         let history = History::new(next, rng.pick(&[0, 3, 10, 1000]));
         let reader = Reader::live(next, rng.pick(&[0, 2, 1000]), rng.tells);
-        let mut feed = Self { reader, channel, history };
+        let mut feed = Self {
+            reader,
+            channel,
+            history,
+        };
         if let Some(last) = last.filter(|last| log.holds(*last)) {
             feed.reader.take(log, [Input::Live(last)]);
         }
@@ -66,7 +70,11 @@ impl Feed {
                 Told::MissingUpTo(to) => self.history.restart(to.next()),
             }
         }
-        assert_eq!(self.history.next(), self.reader.next, "the history awaits what its stitcher awaits");
+        assert_eq!(
+            self.history.next(),
+            self.reader.next,
+            "the history awaits what its stitcher awaits"
+        );
     }
 }
 
@@ -78,8 +86,14 @@ struct Session {
 impl Session {
     /// Begins at `next`: with the feed's history, or, as it may, with the log.
     fn open(next: Seq, rng: &mut Rng) -> Self {
-        let begin = if rng.percent(80) { Reader::live } else { Reader::from };
-        Self { reader: begin(next, 0, rng.tells) }
+        let begin = if rng.percent(80) {
+            Reader::live
+        } else {
+            Reader::from
+        };
+        Self {
+            reader: begin(next, 0, rng.tells),
+        }
     }
 
     /// Takes from the history what fits into one write. Says whether there was something to do.
@@ -87,8 +101,13 @@ impl Session {
         match history.read(self.reader.next, bytes_max) {
             Slice::Items(items) => {
                 let upto = items.last().map(|item| item.seq.next());
-                self.reader.take(log, items.into_iter().map(|item| Input::Live(item.seq)));
-                assert_eq!(Some(self.reader.next), upto, "what the history gives is handed over at once");
+                self.reader
+                    .take(log, items.into_iter().map(|item| Input::Live(item.seq)));
+                assert_eq!(
+                    Some(self.reader.next),
+                    upto,
+                    "what the history gives is handed over at once"
+                );
                 true
             }
             Slice::CaughtUp => false,
@@ -135,7 +154,10 @@ impl Session {
                 self.refill(log, history, 64);
             } else if self.reader.ended || !self.follow(log, history, 5) {
                 let replays = self.reader.replays - before;
-                assert!(replays <= 2, "{replays} replays for what one brings and one proves gone");
+                assert!(
+                    replays <= 2,
+                    "{replays} replays for what one brings and one proves gone"
+                );
                 return;
             }
         }
@@ -183,9 +205,13 @@ fn every_session_gets_each_event_once_whatever_its_speed_and_whatever_the_feed_k
         feed.settle(&log, &mut rng);
         for session in &mut sessions {
             session.settle(&log, &feed.history);
-            assert!(session.reader.next >= feed.reader.next, "a session has told all that its feed has");
             assert!(
-                log.last_held().is_none_or(|last| last < session.reader.next),
+                session.reader.next >= feed.reader.next,
+                "a session has told all that its feed has"
+            );
+            assert!(
+                log.last_held()
+                    .is_none_or(|last| last < session.reader.next),
                 "and all that the log has"
             );
         }
@@ -198,7 +224,9 @@ fn a_session_that_keeps_up_never_reads_the_log() {
         let mut log = some_log(&mut rng);
         let mut feed = Feed::open(&mut rng, &log);
         feed.settle(&log, &mut rng);
-        let mut session = Session { reader: Reader::live(feed.reader.next, 0, rng.tells) };
+        let mut session = Session {
+            reader: Reader::live(feed.reader.next, 0, rng.tells),
+        };
         for _ in 0..60 {
             if let Some(seq) = log.append(false) {
                 feed.channel.publish(&mut rng, seq);

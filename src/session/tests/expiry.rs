@@ -6,16 +6,25 @@ use crate::wire::Event;
 
 #[tokio::test(start_paused = true)]
 async fn a_prefix_that_expired_is_told_as_missing_and_the_rest_follows() {
-    for (after, expired, missing) in
-        [(0, 4, vec![(1, 4)]), (2, 4, vec![(3, 4)]), (4, 4, vec![]), (6, 4, vec![])]
-    {
+    for (after, expired, missing) in [
+        (0, 4, vec![(1, 4)]),
+        (2, 4, vec![(3, 4)]),
+        (4, 4, vec![]),
+        (6, 4, vec![]),
+    ] {
         let memory = log_of(10);
         memory.expire(&job(), Seq(expired));
-        let mut client = Client::open(&edge(&memory), Start::After(Seq(after))).await.unwrap();
+        let mut client = Client::open(&edge(&memory), Start::After(Seq(after)))
+            .await
+            .unwrap();
         client.until_live().await;
         memory.append(&job(), done());
         client.until_end().await;
-        assert_eq!((client.next, client.missing), (Seq(12), missing), "after {after}");
+        assert_eq!(
+            (client.next, client.missing),
+            (Seq(12), missing),
+            "after {after}"
+        );
     }
 }
 
@@ -27,7 +36,10 @@ async fn what_expires_while_a_session_reads_is_told_as_missing() {
     client.reach(4).await;
     memory.expire(&job(), Seq(17));
     client.until_live().await;
-    assert_eq!((client.next, client.given, client.missing), (Seq(31), 17, vec![(5, 17)]));
+    assert_eq!(
+        (client.next, client.given, client.missing),
+        (Seq(31), 17, vec![(5, 17)])
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -78,7 +90,9 @@ async fn a_cursor_whose_event_expired_goes_on_behind_it() {
     let at_3 = memory.events(&job())[2].cursor();
     for (expired, missing) in [(3, vec![]), (6, vec![(4, 6)])] {
         memory.expire(&job(), Seq(expired));
-        let mut client = Client::open(&edge(&memory), Start::Cursor(at_3)).await.unwrap();
+        let mut client = Client::open(&edge(&memory), Start::Cursor(at_3))
+            .await
+            .unwrap();
         client.until_live().await;
         assert_eq!((client.next, client.missing), (Seq(11), missing));
     }
@@ -87,15 +101,31 @@ async fn a_cursor_whose_event_expired_goes_on_behind_it() {
 #[tokio::test(start_paused = true)]
 async fn a_cursor_of_a_log_that_expired_as_a_whole_is_refused_also_when_another_has_begun() {
     let memory = log_of(10);
-    let cursors: Vec<_> = memory.events(&job()).iter().map(|event| event.cursor()).collect();
+    let cursors: Vec<_> = memory
+        .events(&job())
+        .iter()
+        .map(|event| event.cursor())
+        .collect();
     memory.expire(&job(), Seq(10));
     for begun in 0..12 {
         for cursor in &cursors {
-            let refused = Client::open(&edge(&memory), Start::Cursor(*cursor)).await.unwrap_err();
-            assert!(matches!(refused, Error::CursorNotInLog), "{begun}, {}: {refused}", cursor.seq);
+            let refused = Client::open(&edge(&memory), Start::Cursor(*cursor))
+                .await
+                .unwrap_err();
+            assert!(
+                matches!(refused, Error::CursorNotInLog),
+                "{begun}, {}: {refused}",
+                cursor.seq
+            );
         }
         let (job, seq) = (job(), Seq(begun + 1));
-        let event = Event { body: chunk("new"), job: job.clone(), seq, attempt: 1, ts: 1 };
+        let event = Event {
+            body: chunk("new"),
+            job: job.clone(),
+            seq,
+            attempt: 1,
+            ts: 1,
+        };
         memory.append_raw(&job, event.encode().unwrap()).unwrap();
     }
 }
@@ -142,5 +172,9 @@ async fn events_are_not_told_as_missing_because_the_log_was_empty_when_it_was_as
         sleep(MOMENT * 53).await;
         flood.await;
     });
-    assert!(client.missing.iter().all(|(_, to)| *to <= 10), "{:?}", client.missing);
+    assert!(
+        client.missing.iter().all(|(_, to)| *to <= 10),
+        "{:?}",
+        client.missing
+    );
 }

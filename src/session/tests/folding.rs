@@ -7,8 +7,15 @@ use crate::wire::JobState;
 /// A log with two attempts and, for the second, `count` chunks.
 fn two_attempts(count: u64) -> Memory {
     let (memory, kind) = (Memory::default(), "demo".parse().unwrap());
-    let started = Body::Started { kind, worker: "w".into(), continues: false };
-    memory.append(&job(), Body::queued("demo".parse().unwrap(), serde_json::Value::Null));
+    let started = Body::Started {
+        kind,
+        worker: "w".into(),
+        continues: false,
+    };
+    memory.append(
+        &job(),
+        Body::queued("demo".parse().unwrap(), serde_json::Value::Null),
+    );
     memory.append(&job(), started.clone());
     append(&memory, 3);
     memory.append(&job(), started);
@@ -19,12 +26,18 @@ fn two_attempts(count: u64) -> Memory {
 /// What the events that the log holds make of the job.
 fn expected(memory: &Memory) -> serde_json::Value {
     let mut state = JobState::new(job());
-    memory.events(&job()).iter().for_each(|event| state.apply(event));
+    memory
+        .events(&job())
+        .iter()
+        .for_each(|event| state.apply(event));
     serde_json::to_value(state).unwrap()
 }
 
 async fn folded(memory: &Memory) -> serde_json::Value {
-    let state = timeout(FOREVER, fold(memory, &job())).await.expect("folding ends").unwrap();
+    let state = timeout(FOREVER, fold(memory, &job()))
+        .await
+        .expect("folding ends")
+        .unwrap();
     serde_json::to_value(state.unwrap()).unwrap()
 }
 

@@ -33,7 +33,11 @@ async fn a_wrong_number_in_a_watched_log_is_skipped_and_costs_no_reading() {
         early.until_end().await;
         assert_eq!((early.given, early.missing), (8, vec![]), "{wrong}");
         let calls = memory.calls();
-        assert_eq!((calls.replay, calls.undecodable), (before.replay, 3), "{wrong}");
+        assert_eq!(
+            (calls.replay, calls.undecodable),
+            (before.replay, 3),
+            "{wrong}"
+        );
     }
 }
 
@@ -66,7 +70,14 @@ async fn who_comes_after_a_wrong_number_gets_the_true_end() {
             last.until_end().await;
             assert_eq!((last.given, last.missing), (7, vec![]), "{wrong}");
             for start in [Start::Cursor(cursor), Start::After(Seq(7))] {
-                assert!(Client::open(&edge(&memory), start).await.unwrap().session.had_end(), "{wrong}");
+                assert!(
+                    Client::open(&edge(&memory), start)
+                        .await
+                        .unwrap()
+                        .session
+                        .had_end(),
+                    "{wrong}"
+                );
             }
             let state = fold(&memory, &job()).await.unwrap().unwrap();
             assert_eq!((state.seq, state.truncated), (Seq(7), false), "{wrong}");

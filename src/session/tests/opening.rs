@@ -7,7 +7,12 @@ use crate::config::OPEN_WAIT;
 
 /// The cursor of the job's event with this number.
 fn cursor(memory: &Memory, seq: u64) -> Cursor {
-    memory.events(&job()).iter().find(|event| event.seq == Seq(seq)).unwrap().cursor()
+    memory
+        .events(&job())
+        .iter()
+        .find(|event| event.seq == Seq(seq))
+        .unwrap()
+        .cursor()
 }
 
 async fn refusal(memory: &Memory, start: Start) -> Error {
@@ -17,13 +22,22 @@ async fn refusal(memory: &Memory, start: Start) -> Error {
 #[tokio::test(start_paused = true)]
 async fn a_watcher_gets_every_event_after_its_start_once_and_in_order() {
     let memory = log_of(10);
-    let starts = [FROM_START, Start::After(Seq(4)), Start::Cursor(cursor(&memory, 7)), Start::After(Seq(10))];
+    let starts = [
+        FROM_START,
+        Start::After(Seq(4)),
+        Start::Cursor(cursor(&memory, 7)),
+        Start::After(Seq(10)),
+    ];
     let mut clients = Vec::new();
     for start in starts {
         // An edge of its own for each, so that all are served from the log.
         let mut client = Client::open(&edge(&memory), start).await.unwrap();
         client.until_live().await;
-        assert_eq!(client.next, Seq(11), "live is told when everything before was handed over");
+        assert_eq!(
+            client.next,
+            Seq(11),
+            "live is told when everything before was handed over"
+        );
         clients.push(client);
     }
     append(&memory, 5);
@@ -89,7 +103,10 @@ async fn nothing_follows_the_end_whatever_a_foreign_publisher_stores_there() {
 async fn a_cursor_of_another_job_is_refused() {
     let memory = log_of(3);
     let other = memory.append(&other_job(), chunk("x")).cursor();
-    assert!(matches!(refusal(&memory, Start::Cursor(other)).await, Error::CursorOfOtherJob));
+    assert!(matches!(
+        refusal(&memory, Start::Cursor(other)).await,
+        Error::CursorOfOtherJob
+    ));
     assert_eq!(memory.calls().follow, 0, "the broker is not asked about it");
 }
 
@@ -97,13 +114,27 @@ async fn a_cursor_of_another_job_is_refused() {
 async fn a_cursor_that_names_no_event_of_the_log_is_refused() {
     let memory = log_of(3);
     let event = memory.events(&job())[1].clone();
-    for (seq, pos) in [(2, 3), (2, 2), (2, 6), (2, 99), (2, u64::MAX), (u64::MAX, 4), (9, 4)] {
+    for (seq, pos) in [
+        (2, 3),
+        (2, 2),
+        (2, 6),
+        (2, 99),
+        (2, u64::MAX),
+        (u64::MAX, 4),
+        (9, 4),
+    ] {
         let made_up = Cursor::of(&job(), Seq(seq), pos, event.payload());
         let refused = refusal(&memory, Start::Cursor(made_up)).await;
-        assert!(matches!(refused, Error::CursorNotInLog), "{seq}@{pos}: {refused}");
+        assert!(
+            matches!(refused, Error::CursorNotInLog),
+            "{seq}@{pos}: {refused}"
+        );
     }
     let other_text = Cursor::of(&job(), event.seq, event.pos, b"another");
-    assert!(matches!(refusal(&memory, Start::Cursor(other_text)).await, Error::CursorNotInLog));
+    assert!(matches!(
+        refusal(&memory, Start::Cursor(other_text)).await,
+        Error::CursorNotInLog
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -112,12 +143,18 @@ async fn a_cursor_of_a_stream_that_was_rebuilt_is_refused() {
     let (early, late) = (cursor(&memory, 1), cursor(&memory, 3));
     memory.rebuild();
     for start in [early, late] {
-        assert!(matches!(refusal(&memory, Start::Cursor(start)).await, Error::CursorNotInLog));
+        assert!(matches!(
+            refusal(&memory, Start::Cursor(start)).await,
+            Error::CursorNotInLog
+        ));
     }
     memory.append(&job(), chunk("new"));
     memory.append(&job(), chunk("new too"));
     for start in [early, late] {
-        assert!(matches!(refusal(&memory, Start::Cursor(start)).await, Error::CursorNotInLog));
+        assert!(matches!(
+            refusal(&memory, Start::Cursor(start)).await,
+            Error::CursorNotInLog
+        ));
     }
 }
 
@@ -126,7 +163,10 @@ async fn a_number_beyond_the_end_of_the_log_is_refused_and_told_where_the_log_en
     let memory = log_of(3);
     for beyond in [4, u64::MAX] {
         let refused = refusal(&memory, Start::After(Seq(beyond))).await;
-        assert!(matches!(refused, Error::AfterTheEnd { last: Seq(3) }), "{refused}");
+        assert!(
+            matches!(refused, Error::AfterTheEnd { last: Seq(3) }),
+            "{refused}"
+        );
     }
     let refused = refusal(&Memory::default(), Start::After(Seq(1))).await;
     assert!(matches!(refused, Error::AfterTheEnd { last: Seq(0) }));
@@ -136,7 +176,11 @@ async fn a_number_beyond_the_end_of_the_log_is_refused_and_told_where_the_log_en
 async fn a_stale_replica_does_not_make_a_start_seem_to_lie_beyond_the_log() {
     let memory = log_of(10);
     memory.stale(9);
-    for start in [Start::After(Seq(10)), Start::Cursor(cursor(&memory, 10)), Start::After(Seq(8))] {
+    for start in [
+        Start::After(Seq(10)),
+        Start::Cursor(cursor(&memory, 10)),
+        Start::After(Seq(8)),
+    ] {
         let mut client = Client::open(&edge(&memory), start).await.unwrap();
         client.until_live().await;
         memory.append(&job(), chunk("next"));
@@ -151,7 +195,10 @@ async fn a_source_that_is_out_of_reach_refuses_a_watch_in_time() {
     let memory = log_of(3);
     memory.reachable(false);
     let begun = Instant::now();
-    assert!(matches!(refusal(&memory, FROM_START).await, Error::Unavailable(_)));
+    assert!(matches!(
+        refusal(&memory, FROM_START).await,
+        Error::Unavailable(_)
+    ));
     assert!(begun.elapsed() <= OPEN_WAIT + MOMENT);
 }
 
@@ -160,7 +207,10 @@ async fn a_source_that_answers_too_late_refuses_a_watch_in_time() {
     let memory = log_of(3);
     memory.latency(OPEN_WAIT * 3);
     let begun = Instant::now();
-    assert!(matches!(refusal(&memory, FROM_START).await, Error::Unavailable(_)));
+    assert!(matches!(
+        refusal(&memory, FROM_START).await,
+        Error::Unavailable(_)
+    ));
     assert!(begun.elapsed() <= OPEN_WAIT + MOMENT);
 }
 

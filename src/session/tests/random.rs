@@ -27,7 +27,13 @@ impl Run {
     fn new(seed: u64) -> Self {
         let memory = Memory::default();
         let edges = [edge(&memory), edge(&memory)];
-        Self { seed, memory, edges, end: 1 + Rng(seed).below(120), expired: Cell::new(0) }
+        Self {
+            seed,
+            memory,
+            edges,
+            end: 1 + Rng(seed).below(120),
+            expired: Cell::new(0),
+        }
     }
 
     /// Stores the job's events, and those of another job between them.
@@ -44,10 +50,23 @@ impl Run {
                 sleep(rng.millis(pace)).await;
             }
             if forges && rng.percent(20) {
-                let wrong = [seq.saturating_sub(1), seq + 1, seq + 2, 1, rng.below(2 * self.end)];
+                let wrong = [
+                    seq.saturating_sub(1),
+                    seq + 1,
+                    seq + 2,
+                    1,
+                    rng.below(2 * self.end),
+                ];
                 forge(&self.memory, wrong[rng.below(5) as usize], seq);
             }
-            self.memory.append(&job(), if seq == self.end { done() } else { chunk("x".repeat(size)) });
+            self.memory.append(
+                &job(),
+                if seq == self.end {
+                    done()
+                } else {
+                    chunk("x".repeat(size))
+                },
+            );
         }
     }
 
@@ -97,16 +116,32 @@ impl Run {
                 Err(Error::Unavailable(_)) => continue,
                 Err(error) => panic!("seed {}: {start:?} is refused: {error}", self.seed),
             };
-            let steps = if rng.percent(60) { rng.below(12) } else { u64::MAX };
+            let steps = if rng.percent(60) {
+                rng.below(12)
+            } else {
+                u64::MAX
+            };
             self.watch(&mut client, steps, &mut rng).await;
-            told += client.given + client.missing.iter().map(|(from, to)| to - from + 1).sum::<u64>();
+            told += client.given
+                + client
+                    .missing
+                    .iter()
+                    .map(|(from, to)| to - from + 1)
+                    .sum::<u64>();
             if client.ended {
-                assert_eq!((client.next, told), (Seq(self.end + 1), self.end), "seed {}", self.seed);
+                assert_eq!(
+                    (client.next, told),
+                    (Seq(self.end + 1), self.end),
+                    "seed {}",
+                    self.seed
+                );
                 return;
             }
             let seq = client.next.before();
             // After a missing event there is no cursor, but its number will do.
-            let cursor = client.cursor.filter(|cursor| cursor.seq == seq && rng.percent(70));
+            let cursor = client
+                .cursor
+                .filter(|cursor| cursor.seq == seq && rng.percent(70));
             start = cursor.map_or(Start::After(seq), Start::Cursor);
         }
     }
@@ -118,16 +153,29 @@ impl Run {
             if client.ended {
                 return;
             }
-            let wait = if rng.percent(50) { rng.millis(40) } else { Duration::from_secs(5) };
+            let wait = if rng.percent(50) {
+                rng.millis(40)
+            } else {
+                Duration::from_secs(5)
+            };
             if let Ok(step) = timeout(wait, client.session.next()).await {
                 if let Step::Missing { to, .. } = &step {
-                    assert!(to.0 <= self.expired.get(), "seed {}: {step:?} though stored", self.seed);
+                    assert!(
+                        to.0 <= self.expired.get(),
+                        "seed {}: {step:?} though stored",
+                        self.seed
+                    );
                 }
                 client.take(step);
                 waits = 0;
             }
             waits += 1;
-            assert!(waits < 2000, "seed {}: nothing comes after {}", self.seed, client.next.before());
+            assert!(
+                waits < 2000,
+                "seed {}: nothing comes after {}",
+                self.seed,
+                client.next.before()
+            );
             if rng.percent(10) {
                 sleep(rng.millis(2000)).await;
             }
@@ -140,16 +188,29 @@ impl Run {
         tokio::join!(self.write(rng(1)), self.disturb(rng(2)), clients);
         sleep(FEED_LINGER * 2).await;
         let left: Vec<_> = self.edges.iter().map(|hub| hub.feeds()).collect();
-        assert_eq!((left, self.memory.followers()), (vec![0, 0], 0), "seed {}", self.seed);
+        assert_eq!(
+            (left, self.memory.followers()),
+            (vec![0, 0], 0),
+            "seed {}",
+            self.seed
+        );
         let read = self.memory.calls().replay;
-        assert!(read < 3000, "seed {}: the log was read {read} times", self.seed);
+        assert!(
+            read < 3000,
+            "seed {}: the log was read {read} times",
+            self.seed
+        );
     }
 }
 
 #[test]
 fn whatever_goes_wrong_each_client_gets_every_event_once_or_is_told_that_it_expired() {
     for seed in 0..SEEDS {
-        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
         runtime.block_on(Run::new(seed).run());
     }
 }

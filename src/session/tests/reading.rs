@@ -17,8 +17,11 @@ async fn a_late_watcher_is_served_from_the_history_without_touching_the_log() {
     append(&memory, 20);
     early.reach(23).await;
     let (before, at_10) = (memory.calls(), memory.events(&job())[9].cursor());
-    for (start, given) in [(Start::After(Seq(2)), 21), (Start::Cursor(at_10), 13), (Start::After(Seq(23)), 0)]
-    {
+    for (start, given) in [
+        (Start::After(Seq(2)), 21),
+        (Start::Cursor(at_10), 13),
+        (Start::After(Seq(23)), 0),
+    ] {
         let mut late = Client::open(&hub, start).await.unwrap();
         late.until_live().await;
         assert_eq!((late.given, late.next), (given, Seq(24)));
@@ -37,7 +40,9 @@ async fn a_thousand_watchers_of_one_job_cost_the_source_one_subscription() {
             // They come and go at different times.
             if i % 3 == 0 {
                 client.reach(1 + i % 50).await;
-                client = Client::open(hub, Start::Cursor(client.cursor.unwrap())).await.unwrap();
+                client = Client::open(hub, Start::Cursor(client.cursor.unwrap()))
+                    .await
+                    .unwrap();
             }
             client.until_end().await;
             assert!(client.missing.is_empty() && client.next == Seq(102));
@@ -51,7 +56,10 @@ async fn a_thousand_watchers_of_one_job_cost_the_source_one_subscription() {
         }
     };
     tokio::join!(join_all(watchers), writer);
-    assert_eq!((memory.calls().follow, memory.followers(), hub.feeds()), (1, 0, 1));
+    assert_eq!(
+        (memory.calls().follow, memory.followers(), hub.feeds()),
+        (1, 0, 1)
+    );
 }
 
 /// Appends large events, one every millisecond.
@@ -66,13 +74,19 @@ async fn flood(memory: &Memory, seqs: Range<u64>) {
 async fn a_reader_that_takes_nothing_for_long_loses_nothing_and_is_not_buffered_for() {
     let memory = log_of(1);
     let hub = edge(&memory);
-    let (mut slow, mut fast) = (Client::from_start(&hub).await, Client::from_start(&hub).await);
+    let (mut slow, mut fast) = (
+        Client::from_start(&hub).await,
+        Client::from_start(&hub).await,
+    );
     slow.until_live().await;
     let watch = async {
         while fast.next <= Seq(2001) {
             fast.step().await;
             let held = memory.held();
-            assert!(held <= HISTORY_BYTES + STEP_BYTES + 4096, "{held} bytes are held");
+            assert!(
+                held <= HISTORY_BYTES + STEP_BYTES + 4096,
+                "{held} bytes are held"
+            );
         }
     };
     tokio::join!(flood(&memory, 0..2000), watch);
@@ -83,7 +97,11 @@ async fn a_reader_that_takes_nothing_for_long_loses_nothing_and_is_not_buffered_
         assert!(held <= HISTORY_BYTES + 64 * 4096, "{held} bytes are held");
     }
     assert_eq!((slow.given, slow.missing.len()), (2001, 0));
-    assert_eq!(memory.calls().replay, 1, "one reading brings it back to what is recent");
+    assert_eq!(
+        memory.calls().replay,
+        1,
+        "one reading brings it back to what is recent"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,7 +128,10 @@ async fn a_live_queue_that_overflowed_is_made_good_from_the_log() {
     append(&memory, 2 * LIVE_CAPACITY as u64 + 10);
     memory.append(&job(), done());
     client.until_end().await;
-    assert_eq!((client.given, client.missing.len()), (2 * LIVE_CAPACITY as u64 + 12, 0));
+    assert_eq!(
+        (client.given, client.missing.len()),
+        (2 * LIVE_CAPACITY as u64 + 12, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -132,7 +153,11 @@ async fn a_wait_that_is_dropped_at_any_point_loses_nothing() {
         let reader = async {
             let give_up = Instant::now() + FOREVER;
             while !client.ended {
-                assert!(Instant::now() < give_up, "seed {seed}: stuck before {}", client.next);
+                assert!(
+                    Instant::now() < give_up,
+                    "seed {seed}: stuck before {}",
+                    client.next
+                );
                 let wait = rng.millis(8);
                 if let Ok(step) = timeout(wait, client.session.next()).await {
                     client.take(step);

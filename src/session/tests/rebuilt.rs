@@ -20,7 +20,10 @@ fn alone(count: u64) -> Memory {
 async fn until_rebuilt(session: &mut Session<Memory>) -> Vec<Arc<Stored>> {
     let mut given = Vec::new();
     loop {
-        match timeout(FOUND_OUT, session.next()).await.expect("it is found out") {
+        match timeout(FOUND_OUT, session.next())
+            .await
+            .expect("it is found out")
+        {
             Step::Events(events) => given.extend(events),
             Step::Live => {}
             Step::Rebuilt => return given,
@@ -37,7 +40,8 @@ async fn caught_up(hub: &Arc<Hub<Memory>>) -> Session<Memory> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn watchers_of_a_log_that_went_back_are_told_and_those_who_begin_anew_get_what_it_holds_now() {
+async fn watchers_of_a_log_that_went_back_are_told_and_those_who_begin_anew_get_what_it_holds_now()
+{
     let memory = alone(10);
     let hub = edge(&memory);
     let mut sessions = [caught_up(&hub).await, caught_up(&hub).await];
@@ -46,9 +50,14 @@ async fn watchers_of_a_log_that_went_back_are_told_and_those_who_begin_anew_get_
     memory.disturb();
     for session in &mut sessions {
         assert!(until_rebuilt(session).await.is_empty());
-        assert!(timeout(FOREVER, session.next()).await.is_err(), "nothing follows");
+        assert!(
+            timeout(FOREVER, session.next()).await.is_err(),
+            "nothing follows"
+        );
     }
-    let refused = Session::open(&hub, &job(), Start::Cursor(cursor)).await.unwrap_err();
+    let refused = Session::open(&hub, &job(), Start::Cursor(cursor))
+        .await
+        .unwrap_err();
     assert!(matches!(refused, Error::CursorNotInLog), "{refused}");
     memory.append(&job(), chunk("new"));
     memory.append(&job(), done());
@@ -60,8 +69,13 @@ async fn watchers_of_a_log_that_went_back_are_told_and_those_who_begin_anew_get_
 #[tokio::test(start_paused = true)]
 async fn a_log_that_went_back_and_grew_past_its_old_end_is_not_glued_to_it() {
     // What is lost, written anew, and when the feed hears of it.
-    for (back_to, anew, heard) in [(4, 6, false), (4, 7, false), (4, 20, false), (4, 7, true), (0, 11, true)]
-    {
+    for (back_to, anew, heard) in [
+        (4, 6, false),
+        (4, 7, false),
+        (4, 20, false),
+        (4, 7, true),
+        (0, 11, true),
+    ] {
         let memory = alone(10);
         let hub = edge(&memory);
         let mut session = caught_up(&hub).await;
@@ -75,7 +89,10 @@ async fn a_log_that_went_back_and_grew_past_its_old_end_is_not_glued_to_it() {
         memory.disturb();
         memory.lose(0);
         memory.append(&job(), chunk("new last "));
-        assert!(until_rebuilt(&mut session).await.is_empty(), "{back_to} {anew} {heard}");
+        assert!(
+            until_rebuilt(&mut session).await.is_empty(),
+            "{back_to} {anew} {heard}"
+        );
     }
 }
 
@@ -90,7 +107,12 @@ async fn a_slow_watcher_is_told_while_it_reads_the_log() {
     memory.go_back(300);
     memory.disturb();
     sleep(PROBE_SPREAD * 2).await;
-    assert!(until_rebuilt(&mut slow).await.iter().all(|event| event.seq <= Seq(300)));
+    assert!(
+        until_rebuilt(&mut slow)
+            .await
+            .iter()
+            .all(|event| event.seq <= Seq(300))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,7 +174,9 @@ async fn without_a_quorum_a_start_is_refused_as_unavailable_and_nothing_is_told_
     memory.stale(8);
     memory.quorum(false);
     for start in [Start::After(Seq(10)), Start::Cursor(cursor)] {
-        let refused = Session::open(&edge(&memory), &job(), start).await.unwrap_err();
+        let refused = Session::open(&edge(&memory), &job(), start)
+            .await
+            .unwrap_err();
         assert!(matches!(refused, Error::Unavailable(_)), "{refused}");
     }
     let hub = edge(&memory);

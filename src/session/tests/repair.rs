@@ -63,7 +63,11 @@ async fn a_last_copy_that_was_lost_is_found_when_the_job_is_silent() {
     memory.append(&job(), done());
     let begun = Instant::now();
     client.until_end().await;
-    assert!(begun.elapsed() <= PROBE_SILENT * 5 / 4 + MOMENT, "after {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() <= PROBE_SILENT * 5 / 4 + MOMENT,
+        "after {:?}",
+        begun.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,7 +93,11 @@ async fn a_last_copy_is_found_as_soon_after_a_long_silence() {
     memory.append(&job(), done());
     let begun = Instant::now();
     client.until_end().await;
-    assert!(begun.elapsed() <= PROBE_SILENT * 5 / 4 + MOMENT, "after {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() <= PROBE_SILENT * 5 / 4 + MOMENT,
+        "after {:?}",
+        begun.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -100,7 +108,10 @@ async fn a_silent_job_is_asked_about_ever_more_rarely() {
     let before = memory.calls();
     client.rests(PROBE_MAX * 9).await;
     let asked = memory.calls().last - before.last;
-    assert!((7..=9).contains(&asked), "{asked} questions in nine times the longest pause");
+    assert!(
+        (7..=9).contains(&asked),
+        "{asked} questions in nine times the longest pause"
+    );
     assert_eq!(memory.calls().replay, before.replay);
 }
 
@@ -122,7 +133,11 @@ async fn a_disturbance_leads_to_a_question_within_a_second() {
             memory.release();
         }
         client.until_end().await;
-        assert!(begun.elapsed() <= PROBE_SPREAD + MOMENT, "after {:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() <= PROBE_SPREAD + MOMENT,
+            "after {:?}",
+            begun.elapsed()
+        );
         assert!(client.missing.is_empty());
     }
 }
@@ -168,7 +183,10 @@ async fn a_stale_replica_never_makes_an_event_missing() {
         memory.append(&job(), done());
         late.until_end().await;
         client.until_end().await;
-        assert!(late.missing.is_empty() && late.given == 31, "{stale} behind");
+        assert!(
+            late.missing.is_empty() && late.given == 31,
+            "{stale} behind"
+        );
     }
 }
 
@@ -194,7 +212,10 @@ async fn a_source_that_is_away_for_a_while_is_waited_for() {
     let asked = memory.calls().replay;
     client.rests(FOREVER).await;
     let asked = memory.calls().replay - asked;
-    assert!(asked <= 1 + (FOREVER.as_secs() / REREAD_MAX.as_secs()) as usize, "asked {asked} times");
+    assert!(
+        asked <= 1 + (FOREVER.as_secs() / REREAD_MAX.as_secs()) as usize,
+        "asked {asked} times"
+    );
     memory.reachable(true);
     let begun = Instant::now();
     client.reach(7).await;

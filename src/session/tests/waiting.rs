@@ -27,7 +27,15 @@ async fn made_up_ids_cost_no_feed_and_share_one_subscription_and_one_task() {
         assert!(matches!(session.next().await, Step::Live) && session.status().is_none());
         sessions.push(session);
     }
-    assert_eq!((hub.feeds(), memory.followers(), tasks.running(), memory.signalled()), (0, 0, 1, 1));
+    assert_eq!(
+        (
+            hub.feeds(),
+            memory.followers(),
+            tasks.running(),
+            memory.signalled()
+        ),
+        (0, 0, 1, 1)
+    );
     assert_eq!(hub.waiting(), sessions.len());
     let mut real = Client::from_start(&hub).await;
     real.reach(3).await;
@@ -38,7 +46,15 @@ async fn made_up_ids_cost_no_feed_and_share_one_subscription_and_one_task() {
     sessions.clear();
     drop(real);
     sleep(FEED_LINGER * 2).await;
-    assert_eq!((hub.waiting(), hub.feeds(), tasks.running(), memory.signalled()), (0, 0, 0, 0));
+    assert_eq!(
+        (
+            hub.waiting(),
+            hub.feeds(),
+            tasks.running(),
+            memory.signalled()
+        ),
+        (0, 0, 0, 0)
+    );
     // The next one starts all of it again.
     let (_hub, mut client) = waiting(&Memory::default()).await;
     client.rests(FOREVER).await;
@@ -56,7 +72,10 @@ async fn watches_of_one_job_wait_together_and_each_gets_all_of_it() {
     memory.append(&job(), done());
     first.until_end().await;
     second.until_end().await;
-    assert_eq!((first.given, second.given, hub.waiting(), hub.feeds()), (6, 6, 0, 1));
+    assert_eq!(
+        (first.given, second.given, hub.waiting(), hub.feeds()),
+        (6, 6, 0, 1)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -84,7 +103,10 @@ async fn an_event_that_comes_at_any_moment_of_the_opening_is_not_missed() {
         let begun = Instant::now();
         let (mut client, ()) = tokio::join!(Client::from_start(&hub), store);
         client.reach(1).await;
-        assert!(begun.elapsed() < Duration::from_millis(ms) + PROBE_FIRST, "after {ms} ms");
+        assert!(
+            begun.elapsed() < Duration::from_millis(ms) + PROBE_FIRST,
+            "after {ms} ms"
+        );
         memory.append(&job(), done());
         client.until_end().await;
         assert_eq!(client.given, 2);
@@ -93,7 +115,10 @@ async fn an_event_that_comes_at_any_moment_of_the_opening_is_not_missed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_job_whose_signal_was_lost_is_found_in_the_log() {
-    for (before, within) in [(Duration::ZERO, PROBE_FIRST * 2), (LOOK_EVERY * 10, LOOK_EVERY * 2)] {
+    for (before, within) in [
+        (Duration::ZERO, PROBE_FIRST * 2),
+        (LOOK_EVERY * 10, LOOK_EVERY * 2),
+    ] {
         let memory = Memory::default();
         let (_hub, mut client) = waiting(&memory).await;
         sleep(before).await;
@@ -115,7 +140,11 @@ async fn after_a_disturbance_every_job_is_looked_up_soon() {
     memory.disturb();
     let begun = Instant::now();
     client.reach(3).await;
-    assert!(begun.elapsed() <= PROBE_FIRST + LOOK_TICK * 2, "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() <= PROBE_FIRST + LOOK_TICK * 2,
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,12 +203,17 @@ async fn feeds_of_jobs_without_events_have_a_part_of_their_own() {
     assert_eq!((hub.waiting(), hub.feeds()), (0, share));
     Client::from_start(&hub).await.reach(3).await;
     // Who comes after that waits for room, or for the first event.
-    let mut waits = Session::open(&hub, &made_up(9999), FROM_START).await.unwrap();
+    let mut waits = Session::open(&hub, &made_up(9999), FROM_START)
+        .await
+        .unwrap();
     assert!(matches!(waits.next().await, Step::Live));
     memory.enqueue(&made_up(9999));
     assert!(timeout(FEED_LINGER, waits.next()).await.is_err());
     memory.append(&made_up(9999), chunk("x"));
-    assert!(matches!(timeout(PROBE_FIRST, waits.next()).await, Ok(Step::Events(_))));
+    assert!(matches!(
+        timeout(PROBE_FIRST, waits.next()).await,
+        Ok(Step::Events(_))
+    ));
 }
 
 #[tokio::test(start_paused = true)]

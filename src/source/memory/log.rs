@@ -51,7 +51,10 @@ impl Log {
     /// Removes everything, and forgets how many events there were.
     pub(super) fn begin_anew(&mut self) {
         let expired = self.events.back().map_or(self.expired, |last| last.pos);
-        *self = Self { expired, ..Self::default() };
+        *self = Self {
+            expired,
+            ..Self::default()
+        };
     }
 
     /// Removes what was stored up to this event.

@@ -36,9 +36,12 @@ impl Replay for MemoryReplay {
                 return None;
             }
             let asked = self.asked.get_or_insert_with(|| {
-                let (memory, job, span, way) = (self.memory.clone(), self.job.clone(), self.span, self.way);
+                let (memory, job, span, way) =
+                    (self.memory.clone(), self.job.clone(), self.span, self.way);
                 ReusableBoxFuture::new(async move {
-                    memory.ask(span.replica, |state| state.read(&job, span, way)).await
+                    memory
+                        .ask(span.replica, |state| state.read(&job, span, way))
+                        .await
                 })
             });
             let read = asked.get_pin().await;

@@ -22,7 +22,9 @@ impl Submitted {
     pub(super) fn signal(&mut self, job: &JobId) {
         if !self.lose {
             self.signals.retain(|signals| !signals.is_closed());
-            self.signals.iter().for_each(|signals| drop(signals.try_send(job.clone())));
+            self.signals
+                .iter()
+                .for_each(|signals| drop(signals.try_send(job.clone())));
         }
     }
 
@@ -56,7 +58,12 @@ impl Memory {
 
     /// How many subscriptions to submissions stand.
     pub fn signalled(&self) -> usize {
-        self.lock().submitted.signals.iter().filter(|signals| !signals.is_closed()).count()
+        self.lock()
+            .submitted
+            .signals
+            .iter()
+            .filter(|signals| !signals.is_closed())
+            .count()
     }
 }
 

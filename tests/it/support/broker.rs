@@ -38,10 +38,18 @@ pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/nats-server.sh");
-        let found =
-            Command::new(script).stderr(Stdio::inherit()).output().expect("scripts/nats-server.sh runs");
-        assert!(found.status.success(), "scripts/nats-server.sh found no nats-server");
-        String::from_utf8(found.stdout).expect("a path").trim().into()
+        let found = Command::new(script)
+            .stderr(Stdio::inherit())
+            .output()
+            .expect("scripts/nats-server.sh runs");
+        assert!(
+            found.status.success(),
+            "scripts/nats-server.sh found no nats-server"
+        );
+        String::from_utf8(found.stdout)
+            .expect("a path")
+            .trim()
+            .into()
     })
 }
 
@@ -75,7 +83,12 @@ impl Broker {
         let routes: Vec<u16> = (0..3).map(|_| free_port()).collect();
         let nodes = (0..3)
             .map(|i| {
-                Node::new(dir.path(), &format!("n{}", i + 1), free_port(), Some((routes[i], routes.clone())))
+                Node::new(
+                    dir.path(),
+                    &format!("n{}", i + 1),
+                    free_port(),
+                    Some((routes[i], routes.clone())),
+                )
             })
             .collect();
         Self::start(nodes, dir)
@@ -93,7 +106,12 @@ impl Broker {
                 routes.push(link.addr.rsplit(':').next().unwrap().parse().unwrap());
                 links.insert((from, to), link);
             }
-            nodes.push(Node::new(dir.path(), &format!("n{}", from + 1), free_port(), Some((*own, routes))));
+            nodes.push(Node::new(
+                dir.path(),
+                &format!("n{}", from + 1),
+                free_port(),
+                Some((*own, routes)),
+            ));
         }
         (Self::start(nodes, dir), Routes(links))
     }
@@ -120,7 +138,11 @@ impl Broker {
 
     /// Where clients find it.
     pub fn url(&self) -> String {
-        let urls: Vec<_> = self.nodes.iter().map(|node| format!("nats://127.0.0.1:{}", node.port)).collect();
+        let urls: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|node| format!("nats://127.0.0.1:{}", node.port))
+            .collect();
         urls.join(",")
     }
 
@@ -150,7 +172,10 @@ impl Broker {
 
     /// The node of this name.
     pub fn index_of(&self, name: &str) -> usize {
-        self.nodes.iter().position(|node| node.name == name).expect("a node of this broker")
+        self.nodes
+            .iter()
+            .position(|node| node.name == name)
+            .expect("a node of this broker")
     }
 
     /// `kill -9` of one node.
@@ -192,13 +217,20 @@ impl Node {
         let shared = fs::read_to_string(shared).unwrap();
         // Streams reserve their size, those of all tests together more than a small disk has, and use little of it.
         let shared = shared.replacen("jetstream {", "jetstream {\n  max_file_store: 1TB", 1);
-        let shared = shared.replacen("max_payload: 1MB", &format!("max_payload: {}", self.max_payload), 1);
+        let shared = shared.replacen(
+            "max_payload: 1MB",
+            &format!("max_payload: {}", self.max_payload),
+            1,
+        );
         let has_both = shared.contains("max_file_store: 1TB") && shared.contains(self.max_payload);
         assert!(has_both, "nats/server.conf has no place for it");
         let mut text = format!("server_name: {}\n{shared}\n{}\n", self.name, self.extra);
         if let Some((port, routes)) = &self.cluster {
             // Clients and nodes find each other by what the test gives them, not by what nodes tell of each other.
-            let routes: Vec<_> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+            let routes: Vec<_> = routes
+                .iter()
+                .map(|port| format!("nats://127.0.0.1:{port}"))
+                .collect();
             let routes = routes.join(", ");
             text += &format!(
                 "cluster {{ name: T, listen: 127.0.0.1:{port}, routes: [{routes}], no_advertise: true, advertise: '127.0.0.1:1' }}\n"
@@ -229,7 +261,11 @@ impl Node {
                 self.name,
                 log()
             );
-            assert!(self.child.as_mut().unwrap().try_wait().unwrap().is_none(), "it ended:\n{}", log());
+            assert!(
+                self.child.as_mut().unwrap().try_wait().unwrap().is_none(),
+                "it ended:\n{}",
+                log()
+            );
             std::thread::yield_now();
         }
     }
@@ -255,7 +291,11 @@ impl Routes {
     /// Cuts one node off from the others, without a reset, or joins it again.
     pub fn cut_off(&self, node: usize, cut: bool) {
         let flow = if cut { Flow::Silent } else { Flow::Open };
-        for (_, link) in self.0.iter().filter(|((from, to), _)| *from == node || *to == node) {
+        for (_, link) in self
+            .0
+            .iter()
+            .filter(|((from, to), _)| *from == node || *to == node)
+        {
             link.set(flow);
         }
     }
@@ -275,5 +315,9 @@ fn copy_all(from: &Path, to: &Path) {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }

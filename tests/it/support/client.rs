@@ -82,7 +82,9 @@ impl Client {
     async fn try_connect_in(addr: &str, encoding: Encoding) -> Option<Self> {
         let mut request = format!("ws://{addr}/ws").into_client_request().unwrap();
         let name = encoding.subprotocol();
-        request.headers_mut().insert("Sec-WebSocket-Protocol", name.parse().unwrap());
+        request
+            .headers_mut()
+            .insert("Sec-WebSocket-Protocol", name.parse().unwrap());
         let (socket, answer) = connect_async(request).await.ok()?;
         assert_eq!(answer.headers()["Sec-WebSocket-Protocol"], name);
         Some(Self { socket, encoding })
@@ -92,7 +94,10 @@ impl Client {
     pub async fn send(&mut self, frame: Value) {
         match self.encoding {
             Encoding::Json => self.send_text(&frame.to_string()).await,
-            Encoding::MsgPack => self.send_binary(rmp_serde::to_vec_named(&frame).unwrap()).await,
+            Encoding::MsgPack => {
+                self.send_binary(rmp_serde::to_vec_named(&frame).unwrap())
+                    .await
+            }
         }
     }
 
@@ -109,9 +114,15 @@ impl Client {
 
     /// Closes the connection as the RFC wants it; gives what the edge answered.
     pub async fn close(mut self) -> Frame {
-        within("a close", self.socket.close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() })))
-            .await
-            .unwrap();
+        within(
+            "a close",
+            self.socket.close(Some(CloseFrame {
+                code: CloseCode::Normal,
+                reason: "".into(),
+            })),
+        )
+        .await
+        .unwrap();
         self.next().await
     }
 
@@ -129,7 +140,9 @@ impl Client {
                     (Some(Ok(Message::Text(_) | Message::Binary(_))), encoding) => {
                         panic!("a message of the other type than {encoding:?} has")
                     }
-                    (Some(Ok(Message::Close(Some(close)))), _) => return Frame::Closed(close.code.into()),
+                    (Some(Ok(Message::Close(Some(close)))), _) => {
+                        return Frame::Closed(close.code.into());
+                    }
                     (Some(Ok(Message::Close(None)) | Err(_)) | None, _) => return Frame::Cut,
                     (Some(Ok(_)), _) => {}
                 }
@@ -161,7 +174,10 @@ fn unpack(bytes: &[u8]) -> Value {
     };
     assert_eq!(event.len(), 2, "{frame}");
     let (cursor, mut event) = (event[0].clone(), event[1].clone());
-    event.as_object_mut().unwrap().insert("cursor".into(), cursor);
+    event
+        .as_object_mut()
+        .unwrap()
+        .insert("cursor".into(), cursor);
     event
 }
 
@@ -188,7 +204,10 @@ pub struct Seen {
 impl Seen {
     /// Nothing yet.
     pub fn of(job: &str) -> Self {
-        Self { job: job.to_owned(), ..Self::default() }
+        Self {
+            job: job.to_owned(),
+            ..Self::default()
+        }
     }
 
     /// The frame that asks for the rest.
@@ -216,14 +235,22 @@ impl Seen {
                 self.events.insert(seq, frame.clone());
             }
             Some("missing") => {
-                let (from, to) = (frame["from"].as_u64().unwrap(), frame["to"].as_u64().unwrap());
+                let (from, to) = (
+                    frame["from"].as_u64().unwrap(),
+                    frame["to"].as_u64().unwrap(),
+                );
                 assert_eq!(from, self.last + 1, "{frame}");
                 self.missing.push((from, to));
                 self.last = to;
             }
             Some("end") => self.ended = true,
             Some("live") => self.live += 1,
-            Some("anew") => *self = Self { anew: self.anew + 1, ..Self::of(&self.job) },
+            Some("anew") => {
+                *self = Self {
+                    anew: self.anew + 1,
+                    ..Self::of(&self.job)
+                }
+            }
             Some("watching") => {}
             Some(_) => panic!("{frame}"),
         }
@@ -263,8 +290,16 @@ impl Seen {
     pub fn assert_whole(&self) {
         assert!(self.ended, "{} has not ended", self.job);
         assert_eq!(self.anew, 0, "{} was begun anew", self.job);
-        assert_eq!((self.doubled, &self.holes, &self.missing), (0, &vec![], &vec![]), "{}", self.job);
-        assert_eq!(self.events.keys().copied().collect::<Vec<_>>(), (1..=self.last).collect::<Vec<_>>());
+        assert_eq!(
+            (self.doubled, &self.holes, &self.missing),
+            (0, &vec![], &vec![]),
+            "{}",
+            self.job
+        );
+        assert_eq!(
+            self.events.keys().copied().collect::<Vec<_>>(),
+            (1..=self.last).collect::<Vec<_>>()
+        );
     }
 }
 

@@ -23,7 +23,11 @@ fn root() -> &'static Path {
 /// A program of the clients' own languages, where `scripts/test.sh` puts what they need.
 fn tool(path: &str) -> PathBuf {
     let path = root().join(".tools").join(path);
-    assert!(path.exists(), "{} is missing; scripts/test.sh installs it", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing; scripts/test.sh installs it",
+        path.display()
+    );
     path
 }
 
@@ -39,19 +43,31 @@ impl Foreign {
     pub fn node(module: &Path, given: &Value) -> Self {
         node_folder();
         Self::start(
-            Command::new("node").arg(root().join("tests/clients").join(module)).arg(given.to_string()),
+            Command::new("node")
+                .arg(root().join("tests/clients").join(module))
+                .arg(given.to_string()),
         )
     }
 
     /// Runs a file of `tests/clients` with Python.
     pub fn python(module: &str, given: &Value) -> Self {
         let module = root().join("tests/clients").join(module);
-        Self::start(Command::new(tool("venv/bin/python")).arg(module).arg(given.to_string()))
+        Self::start(
+            Command::new(tool("venv/bin/python"))
+                .arg(module)
+                .arg(given.to_string()),
+        )
     }
 
     fn start(command: &mut Command) -> Self {
-        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.kill_on_drop(true).spawn().expect("the client's interpreter starts");
+        let command = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the client's interpreter starts");
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, lines }
     }
@@ -62,7 +78,11 @@ impl Foreign {
         within("what a client prints", async {
             loop {
                 let more = self.lines.get_mut().fill_buf().await.unwrap();
-                assert!(!more.is_empty(), "it ended after {}", String::from_utf8_lossy(&said));
+                assert!(
+                    !more.is_empty(),
+                    "it ended after {}",
+                    String::from_utf8_lossy(&said)
+                );
                 let length = more.len();
                 said.extend_from_slice(more);
                 self.lines.get_mut().consume(length);
@@ -86,15 +106,24 @@ impl Foreign {
         let lines = async {
             let mut said = Vec::new();
             while let Some(line) = self.lines.next_line().await.unwrap() {
-                said.push(serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}")));
+                said.push(
+                    serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}")),
+                );
             }
             said
         };
-        let (said, complaints) =
-            within("the clients' end", futures_util::future::join(lines, complaints)).await;
+        let (said, complaints) = within(
+            "the clients' end",
+            futures_util::future::join(lines, complaints),
+        )
+        .await;
         let status = within("a client's end", self.child.wait()).await.unwrap();
         let complaints = complaints.unwrap();
-        assert!(status.success(), "{}", &complaints[complaints.len().saturating_sub(3000)..]);
+        assert!(
+            status.success(),
+            "{}",
+            &complaints[complaints.len().saturating_sub(3000)..]
+        );
         said
     }
 }

@@ -49,24 +49,38 @@ impl Server {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
-        let (requests, tasks) = (Arc::new(Mutex::new(Vec::new())), Tasks::new(CancellationToken::new()));
+        let (requests, tasks) = (
+            Arc::new(Mutex::new(Vec::new())),
+            Tasks::new(CancellationToken::new()),
+        );
         let (asked, connections, answer) = (Arc::clone(&requests), tasks.clone(), Arc::new(answer));
         tasks.spawn_until_stop(async move {
             while let Ok((mut socket, _)) = listener.accept().await {
                 socket.set_nodelay(true).unwrap();
                 let (asked, answer) = (Arc::clone(&asked), Arc::clone(&answer));
                 connections.spawn_until_stop(async move {
-                    let Some(request) = read(&mut socket).await else { return };
+                    let Some(request) = read(&mut socket).await else {
+                        return;
+                    };
                     let number = {
                         let mut asked = asked.lock().unwrap();
                         asked.push(request.clone());
                         asked.len()
                     };
-                    answer(Exchange { number, request, socket }).await;
+                    answer(Exchange {
+                        number,
+                        request,
+                        socket,
+                    })
+                    .await;
                 });
             }
         });
-        Self { addr, requests, tasks }
+        Self {
+            addr,
+            requests,
+            tasks,
+        }
     }
 
     /// Everything that was asked so far.
@@ -101,18 +115,29 @@ async fn read(socket: &mut TcpStream) -> Option<Request> {
         }
     };
     let mut lines = head.lines();
-    let line = lines.next().unwrap().strip_suffix(" HTTP/1.1").unwrap().to_owned();
+    let line = lines
+        .next()
+        .unwrap()
+        .strip_suffix(" HTTP/1.1")
+        .unwrap()
+        .to_owned();
     let headers: BTreeMap<String, String> = lines
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
         .collect();
-    let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
+    let length = headers
+        .get("content-length")
+        .map_or(0, |length| length.parse().unwrap());
     while body.len() < length {
         if socket.read_buf(&mut body).await.ok()? == 0 {
             return None;
         }
     }
-    Some(Request { line, headers, body: String::from_utf8(body).unwrap() })
+    Some(Request {
+        line,
+        headers,
+        body: String::from_utf8(body).unwrap(),
+    })
 }
 
 impl Exchange {

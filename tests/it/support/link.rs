@@ -61,8 +61,11 @@ async fn carry(client: TcpStream, target: String, mut flow: watch::Receiver<Flow
     if flow.wait_for(|flow| *flow != Flow::Silent).await.is_err() {
         return;
     }
-    let Ok(server) = TcpStream::connect(target).await else { return };
-    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    let Ok(server) = TcpStream::connect(target).await else {
+        return;
+    };
+    let ((from_client, to_client), (from_server, to_server)) =
+        (client.into_split(), server.into_split());
     // Whichever side ends, the connection does.
     tokio::select! {
         () = pump(from_client, to_server, flow.clone(), false) => {}
@@ -82,15 +85,25 @@ async fn pump(
     let read = async move {
         let mut buffer = vec![0; 64 * 1024];
         loop {
-            if read_flow.wait_for(|flow| *flow != Flow::Silent).await.is_err() {
+            if read_flow
+                .wait_for(|flow| *flow != Flow::Silent)
+                .await
+                .is_err()
+            {
                 return;
             }
-            let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+            let Ok(read @ 1..) = from.read(&mut buffer).await else {
+                return;
+            };
             let late = match *read_flow.borrow() {
                 Flow::Late(late) if may_be_late => late,
                 Flow::Late(_) | Flow::Open | Flow::Silent => Duration::ZERO,
             };
-            if held.send((Instant::now() + late, buffer[..read].to_vec())).await.is_err() {
+            if held
+                .send((Instant::now() + late, buffer[..read].to_vec()))
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -99,7 +112,10 @@ async fn pump(
     let write = async move {
         while let Some((at, bytes)) = due.recv().await {
             sleep_until(at).await;
-            if write_flow.wait_for(|flow| *flow != Flow::Silent).await.is_err()
+            if write_flow
+                .wait_for(|flow| *flow != Flow::Silent)
+                .await
+                .is_err()
                 || to.write_all(&bytes).await.is_err()
             {
                 return;

@@ -19,8 +19,14 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A program of the virtual environment that `scripts/test.sh` makes.
 pub fn python(program: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/venv/bin").join(program);
-    assert!(path.exists(), "{} is missing: scripts/test.sh installs it", path.display());
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(".tools/venv/bin")
+        .join(program);
+    assert!(
+        path.exists(),
+        "{} is missing: scripts/test.sh installs it",
+        path.display()
+    );
     path
 }
 
@@ -33,7 +39,10 @@ pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
 }
 
 /// Asks again and again until there is an answer.
-pub async fn eventually<T, W: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> W) -> T {
+pub async fn eventually<T, W: Future<Output = Option<T>>>(
+    what: &str,
+    mut ask: impl FnMut() -> W,
+) -> T {
     within(what, async {
         loop {
             if let Some(answer) = ask().await {

@@ -30,7 +30,12 @@ impl Process {
         env: &[(&str, &str)],
         stderr: impl Into<Stdio>,
     ) -> Self {
-        Self::start_program(Path::new(env!("CARGO_BIN_EXE_tailwater")), args, env, stderr.into())
+        Self::start_program(
+            Path::new(env!("CARGO_BIN_EXE_tailwater")),
+            args,
+            env,
+            stderr.into(),
+        )
     }
 
     /// Starts any program.
@@ -59,7 +64,10 @@ impl Process {
     /// The next line of its stderr, when that is piped. What comes after it is thrown away.
     pub async fn complains(&mut self) -> String {
         let mut lines = BufReader::new(self.child.stderr.take().expect("a piped stderr")).lines();
-        within("a line of stderr", lines.next_line()).await.unwrap().expect("a line of stderr")
+        within("a line of stderr", lines.next_line())
+            .await
+            .unwrap()
+            .expect("a line of stderr")
     }
 
     /// Waits for a line of stdout that begins with `word`, and gives the rest of it.
@@ -90,7 +98,10 @@ impl Process {
     /// How much memory the program holds, in KiB: its resident set.
     pub fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.program())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
@@ -103,19 +114,25 @@ impl Process {
     /// The program's process; its parent is the guard.
     fn program(&self) -> u32 {
         let guard = self.child.id().unwrap();
-        let children = std::fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap();
+        let children =
+            std::fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap();
         children.trim().parse().unwrap()
     }
 
     /// `kill -9`.
     pub async fn kill(&mut self) {
         self.signal(Signal::KILL);
-        within("the end after kill -9", self.child.wait()).await.unwrap();
+        within("the end after kill -9", self.child.wait())
+            .await
+            .unwrap();
     }
 
     /// Waits for the end, `limit` at the most.
     pub async fn ends_within(&mut self, limit: Duration) -> ExitStatus {
-        tokio::time::timeout(limit, self.child.wait()).await.expect("it ends in time").unwrap()
+        tokio::time::timeout(limit, self.child.wait())
+            .await
+            .expect("it ends in time")
+            .unwrap()
     }
 }
 
@@ -136,8 +153,16 @@ pub async fn run_with<S: AsRef<OsStr>>(
     env: &[(&str, &str)],
 ) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
-    command.args(args).envs(env.iter().copied()).stdin(Stdio::null()).kill_on_drop(true);
+    command
+        .args(args)
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     let out = within("a command", command.output()).await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (out.status.code().unwrap_or(-1), text(out.stdout), text(out.stderr))
+    (
+        out.status.code().unwrap_or(-1),
+        text(out.stdout),
+        text(out.stderr),
+    )
 }

@@ -35,7 +35,10 @@ struct Life {
     bytes: u64,
 }
 
-const FOREVER: Life = Life { time: Duration::from_secs(1 << 32), bytes: u64::MAX };
+const FOREVER: Life = Life {
+    time: Duration::from_secs(1 << 32),
+    bytes: u64::MAX,
+};
 
 impl Proxy {
     /// A proxy to `target`, host and port.
@@ -51,7 +54,14 @@ impl Proxy {
     /// The first `cuts` connections end at some byte. Scattered, and the same in every run.
     pub async fn cutting_at_bytes(target: &str, cuts: u64) -> Self {
         Self::with(&[target], move |count| {
-            if count < cuts { Life { bytes: 300 + count * 1237 % 2000, ..FOREVER } } else { FOREVER }
+            if count < cuts {
+                Life {
+                    bytes: 300 + count * 1237 % 2000,
+                    ..FOREVER
+                }
+            } else {
+                FOREVER
+            }
         })
         .await
     }
@@ -60,7 +70,10 @@ impl Proxy {
     pub async fn cutting_after(target: &str, shortest: Duration, longest: Duration) -> Self {
         Self::with(&[target], move |count| {
             let place = (count as f64 * 0.618_034).fract();
-            Life { time: shortest + (longest - shortest).mul_f64(place), ..FOREVER }
+            Life {
+                time: shortest + (longest - shortest).mul_f64(place),
+                ..FOREVER
+            }
         })
         .await
     }
@@ -69,13 +82,21 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let targets = targets.iter().map(|&target| target.to_owned()).collect();
-        let shared = Arc::new(Mutex::new(Shared { targets, cut: CancellationToken::new() }));
-        let (tasks, cuts) = (Tasks::new(CancellationToken::new()), Arc::<AtomicUsize>::default());
+        let shared = Arc::new(Mutex::new(Shared {
+            targets,
+            cut: CancellationToken::new(),
+        }));
+        let (tasks, cuts) = (
+            Tasks::new(CancellationToken::new()),
+            Arc::<AtomicUsize>::default(),
+        );
         let (inner, counted, connections) = (Arc::clone(&shared), Arc::clone(&cuts), tasks.clone());
         let (stalled, stall) = watch::channel(false);
         tasks.spawn_until_stop(async move {
             for count in 0_u64.. {
-                let Ok((client, _)) = listener.accept().await else { return };
+                let Ok((client, _)) = listener.accept().await else {
+                    return;
+                };
                 let (target, cut) = {
                     let shared = inner.lock().unwrap();
                     let target = &shared.targets[count as usize % shared.targets.len()];
@@ -90,7 +111,13 @@ impl Proxy {
                 });
             }
         });
-        Self { addr, shared, stalled, cuts, tasks }
+        Self {
+            addr,
+            shared,
+            stalled,
+            cuts,
+            tasks,
+        }
     }
 
     /// Takes nothing more from the edge, or goes on: to the edge, clients that do not read.
@@ -121,16 +148,25 @@ impl Drop for Proxy {
 }
 
 /// Carries bytes both ways until one side ends, or so many have come back: then it says so.
-async fn carry(client: TcpStream, target: &str, mut stall: watch::Receiver<bool>, bytes: u64) -> bool {
+async fn carry(
+    client: TcpStream,
+    target: &str,
+    mut stall: watch::Receiver<bool>,
+    bytes: u64,
+) -> bool {
     // An edge that is gone is one that hangs up.
-    let Ok(edge) = TcpStream::connect(target).await else { return false };
+    let Ok(edge) = TcpStream::connect(target).await else {
+        return false;
+    };
     let ((mut from_client, mut to_client), (mut from_edge, mut to_edge)) =
         (client.into_split(), edge.into_split());
     let down = async {
         let (mut buffer, mut left) = (vec![0; 16 * 1024], bytes);
         loop {
             let _ = stall.wait_for(|stalled| !stalled).await;
-            let room = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let room = buffer
+                .len()
+                .min(usize::try_from(left).unwrap_or(usize::MAX));
             if room == 0 {
                 return true;
             }

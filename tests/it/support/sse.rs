@@ -38,12 +38,18 @@ impl Sse {
             // In HTTP/1.0 a body has no chunks.
             let head = format!("GET {path} HTTP/1.0\r\nHost: x\r\n{headers}\r\n");
             socket.write_all(head.as_bytes()).await.unwrap();
-            let mut client = Self { status: 0, headers: HashMap::new(), lines: BufReader::new(socket) };
+            let mut client = Self {
+                status: 0,
+                headers: HashMap::new(),
+                lines: BufReader::new(socket),
+            };
             let first = client.line().await.unwrap();
             client.status = first.split(' ').nth(1).unwrap().parse().unwrap();
             loop {
                 let line = client.line().await.unwrap();
-                let Some((name, value)) = line.split_once(": ") else { return client };
+                let Some((name, value)) = line.split_once(": ") else {
+                    return client;
+                };
                 client.headers.insert(name.to_owned(), value.to_owned());
             }
         })

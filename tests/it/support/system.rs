@@ -33,7 +33,10 @@ pub struct Edge {
 impl Edge {
     /// An edge that runs elsewhere.
     pub fn at(addr: &str) -> Self {
-        Self { addr: addr.to_owned(), stop: CancellationToken::new() }
+        Self {
+            addr: addr.to_owned(),
+            stop: CancellationToken::new(),
+        }
     }
 
     /// Ends it, as at a restart: clients are told to come back.
@@ -59,14 +62,22 @@ impl System {
     }
 
     /// Sets up streams for one test, with other settings.
-    #[expect(clippy::print_stderr, reason = "the runner shows it when the test fails")]
+    #[expect(
+        clippy::print_stderr,
+        reason = "the runner shows it when the test fails"
+    )]
     pub async fn with(broker: &Broker, change: impl FnOnce(&mut Settings)) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         // For whoever looks for a fault: RUST_LOG=tailwater=debug shows what edges and workers say.
         if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_default_env() {
-            let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).try_init();
+            let _ = tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_ansi(false)
+                .try_init();
         }
-        let prefix: Kind = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed)).parse().unwrap();
+        let prefix: Kind = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed))
+            .parse()
+            .unwrap();
         let mut settings = Settings {
             shards: 2,
             replicas: broker.replicas(),
@@ -74,15 +85,29 @@ impl System {
             max_bytes: Some(256 << 20),
         };
         change(&mut settings);
-        let options = Options { url: broker.url(), prefix, patience: PATIENCE, ..Options::default() };
-        let nats = within("a connection", Nats::connect(&options)).await.unwrap();
+        let options = Options {
+            url: broker.url(),
+            prefix,
+            patience: PATIENCE,
+            ..Options::default()
+        };
+        let nats = within("a connection", Nats::connect(&options))
+            .await
+            .unwrap();
         // A cluster that has just started has no leader yet.
         eventually("streams", || async {
-            nats.set_up(&settings).await.inspect_err(|error| eprintln!("setup: {error}")).ok()
+            nats.set_up(&settings)
+                .await
+                .inspect_err(|error| eprintln!("setup: {error}"))
+                .ok()
         })
         .await;
         let log = Log::open(&nats).await.unwrap();
-        Self { options, log, tasks: Tasks::new(CancellationToken::new()) }
+        Self {
+            options,
+            log,
+            tasks: Tasks::new(CancellationToken::new()),
+        }
     }
 
     /// Starts an edge in this process.
@@ -92,13 +117,23 @@ impl System {
 
     /// Starts an edge in this process, with other settings.
     pub async fn edge_with(&self, settings: edge::Settings) -> Edge {
-        let listener = edge::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+        let listener = edge::bind("127.0.0.1:0".parse().unwrap(), 1)
+            .unwrap()
+            .remove(0);
         let addr = listener.local_addr().unwrap().to_string();
         let nats = Nats::connect(&self.options).await.unwrap();
         let stop = self.tasks.stop().child_token();
         let until = stop.clone();
         self.tasks.spawn(async move {
-            edge::run(listener, nats, settings, edge::Shared::new(Budget::of_machine()), until).await.unwrap()
+            edge::run(
+                listener,
+                nats,
+                settings,
+                edge::Shared::new(Budget::of_machine()),
+                until,
+            )
+            .await
+            .unwrap()
         });
         Edge { addr, stop }
     }
@@ -110,7 +145,10 @@ impl System {
 
     /// Starts a demo worker that makes an event of each word.
     pub async fn wordy(&self) -> CancellationToken {
-        self.worker(demo::Demo, |settings| settings.flush.interval = Duration::ZERO).await
+        self.worker(demo::Demo, |settings| {
+            settings.flush.interval = Duration::ZERO
+        })
+        .await
     }
 
     /// Starts a worker of the kind `demo` in this process; gives what stops it.
@@ -123,7 +161,9 @@ impl System {
         settings.concurrency = 1000;
         change(&mut settings);
         let nats = Nats::connect(&self.options).await.unwrap();
-        let worker = within("a worker", Worker::open(&nats, backend, settings)).await.unwrap();
+        let worker = within("a worker", Worker::open(&nats, backend, settings))
+            .await
+            .unwrap();
         let stop = self.tasks.stop().child_token();
         self.tasks.spawn(worker.run(stop.clone()));
         stop
@@ -131,20 +171,25 @@ impl System {
 
     /// Submits a job for the demo backend.
     pub async fn submit(&self, id: &str, input: Value) -> JobId {
-        self.submit_with(id, Submission::new("demo".parse().unwrap(), input)).await
+        self.submit_with(id, Submission::new("demo".parse().unwrap(), input))
+            .await
     }
 
     /// Submits any job.
     pub async fn submit_with(&self, id: &str, submission: Submission) -> JobId {
         let job = id.parse().unwrap();
-        within("a submit", self.log.submit(&job, &submission)).await.unwrap();
+        within("a submit", self.log.submit(&job, &submission))
+            .await
+            .unwrap();
         job
     }
 
     /// What a job is, read straight from the log.
     pub async fn state(&self, job: &JobId) -> Option<JobState> {
         let tasks = Tasks::new(CancellationToken::new());
-        let reader = tailwater::nats::Reader::open(self.log.clone(), &tasks).await.unwrap();
+        let reader = tailwater::nats::Reader::open(self.log.clone(), &tasks)
+            .await
+            .unwrap();
         let state = session::fold(&reader, job).await.ok()?;
         tasks.end(Duration::ZERO).await;
         state
@@ -153,7 +198,12 @@ impl System {
     /// Waits until a job has ended.
     pub async fn ended(&self, job: &JobId) -> JobState {
         eventually("the end of a job", || async {
-            self.log.last(job).await.ok().flatten().filter(|last| last.kind.is_end())
+            self.log
+                .last(job)
+                .await
+                .ok()
+                .flatten()
+                .filter(|last| last.kind.is_end())
         })
         .await;
         eventually("a job's state", || self.state(job)).await
@@ -161,7 +211,14 @@ impl System {
 
     /// The command-line flags that reach this system.
     pub fn flags(&self) -> Vec<String> {
-        ["--nats", &self.options.url, "--prefix", self.options.prefix.as_str()].map(str::to_owned).to_vec()
+        [
+            "--nats",
+            &self.options.url,
+            "--prefix",
+            self.options.prefix.as_str(),
+        ]
+        .map(str::to_owned)
+        .to_vec()
     }
 
     /// Ends all that runs, and removes the streams: a cluster is busy with each of them even when nobody uses it.
