@@ -31,15 +31,15 @@ pub(super) async fn check<S: EventSource>(
         return Ok(Checked::Continues(None));
     }
     // What a replica has is in the log; what it lacks may only have not reached it.
-    if let At::Event(event) = source.at(job, ours.pos, Replica::Any).await?
+    if let At::Event(event) = source.at(job, ours.stream_seq, Replica::Any).await?
         && is_ours(&event)
     {
         return Ok(Checked::Continues(last));
     }
-    match source.at(job, ours.pos, Replica::Leader).await? {
+    match source.at(job, ours.stream_seq, Replica::Leader).await? {
         At::Event(event) if is_ours(&event) => Ok(Checked::Continues(last)),
         At::Removed => {
-            let behind = first_behind(source, job, ours.pos).await?;
+            let behind = first_behind(source, job, ours.stream_seq).await?;
             let anew = behind.is_some_and(|first| first.seq <= ours.seq);
             Ok(if anew {
                 Checked::Replaced
@@ -53,5 +53,5 @@ pub(super) async fn check<S: EventSource>(
 
 /// Whether a live copy whose number is not among the recent ones cannot belong to the same log as `ours`: numbers rise as places do.
 pub(super) fn contradicts(ours: &Stored, copy: &Stored) -> bool {
-    copy.seq.cmp(&ours.seq) != copy.pos.cmp(&ours.pos)
+    copy.seq.cmp(&ours.seq) != copy.stream_seq.cmp(&ours.stream_seq)
 }

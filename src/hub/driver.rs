@@ -19,7 +19,7 @@ use crate::config::{
 use crate::resume::{Action, Input, Stitcher};
 use crate::share::FairSlot;
 use crate::source::{Copy, EventSource, LiveChain, Refill, Refilled, Signal, Tail, Unavailable};
-use crate::wire::{Pos, Seq, Stored, Unreadable};
+use crate::wire::{Seq, Stored, StreamSeq, Unreadable};
 
 /// A feed, and all that moves it.
 pub(super) struct Driver<S: EventSource> {
@@ -39,7 +39,7 @@ pub(super) struct Driver<S: EventSource> {
     /// Which live copies are events of the job.
     chain: LiveChain,
     /// The last copy that had come when the reading under way was asked for.
-    chain_asked: Option<Pos>,
+    chain_asked: Option<StreamSeq>,
     /// The subscription that is being made.
     opening: Option<BoxFuture<'static, Opened<S>>>,
     open_at: Instant,
@@ -256,7 +256,7 @@ impl<S: EventSource> Driver<S> {
         match signal {
             Signal::Event(event) => self.live(event),
             Signal::Undecodable { .. } if self.in_doubt => self.skipped = true,
-            Signal::Undecodable { pos, prev } => self.chain.undecodable(pos, prev),
+            Signal::Undecodable { stream_seq, prev } => self.chain.undecodable(stream_seq, prev),
             Signal::Disturbed => self.doubt(self.spread(PROBE_SPREAD)),
             Signal::Closed => self.tail = None,
         }
@@ -325,7 +325,7 @@ impl<S: EventSource> Driver<S> {
     fn skipped(&self, event: &Stored) {
         self.hub
             .source()
-            .undecodable(self.feed.job(), event.pos, &Unreadable::OutOfOrder);
+            .undecodable(self.feed.job(), event.stream_seq, &Unreadable::OutOfOrder);
     }
 
     /// A reading of the log is over: what waited for it and is not in the log was never an event.
@@ -413,9 +413,9 @@ impl<S: EventSource> Driver<S> {
                 self.feed.update(|history| history.restart(to.next()));
             }
             Action::Replay { from } => {
-                let pos = self.feed.last().map(|last| last.pos + 1);
+                let stream_seq = self.feed.last().map(|last| last.stream_seq + 1);
                 self.chain_asked = self.chain.behind();
-                self.refill.want(from, pos, None);
+                self.refill.want(from, stream_seq, None);
                 return false;
             }
             Action::End => {

@@ -167,7 +167,7 @@ pub(super) async fn publish(
     match answer {
         Ok(ack) if ack["duplicate"] == true => Published::Duplicate,
         Ok(ack) => match ack["seq"].as_u64() {
-            Some(pos) => Published::Stored(pos),
+            Some(stream_seq) => Published::Stored(stream_seq),
             None => Published::Unsure(Unavailable("an ack without a sequence".into())),
         },
         Err(Error::Api {

@@ -70,12 +70,12 @@ impl Tail for LiveTail {
                 message = next(&mut self.live) => match message {
                     Some(message) => {
                         // The broker's own word is the last one: whoever publishes may have set the same headers.
-                        let Some(pos) = number(&message, names::SEQUENCE) else { continue };
-                        self.log.saw(pos, &self.job);
+                        let Some(stream_seq) = number(&message, names::SEQUENCE) else { continue };
+                        self.log.saw(stream_seq, &self.job);
                         let prev = number(&message, names::LAST_SEQUENCE);
-                        return match self.log.decode(&self.job, pos, &message.payload, prev) {
+                        return match self.log.decode(&self.job, stream_seq, &message.payload, prev) {
                             Some(event) => Signal::Event(Arc::new(event)),
-                            None => Signal::Undecodable { pos, prev },
+                            None => Signal::Undecodable { stream_seq, prev },
                         };
                     }
                     None => return Signal::Closed,

@@ -23,7 +23,7 @@ use crate::config::{
 };
 use crate::source::Unavailable;
 use crate::wire::{
-    BadPage, JobId, JobPage, JobRow, Kind, PageToken, Place, Pos, RESERVED_ID, Status, Stored,
+    BadPage, JobId, JobPage, JobRow, Kind, PageToken, Place, RESERVED_ID, Status, Stored, StreamSeq,
 };
 
 /// Which jobs are asked for.
@@ -56,7 +56,7 @@ pub enum ListError {
 /// The shards as they are when a page begins.
 struct Streams {
     /// The first and the last place of each.
-    bounds: Vec<(Pos, Pos)>,
+    bounds: Vec<(StreamSeq, StreamSeq)>,
     /// A checksum of their names and the times when they were made.
     tag: u32,
 }
@@ -71,13 +71,13 @@ enum Got {
 
 /// A message that a leader gave.
 struct Given {
-    pos: Pos,
+    stream_seq: StreamSeq,
     payload: Bytes,
 }
 
 impl Given {
     fn is_event_of(&self, job: &JobId) -> bool {
-        Stored::decode(job, self.pos, self.payload.clone()).is_ok()
+        Stored::decode(job, self.stream_seq, self.payload.clone()).is_ok()
     }
 }
 
@@ -118,7 +118,7 @@ impl Reader {
                 })
                 .collect(),
         };
-        let firsts: Vec<Pos> = streams.bounds.iter().map(|&(first, _)| first).collect();
+        let firsts: Vec<StreamSeq> = streams.bounds.iter().map(|&(first, _)| first).collect();
         let bounds = Bounds {
             rows: query.limit,
             window: LIST_WINDOW,
@@ -206,7 +206,7 @@ impl Reader {
                 || self
                     .leader(&stream, &ask_beyond)
                     .await?
-                    .is_none_or(|next| next.pos > to)
+                    .is_none_or(|next| next.stream_seq > to)
             {
                 let entries = page
                     .messages
@@ -228,7 +228,7 @@ impl Reader {
         let job: JobId = names::job_of(header(message, names::SUBJECT)?)
             .parse()
             .ok()?;
-        let pos = number(message, names::SEQUENCE)?;
+        let stream_seq = number(message, names::SEQUENCE)?;
         let time = humantime::parse_rfc3339(header(message, names::TIME)?).ok()?;
         let time = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -236,7 +236,7 @@ impl Reader {
         let listed = at_home && !job.as_str().starts_with(RESERVED_ID);
         listed.then(|| Entry {
             job,
-            pos,
+            stream_seq,
             time,
             payload: message.payload.clone(),
         })
@@ -247,10 +247,10 @@ impl Reader {
     async fn verdict(
         &self,
         found: Found,
-        top: Pos,
+        top: StreamSeq,
         kind: Option<&Kind>,
     ) -> Result<Option<JobRow>, Unavailable> {
-        if !found.sure && !self.is_last(&found.row.id, found.pos, top).await? {
+        if !found.sure && !self.is_last(&found.row.id, found.stream_seq, top).await? {
             return Ok(None);
         }
         let mut row = found.row;
@@ -263,28 +263,35 @@ impl Reader {
         Ok(wanted.then_some(row))
     }
 
-    /// Whether a job has no event between `pos` and `top`, as the leader knows it: a replica that is behind would have
+    /// Whether a job has no event between `stream_seq` and `top`, as the leader knows it: a replica that is behind would have
     /// a job listed twice.
-    async fn is_last(&self, job: &JobId, pos: Pos, top: Pos) -> Result<bool, Unavailable> {
+    async fn is_last(
+        &self,
+        job: &JobId,
+        stream_seq: StreamSeq,
+        top: StreamSeq,
+    ) -> Result<bool, Unavailable> {
         let (stream, subject) = (self.log.stream(job), self.log.subject(job));
         // The last one is cheap to find, and nearly always tells.
         match self
             .leader(&stream, &json!({"last_by_subj": subject}))
             .await?
         {
-            Some(last) if last.pos <= pos => return Ok(true),
-            Some(last) if last.pos <= top && last.is_event_of(job) => return Ok(false),
+            Some(last) if last.stream_seq <= stream_seq => return Ok(true),
+            Some(last) if last.stream_seq <= top && last.is_event_of(job) => return Ok(false),
             Some(_) => {}
             None => return Ok(true),
         }
-        let mut from = pos + 1;
+        let mut from = stream_seq + 1;
         for _ in 0..LIST_FOREIGN {
             match self
                 .leader(&stream, &json!({"seq": from, "next_by_subj": subject}))
                 .await?
             {
-                Some(next) if next.pos <= top && !next.is_event_of(job) => from = next.pos + 1,
-                Some(next) => return Ok(next.pos > top),
+                Some(next) if next.stream_seq <= top && !next.is_event_of(job) => {
+                    from = next.stream_seq + 1
+                }
+                Some(next) => return Ok(next.stream_seq > top),
                 None => return Ok(true),
             }
         }
@@ -316,10 +323,11 @@ impl Reader {
         let payload = BASE64
             .decode(message["data"].as_str().unwrap_or_default())
             .unwrap_or_default();
-        let pos = message["seq"].as_u64();
-        let pos = pos.ok_or_else(|| Unavailable("a message without a sequence".into()))?;
+        let stream_seq = message["seq"].as_u64();
+        let stream_seq =
+            stream_seq.ok_or_else(|| Unavailable("a message without a sequence".into()))?;
         Ok(Some(Given {
-            pos,
+            stream_seq,
             payload: payload.into(),
         }))
     }

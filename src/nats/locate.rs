@@ -5,14 +5,14 @@ use super::Reader;
 use super::log::Found;
 use crate::config::{LOCATE_NEAR, LOCATE_READS, PAGE};
 use crate::source::{Chain, Span, Unavailable};
-use crate::wire::{JobId, Pos, Seq, Stored};
+use crate::wire::{JobId, Seq, Stored, StreamSeq};
 
 impl Reader {
     /// From where a span is read: right before its first event, or a few before.
     pub(super) async fn begin_of(&self, job: &JobId, span: Span) -> Result<Chain, Unavailable> {
         let from_start = Chain::new(Seq::FIRST, 0);
-        match span.pos {
-            Some(pos) => Ok(Chain::new(span.from, pos.saturating_sub(1))),
+        match span.stream_seq {
+            Some(stream_seq) => Ok(Chain::new(span.from, stream_seq.saturating_sub(1))),
             None if span.from.0 <= PAGE as u64 => Ok(from_start),
             None => Ok(self.locate(job, span.from).await?.unwrap_or(from_start)),
         }
@@ -25,43 +25,50 @@ impl Reader {
             return Ok(None);
         };
         if last.seq < from {
-            return Ok(Some(Chain::new(last.seq.next(), last.pos)));
+            return Ok(Some(Chain::new(last.seq.next(), last.stream_seq)));
         }
         // The event that is sought stands after `low` and not after `high`.
         let mut low: Option<Stored> = None;
-        let (mut low_pos, mut high_pos) = (0, last.pos);
+        let (mut low_stream_seq, mut high_stream_seq) = (0, last.stream_seq);
         for _ in 0..LOCATE_READS {
             let near = low
                 .as_ref()
                 .is_some_and(|low| from.0 - low.seq.0 <= LOCATE_NEAR);
-            if near || high_pos - low_pos <= 1 {
+            if near || high_stream_seq - low_stream_seq <= 1 {
                 break;
             }
-            let middle = low_pos + (high_pos - low_pos) / 2;
+            let middle = low_stream_seq + (high_stream_seq - low_stream_seq) / 2;
             match self.event_from(job, middle).await? {
-                Some(event) if event.seq < from && event.pos < high_pos => {
-                    low_pos = event.pos;
+                Some(event) if event.seq < from && event.stream_seq < high_stream_seq => {
+                    low_stream_seq = event.stream_seq;
                     low = Some(event);
                 }
                 // Nothing stands between the middle and what this one says.
-                _ => high_pos = middle,
+                _ => high_stream_seq = middle,
             }
         }
         match low {
             Some(low) if self.log.is_proven(job, &low).await? => {
-                Ok(Some(Chain::new(low.seq.next(), low.pos)))
+                Ok(Some(Chain::new(low.seq.next(), low.stream_seq)))
             }
             _ => Ok(None),
         }
     }
 
-    /// What has the form of an event and is the first at or after `pos`, as any replica sees it; `None` also when too much
+    /// What has the form of an event and is the first at or after `stream_seq`, as any replica sees it; `None` also when too much
     /// stands before it.
-    async fn event_from(&self, job: &JobId, pos: Pos) -> Result<Option<Stored>, Unavailable> {
-        let mut from = pos;
+    async fn event_from(
+        &self,
+        job: &JobId,
+        stream_seq: StreamSeq,
+    ) -> Result<Option<Stored>, Unavailable> {
+        let mut from = stream_seq;
         for _ in 0..PAGE {
             match self.log.next_of_any(job, from).await? {
-                Some(Found { pos, event: None }) => from = pos + 1,
+                Some(Found {
+                    stream_seq,
+                    event: None,
+                }) => from = stream_seq + 1,
                 found => return Ok(found.and_then(|found| found.event)),
             }
         }
@@ -95,7 +102,7 @@ impl Reader {
             let page = self.page(job, chain.read() + 1).await?;
             for event in &page.events {
                 if !self.log.is_next(job, &chain, event).await? {
-                    chain.skip(event.pos);
+                    chain.skip(event.stream_seq);
                 } else if event.seq < from {
                     chain.accept(event);
                 } else {

@@ -20,7 +20,7 @@ use super::setup;
 use super::undecodable::Undecodable;
 use crate::config::{EVENT_MAX, FOREIGN_MAX, MESSAGE_HEADERS_MAX};
 use crate::source::{At, Unavailable};
-use crate::wire::{JobId, Pos, Stored, Unreadable};
+use crate::wire::{JobId, Stored, StreamSeq, Unreadable};
 
 /// The logs of all jobs.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ pub struct Log {
 #[derive(Debug)]
 pub enum Appended {
     /// Stored at this place.
-    Stored(Pos),
+    Stored(StreamSeq),
     /// The log's last event is another than expected.
     Refused,
     /// Another append is in flight; the same may do in a moment.
@@ -50,7 +50,7 @@ pub enum Appended {
 
 /// A message of a job's log.
 pub(super) struct Found {
-    pub(super) pos: Pos,
+    pub(super) stream_seq: StreamSeq,
     /// `None` when it does not have the form of an event. Whether it has the right number is not known.
     pub(super) event: Option<Stored>,
 }
@@ -91,8 +91,12 @@ impl Log {
     ///
     /// # Errors
     /// [`Unavailable`].
-    pub async fn age(&self, job: &JobId, pos: Pos) -> Result<Option<Duration>, Unavailable> {
-        let (stream, body) = (self.stream(job), json!({"seq": pos}));
+    pub async fn age(
+        &self,
+        job: &JobId,
+        stream_seq: StreamSeq,
+    ) -> Result<Option<Duration>, Unavailable> {
+        let (stream, body) = (self.stream(job), json!({"seq": stream_seq}));
         let get = format!("STREAM.MSG.GET.{stream}");
         let message = api::find(&self.nats.work, &get, &body, &[code::NO_MESSAGE]).await;
         let Some(message) = message.map_err(unavailable)? else {
@@ -114,7 +118,7 @@ impl Log {
     }
 
     /// Appends an event, if the last event of the job stands at `expected`; 0 for an empty log.
-    pub async fn append(&self, job: &JobId, expected: Pos, payload: Bytes) -> Appended {
+    pub async fn append(&self, job: &JobId, expected: StreamSeq, payload: Bytes) -> Appended {
         assert!(
             !payload.is_empty(),
             "an empty payload would end a batched get"
@@ -122,7 +126,7 @@ impl Log {
         let mut headers = HeaderMap::new();
         headers.insert(names::EXPECTED_LAST, expected.to_string().as_str());
         match api::publish(&self.nats.work, self.subject(job), headers, payload).await {
-            Published::Stored(pos) => Appended::Stored(pos),
+            Published::Stored(stream_seq) => Appended::Stored(stream_seq),
             Published::Refused => Appended::Refused,
             Published::InFlight | Published::Duplicate => Appended::InFlight,
             Published::Full | Published::Taken => {
@@ -134,14 +138,21 @@ impl Log {
         }
     }
 
-    /// What has the form of an event and is the first at or after `pos`, from a server that leads the shard or
+    /// What has the form of an event and is the first at or after `stream_seq`, from a server that leads the shard or
     /// believes that it does.
-    pub(super) async fn next(&self, job: &JobId, pos: Pos) -> Result<Option<Stored>, Unavailable> {
-        let mut from = pos;
+    pub(super) async fn next(
+        &self,
+        job: &JobId,
+        stream_seq: StreamSeq,
+    ) -> Result<Option<Stored>, Unavailable> {
+        let mut from = stream_seq;
         for _ in 0..FOREIGN_MAX {
             let ask = json!({"seq": from, "next_by_subj": self.subject(job)});
             match self.ask_leader(job, &ask).await? {
-                Some(Found { pos, event: None }) => from = pos + 1,
+                Some(Found {
+                    stream_seq,
+                    event: None,
+                }) => from = stream_seq + 1,
                 found => return Ok(found.and_then(|found| found.event)),
             }
         }
@@ -168,30 +179,34 @@ impl Log {
         }
     }
 
-    /// The first message of a job's log at or after `pos`, as any replica sees it.
+    /// The first message of a job's log at or after `stream_seq`, as any replica sees it.
     pub(super) async fn next_of_any(
         &self,
         job: &JobId,
-        pos: Pos,
+        stream_seq: StreamSeq,
     ) -> Result<Option<Found>, Unavailable> {
-        let body = json!({"seq": pos, "next_by_subj": self.subject(job)});
+        let body = json!({"seq": stream_seq, "next_by_subj": self.subject(job)});
         let subject = names::api(&format!("DIRECT.GET.{}", self.stream(job)));
         self.direct(&self.nats.replay, job, subject, body.to_string().into())
             .await
     }
 
     /// What stands at a place of the job's shard. What a replica lacks is the word of a leader with a quorum.
-    pub(super) async fn at(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
-        match self.at_any(job, pos).await? {
-            At::NotYet | At::Removed => self.at_leader(job, pos).await,
+    pub(super) async fn at(&self, job: &JobId, stream_seq: StreamSeq) -> Result<At, Unavailable> {
+        match self.at_any(job, stream_seq).await? {
+            At::NotYet | At::Removed => self.at_leader(job, stream_seq).await,
             there @ (At::Event(_) | At::Other) => Ok(there),
         }
     }
 
     /// What stands at a place of the job's shard, as any replica sees it.
-    pub(super) async fn at_any(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
+    pub(super) async fn at_any(
+        &self,
+        job: &JobId,
+        stream_seq: StreamSeq,
+    ) -> Result<At, Unavailable> {
         let subject = names::api(&format!("DIRECT.GET.{}", self.stream(job)));
-        let body = json!({"seq": pos}).to_string();
+        let body = json!({"seq": stream_seq}).to_string();
         let answer = api::request(&self.nats.replay, subject, None, body.into()).await?;
         if answer.status.is_some() {
             return Ok(At::NotYet);
@@ -202,17 +217,23 @@ impl Log {
     }
 
     /// What stands at a place of the job's shard, as a leader with a quorum knows it.
-    pub(super) async fn at_leader(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
-        self.proven(Of::Shard(job.shard(self.shards)), || self.at_now(job, pos))
-            .await
+    pub(super) async fn at_leader(
+        &self,
+        job: &JobId,
+        stream_seq: StreamSeq,
+    ) -> Result<At, Unavailable> {
+        self.proven(Of::Shard(job.shard(self.shards)), || {
+            self.at_now(job, stream_seq)
+        })
+        .await
     }
 
-    async fn at_now(&self, job: &JobId, pos: Pos) -> Result<At, Unavailable> {
+    async fn at_now(&self, job: &JobId, stream_seq: StreamSeq) -> Result<At, Unavailable> {
         let get = format!("STREAM.MSG.GET.{}", self.stream(job));
         let answer = api::find(
             &self.nats.work,
             &get,
-            &json!({"seq": pos}),
+            &json!({"seq": stream_seq}),
             &[code::NO_MESSAGE],
         )
         .await;
@@ -224,7 +245,11 @@ impl Log {
             Some(_) => Ok(At::Other),
             None => {
                 let (_, last) = self.bounds_of(&self.nats.work, &self.stream(job)).await?;
-                Ok(if pos > last { At::NotYet } else { At::Removed })
+                Ok(if stream_seq > last {
+                    At::NotYet
+                } else {
+                    At::Removed
+                })
             }
         }
     }
@@ -234,7 +259,7 @@ impl Log {
         &self,
         client: &Client,
         stream: &str,
-    ) -> Result<(Pos, Pos), Unavailable> {
+    ) -> Result<(StreamSeq, StreamSeq), Unavailable> {
         let info = setup::stream_info(client, stream)
             .await
             .map_err(unavailable)?;
@@ -273,9 +298,9 @@ impl Log {
         let answer = api::request(client, subject, None, body).await?;
         match answer.status {
             None => {
-                let pos = number(&answer, names::SEQUENCE).ok_or_else(nowhere)?;
+                let stream_seq = number(&answer, names::SEQUENCE).ok_or_else(nowhere)?;
                 Ok(Some(Found {
-                    pos,
+                    stream_seq,
                     event: self.stored(job, &answer),
                 }))
             }
@@ -292,16 +317,16 @@ impl Log {
     }
 
     /// Takes note of a message that a reader skips.
-    pub(super) fn note(&self, job: &JobId, pos: Pos, why: &Unreadable) {
-        self.undecodable.note(job, pos, why);
+    pub(super) fn note(&self, job: &JobId, stream_seq: StreamSeq, why: &Unreadable) {
+        self.undecodable.note(job, stream_seq, why);
     }
 
     /// The stored event of a direct get; `None`, which is noted, for what does not have the form of one.
     pub(super) fn stored(&self, job: &JobId, message: &Message) -> Option<Stored> {
-        let pos = number(message, names::SEQUENCE)?;
+        let stream_seq = number(message, names::SEQUENCE)?;
         self.decode(
             job,
-            pos,
+            stream_seq,
             &message.payload,
             confirmed(message.headers.as_ref()),
         )
@@ -310,23 +335,23 @@ impl Log {
     pub(super) fn decode(
         &self,
         job: &JobId,
-        pos: Pos,
+        stream_seq: StreamSeq,
         payload: &[u8],
-        prev: Option<Pos>,
+        prev: Option<StreamSeq>,
     ) -> Option<Stored> {
         // A payload is a part of the client library's read buffer, all of which lives for as long as a part of it: one small
         // event that is kept would keep a hundred others.
-        let decoded = Stored::decode(job, pos, Bytes::copy_from_slice(payload));
+        let decoded = Stored::decode(job, stream_seq, Bytes::copy_from_slice(payload));
         decoded
             .map(|event| event.after(prev))
-            .inspect_err(|why| self.note(job, pos, why))
+            .inspect_err(|why| self.note(job, stream_seq, why))
             .ok()
     }
 
     /// What a leader answered. An empty payload has no `data`.
     fn found(&self, job: &JobId, answer: &Value) -> Result<Found, Unavailable> {
         let message = &answer["message"];
-        let pos = message["seq"].as_u64().ok_or_else(nowhere)?;
+        let stream_seq = message["seq"].as_u64().ok_or_else(nowhere)?;
         let bytes = |key: &str| {
             BASE64
                 .decode(message[key].as_str().unwrap_or_default())
@@ -334,15 +359,15 @@ impl Log {
         };
         let prev = confirmed_in(&String::from_utf8_lossy(&bytes("hdrs")));
         Ok(Found {
-            pos,
-            event: self.decode(job, pos, &bytes("data"), prev),
+            stream_seq,
+            event: self.decode(job, stream_seq, &bytes("data"), prev),
         })
     }
 }
 
 /// The place that a stored message was expected to follow in its subject, which the broker has checked; `None` when it was
 /// not asked to, or to look at another subject.
-pub(super) fn confirmed(headers: Option<&HeaderMap>) -> Option<Pos> {
+pub(super) fn confirmed(headers: Option<&HeaderMap>) -> Option<StreamSeq> {
     let headers = headers?;
     let mut expected = headers.get_all(names::EXPECTED_LAST);
     let only = expected.next().filter(|_| expected.next().is_none())?;
@@ -351,7 +376,7 @@ pub(super) fn confirmed(headers: Option<&HeaderMap>) -> Option<Pos> {
 }
 
 /// The same for headers as they are on the wire.
-fn confirmed_in(headers: &str) -> Option<Pos> {
+fn confirmed_in(headers: &str) -> Option<StreamSeq> {
     let named = |name: &'static str| {
         headers
             .lines()

@@ -27,7 +27,7 @@ use super::queue::connections;
 use super::setup;
 use crate::config::{ELECTION_MIN, QUORUM_AGE, QUORUM_MARGIN, QUORUM_TRIES, SHORTER_WAIT};
 use crate::source::Unavailable;
-use crate::wire::{JobId, Pos};
+use crate::wire::{JobId, StreamSeq};
 
 /// The stream that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,11 +111,11 @@ impl Log {
     }
 
     /// Takes note of a place where an event stands.
-    pub(super) fn saw(&self, pos: Pos, job: &JobId) {
+    pub(super) fn saw(&self, stream_seq: StreamSeq, job: &JobId) {
         self.leaders
             .of(Of::Shard(job.shard(self.shards)))
             .seen
-            .fetch_max(pos, Ordering::Relaxed);
+            .fetch_max(stream_seq, Ordering::Relaxed);
     }
 
     async fn prove(&self, of: Of) -> Result<Proof, Unavailable> {

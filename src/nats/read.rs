@@ -25,7 +25,7 @@ use crate::budget::Budget;
 use crate::config::{PAGE, PAGE_BYTES, READS_PER_SHARD, SCAN_FROM, SCAN_ROOM};
 use crate::runtime::Tasks;
 use crate::source::{At, Chain, EventSource, Replay, Replica, Span, Unavailable, Verdict};
-use crate::wire::{JobId, Pos, Stored, Unreadable};
+use crate::wire::{JobId, Stored, StreamSeq, Unreadable};
 
 /// The reading side of the log; one per edge thread.
 #[derive(Clone, Debug)]
@@ -106,16 +106,18 @@ impl Reader {
                     chain: Some(chain),
                 });
             };
-            let chain = Some(Chain::new(next.seq, next.pos - 1));
-            let way = Way::Pages { pos: next.pos + 1 };
+            let chain = Some(Chain::new(next.seq, next.stream_seq - 1));
+            let way = Way::Pages {
+                stream_seq: next.stream_seq + 1,
+            };
             return Ok(Answer {
                 events: vec![Arc::new(next)],
                 way,
                 chain,
             });
         }
-        let mut pos = chain.read() + 1;
-        if many && pos == 1 {
+        let mut stream_seq = chain.read() + 1;
+        if many && stream_seq == 1 {
             // What lies before the log's first message is nothing to scan.
             let Some(first) = self.log.next_of_any(job, 1).await? else {
                 return Ok(Answer {
@@ -124,18 +126,18 @@ impl Reader {
                     chain: Some(chain),
                 });
             };
-            pos = first.pos;
+            stream_seq = first.stream_seq;
         }
         let way = if many {
             debug!(%job, "waits for the shard's scan");
             let want = Want {
                 job: job.clone(),
-                pos,
+                stream_seq,
                 until: span.until,
             };
             Way::Scan(self.shard(job).scan.join(want))
         } else {
-            Way::Pages { pos }
+            Way::Pages { stream_seq }
         };
         Ok(Answer {
             events: Vec::new(),
@@ -144,9 +146,13 @@ impl Reader {
         })
     }
 
-    /// One page of a job's log from `pos` on, as far as this replica sees.
-    pub(super) async fn page(&self, job: &JobId, pos: Pos) -> Result<Page, Unavailable> {
-        let ask = json!({"seq": pos, "next_by_subj": self.log.subject(job), "batch": PAGE, "max_bytes": PAGE_BYTES});
+    /// One page of a job's log from `stream_seq` on, as far as this replica sees.
+    pub(super) async fn page(
+        &self,
+        job: &JobId,
+        stream_seq: StreamSeq,
+    ) -> Result<Page, Unavailable> {
+        let ask = json!({"seq": stream_seq, "next_by_subj": self.log.subject(job), "batch": PAGE, "max_bytes": PAGE_BYTES});
         let page = self.batch(job.shard(self.log.shards), ask).await?;
         let events = page
             .messages
@@ -170,7 +176,7 @@ pub(super) struct Page {
     /// What has the form of an event.
     pub(super) events: Vec<Arc<Stored>>,
     /// The place of its last message.
-    pub(super) last: Option<Pos>,
+    pub(super) last: Option<StreamSeq>,
     /// Whether the replica has more.
     pub(super) more: bool,
 }
@@ -216,10 +222,15 @@ impl EventSource for Reader {
         Ok(last.map(Arc::new))
     }
 
-    async fn at(&self, job: &JobId, pos: Pos, from: Replica) -> Result<At, Unavailable> {
+    async fn at(
+        &self,
+        job: &JobId,
+        stream_seq: StreamSeq,
+        from: Replica,
+    ) -> Result<At, Unavailable> {
         match from {
-            Replica::Any => self.log.at_any(job, pos).await,
-            Replica::Leader => self.log.at_leader(job, pos).await,
+            Replica::Any => self.log.at_any(job, stream_seq).await,
+            Replica::Leader => self.log.at_leader(job, stream_seq).await,
         }
     }
 
@@ -243,8 +254,8 @@ impl EventSource for Reader {
         self.log.is_queued(job).await
     }
 
-    fn undecodable(&self, job: &JobId, pos: Pos, why: &Unreadable) {
-        self.log.note(job, pos, why);
+    fn undecodable(&self, job: &JobId, stream_seq: StreamSeq, why: &Unreadable) {
+        self.log.note(job, stream_seq, why);
     }
 }
 
@@ -270,7 +281,7 @@ enum Way {
     /// the next time.
     Asked(ReusableBoxFuture<'static, Result<Answer, Unavailable>>),
     Pages {
-        pos: Pos,
+        stream_seq: StreamSeq,
     },
     Scan(mpsc::Receiver<Given>),
     Over,
@@ -304,12 +315,14 @@ impl Replay for LogReplay {
             }
             match &mut self.way {
                 Way::Unbegun => self.begin(),
-                Way::Pages { pos } => {
-                    let pos = *pos;
+                Way::Pages { stream_seq } => {
+                    let stream_seq = *stream_seq;
                     self.ask(move |reader, job| async move {
-                        let page = reader.page(&job, pos).await?;
+                        let page = reader.page(&job, stream_seq).await?;
                         let next = page.last.filter(|_| page.more);
-                        let way = next.map_or(Way::Over, |last| Way::Pages { pos: last + 1 });
+                        let way = next.map_or(Way::Over, |last| Way::Pages {
+                            stream_seq: last + 1,
+                        });
                         Ok(Answer {
                             events: page.events,
                             way,
@@ -387,8 +400,8 @@ impl LogReplay {
         if !is_next {
             self.reader
                 .log
-                .note(&self.job, event.pos, &Unreadable::OutOfOrder);
-            self.chain.skip(event.pos);
+                .note(&self.job, event.stream_seq, &Unreadable::OutOfOrder);
+            self.chain.skip(event.stream_seq);
             return None;
         }
         self.chain.accept(&event);

@@ -20,14 +20,14 @@ use crate::config::{
 };
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
-use crate::wire::{JobId, Pos, Seq, Stored};
+use crate::wire::{JobId, Seq, Stored, StreamSeq};
 
 /// What a reader wants of a scan.
 #[derive(Debug)]
 pub(super) struct Want {
     pub(super) job: JobId,
     /// The first place that may hold what is wanted.
-    pub(super) pos: Pos,
+    pub(super) stream_seq: StreamSeq,
     /// The event after which no more is wanted.
     pub(super) until: Option<Seq>,
 }
@@ -167,10 +167,10 @@ impl Scan {
                     if info.consumer_sequence != expected {
                         return Err(broken("messages were lost on the way"));
                     }
-                    let (pos, pending) = (info.stream_sequence, info.pending);
-                    lap.take(names::job_of(&message.subject), pos, |job| {
+                    let (stream_seq, pending) = (info.stream_sequence, info.pending);
+                    lap.take(names::job_of(&message.subject), stream_seq, |job| {
                         let prev = confirmed(message.headers.as_ref());
-                        self.log.decode(job, pos, &message.payload, prev)
+                        self.log.decode(job, stream_seq, &message.payload, prev)
                     });
                     if pending == 0 {
                         break;
@@ -191,7 +191,7 @@ impl Scan {
     /// of them: it cuts off a client that does not take what it was sent.
     async fn messages(
         &self,
-        start_sequence: Pos,
+        start_sequence: StreamSeq,
     ) -> Result<impl Stream<Item = Result<Message, pull::MessagesError>> + use<>, Unavailable> {
         let context = jetstream::new(self.log.nats.replay.clone());
         let stream = context
@@ -224,7 +224,7 @@ impl Scan {
         let (now, later) = waiting
             .readers
             .drain(..)
-            .partition(|reader| lap.is_before(reader.want.pos));
+            .partition(|reader| lap.is_before(reader.want.stream_seq));
         waiting.readers = later;
         for reader in Vec::into_iter(now) {
             lap.add(reader);
@@ -240,16 +240,16 @@ fn broken(error: impl std::fmt::Display) -> Unavailable {
 struct Lap {
     readers: HashMap<JobId, Vec<Reader>>,
     /// The last message that was passed: seen, or left out because nobody wanted it when the lap began.
-    pos: Pos,
+    stream_seq: StreamSeq,
     /// The last message that counts: fixed when the lap begins.
-    last: Pos,
+    last: StreamSeq,
 }
 
 impl Lap {
-    fn new(readers: Vec<Reader>, last: Pos) -> Self {
+    fn new(readers: Vec<Reader>, last: StreamSeq) -> Self {
         let mut lap = Self {
             readers: HashMap::new(),
-            pos: 0,
+            stream_seq: 0,
             last,
         };
         for reader in readers {
@@ -260,7 +260,7 @@ impl Lap {
 
     fn add(&mut self, reader: Reader) {
         // Who wants only what is not stored yet is dropped, and with it the promise of more.
-        if reader.want.pos <= self.last {
+        if reader.want.stream_seq <= self.last {
             self.readers
                 .entry(reader.want.job.clone())
                 .or_default()
@@ -269,29 +269,34 @@ impl Lap {
     }
 
     /// Begins at the first place that anybody wants, of a shard that begins at `first`.
-    fn begin(&mut self, first: Pos) -> Option<Pos> {
+    fn begin(&mut self, first: StreamSeq) -> Option<StreamSeq> {
         let wanted = self
             .readers
             .values()
             .flatten()
-            .map(|reader| reader.want.pos)
+            .map(|reader| reader.want.stream_seq)
             .min()?;
         let begin = wanted.max(first).max(1);
-        self.pos = begin - 1;
+        self.stream_seq = begin - 1;
         Some(begin)
     }
 
     /// Whether a place is still to come.
-    fn is_before(&self, pos: Pos) -> bool {
-        pos > self.pos
+    fn is_before(&self, stream_seq: StreamSeq) -> bool {
+        stream_seq > self.stream_seq
     }
 
     fn is_over(&self) -> bool {
-        self.readers.is_empty() || self.pos >= self.last
+        self.readers.is_empty() || self.stream_seq >= self.last
     }
 
-    fn take(&mut self, job: &str, pos: Pos, decode: impl FnOnce(&JobId) -> Option<Stored>) {
-        self.pos = pos;
+    fn take(
+        &mut self,
+        job: &str,
+        stream_seq: StreamSeq,
+        decode: impl FnOnce(&JobId) -> Option<Stored>,
+    ) {
+        self.stream_seq = stream_seq;
         let Ok(job) = job.parse::<JobId>() else {
             return;
         };
@@ -329,7 +334,7 @@ impl Reader {
 
     /// Takes an event. Says whether the reader stays in the lap.
     fn take(&mut self, event: &Arc<Stored>) -> bool {
-        if event.pos < self.want.pos {
+        if event.stream_seq < self.want.stream_seq {
             return true;
         }
         if self.held.grow(event.size()).is_err() {
@@ -367,15 +372,15 @@ impl Reader {
 mod tests {
     use super::*;
 
-    fn reader(pos: Pos) -> (Reader, mpsc::Receiver<Given>) {
-        reader_in(pos, &Budget::unlimited())
+    fn reader(stream_seq: StreamSeq) -> (Reader, mpsc::Receiver<Given>) {
+        reader_in(stream_seq, &Budget::unlimited())
     }
 
-    fn reader_in(pos: Pos, room: &Budget) -> (Reader, mpsc::Receiver<Given>) {
+    fn reader_in(stream_seq: StreamSeq, room: &Budget) -> (Reader, mpsc::Receiver<Given>) {
         let (items, given) = mpsc::channel(SCAN_QUEUE);
         let want = Want {
             job: "j".parse().unwrap(),
-            pos,
+            stream_seq,
             until: None,
         };
         (Reader::new(want, items, room.clone()), given)
@@ -399,7 +404,9 @@ mod tests {
         }
         for _ in 0..100 {
             let event = event(10_000);
-            lap.take("j", event.pos, |_| Some(Arc::into_inner(event).unwrap()));
+            lap.take("j", event.stream_seq, |_| {
+                Some(Arc::into_inner(event).unwrap())
+            });
         }
         lap.flush();
         assert!(lap.readers.is_empty(), "each has left the pass");

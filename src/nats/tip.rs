@@ -10,7 +10,7 @@ use super::names;
 use super::quorum::Of;
 use crate::config::{FOREIGN_MAX, LOOK_BACK, PAGE, PAGE_BYTES, REQUEST_WAIT, REREAD_FIRST};
 use crate::source::{At, Chain, Unavailable, Verdict};
-use crate::wire::{JobId, Pos, Seq, Stored, Unreadable};
+use crate::wire::{JobId, Seq, Stored, StreamSeq, Unreadable};
 
 /// Where a job's log ends.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub enum Tip {
         /// The last event; `None` while there is none.
         last: Option<Stored>,
         /// The place of what stands last, be it an event or not: what an append must expect. 0 when nothing does.
-        fence: Pos,
+        fence: StreamSeq,
     },
     /// After more than [`FOREIGN_MAX`] messages that are not events: no reader looks further.
     Buried,
@@ -66,7 +66,11 @@ impl Log {
             let last = self
                 .ask_leader(job, &json!({"last_by_subj": self.subject(job)}))
                 .await?;
-            let Some(Found { pos: fence, event }) = last else {
+            let Some(Found {
+                stream_seq: fence,
+                event,
+            }) = last
+            else {
                 return Ok(Tip::At {
                     last: None,
                     fence: 0,
@@ -106,9 +110,9 @@ impl Log {
         }
     }
 
-    /// Whether what stood at `pos` of the job's shard has expired.
-    async fn is_gone(&self, job: &JobId, pos: Pos) -> Result<bool, Unavailable> {
-        Ok(matches!(self.at(job, pos).await?, At::Removed))
+    /// Whether what stood at `stream_seq` of the job's shard has expired.
+    async fn is_gone(&self, job: &JobId, stream_seq: StreamSeq) -> Result<bool, Unavailable> {
+        Ok(matches!(self.at(job, stream_seq).await?, At::Removed))
     }
 
     /// What a verdict comes to.
@@ -116,7 +120,7 @@ impl Log {
         match verdict {
             Verdict::Next => Ok(true),
             Verdict::Undecodable => Ok(false),
-            Verdict::IfThere(pos) => Ok(!self.is_gone(job, pos).await?),
+            Verdict::IfThere(stream_seq) => Ok(!self.is_gone(job, stream_seq).await?),
             Verdict::IfGone([one, other]) => {
                 Ok(self.is_gone(job, one).await?
                     || one != other && self.is_gone(job, other).await?)
@@ -133,7 +137,7 @@ impl Log {
     ) -> Result<bool, Unavailable> {
         let is_next = self.decide(job, chain.judge(event)).await?;
         if !is_next {
-            self.note(job, event.pos, &Unreadable::OutOfOrder);
+            self.note(job, event.stream_seq, &Unreadable::OutOfOrder);
         }
         Ok(is_next)
     }
@@ -152,7 +156,7 @@ impl Log {
                 chain.accept(&event);
                 return Ok(Some(event));
             }
-            chain.skip(event.pos);
+            chain.skip(event.stream_seq);
         }
         Err(buried())
     }
@@ -167,7 +171,7 @@ impl Log {
     }
 
     /// Looks for the last event up to `fence`, from further and further back; `None` when a replica had not all of it.
-    async fn look_back(&self, job: &JobId, fence: Pos) -> Result<Option<Tip>, Unavailable> {
+    async fn look_back(&self, job: &JobId, fence: StreamSeq) -> Result<Option<Tip>, Unavailable> {
         let mut reach = LOOK_BACK;
         loop {
             let from = fence.saturating_sub(reach).max(1);
@@ -178,9 +182,9 @@ impl Log {
                 last: None,
                 foreign: 0,
             };
-            let mut pos = from;
-            while pos <= fence {
-                let ask = json!({"seq": pos, "next_by_subj": self.subject(job), "batch": PAGE, "max_bytes": PAGE_BYTES});
+            let mut stream_seq = from;
+            while stream_seq <= fence {
+                let ask = json!({"seq": stream_seq, "next_by_subj": self.subject(job), "batch": PAGE, "max_bytes": PAGE_BYTES});
                 let page = batch(&self.nats.replay, &self.stream(job), &ask).await?;
                 // A replica may lack the end of what the leader has, and nothing in between.
                 let Some(end) = page
@@ -199,7 +203,7 @@ impl Log {
                 if look.foreign > FOREIGN_MAX {
                     return Ok(Some(Tip::Buried));
                 }
-                pos = end + 1;
+                stream_seq = end + 1;
             }
             if look.last.is_some() || from == 1 {
                 return Ok(Some(Tip::At {
@@ -215,11 +219,11 @@ impl Log {
         &self,
         job: &JobId,
         look: &mut Look,
-        pos: Pos,
+        stream_seq: StreamSeq,
         event: Option<Stored>,
     ) -> Result<(), Unavailable> {
         let Some(event) = event else {
-            look.skip(pos);
+            look.skip(stream_seq);
             look.before = None;
             return Ok(());
         };
@@ -236,7 +240,7 @@ impl Log {
             look.last = Some(event);
             look.foreign = 0;
         } else if look.chain.is_some() {
-            look.skip(pos);
+            look.skip(stream_seq);
         } else {
             // It may be an event all the same: further back, what comes before it tells.
             look.foreign = 0;
@@ -246,10 +250,10 @@ impl Log {
 }
 
 impl Look {
-    fn skip(&mut self, pos: Pos) {
+    fn skip(&mut self, stream_seq: StreamSeq) {
         self.foreign += 1;
         if let Some(chain) = &mut self.chain {
-            chain.skip(pos);
+            chain.skip(stream_seq);
         }
     }
 }

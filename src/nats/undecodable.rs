@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use tracing::{debug, warn};
 
 use crate::config::UNDECODABLE_JOBS;
-use crate::wire::{JobId, Pos, Unreadable};
+use crate::wire::{JobId, StreamSeq, Unreadable};
 
 /// The undecodable messages that the readers of one process, or of one thread of an edge, have met.
 #[derive(Debug, Default)]
@@ -18,12 +18,12 @@ pub(super) struct Undecodable {
 
 impl Undecodable {
     /// Takes note that a reader skips a message.
-    pub(super) fn note(&self, job: &JobId, pos: Pos, why: &Unreadable) {
+    pub(super) fn note(&self, job: &JobId, stream_seq: StreamSeq, why: &Unreadable) {
         self.met.fetch_add(1, Ordering::Relaxed);
         if self.is_first_of(job) {
-            warn!(%job, pos, %why, "the job's log holds messages that are not events; they are skipped and counted");
+            warn!(%job, stream_seq, %why, "the job's log holds messages that are not events; they are skipped and counted");
         } else {
-            debug!(%job, pos, %why, "skipped an undecodable message");
+            debug!(%job, stream_seq, %why, "skipped an undecodable message");
         }
     }
 

@@ -20,7 +20,7 @@ use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
 
-use crate::wire::{JobId, JobRow, Place, Pos, Seq, Status, Stored};
+use crate::wire::{JobId, JobRow, Place, Seq, Status, Stored, StreamSeq};
 
 /// What one page may cost, and what it holds at the most.
 #[derive(Clone, Copy, Debug)]
@@ -39,15 +39,15 @@ pub(super) struct Bounds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Window {
     pub(super) shard: u32,
-    pub(super) from: Pos,
-    pub(super) to: Pos,
+    pub(super) from: StreamSeq,
+    pub(super) to: StreamSeq,
 }
 
 /// A message of a shard.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) job: JobId,
-    pub(super) pos: Pos,
+    pub(super) stream_seq: StreamSeq,
     /// When it was stored, in nanoseconds since the Unix epoch.
     pub(super) time: u64,
     pub(super) payload: Bytes,
@@ -57,7 +57,7 @@ pub(super) struct Entry {
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     pub(super) shard: u32,
-    pub(super) pos: Pos,
+    pub(super) stream_seq: StreamSeq,
     time: u64,
     /// Whether this is known to be its last event before the listing began.
     pub(super) sure: bool,
@@ -96,11 +96,11 @@ pub(super) struct Walk {
 #[derive(Debug)]
 struct Side {
     shard: u32,
-    top: Pos,
+    top: StreamSeq,
     /// The first place that the shard still has.
-    first: Pos,
+    first: StreamSeq,
     /// The next place to read, going down.
-    next: Pos,
+    next: StreamSeq,
     /// Whether everything from the top on was read for this page.
     seen_all: bool,
     /// Jobs of which an event was read: their older ones tell nothing.
@@ -118,7 +118,7 @@ impl Walk {
     /// A walk that goes on from `places`; `firsts` are the first places that the shards still have.
     pub(super) fn new(
         places: &[Place],
-        firsts: &[Pos],
+        firsts: &[StreamSeq],
         status: Option<Status>,
         bounds: Bounds,
     ) -> Self {
@@ -221,7 +221,11 @@ impl Walk {
         if let Some(oldest) = entries.first() {
             side.until = oldest.time;
         }
-        for entry in entries.iter().rev().filter(|entry| entry.pos <= window.to) {
+        for entry in entries
+            .iter()
+            .rev()
+            .filter(|entry| entry.stream_seq <= window.to)
+        {
             side.take(entry, self.status);
         }
     }
@@ -276,7 +280,7 @@ impl Side {
             return;
         }
         // What a foreign publisher stored and is no event counts for nothing, here as for every reader.
-        let Ok(last) = Stored::decode(&entry.job, entry.pos, entry.payload.clone()) else {
+        let Ok(last) = Stored::decode(&entry.job, entry.stream_seq, entry.payload.clone()) else {
             return;
         };
         self.known.insert(entry.job.clone());
@@ -292,7 +296,7 @@ impl Side {
         let sure = self.seen_all || last.kind.is_end();
         self.found.push_back(Found {
             shard: self.shard,
-            pos: entry.pos,
+            stream_seq: entry.stream_seq,
             time: entry.time,
             sure,
             whole,
@@ -305,7 +309,7 @@ impl Side {
         match self.found.front() {
             Some(found) => Place {
                 top: self.top,
-                next: found.pos,
+                next: found.stream_seq,
             },
             None if self.is_over() => Place::default(),
             None => Place {

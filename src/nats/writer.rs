@@ -11,7 +11,7 @@ use super::log::{Appended, Log};
 use super::tip::Tip;
 use crate::config::{APPEND_WAIT, REJECTIONS_MAX, RETRY_FIRST, RETRY_MAX};
 use crate::source::Unavailable;
-use crate::wire::{Body, Event, JobId, Pos, Seq, Stored, Type, Unfit};
+use crate::wire::{Body, Event, JobId, Seq, Stored, StreamSeq, Type, Unfit};
 
 /// Writes one job's log for one attempt.
 #[derive(Debug)]
@@ -21,9 +21,9 @@ pub struct Writer {
     attempt: u32,
     /// The last event's number and place.
     seq: Seq,
-    pos: Pos,
+    stream_seq: StreamSeq,
     /// The place of what the log ends with: that event, or something behind it that is none.
-    fence: Pos,
+    fence: StreamSeq,
     /// How long it goes on trying while the broker is away; without a limit when there is none.
     patience: Option<Duration>,
 }
@@ -59,7 +59,7 @@ pub enum Unwritable {
 /// What an ambiguous append turned out to be.
 enum Resolved {
     /// It was stored, here.
-    Mine(Pos),
+    Mine(StreamSeq),
     /// Nothing was stored since.
     NotYet,
     /// Somebody else wrote.
@@ -69,14 +69,14 @@ enum Resolved {
 impl Writer {
     /// A writer that goes on behind `last`, the log's last event, for this attempt.
     pub fn new(log: Log, job: JobId, attempt: u32, last: Option<&Stored>) -> Self {
-        let (seq, pos) = last.map_or((Seq(0), 0), |last| (last.seq, last.pos));
+        let (seq, stream_seq) = last.map_or((Seq(0), 0), |last| (last.seq, last.stream_seq));
         Self {
             log,
             job,
             attempt,
             seq,
-            pos,
-            fence: pos,
+            stream_seq,
+            fence: stream_seq,
             patience: Some(APPEND_WAIT),
         }
     }
@@ -137,10 +137,10 @@ impl Writer {
                 .append(&self.job, self.fence, payload.clone())
                 .await
             {
-                Appended::Stored(pos) => {
-                    self.log.saw(pos, &self.job);
-                    self.fence = pos;
-                    Ok(Resolved::Mine(pos))
+                Appended::Stored(stream_seq) => {
+                    self.log.saw(stream_seq, &self.job);
+                    self.fence = stream_seq;
+                    Ok(Resolved::Mine(stream_seq))
                 }
                 Appended::InFlight => Ok(Resolved::NotYet),
                 Appended::Refused => self.resolve(&payload).await,
@@ -160,8 +160,8 @@ impl Writer {
             };
             let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             match outcome {
-                Ok(Resolved::Mine(pos)) => {
-                    (self.seq, self.pos) = (seq, pos);
+                Ok(Resolved::Mine(stream_seq)) => {
+                    (self.seq, self.stream_seq) = (seq, stream_seq);
                     return Ok(());
                 }
                 Ok(Resolved::Refused(refusal)) => return Err(refusal),
@@ -224,7 +224,7 @@ impl Writer {
         if let Tip::At {
             last: Some(last), ..
         } = &tip
-            && last.pos < self.pos
+            && last.stream_seq < self.stream_seq
         {
             // A log that went back, or a server that leads no more and lacks what this writer has stored: its word takes the
             // job from nobody.
@@ -236,10 +236,10 @@ impl Writer {
         let resolved = match last {
             // Nobody else has written: what this writer wrote, if anything, has expired while it was silent.
             None => Resolved::NotYet,
-            Some(last) if last.pos == self.pos => Resolved::NotYet,
-            Some(last) if last.payload() == payload => Resolved::Mine(last.pos),
+            Some(last) if last.stream_seq == self.stream_seq => Resolved::NotYet,
+            Some(last) if last.payload() == payload => Resolved::Mine(last.stream_seq),
             Some(last) if last.kind == Type::CancelRequested && last.attempt == self.attempt => {
-                (self.seq, self.pos) = (last.seq, last.pos);
+                (self.seq, self.stream_seq) = (last.seq, last.stream_seq);
                 Resolved::Refused(Refusal::CancelRequested)
             }
             Some(_) => return superseded,

@@ -43,11 +43,11 @@ pub async fn fold_within<S: EventSource>(
         return Ok(None);
     };
     let mut state = JobState::new(job.clone());
-    let (mut next, mut pos) = (Seq::FIRST, None);
+    let (mut next, mut stream_seq) = (Seq::FIRST, None);
     let mut refill = Refill::<S>::default();
     while next <= last.seq {
         if !refill.is_busy() {
-            refill.want(next, pos, Some(last.seq));
+            refill.want(next, stream_seq, Some(last.seq));
         }
         match refill.next(source, job).await {
             Refilled::Items(items) => {
@@ -58,7 +58,7 @@ pub async fn fold_within<S: EventSource>(
                             state.apply(&item);
                             grows(state.size())?;
                         }
-                        (next, pos) = (item.seq.next(), Some(item.pos + 1));
+                        (next, stream_seq) = (item.seq.next(), Some(item.stream_seq + 1));
                     }
                 }
             }

@@ -17,7 +17,7 @@ use crate::resume::{Action, Input, Slice, Stitcher};
 use crate::source::{At, EventSource, Refill, Refilled, Replica, Unavailable, first_behind};
 pub use fold::{FoldError, fold, fold_within};
 
-use crate::wire::{Code, Cursor, JobId, Pos, Seq, Start, Status, Stored};
+use crate::wire::{Code, Cursor, JobId, Seq, Start, Status, Stored, StreamSeq};
 
 /// One client's place in one job. A value, not a task: dropping it ends everything that it holds.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ struct Watching<S: EventSource> {
     stitcher: Stitcher<Arc<Stored>>,
     refill: Refill<S>,
     /// The place after the last event that was handed over, when one is known.
-    pos: Option<Pos>,
+    stream_seq: Option<StreamSeq>,
     /// Where the feed's history began when the refill was asked for.
     until: Option<Seq>,
     /// A step that comes after the one that was given last.
@@ -152,16 +152,16 @@ impl<S: EventSource> Session<S> {
         }
         let watch = hub.watch(job, from)?;
         until_open(&watch).await?;
-        let (seq, pos, had_end) = match start {
+        let (seq, stream_seq, had_end) = match start {
             Start::Cursor(cursor) => (
                 cursor.seq,
-                Some(cursor.pos.saturating_add(1)),
+                Some(cursor.stream_seq.saturating_add(1)),
                 prove(hub.source(), &watch, cursor).await?,
             ),
             Start::After(after) => (after, None, check(hub.source(), &watch, after).await?),
         };
         let watching = Watching {
-            pos,
+            stream_seq,
             had_end,
             ..Watching::new(hub, watch, seq.next())
         };
@@ -222,7 +222,7 @@ impl<S: EventSource> Watching<S> {
             watch,
             stitcher: Stitcher::live(next, 0),
             refill: Refill::default(),
-            pos: None,
+            stream_seq: None,
             until: None,
             next_step: None,
             had_end: false,
@@ -265,7 +265,7 @@ impl<S: EventSource> Watching<S> {
         while let Some(action) = self.stitcher.poll() {
             match action {
                 Action::Deliver(event) => {
-                    self.pos = Some(event.pos + 1);
+                    self.stream_seq = Some(event.stream_seq + 1);
                     events.push(event);
                 }
                 Action::Missing { from, to } => {
@@ -277,7 +277,7 @@ impl<S: EventSource> Watching<S> {
                         Some(Slice::TooOld { first }) => Some(first),
                         _ => None,
                     };
-                    self.refill.want(from, self.pos, self.until);
+                    self.refill.want(from, self.stream_seq, self.until);
                 }
                 Action::End => {}
             }
@@ -404,18 +404,23 @@ async fn prove<S: EventSource>(source: &S, watch: &Watch, cursor: Cursor) -> Res
     {
         return Ok(event.kind.is_end());
     }
-    if let At::Event(event) = source.at(feed.job(), cursor.pos, Replica::Any).await?
+    if let At::Event(event) = source
+        .at(feed.job(), cursor.stream_seq, Replica::Any)
+        .await?
         && event.cursor() == cursor
     {
         return Ok(event.kind.is_end());
     }
     // A replica may be behind; that the event is not there is the leader's word.
-    match source.at(feed.job(), cursor.pos, Replica::Leader).await? {
+    match source
+        .at(feed.job(), cursor.stream_seq, Replica::Leader)
+        .await?
+    {
         At::Event(event) if event.cursor() == cursor => Ok(event.kind.is_end()),
         At::Removed => {
             // It expired with what was before it, and what else is gone is told as missing: if the log goes on. One that
             // expired as a whole may have begun anew, and nothing behind the cursor says that it has not.
-            let behind = first_behind(source, feed.job(), cursor.pos).await?;
+            let behind = first_behind(source, feed.job(), cursor.stream_seq).await?;
             let goes_on = behind.is_some_and(|first| first.seq > cursor.seq);
             if goes_on {
                 Ok(false)

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::wire::{Pos, Seq, Stored};
+use crate::wire::{Seq, Stored, StreamSeq};
 
 /// Follows a log forwards, message by message, from an event that is known to be one, or from the log's beginning.
 ///
@@ -15,9 +15,9 @@ pub struct Chain {
     /// The number that comes next.
     next: Seq,
     /// Where the event before it stands; the last place before the log's part that is read.
-    known: Pos,
+    known: StreamSeq,
     /// Up to where the log was read.
-    read: Pos,
+    read: StreamSeq,
     /// Whether nothing was accepted yet: what follows `known` may have expired.
     fresh: bool,
     /// Whether the event before was the job's end.
@@ -33,15 +33,15 @@ pub enum Verdict {
     Undecodable,
     /// The next event if nothing stands at one of these places any more: then what lay between has expired. Otherwise
     /// undecodable.
-    IfGone([Pos; 2]),
+    IfGone([StreamSeq; 2]),
     /// The next event if something stands at this place still. Otherwise what comes before it may have expired, and nothing
     /// says what it follows: undecodable.
-    IfThere(Pos),
+    IfThere(StreamSeq),
 }
 
 impl Chain {
     /// Awaits the event `next`, of a log that was read up to `read`.
-    pub const fn new(next: Seq, read: Pos) -> Self {
+    pub const fn new(next: Seq, read: StreamSeq) -> Self {
         Self {
             next,
             known: read,
@@ -53,7 +53,7 @@ impl Chain {
 
     /// Judges the next message of the log. What it said is told by [`accept`](Self::accept) or [`skip`](Self::skip).
     pub fn judge(&self, event: &Stored) -> Verdict {
-        if event.pos <= self.read || event.seq < self.next || self.ended {
+        if event.stream_seq <= self.read || event.seq < self.next || self.ended {
             return Verdict::Undecodable;
         }
         let known = self.known.max(1);
@@ -85,13 +85,13 @@ impl Chain {
         Self {
             fresh: false,
             ended,
-            ..Self::new(event.seq.next(), event.pos)
+            ..Self::new(event.seq.next(), event.stream_seq)
         }
     }
 
-    /// The message at `pos` is undecodable.
-    pub fn skip(&mut self, pos: Pos) {
-        self.read = self.read.max(pos);
+    /// The message at `stream_seq` is undecodable.
+    pub fn skip(&mut self, stream_seq: StreamSeq) {
+        self.read = self.read.max(stream_seq);
     }
 
     /// Whether the broker has confirmed that nothing lies between what was read and `event`, and that has the next number.
@@ -105,7 +105,7 @@ impl Chain {
     }
 
     /// Up to where the log was read.
-    pub const fn read(&self) -> Pos {
+    pub const fn read(&self) -> StreamSeq {
         self.read
     }
 }
@@ -115,10 +115,10 @@ impl Chain {
 pub struct LiveChain {
     chain: Chain,
     /// Copies that came before what they follow, by their places.
-    waiting: BTreeMap<Pos, Arc<Stored>>,
+    waiting: BTreeMap<StreamSeq, Arc<Stored>>,
     waiting_max: usize,
     /// The last copy that came.
-    seen: Pos,
+    seen: StreamSeq,
     /// Whether each message between the last event and `chain.read` came, and was judged by the one before it. If not, an
     /// event may be missing there that has expired since, and only the log tells.
     whole: bool,
@@ -151,29 +151,29 @@ impl LiveChain {
 
     /// Takes in a live copy.
     pub fn live(&mut self, event: Arc<Stored>) -> Copy {
-        if event.pos <= self.chain.read {
+        if event.stream_seq <= self.chain.read {
             return Copy::Old;
         }
-        self.seen = self.seen.max(event.pos);
+        self.seen = self.seen.max(event.stream_seq);
         if self.is_judged(&event) {
             return self.follow(event);
         }
         if self.waiting.len() < self.waiting_max {
-            self.waiting.insert(event.pos, event);
+            self.waiting.insert(event.stream_seq, event);
         }
         Copy::Waits
     }
 
-    /// Takes in that a live copy, of the message at `pos`, is no event at all.
-    pub fn undecodable(&mut self, pos: Pos, prev: Option<Pos>) {
+    /// Takes in that a live copy, of the message at `stream_seq`, is no event at all.
+    pub fn undecodable(&mut self, stream_seq: StreamSeq, prev: Option<StreamSeq>) {
         if prev == Some(self.chain.read) {
-            self.chain.skip(pos);
+            self.chain.skip(stream_seq);
         }
     }
 
     /// An event of the log was handed over.
     pub fn delivered(&mut self, event: &Stored) {
-        if event.pos > self.chain.read {
+        if event.stream_seq > self.chain.read {
             self.chain.accept(event);
             self.whole = true;
         }
@@ -186,12 +186,12 @@ impl LiveChain {
 
     /// The copy that waited for what is known now. Never [`Copy::Waits`] or [`Copy::Old`].
     pub fn next_waiting(&mut self) -> Option<Copy> {
-        while let Some((&pos, first)) = self.waiting.first_key_value() {
-            let old = pos <= self.chain.read;
+        while let Some((&stream_seq, first)) = self.waiting.first_key_value() {
+            let old = stream_seq <= self.chain.read;
             if !old && !self.is_judged(first) {
                 break;
             }
-            let first = self.waiting.remove(&pos)?;
+            let first = self.waiting.remove(&stream_seq)?;
             if !old {
                 return Some(self.follow(first));
             }
@@ -200,20 +200,20 @@ impl LiveChain {
     }
 
     /// Up to where the log is known.
-    pub const fn read(&self) -> Pos {
+    pub const fn read(&self) -> StreamSeq {
         self.chain.read
     }
 
     /// The last copy that came, when not everything before it is known.
-    pub fn behind(&self) -> Option<Pos> {
+    pub fn behind(&self) -> Option<StreamSeq> {
         (self.seen > self.chain.read).then_some(self.seen)
     }
 
-    /// The leader has nothing that follows in what was stored up to `pos`: the copies from there are undecodable. Gives
+    /// The leader has nothing that follows in what was stored up to `stream_seq`: the copies from there are undecodable. Gives
     /// those that waited.
-    pub fn abandon(&mut self, pos: Pos) -> Vec<Arc<Stored>> {
-        let later = self.waiting.split_off(&pos.saturating_add(1));
-        self.chain.skip(pos);
+    pub fn abandon(&mut self, stream_seq: StreamSeq) -> Vec<Arc<Stored>> {
+        let later = self.waiting.split_off(&stream_seq.saturating_add(1));
+        self.chain.skip(stream_seq);
         self.whole = false;
         std::mem::replace(&mut self.waiting, later)
             .into_values()
@@ -231,7 +231,7 @@ impl LiveChain {
             self.whole = true;
             Copy::Next(event)
         } else {
-            self.chain.skip(event.pos);
+            self.chain.skip(event.stream_seq);
             Copy::Undecodable(event)
         }
     }
@@ -241,11 +241,11 @@ impl LiveChain {
 mod tests {
     use super::*;
 
-    /// The event `seq` at `pos`, stored after what stood at `prev`.
-    fn event(seq: u64, pos: Pos, prev: Option<Pos>) -> Arc<Stored> {
+    /// The event `seq` at `stream_seq`, stored after what stood at `prev`.
+    fn event(seq: u64, stream_seq: StreamSeq, prev: Option<StreamSeq>) -> Arc<Stored> {
         let payload = format!(r#"{{"type":"x","job":"j","seq":{seq}}}"#);
         Arc::new(
-            Stored::decode(&"j".parse().unwrap(), pos, payload.into())
+            Stored::decode(&"j".parse().unwrap(), stream_seq, payload.into())
                 .unwrap()
                 .after(prev),
         )
@@ -347,7 +347,7 @@ mod tests {
     fn a_live_copy_counts_once_all_before_it_is_known() {
         let mut live = LiveChain::new(8);
         let mut copies = String::new();
-        for (seq, pos, prev) in [
+        for (seq, stream_seq, prev) in [
             (1, 10, 0),
             (2, 11, 10),
             (2, 11, 10),
@@ -357,7 +357,7 @@ mod tests {
             (5, 16, 15),
             (9, 17, 16),
         ] {
-            copies.push(letter(&live.live(event(seq, pos, Some(prev)))));
+            copies.push(letter(&live.live(event(seq, stream_seq, Some(prev)))));
         }
         assert_eq!(copies, "nnouunww");
         assert_eq!(live.behind(), Some(17));
@@ -374,8 +374,11 @@ mod tests {
     #[test]
     fn what_the_leader_does_not_confirm_is_abandoned_and_the_next_event_still_counts() {
         let mut live = LiveChain::new(2);
-        for pos in [20, 21, 22, 23] {
-            assert_eq!(letter(&live.live(event(7, pos, Some(pos - 1)))), 'w');
+        for stream_seq in [20, 21, 22, 23] {
+            assert_eq!(
+                letter(&live.live(event(7, stream_seq, Some(stream_seq - 1)))),
+                'w'
+            );
         }
         let asked = live.behind().unwrap();
         assert_eq!(letter(&live.live(event(1, 24, Some(23)))), 'w');

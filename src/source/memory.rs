@@ -25,7 +25,7 @@ pub use tail::MemoryTail;
 
 use super::{At, Chain, EventSource, Replica, Span, Unavailable};
 use crate::config::{LIVE_CAPACITY, PAGE};
-use crate::wire::{Body, Event, JobId, Pos, Seq, Stored, Unreadable};
+use crate::wire::{Body, Event, JobId, Seq, Stored, StreamSeq, Unreadable};
 
 /// A log of many jobs, and live copies of it. Clones share the same log.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +53,7 @@ pub struct Calls {
 struct State {
     jobs: HashMap<JobId, Log>,
     /// The place of the newest event of all jobs.
-    last_pos: Pos,
+    last_stream_seq: StreamSeq,
     tails: Vec<(JobId, mpsc::Sender<Arc<Stored>>)>,
     submitted: Submitted,
     calls: Calls,
@@ -88,7 +88,7 @@ impl Memory {
     )]
     pub fn append(&self, job: &JobId, body: Body) -> Arc<Stored> {
         let mut state = self.lock();
-        let ts = 1_700_000_000_000 + state.last_pos;
+        let ts = 1_700_000_000_000 + state.last_stream_seq;
         let log = state.jobs.entry(job.clone()).or_default();
         log.attempt += u32::from(matches!(body, Body::Started { .. }));
         let event = Event {
@@ -133,17 +133,17 @@ impl Memory {
     pub fn rebuild(&self) {
         let mut state = self.lock();
         state.jobs.clear();
-        state.last_pos = 0;
+        state.last_stream_seq = 0;
     }
 }
 
 impl Memory {
     /// Loses every event behind this place of the shard, as a store does that is restored. Live subscriptions stand.
-    pub fn go_back(&self, pos: Pos) {
+    pub fn go_back(&self, stream_seq: StreamSeq) {
         let mut state = self.lock();
-        state.last_pos = pos;
+        state.last_stream_seq = stream_seq;
         for log in state.jobs.values_mut() {
-            log.events.retain(|event| event.pos <= pos);
+            log.events.retain(|event| event.stream_seq <= stream_seq);
             log.count = log.events.back().map_or(0, |last| last.seq.0);
             log.attempt = log.events.back().map_or(0, |last| last.attempt);
         }
@@ -285,12 +285,12 @@ impl State {
         payload: Bytes,
         fenced: bool,
     ) -> Result<Arc<Stored>, Unreadable> {
-        let pos = self.last_pos + 1;
-        let event = Stored::decode(job, pos, payload.clone())?;
-        let copy = Stored::decode(job, pos, payload)?;
-        self.last_pos += 1;
+        let stream_seq = self.last_stream_seq + 1;
+        let event = Stored::decode(job, stream_seq, payload.clone())?;
+        let copy = Stored::decode(job, stream_seq, payload)?;
+        self.last_stream_seq += 1;
         let log = self.jobs.entry(job.clone()).or_default();
-        let prev = Some(log.events.back().map_or(0, |last| last.pos));
+        let prev = Some(log.events.back().map_or(0, |last| last.stream_seq));
         let event = Arc::new(event.after(prev.filter(|_| fenced)));
         let copy = if fenced {
             Arc::clone(&event)
@@ -334,28 +334,31 @@ impl State {
     }
 
     /// The last place that such a replica sees.
-    fn seen(&self, replica: Replica) -> Pos {
+    fn seen(&self, replica: Replica) -> StreamSeq {
         match replica {
-            Replica::Any => self.last_pos.saturating_sub(self.faults.stale),
-            Replica::Leader => self.last_pos,
+            Replica::Any => self.last_stream_seq.saturating_sub(self.faults.stale),
+            Replica::Leader => self.last_stream_seq,
         }
     }
 
     fn last(&self, job: &JobId, replica: Replica) -> Option<Arc<Stored>> {
         let seen = self.seen(replica);
         let log = self.jobs.get(job)?;
-        let within = log.events.iter().take_while(|event| event.pos <= seen);
+        let within = log
+            .events
+            .iter()
+            .take_while(|event| event.stream_seq <= seen);
         log.judge(&mut Chain::new(Seq::FIRST, 0), within).pop()
     }
 
-    fn at(&self, job: &JobId, pos: Pos, from: Replica) -> At {
-        if pos > self.seen(from) {
+    fn at(&self, job: &JobId, stream_seq: StreamSeq, from: Replica) -> At {
+        if stream_seq > self.seen(from) {
             return At::NotYet;
         }
         let found = |log: &Log| {
             let index = log
                 .events
-                .binary_search_by_key(&pos, |event| event.pos)
+                .binary_search_by_key(&stream_seq, |event| event.stream_seq)
                 .ok()?;
             log.events.get(index).cloned()
         };
@@ -374,8 +377,8 @@ impl State {
             Way::Unbegun => {
                 self.calls.replay += 1;
                 let cut = span.replica == Replica::Any && take_one(&mut self.faults.cut);
-                let from = span.pos.unwrap_or(1);
-                let next = span.pos.map_or(Seq::FIRST, |_| span.from);
+                let from = span.stream_seq.unwrap_or(1);
+                let next = span.stream_seq.map_or(Seq::FIRST, |_| span.from);
                 (
                     from,
                     self.seen(span.replica),
@@ -387,11 +390,11 @@ impl State {
         let Some(log) = self.jobs.get(job) else {
             return (Vec::new(), Way::Over);
         };
-        let first = log.events.partition_point(|event| event.pos < from);
+        let first = log.events.partition_point(|event| event.stream_seq < from);
         let within = log
             .events
             .range(first..)
-            .take_while(|event| event.pos <= end);
+            .take_while(|event| event.stream_seq <= end);
         let raw: Vec<_> = within
             .take(self.faults.page.unwrap_or(PAGE))
             .cloned()
@@ -402,7 +405,7 @@ impl State {
             .is_some_and(|last| span.until.is_some_and(|until| last.seq >= until));
         let way = match raw.last() {
             Some(last) if !cut && !done => Way::Pages {
-                from: last.pos + 1,
+                from: last.stream_seq + 1,
                 end,
                 chain,
             },
@@ -457,9 +460,15 @@ impl EventSource for Memory {
         self.ask(from, |state| state.last(job, from)).await
     }
 
-    async fn at(&self, job: &JobId, pos: Pos, from: Replica) -> Result<At, Unavailable> {
+    async fn at(
+        &self,
+        job: &JobId,
+        stream_seq: StreamSeq,
+        from: Replica,
+    ) -> Result<At, Unavailable> {
         self.lock().calls.at += 1;
-        self.ask(from, |state| state.at(job, pos, from)).await
+        self.ask(from, |state| state.at(job, stream_seq, from))
+            .await
     }
 
     fn replay(&self, job: &JobId, span: Span) -> MemoryReplay {
@@ -484,7 +493,7 @@ impl EventSource for Memory {
             .await
     }
 
-    fn undecodable(&self, _job: &JobId, _pos: Pos, _why: &Unreadable) {
+    fn undecodable(&self, _job: &JobId, _stream_seq: StreamSeq, _why: &Unreadable) {
         self.lock().calls.undecodable += 1;
     }
 }

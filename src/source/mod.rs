@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub use chain::{Chain, Copy, LiveChain, Verdict};
 pub use refill::{Refill, Refilled};
 
-use crate::wire::{JobId, Pos, Seq, Stored, Unreadable};
+use crate::wire::{JobId, Seq, Stored, StreamSeq, Unreadable};
 
 /// A job's log, and live copies of what is stored in it.
 pub trait EventSource: Send + Sync + 'static {
@@ -43,7 +43,7 @@ pub trait EventSource: Send + Sync + 'static {
     fn at(
         &self,
         job: &JobId,
-        pos: Pos,
+        stream_seq: StreamSeq,
         from: Replica,
     ) -> impl Future<Output = Result<At, Unavailable>> + Send;
 
@@ -60,7 +60,7 @@ pub trait EventSource: Send + Sync + 'static {
 
     /// Takes note of a live copy that turned out not to be an event of its job: what is skipped is counted, and reported
     /// once for each job.
-    fn undecodable(&self, job: &JobId, pos: Pos, why: &Unreadable);
+    fn undecodable(&self, job: &JobId, stream_seq: StreamSeq, why: &Unreadable);
 }
 
 /// Live copies of one job's events; they may be lost, doubled or out of order.
@@ -100,9 +100,9 @@ pub enum Signal {
     /// A copy of a message that is no event.
     Undecodable {
         /// Its place.
-        pos: Pos,
+        stream_seq: StreamSeq,
         /// The place of the message before it in the job's log.
-        prev: Option<Pos>,
+        prev: Option<StreamSeq>,
     },
     /// The broker was away, or has another leader: copies may have been lost, and the log may be another one than before.
     /// It comes before all copies from after that.
@@ -128,7 +128,7 @@ pub struct Span {
     pub from: Seq,
     /// A place after the event before that one, when it is known: what lies before it is not walked. The first event from
     /// there on is the one that is wanted, or a later one when some have expired.
-    pub pos: Option<Pos>,
+    pub stream_seq: Option<StreamSeq>,
     /// An event after which no more is wanted; it is given itself.
     pub until: Option<Seq>,
     /// Who is to be asked.
@@ -165,11 +165,11 @@ pub enum At {
 pub async fn first_behind<S: EventSource>(
     source: &S,
     job: &JobId,
-    pos: Pos,
+    stream_seq: StreamSeq,
 ) -> Result<Option<Arc<Stored>>, Unavailable> {
     let span = Span {
         from: Seq::FIRST,
-        pos: Some(pos),
+        stream_seq: Some(stream_seq),
         until: None,
         replica: Replica::Leader,
     };

@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::{EventSource, Replay, Replica, Span};
 use crate::config::{REREAD_FIRST, REREAD_MAX};
-use crate::wire::{JobId, Pos, Seq, Stored};
+use crate::wire::{JobId, Seq, Stored, StreamSeq};
 
 /// The replays of one reader.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl<S: EventSource> Default for Refill<S> {
 
 impl<S: EventSource> Refill<S> {
     /// Asks for the log from `from` on; see [`Span`].
-    pub fn want(&mut self, from: Seq, pos: Option<Pos>, until: Option<Seq>) {
+    pub fn want(&mut self, from: Seq, stream_seq: Option<StreamSeq>, until: Option<Seq>) {
         let (replica, pause) = match self.fruitless.checked_sub(1) {
             None => (Replica::Any, std::time::Duration::ZERO),
             Some(times) => (
@@ -63,7 +63,7 @@ impl<S: EventSource> Refill<S> {
             Instant::now() + pause,
             Span {
                 from,
-                pos,
+                stream_seq,
                 until,
                 replica,
             },

@@ -6,12 +6,12 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 
-use super::id::{JobId, Pos, Seq};
+use super::id::{JobId, Seq, StreamSeq};
 
 /// Names an event: where it is, whose it is, and what it said.
 ///
 /// ```text
-/// base64url( 1 | crc32(job) LE32 | crc32(payload) LE32 | varint seq | varint pos )
+/// base64url( 1 | crc32(job) LE32 | crc32(payload) LE32 | varint seq | varint stream_seq )
 ///        version
 /// ```
 /// The two checksums let a reader tell a cursor of another job, and an event that was replaced because the
@@ -20,8 +20,8 @@ use super::id::{JobId, Pos, Seq};
 pub struct Cursor {
     /// The event's number in its job.
     pub seq: Seq,
-    /// The event's place in its shard's stream.
-    pub pos: Pos,
+    /// The event's stream sequence, in the stream of its shard.
+    pub stream_seq: StreamSeq,
     job: u32,
     event: u32,
 }
@@ -34,11 +34,11 @@ pub struct BadCursor;
 const VERSION: u8 = 1;
 
 impl Cursor {
-    /// The cursor of the event with this place and this stored payload.
-    pub fn of(job: &JobId, seq: Seq, pos: Pos, payload: &[u8]) -> Self {
+    /// The cursor of the event with these numbers and this stored payload.
+    pub fn of(job: &JobId, seq: Seq, stream_seq: StreamSeq, payload: &[u8]) -> Self {
         Self {
             seq,
-            pos,
+            stream_seq,
             job: job.tag(),
             event: crc32fast::hash(payload),
         }
@@ -57,7 +57,7 @@ impl fmt::Display for Cursor {
         raw.extend_from_slice(&self.job.to_le_bytes());
         raw.extend_from_slice(&self.event.to_le_bytes());
         put_varint(&mut raw, self.seq.0);
-        put_varint(&mut raw, self.pos);
+        put_varint(&mut raw, self.stream_seq);
         f.write_str(&BASE64.encode(raw))
     }
 }
@@ -71,13 +71,13 @@ impl FromStr for Cursor {
         let (job, raw) = raw.split_first_chunk().ok_or(BadCursor)?;
         let (event, raw) = raw.split_first_chunk().ok_or(BadCursor)?;
         let (seq, raw) = take_varint(raw).ok_or(BadCursor)?;
-        let (pos, raw) = take_varint(raw).ok_or(BadCursor)?;
-        if version != VERSION || !raw.is_empty() || seq == 0 || pos == 0 {
+        let (stream_seq, raw) = take_varint(raw).ok_or(BadCursor)?;
+        if version != VERSION || !raw.is_empty() || seq == 0 || stream_seq == 0 {
             return Err(BadCursor);
         }
         Ok(Self {
             seq: Seq(seq),
-            pos,
+            stream_seq,
             job: u32::from_le_bytes(*job),
             event: u32::from_le_bytes(*event),
         })
@@ -116,9 +116,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cursor_survives_its_text_form(seq in 1..u64::MAX, pos in 1..u64::MAX, payload: Vec<u8>) {
+        fn a_cursor_survives_its_text_form(seq in 1..u64::MAX, stream_seq in 1..u64::MAX, payload: Vec<u8>) {
             let job: JobId = "j".parse().unwrap();
-            let cursor = Cursor::of(&job, Seq(seq), pos, &payload);
+            let cursor = Cursor::of(&job, Seq(seq), stream_seq, &payload);
             prop_assert_eq!(cursor.to_string().parse::<Cursor>(), Ok(cursor));
             prop_assert!(cursor.is_of(&job));
             prop_assert!(!cursor.is_of(&"k".parse().unwrap()));

@@ -135,8 +135,8 @@ impl fmt::Display for Seq {
     }
 }
 
-/// An event's place in its shard's JetStream stream: the stream sequence. 0 stands for "no event".
-pub type Pos = u64;
+/// Where a message stands in its JetStream stream. 0 stands for "no message".
+pub type StreamSeq = u64;
 
 #[cfg(test)]
 mod tests {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::codec;
 use super::cursor::{put_varint, take_varint};
 use super::event::{Status, Type};
-use super::id::{JobId, Kind, Pos, Seq};
+use super::id::{JobId, Kind, Seq, StreamSeq};
 use super::stored::Stored;
 
 /// A job, as a listing shows it. Times are milliseconds since the Unix epoch.
@@ -88,9 +88,9 @@ pub struct JobPage {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// The shard's last place when the listing began: what was stored later is not part of it.
-    pub top: Pos,
+    pub top: StreamSeq,
     /// The next place to look at, going down; 0 when the shard holds nothing more.
-    pub next: Pos,
+    pub next: StreamSeq,
 }
 
 /// Where the next page of a listing begins.

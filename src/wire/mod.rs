@@ -25,7 +25,7 @@ pub use frame::{
     About, ClientFrame, Gone, JSON_PROTOCOL, MSGPACK_PROTOCOL, Refusal, ServerFrame, Start, fields,
     shortened, start,
 };
-pub use id::{BadName, JobId, Kind, NAME_MAX, Pos, Seq};
+pub use id::{BadName, JobId, Kind, NAME_MAX, Seq, StreamSeq};
 pub use listing::{BadPage, JobPage, JobRow, PageToken, Place};
 pub use schema::{Dialect, definitions};
 pub use size::{Unfit, cut};

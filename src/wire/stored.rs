@@ -11,19 +11,19 @@ use serde_json::{Value, json};
 use super::codec::{self, Encoding};
 use super::cursor::Cursor;
 use super::event::{Event, Status, Type};
-use super::id::{JobId, Pos, Seq};
+use super::id::{JobId, Seq, StreamSeq};
 
-/// A stored event: its place, what a reader must know of it, its payload untouched, and its frames, made once.
+/// A stored event: where it stands, what a reader must know of it, its payload untouched, and its frames, made once.
 pub struct Stored {
     /// The job whose log holds it.
     pub job: JobId,
     /// Its number in the job's log.
     pub seq: Seq,
-    /// Its place in the shard's stream.
-    pub pos: Pos,
-    /// The place of the message before it in its job's log, as the broker confirmed when it stored this one; 0 when there
+    /// Its stream sequence, in the stream of its shard.
+    pub stream_seq: StreamSeq,
+    /// The stream sequence of the message before it in its job's log, as the broker confirmed on storing it; 0 when there
     /// was none. `None` when the broker was not asked to confirm it.
-    pub prev: Option<Pos>,
+    pub prev: Option<StreamSeq>,
     /// The attempt that wrote it.
     pub attempt: u32,
     /// Its type.
@@ -57,20 +57,20 @@ pub enum Unreadable {
     /// Events are counted from 1.
     #[error("the event has the number 0")]
     Zero,
-    /// Each event before it has a place of its own before this one, so a number is never above its place.
+    /// Each event before it has a lower stream sequence, so a sequence number is never above its stream sequence.
     #[error("the event has a number above its stream sequence")]
-    AbovePlace,
+    AboveStreamSeq,
     /// The number is not the one after the number of the event before it in the log.
     #[error("the event's number is not the one after the event before it")]
     OutOfOrder,
 }
 
 impl Stored {
-    /// Reads the message at `pos` of the log of `job`.
+    /// Reads the message at `stream_seq` of the log of `job`.
     ///
     /// # Errors
     /// [`Unreadable`]: a foreign publisher wrote something that is no event of this job.
-    pub fn decode(job: &JobId, pos: Pos, payload: Bytes) -> Result<Self, Unreadable> {
+    pub fn decode(job: &JobId, stream_seq: StreamSeq, payload: Bytes) -> Result<Self, Unreadable> {
         let head: Head<'_> = codec::borrowed(&payload)?;
         if head.job != job.as_str() {
             return Err(Unreadable::OtherJob);
@@ -78,14 +78,14 @@ impl Stored {
         if head.seq == Seq(0) {
             return Err(Unreadable::Zero);
         }
-        if head.seq.0 > pos {
-            return Err(Unreadable::AbovePlace);
+        if head.seq.0 > stream_seq {
+            return Err(Unreadable::AboveStreamSeq);
         }
         let (json, msgpack) = (OnceLock::new(), OnceLock::new());
         Ok(Self {
             job: job.clone(),
             seq: head.seq,
-            pos,
+            stream_seq,
             prev: None,
             attempt: head.attempt,
             kind: head.kind,
@@ -97,7 +97,7 @@ impl Stored {
 
     /// The same event, with what the broker confirmed of the message before it.
     #[must_use]
-    pub fn after(self, prev: Option<Pos>) -> Self {
+    pub fn after(self, prev: Option<StreamSeq>) -> Self {
         Self { prev, ..self }
     }
 
@@ -126,7 +126,7 @@ impl Stored {
 
     /// The cursor that names it.
     pub fn cursor(&self) -> Cursor {
-        Cursor::of(&self.job, self.seq, self.pos, &self.payload)
+        Cursor::of(&self.job, self.seq, self.stream_seq, &self.payload)
     }
 
     /// How many bytes it holds in memory, about: the payload, one frame of it, and the rest. Always the same number
@@ -190,7 +190,11 @@ impl Stored {
 
 impl fmt::Debug for Stored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}#{}@{} {:?}", self.job, self.seq, self.pos, self.kind)
+        write!(
+            f,
+            "{}#{}@{} {:?}",
+            self.job, self.seq, self.stream_seq, self.kind
+        )
     }
 }
 

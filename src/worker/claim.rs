@@ -18,7 +18,7 @@ use crate::nats::{Control, Delivery, Refusal, Tip, Unwritable, Writer};
 use crate::runtime::report_panic;
 use crate::session::fold;
 use crate::source::Unavailable;
-use crate::wire::{Body, Event, Failure, JobId, JobState, Limits, Pos, Stored, Type};
+use crate::wire::{Body, Event, Failure, JobId, JobState, Limits, Stored, StreamSeq, Type};
 
 /// What a claim came to.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ impl<B: Backend> Shared<B> {
             if seen.is_none() && self.is_owned(job, &last).await {
                 return Ok(Claimed::Over(Parting::Lost));
             }
-            seen = Some(last.pos);
+            seen = Some(last.stream_seq);
             let left = self.time_left(delivery);
             if let Some(rest) = self
                 .retry_rest(&last)
@@ -209,7 +209,7 @@ impl<B: Backend> Shared<B> {
             return Ok(None);
         };
         let delay = Duration::from_millis(delay_ms).min(RETRY_AFTER_MAX);
-        let age = self.log.age(&last.job, last.pos).await?;
+        let age = self.log.age(&last.job, last.stream_seq).await?;
         Ok(age
             .map(|age| delay.saturating_sub(age))
             .filter(|rest| !rest.is_zero()))
@@ -418,9 +418,9 @@ impl<B: Backend> Shared<B> {
 
 /// Whether a worker has begun the job, or gone on with it, since a claim looked at its log and found it ending at `seen`: then
 /// it owns the job, and lives.
-fn goes_on(seen: Option<Pos>, last: &Stored) -> bool {
+fn goes_on(seen: Option<StreamSeq>, last: &Stored) -> bool {
     let by_owner = last.attempt > 0 && !matches!(last.kind, Type::Retrying | Type::CancelRequested);
-    by_owner && seen.is_some_and(|seen| seen != last.pos)
+    by_owner && seen.is_some_and(|seen| seen != last.stream_seq)
 }
 
 pub(super) fn timed_out(message: &str) -> Failure {
@@ -450,17 +450,17 @@ mod tests {
     use super::*;
     use crate::wire::Seq;
 
-    fn stored(pos: Pos, attempt: u32, body: Body) -> Stored {
+    fn stored(stream_seq: StreamSeq, attempt: u32, body: Body) -> Stored {
         let job: JobId = "j".parse().unwrap();
         let event = Event {
             body,
             job: job.clone(),
-            seq: Seq(pos),
+            seq: Seq(stream_seq),
             attempt,
             ts: 0,
         };
         let (payload, _) = event.encode_within(1 << 20).unwrap();
-        Stored::decode(&job, pos, payload).unwrap()
+        Stored::decode(&job, stream_seq, payload).unwrap()
     }
 
     #[test]
@@ -480,7 +480,7 @@ mod tests {
             delay_ms: 0,
         };
         let cancel = || Body::CancelRequested { by: None };
-        for (pos, attempt, body, expected) in [
+        for (stream_seq, attempt, body, expected) in [
             // Another claim was faster, and its worker may have put something out by now.
             (8, 1, started(), true),
             (9, 1, chunk(), true),
@@ -491,7 +491,7 @@ mod tests {
             (9, 1, cancel(), false),
             (9, 0, cancel(), false),
         ] {
-            let last = stored(pos, attempt, body);
+            let last = stored(stream_seq, attempt, body);
             assert_eq!(goes_on(Some(7), &last), expected, "{last:?}");
             assert!(!goes_on(None, &last), "it has not looked before");
         }

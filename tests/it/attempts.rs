@@ -230,14 +230,14 @@ async fn an_attempt_begins_anew_when_the_beginning_of_the_output_has_expired() {
     reaches(&system, "counts", 8).await;
     first.kill().await;
     // Its neighbour writes a little at a time, so that only the beginning gives way.
-    let (neighbour, mut pos) = ("neighbour".parse().unwrap(), 0);
+    let (neighbour, mut stream_seq) = ("neighbour".parse().unwrap(), 0);
     while system.log.first(&job).await.unwrap().unwrap().seq.0 < 4 {
         match system
             .log
-            .append(&neighbour, pos, vec![b'x'; 256].into())
+            .append(&neighbour, stream_seq, vec![b'x'; 256].into())
             .await
         {
-            Appended::Stored(stored) => pos = stored,
+            Appended::Stored(stored) => stream_seq = stored,
             other @ (Appended::Refused
             | Appended::InFlight
             | Appended::Never(_)

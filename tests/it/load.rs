@@ -114,7 +114,7 @@ async fn many_readers_of_one_shard_share_one_scan_of_it(broker: &Broker) {
     let readings = join_all(jobs.iter().map(|job| async {
         let span = Span {
             from: Seq::FIRST,
-            pos: None,
+            stream_seq: None,
             until: None,
             replica: Replica::Any,
         };
@@ -161,7 +161,7 @@ async fn a_reading_comes_to_its_end_though_each_wait_for_it_is_dropped_at_once()
             &job,
             Span {
                 from: Seq::FIRST,
-                pos: None,
+                stream_seq: None,
                 until: None,
                 replica,
             },
@@ -291,7 +291,7 @@ async fn an_event_near_the_end_of_a_long_log_is_found_in_a_few_reads() {
             &job,
             Span {
                 from,
-                pos: None,
+                stream_seq: None,
                 until: None,
                 replica,
             },
@@ -337,7 +337,7 @@ async fn a_scan_over_large_events_is_read_in_one_go() {
         .unwrap();
     let span = Span {
         from: Seq::FIRST,
-        pos: None,
+        stream_seq: None,
         until: None,
         replica: Replica::Any,
     };

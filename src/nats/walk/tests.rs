@@ -14,9 +14,9 @@ use crate::wire::Kind;
 struct Model {
     shards: Vec<Vec<Entry>>,
     /// The first place that each shard still has.
-    firsts: Vec<Pos>,
+    firsts: Vec<StreamSeq>,
     /// Messages that an operator deleted.
-    deleted: HashSet<(usize, Pos)>,
+    deleted: HashSet<(usize, StreamSeq)>,
     clock: u64,
     /// The last number of each job that has not ended.
     seqs: HashMap<JobId, u64>,
@@ -109,10 +109,10 @@ impl Model {
     }
 
     fn push(&mut self, shard: usize, job: JobId, payload: String) {
-        let pos = self.shards[shard].len() as Pos + 1;
+        let stream_seq = self.shards[shard].len() as StreamSeq + 1;
         self.shards[shard].push(Entry {
             job,
-            pos,
+            stream_seq,
             time: self.clock,
             payload: payload.into(),
         });
@@ -120,37 +120,41 @@ impl Model {
 
     fn tops(&self) -> Vec<Place> {
         let top = |shard: &Vec<Entry>| Place {
-            top: shard.len() as Pos,
-            next: shard.len() as Pos,
+            top: shard.len() as StreamSeq,
+            next: shard.len() as StreamSeq,
         };
         self.shards.iter().map(top).collect()
     }
 
     /// What a shard still has, by rising places.
     fn kept(&self, shard: usize) -> impl DoubleEndedIterator<Item = &Entry> {
-        let there = move |pos| pos >= self.firsts[shard] && !self.deleted.contains(&(shard, pos));
+        let there = move |stream_seq| {
+            stream_seq >= self.firsts[shard] && !self.deleted.contains(&(shard, stream_seq))
+        };
         self.shards[shard]
             .iter()
-            .filter(move |entry| there(entry.pos))
+            .filter(move |entry| there(entry.stream_seq))
     }
 
     /// The events of a job, among them only those that can be read.
     fn events(&self, shard: usize, job: &JobId) -> impl DoubleEndedIterator<Item = Stored> {
         let of_job = self.kept(shard).filter(move |entry| entry.job == *job);
-        of_job.filter_map(|entry| Stored::decode(&entry.job, entry.pos, entry.payload.clone()).ok())
+        of_job.filter_map(|entry| {
+            Stored::decode(&entry.job, entry.stream_seq, entry.payload.clone()).ok()
+        })
     }
 
     /// The whole listing as of `tops`: shard, place and row of each job, newest first.
-    fn listing(&self, tops: &[Place], status: Option<Status>) -> Vec<(usize, Pos, JobRow)> {
+    fn listing(&self, tops: &[Place], status: Option<Status>) -> Vec<(usize, StreamSeq, JobRow)> {
         let mut all = Vec::new();
         for (shard, place) in tops.iter().enumerate() {
             let mut seen = HashSet::new();
             for entry in self
                 .kept(shard)
                 .rev()
-                .filter(|entry| entry.pos <= place.top)
+                .filter(|entry| entry.stream_seq <= place.top)
             {
-                let last = Stored::decode(&entry.job, entry.pos, entry.payload.clone());
+                let last = Stored::decode(&entry.job, entry.stream_seq, entry.payload.clone());
                 let Ok(last) = last else { continue };
                 if seen.insert(entry.job.clone())
                     && status.is_none_or(|status| status == last.status())
@@ -158,17 +162,21 @@ impl Model {
                     all.push((
                         entry.time,
                         shard,
-                        entry.pos,
+                        entry.stream_seq,
                         JobRow::new(&last, entry.time / 1_000_000),
                     ));
                 }
             }
         }
-        all.sort_by_key(|(time, shard, pos, _)| {
-            (std::cmp::Reverse(*time), *shard, std::cmp::Reverse(*pos))
+        all.sort_by_key(|(time, shard, stream_seq, _)| {
+            (
+                std::cmp::Reverse(*time),
+                *shard,
+                std::cmp::Reverse(*stream_seq),
+            )
         });
         all.into_iter()
-            .map(|(_, shard, pos, row)| (shard, pos, row))
+            .map(|(_, shard, stream_seq, row)| (shard, stream_seq, row))
             .collect()
     }
 
@@ -182,14 +190,16 @@ impl Model {
         let (mut got, mut size) = (Vec::new(), 0);
         let mut stored = self
             .kept(shard)
-            .filter(|entry| entry.pos >= window.from)
+            .filter(|entry| entry.stream_seq >= window.from)
             .peekable();
         while got.len() as u64 <= window.to - window.from && size < bytes {
             let Some(entry) = stored.next() else { break };
             size += entry.payload.len();
             got.push(entry.clone());
         }
-        let reached = got.last().is_some_and(|entry| entry.pos >= window.to);
+        let reached = got
+            .last()
+            .is_some_and(|entry| entry.stream_seq >= window.to);
         if reached || stored.peek().is_none() {
             walk.read(window, &got)
         } else {
@@ -200,12 +210,14 @@ impl Model {
     /// Judges as the driver does.
     fn verdict(&self, found: &Found, tops: &[Place], kind: Option<&Kind>) -> Option<JobRow> {
         let (shard, job) = (found.shard as usize, &found.row.id);
-        let later = |event: &Stored| event.pos > found.pos && event.pos <= tops[shard].top;
+        let later = |event: &Stored| {
+            event.stream_seq > found.stream_seq && event.stream_seq <= tops[shard].top
+        };
         let is_last = !self.events(shard, job).any(|event| later(&event));
         assert!(
             is_last || !found.sure,
             "{job} at {} is not at its last event",
-            found.pos
+            found.stream_seq
         );
         let mut row = found.row.clone();
         if !found.whole
@@ -310,15 +322,15 @@ proptest! {
     ) {
         let mut model = Model::new(shards);
         before.iter().for_each(|write| model.apply(write));
-        model.deleted = deleted.iter().map(|(shard, pos)| (shard.index(shards), *pos)).collect();
+        model.deleted = deleted.iter().map(|(shard, stream_seq)| (shard.index(shards), *stream_seq)).collect();
         let tops = model.tops();
-        model.deleted.retain(|&(shard, pos)| pos <= tops[shard].top);
+        model.deleted.retain(|&(shard, stream_seq)| stream_seq <= tops[shard].top);
         let expected = model.listing(&tops, status);
         let (mut places, mut rows, mut page) = (tops.clone(), Vec::new(), 0);
         loop {
             let now = &meanwhile[page % meanwhile.len()];
             for (first, shard) in model.firsts.iter_mut().zip(&model.shards) {
-                *first = (*first + now.expire).min(shard.len() as Pos + 1);
+                *first = (*first + now.expire).min(shard.len() as StreamSeq + 1);
             }
             let mut coming = now.writes.iter();
             let turned = turn(&mut model, &places, (status, None), bounds, bytes, |model| {
@@ -338,9 +350,9 @@ proptest! {
         }
         // Only what expired before its place was reached may be missing.
         let mut rows = rows.into_iter().peekable();
-        for (shard, pos, row) in expected {
+        for (shard, stream_seq, row) in expected {
             if rows.next_if_eq(&row).is_none() {
-                prop_assert!(pos < model.firsts[shard], "{:?} at {} is not listed in its place", row, pos);
+                prop_assert!(stream_seq < model.firsts[shard], "{:?} at {} is not listed in its place", row, stream_seq);
             }
         }
         prop_assert_eq!(rows.collect::<Vec<_>>(), vec![], "listed twice, or out of order");

@@ -114,7 +114,7 @@ async fn a_cursor_of_another_job_is_refused() {
 async fn a_cursor_that_names_no_event_of_the_log_is_refused() {
     let memory = log_of(3);
     let event = memory.events(&job())[1].clone();
-    for (seq, pos) in [
+    for (seq, stream_seq) in [
         (2, 3),
         (2, 2),
         (2, 6),
@@ -123,14 +123,14 @@ async fn a_cursor_that_names_no_event_of_the_log_is_refused() {
         (u64::MAX, 4),
         (9, 4),
     ] {
-        let made_up = Cursor::of(&job(), Seq(seq), pos, event.payload());
+        let made_up = Cursor::of(&job(), Seq(seq), stream_seq, event.payload());
         let refused = refusal(&memory, Start::Cursor(made_up)).await;
         assert!(
             matches!(refused, Error::CursorNotInLog),
-            "{seq}@{pos}: {refused}"
+            "{seq}@{stream_seq}: {refused}"
         );
     }
-    let other_text = Cursor::of(&job(), event.seq, event.pos, b"another");
+    let other_text = Cursor::of(&job(), event.seq, event.stream_seq, b"another");
     assert!(matches!(
         refusal(&memory, Start::Cursor(other_text)).await,
         Error::CursorNotInLog

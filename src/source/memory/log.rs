@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::source::{Chain, Verdict};
-use crate::wire::{Pos, Seq, Stored};
+use crate::wire::{Seq, Stored, StreamSeq};
 
 /// One job's log.
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ pub(super) struct Log {
     /// What was stored and has not expired, also what has the form of an event and the number of another.
     pub(super) events: VecDeque<Arc<Stored>>,
     /// Up to where it has expired.
-    pub(super) expired: Pos,
+    pub(super) expired: StreamSeq,
 }
 
 impl Log {
@@ -35,14 +35,16 @@ impl Log {
             let is_event = match chain.judge(message) {
                 Verdict::Next => true,
                 Verdict::Undecodable => false,
-                Verdict::IfGone(places) => places.iter().any(|pos| *pos <= self.expired),
-                Verdict::IfThere(pos) => pos > self.expired,
+                Verdict::IfGone(places) => {
+                    places.iter().any(|stream_seq| *stream_seq <= self.expired)
+                }
+                Verdict::IfThere(stream_seq) => stream_seq > self.expired,
             };
             if is_event {
                 chain.accept(message);
                 events.push(Arc::clone(message));
             } else {
-                chain.skip(message.pos);
+                chain.skip(message.stream_seq);
             }
         }
         events
@@ -50,7 +52,10 @@ impl Log {
 
     /// Removes everything, and forgets how many events there were.
     pub(super) fn begin_anew(&mut self) {
-        let expired = self.events.back().map_or(self.expired, |last| last.pos);
+        let expired = self
+            .events
+            .back()
+            .map_or(self.expired, |last| last.stream_seq);
         *self = Self {
             expired,
             ..Self::default()
@@ -60,8 +65,9 @@ impl Log {
     /// Removes what was stored up to this event.
     pub(super) fn expire(&mut self, up_to: Seq) {
         if let Some(last) = self.events().iter().rfind(|event| event.seq <= up_to) {
-            self.expired = last.pos;
-            self.events.retain(|event| event.pos > last.pos);
+            self.expired = last.stream_seq;
+            self.events
+                .retain(|event| event.stream_seq > last.stream_seq);
         }
     }
 }

@@ -6,7 +6,7 @@ use tokio_util::sync::ReusableBoxFuture;
 
 use super::Memory;
 use crate::source::{Chain, Replay, Span, Unavailable};
-use crate::wire::{JobId, Pos, Stored};
+use crate::wire::{JobId, Stored, StreamSeq};
 
 /// One reading of one job's log. What it can give is fixed when it begins, and may expire while it reads.
 #[derive(Debug)]
@@ -25,7 +25,11 @@ pub(super) type Answer = (Vec<Arc<Stored>>, Way);
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Way {
     Unbegun,
-    Pages { from: Pos, end: Pos, chain: Chain },
+    Pages {
+        from: StreamSeq,
+        end: StreamSeq,
+        chain: Chain,
+    },
     Over,
 }
 
