@@ -66,7 +66,7 @@ impl Show {
         if frame.seq <= self.last {
             self.duplicated += 1;
         }
-        self.missing += frame.seq.0.saturating_sub(self.last.next().0);
+        self.missing += frame.seq.0.saturating_sub(self.last.successor().0);
         self.last = self.last.max(frame.seq);
         let mut out = io::stdout().lock();
         if self.json {
@@ -134,14 +134,14 @@ impl Show {
 
     /// Tells that the log no longer has these events.
     pub(super) fn missing(&mut self, from: Seq, to: Seq) {
-        self.missing += to.next().0.saturating_sub(from.0);
+        self.missing += to.successor().0.saturating_sub(from.0);
         self.last = self.last.max(to);
         self.note(&format!("\n[events {from} to {to} have expired]\n"));
     }
 
     /// Remembers that the stream was resumed behind an event.
     pub(super) fn resumed(&mut self) {
-        self.resumed.push(self.last.next());
+        self.resumed.push(self.last.successor());
     }
 
     /// Says on stderr what came and how the job ended.

@@ -409,8 +409,8 @@ impl<S: EventSource> Driver<S> {
                 self.feed.update(|history| history.push(event));
             }
             Action::Missing { to, .. } => {
-                self.chain.restart(to.next());
-                self.feed.update(|history| history.restart(to.next()));
+                self.chain.restart(to.successor());
+                self.feed.update(|history| history.restart(to.successor()));
             }
             Action::Replay { from } => {
                 let stream_seq = self.feed.last().map(|last| last.stream_seq + 1);

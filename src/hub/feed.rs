@@ -175,7 +175,7 @@ impl Feed {
 
     /// Where its watchers stand.
     pub(super) fn standing(&self) -> Standing {
-        let next = self.last().map_or(0, |last| last.seq.next().0);
+        let next = self.last().map_or(0, |last| last.seq.successor().0);
         let mut standing = Standing::default();
         for place in self.places().values() {
             standing.reading += usize::from(place.reads.load(Ordering::Relaxed));

@@ -46,7 +46,7 @@ async fn watch(hub: &Arc<Hub<Memory>>) -> Watch {
 }
 
 fn next(watch: &Watch) -> Option<Seq> {
-    watch.feed().last().map(|last| last.seq.next())
+    watch.feed().last().map(|last| last.seq.successor())
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,7 +25,7 @@ impl Reader {
             return Ok(None);
         };
         if last.seq < from {
-            return Ok(Some(Chain::new(last.seq.next(), last.stream_seq)));
+            return Ok(Some(Chain::new(last.seq.successor(), last.stream_seq)));
         }
         // The event that is sought stands after `low` and not after `high`.
         let mut low: Option<Stored> = None;
@@ -49,7 +49,7 @@ impl Reader {
         }
         match low {
             Some(low) if self.log.is_proven(job, &low).await? => {
-                Ok(Some(Chain::new(low.seq.next(), low.stream_seq)))
+                Ok(Some(Chain::new(low.seq.successor(), low.stream_seq)))
             }
             _ => Ok(None),
         }
@@ -98,7 +98,7 @@ impl Reader {
         mut chain: Chain,
         from: Seq,
     ) -> Result<Chain, Unavailable> {
-        while from.0.saturating_sub(chain.next().0) > PAGE as u64 {
+        while from.0.saturating_sub(chain.next_seq().0) > PAGE as u64 {
             let page = self.page(job, chain.read() + 1).await?;
             for event in &page.events {
                 if !self.log.is_next(job, &chain, event).await? {

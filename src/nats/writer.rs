@@ -109,7 +109,7 @@ impl Writer {
     pub async fn append(&mut self, body: Body) -> Result<(), Refusal> {
         let mut next = Some(body);
         while let Some(body) = next {
-            let (job, seq, attempt) = (self.job.clone(), self.seq.next(), self.attempt);
+            let (job, seq, attempt) = (self.job.clone(), self.seq.successor(), self.attempt);
             let event = Event {
                 body,
                 job,

@@ -46,12 +46,12 @@ impl<T: Item + Clone> History<T> {
     }
 
     /// The number that is awaited.
-    pub fn next(&self) -> Seq {
+    pub fn next_seq(&self) -> Seq {
         self.next
     }
 
     /// The oldest number that can be read, or will be.
-    pub fn first(&self) -> Seq {
+    pub fn first_seq(&self) -> Seq {
         self.items.front().map_or(self.next, Item::seq)
     }
 
@@ -67,7 +67,7 @@ impl<T: Item + Clone> History<T> {
 
     /// The item with this number, when it is here.
     pub fn find(&self, seq: Seq) -> Option<&T> {
-        let index = seq.0.checked_sub(self.first().0)?;
+        let index = seq.0.checked_sub(self.first_seq().0)?;
         self.items.get(usize::try_from(index).ok()?)
     }
 
@@ -77,7 +77,7 @@ impl<T: Item + Clone> History<T> {
     /// When the item is not the awaited one: the stitcher before it has a fault.
     pub fn push(&mut self, item: T) {
         assert!(item.seq() == self.next, "a history has no hole");
-        self.next = self.next.next();
+        self.next = self.next.successor();
         self.bytes += item.size();
         self.items.push_back(item);
         self.shorten(self.bytes_max);
@@ -99,7 +99,7 @@ impl<T: Item + Clone> History<T> {
 
     /// What a reader that wants `from` gets, about `bytes_max` of it, at least one item if there is one.
     pub fn read(&self, from: Seq, bytes_max: usize) -> Slice<T> {
-        let first = self.first();
+        let first = self.first_seq();
         if from < first {
             return Slice::TooOld { first };
         }
@@ -138,7 +138,7 @@ mod tests {
     }
 
     impl Naive {
-        fn next(&self) -> Seq {
+        fn next_seq(&self) -> Seq {
             Seq(self.start.0 + self.all.len() as u64)
         }
 
@@ -158,7 +158,9 @@ mod tests {
 
         fn read(&self, from: Seq, bytes_max: usize) -> Slice<Event> {
             let kept = self.kept();
-            let first = kept.first().map_or_else(|| self.next(), |item| item.seq);
+            let first = kept
+                .first()
+                .map_or_else(|| self.next_seq(), |item| item.seq);
             if from < first {
                 return Slice::TooOld { first };
             }
@@ -179,10 +181,11 @@ mod tests {
 
     fn check(history: &History<Event>, naive: &Naive, rng: &mut Rng) {
         let kept = naive.kept();
-        assert_eq!(history.next(), naive.next());
+        assert_eq!(history.next_seq(), naive.next_seq());
         assert_eq!(
-            history.first(),
-            kept.first().map_or_else(|| naive.next(), |item| item.seq)
+            history.first_seq(),
+            kept.first()
+                .map_or_else(|| naive.next_seq(), |item| item.seq)
         );
         assert_eq!(history.last(), kept.last());
         assert_eq!(
@@ -193,7 +196,7 @@ mod tests {
             history.bytes() <= naive.bytes_max || kept.len() == 1,
             "bounded, but for one item"
         );
-        let around = naive.start.0.saturating_sub(3)..naive.next().0 + 3;
+        let around = naive.start.0.saturating_sub(3)..naive.next_seq().0 + 3;
         for seq in around.chain([0, u64::MAX]).map(Seq) {
             assert_eq!(history.find(seq), kept.iter().find(|item| item.seq == seq));
             let bytes_max = rng.pick(&[0, 1, 5, 20, usize::MAX]);
@@ -224,7 +227,7 @@ mod tests {
                     };
                     history.restart(naive.start);
                 } else {
-                    let item = Event::sized(naive.next(), 1 + rng.index(15));
+                    let item = Event::sized(naive.next_seq(), 1 + rng.index(15));
                     history.push(item.clone());
                     naive.all.push(item);
                 }
@@ -243,10 +246,10 @@ mod tests {
             history.push(Event::sized(Seq(seq), 20));
         }
         history.shorten(50);
-        assert_eq!((history.first(), history.bytes()), (Seq(4), 40));
+        assert_eq!((history.first_seq(), history.bytes()), (Seq(4), 40));
         history.shorten(0);
         assert_eq!(
-            (history.first(), history.next(), history.bytes()),
+            (history.first_seq(), history.next_seq(), history.bytes()),
             (Seq(5), Seq(6), 20)
         );
     }

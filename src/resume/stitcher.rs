@@ -105,7 +105,7 @@ impl<T: Item> Stitcher<T> {
     }
 
     /// The item to be delivered next.
-    pub fn next(&self) -> Seq {
+    pub fn next_seq(&self) -> Seq {
         self.next
     }
 
@@ -170,7 +170,7 @@ impl<T: Item> Stitcher<T> {
         if seq < self.next {
             return;
         }
-        self.known = self.known.max(seq.next());
+        self.known = self.known.max(seq.successor());
         if seq == self.next {
             self.deliver(item);
             self.deliver_ahead();
@@ -187,7 +187,7 @@ impl<T: Item> Stitcher<T> {
         // What the log no longer has may still have arrived live.
         self.skip_to(seq);
         if seq == self.next && self.state != State::Ended {
-            self.known = self.known.max(seq.next());
+            self.known = self.known.max(seq.successor());
             self.deliver(item);
             self.deliver_ahead();
         }
@@ -216,7 +216,7 @@ impl<T: Item> Stitcher<T> {
     }
 
     fn deliver(&mut self, item: T) {
-        self.next = self.next.next();
+        self.next = self.next.successor();
         let end = item.is_end();
         self.out.push_back(Action::Deliver(item));
         if end {

@@ -58,7 +58,7 @@ pub async fn fold_within<S: EventSource>(
                             state.apply(&item);
                             grows(state.size())?;
                         }
-                        (next, stream_seq) = (item.seq.next(), Some(item.stream_seq + 1));
+                        (next, stream_seq) = (item.seq.successor(), Some(item.stream_seq + 1));
                     }
                 }
             }

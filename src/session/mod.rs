@@ -163,7 +163,7 @@ impl<S: EventSource> Session<S> {
         let watching = Watching {
             stream_seq,
             had_end,
-            ..Watching::new(hub, watch, seq.next())
+            ..Watching::new(hub, watch, seq.successor())
         };
         Ok(Self(State::Watching(Box::new(watching))))
     }
@@ -240,7 +240,7 @@ impl<S: EventSource> Watching<S> {
             }
             let step = self.drain();
             self.watch
-                .stands(self.stitcher.next(), self.refill.is_busy());
+                .stands(self.stitcher.next_seq(), self.refill.is_busy());
             if let Some(step) = step {
                 return step;
             }
@@ -323,7 +323,7 @@ impl<S: EventSource> Watching<S> {
         let feed = self.watch.feed();
         let mut changed = std::pin::pin!(feed.changed());
         changed.as_mut().enable();
-        match feed.read(self.stitcher.next(), STEP_BYTES) {
+        match feed.read(self.stitcher.next_seq(), STEP_BYTES) {
             Some(Slice::Items(items)) => {
                 for item in items {
                     self.stitcher.handle(Input::Live(item));

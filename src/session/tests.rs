@@ -99,8 +99,8 @@ struct Client {
 impl Client {
     async fn open(hub: &Arc<Hub<Memory>>, start: Start) -> Result<Self, Error> {
         let next = match start {
-            Start::After(seq) => seq.next(),
-            Start::Cursor(cursor) => cursor.seq.next(),
+            Start::After(seq) => seq.successor(),
+            Start::Cursor(cursor) => cursor.seq.successor(),
         };
         let session = Session::open(hub, &job(), start).await?;
         let (cursor, missing) = (None, Vec::new());
@@ -133,7 +133,7 @@ impl Client {
                     "{from} to {to} missing, {} awaited",
                     self.next
                 );
-                self.next = to.next();
+                self.next = to.successor();
                 self.missing.push((from.0, to.0));
             }
             Step::Live => {
@@ -147,7 +147,7 @@ impl Client {
 
     fn take_event(&mut self, event: &Stored) {
         assert_eq!(event.seq, self.next, "each event once, in order");
-        self.next = event.seq.next();
+        self.next = event.seq.successor();
         self.cursor = Some(event.cursor());
         self.given += 1;
     }

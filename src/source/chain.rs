@@ -85,7 +85,7 @@ impl Chain {
         Self {
             fresh: false,
             ended,
-            ..Self::new(event.seq.next(), event.stream_seq)
+            ..Self::new(event.seq.successor(), event.stream_seq)
         }
     }
 
@@ -100,7 +100,7 @@ impl Chain {
     }
 
     /// The number that comes next.
-    pub const fn next(&self) -> Seq {
+    pub const fn next_seq(&self) -> Seq {
         self.next
     }
 

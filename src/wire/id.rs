@@ -118,7 +118,7 @@ impl Seq {
     /// The number that follows. An event's number is never above its stream sequence, so only a number that a client made
     /// up reaches the last one there is, which follows itself.
     #[must_use]
-    pub const fn next(self) -> Self {
+    pub const fn successor(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 

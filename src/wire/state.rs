@@ -84,7 +84,7 @@ impl JobState {
 
     /// Takes in the next event. An event whose fields cannot be read still counts by its type.
     pub fn apply(&mut self, stored: &Stored) {
-        if stored.seq > self.seq.next() {
+        if stored.seq > self.seq.successor() {
             // What is gone may have been output, or an attempt that supersedes what was read before.
             self.output.clear();
             self.truncated = true;

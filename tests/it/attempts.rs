@@ -379,7 +379,7 @@ async fn a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(broker: &Bro
         panic!("not requested")
     };
     let last = system.log.last(&job).await.unwrap().unwrap();
-    assert_eq!((last.kind, last.seq), (Type::Cancelled, seq.next()));
+    assert_eq!((last.kind, last.seq), (Type::Cancelled, seq.successor()));
     system.end().await;
 }
 

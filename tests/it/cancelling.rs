@@ -123,7 +123,7 @@ async fn a_job_whose_worker_is_dead_is_ended_by_the_next(broker: &Broker) {
     let state = system.ended(&job).await;
     assert_eq!(
         (state.status, state.attempt, state.seq),
-        (Status::Cancelled, 1, seq.next())
+        (Status::Cancelled, 1, seq.successor())
     );
     system.end().await;
 }
@@ -149,7 +149,7 @@ async fn a_cancel_that_races_the_end_agrees_with_how_the_job_ended(broker: &Brok
             .await;
             match outcome {
                 Cancelled::Requested(seq) => {
-                    assert_eq!((last.kind, last.seq), (Type::Cancelled, seq.next()))
+                    assert_eq!((last.kind, last.seq), (Type::Cancelled, seq.successor()))
                 }
                 Cancelled::Ended => assert_eq!(last.kind, Type::Done),
                 other @ (Cancelled::Already(_) | Cancelled::Unknown | Cancelled::Buried) => {

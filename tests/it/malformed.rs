@@ -88,16 +88,16 @@ async fn jobs_whose_worker_is_dead_are_run_again_or_cancelled_behind_what_is_no_
     let (mut client, mut seen) = (edge.client().await, Seen::of("orphan"));
     client.watch(&seen).await;
     let requested = system.log.cancel(&job, None).await.unwrap();
-    assert_eq!(requested, Cancelled::Requested(state.seq.next()));
+    assert_eq!(requested, Cancelled::Requested(state.seq.successor()));
     spoil(&system, &job, 1).await;
     assert_eq!(
         system.log.cancel(&job, None).await.unwrap(),
-        Cancelled::Already(state.seq.next())
+        Cancelled::Already(state.seq.successor())
     );
     system.demo().await;
     seen.follow(&mut client).await;
     seen.assert_whole();
-    assert_eq!(seen.last, state.seq.next().next().0);
+    assert_eq!(seen.last, state.seq.successor().successor().0);
     assert_eq!(system.ended(&job).await.status, Status::Cancelled);
     let seen = follow(&edge.addr, "again").await;
     seen.assert_whole();

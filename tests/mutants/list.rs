@@ -37,7 +37,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     stitcher(
         "a late copy is kept",
         "if seq < self.next {",
-        "if seq.next() < self.next {",
+        "if seq.successor() < self.next {",
     ),
     stitcher(
         "a live copy beyond a hole is handed over as if there were none",
@@ -66,13 +66,13 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     ),
     stitcher(
         "a copy that does not fit ahead is forgotten as if it had never come",
-        "self.known = self.known.max(seq.next());\n        if seq == self.next {\n",
-        "if self.ahead.len() < self.ahead_max {\n            self.known = self.known.max(seq.next());\n        }\n        \
+        "self.known = self.known.max(seq.successor());\n        if seq == self.next {\n",
+        "if self.ahead.len() < self.ahead_max {\n            self.known = self.known.max(seq.successor());\n        }\n        \
          if seq == self.next {\n",
     ),
     stitcher(
         "the number of a live copy itself is not taken for stored",
-        "self.known = self.known.max(seq.next());\n        if seq == self.next {\n",
+        "self.known = self.known.max(seq.successor());\n        if seq == self.next {\n",
         "self.known = self.known.max(seq);\n        if seq == self.next {\n",
     ),
     stitcher(
@@ -168,7 +168,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     stitcher(
         "what may still come is taken for gone",
         "=> self.skip_to(before),",
-        "=> self.skip_to(before.next()),",
+        "=> self.skip_to(before.successor()),",
     ),
     stitcher(
         "what is gone is never told",
@@ -242,7 +242,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     history(
         "a reader of the item just evicted is served the next one",
         "\n        if from < first {",
-        "\n        if from.next() < first {",
+        "\n        if from.successor() < first {",
     ),
     history(
         "every reader is served from the beginning",
@@ -266,7 +266,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     ),
     history(
         "an item is looked for one place too far",
-        "checked_sub(self.first().0)?",
+        "checked_sub(self.first_seq().0)?",
         "checked_sub(self.first().before().0)?",
     ),
 ];

@@ -104,7 +104,7 @@ impl Replay {
                 .map(Seq)
                 .filter(|seq| log.holds(*seq));
             self.page = held.take(page_max).collect();
-            self.at = self.page.back().map_or(self.end, |last| *last).next();
+            self.at = self.page.back().map_or(self.end, |last| *last).successor();
         }
         let next = self.page.pop_front();
         self.brought |= next.is_some();

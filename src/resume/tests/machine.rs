@@ -71,7 +71,7 @@ fn a_new_reader_reads_the_log_and_then_it_is_live() {
     assert_eq!(told(&mut stitcher, Input::ReplayDone), NOTHING);
     assert!(stitcher.is_live());
     assert_eq!(told(&mut stitcher, live(3)), ["deliver 3"]);
-    assert_eq!(stitcher.next(), Seq(4));
+    assert_eq!(stitcher.next_seq(), Seq(4));
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn nothing_leads_out_of_the_end() {
         .chain([Input::ReplayDone, Input::LiveLagged])
     {
         assert_eq!(told(&mut stitcher, input), NOTHING);
-        assert!(stitcher.is_ended() && stitcher.next() == Seq(6));
+        assert!(stitcher.is_ended() && stitcher.next_seq() == Seq(6));
     }
 }
 

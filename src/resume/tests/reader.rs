@@ -182,7 +182,7 @@ impl Reader {
             println!("    {input:?}");
         }
         if let Input::Live(seq) | Input::Replayed(seq) = input {
-            self.known = self.known.max(seq.next());
+            self.known = self.known.max(seq.successor());
         }
         let input = self.counted(log, input);
         self.stitcher.handle(input);
@@ -231,7 +231,7 @@ impl Reader {
                     "events come in order, each once, without a hole"
                 );
                 assert!(event.seq <= log.last(), "what is handed over was stored");
-                self.next = event.seq.next();
+                self.next = event.seq.successor();
                 self.promised.remove(&event.seq);
                 self.end_due = event.end;
                 self.told.push(Told::Event(event.seq));
@@ -252,7 +252,7 @@ impl Reader {
                         "{seq} is told missing and had arrived live"
                     );
                 }
-                self.next = to.next();
+                self.next = to.successor();
                 self.told.push(Told::MissingUpTo(*to));
             }
             Action::Replay { from } => {
@@ -268,7 +268,7 @@ impl Reader {
     /// What holds whenever the stitcher has nothing more to say.
     fn check(&mut self) {
         assert!(!self.end_due, "the end event is followed by the end");
-        assert_eq!(self.stitcher.next(), self.next);
+        assert_eq!(self.stitcher.next_seq(), self.next);
         assert_eq!(self.stitcher.is_ended(), self.ended);
         assert!(!self.ended || !self.is_live(), "who has ended is not live");
         assert!(

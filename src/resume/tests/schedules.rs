@@ -223,7 +223,7 @@ fn a_faithful_live_side_and_room_for_it_cost_exactly_one_replay() {
 fn who_begins_at_the_end_of_the_log_never_reads_it_while_live_is_faithful() {
     run_schedules(2_000, |mut rng| {
         let log = whole_log(&mut rng);
-        let reader = Reader::live(log.last().next(), rng.pick(&[0, 3]), rng.tells);
+        let reader = Reader::live(log.last().successor(), rng.pick(&[0, 3]), rng.tells);
         let channel = Channel::faithful();
         let mut world = World::faithful(rng, log, channel, reader);
         for _ in 0..80 {

@@ -67,11 +67,11 @@ impl Feed {
         for told in self.reader.told.drain(..) {
             match told {
                 Told::Event(seq) => self.history.push(Event::sized(seq, 1 + seq.0 as usize % 3)),
-                Told::MissingUpTo(to) => self.history.restart(to.next()),
+                Told::MissingUpTo(to) => self.history.restart(to.successor()),
             }
         }
         assert_eq!(
-            self.history.next(),
+            self.history.next_seq(),
             self.reader.next,
             "the history awaits what its stitcher awaits"
         );
@@ -100,7 +100,7 @@ impl Session {
     fn follow(&mut self, log: &Log, history: &History<Event>, bytes_max: usize) -> bool {
         match history.read(self.reader.next, bytes_max) {
             Slice::Items(items) => {
-                let upto = items.last().map(|item| item.seq.next());
+                let upto = items.last().map(|item| item.seq.successor());
                 self.reader
                     .take(log, items.into_iter().map(|item| Input::Live(item.seq)));
                 assert_eq!(
@@ -125,7 +125,7 @@ impl Session {
     /// a leader that has none of what is before it proves it gone.
     fn refill(&mut self, log: &Log, history: &History<Event>, page_max: usize) {
         if let Some(from) = self.reader.wanted() {
-            let first = Some(history.first()).filter(|first| *first > from);
+            let first = Some(history.first_seq()).filter(|first| *first > from);
             self.reader.begin(Replay::begin(log, from, 0, first));
         } else {
             self.reader.read(log, page_max);
@@ -234,7 +234,7 @@ fn a_session_that_keeps_up_never_reads_the_log() {
             let next = feed.reader.next;
             feed.step(&log, &mut rng);
             // A history that holds one item only cannot serve two that came at once.
-            if feed.history.first() <= next {
+            if feed.history.first_seq() <= next {
                 session.settle(&log, &feed.history);
             } else {
                 session.reader = Reader::live(feed.reader.next, 0, rng.tells);
