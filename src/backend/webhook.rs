@@ -73,7 +73,7 @@ impl fmt::Debug for Webhook {
 struct Callback {
     url: String,
     #[serde(rename = "type")]
-    kind: String,
+    event_type: String,
     data: Value,
 }
 
@@ -159,7 +159,7 @@ impl Webhook {
             .filter(|ended| *ended <= TIME_MAX)?;
         let ended = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ended));
         let body =
-            json!({"type": callback.kind, "timestamp": ended.to_string(), "data": callback.data})
+            json!({"type": callback.event_type, "timestamp": ended.to_string(), "data": callback.data})
                 .to_string();
         let timestamp = now.duration_since(UNIX_EPOCH).ok()?.as_secs();
         let mut mac = self.mac.clone();
@@ -260,7 +260,7 @@ mod tests {
     fn a_signature_is_what_openssl_makes_of_id_timestamp_and_body() {
         let callback = Callback {
             url: "http://h.example/".into(),
-            kind: "job.done".into(),
+            event_type: "job.done".into(),
             data: json!({"id": "j", "ended_at": 1_700_000_000_123_u64}),
         };
         let now = UNIX_EPOCH + Duration::from_millis(1_700_000_005_999);

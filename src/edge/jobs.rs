@@ -213,7 +213,7 @@ impl App {
 
     async fn until_ended(&self, from: IpAddr, job: &JobId, wait: Duration) -> Result<(), Problem> {
         let after = match self.log.last(job).await? {
-            Some(last) if last.kind.is_end() => return Ok(()),
+            Some(last) if last.event_type.is_end() => return Ok(()),
             Some(last) => last.seq,
             None if self.log.queued_kind(job).await?.is_none() => {
                 return Err(Code::JobNotFound.into());

@@ -179,8 +179,8 @@ impl Page {
             return false;
         }
         self.bytes = bytes;
-        self.next = (!event.kind.is_end()).then(|| event.cursor().to_string());
-        if event.kind.is_end() {
+        self.next = (!event.event_type.is_end()).then(|| event.cursor().to_string());
+        if event.event_type.is_end() {
             self.live = false;
         }
         self.events.push(event);

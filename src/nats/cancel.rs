@@ -11,7 +11,7 @@ use super::tip::Tip;
 use super::writer::{Refusal, Writer};
 use crate::config::{CANCEL_WAIT, RETRY_FIRST};
 use crate::source::Unavailable;
-use crate::wire::{Body, JobId, Seq, Status, Type};
+use crate::wire::{Body, EventType, JobId, Seq, Status};
 
 /// What became of a cancel request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,11 +75,11 @@ impl Log {
             }
             return written(queued).map(|_| None);
         };
-        if last.kind.is_end() {
+        if last.event_type.is_end() {
             return Ok(Some(Cancelled::Ended));
         }
         let mut writer = Writer::new(self.clone(), job.clone(), last.attempt, Some(&last));
-        let asked_before = last.kind == Type::CancelRequested;
+        let asked_before = last.event_type == EventType::CancelRequested;
         if !asked_before && !written(writer.append(Body::CancelRequested { by }).await)? {
             return Ok(None);
         }

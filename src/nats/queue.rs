@@ -23,7 +23,7 @@ use super::writer::{Refusal, Writer};
 use super::{names, setup};
 use crate::config::{CLAIM_LATE, CLAIM_WAIT, REQUEST_WAIT};
 use crate::source::Unavailable;
-use crate::wire::{JobId, Kind, Limits, Submission, Type, codec};
+use crate::wire::{EventType, JobId, Kind, Limits, Submission, codec};
 
 /// A job as it stands in the queue, as JSON.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -232,7 +232,7 @@ impl Log {
         let Some(first) = self.first(job).await? else {
             return Ok(None);
         };
-        let same = first.kind == Type::Queued
+        let same = first.event_type == EventType::Queued
             && first
                 .event()
                 .is_ok_and(|event| event.body == submission.queued());

@@ -293,7 +293,7 @@ impl Side {
             row.begun(last.payload());
         }
         // Nothing follows the end of a job.
-        let sure = self.seen_all || last.kind.is_end();
+        let sure = self.seen_all || last.event_type.is_end();
         self.found.push_back(Found {
             shard: self.shard,
             stream_seq: entry.stream_seq,

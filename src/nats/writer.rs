@@ -11,7 +11,7 @@ use super::log::{Appended, Log};
 use super::tip::Tip;
 use crate::config::{APPEND_WAIT, REJECTIONS_MAX, RETRY_FIRST, RETRY_MAX};
 use crate::source::Unavailable;
-use crate::wire::{Body, Event, JobId, Seq, Stored, StreamSeq, Type, Unfit};
+use crate::wire::{Body, Event, EventType, JobId, Seq, Stored, StreamSeq, Unfit};
 
 /// Writes one job's log for one attempt.
 #[derive(Debug)]
@@ -238,7 +238,10 @@ impl Writer {
             None => Resolved::NotYet,
             Some(last) if last.stream_seq == self.stream_seq => Resolved::NotYet,
             Some(last) if last.payload() == payload => Resolved::Mine(last.stream_seq),
-            Some(last) if last.kind == Type::CancelRequested && last.attempt == self.attempt => {
+            Some(last)
+                if last.event_type == EventType::CancelRequested
+                    && last.attempt == self.attempt =>
+            {
                 (self.seq, self.stream_seq) = (last.seq, last.stream_seq);
                 Resolved::Refused(Refusal::CancelRequested)
             }

@@ -29,7 +29,7 @@ impl Item for Arc<Stored> {
     }
 
     fn is_end(&self) -> bool {
-        self.kind.is_end()
+        self.event_type.is_end()
     }
 
     fn size(&self) -> usize {

@@ -402,21 +402,21 @@ async fn prove<S: EventSource>(source: &S, watch: &Watch, cursor: Cursor) -> Res
         .find(cursor.seq)
         .filter(|event| event.cursor() == cursor)
     {
-        return Ok(event.kind.is_end());
+        return Ok(event.event_type.is_end());
     }
     if let At::Event(event) = source
         .at(feed.job(), cursor.stream_seq, Replica::Any)
         .await?
         && event.cursor() == cursor
     {
-        return Ok(event.kind.is_end());
+        return Ok(event.event_type.is_end());
     }
     // A replica may be behind; that the event is not there is the leader's word.
     match source
         .at(feed.job(), cursor.stream_seq, Replica::Leader)
         .await?
     {
-        At::Event(event) if event.cursor() == cursor => Ok(event.kind.is_end()),
+        At::Event(event) if event.cursor() == cursor => Ok(event.event_type.is_end()),
         At::Removed => {
             // It expired with what was before it, and what else is gone is told as missing: if the log goes on. One that
             // expired as a whole may have begun anew, and nothing behind the cursor says that it has not.
@@ -440,7 +440,7 @@ async fn check<S: EventSource>(source: &S, watch: &Watch, after: Seq) -> Result<
         last = source.last(feed.job(), Replica::Leader).await?;
     }
     match last {
-        Some(last) if last.seq >= after => Ok(last.seq == after && last.kind.is_end()),
+        Some(last) if last.seq >= after => Ok(last.seq == after && last.event_type.is_end()),
         None if after == Seq(0) => Ok(false),
         last => Err(Error::AfterTheEnd {
             last: last.map_or(Seq(0), |last| last.seq),

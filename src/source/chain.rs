@@ -81,7 +81,7 @@ impl Chain {
 
     /// Goes on from an event that was read just now.
     pub fn after(event: &Stored) -> Self {
-        let ended = event.kind.is_end();
+        let ended = event.event_type.is_end();
         Self {
             fresh: false,
             ended,

@@ -150,7 +150,7 @@ pub enum Channel {
 
 /// An event's type, read without the rest of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Type {
+pub enum EventType {
     /// `job:queued:v1`
     Queued,
     /// `job:started:v1`
@@ -173,7 +173,7 @@ pub enum Type {
     Unknown,
 }
 
-impl Type {
+impl EventType {
     /// Whether nothing may follow an event of this type.
     pub const fn is_end(self) -> bool {
         matches!(self, Self::Done | Self::Failed | Self::Cancelled)
@@ -247,26 +247,26 @@ impl Status {
     }
 }
 
-impl<'de> Deserialize<'de> for Type {
+impl<'de> Deserialize<'de> for EventType {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Text;
         impl Visitor<'_> for Text {
-            type Value = Type;
+            type Value = EventType;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an event type")
             }
-            fn visit_str<E>(self, text: &str) -> Result<Type, E> {
+            fn visit_str<E>(self, text: &str) -> Result<EventType, E> {
                 Ok(match text {
-                    "job:queued:v1" => Type::Queued,
-                    "job:started:v1" => Type::Started,
-                    "model:chunk:v1" => Type::Chunk,
-                    "job:data:v1" => Type::Data,
-                    "job:retrying:v1" => Type::Retrying,
-                    "job:cancel-requested:v1" => Type::CancelRequested,
-                    "job:done:v1" => Type::Done,
-                    "job:failed:v1" => Type::Failed,
-                    "job:cancelled:v1" => Type::Cancelled,
-                    _ => Type::Unknown,
+                    "job:queued:v1" => EventType::Queued,
+                    "job:started:v1" => EventType::Started,
+                    "model:chunk:v1" => EventType::Chunk,
+                    "job:data:v1" => EventType::Data,
+                    "job:retrying:v1" => EventType::Retrying,
+                    "job:cancel-requested:v1" => EventType::CancelRequested,
+                    "job:done:v1" => EventType::Done,
+                    "job:failed:v1" => EventType::Failed,
+                    "job:cancelled:v1" => EventType::Cancelled,
+                    _ => EventType::Unknown,
                 })
             }
         }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::codec;
 use super::cursor::{put_varint, take_varint};
-use super::event::{Status, Type};
+use super::event::{EventType, Status};
 use super::id::{JobId, Kind, Seq, StreamSeq};
 use super::stored::Stored;
 
@@ -39,7 +39,7 @@ pub struct JobRow {
 #[derive(Deserialize)]
 struct First {
     #[serde(rename = "type")]
-    of: Type,
+    event_type: EventType,
     #[serde(default)]
     kind: Option<Kind>,
     ts: u64,
@@ -62,13 +62,18 @@ impl JobRow {
 
     /// Takes in the first event that the log still has of the job. One that cannot be read tells nothing.
     pub fn begun(&mut self, payload: &[u8]) {
-        let Ok(First { of, kind, ts }) = codec::from_stored(payload) else {
+        let Ok(First {
+            event_type,
+            kind,
+            ts,
+        }) = codec::from_stored(payload)
+        else {
             return;
         };
-        if matches!(of, Type::Queued | Type::Started) {
+        if matches!(event_type, EventType::Queued | EventType::Started) {
             self.kind = kind;
         }
-        if of == Type::Queued {
+        if event_type == EventType::Queued {
             self.created_at = Some(ts);
         }
     }

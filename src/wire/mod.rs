@@ -20,7 +20,7 @@ mod submission;
 pub use code::{Code, Row, may_reconnect};
 pub use codec::Encoding;
 pub use cursor::{BadCursor, Cursor};
-pub use event::{Body, Channel, Event, Failure, HANDED_BACK, Status, Type};
+pub use event::{Body, Channel, Event, EventType, Failure, HANDED_BACK, Status};
 pub use frame::{
     About, ClientFrame, Gone, JSON_PROTOCOL, MSGPACK_PROTOCOL, Refusal, ServerFrame, Start, fields,
     shortened, start,

@@ -111,7 +111,7 @@ struct EventFrame {
 struct OtherEvent {
     /// The type.
     #[schemars(rename = "type")]
-    kind: String,
+    event_type: String,
     /// The job.
     job: JobId,
     /// The event's number in the job's log, from 1, without holes.

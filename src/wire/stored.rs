@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::codec::{self, Encoding};
 use super::cursor::Cursor;
-use super::event::{Event, Status, Type};
+use super::event::{Event, EventType, Status};
 use super::id::{JobId, Seq, StreamSeq};
 
 /// A stored event: where it stands, what a reader must know of it, its payload untouched, and its frames, made once.
@@ -27,7 +27,7 @@ pub struct Stored {
     /// The attempt that wrote it.
     pub attempt: u32,
     /// Its type.
-    pub kind: Type,
+    pub event_type: EventType,
     payload: Bytes,
     json: OnceLock<Bytes>,
     msgpack: OnceLock<Bytes>,
@@ -37,7 +37,7 @@ pub struct Stored {
 #[derive(Deserialize)]
 struct Head<'a> {
     #[serde(rename = "type")]
-    kind: Type,
+    event_type: EventType,
     #[serde(borrow)]
     job: Cow<'a, str>,
     seq: Seq,
@@ -88,7 +88,7 @@ impl Stored {
             stream_seq,
             prev: None,
             attempt: head.attempt,
-            kind: head.kind,
+            event_type: head.event_type,
             payload,
             json,
             msgpack,
@@ -117,10 +117,10 @@ impl Stored {
     /// What a job is whose last event this is.
     pub fn status(&self) -> Status {
         // Asked to be cancelled before any attempt, it still waits.
-        if self.kind == Type::CancelRequested && self.attempt == 0 {
+        if self.event_type == EventType::CancelRequested && self.attempt == 0 {
             Status::Queued
         } else {
-            self.kind.status()
+            self.event_type.status()
         }
     }
 
@@ -193,7 +193,7 @@ impl fmt::Debug for Stored {
         write!(
             f,
             "{}#{}@{} {:?}",
-            self.job, self.seq, self.stream_seq, self.kind
+            self.job, self.seq, self.stream_seq, self.event_type
         )
     }
 }
@@ -253,8 +253,8 @@ mod tests {
             Stored::decode(&job(), 1, rmp_serde::to_vec_named(&payload).unwrap().into()).unwrap();
         let frame: Value = serde_json::from_slice(stored.json()).unwrap();
         assert_eq!(
-            (stored.kind, &frame["deep"]),
-            (Type::Unknown, &json!([{"a": null}]))
+            (stored.event_type, &frame["deep"]),
+            (EventType::Unknown, &json!([{"a": null}]))
         );
     }
 

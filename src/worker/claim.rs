@@ -18,7 +18,7 @@ use crate::nats::{Control, Delivery, Refusal, Tip, Unwritable, Writer};
 use crate::runtime::report_panic;
 use crate::session::fold;
 use crate::source::Unavailable;
-use crate::wire::{Body, Event, Failure, JobId, JobState, Limits, Stored, StreamSeq, Type};
+use crate::wire::{Body, Event, EventType, Failure, JobId, JobState, Limits, Stored, StreamSeq};
 
 /// What a claim came to.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ impl<B: Backend> Shared<B> {
                     }
                 }
             };
-            if last.kind.is_end() {
+            if last.event_type.is_end() {
                 return Ok(Claimed::Over(Parting::Ended));
             }
             if goes_on(seen, &last) {
@@ -140,7 +140,9 @@ impl<B: Backend> Shared<B> {
                 return Ok(Claimed::Over(Parting::Unfinished(rest)));
             }
             let uncounted = delivery.deliveries.saturating_sub(last.attempt);
-            if uncounted > DELIVERIES_MAX && counted.is_none() && last.kind != Type::CancelRequested
+            if uncounted > DELIVERIES_MAX
+                && counted.is_none()
+                && last.event_type != EventType::CancelRequested
             {
                 counted = self.count_delivery(&last, uncounted).await?;
                 continue;
@@ -299,9 +301,9 @@ impl<B: Backend> Shared<B> {
             };
             let body = match &last {
                 None => delivery.submission.queued_without_input(),
-                Some(last) if last.kind.is_end() => return Ok(Parting::Ended),
+                Some(last) if last.event_type.is_end() => return Ok(Parting::Ended),
                 Some(last) if last.attempt > attempt => return Ok(Parting::Lost),
-                Some(last) if last.kind == Type::CancelRequested => Body::Cancelled {},
+                Some(last) if last.event_type == EventType::CancelRequested => Body::Cancelled {},
                 Some(_) => Body::Failed(failure.clone()),
             };
             match Writer::new(self.log.clone(), job.clone(), attempt, last.as_ref())
@@ -342,8 +344,8 @@ impl<B: Backend> Shared<B> {
         counted: Option<u32>,
         left: Option<Duration>,
     ) -> Result<Next, Unavailable> {
-        let counted =
-            counted.filter(|&attempt| last.kind == Type::Retrying && attempt == last.attempt);
+        let counted = counted
+            .filter(|&attempt| last.event_type == EventType::Retrying && attempt == last.attempt);
         let attempt = counted.unwrap_or_else(|| last.attempt.saturating_add(1));
         let end = |body| {
             Ok(Next {
@@ -353,7 +355,7 @@ impl<B: Backend> Shared<B> {
                 broken: None,
             })
         };
-        if last.kind == Type::CancelRequested {
+        if last.event_type == EventType::CancelRequested {
             return end(Body::Cancelled {});
         }
         if left == Some(Duration::ZERO) {
@@ -419,7 +421,11 @@ impl<B: Backend> Shared<B> {
 /// Whether a worker has begun the job, or gone on with it, since a claim looked at its log and found it ending at `seen`: then
 /// it owns the job, and lives.
 fn goes_on(seen: Option<StreamSeq>, last: &Stored) -> bool {
-    let by_owner = last.attempt > 0 && !matches!(last.kind, Type::Retrying | Type::CancelRequested);
+    let by_owner = last.attempt > 0
+        && !matches!(
+            last.event_type,
+            EventType::Retrying | EventType::CancelRequested
+        );
     by_owner && seen.is_some_and(|seen| seen != last.stream_seq)
 }
 

@@ -20,13 +20,13 @@ use super::held::Held;
 use crate::backend::Backend;
 use crate::config::{OWNER_ANSWERS_MAX, OWNER_ASK_EVERY, OWNER_ASK_WAIT};
 use crate::nats::{Control, ControlSignal, Question, Tip};
-use crate::wire::{JobId, Stored, Type};
+use crate::wire::{EventType, JobId, Stored};
 
 impl<B: Backend> Shared<B> {
     /// Whether `last` is of an attempt that lives, in another worker. After an outage its worker may be back later than this
     /// one, so it is asked for a while.
     pub(super) async fn is_owned(&self, job: &JobId, last: &Stored) -> bool {
-        if last.attempt == 0 || last.kind == Type::Retrying || last.kind.is_end() {
+        if last.attempt == 0 || last.event_type == EventType::Retrying || last.event_type.is_end() {
             return false;
         }
         let deadline = Instant::now() + OWNER_ASK_WAIT;
@@ -74,7 +74,7 @@ impl<B: Backend> Shared<B> {
         else {
             return;
         };
-        let over = last.kind == Type::Retrying || last.kind.is_end();
+        let over = last.event_type == EventType::Retrying || last.event_type.is_end();
         if last.attempt == attempt && !over {
             question.answer(attempt).await;
             // The queue did not hear of this worker in time.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tailwater::backend::{Backend, Failure, Finish, Job, Output, Retry};
 use tailwater::guard::Signal;
 use tailwater::nats::{Appended, Cancelled, Options};
-use tailwater::wire::{JobId, Limits, Seq, Status, Submission, Type};
+use tailwater::wire::{EventType, JobId, Limits, Seq, Status, Submission};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
@@ -145,7 +145,7 @@ async fn an_attempt_that_was_handed_back_does_not_count(broker: &Broker) {
         if attempt < 4 {
             eventually("the attempt", || async {
                 let last = system.log.last(&job).await.ok().flatten();
-                last.filter(|last| (last.attempt, last.kind) == (attempt, Type::Chunk))
+                last.filter(|last| (last.attempt, last.event_type) == (attempt, EventType::Chunk))
             })
             .await;
             stop.cancel();
@@ -156,7 +156,7 @@ async fn an_attempt_that_was_handed_back_does_not_count(broker: &Broker) {
                     .await
                     .ok()
                     .flatten()
-                    .filter(|last| last.kind == Type::Retrying)
+                    .filter(|last| last.event_type == EventType::Retrying)
             })
             .await;
         }
@@ -371,7 +371,7 @@ async fn a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(broker: &Bro
             .await
             .ok()
             .flatten()
-            .filter(|last| last.kind == Type::Retrying)
+            .filter(|last| last.event_type == EventType::Retrying)
     })
     .await;
     assert_eq!(system.state(&job).await.unwrap().status, Status::Queued);
@@ -379,7 +379,10 @@ async fn a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(broker: &Bro
         panic!("not requested")
     };
     let last = system.log.last(&job).await.unwrap().unwrap();
-    assert_eq!((last.kind, last.seq), (Type::Cancelled, seq.successor()));
+    assert_eq!(
+        (last.event_type, last.seq),
+        (EventType::Cancelled, seq.successor())
+    );
     system.end().await;
 }
 

@@ -7,7 +7,7 @@ use tailwater::backend::demo::Demo;
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::nats::Nats;
 use tailwater::runtime::{Tasks, panics};
-use tailwater::wire::{Limits, Status, Submission, Type};
+use tailwater::wire::{EventType, Limits, Status, Submission};
 use tailwater::worker::{Settings, Worker};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -152,7 +152,7 @@ async fn a_job_whose_backend_never_yields_is_cancelled_or_handed_back_and_its_wo
             .await
             .ok()
             .flatten()
-            .filter(|last| last.kind == Type::Retrying)
+            .filter(|last| last.event_type == EventType::Retrying)
     })
     .await;
     assert!(tasks.end(Duration::from_secs(20)).await);

@@ -368,7 +368,7 @@ async fn a_receiver_that_never_answers_holds_up_nobody() {
             .await
             .ok()
             .flatten()
-            .filter(|last| last.kind == tailwater::wire::Type::Retrying)
+            .filter(|last| last.event_type == tailwater::wire::EventType::Retrying)
     })
     .await;
     calls.system.end().await;

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use tailwater::nats::Cancelled;
-use tailwater::wire::{Status, Type};
+use tailwater::wire::{EventType, Status};
 use tokio::time::{Instant, sleep};
 
 use crate::support::broker::Broker;
@@ -144,19 +144,22 @@ async fn a_cancel_that_races_the_end_agrees_with_how_the_job_ended(broker: &Brok
                     .await
                     .ok()
                     .flatten()
-                    .filter(|last| last.kind.is_end())
+                    .filter(|last| last.event_type.is_end())
             })
             .await;
             match outcome {
                 Cancelled::Requested(seq) => {
-                    assert_eq!((last.kind, last.seq), (Type::Cancelled, seq.successor()))
+                    assert_eq!(
+                        (last.event_type, last.seq),
+                        (EventType::Cancelled, seq.successor())
+                    )
                 }
-                Cancelled::Ended => assert_eq!(last.kind, Type::Done),
+                Cancelled::Ended => assert_eq!(last.event_type, EventType::Done),
                 other @ (Cancelled::Already(_) | Cancelled::Unknown | Cancelled::Buried) => {
                     panic!("{other:?}")
                 }
             }
-            last.kind == Type::Done
+            last.event_type == EventType::Done
         }
     };
     let mut done = 0;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::guard::Signal;
 use tailwater::nats::{Log, Names, Nats, Refusal, Writer};
-use tailwater::wire::{Body, JobId, Status, Submission, Type};
+use tailwater::wire::{Body, EventType, JobId, Status, Submission};
 use tailwater::worker::{Settings, Worker};
 use tokio::time::{Instant, sleep};
 
@@ -381,7 +381,7 @@ async fn an_idle_worker_takes_the_next_job_at_once_when_the_broker_is_back() {
                 .await
                 .ok()
                 .flatten()
-                .filter(|last| last.kind.is_end())
+                .filter(|last| last.event_type.is_end())
         })
         .await;
         assert!(
@@ -463,7 +463,7 @@ async fn a_job_whose_end_was_stored_but_not_acked_is_not_run_again() {
     })
     .await;
     let last = system.log.last(&job).await.unwrap().unwrap();
-    assert_eq!((last.kind, last.seq.0), (Type::Done, 2));
+    assert_eq!((last.event_type, last.seq.0), (EventType::Done, 2));
     stop.cancel();
     system.end().await;
 }

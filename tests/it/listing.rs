@@ -87,14 +87,14 @@ impl<'a> Pen<'a> {
         format!("{}.chunks.{shard}.{job}", self.system.options.prefix)
     }
 
-    fn event(&mut self, job: &str, of: &str) -> String {
+    fn event(&mut self, job: &str, event_type: &str) -> String {
         let seq = self
             .seqs
             .entry(job.to_owned())
             .and_modify(|seq| *seq += 1)
             .or_insert(1);
         let kind = job.split('-').next().unwrap();
-        json!({"type": of, "job": job, "seq": seq, "attempt": 1, "ts": 1000 + *seq, "kind": kind, "text": "some words "})
+        json!({"type": event_type, "job": job, "seq": seq, "attempt": 1, "ts": 1000 + *seq, "kind": kind, "text": "some words "})
             .to_string()
     }
 

@@ -82,7 +82,7 @@ async fn many_readers_of_one_shard_share_one_scan_of_it(broker: &Broker) {
                     .await
                     .ok()
                     .flatten()
-                    .filter(|last| last.kind.is_end())
+                    .filter(|last| last.event_type.is_end())
             })
             .await;
             job

@@ -64,10 +64,10 @@ impl Model {
 }
 
 /// The events of a type.
-fn of_type<'a>(seen: &'a Seen, kind: &str) -> Vec<&'a Value> {
+fn of_type<'a>(seen: &'a Seen, event_type: &str) -> Vec<&'a Value> {
     seen.events
         .values()
-        .filter(|event| event["type"] == kind)
+        .filter(|event| event["type"] == event_type)
         .collect()
 }
 

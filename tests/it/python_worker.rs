@@ -9,7 +9,7 @@ use tailwater::backend::webhook::Webhook;
 use tailwater::edge::Settings as EdgeSettings;
 use tailwater::guard::Signal;
 use tailwater::nats::Writer;
-use tailwater::wire::{Body, JobId, Limits, Status, Submission, Type};
+use tailwater::wire::{Body, EventType, JobId, Limits, Status, Submission};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -255,7 +255,7 @@ async fn a_worker_that_is_stopped_hands_its_jobs_back(broker: &Broker) {
             .success()
     );
     let last = system.log.last(&job).await.unwrap().unwrap();
-    assert_eq!((last.kind, last.attempt), (Type::Retrying, 1));
+    assert_eq!((last.event_type, last.attempt), (EventType::Retrying, 1));
     // Another worker, with the example's own work, has it long before the ack wait is over.
     let _second = Python::start(&system, None, 1).await;
     let state = system.ended(&job).await;
@@ -371,7 +371,7 @@ async fn jobs_of_python_survive_the_death_of_each_node_in_their_first_attempt() 
         // On a machine that is slow enough the job has ended by now.
         eventually("events, or the end", || async {
             let now = system.log.last(&jobs[0]).await.ok().flatten()?;
-            (now.seq.0 >= last.seq.0 + 10 || now.kind.is_end()).then_some(())
+            (now.seq.0 >= last.seq.0 + 10 || now.event_type.is_end()).then_some(())
         })
         .await;
     }

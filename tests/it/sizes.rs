@@ -7,7 +7,7 @@ use tailwater::backend::demo::Demo;
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::config::EVENT_MAX;
 use tailwater::nats::{Cancelled, Names};
-use tailwater::wire::{JobId, JobState, Seq, Status, Type};
+use tailwater::wire::{EventType, JobId, JobState, Seq, Status};
 use tailwater::worker::Settings;
 use tokio::process::Command;
 use tokio::time::Instant;
@@ -204,7 +204,7 @@ async fn a_job_that_a_foreign_publisher_made_too_large_ends_and_stops_no_other(b
             "{message}"
         );
         let first = system.log.first(&job).await.unwrap().unwrap();
-        assert_eq!(first.kind, Type::Queued);
+        assert_eq!(first.event_type, EventType::Queued);
     }
     queue_is_empty(&system).await;
     system.end().await;

@@ -243,15 +243,19 @@ fn event_name(event: &Stored) -> &str {
     #[derive(Deserialize)]
     struct Head<'a> {
         #[serde(rename = "type")]
-        kind: &'a str,
+        event_type: &'a str,
     }
-    if let Some(name) = event.kind.as_str() {
+    if let Some(name) = event.event_type.as_str() {
         return name;
     }
     // Text with an escape cannot be borrowed, and is no name.
     match serde_json::from_slice::<Head<'_>>(event.json()) {
-        Ok(Head { kind }) if !kind.is_empty() && kind.len() <= 128 && !RESERVED.contains(&kind) => {
-            kind
+        Ok(Head { event_type })
+            if !event_type.is_empty()
+                && event_type.len() <= 128
+                && !RESERVED.contains(&event_type) =>
+        {
+            event_type
         }
         Ok(_) | Err(_) => OTHER,
     }

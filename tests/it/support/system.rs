@@ -203,7 +203,7 @@ impl System {
                 .await
                 .ok()
                 .flatten()
-                .filter(|last| last.kind.is_end())
+                .filter(|last| last.event_type.is_end())
         })
         .await;
         eventually("a job's state", || self.state(job)).await
