@@ -108,7 +108,7 @@ pub const LOAD_AGE: Duration = Duration::from_secs(1);
 /// How many bytes of recent events a feed keeps, so that a short drop never reaches the log. About two minutes of a
 /// fast model.
 pub const HISTORY_BYTES: usize = 256 * 1024;
-/// How many live events a feed holds while a hole before them is read from the log.
+/// How many live events a feed holds while a gap before them is read from the log.
 pub const AHEAD_MAX: usize = 512;
 /// How many live messages the client library holds for one feed; past it they are dropped, and read from the log.
 pub const LIVE_CAPACITY: usize = 1024;

@@ -145,7 +145,7 @@ async fn follow_with(
                     show.event(event.json())?;
                 }
             }
-            Step::Missing { from, to } => show.missing(from, to),
+            Step::Gap { from, to } => show.missing(from, to),
             Step::Live => {}
             Step::End => return finish(&mut show, summary),
             Step::Rebuilt => return Err(Error::CursorNotInLog.into()),

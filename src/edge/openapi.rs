@@ -13,7 +13,7 @@ use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Type};
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 
 use super::jobs::{Accepted, Receipt};
-use super::page::Hole;
+use super::page::Gap;
 use super::stats::{SocketIoStats, Stats};
 use super::{error, routes};
 use crate::wire::{Code, Dialect, JobPage, definitions};
@@ -108,7 +108,7 @@ fn describe() -> Value {
     let mut answers = Dialect::OpenApi.settings().for_serialize().into_generator();
     answers.subschema_for::<Accepted>();
     answers.subschema_for::<Receipt>();
-    answers.subschema_for::<Hole>();
+    answers.subschema_for::<Gap>();
     answers.subschema_for::<JobPage>();
     answers.subschema_for::<Stats>();
     answers.subschema_for::<SocketIoStats>();
@@ -134,7 +134,7 @@ fn page() -> Value {
         "required": ["events", "live", "next"],
         "properties": {
             "events": {"type": "array", "items": any_event()},
-            "missing": {"$ref": "#/components/schemas/Hole"},
+            "missing": {"$ref": "#/components/schemas/Gap"},
             "live": {
                 "type": "boolean",
                 "description": "Whether the page ends with the last event that is stored, of a job that goes on.",

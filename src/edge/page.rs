@@ -17,7 +17,7 @@ use super::request::Wait;
 use crate::config::{OPEN_WAIT, PAGE_BYTES_MAX, PAGE_EVENTS, PAGE_EVENTS_MAX, PAGE_ROOM};
 use crate::session::{Error, Session, Step};
 use crate::source::EventSource;
-use crate::wire::{Code, Gone, Seq, Start, Stored};
+use crate::wire::{Code, GapReason, Seq, Start, Stored};
 
 /// A part of a job's log, and what a client must know to ask for the next one.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ struct Page {
     events: Vec<Arc<Stored>>,
     bytes: usize,
     limit: usize,
-    missing: Option<Hole>,
+    missing: Option<Gap>,
     live: bool,
     next: Option<String>,
     room: Held,
@@ -35,13 +35,13 @@ struct Page {
 
 /// Events that are gone for good; they come before the events of their page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub(super) struct Hole {
+pub(super) struct Gap {
     /// The first of them.
     from: Seq,
     /// The last of them.
     to: Seq,
     /// Why they are gone.
-    reason: Gone,
+    reason: GapReason,
 }
 
 /// How many events a client wants at most.
@@ -149,13 +149,13 @@ impl Page {
     fn take(&mut self, step: Step) -> bool {
         match step {
             Step::Events(events) => return events.into_iter().all(|event| self.push(event)),
-            Step::Missing { .. } if !self.events.is_empty() => return false,
-            Step::Missing { from, to } => {
+            Step::Gap { .. } if !self.events.is_empty() => return false,
+            Step::Gap { from, to } => {
                 let from = self.missing.map_or(from, |missing| missing.from);
-                self.missing = Some(Hole {
+                self.missing = Some(Gap {
                     from,
                     to,
-                    reason: Gone::Expired,
+                    reason: GapReason::Expired,
                 });
                 self.next = Some(to.to_string());
             }
@@ -191,7 +191,7 @@ impl Page {
         #[derive(Serialize)]
         struct Rest<'a> {
             #[serde(skip_serializing_if = "Option::is_none")]
-            missing: Option<Hole>,
+            missing: Option<Gap>,
             live: bool,
             next: Option<&'a str>,
         }

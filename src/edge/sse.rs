@@ -27,7 +27,7 @@ use super::turn::Turn;
 use crate::config::{COME_BACK, COMMENT_EVERY, STEPS_PER_WRITE, TURN_BYTES};
 use crate::session::{Session, Step};
 use crate::source::EventSource;
-use crate::wire::{Gone, ServerFrame, Stored};
+use crate::wire::{GapReason, ServerFrame, Stored};
 
 /// A comment: the other side passes it over, and so does a decoder that takes every empty line for the end of an event.
 const COMMENT: &[u8] = b":\n";
@@ -252,13 +252,13 @@ impl<S: EventSource> Stream<S> {
                 self.counts.delivered(events.len());
                 self.left = events.into_iter();
             }
-            Step::Missing { from, to } => {
+            Step::Gap { from, to } => {
                 let job = self.session.job().clone();
                 let missing = ServerFrame::Missing {
                     job,
                     from,
                     to,
-                    reason: Gone::Expired,
+                    reason: GapReason::Expired,
                 };
                 // It has a name, so that who listens for events does not take it for one, and no id: it names none.
                 out.extend_from_slice(b"event: missing\ndata: ");

@@ -164,8 +164,8 @@ impl<S: EventSource> Driver<S> {
             }
             Refilled::Done { nothing_left } => {
                 self.stitcher.handle(Input::ReplayDone);
-                if let Some(before) = self.stitcher.hole().filter(|_| nothing_left) {
-                    self.stitcher.handle(Input::Gone { before });
+                if let Some(before) = self.stitcher.gap_end().filter(|_| nothing_left) {
+                    self.stitcher.handle(Input::Gap { before });
                 }
                 self.chain_was_read(nothing_left);
             }
@@ -408,7 +408,7 @@ impl<S: EventSource> Driver<S> {
                 self.last = Some(Arc::clone(&event));
                 self.feed.update(|history| history.push(event));
             }
-            Action::Missing { to, .. } => {
+            Action::Gap { to, .. } => {
                 self.chain.restart(to.successor());
                 self.feed.update(|history| history.restart(to.successor()));
             }

@@ -50,7 +50,7 @@ pub(super) async fn batch(
                 // A full inbox drops messages in silence; the chain of sequences shows it.
                 let chain = number(&message, names::LAST_SEQUENCE);
                 if chain != Some(before) {
-                    return Err(Unavailable("a page came with a hole".into()));
+                    return Err(Unavailable("a page came with a gap".into()));
                 }
                 before = number(&message, names::SEQUENCE).unwrap_or(0);
                 messages.push(message);

@@ -273,7 +273,7 @@ fn is_of_tls(error: &ConnectError) -> bool {
         .is_some_and(|inner| inner.is::<tls::Error>())
 }
 
-/// Takes note of what happens to a connection. A full subscription is no news here: its reader sees the hole.
+/// Takes note of what happens to a connection. A full subscription is not reported here: its reader sees the gap.
 fn note(event: &Event) {
     match event {
         Event::Connected => debug!("NATS connection stands"),

@@ -1,4 +1,4 @@
-//! Live copies of one job's events. A lost copy is not noticed here; the reader sees the hole.
+//! Live copies of one job's events. A lost copy is not noticed here; the reader sees the gap.
 
 use std::future::pending;
 use std::sync::Arc;

@@ -382,7 +382,7 @@ impl LogReplay {
             let is_next = match self.chain.judge(event) {
                 Verdict::Next => true,
                 Verdict::Undecodable => false,
-                verdict @ (Verdict::IfGone(_) | Verdict::IfThere(_)) => {
+                verdict @ (Verdict::IfExpired(_) | Verdict::IfStored(_)) => {
                     let (log, job) = (self.reader.log.clone(), self.job.clone());
                     self.question = Some(ReusableBoxFuture::new(async move {
                         log.decide(&job, verdict).await

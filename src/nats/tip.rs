@@ -120,8 +120,8 @@ impl Log {
         match verdict {
             Verdict::Next => Ok(true),
             Verdict::Undecodable => Ok(false),
-            Verdict::IfThere(stream_seq) => Ok(!self.is_gone(job, stream_seq).await?),
-            Verdict::IfGone([one, other]) => {
+            Verdict::IfStored(stream_seq) => Ok(!self.is_gone(job, stream_seq).await?),
+            Verdict::IfExpired([one, other]) => {
                 Ok(self.is_gone(job, one).await?
                     || one != other && self.is_gone(job, other).await?)
             }

@@ -1,11 +1,11 @@
-//! The history of a feed: the recent items, without a hole, shared by all who watch. It fills no hole itself.
+//! The history of a feed: its recent items without a gap, shared by all watchers. It does not fill gaps itself.
 
 use std::collections::VecDeque;
 
 use super::Item;
 use crate::wire::Seq;
 
-/// Recent items in order, without a hole, bounded in bytes. Nothing is allocated ahead.
+/// Recent items in order, without a gap, limited in bytes. Allocates nothing in advance.
 ///
 /// ```text
 ///   first                      next
@@ -76,7 +76,7 @@ impl<T: Item + Clone> History<T> {
     /// # Panics
     /// When the item is not the awaited one: the stitcher before it has a fault.
     pub fn push(&mut self, item: T) {
-        assert!(item.seq() == self.next, "a history has no hole");
+        assert!(item.seq() == self.next, "a history has no gap");
         self.next = self.next.successor();
         self.bytes += item.size();
         self.items.push_back(item);
@@ -92,7 +92,7 @@ impl<T: Item + Clone> History<T> {
         }
     }
 
-    /// Begins again behind a hole, with `next`.
+    /// Starts again after a gap, with `next`.
     pub fn restart(&mut self, next: Seq) {
         *self = Self::new(next, self.bytes_max);
     }

@@ -18,8 +18,8 @@ pub enum Input<T> {
     Live(T),
     /// Live copies were lost, nobody knows how many.
     LiveLagged,
-    /// The log is known to hold nothing from where the stitcher stands up to, but without, `before`.
-    Gone {
+    /// The log is known to hold nothing from the next item up to, and not including, `before`.
+    Gap {
         /// The first item that may still come.
         before: Seq,
     },
@@ -30,8 +30,8 @@ pub enum Input<T> {
 pub enum Action<T> {
     /// Hand this over: it is the next one.
     Deliver(T),
-    /// Tell the reader that these are gone for good.
-    Missing {
+    /// Report a gap: the log no longer has these items.
+    Gap {
         /// The first of them.
         from: Seq,
         /// The last of them.
@@ -50,7 +50,7 @@ pub enum Action<T> {
 ///   new ──▶ Behind ──── poll gives Replay ────▶ Replaying ──── ReplayDone, nothing more known of ───▶ Live ◀── live
 ///             ▲                                     │                                                  │
 ///             ├── ReplayDone, more is known of ─────┘                                                  │
-///             └────────────────────────── a copy beyond a hole, LiveLagged ────────────────────────────┘
+///             └────────────────────────── a copy after a gap, LiveLagged ─────────────────────────────┘
 ///   any ──── the end item is delivered ──▶ Ended
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub struct Stitcher<T> {
     known: Seq,
     /// `known` as it was when the last replay was asked for: of what was stored later, that replay proves nothing.
     asked: Seq,
-    /// Live items beyond a hole, at most `ahead_max`; what does not fit is read from the log.
+    /// Live items after a gap, at most `ahead_max`; what does not fit is read from the log.
     ahead: BTreeMap<Seq, T>,
     ahead_max: usize,
     out: VecDeque<Action<T>>,
@@ -109,16 +109,16 @@ impl<T: Item> Stitcher<T> {
         self.next
     }
 
-    /// The lowest live item that waits behind a hole.
+    /// The lowest live item that waits after a gap.
     pub fn ahead(&self) -> Option<Seq> {
         self.ahead.keys().next().copied()
     }
 
-    /// Where the hole ends that keeps the stitcher from going on, when it knew of one as it asked for the last replay.
-    /// If the leader had nothing for that replay, the log holds nothing of the hole: it is [`Gone`](Input::Gone), all
-    /// of it at once, though some of it may have arrived live and is handed over then. What became known since does
-    /// not widen the hole: it may have been stored after the replay began.
-    pub fn hole(&self) -> Option<Seq> {
+    /// The end of the gap that blocks the stitcher, if it knew of one when it asked for the last replay. If the leader
+    /// had nothing for that replay, the log holds nothing of the gap, and [`Input::Gap`] covers all of it; items in it
+    /// that arrived live are still delivered. Items that became known later do not extend it: they may have been stored
+    /// after the replay began.
+    pub fn gap_end(&self) -> Option<Seq> {
         (self.next < self.asked).then_some(self.asked)
     }
 
@@ -138,7 +138,7 @@ impl<T: Item> Stitcher<T> {
             (State::Ended, _) => {}
             (_, Input::Live(item)) => self.handle_live(item),
             (_, Input::Replayed(item)) => self.handle_replayed(item),
-            (_, Input::Gone { before }) => self.skip_to(before),
+            (_, Input::Gap { before }) => self.skip_to(before),
             (State::Replaying { stale }, Input::ReplayDone) => {
                 let behind = stale || self.next < self.known;
                 self.state = if behind { State::Behind } else { State::Live };
@@ -193,11 +193,11 @@ impl<T: Item> Stitcher<T> {
         }
     }
 
-    /// Goes on to `seq`: over what arrived live, and telling what is missing.
+    /// Advances to `seq`: delivers what arrived live and reports the gaps between.
     fn skip_to(&mut self, seq: Seq) {
         while self.next < seq && self.state != State::Ended {
             let to = self.ahead().map_or(seq, |ahead| ahead.min(seq));
-            self.out.push_back(Action::Missing {
+            self.out.push_back(Action::Gap {
                 from: self.next,
                 to: to.before(),
             });

@@ -55,8 +55,8 @@ struct Watching<S: EventSource> {
 pub enum Step {
     /// These events, in order; never none.
     Events(Vec<Arc<Stored>>),
-    /// These events are gone for good.
-    Missing {
+    /// The log no longer has these events.
+    Gap {
         /// The first of them.
         from: Seq,
         /// The last of them.
@@ -268,8 +268,8 @@ impl<S: EventSource> Watching<S> {
                     self.stream_seq = Some(event.stream_seq + 1);
                     events.push(event);
                 }
-                Action::Missing { from, to } => {
-                    self.next_step = Some(Step::Missing { from, to });
+                Action::Gap { from, to } => {
+                    self.next_step = Some(Step::Gap { from, to });
                     break;
                 }
                 Action::Replay { from } => {
@@ -312,7 +312,7 @@ impl<S: EventSource> Watching<S> {
                 self.stitcher.handle(Input::ReplayDone);
                 // Where the history begins by now proves nothing: what it has given up since may be in the log.
                 if let Some(before) = self.until.filter(|_| nothing_left) {
-                    self.stitcher.handle(Input::Gone { before });
+                    self.stitcher.handle(Input::Gap { before });
                 }
             }
         }
@@ -358,7 +358,7 @@ pub async fn until_ended<S: EventSource>(
             Step::Rebuilt => {
                 session = Session::open_for(from, hub, job, Start::After(Seq(0))).await?
             }
-            Step::Events(_) | Step::Missing { .. } | Step::Live => {}
+            Step::Events(_) | Step::Gap { .. } | Step::Live => {}
         }
     }
 }

@@ -91,7 +91,7 @@ struct Client {
     cursor: Option<Cursor>,
     /// How many events it was given.
     given: u64,
-    missing: Vec<(u64, u64)>,
+    gaps: Vec<(u64, u64)>,
     live: bool,
     ended: bool,
 }
@@ -103,13 +103,13 @@ impl Client {
             Start::Cursor(cursor) => cursor.seq.successor(),
         };
         let session = Session::open(hub, &job(), start).await?;
-        let (cursor, missing) = (None, Vec::new());
+        let (cursor, gaps) = (None, Vec::new());
         Ok(Self {
             session,
             next,
             cursor,
             given: 0,
-            missing,
+            gaps,
             live: false,
             ended: false,
         })
@@ -127,14 +127,14 @@ impl Client {
                 assert!(!events.is_empty(), "a step tells something");
                 events.iter().for_each(|event| self.take_event(event));
             }
-            Step::Missing { from, to } => {
+            Step::Gap { from, to } => {
                 assert!(
                     from == self.next && to >= from,
                     "{from} to {to} missing, {} awaited",
                     self.next
                 );
                 self.next = to.successor();
-                self.missing.push((from.0, to.0));
+                self.gaps.push((from.0, to.0));
             }
             Step::Live => {
                 assert!(!self.live, "live is told once");

@@ -33,10 +33,10 @@ pub enum Verdict {
     Undecodable,
     /// The next event if nothing stands at one of these places any more: then what lay between has expired. Otherwise
     /// undecodable.
-    IfGone([StreamSeq; 2]),
+    IfExpired([StreamSeq; 2]),
     /// The next event if something stands at this place still. Otherwise what comes before it may have expired, and nothing
     /// says what it follows: undecodable.
-    IfThere(StreamSeq),
+    IfStored(StreamSeq),
 }
 
 impl Chain {
@@ -59,17 +59,17 @@ impl Chain {
         let known = self.known.max(1);
         if event.seq == self.next {
             return match event.prev {
-                None if self.fresh => Verdict::IfThere(known),
+                None if self.fresh => Verdict::IfStored(known),
                 Some(prev) if prev > 0 && prev < self.known => Verdict::Undecodable,
                 Some(_) | None => Verdict::Next,
             };
         }
         match event.prev {
             // The log was empty when this was written: everything before had expired.
-            Some(0) => Verdict::IfGone([known, known]),
+            Some(0) => Verdict::IfExpired([known, known]),
             // A log expires from its beginning on: while the event before the gap is there, there is no gap. The other
             // place is for a log of which a part was purged.
-            Some(prev) if prev > self.known => Verdict::IfGone([known, prev]),
+            Some(prev) if prev > self.known => Verdict::IfExpired([known, prev]),
             Some(_) | None => Verdict::Undecodable,
         }
     }
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(judged(&chain, 5, Some(99)), Verdict::Undecodable);
         assert_eq!(
             judged(&chain, 5, None),
-            Verdict::IfThere(100),
+            Verdict::IfStored(100),
             "it may stand after what has expired"
         );
         chain.accept(&event(5, 120, None));
@@ -304,11 +304,11 @@ mod tests {
         let chain = Chain::new(Seq(5), 100);
         assert_eq!(
             chain.judge(&event(9, 200, Some(180))),
-            Verdict::IfGone([100, 180])
+            Verdict::IfExpired([100, 180])
         );
         assert_eq!(
             chain.judge(&event(9, 200, Some(0))),
-            Verdict::IfGone([100, 100])
+            Verdict::IfExpired([100, 100])
         );
         assert_eq!(
             chain.judge(&event(3, 200, Some(180))),
@@ -323,13 +323,13 @@ mod tests {
         let mut chain = Chain::new(Seq::FIRST, 0);
         assert_eq!(
             chain.judge(&event(9, 200, Some(0))),
-            Verdict::IfGone([1, 1])
+            Verdict::IfExpired([1, 1])
         );
         // What is undecodable may stand first after what has expired.
         chain.skip(150);
         assert_eq!(
             chain.judge(&event(9, 200, Some(150))),
-            Verdict::IfGone([1, 150])
+            Verdict::IfExpired([1, 150])
         );
     }
 

@@ -1,4 +1,4 @@
-//! Reading a log again and again until a hole is filled: one replay at a time, with a growing pause after fruitless
+//! Reading a log again and again until a gap is filled: one replay at a time, with a growing pause after fruitless
 //! ones, and then from the leader. It decides no order; that is the stitcher's.
 
 use std::future::pending;

@@ -380,7 +380,7 @@ pub enum ServerFrame {
         /// The last of them.
         to: Seq,
         /// Why they are gone.
-        reason: Gone,
+        reason: GapReason,
     },
     /// The job has ended and all of it was sent. The watch is over.
     End {
@@ -455,7 +455,7 @@ impl ServerFrame {
 /// Why events are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Gone {
+pub enum GapReason {
     /// They were older, or more, than the log keeps.
     Expired,
 }
@@ -792,7 +792,7 @@ mod tests {
                     job: job.clone(),
                     from: Seq(1),
                     to: Seq(9),
-                    reason: Gone::Expired,
+                    reason: GapReason::Expired,
                 },
                 json!({"op": "missing", "job": "j1", "from": 1, "to": 9, "reason": "expired"}),
             ),

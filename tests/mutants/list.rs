@@ -40,7 +40,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "if seq.successor() < self.next {",
     ),
     stitcher(
-        "a live copy beyond a hole is handed over as if there were none",
+        "a live copy after a gap is delivered as if there were none",
         "if seq == self.next {\n",
         "if seq >= self.next {\n",
     ),
@@ -60,7 +60,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "self.ahead.len() <= self.ahead_max",
     ),
     stitcher(
-        "a hole is only seen by who keeps something ahead",
+        "a gap is noticed only by a reader that keeps items ahead",
         "if self.state == State::Live && self.next < self.known {",
         "if self.state == State::Live && !self.ahead.is_empty() {",
     ),
@@ -76,15 +76,15 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "self.known = self.known.max(seq);\n        if seq == self.next {\n",
     ),
     stitcher(
-        "what waits ahead is not looked at when live itself fills the hole",
+        "what waits ahead is not looked at when live itself fills the gap",
         "self.deliver_ahead();\n        } else if",
         "} else if",
     ),
     // ---- replays
     stitcher(
         "what waits ahead is not looked at when the replay comes to it",
-        "self.deliver(item);\n            self.deliver_ahead();\n        }\n    }\n\n    /// Goes on",
-        "self.deliver(item);\n        }\n    }\n\n    /// Goes on",
+        "self.deliver(item);\n            self.deliver_ahead();\n        }\n    }\n\n    /// Advances",
+        "self.deliver(item);\n        }\n    }\n\n    /// Advances",
     ),
     stitcher(
         "the replay's copy of what live has brought is handed over again",
@@ -98,7 +98,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     ),
     stitcher(
         "the reader jumps over what the replay skips and tells nobody",
-        "self.out.push_back(Action::Missing { from: self.next, to: to.before() });\n",
+        "self.out.push_back(Action::Gap {\n                from: self.next,\n                to: to.before(),\n            });\n",
         "",
     ),
     stitcher(
@@ -112,7 +112,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "self.state = State::Replaying { stale: true };",
     ),
     stitcher(
-        "a replay begins behind the hole",
+        "a replay starts after the gap",
         "Action::Replay { from: self.next }",
         "Action::Replay { from: self.known }",
     ),
@@ -133,28 +133,28 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     ),
     stitcher(
         "a replay that is done although none was under way makes a reader live",
-        "            (State::Live | State::Behind, Input::ReplayDone) |",
+        "            (State::Live | State::Behind, Input::ReplayDone)\n            |",
         "            (State::Behind, Input::ReplayDone) => self.state = State::Live,\n            \
-         (State::Live, Input::ReplayDone) |",
+         (State::Live, Input::ReplayDone)\n            |",
     ),
     stitcher(
         "who begins at the end of the log reads it nevertheless",
-        "Self { state: State::Live, ..Self::new(next, ahead_max) }",
+        "Self {\n            state: State::Live,\n            ..Self::new(next, ahead_max)\n        }",
         "Self::new(next, ahead_max)",
     ),
     // ---- lags
     stitcher(
         "a lag during a replay is ignored, since the log is being read already",
-        "Input::LiveLagged) => self.state = State::Replaying { stale: true },",
-        "Input::LiveLagged) => {}",
+        "(State::Replaying { .. }, Input::LiveLagged) => {\n                self.state = State::Replaying { stale: true }\n            }",
+        "(State::Replaying { .. }, Input::LiveLagged) => {}",
     ),
     stitcher(
         "a lag during a replay asks for another one at once",
-        "Input::LiveLagged) => self.state = State::Replaying { stale: true },",
-        "Input::LiveLagged) => self.state = State::Behind,",
+        "(State::Replaying { .. }, Input::LiveLagged) => {\n                self.state = State::Replaying { stale: true }\n            }",
+        "(State::Replaying { .. }, Input::LiveLagged) => self.state = State::Behind,",
     ),
     stitcher(
-        "a lag is ignored until the next copy shows the hole",
+        "a lag is ignored until the next copy shows the gap",
         "(State::Live, Input::LiveLagged) => self.state = State::Behind,",
         "(State::Live, Input::LiveLagged) => {}",
     ),
@@ -164,7 +164,11 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "let to = self.ahead().map_or(seq, |ahead| ahead.min(seq));",
         "let to = seq;",
     ),
-    stitcher("a hole is told one too long", "to: to.before() }", "to }"),
+    stitcher(
+        "a gap is reported one item too long",
+        "to: to.before(),",
+        "to,",
+    ),
     stitcher(
         "what may still come is taken for gone",
         "=> self.skip_to(before),",
@@ -181,7 +185,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "(self.next < self.known).then_some(self.known)",
     ),
     stitcher(
-        "a hole is proven gone bit by bit, a replay for each",
+        "a gap is proven bit by bit, with a replay for each item",
         "(self.next < self.asked).then_some(self.asked)",
         "(self.next < self.asked).then(|| self.ahead().map_or(self.asked, |ahead| ahead.min(self.asked)))",
     ),
@@ -214,7 +218,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "",
     ),
     stitcher(
-        "holes behind the end are told",
+        "gaps after the end are reported",
         "while self.next < seq && self.state != State::Ended {",
         "while self.next < seq {",
     ),
@@ -250,13 +254,13 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         ".skip(skip.min(0))",
     ),
     history(
-        "a history that begins again keeps what was before the hole",
+        "a history that begins again keeps what was before the gap",
         "*self = Self::new(next, self.bytes_max);",
         "self.next = next;",
     ),
     history(
         "a history takes what is not its turn",
-        "assert!(item.seq() == self.next, \"a history has no hole\");",
+        "assert!(item.seq() == self.next, \"a history has no gap\");",
         "",
     ),
     history(

@@ -25,7 +25,7 @@ use crate::edge::stats::{Door, Room};
 use crate::nats::Reader;
 use crate::runtime::unless_ended;
 use crate::session::{Error, Session, Step};
-use crate::wire::{Code, Gone, JobId, ServerFrame, Start};
+use crate::wire::{Code, GapReason, JobId, ServerFrame, Start};
 
 /// What a client asked for, by what it is acknowledged, and the room that it takes.
 pub(super) type Ask = (Asked, AckSender, Held);
@@ -291,13 +291,13 @@ impl Pump {
                 self.outbox.events(events);
                 return self.step(session);
             }
-            Step::Missing { from, to } => (
+            Step::Gap { from, to } => (
                 "missing",
                 ServerFrame::Missing {
                     job: job.clone(),
                     from,
                     to,
-                    reason: Gone::Expired,
+                    reason: GapReason::Expired,
                 },
             ),
             Step::Live => ("live", ServerFrame::Live { job: job.clone() }),

@@ -21,7 +21,7 @@ use crate::edge::error::Problem;
 use crate::nats::Reader;
 use crate::runtime::unless_ended;
 use crate::session::{Error, Session, Step};
-use crate::wire::{About, ClientFrame, Code, Gone, JobId, ServerFrame, Start};
+use crate::wire::{About, ClientFrame, Code, GapReason, JobId, ServerFrame, Start};
 
 /// A connection, the jobs that it watches, and what it has asked for.
 pub(super) struct Connection {
@@ -270,13 +270,13 @@ impl Connection {
                     self.line.put_event(&event).await?;
                 }
             }
-            Step::Missing { from, to } => {
+            Step::Gap { from, to } => {
                 self.line
                     .put(&ServerFrame::Missing {
                         job,
                         from,
                         to,
-                        reason: Gone::Expired,
+                        reason: GapReason::Expired,
                     })
                     .await?;
             }

@@ -15,7 +15,7 @@ fn actions(stitcher: &mut Stitcher<Event>) -> Vec<String> {
     while let Some(action) = stitcher.poll() {
         texts.push(match action {
             Action::Deliver(event) => format!("deliver {}", event.seq),
-            Action::Missing { from, to } => format!("missing {from}-{to}"),
+            Action::Gap { from, to } => format!("missing {from}-{to}"),
             Action::Replay { from } => format!("replay from {from}"),
             Action::End => "end".to_owned(),
         });
@@ -39,8 +39,8 @@ fn end(seq: u64) -> Event {
     }
 }
 
-fn gone(before: u64) -> Input<Event> {
-    Input::Gone {
+fn gap(before: u64) -> Input<Event> {
+    Input::Gap {
         before: Seq(before),
     }
 }
@@ -127,7 +127,7 @@ fn a_replay_that_ended_before_what_live_showed_is_followed_by_another() {
 }
 
 #[test]
-fn a_hole_in_live_leads_back_to_the_log() {
+fn a_gap_in_live_leads_back_to_the_log() {
     let mut stitcher = following(5, 8);
     assert_eq!(told(&mut stitcher, live(7)), ["replay from 5"]);
     assert!(!stitcher.is_live());
@@ -158,7 +158,7 @@ fn the_last_item_of_a_silent_log_shows_what_live_has_lost() {
 fn a_lag_leads_back_to_the_log() {
     let mut stitcher = following(5, 8);
     assert_eq!(told(&mut stitcher, Input::LiveLagged), ["replay from 5"]);
-    assert_eq!(stitcher.hole(), None, "nothing is known to be missed");
+    assert_eq!(stitcher.gap_end(), None, "nothing is known to be missed");
     assert_eq!(told(&mut stitcher, Input::ReplayDone), NOTHING);
     assert!(stitcher.is_live());
 }
@@ -226,11 +226,11 @@ fn what_does_not_fit_ahead_is_read_from_the_log() {
 }
 
 #[test]
-fn a_reader_that_keeps_nothing_ahead_still_sees_a_hole() {
+fn a_reader_that_keeps_nothing_ahead_still_sees_a_gap() {
     let mut stitcher = following(1, 0);
     assert_eq!(told(&mut stitcher, live(3)), ["replay from 1"]);
     assert_eq!(stitcher.ahead(), None);
-    assert_eq!(stitcher.hole(), Some(Seq(4)));
+    assert_eq!(stitcher.gap_end(), Some(Seq(4)));
 }
 
 #[test]
@@ -276,12 +276,12 @@ fn what_is_proven_gone_is_told_missing_so_that_the_log_is_not_read_for_ever() {
         ["replay from 1"],
         "nobody says why it brought nothing"
     );
-    assert_eq!(stitcher.hole(), Some(Seq(6)));
+    assert_eq!(stitcher.gap_end(), Some(Seq(6)));
     assert_eq!(
-        told(&mut stitcher, gone(6)),
+        told(&mut stitcher, gap(6)),
         ["missing 1-2", "deliver 3", "missing 4-4", "deliver 5"]
     );
-    assert_eq!(stitcher.hole(), None);
+    assert_eq!(stitcher.gap_end(), None);
     assert_eq!(told(&mut stitcher, Input::ReplayDone), NOTHING);
     assert!(stitcher.is_live());
 }
@@ -294,18 +294,22 @@ fn a_replay_proves_nothing_about_what_was_first_seen_after_it_was_asked_for() {
     assert_eq!(told(&mut stitcher, live(2)), ["deliver 2", "deliver 3"]);
     assert_eq!(told(&mut stitcher, live(6)), NOTHING);
     stitcher.handle(Input::ReplayDone);
-    assert_eq!(stitcher.hole(), None, "4 and 5 may have been stored since");
+    assert_eq!(
+        stitcher.gap_end(),
+        None,
+        "4 and 5 may have been stored since"
+    );
     assert_eq!(actions(&mut stitcher), ["replay from 4"]);
     stitcher.handle(Input::ReplayDone);
-    assert_eq!(stitcher.hole(), Some(Seq(7)));
+    assert_eq!(stitcher.gap_end(), Some(Seq(7)));
 }
 
 #[test]
 fn what_is_proven_gone_is_no_news_to_who_has_it() {
     let mut stitcher = following(5, 8);
-    assert_eq!(told(&mut stitcher, gone(5)), NOTHING);
-    assert_eq!(told(&mut stitcher, gone(2)), NOTHING);
-    assert_eq!(told(&mut stitcher, gone(7)), ["missing 5-6"]);
+    assert_eq!(told(&mut stitcher, gap(5)), NOTHING);
+    assert_eq!(told(&mut stitcher, gap(2)), NOTHING);
+    assert_eq!(told(&mut stitcher, gap(7)), ["missing 5-6"]);
     assert!(stitcher.is_live());
     assert_eq!(told(&mut stitcher, live(7)), ["deliver 7"]);
 }
@@ -347,7 +351,7 @@ fn nothing_leads_out_of_the_end() {
         replayed(5),
         replayed(6),
         replayed(9),
-        gone(9),
+        gap(9),
     ];
     for input in inputs
         .into_iter()

@@ -124,8 +124,8 @@ impl Reader {
         self.replay = None;
         self.give(log, Input::ReplayDone);
         // A session knows that what it reads up to was stored before; a feed asks its stitcher for such a place.
-        if found_nothing && let Some(before) = until.or_else(|| self.stitcher.hole()) {
-            self.give(log, Input::Gone { before });
+        if found_nothing && let Some(before) = until.or_else(|| self.stitcher.gap_end()) {
+            self.give(log, Input::Gap { before });
         }
         self.act(log);
     }
@@ -200,7 +200,7 @@ impl Reader {
             Input::Live(seq) => Input::Live(event(seq)),
             Input::ReplayDone => Input::ReplayDone,
             Input::LiveLagged => Input::LiveLagged,
-            Input::Gone { before } => Input::Gone { before },
+            Input::Gap { before } => Input::Gap { before },
         }
     }
 
@@ -228,7 +228,7 @@ impl Reader {
             Action::Deliver(event) => {
                 assert_eq!(
                     event.seq, self.next,
-                    "events come in order, each once, without a hole"
+                    "events come in order, each once, without a gap"
                 );
                 assert!(event.seq <= log.last(), "what is handed over was stored");
                 self.next = event.seq.successor();
@@ -236,10 +236,10 @@ impl Reader {
                 self.end_due = event.end;
                 self.told.push(Told::Event(event.seq));
             }
-            Action::Missing { from, to } => {
+            Action::Gap { from, to } => {
                 assert!(
                     *from == self.next && from <= to,
-                    "a hole is told where it is, and is not empty"
+                    "a gap is reported in its place, and is not empty"
                 );
                 assert!(*to <= log.last(), "what was never stored is not missing");
                 for seq in (from.0..=to.0).map(Seq) {
@@ -286,13 +286,13 @@ impl Reader {
         );
         assert_eq!(self.stitcher.ahead().is_some(), kept > 0);
         if let Some(ahead) = self.stitcher.ahead() {
-            assert!(ahead > self.next, "only what lies beyond a hole waits");
+            assert!(ahead > self.next, "only what lies after a gap waits");
             self.promised.insert(ahead);
         }
-        if let Some(hole) = self.stitcher.hole() {
+        if let Some(end) = self.stitcher.gap_end() {
             assert!(
-                self.next < hole && hole <= self.known,
-                "a hole ends at something that is known of"
+                self.next < end && end <= self.known,
+                "a gap ends at something that is known"
             );
         }
     }

@@ -80,7 +80,7 @@ impl World {
         } else if rng.percent(30)
             && let Some(before) = self.proof.take()
         {
-            reader.take(log, [Input::Gone { before }]);
+            reader.take(log, [Input::Gap { before }]);
         }
         match rng.below(3) {
             0 => {

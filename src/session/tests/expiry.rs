@@ -21,7 +21,7 @@ async fn a_prefix_that_expired_is_told_as_missing_and_the_rest_follows() {
         memory.append(&job(), done());
         client.until_end().await;
         assert_eq!(
-            (client.next, client.missing),
+            (client.next, client.gaps),
             (Seq(12), missing),
             "after {after}"
         );
@@ -37,7 +37,7 @@ async fn what_expires_while_a_session_reads_is_told_as_missing() {
     memory.expire(&job(), Seq(17));
     client.until_live().await;
     assert_eq!(
-        (client.next, client.given, client.missing),
+        (client.next, client.given, client.gaps),
         (Seq(31), 17, vec![(5, 17)])
     );
 }
@@ -53,7 +53,7 @@ async fn when_all_of_the_log_expires_the_history_still_gives_what_it_has() {
     settle().await;
     memory.expire(&job(), Seq(32));
     client.until_live().await;
-    assert_eq!((client.next, &client.missing), (Seq(33), &vec![(5, 29)]));
+    assert_eq!((client.next, &client.gaps), (Seq(33), &vec![(5, 29)]));
     append(&memory, 1);
     client.reach(33).await;
 }
@@ -72,16 +72,16 @@ async fn what_is_lost_live_and_expires_before_it_was_read_is_told_as_missing() {
     memory.reachable(true);
     append(&memory, 1);
     client.reach(8).await;
-    assert_eq!((client.given, client.missing.clone()), (6, vec![(4, 5)]));
+    assert_eq!((client.given, client.gaps.clone()), (6, vec![(4, 5)]));
     // Those who come later are told the same, by this feed and by a new one.
     let mut same = Client::open(&hub, Start::After(Seq(3))).await.unwrap();
     same.reach(8).await;
-    assert_eq!(same.missing, client.missing);
+    assert_eq!(same.gaps, client.gaps);
     drop((client, same));
     sleep(FEED_LINGER * 2).await;
     let mut new = Client::open(&hub, Start::After(Seq(3))).await.unwrap();
     new.reach(8).await;
-    assert_eq!(new.missing, vec![(4, 5)]);
+    assert_eq!(new.gaps, vec![(4, 5)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -94,7 +94,7 @@ async fn a_cursor_whose_event_expired_goes_on_behind_it() {
             .await
             .unwrap();
         client.until_live().await;
-        assert_eq!((client.next, client.missing), (Seq(11), missing));
+        assert_eq!((client.next, client.gaps), (Seq(11), missing));
     }
 }
 
@@ -143,7 +143,7 @@ async fn a_cursor_whose_event_expired_is_believed_by_an_edge_that_is_behind() {
     memory.expire(&job(), Seq(6));
     let mut back = Client::open(&hub, Start::Cursor(at_6)).await.unwrap();
     back.reach(7).await;
-    assert!(back.missing.is_empty());
+    assert!(back.gaps.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,8 +173,8 @@ async fn events_are_not_told_as_missing_because_the_log_was_empty_when_it_was_as
         flood.await;
     });
     assert!(
-        client.missing.iter().all(|(_, to)| *to <= 10),
+        client.gaps.iter().all(|(_, to)| *to <= 10),
         "{:?}",
-        client.missing
+        client.gaps
     );
 }

@@ -31,7 +31,7 @@ async fn a_wrong_number_in_a_watched_log_is_skipped_and_costs_no_reading() {
         append(&memory, 2);
         memory.append(&job(), done());
         early.until_end().await;
-        assert_eq!((early.given, early.missing), (8, vec![]), "{wrong}");
+        assert_eq!((early.given, early.gaps), (8, vec![]), "{wrong}");
         let calls = memory.calls();
         assert_eq!(
             (calls.replay, calls.undecodable),
@@ -64,11 +64,11 @@ async fn who_comes_after_a_wrong_number_gets_the_true_end() {
                 forge(&memory, wrong, 8);
             }
             late.until_end().await;
-            assert_eq!((late.given, late.missing), (7, vec![]), "{wrong}");
+            assert_eq!((late.given, late.gaps), (7, vec![]), "{wrong}");
             let cursor = late.cursor.unwrap();
             let mut last = Client::from_start(&edge(&memory)).await;
             last.until_end().await;
-            assert_eq!((last.given, last.missing), (7, vec![]), "{wrong}");
+            assert_eq!((last.given, last.gaps), (7, vec![]), "{wrong}");
             for start in [Start::Cursor(cursor), Start::After(Seq(7))] {
                 assert!(
                     Client::open(&edge(&memory), start)
@@ -109,7 +109,7 @@ async fn a_wrong_number_among_lost_copies_is_found_out_by_the_log() {
         client.rests(Duration::from_secs(4)).await;
         memory.append(&job(), done());
         client.until_end().await;
-        assert_eq!((client.given, client.missing), (8, vec![]), "{wrong}");
+        assert_eq!((client.given, client.gaps), (8, vec![]), "{wrong}");
     }
 }
 
@@ -124,10 +124,10 @@ async fn a_wrong_number_is_no_event_either_where_the_log_has_expired() {
     forge(&memory, 100, 10);
     memory.expire(&job(), Seq(7));
     client.reach(9).await;
-    assert_eq!(client.missing, vec![(6, 7)]);
+    assert_eq!(client.gaps, vec![(6, 7)]);
     memory.append(&job(), done());
     client.until_end().await;
     let mut late = Client::from_start(&edge(&memory)).await;
     late.until_end().await;
-    assert_eq!((late.missing, late.given), (vec![(1, 7)], 3));
+    assert_eq!((late.gaps, late.given), (vec![(1, 7)], 3));
 }

@@ -44,7 +44,7 @@ async fn a_watcher_gets_every_event_after_its_start_once_and_in_order() {
     memory.append(&job(), done());
     for (client, given) in clients.iter_mut().zip([16, 12, 9, 6]) {
         client.until_end().await;
-        assert_eq!((client.given, client.missing.len()), (given, 0));
+        assert_eq!((client.given, client.gaps.len()), (given, 0));
     }
 }
 
@@ -186,7 +186,7 @@ async fn a_stale_replica_does_not_make_a_start_seem_to_lie_beyond_the_log() {
         memory.append(&job(), chunk("next"));
         let last = memory.events(&job()).len() as u64;
         client.reach(last).await;
-        assert!(client.missing.is_empty());
+        assert!(client.gaps.is_empty());
     }
 }
 

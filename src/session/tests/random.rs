@@ -124,7 +124,7 @@ impl Run {
             self.watch(&mut client, steps, &mut rng).await;
             told += client.given
                 + client
-                    .missing
+                    .gaps
                     .iter()
                     .map(|(from, to)| to - from + 1)
                     .sum::<u64>();
@@ -159,7 +159,7 @@ impl Run {
                 Duration::from_secs(5)
             };
             if let Ok(step) = timeout(wait, client.session.next()).await {
-                if let Step::Missing { to, .. } = &step {
+                if let Step::Gap { to, .. } = &step {
                     assert!(
                         to.0 <= self.expired.get(),
                         "seed {}: {step:?} though stored",

@@ -45,7 +45,7 @@ async fn a_thousand_watchers_of_one_job_cost_the_source_one_subscription() {
                     .unwrap();
             }
             client.until_end().await;
-            assert!(client.missing.is_empty() && client.next == Seq(102));
+            assert!(client.gaps.is_empty() && client.next == Seq(102));
         }
     });
     let writer = async {
@@ -96,7 +96,7 @@ async fn a_reader_that_takes_nothing_for_long_loses_nothing_and_is_not_buffered_
         let held = memory.held();
         assert!(held <= HISTORY_BYTES + 64 * 4096, "{held} bytes are held");
     }
-    assert_eq!((slow.given, slow.missing.len()), (2001, 0));
+    assert_eq!((slow.given, slow.gaps.len()), (2001, 0));
     assert_eq!(
         memory.calls().replay,
         1,
@@ -117,7 +117,7 @@ async fn a_reader_that_is_slower_than_the_job_for_ever_gets_everything_all_the_s
         }
     };
     tokio::join!(flood(&memory, 0..1500), crawl);
-    assert_eq!((slow.given, slow.missing.len()), (1501, 0));
+    assert_eq!((slow.given, slow.gaps.len()), (1501, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,7 +129,7 @@ async fn a_live_queue_that_overflowed_is_made_good_from_the_log() {
     memory.append(&job(), done());
     client.until_end().await;
     assert_eq!(
-        (client.given, client.missing.len()),
+        (client.given, client.gaps.len()),
         (2 * LIVE_CAPACITY as u64 + 12, 0)
     );
 }
@@ -165,6 +165,6 @@ async fn a_wait_that_is_dropped_at_any_point_loses_nothing() {
             }
         };
         tokio::join!(writer, reader);
-        assert_eq!((client.given, client.missing.len()), (90, 0), "seed {seed}");
+        assert_eq!((client.given, client.gaps.len()), (90, 0), "seed {seed}");
     }
 }

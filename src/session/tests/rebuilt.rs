@@ -27,7 +27,7 @@ async fn until_rebuilt(session: &mut Session<Memory>) -> Vec<Arc<Stored>> {
             Step::Events(events) => given.extend(events),
             Step::Live => {}
             Step::Rebuilt => return given,
-            step @ (Step::Missing { .. } | Step::End) => panic!("{step:?}"),
+            step @ (Step::Gap { .. } | Step::End) => panic!("{step:?}"),
         }
     }
 }
@@ -145,7 +145,7 @@ async fn a_disturbance_of_a_log_that_stays_the_same_costs_no_event() {
         settle().await;
         memory.stale(0);
         client.reach(16).await;
-        assert!(client.missing.is_empty());
+        assert!(client.gaps.is_empty());
     }
 }
 
@@ -164,7 +164,7 @@ async fn without_a_quorum_a_stale_replica_ends_no_watch_and_once_there_is_one_it
     memory.stale(0);
     memory.quorum(true);
     client.reach(11).await;
-    assert!(client.missing.is_empty());
+    assert!(client.gaps.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -186,7 +186,7 @@ async fn without_a_quorum_a_start_is_refused_as_unavailable_and_nothing_is_told_
     client.rests(OPEN_WAIT * 3).await;
     memory.quorum(true);
     client.reach(11).await;
-    assert!(client.missing.is_empty());
+    assert!(client.gaps.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

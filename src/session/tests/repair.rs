@@ -25,9 +25,9 @@ async fn live_copies_that_were_lost_in_the_middle_cost_one_reading() {
     append(&memory, 6);
     let begun = Instant::now();
     client.reach(11).await;
-    assert!(begun.elapsed() < MOMENT, "a hole is visible at once");
+    assert!(begun.elapsed() < MOMENT, "a gap is visible at once");
     assert_eq!(memory.calls().replay, before.replay + 1);
-    assert!(client.missing.is_empty());
+    assert!(client.gaps.is_empty());
     // The probe of the new feed and no other question.
     assert!(memory.calls().last <= before.last + 1);
 }
@@ -138,7 +138,7 @@ async fn a_disturbance_leads_to_a_question_within_a_second() {
             "after {:?}",
             begun.elapsed()
         );
-        assert!(client.missing.is_empty());
+        assert!(client.gaps.is_empty());
     }
 }
 
@@ -158,7 +158,7 @@ async fn copies_that_come_twice_or_in_another_order_are_told_once_and_in_order()
     memory.release();
     memory.append(&job(), done());
     client.until_end().await;
-    assert_eq!((client.given, client.missing.len()), (15, 0));
+    assert_eq!((client.given, client.gaps.len()), (15, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -177,16 +177,13 @@ async fn a_stale_replica_never_makes_an_event_missing() {
         // What was to be lost while nobody followed.
         memory.lose(0);
         client.reach(30).await;
-        assert!(client.missing.is_empty(), "{stale} behind");
+        assert!(client.gaps.is_empty(), "{stale} behind");
         // Another edge begins while the replicas are behind.
         let mut late = Client::from_start(&edge(&memory)).await;
         memory.append(&job(), done());
         late.until_end().await;
         client.until_end().await;
-        assert!(
-            late.missing.is_empty() && late.given == 31,
-            "{stale} behind"
-        );
+        assert!(late.gaps.is_empty() && late.given == 31, "{stale} behind");
     }
 }
 
@@ -197,7 +194,7 @@ async fn replays_that_break_off_early_are_taken_up_where_they_ended() {
     memory.cut(5);
     let mut client = Client::from_start(&edge(&memory)).await;
     client.until_live().await;
-    assert_eq!((client.given, client.missing.len()), (40, 0));
+    assert_eq!((client.given, client.gaps.len()), (40, 0));
     assert_eq!(memory.calls().replay, 6, "none of them is read twice");
 }
 
@@ -219,7 +216,7 @@ async fn a_source_that_is_away_for_a_while_is_waited_for() {
     memory.reachable(true);
     let begun = Instant::now();
     client.reach(7).await;
-    assert!(begun.elapsed() <= REREAD_MAX && client.missing.is_empty());
+    assert!(begun.elapsed() <= REREAD_MAX && client.gaps.is_empty());
     // The same for a session that reads the log while the source goes away.
     memory.page(2);
     memory.latency(MOMENT * 10);
@@ -231,7 +228,7 @@ async fn a_source_that_is_away_for_a_while_is_waited_for() {
     sleep(FOREVER / 2).await;
     memory.reachable(true);
     late.until_end().await;
-    assert_eq!((late.given, late.missing.len()), (8, 0));
+    assert_eq!((late.given, late.gaps.len()), (8, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -249,6 +246,6 @@ async fn a_subscription_that_ended_is_begun_again_where_it_was() {
     client.reach(9).await;
     append(&memory, 1);
     client.reach(10).await;
-    assert!(client.missing.is_empty());
+    assert!(client.gaps.is_empty());
     assert_eq!(memory.followers(), 1);
 }

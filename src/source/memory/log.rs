@@ -35,10 +35,10 @@ impl Log {
             let is_event = match chain.judge(message) {
                 Verdict::Next => true,
                 Verdict::Undecodable => false,
-                Verdict::IfGone(places) => {
+                Verdict::IfExpired(places) => {
                     places.iter().any(|stream_seq| *stream_seq <= self.expired)
                 }
-                Verdict::IfThere(stream_seq) => stream_seq > self.expired,
+                Verdict::IfStored(stream_seq) => stream_seq > self.expired,
             };
             if is_event {
                 chain.accept(message);
