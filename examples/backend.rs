@@ -26,7 +26,7 @@ impl From<BadInput> for Failure {
 
 impl Backend for Countdown {
     fn continues(&self) -> bool {
-        true // So `so_far` is what the attempts before have put out, and clients keep it.
+        true // `previous_output` is then the output of earlier attempts, which clients keep.
     }
 
     async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
@@ -35,7 +35,7 @@ impl Backend for Countdown {
             .as_u64()
             .filter(|from| (1..=1000).contains(from))
             .ok_or(BadInput)?;
-        let counted = job.so_far.map_or(0, |so_far| so_far.lines().count());
+        let counted = job.previous_output.map_or(0, |text| text.lines().count());
         for number in (1..=from).rev().skip(counted) {
             out.text(&format!("{number}\n")).await?; // Waits while the log is slow.
             tokio::select! {

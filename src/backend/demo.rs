@@ -221,7 +221,7 @@ mod tests {
             kind: "demo".parse().unwrap(),
             input,
             attempt: 1,
-            so_far: None,
+            previous_output: None,
             stop: CancellationToken::new(),
         }
     }

@@ -86,7 +86,7 @@ impl Backend for Exec {
         }
         let (mut program, mut pipes) = self.start(&job)?;
         let stdin = if self.continues {
-            json!({"input": job.input, "output": job.so_far.as_deref().unwrap_or_default()})
+            json!({"input": job.input, "output": job.previous_output.as_deref().unwrap_or_default()})
         } else {
             job.input
         };

@@ -25,8 +25,8 @@ use crate::wire::{self, JobId, Kind};
 
 /// Runs jobs of one kind.
 pub trait Backend: Send + Sync + 'static {
-    /// Whether a later attempt can go on where an earlier one stopped. It is then handed the output so far in
-    /// [`Job::so_far`], puts out only what follows, and clients keep what they have. When the log no longer holds all
+    /// Whether a later attempt can go on where an earlier one stopped. It is then given the earlier output in
+    /// [`Job::previous_output`], puts out only what follows, and clients keep what they have. When the log no longer holds all
     /// of the output, an attempt begins anew instead. It must answer at once: it is called between the publishes of all
     /// jobs.
     fn continues(&self) -> bool {
@@ -67,7 +67,7 @@ pub struct Job {
     pub attempt: u32,
     /// The output of the attempts before, for a backend that [continues](Backend::continues), when there is any and it
     /// is whole.
-    pub so_far: Option<String>,
+    pub previous_output: Option<String>,
     /// Cancelled when the attempt is over: the job was cancelled, or another worker has it.
     pub stop: CancellationToken,
 }

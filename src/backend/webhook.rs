@@ -245,7 +245,7 @@ mod tests {
             kind: "callback".parse().unwrap(),
             input,
             attempt: 1,
-            so_far: None,
+            previous_output: None,
             stop: tokio_util::sync::CancellationToken::new(),
         }
     }

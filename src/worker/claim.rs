@@ -35,7 +35,7 @@ pub(super) struct Mine {
     pub(super) writer: Writer,
     pub(super) attempt: u32,
     /// What the attempts before have put out, when this one goes on from there.
-    pub(super) so_far: Option<String>,
+    pub(super) previous_output: Option<String>,
     /// The limits that hold for it.
     pub(super) limits: Limits,
     /// What is left of the time for the whole job.
@@ -69,7 +69,7 @@ const ENDINGS_MAX: usize = 8;
 struct Next {
     attempt: u32,
     body: Body,
-    so_far: Option<String>,
+    previous_output: Option<String>,
     broken: Option<backend::Failure>,
 }
 
@@ -150,7 +150,7 @@ impl<B: Backend> Shared<B> {
             let Next {
                 attempt,
                 body,
-                so_far,
+                previous_output,
                 broken,
             } = self.next(&last, counted, left).await?;
             let opened = match control.take() {
@@ -176,7 +176,7 @@ impl<B: Backend> Shared<B> {
                     let mine = Mine {
                         writer,
                         attempt,
-                        so_far,
+                        previous_output,
                         limits,
                         left,
                         control,
@@ -351,7 +351,7 @@ impl<B: Backend> Shared<B> {
             Ok(Next {
                 attempt: last.attempt,
                 body,
-                so_far: None,
+                previous_output: None,
                 broken: None,
             })
         };
@@ -377,19 +377,19 @@ impl<B: Backend> Shared<B> {
             let message = format!("{max} attempts ended without a result");
             return end(Body::Failed(attempts_exhausted(message)));
         }
-        let so_far = past
+        let previous_output = past
             .filter(|past| continues && !past.truncated && !past.output.is_empty())
             .map(|past| past.output);
         let (kind, worker) = (self.settings.kind.clone(), self.settings.name.clone());
         let body = Body::Started {
             kind,
             worker,
-            continues: so_far.is_some(),
+            continues: previous_output.is_some(),
         };
         Ok(Next {
             attempt,
             body,
-            so_far,
+            previous_output,
             broken,
         })
     }

@@ -96,7 +96,7 @@ impl<B: Backend> Shared<B> {
         let Mine {
             writer,
             attempt,
-            so_far,
+            previous_output,
             limits,
             left,
             control,
@@ -111,14 +111,14 @@ impl<B: Backend> Shared<B> {
             ..
         } = held.delivery();
         let (kind, input) = (submission.kind.clone(), submission.input.clone());
-        info!(job = %id, %kind, attempt, continues = so_far.is_some(), "started");
+        info!(job = %id, %kind, attempt, continues = previous_output.is_some(), "started");
         let (look, patience) = (Arc::new(Notify::new()), Patience::new(limits, left));
         let job = Job {
             id: id.clone(),
             kind,
             input,
             attempt,
-            so_far,
+            previous_output,
             stop: CancellationToken::new(),
         };
         let (out, pieces) = Output::new();

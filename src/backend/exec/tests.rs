@@ -32,7 +32,7 @@ fn job(input: Value) -> Job {
         kind: "exec".parse().unwrap(),
         input,
         attempt: 3,
-        so_far: None,
+        previous_output: None,
         stop: CancellationToken::new(),
     }
 }
