@@ -44,7 +44,7 @@ impl Log {
                 return Err(Unavailable("the job's worker was always faster".into()));
             }
             // The worker looks at its log when it is told to, and writes nothing meanwhile.
-            self.nudge(job).await;
+            self.send_control_signal(job).await;
             sleep(RETRY_FIRST / 5).await;
         }
     }
@@ -90,7 +90,7 @@ impl Log {
             let ended = writer.append(Body::Cancelled {}).await;
             debug!(%job, ?ended, "cancelled before it began");
         }
-        self.nudge(job).await;
+        self.send_control_signal(job).await;
         Ok(Some(if asked_before {
             Cancelled::Already(seq)
         } else {
@@ -98,15 +98,15 @@ impl Log {
         }))
     }
 
-    /// Tells the job's worker to look at the log.
-    pub async fn nudge(&self, job: &JobId) {
+    /// Sends the job's worker a [`ControlSignal`](super::ControlSignal): it looks at the log at once.
+    pub async fn send_control_signal(&self, job: &JobId) {
         let subject = self.nats.names.control(job);
-        let told = self.nats.work.publish(subject, bytes::Bytes::new());
-        if !tokio::time::timeout(Duration::from_secs(1), told)
+        let sent = self.nats.work.publish(subject, bytes::Bytes::new());
+        if !tokio::time::timeout(Duration::from_secs(1), sent)
             .await
-            .is_ok_and(|told| told.is_ok())
+            .is_ok_and(|sent| sent.is_ok())
         {
-            debug!(%job, "the worker was not told; it finds out at its next publish");
+            debug!(%job, "no control signal was sent; the worker finds out at its next publish");
         }
     }
 }

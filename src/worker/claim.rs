@@ -168,7 +168,7 @@ impl<B: Backend> Shared<B> {
                 Ok(()) => {
                     if attempt > 1 {
                         // An owner before that is silent would not find out for long.
-                        self.log.nudge(job).await;
+                        self.log.send_control_signal(job).await;
                     }
                     // Storing the event may have taken an election.
                     let (writer, control, left) =
