@@ -21,16 +21,16 @@ use crate::nats::{Refusal, Unwritable, Writer};
 use crate::source::Unavailable;
 use crate::wire::{self, Body, HANDED_BACK, Limits};
 
-/// How long an attempt may go on, and be silent.
+/// The time limits of an attempt: for the whole job, and for silence of the backend.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(super) struct Deadlines {
     end: Option<Instant>,
     silence: Option<Duration>,
     /// When something was put out or published last.
     heard: Instant,
 }
 
-impl Patience {
+impl Deadlines {
     pub(super) fn new(limits: Limits, left: Option<Duration>) -> Self {
         let heard = Instant::now();
         let end = left.and_then(|left| heard.checked_add(left));
@@ -42,7 +42,7 @@ impl Patience {
     }
 
     /// What is left of the time for the whole job.
-    pub(super) fn left(&self) -> Option<Duration> {
+    pub(super) fn remaining(&self) -> Option<Duration> {
         self.end
             .map(|end| end.saturating_duration_since(Instant::now()))
     }
@@ -79,7 +79,7 @@ pub(super) struct Attempt {
     pieces: Option<mpsc::Receiver<Piece>>,
     /// Asks for a look at the log.
     look: Arc<Notify>,
-    pub(super) patience: Patience,
+    pub(super) deadlines: Deadlines,
     /// When the log was last seen to be this worker's.
     proven: Instant,
     /// After what time it is looked at again. A signal can be lost, and the queue believes whoever says to be at work: a
@@ -123,7 +123,7 @@ impl Attempt {
         flush: Flush,
         pieces: mpsc::Receiver<Piece>,
         look: Arc<Notify>,
-        patience: Patience,
+        deadlines: Deadlines,
         look_after: Duration,
     ) -> Self {
         let (idle, pieces, proven) = (Some(writer), Some(pieces), Instant::now());
@@ -135,7 +135,7 @@ impl Attempt {
             batch,
             pieces,
             look,
-            patience,
+            deadlines,
             proven,
             look_after,
             result,
@@ -163,7 +163,7 @@ impl Attempt {
                     self.proven = Instant::now();
                     if wrote {
                         // A log that was slow is no silence of the backend, which may have waited for room.
-                        self.patience.heard = self.proven;
+                        self.deadlines.heard = self.proven;
                     }
                 }
                 Next::Result(result) => {
@@ -171,7 +171,7 @@ impl Attempt {
                     self.take_the_rest();
                 }
                 Next::Piece(Some(piece)) => {
-                    self.patience.heard = Instant::now();
+                    self.deadlines.heard = Instant::now();
                     self.batch.push(piece);
                 }
                 Next::Late(message) => return Cause::Failed(timed_out(message)),
@@ -239,7 +239,7 @@ impl Attempt {
             () = due, if idle => Next::Due,
             () = self.look.notified(), if idle => Next::Look,
             () = sleep_until(self.proven + self.look_after), if idle => Next::Look,
-            message = self.patience.runs_out(heeded) => Next::Late(message),
+            message = self.deadlines.runs_out(heeded) => Next::Late(message),
         }
     }
 

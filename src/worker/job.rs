@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::attempt::{Attempt, Cause, Patience};
+use super::attempt::{Attempt, Cause, Deadlines};
 use super::claim::{Claimed, Mine, attempts_exhausted, panicked};
 use super::held::Held;
 use super::{Shared, callback};
@@ -112,7 +112,7 @@ impl<B: Backend> Shared<B> {
         } = held.delivery();
         let (kind, input) = (submission.kind.clone(), submission.input.clone());
         info!(job = %id, %kind, attempt, continues = previous_output.is_some(), "started");
-        let (look, patience) = (Arc::new(Notify::new()), Patience::new(limits, left));
+        let (look, deadlines) = (Arc::new(Notify::new()), Deadlines::new(limits, left));
         let job = Job {
             id: id.clone(),
             kind,
@@ -127,7 +127,7 @@ impl<B: Backend> Shared<B> {
             self.settings.flush,
             pieces,
             Arc::clone(&look),
-            patience,
+            deadlines,
             self.keep_every * 2,
         );
         tokio::select! {
@@ -223,7 +223,7 @@ impl<B: Backend> Shared<B> {
         }
         let pause = pause(job, attempt, self.settings.pause, failure.retry);
         // A job whose time ends before is looked at then, and fails.
-        Cause::Retry(run.patience.left().map_or(pause, |left| pause.min(left)))
+        Cause::Retry(run.deadlines.remaining().map_or(pause, |left| pause.min(left)))
     }
 }
 
