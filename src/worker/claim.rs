@@ -24,14 +24,14 @@ use crate::wire::{Body, Event, EventType, Failure, JobId, JobState, Limits, Stor
 #[derive(Debug)]
 pub(super) enum Claimed {
     /// This worker owns the job.
-    Mine(Box<Mine>),
+    Owned(Box<OwnedJob>),
     /// There is nothing to run.
     Over(Parting),
 }
 
 /// A job that this worker owns.
 #[derive(Debug)]
-pub(super) struct Mine {
+pub(super) struct OwnedJob {
     pub(super) writer: Writer,
     pub(super) attempt: u32,
     /// What the attempts before have put out, when this one goes on from there.
@@ -173,7 +173,7 @@ impl<B: Backend> Shared<B> {
                     // Storing the event may have taken an election.
                     let (writer, control, left) =
                         (writer.persistent(), opened, self.time_left(delivery));
-                    let mine = Mine {
+                    let owned = OwnedJob {
                         writer,
                         attempt,
                         previous_output,
@@ -182,7 +182,7 @@ impl<B: Backend> Shared<B> {
                         control,
                         broken,
                     };
-                    return Ok(Claimed::Mine(Box::new(mine)));
+                    return Ok(Claimed::Owned(Box::new(owned)));
                 }
                 Err(Refusal::Superseded | Refusal::CancelRequested) => control = Some(opened),
                 Err(Refusal::Unavailable(error)) => return Err(error.into()),

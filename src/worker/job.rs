@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::attempt::{Attempt, Cause, Deadlines};
-use super::claim::{Claimed, Mine, attempts_exhausted, panicked};
+use super::claim::{Claimed, OwnedJob, attempts_exhausted, panicked};
 use super::held::Held;
 use super::{Shared, callback};
 use crate::backend::{Backend, Failure, Finish, Job, Output, Retry, Stopped};
@@ -93,7 +93,7 @@ impl<B: Backend> Shared<B> {
         held: &Held,
         hand_back: &CancellationToken,
     ) -> Result<Parting, Unavailable> {
-        let Mine {
+        let OwnedJob {
             writer,
             attempt,
             previous_output,
@@ -102,7 +102,7 @@ impl<B: Backend> Shared<B> {
             control,
             broken,
         } = match self.claim(held.delivery()).await? {
-            Claimed::Mine(mine) => *mine,
+            Claimed::Owned(owned) => *owned,
             Claimed::Over(parting) => return Ok(parting),
         };
         let Delivery {
