@@ -14,7 +14,7 @@ use tracing::info;
 use super::Flush;
 use super::batch::Batch;
 use super::claim::timed_out;
-use super::job::Parting;
+use super::job::AttemptOutcome;
 use super::report::Report;
 use crate::backend::{Failure, Finish, Piece};
 use crate::nats::{Refusal, Unwritable, Writer};
@@ -262,10 +262,10 @@ impl Attempt {
     }
 
     /// Writes what the attempt came to, if this worker may.
-    pub(super) async fn part(mut self, cause: Cause) -> Result<Parting, Unavailable> {
+    pub(super) async fn part(mut self, cause: Cause) -> Result<AttemptOutcome, Unavailable> {
         let settled = self.settle().await;
         let Some(writer) = self.idle.take() else {
-            return Ok(Parting::Unfinished(Duration::ZERO));
+            return Ok(AttemptOutcome::Unfinished(Duration::ZERO));
         };
         let cause = match settled {
             Err(refusal) => Cause::Refused(refusal),
@@ -279,15 +279,19 @@ impl Attempt {
                 delay_ms,
             }
         };
-        let (last, parting) = match (cause, self.result.take()) {
-            (Cause::Refused(Refusal::Superseded), _) => return Ok(Parting::Lost),
+        let (last, outcome) = match (cause, self.result.take()) {
+            (Cause::Refused(Refusal::Superseded), _) => return Ok(AttemptOutcome::Lost),
             (Cause::Refused(Refusal::Unavailable(error)), _) => return Err(error),
-            (Cause::Refused(Refusal::CancelRequested), _) => (Body::Cancelled {}, Parting::Ended),
-            (Cause::Refused(Refusal::Unwritable(error)), _) => (bad_output(&error), Parting::Ended),
-            (Cause::Failed(failure), _) => (Body::Failed(failure), Parting::Ended),
+            (Cause::Refused(Refusal::CancelRequested), _) => {
+                (Body::Cancelled {}, AttemptOutcome::Ended)
+            }
+            (Cause::Refused(Refusal::Unwritable(error)), _) => {
+                (bad_output(&error), AttemptOutcome::Ended)
+            }
+            (Cause::Failed(failure), _) => (Body::Failed(failure), AttemptOutcome::Ended),
             (Cause::Retry(pause), Some(Err(failure))) => (
                 retrying(&failure.code, &failure.message, pause),
-                Parting::Unfinished(pause),
+                AttemptOutcome::Unfinished(pause),
             ),
             (
                 Cause::Finished,
@@ -300,15 +304,17 @@ impl Attempt {
                     usage,
                     finish_reason,
                 },
-                Parting::Ended,
+                AttemptOutcome::Ended,
             ),
-            (Cause::Finished, Some(Err(failure))) => (Body::Failed(failure.into()), Parting::Ended),
+            (Cause::Finished, Some(Err(failure))) => {
+                (Body::Failed(failure.into()), AttemptOutcome::Ended)
+            }
             (Cause::HandBack | Cause::Retry(_) | Cause::Finished, _) => (
                 retrying(HANDED_BACK, "the worker was stopped", Duration::ZERO),
-                Parting::Unfinished(Duration::ZERO),
+                AttemptOutcome::Unfinished(Duration::ZERO),
             ),
         };
-        write_last(writer, last, parting).await
+        write_last(writer, last, outcome).await
     }
 
     /// Waits for what is in flight, so that the writer is there.
@@ -330,8 +336,8 @@ fn bad_output(error: &Unwritable) -> Body {
 async fn write_last(
     mut writer: Writer,
     mut last: Body,
-    mut parting: Parting,
-) -> Result<Parting, Unavailable> {
+    mut outcome: AttemptOutcome,
+) -> Result<AttemptOutcome, Unavailable> {
     let mut ended_as_bad = false;
     loop {
         let report = Report::of(&last);
@@ -340,19 +346,21 @@ async fn write_last(
                 report
                     .into_iter()
                     .for_each(|report| report.log(writer.job()));
-                info!(job = %writer.job(), seq = writer.seq().0, ?parting, "parted");
-                return Ok(parting);
+                info!(job = %writer.job(), seq = writer.seq().0, ?outcome, "parted");
+                return Ok(outcome);
             }
             // The writer stands behind the request now; only a new request could refuse it again.
-            Err(Refusal::CancelRequested) => (last, parting) = (Body::Cancelled {}, Parting::Ended),
-            Err(Refusal::Superseded) => return Ok(Parting::Lost),
+            Err(Refusal::CancelRequested) => {
+                (last, outcome) = (Body::Cancelled {}, AttemptOutcome::Ended)
+            }
+            Err(Refusal::Superseded) => return Ok(AttemptOutcome::Lost),
             Err(Refusal::Unavailable(error)) => return Err(error),
             // A log that does not take this either takes nothing: the next claim finds out, and ends the job.
             Err(Refusal::Unwritable(error)) if ended_as_bad => {
                 return Err(Unavailable(error.to_string()));
             }
             Err(Refusal::Unwritable(error)) => {
-                (last, parting, ended_as_bad) = (bad_output(&error), Parting::Ended, true);
+                (last, outcome, ended_as_bad) = (bad_output(&error), AttemptOutcome::Ended, true);
             }
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::job::{Parting, pause};
+use super::job::{AttemptOutcome, pause};
 use super::report::Report;
 use super::{Settings, Shared};
 use crate::backend::{self, Backend, Retry};
@@ -26,7 +26,7 @@ pub(super) enum Claimed {
     /// This worker owns the job.
     Owned(Box<OwnedJob>),
     /// There is nothing to run.
-    Over(Parting),
+    Over(AttemptOutcome),
 }
 
 /// A job that this worker owns.
@@ -81,7 +81,7 @@ impl<B: Backend> Shared<B> {
             Err(Unclaimed::Unavailable(error)) => {
                 let pause = self.claim_pause(delivery);
                 warn!(job = %delivery.job, %error, ?pause, "given back: the log is out of reach");
-                Ok(Claimed::Over(Parting::Unfinished(pause)))
+                Ok(Claimed::Over(AttemptOutcome::Unfinished(pause)))
             }
             Err(Unclaimed::Unwritable { attempt, error }) => self
                 .not_begun(delivery, attempt, &error)
@@ -100,7 +100,7 @@ impl<B: Backend> Shared<B> {
         loop {
             let Tip::At { last, .. } = self.log.tip(job).await? else {
                 warn!(%job, "given back: its log ends with too much that is no event; somebody must purge the subject");
-                return Ok(Claimed::Over(Parting::Unfinished(
+                return Ok(Claimed::Over(AttemptOutcome::Unfinished(
                     self.claim_pause(delivery),
                 )));
             };
@@ -120,14 +120,14 @@ impl<B: Backend> Shared<B> {
                 }
             };
             if last.event_type.is_end() {
-                return Ok(Claimed::Over(Parting::Ended));
+                return Ok(Claimed::Over(AttemptOutcome::Ended));
             }
             if goes_on(seen, &last) {
-                return Ok(Claimed::Over(Parting::Lost));
+                return Ok(Claimed::Over(AttemptOutcome::Lost));
             }
             // Before it is subscribed to, or this worker would be asked as well.
             if seen.is_none() && self.is_owned(job, &last).await {
-                return Ok(Claimed::Over(Parting::Lost));
+                return Ok(Claimed::Over(AttemptOutcome::Lost));
             }
             seen = Some(last.stream_seq);
             let left = self.time_left(delivery);
@@ -137,7 +137,7 @@ impl<B: Backend> Shared<B> {
                 .filter(|_| left != Some(Duration::ZERO))
             {
                 let rest = left.map_or(rest, |left| rest.min(left));
-                return Ok(Claimed::Over(Parting::Unfinished(rest)));
+                return Ok(Claimed::Over(AttemptOutcome::Unfinished(rest)));
             }
             let uncounted = delivery.deliveries.saturating_sub(last.attempt);
             if uncounted > DELIVERIES_MAX
@@ -163,7 +163,7 @@ impl<B: Backend> Shared<B> {
             match writer.append(body).await {
                 Ok(()) if over => {
                     report.into_iter().for_each(|report| report.log(job));
-                    return Ok(Claimed::Over(Parting::Ended));
+                    return Ok(Claimed::Over(AttemptOutcome::Ended));
                 }
                 Ok(()) => {
                     if attempt > 1 {
@@ -259,7 +259,7 @@ impl<B: Backend> Shared<B> {
         delivery: &Delivery,
         attempt: u32,
         error: &Unwritable,
-    ) -> Result<Parting, Unavailable> {
+    ) -> Result<AttemptOutcome, Unavailable> {
         let Delivery {
             job, deliveries, ..
         } = delivery;
@@ -278,7 +278,7 @@ impl<B: Backend> Shared<B> {
             }
             _ => {
                 let pause = pause(job, tries, *first, Retry::Later);
-                return Ok(Parting::Unfinished(
+                return Ok(AttemptOutcome::Unfinished(
                     left.map_or(pause, |left| pause.min(left)),
                 ));
             }
@@ -292,7 +292,7 @@ impl<B: Backend> Shared<B> {
         delivery: &Delivery,
         attempt: u32,
         failure: Failure,
-    ) -> Result<Parting, Unavailable> {
+    ) -> Result<AttemptOutcome, Unavailable> {
         let job = &delivery.job;
         // Another one may write first: a cancel request, or the same events.
         for _ in 0..ENDINGS_MAX {
@@ -301,8 +301,8 @@ impl<B: Backend> Shared<B> {
             };
             let body = match &last {
                 None => delivery.submission.queued_without_input(),
-                Some(last) if last.event_type.is_end() => return Ok(Parting::Ended),
-                Some(last) if last.attempt > attempt => return Ok(Parting::Lost),
+                Some(last) if last.event_type.is_end() => return Ok(AttemptOutcome::Ended),
+                Some(last) if last.attempt > attempt => return Ok(AttemptOutcome::Lost),
                 Some(last) if last.event_type == EventType::CancelRequested => Body::Cancelled {},
                 Some(_) => Body::Failed(failure.clone()),
             };
@@ -314,11 +314,11 @@ impl<B: Backend> Shared<B> {
                 Err(Refusal::Unavailable(error)) => return Err(error),
                 Err(Refusal::Unwritable(error)) => {
                     warn!(%job, %error, "thrown out of the queue: its log takes neither the job nor its end");
-                    return Ok(Parting::Abandoned);
+                    return Ok(AttemptOutcome::Abandoned);
                 }
             }
         }
-        Ok(Parting::Unfinished(self.claim_pause(delivery)))
+        Ok(AttemptOutcome::Unfinished(self.claim_pause(delivery)))
     }
 
     /// What is left of the time for a job. Its submission's time is the broker's, and now is this machine's, so the limit is

@@ -26,7 +26,7 @@ use crate::wire::JobId;
 
 /// How a worker parts from a job.
 #[derive(Debug)]
-pub(super) enum Parting {
+pub(super) enum AttemptOutcome {
     /// Its end is in the log: take it out of the queue.
     Ended,
     /// Somebody else has it: say nothing to the queue, which would count for the other.
@@ -41,18 +41,18 @@ impl<B: Backend> Shared<B> {
     /// Runs one job that was handed over by the queue. `hand_back` is cancelled when the worker must let go.
     pub(super) async fn run(&self, held: Held, hand_back: CancellationToken) {
         // What must not wait for one another, each for itself.
-        let parting = tokio::select! {
-            parting = self.live(&held, &hand_back) => parting,
+        let outcome = tokio::select! {
+            outcome = self.live(&held, &hand_back) => outcome,
             never = self.keep(&held) => match never {},
-            () = overdue(&hand_back) => Ok(Parting::Unfinished(Duration::ZERO)),
+            () = overdue(&hand_back) => Ok(AttemptOutcome::Unfinished(Duration::ZERO)),
         };
         held.release();
         let delivery = held.delivery();
-        match parting {
-            Ok(Parting::Ended) => self.leave_queue(delivery).await,
-            Ok(Parting::Lost) => info!(job = %delivery.job, "another worker has it"),
-            Ok(Parting::Abandoned) => delivery.terminate().await,
-            Ok(Parting::Unfinished(pause)) => {
+        match outcome {
+            Ok(AttemptOutcome::Ended) => self.leave_queue(delivery).await,
+            Ok(AttemptOutcome::Lost) => info!(job = %delivery.job, "another worker has it"),
+            Ok(AttemptOutcome::Abandoned) => delivery.terminate().await,
+            Ok(AttemptOutcome::Unfinished(pause)) => {
                 delivery
                     .give_back(Some(pause).filter(|pause| !pause.is_zero()))
                     .await
@@ -92,7 +92,7 @@ impl<B: Backend> Shared<B> {
         &self,
         held: &Held,
         hand_back: &CancellationToken,
-    ) -> Result<Parting, Unavailable> {
+    ) -> Result<AttemptOutcome, Unavailable> {
         let OwnedJob {
             writer,
             attempt,
@@ -103,7 +103,7 @@ impl<B: Backend> Shared<B> {
             broken,
         } = match self.claim(held.delivery()).await? {
             Claimed::Owned(owned) => *owned,
-            Claimed::Over(parting) => return Ok(parting),
+            Claimed::Over(outcome) => return Ok(outcome),
         };
         let Delivery {
             job: id,
@@ -131,7 +131,7 @@ impl<B: Backend> Shared<B> {
             self.keep_every * 2,
         );
         tokio::select! {
-            parting = self.attempt(run, job, out, broken, hand_back) => parting,
+            outcome = self.attempt(run, job, out, broken, hand_back) => outcome,
             never = self.attend(control, held, attempt, &look) => match never {},
         }
     }
@@ -144,7 +144,7 @@ impl<B: Backend> Shared<B> {
         out: Output,
         broken: Option<Failure>,
         hand_back: &CancellationToken,
-    ) -> Result<Parting, Unavailable> {
+    ) -> Result<AttemptOutcome, Unavailable> {
         let (id, attempt, stop) = (job.id.clone(), job.attempt, job.stop.clone());
         let mut running = std::pin::pin!(self.start(job, out, broken));
         let cause = run.publish(running.as_mut(), hand_back).await;
@@ -163,7 +163,7 @@ impl<B: Backend> Shared<B> {
             stopping.await;
             // The queue is told in any case; that the log says why is a courtesy, and so is that it does not count.
             let told = timeout(HAND_BACK_WAIT, run.part(cause)).await;
-            return told.unwrap_or(Ok(Parting::Unfinished(Duration::ZERO)));
+            return told.unwrap_or(Ok(AttemptOutcome::Unfinished(Duration::ZERO)));
         }
         let cause = self.after_failure(&id, attempt, &mut run, cause).await;
         tokio::join!(stopping, run.part(cause)).1
@@ -223,7 +223,11 @@ impl<B: Backend> Shared<B> {
         }
         let pause = pause(job, attempt, self.settings.pause, failure.retry);
         // A job whose time ends before is looked at then, and fails.
-        Cause::Retry(run.deadlines.remaining().map_or(pause, |left| pause.min(left)))
+        Cause::Retry(
+            run.deadlines
+                .remaining()
+                .map_or(pause, |left| pause.min(left)),
+        )
     }
 }
 
