@@ -22,6 +22,8 @@ mod cancelling;
 mod cli;
 /// Who this process is to the broker: passwords, tokens, keys, credentials files and certificates.
 mod credentials;
+/// The documents: their commands work, their links lead somewhere, and what they quote exists.
+mod documents;
 /// The same scenarios through every front door, each with an independent client.
 mod doors;
 /// Clients that take or send too much, and others beside them.
@@ -54,8 +56,6 @@ mod outages;
 mod partition;
 /// The worker of the examples that is written in Python, and what an edge refuses when a kind's workers lack it.
 mod python_worker;
-/// The commands of the README, run as a reader would.
-mod readme;
 /// Plain HTTP: pages of history, waiting for a result, and what every address answers to what it does not take.
 mod rest;
 /// A store that went back under its watchers.

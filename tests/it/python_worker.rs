@@ -472,31 +472,3 @@ async fn what_the_workers_of_a_kind_do_not_do_is_refused() {
     );
     system.end().await;
 }
-
-#[test]
-fn what_the_readme_shows_of_the_worker_stands_in_it() {
-    let readme = include_str!("../../README.md");
-    let trimmed = |text: &str| {
-        text.lines()
-            .map(|line| line.trim().to_owned())
-            .collect::<Vec<_>>()
-    };
-    let file = trimmed(&fs::read_to_string(example()).unwrap());
-    let blocks: Vec<_> = readme
-        .split("```python\n")
-        .skip(1)
-        .map(|rest| trimmed(rest.split("```").next().unwrap()))
-        .collect();
-    assert!(
-        blocks.len() >= 2,
-        "{} blocks of Python in the README",
-        blocks.len()
-    );
-    for block in blocks {
-        let lines = block.len();
-        assert!(
-            lines > 1 && file.windows(lines).any(|window| window == block),
-            "{block:#?}"
-        );
-    }
-}

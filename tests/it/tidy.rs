@@ -101,35 +101,6 @@ fn the_pure_folders_know_no_runtime_clock_or_broker() {
 }
 
 #[test]
-fn every_link_of_the_documentation_leads_to_a_file() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut found = 0;
-    for page in [
-        "README.md",
-        "nats/README.md",
-        "src/wire/PROTOCOL.md",
-        "src/wire/SOCKETIO.md",
-    ] {
-        let page = root.join(page);
-        let text = fs::read_to_string(&page).unwrap();
-        let links = text
-            .split("](")
-            .skip(1)
-            .filter_map(|rest| rest.split(')').next());
-        for link in links.filter(|link| !link.starts_with("http") && !link.starts_with('#')) {
-            let file = page.parent().unwrap().join(link.split('#').next().unwrap());
-            assert!(
-                file.exists(),
-                "{} links to {link}, which is not there",
-                page.display()
-            );
-            found += 1;
-        }
-    }
-    assert!(found > 5, "{found} links: they are written otherwise now");
-}
-
-#[test]
 fn every_file_says_what_it_owns_and_stays_readable() {
     for (path, text) in sources() {
         let first = text.lines().next().unwrap_or_default();

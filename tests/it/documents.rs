@@ -1,0 +1,309 @@
+//! What documents say about the tree is true: their commands work, their links lead somewhere, and what they quote exists.
+//!
+//! Conventions of the Markdown files:
+//! - An `sh` block is run with bash, in the document's order, beside a `tailwater up` of the document's own.
+//! - An `output` block shows what the `sh` block before it prints; `…` stands for any text.
+//! - Commands that build, test or start everything (`cargo`, `scripts/…`, `docker`, `tailwater up`) are not run here. What
+//!   they name is looked up instead. A block holds either such commands or others.
+//! - `rust` and `python` blocks quote a file of `examples/`.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::cli::up;
+use crate::support::broker::Broker;
+use crate::support::http::{Exchange, Server};
+use crate::support::within;
+
+/// The documents whose commands are run, each by the test below that names it.
+const RUN: [&str; 1] = ["README.md"];
+
+/// Commands that are looked up instead of run.
+const NOT_RUN: [&str; 6] = [
+    "cargo ",
+    "scripts/",
+    "./scripts/",
+    "docker ",
+    "tailwater up",
+    "NATS_SERVER=",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The files below `folder` whose names end in `extension`, and their texts.
+fn files(folder: &str, extension: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|other| other == extension) {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path.strip_prefix(root()).unwrap().to_owned(), text));
+            }
+        }
+    }
+    found
+}
+
+/// Every document of the tree.
+fn documents() -> Vec<(PathBuf, String)> {
+    let top = fs::read_dir(root()).unwrap().flatten();
+    let mut found: Vec<_> = top
+        .map(|entry| PathBuf::from(entry.file_name()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .map(|path| {
+            let text = fs::read_to_string(root().join(&path)).unwrap();
+            (path, text)
+        })
+        .collect();
+    for folder in ["docs", "nats", "src", "clients"] {
+        if root().join(folder).exists() {
+            found.extend(files(folder, "md"));
+        }
+    }
+    found
+}
+
+/// The fenced blocks of a document: the word after the fence, and the text.
+fn blocks(document: &str) -> Vec<(String, String)> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    let mut inside = false;
+    for line in document.lines() {
+        if let Some(tag) = line.strip_prefix("```") {
+            inside = !inside;
+            if inside {
+                found.push((tag.to_owned(), String::new()));
+            }
+        } else if inside && let Some((_, text)) = found.last_mut() {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    assert!(!inside, "a block is not closed");
+    found
+}
+
+/// The lines of a block that are commands.
+fn commands(block: &str) -> impl Iterator<Item = &str> {
+    block
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
+/// Whether a block is looked up instead of run.
+fn is_looked_up(block: &str) -> bool {
+    commands(block).all(|line| NOT_RUN.iter().any(|start| line.starts_with(start)))
+}
+
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// A model server that answers every question alike.
+async fn model() -> Server {
+    Server::start(async |mut exchange: Exchange| {
+        let piece = r#"{"choices": [{"index": 0, "delta": {"content": "Because of Rayleigh scattering."}}]}"#;
+        let end = r#"{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}"#;
+        exchange.begin().await;
+        for data in [piece, end, "[DONE]"] {
+            exchange.send(format!("data: {data}\n\n")).await;
+        }
+        exchange.finish().await;
+    })
+    .await
+}
+
+/// Demands that `shown` is what was printed; `…` stands for any text.
+fn assert_printed(printed: &str, shown: &str, block: &str) {
+    let mut rest = printed;
+    let parts = shown.lines().flat_map(|line| line.split('…'));
+    for part in parts.map(str::trim).filter(|part| !part.is_empty()) {
+        let Some(at) = rest.find(part) else {
+            panic!(
+                "{part:?} is not printed, or not in this place, by\n{block}\nwhich prints\n{printed}"
+            );
+        };
+        rest = &rest[at + part.len()..];
+    }
+}
+
+/// Runs the commands of a document as a reader would, in order.
+async fn run(document: &str) {
+    assert!(RUN.contains(&document), "{document} is not listed");
+    let text = fs::read_to_string(root().join(document)).unwrap();
+    let bin = Path::new(env!("CARGO_BIN_EXE_tailwater")).parent().unwrap();
+    let up = up(TempDir::new().unwrap(), &[]).await;
+    let model = model().await;
+    // The tests have ports of their own.
+    let mut places = vec![
+        ("127.0.0.1:4000", up.addr.clone()),
+        ("nats://127.0.0.1:4222", up.nats.clone()),
+        ("127.0.0.1:4001", free_address()),
+        ("127.0.0.1:8000", free_address()),
+        ("127.0.0.1:11434", model.addr.clone()),
+    ];
+    let three = "nats://n1:4222,nats://n2:4222,nats://n3:4222";
+    if text.contains(three) {
+        places.push((three, Broker::shared_three().url()));
+    }
+    let mut printed = String::new();
+    let mut block = String::new();
+    for (tag, text) in blocks(&text) {
+        match tag.as_str() {
+            "sh" if !is_looked_up(&text) => {
+                // What a block that failed has started ends with it.
+                let start = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT";
+                let mut script = format!("PATH={}:$PATH\n{start}\n{text}", bin.display());
+                for (place, own) in &places {
+                    script = script.replace(place, own);
+                }
+                let mut bash = Command::new("bash");
+                bash.args(["-euo", "pipefail", "-c", &script])
+                    .current_dir(root());
+                bash.env("TAILWATER_NATS", &up.nats)
+                    .stdin(Stdio::null())
+                    .kill_on_drop(true);
+                let out = within(&text, bash.output()).await.unwrap();
+                printed = [out.stdout, out.stderr]
+                    .map(|bytes| String::from_utf8(bytes).unwrap())
+                    .concat();
+                assert!(out.status.success(), "{text}\n{printed}");
+                block = text;
+            }
+            // What is looked up prints nothing here.
+            "sh" => block.clear(),
+            "output" if !block.is_empty() => assert_printed(&printed, &text, &block),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_commands_of_the_readme_work() {
+    run("README.md").await;
+}
+
+#[test]
+fn every_document_with_commands_is_run() {
+    for (path, text) in documents() {
+        let commands = blocks(&text)
+            .iter()
+            .any(|(tag, text)| tag == "sh" && !is_looked_up(text));
+        assert!(
+            !commands || RUN.contains(&path.to_str().unwrap()),
+            "no test runs the commands of {}",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn commands_that_are_not_run_name_what_exists() {
+    let sources: String = files("src", "rs")
+        .into_iter()
+        .chain(files("tests", "rs"))
+        .map(|(path, text)| format!("{}\n{text}", path.display()))
+        .collect();
+    for (path, text) in documents() {
+        for (_, block) in blocks(&text).iter().filter(|(tag, _)| tag == "sh") {
+            for line in commands(block).filter(|_| is_looked_up(block)) {
+                let words: Vec<_> = line.split_whitespace().collect();
+                for (index, word) in words.iter().enumerate() {
+                    let exists = if word.contains("scripts/") {
+                        root().join(word.trim_matches(['$', '(', ')'])).exists()
+                    } else if index > 0 && words[index - 1] == "--example" {
+                        root().join(format!("examples/{word}.rs")).exists()
+                    } else {
+                        // The filters of `cargo test` are names of modules and of tests.
+                        let is_filter = line.contains("cargo test") && word.contains("::")
+                            || word.matches('_').count() > 2;
+                        !is_filter
+                            || word.split("::").all(|name| {
+                                sources.contains(&format!("fn {name}("))
+                                    || sources.contains(&format!("/{name}.rs"))
+                                    || sources.contains(&format!("/{name}/"))
+                            })
+                    };
+                    assert!(exists, "{}: {line}: {word}", path.display());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_a_heading() {
+    let mut found = 0;
+    for (page, text) in documents() {
+        let links = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.starts_with("http")) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = root().join(&page).parent().unwrap().join(file);
+            let target = if file.is_empty() {
+                root().join(&page)
+            } else {
+                target
+            };
+            assert!(target.exists(), "{} links to {link}", page.display());
+            if !heading.is_empty() {
+                let text = fs::read_to_string(&target).unwrap();
+                let anchor = |line: &str| {
+                    line.trim_start_matches('#')
+                        .trim()
+                        .to_lowercase()
+                        .replace(' ', "-")
+                        .replace(|c: char| !c.is_alphanumeric() && c != '-' && c != '_', "")
+                };
+                assert!(
+                    text.lines()
+                        .any(|line| line.starts_with('#') && anchor(line) == heading),
+                    "{} links to {link}",
+                    page.display()
+                );
+            }
+            found += 1;
+        }
+    }
+    assert!(found > 5, "{found} links: they are written otherwise now");
+}
+
+#[test]
+fn every_quoted_program_stands_in_an_example() {
+    let lines = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(|line| line.trim().to_owned());
+        lines.filter(|line| !line.is_empty()).collect()
+    };
+    let examples = [files("examples", "rs"), files("examples", "py")].concat();
+    let mut found = 0;
+    for (path, text) in documents() {
+        for (tag, block) in blocks(&text) {
+            if tag != "rust" && tag != "python" {
+                continue;
+            }
+            let block = lines(&block);
+            assert!(
+                examples.iter().any(|(_, example)| lines(example)
+                    .windows(block.len())
+                    .any(|window| window == block)),
+                "{}: {block:#?}",
+                path.display()
+            );
+            found += 1;
+        }
+    }
+    assert!(found > 1, "{found} quotes: they are written otherwise now");
+}
