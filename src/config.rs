@@ -220,9 +220,9 @@ pub const QUORUM_TRIES: u32 = 3;
 /// believed: longer than a leader without a quorum passes for one with it.
 pub const SHORTER_WAIT: Duration = Duration::from_secs(5);
 
-/// How many messages in a row that are no events are passed over to find the next, or the last, event of a job. A foreign
-/// worker that writes in a wrong format leaves one per chunk until another one claims the job.
-pub const FOREIGN_MAX: usize = 1024;
+/// How many undecodable messages in a row are skipped to find the next, or the last, event of a job. A worker that writes
+/// in a wrong format leaves one per chunk until another one claims the job.
+pub const UNDECODABLE_MAX: usize = 1024;
 /// How many single reads look for an event by its number: 64 halve any stretch of a stream down to one message.
 pub const LOCATE_READS: usize = 64;
 /// How near before it such a search ends, in events: the leader is asked for what lies between one by one.
@@ -249,9 +249,9 @@ pub const LIST_BYTES: usize = 1024 * 1024;
 pub const LIST_WINDOWS: u32 = 16;
 /// How many jobs a page may look up: as many as it holds at most, and those that it must pass over on the way.
 pub const LIST_LOOKUPS: usize = 256;
-/// How many messages that are no events a listing passes over to find out whether a job has a later event. Past it the
-/// job is listed: rather twice than never.
-pub const LIST_FOREIGN: usize = 8;
+/// How many undecodable messages a listing skips to find out whether a job has a later event. Past it the job is listed:
+/// rather twice than never.
+pub const LIST_UNDECODABLE: usize = 8;
 /// How many requests a listing has under way: enough to hide their latency, too few to be felt by others.
 pub const LIST_REQUESTS: usize = 8;
 /// How many listings an edge thread makes at a time. Each remembers the ids of the jobs that it has read of, at most 0.4

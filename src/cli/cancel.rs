@@ -32,9 +32,9 @@ impl Cancel {
                 Cancelled::Unknown => {
                     anyhow::bail!("there is no job {}, or all of it has expired", self.job)
                 }
-                Cancelled::Buried => {
+                Cancelled::Undecodable => {
                     anyhow::bail!(
-                        "the log of {} ends with too much that is no event",
+                        "the log of {} ends with too many undecodable messages",
                         self.job
                     )
                 }

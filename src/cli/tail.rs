@@ -331,7 +331,8 @@ impl Client {
         struct Named {
             cursor: String,
         }
-        let Named { cursor } = serde_json::from_slice(json).context("a frame that is no event")?;
+        let Named { cursor } =
+            serde_json::from_slice(json).context("a frame that is not an event")?;
         self.show.event(json)?;
         self.start = Start::Cursor(cursor.parse()?);
         Ok(())

@@ -151,9 +151,9 @@ impl App {
             }),
             Cancelled::Ended => Err(Code::JobEnded.into()),
             Cancelled::Unknown => Err(Code::JobNotFound.into()),
-            Cancelled::Buried => Err(Problem::new(
+            Cancelled::Undecodable => Err(Problem::new(
                 Code::Internal,
-                "the job's log ends with too much that is no event",
+                "the job's log ends with too many undecodable messages",
             )),
         }
     }

@@ -277,7 +277,7 @@ fn put_event(out: &mut Vec<u8>, event: &Stored) {
     out.reserve(json.len() + 64);
     out.extend_from_slice(b"id: ");
     out.extend_from_slice(event.cursor().to_string().as_bytes());
-    // JSON that a foreign publisher stored may have line breaks between its tokens.
+    // JSON that another publisher stored may have line breaks between its tokens.
     for line in json.split(|byte| matches!(byte, b'\n' | b'\r')) {
         out.extend_from_slice(b"\ndata: ");
         out.extend_from_slice(line);

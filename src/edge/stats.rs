@@ -150,7 +150,7 @@ pub(super) struct Stats {
     /// How many events the watch that is furthest behind was not handed yet, of those that this edge knows to be stored.
     /// What was handed over may still be on its way: up to 64 KiB and what the network holds.
     lag: u64,
-    /// How many messages that are not events were skipped in the logs of jobs, each counted for each reader.
+    /// How many undecodable messages were skipped in the logs of jobs, each counted for each reader.
     undecodable: u64,
     /// How many times the task that keeps a watched job up to date has panicked and was started again.
     feed_panics: u64,

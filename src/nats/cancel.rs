@@ -24,8 +24,8 @@ pub enum Cancelled {
     Ended,
     /// There is no such job.
     Unknown,
-    /// The log ends with so many messages that are no events that nobody finds its last one.
-    Buried,
+    /// The log ends with too many undecodable messages to find its last event.
+    Undecodable,
 }
 
 impl Log {
@@ -56,7 +56,7 @@ impl Log {
         by: Option<String>,
     ) -> Result<Option<Cancelled>, Unavailable> {
         let Tip::At { last, .. } = self.tip(job).await? else {
-            return Ok(Some(Cancelled::Buried));
+            return Ok(Some(Cancelled::Undecodable));
         };
         let Some(last) = last else {
             // A server that only believes that it leads may lack events that the log has.
@@ -67,7 +67,7 @@ impl Log {
                 return Ok(Some(Cancelled::Unknown));
             };
             // Submitted, and its first event is still under way: the log begins the same way whoever writes it. An input
-            // that no log can hold, from a foreign publisher, does not keep its job from being cancelled.
+            // that no log can hold, from another publisher, does not keep its job from being cancelled.
             let mut writer = Writer::new(self.clone(), job.clone(), 0, None);
             let mut queued = writer.append(submission.queued()).await;
             if let Err(Refusal::Unwritable(_)) = queued {

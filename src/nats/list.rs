@@ -18,8 +18,8 @@ use super::log::{header, unavailable};
 use super::walk::{Bounds, Entry, Found, Step, Walk, Window};
 use super::{Reader, api, names, setup};
 use crate::config::{
-    LIST_BYTES, LIST_FOREIGN, LIST_LOOKUPS, LIST_REQUESTS, LIST_WINDOW, LIST_WINDOWS, REQUEST_WAIT,
-    REREAD_FIRST,
+    LIST_BYTES, LIST_LOOKUPS, LIST_REQUESTS, LIST_UNDECODABLE, LIST_WINDOW, LIST_WINDOWS,
+    REQUEST_WAIT, REREAD_FIRST,
 };
 use crate::source::Unavailable;
 use crate::wire::{
@@ -283,7 +283,7 @@ impl Reader {
             None => return Ok(true),
         }
         let mut from = stream_seq + 1;
-        for _ in 0..LIST_FOREIGN {
+        for _ in 0..LIST_UNDECODABLE {
             match self
                 .leader(&stream, &json!({"seq": from, "next_by_subj": subject}))
                 .await?

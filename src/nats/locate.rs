@@ -19,7 +19,7 @@ impl Reader {
     }
 
     /// A chain that stands at most [`LOCATE_NEAR`] before the event `from`, or at the log's end; `None` when the log's order does
-    /// not lead there, because of what a foreign publisher stored. Costs about `log2(span)` single reads.
+    /// not lead there, because of undecodable messages. Costs about `log2(span)` single reads.
     async fn locate(&self, job: &JobId, from: Seq) -> Result<Option<Chain>, Unavailable> {
         let Some(last) = self.log.last_of_any(&self.log.nats.replay, job).await? else {
             return Ok(None);

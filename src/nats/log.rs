@@ -18,7 +18,7 @@ use super::names;
 use super::quorum::{Leaders, Of};
 use super::setup;
 use super::undecodable::Undecodable;
-use crate::config::{EVENT_MAX, FOREIGN_MAX, MESSAGE_HEADERS_MAX};
+use crate::config::{EVENT_MAX, MESSAGE_HEADERS_MAX, UNDECODABLE_MAX};
 use crate::source::{At, Unavailable};
 use crate::wire::{JobId, Stored, StreamSeq, Unreadable};
 
@@ -146,7 +146,7 @@ impl Log {
         stream_seq: StreamSeq,
     ) -> Result<Option<Stored>, Unavailable> {
         let mut from = stream_seq;
-        for _ in 0..FOREIGN_MAX {
+        for _ in 0..UNDECODABLE_MAX {
             let ask = json!({"seq": from, "next_by_subj": self.subject(job)});
             match self.ask_leader(job, &ask).await? {
                 Some(Found {
@@ -156,7 +156,7 @@ impl Log {
                 found => return Ok(found.and_then(|found| found.event)),
             }
         }
-        Err(buried())
+        Err(too_many_undecodable())
     }
 
     /// The last event, from any replica over `client`'s connection.
@@ -311,9 +311,9 @@ impl Log {
         }
     }
 
-    /// How many messages that are not events were skipped; one that two readers skip counts twice.
+    /// How many undecodable messages were skipped; one that two readers skip counts twice.
     pub fn undecodable(&self) -> u64 {
-        self.undecodable.met()
+        self.undecodable.skipped()
     }
 
     /// Takes note of a message that a reader skips.
@@ -404,9 +404,9 @@ fn nowhere() -> Unavailable {
     Unavailable("a message without a sequence".into())
 }
 
-pub(super) fn buried() -> Unavailable {
+pub(super) fn too_many_undecodable() -> Unavailable {
     Unavailable(format!(
-        "it holds more than {FOREIGN_MAX} messages in a row that are no events"
+        "it holds more than {UNDECODABLE_MAX} undecodable messages in a row"
     ))
 }
 

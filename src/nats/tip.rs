@@ -5,10 +5,10 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::batch::{batch, number};
-use super::log::{Found, Log, buried};
+use super::log::{Found, Log, too_many_undecodable};
 use super::names;
 use super::quorum::Of;
-use crate::config::{FOREIGN_MAX, LOOK_BACK, PAGE, PAGE_BYTES, REQUEST_WAIT, REREAD_FIRST};
+use crate::config::{LOOK_BACK, PAGE, PAGE_BYTES, REQUEST_WAIT, REREAD_FIRST, UNDECODABLE_MAX};
 use crate::source::{At, Chain, Unavailable, Verdict};
 use crate::wire::{JobId, Seq, Stored, StreamSeq, Unreadable};
 
@@ -22,8 +22,8 @@ pub enum Tip {
         /// The place of what stands last, be it an event or not: what an append must expect. 0 when nothing does.
         fence: StreamSeq,
     },
-    /// After more than [`FOREIGN_MAX`] messages that are not events: no reader looks further.
-    Buried,
+    /// After more than [`UNDECODABLE_MAX`] undecodable messages: no reader looks further.
+    Undecodable,
 }
 
 /// A look at a stretch of a job's log, from its beginning or from somewhere in it.
@@ -34,7 +34,7 @@ struct Look {
     before: Option<Chain>,
     last: Option<Stored>,
     /// How many messages came since the last one that may be an event.
-    foreign: usize,
+    undecodable: usize,
 }
 
 impl Log {
@@ -45,7 +45,7 @@ impl Log {
     pub async fn last(&self, job: &JobId) -> Result<Option<Stored>, Unavailable> {
         match self.proven_tip(job).await? {
             Tip::At { last, .. } => Ok(last),
-            Tip::Buried => Err(buried()),
+            Tip::Undecodable => Err(too_many_undecodable()),
         }
     }
 
@@ -148,7 +148,7 @@ impl Log {
         job: &JobId,
         chain: &mut Chain,
     ) -> Result<Option<Stored>, Unavailable> {
-        for _ in 0..FOREIGN_MAX {
+        for _ in 0..UNDECODABLE_MAX {
             let Some(event) = self.next(job, chain.read() + 1).await? else {
                 return Ok(None);
             };
@@ -158,7 +158,7 @@ impl Log {
             }
             chain.skip(event.stream_seq);
         }
-        Err(buried())
+        Err(too_many_undecodable())
     }
 
     /// The first event that the log still has, from a leader with a quorum.
@@ -180,7 +180,7 @@ impl Log {
                 chain,
                 before: None,
                 last: None,
-                foreign: 0,
+                undecodable: 0,
             };
             let mut stream_seq = from;
             while stream_seq <= fence {
@@ -200,8 +200,8 @@ impl Log {
                     let event = self.stored(job, message);
                     self.look_at(job, &mut look, at, event).await?;
                 }
-                if look.foreign > FOREIGN_MAX {
-                    return Ok(Some(Tip::Buried));
+                if look.undecodable > UNDECODABLE_MAX {
+                    return Ok(Some(Tip::Undecodable));
                 }
                 stream_seq = end + 1;
             }
@@ -238,12 +238,12 @@ impl Log {
         if is_event {
             look.chain = look.before;
             look.last = Some(event);
-            look.foreign = 0;
+            look.undecodable = 0;
         } else if look.chain.is_some() {
             look.skip(stream_seq);
         } else {
             // It may be an event all the same: further back, what comes before it tells.
-            look.foreign = 0;
+            look.undecodable = 0;
         }
         Ok(())
     }
@@ -251,7 +251,7 @@ impl Log {
 
 impl Look {
     fn skip(&mut self, stream_seq: StreamSeq) {
-        self.foreign += 1;
+        self.undecodable += 1;
         if let Some(chain) = &mut self.chain {
             chain.skip(stream_seq);
         }

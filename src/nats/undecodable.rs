@@ -1,4 +1,5 @@
-//! What readers skip because it is not an event: counted, and reported once for each job. It judges nothing.
+//! Counts the undecodable messages that readers skip, and logs them once per job. It does not decide what is
+//! undecodable.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,27 +10,27 @@ use tracing::{debug, warn};
 use crate::config::UNDECODABLE_JOBS;
 use crate::wire::{JobId, StreamSeq, Unreadable};
 
-/// The undecodable messages that the readers of one process, or of one thread of an edge, have met.
+/// The undecodable messages that the readers of one process, or of one thread of an edge, have skipped.
 #[derive(Debug, Default)]
 pub(super) struct Undecodable {
-    met: AtomicU64,
+    skipped: AtomicU64,
     reported: Mutex<HashSet<JobId>>,
 }
 
 impl Undecodable {
-    /// Takes note that a reader skips a message.
+    /// Counts a message that a reader skips.
     pub(super) fn note(&self, job: &JobId, stream_seq: StreamSeq, why: &Unreadable) {
-        self.met.fetch_add(1, Ordering::Relaxed);
+        self.skipped.fetch_add(1, Ordering::Relaxed);
         if self.is_first_of(job) {
-            warn!(%job, stream_seq, %why, "the job's log holds messages that are not events; they are skipped and counted");
+            warn!(%job, stream_seq, %why, "the job's log holds undecodable messages; they are skipped and counted");
         } else {
             debug!(%job, stream_seq, %why, "skipped an undecodable message");
         }
     }
 
     /// How many were skipped; one that two readers skip counts twice.
-    pub(super) fn met(&self) -> u64 {
-        self.met.load(Ordering::Relaxed)
+    pub(super) fn skipped(&self) -> u64 {
+        self.skipped.load(Ordering::Relaxed)
     }
 
     fn is_first_of(&self, job: &JobId) -> bool {
@@ -50,16 +51,20 @@ mod tests {
 
     #[test]
     fn each_job_is_reported_once_and_every_message_counted() {
-        let met = Undecodable::default();
+        let undecodable = Undecodable::default();
         let job = |n: usize| -> JobId { format!("j{n}").parse().unwrap() };
-        assert!(met.is_first_of(&job(0)) && !met.is_first_of(&job(0)) && met.is_first_of(&job(1)));
-        for n in 0..3 * UNDECODABLE_JOBS {
-            met.note(&job(n), 1, &Unreadable::Zero);
-        }
-        assert_eq!(met.met(), 3 * UNDECODABLE_JOBS as u64);
         assert!(
-            met.reported.lock().unwrap().len() <= UNDECODABLE_JOBS,
-            "what is remembered is bounded"
+            undecodable.is_first_of(&job(0))
+                && !undecodable.is_first_of(&job(0))
+                && undecodable.is_first_of(&job(1))
+        );
+        for n in 0..3 * UNDECODABLE_JOBS {
+            undecodable.note(&job(n), 1, &Unreadable::Zero);
+        }
+        assert_eq!(undecodable.skipped(), 3 * UNDECODABLE_JOBS as u64);
+        assert!(
+            undecodable.reported.lock().unwrap().len() <= UNDECODABLE_JOBS,
+            "the memory of reported jobs is limited"
         );
     }
 }

@@ -279,7 +279,7 @@ impl Side {
         if self.known.contains(&entry.job) {
             return;
         }
-        // What a foreign publisher stored and is no event counts for nothing, here as for every reader.
+        // Undecodable messages are skipped, as by every reader.
         let Ok(last) = Stored::decode(&entry.job, entry.stream_seq, entry.payload.clone()) else {
             return;
         };

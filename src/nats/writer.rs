@@ -216,7 +216,7 @@ impl Writer {
             .map_err(|_| Unavailable("the broker is away".into()))
     }
 
-    /// Asks the leader what became of an append. What is no event takes nobody's right to go on: the fence moves behind
+    /// Asks the leader what became of an append. An undecodable message takes nobody's right to go on: the fence moves behind
     /// it.
     async fn resolve(&mut self, payload: &Bytes) -> Result<Resolved, Unavailable> {
         let superseded = Ok(Resolved::Refused(Refusal::Superseded));

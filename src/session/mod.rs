@@ -245,7 +245,7 @@ impl<S: EventSource> Watching<S> {
                 return step;
             }
             if self.told_end {
-                // The feed may hold what a foreign publisher stored behind the end; nobody takes it.
+                // The feed may hold undecodable messages after the end; they are not delivered.
                 return pending().await;
             }
             if self.refill.is_busy() {

@@ -164,7 +164,7 @@ impl LiveChain {
         Copy::Waits
     }
 
-    /// Takes in that a live copy, of the message at `stream_seq`, is no event at all.
+    /// Takes in that the live copy of the message at `stream_seq` is undecodable.
     pub fn undecodable(&mut self, stream_seq: StreamSeq, prev: Option<StreamSeq>) {
         if prev == Some(self.chain.read) {
             self.chain.skip(stream_seq);

@@ -106,11 +106,11 @@ impl Memory {
             .expect("an event of this job")
     }
 
-    /// Stores a payload as it is, with the number that it gives itself, as a foreign publisher may. With another number than
-    /// the next it is no event, for any reader.
+    /// Stores a payload as it is, with the number that it gives itself, as another publisher may. With another number than
+    /// the next it is undecodable for every reader.
     ///
     /// # Errors
-    /// [`Unreadable`] when it is no event of this job.
+    /// [`Unreadable`] when it is not an event of this job.
     pub fn append_raw(&self, job: &JobId, payload: Bytes) -> Result<Arc<Stored>, Unreadable> {
         self.lock().store(job, payload, false)
     }

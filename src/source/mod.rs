@@ -97,7 +97,7 @@ pub enum SubmitSignal {
 pub enum Signal {
     /// A copy of a stored event, with the place of the message before it.
     Event(Arc<Stored>),
-    /// A copy of a message that is no event.
+    /// A copy of an undecodable message.
     Undecodable {
         /// Its place.
         stream_seq: StreamSeq,
@@ -149,7 +149,7 @@ pub enum Replica {
 pub enum At {
     /// This event of the job.
     Event(Arc<Stored>),
-    /// An event of another job, or no event at all.
+    /// An event of another job, or an undecodable message.
     Other,
     /// Nothing any more.
     Removed,

@@ -299,7 +299,7 @@ impl Event {
     /// Reads a stored event, in either encoding.
     ///
     /// # Errors
-    /// [`codec::Error`] when the payload is no event.
+    /// [`codec::Error`] when the payload is not an event.
     pub fn decode(payload: &[u8]) -> Result<Self, codec::Error> {
         codec::from_stored(payload)
     }

@@ -237,7 +237,7 @@ mod tests {
         let expected = json!({"jobs": [{"id": "j1", "job": "j1", "kind": null, "status": "done", "attempt": 2, "seq": 9,
             "created_at": null, "updated_at": 71}], "next": null});
         assert_eq!(serde_json::to_value(page).unwrap(), expected);
-        // What is no event, or none that tells, leaves the row as it was.
+        // An undecodable event, or one that tells nothing, leaves the row as it was.
         for nothing in [
             &b"junk"[..],
             br#"{"type":"model:chunk:v1","kind":"x","ts":4}"#,

@@ -45,7 +45,7 @@ struct Head<'a> {
     attempt: u32,
 }
 
-/// Why a stored message is no event of the log it stands in.
+/// Why a stored message is undecodable: not an event of the log it stands in.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// The payload is not an event.
@@ -69,7 +69,7 @@ impl Stored {
     /// Reads the message at `stream_seq` of the log of `job`.
     ///
     /// # Errors
-    /// [`Unreadable`]: a foreign publisher wrote something that is no event of this job.
+    /// [`Unreadable`]: another publisher stored something that is not an event of this job.
     pub fn decode(job: &JobId, stream_seq: StreamSeq, payload: Bytes) -> Result<Self, Unreadable> {
         let head: Head<'_> = codec::borrowed(&payload)?;
         if head.job != job.as_str() {
@@ -181,7 +181,7 @@ impl Stored {
         out
     }
 
-    /// What stands for an event that a foreign publisher stored and that cannot be said in the other encoding: its
+    /// What stands for an event that another publisher stored and that cannot be said in the other encoding: its
     /// place is kept, so that no reader sees a hole.
     fn placeholder(&self) -> Value {
         json!({"type": "unreadable", "job": self.job, "seq": self.seq, "attempt": self.attempt, "ts": 0})

@@ -99,7 +99,7 @@ impl<B: Backend> Shared<B> {
         let mut counted = None;
         loop {
             let Tip::At { last, .. } = self.log.tip(job).await? else {
-                warn!(%job, "given back: its log ends with too much that is no event; somebody must purge the subject");
+                warn!(%job, "handed back: its log ends with too many undecodable messages; purge the subject");
                 return Ok(Claimed::Over(AttemptOutcome::Unfinished(
                     self.claim_pause(delivery),
                 )));
@@ -113,7 +113,7 @@ impl<B: Backend> Shared<B> {
                 {
                     Ok(()) | Err(Refusal::Superseded | Refusal::CancelRequested) => continue,
                     Err(Refusal::Unavailable(error)) => return Err(error.into()),
-                    // No edge lets it in: a foreign publisher put it there.
+                    // No edge accepts it: another publisher put it there.
                     Err(Refusal::Unwritable(error)) => {
                         return Err(Unclaimed::Unwritable { attempt: 0, error });
                     }

@@ -155,7 +155,7 @@ async fn a_cancel_that_races_the_end_agrees_with_how_the_job_ended(broker: &Brok
                     )
                 }
                 Cancelled::Ended => assert_eq!(last.event_type, EventType::Done),
-                other @ (Cancelled::Already(_) | Cancelled::Unknown | Cancelled::Buried) => {
+                other @ (Cancelled::Already(_) | Cancelled::Unknown | Cancelled::Undecodable) => {
                     panic!("{other:?}")
                 }
             }

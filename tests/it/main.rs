@@ -42,7 +42,7 @@ mod library;
 mod listing;
 /// Many clients, many events, slow readers.
 mod load;
-/// Messages in a job's log that are no events: nobody is stopped by them.
+/// Undecodable messages in a job's log: they stop nobody.
 mod malformed;
 /// Answers of model servers as they really are, replayed from `tests/cases/openai`.
 mod model_cases;

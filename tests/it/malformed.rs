@@ -1,6 +1,6 @@
 use async_nats::jetstream;
 use futures_util::future::try_join_all;
-use tailwater::config::{FOREIGN_MAX, PAGE};
+use tailwater::config::{PAGE, UNDECODABLE_MAX};
 use tailwater::nats::{Cancelled, Names};
 use tailwater::wire::{JobId, Status};
 
@@ -16,7 +16,7 @@ on_one_and_three!(
     a_log_may_begin_with_what_is_no_event,
 );
 
-/// Stores messages that are no events in a job's log, as a worker with a fault might.
+/// Stores undecodable messages in a job's log, as a worker with a bug might.
 async fn spoil(system: &System, job: &JobId, count: usize) {
     let servers: Vec<_> = system.options.url.split(',').collect();
     let context = jetstream::new(async_nats::connect(servers).await.unwrap());
@@ -83,7 +83,7 @@ async fn jobs_whose_worker_is_dead_are_run_again_or_cancelled_behind_what_is_no_
     spoil(&system, &job, PAGE + 6).await;
     let state = system.state(&job).await.unwrap();
     assert_eq!((state.status, state.truncated), (Status::Running, false));
-    // A feed that begins here finds nothing but what is no event at the end.
+    // A feed that begins here finds nothing but undecodable messages at the end.
     let edge = system.edge().await;
     let (mut client, mut seen) = (edge.client().await, Seen::of("orphan"));
     client.watch(&seen).await;
@@ -127,12 +127,12 @@ async fn a_log_may_begin_with_what_is_no_event(broker: &Broker) {
 async fn a_job_that_is_buried_under_what_is_no_event_says_so() {
     let system = System::on(Broker::shared_one()).await;
     let job = system.submit("buried", words(10, 0, 1)).await;
-    spoil(&system, &job, FOREIGN_MAX).await;
+    spoil(&system, &job, UNDECODABLE_MAX).await;
     assert_eq!(system.state(&job).await.unwrap().seq.0, 1);
     spoil(&system, &job, 1).await;
     assert_eq!(
         system.log.cancel(&job, None).await.unwrap(),
-        Cancelled::Buried
+        Cancelled::Undecodable
     );
     system.end().await;
 }

@@ -23,7 +23,7 @@ use crate::watching::on_one_and_three;
 
 on_one_and_three!(
     a_job_that_no_log_can_hold_is_refused_everywhere_and_at_once,
-    a_job_that_a_foreign_publisher_made_too_large_ends_and_stops_no_other,
+    a_job_that_another_publisher_made_too_large_ends_and_stops_no_other,
     a_job_whose_first_event_no_log_takes_can_be_cancelled_and_times_out,
     output_that_does_not_fit_is_split_or_ends_its_job_at_once,
 );
@@ -144,7 +144,7 @@ async fn a_job_that_no_log_can_hold_is_refused_everywhere_and_at_once(broker: &B
     system.end().await;
 }
 
-/// Puts a job into the queue as a foreign publisher would, past every check.
+/// Puts a job into the queue as another publisher would, past every check.
 async fn put(system: &System, job: &str, more: &Value) -> JobId {
     let subject = format!("{}.jobs.demo.{job}", system.options.prefix);
     let mut queued = json!({"job": job, "kind": "demo", "input": too_large()});
@@ -175,15 +175,15 @@ fn code(state: &JobState) -> &str {
     state.error.as_ref().map_or("", |error| &error.code)
 }
 
-async fn a_job_that_a_foreign_publisher_made_too_large_ends_and_stops_no_other(broker: &Broker) {
+async fn a_job_that_another_publisher_made_too_large_ends_and_stops_no_other(broker: &Broker) {
     let system = System::on(broker).await;
     let mut jobs = Vec::new();
     for n in 0..8 {
-        jobs.push(put(&system, &format!("foreign-{n}"), &json!({})).await);
+        jobs.push(put(&system, &format!("other-{n}"), &json!({})).await);
     }
     // So deep that no reader could decode its event.
     let deep = (0..120).fold(json!(1), |value, _| json!([value]));
-    jobs.push(put(&system, "foreign-deep", &json!({"input": deep})).await);
+    jobs.push(put(&system, "other-deep", &json!({"input": deep})).await);
     let small = |settings: &mut Settings| {
         (settings.concurrency, settings.max_attempts) = (2, 3);
         settings.pause = Duration::from_millis(100);

@@ -162,7 +162,7 @@ async fn a_job_whose_edge_died_between_the_queue_and_the_log_is_the_same_job_whe
     system.end().await;
 }
 
-/// Fills the queue as foreign publishers would.
+/// Fills the queue as other publishers would.
 pub async fn fill(system: &System, kind: &str, count: u64, size: usize) {
     let context = jetstream(system).await;
     let input = "x".repeat(size);

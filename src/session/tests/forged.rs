@@ -1,4 +1,4 @@
-//! What has the form of an event and not the number after the one before it: stored by a foreign publisher, seen by nobody.
+//! Messages in the form of an event whose sequence number does not follow the one before: undecodable, never delivered.
 
 use super::*;
 use crate::session::fold;
@@ -102,7 +102,7 @@ async fn a_wrong_number_among_lost_copies_is_found_out_by_the_log() {
         forge(&memory, wrong + 1, 7);
         append(&memory, 1);
         client.reach(7).await;
-        // Only the copies of what is no event come, and the log holds nothing that follows.
+        // Only copies of undecodable messages arrive, and the log holds no event after them.
         memory.lose(1);
         forge(&memory, wrong, 8);
         forge(&memory, wrong, 8);

@@ -87,7 +87,7 @@ async fn who_has_the_end_already_is_told_the_end_at_once_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_follows_the_end_whatever_a_foreign_publisher_stores_there() {
+async fn nothing_follows_the_end_whatever_is_stored_after_it() {
     let memory = log_of(1);
     let end = memory.append(&job(), done()).cursor();
     append(&memory, 2);
