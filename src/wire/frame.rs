@@ -101,12 +101,12 @@ pub struct Refusal {
     /// What is wrong with this frame, for people.
     pub message: String,
     /// What it was about.
-    pub about: About,
+    pub request: RequestRef,
 }
 
 /// What an answer is about, as the client wrote it, cut to a length that can be sent back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct About {
+pub struct RequestRef {
     /// The client's own name for the frame.
     pub reference: Option<String>,
     /// The job.
@@ -124,7 +124,7 @@ struct Head {
     job: Excerpt<REF_MAX>,
 }
 
-impl About {
+impl RequestRef {
     /// What a JSON object is about, as far as it says.
     pub fn of(text: &[u8]) -> Self {
         scan::object::<Head>(text)
@@ -133,7 +133,7 @@ impl About {
     }
 }
 
-impl From<Head> for About {
+impl From<Head> for RequestRef {
     fn from(
         Head {
             op: _,
@@ -150,7 +150,7 @@ impl Refusal {
         Self {
             code,
             message: shortened(message.into()),
-            about: About::default(),
+            request: RequestRef::default(),
         }
     }
 }
@@ -211,11 +211,11 @@ impl ClientFrame {
             Encoding::MsgPack => match codec::json_within(message, BODY_MAX) {
                 Ok(Some(json)) => Self::from_json(&json),
                 Ok(None) => {
-                    let about = codec::from_msgpack::<Head>(message)
+                    let request = codec::from_msgpack::<Head>(message)
                         .map(Into::into)
                         .unwrap_or_default();
                     let refusal = Refusal::new(Code::TooLarge, Code::TooLarge.row().text);
-                    Err(Refusal { about, ..refusal })
+                    Err(Refusal { request, ..refusal })
                 }
                 Err(error) => Err(Refusal::new(Code::BadMsgPack, error.to_string())),
             },
@@ -230,8 +230,8 @@ impl ClientFrame {
             }
         })?;
         let op = head.op.0.take();
-        let about = head.into();
-        Self::of_op(op.as_deref(), text).map_err(|refusal| Refusal { about, ..refusal })
+        let request = head.into();
+        Self::of_op(op.as_deref(), text).map_err(|refusal| Refusal { request, ..refusal })
     }
 
     fn of_op(op: Option<&str>, text: &[u8]) -> Result<Self, Refusal> {
@@ -429,8 +429,8 @@ pub enum ServerFrame {
 
 impl ServerFrame {
     /// A frame that says what went wrong.
-    pub fn error(code: Code, message: impl Into<String>, about: About) -> Self {
-        let About { reference, job } = about;
+    pub fn error(code: Code, message: impl Into<String>, request: RequestRef) -> Self {
+        let RequestRef { reference, job } = request;
         Self::Error {
             code: code.as_str().to_owned(),
             message: message.into(),
@@ -619,7 +619,11 @@ mod tests {
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
         let refused = |frame: &str| {
             let refusal = ClientFrame::parse(frame.as_bytes(), Encoding::Json).unwrap_err();
-            assert_eq!(refusal.about.reference.as_deref(), Some("r"), "{frame:.60}");
+            assert_eq!(
+                refusal.request.reference.as_deref(),
+                Some("r"),
+                "{frame:.60}"
+            );
             refusal.code
         };
         assert_eq!(
@@ -665,7 +669,7 @@ mod tests {
             ClientFrame::parse(&rmp_serde::to_vec_named(&long).unwrap(), Encoding::MsgPack);
         let refusal = refusal.unwrap_err();
         assert_eq!(
-            (refusal.code, refusal.about.reference.as_deref()),
+            (refusal.code, refusal.request.reference.as_deref()),
             (Code::TooLarge, Some("r"))
         );
     }
@@ -755,10 +759,10 @@ mod tests {
     #[test]
     fn a_refusal_names_the_frame_as_the_client_wrote_it_but_not_endlessly() {
         let long = "ä".repeat(5000);
-        let about = parse(&json!({"op": "watch", "job": long, "ref": long}))
+        let request = parse(&json!({"op": "watch", "job": long, "ref": long}))
             .unwrap_err()
-            .about;
-        for text in [about.job, about.reference] {
+            .request;
+        for text in [request.job, request.reference] {
             assert_eq!(text.unwrap().chars().count(), REF_MAX);
         }
         let message = parse(&json!({"op": "watch", "job": "j", long: 1}))
@@ -771,7 +775,7 @@ mod tests {
         assert!(cancel(REF_MAX).is_ok());
         let refused = cancel(REF_MAX + 1).unwrap_err();
         assert_eq!(
-            (refused.code, refused.about.job.as_deref()),
+            (refused.code, refused.request.job.as_deref()),
             (Code::BadRequest, Some("j"))
         );
     }
@@ -779,9 +783,9 @@ mod tests {
     #[test]
     fn server_frames_have_the_names_of_the_protocol_in_both_encodings() {
         let job: JobId = "j1".parse().unwrap();
-        let (reference, about) = (
+        let (reference, request) = (
             Some("r".to_owned()),
-            About {
+            RequestRef {
                 reference: None,
                 job: Some("x".into()),
             },
@@ -820,7 +824,7 @@ mod tests {
                 json!({"op": "cancelling", "ref": "r", "job": "j1", "seq": 4}),
             ),
             (
-                ServerFrame::error(Code::BadJson, "no", about),
+                ServerFrame::error(Code::BadJson, "no", request),
                 json!({"op": "error", "code": "bad_json", "message": "no", "job": "x"}),
             ),
         ] {

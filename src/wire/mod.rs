@@ -22,8 +22,8 @@ pub use codec::Encoding;
 pub use cursor::{BadCursor, Cursor};
 pub use event::{Body, Channel, Event, EventType, Failure, HANDED_BACK, Status};
 pub use frame::{
-    About, ClientFrame, GapReason, JSON_PROTOCOL, MSGPACK_PROTOCOL, Refusal, ServerFrame, Start,
-    fields, shortened, start,
+    ClientFrame, GapReason, JSON_PROTOCOL, MSGPACK_PROTOCOL, Refusal, RequestRef, ServerFrame,
+    Start, fields, shortened, start,
 };
 pub use id::{BadName, JobId, Kind, NAME_MAX, Seq, StreamSeq};
 pub use listing::{BadPage, JobPage, JobRow, PageToken, Place};

@@ -17,7 +17,7 @@ use socketioxide::socket::Socket;
 use crate::config::{REF_MAX, WATCHES_MAX};
 use crate::edge::error::Problem;
 use crate::edge::jobs::job_id;
-use crate::wire::{About, Code, JobId, ServerFrame, Start, Submission, Submit, fields, start};
+use crate::wire::{Code, JobId, RequestRef, ServerFrame, Start, Submission, Submit, fields, start};
 
 /// The event by which the server tells what went wrong with a request that wants no acknowledgement. Clients reserve no
 /// such name, and no event of a job has it.
@@ -151,7 +151,7 @@ fn parse(text: &str) -> Result<Request, Refused> {
     let name = name.ok_or_else(|| bad("an emit has a name"))?;
     let data = data.map_or("null", RawValue::get);
     request(&name, data).map_err(|problem| {
-        let About { job, reference } = About::of(data.as_bytes());
+        let RequestRef { job, reference } = RequestRef::of(data.as_bytes());
         Refused {
             problem,
             job,

@@ -21,7 +21,7 @@ use crate::edge::error::Problem;
 use crate::nats::Reader;
 use crate::runtime::unless_ended;
 use crate::session::{Error, Session, Step};
-use crate::wire::{About, ClientFrame, Code, GapReason, JobId, ServerFrame, Start};
+use crate::wire::{ClientFrame, Code, GapReason, JobId, RequestRef, ServerFrame, Start};
 
 /// A connection, the jobs that it watches, and what it has asked for.
 pub(super) struct Connection {
@@ -40,7 +40,7 @@ enum Happened {
     Opened(Result<Session<Reader>, Error>, JobId),
     Stepped(Session<Reader>, Step),
     Unwatched,
-    Answered(Result<ServerFrame, Problem>, About),
+    Answered(Result<ServerFrame, Problem>, RequestRef),
 }
 
 impl Connection {
@@ -106,7 +106,7 @@ impl Connection {
         match heard {
             Heard::Frame(frame) => self.take(frame).await?,
             Heard::Refused(refusal) => {
-                self.error(refusal.code, &refusal.message, refusal.about)
+                self.error(refusal.code, &refusal.message, refusal.request)
                     .await?
             }
             Heard::SignOfLife => return Ok(()),
@@ -125,7 +125,7 @@ impl Connection {
                 key,
                 submission,
             } => {
-                let about = About {
+                let about = RequestRef {
                     reference: Some(reference.clone()),
                     job: None,
                 };
@@ -147,7 +147,7 @@ impl Connection {
                 self.request(about, submit).await
             }
             ClientFrame::Cancel { reference, job } => {
-                let about = About {
+                let about = RequestRef {
                     reference: reference.clone(),
                     job: Some(job.to_string()),
                 };
@@ -197,7 +197,7 @@ impl Connection {
     /// Has something done beside the watches; the client is answered whenever that is.
     async fn request(
         &mut self,
-        about: About,
+        about: RequestRef,
         work: impl Future<Output = Result<ServerFrame, Problem>> + Send + 'static,
     ) -> Result<(), Ending> {
         if self.requests >= REQUESTS_MAX {
@@ -238,7 +238,7 @@ impl Connection {
             }
             Happened::Opened(Err(error), job) => {
                 if self.watches.remove(&job).is_some() {
-                    let about = About {
+                    let about = RequestRef {
                         reference: None,
                         job: Some(job.to_string()),
                     };
@@ -289,7 +289,7 @@ impl Connection {
                 self.watches.remove(&job);
                 let (error, about) = (
                     Error::CursorNotInLog,
-                    About {
+                    RequestRef {
                         reference: None,
                         job: Some(job.to_string()),
                     },
@@ -316,14 +316,14 @@ impl Connection {
 
     /// Tells that a watch or unwatch is refused.
     async fn refuse(&mut self, code: Code, job: &JobId) -> Result<(), Ending> {
-        let about = About {
+        let about = RequestRef {
             reference: None,
             job: Some(job.to_string()),
         };
         self.error(code, code.row().text, about).await
     }
 
-    async fn error(&mut self, code: Code, message: &str, about: About) -> Result<(), Ending> {
+    async fn error(&mut self, code: Code, message: &str, about: RequestRef) -> Result<(), Ending> {
         debug!(code = code.as_str(), "refused");
         self.line
             .put(&ServerFrame::error(code, message, about))
