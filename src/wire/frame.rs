@@ -1,7 +1,7 @@
 //! What edge and client say to each other beside the events, in both encodings. It knows no connection.
 
 use bytes::Bytes;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -75,8 +75,8 @@ pub enum ClientFrame {
     /// Submit a job.
     Submit {
         /// The client's own name for this frame; the answer has it.
-        #[schemars(rename = "ref", length(max = REF_MAX))]
-        reference: String,
+        #[schemars(rename = "ref", length(max = REF_MAX), required)]
+        reference: Option<String>,
         /// By which the same submission again is the same job.
         key: Option<String>,
         /// The job.
@@ -167,7 +167,7 @@ pub fn shortened(mut message: String) -> String {
 #[serde(deny_unknown_fields)]
 struct Auth<'a> {
     #[serde(rename = "op")]
-    _op: IgnoredAny,
+    _op: Option<IgnoredAny>,
     #[serde(borrow)]
     token: &'a RawValue,
 }
@@ -176,7 +176,7 @@ struct Auth<'a> {
 #[serde(deny_unknown_fields)]
 struct Watch {
     #[serde(rename = "op")]
-    _op: IgnoredAny,
+    _op: Option<IgnoredAny>,
     job: String,
     after: Option<u64>,
     cursor: Option<String>,
@@ -186,7 +186,7 @@ struct Watch {
 #[serde(deny_unknown_fields)]
 struct Unwatch {
     #[serde(rename = "op")]
-    _op: IgnoredAny,
+    _op: Option<IgnoredAny>,
     job: String,
 }
 
@@ -194,7 +194,7 @@ struct Unwatch {
 #[serde(deny_unknown_fields)]
 struct Cancel {
     #[serde(rename = "op")]
-    _op: IgnoredAny,
+    _op: Option<IgnoredAny>,
     #[serde(rename = "ref")]
     reference: Option<String>,
     job: String,
@@ -230,13 +230,36 @@ impl ClientFrame {
             }
         })?;
         let op = head.op.0.take();
-        let request = head.into();
-        Self::of_op(op.as_deref(), text).map_err(|refusal| Refusal { request, ..refusal })
+        let request = RequestRef::from(head);
+        let bad = |message| Refusal::new(Code::BadRequest, message);
+        let frame = match op {
+            None => Err(bad("a frame is an object with an `op`")),
+            Some(op) => Self::read(&op, text),
+        };
+        let frame = frame.and_then(|frame| match frame {
+            Self::Submit {
+                reference: None, ..
+            } => Err(bad("missing field `ref`")),
+            frame => Ok(frame),
+        });
+        frame.map_err(|refusal| Refusal { request, ..refusal })
     }
 
-    fn of_op(op: Option<&str>, text: &[u8]) -> Result<Self, Refusal> {
+    /// Reads a frame whose `op` stands beside it, as Socket.IO sends it. A submission needs no
+    /// `ref`: the acknowledgement belongs to it.
+    ///
+    /// # Errors
+    /// A [`Refusal`] with the code that the client is told.
+    pub fn from_fields(op: &str, fields: &[u8]) -> Result<Self, Refusal> {
+        Self::read(op, fields).map_err(|refusal| Refusal {
+            request: RequestRef::of(fields),
+            ..refusal
+        })
+    }
+
+    fn read(op: &str, text: &[u8]) -> Result<Self, Refusal> {
         match op {
-            Some("auth") => {
+            "auth" => {
                 let Auth { _op, token } = fields(text)?;
                 if token.get().len() > TOKEN_MAX {
                     let message = format!("a token has at most {TOKEN_MAX} bytes");
@@ -249,7 +272,7 @@ impl ClientFrame {
                     token: token.map_err(deep)?,
                 })
             }
-            Some("watch") => {
+            "watch" => {
                 let Watch {
                     _op,
                     job,
@@ -259,24 +282,23 @@ impl ClientFrame {
                 let (job, start) = (job_id(&job)?, start(after, cursor.as_deref())?);
                 Ok(Self::Watch { job, start })
             }
-            Some("unwatch") => {
+            "unwatch" => {
                 let Unwatch { _op, job } = fields(text)?;
                 Ok(Self::Unwatch { job: job_id(&job)? })
             }
-            Some("submit") => {
+            "submit" => {
                 let Submit {
                     reference,
                     key,
                     submission,
                 } = Submit::from_json(text)?;
-                let missing = || Refusal::new(Code::BadRequest, "missing field `ref`");
                 Ok(Self::Submit {
-                    reference: reference.ok_or_else(missing)?,
+                    reference,
                     key,
                     submission,
                 })
             }
-            Some("cancel") => {
+            "cancel" => {
                 let Cancel {
                     _op,
                     reference,
@@ -290,11 +312,7 @@ impl ClientFrame {
                     job: job_id(&job)?,
                 })
             }
-            Some(other) => Err(Refusal::new(Code::UnknownOp, format!("no op `{other}`"))),
-            None => Err(Refusal::new(
-                Code::BadRequest,
-                "a frame is an object with an `op`",
-            )),
+            other => Err(Refusal::new(Code::UnknownOp, format!("no op `{other}`"))),
         }
     }
 }
@@ -393,10 +411,12 @@ pub enum ServerFrame {
         job: JobId,
     },
     /// The job is submitted.
+    #[schemars(transform = require_ref)]
     Submitted {
         /// The `ref` of the submit.
-        #[serde(rename = "ref")]
-        reference: String,
+        #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
+        #[schemars(required)]
+        reference: Option<String>,
         /// The job.
         job: JobId,
         /// What it is doing: queued, unless the same was submitted before.
@@ -425,6 +445,13 @@ pub enum ServerFrame {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         job: Option<String>,
     },
+}
+
+/// Over a WebSocket every submit has a `ref`.
+fn require_ref(schema: &mut Schema) {
+    if let Some(Value::Array(required)) = schema.get_mut("required") {
+        required.insert(1, "ref".into());
+    }
 }
 
 impl ServerFrame {
@@ -528,7 +555,8 @@ mod tests {
         let job = json!({"kind": "k", "input": [1], "id": "j", "timeout_ms": 5, "silence_timeout_ms": 6,
             "callback": "https://h/p"});
         let submission = Submission::from_json(job.to_string().as_bytes()).unwrap();
-        let (reference, key) = ("a".to_owned(), Some("once".to_owned()));
+        let reference = Some("a".to_owned());
+        let key = Some("once".to_owned());
         assert_eq!(
             submit,
             Ok(ClientFrame::Submit {
@@ -809,7 +837,7 @@ mod tests {
             ),
             (
                 ServerFrame::Submitted {
-                    reference: "r".into(),
+                    reference: Some("r".into()),
                     job: job.clone(),
                     status: Status::Queued,
                 },

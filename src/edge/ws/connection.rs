@@ -126,7 +126,7 @@ impl Connection {
                 submission,
             } => {
                 let about = RequestRef {
-                    reference: Some(reference.clone()),
+                    reference: reference.clone(),
                     job: None,
                 };
                 let room = match self.app.room_for(&submission) {
