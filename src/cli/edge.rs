@@ -95,8 +95,8 @@ impl EdgeArgs {
     }
 
     /// What an edge is told that tells its clients to come back over the time `drain`.
-    pub(super) fn settings(&self, drain: Duration) -> edge::Settings {
-        edge::Settings {
+    pub(super) fn settings(&self, drain: Duration) -> edge::EdgeSettings {
+        edge::EdgeSettings {
             callback_hosts: hosts(&self.callback_hosts),
             drain,
         }

@@ -69,7 +69,7 @@ struct App {
     loads: Loads,
     /// The right to fold a state.
     folds: Semaphore,
-    settings: Settings,
+    settings: EdgeSettings,
     shared: Shared,
     counts: Arc<Counts>,
     /// The thread's own runtime.
@@ -78,14 +78,14 @@ struct App {
 
 /// What an edge is told.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct EdgeSettings {
     /// The hosts that jobs may call back to, each `name` or `name:port`.
     pub callback_hosts: Vec<String>,
     /// Over what time clients are told to come back when the edge stops.
     pub drain: Duration,
 }
 
-impl Default for Settings {
+impl Default for EdgeSettings {
     fn default() -> Self {
         Self {
             callback_hosts: Vec::new(),
@@ -135,7 +135,7 @@ fn socket(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
 pub async fn run(
     listener: TcpListener,
     nats: Nats,
-    settings: Settings,
+    settings: EdgeSettings,
     shared: Shared,
     stop: CancellationToken,
 ) -> Result<(), Error> {

@@ -22,7 +22,7 @@ use super::error::Problem;
 use super::openapi::{JOBS, problems};
 use super::page;
 use super::request::{Job, Params, Peer, Wait, begin};
-use super::stats::{Connected, Counts, Door};
+use super::stats::{Connected, Counts, Transport};
 use super::turn::Turn;
 use crate::config::{COME_BACK, COMMENT_EVERY, STEPS_PER_WRITE, TURN_BYTES};
 use crate::session::{Session, Step};
@@ -180,7 +180,7 @@ impl<S: EventSource> Stream<S> {
     fn new(session: Session<S>, counts: Arc<Counts>, stop: BoxFuture<'static, ()>) -> Self {
         let mut comments = interval_at(Instant::now() + COMMENT_EVERY, COMMENT_EVERY);
         comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let _connected = counts.connected(Door::Sse);
+        let _connected = counts.connected(Transport::Sse);
         let (left, turn) = (Vec::new().into_iter(), Turn::default());
         Self {
             session,

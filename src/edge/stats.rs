@@ -18,7 +18,7 @@ use crate::wire::JobId;
 
 /// By what a client is connected.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Door {
+pub(super) enum Transport {
     WebSocket,
     SocketIo,
     Sse,
@@ -46,9 +46,9 @@ impl Counts {
     }
 
     /// Counts a connection until the guard is dropped.
-    pub(super) fn connected(self: &Arc<Self>, door: Door) -> Connected {
-        self.connections[door as usize].fetch_add(1, Ordering::Relaxed);
-        Connected(Arc::clone(self), door)
+    pub(super) fn connected(self: &Arc<Self>, transport: Transport) -> Connected {
+        self.connections[transport as usize].fetch_add(1, Ordering::Relaxed);
+        Connected(Arc::clone(self), transport)
     }
 
     /// Counts events that were handed to one client.
@@ -63,8 +63,8 @@ impl Counts {
         Room(Arc::clone(self), job.clone())
     }
 
-    fn connections(&self, door: Door) -> usize {
-        self.connections[door as usize].load(Ordering::Relaxed)
+    fn connections(&self, transport: Transport) -> usize {
+        self.connections[transport as usize].load(Ordering::Relaxed)
     }
 
     fn rooms(&self) -> MutexGuard<'_, HashMap<JobId, usize>> {
@@ -74,7 +74,7 @@ impl Counts {
 
 /// One connection, for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Connected(Arc<Counts>, Door);
+pub(super) struct Connected(Arc<Counts>, Transport);
 
 impl Drop for Connected {
     fn drop(&mut self) {
@@ -186,9 +186,9 @@ pub(super) async fn stats(State(app): State<Arc<App>>) -> Json<Stats> {
     let mut recent = 0;
     for app in app.shared.threads() {
         let counts = &app.counts;
-        stats.connections.websocket += counts.connections(Door::WebSocket);
-        stats.connections.socketio += counts.connections(Door::SocketIo);
-        stats.connections.sse += counts.connections(Door::Sse);
+        stats.connections.websocket += counts.connections(Transport::WebSocket);
+        stats.connections.socketio += counts.connections(Transport::SocketIo);
+        stats.connections.sse += counts.connections(Transport::Sse);
         stats.watched_jobs += app.hub.feeds() + app.hub.waiting();
         stats.events_delivered += counts.delivered.total.load(Ordering::Relaxed);
         recent += counts.delivered.recent(counts.begun.elapsed().as_secs());
@@ -226,7 +226,7 @@ pub(super) struct SocketIoStats {
 pub(super) async fn socketio(State(app): State<Arc<App>>) -> Json<SocketIoStats> {
     let mut stats = SocketIoStats::default();
     for app in app.shared.threads() {
-        stats.connected += app.counts.connections(Door::SocketIo);
+        stats.connected += app.counts.connections(Transport::SocketIo);
         for (job, watchers) in app.counts.rooms().iter() {
             *stats.rooms.entry(job.clone()).or_default() += watchers;
         }
@@ -259,21 +259,24 @@ mod tests {
         let counts = Counts::new();
         let job: JobId = "j".parse().unwrap();
         let (one, two) = (
-            counts.connected(Door::SocketIo),
-            counts.connected(Door::SocketIo),
+            counts.connected(Transport::SocketIo),
+            counts.connected(Transport::SocketIo),
         );
         let rooms = [counts.room(&job), counts.room(&job)];
         assert_eq!(
             (
-                counts.connections(Door::SocketIo),
-                counts.connections(Door::WebSocket)
+                counts.connections(Transport::SocketIo),
+                counts.connections(Transport::WebSocket)
             ),
             (2, 0)
         );
         assert_eq!(counts.rooms()[&job], 2);
         drop((one, two, rooms));
         assert_eq!(
-            (counts.connections(Door::SocketIo), counts.rooms().len()),
+            (
+                counts.connections(Transport::SocketIo),
+                counts.rooms().len()
+            ),
             (0, 0)
         );
     }

@@ -22,7 +22,7 @@ use super::App;
 use super::error::Problem;
 use super::openapi::{JOBS, problems};
 use super::socketio::meter::Meter;
-use super::stats::Door;
+use super::stats::Transport;
 use crate::config::{BODY_MAX, READ_BUFFER, WRITE_BUFFER};
 use crate::wire::{Code, Encoding};
 
@@ -60,7 +60,7 @@ pub(super) async fn upgrade(
     if app.clients.are_leaving() {
         return Err(Code::Restarting.into());
     }
-    let held = (app.tasks.hold(), app.counts.connected(Door::WebSocket));
+    let held = (app.tasks.hold(), app.counts.connected(Transport::WebSocket));
     let place = app.clients.enter();
     meter.becomes_socket();
     Ok(upgrade.on_upgrade(move |socket| async move {

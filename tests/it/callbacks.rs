@@ -7,7 +7,7 @@ use tailwater::backend::demo::Demo;
 use tailwater::backend::webhook::Webhook;
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::config::{CALLBACK_WAIT, EVENT_MAX, KIND_JOBS_MAX};
-use tailwater::edge::Settings as EdgeSettings;
+use tailwater::edge::EdgeSettings;
 use tailwater::nats::Names;
 use tailwater::wire::{JobId, JobState, Status, Submission};
 use tailwater::worker::Settings;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::backend::webhook::Webhook;
-use tailwater::edge::Settings as EdgeSettings;
+use tailwater::edge::EdgeSettings;
 use tailwater::guard::Signal;
 use tailwater::nats::Writer;
 use tailwater::wire::{Body, EventType, JobId, Limits, Status, Submission};

@@ -5,7 +5,7 @@ use futures_util::future::{join, join_all};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tailwater::edge::Settings;
+use tailwater::edge::EdgeSettings;
 use tailwater::guard::Signal;
 use tailwater::wire::Submission;
 use tempfile::TempDir;
@@ -735,9 +735,9 @@ async fn an_edge_that_stops_sends_clients_that_poll_away_one_after_the_other() {
     let system = System::on(Broker::shared_one()).await;
     let drain = Duration::from_secs(3);
     let edge = system
-        .edge_with(Settings {
+        .edge_with(EdgeSettings {
             drain,
-            ..Settings::default()
+            ..EdgeSettings::default()
         })
         .await;
     let paths = join_all((0..30).map(|_| join_by_polling(&edge.addr))).await;

@@ -21,7 +21,7 @@ use crate::edge::App;
 use crate::edge::drain::Place;
 use crate::edge::error::Problem;
 use crate::edge::memory::Held;
-use crate::edge::stats::{Door, Room};
+use crate::edge::stats::{Room, Transport};
 use crate::nats::Reader;
 use crate::runtime::unless_ended;
 use crate::session::{Error, Session, Step};
@@ -106,7 +106,7 @@ impl Pump {
 
     /// Serves the client until one of both ends.
     pub(super) async fn run(mut self, auth: Auth) {
-        let counted = self.app.counts.connected(Door::SocketIo);
+        let counted = self.app.counts.connected(Transport::SocketIo);
         debug!("connected");
         self.outbox.reply(To::Event, Reply::connected());
         for watch in auth.watches {

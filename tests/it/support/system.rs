@@ -112,11 +112,11 @@ impl System {
 
     /// Starts an edge in this process.
     pub async fn edge(&self) -> Edge {
-        self.edge_with(edge::Settings::default()).await
+        self.edge_with(edge::EdgeSettings::default()).await
     }
 
     /// Starts an edge in this process, with other settings.
-    pub async fn edge_with(&self, settings: edge::Settings) -> Edge {
+    pub async fn edge_with(&self, settings: edge::EdgeSettings) -> Edge {
         let listener = edge::bind("127.0.0.1:0".parse().unwrap(), 1)
             .unwrap()
             .remove(0);
