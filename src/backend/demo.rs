@@ -26,7 +26,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Backend, Failure, Finish, Job, Output, Stopped};
+use super::{Backend, Failure, FailureCode, Finish, Job, Output, Stopped};
 
 /// The most words of one job.
 const WORDS_MAX: u32 = 1_000_000;
@@ -118,7 +118,7 @@ impl Settings {
 }
 
 fn bad_input(message: String) -> Failure {
-    Failure::fatal("bad_input", message)
+    Failure::fatal(FailureCode::BadInput, message)
 }
 
 /// The whole text that a job with these settings puts out.

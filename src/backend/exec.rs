@@ -33,7 +33,7 @@ use tracing::debug;
 pub use self::environment::{BadVariable, Variable};
 use self::format::Decoder;
 use self::streams::{SETTLE, Stderr, Stdout};
-use super::{Backend, Failure, Finish, Job, Output, Retry, Stopped};
+use super::{Backend, Failure, FailureCode, Finish, Job, Output, Retry, Stopped};
 use crate::guard::{self, Signal, kill_group};
 
 /// How long a program may clean up after SIGTERM: whoever cancels a job sees it end, and nothing of it left, within a
@@ -111,7 +111,7 @@ impl Exec {
     fn start(&self, job: &Job) -> Result<(Program, Pipes), Failure> {
         let mut words = self.command.iter();
         let mut command = match (&self.guard, words.next()) {
-            (_, None) => return Err(failure("cannot_start", "no command was given")),
+            (_, None) => return Err(failure(FailureCode::CannotStart, "no command was given")),
             (None, Some(program)) => Command::new(program),
             (Some(guard), Some(program)) => {
                 let mut command = Command::new(guard);
@@ -137,7 +137,7 @@ impl Exec {
         let deaths = signal(SignalKind::child())?;
         let mut child = command.spawn().map_err(|error| {
             failure(
-                "cannot_start",
+                FailureCode::CannotStart,
                 &guard::cannot_start(&command.as_std().get_program().to_owned(), &error),
             )
         })?;
@@ -187,7 +187,7 @@ impl Exec {
         });
         if let Some(signal) = signal {
             return Err(failure(
-                "killed_by_signal",
+                FailureCode::KilledBySignal,
                 &with_last(format!("killed by signal {signal}")),
             ));
         }
@@ -196,9 +196,12 @@ impl Exec {
             && [guard::NOT_FOUND.into(), guard::NOT_STARTED.into()].contains(&code)
             && let Some(why) = last.lines().find_map(|line| line.strip_prefix(guard::SAYS))
         {
-            return Err(failure("cannot_start", why));
+            return Err(failure(FailureCode::CannotStart, why));
         }
-        let failed = failure("exit_status", &with_last(format!("exit status {code}")));
+        let failed = failure(
+            FailureCode::ExitStatus,
+            &with_last(format!("exit status {code}")),
+        );
         Err(if code == TEMPORARY {
             Failure {
                 retry: Retry::Later,
@@ -210,7 +213,7 @@ impl Exec {
     }
 }
 
-fn failure(code: &str, message: &str) -> Failure {
+fn failure(code: FailureCode, message: &str) -> Failure {
     Failure::fatal(code, message)
 }
 

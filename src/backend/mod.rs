@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::http::{NoClient, Secret};
 use crate::config::{OUTPUT_BUFFER_MAX, OUTPUT_PIECES_MAX};
-pub use crate::wire::Channel;
 use crate::wire::{self, JobId, Kind};
+pub use crate::wire::{Channel, FailureCode};
 
 /// Runs jobs of one kind.
 pub trait Backend: Send + Sync + 'static {
@@ -84,7 +84,7 @@ pub struct Finish {
 /// Why an attempt failed, and whether another one makes sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Stable, for programs: `bad_input`, `exit_status`, …
+    /// Stable, for programs: a [`FailureCode`], or a code of the backend's own.
     pub code: String,
     /// For people. Every client of the job sees it.
     pub message: String,
@@ -146,7 +146,7 @@ pub struct Stopped;
 
 impl From<Stopped> for Failure {
     fn from(stopped: Stopped) -> Self {
-        Self::retryable("stopped", stopped.to_string())
+        Self::retryable(FailureCode::Stopped, stopped.to_string())
     }
 }
 

@@ -5,17 +5,7 @@
 //! A server that is busy before anything was put out is asked again within the attempt, for as long as
 //! [`Settings::busy`] says: after `Retry-After` if it is there, else after pauses that double.
 //!
-//! | code | another attempt | when |
-//! |---|---|---|
-//! | `bad_input` | no | the job's input is not a text or an object with `messages`, or asks for what one output cannot hold |
-//! | `model_refused` | no | the server answered 4xx, other than those below, or a redirect; or reported such an error in its answer |
-//! | `model_busy` | no | 429, 503, 529, or an error that means too much work, for longer than a job waits for it; another attempt follows only if output came before |
-//! | `too_large` | no | the model's tool calls fit into no event |
-//! | `model_failed` | yes | 5xx, 408, 409 or 425, after `Retry-After` if it is there; or any other error in the answer |
-//! | `model_unreachable` | yes | no connection, or one that broke before the answer began |
-//! | `model_silent` | yes | nothing came for too long |
-//! | `stream_cut` | yes | the stream ended without an end mark or a `finish_reason` that can be trusted |
-//! | `bad_stream` | if damaged | the answer has a form that cannot be read (no other attempt), or is damaged |
+//! `PROTOCOL.md` lists the codes of its failures.
 
 mod busy;
 mod chunk;
@@ -42,7 +32,7 @@ use self::request::Request;
 use self::said::Said;
 use self::sse::{Parser, Rest};
 use super::http::{self, NoClient, Secret};
-use super::{Backend, Content, Failure, Finish, Job, Output, Retry, Stopped};
+use super::{Backend, Content, Failure, FailureCode, Finish, Job, Output, Retry, Stopped};
 use crate::config::{MODEL_BUSY, MODEL_SILENCE, REFUSAL_MAX, REFUSAL_WAIT};
 
 /// How the backend is set up.
@@ -202,7 +192,7 @@ impl OpenAi {
                 learns = true;
                 continue;
             }
-            if failure.code != "model_busy" {
+            if failure.code != FailureCode::ModelBusy {
                 return Err(failure);
             }
             let Some(wait) = budget.wait(failure.retry) else {
@@ -311,7 +301,7 @@ impl OpenAi {
         let response = response.map_err(|error| {
             let why = http::describe(error);
             Failure::retryable(
-                "model_unreachable",
+                FailureCode::ModelUnreachable,
                 format!("the model server cannot be asked: {why}"),
             )
         })?;
@@ -348,7 +338,7 @@ impl OpenAi {
     fn silent(&self) -> Failure {
         let silence = humantime::format_duration(self.silence);
         Failure::retryable(
-            "model_silent",
+            FailureCode::ModelSilent,
             format!("the model server sent nothing for {silence}"),
         )
     }
@@ -417,7 +407,7 @@ async fn refusal(mut response: Response) -> Fault {
         let target = target.map_or_else(String::new, |to| format!(" to {}", without_secrets(to)));
         let message =
             format!("{what}{target}; redirects are not followed, so give the final base URL");
-        return Failure::fatal("model_refused", said::shorten(message)).into();
+        return Failure::fatal(FailureCode::ModelRefused, said::shorten(message)).into();
     }
     let retry = http::retry_after(response.headers(), SystemTime::now());
     let read = timeout(REFUSAL_WAIT, http::read_at_most(&mut response, REFUSAL_MAX)).await;
@@ -433,7 +423,7 @@ fn refuses_options(failure: &Failure, status: Option<u16>) -> bool {
     let named = ["stream_options", "include_usage"]
         .iter()
         .any(|name| failure.message.contains(name));
-    failure.code != "model_busy" && (named || matches!(status, Some(400 | 422)))
+    failure.code != FailureCode::ModelBusy && (named || matches!(status, Some(400 | 422)))
 }
 
 /// Takes in the end of a body of this type, and gives the failure that it is unless the answer is whole.
@@ -452,7 +442,8 @@ fn end_of_body(
         match reply.push(&event, contents) {
             // Half a piece is text that is lost.
             Err(fault)
-                if fault.failure.code == "bad_stream" && fault.failure.retry != Retry::Never =>
+                if fault.failure.code == FailureCode::BadStream
+                    && fault.failure.retry != Retry::Never =>
             {
                 within = true;
             }
@@ -480,7 +471,7 @@ fn end_of_body(
 /// The answer is damaged; another one may not be.
 fn bad_stream(why: &str) -> Failure {
     Failure::retryable(
-        "bad_stream",
+        FailureCode::BadStream,
         format!("the model server's answer cannot be read: {why}"),
     )
 }
@@ -488,14 +479,14 @@ fn bad_stream(why: &str) -> Failure {
 /// The answer has a form that another attempt would meet again.
 fn unreadable(why: &str) -> Failure {
     Failure::fatal(
-        "bad_stream",
+        FailureCode::BadStream,
         format!("the model server's answer cannot be read: {why}"),
     )
 }
 
 fn stream_cut(why: &str) -> Failure {
     Failure::retryable(
-        "stream_cut",
+        FailureCode::StreamCut,
         format!("the model server's stream was cut: {why}"),
     )
 }

@@ -2,13 +2,7 @@
 //! calls only hosts that the operator has allowed, follows no redirect, and passes nothing of the answer on: whoever
 //! submits a job must not read with it what the operator's network shows.
 //!
-//! | code | another attempt | when |
-//! |---|---|---|
-//! | `bad_input` | no | the job's input is no callback |
-//! | `callback_not_allowed` | no | the host is not one of the allowed ones |
-//! | `callback_refused` | no | the receiver answered 4xx, other than 408, 409, 425 and 429 |
-//! | `callback_failed` | yes | the receiver answered anything else but 2xx; after `Retry-After` if it is there |
-//! | `callback_unreachable` | yes | no connection, or no answer in time |
+//! `PROTOCOL.md` lists the codes of its failures.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,7 +18,7 @@ use sha2::Sha256;
 use tokio::time::timeout;
 
 use super::http::{self, NoClient, Secret};
-use super::{Backend, Failure, Finish, Job, Output, Retry, Stopped};
+use super::{Backend, Failure, FailureCode, Finish, Job, Output, Retry, Stopped};
 use crate::config::{CALLBACK_ANSWER_MAX, CALLBACK_ANSWER_WAIT, CALLBACK_WAIT};
 use crate::wire::{JobId, may_call_back};
 
@@ -87,11 +81,11 @@ struct Message {
 
 impl Backend for Webhook {
     async fn run(&self, job: Job, _out: Output) -> Result<Finish, Failure> {
-        let bad = |why: String| Failure::fatal("bad_input", why);
+        let bad = |why: String| Failure::fatal(FailureCode::BadInput, why);
         let callback = Callback::deserialize(&job.input).map_err(|error| bad(error.to_string()))?;
         if !may_call_back(&callback.url, &self.hosts) {
             let message = "this worker's operator allows no callbacks to this host";
-            return Err(Failure::fatal("callback_not_allowed", message));
+            return Err(Failure::fatal(FailureCode::CallbackNotAllowed, message));
         }
         let now = SystemTime::now();
         let message = self
@@ -99,7 +93,7 @@ impl Backend for Webhook {
             .ok_or_else(|| bad("no ended_at in data".into()))?;
         let unreachable = |why: &str| {
             Failure::retryable(
-                "callback_unreachable",
+                FailureCode::CallbackUnreachable,
                 format!("the receiver was not reached: {why}"),
             )
         };
@@ -215,10 +209,10 @@ fn judge(status: StatusCode, retry: Retry) -> Result<Finish, Failure> {
             finish_reason: Some("delivered".into()),
         })
     } else if status.is_client_error() && !http::is_temporary(status) {
-        Err(Failure::fatal("callback_refused", message))
+        Err(Failure::fatal(FailureCode::CallbackRefused, message))
     } else {
         Err(Failure {
-            code: "callback_failed".into(),
+            code: FailureCode::CallbackFailed.into(),
             message,
             retry,
         })

@@ -81,7 +81,7 @@ pub enum Body {
     /// An attempt is over without having ended the job; another one follows.
     #[serde(rename = "job:retrying:v1")]
     Retrying {
-        /// Stable, for programs: what a failure would have said, or [`HANDED_BACK`].
+        /// Stable, for programs: a failure code of PROTOCOL.md, or a code of the backend's own.
         code: String,
         /// For people.
         message: String,
@@ -122,13 +122,10 @@ pub enum Body {
     Unknown,
 }
 
-/// The code of a [`Body::Retrying`] whose worker was stopped. Such an attempt counts for no limit.
-pub const HANDED_BACK: &str = "handed_back";
-
 /// Why a job failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Failure {
-    /// Stable, for programs: `attempts_exhausted`, `exit_status`, …
+    /// Stable, for programs: a failure code of PROTOCOL.md, or a code of the backend's own.
     pub code: String,
     /// For people.
     pub message: String,

@@ -7,6 +7,7 @@ mod code;
 pub mod codec;
 mod cursor;
 mod event;
+mod failure;
 mod frame;
 mod id;
 mod listing;
@@ -20,7 +21,8 @@ mod submission;
 pub use code::{Code, Row, may_reconnect};
 pub use codec::Encoding;
 pub use cursor::{BadCursor, Cursor};
-pub use event::{Body, Channel, Event, EventType, Failure, HANDED_BACK, Status};
+pub use event::{Body, Channel, Event, EventType, Failure, Status};
+pub use failure::FailureCode;
 pub use frame::{
     ClientFrame, GapReason, JSON_PROTOCOL, MSGPACK_PROTOCOL, Refusal, RequestRef, ServerFrame,
     Start, fields, shortened, start,

@@ -5,7 +5,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::cursor::Cursor;
-use super::event::{Body, Channel, Event, Failure, HANDED_BACK, Status};
+use super::event::{Body, Channel, Event, Failure, Status};
+use super::failure::FailureCode;
 use super::id::{JobId, Kind, Seq};
 use super::stored::Stored;
 
@@ -118,7 +119,7 @@ impl JobState {
                 text,
                 channel: Channel::Output,
             } => self.put_out(&text),
-            Body::Retrying { code, .. } if code == HANDED_BACK => self.handed_back += 1,
+            Body::Retrying { code, .. } if code == FailureCode::HandedBack => self.handed_back += 1,
             Body::Done { usage, .. } => {
                 self.usage = usage;
                 self.ended_at = Some(ts);
@@ -297,7 +298,7 @@ mod tests {
         };
         let state = fold(vec![
             (1, started(false)),
-            (1, back(HANDED_BACK)),
+            (1, back(FailureCode::HandedBack.as_str())),
             (2, started(false)),
             (2, back("other")),
         ]);

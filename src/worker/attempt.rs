@@ -19,7 +19,7 @@ use super::report::Report;
 use crate::backend::{Failure, Finish, Piece};
 use crate::nats::{Refusal, Unwritable, Writer};
 use crate::source::Unavailable;
-use crate::wire::{self, Body, HANDED_BACK, Limits};
+use crate::wire::{self, Body, FailureCode, Limits};
 
 /// The time limits of an attempt: for the whole job, and for silence of the backend.
 #[derive(Clone, Copy, Debug)]
@@ -310,7 +310,11 @@ impl Attempt {
                 (Body::Failed(failure.into()), AttemptOutcome::Ended)
             }
             (Cause::HandBack | Cause::Retry(_) | Cause::Finished, _) => (
-                retrying(HANDED_BACK, "the worker was stopped", Duration::ZERO),
+                retrying(
+                    FailureCode::HandedBack.as_str(),
+                    "the worker was stopped",
+                    Duration::ZERO,
+                ),
                 AttemptOutcome::Unfinished(Duration::ZERO),
             ),
         };
@@ -329,7 +333,7 @@ impl Attempt {
 }
 
 fn bad_output(error: &Unwritable) -> Body {
-    Body::Failed(Failure::fatal("bad_output", error.to_string()).into())
+    Body::Failed(Failure::fatal(FailureCode::BadOutput, error.to_string()).into())
 }
 
 /// Appends the attempt's last event. A cancel request that was faster decides how the job ends.

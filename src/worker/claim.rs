@@ -18,7 +18,9 @@ use crate::nats::{Control, Delivery, Refusal, Tip, Unwritable, Writer};
 use crate::runtime::report_panic;
 use crate::session::fold;
 use crate::source::Unavailable;
-use crate::wire::{Body, Event, EventType, Failure, JobId, JobState, Limits, Stored, StreamSeq};
+use crate::wire::{
+    Body, Event, EventType, Failure, FailureCode, JobId, JobState, Limits, Stored, StreamSeq,
+};
 
 /// What a claim came to.
 #[derive(Debug)]
@@ -60,8 +62,6 @@ impl From<Unavailable> for Unclaimed {
     }
 }
 
-/// The code of a `job:retrying` that stands for deliveries which came to nothing.
-const NOT_BEGUN: &str = "not_begun";
 /// How often ending a job that cannot begin is tried when others write at the same time.
 const ENDINGS_MAX: usize = 8;
 
@@ -233,7 +233,7 @@ impl<B: Backend> Shared<B> {
         let attempt = last.attempt.saturating_add(1);
         let message = format!("{uncounted} deliveries of the job came to nothing");
         let body = Body::Retrying {
-            code: NOT_BEGUN.into(),
+            code: FailureCode::NotBegun.into(),
             message,
             delay_ms: 0,
         };
@@ -431,7 +431,7 @@ fn goes_on(seen: Option<StreamSeq>, last: &Stored) -> bool {
 
 pub(super) fn timed_out(message: &str) -> Failure {
     Failure {
-        code: "timed_out".into(),
+        code: FailureCode::TimedOut.into(),
         message: message.into(),
         retryable: false,
     }
@@ -440,12 +440,15 @@ pub(super) fn timed_out(message: &str) -> Failure {
 /// Logs and counts a panic of the backend: the attempt has failed, another one may do better, and the worker goes on.
 pub(super) fn panicked(job: &JobId, payload: &(dyn Any + Send)) -> backend::Failure {
     let text = report_panic(format_args!("the backend, in job {job}"), payload);
-    backend::Failure::retryable("backend_panicked", format!("the backend panicked: {text}"))
+    backend::Failure::retryable(
+        FailureCode::BackendPanicked,
+        format!("the backend panicked: {text}"),
+    )
 }
 
 pub(super) fn attempts_exhausted(message: String) -> Failure {
     Failure {
-        code: "attempts_exhausted".into(),
+        code: FailureCode::AttemptsExhausted.into(),
         message,
         retryable: false,
     }

@@ -2,7 +2,7 @@
 
 use tracing::warn;
 
-use crate::wire::{Body, HANDED_BACK, JobId};
+use crate::wire::{Body, FailureCode, JobId};
 
 /// Why an attempt failed, taken from the event that says so before it is written.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ impl Report {
         let (event, code, message) = if let Body::Failed(failure) = event {
             ("failed", &failure.code, &failure.message)
         } else if let Body::Retrying { code, message, .. } = event
-            && code != HANDED_BACK
+            && *code != FailureCode::HandedBack
         {
             ("to be retried", code, message)
         } else {
@@ -69,7 +69,10 @@ mod tests {
         };
         assert_eq!(Report::of(&Body::Failed(failure)), report("failed"));
         assert_eq!(Report::of(&retrying("c")), report("to be retried"));
-        assert_eq!(Report::of(&retrying(HANDED_BACK)), None);
+        assert_eq!(
+            Report::of(&retrying(FailureCode::HandedBack.as_str())),
+            None
+        );
         assert_eq!(Report::of(&Body::Cancelled {}), None);
         assert_eq!(
             Report::of(&Body::Done {

@@ -151,7 +151,7 @@ export type Event =
        */
       attempt: number;
       /**
-       * Stable, for programs: what a failure would have said, or `HANDED_BACK`.
+       * Stable, for programs: a failure code of PROTOCOL.md, or a code of the backend's own.
        */
       code: string;
       /**
@@ -426,7 +426,7 @@ export type ServerFrame =
       /**
        * Why they are gone.
        */
-      reason: Gone;
+      reason: GapReason;
       /**
        * The last of them.
        */
@@ -502,14 +502,14 @@ export type Status = "queued" | "running" | "done" | "failed" | "cancelled";
 /**
  * Why events are gone.
  */
-export type Gone = "expired";
+export type GapReason = "expired";
 
 /**
  * Why a job failed.
  */
 export interface Failure {
   /**
-   * Stable, for programs: `attempts_exhausted`, `exit_status`, …
+   * Stable, for programs: a failure code of PROTOCOL.md, or a code of the backend's own.
    */
   code: string;
   /**

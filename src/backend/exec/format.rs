@@ -5,7 +5,7 @@ use bytes::{Buf as _, BytesMut};
 use serde_json::Value;
 
 use super::utf8::Utf8;
-use super::{Failure, Format};
+use super::{Failure, FailureCode, Format};
 use crate::backend::surrogates::{Joiner, mark, settle};
 use crate::backend::{Channel, Content};
 use crate::wire::codec::{VALUE_DEPTH_MAX, nests_at_most};
@@ -220,7 +220,7 @@ fn json_line(line: &[u8], number: u64, halves: &mut Halves) -> Result<Option<Con
     let bad = |why: String, column: usize| {
         let excerpt = excerpt(line, column);
         Failure::fatal(
-            "bad_output",
+            FailureCode::BadOutput,
             format!("line {number} of the program's output {why}: {excerpt}"),
         )
     };

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Failure;
+use super::{Failure, FailureCode};
 
 /// What the server is asked.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,7 +108,7 @@ fn check(model: &str, body: &Map<String, Value>) -> Result<(), Failure> {
 }
 
 fn bad(message: &str) -> Failure {
-    Failure::fatal("bad_input", message)
+    Failure::fatal(FailureCode::BadInput, message)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::Failure;
+use super::{Failure, FailureCode};
 use crate::backend::{Retry, surrogates};
 use crate::config::MODEL_MESSAGE_MAX;
 
@@ -285,16 +285,16 @@ impl Said {
         let message = format!("{what}: {}", self.message);
         match self.class {
             Class::Busy => Failure {
-                code: "model_busy".into(),
+                code: FailureCode::ModelBusy.into(),
                 message,
                 retry,
             },
             Class::Passing => Failure {
-                code: "model_failed".into(),
+                code: FailureCode::ModelFailed.into(),
                 message,
                 retry,
             },
-            Class::Final => Failure::fatal("model_refused", message),
+            Class::Final => Failure::fatal(FailureCode::ModelRefused, message),
         }
     }
 }

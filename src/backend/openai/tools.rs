@@ -6,7 +6,7 @@ use std::mem;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
-use super::Failure;
+use super::{Failure, FailureCode};
 use crate::backend::surrogates;
 use crate::config::TOOL_CALLS_MAX;
 
@@ -47,7 +47,7 @@ impl Tools {
         self.bytes += piece.to_string().len() + PIECE_COST;
         if self.bytes > TOOL_CALLS_MAX {
             let message = format!("the model's tool calls have more than {TOOL_CALLS_MAX} bytes");
-            return Err(Failure::fatal("too_large", message));
+            return Err(Failure::fatal(FailureCode::TooLarge, message));
         }
         let mut piece = piece.as_object().cloned().unwrap_or_default();
         let index = piece
