@@ -15,22 +15,25 @@
 //! ```
 //!
 //! # Layout
-//! Each module uses only those above it in this list, and those it names.
+//! Each module uses only those above it in this table.
 //!
 //! | module | owns |
 //! |---|---|
 //! | [`wire`] | the schema: ids, events, cursors, frames, codes, and `PROTOCOL.md`. Pure |
+//! | [`config`] | every limit with its reason |
+//! | [`guard`] | programs that end with their parent |
+//! | [`runtime`] | tasks and threads |
+//! | [`budget`] | how many bytes a process may hold for its clients |
+//! | [`share`] | how slots are shared among addresses |
 //! | [`resume`] | the stitcher and a feed's history. Pure: no async, no clock, no I/O |
 //! | [`source`] | `trait EventSource`, what the reading side needs of a log; an in-memory one |
 //! | [`hub`] | feeds: one for each watched job, shared by its watchers |
 //! | [`session`] | one client's place in one job: drives a stitcher over a feed and the log |
 //! | [`nats`] | the broker: names, streams, the fence, the queue, reading. The only folder that names `async_nats` |
-//! | [`edge`] | every front door. The only folder that names `axum` and `socketioxide` |
 //! | [`backend`] | what produces output: demo, exec, openai; webhook, which delivers callbacks. Knows no NATS |
 //! | [`worker`] | a job's life: claim, run, publish, end. Knows `trait Backend`, no particular one |
+//! | [`edge`] | the server for clients: every transport. The only folder that names `axum` and `socketioxide` |
 //! | [`cli`] | the commands. The only place that prints |
-//! | [`config`], [`runtime`], [`guard`] | every limit with its reason; tasks and threads; programs that end with their parent |
-//! | [`budget`], [`share`] | how many bytes a process may hold for its clients; how places are shared among addresses |
 //!
 //! The trait that separates reading from NATS has a folder of its own, `source`: both the hub and the session stand on it,
 //! and neither should own what the other needs.
