@@ -101,7 +101,7 @@ pub const KIND_JOBS_MAX: u64 = 20_000;
 pub const SMALL_INPUT: usize = 4096;
 /// How long an edge or a worker relies on what it knows of how full the queue is. Between two questions it counts its
 /// own.
-pub const LOAD_AGE: Duration = Duration::from_secs(1);
+pub const USAGE_AGE: Duration = Duration::from_secs(1);
 
 // ---- feeds: what an edge keeps of a watched job
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::args::{NatsArgs, block_on, millis};
 use super::tail;
 use crate::config::INPUT_MAX;
-use crate::nats::{Load, Log, Submitted};
+use crate::nats::{Log, QueueUsage, Submitted};
 use crate::wire::{JobId, Kind, Limits, Seq, Start, Submission, reserved_kind};
 
 /// Queue a job, and print its id or, with --watch, its output.
@@ -64,13 +64,13 @@ impl Submit {
             let nats = self.nats.connect("submit").await?;
             let log = Log::open(&nats).await?;
             if submission.callback.is_some() {
-                load(&log, &reserved_kind()).await?;
+                usage(&log, &reserved_kind()).await?;
             }
-            let load = load(&log, &self.kind).await?;
-            if let Some(refusal) = load.features.refusal(&submission) {
+            let usage = usage(&log, &self.kind).await?;
+            if let Some(refusal) = usage.features.refusal(&submission) {
                 anyhow::bail!(refusal);
             }
-            match log.offer(&id, &submission, &load).await? {
+            match log.submit_if_room(&id, &submission, &usage).await? {
                 Submitted::New | Submitted::Same => {}
                 Submitted::Other => anyhow::bail!("the id {id} names another job"),
                 Submitted::Full => anyhow::bail!("the queue is full; try again later"),
@@ -127,13 +127,13 @@ impl Submit {
     }
 }
 
-async fn load(log: &Log, kind: &Kind) -> anyhow::Result<Load> {
+async fn usage(log: &Log, kind: &Kind) -> anyhow::Result<QueueUsage> {
     let hint = if *kind == reserved_kind() {
         String::new()
     } else {
         format!(": start one, or declare the kind with `tailwater setup --kind {kind}`")
     };
-    log.load(kind)
+    log.usage(kind)
         .await?
         .with_context(|| format!("no worker has ever served the kind {kind}{hint}"))
 }

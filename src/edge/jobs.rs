@@ -15,7 +15,7 @@ use super::App;
 use super::error::Problem;
 use super::memory::{Held, weight};
 use crate::config::{KEY_MAX, OPEN_WAIT};
-use crate::nats::{Cancelled, Load, Submitted};
+use crate::nats::{Cancelled, QueueUsage, Submitted};
 use crate::session::{FoldError, fold_within, until_ended};
 use crate::source::Unavailable;
 use crate::wire::{
@@ -78,14 +78,14 @@ impl App {
             if !may_call_back(callback, &self.settings.callback_hosts) {
                 return Err(Code::CallbackNotAllowed.into());
             }
-            self.load(&reserved_kind()).await?;
+            self.usage(&reserved_kind()).await?;
         }
         let kind = submission.kind.clone();
-        let load = self.load(&kind).await?;
-        if let Some(refusal) = load.features.refusal(&submission) {
+        let usage = self.usage(&kind).await?;
+        if let Some(refusal) = usage.features.refusal(&submission) {
             return Err(Problem::new(Code::NotSupportedByKind, refusal));
         }
-        match self.log.offer(&id, &submission, &load).await? {
+        match self.log.submit_if_room(&id, &submission, &usage).await? {
             Submitted::New => Ok(Accepted {
                 job: id.clone(),
                 id,
@@ -118,14 +118,17 @@ impl App {
     }
 
     /// How full the queue is for jobs of a kind that some worker has served.
-    async fn load(&self, kind: &Kind) -> Result<Load, Problem> {
+    async fn usage(&self, kind: &Kind) -> Result<QueueUsage, Problem> {
         let unknown = || {
             Problem::new(
                 Code::UnknownKind,
                 format!("no worker has ever served the kind {kind}"),
             )
         };
-        self.loads.of(&self.log, kind).await?.ok_or_else(unknown)
+        self.usage_cache
+            .of(&self.log, kind)
+            .await?
+            .ok_or_else(unknown)
     }
 
     /// Asks for a job to be cancelled.

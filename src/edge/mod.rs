@@ -53,7 +53,7 @@ use crate::config::{
     BACKLOG, BODY_MAX, DRAIN_WAIT, DRAIN_WINDOW, FOLDS, PREFLIGHT_AGE, SEND_BUFFER,
 };
 use crate::hub::Hub;
-use crate::nats::{Error, Loads, Log, Nats, Reader};
+use crate::nats::{Error, Log, Nats, Reader, UsageCache};
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
 use crate::wire::Code;
@@ -66,7 +66,7 @@ struct App {
     /// What serves the clients. It is told to end once they were told to come back.
     tasks: Tasks,
     clients: Clients,
-    loads: Loads,
+    usage_cache: UsageCache,
     /// The right to fold a state.
     folds: Semaphore,
     settings: EdgeSettings,
@@ -152,7 +152,7 @@ pub async fn run(
         hub,
         tasks: tasks.clone(),
         clients: Clients::new(stop.clone(), settings.drain),
-        loads: Loads::default(),
+        usage_cache: UsageCache::default(),
         folds: Semaphore::new(FOLDS),
         settings,
         shared,

@@ -8,7 +8,7 @@ use tracing::debug;
 
 use super::log::Log;
 use super::tip::Tip;
-use super::writer::{Refusal, Writer};
+use super::writer::{AppendError, Writer};
 use crate::config::{CANCEL_WAIT, RETRY_FIRST};
 use crate::source::Unavailable;
 use crate::wire::{Body, EventType, JobId, Seq, Status};
@@ -70,7 +70,7 @@ impl Log {
             // that no log can hold, from another publisher, does not keep its job from being cancelled.
             let mut writer = Writer::new(self.clone(), job.clone(), 0, None);
             let mut queued = writer.append(submission.queued()).await;
-            if let Err(Refusal::Unwritable(_)) = queued {
+            if let Err(AppendError::Unwritable(_)) = queued {
                 queued = writer.append(submission.queued_without_input()).await;
             }
             return written(queued).map(|_| None);
@@ -112,11 +112,11 @@ impl Log {
 }
 
 /// Whether an event was appended, or somebody else was faster.
-fn written(outcome: Result<(), Refusal>) -> Result<bool, Unavailable> {
+fn written(outcome: Result<(), AppendError>) -> Result<bool, Unavailable> {
     match outcome {
         Ok(()) => Ok(true),
-        Err(Refusal::Superseded | Refusal::CancelRequested) => Ok(false),
-        Err(Refusal::Unavailable(error)) => Err(error),
-        Err(Refusal::Unwritable(error)) => Err(Unavailable(error.to_string())),
+        Err(AppendError::Superseded | AppendError::CancelRequested) => Ok(false),
+        Err(AppendError::Unavailable(error)) => Err(error),
+        Err(AppendError::Unwritable(error)) => Err(Unavailable(error.to_string())),
     }
 }

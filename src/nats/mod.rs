@@ -14,7 +14,6 @@ mod follow;
 mod lease;
 mod list;
 mod listings;
-mod load;
 mod locate;
 mod log;
 mod names;
@@ -28,6 +27,7 @@ mod submit_signals;
 mod tip;
 mod turns;
 mod undecodable;
+mod usage;
 mod walk;
 mod writer;
 
@@ -41,7 +41,6 @@ pub use features::Features;
 pub use follow::LiveTail;
 pub use list::{JobQuery, ListError};
 pub use listings::Busy;
-pub use load::{Load, Loads};
 pub use log::{Appended, Log};
 pub use names::Names;
 pub use queue::{Claim, Submitted};
@@ -49,7 +48,8 @@ pub use read::{LogReplay, Reader};
 pub use setup::{Change, Drift, Settings};
 pub use submit_signals::LiveSubmitSignals;
 pub use tip::Tip;
-pub use writer::{Refusal, Unwritable, Writer};
+pub use usage::{QueueUsage, UsageCache};
+pub use writer::{AppendError, Unwritable, Writer};
 
 /// The most that modules of the client library may log, whatever filter is asked for. Beyond it they log whole messages,
 /// with jobs' inputs, output and callback addresses, and servers' addresses with their passwords.

@@ -16,10 +16,10 @@ use super::api::{self, Published};
 use super::connect::Nats;
 use super::delivery::Delivery;
 use super::error::{Error, code};
-use super::load::Load;
 use super::log::{Log, unavailable};
 use super::quorum::Of;
-use super::writer::{Refusal, Writer};
+use super::usage::QueueUsage;
+use super::writer::{AppendError, Writer};
 use super::{names, setup};
 use crate::config::{CLAIM_LATE, CLAIM_WAIT, REQUEST_WAIT};
 use crate::source::Unavailable;
@@ -146,20 +146,20 @@ pub enum Submitted {
 }
 
 impl Log {
-    /// Submits a job if the queue, as full as `load` says, has room for it. What was submitted before is known all the
+    /// Submits a job if the queue, as `usage` reports it, has room for it. What was submitted before is known all the
     /// same.
     ///
     /// # Errors
     /// As [`Self::submit`].
-    pub async fn offer(
+    pub async fn submit_if_room(
         &self,
         job: &JobId,
         submission: &Submission,
-        load: &Load,
+        usage: &QueueUsage,
     ) -> Result<Submitted, Unavailable> {
         let size =
             codec::json_len(&submission.input).map_err(|error| Unavailable(error.to_string()))?;
-        if load.admits(size) {
+        if usage.has_room(size) {
             self.submit(job, submission).await
         } else {
             Ok(self
@@ -217,9 +217,11 @@ impl Log {
             .append(submission.queued())
             .await
         {
-            Ok(()) | Err(Refusal::Superseded | Refusal::CancelRequested) => Ok(Submitted::New),
+            Ok(()) | Err(AppendError::Superseded | AppendError::CancelRequested) => {
+                Ok(Submitted::New)
+            }
             // The job is in the queue, so it will run: its worker begins the log.
-            Err(Refusal::Unwritable(_) | Refusal::Unavailable(_)) => Ok(Submitted::New),
+            Err(AppendError::Unwritable(_) | AppendError::Unavailable(_)) => Ok(Submitted::New),
         }
     }
 

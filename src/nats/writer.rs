@@ -30,7 +30,7 @@ pub struct Writer {
 
 /// Why an event was not appended.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum AppendError {
     /// Somebody else owns the job, or it has ended. Stop at once and ack nothing.
     #[error("the job has another owner or has ended")]
     Superseded,
@@ -63,7 +63,7 @@ enum Resolved {
     /// Nothing was stored since.
     NotYet,
     /// Somebody else wrote.
-    Refused(Refusal),
+    Refused(AppendError),
 }
 
 impl Writer {
@@ -105,8 +105,8 @@ impl Writer {
     /// each event is stored exactly once.
     ///
     /// # Errors
-    /// [`Refusal`].
-    pub async fn append(&mut self, body: Body) -> Result<(), Refusal> {
+    /// [`AppendError`].
+    pub async fn append(&mut self, body: Body) -> Result<(), AppendError> {
         let mut next = Some(body);
         while let Some(body) = next {
             let (job, seq, attempt) = (self.job.clone(), self.seq.successor(), self.attempt);
@@ -126,7 +126,7 @@ impl Writer {
         Ok(())
     }
 
-    async fn append_payload(&mut self, seq: Seq, payload: Bytes) -> Result<(), Refusal> {
+    async fn append_payload(&mut self, seq: Seq, payload: Bytes) -> Result<(), AppendError> {
         let deadline = self.deadline();
         let mut pause = RETRY_FIRST;
         let mut rejections = 0;
@@ -180,8 +180,8 @@ impl Writer {
     /// Asks whether somebody else has written, without writing. Retries through an election.
     ///
     /// # Errors
-    /// [`Refusal`].
-    pub async fn check(&mut self) -> Result<(), Refusal> {
+    /// [`AppendError`].
+    pub async fn check(&mut self) -> Result<(), AppendError> {
         let deadline = self.deadline();
         let mut pause = RETRY_FIRST;
         loop {
@@ -219,7 +219,7 @@ impl Writer {
     /// Asks the leader what became of an append. An undecodable message takes nobody's right to go on: the fence moves behind
     /// it.
     async fn resolve(&mut self, payload: &Bytes) -> Result<Resolved, Unavailable> {
-        let superseded = Ok(Resolved::Refused(Refusal::Superseded));
+        let superseded = Ok(Resolved::Refused(AppendError::Superseded));
         let mut tip = self.log.tip(&self.job).await?;
         if let Tip::At {
             last: Some(last), ..
@@ -243,7 +243,7 @@ impl Writer {
                     && last.attempt == self.attempt =>
             {
                 (self.seq, self.stream_seq) = (last.seq, last.stream_seq);
-                Resolved::Refused(Refusal::CancelRequested)
+                Resolved::Refused(AppendError::CancelRequested)
             }
             Some(_) => return superseded,
         };

@@ -13,11 +13,10 @@ use tracing::info;
 
 use super::Flush;
 use super::batch::Batch;
-use super::claim::timed_out;
-use super::job::AttemptOutcome;
+use super::outcome::{AttemptOutcome, timed_out};
 use super::report::Report;
 use crate::backend::{Failure, Finish, Piece};
-use crate::nats::{Refusal, Unwritable, Writer};
+use crate::nats::{AppendError, Unwritable, Writer};
 use crate::source::Unavailable;
 use crate::wire::{self, Body, FailureCode, Limits};
 
@@ -89,14 +88,14 @@ pub(super) struct Attempt {
 }
 
 /// Whether something was written, or only looked at.
-type Write = Pin<Box<dyn Future<Output = (Writer, Result<bool, Refusal>)> + Send>>;
+type Write = Pin<Box<dyn Future<Output = (Writer, Result<bool, AppendError>)> + Send>>;
 
 /// Why an attempt stopped publishing.
 #[derive(Debug)]
 pub(super) enum Cause {
     /// The backend has ended and everything it put out is in the log.
     Finished,
-    Refused(Refusal),
+    Refused(AppendError),
     /// The worker stops.
     HandBack,
     /// The backend failed, and another attempt is to follow after so long.
@@ -108,7 +107,7 @@ pub(super) enum Cause {
 /// What happened next in an attempt.
 enum Next {
     HandBack,
-    Written(Result<bool, Refusal>),
+    Written(Result<bool, AppendError>),
     Result(Result<Finish, Failure>),
     Piece(Option<Piece>),
     Due,
@@ -280,12 +279,12 @@ impl Attempt {
             }
         };
         let (last, outcome) = match (cause, self.result.take()) {
-            (Cause::Refused(Refusal::Superseded), _) => return Ok(AttemptOutcome::Lost),
-            (Cause::Refused(Refusal::Unavailable(error)), _) => return Err(error),
-            (Cause::Refused(Refusal::CancelRequested), _) => {
+            (Cause::Refused(AppendError::Superseded), _) => return Ok(AttemptOutcome::Lost),
+            (Cause::Refused(AppendError::Unavailable(error)), _) => return Err(error),
+            (Cause::Refused(AppendError::CancelRequested), _) => {
                 (Body::Cancelled {}, AttemptOutcome::Ended)
             }
-            (Cause::Refused(Refusal::Unwritable(error)), _) => {
+            (Cause::Refused(AppendError::Unwritable(error)), _) => {
                 (bad_output(&error), AttemptOutcome::Ended)
             }
             (Cause::Failed(failure), _) => (Body::Failed(failure), AttemptOutcome::Ended),
@@ -322,7 +321,7 @@ impl Attempt {
     }
 
     /// Waits for what is in flight, so that the writer is there.
-    async fn settle(&mut self) -> Result<bool, Refusal> {
+    async fn settle(&mut self) -> Result<bool, AppendError> {
         let Some(busy) = self.busy.take() else {
             return Ok(false);
         };
@@ -354,16 +353,16 @@ async fn write_last(
                 return Ok(outcome);
             }
             // The writer stands behind the request now; only a new request could refuse it again.
-            Err(Refusal::CancelRequested) => {
+            Err(AppendError::CancelRequested) => {
                 (last, outcome) = (Body::Cancelled {}, AttemptOutcome::Ended)
             }
-            Err(Refusal::Superseded) => return Ok(AttemptOutcome::Lost),
-            Err(Refusal::Unavailable(error)) => return Err(error),
+            Err(AppendError::Superseded) => return Ok(AttemptOutcome::Lost),
+            Err(AppendError::Unavailable(error)) => return Err(error),
             // A log that does not take this either takes nothing: the next claim finds out, and ends the job.
-            Err(Refusal::Unwritable(error)) if ended_as_bad => {
+            Err(AppendError::Unwritable(error)) if ended_as_bad => {
                 return Err(Unavailable(error.to_string()));
             }
-            Err(Refusal::Unwritable(error)) => {
+            Err(AppendError::Unwritable(error)) => {
                 (last, outcome, ended_as_bad) = (bad_output(&error), AttemptOutcome::Ended, true);
             }
         }
@@ -374,7 +373,7 @@ async fn write_last(
 async fn append(
     mut writer: Writer,
     event: Option<(Body, OwnedSemaphorePermit)>,
-) -> (Writer, Result<bool, Refusal>) {
+) -> (Writer, Result<bool, AppendError>) {
     let Some((body, _room)) = event else {
         return (writer, Ok(false));
     };
@@ -383,7 +382,7 @@ async fn append(
 }
 
 /// Looks whether somebody else wrote.
-async fn check(mut writer: Writer) -> (Writer, Result<bool, Refusal>) {
+async fn check(mut writer: Writer) -> (Writer, Result<bool, AppendError>) {
     let outcome = writer.check().await;
     (writer, outcome.map(|()| false))
 }

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
 use crate::config::LABEL_MAX;
-use crate::nats::{Delivery, Loads, Log, Submitted};
+use crate::nats::{Delivery, Log, Submitted, UsageCache};
 use crate::source::Unavailable;
 use crate::wire::{
     Body, Event, Failure, JobId, Kind, NAME_MAX, RESERVED_ID, Submission, cut, reserved_kind,
@@ -22,7 +22,7 @@ use crate::wire::{
 /// [`Unavailable`]: the job must be asked about again.
 pub(super) async fn request(
     log: &Log,
-    loads: &Loads,
+    usage_cache: &UsageCache,
     delivery: &Delivery,
 ) -> Result<(), Unavailable> {
     let Some(url) = &delivery.submission.callback else {
@@ -33,19 +33,19 @@ pub(super) async fn request(
     };
     let Ok(end) = last.event() else { return Ok(()) };
     let (id, kind) = (id_for(&delivery.job)?, reserved_kind());
-    let reason = match loads.of(log, &kind).await? {
+    let reason = match usage_cache.of(log, &kind).await? {
         None => "no worker has ever served the kind callback",
-        Some(load) => {
+        Some(usage) => {
             let of = &delivery.submission.kind;
             let whole = Submission::new(kind.clone(), input(url, of, &end));
-            let mut submitted = log.offer(&id, &whole, &load).await?;
+            let mut submitted = log.submit_if_room(&id, &whole, &usage).await?;
             if let Submitted::TooLarge { size, limit } = submitted {
                 warn!(job = %delivery.job, size, limit, "too large for its callback, which goes without the details");
                 submitted = log
-                    .offer(
+                    .submit_if_room(
                         &id,
                         &Submission::new(kind, input(url, of, &without_details(end))),
-                        &load,
+                        &usage,
                     )
                     .await?;
             }

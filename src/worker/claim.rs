@@ -1,28 +1,23 @@
-//! Claiming a job that the queue handed over: what its log says decides whether there is anything to run, and the
-//! `job:started` event makes this worker its owner. A job that cannot begin is counted, given back and ended here. It runs
-//! nothing.
+//! Claiming a job that the queue handed over: its log says whether there is anything to run, and the `job:started` event
+//! makes this worker its owner. It runs nothing; a job that cannot begin is handled in `unbegun`.
 
-use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::job::{AttemptOutcome, pause};
+use super::Shared;
+use super::outcome::{AttemptOutcome, attempts_exhausted, panicked, timed_out};
 use super::report::Report;
-use super::{Settings, Shared};
-use crate::backend::{self, Backend, Retry};
-use crate::config::{APPEND_WAIT, CLAIM_DOUBLINGS, DELIVERIES_MAX, RETRY_AFTER_MAX};
-use crate::nats::{Control, Delivery, Refusal, Tip, Unwritable, Writer};
-use crate::runtime::report_panic;
+use crate::backend::{self, Backend};
+use crate::config::{APPEND_WAIT, DELIVERIES_MAX, RETRY_AFTER_MAX};
+use crate::nats::{AppendError, Control, Delivery, Tip, Unwritable, Writer};
 use crate::session::fold;
 use crate::source::Unavailable;
-use crate::wire::{
-    Body, Event, EventType, Failure, FailureCode, JobId, JobState, Limits, Stored, StreamSeq,
-};
+use crate::wire::{Body, Event, EventType, JobId, JobState, Limits, Stored, StreamSeq};
 
-/// What a claim came to.
+/// The result of a claim.
 #[derive(Debug)]
 pub(super) enum Claimed {
     /// This worker owns the job.
@@ -36,37 +31,44 @@ pub(super) enum Claimed {
 pub(super) struct OwnedJob {
     pub(super) writer: Writer,
     pub(super) attempt: u32,
-    /// What the attempts before have put out, when this one goes on from there.
+    /// The output of earlier attempts, when this one continues it.
     pub(super) previous_output: Option<String>,
-    /// The limits that hold for it.
     pub(super) limits: Limits,
-    /// What is left of the time for the whole job.
-    pub(super) left: Option<Duration>,
-    /// Opened before the job was this worker's, so that no signal since then was missed.
+    /// How much of the time for the whole job remains.
+    pub(super) remaining: Option<Duration>,
+    /// Subscribed before the job was this worker's, so that no signal since then was missed.
     pub(super) control: Control,
-    /// Why the backend is not to be run.
+    /// Why the backend must not run.
     pub(super) broken: Option<backend::Failure>,
 }
 
 /// Why a job was not claimed.
-enum Unclaimed {
-    /// The log is out of reach: nothing is known of the job.
+#[derive(Debug)]
+pub(super) enum ClaimError {
+    /// The log cannot be reached: nothing is known of the job.
     Unavailable(Unavailable),
-    /// The log, whose last event is of this attempt, can never take what has to be written next.
+    /// The log, whose last event is of this attempt, can never store the event that must come next.
     Unwritable { attempt: u32, error: Unwritable },
 }
 
-impl From<Unavailable> for Unclaimed {
+impl From<Unavailable> for ClaimError {
     fn from(error: Unavailable) -> Self {
         Self::Unavailable(error)
     }
 }
 
-/// How often ending a job that cannot begin is tried when others write at the same time.
-const ENDINGS_MAX: usize = 8;
+/// What a claim keeps between its tries, each of which ends when another process wrote first.
+#[derive(Default)]
+struct Progress {
+    /// Where the log ended at the last look.
+    seen: Option<StreamSeq>,
+    /// The attempt that this claim counted for earlier deliveries.
+    counted: Option<u32>,
+    control: Option<Control>,
+}
 
 /// What the next event of a job's log is to be.
-struct Next {
+struct NextEvent {
     attempt: u32,
     body: Body,
     previous_output: Option<String>,
@@ -74,131 +76,132 @@ struct Next {
 }
 
 impl<B: Backend> Shared<B> {
-    /// Claims a job, or finds out that there is nothing to run. One that no log takes is an attempt, too.
+    /// Claims a job, or finds that there is nothing to run. A job whose next event can never be stored counts as an attempt.
     pub(super) async fn claim(&self, delivery: &Delivery) -> Result<Claimed, Unavailable> {
         match self.try_claim(delivery).await {
             Ok(claimed) => Ok(claimed),
-            Err(Unclaimed::Unavailable(error)) => {
+            Err(ClaimError::Unavailable(error)) => {
                 let pause = self.claim_pause(delivery);
-                warn!(job = %delivery.job, %error, ?pause, "given back: the log is out of reach");
+                warn!(job = %delivery.job, %error, ?pause, "handed back: the log cannot be reached");
                 Ok(Claimed::Over(AttemptOutcome::Unfinished(pause)))
             }
-            Err(Unclaimed::Unwritable { attempt, error }) => self
+            Err(ClaimError::Unwritable { attempt, error }) => self
                 .not_begun(delivery, attempt, &error)
                 .await
                 .map(Claimed::Over),
         }
     }
 
-    /// Makes this worker the job's owner: appends `job:started` behind whatever the log ends with, so that every publish
-    /// of an owner before is refused.
-    async fn try_claim(&self, delivery: &Delivery) -> Result<Claimed, Unclaimed> {
+    /// Makes this worker the job's owner: appends `job:started` after the log's last event, so that every publish of an
+    /// earlier owner is refused.
+    async fn try_claim(&self, delivery: &Delivery) -> Result<Claimed, ClaimError> {
         let job = &delivery.job;
-        let limits = self.settings.limits.and(delivery.submission.limits);
-        let (mut seen, mut control) = (None, None);
-        let mut counted = None;
+        let mut progress = Progress::default();
         loop {
             let Tip::At { last, .. } = self.log.tip(job).await? else {
                 warn!(%job, "handed back: its log ends with too many undecodable messages; purge the subject");
-                return Ok(Claimed::Over(AttemptOutcome::Unfinished(
-                    self.claim_pause(delivery),
-                )));
+                let pause = self.claim_pause(delivery);
+                return Ok(Claimed::Over(AttemptOutcome::Unfinished(pause)));
             };
             let Some(last) = last else {
-                // Faster than the submitter's second publish: the log begins the same way whoever writes it.
-                let queued = delivery.submission.queued();
-                match Writer::new(self.log.clone(), job.clone(), 0, None)
-                    .append(queued)
-                    .await
-                {
-                    Ok(()) | Err(Refusal::Superseded | Refusal::CancelRequested) => continue,
-                    Err(Refusal::Unavailable(error)) => return Err(error.into()),
-                    // No edge accepts it: another publisher put it there.
-                    Err(Refusal::Unwritable(error)) => {
-                        return Err(Unclaimed::Unwritable { attempt: 0, error });
-                    }
-                }
+                // The submitter has not written it yet. The log begins the same way whichever process writes it. An input
+                // that does not fit is not from an edge: another publisher put it there.
+                let mut writer = Writer::new(self.log.clone(), job.clone(), 0, None);
+                is_appended(writer.append(delivery.submission.queued()).await, 0)?;
+                continue;
             };
-            if last.event_type.is_end() {
-                return Ok(Claimed::Over(AttemptOutcome::Ended));
+            if let Some(outcome) = self.nothing_to_run(delivery, &last, progress.seen).await? {
+                return Ok(Claimed::Over(outcome));
             }
-            if goes_on(seen, &last) {
-                return Ok(Claimed::Over(AttemptOutcome::Lost));
-            }
-            // Before it is subscribed to, or this worker would be asked as well.
-            if seen.is_none() && self.is_owned(job, &last).await {
-                return Ok(Claimed::Over(AttemptOutcome::Lost));
-            }
-            seen = Some(last.stream_seq);
-            let left = self.time_left(delivery);
-            if let Some(rest) = self
-                .retry_rest(&last)
-                .await?
-                .filter(|_| left != Some(Duration::ZERO))
-            {
-                let rest = left.map_or(rest, |left| rest.min(left));
-                return Ok(Claimed::Over(AttemptOutcome::Unfinished(rest)));
-            }
+            progress.seen = Some(last.stream_seq);
             let uncounted = delivery.deliveries.saturating_sub(last.attempt);
-            if uncounted > DELIVERIES_MAX
-                && counted.is_none()
-                && last.event_type != EventType::CancelRequested
-            {
-                counted = self.count_delivery(&last, uncounted).await?;
+            let is_cancelled = last.event_type == EventType::CancelRequested;
+            if uncounted > DELIVERIES_MAX && progress.counted.is_none() && !is_cancelled {
+                progress.counted = self.count_delivery(&last, uncounted).await?;
                 continue;
             }
-            let Next {
-                attempt,
-                body,
-                previous_output,
-                broken,
-            } = self.next(&last, counted, left).await?;
-            let opened = match control.take() {
-                Some(control) => control,
-                None => delivery.control().await?,
-            };
-            let over = !matches!(body, Body::Started { .. });
-            let report = Report::of(&body);
-            let mut writer = Writer::new(self.log.clone(), job.clone(), attempt, Some(&last));
-            match writer.append(body).await {
-                Ok(()) if over => {
-                    report.into_iter().for_each(|report| report.log(job));
-                    return Ok(Claimed::Over(AttemptOutcome::Ended));
-                }
-                Ok(()) => {
-                    if attempt > 1 {
-                        // An owner before that is silent would not find out for long.
-                        self.log.send_control_signal(job).await;
-                    }
-                    // Storing the event may have taken an election.
-                    let (writer, control, left) =
-                        (writer.persistent(), opened, self.time_left(delivery));
-                    let owned = OwnedJob {
-                        writer,
-                        attempt,
-                        previous_output,
-                        limits,
-                        left,
-                        control,
-                        broken,
-                    };
-                    return Ok(Claimed::Owned(Box::new(owned)));
-                }
-                Err(Refusal::Superseded | Refusal::CancelRequested) => control = Some(opened),
-                Err(Refusal::Unavailable(error)) => return Err(error.into()),
-                Err(Refusal::Unwritable(error)) => {
-                    return Err(Unclaimed::Unwritable {
-                        attempt: last.attempt,
-                        error,
-                    });
-                }
+            if let Some(claimed) = self.append_next(delivery, &last, &mut progress).await? {
+                return Ok(claimed);
             }
         }
     }
 
-    /// What is left of the wait before the next attempt. The queue knows it only once the worker has told it, which a dead
-    /// or unheard one has not.
-    async fn retry_rest(&self, last: &Stored) -> Result<Option<Duration>, Unavailable> {
+    /// Why there is nothing to run after `last`: the job has ended, another worker owns it, or its next attempt must wait.
+    async fn nothing_to_run(
+        &self,
+        delivery: &Delivery,
+        last: &Stored,
+        seen: Option<StreamSeq>,
+    ) -> Result<Option<AttemptOutcome>, Unavailable> {
+        if last.event_type.is_end() {
+            return Ok(Some(AttemptOutcome::Ended));
+        }
+        if goes_on(seen, last) {
+            return Ok(Some(AttemptOutcome::Lost));
+        }
+        // Before this worker subscribes to the control subject, or it would be asked as well.
+        if seen.is_none() && self.is_owned(&delivery.job, last).await {
+            return Ok(Some(AttemptOutcome::Lost));
+        }
+        let remaining = self.time_remaining(delivery);
+        if remaining == Some(Duration::ZERO) {
+            return Ok(None);
+        }
+        let wait = self.retry_wait(last).await?;
+        Ok(wait.map(|wait| {
+            AttemptOutcome::Unfinished(remaining.map_or(wait, |remaining| wait.min(remaining)))
+        }))
+    }
+
+    /// Appends the event that follows `last`. `None` when another process wrote first.
+    async fn append_next(
+        &self,
+        delivery: &Delivery,
+        last: &Stored,
+        progress: &mut Progress,
+    ) -> Result<Option<Claimed>, ClaimError> {
+        let job = &delivery.job;
+        let remaining = self.time_remaining(delivery);
+        let NextEvent {
+            attempt,
+            body,
+            previous_output,
+            broken,
+        } = self.next_event(last, progress.counted, remaining).await?;
+        let control = match progress.control.take() {
+            Some(control) => control,
+            None => delivery.control().await?,
+        };
+        let is_end = !matches!(body, Body::Started { .. });
+        let report = Report::of(&body);
+        let mut writer = Writer::new(self.log.clone(), job.clone(), attempt, Some(last));
+        if !is_appended(writer.append(body).await, last.attempt)? {
+            progress.control = Some(control);
+            return Ok(None);
+        }
+        if is_end {
+            report.into_iter().for_each(|report| report.log(job));
+            return Ok(Some(Claimed::Over(AttemptOutcome::Ended)));
+        }
+        if attempt > 1 {
+            // An earlier owner that publishes nothing would not learn of it for long.
+            self.log.send_control_signal(job).await;
+        }
+        Ok(Some(Claimed::Owned(Box::new(OwnedJob {
+            writer: writer.persistent(),
+            attempt,
+            previous_output,
+            limits: self.limits(delivery),
+            // Storing the event may have taken an election.
+            remaining: self.time_remaining(delivery),
+            control,
+            broken,
+        }))))
+    }
+
+    /// How much of the wait before the next attempt remains. The queue knows it only from the worker that failed, which may
+    /// have died before it could report it.
+    async fn retry_wait(&self, last: &Stored) -> Result<Option<Duration>, Unavailable> {
         let Ok(Event {
             body:
                 Body::Retrying {
@@ -214,141 +217,35 @@ impl<B: Backend> Shared<B> {
         let age = self.log.age(&last.job, last.stream_seq).await?;
         Ok(age
             .map(|age| delay.saturating_sub(age))
-            .filter(|rest| !rest.is_zero()))
+            .filter(|wait| !wait.is_zero()))
     }
 
-    /// Counts, as an attempt in the log, that earlier deliveries of the job came to nothing.
-    ///
-    /// The queue's own count says little: it grows with each attempt, which the log counts as well, with what workers give
-    /// back when they stop or when a retry has time left, and with each try during an outage. None of these may cost a job
-    /// its attempts, so many uncounted deliveries are allowed. Past that, something keeps killing workers before they have
-    /// written anything (reading an output that is too large for their memory, for example). From then on each delivery
-    /// counts before it is tried. The attempt that follows at once is the one that was counted, so that an outage, however
-    /// long, costs a job none. Returns its number; `None` when another process wrote at the same time.
-    async fn count_delivery(
-        &self,
-        last: &Stored,
-        uncounted: u32,
-    ) -> Result<Option<u32>, Unclaimed> {
-        let attempt = last.attempt.saturating_add(1);
-        let message = format!("{uncounted} deliveries of the job came to nothing");
-        let body = Body::Retrying {
-            code: FailureCode::NotBegun.into(),
-            message,
-            delay_ms: 0,
-        };
-        match Writer::new(self.log.clone(), last.job.clone(), attempt, Some(last))
-            .append(body)
-            .await
-        {
-            Ok(()) => Ok(Some(attempt)),
-            Err(Refusal::Superseded | Refusal::CancelRequested) => Ok(None),
-            Err(Refusal::Unavailable(error)) => Err(error.into()),
-            Err(Refusal::Unwritable(error)) => Err(Unclaimed::Unwritable {
-                attempt: last.attempt,
-                error,
-            }),
-        }
+    /// The stricter ones of the worker's and the job's own time limits.
+    fn limits(&self, delivery: &Delivery) -> Limits {
+        self.settings.limits.and(delivery.submission.limits)
     }
 
-    /// What becomes of a job whose next event no log takes: it is given back with a growing pause, and ended when as many
-    /// deliveries as it may have attempts came to nothing, or when its time is over. A delivery that an outage cost counts
-    /// here, too: what is refused now will be refused again.
-    async fn not_begun(
-        &self,
-        delivery: &Delivery,
-        attempt: u32,
-        error: &Unwritable,
-    ) -> Result<AttemptOutcome, Unavailable> {
-        let Delivery {
-            job, deliveries, ..
-        } = delivery;
-        let Settings {
-            max_attempts,
-            pause: first,
-            ..
-        } = &self.settings;
-        let tries = deliveries.saturating_sub(attempt);
-        warn!(%job, tries, %error, "the job cannot begin");
-        let left = self.time_left(delivery);
-        let failure = match left {
-            Some(Duration::ZERO) => timed_out("the job was not done in time"),
-            _ if tries >= *max_attempts => {
-                attempts_exhausted(format!("no attempt could begin; the last one: {error}"))
-            }
-            _ => {
-                let pause = pause(job, tries, *first, Retry::Later);
-                return Ok(AttemptOutcome::Unfinished(
-                    left.map_or(pause, |left| pause.min(left)),
-                ));
-            }
-        };
-        self.end_unbegun(delivery, attempt, failure).await
-    }
-
-    /// Ends a job that cannot begin, without its input if that is what no log takes.
-    async fn end_unbegun(
-        &self,
-        delivery: &Delivery,
-        attempt: u32,
-        failure: Failure,
-    ) -> Result<AttemptOutcome, Unavailable> {
-        let job = &delivery.job;
-        // Another one may write first: a cancel request, or the same events.
-        for _ in 0..ENDINGS_MAX {
-            let Tip::At { last, .. } = self.log.tip(job).await? else {
-                break;
-            };
-            let body = match &last {
-                None => delivery.submission.queued_without_input(),
-                Some(last) if last.event_type.is_end() => return Ok(AttemptOutcome::Ended),
-                Some(last) if last.attempt > attempt => return Ok(AttemptOutcome::Lost),
-                Some(last) if last.event_type == EventType::CancelRequested => Body::Cancelled {},
-                Some(_) => Body::Failed(failure.clone()),
-            };
-            match Writer::new(self.log.clone(), job.clone(), attempt, last.as_ref())
-                .append(body)
-                .await
-            {
-                Ok(()) | Err(Refusal::Superseded | Refusal::CancelRequested) => {}
-                Err(Refusal::Unavailable(error)) => return Err(error),
-                Err(Refusal::Unwritable(error)) => {
-                    warn!(%job, %error, "thrown out of the queue: its log takes neither the job nor its end");
-                    return Ok(AttemptOutcome::Abandoned);
-                }
-            }
-        }
-        Ok(AttemptOutcome::Unfinished(self.claim_pause(delivery)))
-    }
-
-    /// What is left of the time for a job. Its submission's time is the broker's, and now is this machine's, so the limit is
-    /// as exact as their clocks agree.
-    fn time_left(&self, delivery: &Delivery) -> Option<Duration> {
-        let limits = self.settings.limits.and(delivery.submission.limits);
+    /// How much of the time for a job remains. The submission's time is the broker's and the current time is this machine's,
+    /// so the limit is as exact as their clocks agree.
+    pub(super) fn time_remaining(&self, delivery: &Delivery) -> Option<Duration> {
         let age = delivery.submitted.elapsed().unwrap_or(Duration::ZERO);
-        limits
+        self.limits(delivery)
             .timeout_ms
             .map(|ms| Duration::from_millis(ms).saturating_sub(age))
     }
 
-    /// How long a job whose log is out of reach waits for its next claim: longer with each delivery, so that such jobs leave
-    /// the worker to others, and not so long that an outage is felt after its end.
-    fn claim_pause(&self, delivery: &Delivery) -> Duration {
-        self.keep_every * 2_u32.pow(delivery.deliveries.saturating_sub(1).min(CLAIM_DOUBLINGS))
-    }
-
-    /// What follows `last`, which may be the delivery that this claim `counted` as an attempt.
-    async fn next(
+    /// The event that follows `last`, which may be the one by which this claim `counted` a delivery as an attempt.
+    async fn next_event(
         &self,
         last: &Stored,
         counted: Option<u32>,
-        left: Option<Duration>,
-    ) -> Result<Next, Unavailable> {
+        remaining: Option<Duration>,
+    ) -> Result<NextEvent, Unavailable> {
         let counted = counted
             .filter(|&attempt| last.event_type == EventType::Retrying && attempt == last.attempt);
         let attempt = counted.unwrap_or_else(|| last.attempt.saturating_add(1));
         let end = |body| {
-            Ok(Next {
+            Ok(NextEvent {
                 attempt: last.attempt,
                 body,
                 previous_output: None,
@@ -358,7 +255,7 @@ impl<B: Backend> Shared<B> {
         if last.event_type == EventType::CancelRequested {
             return end(Body::Cancelled {});
         }
-        if left == Some(Duration::ZERO) {
+        if remaining == Some(Duration::ZERO) {
             return end(Body::Failed(timed_out("the job was not done in time")));
         }
         let max = self.settings.max_attempts;
@@ -386,7 +283,7 @@ impl<B: Backend> Shared<B> {
             worker,
             continues: previous_output.is_some(),
         };
-        Ok(Next {
+        Ok(NextEvent {
             attempt,
             body,
             previous_output,
@@ -429,28 +326,16 @@ fn goes_on(seen: Option<StreamSeq>, last: &Stored) -> bool {
     by_owner && seen.is_some_and(|seen| seen != last.stream_seq)
 }
 
-pub(super) fn timed_out(message: &str) -> Failure {
-    Failure {
-        code: FailureCode::TimedOut.into(),
-        message: message.into(),
-        retryable: false,
-    }
-}
-
-/// Logs and counts a panic of the backend: the attempt has failed, another one may do better, and the worker goes on.
-pub(super) fn panicked(job: &JobId, payload: &(dyn Any + Send)) -> backend::Failure {
-    let text = report_panic(format_args!("the backend, in job {job}"), payload);
-    backend::Failure::retryable(
-        FailureCode::BackendPanicked,
-        format!("the backend panicked: {text}"),
-    )
-}
-
-pub(super) fn attempts_exhausted(message: String) -> Failure {
-    Failure {
-        code: FailureCode::AttemptsExhausted.into(),
-        message,
-        retryable: false,
+/// Whether an event was appended, to a log whose last event is of this attempt; `false` when another process wrote first.
+pub(super) fn is_appended(
+    outcome: Result<(), AppendError>,
+    attempt: u32,
+) -> Result<bool, ClaimError> {
+    match outcome {
+        Ok(()) => Ok(true),
+        Err(AppendError::Superseded | AppendError::CancelRequested) => Ok(false),
+        Err(AppendError::Unavailable(error)) => Err(error.into()),
+        Err(AppendError::Unwritable(error)) => Err(ClaimError::Unwritable { attempt, error }),
     }
 }
 

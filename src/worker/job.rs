@@ -14,28 +14,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::attempt::{Attempt, Cause, Deadlines};
-use super::claim::{Claimed, OwnedJob, attempts_exhausted, panicked};
+use super::claim::{Claimed, OwnedJob};
 use super::held::Held;
+use super::outcome::{AttemptOutcome, attempts_exhausted, panicked, retry_pause};
 use super::{Shared, callback};
 use crate::backend::{Backend, Failure, Finish, Job, Output, Retry, Stopped};
-use crate::config::{ATTEMPT_PAUSE_MAX, HAND_BACK_WAIT, REQUEST_WAIT, RETRY_AFTER_MAX, STOP_WAIT};
+use crate::config::{HAND_BACK_WAIT, REQUEST_WAIT, STOP_WAIT};
 use crate::nats::Delivery;
 use crate::runtime::WorkError;
 use crate::source::Unavailable;
 use crate::wire::JobId;
-
-/// How a worker parts from a job.
-#[derive(Debug)]
-pub(super) enum AttemptOutcome {
-    /// Its end is in the log: take it out of the queue.
-    Ended,
-    /// Somebody else has it: say nothing to the queue, which would count for the other.
-    Lost,
-    /// No log takes it, not even its end: throw it out of the queue.
-    Abandoned,
-    /// It was not finished: give it back, for another attempt after so long.
-    Unfinished(Duration),
-}
 
 impl<B: Backend> Shared<B> {
     /// Runs one job that was handed over by the queue. `hand_back` is cancelled when the worker must let go.
@@ -79,7 +67,7 @@ impl<B: Backend> Shared<B> {
 
     /// Takes a job that has ended out of the queue. Its callback must be in the queue by then, or given up.
     async fn leave_queue(&self, delivery: &Delivery) {
-        if let Err(error) = callback::request(&self.log, &self.loads, delivery).await {
+        if let Err(error) = callback::request(&self.log, &self.usage_cache, delivery).await {
             warn!(job = %delivery.job, %error, "not called back yet; it is tried again");
             return delivery.give_back(Some(self.keep_every)).await;
         }
@@ -98,7 +86,7 @@ impl<B: Backend> Shared<B> {
             attempt,
             previous_output,
             limits,
-            left,
+            remaining,
             control,
             broken,
         } = match self.claim(held.delivery()).await? {
@@ -112,7 +100,7 @@ impl<B: Backend> Shared<B> {
         } = held.delivery();
         let (kind, input) = (submission.kind.clone(), submission.input.clone());
         info!(job = %id, %kind, attempt, continues = previous_output.is_some(), "started");
-        let (look, deadlines) = (Arc::new(Notify::new()), Deadlines::new(limits, left));
+        let (look, deadlines) = (Arc::new(Notify::new()), Deadlines::new(limits, remaining));
         let job = Job {
             id: id.clone(),
             kind,
@@ -221,7 +209,7 @@ impl<B: Backend> Shared<B> {
             );
             return Cause::Failed(attempts_exhausted(message));
         }
-        let pause = pause(job, attempt, self.settings.pause, failure.retry);
+        let pause = retry_pause(job, attempt, self.settings.pause, failure.retry);
         // A job whose time ends before is looked at then, and fails.
         Cause::Retry(
             run.deadlines
@@ -236,13 +224,4 @@ async fn overdue(hand_back: &CancellationToken) {
     hand_back.cancelled().await;
     // Somewhat longer than a hand-over takes at the most.
     sleep(STOP_WAIT + HAND_BACK_WAIT + REQUEST_WAIT / 4).await;
-}
-
-/// How long the next attempt waits: longer each time, and not as long as that of other jobs that failed together.
-pub(super) fn pause(job: &JobId, attempt: u32, first: Duration, retry: Retry) -> Duration {
-    if let Retry::After(pause) = retry {
-        return pause.min(RETRY_AFTER_MAX);
-    }
-    let doubled = first.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1)));
-    doubled.min(ATTEMPT_PAUSE_MAX) * (192 + job.tag().rotate_left(attempt) % 128) / 256
 }

@@ -7,8 +7,10 @@ mod callback;
 mod claim;
 mod held;
 mod job;
+mod outcome;
 mod owner;
 mod report;
+mod unbegun;
 
 use std::num::NonZero;
 use std::sync::Arc;
@@ -28,7 +30,7 @@ use crate::config::{
     CALLBACK_ATTEMPTS, CALLBACK_CONCURRENCY, CALLBACK_PAUSE, CLAIM_MAX, DRAIN_WAIT, HAND_BACK_WAIT,
     STOP_WAIT,
 };
-use crate::nats::{Claim, Delivery, Error, Loads, Log, Nats, Options, Reader};
+use crate::nats::{Claim, Delivery, Error, Log, Nats, Options, Reader, UsageCache};
 use crate::runtime::{self, Tasks, WorkThreads};
 use crate::source::Unavailable;
 use crate::wire::{Kind, Limits, RESERVED_KIND};
@@ -92,7 +94,7 @@ pub struct Worker<B> {
 #[derive(Debug)]
 struct Shared<B> {
     log: Log,
-    loads: Loads,
+    usage_cache: UsageCache,
     /// Opened when a job's past has to be read, which most jobs never need.
     reader: OnceCell<Reader>,
     backend: Arc<B>,
@@ -125,14 +127,15 @@ impl<B: Backend> Worker<B> {
             info!(kind = %settings.kind, ?there, ?wanted, "the kind's first worker chose another ack wait");
         }
         let keep_every = claim.ack_wait() / 3;
-        let (loads, reader, held) = (Loads::default(), OnceCell::new(), HeldJobs::default());
+        let (usage_cache, reader, held) =
+            (UsageCache::default(), OnceCell::new(), HeldJobs::default());
         let threads = WorkThreads::new(settings.backend_threads);
         let threads =
             Arc::new(threads.map_err(|error| Unavailable(format!("no threads: {error}")))?);
         let (backend, tasks) = (Arc::new(backend), Tasks::new(CancellationToken::new()));
         let shared = Shared {
             log,
-            loads,
+            usage_cache,
             reader,
             backend,
             threads,

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::guard::Signal;
-use tailwater::nats::{Log, Names, Nats, Refusal, Writer};
+use tailwater::nats::{AppendError, Log, Names, Nats, Writer};
 use tailwater::wire::{Body, EventType, JobId, Status, Submission};
 use tailwater::worker::{Settings, Worker};
 use tokio::time::{Instant, sleep};
@@ -64,7 +64,7 @@ pub async fn reaches(system: &System, job: &str, seq: u64) {
 pub async fn kind_is_known(system: &System) {
     let kind = "demo".parse().unwrap();
     eventually("the kind", || async {
-        system.log.load(&kind).await.ok().flatten()
+        system.log.usage(&kind).await.ok().flatten()
     })
     .await;
 }
@@ -137,7 +137,7 @@ async fn a_worker_that_was_frozen_is_refused_by_the_broker(broker: &Broker) {
     };
     assert!(matches!(
         zombie.append(chunk).await,
-        Err(Refusal::Superseded)
+        Err(AppendError::Superseded)
     ));
     frozen.signal(Signal::CONT);
     let edge = system.edge().await;

@@ -1,0 +1,59 @@
+//! How an attempt was over, the failures that the worker itself reports, and how long a job waits for its next attempt.
+//! It does no I/O.
+
+use std::any::Any;
+use std::time::Duration;
+
+use crate::backend::{self, Retry};
+use crate::config::{ATTEMPT_PAUSE_MAX, RETRY_AFTER_MAX};
+use crate::runtime::report_panic;
+use crate::wire::{Failure, FailureCode, JobId};
+
+/// How a worker's attempt was over: what the queue is told of the job.
+#[derive(Debug)]
+pub(super) enum AttemptOutcome {
+    /// The job's final event is in the log: take the job out of the queue.
+    Ended,
+    /// Another worker has the job: do not answer the queue, which would take the answer for that worker's.
+    Lost,
+    /// The log can store neither the job nor its end: take the job out of the queue.
+    Abandoned,
+    /// The job was not finished: give it back for another attempt after this pause.
+    Unfinished(Duration),
+}
+
+/// The job exceeded a time limit.
+pub(super) fn timed_out(message: &str) -> Failure {
+    Failure {
+        code: FailureCode::TimedOut.into(),
+        message: message.into(),
+        retryable: false,
+    }
+}
+
+/// The job has used all of its attempts.
+pub(super) fn attempts_exhausted(message: String) -> Failure {
+    Failure {
+        code: FailureCode::AttemptsExhausted.into(),
+        message,
+        retryable: false,
+    }
+}
+
+/// Logs and counts a panic of the backend. The attempt has failed, another one may succeed, and the worker goes on.
+pub(super) fn panicked(job: &JobId, payload: &(dyn Any + Send)) -> backend::Failure {
+    let text = report_panic(format_args!("the backend, in job {job}"), payload);
+    backend::Failure::retryable(
+        FailureCode::BackendPanicked,
+        format!("the backend panicked: {text}"),
+    )
+}
+
+/// How long the next attempt waits: longer after each attempt, and spread over jobs that failed together.
+pub(super) fn retry_pause(job: &JobId, attempt: u32, first: Duration, retry: Retry) -> Duration {
+    if let Retry::After(pause) = retry {
+        return pause.min(RETRY_AFTER_MAX);
+    }
+    let doubled = first.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1)));
+    doubled.min(ATTEMPT_PAUSE_MAX) * (192 + job.tag().rotate_left(attempt) % 128) / 256
+}
