@@ -20,12 +20,13 @@ mod names;
 mod queue;
 mod quorum;
 mod read;
+mod read_slots;
 mod ready;
 mod scan;
 mod setup;
 mod submit_signals;
 mod tip;
-mod turns;
+
 mod undecodable;
 mod usage;
 mod walk;

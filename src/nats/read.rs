@@ -18,9 +18,9 @@ use super::listings::Listings;
 use super::log::Log;
 use super::names;
 use super::quorum::Of;
+use super::read_slots::ReadSlots;
 use super::scan::{Given, Scan, Want};
 use super::submit_signals::LiveSubmitSignals;
-use super::turns::Turns;
 use crate::budget::Budget;
 use crate::config::{PAGE, PAGE_BYTES, READS_PER_SHARD, SCAN_FROM, SCAN_ROOM};
 use crate::runtime::Tasks;
@@ -41,8 +41,8 @@ pub struct Reader {
 struct Shard {
     /// How many replays wait or read.
     waiting: AtomicUsize,
-    /// The right to have a direct get under way.
-    turns: Turns,
+    /// Permission to have a direct get under way.
+    slots: ReadSlots,
     scan: Scan,
     elections: watch::Receiver<u64>,
 }
@@ -59,7 +59,7 @@ impl Reader {
             let stream = log.nats.names.chunks_stream(shard);
             shards.push(Shard {
                 waiting: AtomicUsize::new(0),
-                turns: Turns::new(READS_PER_SHARD, tasks.clone()),
+                slots: ReadSlots::new(READS_PER_SHARD, tasks.clone()),
                 elections: elections(&log, &stream, tasks).await?,
                 scan: Scan::new(log.clone(), stream, tasks.clone(), room.clone()),
             });
@@ -80,11 +80,11 @@ impl Reader {
         &self.shards[job.shard(self.log.shards) as usize]
     }
 
-    /// A batched direct get on a shard, at its turn.
+    /// A batched direct get on a shard, once it has a slot.
     pub(super) async fn batch(&self, shard: u32, ask: Value) -> Result<Batch, Unavailable> {
         let nats = Arc::clone(&self.log.nats);
         let read = async move { batch(&nats.replay, &nats.names.chunks_stream(shard), &ask).await };
-        self.shards[shard as usize].turns.take(read).await
+        self.shards[shard as usize].slots.run(read).await
     }
 
     /// Chooses how to read: by pages, or, when many wait on the shard, by its scan. Gives what it has learned of the log
