@@ -19,7 +19,7 @@ use super::log::Log;
 use super::names;
 use super::quorum::Of;
 use super::read_slots::ReadSlots;
-use super::scan::{Given, Scan, Want};
+use super::scan::{Scan, ScanBatch, ScanRequest};
 use super::submit_signals::LiveSubmitSignals;
 use crate::budget::Budget;
 use crate::config::{PAGE, PAGE_BYTES, READS_PER_SHARD, SCAN_FROM, SCAN_ROOM};
@@ -130,12 +130,12 @@ impl Reader {
         }
         let way = if many {
             debug!(%job, "waits for the shard's scan");
-            let want = Want {
+            let request = ScanRequest {
                 job: job.clone(),
                 stream_seq,
                 until: span.until,
             };
-            Way::Scan(self.shard(job).scan.join(want))
+            Way::Scan(self.shard(job).scan.join(request))
         } else {
             Way::Pages { stream_seq }
         };
@@ -283,7 +283,7 @@ enum Way {
     Pages {
         stream_seq: StreamSeq,
     },
-    Scan(mpsc::Receiver<Given>),
+    Scan(mpsc::Receiver<ScanBatch>),
     Over,
 }
 
@@ -339,7 +339,7 @@ impl Replay for LogReplay {
                     Err(error) => return Some(Err(self.broken(error))),
                 },
                 Way::Scan(items) => match items.recv().await {
-                    Some(given) => self.read = given.events.into(),
+                    Some(batch) => self.read = batch.events.into(),
                     None => self.way = Way::Over,
                 },
                 Way::Over => return None,
