@@ -26,7 +26,7 @@ pub(super) struct Problem {
 pub(super) struct Body<'a> {
     /// Always `about:blank`: the code says it.
     #[serde(rename = "type")]
-    kind: &'static str,
+    problem_type: &'static str,
     /// What the code means, for people.
     title: &'static str,
     /// The HTTP status.
@@ -56,7 +56,7 @@ impl Problem {
     pub(super) fn message(&self) -> &str {
         self.detail
             .as_deref()
-            .unwrap_or_else(|| self.code.row().text)
+            .unwrap_or_else(|| self.code.info().text)
     }
 }
 
@@ -99,16 +99,16 @@ impl From<session::Error> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let row = self.code.row();
-        debug!(code = row.code, detail = self.detail, "refused");
+        let info = self.code.info();
+        debug!(code = info.code, detail = self.detail, "refused");
         let body = Body {
-            kind: "about:blank",
-            title: row.text,
-            status: row.status,
-            code: row.code,
+            problem_type: "about:blank",
+            title: info.text,
+            status: info.status,
+            code: info.code,
             detail: self.detail.as_deref(),
         };
-        let status = StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = StatusCode::from_u16(info.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(
@@ -123,7 +123,7 @@ impl IntoResponse for Problem {
                 HeaderValue::from_static("13"),
             );
         }
-        if row.retry {
+        if info.retry {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

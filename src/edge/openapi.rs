@@ -43,7 +43,7 @@ pub(super) use problems;
 pub(super) fn answers(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status = BTreeMap::<u16, Vec<Code>>::new();
     for code in codes {
-        by_status.entry(code.row().status).or_default().push(*code);
+        by_status.entry(code.info().status).or_default().push(*code);
     }
     by_status
         .into_iter()
@@ -54,7 +54,7 @@ pub(super) fn answers(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {
 fn problem(codes: &[Code]) -> Response {
     let texts: Vec<_> = codes
         .iter()
-        .map(|code| format!("`{}`: {}", code.as_str(), code.row().text))
+        .map(|code| format!("`{}`: {}", code.as_str(), code.info().text))
         .collect();
     let names: Vec<_> = codes.iter().map(|code| code.as_str()).collect();
     let code = ObjectBuilder::new()

@@ -214,7 +214,7 @@ impl ClientFrame {
                     let request = codec::from_msgpack::<Head>(message)
                         .map(Into::into)
                         .unwrap_or_default();
-                    let refusal = Refusal::new(Code::TooLarge, Code::TooLarge.row().text);
+                    let refusal = Refusal::new(Code::TooLarge, Code::TooLarge.info().text);
                     Err(Refusal { request, ..refusal })
                 }
                 Err(error) => Err(Refusal::new(Code::BadMsgPack, error.to_string())),

@@ -18,7 +18,7 @@ mod state;
 mod stored;
 mod submission;
 
-pub use code::{Code, Row, may_reconnect};
+pub use code::{Code, CodeInfo, may_reconnect};
 pub use codec::Encoding;
 pub use cursor::{BadCursor, Cursor};
 pub use event::{Body, Channel, Event, EventType, Failure, Status};

@@ -202,7 +202,7 @@ impl Connection {
     ) -> Result<(), Ending> {
         if self.requests >= REQUESTS_MAX {
             let code = Code::TooManyRequests;
-            return self.error(code, code.row().text, about).await;
+            return self.error(code, code.info().text, about).await;
         }
         self.requests += 1;
         self.work.push(Box::pin(
@@ -320,7 +320,7 @@ impl Connection {
             reference: None,
             job: Some(job.to_string()),
         };
-        self.error(code, code.row().text, about).await
+        self.error(code, code.info().text, about).await
     }
 
     async fn error(&mut self, code: Code, message: &str, about: RequestRef) -> Result<(), Ending> {

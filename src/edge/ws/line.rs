@@ -180,10 +180,10 @@ pub(super) async fn farewell(socket: &mut WebSocket, ending: Ending) {
         // The library has the answer ready, and writes it before it reads on.
         Ending::Closed => {}
         Ending::Close(code) => {
-            let row = code.row();
-            let reason = Utf8Bytes::from_static(row.code);
+            let info = code.info();
+            let reason = Utf8Bytes::from_static(info.code);
             let close = CloseFrame {
-                code: row.close.unwrap_or(1011),
+                code: info.close.unwrap_or(1011),
                 reason,
             };
             if socket.send(Message::Close(Some(close))).await.is_err() {
