@@ -10,6 +10,8 @@ mod head;
 mod jobs;
 mod list;
 mod memory;
+mod meter;
+mod metered;
 mod openapi;
 mod ops;
 mod page;
@@ -20,6 +22,7 @@ mod shared;
 mod socketio;
 mod sse;
 mod stats;
+mod traffic;
 mod turn;
 mod ws;
 

@@ -19,7 +19,7 @@ use super::body::Bodies;
 use super::error::Problem;
 use super::jobs::job_id;
 use super::memory::Held;
-use super::socketio::meter::Meter;
+use super::meter::Meter;
 use crate::config::WAIT_MAX_S;
 use crate::wire::{Code, JobId, Refusal, Seq, Start, start};
 

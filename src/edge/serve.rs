@@ -20,7 +20,7 @@ use tower::ServiceExt as _;
 use tracing::debug;
 
 use super::memory::{Large, Part};
-use super::socketio::meter::Metered;
+use super::metered::Metered;
 use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER};
 use crate::runtime::Tasks;
 use crate::share::FairSlots;

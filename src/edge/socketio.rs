@@ -1,10 +1,9 @@
 //! The Socket.IO front door: takes requests of Socket.IO clients to the library, and joins each client to a pump.
 //! `wire/SOCKETIO.md` is the contract.
 
-mod flight;
+mod engine_session;
 mod handshake;
-mod line;
-pub(super) mod meter;
+mod in_flight;
 mod outbox;
 mod pump;
 mod request;
@@ -29,14 +28,14 @@ use socketioxide::{ParserConfig, SocketIo};
 use tower::ServiceExt as _;
 use tracing::{Instrument as _, info_span};
 
+use self::engine_session::{EngineSession, EngineSessions};
 use self::handshake::Handshakes;
-use self::line::{Line, Lines};
-use self::meter::Meter;
 use self::pump::Pump;
 use self::request::{Asked, Auth};
 use super::App;
 use super::body::Bodies;
 use super::error::Problem;
+use super::meter::Meter;
 use super::ws::opening;
 use crate::config::{
     ATTACHMENTS_MAX, BODY_MAX, HANDSHAKE_ANSWER_MAX, JOIN_WAIT, PING_EVERY, PONG_WAIT, READ_BUFFER,
@@ -51,13 +50,13 @@ const ONCE_MAX: usize = 64;
 /// them. The *service* is shared; layering the library's `SocketIoLayer` twice would make two sets of sessions.
 pub(super) struct Engine {
     service: SocketIoService<Router>,
-    lines: Lines,
+    sessions: EngineSessions,
     handshakes: Handshakes,
 }
 
 impl Default for Engine {
     fn default() -> Self {
-        let lines = Lines::default();
+        let sessions = EngineSessions::default();
         let (service, io) = SocketIo::builder()
             .max_buffer_size(SOCKET_QUEUE)
             .max_payload(BODY_MAX as u64)
@@ -74,12 +73,12 @@ impl Default for Engine {
                     .max_incoming_binary_buf_size(BODY_MAX),
             )
             .build_with_inner_svc(Router::new());
-        let known = lines.clone();
+        let known = sessions.clone();
         let prepared = async move |socket: SocketRef| prepare(&socket, &known);
         io.ns("/", begin.with(prepared));
         Self {
             service,
-            lines,
+            sessions,
             handshakes: Handshakes::default(),
         }
     }
@@ -92,18 +91,19 @@ impl fmt::Debug for Engine {
 }
 
 /// Before the client hears that it has joined: from then on it may ask for something.
-fn prepare(socket: &SocketRef, lines: &Lines) -> Result<(), Infallible> {
-    if let Some(line) = line_of(socket) {
-        let (sid, lines, gone) = (socket.id, lines.clone(), line.gone.clone());
-        line.joined();
-        lines.opened(sid, &line);
+fn prepare(socket: &SocketRef, sessions: &EngineSessions) -> Result<(), Infallible> {
+    if let Some(session) = session_of_socket(socket) {
+        let (sid, sessions, disconnected) =
+            (socket.id, sessions.clone(), session.disconnected.clone());
+        session.join();
+        sessions.insert(sid, &session);
         socket.on_fallback(move |asked: Asked, ack: AckSender| {
-            line.ask(asked, ack);
+            session.queue(asked, ack);
             ready(())
         });
         socket.on_disconnect(move || {
-            lines.left(sid);
-            gone.cancel();
+            sessions.remove(sid);
+            disconnected.cancel();
             ready(())
         });
     }
@@ -112,19 +112,25 @@ fn prepare(socket: &SocketRef, lines: &Lines) -> Result<(), Infallible> {
 
 /// The client has joined. Its pump runs on the thread that took its first request, where the feeds are.
 async fn begin(socket: SocketRef, auth: Auth) {
-    let Some(line) = line_of(&socket) else { return };
-    let (Some(app), Some(asks)) = (line.app.upgrade(), line.asks()) else {
-        return line.cut();
+    let Some(session) = session_of_socket(&socket) else {
+        return;
+    };
+    let (Some(app), Some(asks)) = (session.app.upgrade(), session.receiver()) else {
+        return session.traffic.cut();
     };
     let span = info_span!("socketio", id = %socket.id);
     let (tasks, runtime) = (app.tasks.clone(), app.runtime.clone());
-    let pump = Pump::new(app, socket, line, asks);
+    let pump = Pump::new(app, socket, session, asks);
     let _thread = runtime.enter();
     tasks.spawn(pump.run(auth).instrument(span));
 }
 
-fn line_of(socket: &SocketRef) -> Option<Arc<Line>> {
-    socket.req_parts().extensions.get::<Arc<Line>>().cloned()
+fn session_of_socket(socket: &SocketRef) -> Option<Arc<EngineSession>> {
+    socket
+        .req_parts()
+        .extensions
+        .get::<Arc<EngineSession>>()
+        .cloned()
 }
 
 /// What the query of a request says.
@@ -154,13 +160,13 @@ impl Query {
 
 /// A poll that waits. A client that gives it up does not know what it would have brought: it is gone, as for the library's
 /// original in JavaScript.
-struct Polls(Option<Arc<Line>>);
+struct Polls(Option<Arc<EngineSession>>);
 
 impl Polls {
     /// Returns when it waits for nothing any more.
     async fn when_cut(&self) {
         match &self.0 {
-            Some(line) => line.when_cut().await,
+            Some(session) => session.traffic.when_cut().await,
             None => pending().await,
         }
     }
@@ -172,9 +178,9 @@ impl Polls {
 
 impl Drop for Polls {
     fn drop(&mut self) {
-        if let Some(line) = self.0.take() {
-            line.gone.cancel();
-            line.cut();
+        if let Some(session) = self.0.take() {
+            session.disconnected.cancel();
+            session.traffic.cut();
         }
     }
 }
@@ -196,19 +202,25 @@ pub(super) async fn engine(
     let request = Request::from_parts(parts, body);
     let engine = app.shared.socketio();
     match query.sid {
-        Some(sid) => match engine.lines.get(sid) {
-            Some(line) if query.is_websocket => {
-                meter.attach(&line);
+        Some(sid) => match engine.sessions.get(sid) {
+            Some(session) if query.is_websocket => {
+                meter.attach(&session.traffic);
                 engine.call(&app, request).await
             }
-            Some(line) => engine.polled(&app, line, query, request).await,
+            Some(session) => engine.polled(&app, session, query, request).await,
             None => unknown_session(),
         },
         None if app.clients.are_leaving() => Problem::from(Code::Restarting).into_response(),
         None => match engine.handshakes.begin(meter.peer()) {
             Ok(handshake) => {
                 engine
-                    .open(&app, Line::new(&app, handshake), &meter, &query, request)
+                    .open(
+                        &app,
+                        EngineSession::new(&app, handshake),
+                        &meter,
+                        &query,
+                        request,
+                    )
                     .await
             }
             Err(no_room) => Problem::from(no_room).into_response(),
@@ -221,15 +233,15 @@ impl Engine {
     async fn open(
         &self,
         app: &App,
-        line: Arc<Line>,
+        session: Arc<EngineSession>,
         meter: &Meter,
         query: &Query,
         mut request: Request,
     ) -> Response {
         if query.is_websocket {
-            meter.attach(&line);
+            meter.attach(&session.traffic);
         }
-        request.extensions_mut().insert(Arc::clone(&line));
+        request.extensions_mut().insert(Arc::clone(&session));
         let response = self.call(app, request).await;
         if query.is_websocket || response.status() != StatusCode::OK {
             return response;
@@ -241,24 +253,30 @@ impl Engine {
             return Problem::from(Code::Internal).into_response();
         };
         if let Some(sid) = session_of(&body) {
-            self.lines.opened(sid, &line);
+            self.sessions.insert(sid, &session);
         }
         Response::from_parts(parts, body.into())
     }
 
     /// A poll or a post of a client.
-    async fn polled(&self, app: &App, line: Arc<Line>, query: Query, request: Request) -> Response {
+    async fn polled(
+        &self,
+        app: &App,
+        session: Arc<EngineSession>,
+        query: Query,
+        request: Request,
+    ) -> Response {
         let is_poll = request.method() == Method::GET;
-        if is_poll && line.repeats(query.once) {
-            line.cut();
+        if is_poll && session.is_repeated(query.once) {
+            session.traffic.cut();
         }
-        if line.is_cut() {
+        if session.traffic.is_cut() {
             return ended(app);
         }
         if !is_poll {
-            return self.posted(app, &line, request).await;
+            return self.posted(app, &session, request).await;
         }
-        let polls = Polls(Some(Arc::clone(&line)));
+        let polls = Polls(Some(Arc::clone(&session)));
         let response = tokio::select! {
             // What the library has for the client is not held back.
             biased;
@@ -268,7 +286,7 @@ impl Engine {
         polls.answered();
         if response.status() == StatusCode::OK {
             let length = response.headers().get(header::CONTENT_LENGTH);
-            line.left(
+            session.traffic.count_sent(
                 length
                     .and_then(|length| length.to_str().ok()?.parse().ok())
                     .unwrap_or(0),
@@ -279,12 +297,12 @@ impl Engine {
 
     /// What a client sends by polling. The library would read it without a limit of time, and whatever lies in memory
     /// already.
-    async fn posted(&self, app: &App, line: &Line, request: Request) -> Response {
+    async fn posted(&self, app: &App, session: &EngineSession, request: Request) -> Response {
         let (parts, body) = request.into_parts();
         let bodies = Bodies(app.shared.memory().bodies.clone());
         let read = tokio::select! {
             read = bodies.read(&parts.headers, body) => read,
-            () = line.when_cut() => return ended(app),
+            () = session.traffic.when_cut() => return ended(app),
             () = app.tasks.stop().cancelled() => return ended(app),
         };
         match read {
@@ -294,7 +312,7 @@ impl Engine {
             }
             Err(problem) => {
                 // What it had to say is lost, so the session cannot go on.
-                line.cut();
+                session.traffic.cut();
                 problem.into_response()
             }
         }

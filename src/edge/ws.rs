@@ -20,8 +20,8 @@ use self::connection::Connection;
 use self::line::Line;
 use super::App;
 use super::error::Problem;
+use super::meter::Meter;
 use super::openapi::{JOBS, problems};
-use super::socketio::meter::Meter;
 use super::stats::Transport;
 use crate::config::{BODY_MAX, READ_BUFFER, WRITE_BUFFER};
 use crate::wire::{Code, Encoding};
@@ -62,7 +62,7 @@ pub(super) async fn upgrade(
     }
     let held = (app.tasks.hold(), app.counts.connected(Transport::WebSocket));
     let place = app.clients.enter();
-    meter.becomes_socket();
+    meter.become_websocket();
     Ok(upgrade.on_upgrade(move |socket| async move {
         let connection = Connection::new(app, Line::new(socket, encoding, meter));
         connection

@@ -11,8 +11,8 @@ use socketioxide::{SendError, SocketError, TransportType};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::flight::Flight;
-use super::line::Line;
+use super::engine_session::EngineSession;
+use super::in_flight::InFlight;
 use super::request::{ERROR, Reply, To};
 use crate::config::{FLIGHT_PACKETS, FLIGHT_PACKETS_POLLING, REPLIES_MAX};
 use crate::edge::turn::Turn;
@@ -57,7 +57,7 @@ pub(super) struct Outbox {
     replies: VecDeque<Packet>,
     /// At most what one step of a session gives.
     events: VecDeque<Packet>,
-    flight: Flight,
+    in_flight: InFlight,
     /// What was queued since others of the thread were served.
     turn: Turn,
     /// When something was last taken while something was in flight.
@@ -68,12 +68,11 @@ pub(super) struct Outbox {
 
 impl Outbox {
     pub(super) fn new() -> Self {
-        let (replies, events, flight, turn) = Default::default();
         Self {
-            replies,
-            events,
-            flight,
-            turn,
+            replies: VecDeque::new(),
+            events: VecDeque::new(),
+            in_flight: InFlight::default(),
+            turn: Turn::default(),
             taken: Instant::now(),
             full: false,
         }
@@ -118,7 +117,7 @@ impl Outbox {
 
     /// Since when the client takes nothing of what is in flight.
     pub(super) fn stalled(&self) -> Option<Instant> {
-        (!self.flight.is_empty()).then_some(self.taken)
+        (!self.in_flight.is_empty()).then_some(self.taken)
     }
 
     /// Whether to try again soon though nothing is known to have left.
@@ -134,8 +133,12 @@ impl Outbox {
     }
 
     /// Queues what there is room for, up to the end of the client's turn. Says how many events that were.
-    pub(super) fn send(&mut self, socket: &SocketRef, line: &Line) -> Result<usize, Broken> {
-        if self.flight.left(line.sent()) || self.flight.is_empty() {
+    pub(super) fn send(
+        &mut self,
+        socket: &SocketRef,
+        session: &EngineSession,
+    ) -> Result<usize, Broken> {
+        if self.in_flight.advance(session.traffic.sent()) || self.in_flight.is_empty() {
             self.taken = Instant::now();
         }
         self.full = false;
@@ -145,7 +148,7 @@ impl Outbox {
             TransportType::Polling => FLIGHT_PACKETS_POLLING,
             TransportType::Websocket => FLIGHT_PACKETS,
         };
-        while self.flight.has_room(most) && !self.turn.is_over() {
+        while self.in_flight.has_room(most) && !self.turn.is_over() {
             let queue = if self.replies.is_empty() {
                 &mut self.events
             } else {
@@ -158,7 +161,7 @@ impl Outbox {
             let is_event = matches!(packet, Packet::Event(_));
             match packet.emit(socket)? {
                 Emitted::Queued => {
-                    self.flight.queued(size);
+                    self.in_flight.queued(size);
                     self.turn.count(size);
                 }
                 Emitted::Full(packet) => {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::line::Line;
+use super::engine_session::{EngineSession, QueuedRequest};
 use super::outbox::{Broken, Outbox};
 use super::request::{Asked, Auth, Refused, Reply, Request, To};
 use crate::config::{FULL_PAUSE, REQUESTS_MAX, WATCHES_MAX, WRITE_WAIT};
@@ -27,16 +27,13 @@ use crate::runtime::unless_ended;
 use crate::session::{Error, Session, Step};
 use crate::wire::{Code, GapReason, JobId, ServerFrame, Start};
 
-/// What a client asked for, by what it is acknowledged, and the room that it takes.
-pub(super) type Ask = (Asked, AckSender, Held);
-
 /// One client and the jobs that it watches.
 pub(super) struct Pump {
     app: Arc<App>,
     place: Place,
     socket: SocketRef,
-    line: Arc<Line>,
-    asks: mpsc::Receiver<Ask>,
+    session: Arc<EngineSession>,
+    asks: mpsc::Receiver<QueuedRequest>,
     outbox: Outbox,
     watches: HashMap<JobId, Watched>,
     /// One future for each watch: its session's opening, or its next step.
@@ -86,8 +83,8 @@ impl Pump {
     pub(super) fn new(
         app: Arc<App>,
         socket: SocketRef,
-        line: Arc<Line>,
-        asks: mpsc::Receiver<Ask>,
+        session: Arc<EngineSession>,
+        asks: mpsc::Receiver<QueuedRequest>,
     ) -> Self {
         let (watches, steps, answers) = Default::default();
         let place = app.clients.enter();
@@ -95,7 +92,7 @@ impl Pump {
             app,
             place,
             socket,
-            line,
+            session,
             asks,
             outbox: Outbox::new(),
             watches,
@@ -122,33 +119,33 @@ impl Pump {
         };
         debug!(?ending, "disconnected");
         // The library tells the client to stay away when it is asked to end a socket. It should come back.
-        self.line.cut();
+        self.session.traffic.cut();
         drop(counted);
     }
 
     /// Queues what there is room for, and takes in the next thing that happens.
     async fn turn(&mut self) -> Result<(), Ending> {
-        let events = self.outbox.send(&self.socket, &self.line)?;
+        let events = self.outbox.send(&self.socket, &self.session)?;
         if events > 0 {
             self.app.counts.delivered(events);
         }
         if self.outbox.pause().await {
             return Ok(());
         }
-        if self.line.is_cut() {
+        if self.session.traffic.is_cut() {
             return Err(Ending::Flooding);
         }
         let (replies, events) = (self.outbox.wants_replies(), self.outbox.wants_events());
         let stalled = self.outbox.stalled();
         tokio::select! {
             () = self.place.moment(&self.app) => return Err(Ending::Stopping),
-            () = self.line.gone.cancelled() => return Err(Ending::Gone),
-            Some((asked, ack, room)) = self.asks.recv(), if replies => self.asked(asked, ack, room),
+            () = self.session.disconnected.cancelled() => return Err(Ending::Gone),
+            Some(QueuedRequest { asked, ack, room }) = self.asks.recv(), if replies => self.asked(asked, ack, room),
             Some((to, reply)) = self.answers.next(), if replies && !self.answers.is_empty() => {
                 self.outbox.reply(to, reply);
             }
             Some(happened) = self.steps.next(), if events && !self.steps.is_empty() => self.happen(happened),
-            () = self.line.moved(), if self.outbox.waits() || stalled.is_some() => {}
+            () = self.session.traffic.progress(), if self.outbox.waits() || stalled.is_some() => {}
             () = sleep(FULL_PAUSE), if self.outbox.is_full() => {}
             () = sleep_until(stalled.unwrap_or_else(Instant::now) + WRITE_WAIT), if stalled.is_some() => {
                 return Err(Ending::Stalled);
@@ -158,7 +155,7 @@ impl Pump {
     }
 
     fn asked(&mut self, asked: Asked, ack: AckSender, room: Held) {
-        self.line.answered(asked.size);
+        self.session.dequeued(asked.size);
         let to = asked.ack.map_or(To::Event, |number| To::Ack(ack, number));
         let is_full = self.answers.len() >= REQUESTS_MAX;
         match asked.request {
@@ -186,7 +183,7 @@ impl Pump {
                 key,
                 reference,
             }) => {
-                let (app, from) = (Arc::clone(&self.app), self.line.from);
+                let (app, from) = (Arc::clone(&self.app), self.session.client);
                 self.answers.push(Box::pin(async move {
                     let reply = match app.submit(from, *submission, key.as_deref(), room).await {
                         Ok(accepted) => {
@@ -202,7 +199,7 @@ impl Pump {
                 }));
             }
             Ok(Request::Cancel { job }) => {
-                let (app, from) = (Arc::clone(&self.app), self.line.from);
+                let (app, from) = (Arc::clone(&self.app), self.session.client);
                 self.answers.push(Box::pin(async move {
                     let reply = match app.cancel(from, job.clone(), None).await {
                         Ok(receipt) => Reply::cancelling(&receipt.id, &receipt.seq),
@@ -236,7 +233,7 @@ impl Pump {
                 _room: room,
             },
         );
-        let (hub, from) = (Arc::clone(&self.app.hub), self.line.from);
+        let (hub, from) = (Arc::clone(&self.app.hub), self.session.client);
         self.steps.push(Box::pin(async move {
             match unless_ended(&end, Session::open_for(from, &hub, &job, start)).await {
                 Some(opened) => Happened::Opened(opened, job, to),

@@ -13,7 +13,7 @@ use tracing::debug;
 
 use crate::budget::NoRoom;
 use crate::config::{CLOSE_WAIT, PONG_WAIT};
-use crate::edge::socketio::meter::Meter;
+use crate::edge::meter::Meter;
 use crate::edge::turn::Turn;
 use crate::wire::{ClientFrame, Code, Encoding, Refusal, ServerFrame, Stored};
 
@@ -73,9 +73,9 @@ impl Line {
         let message = self.socket.recv().await;
         self.pinged = None;
         match &message {
-            Some(Ok(Message::Text(_) | Message::Binary(_))) => self.meter.message(),
+            Some(Ok(Message::Text(_) | Message::Binary(_))) => self.meter.count_message(),
             Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => {
-                self.meter.control(payload.len())
+                self.meter.count_control(payload.len())
             }
             Some(Ok(Message::Close(_)) | Err(_)) | None => {}
         }

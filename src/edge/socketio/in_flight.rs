@@ -11,7 +11,7 @@ use crate::config::FLIGHT_BYTES;
 /// oldest packets have, those packets are out of the queue. A ping makes that three bytes early, which is made up for
 /// whenever the queue runs empty.
 #[derive(Debug, Default)]
-pub(super) struct Flight {
+pub(super) struct InFlight {
     sizes: VecDeque<usize>,
     bytes: usize,
     /// How many bytes had left the connection when it was asked last.
@@ -20,7 +20,7 @@ pub(super) struct Flight {
     part: u64,
 }
 
-impl Flight {
+impl InFlight {
     /// Whether another packet may be queued, when `packets` are allowed. One always may when nothing is in flight,
     /// however large.
     pub(super) fn has_room(&self, packets: usize) -> bool {
@@ -38,7 +38,7 @@ impl Flight {
     }
 
     /// So many bytes have left the connection since it began. Says whether that is more than before.
-    pub(super) fn left(&mut self, sent: u64) -> bool {
+    pub(super) fn advance(&mut self, sent: u64) -> bool {
         let more = sent.saturating_sub(self.seen);
         self.seen = sent;
         self.part += more;
@@ -62,43 +62,43 @@ mod tests {
 
     #[test]
     fn a_packet_is_in_flight_until_its_last_byte_has_left() {
-        let mut flight = Flight::default();
-        flight.queued(10);
-        flight.queued(20);
-        assert!(flight.left(9) && !flight.left(9));
-        assert_eq!((flight.sizes.len(), flight.bytes), (2, 30));
-        assert!(flight.left(10));
-        assert_eq!((flight.sizes.len(), flight.bytes), (1, 20));
-        assert!(flight.left(30));
-        assert!(flight.is_empty());
+        let mut in_flight = InFlight::default();
+        in_flight.queued(10);
+        in_flight.queued(20);
+        assert!(in_flight.advance(9) && !in_flight.advance(9));
+        assert_eq!((in_flight.sizes.len(), in_flight.bytes), (2, 30));
+        assert!(in_flight.advance(10));
+        assert_eq!((in_flight.sizes.len(), in_flight.bytes), (1, 20));
+        assert!(in_flight.advance(30));
+        assert!(in_flight.is_empty());
     }
 
     #[test]
     fn what_leaves_while_nothing_is_in_flight_counts_for_nothing() {
-        let mut flight = Flight::default();
-        flight.left(1000);
-        flight.queued(10);
-        flight.left(1009);
-        assert!(!flight.is_empty());
-        flight.left(1010 + 3);
-        flight.queued(10);
-        flight.left(1013 + 9);
-        assert!(!flight.is_empty());
+        let mut in_flight = InFlight::default();
+        in_flight.advance(1000);
+        in_flight.queued(10);
+        in_flight.advance(1009);
+        assert!(!in_flight.is_empty());
+        in_flight.advance(1010 + 3);
+        in_flight.queued(10);
+        in_flight.advance(1013 + 9);
+        assert!(!in_flight.is_empty());
     }
 
     #[test]
     fn there_is_room_up_to_so_many_packets_and_so_many_bytes_and_always_for_one() {
-        let mut flight = Flight::default();
+        let mut in_flight = InFlight::default();
         for _ in 0..7 {
-            assert!(flight.has_room(7));
-            flight.queued(1);
+            assert!(in_flight.has_room(7));
+            in_flight.queued(1);
         }
-        assert!(!flight.has_room(7) && flight.has_room(8));
-        flight.left(1);
-        assert!(flight.has_room(7));
-        flight.left(7);
-        assert!(flight.is_empty() && flight.has_room(7));
-        flight.queued(10 * FLIGHT_BYTES);
-        assert!(!flight.has_room(7));
+        assert!(!in_flight.has_room(7) && in_flight.has_room(8));
+        in_flight.advance(1);
+        assert!(in_flight.has_room(7));
+        in_flight.advance(7);
+        assert!(in_flight.is_empty() && in_flight.has_room(7));
+        in_flight.queued(10 * FLIGHT_BYTES);
+        assert!(!in_flight.has_room(7));
     }
 }

@@ -1,0 +1,134 @@
+//! What is known about one connection while it lives: its peer, how long its client may take
+//! nothing, and how many whole messages came. A connection that becomes the WebSocket of a Socket.IO
+//! client counts for that client's [`Traffic`] as well.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::Context;
+use std::time::Duration;
+
+use super::traffic::Traffic;
+use crate::config::{ANSWER_WAIT, WRITE_WAIT};
+
+/// The meter of one connection. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Meter(Arc<MeterState>);
+
+#[derive(Debug)]
+struct MeterState {
+    peer: IpAddr,
+    /// Set once the connection is the WebSocket of a Socket.IO client.
+    traffic: OnceLock<Arc<Traffic>>,
+    is_hurried: AtomicBool,
+    is_websocket: AtomicBool,
+    messages: AtomicU64,
+    control_bytes: AtomicU64,
+}
+
+/// What came over a WebSocket.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct WebSocketInput {
+    /// How many messages were whole.
+    pub(super) messages: u64,
+    /// How many bytes of pings and pongs came.
+    pub(super) control_bytes: u64,
+}
+
+impl Meter {
+    /// For a connection from this address.
+    pub(super) fn new(peer: IpAddr) -> Self {
+        Self(Arc::new(MeterState {
+            peer,
+            traffic: OnceLock::new(),
+            is_hurried: AtomicBool::new(false),
+            is_websocket: AtomicBool::new(false),
+            messages: AtomicU64::new(0),
+            control_bytes: AtomicU64::new(0),
+        }))
+    }
+
+    /// The address of the client, or of the proxy before it. An IPv6 address stands for its /64
+    /// network, all of which belongs to one client.
+    pub(super) fn peer(&self) -> IpAddr {
+        match self.0.peer.to_canonical() {
+            IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+            address @ IpAddr::V4(_) => address,
+        }
+    }
+
+    /// Says whether what is written next holds memory that is scarce.
+    pub(super) fn hurry(&self, is_hurried: bool) {
+        self.0.is_hurried.store(is_hurried, Ordering::Relaxed);
+    }
+
+    /// How long the client may take nothing.
+    pub(super) fn write_wait(&self) -> Duration {
+        if self.0.is_hurried.load(Ordering::Relaxed) {
+            ANSWER_WAIT
+        } else {
+            WRITE_WAIT
+        }
+    }
+
+    /// From now on the connection is a WebSocket.
+    pub(super) fn become_websocket(&self) {
+        self.0.is_websocket.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on the connection is the WebSocket of a Socket.IO client.
+    pub(super) fn attach(&self, traffic: &Arc<Traffic>) {
+        // A connection becomes one client's WebSocket once and carries nothing else after that.
+        let _ = self.0.traffic.set(Arc::clone(traffic));
+        self.become_websocket();
+    }
+
+    /// Counts a message that is whole.
+    pub(super) fn count_message(&self) {
+        self.0.messages.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a ping or pong with this many bytes of payload.
+    pub(super) fn count_control(&self, payload: usize) {
+        /// The head of a client's control frame, with its mask.
+        const HEAD: usize = 6;
+        self.0
+            .control_bytes
+            .fetch_add((HEAD + payload) as u64, Ordering::Relaxed);
+    }
+
+    /// What came over the WebSocket; `None` while the connection is not one.
+    pub(super) fn websocket_input(&self) -> Option<WebSocketInput> {
+        if !self.0.is_websocket.load(Ordering::Relaxed) {
+            return None;
+        }
+        let requests = self.traffic().map_or(0, Traffic::requests);
+        Some(WebSocketInput {
+            messages: self.0.messages.load(Ordering::Relaxed) + requests,
+            control_bytes: self.0.control_bytes.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Counts bytes that were written.
+    pub(super) fn count_sent(&self, bytes: usize) {
+        if let Some(traffic) = self.traffic() {
+            traffic.count_sent(bytes);
+        }
+    }
+
+    /// Whether nothing more should be read. If not, a cut wakes the reader.
+    pub(super) fn stops_reading(&self, cx: &Context<'_>) -> bool {
+        self.traffic()
+            .is_some_and(|traffic| traffic.stops_reading(cx))
+    }
+
+    /// Whether nothing more should wait to be written. If not, a cut wakes the writer.
+    pub(super) fn stops_writing(&self, cx: &Context<'_>) -> bool {
+        self.traffic()
+            .is_some_and(|traffic| traffic.stops_writing(cx))
+    }
+
+    fn traffic(&self) -> Option<&Traffic> {
+        self.0.traffic.get().map(Arc::as_ref)
+    }
+}

@@ -1,0 +1,345 @@
+//! A client's connection, measured and limited: a client that takes nothing is gone after a while and
+//! is not read from meanwhile, one that sends without end is read slowly, and a message that is not
+//! whole takes room of the memory budget. It knows no protocol.
+
+mod pace;
+mod partial;
+
+use std::io::{self, IoSlice};
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+use self::pace::ReadPace;
+use self::partial::PartialMessage;
+use super::memory::Part;
+use super::meter::Meter;
+use crate::config::READ_AHEAD;
+use crate::share::FairSlot;
+
+/// A connection with a [`Meter`]. It ends when its client takes nothing for as long as the meter
+/// says; hyper itself waits forever.
+#[derive(Debug)]
+pub(super) struct Metered<T> {
+    io: T,
+    meter: Meter,
+    /// Runs while a write waits.
+    write_timer: Option<Pin<Box<Sleep>>>,
+    /// How many bytes were read beyond those that were written.
+    read_ahead: usize,
+    /// Wakes the reader once something was written.
+    paused_reader: Option<Waker>,
+    /// The incomplete message of a WebSocket.
+    partial: PartialMessage,
+    pace: ReadPace,
+    /// Its slot among the connections; what it is upgraded to keeps it.
+    slot: Option<FairSlot>,
+}
+
+impl<T> Metered<T> {
+    /// Measures `io`, the connection of a client at this address.
+    pub(super) fn new(io: T, peer: IpAddr, bodies: &Part) -> Self {
+        Self {
+            io,
+            meter: Meter::new(peer),
+            write_timer: None,
+            read_ahead: 0,
+            paused_reader: None,
+            partial: PartialMessage::new(bodies),
+            pace: ReadPace::new(),
+            slot: None,
+        }
+    }
+
+    /// Keeps this slot until the connection ends.
+    pub(super) fn holding(mut self, slot: FairSlot) -> Self {
+        self.slot = Some(slot);
+        self
+    }
+
+    /// The connection itself.
+    pub(super) fn into_inner(self) -> T {
+        self.io
+    }
+
+    pub(super) fn meter(&self) -> Meter {
+        self.meter.clone()
+    }
+
+    /// Counts what a write wrote, or bounds how long it waits.
+    fn after_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.write_timer = None;
+            if let Poll::Ready(Ok(bytes)) = &written {
+                self.meter.count_sent(*bytes);
+                self.read_ahead = self.read_ahead.saturating_sub(*bytes);
+            }
+            if let Some(reader) = self.paused_reader.take() {
+                reader.wake();
+            }
+            return written;
+        }
+        if self.meter.stops_writing(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let timer = self
+            .write_timer
+            .get_or_insert_with(|| Box::pin(sleep(self.meter.write_wait())));
+        timer
+            .as_mut()
+            .poll(cx)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.meter.stops_reading(cx) {
+            // As if the client had disconnected.
+            return Poll::Ready(Ok(()));
+        }
+        // The libraries answer some input by themselves (a ping with a pong) and keep what they
+        // cannot write. Reading from a client that takes nothing would fill the memory with answers.
+        if self.write_timer.is_some() && self.read_ahead >= READ_AHEAD {
+            self.paused_reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        ready!(self.pace.poll_ready(cx));
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buffer);
+        let bytes = buffer.filled().len() - before;
+        self.read_ahead = self.read_ahead.saturating_add(bytes);
+        self.pace.count(bytes);
+        let Some(input) = self.meter.websocket_input() else {
+            return read;
+        };
+        if bytes > 0 {
+            self.partial.add(bytes, input)?;
+        }
+        // Polled after the bytes were added, so that the deadline wakes the reader.
+        if read.is_pending() && !self.partial.is_whole(input) && self.partial.is_late(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        read
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.after_write(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bytes);
+        self.after_write(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::{Budget, NoRoom};
+    use crate::config::{
+        ANSWER_WAIT, BODIES_BYTES, BODY_MAX, BODY_WAIT, READ_BURST, READ_RATE, WRITE_WAIT,
+    };
+    use crate::edge::memory::Memory;
+    use futures_util::FutureExt as _;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
+    use tokio::time::{Instant, timeout};
+
+    fn bodies() -> Part {
+        Memory::new(Budget::unlimited()).bodies
+    }
+
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_for_the_write_wait_is_cut_off() {
+        let (_client, edge) = duplex(10);
+        let (mut edge, begun) = (Metered::new(edge, PEER, &bodies()), Instant::now());
+        let error = edge.write_all(&[0; 11]).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), begun.elapsed()),
+            (io::ErrorKind::TimedOut, WRITE_WAIT)
+        );
+        let (_client, edge) = duplex(10);
+        let (mut edge, begun) = (Metered::new(edge, PEER, &bodies()), Instant::now());
+        edge.meter().hurry(true);
+        edge.write_all(&[0; 11]).await.unwrap_err();
+        assert_eq!(begun.elapsed(), ANSWER_WAIT, "of a large answer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_not_read_until_it_takes_something() {
+        let (mut client, edge) = duplex(2 * READ_AHEAD);
+        let (mut reader, mut writer) = split(Metered::new(edge, PEER, &bodies()));
+        client.write_all(&vec![0; 2 * READ_AHEAD]).await.unwrap();
+        writer.write_all(&vec![0; 2 * READ_AHEAD]).await.unwrap();
+        assert!(
+            writer.write(&[0]).now_or_never().is_none(),
+            "the client takes nothing"
+        );
+        let mut heard = vec![0; READ_AHEAD];
+        reader
+            .read_exact(&mut heard)
+            .now_or_never()
+            .expect("some is read ahead")
+            .unwrap();
+        assert!(reader.read(&mut heard).now_or_never().is_none());
+        let takes = async {
+            client.read_exact(&mut [0; 2]).await.unwrap();
+            writer.write_all(&[0]).await.unwrap();
+        };
+        let rest = timeout(WRITE_WAIT / 2, reader.read_exact(&mut heard));
+        let (rest, ()) = tokio::join!(rest, takes);
+        rest.expect("it is read again").unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_a_little_now_and_then_is_kept() {
+        let (mut client, edge) = duplex(10);
+        let (mut edge, begun) = (Metered::new(edge, PEER, &bodies()), Instant::now());
+        let takes = async {
+            for _ in 0..20 {
+                sleep(WRITE_WAIT * 9 / 10).await;
+                client.read_exact(&mut [0]).await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(edge.write_all(&[0; 30]), takes);
+        written.unwrap();
+        assert!(begun.elapsed() > WRITE_WAIT * 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_without_end_is_read_at_the_rate_and_written_to_meanwhile() {
+        let bytes = 3 * usize::try_from(READ_BURST).unwrap();
+        let (mut client, edge) = duplex(bytes);
+        client.write_all(&vec![0; bytes]).await.unwrap();
+        let (mut reader, mut writer) = split(Metered::new(edge, PEER, &bodies()));
+        let (mut heard, begun) = (vec![0; bytes], Instant::now());
+        let burst = bytes / 3;
+        reader
+            .read_exact(&mut heard[..burst])
+            .now_or_never()
+            .expect("a large message at once")
+            .unwrap();
+        assert!(reader.read(&mut heard).now_or_never().is_none());
+        writer
+            .write_all(&[0])
+            .now_or_never()
+            .expect("what is written does not wait")
+            .unwrap();
+        for part in heard[burst..].chunks_mut(READ_AHEAD) {
+            reader.read_exact(part).await.unwrap();
+        }
+        let seconds = (bytes - burst) as f64 / READ_RATE as f64;
+        let took = begun.elapsed().as_secs_f64();
+        assert!(
+            (seconds * 0.9..seconds * 1.2).contains(&took),
+            "{took} of {seconds} s"
+        );
+        sleep(Duration::from_secs(60)).await;
+        client.write_all(&vec![0; burst]).await.unwrap();
+        reader
+            .read_exact(&mut heard[..burst])
+            .now_or_never()
+            .expect("a client that paused may send a burst again")
+            .unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn incomplete_messages_hold_no_more_than_their_room_and_not_for_long() {
+        let memory = Memory::new(Budget::unlimited());
+        let mut connections = Vec::new();
+        let mut refused = 0;
+        for _ in 0..50 {
+            let (mut client, edge) = duplex(BODY_MAX);
+            let mut edge = Metered::new(edge, PEER, &memory.bodies);
+            edge.meter().become_websocket();
+            client.write_all(&vec![0; BODY_MAX - 1]).await.unwrap();
+            let mut message = vec![0; BODY_MAX];
+            match edge.read_exact(&mut message[1..]).await {
+                Ok(_) => connections.push((client, edge)),
+                Err(error) => {
+                    assert!(error.get_ref().unwrap().is::<NoRoom>());
+                    refused += 1;
+                }
+            }
+        }
+        assert_eq!((connections.len(), refused), (16, 34));
+        assert_eq!(memory.whole.used(), BODIES_BYTES);
+        // One becomes whole, and its room is free with the next bytes.
+        let (client, edge) = &mut connections[0];
+        edge.meter().count_message();
+        client.write_all(&[0]).await.unwrap();
+        edge.read_exact(&mut [0]).await.unwrap();
+        assert_eq!(memory.whole.used(), BODIES_BYTES - BODY_MAX);
+        let begun = Instant::now();
+        let error = connections[1].1.read(&mut [0]).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), begun.elapsed()),
+            (io::ErrorKind::TimedOut, BODY_WAIT)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pings_do_not_count_as_a_message_however_many_come() {
+        let memory = Memory::new(Budget::unlimited());
+        let (mut client, edge) = duplex(1000);
+        let mut edge = Metered::new(edge, PEER, &memory.bodies);
+        edge.meter().become_websocket();
+        for _ in 0..10_000 {
+            client.write_all(&[0; 131]).await.unwrap();
+            edge.read_exact(&mut [0; 131]).await.unwrap();
+            edge.meter().count_control(125);
+        }
+        assert!(edge.partial.bytes() <= 131 && memory.whole.used() == 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pongs_that_come_for_days_do_not_count_as_a_message() {
+        let memory = Memory::new(Budget::unlimited());
+        let (mut client, edge) = duplex(100);
+        let mut edge = Metered::new(edge, PEER, &memory.bodies);
+        edge.meter().become_websocket();
+        for _ in 0..30_000 {
+            client.write_all(&[0; 7]).await.unwrap();
+            edge.read_exact(&mut [0; 7]).await.unwrap();
+            sleep(crate::config::PING_EVERY).await;
+        }
+        assert_eq!(memory.whole.used(), 0);
+    }
+}

@@ -1,0 +1,59 @@
+//! How fast a client's bytes are read. Parsing them takes time of the thread, so a client that sends
+//! more than its burst is read slowly from then on. Writing to it is not affected.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::config::{READ_AHEAD, READ_BURST, READ_RATE};
+
+/// The allowance of one connection: [`READ_BURST`] at once, and [`READ_RATE`] a second beyond that.
+#[derive(Debug)]
+pub(super) struct ReadPace {
+    /// How many bytes may be read at once; negative after a read that was larger than that.
+    remaining: i64,
+    /// When `remaining` was last increased.
+    counted_at: Instant,
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
+impl ReadPace {
+    pub(super) fn new() -> Self {
+        Self {
+            remaining: READ_BURST,
+            counted_at: Instant::now(),
+            wait: None,
+        }
+    }
+
+    /// Counts bytes that were read.
+    pub(super) fn count(&mut self, bytes: usize) {
+        self.remaining -= i64::try_from(bytes).unwrap_or(i64::MAX);
+    }
+
+    /// Ready when something may be read.
+    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        /// The least allowance to wait for: a timer for each small read would cost more than the
+        /// read.
+        const LEAST: i64 = READ_AHEAD as i64;
+        while self.remaining <= 0 {
+            if let Some(wait) = &mut self.wait {
+                ready!(wait.as_mut().poll(cx));
+                self.wait = None;
+            }
+            let now = Instant::now();
+            let micros = i64::try_from((now - self.counted_at).as_micros()).unwrap_or(i64::MAX);
+            let more = micros.saturating_mul(READ_RATE) / 1_000_000;
+            self.remaining = self.remaining.saturating_add(more).min(READ_BURST);
+            self.counted_at = now;
+            if self.remaining <= 0 {
+                let lacking = u64::try_from(LEAST - self.remaining).unwrap_or_default();
+                let wait = Duration::from_micros(lacking * 1_000_000 / READ_RATE.unsigned_abs());
+                self.wait = Some(Box::pin(sleep(wait)));
+            }
+        }
+        Poll::Ready(())
+    }
+}
