@@ -9,14 +9,14 @@ use tailwater::wire::{EventType, JobId, Limits, Seq, Status, Submission};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use crate::killing::{kind_is_known, reaches};
+use crate::support::backends::Flaky;
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
 use crate::support::eventually;
 use crate::support::process::Process;
 use crate::support::proxy::Proxy;
+use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
-use crate::watching::on_one_and_three;
 
 on_one_and_three!(
     a_failure_that_may_pass_is_followed_by_another_attempt_after_a_pause,
@@ -28,27 +28,6 @@ on_one_and_three!(
     a_job_that_is_silent_for_too_long_times_out,
     a_job_that_waits_for_its_next_attempt_is_cancelled_at_once,
 );
-
-/// Fails as often as its input says, and then does as the demo backend.
-pub struct Flaky {
-    pub retry: Retry,
-}
-
-impl Backend for Flaky {
-    async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
-        out.text("half a ").await?;
-        if u64::from(job.attempt) <= job.input["failures"].as_u64().unwrap_or(0) {
-            let message = format!("attempt {} failed", job.attempt);
-            return Err(Failure {
-                code: "flaky".into(),
-                message,
-                retry: self.retry,
-            });
-        }
-        out.text("sentence").await?;
-        Ok(Finish::default())
-    }
-}
 
 async fn a_failure_that_may_pass_is_followed_by_another_attempt_after_a_pause(broker: &Broker) {
     let system = System::on(broker).await;
@@ -149,16 +128,11 @@ async fn an_attempt_that_was_handed_back_does_not_count(broker: &Broker) {
             })
             .await;
             stop.cancel();
-            eventually("the hand-over", || async {
-                system
-                    .log
-                    .last(&job)
-                    .await
-                    .ok()
-                    .flatten()
-                    .filter(|last| last.event_type == EventType::Retrying)
-            })
-            .await;
+            system
+                .last_event("the hand-over", &job, |last| {
+                    last.event_type == EventType::Retrying
+                })
+                .await;
         }
     }
     let state = system.ended(&job).await;
@@ -188,9 +162,9 @@ fn counting(system: &System) -> Process {
 async fn an_attempt_that_continues_takes_nothing_back(broker: &Broker) {
     let system = System::on(broker).await;
     let mut first = counting(&system);
-    kind_is_known(&system).await;
+    system.kind_is_known().await;
     system.submit("counts", Value::Null).await;
-    reaches(&system, "counts", 8).await;
+    system.reaches("counts", 8).await;
     first.kill().await;
     let _second = counting(&system);
     let edge = system.edge().await;
@@ -223,11 +197,11 @@ async fn an_attempt_begins_anew_when_the_beginning_of_the_output_has_expired() {
     .await;
     let edge = system.edge().await;
     let mut first = counting(&system);
-    kind_is_known(&system).await;
+    system.kind_is_known().await;
     let (mut client, mut seen) = (edge.client().await, Seen::of("counts"));
     client.watch(&seen).await;
     let job = system.submit("counts", Value::Null).await;
-    reaches(&system, "counts", 8).await;
+    system.reaches("counts", 8).await;
     first.kill().await;
     // Its neighbour writes a little at a time, so that only the beginning gives way.
     let (neighbour, mut stream_seq) = ("neighbour".parse().unwrap(), 0);
@@ -364,16 +338,11 @@ async fn a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(broker: &Bro
         )
         .await;
     let job = system.submit("later", json!({"failures": 1})).await;
-    eventually("the pause", || async {
-        system
-            .log
-            .last(&job)
-            .await
-            .ok()
-            .flatten()
-            .filter(|last| last.event_type == EventType::Retrying)
-    })
-    .await;
+    system
+        .last_event("the pause", &job, |last| {
+            last.event_type == EventType::Retrying
+        })
+        .await;
     assert_eq!(system.state(&job).await.unwrap().status, Status::Queued);
     let Cancelled::Requested(seq) = system.log.cancel(&job, None).await.unwrap() else {
         panic!("not requested")
@@ -395,9 +364,9 @@ async fn a_program_that_ignores_its_end_is_gone_within_a_second_of_the_cancel() 
         .map(str::to_owned)
         .to_vec();
     let _worker = Process::start([worker, system.flags(), exec].concat());
-    kind_is_known(&system).await;
+    system.kind_is_known().await;
     let job = system.submit("stubborn", Value::Null).await;
-    reaches(&system, "stubborn", 3).await;
+    system.reaches("stubborn", 3).await;
     let pid: u32 = system
         .state(&job)
         .await
@@ -438,7 +407,7 @@ async fn a_worker_logs_why_its_jobs_failed() {
         .map(str::to_owned)
         .to_vec();
     let _worker = Process::start_with([worker, system.flags(), exec].concat(), &[], stderr);
-    kind_is_known(&system).await;
+    system.kind_is_known().await;
     let job = system.submit("fails", Value::Null).await;
     assert_eq!(system.ended(&job).await.attempt, 2);
     let late = system
@@ -482,7 +451,7 @@ async fn a_job_that_kills_every_worker_ends_when_its_attempts_are_used_up() {
         Process::start([worker.map(str::to_owned).to_vec(), system.flags(), exec].concat())
     };
     let mut worker = start();
-    kind_is_known(&system).await;
+    system.kind_is_known().await;
     let job = system.submit("poison", Value::Null).await;
     for _ in 0..3 {
         assert!(!worker.ends_within(Duration::from_secs(20)).await.success());
@@ -507,9 +476,9 @@ async fn a_second_signal_ends_a_worker_that_waits_for_its_jobs() {
         .map(str::to_owned)
         .to_vec();
     let mut worker = Process::start([worker, system.flags(), vec!["demo".into()]].concat());
-    kind_is_known(&system).await;
+    system.kind_is_known().await;
     system.submit("long", words(10_000, 10, 1)).await;
-    reaches(&system, "long", 3).await;
+    system.reaches("long", 3).await;
     worker.signal(Signal::TERM);
     // It goes on, and claims nothing more.
     let next = system.submit("next", words(1, 0, 1)).await;
@@ -521,7 +490,7 @@ async fn a_second_signal_ends_a_worker_that_waits_for_its_jobs() {
         .unwrap()
         .seq
         .0;
-    reaches(&system, "long", running + 5).await;
+    system.reaches("long", running + 5).await;
     assert_eq!(system.state(&next).await.unwrap().status, Status::Queued);
     worker.signal(Signal::TERM);
     worker.ends_within(Duration::from_secs(2)).await;
@@ -549,24 +518,17 @@ async fn a_worker_that_loses_the_network_is_superseded_and_then_refused() {
         Process::start(worker.map(str::to_owned).collect::<Vec<_>>())
     };
     let mut first = start(&format!("nats://{}", proxy.addr));
-    kind_is_known(&system).await;
+    system.kind_is_known().await;
     let input = words(200, 25, 12);
     let job = system.submit("island", input.clone()).await;
-    reaches(&system, "island", 6).await;
+    system.reaches("island", 6).await;
     // Nobody listens there.
     proxy.lead_to("127.0.0.1:1");
     proxy.cut();
     let _second = start(&system.options.url);
-    eventually("a second attempt", || async {
-        system
-            .log
-            .last(&job)
-            .await
-            .ok()
-            .flatten()
-            .filter(|last| last.attempt == 2)
-    })
-    .await;
+    system
+        .last_event("a second attempt", &job, |last| last.attempt == 2)
+        .await;
     // What the first one has gathered meanwhile goes out now, and the broker refuses it.
     proxy.lead_to(system.options.url.strip_prefix("nats://").unwrap());
     let edge = system.edge().await;
@@ -616,7 +578,7 @@ async fn silent(system: &System, id: &str, ack_wait: Duration) -> (Proxy, JobId)
     far.worker(Silent, |settings| settings.ack_wait = ack_wait)
         .await;
     let job = system.submit(id, words(5, 0, 1)).await;
-    reaches(system, id, 2).await;
+    system.reaches(id, 2).await;
     (proxy, job)
 }
 
@@ -649,16 +611,9 @@ async fn a_silent_worker_that_was_superseded_keeps_the_job_from_nobody() {
     let exec = ["exec", "--", "sleep", "100"].map(str::to_owned).to_vec();
     let mut second = Process::start([flags, system.flags(), exec].concat());
     let attempt = async |attempt: u32| {
-        eventually("an attempt", || async {
-            system
-                .log
-                .last(&job)
-                .await
-                .ok()
-                .flatten()
-                .filter(|last| last.attempt == attempt)
-        })
-        .await
+        system
+            .last_event("an attempt", &job, |last| last.attempt == attempt)
+            .await
     };
     attempt(2).await;
     proxy.lead_to(system.options.url.strip_prefix("nats://").unwrap());
@@ -687,7 +642,7 @@ async fn a_job_whose_events_have_all_expired_goes_on_where_it_was() {
     let go = Arc::new(Notify::new());
     system.worker(Words(Arc::clone(&go)), |_| {}).await;
     let job = system.submit("quiet", Value::Null).await;
-    reaches(&system, "quiet", 3).await;
+    system.reaches("quiet", 3).await;
     // As the limits of the stream do it in the course of a day, or of minutes when others write much.
     let client = async_nats::connect(&system.options.url).await.unwrap();
     let names = tailwater::nats::Names::new(&system.options.prefix);
@@ -732,7 +687,7 @@ async fn jobs_survive_workers_that_are_killed_at_fifty_random_moments() {
         )
     };
     let mut workers = [start(), start(), start()];
-    kind_is_known(&system).await;
+    system.kind_is_known().await;
     let mut random = 0x2545_F491_4F6C_DD1D_u64;
     let mut next = |below: u64| {
         random ^= random << 13;

@@ -1,78 +1,9 @@
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Frame, Seen};
+use crate::support::http::{http, post};
 use crate::support::system::{Edge, System, text, words};
-use crate::support::within;
-
-/// Sends one HTTP request; gives the head and the body of the answer.
-pub async fn exchange(
-    addr: &str,
-    method: &str,
-    path: &str,
-    headers: &str,
-    body: &[u8],
-) -> (String, String) {
-    let mut socket = TcpStream::connect(addr).await.unwrap();
-    let length = body.len();
-    let headers = if headers.contains("Connection:") {
-        headers.to_owned()
-    } else {
-        format!("Connection: close\r\n{headers}")
-    };
-    let head =
-        format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{headers}\r\n");
-    let mut answer = Vec::new();
-    within("an answer", async {
-        socket.write_all(head.as_bytes()).await.unwrap();
-        // The edge may answer before it has read all of a body that it refuses.
-        let _ = socket.write_all(body).await;
-        let _ = socket.read_to_end(&mut answer).await;
-    })
-    .await;
-    let answer = String::from_utf8(answer).unwrap();
-    let (head, body) = answer
-        .split_once("\r\n\r\n")
-        .unwrap_or_else(|| panic!("no answer to {method} {path}"));
-    (format!("{head}\r\n"), body.to_owned())
-}
-
-/// Sends one HTTP request as bytes; gives status, content type and body.
-pub async fn http(
-    edge: &Edge,
-    method: &str,
-    path: &str,
-    headers: &str,
-    body: &[u8],
-) -> (u16, String, Value) {
-    let (head, body) = exchange(&edge.addr, method, path, headers, body).await;
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    if status == 503 {
-        assert!(
-            head.to_ascii_lowercase().contains("\r\nretry-after: "),
-            "{head}"
-        );
-    }
-    let content = head
-        .lines()
-        .find_map(|line| line.strip_prefix("content-type: "))
-        .unwrap_or("")
-        .to_owned();
-    (
-        status,
-        content,
-        serde_json::from_str(&body).unwrap_or(Value::Null),
-    )
-}
-
-pub async fn post(edge: &Edge, body: &Value) -> (u16, Value) {
-    let json = "Content-Type: application/json\r\n";
-    let (status, _, body) =
-        http(edge, "POST", "/api/jobs", json, body.to_string().as_bytes()).await;
-    (status, body)
-}
 
 #[tokio::test]
 async fn every_bad_request_has_its_own_code_and_stores_nothing() {

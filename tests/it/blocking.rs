@@ -13,8 +13,6 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::killing::reaches;
-use crate::outages::the_queue_is_empty;
 use crate::support::broker::Broker;
 use crate::support::client::follow;
 use crate::support::system::{System, text, words};
@@ -61,7 +59,7 @@ async fn backends_that_block_every_thread_cost_no_job_an_attempt() {
     let system = System::on(Broker::shared_one()).await;
     system.worker(Blocking::default(), short).await;
     let talks = system.submit("talks", words(60, 20, 1)).await;
-    reaches(&system, "talks", 3).await;
+    system.reaches("talks", 3).await;
     let mut jobs = Vec::new();
     for n in 0..std::thread::available_parallelism().unwrap().get().max(2) + 2 {
         jobs.push(
@@ -95,7 +93,7 @@ async fn other_backends_go_on_beside_one_that_blocks() {
     system
         .submit("blocks", json!({"block": "until let go"}))
         .await;
-    reaches(&system, "blocks", 3).await;
+    system.reaches("blocks", 3).await;
     for n in 0..20 {
         let job = system.submit(&format!("talks-{n}"), words(20, 20, n)).await;
         let state = system.ended(&job).await;
@@ -137,24 +135,19 @@ async fn a_job_whose_backend_never_yields_is_cancelled_or_handed_back_and_its_wo
         (Status::Failed, "timed_out")
     );
     let cancelled = system.submit_with("cancelled", submission(None)).await;
-    reaches(&system, "cancelled", 3).await;
+    system.reaches("cancelled", 3).await;
     system.log.cancel(&cancelled, None).await.unwrap();
     assert_eq!(system.ended(&cancelled).await.status, Status::Cancelled);
     // Both threads of the backends are blocked for good: this one never begins.
     let waits = system.submit_with("waits", submission(None)).await;
-    reaches(&system, "waits", 2).await;
+    system.reaches("waits", 2).await;
     let asked = Instant::now();
     stop.cancel();
-    eventually("the hand-over", || async {
-        system
-            .log
-            .last(&waits)
-            .await
-            .ok()
-            .flatten()
-            .filter(|last| last.event_type == EventType::Retrying)
-    })
-    .await;
+    system
+        .last_event("the hand-over", &waits, |last| {
+            last.event_type == EventType::Retrying
+        })
+        .await;
     assert!(tasks.end(Duration::from_secs(20)).await);
     assert!(
         asked.elapsed() < Duration::from_secs(15),
@@ -292,11 +285,11 @@ async fn a_panic_of_a_backend_that_nobody_waits_for_is_counted() {
     let job = system
         .submit("abandoned", json!({"block": "then panic"}))
         .await;
-    reaches(&system, "abandoned", 3).await;
+    system.reaches("abandoned", 3).await;
     system.log.cancel(&job, None).await.unwrap();
     // The worker has abandoned the backend by then.
     assert_eq!(system.ended(&job).await.status, Status::Cancelled);
-    the_queue_is_empty(&system).await;
+    system.queue_is_empty().await;
     let before = panics();
     backend.let_go.store(true, Ordering::Relaxed);
     eventually("a panic that is counted", || async {

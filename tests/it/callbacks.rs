@@ -15,17 +15,14 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
-use crate::bad_input::{exchange, http, post};
-use crate::submitting::{fill, jetstream};
 use crate::support::broker::{self, Broker};
 use crate::support::client::follow;
-use crate::support::http::{Exchange, Request, Server};
+use crate::support::http::{exchange, http, post};
+use crate::support::http_server::{Exchange, Request, Server};
 use crate::support::process::{Process, run, run_with};
+use crate::support::system::SECRET;
 use crate::support::system::{Edge, System, words};
 use crate::support::{eventually, within};
-
-/// 32 bytes.
-pub const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
 /// Workers for jobs and callbacks, and an edge that allows callbacks to `server`.
 struct Calls {
@@ -557,7 +554,7 @@ async fn a_callback_that_has_no_room_holds_up_neither_its_job_nor_the_queue() {
     system.demo().await;
     let mut queue = {
         let jobs = Names::new(&system.options.prefix).jobs_stream();
-        jetstream(&system).await.get_stream(jobs).await.unwrap()
+        system.jetstream().await.get_stream(jobs).await.unwrap()
     };
     // Around the edge, which would refuse the first one.
     for (id, callbacks) in [("unserved", 0), ("crowded", KIND_JOBS_MAX)] {
@@ -565,7 +562,7 @@ async fn a_callback_that_has_no_room_holds_up_neither_its_job_nor_the_queue() {
             let worker =
                 system.worker(Demo, |settings| settings.kind = "callback".parse().unwrap());
             worker.await.cancel();
-            fill(&system, "callback", callbacks, 0).await;
+            system.fill_queue("callback", callbacks, 0).await;
         }
         let callback = Some("http://127.0.0.1:9/".to_owned());
         let submission = Submission {

@@ -8,8 +8,8 @@ use crate::support::broker::Broker;
 use crate::support::client::Seen;
 use crate::support::eventually;
 use crate::support::process::Process;
+use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
-use crate::watching::on_one_and_three;
 
 on_one_and_three!(
     a_job_that_waits_is_cancelled_and_never_starts,
@@ -66,16 +66,9 @@ async fn a_job_that_runs_is_cancelled_within_a_second(broker: &Broker) {
     let job = system.submit("runs", input.clone()).await;
     let (mut client, mut seen) = (edge.client().await, Seen::of("runs"));
     client.watch(&seen).await;
-    eventually("some text", || async {
-        system
-            .log
-            .last(&job)
-            .await
-            .ok()
-            .flatten()
-            .filter(|last| last.seq.0 > 8)
-    })
-    .await;
+    system
+        .last_event("some text", &job, |last| last.seq.0 > 8)
+        .await;
     let asked = Instant::now();
     let Cancelled::Requested(seq) = system.log.cancel(&job, Some("me".into())).await.unwrap()
     else {
@@ -101,16 +94,9 @@ async fn a_job_whose_worker_is_dead_is_ended_by_the_next(broker: &Broker) {
     let flags = ["worker", "--kind", "demo"].map(str::to_owned).to_vec();
     let mut first = Process::start([flags, system.flags(), vec!["demo".into()]].concat());
     let job = system.submit("orphan", words(10_000, 50, 1)).await;
-    eventually("some text", || async {
-        system
-            .log
-            .last(&job)
-            .await
-            .ok()
-            .flatten()
-            .filter(|last| last.seq.0 > 4)
-    })
-    .await;
+    system
+        .last_event("some text", &job, |last| last.seq.0 > 4)
+        .await;
     first.kill().await;
     let Cancelled::Requested(seq) = system.log.cancel(&job, None).await.unwrap() else {
         panic!("not requested")
@@ -137,16 +123,9 @@ async fn a_cancel_that_races_the_end_agrees_with_how_the_job_ended(broker: &Brok
             let job = system.submit(&format!("race-{n}"), words(4, 200, n)).await;
             sleep(Duration::from_micros(n * 97 % 24_000)).await;
             let outcome = system.log.cancel(&job, None).await.unwrap();
-            let last = eventually("the end", || async {
-                system
-                    .log
-                    .last(&job)
-                    .await
-                    .ok()
-                    .flatten()
-                    .filter(|last| last.event_type.is_end())
-            })
-            .await;
+            let last = system
+                .last_event("the end", &job, |last| last.event_type.is_end())
+                .await;
             match outcome {
                 Cancelled::Requested(seq) => {
                     assert_eq!(

@@ -12,39 +12,8 @@ use crate::support::broker::{self, Broker};
 use crate::support::client::follow;
 use crate::support::process::{Process, run};
 use crate::support::system::{System, text, words};
+use crate::support::up::{Up, up};
 use crate::support::{eventually, within};
-
-/// `tailwater up` in a directory of its own, and where it serves.
-pub struct Up {
-    process: Process,
-    pub nats: String,
-    pub addr: String,
-    dir: TempDir,
-}
-
-pub async fn up(dir: TempDir, command: &[&str]) -> Up {
-    let mut args: Vec<String> = ["up", "--listen", "127.0.0.1:0", "--data-dir"]
-        .map(str::to_owned)
-        .to_vec();
-    args.push(dir.path().display().to_string());
-    args.extend([
-        "--nats-server".to_owned(),
-        broker::program().display().to_string(),
-    ]);
-    if !command.is_empty() {
-        args.push("--".to_owned());
-        args.extend(command.iter().map(|&arg| arg.to_owned()));
-    }
-    let mut process = Process::start(args);
-    let nats = process.says("nats ").await;
-    let addr = process.says("ready http://").await;
-    Up {
-        process,
-        nats,
-        addr,
-        dir,
-    }
-}
 
 /// Whether anything listens there.
 async fn is_open(addr: &str) -> bool {
@@ -426,11 +395,7 @@ async fn the_terminal_follows_resumes_and_says_how_a_job_ended() {
 async fn an_edge_with_several_threads_serves_all_its_clients() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
-    let flags = ["edge", "--listen", "127.0.0.1:0", "--threads", "3"]
-        .map(str::to_owned)
-        .to_vec();
-    let mut edge = Process::start([flags, system.flags()].concat());
-    let addr = edge.says("ready http://").await;
+    let (mut edge, addr) = system.edge_process(&["--threads", "3"]).await;
     let input = words(40, 40, 2);
     system.submit("threads", input.clone()).await;
     let all = futures_util::future::join_all((0..30).map(|_| follow(&addr, "threads"))).await;

@@ -15,9 +15,9 @@ use std::process::Stdio;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::cli::up;
 use crate::support::broker::Broker;
-use crate::support::http::{Exchange, Server};
+use crate::support::http_server::{Exchange, Server};
+use crate::support::up::up;
 use crate::support::within;
 
 /// The documents whose commands are run, each by the test below that names it.

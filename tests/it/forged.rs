@@ -4,12 +4,11 @@ use tailwater::nats::{Cancelled, Names};
 use tailwater::wire::{JobId, Status};
 use tokio::time::Duration;
 
-use crate::bad_input::http;
-use crate::killing::reaches;
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
+use crate::support::http::http;
+use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
-use crate::watching::on_one_and_three;
 
 on_one_and_three!(
     a_running_job_is_followed_whatever_numbers_others_store_in_its_log,
@@ -64,7 +63,7 @@ async fn a_running_job_is_followed_whatever_numbers_others_store_in_its_log(brok
     let input = words(200, 30, 1);
     let job = system.submit("runs", input.clone()).await;
     for count in [10, 40, 80] {
-        reaches(&system, "runs", count).await;
+        system.reaches("runs", count).await;
         forge(&system, &job, &wrong(count), None).await;
     }
     seen.follow(&mut client).await;
@@ -96,7 +95,7 @@ async fn who_comes_after_a_forged_number_gets_the_true_end(broker: &Broker) {
     system.wordy().await;
     let input = words(100, 40, 1);
     let job = system.submit("late", input.clone()).await;
-    reaches(&system, "late", 20).await;
+    system.reaches("late", 20).await;
     let last = system.log.last(&job).await.unwrap().unwrap();
     forge(
         &system,

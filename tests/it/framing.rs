@@ -2,8 +2,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::bad_input::exchange;
 use crate::support::broker::Broker;
+use crate::support::http::exchange;
 use crate::support::system::{System, words};
 use crate::support::within;
 

@@ -6,13 +6,13 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use crate::support::broker::Broker;
 use crate::support::client::Client;
-use crate::support::process::Process;
+use crate::support::http::stats;
 use crate::support::system::System;
 use crate::support::{eventually, within};
 
@@ -22,15 +22,6 @@ const MOST: u64 = 64 * 1024;
 const HEARD_MAX: usize = 64 << 20;
 /// The largest body.
 const BODY: usize = 1024 * 1024;
-
-async fn edge(system: &System) -> (Process, String) {
-    let flags = ["edge", "--listen", "127.0.0.1:0"]
-        .map(str::to_owned)
-        .to_vec();
-    let mut edge = Process::start([flags, system.flags()].concat());
-    let addr = edge.says("ready http://").await;
-    (edge, addr)
-}
 
 /// The status of an answer and the code in it, of which no more than the beginning is read.
 async fn ask(addr: &str, request: &[u8], wait: Duration) -> (tokio::net::TcpStream, String) {
@@ -53,17 +44,6 @@ async fn ask(addr: &str, request: &[u8], wait: Duration) -> (tokio::net::TcpStre
         Some(code) => (socket, format!("{status} {code}")),
         None => (socket, status),
     }
-}
-
-pub(crate) async fn stats(addr: &str) -> Value {
-    let request = format!("GET /api/stats HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
-    let mut socket = tokio::net::TcpStream::connect(addr).await.unwrap();
-    socket.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    within("the statistics", socket.read_to_string(&mut answer))
-        .await
-        .unwrap();
-    serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap()
 }
 
 /// Upgrades a connection by hand and sends pings without ever reading, for as long as they are taken; how many bytes
@@ -97,7 +77,7 @@ fn ping(addr: &str, path: &str, joins: &[u8]) -> usize {
 #[tokio::test]
 async fn a_client_that_pings_and_does_not_read_is_not_heard_and_costs_no_memory() {
     let system = System::on(Broker::shared_one()).await;
-    let (edge, addr) = edge(&system).await;
+    let (edge, addr) = system.edge_process(&[]).await;
     // A Socket.IO client joins by `40`, in a masked frame.
     let joins = [0x81, 0x82, 0, 0, 0, 0, b'4', b'0'];
     for (path, joins) in [
@@ -126,7 +106,7 @@ async fn bodies_that_do_not_come_whole_hold_a_bounded_part_of_the_memory_and_sma
  {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
-    let (edge, addr) = edge(&system).await;
+    let (edge, addr) = system.edge_process(&[]).await;
     system.submit("known", json!({"words": 1})).await;
     let before = edge.memory();
     let mut short = format!(
@@ -137,7 +117,8 @@ async fn bodies_that_do_not_come_whole_hold_a_bounded_part_of_the_memory_and_sma
     let flood = join_all((0..100).map(|_| ask(&addr, &short, Duration::from_secs(60))));
     let beside = async {
         eventually("a flood", || async {
-            (stats(&addr).await["memory"]["refused"].as_u64() > Some(50)).then_some(())
+            (stats(&addr, "/api/stats").await["memory"]["refused"].as_u64() > Some(50))
+                .then_some(())
         })
         .await;
         let peak = edge.memory();
@@ -163,14 +144,14 @@ async fn bodies_that_do_not_come_whole_hold_a_bounded_part_of_the_memory_and_sma
         (1..=16).contains(&late) && refused + late + count("cut") == 100,
         "{refused} and {late}"
     );
-    assert_eq!(stats(&addr).await["memory"]["used"], 0);
+    assert_eq!(stats(&addr, "/api/stats").await["memory"]["used"], 0);
     system.end().await;
 }
 
 #[tokio::test]
 async fn handshakes_that_never_join_are_bounded_and_ids_that_nobody_has_are_refused() {
     let system = System::on(Broker::shared_one()).await;
-    let (edge, addr) = edge(&system).await;
+    let (edge, addr) = system.edge_process(&[]).await;
     let before = edge.memory();
     let get = |query: &str| {
         let upgrade = if query.starts_with("websocket") {

@@ -10,11 +10,11 @@ use tailwater::worker::{Settings, Worker};
 use tokio::time::{Instant, sleep};
 
 use crate::support::broker::Broker;
+use crate::support::client::follow_through;
 use crate::support::client::{Client, Encoding, Frame, Seen, follow};
-use crate::support::process::Process;
+use crate::support::scenarios::{in_both_encodings, on_one_and_three};
 use crate::support::system::{System, text, words};
 use crate::support::{eventually, within};
-use crate::watching::{in_both_encodings, on_one_and_three};
 
 on_one_and_three!(
     a_worker_that_is_killed_is_replaced_and_its_text_superseded,
@@ -26,64 +26,21 @@ on_one_and_three!(
 
 in_both_encodings!(clients_of_an_edge_that_is_killed_resume_on_another);
 
-pub fn worker(system: &System) -> Process {
-    Process::start(
-        [
-            vec!["worker".to_owned(), "--kind".into(), "demo".into()],
-            system.flags(),
-            vec!["demo".into()],
-        ]
-        .concat(),
-    )
-}
-
-pub async fn edge(system: &System) -> (Process, String) {
-    let flags = ["edge", "--listen", "127.0.0.1:0"]
-        .map(str::to_owned)
-        .to_vec();
-    let mut edge = Process::start([flags, system.flags()].concat());
-    let addr = edge.says("ready http://").await;
-    (edge, addr)
-}
-
-/// Waits until the job has as many events.
-pub async fn reaches(system: &System, job: &str, seq: u64) {
-    let job = job.parse().unwrap();
-    eventually("events", || async {
-        system
-            .log
-            .last(&job)
-            .await
-            .ok()
-            .flatten()
-            .filter(|last| last.seq.0 >= seq)
-    })
-    .await;
-}
-
-pub async fn kind_is_known(system: &System) {
-    let kind = "demo".parse().unwrap();
-    eventually("the kind", || async {
-        system.log.usage(&kind).await.ok().flatten()
-    })
-    .await;
-}
-
 async fn a_worker_that_is_killed_is_replaced_and_its_text_superseded(broker: &Broker) {
     let system = System::on(broker).await;
-    let mut first = worker(&system);
-    kind_is_known(&system).await;
+    let mut first = system.worker_process(&[], &["demo"]);
+    system.kind_is_known().await;
     let input = words(300, 60, 11);
     let job = system.submit("kill", input.clone()).await;
     let edge = system.edge().await;
     let (mut client, mut seen) = (edge.client().await, Seen::of("kill"));
     client.watch(&seen).await;
-    reaches(&system, "kill", 8).await;
+    system.reaches("kill", 8).await;
     first.kill().await;
     let died = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap();
-    let _second = worker(&system);
+    let _second = system.worker_process(&[], &["demo"]);
     seen.follow(&mut client).await;
     seen.assert_whole();
     let starts: Vec<_> = starts(&seen);
@@ -111,25 +68,18 @@ fn starts(seen: &Seen) -> Vec<(u64, u64)> {
 
 async fn a_worker_that_was_frozen_is_refused_by_the_broker(broker: &Broker) {
     let system = System::on(broker).await;
-    let mut frozen = worker(&system);
-    kind_is_known(&system).await;
+    let mut frozen = system.worker_process(&[], &["demo"]);
+    system.kind_is_known().await;
     let input = words(400, 25, 12);
     let job = system.submit("freeze", input.clone()).await;
-    reaches(&system, "freeze", 6).await;
+    system.reaches("freeze", 6).await;
     // A writer that stands where the frozen one stands, to ask the broker itself.
     let before = system.log.last(&job).await.unwrap().unwrap();
     frozen.signal(Signal::STOP);
-    let _second = worker(&system);
-    eventually("a second attempt", || async {
-        system
-            .log
-            .last(&job)
-            .await
-            .ok()
-            .flatten()
-            .filter(|last| last.attempt == 2)
-    })
-    .await;
+    let _second = system.worker_process(&[], &["demo"]);
+    system
+        .last_event("a second attempt", &job, |last| last.attempt == 2)
+        .await;
     let mut zombie = Writer::new(system.log.clone(), job.clone(), 1, Some(&before));
     let chunk = Body::Chunk {
         text: "zombie".into(),
@@ -163,8 +113,8 @@ async fn a_worker_that_was_frozen_is_refused_by_the_broker(broker: &Broker) {
 async fn clients_of_an_edge_that_is_killed_resume_on_another(broker: &Broker, encoding: Encoding) {
     let system = System::on(broker).await;
     system.demo().await;
-    let (mut first, first_addr) = edge(&system).await;
-    let (_second, second_addr) = edge(&system).await;
+    let (mut first, first_addr) = system.edge_process(&[]).await;
+    let (_second, second_addr) = system.edge_process(&[]).await;
     let mut jobs = Vec::new();
     for n in 0..10 {
         let job = format!("edge-{n}");
@@ -199,11 +149,11 @@ async fn clients_of_an_edge_that_is_killed_resume_on_another(broker: &Broker, en
 async fn an_edge_that_is_stopped_tells_its_clients_to_come_back(broker: &Broker) {
     let system = System::on(broker).await;
     system.demo().await;
-    let (mut first, addr) = edge(&system).await;
+    let (mut first, addr) = system.edge_process(&[]).await;
     system.submit("stop", words(100, 50, 4)).await;
     let (mut client, mut seen) = (Client::connect(&addr).await, Seen::of("stop"));
     client.watch(&seen).await;
-    reaches(&system, "stop", 5).await;
+    system.reaches("stop", 5).await;
     first.signal(Signal::TERM);
     assert_eq!(seen.follow(&mut client).await, Frame::Closed(1012));
     assert!(first.ends_within(Duration::from_secs(5)).await.success());
@@ -226,21 +176,13 @@ async fn a_worker_that_is_stopped_hands_its_jobs_over_within_a_second(broker: &B
     }))
     .await;
     for job in &jobs {
-        reaches(&system, job.as_str(), 4).await;
+        system.reaches(job.as_str(), 4).await;
     }
     system.demo().await;
     first.cancel();
     let stopped = Instant::now();
     for (n, job) in jobs.iter().enumerate() {
-        let second = eventually("a second attempt", || async {
-            system
-                .log
-                .last(job)
-                .await
-                .ok()
-                .flatten()
-                .filter(|last| last.attempt == 2)
-        });
+        let second = system.last_event("a second attempt", job, |last| last.attempt == 2);
         second.await;
         assert!(
             stopped.elapsed() < Duration::from_secs(1),
@@ -260,10 +202,10 @@ async fn a_worker_that_is_stopped_hands_its_jobs_over_within_a_second(broker: &B
 
 async fn a_job_whose_attempts_are_used_up_fails_and_says_so(broker: &Broker) {
     let system = System::on(broker).await;
-    let mut first = worker(&system);
-    kind_is_known(&system).await;
+    let mut first = system.worker_process(&[], &["demo"]);
+    system.kind_is_known().await;
     let job = system.submit("poison", words(10_000, 50, 1)).await;
-    reaches(&system, "poison", 4).await;
+    system.reaches("poison", 4).await;
     first.kill().await;
     system
         .worker(Demo, |settings| settings.max_attempts = 1)
@@ -275,29 +217,6 @@ async fn a_job_whose_attempts_are_used_up_fails_and_says_so(broker: &Broker) {
         (Status::Failed, "attempts_exhausted", false)
     );
     system.end().await;
-}
-
-/// Follows a job through whatever happens to the broker.
-pub async fn follow_through(addr: &str, seen: &mut Seen) {
-    while !seen.ended {
-        let mut client = Client::connect(addr).await;
-        client.watch(seen).await;
-        loop {
-            match client.next().await {
-                // The log may be out of reach for a moment; the client asks again.
-                Frame::Json(frame) if frame["op"] == "error" => {
-                    assert_eq!(frame["code"], "unavailable", "{frame}");
-                    sleep(Duration::from_millis(100)).await;
-                    break;
-                }
-                Frame::Json(frame) => seen.take(&frame),
-                Frame::Closed(_) | Frame::Cut => break,
-            }
-            if seen.ended {
-                break;
-            }
-        }
-    }
 }
 
 #[tokio::test]
@@ -405,7 +324,7 @@ async fn a_leader_that_is_killed_under_load_loses_and_doubles_nothing() {
     }
     let chaos = async {
         sleep(Duration::from_secs(2)).await;
-        let leader = leader(&system, &broker).await;
+        let leader = system.leader(&broker).await;
         broker.kill(leader);
         sleep(Duration::from_secs(3)).await;
         broker.restart(leader);
@@ -420,25 +339,11 @@ async fn a_leader_that_is_killed_under_load_loses_and_doubles_nothing() {
     system.end().await;
 }
 
-/// The node that leads the only shard.
-pub async fn leader(system: &System, broker: &Broker) -> usize {
-    let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>())
-        .await
-        .unwrap();
-    let stream = format!("{}_CHUNKS_0", system.options.prefix.as_str().to_uppercase());
-    let answer = client
-        .request(format!("$JS.API.STREAM.INFO.{stream}"), "".into())
-        .await
-        .unwrap();
-    let info: Value = serde_json::from_slice(&answer.payload).unwrap();
-    broker.index_of(info["cluster"]["leader"].as_str().unwrap())
-}
-
 #[tokio::test]
 async fn a_job_whose_end_was_stored_but_not_acked_is_not_run_again() {
     let system = System::on(Broker::shared_one()).await;
-    let mut first = worker(&system);
-    kind_is_known(&system).await;
+    let mut first = system.worker_process(&[], &["demo"]);
+    system.kind_is_known().await;
     first.kill().await;
     // What a worker leaves that dies between the end event and the ack.
     let job = system.submit("acked", json!(null)).await;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use tailwater::guard::Signal;
 use tempfile::TempDir;
 
-use crate::cli::up;
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Frame, Seen, follow};
 use crate::support::eventually;
 use crate::support::process::{Process, run};
+use crate::support::up::up;
 
 /// A program of `examples/`, which `cargo test` without a choice of targets and scripts/test.sh build beside the tests.
 fn example(name: &str) -> PathBuf {

@@ -6,12 +6,12 @@ use tailwater::guard::Signal;
 use tailwater::nats::{Nats, Options};
 use tailwater::wire::JobId;
 
-use crate::bad_input::http;
 use crate::support::broker::Broker;
+use crate::support::http::http;
 use crate::support::process::run;
+use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{Edge, System, words};
 use crate::support::{eventually, within};
-use crate::watching::on_one_and_three;
 
 on_one_and_three!(
     jobs_are_listed_newest_first_as_what_they_are,
@@ -283,16 +283,9 @@ async fn every_job_is_on_one_page_while_they_all_run(broker: &Broker) {
         );
     }
     for job in &running {
-        eventually("a job at work", || async {
-            system
-                .log
-                .last(job)
-                .await
-                .ok()
-                .flatten()
-                .filter(|last| last.seq.0 > 3)
-        })
-        .await;
+        system
+            .last_event("a job at work", job, |last| last.seq.0 > 3)
+            .await;
         expected.insert(job.to_string(), 0);
     }
     for round in 0..3 {

@@ -3,19 +3,18 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::nats::Reader;
 use tailwater::source::{EventSource as _, Replay as _, Replica, Span};
 use tailwater::wire::{JobId, Seq, Submission};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
+use crate::support::backends::{Flood, Pieces};
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Frame, Seen};
-use crate::support::process::Process;
+use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
-use crate::support::{eventually, within};
-use crate::watching::{Pieces, on_one_and_three};
+use crate::support::within;
 
 on_one_and_three!(
     five_hundred_clients_come_back_at_once_to_an_edge_that_has_just_started,
@@ -75,16 +74,9 @@ async fn many_readers_of_one_shard_share_one_scan_of_it(broker: &Broker) {
         let system = &system;
         async move {
             let job = system.submit(&format!("scan-{n}"), words(40, 100, n)).await;
-            eventually("the end", || async {
-                system
-                    .log
-                    .last(&job)
-                    .await
-                    .ok()
-                    .flatten()
-                    .filter(|last| last.event_type.is_end())
-            })
-            .await;
+            system
+                .last_event("the end", &job, |last| last.event_type.is_end())
+                .await;
             job
         }
     }))
@@ -182,21 +174,6 @@ async fn a_reading_comes_to_its_end_though_each_wait_for_it_is_dropped_at_once()
     system.end().await;
 }
 
-/// Puts out so many megabytes, as fast as they are taken.
-pub struct Flood {
-    pub megabytes: usize,
-}
-
-impl Backend for Flood {
-    async fn run(&self, _job: Job, out: Output) -> Result<Finish, Failure> {
-        let kilobyte = "0123456789abcde\n".repeat(64);
-        for _ in 0..self.megabytes * 1024 {
-            out.text(&kilobyte).await?;
-        }
-        Ok(Finish::default())
-    }
-}
-
 #[tokio::test]
 async fn a_reader_that_stops_reading_costs_neither_memory_nor_others_their_time() {
     let system = System::on(Broker::shared_one()).await;
@@ -206,11 +183,7 @@ async fn a_reader_that_stops_reading_costs_neither_memory_nor_others_their_time(
         })
         .await;
     system.demo().await;
-    let flags = ["edge", "--listen", "127.0.0.1:0"]
-        .map(str::to_owned)
-        .to_vec();
-    let mut edge = Process::start([flags, system.flags()].concat());
-    let addr = edge.says("ready http://").await;
+    let (edge, addr) = system.edge_process(&[]).await;
     system
         .submit_with(
             "flood",

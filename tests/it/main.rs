@@ -24,8 +24,6 @@ mod cli;
 mod credentials;
 /// The documents: their commands work, their links lead somewhere, and what they quote exists.
 mod documents;
-/// The same scenarios through every front door, each with an independent client.
-mod doors;
 /// Clients that take or send too much, and others beside them.
 mod fairness;
 /// Events with numbers that are not theirs, in the logs of jobs that are watched.
@@ -83,6 +81,8 @@ mod sse_clients;
 mod submitting;
 /// The rules of the house that no lint knows.
 mod tidy;
+/// The same scenarios through every transport, each with an independent client.
+mod transports;
 /// Watches of jobs that are not known: of made-up ids they cost little, and they may come before the job.
 mod waiting;
 /// One client or a few follow a job: from anywhere, over any number of drops.

@@ -4,11 +4,10 @@ use tailwater::config::{PAGE, UNDECODABLE_MAX};
 use tailwater::nats::{Cancelled, Names};
 use tailwater::wire::{JobId, Status};
 
-use crate::killing::{kind_is_known, reaches, worker};
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
+use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
-use crate::watching::on_one_and_three;
 
 on_one_and_three!(
     a_running_job_goes_on_behind_what_is_no_event,
@@ -46,7 +45,7 @@ async fn a_running_job_goes_on_behind_what_is_no_event(broker: &Broker) {
     let job = system.submit("runs", input.clone()).await;
     for count in [1, 2, PAGE + 6] {
         let last = system.log.last(&job).await.unwrap().unwrap();
-        reaches(&system, "runs", last.seq.0 + 8).await;
+        system.reaches("runs", last.seq.0 + 8).await;
         spoil(&system, &job, count).await;
     }
     seen.follow(&mut client).await;
@@ -71,13 +70,13 @@ async fn jobs_whose_worker_is_dead_are_run_again_or_cancelled_behind_what_is_no_
     broker: &Broker,
 ) {
     let system = System::on(broker).await;
-    let mut first = worker(&system);
-    kind_is_known(&system).await;
+    let mut first = system.worker_process(&[], &["demo"]);
+    system.kind_is_known().await;
     let input = words(150, 30, 2);
     let again = system.submit("again", input.clone()).await;
     let job = system.submit("orphan", words(10_000, 50, 1)).await;
-    reaches(&system, "orphan", 6).await;
-    reaches(&system, "again", 6).await;
+    system.reaches("orphan", 6).await;
+    system.reaches("again", 6).await;
     first.kill().await;
     spoil(&system, &again, 1).await;
     spoil(&system, &job, PAGE + 6).await;

@@ -9,7 +9,7 @@ use tailwater::backend::openai::{OpenAi, Settings};
 use crate::support::PATIENCE;
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
-use crate::support::http::{Exchange, Server};
+use crate::support::http_server::{Exchange, Server};
 use crate::support::system::System;
 
 /// The cases by name: what a server answers, and what the job must come to.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
-use crate::support::http::{Exchange, Server};
+use crate::support::http_server::{Exchange, Server};
 use crate::support::process::{Process, run_with};
 use crate::support::system::{Edge, System};
 use crate::support::{PATIENCE, eventually, within};

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::{Duration, timeout};
 
-use crate::bad_input::http;
 use crate::support::broker::Broker;
+use crate::support::http::http;
 use crate::support::python;
 use crate::support::system::{Edge, System};
 

@@ -17,7 +17,6 @@ use tailwater::worker::{Settings, Worker};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::killing::{kind_is_known, reaches};
 use crate::support::broker::Broker;
 use crate::support::client::follow;
 use crate::support::process::Process;
@@ -49,7 +48,7 @@ async fn jobs(system: &System, count: u64, words_each: u32) -> Vec<(JobId, Value
     };
     let jobs = join_all((0..count).map(submit)).await;
     for (job, _) in &jobs {
-        reaches(system, job.as_str(), 4).await;
+        system.reaches(job.as_str(), 4).await;
     }
     jobs
 }
@@ -68,23 +67,6 @@ async fn one_attempt_each(system: &System, jobs: &[(JobId, Value)]) {
         assert_eq!((starts, seen.text()), (1, text(input)), "{job}");
         assert_eq!(system.ended(job).await.status, Status::Done);
     }
-}
-
-/// The queue lets go of jobs that have ended.
-pub async fn the_queue_is_empty(system: &System) {
-    let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>())
-        .await
-        .unwrap();
-    let subject = format!(
-        "$JS.API.STREAM.INFO.{}",
-        Names::new(&system.options.prefix).jobs_stream()
-    );
-    eventually("an empty queue", || async {
-        let answer = client.request(subject.clone(), "".into()).await.ok()?;
-        let info: Value = serde_json::from_slice(&answer.payload).unwrap();
-        (info["state"]["messages"] == 0).then_some(())
-    })
-    .await;
 }
 
 /// Stops the only node for this long: nobody is cut off, and nothing is answered.
@@ -113,7 +95,7 @@ async fn an_outage_costs_nothing(
     let jobs = jobs(&system, 12, words).await;
     outage(&mut broker, time).await;
     one_attempt_each(&system, &jobs).await;
-    the_queue_is_empty(&system).await;
+    system.queue_is_empty().await;
     system.end().await;
 }
 
@@ -200,11 +182,11 @@ async fn the_jobs_of_programs_bear_an_outage_as_well() {
         Process::start([flags, system.flags(), exec].concat())
     };
     let _workers = [worker(), worker()];
-    kind_is_known(&system).await;
+    system.kind_is_known().await;
     let counts = [("long", 160), ("short", 60)];
     for (job, count) in counts {
         system.submit(job, json!(count)).await;
-        reaches(&system, job, 4).await;
+        system.reaches(job, 4).await;
     }
     outage(&mut broker, LONG).await;
     for (job, count) in counts {
@@ -216,7 +198,7 @@ async fn the_jobs_of_programs_bear_an_outage_as_well() {
             "{job}"
         );
     }
-    the_queue_is_empty(&system).await;
+    system.queue_is_empty().await;
     system.end().await;
 }
 
@@ -284,7 +266,7 @@ async fn limits_hold_during_an_outage_and_a_backend_that_is_held_up_is_not_silen
         ..Submission::new("demo".parse().unwrap(), Value::Null)
     };
     let job = system.submit_with("floods", submission).await;
-    reaches(&system, "floods", 4).await;
+    system.reaches("floods", 4).await;
     broker.kill(0);
     // Once the buffer is full nothing more is taken, for longer than the job may be silent.
     let full = eventually("back-pressure", || async {
@@ -355,7 +337,7 @@ async fn an_owner_answers_only_while_the_log_says_that_the_job_is_its_own() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let job = system.submit("asked", words(10_000, 20, 1)).await;
-    reaches(&system, "asked", 4).await;
+    system.reaches("asked", 4).await;
     let client = async_nats::connect(&system.options.url).await.unwrap();
     let ask = || {
         client.request(
@@ -382,7 +364,7 @@ async fn an_owner_answers_only_while_the_log_says_that_the_job_is_its_own() {
     };
     let parted = system.submit("parted", words(10_000, 20, 1)).await;
     for (job, attempt, body) in [(job, 2, started), (parted, 1, retrying)] {
-        reaches(&system, job.as_str(), 4).await;
+        system.reaches(job.as_str(), 4).await;
         loop {
             let last = system.log.last(&job).await.unwrap().unwrap();
             let mut writer = Writer::new(system.log.clone(), job.clone(), attempt, Some(&last));

@@ -9,10 +9,9 @@ use tailwater::wire::{Body, JobId, Seq};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::bad_input::{http, post};
-use crate::killing::kind_is_known;
 use crate::support::broker::{Broker, Routes};
 use crate::support::client::{Client, Encoding, Frame, Seen};
+use crate::support::http::{http, post};
 use crate::support::proxy::Proxy;
 use crate::support::system::{Edge, System, text, words};
 use crate::support::{eventually, within};
@@ -203,7 +202,7 @@ async fn an_old_leader_without_a_quorum_makes_no_edge_say_anything_final() {
     let (broker, routes) = Broker::three_linked().await;
     let system = System::with(&broker, |settings| settings.shards = 1).await;
     system.demo().await;
-    kind_is_known(&system).await;
+    system.kind_is_known().await;
     lead(&system, &broker, 0).await;
     // At the old leader, on the other side, and on both.
     let edges = [

@@ -13,16 +13,15 @@ use tailwater::wire::{Body, EventType, JobId, Limits, Status, Submission};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use crate::bad_input::post;
-use crate::callbacks::SECRET;
-use crate::killing::{leader, reaches};
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
-use crate::support::http::{Exchange, Server};
+use crate::support::http::post;
+use crate::support::http_server::{Exchange, Server};
 use crate::support::process::Process;
+use crate::support::scenarios::on_one_and_three;
+use crate::support::system::SECRET;
 use crate::support::system::System;
 use crate::support::{eventually, python};
-use crate::watching::on_one_and_three;
 
 on_one_and_three!(
     an_exception_fails_its_job_and_no_other,
@@ -175,7 +174,7 @@ async fn several_jobs_run_at_a_time_and_one_is_cancelled_within_a_second(broker:
         jobs.push(system.submit(id, json!("hang")).await);
     }
     for job in &jobs {
-        reaches(&system, job.as_str(), 3).await;
+        system.reaches(job.as_str(), 3).await;
     }
     let asked = Instant::now();
     system.log.cancel(&jobs[1], None).await.unwrap();
@@ -244,7 +243,7 @@ async fn a_worker_that_is_stopped_hands_its_jobs_back(broker: &Broker) {
     let system = System::on(broker).await;
     let mut worker = Python::start(&system, Some(TOLD), 3).await;
     let job = system.submit("back", json!("hang")).await;
-    reaches(&system, "back", 3).await;
+    system.reaches("back", 3).await;
     let stopped = Instant::now();
     worker.process.signal(Signal::TERM);
     assert!(
@@ -356,9 +355,9 @@ async fn jobs_of_python_survive_the_death_of_each_node_in_their_first_attempt() 
         jobs.push(system.submit(&format!("node-{n}"), json!(words(n))).await);
     }
     for job in &jobs {
-        reaches(&system, job.as_str(), 5).await;
+        system.reaches(job.as_str(), 5).await;
     }
-    let first = leader(&system, &broker).await;
+    let first = system.leader(&broker).await;
     for index in [first, (first + 1) % 3, (first + 2) % 3] {
         broker.kill(index);
         sleep(Duration::from_secs(3)).await;

@@ -2,12 +2,12 @@ use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::bad_input::{exchange, http};
 use crate::support::broker::Broker;
 use crate::support::client::Seen;
+use crate::support::http::{exchange, http};
+use crate::support::scenarios::on_one_and_three;
 use crate::support::sse::Sse;
 use crate::support::system::{Edge, System, text, words};
-use crate::watching::on_one_and_three;
 
 on_one_and_three!(
     pages_of_history_have_every_event_once,

@@ -5,14 +5,14 @@ use tailwater::nats::Writer;
 use tailwater::wire::{Body, Channel};
 use tokio::time::sleep;
 
-use crate::doors::Follower;
-use crate::killing::{follow_through, reaches};
 use crate::support::broker::Broker;
+use crate::support::client::follow_through;
 use crate::support::client::{Client, Frame, Seen};
 use crate::support::eventually;
 use crate::support::link::{Flow, Link};
 use crate::support::sse::{Said, Sse};
 use crate::support::system::{System, text, words};
+use crate::support::transports::Follower;
 use crate::support::within;
 
 /// The job goes on from the copy, and is run again by the next worker that gets it.
@@ -25,7 +25,7 @@ async fn watchers_of_a_store_that_was_restored_begin_anew_and_end_with_the_final
     let input = words(150, 12, 5);
     let job = system.submit("restored", input.clone()).await;
     let mut followers = Follower::all(&edge.addr, "restored");
-    reaches(&system, "restored", 20).await;
+    system.reaches("restored", 20).await;
     let copy = broker.copy_store(0);
     for follower in &mut followers {
         follower.reaches(40).await;

@@ -9,13 +9,12 @@ use tailwater::nats::{Claim, Delivery, Nats, Writer};
 use tailwater::wire::{Body, JobId, Kind, Limits, Status, Submission};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::killing::{kind_is_known, reaches};
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
 use crate::support::process::Process;
+use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
 use crate::support::within;
-use crate::watching::on_one_and_three;
 
 on_one_and_three!(
     the_delay_of_a_retry_holds_although_the_queue_was_never_told,
@@ -178,9 +177,9 @@ async fn a_worker_that_is_frozen_while_its_program_fails_starts_one_more_attempt
     let exec = ["exec", "--", "sh", "-c", program];
     let owned = |args: &[&str]| args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>();
     let worker = Process::start([owned(&worker), system.flags(), owned(&exec)].concat());
-    kind_is_known(&system).await;
+    system.kind_is_known().await;
     let job = system.submit("frozen", Value::Null).await;
-    reaches(&system, "frozen", 3).await;
+    system.reaches("frozen", 3).await;
     worker.signal(Signal::STOP);
     // Not heard for twice the ack wait; its program ends meanwhile.
     sleep(ACK_WAIT * 2).await;

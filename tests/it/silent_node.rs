@@ -4,10 +4,10 @@ use futures_util::future::join_all;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::bad_input::exchange;
-use crate::killing::follow_through;
 use crate::support::broker::Broker;
+use crate::support::client::follow_through;
 use crate::support::client::{Client, Frame, Seen};
+use crate::support::http::exchange;
 use crate::support::link::{Flow, Link};
 use crate::support::process::Process;
 use crate::support::system::{System, text, words};

@@ -12,14 +12,13 @@ use tailwater::worker::Settings;
 use tokio::process::Command;
 use tokio::time::Instant;
 
-use crate::bad_input::{http, post};
-use crate::socketio::Raw;
-use crate::submitting::jetstream;
 use crate::support::broker::Broker;
 use crate::support::client::{Encoding, follow};
+use crate::support::http::{http, post};
+use crate::support::scenarios::on_one_and_three;
+use crate::support::socketio::Raw;
 use crate::support::system::{System, text, words};
 use crate::support::{eventually, within};
-use crate::watching::on_one_and_three;
 
 on_one_and_three!(
     a_job_that_no_log_can_hold_is_refused_everywhere_and_at_once,
@@ -47,7 +46,7 @@ async fn run_with_stdin(args: &[String], text: &str) -> (Option<i32>, String, St
 
 /// How many messages all streams of a system hold.
 async fn stored(system: &System) -> u64 {
-    let (context, names) = (jetstream(system).await, Names::new(&system.options.prefix));
+    let (context, names) = (system.jetstream().await, Names::new(&system.options.prefix));
     let mut count = 0;
     for stream in [
         names.jobs_stream(),
@@ -152,7 +151,7 @@ async fn put(system: &System, job: &str, more: &Value) -> JobId {
         .as_object_mut()
         .unwrap()
         .extend(more.as_object().unwrap().clone());
-    let context = jetstream(system).await;
+    let context = system.jetstream().await;
     context
         .publish(subject, queued.to_string().into())
         .await
@@ -163,7 +162,7 @@ async fn put(system: &System, job: &str, more: &Value) -> JobId {
 }
 
 async fn queue_is_empty(system: &System) {
-    let (context, names) = (jetstream(system).await, Names::new(&system.options.prefix));
+    let (context, names) = (system.jetstream().await, Names::new(&system.options.prefix));
     let queue: &jetstream::stream::Stream = &context.get_stream(names.jobs_stream()).await.unwrap();
     eventually("an empty queue", || async {
         (queue.get_info().await.ok()?.state.messages == 0).then_some(())
@@ -239,7 +238,7 @@ async fn a_job_whose_first_event_no_log_takes_can_be_cancelled_and_times_out(bro
 async fn a_job_whose_log_takes_nothing_at_all_leaves_the_queue() {
     let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
     let job = system.submit("sealed", words(1, 0, 1)).await;
-    let (context, names) = (jetstream(&system).await, Names::new(&system.options.prefix));
+    let (context, names) = (system.jetstream().await, Names::new(&system.options.prefix));
     let mut config = context
         .get_stream(names.chunks_stream(0))
         .await

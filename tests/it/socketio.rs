@@ -2,27 +2,23 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
-use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tailwater::edge::EdgeSettings;
 use tailwater::guard::Signal;
 use tailwater::wire::Submission;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-use crate::bad_input::exchange;
-use crate::cli::up;
-use crate::load::Flood;
+use crate::support::backends::Flood;
 use crate::support::broker::Broker;
+use crate::support::eventually;
 use crate::support::foreign::{Foreign, node_folder};
-use crate::support::process::Process;
+use crate::support::http::{get, stats};
 use crate::support::proxy::Proxy;
+use crate::support::socketio::{Raw, join_by_polling};
 use crate::support::system::{System, text, words};
-use crate::support::{eventually, within};
+use crate::support::up::up;
 
 const NODE: &str = "socketio.mjs";
 const PYTHON: &str = "socketio_client.py";
@@ -33,26 +29,6 @@ fn free_addr() -> String {
     let mut ports = 20_000 + std::process::id() as u16 % 10_000..32_000;
     let free = ports.find(|&port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok());
     format!("127.0.0.1:{}", free.expect("a free port"))
-}
-
-/// An edge of two threads, as a process.
-async fn edge(system: &System, addr: &str) -> (Process, String) {
-    let flags = ["edge", "--threads", "2", "--listen", addr]
-        .map(str::to_owned)
-        .to_vec();
-    let mut edge = Process::start([flags, system.flags()].concat());
-    let addr = edge.says("ready http://").await;
-    (edge, addr)
-}
-
-/// One thing over HTTP; gives the head and the body of the answer.
-async fn get(addr: &str, path: &str, headers: &str) -> (String, String) {
-    exchange(addr, "GET", path, headers, b"").await
-}
-
-/// What an edge says of itself.
-pub async fn stats(addr: &str, path: &str) -> Value {
-    serde_json::from_str(&get(addr, path, "").await.1).unwrap()
 }
 
 /// Demands that a client saw every event of a job once, in order, to the end.
@@ -82,7 +58,9 @@ fn assert_whole(seen: &Value, text: &str, last: u64) {
 async fn two_hundred_clients_get_every_chunk_once_through_cuts_and_two_ends_of_the_edge() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
-    let (mut edge_process, addr) = edge(&system, &free_addr()).await;
+    let (mut edge_process, addr) = system
+        .edge_process(&["--threads", "2", "--listen", &free_addr()])
+        .await;
     let proxy =
         Proxy::cutting_after(&addr, Duration::from_millis(300), Duration::from_secs(4)).await;
     let input = |n: u64| words(200, 20, n);
@@ -126,7 +104,9 @@ async fn two_hundred_clients_get_every_chunk_once_through_cuts_and_two_ends_of_t
             std::net::TcpListener::bind(&addr).ok()
         })
         .await;
-        let (mut second, _) = edge(&system, &addr).await;
+        let (mut second, _) = system
+            .edge_process(&["--threads", "2", "--listen", &addr])
+            .await;
         eventually("everybody again", || async {
             let stats = stats(&addr, "/api/stats").await;
             (stats["connections"]["socketio"].as_u64() > Some(150)).then_some(())
@@ -134,7 +114,9 @@ async fn two_hundred_clients_get_every_chunk_once_through_cuts_and_two_ends_of_t
         .await;
         second.signal(Signal::TERM);
         second.ends_within(Duration::from_secs(5)).await;
-        edge(&system, &addr).await
+        system
+            .edge_process(&["--threads", "2", "--listen", &addr])
+            .await
     };
     let ((node, python), _edge) = join(join(node.ends(), python.ends()), chaos).await;
     assert_eq!((node.len(), python.len()), (100, 100));
@@ -214,7 +196,7 @@ async fn two_edges_behind_a_balancer_serve_clients_that_begin_as_websockets() {
 async fn sessions_by_polling_live_on_all_threads_of_an_edge() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
-    let (_edge, addr) = edge(&system, "127.0.0.1:0").await;
+    let (_edge, addr) = system.edge_process(&["--threads", "2"]).await;
     let input = words(60, 20, 3);
     let job = system.submit("threads", input.clone()).await;
     let clients: Vec<_> = (0..20)
@@ -295,7 +277,7 @@ async fn clients_that_stop_reading_cost_no_memory_and_are_served_to_the_end() {
             settings.kind = "flood".parse().unwrap()
         })
         .await;
-    let (edge, addr) = edge(&system, "127.0.0.1:0").await;
+    let (edge, addr) = system.edge_process(&["--threads", "2"]).await;
     let job = system
         .submit_with(
             "stall",
@@ -342,7 +324,7 @@ async fn a_slow_client_answers_pings_behind_what_it_was_sent_and_stays() {
             settings.kind = "flood".parse().unwrap()
         })
         .await;
-    let (_edge, addr) = edge(&system, "127.0.0.1:0").await;
+    let (_edge, addr) = system.edge_process(&["--threads", "2"]).await;
     let job = system
         .submit_with(
             "slow",
@@ -372,77 +354,6 @@ async fn a_slow_client_answers_pings_behind_what_it_was_sent_and_stays() {
         begun.elapsed()
     );
     system.end().await;
-}
-
-/// A Socket.IO client by hand, for what a library does not do.
-pub struct Raw(WebSocketStream<MaybeTlsStream<TcpStream>>);
-
-impl Raw {
-    /// Connects and joins, and takes the greeting.
-    pub async fn join(addr: &str) -> Self {
-        let url = format!("ws://{addr}/socket.io/?EIO=4&transport=websocket");
-        let (socket, _) = within("a connection", connect_async(url)).await.unwrap();
-        let mut raw = Self(socket);
-        let open: Value =
-            serde_json::from_str(raw.next().await.unwrap().strip_prefix('0').unwrap()).unwrap();
-        assert_eq!(
-            (
-                &open["pingInterval"],
-                &open["pingTimeout"],
-                &open["maxPayload"],
-                &open["upgrades"]
-            ),
-            (
-                &json!(25_000),
-                &json!(20_000),
-                &json!(1_048_576),
-                &json!([])
-            )
-        );
-        raw.send("40").await;
-        assert!(raw.next().await.unwrap().starts_with("40{\"sid\""));
-        assert!(raw.next().await.unwrap().starts_with("42[\"connected\","));
-        raw
-    }
-
-    pub async fn send(&mut self, text: &str) -> bool {
-        within("a send", self.0.send(Message::text(text)))
-            .await
-            .is_ok()
-    }
-
-    /// The next text that is no ping; `None` when the connection is gone.
-    pub async fn next(&mut self) -> Option<String> {
-        loop {
-            match within("a message", self.0.next()).await {
-                Some(Ok(Message::Text(text))) if text == "2" => {
-                    self.send("3").await;
-                }
-                Some(Ok(Message::Text(text))) => return Some(text.to_string()),
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
-                Some(Ok(_)) => {}
-            }
-        }
-    }
-
-    /// Emits, and gives what it is acknowledged with.
-    pub async fn ask(&mut self, number: u32, event: &str, data: &Value) -> Value {
-        self.send(&format!("42{number}{}", json!([event, data])))
-            .await;
-        loop {
-            let text = self.next().await.expect("an acknowledgement");
-            if let Some(answer) = text.strip_prefix(&format!("43{number}")) {
-                let mut answer: Vec<Value> = serde_json::from_str(answer).unwrap();
-                return answer.remove(0);
-            }
-        }
-    }
-
-    /// The next event: its name and its argument.
-    async fn event(&mut self) -> (String, Value) {
-        let text = self.next().await.expect("an event");
-        serde_json::from_str(text.strip_prefix("42").unwrap_or_else(|| panic!("{text}"))).unwrap()
-    }
 }
 
 #[tokio::test]
@@ -577,7 +488,7 @@ async fn a_request_without_an_acknowledgement_is_answered_by_an_event() {
 async fn an_edge_counts_its_clients_their_jobs_and_what_it_hands_them() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
-    let (_edge, addr) = edge(&system, "127.0.0.1:0").await;
+    let (_edge, addr) = system.edge_process(&["--threads", "2"]).await;
     let empty = stats(&addr, "/api/stats").await;
     let none = json!({"websocket": 0, "socketio": 0, "sse": 0});
     assert_eq!(
@@ -673,24 +584,6 @@ async fn a_client_that_asks_for_too_much_is_cut_off_and_nobody_else_notices() {
     .await;
     assert!(head.starts_with("HTTP/1.1 400"), "{head}");
     system.end().await;
-}
-
-/// Connects and joins by polling, and takes the greeting and the first ping, which the library sends at once; gives the path
-/// of the session, whose next poll waits for news.
-pub async fn join_by_polling(addr: &str) -> String {
-    let path = "/socket.io/?EIO=4&transport=polling";
-    let (_, open) = get(addr, path, "").await;
-    let open: Value = serde_json::from_str(open.strip_prefix('0').unwrap()).unwrap();
-    let path = format!("{path}&sid={}", open["sid"].as_str().unwrap());
-    let (head, _) = exchange(addr, "POST", &path, "", b"40").await;
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    let mut awaited = vec!["42[\"connected\",", "2"];
-    while !awaited.is_empty() {
-        let (head, body) = get(addr, &path, "").await;
-        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        awaited.retain(|start| !body.split('\x1e').any(|packet| packet.starts_with(start)));
-    }
-    path
 }
 
 #[tokio::test]

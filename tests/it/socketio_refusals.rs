@@ -3,10 +3,10 @@ use std::path::Path;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::bad_input::exchange;
-use crate::socketio::{Raw, stats};
 use crate::support::broker::Broker;
 use crate::support::foreign::Foreign;
+use crate::support::http::{exchange, stats};
+use crate::support::socketio::{Raw, join_by_polling};
 use crate::support::system::{System, words};
 use crate::support::{eventually, within};
 
@@ -96,7 +96,7 @@ async fn the_address_works_without_its_slash() {
 async fn a_websocket_that_is_not_one_costs_its_polling_session_nothing() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
-    let path = crate::socketio::join_by_polling(&edge.addr).await;
+    let path = join_by_polling(&edge.addr).await;
     // As a proxy that knows no WebSockets passes it on.
     let upgrade = path.replace("transport=polling", "transport=websocket");
     let (head, body) = exchange(
@@ -274,7 +274,7 @@ async fn as_many_requests_are_under_way_as_over_a_websocket() {
 async fn a_post_that_is_too_large_is_refused_in_words_and_its_session_ends() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
-    let path = crate::socketio::join_by_polling(&edge.addr).await;
+    let path = join_by_polling(&edge.addr).await;
     let body = format!("42[\"watch\",{:?}]", "x".repeat(1 << 20));
     let (head, body) = exchange(&edge.addr, "POST", &path, "", body.as_bytes()).await;
     assert!(

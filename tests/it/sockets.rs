@@ -11,13 +11,12 @@ use tokio::time::Instant;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
-use crate::bad_input::http;
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Encoding, Frame, Seen, follow_in};
-use crate::support::process::Process;
+use crate::support::http::http;
+use crate::support::scenarios::in_both_encodings;
 use crate::support::system::{Edge, System, text, words};
 use crate::support::within;
-use crate::watching::in_both_encodings;
 
 in_both_encodings!(
     a_job_that_is_submitted_again_with_its_key_is_the_same_job,
@@ -460,11 +459,8 @@ async fn told(mut client: Client, mut seen: Seen) -> (Seen, Instant) {
 async fn an_edge_that_stops_sends_its_clients_away_one_after_the_other() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
-    let flags = ["edge", "--listen", "127.0.0.1:0", "--drain", "1s"]
-        .map(str::to_owned)
-        .to_vec();
-    let mut process = Process::start([flags, system.flags()].concat());
-    let first = Edge::at(&process.says("ready http://").await);
+    let (mut process, addr) = system.edge_process(&["--drain", "1s"]).await;
+    let first = Edge::at(&addr);
     let second = system.edge().await;
     for n in 0..10 {
         system
@@ -540,11 +536,8 @@ async fn an_edge_that_stops_sends_its_clients_away_one_after_the_other() {
 #[tokio::test]
 async fn an_edge_without_clients_stops_at_once() {
     let system = System::on(Broker::shared_one()).await;
-    let flags = ["edge", "--listen", "127.0.0.1:0", "--drain", "1h"]
-        .map(str::to_owned)
-        .to_vec();
-    let mut process = Process::start([flags, system.flags()].concat());
-    let edge = Edge::at(&process.says("ready http://").await);
+    let (mut process, addr) = system.edge_process(&["--drain", "1h"]).await;
+    let edge = Edge::at(&addr);
     // An edge that answers has its signal handlers.
     assert_eq!(
         within("an answer", http(&edge, "GET", "/readyz", "", b""))

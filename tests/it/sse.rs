@@ -4,14 +4,13 @@ use tailwater::guard::Signal;
 use tailwater::wire::Submission;
 use tokio::time::{Duration, Instant, sleep_until};
 
-use crate::bad_input::http;
-use crate::killing::edge as edge_process;
-use crate::load::Flood;
+use crate::support::backends::{Flood, Pieces};
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
+use crate::support::http::http;
+use crate::support::scenarios::on_one_and_three;
 use crate::support::sse::{Said, Sse};
 use crate::support::system::{System, text, words};
-use crate::watching::{Pieces, on_one_and_three};
 
 on_one_and_three!(
     a_stream_has_every_event_once_and_ends_behind_the_end,
@@ -150,7 +149,7 @@ async fn a_stream_may_begin_before_the_job(broker: &Broker) {
 async fn an_edge_that_is_stopped_ends_its_streams_and_the_next_one_goes_on(broker: &Broker) {
     let system = System::on(broker).await;
     system.demo().await;
-    let (mut first, addr) = edge_process(&system).await;
+    let (mut first, addr) = system.edge_process(&[]).await;
     let input = words(100, 50, 4);
     system.submit("stop", input.clone()).await;
     let (mut client, mut seen) = (Sse::open(&addr, &path("stop"), "").await, Seen::of("stop"));
@@ -445,7 +444,7 @@ async fn readers_that_stop_reading_cost_neither_memory_nor_others_their_time() {
         })
         .await;
     system.demo().await;
-    let (edge, addr) = edge_process(&system).await;
+    let (edge, addr) = system.edge_process(&[]).await;
     let flood = Submission::new("flood".parse().unwrap(), Value::Null);
     let job = system.submit_with("flood", flood).await;
     let (before, mut stalled) = (edge.memory(), Vec::new());

@@ -7,12 +7,12 @@ use tailwater::wire::Submission;
 use tokio::process::{Child, Command};
 use tokio::time::{Duration, Instant};
 
+use crate::support::backends::Pieces;
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
 use crate::support::proxy::Proxy;
 use crate::support::system::{System, text, words};
 use crate::support::{python, within};
-use crate::watching::Pieces;
 
 /// A program that follows a job with somebody else's library.
 struct Follower {

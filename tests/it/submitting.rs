@@ -1,16 +1,15 @@
 use async_nats::HeaderMap;
-use async_nats::jetstream::Context;
 use serde_json::{Value, json};
 use tailwater::config::{KIND_JOBS_MAX, SMALL_INPUT};
 use tailwater::nats::Names;
 use tailwater::wire::Status;
 
-use crate::bad_input::{http, post};
 use crate::support::broker::Broker;
 use crate::support::eventually;
+use crate::support::http::{http, post};
 use crate::support::process::run;
+use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{Edge, System, text, words};
-use crate::watching::on_one_and_three;
 
 on_one_and_three!(
     a_job_that_is_submitted_again_by_its_key_is_the_same_job,
@@ -89,19 +88,13 @@ async fn a_job_that_is_submitted_again_by_its_key_is_the_same_job(broker: &Broke
     system.end().await;
 }
 
-/// JetStream, around this library.
-pub async fn jetstream(system: &System) -> Context {
-    let servers: Vec<_> = system.options.url.split(',').collect();
-    async_nats::jetstream::new(async_nats::connect(servers).await.unwrap())
-}
-
 async fn a_job_whose_edge_died_between_the_queue_and_the_log_is_the_same_job_when_it_is_submitted_again(
     broker: &Broker,
 ) {
     let system = System::on(broker).await;
     // Makes the kind known and then does not serve it.
     system.demo().await.cancel();
-    let (edge, context) = (system.edge().await, jetstream(&system).await);
+    let (edge, context) = (system.edge().await, system.jetstream().await);
     let body = |id: &str| json!({"kind": "demo", "id": id, "input": words(20, 20, 1)});
     // The broker knows no message id, or another one, as it does when its duplicate window has passed.
     let ids = ["left-1", "left-2"];
@@ -162,33 +155,6 @@ async fn a_job_whose_edge_died_between_the_queue_and_the_log_is_the_same_job_whe
     system.end().await;
 }
 
-/// Fills the queue as other publishers would.
-pub async fn fill(system: &System, kind: &str, count: u64, size: usize) {
-    let context = jetstream(system).await;
-    let input = "x".repeat(size);
-    let mut acks = futures_util::stream::FuturesUnordered::new();
-    for n in 0..count {
-        let subject = format!("{}.jobs.{kind}.fill-{n}", system.options.prefix);
-        let payload = json!({"job": format!("fill-{n}"), "kind": kind, "input": input}).to_string();
-        acks.push(
-            context
-                .publish(subject, payload.into())
-                .await
-                .unwrap()
-                .into_future(),
-        );
-        if acks.len() > 500 {
-            futures_util::StreamExt::next(&mut acks)
-                .await
-                .unwrap()
-                .unwrap();
-        }
-    }
-    while let Some(ack) = futures_util::StreamExt::next(&mut acks).await {
-        ack.unwrap();
-    }
-}
-
 async fn a_full_kind_is_refused_and_leaves_room_for_the_others(broker: &Broker) {
     let system = System::on(broker).await;
     // Makes both kinds known and then serves neither.
@@ -201,7 +167,7 @@ async fn a_full_kind_is_refused_and_leaves_room_for_the_others(broker: &Broker) 
     let edge = system.edge().await;
     let kept = json!({"kind": "demo", "id": "kept", "input": words(5, 0, 1)});
     assert_eq!(post(&edge, &kept).await.0, 202);
-    fill(&system, "demo", KIND_JOBS_MAX, 0).await;
+    system.fill_queue("demo", KIND_JOBS_MAX, 0).await;
     let refused = eventually("the edge to hear of it", || async {
         let (status, problem) = post(&edge, &json!({"kind": "demo"})).await;
         (status != 202).then_some((status, problem))
@@ -233,7 +199,7 @@ async fn large_inputs_take_no_more_than_half_of_the_queue() {
     system.demo().await.cancel();
     let edge = system.edge().await;
     // A little more than 128 MiB of the 256 that the queue may have.
-    fill(&system, "another", 270, 500 * 1024).await;
+    system.fill_queue("another", 270, 500 * 1024).await;
     let large = json!({"kind": "demo", "input": "x".repeat(SMALL_INPUT)});
     let refused = eventually("the edge to hear of it", || async {
         let (status, problem) = post(&edge, &large).await;
@@ -275,7 +241,7 @@ async fn the_exit_code_of_a_submit_that_waits_says_how_the_job_ended() {
     );
     let cancel = async {
         let job = "stop-me".parse().unwrap();
-        crate::killing::reaches(&system, "stop-me", 3).await;
+        system.reaches("stop-me", 3).await;
         system.log.cancel(&job, None).await.unwrap();
     };
     let waits = submit(&["--input", &slow, "--id", "stop-me"]);

@@ -1,8 +1,11 @@
 mod map;
 
-use map::CrateMap;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::fs;
+use std::path::Path;
+
+use map::{CrateMap, without_comments_and_literals};
 
 /// Today's circles, by their module and their number of files. The list may only shrink.
 const CIRCLES: [(&str, usize); 11] = [
@@ -231,4 +234,20 @@ fn no_file_has_more_than_400_lines_of_code() {
     });
     let found: Vec<_> = long.map(|file| file.path.as_str()).collect();
     assert_exact("long files", &found, &LONG_FILES);
+}
+
+#[test]
+fn a_test_module_imports_from_support_only() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    for entry in fs::read_dir(tests).unwrap().flatten() {
+        let path = entry.path();
+        if path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let code = without_comments_and_literals(&fs::read_to_string(&path).unwrap());
+        for item in code.split("crate::").skip(1) {
+            let end = item.find("::").unwrap_or(item.len());
+            assert_eq!(&item[..end], "support", "in {}", path.display());
+        }
+    }
 }

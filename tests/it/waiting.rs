@@ -3,13 +3,12 @@
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::hostile::stats;
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Seen};
-use crate::support::process::Process;
+use crate::support::http::stats;
+use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
 use crate::support::{eventually, within};
-use crate::watching::on_one_and_three;
 
 /// Connections of the client that makes ids up, and how many ids each may watch.
 const CONNECTIONS: usize = 20;
@@ -47,11 +46,7 @@ async fn made_up_ids_cost_little_and_others_watch_jobs_that_exist_and_jobs_to_co
 ) {
     let system = System::on(broker).await;
     system.demo().await;
-    let flags = ["edge", "--listen", "127.0.0.1:0"]
-        .map(str::to_owned)
-        .to_vec();
-    let mut edge = Process::start([flags, system.flags()].concat());
-    let addr = edge.says("ready http://").await;
+    let (edge, addr) = system.edge_process(&[]).await;
     let input = words(20, 0, 1);
     let ended = system.submit("there", input.clone()).await;
     system.ended(&ended).await;
@@ -77,7 +72,7 @@ async fn made_up_ids_cost_little_and_others_watch_jobs_that_exist_and_jobs_to_co
     }
     drop(attack);
     eventually("the end of the watches", || async {
-        let stats = stats(&addr).await;
+        let stats = stats(&addr, "/api/stats").await;
         (stats["watched_jobs"].as_u64()? < 10).then_some(())
     })
     .await;

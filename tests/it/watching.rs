@@ -1,49 +1,11 @@
 use serde_json::{Value, json};
-use tailwater::backend::{Backend, Channel, Failure, Finish, Job, Output};
 use tokio::time::{Duration, sleep};
 
+use crate::support::backends::Pieces;
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Encoding, Frame, Seen, follow, follow_in};
+use crate::support::scenarios::{in_both_encodings, on_one_and_three};
 use crate::support::system::{System, text, words};
-
-/// Runs a scenario on one node and on a cluster of three.
-macro_rules! on_one_and_three {
-    ($($name:ident),+ $(,)?) => {
-        mod on_one_node {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(crate::support::broker::Broker::shared_one()).await;
-            })+
-        }
-        mod on_three_nodes {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(crate::support::broker::Broker::shared_three()).await;
-            })+
-        }
-    };
-}
-pub(crate) use on_one_and_three;
-
-/// Runs a scenario in JSON on one node and on a cluster of three, and in MessagePack on one node: brokers do not see how
-/// an edge and its client speak.
-macro_rules! in_both_encodings {
-    ($($name:ident),+ $(,)?) => {
-        $crate::watching::in_both_encodings!(@ in_json_on_one_node, shared_one, Json, $($name)+);
-        $crate::watching::in_both_encodings!(@ in_json_on_three_nodes, shared_three, Json, $($name)+);
-        $crate::watching::in_both_encodings!(@ in_msgpack_on_one_node, shared_one, MsgPack, $($name)+);
-    };
-    (@ $module:ident, $broker:ident, $encoding:ident, $($name:ident)+) => {
-        mod $module {
-            use crate::support::{broker::Broker, client::Encoding};
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(Broker::$broker(), Encoding::$encoding).await;
-            })+
-        }
-    };
-}
-pub(crate) use in_both_encodings;
 
 in_both_encodings!(
     a_client_that_drops_at_fifty_random_points_ends_with_the_exact_text,
@@ -213,25 +175,6 @@ async fn a_job_of_twenty_thousand_chunks_arrives_whole(broker: &Broker) {
         assert_eq!(seen.last, 20_003);
     }
     system.end().await;
-}
-
-/// Numbers, in turn on two channels: neighbours never join, so each is a chunk of its own.
-pub struct Pieces {
-    pub count: u32,
-}
-
-impl Backend for Pieces {
-    async fn run(&self, _job: Job, out: Output) -> Result<Finish, Failure> {
-        for n in 0..self.count {
-            let channel = if n % 2 == 0 {
-                Channel::Output
-            } else {
-                Channel::Reasoning
-            };
-            out.text_on(channel, &format!("{n} ")).await?;
-        }
-        Ok(Finish::default())
-    }
 }
 
 async fn one_connection_watches_many_jobs(broker: &Broker) {

@@ -315,3 +315,26 @@ pub async fn follow_in(addr: &str, job: &str, encoding: Encoding) -> Seen {
     seen.follow(&mut client).await;
     seen
 }
+
+/// Follows a job through whatever happens to the broker.
+pub async fn follow_through(addr: &str, seen: &mut Seen) {
+    while !seen.ended {
+        let mut client = Client::connect(addr).await;
+        client.watch(seen).await;
+        loop {
+            match client.next().await {
+                // The log may be out of reach for a moment; the client asks again.
+                Frame::Json(frame) if frame["op"] == "error" => {
+                    assert_eq!(frame["code"], "unavailable", "{frame}");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    break;
+                }
+                Frame::Json(frame) => seen.take(&frame),
+                Frame::Closed(_) | Frame::Cut => break,
+            }
+            if seen.ended {
+                break;
+            }
+        }
+    }
+}

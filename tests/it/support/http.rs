@@ -1,191 +1,85 @@
-//! An HTTP server on plain TCP, whose every answer a test decides byte by byte. One request a connection. It is written
-//! from RFC 9112, and shares nothing with the client that it is for.
-
-use std::collections::BTreeMap;
-use std::future::Future;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+//! HTTP requests over a bare socket, for heads and bodies that no library would send.
 
 use serde_json::Value;
-use tailwater::runtime::Tasks;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
+use tokio::net::TcpStream;
 
+use super::system::Edge;
 use super::within;
 
-/// Listens on a free port until it is dropped.
-pub struct Server {
-    /// Host and port.
-    pub addr: String,
-    requests: Arc<Mutex<Vec<Request>>>,
-    tasks: Tasks,
-}
-
-/// What was asked.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// Method and path.
-    pub line: String,
-    /// By name in small letters.
-    pub headers: BTreeMap<String, String>,
-    pub body: String,
-}
-
-/// One request, and the connection that waits for its answer; it is closed when this is dropped.
-pub struct Exchange {
-    /// Which request of the server this is, from 1.
-    pub number: usize,
-    pub request: Request,
-    socket: TcpStream,
-}
-
-impl Server {
-    /// Answers each request with `answer`.
-    pub async fn start<F, A>(answer: F) -> Self
-    where
-        F: Fn(Exchange) -> A + Send + Sync + 'static,
-        A: Future<Output = ()> + Send + 'static,
-    {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap().to_string();
-        let (requests, tasks) = (
-            Arc::new(Mutex::new(Vec::new())),
-            Tasks::new(CancellationToken::new()),
-        );
-        let (asked, connections, answer) = (Arc::clone(&requests), tasks.clone(), Arc::new(answer));
-        tasks.spawn_until_stop(async move {
-            while let Ok((mut socket, _)) = listener.accept().await {
-                socket.set_nodelay(true).unwrap();
-                let (asked, answer) = (Arc::clone(&asked), Arc::clone(&answer));
-                connections.spawn_until_stop(async move {
-                    let Some(request) = read(&mut socket).await else {
-                        return;
-                    };
-                    let number = {
-                        let mut asked = asked.lock().unwrap();
-                        asked.push(request.clone());
-                        asked.len()
-                    };
-                    answer(Exchange {
-                        number,
-                        request,
-                        socket,
-                    })
-                    .await;
-                });
-            }
-        });
-        Self {
-            addr,
-            requests,
-            tasks,
-        }
-    }
-
-    /// Everything that was asked so far.
-    pub fn requests(&self) -> Vec<Request> {
-        self.requests.lock().unwrap().clone()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.tasks.stop().cancel();
-    }
-}
-
-impl Request {
-    /// The body as JSON.
-    pub fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap()
-    }
-}
-
-/// Reads one request; `None` when the client leaves before it is whole.
-async fn read(socket: &mut TcpStream) -> Option<Request> {
-    let mut bytes = Vec::new();
-    let (head, mut body) = loop {
-        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
-            let body = bytes.split_off(end + 4);
-            break (String::from_utf8(bytes).unwrap(), body);
-        }
-        if socket.read_buf(&mut bytes).await.ok()? == 0 {
-            return None;
-        }
+/// Sends one HTTP request; gives the head and the body of the answer.
+pub async fn exchange(
+    addr: &str,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> (String, String) {
+    let mut socket = TcpStream::connect(addr).await.unwrap();
+    let length = body.len();
+    let headers = if headers.contains("Connection:") {
+        headers.to_owned()
+    } else {
+        format!("Connection: close\r\n{headers}")
     };
-    let mut lines = head.lines();
-    let line = lines
-        .next()
-        .unwrap()
-        .strip_suffix(" HTTP/1.1")
-        .unwrap()
-        .to_owned();
-    let headers: BTreeMap<String, String> = lines
-        .filter_map(|line| line.split_once(": "))
-        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
-        .collect();
-    let length = headers
-        .get("content-length")
-        .map_or(0, |length| length.parse().unwrap());
-    while body.len() < length {
-        if socket.read_buf(&mut body).await.ok()? == 0 {
-            return None;
-        }
-    }
-    Some(Request {
-        line,
-        headers,
-        body: String::from_utf8(body).unwrap(),
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{headers}\r\n");
+    let mut answer = Vec::new();
+    within("an answer", async {
+        socket.write_all(head.as_bytes()).await.unwrap();
+        // The edge may answer before it has read all of a body that it refuses.
+        let _ = socket.write_all(body).await;
+        let _ = socket.read_to_end(&mut answer).await;
     })
+    .await;
+    let answer = String::from_utf8(answer).unwrap();
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("no answer to {method} {path}"));
+    (format!("{head}\r\n"), body.to_owned())
 }
 
-impl Exchange {
-    /// A whole answer.
-    pub async fn answer(&mut self, status: &str, headers: &str, body: &str) {
-        let length = body.len();
-        self.raw(format!(
-            "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n{body}"
-        ))
-        .await;
+/// Sends one HTTP request as bytes; gives status, content type and body.
+pub async fn http(
+    edge: &Edge,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> (u16, String, Value) {
+    let (head, body) = exchange(&edge.addr, method, path, headers, body).await;
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    if status == 503 {
+        assert!(
+            head.to_ascii_lowercase().contains("\r\nretry-after: "),
+            "{head}"
+        );
     }
+    let content = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-type: "))
+        .unwrap_or("")
+        .to_owned();
+    (
+        status,
+        content,
+        serde_json::from_str(&body).unwrap_or(Value::Null),
+    )
+}
 
-    /// The head of a stream of events, in chunks.
-    pub async fn begin(&mut self) {
-        self.raw("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
-            .await;
-    }
+pub async fn post(edge: &Edge, body: &Value) -> (u16, Value) {
+    let json = "Content-Type: application/json\r\n";
+    let (status, _, body) =
+        http(edge, "POST", "/api/jobs", json, body.to_string().as_bytes()).await;
+    (status, body)
+}
 
-    /// The next bytes of the stream, as a chunk and a packet of their own.
-    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        let bytes = bytes.as_ref();
-        let head = format!("{:x}\r\n", bytes.len());
-        self.raw([head.as_bytes(), bytes, b"\r\n"].concat()).await;
-    }
+/// One thing over HTTP; gives the head and the body of the answer.
+pub async fn get(addr: &str, path: &str, headers: &str) -> (String, String) {
+    exchange(addr, "GET", path, headers, b"").await
+}
 
-    /// Ends the stream as it should end.
-    pub async fn finish(&mut self) {
-        self.raw("0\r\n\r\n").await;
-    }
-
-    /// Any bytes.
-    pub async fn raw(&mut self, bytes: impl AsRef<[u8]>) {
-        // A client that is gone is what some tests are about.
-        let _ = self.socket.write_all(bytes.as_ref()).await;
-        let _ = self.socket.flush().await;
-    }
-
-    /// Waits until the client has closed the connection.
-    pub async fn closed(&mut self) {
-        let mut byte = [0];
-        within("the client to close", async {
-            while self.socket.read(&mut byte).await.is_ok_and(|read| read > 0) {}
-        })
-        .await;
-    }
-
-    /// Says nothing for as long as a test may take.
-    pub async fn hang(&mut self) {
-        tokio::time::sleep(Duration::from_secs(600)).await;
-    }
+/// What an edge says of itself.
+pub async fn stats(addr: &str, path: &str) -> Value {
+    serde_json::from_str(&get(addr, path, "").await.1).unwrap()
 }

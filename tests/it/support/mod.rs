@@ -1,14 +1,35 @@
 //! What the tests stand on: real brokers, edges and workers in or out of this process, and clients. It tests nothing.
 
+/// Backends for workers inside the test process.
+pub mod backends;
+/// Real `nats-server` processes: one node or three.
 pub mod broker;
+/// A WebSocket client that keeps account of what it received.
 pub mod client;
+/// Clients that others wrote, as processes.
 pub mod foreign;
+/// HTTP requests over a bare socket.
 pub mod http;
+/// An HTTP server whose answers a test decides byte by byte.
+pub mod http_server;
+/// A TCP connection that can go silent or be slow.
 pub mod link;
+/// The `tailwater` program as processes.
 pub mod process;
+/// A TCP proxy that cuts and stalls connections.
 pub mod proxy;
+/// Runs a scenario on several brokers and in several encodings.
+pub mod scenarios;
+/// A Socket.IO client by hand.
+pub mod socketio;
+/// A client of server-sent events by hand.
 pub mod sse;
+/// Streams, edges and workers inside the test process.
 pub mod system;
+/// Every transport, each with an independent client.
+pub mod transports;
+/// `tailwater up` as a process.
+pub mod up;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};

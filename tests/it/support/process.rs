@@ -10,6 +10,7 @@ use tailwater::guard::{Signal, kill_group};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
+use super::system::System;
 use super::within;
 
 /// A running `tailwater`.
@@ -140,6 +141,35 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
     }
+}
+
+impl System {
+    /// Starts an edge as a process; returns its address as well.
+    pub async fn edge_process(&self, flags: &[&str]) -> (Process, String) {
+        let listen = ["--listen", "127.0.0.1:0"];
+        let listen = match flags.contains(&listen[0]) {
+            true => &[][..],
+            false => &listen[..],
+        };
+        let mut edge = Process::start(self.command(&["edge"], &[listen, flags].concat()));
+        let addr = edge.says("ready http://").await;
+        (edge, addr)
+    }
+
+    /// Starts a worker of the kind `demo` as a process.
+    pub fn worker_process(&self, flags: &[&str], backend: &[&str]) -> Process {
+        let flags = [&["--kind", "demo"], flags].concat();
+        Process::start([self.command(&["worker"], &flags), owned(backend)].concat())
+    }
+
+    /// A command line that reaches this system.
+    pub fn command(&self, command: &[&str], flags: &[&str]) -> Vec<String> {
+        [owned(command), self.flags(), owned(flags)].concat()
+    }
+}
+
+fn owned(args: &[&str]) -> Vec<String> {
+    args.iter().map(|&arg| arg.to_owned()).collect()
 }
 
 /// Runs `tailwater` to its end: exit code, stdout, stderr.

@@ -3,12 +3,13 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use async_nats::jetstream::Context;
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, demo};
 use tailwater::budget::Budget;
 use tailwater::nats::{Log, Names, Nats, Options, Settings};
 use tailwater::runtime::Tasks;
-use tailwater::wire::{JobId, JobState, Kind, Submission};
+use tailwater::wire::{JobId, JobState, Kind, Stored, Submission};
 use tailwater::worker::{self, Worker};
 use tailwater::{edge, session};
 use tokio_util::sync::CancellationToken;
@@ -197,16 +198,112 @@ impl System {
 
     /// Waits until a job has ended.
     pub async fn ended(&self, job: &JobId) -> JobState {
-        eventually("the end of a job", || async {
-            self.log
-                .last(job)
-                .await
-                .ok()
-                .flatten()
-                .filter(|last| last.event_type.is_end())
+        self.last_event("the end of a job", job, |last| last.event_type.is_end())
+            .await;
+        eventually("a job's state", || self.state(job)).await
+    }
+
+    /// Waits until the last event of a job is the wanted one.
+    pub async fn last_event(
+        &self,
+        what: &str,
+        job: &JobId,
+        is_wanted: impl Fn(&Stored) -> bool,
+    ) -> Stored {
+        eventually(what, || async {
+            let last = self.log.last(job).await.ok().flatten();
+            last.filter(&is_wanted)
+        })
+        .await
+    }
+
+    /// Waits until a job has this many events.
+    pub async fn reaches(&self, job: &str, seq: u64) {
+        let job = job.parse().unwrap();
+        self.last_event("events", &job, |last| last.seq.0 >= seq)
+            .await;
+    }
+
+    /// Waits until the kind `demo` has had a worker.
+    pub async fn kind_is_known(&self) {
+        let kind = "demo".parse().unwrap();
+        eventually("the kind", || async {
+            self.log.usage(&kind).await.ok().flatten()
         })
         .await;
-        eventually("a job's state", || self.state(job)).await
+    }
+
+    /// A NATS client of its own, beside this library.
+    pub async fn client(&self) -> async_nats::Client {
+        let servers: Vec<_> = self.options.url.split(',').collect();
+        async_nats::connect(servers).await.unwrap()
+    }
+
+    /// JetStream, beside this library.
+    pub async fn jetstream(&self) -> Context {
+        async_nats::jetstream::new(self.client().await)
+    }
+
+    pub fn names(&self) -> Names {
+        Names::new(&self.options.prefix)
+    }
+
+    /// The name of the first shard's stream.
+    pub fn shard(&self) -> String {
+        self.names().chunks_stream(0)
+    }
+
+    /// What the broker says about a stream.
+    pub async fn stream_info(&self, stream: &str) -> Value {
+        let subject = format!("$JS.API.STREAM.INFO.{stream}");
+        let answer = self.client().await.request(subject, "".into()).await;
+        serde_json::from_slice(&answer.unwrap().payload).unwrap()
+    }
+
+    /// The node that leads the first shard.
+    pub async fn leader(&self, broker: &Broker) -> usize {
+        let info = self.stream_info(&self.shard()).await;
+        broker.index_of(info["cluster"]["leader"].as_str().unwrap())
+    }
+
+    /// Waits until the queue has let go of every job.
+    pub async fn queue_is_empty(&self) {
+        let client = self.client().await;
+        let subject = format!("$JS.API.STREAM.INFO.{}", self.names().jobs_stream());
+        eventually("an empty queue", || async {
+            let answer = client.request(subject.clone(), "".into()).await.ok()?;
+            let info: Value = serde_json::from_slice(&answer.payload).unwrap();
+            (info["state"]["messages"] == 0).then_some(())
+        })
+        .await;
+    }
+
+    /// Fills the queue as other publishers would.
+    pub async fn fill_queue(&self, kind: &str, count: u64, size: usize) {
+        let context = self.jetstream().await;
+        let input = "x".repeat(size);
+        let mut acks = futures_util::stream::FuturesUnordered::new();
+        for n in 0..count {
+            let subject = format!("{}.jobs.{kind}.fill-{n}", self.options.prefix);
+            let payload =
+                json!({"job": format!("fill-{n}"), "kind": kind, "input": input}).to_string();
+            acks.push(
+                context
+                    .publish(subject, payload.into())
+                    .await
+                    .unwrap()
+                    .into_future(),
+            );
+            if acks.len() > 500 {
+                futures_util::StreamExt::next(&mut acks)
+                    .await
+                    .unwrap()
+                    .unwrap();
+            }
+        }
+        while let Some(ack) = futures_util::StreamExt::next(&mut acks).await {
+            ack.unwrap();
+        }
     }
 
     /// The command-line flags that reach this system.
@@ -224,9 +321,8 @@ impl System {
     /// Ends all that runs, and removes the streams: a cluster is busy with each of them even when nobody uses it.
     pub async fn end(self) {
         self.tasks.end(PATIENCE).await;
-        let servers: Vec<_> = self.options.url.split(',').collect();
-        let context = async_nats::jetstream::new(async_nats::connect(servers).await.unwrap());
-        let names = Names::new(&self.options.prefix);
+        let context = self.jetstream().await;
+        let names = self.names();
         let chunks = (0..).map(|shard| names.chunks_stream(shard));
         for stream in std::iter::once(names.jobs_stream()).chain(chunks) {
             // A broker of the test's own may have been hurt, and goes away as a whole.
@@ -246,3 +342,6 @@ pub fn words(words: u32, rate: u32, seed: u64) -> Value {
 pub fn text(input: &Value) -> String {
     demo::text(&demo::Settings::from_input(input).unwrap())
 }
+
+/// A secret for callbacks: 32 bytes.
+pub const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";

@@ -278,7 +278,8 @@ fn joined(path: &[String], rest: &[String]) -> Vec<String> {
     [path, rest].concat()
 }
 
-fn without_comments_and_literals(text: &str) -> String {
+/// Blanks comments and literals; line breaks stay.
+pub fn without_comments_and_literals(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {

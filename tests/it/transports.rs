@@ -1,184 +1,19 @@
-use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, Failure, Finish, Job, Output, Retry};
 use tailwater::wire::Submission;
-use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use crate::attempts::Flaky;
-use crate::killing::{edge, reaches};
-use crate::socketio::stats;
+use crate::support::backends::{Flaky, Pieces};
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Frame, Seen};
 use crate::support::eventually;
+use crate::support::http::stats;
 use crate::support::proxy::Proxy;
 use crate::support::system::{System, text, words};
-use crate::watching::Pieces;
-
-/// A front door, and an independent client for it: a script of `tests/clients/doors` that follows a job through any number of
-/// drops and prints what it is sent, one frame a line.
-struct Door {
-    name: &'static str,
-    program: &'static str,
-    args: &'static [&'static str],
-}
-
-const PYTHON: &str = ".tools/venv/bin/python";
-const NODE: &str = "node";
-
-/// Every scenario runs through each of these.
-const DOORS: &[Door] = &[
-    Door {
-        name: "WebSocket, JSON, websockets",
-        program: PYTHON,
-        args: &["ws.py", "json"],
-    },
-    Door {
-        name: "WebSocket, MessagePack, websockets",
-        program: PYTHON,
-        args: &["ws.py", "msgpack"],
-    },
-    Door {
-        name: "Socket.IO, socket.io-client",
-        program: NODE,
-        args: &["socketio.mjs"],
-    },
-    Door {
-        name: "Socket.IO by polling, socket.io-client",
-        program: NODE,
-        args: &["socketio.mjs", "polling"],
-    },
-    Door {
-        name: "Socket.IO, python-socketio",
-        program: PYTHON,
-        args: &["socketio_client.py"],
-    },
-    Door {
-        name: "SSE, eventsource",
-        program: NODE,
-        args: &["sse.mjs"],
-    },
-    Door {
-        name: "SSE, httpx-sse",
-        program: PYTHON,
-        args: &["sse.py"],
-    },
-    Door {
-        name: "pages, httpx",
-        program: PYTHON,
-        args: &["pages.py"],
-    },
-];
-
-/// The longest that a scenario may take.
-const LIMIT: Duration = Duration::from_secs(120);
-
-/// A client that follows one job.
-pub struct Follower {
-    door: &'static Door,
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-    pub seen: Seen,
-}
-
-impl Follower {
-    fn start(door: &'static Door, addr: &str, job: &str) -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let (script, options) = door.args.split_first().unwrap();
-        let mut child = Command::new(if door.program == PYTHON {
-            root.join(PYTHON)
-        } else {
-            door.program.into()
-        })
-        .arg(root.join("tests/clients/doors").join(script))
-        .args([&format!("http://{addr}"), job])
-        .args(options)
-        .current_dir(root)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap_or_else(|error| panic!("{} for {}: {error}", door.program, door.name));
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self {
-            door,
-            child,
-            lines,
-            seen: Seen::of(job),
-        }
-    }
-
-    /// A follower of each door.
-    pub fn all(addr: &str, job: &str) -> Vec<Self> {
-        DOORS
-            .iter()
-            .map(|door| Self::start(door, addr, job))
-            .collect()
-    }
-
-    /// Takes in the next frame; false when the client has ended.
-    pub async fn step(&mut self) -> bool {
-        let line = timeout(LIMIT, self.lines.next_line()).await;
-        let line = line
-            .unwrap_or_else(|_| panic!("{}: nothing for {LIMIT:?}", self.door.name))
-            .unwrap();
-        if let Some(line) = &line {
-            self.seen.take(&serde_json::from_str(line).unwrap());
-        }
-        line.is_some()
-    }
-
-    /// Waits until so many events have come.
-    pub async fn reaches(&mut self, seq: u64) {
-        while self.seen.last < seq {
-            assert!(self.step().await, "{} ended early", self.door.name);
-        }
-    }
-
-    /// Follows to the end.
-    pub async fn ends(mut self) -> Seen {
-        while self.step().await {}
-        let status = timeout(LIMIT, self.child.wait()).await.unwrap().unwrap();
-        assert!(
-            status.success() && self.seen.ended,
-            "{}: {status}",
-            self.door.name
-        );
-        self.seen
-    }
-
-    /// The name of its door.
-    pub fn name(&self) -> &'static str {
-        self.door.name
-    }
-
-    /// Follows to the end, and demands every event once and this text.
-    async fn ends_whole(self, text: &str) {
-        let door = self.door.name;
-        let seen = self.ends().await;
-        assert_eq!(
-            (seen.doubled, &seen.holes, &seen.missing),
-            (0, &vec![], &vec![]),
-            "{door}"
-        );
-        seen.assert_whole();
-        assert_eq!(seen.text(), text, "{door}");
-    }
-}
-
-async fn end_whole(followers: Vec<Follower>, text: &str) {
-    join_all(
-        followers
-            .into_iter()
-            .map(|follower| follower.ends_whole(text)),
-    )
-    .await;
-}
+use crate::support::transports::{Follower, end_whole};
 
 #[tokio::test]
 async fn connections_that_are_cut_at_random_lose_and_double_nothing() {
@@ -221,7 +56,7 @@ async fn a_job_may_be_watched_before_it_is_submitted_while_it_runs_and_after_it_
     })
     .await;
     let job = system.submit("when", input.clone()).await;
-    reaches(&system, "when", 10).await;
+    system.reaches("when", 10).await;
     let middle = Follower::all(&edge.addr, "when");
     system.ended(&job).await;
     let late = Follower::all(&edge.addr, "when");
@@ -235,8 +70,8 @@ async fn a_job_may_be_watched_before_it_is_submitted_while_it_runs_and_after_it_
 async fn an_edge_that_is_killed_costs_each_client_a_reconnect() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
-    let (mut first, first_addr) = edge(&system).await;
-    let (_second, second_addr) = edge(&system).await;
+    let (mut first, first_addr) = system.edge_process(&[]).await;
+    let (_second, second_addr) = system.edge_process(&[]).await;
     let proxy = Proxy::to(&first_addr).await;
     let input = words(150, 40, 7);
     system.submit("killed", input.clone()).await;
@@ -280,7 +115,7 @@ async fn events_that_have_expired_are_told_as_missing_through_each_door() {
     let state = system.ended(&job).await;
     let edge = system.edge().await;
     for follower in Follower::all(&edge.addr, "old") {
-        let door = follower.door.name;
+        let door = follower.name();
         let seen = follower.ends().await;
         let first = seen.events.keys().next().copied().unwrap();
         assert!(first > 500, "{door}: {first}");

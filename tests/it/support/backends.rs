@@ -1,0 +1,58 @@
+//! Backends for workers inside the test process.
+
+use tailwater::backend::{Backend, Channel, Failure, Finish, Job, Output, Retry};
+
+/// Fails as often as its input says, and then does as the demo backend.
+pub struct Flaky {
+    pub retry: Retry,
+}
+
+impl Backend for Flaky {
+    async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
+        out.text("half a ").await?;
+        if u64::from(job.attempt) <= job.input["failures"].as_u64().unwrap_or(0) {
+            let message = format!("attempt {} failed", job.attempt);
+            return Err(Failure {
+                code: "flaky".into(),
+                message,
+                retry: self.retry,
+            });
+        }
+        out.text("sentence").await?;
+        Ok(Finish::default())
+    }
+}
+
+/// Numbers, in turn on two channels: neighbours never join, so each is a chunk of its own.
+pub struct Pieces {
+    pub count: u32,
+}
+
+impl Backend for Pieces {
+    async fn run(&self, _job: Job, out: Output) -> Result<Finish, Failure> {
+        for n in 0..self.count {
+            let channel = if n % 2 == 0 {
+                Channel::Output
+            } else {
+                Channel::Reasoning
+            };
+            out.text_on(channel, &format!("{n} ")).await?;
+        }
+        Ok(Finish::default())
+    }
+}
+
+/// Puts out so many megabytes, as fast as they are taken.
+pub struct Flood {
+    pub megabytes: usize,
+}
+
+impl Backend for Flood {
+    async fn run(&self, _job: Job, out: Output) -> Result<Finish, Failure> {
+        let kilobyte = "0123456789abcde\n".repeat(64);
+        for _ in 0..self.megabytes * 1024 {
+            out.text(&kilobyte).await?;
+        }
+        Ok(Finish::default())
+    }
+}

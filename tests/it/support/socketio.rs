@@ -1,0 +1,99 @@
+//! A Socket.IO client by hand, for what a library does not do.
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use super::http::{exchange, get};
+use super::within;
+
+/// A Socket.IO client by hand, for what a library does not do.
+pub struct Raw(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl Raw {
+    /// Connects and joins, and takes the greeting.
+    pub async fn join(addr: &str) -> Self {
+        let url = format!("ws://{addr}/socket.io/?EIO=4&transport=websocket");
+        let (socket, _) = within("a connection", connect_async(url)).await.unwrap();
+        let mut raw = Self(socket);
+        let open: Value =
+            serde_json::from_str(raw.next().await.unwrap().strip_prefix('0').unwrap()).unwrap();
+        assert_eq!(
+            (
+                &open["pingInterval"],
+                &open["pingTimeout"],
+                &open["maxPayload"],
+                &open["upgrades"]
+            ),
+            (
+                &json!(25_000),
+                &json!(20_000),
+                &json!(1_048_576),
+                &json!([])
+            )
+        );
+        raw.send("40").await;
+        assert!(raw.next().await.unwrap().starts_with("40{\"sid\""));
+        assert!(raw.next().await.unwrap().starts_with("42[\"connected\","));
+        raw
+    }
+
+    pub async fn send(&mut self, text: &str) -> bool {
+        within("a send", self.0.send(Message::text(text)))
+            .await
+            .is_ok()
+    }
+
+    /// The next text that is no ping; `None` when the connection is gone.
+    pub async fn next(&mut self) -> Option<String> {
+        loop {
+            match within("a message", self.0.next()).await {
+                Some(Ok(Message::Text(text))) if text == "2" => {
+                    self.send("3").await;
+                }
+                Some(Ok(Message::Text(text))) => return Some(text.to_string()),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// Emits, and gives what it is acknowledged with.
+    pub async fn ask(&mut self, number: u32, event: &str, data: &Value) -> Value {
+        self.send(&format!("42{number}{}", json!([event, data])))
+            .await;
+        loop {
+            let text = self.next().await.expect("an acknowledgement");
+            if let Some(answer) = text.strip_prefix(&format!("43{number}")) {
+                let mut answer: Vec<Value> = serde_json::from_str(answer).unwrap();
+                return answer.remove(0);
+            }
+        }
+    }
+
+    /// The next event: its name and its argument.
+    pub async fn event(&mut self) -> (String, Value) {
+        let text = self.next().await.expect("an event");
+        serde_json::from_str(text.strip_prefix("42").unwrap_or_else(|| panic!("{text}"))).unwrap()
+    }
+}
+
+/// Connects and joins by polling, and takes the greeting and the first ping, which the library sends at once; gives the path
+/// of the session, whose next poll waits for news.
+pub async fn join_by_polling(addr: &str) -> String {
+    let path = "/socket.io/?EIO=4&transport=polling";
+    let (_, open) = get(addr, path, "").await;
+    let open: Value = serde_json::from_str(open.strip_prefix('0').unwrap()).unwrap();
+    let path = format!("{path}&sid={}", open["sid"].as_str().unwrap());
+    let (head, _) = exchange(addr, "POST", &path, "", b"40").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let mut awaited = vec!["42[\"connected\",", "2"];
+    while !awaited.is_empty() {
+        let (head, body) = get(addr, &path, "").await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        awaited.retain(|start| !body.split('\x1e').any(|packet| packet.starts_with(start)));
+    }
+    path
+}

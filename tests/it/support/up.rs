@@ -1,0 +1,38 @@
+//! `tailwater up` as a process.
+
+use tempfile::TempDir;
+
+use super::broker;
+use super::process::Process;
+
+/// `tailwater up` in a directory of its own, and where it serves.
+pub struct Up {
+    pub process: Process,
+    pub nats: String,
+    pub addr: String,
+    pub dir: TempDir,
+}
+
+pub async fn up(dir: TempDir, command: &[&str]) -> Up {
+    let mut args: Vec<String> = ["up", "--listen", "127.0.0.1:0", "--data-dir"]
+        .map(str::to_owned)
+        .to_vec();
+    args.push(dir.path().display().to_string());
+    args.extend([
+        "--nats-server".to_owned(),
+        broker::program().display().to_string(),
+    ]);
+    if !command.is_empty() {
+        args.push("--".to_owned());
+        args.extend(command.iter().map(|&arg| arg.to_owned()));
+    }
+    let mut process = Process::start(args);
+    let nats = process.says("nats ").await;
+    let addr = process.says("ready http://").await;
+    Up {
+        process,
+        nats,
+        addr,
+        dir,
+    }
+}
