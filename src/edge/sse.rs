@@ -170,7 +170,7 @@ struct Stream<S: EventSource> {
     stop: BoxFuture<'static, ()>,
     comments: Interval,
     /// Events that did not fit into the last chunk.
-    left: std::vec::IntoIter<Arc<Stored>>,
+    remaining: std::vec::IntoIter<Arc<Stored>>,
     turn: Turn,
     begun: bool,
     over: bool,
@@ -181,14 +181,14 @@ impl<S: EventSource> Stream<S> {
         let mut comments = interval_at(Instant::now() + COMMENT_EVERY, COMMENT_EVERY);
         comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let _connected = counts.connected(Transport::Sse);
-        let (left, turn) = (Vec::new().into_iter(), Turn::default());
+        let (remaining, turn) = (Vec::new().into_iter(), Turn::default());
         Self {
             session,
             counts,
             _connected,
             stop,
             comments,
-            left,
+            remaining,
             turn,
             begun: false,
             over: false,
@@ -210,7 +210,7 @@ impl<S: EventSource> Stream<S> {
             }
         }
         while out.is_empty() && !self.over {
-            if self.left.len() == 0 {
+            if self.remaining.len() == 0 {
                 let step = tokio::select! {
                     biased;
                     () = &mut self.stop => return None,
@@ -232,7 +232,7 @@ impl<S: EventSource> Stream<S> {
     fn gather(&mut self, out: &mut Vec<u8>) {
         for _ in 0..STEPS_PER_WRITE {
             while out.len() < TURN_BYTES
-                && let Some(event) = self.left.next()
+                && let Some(event) = self.remaining.next()
             {
                 put_event(out, &event);
             }
@@ -250,7 +250,7 @@ impl<S: EventSource> Stream<S> {
         match step {
             Step::Events(events) => {
                 self.counts.delivered(events.len());
-                self.left = events.into_iter();
+                self.remaining = events.into_iter();
             }
             Step::Gap { from, to } => {
                 let job = self.session.job().clone();

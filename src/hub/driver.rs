@@ -76,7 +76,7 @@ enum Wake<S: EventSource> {
     Opened(Opened<S>),
     Probe,
     Probed(Probed),
-    Left,
+    Disconnected,
     LingerOver,
 }
 
@@ -143,7 +143,7 @@ impl<S: EventSource> Driver<S> {
             }
             Wake::Probe => self.probe(),
             Wake::Probed(last) => self.probed(last),
-            Wake::Left => self.linger_until = Some(Instant::now() + FEED_LINGER),
+            Wake::Disconnected => self.linger_until = Some(Instant::now() + FEED_LINGER),
             Wake::LingerOver => {}
         }
     }
@@ -207,7 +207,7 @@ impl<S: EventSource> Driver<S> {
             wake = live => wake,
             refilled = self.refill.next(source, job), if !in_doubt => Wake::Refilled(refilled),
             wake = probe => wake,
-            () = self.feed.left() => Wake::Left,
+            () = self.feed.disconnected() => Wake::Disconnected,
             () = linger => Wake::LingerOver,
         }
     }

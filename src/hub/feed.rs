@@ -30,7 +30,7 @@ pub struct Feed {
     changed: Notify,
     /// Where each watcher stands, by the address of its place.
     places: Mutex<HashMap<usize, Arc<Place>>>,
-    left: Notify,
+    disconnected: Notify,
 }
 
 /// Where one watcher stands.
@@ -62,7 +62,7 @@ impl Feed {
             refused: AtomicBool::new(false),
             changed: Notify::new(),
             places: Mutex::default(),
-            left: Notify::new(),
+            disconnected: Notify::new(),
         }
     }
 
@@ -187,9 +187,9 @@ impl Feed {
         standing
     }
 
-    /// Returns when a watcher has left since the last call.
-    pub(super) async fn left(&self) {
-        self.left.notified().await;
+    /// Returns when a watcher has disconnected since the last call.
+    pub(super) async fn disconnected(&self) {
+        self.disconnected.notified().await;
     }
 
     fn places(&self) -> MutexGuard<'_, HashMap<usize, Arc<Place>>> {
@@ -237,7 +237,7 @@ impl Drop for Watch {
         places.remove(&(Arc::as_ptr(&self.place) as usize));
         if places.is_empty() {
             drop(places);
-            self.feed.left.notify_one();
+            self.feed.disconnected.notify_one();
         }
     }
 }

@@ -30,9 +30,9 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
-    pub(super) fn new(limits: Limits, left: Option<Duration>) -> Self {
+    pub(super) fn new(limits: Limits, remaining: Option<Duration>) -> Self {
         let heard = Instant::now();
-        let end = left.and_then(|left| heard.checked_add(left));
+        let end = remaining.and_then(|remaining| heard.checked_add(remaining));
         Self {
             end,
             silence: limits.silence_timeout_ms.map(Duration::from_millis),
@@ -40,7 +40,7 @@ impl Deadlines {
         }
     }
 
-    /// What is left of the time for the whole job.
+    /// What remains of the time for the whole job.
     pub(super) fn remaining(&self) -> Option<Duration> {
         self.end
             .map(|end| end.saturating_duration_since(Instant::now()))

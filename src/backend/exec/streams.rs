@@ -39,12 +39,12 @@ pub(super) struct Stdout {
     decoder: Decoder,
     leader: u32,
     ended: CancellationToken,
-    left: Left,
+    remaining: Remaining,
 }
 
 /// What is granted to the processes that a program leaves behind.
 #[derive(Debug)]
-struct Left {
+struct Remaining {
     killed: bool,
     wait: Duration,
     bytes: usize,
@@ -64,7 +64,7 @@ impl Stdout {
             decoder,
             leader,
             ended,
-            left: Left {
+            remaining: Remaining {
                 killed: false,
                 wait: LEFT_WAIT,
                 bytes: LEFT_BYTES,
@@ -96,13 +96,13 @@ impl Stdout {
             buffer.reserve(READ_BYTES);
             let too_late = async {
                 self.ended.cancelled().await;
-                sleep(self.left.wait).await;
+                sleep(self.remaining.wait).await;
             };
             let read = tokio::select! {
                 biased;
                 read = self.pipe.read_buf(buffer) => read.unwrap_or(0),
                 () = too_late => {
-                    if self.left.killed {
+                    if self.remaining.killed {
                         return false;
                     }
                     self.kill_left();
@@ -110,12 +110,12 @@ impl Stdout {
                 }
             };
             if counts {
-                self.left.wait = self.left.wait.saturating_sub(began.elapsed());
-                self.left.bytes = self.left.bytes.saturating_sub(read);
-                if self.left.bytes == 0 && self.left.killed {
+                self.remaining.wait = self.remaining.wait.saturating_sub(began.elapsed());
+                self.remaining.bytes = self.remaining.bytes.saturating_sub(read);
+                if self.remaining.bytes == 0 && self.remaining.killed {
                     return false;
                 }
-                if self.left.bytes == 0 {
+                if self.remaining.bytes == 0 {
                     self.kill_left();
                 }
             }
@@ -128,7 +128,7 @@ impl Stdout {
         if let Err(error) = kill_group(self.leader, Signal::KILL) {
             debug!(target: "tailwater::exec", group = self.leader, %error, "cannot kill");
         }
-        self.left = Left {
+        self.remaining = Remaining {
             killed: true,
             wait: SETTLE,
             bytes: LEFT_BYTES,

@@ -8,7 +8,7 @@ use crate::config::{MODEL_BUSY_FIRST, MODEL_BUSY_PAUSE_MAX};
 /// What is left of the time to wait for a busy server.
 #[derive(Debug)]
 pub(super) struct Budget {
-    left: Duration,
+    remaining: Duration,
     tries: u32,
     /// Spreads the jobs that were refused together.
     spread: u32,
@@ -16,9 +16,9 @@ pub(super) struct Budget {
 
 impl Budget {
     /// A budget of this much time; jobs with different `spread` wait differently long.
-    pub(super) fn new(left: Duration, spread: u32) -> Self {
+    pub(super) fn new(remaining: Duration, spread: u32) -> Self {
         Self {
-            left,
+            remaining,
             tries: 0,
             spread,
         }
@@ -35,7 +35,7 @@ impl Budget {
             Retry::After(asked) => asked.saturating_add(MODEL_BUSY_FIRST * spread / 256),
             Retry::Never | Retry::Later => doubled.min(MODEL_BUSY_PAUSE_MAX) * (256 - spread) / 256,
         };
-        self.left = self.left.checked_sub(wait)?;
+        self.remaining = self.remaining.checked_sub(wait)?;
         Some(wait)
     }
 }

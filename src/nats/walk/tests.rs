@@ -341,8 +341,8 @@ proptest! {
             rows.extend(turned.rows.iter().map(lasting));
             let Some(next) = turned.next else { break };
             // Each page gets on, so that turning pages ends.
-            let left = |places: &[Place]| places.iter().map(|place| place.next).sum::<u64>();
-            prop_assert!(left(&next) < left(&places), "{:?} after {:?}", next, places);
+            let remaining = |places: &[Place]| places.iter().map(|place| place.next).sum::<u64>();
+            prop_assert!(remaining(&next) < remaining(&places), "{:?} after {:?}", next, places);
             for (next, top) in next.iter().zip(&tops) {
                 prop_assert!(next.top == top.top || *next == Place::default());
             }

@@ -187,9 +187,9 @@ impl Run {
         let clients = join_all((0..CLIENTS).map(|n| self.read(rng(10 + n))));
         tokio::join!(self.write(rng(1)), self.disturb(rng(2)), clients);
         sleep(FEED_LINGER * 2).await;
-        let left: Vec<_> = self.edges.iter().map(|hub| hub.feeds()).collect();
+        let remaining: Vec<_> = self.edges.iter().map(|hub| hub.feeds()).collect();
         assert_eq!(
-            (left, self.memory.followers()),
+            (remaining, self.memory.followers()),
             (vec![0, 0], 0),
             "seed {}",
             self.seed
