@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The WebSocket conformance tests of others: the PyPI package autobahntestsuite, as a client, against an echo with the
-# edge's own upgrade (examples/echo.rs). It prints `N passed, N failed` and fails when a case does, or does not run.
+# Runs the WebSocket conformance tests of the PyPI package autobahntestsuite against an echo with the edge's own upgrade
+# (examples/echo.rs). Prints `N passed, N failed`, and fails when a case fails or does not run.
 #
-#   scripts/autobahn.sh            every case that can hold, in about 15 s
-#   scripts/autobahn.sh '9.*'      only these. Those with messages above the edge's limit, 1 MiB, fail
+#   scripts/autobahn.sh            every case that can pass, in about 15 s
+#   scripts/autobahn.sh '9.*'      only these. Cases with messages above the edge's limit of 1 MiB fail
 #
-# Left out: 9.* are about speed, with messages of up to 16 MiB; 12.* and 13.* are about compression, which the edge does not
-# offer. The package needs Python 2.7: the one in PYTHON27, on PATH, or of pyenv. Without one this ends with 77.
+# Excluded: 9.* measure speed with messages of up to 16 MiB; 12.* and 13.* test compression, which the edge does not offer.
+# The package needs Python 2.7: from PYTHON27, PATH or pyenv. Without one, the exit code is 77.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -15,14 +15,14 @@ readonly suite=$PWD/.tools/autobahn-$version
 
 die() { printf 'autobahn.sh: %s\n' "$*" >&2; exit 1; }
 
-# No step may hang for ever; macOS has no `timeout`, and there a step is simply not bounded.
+# No step may hang forever. macOS has no `timeout`; there, a step has no limit.
 bounded() {
   local seconds=$1
   shift
   if command -v timeout >/dev/null; then timeout "$seconds" "$@"; else "$@"; fi
 }
 
-# Fails for the shim that pyenv leaves on PATH for a version that is not selected.
+# Fails for the shim that pyenv puts on PATH for a version that is not selected.
 is_python27() { "$1" -c 'import sys, json, ssl; sys.exit(sys.version_info[:2] != (2, 7))' 2>/dev/null; }
 
 python=
@@ -33,7 +33,7 @@ for candidate in "${PYTHON27:-}" python2.7 "${PYENV_ROOT:-$HOME/.pyenv}"/version
   fi
 done
 if [[ -z $python ]]; then
-  printf 'autobahn.sh: there is no Python 2.7, which autobahntestsuite needs; name one in PYTHON27.\n' >&2
+  printf 'autobahn.sh: autobahntestsuite needs Python 2.7, and there is none; name one in PYTHON27.\n' >&2
   exit 77
 fi
 
@@ -41,7 +41,7 @@ if [[ ! -e $suite/installed ]]; then
   rm -rf "$suite"
   bounded 300 "$python" -m pip install -qq --disable-pip-version-check --target "$suite" "autobahntestsuite==$version" ||
     die "autobahntestsuite could not be installed (a PyPI package of this name)."
-  # Installed like this, a namespace package lacks the file that makes it one.
+  # `--target` leaves a namespace package without the file that Python 2 needs.
   touch "$suite/zope/__init__.py" "$suite/installed"
 fi
 

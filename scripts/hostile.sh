@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What hostile clients cost an edge: starts a broker, workers and an edge, has a hundred honest clients watch jobs beside,
-# runs one attack after the other, and prints for each how much memory the edge took and how late the honest clients were
-# served. Only the loopback interface is used, and all that was started is ended.
-#   --short     the dev profile, smaller attacks and fewer of them: under a minute and the build, for every change
-#   --list      say what the attacks are
-#   NAME...     only these attacks
+# Measures what hostile clients cost an edge: starts a broker, workers, an edge and a hundred honest clients that watch jobs,
+# runs one attack after the other, and prints for each how much memory the edge used and how late the honest clients were
+# served. Uses only the loopback interface, and stops everything that it started.
+#   --short     dev profile, fewer and smaller attacks: under a minute and the build, for every change
+#   --list      list the attacks
+#   NAME...     run only these attacks
 # TAILWATER_PROGRAM names a program to test instead of building one.
-# Exits 1 when an attack took more than 64 MiB, or did not give it back. The last line counts.
+# Exits with 1 if the edge used more than 64 MiB for an attack or did not free it. The last line counts attacks.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -17,7 +17,7 @@ for argument in "$@"; do
   [[ $argument == --list ]] && exec python3 scripts/hostile/run.py --list
 done
 
-# Every flag of `tailwater` is a variable, too: one that is set for other purposes must not change what is measured.
+# Every flag of `tailwater` is also a variable. One that is set for another purpose must not change the measurement.
 program=${TAILWATER_PROGRAM:-}
 for name in ${!TAILWATER_@}; do unset "$name"; done
 if [[ -z $program ]]; then

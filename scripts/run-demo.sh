@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds Tailwater, starts all of it on free ports, runs a real program as a job, and follows the job as a client whose
-# connection is cut in the middle. Says what the client counted, compares what it received with what the program writes,
-# and stays up for you to try more; Ctrl-C stops all of it.
-#   --check   end after the proof: 0 when all of it holds, 1 when not. Takes half a minute and the build.
-# What it makes is in a temporary directory that it removes, in target/, and in .tools/ when there is no nats-server.
+# Builds Tailwater, starts it on free ports, runs a real program as a job, and follows the job as a client whose connection
+# is cut in the middle. Prints what the client counted, compares what it received with the program's output, and keeps
+# running so that you can try more; Ctrl-C stops everything.
+#   --check   stop after the comparison: exit code 0 if it holds, 1 if not. Takes half a minute and the build.
+# It writes to a temporary directory that it removes, to target/, and to .tools/ if there is no nats-server.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,11 +19,11 @@ esac
 command -v cargo >/dev/null ||
   die "Rust is missing. Install it with rustup, which then takes the version that rust-toolchain.toml names."
 
-# Every flag of `tailwater` is a variable, too: one that is set for other purposes must not point the demo elsewhere.
+# Every flag of `tailwater` is also a variable. One that is set for another purpose must not redirect the demo.
 for name in ${!TAILWATER_@}; do unset "$name"; done
 
-# The dev profile, because the first build of the release profile takes several times as long.
-say "builds (some minutes the first time)"
+# The dev profile: the first build of the release profile takes several times as long.
+say "build (some minutes the first time)"
 cargo build --locked
 tailwater=${CARGO_TARGET_DIR:-target}/debug/tailwater
 [[ -x $tailwater ]] || die "cargo built no $tailwater."
@@ -33,7 +33,7 @@ export NATS_SERVER
 dir=$(mktemp -d "${TMPDIR:-/tmp}/tailwater-demo.XXXXXX")
 children=()
 
-# Ends what was started here, in the order of starting: first asks, then insists.
+# Stops what was started here, in the order of starting: SIGTERM, then SIGKILL.
 cleanup() {
   local pid i
   for pid in ${children[@]+"${children[@]}"}; do
@@ -51,7 +51,7 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# until_true SECONDS MESSAGE COMMAND...: waits for COMMAND to succeed; MESSAGE is what to say when it does not in time.
+# until_true SECONDS MESSAGE COMMAND...: waits for COMMAND to succeed, and fails with MESSAGE if it does not in time.
 until_true() {
   local deadline=$((SECONDS + $1)) message=$2
   shift 2
@@ -62,7 +62,7 @@ until_true() {
 }
 has_ended() { ! kill -0 "$1" 2>/dev/null; }
 
-# The job: numbers the lines of the README and writes one every 25 ms, as slowly as a model writes.
+# The job: numbers the lines of the README and writes one every 25 ms, about as fast as a model.
 readonly file=README.md
 number() { awk '{ printf "%4d  %s\n", NR, $0 }' "$1"; }
 readonly slowly='awk "{ printf \"%4d  %s\\n\", NR, \$0 }" "$1" |
@@ -70,7 +70,7 @@ readonly slowly='awk "{ printf \"%4d  %s\\n\", NR, \$0 }" "$1" |
 number "$file" >"$dir/expected"
 
 say "tailwater up: a NATS server, an edge, and workers for the kinds demo and exec"
-# In a process group of its own: Ctrl-C is for this script, which then stops it in order.
+# In its own process group: Ctrl-C reaches this script, which then stops it in order.
 set -m
 "$tailwater" up --listen 127.0.0.1:0 --data-dir "$dir/data" -- sh -c "$slowly" sh "$file" \
   >"$dir/up.out" 2>"$dir/up.err" </dev/null &
@@ -86,7 +86,7 @@ nats=$(sed -n 's/^nats //p' "$dir/up.out")
 edge=$(sed -n 's/^ready //p' "$dir/up.out")
 printf 'nats %s\nedge %s\n' "$nats" "$edge"
 
-say "submits the job, follows it over WebSocket, and cuts the connection after 30 events"
+say "submit the job, follow it over WebSocket, and cut the connection after 30 events"
 job=$("$tailwater" submit --kind exec --id numbered-readme --nats "$nats")
 mkfifo "$dir/shown"
 tee "$dir/received" <"$dir/shown" &
@@ -102,14 +102,14 @@ say "what the client counted"
 summary=$(grep '^chunks ' "$dir/client.err") || die "the client gave no summary: $(cat "$dir/client.err")"
 printf '%s\n' "$summary"
 [[ $summary =~ ^chunks\ [0-9]+\ ·\ missing\ 0\ ·\ duplicated\ 0\ ·\ resumed\ at\ seq\ 31$ ]] ||
-  die "it should say: missing 0, duplicated 0, resumed once, at seq 31."
-cmp "$dir/expected" "$dir/received" || die "what the client received is not what the program writes."
-printf 'received %d bytes, each as the program writes it\n' "$(wc -c <"$dir/received")"
+  die "expected: missing 0, duplicated 0, resumed once, at seq 31."
+cmp "$dir/expected" "$dir/received" || die "the client did not receive what the program writes."
+printf 'received %d bytes, identical to what the program writes\n' "$(wc -c <"$dir/received")"
 
 [[ -z $check ]] || exit 0
 
 trap 'exit 0' INT TERM HUP
-say "stays up: $edge (Ctrl-C stops all of it). In another terminal, for example:"
+say "still running: $edge (Ctrl-C stops everything). In another terminal, for example:"
 cat <<NEXT
   $tailwater submit --kind demo --input '{"words": 200, "rate": 20}' --watch --nats $nats
   $tailwater tail $job --edge $edge --after 100

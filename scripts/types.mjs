@@ -1,5 +1,5 @@
-// Writes the TypeScript types of what goes over the wire, out of src/wire/schema/tailwater.schema.json. With --check it only
-// looks whether they are the same, and whether asyncapi.yaml holds. The libraries are those of .tools/node, see test.sh.
+// Generates the TypeScript types of the wire protocol from src/wire/schema/tailwater.schema.json. With --check it only
+// compares them, and validates asyncapi.yaml. test.sh installs the libraries into .tools/node.
 import { readFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { fileURLToPath, pathToFileURL } from "node:url";
@@ -11,7 +11,7 @@ const types = new URL("clients/typescript/src/wire.ts", root);
 const require = createRequire(new URL(".tools/node/package.json", root));
 const load = (name) => import(pathToFileURL(require.resolve(name)));
 
-// What says nothing of a value's shape is any JSON; a default is the reader's business, and no part of the type.
+// A schema without a shape is any JSON. A default does not belong to the type.
 function forTypeScript(value) {
   if (Array.isArray(value)) return value.map(forTypeScript);
   if (value === null || typeof value !== "object") return value;
@@ -41,7 +41,7 @@ const text = await compile(parsed, "Tailwater", {
 if (!process.argv.includes("--check")) {
   await writeFile(types, text);
 } else {
-  if ((await readFile(types, "utf8")) !== text) fail(`${fileURLToPath(types)} is old: run node scripts/types.mjs`);
+  if ((await readFile(types, "utf8")) !== text) fail(`${fileURLToPath(types)} is out of date: run node scripts/types.mjs`);
   const { Parser, fromFile } = await load("@asyncapi/parser");
   const { document, diagnostics } = await fromFile(new Parser(), fileURLToPath(asyncapi)).parse();
   const errors = diagnostics.filter(({ severity }) => severity === 0);
