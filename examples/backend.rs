@@ -53,7 +53,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .nth(1)
         .unwrap_or_else(|| "nats://127.0.0.1:4222".into());
     let nats = Options {
-        url,
+        url: url.into(),
         name: "countdown".into(),
         ..Options::default()
     };

@@ -1,102 +1,107 @@
-//! Process groups that end together: killing one, and the guard, a small process between a parent and a program that
-//! takes the program along when the parent is gone, even by `kill -9`. It restarts nothing, passes on no bytes (the
-//! program has the guard's own standard streams) and does not tell the program to stop: signals to the group reach it.
+//! The guard: a small process between a parent and a program. It kills the program when the parent is
+//! gone, even after `kill -9`. It restarts nothing, copies no bytes (the program has the guard's own
+//! standard streams) and does not stop the program: signals to the group reach the program directly.
 //!
 //! ```text
 //! parent ──starts, as the leader of a group of its own──▶ guard ──starts in that group──▶ program ──▶ …
-//!    ▲                                                     │
-//!    └──── is it still my parent? every 200 ms ────────────┘ if not: SIGKILL to the whole group, itself included
+//!    │                                                     │
+//!    └──── Linux: a signal when the parent dies ──────────▶│ is the parent still the same? if not:
+//!          elsewhere: the guard looks every 200 ms         │ SIGKILL to the whole group, itself included
 //! ```
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::{ExitCode, ExitStatus};
-use std::time::Duration;
 
-use rustix::process::{Pid, getpgrp, getpid, getppid, kill_process_group};
+use rustix::process::{Pid, getpgrp, getpid, getppid};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
 
-pub use rustix::process::Signal;
+use crate::process_group::{Signal, kill_group};
 
-/// How often the guard asks whether its parent still is its parent: how long a program outlives it.
-const PARENT_EVERY: Duration = Duration::from_millis(200);
 /// The exit code of a guard whose program was not found, as shells have it.
 pub(crate) const NOT_FOUND: u8 = 127;
 /// The exit code of a guard whose program could not be started for another reason, as shells have it.
 pub(crate) const NOT_STARTED: u8 = 126;
 /// Added to the number of the signal that killed the program, as shells have it.
 pub(crate) const KILLED: i32 = 128;
-/// How the one line begins that the guard itself writes to standard error. By it a program that cannot be started is
-/// told from one that exits with 126 or 127.
+/// How the guard's own line on standard error begins. It distinguishes a program that cannot be
+/// started from one that exits with 126 or 127.
 pub(crate) const SAYS: &str = "tailwater guard: ";
 
-/// Sends `signal` to every process of the group that `pid` leads. That there is no such group is no error.
-///
-/// The caller must not have reaped `pid` yet: after that the number may belong to somebody else.
-///
-/// # Errors
-/// When `pid` cannot lead a group (0 and 1 mean something else to the operating system), or when no process of the
-/// group may be signalled. macOS says so too of a group that has only unreaped processes left.
-pub fn kill_group(pid: u32, signal: Signal) -> io::Result<()> {
-    let leader = i32::try_from(pid)
-        .ok()
-        .filter(|pid| *pid > 1)
-        .and_then(Pid::from_raw);
-    let leader = leader.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    match kill_process_group(leader, signal) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// How the program and its arguments failed to start, for people: what was asked for, and why not.
+/// Why a program failed to start, for people.
 pub(crate) fn cannot_start(program: &OsString, error: &io::Error) -> String {
     format!("cannot start {}: {error}", program.display())
 }
 
-/// Runs `command` (a program and its arguments) until it ends or the process `parent`, which started this one, is gone.
-/// In the second case it does not return: this process dies with its group.
+/// Runs `command` (a program and its arguments) until it ends or the process `parent`, which started
+/// this one, is gone. In the second case it does not return: this process dies with its group.
 ///
-/// SIGTERM, SIGINT and SIGHUP do not end the guard, so that it is still there while the program cleans up after them.
-/// The exit code is the program's; 128 + n when signal n killed it; 127 when it was not found and 126 when it could not
-/// be started otherwise, with one line on standard error.
+/// SIGTERM, SIGINT and SIGHUP do not end the guard, so that it is still there while the program cleans
+/// up after them. The exit code is the program's; 128 + n when signal n killed it; 127 when it was not
+/// found and 126 when it could not be started otherwise, with one line on standard error.
 ///
 /// # Errors
-/// When this process does not lead its process group (it would kill others), or when the operating system gives no
-/// signal handlers or loses the program.
+/// When this process does not lead its process group (it would kill others), or when the operating
+/// system refuses signal handlers or loses the program.
 pub async fn run(parent: u32, command: Vec<OsString>) -> io::Result<ExitCode> {
-    watch_over(parent, &command).await.map(ExitCode::from)
+    run_until_orphaned(parent, &command)
+        .await
+        .map(ExitCode::from)
 }
 
-async fn watch_over(parent: u32, command: &[OsString]) -> io::Result<u8> {
+async fn run_until_orphaned(parent: u32, command: &[OsString]) -> io::Result<u8> {
     if getpgrp() != getpid() {
         return Err(io::Error::other("a guard must lead its process group"));
     }
-    // Handled, not ignored: what is ignored would be ignored by the program too.
-    let _handled = [
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::hangup())?,
-    ];
+    // Handled, not ignored: the program would inherit that a signal is ignored.
+    let _terminate = signal(SignalKind::terminate())?;
+    let _interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    // First the request for the signal, then the look: a parent that dies in between is not missed.
+    request_death_signal()?;
     die_unless_child_of(parent)?;
     let mut child = match start(command) {
         Ok(child) => child,
         Err((code, why)) => {
-            // Nobody reads a standard error that cannot be written to.
+            // A standard error that cannot be written to has no reader.
             let _ = writeln!(io::stderr(), "{SAYS}{why}");
             return Ok(code);
         }
     };
-    let mut every = interval(PARENT_EVERY);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             status = child.wait() => return Ok(exit_code(status?)),
-            _ = every.tick() => die_unless_child_of(parent)?,
+            () = parent_may_be_gone(&mut hangup) => die_unless_child_of(parent)?,
         }
     }
+}
+
+/// Asks for SIGHUP when the parent dies.
+#[cfg(target_os = "linux")]
+fn request_death_signal() -> io::Result<()> {
+    Ok(rustix::process::set_parent_process_death_signal(Some(
+        Signal::HUP,
+    ))?)
+}
+
+/// Waits until the parent may be gone. The system sends the signal whenever the thread that started
+/// the guard ends, and hands the guard over to another thread of its parent if there is one; that
+/// thread's end is then signalled as well. So each signal is only a reason to look at the parent's id.
+#[cfg(target_os = "linux")]
+async fn parent_may_be_gone(hangup: &mut tokio::signal::unix::Signal) {
+    let _ = hangup.recv().await;
+}
+
+#[cfg(not(target_os = "linux"))]
+fn request_death_signal() -> io::Result<()> {
+    Ok(())
+}
+
+/// Waits until it is time to look at the parent's id: a program may outlive the parent by this long.
+#[cfg(not(target_os = "linux"))]
+async fn parent_may_be_gone(_: &mut tokio::signal::unix::Signal) {
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
 }
 
 fn start(command: &[OsString]) -> Result<Child, (u8, String)> {
@@ -116,7 +121,8 @@ fn start(command: &[OsString]) -> Result<Child, (u8, String)> {
         })
 }
 
-/// Kills this process's group, itself included, when its parent is another one than `parent`: an orphan gets a new one.
+/// Kills this process's group, itself included, unless its parent is still `parent`: an orphan has
+/// another one.
 fn die_unless_child_of(parent: u32) -> io::Result<()> {
     let now = Pid::as_raw(getppid());
     if i64::from(now) == i64::from(parent) {
@@ -139,6 +145,7 @@ pub(crate) mod tests {
     use super::*;
     use std::path::{Path, PathBuf};
     use std::process::Stdio;
+    use std::time::Duration;
     use tempfile::TempDir;
     use tokio::io::AsyncReadExt as _;
     use tokio::net::unix::pipe;
@@ -147,7 +154,7 @@ pub(crate) mod tests {
     /// Bounds every wait of the tests that use processes.
     pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-    /// A FIFO that programs hold open for writing, so that its end says that none of them is left.
+    /// A FIFO that programs hold open for writing: it ends when none of them is left.
     pub(crate) struct Held {
         directory: TempDir,
         reader: pipe::Receiver,
@@ -177,7 +184,7 @@ pub(crate) mod tests {
             shell(&format!("exec 3>'{}'; {script}", self.path().display()))
         }
 
-        /// Waits until somebody writes the line `word`, the next one.
+        /// Reads the next line, which must be `word`.
         pub(crate) async fn says(&mut self, word: &str) {
             let mut line = vec![0; word.len() + 1];
             timeout(SOON, self.reader.read_exact(&mut line))
@@ -187,7 +194,7 @@ pub(crate) mod tests {
             assert_eq!(line, format!("{word}\n").into_bytes());
         }
 
-        /// Waits until nobody holds it; returns what was written in the meantime.
+        /// Waits until no process holds it; returns what was written in the meantime.
         pub(crate) async fn until_free(&mut self) -> String {
             let mut rest = String::new();
             timeout(SOON, self.reader.read_to_string(&mut rest))
@@ -204,8 +211,8 @@ pub(crate) mod tests {
 
     /// A program in `directory` that takes `guard --parent PID -- COMMAND…`, as the command line does.
     ///
-    /// It is this very test binary. A shell writes the file: were this process to hold it open while another test
-    /// starts a program, it could not be run ("text file busy").
+    /// It runs this test binary. A shell writes the file: if this process held it open while another
+    /// test starts a program, it could not be run ("text file busy").
     pub(crate) fn program(directory: &Path) -> PathBuf {
         let path = directory.join("tailwater");
         let script = format!(
@@ -242,7 +249,7 @@ pub(crate) mod tests {
         let parent = parent.into_string().unwrap().parse().unwrap();
         let code = crate::runtime::single_threaded()
             .unwrap()
-            .block_on(watch_over(parent, &command));
+            .block_on(run_until_orphaned(parent, &command));
         std::process::exit(code.unwrap().into());
     }
 
@@ -287,7 +294,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_cannot_be_started_is_127_or_126_and_a_line_says_why() {
+    async fn a_program_that_cannot_be_started_exits_with_127_or_126_and_a_line_says_why() {
         let (status, said) = ran(&["/nowhere/at-all".into()]).await;
         assert_eq!(status.code(), Some(127));
         assert!(
@@ -304,7 +311,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn a_guard_outlives_the_signals_that_tell_its_program_to_stop() {
+    async fn a_guard_outlives_the_signals_that_stop_its_program() {
         let stops = "trap 'echo stopping >&3; read line <&4; exit 5' TERM INT HUP";
         for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
             let (mut held, go) = (Held::new(), Held::new());
@@ -319,21 +326,14 @@ pub(crate) mod tests {
             kill_group(pid, signal).unwrap();
             held.says("stopping").await;
             assert_eq!(guarded.child.try_wait().unwrap(), None);
-            assert!(
-                std::process::Command::new("sh")
-                    .args(["-c", "echo go > \"$0\""])
-                    .arg(go.path())
-                    .status()
-                    .unwrap()
-                    .success()
-            );
+            std::fs::write(go.path(), "go\n").unwrap();
             let status = timeout(SOON, guarded.child.wait()).await.unwrap().unwrap();
             assert_eq!(status.code(), Some(5), "{signal:?}");
         }
     }
 
     #[tokio::test]
-    async fn a_parent_killed_with_9_takes_the_whole_group_along() {
+    async fn the_whole_group_dies_with_a_parent_that_was_killed_with_9() {
         let mut held = Held::new();
         let directory = tempfile::tempdir().unwrap();
         // `setsid` gives the guard a group of its own; `exec` keeps the parent its parent.
@@ -353,13 +353,42 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
+    async fn a_guard_outlives_the_thread_that_started_it() {
+        let (mut held, go) = (Held::new(), Held::new());
+        let script = format!(
+            "exec 4<>'{}'; echo ready >&3; read line <&4; exit 5",
+            go.path().display()
+        );
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = std::process::Command::new(program(directory.path()));
+        command
+            .args(["guard", "--parent", &std::process::id().to_string(), "--"])
+            .args(held.shell(&script));
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let (end_thread, ends) = std::sync::mpsc::channel::<()>();
+        let starts = std::thread::spawn(move || {
+            let child = command.stdin(Stdio::null()).spawn().unwrap();
+            let _ = ends.recv();
+            child
+        });
+        // The guard watches by now: it started the program.
+        held.says("ready").await;
+        drop(end_thread);
+        let mut child = starts.join().unwrap();
+        assert_eq!(child.try_wait().unwrap(), None);
+        std::fs::write(go.path(), "go\n").unwrap();
+        let status = tokio::task::spawn_blocking(move || child.wait());
+        assert_eq!(status.await.unwrap().unwrap().code(), Some(5));
+    }
+
+    #[tokio::test]
     async fn a_guard_whose_parent_was_gone_before_it_began_starts_nothing() {
         use std::os::unix::process::ExitStatusExt as _;
         let mut held = Held::new();
         let mut guarded = guarded(1, &held.shell("echo started >&3"));
         let status = timeout(SOON, guarded.child.wait()).await.unwrap().unwrap();
         assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
-        // Somebody must have held it, or its end is never seen.
+        // The FIFO ends only after a process has held it.
         assert!(
             std::process::Command::new("sh")
                 .args(["-c", ": > \"$0\""])
@@ -369,17 +398,5 @@ pub(crate) mod tests {
                 .success()
         );
         assert_eq!(held.until_free().await, "");
-    }
-
-    #[test]
-    fn a_group_that_is_gone_is_no_error_and_no_number_means_everybody() {
-        for pid in [0, 1, u32::MAX] {
-            assert_eq!(
-                kill_group(pid, Signal::TERM).unwrap_err().kind(),
-                io::ErrorKind::InvalidInput
-            );
-        }
-        // Above the largest pid that Linux can be told to use.
-        kill_group(0x7FFF_FFFE, Signal::TERM).unwrap();
     }
 }

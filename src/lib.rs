@@ -21,6 +21,7 @@
 //! |---|---|
 //! | [`wire`] | the schema: ids, events, cursors, frames, codes, and `PROTOCOL.md`. Pure |
 //! | [`config`] | every limit with its reason |
+//! | [`process_group`] | signals to a program and everything that it started |
 //! | [`guard`] | programs that end with their parent |
 //! | [`runtime`] | tasks and threads |
 //! | [`budget`] | how many bytes a process may hold for its clients |
@@ -58,6 +59,7 @@ pub mod edge;
 pub mod guard;
 pub mod hub;
 pub mod nats;
+pub mod process_group;
 pub mod resume;
 pub mod runtime;
 pub mod session;

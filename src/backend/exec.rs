@@ -13,7 +13,6 @@ mod format;
 mod streams;
 #[cfg(test)]
 mod tests;
-mod utf8;
 
 use std::ffi::OsString;
 use std::io;
@@ -34,7 +33,8 @@ pub use self::environment::{BadVariable, Variable};
 use self::format::Decoder;
 use self::streams::{SETTLE, Stderr, Stdout};
 use super::{Backend, Failure, FailureCode, Finish, Job, Output, Retry, Stopped};
-use crate::guard::{self, Signal, kill_group};
+use crate::guard;
+use crate::process_group::{Signal, kill_group};
 
 /// How long a program may clean up after SIGTERM: whoever cancels a job sees it end, and nothing of it left, within a
 /// second.

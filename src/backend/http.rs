@@ -1,62 +1,32 @@
-//! What the backends that speak HTTP share: the client, secrets, and reading no more of an answer than is wanted. It
-//! sends nothing by itself.
+//! What the backends that use HTTP share: the client, hiding secrets, and reading no more of an
+//! answer than is wanted. It sends nothing by itself.
 //!
 //! A proxy that `HTTP_PROXY`, `HTTPS_PROXY` or `ALL_PROXY` names is used, except for what `NO_PROXY` lists.
 
-use std::convert::Infallible;
 use std::error::Error as _;
-use std::fmt;
-use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{HeaderMap, HeaderName, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode};
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::Retry;
 use crate::config::HTTP_CONNECT_WAIT;
 
-/// A text that no log, error or `Debug` output shows.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
 /// What is shown in place of a secret.
 const HIDDEN: &str = "***";
-/// The shortest secret that is looked for in texts of others: `none` or `x` is no secret, and part of many words.
+/// The shortest secret that is looked for in texts of others: `none` or `x` is no secret, and part
+/// of many words.
 const HIDE_MIN: usize = 8;
 
-impl Secret {
-    /// Whether there is nothing to hide.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The secret itself.
-    pub(super) fn expose(&self) -> &str {
-        &self.0
-    }
-
-    /// The text without the secret, in case whoever was told it says it again.
-    pub(super) fn hide_in(&self, text: String) -> String {
-        if self.0.len() < HIDE_MIN {
-            text
-        } else {
-            text.replace(&self.0, HIDDEN)
-        }
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(HIDDEN)
-    }
-}
-
-/// Any text is a secret: a parser that refused one would have to show it.
-impl FromStr for Secret {
-    type Err = Infallible;
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(Self(text.to_owned()))
+/// The text without the secret: a server may repeat what it was sent.
+pub(super) fn hide(secret: &SecretString, text: String) -> String {
+    let secret = secret.expose_secret();
+    if secret.len() < HIDE_MIN {
+        text
+    } else {
+        text.replace(secret, HIDDEN)
     }
 }
 
@@ -145,16 +115,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_not_shown_by_debug_nor_by_who_was_told_it() {
-        let secret: Secret = "sk-0123456789".parse().unwrap();
-        assert_eq!(format!("{secret:?} {:?}", Some(&secret)), "*** Some(***)");
-        assert_eq!(
-            secret.hide_in("bad key: sk-0123456789!".into()),
-            "bad key: ***!"
-        );
-        // Whoever runs a server without keys gives any word.
-        let word: Secret = "none".parse().unwrap();
-        assert_eq!(word.hide_in("none of it".into()), "none of it");
+    fn a_secret_is_hidden_in_the_texts_of_others() {
+        let secret = SecretString::from("sk-0123456789");
+        let shown = hide(&secret, "bad key: sk-0123456789!".into());
+        assert_eq!(shown, "bad key: ***!");
+        // For a server without keys, people set any word.
+        assert_eq!(hide(&"none".into(), "none of it".into()), "none of it");
     }
 
     #[test]

@@ -18,7 +18,9 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-pub use self::http::{NoClient, Secret};
+pub use secrecy::SecretString;
+
+pub use self::http::NoClient;
 use crate::config::{OUTPUT_BUFFER_MAX, OUTPUT_PIECES_MAX};
 use crate::wire::{self, JobId, Kind};
 pub use crate::wire::{Channel, FailureCode};

@@ -22,6 +22,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use reqwest::{Client, Response};
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, warn};
 use url::Url;
@@ -31,7 +32,7 @@ use self::reply::Reply;
 use self::request::Request;
 use self::said::Said;
 use self::sse::{Parser, Rest};
-use super::http::{self, NoClient, Secret};
+use super::http::{self, NoClient};
 use super::{Backend, Content, Failure, FailureCode, Finish, Job, Output, Retry, Stopped};
 use crate::config::{MODEL_BUSY, MODEL_SILENCE, REFUSAL_MAX, REFUSAL_WAIT};
 
@@ -43,7 +44,7 @@ pub struct Settings {
     /// The model.
     pub model: String,
     /// The key, for servers that want one.
-    pub key: Option<Secret>,
+    pub key: Option<SecretString>,
     /// How long the server may send nothing at all.
     pub silence: Duration,
     /// How long a job waits in all for a server that is busy.
@@ -83,7 +84,7 @@ pub struct OpenAi {
     client: Client,
     address: Url,
     model: String,
-    key: Option<(Secret, HeaderValue)>,
+    key: Option<(SecretString, HeaderValue)>,
     silence: Duration,
     busy: Duration,
     /// The server has refused `stream_options` and answered without them.
@@ -206,7 +207,7 @@ impl OpenAi {
     /// The failure as everybody may see it: without the key, not too long, and with the address that was asked.
     fn shown(&self, failure: Failure) -> Failure {
         let message = match &self.key {
-            Some((key, _)) => key.hide_in(failure.message),
+            Some((key, _)) => http::hide(key, failure.message),
             None => failure.message,
         };
         let address = without_secrets(self.address.clone());
@@ -371,9 +372,9 @@ fn without_secrets(mut address: Url) -> Url {
     address
 }
 
-fn bearer(key: &Secret) -> Result<HeaderValue, Error> {
-    let mut header =
-        HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| Error::BadKey)?;
+fn bearer(key: &SecretString) -> Result<HeaderValue, Error> {
+    let mut header = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret()))
+        .map_err(|_| Error::BadKey)?;
     header.set_sensitive(true);
     Ok(header)
 }
@@ -707,7 +708,7 @@ mod tests {
     #[test]
     fn nothing_shows_the_key() {
         let key = |text: &str| Settings {
-            key: Some(text.parse().unwrap()),
+            key: Some(text.into()),
             ..Settings::new("http://h", "m")
         };
         let settings = key("sk-0123456789");

@@ -9,15 +9,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use hmac::{Hmac, KeyInit as _, Mac as _};
+use hmac::{Hmac, Mac as _};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, StatusCode};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::Sha256;
 use tokio::time::timeout;
 
-use super::http::{self, NoClient, Secret};
+use super::http::{self, NoClient};
 use super::{Backend, Failure, FailureCode, Finish, Job, Output, Retry, Stopped};
 use crate::config::{CALLBACK_ANSWER_MAX, CALLBACK_ANSWER_WAIT, CALLBACK_WAIT};
 use crate::wire::{JobId, may_call_back};
@@ -114,7 +115,7 @@ impl Webhook {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn new(hosts: Vec<String>, secret: &Secret) -> Result<Self, Error> {
+    pub fn new(hosts: Vec<String>, secret: &SecretString) -> Result<Self, Error> {
         if hosts.is_empty() {
             return Err(Error::NoHosts);
         }
@@ -129,7 +130,7 @@ impl Webhook {
             return Err(Error::BadHost(bad.clone()));
         }
         let secret = secret
-            .expose()
+            .expose_secret()
             .strip_prefix(PREFIX)
             .ok_or(Error::BadSecret)?;
         let key = BASE64.decode(secret).map_err(|_| Error::BadSecret)?;
@@ -229,7 +230,7 @@ mod tests {
     fn webhook(hosts: &[&str], secret: &str) -> Result<Webhook, Error> {
         Webhook::new(
             hosts.iter().map(|&host| host.to_owned()).collect(),
-            &secret.parse().unwrap(),
+            &secret.into(),
         )
     }
 

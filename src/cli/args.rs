@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::Secret;
 use crate::backend::webhook::Webhook;
 use crate::nats::{Credentials, Nats, Options, Settings};
 use crate::runtime;
@@ -27,7 +27,7 @@ pub(super) struct NatsArgs {
         value_name = "URL",
         default_value = "nats://127.0.0.1:4222"
     )]
-    pub(super) nats: String,
+    pub(super) nats: SecretString,
     #[command(flatten)]
     pub(super) credentials: CredentialsArgs,
     /// The first token of every subject; in capitals, the beginning of every stream's name.
@@ -180,7 +180,7 @@ pub(super) struct WebhookSecret {
         value_name = "SECRET",
         hide_env_values = true
     )]
-    webhook_secret: Option<Secret>,
+    webhook_secret: Option<SecretString>,
 }
 
 impl WebhookArgs {
@@ -195,7 +195,7 @@ impl WebhookSecret {
         let secret = self
             .webhook_secret
             .as_ref()
-            .filter(|secret| !secret.is_empty());
+            .filter(|secret| !secret.expose_secret().is_empty());
         let secret = secret.context(
             "callbacks need a secret: set TAILWATER_WEBHOOK_SECRET to whsec_$(openssl rand -base64 32)",
         )?;

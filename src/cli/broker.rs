@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::guard;
+use crate::process_group::{Signal, kill_group};
 
 /// The port that NATS clients expect; another one is taken when it is in use.
 const USUAL_PORT: u16 = 4222;
@@ -83,9 +83,9 @@ impl Broker {
     /// Ends the server.
     pub(super) async fn stop(mut self) {
         let Some(pid) = self.child.id() else { return };
-        let _ = guard::kill_group(pid, rustix::process::Signal::TERM);
+        let _ = kill_group(pid, Signal::TERM);
         if timeout(END_WAIT, self.child.wait()).await.is_err() {
-            let _ = guard::kill_group(pid, rustix::process::Signal::KILL);
+            let _ = kill_group(pid, Signal::KILL);
             let _ = self.child.wait().await;
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use super::args::{
@@ -47,7 +48,7 @@ pub(super) struct Up {
         hide_env_values = true,
         value_name = "URL"
     )]
-    nats: Option<String>,
+    nats: Option<SecretString>,
     /// Where the NATS server keeps its data. One `up` at a time may use it.
     #[arg(
         long,
@@ -95,7 +96,8 @@ impl Up {
             let stop = CancellationToken::new();
             let Some(url) = self.nats.clone() else {
                 let mut broker = Broker::start(&self.data_dir, self.nats_server.as_deref()).await?;
-                let (url, notice) = (broker.url().to_owned(), broker.notice());
+                let url = broker.url().into();
+                let notice = broker.notice();
                 let serving = async {
                     tokio::select! {
                         outcome = self.serve(&url, notice, listener, webhook, &stop) => outcome,
@@ -114,17 +116,16 @@ impl Up {
     /// Sets the broker up, and runs the edge and the workers until `stop` is cancelled.
     async fn serve(
         &self,
-        url: &str,
+        url: &SecretString,
         notice: Option<String>,
         listener: std::net::TcpListener,
         webhook: Option<Webhook>,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let nats_wait = Duration::from_secs(10);
-        let (nats, credentials) = (url.to_owned(), self.credentials.clone());
         let args = NatsArgs {
-            nats,
-            credentials,
+            nats: url.clone(),
+            credentials: self.credentials.clone(),
             prefix: self.prefix.clone(),
             nats_wait,
         };
@@ -132,7 +133,7 @@ impl Up {
         nats.set_up(&self.setup.settings())
             .await
             .context("cannot set up NATS")?;
-        println!("nats {}", redacted(url));
+        println!("nats {}", redacted(url.expose_secret()));
         if let Some(notice) = notice {
             eprintln!("tailwater: {notice}");
         }

@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use super::args::{NatsArgs, WebhookArgs, millis, until_interrupted};
 use crate::backend::openai::{self, OpenAi};
-use crate::backend::{Backend, Secret, demo::Demo, exec::Exec, exec::Format, exec::Variable};
+use crate::backend::{Backend, demo::Demo, exec::Exec, exec::Format, exec::Variable};
 use crate::config::BACKEND_THREADS_MIN;
 use crate::runtime;
 use crate::wire::{Kind, Limits, RESERVED_KIND};
@@ -113,7 +114,7 @@ enum BackendArgs {
             value_name = "KEY",
             hide_env_values = true
         )]
-        api_key: Option<Secret>,
+        api_key: Option<SecretString>,
         /// How long the server may send nothing at all before the attempt fails.
         #[arg(long, env = "TAILWATER_IDLE_TIMEOUT", value_name = "TIME", default_value = "5m",
               value_parser = humantime::parse_duration)]
@@ -166,7 +167,7 @@ impl Worker {
                 busy_timeout: busy,
             } => {
                 // A variable that is set to nothing is no key.
-                let key = api_key.filter(|key| !key.is_empty());
+                let key = api_key.filter(|key| !key.expose_secret().is_empty());
                 let settings = openai::Settings {
                     base_url,
                     model,

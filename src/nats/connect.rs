@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{Client, ConnectError, ConnectErrorKind, Event, rustls as tls};
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
@@ -30,7 +31,7 @@ pub const MIN_VERSION: &str = "2.12.3";
 #[derive(Clone, Debug)]
 pub struct Options {
     /// `nats://[user:password@|token@]host:port`, several separated by commas; `tls://` for TLS.
-    pub url: String,
+    pub url: SecretString,
     /// The files that connections are secured with.
     pub credentials: Credentials,
     /// The first token of every subject, and in capitals the beginning of every stream's name.
@@ -97,8 +98,9 @@ impl Nats {
             open(options, "replay", REPLAY_CAPACITY, counted(), deadline),
             open(options, "work", LIVE_CAPACITY, note_time, deadline),
         )?;
-        check_version(&live, &options.url)?;
-        info!(url = %redacted(&options.url), version = %live.server_info().version, "connected to NATS");
+        let url = options.url.expose_secret();
+        check_version(&live, url)?;
+        info!(url = %redacted(url), version = %live.server_info().version, "connected to NATS");
         let max_payload = work.max_payload();
         if max_payload < STREAM_MESSAGE_MAX {
             let limit = max_payload.saturating_sub(MESSAGE_HEADERS_MAX);
@@ -194,11 +196,12 @@ async fn open(
     connected: impl Fn(bool) + Send + Sync + 'static,
     deadline: Instant,
 ) -> Result<Client, Error> {
+    let url = options.url.expose_secret();
     let unreachable = |reason: String| Error::Unreachable {
-        url: redacted(&options.url),
+        url: redacted(url),
         reason,
     };
-    let (secured, servers) = options.credentials.options(&options.url).await?;
+    let (secured, servers) = options.credentials.options(url).await?;
     let connected = Arc::new(connected);
     let was_away = Arc::new(AtomicBool::new(false));
     let mut wait = BROKER_CONNECT_WAIT;
@@ -229,7 +232,7 @@ async fn open(
         match Box::pin(settings.connect(&servers[..])).await {
             Ok(client) => return Ok(client),
             Err(error) => {
-                if let Some(error) = final_error(&error, &options.url) {
+                if let Some(error) = final_error(&error, url) {
                     return Err(error);
                 }
                 if Instant::now() >= deadline {

@@ -22,8 +22,8 @@ pub struct Credentials {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// What an address says beside where the servers are.
-#[derive(Debug, PartialEq, Eq)]
+/// What an address says beside where the servers are. Without `Debug`, which would show a password.
+#[derive(PartialEq, Eq)]
 enum Login {
     Anonymous,
     Token(String),
@@ -175,7 +175,7 @@ mod tests {
         ];
         for (url, login) in cases {
             let (found, servers) = parse(url).unwrap();
-            assert_eq!(found, login, "{url}");
+            assert!(found == login, "{url}");
             assert_eq!(servers.len(), url.split(',').count(), "{url}");
             assert!(
                 servers
@@ -198,7 +198,7 @@ mod tests {
             "ws://h:1",
             "nats://a:s3cret@h:1,nats://b:s3cret@i:1",
         ] {
-            let error = parse(url).unwrap_err();
+            let error = parse(url).err().unwrap();
             assert!(matches!(error, Error::BadAddress { .. }), "{url}");
             assert!(!error.to_string().contains("s3cret"), "{error}");
         }

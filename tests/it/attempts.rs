@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, Failure, Finish, Job, Output, Retry};
-use tailwater::guard::Signal;
 use tailwater::nats::{Appended, Cancelled, Options};
+use tailwater::process_group::Signal;
 use tailwater::wire::{EventType, JobId, Limits, Seq, Status, Submission};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -500,7 +500,7 @@ async fn a_second_signal_ends_a_worker_that_waits_for_its_jobs() {
 #[tokio::test]
 async fn a_worker_that_loses_the_network_is_superseded_and_then_refused() {
     let system = System::on(Broker::shared_one()).await;
-    let proxy = Proxy::to(system.options.url.strip_prefix("nats://").unwrap()).await;
+    let proxy = Proxy::to(system.url().strip_prefix("nats://").unwrap()).await;
     let start = |url: &str| {
         let worker = [
             "worker",
@@ -525,12 +525,12 @@ async fn a_worker_that_loses_the_network_is_superseded_and_then_refused() {
     // Nobody listens there.
     proxy.lead_to("127.0.0.1:1");
     proxy.cut();
-    let _second = start(&system.options.url);
+    let _second = start(system.url());
     system
         .last_event("a second attempt", &job, |last| last.attempt == 2)
         .await;
     // What the first one has gathered meanwhile goes out now, and the broker refuses it.
-    proxy.lead_to(system.options.url.strip_prefix("nats://").unwrap());
+    proxy.lead_to(system.url().strip_prefix("nats://").unwrap());
     let edge = system.edge().await;
     let seen = follow(&edge.addr, "island").await;
     seen.assert_whole();
@@ -565,9 +565,9 @@ impl Backend for Silent {
 
 /// A worker that is silent and reaches the broker through a proxy, and the job that it runs.
 async fn silent(system: &System, id: &str, ack_wait: Duration) -> (Proxy, JobId) {
-    let proxy = Proxy::to(system.options.url.strip_prefix("nats://").unwrap()).await;
+    let proxy = Proxy::to(system.url().strip_prefix("nats://").unwrap()).await;
     let options = Options {
-        url: format!("nats://{}", proxy.addr),
+        url: format!("nats://{}", proxy.addr).into(),
         ..system.options.clone()
     };
     let far = System {
@@ -592,7 +592,7 @@ async fn a_silent_worker_that_could_not_be_told_of_a_cancel_finds_out() {
         system.log.cancel(&job, None).await.unwrap(),
         Cancelled::Requested(Seq(3))
     );
-    proxy.lead_to(system.options.url.strip_prefix("nats://").unwrap());
+    proxy.lead_to(system.url().strip_prefix("nats://").unwrap());
     let state = system.ended(&job).await;
     assert_eq!(
         (state.status, state.attempt, state.seq),
@@ -616,7 +616,7 @@ async fn a_silent_worker_that_was_superseded_keeps_the_job_from_nobody() {
             .await
     };
     attempt(2).await;
-    proxy.lead_to(system.options.url.strip_prefix("nats://").unwrap());
+    proxy.lead_to(system.url().strip_prefix("nats://").unwrap());
     second.kill().await;
     system.demo().await;
     attempt(3).await;
@@ -644,7 +644,7 @@ async fn a_job_whose_events_have_all_expired_goes_on_where_it_was() {
     let job = system.submit("quiet", Value::Null).await;
     system.reaches("quiet", 3).await;
     // As the limits of the stream do it in the course of a day, or of minutes when others write much.
-    let client = async_nats::connect(&system.options.url).await.unwrap();
+    let client = async_nats::connect(system.url()).await.unwrap();
     let names = tailwater::nats::Names::new(&system.options.prefix);
     let all = json!({"filter": names.chunks(0, &job)}).to_string();
     let purge = format!("$JS.API.STREAM.PURGE.{}", names.chunks_stream(0));

@@ -82,7 +82,7 @@ async fn every_bad_request_has_its_own_code_and_stores_nothing() {
 
 /// How many messages all streams of a system hold.
 async fn messages(system: &System) -> u64 {
-    let client = async_nats::connect(&system.options.url).await.unwrap();
+    let client = async_nats::connect(system.url()).await.unwrap();
     let prefix = system.options.prefix.as_str().to_uppercase();
     let mut count = 0;
     for stream in [

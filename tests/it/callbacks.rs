@@ -39,7 +39,7 @@ impl Calls {
             .worker(Demo, |settings| settings.concurrency = 1)
             .await;
         let hosts = vec![server.addr.clone()];
-        let webhook = Webhook::new(hosts.clone(), &SECRET.parse().unwrap()).unwrap();
+        let webhook = Webhook::new(hosts.clone(), &SECRET.into()).unwrap();
         let worker = |settings: &mut Settings| {
             let pause = Duration::from_millis(20);
             *settings = Settings {

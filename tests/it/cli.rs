@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
-use tailwater::guard::Signal;
+use tailwater::process_group::Signal;
 use tempfile::TempDir;
 
 use crate::support::broker::{self, Broker};

@@ -5,7 +5,7 @@ use std::process::Command;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde_json::{Value, json};
-use tailwater::guard::Signal;
+use tailwater::process_group::Signal;
 use tempfile::TempDir;
 
 use crate::support::broker::Broker;

@@ -34,7 +34,7 @@ fn wrong(at: u64) -> Vec<u64> {
 
 /// Stores chunks with these numbers in a job's log, from a publisher without manners.
 async fn forge(system: &System, job: &JobId, numbers: &[u64], expected: Option<u64>) {
-    let servers: Vec<_> = system.options.url.split(',').collect();
+    let servers: Vec<_> = system.url().split(',').collect();
     let context = jetstream::new(async_nats::connect(servers).await.unwrap());
     let log = Names::new(&system.options.prefix).chunks(job.shard(system.log.shards()), job);
     for seq in numbers {

@@ -3,8 +3,8 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
-use tailwater::guard::Signal;
 use tailwater::nats::{AppendError, Log, Names, Nats, Writer};
+use tailwater::process_group::Signal;
 use tailwater::wire::{Body, EventType, JobId, Status, Submission};
 use tailwater::worker::{Settings, Worker};
 use tokio::time::{Instant, sleep};
@@ -250,7 +250,7 @@ async fn a_broker_that_is_killed_and_started_again_loses_and_doubles_nothing() {
 
 /// Waits until a worker of the kind `demo` has asked the broker for jobs.
 async fn a_worker_waits(system: &System) {
-    let client = async_nats::connect(&system.options.url).await.unwrap();
+    let client = async_nats::connect(system.url()).await.unwrap();
     let subject = format!(
         "$JS.API.CONSUMER.INFO.{}.demo",
         Names::new(&system.options.prefix).jobs_stream()

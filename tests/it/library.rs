@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use tailwater::guard::Signal;
+use tailwater::process_group::Signal;
 use tempfile::TempDir;
 
 use crate::support::broker::Broker;

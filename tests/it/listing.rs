@@ -2,8 +2,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use tailwater::guard::Signal;
 use tailwater::nats::{Nats, Options};
+use tailwater::process_group::Signal;
 use tailwater::wire::JobId;
 
 use crate::support::broker::Broker;
@@ -69,7 +69,7 @@ struct Pen<'a> {
 
 impl<'a> Pen<'a> {
     async fn of(system: &'a System) -> Self {
-        let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>())
+        let client = async_nats::connect(system.url().split(',').collect::<Vec<_>>())
             .await
             .unwrap();
         Self {
@@ -179,7 +179,7 @@ async fn jobs_are_listed_newest_first_as_what_they_are(broker: &Broker) {
 
 async fn a_job_is_in_the_list_as_soon_as_it_is_submitted(broker: &Broker) {
     let system = System::on(broker).await;
-    let nodes = system.options.url.split(',').count();
+    let nodes = system.url().split(',').count();
     let mut edges = Vec::new();
     for node in 0..nodes {
         edges.push(edge_at(&system, node).await);
@@ -208,9 +208,9 @@ async fn a_job_is_in_the_list_as_soon_as_it_is_submitted(broker: &Broker) {
 
 /// An edge that asks one node only. A direct get is answered by the node that is asked.
 async fn edge_at(system: &System, node: usize) -> Edge {
-    let url = system.options.url.split(',').nth(node).unwrap().to_owned();
+    let url = system.url().split(',').nth(node).unwrap().to_owned();
     let options = Options {
-        url,
+        url: url.into(),
         ..system.options.clone()
     };
     System {
@@ -238,7 +238,7 @@ async fn a_replica_that_is_behind_hides_no_job_and_lists_none_twice() {
         broker.index_of(info["cluster"]["leader"].as_str().unwrap())
     };
     // The pen asks the leader, the edge another node.
-    pen.client = async_nats::connect(system.options.url.split(',').nth(leader).unwrap())
+    pen.client = async_nats::connect(system.url().split(',').nth(leader).unwrap())
         .await
         .unwrap();
     let behind = (leader + 1) % 3;

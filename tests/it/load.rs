@@ -84,7 +84,7 @@ async fn many_readers_of_one_shard_share_one_scan_of_it(broker: &Broker) {
     let reader = Reader::open(system.log.clone(), &system.tasks)
         .await
         .unwrap();
-    let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>())
+    let client = async_nats::connect(system.url().split(',').collect::<Vec<_>>())
         .await
         .unwrap();
     let stream = format!("{}_CHUNKS_0", system.options.prefix.as_str().to_uppercase());
@@ -236,7 +236,7 @@ async fn an_event_near_the_end_of_a_long_log_is_found_in_a_few_reads() {
         .await;
     let job = system.submit("long", Value::Null).await;
     let last = system.ended(&job).await.seq;
-    let client = async_nats::connect(&system.options.url).await.unwrap();
+    let client = async_nats::connect(system.url()).await.unwrap();
     let stream = format!("{}_CHUNKS_0", system.options.prefix.as_str().to_uppercase());
     for replica in [Replica::Any, Replica::Leader] {
         let mut asked = client
@@ -291,8 +291,7 @@ async fn an_event_near_the_end_of_a_long_log_is_found_in_a_few_reads() {
 #[tokio::test]
 async fn a_scan_over_large_events_is_read_in_one_go() {
     let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
-    let context =
-        async_nats::jetstream::new(async_nats::connect(&system.options.url).await.unwrap());
+    let context = async_nats::jetstream::new(async_nats::connect(system.url()).await.unwrap());
     let names = tailwater::nats::Names::new(&system.options.prefix);
     let jobs: Vec<JobId> = (0..40)
         .map(|n| format!("large-{n}").parse().unwrap())

@@ -17,7 +17,7 @@ on_one_and_three!(
 
 /// Stores undecodable messages in a job's log, as a worker with a bug might.
 async fn spoil(system: &System, job: &JobId, count: usize) {
-    let servers: Vec<_> = system.options.url.split(',').collect();
+    let servers: Vec<_> = system.url().split(',').collect();
     let context = jetstream::new(async_nats::connect(servers).await.unwrap());
     let log = Names::new(&system.options.prefix).chunks(job.shard(system.log.shards()), job);
     let without_seq = format!(r#"{{"type":"model:chunk:v1","job":"{job}","text":"no seq"}}"#);

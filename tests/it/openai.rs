@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tailwater::backend::openai::{OpenAi, Settings};
-use tailwater::guard::Signal;
 use tailwater::nats::Cancelled;
+use tailwater::process_group::Signal;
 use tailwater::wire::{JobId, Status, Submission};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -38,7 +38,7 @@ impl Model {
     ) -> Self {
         let system = System::on(Broker::shared_one()).await;
         let base_url = format!("http://{addr}/v1");
-        let key = Some(KEY.parse().unwrap());
+        let key = Some(KEY.into());
         let backend = OpenAi::new(Settings {
             key,
             silence,

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::config::OUTPUT_BUFFER_MAX;
-use tailwater::guard::Signal;
 use tailwater::nats::{Names, Nats, Writer};
+use tailwater::process_group::Signal;
 use tailwater::runtime::Tasks;
 use tailwater::wire::{Body, JobId, Limits, Status, Submission};
 use tailwater::worker::{Settings, Worker};
@@ -123,7 +123,7 @@ async fn a_broker_that_hangs_for_several_ack_waits_costs_nothing() {
 async fn a_job_that_its_own_worker_is_handed_again_goes_on_and_answers_the_newer_delivery() {
     let system = System::on(Broker::shared_one()).await;
     system.worker(Demo, short).await;
-    let client = async_nats::connect(&system.options.url).await.unwrap();
+    let client = async_nats::connect(system.url()).await.unwrap();
     let stream = Names::new(&system.options.prefix).jobs_stream();
     let mut acks = client
         .subscribe(format!("$JS.ACK.{stream}.>"))
@@ -214,7 +214,7 @@ async fn an_election_of_several_ack_waits_costs_nothing() {
             .await;
     }
     let jobs = jobs(&system, 12, 300).await;
-    let client = async_nats::connect(system.options.url.split(',').collect::<Vec<_>>())
+    let client = async_nats::connect(system.url().split(',').collect::<Vec<_>>())
         .await
         .unwrap();
     let stream = Names::new(&system.options.prefix).jobs_stream();
@@ -338,7 +338,7 @@ async fn an_owner_answers_only_while_the_log_says_that_the_job_is_its_own() {
     system.demo().await;
     let job = system.submit("asked", words(10_000, 20, 1)).await;
     system.reaches("asked", 4).await;
-    let client = async_nats::connect(&system.options.url).await.unwrap();
+    let client = async_nats::connect(system.url()).await.unwrap();
     let ask = || {
         client.request(
             Names::new(&system.options.prefix).control(&job),

@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, join4};
 use serde_json::{Value, json};
-use tailwater::guard::Signal;
 use tailwater::nats::{Log, Names, Nats, Options, Tip, Writer};
+use tailwater::process_group::Signal;
 use tailwater::wire::{Body, JobId, Seq};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -65,7 +65,7 @@ async fn edge_at(system: &System, broker: &Broker, nodes: &[usize]) -> Edge {
         .map(|&node| format!("nats://{}", broker.addr(node)))
         .collect();
     let options = Options {
-        url: urls.join(","),
+        url: urls.join(",").into(),
         ..system.options.clone()
     };
     System {
@@ -321,7 +321,7 @@ async fn a_worker_that_moves_to_an_old_leader(
     lead(system, broker, 0).await;
     let proxy = Proxy::to(&broker.addr(1)).await;
     let options = Options {
-        url: format!("nats://{}", proxy.addr),
+        url: format!("nats://{}", proxy.addr).into(),
         ..system.options.clone()
     };
     let nats = Nats::connect(&options).await.unwrap();

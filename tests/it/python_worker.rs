@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::backend::webhook::Webhook;
 use tailwater::edge::EdgeSettings;
-use tailwater::guard::Signal;
 use tailwater::nats::Writer;
+use tailwater::process_group::Signal;
 use tailwater::wire::{Body, EventType, JobId, Limits, Status, Submission};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
@@ -55,7 +55,7 @@ impl Python {
         fs::write(&file, text).unwrap();
         let args = [
             &file.display().to_string(),
-            &system.options.url,
+            system.url(),
             "demo",
             &jobs.to_string(),
         ];
@@ -296,7 +296,7 @@ async fn a_job_that_python_ran_calls_back() {
         Server::start(async |mut exchange: Exchange| exchange.answer("200 OK", "", "").await).await;
     let system = System::on(Broker::shared_one()).await;
     let hosts = vec![server.addr.clone()];
-    let webhook = Webhook::new(hosts.clone(), &SECRET.parse().unwrap()).unwrap();
+    let webhook = Webhook::new(hosts.clone(), &SECRET.into()).unwrap();
     system
         .worker(webhook, |settings| {
             settings.kind = "callback".parse().unwrap()
@@ -406,7 +406,7 @@ async fn what_the_workers_of_a_kind_do_not_do_is_refused() {
     let config = json!({"name": "demo", "durable_name": "demo", "ack_policy": "explicit",
         "filter_subject": format!("{prefix}.jobs.demo.*"), "max_deliver": -1});
     let stream = format!("{}_JOBS", prefix.to_uppercase());
-    let client = async_nats::connect(&system.options.url).await.unwrap();
+    let client = async_nats::connect(system.url()).await.unwrap();
     let subject = format!("$JS.API.CONSUMER.CREATE.{stream}.demo.{prefix}.jobs.demo.*");
     let made = json!({"stream_name": stream, "config": config}).to_string();
     let answer = client.request(subject, made.into()).await.unwrap();

@@ -96,7 +96,7 @@ async fn a_log_that_has_grown_past_its_old_end_before_the_edge_is_back_is_not_gl
             tasks: system.tasks.clone(),
         };
         let link = Link::to(&broker.addr(0)).await;
-        edge_system.options.url = format!("nats://{}", link.addr);
+        edge_system.options.url = format!("nats://{}", link.addr).into();
         let edge = edge_system.edge().await;
         append(&system, "grown", &["old 1 ", "old 2 "][..copied]).await;
         let copy = broker.copy_store(0);

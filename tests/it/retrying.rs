@@ -4,8 +4,8 @@ use futures_util::future::{Either, select};
 use serde_json::Value;
 use tailwater::backend::demo::Demo;
 use tailwater::config::DELIVERIES_MAX;
-use tailwater::guard::Signal;
 use tailwater::nats::{Claim, Delivery, Nats, Writer};
+use tailwater::process_group::Signal;
 use tailwater::wire::{Body, JobId, Kind, Limits, Status, Submission};
 use tokio::time::{Instant, sleep, timeout};
 

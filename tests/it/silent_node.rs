@@ -46,7 +46,7 @@ async fn watchers_wait_less_than_15_s_for_a_node_that_goes_silent() {
     other.set(Flow::Silent);
     let direct = std::mem::replace(
         &mut system.options.url,
-        format!("nats://{},nats://{}", silent.addr, other.addr),
+        format!("nats://{},nats://{}", silent.addr, other.addr).into(),
     );
     let edge = system.edge().await;
     system.options.url = direct;
@@ -109,7 +109,7 @@ async fn an_edge_whose_only_node_hangs_is_not_ready_and_is_again_when_the_node_g
     let mut system = System::on(&broker).await;
     let link = Link::to(&broker.addr(0)).await;
     system.demo().await;
-    system.options.url = format!("nats://{}", link.addr);
+    system.options.url = format!("nats://{}", link.addr).into();
     let edge = system.edge().await;
     let input = words(100, 20, 1);
     system.submit("hang", input.clone()).await;
@@ -133,7 +133,7 @@ async fn an_edge_whose_only_node_hangs_is_not_ready_and_is_again_when_the_node_g
     Box::pin(within("the job", follow_through(&edge.addr, &mut seen))).await;
     seen.assert_whole();
     assert_eq!(seen.text(), text(&input));
-    system.options.url = broker.url();
+    system.options.url = broker.url().into();
     system.end().await;
 }
 

@@ -5,7 +5,7 @@ use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tailwater::edge::EdgeSettings;
-use tailwater::guard::Signal;
+use tailwater::process_group::Signal;
 use tailwater::wire::Submission;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};

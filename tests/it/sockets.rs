@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tailwater::guard::Signal;
+use tailwater::process_group::Signal;
 use tailwater::wire::Status;
 use tokio::process::Command;
 use tokio::time::Instant;

@@ -1,6 +1,6 @@
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use tailwater::guard::Signal;
+use tailwater::process_group::Signal;
 use tailwater::wire::Submission;
 use tokio::time::{Duration, Instant, sleep_until};
 
@@ -362,9 +362,7 @@ async fn a_replay_asks_the_broker_for_each_page_once() {
     let job = system.submit("pages", Value::Null).await;
     let events = system.ended(&job).await.seq.0;
     let edge = system.edge().await;
-    let client = async_nats::connect(system.options.url.clone())
-        .await
-        .unwrap();
+    let client = async_nats::connect(system.url()).await.unwrap();
     let stream = format!("{}_CHUNKS_0", system.options.prefix.as_str().to_uppercase());
     let mut questions = client
         .subscribe(format!("$JS.API.DIRECT.GET.{stream}"))

@@ -1,10 +1,10 @@
 //! What a program's bytes mean: lines, and the three formats of standard output. It reads nothing and puts out
 //! nothing; it holds the bytes that are not used up yet, and limits them.
 
-use bytes::{Buf as _, BytesMut};
+use bytes::BytesMut;
+use encoding_rs::UTF_8;
 use serde_json::Value;
 
-use super::utf8::Utf8;
 use super::{Failure, FailureCode, Format};
 use crate::backend::surrogates::{Joiner, mark, settle};
 use crate::backend::{Channel, Content};
@@ -15,7 +15,7 @@ pub(super) const LINE_MAX: usize = crate::config::CHUNK_MAX;
 /// The longest line of the format `ndjson` in bytes: what it says must fit into one event.
 pub(super) const JSON_LINE_MAX: usize = 512 * 1024;
 
-/// The byte order mark that some programs write before UTF-8. It says nothing, and is not part of the output.
+/// The byte order mark that some programs write first. It is not part of the output.
 const BOM: &[u8] = "\u{FEFF}".as_bytes();
 /// How many bytes of a line that cannot be used are quoted.
 const EXCERPT_MAX: usize = 160;
@@ -85,14 +85,7 @@ impl Lines {
 
 /// Standard output in one of the formats.
 #[derive(Debug)]
-pub(super) struct Decoder {
-    /// Whether the beginning, where a byte order mark may stand, is past.
-    begun: bool,
-    meaning: Meaning,
-}
-
-#[derive(Debug)]
-enum Meaning {
+pub(super) enum Decoder {
     Text {
         buffer: BytesMut,
         utf8: Utf8,
@@ -108,9 +101,47 @@ enum Meaning {
     },
 }
 
+/// UTF-8 that arrives in pieces, without a byte order mark at its beginning. Anything else becomes
+/// U+FFFD.
+#[derive(Debug)]
+pub(super) struct Utf8 {
+    /// `None` once the end was decoded.
+    decoder: Option<encoding_rs::Decoder>,
+}
+
+impl Default for Utf8 {
+    fn default() -> Self {
+        Self {
+            decoder: Some(UTF_8.new_decoder_with_bom_removal()),
+        }
+    }
+}
+
+impl Utf8 {
+    /// The text of the next bytes, without a last character that is not whole.
+    fn decode(&mut self, bytes: &[u8]) -> String {
+        decode(self.decoder.as_mut(), bytes, false)
+    }
+
+    /// The text of what is left when no more bytes come.
+    fn finish(&mut self) -> String {
+        decode(self.decoder.take().as_mut(), b"", true)
+    }
+}
+
+fn decode(decoder: Option<&mut encoding_rs::Decoder>, bytes: &[u8], last: bool) -> String {
+    let mut text = String::new();
+    if let Some(decoder) = decoder {
+        // `decode_to_string` writes no more than there is room for.
+        text.reserve(decoder.max_utf8_buffer_length(bytes.len()).unwrap_or(0));
+        let _ = decoder.decode_to_string(bytes, &mut text, last);
+    }
+    text
+}
+
 /// Halves of characters at the end of what a line of JSON said, by channel: the next one may bring the other half.
 #[derive(Debug, Default)]
-struct Halves {
+pub(super) struct Halves {
     output: Joiner,
     reasoning: Joiner,
 }
@@ -136,62 +167,47 @@ impl Halves {
 
 impl Decoder {
     pub(super) fn new(format: Format) -> Self {
-        let meaning = match format {
-            Format::Text => Meaning::Text {
+        match format {
+            Format::Text => Self::Text {
                 buffer: BytesMut::new(),
                 utf8: Utf8::default(),
             },
-            Format::Lines => Meaning::Lines {
+            Format::Lines => Self::Lines {
                 lines: Lines::with_redraws(LINE_MAX),
                 utf8: Utf8::default(),
             },
-            Format::Ndjson => {
-                let (lines, halves) = (Lines::new(JSON_LINE_MAX), Halves::default());
-                Meaning::Ndjson {
-                    lines,
-                    number: 0,
-                    halves,
-                }
-            }
-        };
-        Self {
-            begun: false,
-            meaning,
+            Format::Ndjson => Self::Ndjson {
+                lines: Lines::new(JSON_LINE_MAX),
+                number: 0,
+                halves: Halves::default(),
+            },
         }
     }
 
     /// Where bytes that were read go.
     pub(super) fn buffer(&mut self) -> &mut BytesMut {
-        match &mut self.meaning {
-            Meaning::Text { buffer, .. } => buffer,
-            Meaning::Lines { lines, .. } | Meaning::Ndjson { lines, .. } => &mut lines.buffer,
+        match self {
+            Self::Text { buffer, .. } => buffer,
+            Self::Lines { lines, .. } | Self::Ndjson { lines, .. } => &mut lines.buffer,
         }
     }
 
-    /// What the bytes so far put out next; `ended` says that no more come. `None`: more bytes are needed, or, after the
-    /// end, that was all.
+    /// The next output that the bytes so far contain; `ended` means that no more bytes come. `None`:
+    /// more bytes are needed or, after the end, that was all.
     pub(super) fn next(&mut self, ended: bool) -> Result<Option<Content>, Failure> {
-        if !self.begun {
-            let buffer = self.buffer();
-            if !ended && buffer.len() < BOM.len() && BOM.starts_with(buffer) {
-                return Ok(None);
-            }
-            if buffer.starts_with(BOM) {
-                buffer.advance(BOM.len());
-            }
-            self.begun = true;
-        }
-        match &mut self.meaning {
-            Meaning::Text { buffer, utf8 } => Ok(text(utf8, Some(buffer.split()), ended)),
-            Meaning::Lines { lines, utf8 } => Ok(text(utf8, lines.next(ended), ended)),
-            Meaning::Ndjson {
+        match self {
+            Self::Text { buffer, utf8 } => Ok(text(utf8, Some(buffer.split()), ended)),
+            Self::Lines { lines, utf8 } => Ok(text(utf8, lines.next(ended), ended)),
+            Self::Ndjson {
                 lines,
                 number,
                 halves,
             } => {
                 while let Some(line) = lines.next(ended) {
                     *number += 1;
-                    if let Some(content) = json_line(&line, *number, halves)? {
+                    let bom: &[u8] = if *number == 1 { BOM } else { b"" };
+                    let line = line.strip_prefix(bom).unwrap_or(&line);
+                    if let Some(content) = json_line(line, *number, halves)? {
                         return Ok(Some(content));
                     }
                 }
@@ -591,6 +607,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn bytes_cut_anywhere_give_the_text_of_the_whole(
+            bytes in prop::collection::vec(
+                prop::sample::select(b"a\x80\x99\xBF\xC3\xA9\xE2\x82\xAC\xED\xF0\x9F\xF4\xFF".to_vec()),
+                0..30,
+            ),
+            size in 1..9usize,
+        ) {
+            let pieces: Vec<&[u8]> = bytes.chunks(size).collect();
+            prop_assert_eq!(texts(Format::Text, &pieces).concat(), String::from_utf8_lossy(&bytes));
+        }
+
         #[test]
         fn with_returns_and_newlines_cut_anywhere_nothing_is_lost_and_no_line_is_held(
             bytes in prop::collection::vec(prop::sample::select(b"ab\r\n".to_vec()), 0..60),

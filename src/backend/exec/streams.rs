@@ -13,7 +13,7 @@ use tracing::debug;
 use super::Failure;
 use super::format::{Decoder, Lines};
 use crate::backend::{Content, Output};
-use crate::guard::{Signal, kill_group};
+use crate::process_group::{Signal, kill_group};
 use crate::wire::JobId;
 
 /// How many bytes are read at once, about.

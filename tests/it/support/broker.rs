@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use tailwater::guard::{Signal, kill_group};
+use tailwater::process_group::{Signal, kill_group};
 use tempfile::TempDir;
 
 use super::link::{Flow, Link};

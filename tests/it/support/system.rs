@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, demo};
 use tailwater::budget::Budget;
@@ -87,7 +88,7 @@ impl System {
         };
         change(&mut settings);
         let options = Options {
-            url: broker.url(),
+            url: broker.url().into(),
             prefix,
             patience: PATIENCE,
             ..Options::default()
@@ -235,7 +236,7 @@ impl System {
 
     /// A NATS client of its own, beside this library.
     pub async fn client(&self) -> async_nats::Client {
-        let servers: Vec<_> = self.options.url.split(',').collect();
+        let servers: Vec<_> = self.url().split(',').collect();
         async_nats::connect(servers).await.unwrap()
     }
 
@@ -306,11 +307,16 @@ impl System {
         }
     }
 
+    /// Where its broker is.
+    pub fn url(&self) -> &str {
+        self.options.url.expose_secret()
+    }
+
     /// The command-line flags that reach this system.
     pub fn flags(&self) -> Vec<String> {
         [
             "--nats",
-            &self.options.url,
+            self.url(),
             "--prefix",
             self.options.prefix.as_str(),
         ]
