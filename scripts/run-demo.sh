@@ -62,8 +62,8 @@ until_true() {
 }
 has_ended() { ! kill -0 "$1" 2>/dev/null; }
 
-# The job: numbers the lines of the README and writes one every 25 ms, about as fast as a model.
-readonly file=README.md
+# The job: numbers the lines of a document and writes one every 25 ms, about as fast as a model.
+readonly file=docs/workers.md
 number() { awk '{ printf "%4d  %s\n", NR, $0 }' "$1"; }
 readonly slowly='awk "{ printf \"%4d  %s\\n\", NR, \$0 }" "$1" |
   while IFS= read -r line; do printf "%s\n" "$line"; sleep 0.025; done'
@@ -87,7 +87,7 @@ edge=$(sed -n 's/^ready //p' "$dir/up.out")
 printf 'nats %s\nedge %s\n' "$nats" "$edge"
 
 say "submit the job, follow it over WebSocket, and cut the connection after 30 events"
-job=$("$tailwater" submit --kind exec --id numbered-readme --nats "$nats")
+job=$("$tailwater" submit --kind exec --id numbered-lines --nats "$nats")
 mkfifo "$dir/shown"
 tee "$dir/received" <"$dir/shown" &
 tee=$!

@@ -153,7 +153,12 @@ mod tests {
 
     #[test]
     fn no_document_names_another_code() {
-        for document in [include_str!("PROTOCOL.md"), include_str!("../../README.md")] {
+        for document in [
+            include_str!("PROTOCOL.md"),
+            include_str!("../../docs/http.md"),
+            include_str!("../../docs/operations.md"),
+            include_str!("../../docs/workers.md"),
+        ] {
             let text = document.split_whitespace().collect::<Vec<_>>().join(" ");
             for named in ["fails as `", "fails with `", "the job as `"] {
                 for after in text.split(named).skip(1) {

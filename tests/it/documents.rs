@@ -6,11 +6,13 @@
 //! - Commands that build, test or start everything (`cargo`, `scripts/…`, `docker`, `tailwater up`) are not run here. What
 //!   they name is looked up instead. A block holds either such commands or others.
 //! - `rust` and `python` blocks quote a file of `examples/`.
+//! - `ARCHITECTURE.md` and `CONTRIBUTING.md` name paths, types, functions and tests as they are in the tree.
 
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -21,11 +23,18 @@ use crate::support::up::up;
 use crate::support::within;
 
 /// The documents whose commands are run, each by the test below that names it.
-const RUN: [&str; 1] = ["README.md"];
+const RUN: [&str; 5] = [
+    "README.md",
+    "docs/clients.md",
+    "docs/http.md",
+    "docs/workers.md",
+    "docs/operations.md",
+];
 
 /// Commands that are looked up instead of run.
-const NOT_RUN: [&str; 6] = [
+const NOT_RUN: [&str; 7] = [
     "cargo ",
+    "node scripts/",
     "scripts/",
     "./scripts/",
     "docker ",
@@ -105,9 +114,15 @@ fn is_looked_up(block: &str) -> bool {
     commands(block).all(|line| NOT_RUN.iter().any(|start| line.starts_with(start)))
 }
 
+/// An address for a program of a document. Its port is not one that connections take for themselves meanwhile.
 fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let free = (0..).find_map(|_| {
+        let next = std::process::id() + NEXT.fetch_add(1, Ordering::Relaxed);
+        let address = format!("127.0.0.1:{}", 20_000 + next % 10_000);
+        TcpListener::bind(&address).is_ok().then_some(address)
+    });
+    free.unwrap()
 }
 
 /// A model server that answers every question alike.
@@ -168,6 +183,8 @@ async fn run(document: &str) {
                 for (place, own) in &places {
                     script = script.replace(place, own);
                 }
+                // A machine that runs tests is slow.
+                script = script.replace("\nsleep 1\n", "\nsleep 5\n");
                 let mut bash = Command::new("bash");
                 bash.args(["-euo", "pipefail", "-c", &script])
                     .current_dir(root());
@@ -192,6 +209,26 @@ async fn run(document: &str) {
 #[tokio::test]
 async fn the_commands_of_the_readme_work() {
     run("README.md").await;
+}
+
+#[tokio::test]
+async fn the_commands_for_clients_work() {
+    run("docs/clients.md").await;
+}
+
+#[tokio::test]
+async fn the_commands_over_http_work() {
+    run("docs/http.md").await;
+}
+
+#[tokio::test]
+async fn the_commands_for_workers_work() {
+    run("docs/workers.md").await;
+}
+
+#[tokio::test]
+async fn the_commands_for_operators_work() {
+    run("docs/operations.md").await;
 }
 
 #[test]
@@ -229,11 +266,14 @@ fn commands_that_are_not_run_name_what_exists() {
                         let is_filter = line.contains("cargo test") && word.contains("::")
                             || word.matches('_').count() > 2;
                         !is_filter
-                            || word.split("::").all(|name| {
-                                sources.contains(&format!("fn {name}("))
-                                    || sources.contains(&format!("/{name}.rs"))
-                                    || sources.contains(&format!("/{name}/"))
-                            })
+                            || word
+                                .split("::")
+                                .filter(|name| !name.is_empty())
+                                .all(|name| {
+                                    sources.contains(&format!("fn {name}("))
+                                        || sources.contains(&format!("/{name}.rs"))
+                                        || sources.contains(&format!("/{name}/"))
+                                })
                     };
                     assert!(exists, "{}: {line}: {word}", path.display());
                 }
@@ -279,6 +319,62 @@ fn every_link_leads_to_a_file_and_a_heading() {
         }
     }
     assert!(found > 5, "{found} links: they are written otherwise now");
+}
+
+/// What is quoted in backticks outside of blocks.
+fn quoted(document: &str) -> Vec<&str> {
+    let mut inside = false;
+    let lines = document.lines().filter(|line| {
+        inside ^= line.starts_with("```");
+        !inside
+    });
+    lines
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+        .collect()
+}
+
+#[test]
+fn every_name_in_the_documents_about_the_code_exists() {
+    let sources: String = ["src", "tests", "examples"]
+        .iter()
+        .flat_map(|folder| files(folder, "rs"))
+        .map(|(_, text)| text)
+        .collect();
+    let declares = |name: &str| {
+        ["fn", "struct", "enum", "trait", "type"]
+            .iter()
+            .flat_map(|word| ["(", "<", " ", ";"].map(|end| format!("{word} {name}{end}")))
+            .any(|declaration| sources.contains(&declaration))
+    };
+    let is_name = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphabetic())
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':')
+            && text.contains(|c: char| c == '_' || c.is_ascii_uppercase())
+            && text.contains(|c: char| c.is_ascii_lowercase())
+    };
+    let mut found = 0;
+    for document in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = fs::read_to_string(root().join(document)).unwrap();
+        for name in quoted(&text) {
+            let name = name.strip_prefix("trait ").unwrap_or(name);
+            let is_path = !name.contains([' ', '<', '*'])
+                && (name.contains('/') || name.ends_with(".md") || name.ends_with(".toml"));
+            let exists = if is_path {
+                root().join(name).exists()
+            } else if is_name(name) {
+                // Codes and crates are names, too, of something else.
+                let known = ["cursor_not_in_log", "async_nats"].contains(&name);
+                known || name.split("::").all(declares)
+            } else {
+                continue;
+            };
+            assert!(exists, "{document} names `{name}`");
+            found += 1;
+        }
+    }
+    assert!(found > 30, "{found} names: they are written otherwise now");
 }
 
 #[test]

@@ -232,9 +232,9 @@ async fn sessions_by_polling_live_on_all_threads_of_an_edge() {
 }
 
 #[tokio::test]
-async fn the_page_of_the_readme_works_as_it_stands() {
-    let readme = include_str!("../../README.md");
-    let blocks = readme
+async fn the_documented_page_works_as_it_stands() {
+    let document = include_str!("../../docs/clients.md");
+    let blocks = document
         .split("```js\n")
         .skip(1)
         .map(|block| block.split("```").next().unwrap());
