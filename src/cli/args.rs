@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::webhook::Webhook;
-use crate::nats::{Credentials, Nats, Options, Settings};
+use crate::nats::{Credentials, Nats, Options, StreamSettings};
 use crate::runtime;
 use crate::wire::Kind;
 
@@ -104,7 +104,7 @@ impl NatsArgs {
         }
     }
 
-    pub(super) async fn connect(&self, name: &str) -> Result<Nats, crate::nats::Error> {
+    pub(super) async fn connect(&self, name: &str) -> Result<Nats, crate::nats::NatsError> {
         Nats::connect(&self.options(name)).await
     }
 }
@@ -113,7 +113,7 @@ impl NatsArgs {
 #[derive(Clone, Debug, Args)]
 pub(super) struct SetupArgs {
     /// Over how many streams the logs are spread. Cannot be changed later without draining.
-    #[arg(long, env = "TAILWATER_SHARDS", value_name = "N", default_value_t = Settings::SHARDS,
+    #[arg(long, env = "TAILWATER_SHARDS", value_name = "N", default_value_t = StreamSettings::SHARDS,
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     shards: u32,
     /// On how many servers each event is kept: 1 on a single server, 3 on a cluster.
@@ -130,14 +130,14 @@ pub(super) struct SetupArgs {
 }
 
 impl SetupArgs {
-    pub(super) fn settings(&self) -> Settings {
+    pub(super) fn settings(&self) -> StreamSettings {
         let Self {
             shards,
             replicas,
             max_age,
             max_bytes,
         } = *self;
-        Settings {
+        StreamSettings {
             shards,
             replicas,
             max_age,

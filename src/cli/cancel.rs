@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::args::{NatsArgs, block_on};
-use crate::nats::{Cancelled, Log};
+use crate::nats::{CancelOutcome, Log, Queue};
 use crate::wire::JobId;
 
 /// Cancel a job, whether it waits, runs, or lost its worker. Prints the number of the event that asks for it.
@@ -25,14 +25,14 @@ impl Cancel {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
             let nats = self.nats.connect("cancel").await?;
-            let log = Log::open(&nats).await?;
-            match log.cancel(&self.job, self.by).await? {
-                Cancelled::Requested(seq) | Cancelled::Already(seq) => println!("{seq}"),
-                Cancelled::Ended => anyhow::bail!("the job {} has ended already", self.job),
-                Cancelled::Unknown => {
+            let queue = Queue::new(Log::open(&nats).await?);
+            match queue.cancel(&self.job, self.by).await? {
+                CancelOutcome::Requested(seq) | CancelOutcome::Already(seq) => println!("{seq}"),
+                CancelOutcome::Ended => anyhow::bail!("the job {} has ended already", self.job),
+                CancelOutcome::Unknown => {
                     anyhow::bail!("there is no job {}, or all of it has expired", self.job)
                 }
-                Cancelled::Undecodable => {
+                CancelOutcome::Undecodable => {
                     anyhow::bail!(
                         "the log of {} ends with too many undecodable messages",
                         self.job

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{NatsArgs, block_on};
 use crate::config::OPEN_WAIT;
-use crate::nats::{Log, Reader};
+use crate::nats::{Log, Queue, Reader};
 use crate::runtime::Tasks;
 use crate::session::fold;
 use crate::wire::{JobId, JobState};
@@ -28,10 +28,11 @@ impl State {
         block_on(async move {
             let nats = self.nats.connect("state").await?;
             let log = Log::open(&nats).await?;
-            let reader = Reader::open(log.clone(), &Tasks::new(CancellationToken::new())).await?;
+            let queue = Queue::new(log.clone());
+            let reader = Reader::open(log, &Tasks::new(CancellationToken::new())).await?;
             let state = match timeout(OPEN_WAIT, fold(&reader, &self.job)).await?? {
                 Some(state) => Some(state),
-                None => log.queued_kind(&self.job).await?.map(|kind| JobState {
+                None => queue.queued_kind(&self.job).await?.map(|kind| JobState {
                     kind: Some(kind),
                     ..JobState::new(self.job.clone())
                 }),

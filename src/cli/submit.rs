@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::args::{NatsArgs, block_on, millis};
 use super::tail;
 use crate::config::INPUT_MAX;
-use crate::nats::{Log, QueueUsage, Submitted};
+use crate::nats::{Log, Queue, QueueUsage, SubmitOutcome};
 use crate::wire::{JobId, Kind, Limits, Seq, Start, Submission, reserved_kind};
 
 /// Queue a job, and print its id or, with --watch, its output.
@@ -63,18 +63,19 @@ impl Submit {
         block_on(async move {
             let nats = self.nats.connect("submit").await?;
             let log = Log::open(&nats).await?;
+            let queue = Queue::new(log.clone());
             if submission.callback.is_some() {
-                usage(&log, &reserved_kind()).await?;
+                usage(&queue, &reserved_kind()).await?;
             }
-            let usage = usage(&log, &self.kind).await?;
+            let usage = usage(&queue, &self.kind).await?;
             if let Some(refusal) = usage.features.refusal(&submission) {
                 anyhow::bail!(refusal);
             }
-            match log.submit_if_room(&id, &submission, &usage).await? {
-                Submitted::New | Submitted::Same => {}
-                Submitted::Other => anyhow::bail!("the id {id} names another job"),
-                Submitted::Full => anyhow::bail!("the queue is full; try again later"),
-                Submitted::TooLarge { size, limit } => {
+            match queue.submit_if_room(&id, &submission, &usage).await? {
+                SubmitOutcome::New | SubmitOutcome::Same => {}
+                SubmitOutcome::Other => anyhow::bail!("the id {id} names another job"),
+                SubmitOutcome::Full => anyhow::bail!("the queue is full; try again later"),
+                SubmitOutcome::TooLarge { size, limit } => {
                     anyhow::bail!(Submission::too_large(size, limit))
                 }
             }
@@ -127,13 +128,14 @@ impl Submit {
     }
 }
 
-async fn usage(log: &Log, kind: &Kind) -> anyhow::Result<QueueUsage> {
+async fn usage(queue: &Queue, kind: &Kind) -> anyhow::Result<QueueUsage> {
     let hint = if *kind == reserved_kind() {
         String::new()
     } else {
         format!(": start one, or declare the kind with `tailwater setup --kind {kind}`")
     };
-    log.usage(kind)
+    queue
+        .usage(kind)
         .await?
         .with_context(|| format!("no worker has ever served the kind {kind}{hint}"))
 }

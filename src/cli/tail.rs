@@ -20,7 +20,7 @@ use super::show::{End, Show};
 use super::terminal::neutralized;
 use crate::config::{PING_EVERY, PONG_WAIT, REREAD_FIRST, REREAD_MAX};
 use crate::hub::Hub;
-use crate::nats::{Log, Reader};
+use crate::nats::{Log, Queue, Reader};
 use crate::runtime::Tasks;
 use crate::session::{Error, Session, Step, fold, until_ended};
 use crate::wire::{Cursor, JSON_PROTOCOL, JobId, Seq, ServerFrame, Start, Status, may_reconnect};
@@ -95,7 +95,8 @@ impl Tail {
     }
 
     async fn follow(&self, log: Log, start: Start) -> anyhow::Result<ExitCode> {
-        if log.last(&self.job).await?.is_none() && log.queued_kind(&self.job).await?.is_none() {
+        let queue = Queue::new(log.clone());
+        if log.last(&self.job).await?.is_none() && queue.queued_kind(&self.job).await?.is_none() {
             anyhow::ensure!(!self.must_exist, no_job(&self.job));
             Show::waiting(&self.job);
         }

@@ -15,7 +15,7 @@ use super::App;
 use super::error::Problem;
 use super::memory::{Held, weight};
 use crate::config::{KEY_MAX, OPEN_WAIT};
-use crate::nats::{Cancelled, QueueUsage, Submitted};
+use crate::nats::{CancelOutcome, QueueUsage, SubmitOutcome};
 use crate::session::{FoldError, fold_within, until_ended};
 use crate::source::Unavailable;
 use crate::wire::{
@@ -85,15 +85,15 @@ impl App {
         if let Some(refusal) = usage.features.refusal(&submission) {
             return Err(Problem::new(Code::NotSupportedByKind, refusal));
         }
-        match self.log.submit_if_room(&id, &submission, &usage).await? {
-            Submitted::New => Ok(Accepted {
+        match self.queue.submit_if_room(&id, &submission, &usage).await? {
+            SubmitOutcome::New => Ok(Accepted {
                 job: id.clone(),
                 id,
                 kind,
                 status: Status::Queued,
                 new: true,
             }),
-            Submitted::Same => {
+            SubmitOutcome::Same => {
                 let status = self
                     .log
                     .last(&id)
@@ -107,10 +107,10 @@ impl App {
                     new: false,
                 })
             }
-            Submitted::Other if keyed => Err(Code::KeyReused.into()),
-            Submitted::Other => Err(Code::JobExists.into()),
-            Submitted::Full => Err(Code::QueueFull.into()),
-            Submitted::TooLarge { size, limit } => Err(Problem::new(
+            SubmitOutcome::Other if keyed => Err(Code::KeyReused.into()),
+            SubmitOutcome::Other => Err(Code::JobExists.into()),
+            SubmitOutcome::Full => Err(Code::QueueFull.into()),
+            SubmitOutcome::TooLarge { size, limit } => Err(Problem::new(
                 Code::TooLarge,
                 Submission::too_large(size, limit),
             )),
@@ -126,7 +126,7 @@ impl App {
             )
         };
         self.usage_cache
-            .of(&self.log, kind)
+            .of(&self.queue, kind)
             .await?
             .ok_or_else(unknown)
     }
@@ -139,22 +139,22 @@ impl App {
         by: Option<String>,
     ) -> Result<Receipt, Problem> {
         let _place = self.shared.requests().take(from)?;
-        match self.log.cancel(&id, by).await? {
-            Cancelled::Requested(seq) => Ok(Receipt {
+        match self.queue.cancel(&id, by).await? {
+            CancelOutcome::Requested(seq) => Ok(Receipt {
                 job: id.clone(),
                 id,
                 seq,
                 new: true,
             }),
-            Cancelled::Already(seq) => Ok(Receipt {
+            CancelOutcome::Already(seq) => Ok(Receipt {
                 job: id.clone(),
                 id,
                 seq,
                 new: false,
             }),
-            Cancelled::Ended => Err(Code::JobEnded.into()),
-            Cancelled::Unknown => Err(Code::JobNotFound.into()),
-            Cancelled::Undecodable => Err(Problem::new(
+            CancelOutcome::Ended => Err(Code::JobEnded.into()),
+            CancelOutcome::Unknown => Err(Code::JobNotFound.into()),
+            CancelOutcome::Undecodable => Err(Problem::new(
                 Code::Internal,
                 "the job's log ends with too many undecodable messages",
             )),
@@ -164,7 +164,7 @@ impl App {
     /// Makes sure that there is such a job.
     pub(super) async fn exists(&self, job: &JobId) -> Result<(), Problem> {
         let exists =
-            self.log.last(job).await?.is_some() || self.log.queued_kind(job).await?.is_some();
+            self.log.last(job).await?.is_some() || self.queue.queued_kind(job).await?.is_some();
         if exists {
             Ok(())
         } else {
@@ -188,7 +188,7 @@ impl App {
             room.settle(state.size());
             return Ok((state, room));
         }
-        match self.log.queued_kind(job).await? {
+        match self.queue.queued_kind(job).await? {
             Some(kind) => Ok((
                 JobState {
                     kind: Some(kind),
@@ -218,7 +218,7 @@ impl App {
         let after = match self.log.last(job).await? {
             Some(last) if last.event_type.is_end() => return Ok(()),
             Some(last) => last.seq,
-            None if self.log.queued_kind(job).await?.is_none() => {
+            None if self.queue.queued_kind(job).await?.is_none() => {
                 return Err(Code::JobNotFound.into());
             }
             None => Seq(0),

@@ -56,7 +56,7 @@ use crate::config::{
     BACKLOG, BODY_MAX, DRAIN_WAIT, DRAIN_WINDOW, FOLDS, PREFLIGHT_AGE, SEND_BUFFER,
 };
 use crate::hub::Hub;
-use crate::nats::{Error, Log, Nats, Reader, UsageCache};
+use crate::nats::{Log, Nats, NatsError, Queue, Reader, UsageCache};
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
 use crate::wire::Code;
@@ -65,6 +65,7 @@ use crate::wire::Code;
 struct App {
     nats: Nats,
     log: Log,
+    queue: Queue,
     hub: Arc<Hub<Reader>>,
     /// What serves the clients. It is told to end once they were told to come back.
     tasks: Tasks,
@@ -141,7 +142,7 @@ pub async fn run(
     settings: EdgeSettings,
     shared: Shared,
     stop: CancellationToken,
-) -> Result<(), Error> {
+) -> Result<(), NatsError> {
     let log = Log::open(&nats).await?;
     // Clients are served on for a while after `stop`.
     let closing = CancellationToken::new();
@@ -151,6 +152,7 @@ pub async fn run(
     let hub = Hub::within(reader, tasks.clone(), shared.memory().feeds.clone());
     let app = Arc::new(App {
         nats: nats.clone(),
+        queue: Queue::new(log.clone()),
         log,
         hub,
         tasks: tasks.clone(),
@@ -163,7 +165,7 @@ pub async fn run(
         runtime: Handle::current(),
     });
     app.shared.join(&app);
-    let broken = |error: io::Error| Error::from(Unavailable(error.to_string()));
+    let broken = |error: io::Error| NatsError::from(Unavailable(error.to_string()));
     let listener = tokio::net::TcpListener::from_std(listener).map_err(broken)?;
     info!(addr = ?listener.local_addr(), "edge serves");
     let leaving = async {

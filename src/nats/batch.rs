@@ -1,32 +1,34 @@
-//! A batched direct get: one request, many stored messages in the order of their places. It decodes none of them.
+//! A batched direct get: one request, many stored messages in the order of their stream sequences. It decodes none of them.
 
 use async_nats::{Client, Message, StatusCode};
+use bytes::Bytes;
 use futures_util::StreamExt as _;
-use serde_json::Value;
 use tokio::time::timeout;
 
-use super::{log, names};
+use super::message::number;
+use super::names;
 use crate::config::REQUEST_WAIT;
 use crate::source::Unavailable;
 
-/// What a batched direct get brought.
+/// The answer to a batched direct get.
 #[derive(Debug)]
-pub(super) struct Batch {
-    /// The messages, by rising places.
+pub(super) struct MessageBatch {
+    /// The messages, by rising stream sequence.
     pub(super) messages: Vec<Message>,
-    /// Whether this replica has more that match, beyond these.
+    /// Whether this replica has more matching messages after these.
     pub(super) more: bool,
 }
 
-/// Asks any replica of `stream`. Each message may take [`REQUEST_WAIT`].
+/// Asks any replica of `stream`; `get` is the body of a [`GetMessage`](super::message::GetMessage). Each message may take
+/// [`REQUEST_WAIT`].
 ///
 /// # Errors
 /// [`Unavailable`], also when messages were lost on the way.
 pub(super) async fn batch(
     client: &Client,
     stream: &str,
-    ask: &Value,
-) -> Result<Batch, Unavailable> {
+    get: Bytes,
+) -> Result<MessageBatch, Unavailable> {
     let broken = |error: &dyn std::fmt::Display| Unavailable(error.to_string());
     let inbox = client.new_inbox();
     let mut answers = client
@@ -35,10 +37,11 @@ pub(super) async fn batch(
         .map_err(|error| broken(&error))?;
     let subject = names::api(&format!("DIRECT.GET.{stream}"));
     client
-        .publish_with_reply(subject, inbox, ask.to_string().into())
+        .publish_with_reply(subject, inbox, get)
         .await
         .map_err(|error| broken(&error))?;
-    let (mut messages, mut before) = (Vec::new(), 0);
+    let mut messages = Vec::new();
+    let mut before = 0;
     loop {
         let answer = timeout(REQUEST_WAIT, answers.next()).await;
         let message = answer
@@ -56,7 +59,7 @@ pub(super) async fn batch(
                 messages.push(message);
             }
             Some(StatusCode::NOT_FOUND) => {
-                return Ok(Batch {
+                return Ok(MessageBatch {
                     messages,
                     more: false,
                 });
@@ -67,8 +70,8 @@ pub(super) async fn batch(
                 if !whole {
                     return Err(Unavailable("a page came without its end".into()));
                 }
-                let more = number(&message, names::PENDING).unwrap_or(0) > 0;
-                return Ok(Batch { messages, more });
+                let more = number(&message, names::PENDING).is_some_and(|pending| pending > 0);
+                return Ok(MessageBatch { messages, more });
             }
             Some(status) => {
                 return Err(Unavailable(format!(
@@ -77,9 +80,4 @@ pub(super) async fn batch(
             }
         }
     }
-}
-
-/// A number that the broker tells in a header.
-pub(super) fn number(message: &Message, name: &'static str) -> Option<u64> {
-    log::header(message, name)?.parse().ok()
 }

@@ -8,15 +8,15 @@ use std::time::Duration;
 use async_nats::connection::State;
 use async_nats::{Client, ConnectError, ConnectErrorKind, Event, rustls as tls};
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::credentials::Credentials;
-use super::error::Error;
+use super::credentials::{Credentials, redacted};
+use super::drift::Change;
+use super::error::NatsError;
 use super::names::Names;
-use super::ready::Readiness;
-use super::setup::{self, Change, Settings};
+use super::setup::{self, StreamSettings};
 use crate::config::{
     BROKER_CONNECT_WAIT, BROKER_CONNECT_WAIT_MAX, BROKER_PING, LIVE_CAPACITY, MESSAGE_HEADERS_MAX,
     REPLAY_CAPACITY, REQUEST_WAIT, REREAD_MAX, RETRY_MAX, STREAM_MESSAGE_MAX,
@@ -56,6 +56,10 @@ impl Default for Options {
     }
 }
 
+/// Whether the connections answered when they were asked last. The lock is held while they are asked, so that they are
+/// asked once at a time.
+pub(super) type Readiness = Arc<Mutex<Option<(Instant, bool)>>>;
+
 /// The connections of one process, or of one thread of an edge.
 #[derive(Clone, Debug)]
 pub struct Nats {
@@ -78,8 +82,8 @@ impl Nats {
     /// Connects.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] or [`Error::TooOld`].
-    pub async fn connect(options: &Options) -> Result<Self, Error> {
+    /// [`NatsError::Unreachable`] or [`NatsError::TooOld`].
+    pub async fn connect(options: &Options) -> Result<Self, NatsError> {
         let deadline = Instant::now() + options.patience;
         let (count, reconnected) = watch::channel(0_u64);
         let (back, work_back) = watch::channel(None);
@@ -127,8 +131,8 @@ impl Nats {
     /// changed.
     ///
     /// # Errors
-    /// [`Error`]; a stream that differs in anything else is not changed.
-    pub async fn set_up(&self, settings: &Settings) -> Result<Vec<Change>, Error> {
+    /// [`NatsError`]; a stream that differs in anything else is not changed.
+    pub async fn set_up(&self, settings: &StreamSettings) -> Result<Vec<Change>, NatsError> {
         self.patiently(|| setup::apply(&self.work, &self.names, settings))
             .await
     }
@@ -136,8 +140,8 @@ impl Nats {
     /// Makes a kind known before its first worker, so that jobs of it are accepted.
     ///
     /// # Errors
-    /// [`Error`].
-    pub async fn declare_kind(&self, kind: &Kind, ack_wait: Duration) -> Result<(), Error> {
+    /// [`NatsError`].
+    pub async fn declare_kind(&self, kind: &Kind, ack_wait: Duration) -> Result<(), NatsError> {
         self.patiently(|| setup::ensure_kind(&self.work, &self.names, kind, ack_wait))
             .await
     }
@@ -145,8 +149,8 @@ impl Nats {
     /// How many shards there are.
     ///
     /// # Errors
-    /// [`Error::NotSetUp`].
-    pub async fn shards(&self) -> Result<u32, Error> {
+    /// [`NatsError::NotSetUp`].
+    pub async fn shards(&self) -> Result<u32, NatsError> {
         self.patiently(|| setup::shards(&self.work, &self.names))
             .await
     }
@@ -161,6 +165,11 @@ impl Nats {
     /// Whether the work connection stands. While it does not, the library keeps what is asked of it, to send it later.
     pub(super) fn works(&self) -> bool {
         self.work.connection_state() == State::Connected
+    }
+
+    /// How many connections the work client has had: the number of the current one.
+    pub(super) fn work_connections(&self) -> u64 {
+        self.work.statistics().connects.load(Ordering::Relaxed)
     }
 
     /// Waits until the work connection stands.
@@ -195,9 +204,9 @@ async fn open(
     capacity: usize,
     connected: impl Fn(bool) + Send + Sync + 'static,
     deadline: Instant,
-) -> Result<Client, Error> {
+) -> Result<Client, NatsError> {
     let url = options.url.expose_secret();
-    let unreachable = |reason: String| Error::Unreachable {
+    let unreachable = |reason: String| NatsError::Unreachable {
         url: redacted(url),
         reason,
     };
@@ -251,14 +260,14 @@ async fn open(
 
 /// The error of a connection that would fail the same way every time: for the credentials, the certificates, or what the
 /// servers are set to. `None` when another attempt may succeed.
-fn final_error(error: &ConnectError, url: &str) -> Option<Error> {
+fn final_error(error: &ConnectError, url: &str) -> Option<NatsError> {
     let (url, reason) = (redacted(url), error.to_string());
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-            Some(Error::Unauthorized { url, reason })
+            Some(NatsError::Unauthorized { url, reason })
         }
-        ConnectErrorKind::Tls => Some(Error::Tls { url, reason }),
-        ConnectErrorKind::Io if is_of_tls(error) => Some(Error::Tls { url, reason }),
+        ConnectErrorKind::Tls => Some(NatsError::Tls { url, reason }),
+        ConnectErrorKind::Io if is_of_tls(error) => Some(NatsError::Tls { url, reason }),
         ConnectErrorKind::ServerParse
         | ConnectErrorKind::Dns
         | ConnectErrorKind::TimedOut
@@ -288,12 +297,12 @@ fn note(event: &Event) {
     }
 }
 
-fn check_version(client: &Client, url: &str) -> Result<(), Error> {
+fn check_version(client: &Client, url: &str) -> Result<(), NatsError> {
     let found = client.server_info().version;
     if version(&found) >= version(MIN_VERSION) {
         Ok(())
     } else {
-        Err(Error::TooOld {
+        Err(NatsError::TooOld {
             url: redacted(url),
             found,
             needed: MIN_VERSION,
@@ -306,17 +315,6 @@ fn version(text: &str) -> [u64; 3] {
     std::array::from_fn(|_| parts.next().unwrap_or(0))
 }
 
-/// The address without what may be a password.
-pub fn redacted(url: &str) -> String {
-    url.split(',')
-        .map(|url| match url.rsplit_once('@') {
-            Some((_, host)) => format!("nats://…@{host}"),
-            None => url.to_owned(),
-        })
-        .collect::<Vec<_>>()
-        .join(",")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,13 +324,5 @@ mod tests {
         assert!(version("2.12.10") > version(MIN_VERSION));
         assert!(version("2.9.10") < version(MIN_VERSION));
         assert!(version("2.15.0-dev") > version(MIN_VERSION));
-    }
-
-    #[test]
-    fn a_password_in_the_address_is_never_shown() {
-        assert_eq!(
-            redacted("nats://a:secret@h:1,nats://i:2"),
-            "nats://…@h:1,nats://i:2"
-        );
     }
 }

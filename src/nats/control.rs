@@ -1,5 +1,7 @@
 //! A job's control subject: signals to look at its log, and the question whether its owner lives. The truth is in the log;
-//! what a signal or an answer is good for is the worker's.
+//! what follows from a signal or an answer is the worker's.
+
+use std::time::Duration;
 
 use async_nats::{Client, Subject};
 use bytes::Bytes;
@@ -10,21 +12,21 @@ use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use super::connect::Nats;
-use super::log::Log;
+use super::queue::Queue;
 use crate::config::{OWNER_ANSWER_WAIT, OWNER_BACK_WAIT};
 use crate::source::Unavailable;
 use crate::wire::JobId;
 
-/// The signals of one job.
+/// The control signals of one job.
 #[derive(Debug)]
 pub struct Control {
     client: Client,
     signals: async_nats::Subscriber,
-    /// A signal that was sent while the connection was away is lost.
+    /// A signal that was sent while the connection was down is lost.
     back: watch::Receiver<Option<Instant>>,
 }
 
-/// One signal.
+/// A control signal.
 #[derive(Debug)]
 pub enum ControlSignal {
     /// Look at the log: another process may have written to it.
@@ -42,7 +44,7 @@ pub struct Question {
 
 /// What an owner answers, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
-struct Answer {
+struct OwnerAnswer {
     attempt: u32,
 }
 
@@ -75,32 +77,43 @@ impl Control {
 impl Question {
     /// Answers that this attempt lives. Call it only after a look at the log: a worker that lost its job does not know.
     pub async fn answer(self, attempt: u32) {
-        let answer = serde_json::to_vec(&Answer { attempt }).unwrap_or_default();
+        let answer = serde_json::to_vec(&OwnerAnswer { attempt }).unwrap_or_default();
         if let Err(error) = self.client.publish(self.reply, answer.into()).await {
             debug!(%error, "a question was not answered");
         }
     }
 }
 
-impl Log {
-    /// Asks the job's owner whether this attempt lives. A worker that is dead, frozen, cut off, or that does not know the
-    /// question, does not answer.
+impl Queue {
+    /// Sends the job's worker a [`ControlSignal`]: it looks at the log at once.
+    pub async fn send_control_signal(&self, job: &JobId) {
+        let nats = &self.log.nats;
+        let sent = nats.work.publish(nats.names.control(job), Bytes::new());
+        if !timeout(Duration::from_secs(1), sent)
+            .await
+            .is_ok_and(|sent| sent.is_ok())
+        {
+            debug!(%job, "no control signal was sent; the worker finds out at its next publish");
+        }
+    }
+
+    /// Asks the job's owner whether this attempt lives. A worker that is dead, frozen or cut off does not answer, nor does
+    /// one that does not know the question.
     pub async fn owner_lives(&self, job: &JobId, attempt: u32) -> bool {
-        let asked = self
-            .nats
-            .work
-            .request(self.nats.names.control(job), Bytes::new());
-        // Without a subscriber the broker says so at once.
+        let nats = &self.log.nats;
+        let asked = nats.work.request(nats.names.control(job), Bytes::new());
+        // Without a subscriber the broker reports that at once.
         let Ok(Ok(message)) = timeout(OWNER_ANSWER_WAIT, asked).await else {
             return false;
         };
         serde_json::from_slice(&message.payload)
-            .is_ok_and(|answer: Answer| answer.attempt == attempt)
+            .is_ok_and(|answer: OwnerAnswer| answer.attempt == attempt)
     }
 
-    /// Whether this process was cut off from the broker until a moment ago, so that others may be so still.
+    /// Whether this process was cut off from the broker until a moment ago, so that other ones may still be.
     pub fn was_cut_off(&self) -> bool {
-        self.nats
+        self.log
+            .nats
             .work_back
             .borrow()
             .is_some_and(|at| at.elapsed() < OWNER_BACK_WAIT)

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use async_nats::{ConnectOptions, ServerAddr};
 use url::Url;
 
-use super::connect::redacted;
-use super::error::Error;
+use super::error::NatsError;
 
 /// The files that a connection is secured with. User and password, or a token, are part of the address.
 #[derive(Clone, Debug, Default)]
@@ -34,11 +33,11 @@ impl Credentials {
     /// The servers of `url`, without what is secret, and options that authenticate with it.
     ///
     /// # Errors
-    /// [`Error::BadAddress`] and [`Error::BadCredentials`]; neither shows a secret.
+    /// [`NatsError::BadAddress`] and [`NatsError::BadCredentials`]; neither shows a secret.
     pub(super) async fn options(
         &self,
         url: &str,
-    ) -> Result<(ConnectOptions, Vec<ServerAddr>), Error> {
+    ) -> Result<(ConnectOptions, Vec<ServerAddr>), NatsError> {
         let (login, servers) = parse(url)?;
         let mut options = ConnectOptions::new();
         match login {
@@ -75,14 +74,14 @@ impl Credentials {
     }
 }
 
-async fn read(path: &Path) -> Result<String, Error> {
+async fn read(path: &Path) -> Result<String, NatsError> {
     tokio::fs::read_to_string(path)
         .await
         .map_err(|error| unusable(path, &error.to_string()))
 }
 
 /// Makes sure that a file can be read and holds something in PEM: the client library takes one without for an empty list.
-async fn pem(path: &Path) -> Result<(), Error> {
+async fn pem(path: &Path) -> Result<(), NatsError> {
     if read(path).await?.contains("-----BEGIN ") {
         Ok(())
     } else {
@@ -90,16 +89,16 @@ async fn pem(path: &Path) -> Result<(), Error> {
     }
 }
 
-fn unusable(path: &Path, reason: &str) -> Error {
-    Error::BadCredentials {
+fn unusable(path: &Path, reason: &str) -> NatsError {
+    NatsError::BadCredentials {
         file: path.to_owned(),
         reason: reason.to_owned(),
     }
 }
 
 /// Reads a list of addresses. The client library has one login for all servers, so the addresses that have one must agree.
-fn parse(list: &str) -> Result<(Login, Vec<ServerAddr>), Error> {
-    let bad = |reason: String| Error::BadAddress {
+fn parse(list: &str) -> Result<(Login, Vec<ServerAddr>), NatsError> {
+    let bad = |reason: String| NatsError::BadAddress {
         url: redacted(list),
         reason,
     };
@@ -153,6 +152,17 @@ fn parse(list: &str) -> Result<(Login, Vec<ServerAddr>), Error> {
     Ok((login, servers))
 }
 
+/// The address without what may be a password.
+pub fn redacted(url: &str) -> String {
+    url.split(',')
+        .map(|url| match url.rsplit_once('@') {
+            Some((_, host)) => format!("nats://…@{host}"),
+            None => url.to_owned(),
+        })
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,8 +209,16 @@ mod tests {
             "nats://a:s3cret@h:1,nats://b:s3cret@i:1",
         ] {
             let error = parse(url).err().unwrap();
-            assert!(matches!(error, Error::BadAddress { .. }), "{url}");
+            assert!(matches!(error, NatsError::BadAddress { .. }), "{url}");
             assert!(!error.to_string().contains("s3cret"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_password_in_the_address_is_never_shown() {
+        assert_eq!(
+            redacted("nats://a:secret@h:1,nats://i:2"),
+            "nats://…@h:1,nats://i:2"
+        );
     }
 }

@@ -14,7 +14,7 @@ use super::connect::Nats;
 use super::control::Control;
 use super::lease::Lease;
 use super::names;
-use super::queue::Queued;
+use super::queued::QueuedJob;
 use crate::config::REQUEST_WAIT;
 use crate::source::Unavailable;
 use crate::wire::{JobId, Submission};
@@ -23,7 +23,7 @@ use crate::wire::{JobId, Submission};
 #[derive(Debug)]
 pub struct Delivery {
     nats: Nats,
-    receipt: Mutex<Receipt>,
+    ack_handle: Mutex<AckHandle>,
     /// The job.
     pub job: JobId,
     /// What was submitted.
@@ -36,7 +36,7 @@ pub struct Delivery {
 
 /// What the newest delivery of the job to this worker is answered with.
 #[derive(Debug)]
-struct Receipt {
+struct AckHandle {
     /// Where the queue is answered.
     reply: Subject,
     lease: Lease,
@@ -51,8 +51,8 @@ impl Delivery {
     ) -> Option<Self> {
         let reply = message.reply.clone()?;
         match serde_json::from_slice(&message.payload) {
-            Ok(queued @ Queued { .. })
-                if names::job_of(&message.subject) == queued.job.as_str() =>
+            Ok(queued @ QueuedJob { .. })
+                if names::job_of(&message.subject) == queued.job().as_str() =>
             {
                 let (submitted, deliveries) = match message.info() {
                     Ok(info) => (
@@ -61,14 +61,14 @@ impl Delivery {
                     ),
                     Err(_) => (SystemTime::now(), 1),
                 };
-                let (job, submission) = (queued.job.clone(), queued.into_submission());
-                let receipt = Mutex::new(Receipt {
+                let (job, submission) = (queued.job().clone(), queued.into_submission());
+                let ack_handle = Mutex::new(AckHandle {
                     reply,
                     lease: Lease::new(ack_wait),
                 });
                 Some(Self {
                     nats,
-                    receipt,
+                    ack_handle,
                     job,
                     submission,
                     submitted,
@@ -85,8 +85,8 @@ impl Delivery {
 
     /// Goes on with a newer delivery of the same job: the queue is answered there from now on.
     pub fn adopt(&self, newer: Self) {
-        *self.receipt() = newer
-            .receipt
+        *self.ack_handle() = newer
+            .ack_handle
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
     }
@@ -100,10 +100,10 @@ impl Delivery {
         let (sent, reply) = (Instant::now(), self.reply());
         match self.answer(reply.clone(), AckKind::Progress).await {
             Ok(()) => {
-                let mut receipt = self.receipt();
+                let mut ack_handle = self.ack_handle();
                 // That of a newer delivery is as new as that delivery.
-                if receipt.reply == reply {
-                    receipt.lease.renew(sent);
+                if ack_handle.reply == reply {
+                    ack_handle.lease.renew(sent);
                 }
             }
             Err(error) => {
@@ -116,7 +116,7 @@ impl Delivery {
     /// only later, nothing is said: it hands it out by itself, an ack wait after the last sign of life.
     pub async fn give_back(&self, delay: Option<Duration>) {
         // What is published while the connection is down is sent by the next one.
-        if self.nats.works() && self.receipt().lease.holds() {
+        if self.nats.works() && self.ack_handle().lease.holds() {
             tell(
                 &self.nats,
                 self.reply(),
@@ -152,12 +152,14 @@ impl Delivery {
         Control::open(&self.nats, &self.job).await
     }
 
-    fn receipt(&self) -> MutexGuard<'_, Receipt> {
-        self.receipt.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ack_handle(&self) -> MutexGuard<'_, AckHandle> {
+        self.ack_handle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reply(&self) -> Subject {
-        self.receipt().reply.clone()
+        self.ack_handle().reply.clone()
     }
 
     /// Answers the queue and waits until it has taken note.

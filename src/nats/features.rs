@@ -1,7 +1,7 @@
-//! What the workers of a kind do besides running its jobs, as the metadata of the kind's consumer says. Workers in other
-//! languages need not do all of it, and a job that asks for what its worker does not know would be run without it.
+//! What the workers of a kind do besides running its jobs, as the metadata of the kind's consumer reports it. Workers in
+//! other languages need not do all of it, and a job that needs more than its worker does would run without it.
 
-use serde_json::Value;
+use std::collections::HashMap;
 
 use super::names::FEATURES;
 use crate::wire::{Kind, Limits, Submission};
@@ -26,11 +26,9 @@ impl Features {
         limits: true,
     };
 
-    /// What a kind's consumer says. What it does not say, its workers do not do.
-    pub(super) fn of(consumer: &Value) -> Self {
-        let text = consumer["config"]["metadata"][FEATURES]
-            .as_str()
-            .unwrap_or_default();
+    /// The features that the metadata of a kind's consumer lists. The workers do nothing that is not listed.
+    pub(super) fn of(metadata: &HashMap<String, String>) -> Self {
+        let text = metadata.get(FEATURES).map_or("", String::as_str);
         let has = |feature: &str| text.split(',').any(|has| has.trim() == feature);
         Self {
             callbacks: has(CALLBACKS),
@@ -48,7 +46,7 @@ impl Features {
             .join(",")
     }
 
-    /// What a job asks for that the workers of its kind do not do, as a sentence.
+    /// Why the workers of a kind cannot run a job: what it needs that they do not do, as a sentence.
     pub fn refusal(self, submission: &Submission) -> Option<String> {
         let Submission {
             kind,
@@ -80,35 +78,35 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn said(features: &str) -> Features {
-        Features::of(&json!({"config": {"metadata": {"tailwater.features": features}}}))
+    fn listed(features: &str) -> Features {
+        Features::of(&metadata("tailwater.features", features))
+    }
+
+    fn metadata(key: &str, value: &str) -> HashMap<String, String> {
+        HashMap::from([(key.to_owned(), value.to_owned())])
     }
 
     #[test]
-    fn what_a_consumer_does_not_say_its_workers_do_not_do() {
+    fn workers_do_nothing_that_their_consumer_does_not_list() {
         let none = Features {
             callbacks: false,
             limits: false,
         };
-        assert_eq!(said(&Features::ALL.text()), Features::ALL);
+        assert_eq!(listed(&Features::ALL.text()), Features::ALL);
         assert_eq!(
-            said("limits, more"),
+            listed("limits, more"),
             Features {
                 limits: true,
                 ..none
             }
         );
-        for without in [
-            json!({}),
-            json!({"config": {"metadata": {"_nats.level": "1"}}}),
-            Value::Null,
-        ] {
+        for without in [HashMap::new(), metadata("_nats.level", "1")] {
             assert_eq!(Features::of(&without), none);
         }
     }
 
     #[test]
-    fn a_job_is_refused_for_what_it_asks_and_for_nothing_else() {
+    fn a_job_is_refused_only_for_what_it_needs() {
         let plain = Submission::new("k".parse().unwrap(), json!(1));
         let called = Submission {
             callback: Some("https://h/".into()),
@@ -125,17 +123,17 @@ mod tests {
         for submission in [&plain, &called, &limited] {
             assert_eq!(Features::ALL.refusal(submission), None);
         }
-        assert_eq!(said("").refusal(&plain), None);
-        assert_eq!(said("callbacks").refusal(&called), None);
-        assert_eq!(said("limits").refusal(&limited), None);
+        assert_eq!(listed("").refusal(&plain), None);
+        assert_eq!(listed("callbacks").refusal(&called), None);
+        assert_eq!(listed("limits").refusal(&limited), None);
         assert!(
-            said("limits")
+            listed("limits")
                 .refusal(&called)
                 .unwrap()
                 .contains("kind k do not call back")
         );
         assert!(
-            said("callbacks")
+            listed("callbacks")
                 .refusal(&limited)
                 .unwrap()
                 .contains("kind k do not hold time limits")

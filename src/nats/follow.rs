@@ -7,8 +7,8 @@ use async_nats::{Message, Subscriber};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 
-use super::batch::number;
 use super::log::Log;
+use super::message::number;
 use super::names;
 use crate::source::{Signal, Tail, Unavailable};
 use crate::wire::{JobId, Stored};

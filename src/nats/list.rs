@@ -4,19 +4,15 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use async_nats::Message;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::batch::number;
-use super::error::code;
+use super::info::{self, StreamInfo};
 use super::listings::Busy;
-use super::log::{header, unavailable};
+use super::message::{GetMessage, LeaderMessage, ask_leader, header, number};
 use super::walk::{Bounds, Entry, Found, Step, Walk, Window};
-use super::{Reader, api, names, setup};
+use super::{Reader, api, names};
 use crate::config::{
     LIST_BYTES, LIST_LOOKUPS, LIST_REQUESTS, LIST_UNDECODABLE, LIST_WINDOW, LIST_WINDOWS,
     REQUEST_WAIT, REREAD_FIRST,
@@ -67,18 +63,6 @@ enum Got {
     All(Vec<Entry>),
     /// Only so many messages: they hold too many bytes.
     Cut(usize),
-}
-
-/// A message that a leader gave.
-struct Given {
-    stream_seq: StreamSeq,
-    payload: Bytes,
-}
-
-impl Given {
-    fn is_event_of(&self, job: &JobId) -> bool {
-        Stored::decode(job, self.stream_seq, self.payload.clone()).is_ok()
-    }
 }
 
 impl Streams {
@@ -162,18 +146,15 @@ impl Reader {
     async fn streams(&self) -> Result<Streams, Unavailable> {
         let names = (0..self.log.shards).map(|shard| self.log.nats.names.chunks_stream(shard));
         let infos = stream::iter(names).map(async |name| {
-            let info = setup::stream_info(&self.log.nats.replay, &name)
-                .await
-                .map_err(unavailable)?;
-            info.ok_or_else(|| Unavailable(format!("stream {name} is gone")))
-                .map(|info| (name, info))
+            let info = info::stream(&self.log.nats.replay, &name).await?;
+            Ok::<_, Unavailable>((name, info))
         });
-        let infos: Vec<(String, Value)> = infos.buffered(LIST_REQUESTS).try_collect().await?;
-        let (mut bounds, mut tag) = (Vec::new(), crc32fast::Hasher::new());
+        let infos: Vec<(String, StreamInfo)> = infos.buffered(LIST_REQUESTS).try_collect().await?;
+        let mut bounds = Vec::new();
+        let mut tag = crc32fast::Hasher::new();
         for (name, info) in infos {
-            let place = |key: &str| info["state"][key].as_u64().unwrap_or(0);
-            bounds.push((place("first_seq"), place("last_seq")));
-            tag.update(format!("{name} {}\n", info["created"]).as_bytes());
+            bounds.push((info.state.first_seq, info.state.last_seq));
+            tag.update(format!("{name} {:?}\n", info.created).as_bytes());
         }
         Ok(Streams {
             bounds,
@@ -186,10 +167,10 @@ impl Reader {
     async fn window(&self, window: Window) -> Result<(Window, Got), Unavailable> {
         let Window { shard, from, to } = window;
         let stream = self.log.nats.names.chunks_stream(shard);
-        let ask = json!({"seq": from, "batch": to - from + 1, "max_bytes": LIST_BYTES});
+        let get = GetMessage::range(from, to, LIST_BYTES);
         let (deadline, mut pause) = (Instant::now() + REQUEST_WAIT, REREAD_FIRST);
         loop {
-            let page = self.batch(shard, ask.clone()).await?;
+            let page = self.batch(shard, &get).await?;
             let last = page
                 .messages
                 .last()
@@ -201,10 +182,10 @@ impl Reader {
             // A replica that ends below the window's end may only be behind: what it does not have yet would be passed
             // over for ever. So its leader is asked whether there is anything.
             let beyond = last.map_or(from, |last| last + 1);
-            let ask_beyond = json!({"seq": beyond, "next_by_subj": ">"});
+            let get_beyond = GetMessage::next_of(">", beyond);
             if reached
                 || self
-                    .leader(&stream, &ask_beyond)
+                    .leader(&stream, &get_beyond)
                     .await?
                     .is_none_or(|next| next.stream_seq > to)
             {
@@ -273,22 +254,19 @@ impl Reader {
     ) -> Result<bool, Unavailable> {
         let (stream, subject) = (self.log.stream(job), self.log.subject(job));
         // The last one is cheap to find, and nearly always tells.
-        match self
-            .leader(&stream, &json!({"last_by_subj": subject}))
-            .await?
-        {
+        match self.leader(&stream, &GetMessage::last_of(&subject)).await? {
             Some(last) if last.stream_seq <= stream_seq => return Ok(true),
-            Some(last) if last.stream_seq <= top && last.is_event_of(job) => return Ok(false),
+            Some(last) if last.stream_seq <= top && is_event_of(&last, job) => return Ok(false),
             Some(_) => {}
             None => return Ok(true),
         }
         let mut from = stream_seq + 1;
         for _ in 0..LIST_UNDECODABLE {
             match self
-                .leader(&stream, &json!({"seq": from, "next_by_subj": subject}))
+                .leader(&stream, &GetMessage::next_of(&subject, from))
                 .await?
             {
-                Some(next) if next.stream_seq <= top && !next.is_event_of(job) => {
+                Some(next) if next.stream_seq <= top && !is_event_of(&next, job) => {
                     from = next.stream_seq + 1
                 }
                 Some(next) => return Ok(next.stream_seq > top),
@@ -300,35 +278,28 @@ impl Reader {
 
     /// The payload of the first event that the log still has of a job.
     async fn first_payload(&self, job: &JobId) -> Result<Option<Bytes>, Unavailable> {
-        let ask = json!({"seq": 1, "next_by_subj": self.log.subject(job)});
+        let job_subject = self.log.subject(job);
+        let get = GetMessage::next_of(&job_subject, 1);
         let stream = self.log.stream(job);
         let subject = names::api(&format!("DIRECT.GET.{stream}"));
-        let answer =
-            api::request(&self.log.nats.replay, subject, None, ask.to_string().into()).await?;
+        let answer = api::request(&self.log.nats.replay, subject, None, get.body()).await?;
         if answer.status.is_none() {
             return Ok(Some(answer.payload));
         }
         // Of a new job a replica may have nothing yet.
-        Ok(self.leader(&stream, &ask).await?.map(|first| first.payload))
+        Ok(self.leader(&stream, &get).await?.map(|first| first.payload))
     }
 
     /// One message, from the leader of a stream.
-    async fn leader(&self, stream: &str, ask: &Value) -> Result<Option<Given>, Unavailable> {
-        let get = format!("STREAM.MSG.GET.{stream}");
-        let found = api::find(&self.log.nats.replay, &get, ask, &[code::NO_MESSAGE]).await;
-        let Some(answer) = found.map_err(unavailable)? else {
-            return Ok(None);
-        };
-        let message = &answer["message"];
-        let payload = BASE64
-            .decode(message["data"].as_str().unwrap_or_default())
-            .unwrap_or_default();
-        let stream_seq = message["seq"].as_u64();
-        let stream_seq =
-            stream_seq.ok_or_else(|| Unavailable("a message without a sequence".into()))?;
-        Ok(Some(Given {
-            stream_seq,
-            payload: payload.into(),
-        }))
+    async fn leader(
+        &self,
+        stream: &str,
+        get: &GetMessage<'_>,
+    ) -> Result<Option<LeaderMessage>, Unavailable> {
+        Ok(ask_leader(&self.log.nats.replay, stream, get).await?)
     }
+}
+
+fn is_event_of(message: &LeaderMessage, job: &JobId) -> bool {
+    Stored::decode(job, message.stream_seq, message.payload.clone()).is_ok()
 }

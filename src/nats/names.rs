@@ -1,4 +1,4 @@
-//! Every name that Tailwater gives to something in NATS, as a function of typed values. It talks to nobody.
+//! Every name that Tailwater uses in NATS, as a function of typed values. It does no I/O.
 
 use crate::wire::{JobId, Kind};
 
@@ -6,7 +6,7 @@ use crate::wire::{JobId, Kind};
 pub(super) const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
 /// The subject that such an expectation is about, when it is not the message's own.
 pub(super) const EXPECTED_LAST_OF: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
-/// The id by which the broker drops a doubled submission.
+/// The id by which the broker drops a repeated submission.
 pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// A stored message's sequence in its stream.
 pub(super) const SEQUENCE: &str = "Nats-Sequence";
@@ -19,9 +19,9 @@ pub(super) const TIME: &str = "Nats-Time-Stamp";
 pub(super) const LAST_SEQUENCE: &str = "Nats-Last-Sequence";
 /// In an answer to a batched get: how many messages match beyond it.
 pub(super) const PENDING: &str = "Nats-Num-Pending";
-/// The key in the metadata of the job stream under which `setup` leaves the number of shards.
+/// The key in the metadata of the job stream under which `setup` stores the number of shards.
 pub(super) const SHARDS: &str = "tailwater.shards";
-/// The key in the metadata of a kind's consumer under which its workers leave what they do besides running jobs.
+/// The key in the metadata of a kind's consumer under which its workers list what they do besides running jobs.
 pub(super) const FEATURES: &str = "tailwater.features";
 
 /// The names under one prefix.
@@ -63,6 +63,11 @@ impl Names {
         format!("{}.jobs.{kind}.{job}", self.prefix)
     }
 
+    /// Where all jobs of a kind wait.
+    pub fn queued_jobs(&self, kind: &Kind) -> String {
+        format!("{}.jobs.{kind}.*", self.prefix)
+    }
+
     /// Where a job waits, whatever its kind.
     pub fn queued_of_any_kind(&self, job: &JobId) -> String {
         format!("{}.jobs.*.{job}", self.prefix)
@@ -78,23 +83,23 @@ impl Names {
         format!("{}.chunks.{shard}.{job}", self.prefix)
     }
 
-    /// Where the broker sends a live copy of each of a job's events. Nobody else may publish there.
+    /// Where the broker sends a live copy of each of a job's events. No client may publish there.
     pub fn live(&self, shard: u32, job: &JobId) -> String {
         format!("{}.live.{shard}.{job}", self.prefix)
     }
 
-    /// Where a connection is asked whether its server answers. Nobody subscribes to it: the server itself says so.
+    /// Where a connection is asked whether its server answers. It has no subscriber: the server itself reports that.
     pub fn ready(&self) -> String {
         format!("{}.ready", self.prefix)
     }
 
-    /// Where the owner of a job is told to look at its log. The truth is in the log.
+    /// Where the owner of a job receives control signals. The truth is in the log.
     pub fn control(&self, job: &JobId) -> String {
         format!("{}.control.{job}", self.prefix)
     }
 }
 
-/// Where the broker tells that a stream has a new leader.
+/// Where the broker reports that a stream has a new leader.
 pub(super) fn leader_elected(stream: &str) -> String {
     format!("$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{stream}")
 }
@@ -104,7 +109,7 @@ pub(super) fn api(request: &str) -> String {
     format!("$JS.API.{request}")
 }
 
-/// The job that a subject of this house ends with.
+/// The job that a subject of Tailwater ends with.
 pub(super) fn job_of(subject: &str) -> &str {
     subject.rsplit('.').next().unwrap_or(subject)
 }

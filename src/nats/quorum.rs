@@ -1,33 +1,31 @@
-//! Whose word is final: reads that are made while the leader that answers them is proven to have a quorum. What is read,
+//! Reads whose answer is final: they are made while the leader that answers them is proven to have a quorum. What is read,
 //! and what follows from it, is the caller's.
 //!
 //! A leader that is cut off from its followers goes on answering reads for 10 to 20 s, while they elect another one and
-//! the log goes on without it. What it has is in the log; what it lacks proves nothing. The proof that a leader still is
-//! one is its own view of its followers: `STREAM.INFO` says how long ago each was heard. A follower calls no election
-//! before [`ELECTION_MIN`] after it heard its leader, so that until then there is no other leader if so many have heard
-//! this one that the others are no majority. That is a lease, and a read that ends within it is final, if it went over
-//! the same connection: then the same server answered it.
+//! the log goes on without it. What it has is in the log; what it lacks proves nothing. The proof that a leader is still
+//! the leader is its own view of its followers: `STREAM.INFO` reports how long ago each was heard. A follower calls no
+//! election within [`ELECTION_MIN`] after it heard its leader. So there is no other leader for as long as the followers
+//! that heard this one leave no majority without it. That is a lease: a read that ends within it is final, if it went over
+//! the same connection, and so was answered by the same server.
 //!
-//! What it does not cover: a follower that is restarted, and calls an election within a second of its start, while the
+//! The lease does not cover a follower that is restarted and calls an election within a second of its start, while the
 //! network between it and the leader is cut within the same four seconds. For this there is a second rule: a stream that
-//! ends before what this process has seen of it is not believed at once. If it still is that short when such a leader
-//! would have lost its quorum, then the stream has gone back: its store was restored, or lost what it had acknowledged.
+//! ends before what this process has seen of it is not believed at once. If it is still that short when such a leader
+//! would have lost its quorum, the stream has gone back: its store was restored, or lost what it had acknowledged.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::log::{Log, unavailable};
-use super::queue::connections;
-use super::setup;
+use super::connect::Nats;
+use super::info::{self, Follower, StreamInfo};
 use crate::config::{ELECTION_MIN, QUORUM_AGE, QUORUM_MARGIN, QUORUM_TRIES, SHORTER_WAIT};
 use crate::source::Unavailable;
-use crate::wire::{JobId, StreamSeq};
+use crate::wire::StreamSeq;
 
 /// The stream that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,26 +46,26 @@ pub(super) struct Leaders {
 /// What is known of one stream's leader.
 #[derive(Debug, Default)]
 struct Leader {
-    /// Locked while the leader is asked, so that one question is under way at a time.
-    known: Mutex<Known>,
-    /// The highest place that this process has seen in the stream.
+    /// Locked while the leader is asked, so that it is asked by one reader at a time.
+    state: Mutex<LeaderState>,
+    /// The highest stream sequence that this process has seen in the stream.
     seen: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct LeaderState {
     proof: Option<Proof>,
-    /// Since when the stream is said to end before what was seen of it.
+    /// Since when the stream is reported to end before what was seen of it.
     shorter_since: Option<Instant>,
 }
 
-/// A leader's quorum, as it was proven last.
+/// The latest proof of a leader's quorum.
 #[derive(Clone, Copy, Debug)]
 struct Proof {
     asked: Instant,
     /// Until when no other leader can have been elected; `None` when the stream has one replica.
     until: Option<Instant>,
-    /// Over which connection, counted from the first.
+    /// The number of the connection that it came over.
     connection: u64,
 }
 
@@ -85,22 +83,25 @@ impl Leaders {
             Of::Queue => &self.queue,
         }
     }
-}
 
-impl Log {
     /// Makes a read, over the work connection, that is answered by a leader with a quorum.
     ///
     /// # Errors
     /// [`Unavailable`], also when the leader cannot prove its quorum, or lacks what this process has seen of the stream.
-    pub(super) async fn proven<T, W>(&self, of: Of, read: impl Fn() -> W) -> Result<T, Unavailable>
+    pub(super) async fn proven<T, W>(
+        &self,
+        nats: &Nats,
+        of: Of,
+        read: impl Fn() -> W,
+    ) -> Result<T, Unavailable>
     where
         W: Future<Output = Result<T, Unavailable>>,
     {
         for _ in 0..QUORUM_TRIES {
-            let proof = self.prove(of).await?;
+            let proof = self.prove(nats, of).await?;
             let answer = read().await?;
             if proof.until.is_none_or(|until| Instant::now() < until)
-                && proof.connection == connections(&self.nats.work)
+                && proof.connection == nats.work_connections()
             {
                 return Ok(answer);
             }
@@ -110,36 +111,31 @@ impl Log {
         ))
     }
 
-    /// Takes note of a place where an event stands.
-    pub(super) fn saw(&self, stream_seq: StreamSeq, job: &JobId) {
-        self.leaders
-            .of(Of::Shard(job.shard(self.shards)))
-            .seen
-            .fetch_max(stream_seq, Ordering::Relaxed);
+    /// Takes note of where a message stands.
+    pub(super) fn saw(&self, of: Of, stream_seq: StreamSeq) {
+        self.of(of).seen.fetch_max(stream_seq, Ordering::Relaxed);
     }
 
-    async fn prove(&self, of: Of) -> Result<Proof, Unavailable> {
-        let leader = self.leaders.of(of);
-        let mut known = leader.known.lock().await;
-        let connection = connections(&self.nats.work);
-        if let Some(proof) = known.proof
+    async fn prove(&self, nats: &Nats, of: Of) -> Result<Proof, Unavailable> {
+        let leader = self.of(of);
+        let mut state = leader.state.lock().await;
+        let connection = nats.work_connections();
+        if let Some(proof) = state.proof
             && proof.asked.elapsed() < QUORUM_AGE
             && proof.connection == connection
         {
             return Ok(proof);
         }
-        known.proof = None;
+        state.proof = None;
         let stream = match of {
-            Of::Shard(shard) => self.nats.names.chunks_stream(shard),
-            Of::Queue => self.nats.names.jobs_stream(),
+            Of::Shard(shard) => nats.names.chunks_stream(shard),
+            Of::Queue => nats.names.jobs_stream(),
         };
-        // Both before the question: what is seen while it is under way proves nothing against its answer.
-        let (asked, seen) = (Instant::now(), leader.seen.load(Ordering::Relaxed));
-        let info = setup::stream_info(&self.nats.work, &stream)
-            .await
-            .map_err(unavailable)?;
-        let info = info.ok_or_else(|| Unavailable(format!("stream {stream} is gone")))?;
-        let until = match quorum(&info["cluster"]) {
+        // Both before the question: what is seen while it is in flight proves nothing against its answer.
+        let asked = Instant::now();
+        let seen = leader.seen.load(Ordering::Relaxed);
+        let info = info::stream(&nats.work, &stream).await?;
+        let until = match quorum(&info.cluster.replicas) {
             Quorum::Alone => None,
             Quorum::Heard(ago) => Some(asked + (ELECTION_MIN - QUORUM_MARGIN).saturating_sub(ago)),
             Quorum::Unproven => Some(asked),
@@ -149,55 +145,65 @@ impl Log {
                 "the leader of {stream} cannot prove its quorum"
             )));
         }
-        let last = info["state"]["last_seq"].as_u64().unwrap_or(0);
-        if last < seen {
-            let since = *known.shorter_since.get_or_insert(asked);
+        leader.compare(&mut state, &stream, &info, seen, until.is_none(), asked)?;
+        let proof = Proof {
+            asked,
+            until,
+            connection,
+        };
+        state.proof = Some(proof);
+        Ok(proof)
+    }
+}
+
+impl Leader {
+    /// Compares where the stream ends with what this process had `seen` of it before it `asked`.
+    fn compare(
+        &self,
+        state: &mut LeaderState,
+        stream: &str,
+        info: &StreamInfo,
+        seen: StreamSeq,
+        is_alone: bool,
+        asked: Instant,
+    ) -> Result<(), Unavailable> {
+        let last = info.state.last_seq;
+        if last >= seen {
+            self.seen.fetch_max(last, Ordering::Relaxed);
+        } else {
+            let since = *state.shorter_since.get_or_insert(asked);
             // The only replica is the stream, whatever it has.
-            if until.is_some() && since.elapsed() < SHORTER_WAIT {
+            if !is_alone && since.elapsed() < SHORTER_WAIT {
                 info!(%stream, last, seen, "a leader lacks what was seen of its stream");
                 return Err(Unavailable(format!(
                     "the leader of {stream} lacks what was seen of it"
                 )));
             }
             warn!(%stream, last, seen, "the stream has gone back: restored, or its end was lost");
-            leader.seen.store(last, Ordering::Relaxed);
-        } else {
-            leader.seen.fetch_max(last, Ordering::Relaxed);
+            self.seen.store(last, Ordering::Relaxed);
         }
-        known.shorter_since = None;
-        let proof = Proof {
-            asked,
-            until,
-            connection,
-        };
-        known.proof = Some(proof);
-        Ok(proof)
+        state.shorter_since = None;
+        Ok(())
     }
 }
 
-/// What a leader says of its followers.
+/// What a leader knows of its followers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Quorum {
     /// It has none and needs none.
     Alone,
-    /// So long ago, or later, so many were heard that they are a majority with it.
+    /// A majority, with the leader, was heard this long ago or later.
     Heard(Duration),
     /// Too few were ever heard.
     Unproven,
 }
 
-fn quorum(cluster: &Value) -> Quorum {
-    let followers = cluster["replicas"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
+fn quorum(followers: &[Follower]) -> Quorum {
     // With the leader itself one more than half.
     let needed = followers.len().div_ceil(2);
     // 0 stands for a follower that was never heard.
-    let heard = followers
-        .iter()
-        .filter_map(|follower| follower["active"].as_u64().filter(|&ago| ago > 0));
-    let mut heard: Vec<u64> = heard.collect();
+    let heard = followers.iter().map(|follower| follower.active);
+    let mut heard: Vec<u64> = heard.filter(|&ago| ago > 0).collect();
     heard.sort_unstable();
     match needed.checked_sub(1) {
         None => Quorum::Alone,
@@ -210,20 +216,15 @@ fn quorum(cluster: &Value) -> Quorum {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn of(active: &[u64]) -> Quorum {
-        let replicas: Vec<_> = active
-            .iter()
-            .map(|active| json!({"active": active}))
-            .collect();
-        quorum(&json!({"leader": "n1", "replicas": replicas}))
+        let followers = active.iter().map(|&active| Follower { active });
+        quorum(&followers.collect::<Vec<_>>())
     }
 
     #[test]
     fn a_majority_counts_the_leader_and_the_followers_that_were_heard_last() {
         let heard = |ago| Quorum::Heard(Duration::from_nanos(ago));
-        assert_eq!(quorum(&Value::Null), Quorum::Alone);
         assert_eq!(of(&[]), Quorum::Alone);
         assert_eq!(of(&[7, 9]), heard(7));
         assert_eq!(of(&[9, 0]), heard(9));

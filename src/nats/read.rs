@@ -7,22 +7,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::StreamExt as _;
-use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::ReusableBoxFuture;
 use tracing::{debug, info};
 
-use super::batch::{Batch, batch, number};
+use super::batch::{MessageBatch, batch};
 use super::follow::LiveTail;
 use super::listings::Listings;
 use super::log::Log;
+use super::message::{GetMessage, number};
 use super::names;
+use super::queue::Queue;
 use super::quorum::Of;
 use super::read_slots::ReadSlots;
 use super::scan::{Scan, ScanBatch, ScanRequest};
 use super::submit_signals::LiveSubmitSignals;
 use crate::budget::Budget;
-use crate::config::{PAGE, PAGE_BYTES, READS_PER_SHARD, SCAN_FROM, SCAN_ROOM};
+use crate::config::{READS_PER_SHARD, SCAN_FROM, SCAN_ROOM};
 use crate::runtime::Tasks;
 use crate::source::{At, Chain, EventSource, Replay, Replica, Span, Unavailable, Verdict};
 use crate::wire::{JobId, Stored, StreamSeq, Unreadable};
@@ -31,6 +32,7 @@ use crate::wire::{JobId, Stored, StreamSeq, Unreadable};
 #[derive(Clone, Debug)]
 pub struct Reader {
     pub(super) log: Log,
+    queue: Queue,
     shards: Arc<[Shard]>,
     /// The right to make a listing.
     pub(super) listings: Arc<Listings>,
@@ -65,6 +67,7 @@ impl Reader {
             });
         }
         Ok(Self {
+            queue: Queue::new(log.clone()),
             log,
             shards: shards.into(),
             listings: Arc::new(Listings::new()),
@@ -81,9 +84,14 @@ impl Reader {
     }
 
     /// A batched direct get on a shard, once it has a slot.
-    pub(super) async fn batch(&self, shard: u32, ask: Value) -> Result<Batch, Unavailable> {
+    pub(super) async fn batch(
+        &self,
+        shard: u32,
+        get: &GetMessage<'_>,
+    ) -> Result<MessageBatch, Unavailable> {
         let nats = Arc::clone(&self.log.nats);
-        let read = async move { batch(&nats.replay, &nats.names.chunks_stream(shard), &ask).await };
+        let body = get.body();
+        let read = async move { batch(&nats.replay, &nats.names.chunks_stream(shard), body).await };
         self.shards[shard as usize].slots.run(read).await
     }
 
@@ -152,8 +160,9 @@ impl Reader {
         job: &JobId,
         stream_seq: StreamSeq,
     ) -> Result<Page, Unavailable> {
-        let ask = json!({"seq": stream_seq, "next_by_subj": self.log.subject(job), "batch": PAGE, "max_bytes": PAGE_BYTES});
-        let page = self.batch(job.shard(self.log.shards), ask).await?;
+        let subject = self.log.subject(job);
+        let get = GetMessage::page_of(&subject, stream_seq);
+        let page = self.batch(job.shard(self.log.shards), &get).await?;
         let events = page
             .messages
             .iter()
@@ -247,11 +256,11 @@ impl EventSource for Reader {
     }
 
     async fn submit_signals(&self) -> Result<LiveSubmitSignals, Unavailable> {
-        self.log.submit_signals().await
+        self.queue.submit_signals().await
     }
 
     async fn is_queued(&self, job: &JobId) -> Result<bool, Unavailable> {
-        self.log.is_queued(job).await
+        self.queue.is_queued(job).await
     }
 
     fn undecodable(&self, job: &JobId, stream_seq: StreamSeq, why: &Unreadable) {

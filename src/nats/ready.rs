@@ -2,21 +2,15 @@
 //! ends, and by probes of a running process. What is asked for is the caller's.
 
 use std::future::Future;
-use std::sync::Arc;
 
 use async_nats::{Client, RequestErrorKind};
 use bytes::Bytes;
-use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use super::connect::Nats;
-use super::error::Error;
+use super::error::NatsError;
 use crate::config::{READY_AGE, READY_WAIT, START_PAUSE};
-
-/// Whether the connections answered when they were asked last. The lock is held while they are asked, so that one
-/// question is under way at a time.
-pub(super) type Readiness = Arc<Mutex<Option<(Instant, bool)>>>;
 
 impl Nats {
     /// Whether every connection answers a request, within [`READY_WAIT`]. An answer is relied on for [`READY_AGE`].
@@ -43,9 +37,9 @@ impl Nats {
 
     /// Makes a request of the start until it succeeds, fails for good, or the patience of
     /// [`Options`](super::Options) ends. It is made once in any case.
-    pub(super) async fn patiently<T, W>(&self, ask: impl Fn() -> W) -> Result<T, Error>
+    pub(super) async fn patiently<T, W>(&self, ask: impl Fn() -> W) -> Result<T, NatsError>
     where
-        W: Future<Output = Result<T, Error>>,
+        W: Future<Output = Result<T, NatsError>>,
     {
         loop {
             match ask().await {

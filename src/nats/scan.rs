@@ -12,8 +12,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
-use super::log::{Log, confirmed};
-use super::names;
+use super::log::Log;
+use super::message::confirmed;
+use super::{info, names};
 use crate::budget::Budget;
 use crate::config::{
     SCAN_FLUSH, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_PULL, SCAN_PULL_BYTES, SCAN_QUEUE, SCAN_STALL,
@@ -131,12 +132,11 @@ impl Scan {
     }
 
     async fn pass(&self, readers: Vec<ScanReader>) -> Result<(), Unavailable> {
-        let (first, last) = self
-            .log
-            .bounds_of(&self.log.nats.replay, &self.stream)
-            .await?;
-        let mut pass = ScanPass::new(readers, last);
-        let Some(start_sequence) = pass.start(first) else {
+        let state = info::stream(&self.log.nats.replay, &self.stream)
+            .await?
+            .state;
+        let mut pass = ScanPass::new(readers, state.last_seq);
+        let Some(start_sequence) = pass.start(state.first_seq) else {
             return Ok(());
         };
         let mut messages = self.messages(start_sequence).await?;

@@ -1,32 +1,36 @@
-//! Signals of what is submitted, whoever submits it: each message of the queue as it is published. A lost one is not
-//! noticed here.
+//! Signals of submissions by any process: each message of the queue as it is published. A lost one is not noticed here.
 
 use async_nats::Subscriber;
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
-use super::log::Log;
 use super::names;
+use super::queue::Queue;
 use super::ready::answers;
 use crate::source::{SubmitSignal, SubmitSignals, Unavailable};
 
-/// The subscription to what is submitted.
+/// The subscription to submissions.
 #[derive(Debug)]
 pub struct LiveSubmitSignals {
     live: Subscriber,
-    /// Counts up when the connection was away.
+    /// Counts up when the connection was down.
     reconnected: watch::Receiver<u64>,
 }
 
-impl Log {
+impl Queue {
     /// See [`EventSource::submit_signals`](crate::source::EventSource::submit_signals).
     pub(super) async fn submit_signals(&self) -> Result<LiveSubmitSignals, Unavailable> {
-        let mut reconnected = self.nats.reconnected.clone();
+        let mut reconnected = self.log.nats.reconnected.clone();
         reconnected.mark_unchanged();
-        let subscribed = self.nats.live.subscribe(self.nats.names.submitted()).await;
+        let subscribed = self
+            .log
+            .nats
+            .live
+            .subscribe(self.log.nats.names.submitted())
+            .await;
         let live = subscribed.map_err(|error| Unavailable(error.to_string()))?;
         // A request on the same connection: when it is answered the server has seen the subscription.
-        if !answers(&self.nats.live, self.nats.names.ready()).await {
+        if !answers(&self.log.nats.live, self.log.nats.names.ready()).await {
             return Err(Unavailable(
                 "the connection for live messages does not answer".into(),
             ));
@@ -42,7 +46,7 @@ impl SubmitSignals for LiveSubmitSignals {
                 biased;
                 Ok(()) = self.reconnected.changed() => return SubmitSignal::Disturbed,
                 message = self.live.next() => match message {
-                    // Of a message that may be large only the subject is looked at.
+                    // The message may be large; only its subject is read.
                     Some(message) => match names::job_of(&message.subject).parse() {
                         Ok(job) => return SubmitSignal::Job(job),
                         Err(_) => continue,

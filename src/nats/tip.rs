@@ -1,14 +1,14 @@
 //! Where a job's log ends: its last event, and how it is known to be one. A publisher may store anything under a job's
 //! subject; what follows from it is the reader's and the writer's.
 
-use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::batch::{batch, number};
-use super::log::{Found, Log, too_many_undecodable};
+use super::batch::batch;
+use super::log::{Log, LogMessage, too_many_undecodable};
+use super::message::{GetMessage, number};
 use super::names;
 use super::quorum::Of;
-use crate::config::{LOOK_BACK, PAGE, PAGE_BYTES, REQUEST_WAIT, REREAD_FIRST, UNDECODABLE_MAX};
+use crate::config::{LOOK_BACK, REQUEST_WAIT, REREAD_FIRST, UNDECODABLE_MAX};
 use crate::source::{At, Chain, Unavailable, Verdict};
 use crate::wire::{JobId, Seq, Stored, StreamSeq, Unreadable};
 
@@ -62,11 +62,10 @@ impl Log {
     /// [`Unavailable`].
     pub async fn tip(&self, job: &JobId) -> Result<Tip, Unavailable> {
         let (deadline, mut pause) = (Instant::now() + REQUEST_WAIT, REREAD_FIRST);
+        let subject = self.subject(job);
         loop {
-            let last = self
-                .ask_leader(job, &json!({"last_by_subj": self.subject(job)}))
-                .await?;
-            let Some(Found {
+            let last = self.ask_leader(job, &GetMessage::last_of(&subject)).await?;
+            let Some(LogMessage {
                 stream_seq: fence,
                 event,
             }) = last
@@ -172,6 +171,7 @@ impl Log {
 
     /// Looks for the last event up to `fence`, from further and further back; `None` when a replica had not all of it.
     async fn look_back(&self, job: &JobId, fence: StreamSeq) -> Result<Option<Tip>, Unavailable> {
+        let subject = self.subject(job);
         let mut reach = LOOK_BACK;
         loop {
             let from = fence.saturating_sub(reach).max(1);
@@ -184,8 +184,8 @@ impl Log {
             };
             let mut stream_seq = from;
             while stream_seq <= fence {
-                let ask = json!({"seq": stream_seq, "next_by_subj": self.subject(job), "batch": PAGE, "max_bytes": PAGE_BYTES});
-                let page = batch(&self.nats.replay, &self.stream(job), &ask).await?;
+                let get = GetMessage::page_of(&subject, stream_seq);
+                let page = batch(&self.nats.replay, &self.stream(job), get.body()).await?;
                 // A replica may lack the end of what the leader has, and nothing in between.
                 let Some(end) = page
                     .messages

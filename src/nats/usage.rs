@@ -1,17 +1,16 @@
-//! How full the queue is, asked now and then. Who is then turned away is decided by whoever submits.
+//! How full the queue is, and submitting jobs only while it has room.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use serde_json::Value;
 use tokio::time::Instant;
 
 use super::features::Features;
-use super::log::{Log, unavailable};
-use super::setup;
+use super::info::{self, ConsumerInfo};
+use super::queue::{Queue, SubmitOutcome};
 use crate::config::{KIND_JOBS_MAX, SMALL_INPUT, USAGE_AGE};
 use crate::source::Unavailable;
-use crate::wire::Kind;
+use crate::wire::{JobId, Kind, Submission, codec};
 
 /// How full the queue is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,30 +33,30 @@ impl QueueUsage {
     }
 }
 
-/// How full the queue is, as one submitter knows it: asked now and then, and its own submissions counted in between.
+/// How full the queue is, as one submitter knows it: read now and then, with its own submissions counted in between.
 #[derive(Debug, Default)]
 pub struct UsageCache(Mutex<HashMap<Kind, (Instant, QueueUsage)>>);
 
-/// How many kinds a submitter remembers; past it, it asks each time.
+/// How many kinds a submitter remembers; it asks each time for any further kind.
 const KINDS_MAX: usize = 1000;
 
 impl UsageCache {
-    /// How full the queue is for one job more of `kind`, which is counted; `None` when no worker has ever served it.
+    /// How full the queue is for one more job of `kind`, which is counted; `None` when no worker has ever served it.
     ///
     /// # Errors
     /// [`Unavailable`].
-    pub async fn of(&self, log: &Log, kind: &Kind) -> Result<Option<QueueUsage>, Unavailable> {
+    pub async fn of(&self, queue: &Queue, kind: &Kind) -> Result<Option<QueueUsage>, Unavailable> {
         if let Some(usage) = self.count(kind) {
             return Ok(Some(usage));
         }
-        let usage = log.usage(kind).await?;
+        let usage = queue.usage(kind).await?;
         if let Some(usage) = usage {
-            self.learn(kind, usage);
+            self.remember(kind, usage);
         }
         Ok(usage)
     }
 
-    /// What is known and recent, and counts one job more.
+    /// Counts one more job, and returns what is known if it is recent.
     fn count(&self, kind: &Kind) -> Option<QueueUsage> {
         let mut usages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (asked, usage) = usages.get_mut(kind)?;
@@ -65,7 +64,7 @@ impl UsageCache {
         (asked.elapsed() < USAGE_AGE).then_some(*usage)
     }
 
-    fn learn(&self, kind: &Kind, usage: QueueUsage) {
+    fn remember(&self, kind: &Kind, usage: QueueUsage) {
         let mut usages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if usages.len() < KINDS_MAX || usages.contains_key(kind) {
             usages.insert(kind.clone(), (Instant::now(), usage));
@@ -73,29 +72,44 @@ impl UsageCache {
     }
 }
 
-impl Log {
+impl Queue {
     /// How full the queue is for jobs of `kind`; `None` when no worker has ever served it.
     ///
     /// # Errors
     /// [`Unavailable`].
     pub async fn usage(&self, kind: &Kind) -> Result<Option<QueueUsage>, Unavailable> {
-        let consumer = setup::kind_info(&self.nats.work, &self.nats.names, kind)
-            .await
-            .map_err(unavailable)?;
+        let nats = &self.log.nats;
+        let consumer: Option<ConsumerInfo> = info::find_kind(&nats.work, &nats.names, kind).await?;
         let Some(consumer) = consumer else {
             return Ok(None);
         };
-        let stream = self.nats.names.jobs_stream();
-        let info = setup::stream_info(&self.nats.work, &stream)
-            .await
-            .map_err(unavailable)?;
-        let info = info.ok_or_else(|| Unavailable(format!("stream {stream} is gone")))?;
-        let number = |value: &Value| value.as_u64().unwrap_or(0);
+        let stream = info::stream(&nats.work, &nats.names.jobs_stream()).await?;
         Ok(Some(QueueUsage {
-            jobs: number(&consumer["num_pending"]) + number(&consumer["num_ack_pending"]),
-            bytes: number(&info["state"]["bytes"]),
-            bytes_max: number(&info["config"]["max_bytes"]),
-            features: Features::of(&consumer),
+            jobs: consumer.num_pending + consumer.num_ack_pending,
+            bytes: stream.state.bytes,
+            // A negative number stands for no limit.
+            bytes_max: u64::try_from(stream.config.max_bytes).unwrap_or(u64::MAX),
+            features: Features::of(&consumer.config.metadata),
         }))
+    }
+
+    /// Submits a job if the queue, as full as `usage` reports, has room for it. A job that was submitted before is found in
+    /// any case.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn submit_if_room(
+        &self,
+        job: &JobId,
+        submission: &Submission,
+        usage: &QueueUsage,
+    ) -> Result<SubmitOutcome, Unavailable> {
+        let size =
+            codec::json_len(&submission.input).map_err(|error| Unavailable(error.to_string()))?;
+        if usage.has_room(size) {
+            return self.submit(job, submission).await;
+        }
+        let known = self.known(job, submission).await?;
+        Ok(known.unwrap_or(SubmitOutcome::Full))
     }
 }

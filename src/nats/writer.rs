@@ -7,7 +7,8 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
 
-use super::log::{Appended, Log};
+use super::log::Log;
+use super::publish::Published;
 use super::tip::Tip;
 use crate::config::{APPEND_WAIT, REJECTIONS_MAX, RETRY_FIRST, RETRY_MAX};
 use crate::source::Unavailable;
@@ -15,7 +16,7 @@ use crate::wire::{Body, Event, EventType, JobId, Seq, Stored, StreamSeq, Unfit};
 
 /// Writes one job's log for one attempt.
 #[derive(Debug)]
-pub struct Writer {
+pub struct LogWriter {
     log: Log,
     job: JobId,
     attempt: u32,
@@ -56,17 +57,7 @@ pub enum Unwritable {
     Refused(String),
 }
 
-/// What an ambiguous append turned out to be.
-enum Resolved {
-    /// It was stored, here.
-    Mine(StreamSeq),
-    /// Nothing was stored since.
-    NotYet,
-    /// Somebody else wrote.
-    Refused(AppendError),
-}
-
-impl Writer {
+impl LogWriter {
     /// A writer that goes on behind `last`, the log's last event, for this attempt.
     pub fn new(log: Log, job: JobId, attempt: u32, last: Option<&Stored>) -> Self {
         let (seq, stream_seq) = last.map_or((Seq(0), 0), |last| (last.seq, last.stream_seq));
@@ -132,20 +123,17 @@ impl Writer {
         let mut rejections = 0;
         loop {
             self.until_connected(deadline).await?;
-            let outcome = match self
-                .log
-                .append(&self.job, self.fence, payload.clone())
-                .await
-            {
-                Appended::Stored(stream_seq) => {
+            let published = self.log.append(&self.job, self.fence, payload.clone());
+            let stored = match published.await {
+                Published::Stored(stream_seq) => {
                     self.log.saw(stream_seq, &self.job);
                     self.fence = stream_seq;
-                    Ok(Resolved::Mine(stream_seq))
+                    Ok(Some(stream_seq))
                 }
-                Appended::InFlight => Ok(Resolved::NotYet),
-                Appended::Refused => self.resolve(&payload).await,
-                Appended::Never(reason) => return Err(Unwritable::Refused(reason).into()),
-                Appended::Rejected(error) => {
+                Published::InFlight | Published::Duplicate => Ok(None),
+                Published::WrongLast => self.resolve(&payload).await,
+                Published::Never(reason) => return Err(Unwritable::Refused(reason).into()),
+                Published::Rejected(error) => {
                     debug!(job = %self.job, %error, "an append was rejected");
                     rejections += 1;
                     if rejections >= REJECTIONS_MAX {
@@ -153,31 +141,35 @@ impl Writer {
                     }
                     self.resolve(&payload).await
                 }
-                Appended::Unsure(error) => {
+                Published::Full | Published::SubjectTaken => {
+                    debug!(job = %self.job, "an append was refused: the stream is full");
+                    self.resolve(&payload).await
+                }
+                Published::Unknown(error) => {
                     debug!(job = %self.job, %error, "an append without an ack");
                     self.resolve(&payload).await
                 }
             };
-            let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-            match outcome {
-                Ok(Resolved::Mine(stream_seq)) => {
+            let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            match stored {
+                Ok(Some(stream_seq)) => {
                     (self.seq, self.stream_seq) = (seq, stream_seq);
                     return Ok(());
                 }
-                Ok(Resolved::Refused(refusal)) => return Err(refusal),
-                Ok(Resolved::NotYet) if late => {
-                    return Err(Unavailable("the broker takes no events".into()).into());
+                Ok(None) if is_late => {
+                    return Err(Unavailable("the broker stores no events".into()).into());
                 }
-                Err(error) if late => return Err(error.into()),
-                Ok(Resolved::NotYet) | Err(_) => {
+                Err(AppendError::Unavailable(error)) if is_late => return Err(error.into()),
+                Ok(None) | Err(AppendError::Unavailable(_)) => {
                     sleep(pause).await;
                     pause = RETRY_MAX.min(pause * 2);
                 }
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// Asks whether somebody else has written, without writing. Retries through an election.
+    /// Asks whether another process has written, without writing. Retries through an election.
     ///
     /// # Errors
     /// [`AppendError`].
@@ -187,15 +179,17 @@ impl Writer {
         loop {
             self.until_connected(deadline).await?;
             match self.resolve(&Bytes::new()).await {
-                Ok(Resolved::NotYet | Resolved::Mine(_)) => return Ok(()),
-                Ok(Resolved::Refused(refusal)) => return Err(refusal),
-                Err(error) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+                Ok(_) => return Ok(()),
+                Err(AppendError::Unavailable(error))
+                    if deadline.is_some_and(|deadline| Instant::now() >= deadline) =>
+                {
                     return Err(error.into());
                 }
-                Err(_) => {
+                Err(AppendError::Unavailable(_)) => {
                     sleep(pause).await;
                     pause = RETRY_MAX.min(pause * 2);
                 }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -216,39 +210,39 @@ impl Writer {
             .map_err(|_| Unavailable("the broker is away".into()))
     }
 
-    /// Asks the leader what became of an append. An undecodable message takes nobody's right to go on: the fence moves behind
-    /// it.
-    async fn resolve(&mut self, payload: &Bytes) -> Result<Resolved, Unavailable> {
-        let superseded = Ok(Resolved::Refused(AppendError::Superseded));
+    /// Asks the leader what became of an append: where it was stored, or `None` when nothing was stored since. An
+    /// undecodable message takes nobody's right to go on: the fence moves past it.
+    async fn resolve(&mut self, payload: &Bytes) -> Result<Option<StreamSeq>, AppendError> {
         let mut tip = self.log.tip(&self.job).await?;
         if let Tip::At {
             last: Some(last), ..
         } = &tip
             && last.stream_seq < self.stream_seq
         {
-            // A log that went back, or a server that leads no more and lacks what this writer has stored: its word takes the
-            // job from nobody.
+            // A log that went back, or a server that no longer leads and lacks what this writer has stored: its answer takes
+            // the job from no worker.
             tip = self.log.proven_tip(&self.job).await?;
         }
         let Tip::At { last, fence } = tip else {
-            return superseded;
+            return Err(AppendError::Superseded);
         };
-        let resolved = match last {
-            // Nobody else has written: what this writer wrote, if anything, has expired while it was silent.
-            None => Resolved::NotYet,
-            Some(last) if last.stream_seq == self.stream_seq => Resolved::NotYet,
-            Some(last) if last.payload() == payload => Resolved::Mine(last.stream_seq),
+        let stored = match last {
+            // No other process has written: what this writer wrote, if anything, expired while it was silent.
+            None => None,
+            Some(last) if last.stream_seq == self.stream_seq => None,
+            Some(last) if last.payload() == payload => Some(last.stream_seq),
             Some(last)
                 if last.event_type == EventType::CancelRequested
                     && last.attempt == self.attempt =>
             {
                 (self.seq, self.stream_seq) = (last.seq, last.stream_seq);
-                Resolved::Refused(AppendError::CancelRequested)
+                self.fence = fence;
+                return Err(AppendError::CancelRequested);
             }
-            Some(_) => return superseded,
+            Some(_) => return Err(AppendError::Superseded),
         };
         self.fence = fence;
-        Ok(resolved)
+        Ok(stored)
     }
 }
 

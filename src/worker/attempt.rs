@@ -16,7 +16,7 @@ use super::batch::Batch;
 use super::outcome::{AttemptOutcome, timed_out};
 use super::report::Report;
 use crate::backend::{Failure, Finish, Piece};
-use crate::nats::{AppendError, Unwritable, Writer};
+use crate::nats::{AppendError, LogWriter, Unwritable};
 use crate::source::Unavailable;
 use crate::wire::{self, Body, FailureCode, Limits};
 
@@ -68,7 +68,7 @@ impl Deadlines {
 /// One attempt, from its `job:started` to its end.
 pub(super) struct Attempt {
     /// The writer, while nothing is in flight.
-    idle: Option<Writer>,
+    idle: Option<LogWriter>,
     /// The one write or look that is in flight, which gives the writer back.
     busy: Option<Write>,
     /// Whether it is a write.
@@ -88,7 +88,7 @@ pub(super) struct Attempt {
 }
 
 /// Whether something was written, or only looked at.
-type Write = Pin<Box<dyn Future<Output = (Writer, Result<bool, AppendError>)> + Send>>;
+type Write = Pin<Box<dyn Future<Output = (LogWriter, Result<bool, AppendError>)> + Send>>;
 
 /// Why an attempt stopped publishing.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ enum Next {
 
 impl Attempt {
     pub(super) fn new(
-        writer: Writer,
+        writer: LogWriter,
         flush: Flush,
         pieces: mpsc::Receiver<Piece>,
         look: Arc<Notify>,
@@ -337,7 +337,7 @@ fn bad_output(error: &Unwritable) -> Body {
 
 /// Appends the attempt's last event. A cancel request that was faster decides how the job ends.
 async fn write_last(
-    mut writer: Writer,
+    mut writer: LogWriter,
     mut last: Body,
     mut outcome: AttemptOutcome,
 ) -> Result<AttemptOutcome, Unavailable> {
@@ -371,9 +371,9 @@ async fn write_last(
 
 /// Appends one event; its room is free again when it is stored.
 async fn append(
-    mut writer: Writer,
+    mut writer: LogWriter,
     event: Option<(Body, OwnedSemaphorePermit)>,
-) -> (Writer, Result<bool, AppendError>) {
+) -> (LogWriter, Result<bool, AppendError>) {
     let Some((body, _room)) = event else {
         return (writer, Ok(false));
     };
@@ -382,7 +382,7 @@ async fn append(
 }
 
 /// Looks whether somebody else wrote.
-async fn check(mut writer: Writer) -> (Writer, Result<bool, AppendError>) {
+async fn check(mut writer: LogWriter) -> (LogWriter, Result<bool, AppendError>) {
     let outcome = writer.check().await;
     (writer, outcome.map(|()| false))
 }

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
 use crate::config::LABEL_MAX;
-use crate::nats::{Delivery, Log, Submitted, UsageCache};
+use crate::nats::{Delivery, Queue, SubmitOutcome, UsageCache};
 use crate::source::Unavailable;
 use crate::wire::{
     Body, Event, Failure, JobId, Kind, NAME_MAX, RESERVED_ID, Submission, cut, reserved_kind,
@@ -21,27 +21,27 @@ use crate::wire::{
 /// # Errors
 /// [`Unavailable`]: the job must be asked about again.
 pub(super) async fn request(
-    log: &Log,
+    queue: &Queue,
     usage_cache: &UsageCache,
     delivery: &Delivery,
 ) -> Result<(), Unavailable> {
     let Some(url) = &delivery.submission.callback else {
         return Ok(());
     };
-    let Some(last) = log.last(&delivery.job).await? else {
+    let Some(last) = queue.log().last(&delivery.job).await? else {
         return Ok(());
     };
     let Ok(end) = last.event() else { return Ok(()) };
     let (id, kind) = (id_for(&delivery.job)?, reserved_kind());
-    let reason = match usage_cache.of(log, &kind).await? {
+    let reason = match usage_cache.of(queue, &kind).await? {
         None => "no worker has ever served the kind callback",
         Some(usage) => {
             let of = &delivery.submission.kind;
             let whole = Submission::new(kind.clone(), input(url, of, &end));
-            let mut submitted = log.submit_if_room(&id, &whole, &usage).await?;
-            if let Submitted::TooLarge { size, limit } = submitted {
+            let mut submitted = queue.submit_if_room(&id, &whole, &usage).await?;
+            if let SubmitOutcome::TooLarge { size, limit } = submitted {
                 warn!(job = %delivery.job, size, limit, "too large for its callback, which goes without the details");
-                submitted = log
+                submitted = queue
                     .submit_if_room(
                         &id,
                         &Submission::new(kind, input(url, of, &without_details(end))),
@@ -50,10 +50,10 @@ pub(super) async fn request(
                     .await?;
             }
             match submitted {
-                Submitted::New | Submitted::Same => return Ok(()),
-                Submitted::TooLarge { .. } => "the broker takes no messages of that size",
-                Submitted::Full => "the queue takes no more callbacks",
-                Submitted::Other => "the callback's id names another job",
+                SubmitOutcome::New | SubmitOutcome::Same => return Ok(()),
+                SubmitOutcome::TooLarge { .. } => "the broker takes no messages of that size",
+                SubmitOutcome::Full => "the queue takes no more callbacks",
+                SubmitOutcome::Other => "the callback's id names another job",
             }
         }
     };

@@ -12,7 +12,7 @@ use super::outcome::{AttemptOutcome, attempts_exhausted, panicked, timed_out};
 use super::report::Report;
 use crate::backend::{self, Backend};
 use crate::config::{APPEND_WAIT, DELIVERIES_MAX, RETRY_AFTER_MAX};
-use crate::nats::{AppendError, Control, Delivery, Tip, Unwritable, Writer};
+use crate::nats::{AppendError, Control, Delivery, LogWriter, Tip, Unwritable};
 use crate::session::fold;
 use crate::source::Unavailable;
 use crate::wire::{Body, Event, EventType, JobId, JobState, Limits, Stored, StreamSeq};
@@ -29,7 +29,7 @@ pub(super) enum Claimed {
 /// A job that this worker owns.
 #[derive(Debug)]
 pub(super) struct OwnedJob {
-    pub(super) writer: Writer,
+    pub(super) writer: LogWriter,
     pub(super) attempt: u32,
     /// The output of earlier attempts, when this one continues it.
     pub(super) previous_output: Option<String>,
@@ -106,7 +106,7 @@ impl<B: Backend> Shared<B> {
             let Some(last) = last else {
                 // The submitter has not written it yet. The log begins the same way whichever process writes it. An input
                 // that does not fit is not from an edge: another publisher put it there.
-                let mut writer = Writer::new(self.log.clone(), job.clone(), 0, None);
+                let mut writer = LogWriter::new(self.log.clone(), job.clone(), 0, None);
                 is_appended(writer.append(delivery.submission.queued()).await, 0)?;
                 continue;
             };
@@ -174,7 +174,7 @@ impl<B: Backend> Shared<B> {
         };
         let is_end = !matches!(body, Body::Started { .. });
         let report = Report::of(&body);
-        let mut writer = Writer::new(self.log.clone(), job.clone(), attempt, Some(last));
+        let mut writer = LogWriter::new(self.log.clone(), job.clone(), attempt, Some(last));
         if !is_appended(writer.append(body).await, last.attempt)? {
             progress.control = Some(control);
             return Ok(None);
@@ -185,7 +185,7 @@ impl<B: Backend> Shared<B> {
         }
         if attempt > 1 {
             // An earlier owner that publishes nothing would not learn of it for long.
-            self.log.send_control_signal(job).await;
+            self.queue.send_control_signal(job).await;
         }
         Ok(Some(Claimed::Owned(Box::new(OwnedJob {
             writer: writer.persistent(),

@@ -67,7 +67,7 @@ impl<B: Backend> Shared<B> {
 
     /// Takes a job that has ended out of the queue. Its callback must be in the queue by then, or given up.
     async fn leave_queue(&self, delivery: &Delivery) {
-        if let Err(error) = callback::request(&self.log, &self.usage_cache, delivery).await {
+        if let Err(error) = callback::request(&self.queue, &self.usage_cache, delivery).await {
             warn!(job = %delivery.job, %error, "not called back yet; it is tried again");
             return delivery.give_back(Some(self.keep_every)).await;
         }

@@ -30,7 +30,7 @@ use crate::config::{
     CALLBACK_ATTEMPTS, CALLBACK_CONCURRENCY, CALLBACK_PAUSE, CLAIM_MAX, DRAIN_WAIT, HAND_BACK_WAIT,
     STOP_WAIT,
 };
-use crate::nats::{Claim, Delivery, Error, Log, Nats, Options, Reader, UsageCache};
+use crate::nats::{Claim, Delivery, Log, Nats, NatsError, Options, Queue, Reader, UsageCache};
 use crate::runtime::{self, Tasks, WorkThreads};
 use crate::source::Unavailable;
 use crate::wire::{Kind, Limits, RESERVED_KIND};
@@ -94,6 +94,7 @@ pub struct Worker<B> {
 #[derive(Debug)]
 struct Shared<B> {
     log: Log,
+    queue: Queue,
     usage_cache: UsageCache,
     /// Opened when a job's past has to be read, which most jobs never need.
     reader: OnceCell<Reader>,
@@ -118,10 +119,10 @@ impl<B: Backend> Worker<B> {
     /// Makes the worker's kind known.
     ///
     /// # Errors
-    /// [`Error`].
-    pub async fn open(nats: &Nats, backend: B, settings: Settings) -> Result<Self, Error> {
+    /// [`NatsError`].
+    pub async fn open(nats: &Nats, backend: B, settings: Settings) -> Result<Self, NatsError> {
         let log = Log::open(nats).await?;
-        let claim = Claim::begin(nats, &settings.kind, settings.ack_wait).await?;
+        let claim = Claim::open(nats, &settings.kind, settings.ack_wait).await?;
         if claim.ack_wait() != settings.ack_wait {
             let (there, wanted) = (claim.ack_wait(), settings.ack_wait);
             info!(kind = %settings.kind, ?there, ?wanted, "the kind's first worker chose another ack wait");
@@ -134,6 +135,7 @@ impl<B: Backend> Worker<B> {
             Arc::new(threads.map_err(|error| Unavailable(format!("no threads: {error}")))?);
         let (backend, tasks) = (Arc::new(backend), Tasks::new(CancellationToken::new()));
         let shared = Shared {
+            queue: Queue::new(log.clone()),
             log,
             usage_cache,
             reader,
@@ -188,7 +190,7 @@ impl<B: Backend> Worker<B> {
             ..
         } = &shared.settings;
         info!(%kind, running = jobs.running(), "worker stops");
-        claim.end().await;
+        claim.close().await;
         let all = u32::try_from(*concurrency).unwrap_or(u32::MAX);
         if timeout(*grace, slots.acquire_many(all)).await.is_err() {
             info!(%kind, running = jobs.running(), "gives back what runs");
@@ -204,12 +206,12 @@ impl<B: Backend> Worker<B> {
 /// once. The streams must be there: `tailwater setup` or `tailwater up` makes them.
 ///
 /// # Errors
-/// [`Error`], before the first job; a worker that serves goes on.
+/// [`NatsError`], before the first job; a worker that serves goes on.
 pub async fn serve<B: Backend>(
     nats: &Options,
     backend: B,
     settings: Settings,
-) -> Result<(), Error> {
+) -> Result<(), NatsError> {
     let nats = Nats::connect(nats).await?;
     let worker = Worker::open(&nats, backend, settings).await?;
     let stop = CancellationToken::new();

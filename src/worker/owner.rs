@@ -31,11 +31,11 @@ impl<B: Backend> Shared<B> {
         }
         let deadline = Instant::now() + OWNER_ASK_WAIT;
         loop {
-            if self.log.owner_lives(job, last.attempt).await {
+            if self.queue.owner_lives(job, last.attempt).await {
                 info!(%job, attempt = last.attempt, "left to its owner, which lives");
                 return true;
             }
-            if !self.log.was_cut_off() || Instant::now() >= deadline {
+            if !self.queue.was_cut_off() || Instant::now() >= deadline {
                 return false;
             }
             sleep(OWNER_ASK_EVERY).await;

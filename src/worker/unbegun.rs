@@ -10,7 +10,7 @@ use super::claim::{ClaimError, is_appended};
 use super::outcome::{AttemptOutcome, attempts_exhausted, retry_pause, timed_out};
 use crate::backend::{Backend, Retry};
 use crate::config::CLAIM_DOUBLINGS;
-use crate::nats::{AppendError, Delivery, Tip, Unwritable, Writer};
+use crate::nats::{AppendError, Delivery, LogWriter, Tip, Unwritable};
 use crate::source::Unavailable;
 use crate::wire::{Body, EventType, Failure, FailureCode, Stored};
 
@@ -37,7 +37,7 @@ impl<B: Backend> Shared<B> {
             message: format!("{uncounted} deliveries of the job came to nothing"),
             delay_ms: 0,
         };
-        let mut writer = Writer::new(self.log.clone(), last.job.clone(), attempt, Some(last));
+        let mut writer = LogWriter::new(self.log.clone(), last.job.clone(), attempt, Some(last));
         let counted = is_appended(writer.append(body).await, last.attempt)?;
         Ok(counted.then_some(attempt))
     }
@@ -87,7 +87,7 @@ impl<B: Backend> Shared<B> {
                 Some(last) if last.event_type == EventType::CancelRequested => Body::Cancelled {},
                 Some(_) => Body::Failed(failure.clone()),
             };
-            let mut writer = Writer::new(self.log.clone(), job.clone(), attempt, last.as_ref());
+            let mut writer = LogWriter::new(self.log.clone(), job.clone(), attempt, last.as_ref());
             match writer.append(body).await {
                 Ok(()) | Err(AppendError::Superseded | AppendError::CancelRequested) => {}
                 Err(AppendError::Unavailable(error)) => return Err(error),

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, Failure, Finish, Job, Output, Retry};
-use tailwater::nats::{Appended, Cancelled, Options};
+use tailwater::nats::{CancelOutcome, Options, Published};
 use tailwater::process_group::Signal;
 use tailwater::wire::{EventType, JobId, Limits, Seq, Status, Submission};
 use tokio::sync::Notify;
@@ -206,18 +206,12 @@ async fn an_attempt_begins_anew_when_the_beginning_of_the_output_has_expired() {
     // Its neighbour writes a little at a time, so that only the beginning gives way.
     let (neighbour, mut stream_seq) = ("neighbour".parse().unwrap(), 0);
     while system.log.first(&job).await.unwrap().unwrap().seq.0 < 4 {
-        match system
-            .log
-            .append(&neighbour, stream_seq, vec![b'x'; 256].into())
-            .await
-        {
-            Appended::Stored(stored) => stream_seq = stored,
-            other @ (Appended::Refused
-            | Appended::InFlight
-            | Appended::Never(_)
-            | Appended::Rejected(_)
-            | Appended::Unsure(_)) => panic!("{other:?}"),
-        }
+        let payload = vec![b'x'; 256].into();
+        let outcome = system.log.append(&neighbour, stream_seq, payload).await;
+        let Published::Stored(stored) = outcome else {
+            panic!("{outcome:?}")
+        };
+        stream_seq = stored;
     }
     let state = system.state(&job).await.unwrap();
     assert!(
@@ -344,7 +338,7 @@ async fn a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(broker: &Bro
         })
         .await;
     assert_eq!(system.state(&job).await.unwrap().status, Status::Queued);
-    let Cancelled::Requested(seq) = system.log.cancel(&job, None).await.unwrap() else {
+    let CancelOutcome::Requested(seq) = system.queue.cancel(&job, None).await.unwrap() else {
         panic!("not requested")
     };
     let last = system.log.last(&job).await.unwrap().unwrap();
@@ -379,7 +373,7 @@ async fn a_program_that_ignores_its_end_is_gone_within_a_second_of_the_cancel() 
     let runs = || std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
     assert!(runs());
     let asked = Instant::now();
-    system.log.cancel(&job, None).await.unwrap();
+    system.queue.cancel(&job, None).await.unwrap();
     eventually("the end of the program", || async {
         (!runs()).then_some(())
     })
@@ -573,6 +567,7 @@ async fn silent(system: &System, id: &str, ack_wait: Duration) -> (Proxy, JobId)
     let far = System {
         options,
         log: system.log.clone(),
+        queue: system.queue.clone(),
         tasks: system.tasks.clone(),
     };
     far.worker(Silent, |settings| settings.ack_wait = ack_wait)
@@ -589,8 +584,8 @@ async fn a_silent_worker_that_could_not_be_told_of_a_cancel_finds_out() {
     proxy.lead_to("127.0.0.1:1");
     proxy.cut();
     assert_eq!(
-        system.log.cancel(&job, None).await.unwrap(),
-        Cancelled::Requested(Seq(3))
+        system.queue.cancel(&job, None).await.unwrap(),
+        CancelOutcome::Requested(Seq(3))
     );
     proxy.lead_to(system.url().strip_prefix("nats://").unwrap());
     let state = system.ended(&job).await;

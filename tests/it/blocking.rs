@@ -136,7 +136,7 @@ async fn a_job_whose_backend_never_yields_is_cancelled_or_handed_back_and_its_wo
     );
     let cancelled = system.submit_with("cancelled", submission(None)).await;
     system.reaches("cancelled", 3).await;
-    system.log.cancel(&cancelled, None).await.unwrap();
+    system.queue.cancel(&cancelled, None).await.unwrap();
     assert_eq!(system.ended(&cancelled).await.status, Status::Cancelled);
     // Both threads of the backends are blocked for good: this one never begins.
     let waits = system.submit_with("waits", submission(None)).await;
@@ -286,7 +286,7 @@ async fn a_panic_of_a_backend_that_nobody_waits_for_is_counted() {
         .submit("abandoned", json!({"block": "then panic"}))
         .await;
     system.reaches("abandoned", 3).await;
-    system.log.cancel(&job, None).await.unwrap();
+    system.queue.cancel(&job, None).await.unwrap();
     // The worker has abandoned the backend by then.
     assert_eq!(system.ended(&job).await.status, Status::Cancelled);
     system.queue_is_empty().await;

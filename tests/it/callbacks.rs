@@ -201,7 +201,7 @@ async fn every_job_that_ends_is_told_once_with_a_signature_that_others_verify() 
             .filter(|last| last.seq.0 > 2)
     })
     .await;
-    calls.system.log.cancel(&cancelled, None).await.unwrap();
+    calls.system.queue.cancel(&cancelled, None).await.unwrap();
     let mut requests = Vec::new();
     for (job, path, kind) in [
         (&done, "/done?x=1", "job.done"),
@@ -218,7 +218,7 @@ async fn every_job_that_ends_is_told_once_with_a_signature_that_others_verify() 
         eventually("an empty queue", || async {
             calls
                 .system
-                .log
+                .queue
                 .queued_kind(&id)
                 .await
                 .ok()
@@ -573,7 +573,7 @@ async fn a_callback_that_has_no_room_holds_up_neither_its_job_nor_the_queue() {
         assert_eq!(system.ended(&job).await.status, Status::Done);
         eventually("the job to leave the queue", || async {
             system
-                .log
+                .queue
                 .queued_kind(&job)
                 .await
                 .ok()

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use tailwater::nats::Cancelled;
+use tailwater::nats::CancelOutcome;
 use tailwater::wire::{EventType, Status};
 use tokio::time::{Instant, sleep};
 
@@ -21,7 +21,7 @@ on_one_and_three!(
 async fn a_job_that_waits_is_cancelled_and_never_starts(broker: &Broker) {
     let system = System::on(broker).await;
     let job = system.submit("waits", words(10, 0, 1)).await;
-    let Cancelled::Requested(seq) = system.log.cancel(&job, None).await.unwrap() else {
+    let CancelOutcome::Requested(seq) = system.queue.cancel(&job, None).await.unwrap() else {
         panic!("not requested")
     };
     assert_eq!(seq.0, 2);
@@ -31,22 +31,22 @@ async fn a_job_that_waits_is_cancelled_and_never_starts(broker: &Broker) {
         (Status::Cancelled, 0, 3)
     );
     assert_eq!(
-        system.log.cancel(&job, None).await.unwrap(),
-        Cancelled::Ended
+        system.queue.cancel(&job, None).await.unwrap(),
+        CancelOutcome::Ended
     );
     assert_eq!(
         system
-            .log
+            .queue
             .cancel(&"nobody".parse().unwrap(), None)
             .await
             .unwrap(),
-        Cancelled::Unknown
+        CancelOutcome::Unknown
     );
     // The worker that is handed it finds that it has ended.
     system.demo().await;
     eventually("an empty queue", || async {
         system
-            .log
+            .queue
             .queued_kind(&job)
             .await
             .ok()
@@ -70,7 +70,7 @@ async fn a_job_that_runs_is_cancelled_within_a_second(broker: &Broker) {
         .last_event("some text", &job, |last| last.seq.0 > 8)
         .await;
     let asked = Instant::now();
-    let Cancelled::Requested(seq) = system.log.cancel(&job, Some("me".into())).await.unwrap()
+    let CancelOutcome::Requested(seq) = system.queue.cancel(&job, Some("me".into())).await.unwrap()
     else {
         panic!("not requested")
     };
@@ -98,12 +98,12 @@ async fn a_job_whose_worker_is_dead_is_ended_by_the_next(broker: &Broker) {
         .last_event("some text", &job, |last| last.seq.0 > 4)
         .await;
     first.kill().await;
-    let Cancelled::Requested(seq) = system.log.cancel(&job, None).await.unwrap() else {
+    let CancelOutcome::Requested(seq) = system.queue.cancel(&job, None).await.unwrap() else {
         panic!("not requested")
     };
     assert_eq!(
-        system.log.cancel(&job, None).await.unwrap(),
-        Cancelled::Already(seq)
+        system.queue.cancel(&job, None).await.unwrap(),
+        CancelOutcome::Already(seq)
     );
     system.demo().await;
     let state = system.ended(&job).await;
@@ -122,19 +122,21 @@ async fn a_cancel_that_races_the_end_agrees_with_how_the_job_ended(broker: &Brok
         async move {
             let job = system.submit(&format!("race-{n}"), words(4, 200, n)).await;
             sleep(Duration::from_micros(n * 97 % 24_000)).await;
-            let outcome = system.log.cancel(&job, None).await.unwrap();
+            let outcome = system.queue.cancel(&job, None).await.unwrap();
             let last = system
                 .last_event("the end", &job, |last| last.event_type.is_end())
                 .await;
             match outcome {
-                Cancelled::Requested(seq) => {
+                CancelOutcome::Requested(seq) => {
                     assert_eq!(
                         (last.event_type, last.seq),
                         (EventType::Cancelled, seq.successor())
                     )
                 }
-                Cancelled::Ended => assert_eq!(last.event_type, EventType::Done),
-                other @ (Cancelled::Already(_) | Cancelled::Unknown | Cancelled::Undecodable) => {
+                CancelOutcome::Ended => assert_eq!(last.event_type, EventType::Done),
+                other @ (CancelOutcome::Already(_)
+                | CancelOutcome::Unknown
+                | CancelOutcome::Undecodable) => {
                     panic!("{other:?}")
                 }
             }

@@ -1,6 +1,6 @@
 use async_nats::{HeaderMap, jetstream};
 use serde_json::json;
-use tailwater::nats::{Cancelled, Names};
+use tailwater::nats::{CancelOutcome, Names};
 use tailwater::wire::{JobId, Status};
 use tokio::time::Duration;
 
@@ -83,8 +83,8 @@ async fn a_running_job_is_followed_whatever_numbers_others_store_in_its_log(brok
         (Status::Done, 1, text(&input))
     );
     assert_eq!(
-        system.log.cancel(&job, None).await.unwrap(),
-        Cancelled::Ended
+        system.queue.cancel(&job, None).await.unwrap(),
+        CancelOutcome::Ended
     );
     assert!(system.log.undecodable() > 0);
     system.end().await;

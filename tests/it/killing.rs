@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
-use tailwater::nats::{AppendError, Log, Names, Nats, Writer};
+use tailwater::nats::{AppendError, Log, LogWriter, Names, Nats, Queue};
 use tailwater::process_group::Signal;
 use tailwater::wire::{Body, EventType, JobId, Status, Submission};
 use tailwater::worker::{Settings, Worker};
@@ -80,7 +80,7 @@ async fn a_worker_that_was_frozen_is_refused_by_the_broker(broker: &Broker) {
     system
         .last_event("a second attempt", &job, |last| last.attempt == 2)
         .await;
-    let mut zombie = Writer::new(system.log.clone(), job.clone(), 1, Some(&before));
+    let mut zombie = LogWriter::new(system.log.clone(), job.clone(), 1, Some(&before));
     let chunk = Body::Chunk {
         text: "zombie".into(),
         channel: Default::default(),
@@ -276,6 +276,7 @@ async fn an_idle_worker_takes_the_next_job_at_once_when_the_broker_is_back() {
         .spawn(worker.run(system.tasks.stop().child_token()));
     // Over the worker's connections, so that the submit does not wait for those of others.
     let log = Log::open(&nats).await.unwrap();
+    let queue = Queue::new(log.clone());
     for n in 0..3 {
         a_worker_waits(&system).await;
         broker.kill(0);
@@ -291,7 +292,7 @@ async fn an_idle_worker_takes_the_next_job_at_once_when_the_broker_is_back() {
         let job: JobId = format!("next-{n}").parse().unwrap();
         let submission = Submission::new("demo".parse().unwrap(), words(1, 0, 1));
         eventually("a submit", || async {
-            log.submit(&job, &submission).await.ok()
+            queue.submit(&job, &submission).await.ok()
         })
         .await;
         let submitted = Instant::now();
@@ -348,7 +349,7 @@ async fn a_job_whose_end_was_stored_but_not_acked_is_not_run_again() {
     // What a worker leaves that dies between the end event and the ack.
     let job = system.submit("acked", json!(null)).await;
     let last = system.log.last(&job).await.unwrap().unwrap();
-    let mut writer = Writer::new(system.log.clone(), job.clone(), 1, Some(&last));
+    let mut writer = LogWriter::new(system.log.clone(), job.clone(), 1, Some(&last));
     writer
         .append(Body::Done {
             usage: None,
@@ -359,7 +360,7 @@ async fn a_job_whose_end_was_stored_but_not_acked_is_not_run_again() {
     let stop = system.demo().await;
     eventually("an empty queue", || async {
         system
-            .log
+            .queue
             .queued_kind(&job)
             .await
             .ok()

@@ -216,6 +216,7 @@ async fn edge_at(system: &System, node: usize) -> Edge {
     System {
         options,
         log: system.log.clone(),
+        queue: system.queue.clone(),
         tasks: system.tasks.clone(),
     }
     .edge()
@@ -508,7 +509,7 @@ async fn bad_parameters_and_pages_of_others_are_refused() {
         pen.client.request(delete, "".into()).await.unwrap();
     }
     let nats = Nats::connect(&system.options).await.unwrap();
-    let settings = tailwater::nats::Settings {
+    let settings = tailwater::nats::StreamSettings {
         shards: 2,
         replicas: 1,
         max_age: Some(std::time::Duration::from_secs(3600)),

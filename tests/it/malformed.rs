@@ -1,7 +1,7 @@
 use async_nats::jetstream;
 use futures_util::future::try_join_all;
 use tailwater::config::{PAGE, UNDECODABLE_MAX};
-use tailwater::nats::{Cancelled, Names};
+use tailwater::nats::{CancelOutcome, Names};
 use tailwater::wire::{JobId, Status};
 
 use crate::support::broker::Broker;
@@ -60,8 +60,8 @@ async fn a_running_job_goes_on_behind_what_is_no_event(broker: &Broker) {
         (Status::Done, 1, text(&input))
     );
     assert_eq!(
-        system.log.cancel(&job, None).await.unwrap(),
-        Cancelled::Ended
+        system.queue.cancel(&job, None).await.unwrap(),
+        CancelOutcome::Ended
     );
     system.end().await;
 }
@@ -86,12 +86,12 @@ async fn jobs_whose_worker_is_dead_are_run_again_or_cancelled_behind_what_is_no_
     let edge = system.edge().await;
     let (mut client, mut seen) = (edge.client().await, Seen::of("orphan"));
     client.watch(&seen).await;
-    let requested = system.log.cancel(&job, None).await.unwrap();
-    assert_eq!(requested, Cancelled::Requested(state.seq.successor()));
+    let requested = system.queue.cancel(&job, None).await.unwrap();
+    assert_eq!(requested, CancelOutcome::Requested(state.seq.successor()));
     spoil(&system, &job, 1).await;
     assert_eq!(
-        system.log.cancel(&job, None).await.unwrap(),
-        Cancelled::Already(state.seq.successor())
+        system.queue.cancel(&job, None).await.unwrap(),
+        CancelOutcome::Already(state.seq.successor())
     );
     system.demo().await;
     seen.follow(&mut client).await;
@@ -130,8 +130,8 @@ async fn a_job_that_is_buried_under_what_is_no_event_says_so() {
     assert_eq!(system.state(&job).await.unwrap().seq.0, 1);
     spoil(&system, &job, 1).await;
     assert_eq!(
-        system.log.cancel(&job, None).await.unwrap(),
-        Cancelled::Undecodable
+        system.queue.cancel(&job, None).await.unwrap(),
+        CancelOutcome::Undecodable
     );
     system.end().await;
 }

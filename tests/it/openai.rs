@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tailwater::backend::openai::{OpenAi, Settings};
-use tailwater::nats::Cancelled;
+use tailwater::nats::CancelOutcome;
 use tailwater::process_group::Signal;
 use tailwater::wire::{JobId, Status, Submission};
 use tokio::sync::mpsc;
@@ -400,7 +400,7 @@ async fn a_server_that_stays_busy_is_the_end_of_the_job_and_waiting_for_it_can_b
         (server.requests().len() > 1).then_some(())
     })
     .await;
-    model.system.log.cancel(&job, None).await.unwrap();
+    model.system.queue.cancel(&job, None).await.unwrap();
     assert_eq!(model.system.ended(&job).await.status, Status::Cancelled);
     assert_eq!(server.requests().len(), 2);
     model.system.end().await;
@@ -637,7 +637,8 @@ async fn a_cancel_closes_the_connection_to_the_model_server_within_a_second() {
         })
         .await;
         let asked = Instant::now();
-        let Cancelled::Requested(_) = model.system.log.cancel(&job, None).await.unwrap() else {
+        let CancelOutcome::Requested(_) = model.system.queue.cancel(&job, None).await.unwrap()
+        else {
             panic!("not requested")
         };
         let closed = within("the connection to close", closes.recv())

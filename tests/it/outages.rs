@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::config::OUTPUT_BUFFER_MAX;
-use tailwater::nats::{Names, Nats, Writer};
+use tailwater::nats::{LogWriter, Names, Nats};
 use tailwater::process_group::Signal;
 use tailwater::runtime::Tasks;
 use tailwater::wire::{Body, JobId, Limits, Status, Submission};
@@ -346,9 +346,9 @@ async fn an_owner_answers_only_while_the_log_says_that_the_job_is_its_own() {
         )
     };
     assert_eq!(ask().await.unwrap().payload, r#"{"attempt":1}"#);
-    assert!(system.log.owner_lives(&job, 1).await);
+    assert!(system.queue.owner_lives(&job, 1).await);
     assert!(
-        !system.log.owner_lives(&job, 2).await,
+        !system.queue.owner_lives(&job, 2).await,
         "another attempt than that which is asked for"
     );
     // Another worker takes it over, or the attempt is over: nobody of that attempt answers.
@@ -367,12 +367,12 @@ async fn an_owner_answers_only_while_the_log_says_that_the_job_is_its_own() {
         system.reaches(job.as_str(), 4).await;
         loop {
             let last = system.log.last(&job).await.unwrap().unwrap();
-            let mut writer = Writer::new(system.log.clone(), job.clone(), attempt, Some(&last));
+            let mut writer = LogWriter::new(system.log.clone(), job.clone(), attempt, Some(&last));
             if writer.append(body.clone()).await.is_ok() {
                 break;
             }
         }
-        assert!(!system.log.owner_lives(&job, 1).await, "{body:?}");
+        assert!(!system.queue.owner_lives(&job, 1).await, "{body:?}");
     }
     system.end().await;
 }

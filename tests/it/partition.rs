@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, join4};
 use serde_json::{Value, json};
-use tailwater::nats::{Log, Names, Nats, Options, Tip, Writer};
+use tailwater::nats::{Log, LogWriter, Names, Nats, Options, Tip};
 use tailwater::process_group::Signal;
 use tailwater::wire::{Body, JobId, Seq};
 use tokio::time::{Instant, sleep, timeout};
@@ -71,6 +71,7 @@ async fn edge_at(system: &System, broker: &Broker, nodes: &[usize]) -> Edge {
     System {
         options,
         log: system.log.clone(),
+        queue: system.queue.clone(),
         tasks: system.tasks.clone(),
     }
     .edge()
@@ -338,7 +339,7 @@ async fn a_worker_that_moves_to_an_old_leader(
             .then_some(())
     })
     .await;
-    let mut writer = Writer::new(log.clone(), job.clone(), 1, Some(&queued));
+    let mut writer = LogWriter::new(log.clone(), job.clone(), 1, Some(&queued));
     let (kind, worker) = ("demo".parse().unwrap(), "w".into());
     writer
         .append(Body::Started {

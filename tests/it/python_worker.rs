@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::backend::webhook::Webhook;
 use tailwater::edge::EdgeSettings;
-use tailwater::nats::Writer;
+use tailwater::nats::LogWriter;
 use tailwater::process_group::Signal;
 use tailwater::wire::{Body, EventType, JobId, Limits, Status, Submission};
 use tempfile::TempDir;
@@ -177,7 +177,7 @@ async fn several_jobs_run_at_a_time_and_one_is_cancelled_within_a_second(broker:
         system.reaches(job.as_str(), 3).await;
     }
     let asked = Instant::now();
-    system.log.cancel(&jobs[1], None).await.unwrap();
+    system.queue.cancel(&jobs[1], None).await.unwrap();
     let state = system.ended(&jobs[1]).await;
     assert!(
         asked.elapsed() < Duration::from_secs(1),
@@ -274,7 +274,7 @@ async fn a_delay_is_waited_out_although_the_worker_that_asked_for_it_died(broker
     let system = System::on(broker).await;
     let job = system.submit("delayed", json!("words")).await;
     let last = system.log.last(&job).await.unwrap().unwrap();
-    let mut writer = Writer::new(system.log.clone(), job.clone(), 1, Some(&last));
+    let mut writer = LogWriter::new(system.log.clone(), job.clone(), 1, Some(&last));
     let retrying = Body::Retrying {
         code: "c".into(),
         message: "m".into(),

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tailwater::nats::Writer;
+use tailwater::nats::LogWriter;
 use tailwater::wire::{Body, Channel};
 use tokio::time::sleep;
 
@@ -61,7 +61,7 @@ async fn watchers_of_a_store_that_was_restored_begin_anew_and_end_with_the_final
 async fn append(system: &System, job: &str, words: &[&str]) {
     let job = job.parse().unwrap();
     let last = eventually("the log", || async { system.log.last(&job).await.ok() }).await;
-    let mut writer = Writer::new(system.log.clone(), job, 1, last.as_ref());
+    let mut writer = LogWriter::new(system.log.clone(), job, 1, last.as_ref());
     for word in words {
         let chunk = Body::Chunk {
             text: (*word).into(),
@@ -74,7 +74,7 @@ async fn append(system: &System, job: &str, words: &[&str]) {
 async fn end(system: &System, job: &str) {
     let job = job.parse().unwrap();
     let last = system.log.last(&job).await.unwrap();
-    let mut writer = Writer::new(system.log.clone(), job, 1, last.as_ref());
+    let mut writer = LogWriter::new(system.log.clone(), job, 1, last.as_ref());
     writer
         .append(Body::Done {
             usage: None,
@@ -93,6 +93,7 @@ async fn a_log_that_has_grown_past_its_old_end_before_the_edge_is_back_is_not_gl
         let mut edge_system = System {
             options: system.options.clone(),
             log: system.log.clone(),
+            queue: system.queue.clone(),
             tasks: system.tasks.clone(),
         };
         let link = Link::to(&broker.addr(0)).await;

@@ -4,7 +4,7 @@ use futures_util::future::{Either, select};
 use serde_json::Value;
 use tailwater::backend::demo::Demo;
 use tailwater::config::DELIVERIES_MAX;
-use tailwater::nats::{Claim, Delivery, Nats, Writer};
+use tailwater::nats::{Claim, Delivery, LogWriter, Nats};
 use tailwater::process_group::Signal;
 use tailwater::wire::{Body, JobId, Kind, Limits, Status, Submission};
 use tokio::time::{Instant, sleep, timeout};
@@ -29,7 +29,7 @@ async fn claim(system: &System) -> Claim {
     let nats = Nats::connect(&system.options).await.unwrap();
     within(
         "a claim",
-        Claim::begin(&nats, &"demo".parse().unwrap(), ACK_WAIT),
+        Claim::open(&nats, &"demo".parse().unwrap(), ACK_WAIT),
     )
     .await
     .unwrap()
@@ -42,7 +42,7 @@ async fn next(claim: &mut Claim) -> Delivery {
 /// Writes, as a worker that dies or is not heard at once, that an attempt failed.
 async fn fail_once(system: &System, job: &JobId, delay: Duration) {
     let last = system.log.last(job).await.unwrap().unwrap();
-    let mut writer = Writer::new(system.log.clone(), job.clone(), 1, Some(&last));
+    let mut writer = LogWriter::new(system.log.clone(), job.clone(), 1, Some(&last));
     let kind = "demo".parse().unwrap();
     writer
         .append(Body::Started {
@@ -118,7 +118,7 @@ async fn a_job_with_a_long_delay_can_be_cancelled_and_keeps_its_time_limit() {
     system.demo().await;
     let state = system.ended(&limited).await;
     assert_eq!(state.error.unwrap().code, "timed_out");
-    system.log.cancel(&cancelled, None).await.unwrap();
+    system.queue.cancel(&cancelled, None).await.unwrap();
     assert_eq!(system.ended(&cancelled).await.status, Status::Cancelled);
     system.end().await;
 }
@@ -212,7 +212,7 @@ async fn deliveries_that_come_to_nothing_count_and_cost_a_job_that_begins_after_
         deliveries = delivery.deliveries;
         delivery.give_back(None).await;
     }
-    dies.end().await;
+    dies.close().await;
     // The only attempt that the job has is not one of those deliveries.
     system
         .worker(Demo, |settings| settings.max_attempts = 1)

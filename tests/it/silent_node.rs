@@ -169,7 +169,7 @@ async fn an_edge_and_a_worker_that_start_on_a_slow_broker_wait_as_long_as_they_w
     let input = words(20, 50, 3);
     let kind = "demo".parse().unwrap();
     eventually("the kind", || async {
-        system.log.usage(&kind).await.ok().flatten()
+        system.queue.usage(&kind).await.ok().flatten()
     })
     .await;
     system.submit("slow", input.clone()).await;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::config::EVENT_MAX;
-use tailwater::nats::{Cancelled, Names};
+use tailwater::nats::{CancelOutcome, Names};
 use tailwater::wire::{EventType, JobId, JobState, Seq, Status};
 use tailwater::worker::Settings;
 use tokio::process::Command;
@@ -215,8 +215,8 @@ async fn a_job_whose_first_event_no_log_takes_can_be_cancelled_and_times_out(bro
     let waits = put(&system, "waits", &json!({})).await;
     let limited = put(&system, "limited", &json!({"timeout_ms": 1500})).await;
     assert_eq!(
-        system.log.cancel(&waits, None).await.unwrap(),
-        Cancelled::Requested(Seq(2))
+        system.queue.cancel(&waits, None).await.unwrap(),
+        CancelOutcome::Requested(Seq(2))
     );
     assert_eq!(
         system.state(&waits).await.unwrap().status,
@@ -227,8 +227,8 @@ async fn a_job_whose_first_event_no_log_takes_can_be_cancelled_and_times_out(bro
     let tried = put(&system, "tried", &json!({})).await;
     assert_eq!(code(&system.ended(&limited).await), "timed_out");
     assert_eq!(
-        system.log.cancel(&tried, None).await.unwrap(),
-        Cancelled::Requested(Seq(2))
+        system.queue.cancel(&tried, None).await.unwrap(),
+        CancelOutcome::Requested(Seq(2))
     );
     assert_eq!(system.ended(&tried).await.status, Status::Cancelled);
     system.end().await;

@@ -242,7 +242,7 @@ async fn the_exit_code_of_a_submit_that_waits_says_how_the_job_ended() {
     let cancel = async {
         let job = "stop-me".parse().unwrap();
         system.reaches("stop-me", 3).await;
-        system.log.cancel(&job, None).await.unwrap();
+        system.queue.cancel(&job, None).await.unwrap();
     };
     let waits = submit(&["--input", &slow, "--id", "stop-me"]);
     let ((code, _, err), ()) = futures_util::future::join(waits, cancel).await;

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, demo};
 use tailwater::budget::Budget;
-use tailwater::nats::{Log, Names, Nats, Options, Settings};
+use tailwater::nats::{Log, Names, Nats, Options, Queue, StreamSettings};
 use tailwater::runtime::Tasks;
 use tailwater::wire::{JobId, JobState, Kind, Stored, Submission};
 use tailwater::worker::{self, Worker};
@@ -23,6 +23,7 @@ use super::{PATIENCE, eventually, within};
 pub struct System {
     pub options: Options,
     pub log: Log,
+    pub queue: Queue,
     pub tasks: Tasks,
 }
 
@@ -68,7 +69,7 @@ impl System {
         clippy::print_stderr,
         reason = "the runner shows it when the test fails"
     )]
-    pub async fn with(broker: &Broker, change: impl FnOnce(&mut Settings)) -> Self {
+    pub async fn with(broker: &Broker, change: impl FnOnce(&mut StreamSettings)) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         // For whoever looks for a fault: RUST_LOG=tailwater=debug shows what edges and workers say.
         if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_default_env() {
@@ -80,7 +81,7 @@ impl System {
         let prefix: Kind = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed))
             .parse()
             .unwrap();
-        let mut settings = Settings {
+        let mut settings = StreamSettings {
             shards: 2,
             replicas: broker.replicas(),
             max_age: Some(Duration::from_secs(3600)),
@@ -107,6 +108,7 @@ impl System {
         let log = Log::open(&nats).await.unwrap();
         Self {
             options,
+            queue: Queue::new(log.clone()),
             log,
             tasks: Tasks::new(CancellationToken::new()),
         }
@@ -180,7 +182,7 @@ impl System {
     /// Submits any job.
     pub async fn submit_with(&self, id: &str, submission: Submission) -> JobId {
         let job = id.parse().unwrap();
-        within("a submit", self.log.submit(&job, &submission))
+        within("a submit", self.queue.submit(&job, &submission))
             .await
             .unwrap();
         job
@@ -229,7 +231,7 @@ impl System {
     pub async fn kind_is_known(&self) {
         let kind = "demo".parse().unwrap();
         eventually("the kind", || async {
-            self.log.usage(&kind).await.ok().flatten()
+            self.queue.usage(&kind).await.ok().flatten()
         })
         .await;
     }

@@ -1,0 +1,161 @@
+//! Claims jobs of one kind from the queue. What becomes of a job that was handed over is not decided here.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::{PullConsumer, pull::Batch};
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::connect::Nats;
+use super::delivery::Delivery;
+use super::error::NatsError;
+use super::setup;
+use crate::config::{CLAIM_LATE, CLAIM_WAIT, REQUEST_WAIT};
+use crate::source::Unavailable;
+use crate::wire::Kind;
+
+/// Claims jobs of one kind.
+pub struct Claim {
+    nats: Nats,
+    consumer: PullConsumer,
+    fetch: Option<Fetch>,
+}
+
+/// Jobs that were asked for and may still come. What comes after this was dropped is delivered again only after the ack
+/// wait.
+struct Fetch {
+    batch: Batch,
+    /// Over which connection, counted from the first: the broker forgets the request with it.
+    connection: u64,
+    /// By when the broker has answered, or never will.
+    until: Instant,
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim")
+            .field("fetching", &self.fetch.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Claim {
+    /// Makes the kind known, with this ack wait if no worker has served it before, and begins to serve it.
+    ///
+    /// # Errors
+    /// [`NatsError`].
+    pub async fn open(nats: &Nats, kind: &Kind, ack_wait: Duration) -> Result<Self, NatsError> {
+        nats.patiently(|| setup::ensure_kind(&nats.work, &nats.names, kind, ack_wait))
+            .await?;
+        let broken = |error: String| NatsError::Unavailable(Unavailable(error));
+        let context = jetstream::new(nats.work.clone());
+        let stream = context
+            .get_stream_no_info(nats.names.jobs_stream())
+            .await
+            .map_err(|error| broken(error.to_string()))?;
+        let consumer: PullConsumer = nats
+            .patiently(|| async {
+                stream
+                    .get_consumer(kind.as_str())
+                    .await
+                    .map_err(|error| broken(error.to_string()))
+            })
+            .await?;
+        Ok(Self {
+            nats: nats.clone(),
+            consumer,
+            fetch: None,
+        })
+    }
+
+    /// After how long a silence of its worker the queue hands a job to another one. The kind's first worker decides it.
+    pub fn ack_wait(&self) -> Duration {
+        self.consumer.cached_info().config.ack_wait
+    }
+
+    /// The next job; asks the broker for `free` of them when no request is open. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: ask again after a pause.
+    pub async fn next(&mut self, free: usize) -> Result<Delivery, Unavailable> {
+        loop {
+            let Some(fetch) = &mut self.fetch else {
+                self.fetch = Some(self.fetch(free).await?);
+                continue;
+            };
+            let answer = tokio::select! {
+                // What has come is used before the rest is abandoned.
+                biased;
+                answer = fetch.batch.next() => answer,
+                () = sleep_until(fetch.until) => None,
+                Ok(()) = self.nats.work_back.changed() => {
+                    if fetch.connection == self.nats.work_connections() {
+                        continue;
+                    }
+                    None
+                }
+            };
+            match answer {
+                Some(Ok(message)) => {
+                    if let Some(delivery) =
+                        Delivery::read(self.nats.clone(), message, self.ack_wait()).await
+                    {
+                        return Ok(delivery);
+                    }
+                }
+                Some(Err(error)) => {
+                    self.fetch = None;
+                    return Err(Unavailable(error.to_string()));
+                }
+                None => self.fetch = None,
+            }
+        }
+    }
+
+    /// Asks the broker for `free` jobs.
+    async fn fetch(&self, free: usize) -> Result<Fetch, Unavailable> {
+        // However long the connection is down: a request made meanwhile would be sent over the next one, and taken for lost.
+        self.flush().await?;
+        let fetch = self
+            .consumer
+            .fetch()
+            .max_messages(free)
+            .expires(CLAIM_WAIT)
+            .messages();
+        let batch = timeout(REQUEST_WAIT, fetch)
+            .await
+            .map_err(|_| Unavailable("no answer in time".into()))?;
+        let batch = batch.map_err(|error| Unavailable(error.to_string()))?;
+        // From here on it was sent over the current connection or is lost; before, the next one might have carried it.
+        self.flush().await?;
+        Ok(Fetch {
+            batch,
+            connection: self.nats.work_connections(),
+            until: Instant::now() + CLAIM_WAIT + CLAIM_LATE,
+        })
+    }
+
+    /// Waits until all requests so far are sent.
+    async fn flush(&self) -> Result<(), Unavailable> {
+        self.nats
+            .work
+            .flush()
+            .await
+            .map_err(|error| Unavailable(error.to_string()))
+    }
+
+    /// Claims no more, and gives back the jobs that came and were not used.
+    pub async fn close(self) {
+        let ack_wait = self.ack_wait();
+        let Some(Fetch { mut batch, .. }) = self.fetch else {
+            return;
+        };
+        while let Some(Some(Ok(message))) = batch.next().now_or_never() {
+            if let Some(delivery) = Delivery::read(self.nats.clone(), message, ack_wait).await {
+                delivery.give_back(None).await;
+            }
+        }
+    }
+}
