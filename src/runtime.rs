@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::error;
 
-use crate::config::MESSAGE_MAX;
+use crate::wire::limits::MESSAGE_MAX;
 
 /// How many tasks of this process have panicked.
 static PANICS: AtomicU64 = AtomicU64::new(0);

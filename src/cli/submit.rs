@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::args::{NatsArgs, block_on, millis};
 use super::tail;
-use crate::config::INPUT_MAX;
 use crate::nats::{Log, Queue, QueueUsage, SubmitOutcome};
+use crate::wire::limits::INPUT_MAX;
 use crate::wire::{JobId, Kind, Limits, Seq, Start, Submission, reserved_kind};
 
 /// Queue a job, and print its id or, with --watch, its output.

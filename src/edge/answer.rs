@@ -87,7 +87,7 @@ mod tests {
     use super::*;
     use crate::budget::Budget;
     use crate::edge::memory::Memory;
-    use crate::wire::OUTPUT_MAX;
+    use crate::wire::limits::OUTPUT_MAX;
     use axum::body::to_bytes;
     use futures_util::StreamExt as _;
 

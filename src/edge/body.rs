@@ -11,8 +11,9 @@ use tokio::time::{Instant, timeout_at};
 use super::App;
 use super::error::Problem;
 use super::memory::{Held, Part};
-use crate::config::{BODY_MAX, BODY_STALL, BODY_WAIT, TINY_BYTES};
+use crate::config::{BODY_STALL, BODY_WAIT, TINY_BYTES};
 use crate::wire::Code;
+use crate::wire::limits::BODY_MAX;
 
 /// The room for bodies.
 #[derive(Clone, Debug)]

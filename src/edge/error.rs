@@ -133,7 +133,7 @@ impl IntoResponse for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::MESSAGE_MAX;
+    use crate::wire::limits::MESSAGE_MAX;
 
     #[test]
     fn a_problem_quotes_no_more_than_a_sentence_and_keeps_no_more() {

@@ -8,8 +8,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use super::error::Problem;
-use crate::config::BODY_MAX;
 use crate::wire::Code;
+use crate::wire::limits::BODY_MAX;
 
 /// Refuses a request that does not name exactly one host (RFC 9112, section 3.2), since a proxy may take it for another
 /// one, and a preflight of an address that does not exist.

@@ -14,10 +14,11 @@ use tokio::time::timeout;
 use super::App;
 use super::error::Problem;
 use super::memory::{Held, weight};
-use crate::config::{KEY_MAX, OPEN_WAIT};
+use crate::config::OPEN_WAIT;
 use crate::nats::{CancelOutcome, QueueUsage, SubmitOutcome};
 use crate::session::{FoldError, fold_within, until_ended};
 use crate::source::Unavailable;
+use crate::wire::limits::KEY_MAX;
 use crate::wire::{
     Code, JobId, JobState, Kind, Seq, Status, Submission, may_call_back, reserved_kind,
 };

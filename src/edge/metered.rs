@@ -171,10 +171,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
 mod tests {
     use super::*;
     use crate::budget::{Budget, NoRoom};
-    use crate::config::{
-        ANSWER_WAIT, BODIES_BYTES, BODY_MAX, BODY_WAIT, READ_BURST, READ_RATE, WRITE_WAIT,
-    };
+    use crate::config::{ANSWER_WAIT, BODIES_BYTES, BODY_WAIT, READ_BURST, READ_RATE, WRITE_WAIT};
     use crate::edge::memory::Memory;
+    use crate::wire::limits::BODY_MAX;
     use futures_util::FutureExt as _;
     use std::time::Duration;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};

@@ -52,14 +52,13 @@ pub use self::shared::Shared;
 use self::stats::Counts;
 #[doc(hidden)]
 pub use self::ws::serve_echo;
-use crate::config::{
-    BACKLOG, BODY_MAX, DRAIN_WAIT, DRAIN_WINDOW, FOLDS, PREFLIGHT_AGE, SEND_BUFFER,
-};
+use crate::config::{BACKLOG, DRAIN_WAIT, DRAIN_WINDOW, FOLDS, PREFLIGHT_AGE, SEND_BUFFER};
 use crate::hub::Hub;
 use crate::nats::{Log, Nats, NatsError, Queue, Reader, UsageCache};
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
 use crate::wire::Code;
+use crate::wire::limits::BODY_MAX;
 
 /// What the front doors of one edge thread share.
 struct App {

@@ -38,10 +38,11 @@ use super::error::Problem;
 use super::meter::Meter;
 use super::ws::opening;
 use crate::config::{
-    ATTACHMENTS_MAX, BODY_MAX, HANDSHAKE_ANSWER_MAX, JOIN_WAIT, PING_EVERY, PONG_WAIT, READ_BUFFER,
+    ATTACHMENTS_MAX, HANDSHAKE_ANSWER_MAX, JOIN_WAIT, PING_EVERY, PONG_WAIT, READ_BUFFER,
     SOCKET_QUEUE,
 };
 use crate::wire::Code;
+use crate::wire::limits::BODY_MAX;
 
 /// How much of a request's own mark is compared. Clients send some ten characters.
 const ONCE_MAX: usize = 64;

@@ -23,7 +23,8 @@ use super::error::Problem;
 use super::meter::Meter;
 use super::openapi::{JOBS, problems};
 use super::stats::Transport;
-use crate::config::{BODY_MAX, READ_BUFFER, WRITE_BUFFER};
+use crate::config::{READ_BUFFER, WRITE_BUFFER};
+use crate::wire::limits::BODY_MAX;
 use crate::wire::{Code, Encoding};
 
 problems!(NotUpgraded: BadRequest, BadSubprotocol, UpgradeRequired, Restarting);

@@ -18,10 +18,11 @@ use super::error::NatsError;
 use super::names::Names;
 use super::setup::{self, StreamSettings};
 use crate::config::{
-    BROKER_CONNECT_WAIT, BROKER_CONNECT_WAIT_MAX, BROKER_PING, LIVE_CAPACITY, MESSAGE_HEADERS_MAX,
-    REPLAY_CAPACITY, REQUEST_WAIT, REREAD_MAX, RETRY_MAX, STREAM_MESSAGE_MAX,
+    BROKER_CONNECT_WAIT, BROKER_CONNECT_WAIT_MAX, BROKER_PING, LIVE_CAPACITY, REPLAY_CAPACITY,
+    REQUEST_WAIT, REREAD_MAX, RETRY_MAX,
 };
 use crate::wire::Kind;
+use crate::wire::limits::{MESSAGE_HEADERS_MAX, STREAM_MESSAGE_MAX};
 
 /// The oldest nats-server that will do: batched direct gets stall writers for ever before 2.12.2, and a removed peer
 /// could lose stored messages before 2.12.3.

@@ -15,8 +15,9 @@ use super::publish::{Published, publish};
 use super::quorum::{Leaders, Of};
 use super::undecodable::Undecodable;
 use super::{api, info, names};
-use crate::config::{EVENT_MAX, MESSAGE_HEADERS_MAX, UNDECODABLE_MAX};
+use crate::config::UNDECODABLE_MAX;
 use crate::source::{At, Unavailable};
+use crate::wire::limits::{EVENT_MAX, MESSAGE_HEADERS_MAX};
 use crate::wire::{JobId, Stored, StreamSeq, Unreadable};
 
 /// The logs of all jobs.

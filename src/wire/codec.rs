@@ -6,13 +6,8 @@ use bytes::Bytes;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::limits::DEPTH_MAX;
 use super::scan::{self, Bounded};
-
-/// How deep maps and arrays may nest, in levels: the limit of `serde_json`, so that what is stored can be sent.
-pub const DEPTH_MAX: usize = 128;
-
-/// How deep an input or a piece of output may nest, in levels: the event and what clients wrap around it take some.
-pub const VALUE_DEPTH_MAX: usize = 100;
 
 /// Whether a value nests at most so many levels deep.
 pub fn nests_at_most(value: &serde_json::Value, levels: usize) -> bool {

@@ -12,9 +12,9 @@ use super::codec::{self, Encoding};
 use super::cursor::Cursor;
 use super::event::Status;
 use super::id::{JobId, Seq};
+use super::limits::{BODY_MAX, MESSAGE_MAX, OP_MAX, REF_MAX, TOKEN_MAX};
 use super::scan::{self, Excerpt, Misread};
 use super::submission::{Submission, Submit};
-use crate::config::{BODY_MAX, MESSAGE_MAX, REF_MAX, TOKEN_MAX};
 
 /// The subprotocol with one JSON object a text message; also what a client gets that offers none.
 pub const JSON_PROTOCOL: &str = "tailwater.v1.json";
@@ -117,7 +117,7 @@ pub struct RequestRef {
 #[derive(Default, Deserialize)]
 struct Head {
     #[serde(default)]
-    op: Excerpt<40>,
+    op: Excerpt<OP_MAX>,
     #[serde(rename = "ref", default)]
     reference: Excerpt<REF_MAX>,
     #[serde(default)]
@@ -490,8 +490,8 @@ pub enum GapReason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::INPUT_MAX;
     use crate::wire::Stored;
+    use crate::wire::limits::INPUT_MAX;
     use serde_json::json;
 
     /// What the frame is in JSON, after having made sure that it is the same in MessagePack.

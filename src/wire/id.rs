@@ -7,8 +7,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The longest job id or kind, in characters: both are tokens of NATS subjects, which are stored with every event.
-pub const NAME_MAX: usize = 64;
+use super::limits::NAME_MAX;
 
 /// Why a text is no job id and no kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

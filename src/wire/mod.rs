@@ -10,6 +10,7 @@ mod event;
 mod failure;
 mod frame;
 mod id;
+pub mod limits;
 mod listing;
 mod scan;
 mod schema;
@@ -27,11 +28,11 @@ pub use frame::{
     ClientFrame, GapReason, JSON_PROTOCOL, MSGPACK_PROTOCOL, Refusal, RequestRef, ServerFrame,
     Start, fields, shortened, start,
 };
-pub use id::{BadName, JobId, Kind, NAME_MAX, Seq, StreamSeq};
+pub use id::{BadName, JobId, Kind, Seq, StreamSeq};
 pub use listing::{BadPage, JobPage, JobRow, PageToken, Place};
 pub use schema::{Dialect, definitions};
 pub use size::{Unfit, cut};
-pub use state::{JobState, OUTPUT_MAX};
+pub use state::JobState;
 pub use stored::{Stored, Unreadable};
 pub use submission::{
     Limits, RESERVED_ID, RESERVED_KIND, Submission, Submit, may_call_back, reserved_kind,

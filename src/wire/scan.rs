@@ -10,7 +10,8 @@ use serde::de::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
-use super::codec::{Counter, VALUE_DEPTH_MAX, msgpack_len};
+use super::codec::{Counter, msgpack_len};
+use super::limits::VALUE_DEPTH_MAX;
 
 /// What a value has in bytes, keys that stand in it twice counted twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

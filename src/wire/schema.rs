@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 use super::cursor::Cursor;
 use super::event::Event;
 use super::frame::{ClientFrame, ServerFrame, Start};
-use super::id::{JobId, Kind, NAME_MAX, Seq};
+use super::id::{JobId, Kind, Seq};
+use super::limits::NAME_MAX;
 use super::state::JobState;
 use super::submission::Submission;
 

@@ -4,9 +4,9 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::codec::{self, VALUE_DEPTH_MAX, nests_at_most};
+use super::codec::{self, nests_at_most};
 use super::event::{Body, Event, Failure};
-use crate::config::{FAILURE_MESSAGE_MAX, LABEL_MAX};
+use super::limits::{FAILURE_MESSAGE_MAX, LABEL_MAX, VALUE_DEPTH_MAX};
 
 /// Why an event cannot be stored, however often it is tried.
 #[derive(Debug, thiserror::Error)]
@@ -167,7 +167,7 @@ pub fn cut(text: &mut String, max: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::EVENT_MAX;
+    use crate::wire::limits::EVENT_MAX;
     use crate::wire::{Channel, Seq};
     use serde_json::json;
 

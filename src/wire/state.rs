@@ -8,6 +8,7 @@ use super::cursor::Cursor;
 use super::event::{Body, Channel, Event, Failure, Status};
 use super::failure::FailureCode;
 use super::id::{JobId, Kind, Seq};
+use super::limits::OUTPUT_MAX;
 use super::stored::Stored;
 
 /// A job's state, as `GET /api/jobs/{id}/state` answers it. Times are milliseconds since the Unix epoch.
@@ -48,9 +49,6 @@ pub struct JobState {
     #[serde(skip)]
     pub handed_back: u32,
 }
-
-/// How much text a state holds, in bytes: it is one message. The rest of a longer output is in the job's stream.
-pub const OUTPUT_MAX: usize = 8 * 1024 * 1024;
 
 impl JobState {
     /// A job without events: it waits in the queue.

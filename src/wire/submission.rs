@@ -11,12 +11,14 @@ use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use super::code::Code;
-use super::codec::{self, VALUE_DEPTH_MAX, nests_at_most};
+use super::codec::{self, nests_at_most};
 use super::event::{Body, Event};
 use super::frame::Refusal;
-use super::id::{JobId, Kind, NAME_MAX, Seq};
+use super::id::{JobId, Kind, Seq};
+use super::limits::{
+    CALLBACK_MAX, EVENT_MAX, INPUT_MAX, INPUT_MEMORY_MAX, NAME_MAX, TIMEOUT_MAX_MS, VALUE_DEPTH_MAX,
+};
 use super::scan::{self, Size};
-use crate::config::{CALLBACK_MAX, EVENT_MAX, INPUT_MAX, INPUT_MEMORY_MAX, TIMEOUT_MAX_MS};
 
 /// The kind of the jobs that tell a callback address how another job ended. Only workers submit them.
 pub const RESERVED_KIND: &str = "callback";

@@ -8,12 +8,10 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
-use crate::config::LABEL_MAX;
 use crate::nats::{Delivery, Queue, SubmitOutcome, UsageCache};
 use crate::source::Unavailable;
-use crate::wire::{
-    Body, Event, Failure, JobId, Kind, NAME_MAX, RESERVED_ID, Submission, cut, reserved_kind,
-};
+use crate::wire::limits::{LABEL_MAX, NAME_MAX};
+use crate::wire::{Body, Event, Failure, JobId, Kind, RESERVED_ID, Submission, cut, reserved_kind};
 
 /// Submits the callback of a job that has ended, if it wants one. Asking again is harmless. A callback that nobody would
 /// deliver, or that has no room, is given up: otherwise its job would stay in the queue and take the room of others.

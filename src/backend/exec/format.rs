@@ -8,7 +8,8 @@ use serde_json::Value;
 use super::{Failure, FailureCode, Format};
 use crate::backend::surrogates::{Joiner, mark, settle};
 use crate::backend::{Channel, Content};
-use crate::wire::codec::{VALUE_DEPTH_MAX, nests_at_most};
+use crate::wire::codec::nests_at_most;
+use crate::wire::limits::VALUE_DEPTH_MAX;
 
 /// The longest line of the format `lines` in bytes; a longer one is passed in parts. It is one chunk.
 pub(super) const LINE_MAX: usize = crate::config::CHUNK_MAX;

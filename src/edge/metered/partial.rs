@@ -7,9 +7,10 @@ use std::task::Context;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::config::{BODY_MAX, BODY_WAIT, QUIET_WAIT, SMALL_BYTES, TINY_BYTES};
+use crate::config::{BODY_WAIT, QUIET_WAIT, SMALL_BYTES, TINY_BYTES};
 use crate::edge::memory::{Held, Part};
 use crate::edge::meter::WebSocketInput;
+use crate::wire::limits::BODY_MAX;
 
 /// The part that has come.
 #[derive(Debug)]

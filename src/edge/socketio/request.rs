@@ -14,9 +14,10 @@ use socketioxide::extract::AckSender;
 use socketioxide::handler::{FromConnectParts, FromMessageParts, Value as Packet};
 use socketioxide::socket::Socket;
 
-use crate::config::{REF_MAX, WATCHES_MAX};
+use crate::config::WATCHES_MAX;
 use crate::edge::error::Problem;
 use crate::edge::jobs::job_id;
+use crate::wire::limits::REF_MAX;
 use crate::wire::{Code, JobId, RequestRef, ServerFrame, Start, Submission, Submit, fields, start};
 
 /// The event by which the server tells what went wrong with a request that wants no acknowledgement. Clients reserve no

@@ -1,0 +1,33 @@
+//! Every limit and default of the system, each with its reason, in a file for each concern. Settings that differ between
+//! deployments are flags of the command line; their defaults are here too. Limits that are part of the contract with
+//! clients are in [`wire::limits`](crate::wire::limits).
+
+mod backend;
+mod broker;
+mod edge;
+mod feed;
+mod http;
+mod input;
+mod listing;
+mod log;
+mod memory;
+mod process;
+mod queue;
+mod session;
+mod socketio;
+mod worker;
+
+pub use backend::*;
+pub use broker::*;
+pub use edge::*;
+pub use feed::*;
+pub use http::*;
+pub use input::*;
+pub use listing::*;
+pub use log::*;
+pub use memory::*;
+pub use process::*;
+pub use queue::*;
+pub use session::*;
+pub use socketio::*;
+pub use worker::*;
