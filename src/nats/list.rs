@@ -1,5 +1,5 @@
-//! Lists jobs out of the log itself: asks the broker what a [`Walk`] wants to know. The order, the pages and what they may
-//! cost are the walk's.
+//! Lists jobs from the log itself: asks the broker what a [`Listing`] needs. The listing decides the order, the pages and
+//! what they may cost.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -9,9 +9,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::{Instant, sleep};
 
 use super::info::{self, StreamInfo};
-use super::listings::Busy;
+use super::listing::{Candidate, Listing, ListingLimits, ListingStep, ShardMessage, Window};
+use super::listing_slots::Busy;
 use super::message::{GetMessage, LeaderMessage, ask_leader, header, number};
-use super::walk::{Bounds, Entry, Found, Step, Walk, Window};
 use super::{Reader, api, names};
 use crate::config::{
     LIST_BYTES, LIST_LOOKUPS, LIST_REQUESTS, LIST_UNDECODABLE, LIST_WINDOW, LIST_WINDOWS,
@@ -22,51 +22,51 @@ use crate::wire::{
     BadPage, JobId, JobPage, JobRow, Kind, PageToken, Place, RESERVED_ID, Status, Stored, StreamSeq,
 };
 
-/// Which jobs are asked for.
+/// Which jobs to list.
 #[derive(Clone, Debug)]
 pub struct JobQuery {
-    /// Only those that are this.
+    /// Only jobs with this status.
     pub status: Option<Status>,
-    /// Only those of this kind.
+    /// Only jobs of this kind.
     pub kind: Option<Kind>,
-    /// How many at the most.
+    /// At most this many.
     pub limit: usize,
-    /// Where to go on; with other filters than before, they hold from here on.
+    /// Where to continue. Other filters than before apply from here on.
     pub page: Option<PageToken>,
 }
 
-/// Why there is no listing.
+/// Why a listing failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
-    /// The page is none that a listing of this log gave out.
+    /// The page token was not issued by a listing of this log.
     #[error(transparent)]
     BadPage(#[from] BadPage),
     /// The log cannot be read for the moment.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
-    /// Too many listings wait.
+    /// Too many listings are waiting.
     #[error(transparent)]
     Busy(#[from] Busy),
 }
 
-/// The shards as they are when a page begins.
+/// The shards as they are when a page starts.
 struct Streams {
-    /// The first and the last place of each.
+    /// The first and the last stream sequence of each.
     bounds: Vec<(StreamSeq, StreamSeq)>,
-    /// A checksum of their names and the times when they were made.
+    /// A checksum of their names and creation times.
     tag: u32,
 }
 
-/// What a read of a window brought.
-enum Got {
-    /// Everything that stands in it.
-    All(Vec<Entry>),
-    /// Only so many messages: they hold too many bytes.
-    Cut(usize),
+/// The result of reading a window.
+enum WindowRead {
+    /// All its messages.
+    All(Vec<ShardMessage>),
+    /// Only this many messages: they hold too many bytes.
+    Part(usize),
 }
 
 impl Streams {
-    /// The places of a page that these streams' listing gave out.
+    /// The places of a page token that a listing of these streams issued.
     fn places(&self, page: &PageToken) -> Result<Vec<Place>, BadPage> {
         let ours = page.streams == self.tag && page.places.len() == self.bounds.len();
         let there = page
@@ -89,7 +89,7 @@ impl Reader {
     /// # Errors
     /// [`ListError`].
     pub async fn list(&self, query: &JobQuery) -> Result<JobPage, ListError> {
-        let _listing = self.listings.begin().await?;
+        let _listing = self.listing_slots.acquire().await?;
         let streams = self.streams().await?;
         let places = match &query.page {
             Some(page) => streams.places(page)?,
@@ -103,38 +103,36 @@ impl Reader {
                 .collect(),
         };
         let firsts: Vec<StreamSeq> = streams.bounds.iter().map(|&(first, _)| first).collect();
-        let bounds = Bounds {
+        let limits = ListingLimits {
             rows: query.limit,
             window: LIST_WINDOW,
             windows: LIST_WINDOWS,
             lookups: LIST_LOOKUPS,
         };
-        let mut walk = Walk::new(&places, &firsts, query.status, bounds);
+        let mut listing = Listing::new(&places, &firsts, query.status, limits);
         loop {
-            match walk.step() {
-                Step::Read(windows) => {
+            match listing.step() {
+                ListingStep::Read(windows) => {
                     let reads = stream::iter(windows).map(|window| self.window(window));
                     let mut reads = reads.buffer_unordered(LIST_REQUESTS);
-                    while let Some((window, got)) = reads.try_next().await? {
-                        match got {
-                            Got::All(entries) => walk.read(window, &entries),
-                            Got::Cut(got) => walk.cut(window, got),
+                    while let Some((window, read)) = reads.try_next().await? {
+                        match read {
+                            WindowRead::All(messages) => listing.read(window, &messages),
+                            WindowRead::Part(count) => listing.read_partly(window, count),
                         }
                     }
                 }
-                Step::Judge(found) => {
-                    let verdicts = stream::iter(found).map(|found| {
-                        let top = places[found.shard as usize].top;
-                        self.verdict(found, top, query.kind.as_ref())
+                ListingStep::Resolve(candidates) => {
+                    let rows = stream::iter(candidates).map(|candidate| {
+                        let top = places[candidate.shard as usize].top;
+                        self.row(candidate, top, query.kind.as_ref())
                     });
-                    let verdicts: Vec<Option<JobRow>> =
-                        verdicts.buffered(LIST_REQUESTS).try_collect().await?;
-                    walk.judge(verdicts);
+                    listing.resolve(rows.buffered(LIST_REQUESTS).try_collect().await?);
                 }
-                Step::Over => break,
+                ListingStep::Done => break,
             }
         }
-        let (jobs, places) = walk.end();
+        let (jobs, places) = listing.finish();
         let next = places.map(|places| PageToken {
             streams: streams.tag,
             places,
@@ -142,7 +140,7 @@ impl Reader {
         Ok(JobPage { jobs, next })
     }
 
-    /// What the leaders say of their streams.
+    /// What the leaders report about their streams.
     async fn streams(&self) -> Result<Streams, Unavailable> {
         let names = (0..self.log.shards).map(|shard| self.log.nats.names.chunks_stream(shard));
         let infos = stream::iter(names).map(async |name| {
@@ -162,9 +160,9 @@ impl Reader {
         })
     }
 
-    /// Reads a window, without a filter: with one, even one that every message matches, the broker would count all
-    /// messages behind it.
-    async fn window(&self, window: Window) -> Result<(Window, Got), Unavailable> {
+    /// Reads a window without a filter: with one, even one that every message matches, the broker would count all
+    /// messages after it.
+    async fn window(&self, window: Window) -> Result<(Window, WindowRead), Unavailable> {
         let Window { shard, from, to } = window;
         let stream = self.log.nats.names.chunks_stream(shard);
         let get = GetMessage::range(from, to, LIST_BYTES);
@@ -177,10 +175,10 @@ impl Reader {
                 .and_then(|last| number(last, names::SEQUENCE));
             let reached = last.is_some_and(|last| last >= to);
             if !reached && page.more {
-                return Ok((window, Got::Cut(page.messages.len())));
+                return Ok((window, WindowRead::Part(page.messages.len())));
             }
-            // A replica that ends below the window's end may only be behind: what it does not have yet would be passed
-            // over for ever. So its leader is asked whether there is anything.
+            // A replica that ends before the window's end may only lag: what it does not have yet would be skipped
+            // forever. The leader is therefore asked whether there is anything.
             let beyond = last.map_or(from, |last| last + 1);
             let get_beyond = GetMessage::next_of(">", beyond);
             if reached
@@ -189,23 +187,23 @@ impl Reader {
                     .await?
                     .is_none_or(|next| next.stream_seq > to)
             {
-                let entries = page
+                let messages = page
                     .messages
                     .iter()
-                    .filter_map(|message| self.entry(shard, message));
-                return Ok((window, Got::All(entries.collect())));
+                    .filter_map(|message| self.shard_message(shard, message));
+                return Ok((window, WindowRead::All(messages.collect())));
             }
             if Instant::now() >= deadline {
-                return Err(Unavailable("a replica of the log stays behind".into()));
+                return Err(Unavailable("a replica of the log keeps lagging".into()));
             }
             sleep(pause).await;
             pause *= 2;
         }
     }
 
-    /// A message of a shard; `None` for what stands under a subject where no reader would look for it, and for the jobs
-    /// that deliver callbacks: they are the system's own, and would be half of a listing.
-    fn entry(&self, shard: u32, message: &Message) -> Option<Entry> {
+    /// A message of a shard; `None` for a subject that no reader would read, and for the jobs that deliver callbacks: they
+    /// are internal, and would fill half of a listing.
+    fn shard_message(&self, shard: u32, message: &Message) -> Option<ShardMessage> {
         let job: JobId = names::job_of(header(message, names::SUBJECT)?)
             .parse()
             .ok()?;
@@ -215,7 +213,7 @@ impl Reader {
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let at_home = job.shard(self.log.shards) == shard;
         let listed = at_home && !job.as_str().starts_with(RESERVED_ID);
-        listed.then(|| Entry {
+        listed.then(|| ShardMessage {
             job,
             stream_seq,
             time,
@@ -223,19 +221,22 @@ impl Reader {
         })
     }
 
-    /// The row of a job, unless the event at which it was found is not its last one below `top`, or it is of another
-    /// kind.
-    async fn verdict(
+    /// The row of a candidate, unless its event is not the job's last one up to `top`, or the job is of another kind.
+    async fn row(
         &self,
-        found: Found,
+        candidate: Candidate,
         top: StreamSeq,
         kind: Option<&Kind>,
     ) -> Result<Option<JobRow>, Unavailable> {
-        if !found.sure && !self.is_last(&found.row.id, found.stream_seq, top).await? {
+        if !candidate.is_last
+            && !self
+                .is_last(&candidate.row.id, candidate.stream_seq, top)
+                .await?
+        {
             return Ok(None);
         }
-        let mut row = found.row;
-        if !found.whole
+        let mut row = candidate.row;
+        if !candidate.is_complete
             && let Some(first) = self.first_payload(&row.id).await?
         {
             row.begun(&first);
@@ -244,8 +245,8 @@ impl Reader {
         Ok(wanted.then_some(row))
     }
 
-    /// Whether a job has no event between `stream_seq` and `top`, as the leader knows it: a replica that is behind would have
-    /// a job listed twice.
+    /// Whether a job has no event between `stream_seq` and `top`, as the leader knows it: a lagging replica would list a job
+    /// twice.
     async fn is_last(
         &self,
         job: &JobId,
@@ -253,7 +254,7 @@ impl Reader {
         top: StreamSeq,
     ) -> Result<bool, Unavailable> {
         let (stream, subject) = (self.log.stream(job), self.log.subject(job));
-        // The last one is cheap to find, and nearly always tells.
+        // The last one is cheap to find, and nearly always decides.
         match self.leader(&stream, &GetMessage::last_of(&subject)).await? {
             Some(last) if last.stream_seq <= stream_seq => return Ok(true),
             Some(last) if last.stream_seq <= top && is_event_of(&last, job) => return Ok(false),
@@ -286,7 +287,7 @@ impl Reader {
         if answer.status.is_none() {
             return Ok(Some(answer.payload));
         }
-        // Of a new job a replica may have nothing yet.
+        // A replica may not have the events of a new job yet.
         Ok(self.leader(&stream, &get).await?.map(|first| first.payload))
     }
 

@@ -13,7 +13,7 @@ use tracing::{debug, info};
 
 use super::batch::{MessageBatch, batch};
 use super::follow::LiveTail;
-use super::listings::Listings;
+use super::listing_slots::ListingSlots;
 use super::log::Log;
 use super::message::{GetMessage, number};
 use super::names;
@@ -34,8 +34,7 @@ pub struct Reader {
     pub(super) log: Log,
     queue: Queue,
     shards: Arc<[Shard]>,
-    /// The right to make a listing.
-    pub(super) listings: Arc<Listings>,
+    pub(super) listing_slots: Arc<ListingSlots>,
 }
 
 /// What the readers of one shard share.
@@ -70,7 +69,7 @@ impl Reader {
             queue: Queue::new(log.clone()),
             log,
             shards: shards.into(),
-            listings: Arc::new(Listings::new()),
+            listing_slots: Arc::new(ListingSlots::new()),
         })
     }
 

@@ -1,5 +1,5 @@
-//! Tests of the walk: random logs that go on growing and expiring while the pages are turned, against a model that has
-//! the whole log before it; and its bounds, one by one.
+//! Tests of the listing: random logs that grow and expire while a client pages, against a model that has the whole log;
+//! and its limits, one by one.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,22 +9,22 @@ use serde_json::json;
 use super::*;
 use crate::wire::Kind;
 
-/// A log that the test sees whole.
+/// The whole log.
 #[derive(Clone, Debug, Default)]
 struct Model {
-    shards: Vec<Vec<Entry>>,
-    /// The first place that each shard still has.
+    shards: Vec<Vec<ShardMessage>>,
+    /// The first message that each shard still has.
     firsts: Vec<StreamSeq>,
     /// Messages that an operator deleted.
     deleted: HashSet<(usize, StreamSeq)>,
     clock: u64,
     /// The last number of each job that has not ended.
     seqs: HashMap<JobId, u64>,
-    /// Which one of the jobs of that place is alive.
+    /// Which of the jobs of that number is alive.
     lives: BTreeMap<(usize, u8), u32>,
 }
 
-/// One event more.
+/// One more event.
 #[derive(Clone, Debug)]
 struct Write {
     shard: prop::sample::Index,
@@ -45,7 +45,7 @@ fn writes(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Write>> {
     prop::collection::vec(write, count)
 }
 
-/// What becomes of the log before a page.
+/// What happens to the log before a page.
 #[derive(Clone, Debug)]
 struct Meanwhile {
     writes: Vec<Write>,
@@ -58,9 +58,9 @@ fn meanwhile() -> impl Strategy<Value = Meanwhile> {
     (writes(0..12), expire).prop_map(|(writes, expire)| Meanwhile { writes, expire })
 }
 
-fn bounds() -> impl Strategy<Value = Bounds> {
+fn limits() -> impl Strategy<Value = ListingLimits> {
     (1..7_usize, 1..12_u64, 5..9_u32, 1..12_usize).prop_map(|(rows, window, windows, lookups)| {
-        Bounds {
+        ListingLimits {
             rows,
             window,
             windows,
@@ -110,7 +110,7 @@ impl Model {
 
     fn push(&mut self, shard: usize, job: JobId, payload: String) {
         let stream_seq = self.shards[shard].len() as StreamSeq + 1;
-        self.shards[shard].push(Entry {
+        self.shards[shard].push(ShardMessage {
             job,
             stream_seq,
             time: self.clock,
@@ -119,15 +119,15 @@ impl Model {
     }
 
     fn tops(&self) -> Vec<Place> {
-        let top = |shard: &Vec<Entry>| Place {
+        let top = |shard: &Vec<ShardMessage>| Place {
             top: shard.len() as StreamSeq,
             next: shard.len() as StreamSeq,
         };
         self.shards.iter().map(top).collect()
     }
 
-    /// What a shard still has, by rising places.
-    fn kept(&self, shard: usize) -> impl DoubleEndedIterator<Item = &Entry> {
+    /// What a shard still has, in rising order.
+    fn kept(&self, shard: usize) -> impl DoubleEndedIterator<Item = &ShardMessage> {
         let there = move |stream_seq| {
             stream_seq >= self.firsts[shard] && !self.deleted.contains(&(shard, stream_seq))
         };
@@ -136,7 +136,7 @@ impl Model {
             .filter(move |entry| there(entry.stream_seq))
     }
 
-    /// The events of a job, among them only those that can be read.
+    /// The events of a job that can be decoded.
     fn events(&self, shard: usize, job: &JobId) -> impl DoubleEndedIterator<Item = Stored> {
         let of_job = self.kept(shard).filter(move |entry| entry.job == *job);
         of_job.filter_map(|entry| {
@@ -180,8 +180,8 @@ impl Model {
             .collect()
     }
 
-    /// Answers a read as the broker and the driver do: so many messages, or until one reaches `bytes`.
-    fn answer(&self, window: Window, bytes: usize, walk: &mut Walk) {
+    /// Answers a read as the broker does: that many messages, or until they reach `bytes`.
+    fn answer(&self, window: Window, bytes: usize, listing: &mut Listing) {
         let shard = window.shard as usize;
         assert!(
             window.from >= self.firsts[shard] && window.to >= window.from,
@@ -201,26 +201,31 @@ impl Model {
             .last()
             .is_some_and(|entry| entry.stream_seq >= window.to);
         if reached || stored.peek().is_none() {
-            walk.read(window, &got)
+            listing.read(window, &got)
         } else {
-            walk.cut(window, got.len())
+            listing.read_partly(window, got.len())
         }
     }
 
-    /// Judges as the driver does.
-    fn verdict(&self, found: &Found, tops: &[Place], kind: Option<&Kind>) -> Option<JobRow> {
-        let (shard, job) = (found.shard as usize, &found.row.id);
+    /// Resolves a candidate as the leader's answers do.
+    fn resolve(
+        &self,
+        candidate: &Candidate,
+        tops: &[Place],
+        kind: Option<&Kind>,
+    ) -> Option<JobRow> {
+        let (shard, job) = (candidate.shard as usize, &candidate.row.id);
         let later = |event: &Stored| {
-            event.stream_seq > found.stream_seq && event.stream_seq <= tops[shard].top
+            event.stream_seq > candidate.stream_seq && event.stream_seq <= tops[shard].top
         };
         let is_last = !self.events(shard, job).any(|event| later(&event));
         assert!(
-            is_last || !found.sure,
+            is_last || !candidate.is_last,
             "{job} at {} is not at its last event",
-            found.stream_seq
+            candidate.stream_seq
         );
-        let mut row = found.row.clone();
-        if !found.whole
+        let mut row = candidate.row.clone();
+        if !candidate.is_complete
             && let Some(first) = self.events(shard, job).next()
         {
             row.begun(first.payload());
@@ -229,78 +234,78 @@ impl Model {
     }
 }
 
-/// What a page did.
-struct Turned {
+/// One page and its cost.
+struct TestPage {
     rows: Vec<JobRow>,
     next: Option<Vec<Place>>,
-    /// The most reads of one shard, and all look-ups.
+    /// The most reads of one shard, and all lookups.
     cost: (u32, usize),
 }
 
-/// Makes one page. `change` happens to the log before each answer.
-fn turn(
+/// Makes one page. Calls `change` before each answer.
+fn make_page(
     model: &mut Model,
     places: &[Place],
     ask: (Option<Status>, Option<&Kind>),
-    bounds: Bounds,
+    limits: ListingLimits,
     bytes: usize,
     mut change: impl FnMut(&mut Model),
-) -> Turned {
-    let mut walk = Walk::new(places, &model.firsts, ask.0, bounds);
+) -> TestPage {
+    let mut listing = Listing::new(places, &model.firsts, ask.0, limits);
     let (mut reads, mut lookups) = (vec![0; places.len()], 0);
     loop {
         change(model);
-        match walk.step() {
-            Step::Read(windows) => {
+        match listing.step() {
+            ListingStep::Read(windows) => {
                 for window in windows {
                     reads[window.shard as usize] += 1;
-                    model.answer(window, bytes, &mut walk);
+                    model.answer(window, bytes, &mut listing);
                 }
             }
-            Step::Judge(found) => {
-                lookups += found.len();
-                walk.judge(
-                    found
+            ListingStep::Resolve(candidates) => {
+                lookups += candidates.len();
+                listing.resolve(
+                    candidates
                         .iter()
-                        .map(|found| model.verdict(found, places, ask.1))
+                        .map(|candidate| model.resolve(candidate, places, ask.1))
                         .collect(),
                 );
             }
-            Step::Over => break,
+            ListingStep::Done => break,
         }
     }
-    let (rows, next) = walk.end();
-    Turned {
+    let (rows, next) = listing.finish();
+    TestPage {
         rows,
         next,
         cost: (reads.into_iter().max().unwrap_or(0), lookups),
     }
 }
 
-/// Turns all pages of a log that is left alone.
-fn turn_all(
+/// Makes all pages of a log that does not change.
+fn all_pages(
     model: &mut Model,
     tops: &[Place],
     ask: (Option<Status>, Option<&Kind>),
-    bounds: Bounds,
+    limits: ListingLimits,
     bytes: usize,
-) -> Vec<Turned> {
+) -> Vec<TestPage> {
     let (mut places, mut pages) = (tops.to_vec(), Vec::new());
     for _ in 0..10_000 {
-        let turned = turn(model, &places, ask, bounds, bytes, |_| ());
-        let next = turned.next.clone();
-        pages.push(turned);
+        let page = make_page(model, &places, ask, limits, bytes, |_| ());
+        let next = page.next.clone();
+        pages.push(page);
         let Some(next) = next else { return pages };
         places = next;
     }
     panic!("the pages do not end");
 }
 
-fn rows(pages: &[Turned]) -> Vec<JobRow> {
+fn rows(pages: &[TestPage]) -> Vec<JobRow> {
     pages.iter().flat_map(|page| &page.rows).cloned().collect()
 }
 
-/// A row without what may have expired since.
+/// A row without what may have expired meanwhile.
 fn lasting(row: &JobRow) -> JobRow {
     JobRow {
         kind: None,
@@ -315,7 +320,7 @@ proptest! {
         shards in 1..5_usize,
         before in writes(0..160),
         deleted in prop::collection::vec((any::<prop::sample::Index>(), 1..60_u64), 0..12),
-        bounds in bounds(),
+        limits in limits(),
         status in status(),
         bytes in 1..2000_usize,
         meanwhile in prop::collection::vec(meanwhile(), 1..12),
@@ -326,42 +331,45 @@ proptest! {
         let tops = model.tops();
         model.deleted.retain(|&(shard, stream_seq)| stream_seq <= tops[shard].top);
         let expected = model.listing(&tops, status);
-        let (mut places, mut rows, mut page) = (tops.clone(), Vec::new(), 0);
+        let mut places = tops.clone();
+        let mut rows = Vec::new();
+        let mut number = 0;
         loop {
-            let now = &meanwhile[page % meanwhile.len()];
+            let now = &meanwhile[number % meanwhile.len()];
             for (first, shard) in model.firsts.iter_mut().zip(&model.shards) {
                 *first = (*first + now.expire).min(shard.len() as StreamSeq + 1);
             }
             let mut coming = now.writes.iter();
-            let turned = turn(&mut model, &places, (status, None), bounds, bytes, |model| {
+            let page = make_page(&mut model, &places, (status, None), limits, bytes, |model| {
                 coming.next().into_iter().for_each(|write| model.apply(write));
             });
-            prop_assert!(turned.rows.len() <= bounds.rows);
-            prop_assert!(turned.cost.0 <= bounds.windows && turned.cost.1 <= bounds.lookups, "{:?}", turned.cost);
-            rows.extend(turned.rows.iter().map(lasting));
-            let Some(next) = turned.next else { break };
-            // Each page gets on, so that turning pages ends.
+            prop_assert!(page.rows.len() <= limits.rows);
+            prop_assert!(page.cost.0 <= limits.windows && page.cost.1 <= limits.lookups, "{:?}", page.cost);
+            rows.extend(page.rows.iter().map(lasting));
+            let Some(next) = page.next else { break };
+            // Each page advances, so that paging ends.
             let remaining = |places: &[Place]| places.iter().map(|place| place.next).sum::<u64>();
             prop_assert!(remaining(&next) < remaining(&places), "{:?} after {:?}", next, places);
             for (next, top) in next.iter().zip(&tops) {
                 prop_assert!(next.top == top.top || *next == Place::default());
             }
-            (places, page) = (next, page + 1);
+            places = next;
+            number += 1;
         }
-        // Only what expired before its place was reached may be missing.
+        // Only what expired before the page reached it may be absent.
         let mut rows = rows.into_iter().peekable();
         for (shard, stream_seq, row) in expected {
             if rows.next_if_eq(&row).is_none() {
-                prop_assert!(stream_seq < model.firsts[shard], "{:?} at {} is not listed in its place", row, stream_seq);
+                prop_assert!(stream_seq < model.firsts[shard], "{:?} at {} is not listed where it stood", row, stream_seq);
             }
         }
         prop_assert_eq!(rows.collect::<Vec<_>>(), vec![], "listed twice, or out of order");
     }
 
     #[test]
-    fn a_filter_by_kind_leaves_out_the_others_and_nothing_else(
+    fn a_filter_by_kind_omits_only_other_kinds(
         before in writes(0..160),
-        bounds in bounds(),
+        limits in limits(),
         status in status(),
     ) {
         let mut model = Model::new(2);
@@ -370,13 +378,13 @@ proptest! {
         let all = model.listing(&tops, status).into_iter();
         let of_kind = |row: &JobRow| row.id.as_str().split('-').nth(1).unwrap().parse::<u8>().unwrap() % 2 == 1;
         let expected: Vec<_> = all.map(|(.., row)| row).filter(of_kind).collect();
-        let rows = rows(&turn_all(&mut model, &tops, (status, Some(&kind)), bounds, usize::MAX));
+        let rows = rows(&all_pages(&mut model, &tops, (status, Some(&kind)), limits, usize::MAX));
         prop_assert!(rows.iter().all(|row| row.kind.as_ref() == Some(&kind) && row.created_at.is_some()));
         prop_assert_eq!(rows.iter().map(lasting).collect::<Vec<_>>(), expected);
     }
 }
 
-const WIDE: Bounds = Bounds {
+const WIDE: ListingLimits = ListingLimits {
     rows: 20,
     window: 256,
     windows: 16,
@@ -401,7 +409,7 @@ fn ids(rows: &[JobRow]) -> Vec<&str> {
 }
 
 #[test]
-fn a_page_that_holds_exactly_all_jobs_says_that_there_is_no_other() {
+fn a_page_that_holds_exactly_all_jobs_has_no_next_page() {
     let mut model = Model::new(2);
     for (shard, job) in [(0, "a"), (1, "b"), (0, "c"), (0, "a"), (1, "d")] {
         event(&mut model, shard, job, "model:chunk:v1");
@@ -412,16 +420,16 @@ fn a_page_that_holds_exactly_all_jobs_says_that_there_is_no_other() {
         (4, &["d", "a", "c", "b"], false),
         (5, &["d", "a", "c", "b"], false),
     ] {
-        let bounds = Bounds { rows, ..WIDE };
-        let turned = turn(&mut model, &tops, (None, None), bounds, usize::MAX, |_| ());
+        let limits = ListingLimits { rows, ..WIDE };
+        let page = make_page(&mut model, &tops, (None, None), limits, usize::MAX, |_| ());
         assert_eq!(
-            (ids(&turned.rows), turned.next.is_some()),
+            (ids(&page.rows), page.next.is_some()),
             (expected.to_vec(), more)
         );
         // One row more than fits is looked up, if there is one.
-        assert_eq!(turned.cost.1, 4.min(rows + 1));
+        assert_eq!(page.cost.1, 4.min(rows + 1));
     }
-    let turned = turn(
+    let page = make_page(
         &mut Model::new(3),
         &[Place::default(); 3],
         (None, None),
@@ -429,22 +437,19 @@ fn a_page_that_holds_exactly_all_jobs_says_that_there_is_no_other() {
         usize::MAX,
         |_| (),
     );
-    assert_eq!(
-        (turned.rows, turned.next, turned.cost),
-        (vec![], None, (0, 0))
-    );
+    assert_eq!((page.rows, page.next, page.cost), (vec![], None, (0, 0)));
 }
 
 #[test]
-fn a_job_that_moves_while_the_pages_are_turned_stays_where_it_was() {
+fn a_job_that_moves_while_a_client_pages_stays_where_it_was() {
     let mut model = Model::new(1);
     for job in ["a", "b", "c", "c"] {
         event(&mut model, 0, job, "model:chunk:v1");
     }
-    let one = Bounds { rows: 1, ..WIDE };
+    let one = ListingLimits { rows: 1, ..WIDE };
     let (mut places, mut rows) = (Some(model.tops()), Vec::new());
     for _ in 0..3 {
-        let turned = turn(
+        let page = make_page(
             &mut model,
             &places.unwrap(),
             (None, None),
@@ -452,8 +457,8 @@ fn a_job_that_moves_while_the_pages_are_turned_stays_where_it_was() {
             usize::MAX,
             |_| (),
         );
-        rows.extend(turned.rows);
-        places = turned.next;
+        rows.extend(page.rows);
+        places = page.next;
         for job in ["c", "a", "b", "new"] {
             event(&mut model, 0, job, "model:chunk:v1");
         }
@@ -467,14 +472,14 @@ fn a_job_that_moves_while_the_pages_are_turned_stays_where_it_was() {
 }
 
 #[test]
-fn a_job_far_below_many_events_of_others_is_found_at_a_bounded_cost_a_page() {
+fn a_job_far_below_many_events_is_found_at_a_limited_cost_per_page() {
     let mut model = Model::new(2);
     event(&mut model, 0, "old", "job:done:v1");
     for n in 0..20_000 {
         event(&mut model, n % 2, ["x", "y"][n % 2], "model:chunk:v1");
     }
     let tops = model.tops();
-    let pages = turn_all(&mut model, &tops, (None, None), WIDE, usize::MAX);
+    let pages = all_pages(&mut model, &tops, (None, None), WIDE, usize::MAX);
     assert!(
         pages
             .iter()
@@ -486,42 +491,45 @@ fn a_job_far_below_many_events_of_others_is_found_at_a_bounded_cost_a_page() {
 }
 
 #[test]
-fn a_window_of_too_many_bytes_is_halved_until_it_fits() {
+fn a_window_with_too_many_bytes_is_halved_until_it_fits() {
     let mut model = Model::new(1);
     for n in 0..600 {
         event(&mut model, 0, &format!("j{n}"), "model:chunk:v1");
     }
     // Room for one event at a time.
     let tops = model.tops();
-    let rows = rows(&turn_all(&mut model, &tops, (None, None), WIDE, 1));
+    let rows = rows(&all_pages(&mut model, &tops, (None, None), WIDE, 1));
     let expected: Vec<_> = (0..600).rev().map(|n| format!("j{n}")).collect();
     assert_eq!(ids(&rows), expected);
 }
 
-/// Which shards were read, in order, for a page of which every job is a row.
+/// Which shards were read, in order, for a page on which every job is a row.
 fn reads(model: &Model) -> Vec<u32> {
-    let mut walk = Walk::new(&model.tops(), &model.firsts, None, WIDE);
+    let mut listing = Listing::new(&model.tops(), &model.firsts, None, WIDE);
     let mut read = Vec::new();
     loop {
-        match walk.step() {
-            Step::Read(windows) => {
+        match listing.step() {
+            ListingStep::Read(windows) => {
                 for window in windows {
                     read.push(window.shard);
-                    model.answer(window, usize::MAX, &mut walk);
+                    model.answer(window, usize::MAX, &mut listing);
                 }
             }
-            Step::Judge(found) => {
-                walk.judge(found.into_iter().map(|found| Some(found.row)).collect())
-            }
-            Step::Over => break,
+            ListingStep::Resolve(candidates) => listing.resolve(
+                candidates
+                    .into_iter()
+                    .map(|candidate| Some(candidate.row))
+                    .collect(),
+            ),
+            ListingStep::Done => break,
         }
     }
-    assert_eq!(walk.end().0.len(), WIDE.rows);
+    assert_eq!(listing.finish().0.len(), WIDE.rows);
     read
 }
 
 #[test]
-fn a_shard_is_read_on_only_when_it_may_hold_a_newer_job() {
+fn a_shard_is_read_further_only_if_it_may_hold_a_newer_job() {
     let mut model = Model::new(2);
     for _ in 0..100 {
         event(&mut model, 0, "long", "model:chunk:v1");

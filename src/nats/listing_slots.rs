@@ -1,0 +1,145 @@
+//! How many listings are made at a time, and what share of the time they may take. It reads nothing.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep_until};
+
+use crate::config::{LIST_QUEUE, LIST_REST, LISTINGS};
+
+/// Too many listings are waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many listings are waiting")]
+pub struct Busy;
+
+/// Permission to list jobs. Listings are followed by a rest of [`LIST_REST`] times as long as they took, so that they
+/// never take more than a share of the time, however many are requested.
+#[derive(Debug)]
+pub(super) struct ListingSlots {
+    slots: Semaphore,
+    /// When the rest is over.
+    rests_until: Mutex<Instant>,
+    waiting: AtomicUsize,
+}
+
+/// A listing that is being made, until it is dropped.
+pub(super) struct ListingSlot<'a> {
+    slots: &'a ListingSlots,
+    started: Instant,
+    _slot: SemaphorePermit<'a>,
+}
+
+/// Counts a listing that waits, until it is dropped.
+struct Queued<'a>(&'a AtomicUsize);
+
+impl ListingSlots {
+    pub(super) fn new() -> Self {
+        Self {
+            slots: Semaphore::new(LISTINGS),
+            rests_until: Mutex::new(Instant::now()),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// Waits until a listing may start, unless too many are waiting.
+    pub(super) async fn acquire(&self) -> Result<ListingSlot<'_>, Busy> {
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _queued = Queued(&self.waiting);
+        if before >= LIST_QUEUE {
+            return Err(Busy);
+        }
+        let slot = self.slots.acquire().await.map_err(|_| Busy)?;
+        // Listings that end meanwhile extend the rest.
+        while self.rests_until() > Instant::now() {
+            sleep_until(self.rests_until()).await;
+        }
+        Ok(ListingSlot {
+            slots: self,
+            started: Instant::now(),
+            _slot: slot,
+        })
+    }
+
+    fn rests_until(&self) -> Instant {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Instant> {
+        self.rests_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ListingSlot<'_> {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let rest = (now - self.started) * LIST_REST / LISTINGS as u32;
+        let mut until = self.slots.lock();
+        *until = now.max(*until) + rest;
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::OPEN_WAIT;
+    use futures_util::FutureExt as _;
+    use futures_util::future::join_all;
+    use std::time::Duration;
+    use tokio::time::{sleep, timeout};
+
+    const TOOK: Duration = Duration::from_millis(200);
+
+    async fn list(slots: &ListingSlots) -> Result<Duration, Busy> {
+        let slot = slots.acquire().await?;
+        sleep(TOOK).await;
+        drop(slot);
+        Ok(TOOK)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_listings_gets_a_share_of_the_time_and_the_rest_is_refused_at_once() {
+        let slots = ListingSlots::new();
+        let started = Instant::now();
+        let flood = join_all((0..100).map(|_| list(&slots))).await;
+        let made = flood.iter().flatten().count();
+        assert_eq!(
+            made,
+            LISTINGS + LIST_QUEUE,
+            "those that were refused did not wait"
+        );
+        let part = TOOK * made as u32 / LISTINGS as u32;
+        assert!(
+            started.elapsed() >= part + LIST_REST * (part - TOOK),
+            "{:?}",
+            started.elapsed()
+        );
+        assert!(
+            started.elapsed() < OPEN_WAIT,
+            "those that wait are served in time"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_single_listing_does_not_wait_and_an_abandoned_one_leaves_the_queue() {
+        let slots = ListingSlots::new();
+        list(&slots).await.unwrap();
+        sleep(TOOK * LIST_REST).await;
+        let held: Vec<_> = (0..LISTINGS)
+            .map(|_| slots.acquire().now_or_never().unwrap().unwrap())
+            .collect();
+        let abandoned = join_all((0..LIST_QUEUE).map(|_| slots.acquire()));
+        assert!(timeout(TOOK, abandoned).await.is_err());
+        assert_eq!(slots.waiting.load(Ordering::Relaxed), 0);
+        drop(held);
+        list(&slots).await.unwrap();
+    }
+}
