@@ -10,7 +10,7 @@ use utoipa::openapi::Ref;
 
 use super::App;
 use super::error::Problem;
-use super::openapi::{JOBS, problems};
+use super::describe::{JOBS, problems};
 use super::request::Params;
 use crate::config::{LIST_ROWS, LIST_ROWS_MAX, OPEN_WAIT};
 use crate::nats::{JobQuery, ListError};

@@ -4,6 +4,8 @@
 mod accept;
 mod answer;
 mod body;
+mod counters;
+mod describe;
 mod drain;
 mod error;
 mod head;
@@ -49,7 +51,7 @@ use utoipa_axum::routes;
 use self::drain::Clients;
 use self::error::Problem;
 pub use self::shared::Shared;
-use self::stats::Counts;
+use self::counters::Counters;
 #[doc(hidden)]
 pub use self::ws::serve_echo;
 use crate::config::{BACKLOG, DRAIN_WAIT, DRAIN_WINDOW, FOLDS, PREFLIGHT_AGE, SEND_BUFFER};
@@ -74,7 +76,7 @@ struct App {
     folds: Semaphore,
     settings: EdgeSettings,
     shared: Shared,
-    counts: Arc<Counts>,
+    counters: Arc<Counters>,
     /// The thread's own runtime.
     runtime: Handle,
 }
@@ -160,7 +162,7 @@ pub async fn run(
         folds: Semaphore::new(FOLDS),
         settings,
         shared,
-        counts: Counts::new(),
+        counters: Counters::new(),
         runtime: Handle::current(),
     });
     app.shared.join(&app);

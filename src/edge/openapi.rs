@@ -1,73 +1,19 @@
 //! The description of the HTTP interface, OpenAPI 3.1: what stands at each handler, the schemas of `wire`, and those of what
 //! only HTTP answers. It serves no job.
 
-use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use axum::http::{HeaderName, header};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use serde_json::{Value, json};
-use utoipa::openapi::response::Response;
-use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Type};
-use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 
+use super::describe::{JOBS, OPERATION};
 use super::jobs::{Accepted, Receipt};
 use super::page::Gap;
 use super::stats::{SocketIoStats, Stats};
 use super::{error, routes};
-use crate::wire::{Code, Dialect, JobPage, definitions};
-
-/// What clients use.
-pub(super) const JOBS: &str = "jobs";
-/// What operators use.
-pub(super) const OPERATION: &str = "operation";
-
-/// Names the problems that an address answers with, by their codes.
-macro_rules! problems {
-    ($name:ident: $($code:ident),+ $(,)?) => {
-        struct $name;
-        impl utoipa::IntoResponses for $name {
-            fn responses() -> std::collections::BTreeMap<
-                String,
-                utoipa::openapi::RefOr<utoipa::openapi::response::Response>,
-            > {
-                $crate::edge::openapi::answers(&[$($crate::wire::Code::$code),+])
-            }
-        }
-    };
-}
-pub(super) use problems;
-
-/// An answer for each status that these codes have.
-pub(super) fn answers(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {
-    let mut by_status = BTreeMap::<u16, Vec<Code>>::new();
-    for code in codes {
-        by_status.entry(code.info().status).or_default().push(*code);
-    }
-    by_status
-        .into_iter()
-        .map(|(status, codes)| (status.to_string(), problem(&codes).into()))
-        .collect()
-}
-
-fn problem(codes: &[Code]) -> Response {
-    let texts: Vec<_> = codes
-        .iter()
-        .map(|code| format!("`{}`: {}", code.as_str(), code.info().text))
-        .collect();
-    let names: Vec<_> = codes.iter().map(|code| code.as_str()).collect();
-    let code = ObjectBuilder::new()
-        .schema_type(Type::String)
-        .enum_values(Some(names));
-    let schema = AllOfBuilder::new()
-        .item(Ref::from_schema_name("Problem"))
-        .item(ObjectBuilder::new().property("code", code));
-    ResponseBuilder::new()
-        .description(texts.join(" "))
-        .content("application/problem+json", Content::new(Some(schema)))
-        .build()
-}
+use crate::wire::{Dialect, JobPage, definitions};
 
 /// This description.
 #[utoipa::path(

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::App;
 use super::error::Problem;
-use super::openapi::{OPERATION, problems};
+use super::describe::{OPERATION, problems};
 use crate::wire::Code;
 
 /// What a person sees who opens the edge's address in a browser. A page, and not JSON: Firefox shows JSON in a viewer that

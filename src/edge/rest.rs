@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::App;
 use super::answer;
 use super::error::Problem;
-use super::openapi::{JOBS, problems};
+use super::describe::{JOBS, problems};
 use super::request::{Job, JsonBody, Params, Peer, Wait};
 use crate::wire::{Code, Submission};
 

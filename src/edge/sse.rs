@@ -19,10 +19,10 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use super::App;
 use super::accept::{Form, form};
 use super::error::Problem;
-use super::openapi::{JOBS, problems};
+use super::describe::{JOBS, problems};
 use super::page;
 use super::request::{Job, Params, Peer, Wait, begin};
-use super::stats::{Connected, Counts, Transport};
+use super::counters::{Connected, Counters, Transport};
 use super::turn::Turn;
 use crate::config::{COME_BACK, COMMENT_EVERY, STEPS_PER_WRITE, TURN_BYTES};
 use crate::session::{Session, Step};
@@ -113,7 +113,7 @@ pub(super) async fn events(
             StatusCode::NO_CONTENT.into_response()
         }
         (Form::Stream, Some(session)) if !app.clients.are_leaving() => {
-            let (place, counts) = (app.clients.enter(), Arc::clone(&app.counts));
+            let (place, counts) = (app.clients.enter(), Arc::clone(&app.counters));
             stream(Stream::new(
                 session,
                 counts,
@@ -164,7 +164,7 @@ fn hello() -> Vec<u8> {
 /// what was read for its next step.
 struct Stream<S: EventSource> {
     session: Session<S>,
-    counts: Arc<Counts>,
+    counts: Arc<Counters>,
     _connected: Connected,
     /// Ends when the client should be told to come back.
     stop: BoxFuture<'static, ()>,
@@ -177,10 +177,10 @@ struct Stream<S: EventSource> {
 }
 
 impl<S: EventSource> Stream<S> {
-    fn new(session: Session<S>, counts: Arc<Counts>, stop: BoxFuture<'static, ()>) -> Self {
+    fn new(session: Session<S>, counts: Arc<Counters>, stop: BoxFuture<'static, ()>) -> Self {
         let mut comments = interval_at(Instant::now() + COMMENT_EVERY, COMMENT_EVERY);
         comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let _connected = counts.connected(Transport::Sse);
+        let _connected = counts.connect(Transport::Sse);
         let (remaining, turn) = (Vec::new().into_iter(), Turn::default());
         Self {
             session,
@@ -249,7 +249,7 @@ impl<S: EventSource> Stream<S> {
     fn take(&mut self, step: Step, out: &mut Vec<u8>) {
         match step {
             Step::Events(events) => {
-                self.counts.delivered(events.len());
+                self.counts.count_delivered(events.len());
                 self.remaining = events.into_iter();
             }
             Step::Gap { from, to } => {
@@ -331,7 +331,7 @@ mod tests {
         let chunks = unfold(
             Stream::new(
                 session,
-                Counts::new(),
+                Counters::new(),
                 Box::pin(stop.clone().cancelled_owned()),
             ),
             Stream::next,
@@ -375,7 +375,7 @@ mod tests {
             let session = Session::open(&hub, &job(), Start::After(Seq(0)))
                 .await
                 .unwrap();
-            let stream = Stream::new(session, Counts::new(), Box::pin(pending()));
+            let stream = Stream::new(session, Counters::new(), Box::pin(pending()));
             let (first, _) = stream.next().await.unwrap();
             let first = String::from_utf8(first.unwrap().to_vec()).unwrap();
             assert_eq!(

@@ -1,139 +1,19 @@
-//! What an edge counts, and how it tells: connections by door, watched jobs, events, replays, lag. Each thread counts for
-//! itself, so that nothing is shared on the path of an event; whoever asks gets the sum over the process.
+//! `GET /api/stats` and `GET /api/socketio/stats`: the counters of all threads of the process
+//! together. It counts nothing itself.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use schemars::JsonSchema;
 use serde::Serialize;
-use tokio::time::Instant;
 
 use super::App;
-use super::openapi::OPERATION;
+use super::counters::Transport;
+use super::describe::OPERATION;
 use crate::config::RATE_SECONDS;
 use crate::wire::JobId;
-
-/// By what a client is connected.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Transport {
-    WebSocket,
-    SocketIo,
-    Sse,
-}
-
-/// What one thread counts.
-#[derive(Debug)]
-pub(super) struct Counts {
-    begun: Instant,
-    connections: [AtomicUsize; 3],
-    delivered: Rate,
-    /// How many Socket.IO clients watch each job.
-    rooms: Mutex<HashMap<JobId, usize>>,
-}
-
-impl Counts {
-    pub(super) fn new() -> Arc<Self> {
-        let (connections, delivered, rooms) = Default::default();
-        Arc::new(Self {
-            begun: Instant::now(),
-            connections,
-            delivered,
-            rooms,
-        })
-    }
-
-    /// Counts a connection until the guard is dropped.
-    pub(super) fn connected(self: &Arc<Self>, transport: Transport) -> Connected {
-        self.connections[transport as usize].fetch_add(1, Ordering::Relaxed);
-        Connected(Arc::clone(self), transport)
-    }
-
-    /// Counts events that were handed to one client.
-    pub(super) fn delivered(&self, events: usize) {
-        self.delivered
-            .add(self.begun.elapsed().as_secs(), events as u64);
-    }
-
-    /// Counts a Socket.IO client of a job until the guard is dropped.
-    pub(super) fn room(self: &Arc<Self>, job: &JobId) -> Room {
-        *self.rooms().entry(job.clone()).or_default() += 1;
-        Room(Arc::clone(self), job.clone())
-    }
-
-    fn connections(&self, transport: Transport) -> usize {
-        self.connections[transport as usize].load(Ordering::Relaxed)
-    }
-
-    fn rooms(&self) -> MutexGuard<'_, HashMap<JobId, usize>> {
-        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One connection, for as long as it lives.
-#[derive(Debug)]
-pub(super) struct Connected(Arc<Counts>, Transport);
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        self.0.connections[self.1 as usize].fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// One Socket.IO client's watch of a job, for as long as it lasts.
-#[derive(Debug)]
-pub(super) struct Room(Arc<Counts>, JobId);
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        let mut rooms = self.0.rooms();
-        if let Some(watchers) = rooms.get_mut(&self.1) {
-            *watchers -= 1;
-            if *watchers == 0 {
-                rooms.remove(&self.1);
-            }
-        }
-    }
-}
-
-/// How many slots a [`Rate`] has: the seconds that it is taken over and the one under way.
-const SLOTS: usize = RATE_SECONDS as usize + 1;
-
-/// A number that grows, and how fast it did of late. One thread adds, any may read.
-#[derive(Debug, Default)]
-struct Rate {
-    total: AtomicU64,
-    /// Each second and what was added in it; a slot is used again by the next second that falls on it.
-    slots: [(AtomicU64, AtomicU64); SLOTS],
-}
-
-impl Rate {
-    fn add(&self, second: u64, n: u64) {
-        self.total.fetch_add(n, Ordering::Relaxed);
-        let (of, sum) = &self.slots[(second % SLOTS as u64) as usize];
-        if of.load(Ordering::Relaxed) == second {
-            sum.fetch_add(n, Ordering::Relaxed);
-        } else {
-            sum.store(n, Ordering::Relaxed);
-            of.store(second, Ordering::Relaxed);
-        }
-    }
-
-    /// What was added in the [`RATE_SECONDS`] whole seconds before `now`.
-    fn recent(&self, now: u64) -> u64 {
-        let counts = |of: u64| of < now && of + RATE_SECONDS >= now;
-        let slots = self
-            .slots
-            .iter()
-            .map(|(of, sum)| (of.load(Ordering::Relaxed), sum.load(Ordering::Relaxed)));
-        slots
-            .filter(|(of, _)| counts(*of))
-            .map(|(_, sum)| sum)
-            .sum()
-    }
-}
 
 /// What `GET /api/stats` answers, for all threads of the process together.
 #[derive(Debug, Default, Serialize, JsonSchema)]
@@ -185,13 +65,13 @@ pub(super) async fn stats(State(app): State<Arc<App>>) -> Json<Stats> {
     let mut stats = Stats::default();
     let mut recent = 0;
     for app in app.shared.threads() {
-        let counts = &app.counts;
-        stats.connections.websocket += counts.connections(Transport::WebSocket);
-        stats.connections.socketio += counts.connections(Transport::SocketIo);
-        stats.connections.sse += counts.connections(Transport::Sse);
+        let counters = &app.counters;
+        stats.connections.websocket += counters.connections(Transport::WebSocket);
+        stats.connections.socketio += counters.connections(Transport::SocketIo);
+        stats.connections.sse += counters.connections(Transport::Sse);
         stats.watched_jobs += app.hub.feeds() + app.hub.waiting();
-        stats.events_delivered += counts.delivered.total.load(Ordering::Relaxed);
-        recent += counts.delivered.recent(counts.begun.elapsed().as_secs());
+        stats.events_delivered += counters.delivered();
+        recent += counters.delivered_recently();
         let standing = app.hub.standing();
         stats.replays += standing.reading;
         stats.lag = stats.lag.max(standing.lag);
@@ -226,58 +106,11 @@ pub(super) struct SocketIoStats {
 pub(super) async fn socketio(State(app): State<Arc<App>>) -> Json<SocketIoStats> {
     let mut stats = SocketIoStats::default();
     for app in app.shared.threads() {
-        stats.connected += app.counts.connections(Transport::SocketIo);
-        for (job, watchers) in app.counts.rooms().iter() {
+        stats.connected += app.counters.connections(Transport::SocketIo);
+        for (job, watchers) in app.counters.rooms().iter() {
             *stats.rooms.entry(job.clone()).or_default() += watchers;
         }
     }
     Json(stats)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rate_is_that_of_the_last_whole_seconds() {
-        let rate = Rate::default();
-        for second in 0..100 {
-            rate.add(second, second);
-            rate.add(second, 1);
-            let expected: u64 = (second.saturating_sub(RATE_SECONDS)..second)
-                .map(|second| second + 1)
-                .sum();
-            assert_eq!(rate.recent(second), expected, "at {second}");
-        }
-        assert_eq!(rate.recent(99 + RATE_SECONDS), 100);
-        assert_eq!(rate.recent(100 + RATE_SECONDS), 0);
-        assert_eq!(rate.total.into_inner(), (1..=100).sum::<u64>());
-    }
-
-    #[tokio::test]
-    async fn what_is_counted_ends_with_its_guard() {
-        let counts = Counts::new();
-        let job: JobId = "j".parse().unwrap();
-        let (one, two) = (
-            counts.connected(Transport::SocketIo),
-            counts.connected(Transport::SocketIo),
-        );
-        let rooms = [counts.room(&job), counts.room(&job)];
-        assert_eq!(
-            (
-                counts.connections(Transport::SocketIo),
-                counts.connections(Transport::WebSocket)
-            ),
-            (2, 0)
-        );
-        assert_eq!(counts.rooms()[&job], 2);
-        drop((one, two, rooms));
-        assert_eq!(
-            (
-                counts.connections(Transport::SocketIo),
-                counts.rooms().len()
-            ),
-            (0, 0)
-        );
-    }
-}

@@ -21,8 +21,8 @@ use self::line::Line;
 use super::App;
 use super::error::Problem;
 use super::meter::Meter;
-use super::openapi::{JOBS, problems};
-use super::stats::Transport;
+use super::counters::Transport;
+use super::describe::{JOBS, problems};
 use crate::config::{READ_BUFFER, WRITE_BUFFER};
 use crate::wire::limits::BODY_MAX;
 use crate::wire::{Code, Encoding};
@@ -61,7 +61,7 @@ pub(super) async fn upgrade(
     if app.clients.are_leaving() {
         return Err(Code::Restarting.into());
     }
-    let held = (app.tasks.hold(), app.counts.connected(Transport::WebSocket));
+    let held = (app.tasks.hold(), app.counters.connect(Transport::WebSocket));
     let place = app.clients.enter();
     meter.become_websocket();
     Ok(upgrade.on_upgrade(move |socket| async move {

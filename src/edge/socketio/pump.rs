@@ -21,7 +21,7 @@ use crate::edge::App;
 use crate::edge::drain::Place;
 use crate::edge::error::Problem;
 use crate::edge::memory::Held;
-use crate::edge::stats::{Room, Transport};
+use crate::edge::counters::{RoomMember, Transport};
 use crate::nats::Reader;
 use crate::runtime::unless_ended;
 use crate::session::{Error, Session, Step};

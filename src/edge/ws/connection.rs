@@ -265,7 +265,7 @@ impl Connection {
         }
         match step {
             Step::Events(events) => {
-                self.app.counts.delivered(events.len());
+                self.app.counters.count_delivered(events.len());
                 for event in events {
                     self.line.put_event(&event).await?;
                 }
