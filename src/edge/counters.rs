@@ -38,25 +38,45 @@ impl Counters {
         })
     }
 
-    /// Counters a connection until the guard is dropped.
+    /// Counts a connection until the guard is dropped.
     pub(super) fn connect(self: &Arc<Self>, transport: Transport) -> Connected {
         self.connections[transport as usize].fetch_add(1, Ordering::Relaxed);
         Connected(Arc::clone(self), transport)
     }
 
-    /// Counters events that were handed to one client.
-    pub(super) fn delivered(&self, events: usize) {
+    /// Counts events that were handed to one client.
+    pub(super) fn count_delivered(&self, events: usize) {
         self.delivered
             .add(self.begun.elapsed().as_secs(), events as u64);
     }
 
-    /// Counters a Socket.IO client of a job until the guard is dropped.
-    pub(super) fn room(self: &Arc<Self>, job: &JobId) -> Room {
-        *self.rooms().entry(job.clone()).or_default() += 1;
-        Room(Arc::clone(self), job.clone())
+    /// How many events were handed to clients.
+    pub(super) fn delivered(&self) -> u64 {
+        self.delivered.total.load(Ordering::Relaxed)
     }
 
-    fn connections(&self, transport: Transport) -> usize {
+    /// How many of them in the last [`RATE_SECONDS`] whole seconds.
+    pub(super) fn delivered_recently(&self) -> u64 {
+        self.delivered.recent(self.begun.elapsed().as_secs())
+    }
+
+    /// Counts a Socket.IO client that watches a job until the guard is dropped. Other transports have
+    /// no rooms.
+    pub(super) fn enter_room(
+        self: &Arc<Self>,
+        transport: Transport,
+        job: &JobId,
+    ) -> Option<RoomMember> {
+        match transport {
+            Transport::SocketIo => {
+                *self.rooms().entry(job.clone()).or_default() += 1;
+                Some(RoomMember(Arc::clone(self), job.clone()))
+            }
+            Transport::WebSocket | Transport::Sse => None,
+        }
+    }
+
+    pub(super) fn connections(&self, transport: Transport) -> usize {
         self.connections[transport as usize].load(Ordering::Relaxed)
     }
 

@@ -42,8 +42,8 @@ impl Clients {
     }
 
     /// Counts one more, until its place is dropped.
-    pub(super) fn enter(&self) -> Place {
-        Place {
+    pub(super) fn enter(&self) -> DrainSlot {
+        DrainSlot {
             number: self.count.fetch_add(1, Ordering::Relaxed),
             _held: self.tasks.hold(),
         }
@@ -57,12 +57,12 @@ impl Clients {
 
 /// A client's place in the order in which they are told.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct DrainSlot {
     number: u64,
     _held: TaskTrackerToken,
 }
 
-impl Place {
+impl DrainSlot {
     /// Waits until the client should be told to come back. Safe to drop at any await.
     pub(super) async fn moment(&self, app: &App) {
         let clients = &app.clients;

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 use crate::budget::NoRoom;
 use crate::session;
 use crate::source::Unavailable;
-use crate::wire::{Code, Refusal, shortened};
+use crate::wire::{Code, Refusal, RequestRef, ServerFrame, shortened};
 
 /// An answer that says what went wrong.
 #[derive(Debug)]
@@ -47,6 +47,15 @@ impl Problem {
         }
     }
 
+    /// The frame that answers a request, or speaks of a job, with this problem.
+    pub(super) fn into_frame(self, request: RequestRef) -> ServerFrame {
+        error_frame(Refusal {
+            code: self.code,
+            message: self.message().to_owned(),
+            request,
+        })
+    }
+
     /// The stable code.
     pub(super) fn code(&self) -> Code {
         self.code
@@ -58,6 +67,12 @@ impl Problem {
             .as_deref()
             .unwrap_or_else(|| self.code.info().text)
     }
+}
+
+/// The frame that answers a request with its refusal.
+pub(super) fn error_frame(refusal: Refusal) -> ServerFrame {
+    debug!(code = refusal.code.as_str(), "refused");
+    ServerFrame::error(refusal.code, refusal.message, refusal.request)
 }
 
 impl From<Refusal> for Problem {

@@ -9,8 +9,8 @@ use tokio::time::timeout;
 use utoipa::openapi::Ref;
 
 use super::App;
-use super::error::Problem;
 use super::describe::{JOBS, problems};
+use super::error::Problem;
 use super::request::Params;
 use crate::config::{LIST_ROWS, LIST_ROWS_MAX, OPEN_WAIT};
 use crate::nats::{JobQuery, ListError};

@@ -4,6 +4,7 @@
 mod accept;
 mod answer;
 mod body;
+mod client;
 mod counters;
 mod describe;
 mod drain;
@@ -26,6 +27,7 @@ mod sse;
 mod stats;
 mod traffic;
 mod turn;
+mod watches;
 mod ws;
 
 use std::io;
@@ -48,10 +50,10 @@ use tracing::{info, warn};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::counters::Counters;
 use self::drain::Clients;
 use self::error::Problem;
 pub use self::shared::Shared;
-use self::counters::Counters;
 #[doc(hidden)]
 pub use self::ws::serve_echo;
 use crate::config::{BACKLOG, DRAIN_WAIT, DRAIN_WINDOW, FOLDS, PREFLIGHT_AGE, SEND_BUFFER};

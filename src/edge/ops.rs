@@ -9,8 +9,8 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::App;
-use super::error::Problem;
 use super::describe::{OPERATION, problems};
+use super::error::Problem;
 use crate::wire::Code;
 
 /// What a person sees who opens the edge's address in a browser. A page, and not JSON: Firefox shows JSON in a viewer that

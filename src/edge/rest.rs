@@ -10,8 +10,8 @@ use serde::Deserialize;
 
 use super::App;
 use super::answer;
-use super::error::Problem;
 use super::describe::{JOBS, problems};
+use super::error::Problem;
 use super::request::{Job, JsonBody, Params, Peer, Wait};
 use crate::wire::{Code, Submission};
 

@@ -18,11 +18,11 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::App;
 use super::accept::{Form, form};
-use super::error::Problem;
+use super::counters::{Connected, Counters, Transport};
 use super::describe::{JOBS, problems};
+use super::error::Problem;
 use super::page;
 use super::request::{Job, Params, Peer, Wait, begin};
-use super::counters::{Connected, Counters, Transport};
 use super::turn::Turn;
 use crate::config::{COME_BACK, COMMENT_EVERY, STEPS_PER_WRITE, TURN_BYTES};
 use crate::session::{Session, Step};

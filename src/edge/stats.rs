@@ -113,4 +113,3 @@ pub(super) async fn socketio(State(app): State<Arc<App>>) -> Json<SocketIoStats>
     }
     Json(stats)
 }
-

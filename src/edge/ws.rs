@@ -3,8 +3,8 @@
 
 mod connection;
 mod echo;
-mod line;
 pub(super) mod opening;
+mod socket;
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ use tracing::{Instrument as _, info_span};
 pub use self::echo::serve_echo;
 
 use self::connection::Connection;
-use self::line::Line;
+use self::socket::FrameSocket;
 use super::App;
-use super::error::Problem;
-use super::meter::Meter;
 use super::counters::Transport;
 use super::describe::{JOBS, problems};
+use super::error::Problem;
+use super::meter::Meter;
 use crate::config::{READ_BUFFER, WRITE_BUFFER};
 use crate::wire::limits::BODY_MAX;
 use crate::wire::{Code, Encoding};
@@ -65,7 +65,7 @@ pub(super) async fn upgrade(
     let place = app.clients.enter();
     meter.become_websocket();
     Ok(upgrade.on_upgrade(move |socket| async move {
-        let connection = Connection::new(app, Line::new(socket, encoding, meter));
+        let connection = Connection::new(app, FrameSocket::new(socket, encoding, meter));
         connection
             .run(place)
             .instrument(info_span!("ws", id = %nuid::next()))

@@ -125,6 +125,14 @@ struct Head {
 }
 
 impl RequestRef {
+    /// Names a job and no frame.
+    pub fn of_job(job: &JobId) -> Self {
+        Self {
+            reference: None,
+            job: Some(job.to_string()),
+        }
+    }
+
     /// What a JSON object is about, as far as it says.
     pub fn of(text: &[u8]) -> Self {
         scan::object::<Head>(text)

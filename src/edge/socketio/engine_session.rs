@@ -12,11 +12,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::handshake::Handshake;
-use super::request::{Asked, Refused, Request};
+use super::request::EmittedRequest;
 use crate::config::{ASKED_BYTES_MAX, ASKED_MAX};
 use crate::edge::App;
+use crate::edge::client::room_for;
 use crate::edge::memory::Held;
 use crate::edge::traffic::Traffic;
+use crate::wire::ClientFrame;
 
 /// One client.
 #[derive(Debug)]
@@ -45,7 +47,7 @@ pub(super) struct EngineSession {
 
 /// A request that waits, how it is acknowledged, and the room that it takes.
 pub(super) struct QueuedRequest {
-    pub(super) asked: Asked,
+    pub(super) request: EmittedRequest,
     pub(super) ack: AckSender,
     pub(super) room: Held,
 }
@@ -86,20 +88,20 @@ impl EngineSession {
     }
 
     /// Queues a request. A client whose requests exceed the queue is cut off.
-    pub(super) fn queue(&self, mut asked: Asked, ack: AckSender) {
+    pub(super) fn queue(&self, mut request: EmittedRequest, ack: AckSender) {
         self.traffic.count_request();
-        let size = asked.size;
+        let size = request.size;
         let queued = self.queued_bytes.fetch_add(size, Ordering::Relaxed) + size;
         let room = self
             .app
             .upgrade()
-            .and_then(|app| app.room_to_queue(&mut asked))
+            .and_then(|app| room_to_queue(&app, &mut request))
             .filter(|_| queued <= ASKED_BYTES_MAX);
         let (Some(room), Some(requests)) = (room, self.requests.get()) else {
             return self.traffic.cut();
         };
         if requests
-            .try_send(QueuedRequest { asked, ack, room })
+            .try_send(QueuedRequest { request, ack, room })
             .is_err()
         {
             self.traffic.cut();
@@ -125,30 +127,17 @@ impl Drop for EngineSession {
     }
 }
 
-impl App {
-    /// The room for a request that waits. A submission for which there is none becomes its refusal;
-    /// `None` when there is no room even for that.
-    fn room_to_queue(&self, asked: &mut Asked) -> Option<Held> {
-        if let Ok(Request::Submit {
-            submission,
-            reference,
-            ..
-        }) = &mut asked.request
-        {
-            match self.room_for(submission) {
-                Ok(room) => return Some(room),
-                Err(problem) => {
-                    let reference = reference.take();
-                    asked.request = Err(Refused {
-                        problem,
-                        job: None,
-                        reference,
-                    });
-                }
-            }
+/// The room for a request that waits. A submission for which there is none becomes its refusal; `None`
+/// when there is no room even for that.
+fn room_to_queue(app: &App, request: &mut EmittedRequest) -> Option<Held> {
+    if let Ok(frame @ ClientFrame::Submit { .. }) = &request.frame {
+        match room_for(app, frame) {
+            Ok(room) => return Some(room),
+            Err(refusal) => request.frame = Err(refusal),
         }
-        self.shared.memory().submits.hold(size_of::<Asked>()).ok()
     }
+    let submits = &app.shared.memory().submits;
+    submits.hold(size_of::<EmittedRequest>()).ok()
 }
 
 /// The sessions that exist, by id. Ids that a client made up are not kept.

@@ -9,10 +9,10 @@ use crate::config::{HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS};
 
 /// The handshakes under way, in all and by address.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Handshakes(Arc<Mutex<Counts>>);
+pub(super) struct Handshakes(Arc<Mutex<HandshakeCounts>>);
 
 #[derive(Debug, Default)]
-struct Counts {
+struct HandshakeCounts {
     all: usize,
     /// Only addresses that have one.
     by_address: HashMap<IpAddr, usize>,
@@ -44,7 +44,7 @@ impl Handshakes {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Counts> {
+    fn lock(&self) -> MutexGuard<'_, HandshakeCounts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -32,7 +32,7 @@ impl InFlight {
     }
 
     /// A packet of so many bytes, as they leave the connection, was queued.
-    pub(super) fn queued(&mut self, size: usize) {
+    pub(super) fn add(&mut self, size: usize) {
         self.sizes.push_back(size);
         self.bytes += size;
     }
@@ -63,8 +63,8 @@ mod tests {
     #[test]
     fn a_packet_is_in_flight_until_its_last_byte_has_left() {
         let mut in_flight = InFlight::default();
-        in_flight.queued(10);
-        in_flight.queued(20);
+        in_flight.add(10);
+        in_flight.add(20);
         assert!(in_flight.advance(9) && !in_flight.advance(9));
         assert_eq!((in_flight.sizes.len(), in_flight.bytes), (2, 30));
         assert!(in_flight.advance(10));
@@ -77,11 +77,11 @@ mod tests {
     fn what_leaves_while_nothing_is_in_flight_counts_for_nothing() {
         let mut in_flight = InFlight::default();
         in_flight.advance(1000);
-        in_flight.queued(10);
+        in_flight.add(10);
         in_flight.advance(1009);
         assert!(!in_flight.is_empty());
         in_flight.advance(1010 + 3);
-        in_flight.queued(10);
+        in_flight.add(10);
         in_flight.advance(1013 + 9);
         assert!(!in_flight.is_empty());
     }
@@ -91,14 +91,14 @@ mod tests {
         let mut in_flight = InFlight::default();
         for _ in 0..7 {
             assert!(in_flight.has_room(7));
-            in_flight.queued(1);
+            in_flight.add(1);
         }
         assert!(!in_flight.has_room(7) && in_flight.has_room(8));
         in_flight.advance(1);
         assert!(in_flight.has_room(7));
         in_flight.advance(7);
         assert!(in_flight.is_empty() && in_flight.has_room(7));
-        in_flight.queued(10 * FLIGHT_BYTES);
+        in_flight.add(10 * FLIGHT_BYTES);
         assert!(!in_flight.has_room(7));
     }
 }

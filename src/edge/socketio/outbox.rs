@@ -1,69 +1,54 @@
-//! What waits to be given to the library's queue of one socket, and giving it: never more than so much in flight, so that
-//! the queue has room for a ping, and what lies in it is little. What waits longer is still in the log.
+//! What waits to be queued in the library for one socket. Only a limited amount is in flight, so that
+//! the queue has room for a ping and holds little. Whatever waits longer is still in the log.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
-use socketioxide::extract::SocketRef;
+use socketioxide::extract::{AckSender, SocketRef};
 use socketioxide::{SendError, SocketError, TransportType};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::engine_session::EngineSession;
+use super::event::{FrameEvent, name_of};
 use super::in_flight::InFlight;
-use super::request::{ERROR, Reply, To};
 use crate::config::{FLIGHT_PACKETS, FLIGHT_PACKETS_POLLING, REPLIES_MAX};
+use crate::edge::traffic::Traffic;
 use crate::edge::turn::Turn;
-use crate::wire::{JobId, Stored};
+use crate::edge::watches::Delivery;
+use crate::wire::{JobId, ServerFrame, Stored};
 
-/// The event name of an event whose own type cannot be one.
-const OTHER: &str = "tailwater:event";
-/// The names that clients keep for themselves, or that this door gives another meaning.
-const RESERVED: [&str; 16] = [
-    "connect",
-    "connect_error",
-    "disconnect",
-    "disconnecting",
-    "newListener",
-    "removeListener",
-    "error",
-    "connected",
-    "watching",
-    "unwatched",
-    "submitted",
-    "cancelling",
-    "live",
-    "missing",
-    "end",
-    ERROR,
-];
-
-/// What is sent to a client.
-enum Packet {
-    Event(Arc<Stored>),
-    /// What is said about a job between its events.
-    About(JobId, Reply),
-    Reply(To, Reply),
+/// Where an answer goes.
+pub(super) enum ReplyTo {
+    /// To the emit that waits for the acknowledgement with this number.
+    Ack(AckSender, i64),
+    /// To the listeners of the event.
+    Event,
 }
 
-/// Why nothing can be sent any more.
+/// What is sent to a client.
+enum OutPacket {
+    Event(Arc<Stored>),
+    /// Something between the events of a job.
+    Frame(JobId, FrameEvent),
+    Reply(ReplyTo, FrameEvent),
+}
+
+/// The library's socket takes nothing any more.
 #[derive(Debug)]
-pub(super) struct Broken;
+pub(super) struct SocketBroken;
 
 /// What waits for one client.
 pub(super) struct Outbox {
-    replies: VecDeque<Packet>,
-    /// At most what one step of a session gives.
-    events: VecDeque<Packet>,
+    replies: VecDeque<OutPacket>,
+    /// At most what one delivery holds.
+    events: VecDeque<OutPacket>,
     in_flight: InFlight,
-    /// What was queued since others of the thread were served.
     turn: Turn,
-    /// When something was last taken while something was in flight.
-    taken: Instant,
+    /// When the client last took something while something was in flight.
+    taken_at: Instant,
     /// Whether the library's queue was full all the same.
-    full: bool,
+    is_full: bool,
 }
 
 impl Outbox {
@@ -73,82 +58,88 @@ impl Outbox {
             events: VecDeque::new(),
             in_flight: InFlight::default(),
             turn: Turn::default(),
-            taken: Instant::now(),
-            full: false,
+            taken_at: Instant::now(),
+            is_full: false,
         }
     }
 
-    pub(super) fn events(&mut self, events: Vec<Arc<Stored>>) {
-        self.events.extend(events.into_iter().map(Packet::Event));
+    pub(super) fn deliver(&mut self, delivery: Delivery<ReplyTo>) {
+        match delivery {
+            Delivery::Answer(frame, reply_to) => self.reply(frame, reply_to),
+            Delivery::Events(events) => {
+                self.events.extend(events.into_iter().map(OutPacket::Event));
+            }
+            Delivery::Frame(job, frame) => {
+                self.events.push_back(OutPacket::Frame(job, frame.into()));
+            }
+        }
     }
 
-    pub(super) fn about(&mut self, job: JobId, reply: Reply) {
-        self.events.push_back(Packet::About(job, reply));
+    /// The first event of a connection.
+    pub(super) fn greet(&mut self) {
+        let connected = OutPacket::Reply(ReplyTo::Event, FrameEvent::connected());
+        self.replies.push_back(connected);
     }
 
-    /// Replies go before events: a request is not kept waiting by a job.
-    pub(super) fn reply(&mut self, to: To, reply: Reply) {
-        self.replies.push_back(Packet::Reply(to, reply));
+    /// Replies precede events: a request is not kept waiting by a job. Nothing of a job follows the
+    /// answer that it is no longer watched.
+    pub(super) fn reply(&mut self, frame: ServerFrame, reply_to: ReplyTo) {
+        if let ServerFrame::Unwatched { job } = &frame {
+            self.events.retain(|packet| packet.job() != Some(job));
+        }
+        self.replies
+            .push_back(OutPacket::Reply(reply_to, frame.into()));
     }
 
-    /// Drops what waits of a job.
-    pub(super) fn forget(&mut self, job: &JobId) {
-        self.events.retain(|packet| match packet {
-            Packet::Event(event) => event.job != *job,
-            Packet::About(about, _) => about != job,
-            Packet::Reply(..) => true,
-        });
-    }
-
-    /// Whether the sessions may go on.
+    /// Whether there is room for another delivery.
     pub(super) fn wants_events(&self) -> bool {
-        self.events.is_empty() && self.replies.len() < REPLIES_MAX
+        self.events.is_empty() && self.wants_replies()
     }
 
-    /// Whether requests may be answered.
+    /// Whether there is room for another reply.
     pub(super) fn wants_replies(&self) -> bool {
         self.replies.len() < REPLIES_MAX
     }
 
-    /// Whether something waits for what is in flight to leave.
+    /// Whether something waits for what is in flight to be sent.
     pub(super) fn waits(&self) -> bool {
         !self.events.is_empty() || !self.replies.is_empty()
     }
 
     /// Since when the client takes nothing of what is in flight.
-    pub(super) fn stalled(&self) -> Option<Instant> {
-        (!self.in_flight.is_empty()).then_some(self.taken)
+    pub(super) fn stalled_since(&self) -> Option<Instant> {
+        (!self.in_flight.is_empty()).then_some(self.taken_at)
     }
 
-    /// Whether to try again soon though nothing is known to have left.
+    /// Whether to try again soon although nothing is known to have been sent.
     pub(super) const fn is_full(&self) -> bool {
-        self.full
+        self.is_full
     }
 
-    /// Lets others be served if the client has had its turn. Says whether it did: there may be room for more.
+    /// Lets other clients be served when this one has had its turn. Returns whether it did: there may
+    /// be room for more.
     pub(super) async fn pause(&mut self) -> bool {
-        let paused = self.turn.is_over();
+        let is_over = self.turn.is_over();
         self.turn.pause().await;
-        paused
+        is_over
     }
 
-    /// Queues what there is room for, up to the end of the client's turn. Says how many events that were.
+    /// Queues what there is room for, up to the end of the client's turn.
     pub(super) fn send(
         &mut self,
         socket: &SocketRef,
-        session: &EngineSession,
-    ) -> Result<usize, Broken> {
-        if self.in_flight.advance(session.traffic.sent()) || self.in_flight.is_empty() {
-            self.taken = Instant::now();
+        traffic: &Traffic,
+    ) -> Result<(), SocketBroken> {
+        if self.in_flight.advance(traffic.sent()) || self.in_flight.is_empty() {
+            self.taken_at = Instant::now();
         }
-        self.full = false;
-        let mut events = 0;
+        self.is_full = false;
         let transport = socket.transport_type();
-        let most = match transport {
+        let packets_max = match transport {
             TransportType::Polling => FLIGHT_PACKETS_POLLING,
             TransportType::Websocket => FLIGHT_PACKETS,
         };
-        while self.in_flight.has_room(most) && !self.turn.is_over() {
+        while self.in_flight.has_room(packets_max) && !self.turn.is_over() {
             let queue = if self.replies.is_empty() {
                 &mut self.events
             } else {
@@ -158,41 +149,49 @@ impl Outbox {
                 break;
             };
             let size = packet.size(transport);
-            let is_event = matches!(packet, Packet::Event(_));
             match packet.emit(socket)? {
                 Emitted::Queued => {
-                    self.in_flight.queued(size);
+                    self.in_flight.add(size);
                     self.turn.count(size);
                 }
                 Emitted::Full(packet) => {
                     queue.push_front(packet);
-                    self.full = true;
+                    self.is_full = true;
                     break;
                 }
             }
-            events += usize::from(is_event);
         }
-        Ok(events)
+        Ok(())
     }
 }
 
 enum Emitted {
     Queued,
     /// The queue has no room; here is the packet back.
-    Full(Packet),
+    Full(OutPacket),
 }
 
-impl Packet {
-    /// How many bytes it is on its way: `42["name",object]` or `43<number>[object]`, over WebSocket with the frame's head.
+impl OutPacket {
+    /// The job that it is part of.
+    fn job(&self) -> Option<&JobId> {
+        match self {
+            Self::Event(event) => Some(&event.job),
+            Self::Frame(job, _) => Some(job),
+            Self::Reply(..) => None,
+        }
+    }
+
+    /// How many bytes it has on the connection: `42["name",object]` or `43<number>[object]`, over
+    /// WebSocket with the frame's head.
     fn size(&self, transport: TransportType) -> usize {
         let size = match self {
-            Self::Event(event) => event_name(event).len() + event.json().len() + 7,
-            Self::About(_, reply) | Self::Reply(To::Event, reply) => {
-                reply.event.len() + reply.json.len() + 7
+            Self::Event(event) => name_of(event).len() + event.json().len() + 7,
+            Self::Frame(_, frame) | Self::Reply(ReplyTo::Event, frame) => {
+                frame.name.len() + frame.json.len() + 7
             }
-            Self::Reply(To::Ack(_, number), reply) => {
+            Self::Reply(ReplyTo::Ack(_, number), frame) => {
                 let digits = number.checked_ilog10().unwrap_or(0) as usize + 1;
-                digits + reply.json.len() + 4
+                digits + frame.json.len() + 4
             }
         };
         match (transport, size) {
@@ -203,63 +202,40 @@ impl Packet {
         }
     }
 
-    fn emit(self, socket: &SocketRef) -> Result<Emitted, Broken> {
+    fn emit(self, socket: &SocketRef) -> Result<Emitted, SocketBroken> {
         let sent = match &self {
-            Self::Event(event) => {
-                // The object is made once for all who watch; each of them costs a check that it is JSON and a copy.
-                let json = serde_json::from_slice::<&RawValue>(event.json()).map_err(|error| {
-                    debug!(%error, "an event that is no JSON");
-                    Broken
-                })?;
-                socket.emit(event_name(event), json)
+            // All watchers share the JSON; each of them costs a check that it is JSON, and a copy.
+            Self::Event(event) => socket.emit(name_of(event), raw(event.json())?),
+            Self::Frame(_, frame) | Self::Reply(ReplyTo::Event, frame) => {
+                socket.emit(frame.name, raw(frame.json.as_bytes())?)
             }
-            Self::About(_, reply) | Self::Reply(To::Event, reply) => {
-                socket.emit(reply.event, raw(reply)?)
-            }
-            Self::Reply(To::Ack(..), _) => return self.acknowledge(),
+            Self::Reply(ReplyTo::Ack(..), _) => return self.acknowledge(),
         };
         match sent {
             Ok(()) => Ok(Emitted::Queued),
             Err(SendError::Socket(SocketError::InternalChannelFull)) => Ok(Emitted::Full(self)),
-            Err(SendError::Socket(SocketError::Closed) | SendError::Serialize(_)) => Err(Broken),
+            Err(SendError::Socket(SocketError::Closed) | SendError::Serialize(_)) => {
+                Err(SocketBroken)
+            }
         }
     }
 
-    /// An acknowledgement can be sent once: a full queue, which the limit of what is in flight excludes, would lose it.
-    fn acknowledge(self) -> Result<Emitted, Broken> {
-        if let Self::Reply(To::Ack(ack, _), reply) = self {
-            ack.send(raw(&reply)?).map_err(|error| {
+    /// An acknowledgement can be sent once: a full queue would lose it, which the limit on what is in
+    /// flight excludes.
+    fn acknowledge(self) -> Result<Emitted, SocketBroken> {
+        if let Self::Reply(ReplyTo::Ack(ack, _), frame) = self {
+            ack.send(raw(frame.json.as_bytes())?).map_err(|error| {
                 debug!(%error, "an acknowledgement is lost");
-                Broken
+                SocketBroken
             })?;
         }
         Ok(Emitted::Queued)
     }
 }
 
-fn raw(reply: &Reply) -> Result<&RawValue, Broken> {
-    serde_json::from_str(&reply.json).map_err(|_| Broken)
-}
-
-/// The name by which an event is emitted: its type.
-fn event_name(event: &Stored) -> &str {
-    #[derive(Deserialize)]
-    struct Head<'a> {
-        #[serde(rename = "type")]
-        event_type: &'a str,
-    }
-    if let Some(name) = event.event_type.as_str() {
-        return name;
-    }
-    // Text with an escape cannot be borrowed, and is no name.
-    match serde_json::from_slice::<Head<'_>>(event.json()) {
-        Ok(Head { event_type })
-            if !event_type.is_empty()
-                && event_type.len() <= 128
-                && !RESERVED.contains(&event_type) =>
-        {
-            event_type
-        }
-        Ok(_) | Err(_) => OTHER,
-    }
+fn raw(json: &[u8]) -> Result<&RawValue, SocketBroken> {
+    serde_json::from_slice(json).map_err(|error| {
+        debug!(%error, "an event is not JSON");
+        SocketBroken
+    })
 }

@@ -1,81 +1,55 @@
-//! The pump of one Socket.IO client: takes its requests, drives its sessions, and fills its outbox as that empties. What
-//! a client gets next is decided by the session; how much may be on the way, by the outbox.
+//! The pump of one Socket.IO client: passes its requests to the client's [`Client`], and fills its
+//! outbox as that empties. What the client gets is decided by the one, how much may be in flight by
+//! the other.
 
-use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
-use socketioxide::extract::{AckSender, SocketRef};
+use socketioxide::extract::SocketRef;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::engine_session::{EngineSession, QueuedRequest};
-use super::outbox::{Broken, Outbox};
-use super::request::{Asked, Auth, Refused, Reply, Request, To};
-use crate::config::{FULL_PAUSE, REQUESTS_MAX, WATCHES_MAX, WRITE_WAIT};
+use super::outbox::{Outbox, ReplyTo, SocketBroken};
+use super::request::{EmittedRequest, JoinRequest};
+use crate::config::{FULL_PAUSE, WRITE_WAIT};
 use crate::edge::App;
-use crate::edge::drain::Place;
-use crate::edge::error::Problem;
+use crate::edge::client::Client;
+use crate::edge::counters::Transport;
+use crate::edge::drain::DrainSlot;
+use crate::edge::error::error_frame;
 use crate::edge::memory::Held;
-use crate::edge::counters::{RoomMember, Transport};
-use crate::nats::Reader;
-use crate::runtime::unless_ended;
-use crate::session::{Error, Session, Step};
-use crate::wire::{Code, GapReason, JobId, ServerFrame, Start};
+use crate::wire::{ClientFrame, Refusal};
 
-/// One client and the jobs that it watches.
+/// One client and what waits for it.
 pub(super) struct Pump {
     app: Arc<App>,
-    place: Place,
+    slot: DrainSlot,
     socket: SocketRef,
     session: Arc<EngineSession>,
-    asks: mpsc::Receiver<QueuedRequest>,
+    requests: mpsc::Receiver<QueuedRequest>,
+    client: Client<ReplyTo>,
     outbox: Outbox,
-    watches: HashMap<JobId, Watched>,
-    /// One future for each watch: its session's opening, or its next step.
-    steps: FuturesUnordered<Pin<Box<dyn Future<Output = Happened> + Send>>>,
-    /// One future for each submission and cancellation under way.
-    answers: FuturesUnordered<Answering>,
 }
 
-type Answering = Pin<Box<dyn Future<Output = (To, Reply)> + Send>>;
-
-/// A job that is watched.
-struct Watched {
-    /// Ends the watch.
-    end: CancellationToken,
-    _room: Room,
-}
-
-/// What came of a watch.
-enum Happened {
-    Opened(Result<Session<Reader>, Error>, JobId, To),
-    Stepped(Session<Reader>, Step),
-    Unwatched,
-}
-
-/// Why a client is served no longer.
+/// Why a pump stops.
 #[derive(Debug)]
-enum Ending {
-    /// The library has ended its socket.
-    Gone,
-    /// Nothing can be queued for it.
-    Broken,
-    /// It takes nothing.
+enum PumpEnd {
+    /// The library has ended the client's socket.
+    Disconnected,
+    /// The client's socket takes nothing any more.
+    SocketBroken,
+    /// The client takes nothing.
     Stalled,
     /// The edge stops.
     Stopping,
-    /// It asked for more than is kept for it.
+    /// The client has made more requests than may wait.
     Flooding,
 }
 
-impl From<Broken> for Ending {
-    fn from(Broken: Broken) -> Self {
-        Self::Broken
+impl From<SocketBroken> for PumpEnd {
+    fn from(SocketBroken: SocketBroken) -> Self {
+        Self::SocketBroken
     }
 }
 
@@ -84,249 +58,89 @@ impl Pump {
         app: Arc<App>,
         socket: SocketRef,
         session: Arc<EngineSession>,
-        asks: mpsc::Receiver<QueuedRequest>,
+        requests: mpsc::Receiver<QueuedRequest>,
     ) -> Self {
-        let (watches, steps, answers) = Default::default();
-        let place = app.clients.enter();
         Self {
+            slot: app.clients.enter(),
+            client: Client::new(Arc::clone(&app), Transport::SocketIo, session.client),
+            outbox: Outbox::new(),
             app,
-            place,
             socket,
             session,
-            asks,
-            outbox: Outbox::new(),
-            watches,
-            steps,
-            answers,
+            requests,
         }
     }
 
     /// Serves the client until one of both ends.
-    pub(super) async fn run(mut self, auth: Auth) {
-        let counted = self.app.counts.connected(Transport::SocketIo);
+    pub(super) async fn run(mut self, join: JoinRequest) {
+        let connected = self.app.counters.connect(Transport::SocketIo);
         debug!("connected");
-        self.outbox.reply(To::Event, Reply::connected());
-        for watch in auth.watches {
-            match watch {
-                Ok((job, start)) => self.watch(job, start, To::Event),
-                Err(refused) => self.outbox.reply(To::Event, Reply::refused(&refused)),
-            }
+        self.outbox.greet();
+        for watch in join.watches {
+            // A watch that waits for nothing takes no room.
+            let room = self.app.shared.memory().submits.begin(0);
+            self.answer(watch, room, ReplyTo::Event);
         }
-        let ending = loop {
-            if let Err(ending) = self.turn().await {
-                break ending;
+        let end = loop {
+            if let Err(end) = self.turn().await {
+                break end;
             }
         };
-        debug!(?ending, "disconnected");
-        // The library tells the client to stay away when it is asked to end a socket. It should come back.
+        debug!(?end, "disconnected");
+        // When the library is asked to end a socket, it tells the client to stay away. The client
+        // should reconnect.
         self.session.traffic.cut();
-        drop(counted);
+        drop(connected);
     }
 
-    /// Queues what there is room for, and takes in the next thing that happens.
-    async fn turn(&mut self) -> Result<(), Ending> {
-        let events = self.outbox.send(&self.socket, &self.session)?;
-        if events > 0 {
-            self.app.counts.delivered(events);
-        }
+    /// Queues what there is room for, and handles the next thing that happens.
+    async fn turn(&mut self) -> Result<(), PumpEnd> {
+        let traffic = &self.session.traffic;
+        self.outbox.send(&self.socket, traffic)?;
         if self.outbox.pause().await {
             return Ok(());
         }
-        if self.session.traffic.is_cut() {
-            return Err(Ending::Flooding);
+        if traffic.is_cut() {
+            return Err(PumpEnd::Flooding);
         }
-        let (replies, events) = (self.outbox.wants_replies(), self.outbox.wants_events());
-        let stalled = self.outbox.stalled();
+        let stalled_since = self.outbox.stalled_since();
+        let stalled = sleep_until(stalled_since.unwrap_or_else(Instant::now) + WRITE_WAIT);
+        let wants_replies = self.outbox.wants_replies();
+        let wants_events = self.outbox.wants_events();
         tokio::select! {
-            () = self.place.moment(&self.app) => return Err(Ending::Stopping),
-            () = self.session.disconnected.cancelled() => return Err(Ending::Gone),
-            Some(QueuedRequest { asked, ack, room }) = self.asks.recv(), if replies => self.asked(asked, ack, room),
-            Some((to, reply)) = self.answers.next(), if replies && !self.answers.is_empty() => {
-                self.outbox.reply(to, reply);
+            () = self.slot.moment(&self.app) => return Err(PumpEnd::Stopping),
+            () = self.session.disconnected.cancelled() => return Err(PumpEnd::Disconnected),
+            Some(request) = self.requests.recv(), if wants_replies => self.handle(request),
+            delivery = self.client.next(wants_events), if wants_replies => {
+                self.outbox.deliver(delivery);
             }
-            Some(happened) = self.steps.next(), if events && !self.steps.is_empty() => self.happen(happened),
-            () = self.session.traffic.progress(), if self.outbox.waits() || stalled.is_some() => {}
+            () = traffic.progress(), if self.outbox.waits() || stalled_since.is_some() => {}
             () = sleep(FULL_PAUSE), if self.outbox.is_full() => {}
-            () = sleep_until(stalled.unwrap_or_else(Instant::now) + WRITE_WAIT), if stalled.is_some() => {
-                return Err(Ending::Stalled);
-            }
+            () = stalled, if stalled_since.is_some() => return Err(PumpEnd::Stalled),
         }
         Ok(())
     }
 
-    fn asked(&mut self, asked: Asked, ack: AckSender, room: Held) {
-        self.session.dequeued(asked.size);
-        let to = asked.ack.map_or(To::Event, |number| To::Ack(ack, number));
-        let is_full = self.answers.len() >= REQUESTS_MAX;
-        match asked.request {
-            Ok(Request::Submit { reference, .. }) if is_full => {
-                let problem = Code::TooManyRequests.into();
-                self.outbox.reply(
-                    to,
-                    Reply::refused(&Refused {
-                        problem,
-                        job: None,
-                        reference,
-                    }),
-                );
-            }
-            Ok(Request::Cancel { job }) if is_full => {
-                self.outbox.reply(
-                    to,
-                    Reply::refused(&Refused::of(Code::TooManyRequests, &job)),
-                );
-            }
-            Ok(Request::Watch { job, start }) => self.watch(job, start, to),
-            Ok(Request::Unwatch { job }) => self.unwatch(&job, to),
-            Ok(Request::Submit {
-                submission,
-                key,
-                reference,
-            }) => {
-                let (app, from) = (Arc::clone(&self.app), self.session.client);
-                self.answers.push(Box::pin(async move {
-                    let reply = match app.submit(from, *submission, key.as_deref(), room).await {
-                        Ok(accepted) => {
-                            Reply::submitted(&accepted.id, &accepted.status, reference.as_deref())
-                        }
-                        Err(problem) => Reply::refused(&Refused {
-                            problem,
-                            job: None,
-                            reference,
-                        }),
-                    };
-                    (to, reply)
-                }));
-            }
-            Ok(Request::Cancel { job }) => {
-                let (app, from) = (Arc::clone(&self.app), self.session.client);
-                self.answers.push(Box::pin(async move {
-                    let reply = match app.cancel(from, job.clone(), None).await {
-                        Ok(receipt) => Reply::cancelling(&receipt.id, &receipt.seq),
-                        Err(problem) => Reply::refused(&Refused::of(problem, &job)),
-                    };
-                    (to, reply)
-                }));
-            }
-            Err(refused) => self.outbox.reply(to, Reply::refused(&refused)),
-        }
+    fn handle(&mut self, request: QueuedRequest) {
+        let QueuedRequest { request, ack, room } = request;
+        let EmittedRequest {
+            frame,
+            ack: number,
+            size,
+        } = request;
+        self.session.dequeued(size);
+        let reply_to = number.map_or(ReplyTo::Event, |number| ReplyTo::Ack(ack, number));
+        self.answer(frame, room, reply_to);
     }
 
-    fn watch(&mut self, job: JobId, start: Start, to: To) {
-        let refusal = if self.watches.contains_key(&job) {
-            Some(Code::AlreadyWatching)
-        } else if self.watches.len() >= WATCHES_MAX {
-            Some(Code::TooManyWatches)
-        } else {
-            None
+    /// Does what a frame asks for, and sends the answer when there is one at once.
+    fn answer(&mut self, frame: Result<ClientFrame, Refusal>, room: Held, reply_to: ReplyTo) {
+        let answer = match frame {
+            Ok(frame) => self.client.handle(frame, room, reply_to),
+            Err(refusal) => Some((error_frame(refusal), reply_to)),
         };
-        if let Some(code) = refusal {
-            return self
-                .outbox
-                .reply(to, Reply::refused(&Refused::of(code, &job)));
+        if let Some((answer, reply_to)) = answer {
+            self.outbox.reply(answer, reply_to);
         }
-        let (end, room) = (CancellationToken::new(), self.app.counts.room(&job));
-        self.watches.insert(
-            job.clone(),
-            Watched {
-                end: end.clone(),
-                _room: room,
-            },
-        );
-        let (hub, from) = (Arc::clone(&self.app.hub), self.session.client);
-        self.steps.push(Box::pin(async move {
-            match unless_ended(&end, Session::open_for(from, &hub, &job, start)).await {
-                Some(opened) => Happened::Opened(opened, job, to),
-                None => Happened::Unwatched,
-            }
-        }));
-    }
-
-    fn unwatch(&mut self, job: &JobId, to: To) {
-        let reply = match self.watches.remove(job) {
-            Some(watched) => {
-                watched.end.cancel();
-                self.outbox.forget(job);
-                Reply::frame("unwatched", &ServerFrame::Unwatched { job: job.clone() })
-            }
-            None => Reply::refused(&Refused::of(Code::NotWatching, job)),
-        };
-        self.outbox.reply(to, reply);
-    }
-
-    fn happen(&mut self, happened: Happened) {
-        match happened {
-            Happened::Opened(Ok(session), job, to) => {
-                if self.watches.contains_key(&job) {
-                    let status = session.status();
-                    self.outbox.reply(
-                        to,
-                        Reply::frame("watching", &ServerFrame::Watching { job, status }),
-                    );
-                    self.step(session);
-                }
-            }
-            Happened::Opened(Err(error), job, to) => {
-                if self.watches.remove(&job).is_some() {
-                    let problem = Problem::new(error.code(), error.to_string());
-                    self.outbox
-                        .reply(to, Reply::refused(&Refused::of(problem, &job)));
-                }
-            }
-            Happened::Stepped(session, step) => self.stepped(session, step),
-            Happened::Unwatched => {}
-        }
-    }
-
-    fn stepped(&mut self, session: Session<Reader>, step: Step) {
-        let job = session.job().clone();
-        if !self.watches.contains_key(&job) {
-            return;
-        }
-        let (event, frame) = match step {
-            Step::Events(events) => {
-                self.outbox.events(events);
-                return self.step(session);
-            }
-            Step::Gap { from, to } => (
-                "missing",
-                ServerFrame::Missing {
-                    job: job.clone(),
-                    from,
-                    to,
-                    reason: GapReason::Expired,
-                },
-            ),
-            Step::Live => ("live", ServerFrame::Live { job: job.clone() }),
-            Step::End => {
-                self.watches.remove(&job);
-                ("end", ServerFrame::End { job: job.clone() })
-            }
-            Step::Rebuilt => {
-                self.watches.remove(&job);
-                let error = Error::CursorNotInLog;
-                let refused = Refused::of(Problem::new(error.code(), error.to_string()), &job);
-                return self.outbox.about(job, Reply::refused(&refused));
-            }
-        };
-        self.outbox.about(job, Reply::frame(event, &frame));
-        self.step(session);
-    }
-
-    /// Waits for the next step of a session, beside all others; of none that is watched no longer.
-    fn step(&mut self, mut session: Session<Reader>) {
-        let Some(end) = self
-            .watches
-            .get(session.job())
-            .map(|watched| watched.end.clone())
-        else {
-            return;
-        };
-        self.steps.push(Box::pin(async move {
-            match unless_ended(&end, session.next()).await {
-                Some(step) => Happened::Stepped(session, step),
-                None => Happened::Unwatched,
-            }
-        }));
     }
 }

@@ -1,332 +1,126 @@
-//! One client's connection: does what its frames ask for, and pumps its sessions. What a client gets next is decided by
-//! the session; how it is written, by the line.
+//! One client's WebSocket connection: passes frames to the client's [`Client`] and writes what comes
+//! out of it. What the client gets is decided there.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::future::{join, ready};
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::future::join;
 use tokio::time::{Instant, interval, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::line::{Ending, Heard, Line};
-use crate::config::{CLOSE_WAIT, PING_EVERY, REQUESTS_MAX, STEPS_PER_WRITE, WATCHES_MAX};
+use super::socket::{Disconnect, FrameSocket, Received};
+use crate::config::{CLOSE_WAIT, PING_EVERY, STEPS_PER_WRITE};
 use crate::edge::App;
-use crate::edge::drain::Place;
-use crate::edge::error::Problem;
-use crate::nats::Reader;
-use crate::runtime::unless_ended;
-use crate::session::{Error, Session, Step};
-use crate::wire::{ClientFrame, Code, GapReason, JobId, RequestRef, ServerFrame, Start};
+use crate::edge::client::{Client, room_for};
+use crate::edge::counters::Transport;
+use crate::edge::drain::DrainSlot;
+use crate::edge::error::error_frame;
+use crate::edge::watches::Delivery;
+use crate::wire::{ClientFrame, Code, ServerFrame};
 
-/// A connection, the jobs that it watches, and what it has asked for.
+/// A connection and its client.
 pub(super) struct Connection {
     app: Arc<App>,
-    line: Line,
-    /// What ends each watch.
-    watches: HashMap<JobId, CancellationToken>,
-    /// How many submits and cancels are under way.
-    requests: usize,
-    /// One future for each watch, its session's opening or its next step, and for each request.
-    work: FuturesUnordered<Pin<Box<dyn Future<Output = Happened> + Send>>>,
-}
-
-/// What came of a watch or a request.
-enum Happened {
-    Opened(Result<Session<Reader>, Error>, JobId),
-    Stepped(Session<Reader>, Step),
-    Unwatched,
-    Answered(Result<ServerFrame, Problem>, RequestRef),
+    socket: FrameSocket,
+    client: Client<()>,
 }
 
 impl Connection {
-    pub(super) fn new(app: Arc<App>, line: Line) -> Self {
-        let (watches, work) = (HashMap::new(), FuturesUnordered::new());
+    pub(super) fn new(app: Arc<App>, socket: FrameSocket) -> Self {
+        let client = Client::new(Arc::clone(&app), Transport::WebSocket, socket.peer());
         Self {
             app,
-            line,
-            watches,
-            requests: 0,
-            work,
+            socket,
+            client,
         }
     }
 
-    /// Serves the client until it goes, or until its moment comes to be told that the edge stops.
-    pub(super) async fn run(mut self, place: Place) {
+    /// Serves the client until it disconnects, or until its moment comes when the edge stops.
+    pub(super) async fn run(mut self, slot: DrainSlot) {
         debug!("connected");
         let app = Arc::clone(&self.app);
-        let ending = tokio::select! {
-            Err(ending) = self.serve() => ending,
-            () = place.moment(&app) => Ending::Close(Code::Restarting),
+        let disconnect = tokio::select! {
+            Err(disconnect) = self.serve() => disconnect,
+            () = slot.moment(&app) => Disconnect::Close(Code::Restarting),
         };
-        debug!(?ending, "disconnected");
-        let Self {
-            line,
-            watches,
-            work,
-            ..
-        } = self;
-        watches.values().for_each(CancellationToken::cancel);
-        // Who asks for something and leaves wants it done.
-        let done = timeout(CLOSE_WAIT, work.for_each(|_| ready(())));
-        let ((), _) = join(line.close(ending), done).await;
+        debug!(?disconnect, "disconnected");
+        let finish = timeout(CLOSE_WAIT, self.client.finish());
+        let ((), _) = join(self.socket.close(disconnect), finish).await;
     }
 
-    async fn serve(&mut self) -> Result<Infallible, Ending> {
-        self.hello().await?;
+    async fn serve(&mut self) -> Result<Infallible, Disconnect> {
+        self.send_hello().await?;
         let mut ping = interval(PING_EVERY);
         ping.reset();
         loop {
-            let overdue = self.line.overdue();
+            let pong_deadline = self.socket.pong_deadline();
+            let overdue = sleep_until(pong_deadline.unwrap_or_else(Instant::now));
             tokio::select! {
-                heard = self.line.hear() => self.heard(heard?).await?,
-                Some(happened) = self.work.next(), if !self.work.is_empty() => self.pump(happened).await?,
-                _ = ping.tick() => self.line.ping().await?,
-                () = sleep_until(overdue.unwrap_or_else(Instant::now)), if overdue.is_some() => {
-                    return Err(Ending::Close(Code::Timeout));
+                received = self.socket.receive() => self.handle(received?).await?,
+                delivery = self.client.next(true) => self.deliver(delivery).await?,
+                _ = ping.tick() => self.socket.ping().await?,
+                () = overdue, if pong_deadline.is_some() => {
+                    return Err(Disconnect::Close(Code::Timeout));
                 }
             }
         }
     }
 
-    async fn hello(&mut self) -> Result<(), Ending> {
-        let protocol = self.line.encoding().subprotocol().to_owned();
+    async fn send_hello(&mut self) -> Result<(), Disconnect> {
+        let protocol = self.socket.encoding().subprotocol().to_owned();
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        self.line
-            .put(&ServerFrame::Hello { protocol, version })
-            .await?;
-        self.line.flush().await
+        let hello = ServerFrame::Hello { protocol, version };
+        self.socket.put(&hello).await?;
+        self.socket.flush().await
     }
 
-    async fn heard(&mut self, heard: Heard) -> Result<(), Ending> {
-        match heard {
-            Heard::Frame(frame) => self.take(frame).await?,
-            Heard::Refused(refusal) => {
-                self.error(refusal.code, &refusal.message, refusal.request)
-                    .await?
-            }
-            Heard::SignOfLife => return Ok(()),
+    async fn handle(&mut self, received: Received) -> Result<(), Disconnect> {
+        let answer = match received {
+            Received::Frame(frame) => self.answer(frame),
+            Received::Refused(refusal) => Some(error_frame(refusal)),
+            Received::SignOfLife => return Ok(()),
+        };
+        if let Some(answer) = answer {
+            self.socket.put(&answer).await?;
         }
-        self.line.flush().await
+        self.socket.flush().await
     }
 
-    async fn take(&mut self, frame: ClientFrame) -> Result<(), Ending> {
-        match frame {
-            // Where a token is checked once there is a key to check it by. Without one, every client may do everything.
-            ClientFrame::Auth { token: _ } => Ok(()),
-            ClientFrame::Watch { job, start } => self.watch(job, start).await,
-            ClientFrame::Unwatch { job } => self.unwatch(job).await,
-            ClientFrame::Submit {
-                reference,
-                key,
-                submission,
-            } => {
-                let about = RequestRef {
-                    reference: reference.clone(),
-                    job: None,
-                };
-                let room = match self.app.room_for(&submission) {
-                    Ok(room) => room,
-                    Err(problem) => {
-                        return self.error(problem.code(), problem.message(), about).await;
-                    }
-                };
-                let (app, from) = (Arc::clone(&self.app), self.line.peer());
-                let submit = async move {
-                    let accepted = app.submit(from, submission, key.as_deref(), room).await?;
-                    Ok(ServerFrame::Submitted {
-                        reference,
-                        job: accepted.id,
-                        status: accepted.status,
-                    })
-                };
-                self.request(about, submit).await
-            }
-            ClientFrame::Cancel { reference, job } => {
-                let about = RequestRef {
-                    reference: reference.clone(),
-                    job: Some(job.to_string()),
-                };
-                let (app, from) = (Arc::clone(&self.app), self.line.peer());
-                let cancel = async move {
-                    let receipt = app.cancel(from, job, None).await?;
-                    Ok(ServerFrame::Cancelling {
-                        reference,
-                        job: receipt.id,
-                        seq: receipt.seq,
-                    })
-                };
-                self.request(about, cancel).await
-            }
-        }
+    /// Does what a frame asks for. Returns the answer when there is one at once.
+    fn answer(&mut self, frame: ClientFrame) -> Option<ServerFrame> {
+        let room = match room_for(&self.app, &frame) {
+            Ok(room) => room,
+            Err(refusal) => return Some(error_frame(refusal)),
+        };
+        let answer = self.client.handle(frame, room, ());
+        answer.map(|(answer, ())| answer)
     }
 
-    async fn watch(&mut self, job: JobId, start: Start) -> Result<(), Ending> {
-        if self.watches.contains_key(&job) {
-            return self.refuse(Code::AlreadyWatching, &job).await;
-        }
-        if self.watches.len() >= WATCHES_MAX {
-            return self.refuse(Code::TooManyWatches, &job).await;
-        }
-        let end = CancellationToken::new();
-        self.watches.insert(job.clone(), end.clone());
-        let (hub, from) = (Arc::clone(&self.app.hub), self.line.peer());
-        self.work.push(Box::pin(async move {
-            match unless_ended(&end, Session::open_for(from, &hub, &job, start)).await {
-                Some(opened) => Happened::Opened(opened, job),
-                None => Happened::Unwatched,
-            }
-        }));
-        Ok(())
-    }
-
-    async fn unwatch(&mut self, job: JobId) -> Result<(), Ending> {
-        match self.watches.remove(&job) {
-            Some(end) => {
-                end.cancel();
-                self.line.put(&ServerFrame::Unwatched { job }).await
-            }
-            None => self.refuse(Code::NotWatching, &job).await,
-        }
-    }
-
-    /// Has something done beside the watches; the client is answered whenever that is.
-    async fn request(
-        &mut self,
-        about: RequestRef,
-        work: impl Future<Output = Result<ServerFrame, Problem>> + Send + 'static,
-    ) -> Result<(), Ending> {
-        if self.requests >= REQUESTS_MAX {
-            let code = Code::TooManyRequests;
-            return self.error(code, code.info().text, about).await;
-        }
-        self.requests += 1;
-        self.work.push(Box::pin(
-            async move { Happened::Answered(work.await, about) },
-        ));
-        Ok(())
-    }
-
-    /// Writes what came of watches and requests; what is ready together leaves together.
-    async fn pump(&mut self, mut happened: Happened) -> Result<(), Ending> {
-        // Sessions that replay always have more, and the client must be heard meanwhile.
+    /// Writes a delivery, and with it what else is ready.
+    async fn deliver(&mut self, mut delivery: Delivery<()>) -> Result<(), Disconnect> {
+        // Sessions that replay always have more, and the client's frames must be read meanwhile.
         for _ in 0..STEPS_PER_WRITE {
-            self.happen(happened).await?;
-            match self.work.next().now_or_never() {
-                Some(Some(next)) => happened = next,
-                Some(None) | None => return self.line.flush().await,
+            self.put(delivery).await?;
+            match self.client.try_next() {
+                Some(next) => delivery = next,
+                None => return self.socket.flush().await,
             }
         }
-        self.happen(happened).await?;
-        self.line.flush().await
+        self.put(delivery).await?;
+        self.socket.flush().await
     }
 
-    async fn happen(&mut self, happened: Happened) -> Result<(), Ending> {
-        match happened {
-            Happened::Opened(Ok(session), job) => {
-                if self.watches.contains_key(&job) {
-                    let status = session.status();
-                    self.line
-                        .put(&ServerFrame::Watching { job, status })
-                        .await?;
-                    self.step(session);
-                }
+    async fn put(&mut self, delivery: Delivery<()>) -> Result<(), Disconnect> {
+        match delivery {
+            Delivery::Answer(frame, ()) | Delivery::Frame(_, frame) => {
+                self.socket.put(&frame).await
             }
-            Happened::Opened(Err(error), job) => {
-                if self.watches.remove(&job).is_some() {
-                    let about = RequestRef {
-                        reference: None,
-                        job: Some(job.to_string()),
-                    };
-                    self.error(error.code(), &error.to_string(), about).await?;
-                }
-            }
-            Happened::Stepped(session, step) => self.stepped(session, step).await?,
-            Happened::Unwatched => {}
-            Happened::Answered(answer, about) => {
-                self.requests -= 1;
-                match answer {
-                    Ok(frame) => self.line.put(&frame).await?,
-                    Err(problem) => self.error(problem.code(), problem.message(), about).await?,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn stepped(&mut self, session: Session<Reader>, step: Step) -> Result<(), Ending> {
-        let job = session.job().clone();
-        if !self.watches.contains_key(&job) {
-            return Ok(());
-        }
-        match step {
-            Step::Events(events) => {
-                self.app.counters.count_delivered(events.len());
+            Delivery::Events(events) => {
                 for event in events {
-                    self.line.put_event(&event).await?;
+                    self.socket.put_event(&event).await?;
                 }
-            }
-            Step::Gap { from, to } => {
-                self.line
-                    .put(&ServerFrame::Missing {
-                        job,
-                        from,
-                        to,
-                        reason: GapReason::Expired,
-                    })
-                    .await?;
-            }
-            Step::Live => self.line.put(&ServerFrame::Live { job }).await?,
-            Step::End => {
-                self.watches.remove(&job);
-                return self.line.put(&ServerFrame::End { job }).await;
-            }
-            Step::Rebuilt => {
-                self.watches.remove(&job);
-                let (error, about) = (
-                    Error::CursorNotInLog,
-                    RequestRef {
-                        reference: None,
-                        job: Some(job.to_string()),
-                    },
-                );
-                return self.error(error.code(), &error.to_string(), about).await;
+                Ok(())
             }
         }
-        self.step(session);
-        Ok(())
-    }
-
-    /// Waits for the next step of a session, beside all others.
-    fn step(&mut self, mut session: Session<Reader>) {
-        let Some(end) = self.watches.get(session.job()).cloned() else {
-            return;
-        };
-        self.work.push(Box::pin(async move {
-            match unless_ended(&end, session.next()).await {
-                Some(step) => Happened::Stepped(session, step),
-                None => Happened::Unwatched,
-            }
-        }));
-    }
-
-    /// Tells that a watch or unwatch is refused.
-    async fn refuse(&mut self, code: Code, job: &JobId) -> Result<(), Ending> {
-        let about = RequestRef {
-            reference: None,
-            job: Some(job.to_string()),
-        };
-        self.error(code, code.info().text, about).await
-    }
-
-    async fn error(&mut self, code: Code, message: &str, about: RequestRef) -> Result<(), Ending> {
-        debug!(code = code.as_str(), "refused");
-        self.line
-            .put(&ServerFrame::error(code, message, about))
-            .await
     }
 }

@@ -8,7 +8,7 @@ use axum::Router;
 use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::routing::any;
 
-use super::line::{Ending, farewell};
+use super::socket::{Disconnect, close};
 use super::with_limits;
 
 /// Sends every message back, at `/` of `listener`, until it is dropped.
@@ -24,7 +24,7 @@ pub async fn serve_echo(listener: TcpListener) -> io::Result<()> {
                         socket.send(message).await
                     }
                     Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_)) => Ok(()),
-                    Err(error) => return farewell(&mut socket, Ending::of(error)).await,
+                    Err(error) => return close(&mut socket, Disconnect::of(error)).await,
                 };
                 if sent.is_err() {
                     return;

@@ -18,7 +18,7 @@ use crate::edge::turn::Turn;
 use crate::wire::{ClientFrame, Code, Encoding, Refusal, ServerFrame, Stored};
 
 /// One client's socket.
-pub(super) struct Line {
+pub(super) struct FrameSocket {
     socket: WebSocket,
     encoding: Encoding,
     /// Hears of whole messages.
@@ -29,7 +29,7 @@ pub(super) struct Line {
 }
 
 /// What came from the client.
-pub(super) enum Heard {
+pub(super) enum Received {
     Frame(ClientFrame),
     /// A frame that cannot be taken.
     Refused(Refusal),
@@ -39,7 +39,7 @@ pub(super) enum Heard {
 
 /// Why a connection ends.
 #[derive(Debug)]
-pub(super) enum Ending {
+pub(super) enum Disconnect {
     /// The client is gone, or nothing can be written to it.
     Gone,
     /// The client closed.
@@ -48,7 +48,7 @@ pub(super) enum Ending {
     Close(Code),
 }
 
-impl Line {
+impl FrameSocket {
     pub(super) fn new(socket: WebSocket, encoding: Encoding, meter: Meter) -> Self {
         Self {
             socket,
@@ -69,7 +69,7 @@ impl Line {
     }
 
     /// What comes next from the client. Safe to drop at any await.
-    pub(super) async fn hear(&mut self) -> Result<Heard, Ending> {
+    pub(super) async fn receive(&mut self) -> Result<Received, Disconnect> {
         let message = self.socket.recv().await;
         self.pinged = None;
         match &message {
@@ -87,33 +87,33 @@ impl Line {
                 ClientFrame::parse(&bytes, Encoding::MsgPack)
             }
             (Some(Ok(Message::Text(_) | Message::Binary(_))), _) => {
-                return Err(Ending::Close(Code::UnsupportedMediaType));
+                return Err(Disconnect::Close(Code::UnsupportedMediaType));
             }
-            (Some(Ok(Message::Ping(_) | Message::Pong(_))), _) => return Ok(Heard::SignOfLife),
-            (Some(Ok(Message::Close(_))), _) => return Err(Ending::Closed),
+            (Some(Ok(Message::Ping(_) | Message::Pong(_))), _) => return Ok(Received::SignOfLife),
+            (Some(Ok(Message::Close(_))), _) => return Err(Disconnect::Closed),
             (Some(Err(error)), _) => {
                 debug!(%error, "the connection broke");
-                return Err(Ending::of(error));
+                return Err(Disconnect::of(error));
             }
-            (None, _) => return Err(Ending::Gone),
+            (None, _) => return Err(Disconnect::Gone),
         };
-        Ok(frame.map_or_else(Heard::Refused, Heard::Frame))
+        Ok(frame.map_or_else(Received::Refused, Received::Frame))
     }
 
     /// By when the client must be heard again, when it was pinged.
-    pub(super) fn overdue(&self) -> Option<Instant> {
+    pub(super) fn pong_deadline(&self) -> Option<Instant> {
         self.pinged.map(|at| at + PONG_WAIT)
     }
 
     /// Asks the client whether it is there.
-    pub(super) async fn ping(&mut self) -> Result<(), Ending> {
+    pub(super) async fn ping(&mut self) -> Result<(), Disconnect> {
         self.pinged.get_or_insert_with(Instant::now);
         self.feed(Message::Ping(Bytes::new())).await?;
         self.flush().await
     }
 
     /// Adds a frame to the write buffer; a full buffer is written first.
-    pub(super) async fn put(&mut self, frame: &ServerFrame) -> Result<(), Ending> {
+    pub(super) async fn put(&mut self, frame: &ServerFrame) -> Result<(), Disconnect> {
         self.feed(match self.encoding {
             Encoding::Json => Message::Text(frame.to_json().into()),
             Encoding::MsgPack => Message::Binary(frame.to_msgpack()),
@@ -122,11 +122,11 @@ impl Line {
     }
 
     /// Adds an event to the write buffer, in the one frame that all its watchers share.
-    pub(super) async fn put_event(&mut self, event: &Stored) -> Result<(), Ending> {
+    pub(super) async fn put_event(&mut self, event: &Stored) -> Result<(), Disconnect> {
         self.feed(match self.encoding {
             Encoding::Json => {
                 let text = Utf8Bytes::try_from(event.json().clone());
-                Message::Text(text.map_err(|_| Ending::Close(Code::Internal))?)
+                Message::Text(text.map_err(|_| Disconnect::Close(Code::Internal))?)
             }
             Encoding::MsgPack => Message::Binary(event.msgpack().clone()),
         })
@@ -134,14 +134,14 @@ impl Line {
     }
 
     /// Writes what is in the write buffer. The connection beneath ends when its client takes nothing for too long.
-    pub(super) async fn flush(&mut self) -> Result<(), Ending> {
+    pub(super) async fn flush(&mut self) -> Result<(), Disconnect> {
         let begun = Instant::now();
         let written = self.socket.flush().await;
-        self.wrote(begun, written.is_ok())
+        self.after_write(begun, written.is_ok())
     }
 
     /// Adds a message to the write buffer. When that was the end of the client's turn, others are served first.
-    async fn feed(&mut self, message: Message) -> Result<(), Ending> {
+    async fn feed(&mut self, message: Message) -> Result<(), Disconnect> {
         let begun = Instant::now();
         self.turn.count(match &message {
             Message::Text(text) => text.len(),
@@ -149,14 +149,14 @@ impl Line {
             Message::Close(_) => 0,
         });
         let written = self.socket.feed(message).await;
-        self.wrote(begun, written.is_ok())?;
+        self.after_write(begun, written.is_ok())?;
         self.turn.pause().await;
         Ok(())
     }
 
-    fn wrote(&mut self, begun: Instant, written: bool) -> Result<(), Ending> {
+    fn after_write(&mut self, begun: Instant, written: bool) -> Result<(), Disconnect> {
         if !written {
-            return Err(Ending::Gone);
+            return Err(Disconnect::Gone);
         }
         // A client that takes what it had no room for is there, though its pong waits unread behind the write.
         if begun.elapsed() > PONG_WAIT / 20 {
@@ -168,18 +168,18 @@ impl Line {
     /// Says why the connection ends, or answers a client that said so, and hears it out: a socket that is dropped with
     /// something unread takes what was written last with it. The client may be one that takes nothing; it is not waited
     /// for.
-    pub(super) async fn close(mut self, ending: Ending) {
-        let _ = timeout(CLOSE_WAIT, farewell(&mut self.socket, ending)).await;
+    pub(super) async fn close(mut self, ending: Disconnect) {
+        let _ = timeout(CLOSE_WAIT, close(&mut self.socket, ending)).await;
     }
 }
 
 /// The closing handshake, whoever begins it.
-pub(super) async fn farewell(socket: &mut WebSocket, ending: Ending) {
+pub(super) async fn close(socket: &mut WebSocket, ending: Disconnect) {
     match ending {
-        Ending::Gone => return,
+        Disconnect::Gone => return,
         // The library has the answer ready, and writes it before it reads on.
-        Ending::Closed => {}
-        Ending::Close(code) => {
+        Disconnect::Closed => {}
+        Disconnect::Close(code) => {
             let info = code.info();
             let reason = Utf8Bytes::from_static(info.code);
             let close = CloseFrame {
@@ -194,7 +194,7 @@ pub(super) async fn farewell(socket: &mut WebSocket, ending: Ending) {
     while let Some(Ok(_)) = socket.recv().await {}
 }
 
-impl Ending {
+impl Disconnect {
     /// Of a connection from which no further message can be read.
     pub(super) fn of(error: axum::Error) -> Self {
         let error = error.into_inner();

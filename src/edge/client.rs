@@ -1,0 +1,186 @@
+//! One connected client: what it asks for and what it is sent, the same over every transport that
+//! has frames. How frames are read and written is the transport's.
+
+use std::future::pending;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
+
+use super::App;
+use super::counters::Transport;
+use super::error::Problem;
+use super::memory::Held;
+use super::watches::{Delivery, Watches};
+use crate::config::REQUESTS_MAX;
+use crate::nats::Reader;
+use crate::wire::{ClientFrame, Code, JobId, Refusal, RequestRef, ServerFrame, Submission};
+
+/// A client, whose requests are answered at an `R`.
+pub(super) struct Client<R> {
+    app: Arc<App>,
+    address: IpAddr,
+    watches: Watches<Reader, R>,
+    /// The submits and cancels under way.
+    requests: FuturesUnordered<BoxFuture<'static, (ServerFrame, R)>>,
+}
+
+impl<R: Send + 'static> Client<R> {
+    /// A client at this address, which has asked for nothing yet.
+    pub(super) fn new(app: Arc<App>, transport: Transport, address: IpAddr) -> Self {
+        let hub = Arc::clone(&app.hub);
+        let counters = Arc::clone(&app.counters);
+        Self {
+            app,
+            address,
+            watches: Watches::new(hub, counters, transport, address),
+            requests: FuturesUnordered::new(),
+        }
+    }
+
+    /// Does what a frame asks for. `room` is what [`room_for`] it gave. Returns the answer when
+    /// there is one at once; otherwise it comes out of [`Self::next`].
+    pub(super) fn handle(
+        &mut self,
+        frame: ClientFrame,
+        room: Held,
+        reply_to: R,
+    ) -> Option<(ServerFrame, R)> {
+        match frame {
+            // There is nothing to check a token against yet: every client may do everything.
+            ClientFrame::Auth { token: _ } => None,
+            ClientFrame::Watch { job, start } => {
+                let request = RequestRef::of_job(&job);
+                let refused = self.watches.watch(job, start, reply_to).err();
+                refused.map(|(code, reply_to)| (Problem::from(code).into_frame(request), reply_to))
+            }
+            ClientFrame::Unwatch { job } => {
+                let answer = match self.watches.unwatch(&job) {
+                    Ok(()) => ServerFrame::Unwatched { job },
+                    Err(code) => Problem::from(code).into_frame(RequestRef::of_job(&job)),
+                };
+                Some((answer, reply_to))
+            }
+            ClientFrame::Submit {
+                reference,
+                key,
+                submission,
+            } => {
+                let request = RequestRef {
+                    reference: reference.clone(),
+                    job: None,
+                };
+                let submit = submit(
+                    Arc::clone(&self.app),
+                    self.address,
+                    submission,
+                    key,
+                    reference,
+                    room,
+                );
+                self.begin(submit, request, reply_to)
+            }
+            ClientFrame::Cancel { reference, job } => {
+                let request = RequestRef {
+                    reference: reference.clone(),
+                    job: Some(job.to_string()),
+                };
+                let cancel = cancel(Arc::clone(&self.app), self.address, job, reference);
+                self.begin(cancel, request, reply_to)
+            }
+        }
+    }
+
+    /// What to send next: answers, and events if `wants_events`. Safe to drop at any await.
+    pub(super) async fn next(&mut self, wants_events: bool) -> Delivery<R> {
+        tokio::select! {
+            Some((answer, reply_to)) = self.requests.next() => Delivery::Answer(answer, reply_to),
+            delivery = self.watches.next(), if wants_events => delivery,
+            else => pending().await,
+        }
+    }
+
+    /// What can be sent at once.
+    pub(super) fn try_next(&mut self) -> Option<Delivery<R>> {
+        self.next(true).now_or_never()
+    }
+
+    /// Ends all watches, and completes the submits and cancels: a client that asks for something and
+    /// disconnects wants it done.
+    pub(super) async fn finish(self) {
+        drop(self.watches);
+        self.requests.for_each(async |_| ()).await;
+    }
+
+    /// Adds a request to those under way, unless there are too many.
+    fn begin(
+        &mut self,
+        work: impl Future<Output = Result<ServerFrame, Problem>> + Send + 'static,
+        request: RequestRef,
+        reply_to: R,
+    ) -> Option<(ServerFrame, R)> {
+        if self.requests.len() >= REQUESTS_MAX {
+            let refusal = Problem::from(Code::TooManyRequests);
+            return Some((refusal.into_frame(request), reply_to));
+        }
+        self.requests.push(Box::pin(async move {
+            let answer = work
+                .await
+                .unwrap_or_else(|problem| problem.into_frame(request));
+            (answer, reply_to)
+        }));
+        None
+    }
+}
+
+/// The room that a frame takes until it is done: a submission, until it is queued.
+pub(super) fn room_for(app: &App, frame: &ClientFrame) -> Result<Held, Refusal> {
+    let ClientFrame::Submit {
+        submission,
+        reference,
+        ..
+    } = frame
+    else {
+        return Ok(app.shared.memory().submits.begin(0));
+    };
+    app.room_for(submission).map_err(|problem| Refusal {
+        code: problem.code(),
+        message: problem.message().to_owned(),
+        request: RequestRef {
+            reference: reference.clone(),
+            job: None,
+        },
+    })
+}
+
+async fn submit(
+    app: Arc<App>,
+    client: IpAddr,
+    submission: Submission,
+    key: Option<String>,
+    reference: Option<String>,
+    room: Held,
+) -> Result<ServerFrame, Problem> {
+    let accepted = app.submit(client, submission, key.as_deref(), room).await?;
+    Ok(ServerFrame::Submitted {
+        reference,
+        job: accepted.id,
+        status: accepted.status,
+    })
+}
+
+async fn cancel(
+    app: Arc<App>,
+    client: IpAddr,
+    job: JobId,
+    reference: Option<String>,
+) -> Result<ServerFrame, Problem> {
+    let receipt = app.cancel(client, job, None).await?;
+    Ok(ServerFrame::Cancelling {
+        reference,
+        job: receipt.id,
+        seq: receipt.seq,
+    })
+}

@@ -1,0 +1,123 @@
+//! The Socket.IO library with its sessions, once for all threads of a process: the polls of one session
+//! reach any of them. Only the *service* is shared; layering the library's `SocketIoLayer` twice would
+//! make two sets of sessions.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::ready;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use socketioxide::extract::{AckSender, SocketRef};
+use socketioxide::handler::ConnectHandler as _;
+use socketioxide::service::SocketIoService;
+use socketioxide::{ParserConfig, SocketIo};
+use tower::ServiceExt as _;
+use tracing::{Instrument as _, info_span};
+
+use super::engine_session::{EngineSession, EngineSessions};
+use super::handshake::Handshakes;
+use super::pump::Pump;
+use super::request::{EmittedRequest, JoinRequest};
+use crate::config::{ATTACHMENTS_MAX, JOIN_WAIT, PING_EVERY, PONG_WAIT, READ_BUFFER, SOCKET_QUEUE};
+use crate::wire::limits::BODY_MAX;
+
+/// The library, its sessions, and the handshakes under way.
+pub(in crate::edge) struct Engine {
+    service: SocketIoService<Router>,
+    pub(super) sessions: EngineSessions,
+    pub(super) handshakes: Handshakes,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        let sessions = EngineSessions::default();
+        let (service, io) = SocketIo::builder()
+            .max_buffer_size(SOCKET_QUEUE)
+            .max_payload(BODY_MAX as u64)
+            .ws_max_message_size(BODY_MAX)
+            .ws_max_frame_size(BODY_MAX)
+            .ws_read_buffer_size(READ_BUFFER)
+            .ping_interval(PING_EVERY)
+            .ping_timeout(PONG_WAIT)
+            .connect_timeout(JOIN_WAIT)
+            // No request has attachments. They are read so that the refusal can say so.
+            .with_parser(
+                ParserConfig::common()
+                    .max_incoming_binaries(ATTACHMENTS_MAX)
+                    .max_incoming_binary_buf_size(BODY_MAX),
+            )
+            .build_with_inner_svc(Router::new());
+        let known = sessions.clone();
+        let prepared = async move |socket: SocketRef| prepare(&socket, &known);
+        io.ns("/", serve.with(prepared));
+        Self {
+            service,
+            sessions,
+            handshakes: Handshakes::default(),
+        }
+    }
+}
+
+impl Engine {
+    /// The library's answer to a request.
+    pub(super) async fn call(&self, request: Request) -> Response {
+        let answer = self.service.clone().oneshot(request).await;
+        answer.unwrap_or_else(|never| match never {}).map(Body::new)
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
+    }
+}
+
+/// Runs before the client learns that it has joined: from then on it may make requests.
+fn prepare(socket: &SocketRef, sessions: &EngineSessions) -> Result<(), Infallible> {
+    if let Some(session) = session_of_socket(socket) {
+        let sid = socket.id;
+        let sessions = sessions.clone();
+        let disconnected = session.disconnected.clone();
+        session.join();
+        sessions.insert(sid, &session);
+        socket.on_fallback(move |request: EmittedRequest, ack: AckSender| {
+            session.queue(request, ack);
+            ready(())
+        });
+        socket.on_disconnect(move || {
+            sessions.remove(sid);
+            disconnected.cancel();
+            ready(())
+        });
+    }
+    Ok(())
+}
+
+/// The client has joined. Its pump runs on the thread that took its first request, where its feeds
+/// are.
+async fn serve(socket: SocketRef, join: JoinRequest) {
+    let Some(session) = session_of_socket(&socket) else {
+        return;
+    };
+    let (Some(app), Some(requests)) = (session.app.upgrade(), session.receiver()) else {
+        return session.traffic.cut();
+    };
+    let span = info_span!("socketio", id = %socket.id);
+    let tasks = app.tasks.clone();
+    let runtime = app.runtime.clone();
+    let pump = Pump::new(app, socket, session, requests);
+    let _thread = runtime.enter();
+    tasks.spawn(pump.run(join).instrument(span));
+}
+
+fn session_of_socket(socket: &SocketRef) -> Option<Arc<EngineSession>> {
+    socket
+        .req_parts()
+        .extensions
+        .get::<Arc<EngineSession>>()
+        .cloned()
+}

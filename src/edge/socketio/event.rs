@@ -1,0 +1,95 @@
+//! Frames and events of jobs as Socket.IO events: their names and arguments. It sends nothing.
+
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::wire::{ServerFrame, Stored};
+
+/// The name of an error that answers a request without acknowledgement. No client library and no
+/// event of a job uses it.
+const ERROR: &str = "tailwater:error";
+/// The name of a job's event whose own type cannot be one.
+const OTHER: &str = "tailwater:event";
+/// The longest type that is used as a name, in bytes.
+const NAME_MAX: usize = 128;
+/// The names that client libraries keep for themselves, or that this transport gives another
+/// meaning.
+const RESERVED: [&str; 16] = [
+    "connect",
+    "connect_error",
+    "disconnect",
+    "disconnecting",
+    "newListener",
+    "removeListener",
+    "error",
+    "connected",
+    "watching",
+    "unwatched",
+    "submitted",
+    "cancelling",
+    "live",
+    "missing",
+    "end",
+    ERROR,
+];
+
+/// A server frame as a Socket.IO event.
+#[derive(Debug)]
+pub(super) struct FrameEvent {
+    /// The event's name when the frame is not an acknowledgement.
+    pub(super) name: &'static str,
+    /// The argument, a JSON object.
+    pub(super) json: String,
+}
+
+impl FrameEvent {
+    /// The first event of a connection.
+    pub(super) fn connected() -> Self {
+        let version = env!("CARGO_PKG_VERSION");
+        Self {
+            name: "connected",
+            json: json!({"protocol": "tailwater.v1", "version": version}).to_string(),
+        }
+    }
+}
+
+impl From<ServerFrame> for FrameEvent {
+    fn from(frame: ServerFrame) -> Self {
+        let name = match &frame {
+            ServerFrame::Hello { .. } => "connected",
+            ServerFrame::Watching { .. } => "watching",
+            ServerFrame::Live { .. } => "live",
+            ServerFrame::Missing { .. } => "missing",
+            ServerFrame::End { .. } => "end",
+            ServerFrame::Unwatched { .. } => "unwatched",
+            ServerFrame::Submitted { .. } => "submitted",
+            ServerFrame::Cancelling { .. } => "cancelling",
+            ServerFrame::Error { .. } => ERROR,
+        };
+        Self {
+            name,
+            json: frame.to_json(),
+        }
+    }
+}
+
+/// The name of a job's event: its type, if that can be a name.
+pub(super) fn name_of(event: &Stored) -> &str {
+    #[derive(Deserialize)]
+    struct Typed<'a> {
+        #[serde(rename = "type")]
+        event_type: &'a str,
+    }
+    if let Some(name) = event.event_type.as_str() {
+        return name;
+    }
+    // Text with an escape cannot be borrowed, and cannot be a name either.
+    match serde_json::from_slice::<Typed<'_>>(event.json()) {
+        Ok(Typed { event_type }) if can_be_name(event_type) => event_type,
+        Ok(_) | Err(_) => OTHER,
+    }
+}
+
+fn can_be_name(event_type: &str) -> bool {
+    (1..=NAME_MAX).contains(&event_type.len()) && !RESERVED.contains(&event_type)
+}
