@@ -5,7 +5,7 @@
 //! - An `output` block shows what the `sh` block before it prints; `…` stands for any text.
 //! - Commands that build, test or start everything (`cargo`, `scripts/…`, `docker`, `tailwater up`) are not run here. What
 //!   they name is looked up instead. A block holds either such commands or others.
-//! - `rust` and `python` blocks quote a file of `examples/`.
+//! - `js` blocks run in a browser or in Node, and `rust` and `python` blocks quote a file of `examples/`.
 //! - `ARCHITECTURE.md` and `CONTRIBUTING.md` name paths, types, functions and tests as they are in the tree.
 
 use std::fs;
@@ -14,13 +14,16 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::support::broker::Broker;
+use crate::support::foreign::{Foreign, node_folder};
 use crate::support::http_server::{Exchange, Server};
+use crate::support::system::{text, words};
 use crate::support::up::up;
-use crate::support::within;
+use crate::support::{process, within};
 
 /// The documents whose commands are run, each by the test below that names it.
 const RUN: [&str; 5] = [
@@ -165,7 +168,10 @@ async fn run(document: &str) {
         ("127.0.0.1:4000", up.addr.clone()),
         ("nats://127.0.0.1:4222", up.nats.clone()),
         ("127.0.0.1:4001", free_address()),
-        ("127.0.0.1:8000", free_address()),
+        (
+            "8000",
+            free_address().rsplit(':').next().unwrap().to_owned(),
+        ),
         ("127.0.0.1:11434", model.addr.clone()),
     ];
     let three = "nats://n1:4222,nats://n2:4222,nats://n3:4222";
@@ -229,6 +235,56 @@ async fn the_commands_for_workers_work() {
 #[tokio::test]
 async fn the_commands_for_operators_work() {
     run("docs/operations.md").await;
+}
+
+/// What a browser has and Node may not have.
+const BROWSER: &str = r#"
+import { EventSource } from "eventsource";
+import { WebSocket } from "ws";
+const body = { set innerText(text) { console.log(text); } };
+Object.assign(globalThis, { EventSource, WebSocket, document: { body } });
+"#;
+
+#[tokio::test]
+async fn the_programs_for_browsers_show_a_whole_job() {
+    let up = up(TempDir::new().unwrap(), &[]).await;
+    let input = words(30, 30, 5);
+    for job in ["hello", "first", "plain"] {
+        let (code, _, error) = process::run([
+            "submit",
+            "--kind",
+            "demo",
+            "--id",
+            job,
+            "--input",
+            &input.to_string(),
+            "--nats",
+            &up.nats,
+        ])
+        .await;
+        assert_eq!(code, 0, "{error}");
+    }
+    let folder = TempDir::new_in(node_folder()).unwrap();
+    let mut found = 0;
+    for document in ["README.md", "docs/clients.md"] {
+        let document = fs::read_to_string(root().join(document)).unwrap();
+        for (_, program) in blocks(&document).iter().filter(|(tag, _)| tag == "js") {
+            let program = program
+                .replace("localhost:4000", &up.addr)
+                .replace("127.0.0.1:4000", &up.addr)
+                .replace("\"/api/", &format!("\"http://{}/api/", up.addr));
+            let module = folder.path().join(format!("{found}.mjs"));
+            fs::write(&module, format!("{BROWSER}{program}")).unwrap();
+            let shown = if program.contains("console.log(JSON") {
+                "job:done:v1".to_owned()
+            } else {
+                text(&input)
+            };
+            Foreign::node(&module, &Value::Null).says(&shown).await;
+            found += 1;
+        }
+    }
+    assert_eq!(found, 4, "programs in JavaScript");
 }
 
 #[test]

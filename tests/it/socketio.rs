@@ -7,18 +7,16 @@ use sha2::{Digest as _, Sha256};
 use tailwater::edge::EdgeSettings;
 use tailwater::process_group::Signal;
 use tailwater::wire::Submission;
-use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use crate::support::backends::Flood;
 use crate::support::broker::Broker;
 use crate::support::eventually;
-use crate::support::foreign::{Foreign, node_folder};
+use crate::support::foreign::Foreign;
 use crate::support::http::{get, stats};
 use crate::support::proxy::Proxy;
 use crate::support::socketio::{Raw, join_by_polling};
 use crate::support::system::{System, text, words};
-use crate::support::up::up;
 
 const NODE: &str = "socketio.mjs";
 const PYTHON: &str = "socketio_client.py";
@@ -229,44 +227,6 @@ async fn sessions_by_polling_live_on_all_threads_of_an_edge() {
     assert_eq!(node.iter().filter(upgraded).count(), 5);
     assert_eq!(python.iter().filter(upgraded).count(), 5);
     system.end().await;
-}
-
-#[tokio::test]
-async fn the_documented_page_works_as_it_stands() {
-    let document = include_str!("../../docs/clients.md");
-    let blocks = document
-        .split("```js\n")
-        .skip(1)
-        .map(|block| block.split("```").next().unwrap());
-    let snippet = blocks
-        .into_iter()
-        .find(|block| block.contains("socket.io-client"))
-        .unwrap();
-    assert!(
-        snippet.contains("auth: { token: \"test-token\" }"),
-        "{snippet}"
-    );
-    let up = up(TempDir::new().unwrap(), &[]).await;
-    let input = words(30, 30, 5);
-    let submit = ["submit", "--kind", "demo", "--id", "first", "--input"];
-    let (code, _, error) =
-        crate::support::process::run(submit.iter().map(|&arg| arg.to_owned()).chain([
-            input.to_string(),
-            "--nats".into(),
-            up.nats.clone(),
-        ]))
-        .await;
-    assert_eq!(code, 0, "{error}");
-    let folder = TempDir::new_in(node_folder()).unwrap();
-    let module = folder.path().join("page.mjs");
-    std::fs::write(
-        &module,
-        snippet.replace("http://localhost:4000", &format!("http://{}", up.addr)),
-    )
-    .unwrap();
-    let mut page = Foreign::node(&module, &Value::Null);
-    let said = page.says(&text(&input)).await;
-    assert!(said.starts_with("connected to Tailwater"), "{said}");
 }
 
 #[tokio::test]
