@@ -21,12 +21,12 @@ command -v cargo >/dev/null ||
 cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
   die "cargo fmt or cargo clippy is missing. With rustup: rustup component add rustfmt clippy."
 command -v python3 >/dev/null ||
-  die "python3 is missing. The README's worker in Python is one of the tests."
+  die "python3 is missing. The tests run the worker in Python."
 
 command -v node >/dev/null && command -v npm >/dev/null ||
   die "Node.js (20 or newer) with npm is missing. Clients that are written for it are among the tests."
 
-# The tests run the README's commands and clients from other projects; both use these.
+# The tests run the commands of the documents and clients from other projects; both use these.
 missing=()
 for program in curl jq node npm; do
   command -v "$program" >/dev/null && continue
