@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tailwater::backend::{Backend, Failure, Finish, Job, Output, Stopped};
 use tailwater::nats::Options;
-use tailwater::worker::{self, Settings};
+use tailwater::worker::{self, WorkerSettings};
 
 struct Countdown;
 
@@ -57,6 +57,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         name: "countdown".into(),
         ..Options::default()
     };
-    worker::serve(&nats, Countdown, Settings::new("countdown".parse()?)).await?;
+    worker::serve(&nats, Countdown, WorkerSettings::new("countdown".parse()?)).await?;
     Ok(())
 }

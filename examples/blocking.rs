@@ -7,7 +7,7 @@
 
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::nats::Options;
-use tailwater::worker::{self, Settings};
+use tailwater::worker::{self, WorkerSettings};
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
@@ -57,6 +57,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         name: "primes".into(),
         ..Options::default()
     };
-    worker::serve(&nats, Primes, Settings::new("primes".parse()?)).await?;
+    worker::serve(&nats, Primes, WorkerSettings::new("primes".parse()?)).await?;
     Ok(())
 }

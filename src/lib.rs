@@ -21,6 +21,7 @@
 //! |---|---|
 //! | [`wire`] | the schema: ids, events, cursors, frames, codes, and `PROTOCOL.md`. Pure |
 //! | [`config`] | every limit with its reason |
+//! | [`backoff`] | pauses that double from try to try. Pure |
 //! | [`process_group`] | signals to a program and everything that it started |
 //! | [`guard`] | programs that end with their parent |
 //! | [`runtime`] | tasks and threads |
@@ -52,6 +53,7 @@
 //! 8. No empty payload is stored, and no chunk splits a character.
 
 pub mod backend;
+pub mod backoff;
 pub mod budget;
 pub mod cli;
 pub mod config;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::{NatsArgs, block_on};
 use super::show::{End, Show};
 use super::terminal::neutralized;
+use crate::backoff::Backoff;
 use crate::config::{PING_EVERY, PONG_WAIT, REREAD_FIRST, REREAD_MAX};
 use crate::hub::Hub;
 use crate::nats::{Log, Queue, Reader};
@@ -234,7 +235,7 @@ enum Outcome {
 impl Client {
     /// Follows the job over any number of connections.
     async fn run(&mut self) -> anyhow::Result<()> {
-        let mut pause = REREAD_FIRST;
+        let mut backoff = Backoff::new(REREAD_FIRST, REREAD_MAX);
         let mut ever = false;
         loop {
             match self.connect().await {
@@ -242,7 +243,7 @@ impl Client {
                     if std::mem::replace(&mut ever, true) {
                         self.show.resumed();
                     }
-                    pause = REREAD_FIRST;
+                    backoff.reset();
                     match self.watch(socket).await? {
                         Outcome::End => return Ok(()),
                         Outcome::Dropped => {}
@@ -253,8 +254,7 @@ impl Client {
                 }
                 Err(error) => tracing::info!(%error, "cannot connect yet"),
             }
-            sleep(pause).await;
-            pause = REREAD_MAX.min(pause * 2);
+            sleep(backoff.next_pause()).await;
         }
     }
 

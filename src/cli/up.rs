@@ -23,7 +23,7 @@ use crate::edge;
 use crate::nats::{Nats, redacted};
 use crate::runtime::Tasks;
 use crate::wire::{Kind, RESERVED_KIND};
-use crate::worker::{Settings, Worker};
+use crate::worker::{Worker, WorkerSettings};
 
 /// Run everything on this machine: a NATS server of its own, an edge, a demo worker, with `-- CMD…` a worker that runs
 /// this program for jobs of the kind `exec`, and with `--callback-hosts` one that delivers callbacks. Ctrl-C stops all of
@@ -184,9 +184,9 @@ async fn start_worker<B: Backend>(
     tasks: &Tasks,
 ) -> anyhow::Result<()> {
     // No grace: whoever presses Ctrl-C wants the prompt back, and the next `up` goes on with what was running.
-    let settings = Settings {
+    let settings = WorkerSettings {
         grace: Duration::ZERO,
-        ..Settings::new(kind.parse()?)
+        ..WorkerSettings::new(kind.parse()?)
     };
     let worker = Worker::open(nats, backend, settings).await?;
     tasks.spawn(worker.run(tasks.stop().clone()));

@@ -14,7 +14,7 @@ use crate::backend::{Backend, demo::Demo, exec::Exec, exec::Format, exec::Variab
 use crate::config::BACKEND_THREADS_MIN;
 use crate::runtime;
 use crate::wire::{Kind, Limits, RESERVED_KIND};
-use crate::worker::{self, Flush, Settings};
+use crate::worker::{self, Flush, WorkerSettings};
 
 /// Run jobs of one kind. Any number of workers may serve a kind; a worker that dies is replaced by another.
 #[derive(Debug, Args)]
@@ -203,9 +203,9 @@ impl Worker {
         until_interrupted(&stop, work).await
     }
 
-    fn settings(&self) -> Settings {
-        let defaults = Settings::new(self.kind.clone());
-        Settings {
+    fn settings(&self) -> WorkerSettings {
+        let defaults = WorkerSettings::new(self.kind.clone());
+        WorkerSettings {
             concurrency: self.concurrency.map_or(defaults.concurrency, usize::from),
             max_attempts: self.max_attempts.unwrap_or(defaults.max_attempts),
             flush: Flush {

@@ -12,6 +12,7 @@ use tracing::{debug, trace};
 
 use super::check::{Checked, check, contradicts};
 use super::{Feed, Hub};
+use crate::backoff::Backoff;
 use crate::config::{
     AHEAD_MAX, FEED_LINGER, PROBE_FIRST, PROBE_MAX, PROBE_SILENT, PROBE_SPREAD, REREAD_FIRST,
     REREAD_MAX,
@@ -43,18 +44,18 @@ pub(super) struct Driver<S: EventSource> {
     /// The subscription that is being made.
     opening: Option<BoxFuture<'static, Opened<S>>>,
     open_at: Instant,
-    open_pause: Duration,
+    open_backoff: Backoff,
     /// The question to the log that is under way.
     probing: Option<BoxFuture<'static, Probed>>,
     probe_at: Instant,
-    probe_pause: Duration,
+    probe_backoff: Backoff,
     /// The event that was handed out last.
     last: Option<Arc<Stored>>,
     /// Whether the log may be another one than before, and no copy puts the probe off. Until it is known to be the same,
     /// nothing is handed out that could be glued to what it does not continue.
     in_doubt: bool,
     /// The pause before a look at a log in doubt is tried again.
-    doubt_pause: Duration,
+    doubt_backoff: Backoff,
     /// Whether a copy came that was not taken in for doubt.
     skipped: bool,
     /// Whether the log is another one.
@@ -95,13 +96,13 @@ impl<S: EventSource> Driver<S> {
             chain_asked: None,
             opening: None,
             open_at: Instant::now(),
-            open_pause: REREAD_FIRST,
+            open_backoff: Backoff::new(REREAD_FIRST, REREAD_MAX),
             probing: None,
             probe_at: Instant::now(),
-            probe_pause: PROBE_SILENT,
+            probe_backoff: Backoff::new(PROBE_SILENT, PROBE_MAX),
             last: None,
             in_doubt: false,
-            doubt_pause: REREAD_FIRST,
+            doubt_backoff: Backoff::new(REREAD_FIRST, REREAD_MAX),
             skipped: false,
             replaced: false,
             linger_until: None,
@@ -138,8 +139,7 @@ impl<S: EventSource> Driver<S> {
             Wake::Opened(Err(error)) => {
                 debug!(job = %self.feed.job(), %error, "cannot follow yet");
                 self.opening = None;
-                self.open_at = Instant::now() + self.open_pause;
-                self.open_pause = REREAD_MAX.min(self.open_pause * 2);
+                self.open_at = Instant::now() + self.open_backoff.next_pause();
             }
             Wake::Probe => self.probe(),
             Wake::Probed(last) => self.probed(last),
@@ -229,7 +229,7 @@ impl<S: EventSource> Driver<S> {
             .max_by_key(|last| last.seq);
         self.opening = None;
         self.tail = Some(tail);
-        self.open_pause = REREAD_FIRST;
+        self.open_backoff.reset();
         self.probe_at = Instant::now() + PROBE_FIRST + self.spread(PROBE_FIRST / 4);
         if !self.feed.is_open() {
             if last.is_none() && self.may_refuse {
@@ -271,12 +271,12 @@ impl<S: EventSource> Driver<S> {
         if self.in_doubt {
             self.skipped = true;
             // Its watchers wait for it. After a look that failed the pause holds.
-            if self.doubt_pause == REREAD_FIRST {
+            if self.doubt_backoff.is_reset() {
                 self.probe_at = Instant::now();
             }
             return;
         }
-        self.probe_pause = PROBE_SILENT;
+        self.probe_backoff = Backoff::new(PROBE_SILENT, PROBE_MAX);
         self.probe_at = Instant::now() + PROBE_SILENT + self.spread(PROBE_SILENT / 4);
         self.copied(event);
     }
@@ -294,9 +294,9 @@ impl<S: EventSource> Driver<S> {
     /// The log may be another one: it is looked at within `soon`, whatever was seen of it before.
     fn doubt(&mut self, soon: Duration) {
         self.probing = None;
-        self.probe_pause = PROBE_SILENT;
+        self.probe_backoff = Backoff::new(PROBE_SILENT, PROBE_MAX);
         self.probe_at = self.probe_at.min(Instant::now() + soon);
-        self.doubt_pause = REREAD_FIRST;
+        self.doubt_backoff.reset();
         self.in_doubt = true;
         if self.refill.is_busy() {
             self.abandon_reading();
@@ -361,7 +361,7 @@ impl<S: EventSource> Driver<S> {
                 if std::mem::take(&mut self.skipped) {
                     self.stitcher.handle(Input::LiveLagged);
                     // The replica that is read may not have it yet.
-                    self.probe_pause = PROBE_FIRST;
+                    self.probe_backoff = Backoff::new(PROBE_FIRST, PROBE_MAX);
                 }
                 if let Some(last) = last {
                     self.stitcher.handle(Input::Live(last));
@@ -371,14 +371,13 @@ impl<S: EventSource> Driver<S> {
             Err(error) => {
                 debug!(job = %self.feed.job(), %error, "cannot ask the log");
                 if self.in_doubt {
-                    self.probe_at = Instant::now() + self.doubt_pause;
-                    self.doubt_pause = REREAD_MAX.min(self.doubt_pause * 2);
+                    self.probe_at = Instant::now() + self.doubt_backoff.next_pause();
                     return;
                 }
             }
         }
-        self.probe_at = Instant::now() + self.probe_pause + self.spread(self.probe_pause / 4);
-        self.probe_pause = PROBE_MAX.min(self.probe_pause * 2);
+        let pause = self.probe_backoff.next_pause();
+        self.probe_at = Instant::now() + pause + self.spread(pause / 4);
     }
 
     /// Does what the stitcher says.

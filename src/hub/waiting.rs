@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{debug, error};
 
 use super::{Full, Hub, Watch};
+use crate::backoff::Backoff;
 use crate::budget::NoRoom;
 use crate::config::{
     FEED_LINGER, LOOK_AGAIN, LOOK_EVERY, LOOK_TICK, LOOKS_PER_TICK, PROBE_FIRST, REREAD_FIRST,
@@ -334,14 +335,13 @@ impl<S: EventSource> Hub<S> {
 
     /// Whether a replica has events of the job. Asks until there is an answer; who waits for it limits the time.
     async fn has_events_somewhere(&self, id: &JobId) -> bool {
-        let mut pause = REREAD_FIRST;
+        let mut backoff = Backoff::new(REREAD_FIRST, REREAD_MAX);
         loop {
             match self.source.last(id, Replica::Any).await {
                 Ok(last) => return last.is_some(),
                 Err(error) => debug!(job = %id, %error, "cannot look a job up yet"),
             }
-            sleep(pause).await;
-            pause = REREAD_MAX.min(pause * 2);
+            sleep(backoff.next_pause()).await;
         }
     }
 }
@@ -361,11 +361,11 @@ async fn keep<S: EventSource>(hub: Arc<Hub<S>>) {
 }
 
 async fn keep_once<S: EventSource>(hub: &Arc<Hub<S>>) {
-    let mut pause = REREAD_FIRST;
+    let mut backoff = Backoff::new(REREAD_FIRST, REREAD_MAX);
     loop {
         match hub.source.submit_signals().await {
             Ok(signals) => {
-                pause = REREAD_FIRST;
+                backoff.reset();
                 hub.waiting.look_again();
                 hub.waiting.standing.send_replace(true);
                 let ended = serve(hub, signals).await;
@@ -379,8 +379,7 @@ async fn keep_once<S: EventSource>(hub: &Arc<Hub<S>>) {
         if hub.waiting.end_if_empty() {
             return;
         }
-        sleep(pause).await;
-        pause = REREAD_MAX.min(pause * 2);
+        sleep(backoff.next_pause()).await;
     }
 }
 

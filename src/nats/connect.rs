@@ -17,9 +17,10 @@ use super::drift::Change;
 use super::error::NatsError;
 use super::names::Names;
 use super::setup::{self, StreamSettings};
+use crate::backoff::Backoff;
 use crate::config::{
     BROKER_CONNECT_WAIT, BROKER_CONNECT_WAIT_MAX, BROKER_PING, LIVE_CAPACITY, REPLAY_CAPACITY,
-    REQUEST_WAIT, REREAD_MAX, RETRY_MAX,
+    REQUEST_WAIT, REREAD_FIRST, REREAD_MAX, RETRY_MAX,
 };
 use crate::wire::Kind;
 use crate::wire::limits::{MESSAGE_HEADERS_MAX, STREAM_MESSAGE_MAX};
@@ -214,7 +215,8 @@ async fn open(
     let (secured, servers) = options.credentials.options(url).await?;
     let connected = Arc::new(connected);
     let was_away = Arc::new(AtomicBool::new(false));
-    let mut wait = BROKER_CONNECT_WAIT;
+    let mut waits = Backoff::new(BROKER_CONNECT_WAIT, BROKER_CONNECT_WAIT_MAX);
+    let mut wait = waits.next_pause();
     loop {
         let begun = Instant::now();
         let (connected, away) = (Arc::clone(&connected), Arc::clone(&was_away));
@@ -225,10 +227,8 @@ async fn open(
             .connection_timeout(wait)
             .ping_interval(BROKER_PING)
             .reconnect_delay_callback(|attempt| {
-                REREAD_MAX.min(
-                    Duration::from_millis(20)
-                        * 2_u32.pow(u32::try_from(attempt.min(8)).unwrap_or(8)),
-                )
+                let attempts = u32::try_from(attempt).unwrap_or(u32::MAX);
+                Backoff::new(REREAD_FIRST, REREAD_MAX).pause_after(attempts)
             })
             .event_callback(move |event| {
                 note(&event);
@@ -251,7 +251,7 @@ async fn open(
                 debug!(%error, "NATS is not there yet");
                 was_away.store(true, Ordering::Relaxed);
                 if begun.elapsed() >= wait {
-                    wait = BROKER_CONNECT_WAIT_MAX.min(wait * 2);
+                    wait = waits.next_pause();
                 }
                 sleep(Duration::from_millis(100)).await;
             }

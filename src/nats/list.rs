@@ -13,9 +13,10 @@ use super::listing::{Candidate, Listing, ListingLimits, ListingStep, ShardMessag
 use super::listing_slots::Busy;
 use super::message::{GetMessage, LeaderMessage, ask_leader, header, number};
 use super::{Reader, api, names};
+use crate::backoff::Backoff;
 use crate::config::{
     LIST_BYTES, LIST_LOOKUPS, LIST_REQUESTS, LIST_UNDECODABLE, LIST_WINDOW, LIST_WINDOWS,
-    REQUEST_WAIT, REREAD_FIRST,
+    REQUEST_WAIT, REREAD_FIRST, REREAD_MAX,
 };
 use crate::source::Unavailable;
 use crate::wire::{
@@ -166,7 +167,8 @@ impl Reader {
         let Window { shard, from, to } = window;
         let stream = self.log.nats.names.chunks_stream(shard);
         let get = GetMessage::range(from, to, LIST_BYTES);
-        let (deadline, mut pause) = (Instant::now() + REQUEST_WAIT, REREAD_FIRST);
+        let deadline = Instant::now() + REQUEST_WAIT;
+        let mut backoff = Backoff::new(REREAD_FIRST, REREAD_MAX);
         loop {
             let page = self.batch(shard, &get).await?;
             let last = page
@@ -196,8 +198,7 @@ impl Reader {
             if Instant::now() >= deadline {
                 return Err(Unavailable("a replica of the log keeps lagging".into()));
             }
-            sleep(pause).await;
-            pause *= 2;
+            sleep(backoff.next_pause()).await;
         }
     }
 

@@ -8,7 +8,8 @@ use super::log::{Log, LogMessage, too_many_undecodable};
 use super::message::{GetMessage, number};
 use super::names;
 use super::quorum::Of;
-use crate::config::{LOOK_BACK, REQUEST_WAIT, REREAD_FIRST, UNDECODABLE_MAX};
+use crate::backoff::Backoff;
+use crate::config::{LOOK_BACK, REQUEST_WAIT, REREAD_FIRST, REREAD_MAX, UNDECODABLE_MAX};
 use crate::source::{At, Chain, Unavailable, Verdict};
 use crate::wire::{JobId, Seq, Stored, StreamSeq, Unreadable};
 
@@ -61,7 +62,8 @@ impl Log {
     /// # Errors
     /// [`Unavailable`].
     pub async fn tip(&self, job: &JobId) -> Result<Tip, Unavailable> {
-        let (deadline, mut pause) = (Instant::now() + REQUEST_WAIT, REREAD_FIRST);
+        let deadline = Instant::now() + REQUEST_WAIT;
+        let mut backoff = Backoff::new(REREAD_FIRST, REREAD_MAX);
         let subject = self.subject(job);
         loop {
             let last = self.ask_leader(job, &GetMessage::last_of(&subject)).await?;
@@ -89,8 +91,7 @@ impl Log {
             if Instant::now() >= deadline {
                 return Err(Unavailable("a replica of the log stays behind".into()));
             }
-            sleep(pause).await;
-            pause *= 2;
+            sleep(backoff.next_pause()).await;
         }
     }
 

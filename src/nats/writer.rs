@@ -10,6 +10,7 @@ use tracing::debug;
 use super::log::Log;
 use super::publish::Published;
 use super::tip::Tip;
+use crate::backoff::Backoff;
 use crate::config::{APPEND_WAIT, REJECTIONS_MAX, RETRY_FIRST, RETRY_MAX};
 use crate::source::Unavailable;
 use crate::wire::{Body, Event, EventType, JobId, Seq, Stored, StreamSeq, Unfit};
@@ -119,7 +120,7 @@ impl LogWriter {
 
     async fn append_payload(&mut self, seq: Seq, payload: Bytes) -> Result<(), AppendError> {
         let deadline = self.deadline();
-        let mut pause = RETRY_FIRST;
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         let mut rejections = 0;
         loop {
             self.until_connected(deadline).await?;
@@ -161,8 +162,7 @@ impl LogWriter {
                 }
                 Err(AppendError::Unavailable(error)) if is_late => return Err(error.into()),
                 Ok(None) | Err(AppendError::Unavailable(_)) => {
-                    sleep(pause).await;
-                    pause = RETRY_MAX.min(pause * 2);
+                    sleep(backoff.next_pause()).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -175,7 +175,7 @@ impl LogWriter {
     /// [`AppendError`].
     pub async fn check(&mut self) -> Result<(), AppendError> {
         let deadline = self.deadline();
-        let mut pause = RETRY_FIRST;
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         loop {
             self.until_connected(deadline).await?;
             match self.resolve(&Bytes::new()).await {
@@ -186,8 +186,7 @@ impl LogWriter {
                     return Err(error.into());
                 }
                 Err(AppendError::Unavailable(_)) => {
-                    sleep(pause).await;
-                    pause = RETRY_MAX.min(pause * 2);
+                    sleep(backoff.next_pause()).await;
                 }
                 Err(error) => return Err(error),
             }

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use super::{EventSource, Replay, Replica, Span};
+use crate::backoff::Backoff;
 use crate::config::{REREAD_FIRST, REREAD_MAX};
 use crate::wire::{JobId, Seq, Stored, StreamSeq};
 
@@ -55,7 +56,7 @@ impl<S: EventSource> Refill<S> {
             None => (Replica::Any, std::time::Duration::ZERO),
             Some(times) => (
                 Replica::Leader,
-                REREAD_MAX.min(REREAD_FIRST * 2_u32.pow(times.min(8))),
+                Backoff::new(REREAD_FIRST, REREAD_MAX).pause_after(times),
             ),
         };
         self.replay = None;

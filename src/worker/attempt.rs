@@ -1,5 +1,5 @@
-//! One attempt at a job, from its `job:started` to its last event: publishes what the backend puts out under the fence, one
-//! event at a time, and writes what the attempt came to. It starts no backend and answers no queue.
+//! One attempt at a job, from its `job:started` to its last event: publishes the backend's output under the fence, one
+//! event at a time, and writes how the attempt ended. It starts no backend and does not answer the queue.
 
 use std::future::{Future, pending};
 use std::pin::Pin;
@@ -11,21 +11,20 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::Flush;
-use super::batch::Batch;
-use super::outcome::{AttemptOutcome, timed_out};
+use super::batch::{Flush, OutputBatch};
+use super::outcome::AttemptOutcome;
 use super::report::Report;
 use crate::backend::{Failure, Finish, Piece};
 use crate::nats::{AppendError, LogWriter, Unwritable};
 use crate::source::Unavailable;
-use crate::wire::{self, Body, FailureCode, Limits};
+use crate::wire::{Body, FailureCode, Limits};
 
 /// The time limits of an attempt: for the whole job, and for silence of the backend.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadlines {
     end: Option<Instant>,
     silence: Option<Duration>,
-    /// When something was put out or published last.
+    /// When there was output, or an event was published, last.
     heard: Instant,
 }
 
@@ -46,8 +45,8 @@ impl Deadlines {
             .map(|end| end.saturating_duration_since(Instant::now()))
     }
 
-    /// Returns, with what to say of it, when it has run out. Silence counts only while it is `heeded`.
-    async fn runs_out(self, heeded: bool) -> &'static str {
+    /// Returns a message when one of them has passed. The silence counts only if `with_silence`.
+    async fn passed(self, with_silence: bool) -> &'static str {
         let until = |at: Option<Instant>| async move {
             match at {
                 Some(at) => sleep_until(at).await,
@@ -56,7 +55,7 @@ impl Deadlines {
         };
         let silent = self
             .silence
-            .filter(|_| heeded)
+            .filter(|_| with_silence)
             .and_then(|silence| self.heard.checked_add(silence));
         tokio::select! {
             () = until(self.end) => "the job was not done in time",
@@ -67,53 +66,51 @@ impl Deadlines {
 
 /// One attempt, from its `job:started` to its end.
 pub(super) struct Attempt {
-    /// The writer, while nothing is in flight.
+    /// The writer, while no request is in flight.
     idle: Option<LogWriter>,
-    /// The one write or look that is in flight, which gives the writer back.
-    busy: Option<Write>,
-    /// Whether it is a write.
+    /// The one append or check that is in flight, which gives the writer back.
+    busy: Option<InFlightWrite>,
+    /// Whether it is an append.
     storing: bool,
-    batch: Batch,
-    /// `None` when the backend can put out no more.
+    batch: OutputBatch,
+    /// `None` when the backend can produce no more output.
     pieces: Option<mpsc::Receiver<Piece>>,
-    /// Asks for a look at the log.
+    /// Asks for a check of the log.
     look: Arc<Notify>,
     pub(super) deadlines: Deadlines,
     /// When the log was last seen to be this worker's.
     proven: Instant,
-    /// After what time it is looked at again. A signal can be lost, and the queue believes whoever says to be at work: a
-    /// worker that only said so would keep a job that it was told to end, or that is another one's, from everybody.
+    /// After what time the log is checked again. A signal can be lost, and the queue believes any worker that reports to be
+    /// working on a job: a worker that only reported would keep a job that was cancelled, or that another worker owns.
     look_after: Duration,
-    pub(super) result: Option<Result<Finish, Failure>>,
+    result: Option<Result<Finish, Failure>>,
 }
 
-/// Whether something was written, or only looked at.
-type Write = Pin<Box<dyn Future<Output = (LogWriter, Result<bool, AppendError>)> + Send>>;
+/// An append or a check; `true` when an event was appended.
+type InFlightWrite = Pin<Box<dyn Future<Output = (LogWriter, Result<bool, AppendError>)> + Send>>;
 
-/// Why an attempt stopped publishing.
+/// Why an attempt stopped publishing, when the log did not refuse an event.
 #[derive(Debug)]
-pub(super) enum Cause {
-    /// The backend has ended and everything it put out is in the log.
-    Finished,
-    Refused(AppendError),
+pub(super) enum StopReason {
+    /// The backend has returned this, and all of its output is in the log.
+    Finished(Result<Finish, Failure>),
     /// The worker stops.
     HandBack,
-    /// The backend failed, and another attempt is to follow after so long.
-    Retry(Duration),
-    /// The job has failed, whatever the backend says.
-    Failed(wire::Failure),
+    /// A time limit was exceeded.
+    TimedOut(&'static str),
 }
 
-/// What happened next in an attempt.
-enum Next {
+/// What happened in an attempt.
+enum AttemptEvent {
     HandBack,
     Written(Result<bool, AppendError>),
     Result(Result<Finish, Failure>),
     Piece(Option<Piece>),
+    /// The next event is due.
     Due,
-    /// Somebody else may have written.
+    /// Another process may have written.
     Look,
-    Late(&'static str),
+    TimedOut(&'static str),
 }
 
 impl Attempt {
@@ -125,64 +122,65 @@ impl Attempt {
         deadlines: Deadlines,
         look_after: Duration,
     ) -> Self {
-        let (idle, pieces, proven) = (Some(writer), Some(pieces), Instant::now());
-        let (busy, batch, result) = (None, Batch::new(flush), None);
         Self {
-            idle,
-            busy,
+            idle: Some(writer),
+            busy: None,
             storing: false,
-            batch,
-            pieces,
+            batch: OutputBatch::new(flush),
+            pieces: Some(pieces),
             look,
             deadlines,
-            proven,
+            proven: Instant::now(),
             look_after,
-            result,
+            result: None,
         }
     }
 
-    /// Publishes what the backend puts out until it has ended, or must stop.
+    /// Publishes the backend's output until the backend has returned, or must stop.
+    ///
+    /// # Errors
+    /// [`AppendError`] when the log refused an event.
     pub(super) async fn publish(
         &mut self,
         mut running: Pin<&mut impl Future<Output = Result<Finish, Failure>>>,
         hand_back: &CancellationToken,
-    ) -> Cause {
+    ) -> Result<StopReason, AppendError> {
         loop {
-            if self.result.is_some()
-                && self.pieces.is_none()
+            if self.pieces.is_none()
                 && self.batch.is_empty()
                 && self.busy.is_none()
+                && let Some(result) = &self.result
             {
-                return Cause::Finished;
+                return Ok(StopReason::Finished(result.clone()));
             }
             match self.next(running.as_mut(), hand_back).await {
-                Next::HandBack => return Cause::HandBack,
-                Next::Written(Err(refusal)) => return Cause::Refused(refusal),
-                Next::Written(Ok(wrote)) => {
+                AttemptEvent::HandBack => return Ok(StopReason::HandBack),
+                AttemptEvent::TimedOut(message) => return Ok(StopReason::TimedOut(message)),
+                AttemptEvent::Written(outcome) => {
+                    let appended = outcome?;
                     self.proven = Instant::now();
-                    if wrote {
-                        // A log that was slow is no silence of the backend, which may have waited for room.
+                    if appended {
+                        // A slow log is not a silence of the backend, which may have waited for room.
                         self.deadlines.heard = self.proven;
                     }
                 }
-                Next::Result(result) => {
+                AttemptEvent::Result(result) => {
                     self.result = Some(result);
-                    self.take_the_rest();
+                    self.drain_output();
                 }
-                Next::Piece(Some(piece)) => {
+                AttemptEvent::Piece(Some(piece)) => {
                     self.deadlines.heard = Instant::now();
                     self.batch.push(piece);
                 }
-                Next::Late(message) => return Cause::Failed(timed_out(message)),
-                Next::Piece(None) => self.pieces = None,
-                Next::Due => {
+                AttemptEvent::Piece(None) => self.pieces = None,
+                AttemptEvent::Due => {
                     if let Some(writer) = self.idle.take() {
                         let event = self.batch.take(Instant::now());
                         self.busy = Some(Box::pin(append(writer, event)));
                         self.storing = true;
                     }
                 }
-                Next::Look => {
+                AttemptEvent::Look => {
                     if let Some(writer) = self.idle.take() {
                         self.busy = Some(Box::pin(check(writer)));
                     }
@@ -195,16 +193,17 @@ impl Attempt {
         &mut self,
         running: Pin<&mut impl Future<Output = Result<Finish, Failure>>>,
         hand_back: &CancellationToken,
-    ) -> Next {
+    ) -> AttemptEvent {
         let now = Instant::now();
-        // When the backend has ended, nothing more will join what waits.
+        // When the backend has returned, no more output will join what waits.
         let due = self
             .batch
             .due(now)
             .map(|due| if self.result.is_some() { now } else { due });
-        let (idle, running_on) = (self.idle.is_some(), self.result.is_none());
-        // While the log is out of reach a backend may wait for room: that is no silence of its own.
-        let heeded = running_on && !self.storing && self.batch.is_empty();
+        let idle = self.idle.is_some();
+        let running_on = self.result.is_none();
+        // While the log cannot be reached a backend may wait for room: that is not its own silence.
+        let with_silence = running_on && !self.storing && self.batch.is_empty();
         let write = async {
             match &mut self.busy {
                 Some(write) => write.await,
@@ -226,25 +225,25 @@ impl Attempt {
             }
         };
         tokio::select! {
-            () = hand_back.cancelled() => Next::HandBack,
+            () = hand_back.cancelled() => AttemptEvent::HandBack,
             (writer, outcome) = write => {
                 self.busy = None;
                 self.storing = false;
                 self.idle = Some(writer);
-                Next::Written(outcome)
+                AttemptEvent::Written(outcome)
             }
-            result = running, if running_on => Next::Result(result),
-            piece = piece => Next::Piece(piece),
-            () = due, if idle => Next::Due,
-            () = self.look.notified(), if idle => Next::Look,
-            () = sleep_until(self.proven + self.look_after), if idle => Next::Look,
-            message = self.deadlines.runs_out(heeded) => Next::Late(message),
+            result = running, if running_on => AttemptEvent::Result(result),
+            piece = piece => AttemptEvent::Piece(piece),
+            () = due, if idle => AttemptEvent::Due,
+            () = self.look.notified(), if idle => AttemptEvent::Look,
+            () = sleep_until(self.proven + self.look_after), if idle => AttemptEvent::Look,
+            message = self.deadlines.passed(with_silence) => AttemptEvent::TimedOut(message),
         }
     }
 
-    /// Takes what the backend had put out when it returned. Whatever it left behind that goes on putting out is refused: the
-    /// job does not wait for it.
-    fn take_the_rest(&mut self) {
+    /// Takes the output that the backend had produced when it returned. A task that it left behind and that goes on
+    /// producing output is refused: the job does not wait for it.
+    fn drain_output(&mut self) {
         let Some(mut pieces) = self.pieces.take() else {
             return;
         };
@@ -254,119 +253,72 @@ impl Attempt {
         }
     }
 
-    /// Drops what was put out and is not published, which wakes a backend that waits to put more out.
+    /// Whether the backend has returned.
+    pub(super) fn is_backend_done(&self) -> bool {
+        self.result.is_some()
+    }
+
+    /// Drops unpublished output, which wakes a backend that waits for room.
     pub(super) fn abandon_output(&mut self) {
         self.pieces = None;
         self.batch.clear();
     }
 
-    /// Writes what the attempt came to, if this worker may.
-    pub(super) async fn part(mut self, cause: Cause) -> Result<AttemptOutcome, Unavailable> {
+    /// Appends `last`, the attempt's last event, if this worker still owns the job. An error, from the publishing before it
+    /// or from its own append, decides instead how the attempt ends.
+    pub(super) async fn end(
+        mut self,
+        last: Result<Body, AppendError>,
+    ) -> Result<AttemptOutcome, Unavailable> {
         let settled = self.settle().await;
-        let Some(writer) = self.idle.take() else {
+        let Some(mut writer) = self.idle.take() else {
             return Ok(AttemptOutcome::Unfinished(Duration::ZERO));
         };
-        let cause = match settled {
-            Err(refusal) => Cause::Refused(refusal),
-            Ok(_) => cause,
-        };
-        let retrying = |code: &str, message: &str, pause: Duration| {
-            let delay_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-            Body::Retrying {
-                code: code.into(),
-                message: message.into(),
-                delay_ms,
+        let mut last = settled.and(last);
+        let mut is_bad_output = false;
+        loop {
+            let body = match last {
+                Ok(body) => body,
+                Err(AppendError::Superseded) => return Ok(AttemptOutcome::Lost),
+                Err(AppendError::Unavailable(error)) => return Err(error),
+                // The writer has moved past the request; only another request could refuse it again.
+                Err(AppendError::CancelRequested) => Body::Cancelled {},
+                // A log that cannot store this either stores nothing: the next claim finds out, and ends the job.
+                Err(AppendError::Unwritable(error)) if is_bad_output => {
+                    return Err(Unavailable(error.to_string()));
+                }
+                Err(AppendError::Unwritable(error)) => {
+                    is_bad_output = true;
+                    bad_output(&error)
+                }
+            };
+            let outcome = AttemptOutcome::after(&body);
+            let report = Report::of(&body);
+            match writer.append(body).await {
+                Ok(()) => {
+                    let (job, seq) = (writer.job(), writer.seq().0);
+                    report.into_iter().for_each(|report| report.log(job));
+                    info!(%job, seq, ?outcome, "the attempt is over");
+                    return Ok(outcome);
+                }
+                Err(error) => last = Err(error),
             }
-        };
-        let (last, outcome) = match (cause, self.result.take()) {
-            (Cause::Refused(AppendError::Superseded), _) => return Ok(AttemptOutcome::Lost),
-            (Cause::Refused(AppendError::Unavailable(error)), _) => return Err(error),
-            (Cause::Refused(AppendError::CancelRequested), _) => {
-                (Body::Cancelled {}, AttemptOutcome::Ended)
-            }
-            (Cause::Refused(AppendError::Unwritable(error)), _) => {
-                (bad_output(&error), AttemptOutcome::Ended)
-            }
-            (Cause::Failed(failure), _) => (Body::Failed(failure), AttemptOutcome::Ended),
-            (Cause::Retry(pause), Some(Err(failure))) => (
-                retrying(&failure.code, &failure.message, pause),
-                AttemptOutcome::Unfinished(pause),
-            ),
-            (
-                Cause::Finished,
-                Some(Ok(Finish {
-                    usage,
-                    finish_reason,
-                })),
-            ) => (
-                Body::Done {
-                    usage,
-                    finish_reason,
-                },
-                AttemptOutcome::Ended,
-            ),
-            (Cause::Finished, Some(Err(failure))) => {
-                (Body::Failed(failure.into()), AttemptOutcome::Ended)
-            }
-            (Cause::HandBack | Cause::Retry(_) | Cause::Finished, _) => (
-                retrying(
-                    FailureCode::HandedBack.as_str(),
-                    "the worker was stopped",
-                    Duration::ZERO,
-                ),
-                AttemptOutcome::Unfinished(Duration::ZERO),
-            ),
-        };
-        write_last(writer, last, outcome).await
+        }
     }
 
     /// Waits for what is in flight, so that the writer is there.
-    async fn settle(&mut self) -> Result<bool, AppendError> {
+    async fn settle(&mut self) -> Result<(), AppendError> {
         let Some(busy) = self.busy.take() else {
-            return Ok(false);
+            return Ok(());
         };
         let (writer, outcome) = busy.await;
         self.idle = Some(writer);
-        outcome
+        outcome.map(|_| ())
     }
 }
 
 fn bad_output(error: &Unwritable) -> Body {
     Body::Failed(Failure::fatal(FailureCode::BadOutput, error.to_string()).into())
-}
-
-/// Appends the attempt's last event. A cancel request that was faster decides how the job ends.
-async fn write_last(
-    mut writer: LogWriter,
-    mut last: Body,
-    mut outcome: AttemptOutcome,
-) -> Result<AttemptOutcome, Unavailable> {
-    let mut ended_as_bad = false;
-    loop {
-        let report = Report::of(&last);
-        match writer.append(last).await {
-            Ok(()) => {
-                report
-                    .into_iter()
-                    .for_each(|report| report.log(writer.job()));
-                info!(job = %writer.job(), seq = writer.seq().0, ?outcome, "parted");
-                return Ok(outcome);
-            }
-            // The writer stands behind the request now; only a new request could refuse it again.
-            Err(AppendError::CancelRequested) => {
-                (last, outcome) = (Body::Cancelled {}, AttemptOutcome::Ended)
-            }
-            Err(AppendError::Superseded) => return Ok(AttemptOutcome::Lost),
-            Err(AppendError::Unavailable(error)) => return Err(error),
-            // A log that does not take this either takes nothing: the next claim finds out, and ends the job.
-            Err(AppendError::Unwritable(error)) if ended_as_bad => {
-                return Err(Unavailable(error.to_string()));
-            }
-            Err(AppendError::Unwritable(error)) => {
-                (last, outcome, ended_as_bad) = (bad_output(&error), AttemptOutcome::Ended, true);
-            }
-        }
-    }
 }
 
 /// Appends one event; its room is free again when it is stored.
@@ -381,7 +333,7 @@ async fn append(
     (writer, outcome.map(|()| true))
 }
 
-/// Looks whether somebody else wrote.
+/// Checks whether another process wrote.
 async fn check(mut writer: LogWriter) -> (LogWriter, Result<bool, AppendError>) {
     let outcome = writer.check().await;
     (writer, outcome.map(|()| false))

@@ -32,7 +32,7 @@ impl Default for Flush {
 /// What was put out and is not published yet. It holds the room that its pieces take, so that the backend waits when the
 /// log is slow.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(super) struct OutputBatch {
     flush: Flush,
     waiting: VecDeque<(Content, OwnedSemaphorePermit)>,
     bytes: usize,
@@ -40,7 +40,7 @@ pub(super) struct Batch {
     taken: Option<Instant>,
 }
 
-impl Batch {
+impl OutputBatch {
     pub(super) fn new(flush: Flush) -> Self {
         Self {
             flush,
@@ -130,8 +130,8 @@ mod tests {
         Piece { content, room }
     }
 
-    fn batch_with(room: &Arc<Semaphore>, texts: &[&str]) -> Batch {
-        let mut batch = Batch::new(FLUSH);
+    fn batch_with(room: &Arc<Semaphore>, texts: &[&str]) -> OutputBatch {
+        let mut batch = OutputBatch::new(FLUSH);
         for text in texts {
             let room = Arc::clone(room)
                 .try_acquire_many_owned(text.len() as u32)
@@ -202,7 +202,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn channels_and_data_keep_their_order() {
-        let mut batch = Batch::new(FLUSH);
+        let mut batch = OutputBatch::new(FLUSH);
         batch.push(piece(
             Content::Text {
                 channel: Channel::Reasoning,
@@ -251,7 +251,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_log_makes_bigger_events_but_none_beyond_the_limit() {
-        let mut batch = Batch::new(FLUSH);
+        let mut batch = OutputBatch::new(FLUSH);
         let half = "x".repeat(CHUNK_MAX / 2 + 1);
         for _ in 0..3 {
             batch.push(piece(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::Shared;
+use super::Runner;
 use super::outcome::{AttemptOutcome, attempts_exhausted, panicked, timed_out};
 use super::report::Report;
 use crate::backend::{self, Backend};
@@ -75,7 +75,7 @@ struct NextEvent {
     broken: Option<backend::Failure>,
 }
 
-impl<B: Backend> Shared<B> {
+impl<B: Backend> Runner<B> {
     /// Claims a job, or finds that there is nothing to run. A job whose next event can never be stored counts as an attempt.
     pub(super) async fn claim(&self, delivery: &Delivery) -> Result<Claimed, Unavailable> {
         match self.try_claim(delivery).await {

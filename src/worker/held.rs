@@ -12,47 +12,47 @@ use crate::wire::JobId;
 
 /// The jobs in hand, by their ids.
 #[derive(Clone, Debug, Default)]
-pub(super) struct HeldJobs(Arc<Mutex<HashMap<JobId, Arc<Job>>>>);
+pub(super) struct HeldJobs(Arc<Mutex<HashMap<JobId, Arc<HeldEntry>>>>);
 
 #[derive(Debug)]
-struct Job {
+struct HeldEntry {
     delivery: Delivery,
     keep: Notify,
 }
 
 /// A job in hand, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldJob {
     jobs: HeldJobs,
-    job: Arc<Job>,
+    job: Arc<HeldEntry>,
 }
 
 impl HeldJobs {
     /// Takes a job in hand. `None` when it is in hand already: then the delivery is one of what runs.
-    pub(super) fn hold(&self, delivery: Delivery) -> Option<Held> {
+    pub(super) fn hold(&self, delivery: Delivery) -> Option<HeldJob> {
         let job = match self.lock().entry(delivery.job.clone()) {
             Entry::Occupied(held) => {
                 held.get().delivery.adopt(delivery);
                 held.get().keep.notify_one();
                 return None;
             }
-            Entry::Vacant(free) => Arc::clone(free.insert(Arc::new(Job {
+            Entry::Vacant(free) => Arc::clone(free.insert(Arc::new(HeldEntry {
                 delivery,
                 keep: Notify::new(),
             }))),
         };
-        Some(Held {
+        Some(HeldJob {
             jobs: self.clone(),
             job,
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Job>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Arc<HeldEntry>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Held {
+impl HeldJob {
     pub(super) fn delivery(&self) -> &Delivery {
         &self.job.delivery
     }
@@ -81,7 +81,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldJob {
     fn drop(&mut self) {
         self.release();
     }

@@ -1,4 +1,4 @@
-//! One job's life in a worker: claim it in the log, run the backend, see its attempt to the end, and only then take it out
+//! One job's life in a worker: claim it in the log, run the backend, write how its attempt ended, and only then take it out
 //! of the queue. It knows no particular backend.
 
 use std::convert::Infallible;
@@ -13,24 +13,26 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::attempt::{Attempt, Cause, Deadlines};
+use super::attempt::{Attempt, Deadlines, StopReason};
 use super::claim::{Claimed, OwnedJob};
-use super::held::Held;
-use super::outcome::{AttemptOutcome, attempts_exhausted, panicked, retry_pause};
-use super::{Shared, callback};
+use super::held::HeldJob;
+use super::outcome::{
+    AttemptOutcome, attempts_exhausted, handed_back, panicked, retry_pause, timed_out,
+};
+use super::{Runner, callback};
 use crate::backend::{Backend, Failure, Finish, Job, Output, Retry, Stopped};
 use crate::config::{HAND_BACK_WAIT, REQUEST_WAIT, STOP_WAIT};
 use crate::nats::Delivery;
 use crate::runtime::WorkError;
 use crate::source::Unavailable;
-use crate::wire::JobId;
+use crate::wire::{Body, JobId};
 
-impl<B: Backend> Shared<B> {
-    /// Runs one job that was handed over by the queue. `hand_back` is cancelled when the worker must let go.
-    pub(super) async fn run(&self, held: Held, hand_back: CancellationToken) {
-        // What must not wait for one another, each for itself.
+impl<B: Backend> Runner<B> {
+    /// Runs one job that was handed over by the queue. `hand_back` is cancelled when the worker must give its jobs back.
+    pub(super) async fn run(&self, held: HeldJob, hand_back: CancellationToken) {
+        // Side by side, as none of these may wait for another.
         let outcome = tokio::select! {
-            outcome = self.live(&held, &hand_back) => outcome,
+            outcome = self.claim_and_run(&held, &hand_back) => outcome,
             never = self.keep(&held) => match never {},
             () = overdue(&hand_back) => Ok(AttemptOutcome::Unfinished(Duration::ZERO)),
         };
@@ -46,14 +48,14 @@ impl<B: Backend> Shared<B> {
                     .await
             }
             Err(error) => {
-                warn!(job = %delivery.job, %error, "given back: the log is out of reach");
+                warn!(job = %delivery.job, %error, "handed back: the log cannot be reached");
                 delivery.give_back(Some(self.keep_every)).await;
             }
         }
     }
 
-    /// Tells the queue again and again that the job is being worked on.
-    async fn keep(&self, held: &Held) -> Infallible {
+    /// Reports to the queue, again and again, that the job is being worked on.
+    async fn keep(&self, held: &HeldJob) -> Infallible {
         let mut every = interval_at(Instant::now() + self.keep_every, self.keep_every);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -65,20 +67,20 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// Takes a job that has ended out of the queue. Its callback must be in the queue by then, or given up.
+    /// Takes a job that has ended out of the queue. Its callback must be in the queue by then, or abandoned.
     async fn leave_queue(&self, delivery: &Delivery) {
         if let Err(error) = callback::request(&self.queue, &self.usage_cache, delivery).await {
-            warn!(job = %delivery.job, %error, "not called back yet; it is tried again");
+            warn!(job = %delivery.job, %error, "not called back yet; the worker tries again");
             return delivery.give_back(Some(self.keep_every)).await;
         }
         if let Err(error) = delivery.done().await {
-            debug!(job = %delivery.job, %error, "not acked; it will be handed out again and found to have ended");
+            debug!(job = %delivery.job, %error, "not acked; the queue will deliver it again, and it will be found to have ended");
         }
     }
 
-    async fn live(
+    async fn claim_and_run(
         &self,
-        held: &Held,
+        held: &HeldJob,
         hand_back: &CancellationToken,
     ) -> Result<AttemptOutcome, Unavailable> {
         let OwnedJob {
@@ -120,11 +122,11 @@ impl<B: Backend> Shared<B> {
         );
         tokio::select! {
             outcome = self.attempt(run, job, out, broken, hand_back) => outcome,
-            never = self.attend(control, held, attempt, &look) => match never {},
+            never = self.answer_questions(control, held, attempt, &look) => match never {},
         }
     }
 
-    /// Runs the backend and publishes what it puts out, to the attempt's end.
+    /// Runs the backend and publishes its output, to the attempt's end.
     async fn attempt(
         &self,
         mut run: Attempt,
@@ -135,30 +137,43 @@ impl<B: Backend> Shared<B> {
     ) -> Result<AttemptOutcome, Unavailable> {
         let (id, attempt, stop) = (job.id.clone(), job.attempt, job.stop.clone());
         let mut running = std::pin::pin!(self.start(job, out, broken));
-        let cause = run.publish(running.as_mut(), hand_back).await;
-        let over = run.result.is_some();
-        if !over {
+        let reason = run.publish(running.as_mut(), hand_back).await;
+        let is_done = run.is_backend_done();
+        if !is_done {
             run.abandon_output();
         }
         let stopping = async {
             stop.cancel();
-            if !over && timeout(STOP_WAIT, running).await.is_err() {
+            if !is_done && timeout(STOP_WAIT, running).await.is_err() {
                 warn!(job = %id, "the backend did not stop in time; it is dropped when it yields");
             }
         };
-        if let Cause::HandBack = cause {
-            // Before another worker begins.
-            stopping.await;
-            // The queue is told in any case; that the log says why is a courtesy, and so is that it does not count.
-            let told = timeout(HAND_BACK_WAIT, run.part(cause)).await;
-            return told.unwrap_or(Ok(AttemptOutcome::Unfinished(Duration::ZERO)));
-        }
-        let cause = self.after_failure(&id, attempt, &mut run, cause).await;
-        tokio::join!(stopping, run.part(cause)).1
+        let last = match reason {
+            Ok(StopReason::HandBack) => {
+                // Before another worker begins.
+                stopping.await;
+                // The queue hears of it in any case. The event only says why, and that the attempt does not count.
+                let ended = timeout(HAND_BACK_WAIT, run.end(Ok(handed_back()))).await;
+                return ended.unwrap_or(Ok(AttemptOutcome::Unfinished(Duration::ZERO)));
+            }
+            Ok(StopReason::TimedOut(message)) => Ok(Body::Failed(timed_out(message))),
+            Ok(StopReason::Finished(Ok(Finish {
+                usage,
+                finish_reason,
+            }))) => Ok(Body::Done {
+                usage,
+                finish_reason,
+            }),
+            Ok(StopReason::Finished(Err(failure))) => Ok(self
+                .after_failure(&id, attempt, run.deadlines, failure)
+                .await),
+            Err(error) => Err(error),
+        };
+        tokio::join!(stopping, run.end(last)).1
     }
 
-    /// Starts the backend on the threads of the backends. A panic there is a failure; when what is returned is dropped, the
-    /// backend is as well.
+    /// Starts the backend on the threads of the backends. A panic there is a failure. Dropping the returned future drops the
+    /// backend.
     fn start(
         &self,
         job: Job,
@@ -174,7 +189,7 @@ impl<B: Backend> Shared<B> {
                     None => backend.run(job, out).await,
                 }
             };
-            // Here, where it is reported even if nobody waits for the backend any more.
+            // Here, where it is reported even if the job no longer waits for the backend.
             let run = AssertUnwindSafe(run).catch_unwind().await;
             run.unwrap_or_else(|payload| Err(panicked(&of, payload.as_ref())))
         });
@@ -187,39 +202,38 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// Decides whether a failed attempt is followed by another.
+    /// The last event of an attempt whose backend failed: another attempt may follow.
     async fn after_failure(
         &self,
         job: &JobId,
         attempt: u32,
-        run: &mut Attempt,
-        cause: Cause,
-    ) -> Cause {
-        let (Cause::Finished, Some(Err(failure))) = (&cause, &run.result) else {
-            return cause;
-        };
+        deadlines: Deadlines,
+        failure: Failure,
+    ) -> Body {
         if failure.retry == Retry::Never {
-            return cause;
+            return Body::Failed(failure.into());
         }
-        // If the log cannot be read for so long, the next claim finds out.
+        // If the log cannot be read for that long, the next claim finds out.
         if self.is_exhausted(job, attempt).await.unwrap_or(false) {
-            let message = format!(
+            return Body::Failed(attempts_exhausted(format!(
                 "no attempt succeeded; the last one: {} ({})",
                 failure.message, failure.code
-            );
-            return Cause::Failed(attempts_exhausted(message));
+            )));
         }
         let pause = retry_pause(job, attempt, self.settings.pause, failure.retry);
-        // A job whose time ends before is looked at then, and fails.
-        Cause::Retry(
-            run.deadlines
-                .remaining()
-                .map_or(pause, |left| pause.min(left)),
-        )
+        // A job whose time ends earlier is claimed then, and fails.
+        let pause = deadlines
+            .remaining()
+            .map_or(pause, |remaining| pause.min(remaining));
+        Body::Retrying {
+            code: failure.code,
+            message: failure.message,
+            delay_ms: u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+        }
     }
 }
 
-/// Returns when a worker that lets go can wait no longer for the end of a job to be written.
+/// Returns when a worker that gives its jobs back can no longer wait for a job's last event.
 async fn overdue(hand_back: &CancellationToken) {
     hand_back.cancelled().await;
     // Somewhat longer than a hand-over takes at the most.

@@ -37,7 +37,7 @@ use crate::wire::{Kind, Limits, RESERVED_KIND};
 
 /// What a worker is told.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct WorkerSettings {
     /// The jobs that it takes.
     pub kind: Kind,
     /// What it is called in the log.
@@ -60,7 +60,7 @@ pub struct Settings {
     pub backend_threads: usize,
 }
 
-impl Settings {
+impl WorkerSettings {
     /// The defaults for jobs of this kind. Callbacks have more attempts, further apart, and more at a time.
     pub fn new(kind: Kind) -> Self {
         let (concurrency, max_attempts, pause) = match kind.as_str() {
@@ -86,13 +86,13 @@ impl Settings {
 /// A worker that has made its kind known and is ready to claim.
 #[derive(Debug)]
 pub struct Worker<B> {
-    shared: Shared<B>,
+    runner: Runner<B>,
     claim: Claim,
 }
 
 /// What the jobs of a worker share.
 #[derive(Debug)]
-struct Shared<B> {
+struct Runner<B> {
     log: Log,
     queue: Queue,
     usage_cache: UsageCache,
@@ -101,13 +101,13 @@ struct Shared<B> {
     backend: Arc<B>,
     threads: Arc<WorkThreads>,
     held: HeldJobs,
-    settings: Settings,
+    settings: WorkerSettings,
     /// How often the queue is told that a job is being worked on.
     keep_every: Duration,
     tasks: Tasks,
 }
 
-impl<B> Shared<B> {
+impl<B> Runner<B> {
     async fn reader(&self) -> Result<&Reader, Unavailable> {
         self.reader
             .get_or_try_init(|| Reader::open(self.log.clone(), &self.tasks))
@@ -120,7 +120,11 @@ impl<B: Backend> Worker<B> {
     ///
     /// # Errors
     /// [`NatsError`].
-    pub async fn open(nats: &Nats, backend: B, settings: Settings) -> Result<Self, NatsError> {
+    pub async fn open(
+        nats: &Nats,
+        backend: B,
+        settings: WorkerSettings,
+    ) -> Result<Self, NatsError> {
         let log = Log::open(nats).await?;
         let claim = Claim::open(nats, &settings.kind, settings.ack_wait).await?;
         if claim.ack_wait() != settings.ack_wait {
@@ -134,7 +138,7 @@ impl<B: Backend> Worker<B> {
         let threads =
             Arc::new(threads.map_err(|error| Unavailable(format!("no threads: {error}")))?);
         let (backend, tasks) = (Arc::new(backend), Tasks::new(CancellationToken::new()));
-        let shared = Shared {
+        let runner = Runner {
             queue: Queue::new(log.clone()),
             log,
             usage_cache,
@@ -146,7 +150,7 @@ impl<B: Backend> Worker<B> {
             keep_every,
             tasks,
         };
-        Ok(Self { shared, claim })
+        Ok(Self { runner, claim })
     }
 
     /// Claims and runs jobs until `stop` is cancelled; then lets the running ones go on for the grace time and gives back
@@ -156,39 +160,39 @@ impl<B: Backend> Worker<B> {
     /// this future: nothing may block the thread that polls it for longer than the kind's ack wait, or other workers take
     /// its jobs.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { shared, mut claim } = self;
-        let settings = &shared.settings;
+        let Self { runner, mut claim } = self;
+        let settings = &runner.settings;
         info!(kind = %settings.kind, name = %settings.name, concurrency = settings.concurrency, "worker serves");
         let jobs = Tasks::new(CancellationToken::new());
         let hand_back = jobs.stop().clone();
         let slots = Arc::new(Semaphore::new(settings.concurrency));
-        let shared = Arc::new(shared);
-        shared
+        let runner = Arc::new(runner);
+        runner
             .tasks
-            .spawn_until_stop(wake_regularly(Arc::clone(&shared.threads), jobs.clone()));
+            .spawn_until_stop(wake_regularly(Arc::clone(&runner.threads), jobs.clone()));
         let claiming = async {
             while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
                 let held = loop {
                     let delivery =
                         next(&mut claim, (slots.available_permits() + 1).min(CLAIM_MAX)).await;
-                    if let Some(held) = shared.held.hold(delivery) {
+                    if let Some(held) = runner.held.hold(delivery) {
                         break held;
                     }
                 };
-                let (shared, hand_back) = (Arc::clone(&shared), hand_back.clone());
+                let (runner, hand_back) = (Arc::clone(&runner), hand_back.clone());
                 jobs.spawn(async move {
-                    shared.run(held, hand_back).await;
+                    runner.run(held, hand_back).await;
                     drop(slot);
                 });
             }
         };
         stop.run_until_cancelled(claiming).await;
-        let Settings {
+        let WorkerSettings {
             grace,
             kind,
             concurrency,
             ..
-        } = &shared.settings;
+        } = &runner.settings;
         info!(%kind, running = jobs.running(), "worker stops");
         claim.close().await;
         let all = u32::try_from(*concurrency).unwrap_or(u32::MAX);
@@ -198,7 +202,7 @@ impl<B: Backend> Worker<B> {
         if !jobs.end(STOP_WAIT + HAND_BACK_WAIT + DRAIN_WAIT).await {
             warn!(%kind, "some jobs were not given back; their ack wait will");
         }
-        shared.tasks.end(DRAIN_WAIT).await;
+        runner.tasks.end(DRAIN_WAIT).await;
     }
 }
 
@@ -210,7 +214,7 @@ impl<B: Backend> Worker<B> {
 pub async fn serve<B: Backend>(
     nats: &Options,
     backend: B,
-    settings: Settings,
+    settings: WorkerSettings,
 ) -> Result<(), NatsError> {
     let nats = Nats::connect(nats).await?;
     let worker = Worker::open(&nats, backend, settings).await?;
@@ -269,18 +273,19 @@ async fn next(claim: &mut Claim, free: usize) -> Delivery {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backoff::Backoff;
     use crate::config::ATTEMPT_PAUSE_MAX;
 
     #[test]
     fn callbacks_are_tried_for_about_half_an_hour_and_other_jobs_for_seconds() {
         let tried = |kind: &str| {
-            let Settings {
+            let WorkerSettings {
                 max_attempts,
                 pause,
                 ..
-            } = Settings::new(kind.parse().unwrap());
-            let pauses = (0..max_attempts - 1)
-                .map(|doubled| (pause * 2_u32.pow(doubled)).min(ATTEMPT_PAUSE_MAX));
+            } = WorkerSettings::new(kind.parse().unwrap());
+            let backoff = Backoff::new(pause, ATTEMPT_PAUSE_MAX);
+            let pauses = (0..max_attempts - 1).map(|attempts| backoff.pause_after(attempts));
             pauses.sum::<Duration>()
         };
         let minutes =

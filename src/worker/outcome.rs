@@ -5,9 +5,10 @@ use std::any::Any;
 use std::time::Duration;
 
 use crate::backend::{self, Retry};
+use crate::backoff::Backoff;
 use crate::config::{ATTEMPT_PAUSE_MAX, RETRY_AFTER_MAX};
 use crate::runtime::report_panic;
-use crate::wire::{Failure, FailureCode, JobId};
+use crate::wire::{Body, Failure, FailureCode, JobId};
 
 /// How a worker's attempt was over: what the queue is told of the job.
 #[derive(Debug)]
@@ -20,6 +21,25 @@ pub(super) enum AttemptOutcome {
     Abandoned,
     /// The job was not finished: give it back for another attempt after this pause.
     Unfinished(Duration),
+}
+
+impl AttemptOutcome {
+    /// The outcome of an attempt whose last event this is.
+    pub(super) fn after(last: &Body) -> Self {
+        match last {
+            Body::Retrying { delay_ms, .. } => Self::Unfinished(Duration::from_millis(*delay_ms)),
+            _ => Self::Ended,
+        }
+    }
+}
+
+/// The event of an attempt that its worker hands back when it stops.
+pub(super) fn handed_back() -> Body {
+    Body::Retrying {
+        code: FailureCode::HandedBack.into(),
+        message: "the worker was stopped".into(),
+        delay_ms: 0,
+    }
 }
 
 /// The job exceeded a time limit.
@@ -54,6 +74,7 @@ pub(super) fn retry_pause(job: &JobId, attempt: u32, first: Duration, retry: Ret
     if let Retry::After(pause) = retry {
         return pause.min(RETRY_AFTER_MAX);
     }
-    let doubled = first.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1)));
-    doubled.min(ATTEMPT_PAUSE_MAX) * (192 + job.tag().rotate_left(attempt) % 128) / 256
+    let backoff = Backoff::new(first, ATTEMPT_PAUSE_MAX);
+    backoff.pause_after(attempt.saturating_sub(1)) * (192 + job.tag().rotate_left(attempt) % 128)
+        / 256
 }

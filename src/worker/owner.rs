@@ -1,9 +1,9 @@
-//! Who owns a job that was handed over although it runs: its owner is asked before it is taken over, and answers as long as
-//! its attempt lives and the log says that the job is its own.
+//! The owner of a job that the queue handed over although it runs. It is asked before the job is taken over, and answers as
+//! long as its attempt lives and the log says that it owns the job.
 //!
 //! ```text
 //! the queue ──▶ another worker ── "does attempt 2 live?" on the job's control subject ──▶ owner ── looks at the log
-//!                  │ an answer: leaves the message alone; the queue believes the owner, whoever was handed it  │
+//!                  │ an answer: leaves the message alone; the owner's reports to the queue keep it             │
 //!                  └ none within a second: takes the job over ◀── not when the log has another attempt ────────┘
 //! ```
 
@@ -15,15 +15,15 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
-use super::Shared;
-use super::held::Held;
+use super::Runner;
+use super::held::HeldJob;
 use crate::backend::Backend;
 use crate::config::{OWNER_ANSWERS_MAX, OWNER_ASK_EVERY, OWNER_ASK_WAIT};
 use crate::nats::{Control, ControlSignal, Question, Tip};
 use crate::wire::{EventType, JobId, Stored};
 
-impl<B: Backend> Shared<B> {
-    /// Whether `last` is of an attempt that lives, in another worker. After an outage its worker may be back later than this
+impl<B: Backend> Runner<B> {
+    /// Whether `last` is of an attempt that lives in another worker. After an outage that worker may reconnect later than this
     /// one, so it is asked for a while.
     pub(super) async fn is_owned(&self, job: &JobId, last: &Stored) -> bool {
         if last.attempt == 0 || last.event_type == EventType::Retrying || last.event_type.is_end() {
@@ -42,11 +42,11 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// Passes on the signals of a job that this worker owns, and answers those who ask whether this attempt lives.
-    pub(super) async fn attend(
+    /// Passes on the control signals of a job that this worker owns, and answers questions whether this attempt lives.
+    pub(super) async fn answer_questions(
         &self,
         mut control: Control,
-        held: &Held,
+        held: &HeldJob,
         attempt: u32,
         look: &Notify,
     ) -> Infallible {
@@ -66,8 +66,8 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// Answers if the log says that the job is this attempt's: a worker that was frozen does not know that it lost it.
-    async fn answer(&self, question: Question, held: &Held, attempt: u32) {
+    /// Answers if the log says that this attempt owns the job: a worker that was frozen does not know that it lost it.
+    async fn answer(&self, question: Question, held: &HeldJob, attempt: u32) {
         let Ok(Tip::At {
             last: Some(last), ..
         }) = self.log.tip(&held.delivery().job).await
@@ -77,7 +77,7 @@ impl<B: Backend> Shared<B> {
         let over = last.event_type == EventType::Retrying || last.event_type.is_end();
         if last.attempt == attempt && !over {
             question.answer(attempt).await;
-            // The queue did not hear of this worker in time.
+            // The queue did not hear from this worker in time.
             held.keep_now();
         }
     }

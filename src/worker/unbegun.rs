@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::Shared;
+use super::Runner;
 use super::claim::{ClaimError, is_appended};
 use super::outcome::{AttemptOutcome, attempts_exhausted, retry_pause, timed_out};
 use crate::backend::{Backend, Retry};
-use crate::config::CLAIM_DOUBLINGS;
+use crate::backoff::Backoff;
+use crate::config::CLAIM_PAUSE_MAX;
 use crate::nats::{AppendError, Delivery, LogWriter, Tip, Unwritable};
 use crate::source::Unavailable;
 use crate::wire::{Body, EventType, Failure, FailureCode, Stored};
@@ -17,7 +18,7 @@ use crate::wire::{Body, EventType, Failure, FailureCode, Stored};
 /// How often the worker tries to end a job that cannot begin while other processes write first.
 const ENDINGS_MAX: usize = 8;
 
-impl<B: Backend> Shared<B> {
+impl<B: Backend> Runner<B> {
     /// Counts, as an attempt in the log, that earlier deliveries of the job came to nothing.
     ///
     /// The queue's own count says little. It grows with each attempt, which the log counts as well, with each job that a
@@ -103,6 +104,7 @@ impl<B: Backend> Shared<B> {
     /// How long a job whose log cannot be reached waits for its next claim: longer with each delivery, so that such jobs
     /// leave the worker to others, but not so long that an outage is felt long after its end.
     pub(super) fn claim_pause(&self, delivery: &Delivery) -> Duration {
-        self.keep_every * 2_u32.pow(delivery.deliveries.saturating_sub(1).min(CLAIM_DOUBLINGS))
+        let backoff = Backoff::new(self.keep_every, self.keep_every * CLAIM_PAUSE_MAX);
+        backoff.pause_after(delivery.deliveries.saturating_sub(1))
     }
 }

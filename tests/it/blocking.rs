@@ -8,7 +8,7 @@ use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::nats::Nats;
 use tailwater::runtime::{Tasks, panics};
 use tailwater::wire::{EventType, Limits, Status, Submission};
-use tailwater::worker::{Settings, Worker};
+use tailwater::worker::{Worker, WorkerSettings};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -50,7 +50,7 @@ fn block(time: Duration) {
     std::thread::sleep(time);
 }
 
-fn short(settings: &mut Settings) {
+fn short(settings: &mut WorkerSettings) {
     settings.ack_wait = Duration::from_secs(1);
 }
 
@@ -109,9 +109,9 @@ async fn a_job_whose_backend_never_yields_is_cancelled_or_handed_back_and_its_wo
     let system = System::on(Broker::shared_one()).await;
     let backend = Blocking::default();
     let nats = Nats::connect(&system.options).await.unwrap();
-    let settings = Settings {
+    let settings = WorkerSettings {
         grace: Duration::ZERO,
-        ..Settings::new("demo".parse().unwrap())
+        ..WorkerSettings::new("demo".parse().unwrap())
     };
     let worker = Worker::open(&nats, backend.clone(), settings)
         .await

@@ -11,7 +11,7 @@ use tailwater::edge::EdgeSettings;
 use tailwater::nats::Names;
 use tailwater::wire::limits::EVENT_MAX;
 use tailwater::wire::{JobId, JobState, Status, Submission};
-use tailwater::worker::Settings;
+use tailwater::worker::WorkerSettings;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
@@ -33,7 +33,7 @@ struct Calls {
 }
 
 impl Calls {
-    async fn to(server: &Server, change: impl FnOnce(&mut Settings)) -> Self {
+    async fn to(server: &Server, change: impl FnOnce(&mut WorkerSettings)) -> Self {
         let system = System::on(Broker::shared_one()).await;
         // One job at a time: nothing may hold it up.
         system
@@ -41,11 +41,11 @@ impl Calls {
             .await;
         let hosts = vec![server.addr.clone()];
         let webhook = Webhook::new(hosts.clone(), &SECRET.into()).unwrap();
-        let worker = |settings: &mut Settings| {
+        let worker = |settings: &mut WorkerSettings| {
             let pause = Duration::from_millis(20);
-            *settings = Settings {
+            *settings = WorkerSettings {
                 pause,
-                ..Settings::new("callback".parse().unwrap())
+                ..WorkerSettings::new("callback".parse().unwrap())
             };
             change(settings);
         };

@@ -6,7 +6,7 @@ use tailwater::backend::demo::Demo;
 use tailwater::nats::{AppendError, Log, LogWriter, Names, Nats, Queue};
 use tailwater::process_group::Signal;
 use tailwater::wire::{Body, EventType, JobId, Status, Submission};
-use tailwater::worker::{Settings, Worker};
+use tailwater::worker::{Worker, WorkerSettings};
 use tokio::time::{Instant, sleep};
 
 use crate::support::broker::Broker;
@@ -268,7 +268,7 @@ async fn an_idle_worker_takes_the_next_job_at_once_when_the_broker_is_back() {
     let mut broker = Broker::one();
     let system = System::on(&broker).await;
     let nats = Nats::connect(&system.options).await.unwrap();
-    let worker = Worker::open(&nats, Demo, Settings::new("demo".parse().unwrap()))
+    let worker = Worker::open(&nats, Demo, WorkerSettings::new("demo".parse().unwrap()))
         .await
         .unwrap();
     system

@@ -105,7 +105,7 @@ async fn every_answer_of_a_model_server_comes_to_what_it_should() {
         silence: PATIENCE,
         ..Settings::new(format!("http://{}/v1/chat/completions", server.addr), "m1")
     });
-    let few = |settings: &mut tailwater::worker::Settings| {
+    let few = |settings: &mut tailwater::worker::WorkerSettings| {
         settings.pause = Duration::from_millis(20);
         settings.max_attempts = 2;
     };

@@ -34,7 +34,7 @@ impl Model {
     async fn with(
         addr: &str,
         silence: Duration,
-        change: impl FnOnce(&mut tailwater::worker::Settings),
+        change: impl FnOnce(&mut tailwater::worker::WorkerSettings),
     ) -> Self {
         let system = System::on(Broker::shared_one()).await;
         let base_url = format!("http://{addr}/v1");
@@ -45,7 +45,7 @@ impl Model {
             ..Settings::new(base_url, "m1")
         })
         .unwrap();
-        let worker = |settings: &mut tailwater::worker::Settings| {
+        let worker = |settings: &mut tailwater::worker::WorkerSettings| {
             settings.pause = Duration::from_millis(20);
             change(settings);
         };

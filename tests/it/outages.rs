@@ -13,7 +13,7 @@ use tailwater::nats::{LogWriter, Names, Nats};
 use tailwater::process_group::Signal;
 use tailwater::runtime::Tasks;
 use tailwater::wire::{Body, JobId, Limits, Status, Submission};
-use tailwater::worker::{Settings, Worker};
+use tailwater::worker::{Worker, WorkerSettings};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +26,7 @@ use crate::support::{eventually, within};
 /// Several ack waits of [`short`].
 const LONG: Duration = Duration::from_secs(5);
 
-fn short(settings: &mut Settings) {
+fn short(settings: &mut WorkerSettings) {
     settings.ack_wait = Duration::from_secs(1);
 }
 
@@ -79,7 +79,7 @@ async fn hang(broker: &mut Broker, time: Duration) {
 async fn an_outage_costs_nothing(
     workers: usize,
     time: Duration,
-    change: fn(&mut Settings),
+    change: fn(&mut WorkerSettings),
     outage: impl AsyncFnOnce(&mut Broker, Duration),
 ) {
     let mut broker = Broker::one();
@@ -300,9 +300,9 @@ async fn a_worker_that_is_stopped_during_an_outage_stops_in_time() {
     let mut broker = Broker::one();
     let system = System::on(&broker).await;
     let nats = Nats::connect(&system.options).await.unwrap();
-    let settings = Settings {
+    let settings = WorkerSettings {
         grace: Duration::ZERO,
-        ..Settings::new("demo".parse().unwrap())
+        ..WorkerSettings::new("demo".parse().unwrap())
     };
     let worker = Worker::open(&nats, Demo, settings).await.unwrap();
     let (stop, tasks) = (

@@ -8,7 +8,7 @@ use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::nats::{CancelOutcome, Names};
 use tailwater::wire::limits::EVENT_MAX;
 use tailwater::wire::{EventType, JobId, JobState, Seq, Status};
-use tailwater::worker::Settings;
+use tailwater::worker::WorkerSettings;
 use tokio::process::Command;
 use tokio::time::Instant;
 
@@ -183,7 +183,7 @@ async fn a_job_that_another_publisher_made_too_large_ends_and_stops_no_other(bro
     // So deep that no reader could decode its event.
     let deep = (0..120).fold(json!(1), |value, _| json!([value]));
     jobs.push(put(&system, "other-deep", &json!({"input": deep})).await);
-    let small = |settings: &mut Settings| {
+    let small = |settings: &mut WorkerSettings| {
         (settings.concurrency, settings.max_attempts) = (2, 3);
         settings.pause = Duration::from_millis(100);
     };
@@ -222,7 +222,7 @@ async fn a_job_whose_first_event_no_log_takes_can_be_cancelled_and_times_out(bro
         system.state(&waits).await.unwrap().status,
         Status::Cancelled
     );
-    let patient = |settings: &mut Settings| settings.pause = Duration::from_secs(600);
+    let patient = |settings: &mut WorkerSettings| settings.pause = Duration::from_secs(600);
     system.worker(Demo, patient).await;
     let tried = put(&system, "tried", &json!({})).await;
     assert_eq!(code(&system.ended(&limited).await), "timed_out");
@@ -248,7 +248,7 @@ async fn a_job_whose_log_takes_nothing_at_all_leaves_the_queue() {
         .clone();
     config.sealed = true;
     context.update_stream(config).await.unwrap();
-    let small = |settings: &mut Settings| {
+    let small = |settings: &mut WorkerSettings| {
         (settings.max_attempts, settings.pause) = (3, Duration::from_millis(50));
     };
     system.worker(Demo, small).await;

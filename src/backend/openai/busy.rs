@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::backend::Retry;
+use crate::backoff::Backoff;
 use crate::config::{MODEL_BUSY_FIRST, MODEL_BUSY_PAUSE_MAX};
 
 /// What is left of the time to wait for a busy server.
@@ -27,13 +28,14 @@ impl Budget {
     /// How long to wait before the server is asked again: at least as long as it asked for, else longer each time. `None`:
     /// there is not enough time left.
     pub(super) fn wait(&mut self, asked: Retry) -> Option<Duration> {
-        let doubled = MODEL_BUSY_FIRST.saturating_mul(2_u32.saturating_pow(self.tries));
+        let backoff = Backoff::new(MODEL_BUSY_FIRST, MODEL_BUSY_PAUSE_MAX);
+        let doubled = backoff.pause_after(self.tries);
         // Between 0 and 127 of 256.
         let spread = self.spread.rotate_left(self.tries) % 128;
         self.tries = self.tries.saturating_add(1);
         let wait = match asked {
             Retry::After(asked) => asked.saturating_add(MODEL_BUSY_FIRST * spread / 256),
-            Retry::Never | Retry::Later => doubled.min(MODEL_BUSY_PAUSE_MAX) * (256 - spread) / 256,
+            Retry::Never | Retry::Later => doubled * (256 - spread) / 256,
         };
         self.remaining = self.remaining.checked_sub(wait)?;
         Some(wait)

@@ -159,9 +159,9 @@ impl System {
     pub async fn worker<B: Backend>(
         &self,
         backend: B,
-        change: impl FnOnce(&mut worker::Settings),
+        change: impl FnOnce(&mut worker::WorkerSettings),
     ) -> CancellationToken {
-        let mut settings = worker::Settings::new("demo".parse().unwrap());
+        let mut settings = worker::WorkerSettings::new("demo".parse().unwrap());
         settings.concurrency = 1000;
         change(&mut settings);
         let nats = Nats::connect(&self.options).await.unwrap();
