@@ -30,10 +30,10 @@ pub(super) fn run_schedules(count: u64, schedule: fn(Rng)) {
     }
 }
 
-/// Random numbers (splitmix64), the same for the same seed everywhere.
+/// Random numbers, the same for the same seed.
 #[derive(Clone, Debug)]
 pub(super) struct Rng {
-    state: u64,
+    random: fastrand::Rng,
     /// Whether the schedule tells its steps.
     pub(super) tells: bool,
 }
@@ -41,28 +41,21 @@ pub(super) struct Rng {
 impl Rng {
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            state: seed,
+            random: fastrand::Rng::with_seed(seed),
             tells: false,
         }
     }
 
     fn telling(seed: u64) -> Self {
         Self {
-            state: seed,
+            random: fastrand::Rng::with_seed(seed),
             tells: true,
         }
     }
 
-    fn draw(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.state ^ (self.state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
     /// A number from 0 up to, but without, `end`.
     pub(super) fn below(&mut self, end: u64) -> u64 {
-        self.draw() % end
+        self.random.u64(..end)
     }
 
     /// The same for an index.

@@ -186,17 +186,18 @@ impl Client {
     }
 }
 
-/// Splitmix64: random numbers, the same for the same seed everywhere.
+/// Random numbers, the same for the same seed.
 #[derive(Debug)]
-struct Rng(u64);
+struct Rng(fastrand::Rng);
 
 impl Rng {
+    fn new(seed: u64) -> Self {
+        Self(fastrand::Rng::with_seed(seed))
+    }
+
     /// A number from 0 up to, but without, `end`.
     fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % end
+        self.0.u64(..end)
     }
 
     /// Whether something happens that happens so often in a hundred times.

@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep};
 use crate::support::backends::Flaky;
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
-use crate::support::eventually;
 use crate::support::process::Process;
 use crate::support::proxy::Proxy;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
+use crate::support::{eventually, random};
 
 on_one_and_three!(
     a_failure_that_may_pass_is_followed_by_another_attempt_after_a_pause,
@@ -683,13 +683,7 @@ async fn jobs_survive_workers_that_are_killed_at_fifty_random_moments() {
     };
     let mut workers = [start(), start(), start()];
     system.kind_is_known().await;
-    let mut random = 0x2545_F491_4F6C_DD1D_u64;
-    let mut next = |below: u64| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random % below
-    };
+    let mut random = random();
     let mut jobs = Vec::new();
     for kill in 0..50 {
         // Short ones end all the time, so that some kills fall between an end and its ack; long ones are always hit.
@@ -700,8 +694,8 @@ async fn jobs_survive_workers_that_are_killed_at_fifty_random_moments() {
                 .await;
             jobs.push((job, input));
         }
-        sleep(Duration::from_millis(20 + next(130))).await;
-        let victim = &mut workers[next(3) as usize];
+        sleep(Duration::from_millis(random.u64(20..150))).await;
+        let victim = &mut workers[random.usize(..3)];
         victim.kill().await;
         *victim = start();
     }

@@ -1,10 +1,13 @@
+use std::time::UNIX_EPOCH;
+
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
-use tokio::time::{Duration, Instant, sleep};
+use tokio::time::{Duration, Instant};
 
 use crate::support::broker::Broker;
 use crate::support::client::Seen;
-use crate::support::http::{exchange, http};
+use crate::support::eventually;
+use crate::support::http::{exchange, http, stats};
 use crate::support::scenarios::on_one_and_three;
 use crate::support::sse::Sse;
 use crate::support::system::{Edge, System, text, words};
@@ -49,6 +52,14 @@ async fn read(edge: &Edge, seen: &mut Seen, query: &str) -> usize {
     }
 }
 
+/// Waits until the edge serves this many jobs.
+async fn watched_jobs(edge: &Edge, count: u64) {
+    eventually("requests that wait", || async {
+        (stats(&edge.addr, "/api/stats").await["watched_jobs"] == count).then_some(())
+    })
+    .await;
+}
+
 async fn pages_of_history_have_every_event_once(broker: &Broker) {
     let system = System::on(broker).await;
     system.wordy().await;
@@ -82,7 +93,7 @@ async fn a_client_that_polls_and_waits_follows_a_job_to_its_end(broker: &Broker)
     system.demo().await;
     let input = words(60, 40, 3);
     let submit = async {
-        sleep(Duration::from_millis(300)).await;
+        watched_jobs(&edge, 1).await;
         system.submit("polled", input.clone()).await;
     };
     tokio::join!(read(&edge, &mut seen, "wait=30"), submit);
@@ -103,8 +114,10 @@ async fn a_result_is_there_as_soon_as_the_job_has_ended(broker: &Broker) {
     );
     let input = words(40, 40, 3);
     system.submit("result", input.clone()).await;
-    let (begun, state) = (Instant::now(), json(&edge, "/api/jobs/result?wait=1").await);
-    assert!(begun.elapsed() < Duration::from_secs(30));
+    let state = json(&edge, "/api/jobs/result?wait=1").await;
+    let ended = Duration::from_millis(state["ended_at"].as_u64().unwrap());
+    let late = UNIX_EPOCH.elapsed().unwrap() - ended;
+    assert!(late < Duration::from_secs(1), "{late:?} after the end");
     assert_eq!(
         (&state["id"], &state["status"]),
         (&json!("result"), &json!("done"))
@@ -143,7 +156,7 @@ async fn what_waits_is_answered_when_the_edge_stops() {
     system.submit("waits", words(10_000, 50, 1)).await;
     let begun = Instant::now();
     let stop = async {
-        sleep(Duration::from_millis(500)).await;
+        watched_jobs(&edge, 2).await;
         edge.stop();
     };
     let (state, page, ()) = tokio::join!(

@@ -9,11 +9,11 @@ use tokio::time::sleep;
 use crate::support::backends::{Flaky, Pieces};
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Frame, Seen};
-use crate::support::eventually;
 use crate::support::http::stats;
 use crate::support::proxy::Proxy;
 use crate::support::system::{System, text, words};
 use crate::support::transports::{Follower, end_whole};
+use crate::support::{eventually, random};
 
 #[tokio::test]
 async fn connections_that_are_cut_at_random_lose_and_double_nothing() {
@@ -28,12 +28,9 @@ async fn connections_that_are_cut_at_random_lose_and_double_nothing() {
         follower.reaches(3).await;
     }
     let cuts = async {
-        let mut random = 0x9E37_79B9_u64;
+        let mut random = random();
         for n in 0..25 {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            sleep(Duration::from_millis(40 + (random >> 33) % 300)).await;
+            sleep(Duration::from_millis(random.u64(40..340))).await;
             proxy.lead_to(&edges[n % 2].addr);
             proxy.cut();
         }

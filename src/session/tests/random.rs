@@ -31,7 +31,7 @@ impl Run {
             seed,
             memory,
             edges,
-            end: 1 + Rng(seed).below(120),
+            end: 1 + Rng::new(seed).below(120),
             expired: Cell::new(0),
         }
     }
@@ -183,7 +183,7 @@ impl Run {
     }
 
     async fn run(self) {
-        let rng = |n: u64| Rng(self.seed * 1000 + n);
+        let rng = |n: u64| Rng::new(self.seed * 1000 + n);
         let clients = join_all((0..CLIENTS).map(|n| self.read(rng(10 + n))));
         tokio::join!(self.write(rng(1)), self.disturb(rng(2)), clients);
         sleep(FEED_LINGER * 2).await;

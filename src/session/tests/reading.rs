@@ -137,7 +137,7 @@ async fn a_live_queue_that_overflowed_is_made_good_from_the_log() {
 #[tokio::test(start_paused = true)]
 async fn a_wait_that_is_dropped_at_any_point_loses_nothing() {
     for seed in 0..40 {
-        let mut rng = Rng(seed);
+        let mut rng = Rng::new(seed);
         let memory = log_of(30);
         memory.page(4);
         memory.latency(MOMENT * 3);

@@ -51,6 +51,14 @@ pub fn python(program: &str) -> PathBuf {
     path
 }
 
+/// Random numbers. A test that fails shows their seed; `TEST_SEED` repeats it.
+pub fn random() -> fastrand::Rng {
+    let given = std::env::var("TEST_SEED").ok();
+    let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap());
+    println!("TEST_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
+}
+
 /// Waits for `what`, or fails by its name.
 pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, work).await {
