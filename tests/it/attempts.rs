@@ -19,17 +19,17 @@ use crate::support::system::{System, text, words};
 use crate::support::{eventually, random};
 
 on_one_and_three!(
-    a_failure_that_may_pass_is_followed_by_another_attempt_after_a_pause,
-    a_job_whose_attempts_all_fail_says_why_the_last_one_did,
-    a_failure_that_will_not_pass_ends_the_job_at_once,
+    a_retryable_failure_is_retried_after_a_delay,
+    a_job_that_runs_out_of_attempts_reports_the_last_failure,
+    a_fatal_failure_ends_the_job_at_once,
     an_attempt_that_was_handed_back_does_not_count,
-    an_attempt_that_continues_takes_nothing_back,
+    a_continuing_attempt_keeps_the_previous_output,
     a_job_that_takes_too_long_times_out,
     a_job_that_is_silent_for_too_long_times_out,
-    a_job_that_waits_for_its_next_attempt_is_cancelled_at_once,
+    a_job_waiting_for_a_retry_is_cancelled_at_once,
 );
 
-async fn a_failure_that_may_pass_is_followed_by_another_attempt_after_a_pause(broker: &Broker) {
+async fn a_retryable_failure_is_retried_after_a_delay(broker: &Broker) {
     let system = System::on(broker).await;
     system
         .worker(
@@ -60,7 +60,7 @@ async fn a_failure_that_may_pass_is_followed_by_another_attempt_after_a_pause(br
         );
         let delay = retrying["delay_ms"].as_u64().unwrap();
         let passed = started["ts"].as_u64().unwrap() - retrying["ts"].as_u64().unwrap();
-        // Three to five quarters of 200 ms, doubled the second time. The two clocks are one.
+        // 200 ms ± 25 %, doubled for the second retry.
         let expected = 150 * (n as u64 + 1)..=250 * (n as u64 + 1);
         assert!(expected.contains(&delay), "{delay} is not in {expected:?}");
         assert!(passed + 1 >= delay, "{passed} ms have passed, not {delay}");
@@ -68,7 +68,7 @@ async fn a_failure_that_may_pass_is_followed_by_another_attempt_after_a_pause(br
     system.end().await;
 }
 
-async fn a_job_whose_attempts_all_fail_says_why_the_last_one_did(broker: &Broker) {
+async fn a_job_that_runs_out_of_attempts_reports_the_last_failure(broker: &Broker) {
     let system = System::on(broker).await;
     let backend = Flaky {
         retry: Retry::After(Duration::from_millis(10)),
@@ -90,7 +90,7 @@ async fn a_job_whose_attempts_all_fail_says_why_the_last_one_did(broker: &Broker
     system.end().await;
 }
 
-async fn a_failure_that_will_not_pass_ends_the_job_at_once(broker: &Broker) {
+async fn a_fatal_failure_ends_the_job_at_once(broker: &Broker) {
     let system = System::on(broker).await;
     system
         .worker(
@@ -144,22 +144,19 @@ async fn an_attempt_that_was_handed_back_does_not_count(broker: &Broker) {
     system.end().await;
 }
 
-/// A worker process whose program counts to 40 and goes on from what was put out before.
+/// A worker process whose program counts to 40 and continues from the previous output.
 fn counting(system: &System) -> Process {
-    // A number and its space in one write, whatever buffers there are: a kill between them would be the program's fault.
+    // One write for a number and its space, so that a kill cannot separate them.
     let program = "import json, os, sys, time\n\
         begun = json.load(sys.stdin)['output'].count(' ')\n\
         for n in range(begun, 40): os.write(1, b'%d ' % n); time.sleep(0.05)";
-    let worker = ["worker", "--kind", "demo", "--ack-wait", "1s"]
-        .map(str::to_owned)
-        .to_vec();
-    let exec = ["exec", "--continues", "--", "python3", "-c", program]
-        .map(str::to_owned)
-        .to_vec();
-    Process::start([worker, system.flags(), exec].concat())
+    system.worker_process(
+        &["--ack-wait", "1s"],
+        &["exec", "--continues", "--", "python3", "-c", program],
+    )
 }
 
-async fn an_attempt_that_continues_takes_nothing_back(broker: &Broker) {
+async fn a_continuing_attempt_keeps_the_previous_output(broker: &Broker) {
     let system = System::on(broker).await;
     let mut first = counting(&system);
     system.kind_is_known().await;
@@ -178,7 +175,7 @@ async fn an_attempt_that_continues_takes_nothing_back(broker: &Broker) {
         .map(|event| &event["continues"])
         .collect();
     assert_eq!(continues, [false, true]);
-    // Taken together, not only since the last start: nothing is missing and nothing stands twice.
+    // The output of both attempts together has every number once.
     let all: String = seen
         .events
         .values()
@@ -189,7 +186,7 @@ async fn an_attempt_that_continues_takes_nothing_back(broker: &Broker) {
 }
 
 #[tokio::test]
-async fn an_attempt_begins_anew_when_the_beginning_of_the_output_has_expired() {
+async fn an_attempt_starts_over_when_early_output_has_expired() {
     let system = System::with(Broker::shared_one(), |settings| {
         settings.shards = 1;
         settings.max_bytes = Some(64 << 10);
@@ -203,7 +200,7 @@ async fn an_attempt_begins_anew_when_the_beginning_of_the_output_has_expired() {
     let job = system.submit("counts", Value::Null).await;
     system.reaches("counts", 8).await;
     first.kill().await;
-    // Its neighbour writes a little at a time, so that only the beginning gives way.
+    // Another job fills the shard slowly, so that only the first events expire.
     let (neighbour, mut stream_seq) = ("neighbour".parse().unwrap(), 0);
     while system.log.first(&job).await.unwrap().unwrap().seq.0 < 4 {
         let payload = vec![b'x'; 256].into();
@@ -264,7 +261,7 @@ async fn timed_out(system: &System, job: &JobId, message: &str) -> Seen {
 async fn a_job_that_takes_too_long_times_out(broker: &Broker) {
     let system = System::on(broker).await;
     let late = "the job was not done in time";
-    // It waits for a worker until it is too late: it never begins.
+    // No worker claims it in time, so it never starts.
     let waits = system
         .submit_with("waits", limited(words(1, 0, 1), Some(1), None))
         .await;
@@ -321,7 +318,7 @@ async fn a_job_that_is_silent_for_too_long_times_out(broker: &Broker) {
     system.end().await;
 }
 
-async fn a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(broker: &Broker) {
+async fn a_job_waiting_for_a_retry_is_cancelled_at_once(broker: &Broker) {
     let system = System::on(broker).await;
     system
         .worker(
@@ -350,14 +347,10 @@ async fn a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(broker: &Bro
 }
 
 #[tokio::test]
-async fn a_program_that_ignores_its_end_is_gone_within_a_second_of_the_cancel() {
+async fn a_program_that_ignores_sigterm_is_killed_within_a_second() {
     let system = System::on(Broker::shared_one()).await;
     let stubborn = "trap '' TERM; echo $$; while :; do sleep 0.1; done";
-    let worker = ["worker", "--kind", "demo"].map(str::to_owned).to_vec();
-    let exec = ["exec", "--", "sh", "-c", stubborn]
-        .map(str::to_owned)
-        .to_vec();
-    let _worker = Process::start([worker, system.flags(), exec].concat());
+    let _worker = system.worker_process(&[], &["exec", "--", "sh", "-c", stubborn]);
     system.kind_is_known().await;
     let job = system.submit("stubborn", Value::Null).await;
     system.reaches("stubborn", 3).await;
@@ -369,7 +362,7 @@ async fn a_program_that_ignores_its_end_is_gone_within_a_second_of_the_cancel() 
         .trim()
         .parse()
         .unwrap();
-    // What has ended and nobody has reaped yet has no command line any more.
+    // A zombie process has an empty command line.
     let runs = || std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
     assert!(runs());
     let asked = Instant::now();
@@ -425,9 +418,9 @@ async fn a_worker_logs_why_its_jobs_failed() {
 }
 
 #[tokio::test]
-async fn a_job_that_kills_every_worker_ends_when_its_attempts_are_used_up() {
+async fn a_job_that_kills_its_workers_fails_after_its_last_attempt() {
     let system = System::on(Broker::shared_three()).await;
-    // The program's parent is its guard, and the guard's parent the worker.
+    // The program's parent is its guard, whose parent is the worker.
     let poison = "echo drink; kill -9 $(cut -d ' ' -f 4 /proc/$PPID/stat); sleep 100";
     let start = || {
         let worker = [
@@ -457,24 +450,21 @@ async fn a_job_that_kills_every_worker_ends_when_its_attempts_are_used_up() {
         (state.status, state.attempt, error.code.as_str()),
         (Status::Failed, 3, "attempts_exhausted")
     );
-    // The one that ended it lives.
+    // The worker that ended the job is still running.
     worker.signal(Signal::TERM);
     assert!(worker.ends_within(Duration::from_secs(20)).await.success());
     system.end().await;
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_a_worker_that_waits_for_its_jobs() {
+async fn a_second_signal_stops_a_worker_without_waiting_for_its_jobs() {
     let system = System::on(Broker::shared_one()).await;
-    let worker = ["worker", "--kind", "demo", "--grace", "1h"]
-        .map(str::to_owned)
-        .to_vec();
-    let mut worker = Process::start([worker, system.flags(), vec!["demo".into()]].concat());
+    let mut worker = system.worker_process(&["--grace", "1h"], &["demo"]);
     system.kind_is_known().await;
     system.submit("long", words(10_000, 10, 1)).await;
     system.reaches("long", 3).await;
     worker.signal(Signal::TERM);
-    // It goes on, and claims nothing more.
+    // It continues its job and claims no other.
     let next = system.submit("next", words(1, 0, 1)).await;
     let running = system
         .log
@@ -492,7 +482,7 @@ async fn a_second_signal_ends_a_worker_that_waits_for_its_jobs() {
 }
 
 #[tokio::test]
-async fn a_worker_that_loses_the_network_is_superseded_and_then_refused() {
+async fn a_worker_that_lost_the_network_is_superseded_and_fenced() {
     let system = System::on(Broker::shared_one()).await;
     let proxy = Proxy::to(system.url().strip_prefix("nats://").unwrap()).await;
     let start = |url: &str| {
@@ -516,14 +506,14 @@ async fn a_worker_that_loses_the_network_is_superseded_and_then_refused() {
     let input = words(200, 25, 12);
     let job = system.submit("island", input.clone()).await;
     system.reaches("island", 6).await;
-    // Nobody listens there.
+    // No process listens on this port.
     proxy.lead_to("127.0.0.1:1");
     proxy.cut();
     let _second = start(system.url());
     system
         .last_event("a second attempt", &job, |last| last.attempt == 2)
         .await;
-    // What the first one has gathered meanwhile goes out now, and the broker refuses it.
+    // The first worker now publishes what it has buffered, and the broker refuses it.
     proxy.lead_to(system.url().strip_prefix("nats://").unwrap());
     let edge = system.edge().await;
     let seen = follow(&edge.addr, "island").await;
@@ -541,13 +531,13 @@ async fn a_worker_that_loses_the_network_is_superseded_and_then_refused() {
         .map(|event| &event["attempt"])
         .collect();
     assert!(after.iter().all(|attempt| **attempt == 2), "{after:?}");
-    // It has let go of the job: nothing holds it back.
+    // It has dropped the job, so it stops at once.
     first.signal(Signal::TERM);
     assert!(first.ends_within(Duration::from_secs(20)).await.success());
     system.end().await;
 }
 
-/// Puts nothing out until it is stopped.
+/// Produces no output until it is stopped.
 struct Silent;
 
 impl Backend for Silent {
@@ -557,7 +547,7 @@ impl Backend for Silent {
     }
 }
 
-/// A worker that is silent and reaches the broker through a proxy, and the job that it runs.
+/// A silent worker that reaches the broker through a proxy, and its job.
 async fn silent(system: &System, id: &str, ack_wait: Duration) -> (Proxy, JobId) {
     let proxy = Proxy::to(system.url().strip_prefix("nats://").unwrap()).await;
     let options = Options {
@@ -578,7 +568,7 @@ async fn silent(system: &System, id: &str, ack_wait: Duration) -> (Proxy, JobId)
 }
 
 #[tokio::test]
-async fn a_silent_worker_that_could_not_be_told_of_a_cancel_finds_out() {
+async fn a_silent_worker_learns_of_a_cancel_it_missed() {
     let system = System::on(Broker::shared_one()).await;
     let (proxy, job) = silent(&system, "deaf", Duration::from_secs(6)).await;
     proxy.lead_to("127.0.0.1:1");
@@ -597,14 +587,12 @@ async fn a_silent_worker_that_could_not_be_told_of_a_cancel_finds_out() {
 }
 
 #[tokio::test]
-async fn a_silent_worker_that_was_superseded_keeps_the_job_from_nobody() {
+async fn a_superseded_silent_worker_does_not_block_the_job() {
     let system = System::on(Broker::shared_one()).await;
     let (proxy, job) = silent(&system, "zombie", Duration::from_secs(2)).await;
     proxy.lead_to("127.0.0.1:1");
     proxy.cut();
-    let flags = ["worker", "--kind", "demo"].map(str::to_owned).to_vec();
-    let exec = ["exec", "--", "sleep", "100"].map(str::to_owned).to_vec();
-    let mut second = Process::start([flags, system.flags(), exec].concat());
+    let mut second = system.worker_process(&[], &["exec", "--", "sleep", "100"]);
     let attempt = async |attempt: u32| {
         system
             .last_event("an attempt", &job, |last| last.attempt == attempt)
@@ -619,7 +607,7 @@ async fn a_silent_worker_that_was_superseded_keeps_the_job_from_nobody() {
     system.end().await;
 }
 
-/// Puts out one word, and another when it is told to.
+/// Produces one word, then another one when it is notified.
 struct Words(Arc<Notify>);
 
 impl Backend for Words {
@@ -632,15 +620,15 @@ impl Backend for Words {
 }
 
 #[tokio::test]
-async fn a_job_whose_events_have_all_expired_goes_on_where_it_was() {
+async fn a_job_continues_after_all_its_events_expired() {
     let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
     let go = Arc::new(Notify::new());
     system.worker(Words(Arc::clone(&go)), |_| {}).await;
     let job = system.submit("quiet", Value::Null).await;
     system.reaches("quiet", 3).await;
-    // As the limits of the stream do it in the course of a day, or of minutes when others write much.
-    let client = async_nats::connect(system.url()).await.unwrap();
-    let names = tailwater::nats::Names::new(&system.options.prefix);
+    // Removes the events as the stream's limits would.
+    let client = system.client().await;
+    let names = system.names();
     let all = json!({"filter": names.chunks(0, &job)}).to_string();
     let purge = format!("$JS.API.STREAM.PURGE.{}", names.chunks_stream(0));
     client.request(purge, all.into()).await.unwrap();
@@ -660,7 +648,7 @@ async fn a_job_whose_events_have_all_expired_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn jobs_survive_workers_that_are_killed_at_fifty_random_moments() {
+async fn jobs_survive_fifty_workers_killed_at_random() {
     let system = System::on(Broker::shared_three()).await;
     let start = || {
         let worker = [
@@ -686,7 +674,8 @@ async fn jobs_survive_workers_that_are_killed_at_fifty_random_moments() {
     let mut random = random();
     let mut jobs = Vec::new();
     for kill in 0..50 {
-        // Short ones end all the time, so that some kills fall between an end and its ack; long ones are always hit.
+        // Some kills fall between the end of a short job and its ack; long jobs are always
+        // interrupted.
         for (words_, rate) in [(3, 100), (40, 80)] {
             let input = words(words_, rate, kill);
             let job = system

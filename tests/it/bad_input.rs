@@ -1,4 +1,4 @@
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Frame, Seen};
@@ -6,7 +6,7 @@ use crate::support::http::{http, post};
 use crate::support::system::{Edge, System, text, words};
 
 #[tokio::test]
-async fn every_bad_request_has_its_own_code_and_stores_nothing() {
+async fn bad_requests_are_refused_with_a_code_and_store_nothing() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -75,33 +75,13 @@ async fn every_bad_request_has_its_own_code_and_stores_nothing() {
         );
         assert_eq!(content, "application/problem+json");
     }
-    // The streams are as empty as before.
-    assert_eq!(messages(&system).await, 0);
+    // The streams are still empty.
+    assert_eq!(system.stored_messages().await, 0);
     system.end().await;
 }
 
-/// How many messages all streams of a system hold.
-async fn messages(system: &System) -> u64 {
-    let client = async_nats::connect(system.url()).await.unwrap();
-    let prefix = system.options.prefix.as_str().to_uppercase();
-    let mut count = 0;
-    for stream in [
-        format!("{prefix}_JOBS"),
-        format!("{prefix}_CHUNKS_0"),
-        format!("{prefix}_CHUNKS_1"),
-    ] {
-        let answer = client
-            .request(format!("$JS.API.STREAM.INFO.{stream}"), "".into())
-            .await
-            .unwrap();
-        let info: Value = serde_json::from_slice(&answer.payload).unwrap();
-        count += info["state"]["messages"].as_u64().unwrap();
-    }
-    count
-}
-
 #[tokio::test]
-async fn the_same_job_again_is_the_same_job_and_another_one_is_refused() {
+async fn submitting_an_id_again_returns_the_job_or_a_conflict() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -135,7 +115,7 @@ async fn the_same_job_again_is_the_same_job_and_another_one_is_refused() {
 }
 
 #[tokio::test]
-async fn a_bad_frame_is_answered_and_the_connection_goes_on() {
+async fn a_bad_frame_is_answered_and_the_connection_stays_open() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -165,7 +145,7 @@ async fn a_bad_frame_is_answered_and_the_connection_goes_on() {
         );
         assert!(!error["message"].as_str().unwrap().is_empty());
     }
-    // The connection is as good as new.
+    // The connection still works.
     let input = words(10, 0, 1);
     system.submit("after", input.clone()).await;
     let mut seen = Seen::of("after");
@@ -205,7 +185,7 @@ async fn a_frame_of_ten_megabytes_closes_only_the_connection_that_sent_it() {
 }
 
 #[tokio::test]
-async fn a_cursor_that_names_nothing_here_is_told_from_one_of_another_job() {
+async fn unknown_cursors_and_cursors_of_other_jobs_are_refused() {
     let broker = Broker::one();
     let system = System::on(&broker).await;
     system.demo().await;
@@ -220,7 +200,7 @@ async fn a_cursor_that_names_nothing_here_is_told_from_one_of_another_job() {
         refusal(&edge, "one", &cursors[1]).await,
         "cursor_of_other_job"
     );
-    // A cursor that an edge could have given out, but of an event that never was.
+    // A well-formed cursor of an event that does not exist.
     let forged =
         tailwater::wire::Cursor::of(&jobs[0], tailwater::wire::Seq(3), 9999, b"no such event");
     assert_eq!(
@@ -234,7 +214,7 @@ async fn a_cursor_that_names_nothing_here_is_told_from_one_of_another_job() {
         "cursor_not_in_log"
     );
     system.end().await;
-    // The streams are gone; the same job runs again in new ones.
+    // The same job runs again in new streams.
     let rebuilt = System::on(&broker).await;
     rebuilt.demo().await;
     let job = rebuilt.submit("one", words(10, 0, 2)).await;
@@ -261,7 +241,7 @@ async fn refusal(edge: &Edge, job: &str, cursor: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_subprotocol_that_nobody_knows_is_refused_before_the_upgrade() {
+async fn an_unknown_subprotocol_is_refused_before_the_upgrade() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let upgrade = "Upgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\n\

@@ -18,8 +18,8 @@ use crate::support::client::follow;
 use crate::support::system::{System, text, words};
 use crate::support::{eventually, within};
 
-/// Blocks its thread, as code that knows no async does: as many milliseconds as `block` says, or until it is let go, after
-/// which it may panic. Without `block` it does as the demo backend.
+/// Blocks its thread for `block` milliseconds, or until `let_go` is set, after
+/// which it may panic. Without `block` it runs the demo backend.
 #[derive(Clone, Default)]
 struct Blocking {
     let_go: Arc<AtomicBool>,
@@ -55,7 +55,7 @@ fn short(settings: &mut WorkerSettings) {
 }
 
 #[tokio::test]
-async fn backends_that_block_every_thread_cost_no_job_an_attempt() {
+async fn blocking_every_thread_costs_no_job_an_attempt() {
     let system = System::on(Broker::shared_one()).await;
     system.worker(Blocking::default(), short).await;
     let talks = system.submit("talks", words(60, 20, 1)).await;
@@ -82,7 +82,7 @@ async fn backends_that_block_every_thread_cost_no_job_an_attempt() {
 }
 
 #[tokio::test]
-async fn other_backends_go_on_beside_one_that_blocks() {
+async fn jobs_run_beside_a_blocked_backend() {
     let system = System::on(Broker::shared_one()).await;
     let backend = Blocking::default();
     system
@@ -105,7 +105,7 @@ async fn other_backends_go_on_beside_one_that_blocks() {
 }
 
 #[tokio::test]
-async fn a_job_whose_backend_never_yields_is_cancelled_or_handed_back_and_its_worker_stops() {
+async fn a_job_can_end_while_its_backend_blocks() {
     let system = System::on(Broker::shared_one()).await;
     let backend = Blocking::default();
     let nats = Nats::connect(&system.options).await.unwrap();
@@ -138,7 +138,7 @@ async fn a_job_whose_backend_never_yields_is_cancelled_or_handed_back_and_its_wo
     system.reaches("cancelled", 3).await;
     system.queue.cancel(&cancelled, None).await.unwrap();
     assert_eq!(system.ended(&cancelled).await.status, Status::Cancelled);
-    // Both threads of the backends are blocked for good: this one never begins.
+    // Both backend threads are blocked, so this job never starts.
     let waits = system.submit_with("waits", submission(None)).await;
     system.reaches("waits", 2).await;
     let asked = Instant::now();
@@ -159,7 +159,7 @@ async fn a_job_whose_backend_never_yields_is_cancelled_or_handed_back_and_its_wo
     system.end().await;
 }
 
-/// Panics where its input says, until the attempt that its input says.
+/// Panics in as many attempts as its input says.
 struct Panics;
 
 impl Backend for Panics {
@@ -180,7 +180,7 @@ impl Backend for Panics {
 static CONTINUES_PANICS: AtomicBool = AtomicBool::new(false);
 
 #[tokio::test]
-async fn a_panic_in_a_backend_is_a_failed_attempt_and_its_worker_goes_on() {
+async fn a_panicking_backend_fails_only_its_attempt() {
     let system = System::on(Broker::shared_one()).await;
     let before = panics();
     system
@@ -219,7 +219,7 @@ async fn a_panic_in_a_backend_is_a_failed_attempt_and_its_worker_goes_on() {
     system.end().await;
 }
 
-/// Returns and leaves its output to a task, or to nobody.
+/// Returns while another task, or none, still holds its output.
 struct Keeps {
     go_on: Arc<Notify>,
 }
@@ -244,7 +244,7 @@ impl Backend for Keeps {
 }
 
 #[tokio::test]
-async fn a_job_ends_when_its_backend_returns_whoever_keeps_its_output() {
+async fn a_job_ends_although_its_output_handle_is_kept() {
     let system = System::on(Broker::shared_one()).await;
     let go_on = Arc::new(Notify::new());
     system
@@ -278,7 +278,7 @@ async fn a_job_ends_when_its_backend_returns_whoever_keeps_its_output() {
 }
 
 #[tokio::test]
-async fn a_panic_of_a_backend_that_nobody_waits_for_is_counted() {
+async fn a_panic_after_a_cancel_is_counted() {
     let system = System::on(Broker::shared_one()).await;
     let backend = Blocking::default();
     system.worker(backend.clone(), short).await;

@@ -8,7 +8,6 @@ use tailwater::backend::webhook::Webhook;
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::config::{CALLBACK_WAIT, KIND_JOBS_MAX};
 use tailwater::edge::EdgeSettings;
-use tailwater::nats::Names;
 use tailwater::wire::limits::EVENT_MAX;
 use tailwater::wire::{JobId, JobState, Status, Submission};
 use tailwater::worker::WorkerSettings;
@@ -35,7 +34,7 @@ struct Calls {
 impl Calls {
     async fn to(server: &Server, change: impl FnOnce(&mut WorkerSettings)) -> Self {
         let system = System::on(Broker::shared_one()).await;
-        // One job at a time: nothing may hold it up.
+        // One job at a time, so a blocked callback would stop the worker.
         system
             .worker(Demo, |settings| settings.concurrency = 1)
             .await;
@@ -75,7 +74,7 @@ impl Calls {
         id.parse().unwrap()
     }
 
-    /// How the callback of a job ended.
+    /// Waits until the callback of a job has ended.
     async fn callback(&self, job: &JobId) -> JobState {
         self.system
             .ended(&format!("callback-{job}").parse().unwrap())
@@ -83,7 +82,7 @@ impl Calls {
     }
 }
 
-/// Ends with as much to say as an event holds.
+/// Ends with usage that fills an event.
 struct Costly;
 
 impl Backend for Costly {
@@ -97,7 +96,7 @@ impl Backend for Costly {
 }
 
 #[tokio::test]
-async fn an_end_that_is_too_large_for_a_callback_is_told_without_its_details() {
+async fn a_callback_omits_details_that_do_not_fit() {
     let server = Server::start(async |mut exchange: Exchange| {
         exchange.answer("204 No Content", "", "").await
     })
@@ -130,7 +129,7 @@ async fn an_end_that_is_too_large_for_a_callback_is_told_without_its_details() {
     calls.system.end().await;
 }
 
-/// What a server was asked at a path.
+/// The requests that a server received for a path.
 fn at(server: &Server, path: &str) -> Vec<Request> {
     let line = format!("POST {path}");
     server
@@ -178,7 +177,7 @@ async fn assert_signed(requests: &[Request]) {
 }
 
 #[tokio::test]
-async fn every_job_that_ends_is_told_once_with_a_signature_that_others_verify() {
+async fn each_ended_job_sends_one_verifiable_callback() {
     let server = Server::start(async |mut exchange: Exchange| {
         exchange.answer("204 No Content", "", "").await
     })
@@ -191,17 +190,10 @@ async fn every_job_that_ends_is_told_once_with_a_signature_that_others_verify() 
     let cancelled = calls
         .submit("cancelled", "/cancelled", words(10_000, 10, 1))
         .await;
-    eventually("the last job to run", || async {
-        calls
-            .system
-            .log
-            .last(&cancelled)
-            .await
-            .ok()
-            .flatten()
-            .filter(|last| last.seq.0 > 2)
-    })
-    .await;
+    calls
+        .system
+        .last_event("the last job to run", &cancelled, |last| last.seq.0 > 2)
+        .await;
     calls.system.queue.cancel(&cancelled, None).await.unwrap();
     let mut requests = Vec::new();
     for (job, path, kind) in [
@@ -216,17 +208,7 @@ async fn every_job_that_ends_is_told_once_with_a_signature_that_others_verify() 
             "{state:?}"
         );
         let id = state.id;
-        eventually("an empty queue", || async {
-            calls
-                .system
-                .queue
-                .queued_kind(&id)
-                .await
-                .ok()
-                .filter(Option::is_none)
-                .map(|_| ())
-        })
-        .await;
+        calls.system.leaves_queue(&id).await;
         let of_job = at(&server, path);
         let [request] = of_job.as_slice() else {
             panic!("{of_job:?}")
@@ -259,7 +241,7 @@ async fn every_job_that_ends_is_told_once_with_a_signature_that_others_verify() 
 }
 
 #[tokio::test]
-async fn a_receiver_that_fails_gets_the_same_message_again_and_one_that_refuses_does_not() {
+async fn callbacks_are_retried_after_errors_and_not_after_refusals() {
     let server = Server::start(async |mut exchange: Exchange| {
         let first = exchange.number == 1;
         match exchange.request.line.as_str() {
@@ -333,7 +315,7 @@ async fn a_receiver_that_fails_gets_the_same_message_again_and_one_that_refuses_
 }
 
 #[tokio::test]
-async fn a_receiver_that_never_answers_holds_up_nobody() {
+async fn an_unresponsive_receiver_delays_no_other_callback() {
     let server =
         Server::start(
             async |mut exchange: Exchange| match exchange.request.line.as_str() {
@@ -356,24 +338,19 @@ async fn a_receiver_that_never_answers_holds_up_nobody() {
     let job = calls.submit("fast", "/fast", words(1, 0, 1)).await;
     assert_eq!(calls.callback(&job).await.status, Status::Done);
     assert!(began.elapsed() < CALLBACK_WAIT, "{:?}", began.elapsed());
-    // And it does not wait for ever itself.
+    // The slow callbacks do not wait forever either.
     let slow: JobId = "callback-slow-0".parse().unwrap();
-    eventually("the slow one to be given up", || async {
-        calls
-            .system
-            .log
-            .last(&slow)
-            .await
-            .ok()
-            .flatten()
-            .filter(|last| last.event_type == tailwater::wire::EventType::Retrying)
-    })
-    .await;
+    calls
+        .system
+        .last_event("the slow one to be given up", &slow, |last| {
+            last.event_type == tailwater::wire::EventType::Retrying
+        })
+        .await;
     calls.system.end().await;
 }
 
 #[tokio::test]
-async fn nobody_but_an_allowed_host_is_called() {
+async fn only_allowed_hosts_are_called() {
     let elsewhere =
         Server::start(async |mut exchange: Exchange| exchange.answer("200 OK", "", "").await).await;
     let location = format!("Location: http://{}/\r\n", elsewhere.addr);
@@ -407,7 +384,7 @@ async fn nobody_but_an_allowed_host_is_called() {
             .unwrap()
             .is_none()
     );
-    // Around the edge: the worker has a list of its own.
+    // Submitted past the edge: the worker has its own list.
     let submission = Submission {
         callback: Some(forbidden),
         ..Submission::new("demo".parse().unwrap(), words(1, 0, 1))
@@ -431,7 +408,7 @@ async fn nobody_but_an_allowed_host_is_called() {
 }
 
 #[tokio::test]
-async fn the_address_of_a_callback_is_in_no_log_and_in_no_listing() {
+async fn callback_addresses_are_never_published() {
     let server =
         Server::start(
             async |mut exchange: Exchange| match exchange.request.line.as_str() {
@@ -469,7 +446,7 @@ async fn the_address_of_a_callback_is_in_no_log_and_in_no_listing() {
                 );
                 shown += &body;
             }
-            // What every other reader shows comes from these bytes.
+            // Every other reader reads these bytes.
             let first = calls
                 .system
                 .log
@@ -504,7 +481,7 @@ async fn the_address_of_a_callback_is_in_no_log_and_in_no_listing() {
 }
 
 #[tokio::test]
-async fn a_callback_that_no_worker_would_deliver_is_refused() {
+async fn a_callback_is_refused_when_no_worker_delivers_it() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let hosts = vec!["h.example".to_owned()];
@@ -550,14 +527,14 @@ async fn a_callback_that_no_worker_would_deliver_is_refused() {
 }
 
 #[tokio::test]
-async fn a_callback_that_has_no_room_holds_up_neither_its_job_nor_the_queue() {
+async fn a_callback_without_room_does_not_block_its_job() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let mut queue = {
-        let jobs = Names::new(&system.options.prefix).jobs_stream();
+        let jobs = system.names().jobs_stream();
         system.jetstream().await.get_stream(jobs).await.unwrap()
     };
-    // Around the edge, which would refuse the first one.
+    // Submitted past the edge, which would refuse the first one.
     for (id, callbacks) in [("unserved", 0), ("crowded", KIND_JOBS_MAX)] {
         if callbacks > 0 {
             let worker =
@@ -572,22 +549,14 @@ async fn a_callback_that_has_no_room_holds_up_neither_its_job_nor_the_queue() {
         };
         let job = system.submit_with(id, submission).await;
         assert_eq!(system.ended(&job).await.status, Status::Done);
-        eventually("the job to leave the queue", || async {
-            system
-                .queue
-                .queued_kind(&job)
-                .await
-                .ok()
-                .filter(Option::is_none)
-        })
-        .await;
+        system.leaves_queue(&job).await;
         assert_eq!(queue.info().await.unwrap().state.messages, callbacks);
     }
     system.end().await;
 }
 
 #[tokio::test]
-async fn up_delivers_callbacks_when_it_is_told_hosts_and_a_secret() {
+async fn up_delivers_callbacks() {
     let server =
         Server::start(async |mut exchange: Exchange| exchange.answer("200 OK", "", "").await).await;
     let dir = TempDir::new().unwrap();
@@ -634,7 +603,7 @@ async fn up_delivers_callbacks_when_it_is_told_hosts_and_a_secret() {
         ("TAILWATER_LOG", "trace"),
     ];
     let stderr = Stdio::from(std::fs::File::create(&log).unwrap());
-    // The program must not learn the secret.
+    // The program must not see the secret.
     let command = ["--env", "MODE=fast", "--", "sh", "-c", "env"].map(str::to_owned);
     let mut up = Process::start_with(
         [with_host(&server.addr), command.to_vec()].concat(),
@@ -687,7 +656,7 @@ async fn up_delivers_callbacks_when_it_is_told_hosts_and_a_secret() {
 }
 
 #[tokio::test]
-async fn the_webhook_backend_signs_nothing_but_callbacks() {
+async fn the_webhook_backend_serves_callbacks_only() {
     let args = [
         "worker",
         "--kind",

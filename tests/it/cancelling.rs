@@ -6,19 +6,17 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::broker::Broker;
 use crate::support::client::Seen;
-use crate::support::eventually;
-use crate::support::process::Process;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
 
 on_one_and_three!(
-    a_job_that_waits_is_cancelled_and_never_starts,
-    a_job_that_runs_is_cancelled_within_a_second,
-    a_job_whose_worker_is_dead_is_ended_by_the_next,
-    a_cancel_that_races_the_end_agrees_with_how_the_job_ended,
+    a_queued_job_is_cancelled_and_never_starts,
+    a_running_job_is_cancelled_within_a_second,
+    the_next_worker_cancels_the_job_of_a_dead_worker,
+    a_cancel_that_races_the_end_reports_the_true_outcome,
 );
 
-async fn a_job_that_waits_is_cancelled_and_never_starts(broker: &Broker) {
+async fn a_queued_job_is_cancelled_and_never_starts(broker: &Broker) {
     let system = System::on(broker).await;
     let job = system.submit("waits", words(10, 0, 1)).await;
     let CancelOutcome::Requested(seq) = system.queue.cancel(&job, None).await.unwrap() else {
@@ -42,23 +40,14 @@ async fn a_job_that_waits_is_cancelled_and_never_starts(broker: &Broker) {
             .unwrap(),
         CancelOutcome::Unknown
     );
-    // The worker that is handed it finds that it has ended.
+    // The worker that claims it finds that it has ended.
     system.demo().await;
-    eventually("an empty queue", || async {
-        system
-            .queue
-            .queued_kind(&job)
-            .await
-            .ok()
-            .filter(Option::is_none)
-            .map(|_| ())
-    })
-    .await;
+    system.leaves_queue(&job).await;
     assert_eq!(system.ended(&job).await.seq.0, 3);
     system.end().await;
 }
 
-async fn a_job_that_runs_is_cancelled_within_a_second(broker: &Broker) {
+async fn a_running_job_is_cancelled_within_a_second(broker: &Broker) {
     let system = System::on(broker).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -81,7 +70,7 @@ async fn a_job_that_runs_is_cancelled_within_a_second(broker: &Broker) {
         asked.elapsed()
     );
     seen.assert_whole();
-    // Nothing but the end follows the request.
+    // Only the end follows the request.
     assert_eq!(seen.last, seq.0 + 1);
     assert_eq!(seen.events[&seq.0]["by"], "me");
     assert!(text(&input).starts_with(&seen.text()));
@@ -89,10 +78,9 @@ async fn a_job_that_runs_is_cancelled_within_a_second(broker: &Broker) {
     system.end().await;
 }
 
-async fn a_job_whose_worker_is_dead_is_ended_by_the_next(broker: &Broker) {
+async fn the_next_worker_cancels_the_job_of_a_dead_worker(broker: &Broker) {
     let system = System::on(broker).await;
-    let flags = ["worker", "--kind", "demo"].map(str::to_owned).to_vec();
-    let mut first = Process::start([flags, system.flags(), vec!["demo".into()]].concat());
+    let mut first = system.worker_process(&[], &["demo"]);
     let job = system.submit("orphan", words(10_000, 50, 1)).await;
     system
         .last_event("some text", &job, |last| last.seq.0 > 4)
@@ -114,7 +102,7 @@ async fn a_job_whose_worker_is_dead_is_ended_by_the_next(broker: &Broker) {
     system.end().await;
 }
 
-async fn a_cancel_that_races_the_end_agrees_with_how_the_job_ended(broker: &Broker) {
+async fn a_cancel_that_races_the_end_reports_the_true_outcome(broker: &Broker) {
     let system = System::on(broker).await;
     system.demo().await;
     let race = |n: u64| {

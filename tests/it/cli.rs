@@ -15,7 +15,7 @@ use crate::support::system::{System, text, words};
 use crate::support::up::{Up, up};
 use crate::support::{eventually, within};
 
-/// Whether anything listens there.
+/// Whether a process listens on this address.
 async fn is_open(addr: &str) -> bool {
     tokio::net::TcpStream::connect(addr.trim_start_matches("nats://"))
         .await
@@ -66,7 +66,7 @@ async fn up_serves_a_demo_and_a_program_and_leaves_nothing_behind() {
             .success()
     );
     assert!(!is_open(&up.nats).await);
-    // What was stored is there again.
+    // The stored jobs are still there.
     let Up { dir, .. } = up;
     let mut again = self::up(dir, &[]).await;
     let (code, out, _) = run([
@@ -87,11 +87,11 @@ async fn up_serves_a_demo_and_a_program_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn up_that_is_killed_takes_its_broker_and_its_programs_along() {
+async fn killing_up_ends_its_broker_and_programs() {
     let dir = TempDir::new().unwrap();
     let alive = dir.path().join("alive");
     std::fs::create_dir(&alive).unwrap();
-    // The program says that it lives by a file that it keeps open and locked.
+    // The program holds a file lock while it runs.
     let program = format!(
         "exec 9>{0}/lock; flock 9; echo begun; sleep 600",
         alive.display()
@@ -118,7 +118,7 @@ async fn up_that_is_killed_takes_its_broker_and_its_programs_along() {
 }
 
 #[tokio::test]
-async fn what_keeps_up_from_starting_is_one_clear_sentence() {
+async fn up_reports_each_startup_error_in_one_line() {
     let busy = TcpListener::bind("127.0.0.1:0").unwrap();
     let busy = busy.local_addr().unwrap().to_string();
     let dir = TempDir::new().unwrap();
@@ -212,8 +212,8 @@ async fn what_keeps_up_from_starting_is_one_clear_sentence() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_too_old_or_not_set_up_is_named() {
-    // A server that greets with an old version.
+async fn outdated_and_unprepared_servers_are_reported() {
+    // A server that announces an old version.
     let old = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("nats://{}", old.local_addr().unwrap());
     let greet = async {
@@ -273,7 +273,7 @@ async fn a_server_that_is_too_old_or_not_set_up_is_named() {
 }
 
 #[tokio::test]
-async fn setup_is_repeatable_changes_retention_and_refuses_a_stream_that_differs() {
+async fn setup_is_idempotent_and_refuses_conflicting_streams() {
     let url = Broker::shared_one().url();
     let setup = async |extra: &[&str]| {
         run([
@@ -305,7 +305,7 @@ async fn setup_is_repeatable_changes_retention_and_refuses_a_stream_that_differs
         (0, changed(0) + &changed(1) + "ready: 2 shards\n"),
         "{err}"
     );
-    // What is not named stays as it is.
+    // Settings that are not named stay the same.
     assert_eq!(setup(&["--shards", "2"]).await.1, "ready: 2 shards\n");
     let (code, _, err) = setup(&["--shards", "2", "--replicas", "3"]).await;
     assert_eq!(
@@ -325,7 +325,7 @@ async fn setup_is_repeatable_changes_retention_and_refuses_a_stream_that_differs
 }
 
 #[tokio::test]
-async fn the_terminal_follows_resumes_and_says_how_a_job_ended() {
+async fn tail_follows_resumes_and_reports_the_outcome() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -351,7 +351,7 @@ async fn the_terminal_follows_resumes_and_says_how_a_job_ended() {
         err.contains("· missing 0 · duplicated 0 · resumed at seq 5"),
         "{err}"
     );
-    // Without an edge, from a number, as JSON.
+    // Without an edge, from a sequence number, as JSON.
     let (code, out, err) = tailwater(&["tail", "tail", "--after", "3", "--json"]).await;
     assert_eq!(code, 0, "{err}");
     let seqs: Vec<u64> = out
@@ -392,7 +392,7 @@ async fn the_terminal_follows_resumes_and_says_how_a_job_ended() {
 }
 
 #[tokio::test]
-async fn an_edge_with_several_threads_serves_all_its_clients() {
+async fn an_edge_with_several_threads_serves_all_clients() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let (mut edge, addr) = system.edge_process(&["--threads", "3"]).await;
@@ -409,7 +409,7 @@ async fn an_edge_with_several_threads_serves_all_its_clients() {
 }
 
 #[tokio::test]
-async fn a_worker_in_python_is_a_worker_like_any_other() {
+async fn the_python_worker_runs_jobs() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     // scripts/test.sh puts it there, with what the example imports.
     let python = root.join(".tools/venv/bin/python");
@@ -459,7 +459,7 @@ async fn a_worker_in_python_is_a_worker_like_any_other() {
 }
 
 #[tokio::test]
-async fn a_kind_that_was_declared_takes_jobs_before_its_first_worker() {
+async fn a_declared_kind_accepts_jobs_before_its_first_worker() {
     let system = System::on(Broker::shared_one()).await;
     let flags = system.flags();
     let tailwater = async |args: &[&str]| {
@@ -496,7 +496,7 @@ async fn a_kind_that_was_declared_takes_jobs_before_its_first_worker() {
 }
 
 #[tokio::test]
-async fn a_job_that_does_not_exist_is_said_or_refused_and_not_waited_for_in_silence() {
+async fn tail_reports_a_job_that_does_not_exist() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -523,8 +523,8 @@ async fn a_job_that_does_not_exist_is_said_or_refused_and_not_waited_for_in_sile
 }
 
 #[tokio::test]
-async fn up_says_where_nats_is_when_another_program_has_its_usual_port() {
-    // Whoever has the port by now, another test or this one, it is taken.
+async fn up_reports_its_nats_port_when_the_default_is_taken() {
+    // The port is taken, by this test or another one.
     let _taken = TcpListener::bind("127.0.0.1:4222");
     let dir = TempDir::new().unwrap();
     let program = broker::program().display().to_string();
@@ -552,7 +552,7 @@ async fn up_says_where_nats_is_when_another_program_has_its_usual_port() {
 }
 
 #[tokio::test]
-async fn an_edge_says_ready_only_when_it_serves() {
+async fn an_edge_prints_ready_once_it_serves() {
     let url = Broker::shared_one().url();
     for threads in ["1", "3"] {
         let edge = [
@@ -572,7 +572,7 @@ async fn an_edge_says_ready_only_when_it_serves() {
     }
 }
 
-/// Runs `tailwater` at a terminal of its own, and gives all that the terminal was sent.
+/// Runs `tailwater` in a terminal; returns everything it printed.
 async fn at_a_terminal(args: &[&str]) -> String {
     let spawn = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
     let mut command = tokio::process::Command::new(crate::support::python("python"));
@@ -590,7 +590,7 @@ async fn at_a_terminal(args: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn output_cannot_command_a_terminal_and_leaves_the_prompt_on_a_line_of_its_own() {
+async fn output_cannot_control_the_terminal() {
     let said = r"printf 'one\n\033]0;title\007two'; exit 3";
     let up = up(TempDir::new().unwrap(), &["sh", "-c", said]).await;
     let submit = |id: &'static str, how: &'static str| {
@@ -609,13 +609,13 @@ async fn output_cannot_command_a_terminal_and_leaves_the_prompt_on_a_line_of_its
     let waited = submit("waited", "--wait");
     let waited = at_a_terminal(&waited.each_ref().map(String::as_str)).await;
     assert!(waited.starts_with("one\r\n␛]0;title␇two\r\n"), "{waited:?}");
-    // A program gets what was put out.
+    // A pipe gets the output unchanged.
     let (code, out, _) = run(submit("piped", "--watch")).await;
     assert_eq!((code, out.as_str()), (1, "one\n\x1b]0;title\x07two"));
 }
 
 #[tokio::test]
-async fn a_browser_that_opens_the_address_of_an_edge_gets_a_page() {
+async fn an_edge_serves_a_page_to_browsers() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let page = format!("http://{}/", edge.addr);

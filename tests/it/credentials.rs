@@ -13,7 +13,7 @@ use crate::support::client::follow;
 use crate::support::process::{Process, run};
 use crate::support::within;
 
-/// Runs every command against a broker: each must get in with `flags`.
+/// Runs every command against a broker: each must be able to connect with `flags`.
 async fn every_command_works(flags: &[&str]) {
     let tailwater = async |args: &[&str]| run([args, flags].concat()).await;
     let (code, out, err) =
@@ -37,7 +37,7 @@ async fn every_command_works(flags: &[&str]) {
         "--watch",
     ];
     within("a job", async {
-        // The worker makes its kind known first.
+        // The worker registers its kind first.
         while tailwater(&submit).await.0 != 0 {}
     })
     .await;
@@ -65,7 +65,7 @@ async fn every_command_works(flags: &[&str]) {
     up.ends_within(std::time::Duration::from_secs(10)).await;
 }
 
-/// The one line that a command ends with when the broker does not let it in. It must not wait for long, nor show a secret.
+/// The error line of a command that the broker refuses. It appears soon and shows no secret.
 async fn is_refused(flags: &[&str]) -> String {
     let (code, out, err) = run([&["state", "j", "--nats-wait", "5s"], flags].concat()).await;
     assert_eq!(
@@ -82,7 +82,7 @@ fn with_login(broker: &Broker, login: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_user_and_a_password_in_the_address_are_used_by_every_command() {
+async fn every_command_uses_a_user_and_password_from_the_url() {
     let broker = Broker::with_config(r#"authorization { user: "worker", password: "s3cret,@/" }"#);
     every_command_works(&["--nats", &with_login(&broker, "worker:s3cret%2C%40%2F")]).await;
     for login in ["worker:wr0ng", "wr0ng"] {
@@ -97,7 +97,7 @@ async fn a_user_and_a_password_in_the_address_are_used_by_every_command() {
 }
 
 #[tokio::test]
-async fn a_token_in_the_address_is_used_by_every_command() {
+async fn every_command_uses_a_token_from_the_url() {
     let broker = Broker::with_config(r#"authorization { token: "s3cret" }"#);
     every_command_works(&["--nats", &with_login(&broker, "s3cret")]).await;
     is_refused(&["--nats", &with_login(&broker, "wr0ng")]).await;
@@ -125,7 +125,7 @@ async fn the_seed_of_an_nkey_is_read_from_a_file() {
 }
 
 #[tokio::test]
-async fn a_credentials_file_is_used_by_every_command() {
+async fn every_command_uses_a_credentials_file() {
     let dir = TempDir::new().unwrap();
     let (operator, account, user) = (
         nkeys::KeyPair::new_operator(),
@@ -162,7 +162,7 @@ async fn a_credentials_file_is_used_by_every_command() {
     assert!(err.contains("not a credentials file"), "{err}");
 }
 
-/// A JWT as NATS has them, by `issuer` for `subject`.
+/// A NATS JWT for `subject`, signed by `issuer`.
 fn jwt(issuer: &nkeys::KeyPair, subject: &nkeys::KeyPair, nats: &Value) -> String {
     let part = |value: Value| BASE64.encode(value.to_string());
     let head = part(json!({"typ": "JWT", "alg": "ed25519-nkey"}));
@@ -174,7 +174,7 @@ fn jwt(issuer: &nkeys::KeyPair, subject: &nkeys::KeyPair, nats: &Value) -> Strin
 }
 
 #[tokio::test]
-async fn certificates_are_checked_both_ways_over_tls() {
+async fn tls_checks_certificates_both_ways() {
     let dir = TempDir::new().unwrap();
     let file = |name: &str| dir.path().join(name);
     for ca in ["ca", "other-ca"] {

@@ -19,9 +19,9 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::support::broker::Broker;
-use crate::support::foreign::{Foreign, node_folder};
 use crate::support::http_server::{Exchange, Server};
 use crate::support::system::{text, words};
+use crate::support::third_party::{ThirdParty, node_folder};
 use crate::support::up::up;
 use crate::support::{process, within};
 
@@ -280,7 +280,7 @@ async fn the_programs_for_browsers_show_a_whole_job() {
             } else {
                 text(&input)
             };
-            Foreign::node(&module, &Value::Null).says(&shown).await;
+            ThirdParty::node(&module, &Value::Null).says(&shown).await;
             found += 1;
         }
     }

@@ -1,4 +1,4 @@
-//! Clients that ask for too much or send too much: what they get is bounded, and others are served beside them.
+//! Clients that request or send too much: they are limited, and other clients are still served.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ async fn get(addr: &str, path: &str) -> String {
 }
 
 #[tokio::test]
-async fn of_a_flood_of_listings_some_are_made_and_the_others_are_told_to_come_back() {
+async fn a_flood_of_listings_is_partly_refused() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     for n in 0..20 {
@@ -64,8 +64,7 @@ async fn of_a_flood_of_listings_some_are_made_and_the_others_are_told_to_come_ba
 }
 
 #[tokio::test]
-async fn a_client_that_sends_large_frames_without_end_is_answered_and_others_are_served_beside_it()
-{
+async fn a_flood_of_large_frames_does_not_starve_other_clients() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     system.wordy().await;
@@ -98,7 +97,7 @@ async fn a_client_that_sends_large_frames_without_end_is_answered_and_others_are
 }
 
 #[tokio::test]
-async fn keys_of_an_input_are_keys_whatever_they_are_called() {
+async fn input_keys_have_no_special_meaning() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     system.wordy().await;

@@ -1,6 +1,6 @@
-use async_nats::{HeaderMap, jetstream};
+use async_nats::HeaderMap;
 use serde_json::json;
-use tailwater::nats::{CancelOutcome, Names};
+use tailwater::nats::CancelOutcome;
 use tailwater::wire::{JobId, Status};
 use tokio::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
 
 on_one_and_three!(
-    a_running_job_is_followed_whatever_numbers_others_store_in_its_log,
-    who_comes_after_a_forged_number_gets_the_true_end,
-    a_job_whose_log_begins_with_a_forged_number_runs_as_any_other,
+    forged_numbers_do_not_disturb_a_running_job,
+    a_late_watcher_gets_the_true_end_after_forged_numbers,
+    a_job_runs_although_its_log_starts_with_forged_numbers,
 );
 
-/// Numbers that are wrong in a log of at most 300 events that has come to `at`, however far it has come since.
+/// Wrong sequence numbers for a log of at most 300 events whose last one was `at`.
 fn wrong(at: u64) -> Vec<u64> {
     vec![
         u64::MAX,
@@ -32,11 +32,10 @@ fn wrong(at: u64) -> Vec<u64> {
     ]
 }
 
-/// Stores chunks with these numbers in a job's log, from a publisher without manners.
+/// Stores chunks with these sequence numbers in a job's log.
 async fn forge(system: &System, job: &JobId, numbers: &[u64], expected: Option<u64>) {
-    let servers: Vec<_> = system.url().split(',').collect();
-    let context = jetstream::new(async_nats::connect(servers).await.unwrap());
-    let log = Names::new(&system.options.prefix).chunks(job.shard(system.log.shards()), job);
+    let context = system.jetstream().await;
+    let log = system.names().chunks(job.shard(system.log.shards()), job);
     for seq in numbers {
         let event = json!({"type": "model:chunk:v1", "job": job, "seq": seq, "attempt": 1, "ts": 1, "text": "forged"});
         let mut headers = HeaderMap::new();
@@ -54,7 +53,7 @@ async fn forge(system: &System, job: &JobId, numbers: &[u64], expected: Option<u
     }
 }
 
-async fn a_running_job_is_followed_whatever_numbers_others_store_in_its_log(broker: &Broker) {
+async fn forged_numbers_do_not_disturb_a_running_job(broker: &Broker) {
     let system = System::on(broker).await;
     system.wordy().await;
     let edge = system.edge().await;
@@ -90,7 +89,7 @@ async fn a_running_job_is_followed_whatever_numbers_others_store_in_its_log(brok
     system.end().await;
 }
 
-async fn who_comes_after_a_forged_number_gets_the_true_end(broker: &Broker) {
+async fn a_late_watcher_gets_the_true_end_after_forged_numbers(broker: &Broker) {
     let system = System::on(broker).await;
     system.wordy().await;
     let input = words(100, 40, 1);
@@ -104,7 +103,7 @@ async fn who_comes_after_a_forged_number_gets_the_true_end(broker: &Broker) {
         None,
     )
     .await;
-    // The worker's next event is fenced off by what was forged, and goes on after it.
+    // The fence rejects the worker's next event; the worker retries after the forged ones.
     let edge = system.edge().await;
     let (mut client, mut seen) = (edge.client().await, Seen::of("late"));
     client.watch(&seen).await;
@@ -137,10 +136,10 @@ async fn who_comes_after_a_forged_number_gets_the_true_end(broker: &Broker) {
     system.end().await;
 }
 
-async fn a_job_whose_log_begins_with_a_forged_number_runs_as_any_other(broker: &Broker) {
+async fn a_job_runs_although_its_log_starts_with_forged_numbers(broker: &Broker) {
     let system = System::on(broker).await;
     let (job, input) = ("begins".parse().unwrap(), words(20, 0, 1));
-    // Others have used the shard, so that the number is not above its stream sequence.
+    // Other jobs have used the shard, so that the number is below the stream sequence.
     let other = (0..)
         .map(|n| format!("o{n}"))
         .map(|id| id.parse::<JobId>().unwrap());
@@ -167,7 +166,7 @@ async fn a_job_whose_log_begins_with_a_forged_number_runs_as_any_other(broker: &
 }
 
 #[tokio::test]
-async fn what_is_skipped_is_counted_in_the_stats_of_the_edge() {
+async fn skipped_events_are_counted_in_the_stats() {
     let system = System::on(Broker::shared_one()).await;
     let job = system.submit("counted", words(10, 0, 1)).await;
     forge(&system, &job, &[7, u64::MAX], None).await;

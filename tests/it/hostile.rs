@@ -1,5 +1,6 @@
-//! Clients that make an edge hold as much as they can: its memory stays within its bounds, whoever asks for too much is
-//! refused with a code, and others are served. `scripts/hostile.sh` has the same with more clients and figures.
+//! Clients that make an edge hold as much memory as they can: it stays within its limits, greedy
+//! clients are refused with a code, and others are served. `scripts/hostile.sh` does the same with
+//! more clients.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -16,17 +17,17 @@ use crate::support::http::stats;
 use crate::support::system::System;
 use crate::support::{eventually, within};
 
-/// How much more than before an edge may hold for hostile clients of one kind, in KiB.
+/// The memory that hostile clients of one kind may cost an edge, in KiB.
 const MOST: u64 = 64 * 1024;
-/// More bytes of pings than the two systems hold on their way.
+/// More bytes of pings than the socket buffers hold.
 const HEARD_MAX: usize = 64 << 20;
 /// The largest body.
 const BODY: usize = 1024 * 1024;
 
-/// The status of an answer and the code in it, of which no more than the beginning is read.
+/// The status and code of an answer, from its first bytes.
 async fn ask(addr: &str, request: &[u8], wait: Duration) -> (tokio::net::TcpStream, String) {
     let mut socket = tokio::net::TcpStream::connect(addr).await.unwrap();
-    // A client that is refused early need not have taken all of its request along.
+    // The edge may refuse before it has read the whole request.
     let _ = within("a request", socket.write_all(request)).await;
     let mut head = vec![0; 2048];
     let read = match timeout(wait, socket.read(&mut head)).await {
@@ -46,8 +47,8 @@ async fn ask(addr: &str, request: &[u8], wait: Duration) -> (tokio::net::TcpStre
     }
 }
 
-/// Upgrades a connection by hand and sends pings without ever reading, for as long as they are taken; how many bytes
-/// that were.
+/// Upgrades a connection and sends pings without reading, until a write blocks; returns how many
+/// bytes were sent.
 fn ping(addr: &str, path: &str, joins: &[u8]) -> usize {
     let mut socket = TcpStream::connect(addr).unwrap();
     let upgrade = format!(
@@ -75,7 +76,7 @@ fn ping(addr: &str, path: &str, joins: &[u8]) -> usize {
 }
 
 #[tokio::test]
-async fn a_client_that_pings_and_does_not_read_is_not_heard_and_costs_no_memory() {
+async fn unread_pongs_cost_no_memory() {
     let system = System::on(Broker::shared_one()).await;
     let (edge, addr) = system.edge_process(&[]).await;
     // A Socket.IO client joins by `40`, in a masked frame.
@@ -102,8 +103,7 @@ async fn a_client_that_pings_and_does_not_read_is_not_heard_and_costs_no_memory(
 }
 
 #[tokio::test]
-async fn bodies_that_do_not_come_whole_hold_a_bounded_part_of_the_memory_and_small_ones_come_through()
- {
+async fn incomplete_bodies_hold_bounded_memory() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let (edge, addr) = system.edge_process(&[]).await;
@@ -139,7 +139,7 @@ async fn bodies_that_do_not_come_whole_hold_a_bounded_part_of_the_memory_and_sma
     assert!(peak < before + MOST, "{before} to {peak} KiB");
     let count = |what: &str| flood.iter().filter(|(_, met)| met == what).count();
     let (refused, late) = (count("503 overloaded"), count("408 timeout"));
-    // A client whose connection is reset with its request half sent does not see why.
+    // A client whose connection is reset during its request sees no answer.
     assert!(
         (1..=16).contains(&late) && refused + late + count("cut") == 100,
         "{refused} and {late}"
@@ -149,7 +149,7 @@ async fn bodies_that_do_not_come_whole_hold_a_bounded_part_of_the_memory_and_sma
 }
 
 #[tokio::test]
-async fn handshakes_that_never_join_are_bounded_and_ids_that_nobody_has_are_refused() {
+async fn unfinished_handshakes_are_bounded_and_unknown_ids_refused() {
     let system = System::on(Broker::shared_one()).await;
     let (edge, addr) = system.edge_process(&[]).await;
     let before = edge.memory();
@@ -163,7 +163,7 @@ async fn handshakes_that_never_join_are_bounded_and_ids_that_nobody_has_are_refu
         format!("GET /socket.io/?EIO=4&transport={query} HTTP/1.1\r\nHost: {addr}\r\n{upgrade}\r\n")
             .into_bytes()
     };
-    // Many requests one after the other, over one connection.
+    // Many pipelined requests over one connection.
     let handshakes = get("polling").repeat(3000);
     let mut socket = tokio::net::TcpStream::connect(&addr).await.unwrap();
     let (mut takes, mut gives) = socket.split();

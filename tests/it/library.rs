@@ -11,7 +11,8 @@ use crate::support::eventually;
 use crate::support::process::{Process, run};
 use crate::support::up::up;
 
-/// A program of `examples/`, which `cargo test` without a choice of targets and scripts/test.sh build beside the tests.
+/// A program of `examples/`, which `cargo test` without a choice of targets and scripts/test.sh
+/// build beside the tests.
 fn example(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let example = tests
@@ -33,7 +34,7 @@ fn start(name: &str, nats: &str) -> Process {
 }
 
 #[tokio::test]
-async fn a_program_of_ten_lines_runs_cancels_and_goes_on_with_jobs() {
+async fn a_ten_line_worker_runs_cancels_and_continues_jobs() {
     let up = up(TempDir::new().unwrap(), &[]).await;
     let mut worker = start("backend", &up.nats);
     let submit = async |id: &str, input: &str| {
@@ -51,7 +52,7 @@ async fn a_program_of_ten_lines_runs_cancels_and_goes_on_with_jobs() {
         .await
         .0
     };
-    // Until the program has made its kind known.
+    // Until the program has registered its kind.
     eventually("the program", || async {
         (submit("three", "3").await == 0).then_some(())
     })
@@ -76,7 +77,7 @@ async fn a_program_of_ten_lines_runs_cancels_and_goes_on_with_jobs() {
     long.follow(&mut client).await;
     assert_eq!(long.events[&long.last]["type"], "job:cancelled:v1");
 
-    // One that is killed in the middle is followed by one that goes on where it stopped.
+    // The next worker continues the job of a killed one.
     assert_eq!(submit("killed", "60").await, 0);
     let mut killed = Seen::of("killed");
     client.watch(&killed).await;
@@ -111,7 +112,7 @@ async fn a_program_of_ten_lines_runs_cancels_and_goes_on_with_jobs() {
 }
 
 #[tokio::test]
-async fn a_program_that_computes_on_threads_of_its_own_runs_many_jobs_and_is_cancelled() {
+async fn a_worker_with_its_own_threads_runs_and_cancels_jobs() {
     let broker = Broker::one();
     let url = &broker.url();
     assert_eq!(run(["setup", "--nats", url]).await.0, 0);
@@ -129,7 +130,7 @@ async fn a_program_that_computes_on_threads_of_its_own_runs_many_jobs_and_is_can
     let tail = async |id: &str| run(["tail", id, "--nats", url]).await;
     let (code, text, _) = tail("hundred").await;
     assert_eq!((code, text.as_str()), (0, "25 primes below 100\n"));
-    // More than there are threads for backends: not one waits for another.
+    // More jobs than backend threads: none waits for another.
     for n in 0..8 {
         assert_eq!(
             submit(&format!("endless-{n}"), "18446744073709551615")

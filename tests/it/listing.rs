@@ -14,12 +14,12 @@ use crate::support::system::{Edge, System, words};
 use crate::support::{eventually, within};
 
 on_one_and_three!(
-    jobs_are_listed_newest_first_as_what_they_are,
-    a_job_is_in_the_list_as_soon_as_it_is_submitted,
-    every_job_is_on_one_page_while_they_all_run,
-    filters_leave_out_the_others_and_nothing_else,
-    what_has_expired_is_null_or_not_listed,
-    what_is_no_event_hides_no_job,
+    jobs_are_listed_newest_first_with_their_state,
+    a_submitted_job_is_listed_at_once,
+    each_job_is_on_exactly_one_page,
+    filters_select_exactly_the_matching_jobs,
+    expired_fields_are_null_and_expired_jobs_are_not_listed,
+    undecodable_messages_hide_no_job,
 );
 
 /// `GET /api/jobs` with a query.
@@ -60,7 +60,7 @@ fn ids(jobs: &[Value]) -> Vec<&str> {
     jobs.iter().map(|job| job["id"].as_str().unwrap()).collect()
 }
 
-/// Writes logs as any program may, without a worker.
+/// Writes job logs without a worker.
 struct Pen<'a> {
     system: &'a System,
     client: async_nats::Client,
@@ -69,9 +69,7 @@ struct Pen<'a> {
 
 impl<'a> Pen<'a> {
     async fn of(system: &'a System) -> Self {
-        let client = async_nats::connect(system.url().split(',').collect::<Vec<_>>())
-            .await
-            .unwrap();
+        let client = system.client().await;
         Self {
             system,
             client,
@@ -111,7 +109,7 @@ impl<'a> Pen<'a> {
         assert!(ack["seq"].is_u64(), "{ack}");
     }
 
-    /// Stores many events, one of each job in turn.
+    /// Stores many events, round-robin over the jobs.
     async fn write_many(&mut self, jobs: &[&str], count: usize) {
         for n in 0..count {
             let job = jobs[n % jobs.len()];
@@ -124,7 +122,7 @@ impl<'a> Pen<'a> {
     }
 }
 
-async fn jobs_are_listed_newest_first_as_what_they_are(broker: &Broker) {
+async fn jobs_are_listed_newest_first_with_their_state(broker: &Broker) {
     let system = System::on(broker).await;
     let edge = system.edge().await;
     assert_eq!(list(&edge, "").await, json!({"jobs": [], "next": null}));
@@ -155,14 +153,14 @@ async fn jobs_are_listed_newest_first_as_what_they_are(broker: &Broker) {
         for (field, value) in same.as_object().unwrap() {
             assert_eq!(&row[field], value, "{field} of {row}");
         }
-        // One machine, one clock.
+        // Both times come from the same clock.
         let updated = row["updated_at"].as_u64().unwrap();
         assert!(
             state.ended_at.unwrap() <= updated && updated < state.ended_at.unwrap() + 60_000,
             "{row}"
         );
     }
-    // A job that moves comes to the front; pages of one say the same.
+    // A job with new events moves to the front, also with pages of one job.
     system.submit("runs", words(100_000, 50, 1)).await;
     eventually("the job at work", || async {
         let page = list(&edge, "limit=1").await;
@@ -177,7 +175,7 @@ async fn jobs_are_listed_newest_first_as_what_they_are(broker: &Broker) {
     system.end().await;
 }
 
-async fn a_job_is_in_the_list_as_soon_as_it_is_submitted(broker: &Broker) {
+async fn a_submitted_job_is_listed_at_once(broker: &Broker) {
     let system = System::on(broker).await;
     let nodes = system.url().split(',').count();
     let mut edges = Vec::new();
@@ -186,7 +184,7 @@ async fn a_job_is_in_the_list_as_soon_as_it_is_submitted(broker: &Broker) {
     }
     let mut pen = Pen::of(&system).await;
     for n in 0..120 {
-        // Of one or of two events; no replica may be behind with either.
+        // Jobs of one or two events; no replica may lag behind.
         let id = format!("demo-{n}");
         if n % 2 == 0 {
             system.submit(&id, Value::Null).await;
@@ -206,7 +204,7 @@ async fn a_job_is_in_the_list_as_soon_as_it_is_submitted(broker: &Broker) {
     system.end().await;
 }
 
-/// An edge that asks one node only. A direct get is answered by the node that is asked.
+/// An edge that uses one node only: the node that gets a direct get answers it.
 async fn edge_at(system: &System, node: usize) -> Edge {
     let url = system.url().split(',').nth(node).unwrap().to_owned();
     let options = Options {
@@ -224,21 +222,13 @@ async fn edge_at(system: &System, node: usize) -> Edge {
 }
 
 #[tokio::test]
-async fn a_replica_that_is_behind_hides_no_job_and_lists_none_twice() {
+async fn a_lagging_replica_neither_hides_nor_repeats_jobs() {
     let broker = Broker::three();
     let system = System::with(&broker, |settings| settings.shards = 1).await;
     let mut pen = Pen::of(&system).await;
     pen.write("old-1", "job:queued:v1").await;
-    let leader = {
-        let info = format!(
-            "$JS.API.STREAM.INFO.{}_CHUNKS_0",
-            system.options.prefix.as_str().to_uppercase()
-        );
-        let info = pen.client.request(info, "".into()).await.unwrap();
-        let info: Value = serde_json::from_slice(&info.payload).unwrap();
-        broker.index_of(info["cluster"]["leader"].as_str().unwrap())
-    };
-    // The pen asks the leader, the edge another node.
+    let leader = system.leader(&broker).await;
+    // The pen uses the leader, the edge another node.
     pen.client = async_nats::connect(system.url().split(',').nth(leader).unwrap())
         .await
         .unwrap();
@@ -269,7 +259,7 @@ async fn a_replica_that_is_behind_hides_no_job_and_lists_none_twice() {
     system.end().await;
 }
 
-async fn every_job_is_on_one_page_while_they_all_run(broker: &Broker) {
+async fn each_job_is_on_exactly_one_page(broker: &Broker) {
     let system = System::on(broker).await;
     system.demo().await;
     let edges = [system.edge().await, system.edge().await];
@@ -297,7 +287,7 @@ async fn every_job_is_on_one_page_while_they_all_run(broker: &Broker) {
                 let count = seen.get_mut(row["id"].as_str().unwrap());
                 *count.unwrap_or_else(|| panic!("{row} came after the listing began")) += 1;
             }
-            // What comes to be meanwhile is on the first page of the next listing.
+            // Jobs that are submitted meanwhile are on the first page of the next listing.
             system
                 .submit(&format!("late-{round}-{page}"), words(2, 0, 1))
                 .await;
@@ -312,7 +302,7 @@ async fn every_job_is_on_one_page_while_they_all_run(broker: &Broker) {
             expected.insert(format!("late-{round}-{late}"), 0);
         }
     }
-    // All that run, and no other.
+    // All running jobs and no others.
     let (jobs, _) = turn(&edges[0], "status=running", 4).await;
     let running_now: Vec<&str> = ids(&jobs)
         .into_iter()
@@ -323,7 +313,7 @@ async fn every_job_is_on_one_page_while_they_all_run(broker: &Broker) {
     system.end().await;
 }
 
-async fn filters_leave_out_the_others_and_nothing_else(broker: &Broker) {
+async fn filters_select_exactly_the_matching_jobs(broker: &Broker) {
     let system = System::on(broker).await;
     let edge = system.edge().await;
     let mut pen = Pen::of(&system).await;
@@ -371,7 +361,7 @@ async fn filters_leave_out_the_others_and_nothing_else(broker: &Broker) {
     system.end().await;
 }
 
-async fn what_has_expired_is_null_or_not_listed(broker: &Broker) {
+async fn expired_fields_are_null_and_expired_jobs_are_not_listed(broker: &Broker) {
     // A shard that keeps a few dozen kilobytes.
     let system = System::with(broker, |settings| {
         settings.shards = 1;
@@ -403,14 +393,14 @@ async fn what_has_expired_is_null_or_not_listed(broker: &Broker) {
     system.end().await;
 }
 
-async fn what_is_no_event_hides_no_job(broker: &Broker) {
+async fn undecodable_messages_hide_no_job(broker: &Broker) {
     let system = System::with(broker, |settings| settings.shards = 1).await;
     let edge = system.edge().await;
     let mut pen = Pen::of(&system).await;
     for job in ["a-1", "b-1", "c-1", "stays-1"] {
         pen.write(job, "job:queued:v1").await;
     }
-    // Behind the last event, before the first, and under a name that no job has.
+    // After the last event, before the first, and under an invalid job id.
     pen.write_raw("b-1", "junk".into()).await;
     pen.write_raw("stays-1", "junk".into()).await;
     pen.write_raw("d-1", "junk".into()).await;
@@ -419,7 +409,8 @@ async fn what_is_no_event_hides_no_job(broker: &Broker) {
     pen.client.request(strange, "junk".into()).await.unwrap();
     let first = list(&edge, "limit=1").await;
     assert_eq!(ids(first["jobs"].as_array().unwrap()), ["d-1"]);
-    // All but one move while the pages are turned; the listing is of the moment when it began.
+    // All jobs but one get new events between the pages; the listing shows the state when it
+    // started.
     for job in ["a-1", "b-1", "c-1", "d-1", "e-1"] {
         pen.write(job, "job:started:v1").await;
     }
@@ -443,7 +434,7 @@ async fn what_is_no_event_hides_no_job(broker: &Broker) {
 }
 
 #[tokio::test]
-async fn bad_parameters_and_pages_of_others_are_refused() {
+async fn bad_parameters_and_foreign_page_tokens_are_refused() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let mut pen = Pen::of(&system).await;
@@ -502,7 +493,7 @@ async fn bad_parameters_and_pages_of_others_are_refused() {
         list(&edge, &page).await["jobs"].as_array().unwrap().len(),
         4
     );
-    // The streams are made anew, and hold as much as before.
+    // The streams are recreated with the same content.
     let prefix = system.options.prefix.as_str().to_uppercase();
     for shard in 0..2 {
         let delete = format!("$JS.API.STREAM.DELETE.{prefix}_CHUNKS_{shard}");
@@ -530,7 +521,7 @@ async fn bad_parameters_and_pages_of_others_are_refused() {
 }
 
 #[tokio::test]
-async fn a_page_asks_the_broker_a_bounded_number_of_questions_however_long_the_log_is() {
+async fn a_page_costs_a_bounded_number_of_broker_requests() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let mut pen = Pen::of(&system).await;
@@ -538,7 +529,7 @@ async fn a_page_asks_the_broker_a_bounded_number_of_questions_however_long_the_l
     pen.write("old-1", "job:done:v1").await;
     let others = ["a-1", "a-2", "a-3", "a-4", "a-5", "a-6"];
     pen.write_many(&others, 20_000).await;
-    // Every question that anybody asks of these streams.
+    // Every API request for these streams.
     let mut asked = pen.client.subscribe("$JS.API.>").await.unwrap();
     pen.client.publish("$JS.API.mark", "".into()).await.unwrap();
     while within("the mark", asked.next())
@@ -554,7 +545,7 @@ async fn a_page_asks_the_broker_a_bounded_number_of_questions_however_long_the_l
         let page = list(&edge, &query).await;
         jobs.extend(page["jobs"].as_array().unwrap().clone());
         pages += 1;
-        // The subscriber has seen all that was asked before this.
+        // The subscriber has received every request that came before this mark.
         pen.client.publish("$JS.API.mark", "".into()).await.unwrap();
         let (mut reads, mut bounds, mut others) = (0, 0, 0);
         loop {
@@ -577,7 +568,8 @@ async fn a_page_asks_the_broker_a_bounded_number_of_questions_however_long_the_l
                 others += 1;
             }
         }
-        // Two shards; the first page looks up its jobs, the others find only what was listed already, and `old-1`.
+        // Two shards. The first page looks up its jobs; the others find only listed jobs and
+        // `old-1`.
         assert_eq!(bounds, 2);
         assert!((1..=32).contains(&reads), "{reads} reads");
         assert!(others <= 8, "{others} look-ups");
@@ -595,7 +587,7 @@ async fn a_page_asks_the_broker_a_bounded_number_of_questions_however_long_the_l
 }
 
 #[tokio::test]
-async fn the_terminal_lists_jobs_as_a_table_and_as_json() {
+async fn the_cli_lists_jobs_as_a_table_and_as_json() {
     let system = System::on(Broker::shared_one()).await;
     let mut pen = Pen::of(&system).await;
     for n in 0..130 {

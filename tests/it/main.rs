@@ -8,82 +8,84 @@
 
 mod support;
 
-/// Attempts: retries, limits, hand-overs, going on, and workers that die.
+/// Attempts: retries, time limits, hand-overs, continuing, and workers that die.
 mod attempts;
-/// Frames, requests and cursors that are wrong: each gets its own code and costs nobody else anything.
+/// Bad frames, requests and cursors: each gets its own code and affects no other client.
 mod bad_input;
-/// Backends that block, panic, or keep what they were given: they hurt nobody else.
+/// Backends that block, panic, or keep their output: they affect no other job.
 mod blocking;
-/// Callbacks: signed, once, again after a failure, and to nobody else.
+/// Callbacks: signed, sent once, retried after a failure, and only to allowed hosts.
 mod callbacks;
-/// Cancel: waiting, running, orphaned, and raced against the end.
+/// Cancelling jobs that wait, run, lost their worker, or end at the same time.
 mod cancelling;
-/// The commands of the terminal, as processes.
+/// The commands of the CLI, as processes.
 mod cli;
-/// Who this process is to the broker: passwords, tokens, keys, credentials files and certificates.
+/// Killing and freezing workers, edges and brokers in the middle of jobs.
+mod crashes;
+/// Authentication at the broker: passwords, tokens, keys, credentials files and certificates.
 mod credentials;
 /// The documents: their commands work, their links lead somewhere, and what they quote exists.
 mod documents;
-/// Clients that take or send too much, and others beside them.
+/// Clients that request or send too much, beside others.
 mod fairness;
-/// Events with numbers that are not theirs, in the logs of jobs that are watched.
+/// Forged sequence numbers in the logs of watched jobs.
 mod forged;
 /// Requests and frames that break HTTP or the WebSocket protocol, and bodies that are too large.
 mod framing;
-/// Clients that make an edge hold as much as they can.
+/// Clients that make an edge hold as much memory as they can.
 mod hostile;
-/// Killing and freezing workers, edges and brokers in the middle of jobs.
-mod killing;
-/// A program of its own that runs jobs with this library.
+/// Programs that run jobs with this library.
 mod library;
 /// Lists of jobs: order, pages, filters, and what a page costs.
 mod listing;
-/// Many clients, many events, slow readers.
+/// Many clients, many events, and shared scans.
 mod load;
-/// Undecodable messages in a job's log: they stop nobody.
-mod malformed;
-/// Answers of model servers as they really are, replayed from `tests/cases/openai`.
+/// Recorded answers of model servers, replayed from `tests/cases/openai`.
 mod model_cases;
-/// Model servers: what they answer, and all that they do wrong.
+/// Model servers: complete answers and every fault.
 mod openai;
-/// The description of the HTTP interface, and an edge that is questioned by it.
+/// The OpenAPI document, and an edge that is tested against it.
 mod openapi;
-/// Outages of the broker: a job that is still its worker's goes on where it was.
+/// Outages of the broker: a worker continues the jobs that it still owns.
 mod outages;
-/// Leaders that are cut off from their followers, while edges and clients reach them.
+/// Leaders that are cut off from their followers, while clients still reach them.
 mod partition;
-/// The worker of the examples that is written in Python, and what an edge refuses when a kind's workers lack it.
+/// The Python worker of the examples, and features that the workers of a kind lack.
 mod python_worker;
-/// Plain HTTP: pages of history, waiting for a result, and what every address answers to what it does not take.
+/// Plain HTTP: pages of history, waiting for a result, and the errors of every path.
 mod rest;
-/// A store that went back under its watchers.
+/// A store that is restored from a copy while clients watch.
 mod restored;
-/// Retries: their delay holds whatever happens to the worker, and an old delivery does not touch a newer one.
+/// Retries: their delay holds whatever happens to the worker, and an old delivery does not affect a
+/// newer one.
 mod retrying;
-/// The schemas of what goes over the wire, against what does.
+/// The schemas against the frames on the wire.
 mod schema;
-/// Brokers that hang or are slow, without closing a connection.
+/// Brokers that hang or are slow without closing connections.
 mod silent_node;
-/// Jobs, output and ends that no log can hold: refused, split, or ended with a code, and never tried without end.
+/// Oversized jobs, output and ends: refused, split, or failed with a code, and never retried
+/// forever.
 mod sizes;
-/// Socket.IO clients of other people, on good and bad networks.
+/// Third-party Socket.IO clients, on good and bad networks.
 mod socketio;
-/// What Socket.IO clients are refused, and their limits.
+/// Refusals and limits of Socket.IO clients.
 mod socketio_refusals;
-/// What only the WebSocket door does: two encodings, submit and cancel, the close, and how clients of an edge that stops
-/// come back.
-mod sockets;
-/// Server-sent events: resuming, the end, refusals, and readers that stop reading.
+/// Server-sent events: resuming, the end, and refusals.
 mod sse;
-/// Server-sent events with clients that other people wrote.
+/// Server-sent events with third-party clients.
 mod sse_clients;
-/// Submitting: the same job again, and a queue that is full.
+/// Submitting: repeated submits and a full queue.
 mod submitting;
-/// The rules of the house that no lint knows.
+/// House rules that no lint checks.
 mod tidy;
 /// The same scenarios through every transport, each with an independent client.
 mod transports;
-/// Watches of jobs that are not known: of made-up ids they cost little, and they may come before the job.
-mod waiting;
-/// One client or a few follow a job: from anywhere, over any number of drops.
+/// Undecodable messages in a job's log: they stop neither workers nor watchers.
+mod undecodable;
+/// Watches of unknown jobs: they cost little, and can start before the job.
+mod unknown_jobs;
+/// Following a job from any position, over any number of drops.
 mod watching;
+/// What only WebSockets have: two encodings, submit and cancel, the close, and draining when an
+/// edge stops.
+mod websocket;

@@ -12,7 +12,7 @@ use crate::support::client::{Seen, follow};
 use crate::support::http_server::{Exchange, Server};
 use crate::support::system::System;
 
-/// The cases by name: what a server answers, and what the job must come to.
+/// The cases by name: what a server answers, and the expected outcome.
 fn cases() -> BTreeMap<String, Value> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/openai");
     let files = std::fs::read_dir(folder)
@@ -29,7 +29,7 @@ fn cases() -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// Answers as the case says: each text is a chunk of its own, each number a pause in seconds.
+/// Answers as the case says: each text is one chunk, each number a pause in seconds.
 async fn replay(exchange: &mut Exchange, case: &Value) {
     let refused = case["refuses_field"].as_str();
     let is_refused = refused.is_none_or(|field| !exchange.request.json()[field].is_null());
@@ -47,7 +47,7 @@ async fn replay(exchange: &mut Exchange, case: &Value) {
     exchange.finish().await;
 }
 
-/// What the last attempt put out and how the job ended, in the words of a case, as far as the case names them.
+/// The output of the last attempt and the end of the job, limited to the fields that a case names.
 fn outcome(seen: &Seen, expected: &Value) -> Value {
     let events: Vec<_> = seen.events.values().collect();
     let end = events.last().unwrap();
@@ -83,7 +83,7 @@ fn outcome(seen: &Seen, expected: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn every_answer_of_a_model_server_comes_to_what_it_should() {
+async fn every_recorded_model_answer_has_the_expected_outcome() {
     let cases = Arc::new(cases());
     assert!(
         cases.len() > 30,
@@ -117,7 +117,7 @@ async fn every_answer_of_a_model_server_comes_to_what_it_should() {
         seen.assert_whole();
         let why = &case["why"];
         let mut expected = case["expect"].clone();
-        // What a case does not name must not be there.
+        // Fields that a case does not name must be absent.
         let defaults = [
             ("retried", json!(false)),
             ("reasoning", json!("")),
@@ -132,7 +132,7 @@ async fn every_answer_of_a_model_server_comes_to_what_it_should() {
         if let Some(words) = expected["message"].as_str() {
             let message = outcome["message"].as_str().unwrap_or_default().to_owned();
             assert!(message.contains(words), "{name}: {message}");
-            // The address that was asked.
+            // The message ends with the request's address.
             let address = format!("(POST http://{}/v1/chat/completions)", server.addr);
             assert!(message.ends_with(&address), "{name}: {message}");
             outcome["message"] = words.into();

@@ -20,7 +20,7 @@ use crate::support::{PATIENCE, eventually, within};
 
 const KEY: &str = "sk-test-0123456789abcdef";
 
-/// A worker that asks a server, and an edge to watch it through.
+/// A worker that uses a model server, and an edge to watch its jobs.
 struct Model {
     system: System,
     edge: Edge,
@@ -54,7 +54,7 @@ impl Model {
         Self { system, edge }
     }
 
-    /// Everything that a job with this input came to.
+    /// Runs a job with this input; returns all of its events.
     async fn answers(&self, id: &str, input: Value) -> Seen {
         self.system.submit(id, input).await;
         let seen = follow(&self.edge.addr, id).await;
@@ -95,7 +95,7 @@ fn text(text: &str) -> String {
     delta(&json!({"content": text}))
 }
 
-/// A good answer.
+/// A complete answer.
 async fn answer_well(exchange: &mut Exchange, said: &str) {
     exchange.begin().await;
     exchange.send(text(said)).await;
@@ -114,7 +114,7 @@ fn said(exchange: &Exchange) -> String {
 }
 
 #[tokio::test]
-async fn an_answer_arrives_whole_with_its_channels_tool_calls_usage_and_reason() {
+async fn a_complete_answer_keeps_every_part() {
     let server = Server::start(async |mut exchange: Exchange| {
         let call = |id: Value, arguments: &str| {
             let piece = json!({"index": 0, "id": id, "type": "function", "function": {"name": "f", "arguments": arguments}});
@@ -135,7 +135,7 @@ async fn an_answer_arrives_whole_with_its_channels_tool_calls_usage_and_reason()
             "data: [DONE]\n\n".to_owned(),
         ];
         exchange.begin().await;
-        // Byte by byte, so that everything that can be cut is cut.
+        // Byte by byte, so that every possible split occurs.
         for byte in stream.concat().as_bytes() {
             exchange.send([*byte]).await;
         }
@@ -183,7 +183,7 @@ async fn an_answer_arrives_whole_with_its_channels_tool_calls_usage_and_reason()
     model.system.end().await;
 }
 
-/// Does what `fault` says, wrong.
+/// Answers with the fault of this name.
 async fn go_wrong(exchange: &mut Exchange, fault: &str) {
     match fault {
         "cut" => {
@@ -246,7 +246,7 @@ async fn go_wrong(exchange: &mut Exchange, fault: &str) {
 }
 
 #[tokio::test]
-async fn whatever_goes_wrong_in_passing_is_told_and_followed_by_a_whole_answer() {
+async fn temporary_faults_are_reported_and_retried() {
     let begun = Arc::new(Mutex::new(HashSet::new()));
     let server = Server::start(move |mut exchange| {
         let fault = said(&exchange);
@@ -283,7 +283,7 @@ async fn whatever_goes_wrong_in_passing_is_told_and_followed_by_a_whole_answer()
             },
             "{fault}: {retry}"
         );
-        // What came before counts no longer.
+        // Earlier output no longer counts.
         assert_eq!(
             (seen.text(), end(&seen)["attempt"].as_u64()),
             (format!("whole after {fault}"), Some(2))
@@ -315,7 +315,7 @@ async fn whatever_goes_wrong_in_passing_is_told_and_followed_by_a_whole_answer()
 }
 
 #[tokio::test]
-async fn a_busy_server_is_asked_again_when_it_said_and_no_attempt_is_lost() {
+async fn a_busy_server_is_retried_within_the_attempt() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let times = Arc::clone(&asked);
     let server = Server::start(move |mut exchange: Exchange| {
@@ -360,7 +360,7 @@ async fn a_busy_server_is_asked_again_when_it_said_and_no_attempt_is_lost() {
 }
 
 #[tokio::test]
-async fn a_server_that_stays_busy_is_the_end_of_the_job_and_waiting_for_it_can_be_cancelled() {
+async fn a_server_that_stays_busy_fails_the_job() {
     let server = Server::start(async |mut exchange: Exchange| {
         let later = if said(&exchange) == "for long" {
             "Retry-After: 20\r\n"
@@ -383,7 +383,7 @@ async fn a_server_that_stays_busy_is_the_end_of_the_job_and_waiting_for_it_can_b
     system.worker(backend, |_| {}).await;
     let edge = system.edge().await;
     let model = Model { system, edge };
-    // It asks for more time than there is.
+    // The server asks for more time than is left.
     let seen = model.answers("too-busy", json!("for too long")).await;
     let failed = end(&seen);
     assert_eq!(
@@ -407,7 +407,7 @@ async fn a_server_that_stays_busy_is_the_end_of_the_job_and_waiting_for_it_can_b
 }
 
 #[tokio::test]
-async fn what_a_server_refuses_of_stream_options_is_learned_and_the_inputs_own_are_kept() {
+async fn refused_stream_options_are_left_out_from_then_on() {
     let server = Server::start(async |mut exchange: Exchange| {
         if exchange.request.json().get("stream_options").is_some() {
             let error = json!({"error": {"message": "Extra inputs are not permitted"}});
@@ -430,7 +430,7 @@ async fn what_a_server_refuses_of_stream_options_is_learned_and_the_inputs_own_a
         assert_eq!(model.answers(id, input).await.text(), "ok", "{id}");
         assert_eq!(server.requests().len(), requests, "{id}");
     }
-    // The input's own are for its submitter to change.
+    // Options of the input are never left out.
     let seen = model
         .answers("own", input(json!({"include_usage": false})))
         .await;
@@ -446,7 +446,7 @@ async fn what_a_server_refuses_of_stream_options_is_learned_and_the_inputs_own_a
 }
 
 #[tokio::test]
-async fn a_refusal_or_bad_input_ends_the_job_with_the_reason_and_is_not_tried_again() {
+async fn refusals_and_bad_input_are_not_retried() {
     let elsewhere =
         Server::start(async |mut exchange| answer_well(&mut exchange, "stolen").await).await;
     let location = format!(
@@ -513,7 +513,7 @@ async fn a_refusal_or_bad_input_ends_the_job_with_the_reason_and_is_not_tried_ag
             "{message}"
         );
     }
-    // The key went nowhere else.
+    // The key was sent to no other server.
     assert!(elsewhere.requests().is_empty());
     let asked = server.requests().len();
     for (number, input) in [
@@ -536,7 +536,7 @@ async fn a_refusal_or_bad_input_ends_the_job_with_the_reason_and_is_not_tried_ag
 }
 
 #[tokio::test]
-async fn a_server_that_never_recovers_or_is_not_there_ends_the_job_after_the_last_attempt() {
+async fn a_server_that_never_recovers_fails_the_job() {
     let server = Server::start(async |mut exchange: Exchange| {
         exchange.answer("500 Oops", "", "burnt").await
     })
@@ -571,7 +571,7 @@ async fn a_server_that_never_recovers_or_is_not_there_ends_the_job_after_the_las
 }
 
 #[tokio::test]
-async fn an_answer_that_is_whole_ends_though_the_end_mark_never_comes() {
+async fn a_complete_answer_needs_no_end_mark() {
     let server = Server::start(async |mut exchange: Exchange| {
         let cut = said(&exchange) == "cut";
         exchange.begin().await;
@@ -581,13 +581,13 @@ async fn an_answer_that_is_whole_ends_though_the_end_mark_never_comes() {
             return;
         }
         loop {
-            // It lives, and has nothing more to say.
+            // A server that is alive and has nothing more to send.
             tokio::time::sleep(Duration::from_millis(100)).await;
             exchange.send(": ping\n\n").await;
         }
     })
     .await;
-    // Heartbeats show that the server lives, and not that the answer goes on.
+    // Heartbeats do not mean that the answer continues.
     let model = Model::with(&server.addr, Duration::from_secs(2), |_| {}).await;
     let (cut, endless) = tokio::join!(
         model.answers("cut", json!("cut")),
@@ -603,7 +603,7 @@ async fn an_answer_that_is_whole_ends_though_the_end_mark_never_comes() {
 }
 
 #[tokio::test]
-async fn a_cancel_closes_the_connection_to_the_model_server_within_a_second() {
+async fn a_cancel_closes_the_model_connection_within_a_second() {
     let (closed, mut closes) = mpsc::channel(4);
     let server = Server::start(move |mut exchange: Exchange| {
         let closed = closed.clone();
@@ -625,17 +625,10 @@ async fn a_cancel_closes_the_connection_to_the_model_server_within_a_second() {
         })
         .await;
         let events = if way == "streams" { 3 } else { 2 };
-        eventually("the events before", || async {
-            model
-                .system
-                .log
-                .last(&job)
-                .await
-                .ok()
-                .flatten()
-                .filter(|last| last.seq.0 >= events)
-        })
-        .await;
+        model
+            .system
+            .last_event("the events before", &job, |last| last.seq.0 >= events)
+            .await;
         let asked = Instant::now();
         let CancelOutcome::Requested(_) = model.system.queue.cancel(&job, None).await.unwrap()
         else {
@@ -655,9 +648,9 @@ async fn a_cancel_closes_the_connection_to_the_model_server_within_a_second() {
 }
 
 #[tokio::test]
-async fn the_key_is_in_no_event_and_no_line_of_the_log() {
+async fn the_api_key_is_never_published_or_logged() {
     let server = Server::start(async |mut exchange: Exchange| {
-        // A server that says again what it was told.
+        // A server that echoes the key.
         let echo = exchange.request.headers["authorization"].clone();
         match said(&exchange).as_str() {
             "refuse" => {
@@ -725,7 +718,7 @@ async fn the_key_is_in_no_event_and_no_line_of_the_log() {
     worker.signal(Signal::TERM);
     assert!(worker.ends_within(Duration::from_secs(10)).await.success());
     let log = std::fs::read_to_string(log).unwrap();
-    // It is a log of everything, the HTTP client included.
+    // The log includes the HTTP client.
     assert!(
         log.contains("TRACE") && log.contains("starting new connection"),
         "{log}"
@@ -736,7 +729,7 @@ async fn the_key_is_in_no_event_and_no_line_of_the_log() {
 }
 
 #[tokio::test]
-async fn what_keeps_the_backend_from_starting_is_one_sentence_without_the_key() {
+async fn startup_errors_do_not_show_the_api_key() {
     let args = [
         "worker",
         "--kind",
@@ -782,7 +775,7 @@ async fn what_keeps_the_backend_from_starting_is_one_sentence_without_the_key() 
 }
 
 #[tokio::test]
-async fn without_a_key_none_is_sent() {
+async fn no_key_is_sent_when_none_is_set() {
     let server = Server::start(async |mut exchange| answer_well(&mut exchange, "hi").await).await;
     let system = System::on(Broker::shared_one()).await;
     let base_url = format!("http://{}/v1", server.addr);
@@ -790,7 +783,7 @@ async fn without_a_key_none_is_sent() {
     let backend = ["openai", "--base-url", &base_url, "--model", "m1"]
         .map(str::to_owned)
         .to_vec();
-    // A variable that is set to nothing is no key.
+    // An empty variable is not a key.
     let env = [("OPENAI_API_KEY", "")];
     let _worker = Process::start_with(
         [flags, system.flags(), backend].concat(),

@@ -32,7 +32,7 @@ fn all<'a>(value: &'a Value, name: &str, found: &mut Vec<&'a Value>) {
 }
 
 #[tokio::test]
-async fn the_description_names_limits_and_codes_that_there_are_and_refers_to_nothing_else() {
+async fn the_openapi_document_matches_the_code() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let document = document(&edge).await;
@@ -77,9 +77,9 @@ async fn the_description_names_limits_and_codes_that_there_are_and_refers_to_not
     system.end().await;
 }
 
-/// Ten minutes of it, with other seeds, find no more: `schemathesis … run -n 250 --seed N`.
+/// For a longer run with other seeds: `schemathesis … run -n 250 --seed N`.
 #[tokio::test]
-async fn an_edge_does_what_its_description_says_whatever_it_is_asked() {
+async fn an_edge_conforms_to_its_openapi_document() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -107,7 +107,7 @@ async fn an_edge_does_what_its_description_says_whatever_it_is_asked() {
         "{said}{}",
         String::from_utf8_lossy(&out.stderr)
     );
-    // It has asked something, and got through to jobs that exist.
+    // It made requests, also for jobs that exist.
     let number = |before: &str, behind: &str| {
         let found = said
             .split_once(behind)

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::config::OUTPUT_BUFFER_MAX;
-use tailwater::nats::{LogWriter, Names, Nats};
+use tailwater::nats::{LogWriter, Nats};
 use tailwater::process_group::Signal;
 use tailwater::runtime::Tasks;
 use tailwater::wire::{Body, JobId, Limits, Status, Submission};
@@ -19,11 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::broker::Broker;
 use crate::support::client::follow;
-use crate::support::process::Process;
 use crate::support::system::{System, text, words};
 use crate::support::{eventually, within};
 
-/// Several ack waits of [`short`].
+/// Several ack waits of [`short`], which sets one second.
 const LONG: Duration = Duration::from_secs(5);
 
 fn short(settings: &mut WorkerSettings) {
@@ -37,7 +36,7 @@ async fn outage(broker: &mut Broker, time: Duration) {
     broker.restart(0);
 }
 
-/// Submits jobs that go on for longer than the outage, and waits until each has begun.
+/// Submits jobs that outlast the outage, and waits until each has started.
 async fn jobs(system: &System, count: u64, words_each: u32) -> Vec<(JobId, Value)> {
     let submit = |n| async move {
         let input = words(words_each, 25, n);
@@ -53,7 +52,7 @@ async fn jobs(system: &System, count: u64, words_each: u32) -> Vec<(JobId, Value
     jobs
 }
 
-/// Each job has had one attempt, and its whole text stands in the log once.
+/// Each job had one attempt, and its whole text is in the log once.
 async fn one_attempt_each(system: &System, jobs: &[(JobId, Value)]) {
     let edge = system.edge().await;
     for (job, input) in jobs {
@@ -69,7 +68,7 @@ async fn one_attempt_each(system: &System, jobs: &[(JobId, Value)]) {
     }
 }
 
-/// Stops the only node for this long: nobody is cut off, and nothing is answered.
+/// Freezes the only node for this long: connections stay open, but get no answers.
 async fn hang(broker: &mut Broker, time: Duration) {
     broker.signal(0, Signal::STOP);
     sleep(time).await;
@@ -100,31 +99,31 @@ async fn an_outage_costs_nothing(
 }
 
 #[tokio::test]
-async fn an_outage_of_several_ack_waits_costs_the_jobs_of_one_worker_nothing() {
+async fn one_worker_survives_an_outage_of_several_ack_waits() {
     an_outage_costs_nothing(1, LONG, short, outage).await;
 }
 
 #[tokio::test]
-async fn an_outage_of_several_ack_waits_costs_the_jobs_of_two_workers_nothing() {
+async fn two_workers_survive_an_outage_of_several_ack_waits() {
     an_outage_costs_nothing(2, LONG, short, outage).await;
 }
 
 #[tokio::test]
-async fn an_outage_beyond_the_usual_ack_wait_costs_nothing() {
+async fn workers_survive_an_outage_beyond_the_default_ack_wait() {
     an_outage_costs_nothing(2, Duration::from_secs(15), |_| {}, outage).await;
 }
 
 #[tokio::test]
-async fn a_broker_that_hangs_for_several_ack_waits_costs_nothing() {
+async fn workers_survive_a_broker_that_hangs() {
     an_outage_costs_nothing(2, LONG, short, hang).await;
 }
 
 #[tokio::test]
-async fn a_job_that_its_own_worker_is_handed_again_goes_on_and_answers_the_newer_delivery() {
+async fn a_worker_that_gets_its_own_job_again_continues_it() {
     let system = System::on(Broker::shared_one()).await;
     system.worker(Demo, short).await;
-    let client = async_nats::connect(system.url()).await.unwrap();
-    let stream = Names::new(&system.options.prefix).jobs_stream();
+    let client = system.client().await;
+    let stream = system.names().jobs_stream();
     let mut acks = client
         .subscribe(format!("$JS.ACK.{stream}.>"))
         .await
@@ -133,17 +132,17 @@ async fn a_job_that_its_own_worker_is_handed_again_goes_on_and_answers_the_newer
     let input = words(100, 25, 1);
     let job = system.submit("again", input.clone()).await;
     let mut questions = client
-        .subscribe(Names::new(&system.options.prefix).control(&job))
+        .subscribe(system.names().control(&job))
         .await
         .unwrap();
-    // How often the job was handed over, as each answer to the queue has it.
+    // The delivery count in the subject of each ack.
     let delivered = |ack: &async_nats::Message| ack.subject.split('.').nth(4).unwrap().to_owned();
     let first = within("the worker's answers", acks.next()).await.unwrap();
     assert_eq!(
         (delivered(&first).as_str(), &first.payload[..]),
         ("1", &b"+WPI"[..])
     );
-    // Whoever hands it back, the queue hands it out at once.
+    // After this nak the queue delivers the job again at once.
     client.publish(first.subject, "-NAK".into()).await.unwrap();
     let mut newer = acks.filter(|ack| ready(delivered(ack) == "2"));
     assert_eq!(
@@ -166,20 +165,17 @@ async fn a_job_that_its_own_worker_is_handed_again_goes_on_and_answers_the_newer
 }
 
 #[tokio::test]
-async fn the_jobs_of_programs_bear_an_outage_as_well() {
+async fn programs_survive_an_outage() {
     let mut broker = Broker::one();
     let system = System::on(&broker).await;
-    // One writes all the time, the other is done while the broker is away.
+    // One program writes all the time, the other finishes during the outage.
     let program = "import os, sys, time, json\n\
         for n in range(json.load(sys.stdin)): os.write(1, b'%d ' % n); time.sleep(0.05)";
     let worker = || {
-        let flags = ["worker", "--kind", "demo", "--ack-wait", "1s"]
-            .map(str::to_owned)
-            .to_vec();
-        let exec = ["exec", "--", "python3", "-c", program]
-            .map(str::to_owned)
-            .to_vec();
-        Process::start([flags, system.flags(), exec].concat())
+        system.worker_process(
+            &["--ack-wait", "1s"],
+            &["exec", "--", "python3", "-c", program],
+        )
     };
     let _workers = [worker(), worker()];
     system.kind_is_known().await;
@@ -203,7 +199,7 @@ async fn the_jobs_of_programs_bear_an_outage_as_well() {
 }
 
 #[tokio::test]
-async fn an_election_of_several_ack_waits_costs_nothing() {
+async fn workers_survive_a_long_election() {
     let mut broker = Broker::three();
     let system = System::with(&broker, |settings| settings.shards = 1).await;
     for _ in 0..2 {
@@ -214,10 +210,8 @@ async fn an_election_of_several_ack_waits_costs_nothing() {
             .await;
     }
     let jobs = jobs(&system, 12, 300).await;
-    let client = async_nats::connect(system.url().split(',').collect::<Vec<_>>())
-        .await
-        .unwrap();
-    let stream = Names::new(&system.options.prefix).jobs_stream();
+    let client = system.client().await;
+    let stream = system.names().jobs_stream();
     let answer = client
         .request(format!("$JS.API.CONSUMER.INFO.{stream}.demo"), "".into())
         .await
@@ -231,7 +225,7 @@ async fn an_election_of_several_ack_waits_costs_nothing() {
     system.end().await;
 }
 
-/// Puts out as fast as it is let, and counts.
+/// Produces output as fast as back-pressure allows, and counts it.
 #[derive(Clone, Default)]
 struct Flood {
     put_out: Arc<AtomicUsize>,
@@ -252,7 +246,7 @@ impl Backend for Flood {
 }
 
 #[tokio::test]
-async fn limits_hold_during_an_outage_and_a_backend_that_is_held_up_is_not_silent() {
+async fn time_limits_hold_during_an_outage() {
     let mut broker = Broker::one();
     let system = System::on(&broker).await;
     let flood = Flood::default();
@@ -268,7 +262,7 @@ async fn limits_hold_during_an_outage_and_a_backend_that_is_held_up_is_not_silen
     let job = system.submit_with("floods", submission).await;
     system.reaches("floods", 4).await;
     broker.kill(0);
-    // Once the buffer is full nothing more is taken, for longer than the job may be silent.
+    // Once the buffer is full, output stalls for longer than the silence limit.
     let full = eventually("back-pressure", || async {
         let before = flood.put_out.load(Ordering::Relaxed);
         sleep(Duration::from_millis(1500)).await;
@@ -296,7 +290,7 @@ async fn limits_hold_during_an_outage_and_a_backend_that_is_held_up_is_not_silen
 }
 
 #[tokio::test]
-async fn a_worker_that_is_stopped_during_an_outage_stops_in_time() {
+async fn a_worker_stops_in_time_during_an_outage() {
     let mut broker = Broker::one();
     let system = System::on(&broker).await;
     let nats = Nats::connect(&system.options).await.unwrap();
@@ -312,7 +306,7 @@ async fn a_worker_that_is_stopped_during_an_outage_stops_in_time() {
     tasks.spawn(worker.run(stop.clone()));
     let jobs = jobs(&system, 3, 500).await;
     broker.kill(0);
-    // Some wait for the broker with what they have, another for the end of its backend.
+    // Some jobs wait for the broker, another one for its backend.
     sleep(Duration::from_secs(1)).await;
     let asked = Instant::now();
     stop.cancel();
@@ -333,25 +327,20 @@ async fn a_worker_that_is_stopped_during_an_outage_stops_in_time() {
 }
 
 #[tokio::test]
-async fn an_owner_answers_only_while_the_log_says_that_the_job_is_its_own() {
+async fn a_worker_answers_only_for_jobs_it_owns() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let job = system.submit("asked", words(10_000, 20, 1)).await;
     system.reaches("asked", 4).await;
-    let client = async_nats::connect(system.url()).await.unwrap();
-    let ask = || {
-        client.request(
-            Names::new(&system.options.prefix).control(&job),
-            Bytes::new(),
-        )
-    };
+    let client = system.client().await;
+    let ask = || client.request(system.names().control(&job), Bytes::new());
     assert_eq!(ask().await.unwrap().payload, r#"{"attempt":1}"#);
     assert!(system.queue.owner_lives(&job, 1).await);
     assert!(
         !system.queue.owner_lives(&job, 2).await,
         "another attempt than that which is asked for"
     );
-    // Another worker takes it over, or the attempt is over: nobody of that attempt answers.
+    // No worker answers for an attempt that ended or was superseded.
     let started = Body::Started {
         kind: "demo".parse().unwrap(),
         worker: "another".into(),

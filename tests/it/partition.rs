@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, join4};
 use serde_json::{Value, json};
-use tailwater::nats::{Log, LogWriter, Names, Nats, Options, Tip};
+use tailwater::nats::{Log, LogWriter, Nats, Options, Tip};
 use tailwater::process_group::Signal;
 use tailwater::wire::{Body, JobId, Seq};
 use tokio::time::{Instant, sleep, timeout};
@@ -16,10 +16,11 @@ use crate::support::proxy::Proxy;
 use crate::support::system::{Edge, System, text, words};
 use crate::support::{eventually, within};
 
-/// How long each partition lasts: longer than an election, and than an old leader goes on without a quorum.
+/// How long each partition lasts: longer than an election, and longer than an old leader answers
+/// without a quorum.
 const PARTITIONS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(20)];
 
-/// Asks one node for what it knows of a stream, and gives who leads it and who is heard by it.
+/// Asks one node for its view of a stream.
 async fn info(addr: &str, stream: &str) -> Option<Value> {
     let client = async_nats::connect(addr).await.ok()?;
     let answer = client
@@ -31,7 +32,7 @@ async fn info(addr: &str, stream: &str) -> Option<Value> {
 
 /// All streams of a system.
 fn streams(system: &System) -> Vec<String> {
-    let names = Names::new(&system.options.prefix);
+    let names = system.names();
     (0..system.log.shards())
         .map(|shard| names.chunks_stream(shard))
         .chain([names.jobs_stream()])
@@ -78,7 +79,7 @@ async fn edge_at(system: &System, broker: &Broker, nodes: &[usize]) -> Edge {
     .await
 }
 
-/// What clients were told that must not be false.
+/// The answers that clients got.
 #[derive(Debug, Default)]
 struct Told {
     /// Refusals by code.
@@ -91,7 +92,7 @@ impl Told {
         *self.refused.entry(code.to_owned()).or_default() += 1;
     }
 
-    /// Demands that nothing but "come back" was said.
+    /// Requires that every refusal asks the client to come back.
     #[expect(
         clippy::print_stdout,
         reason = "the figures are worth reading when somebody looks"
@@ -106,8 +107,8 @@ impl Told {
     }
 }
 
-/// Follows a job to its end over whichever edge comes next, and comes back after each drop and each `unavailable`. It is
-/// dropped every now and then, so that it has to resume.
+/// Follows a job to its end over the edges in turn, and comes back after each drop and each
+/// `unavailable`. It drops its connection now and then, so that it has to resume.
 async fn follow(edges: &[&Edge], job: &str, nth: usize) -> (Seen, Told) {
     let (mut seen, mut told) = (Seen::of(job), Told::default());
     for turn in nth.. {
@@ -141,7 +142,7 @@ async fn follow(edges: &[&Edge], job: &str, nth: usize) -> (Seen, Told) {
     (seen, told)
 }
 
-/// Asks for the state of a job again and again: it is there, and never behind what this edge has said before.
+/// Polls the state of a job: it never goes back behind an earlier answer of the same edge.
 async fn states(edge: &Edge, job: &str, over: &CancellationToken) -> Told {
     let (mut told, mut last) = (Told::default(), 0);
     while !over.is_cancelled() {
@@ -158,7 +159,7 @@ async fn states(edge: &Edge, job: &str, over: &CancellationToken) -> Told {
     told
 }
 
-/// Submits jobs, asks for each at once over the other edge, submits it again, and cancels it.
+/// Submits jobs; for each, asks the other edge for its state, cancels it, and submits it again.
 async fn submits(edges: &[&Edge], over: &CancellationToken) -> (Told, Vec<JobId>) {
     let (mut told, mut jobs) = (Told::default(), Vec::new());
     for n in 0.. {
@@ -174,7 +175,7 @@ async fn submits(edges: &[&Edge], over: &CancellationToken) -> (Told, Vec<JobId>
             sleep(Duration::from_millis(100)).await;
             continue;
         }
-        // The first answer may have been lost, but not the job.
+        // The first answer may have been lost, but the job exists.
         assert!(status == 202 || status == 200, "{status} {body}");
         jobs.push(id.parse().unwrap());
         for (method, path) in [("GET", "/state"), ("POST", "/cancel")] {
@@ -199,13 +200,13 @@ async fn submits(edges: &[&Edge], over: &CancellationToken) -> (Told, Vec<JobId>
 }
 
 #[tokio::test]
-async fn an_old_leader_without_a_quorum_makes_no_edge_say_anything_final() {
+async fn an_edge_gives_no_final_answer_without_a_quorum() {
     let (broker, routes) = Broker::three_linked().await;
     let system = System::with(&broker, |settings| settings.shards = 1).await;
     system.demo().await;
     system.kind_is_known().await;
     lead(&system, &broker, 0).await;
-    // At the old leader, on the other side, and on both.
+    // Connected to the old leader, to the other side, and to both.
     let edges = [
         edge_at(&system, &broker, &[0]).await,
         edge_at(&system, &broker, &[1, 2]).await,
@@ -219,7 +220,7 @@ async fn an_old_leader_without_a_quorum_makes_no_edge_say_anything_final() {
     }
     let over = CancellationToken::new();
     let chaos = async {
-        sleep(Duration::from_secs(3)).await;
+        system.reaches("part-0", 20).await;
         for how_long in PARTITIONS {
             routes.cut_off(0, true);
             sleep(how_long).await;
@@ -242,7 +243,7 @@ async fn an_old_leader_without_a_quorum_makes_no_edge_say_anything_final() {
     for (n, (seen, told)) in followers.iter().enumerate() {
         told.assert_passing(&format!("resumes of part-{n}"));
         assert_eq!(
-            (&seen.missing, &seen.holes, seen.doubled),
+            (&seen.missing, &seen.gaps, seen.repeated),
             (&vec![], &vec![], 0)
         );
         seen.assert_whole();
@@ -259,7 +260,7 @@ async fn an_old_leader_without_a_quorum_makes_no_edge_say_anything_final() {
 }
 
 #[tokio::test]
-async fn a_leader_whose_followers_hang_says_nothing_final_until_they_go_on() {
+async fn final_answers_wait_for_hanging_followers() {
     let (broker, _routes) = Broker::three_linked().await;
     let system = System::with(&broker, |settings| settings.shards = 1).await;
     system.submit("there", words(1, 1, 1)).await;
@@ -280,14 +281,14 @@ async fn a_leader_whose_followers_hang_says_nothing_final_until_they_go_on() {
     let stopped = Instant::now();
     for (method, path, refused) in asks {
         let path = format!("/api/jobs/{path}");
-        // Until a follower could call an election, there is no other leader whose word could differ.
+        // Until a follower can call an election, no other leader exists.
         eventually("an answer that asks to come back", || async {
             let (status, _, body) = http(&edge, method, &path, "", b"").await;
             assert!(status == 503 || status == refused, "{body}");
             (status == 503).then_some(())
         })
         .await;
-        // A leader gives up by itself when it has had no quorum for 10 s.
+        // A leader steps down after 10 s without a quorum.
         assert!(
             stopped.elapsed() < Duration::from_secs(9),
             "{:?}",
@@ -311,9 +312,9 @@ async fn a_leader_whose_followers_hang_says_nothing_final_until_they_go_on() {
     system.end().await;
 }
 
-/// A worker stores an event on one side of a partition, comes back on the other, and looks at the log. `None` when the old
-/// leader had given up by then.
-async fn a_worker_that_moves_to_an_old_leader(
+/// A worker stores an event on one side of a partition, reconnects to the other, and reads the log.
+/// `None` when the old leader had stepped down by then.
+async fn move_worker_to_an_old_leader(
     system: &System,
     broker: &Broker,
     routes: &Routes,
@@ -329,7 +330,7 @@ async fn a_worker_that_moves_to_an_old_leader(
     let log = Log::open(&nats).await.unwrap();
     let queued = log.last(job).await.unwrap().unwrap();
     routes.cut_off(0, true);
-    let stream = Names::new(&system.options.prefix).chunks_stream(0);
+    let stream = system.names().chunks_stream(0);
     eventually("a leader of the other two", || async {
         let info = timeout(Duration::from_millis(300), info(&broker.addr(1), &stream))
             .await
@@ -375,16 +376,16 @@ async fn a_worker_that_moves_to_an_old_leader(
 }
 
 #[tokio::test]
-async fn an_old_leader_without_a_quorum_takes_a_job_from_no_worker() {
+async fn an_old_leader_takes_no_job_from_its_worker() {
     let (broker, routes) = Broker::three_linked().await;
     let system = System::with(&broker, |settings| settings.shards = 1).await;
     let mut caught = None;
-    // It gives up after 10 s by itself, and an election may take as long.
+    // The old leader steps down after 10 s, and an election may take as long.
     for round in 0..4 {
         let job = system
             .submit(&format!("moved-{round}"), words(1, 1, 1))
             .await;
-        caught = Box::pin(a_worker_that_moves_to_an_old_leader(
+        caught = Box::pin(move_worker_to_an_old_leader(
             &system, &broker, &routes, &job,
         ))
         .await;

@@ -24,19 +24,19 @@ use crate::support::system::System;
 use crate::support::{eventually, python};
 
 on_one_and_three!(
-    an_exception_fails_its_job_and_no_other,
-    another_attempt_follows_when_the_work_asks_for_it,
-    several_jobs_run_at_a_time_and_one_is_cancelled_within_a_second,
+    an_exception_fails_only_its_job,
+    work_can_ask_for_a_retry,
+    concurrent_jobs_are_cancelled_one_by_one,
     time_limits_end_a_job,
     a_worker_that_is_stopped_hands_its_jobs_back,
-    a_delay_is_waited_out_although_the_worker_that_asked_for_it_died,
+    a_retry_delay_outlives_its_worker,
 );
 
 fn example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/worker.py")
 }
 
-/// A worker of the kind `demo`: the example, perhaps with other work in it.
+/// A worker of the kind `demo`: the example, optionally with another work function.
 struct Python {
     process: Process,
     _dir: TempDir,
@@ -95,7 +95,7 @@ const TOLD: &str = r#"
     yield "sentence"
 "#;
 
-async fn an_exception_fails_its_job_and_no_other(broker: &Broker) {
+async fn an_exception_fails_only_its_job(broker: &Broker) {
     let system = System::on(broker).await;
     let _worker = Python::start(&system, Some(TOLD), 1).await;
     for (told, message) in [
@@ -123,7 +123,7 @@ async fn an_exception_fails_its_job_and_no_other(broker: &Broker) {
     system.end().await;
 }
 
-async fn another_attempt_follows_when_the_work_asks_for_it(broker: &Broker) {
+async fn work_can_ask_for_a_retry(broker: &Broker) {
     let system = System::on(broker).await;
     let text = fs::read_to_string(example()).unwrap();
     assert!(
@@ -166,7 +166,7 @@ async fn another_attempt_follows_when_the_work_asks_for_it(broker: &Broker) {
     system.end().await;
 }
 
-async fn several_jobs_run_at_a_time_and_one_is_cancelled_within_a_second(broker: &Broker) {
+async fn concurrent_jobs_are_cancelled_one_by_one(broker: &Broker) {
     let system = System::on(broker).await;
     let _worker = Python::start(&system, Some(TOLD), 3).await;
     let mut jobs = Vec::new();
@@ -188,7 +188,7 @@ async fn several_jobs_run_at_a_time_and_one_is_cancelled_within_a_second(broker:
         (state.status, state.attempt, state.output.as_str()),
         (Status::Cancelled, 1, "begun")
     );
-    // The place is free, and the others go on.
+    // The slot is free, and the other jobs continue.
     let next = system.submit("next", json!("")).await;
     assert_eq!(system.ended(&next).await.output, "sentence");
     for job in [&jobs[0], &jobs[2]] {
@@ -255,7 +255,7 @@ async fn a_worker_that_is_stopped_hands_its_jobs_back(broker: &Broker) {
     );
     let last = system.log.last(&job).await.unwrap().unwrap();
     assert_eq!((last.event_type, last.attempt), (EventType::Retrying, 1));
-    // Another worker, with the example's own work, has it long before the ack wait is over.
+    // Another worker gets the job long before the ack wait is over.
     let _second = Python::start(&system, None, 1).await;
     let state = system.ended(&job).await;
     assert!(
@@ -270,7 +270,7 @@ async fn a_worker_that_is_stopped_hands_its_jobs_back(broker: &Broker) {
     system.end().await;
 }
 
-async fn a_delay_is_waited_out_although_the_worker_that_asked_for_it_died(broker: &Broker) {
+async fn a_retry_delay_outlives_its_worker(broker: &Broker) {
     let system = System::on(broker).await;
     let job = system.submit("delayed", json!("words")).await;
     let last = system.log.last(&job).await.unwrap().unwrap();
@@ -291,7 +291,7 @@ async fn a_delay_is_waited_out_although_the_worker_that_asked_for_it_died(broker
 }
 
 #[tokio::test]
-async fn a_job_that_python_ran_calls_back() {
+async fn a_job_run_by_python_calls_back() {
     let server =
         Server::start(async |mut exchange: Exchange| exchange.answer("200 OK", "", "").await).await;
     let system = System::on(Broker::shared_one()).await;
@@ -332,7 +332,7 @@ async fn a_job_that_python_ran_calls_back() {
             "error": state.error, "usage": null, "finish_reason": state.error.is_none().then_some("stop"),
             "ended_at": state.ended_at});
         assert_eq!(body["data"], data);
-        // The same submission again is the same job, whoever wrote its first event.
+        // Submitting the job again returns the same job.
         assert_eq!(post(&edge, &job).await.0, 200);
     }
     drop(worker);
@@ -340,7 +340,7 @@ async fn a_job_that_python_ran_calls_back() {
 }
 
 #[tokio::test]
-async fn jobs_of_python_survive_the_death_of_each_node_in_their_first_attempt() {
+async fn python_jobs_survive_the_loss_of_each_node() {
     let mut broker = Broker::three();
     let system = System::with(&broker, |settings| settings.shards = 1).await;
     let _worker = Python::start(&system, None, 100).await;
@@ -362,12 +362,13 @@ async fn jobs_of_python_survive_the_death_of_each_node_in_their_first_attempt() 
         broker.kill(index);
         sleep(Duration::from_secs(3)).await;
         broker.restart(index);
-        // The next one dies when the log is written again: two at a time would be an outage, not an election.
+        // The next node dies once the log is written again: two dead nodes would be an outage, not
+        // an election.
         let last = eventually("an answer", || async {
             system.log.last(&jobs[0]).await.ok().flatten()
         })
         .await;
-        // On a machine that is slow enough the job has ended by now.
+        // On a slow machine the job may have ended by now.
         eventually("events, or the end", || async {
             let now = system.log.last(&jobs[0]).await.ok().flatten()?;
             (now.seq.0 >= last.seq.0 + 10 || now.event_type.is_end()).then_some(())
@@ -389,7 +390,7 @@ async fn jobs_of_python_survive_the_death_of_each_node_in_their_first_attempt() 
 }
 
 #[tokio::test]
-async fn what_the_workers_of_a_kind_do_not_do_is_refused() {
+async fn features_that_a_kind_lacks_are_refused() {
     let system = System::on(Broker::shared_one()).await;
     let hosts = vec!["h.example".to_owned()];
     let edge = system
@@ -401,12 +402,12 @@ async fn what_the_workers_of_a_kind_do_not_do_is_refused() {
     system
         .worker(Demo, |settings| settings.kind = "callback".parse().unwrap())
         .await;
-    // A worker in another language that says nothing of itself.
+    // A worker in another language that does not announce its features.
     let prefix = system.options.prefix.as_str();
     let config = json!({"name": "demo", "durable_name": "demo", "ack_policy": "explicit",
         "filter_subject": format!("{prefix}.jobs.demo.*"), "max_deliver": -1});
     let stream = format!("{}_JOBS", prefix.to_uppercase());
-    let client = async_nats::connect(system.url()).await.unwrap();
+    let client = system.client().await;
     let subject = format!("$JS.API.CONSUMER.CREATE.{stream}.demo.{prefix}.jobs.demo.*");
     let made = json!({"stream_name": stream, "config": config}).to_string();
     let answer = client.request(subject, made.into()).await.unwrap();
@@ -451,7 +452,7 @@ async fn what_the_workers_of_a_kind_do_not_do_is_refused() {
             .0,
         202
     );
-    // A worker of this crate, or the example, says what it does; the edge asks once a second.
+    // Workers of this crate and the example announce their features; the edge asks once a second.
     let _worker = Python::start(&system, None, 1).await;
     for job in [&called, &limited] {
         eventually("the kind to do more", || async {

@@ -9,13 +9,12 @@ use crate::support::client::Seen;
 use crate::support::eventually;
 use crate::support::http::{exchange, http, stats};
 use crate::support::scenarios::on_one_and_three;
-use crate::support::sse::Sse;
 use crate::support::system::{Edge, System, text, words};
 
 on_one_and_three!(
     pages_of_history_have_every_event_once,
-    a_client_that_polls_and_waits_follows_a_job_to_its_end,
-    a_result_is_there_as_soon_as_the_job_has_ended,
+    long_polling_follows_a_job_to_its_end,
+    a_waiting_request_returns_when_the_job_ends,
 );
 
 async fn json(edge: &Edge, path: &str) -> Value {
@@ -29,7 +28,7 @@ async fn json(edge: &Edge, path: &str) -> Value {
     answer
 }
 
-/// Asks for one page after the other; gives how many there were.
+/// Reads page after page; returns how many there were.
 async fn read(edge: &Edge, seen: &mut Seen, query: &str) -> usize {
     let (mut next, mut pages) = ("0".to_owned(), 0);
     loop {
@@ -77,7 +76,7 @@ async fn pages_of_history_have_every_event_once(broker: &Broker) {
     system.end().await;
 }
 
-async fn a_client_that_polls_and_waits_follows_a_job_to_its_end(broker: &Broker) {
+async fn long_polling_follows_a_job_to_its_end(broker: &Broker) {
     let system = System::on(broker).await;
     let edge = system.edge().await;
     // The job does not exist yet.
@@ -102,7 +101,7 @@ async fn a_client_that_polls_and_waits_follows_a_job_to_its_end(broker: &Broker)
     system.end().await;
 }
 
-async fn a_result_is_there_as_soon_as_the_job_has_ended(broker: &Broker) {
+async fn a_waiting_request_returns_when_the_job_ends(broker: &Broker) {
     let system = System::on(broker).await;
     let worker = system.demo().await;
     let edge = system.edge().await;
@@ -131,7 +130,7 @@ async fn a_result_is_there_as_soon_as_the_job_has_ended(broker: &Broker) {
     ] {
         assert_eq!(json(&edge, path).await, state);
     }
-    // A job that waits in the queue is told as it is when the time is over.
+    // When the wait is over, the answer shows the queued job.
     worker.cancel();
     system.submit("queued", input).await;
     let begun = Instant::now();
@@ -149,7 +148,7 @@ async fn a_result_is_there_as_soon_as_the_job_has_ended(broker: &Broker) {
 }
 
 #[tokio::test]
-async fn what_waits_is_answered_when_the_edge_stops() {
+async fn waiting_requests_are_answered_when_the_edge_stops() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -177,7 +176,7 @@ async fn what_waits_is_answered_when_the_edge_stops() {
 }
 
 #[tokio::test]
-async fn what_the_http_layer_refuses_is_a_problem_too() {
+async fn malformed_addresses_get_a_problem_with_a_code() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let long = "x".repeat(20_000);
@@ -199,6 +198,28 @@ async fn what_the_http_layer_refuses_is_a_problem_too() {
         ("GET", "/api/jobs/", 404, "not_found"),
         ("GET", "/api/jobs//state", 400, "bad_job_id"),
         ("GET", "/%ff", 404, "not_found"),
+        ("GET", "/api/jobs/%zz", 400, "bad_job_id"),
+        ("GET", "/api/jobs/%", 400, "bad_job_id"),
+        ("GET", "/api/jobs/a%20b/state", 400, "bad_job_id"),
+        ("GET", "/api/jobs/%2e%2e/state", 400, "bad_job_id"),
+        ("GET", "/api/jobs/j/events?lastEventId=%", 400, "bad_cursor"),
+        ("GET", "/api/jobs/j/events?cursor=%zz", 400, "bad_cursor"),
+        (
+            "GET",
+            "/api/jobs/j/events?cursor=1&cursor=2",
+            400,
+            "bad_request",
+        ),
+        (
+            "GET",
+            "/api/jobs/j/events?limit=1&limit=2",
+            400,
+            "bad_request",
+        ),
+        ("GET", "/api/jobs?limit=1&limit=1", 400, "bad_request"),
+        ("GET", "/api/jobs/j/state?wait=%zz", 400, "bad_request"),
+        ("GET", "/healthz/", 404, "not_found"),
+        ("GET", "/ws/", 404, "not_found"),
     ] {
         let (got, content, problem) = http(&edge, method, path, "", b"").await;
         assert_eq!(
@@ -212,33 +233,33 @@ async fn what_the_http_layer_refuses_is_a_problem_too() {
 }
 
 #[tokio::test]
-async fn an_address_answers_head_and_names_the_methods_that_it_takes() {
+async fn each_path_answers_head_and_lists_its_methods() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     for path in ["/healthz", "/readyz", "/api/jobs/early/events"] {
         let (status, _, body) = http(&edge, "HEAD", path, "", b"").await;
         assert_eq!((status, body), (200, Value::Null), "{path}");
     }
-    for (method, path) in [
-        ("DELETE", "/api/jobs/j"),
-        ("POST", "/api/jobs/j/events"),
-        ("GET", "/api/jobs/j/cancel"),
-        ("TRACE", "/healthz"),
-        ("BREW", "/api/jobs"),
+    for (method, path, allow) in [
+        ("DELETE", "/api/jobs/j", "GET,HEAD"),
+        ("POST", "/api/jobs/j/events", "GET,HEAD"),
+        ("GET", "/api/jobs/j/cancel", "POST"),
+        ("TRACE", "/healthz", "GET,HEAD"),
+        ("BREW", "/api/jobs", "GET,HEAD,POST"),
+        ("POST", "/ws", "GET,HEAD"),
     ] {
-        let (status, content, problem) = http(&edge, method, path, "", b"").await;
-        assert_eq!(
-            (status, content.as_str()),
-            (405, "application/problem+json"),
-            "{method} {path}"
+        let (head, body) = exchange(&edge.addr, method, path, "", b"").await;
+        assert!(head.starts_with("HTTP/1.1 405 "), "{method} {path}: {head}");
+        assert!(
+            head.contains("\r\ncontent-type: application/problem+json\r\n"),
+            "{head}"
         );
-        assert_eq!(problem["code"], "method_not_allowed");
+        assert!(body.contains("\"method_not_allowed\""), "{body}");
+        let allowed = head.lines().find_map(|line| line.strip_prefix("allow: "));
+        let mut allowed: Vec<_> = allowed.unwrap().split(',').collect();
+        allowed.sort_unstable();
+        assert_eq!(allowed.join(","), allow, "{method} {path}");
     }
-    let refused = Sse::open(&edge.addr, "/api/jobs/j/cancel", "").await;
-    assert_eq!(
-        (refused.status, refused.headers["allow"].as_str()),
-        (405, "POST")
-    );
     let (asked, _) = exchange(&edge.addr, "OPTIONS", "/api/jobs/j/cancel", "", b"").await;
     assert!(
         asked.starts_with("HTTP/1.1 200") && asked.contains("\r\nallow: POST\r\n"),
@@ -248,7 +269,7 @@ async fn an_address_answers_head_and_names_the_methods_that_it_takes() {
 }
 
 #[tokio::test]
-async fn no_cache_keeps_an_answer_that_will_be_another_one() {
+async fn caches_keep_no_answer_that_can_change() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -297,7 +318,7 @@ async fn no_cache_keeps_an_answer_that_will_be_another_one() {
 }
 
 #[tokio::test]
-async fn a_page_of_another_origin_may_submit_a_job_and_follow_it() {
+async fn a_page_of_another_origin_can_submit_and_follow_a_job() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -308,7 +329,7 @@ async fn a_page_of_another_origin_may_submit_a_job_and_follow_it() {
             head.contains("\r\naccess-control-allow-origin: *\r\n"),
             "{path}: {head}"
         );
-        // With it a browser would send the cookies of a proxy before the edge.
+        // It would allow browsers to send cookies of a proxy in front of the edge.
         assert!(
             !head.contains("access-control-allow-credentials"),
             "{path}: {head}"
@@ -350,7 +371,7 @@ async fn a_page_of_another_origin_may_submit_a_job_and_follow_it() {
     )
     .await;
     assert!(stream.contains("job:done:v1"), "{stream}");
-    // What it is refused, it may read as well.
+    // It can read refusals, too.
     let (refused, _) = ask("GET", "/api/jobs/nobody", "", "").await;
     assert!(refused.starts_with("HTTP/1.1 404"), "{refused}");
     ask("GET", "/nowhere", "", "").await;

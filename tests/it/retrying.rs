@@ -17,14 +17,14 @@ use crate::support::system::{System, text, words};
 use crate::support::within;
 
 on_one_and_three!(
-    the_delay_of_a_retry_holds_although_the_queue_was_never_told,
-    an_answer_to_an_old_delivery_does_not_touch_a_newer_one,
-    a_worker_that_is_frozen_while_its_program_fails_starts_one_more_attempt_after_the_delay,
+    a_retry_delay_holds_although_the_queue_does_not_know_it,
+    an_answer_to_an_old_delivery_does_not_affect_a_newer_one,
+    a_worker_frozen_during_a_failure_retries_once,
 );
 
 const ACK_WAIT: Duration = Duration::from_secs(1);
 
-/// Another worker of the kind `demo`, which takes what it is handed and does nothing with it.
+/// Another worker of the kind `demo`, which claims jobs and does not run them.
 async fn claim(system: &System) -> Claim {
     let nats = Nats::connect(&system.options).await.unwrap();
     within(
@@ -39,7 +39,7 @@ async fn next(claim: &mut Claim) -> Delivery {
     within("a delivery", claim.next(1)).await.unwrap()
 }
 
-/// Writes, as a worker that dies or is not heard at once, that an attempt failed.
+/// Writes the failure of an attempt, as a worker would that dies right after it.
 async fn fail_once(system: &System, job: &JobId, delay: Duration) {
     let last = system.log.last(job).await.unwrap().unwrap();
     let mut writer = LogWriter::new(system.log.clone(), job.clone(), 1, Some(&last));
@@ -74,14 +74,14 @@ fn waited(seen: &Seen) -> Vec<u64> {
     retries.map(|pair| ts(pair[1]) - ts(pair[0])).collect()
 }
 
-async fn the_delay_of_a_retry_holds_although_the_queue_was_never_told(broker: &Broker) {
+async fn a_retry_delay_holds_although_the_queue_does_not_know_it(broker: &Broker) {
     let system = System::on(broker).await;
     let delay = Duration::from_millis(1500);
     let (mut dies, input) = (claim(&system).await, words(5, 0, 1));
     let job = system.submit("retry", input.clone()).await;
     let delivery = next(&mut dies).await;
     fail_once(&system, &job, delay).await;
-    // At once, as another delivery: the healthy worker must wait for the rest of the delay.
+    // Delivered again at once: the healthy worker must wait for the rest of the delay.
     delivery.give_back(None).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -91,14 +91,14 @@ async fn the_delay_of_a_retry_holds_although_the_queue_was_never_told(broker: &B
     let [waited] = waited(&seen)[..] else {
         panic!("{:?}", seen.events)
     };
-    // Stored a little after it was written.
+    // The timestamp is a little older than the stored message.
     assert!((1490..10_000).contains(&waited), "{waited} ms");
     assert_eq!(system.ended(&job).await.attempt, 2);
     system.end().await;
 }
 
 #[tokio::test]
-async fn a_job_with_a_long_delay_can_be_cancelled_and_keeps_its_time_limit() {
+async fn a_delayed_job_can_be_cancelled_and_can_time_out() {
     let system = System::on(Broker::shared_one()).await;
     let kind: Kind = "demo".parse().unwrap();
     let _known = claim(&system).await;
@@ -123,7 +123,7 @@ async fn a_job_with_a_long_delay_can_be_cancelled_and_keeps_its_time_limit() {
     system.end().await;
 }
 
-async fn an_answer_to_an_old_delivery_does_not_touch_a_newer_one(broker: &Broker) {
+async fn an_answer_to_an_old_delivery_does_not_affect_a_newer_one(broker: &Broker) {
     let system = System::on(broker).await;
     let (mut first, mut second, mut third) = (
         claim(&system).await,
@@ -133,10 +133,10 @@ async fn an_answer_to_an_old_delivery_does_not_touch_a_newer_one(broker: &Broker
     system.submit("slow", words(5, 0, 1)).await;
     let old = next(&mut first).await;
     assert_eq!(old.deliveries, 1);
-    // Not heard for the ack wait: the queue hands the job to another worker.
+    // After the ack wait the queue delivers the job to another worker.
     let newer = next(&mut second).await;
     assert_eq!(newer.deliveries, 2);
-    // Signs of life that arrive only now do not make the old one the newest again.
+    // A late keep-alive does not make the old delivery current again.
     old.keep().await;
     old.give_back(None).await;
     let healthy = async {
@@ -150,7 +150,7 @@ async fn an_answer_to_an_old_delivery_does_not_touch_a_newer_one(broker: &Broker
         Either::Left((handed_out, _)) => assert!(handed_out.is_err(), "{handed_out:?}"),
         Either::Right(_) => unreachable!("it never returns"),
     }
-    // The newest may be given back, at once.
+    // The newest delivery can be given back at once.
     let begun = Instant::now();
     newer.give_back(None).await;
     assert_eq!(next(&mut third).await.deliveries, 3);
@@ -158,11 +158,10 @@ async fn an_answer_to_an_old_delivery_does_not_touch_a_newer_one(broker: &Broker
     system.end().await;
 }
 
-async fn a_worker_that_is_frozen_while_its_program_fails_starts_one_more_attempt_after_the_delay(
-    broker: &Broker,
-) {
+async fn a_worker_frozen_during_a_failure_retries_once(broker: &Broker) {
     let system = System::on(broker).await;
-    // The second attempt takes longer than the delay, so that a late answer for the first one would cut it short.
+    // The second attempt takes longer than the delay, so that a late answer for the first one would
+    // interrupt it.
     let program = "echo attempt $TAILWATER_ATTEMPT; \
         if [ $TAILWATER_ATTEMPT = 1 ]; then sleep 1; exit 75; else sleep 3; fi";
     let worker = [
@@ -181,7 +180,7 @@ async fn a_worker_that_is_frozen_while_its_program_fails_starts_one_more_attempt
     let job = system.submit("frozen", Value::Null).await;
     system.reaches("frozen", 3).await;
     worker.signal(Signal::STOP);
-    // Not heard for twice the ack wait; its program ends meanwhile.
+    // The program ends while the worker is frozen.
     sleep(ACK_WAIT * 2).await;
     worker.signal(Signal::CONT);
     let edge = system.edge().await;
@@ -202,7 +201,7 @@ async fn a_worker_that_is_frozen_while_its_program_fails_starts_one_more_attempt
 }
 
 #[tokio::test]
-async fn deliveries_that_come_to_nothing_count_and_cost_a_job_that_begins_after_all_no_attempt() {
+async fn fruitless_deliveries_cost_no_attempt() {
     let system = System::on(Broker::shared_one()).await;
     let (mut dies, input) = (claim(&system).await, words(5, 0, 1));
     let job = system.submit("unlucky", input.clone()).await;
@@ -213,7 +212,7 @@ async fn deliveries_that_come_to_nothing_count_and_cost_a_job_that_begins_after_
         delivery.give_back(None).await;
     }
     dies.close().await;
-    // The only attempt that the job has is not one of those deliveries.
+    // The deliveries above did not use up the job's only attempt.
     system
         .worker(Demo, |settings| settings.max_attempts = 1)
         .await;

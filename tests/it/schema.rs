@@ -10,7 +10,7 @@ use crate::support::client::Frame;
 use crate::support::python;
 use crate::support::system::{System, words};
 
-/// Which of the values fit the schema of this name, as somebody else's validator sees it.
+/// Which of the values match the schema of this name, according to an independent validator.
 fn judge(values: &[(&str, Value)]) -> Vec<bool> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut child = Command::new(python("python"))
@@ -25,7 +25,7 @@ fn judge(values: &[(&str, Value)]) -> Vec<bool> {
         .map(|(name, value)| format!("{}\n", json!([name, value])))
         .collect();
     let mut stdin = child.stdin.take().unwrap();
-    // What it answers fits into a pipe.
+    // Its answers fit into a pipe.
     stdin.write_all(input.as_bytes()).unwrap();
     drop(stdin);
     let out = child.wait_with_output().unwrap();
@@ -55,7 +55,7 @@ fn name(frame: &Value) -> &'static str {
 }
 
 #[test]
-fn every_example_of_the_protocol_fits_the_schemas() {
+fn the_examples_in_the_protocol_match_the_schemas() {
     let document = include_str!("../../src/wire/PROTOCOL.md");
     let lines = document
         .lines()
@@ -74,7 +74,7 @@ fn every_example_of_the_protocol_fits_the_schemas() {
 }
 
 #[test]
-fn what_a_client_may_send_is_what_the_schema_allows() {
+fn the_schemas_accept_exactly_the_valid_client_frames() {
     let cursor = "AeiRFY9quGgDBAQ";
     let frames = [
         json!({"op": "watch", "job": "j1"}),
@@ -143,7 +143,7 @@ fn what_a_client_may_send_is_what_the_schema_allows() {
 }
 
 #[tokio::test]
-async fn what_an_edge_says_fits_the_schemas() {
+async fn server_frames_match_the_schemas() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -162,7 +162,7 @@ async fn what_an_edge_says_fits_the_schemas() {
             .send(json!({"op": "watch", "job": job, "after": 99}))
             .await;
         let mut ended = 0;
-        // One watch ends, the other one is refused.
+        // One watch ends, the other is refused.
         while ended < 2 {
             let Frame::Json(frame) = client.next().await else {
                 panic!("the connection ended")
@@ -173,7 +173,7 @@ async fn what_an_edge_says_fits_the_schemas() {
     }
     assert!(values.iter().filter(|(name, _)| *name == "Event").count() > 9);
     assert_all_fit(&values);
-    // And they say something: another event is none of these.
+    // The schemas are not trivial: this event matches neither.
     let wrong = json!({"type": "model:chunk:v1", "job": "j", "seq": 1, "attempt": 1, "ts": 1, "cursor": "A"});
     assert_eq!(
         judge(&[

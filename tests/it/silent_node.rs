@@ -13,7 +13,7 @@ use crate::support::process::Process;
 use crate::support::system::{System, text, words};
 use crate::support::{eventually, within};
 
-/// A node that nobody hears any more, without a reset, is noticed soon enough for this.
+/// How soon a node that went silent without a reset must be noticed.
 const NOTICED: Duration = Duration::from_secs(10);
 /// The longest time that a watcher may wait for the next event.
 const WAIT: Duration = Duration::from_secs(15);
@@ -33,11 +33,11 @@ async fn event(client: &mut Client) -> Value {
 }
 
 #[tokio::test]
-async fn watchers_wait_less_than_15_s_for_a_node_that_goes_silent() {
+async fn a_silent_node_delays_watchers_by_less_than_15_s() {
     let broker = Broker::three();
     let mut system = System::on(&broker).await;
-    // Connections of the client library begin at a random server of the list; those of this edge at the silent one,
-    // until it is silent.
+    // The client library connects to a random server of the list; the edge must start with the one
+    // that goes silent.
     let [silent, other] = [
         Link::to(&broker.addr(0)).await,
         Link::to(&broker.addr(1)).await,
@@ -104,7 +104,7 @@ async fn watchers_wait_less_than_15_s_for_a_node_that_goes_silent() {
 }
 
 #[tokio::test]
-async fn an_edge_whose_only_node_hangs_is_not_ready_and_is_again_when_the_node_goes_on() {
+async fn readiness_follows_a_node_that_hangs() {
     let broker = Broker::one();
     let mut system = System::on(&broker).await;
     let link = Link::to(&broker.addr(0)).await;
@@ -137,9 +137,9 @@ async fn an_edge_whose_only_node_hangs_is_not_ready_and_is_again_when_the_node_g
     system.end().await;
 }
 
-/// Starts programs while every answer of the broker comes 3.5 s late, longer than one request may take.
+/// Every answer of the broker is 3.5 s late, longer than one request may take.
 #[tokio::test]
-async fn an_edge_and_a_worker_that_start_on_a_slow_broker_wait_as_long_as_they_were_told() {
+async fn programs_wait_for_a_slow_broker_as_long_as_configured() {
     let broker = Broker::one();
     let system = System::on(&broker).await;
     let link = Link::to(&broker.addr(0)).await;
@@ -160,7 +160,7 @@ async fn an_edge_and_a_worker_that_start_on_a_slow_broker_wait_as_long_as_they_w
     let worker_flags = ["worker", "--kind", "demo"].map(str::to_owned);
     let mut worker =
         Process::start([worker_flags.to_vec(), flags, vec!["demo".to_owned()]].concat());
-    // Two connections that come too late, one that is given long enough for its two answers, and requests that time out.
+    // Long enough for two connections that time out, one that succeeds, and requests that time out.
     sleep(Duration::from_secs(24)).await;
     assert!(edge.is_running() && worker.is_running());
     link.set(Flow::Open);

@@ -1,11 +1,10 @@
 use std::io::{Seek as _, Write as _};
 use std::time::Duration;
 
-use async_nats::jetstream;
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
-use tailwater::nats::{CancelOutcome, Names};
+use tailwater::nats::CancelOutcome;
 use tailwater::wire::limits::EVENT_MAX;
 use tailwater::wire::{EventType, JobId, JobState, Seq, Status};
 use tailwater::worker::WorkerSettings;
@@ -18,13 +17,13 @@ use crate::support::http::{http, post};
 use crate::support::scenarios::on_one_and_three;
 use crate::support::socketio::Raw;
 use crate::support::system::{System, text, words};
-use crate::support::{eventually, within};
+use crate::support::within;
 
 on_one_and_three!(
-    a_job_that_no_log_can_hold_is_refused_everywhere_and_at_once,
-    a_job_that_another_publisher_made_too_large_ends_and_stops_no_other,
-    a_job_whose_first_event_no_log_takes_can_be_cancelled_and_times_out,
-    output_that_does_not_fit_is_split_or_ends_its_job_at_once,
+    an_oversized_job_is_refused_on_every_transport,
+    an_oversized_job_of_another_publisher_fails_alone,
+    an_oversized_job_can_be_cancelled_and_can_time_out,
+    oversized_output_is_split_or_fails_the_job,
 );
 
 /// 512 KiB of JSON, 1.15 MiB of MessagePack.
@@ -44,27 +43,7 @@ async fn run_with_stdin(args: &[String], text: &str) -> (Option<i32>, String, St
     (out.status.code(), text(out.stdout), text(out.stderr))
 }
 
-/// How many messages all streams of a system hold.
-async fn stored(system: &System) -> u64 {
-    let (context, names) = (system.jetstream().await, Names::new(&system.options.prefix));
-    let mut count = 0;
-    for stream in [
-        names.jobs_stream(),
-        names.chunks_stream(0),
-        names.chunks_stream(1),
-    ] {
-        count += context
-            .get_stream(stream)
-            .await
-            .unwrap()
-            .cached_info()
-            .state
-            .messages;
-    }
-    count
-}
-
-async fn a_job_that_no_log_can_hold_is_refused_everywhere_and_at_once(broker: &Broker) {
+async fn an_oversized_job_is_refused_on_every_transport(broker: &Broker) {
     let system = System::on(broker).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -84,7 +63,7 @@ async fn a_job_that_no_log_can_hold_is_refused_everywhere_and_at_once(broker: &B
     for encoding in Encoding::ALL {
         let mut client = edge.client_in(encoding).await;
         if encoding == Encoding::MsgPack {
-            // Just below what a frame may have.
+            // Just below the frame limit.
             frame["input"] = json!(vec![0.5; 116_400]);
         }
         client.send(frame.clone()).await;
@@ -116,14 +95,15 @@ async fn a_job_that_no_log_can_hold_is_refused_everywhere_and_at_once(broker: &B
         status == Some(2) && out.is_empty() && err.contains(&EVENT_MAX.to_string()),
         "{status:?} {out} {err}"
     );
-    // All of them together: each was refused before the broker was asked.
+    // Each was refused without a request to the broker.
     assert!(
         begun.elapsed() < Duration::from_secs(20),
         "{:?}",
         begun.elapsed()
     );
-    assert_eq!(stored(&system).await, 0);
-    // Just what fits is taken, and comes back as it was; that it is not an input for the demo is the backend's matter.
+    assert_eq!(system.stored_messages().await, 0);
+    // An input that just fits is accepted and stored unchanged, although the demo backend refuses
+    // it.
     let (job, input) = (
         "fits".parse().unwrap(),
         json!({"words": 1, "rate": 0, "pad": vec![0.5; 116_000]}),
@@ -143,7 +123,7 @@ async fn a_job_that_no_log_can_hold_is_refused_everywhere_and_at_once(broker: &B
     system.end().await;
 }
 
-/// Puts a job into the queue as another publisher would, past every check.
+/// Puts a job into the queue past every check.
 async fn put(system: &System, job: &str, more: &Value) -> JobId {
     let subject = format!("{}.jobs.demo.{job}", system.options.prefix);
     let mut queued = json!({"job": job, "kind": "demo", "input": too_large()});
@@ -161,26 +141,17 @@ async fn put(system: &System, job: &str, more: &Value) -> JobId {
     job.parse().unwrap()
 }
 
-async fn queue_is_empty(system: &System) {
-    let (context, names) = (system.jetstream().await, Names::new(&system.options.prefix));
-    let queue: &jetstream::stream::Stream = &context.get_stream(names.jobs_stream()).await.unwrap();
-    eventually("an empty queue", || async {
-        (queue.get_info().await.ok()?.state.messages == 0).then_some(())
-    })
-    .await;
-}
-
 fn code(state: &JobState) -> &str {
     state.error.as_ref().map_or("", |error| &error.code)
 }
 
-async fn a_job_that_another_publisher_made_too_large_ends_and_stops_no_other(broker: &Broker) {
+async fn an_oversized_job_of_another_publisher_fails_alone(broker: &Broker) {
     let system = System::on(broker).await;
     let mut jobs = Vec::new();
     for n in 0..8 {
         jobs.push(put(&system, &format!("other-{n}"), &json!({})).await);
     }
-    // So deep that no reader could decode its event.
+    // Nested too deeply for any reader to decode.
     let deep = (0..120).fold(json!(1), |value, _| json!([value]));
     jobs.push(put(&system, "other-deep", &json!({"input": deep})).await);
     let small = |settings: &mut WorkerSettings| {
@@ -205,13 +176,13 @@ async fn a_job_that_another_publisher_made_too_large_ends_and_stops_no_other(bro
         let first = system.log.first(&job).await.unwrap().unwrap();
         assert_eq!(first.event_type, EventType::Queued);
     }
-    queue_is_empty(&system).await;
+    system.queue_is_empty().await;
     system.end().await;
 }
 
-async fn a_job_whose_first_event_no_log_takes_can_be_cancelled_and_times_out(broker: &Broker) {
+async fn an_oversized_job_can_be_cancelled_and_can_time_out(broker: &Broker) {
     let system = System::on(broker).await;
-    // Without any worker, and while a worker waits with its next try.
+    // Without a worker, and while a worker waits for its next try.
     let waits = put(&system, "waits", &json!({})).await;
     let limited = put(&system, "limited", &json!({"timeout_ms": 1500})).await;
     assert_eq!(
@@ -235,10 +206,10 @@ async fn a_job_whose_first_event_no_log_takes_can_be_cancelled_and_times_out(bro
 }
 
 #[tokio::test]
-async fn a_job_whose_log_takes_nothing_at_all_leaves_the_queue() {
+async fn a_job_with_a_sealed_log_leaves_the_queue() {
     let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
     let job = system.submit("sealed", words(1, 0, 1)).await;
-    let (context, names) = (system.jetstream().await, Names::new(&system.options.prefix));
+    let (context, names) = (system.jetstream().await, system.names());
     let mut config = context
         .get_stream(names.chunks_stream(0))
         .await
@@ -252,12 +223,12 @@ async fn a_job_whose_log_takes_nothing_at_all_leaves_the_queue() {
         (settings.max_attempts, settings.pause) = (3, Duration::from_millis(50));
     };
     system.worker(Demo, small).await;
-    queue_is_empty(&system).await;
+    system.queue_is_empty().await;
     assert_eq!(system.log.last(&job).await.unwrap().unwrap().seq, Seq(1));
     system.end().await;
 }
 
-/// Puts out what its input says, in sizes that do not fit.
+/// Produces oversized output of the kind that its input names.
 struct Large;
 
 impl Backend for Large {
@@ -282,7 +253,7 @@ impl Backend for Large {
     }
 }
 
-async fn output_that_does_not_fit_is_split_or_ends_its_job_at_once(broker: &Broker) {
+async fn oversized_output_is_split_or_fails_the_job(broker: &Broker) {
     let system = System::on(broker).await;
     system
         .worker(Large, |settings| settings.pause = Duration::from_millis(10))
@@ -328,7 +299,7 @@ async fn output_that_does_not_fit_is_split_or_ends_its_job_at_once(broker: &Brok
 }
 
 #[tokio::test]
-async fn a_server_that_takes_smaller_messages_lowers_the_limit() {
+async fn a_smaller_max_payload_lowers_the_limit() {
     let broker = Broker::with_max_payload("64KB");
     let system = System::on(&broker).await;
     system.worker(Large, |_| {}).await;
@@ -348,7 +319,7 @@ async fn a_server_that_takes_smaller_messages_lowers_the_limit() {
         problem["detail"].as_str().unwrap().contains(&limit),
         "{problem}"
     );
-    assert_eq!(stored(&system).await, 0);
+    assert_eq!(system.stored_messages().await, 0);
     let job = system.submit("text", json!("text")).await;
     assert_eq!(system.ended(&job).await.status, Status::Done);
     let seen = follow(&edge.addr, "text").await;
@@ -362,7 +333,7 @@ async fn a_server_that_takes_smaller_messages_lowers_the_limit() {
 }
 
 #[tokio::test]
-async fn what_json_can_say_of_numbers_is_refused_or_comes_back_as_it_was() {
+async fn extreme_numbers_are_refused_or_preserved() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -379,7 +350,7 @@ async fn what_json_can_say_of_numbers_is_refused_or_comes_back_as_it_was() {
     let good = r#"[18446744073709551615,-9223372036854775808,1e308,5e-324,-0.0,0.1,1.0,123456789012345678901234567890,"\u0000"]"#;
     let body =
         format!(r#"{{"kind":"demo","id":"numbers","input":{{"words":1,"rate":0,"pad":{good}}}}}"#);
-    // The same again is the same job: nothing was changed by being stored.
+    // Submitting it again returns the same job: storing it changed nothing.
     for expected in [202, 200] {
         let (status, _, answer) = http(&edge, "POST", "/api/jobs", json, body.as_bytes()).await;
         assert_eq!(status, expected, "{answer}");

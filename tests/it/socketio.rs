@@ -7,22 +7,22 @@ use sha2::{Digest as _, Sha256};
 use tailwater::edge::EdgeSettings;
 use tailwater::process_group::Signal;
 use tailwater::wire::Submission;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::support::backends::Flood;
 use crate::support::broker::Broker;
 use crate::support::eventually;
-use crate::support::foreign::Foreign;
 use crate::support::http::{get, stats};
 use crate::support::proxy::Proxy;
 use crate::support::socketio::{Raw, join_by_polling};
 use crate::support::system::{System, text, words};
+use crate::support::third_party::ThirdParty;
 
 const NODE: &str = "socketio.mjs";
 const PYTHON: &str = "socketio_client.py";
 
-/// An address that nothing listens at, and that no connection is given as its own end: while the edge that had it is
-/// down, its clients' connections would be given any other free port, this one too.
+/// A free address outside the ephemeral port range: while the edge is
+/// down, its clients' own connections could otherwise take the port.
 fn free_addr() -> String {
     let mut ports = 20_000 + std::process::id() as u16 % 10_000..32_000;
     let free = ports.find(|&port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok());
@@ -40,7 +40,7 @@ fn assert_whole(seen: &Value, text: &str, last: u64) {
     for (field, value) in expected.as_object().unwrap() {
         assert_eq!(&seen[field], value, "{field} of {seen}");
     }
-    // A client may ask while the edge has just begun.
+    // A client may connect while the edge is still starting.
     assert!(
         seen["errors"]
             .as_array()
@@ -53,7 +53,7 @@ fn assert_whole(seen: &Value, text: &str, last: u64) {
 }
 
 #[tokio::test]
-async fn two_hundred_clients_get_every_chunk_once_through_cuts_and_two_ends_of_the_edge() {
+async fn two_hundred_clients_survive_cuts_and_edge_restarts() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let (mut edge_process, addr) = system
@@ -74,8 +74,8 @@ async fn two_hundred_clients_get_every_chunk_once_through_cuts_and_two_ends_of_t
         if let Some(transport) = transports[n % 3] {
             client["transports"] = json!(transport);
         }
-        // Node's client hangs for 45 s when its connection is cut in the moment in which it changes from polling to a
-        // WebSocket, and the proxy would meet that moment.
+        // Node's client hangs for 45 s when its connection is cut while it upgrades from polling to
+        // a WebSocket, and the proxy would hit that moment.
         if n % 5 < 2 && (n >= 100 || !n.is_multiple_of(3)) {
             client["via"] = json!(via);
         }
@@ -86,18 +86,18 @@ async fn two_hundred_clients_get_every_chunk_once_through_cuts_and_two_ends_of_t
             "clients": (from..from + 100).map(client).collect::<Vec<_>>()})
     };
     let (node, python) = (
-        Foreign::node(Path::new(NODE), &given(0)),
-        Foreign::python(PYTHON, &given(100)),
+        ThirdParty::node(Path::new(NODE), &given(0)),
+        ThirdParty::python(PYTHON, &given(100)),
     );
     let chaos = async {
-        // All are there and have some events before the edge dies.
+        // All clients are connected before the edge is killed.
         eventually("everybody", || async {
             let stats = stats(&addr, "/api/stats").await;
             (stats["connections"]["socketio"].as_u64() > Some(150)).then_some(())
         })
         .await;
         edge_process.kill().await;
-        // It is told to die, and takes its listener along when it has.
+        // The address is free once the process has ended.
         eventually("the address", || async {
             std::net::TcpListener::bind(&addr).ok()
         })
@@ -135,7 +135,7 @@ async fn two_hundred_clients_get_every_chunk_once_through_cuts_and_two_ends_of_t
         "{disconnects} disconnects, {} cuts by the proxy",
         proxy.cuts()
     );
-    // Each saw one end of the edge at least, and the network and the clients themselves cut besides.
+    // Each saw at least one edge end, and further cuts by the proxy and by itself.
     assert!(
         disconnects > 350 && proxy.cuts() > 60,
         "{disconnects}, {}",
@@ -145,7 +145,7 @@ async fn two_hundred_clients_get_every_chunk_once_through_cuts_and_two_ends_of_t
 }
 
 #[tokio::test]
-async fn two_edges_behind_a_balancer_serve_clients_that_begin_as_websockets() {
+async fn two_edges_serve_websocket_clients_behind_a_balancer() {
     let system = System::on(Broker::shared_one()).await;
     system.wordy().await;
     let edges = [system.edge().await, system.edge().await];
@@ -157,7 +157,7 @@ async fn two_edges_behind_a_balancer_serve_clients_that_begin_as_websockets() {
         .map(client)
         .collect();
     let given = json!({"url": format!("http://{}", balancer.addr), "seed": 3, "clients": clients});
-    let node = Foreign::node(Path::new(NODE), &given);
+    let node = ThirdParty::node(Path::new(NODE), &given);
     for edge in &edges {
         eventually("half of the clients", || async {
             (stats(&edge.addr, "/api/stats").await["connections"]["socketio"] == 10).then_some(())
@@ -170,7 +170,7 @@ async fn two_edges_behind_a_balancer_serve_clients_that_begin_as_websockets() {
     let mut disconnects = 0;
     for (n, seen) in seen.iter().enumerate() {
         assert_whole(seen, &text(&input), last.seq.0);
-        // Each end is its own doing, and each new connection comes about at once.
+        // Only the client itself disconnects, and each reconnect succeeds at once.
         let ends = seen["disconnects"].as_array().unwrap();
         assert!(
             ends.iter().all(|end| end == "forced close"),
@@ -191,7 +191,7 @@ async fn two_edges_behind_a_balancer_serve_clients_that_begin_as_websockets() {
 }
 
 #[tokio::test]
-async fn sessions_by_polling_live_on_all_threads_of_an_edge() {
+async fn polling_sessions_work_on_every_thread() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let (_edge, addr) = system.edge_process(&["--threads", "2"]).await;
@@ -208,14 +208,14 @@ async fn sessions_by_polling_live_on_all_threads_of_an_edge() {
         .collect();
     let given = json!({"url": format!("http://{addr}"), "clients": clients});
     let (node, python) = (
-        Foreign::node(Path::new(NODE), &given),
-        Foreign::python(PYTHON, &given),
+        ThirdParty::node(Path::new(NODE), &given),
+        ThirdParty::python(PYTHON, &given),
     );
     let (node, python) = join(node.ends(), python.ends()).await;
     let last = system.log.last(&job).await.unwrap().unwrap();
     for (n, seen) in node.iter().chain(&python).enumerate() {
         assert_whole(seen, &text(&input), last.seq.0);
-        // A thread that did not know a session would refuse it, and the client would come back with another one.
+        // A thread that does not know a session would refuse it, and the client would reconnect.
         assert_eq!(seen["disconnects"], json!([]), "client {n}: {seen}");
     }
     let upgraded = |seen: &&Value| {
@@ -230,54 +230,7 @@ async fn sessions_by_polling_live_on_all_threads_of_an_edge() {
 }
 
 #[tokio::test]
-async fn clients_that_stop_reading_cost_no_memory_and_are_served_to_the_end() {
-    let system = System::on(Broker::shared_one()).await;
-    system
-        .worker(Flood { megabytes: 24 }, |settings| {
-            settings.kind = "flood".parse().unwrap()
-        })
-        .await;
-    let (edge, addr) = system.edge_process(&["--threads", "2"]).await;
-    let job = system
-        .submit_with(
-            "stall",
-            Submission::new("flood".parse().unwrap(), Value::Null),
-        )
-        .await;
-    let clients = vec![json!({"job": "stall", "resume": "auth", "transports": ["websocket"]}); 10];
-    let slow = json!({"for": 8000, "every": 8000, "bytes": 0});
-    let before = edge.memory();
-    let node = Foreign::node(
-        Path::new(NODE),
-        &json!({"url": format!("http://{addr}"), "clients": clients, "slow": slow}),
-    );
-    let watched = async {
-        let mut peak = before;
-        let until = Instant::now() + Duration::from_secs(10);
-        while Instant::now() < until {
-            peak = peak.max(edge.memory());
-            sleep(Duration::from_millis(50)).await;
-        }
-        peak
-    };
-    let (seen, peak) = join(node.ends(), watched).await;
-    let last = system.log.last(&job).await.unwrap().unwrap();
-    let line = "0123456789abcde\n".repeat(64);
-    for seen in &seen {
-        assert_whole(seen, &line.repeat(24 * 1024), last.seq.0);
-        assert_eq!(seen["disconnects"], json!([]), "{seen}");
-    }
-    eprintln!("memory {before} to {peak} KiB");
-    // 240 MiB were wanted. Each client may cost a page of the log and some copies of an event of 256 KiB on their way.
-    assert!(
-        seen.len() == 10 && peak < before + 40_000,
-        "{before} to {peak} KiB"
-    );
-    system.end().await;
-}
-
-#[tokio::test]
-async fn a_slow_client_answers_pings_behind_what_it_was_sent_and_stays() {
+async fn a_slow_client_answers_pings_late_and_stays_connected() {
     let system = System::on(Broker::shared_one()).await;
     system
         .worker(Flood { megabytes: 30 }, |settings| {
@@ -292,11 +245,12 @@ async fn a_slow_client_answers_pings_behind_what_it_was_sent_and_stays() {
         )
         .await;
     let clients = [json!({"job": "slow", "resume": "auth", "transports": ["websocket"]})];
-    // A ping comes after 25 s and must be answered within 20 s. All that time more waits than the client takes. It takes
-    // little at a time, or its system would hold many megabytes for it, before the ping.
+    // A ping comes after 25 s and must be answered within 20 s. The client is slower than the edge
+    // all that time. It reads little at a time, or its socket buffer would hold many megabytes
+    // before the ping.
     let slow = json!({"for": 46_000, "every": 100, "bytes": 40_000});
     let begun = Instant::now();
-    let node = Foreign::node(
+    let node = ThirdParty::node(
         Path::new(NODE),
         &json!({"url": format!("http://{addr}"), "clients": clients, "slow": slow, "patience": 58_000}),
     );
@@ -317,7 +271,7 @@ async fn a_slow_client_answers_pings_behind_what_it_was_sent_and_stays() {
 }
 
 #[tokio::test]
-async fn every_request_is_acknowledged_with_the_object_of_the_same_frame() {
+async fn acknowledgements_carry_the_same_object_as_frames() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -384,7 +338,7 @@ async fn every_request_is_acknowledged_with_the_object_of_the_same_frame() {
             "{answer}"
         );
     }
-    // A job that nobody has submitted can be watched, and left.
+    // A job that does not exist yet can be watched and unwatched.
     let answer = raw.ask(30, "watch", &json!({"job": "later"})).await;
     assert_eq!(answer, json!({"op": "watching", "job": "later"}));
     assert_eq!(
@@ -412,7 +366,7 @@ async fn every_request_is_acknowledged_with_the_object_of_the_same_frame() {
 }
 
 #[tokio::test]
-async fn a_request_without_an_acknowledgement_is_answered_by_an_event() {
+async fn requests_without_acknowledgement_are_answered_by_events() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -445,7 +399,7 @@ async fn a_request_without_an_acknowledgement_is_answered_by_an_event() {
 }
 
 #[tokio::test]
-async fn an_edge_counts_its_clients_their_jobs_and_what_it_hands_them() {
+async fn the_stats_count_clients_jobs_and_events() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let (_edge, addr) = system.edge_process(&["--threads", "2"]).await;
@@ -506,24 +460,24 @@ async fn an_edge_counts_its_clients_their_jobs_and_what_it_hands_them() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_for_too_much_is_cut_off_and_nobody_else_notices() {
+async fn a_greedy_client_is_disconnected_alone() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
     let mut other = Raw::join(&edge.addr).await;
-    // Larger than a message may be.
+    // Larger than a message can be.
     let mut raw = Raw::join(&edge.addr).await;
     raw.send(&format!("42[\"watch\",{:?}]", "x".repeat(1 << 20)))
         .await;
     assert_eq!(raw.next().await, None);
-    // With more attachments than are taken in to refuse them.
+    // With more attachments than the edge reads before it refuses.
     let mut raw = Raw::join(&edge.addr).await;
     raw.send(r#"451025-["watch",{"_placeholder":true,"num":0}]"#)
         .await;
     while let Some(text) = raw.next().await {
         assert_eq!(text, "1", "only an end may come");
     }
-    // More requests than are kept, none of whose answers it reads.
+    // More requests than the edge queues, without reading the answers.
     let mut raw = Raw::join(&edge.addr).await;
     let begun = Instant::now();
     while raw.send(r#"421["unwatch",{"job":"nobody"}]"#).await {
@@ -547,7 +501,7 @@ async fn a_client_that_asks_for_too_much_is_cut_off_and_nobody_else_notices() {
 }
 
 #[tokio::test]
-async fn a_client_that_gives_up_a_poll_is_gone_at_once() {
+async fn abandoning_a_poll_disconnects_the_client() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let path = join_by_polling(&edge.addr).await;
@@ -563,14 +517,14 @@ async fn a_client_that_gives_up_a_poll_is_gone_at_once() {
 }
 
 #[tokio::test]
-async fn a_poll_whose_session_is_cut_is_answered_at_once() {
+async fn a_poll_is_answered_when_its_session_is_cut() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
-    // The same poll twice, as when a library sends one again: the session cannot go on.
+    // Two polls at once, as a retrying library would send: the session cannot continue.
     let path = format!("{}&t=once", join_by_polling(&edge.addr).await);
     let begun = Instant::now();
     let polls = join(get(&edge.addr, &path, ""), get(&edge.addr, &path, "")).await;
-    // With the next ping it would have been told, too.
+    // The next ping would also have answered the poll.
     assert!(
         begun.elapsed() < Duration::from_secs(15),
         "{:?}",
@@ -584,7 +538,7 @@ async fn a_poll_whose_session_is_cut_is_answered_at_once() {
 }
 
 #[tokio::test]
-async fn an_edge_that_stops_sends_clients_that_poll_away_one_after_the_other() {
+async fn a_stopping_edge_drains_polling_clients_gradually() {
     let system = System::on(Broker::shared_one()).await;
     let drain = Duration::from_secs(3);
     let edge = system
@@ -614,7 +568,7 @@ async fn an_edge_that_stops_sends_clients_that_poll_away_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn a_page_of_another_origin_may_poll() {
+async fn a_page_of_another_origin_can_poll() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let path = "/socket.io/?EIO=4&transport=polling";

@@ -4,24 +4,24 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::support::broker::Broker;
-use crate::support::foreign::Foreign;
 use crate::support::http::{exchange, stats};
 use crate::support::socketio::{Raw, join_by_polling};
 use crate::support::system::{System, words};
+use crate::support::third_party::ThirdParty;
 use crate::support::{eventually, within};
 
 #[tokio::test]
-async fn a_request_with_attachments_or_an_unknown_namespace_is_refused_in_words() {
+async fn attachments_and_unknown_namespaces_are_refused() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
     let mut clients = Vec::new();
     for transport in ["websocket", "polling"] {
         let given = json!({"url": format!("http://{}", edge.addr), "transports": [transport]});
-        clients.push(Foreign::node(Path::new("socketio_refused.mjs"), &given));
-        clients.push(Foreign::python("socketio_refused.py", &given));
+        clients.push(ThirdParty::node(Path::new("socketio_refused.mjs"), &given));
+        clients.push(ThirdParty::python("socketio_refused.py", &given));
     }
-    for seen in join_all(clients.into_iter().map(Foreign::ends))
+    for seen in join_all(clients.into_iter().map(ThirdParty::ends))
         .await
         .concat()
     {
@@ -57,7 +57,7 @@ async fn a_request_with_attachments_or_an_unknown_namespace_is_refused_in_words(
 }
 
 #[tokio::test]
-async fn the_address_works_without_its_slash() {
+async fn the_path_works_without_its_trailing_slash() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let path = "/socket.io?EIO=4&transport=polling";
@@ -67,7 +67,7 @@ async fn the_address_works_without_its_slash() {
     let session = format!("{path}&sid={}", open["sid"].as_str().unwrap());
     let (head, _) = exchange(&edge.addr, "POST", &session, "", b"40").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    // Both addresses are one door.
+    // Both paths lead to the same session.
     let (head, body) = exchange(
         &edge.addr,
         "GET",
@@ -93,11 +93,11 @@ async fn the_address_works_without_its_slash() {
 }
 
 #[tokio::test]
-async fn a_websocket_that_is_not_one_costs_its_polling_session_nothing() {
+async fn a_failed_upgrade_keeps_the_polling_session() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let path = join_by_polling(&edge.addr).await;
-    // As a proxy that knows no WebSockets passes it on.
+    // As a proxy without WebSocket support forwards it.
     let upgrade = path.replace("transport=polling", "transport=websocket");
     let (head, body) = exchange(
         &edge.addr,
@@ -133,11 +133,11 @@ async fn a_websocket_that_is_not_one_costs_its_polling_session_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_behind_a_proxy_that_knows_no_websockets_goes_on_by_polling() {
+async fn clients_behind_a_proxy_without_websockets_keep_polling() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let given = json!({"url": format!("http://{}", edge.addr)});
-    let seen = Foreign::node(Path::new("socketio_bare_proxy.mjs"), &given)
+    let seen = ThirdParty::node(Path::new("socketio_bare_proxy.mjs"), &given)
         .ends()
         .await
         .remove(0);
@@ -153,7 +153,7 @@ async fn a_client_behind_a_proxy_that_knows_no_websockets_goes_on_by_polling() {
 }
 
 #[tokio::test]
-async fn the_limits_of_a_request_are_those_of_a_websocket() {
+async fn requests_have_the_same_limits_as_websocket_frames() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -195,7 +195,7 @@ async fn the_limits_of_a_request_are_those_of_a_websocket() {
             "{field}: {answer}"
         );
     }
-    // As many watches as a connection may have.
+    // The most watches that a connection may have.
     for n in 0..1024 {
         raw.send(&format!(r#"42["watch",{{"job":"w{n}"}}]"#)).await;
     }
@@ -208,7 +208,7 @@ async fn the_limits_of_a_request_are_those_of_a_websocket() {
 }
 
 #[tokio::test]
-async fn as_many_requests_are_under_way_as_over_a_websocket() {
+async fn concurrent_requests_are_limited_as_on_a_websocket() {
     let mut broker = Broker::one();
     let system = System::on(&broker).await;
     system.demo().await;
@@ -222,7 +222,7 @@ async fn as_many_requests_are_under_way_as_over_a_websocket() {
     }
     raw.send(r#"4240["cancel",{"job":"j"}]"#).await;
     raw.send(r#"4241["unwatch",{"job":"other"}]"#).await;
-    // Those that are too many, and what needs no broker, are answered while the others wait.
+    // Requests above the limit, and those that need no broker, are answered while the others wait.
     for n in 32..40 {
         let answer = raw.next().await.unwrap();
         let error = json!({"op": "error", "code": "too_many_requests", "ref": n.to_string()});
@@ -254,7 +254,7 @@ async fn as_many_requests_are_under_way_as_over_a_websocket() {
     }
     answered.sort_unstable();
     assert_eq!(answered, (0..32).collect::<Vec<_>>());
-    // There is room again.
+    // New requests are accepted again.
     within("a submit", async {
         loop {
             let answer = raw
@@ -271,7 +271,7 @@ async fn as_many_requests_are_under_way_as_over_a_websocket() {
 }
 
 #[tokio::test]
-async fn a_post_that_is_too_large_is_refused_in_words_and_its_session_ends() {
+async fn an_oversized_post_is_refused_and_ends_its_session() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let path = join_by_polling(&edge.addr).await;

@@ -14,18 +14,18 @@ use crate::support::proxy::Proxy;
 use crate::support::system::{System, text, words};
 use crate::support::{python, within};
 
-/// A program that follows a job with somebody else's library.
+/// A program that follows a job with a third-party library.
 struct Follower {
     name: &'static str,
     child: Child,
 }
 
-/// What it says in the end.
+/// What the program prints at its end.
 struct Report {
     seen: Seen,
     /// The `Last-Event-ID` of each request.
     asked: Vec<Option<String>>,
-    /// What each was answered.
+    /// The status of each answer.
     statuses: Vec<u64>,
 }
 
@@ -52,7 +52,7 @@ fn all(addr: &str, job: &str, drops: u32) -> [Follower; 3] {
     py.arg(clients.join("sse_client.py"));
     [
         start("eventsource", node("eventsource"), &url),
-        // It keeps the query and adds the id to it.
+        // This client keeps the query and adds the id to it.
         start(
             "event-source-polyfill",
             node("event-source-polyfill"),
@@ -63,7 +63,7 @@ fn all(addr: &str, job: &str, drops: u32) -> [Follower; 3] {
 }
 
 impl Follower {
-    /// Waits until it stops by itself, which it does when it is answered 204.
+    /// Waits until it stops, which it does after a 204.
     async fn report(self, job: &str) -> Report {
         let out = within(self.name, self.child.wait_with_output())
             .await
@@ -72,7 +72,7 @@ impl Follower {
         let said: Value = serde_json::from_slice(&out.stdout).unwrap();
         let list = |name: &str| said[name].as_array().unwrap().clone();
         let mut seen = Seen::of(job);
-        // It hears of both in their order, but tells them apart; only the first event can have something missing before.
+        // The program reports gaps apart from events; only the first event can follow a gap.
         list("missing")
             .iter()
             .for_each(|missing| seen.take(missing));
@@ -102,7 +102,7 @@ impl Report {
     fn assert_whole(&self, expected: &str) {
         self.seen.assert_whole();
         assert_eq!(self.seen.text(), expected);
-        // The last request names the job's end, and is the only one that is answered so.
+        // Only the last request, which names the job's end, gets a 204.
         assert_eq!(self.asked.last().unwrap(), &self.seen.cursor);
         assert_eq!(
             self.statuses
@@ -115,13 +115,13 @@ impl Report {
 }
 
 #[tokio::test]
-async fn a_client_that_drops_at_random_ends_with_the_exact_text_and_stops() {
+async fn a_client_that_drops_at_random_gets_the_exact_text() {
     let system = System::on(Broker::shared_one()).await;
     system.wordy().await;
     let edge = system.edge().await;
     let input = words(150, 15, 5);
     system.submit("drops", input.clone()).await;
-    // And somebody else follows the same job through another door.
+    // Another client follows the same job over a WebSocket.
     let reports = all(&edge.addr, "drops", 6).map(|follower| follower.report("drops"));
     let (reports, socket) = join(join_all(reports), follow(&edge.addr, "drops")).await;
     for report in reports {
@@ -133,7 +133,7 @@ async fn a_client_that_drops_at_random_ends_with_the_exact_text_and_stops() {
 }
 
 #[tokio::test]
-async fn a_client_behind_a_proxy_that_cuts_at_any_byte_ends_with_the_exact_text() {
+async fn a_client_survives_cuts_at_any_byte() {
     let system = System::on(Broker::shared_three()).await;
     system.wordy().await;
     let edge = system.edge().await;
@@ -151,7 +151,7 @@ async fn a_client_behind_a_proxy_that_cuts_at_any_byte_ends_with_the_exact_text(
 }
 
 #[tokio::test]
-async fn curl_that_reads_slowly_gets_everything_while_another_client_stays_live() {
+async fn a_slow_curl_gets_everything_and_delays_no_other_client() {
     let system = System::on(Broker::shared_one()).await;
     system
         .worker(Pieces { count: 5000 }, |settings| {

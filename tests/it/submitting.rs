@@ -1,7 +1,6 @@
 use async_nats::HeaderMap;
 use serde_json::{Value, json};
 use tailwater::config::{KIND_JOBS_MAX, SMALL_INPUT};
-use tailwater::nats::Names;
 use tailwater::wire::Status;
 
 use crate::support::broker::Broker;
@@ -12,9 +11,9 @@ use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{Edge, System, text, words};
 
 on_one_and_three!(
-    a_job_that_is_submitted_again_by_its_key_is_the_same_job,
-    a_job_whose_edge_died_between_the_queue_and_the_log_is_the_same_job_when_it_is_submitted_again,
-    a_full_kind_is_refused_and_leaves_room_for_the_others,
+    an_idempotency_key_returns_the_same_job,
+    a_half_finished_submit_can_be_repeated,
+    a_full_kind_is_refused_and_other_kinds_are_not,
 );
 
 async fn post_with_key(edge: &Edge, key: &str, body: &Value) -> (u16, Value) {
@@ -30,7 +29,7 @@ async fn post_with_key(edge: &Edge, key: &str, body: &Value) -> (u16, Value) {
     (status, body)
 }
 
-async fn a_job_that_is_submitted_again_by_its_key_is_the_same_job(broker: &Broker) {
+async fn an_idempotency_key_returns_the_same_job(broker: &Broker) {
     let system = System::on(broker).await;
     system.demo().await;
     let edges = [system.edge().await, system.edge().await];
@@ -49,7 +48,7 @@ async fn a_job_that_is_submitted_again_by_its_key_is_the_same_job(broker: &Broke
         (status, &again["id"], &again["status"]),
         (200, &first["id"], &json!("done"))
     );
-    // Many at once are one job, and one of them began it.
+    // Many submits at once create one job.
     let racers = futures_util::future::join_all(
         (0..20).map(|n| post_with_key(&edges[n % 2], "race", &body)),
     );
@@ -74,7 +73,7 @@ async fn a_job_that_is_submitted_again_by_its_key_is_the_same_job(broker: &Broke
     ] {
         let (status, problem) = post_with_key(&edges[1], "order 66", &other).await;
         assert_eq!((status, &problem["code"]), (422, &json!("key_reused")));
-        // It says nothing of the job that has the key.
+        // The error does not reveal the job that has the key.
         assert!(!problem.to_string().contains(job.as_str()), "{problem}");
     }
     for bad in ["", &"x".repeat(256), "é"] {
@@ -88,15 +87,13 @@ async fn a_job_that_is_submitted_again_by_its_key_is_the_same_job(broker: &Broke
     system.end().await;
 }
 
-async fn a_job_whose_edge_died_between_the_queue_and_the_log_is_the_same_job_when_it_is_submitted_again(
-    broker: &Broker,
-) {
+async fn a_half_finished_submit_can_be_repeated(broker: &Broker) {
     let system = System::on(broker).await;
-    // Makes the kind known and then does not serve it.
+    // Registers the kind and then does not serve it.
     system.demo().await.cancel();
     let (edge, context) = (system.edge().await, system.jetstream().await);
     let body = |id: &str| json!({"kind": "demo", "id": id, "input": words(20, 20, 1)});
-    // The broker knows no message id, or another one, as it does when its duplicate window has passed.
+    // The broker has no message id or another one, as after its duplicate window.
     let ids = ["left-1", "left-2"];
     for (id, message_id) in [(ids[0], None), (ids[1], Some("another"))] {
         let mut headers = HeaderMap::new();
@@ -112,9 +109,9 @@ async fn a_job_whose_edge_died_between_the_queue_and_the_log_is_the_same_job_whe
             .await
             .unwrap();
     }
-    let jobs = Names::new(&system.options.prefix).jobs_stream();
+    let jobs = system.names().jobs_stream();
     let mut queue = context.get_stream(&jobs).await.unwrap();
-    // While there is room, and when the queue is full, which the broker may find out first.
+    // With room in the queue, and when the broker reports that it is full.
     for room in [true, false] {
         let mut config = queue.cached_info().config.clone();
         config.max_messages = if room { 3 } else { 2 };
@@ -142,7 +139,7 @@ async fn a_job_whose_edge_died_between_the_queue_and_the_log_is_the_same_job_whe
         "{problem}"
     );
     assert_eq!(queue.info().await.unwrap().state.messages, 2);
-    // Two workers, which would take a job from one another if each had a message of it.
+    // Two workers: if the queue held a job twice, they would supersede each other.
     system.demo().await;
     system.demo().await;
     for id in ids {
@@ -155,9 +152,9 @@ async fn a_job_whose_edge_died_between_the_queue_and_the_log_is_the_same_job_whe
     system.end().await;
 }
 
-async fn a_full_kind_is_refused_and_leaves_room_for_the_others(broker: &Broker) {
+async fn a_full_kind_is_refused_and_other_kinds_are_not(broker: &Broker) {
     let system = System::on(broker).await;
-    // Makes both kinds known and then serves neither.
+    // Registers both kinds and then serves neither.
     for kind in ["demo", "other"] {
         let worker = system.worker(tailwater::backend::demo::Demo, |settings| {
             settings.kind = kind.parse().unwrap();
@@ -174,8 +171,8 @@ async fn a_full_kind_is_refused_and_leaves_room_for_the_others(broker: &Broker) 
     });
     let (status, problem) = refused.await;
     assert_eq!((status, &problem["code"]), (503, &json!("queue_full")));
-    // What is in the queue already is still answered, with an event or without; other kinds have room, and a terminal
-    // hears the same.
+    // Jobs that are queued already are still accepted; other kinds have room, and the CLI
+    // reports the same error.
     assert_eq!(post(&edge, &kept).await.0, 200);
     assert_eq!(
         post(&edge, &json!({"kind": "demo", "id": "fill-7", "input": ""}))
@@ -217,7 +214,7 @@ async fn large_inputs_take_no_more_than_half_of_the_queue() {
 }
 
 #[tokio::test]
-async fn the_exit_code_of_a_submit_that_waits_says_how_the_job_ended() {
+async fn submit_wait_exits_with_the_outcome_of_the_job() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let submit = |args: &[&str]| {

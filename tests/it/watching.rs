@@ -9,29 +9,26 @@ use crate::support::scenarios::{in_both_encodings, on_one_and_three};
 use crate::support::system::{System, text, words};
 
 in_both_encodings!(
-    a_client_that_drops_at_fifty_random_points_ends_with_the_exact_text,
+    a_client_that_drops_fifty_times_gets_the_exact_text,
     a_late_watcher_gets_the_same_events_as_an_early_one,
 );
 
 on_one_and_three!(
-    a_watch_may_come_before_the_job,
-    a_watch_after_the_end_gets_all_of_it,
+    a_watch_can_start_before_its_job,
+    a_late_watcher_gets_the_whole_job,
     a_cursor_at_the_end_gets_the_end_at_once,
     a_job_of_twenty_thousand_chunks_arrives_whole,
     one_connection_watches_many_jobs,
-    unwatch_ends_one_job_and_leaves_the_others,
+    unwatch_ends_only_one_watch,
 );
 
-async fn a_client_that_drops_at_fifty_random_points_ends_with_the_exact_text(
-    broker: &Broker,
-    encoding: Encoding,
-) {
+async fn a_client_that_drops_fifty_times_gets_the_exact_text(broker: &Broker, encoding: Encoding) {
     let system = System::on(broker).await;
     system.demo().await;
     let edges = [system.edge().await, system.edge().await];
     let input = words(600, 200, 7);
     let mut seen = Seen::of("drops");
-    // Two different clients of the same kind: one resumes by cursor, the other by number.
+    // One client resumes by cursor, the other one by sequence number.
     let mut by_number = Seen::of("drops");
     system.submit("drops", input.clone()).await;
     let mut random = random();
@@ -92,7 +89,7 @@ async fn a_late_watcher_gets_the_same_events_as_an_early_one(broker: &Broker, en
     system.end().await;
 }
 
-async fn a_watch_may_come_before_the_job(broker: &Broker) {
+async fn a_watch_can_start_before_its_job(broker: &Broker) {
     let system = System::on(broker).await;
     let edge = system.edge().await;
     let (mut client, mut seen) = (edge.client().await, Seen::of("early"));
@@ -109,7 +106,7 @@ async fn a_watch_may_come_before_the_job(broker: &Broker) {
     system.end().await;
 }
 
-async fn a_watch_after_the_end_gets_all_of_it(broker: &Broker) {
+async fn a_late_watcher_gets_the_whole_job(broker: &Broker) {
     let system = System::on(broker).await;
     system.demo().await;
     let input = words(300, 0, 9);
@@ -161,7 +158,7 @@ async fn a_job_of_twenty_thousand_chunks_arrives_whole(broker: &Broker) {
     let (live, late) = tokio::join!(follow(&edge.addr, "long"), async {
         let job = "long".parse().unwrap();
         system.ended(&job).await;
-        // An edge that knows nothing of the job reads all of it from the log.
+        // An edge without a feed reads the whole job from the log.
         let cold = system.edge().await;
         follow(&cold.addr, "long").await
     });
@@ -201,7 +198,7 @@ async fn one_connection_watches_many_jobs(broker: &Broker) {
     system.end().await;
 }
 
-async fn unwatch_ends_one_job_and_leaves_the_others(broker: &Broker) {
+async fn unwatch_ends_only_one_watch(broker: &Broker) {
     let system = System::on(broker).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -228,7 +225,7 @@ async fn unwatch_ends_one_job_and_leaves_the_others(broker: &Broker) {
     }
     assert!(gone);
     stays.assert_whole();
-    // It can be watched again, from where the client wants.
+    // It can be watched again.
     let mut again = Seen::of("goes");
     client.watch(&again).await;
     again.follow(&mut client).await;

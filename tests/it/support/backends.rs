@@ -2,7 +2,7 @@
 
 use tailwater::backend::{Backend, Channel, Failure, Finish, Job, Output, Retry};
 
-/// Fails as often as its input says, and then does as the demo backend.
+/// Fails as often as its input says, and then succeeds.
 pub struct Flaky {
     pub retry: Retry,
 }
@@ -23,7 +23,7 @@ impl Backend for Flaky {
     }
 }
 
-/// Numbers, in turn on two channels: neighbours never join, so each is a chunk of its own.
+/// Numbers, alternating between two channels: neighbours never join, so each is a separate chunk.
 pub struct Pieces {
     pub count: u32,
 }
@@ -42,7 +42,7 @@ impl Backend for Pieces {
     }
 }
 
-/// Puts out so many megabytes, as fast as they are taken.
+/// Produces this many megabytes as fast as possible.
 pub struct Flood {
     pub megabytes: usize,
 }

@@ -1,5 +1,5 @@
-//! Real `nats-server` processes: one node, or a cluster of three, each with a store and ports of its own. They end with
-//! the test process, however that ends.
+//! Real `nats-server` processes: one node, or a cluster of three, each with its own store and
+//! ports. They end with the test process, however that ends.
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,9 +25,9 @@ struct Node {
     name: String,
     dir: PathBuf,
     port: u16,
-    /// The port for routes, and those at which the nodes are found.
+    /// The port for routes, and the ports of all nodes.
     cluster: Option<(u16, Vec<u16>)>,
-    /// What its configuration has beside the usual.
+    /// Additional configuration.
     extra: String,
     max_payload: &'static str,
     child: Option<Child>,
@@ -54,14 +54,14 @@ pub fn program() -> &'static Path {
 }
 
 impl Broker {
-    /// One node of its own, for a test that hurts it.
+    /// A separate node, for a test that disturbs it.
     pub fn one() -> Self {
         let dir = TempDir::new().unwrap();
         let node = Node::new(dir.path(), "n1", free_port(), None);
         Self::start(vec![node], dir)
     }
 
-    /// One node of its own whose configuration also has `extra`, for example who may connect.
+    /// A separate node with additional configuration, for example users.
     pub fn with_config(extra: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let mut node = Node::new(dir.path(), "n1", free_port(), None);
@@ -69,7 +69,7 @@ impl Broker {
         Self::start(vec![node], dir)
     }
 
-    /// One node of its own that takes messages of so many bytes at most.
+    /// A separate node with this limit for messages.
     pub fn with_max_payload(max_payload: &'static str) -> Self {
         let dir = TempDir::new().unwrap();
         let mut node = Node::new(dir.path(), "n1", free_port(), None);
@@ -77,7 +77,7 @@ impl Broker {
         Self::start(vec![node], dir)
     }
 
-    /// Three nodes of their own.
+    /// Three separate nodes.
     pub fn three() -> Self {
         let dir = TempDir::new().unwrap();
         let routes: Vec<u16> = (0..3).map(|_| free_port()).collect();
@@ -94,7 +94,7 @@ impl Broker {
         Self::start(nodes, dir)
     }
 
-    /// Three nodes of their own that reach each other over links only.
+    /// Three separate nodes that reach each other over links only.
     pub async fn three_linked() -> (Self, Routes) {
         let dir = TempDir::new().unwrap();
         let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
@@ -116,13 +116,13 @@ impl Broker {
         (Self::start(nodes, dir), Routes(links))
     }
 
-    /// One node that all tests share that leave it alone.
+    /// The node that all tests share that do not disturb it.
     pub fn shared_one() -> &'static Self {
         static SHARED: OnceLock<Broker> = OnceLock::new();
         SHARED.get_or_init(Self::one)
     }
 
-    /// Three nodes that all tests share that leave them alone.
+    /// The cluster that all tests share that do not disturb it.
     pub fn shared_three() -> &'static Self {
         static SHARED: OnceLock<Broker> = OnceLock::new();
         SHARED.get_or_init(Self::three)
@@ -136,7 +136,7 @@ impl Broker {
         broker
     }
 
-    /// Where clients find it.
+    /// The URL for clients.
     pub fn url(&self) -> String {
         let urls: Vec<_> = self
             .nodes
@@ -146,12 +146,12 @@ impl Broker {
         urls.join(",")
     }
 
-    /// Where clients find one node: host and port.
+    /// Host and port of one node.
     pub fn addr(&self, index: usize) -> String {
         format!("127.0.0.1:{}", self.nodes[index].port)
     }
 
-    /// A copy of one node's store, as it is on the disk now.
+    /// A copy of one node's store on disk.
     pub fn copy_store(&self, index: usize) -> TempDir {
         let copy = TempDir::new().unwrap();
         copy_all(&self.nodes[index].dir.join("jetstream"), copy.path());
@@ -165,7 +165,7 @@ impl Broker {
         copy_all(copy.path(), &store);
     }
 
-    /// On how many nodes a message is kept.
+    /// The number of nodes that keep a message.
     pub fn replicas(&self) -> u32 {
         u32::try_from(self.nodes.len()).unwrap()
     }
@@ -183,7 +183,7 @@ impl Broker {
         self.nodes[index].kill();
     }
 
-    /// Stops one node in the middle of what it does, or lets it go on, by SIGSTOP and SIGCONT.
+    /// Freezes or continues one node, by SIGSTOP and SIGCONT.
     pub fn signal(&self, index: usize, signal: Signal) {
         let child = self.nodes[index].child.as_ref().expect("a node that runs");
         kill_group(child.id(), signal).unwrap();
@@ -215,7 +215,8 @@ impl Node {
         let config = self.dir.join("server.conf");
         let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("nats/server.conf");
         let shared = fs::read_to_string(shared).unwrap();
-        // Streams reserve their size, those of all tests together more than a small disk has, and use little of it.
+        // Streams reserve their size. Those of all tests together reserve more than a small disk
+        // has, but use little.
         let shared = shared.replacen("jetstream {", "jetstream {\n  max_file_store: 1TB", 1);
         let shared = shared.replacen(
             "max_payload: 1MB",
@@ -226,7 +227,8 @@ impl Node {
         assert!(has_both, "nats/server.conf has no place for it");
         let mut text = format!("server_name: {}\n{shared}\n{}\n", self.name, self.extra);
         if let Some((port, routes)) = &self.cluster {
-            // Clients and nodes find each other by what the test gives them, not by what nodes tell of each other.
+            // Clients and nodes use only the addresses that the test gives them, not those that
+            // nodes advertise.
             let routes: Vec<_> = routes
                 .iter()
                 .map(|port| format!("nats://127.0.0.1:{port}"))
@@ -284,7 +286,7 @@ impl Drop for Node {
     }
 }
 
-/// The links between nodes, by who connects to whom.
+/// The links between nodes, by connecting node and target.
 pub struct Routes(HashMap<(usize, usize), Link>);
 
 impl Routes {
@@ -301,7 +303,7 @@ impl Routes {
     }
 }
 
-/// Copies a folder. A file that is removed meanwhile is no part of the copy.
+/// Copies a folder. Files that are removed meanwhile are skipped.
 fn copy_all(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().flatten() {

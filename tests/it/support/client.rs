@@ -1,4 +1,5 @@
-//! A WebSocket client that keeps the account of what it was sent. It is written from `PROTOCOL.md`, not from the edge.
+//! A WebSocket client that keeps account of what it received. It is written from `PROTOCOL.md`, not
+//! from the edge.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +38,7 @@ impl Encoding {
     }
 }
 
-/// What a connection brought.
+/// What a connection received.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Frame {
     /// An event, or a frame with an `op`, whatever its encoding was.
@@ -49,12 +50,12 @@ pub enum Frame {
 }
 
 impl Client {
-    /// Connects, and takes the `hello`.
+    /// Connects, and reads the `hello`.
     pub async fn connect(addr: &str) -> Self {
         Self::connect_in(addr, Encoding::Json).await
     }
 
-    /// Connects in this encoding, and takes the `hello`.
+    /// Connects in this encoding, and reads the `hello`.
     pub async fn connect_in(addr: &str, encoding: Encoding) -> Self {
         let mut client = within("a connection", async {
             loop {
@@ -112,7 +113,7 @@ impl Client {
         let _ = within("a send", self.socket.send(Message::binary(bytes))).await;
     }
 
-    /// Closes the connection as the RFC wants it; gives what the edge answered.
+    /// Closes the connection with a close frame; returns the edge's answer.
     pub async fn close(mut self) -> Frame {
         within(
             "a close",
@@ -159,13 +160,13 @@ impl Client {
         }
     }
 
-    /// Asks for a job from where `seen` stands.
+    /// Watches a job from the position in `seen`.
     pub async fn watch(&mut self, seen: &Seen) {
         self.send(seen.watch()).await;
     }
 }
 
-/// A MessagePack frame, as the JSON frame that says the same.
+/// A MessagePack frame as the equivalent JSON frame.
 fn unpack(bytes: &[u8]) -> Value {
     let frame: Value = rmp_serde::from_slice(bytes).unwrap();
     let Some(event) = frame.as_array() else {
@@ -181,24 +182,24 @@ fn unpack(bytes: &[u8]) -> Value {
     event
 }
 
-/// What was seen of one job, over any number of connections.
+/// What a client saw of one job, over any number of connections.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub job: String,
     /// Events by number.
     pub events: BTreeMap<u64, Value>,
-    /// How many events came again.
-    pub doubled: u64,
-    /// Holes that nobody told of.
-    pub holes: Vec<(u64, u64)>,
-    /// What was told to be missing.
+    /// How many events came twice.
+    pub repeated: u64,
+    /// Gaps that were not reported.
+    pub gaps: Vec<(u64, u64)>,
+    /// Gaps that were reported as `missing`.
     pub missing: Vec<(u64, u64)>,
     pub last: u64,
     pub cursor: Option<String>,
     pub ended: bool,
     pub live: u32,
-    /// How often the log turned out to be another one, and everything was begun anew.
-    pub anew: u32,
+    /// How often the client started over because the log was another one.
+    pub restarts: u32,
 }
 
 impl Seen {
@@ -210,7 +211,7 @@ impl Seen {
         }
     }
 
-    /// The frame that asks for the rest.
+    /// The frame that watches the rest.
     pub fn watch(&self) -> Value {
         match &self.cursor {
             Some(cursor) => json!({"op": "watch", "job": self.job, "cursor": cursor}),
@@ -218,16 +219,16 @@ impl Seen {
         }
     }
 
-    /// Takes in a frame that is about this job.
+    /// Records a frame about this job.
     pub fn take(&mut self, frame: &Value) {
         assert_eq!(frame["job"], self.job, "{frame}");
         match frame["op"].as_str() {
             None => {
                 let seq = frame["seq"].as_u64().unwrap();
                 if seq <= self.last {
-                    self.doubled += 1;
+                    self.repeated += 1;
                 } else if seq > self.last + 1 {
-                    self.holes.push((self.last + 1, seq - 1));
+                    self.gaps.push((self.last + 1, seq - 1));
                 }
                 assert!(!self.ended, "an event after the end: {frame}");
                 self.last = self.last.max(seq);
@@ -247,7 +248,7 @@ impl Seen {
             Some("live") => self.live += 1,
             Some("anew") => {
                 *self = Self {
-                    anew: self.anew + 1,
+                    restarts: self.restarts + 1,
                     ..Self::of(&self.job)
                 }
             }
@@ -286,12 +287,12 @@ impl Seen {
         text
     }
 
-    /// Demands that every event was seen once, in order, to the end.
+    /// Requires that every event was seen once, in order, to the end.
     pub fn assert_whole(&self) {
         assert!(self.ended, "{} has not ended", self.job);
-        assert_eq!(self.anew, 0, "{} was begun anew", self.job);
+        assert_eq!(self.restarts, 0, "{} was started over", self.job);
         assert_eq!(
-            (self.doubled, &self.holes, &self.missing),
+            (self.repeated, &self.gaps, &self.missing),
             (0, &vec![], &vec![]),
             "{}",
             self.job
@@ -316,14 +317,14 @@ pub async fn follow_in(addr: &str, job: &str, encoding: Encoding) -> Seen {
     seen
 }
 
-/// Follows a job through whatever happens to the broker.
+/// Follows a job to its end, over as many connections as it takes.
 pub async fn follow_through(addr: &str, seen: &mut Seen) {
     while !seen.ended {
         let mut client = Client::connect(addr).await;
         client.watch(seen).await;
         loop {
             match client.next().await {
-                // The log may be out of reach for a moment; the client asks again.
+                // The log may be unavailable for a moment; the client asks again.
                 Frame::Json(frame) if frame["op"] == "error" => {
                     assert_eq!(frame["code"], "unavailable", "{frame}");
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;

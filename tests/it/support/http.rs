@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use super::system::Edge;
 use super::within;
 
-/// Sends one HTTP request; gives the head and the body of the answer.
+/// Sends one HTTP request; returns the head and the body of the answer.
 pub async fn exchange(
     addr: &str,
     method: &str,
@@ -39,7 +39,7 @@ pub async fn exchange(
     (format!("{head}\r\n"), body.to_owned())
 }
 
-/// Sends one HTTP request as bytes; gives status, content type and body.
+/// Sends one HTTP request to an edge; returns status, content type and body.
 pub async fn http(
     edge: &Edge,
     method: &str,
@@ -74,12 +74,12 @@ pub async fn post(edge: &Edge, body: &Value) -> (u16, Value) {
     (status, body)
 }
 
-/// One thing over HTTP; gives the head and the body of the answer.
+/// A GET; returns the head and the body of the answer.
 pub async fn get(addr: &str, path: &str, headers: &str) -> (String, String) {
     exchange(addr, "GET", path, headers, b"").await
 }
 
-/// What an edge says of itself.
+/// The statistics of an edge.
 pub async fn stats(addr: &str, path: &str) -> Value {
     serde_json::from_str(&get(addr, path, "").await.1).unwrap()
 }

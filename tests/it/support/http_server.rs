@@ -1,5 +1,5 @@
-//! An HTTP server on plain TCP, whose every answer a test decides byte by byte. One request a connection. It is written
-//! from RFC 9112, and shares nothing with the client that it is for.
+//! An HTTP server whose answers a test decides byte by byte. One request a connection. It is
+//! written from RFC 9112 and shares no code with the client.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -22,17 +22,17 @@ pub struct Server {
     tasks: Tasks,
 }
 
-/// What was asked.
+/// One request.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Method and path.
     pub line: String,
-    /// By name in small letters.
+    /// By lower-case name.
     pub headers: BTreeMap<String, String>,
     pub body: String,
 }
 
-/// One request, and the connection that waits for its answer; it is closed when this is dropped.
+/// One request, and the connection that waits for its answer. Dropping it closes the connection.
 pub struct Exchange {
     /// Which request of the server this is, from 1.
     pub number: usize,
@@ -83,7 +83,7 @@ impl Server {
         }
     }
 
-    /// Everything that was asked so far.
+    /// All requests so far.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }
@@ -102,7 +102,7 @@ impl Request {
     }
 }
 
-/// Reads one request; `None` when the client leaves before it is whole.
+/// Reads one request; `None` when the client closes before it is complete.
 async fn read(socket: &mut TcpStream) -> Option<Request> {
     let mut bytes = Vec::new();
     let (head, mut body) = loop {
@@ -141,7 +141,7 @@ async fn read(socket: &mut TcpStream) -> Option<Request> {
 }
 
 impl Exchange {
-    /// A whole answer.
+    /// A complete answer.
     pub async fn answer(&mut self, status: &str, headers: &str, body: &str) {
         let length = body.len();
         self.raw(format!(
@@ -156,21 +156,21 @@ impl Exchange {
             .await;
     }
 
-    /// The next bytes of the stream, as a chunk and a packet of their own.
+    /// The next bytes of the stream, in one chunk and packet.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let bytes = bytes.as_ref();
         let head = format!("{:x}\r\n", bytes.len());
         self.raw([head.as_bytes(), bytes, b"\r\n"].concat()).await;
     }
 
-    /// Ends the stream as it should end.
+    /// Ends the stream properly.
     pub async fn finish(&mut self) {
         self.raw("0\r\n\r\n").await;
     }
 
     /// Any bytes.
     pub async fn raw(&mut self, bytes: impl AsRef<[u8]>) {
-        // A client that is gone is what some tests are about.
+        // Some tests close the connection early.
         let _ = self.socket.write_all(bytes.as_ref()).await;
         let _ = self.socket.flush().await;
     }
@@ -184,7 +184,7 @@ impl Exchange {
         .await;
     }
 
-    /// Says nothing for as long as a test may take.
+    /// Sends nothing for as long as a test may take.
     pub async fn hang(&mut self) {
         tokio::time::sleep(Duration::from_secs(600)).await;
     }

@@ -1,5 +1,5 @@
-//! A TCP connection between programs that can go silent, as a network does that drops every packet: nothing is carried,
-//! nothing is closed, and a new connection gets no answer. It can be slow instead.
+//! A TCP connection that can go silent, as a network that drops every packet: nothing is forwarded,
+//! nothing is closed, and a new connection gets no answer. It can also be slow.
 
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ use tokio_util::sync::CancellationToken;
 /// What a link does with bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Flow {
-    /// It carries them.
+    /// Forwards them.
     Open,
-    /// It holds them, in both directions, until it is open again.
+    /// Holds them, in both directions, until it is open again.
     Silent,
-    /// It carries what the target sends this much later.
+    /// Delays what the target sends.
     Late(Duration),
 }
 
-/// Listens on a free port until it is dropped, and leads every connection to one target.
+/// Listens on a free port until it is dropped, and connects each client to one target.
 pub struct Link {
     pub addr: String,
     flow: watch::Sender<Flow>,
@@ -45,7 +45,7 @@ impl Link {
         Self { addr, flow, tasks }
     }
 
-    /// Changes what the link does, for the connections of now and those to come.
+    /// Changes the flow of present and future connections.
     pub fn set(&self, flow: Flow) {
         self.flow.send_replace(flow);
     }
@@ -66,7 +66,7 @@ async fn carry(client: TcpStream, target: String, mut flow: watch::Receiver<Flow
     };
     let ((from_client, to_client), (from_server, to_server)) =
         (client.into_split(), server.into_split());
-    // Whichever side ends, the connection does.
+    // The connection ends when either side does.
     tokio::select! {
         () = pump(from_client, to_server, flow.clone(), false) => {}
         () = pump(from_server, to_client, flow, true) => {}
@@ -79,7 +79,7 @@ async fn pump(
     flow: watch::Receiver<Flow>,
     may_be_late: bool,
 ) {
-    // As much as a network holds that delays its packets.
+    // As much as a slow network buffers.
     let (held, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(256);
     let mut read_flow = flow.clone();
     let read = async move {

@@ -1,4 +1,5 @@
-//! What the tests stand on: real brokers, edges and workers in or out of this process, and clients. It tests nothing.
+//! Real brokers, edges and workers inside or outside the test process, and clients. It contains no
+//! tests.
 
 /// Backends for workers inside the test process.
 pub mod backends;
@@ -6,8 +7,6 @@ pub mod backends;
 pub mod broker;
 /// A WebSocket client that keeps account of what it received.
 pub mod client;
-/// Clients that others wrote, as processes.
-pub mod foreign;
 /// HTTP requests over a bare socket.
 pub mod http;
 /// An HTTP server whose answers a test decides byte by byte.
@@ -26,6 +25,8 @@ pub mod socketio;
 pub mod sse;
 /// Streams, edges and workers inside the test process.
 pub mod system;
+/// Clients that others wrote, as processes.
+pub mod third_party;
 /// Every transport, each with an independent client.
 pub mod transports;
 /// `tailwater up` as a process.
@@ -35,7 +36,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The longest that one wait of a test may take. Longer than an election, shorter than a person's patience.
+/// The longest that one wait of a test may take. Longer than an election.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A program of the virtual environment that `scripts/test.sh` makes.
@@ -59,7 +60,7 @@ pub fn random() -> fastrand::Rng {
     fastrand::Rng::with_seed(seed)
 }
 
-/// Waits for `what`, or fails by its name.
+/// Waits for `what`, or fails with its name.
 pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, work).await {
         Ok(value) => value,
@@ -67,7 +68,7 @@ pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     }
 }
 
-/// Asks again and again until there is an answer.
+/// Asks until there is an answer.
 pub async fn eventually<T, W: Future<Output = Option<T>>>(
     what: &str,
     mut ask: impl FnMut() -> W,

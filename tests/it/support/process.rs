@@ -1,4 +1,5 @@
-//! The `tailwater` program as processes that can be killed, frozen and stopped. They end with the test process.
+//! The `tailwater` program as processes, which can be killed, frozen and stopped. They end with the
+//! test process.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -62,7 +63,7 @@ impl Process {
         Self { child, lines }
     }
 
-    /// The next line of its stderr, when that is piped. What comes after it is thrown away.
+    /// The next line of its piped stderr. Anything after it is discarded.
     pub async fn complains(&mut self) -> String {
         let mut lines = BufReader::new(self.child.stderr.take().expect("a piped stderr")).lines();
         within("a line of stderr", lines.next_line())
@@ -71,7 +72,7 @@ impl Process {
             .expect("a line of stderr")
     }
 
-    /// Waits for a line of stdout that begins with `word`, and gives the rest of it.
+    /// Waits for a line of stdout that starts with `word`; returns the rest of it.
     pub async fn says(&mut self, word: &str) -> String {
         within(&format!("the line `{word} …`"), async {
             while let Some(line) = self.lines.next_line().await.unwrap() {
@@ -96,7 +97,7 @@ impl Process {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// How much memory the program holds, in KiB: its resident set.
+    /// The resident memory of the program, in KiB.
     pub fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.program())).unwrap();
         let line = status
@@ -106,13 +107,13 @@ impl Process {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// `kill -9` of the program alone, not of what it started.
+    /// `kill -9` of the program only, not of its children.
     pub fn kill_alone(&self) {
         let pid = Pid::from_raw(i32::try_from(self.program()).unwrap()).unwrap();
         kill_process(pid, Signal::KILL).unwrap();
     }
 
-    /// The program's process; its parent is the guard.
+    /// The process of the program; its parent is the guard.
     fn program(&self) -> u32 {
         let guard = self.child.id().unwrap();
         let children =
@@ -128,7 +129,7 @@ impl Process {
             .unwrap();
     }
 
-    /// Waits for the end, `limit` at the most.
+    /// Waits for the end, for at most `limit`.
     pub async fn ends_within(&mut self, limit: Duration) -> ExitStatus {
         tokio::time::timeout(limit, self.child.wait())
             .await

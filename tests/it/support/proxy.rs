@@ -1,5 +1,5 @@
-//! A TCP proxy between clients and edges: cuts connections, at once, after a while or at any byte, stalls them, leads to
-//! another edge, and spreads them over some.
+//! A TCP proxy between clients and edges: it cuts connections, at once, after a while or at any
+//! byte, stalls them, switches to another edge, and spreads them over several.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,13 +22,13 @@ pub struct Proxy {
 }
 
 struct Shared {
-    /// One connection is led to the first, the next one to the next, and so on.
+    /// Connections go to these in turn.
     targets: Vec<String>,
-    /// Cancelled when the connections of now are to be cut.
+    /// Cancelled to cut the present connections.
     cut: CancellationToken,
 }
 
-/// How long a connection lasts, if nobody cuts it before: so long, and so many bytes to the client.
+/// How long a connection lasts unless it is cut: this time, and this many bytes to the client.
 #[derive(Clone, Copy)]
 struct Life {
     time: Duration,
@@ -46,12 +46,12 @@ impl Proxy {
         Self::with(&[target], |_| FOREVER).await
     }
 
-    /// A proxy that leads each connection to the next of `targets`, as a load balancer does.
+    /// A proxy that connects clients to `targets` in turn, as a load balancer does.
     pub async fn between(targets: &[&str]) -> Self {
         Self::with(targets, |_| FOREVER).await
     }
 
-    /// The first `cuts` connections end at some byte. Scattered, and the same in every run.
+    /// The first `cuts` connections end at some byte: scattered, and the same in every run.
     pub async fn cutting_at_bytes(target: &str, cuts: u64) -> Self {
         Self::with(&[target], move |count| {
             if count < cuts {
@@ -120,12 +120,12 @@ impl Proxy {
         }
     }
 
-    /// Takes nothing more from the edge, or goes on: to the edge, clients that do not read.
+    /// Stops or continues reading from the edge: the edge sees clients that do not read.
     pub fn stall(&self, stalled: bool) {
         self.stalled.send_replace(stalled);
     }
 
-    /// Cuts every connection that stands.
+    /// Cuts every present connection.
     pub fn cut(&self) {
         std::mem::take(&mut self.shared.lock().unwrap().cut).cancel();
     }
@@ -135,7 +135,7 @@ impl Proxy {
         self.cuts.load(Ordering::Relaxed)
     }
 
-    /// Leads connections to come to another edge.
+    /// Sends future connections to another edge.
     pub fn lead_to(&self, target: &str) {
         self.shared.lock().unwrap().targets = vec![target.to_owned()];
     }
@@ -147,14 +147,14 @@ impl Drop for Proxy {
     }
 }
 
-/// Carries bytes both ways until one side ends, or so many have come back: then it says so.
+/// Forwards bytes until one side ends, or until this many have come back: then it returns true.
 async fn carry(
     client: TcpStream,
     target: &str,
     mut stall: watch::Receiver<bool>,
     bytes: u64,
 ) -> bool {
-    // An edge that is gone is one that hangs up.
+    // If the edge is gone, the connection closes.
     let Ok(edge) = TcpStream::connect(target).await else {
         return false;
     };
@@ -178,7 +178,7 @@ async fn carry(
             }
         }
     };
-    // Whichever side ends, the connection does.
+    // The connection ends when either side does.
     tokio::select! {
         cut = down => cut,
         _ = copy(&mut from_client, &mut to_edge) => false,

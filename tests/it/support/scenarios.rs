@@ -19,8 +19,8 @@ macro_rules! on_one_and_three {
 }
 pub(crate) use on_one_and_three;
 
-/// Runs a scenario in JSON on one node and on a cluster of three, and in MessagePack on one node: brokers do not see how
-/// an edge and its client speak.
+/// Runs a scenario in JSON on one node and on a cluster of three, and in MessagePack on one node:
+/// brokers do not see how an edge and its client speak.
 macro_rules! in_both_encodings {
     ($($name:ident),+ $(,)?) => {
         $crate::support::scenarios::in_both_encodings!(@ in_json_on_one_node, shared_one, Json, $($name)+);

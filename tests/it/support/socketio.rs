@@ -1,4 +1,4 @@
-//! A Socket.IO client by hand, for what a library does not do.
+//! A Socket.IO client by hand, for packets that no library sends.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -9,11 +9,11 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use super::http::{exchange, get};
 use super::within;
 
-/// A Socket.IO client by hand, for what a library does not do.
+/// A Socket.IO client by hand, for packets that no library sends.
 pub struct Raw(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Raw {
-    /// Connects and joins, and takes the greeting.
+    /// Connects and joins, and reads the greeting.
     pub async fn join(addr: &str) -> Self {
         let url = format!("ws://{addr}/socket.io/?EIO=4&transport=websocket");
         let (socket, _) = within("a connection", connect_async(url)).await.unwrap();
@@ -46,7 +46,7 @@ impl Raw {
             .is_ok()
     }
 
-    /// The next text that is no ping; `None` when the connection is gone.
+    /// The next text that is not a ping; `None` when the connection is gone.
     pub async fn next(&mut self) -> Option<String> {
         loop {
             match within("a message", self.0.next()).await {
@@ -60,7 +60,7 @@ impl Raw {
         }
     }
 
-    /// Emits, and gives what it is acknowledged with.
+    /// Emits an event; returns its acknowledgement.
     pub async fn ask(&mut self, number: u32, event: &str, data: &Value) -> Value {
         self.send(&format!("42{number}{}", json!([event, data])))
             .await;
@@ -80,8 +80,8 @@ impl Raw {
     }
 }
 
-/// Connects and joins by polling, and takes the greeting and the first ping, which the library sends at once; gives the path
-/// of the session, whose next poll waits for news.
+/// Connects and joins by polling, and reads the greeting and the first ping, which the library
+/// sends at once; returns the path of the session, whose next poll waits.
 pub async fn join_by_polling(addr: &str) -> String {
     let path = "/socket.io/?EIO=4&transport=polling";
     let (_, open) = get(addr, path, "").await;

@@ -1,5 +1,5 @@
-//! A client of server-sent events over a bare socket. It is written from the HTML standard and `PROTOCOL.md`, not from the
-//! edge, and shows what a browser hides: comments, names and chunks.
+//! A client of server-sent events over a bare socket. It is written from the HTML standard and
+//! `PROTOCOL.md`, not from the edge, and shows what browsers hide: comments, names and chunks.
 
 use std::collections::HashMap;
 
@@ -16,14 +16,14 @@ pub struct Sse {
     lines: BufReader<TcpStream>,
 }
 
-/// What the lines of a stream say.
+/// One item of a stream.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Said {
+pub enum Item {
     /// An event without a name, and its id.
     Event(Value, String),
     /// An event with a name.
     Named(String, Value),
-    /// When to come back, in milliseconds.
+    /// The reconnect time in milliseconds.
     Retry(u64),
     Comment,
     /// The stream has ended.
@@ -31,7 +31,7 @@ pub enum Said {
 }
 
 impl Sse {
-    /// Asks for `path` with these header lines, each with its line break.
+    /// Requests `path` with these header lines, each with its line break.
     pub async fn open(addr: &str, path: &str, headers: &str) -> Self {
         within("an answer", async {
             let mut socket = TcpStream::connect(addr).await.unwrap();
@@ -58,13 +58,13 @@ impl Sse {
 
     async fn line(&mut self) -> Option<String> {
         let mut line = String::new();
-        // A connection that is reset is one that has ended.
+        // A reset counts as the end.
         let read = self.lines.read_line(&mut line).await.unwrap_or(0);
         (read > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned())
     }
 
-    /// What comes next.
-    pub async fn next(&mut self) -> Said {
+    /// The next item.
+    pub async fn next(&mut self) -> Item {
         within("a line of a stream", async {
             let (mut id, mut name, mut data) = (None, None, Vec::new());
             while let Some(line) = self.line().await {
@@ -72,29 +72,29 @@ impl Sse {
                     None if line.is_empty() && !data.is_empty() => {
                         let data = serde_json::from_str(&data.join("\n")).unwrap();
                         return match name {
-                            Some(name) => Said::Named(name, data),
-                            None => Said::Event(data, id.expect("an event has an id")),
+                            Some(name) => Item::Named(name, data),
+                            None => Item::Event(data, id.expect("an event has an id")),
                         };
                     }
-                    Some(("", _)) => return Said::Comment,
-                    Some(("retry", ms)) => return Said::Retry(ms.trim().parse().unwrap()),
+                    Some(("", _)) => return Item::Comment,
+                    Some(("retry", ms)) => return Item::Retry(ms.trim().parse().unwrap()),
                     Some(("id", value)) => id = Some(value.trim().to_owned()),
                     Some(("event", value)) => name = Some(value.trim().to_owned()),
                     Some(("data", value)) => data.push(value.trim_start().to_owned()),
                     _ => panic!("an unknown line: {line:?}"),
                 }
             }
-            Said::End
+            Item::End
         })
         .await
     }
 
-    /// The next event, comments passed over.
-    pub async fn event(&mut self) -> Said {
+    /// The next event, without comments.
+    pub async fn event(&mut self) -> Item {
         loop {
             match self.next().await {
-                Said::Comment | Said::Retry(_) => {}
-                said @ (Said::Event(..) | Said::Named(..) | Said::End) => return said,
+                Item::Comment | Item::Retry(_) => {}
+                said @ (Item::Event(..) | Item::Named(..) | Item::End) => return said,
             }
         }
     }

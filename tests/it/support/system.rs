@@ -19,7 +19,7 @@ use super::broker::Broker;
 use super::client::{Client, Encoding};
 use super::{PATIENCE, eventually, within};
 
-/// Streams under a prefix of their own, and what runs on them.
+/// Streams under a separate prefix, and the tasks that run on them.
 pub struct System {
     pub options: Options,
     pub log: Log,
@@ -42,7 +42,7 @@ impl Edge {
         }
     }
 
-    /// Ends it, as at a restart: clients are told to come back.
+    /// Stops it, as for a restart: clients are asked to come back.
     pub fn stop(&self) {
         self.stop.cancel();
     }
@@ -71,7 +71,7 @@ impl System {
     )]
     pub async fn with(broker: &Broker, change: impl FnOnce(&mut StreamSettings)) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        // For whoever looks for a fault: RUST_LOG=tailwater=debug shows what edges and workers say.
+        // RUST_LOG=tailwater=debug shows the log of edges and workers.
         if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_default_env() {
             let _ = tracing_subscriber::fmt()
                 .with_env_filter(filter)
@@ -147,7 +147,7 @@ impl System {
         self.worker(demo::Demo, |_| {}).await
     }
 
-    /// Starts a demo worker that makes an event of each word.
+    /// Starts a demo worker that makes each word an event.
     pub async fn wordy(&self) -> CancellationToken {
         self.worker(demo::Demo, |settings| {
             settings.flush.interval = Duration::ZERO
@@ -155,7 +155,7 @@ impl System {
         .await
     }
 
-    /// Starts a worker of the kind `demo` in this process; gives what stops it.
+    /// Starts a worker of the kind `demo` in this process; the token stops it.
     pub async fn worker<B: Backend>(
         &self,
         backend: B,
@@ -188,7 +188,7 @@ impl System {
         job
     }
 
-    /// What a job is, read straight from the log.
+    /// The state of a job, read from the log.
     pub async fn state(&self, job: &JobId) -> Option<JobState> {
         let tasks = Tasks::new(CancellationToken::new());
         let reader = tailwater::nats::Reader::open(self.log.clone(), &tasks)
@@ -269,6 +269,29 @@ impl System {
         broker.index_of(info["cluster"]["leader"].as_str().unwrap())
     }
 
+    /// How many messages all streams hold.
+    pub async fn stored_messages(&self) -> u64 {
+        let chunks = (0..self.log.shards()).map(|shard| self.names().chunks_stream(shard));
+        let mut count = 0;
+        for stream in chunks.chain([self.names().jobs_stream()]) {
+            let info = self.stream_info(&stream).await;
+            count += info["state"]["messages"].as_u64().unwrap();
+        }
+        count
+    }
+
+    /// Waits until the queue has let go of a job.
+    pub async fn leaves_queue(&self, job: &JobId) {
+        eventually("the job to leave the queue", || async {
+            self.queue
+                .queued_kind(job)
+                .await
+                .ok()
+                .filter(Option::is_none)
+        })
+        .await;
+    }
+
     /// Waits until the queue has let go of every job.
     pub async fn queue_is_empty(&self) {
         let client = self.client().await;
@@ -326,14 +349,14 @@ impl System {
         .to_vec()
     }
 
-    /// Ends all that runs, and removes the streams: a cluster is busy with each of them even when nobody uses it.
+    /// Ends all tasks and removes the streams: each unused stream still costs a cluster time.
     pub async fn end(self) {
         self.tasks.end(PATIENCE).await;
         let context = self.jetstream().await;
         let names = self.names();
         let chunks = (0..).map(|shard| names.chunks_stream(shard));
         for stream in std::iter::once(names.jobs_stream()).chain(chunks) {
-            // A broker of the test's own may have been hurt, and goes away as a whole.
+            // A separate broker may be down, and is removed as a whole.
             if context.delete_stream(stream).await.is_err() {
                 break;
             }
@@ -346,7 +369,7 @@ pub fn words(words: u32, rate: u32, seed: u64) -> Value {
     json!({"words": words, "rate": rate, "seed": seed})
 }
 
-/// The text that the demo backend makes of an input.
+/// The output of the demo backend for an input.
 pub fn text(input: &Value) -> String {
     demo::text(&demo::Settings::from_input(input).unwrap())
 }

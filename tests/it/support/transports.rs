@@ -1,5 +1,5 @@
-//! Every transport, each with an independent client: a script of `tests/clients/transports` that follows a job through
-//! any number of drops and prints what it receives, one frame a line.
+//! Every transport, each with an independent client: a script of `tests/clients/transports` that
+//! follows a job through any number of drops and prints what it receives, one frame a line.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -112,7 +112,7 @@ impl Follower {
             .collect()
     }
 
-    /// Takes in the next frame; false when the client has ended.
+    /// Records the next frame; false when the client has ended.
     pub async fn step(&mut self) -> bool {
         let line = timeout(LIMIT, self.lines.next_line()).await;
         let line = line
@@ -124,7 +124,7 @@ impl Follower {
         line.is_some()
     }
 
-    /// Waits until so many events have come.
+    /// Waits until this many events have come.
     pub async fn reaches(&mut self, seq: u64) {
         while self.seen.last < seq {
             assert!(self.step().await, "{} ended early", self.transport.name);
@@ -148,12 +148,12 @@ impl Follower {
         self.transport.name
     }
 
-    /// Follows to the end, and demands every event once and this text.
+    /// Follows to the end, and requires every event once and this text.
     pub async fn ends_whole(self, text: &str) {
         let transport = self.transport.name;
         let seen = self.ends().await;
         assert_eq!(
-            (seen.doubled, &seen.holes, &seen.missing),
+            (seen.repeated, &seen.gaps, &seen.missing),
             (0, &vec![], &vec![]),
             "{transport}"
         );

@@ -1,7 +1,6 @@
-use async_nats::jetstream;
 use futures_util::future::try_join_all;
 use tailwater::config::{PAGE, UNDECODABLE_MAX};
-use tailwater::nats::{CancelOutcome, Names};
+use tailwater::nats::CancelOutcome;
 use tailwater::wire::{JobId, Status};
 
 use crate::support::broker::Broker;
@@ -10,16 +9,15 @@ use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
 
 on_one_and_three!(
-    a_running_job_goes_on_behind_what_is_no_event,
-    jobs_whose_worker_is_dead_are_run_again_or_cancelled_behind_what_is_no_event,
-    a_log_may_begin_with_what_is_no_event,
+    a_running_job_continues_after_undecodable_messages,
+    orphaned_jobs_are_recovered_after_undecodable_messages,
+    a_log_may_start_with_undecodable_messages,
 );
 
 /// Stores undecodable messages in a job's log, as a worker with a bug might.
 async fn spoil(system: &System, job: &JobId, count: usize) {
-    let servers: Vec<_> = system.url().split(',').collect();
-    let context = jetstream::new(async_nats::connect(servers).await.unwrap());
-    let log = Names::new(&system.options.prefix).chunks(job.shard(system.log.shards()), job);
+    let context = system.jetstream().await;
+    let log = system.names().chunks(job.shard(system.log.shards()), job);
     let without_seq = format!(r#"{{"type":"model:chunk:v1","job":"{job}","text":"no seq"}}"#);
     let mut acks = Vec::new();
     for n in 0..count {
@@ -35,7 +33,7 @@ async fn spoil(system: &System, job: &JobId, count: usize) {
         .unwrap();
 }
 
-async fn a_running_job_goes_on_behind_what_is_no_event(broker: &Broker) {
+async fn a_running_job_continues_after_undecodable_messages(broker: &Broker) {
     let system = System::on(broker).await;
     system.wordy().await;
     let edge = system.edge().await;
@@ -66,9 +64,7 @@ async fn a_running_job_goes_on_behind_what_is_no_event(broker: &Broker) {
     system.end().await;
 }
 
-async fn jobs_whose_worker_is_dead_are_run_again_or_cancelled_behind_what_is_no_event(
-    broker: &Broker,
-) {
+async fn orphaned_jobs_are_recovered_after_undecodable_messages(broker: &Broker) {
     let system = System::on(broker).await;
     let mut first = system.worker_process(&[], &["demo"]);
     system.kind_is_known().await;
@@ -82,7 +78,7 @@ async fn jobs_whose_worker_is_dead_are_run_again_or_cancelled_behind_what_is_no_
     spoil(&system, &job, PAGE + 6).await;
     let state = system.state(&job).await.unwrap();
     assert_eq!((state.status, state.truncated), (Status::Running, false));
-    // A feed that begins here finds nothing but undecodable messages at the end.
+    // A feed that starts here finds only undecodable messages at the end.
     let edge = system.edge().await;
     let (mut client, mut seen) = (edge.client().await, Seen::of("orphan"));
     client.watch(&seen).await;
@@ -106,7 +102,7 @@ async fn jobs_whose_worker_is_dead_are_run_again_or_cancelled_behind_what_is_no_
     system.end().await;
 }
 
-async fn a_log_may_begin_with_what_is_no_event(broker: &Broker) {
+async fn a_log_may_start_with_undecodable_messages(broker: &Broker) {
     let system = System::on(broker).await;
     let edge = system.edge().await;
     let (job, input) = ("early".parse().unwrap(), words(10, 0, 1));
@@ -123,7 +119,7 @@ async fn a_log_may_begin_with_what_is_no_event(broker: &Broker) {
 }
 
 #[tokio::test]
-async fn a_job_that_is_buried_under_what_is_no_event_says_so() {
+async fn too_many_undecodable_messages_are_reported() {
     let system = System::on(Broker::shared_one()).await;
     let job = system.submit("buried", words(10, 0, 1)).await;
     spoil(&system, &job, UNDECODABLE_MAX).await;

@@ -19,9 +19,9 @@ use crate::support::system::{Edge, System, text, words};
 use crate::support::within;
 
 in_both_encodings!(
-    a_job_that_is_submitted_again_with_its_key_is_the_same_job,
-    a_cancel_over_the_socket_has_the_number_of_its_event_as_receipt,
-    a_python_client_negotiates_watches_drops_resumes_and_closes,
+    submitting_a_key_again_returns_the_same_job,
+    a_cancel_returns_the_sequence_number_of_its_event,
+    a_python_client_negotiates_and_resumes,
 );
 
 /// The next frame that is not about a watch.
@@ -36,15 +36,12 @@ async fn answer(client: &mut Client) -> Value {
     }
 }
 
-async fn a_job_that_is_submitted_again_with_its_key_is_the_same_job(
-    broker: &Broker,
-    encoding: Encoding,
-) {
+async fn submitting_a_key_again_returns_the_same_job(broker: &Broker, encoding: Encoding) {
     let system = System::on(broker).await;
     system.demo().await;
     let edge = system.edge().await;
     let mut client = edge.client_in(encoding).await;
-    // An edge that checks no tokens takes any, and says nothing.
+    // An edge that checks no tokens accepts any, without an answer.
     client
         .send(json!({"op": "auth", "token": {"any": "thing"}}))
         .await;
@@ -61,7 +58,7 @@ async fn a_job_that_is_submitted_again_with_its_key_is_the_same_job(
     let seen = follow_in(&edge.addr, &job, encoding).await;
     seen.assert_whole();
     assert_eq!(seen.text(), text(&input));
-    // The same again, through another edge, is the job that has ended by now.
+    // Submitting it again through another edge returns the job, which has ended.
     let other = system.edge().await;
     let mut again = other.client_in(encoding).await;
     submit["ref"] = "b".into();
@@ -83,7 +80,7 @@ async fn a_job_that_is_submitted_again_with_its_key_is_the_same_job(
         (&json!("b"), None),
         "{error}"
     );
-    // With an id of its own, and no key.
+    // With an id and without a key.
     let named = json!({"op": "submit", "ref": "c", "kind": "demo", "input": input, "id": "named",
         "timeout_ms": 60_000, "silence_timeout_ms": 60_000});
     again.send(named).await;
@@ -94,10 +91,7 @@ async fn a_job_that_is_submitted_again_with_its_key_is_the_same_job(
     system.end().await;
 }
 
-async fn a_cancel_over_the_socket_has_the_number_of_its_event_as_receipt(
-    broker: &Broker,
-    encoding: Encoding,
-) {
+async fn a_cancel_returns_the_sequence_number_of_its_event(broker: &Broker, encoding: Encoding) {
     let system = System::on(broker).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -116,7 +110,7 @@ async fn a_cancel_over_the_socket_has_the_number_of_its_event_as_receipt(
         if frame["op"] == "cancelling" || frame["op"] == "error" {
             receipts.push(frame);
             if receipts.len() == 2 {
-                // Nobody cancels what has ended.
+                // A job that has ended cannot be cancelled.
                 system.ended(&"long".parse().unwrap()).await;
                 client
                     .send(json!({"op": "cancel", "job": "long", "ref": "late"}))
@@ -139,7 +133,7 @@ async fn a_cancel_over_the_socket_has_the_number_of_its_event_as_receipt(
         .iter()
         .find(|(_, event)| event["type"] == "job:cancel-requested:v1")
         .unwrap();
-    // The two were under way together, so either may have been first.
+    // Either of the two may have been first.
     let (of_late, mut of_two): (Vec<_>, Vec<_>) = receipts
         .into_iter()
         .partition(|receipt| receipt["ref"] == "late");
@@ -160,10 +154,7 @@ async fn a_cancel_over_the_socket_has_the_number_of_its_event_as_receipt(
     system.end().await;
 }
 
-async fn a_python_client_negotiates_watches_drops_resumes_and_closes(
-    broker: &Broker,
-    encoding: Encoding,
-) {
+async fn a_python_client_negotiates_and_resumes(broker: &Broker, encoding: Encoding) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     // scripts/test.sh puts it there, with what the script imports.
     let python = root.join(".tools/venv/bin/python");
@@ -208,7 +199,7 @@ async fn a_python_client_negotiates_watches_drops_resumes_and_closes(
 }
 
 #[tokio::test]
-async fn what_a_client_gets_wrong_is_told_with_its_ref_in_either_encoding() {
+async fn errors_carry_the_ref_in_both_encodings() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -295,7 +286,7 @@ async fn what_a_client_gets_wrong_is_told_with_its_ref_in_either_encoding() {
             assert_eq!(error["job"].as_str(), cut("job").as_deref(), "{error}");
             assert!(!error["message"].as_str().unwrap().is_empty());
         }
-        // What is no frame at all.
+        // Not a frame.
         match encoding {
             Encoding::Json => client.send_text("{").await,
             Encoding::MsgPack => client.send_binary(vec![0x81]).await,
@@ -306,7 +297,7 @@ async fn what_a_client_gets_wrong_is_told_with_its_ref_in_either_encoding() {
             "bad_msgpack"
         };
         assert_eq!(client.op().await["code"], code);
-        // A whole frame in a message of the other type is not for this connection.
+        // A frame in a message of the other type closes the connection.
         let frame = json!({"op": "unwatch", "job": "j"});
         match encoding {
             Encoding::Json => client.send_binary(frame.to_string().into_bytes()).await,
@@ -318,7 +309,7 @@ async fn what_a_client_gets_wrong_is_told_with_its_ref_in_either_encoding() {
 }
 
 #[tokio::test]
-async fn the_first_subprotocol_of_a_clients_list_that_is_known_is_spoken() {
+async fn the_first_known_subprotocol_is_used() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     for (offer, spoken) in [
@@ -351,7 +342,7 @@ async fn the_first_subprotocol_of_a_clients_list_that_is_known_is_spoken() {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_is_answered() {
+async fn a_close_is_answered() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     for encoding in Encoding::ALL {
@@ -364,7 +355,7 @@ async fn a_client_that_closes_is_answered() {
 }
 
 #[tokio::test]
-async fn what_a_client_asked_for_before_it_left_is_done() {
+async fn requests_of_a_departed_client_are_completed() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -377,7 +368,7 @@ async fn what_a_client_asked_for_before_it_left_is_done() {
             .await;
         assert_eq!(answer(&mut client).await["op"], "submitted");
         client.send(json!({"op": "cancel", "job": job})).await;
-        // One leaves as it should, the next just goes.
+        // Every second client closes the connection properly.
         if n % 2 == 0 {
             client.close().await;
         } else {
@@ -393,8 +384,7 @@ async fn what_a_client_asked_for_before_it_left_is_done() {
 }
 
 #[tokio::test]
-async fn a_broker_that_does_not_answer_holds_up_neither_the_connection_nor_more_than_so_many_requests()
- {
+async fn a_hanging_broker_blocks_a_limited_number_of_requests() {
     let mut broker = Broker::one();
     let system = System::on(&broker).await;
     system.demo().await;
@@ -408,7 +398,7 @@ async fn a_broker_that_does_not_answer_holds_up_neither_the_connection_nor_more_
             .await;
     }
     client.send(json!({"op": "unwatch", "job": "other"})).await;
-    // Those that are too many, and what needs no broker, are answered while the others wait.
+    // Requests above the limit, and those that need no broker, are answered while the others wait.
     for n in 32..40 {
         let error = client.op().await;
         assert_eq!(
@@ -432,7 +422,7 @@ async fn a_broker_that_does_not_answer_holds_up_neither_the_connection_nor_more_
         answers.into_keys().collect::<Vec<_>>(),
         (0..32).collect::<Vec<_>>()
     );
-    // There is room again.
+    // New requests are accepted again.
     within("a submit", async {
         loop {
             client
@@ -449,14 +439,14 @@ async fn a_broker_that_does_not_answer_holds_up_neither_the_connection_nor_more_
     system.end().await;
 }
 
-/// A client of an edge that stops, what it saw, and when it was told to come back.
+/// Follows a job until the edge asks the client to come back; returns when that was.
 async fn told(mut client: Client, mut seen: Seen) -> (Seen, Instant) {
     assert_eq!(seen.follow(&mut client).await, Frame::Closed(1012));
     (seen, Instant::now())
 }
 
 #[tokio::test]
-async fn an_edge_that_stops_sends_its_clients_away_one_after_the_other() {
+async fn a_stopping_edge_drains_its_clients_gradually() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let (mut process, addr) = system.edge_process(&["--drain", "1s"]).await;
@@ -491,7 +481,7 @@ async fn an_edge_that_stops_sends_its_clients_away_one_after_the_other() {
         .unwrap();
     process.signal(Signal::TERM);
     let refused = async {
-        // The signal needs a moment to arrive; then it stands for as long as clients are there.
+        // After the signal the edge refuses new clients for as long as others are connected.
         let mut ready = (200, Value::Null);
         while ready.0 == 200 {
             let (status, _, body) = http(&first, "GET", "/readyz", "", b"").await;
@@ -509,7 +499,7 @@ async fn an_edge_that_stops_sends_its_clients_away_one_after_the_other() {
     let times = left.iter().map(|(_, at)| *at);
     let spread = times.clone().max().unwrap() - times.min().unwrap();
     assert!((500..2000).contains(&spread.as_millis()), "{spread:?}");
-    // Those whose moment came late were served until then.
+    // Clients that were drained late were served until then.
     let latest = left
         .iter()
         .flat_map(|(seen, _)| seen.events.values())
@@ -538,7 +528,7 @@ async fn an_edge_without_clients_stops_at_once() {
     let system = System::on(Broker::shared_one()).await;
     let (mut process, addr) = system.edge_process(&["--drain", "1h"]).await;
     let edge = Edge::at(&addr);
-    // An edge that answers has its signal handlers.
+    // An edge that answers has installed its signal handlers.
     assert_eq!(
         within("an answer", http(&edge, "GET", "/readyz", "", b""))
             .await

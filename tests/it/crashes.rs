@@ -3,30 +3,26 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
-use tailwater::nats::{AppendError, Log, LogWriter, Names, Nats, Queue};
+use tailwater::nats::{AppendError, Log, LogWriter, Nats, Queue};
 use tailwater::process_group::Signal;
-use tailwater::wire::{Body, EventType, JobId, Status, Submission};
+use tailwater::wire::{Body, EventType, JobId, Submission};
 use tailwater::worker::{Worker, WorkerSettings};
 use tokio::time::{Instant, sleep};
 
 use crate::support::broker::Broker;
 use crate::support::client::follow_through;
-use crate::support::client::{Client, Encoding, Frame, Seen, follow};
-use crate::support::scenarios::{in_both_encodings, on_one_and_three};
+use crate::support::client::{Seen, follow};
+use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
 use crate::support::{eventually, within};
 
 on_one_and_three!(
-    a_worker_that_is_killed_is_replaced_and_its_text_superseded,
-    a_worker_that_was_frozen_is_refused_by_the_broker,
-    an_edge_that_is_stopped_tells_its_clients_to_come_back,
-    a_worker_that_is_stopped_hands_its_jobs_over_within_a_second,
-    a_job_whose_attempts_are_used_up_fails_and_says_so,
+    the_next_worker_supersedes_a_killed_one,
+    the_broker_fences_a_worker_that_was_frozen,
+    a_stopping_worker_hands_its_jobs_over_within_a_second,
 );
 
-in_both_encodings!(clients_of_an_edge_that_is_killed_resume_on_another);
-
-async fn a_worker_that_is_killed_is_replaced_and_its_text_superseded(broker: &Broker) {
+async fn the_next_worker_supersedes_a_killed_one(broker: &Broker) {
     let system = System::on(broker).await;
     let mut first = system.worker_process(&[], &["demo"]);
     system.kind_is_known().await;
@@ -57,7 +53,7 @@ async fn a_worker_that_is_killed_is_replaced_and_its_text_superseded(broker: &Br
     system.end().await;
 }
 
-/// Where attempts begin: number and attempt.
+/// The start of each attempt: sequence number and attempt.
 fn starts(seen: &Seen) -> Vec<(u64, u64)> {
     seen.events
         .iter()
@@ -66,14 +62,14 @@ fn starts(seen: &Seen) -> Vec<(u64, u64)> {
         .collect()
 }
 
-async fn a_worker_that_was_frozen_is_refused_by_the_broker(broker: &Broker) {
+async fn the_broker_fences_a_worker_that_was_frozen(broker: &Broker) {
     let system = System::on(broker).await;
     let mut frozen = system.worker_process(&[], &["demo"]);
     system.kind_is_known().await;
     let input = words(400, 25, 12);
     let job = system.submit("freeze", input.clone()).await;
     system.reaches("freeze", 6).await;
-    // A writer that stands where the frozen one stands, to ask the broker itself.
+    // A writer at the same position as the frozen worker, to test the broker's fence itself.
     let before = system.log.last(&job).await.unwrap().unwrap();
     frozen.signal(Signal::STOP);
     let _second = system.worker_process(&[], &["demo"]);
@@ -104,68 +100,13 @@ async fn a_worker_that_was_frozen_is_refused_by_the_broker(broker: &Broker) {
         "{attempts_after:?}"
     );
     assert_eq!(seen.text(), text(&input));
-    // The frozen worker lives and has let go: it takes the next job.
+    // The worker that was frozen has dropped the job, so it stops at once.
     frozen.signal(Signal::TERM);
     assert!(frozen.ends_within(Duration::from_secs(20)).await.success());
     system.end().await;
 }
 
-async fn clients_of_an_edge_that_is_killed_resume_on_another(broker: &Broker, encoding: Encoding) {
-    let system = System::on(broker).await;
-    system.demo().await;
-    let (mut first, first_addr) = system.edge_process(&[]).await;
-    let (_second, second_addr) = system.edge_process(&[]).await;
-    let mut jobs = Vec::new();
-    for n in 0..10 {
-        let job = format!("edge-{n}");
-        system.submit(&job, words(200, 50, n)).await;
-        let (mut client, seen) = (
-            Client::connect_in(&first_addr, encoding).await,
-            Seen::of(&job),
-        );
-        client.watch(&seen).await;
-        jobs.push((n, client, seen));
-    }
-    for (_, client, seen) in &mut jobs {
-        for _ in 0..10 {
-            let Frame::Json(frame) = client.next().await else {
-                panic!("cut off early")
-            };
-            seen.take(&frame);
-        }
-    }
-    first.kill().await;
-    for (n, mut client, mut seen) in jobs {
-        assert_eq!(seen.follow(&mut client).await, Frame::Cut);
-        let mut client = Client::connect_in(&second_addr, encoding).await;
-        client.watch(&seen).await;
-        seen.follow(&mut client).await;
-        seen.assert_whole();
-        assert_eq!(seen.text(), text(&words(200, 50, n)));
-    }
-    system.end().await;
-}
-
-async fn an_edge_that_is_stopped_tells_its_clients_to_come_back(broker: &Broker) {
-    let system = System::on(broker).await;
-    system.demo().await;
-    let (mut first, addr) = system.edge_process(&[]).await;
-    system.submit("stop", words(100, 50, 4)).await;
-    let (mut client, mut seen) = (Client::connect(&addr).await, Seen::of("stop"));
-    client.watch(&seen).await;
-    system.reaches("stop", 5).await;
-    first.signal(Signal::TERM);
-    assert_eq!(seen.follow(&mut client).await, Frame::Closed(1012));
-    assert!(first.ends_within(Duration::from_secs(5)).await.success());
-    let second = system.edge().await;
-    let mut client = second.client().await;
-    client.watch(&seen).await;
-    seen.follow(&mut client).await;
-    seen.assert_whole();
-    system.end().await;
-}
-
-async fn a_worker_that_is_stopped_hands_its_jobs_over_within_a_second(broker: &Broker) {
+async fn a_stopping_worker_hands_its_jobs_over_within_a_second(broker: &Broker) {
     let system = System::on(broker).await;
     let first = system
         .worker(Demo, |settings| settings.grace = Duration::ZERO)
@@ -200,27 +141,8 @@ async fn a_worker_that_is_stopped_hands_its_jobs_over_within_a_second(broker: &B
     system.end().await;
 }
 
-async fn a_job_whose_attempts_are_used_up_fails_and_says_so(broker: &Broker) {
-    let system = System::on(broker).await;
-    let mut first = system.worker_process(&[], &["demo"]);
-    system.kind_is_known().await;
-    let job = system.submit("poison", words(10_000, 50, 1)).await;
-    system.reaches("poison", 4).await;
-    first.kill().await;
-    system
-        .worker(Demo, |settings| settings.max_attempts = 1)
-        .await;
-    let state = system.ended(&job).await;
-    let error = state.error.unwrap();
-    assert_eq!(
-        (state.status, error.code.as_str(), error.retryable),
-        (Status::Failed, "attempts_exhausted", false)
-    );
-    system.end().await;
-}
-
 #[tokio::test]
-async fn a_broker_that_is_killed_and_started_again_loses_and_doubles_nothing() {
+async fn a_broker_restart_loses_and_repeats_nothing() {
     let mut broker = Broker::one();
     let system = System::on(&broker).await;
     system.demo().await;
@@ -230,8 +152,8 @@ async fn a_broker_that_is_killed_and_started_again_loses_and_doubles_nothing() {
         system.submit(&seen.job, words(200, 40, n as u64)).await;
     }
     let chaos = async {
-        for _ in 0..3 {
-            sleep(Duration::from_millis(700)).await;
+        for round in 1..=3 {
+            system.reaches("kill-0", 8 * round).await;
             broker.kill(0);
             sleep(Duration::from_millis(300)).await;
             broker.restart(0);
@@ -250,10 +172,10 @@ async fn a_broker_that_is_killed_and_started_again_loses_and_doubles_nothing() {
 
 /// Waits until a worker of the kind `demo` has asked the broker for jobs.
 async fn a_worker_waits(system: &System) {
-    let client = async_nats::connect(system.url()).await.unwrap();
+    let client = system.client().await;
     let subject = format!(
         "$JS.API.CONSUMER.INFO.{}.demo",
-        Names::new(&system.options.prefix).jobs_stream()
+        system.names().jobs_stream()
     );
     eventually("a request for jobs", || async {
         let answer = client.request(subject.clone(), "".into()).await.ok()?;
@@ -264,7 +186,7 @@ async fn a_worker_waits(system: &System) {
 }
 
 #[tokio::test]
-async fn an_idle_worker_takes_the_next_job_at_once_when_the_broker_is_back() {
+async fn an_idle_worker_claims_jobs_as_soon_as_the_broker_is_back() {
     let mut broker = Broker::one();
     let system = System::on(&broker).await;
     let nats = Nats::connect(&system.options).await.unwrap();
@@ -274,7 +196,7 @@ async fn an_idle_worker_takes_the_next_job_at_once_when_the_broker_is_back() {
     system
         .tasks
         .spawn(worker.run(system.tasks.stop().child_token()));
-    // Over the worker's connections, so that the submit does not wait for those of others.
+    // On the worker's own connections, so that the submit waits for no other ones.
     let log = Log::open(&nats).await.unwrap();
     let queue = Queue::new(log.clone());
     for n in 0..3 {
@@ -314,7 +236,7 @@ async fn an_idle_worker_takes_the_next_job_at_once_when_the_broker_is_back() {
 }
 
 #[tokio::test]
-async fn a_leader_that_is_killed_under_load_loses_and_doubles_nothing() {
+async fn killing_the_leader_under_load_loses_and_repeats_nothing() {
     let mut broker = Broker::three();
     let system = System::with(&broker, |settings| settings.shards = 1).await;
     system.demo().await;
@@ -324,7 +246,7 @@ async fn a_leader_that_is_killed_under_load_loses_and_doubles_nothing() {
         system.submit(&seen.job, words(300, 30, n as u64)).await;
     }
     let chaos = async {
-        sleep(Duration::from_secs(2)).await;
+        system.reaches("leader-0", 15).await;
         let leader = system.leader(&broker).await;
         broker.kill(leader);
         sleep(Duration::from_secs(3)).await;
@@ -341,12 +263,12 @@ async fn a_leader_that_is_killed_under_load_loses_and_doubles_nothing() {
 }
 
 #[tokio::test]
-async fn a_job_whose_end_was_stored_but_not_acked_is_not_run_again() {
+async fn an_ended_job_without_an_ack_is_not_run_again() {
     let system = System::on(Broker::shared_one()).await;
     let mut first = system.worker_process(&[], &["demo"]);
     system.kind_is_known().await;
     first.kill().await;
-    // What a worker leaves that dies between the end event and the ack.
+    // The state that a worker leaves when it dies between the end event and the ack.
     let job = system.submit("acked", json!(null)).await;
     let last = system.log.last(&job).await.unwrap().unwrap();
     let mut writer = LogWriter::new(system.log.clone(), job.clone(), 1, Some(&last));
@@ -358,16 +280,7 @@ async fn a_job_whose_end_was_stored_but_not_acked_is_not_run_again() {
         .await
         .unwrap();
     let stop = system.demo().await;
-    eventually("an empty queue", || async {
-        system
-            .queue
-            .queued_kind(&job)
-            .await
-            .ok()
-            .filter(Option::is_none)
-            .map(|_| ())
-    })
-    .await;
+    system.leaves_queue(&job).await;
     let last = system.log.last(&job).await.unwrap().unwrap();
     assert_eq!((last.event_type, last.seq.0), (EventType::Done, 2));
     stop.cancel();

@@ -1,5 +1,5 @@
-//! Clients of other people, as processes: Node's and Python's Socket.IO. What each saw comes back as they print it, one
-//! JSON object a line; judging it is the test's. `scripts/test.sh` installs what they need.
+//! Third-party clients as processes: Socket.IO of Node and Python. Each prints what it saw, one
+//! JSON object a line, and the test checks it. `scripts/test.sh` installs what they need.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,7 +11,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use super::within;
 
 /// A running client program.
-pub struct Foreign {
+pub struct ThirdParty {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
@@ -20,7 +20,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A program of the clients' own languages, where `scripts/test.sh` puts what they need.
+/// A tool that `scripts/test.sh` installs.
 fn tool(path: &str) -> PathBuf {
     let path = root().join(".tools").join(path);
     assert!(
@@ -31,14 +31,14 @@ fn tool(path: &str) -> PathBuf {
     path
 }
 
-/// Where Node's packages are; a module that lies here finds them.
+/// The folder of Node's packages; a module in it can import them.
 pub fn node_folder() -> PathBuf {
     let folder = tool("node");
     tool("node/node_modules/socket.io-client");
     folder
 }
 
-impl Foreign {
+impl ThirdParty {
     /// Runs a file of `tests/clients`, or any other module, with Node.
     pub fn node(module: &Path, given: &Value) -> Self {
         node_folder();
@@ -95,9 +95,9 @@ impl Foreign {
         .await
     }
 
-    /// What it prints until it ends, as JSON; it must end well.
+    /// Everything it prints until it exits with success, as JSON.
     pub async fn ends(mut self) -> Vec<Value> {
-        // Clients complain at length about connections that break; read, so that they are not stopped by a full pipe.
+        // Clients report broken connections at length; a full pipe would stop them.
         let mut stderr = self.child.stderr.take().unwrap();
         let complaints = async {
             let mut text = String::new();

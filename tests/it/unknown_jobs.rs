@@ -1,4 +1,5 @@
-//! Watches of jobs that are not known: of made-up ids they cost little, and one that comes before its job gets all of it.
+//! Watches of unknown jobs: they cost little, and one that starts before its job gets the whole
+//! job.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -10,19 +11,19 @@ use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
 use crate::support::{eventually, within};
 
-/// Connections of the client that makes ids up, and how many ids each may watch.
+/// Connections of the client that invents ids, and how many ids each may watch.
 const CONNECTIONS: usize = 20;
 const WATCHES: usize = 1024;
 const BATCH: usize = 64;
-/// What one watch of a made-up id may cost in all, its session included, in KiB.
+/// The memory that one watch of an unknown id may cost, in KiB.
 const WATCH_KIB: u64 = 8;
 
-on_one_and_three!(made_up_ids_cost_little_and_others_watch_jobs_that_exist_and_jobs_to_come);
+on_one_and_three!(watching_unknown_ids_is_cheap);
 
-/// Watches as many made-up ids as one connection may; each is told that nothing is known of it.
+/// Watches as many unknown ids as one connection may.
 async fn make_up(addr: &str, number: usize) -> Client {
     let mut client = Client::connect(addr).await;
-    // What is not read holds up what is written.
+    // In batches: unread answers would block the writes.
     for batch in 0..WATCHES / BATCH {
         for n in 0..BATCH {
             client
@@ -41,9 +42,7 @@ async fn make_up(addr: &str, number: usize) -> Client {
     client
 }
 
-async fn made_up_ids_cost_little_and_others_watch_jobs_that_exist_and_jobs_to_come(
-    broker: &Broker,
-) {
+async fn watching_unknown_ids_is_cheap(broker: &Broker) {
     let system = System::on(broker).await;
     system.demo().await;
     let (edge, addr) = system.edge_process(&[]).await;
