@@ -90,8 +90,8 @@ fn bytes(text: &str) -> Result<usize, String> {
 
 impl EdgeArgs {
     /// What the threads of this edge share.
-    pub(super) fn shared(&self) -> edge::Shared {
-        edge::Shared::new(self.memory.map_or_else(Budget::of_machine, Budget::new))
+    pub(super) fn shared(&self) -> edge::EdgeShared {
+        edge::EdgeShared::new(self.memory.map_or_else(Budget::of_machine, Budget::new))
     }
 
     /// What an edge is told that tells its clients to come back over the time `drain`.
@@ -143,7 +143,7 @@ impl Edge {
 }
 
 /// Says where an edge is once it takes clients.
-pub(super) async fn announce(shared: &edge::Shared, threads: usize, addr: SocketAddr) {
+pub(super) async fn announce(shared: &edge::EdgeShared, threads: usize, addr: SocketAddr) {
     shared.serves(threads).await;
     println!("ready http://{addr}");
 }

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, header};
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::App;
+use super::app::App;
 use super::error::Problem;
 use super::memory::{Held, Part};
 use crate::config::{BODY_STALL, BODY_WAIT, TINY_BYTES};

@@ -9,17 +9,17 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 
-use super::App;
+use super::app::App;
 use super::counters::Transport;
 use super::error::Problem;
 use super::memory::Held;
-use super::watches::{Delivery, Watches};
+use super::watches::{Outgoing, Watches};
 use crate::config::REQUESTS_MAX;
 use crate::nats::Reader;
 use crate::wire::{ClientFrame, Code, JobId, Refusal, RequestRef, ServerFrame, Submission};
 
 /// A client, whose requests are answered at an `R`.
-pub(super) struct Client<R> {
+pub(super) struct EdgeClient<R> {
     app: Arc<App>,
     address: IpAddr,
     watches: Watches<Reader, R>,
@@ -27,11 +27,11 @@ pub(super) struct Client<R> {
     requests: FuturesUnordered<BoxFuture<'static, (ServerFrame, R)>>,
 }
 
-impl<R: Send + 'static> Client<R> {
+impl<R: Send + 'static> EdgeClient<R> {
     /// A client at this address, which has asked for nothing yet.
     pub(super) fn new(app: Arc<App>, transport: Transport, address: IpAddr) -> Self {
         let hub = Arc::clone(&app.hub);
-        let counters = Arc::clone(&app.counters);
+        let counters = Arc::clone(&app.thread.counters);
         Self {
             app,
             address,
@@ -94,16 +94,16 @@ impl<R: Send + 'static> Client<R> {
     }
 
     /// What to send next: answers, and events if `wants_events`. Safe to drop at any await.
-    pub(super) async fn next(&mut self, wants_events: bool) -> Delivery<R> {
+    pub(super) async fn next(&mut self, wants_events: bool) -> Outgoing<R> {
         tokio::select! {
-            Some((answer, reply_to)) = self.requests.next() => Delivery::Answer(answer, reply_to),
-            delivery = self.watches.next(), if wants_events => delivery,
+            Some((answer, reply_to)) = self.requests.next() => Outgoing::Answer(answer, reply_to),
+            outgoing = self.watches.next(), if wants_events => outgoing,
             else => pending().await,
         }
     }
 
     /// What can be sent at once.
-    pub(super) fn try_next(&mut self) -> Option<Delivery<R>> {
+    pub(super) fn try_next(&mut self) -> Option<Outgoing<R>> {
         self.next(true).now_or_never()
     }
 

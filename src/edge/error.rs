@@ -23,7 +23,7 @@ pub(super) struct Problem {
 /// Why a request is not answered as it was meant (RFC 9457).
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Problem")]
-pub(super) struct Body<'a> {
+pub(super) struct ProblemBody<'a> {
     /// Always `about:blank`: the code says it.
     #[serde(rename = "type")]
     problem_type: &'static str,
@@ -116,7 +116,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let info = self.code.info();
         debug!(code = info.code, detail = self.detail, "refused");
-        let body = Body {
+        let body = ProblemBody {
             problem_type: "about:blank",
             title: info.text,
             status: info.status,

@@ -11,7 +11,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 
-use super::App;
+use super::app::App;
 use super::error::Problem;
 use super::memory::{Held, weight};
 use crate::config::OPEN_WAIT;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 use utoipa::openapi::Ref;
 
-use super::App;
+use super::app::App;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
 use super::request::Params;
@@ -21,7 +21,7 @@ use crate::wire::{Code, Status};
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Query {
+pub(super) struct ListQuery {
     /// Only jobs that are this.
     #[param(value_type = Option<String>, nullable = false, schema_with = status)]
     status: Option<Status>,
@@ -46,7 +46,7 @@ problems!(NoList: BadRequest, BadKind, BadPage, Overloaded, Unavailable);
 ///
 /// A page may be short, and have a `next` all the same.
 #[utoipa::path(
-    get, path = "/api/jobs", tag = JOBS, params(Query),
+    get, path = "/api/jobs", tag = JOBS, params(ListQuery),
     responses(
         (status = 200, description = "Jobs, each at its last event.", body = ref("#/components/schemas/JobPage")),
         NoList,
@@ -54,7 +54,7 @@ problems!(NoList: BadRequest, BadKind, BadPage, Overloaded, Unavailable);
 )]
 pub(super) async fn jobs(
     State(app): State<Arc<App>>,
-    Params(query): Params<Query>,
+    Params(query): Params<ListQuery>,
 ) -> Result<Response, Problem> {
     let query = wanted(query)?;
     let late = |_| Unavailable("the log was not read in time".into());
@@ -73,12 +73,12 @@ pub(super) async fn jobs(
 }
 
 fn wanted(
-    Query {
+    ListQuery {
         status,
         kind,
         limit,
         page,
-    }: Query,
+    }: ListQuery,
 ) -> Result<JobQuery, Problem> {
     let kind = kind.map(|kind| kind.parse()).transpose();
     let kind = kind.map_err(|error| Problem::new(Code::BadKind, format!("a kind {error}")))?;

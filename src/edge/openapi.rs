@@ -1,18 +1,20 @@
 //! The description of the HTTP interface, OpenAPI 3.1: what stands at each handler, the schemas of `wire`, and those of what
 //! only HTTP answers. It serves no job.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, OnceLock};
 
+use axum::Extension;
 use axum::http::{HeaderName, header};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use serde_json::{Value, json};
+use utoipa::openapi::OpenApi;
 
 use super::describe::{JOBS, OPERATION};
+use super::error;
 use super::jobs::{Accepted, Receipt};
 use super::page::Gap;
 use super::stats::{SocketIoStats, Stats};
-use super::{error, routes};
 use crate::wire::{Dialect, JobPage, definitions};
 
 /// This description.
@@ -20,15 +22,31 @@ use crate::wire::{Dialect, JobPage, definitions};
     get, path = "/openapi.json", tag = OPERATION,
     responses((status = 200, description = "OpenAPI 3.1.", body = inline(Object))),
 )]
-pub(super) async fn document() -> impl IntoResponse {
-    static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| describe().to_string().into());
+pub(super) async fn document(Extension(document): Extension<ApiDocument>) -> impl IntoResponse {
     let json: (HeaderName, &str) = (header::CONTENT_TYPE, "application/json");
-    ([json], DOCUMENT.clone())
+    ([json], document.json())
+}
+
+/// The document, made when it is first asked for.
+#[derive(Clone)]
+pub(super) struct ApiDocument(Arc<(OpenApi, OnceLock<Bytes>)>);
+
+impl ApiDocument {
+    /// Of an edge with these routes.
+    pub(super) fn new(routes: OpenApi) -> Self {
+        Self(Arc::new((routes, OnceLock::new())))
+    }
+
+    fn json(&self) -> Bytes {
+        let (routes, json) = &*self.0;
+        json.get_or_init(|| describe(routes).to_string().into())
+            .clone()
+    }
 }
 
 /// The whole document.
-fn describe() -> Value {
-    let mut document = json!(routes().into_openapi());
+fn describe(routes: &OpenApi) -> Value {
+    let mut document = json!(routes);
     document["info"] = json!({
         "title": "Tailwater",
         "version": env!("CARGO_PKG_VERSION"),
@@ -58,7 +76,7 @@ fn describe() -> Value {
     answers.subschema_for::<JobPage>();
     answers.subschema_for::<Stats>();
     answers.subschema_for::<SocketIoStats>();
-    answers.subschema_for::<error::Body<'_>>();
+    answers.subschema_for::<error::ProblemBody<'_>>();
     for (name, schema) in answers.take_definitions(true) {
         schemas.entry(name).or_insert(schema);
     }

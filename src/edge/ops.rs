@@ -8,7 +8,7 @@ use axum::response::{Html, IntoResponse, Response};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::App;
+use super::app::App;
 use super::describe::{OPERATION, problems};
 use super::error::Problem;
 use crate::wire::Code;

@@ -21,7 +21,7 @@ use crate::wire::{Code, GapReason, Seq, Start, Stored};
 
 /// A part of a job's log, and what a client must know to ask for the next one.
 #[derive(Debug)]
-struct Page {
+struct EventPage {
     events: Vec<Arc<Stored>>,
     bytes: usize,
     limit: usize,
@@ -67,13 +67,13 @@ pub(super) async fn answer<S: EventSource>(
     answers: &Part,
 ) -> Result<Response, Problem> {
     let mut session = session.ok_or(Code::Restarting)?;
-    let mut page = Page::new(start, limit, answers.begin(PAGE_ROOM));
+    let mut page = EventPage::new(start, limit, answers.begin(PAGE_ROOM));
     page.read(&mut session, wait.0, stop).await?;
     let json = page.to_json();
     Ok(page.room.respond(json))
 }
 
-impl Page {
+impl EventPage {
     fn new(start: Start, limit: usize, room: Held) -> Self {
         let next = match start {
             Start::After(seq) => seq.to_string(),
@@ -189,7 +189,7 @@ impl Page {
 
     fn to_json(&self) -> Vec<u8> {
         #[derive(Serialize)]
-        struct Rest<'a> {
+        struct PageRest<'a> {
             #[serde(skip_serializing_if = "Option::is_none")]
             missing: Option<Gap>,
             live: bool,
@@ -204,7 +204,7 @@ impl Page {
             out.extend_from_slice(event.json());
         }
         out.extend_from_slice(b"],");
-        let rest = Rest {
+        let rest = PageRest {
             missing: self.missing,
             live: self.live,
             next: self.next.as_deref(),
@@ -255,7 +255,7 @@ mod tests {
             super::super::request::begin(&Default::default(), None, None, Some(next)).unwrap();
         let mut session = Session::open(&hub, &job(), start).await.unwrap();
         let room = Memory::new(Budget::unlimited()).answers.begin(PAGE_ROOM);
-        let mut page = Page::new(start, limit, room);
+        let mut page = EventPage::new(start, limit, room);
         let stop = CancellationToken::new();
         page.read(&mut session, Duration::from_secs(wait_s), &stop)
             .await
@@ -409,7 +409,7 @@ mod tests {
             .unwrap();
         memory.reachable(false);
         let room = Memory::new(Budget::unlimited()).answers.begin(PAGE_ROOM);
-        let mut page = Page::new(Start::After(Seq(0)), 100, room);
+        let mut page = EventPage::new(Start::After(Seq(0)), 100, room);
         let read = page
             .read(&mut session, Duration::ZERO, &CancellationToken::new())
             .await;

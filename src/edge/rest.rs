@@ -8,8 +8,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use super::App;
 use super::answer;
+use super::app::App;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
 use super::request::{Job, JsonBody, Params, Peer, Wait};
@@ -65,7 +65,7 @@ problems!(NoState: BadJobId, BadRequest, JobNotFound, Overloaded, Unavailable);
 ///
 /// With `wait` it is answered once the job has ended or the time is over; `status` tells which.
 #[utoipa::path(
-    get, path = "/api/jobs/{id}", tag = JOBS, params(Job, Waiting),
+    get, path = "/api/jobs/{id}", tag = JOBS, params(Job, WaitQuery),
     responses(
         (status = 200, description = "What the job is now.", body = ref("#/components/schemas/JobState")),
         NoState,
@@ -75,14 +75,14 @@ pub(super) async fn job(
     app: State<Arc<App>>,
     peer: Peer,
     id: Job,
-    waiting: Params<Waiting>,
+    waiting: Params<WaitQuery>,
 ) -> Result<Response, Problem> {
     state(app, peer, id, waiting).await
 }
 
 /// What a job is, at another address.
 #[utoipa::path(
-    get, path = "/api/jobs/{id}/state", tag = JOBS, params(Job, Waiting),
+    get, path = "/api/jobs/{id}/state", tag = JOBS, params(Job, WaitQuery),
     responses(
         (status = 200, description = "What the job is now.", body = ref("#/components/schemas/JobState")),
         NoState,
@@ -92,7 +92,7 @@ pub(super) async fn state(
     State(app): State<Arc<App>>,
     Peer(from): Peer,
     Job(id): Job,
-    Params(Waiting { wait }): Params<Waiting>,
+    Params(WaitQuery { wait }): Params<WaitQuery>,
 ) -> Result<Response, Problem> {
     let (state, room) = app.state_within(from, &id, wait.0).await?;
     Ok(answer::state(state, room))
@@ -101,7 +101,7 @@ pub(super) async fn state(
 /// How long to wait for the end.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Waiting {
+pub(super) struct WaitQuery {
     /// How long to wait for the end: whole seconds, `30` or `30s`.
     #[serde(default)]
     #[param(inline, value_type = Option<String>, nullable = false, pattern = "^([0-9]|[1-5][0-9]|60)s?$")]

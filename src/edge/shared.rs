@@ -7,38 +7,39 @@ use rustix::process::{Resource, getrlimit};
 use tokio::sync::watch;
 
 use super::memory::Memory;
-use super::{App, socketio};
+use super::socketio::engine::Engine;
+use super::thread::EdgeThread;
 use crate::budget::Budget;
 use crate::config::{FILES_RESERVED, REQUESTS_ALL_MAX};
 use crate::share::FairSlots;
 
 /// Made once for each process, and given to each of its threads.
 #[derive(Clone, Debug)]
-pub struct Shared(Arc<Inner>);
+pub struct EdgeShared(Arc<SharedState>);
 
 #[derive(Debug)]
-struct Inner {
+struct SharedState {
     memory: Memory,
     /// Submits, cancels, states and pages under way.
     requests: FairSlots,
     connections: FairSlots,
-    socketio: socketio::Engine,
-    threads: Mutex<Vec<Weak<App>>>,
+    socketio: Engine,
+    threads: Mutex<Vec<Weak<EdgeThread>>>,
     /// How many threads have begun to serve.
     serving: watch::Sender<usize>,
 }
 
-impl Shared {
+impl EdgeShared {
     /// For the threads of one edge, which together hold no more for their clients than `budget`.
     pub fn new(budget: Budget) -> Self {
         let memory = Memory::new(budget);
-        let socketio = socketio::Engine::default();
+        let socketio = Engine::default();
         let (requests, connections) = (
             FairSlots::new(REQUESTS_ALL_MAX),
             FairSlots::new(connections_max()),
         );
         let serving = watch::Sender::new(0);
-        Self(Arc::new(Inner {
+        Self(Arc::new(SharedState {
             memory,
             requests,
             connections,
@@ -60,12 +61,12 @@ impl Shared {
         &self.0.connections
     }
 
-    pub(super) fn socketio(&self) -> &socketio::Engine {
+    pub(super) fn socketio(&self) -> &Engine {
         &self.0.socketio
     }
 
     /// Makes a thread known to the others.
-    pub(super) fn join(&self, app: &Arc<App>) {
+    pub(super) fn join(&self, app: &Arc<EdgeThread>) {
         let mut threads = self
             .0
             .threads
@@ -88,7 +89,7 @@ impl Shared {
     }
 
     /// The threads that serve.
-    pub(super) fn threads(&self) -> Vec<Arc<App>> {
+    pub(super) fn threads(&self) -> Vec<Arc<EdgeThread>> {
         let threads = self
             .0
             .threads

@@ -1,7 +1,7 @@
 //! The Socket.IO transport: passes the requests of Socket.IO clients to the library, and joins each
 //! client to a pump. `wire/SOCKETIO.md` is the contract.
 
-mod engine;
+pub(super) mod engine;
 mod engine_session;
 mod event;
 mod handshake;
@@ -22,9 +22,8 @@ use serde::Deserialize;
 use serde_json::json;
 use socketioxide::socket::Sid;
 
-pub(super) use self::engine::Engine;
 use self::engine_session::EngineSession;
-use super::App;
+use super::app::App;
 use super::body::Bodies;
 use super::error::Problem;
 use super::meter::Meter;
@@ -90,7 +89,8 @@ pub(super) async fn engine(
         None if app.clients.are_leaving() => Problem::from(Code::Restarting).into_response(),
         None => match engine.handshakes.begin(meter.peer()) {
             Ok(handshake) => {
-                let session = EngineSession::new(&app, handshake);
+                let host = Arc::downgrade(&app);
+                let session = EngineSession::new(host, handshake);
                 open(&app, session, &meter, query.is_websocket, request).await
             }
             Err(no_room) => Problem::from(no_room).into_response(),

@@ -16,8 +16,8 @@ use futures_util::stream::unfold;
 use serde::Deserialize;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use super::App;
 use super::accept::{Form, form};
+use super::app::App;
 use super::counters::{Connected, Counters, Transport};
 use super::describe::{JOBS, problems};
 use super::error::Problem;
@@ -113,11 +113,11 @@ pub(super) async fn events(
             StatusCode::NO_CONTENT.into_response()
         }
         (Form::Stream, Some(session)) if !app.clients.are_leaving() => {
-            let (place, counts) = (app.clients.enter(), Arc::clone(&app.counters));
+            let (place, counts) = (app.clients.enter(), Arc::clone(&app.thread.counters));
             stream(Stream::new(
                 session,
                 counts,
-                Box::pin(async move { place.moment(&app).await }),
+                Box::pin(async move { place.moment().await }),
             ))
         }
         // An error would end an EventSource for good; at the end of a stream it comes back.

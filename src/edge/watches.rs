@@ -74,7 +74,7 @@ impl<S: EventSource> JobWatch<S> {
 }
 
 /// What to send to a client, whose requests are answered at an `R`.
-pub(super) enum Delivery<R> {
+pub(super) enum Outgoing<R> {
     /// The answer to a request.
     Answer(ServerFrame, R),
     /// Events of one job, in order.
@@ -91,7 +91,7 @@ pub(super) struct Watches<S: EventSource, R> {
     client: IpAddr,
     watched: HashMap<JobId, Watched>,
     /// One future for each watch: its session's opening, or its next update.
-    work: FuturesUnordered<BoxFuture<'static, Option<Progress<S, R>>>>,
+    work: FuturesUnordered<BoxFuture<'static, Option<WatchProgress<S, R>>>>,
 }
 
 /// The handle of a watch.
@@ -101,7 +101,7 @@ struct Watched {
 }
 
 /// What a watch has come to.
-enum Progress<S: EventSource, R> {
+enum WatchProgress<S: EventSource, R> {
     Opened(Result<Session<S>, Error>, JobId, R),
     Updated(JobWatch<S>, JobUpdate),
 }
@@ -143,7 +143,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         let client = self.client;
         self.work.push(Box::pin(async move {
             let opened = unless_ended(&end, Session::open_for(client, &hub, &job, start)).await?;
-            Some(Progress::Opened(opened, job, reply_to))
+            Some(WatchProgress::Opened(opened, job, reply_to))
         }));
         Ok(())
     }
@@ -156,10 +156,10 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
     }
 
     /// What to send next; waits forever while nothing is watched. Safe to drop at any await.
-    pub(super) async fn next(&mut self) -> Delivery<R> {
+    pub(super) async fn next(&mut self) -> Outgoing<R> {
         while let Some(progress) = self.work.next().await {
-            if let Some(delivery) = progress.and_then(|progress| self.advance(progress)) {
-                return delivery;
+            if let Some(outgoing) = progress.and_then(|progress| self.advance(progress)) {
+                return outgoing;
             }
         }
         pending().await
@@ -167,37 +167,37 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
 
     /// Turns progress into what is sent, and goes on with the watch; `None` when it has ended
     /// meanwhile.
-    fn advance(&mut self, progress: Progress<S, R>) -> Option<Delivery<R>> {
+    fn advance(&mut self, progress: WatchProgress<S, R>) -> Option<Outgoing<R>> {
         match progress {
-            Progress::Opened(Ok(session), job, reply_to) => {
+            WatchProgress::Opened(Ok(session), job, reply_to) => {
                 self.watched.get(&job)?;
                 let watch = JobWatch::new(session, Arc::clone(&self.counters));
                 let status = watch.status();
                 self.drive(watch);
-                Some(Delivery::Answer(
+                Some(Outgoing::Answer(
                     ServerFrame::Watching { job, status },
                     reply_to,
                 ))
             }
-            Progress::Opened(Err(error), job, reply_to) => {
+            WatchProgress::Opened(Err(error), job, reply_to) => {
                 self.watched.remove(&job)?;
-                Some(Delivery::Answer(refusal(&error, &job), reply_to))
+                Some(Outgoing::Answer(refusal(&error, &job), reply_to))
             }
-            Progress::Updated(watch, update) => {
+            WatchProgress::Updated(watch, update) => {
                 let job = watch.job().clone();
                 self.watched.get(&job)?;
                 match update {
                     JobUpdate::Events(events) => {
                         self.drive(watch);
-                        Some(Delivery::Events(events))
+                        Some(Outgoing::Events(events))
                     }
                     JobUpdate::Frame(frame) => {
                         self.drive(watch);
-                        Some(Delivery::Frame(job, frame))
+                        Some(Outgoing::Frame(job, frame))
                     }
                     JobUpdate::Last(frame) => {
                         self.watched.remove(&job);
-                        Some(Delivery::Frame(job, frame))
+                        Some(Outgoing::Frame(job, frame))
                     }
                 }
             }
@@ -212,7 +212,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         let end = watched.end.clone();
         self.work.push(Box::pin(async move {
             let update = unless_ended(&end, watch.next()).await?;
-            Some(Progress::Updated(watch, update))
+            Some(WatchProgress::Updated(watch, update))
         }));
     }
 }

@@ -17,14 +17,12 @@ use tracing::{Instrument as _, info_span};
 pub use self::echo::serve_echo;
 
 use self::connection::Connection;
-use self::socket::FrameSocket;
-use super::App;
+use self::socket::{FrameSocket, with_limits};
+use super::app::App;
 use super::counters::Transport;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
 use super::meter::Meter;
-use crate::config::{READ_BUFFER, WRITE_BUFFER};
-use crate::wire::limits::BODY_MAX;
 use crate::wire::{Code, Encoding};
 
 problems!(NotUpgraded: BadRequest, BadSubprotocol, UpgradeRequired, Restarting);
@@ -61,7 +59,10 @@ pub(super) async fn upgrade(
     if app.clients.are_leaving() {
         return Err(Code::Restarting.into());
     }
-    let held = (app.tasks.hold(), app.counters.connect(Transport::WebSocket));
+    let held = (
+        app.tasks.hold(),
+        app.thread.counters.connect(Transport::WebSocket),
+    );
     let place = app.clients.enter();
     meter.become_websocket();
     Ok(upgrade.on_upgrade(move |socket| async move {
@@ -84,13 +85,4 @@ fn offer(headers: &HeaderMap) -> Option<impl Iterator<Item = &str>> {
     lists.peek()?;
     let lists = lists.map(|list| list.to_str().unwrap_or_default());
     Some(lists.flat_map(|list| list.split(',')).map(str::trim))
-}
-
-/// How every WebSocket of an edge reads and writes.
-fn with_limits(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
-    upgrade
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(WRITE_BUFFER)
-        .max_message_size(BODY_MAX)
-        .max_frame_size(BODY_MAX)
 }

@@ -16,11 +16,9 @@ use socketioxide::handler::ConnectHandler as _;
 use socketioxide::service::SocketIoService;
 use socketioxide::{ParserConfig, SocketIo};
 use tower::ServiceExt as _;
-use tracing::{Instrument as _, info_span};
 
 use super::engine_session::{EngineSession, EngineSessions};
 use super::handshake::Handshakes;
-use super::pump::Pump;
 use super::request::{EmittedRequest, JoinRequest};
 use crate::config::{ATTACHMENTS_MAX, JOIN_WAIT, PING_EVERY, PONG_WAIT, READ_BUFFER, SOCKET_QUEUE};
 use crate::wire::limits::BODY_MAX;
@@ -97,21 +95,15 @@ fn prepare(socket: &SocketRef, sessions: &EngineSessions) -> Result<(), Infallib
     Ok(())
 }
 
-/// The client has joined. Its pump runs on the thread that took its first request, where its feeds
-/// are.
+/// The client has joined.
 async fn serve(socket: SocketRef, join: JoinRequest) {
     let Some(session) = session_of_socket(&socket) else {
         return;
     };
-    let (Some(app), Some(requests)) = (session.app.upgrade(), session.receiver()) else {
+    let (Some(host), Some(requests)) = (session.host.upgrade(), session.receiver()) else {
         return session.traffic.cut();
     };
-    let span = info_span!("socketio", id = %socket.id);
-    let tasks = app.tasks.clone();
-    let runtime = app.runtime.clone();
-    let pump = Pump::new(app, socket, session, requests);
-    let _thread = runtime.enter();
-    tasks.spawn(pump.run(join).instrument(span));
+    host.serve(socket, session, requests, join);
 }
 
 fn session_of_socket(socket: &SocketRef) -> Option<Arc<EngineSession>> {

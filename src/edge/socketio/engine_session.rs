@@ -6,26 +6,38 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use socketioxide::extract::AckSender;
+use socketioxide::extract::{AckSender, SocketRef};
 use socketioxide::socket::Sid;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::handshake::Handshake;
-use super::request::EmittedRequest;
+use super::request::{EmittedRequest, JoinRequest};
 use crate::config::{ASKED_BYTES_MAX, ASKED_MAX};
-use crate::edge::App;
-use crate::edge::client::room_for;
 use crate::edge::memory::Held;
 use crate::edge::traffic::Traffic;
-use crate::wire::ClientFrame;
+
+/// What a session needs of the thread that took its first request. That thread serves the client,
+/// whichever thread takes the other requests.
+pub(super) trait Host: Send + Sync {
+    /// The room for a request that waits. A submission for which there is none becomes its refusal;
+    /// `None` when there is no room even for that.
+    fn room_to_queue(&self, request: &mut EmittedRequest) -> Option<Held>;
+
+    /// Serves a client that has joined.
+    fn serve(
+        self: Arc<Self>,
+        socket: SocketRef,
+        session: Arc<EngineSession>,
+        requests: mpsc::Receiver<QueuedRequest>,
+        join: JoinRequest,
+    );
+}
 
 /// One client.
 #[derive(Debug)]
 pub(super) struct EngineSession {
-    /// The thread that took the first request. It serves the client, whichever thread takes the
-    /// others.
-    pub(super) app: Weak<App>,
+    pub(super) host: Weak<dyn Host>,
     /// The client's address.
     pub(super) client: IpAddr,
     pub(super) traffic: Arc<Traffic>,
@@ -53,9 +65,9 @@ pub(super) struct QueuedRequest {
 }
 
 impl EngineSession {
-    pub(super) fn new(app: &Arc<App>, handshake: Handshake) -> Arc<Self> {
+    pub(super) fn new(host: Weak<dyn Host>, handshake: Handshake) -> Arc<Self> {
         Arc::new(Self {
-            app: Arc::downgrade(app),
+            host,
             client: handshake.from(),
             traffic: Arc::default(),
             disconnected: CancellationToken::new(),
@@ -93,9 +105,9 @@ impl EngineSession {
         let size = request.size;
         let queued = self.queued_bytes.fetch_add(size, Ordering::Relaxed) + size;
         let room = self
-            .app
+            .host
             .upgrade()
-            .and_then(|app| room_to_queue(&app, &mut request))
+            .and_then(|host| host.room_to_queue(&mut request))
             .filter(|_| queued <= ASKED_BYTES_MAX);
         let (Some(room), Some(requests)) = (room, self.requests.get()) else {
             return self.traffic.cut();
@@ -125,19 +137,6 @@ impl Drop for EngineSession {
             sessions.remove(*sid);
         }
     }
-}
-
-/// The room for a request that waits. A submission for which there is none becomes its refusal; `None`
-/// when there is no room even for that.
-fn room_to_queue(app: &App, request: &mut EmittedRequest) -> Option<Held> {
-    if let Ok(frame @ ClientFrame::Submit { .. }) = &request.frame {
-        match room_for(app, frame) {
-            Ok(room) => return Some(room),
-            Err(refusal) => request.frame = Err(refusal),
-        }
-    }
-    let submits = &app.shared.memory().submits;
-    submits.hold(size_of::<EmittedRequest>()).ok()
 }
 
 /// The sessions that exist, by id. Ids that a client made up are not kept.

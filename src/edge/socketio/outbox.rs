@@ -15,7 +15,7 @@ use super::in_flight::InFlight;
 use crate::config::{FLIGHT_PACKETS, FLIGHT_PACKETS_POLLING, REPLIES_MAX};
 use crate::edge::traffic::Traffic;
 use crate::edge::turn::Turn;
-use crate::edge::watches::Delivery;
+use crate::edge::watches::Outgoing;
 use crate::wire::{JobId, ServerFrame, Stored};
 
 /// Where an answer goes.
@@ -41,7 +41,7 @@ pub(super) struct SocketBroken;
 /// What waits for one client.
 pub(super) struct Outbox {
     replies: VecDeque<OutPacket>,
-    /// At most what one delivery holds.
+    /// At most what one [`Outgoing`] holds.
     events: VecDeque<OutPacket>,
     in_flight: InFlight,
     turn: Turn,
@@ -63,13 +63,13 @@ impl Outbox {
         }
     }
 
-    pub(super) fn deliver(&mut self, delivery: Delivery<ReplyTo>) {
-        match delivery {
-            Delivery::Answer(frame, reply_to) => self.reply(frame, reply_to),
-            Delivery::Events(events) => {
+    pub(super) fn deliver(&mut self, outgoing: Outgoing<ReplyTo>) {
+        match outgoing {
+            Outgoing::Answer(frame, reply_to) => self.reply(frame, reply_to),
+            Outgoing::Events(events) => {
                 self.events.extend(events.into_iter().map(OutPacket::Event));
             }
-            Delivery::Frame(job, frame) => {
+            Outgoing::Frame(job, frame) => {
                 self.events.push_back(OutPacket::Frame(job, frame.into()));
             }
         }
@@ -91,7 +91,7 @@ impl Outbox {
             .push_back(OutPacket::Reply(reply_to, frame.into()));
     }
 
-    /// Whether there is room for another delivery.
+    /// Whether there is room for more events.
     pub(super) fn wants_events(&self) -> bool {
         self.events.is_empty() && self.wants_replies()
     }

@@ -1,4 +1,4 @@
-//! The pump of one Socket.IO client: passes its requests to the client's [`Client`], and fills its
+//! The pump of one Socket.IO client: passes its requests to the client's [`EdgeClient`], and fills its
 //! outbox as that empties. What the client gets is decided by the one, how much may be in flight by
 //! the other.
 
@@ -7,19 +7,48 @@ use std::sync::Arc;
 use socketioxide::extract::SocketRef;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::debug;
+use tracing::{Instrument as _, debug, info_span};
 
-use super::engine_session::{EngineSession, QueuedRequest};
+use super::engine_session::{EngineSession, Host, QueuedRequest};
 use super::outbox::{Outbox, ReplyTo, SocketBroken};
 use super::request::{EmittedRequest, JoinRequest};
 use crate::config::{FULL_PAUSE, WRITE_WAIT};
-use crate::edge::App;
-use crate::edge::client::Client;
+use crate::edge::app::App;
+use crate::edge::client::{EdgeClient, room_for};
 use crate::edge::counters::Transport;
 use crate::edge::drain::DrainSlot;
 use crate::edge::error::error_frame;
 use crate::edge::memory::Held;
 use crate::wire::{ClientFrame, Refusal};
+
+impl Host for App {
+    fn room_to_queue(&self, request: &mut EmittedRequest) -> Option<Held> {
+        if let Ok(frame @ ClientFrame::Submit { .. }) = &request.frame {
+            match room_for(self, frame) {
+                Ok(room) => return Some(room),
+                Err(refusal) => request.frame = Err(refusal),
+            }
+        }
+        let submits = &self.shared.memory().submits;
+        submits.hold(size_of::<EmittedRequest>()).ok()
+    }
+
+    /// Runs the client's pump on this thread, where its feeds are.
+    fn serve(
+        self: Arc<Self>,
+        socket: SocketRef,
+        session: Arc<EngineSession>,
+        requests: mpsc::Receiver<QueuedRequest>,
+        join: JoinRequest,
+    ) {
+        let span = info_span!("socketio", id = %socket.id);
+        let tasks = self.tasks.clone();
+        let runtime = self.runtime.clone();
+        let pump = Pump::new(self, socket, session, requests);
+        let _thread = runtime.enter();
+        tasks.spawn(pump.run(join).instrument(span));
+    }
+}
 
 /// One client and what waits for it.
 pub(super) struct Pump {
@@ -28,7 +57,7 @@ pub(super) struct Pump {
     socket: SocketRef,
     session: Arc<EngineSession>,
     requests: mpsc::Receiver<QueuedRequest>,
-    client: Client<ReplyTo>,
+    client: EdgeClient<ReplyTo>,
     outbox: Outbox,
 }
 
@@ -62,7 +91,7 @@ impl Pump {
     ) -> Self {
         Self {
             slot: app.clients.enter(),
-            client: Client::new(Arc::clone(&app), Transport::SocketIo, session.client),
+            client: EdgeClient::new(Arc::clone(&app), Transport::SocketIo, session.client),
             outbox: Outbox::new(),
             app,
             socket,
@@ -73,7 +102,7 @@ impl Pump {
 
     /// Serves the client until one of both ends.
     pub(super) async fn run(mut self, join: JoinRequest) {
-        let connected = self.app.counters.connect(Transport::SocketIo);
+        let connected = self.app.thread.counters.connect(Transport::SocketIo);
         debug!("connected");
         self.outbox.greet();
         for watch in join.watches {
@@ -108,11 +137,11 @@ impl Pump {
         let wants_replies = self.outbox.wants_replies();
         let wants_events = self.outbox.wants_events();
         tokio::select! {
-            () = self.slot.moment(&self.app) => return Err(PumpEnd::Stopping),
+            () = self.slot.moment() => return Err(PumpEnd::Stopping),
             () = self.session.disconnected.cancelled() => return Err(PumpEnd::Disconnected),
             Some(request) = self.requests.recv(), if wants_replies => self.handle(request),
-            delivery = self.client.next(wants_events), if wants_replies => {
-                self.outbox.deliver(delivery);
+            outgoing = self.client.next(wants_events), if wants_replies => {
+                self.outbox.deliver(outgoing);
             }
             () = traffic.progress(), if self.outbox.waits() || stalled_since.is_some() => {}
             () = sleep(FULL_PAUSE), if self.outbox.is_full() => {}

@@ -1,4 +1,4 @@
-//! One client's WebSocket connection: passes frames to the client's [`Client`] and writes what comes
+//! One client's WebSocket connection: passes frames to the client's [`EdgeClient`] and writes what comes
 //! out of it. What the client gets is decided there.
 
 use std::convert::Infallible;
@@ -10,24 +10,24 @@ use tracing::debug;
 
 use super::socket::{Disconnect, FrameSocket, Received};
 use crate::config::{CLOSE_WAIT, PING_EVERY, STEPS_PER_WRITE};
-use crate::edge::App;
-use crate::edge::client::{Client, room_for};
+use crate::edge::app::App;
+use crate::edge::client::{EdgeClient, room_for};
 use crate::edge::counters::Transport;
 use crate::edge::drain::DrainSlot;
 use crate::edge::error::error_frame;
-use crate::edge::watches::Delivery;
+use crate::edge::watches::Outgoing;
 use crate::wire::{ClientFrame, Code, ServerFrame};
 
 /// A connection and its client.
 pub(super) struct Connection {
     app: Arc<App>,
     socket: FrameSocket,
-    client: Client<()>,
+    client: EdgeClient<()>,
 }
 
 impl Connection {
     pub(super) fn new(app: Arc<App>, socket: FrameSocket) -> Self {
-        let client = Client::new(Arc::clone(&app), Transport::WebSocket, socket.peer());
+        let client = EdgeClient::new(Arc::clone(&app), Transport::WebSocket, socket.peer());
         Self {
             app,
             socket,
@@ -38,10 +38,9 @@ impl Connection {
     /// Serves the client until it disconnects, or until its moment comes when the edge stops.
     pub(super) async fn run(mut self, slot: DrainSlot) {
         debug!("connected");
-        let app = Arc::clone(&self.app);
         let disconnect = tokio::select! {
             Err(disconnect) = self.serve() => disconnect,
-            () = slot.moment(&app) => Disconnect::Close(Code::Restarting),
+            () = slot.moment() => Disconnect::Close(Code::Restarting),
         };
         debug!(?disconnect, "disconnected");
         let finish = timeout(CLOSE_WAIT, self.client.finish());
@@ -57,7 +56,7 @@ impl Connection {
             let overdue = sleep_until(pong_deadline.unwrap_or_else(Instant::now));
             tokio::select! {
                 received = self.socket.receive() => self.handle(received?).await?,
-                delivery = self.client.next(true) => self.deliver(delivery).await?,
+                outgoing = self.client.next(true) => self.deliver(outgoing).await?,
                 _ = ping.tick() => self.socket.ping().await?,
                 () = overdue, if pong_deadline.is_some() => {
                     return Err(Disconnect::Close(Code::Timeout));
@@ -96,26 +95,26 @@ impl Connection {
         answer.map(|(answer, ())| answer)
     }
 
-    /// Writes a delivery, and with it what else is ready.
-    async fn deliver(&mut self, mut delivery: Delivery<()>) -> Result<(), Disconnect> {
+    /// Writes a outgoing, and with it what else is ready.
+    async fn deliver(&mut self, mut outgoing: Outgoing<()>) -> Result<(), Disconnect> {
         // Sessions that replay always have more, and the client's frames must be read meanwhile.
         for _ in 0..STEPS_PER_WRITE {
-            self.put(delivery).await?;
+            self.put(outgoing).await?;
             match self.client.try_next() {
-                Some(next) => delivery = next,
+                Some(next) => outgoing = next,
                 None => return self.socket.flush().await,
             }
         }
-        self.put(delivery).await?;
+        self.put(outgoing).await?;
         self.socket.flush().await
     }
 
-    async fn put(&mut self, delivery: Delivery<()>) -> Result<(), Disconnect> {
-        match delivery {
-            Delivery::Answer(frame, ()) | Delivery::Frame(_, frame) => {
+    async fn put(&mut self, outgoing: Outgoing<()>) -> Result<(), Disconnect> {
+        match outgoing {
+            Outgoing::Answer(frame, ()) | Outgoing::Frame(_, frame) => {
                 self.socket.put(&frame).await
             }
-            Delivery::Events(events) => {
+            Outgoing::Events(events) => {
                 for event in events {
                     self.socket.put_event(&event).await?;
                 }

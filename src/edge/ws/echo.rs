@@ -8,8 +8,7 @@ use axum::Router;
 use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::routing::any;
 
-use super::socket::{Disconnect, close};
-use super::with_limits;
+use super::socket::{Disconnect, close, with_limits};
 
 /// Sends every message back, at `/` of `listener`, until it is dropped.
 ///

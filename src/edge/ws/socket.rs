@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use bytes::Bytes;
 use futures_util::SinkExt as _;
 use tokio::time::{Instant, timeout};
@@ -12,9 +12,10 @@ use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tracing::debug;
 
 use crate::budget::NoRoom;
-use crate::config::{CLOSE_WAIT, PONG_WAIT};
+use crate::config::{CLOSE_WAIT, PONG_WAIT, READ_BUFFER, WRITE_BUFFER};
 use crate::edge::meter::Meter;
 use crate::edge::turn::Turn;
+use crate::wire::limits::BODY_MAX;
 use crate::wire::{ClientFrame, Code, Encoding, Refusal, ServerFrame, Stored};
 
 /// One client's socket.
@@ -46,6 +47,15 @@ pub(super) enum Disconnect {
     Closed,
     /// The edge closes.
     Close(Code),
+}
+
+/// How every WebSocket of an edge reads and writes.
+pub(super) fn with_limits(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
+    upgrade
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_message_size(BODY_MAX)
+        .max_frame_size(BODY_MAX)
 }
 
 impl FrameSocket {

@@ -133,7 +133,7 @@ impl System {
                 listener,
                 nats,
                 settings,
-                edge::Shared::new(Budget::of_machine()),
+                edge::EdgeShared::new(Budget::of_machine()),
                 until,
             )
             .await

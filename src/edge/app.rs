@@ -1,0 +1,52 @@
+//! What the handlers and clients of one edge thread share. It does nothing by itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use super::drain::Clients;
+use super::shared::EdgeShared;
+use super::thread::EdgeThread;
+use crate::config::DRAIN_WINDOW;
+use crate::hub::Hub;
+use crate::nats::{Log, Queue, Reader, UsageCache};
+use crate::runtime::Tasks;
+
+/// The state of one edge thread.
+pub(super) struct App {
+    pub(super) log: Log,
+    pub(super) queue: Queue,
+    pub(super) hub: Arc<Hub<Reader>>,
+    /// The tasks that serve clients. They are stopped once the clients were told to reconnect.
+    pub(super) tasks: Tasks,
+    pub(super) clients: Clients,
+    pub(super) usage_cache: UsageCache,
+    /// The right to fold a state.
+    pub(super) folds: Semaphore,
+    pub(super) settings: EdgeSettings,
+    pub(super) shared: EdgeShared,
+    /// What the other threads see of this one.
+    pub(super) thread: Arc<EdgeThread>,
+    /// The thread's own runtime.
+    pub(super) runtime: Handle,
+}
+
+/// The settings of an edge.
+#[derive(Clone, Debug)]
+pub struct EdgeSettings {
+    /// The hosts that jobs may call back to, each `name` or `name:port`.
+    pub callback_hosts: Vec<String>,
+    /// Over what time clients are told to reconnect when the edge stops.
+    pub drain: Duration,
+}
+
+impl Default for EdgeSettings {
+    fn default() -> Self {
+        Self {
+            callback_hosts: Vec::new(),
+            drain: DRAIN_WINDOW,
+        }
+    }
+}

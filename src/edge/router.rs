@@ -1,0 +1,77 @@
+//! Which address leads to which handler, and what holds for all of them. It handles nothing.
+
+use std::sync::Arc;
+
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::middleware::from_fn;
+use axum::routing::{any, get};
+use axum::{Extension, Router};
+use tower_http::cors::{Any, CorsLayer};
+use tower_http::set_header::SetResponseHeaderLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::app::App;
+use super::error::Problem;
+use super::openapi::ApiDocument;
+use super::{head, list, openapi, ops, rest, socketio, sse, stats, ws};
+use crate::config::PREFLIGHT_AGE;
+use crate::wire::Code;
+use crate::wire::limits::BODY_MAX;
+
+pub(super) fn router(app: Arc<App>) -> Router {
+    let (router, api) = routes().split_for_parts();
+    let no_store = HeaderValue::from_static("no-store");
+    router
+        .route("/", get(ops::index))
+        // The address that clients of an earlier system use.
+        .route("/api/job/{id}/state", get(rest::state))
+        .route("/socket.io/", any(socketio::engine))
+        // Some clients and proxies leave the slash out.
+        .route("/socket.io", any(socketio::engine))
+        .fallback(|| async { Problem::from(Code::NotFound) })
+        .method_not_allowed_fallback(|| async { Problem::from(Code::MethodNotAllowed) })
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(from_fn(head::body_is_short_enough))
+        .layer(any_origin())
+        .layer(from_fn(head::checked))
+        // A cache may keep an answer without a header for as long as it likes, and a job would seem to
+        // run forever.
+        .layer(SetResponseHeaderLayer::if_not_present(
+            header::CACHE_CONTROL,
+            no_store,
+        ))
+        .layer(Extension(ApiDocument::new(api)))
+        .with_state(app)
+}
+
+/// Lets pages of other origins do what any program may, as over a WebSocket, but without cookies. An
+/// edge reads none, but a proxy in front of it may authenticate people by one, and would let in every
+/// page that they open.
+fn any_origin() -> CorsLayer {
+    // The star does not include this one, with which a page authenticates to such a proxy.
+    let headers = [HeaderName::from_static("*"), header::AUTHORIZATION];
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::HEAD, Method::POST])
+        .allow_headers(headers)
+        .expose_headers(Any)
+        .max_age(PREFLIGHT_AGE)
+}
+
+/// The routes that the OpenAPI document describes.
+fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(rest::submit, list::jobs))
+        .routes(routes!(rest::job))
+        .routes(routes!(rest::state))
+        .routes(routes!(rest::cancel))
+        .routes(routes!(sse::events))
+        .routes(routes!(ws::upgrade))
+        .routes(routes!(stats::stats))
+        .routes(routes!(stats::socketio))
+        .routes(routes!(ops::health))
+        .routes(routes!(ops::ready))
+        .routes(routes!(openapi::document))
+}

@@ -1,0 +1,16 @@
+//! What the threads of an edge see of one another: enough to report on the whole process. It serves
+//! no client.
+
+use std::sync::Arc;
+
+use super::counters::Counters;
+use crate::hub::Hub;
+use crate::nats::{Nats, Reader};
+
+/// One thread.
+#[derive(Debug)]
+pub(super) struct EdgeThread {
+    pub(super) nats: Nats,
+    pub(super) hub: Arc<Hub<Reader>>,
+    pub(super) counters: Arc<Counters>,
+}
