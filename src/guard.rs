@@ -101,7 +101,7 @@ fn request_death_signal() -> io::Result<()> {
 /// Waits until it is time to look at the parent's id: a program may outlive the parent by this long.
 #[cfg(not(target_os = "linux"))]
 async fn parent_may_be_gone(_: &mut tokio::signal::unix::Signal) {
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    tokio::time::sleep(crate::config::PARENT_CHECK_EVERY).await;
 }
 
 fn start(command: &[OsString]) -> Result<Child, (u8, String)> {

@@ -6,12 +6,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::budget::NoRoom;
+use crate::config::SHARE_TIMES_FREE;
 
-/// How many times the places that are free one address may hold. With 3, one that is alone gets three quarters of all, and
-/// of two that take what they can each gets three sevenths: the last places are for newcomers.
-const TIMES_FREE: usize = 3;
-
-/// FairSlots, shared by all clones. An address gets another one while it holds less than [`TIMES_FREE`] times as many as are
+/// FairSlots, shared by all clones. An address gets another one while it holds less than [`SHARE_TIMES_FREE`] times as many as are
 /// free; who holds one keeps it.
 #[derive(Clone, Debug)]
 pub struct FairSlots(Arc<Inner>);
@@ -53,7 +50,7 @@ impl FairSlots {
         let mut taken = self.lock();
         let free = self.0.limit.saturating_sub(taken.all);
         let held = taken.by_address.get(&from).copied().unwrap_or_default();
-        if held >= free.saturating_mul(TIMES_FREE) {
+        if held >= free.saturating_mul(SHARE_TIMES_FREE) {
             return Err(NoRoom);
         }
         taken.by_address.insert(from, held + 1);

@@ -27,17 +27,10 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Backend, Failure, FailureCode, Finish, Job, Output, Stopped};
+use crate::config::{
+    DEMO_DUE_MAX, DEMO_LENGTH_MAX, DEMO_PIECE_BYTES, DEMO_RATE_MAX, DEMO_WORDS_MAX,
+};
 
-/// The most words of one job.
-const WORDS_MAX: u32 = 1_000_000;
-/// The most words per second: the timer ticks once per millisecond, so more would only be larger pieces.
-const RATE_MAX: f64 = 1_000_000.0;
-/// The longest word, in letters.
-const LENGTH_MAX: u32 = 64;
-/// How many bytes are put out at once, about. As many pieces as an output queues then fill its buffer too.
-const PIECE_BYTES: usize = 4 * 1024;
-/// When a word is due at the latest, after the start: a rate near 0 must not overflow the clock.
-const DUE_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// The words that are not made of `a` to `z`: two, three and four bytes per character, and characters that a reader
 /// sees as one.
 const SPECIAL: [&str; 8] = ["é", "naïve", "straße", "日本", "Привет", "🙂", "👩‍💻", "🇯🇵"];
@@ -88,16 +81,16 @@ impl Settings {
         };
         let limits = [
             (
-                settings.words <= WORDS_MAX,
-                format!("words must be at most {WORDS_MAX}"),
+                settings.words <= DEMO_WORDS_MAX,
+                format!("words must be at most {DEMO_WORDS_MAX}"),
             ),
             (
-                (0.0..=RATE_MAX).contains(&settings.rate),
-                format!("rate must be from 0 to {RATE_MAX}"),
+                (0.0..=DEMO_RATE_MAX).contains(&settings.rate),
+                format!("rate must be from 0 to {DEMO_RATE_MAX}"),
             ),
             (
-                (1..=LENGTH_MAX).contains(&settings.length),
-                format!("length must be from 1 to {LENGTH_MAX}"),
+                (1..=DEMO_LENGTH_MAX).contains(&settings.length),
+                format!("length must be from 1 to {DEMO_LENGTH_MAX}"),
             ),
         ];
         match limits.into_iter().find(|(holds, _)| !holds) {
@@ -112,8 +105,8 @@ impl Settings {
             return Duration::ZERO;
         }
         Duration::try_from_secs_f64(f64::from(index) / self.rate)
-            .unwrap_or(DUE_MAX)
-            .min(DUE_MAX)
+            .unwrap_or(DEMO_DUE_MAX)
+            .min(DEMO_DUE_MAX)
     }
 }
 
@@ -197,7 +190,7 @@ async fn put_out(settings: &Settings, out: &Output) -> Result<(), Stopped> {
     while let Some(&(next, _)) = words.peek() {
         sleep_until(start + settings.due(next)).await;
         let passed = start.elapsed();
-        while piece.len() < PIECE_BYTES
+        while piece.len() < DEMO_PIECE_BYTES
             && let Some((_, word)) = words.next_if(|(index, _)| settings.due(*index) <= passed)
         {
             piece.push_str(&word);
@@ -415,7 +408,11 @@ mod tests {
         assert!(end.is_ok());
         assert_eq!(joined(&pieces), text(&settings));
         assert_eq!(pieces.last().unwrap().0, Duration::ZERO);
-        assert!(pieces.iter().all(|(_, text)| text.len() < PIECE_BYTES + 80));
+        assert!(
+            pieces
+                .iter()
+                .all(|(_, text)| text.len() < DEMO_PIECE_BYTES + 80)
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,7 +18,6 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use serde_json::{Value, json};
@@ -31,14 +30,11 @@ use tracing::debug;
 
 pub use self::environment::{BadVariable, Variable};
 use self::format::Decoder;
-use self::streams::{SETTLE, Stderr, Stdout};
+use self::streams::{Stderr, Stdout};
 use super::{Backend, Failure, FailureCode, Finish, Job, Output, Retry, Stopped};
+use crate::config::{EXEC_SETTLE_WAIT, EXEC_STOP_GRACE};
 use crate::guard;
 use crate::process_group::{Signal, kill_group};
-
-/// How long a program may clean up after SIGTERM: whoever cancels a job sees it end, and nothing of it left, within a
-/// second.
-const STOP_GRACE: Duration = Duration::from_millis(700);
 
 /// The exit status of a program that may do better another time: `EX_TEMPFAIL` of sysexits.h.
 const TEMPORARY: i32 = 75;
@@ -97,11 +93,11 @@ impl Backend for Exec {
         };
         if attended.is_err() {
             program.signal(Signal::TERM);
-            let _ = timeout(STOP_GRACE, pipes.see_off(&mut program)).await;
+            let _ = timeout(EXEC_STOP_GRACE, pipes.see_off(&mut program)).await;
         }
         // Whatever it left behind must not go on, and its standard error ends with it.
         program.signal(Signal::KILL);
-        let _ = timeout(SETTLE, pipes.stderr.read()).await;
+        let _ = timeout(EXEC_SETTLE_WAIT, pipes.stderr.read()).await;
         let status = program.reap().await?;
         attended.and_then(|()| self.judge(status, &pipes.stderr.last()))
     }

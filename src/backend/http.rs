@@ -12,18 +12,15 @@ use reqwest::{Client, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::Retry;
-use crate::config::HTTP_CONNECT_WAIT;
+use crate::config::{HTTP_CONNECT_WAIT, SECRET_HIDE_MIN};
 
 /// What is shown in place of a secret.
 const HIDDEN: &str = "***";
-/// The shortest secret that is looked for in texts of others: `none` or `x` is no secret, and part
-/// of many words.
-const HIDE_MIN: usize = 8;
 
 /// The text without the secret: a server may repeat what it was sent.
 pub(super) fn hide(secret: &SecretString, text: String) -> String {
     let secret = secret.expose_secret();
-    if secret.len() < HIDE_MIN {
+    if secret.len() < SECRET_HIDE_MIN {
         text
     } else {
         text.replace(secret, HIDDEN)

@@ -34,7 +34,7 @@ use self::said::Said;
 use self::sse::{Parser, Rest};
 use super::http::{self, NoClient};
 use super::{Backend, Content, Failure, FailureCode, Finish, Job, Output, Retry, Stopped};
-use crate::config::{MODEL_BUSY, MODEL_SILENCE, REFUSAL_MAX, REFUSAL_WAIT};
+use crate::config::{MEDIA_TYPE_MAX, MODEL_BUSY, MODEL_SILENCE, REFUSAL_MAX, REFUSAL_WAIT};
 
 /// How the backend is set up.
 #[derive(Clone, Debug)]
@@ -461,7 +461,7 @@ fn end_of_body(
         return Err(stream_cut(&format!("it ended within an event{words}")).into());
     }
     if reply.events() == 0 && !reply.is_done() && (reply.is_foreign() || !foreign.is_empty()) {
-        let kind: String = kind.chars().take(100).collect();
+        let kind: String = kind.chars().take(MEDIA_TYPE_MAX).collect();
         return Err(unreadable(&format!("it is not a chat completion but {kind}{words}")).into());
     }
     Ok(stream_cut(&format!(

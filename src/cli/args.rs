@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::webhook::Webhook;
+use crate::config::{NATS_WAIT, SHARDS};
 use crate::nats::{Credentials, Nats, Options, StreamSettings};
 use crate::runtime;
 use crate::wire::Kind;
@@ -39,9 +40,8 @@ pub(super) struct NatsArgs {
     )]
     pub(super) prefix: Kind,
     /// How long to wait for the server before giving up.
-    #[arg(long, env = "TAILWATER_NATS_WAIT", value_name = "TIME", default_value = "5s",
-          value_parser = humantime::parse_duration)]
-    pub(super) nats_wait: Duration,
+    #[arg(long, env = "TAILWATER_NATS_WAIT", value_name = "TIME", default_value_t = NATS_WAIT.into())]
+    pub(super) nats_wait: humantime::Duration,
 }
 
 /// The files that secure connections to the broker.
@@ -99,7 +99,7 @@ impl NatsArgs {
             url: self.nats.clone(),
             credentials: self.credentials.credentials(),
             prefix: self.prefix.clone(),
-            patience: self.nats_wait,
+            patience: self.nats_wait.into(),
             name: format!("tailwater {name}"),
         }
     }
@@ -113,7 +113,7 @@ impl NatsArgs {
 #[derive(Clone, Debug, Args)]
 pub(super) struct SetupArgs {
     /// Over how many streams the logs are spread. Cannot be changed later without draining.
-    #[arg(long, env = "TAILWATER_SHARDS", value_name = "N", default_value_t = StreamSettings::SHARDS,
+    #[arg(long, env = "TAILWATER_SHARDS", value_name = "N", default_value_t = SHARDS,
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     shards: u32,
     /// On how many servers each event is kept: 1 on a single server, 3 on a cluster.

@@ -4,22 +4,16 @@
 use std::fs::{self, File, TryLockError};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::config::{SERVER_END_WAIT, SERVER_POLL_EVERY, SERVER_SPACE_MIN, SERVER_START_WAIT};
 use crate::process_group::{Signal, kill_group};
 
 /// The port that NATS clients expect; another one is taken when it is in use.
 const USUAL_PORT: u16 = 4222;
-/// How long the server may take to open its port: it reads its store first.
-const START_WAIT: Duration = Duration::from_secs(30);
-/// How many bytes must be free for the server to begin: its logs and the beginnings of its streams.
-const SPACE_MIN: usize = 4 << 20;
-/// How long the server may take to end after SIGTERM.
-const END_WAIT: Duration = Duration::from_secs(2);
 
 /// A running nats-server, until [`stop`](Self::stop) or the end of this process, however that comes.
 #[derive(Debug)]
@@ -84,7 +78,7 @@ impl Broker {
     pub(super) async fn stop(mut self) {
         let Some(pid) = self.child.id() else { return };
         let _ = kill_group(pid, Signal::TERM);
-        if timeout(END_WAIT, self.child.wait()).await.is_err() {
+        if timeout(SERVER_END_WAIT, self.child.wait()).await.is_err() {
             let _ = kill_group(pid, Signal::KILL);
             let _ = self.child.wait().await;
         }
@@ -124,7 +118,7 @@ impl Broker {
 
     /// Waits until the server has written where it listens.
     async fn wait_for_ports(&mut self, dir: &Path) -> anyhow::Result<()> {
-        let deadline = Instant::now() + START_WAIT;
+        let deadline = Instant::now() + SERVER_START_WAIT;
         loop {
             if let Some(url) = read_ports(&ports_dir(dir)) {
                 self.url = url;
@@ -139,7 +133,7 @@ impl Broker {
                     self.log.display()
                 );
             }
-            sleep(Duration::from_millis(20)).await;
+            sleep(SERVER_POLL_EVERY).await;
         }
     }
 }
@@ -177,7 +171,7 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
 /// Finds out that the disk is full before the server does, which would not say so.
 fn check_space(dir: &Path) -> anyhow::Result<()> {
     let probe = dir.join("probe");
-    let written = fs::write(&probe, vec![0; SPACE_MIN]);
+    let written = fs::write(&probe, vec![0; SERVER_SPACE_MIN]);
     let _ = fs::remove_file(&probe);
     written.with_context(|| format!("the data directory {} has no room", dir.display()))
 }

@@ -2,7 +2,6 @@
 
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -19,7 +18,7 @@ use super::args::{NatsArgs, block_on};
 use super::show::{End, Show};
 use super::terminal::neutralized;
 use crate::backoff::Backoff;
-use crate::config::{PING_EVERY, PONG_WAIT, REREAD_FIRST, REREAD_MAX};
+use crate::config::{PING_EVERY, PONG_WAIT, REREAD_FIRST, REREAD_MAX, TAIL_CONNECT_WAIT};
 use crate::hub::Hub;
 use crate::nats::{Log, Queue, Reader};
 use crate::runtime::Tasks;
@@ -263,7 +262,7 @@ impl Client {
         request
             .headers_mut()
             .insert("Sec-WebSocket-Protocol", JSON_PROTOCOL.parse()?);
-        let (mut socket, _) = timeout(Duration::from_secs(10), connect_async(request)).await??;
+        let (mut socket, _) = timeout(TAIL_CONNECT_WAIT, connect_async(request)).await??;
         let watch = match self.start {
             Start::After(seq) => json!({"op": "watch", "job": self.job, "after": seq}),
             Start::Cursor(cursor) => {

@@ -19,6 +19,7 @@ use super::edge::{EdgeArgs, announce, bind, with};
 use crate::backend::{
     Backend, demo::Demo, exec::Exec, exec::Format, exec::Variable, webhook::Webhook,
 };
+use crate::config::{UP_NATS_WAIT, UP_STOP_WAIT};
 use crate::edge;
 use crate::nats::{Nats, redacted};
 use crate::runtime::Tasks;
@@ -122,7 +123,7 @@ impl Up {
         webhook: Option<Webhook>,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let nats_wait = Duration::from_secs(10);
+        let nats_wait = UP_NATS_WAIT.into();
         let args = NatsArgs {
             nats: url.clone(),
             credentials: self.credentials.clone(),
@@ -171,7 +172,7 @@ impl Up {
             stop.clone(),
         );
         with(serving, ready).await?;
-        tasks.end(Duration::from_secs(3)).await;
+        tasks.end(UP_STOP_WAIT).await;
         nats.close().await;
         Ok(())
     }

@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::args::{NatsArgs, WebhookArgs, millis, until_interrupted};
 use crate::backend::openai::{self, OpenAi};
 use crate::backend::{Backend, demo::Demo, exec::Exec, exec::Format, exec::Variable};
-use crate::config::BACKEND_THREADS_MIN;
+use crate::config::{
+    ACK_WAIT, BACKEND_THREADS_MIN, FLUSH_BYTES, FLUSH_INTERVAL, GRACE, MODEL_BUSY, MODEL_SILENCE,
+};
 use crate::runtime;
 use crate::wire::{Kind, Limits, RESERVED_KIND};
 use crate::worker::{self, Flush, WorkerSettings};
@@ -37,15 +39,14 @@ pub(super) struct Worker {
     #[arg(long, env = "TAILWATER_MAX_ATTEMPTS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_attempts: Option<u32>,
     /// The shortest time between two chunks of a job; the first goes out at once.
-    #[arg(long, env = "TAILWATER_FLUSH_INTERVAL", value_name = "TIME", default_value = "100ms",
-          value_parser = humantime::parse_duration)]
-    flush_interval: Duration,
+    #[arg(long, env = "TAILWATER_FLUSH_INTERVAL", value_name = "TIME", default_value_t = FLUSH_INTERVAL.into())]
+    flush_interval: humantime::Duration,
     /// How many bytes of text do not wait for the interval.
     #[arg(
         long,
         env = "TAILWATER_FLUSH_BYTES",
         value_name = "BYTES",
-        default_value_t = 4096
+        default_value_t = FLUSH_BYTES
     )]
     flush_bytes: usize,
     /// How long a job may take, from its submission to its end. A job may ask for less.
@@ -59,13 +60,11 @@ pub(super) struct Worker {
     #[arg(long, env = "TAILWATER_RETRY_DELAY", value_name = "TIME", value_parser = humantime::parse_duration)]
     retry_delay: Option<Duration>,
     /// After what silence of a worker its jobs go to another one. The kind's first worker fixes it.
-    #[arg(long, env = "TAILWATER_ACK_WAIT", value_name = "TIME", default_value = "8s",
-          value_parser = humantime::parse_duration)]
-    ack_wait: Duration,
+    #[arg(long, env = "TAILWATER_ACK_WAIT", value_name = "TIME", default_value_t = ACK_WAIT.into())]
+    ack_wait: humantime::Duration,
     /// How long running jobs may go on after SIGTERM, before another worker gets them.
-    #[arg(long, env = "TAILWATER_GRACE", value_name = "TIME", default_value = "10s",
-          value_parser = humantime::parse_duration)]
-    grace: Duration,
+    #[arg(long, env = "TAILWATER_GRACE", value_name = "TIME", default_value_t = GRACE.into())]
+    grace: humantime::Duration,
     /// How many independent threads work, each with its own connections to NATS.
     #[arg(long, env = "TAILWATER_THREADS", value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -116,14 +115,12 @@ enum BackendArgs {
         )]
         api_key: Option<SecretString>,
         /// How long the server may send nothing at all before the attempt fails.
-        #[arg(long, env = "TAILWATER_IDLE_TIMEOUT", value_name = "TIME", default_value = "5m",
-              value_parser = humantime::parse_duration)]
-        idle_timeout: Duration,
+        #[arg(long, env = "TAILWATER_IDLE_TIMEOUT", value_name = "TIME", default_value_t = MODEL_SILENCE.into())]
+        idle_timeout: humantime::Duration,
         /// How long a job waits in all for a server that answers 429, 503 or that it is overloaded; then it fails. Its
         /// Retry-After holds.
-        #[arg(long, env = "TAILWATER_BUSY_TIMEOUT", value_name = "TIME", default_value = "10m",
-              value_parser = humantime::parse_duration)]
-        busy_timeout: Duration,
+        #[arg(long, env = "TAILWATER_BUSY_TIMEOUT", value_name = "TIME", default_value_t = MODEL_BUSY.into())]
+        busy_timeout: humantime::Duration,
     },
     /// Callbacks: tells the address that a job named how the job ended. It serves the kind `callback` only.
     Webhook(WebhookArgs),
@@ -172,8 +169,8 @@ impl Worker {
                     base_url,
                     model,
                     key,
-                    silence,
-                    busy,
+                    silence: silence.into(),
+                    busy: busy.into(),
                 };
                 Box::pin(self.serve_with(OpenAi::new(settings)?, stop)).await
             }
@@ -209,7 +206,7 @@ impl Worker {
             concurrency: self.concurrency.map_or(defaults.concurrency, usize::from),
             max_attempts: self.max_attempts.unwrap_or(defaults.max_attempts),
             flush: Flush {
-                interval: self.flush_interval,
+                interval: self.flush_interval.into(),
                 bytes: self.flush_bytes,
             },
             limits: Limits {
@@ -217,8 +214,8 @@ impl Worker {
                 silence_timeout_ms: self.silence_timeout.map(millis),
             },
             pause: self.retry_delay.unwrap_or(defaults.pause),
-            ack_wait: self.ack_wait,
-            grace: self.grace,
+            ack_wait: self.ack_wait.into(),
+            grace: self.grace.into(),
             // Each of the worker's threads has some of its own.
             backend_threads: (defaults.backend_threads / usize::from(self.threads))
                 .max(BACKEND_THREADS_MIN),

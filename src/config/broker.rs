@@ -33,3 +33,18 @@ pub const QUORUM_TRIES: u32 = 3;
 /// How long a leader with a quorum must keep reporting that its stream is shorter than this process has seen before it is
 /// believed: longer than a leader that lost its quorum can still appear to have one.
 pub const SHORTER_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a command waits for the broker at its start, unless a flag says otherwise.
+pub const NATS_WAIT: Duration = Duration::from_secs(5);
+/// How much longer than [`REQUEST_WAIT`] a request may take in all. While the connection is down the client library queues
+/// requests, and once its queue is full it waits without a limit.
+pub const REQUEST_LATE: Duration = Duration::from_millis(500);
+/// How long sending a control signal may take. Without it the worker finds out at its next publish.
+pub const CONTROL_SIGNAL_WAIT: Duration = Duration::from_secs(1);
+
+/// How many shards a new system has, unless a flag says otherwise.
+pub const SHARDS: u32 = 4;
+/// How long a new system keeps events, unless a flag says otherwise.
+pub const EVENTS_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
+/// How many bytes of events a shard of a new system keeps, unless a flag says otherwise.
+pub const SHARD_MAX_BYTES: u64 = 1 << 30;

@@ -40,3 +40,11 @@ pub const CALLBACK_ATTEMPTS: u32 = 32;
 pub const CALLBACK_PAUSE: Duration = Duration::from_secs(5);
 /// How many callbacks a worker has in progress. They only wait, and one slow receiver must not hold up the others.
 pub const CALLBACK_CONCURRENCY: usize = 256;
+/// The shortest secret that is removed from other servers' texts: `none` or `x` is not a secret, and part of many words.
+pub const SECRET_HIDE_MIN: usize = 8;
+/// What each piece of a tool call counts beside its bytes, so that many empty calls are limited, too.
+pub const TOOL_PIECE_COST: usize = 64;
+/// The longest `finish_reason` that is passed on, in bytes. The known ones have at most 28.
+pub const FINISH_REASON_MAX: usize = 64;
+/// How much of an unexpected media type a failure quotes, in characters.
+pub const MEDIA_TYPE_MAX: usize = 100;

@@ -13,3 +13,23 @@ pub const LOG_FLUSH_WAIT: Duration = Duration::from_millis(500);
 pub const FILES_RESERVED: usize = 256;
 /// How long a worker, or an edge that has closed its connections, may take to stop.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(4);
+/// How many times the number of free slots one address may hold. With 3, an address that is alone gets three quarters of
+/// all, and each of two that take what they can gets three sevenths: the last slots are for newcomers.
+pub const SHARE_TIMES_FREE: usize = 3;
+/// How often a guard looks whether its parent still lives where the system sends no signal: a program may outlive its
+/// parent by this long.
+pub const PARENT_CHECK_EVERY: Duration = Duration::from_millis(200);
+/// How long the nats-server of `up` may take to open its port: it reads its store first.
+pub const SERVER_START_WAIT: Duration = Duration::from_secs(30);
+/// How often `up` looks whether it has.
+pub const SERVER_POLL_EVERY: Duration = Duration::from_millis(20);
+/// How many bytes must be free on the disk for the server to start: its logs and the beginnings of its streams.
+pub const SERVER_SPACE_MIN: usize = 4 << 20;
+/// How long the server may take to end after SIGTERM.
+pub const SERVER_END_WAIT: Duration = Duration::from_secs(2);
+/// How long `up` waits for its own server to answer.
+pub const UP_NATS_WAIT: Duration = Duration::from_secs(10);
+/// How long the tasks of `up` may take to stop.
+pub const UP_STOP_WAIT: Duration = Duration::from_secs(3);
+/// How long `tail --edge` may take to connect.
+pub const TAIL_CONNECT_WAIT: Duration = Duration::from_secs(10);

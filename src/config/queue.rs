@@ -10,3 +10,5 @@ pub const KIND_JOBS_MAX: u64 = 20_000;
 pub const SMALL_INPUT: usize = 4096;
 /// How long an edge or a worker relies on its last count of the queue. Between two counts it adds its own jobs.
 pub const USAGE_AGE: Duration = Duration::from_secs(1);
+/// How many kinds a process remembers the usage of. It asks the broker each time for any further kind.
+pub const KINDS_MAX: usize = 1000;

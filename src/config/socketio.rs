@@ -35,3 +35,7 @@ pub const HANDSHAKES_MAX: usize = 4096;
 pub const HANDSHAKES_PER_ADDRESS: usize = 2048;
 /// How many bytes of the library's answer to a first request are read. It has about 150.
 pub const HANDSHAKE_ANSWER_MAX: usize = 4096;
+/// How much of a polling request's own mark is compared, in characters. Clients send about ten.
+pub const POLL_MARK_MAX: usize = 64;
+/// The longest `type` of an event that is emitted under its own name, in bytes.
+pub const EVENT_NAME_MAX: usize = 128;

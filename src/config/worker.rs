@@ -46,3 +46,18 @@ pub const CLAIM_WAIT: Duration = Duration::from_secs(5);
 /// How much longer a worker waits for the answer before it considers the request lost and repeats it: a server that dies
 /// loses the requests for the consumers that it led.
 pub const CLAIM_LATE: Duration = Duration::from_millis(500);
+/// The pause before a request for jobs is repeated when the broker cannot be reached.
+pub const CLAIM_REQUEST_PAUSE: Duration = Duration::from_millis(500);
+/// How many jobs run at a time on each thread, unless a flag says otherwise.
+pub const CONCURRENCY: usize = 16;
+/// How many attempts a job has, unless a flag says otherwise.
+pub const ATTEMPTS_MAX: u32 = 5;
+/// How long running jobs may go on after SIGTERM, unless a flag says otherwise.
+pub const GRACE: Duration = Duration::from_secs(10);
+/// The shortest time between two chunks of a job, unless a flag says otherwise. Ten events a second read as smoothly as a
+/// hundred, at a tenth of the cost for the broker, the edges and the clients.
+pub const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
+/// How many bytes of text are published without waiting for the interval, unless a flag says otherwise.
+pub const FLUSH_BYTES: usize = 4096;
+/// How often the worker tries to end a job that cannot begin while other processes write first.
+pub const ENDINGS_MAX: usize = 8;

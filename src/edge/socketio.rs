@@ -28,11 +28,8 @@ use super::body::Bodies;
 use super::error::Problem;
 use super::meter::Meter;
 use super::ws::opening;
-use crate::config::HANDSHAKE_ANSWER_MAX;
+use crate::config::{HANDSHAKE_ANSWER_MAX, POLL_MARK_MAX};
 use crate::wire::Code;
-
-/// How much of a poll's mark is compared. Clients send some ten characters.
-const MARK_MAX: usize = 64;
 
 /// The query of a request.
 struct EngineQuery {
@@ -53,7 +50,11 @@ impl EngineQuery {
         Self {
             is_websocket: transport == Some("websocket"),
             sid: value("sid=").and_then(|sid| sid.parse().ok()),
-            mark: value("t=").unwrap_or("").chars().take(MARK_MAX).collect(),
+            mark: value("t=")
+                .unwrap_or("")
+                .chars()
+                .take(POLL_MARK_MAX)
+                .collect(),
         }
     }
 }

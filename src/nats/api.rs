@@ -1,7 +1,5 @@
 //! Requests to JetStream and their answers. It knows no job and no event.
 
-use std::time::Duration;
-
 use async_nats::jetstream::ErrorCode;
 use async_nats::{Client, HeaderMap, Message, RequestErrorKind};
 use bytes::Bytes;
@@ -11,7 +9,7 @@ use tokio::time::timeout;
 
 use super::error::NatsError;
 use super::names;
-use crate::config::REQUEST_WAIT;
+use crate::config::{REQUEST_LATE, REQUEST_WAIT};
 use crate::source::Unavailable;
 
 /// Why a request has no answer.
@@ -52,7 +50,7 @@ pub(super) async fn send(
         request = request.headers(headers);
     }
     // While the connection is down the library queues requests, and when its queue is full it waits without a limit.
-    let limit = REQUEST_WAIT + Duration::from_millis(500);
+    let limit = REQUEST_WAIT + REQUEST_LATE;
     match timeout(limit, client.send_request(subject, request)).await {
         Ok(Ok(message)) => Ok(message),
         Ok(Err(error)) => Err(match error.kind() {

@@ -19,8 +19,8 @@ use super::names::Names;
 use super::setup::{self, StreamSettings};
 use crate::backoff::Backoff;
 use crate::config::{
-    BROKER_CONNECT_WAIT, BROKER_CONNECT_WAIT_MAX, BROKER_PING, LIVE_CAPACITY, REPLAY_CAPACITY,
-    REQUEST_WAIT, REREAD_FIRST, REREAD_MAX, RETRY_MAX,
+    BROKER_CONNECT_WAIT, BROKER_CONNECT_WAIT_MAX, BROKER_PING, LIVE_CAPACITY, NATS_WAIT,
+    REPLAY_CAPACITY, REQUEST_WAIT, REREAD_FIRST, REREAD_MAX, RETRY_MAX, START_PAUSE,
 };
 use crate::wire::Kind;
 use crate::wire::limits::{MESSAGE_HEADERS_MAX, STREAM_MESSAGE_MAX};
@@ -52,7 +52,7 @@ impl Default for Options {
             url: "nats://127.0.0.1:4222".into(),
             credentials: Credentials::default(),
             prefix: "tw".parse().expect("a valid name"),
-            patience: Duration::from_secs(5),
+            patience: NATS_WAIT,
             name: "tailwater".into(),
         }
     }
@@ -253,7 +253,7 @@ async fn open(
                 if begun.elapsed() >= wait {
                     wait = waits.next_pause();
                 }
-                sleep(Duration::from_millis(100)).await;
+                sleep(START_PAUSE).await;
             }
         }
     }

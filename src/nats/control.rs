@@ -1,8 +1,6 @@
 //! A job's control subject: signals to look at its log, and the question whether its owner lives. The truth is in the log;
 //! what follows from a signal or an answer is the worker's.
 
-use std::time::Duration;
-
 use async_nats::{Client, Subject};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -13,7 +11,7 @@ use tracing::debug;
 
 use super::connect::Nats;
 use super::queue::Queue;
-use crate::config::{OWNER_ANSWER_WAIT, OWNER_BACK_WAIT};
+use crate::config::{CONTROL_SIGNAL_WAIT, OWNER_ANSWER_WAIT, OWNER_BACK_WAIT};
 use crate::source::Unavailable;
 use crate::wire::JobId;
 
@@ -89,7 +87,7 @@ impl Queue {
     pub async fn send_control_signal(&self, job: &JobId) {
         let nats = &self.log.nats;
         let sent = nats.work.publish(nats.names.control(job), Bytes::new());
-        if !timeout(Duration::from_secs(1), sent)
+        if !timeout(CONTROL_SIGNAL_WAIT, sent)
             .await
             .is_ok_and(|sent| sent.is_ok())
         {

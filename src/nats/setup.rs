@@ -15,6 +15,7 @@ use super::error::NatsError;
 use super::features::Features;
 use super::info::{self, StreamInfo};
 use super::names::{FEATURES, Names, SHARDS};
+use crate::config::{EVENTS_MAX_AGE, SHARD_MAX_BYTES};
 use crate::source::Unavailable;
 use crate::wire::Kind;
 
@@ -25,20 +26,11 @@ pub struct StreamSettings {
     pub shards: u32,
     /// On how many servers each message is kept: 1, 3 or 5.
     pub replicas: u32,
-    /// How long events are kept. `None`: as the streams have it, and [`MAX_AGE`](Self::MAX_AGE) for new ones.
+    /// How long events are kept. `None`: as the streams have it, and [`EVENTS_MAX_AGE`] for new ones.
     pub max_age: Option<Duration>,
-    /// How many bytes of events one shard keeps. `None`: as the streams have it, and [`MAX_BYTES`](Self::MAX_BYTES) for
+    /// How many bytes of events one shard keeps. `None`: as the streams have it, and [`SHARD_MAX_BYTES`] for
     /// new ones.
     pub max_bytes: Option<u64>,
-}
-
-impl StreamSettings {
-    /// Shards of a system that was set up without a number of shards.
-    pub const SHARDS: u32 = 4;
-    /// How long a new system keeps events by default.
-    pub const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
-    /// How many bytes of events a shard of a new system keeps by default.
-    pub const MAX_BYTES: u64 = 1 << 30;
 }
 
 /// The configuration of a stream or a consumer, as JSON: which fields it has is the broker's.
@@ -216,8 +208,8 @@ impl StreamDeclaration {
     async fn make(&self, client: &Client) -> Result<(), NatsError> {
         let mut config = self.config.clone();
         let defaults = [
-            ("max_age", nanos(StreamSettings::MAX_AGE)),
-            ("max_bytes", StreamSettings::MAX_BYTES),
+            ("max_age", nanos(EVENTS_MAX_AGE)),
+            ("max_bytes", SHARD_MAX_BYTES),
         ];
         for (field, default) in defaults {
             if config.get(field).is_none_or(Value::is_null) {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::features::Features;
 use super::info::{self, ConsumerInfo};
 use super::queue::{Queue, SubmitOutcome};
-use crate::config::{KIND_JOBS_MAX, SMALL_INPUT, USAGE_AGE};
+use crate::config::{KIND_JOBS_MAX, KINDS_MAX, SMALL_INPUT, USAGE_AGE};
 use crate::source::Unavailable;
 use crate::wire::{JobId, Kind, Submission, codec};
 
@@ -36,9 +36,6 @@ impl QueueUsage {
 /// How full the queue is, as one submitter knows it: read now and then, with its own submissions counted in between.
 #[derive(Debug, Default)]
 pub struct UsageCache(Mutex<HashMap<Kind, (Instant, QueueUsage)>>);
-
-/// How many kinds a submitter remembers; it asks each time for any further kind.
-const KINDS_MAX: usize = 1000;
 
 impl UsageCache {
     /// How full the queue is for one more job of `kind`, which is counted; `None` when no worker has ever served it.

@@ -7,7 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::backend::{Content, Piece};
-use crate::config::CHUNK_MAX;
+use crate::config::{CHUNK_MAX, FLUSH_BYTES, FLUSH_INTERVAL};
 use crate::wire::Body;
 
 /// When to publish what has gathered.
@@ -21,10 +21,9 @@ pub struct Flush {
 
 impl Default for Flush {
     fn default() -> Self {
-        // Ten events a second read as smoothly as a hundred, and cost the whole chain a tenth.
         Self {
-            interval: Duration::from_millis(100),
-            bytes: 4096,
+            interval: FLUSH_INTERVAL,
+            bytes: FLUSH_BYTES,
         }
     }
 }

@@ -26,9 +26,9 @@ pub use batch::Flush;
 use self::held::HeldJobs;
 use crate::backend::Backend;
 use crate::config::{
-    ACK_WAIT, ATTEMPT_PAUSE, BACKEND_BLOCKED, BACKEND_THREADS_MIN, BACKEND_WAKE_EVERY,
-    CALLBACK_ATTEMPTS, CALLBACK_CONCURRENCY, CALLBACK_PAUSE, CLAIM_MAX, DRAIN_WAIT, HAND_BACK_WAIT,
-    STOP_WAIT,
+    ACK_WAIT, ATTEMPT_PAUSE, ATTEMPTS_MAX, BACKEND_BLOCKED, BACKEND_THREADS_MIN,
+    BACKEND_WAKE_EVERY, CALLBACK_ATTEMPTS, CALLBACK_CONCURRENCY, CALLBACK_PAUSE, CLAIM_MAX,
+    CLAIM_REQUEST_PAUSE, CONCURRENCY, DRAIN_WAIT, GRACE, HAND_BACK_WAIT, STOP_WAIT,
 };
 use crate::nats::{Claim, Delivery, Log, Nats, NatsError, Options, Queue, Reader, UsageCache};
 use crate::runtime::{self, Tasks, WorkThreads};
@@ -65,7 +65,7 @@ impl WorkerSettings {
     pub fn new(kind: Kind) -> Self {
         let (concurrency, max_attempts, pause) = match kind.as_str() {
             RESERVED_KIND => (CALLBACK_CONCURRENCY, CALLBACK_ATTEMPTS, CALLBACK_PAUSE),
-            _ => (16, 5, ATTEMPT_PAUSE),
+            _ => (CONCURRENCY, ATTEMPTS_MAX, ATTEMPT_PAUSE),
         };
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         Self {
@@ -77,7 +77,7 @@ impl WorkerSettings {
             limits: Limits::default(),
             pause,
             ack_wait: ACK_WAIT,
-            grace: Duration::from_secs(10),
+            grace: GRACE,
             backend_threads: cores.max(BACKEND_THREADS_MIN),
         }
     }
@@ -264,7 +264,7 @@ async fn next(claim: &mut Claim, free: usize) -> Delivery {
             Ok(delivery) => return delivery,
             Err(error) => {
                 warn!(%error, "cannot claim for the moment");
-                sleep(Duration::from_millis(500)).await;
+                sleep(CLAIM_REQUEST_PAUSE).await;
             }
         }
     }

@@ -10,13 +10,10 @@ use super::claim::{ClaimError, is_appended};
 use super::outcome::{AttemptOutcome, attempts_exhausted, retry_pause, timed_out};
 use crate::backend::{Backend, Retry};
 use crate::backoff::Backoff;
-use crate::config::CLAIM_PAUSE_MAX;
+use crate::config::{CLAIM_PAUSE_MAX, ENDINGS_MAX};
 use crate::nats::{AppendError, Delivery, LogWriter, Tip, Unwritable};
 use crate::source::Unavailable;
 use crate::wire::{Body, EventType, Failure, FailureCode, Stored};
-
-/// How often the worker tries to end a job that cannot begin while other processes write first.
-const ENDINGS_MAX: usize = 8;
 
 impl<B: Backend> Runner<B> {
     /// Counts, as an attempt in the log, that earlier deliveries of the job came to nothing.

@@ -8,18 +8,12 @@ use serde_json::Value;
 use super::{Failure, FailureCode, Format};
 use crate::backend::surrogates::{Joiner, mark, settle};
 use crate::backend::{Channel, Content};
+use crate::config::{EXEC_EXCERPT_MAX, EXEC_JSON_LINE_MAX, EXEC_LINE_MAX};
 use crate::wire::codec::nests_at_most;
 use crate::wire::limits::VALUE_DEPTH_MAX;
 
-/// The longest line of the format `lines` in bytes; a longer one is passed in parts. It is one chunk.
-pub(super) const LINE_MAX: usize = crate::config::CHUNK_MAX;
-/// The longest line of the format `ndjson` in bytes: what it says must fit into one event.
-pub(super) const JSON_LINE_MAX: usize = 512 * 1024;
-
 /// The byte order mark that some programs write first. It is not part of the output.
 const BOM: &[u8] = "\u{FEFF}".as_bytes();
-/// How many bytes of a line that cannot be used are quoted.
-const EXCERPT_MAX: usize = 160;
 
 /// Bytes that are taken line by line.
 #[derive(Debug)]
@@ -174,11 +168,11 @@ impl Decoder {
                 utf8: Utf8::default(),
             },
             Format::Lines => Self::Lines {
-                lines: Lines::with_redraws(LINE_MAX),
+                lines: Lines::with_redraws(EXEC_LINE_MAX),
                 utf8: Utf8::default(),
             },
             Format::Ndjson => Self::Ndjson {
-                lines: Lines::new(JSON_LINE_MAX),
+                lines: Lines::new(EXEC_JSON_LINE_MAX),
                 number: 0,
                 halves: Halves::default(),
             },
@@ -232,7 +226,7 @@ fn text(utf8: &mut Utf8, bytes: Option<BytesMut>, ended: bool) -> Option<Content
 
 /// What a line says; `None` for a blank one, or when all of its text is half a character.
 fn json_line(line: &[u8], number: u64, halves: &mut Halves) -> Result<Option<Content>, Failure> {
-    let too_long = line.len() == JSON_LINE_MAX && !line.ends_with(b"\n");
+    let too_long = line.len() == EXEC_JSON_LINE_MAX && !line.ends_with(b"\n");
     let line = line.trim_ascii_end();
     let bad = |why: String, column: usize| {
         let excerpt = excerpt(line, column);
@@ -242,7 +236,7 @@ fn json_line(line: &[u8], number: u64, halves: &mut Halves) -> Result<Option<Con
         )
     };
     if too_long {
-        return Err(bad(format!("is longer than {JSON_LINE_MAX} bytes"), 0));
+        return Err(bad(format!("is longer than {EXEC_JSON_LINE_MAX} bytes"), 0));
     }
     if line.trim_ascii().is_empty() {
         return Ok(None);
@@ -281,10 +275,10 @@ fn json_line(line: &[u8], number: u64, halves: &mut Halves) -> Result<Option<Con
 /// A line for people, or the part of it around a column.
 fn excerpt(line: &[u8], column: usize) -> String {
     let from = column
-        .saturating_sub(EXCERPT_MAX / 2)
-        .min(line.len().saturating_sub(EXCERPT_MAX));
+        .saturating_sub(EXEC_EXCERPT_MAX / 2)
+        .min(line.len().saturating_sub(EXEC_EXCERPT_MAX));
     let part = line.get(from..).unwrap_or_default();
-    let part = part.get(..EXCERPT_MAX).unwrap_or(part);
+    let part = part.get(..EXEC_EXCERPT_MAX).unwrap_or(part);
     let printable = |c: char| {
         if c.is_control() {
             char::REPLACEMENT_CHARACTER
@@ -403,13 +397,13 @@ mod tests {
 
     #[test]
     fn a_line_past_the_limit_comes_in_parts_of_whole_characters() {
-        let mut line = "x".to_owned() + &"é".repeat(LINE_MAX);
+        let mut line = "x".to_owned() + &"é".repeat(EXEC_LINE_MAX);
         line.push('\n');
         let parts = texts(Format::Lines, &[line.as_bytes(), b"next\n"]);
         assert_eq!(parts.concat(), line + "next\n");
-        assert!(parts.iter().all(|part| part.len() <= LINE_MAX + 3));
+        assert!(parts.iter().all(|part| part.len() <= EXEC_LINE_MAX + 3));
         assert_eq!(parts.last().unwrap(), "next\n");
-        let exact = vec![b'y'; LINE_MAX - 1];
+        let exact = vec![b'y'; EXEC_LINE_MAX - 1];
         assert_eq!(texts(Format::Lines, &[&exact, b"\nz"]).len(), 2);
     }
 
@@ -511,10 +505,10 @@ mod tests {
                 && message.ends_with(",2,2…"),
             "{message}"
         );
-        assert!(message.len() < 2 * EXCERPT_MAX, "{message}");
-        let long = refused(&vec![b'x'; JSON_LINE_MAX]);
+        assert!(message.len() < 2 * EXEC_EXCERPT_MAX, "{message}");
+        let long = refused(&vec![b'x'; EXEC_JSON_LINE_MAX]);
         assert!(
-            long.contains("is longer than 524288 bytes: xxx") && long.len() < 2 * EXCERPT_MAX,
+            long.contains("is longer than 524288 bytes: xxx") && long.len() < 2 * EXEC_EXCERPT_MAX,
             "{long}"
         );
     }
@@ -579,10 +573,10 @@ mod tests {
     #[test]
     fn a_json_line_past_the_limit_is_refused() {
         let text = |length: usize| format!("\"{}\"", "x".repeat(length - 2));
-        let fits = text(JSON_LINE_MAX - 1) + "\n";
+        let fits = text(EXEC_JSON_LINE_MAX - 1) + "\n";
         assert_eq!(decoded(Format::Ndjson, [fits.as_bytes()]).unwrap().len(), 1);
-        assert!(refused((text(JSON_LINE_MAX) + "\n").as_bytes()).contains("longer than"));
-        assert!(refused(&vec![b' '; JSON_LINE_MAX + 1]).contains("longer than"));
+        assert!(refused((text(EXEC_JSON_LINE_MAX) + "\n").as_bytes()).contains("longer than"));
+        assert!(refused(&vec![b' '; EXEC_JSON_LINE_MAX + 1]).contains("longer than"));
     }
 
     #[test]

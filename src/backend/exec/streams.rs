@@ -13,24 +13,12 @@ use tracing::debug;
 use super::Failure;
 use super::format::{Decoder, Lines};
 use crate::backend::{Content, Output};
+use crate::config::{
+    EXEC_LAST_BYTES, EXEC_LAST_LINES, EXEC_LEFT_BYTES, EXEC_LEFT_WAIT, EXEC_LOG_LINE_MAX,
+    EXEC_READ_BYTES, EXEC_SETTLE_WAIT,
+};
 use crate::process_group::{Signal, kill_group};
 use crate::wire::JobId;
-
-/// How many bytes are read at once, about.
-const READ_BYTES: usize = 16 * 1024;
-/// How long processes that the program left behind may hold its standard output open, counted while we wait for them.
-const LEFT_WAIT: Duration = Duration::from_secs(1);
-/// How many bytes may be read after the program has ended: as many as a pipe can hold. Processes that it left behind
-/// could write without end.
-const LEFT_BYTES: usize = 1024 * 1024;
-/// How long a pipe whose writers were killed may take to say so. A process that left the group was not killed.
-pub(super) const SETTLE: Duration = Duration::from_millis(100);
-/// The longest line of standard error, in bytes; a longer one is taken in parts.
-const LOG_LINE_MAX: usize = 2 * 1024;
-/// How many of the last lines of standard error are kept.
-const LAST_LINES: usize = 20;
-/// How many bytes of them are kept: a failure is an event that every client is sent.
-const LAST_BYTES: usize = 4 * 1024;
 
 /// Standard output.
 #[derive(Debug)]
@@ -66,8 +54,8 @@ impl Stdout {
             ended,
             remaining: Remaining {
                 killed: false,
-                wait: LEFT_WAIT,
-                bytes: LEFT_BYTES,
+                wait: EXEC_LEFT_WAIT,
+                bytes: EXEC_LEFT_BYTES,
             },
         }
     }
@@ -93,7 +81,7 @@ impl Stdout {
         loop {
             let (counts, began) = (self.ended.is_cancelled(), Instant::now());
             let buffer = self.decoder.buffer();
-            buffer.reserve(READ_BYTES);
+            buffer.reserve(EXEC_READ_BYTES);
             let too_late = async {
                 self.ended.cancelled().await;
                 sleep(self.remaining.wait).await;
@@ -130,14 +118,14 @@ impl Stdout {
         }
         self.remaining = Remaining {
             killed: true,
-            wait: SETTLE,
-            bytes: LEFT_BYTES,
+            wait: EXEC_SETTLE_WAIT,
+            bytes: EXEC_LEFT_BYTES,
         };
     }
 
     /// Reads to the end and forgets it, so that a program that stops can write its last words.
     pub(super) async fn discard(&mut self) {
-        let mut forgotten = Vec::with_capacity(READ_BYTES);
+        let mut forgotten = Vec::with_capacity(EXEC_READ_BYTES);
         while self
             .pipe
             .read_buf(&mut forgotten)
@@ -163,7 +151,7 @@ impl Stderr {
         Self {
             pipe,
             job,
-            lines: Lines::new(LOG_LINE_MAX),
+            lines: Lines::new(EXEC_LOG_LINE_MAX),
             last: Last::default(),
         }
     }
@@ -171,7 +159,7 @@ impl Stderr {
     /// Reads to the end. Dropped at its await it loses nothing, and may be called again.
     pub(super) async fn read(&mut self) {
         loop {
-            self.lines.buffer.reserve(LOG_LINE_MAX);
+            self.lines.buffer.reserve(EXEC_LOG_LINE_MAX);
             let more = self
                 .pipe
                 .read_buf(&mut self.lines.buffer)
@@ -208,7 +196,7 @@ impl Last {
     fn push(&mut self, line: &str) {
         self.bytes += line.len() + 1;
         self.lines.push_back(line.to_owned());
-        while self.lines.len() > LAST_LINES || self.bytes > LAST_BYTES {
+        while self.lines.len() > EXEC_LAST_LINES || self.bytes > EXEC_LAST_BYTES {
             let Some(line) = self.lines.pop_front() else {
                 return;
             };
@@ -227,7 +215,7 @@ mod tests {
         for number in 0..100 {
             last.push(&format!("line {number}"));
         }
-        assert_eq!(last.lines.len(), LAST_LINES);
+        assert_eq!(last.lines.len(), EXEC_LAST_LINES);
         assert_eq!(
             (last.lines[0].as_str(), last.lines[19].as_str()),
             ("line 80", "line 99")

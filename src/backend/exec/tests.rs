@@ -1,6 +1,7 @@
 //! The backend with real programs. What bytes mean is tested with the formats.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -425,7 +426,7 @@ async fn a_stop_ends_a_program_that_obeys_at_once_and_lets_its_children_clean_up
     let child =
         "(trap 'echo cleaned >&3; exit' TERM; echo ready >&3; while :; do sleep 0.05; done) & wait";
     let took = stopped(&exec(Format::Text, held.shell(child)), &mut held).await;
-    assert!(took < STOP_GRACE, "{took:?}");
+    assert!(took < EXEC_STOP_GRACE, "{took:?}");
     assert_eq!(held.until_free().await, "cleaned\n");
 }
 
@@ -441,7 +442,7 @@ async fn a_program_that_ignores_a_stop_is_killed_with_its_children() {
         };
         let took = stopped(&exec, &mut held).await;
         assert!(
-            took >= STOP_GRACE && took < Duration::from_secs(3),
+            took >= EXEC_STOP_GRACE && took < Duration::from_secs(3),
             "{took:?}"
         );
         assert_eq!(held.until_free().await, "");

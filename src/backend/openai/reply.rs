@@ -18,10 +18,8 @@ use super::tools::Tools;
 use super::{Fault, bad_stream, unreadable};
 use crate::backend::surrogates::{self, Joiner};
 use crate::backend::{Channel, Content, Failure, Finish, Retry};
-use crate::config::USAGE_MAX;
+use crate::config::{FINISH_REASON_MAX, USAGE_MAX};
 
-/// The longest reason to finish that is passed on, in bytes; the known ones have at most 28.
-const REASON_MAX: usize = 64;
 /// What the server did, before its words.
 const BROKE_OFF: &str = "the model server broke off";
 
@@ -251,7 +249,7 @@ impl Reply {
             .try_for_each(|part| self.push_part(part, contents))?;
         if let Some(mut reason) = finish_reason {
             surrogates::settle_text(&mut reason);
-            reason.truncate(reason.floor_char_boundary(REASON_MAX));
+            reason.truncate(reason.floor_char_boundary(FINISH_REASON_MAX));
             self.finish.finish_reason = Some(reason);
         }
         Ok(())
@@ -901,7 +899,7 @@ mod tests {
             (usage, finish_reason),
             (
                 Some(json!({"total_tokens": 1})),
-                Some("é".repeat(REASON_MAX / 2))
+                Some("é".repeat(FINISH_REASON_MAX / 2))
             )
         );
     }

@@ -8,10 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Failure, FailureCode};
 use crate::backend::surrogates;
-use crate::config::TOOL_CALLS_MAX;
-
-/// What a piece counts beside its bytes, so that many calls that say nothing are limited, too.
-const PIECE_COST: usize = 64;
+use crate::config::{TOOL_CALLS_MAX, TOOL_PIECE_COST};
 
 /// The calls that are not put out yet, as far as they have come.
 #[derive(Debug, Default)]
@@ -44,7 +41,7 @@ impl Tools {
     /// its name begins another one: some servers give each piece an id of its own, and some give several calls the
     /// index 0, or none.
     pub(super) fn push(&mut self, piece: &Value, place: Option<usize>) -> Result<(), Failure> {
-        self.bytes += piece.to_string().len() + PIECE_COST;
+        self.bytes += piece.to_string().len() + TOOL_PIECE_COST;
         if self.bytes > TOOL_CALLS_MAX {
             let message = format!("the model's tool calls have more than {TOOL_CALLS_MAX} bytes");
             return Err(Failure::fatal(FailureCode::TooLarge, message));

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::config::EVENT_NAME_MAX;
 use crate::wire::{ServerFrame, Stored};
 
 /// The name of an error that answers a request without acknowledgement. No client library and no
@@ -10,8 +11,6 @@ use crate::wire::{ServerFrame, Stored};
 const ERROR: &str = "tailwater:error";
 /// The name of a job's event whose own type cannot be one.
 const OTHER: &str = "tailwater:event";
-/// The longest type that is used as a name, in bytes.
-const NAME_MAX: usize = 128;
 /// The names that client libraries keep for themselves, or that this transport gives another
 /// meaning.
 const RESERVED: [&str; 16] = [
@@ -91,5 +90,5 @@ pub(super) fn name_of(event: &Stored) -> &str {
 }
 
 fn can_be_name(event_type: &str) -> bool {
-    (1..=NAME_MAX).contains(&event_type.len()) && !RESERVED.contains(&event_type)
+    (1..=EVENT_NAME_MAX).contains(&event_type.len()) && !RESERVED.contains(&event_type)
 }
