@@ -399,7 +399,7 @@ fn every_name_in_the_documents_about_the_code_exists() {
     let declares = |name: &str| {
         ["fn", "struct", "enum", "trait", "type"]
             .iter()
-            .flat_map(|word| ["(", "<", " ", ";"].map(|end| format!("{word} {name}{end}")))
+            .flat_map(|word| ["(", "<", " ", ":", ";"].map(|end| format!("{word} {name}{end}")))
             .any(|declaration| sources.contains(&declaration))
     };
     let is_name = |text: &str| {
