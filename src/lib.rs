@@ -28,7 +28,7 @@
 //! | [`budget`] | how many bytes a process may hold for its clients |
 //! | [`share`] | how slots are shared among addresses |
 //! | [`resume`] | the stitcher and a feed's history. Pure: no async, no clock, no I/O |
-//! | [`source`] | `trait EventSource`, what the reading side needs of a log; an in-memory one |
+//! | [`source`] | `trait EventSource`, what the reading side needs of a log |
 //! | [`hub`] | feeds: one for each watched job, shared by its watchers |
 //! | [`session`] | one client's place in one job: drives a stitcher over a feed and the log |
 //! | [`nats`] | the broker: names, streams, the fence, the queue, reading. The only folder that names `async_nats` |

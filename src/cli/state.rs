@@ -10,7 +10,7 @@ use super::args::{NatsArgs, block_on};
 use crate::config::OPEN_WAIT;
 use crate::nats::{Log, Queue, Reader};
 use crate::runtime::Tasks;
-use crate::session::fold;
+use crate::source::fold;
 use crate::wire::{JobId, JobState};
 
 /// Show what a job is: its status, attempt, output so far and times, as JSON.

@@ -22,7 +22,8 @@ use crate::config::{PING_EVERY, PONG_WAIT, REREAD_FIRST, REREAD_MAX, TAIL_CONNEC
 use crate::hub::Hub;
 use crate::nats::{Log, Queue, Reader};
 use crate::runtime::Tasks;
-use crate::session::{Error, Session, Step, fold, until_ended};
+use crate::session::{Error, Session, Step, until_ended};
+use crate::source::fold;
 use crate::wire::{Cursor, JSON_PROTOCOL, JobId, Seq, ServerFrame, Start, Status, may_reconnect};
 
 /// Follow a job from its first event, or from where you were, until it ends. The exit code is 1 when the job failed and 3

@@ -16,8 +16,9 @@ use super::error::Problem;
 use super::memory::{Held, weight};
 use crate::config::OPEN_WAIT;
 use crate::nats::{CancelOutcome, QueueUsage, SubmitOutcome};
-use crate::session::{FoldError, fold_within, until_ended};
+use crate::session::until_ended;
 use crate::source::Unavailable;
+use crate::source::{FoldError, fold_within};
 use crate::wire::limits::KEY_MAX;
 use crate::wire::{
     Code, JobId, JobState, Kind, Seq, Status, Submission, may_call_back, reserved_kind,

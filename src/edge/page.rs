@@ -223,7 +223,7 @@ mod tests {
     use crate::edge::memory::Memory;
     use crate::hub::Hub;
     use crate::runtime::Tasks;
-    use crate::source::memory::Memory as Log;
+    use crate::source::memory::MemoryLog;
     use crate::wire::{Body, Channel, JobId};
     use serde_json::{Value, json};
     use tokio::time::sleep;
@@ -240,8 +240,8 @@ mod tests {
     }
 
     /// A log of so many chunks.
-    fn log_of(count: usize) -> Log {
-        let memory = Log::default();
+    fn log_of(count: usize) -> MemoryLog {
+        let memory = MemoryLog::default();
         for _ in 0..count {
             memory.append(&job(), chunk("x"));
         }
@@ -249,7 +249,7 @@ mod tests {
     }
 
     /// Asks for a page behind `next`, as a client does that was given it.
-    async fn ask(memory: &Log, next: &str, limit: usize, wait_s: u64) -> Value {
+    async fn ask(memory: &MemoryLog, next: &str, limit: usize, wait_s: u64) -> Value {
         let hub = Hub::new(memory.clone(), Tasks::default());
         let start =
             super::super::request::begin(&Default::default(), None, None, Some(next)).unwrap();
@@ -307,7 +307,7 @@ mod tests {
         );
         // Of a job without events nobody can name one.
         let nothing = json!({"events": [], "live": true, "next": "0"});
-        assert_eq!(ask(&Log::default(), "0", 100, 0).await, nothing);
+        assert_eq!(ask(&MemoryLog::default(), "0", 100, 0).await, nothing);
     }
 
     #[tokio::test(start_paused = true)]
@@ -350,7 +350,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_page_is_bounded_in_bytes_and_holds_one_event_at_least() {
-        let memory = Log::default();
+        let memory = MemoryLog::default();
         for _ in 0..5 {
             memory.append(&job(), chunk(&"x".repeat(400_000)));
         }
@@ -362,7 +362,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn pages_that_are_not_taken_hold_no_more_than_their_room_and_later_ones_are_refused() {
-        let log = Log::default();
+        let log = MemoryLog::default();
         for _ in 0..10 {
             log.append(&job(), chunk(&"x".repeat(100_000)));
         }

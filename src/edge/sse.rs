@@ -290,7 +290,7 @@ mod tests {
     use super::*;
     use crate::hub::Hub;
     use crate::runtime::Tasks;
-    use crate::source::memory::Memory;
+    use crate::source::memory::MemoryLog;
     use crate::wire::{Body as Said, Channel, Cursor, JobId, Seq, Start};
     use futures_util::StreamExt as _;
     use futures_util::stream::BoxStream;
@@ -323,7 +323,7 @@ mod tests {
     }
 
     /// A stream that begins with the first event, its `hello` already taken.
-    async fn open(memory: &Memory, stop: &CancellationToken) -> BoxStream<'static, String> {
+    async fn open(memory: &MemoryLog, stop: &CancellationToken) -> BoxStream<'static, String> {
         let hub = Hub::new(memory.clone(), Tasks::default());
         let session = Session::open(&hub, &job(), Start::After(Seq(0)))
             .await
@@ -354,7 +354,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_ready_together_leaves_together_and_the_end_ends_the_stream() {
-        let memory = Memory::default();
+        let memory = MemoryLog::default();
         let mut chunks = open(&memory, &CancellationToken::new()).await;
         assert!(chunks.next().now_or_never().is_none());
         let mut expected = String::new();
@@ -369,7 +369,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_of_a_job_that_does_not_exist_yet_begins_with_a_comment_that_says_so() {
-        let memory = Memory::default();
+        let memory = MemoryLog::default();
         for expected in [true, false] {
             let hub = Hub::new(memory.clone(), Tasks::default());
             let session = Session::open(&hub, &job(), Start::After(Seq(0)))
@@ -389,7 +389,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_says_that_it_is_there_while_nothing_happens() {
-        let mut chunks = open(&Memory::default(), &CancellationToken::new()).await;
+        let mut chunks = open(&MemoryLog::default(), &CancellationToken::new()).await;
         let begun = Instant::now();
         for n in 1..=3 {
             assert_eq!(chunks.next().await.unwrap(), ":\n");
@@ -399,7 +399,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_little_is_given_pieces_and_misses_nothing() {
-        let memory = Memory::default();
+        let memory = MemoryLog::default();
         let all: Vec<_> = (0..200)
             .map(|_| memory.append(&job(), chunk(&"x".repeat(2000))))
             .collect();
@@ -419,7 +419,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_takes_everything_is_given_a_little_in_each_turn() {
-        let memory = Memory::default();
+        let memory = MemoryLog::default();
         for _ in 0..200 {
             memory.append(&job(), chunk(&"x".repeat(2000)));
         }
@@ -450,7 +450,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn missing_events_are_told_by_name_and_have_no_id() {
-        let memory = Memory::default();
+        let memory = MemoryLog::default();
         for text in ["a", "b", "c"] {
             memory.append(&job(), chunk(text));
         }
@@ -470,7 +470,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_ends_when_the_edge_stops() {
         let stop = CancellationToken::new();
-        let mut chunks = open(&Memory::default(), &stop).await;
+        let mut chunks = open(&MemoryLog::default(), &stop).await;
         stop.cancel();
         assert_eq!(chunks.next().now_or_never(), Some(None));
     }

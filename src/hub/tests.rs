@@ -10,7 +10,7 @@ use crate::budget::Budget;
 use crate::config::{FEED_BYTES, FEED_LINGER, PROBE_FIRST, PROBE_MAX, REREAD_MAX, WAITING_MAX};
 use crate::resume::Slice;
 use crate::runtime::Tasks;
-use crate::source::memory::Memory;
+use crate::source::memory::MemoryLog;
 use crate::wire::{Body, Channel, JobId, Seq};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -30,8 +30,8 @@ fn chunk() -> Body {
 }
 
 /// A hub over a log of three events.
-fn hub() -> (Memory, Tasks, Arc<Hub<Memory>>) {
-    let (memory, tasks) = (Memory::default(), Tasks::default());
+fn hub() -> (MemoryLog, Tasks, Arc<Hub<MemoryLog>>) {
+    let (memory, tasks) = (MemoryLog::default(), Tasks::default());
     for _ in 0..3 {
         memory.append(&job(), chunk());
     }
@@ -39,7 +39,7 @@ fn hub() -> (Memory, Tasks, Arc<Hub<Memory>>) {
     (memory, tasks, hub)
 }
 
-async fn watch(hub: &Arc<Hub<Memory>>) -> Watch {
+async fn watch(hub: &Arc<Hub<MemoryLog>>) -> Watch {
     let watch = hub.watch(&job(), HERE).unwrap();
     sleep(MOMENT).await;
     watch
@@ -193,7 +193,7 @@ async fn feeds_end_with_the_tasks_of_their_owner() {
 
 #[tokio::test(start_paused = true)]
 async fn without_room_feeds_keep_their_newest_event_and_there_are_no_new_ones() {
-    let (memory, budget) = (Memory::default(), Budget::new(FEED_BYTES + 4096));
+    let (memory, budget) = (MemoryLog::default(), Budget::new(FEED_BYTES + 4096));
     let hub = Hub::within(memory.clone(), Tasks::default(), budget.clone());
     let watched = watch(&hub).await;
     assert!(

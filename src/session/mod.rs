@@ -1,7 +1,6 @@
 //! A session: one client's read position in one job. It drives a stitcher over the feed's history and the log, and
 //! gives the client's transport one thing after another. It knows no transport.
 
-mod fold;
 #[cfg(test)]
 mod tests;
 
@@ -15,8 +14,6 @@ use crate::config::{OPEN_WAIT, REREAD_MAX, STEP_BYTES};
 use crate::hub::{Full, Hub, Waiter, Watch};
 use crate::resume::{Action, Input, Slice, Stitcher};
 use crate::source::{At, EventSource, Refill, Refilled, Replica, Unavailable, first_behind};
-pub use fold::{FoldError, fold, fold_within};
-
 use crate::wire::{Code, Cursor, JobId, Seq, Start, Status, Stored, StreamSeq};
 
 /// One client's place in one job. A value, not a task: dropping it ends everything that it holds.

@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use super::{Error, Session, Step};
 use crate::hub::Hub;
 use crate::runtime::Tasks;
-use crate::source::memory::Memory;
+use crate::source::memory::MemoryLog;
 use crate::wire::{Body, Channel, Cursor, Event, JobId, Seq, Start, Stored};
 
 /// Longer than anything takes; who waits for so long waits for ever.
@@ -36,7 +36,7 @@ fn other_job() -> JobId {
     "other".parse().unwrap()
 }
 
-fn edge(memory: &Memory) -> Arc<Hub<Memory>> {
+fn edge(memory: &MemoryLog) -> Arc<Hub<MemoryLog>> {
     Hub::new(memory.clone(), Tasks::default())
 }
 
@@ -55,7 +55,7 @@ fn done() -> Body {
 }
 
 /// Appends `count` chunks to the job, each behind one of another job.
-fn append(memory: &Memory, count: u64) {
+fn append(memory: &MemoryLog, count: u64) {
     for i in 0..count {
         memory.append(&other_job(), chunk("else"));
         memory.append(&job(), chunk(format!("{i} ")));
@@ -64,7 +64,7 @@ fn append(memory: &Memory, count: u64) {
 
 /// Stores what has the form of an event of the job and the number `seq`, unless that is the true next one. Says whether it
 /// was stored.
-fn forge(memory: &Memory, seq: u64, next: u64) -> bool {
+fn forge(memory: &MemoryLog, seq: u64, next: u64) -> bool {
     let event = Event {
         body: chunk("forged"),
         job: job(),
@@ -76,8 +76,8 @@ fn forge(memory: &Memory, seq: u64, next: u64) -> bool {
 }
 
 /// A log of the job with `count` chunks.
-fn log_of(count: u64) -> Memory {
-    let memory = Memory::default();
+fn log_of(count: u64) -> MemoryLog {
+    let memory = MemoryLog::default();
     append(&memory, count);
     memory
 }
@@ -85,7 +85,7 @@ fn log_of(count: u64) -> Memory {
 /// A client: it remembers where it is, and fails when it is told anything else than what comes next.
 #[derive(Debug)]
 struct Client {
-    session: Session<Memory>,
+    session: Session<MemoryLog>,
     /// The number of the event, or of the missing one, that it must be told next.
     next: Seq,
     cursor: Option<Cursor>,
@@ -97,7 +97,7 @@ struct Client {
 }
 
 impl Client {
-    async fn open(hub: &Arc<Hub<Memory>>, start: Start) -> Result<Self, Error> {
+    async fn open(hub: &Arc<Hub<MemoryLog>>, start: Start) -> Result<Self, Error> {
         let next = match start {
             Start::After(seq) => seq.successor(),
             Start::Cursor(cursor) => cursor.seq.successor(),
@@ -116,7 +116,7 @@ impl Client {
     }
 
     /// A client of a job that can be watched from the first event.
-    async fn from_start(hub: &Arc<Hub<Memory>>) -> Self {
+    async fn from_start(hub: &Arc<Hub<MemoryLog>>) -> Self {
         Self::open(hub, FROM_START).await.unwrap()
     }
 

@@ -1,6 +1,6 @@
 //! A source in memory: for tests, and for a program that wants the reading side without a broker. It behaves as one
 //! shard does, and goes wrong in all the ways in which a broker does when it is told to. It keeps everything until it
-//! is told to [`expire`](Memory::expire) it.
+//! is told to [`expire`](MemoryLog::expire) it.
 
 mod log;
 mod replay;
@@ -19,9 +19,9 @@ use tokio::time::sleep;
 use replay::{Answer, Way};
 use submitted::Submitted;
 
-pub use replay::MemoryReplay;
-pub use submitted::MemorySubmitSignals;
-pub use tail::MemoryTail;
+pub(crate) use replay::MemoryReplay;
+pub(crate) use submitted::MemorySubmitSignals;
+pub(crate) use tail::MemoryTail;
 
 use super::{At, Chain, EventSource, Replica, Span, Unavailable};
 use crate::config::{LIVE_CAPACITY, PAGE};
@@ -29,24 +29,24 @@ use crate::wire::{Body, Event, JobId, Seq, Stored, StreamSeq, Unreadable};
 
 /// A log of many jobs, and live copies of it. Clones share the same log.
 #[derive(Clone, Debug, Default)]
-pub struct Memory {
+pub(crate) struct MemoryLog {
     state: Arc<Mutex<State>>,
     disturbed: watch::Sender<u64>,
 }
 
 /// How often the log was asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Calls {
+pub(crate) struct Calls {
     /// Live subscriptions that were begun.
-    pub follow: usize,
+    pub(crate) follow: usize,
     /// Questions for the last event, without those that belong to a subscription.
-    pub last: usize,
+    pub(crate) last: usize,
     /// Questions for what stands at a place.
-    pub at: usize,
+    pub(crate) at: usize,
     /// Replays that were begun.
-    pub replay: usize,
+    pub(crate) replay: usize,
     /// Live copies that turned out not to be events.
-    pub undecodable: usize,
+    pub(crate) undecodable: usize,
 }
 
 #[derive(Debug, Default)]
@@ -77,7 +77,7 @@ struct Faults {
 }
 
 /// Writing.
-impl Memory {
+impl MemoryLog {
     /// Stores the next event of a job and gives live copies of it. A `Started` begins the next attempt.
     ///
     /// # Panics
@@ -86,7 +86,7 @@ impl Memory {
         clippy::expect_used,
         reason = "a caller's fault that is told in the documentation"
     )]
-    pub fn append(&self, job: &JobId, body: Body) -> Arc<Stored> {
+    pub(crate) fn append(&self, job: &JobId, body: Body) -> Arc<Stored> {
         let mut state = self.lock();
         let ts = 1_700_000_000_000 + state.last_stream_seq;
         let log = state.jobs.entry(job.clone()).or_default();
@@ -111,35 +111,39 @@ impl Memory {
     ///
     /// # Errors
     /// [`Unreadable`] when it is not an event of this job.
-    pub fn append_raw(&self, job: &JobId, payload: Bytes) -> Result<Arc<Stored>, Unreadable> {
+    pub(crate) fn append_raw(
+        &self,
+        job: &JobId,
+        payload: Bytes,
+    ) -> Result<Arc<Stored>, Unreadable> {
         self.lock().store(job, payload, false)
     }
 
     /// Removes a job's events up to this one.
-    pub fn expire(&self, job: &JobId, up_to: Seq) {
+    pub(crate) fn expire(&self, job: &JobId, up_to: Seq) {
         if let Some(log) = self.lock().jobs.get_mut(job) {
             log.expire(up_to);
         }
     }
 
     /// Removes all events of a job; what is appended now begins anew with the first number.
-    pub fn expire_whole(&self, job: &JobId) {
+    pub(crate) fn expire_whole(&self, job: &JobId) {
         if let Some(log) = self.lock().jobs.get_mut(job) {
             log.begin_anew();
         }
     }
 
     /// Loses everything; places and numbers begin again. Live subscriptions stand.
-    pub fn rebuild(&self) {
+    pub(crate) fn rebuild(&self) {
         let mut state = self.lock();
         state.jobs.clear();
         state.last_stream_seq = 0;
     }
 }
 
-impl Memory {
+impl MemoryLog {
     /// Loses every event behind this place of the shard, as a store does that is restored. Live subscriptions stand.
-    pub fn go_back(&self, stream_seq: StreamSeq) {
+    pub(crate) fn go_back(&self, stream_seq: StreamSeq) {
         let mut state = self.lock();
         state.last_stream_seq = stream_seq;
         for log in state.jobs.values_mut() {
@@ -151,66 +155,66 @@ impl Memory {
 }
 
 /// Going wrong. Of live copies, only those count that somebody would get.
-impl Memory {
+impl MemoryLog {
     /// The live copies of the next `n` events are lost in silence.
-    pub fn lose(&self, n: usize) {
+    pub(crate) fn lose(&self, n: usize) {
         self.lock().faults.lose = n;
     }
 
     /// The live copies of the next `n` events come twice.
-    pub fn double(&self, n: usize) {
+    pub(crate) fn double(&self, n: usize) {
         self.lock().faults.double = n;
     }
 
     /// The live copies of the next `n` events are held back until they are [released](Self::release).
-    pub fn hold(&self, n: usize) {
+    pub(crate) fn hold(&self, n: usize) {
         self.lock().faults.hold = n;
     }
 
     /// Gives the live copies that were held back, the newest first.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         let mut state = self.lock();
         let held = std::mem::take(&mut state.faults.held);
         held.iter().rev().for_each(|event| state.copy(event));
     }
 
     /// Replicas lack the newest `n` events of the shard, until this is called with 0.
-    pub fn stale(&self, n: u64) {
+    pub(crate) fn stale(&self, n: u64) {
         self.lock().faults.stale = n;
     }
 
     /// The next `n` replays from a replica end after their first page, as if their reader had been too slow.
-    pub fn cut(&self, n: usize) {
+    pub(crate) fn cut(&self, n: usize) {
         self.lock().faults.cut = n;
     }
 
     /// Whether requests are answered at all. Live copies do not depend on it.
-    pub fn reachable(&self, yes: bool) {
+    pub(crate) fn reachable(&self, yes: bool) {
         self.lock().faults.out_of_reach = !yes;
     }
 
     /// Whether the leader has a quorum. Without one it is not asked for what is final.
-    pub fn quorum(&self, yes: bool) {
+    pub(crate) fn quorum(&self, yes: bool) {
         self.lock().faults.no_quorum = !yes;
     }
 
     /// How long every request takes.
-    pub fn latency(&self, latency: Duration) {
+    pub(crate) fn latency(&self, latency: Duration) {
         self.lock().faults.latency = latency;
     }
 
     /// How many events a replay gives at once; [`PAGE`] unless this was called.
-    pub fn page(&self, n: usize) {
+    pub(crate) fn page(&self, n: usize) {
         self.lock().faults.page = Some(n.max(1));
     }
 
     /// Tells all subscriptions that copies may have been lost.
-    pub fn disturb(&self) {
+    pub(crate) fn disturb(&self) {
         self.disturbed.send_modify(|count| *count += 1);
     }
 
     /// Ends all live subscriptions.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.tails.clear();
         state.submitted.close();
@@ -218,21 +222,21 @@ impl Memory {
 }
 
 /// Looking on.
-impl Memory {
+impl MemoryLog {
     /// How often the log was asked so far.
-    pub fn calls(&self) -> Calls {
+    pub(crate) fn calls(&self) -> Calls {
         self.lock().calls
     }
 
     /// How many live subscriptions stand.
-    pub fn followers(&self) -> usize {
+    pub(crate) fn followers(&self) -> usize {
         let mut state = self.lock();
         state.tails.retain(|(_, tail)| !tail.is_closed());
         state.tails.len()
     }
 
     /// How many bytes of stored events readers hold, about, wherever they hold them.
-    pub fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         let state = self.lock();
         let held = |event: &&Arc<Stored>| Arc::strong_count(event) > 1;
         state
@@ -245,7 +249,7 @@ impl Memory {
     }
 
     /// A job's events that have not expired.
-    pub fn events(&self, job: &JobId) -> Vec<Arc<Stored>> {
+    pub(crate) fn events(&self, job: &JobId) -> Vec<Arc<Stored>> {
         self.lock()
             .jobs
             .get(job)
@@ -430,7 +434,7 @@ fn take_one(count: &mut usize) -> bool {
     some
 }
 
-impl EventSource for Memory {
+impl EventSource for MemoryLog {
     type Tail = MemoryTail;
     type Replay = MemoryReplay;
     type SubmitSignals = MemorySubmitSignals;

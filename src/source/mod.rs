@@ -1,8 +1,10 @@
-//! Where events come from: the log and its live copies, as the reading side needs them. It knows no NATS and no
-//! clients; `nats` and [`memory`] implement it, [`hub`](crate::hub) and [`session`](crate::session) use it.
+//! Where events come from: the log and its live copies, as readers need them. Knows neither NATS nor clients. `nats`
+//! implements it, and so does `memory` for unit tests; [`hub`](crate::hub) and [`session`](crate::session) use it.
 
 mod chain;
-pub mod memory;
+mod fold;
+#[cfg(test)]
+pub(crate) mod memory;
 mod refill;
 
 use std::fmt;
@@ -10,6 +12,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 pub use chain::{Chain, Copy, LiveChain, Verdict};
+pub use fold::{FoldError, fold, fold_within};
 pub use refill::{Refill, Refilled};
 
 use crate::wire::{JobId, Seq, Stored, StreamSeq, Unreadable};

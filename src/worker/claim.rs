@@ -13,8 +13,8 @@ use super::report::Report;
 use crate::backend::{self, Backend};
 use crate::config::{APPEND_WAIT, DELIVERIES_MAX, RETRY_AFTER_MAX};
 use crate::nats::{AppendError, Control, Delivery, LogWriter, Tip, Unwritable};
-use crate::session::fold;
 use crate::source::Unavailable;
+use crate::source::fold;
 use crate::wire::{Body, Event, EventType, JobId, JobState, Limits, Stored, StreamSeq};
 
 /// The result of a claim.

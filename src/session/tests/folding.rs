@@ -1,12 +1,12 @@
 //! A job's state is what all its events make of it, whoever is asked and whatever has expired.
 
 use super::*;
-use crate::session::fold;
+use crate::source::fold;
 use crate::wire::JobState;
 
 /// A log with two attempts and, for the second, `count` chunks.
-fn two_attempts(count: u64) -> Memory {
-    let (memory, kind) = (Memory::default(), "demo".parse().unwrap());
+fn two_attempts(count: u64) -> MemoryLog {
+    let (memory, kind) = (MemoryLog::default(), "demo".parse().unwrap());
     let started = Body::Started {
         kind,
         worker: "w".into(),
@@ -24,7 +24,7 @@ fn two_attempts(count: u64) -> Memory {
 }
 
 /// What the events that the log holds make of the job.
-fn expected(memory: &Memory) -> serde_json::Value {
+fn expected(memory: &MemoryLog) -> serde_json::Value {
     let mut state = JobState::new(job());
     memory
         .events(&job())
@@ -33,7 +33,7 @@ fn expected(memory: &Memory) -> serde_json::Value {
     serde_json::to_value(state).unwrap()
 }
 
-async fn folded(memory: &Memory) -> serde_json::Value {
+async fn folded(memory: &MemoryLog) -> serde_json::Value {
     let state = timeout(FOREVER, fold(memory, &job()))
         .await
         .expect("folding ends")
@@ -52,7 +52,7 @@ async fn a_state_is_the_whole_log_folded() {
 
 #[tokio::test(start_paused = true)]
 async fn a_job_without_events_has_no_state() {
-    assert!(fold(&Memory::default(), &job()).await.unwrap().is_none());
+    assert!(fold(&MemoryLog::default(), &job()).await.unwrap().is_none());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,11 +1,11 @@
 //! Messages in the form of an event whose sequence number does not follow the one before: undecodable, never delivered.
 
 use super::*;
-use crate::session::fold;
+use crate::source::fold;
 
 /// A log of five events and many of another job, so that high numbers have places to stand on.
-fn log() -> Memory {
-    let memory = Memory::default();
+fn log() -> MemoryLog {
+    let memory = MemoryLog::default();
     for _ in 0..200 {
         memory.append(&other_job(), chunk("else"));
     }

@@ -6,7 +6,7 @@ use super::*;
 use crate::config::OPEN_WAIT;
 
 /// The cursor of the job's event with this number.
-fn cursor(memory: &Memory, seq: u64) -> Cursor {
+fn cursor(memory: &MemoryLog, seq: u64) -> Cursor {
     memory
         .events(&job())
         .iter()
@@ -15,7 +15,7 @@ fn cursor(memory: &Memory, seq: u64) -> Cursor {
         .cursor()
 }
 
-async fn refusal(memory: &Memory, start: Start) -> Error {
+async fn refusal(memory: &MemoryLog, start: Start) -> Error {
     Client::open(&edge(memory), start).await.unwrap_err()
 }
 
@@ -50,7 +50,7 @@ async fn a_watcher_gets_every_event_after_its_start_once_and_in_order() {
 
 #[tokio::test(start_paused = true)]
 async fn a_job_may_be_watched_before_it_is_submitted() {
-    let memory = Memory::default();
+    let memory = MemoryLog::default();
     let mut client = Client::from_start(&edge(&memory)).await;
     assert!(client.session.status().is_none());
     client.until_live().await;
@@ -168,7 +168,7 @@ async fn a_number_beyond_the_end_of_the_log_is_refused_and_told_where_the_log_en
             "{refused}"
         );
     }
-    let refused = refusal(&Memory::default(), Start::After(Seq(1))).await;
+    let refused = refusal(&MemoryLog::default(), Start::After(Seq(1))).await;
     assert!(matches!(refused, Error::AfterTheEnd { last: Seq(0) }));
 }
 

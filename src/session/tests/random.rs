@@ -15,8 +15,8 @@ const CLIENTS: u64 = 4;
 /// One run: a log, two edges, and what is known of the log.
 struct Run {
     seed: u64,
-    memory: Memory,
-    edges: [Arc<Hub<Memory>>; 2],
+    memory: MemoryLog,
+    edges: [Arc<Hub<MemoryLog>>; 2],
     /// The number of the end event.
     end: u64,
     /// Up to where events have expired.
@@ -25,7 +25,7 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Self {
-        let memory = Memory::default();
+        let memory = MemoryLog::default();
         let edges = [edge(&memory), edge(&memory)];
         Self {
             seed,

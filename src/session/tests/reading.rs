@@ -63,7 +63,7 @@ async fn a_thousand_watchers_of_one_job_cost_the_source_one_subscription() {
 }
 
 /// Appends large events, one every millisecond.
-async fn flood(memory: &Memory, seqs: Range<u64>) {
+async fn flood(memory: &MemoryLog, seqs: Range<u64>) {
     for _ in seqs {
         memory.append(&job(), chunk("x".repeat(1000)));
         settle().await;

@@ -8,8 +8,8 @@ use crate::config::{OPEN_WAIT, PROBE_SPREAD};
 const FOUND_OUT: Duration = Duration::from_secs(3);
 
 /// A log of this job alone, so that numbers and places are the same.
-fn alone(count: u64) -> Memory {
-    let memory = Memory::default();
+fn alone(count: u64) -> MemoryLog {
+    let memory = MemoryLog::default();
     for n in 0..count {
         memory.append(&job(), chunk(format!("old {n} ")));
     }
@@ -17,7 +17,7 @@ fn alone(count: u64) -> Memory {
 }
 
 /// What a session hands over until its log turns out to be another one.
-async fn until_rebuilt(session: &mut Session<Memory>) -> Vec<Arc<Stored>> {
+async fn until_rebuilt(session: &mut Session<MemoryLog>) -> Vec<Arc<Stored>> {
     let mut given = Vec::new();
     loop {
         match timeout(FOUND_OUT, session.next())
@@ -33,7 +33,7 @@ async fn until_rebuilt(session: &mut Session<Memory>) -> Vec<Arc<Stored>> {
 }
 
 /// A watcher who has seen all of the log.
-async fn caught_up(hub: &Arc<Hub<Memory>>) -> Session<Memory> {
+async fn caught_up(hub: &Arc<Hub<MemoryLog>>) -> Session<MemoryLog> {
     let mut session = Session::open(hub, &job(), FROM_START).await.unwrap();
     while !matches!(session.next().await, Step::Live) {}
     session

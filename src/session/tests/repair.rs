@@ -7,7 +7,7 @@ use super::*;
 use crate::config::{PROBE_FIRST, PROBE_MAX, PROBE_SILENT, PROBE_SPREAD, REREAD_MAX};
 
 /// A client that has everything of a log of `count` events and is told live.
-async fn live(memory: &Memory, count: u64) -> (Arc<Hub<Memory>>, Client) {
+async fn live(memory: &MemoryLog, count: u64) -> (Arc<Hub<MemoryLog>>, Client) {
     append(memory, count);
     let hub = edge(memory);
     let mut client = Client::from_start(&hub).await;
@@ -17,7 +17,7 @@ async fn live(memory: &Memory, count: u64) -> (Arc<Hub<Memory>>, Client) {
 
 #[tokio::test(start_paused = true)]
 async fn live_copies_that_were_lost_in_the_middle_cost_one_reading() {
-    let memory = Memory::default();
+    let memory = MemoryLog::default();
     let (_hub, mut client) = live(&memory, 3).await;
     let before = memory.calls();
     append(&memory, 2);
@@ -34,7 +34,7 @@ async fn live_copies_that_were_lost_in_the_middle_cost_one_reading() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hole_is_filled_though_copies_come_faster_than_the_log_answers() {
-    let memory = Memory::default();
+    let memory = MemoryLog::default();
     let (_hub, mut client) = live(&memory, 3).await;
     memory.latency(MOMENT * 20);
     memory.lose(1);
@@ -54,7 +54,7 @@ async fn a_hole_is_filled_though_copies_come_faster_than_the_log_answers() {
 
 #[tokio::test(start_paused = true)]
 async fn a_last_copy_that_was_lost_is_found_when_the_job_is_silent() {
-    let memory = Memory::default();
+    let memory = MemoryLog::default();
     let (_hub, mut client) = live(&memory, 3).await;
     sleep(PROBE_FIRST * 2).await;
     append(&memory, 1);
@@ -84,7 +84,7 @@ async fn a_copy_that_was_lost_right_after_the_subscription_is_found_by_the_first
 
 #[tokio::test(start_paused = true)]
 async fn a_last_copy_is_found_as_soon_after_a_long_silence() {
-    let memory = Memory::default();
+    let memory = MemoryLog::default();
     let (_hub, mut client) = live(&memory, 3).await;
     client.rests(PROBE_MAX * 20).await;
     append(&memory, 1);
@@ -102,7 +102,7 @@ async fn a_last_copy_is_found_as_soon_after_a_long_silence() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_job_is_asked_about_ever_more_rarely() {
-    let memory = Memory::default();
+    let memory = MemoryLog::default();
     let (_hub, mut client) = live(&memory, 3).await;
     client.rests(PROBE_MAX * 9).await;
     let before = memory.calls();
@@ -118,7 +118,7 @@ async fn a_silent_job_is_asked_about_ever_more_rarely() {
 #[tokio::test(start_paused = true)]
 async fn a_disturbance_leads_to_a_question_within_a_second() {
     for late_copy in [false, true] {
-        let memory = Memory::default();
+        let memory = MemoryLog::default();
         let (_hub, mut client) = live(&memory, 3).await;
         client.rests(PROBE_MAX * 5).await;
         memory.hold(1);
@@ -144,7 +144,7 @@ async fn a_disturbance_leads_to_a_question_within_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn copies_that_come_twice_or_in_another_order_are_told_once_and_in_order() {
-    let memory = Memory::default();
+    let memory = MemoryLog::default();
     let (_hub, mut client) = live(&memory, 3).await;
     memory.double(4);
     append(&memory, 4);
@@ -200,7 +200,7 @@ async fn replays_that_break_off_early_are_taken_up_where_they_ended() {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_is_away_for_a_while_is_waited_for() {
-    let memory = Memory::default();
+    let memory = MemoryLog::default();
     let (hub, mut client) = live(&memory, 3).await;
     memory.reachable(false);
     memory.lose(3);
@@ -233,7 +233,7 @@ async fn a_source_that_is_away_for_a_while_is_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_subscription_that_ended_is_begun_again_where_it_was() {
-    let memory = Memory::default();
+    let memory = MemoryLog::default();
     let (_hub, mut client) = live(&memory, 3).await;
     memory.close();
     append(&memory, 3);

@@ -9,7 +9,7 @@ fn made_up(n: usize) -> JobId {
     format!("made-up-{n}").parse().unwrap()
 }
 
-async fn waiting(memory: &Memory) -> (Arc<Hub<Memory>>, Client) {
+async fn waiting(memory: &MemoryLog) -> (Arc<Hub<MemoryLog>>, Client) {
     let hub = edge(memory);
     let mut client = Client::from_start(&hub).await;
     client.until_live().await;
@@ -56,13 +56,13 @@ async fn made_up_ids_cost_no_feed_and_share_one_subscription_and_one_task() {
         (0, 0, 0, 0)
     );
     // The next one starts all of it again.
-    let (_hub, mut client) = waiting(&Memory::default()).await;
+    let (_hub, mut client) = waiting(&MemoryLog::default()).await;
     client.rests(FOREVER).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn watches_of_one_job_wait_together_and_each_gets_all_of_it() {
-    let memory = Memory::default();
+    let memory = MemoryLog::default();
     let (hub, mut first) = waiting(&memory).await;
     let mut second = Client::from_start(&hub).await;
     let third = Client::from_start(&hub).await;
@@ -80,7 +80,7 @@ async fn watches_of_one_job_wait_together_and_each_gets_all_of_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_that_is_dropped_leaves_no_entry() {
-    let memory = Memory::default();
+    let memory = MemoryLog::default();
     let (hub, client) = waiting(&memory).await;
     drop(client);
     assert_eq!(hub.waiting(), 0);
@@ -93,7 +93,7 @@ async fn a_session_that_is_dropped_leaves_no_entry() {
 async fn an_event_that_comes_at_any_moment_of_the_opening_is_not_missed() {
     // A watch that is opened takes up to four requests.
     for ms in 0..50 {
-        let memory = Memory::default();
+        let memory = MemoryLog::default();
         memory.latency(Duration::from_millis(10));
         let hub = edge(&memory);
         let store = async {
@@ -119,7 +119,7 @@ async fn a_job_whose_signal_was_lost_is_found_in_the_log() {
         (Duration::ZERO, PROBE_FIRST * 2),
         (LOOK_EVERY * 10, LOOK_EVERY * 2),
     ] {
-        let memory = Memory::default();
+        let memory = MemoryLog::default();
         let (_hub, mut client) = waiting(&memory).await;
         sleep(before).await;
         memory.lose_signals(true);
@@ -132,7 +132,7 @@ async fn a_job_whose_signal_was_lost_is_found_in_the_log() {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_disturbance_every_job_is_looked_up_soon() {
-    let memory = Memory::default();
+    let memory = MemoryLog::default();
     let (_hub, mut client) = waiting(&memory).await;
     sleep(LOOK_EVERY * 3).await;
     memory.lose_signals(true);
@@ -149,7 +149,7 @@ async fn after_a_disturbance_every_job_is_looked_up_soon() {
 
 #[tokio::test(start_paused = true)]
 async fn a_subscription_that_ends_is_made_again() {
-    let memory = Memory::default();
+    let memory = MemoryLog::default();
     let (_hub, mut client) = waiting(&memory).await;
     memory.close();
     sleep(PROBE_FIRST).await;
@@ -164,7 +164,7 @@ async fn a_subscription_that_ends_is_made_again() {
 async fn a_job_that_is_queued_is_known_before_its_first_event() {
     // Before the watch, and after it.
     for first in [true, false] {
-        let memory = Memory::default();
+        let memory = MemoryLog::default();
         let hub = edge(&memory);
         if first {
             memory.enqueue(&job());

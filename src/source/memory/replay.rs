@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use tokio_util::sync::ReusableBoxFuture;
 
-use super::Memory;
+use super::MemoryLog;
 use crate::source::{Chain, Replay, Span, Unavailable};
 use crate::wire::{JobId, Stored, StreamSeq};
 
 /// One reading of one job's log. What it can give is fixed when it begins, and may expire while it reads.
 #[derive(Debug)]
-pub struct MemoryReplay {
-    pub(super) memory: Memory,
+pub(crate) struct MemoryReplay {
+    pub(super) memory: MemoryLog,
     pub(super) job: JobId,
     pub(super) span: Span,
     pub(super) way: Way,

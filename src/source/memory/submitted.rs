@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use tokio::sync::{mpsc, watch};
 
-use super::Memory;
+use super::MemoryLog;
 use crate::config::LIVE_CAPACITY;
 use crate::source::{SubmitSignal, SubmitSignals};
 use crate::wire::JobId;
@@ -43,21 +43,21 @@ impl Submitted {
     }
 }
 
-impl Memory {
+impl MemoryLog {
     /// Puts a job into the queue, whose first event is not stored yet.
-    pub fn enqueue(&self, job: &JobId) {
+    pub(crate) fn enqueue(&self, job: &JobId) {
         let mut state = self.lock();
         state.submitted.queue.insert(job.clone());
         state.submitted.signal(job);
     }
 
     /// Whether signals of what is submitted are lost in silence. The first event of a log is one.
-    pub fn lose_signals(&self, yes: bool) {
+    pub(crate) fn lose_signals(&self, yes: bool) {
         self.lock().submitted.lose = yes;
     }
 
     /// How many subscriptions to submissions stand.
-    pub fn signalled(&self) -> usize {
+    pub(crate) fn signalled(&self) -> usize {
         self.lock()
             .submitted
             .signals
@@ -69,7 +69,7 @@ impl Memory {
 
 /// A subscription to submissions.
 #[derive(Debug)]
-pub struct MemorySubmitSignals {
+pub(crate) struct MemorySubmitSignals {
     pub(super) signals: mpsc::Receiver<JobId>,
     pub(super) disturbed: watch::Receiver<u64>,
 }

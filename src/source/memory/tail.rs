@@ -10,7 +10,7 @@ use crate::wire::Stored;
 
 /// The live copies of one job.
 #[derive(Debug)]
-pub struct MemoryTail {
+pub(crate) struct MemoryTail {
     /// `None` after the subscription was ended.
     pub(super) live: Option<mpsc::Receiver<Arc<Stored>>>,
     pub(super) disturbed: watch::Receiver<u64>,

@@ -12,7 +12,7 @@ use tailwater::nats::{Log, Names, Nats, Options, Queue, StreamSettings};
 use tailwater::runtime::Tasks;
 use tailwater::wire::{JobId, JobState, Kind, Stored, Submission};
 use tailwater::worker::{self, Worker};
-use tailwater::{edge, session};
+use tailwater::{edge, source};
 use tokio_util::sync::CancellationToken;
 
 use super::broker::Broker;
@@ -194,7 +194,7 @@ impl System {
         let reader = tailwater::nats::Reader::open(self.log.clone(), &tasks)
             .await
             .unwrap();
-        let state = session::fold(&reader, job).await.ok()?;
+        let state = source::fold(&reader, job).await.ok()?;
         tasks.end(Duration::ZERO).await;
         state
     }

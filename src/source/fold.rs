@@ -1,16 +1,16 @@
-//! A job's state: its whole log, read once and folded. It follows nothing.
+//! A job's state: folds the job's whole log, read once.
 
+use super::{EventSource, Refill, Refilled, Replica, Unavailable};
 use crate::budget::NoRoom;
-use crate::source::{EventSource, Refill, Refilled, Replica, Unavailable};
 use crate::wire::{JobId, JobState, Seq};
 
-/// Why a log is not folded.
+/// Why a log could not be folded.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FoldError {
     /// The leader does not answer.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
-    /// The state is larger than there is room for.
+    /// There is no room for a state of this size.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
 }
