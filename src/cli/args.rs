@@ -1,4 +1,4 @@
-//! Flags that several commands share. Each is also an environment variable, `TAILWATER_<FLAG>`.
+//! Flags that several commands share. Each is also a variable, `TAILWATER_<FLAG>`.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -13,13 +13,13 @@ use crate::backend::webhook::Webhook;
 use crate::config::{NATS_WAIT, SHARDS};
 use crate::nats::{Credentials, Nats, Options, StreamSettings};
 use crate::runtime;
-use crate::wire::Kind;
+use crate::wire::{JobId, Kind};
 
 /// Where the broker is.
 #[derive(Clone, Debug, Args)]
 pub(super) struct NatsArgs {
     /// The NATS server, or several separated by commas: `nats://host:port`, with `user:password@` or `token@` before the
-    /// host when the server wants one, `tls://` for TLS. Better set as the variable when it holds a password: others may
+    /// host if the server needs it, `tls://` for TLS. If it has a password, set the variable instead: other users can
     /// read a command line.
     #[arg(
         long,
@@ -31,7 +31,7 @@ pub(super) struct NatsArgs {
     pub(super) nats: SecretString,
     #[command(flatten)]
     pub(super) credentials: CredentialsArgs,
-    /// The first token of every subject; in capitals, the beginning of every stream's name.
+    /// The first token of every subject and, in capitals, the prefix of every stream's name.
     #[arg(
         long,
         env = "TAILWATER_PREFIX",
@@ -47,7 +47,7 @@ pub(super) struct NatsArgs {
 /// The files that secure connections to the broker.
 #[derive(Clone, Debug, Args)]
 pub(super) struct CredentialsArgs {
-    /// A credentials file for NATS, as `nsc` writes it.
+    /// A credentials file for NATS, as written by `nsc`.
     #[arg(
         long,
         env = "TAILWATER_NATS_CREDS",
@@ -58,7 +58,7 @@ pub(super) struct CredentialsArgs {
     /// A file with the seed of an nkey for NATS.
     #[arg(long, env = "TAILWATER_NATS_NKEY", value_name = "FILE")]
     nats_nkey: Option<PathBuf>,
-    /// The authorities whose certificates NATS servers may have, in PEM, instead of the system's. Implies TLS.
+    /// Certificate authorities for NATS servers, in PEM, instead of the system's. Implies TLS.
     #[arg(long, env = "TAILWATER_NATS_CA", value_name = "FILE")]
     nats_ca: Option<PathBuf>,
     /// A client certificate for NATS, in PEM. Implies TLS.
@@ -81,7 +81,7 @@ pub(super) struct CredentialsArgs {
 
 impl CredentialsArgs {
     fn credentials(&self) -> Credentials {
-        // A variable that is set to nothing names no file.
+        // A variable that is set to an empty text names no file.
         let file =
             |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
         Credentials {
@@ -112,11 +112,11 @@ impl NatsArgs {
 /// How the streams are made.
 #[derive(Clone, Debug, Args)]
 pub(super) struct SetupArgs {
-    /// Over how many streams the logs are spread. Cannot be changed later without draining.
+    /// How many streams hold the logs. To change it later, drain the system first.
     #[arg(long, env = "TAILWATER_SHARDS", value_name = "N", default_value_t = SHARDS,
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     shards: u32,
-    /// On how many servers each event is kept: 1 on a single server, 3 on a cluster.
+    /// How many servers store each event: 1 on a single server, 3 on a cluster.
     #[arg(long, env = "TAILWATER_REPLICAS", value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=5))]
     replicas: u32,
@@ -146,7 +146,7 @@ impl SetupArgs {
     }
 }
 
-/// The hosts of a list that may have blanks and empty places, as a variable that is set to nothing has.
+/// The hosts of a list, without blanks and empty entries, which an empty variable has.
 pub(super) fn hosts(list: &[String]) -> Vec<String> {
     list.iter()
         .map(|host| host.trim().to_owned())
@@ -154,7 +154,7 @@ pub(super) fn hosts(list: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// Whom callbacks may reach, and what they are signed with.
+/// Which hosts callbacks may reach, and the secret that signs them.
 #[derive(Clone, Debug, Args)]
 pub(super) struct WebhookArgs {
     /// The hosts that jobs may call back to, separated by commas, each `name` or `name:port`.
@@ -169,11 +169,11 @@ pub(super) struct WebhookArgs {
     secret: WebhookSecret,
 }
 
-/// What callbacks are signed with.
+/// The secret that signs callbacks.
 #[derive(Clone, Debug, Args)]
 pub(super) struct WebhookSecret {
-    /// What callbacks are signed with, as Standard Webhooks has it: `whsec_` and 24 to 64 random bytes in base64. Better
-    /// set as the variable: others may read a command line.
+    /// The secret that signs callbacks, in the form of Standard Webhooks: `whsec_` and 24 to 64 random bytes in base64.
+    /// Better set the variable: other users can read a command line.
     #[arg(
         long,
         env = "TAILWATER_WEBHOOK_SECRET",
@@ -190,7 +190,7 @@ impl WebhookArgs {
 }
 
 impl WebhookSecret {
-    /// What delivers callbacks to these hosts.
+    /// The backend that delivers callbacks to these hosts.
     pub(super) fn backend(&self, hosts: Vec<String>) -> anyhow::Result<Webhook> {
         let secret = self
             .webhook_secret
@@ -203,6 +203,11 @@ impl WebhookSecret {
     }
 }
 
+/// The error for a job that the log does not have.
+pub(super) fn no_job(job: &JobId) -> String {
+    format!("there is no job {job}, or all of it has expired")
+}
+
 /// A time in milliseconds.
 pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
@@ -213,7 +218,8 @@ pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
     runtime::single_threaded()?.block_on(work)
 }
 
-/// Runs `work` to its end. A first SIGINT or SIGTERM cancels `stop`, which `work` should heed; a second one drops it.
+/// Runs `work` to its end. The first SIGINT or SIGTERM cancels `stop`, at which `work` should end; the
+/// second one drops it.
 pub(super) async fn until_interrupted<E: Into<anyhow::Error>>(
     stop: &CancellationToken,
     work: impl Future<Output = Result<(), E>>,

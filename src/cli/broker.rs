@@ -1,5 +1,5 @@
-//! The NATS server that `up` starts: as a child that ends with it, on a free port, with its data in one directory that
-//! is locked meanwhile.
+//! The NATS server that `up` starts: a child process that ends with it, on a free port, with its data in
+//! one directory that is locked meanwhile.
 
 use std::fs::{self, File, TryLockError};
 use std::net::TcpListener;
@@ -12,18 +12,18 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::config::{SERVER_END_WAIT, SERVER_POLL_EVERY, SERVER_SPACE_MIN, SERVER_START_WAIT};
 use crate::process_group::{Signal, kill_group};
 
-/// The port that NATS clients expect; another one is taken when it is in use.
+/// The port that NATS clients expect. If it is in use, the server listens on a free one.
 const USUAL_PORT: u16 = 4222;
 
-/// A running nats-server, until [`stop`](Self::stop) or the end of this process, however that comes.
+/// A running nats-server. It ends at [`stop`](Self::stop), or with this process, even if that is killed.
 #[derive(Debug)]
 pub(super) struct Broker {
     child: Child,
     url: String,
-    /// Whether another program has the usual port.
+    /// Whether another program uses the usual port.
     displaced: bool,
     log: PathBuf,
-    /// Held until the end: two servers on one store would destroy it.
+    /// Held until the end: two servers would destroy the store.
     _lock: File,
 }
 
@@ -38,8 +38,10 @@ impl Broker {
         let config = dir.join("nats-server.conf");
         fs::write(&config, include_str!("../../nats/server.conf"))
             .with_context(|| format!("cannot write {}", config.display()))?;
-        let free = TcpListener::bind(("127.0.0.1", USUAL_PORT)).is_ok();
-        let mut broker = Self::spawn(dir, &program, if free { "4222" } else { "-1" }, lock)?;
+        let port = TcpListener::bind(("127.0.0.1", USUAL_PORT))
+            .is_ok()
+            .then_some(USUAL_PORT);
+        let mut broker = Self::spawn(dir, &program, port, lock)?;
         let ports = broker.wait_for_ports(dir).await;
         if let Err(error) = ports {
             broker.stop().await;
@@ -48,12 +50,12 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Where clients find it.
+    /// Its address.
     pub(super) fn url(&self) -> &str {
         &self.url
     }
 
-    /// What other commands must be told when the server is not where they look for it.
+    /// A notice for the user if the server is not where other commands expect it.
     pub(super) fn notice(&self) -> Option<String> {
         let url = &self.url;
         self.displaced.then(|| {
@@ -64,11 +66,11 @@ impl Broker {
         })
     }
 
-    /// Waits until the server ends by itself, and says so.
+    /// Waits until the server ends by itself; returns why.
     pub(super) async fn died(&mut self) -> anyhow::Error {
         match self.child.wait().await {
             Ok(status) => {
-                anyhow::anyhow!("nats-server ended ({status}): {}", last_words(&self.log))
+                anyhow::anyhow!("nats-server ended ({status}): {}", last_error(&self.log))
             }
             Err(error) => error.into(),
         }
@@ -84,7 +86,7 @@ impl Broker {
         }
     }
 
-    fn spawn(dir: &Path, program: &Path, port: &str, lock: File) -> anyhow::Result<Self> {
+    fn spawn(dir: &Path, program: &Path, port: Option<u16>, lock: File) -> anyhow::Result<Self> {
         let ports = ports_dir(dir);
         let _ = fs::remove_dir_all(&ports);
         fs::create_dir_all(&ports).with_context(|| format!("cannot write to {}", dir.display()))?;
@@ -96,7 +98,10 @@ impl Broker {
             .arg(program)
             .arg("-c")
             .arg(dir.join("nats-server.conf"))
-            .args(["-a", "127.0.0.1", "-p", port, "-js", "-sd"])
+            .args(["-a", "127.0.0.1", "-p"])
+            // -1 is any free port.
+            .arg(port.map_or_else(|| "-1".to_owned(), |port| port.to_string()))
+            .args(["-js", "-sd"])
             .arg(dir)
             .arg("--ports_file_dir")
             .arg(&ports)
@@ -110,13 +115,13 @@ impl Broker {
         Ok(Self {
             child,
             url: String::new(),
-            displaced: port != "4222",
+            displaced: port.is_none(),
             log,
             _lock: lock,
         })
     }
 
-    /// Waits until the server has written where it listens.
+    /// Waits until the server has written its ports file.
     async fn wait_for_ports(&mut self, dir: &Path) -> anyhow::Result<()> {
         let deadline = Instant::now() + SERVER_START_WAIT;
         loop {
@@ -125,7 +130,7 @@ impl Broker {
                 return Ok(());
             }
             if self.child.try_wait()?.is_some() {
-                bail!("nats-server did not start: {}", last_words(&self.log));
+                bail!("nats-server did not start: {}", last_error(&self.log));
             }
             if Instant::now() > deadline {
                 bail!(
@@ -168,12 +173,12 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// Finds out that the disk is full before the server does, which would not say so.
+/// Checks that the disk is not full: the server would not report it.
 fn check_space(dir: &Path) -> anyhow::Result<()> {
     let probe = dir.join("probe");
     let written = fs::write(&probe, vec![0; SERVER_SPACE_MIN]);
     let _ = fs::remove_file(&probe);
-    written.with_context(|| format!("the data directory {} has no room", dir.display()))
+    written.with_context(|| format!("the data directory {} is full", dir.display()))
 }
 
 fn find(program: Option<&Path>) -> anyhow::Result<PathBuf> {
@@ -183,12 +188,12 @@ fn find(program: Option<&Path>) -> anyhow::Result<PathBuf> {
         None => on_path("nats-server").or_else(|| Some(here).filter(|file| is_program(file))),
     };
     found.with_context(|| {
-        let sought = program.map_or_else(
+        let place = program.map_or_else(
             || "on PATH or in .tools/".to_owned(),
             |file| format!("at {}", file.display()),
         );
         format!(
-            "no nats-server {sought}: install it, or run scripts/nats-server.sh, or set NATS_SERVER"
+            "no nats-server {place}: install it, or run scripts/nats-server.sh, or set NATS_SERVER"
         )
     })
 }
@@ -207,17 +212,22 @@ fn is_program(file: &Path) -> bool {
         .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// The last line of the server's log that says why it ended.
-fn last_words(log: &Path) -> String {
+/// Why the server ended: the last line of its log that reports an error, or else the last line.
+fn last_error(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
-    let told = |line: &&str| line.contains("[FTL]") || line.contains("[ERR]");
     let line = text
         .lines()
         .rev()
-        .find(told)
+        .find(|line| is_error(line))
         .or_else(|| text.lines().last())
-        .unwrap_or("it said nothing");
+        .unwrap_or("it wrote nothing to its log");
     line.split_once("] ")
-        .map_or(line, |(_, said)| said)
+        .map_or(line, |(_, message)| message)
         .to_owned()
+}
+
+/// Whether a line of nats-server's log has the level error or fatal. The server exits with 1 whatever the
+/// cause and has no other form of log, so these documented labels are the only source.
+fn is_error(line: &str) -> bool {
+    ["[ERR]", "[FTL]"].iter().any(|level| line.contains(level))
 }

@@ -1,36 +1,36 @@
-//! `tailwater cancel`: asks for a job to be ended.
+//! `tailwater cancel`: requests that a job ends.
 
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::args::{NatsArgs, block_on};
+use super::args::{NatsArgs, block_on, no_job};
 use crate::nats::{CancelOutcome, Log, Queue};
 use crate::wire::JobId;
 
-/// Cancel a job, whether it waits, runs, or lost its worker. Prints the number of the event that asks for it.
+/// Cancel a job that waits, runs, or lost its worker. Prints the sequence number of the cancel request.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Example:\n  tailwater cancel my-job --by me")]
-pub(super) struct Cancel {
+pub(super) struct CancelCommand {
     /// The job's id.
     job: JobId,
-    /// Who asks, for people who read the log.
+    /// Who cancels, for people who read the log.
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
     #[command(flatten)]
     nats: NatsArgs,
 }
 
-impl Cancel {
+impl CancelCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
             let nats = self.nats.connect("cancel").await?;
             let queue = Queue::new(Log::open(&nats).await?);
             match queue.cancel(&self.job, self.by).await? {
                 CancelOutcome::Requested(seq) | CancelOutcome::Already(seq) => println!("{seq}"),
-                CancelOutcome::Ended => anyhow::bail!("the job {} has ended already", self.job),
+                CancelOutcome::Ended => anyhow::bail!("job {} has already ended", self.job),
                 CancelOutcome::Unknown => {
-                    anyhow::bail!("there is no job {}, or all of it has expired", self.job)
+                    anyhow::bail!(no_job(&self.job))
                 }
                 CancelOutcome::Undecodable => {
                     anyhow::bail!(

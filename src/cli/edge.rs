@@ -14,13 +14,14 @@ use crate::budget::Budget;
 use crate::config::{DRAIN_WINDOW, MEMORY_MIN};
 use crate::{edge, runtime};
 
-/// Serve clients: submit, state, and every job's stream over WebSocket. Any number of edges may run; none keeps anything.
+/// Serve clients: submit jobs, read their state, and follow their streams. Any number of edges may run; none stores
+/// anything.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Example:\n  tailwater edge --listen 0.0.0.0:4000 --nats nats://nats:4222 --threads 2"
 )]
-pub(super) struct Edge {
-    /// Where to listen; port 0 takes a free one.
+pub(super) struct EdgeCommand {
+    /// Where to listen; port 0 chooses a free one.
     #[arg(
         long,
         env = "TAILWATER_LISTEN",
@@ -28,11 +29,11 @@ pub(super) struct Edge {
         default_value = "127.0.0.1:4000"
     )]
     listen: SocketAddr,
-    /// How many independent threads serve, each with its own connections to NATS.
+    /// How many independent threads serve clients, each with its own connections to NATS.
     #[arg(long, env = "TAILWATER_THREADS", value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
-    /// Over what time clients are told to come back when the edge stops, so that they do not all do it at once.
+    /// When the edge stops: over how much time it tells its clients to reconnect, so that they do not all do so at once.
     #[arg(long, env = "TAILWATER_DRAIN", value_name = "TIME", default_value_t = DRAIN_WINDOW.into(),
           value_parser = str::parse::<humantime::Duration>)]
     drain: humantime::Duration,
@@ -42,7 +43,7 @@ pub(super) struct Edge {
     nats: NatsArgs,
 }
 
-/// What an edge is told beside where it listens.
+/// The settings of an edge besides its address.
 #[derive(Clone, Debug, Args)]
 pub(super) struct EdgeArgs {
     /// The hosts that jobs may call back to, separated by commas, each `name` or `name:port`. None by default.
@@ -53,13 +54,13 @@ pub(super) struct EdgeArgs {
         value_delimiter = ','
     )]
     callback_hosts: Vec<String>,
-    /// How much memory the edge may hold for its clients, for example 512MiB or 2GiB; beyond it new requests are refused.
-    /// By default a quarter of what the machine, or the container, has.
+    /// How much memory the edge may hold for its clients, for example 512MiB or 2GiB; beyond that, new requests are
+    /// refused. By default a quarter of the memory of the machine or container.
     #[arg(long, env = "TAILWATER_MEMORY", value_name = "BYTES", value_parser = bytes)]
     memory: Option<usize>,
 }
 
-/// Reads a number of bytes, with or without a unit.
+/// Parses a number of bytes, with or without a unit.
 fn bytes(text: &str) -> Result<usize, String> {
     const UNITS: [(&str, usize); 7] = [
         ("KiB", 10),
@@ -89,12 +90,12 @@ fn bytes(text: &str) -> Result<usize, String> {
 }
 
 impl EdgeArgs {
-    /// What the threads of this edge share.
+    /// The state that the threads of this edge share.
     pub(super) fn shared(&self) -> edge::EdgeShared {
         edge::EdgeShared::new(self.memory.map_or_else(Budget::of_machine, Budget::new))
     }
 
-    /// What an edge is told that tells its clients to come back over the time `drain`.
+    /// The settings of an edge that drains its clients over this time.
     pub(super) fn settings(&self, drain: Duration) -> edge::EdgeSettings {
         edge::EdgeSettings {
             callback_hosts: hosts(&self.callback_hosts),
@@ -103,7 +104,7 @@ impl EdgeArgs {
     }
 }
 
-impl Edge {
+impl EdgeCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let threads = usize::from(self.threads);
         let listeners = bind(self.listen, threads)?;
@@ -125,7 +126,7 @@ impl Edge {
                 .ok()
                 .and_then(|mut listener| listener.take());
             async move {
-                // Whichever thread ends, the others follow.
+                // When one thread ends, the others follow.
                 let _stop_all = stop.clone().drop_guard();
                 let listener = listener.context("a listener is taken once")?;
                 let nats = nats.connect("edge").await?;
@@ -142,13 +143,13 @@ impl Edge {
     }
 }
 
-/// Says where an edge is once it takes clients.
+/// Prints the address of an edge once it accepts clients.
 pub(super) async fn announce(shared: &edge::EdgeShared, threads: usize, addr: SocketAddr) {
     shared.serves(threads).await;
     println!("ready http://{addr}");
 }
 
-/// Does `beside` until `work` has ended.
+/// Runs `beside` until `work` has ended.
 pub(super) async fn with<T>(work: impl Future<Output = T>, beside: impl Future<Output = ()>) -> T {
     let (mut work, mut beside) = (std::pin::pin!(work), std::pin::pin!(beside));
     tokio::select! {

@@ -1,4 +1,4 @@
-//! `tailwater guard`, hidden: stands between a worker, or `up`, and a program that must not outlive it.
+//! `tailwater guard`, hidden: runs between a worker, or `up`, and a program that must not outlive it.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -7,10 +7,10 @@ use clap::Args;
 
 use super::args::block_on;
 
-/// Run a program that is ended with its parent, however that ends.
+/// Run a program that never outlives its parent.
 #[derive(Debug, Args)]
-pub(super) struct Guard {
-    /// The process with which the program ends.
+pub(super) struct GuardCommand {
+    /// The process that the program must not outlive.
     #[arg(long)]
     parent: u32,
     /// The program and its arguments.
@@ -18,7 +18,7 @@ pub(super) struct Guard {
     command: Vec<OsString>,
 }
 
-impl Guard {
+impl GuardCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move { Ok(crate::guard::run(self.parent, self.command).await?) })
     }

@@ -16,17 +16,17 @@ use crate::nats::{JobQuery, Log, Reader};
 use crate::runtime::Tasks;
 use crate::wire::{JobRow, Kind, Status};
 
-/// List the jobs that the log still holds, the one whose last event is newest first.
+/// List the jobs in the log, the most recently updated first.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Example:\n  tailwater jobs --status running --limit 50")]
-pub(super) struct Jobs {
-    /// Only the jobs that are this.
+pub(super) struct JobsCommand {
+    /// Only jobs with this status.
     #[arg(long, value_parser = PossibleValuesParser::new(Status::ALL.map(Status::as_str)).try_map(|text| status(&text)))]
     status: Option<Status>,
-    /// Only the jobs of this kind.
+    /// Only jobs of this kind.
     #[arg(long)]
     kind: Option<Kind>,
-    /// How many jobs to show at the most.
+    /// How many jobs to show at most.
     #[arg(long, value_name = "N", default_value_t = LIST_ROWS as u32, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     /// Print one job per line, as JSON.
@@ -40,18 +40,20 @@ fn status(text: &str) -> Result<Status, &'static str> {
     Status::ALL
         .into_iter()
         .find(|status| status.as_str() == text)
-        .ok_or("no status")
+        .ok_or("not a status")
 }
 
-impl Jobs {
+impl JobsCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
             let nats = self.nats.connect("jobs").await?;
             let log = Log::open(&nats).await?;
             let reader = Reader::open(log, &Tasks::new(CancellationToken::new())).await?;
-            let (mut left, mut page, mut table) = (self.limit as usize, None, Vec::new());
-            while left > 0 {
-                let limit = left.min(LIST_ROWS_MAX);
+            let mut remaining = self.limit as usize;
+            let mut page = None;
+            let mut table = Vec::new();
+            while remaining > 0 {
+                let limit = remaining.min(LIST_ROWS_MAX);
                 let query = JobQuery {
                     status: self.status,
                     kind: self.kind.clone(),
@@ -60,7 +62,7 @@ impl Jobs {
                 };
                 let listed = timeout(OPEN_WAIT, Box::pin(reader.list(&query))).await;
                 let listed = listed.context("the log was not read in time")??;
-                left -= listed.jobs.len();
+                remaining -= listed.jobs.len();
                 if self.json {
                     let mut out = io::stdout().lock();
                     for job in &listed.jobs {
@@ -92,7 +94,7 @@ const HEAD: [&str; 7] = [
 
 fn cells(job: &JobRow) -> [String; HEAD.len()] {
     let absent = || "-".to_owned();
-    // A writer may claim any time, and what lies behind the year 9999 cannot be written.
+    // A worker may write any time; RFC 3339 has none after the year 9999.
     let time = |ms: u64| {
         humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms.min(LATEST)))
             .to_string()
@@ -108,7 +110,7 @@ fn cells(job: &JobRow) -> [String; HEAD.len()] {
     ]
 }
 
-/// Prints rows in columns that are as wide as their widest cell.
+/// Prints rows in columns as wide as their widest cell.
 fn print(rows: &[[String; HEAD.len()]]) -> io::Result<()> {
     let head = HEAD.map(str::to_owned);
     let all = || std::iter::once(&head).chain(rows);

@@ -1,5 +1,5 @@
-//! The log on stderr: written by a thread of its own, so that a reader of stderr that stops reading stops nothing else.
-//! What does not fit meanwhile is lost, and counted. What is worth a line is decided where it happens.
+//! The log on stderr, written by its own thread, so that nothing else blocks when stderr is not read.
+//! Lines that do not fit into its queue meanwhile are lost, and counted.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -11,22 +11,22 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{LOG_FLUSH_WAIT, LOG_LINE_MAX, LOG_LINES};
 
-/// Where log lines go. Clones go to the same place.
+/// Writes log lines. Clones share one thread and sink.
 #[derive(Clone, Debug)]
-pub(super) struct Log {
-    lines: SyncSender<Line>,
+pub(super) struct LogWriter {
+    lines: SyncSender<LogMessage>,
     lost: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
-enum Line {
+enum LogMessage {
     Text(Vec<u8>),
-    /// Asks for an answer once everything before is written.
+    /// Asks for a reply once everything before it is written.
     Flush(SyncSender<()>),
 }
 
-impl Log {
-    /// A log that is written to `sink` by a thread of its own.
+impl LogWriter {
+    /// A log that its own thread writes to `sink`.
     pub(super) fn to(sink: impl Write + Send + 'static) -> io::Result<Self> {
         let (lines, taken) = sync_channel(LOG_LINES);
         let lost = Arc::<AtomicU64>::default();
@@ -37,22 +37,22 @@ impl Log {
         Ok(Self { lines, lost })
     }
 
-    /// Waits until what was logged is written, [`LOG_FLUSH_WAIT`] at the most.
+    /// Waits until everything logged so far is written, [`LOG_FLUSH_WAIT`] at most.
     pub(super) fn flush(&self) {
         let (done, wait) = sync_channel(1);
-        // A full queue says that stderr takes nothing: there is nothing to wait for.
-        if self.lines.try_send(Line::Flush(done)).is_ok() {
+        // A full queue means that stderr is not read, so waiting is pointless.
+        if self.lines.try_send(LogMessage::Flush(done)).is_ok() {
             let _ = wait.recv_timeout(LOG_FLUSH_WAIT);
         }
     }
 }
 
-fn write_all(mut sink: impl Write, lines: &Receiver<Line>, lost: &AtomicU64) {
+fn write_all(mut sink: impl Write, lines: &Receiver<LogMessage>, lost: &AtomicU64) {
     while let Ok(line) = lines.recv() {
-        // A sink that is gone is no reason to end: what is logged must go on being taken.
+        // An error of the sink must not end the thread: the queue has to be emptied.
         let _ = match line {
-            Line::Text(text) => sink.write_all(&text),
-            Line::Flush(done) => {
+            LogMessage::Text(text) => sink.write_all(&text),
+            LogMessage::Flush(done) => {
                 let flushed = sink.flush();
                 let _ = done.send(());
                 flushed
@@ -62,23 +62,23 @@ fn write_all(mut sink: impl Write, lines: &Receiver<Line>, lost: &AtomicU64) {
         if lost > 0 {
             let _ = writeln!(
                 sink,
-                "tailwater: {lost} log lines were lost, because stderr was not read"
+                "tailwater: {lost} log lines were lost because stderr was not read"
             );
         }
     }
 }
 
-/// One event of the log, which is written as one line.
+/// One event of the log, written as one line.
 #[derive(Debug)]
-pub(super) struct Writer<'a>(&'a Log);
+pub(super) struct LogEvent<'a>(&'a LogWriter);
 
-impl Write for Writer<'_> {
+impl Write for LogEvent<'_> {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         let line = match text.get(..LOG_LINE_MAX) {
             Some(begin) => [begin, b"\n"].concat(),
             None => text.to_vec(),
         };
-        if self.0.lines.try_send(Line::Text(line)).is_err() {
+        if self.0.lines.try_send(LogMessage::Text(line)).is_err() {
             self.0.lost.fetch_add(1, Ordering::Relaxed);
         }
         Ok(text.len())
@@ -89,11 +89,11 @@ impl Write for Writer<'_> {
     }
 }
 
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Writer<'a>;
+impl<'a> MakeWriter<'a> for LogWriter {
+    type Writer = LogEvent<'a>;
 
-    fn make_writer(&'a self) -> Writer<'a> {
-        Writer(self)
+    fn make_writer(&'a self) -> LogEvent<'a> {
+        LogEvent(self)
     }
 }
 
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
 
-    /// A sink that is stuck while its lock is held.
+    /// A sink that blocks while its lock is held.
     #[derive(Clone, Default)]
     struct Sink(Arc<Mutex<Vec<u8>>>);
 
@@ -117,9 +117,9 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_is_stuck_stops_nobody_and_what_was_lost_is_counted() {
+    fn a_blocked_sink_blocks_no_logging_and_lost_lines_are_counted() {
         let sink = Sink::default();
-        let log = Log::to(sink.clone()).unwrap();
+        let log = LogWriter::to(sink.clone()).unwrap();
         let stuck = sink.0.lock().unwrap();
         for n in 0..10 * LOG_LINES {
             log.make_writer()
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn a_line_that_is_too_long_is_cut() {
         let sink = Sink::default();
-        let log = Log::to(sink.clone()).unwrap();
+        let log = LogWriter::to(sink.clone()).unwrap();
         log.make_writer()
             .write_all(&vec![b'x'; 10 * LOG_LINE_MAX])
             .unwrap();

@@ -1,4 +1,4 @@
-//! The command line: one file per command. The only place that prints, and the only one that uses `anyhow`.
+//! The command line: one file per command. The only module that prints or uses `anyhow`.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -9,6 +9,8 @@ mod args;
 mod broker;
 mod cancel;
 mod edge;
+mod edge_client;
+mod follow;
 mod guard;
 mod jobs;
 mod log;
@@ -53,26 +55,26 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Up(up::Up),
-    Setup(setup::Setup),
-    Edge(edge::Edge),
-    Worker(worker::Worker),
-    Submit(submit::Submit),
-    Tail(tail::Tail),
-    State(state::State),
-    Jobs(jobs::Jobs),
-    Cancel(cancel::Cancel),
+    Up(up::UpCommand),
+    Setup(setup::SetupCommand),
+    Edge(edge::EdgeCommand),
+    Worker(worker::WorkerCommand),
+    Submit(submit::SubmitCommand),
+    Tail(tail::TailCommand),
+    State(state::StateCommand),
+    Jobs(jobs::JobsCommand),
+    Cancel(cancel::CancelCommand),
     #[command(hide = true)]
-    Guard(guard::Guard),
+    Guard(guard::GuardCommand),
 }
 
-/// The program could not begin its work.
+/// The command could not do its work.
 const CANNOT_START: u8 = 2;
 /// The command line is wrong; the number is `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
 
-/// Parses the command line, runs the command and says how it went: 0 well, 1 the job failed, 2 cannot start, 3 the job was
-/// cancelled, 64 wrong usage.
+/// Parses the command line and runs the command. Exit codes: 0 success, 1 the job failed, 2 the command
+/// could not do its work, 3 the job was cancelled, 64 wrong usage.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -103,7 +105,7 @@ pub fn main() -> ExitCode {
         log.flush();
     }
     outcome.unwrap_or_else(|error| {
-        // Whoever read the output has seen enough.
+        // The reader of the output has closed it.
         let closed = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::BrokenPipe;
         if error.downcast_ref().is_some_and(closed) {
             return ExitCode::SUCCESS;
@@ -113,14 +115,14 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// Starts the log; gives it when a thread of its own writes it.
-fn start_log(cli: &Cli) -> Option<log::Log> {
+/// Starts the log. `None` if the thread that writes it cannot be started.
+fn start_log(cli: &Cli) -> Option<log::LogWriter> {
     let quiet = !matches!(cli.command, Command::Edge(_) | Command::Worker(_));
     let level = if quiet { "warn" } else { "info" };
     let default = format!("error,{LOG_FILTER},tailwater={level}");
     let filter =
         EnvFilter::try_new(cli.log.as_deref().unwrap_or(&default)).unwrap_or_else(|error| {
-            eprintln!("tailwater: the log filter is passed over: {error}");
+            eprintln!("tailwater: invalid log filter, using the default: {error}");
             EnvFilter::new(&default)
         });
     let limited = filter_fn(|metadata| {
@@ -128,8 +130,8 @@ fn start_log(cli: &Cli) -> Option<log::Log> {
             |&(target, level): &_| metadata.target() != target || *metadata.level() <= level;
         LOG_LIMITS.iter().all(within)
     });
-    // Nothing logs when there is no thread for it.
-    let writer = log::Log::to(std::io::stderr())
+    // Without its thread nothing is logged.
+    let writer = log::LogWriter::to(std::io::stderr())
         .inspect_err(|error| eprintln!("tailwater: cannot write a log: {error}"))
         .ok()?;
     let log = tracing_subscriber::registry().with(filter).with(limited);

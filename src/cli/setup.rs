@@ -1,4 +1,4 @@
-//! `tailwater setup`: makes the streams.
+//! `tailwater setup`: creates the streams.
 
 use std::process::ExitCode;
 
@@ -8,20 +8,19 @@ use super::args::{NatsArgs, SetupArgs, block_on};
 use crate::config::ACK_WAIT;
 use crate::wire::Kind;
 
-/// Make the streams that Tailwater needs, and declare kinds. Safe to repeat. On existing streams, --max-age and --max-bytes
-/// change how long and how much they keep; a stream that differs in anything else is not changed, and the difference is
-/// shown.
+/// Create the streams that Tailwater needs, and declare kinds. Safe to repeat. On existing streams, --max-age and
+/// --max-bytes change the retention; a stream that differs in anything else is not changed, and the difference is shown.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  tailwater setup --nats nats://127.0.0.1:4222 --shards 4 --replicas 1\n  \
         tailwater setup --kind chat --kind summary\n  tailwater setup --max-age 72h"
 )]
-pub(super) struct Setup {
+pub(super) struct SetupCommand {
     #[command(flatten)]
     nats: NatsArgs,
     #[command(flatten)]
     setup: SetupArgs,
-    /// Declare a kind, so that jobs of it are accepted before its first worker starts. May be repeated.
+    /// Declare a kind, so that its jobs are accepted before its first worker starts. May be repeated.
     #[arg(long, value_name = "KIND")]
     kind: Vec<Kind>,
     /// With --kind: how long a worker may be silent before its jobs go to another one. Fixed once a kind is declared.
@@ -30,7 +29,7 @@ pub(super) struct Setup {
     ack_wait: humantime::Duration,
 }
 
-impl Setup {
+impl SetupCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
             let nats = self.nats.connect("setup").await?;

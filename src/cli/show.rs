@@ -1,4 +1,4 @@
-//! Shows a job's stream in a terminal: the text as it comes, or one event per line as JSON; counts what came.
+//! Prints a job's stream: the text as it arrives, or one event per line as JSON. It also counts events.
 
 use std::io::{self, IsTerminal as _, Write};
 
@@ -7,40 +7,40 @@ use serde::Deserialize;
 use super::terminal::neutralized;
 use crate::wire::{Body, Channel, Failure, JobId, Seq};
 
-/// What was shown so far.
+/// Prints a job's stream.
 #[derive(Debug)]
-pub(super) struct Show {
+pub(super) struct JobPrinter {
     json: bool,
-    /// Whether a person reads it, at a terminal that would obey what is in the text.
+    /// Whether the output is a terminal, which would obey control characters in the text.
     terminal: bool,
-    /// Whether the text that was shown ends amid a line.
+    /// Whether the printed text ends within a line.
     amid_line: bool,
-    /// The number of the last event.
+    /// The sequence number of the last event.
     last: Seq,
     chunks: u64,
     missing: u64,
     duplicated: u64,
     resumed: Vec<Seq>,
-    end: Option<End>,
+    end: Option<JobEnd>,
 }
 
 /// How the job ended.
 #[derive(Debug)]
-pub(super) enum End {
+pub(super) enum JobEnd {
     Done,
     Failed(Failure),
     Cancelled,
 }
 
 #[derive(Deserialize)]
-struct Frame {
+struct PrintedEvent {
     seq: Seq,
     #[serde(flatten)]
     body: Body,
 }
 
-impl Show {
-    /// Shows what comes after the event with this number.
+impl JobPrinter {
+    /// Prints the events after this one.
     pub(super) fn new(json: bool, after: Seq) -> Self {
         Self {
             json,
@@ -56,13 +56,13 @@ impl Show {
     }
 
     /// How the job ended, once it has.
-    pub(super) fn end(&self) -> Option<&End> {
+    pub(super) fn end(&self) -> Option<&JobEnd> {
         self.end.as_ref()
     }
 
-    /// Shows an event, given as the JSON frame of a client.
+    /// Prints an event, given as a client's JSON frame.
     pub(super) fn event(&mut self, json: &[u8]) -> anyhow::Result<()> {
-        let frame: Frame = serde_json::from_slice(json)?;
+        let frame: PrintedEvent = serde_json::from_slice(json)?;
         if frame.seq <= self.last {
             self.duplicated += 1;
         }
@@ -88,9 +88,9 @@ impl Show {
             Body::Retrying { code, message, .. } => self.note(&format!(
                 "\n[{message} ({code}); another attempt follows]\n"
             )),
-            Body::Done { .. } => self.end = Some(End::Done),
-            Body::Failed(failure) => self.end = Some(End::Failed(failure)),
-            Body::Cancelled {} => self.end = Some(End::Cancelled),
+            Body::Done { .. } => self.end = Some(JobEnd::Done),
+            Body::Failed(failure) => self.end = Some(JobEnd::Failed(failure)),
+            Body::Cancelled {} => self.end = Some(JobEnd::Cancelled),
             Body::Queued { .. }
             | Body::Started { .. }
             | Body::Data { .. }
@@ -111,15 +111,15 @@ impl Show {
         }
     }
 
-    /// Shows all of a job's output at once.
+    /// Prints the whole output of a job.
     pub(super) fn output(&mut self, text: &str) -> io::Result<()> {
         let mut out = io::stdout().lock();
         self.text(&mut out, text)?;
         out.flush()
     }
 
-    /// Ends the line that the text left open, so that a shell's prompt begins on its own. Only at a terminal: a program gets
-    /// the output as it is.
+    /// Ends an unfinished line, so that a shell's prompt gets a line of its own. Only at a terminal: a
+    /// program gets the output unchanged.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         if self.terminal && std::mem::take(&mut self.amid_line) {
             println!();
@@ -127,24 +127,24 @@ impl Show {
         io::stdout().flush()
     }
 
-    /// Says that there is no such job yet: its id may be mistyped.
+    /// Reports that the job does not exist yet: its id may be mistyped.
     pub(super) fn waiting(job: &JobId) {
-        eprintln!("tailwater: waiting for job {job}: there is no such job yet");
+        eprintln!("tailwater: waiting for job {job}, which does not exist yet");
     }
 
-    /// Tells that the log no longer has these events.
+    /// Reports that the log no longer has these events.
     pub(super) fn missing(&mut self, from: Seq, to: Seq) {
         self.missing += to.successor().0.saturating_sub(from.0);
         self.last = self.last.max(to);
         self.note(&format!("\n[events {from} to {to} have expired]\n"));
     }
 
-    /// Remembers that the stream was resumed behind an event.
+    /// Notes that the stream was resumed after the last event.
     pub(super) fn resumed(&mut self) {
         self.resumed.push(self.last.successor());
     }
 
-    /// Says on stderr what came and how the job ended.
+    /// Prints the counts on stderr.
     pub(super) fn summary(&self) {
         let Self {
             chunks,

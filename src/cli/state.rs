@@ -1,4 +1,4 @@
-//! `tailwater state`: what a job is.
+//! `tailwater state`: shows a job's state.
 
 use std::process::ExitCode;
 
@@ -6,24 +6,24 @@ use clap::Args;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::args::{NatsArgs, block_on};
+use super::args::{NatsArgs, block_on, no_job};
 use crate::config::OPEN_WAIT;
 use crate::nats::{Log, Queue, Reader};
 use crate::runtime::Tasks;
 use crate::source::fold;
 use crate::wire::{JobId, JobState};
 
-/// Show what a job is: its status, attempt, output so far and times, as JSON.
+/// Show a job's state as JSON: its status, attempt, output so far and times.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Example:\n  tailwater state my-job | jq .status")]
-pub(super) struct State {
+pub(super) struct StateCommand {
     /// The job's id.
     job: JobId,
     #[command(flatten)]
     nats: NatsArgs,
 }
 
-impl State {
+impl StateCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
             let nats = self.nats.connect("state").await?;
@@ -38,7 +38,7 @@ impl State {
                 }),
             };
             let Some(state) = state else {
-                anyhow::bail!("there is no job {}, or all of it has expired", self.job)
+                anyhow::bail!(no_job(&self.job))
             };
             println!("{}", serde_json::to_string_pretty(&state)?);
             Ok(ExitCode::SUCCESS)

@@ -1,9 +1,9 @@
-//! What a terminal is sent of texts that others wrote: nothing that it would take for a command. It prints nothing.
+//! Makes text from others safe for a terminal. It prints nothing itself.
 
 use std::borrow::Cow;
 
-/// The text without control characters, which a terminal obeys: title, clipboard, colours, the keyboard's answers. Line
-/// breaks and tabs stay. Each other one becomes a character that shows that it was there.
+/// The text without control characters, which could change a terminal's title, clipboard, colours or
+/// input. Line breaks and tabs stay; every other one becomes a visible character.
 pub(super) fn neutralized(text: &str) -> Cow<'_, str> {
     if text.chars().all(|c| shown(c) == c) {
         return Cow::Borrowed(text);
@@ -14,7 +14,7 @@ pub(super) fn neutralized(text: &str) -> Cow<'_, str> {
 fn shown(c: char) -> char {
     match c {
         '\n' | '\r' | '\t' => c,
-        // Unicode's pictures of control characters stand in their order.
+        // Unicode has pictures of the control characters in the same order.
         '\0'..='\u{1f}' => {
             char::from_u32(0x2400 + u32::from(c)).unwrap_or(char::REPLACEMENT_CHARACTER)
         }
@@ -35,7 +35,7 @@ mod tests {
     }
 
     #[test]
-    fn other_text_stays_as_it_is() {
+    fn other_text_is_unchanged() {
         let text = "häppy 😀\tone\r\ntwo\n";
         assert!(matches!(neutralized(text), Cow::Borrowed(same) if same == text));
     }

@@ -1,4 +1,4 @@
-//! `tailwater up`: everything on one machine, in one process and its broker.
+//! `tailwater up`: everything on one machine, in one process and its NATS server.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -26,15 +26,14 @@ use crate::runtime::Tasks;
 use crate::wire::{Kind, RESERVED_KIND};
 use crate::worker::{Worker, WorkerSettings};
 
-/// Run everything on this machine: a NATS server of its own, an edge, a demo worker, with `-- CMD…` a worker that runs
-/// this program for jobs of the kind `exec`, and with `--callback-hosts` one that delivers callbacks. Ctrl-C stops all of
-/// it.
+/// Run everything on this machine: a NATS server, an edge, a demo worker, with `-- CMD…` a worker that runs this program
+/// for jobs of the kind `exec`, and with `--callback-hosts` a worker that delivers callbacks. Ctrl-C stops everything.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  tailwater up\n  tailwater up --data-dir /var/lib/tailwater -- python3 my_job.py"
 )]
-pub(super) struct Up {
-    /// Where the edge listens; port 0 takes a free one.
+pub(super) struct UpCommand {
+    /// Where the edge listens; port 0 chooses a free one.
     #[arg(
         long,
         env = "TAILWATER_LISTEN",
@@ -58,10 +57,10 @@ pub(super) struct Up {
         default_value = "tailwater-data"
     )]
     data_dir: PathBuf,
-    /// The nats-server program; otherwise it is sought on PATH and in `.tools/`, where `scripts/nats-server.sh` puts it.
+    /// The nats-server program. By default the one on PATH, or in `.tools/`, where `scripts/nats-server.sh` puts it.
     #[arg(long, env = "NATS_SERVER", value_name = "FILE")]
     nats_server: Option<PathBuf>,
-    /// The first token of every subject; in capitals, the beginning of every stream's name.
+    /// The first token of every subject and, in capitals, the prefix of every stream's name.
     #[arg(
         long,
         env = "TAILWATER_PREFIX",
@@ -77,8 +76,8 @@ pub(super) struct Up {
     edge: EdgeArgs,
     #[command(flatten)]
     secret: WebhookSecret,
-    /// A further variable for the program of `-- CMD`, `NAME` as it is set here or `NAME=value`; may be repeated. Of the
-    /// others it gets only PATH, HOME, LANG, LC_*, TZ, TMPDIR and USER.
+    /// A further variable for the program of `-- CMD`: `NAME` passes on its value here, `NAME=value` sets one. May be
+    /// repeated. Otherwise the program gets only PATH, HOME, LANG, LC_*, TZ, TMPDIR and USER.
     #[arg(long, value_name = "NAME[=VALUE]", requires = "command")]
     env: Vec<Variable>,
     /// A program that runs the jobs of the kind `exec`, and its arguments.
@@ -86,7 +85,7 @@ pub(super) struct Up {
     command: Vec<OsString>,
 }
 
-impl Up {
+impl UpCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
             let hosts = self.edge.settings(Duration::ZERO).callback_hosts;
@@ -114,7 +113,7 @@ impl Up {
         })
     }
 
-    /// Sets the broker up, and runs the edge and the workers until `stop` is cancelled.
+    /// Sets up NATS, and runs the edge and the workers until `stop` is cancelled.
     async fn serve(
         &self,
         url: &SecretString,
@@ -162,7 +161,7 @@ impl Up {
         }
         let shared = self.edge.shared();
         let ready = announce(&shared, 1, listener.local_addr()?);
-        // Whoever presses Ctrl-C wants the prompt back, and there is no other edge that clients could storm.
+        // Ctrl-C should return the prompt at once, and clients have no other edge to overload.
         let settings = self.edge.settings(Duration::ZERO);
         let serving = edge::run(
             listener,
@@ -184,7 +183,7 @@ async fn start_worker<B: Backend>(
     kind: &str,
     tasks: &Tasks,
 ) -> anyhow::Result<()> {
-    // No grace: whoever presses Ctrl-C wants the prompt back, and the next `up` goes on with what was running.
+    // No grace: Ctrl-C should return the prompt at once, and the next `up` continues the running jobs.
     let settings = WorkerSettings {
         grace: Duration::ZERO,
         ..WorkerSettings::new(kind.parse()?)

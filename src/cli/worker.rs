@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use super::args::{NatsArgs, WebhookArgs, millis, until_interrupted};
-use crate::backend::openai::{self, OpenAi};
+use crate::backend::openai::{OpenAi, OpenAiSettings};
 use crate::backend::{Backend, demo::Demo, exec::Exec, exec::Format, exec::Variable};
 use crate::config::{
     ACK_WAIT, BACKEND_THREADS_MIN, FLUSH_BYTES, FLUSH_INTERVAL, GRACE, MODEL_BUSY, MODEL_SILENCE,
@@ -28,8 +28,8 @@ use crate::worker::{self, Flush, WorkerSettings};
         tailwater worker --kind chat openai --base-url http://127.0.0.1:11434/v1 --model llama3.2\n  \
         tailwater worker --kind callback webhook --callback-hosts hooks.example.org"
 )]
-pub(super) struct Worker {
-    /// The jobs to take.
+pub(super) struct WorkerCommand {
+    /// The kind of the jobs to run.
     #[arg(long, env = "TAILWATER_KIND")]
     kind: Kind,
     /// How many jobs to run at a time, on each thread [default: 16; for callbacks 256].
@@ -41,7 +41,7 @@ pub(super) struct Worker {
     /// The shortest time between two chunks of a job; the first goes out at once.
     #[arg(long, env = "TAILWATER_FLUSH_INTERVAL", value_name = "TIME", default_value_t = FLUSH_INTERVAL.into())]
     flush_interval: humantime::Duration,
-    /// How many bytes of text do not wait for the interval.
+    /// How many bytes of text are published without waiting for the interval.
     #[arg(
         long,
         env = "TAILWATER_FLUSH_BYTES",
@@ -49,23 +49,23 @@ pub(super) struct Worker {
         default_value_t = FLUSH_BYTES
     )]
     flush_bytes: usize,
-    /// How long a job may take, from its submission to its end. A job may ask for less.
+    /// How long a job may take from its submission to its end. A job may set a shorter time.
     #[arg(long, env = "TAILWATER_TIMEOUT", value_name = "TIME", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
-    /// How long an attempt may put out nothing. A job may ask for less.
+    /// How long an attempt may produce no output. A job may set a shorter time.
     #[arg(long, env = "TAILWATER_SILENCE_TIMEOUT", value_name = "TIME", value_parser = humantime::parse_duration)]
     silence_timeout: Option<Duration>,
     /// The wait after the first failed attempt of a job; doubled with each further one, up to a minute [default: 1s; for
     /// callbacks 5s].
     #[arg(long, env = "TAILWATER_RETRY_DELAY", value_name = "TIME", value_parser = humantime::parse_duration)]
     retry_delay: Option<Duration>,
-    /// After what silence of a worker its jobs go to another one. The kind's first worker fixes it.
+    /// How long a worker may be silent before its jobs go to another one. Fixed by the kind's first worker.
     #[arg(long, env = "TAILWATER_ACK_WAIT", value_name = "TIME", default_value_t = ACK_WAIT.into())]
     ack_wait: humantime::Duration,
-    /// How long running jobs may go on after SIGTERM, before another worker gets them.
+    /// How long running jobs may go on after SIGTERM before another worker gets them.
     #[arg(long, env = "TAILWATER_GRACE", value_name = "TIME", default_value_t = GRACE.into())]
     grace: humantime::Duration,
-    /// How many independent threads work, each with its own connections to NATS.
+    /// How many independent threads run jobs, each with its own connections to NATS.
     #[arg(long, env = "TAILWATER_THREADS", value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
@@ -77,19 +77,19 @@ pub(super) struct Worker {
 
 #[derive(Clone, Debug, Subcommand)]
 enum BackendArgs {
-    /// Text that is made up from the job's input: {"words": n, "rate": words per second, "length": letters, "seed": s}.
+    /// Generated text, configured by the job's input: {"words": n, "rate": words per second, "length": letters, "seed": s}.
     Demo,
     /// Any program: the job's input is its stdin, as JSON, and its stdout is the output.
     Exec {
         /// What the program writes to stdout.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
-        /// The program can go on from an earlier attempt's output: it is given {"input": …, "output": "so far"}, and
-        /// puts out only what follows.
+        /// The program can continue an earlier attempt's output: it gets {"input": …, "output": "so far"} and puts out
+        /// only what follows.
         #[arg(long)]
         continues: bool,
-        /// A further variable for the program, `NAME` as it is set here or `NAME=value`; may be repeated. Of the others it
-        /// gets only PATH, HOME, LANG, LC_*, TZ, TMPDIR and USER.
+        /// A further variable for the program: `NAME` passes on its value here, `NAME=value` sets one. May be repeated.
+        /// Otherwise the program gets only PATH, HOME, LANG, LC_*, TZ, TMPDIR and USER.
         #[arg(long, value_name = "NAME[=VALUE]")]
         env: Vec<Variable>,
         /// The program and its arguments.
@@ -106,7 +106,7 @@ enum BackendArgs {
         /// The model.
         #[arg(long, env = "TAILWATER_MODEL", value_name = "NAME")]
         model: String,
-        /// The key, if the server wants one. Better set as the variable: others may read a command line.
+        /// The key, if the server needs one. Better set the variable: other users can read a command line.
         #[arg(
             long,
             env = "OPENAI_API_KEY",
@@ -117,16 +117,16 @@ enum BackendArgs {
         /// How long the server may send nothing at all before the attempt fails.
         #[arg(long, env = "TAILWATER_IDLE_TIMEOUT", value_name = "TIME", default_value_t = MODEL_SILENCE.into())]
         idle_timeout: humantime::Duration,
-        /// How long a job waits in all for a server that answers 429, 503 or that it is overloaded; then it fails. Its
-        /// Retry-After holds.
+        /// How long a job waits in total for a server that is busy (429, 503, overloaded); then it fails. Retry-After is
+        /// respected.
         #[arg(long, env = "TAILWATER_BUSY_TIMEOUT", value_name = "TIME", default_value_t = MODEL_BUSY.into())]
         busy_timeout: humantime::Duration,
     },
-    /// Callbacks: tells the address that a job named how the job ended. It serves the kind `callback` only.
+    /// Callbacks: reports how a job ended to the address that the job gave. Serves only the kind `callback`.
     Webhook(WebhookArgs),
 }
 
-impl Worker {
+impl WorkerCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let stop = CancellationToken::new();
         runtime::on_threads(usize::from(self.threads), |_| self.serve(stop.clone()))?;
@@ -163,9 +163,9 @@ impl Worker {
                 idle_timeout: silence,
                 busy_timeout: busy,
             } => {
-                // A variable that is set to nothing is no key.
+                // A variable that is set to an empty text is not a key.
                 let key = api_key.filter(|key| !key.expose_secret().is_empty());
-                let settings = openai::Settings {
+                let settings = OpenAiSettings {
                     base_url,
                     model,
                     key,
@@ -175,10 +175,10 @@ impl Worker {
                 Box::pin(self.serve_with(OpenAi::new(settings)?, stop)).await
             }
             BackendArgs::Webhook(webhook) => {
-                // With any other kind, whoever submits a job could have anything signed.
+                // With any other kind, a submitter could have anything signed.
                 anyhow::ensure!(
                     self.kind.as_str() == RESERVED_KIND,
-                    "the webhook backend serves the kind {RESERVED_KIND} only"
+                    "the webhook backend serves only the kind {RESERVED_KIND}"
                 );
                 Box::pin(self.serve_with(webhook.backend()?, stop)).await
             }

@@ -1,0 +1,147 @@
+//! A client of an edge, as any other program would be: follows one job over any number of connections.
+
+use anyhow::{Context as _, bail};
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use super::args::no_job;
+use super::show::JobPrinter;
+use crate::backoff::Backoff;
+use crate::config::{PING_EVERY, PONG_WAIT, REREAD_FIRST, REREAD_MAX, TAIL_CONNECT_WAIT};
+use crate::wire::{Code, JSON_PROTOCOL, JobId, ServerFrame, Start, may_reconnect};
+
+/// Follows one job over an edge's WebSocket.
+pub(super) struct EdgeClient {
+    pub(super) url: String,
+    pub(super) job: JobId,
+    /// Where to start, or to resume after a drop.
+    pub(super) start: Start,
+    pub(super) must_exist: bool,
+    pub(super) drop_after: Option<u64>,
+    pub(super) printer: JobPrinter,
+}
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// How a connection ended.
+enum ConnectionEnd {
+    /// The job has ended.
+    JobEnded,
+    /// The connection is lost; connect again.
+    Dropped,
+}
+
+impl EdgeClient {
+    /// Follows the job over any number of connections.
+    pub(super) async fn run(&mut self) -> anyhow::Result<()> {
+        let mut backoff = Backoff::new(REREAD_FIRST, REREAD_MAX);
+        let mut was_connected = false;
+        loop {
+            match self.connect().await {
+                Ok(socket) => {
+                    if std::mem::replace(&mut was_connected, true) {
+                        self.printer.resumed();
+                    }
+                    backoff.reset();
+                    match self.watch(socket).await? {
+                        ConnectionEnd::JobEnded => return Ok(()),
+                        ConnectionEnd::Dropped => {}
+                    }
+                }
+                Err(error) if !was_connected => {
+                    return Err(error).with_context(|| format!("cannot connect to {}", self.url));
+                }
+                Err(error) => tracing::info!(%error, "cannot connect yet"),
+            }
+            sleep(backoff.next_pause()).await;
+        }
+    }
+
+    async fn connect(&self) -> anyhow::Result<Socket> {
+        let mut request = self.url.as_str().into_client_request()?;
+        request
+            .headers_mut()
+            .insert("Sec-WebSocket-Protocol", JSON_PROTOCOL.parse()?);
+        let (mut socket, _) = timeout(TAIL_CONNECT_WAIT, connect_async(request)).await??;
+        let watch = match self.start {
+            Start::After(seq) => json!({"op": "watch", "job": self.job, "after": seq}),
+            Start::Cursor(cursor) => {
+                json!({"op": "watch", "job": self.job, "cursor": cursor.to_string()})
+            }
+        };
+        socket.send(Message::text(watch.to_string())).await?;
+        Ok(socket)
+    }
+
+    async fn watch(&mut self, mut socket: Socket) -> anyhow::Result<ConnectionEnd> {
+        let mut events = 0;
+        loop {
+            // The edge pings, so a connection that is silent for longer is dead.
+            let Ok(Some(Ok(message))) = timeout(PING_EVERY + PONG_WAIT, socket.next()).await else {
+                return Ok(ConnectionEnd::Dropped);
+            };
+            match message {
+                Message::Text(text) => match serde_json::from_str(&text) {
+                    Ok(ServerFrame::End { .. }) => return Ok(ConnectionEnd::JobEnded),
+                    Ok(ServerFrame::Watching { status: None, .. }) => {
+                        anyhow::ensure!(!self.must_exist, no_job(&self.job));
+                        JobPrinter::waiting(&self.job);
+                    }
+                    Ok(ServerFrame::Missing { from, to, .. }) => self.printer.missing(from, to),
+                    Ok(ServerFrame::Error { code, message, .. })
+                        if code == Code::Unavailable.as_str() =>
+                    {
+                        tracing::info!(message, "the edge cannot read the log at the moment");
+                        return Ok(ConnectionEnd::Dropped);
+                    }
+                    Ok(ServerFrame::Error { code, message, .. }) => bail!("{message} ({code})"),
+                    Ok(
+                        ServerFrame::Hello { .. }
+                        | ServerFrame::Watching {
+                            status: Some(_), ..
+                        }
+                        | ServerFrame::Live { .. }
+                        | ServerFrame::Submitted { .. }
+                        | ServerFrame::Cancelling { .. }
+                        | ServerFrame::Unwatched { .. },
+                    ) => {}
+                    Err(_) => {
+                        self.event(text.as_bytes())?;
+                        events += 1;
+                        if self.drop_after == Some(events) {
+                            // Without a close frame, like a lost network.
+                            self.drop_after = None;
+                            return Ok(ConnectionEnd::Dropped);
+                        }
+                    }
+                },
+                Message::Close(Some(close)) if !may_reconnect(close.code.into()) => {
+                    bail!(
+                        "the edge closed the connection: {} ({})",
+                        close.reason,
+                        u16::from(close.code)
+                    );
+                }
+                Message::Close(_) => return Ok(ConnectionEnd::Dropped),
+                Message::Ping(_) | Message::Pong(_) | Message::Binary(_) | Message::Frame(_) => {}
+            }
+        }
+    }
+
+    fn event(&mut self, json: &[u8]) -> anyhow::Result<()> {
+        #[derive(serde::Deserialize)]
+        struct EventCursor {
+            cursor: String,
+        }
+        let EventCursor { cursor } =
+            serde_json::from_slice(json).context("a frame that is not an event")?;
+        self.printer.event(json)?;
+        self.start = Start::Cursor(cursor.parse()?);
+        Ok(())
+    }
+}
