@@ -155,12 +155,12 @@ pub(crate) mod tests {
     pub(crate) const SOON: Duration = Duration::from_secs(20);
 
     /// A FIFO that programs hold open for writing: it ends when none of them is left.
-    pub(crate) struct Held {
+    pub(crate) struct HeldFifo {
         directory: TempDir,
         reader: pipe::Receiver,
     }
 
-    impl Held {
+    impl HeldFifo {
         pub(crate) fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("held");
@@ -314,7 +314,7 @@ pub(crate) mod tests {
     async fn a_guard_outlives_the_signals_that_stop_its_program() {
         let stops = "trap 'echo stopping >&3; read line <&4; exit 5' TERM INT HUP";
         for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-            let (mut held, go) = (Held::new(), Held::new());
+            let (mut held, go) = (HeldFifo::new(), HeldFifo::new());
             // The FIFO is opened for both, so that neither side waits for the other.
             let script = format!(
                 "exec 4<>'{}'; {stops}; echo ready >&3; while :; do sleep 0.05; done",
@@ -334,7 +334,7 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn the_whole_group_dies_with_a_parent_that_was_killed_with_9() {
-        let mut held = Held::new();
+        let mut held = HeldFifo::new();
         let directory = tempfile::tempdir().unwrap();
         // `setsid` gives the guard a group of its own; `exec` keeps the parent its parent.
         let mut parent = Command::new("sh")
@@ -354,7 +354,7 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn a_guard_outlives_the_thread_that_started_it() {
-        let (mut held, go) = (Held::new(), Held::new());
+        let (mut held, go) = (HeldFifo::new(), HeldFifo::new());
         let script = format!(
             "exec 4<>'{}'; echo ready >&3; read line <&4; exit 5",
             go.path().display()
@@ -384,7 +384,7 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn a_guard_whose_parent_was_gone_before_it_began_starts_nothing() {
         use std::os::unix::process::ExitStatusExt as _;
-        let mut held = Held::new();
+        let mut held = HeldFifo::new();
         let mut guarded = guarded(1, &held.shell("echo started >&3"));
         let status = timeout(SOON, guarded.child.wait()).await.unwrap().unwrap();
         assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));

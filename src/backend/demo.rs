@@ -1,8 +1,8 @@
-//! The demo backend: text that needs no model, at a chosen speed. The same settings give the same bytes everywhere.
-//! It looks at no clock to choose a word, and it is no load generator: it waits for the log like any backend.
+//! The demo backend: text without a model, at a chosen speed. The same settings give the same bytes
+//! everywhere. It is not a load generator: it waits for the log like any backend.
 //!
 //! # The text
-//! So that another language can reproduce it. All arithmetic is on unsigned 64-bit numbers and wraps.
+//! How to reproduce it in another language. All arithmetic is on unsigned 64-bit numbers and wraps.
 //!
 //! `next()` is SplitMix64, with `state` = `seed` at the start:
 //! ```text
@@ -12,9 +12,9 @@
 //! z = (z ^ (z >> 27)) * 0x94D049BB133111EB
 //! return z ^ (z >> 31)
 //! ```
-//! Each word is made so:
+//! Each word is made like this:
 //! 1. `r = next()`. If `r % 16 = 0`, the word is number `(r / 16) % 8`, counted from 0, of
-//!    `é naïve straße 日本 Привет 🙂 👩‍💻 🇯🇵`, however long it is. Else it has `1 + (r / 16) % length` letters, and each
+//!    `é naïve straße 日本 Привет 🙂 👩‍💻 🇯🇵`, whatever its length. Else it has `1 + (r / 16) % length` letters, and each
 //!    is the letter number `next() % 26` of `a` to `z`, counted from 0.
 //! 2. `s = next()`. After the word comes `".\n"` if `s % 64 = 0`, else `". "` if `s % 8 = 0`, else `" "`.
 //!
@@ -31,29 +31,29 @@ use crate::config::{
     DEMO_DUE_MAX, DEMO_LENGTH_MAX, DEMO_PIECE_BYTES, DEMO_RATE_MAX, DEMO_WORDS_MAX,
 };
 
-/// The words that are not made of `a` to `z`: two, three and four bytes per character, and characters that a reader
-/// sees as one.
+/// The words that are not made of `a` to `z`: two, three and four bytes per character, and several
+/// characters that a reader sees as one.
 const SPECIAL: [&str; 8] = ["é", "naïve", "straße", "日本", "Привет", "🙂", "👩‍💻", "🇯🇵"];
 
-/// Puts out made-up text.
+/// Puts out generated text.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Demo;
 
-/// The input of a demo job. JSON `null` is all defaults; a field that is not listed is refused.
+/// The input of a demo job. JSON `null` means all defaults; an unknown field is refused.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Settings {
+pub struct DemoSettings {
     /// How many words; at most 1,000,000.
     pub words: u32,
     /// Words per second, from 0 to 1,000,000; 0 is as fast as the log takes them.
     pub rate: f64,
-    /// The longest word, in letters, from 1 to 64. The few words with other letters are what they are.
+    /// The longest word, in letters, from 1 to 64. It does not apply to the few words with other letters.
     pub length: u32,
     /// Chooses the text.
     pub seed: u64,
 }
 
-impl Default for Settings {
+impl Default for DemoSettings {
     fn default() -> Self {
         Self {
             words: 100,
@@ -64,11 +64,11 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl DemoSettings {
     /// Reads a job's input.
     ///
     /// # Errors
-    /// A [`Failure`] with code `bad_input` that says what is wrong.
+    /// A [`Failure`] with the code `bad_input` whose message says what is wrong.
     pub fn from_input(input: &Value) -> Result<Self, Failure> {
         let settings = match input {
             Value::Null => Self::default(),
@@ -115,12 +115,12 @@ fn bad_input(message: String) -> Failure {
 }
 
 /// The whole text that a job with these settings puts out.
-pub fn text(settings: &Settings) -> String {
+pub fn text(settings: &DemoSettings) -> String {
     words(settings).collect()
 }
 
-/// The words of that text, each with what comes after it.
-pub fn words(settings: &Settings) -> impl Iterator<Item = String> {
+/// The words of that text, each with the separator after it.
+pub fn words(settings: &DemoSettings) -> impl Iterator<Item = String> {
     let mut random = SplitMix64(settings.seed);
     let (count, length) = (settings.words, u64::from(settings.length));
     (1..=count).map(move |number| {
@@ -169,7 +169,7 @@ impl SplitMix64 {
 
 impl Backend for Demo {
     async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
-        let settings = Settings::from_input(&job.input)?;
+        let settings = DemoSettings::from_input(&job.input)?;
         match job.stop.run_until_cancelled(put_out(&settings, &out)).await {
             Some(Ok(())) => Ok(Finish {
                 usage: Some(json!({ "words": settings.words })),
@@ -181,9 +181,9 @@ impl Backend for Demo {
     }
 }
 
-/// Puts out each word when it is due, counted from the start so that no delay adds up. Words that are due together go
-/// together.
-async fn put_out(settings: &Settings, out: &Output) -> Result<(), Stopped> {
+/// Puts out each word when it is due, counted from the start so that delays do not add up. Words that are
+/// due together are one piece.
+async fn put_out(settings: &DemoSettings, out: &Output) -> Result<(), Stopped> {
     let start = Instant::now();
     let mut words = (0..).zip(words(settings)).peekable();
     let mut piece = String::new();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     fn refused(input: &Value) -> String {
-        let failure = Settings::from_input(input).unwrap_err();
+        let failure = DemoSettings::from_input(input).unwrap_err();
         assert_eq!(
             (failure.code.as_str(), failure.retry),
             ("bad_input", Retry::Never)
@@ -266,9 +266,9 @@ mod tests {
 
     #[test]
     fn the_text_of_a_seed_never_changes() {
-        let settings = Settings {
+        let settings = DemoSettings {
             words: 24,
-            ..Settings::default()
+            ..DemoSettings::default()
         };
         assert_eq!(
             text(&settings),
@@ -280,12 +280,12 @@ mod tests {
     }
 
     #[test]
-    fn words_are_as_many_and_as_long_as_asked_and_some_have_other_letters() {
-        let settings = Settings {
+    fn the_number_and_length_of_words_are_as_configured_and_some_have_other_letters() {
+        let settings = DemoSettings {
             words: 5_000,
             length: 3,
             seed: 7,
-            ..Settings::default()
+            ..DemoSettings::default()
         };
         let text = text(&settings);
         let words: Vec<&str> = text
@@ -314,10 +314,10 @@ mod tests {
     #[test]
     fn a_longer_text_begins_with_the_shorter_one() {
         let of = |words| {
-            text(&Settings {
+            text(&DemoSettings {
                 words,
                 seed: 3,
-                ..Settings::default()
+                ..DemoSettings::default()
             })
         };
         assert_eq!(of(0), "");
@@ -327,12 +327,20 @@ mod tests {
     }
 
     #[test]
-    fn an_input_is_read_and_a_wrong_one_is_refused_with_what_is_wrong() {
-        assert_eq!(Settings::from_input(&Value::Null), Ok(Settings::default()));
-        assert_eq!(Settings::from_input(&json!({})), Ok(Settings::default()));
+    fn an_invalid_input_is_refused_with_the_reason() {
         assert_eq!(
-            Settings::from_input(&json!({"words": 5, "rate": 0, "length": 64, "seed": u64::MAX})),
-            Ok(Settings {
+            DemoSettings::from_input(&Value::Null),
+            Ok(DemoSettings::default())
+        );
+        assert_eq!(
+            DemoSettings::from_input(&json!({})),
+            Ok(DemoSettings::default())
+        );
+        assert_eq!(
+            DemoSettings::from_input(
+                &json!({"words": 5, "rate": 0, "length": 64, "seed": u64::MAX})
+            ),
+            Ok(DemoSettings {
                 words: 5,
                 rate: 0.0,
                 length: 64,
@@ -356,7 +364,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_job_puts_out_exactly_the_text_and_says_how_many_words() {
+    async fn a_job_puts_out_exactly_the_text_and_reports_the_number_of_words() {
         let (end, pieces) = run(json!({"words": 300, "rate": 50, "seed": 9})).await;
         let finish = Finish {
             usage: Some(json!({"words": 300})),
@@ -365,10 +373,10 @@ mod tests {
         assert_eq!(end, Ok(finish));
         assert_eq!(
             joined(&pieces),
-            text(&Settings {
+            text(&DemoSettings {
                 words: 300,
                 seed: 9,
-                ..Settings::default()
+                ..DemoSettings::default()
             })
         );
     }
@@ -400,9 +408,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_rate_of_zero_takes_no_time() {
-        let settings = Settings {
+        let settings = DemoSettings {
             words: 50_000,
-            ..Settings::default()
+            ..DemoSettings::default()
         };
         let (end, pieces) = run(json!({"words": 50_000, "rate": 0})).await;
         assert!(end.is_ok());
@@ -416,12 +424,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_stall_what_is_due_is_caught_up() {
+    async fn after_a_stall_all_due_words_follow_at_once() {
         let (out, mut taken) = Output::new();
-        let settings = Settings {
+        let settings = DemoSettings {
             words: 3_000,
             rate: 1_000.0,
-            ..Settings::default()
+            ..DemoSettings::default()
         };
         let slow = async {
             let start = Instant::now();

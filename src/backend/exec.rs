@@ -1,12 +1,13 @@
-//! Any program as a backend: the job's input on its standard input, the job's output from its standard output, and
-//! nothing of it left when the job is over. It restarts no program, and it does not follow a process that leaves the
-//! program's process group (`setsid`).
+//! Any program as a backend: the job's input on its standard input, the job's output from its standard
+//! output. When the job is over, no process of it remains. It restarts no program, and it does not
+//! follow a process that leaves the program's process group (`setsid`).
 //!
 //! ```text
 //! start ─▶ write the input, read both outputs ─▶ the program exited ─▶ 1 s for the last output ─▶ kill the group ─▶ reap
-//!              └─ stopped, or output that is wrong ─▶ SIGTERM, 0.7 s ─────────────────────────────────┘
+//!              └─ stopped, or invalid output ─▶ SIGTERM, 0.7 s ───────────────────────────────────────┘
 //! ```
-//! Each signal goes to the whole group. The program is reaped last of all: until then nobody else can have its number.
+//! Each signal goes to the whole group. The program is reaped last: until then, no other process can
+//! have its pid.
 
 mod environment;
 mod format;
@@ -30,45 +31,33 @@ use tracing::debug;
 
 pub use self::environment::{BadVariable, Variable};
 use self::format::Decoder;
+pub use self::format::Format;
 use self::streams::{Stderr, Stdout};
 use super::{Backend, Failure, FailureCode, Finish, Job, Output, Retry, Stopped};
 use crate::config::{EXEC_SETTLE_WAIT, EXEC_STOP_GRACE};
 use crate::guard;
 use crate::process_group::{Signal, kill_group};
 
-/// The exit status of a program that may do better another time: `EX_TEMPFAIL` of sysexits.h.
+/// The exit status of a program that may succeed another time: `EX_TEMPFAIL` of sysexits.h.
 const TEMPORARY: i32 = 75;
 
-/// Runs a program per job. Its environment is `PATH`, `HOME`, `LANG`, `LC_*`, `TZ`, `TMPDIR` and `USER` of this process,
-/// `PYTHONUNBUFFERED=1`, [`Exec::env`], and `TAILWATER_JOB`, `TAILWATER_KIND` and `TAILWATER_ATTEMPT`.
+/// Runs a program per job. Its environment is `PATH`, `HOME`, `LANG`, `LC_*`, `TZ`, `TMPDIR` and `USER` of
+/// this process, `PYTHONUNBUFFERED=1`, [`Exec::env`], and `TAILWATER_JOB`, `TAILWATER_KIND` and
+/// `TAILWATER_ATTEMPT`.
 #[derive(Clone, Debug)]
 pub struct Exec {
     /// The program and its arguments.
     pub command: Vec<OsString>,
     /// What its standard output means.
     pub format: Format,
-    /// Whether the program can go on from an earlier attempt's output. It is then given `{"input": …, "output": …}`
-    /// instead of the input alone, and puts out only what follows.
+    /// Whether the program can continue an earlier attempt's output. Its input is then
+    /// `{"input": …, "output": …}`, and it puts out only what follows.
     pub continues: bool,
-    /// What else is in the program's environment.
+    /// Further variables of the program's environment.
     pub env: Vec<Variable>,
-    /// The `tailwater` that runs as `guard` between this process and the program, so that the program does not outlive
-    /// this process however that ends. A guarded program's exit status of 129 to 192 reads as a signal.
+    /// The `tailwater` that runs as `guard` between this process and the program, so that the program never
+    /// outlives this process. An exit status of 129 to 192 of a guarded program is read as a signal.
     pub guard: Option<PathBuf>,
-}
-
-/// What a program's standard output means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// Text, put out as it arrives.
-    #[default]
-    Text,
-    /// Text, put out line by line; a line over 256 KiB in parts. A carriage return ends a line, too, and what follows it is
-    /// put out as it arrives: a bar of progress.
-    Lines,
-    /// A JSON value per line, of at most 512 KiB: `{"text": …, "channel": "output" | "reasoning"}` is text, and any
-    /// other value is data. Without `channel` it is output. Blank lines are skipped.
-    Ndjson,
 }
 
 impl Backend for Exec {
@@ -86,20 +75,20 @@ impl Backend for Exec {
         } else {
             job.input
         };
-        let attended = tokio::select! {
+        let relayed = tokio::select! {
             biased;
             () = job.stop.cancelled() => Err(Stopped.into()),
-            attended = pipes.attend(&mut program, &stdin, &out) => attended,
+            relayed = pipes.relay(&mut program, &stdin, &out) => relayed,
         };
-        if attended.is_err() {
+        if relayed.is_err() {
             program.signal(Signal::TERM);
-            let _ = timeout(EXEC_STOP_GRACE, pipes.see_off(&mut program)).await;
+            let _ = timeout(EXEC_STOP_GRACE, pipes.drain(&mut program)).await;
         }
-        // Whatever it left behind must not go on, and its standard error ends with it.
+        // Processes that it left behind must not go on; standard error ends with them.
         program.signal(Signal::KILL);
         let _ = timeout(EXEC_SETTLE_WAIT, pipes.stderr.read()).await;
         let status = program.reap().await?;
-        attended.and_then(|()| self.judge(status, &pipes.stderr.last()))
+        relayed.and_then(|()| self.judge(status, &pipes.stderr.last()))
     }
 }
 
@@ -118,7 +107,7 @@ impl Exec {
         };
         command
             .args(words)
-            // The guard's too: the program can read it.
+            // The guard's environment as well: the program can read it.
             .env_clear()
             .envs(environment::of_program(std::env::vars_os(), &self.env))
             .env("TAILWATER_JOB", job.id.as_str())
@@ -213,10 +202,10 @@ fn failure(code: FailureCode, message: &str) -> Failure {
     Failure::fatal(code, message)
 }
 
-/// The operating system refused something that it does not usually refuse.
+/// The operating system refused something that it usually allows.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self::retryable("exec_io", error.to_string())
+        Self::retryable(FailureCode::ExecIo, error.to_string())
     }
 }
 
@@ -228,8 +217,9 @@ struct Pipes {
 }
 
 impl Pipes {
-    /// Gives the program its input and puts out what it writes, until it has ended and all of it was put out.
-    async fn attend(
+    /// Writes the input to the program and puts out what the program writes, until it has ended and all of
+    /// that was put out.
+    async fn relay(
         &mut self,
         program: &mut Program,
         input: &Value,
@@ -240,32 +230,32 @@ impl Pipes {
             stdout,
             stderr,
         } = self;
-        let ends = async { Ok(program.ends().await?) };
-        let main = async { tokio::try_join!(stdout.put_out(out), ends) };
-        // A process that was left behind may hold these for ever, so nobody waits for them.
-        let beside = async {
-            tokio::join!(give(stdin, input), stderr.read());
+        let ended = async { Ok(program.wait().await?) };
+        let output = async { tokio::try_join!(stdout.put_out(out), ended) };
+        // A process that was left behind may hold these forever, so they are not waited for.
+        let others = async {
+            tokio::join!(write_input(stdin, input), stderr.read());
             std::future::pending().await
         };
         tokio::select! {
-            done = main => done.map(|((), ())| ()),
-            () = beside => Ok(()),
+            done = output => done.map(|((), ())| ()),
+            () = others => Ok(()),
         }
     }
 
-    /// Takes the last words of a program that was told to end, and of its children, which may take longer.
-    async fn see_off(&mut self, program: &mut Program) {
+    /// Reads what a program that was stopped, and its children, still write, until they have ended.
+    async fn drain(&mut self, program: &mut Program) {
         self.stdin = None;
         let (ended, (), ()) =
-            tokio::join!(program.ends(), self.stdout.discard(), self.stderr.read());
+            tokio::join!(program.wait(), self.stdout.discard(), self.stderr.read());
         if let Err(error) = ended {
-            debug!(target: "tailwater::exec", %error, "the end was not seen");
+            debug!(target: "tailwater::exec", %error, "cannot wait for the program");
         }
     }
 }
 
-/// Writes the input and closes the pipe. A program need not read it.
-async fn give(stdin: &mut Option<ChildStdin>, input: &Value) {
+/// Writes the input and closes the pipe. The program need not read it.
+async fn write_input(stdin: &mut Option<ChildStdin>, input: &Value) {
     if let Some(pipe) = stdin
         && let Err(error) = pipe.write_all(input.to_string().as_bytes()).await
     {
@@ -274,7 +264,7 @@ async fn give(stdin: &mut Option<ChildStdin>, input: &Value) {
     *stdin = None;
 }
 
-/// A running program, the leader of its process group. Dropping it kills the group.
+/// A running program, which leads its process group. Dropping it kills the group.
 struct Program {
     child: Child,
     leader: u32,
@@ -285,10 +275,10 @@ struct Program {
 }
 
 impl Program {
-    /// Waits until the program has ended, and leaves it to be reaped. Safe to drop at any await.
-    async fn ends(&mut self) -> io::Result<()> {
+    /// Waits until the program has ended, without reaping it. Safe to drop at any await.
+    async fn wait(&mut self) -> io::Result<()> {
         let leader = i32::try_from(self.leader).ok().and_then(Pid::from_raw);
-        let leader = leader.ok_or_else(|| io::Error::other("the program has no number"))?;
+        let leader = leader.ok_or_else(|| io::Error::other("the program has no pid"))?;
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         while waitid(WaitId::Pid(leader), options)?.is_none() {
             self.deaths.recv().await;

@@ -32,11 +32,11 @@ pub(super) fn hide(secret: &SecretString, text: String) -> String {
 #[error("cannot set up HTTP: {0}")]
 pub struct NoClient(String);
 
-/// A client that follows no redirect: it would show what it carries to a host that nobody chose. Each request has a
-/// connection of its own: a server may close one that waits in the very moment in which it is used again, and that would
-/// cost an attempt, which is more than a handshake.
+/// A client that follows no redirects, which could send a secret to a host that the operator did not
+/// choose. Each request has its own connection: a server may close an idle one just when it is used
+/// again, which would cost an attempt; a handshake costs less.
 pub(super) fn client() -> Result<Client, NoClient> {
-    // For the whole process, unless it has chosen already: the provider that the broker's client would choose, too.
+    // For the whole process, unless a provider is installed: the one that the NATS client uses, too.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .redirect(Policy::none())
@@ -55,14 +55,14 @@ pub(super) fn describe(error: reqwest::Error) -> String {
     texts.collect::<Vec<_>>().join(": ")
 }
 
-/// Whether the same request may do better later: the server is at fault, or one of 408 (too slow), 409 (in conflict with
-/// another), 425 (too early), 429 (too many).
+/// Whether the same request may succeed later: a server error, 408 (too slow), 409 (conflict), 425 (too
+/// early) or 429 (too many).
 pub(super) fn is_temporary(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 425 | 429)
 }
 
-/// What `retry-after-ms`, which some model servers send, or `Retry-After` (RFC 9110, section 10.2.3) asks for:
-/// milliseconds; seconds, or a date. A time that has come asks for nothing.
+/// What `retry-after-ms` (milliseconds, which some model servers send) or `Retry-After` (RFC 9110,
+/// section 10.2.3: seconds or a date) asks for. A time in the past is ignored.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Retry {
     let text = |name: HeaderName| {
         headers
@@ -96,7 +96,7 @@ pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Retry {
     }
 }
 
-/// The first `limit` bytes of an answer's body, or as many as arrive. It waits as long as they take.
+/// The first `limit` bytes of an answer's body, or as many as arrive. It has no time limit.
 pub(super) async fn read_at_most(response: &mut Response, limit: usize) -> Vec<u8> {
     let mut read = Vec::new();
     while read.len() < limit

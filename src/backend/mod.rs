@@ -1,7 +1,7 @@
 //! What produces a job's output: the trait that a worker runs, and the backends that come with it.
 //!
-//! A backend is given a [`Job`] and an [`Output`] and ends with a [`Finish`] or a [`Failure`]. It knows no queue, no
-//! log, no attempts of others and no NATS: what it puts out is published for it.
+//! A backend gets a [`Job`] and an [`Output`] and ends with a [`Finish`] or a [`Failure`]. It knows no
+//! queue, no log, no other attempts and no NATS: the worker publishes its output.
 
 pub mod demo;
 pub mod exec;
@@ -26,6 +26,25 @@ use crate::wire::{self, JobId, Kind};
 pub use crate::wire::{Channel, FailureCode};
 
 /// Runs jobs of one kind.
+///
+/// ```
+/// use tailwater::backend::{Backend, Failure, FailureCode, Finish, Job, Output};
+///
+/// /// Puts out its input in capitals, word by word.
+/// struct Shout;
+///
+/// impl Backend for Shout {
+///     async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
+///         let Some(text) = job.input.as_str() else {
+///             return Err(Failure::fatal(FailureCode::BadInput, "the input must be a text"));
+///         };
+///         for word in text.split_inclusive(' ') {
+///             out.text(&word.to_uppercase()).await?;
+///         }
+///         Ok(Finish::default())
+///     }
+/// }
+/// ```
 pub trait Backend: Send + Sync + 'static {
     /// Whether a later attempt can go on where an earlier one stopped. It is then given the earlier output in
     /// [`Job::previous_output`], puts out only what follows, and clients keep what they have. When the log no longer holds all
@@ -35,37 +54,38 @@ pub trait Backend: Send + Sync + 'static {
         false
     }
 
-    /// Runs one job to its end. Called once per attempt, many at a time, on a few threads that only backends use.
+    /// Runs one job to its end. Called once per attempt, many at a time, on threads that only backends use.
     ///
     /// What it may do:
-    /// - Wait at any `await`. An attempt may take hours; telling the queue that it goes on is not the backend's concern.
-    /// - Use tokio: it runs on a runtime with timers, sockets and processes, and may spawn tasks. What they put out after
-    ///   this has returned is refused, and they are not waited for.
-    /// - Panic. That is a failed attempt with the code `backend_panicked`, followed by another one; the worker goes on.
+    /// - Wait at any `await`. An attempt may take hours; the worker keeps the queue informed.
+    /// - Use tokio: it runs on a runtime with timers, sockets and processes, and may spawn tasks. Output
+    ///   of a task after this has returned is refused, and no task is waited for.
+    /// - Panic. The attempt fails with the code `backend_panicked` and another one follows; the worker
+    ///   goes on.
     ///
-    /// What it should not do is block its thread, with a synchronous client, a long computation, a lock or
-    /// `std::thread::sleep`: jobs on other threads are not hurt and no job loses its attempt, but the other backends on
-    /// this thread stand still, and there are only as many threads as cores (`Settings::backend_threads` of a worker). Put
-    /// such work into `tokio::task::spawn_blocking`, as `examples/blocking.rs` does, or between two awaits into
-    /// `tokio::task::block_in_place`.
+    /// It should not block its thread with a synchronous client, a long computation, a lock or
+    /// `std::thread::sleep`. Jobs on other threads go on and no job loses its attempt, but the other
+    /// backends on this thread stand still, and there are only as many threads as cores
+    /// (`backend_threads` of the worker's settings). Put such work into `tokio::task::spawn_blocking`, as
+    /// `examples/blocking.rs` does, or between two awaits into `tokio::task::block_in_place`.
     ///
-    /// When [`Job::stop`] is cancelled the output counts no longer: clean up and return soon, with anything. A future
-    /// that has not returned after [`STOP_WAIT`](crate::config::STOP_WAIT) is dropped, so what it holds must be safe
-    /// to drop at any await. One that never yields cannot be dropped: its job is ended or handed back all the same, and it
-    /// holds its thread until it yields or the process ends.
+    /// Once [`Job::stop`] is cancelled, the output no longer counts: clean up and return soon, with any
+    /// result. A future that has not returned after [`STOP_WAIT`](crate::config::STOP_WAIT) is dropped,
+    /// so it must be safe to drop at any await. A future that never yields cannot be dropped: its job is
+    /// ended or handed back anyway, and it occupies its thread until it yields or the process ends.
     fn run(&self, job: Job, out: Output) -> impl Future<Output = Result<Finish, Failure>> + Send;
 }
 
-/// What a backend is given.
+/// The job that a backend runs.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// The job.
+    /// The job's id.
     pub id: JobId,
     /// Its kind.
     pub kind: Kind,
-    /// What the submitter gave.
+    /// The input of its submission.
     pub input: Value,
-    /// Which try at the job this is, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
     /// The output of the attempts before, for a backend that [continues](Backend::continues), when there is any and it
     /// is whole.
@@ -77,7 +97,7 @@ pub struct Job {
 /// How a job ended well.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Finish {
-    /// What it cost, in the backend's own words.
+    /// What it cost, in any form that the backend chooses.
     pub usage: Option<Value>,
     /// Why the backend stopped, for example `stop` or `length`.
     pub finish_reason: Option<String>,
@@ -90,18 +110,18 @@ pub struct Failure {
     pub code: String,
     /// For people. Every client of the job sees it.
     pub message: String,
-    /// Whether the same job may do better another time.
+    /// Whether another attempt may succeed.
     pub retry: Retry,
 }
 
 /// Whether and when a failed attempt should be followed by another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// Another attempt would fail as well: the job has failed.
+    /// No: another attempt would fail, too, so the job has failed.
     Never,
-    /// After the worker's own back-off.
+    /// Yes, after the worker's own back-off.
     Later,
-    /// Not before so long has passed, for example because a server said so.
+    /// Yes, but not before this time has passed, for example because a server asked for it.
     After(Duration),
 }
 
@@ -141,7 +161,7 @@ impl From<Failure> for wire::Failure {
     }
 }
 
-/// Nobody takes the output any more: the attempt is over.
+/// The attempt is over; its output is no longer accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the attempt is over")]
 pub struct Stopped;
@@ -152,22 +172,33 @@ impl From<Stopped> for Failure {
     }
 }
 
-/// Where a backend puts what it produces. Waits when the log is slower than the backend: at most
-/// [`OUTPUT_BUFFER_MAX`] bytes are held.
+/// Where a backend puts its output. It waits when the log is slower than the backend, and holds at most
+/// [`OUTPUT_BUFFER_MAX`] bytes.
+///
+/// ```
+/// use serde_json::json;
+/// use tailwater::backend::{Channel, Output, Stopped};
+///
+/// async fn answer(out: &Output) -> Result<(), Stopped> {
+///     out.text_on(Channel::Reasoning, "They ask for the sum.").await?;
+///     out.text("2 + 2 = 4").await?;
+///     out.data(json!({"sum": 4})).await
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Output {
     pieces: mpsc::Sender<Piece>,
     room: Arc<Semaphore>,
 }
 
-/// One thing that a backend put out, and the room it takes.
+/// A piece of output, and the room that it takes.
 #[derive(Debug)]
 pub(crate) struct Piece {
     pub(crate) content: Content,
     pub(crate) room: OwnedSemaphorePermit,
 }
 
-/// What a piece says.
+/// What a piece consists of.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Content {
     Text { channel: Channel, text: String },
@@ -175,7 +206,7 @@ pub(crate) enum Content {
 }
 
 impl Output {
-    /// An output, and the end that the worker reads.
+    /// An output, and the receiver that the worker reads.
     pub(crate) fn new() -> (Self, mpsc::Receiver<Piece>) {
         let (pieces, taken) = mpsc::channel(OUTPUT_PIECES_MAX);
         (
@@ -187,7 +218,7 @@ impl Output {
         )
     }
 
-    /// Puts out text of the answer. Empty text is nothing.
+    /// Puts out text of the answer. Empty text is ignored.
     ///
     /// # Errors
     /// [`Stopped`] when the attempt is over.
@@ -195,7 +226,7 @@ impl Output {
         self.text_on(Channel::Output, text).await
     }
 
-    /// Puts out text of a channel. Empty text is nothing.
+    /// Puts out text of a channel. Empty text is ignored.
     ///
     /// # Errors
     /// [`Stopped`] when the attempt is over.
@@ -215,13 +246,21 @@ impl Output {
         Ok(())
     }
 
-    /// Puts out something that is not text.
+    /// Puts out data that is not text.
     ///
     /// # Errors
     /// [`Stopped`] when the attempt is over.
     pub async fn data(&self, data: Value) -> Result<(), Stopped> {
         let size = data.to_string().len();
         self.put(Content::Data(data), size).await
+    }
+
+    /// Puts out text or data.
+    pub(crate) async fn content(&self, content: Content) -> Result<(), Stopped> {
+        match content {
+            Content::Text { channel, text } => self.text_on(channel, &text).await,
+            Content::Data(data) => self.data(data).await,
+        }
     }
 
     async fn put(&self, content: Content, size: usize) -> Result<(), Stopped> {
@@ -242,7 +281,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_output_waits_when_nobody_takes_and_ends_when_nobody_will() {
+    async fn an_output_waits_while_it_is_full_and_ends_when_its_reader_is_gone() {
         let (out, mut taken) = Output::new();
         let flood = async { while out.text(&"x".repeat(10_000)).await.is_ok() {} };
         let reader = async {

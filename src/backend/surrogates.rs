@@ -1,31 +1,32 @@
-//! Halves of surrogate pairs in JSON, which RFC 8259 allows in `\u` escapes and no Rust string can hold: pure. A program
-//! that cuts text by UTF-16 units writes them. This file keeps the text around them, and joins two halves that come one
-//! after the other; it parses no JSON.
+//! Halves of surrogate pairs in JSON, which RFC 8259 allows in `\u` escapes and a Rust string cannot
+//! hold. Pure. Programs that cut text by UTF-16 units write them. This file keeps the text around them,
+//! and joins two halves that follow each other; it parses no JSON.
 //!
-//! [`mark`] makes text that a JSON parser takes, [`Joiner`] makes text of what the parser then gives for one channel, and
-//! [`settle`] does so for a whole value. What was marked must pass one of the two before anybody sees it.
+//! [`mark`] makes text that a JSON parser accepts; then [`Joiner`] restores the text of one channel, and
+//! [`settle`] that of a whole value. Marked text must pass through one of the two before it is put out.
 
 use std::borrow::Cow;
 use std::mem;
 
 use serde_json::Value;
 
-/// Stands before the mark of a half; before itself where a text really has it. It is a noncharacter, so texts do not.
+/// Precedes the mark of a half, and itself where a text contains it. It is a noncharacter, so texts
+/// should not.
 const SIGN: char = '\u{FDD0}';
-/// The half U+D800 is marked by this character, the others by those that follow it.
+/// Marks the half U+D800; the characters after it mark the other halves.
 const FIRST_MARK: u32 = 0xE000;
 const HALVES: std::ops::RangeInclusive<u32> = 0xD800..=0xDFFF;
-/// What replaces a half that has no other half.
+/// Replaces a half without its other half.
 const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 
-/// The JSON text with a mark in place of each half of a surrogate pair that stands alone in a `\u` escape.
+/// The JSON text with a mark in place of each `\u` escape that is half of a surrogate pair alone.
 pub(super) fn mark(json: &str) -> Cow<'_, str> {
     // Nearly every text has neither.
     if !json.contains("\\u") && !json.contains(SIGN) {
         return Cow::Borrowed(json);
     }
     let mut marked = String::new();
-    // Up to where the text is in `marked`.
+    // How far the text was copied to `marked`.
     let mut copied = 0;
     let mut at = 0;
     while let Some(found) = json.get(at..).and_then(|rest| rest.find(['\\', SIGN])) {
@@ -33,7 +34,7 @@ pub(super) fn mark(json: &str) -> Cow<'_, str> {
         let rest = json.get(start..).unwrap_or_default();
         let (length, replacement) = match escaped(rest) {
             _ if rest.starts_with(SIGN) => (SIGN.len_utf8(), Some((SIGN, SIGN))),
-            // Any other escape; an escaped backslash must not be taken for the beginning of one.
+            // Any other escape. An escaped backslash does not begin one.
             None => (1 + rest.chars().nth(1).map_or(0, char::len_utf8), None),
             Some(unit) if char::from_u32(unit) == Some(SIGN) => (6, Some((SIGN, SIGN))),
             Some(high) if is_high(high) && rest.get(6..).and_then(escaped).is_some_and(is_low) => {
@@ -58,7 +59,7 @@ pub(super) fn mark(json: &str) -> Cow<'_, str> {
 /// The number of a `\uXXXX` escape at the beginning of a text.
 fn escaped(text: &str) -> Option<u32> {
     let digits = text.strip_prefix("\\u")?.get(..4)?;
-    // `from_str_radix` would take a sign, too.
+    // `from_str_radix` would accept a sign, too.
     digits
         .bytes()
         .all(|byte| byte.is_ascii_hexdigit())
@@ -88,7 +89,7 @@ fn half(mark: char) -> Option<u32> {
     HALVES.contains(&unit).then_some(unit)
 }
 
-/// Makes text out of marked text that comes in pieces. A high half at the end of a piece waits for the next one.
+/// Restores marked text that comes in pieces. A high half at the end of a piece waits for the next one.
 #[derive(Debug, Default)]
 pub(super) struct Joiner {
     high: Option<u32>,
@@ -123,7 +124,7 @@ impl Joiner {
         text
     }
 
-    /// What is left when no more pieces come: a half that waited in vain.
+    /// The rest when no more pieces come: the replacement of a half that still waits.
     pub(super) fn end(&mut self) -> Option<char> {
         mem::take(&mut self.high).map(|_| REPLACEMENT)
     }
@@ -133,7 +134,7 @@ fn pair(high: u32, low: u32) -> char {
     char::from_u32(0x1_0000 + ((high - 0xD800) << 10) + (low - 0xDC00)).unwrap_or(REPLACEMENT)
 }
 
-/// Makes text of every marked text in a value, names of fields included.
+/// Restores every marked text in a value, including names of fields.
 pub(super) fn settle(value: &mut Value) {
     match value {
         Value::String(text) => settle_text(text),
@@ -152,7 +153,7 @@ pub(super) fn settle(value: &mut Value) {
     }
 }
 
-/// Makes text of one marked text.
+/// Restores one marked text.
 pub(super) fn settle_text(text: &mut String) {
     if text.contains(SIGN) {
         let mut joiner = Joiner::default();

@@ -1,6 +1,7 @@
-//! Callbacks: tells an address how a job ended, signed as [Standard Webhooks](https://www.standardwebhooks.com) has it. It
-//! calls only hosts that the operator has allowed, follows no redirect, and passes nothing of the answer on: whoever
-//! submits a job must not read with it what the operator's network shows.
+//! Callbacks: sends how a job ended to an address, signed as in [Standard
+//! Webhooks](https://www.standardwebhooks.com). It calls only hosts that the operator allows, follows no
+//! redirects, and passes nothing of the answer on: a submitter must not be able to read from the
+//! operator's network.
 //!
 //! `PROTOCOL.md` lists the codes of its failures.
 
@@ -23,21 +24,23 @@ use super::{Backend, Failure, FailureCode, Finish, Job, Output, Retry, Stopped};
 use crate::config::{CALLBACK_ANSWER_MAX, CALLBACK_ANSWER_WAIT, CALLBACK_WAIT};
 use crate::wire::{JobId, may_call_back};
 
-/// What a secret begins with.
+/// The prefix of a secret.
 const PREFIX: &str = "whsec_";
-/// How many bytes a secret has, as Standard Webhooks asks.
+/// How many bytes a secret has, as Standard Webhooks requires.
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 /// The end of the year 9999, in milliseconds: RFC 3339 has no later time.
 const TIME_MAX: u64 = 253_402_300_799_999;
 
-/// Why the backend cannot begin.
+/// Why the backend cannot start.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// There is nobody to call.
+pub enum WebhookError {
+    /// There is no host to call.
     #[error("no callback hosts are given")]
     NoHosts,
-    /// A host that no address can have.
-    #[error("the callback host {0:?} is no `name` or `name:port`, or names its scheme's own port")]
+    /// No address can have this host.
+    #[error(
+        "the callback host {0:?} must be `name` or `name:port`, without the default port of its scheme"
+    )]
     BadHost(String),
     /// The secret is not one of Standard Webhooks.
     #[error("the webhook secret must be {PREFIX} and the base64 of 24 to 64 random bytes")]
@@ -51,7 +54,7 @@ pub enum Error {
 pub struct Webhook {
     client: Client,
     hosts: Vec<String>,
-    /// Keyed, with nothing signed yet.
+    /// Has the key, and has signed nothing.
     mac: Hmac<Sha256>,
 }
 
@@ -85,7 +88,7 @@ impl Backend for Webhook {
         let bad = |why: String| Failure::fatal(FailureCode::BadInput, why);
         let callback = Callback::deserialize(&job.input).map_err(|error| bad(error.to_string()))?;
         if !may_call_back(&callback.url, &self.hosts) {
-            let message = "this worker's operator allows no callbacks to this host";
+            let message = "the worker's operator does not allow callbacks to this host";
             return Err(Failure::fatal(FailureCode::CallbackNotAllowed, message));
         }
         let now = SystemTime::now();
@@ -114,12 +117,13 @@ impl Webhook {
     /// A backend that calls these hosts, each `name` or `name:port`, and signs with this secret.
     ///
     /// # Errors
-    /// [`Error`].
-    pub fn new(hosts: Vec<String>, secret: &SecretString) -> Result<Self, Error> {
+    /// [`WebhookError`].
+    pub fn new(hosts: Vec<String>, secret: &SecretString) -> Result<Self, WebhookError> {
         if hosts.is_empty() {
-            return Err(Error::NoHosts);
+            return Err(WebhookError::NoHosts);
         }
-        // Under either scheme, so that the ports which an address leaves out are refused as well: they would never match.
+        // With both schemes, so that their default ports are refused as well: an address omits them, so
+        // they would never match.
         let matches = |host: &String| {
             let list = std::slice::from_ref(host);
             ["http", "https"]
@@ -127,17 +131,17 @@ impl Webhook {
                 .all(|scheme| may_call_back(&format!("{scheme}://{host}/"), list))
         };
         if let Some(bad) = hosts.iter().find(|host| !matches(host)) {
-            return Err(Error::BadHost(bad.clone()));
+            return Err(WebhookError::BadHost(bad.clone()));
         }
         let secret = secret
             .expose_secret()
             .strip_prefix(PREFIX)
-            .ok_or(Error::BadSecret)?;
-        let key = BASE64.decode(secret).map_err(|_| Error::BadSecret)?;
+            .ok_or(WebhookError::BadSecret)?;
+        let key = BASE64.decode(secret).map_err(|_| WebhookError::BadSecret)?;
         if !SECRET_BYTES.contains(&key.len()) {
-            return Err(Error::BadSecret);
+            return Err(WebhookError::BadSecret);
         }
-        let mac = Hmac::new_from_slice(&key).map_err(|_| Error::BadSecret)?;
+        let mac = Hmac::new_from_slice(&key).map_err(|_| WebhookError::BadSecret)?;
         Ok(Self {
             client: http::client()?,
             hosts,
@@ -145,7 +149,7 @@ impl Webhook {
         })
     }
 
-    /// What a callback says, signed at `now`. `None` without a time that the job ended at.
+    /// The message of a callback, signed at `now`. `None` if the time of the job's end is missing.
     fn message(&self, id: &JobId, callback: &Callback, now: SystemTime) -> Option<Message> {
         let ended = callback
             .data
@@ -191,7 +195,7 @@ impl Webhook {
             response.status(),
             http::retry_after(response.headers(), SystemTime::now()),
         );
-        // What it says is nobody's business; it may end its sentence.
+        // The body is discarded; reading some of it lets the receiver finish its answer.
         let _ = timeout(
             CALLBACK_ANSWER_WAIT,
             http::read_at_most(&mut response, CALLBACK_ANSWER_MAX),
@@ -227,7 +231,7 @@ mod tests {
     /// The secret of the examples of Standard Webhooks.
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-    fn webhook(hosts: &[&str], secret: &str) -> Result<Webhook, Error> {
+    fn webhook(hosts: &[&str], secret: &str) -> Result<Webhook, WebhookError> {
         Webhook::new(
             hosts.iter().map(|&host| host.to_owned()).collect(),
             &secret.into(),
@@ -279,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_callback_or_goes_elsewhere_is_not_sent() {
+    async fn an_invalid_callback_or_a_host_that_is_not_allowed_is_not_sent() {
         let input = |url: &str, ended: Value| json!({"url": url, "type": "job.done", "data": {"ended_at": ended}});
         let fatal = |code: &str| (code.to_owned(), Retry::Never);
         assert_eq!(failed(json!("x")).await, fatal("bad_input"));
@@ -310,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_receiver_that_will_never_take_it_ends_the_attempts() {
+    fn only_a_final_refusal_of_the_receiver_ends_the_attempts() {
         let judged = |status| judge(StatusCode::from_u16(status).unwrap(), Retry::Later);
         assert!(
             [200, 202, 204]
@@ -340,11 +344,11 @@ mod tests {
     }
 
     #[test]
-    fn hosts_and_secrets_that_cannot_work_are_refused_without_showing_the_secret() {
-        assert!(matches!(webhook(&[], SECRET), Err(Error::NoHosts)));
+    fn invalid_hosts_and_secrets_are_refused_without_showing_the_secret() {
+        assert!(matches!(webhook(&[], SECRET), Err(WebhookError::NoHosts)));
         for host in ["", "http://h", "h/x", "h:80", "h:443", "u@h", "h h"] {
             assert!(
-                matches!(webhook(&[host], SECRET), Err(Error::BadHost(bad)) if bad == host),
+                matches!(webhook(&[host], SECRET), Err(WebhookError::BadHost(bad)) if bad == host),
                 "{host}"
             );
         }
@@ -362,7 +366,7 @@ mod tests {
             &long,
         ] {
             assert!(
-                matches!(webhook(&["h"], secret), Err(Error::BadSecret)),
+                matches!(webhook(&["h"], secret), Err(WebhookError::BadSecret)),
                 "{secret}"
             );
         }

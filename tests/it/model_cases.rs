@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tailwater::backend::openai::{OpenAi, Settings};
+use tailwater::backend::openai::{OpenAi, OpenAiSettings};
 
 use crate::support::PATIENCE;
 use crate::support::broker::Broker;
@@ -101,9 +101,9 @@ async fn every_recorded_model_answer_has_the_expected_outcome() {
     })
     .await;
     let system = System::on(Broker::shared_one()).await;
-    let backend = OpenAi::new(Settings {
+    let backend = OpenAi::new(OpenAiSettings {
         silence: PATIENCE,
-        ..Settings::new(format!("http://{}/v1/chat/completions", server.addr), "m1")
+        ..OpenAiSettings::new(format!("http://{}/v1/chat/completions", server.addr), "m1")
     });
     let few = |settings: &mut tailwater::worker::WorkerSettings| {
         settings.pause = Duration::from_millis(20);

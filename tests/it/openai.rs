@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tailwater::backend::openai::{OpenAi, Settings};
+use tailwater::backend::openai::{OpenAi, OpenAiSettings};
 use tailwater::nats::CancelOutcome;
 use tailwater::process_group::Signal;
 use tailwater::wire::{JobId, Status, Submission};
@@ -39,10 +39,10 @@ impl Model {
         let system = System::on(Broker::shared_one()).await;
         let base_url = format!("http://{addr}/v1");
         let key = Some(KEY.into());
-        let backend = OpenAi::new(Settings {
+        let backend = OpenAi::new(OpenAiSettings {
             key,
             silence,
-            ..Settings::new(base_url, "m1")
+            ..OpenAiSettings::new(base_url, "m1")
         })
         .unwrap();
         let worker = |settings: &mut tailwater::worker::WorkerSettings| {
@@ -375,9 +375,9 @@ async fn a_server_that_stays_busy_fails_the_job() {
     let system = System::on(Broker::shared_one()).await;
     let base_url = format!("http://{}/v1", server.addr);
     let busy = Duration::from_secs(30);
-    let backend = OpenAi::new(Settings {
+    let backend = OpenAi::new(OpenAiSettings {
         busy,
-        ..Settings::new(base_url, "m1")
+        ..OpenAiSettings::new(base_url, "m1")
     })
     .unwrap();
     system.worker(backend, |_| {}).await;

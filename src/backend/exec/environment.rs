@@ -1,27 +1,27 @@
-//! The environment of a program: a short list of what programs need to run at all, the job, and what the operator names.
-//! It never holds the worker's own secrets by default: a program is often somebody else's, and a model may choose what it
-//! runs.
+//! The environment of a program: the few variables that programs need to run at all, the job, and the
+//! variables that the operator names. It does not hold the worker's own secrets: the program may be
+//! from someone else, and a model may choose what it runs.
 
 use std::ffi::{OsStr, OsString};
 use std::str::FromStr;
 
-/// The worker's variables that every program gets: where programs and files are, the language, the time zone, the user.
+/// The worker's variables that every program gets: paths, the language, the time zone, the user.
 const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER"];
-/// What further inherited variables begin with: the parts of the language.
+/// The prefix of further inherited variables: the parts of the locale.
 const INHERITED_PREFIX: &str = "LC_";
-/// Set for every program. Python otherwise holds what it prints to a pipe until 8 KiB have gathered.
+/// Set for every program. Otherwise Python buffers 8 KiB of what it prints to a pipe.
 const SET: [(&str, &str); 1] = [("PYTHONUNBUFFERED", "1")];
 
 /// A variable that the operator names for the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Variable {
-    /// Passed on as the worker has it, if it has it.
+    /// The worker's own value, if it has one.
     Inherit(String),
-    /// Set to this value.
+    /// This value.
     Set(String, String),
 }
 
-/// Text that names no variable.
+/// The text does not name a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a variable is NAME or NAME=value")]
 pub struct BadVariable;
@@ -33,7 +33,7 @@ impl FromStr for Variable {
         let (name, value) = text
             .split_once('=')
             .map_or((text, None), |(name, value)| (name, Some(value)));
-        // The operating system takes no NUL.
+        // The operating system does not accept NUL.
         if name.is_empty() || text.contains('\0') {
             return Err(BadVariable);
         }
@@ -45,7 +45,7 @@ impl FromStr for Variable {
     }
 }
 
-/// The program's variables out of the worker's own. Of two with one name the later one holds.
+/// The program's variables, made from the worker's own. Of two with the same name, the later one applies.
 pub(super) fn of_program(
     own: impl Iterator<Item = (OsString, OsString)>,
     named: &[Variable],
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_gets_what_every_program_needs_and_no_secret() {
+    fn a_program_gets_the_usual_variables_and_no_secret() {
         let kept = [
             ("PATH", "/bin"),
             ("HOME", "/h"),
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_operator_names_is_added_and_wins() {
+    fn variables_that_the_operator_names_are_added_and_win() {
         let own = [("PATH", "/bin"), ("HF_HOME", "/models"), ("OTHER", "x")];
         let named = [
             "HF_HOME",
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_variable_is_refused() {
+    fn text_that_is_not_a_variable_is_refused() {
         for bad in ["", "=", "=x", "A\0", "A=\0"] {
             assert_eq!(bad.parse::<Variable>(), Err(BadVariable), "{bad:?}");
         }

@@ -1,13 +1,12 @@
-//! What a program's bytes mean: lines, and the three formats of standard output. It reads nothing and puts out
-//! nothing; it holds the bytes that are not used up yet, and limits them.
+//! What a program's bytes mean: lines, and the three formats of standard output. It does no I/O; it holds
+//! the bytes that are not decoded yet, and limits them.
 
 use bytes::BytesMut;
 use encoding_rs::UTF_8;
 use serde_json::Value;
 
-use super::{Failure, FailureCode, Format};
 use crate::backend::surrogates::{Joiner, mark, settle};
-use crate::backend::{Channel, Content};
+use crate::backend::{Channel, Content, Failure, FailureCode};
 use crate::config::{EXEC_EXCERPT_MAX, EXEC_JSON_LINE_MAX, EXEC_LINE_MAX};
 use crate::wire::codec::nests_at_most;
 use crate::wire::limits::VALUE_DEPTH_MAX;
@@ -15,21 +14,36 @@ use crate::wire::limits::VALUE_DEPTH_MAX;
 /// The byte order mark that some programs write first. It is not part of the output.
 const BOM: &[u8] = "\u{FEFF}".as_bytes();
 
-/// Bytes that are taken line by line.
+/// What a program's standard output means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Text, put out as it arrives.
+    #[default]
+    Text,
+    /// Text, put out line by line; a line over 256 KiB in parts. A carriage return ends a line, too, and the text after it
+    /// is put out as it arrives, for progress bars.
+    Lines,
+    /// A JSON value per line, of at most 512 KiB: `{"text": …, "channel": "output" | "reasoning"}` is text, and any
+    /// other value is data. Without `channel` it is output. Blank lines are skipped.
+    Ndjson,
+}
+
+/// Bytes that are read line by line.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(super) struct LineBuffer {
     /// Where bytes that were read go.
     pub(super) buffer: BytesMut,
-    /// So many bytes of the buffer are known to hold no end of a line.
+    /// How many bytes of the buffer are known to contain no end of a line.
     searched: usize,
     limit: usize,
-    /// Whether a carriage return alone ends a line, too: programs draw over a line of progress with it.
+    /// Whether a carriage return alone ends a line, too: programs redraw a progress bar with it.
     returns: bool,
-    /// Whether the last line ended so. What follows is taken as it comes, for its own end may be minutes away.
+    /// Whether the last line ended like that. The text after it is passed on as it comes, because its own
+    /// end may be minutes away.
     redraws: bool,
 }
 
-impl Lines {
+impl LineBuffer {
     /// Lines of at most `limit` bytes, the newline included.
     pub(super) fn new(limit: usize) -> Self {
         Self {
@@ -41,7 +55,7 @@ impl Lines {
         }
     }
 
-    /// The same, when a carriage return ends a line, too.
+    /// The same, but a carriage return ends a line, too.
     pub(super) fn with_redraws(limit: usize) -> Self {
         Self {
             returns: true,
@@ -49,8 +63,8 @@ impl Lines {
         }
     }
 
-    /// The next line with its newline; the first part of one that is longer than the limit; of a line that is drawn over,
-    /// what is there; once there is nothing more to read (`ended`), what is left.
+    /// The next line with its newline, or the first part of one that is longer than the limit; of a line
+    /// that is redrawn, what has arrived; once there is nothing more to read (`ended`), the rest.
     pub(super) fn next(&mut self, ended: bool) -> Option<BytesMut> {
         let search = self
             .buffer
@@ -86,11 +100,11 @@ pub(super) enum Decoder {
         utf8: Utf8,
     },
     Lines {
-        lines: Lines,
+        lines: LineBuffer,
         utf8: Utf8,
     },
     Ndjson {
-        lines: Lines,
+        lines: LineBuffer,
         number: u64,
         halves: Halves,
     },
@@ -134,7 +148,7 @@ fn decode(decoder: Option<&mut encoding_rs::Decoder>, bytes: &[u8], last: bool) 
     text
 }
 
-/// Halves of characters at the end of what a line of JSON said, by channel: the next one may bring the other half.
+/// Halves of characters at the end of a line's text, by channel: the next line may have the other half.
 #[derive(Debug, Default)]
 pub(super) struct Halves {
     output: Joiner,
@@ -149,7 +163,7 @@ impl Halves {
         }
     }
 
-    /// What is left when no more lines come.
+    /// The rest when no more lines come.
     fn end(&mut self) -> Option<Content> {
         [Channel::Output, Channel::Reasoning]
             .into_iter()
@@ -168,11 +182,11 @@ impl Decoder {
                 utf8: Utf8::default(),
             },
             Format::Lines => Self::Lines {
-                lines: Lines::with_redraws(EXEC_LINE_MAX),
+                lines: LineBuffer::with_redraws(EXEC_LINE_MAX),
                 utf8: Utf8::default(),
             },
             Format::Ndjson => Self::Ndjson {
-                lines: Lines::new(EXEC_JSON_LINE_MAX),
+                lines: LineBuffer::new(EXEC_JSON_LINE_MAX),
                 number: 0,
                 halves: Halves::default(),
             },
@@ -212,7 +226,7 @@ impl Decoder {
     }
 }
 
-/// The text of the next bytes or, when none are left, of what the decoder still holds at the end.
+/// The text of the next bytes or, after the last ones, of what the decoder still holds.
 fn text(utf8: &mut Utf8, bytes: Option<BytesMut>, ended: bool) -> Option<Content> {
     let mut text = bytes.map_or_else(String::new, |bytes| utf8.decode(&bytes));
     if text.is_empty() && ended {
@@ -224,7 +238,7 @@ fn text(utf8: &mut Utf8, bytes: Option<BytesMut>, ended: bool) -> Option<Content
     })
 }
 
-/// What a line says; `None` for a blank one, or when all of its text is half a character.
+/// The content of a line; `None` for a blank line, or if its text is only half a character.
 fn json_line(line: &[u8], number: u64, halves: &mut Halves) -> Result<Option<Content>, Failure> {
     let too_long = line.len() == EXEC_JSON_LINE_MAX && !line.ends_with(b"\n");
     let line = line.trim_ascii_end();
@@ -248,7 +262,7 @@ fn json_line(line: &[u8], number: u64, halves: &mut Halves) -> Result<Option<Con
         )
     })?;
     let value = serde_json::from_str(&mark(text)).map_err(|error| {
-        // To the parser every line is the first one.
+        // The parser counts every line as the first one.
         let why = error
             .to_string()
             .replace(" at line 1 column ", " at column ");
@@ -272,7 +286,7 @@ fn json_line(line: &[u8], number: u64, halves: &mut Halves) -> Result<Option<Con
     })
 }
 
-/// A line for people, or the part of it around a column.
+/// A printable excerpt of a line, around a column.
 fn excerpt(line: &[u8], column: usize) -> String {
     let from = column
         .saturating_sub(EXEC_EXCERPT_MAX / 2)
@@ -298,7 +312,7 @@ fn excerpt(line: &[u8], column: usize) -> String {
     )
 }
 
-/// An object with a string `text`, and a `channel` that is one if it is there, is text; anything else is data.
+/// An object with a string `text`, and with a valid `channel` or none, is text; any other value is data.
 fn content(mut value: Value) -> Content {
     let channel = match value.get("channel") {
         None | Some(Value::Null) => Some(Channel::Output),
@@ -324,7 +338,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    /// What a format makes of bytes that arrive in `pieces`.
+    /// The content of bytes that arrive in `pieces`.
     fn decoded<'a>(
         format: Format,
         pieces: impl IntoIterator<Item = &'a [u8]>,
@@ -496,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_line_that_is_not_json_the_part_around_the_fault_is_quoted() {
+    fn the_part_around_the_error_of_a_long_line_is_quoted() {
         let line = format!("[{}NaN{}]", "1,".repeat(5_000), ",2".repeat(5_000));
         let message = refused(line.as_bytes());
         assert!(
@@ -523,7 +537,7 @@ mod tests {
                 assert_eq!(texts(format, pieces).concat(), "é\n");
             }
             assert_eq!(texts(format, &["\u{FEFF}".as_bytes()]), [""; 0]);
-            // Anywhere else it is a character, and what only begins like one is not one.
+            // Anywhere else it is a character, and so is anything that only begins like one.
             assert_eq!(
                 texts(format, &["a\u{FEFF}".as_bytes()]).concat(),
                 "a\u{FEFF}"
@@ -546,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_drawn_over_comes_as_it_is_written() {
+    fn a_line_that_is_redrawn_comes_as_it_is_written() {
         let mut decoder = Decoder::new(Format::Lines);
         let mut after = |bytes: &[u8]| {
             decoder.buffer().extend_from_slice(bytes);
@@ -615,12 +629,12 @@ mod tests {
         }
 
         #[test]
-        fn with_returns_and_newlines_cut_anywhere_nothing_is_lost_and_no_line_is_held(
+        fn no_byte_of_lines_and_redraws_cut_anywhere_is_lost_or_held(
             bytes in prop::collection::vec(prop::sample::select(b"ab\r\n".to_vec()), 0..60),
             size in 1..9usize,
             limit in 2..9usize,
         ) {
-            let mut lines = Lines::with_redraws(limit);
+            let mut lines = LineBuffer::with_redraws(limit);
             let mut seen = Vec::new();
             for piece in bytes.chunks(size) {
                 lines.buffer.extend_from_slice(piece);
@@ -643,7 +657,7 @@ mod tests {
             size in 1..9usize,
             limit in 2..9usize,
         ) {
-            let mut lines = Lines::new(limit);
+            let mut lines = LineBuffer::new(limit);
             let mut seen = Vec::new();
             for piece in bytes.chunks(size) {
                 lines.buffer.extend_from_slice(piece);

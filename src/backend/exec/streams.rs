@@ -1,5 +1,5 @@
-//! A running program's standard output and standard error, read from their pipes. What the bytes mean is not decided
-//! here, nor when the program has ended.
+//! A running program's standard output and standard error, read from their pipes. It decides neither what
+//! the bytes mean nor when the program has ended.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,9 +10,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::Failure;
-use super::format::{Decoder, Lines};
-use crate::backend::{Content, Output};
+use super::format::{Decoder, LineBuffer};
+use crate::backend::{Failure, Output};
 use crate::config::{
     EXEC_LAST_BYTES, EXEC_LAST_LINES, EXEC_LEFT_BYTES, EXEC_LEFT_WAIT, EXEC_LOG_LINE_MAX,
     EXEC_READ_BYTES, EXEC_SETTLE_WAIT,
@@ -27,20 +26,20 @@ pub(super) struct Stdout {
     decoder: Decoder,
     leader: u32,
     ended: CancellationToken,
-    remaining: Remaining,
+    leftovers: Leftovers,
 }
 
-/// What is granted to the processes that a program leaves behind.
+/// What the processes that a program leaves behind may still do.
 #[derive(Debug)]
-struct Remaining {
+struct Leftovers {
     killed: bool,
     wait: Duration,
     bytes: usize,
 }
 
 impl Stdout {
-    /// The output of the program that leads the group `leader`; `ended` is cancelled when it has ended. It must not be
-    /// reaped before [`Self::put_out`] has.
+    /// The output of the program that leads the group `leader`; `ended` is cancelled when it has ended. The
+    /// program must not be reaped before [`Self::put_out`] has returned.
     pub(super) fn new(
         pipe: ChildStdout,
         decoder: Decoder,
@@ -52,7 +51,7 @@ impl Stdout {
             decoder,
             leader,
             ended,
-            remaining: Remaining {
+            leftovers: Leftovers {
                 killed: false,
                 wait: EXEC_LEFT_WAIT,
                 bytes: EXEC_LEFT_BYTES,
@@ -60,15 +59,12 @@ impl Stdout {
         }
     }
 
-    /// Puts everything out. Nothing is read while `out` waits, so that the pipe then holds the program.
+    /// Puts everything out. Nothing is read while `out` waits, so that the pipe then stops the program.
     pub(super) async fn put_out(&mut self, out: &Output) -> Result<(), Failure> {
         loop {
             let more = self.read().await;
             while let Some(content) = self.decoder.next(!more)? {
-                match content {
-                    Content::Text { channel, text } => out.text_on(channel, &text).await?,
-                    Content::Data(data) => out.data(data).await?,
-                }
+                out.content(content).await?;
             }
             if !more {
                 return Ok(());
@@ -76,7 +72,7 @@ impl Stdout {
         }
     }
 
-    /// Reads more into the decoder's buffer; false when there is no more, or none that is waited for.
+    /// Reads more into the decoder's buffer; false when there is no more, or when no more is waited for.
     async fn read(&mut self) -> bool {
         loop {
             let (counts, began) = (self.ended.is_cancelled(), Instant::now());
@@ -84,46 +80,46 @@ impl Stdout {
             buffer.reserve(EXEC_READ_BYTES);
             let too_late = async {
                 self.ended.cancelled().await;
-                sleep(self.remaining.wait).await;
+                sleep(self.leftovers.wait).await;
             };
             let read = tokio::select! {
                 biased;
                 read = self.pipe.read_buf(buffer) => read.unwrap_or(0),
                 () = too_late => {
-                    if self.remaining.killed {
+                    if self.leftovers.killed {
                         return false;
                     }
-                    self.kill_left();
+                    self.kill_leftovers();
                     continue;
                 }
             };
             if counts {
-                self.remaining.wait = self.remaining.wait.saturating_sub(began.elapsed());
-                self.remaining.bytes = self.remaining.bytes.saturating_sub(read);
-                if self.remaining.bytes == 0 && self.remaining.killed {
+                self.leftovers.wait = self.leftovers.wait.saturating_sub(began.elapsed());
+                self.leftovers.bytes = self.leftovers.bytes.saturating_sub(read);
+                if self.leftovers.bytes == 0 && self.leftovers.killed {
                     return false;
                 }
-                if self.remaining.bytes == 0 {
-                    self.kill_left();
+                if self.leftovers.bytes == 0 {
+                    self.kill_leftovers();
                 }
             }
             return read > 0;
         }
     }
 
-    /// Kills what the program left behind. What it wrote before is still read.
-    fn kill_left(&mut self) {
+    /// Kills the processes that the program left behind. What they wrote before is still read.
+    fn kill_leftovers(&mut self) {
         if let Err(error) = kill_group(self.leader, Signal::KILL) {
             debug!(target: "tailwater::exec", group = self.leader, %error, "cannot kill");
         }
-        self.remaining = Remaining {
+        self.leftovers = Leftovers {
             killed: true,
             wait: EXEC_SETTLE_WAIT,
             bytes: EXEC_LEFT_BYTES,
         };
     }
 
-    /// Reads to the end and forgets it, so that a program that stops can write its last words.
+    /// Reads to the end and discards it, so that a stopping program is not blocked by a full pipe.
     pub(super) async fn discard(&mut self) {
         let mut forgotten = Vec::with_capacity(EXEC_READ_BYTES);
         while self
@@ -142,8 +138,8 @@ impl Stdout {
 pub(super) struct Stderr {
     pipe: ChildStderr,
     job: JobId,
-    lines: Lines,
-    last: Last,
+    lines: LineBuffer,
+    last: LastLines,
 }
 
 impl Stderr {
@@ -151,12 +147,12 @@ impl Stderr {
         Self {
             pipe,
             job,
-            lines: Lines::new(EXEC_LOG_LINE_MAX),
-            last: Last::default(),
+            lines: LineBuffer::new(EXEC_LOG_LINE_MAX),
+            last: LastLines::default(),
         }
     }
 
-    /// Reads to the end. Dropped at its await it loses nothing, and may be called again.
+    /// Reads to the end. If it is dropped at an await, nothing is lost and it may be called again.
     pub(super) async fn read(&mut self) {
         loop {
             self.lines.buffer.reserve(EXEC_LOG_LINE_MAX);
@@ -167,7 +163,7 @@ impl Stderr {
                 .is_ok_and(|read| read > 0);
             while let Some(line) = self.lines.next(!more) {
                 let line = String::from_utf8_lossy(&line);
-                // Of a line that was drawn over, what a terminal shows in the end.
+                // Of a line that was redrawn, what a terminal shows in the end.
                 let line = line.trim_end_matches(['\r', '\n']);
                 let line = line.rsplit('\r').next().unwrap_or(line);
                 debug!(target: "tailwater::exec", job = %self.job, line);
@@ -187,12 +183,12 @@ impl Stderr {
 
 /// The last lines, within the limits.
 #[derive(Debug, Default)]
-struct Last {
+struct LastLines {
     lines: VecDeque<String>,
     bytes: usize,
 }
 
-impl Last {
+impl LastLines {
     fn push(&mut self, line: &str) {
         self.bytes += line.len() + 1;
         self.lines.push_back(line.to_owned());
@@ -210,8 +206,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_standard_error_the_last_lines_are_kept_and_no_more() {
-        let mut last = Last::default();
+    fn only_the_last_lines_of_standard_error_are_kept() {
+        let mut last = LastLines::default();
         for number in 0..100 {
             last.push(&format!("line {number}"));
         }

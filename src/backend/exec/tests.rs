@@ -1,4 +1,4 @@
-//! The backend with real programs. What bytes mean is tested with the formats.
+//! The backend with real programs. The formats have tests of their own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::*;
 use crate::backend::{Channel, Content, Piece};
 use crate::config::OUTPUT_BUFFER_MAX;
-use crate::guard::tests::{Held, SOON, program, shell};
+use crate::guard::tests::{HeldFifo, SOON, program, shell};
 
 fn exec(format: Format, command: Vec<OsString>) -> Exec {
     Exec {
@@ -85,7 +85,7 @@ fn joined(contents: &[Content]) -> String {
     contents.iter().map(text).collect()
 }
 
-/// Waits until `holds`, looking again each time everything else had its turn.
+/// Waits until `holds` returns true, and checks after every other task had its turn.
 async fn until(mut holds: impl FnMut() -> bool) {
     let wait = async {
         while !holds() {
@@ -161,7 +161,7 @@ async fn a_program_and_its_guard_have_an_environment_of_their_own() {
 
 #[tokio::test]
 async fn what_python_prints_comes_before_the_program_has_ended() {
-    let mut go = Held::new();
+    let mut go = HeldFifo::new();
     let path = go.path().display().to_string();
     let prints = format!(
         "python3 -c \"import os; print('now'); os.write(3, b'printed\\n'); open('{path}.go').read()\""
@@ -219,7 +219,7 @@ async fn a_program_need_not_read_a_large_input() {
 #[tokio::test]
 async fn a_character_in_two_writes_comes_whole() {
     // The second half is written when the test has the first piece.
-    let mut go = Held::new();
+    let mut go = HeldFifo::new();
     let halves = format!(
         "printf 'a\\342\\202'; echo half >&3; read line < '{0}.go'; printf '\\254'",
         go.path().display()
@@ -279,8 +279,8 @@ async fn json_lines_become_text_on_its_channel_and_data() {
 }
 
 #[tokio::test]
-async fn a_line_that_is_no_json_fails_the_job_at_once_and_ends_the_program() {
-    let mut held = Held::new();
+async fn a_line_that_is_not_json_fails_the_job_at_once_and_ends_the_program() {
+    let mut held = HeldFifo::new();
     let program = exec(
         Format::Ndjson,
         held.shell("echo 1; echo two; exec sleep 1000"),
@@ -318,7 +318,7 @@ async fn an_exit_status_fails_with_the_last_lines_of_standard_error() {
 }
 
 #[tokio::test]
-async fn a_flood_on_standard_error_holds_nothing_up_and_is_cut() {
+async fn a_flood_on_standard_error_blocks_nothing_and_is_cut() {
     let flood = "head -c 3000000 /dev/zero | tr '\\0' e >&2; echo; exit 1";
     let failure = failed(&script(Format::Text, flood)).await;
     assert!(failure.message.starts_with("exit status 1: eee"));
@@ -326,7 +326,7 @@ async fn a_flood_on_standard_error_holds_nothing_up_and_is_cut() {
 }
 
 #[tokio::test]
-async fn a_signal_fails_the_job_by_its_number() {
+async fn a_signal_fails_the_job_with_its_number() {
     let failure = failed(&script(Format::Text, "echo ouch >&2; kill -9 $$")).await;
     assert_eq!(
         (failure.code.as_str(), failure.retry),
@@ -336,7 +336,7 @@ async fn a_signal_fails_the_job_by_its_number() {
 }
 
 #[tokio::test]
-async fn a_program_that_cannot_be_started_is_the_same_failure_with_and_without_a_guard() {
+async fn a_program_that_cannot_be_started_fails_the_same_way_with_and_without_a_guard() {
     let directory = tempfile::tempdir().unwrap();
     let guard = program(directory.path());
     for name in ["/nowhere/at-all", "no-such-program-in-the-path", "/"] {
@@ -379,7 +379,7 @@ async fn a_program_that_cannot_be_started_is_the_same_failure_with_and_without_a
 }
 
 #[tokio::test]
-async fn behind_a_guard_a_program_ends_as_without() {
+async fn a_program_ends_the_same_way_with_and_without_a_guard() {
     let directory = tempfile::tempdir().unwrap();
     let guarded = |line: &str| Exec {
         guard: Some(program(directory.path())),
@@ -405,7 +405,7 @@ async fn behind_a_guard_a_program_ends_as_without() {
 }
 
 /// Runs until the program has said `ready`, then cancels the job; returns how long it took to end.
-async fn stopped(exec: &Exec, held: &mut Held) -> Duration {
+async fn stopped(exec: &Exec, held: &mut HeldFifo) -> Duration {
     let (out, taken) = Output::new();
     let job = job(Value::Null);
     let stop = job.stop.clone();
@@ -421,8 +421,8 @@ async fn stopped(exec: &Exec, held: &mut Held) -> Duration {
 }
 
 #[tokio::test]
-async fn a_stop_ends_a_program_that_obeys_at_once_and_lets_its_children_clean_up() {
-    let mut held = Held::new();
+async fn a_stop_ends_an_obedient_program_at_once_and_lets_its_children_clean_up() {
+    let mut held = HeldFifo::new();
     let child =
         "(trap 'echo cleaned >&3; exit' TERM; echo ready >&3; while :; do sleep 0.05; done) & wait";
     let took = stopped(&exec(Format::Text, held.shell(child)), &mut held).await;
@@ -432,7 +432,7 @@ async fn a_stop_ends_a_program_that_obeys_at_once_and_lets_its_children_clean_up
 
 #[tokio::test]
 async fn a_program_that_ignores_a_stop_is_killed_with_its_children() {
-    let mut held = Held::new();
+    let mut held = HeldFifo::new();
     let directory = tempfile::tempdir().unwrap();
     let stubborn = "trap '' TERM; (echo ready >&3; sleep 1000) & sleep 1000";
     for guard in [None, Some(program(directory.path()))] {
@@ -446,13 +446,13 @@ async fn a_program_that_ignores_a_stop_is_killed_with_its_children() {
             "{took:?}"
         );
         assert_eq!(held.until_free().await, "");
-        held = Held::new();
+        held = HeldFifo::new();
     }
 }
 
 #[tokio::test]
-async fn a_dropped_run_takes_the_whole_group_along() {
-    let mut held = Held::new();
+async fn a_dropped_run_kills_the_whole_group() {
+    let mut held = HeldFifo::new();
     let stubborn = exec(
         Format::Text,
         held.shell("trap '' TERM; (echo ready >&3; sleep 1000) & sleep 1000"),
@@ -467,7 +467,7 @@ async fn a_dropped_run_takes_the_whole_group_along() {
 
 #[tokio::test]
 async fn a_program_waits_for_the_log_and_a_stop_reaches_it_there() {
-    let mut held = Held::new();
+    let mut held = HeldFifo::new();
     let flood = "echo ready >&3; head -c 4000000 /dev/zero | tr '\\0' x; echo done >&3; sleep 1000";
     let (out, taken) = Output::new();
     let room = Arc::clone(&out.room);
@@ -487,7 +487,7 @@ async fn a_program_waits_for_the_log_and_a_stop_reaches_it_there() {
 }
 
 #[tokio::test]
-async fn nothing_that_a_program_wrote_is_lost_when_the_log_is_slow() {
+async fn no_output_is_lost_when_the_log_is_slow() {
     let (out, mut taken) = Output::new();
     let room = Arc::clone(&out.room);
     let exec = script(
@@ -513,8 +513,8 @@ async fn nothing_that_a_program_wrote_is_lost_when_the_log_is_slow() {
 }
 
 #[tokio::test]
-async fn what_a_program_leaves_behind_has_a_second_to_finish_and_is_then_killed() {
-    let mut held = Held::new();
+async fn processes_left_behind_have_a_second_to_finish_and_are_then_killed() {
+    let mut held = HeldFifo::new();
     let began = Instant::now();
     let leaves = "(echo late; sleep 1000) & echo main; exit 0";
     let (end, seen) = run(&exec(Format::Lines, held.shell(leaves))).await;
@@ -527,9 +527,9 @@ async fn what_a_program_leaves_behind_has_a_second_to_finish_and_is_then_killed(
 }
 
 #[tokio::test]
-async fn what_a_program_leaves_behind_is_killed_though_it_writes_elsewhere_or_without_end() {
+async fn processes_left_behind_are_killed_even_if_they_write_elsewhere_or_without_end() {
     for leaves in ["sleep 1000 >/dev/null 2>&1 & exit 0", "yes & exit 0"] {
-        let mut held = Held::new();
+        let mut held = HeldFifo::new();
         let (end, _) = run(&exec(Format::Text, held.shell(leaves))).await;
         assert_eq!(end, done());
         assert_eq!(held.until_free().await, "");
@@ -538,7 +538,7 @@ async fn what_a_program_leaves_behind_is_killed_though_it_writes_elsewhere_or_wi
 
 #[tokio::test]
 async fn a_process_that_left_the_group_cannot_hold_a_job_open() {
-    let held = Held::new();
+    let held = HeldFifo::new();
     let began = Instant::now();
     // It lives no longer than the test waits: its group is not ours to kill.
     let leaves = "setsid sleep 5 & echo main; exit 0";
@@ -552,8 +552,8 @@ async fn a_process_that_left_the_group_cannot_hold_a_job_open() {
 }
 
 #[tokio::test]
-async fn a_run_ends_when_nobody_takes_its_output_any_more() {
-    let mut held = Held::new();
+async fn a_run_ends_when_its_output_is_no_longer_read() {
+    let mut held = HeldFifo::new();
     let (out, taken) = Output::new();
     drop(taken);
     let flood = exec(Format::Text, held.shell("yes"));
@@ -583,7 +583,7 @@ async fn many_programs_run_beside_each_other_and_each_is_reaped() {
 
 #[tokio::test]
 async fn a_worker_killed_with_9_leaves_no_program_behind() {
-    let mut held = Held::new();
+    let mut held = HeldFifo::new();
     let directory: TempDir = tempfile::tempdir().unwrap();
     let mut worker = Command::new(std::env::current_exe().unwrap())
         .args([

@@ -1,4 +1,4 @@
-//! How long a busy server is waited for: pure. The waits lie within an attempt, so that they cost none.
+//! How long a job waits for a busy server. Pure. The waits are part of an attempt, so they cost none.
 
 use std::time::Duration;
 
@@ -6,17 +6,17 @@ use crate::backend::Retry;
 use crate::backoff::Backoff;
 use crate::config::{MODEL_BUSY_FIRST, MODEL_BUSY_PAUSE_MAX};
 
-/// What is left of the time to wait for a busy server.
+/// The time that remains to wait for a busy server.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(super) struct BusyBudget {
     remaining: Duration,
     tries: u32,
     /// Spreads the jobs that were refused together.
     spread: u32,
 }
 
-impl Budget {
-    /// A budget of this much time; jobs with different `spread` wait differently long.
+impl BusyBudget {
+    /// A budget of this much time; jobs with a different `spread` wait differently long.
     pub(super) fn new(remaining: Duration, spread: u32) -> Self {
         Self {
             remaining,
@@ -25,8 +25,8 @@ impl Budget {
         }
     }
 
-    /// How long to wait before the server is asked again: at least as long as it asked for, else longer each time. `None`:
-    /// there is not enough time left.
+    /// How long to wait before the server is asked again: at least as long as it asked for, else longer
+    /// each time. `None` if not enough time remains.
     pub(super) fn wait(&mut self, asked: Retry) -> Option<Duration> {
         let backoff = Backoff::new(MODEL_BUSY_FIRST, MODEL_BUSY_PAUSE_MAX);
         let doubled = backoff.pause_after(self.tries);
@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn waits_double_up_to_a_limit_and_end_with_the_budget() {
         let left = Duration::from_secs(600);
-        let mut budget = Budget::new(left, 0);
+        let mut budget = BusyBudget::new(left, 0);
         let waits: Vec<_> = std::iter::from_fn(|| budget.wait(Retry::Later)).collect();
         assert_eq!(
             waits[..3],
@@ -64,26 +64,26 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_says_when_is_asked_then_and_not_before() {
+    fn a_server_is_not_asked_before_the_time_that_it_gave() {
         let asked = Duration::from_secs(7);
         for spread in [0, 1, u32::MAX] {
-            let wait = Budget::new(Duration::from_secs(10), spread)
+            let wait = BusyBudget::new(Duration::from_secs(10), spread)
                 .wait(Retry::After(asked))
                 .unwrap();
             assert!(wait >= asked && wait < asked + MODEL_BUSY_FIRST, "{wait:?}");
         }
         for asked in [Duration::from_secs(11), Duration::MAX] {
             assert_eq!(
-                Budget::new(Duration::from_secs(10), 0).wait(Retry::After(asked)),
+                BusyBudget::new(Duration::from_secs(10), 0).wait(Retry::After(asked)),
                 None
             );
         }
     }
 
     #[test]
-    fn jobs_that_were_refused_together_come_back_apart() {
+    fn jobs_that_were_refused_together_ask_again_at_different_times() {
         let wait = |spread| {
-            Budget::new(Duration::from_secs(600), spread)
+            BusyBudget::new(Duration::from_secs(600), spread)
                 .wait(Retry::Later)
                 .unwrap()
         };

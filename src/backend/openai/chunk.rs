@@ -1,13 +1,15 @@
-//! What one choice of an answer carries, in whichever form the server has: pure. It keeps no state between events.
+//! What one choice of an event carries, in any of the forms that servers use. Pure. It keeps no state
+//! between events.
 //!
-//! A server may put text into `delta`, `message` or `text`; `content` may be text, a list of parts, or one part; reasoning
-//! has many names. A form that this file cannot read is an error, so that no text is lost in silence.
+//! A server may put text into `delta`, `message` or `text`; `content` may be text, a list of parts, or
+//! one part; reasoning has many names. A form that this file cannot read is an error, so that no text is
+//! lost silently.
 
 use serde_json::{Map, Value, json};
 
 use crate::backend::Channel;
 
-/// Under which names servers send reasoning as text. Some send the same text under several.
+/// The fields in which servers send reasoning. Some send the same text in several.
 const REASONING: [&str; 5] = [
     "reasoning_content",
     "reasoning",
@@ -15,21 +17,21 @@ const REASONING: [&str; 5] = [
     "reasoning_text",
     "reasoning_details",
 ];
-/// Texts that serializers make of a reason that is not there.
+/// Texts that serializers write for a missing reason.
 const NO_REASON: [&str; 5] = ["", "null", "none", "nil", "undefined"];
 
 /// A piece of the answer.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Part {
+pub(super) enum ChunkPart {
     Text {
         channel: Channel,
         text: String,
     },
     Refusal(String),
-    /// A piece of a tool call, and its place in its list when the list has several that no index tells apart.
+    /// A piece of a tool call, and its position in its list if the list has several without distinct indexes.
     Call {
         piece: Value,
-        place: Option<usize>,
+        position: Option<usize>,
     },
     /// Content that is not text.
     Other(Value),
@@ -38,12 +40,12 @@ pub(super) enum Part {
 /// One choice.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Choice {
-    pub(super) parts: Vec<Part>,
+    pub(super) parts: Vec<ChunkPart>,
     pub(super) finish_reason: Option<String>,
     pub(super) source: Source,
 }
 
-/// From which field of a choice its parts are.
+/// The field of a choice that its parts are from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Source {
     #[default]
@@ -54,14 +56,14 @@ pub(super) enum Source {
     Text,
 }
 
-/// What a choice has in place of what can be read.
+/// What a choice contains instead of a known form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is {1}")]
-pub(super) struct Unreadable(&'static str, &'static str);
+pub(super) struct UnreadableChunk(&'static str, &'static str);
 
 impl Choice {
-    /// Reads a choice. `deltas` says that earlier ones came as deltas: a message beside them only repeats them.
-    pub(super) fn read(choice: &Value, deltas: bool) -> Result<Self, Unreadable> {
+    /// Reads a choice. `deltas` says that earlier ones came as deltas, which a message then only repeats.
+    pub(super) fn read(choice: &Value, deltas: bool) -> Result<Self, UnreadableChunk> {
         let Value::Object(fields) = choice else {
             return Err(unreadable("a choice", choice));
         };
@@ -99,7 +101,7 @@ impl Choice {
 }
 
 /// The parts of a delta or a message.
-fn body(body: &Value) -> Result<Vec<Part>, Unreadable> {
+fn body(body: &Value) -> Result<Vec<ChunkPart>, UnreadableChunk> {
     let mut parts = Vec::new();
     let fields = match body {
         Value::Object(fields) => fields,
@@ -124,18 +126,22 @@ fn body(body: &Value) -> Result<Vec<Part>, Unreadable> {
     if let Some(Value::String(text)) = fields.get("refusal")
         && !text.is_empty()
     {
-        parts.push(Part::Refusal(text.clone()));
+        parts.push(ChunkPart::Refusal(text.clone()));
     }
     calls(fields, &mut parts)?;
     Ok(parts)
 }
 
 /// Adds the parts of content: text, a part, or a list of either.
-fn content(value: &Value, channel: Channel, parts: &mut Vec<Part>) -> Result<(), Unreadable> {
+fn content(
+    value: &Value,
+    channel: Channel,
+    parts: &mut Vec<ChunkPart>,
+) -> Result<(), UnreadableChunk> {
     match value {
         Value::Null => {}
         Value::String(text) if text.is_empty() => {}
-        Value::String(text) => parts.push(Part::Text {
+        Value::String(text) => parts.push(ChunkPart::Text {
             channel,
             text: text.clone(),
         }),
@@ -154,8 +160,8 @@ fn content(value: &Value, channel: Channel, parts: &mut Vec<Part>) -> Result<(),
 fn part(
     fields: &Map<String, Value>,
     channel: Channel,
-    parts: &mut Vec<Part>,
-) -> Result<(), Unreadable> {
+    parts: &mut Vec<ChunkPart>,
+) -> Result<(), UnreadableChunk> {
     let kind = fields
         .get("type")
         .and_then(Value::as_str)
@@ -185,23 +191,23 @@ fn part(
     match (kind, inner) {
         ("refusal", _) => match fields.get("refusal").or(inner) {
             Some(Value::String(text)) if text.is_empty() => {}
-            Some(Value::String(text)) => parts.push(Part::Refusal(text.clone())),
+            Some(Value::String(text)) => parts.push(ChunkPart::Refusal(text.clone())),
             Some(other) => return Err(unreadable("a refusal", other)),
             None => {}
         },
         (_, Some(inner)) => content(inner, channel, parts)?,
-        // Signatures and encrypted reasoning are for the server only; a field that is there and null says nothing.
+        // Signatures and encrypted reasoning are for the server only; a field that is null means nothing.
         (_, None)
             if channel == Channel::Reasoning
                 || names.iter().any(|name| fields.contains_key(*name)) => {}
         (_, None) if fields.keys().all(|name| name == "type") => {}
-        (_, None) => parts.push(Part::Other(json!({"content": [fields]}))),
+        (_, None) => parts.push(ChunkPart::Other(json!({"content": [fields]}))),
     }
     Ok(())
 }
 
 /// Adds the tool calls of a delta or a message.
-fn calls(fields: &Map<String, Value>, parts: &mut Vec<Part>) -> Result<(), Unreadable> {
+fn calls(fields: &Map<String, Value>, parts: &mut Vec<ChunkPart>) -> Result<(), UnreadableChunk> {
     match fields.get("tool_calls") {
         None | Some(Value::Null) => {}
         Some(Value::Array(pieces)) => {
@@ -211,9 +217,9 @@ fn calls(fields: &Map<String, Value>, parts: &mut Vec<Part>) -> Result<(), Unrea
                 .collect();
             indexes.sort_unstable();
             indexes.dedup();
-            let by_place = indexes.len() < pieces.len() && pieces.len() > 1;
+            let by_position = indexes.len() < pieces.len() && pieces.len() > 1;
             for (at, piece) in pieces.iter().enumerate() {
-                parts.push(call(piece, by_place.then_some(at))?);
+                parts.push(call(piece, by_position.then_some(at))?);
             }
         }
         Some(piece) => parts.push(call(piece, None)?),
@@ -223,9 +229,9 @@ fn calls(fields: &Map<String, Value>, parts: &mut Vec<Part>) -> Result<(), Unrea
         None | Some(Value::Null) => Ok(()),
         Some(Value::Object(function)) if function.is_empty() => Ok(()),
         Some(function @ Value::Object(_)) => {
-            parts.push(Part::Call {
+            parts.push(ChunkPart::Call {
                 piece: json!({ "function": function }),
-                place: None,
+                position: None,
             });
             Ok(())
         }
@@ -234,7 +240,7 @@ fn calls(fields: &Map<String, Value>, parts: &mut Vec<Part>) -> Result<(), Unrea
 }
 
 /// A piece of a call, with its name and arguments within `function`, and the arguments as text.
-fn call(piece: &Value, place: Option<usize>) -> Result<Part, Unreadable> {
+fn call(piece: &Value, position: Option<usize>) -> Result<ChunkPart, UnreadableChunk> {
     let Value::Object(fields) = piece else {
         return Err(unreadable("a tool call", piece));
     };
@@ -246,13 +252,13 @@ fn call(piece: &Value, place: Option<usize>) -> Result<Part, Unreadable> {
         let function: Map<_, _> = inner.collect();
         fields.insert("function".into(), function.into());
     }
-    Ok(Part::Call {
+    Ok(ChunkPart::Call {
         piece: fields.into(),
-        place,
+        position,
     })
 }
 
-fn unreadable(what: &'static str, value: &Value) -> Unreadable {
+fn unreadable(what: &'static str, value: &Value) -> UnreadableChunk {
     let kind = match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -261,32 +267,32 @@ fn unreadable(what: &'static str, value: &Value) -> Unreadable {
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
     };
-    Unreadable(what, kind)
+    UnreadableChunk(what, kind)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parts(choice: &Value) -> Vec<Part> {
+    fn parts(choice: &Value) -> Vec<ChunkPart> {
         Choice::read(choice, false)
             .unwrap_or_else(|error| panic!("{choice}: {error}"))
             .parts
     }
 
-    fn delta(delta: &Value) -> Vec<Part> {
+    fn delta(delta: &Value) -> Vec<ChunkPart> {
         parts(&json!({ "delta": delta }))
     }
 
-    fn output(text: &str) -> Part {
-        Part::Text {
+    fn output(text: &str) -> ChunkPart {
+        ChunkPart::Text {
             channel: Channel::Output,
             text: text.into(),
         }
     }
 
-    fn reasoning(text: &str) -> Part {
-        Part::Text {
+    fn reasoning(text: &str) -> ChunkPart {
+        ChunkPart::Text {
             channel: Channel::Reasoning,
             text: text.into(),
         }
@@ -321,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_think_are_reasoning() {
+    fn parts_of_thinking_are_reasoning() {
         for part in [
             json!({"type": "thinking", "thinking": "hm"}),
             json!({"type": "thinking", "thinking": [{"type": "text", "text": "hm"}], "closed": true}),
@@ -386,16 +392,16 @@ mod tests {
         assert_eq!(source(json!({"delta": {"content": "b"}})), Source::Delta);
         assert_eq!(
             delta(&json!({"refusal": "no"})),
-            [Part::Refusal("no".into())]
+            [ChunkPart::Refusal("no".into())]
         );
         assert_eq!(
             delta(&json!({"content": [{"type": "refusal", "refusal": "no"}]})),
-            [Part::Refusal("no".into())]
+            [ChunkPart::Refusal("no".into())]
         );
     }
 
     #[test]
-    fn a_reason_is_none_when_it_says_so() {
+    fn a_text_for_a_missing_reason_is_no_reason() {
         let reason = |reason: Value| {
             Choice::read(&json!({"finish_reason": reason}), false)
                 .unwrap()
@@ -419,9 +425,9 @@ mod tests {
     #[test]
     fn calls_have_one_form() {
         let whole = json!({"id": "a", "function": {"name": "f", "arguments": "{}"}});
-        let call = |place| Part::Call {
+        let call = |position| ChunkPart::Call {
             piece: whole.clone(),
-            place,
+            position,
         };
         assert_eq!(delta(&json!({"tool_calls": [whole]})), [call(None)]);
         assert_eq!(delta(&json!({"tool_calls": whole})), [call(None)]);
@@ -430,22 +436,30 @@ mod tests {
             [call(Some(0)), call(Some(1))]
         );
         let indexed = |index: u64| json!({"index": index, "function": {"arguments": "{"}});
-        let places = |indexes: [u64; 2]| {
+        let positions = |indexes: [u64; 2]| {
             let parts = delta(&json!({"tool_calls": indexes.map(indexed)}));
             parts
                 .into_iter()
-                .map(|part| matches!(part, Part::Call { place: Some(_), .. }))
+                .map(|part| {
+                    matches!(
+                        part,
+                        ChunkPart::Call {
+                            position: Some(_),
+                            ..
+                        }
+                    )
+                })
                 .collect::<Vec<_>>()
         };
-        assert_eq!(places([0, 1]), [false, false]);
-        assert_eq!(places([0, 0]), [true, true]);
+        assert_eq!(positions([0, 1]), [false, false]);
+        assert_eq!(positions([0, 0]), [true, true]);
         assert_eq!(
             delta(&json!({"tool_calls": [{"id": "a", "name": "f", "arguments": "{}"}]})),
             [call(None)]
         );
-        let legacy = Part::Call {
+        let legacy = ChunkPart::Call {
             piece: json!({"function": {"name": "f", "arguments": "{"}}),
-            place: None,
+            position: None,
         };
         assert_eq!(
             delta(&json!({"function_call": {"name": "f", "arguments": "{"}})),
@@ -462,12 +476,12 @@ mod tests {
         let image = json!({"type": "image_url", "image_url": {"url": "x"}});
         assert_eq!(
             delta(&json!({"content": [image]})),
-            [Part::Other(json!({"content": [image]}))]
+            [ChunkPart::Other(json!({"content": [image]}))]
         );
     }
 
     #[test]
-    fn what_cannot_be_read_is_an_error_that_quotes_nothing() {
+    fn an_unknown_form_is_an_error_that_quotes_nothing() {
         for choice in [
             json!("secret"),
             json!({"delta": ["secret"]}),

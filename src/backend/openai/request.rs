@@ -1,25 +1,26 @@
-//! What a job's input asks the model server: pure. It checks what this side must rely on, and leaves the rest to the
-//! server, whose parameters are more than any list.
+//! The request to a model server, made from a job's input. Pure. It checks only what this side relies
+//! on; servers have more parameters than any list.
 
 use serde_json::{Map, Value, json};
 
-use super::{Failure, FailureCode};
+use crate::backend::{Failure, FailureCode};
 
-/// What the server is asked.
+/// A request for a chat completion.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Request {
+pub(super) struct ChatRequest {
     body: Map<String, Value>,
-    /// The input says nothing of `stream_options`, so that they may be added, and left out again.
+    /// The input has no `stream_options`, so they may be added, and removed again.
     adds_options: bool,
 }
 
-impl Request {
+impl ChatRequest {
     /// The request for an input.
     ///
-    /// The input is a text, which is one message of the user, or an object with `messages` and any other parameter of a
-    /// chat completion. The model is the operator's, who pays for it: an input may name only that one. The answer is always
-    /// one streamed choice, whatever the input says of `stream`. Its usage is asked for unless the input has
-    /// `stream_options`: an object is passed on as it is, null and false leave the field out.
+    /// The input is a text, which becomes one message of the user, or an object with `messages` and any
+    /// other parameter of a chat completion. The operator chooses the model and pays for it: an input may
+    /// name only that one. The answer is always one streamed choice, whatever `stream` in the input is.
+    /// Usage is requested unless the input has `stream_options`: an object is passed on unchanged, null
+    /// and false remove the field.
     pub(super) fn new(model: &str, input: &Value) -> Result<Self, Failure> {
         let mut body = match input {
             Value::String(text) => Map::from_iter([(
@@ -46,19 +47,19 @@ impl Request {
             }
             Some(Value::Bool(true) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
                 return Err(bad(
-                    "stream_options must be an object, or null or false to leave them out",
+                    "stream_options must be an object, or null or false to omit them",
                 ));
             }
         };
         Ok(Self { body, adds_options })
     }
 
-    /// Whether `stream_options` are added, which not every server takes.
+    /// Whether `stream_options` were added, which not every server accepts.
     pub(super) fn adds_options(&self) -> bool {
         self.adds_options
     }
 
-    /// The same request without what was added.
+    /// The same request without the added `stream_options`.
     pub(super) fn without_options(mut self) -> Self {
         if self.adds_options {
             self.body.remove("stream_options");
@@ -85,7 +86,7 @@ fn check(model: &str, body: &Map<String, Value>) -> Result<(), Failure> {
         return Err(bad("messages must be a list of at least one message"));
     }
     if given("model").is_some_and(|asked| asked != model) {
-        return Err(bad("this worker serves another model; leave model out"));
+        return Err(bad("this worker serves another model; omit model"));
     }
     if given("n").is_some_and(|n| n != 1) {
         return Err(bad("n must be 1: a job has one output"));
@@ -94,7 +95,7 @@ fn check(model: &str, body: &Map<String, Value>) -> Result<(), Failure> {
         .into_iter()
         .any(|name| given(name).is_some())
     {
-        return Err(bad("functions are out of use: give tools"));
+        return Err(bad("functions are obsolete; use tools"));
     }
     let spoken = |modality: &Value| modality == "audio";
     if given("audio").is_some()
@@ -102,7 +103,7 @@ fn check(model: &str, body: &Map<String, Value>) -> Result<(), Failure> {
             .and_then(Value::as_array)
             .is_some_and(|list| list.iter().any(spoken))
     {
-        return Err(bad("audio cannot be put out"));
+        return Err(bad("audio is not supported"));
     }
     Ok(())
 }
@@ -117,7 +118,7 @@ mod tests {
     use crate::backend::Retry;
 
     fn body(input: &Value) -> Value {
-        serde_json::from_str(&Request::new("m", input).unwrap().to_json()).unwrap()
+        serde_json::from_str(&ChatRequest::new("m", input).unwrap().to_json()).unwrap()
     }
 
     #[test]
@@ -148,16 +149,16 @@ mod tests {
     }
 
     #[test]
-    fn stream_options_are_added_only_where_the_input_says_nothing_of_them() {
+    fn stream_options_are_added_only_if_the_input_has_none() {
         let input =
             |options: Value| json!({"messages": [{"role": "user"}], "stream_options": options});
         for none in [Value::Null, json!(false)] {
-            let request = Request::new("m", &input(none)).unwrap();
+            let request = ChatRequest::new("m", &input(none)).unwrap();
             assert!(!request.adds_options() && !request.to_json().contains("stream_options"));
         }
-        let own = Request::new("m", &input(json!({}))).unwrap();
+        let own = ChatRequest::new("m", &input(json!({}))).unwrap();
         assert!(!own.adds_options() && own.to_json().contains("\"stream_options\":{}"));
-        let added = Request::new("m", &json!("hi")).unwrap();
+        let added = ChatRequest::new("m", &json!("hi")).unwrap();
         assert!(added.adds_options() && added.to_json().contains("include_usage"));
         let without = added.without_options();
         assert!(!without.adds_options() && !without.to_json().contains("stream_options"));
@@ -185,7 +186,7 @@ mod tests {
             json!({"messages": messages, "modalities": ["text", "audio"]}),
             json!({"messages": messages, "audio": {"voice": "x"}}),
         ] {
-            let failure = Request::new("m", &input).unwrap_err();
+            let failure = ChatRequest::new("m", &input).unwrap_err();
             assert_eq!(
                 (failure.code.as_str(), failure.retry),
                 ("bad_input", Retry::Never),

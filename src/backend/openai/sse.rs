@@ -1,10 +1,11 @@
-//! Events out of a body's bytes, which were cut anywhere: pure. It knows nothing of what the events say, and it skips `id`
-//! and `retry`, since a generation cannot be resumed.
+//! Splits a body's bytes, cut anywhere, into events. Pure. It does not know what events mean, and skips
+//! `id` and `retry`, because a generation cannot be resumed.
 //!
-//! The format is section 9.2.6 of the HTML standard, read more generously, since the body decides and not its Content-Type:
-//! JSON that stands without a field (a whole answer, an error, or one object per line) is an event, too; so is a field
-//! `error`; two objects in consecutive `data` lines are two events; a byte order mark and spaces before a field are skipped;
-//! bytes that are not UTF-8 become U+FFFD. It holds at most [`SSE_EVENT_MAX`] bytes.
+//! The format is section 9.2.6 of the HTML standard, read more generously, because the body decides and
+//! not its Content-Type: JSON without a field (a whole answer, an error, or one object per line) is an
+//! event; so is a field `error`; two objects in consecutive `data` lines are two events; a byte order
+//! mark and spaces before a field are skipped; bytes that are not UTF-8 become U+FFFD. It holds at most
+//! [`SSE_EVENT_MAX`] bytes.
 
 use std::mem;
 
@@ -12,8 +13,8 @@ use crate::config::{MODEL_MESSAGE_MAX, SSE_EVENT_MAX};
 
 /// One event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Event {
-    /// Its type; empty when the server gave none.
+pub(super) struct SseEvent {
+    /// Its type; empty if the server gave none.
     pub(super) name: String,
     /// Its `data` lines, joined by newlines.
     pub(super) data: String,
@@ -28,27 +29,27 @@ pub(super) enum Malformed {
     Foreign,
 }
 
-/// What is left of a body at its end.
+/// What remains of a body at its end.
 #[derive(Debug)]
-pub(super) struct Rest {
-    /// The events that lack only their line ends.
-    pub(super) events: Vec<Event>,
+pub(super) struct Remainder {
+    /// Events that lack only their line ends.
+    pub(super) events: Vec<SseEvent>,
     /// The body ends within a line or a value.
     pub(super) is_cut: bool,
-    /// The beginning of what belongs to no event, for example a web page.
+    /// The beginning of text that belongs to no event, for example a web page.
     pub(super) foreign: String,
 }
 
-/// The bytes that are not a whole event yet.
+/// Bytes that are not a whole event yet.
 #[derive(Debug, Default)]
-pub(super) struct Parser {
+pub(super) struct SseParser {
     /// The line so far.
     line: Vec<u8>,
     name: Vec<u8>,
     data: Vec<u8>,
     /// The first and the last byte of `data` that is not white space.
     ends: Option<(u8, u8)>,
-    json: Json,
+    json: JsonLines,
     /// The last line ended with CR, so that an LF after it still belongs to that line's end.
     after_cr: bool,
     /// The first lines that belong to no event.
@@ -59,19 +60,19 @@ pub(super) struct Parser {
 
 /// JSON without a field before it, up to the line in which it is complete.
 #[derive(Debug, Default)]
-struct Json {
+struct JsonLines {
     text: Vec<u8>,
     depth: usize,
     in_string: bool,
     escaped: bool,
 }
 
-impl Parser {
-    /// Takes bytes off the front of `bytes` up to the end of the next event. `None`: all of them are used up, and more
-    /// are needed.
-    pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<Event>, Malformed> {
+impl SseParser {
+    /// Takes bytes off the front of `bytes` up to the end of the next event. `None`: all bytes are taken,
+    /// and more are needed.
+    pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<SseEvent>, Malformed> {
         loop {
-            // With nothing read yet, the LF may still come.
+            // While nothing was read, the LF may still come.
             if self.after_cr && !bytes.is_empty() {
                 self.after_cr = false;
                 *bytes = bytes.strip_prefix(b"\n").unwrap_or(bytes);
@@ -98,8 +99,8 @@ impl Parser {
         }
     }
 
-    /// What is left at the end of the body.
-    pub(super) fn end(mut self) -> Rest {
+    /// What remains at the end of the body.
+    pub(super) fn end(mut self) -> Remainder {
         let within_field = !self.line.is_empty() && b"data:".starts_with(field(&self.line));
         let mut bytes: &[u8] = b"\n\n\n";
         let mut events = Vec::new();
@@ -107,7 +108,7 @@ impl Parser {
             events.push(event);
         }
         let is_cut = within_field || !self.json.text.is_empty();
-        Rest {
+        Remainder {
             events,
             is_cut,
             foreign: String::from_utf8_lossy(&self.foreign).into_owned(),
@@ -115,7 +116,7 @@ impl Parser {
     }
 
     /// Reads the line that has ended.
-    fn line_ends(&mut self) -> Option<Event> {
+    fn line_ends(&mut self) -> Option<SseEvent> {
         let line = mem::take(&mut self.line);
         let line = field(&line);
         if !self.json.text.is_empty() {
@@ -140,7 +141,7 @@ impl Parser {
         match name {
             b"data" => return self.push_data(value),
             b"event" => self.name = value.to_vec(),
-            // llama.cpp reports errors so.
+            // llama.cpp reports errors this way.
             b"error" => return Some(event(b"error", value)),
             // A comment has an empty name.
             b"" | b"id" | b"retry" => {}
@@ -156,9 +157,9 @@ impl Parser {
         None
     }
 
-    /// Adds a line of data. Within one JSON value no line that begins an object follows the end of another: some servers
-    /// leave out the empty lines between events.
-    fn push_data(&mut self, value: &[u8]) -> Option<Event> {
+    /// Adds a line of data. Some servers omit the empty lines between events: a line that begins an object
+    /// after the end of another begins an event, since it cannot belong to the same JSON value.
+    fn push_data(&mut self, value: &[u8]) -> Option<SseEvent> {
         let trimmed = value.trim_ascii();
         let begins = trimmed.starts_with(b"{") || trimmed.starts_with(b"[DONE]");
         let is_whole = |(first, last)| matches!(last, b'}' | b']') || !matches!(first, b'{' | b'[');
@@ -175,8 +176,8 @@ impl Parser {
         event
     }
 
-    /// An empty line ends an event; without data there is none.
-    fn event_ends(&mut self) -> Option<Event> {
+    /// Ends an event at an empty line; without data there is none.
+    fn event_ends(&mut self) -> Option<SseEvent> {
         let name = mem::take(&mut self.name);
         let mut data = mem::take(&mut self.data);
         self.ends = None;
@@ -184,8 +185,8 @@ impl Parser {
     }
 }
 
-impl Json {
-    /// Adds a line, and gives the text once it is complete.
+impl JsonLines {
+    /// Adds a line, and returns the text once it is complete.
     fn push(&mut self, line: &[u8]) -> Option<Vec<u8>> {
         for byte in line {
             match byte {
@@ -203,7 +204,7 @@ impl Json {
     }
 }
 
-/// The line without spaces and byte order marks at its beginning: a server may write one with each piece.
+/// The line without spaces and byte order marks at its beginning: some servers write one with each piece.
 fn field(line: &[u8]) -> &[u8] {
     let mut line = line.trim_ascii_start();
     while let Some(rest) = line.strip_prefix(b"\xEF\xBB\xBF") {
@@ -220,9 +221,9 @@ fn begins_json(line: &[u8]) -> bool {
     line.starts_with(b"{") || is_list || line.trim_ascii_end() == b"[DONE]"
 }
 
-fn event(name: &[u8], data: &[u8]) -> Event {
+fn event(name: &[u8], data: &[u8]) -> SseEvent {
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    Event {
+    SseEvent {
         name: text(name.trim_ascii()),
         data: text(data),
     }
@@ -233,8 +234,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Event>, Malformed> {
-        let (mut parser, mut events) = (Parser::default(), Vec::new());
+    fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<SseEvent>, Malformed> {
+        let (mut parser, mut events) = (SseParser::default(), Vec::new());
         for mut piece in pieces {
             while let Some(event) = parser.next(&mut piece)? {
                 events.push(event);
@@ -266,8 +267,8 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_ends_with_cr_is_given_without_the_lf_that_may_follow() {
-        let (mut parser, mut bytes) = (Parser::default(), b"data: a\r\r".as_slice());
+    fn an_event_that_ends_with_cr_does_not_wait_for_the_lf_that_may_follow() {
+        let (mut parser, mut bytes) = (SseParser::default(), b"data: a\r\r".as_slice());
         assert_eq!(parser.next(&mut bytes).unwrap().unwrap().data, "a");
         let mut bytes = b"".as_slice();
         assert_eq!(parser.next(&mut bytes), Ok(None));
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_unknown_fields_and_empty_events_are_passed_over() {
+    fn comments_unknown_fields_and_empty_events_are_skipped() {
         assert_eq!(
             data(": ping\n\n:\n\nid: 7\nretry: 5\nmood: blue\n\nevent: x\n\ndata: a\n: b\nid\n\n"),
             ["a"]
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn one_space_after_the_colon_is_no_data_and_none_is_needed() {
+    fn one_space_after_the_colon_is_optional_and_not_part_of_the_data() {
         assert_eq!(
             data("data:a\n\ndata:  b \n\ndata\n\ndata:\n\n"),
             ["a", " b ", "", ""]
@@ -297,7 +298,7 @@ mod tests {
 
     #[test]
     fn several_data_lines_are_one_text_and_the_type_is_kept_for_one_event() {
-        let event = |name: &str, data: &str| Event {
+        let event = |name: &str, data: &str| SseEvent {
             name: name.into(),
             data: data.into(),
         };
@@ -360,7 +361,7 @@ mod tests {
 
     #[test]
     fn a_field_named_error_is_an_event_of_that_type() {
-        let error = Event {
+        let error = SseEvent {
             name: "error".into(),
             data: "{\"code\":500}".into(),
         };
@@ -373,7 +374,7 @@ mod tests {
     #[test]
     fn the_end_of_the_body_ends_the_last_event() {
         let ended = |text: &str| {
-            let mut parser = Parser::default();
+            let mut parser = SseParser::default();
             let mut bytes = text.as_bytes();
             while parser.next(&mut bytes).unwrap().is_some() {}
             let rest = parser.end();
@@ -405,8 +406,8 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_no_event_is_shown_and_limited() {
-        let mut parser = Parser::default();
+    fn text_that_belongs_to_no_event_is_kept_within_a_limit() {
+        let mut parser = SseParser::default();
         let mut bytes = b"<html>\r\n<h1>hi</h1>\n".as_slice();
         assert_eq!(parser.next(&mut bytes), Ok(None));
         let page = "<p>0123456789</p>\n".repeat(SSE_EVENT_MAX / 10);
@@ -419,9 +420,9 @@ mod tests {
     }
 
     #[test]
-    fn a_line_or_an_event_without_end_is_refused_before_it_grows_too_large() {
+    fn a_line_or_an_event_without_end_is_refused_before_it_is_too_large() {
         let piece = vec![b'x'; 64 * 1024];
-        let mut parser = Parser::default();
+        let mut parser = SseParser::default();
         let mut taken = 0;
         let refused = loop {
             match parser.next(&mut piece.as_slice()) {
@@ -435,7 +436,7 @@ mod tests {
         );
         let lines = "data: 0123456789\n".repeat(SSE_EVENT_MAX / 11 + 1);
         assert_eq!(events([lines.as_bytes()]), Err(Malformed::TooLong));
-        // Any number of small ones is none of that.
+        // Any number of small events is allowed.
         assert_eq!(
             data(&"data: 0123456789\n\n".repeat(SSE_EVENT_MAX / 10)).len(),
             SSE_EVENT_MAX / 10

@@ -1,46 +1,46 @@
-//! Tool calls, which a server sends in pieces, put together: pure. It judges no call: whether its arguments are what the
-//! tool takes is for whoever runs the tool.
+//! Assembles tool calls, which a server sends in pieces. Pure. It validates no call: the program that
+//! runs the tool checks the arguments.
 
 use std::mem;
 
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
-use super::{Failure, FailureCode};
-use crate::backend::surrogates;
+use crate::backend::{Failure, FailureCode, surrogates};
 use crate::config::{TOOL_CALLS_MAX, TOOL_PIECE_COST};
 
-/// The calls that are not put out yet, as far as they have come.
+/// Calls that are not put out yet, as far as they have arrived.
 #[derive(Debug, Default)]
-pub(super) struct Tools {
-    calls: Vec<Call>,
+pub(super) struct ToolCalls {
+    calls: Vec<PartialCall>,
     bytes: usize,
 }
 
 #[derive(Debug)]
-struct Call {
+struct PartialCall {
     slot: Slot,
     call: Map<String, Value>,
 }
 
-/// Where a piece says that its call stands.
+/// How a piece says which call it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Slot {
     /// Its `index`.
     Index(u64),
-    /// Its place in a list of several pieces that no `index` tells apart.
-    Place(usize),
-    /// It is the only piece of its list, and has no `index` that means anything.
+    /// Its position in a list of several pieces without distinct indexes.
+    Position(usize),
+    /// It is the only piece of its list, and has no meaningful `index`.
     Last,
 }
 
-impl Tools {
-    /// Adds a piece of a call; `place` is its place in its list, when the list has several that no index tells apart.
+impl ToolCalls {
+    /// Adds a piece of a call; `position` is its position in its list, if the list has several without
+    /// distinct indexes.
     ///
-    /// A piece belongs to the call with its id. Otherwise it belongs to the last call of its slot, whatever its id, unless
-    /// its name begins another one: some servers give each piece an id of its own, and some give several calls the
-    /// index 0, or none.
-    pub(super) fn push(&mut self, piece: &Value, place: Option<usize>) -> Result<(), Failure> {
+    /// A piece belongs to the call with its id. Otherwise it belongs to the last call of its slot, whatever
+    /// its id, unless its name begins another one: some servers give each piece an id of its own, and some
+    /// give several calls the index 0, or none.
+    pub(super) fn push(&mut self, piece: &Value, position: Option<usize>) -> Result<(), Failure> {
         self.bytes += piece.to_string().len() + TOOL_PIECE_COST;
         if self.bytes > TOOL_CALLS_MAX {
             let message = format!("the model's tool calls have more than {TOOL_CALLS_MAX} bytes");
@@ -53,14 +53,14 @@ impl Tools {
                 Some(text) => text.parse().ok(),
                 None => index.as_u64(),
             });
-        let slot = match (place, index) {
-            (Some(place), _) => Slot::Place(place),
+        let slot = match (position, index) {
+            (Some(position), _) => Slot::Position(position),
             // An index means nothing after calls that had none of their own.
             (None, Some(_))
                 if self
                     .calls
                     .iter()
-                    .any(|call| matches!(call.slot, Slot::Place(_))) =>
+                    .any(|call| matches!(call.slot, Slot::Position(_))) =>
             {
                 Slot::Last
             }
@@ -80,20 +80,20 @@ impl Tools {
         };
         match by_id.or_else(by_slot).and_then(|at| self.calls.get_mut(at)) {
             Some(call) if !begins_another(&call.call, &piece) => merge(&mut call.call, piece),
-            Some(_) | None => self.calls.push(Call { slot, call: piece }),
+            Some(_) | None => self.calls.push(PartialCall { slot, call: piece }),
         }
         Ok(())
     }
 
-    /// Whether the arguments of every call are whole, so that no piece can follow.
+    /// Whether the arguments of every call are complete, so that no piece can follow.
     pub(super) fn are_whole(&self) -> bool {
         self.calls
             .iter()
-            .all(|Call { call, .. }| is_json(function(call, "arguments")))
+            .all(|PartialCall { call, .. }| is_json(function(call, "arguments")))
     }
 
-    /// The calls in order, as a message of the assistant has them, if there are any; then there are none.
-    pub(super) fn put_out(&mut self) -> Option<Value> {
+    /// Takes the calls, in order, in the form of an assistant message; `None` if there are none.
+    pub(super) fn drain(&mut self) -> Option<Value> {
         let Self { mut calls, .. } = mem::take(self);
         // A stable sort: calls with the same index stay in the order in which they came.
         if calls.iter().all(|call| matches!(call.slot, Slot::Index(_))) {
@@ -101,7 +101,7 @@ impl Tools {
         }
         let calls: Vec<Value> = calls
             .into_iter()
-            .map(|Call { mut call, .. }| {
+            .map(|PartialCall { mut call, .. }| {
                 call.entry("type").or_insert("function".into());
                 let mut call = call.into();
                 surrogates::settle(&mut call);
@@ -112,7 +112,7 @@ impl Tools {
     }
 }
 
-/// Whether a piece that stands where `call` does is the beginning of another call.
+/// Whether a piece in the slot of `call` begins another call.
 fn begins_another(call: &Map<String, Value>, piece: &Map<String, Value>) -> bool {
     let (known, name) = (function(call, "name"), function(piece, "name"));
     let (gathered, arguments) = (function(call, "arguments"), function(piece, "arguments"));
@@ -142,7 +142,7 @@ fn function<'a>(call: &'a Map<String, Value>, name: &str) -> &'a str {
         .unwrap_or_default()
 }
 
-/// Arguments are JSON as text; some servers send the JSON itself.
+/// Makes the arguments text; some servers send them as JSON.
 fn arguments_as_text(piece: &mut Map<String, Value>) {
     if let Some(arguments) = piece
         .get_mut("function")
@@ -153,7 +153,7 @@ fn arguments_as_text(piece: &mut Map<String, Value>) {
     }
 }
 
-/// Adds a piece to what there is: texts are appended, except for those that come whole and that some servers repeat.
+/// Adds a piece to a call: text is appended, except in fields that come whole and that some servers repeat.
 fn merge(fields: &mut Map<String, Value>, piece: Map<String, Value>) {
     for (name, value) in piece {
         match (fields.get_mut(&name), value) {
@@ -167,7 +167,7 @@ fn merge(fields: &mut Map<String, Value>, piece: Map<String, Value>) {
                 }
             }
             (Some(Value::String(gathered)), Value::String(text)) if name == "arguments" => {
-                // Some servers repeat whole arguments at the end, or begin with an empty object that stands for none.
+                // Some servers repeat the whole arguments at the end, or send an empty object first.
                 if gathered == "{}" && text.starts_with('{') {
                     *gathered = text;
                 } else if *gathered != text || !is_json(gathered) {
@@ -187,11 +187,11 @@ mod tests {
     use super::*;
 
     fn gathered(pieces: &[Value]) -> Value {
-        let mut tools = Tools::default();
+        let mut tools = ToolCalls::default();
         for piece in pieces {
             tools.push(piece, None).unwrap();
         }
-        tools.put_out().unwrap()["tool_calls"].take()
+        tools.drain().unwrap()["tool_calls"].take()
     }
 
     fn call(id: &str, name: &str, arguments: &str) -> Value {
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_come_in_pieces_are_put_together_by_their_index() {
+    fn pieces_are_assembled_by_their_index() {
         let pieces = [
             json!({"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}),
             json!({"index": 0, "function": {"arguments": "{\"x\""}}),
@@ -248,18 +248,18 @@ mod tests {
 
     /// The calls of lists of pieces, one list per event.
     fn listed(lists: &[Value]) -> Value {
-        let mut tools = Tools::default();
+        let mut tools = ToolCalls::default();
         for list in lists {
             let list = list.as_array().unwrap();
             for (at, piece) in list.iter().enumerate() {
                 tools.push(piece, (list.len() > 1).then_some(at)).unwrap();
             }
         }
-        tools.put_out().unwrap()["tool_calls"].take()
+        tools.drain().unwrap()["tool_calls"].take()
     }
 
     #[test]
-    fn the_id_of_the_head_holds_whatever_ids_its_pieces_have() {
+    fn a_call_keeps_the_id_of_its_first_piece() {
         let head = json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": ""}});
         for ids in [["b", "b"], ["b", "c"], ["", ""], ["a", "b"]] {
             let piece = |id: &str, text: &str| json!({"index": 0, "id": id, "function": {"arguments": text}});
@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn calls_are_whole_when_their_arguments_are() {
-        let mut tools = Tools::default();
+        let mut tools = ToolCalls::default();
         tools
             .push(
                 &json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": "{\"x\""}}),
@@ -383,12 +383,12 @@ mod tests {
             .push(&json!({"index": 0, "function": {"arguments": ":1}"}}), None)
             .unwrap();
         assert!(tools.are_whole());
-        assert!(tools.put_out().is_some() && tools.put_out().is_none());
+        assert!(tools.drain().is_some() && tools.drain().is_none());
     }
 
     #[test]
     fn calls_without_end_are_refused() {
-        let mut tools = Tools::default();
+        let mut tools = ToolCalls::default();
         let piece = json!({"index": 0, "function": {"arguments": "x".repeat(1000)}});
         let failure = std::iter::repeat_with(|| tools.push(&piece, None))
             .find_map(Result::err)

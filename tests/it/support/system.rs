@@ -371,7 +371,7 @@ pub fn words(words: u32, rate: u32, seed: u64) -> Value {
 
 /// The output of the demo backend for an input.
 pub fn text(input: &Value) -> String {
-    demo::text(&demo::Settings::from_input(input).unwrap())
+    demo::text(&demo::DemoSettings::from_input(input).unwrap())
 }
 
 /// A secret for callbacks: 32 bytes.

@@ -1,0 +1,243 @@
+//! One question to a model server: sends a request and puts the answer out as it comes. It asks once;
+//! when to ask again is decided elsewhere.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::{Client, Response};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::time::{Instant, timeout, timeout_at};
+use url::Url;
+
+use super::address::{chat_completions, without_secrets};
+use super::body::AnswerBody;
+use super::fault::{Fault, stream_cut};
+use super::request::ChatRequest;
+use super::server_error::{ServerError, shorten};
+use crate::backend::http::{self, NoClient};
+use crate::backend::{Content, Failure, FailureCode, Finish, Output, Retry, Stopped};
+use crate::config::{REFUSAL_MAX, REFUSAL_WAIT};
+
+/// Why a server cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenAiError {
+    /// The address cannot be asked.
+    #[error("the base URL must be an http or https address without user and password")]
+    BadBaseUrl,
+    /// No header can carry the key.
+    #[error("the API key has characters that an HTTP header cannot have")]
+    BadKey,
+    /// There is no HTTP client.
+    #[error(transparent)]
+    NoClient(#[from] NoClient),
+}
+
+/// A model server.
+pub(super) struct ModelServer {
+    client: Client,
+    address: Url,
+    key: Option<ApiKey>,
+    /// How long the server may send nothing at all.
+    silence: Duration,
+}
+
+/// The key, and the header that carries it.
+struct ApiKey {
+    secret: SecretString,
+    header: HeaderValue,
+}
+
+impl ApiKey {
+    fn new(secret: SecretString) -> Result<Self, OpenAiError> {
+        let mut header = HeaderValue::from_str(&format!("Bearer {}", secret.expose_secret()))
+            .map_err(|_| OpenAiError::BadKey)?;
+        header.set_sensitive(true);
+        Ok(Self { secret, header })
+    }
+}
+
+impl fmt::Debug for ModelServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ModelServer")
+            .field("address", &without_secrets(self.address.clone()).as_str())
+            .finish_non_exhaustive()
+    }
+}
+
+impl ModelServer {
+    pub(super) fn new(
+        base_url: &str,
+        key: Option<SecretString>,
+        silence: Duration,
+    ) -> Result<Self, OpenAiError> {
+        Ok(Self {
+            client: http::client()?,
+            address: chat_completions(base_url).ok_or(OpenAiError::BadBaseUrl)?,
+            key: key.map(ApiKey::new).transpose()?,
+            silence,
+        })
+    }
+
+    /// Asks once and puts the answer out as it comes. `has_output` becomes true with the first output.
+    pub(super) async fn ask(
+        &self,
+        request: &ChatRequest,
+        out: &Output,
+        has_output: &mut bool,
+    ) -> Result<Finish, Fault> {
+        let response = self.send(request).await?;
+        let retry = http::retry_after(response.headers(), SystemTime::now());
+        let relayed = self.relay(response, out, has_output).await;
+        relayed.map_err(|mut fault| {
+            if fault.failure.retry == Retry::Later {
+                fault.failure.retry = retry;
+            }
+            fault
+        })
+    }
+
+    /// The failure as every client may see it: without the key, not too long, and with the address.
+    pub(super) fn shown(&self, failure: Failure) -> Failure {
+        let message = match &self.key {
+            Some(key) => http::hide(&key.secret, failure.message),
+            None => failure.message,
+        };
+        let address = without_secrets(self.address.clone());
+        Failure {
+            message: format!("{} (POST {address})", shorten(message)),
+            ..failure
+        }
+    }
+
+    /// Puts out an answer whose head has arrived.
+    async fn relay(
+        &self,
+        mut response: Response,
+        out: &Output,
+        has_output: &mut bool,
+    ) -> Result<Finish, Fault> {
+        let mut body = AnswerBody::default();
+        let mut contents = Vec::new();
+        let mut last_event_at = Instant::now();
+        let finish = loop {
+            let piece = match self.read(&mut response, &body, last_event_at).await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => {
+                    let content_type = header(response.headers(), CONTENT_TYPE)
+                        .unwrap_or("without a Content-Type");
+                    break body.end_of_body(content_type, &mut contents)?;
+                }
+                Err(cut) => break body.end_cut(cut, &mut contents)?,
+            };
+            let events = body.events();
+            let mut bytes = &piece[..];
+            while body.read_event(&mut bytes, &mut contents)? {
+                put_out(&mut contents, out, has_output).await?;
+            }
+            if body.is_done() {
+                break body.end_at_mark(&mut contents)?;
+            }
+            if body.events() > events {
+                last_event_at = Instant::now();
+            }
+        };
+        put_out(&mut contents, out, has_output).await?;
+        Ok(finish)
+    }
+
+    /// Sends the request and returns the head of a successful answer.
+    async fn send(&self, request: &ChatRequest) -> Result<Response, Fault> {
+        let mut sent = self
+            .client
+            .post(self.address.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .body(request.to_json());
+        if let Some(key) = &self.key {
+            sent = sent.header(AUTHORIZATION, key.header.clone());
+        }
+        let response = timeout(self.silence, sent.send())
+            .await
+            .map_err(|_| self.silent())?;
+        let response = response.map_err(|error| {
+            let why = http::describe(error);
+            Failure::retryable(
+                FailureCode::ModelUnreachable,
+                format!("the model server cannot be asked: {why}"),
+            )
+        })?;
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(refusal(response).await)
+        }
+    }
+
+    /// The next bytes, or `None` at the end of the body; a failure when neither comes in time.
+    ///
+    /// Any bytes show that the server is alive. Once the answer is whole, only an event with a part of
+    /// the answer counts: some servers never close and keep sending heartbeats. A shorter wait would cut
+    /// the answer of a server that gave its reason too early.
+    async fn read(
+        &self,
+        response: &mut Response,
+        body: &AnswerBody,
+        last_event_at: Instant,
+    ) -> Result<Option<Bytes>, Failure> {
+        let since = if body.is_trusted() {
+            last_event_at
+        } else {
+            Instant::now()
+        };
+        let read = timeout_at(since + self.silence, response.chunk())
+            .await
+            .map_err(|_| self.silent())?;
+        read.map_err(|error| stream_cut(&http::describe(error)))
+    }
+
+    fn silent(&self) -> Failure {
+        let silence = humantime::format_duration(self.silence);
+        Failure::retryable(
+            FailureCode::ModelSilent,
+            format!("the model server sent nothing for {silence}"),
+        )
+    }
+}
+
+fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+async fn put_out(
+    contents: &mut Vec<Content>,
+    out: &Output,
+    has_output: &mut bool,
+) -> Result<(), Stopped> {
+    for content in contents.drain(..) {
+        *has_output = true;
+        out.content(content).await?;
+    }
+    Ok(())
+}
+
+/// What an answer that is not a success means for the job.
+async fn refusal(mut response: Response) -> Fault {
+    let status = response.status();
+    let what = format!("the model server answered {status}");
+    if status.is_redirection() {
+        let target =
+            header(response.headers(), LOCATION).and_then(|to| response.url().join(to).ok());
+        let target = target.map_or_else(String::new, |to| format!(" to {}", without_secrets(to)));
+        let message =
+            format!("{what}{target}; redirects are not followed, so give the final base URL");
+        return Failure::fatal(FailureCode::ModelRefused, shorten(message)).into();
+    }
+    let retry = http::retry_after(response.headers(), SystemTime::now());
+    let read = timeout(REFUSAL_WAIT, http::read_at_most(&mut response, REFUSAL_MAX)).await;
+    let error = ServerError::of_answer(status.as_u16(), &read.unwrap_or_default());
+    Fault {
+        status: error.status,
+        failure: error.failure(&what, retry),
+    }
+}
