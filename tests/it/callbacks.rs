@@ -585,7 +585,7 @@ async fn up_delivers_callbacks() {
         (
             "http://h",
             SECRET,
-            "the callback host \"http://h\" is no `name`",
+            "the callback host \"http://h\" must be `name`",
         ),
     ] {
         let (code, out, err) =
@@ -667,7 +667,7 @@ async fn the_webhook_backend_serves_callbacks_only() {
     ];
     let (code, _, err) = run_with(args, &[("TAILWATER_WEBHOOK_SECRET", SECRET)]).await;
     assert_eq!(
-        (code, err.contains("serves the kind callback only")),
+        (code, err.contains("serves only the kind callback")),
         (2, true),
         "{err}"
     );

@@ -514,7 +514,7 @@ async fn tail_reports_a_job_that_does_not_exist() {
         let said = tail.complains().await;
         assert_eq!(
             said,
-            format!("tailwater: waiting for job {job}: there is no such job yet")
+            format!("tailwater: waiting for job {job}, which does not exist yet")
         );
         system.submit(&job, words(3, 0, 1)).await;
         assert!(tail.ends_within(Duration::from_secs(20)).await.success());

@@ -752,7 +752,7 @@ async fn startup_errors_do_not_show_the_api_key() {
         (2, "", 1),
         "{err}"
     );
-    assert!(err.contains("no http or https address"), "{err}");
+    assert!(err.contains("must be an http or https address"), "{err}");
     let broken = format!("{KEY}\n");
     let (code, _, err) = start("http://127.0.0.1:1/v1", &broken).await;
     assert_eq!(
