@@ -74,8 +74,8 @@ def failed(code, message):
     return "job:failed:v1", {"code": code, "message": message[:1000], "retryable": False}
 
 
-LATE = failed("timed_out", "the job was not done in time")
-SILENT = failed("timed_out", "the job put out nothing for too long")
+LATE = failed("timed_out", "the job exceeded its time limit")
+SILENT = failed("timed_out", "the job produced no output for too long")
 STOPPED = "job:retrying:v1", {"code": "handed_back", "message": "the worker was stopped", "delay_ms": 0}
 
 

@@ -1,4 +1,5 @@
-//! Pauses that double from try to try. Pure: it does not wait, and callers that spread their tries do so themselves.
+//! Pauses that double from try to try. Pure: it does not wait, and callers that spread their tries
+//! do so themselves.
 
 use std::time::Duration;
 

@@ -49,7 +49,8 @@ pub(super) async fn send(
     if let Some(headers) = headers {
         request = request.headers(headers);
     }
-    // While the connection is down the library queues requests, and when its queue is full it waits without a limit.
+    // While the connection is down the library queues requests, and when its queue is full it waits
+    // without a limit.
     let limit = REQUEST_WAIT + REQUEST_LATE;
     match timeout(limit, client.send_request(subject, request)).await {
         Ok(Ok(message)) => Ok(message),
@@ -101,7 +102,8 @@ enum Answer<T> {
 }
 
 impl<T: DeserializeOwned> Answer<T> {
-    /// Reads the answer twice, for the error first: an untagged enum would copy all of it into a tree.
+    /// Reads the answer twice, for the error first: an untagged enum would copy all of it into a
+    /// tree.
     fn parse(payload: &[u8]) -> Result<Self, serde_json::Error> {
         #[derive(Deserialize)]
         struct Failed {

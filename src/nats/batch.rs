@@ -1,4 +1,5 @@
-//! A batched direct get: one request, many stored messages in the order of their stream sequences. It decodes none of them.
+//! A batched direct get: one request, many stored messages in the order of their stream sequences.
+//! It decodes none of them.
 
 use async_nats::{Client, Message, StatusCode};
 use bytes::Bytes;
@@ -19,8 +20,8 @@ pub(super) struct MessageBatch {
     pub(super) more: bool,
 }
 
-/// Asks any replica of `stream`; `get` is the body of a [`GetMessage`](super::message::GetMessage). Each message may take
-/// [`REQUEST_WAIT`].
+/// Asks any replica of `stream`; `get` is the body of a [`GetMessage`](super::message::GetMessage).
+/// Each message may take [`REQUEST_WAIT`].
 ///
 /// # Errors
 /// [`Unavailable`], also when messages were lost on the way.

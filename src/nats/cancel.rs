@@ -1,5 +1,5 @@
-//! Cancelling a job: an event of its log, written under the same fence as every other one. Stopping a backend that runs is
-//! the worker's.
+//! Cancelling a job: an event of its log, written under the same fence as every other one. Stopping
+//! a backend that runs is the worker's.
 
 use tokio::time::{Instant, sleep};
 use tracing::debug;
@@ -14,7 +14,8 @@ use crate::wire::{Body, EventType, JobId, Seq, Status};
 /// What became of a cancel request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CancelOutcome {
-    /// It is in the log, as the event with this sequence number. Only the job's final event can follow it.
+    /// It is in the log, as the event with this sequence number. Only the job's final event can
+    /// follow it.
     Requested(Seq),
     /// It was requested before, by the event with this sequence number.
     Already(Seq),
@@ -27,11 +28,12 @@ pub enum CancelOutcome {
 }
 
 impl Queue {
-    /// Cancels a job: one that waits ends at once, one that runs is ended by its worker, and one whose worker is dead by
-    /// the worker that gets it next.
+    /// Cancels a job: one that waits ends at once, one that runs is ended by its worker, and one
+    /// whose worker is dead by the worker that gets it next.
     ///
     /// # Errors
-    /// [`Unavailable`] when the request could not be stored within [`CANCEL_WAIT`]. Repeating it is harmless.
+    /// [`Unavailable`] when the request could not be stored within [`CANCEL_WAIT`]. Repeating it is
+    /// harmless.
     pub async fn cancel(
         &self,
         job: &JobId,
@@ -68,8 +70,9 @@ impl Queue {
             let Some(submission) = self.submission(job).await? else {
                 return Ok(Some(CancelOutcome::Unknown));
             };
-            // Submitted, and its first event is still under way: the log begins the same way whoever writes it. An input
-            // that no log can hold, from another publisher, does not keep its job from being cancelled.
+            // Submitted, and its first event is still in flight: the log begins the same way
+            // whichever process writes it. An input that no log can hold, from a foreign publisher,
+            // does not keep its job from being cancelled.
             let mut writer = LogWriter::new(self.log.clone(), job.clone(), 0, None);
             let mut queued = writer.append(submission.queued()).await;
             if let Err(AppendError::Unwritable(_)) = queued {
@@ -87,8 +90,9 @@ impl Queue {
         }
         let seq = writer.seq();
         if last.status() == Status::Queued {
-            // No worker has it, so nobody else would end it soon, and whoever asked before may have gone before it did. A
-            // worker that claims it now is refused, or is faster and ends it itself.
+            // No worker has it, so no other process would end it soon, and the first one that
+            // requested it may have died before it did. A worker that claims the job now is
+            // refused, or is faster and ends it itself.
             let ended = writer.append(Body::Cancelled {}).await;
             debug!(%job, ?ended, "cancelled before it began");
         }

@@ -1,4 +1,5 @@
-//! Claims jobs of one kind from the queue. What becomes of a job that was handed over is not decided here.
+//! Claims jobs of one kind from the queue. What becomes of a job that was handed over is not
+//! decided here.
 
 use std::fmt;
 use std::time::Duration;
@@ -23,8 +24,8 @@ pub struct Claim {
     fetch: Option<Fetch>,
 }
 
-/// Jobs that were asked for and may still come. What comes after this was dropped is delivered again only after the ack
-/// wait.
+/// Jobs that were asked for and may still come. What comes after this was dropped is delivered
+/// again only after the ack wait.
 struct Fetch {
     batch: Batch,
     /// Over which connection, counted from the first: the broker forgets the request with it.
@@ -42,7 +43,8 @@ impl fmt::Debug for Claim {
 }
 
 impl Claim {
-    /// Makes the kind known, with this ack wait if no worker has served it before, and begins to serve it.
+    /// Makes the kind known, with this ack wait if no worker has served it before, and begins to
+    /// serve it.
     ///
     /// # Errors
     /// [`NatsError`].
@@ -70,7 +72,8 @@ impl Claim {
         })
     }
 
-    /// After how long a silence of its worker the queue hands a job to another one. The kind's first worker decides it.
+    /// After how long a silence of its worker the queue hands a job to another one. The kind's
+    /// first worker decides it.
     pub fn ack_wait(&self) -> Duration {
         self.consumer.cached_info().config.ack_wait
     }
@@ -116,7 +119,8 @@ impl Claim {
 
     /// Asks the broker for `free` jobs.
     async fn fetch(&self, free: usize) -> Result<Fetch, Unavailable> {
-        // However long the connection is down: a request made meanwhile would be sent over the next one, and taken for lost.
+        // However long the connection is down: a request made meanwhile would be sent over the next
+        // one, and taken for lost.
         self.flush().await?;
         let fetch = self
             .consumer
@@ -128,7 +132,8 @@ impl Claim {
             .await
             .map_err(|_| Unavailable("no answer in time".into()))?;
         let batch = batch.map_err(|error| Unavailable(error.to_string()))?;
-        // From here on it was sent over the current connection or is lost; before, the next one might have carried it.
+        // From here on it was sent over the current connection or is lost; before, the next one
+        // might have carried it.
         self.flush().await?;
         Ok(Fetch {
             batch,

@@ -1,5 +1,5 @@
-//! Connections to the broker: one for live copies, one for reading, one for work, so that none waits behind another. It
-//! stores and reads nothing.
+//! Connections to the broker: one for live copies, one for reading, one for work, so that none
+//! waits for another. It stores and reads nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,11 +25,11 @@ use crate::config::{
 use crate::wire::Kind;
 use crate::wire::limits::{MESSAGE_HEADERS_MAX, STREAM_MESSAGE_MAX};
 
-/// The oldest nats-server that will do: batched direct gets stall writers for ever before 2.12.2, and a removed peer
-/// could lose stored messages before 2.12.3.
+/// The oldest supported nats-server: batched direct gets stall writers forever before 2.12.2, and a
+/// removed peer could lose stored messages before 2.12.3.
 pub const MIN_VERSION: &str = "2.12.3";
 
-/// Where the broker is, and what is ours there.
+/// Where the broker is, and how to connect.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// `nats://[user:password@|token@]host:port`, several separated by commas; `tls://` for TLS.
@@ -38,9 +38,10 @@ pub struct Options {
     pub credentials: Credentials,
     /// The first token of every subject, and in capitals the beginning of every stream's name.
     pub prefix: Kind,
-    /// How long to go on trying while nobody listens there, or while what is asked for at the start has no answer.
+    /// How long to go on trying while no server listens there, or while requests of the start have
+    /// no answer.
     pub patience: Duration,
-    /// What this process is called in the broker's monitoring.
+    /// The name of this process in the broker's monitoring.
     pub name: String,
 }
 
@@ -58,8 +59,8 @@ impl Default for Options {
     }
 }
 
-/// Whether the connections answered when they were asked last. The lock is held while they are asked, so that they are
-/// asked once at a time.
+/// Whether the connections answered when they were asked last. The lock is held while they are
+/// asked, so that they are asked once at a time.
 pub(super) type Readiness = Arc<Mutex<Option<(Instant, bool)>>>;
 
 /// The connections of one process, or of one thread of an edge.
@@ -69,11 +70,11 @@ pub struct Nats {
     pub(super) replay: Client,
     pub(super) work: Client,
     pub(super) names: Arc<Names>,
-    /// Counts up when a connection was away over which events come: live copies may have been lost, and the broker may
-    /// have another log than before.
+    /// Counts up when a connection was away over which events come: live copies may have been lost,
+    /// and the broker may have another log than before.
     pub(super) reconnected: watch::Receiver<u64>,
-    /// When the work connection came back after the broker, or the way to it, was away; changes each time. What was asked
-    /// for over it before may be forgotten.
+    /// When the work connection came back after the broker, or the way to it, was down; changes
+    /// each time. The broker may have forgotten requests that were sent over it before.
     pub(super) work_back: watch::Receiver<Option<Instant>>,
     /// Until when requests of the start are made again.
     pub(super) patient_until: Instant,
@@ -129,8 +130,8 @@ impl Nats {
         })
     }
 
-    /// Makes the streams that `nats/` declares. Existing ones keep events for as long as the settings say; returns what that
-    /// changed.
+    /// Makes the streams that `nats/` declares. Existing ones keep events for as long as the
+    /// settings say; returns what that changed.
     ///
     /// # Errors
     /// [`NatsError`]; a stream that differs in anything else is not changed.
@@ -164,7 +165,8 @@ impl Nats {
             .all(|client| client.connection_state() == State::Connected)
     }
 
-    /// Whether the work connection stands. While it does not, the library keeps what is asked of it, to send it later.
+    /// Whether the work connection stands. While it does not, the library keeps requests and sends
+    /// them later.
     pub(super) fn works(&self) -> bool {
         self.work.connection_state() == State::Connected
     }
@@ -186,7 +188,7 @@ impl Nats {
         }
     }
 
-    /// Sends what waits to be sent and closes the connections.
+    /// Sends all pending messages and closes the connections.
     pub async fn close(&self) {
         for client in [&self.live, &self.replay, &self.work] {
             // While the connection is down the library may wait without a limit.
@@ -199,7 +201,8 @@ impl Nats {
     }
 }
 
-/// Opens a connection. `connected` is called each time that it stands, and told whether the broker was away before.
+/// Opens a connection. `connected` is called each time that it stands, with `true` when the broker
+/// was down before.
 async fn open(
     options: &Options,
     role: &str,
@@ -233,7 +236,7 @@ async fn open(
             .event_callback(move |event| {
                 note(&event);
                 if matches!(event, Event::Connected) {
-                    // Whoever connects once more was away meanwhile.
+                    // A connection that is made again was down meanwhile.
                     connected(away.swap(true, Ordering::Relaxed));
                 }
                 std::future::ready(())
@@ -259,8 +262,8 @@ async fn open(
     }
 }
 
-/// The error of a connection that would fail the same way every time: for the credentials, the certificates, or what the
-/// servers are set to. `None` when another attempt may succeed.
+/// The error of a connection that would fail the same way every time: for the credentials, the
+/// certificates, or what the servers are set to. `None` when another attempt may succeed.
 fn final_error(error: &ConnectError, url: &str) -> Option<NatsError> {
     let (url, reason) = (redacted(url), error.to_string());
     match error.kind() {
@@ -286,7 +289,8 @@ fn is_of_tls(error: &ConnectError) -> bool {
         .is_some_and(|inner| inner.is::<tls::Error>())
 }
 
-/// Takes note of what happens to a connection. A full subscription is not reported here: its reader sees the gap.
+/// Takes note of what happens to a connection. A full subscription is not reported here: its reader
+/// sees the gap.
 fn note(event: &Event) {
     match event {
         Event::Connected => debug!("NATS connection stands"),

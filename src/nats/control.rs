@@ -1,5 +1,5 @@
-//! A job's control subject: signals to look at its log, and the question whether its owner lives. The truth is in the log;
-//! what follows from a signal or an answer is the worker's.
+//! A job's control subject: signals to look at its log, and the question whether its owner lives.
+//! The truth is in the log; what follows from a signal or an answer is the worker's.
 
 use async_nats::{Client, Subject};
 use bytes::Bytes;
@@ -73,7 +73,8 @@ impl Control {
 }
 
 impl Question {
-    /// Answers that this attempt lives. Call it only after a look at the log: a worker that lost its job does not know.
+    /// Answers that this attempt lives. Call it only after a look at the log: a worker that lost
+    /// its job does not know.
     pub async fn answer(self, attempt: u32) {
         let answer = serde_json::to_vec(&OwnerAnswer { attempt }).unwrap_or_default();
         if let Err(error) = self.client.publish(self.reply, answer.into()).await {
@@ -95,8 +96,8 @@ impl Queue {
         }
     }
 
-    /// Asks the job's owner whether this attempt lives. A worker that is dead, frozen or cut off does not answer, nor does
-    /// one that does not know the question.
+    /// Asks the job's owner whether this attempt lives. A worker that is dead, frozen or cut off
+    /// does not answer, nor does one that does not know the question.
     pub async fn owner_lives(&self, job: &JobId, attempt: u32) -> bool {
         let nats = &self.log.nats;
         let asked = nats.work.request(nats.names.control(job), Bytes::new());
@@ -108,7 +109,8 @@ impl Queue {
             .is_ok_and(|answer: OwnerAnswer| answer.attempt == attempt)
     }
 
-    /// Whether this process was cut off from the broker until a moment ago, so that other ones may still be.
+    /// Whether this process was cut off from the broker until a moment ago, so that other ones may
+    /// still be.
     pub fn was_cut_off(&self) -> bool {
         self.log
             .nats

@@ -1,5 +1,5 @@
-//! How a connection proves who it is, and whom it trusts to be the broker: from the address and from files. It opens no
-//! connection.
+//! How a connection authenticates, and which servers it trusts: from the address and from files. It
+//! opens no connection.
 
 use std::path::{Path, PathBuf};
 
@@ -8,20 +8,22 @@ use url::Url;
 
 use super::error::NatsError;
 
-/// The files that a connection is secured with. User and password, or a token, are part of the address.
+/// The files that a connection is secured with. User and password, or a token, are part of the
+/// address.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     /// A credentials file, as `nsc` writes it: a user's JWT and its seed.
     pub creds: Option<PathBuf>,
     /// A file with the seed of an nkey.
     pub nkey: Option<PathBuf>,
-    /// Certificates in PEM of the authorities that are trusted, instead of the system's. Implies TLS.
+    /// Certificates in PEM of the authorities that are trusted, instead of the system's. Implies
+    /// TLS.
     pub ca: Option<PathBuf>,
     /// The client's certificate and its key, in PEM. Implies TLS.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// What an address says beside where the servers are. Without `Debug`, which would show a password.
+/// The login in an address. Without `Debug`, which would show a password.
 #[derive(PartialEq, Eq)]
 enum Login {
     Anonymous,
@@ -30,7 +32,7 @@ enum Login {
 }
 
 impl Credentials {
-    /// The servers of `url`, without what is secret, and options that authenticate with it.
+    /// The servers of `url`, without secrets, and options that authenticate with it.
     ///
     /// # Errors
     /// [`NatsError::BadAddress`] and [`NatsError::BadCredentials`]; neither shows a secret.
@@ -80,7 +82,8 @@ async fn read(path: &Path) -> Result<String, NatsError> {
         .map_err(|error| unusable(path, &error.to_string()))
 }
 
-/// Makes sure that a file can be read and holds something in PEM: the client library takes one without for an empty list.
+/// Makes sure that a file can be read and holds something in PEM: the client library takes one
+/// without for an empty list.
 async fn pem(path: &Path) -> Result<(), NatsError> {
     if read(path).await?.contains("-----BEGIN ") {
         Ok(())
@@ -96,7 +99,8 @@ fn unusable(path: &Path, reason: &str) -> NatsError {
     }
 }
 
-/// Reads a list of addresses. The client library has one login for all servers, so the addresses that have one must agree.
+/// Reads a list of addresses. The client library has one login for all servers, so the addresses
+/// that have one must agree.
 fn parse(list: &str) -> Result<(Login, Vec<ServerAddr>), NatsError> {
     let bad = |reason: String| NatsError::BadAddress {
         url: redacted(list),

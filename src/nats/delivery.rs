@@ -1,5 +1,5 @@
-//! A job that the queue has handed over: what was submitted, and what the queue is told of it until it is acked or given
-//! back. What a job's log says is not looked at.
+//! A job that the queue has delivered: what was submitted, and the answers to the queue until the
+//! job is acked or given back. It does not read the job's log.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -19,7 +19,7 @@ use crate::config::REQUEST_WAIT;
 use crate::source::Unavailable;
 use crate::wire::{JobId, Submission};
 
-/// A job that this worker was handed, until it is acked or given back.
+/// A job that the queue delivered to this worker, until it is acked or given back.
 #[derive(Debug)]
 pub struct Delivery {
     nats: Nats,
@@ -30,11 +30,11 @@ pub struct Delivery {
     pub submission: Submission,
     /// When, by the broker's clock.
     pub submitted: SystemTime,
-    /// How often the queue had handed the job to a worker when this was delivered, this time included.
+    /// How often the queue has delivered the job, this delivery included.
     pub deliveries: u32,
 }
 
-/// What the newest delivery of the job to this worker is answered with.
+/// How to answer the newest delivery of the job to this worker.
 #[derive(Debug)]
 struct AckHandle {
     /// Where the queue is answered.
@@ -43,7 +43,7 @@ struct AckHandle {
 }
 
 impl Delivery {
-    /// Reads a message of the queue. One that is not a job is thrown away.
+    /// Reads a message of the queue. One that is not a job is removed.
     pub(super) async fn read(
         nats: Nats,
         message: jetstream::Message,
@@ -76,14 +76,14 @@ impl Delivery {
                 })
             }
             _ => {
-                warn!(subject = %message.subject, "the queue held something that is no job; it is thrown away");
-                tell(&nats, reply, AckKind::Term, &message.subject).await;
+                warn!(subject = %message.subject, "removed a message from the queue that is not a job");
+                send(&nats, reply, AckKind::Term, &message.subject).await;
                 None
             }
         }
     }
 
-    /// Goes on with a newer delivery of the same job: the queue is answered there from now on.
+    /// Adopts a newer delivery of the same job: the queue is answered there from now on.
     pub fn adopt(&self, newer: Self) {
         *self.ack_handle() = newer
             .ack_handle
@@ -91,8 +91,8 @@ impl Delivery {
             .unwrap_or_else(PoisonError::into_inner);
     }
 
-    /// Tells the queue that the job is being worked on, and waits until it has taken note; not while the connection is down,
-    /// when it could not hear it.
+    /// Reports to the queue that the job is being worked on, and waits for its confirmation. Does
+    /// nothing while the connection is down.
     pub async fn keep(&self) {
         if !self.nats.works() {
             return;
@@ -101,23 +101,24 @@ impl Delivery {
         match self.answer(reply.clone(), AckKind::Progress).await {
             Ok(()) => {
                 let mut ack_handle = self.ack_handle();
-                // That of a newer delivery is as new as that delivery.
+                // The lease of a newer delivery is as new as that delivery.
                 if ack_handle.reply == reply {
                     ack_handle.lease.renew(sent);
                 }
             }
             Err(error) => {
-                debug!(job = %self.job, %error, "the queue was not told that the job is worked on")
+                debug!(job = %self.job, %error, "the queue did not hear that the job is being worked on")
             }
         }
     }
 
-    /// Gives the job back: another worker gets it after `delay`. When the queue may have handed it out already, or is told so
-    /// only later, nothing is said: it hands it out by itself, an ack wait after the last sign of life.
+    /// Gives the job back: another worker gets it after `delay`. Nothing is sent when the queue may
+    /// have delivered it again already, or would hear of it only later: it delivers the job by
+    /// itself, an ack wait after the last sign of life.
     pub async fn give_back(&self, delay: Option<Duration>) {
-        // What is published while the connection is down is sent by the next one.
+        // A message that is published while the connection is down is sent over the next one.
         if self.nats.works() && self.ack_handle().lease.holds() {
-            tell(
+            send(
                 &self.nats,
                 self.reply(),
                 AckKind::Nak(delay),
@@ -132,14 +133,14 @@ impl Delivery {
     /// Takes the job out of the queue although its log does not say how it ended.
     pub async fn terminate(&self) {
         if let Err(error) = self.answer(self.reply(), AckKind::Term).await {
-            debug!(job = %self.job, %error, "it could not be thrown away; it will be handed out again");
+            debug!(job = %self.job, %error, "not removed from the queue, which will deliver it again");
         }
     }
 
     /// Takes the job out of the queue. Call it only when its end is in the log.
     ///
     /// # Errors
-    /// [`Unavailable`]: it will be handed out again, and found to have ended.
+    /// [`Unavailable`]: the queue will deliver it again, and it will be found to have ended.
     pub async fn done(&self) -> Result<(), Unavailable> {
         self.answer(self.reply(), AckKind::Ack).await
     }
@@ -162,7 +163,7 @@ impl Delivery {
         self.ack_handle().reply.clone()
     }
 
-    /// Answers the queue and waits until it has taken note.
+    /// Answers the queue and waits for its confirmation.
     async fn answer(&self, reply: Subject, kind: AckKind) -> Result<(), Unavailable> {
         api::request(&self.nats.work, reply.to_string(), None, kind.into())
             .await
@@ -170,12 +171,12 @@ impl Delivery {
     }
 }
 
-/// Answers the queue, which says nothing to it.
-async fn tell(nats: &Nats, reply: Subject, kind: AckKind, what: &str) {
+/// Answers the queue without waiting for a confirmation.
+async fn send(nats: &Nats, reply: Subject, kind: AckKind, what: &str) {
     // While the connection is down the library may wait without a limit.
     match timeout(REQUEST_WAIT, nats.work.publish(reply, kind.into())).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(what, %error, "the queue was not told"),
-        Err(_) => debug!(what, "the queue was not told in time"),
+        Ok(Err(error)) => debug!(what, %error, "the queue was not answered"),
+        Err(_) => debug!(what, "the queue was not answered in time"),
     }
 }

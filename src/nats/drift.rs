@@ -1,4 +1,5 @@
-//! How existing streams differ from their declarations, and what `setup` changed. It asks nothing of the broker.
+//! How existing streams differ from their declarations, and what `setup` changed. It asks nothing
+//! of the broker.
 
 use std::fmt;
 
@@ -37,8 +38,8 @@ pub struct Drift {
 }
 
 impl Drift {
-    /// The difference of a stream's configuration from its declaration, beside the fields `except`; `None` when there is
-    /// none. Fields that are not declared are the broker's.
+    /// The difference of a stream's configuration from its declaration, beside the fields `except`;
+    /// `None` when there is none. Fields that are not declared are the broker's.
     pub(super) fn between(
         stream: &str,
         existing: &Value,

@@ -1,4 +1,5 @@
-//! What can go wrong between this process and the broker. Public codes are derived from it elsewhere.
+//! What can go wrong between this process and the broker. Public codes are derived from it
+//! elsewhere.
 
 use std::path::PathBuf;
 

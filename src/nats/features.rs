@@ -1,5 +1,6 @@
-//! What the workers of a kind do besides running its jobs, as the metadata of the kind's consumer reports it. Workers in
-//! other languages need not do all of it, and a job that needs more than its worker does would run without it.
+//! What the workers of a kind do besides running its jobs, as the metadata of the kind's consumer
+//! reports it. Workers in other languages need not do all of it, and a job that needs more than its
+//! worker does would run without it.
 
 use std::collections::HashMap;
 
@@ -26,7 +27,8 @@ impl Features {
         limits: true,
     };
 
-    /// The features that the metadata of a kind's consumer lists. The workers do nothing that is not listed.
+    /// The features that the metadata of a kind's consumer lists. The workers do nothing that is
+    /// not listed.
     pub(super) fn of(metadata: &HashMap<String, String>) -> Self {
         let text = metadata.get(FEATURES).map_or("", String::as_str);
         let has = |feature: &str| text.split(',').any(|has| has.trim() == feature);
@@ -46,7 +48,8 @@ impl Features {
             .join(",")
     }
 
-    /// Why the workers of a kind cannot run a job: what it needs that they do not do, as a sentence.
+    /// Why the workers of a kind cannot run a job: what it needs that they do not do, as a
+    /// sentence.
     pub fn refusal(self, submission: &Submission) -> Option<String> {
         let Submission {
             kind,

@@ -94,7 +94,8 @@ pub(super) async fn stream(client: &Client, stream: &str) -> Result<StreamInfo, 
     info.ok_or_else(|| Unavailable(format!("stream {stream} is gone")))
 }
 
-/// The consumer that hands out jobs of `kind`, read as `T`; `None` when no worker has ever served the kind.
+/// The consumer that hands out jobs of `kind`, read as `T`; `None` when no worker has ever served
+/// the kind.
 pub(super) async fn find_kind<T: DeserializeOwned>(
     client: &Client,
     names: &Names,

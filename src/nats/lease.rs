@@ -1,18 +1,19 @@
-//! How long a delivery of the queue is surely the newest one of its job: pure, but for the clock. It tells the queue
-//! nothing.
+//! How long a delivery of the queue is surely the newest one of its job. It reads the clock, and
+//! does not answer the queue.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Until when a delivery is surely this worker's. The queue takes an answer to an old delivery for one to the newest, so a
-/// worker that was silent for longer than the ack wait must not give the job back: another worker may have it.
+/// Until when a delivery is surely this worker's. The queue takes an answer to an old delivery for
+/// one to the newest, so a worker that was silent for longer than the ack wait must not give the
+/// job back: another worker may have it.
 #[derive(Debug)]
 pub(super) struct Lease {
     ack_wait: Duration,
     /// When the last confirmed sign of life was sent.
     sent: Instant,
-    /// Whether two of them were once too far apart. Nothing says then that no other worker was handed the job in between.
+    /// Whether two of them were once too far apart: another worker may have got the job in between.
     lost: bool,
 }
 
@@ -31,7 +32,8 @@ impl Lease {
         self.sent = sent;
     }
 
-    /// Whether an answer that is sent now arrives in time: a quarter of the ack wait is for its way.
+    /// Whether an answer that is sent now arrives in time: a quarter of the ack wait is for its
+    /// way.
     pub(super) fn holds(&self) -> bool {
         !self.lost && self.sent.elapsed() < self.ack_wait * 3 / 4
     }

@@ -1,5 +1,5 @@
-//! The logs of the jobs on the broker: appends under the fence, and single reads. What a refused append means is the
-//! writer's; reading many events is the reader's.
+//! The logs of the jobs on the broker: appends under the fence, and single reads. What a refused
+//! append means is the writer's; reading many events is the reader's.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -32,7 +32,8 @@ pub struct Log {
 /// A message of a job's log.
 pub(super) struct LogMessage {
     pub(super) stream_seq: StreamSeq,
-    /// `None` when it does not have the form of an event. Whether it has the right number is not known.
+    /// `None` when it does not have the form of an event. Whether it has the right number is not
+    /// known.
     pub(super) event: Option<Stored>,
 }
 
@@ -57,8 +58,8 @@ impl Log {
         self.shards
     }
 
-    /// How many bytes an event, or a job in the queue, may have as it is stored. It follows the server that this process is
-    /// connected to.
+    /// How many bytes an event, or a job in the queue, may have as it is stored. It follows the
+    /// server that this process is connected to.
     pub fn event_max(&self) -> usize {
         EVENT_MAX.min(
             self.nats
@@ -68,7 +69,8 @@ impl Log {
         )
     }
 
-    /// How long ago an event was stored, by the clock of the stream's leader alone. `None` when it is gone.
+    /// How long ago an event was stored, by the clock of the stream's leader alone. `None` when it
+    /// is gone.
     ///
     /// # Errors
     /// [`Unavailable`].
@@ -83,14 +85,15 @@ impl Log {
             return Ok(None);
         };
         let now = info::stream(&self.nats.work, &stream).await?.time();
-        // After an election another clock answers, which may be behind.
+        // After an election another clock answers, which may be slow.
         Ok(message
             .time
             .zip(now)
             .map(|(stored, now)| now.duration_since(stored).unwrap_or(Duration::ZERO)))
     }
 
-    /// Appends an event, if the last message of the job's subject is at `expected`; 0 for an empty log.
+    /// Appends an event, if the last message of the job's subject is at `expected`; 0 for an empty
+    /// log.
     pub async fn append(&self, job: &JobId, expected: StreamSeq, payload: Bytes) -> Published {
         assert!(
             !payload.is_empty(),
@@ -118,8 +121,8 @@ impl Log {
             .saw(Of::Shard(job.shard(self.shards)), stream_seq);
     }
 
-    /// The first message with the form of an event at or after `stream_seq`, from a server that leads the shard or believes
-    /// that it does.
+    /// The first message with the form of an event at or after `stream_seq`, from a server that
+    /// leads the shard or believes that it does.
     pub(super) async fn next(
         &self,
         job: &JobId,
@@ -167,7 +170,8 @@ impl Log {
         self.direct(&self.nats.replay, job, &request, body).await
     }
 
-    /// What is at a stream sequence of the job's shard. What a replica lacks is decided by a leader with a quorum.
+    /// What is at a stream sequence of the job's shard. What a replica lacks is decided by a leader
+    /// with a quorum.
     pub(super) async fn at(&self, job: &JobId, stream_seq: StreamSeq) -> Result<At, Unavailable> {
         match self.at_any(job, stream_seq).await? {
             At::NotYet | At::Removed => self.at_leader(job, stream_seq).await,
@@ -275,7 +279,8 @@ impl Log {
         self.undecodable.note(job, stream_seq, why);
     }
 
-    /// The stored event of a direct get; `None`, which is noted, for a message without the form of an event.
+    /// The stored event of a direct get; `None`, which is noted, for a message without the form of
+    /// an event.
     pub(super) fn stored(&self, job: &JobId, message: &Message) -> Option<Stored> {
         let stream_seq = number(message, names::SEQUENCE)?;
         let prev = confirmed(message.headers.as_ref());
@@ -289,8 +294,8 @@ impl Log {
         payload: &[u8],
         prev: Option<StreamSeq>,
     ) -> Option<Stored> {
-        // A payload is a part of the client library's read buffer, all of which lives as long as any part of it: one small
-        // event that is kept would keep a hundred others.
+        // A payload is a part of the client library's read buffer, all of which lives as long as
+        // any part of it: one small event that is kept would keep a hundred others.
         let decoded = Stored::decode(job, stream_seq, Bytes::copy_from_slice(payload));
         decoded
             .map(|event| event.after(prev))

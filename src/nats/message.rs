@@ -1,5 +1,5 @@
-//! Messages of a stream as the broker sends them, with their headers: as a direct get, a live copy, or a leader's answer.
-//! It knows no job and no event.
+//! Messages of a stream as the broker sends them, with their headers: as a direct get, a live copy,
+//! or a leader's answer. It knows no job and no event.
 
 use std::time::SystemTime;
 
@@ -56,7 +56,8 @@ impl<'a> GetMessage<'a> {
         }
     }
 
-    /// A page of the messages of a subject at or after this stream sequence. Only a batched direct get takes it.
+    /// A page of the messages of a subject at or after this stream sequence. Only a batched direct
+    /// get takes it.
     pub(super) fn page_of(subject: &'a str, from: StreamSeq) -> Self {
         Self {
             batch: Some(PAGE as u64),
@@ -65,7 +66,8 @@ impl<'a> GetMessage<'a> {
         }
     }
 
-    /// The messages of a stream from one stream sequence up to another. Only a batched direct get takes it.
+    /// The messages of a stream from one stream sequence up to another. Only a batched direct get
+    /// takes it.
     pub(super) fn range(from: StreamSeq, to: StreamSeq, max_bytes: usize) -> Self {
         Self {
             batch: Some(to - from + 1),
@@ -111,7 +113,7 @@ struct EncodedMessage {
 
 impl From<EncodedMessage> for LeaderMessage {
     fn from(message: EncodedMessage) -> Self {
-        // What is not base64, which no server sends, is no event either.
+        // Text that is not base64, which no server sends, is not an event either.
         let decode = |text: &str| BASE64.decode(text).unwrap_or_default();
         Self {
             prev: confirmed_in(&String::from_utf8_lossy(&decode(&message.hdrs))),
@@ -135,8 +137,9 @@ pub(super) async fn ask_leader(
     Ok(answer.map(|answer| answer.message.into()))
 }
 
-/// The stream sequence that a stored message was expected to follow in its subject, which the broker has checked; `None`
-/// when the publisher did not ask for the check, or asked for another subject.
+/// The stream sequence that a stored message was expected to follow in its subject, which the
+/// broker has checked; `None` when the publisher did not ask for the check, or asked for another
+/// subject.
 pub(super) fn confirmed(headers: Option<&HeaderMap>) -> Option<StreamSeq> {
     let headers = headers?;
     let mut expected = headers.get_all(names::EXPECTED_LAST);
@@ -145,8 +148,8 @@ pub(super) fn confirmed(headers: Option<&HeaderMap>) -> Option<StreamSeq> {
     only.as_str().parse().ok().filter(|_| of_this_subject)
 }
 
-/// [`confirmed`] for headers as they are on the wire. The client library's own reader keeps only the last of several
-/// headers with one name.
+/// [`confirmed`] for headers as they are on the wire. The client library's own reader keeps only
+/// the last of several headers with one name.
 fn confirmed_in(headers: &str) -> Option<StreamSeq> {
     let named = |name: &'static str| {
         headers

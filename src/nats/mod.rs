@@ -1,5 +1,5 @@
-//! The broker: connections, names, streams, the log, the queue. The only folder that names `async_nats`; what others see
-//! of it are their own types.
+//! The broker: connections, names, streams, the log, the queue. The only folder that names
+//! `async_nats`; what others see of it are their own types.
 
 mod api;
 mod batch;
@@ -60,8 +60,9 @@ pub use tip::Tip;
 pub use usage::{QueueUsage, UsageCache};
 pub use writer::{AppendError, LogWriter, Unwritable};
 
-/// The most that modules of the client library may log, whatever filter is asked for. Beyond it they log whole messages,
-/// with jobs' inputs, output and callback addresses, and servers' addresses with their passwords.
+/// The most that modules of the client library may log, whatever filter is set. Beyond it they log
+/// whole messages, with jobs' inputs, output and callback addresses, and servers' addresses with
+/// their passwords.
 pub const LOG_LIMITS: [(&str, tracing::Level); 2] = [
     ("async_nats::connection", tracing::Level::DEBUG),
     ("async_nats::connector", tracing::Level::INFO),

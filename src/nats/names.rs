@@ -14,14 +14,15 @@ pub(super) const SEQUENCE: &str = "Nats-Sequence";
 pub(super) const SUBJECT: &str = "Nats-Subject";
 /// When a message was stored, as RFC 3339.
 pub(super) const TIME: &str = "Nats-Time-Stamp";
-/// In an answer to a batched get: the sequence of the message before, 0 for the first. In a live copy: that of the message
-/// before on the same subject, 0 when there is none.
+/// In an answer to a batched get: the sequence of the message before, 0 for the first. In a live
+/// copy: that of the message before on the same subject, 0 when there is none.
 pub(super) const LAST_SEQUENCE: &str = "Nats-Last-Sequence";
 /// In an answer to a batched get: how many messages match beyond it.
 pub(super) const PENDING: &str = "Nats-Num-Pending";
 /// The key in the metadata of the job stream under which `setup` stores the number of shards.
 pub(super) const SHARDS: &str = "tailwater.shards";
-/// The key in the metadata of a kind's consumer under which its workers list what they do besides running jobs.
+/// The key in the metadata of a kind's consumer under which its workers list what they do besides
+/// running jobs.
 pub(super) const FEATURES: &str = "tailwater.features";
 
 /// The names under one prefix.
@@ -88,7 +89,8 @@ impl Names {
         format!("{}.live.{shard}.{job}", self.prefix)
     }
 
-    /// Where a connection is asked whether its server answers. It has no subscriber: the server itself reports that.
+    /// Where a connection is asked whether its server answers. It has no subscriber: the server
+    /// itself reports that.
     pub fn ready(&self) -> String {
         format!("{}.ready", self.prefix)
     }

@@ -17,13 +17,15 @@ pub enum Published {
     Stored(StreamSeq),
     /// The subject's last message is not the expected one.
     WrongLast,
-    /// Another publish to the subject, or with the same message id, is in flight: the same publish may succeed in a moment.
+    /// Another publish to the subject, or with the same message id, is in flight: the same publish
+    /// may succeed in a moment.
     InFlight,
     /// The stream already has a message with this id.
     Duplicate,
     /// The stream has a message of this subject and takes no second one.
     SubjectTaken,
-    /// The stream is full and takes nothing new. In a cluster it may also have a message of the subject.
+    /// The stream is full and takes nothing new. In a cluster it may also have a message of the
+    /// subject.
     Full,
     /// It was not stored, and the same publish never can be, for this reason.
     Never(String),
@@ -78,7 +80,8 @@ pub(super) async fn publish(
 fn refused(error: ApiError) -> Published {
     match error.code {
         ErrorCode::STREAM_WRONG_LAST_SEQUENCE => return Published::WrongLast,
-        // The server's text: "wrong last sequence" without a number, since another publish to the subject is in flight.
+        // The server's text: "wrong last sequence" without a number, since another publish to the
+        // subject is in flight.
         ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT
         | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => return Published::InFlight,
         _ => {}
@@ -113,9 +116,10 @@ enum StoreFailure {
     TooLarge,
 }
 
-/// Reads why the store failed from the description: the server reports one error code (10077) for every failure of the
-/// store, with the text of its error. The texts are those of `server/store.go` in nats-server 2.15.1 (`ErrMaxMsgsPerSubject`,
-/// `ErrMaxMsgs`, `ErrMaxBytes`, `ErrMsgTooLarge`). Any other text is an outage.
+/// Reads why the store failed from the description: the server reports one error code (10077) for
+/// every failure of the store, with the text of its error. The texts are those of `server/store.go`
+/// in nats-server 2.15.1 (`ErrMaxMsgsPerSubject`, `ErrMaxMsgs`, `ErrMaxBytes`, `ErrMsgTooLarge`).
+/// Any other text is an outage.
 fn store_failure(description: &str) -> Option<StoreFailure> {
     match description {
         "maximum messages per subject exceeded" => Some(StoreFailure::SubjectTaken),

@@ -52,7 +52,8 @@ impl Queue {
     /// Submits a job: first to the queue, then the first event of its log.
     ///
     /// # Errors
-    /// [`Unavailable`]: it is not known whether the job was submitted. The same submission again is harmless.
+    /// [`Unavailable`]: it is not known whether the job was submitted. The same submission again is
+    /// harmless.
     pub async fn submit(
         &self,
         job: &JobId,
@@ -76,8 +77,9 @@ impl Queue {
         let subject = nats.names.queued(&submission.kind, job);
         match publish(&nats.work, subject, headers, payload.into()).await {
             Published::Stored(_) => {}
-            // The queue has it and the log has no event: another submission with this id came first and its first event is
-            // still in flight, or its submitter died before that event, or the event expired while the job waits.
+            // The queue has it and the log has no event: another submission with this id came first
+            // and its first event is still in flight, or its submitter died before that event, or
+            // the event expired while the job waits.
             Published::Duplicate | Published::InFlight | Published::SubjectTaken => {
                 let known = self.known(job, submission).await?;
                 return known.ok_or_else(|| Unavailable("the submission is in flight".into()));
@@ -101,7 +103,8 @@ impl Queue {
         Ok(SubmitOutcome::New)
     }
 
-    /// Whether the log knows the id, and as the same job: [`SubmitOutcome::Same`] or [`SubmitOutcome::Other`].
+    /// Whether the log knows the id, and as the same job: [`SubmitOutcome::Same`] or
+    /// [`SubmitOutcome::Other`].
     async fn known_to_log(
         &self,
         job: &JobId,
@@ -117,7 +120,8 @@ impl Queue {
         Ok(Some(same_or_other(is_same)))
     }
 
-    /// Whether the log knows the id or, when it has no event yet, the queue. It answers as [`Self::known_to_log`] does.
+    /// Whether the log knows the id or, when it has no event yet, the queue. It answers as
+    /// [`Self::known_to_log`] does.
     pub(super) async fn known(
         &self,
         job: &JobId,

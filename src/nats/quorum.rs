@@ -1,17 +1,19 @@
-//! Reads whose answer is final: they are made while the leader that answers them is proven to have a quorum. What is read,
-//! and what follows from it, is the caller's.
+//! Reads whose answer is final: they are made while the leader that answers them is proven to have
+//! a quorum. What is read, and what follows from it, is the caller's.
 //!
-//! A leader that is cut off from its followers goes on answering reads for 10 to 20 s, while they elect another one and
-//! the log goes on without it. What it has is in the log; what it lacks proves nothing. The proof that a leader is still
-//! the leader is its own view of its followers: `STREAM.INFO` reports how long ago each was heard. A follower calls no
-//! election within [`ELECTION_MIN`] after it heard its leader. So there is no other leader for as long as the followers
-//! that heard this one leave no majority without it. That is a lease: a read that ends within it is final, if it went over
-//! the same connection, and so was answered by the same server.
+//! A leader that is cut off from its followers goes on answering reads for 10 to 20 s, while they
+//! elect another one and the log goes on without it. What it has is in the log; what it lacks
+//! proves nothing. The proof that a leader is still the leader is its own view of its followers:
+//! `STREAM.INFO` reports how long ago each was heard. A follower calls no election within
+//! [`ELECTION_MIN`] after it heard its leader. So there is no other leader for as long as the
+//! followers that heard this one leave no majority without it. That is a lease: a read that ends
+//! within it is final, if it went over the same connection, and so was answered by the same server.
 //!
-//! The lease does not cover a follower that is restarted and calls an election within a second of its start, while the
-//! network between it and the leader is cut within the same four seconds. For this there is a second rule: a stream that
-//! ends before what this process has seen of it is not believed at once. If it is still that short when such a leader
-//! would have lost its quorum, the stream has gone back: its store was restored, or lost what it had acknowledged.
+//! The lease does not cover a follower that is restarted and calls an election within a second of
+//! its start, while the network between it and the leader is cut within the same four seconds. For
+//! this there is a second rule: a stream that ends before what this process has seen of it is not
+//! believed at once. If it is still that short when such a leader would have lost its quorum, the
+//! stream has gone back: its store was restored, or lost what it had acknowledged.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -87,7 +89,8 @@ impl Leaders {
     /// Makes a read, over the work connection, that is answered by a leader with a quorum.
     ///
     /// # Errors
-    /// [`Unavailable`], also when the leader cannot prove its quorum, or lacks what this process has seen of the stream.
+    /// [`Unavailable`], also when the leader cannot prove its quorum, or lacks what this process
+    /// has seen of the stream.
     pub(super) async fn proven<T, W>(
         &self,
         nats: &Nats,
@@ -131,7 +134,8 @@ impl Leaders {
             Of::Shard(shard) => nats.names.chunks_stream(shard),
             Of::Queue => nats.names.jobs_stream(),
         };
-        // Both before the question: what is seen while it is in flight proves nothing against its answer.
+        // Both before the question: what is seen while it is in flight proves nothing against its
+        // answer.
         let asked = Instant::now();
         let seen = leader.seen.load(Ordering::Relaxed);
         let info = info::stream(&nats.work, &stream).await?;

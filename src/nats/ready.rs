@@ -1,5 +1,5 @@
-//! Whether the broker answers: asked by requests of the start, which are made again until the patience of the caller
-//! ends, and by probes of a running process. What is asked for is the caller's.
+//! Whether the broker answers: requests of the start, which are repeated until the caller's
+//! patience ends, and probes of a running process. What is requested is the caller's.
 
 use std::future::Future;
 
@@ -13,10 +13,11 @@ use super::error::NatsError;
 use crate::config::{READY_AGE, READY_WAIT, START_PAUSE};
 
 impl Nats {
-    /// Whether every connection answers a request, within [`READY_WAIT`]. An answer is relied on for [`READY_AGE`].
+    /// Whether every connection answers a request, within [`READY_WAIT`]. An answer is relied on
+    /// for [`READY_AGE`].
     ///
-    /// A connection to a server that hangs stands for seconds before the client library closes it, so the state of the
-    /// connection proves nothing.
+    /// A connection to a server that hangs stands for seconds before the client library closes it,
+    /// so the state of the connection proves nothing.
     pub async fn is_answering(&self) -> bool {
         let mut last = self.readiness.lock().await;
         if let Some((asked, answers)) = *last
@@ -53,8 +54,8 @@ impl Nats {
     }
 }
 
-/// Whether the server answers that nobody subscribes to `subject`. It does so itself, without JetStream and without its
-/// cluster.
+/// Whether the server answers that `subject` has no subscriber. It does so itself, without
+/// JetStream and without its cluster.
 pub(super) async fn answers(client: &Client, subject: String) -> bool {
     match timeout(READY_WAIT, client.request(subject, Bytes::new())).await {
         Ok(Ok(_)) => true,

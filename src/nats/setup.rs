@@ -1,5 +1,5 @@
-//! Applies the declarations of `nats/`: makes missing streams and consumers, refuses different ones, and changes only how
-//! long and how much streams keep.
+//! Applies the declarations of `nats/`: makes missing streams and consumers, refuses different
+//! ones, and changes only how long and how much streams keep.
 
 use std::time::Duration;
 
@@ -28,8 +28,8 @@ pub struct StreamSettings {
     pub replicas: u32,
     /// How long events are kept. `None`: as the streams have it, and [`EVENTS_MAX_AGE`] for new ones.
     pub max_age: Option<Duration>,
-    /// How many bytes of events one shard keeps. `None`: as the streams have it, and [`SHARD_MAX_BYTES`] for
-    /// new ones.
+    /// How many bytes of events one shard keeps. `None`: as the streams have it, and
+    /// [`SHARD_MAX_BYTES`] for new ones.
     pub max_bytes: Option<u64>,
 }
 
@@ -42,8 +42,8 @@ struct Configured {
     config: Config,
 }
 
-/// A stream as it is declared. A retention that is `null` is the default's for a new stream, and stays as it is in an
-/// existing one.
+/// A stream as it is declared. A retention that is `null` is the default's for a new stream, and
+/// stays as it is in an existing one.
 struct StreamDeclaration {
     name: String,
     config: Config,
@@ -52,12 +52,12 @@ struct StreamDeclaration {
 /// The settings of a stream that may be changed while it holds events.
 const RETENTION: [&str; 2] = ["max_age", "max_bytes"];
 
-/// Makes the streams, and changes how long and how much existing ones keep when the settings say so. Returns what was
-/// changed.
+/// Makes the streams, and changes how long and how much existing ones keep when the settings say
+/// so. Returns what was changed.
 ///
 /// # Errors
-/// [`NatsError::Drifted`] when one exists and differs in anything else; [`NatsError::Api`] when the broker refuses, for
-/// example for lack of disk space.
+/// [`NatsError::Drifted`] when one exists and differs in anything else; [`NatsError::Api`] when the
+/// broker refuses, for example for lack of disk space.
 pub(super) async fn apply(
     client: &Client,
     names: &Names,
@@ -92,8 +92,8 @@ pub(super) async fn shards(client: &Client, names: &Names) -> Result<u32, NatsEr
         })
 }
 
-/// Makes the consumer that hands out jobs of `kind`, unless it exists. An existing one is left as it is, except that it
-/// gets the features of this crate's workers if it has none.
+/// Makes the consumer that hands out jobs of `kind`, unless it exists. An existing one is left as
+/// it is, except that it gets the features of this crate's workers if it has none.
 pub(super) async fn ensure_kind(
     client: &Client,
     names: &Names,
@@ -239,8 +239,8 @@ impl StreamDeclaration {
         }
     }
 
-    /// Refuses an existing configuration that differs from the declaration in more than the fields `except`, and returns
-    /// it otherwise.
+    /// Refuses an existing configuration that differs from the declaration in more than the fields
+    /// `except`, and returns it otherwise.
     fn refuse_drift(&self, existing: Config, except: &[&str]) -> Result<Config, NatsError> {
         let existing = Value::Object(existing);
         let declared = Value::Object(self.config.clone());

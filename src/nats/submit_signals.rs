@@ -1,4 +1,5 @@
-//! Signals of submissions by any process: each message of the queue as it is published. A lost one is not noticed here.
+//! Signals of submissions by any process: each message of the queue as it is published. A lost one
+//! is not noticed here.
 
 use async_nats::Subscriber;
 use futures_util::StreamExt as _;
@@ -29,7 +30,8 @@ impl Queue {
             .subscribe(self.log.nats.names.submitted())
             .await;
         let live = subscribed.map_err(|error| Unavailable(error.to_string()))?;
-        // A request on the same connection: when it is answered the server has seen the subscription.
+        // A request on the same connection: when it is answered the server has seen the
+        // subscription.
         if !answers(&self.log.nats.live, self.log.nats.names.ready()).await {
             return Err(Unavailable(
                 "the connection for live messages does not answer".into(),

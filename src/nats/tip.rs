@@ -1,5 +1,5 @@
-//! Where a job's log ends: its last event, and how it is known to be one. A publisher may store anything under a job's
-//! subject; what follows from it is the reader's and the writer's.
+//! Where a job's log ends: its last event, and how it is known to be one. A publisher may store
+//! anything under a job's subject; what follows from it is the reader's and the writer's.
 
 use tokio::time::{Instant, sleep};
 
@@ -20,7 +20,8 @@ pub enum Tip {
     At {
         /// The last event; `None` while there is none.
         last: Option<Stored>,
-        /// The place of what stands last, be it an event or not: what an append must expect. 0 when nothing does.
+        /// The stream sequence of the last message, be it an event or not: what an append must
+        /// expect. 0 when there is none.
         fence: StreamSeq,
     },
     /// After more than [`UNDECODABLE_MAX`] undecodable messages: no reader looks further.
@@ -56,8 +57,8 @@ impl Log {
             .await
     }
 
-    /// Where the log ends, as a server that leads the shard, or believes that it does, knows it. What is appended there is
-    /// refused if the log goes on.
+    /// Where the log ends, as a server that leads the shard, or believes that it does, knows it. An
+    /// append there is refused if the log goes on.
     ///
     /// # Errors
     /// [`Unavailable`].
@@ -95,9 +96,9 @@ impl Log {
         }
     }
 
-    /// Whether an event is known to be one: the broker confirmed where the message before it stands, and that is the event
-    /// before it, or has expired. What writes under the fence stores nothing else, so this costs one read, and anything
-    /// else a look back.
+    /// Whether an event is known to be one: the broker confirmed where the message before it
+    /// stands, and that is the event before it, or has expired. Writers under the fence store
+    /// nothing else, so this costs one read; anything else costs a look back.
     pub(super) async fn is_proven(&self, job: &JobId, event: &Stored) -> Result<bool, Unavailable> {
         match event.prev {
             None => Ok(false),
@@ -115,7 +116,7 @@ impl Log {
         Ok(matches!(self.at(job, stream_seq).await?, At::Removed))
     }
 
-    /// What a verdict comes to.
+    /// Whether a verdict means that the message is the next event.
     pub(super) async fn decide(&self, job: &JobId, verdict: Verdict) -> Result<bool, Unavailable> {
         match verdict {
             Verdict::Next => Ok(true),
@@ -170,7 +171,8 @@ impl Log {
         self.proven(Of::Shard(job.shard(self.shards)), first).await
     }
 
-    /// Looks for the last event up to `fence`, from further and further back; `None` when a replica had not all of it.
+    /// Looks for the last event up to `fence`, from further and further back; `None` when a replica
+    /// had not all of it.
     async fn look_back(&self, job: &JobId, fence: StreamSeq) -> Result<Option<Tip>, Unavailable> {
         let subject = self.subject(job);
         let mut reach = LOOK_BACK;
@@ -243,7 +245,7 @@ impl Log {
         } else if look.chain.is_some() {
             look.skip(stream_seq);
         } else {
-            // It may be an event all the same: further back, what comes before it tells.
+            // It may still be an event: the messages further back decide it.
             look.undecodable = 0;
         }
         Ok(())

@@ -26,19 +26,22 @@ pub struct QueueUsage {
 }
 
 impl QueueUsage {
-    /// Whether another job of the kind, with an input of `size` bytes, has room. No kind gets more than its share of
-    /// the jobs; large inputs get no more than half of the bytes, so that they leave room for other kinds' small ones.
+    /// Whether another job of the kind, with an input of `size` bytes, has room. No kind gets more
+    /// than its share of the jobs; large inputs get no more than half of the bytes, so that they
+    /// leave room for other kinds' small ones.
     pub const fn has_room(&self, size: usize) -> bool {
         self.jobs < KIND_JOBS_MAX && (size <= SMALL_INPUT || self.bytes < self.bytes_max / 2)
     }
 }
 
-/// How full the queue is, as one submitter knows it: read now and then, with its own submissions counted in between.
+/// How full the queue is, as one submitter knows it: read now and then, with its own submissions
+/// counted in between.
 #[derive(Debug, Default)]
 pub struct UsageCache(Mutex<HashMap<Kind, (Instant, QueueUsage)>>);
 
 impl UsageCache {
-    /// How full the queue is for one more job of `kind`, which is counted; `None` when no worker has ever served it.
+    /// How full the queue is for one more job of `kind`, which is counted; `None` when no worker
+    /// has ever served it.
     ///
     /// # Errors
     /// [`Unavailable`].
@@ -90,8 +93,8 @@ impl Queue {
         }))
     }
 
-    /// Submits a job if the queue, as full as `usage` reports, has room for it. A job that was submitted before is found in
-    /// any case.
+    /// Submits a job if the queue, as full as `usage` reports, has room for it. A job that was
+    /// submitted before is found in any case.
     ///
     /// # Errors
     /// As [`Self::submit`].

@@ -1,5 +1,5 @@
-//! A job's one writer: appends event after event under the fence, one at a time, and finds out what a refusal means. It
-//! decides nothing about the job.
+//! A job's one writer: appends events under the fence, one at a time, and finds out what a refusal
+//! means. It decides nothing about the job.
 
 use std::time::{Duration, SystemTime};
 
@@ -21,28 +21,29 @@ pub struct LogWriter {
     log: Log,
     job: JobId,
     attempt: u32,
-    /// The last event's number and place.
+    /// The last event's sequence number and stream sequence.
     seq: Seq,
     stream_seq: StreamSeq,
-    /// The place of what the log ends with: that event, or something behind it that is none.
+    /// The stream sequence of the log's last message: that event, or an undecodable message after
+    /// it.
     fence: StreamSeq,
-    /// How long it goes on trying while the broker is away; without a limit when there is none.
+    /// How long it goes on trying while the broker is down; forever without one.
     patience: Option<Duration>,
 }
 
 /// Why an event was not appended.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// Somebody else owns the job, or it has ended. Stop at once and ack nothing.
+    /// Another worker owns the job, or it has ended. Stop at once and ack nothing.
     #[error("the job has another owner or has ended")]
     Superseded,
-    /// Somebody asked for the job to be cancelled. The writer stands behind that event and may end the job.
-    #[error("the job is to be cancelled")]
+    /// The job was cancelled. The writer has moved past that event and may end the job.
+    #[error("the job was cancelled")]
     CancelRequested,
     /// The event can never be stored, however often it is tried.
     #[error(transparent)]
     Unwritable(#[from] Unwritable),
-    /// The broker was out of reach for longer than [`APPEND_WAIT`].
+    /// The broker could not be reached for longer than [`APPEND_WAIT`].
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
@@ -50,16 +51,16 @@ pub enum AppendError {
 /// Why an event can never be stored.
 #[derive(Debug, thiserror::Error)]
 pub enum Unwritable {
-    /// No log takes it.
+    /// It fits into no log.
     #[error(transparent)]
     Unfit(#[from] Unfit),
-    /// The broker does not take it.
+    /// The broker refuses it.
     #[error("the event cannot be stored: {0}")]
     Refused(String),
 }
 
 impl LogWriter {
-    /// A writer that goes on behind `last`, the log's last event, for this attempt.
+    /// A writer that continues after `last`, the log's last event, for this attempt.
     pub fn new(log: Log, job: JobId, attempt: u32, last: Option<&Stored>) -> Self {
         let (seq, stream_seq) = last.map_or((Seq(0), 0), |last| (last.seq, last.stream_seq));
         Self {
@@ -73,8 +74,8 @@ impl LogWriter {
         }
     }
 
-    /// Goes on trying for as long as the broker is away, as the owner of a job does: until the log says that it is another
-    /// one's. Drop what it does to give up.
+    /// Goes on trying for as long as the broker is down, as the owner of a job does: until the log
+    /// says that another worker owns it. Drop the future to stop.
     #[must_use]
     pub fn persistent(self) -> Self {
         Self {
@@ -88,25 +89,25 @@ impl LogWriter {
         &self.job
     }
 
-    /// The number of the last event.
+    /// The sequence number of the last event.
     pub fn seq(&self) -> Seq {
         self.seq
     }
 
-    /// Appends an event, or several when a text does not fit into one. Retries through an election; when it returns `Ok`,
-    /// each event is stored exactly once.
+    /// Appends an event, or several when a text does not fit into one. Retries through an election;
+    /// when it returns `Ok`, each event is stored exactly once.
     ///
     /// # Errors
     /// [`AppendError`].
     pub async fn append(&mut self, body: Body) -> Result<(), AppendError> {
         let mut next = Some(body);
         while let Some(body) = next {
-            let (job, seq, attempt) = (self.job.clone(), self.seq.successor(), self.attempt);
+            let seq = self.seq.successor();
             let event = Event {
                 body,
-                job,
+                job: self.job.clone(),
                 seq,
-                attempt,
+                attempt: self.attempt,
                 ts: now_ms(),
             };
             let (payload, rest) = event
@@ -197,7 +198,7 @@ impl LogWriter {
         self.patience.map(|patience| Instant::now() + patience)
     }
 
-    /// Waits for the connection: what is asked while it is down would only pile up.
+    /// Waits for the connection: requests made while it is down would only pile up.
     async fn until_connected(&self, deadline: Option<Instant>) -> Result<(), Unavailable> {
         let connected = self.log.nats.until_works();
         let Some(deadline) = deadline else {
@@ -206,11 +207,11 @@ impl LogWriter {
         };
         timeout_at(deadline, connected)
             .await
-            .map_err(|_| Unavailable("the broker is away".into()))
+            .map_err(|_| Unavailable("the broker is down".into()))
     }
 
-    /// Asks the leader what became of an append: where it was stored, or `None` when nothing was stored since. An
-    /// undecodable message takes nobody's right to go on: the fence moves past it.
+    /// Asks the leader what became of an append: where it was stored, or `None` when nothing was
+    /// stored since. An undecodable message takes nobody's right to go on: the fence moves past it.
     async fn resolve(&mut self, payload: &Bytes) -> Result<Option<StreamSeq>, AppendError> {
         let mut tip = self.log.tip(&self.job).await?;
         if let Tip::At {
@@ -218,15 +219,16 @@ impl LogWriter {
         } = &tip
             && last.stream_seq < self.stream_seq
         {
-            // A log that went back, or a server that no longer leads and lacks what this writer has stored: its answer takes
-            // the job from no worker.
+            // A log that went back, or a server that no longer leads and lacks what this writer has
+            // stored: its answer takes the job from no worker.
             tip = self.log.proven_tip(&self.job).await?;
         }
         let Tip::At { last, fence } = tip else {
             return Err(AppendError::Superseded);
         };
         let stored = match last {
-            // No other process has written: what this writer wrote, if anything, expired while it was silent.
+            // No other process has written: what this writer wrote, if anything, expired while it
+            // was silent.
             None => None,
             Some(last) if last.stream_seq == self.stream_seq => None,
             Some(last) if last.payload() == payload => Some(last.stream_seq),

@@ -1,5 +1,6 @@
-//! One attempt at a job, from its `job:started` to its last event: publishes the backend's output under the fence, one
-//! event at a time, and writes how the attempt ended. It starts no backend and does not answer the queue.
+//! One attempt at a job, from its `job:started` to its last event: publishes the backend's output
+//! under the fence, one event at a time, and writes how the attempt ended. It starts no backend and
+//! does not answer the queue.
 
 use std::future::{Future, pending};
 use std::pin::Pin;
@@ -58,8 +59,8 @@ impl Deadlines {
             .filter(|_| with_silence)
             .and_then(|silence| self.heard.checked_add(silence));
         tokio::select! {
-            () = until(self.end) => "the job was not done in time",
-            () = until(silent) => "the job put out nothing for too long",
+            () = until(self.end) => "the job exceeded its time limit",
+            () = until(silent) => "the job produced no output for too long",
         }
     }
 }
@@ -80,8 +81,9 @@ pub(super) struct Attempt {
     pub(super) deadlines: Deadlines,
     /// When the log was last seen to be this worker's.
     proven: Instant,
-    /// After what time the log is checked again. A signal can be lost, and the queue believes any worker that reports to be
-    /// working on a job: a worker that only reported would keep a job that was cancelled, or that another worker owns.
+    /// After what time the log is checked again. A signal can be lost, and the queue believes any
+    /// worker that reports to be working on a job: a worker that only reported would keep a job
+    /// that was cancelled, or that another worker owns.
     look_after: Duration,
     result: Option<Result<Finish, Failure>>,
 }
@@ -160,7 +162,8 @@ impl Attempt {
                     let appended = outcome?;
                     self.proven = Instant::now();
                     if appended {
-                        // A slow log is not a silence of the backend, which may have waited for room.
+                        // A slow log is not a silence of the backend, which may have waited for
+                        // room.
                         self.deadlines.heard = self.proven;
                     }
                 }
@@ -218,7 +221,8 @@ impl Attempt {
         };
         let due = async {
             match due {
-                // Not through the timer, which ticks once a millisecond: that would be longer than a publish takes.
+                // Not through the timer, which ticks once a millisecond: that would be longer than
+                // a publish takes.
                 Some(due) if due <= now => {}
                 Some(due) => sleep_until(due).await,
                 None => pending().await,
@@ -241,8 +245,8 @@ impl Attempt {
         }
     }
 
-    /// Takes the output that the backend had produced when it returned. A task that it left behind and that goes on
-    /// producing output is refused: the job does not wait for it.
+    /// Takes the output that the backend had produced when it returned. A task that it left behind
+    /// and that goes on producing output is refused: the job does not wait for it.
     fn drain_output(&mut self) {
         let Some(mut pieces) = self.pieces.take() else {
             return;
@@ -264,8 +268,8 @@ impl Attempt {
         self.batch.clear();
     }
 
-    /// Appends `last`, the attempt's last event, if this worker still owns the job. An error, from the publishing before it
-    /// or from its own append, decides instead how the attempt ends.
+    /// Appends `last`, the attempt's last event, if this worker still owns the job. An error, from
+    /// the publishing before it or from its own append, decides instead how the attempt ends.
     pub(super) async fn end(
         mut self,
         last: Result<Body, AppendError>,
@@ -281,9 +285,11 @@ impl Attempt {
                 Ok(body) => body,
                 Err(AppendError::Superseded) => return Ok(AttemptOutcome::Lost),
                 Err(AppendError::Unavailable(error)) => return Err(error),
-                // The writer has moved past the request; only another request could refuse it again.
+                // The writer has moved past the request; only another request could refuse it
+                // again.
                 Err(AppendError::CancelRequested) => Body::Cancelled {},
-                // A log that cannot store this either stores nothing: the next claim finds out, and ends the job.
+                // A log that cannot store this either stores nothing: the next claim finds out, and
+                // ends the job.
                 Err(AppendError::Unwritable(error)) if is_bad_output => {
                     return Err(Unavailable(error.to_string()));
                 }

@@ -1,4 +1,4 @@
-//! Gathers what a backend puts out into the events that are published: pure, time is an argument. It publishes nothing.
+//! Gathers a backend's output into events. Pure: time is an argument. It publishes nothing.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use crate::backend::{Content, Piece};
 use crate::config::{CHUNK_MAX, FLUSH_BYTES, FLUSH_INTERVAL};
 use crate::wire::Body;
 
-/// When to publish what has gathered.
+/// When to publish the output that has gathered.
 #[derive(Clone, Copy, Debug)]
 pub struct Flush {
     /// The shortest time between two events of a job.
     pub interval: Duration,
-    /// How many bytes do not wait for the interval.
+    /// How many bytes are published without waiting for the interval.
     pub bytes: usize,
 }
 
@@ -28,8 +28,8 @@ impl Default for Flush {
     }
 }
 
-/// What was put out and is not published yet. It holds the room that its pieces take, so that the backend waits when the
-/// log is slow.
+/// Output that is not published yet. It holds the room that its pieces take, so that the backend
+/// waits when the log is slow.
 #[derive(Debug)]
 pub(super) struct OutputBatch {
     flush: Flush,
@@ -53,13 +53,13 @@ impl OutputBatch {
         self.waiting.is_empty()
     }
 
-    /// Drops what waits.
+    /// Drops all output.
     pub(super) fn clear(&mut self) {
         self.waiting.clear();
         self.bytes = 0;
     }
 
-    /// Takes in what the backend put out; text joins the text before it.
+    /// Adds output of the backend; text joins the text before it.
     pub(super) fn push(&mut self, Piece { content, room }: Piece) {
         self.bytes += room.num_permits();
         if let (
@@ -82,8 +82,8 @@ impl OutputBatch {
         self.waiting.push_back((content, room));
     }
 
-    /// When the next event should go out: the first at once, the next ones after the interval or when enough has
-    /// gathered, whichever is earlier. `None` while nothing waits.
+    /// When the next event should go out: the first at once, the next ones after the interval or
+    /// when enough has gathered, whichever is earlier. `None` while nothing waits.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         if self.waiting.is_empty() {
             return None;

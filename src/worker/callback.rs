@@ -1,6 +1,6 @@
-//! Asks for a callback address to be told how a job ended: by a job of its own, which the queue hands to a worker of the
-//! kind `callback`, with attempts and back-off like any other, and for which there is as much room as for any other kind.
-//! It calls nobody.
+//! Requests callbacks: a job of the kind `callback` reports how another job ended to its callback
+//! address. It has attempts and pauses like any other job, and as much room in the queue as any
+//! other kind. This file makes no HTTP request.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -13,11 +13,12 @@ use crate::source::Unavailable;
 use crate::wire::limits::{LABEL_MAX, NAME_MAX};
 use crate::wire::{Body, Event, Failure, JobId, Kind, RESERVED_ID, Submission, cut, reserved_kind};
 
-/// Submits the callback of a job that has ended, if it wants one. Asking again is harmless. A callback that nobody would
-/// deliver, or that has no room, is given up: otherwise its job would stay in the queue and take the room of others.
+/// Submits the callback of a job that has ended, if it has one. Repeating it is harmless. A
+/// callback that no worker would deliver, or that has no room, is abandoned: otherwise its job
+/// would stay in the queue and take the room of others.
 ///
 /// # Errors
-/// [`Unavailable`]: the job must be asked about again.
+/// [`Unavailable`]: try again later.
 pub(super) async fn request(
     queue: &Queue,
     usage_cache: &UsageCache,
@@ -38,7 +39,7 @@ pub(super) async fn request(
             let whole = Submission::new(kind.clone(), input(url, of, &end));
             let mut submitted = queue.submit_if_room(&id, &whole, &usage).await?;
             if let SubmitOutcome::TooLarge { size, limit } = submitted {
-                warn!(job = %delivery.job, size, limit, "too large for its callback, which goes without the details");
+                warn!(job = %delivery.job, size, limit, "too large for its callback, which is sent without the details");
                 submitted = queue
                     .submit_if_room(
                         &id,
@@ -49,8 +50,10 @@ pub(super) async fn request(
             }
             match submitted {
                 SubmitOutcome::New | SubmitOutcome::Same => return Ok(()),
-                SubmitOutcome::TooLarge { .. } => "the broker takes no messages of that size",
-                SubmitOutcome::Full => "the queue takes no more callbacks",
+                SubmitOutcome::TooLarge { .. } => {
+                    "the broker does not accept messages of that size"
+                }
+                SubmitOutcome::Full => "the queue has no room for more callbacks",
                 SubmitOutcome::Other => "the callback's id names another job",
             }
         }
@@ -74,7 +77,7 @@ fn id_for(job: &JobId) -> Result<JobId, Unavailable> {
         .map_err(|_| Unavailable("the callback has no id".into()))
 }
 
-/// The same end, with little enough to say that it fits into any message.
+/// The same final event with details cut, so that it fits into any message.
 fn without_details(mut end: Event) -> Event {
     match &mut end.body {
         Body::Done {
@@ -102,7 +105,8 @@ fn without_details(mut end: Event) -> Event {
     end
 }
 
-/// What the callback job is given: where to, and what to say. Without the output, which may be of any size.
+/// The input of the callback job: the address and the report, without the output, which may be of
+/// any size.
 fn input(url: &str, kind: &Kind, end: &Event) -> serde_json::Value {
     let (status, error, usage, finish_reason) = match &end.body {
         Body::Done {

@@ -1,5 +1,6 @@
-//! Claiming a job that the queue handed over: its log says whether there is anything to run, and the `job:started` event
-//! makes this worker its owner. It runs nothing; a job that cannot begin is handled in `unbegun`.
+//! Claiming a job that the queue handed over: its log says whether there is anything to run, and
+//! the `job:started` event makes this worker its owner. It runs nothing; a job that cannot begin is
+//! handled in `unbegun`.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
@@ -7,9 +8,9 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::Runner;
 use super::outcome::{AttemptOutcome, attempts_exhausted, panicked, timed_out};
 use super::report::Report;
+use super::runner::Runner;
 use crate::backend::{self, Backend};
 use crate::config::{APPEND_WAIT, DELIVERIES_MAX, RETRY_AFTER_MAX};
 use crate::nats::{AppendError, Control, Delivery, LogWriter, Tip, Unwritable};
@@ -76,7 +77,8 @@ struct NextEvent {
 }
 
 impl<B: Backend> Runner<B> {
-    /// Claims a job, or finds that there is nothing to run. A job whose next event can never be stored counts as an attempt.
+    /// Claims a job, or finds that there is nothing to run. A job whose next event can never be
+    /// stored counts as an attempt.
     pub(super) async fn claim(&self, delivery: &Delivery) -> Result<Claimed, Unavailable> {
         match self.try_claim(delivery).await {
             Ok(claimed) => Ok(claimed),
@@ -92,8 +94,8 @@ impl<B: Backend> Runner<B> {
         }
     }
 
-    /// Makes this worker the job's owner: appends `job:started` after the log's last event, so that every publish of an
-    /// earlier owner is refused.
+    /// Makes this worker the job's owner: appends `job:started` after the log's last event, so that
+    /// every publish of an earlier owner is refused.
     async fn try_claim(&self, delivery: &Delivery) -> Result<Claimed, ClaimError> {
         let job = &delivery.job;
         let mut progress = Progress::default();
@@ -104,8 +106,9 @@ impl<B: Backend> Runner<B> {
                 return Ok(Claimed::Over(AttemptOutcome::Unfinished(pause)));
             };
             let Some(last) = last else {
-                // The submitter has not written it yet. The log begins the same way whichever process writes it. An input
-                // that does not fit is not from an edge: another publisher put it there.
+                // The submitter has not written it yet. The log begins the same way whichever
+                // process writes it. An input that does not fit is not from an edge: another
+                // publisher put it there.
                 let mut writer = LogWriter::new(self.log.clone(), job.clone(), 0, None);
                 is_appended(writer.append(delivery.submission.queued()).await, 0)?;
                 continue;
@@ -126,7 +129,8 @@ impl<B: Backend> Runner<B> {
         }
     }
 
-    /// Why there is nothing to run after `last`: the job has ended, another worker owns it, or its next attempt must wait.
+    /// Why there is nothing to run after `last`: the job has ended, another worker owns it, or its
+    /// next attempt must wait.
     async fn nothing_to_run(
         &self,
         delivery: &Delivery,
@@ -199,8 +203,8 @@ impl<B: Backend> Runner<B> {
         }))))
     }
 
-    /// How much of the wait before the next attempt remains. The queue knows it only from the worker that failed, which may
-    /// have died before it could report it.
+    /// How much of the wait before the next attempt remains. The queue knows it only from the
+    /// worker that failed, which may have died before it could report it.
     async fn retry_wait(&self, last: &Stored) -> Result<Option<Duration>, Unavailable> {
         let Ok(Event {
             body:
@@ -225,8 +229,8 @@ impl<B: Backend> Runner<B> {
         self.settings.limits.and(delivery.submission.limits)
     }
 
-    /// How much of the time for a job remains. The submission's time is the broker's and the current time is this machine's,
-    /// so the limit is as exact as their clocks agree.
+    /// How much of the time for a job remains. The submission's time is the broker's and the
+    /// current time is this machine's, so the limit is as exact as their clocks agree.
     pub(super) fn time_remaining(&self, delivery: &Delivery) -> Option<Duration> {
         let age = delivery.submitted.elapsed().unwrap_or(Duration::ZERO);
         self.limits(delivery)
@@ -234,7 +238,8 @@ impl<B: Backend> Runner<B> {
             .map(|ms| Duration::from_millis(ms).saturating_sub(age))
     }
 
-    /// The event that follows `last`, which may be the one by which this claim `counted` a delivery as an attempt.
+    /// The event that follows `last`, which may be the one by which this claim `counted` a delivery
+    /// as an attempt.
     async fn next_event(
         &self,
         last: &Stored,
@@ -256,7 +261,7 @@ impl<B: Backend> Runner<B> {
             return end(Body::Cancelled {});
         }
         if remaining == Some(Duration::ZERO) {
-            return end(Body::Failed(timed_out("the job was not done in time")));
+            return end(Body::Failed(timed_out("the job exceeded its time limit")));
         }
         let max = self.settings.max_attempts;
         let (continues, broken) =
@@ -291,7 +296,8 @@ impl<B: Backend> Runner<B> {
         })
     }
 
-    /// Whether the attempts of a job are used up with this one. Those that were handed back do not count.
+    /// Whether this is the last attempt that a job may have. Attempts that were handed back do not
+    /// count.
     pub(super) async fn is_exhausted(
         &self,
         job: &JobId,
@@ -305,7 +311,7 @@ impl<B: Backend> Runner<B> {
         Ok(attempt.saturating_sub(handed_back) >= max)
     }
 
-    /// The job's log so far, folded.
+    /// The state of the job that follows from its log.
     async fn past(&self, job: &JobId) -> Result<Option<JobState>, Unavailable> {
         let reader = self.reader().await?;
         let late = |_| Unavailable("the log was not read in time".into());
@@ -315,8 +321,8 @@ impl<B: Backend> Runner<B> {
     }
 }
 
-/// Whether a worker has begun the job, or gone on with it, since a claim looked at its log and found it ending at `seen`: then
-/// it owns the job, and lives.
+/// Whether a worker has begun or continued the job since a claim found its log ending at `seen`:
+/// then that worker owns the job, and lives.
 fn goes_on(seen: Option<StreamSeq>, last: &Stored) -> bool {
     let by_owner = last.attempt > 0
         && !matches!(
@@ -326,7 +332,8 @@ fn goes_on(seen: Option<StreamSeq>, last: &Stored) -> bool {
     by_owner && seen.is_some_and(|seen| seen != last.stream_seq)
 }
 
-/// Whether an event was appended, to a log whose last event is of this attempt; `false` when another process wrote first.
+/// Whether an event was appended, to a log whose last event is of this attempt; `false` when
+/// another process wrote first.
 pub(super) fn is_appended(
     outcome: Result<(), AppendError>,
     attempt: u32,
@@ -375,19 +382,19 @@ mod tests {
         };
         let cancel = || Body::CancelRequested { by: None };
         for (stream_seq, attempt, body, expected) in [
-            // Another claim was faster, and its worker may have put something out by now.
+            // Another claim was faster, and its worker may have produced output by now.
             (8, 1, started(), true),
             (9, 1, chunk(), true),
-            // Nobody has written.
+            // No process has written.
             (7, 1, chunk(), false),
-            // Nobody owns it, or whoever does is to end it.
+            // No worker owns it, or its owner must end it.
             (9, 1, retrying(), false),
             (9, 1, cancel(), false),
             (9, 0, cancel(), false),
         ] {
             let last = stored(stream_seq, attempt, body);
             assert_eq!(goes_on(Some(7), &last), expected, "{last:?}");
-            assert!(!goes_on(None, &last), "it has not looked before");
+            assert!(!goes_on(None, &last), "the claim has not looked before");
         }
     }
 }

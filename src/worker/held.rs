@@ -1,5 +1,6 @@
-//! The jobs that this worker has in hand: when the queue hands it one of them once more, after an outage or because it was
-//! not heard in time, what runs goes on and answers the newer delivery. It runs nothing.
+//! The jobs that this worker holds. When the queue delivers one of them to it again, after an
+//! outage or because it did not hear from it in time, the running attempt goes on and answers the
+//! newer delivery. It runs nothing.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,7 +11,7 @@ use tokio::sync::Notify;
 use crate::nats::Delivery;
 use crate::wire::JobId;
 
-/// The jobs in hand, by their ids.
+/// The jobs that a worker holds, by their ids.
 #[derive(Clone, Debug, Default)]
 pub(super) struct HeldJobs(Arc<Mutex<HashMap<JobId, Arc<HeldEntry>>>>);
 
@@ -20,7 +21,7 @@ struct HeldEntry {
     keep: Notify,
 }
 
-/// A job in hand, until it is dropped.
+/// A job that the worker holds until this is dropped.
 #[derive(Debug)]
 pub(super) struct HeldJob {
     jobs: HeldJobs,
@@ -28,7 +29,7 @@ pub(super) struct HeldJob {
 }
 
 impl HeldJobs {
-    /// Takes a job in hand. `None` when it is in hand already: then the delivery is one of what runs.
+    /// Holds a job. `None` when it is held already: then the running attempt adopts the delivery.
     pub(super) fn hold(&self, delivery: Delivery) -> Option<HeldJob> {
         let job = match self.lock().entry(delivery.job.clone()) {
             Entry::Occupied(held) => {
@@ -57,21 +58,21 @@ impl HeldJob {
         &self.job.delivery
     }
 
-    /// Has the queue told at once that the job is being worked on.
+    /// Makes the worker report to the queue at once that the job is being worked on.
     pub(super) fn keep_now(&self) {
         self.job.keep.notify_one();
     }
 
-    /// Waits until the queue is to be told at once.
+    /// Waits until [`Self::keep_now`] is called.
     pub(super) async fn keep_asked(&self) {
         self.job.keep.notified().await;
     }
 
-    /// Lets go of the job: what the queue hands over from now on is a new delivery. Do it before the queue is told that the
-    /// job is over, or is to be handed to another worker.
+    /// Stops holding the job: what the queue delivers from now on is a new delivery. Call it before
+    /// the queue learns that the job is over, or must go to another worker.
     pub(super) fn release(&self) {
         let mut jobs = self.jobs.lock();
-        // By now it may be in hand again, by another one.
+        // By now it may be held again, by another one.
         if jobs
             .get(&self.job.delivery.job)
             .is_some_and(|job| Arc::ptr_eq(job, &self.job))

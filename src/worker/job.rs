@@ -1,5 +1,5 @@
-//! One job's life in a worker: claim it in the log, run the backend, write how its attempt ended, and only then take it out
-//! of the queue. It knows no particular backend.
+//! One job's life in a worker: claim it in the log, run the backend, write how its attempt ended,
+//! and only then take it out of the queue. It knows no particular backend.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::attempt::{Attempt, Deadlines, StopReason};
+use super::callback;
 use super::claim::{Claimed, OwnedJob};
 use super::held::HeldJob;
 use super::outcome::{
     AttemptOutcome, attempts_exhausted, handed_back, panicked, retry_pause, timed_out,
 };
-use super::{Runner, callback};
+use super::runner::Runner;
 use crate::backend::{Backend, Failure, Finish, Job, Output, Retry, Stopped};
 use crate::config::{HAND_BACK_WAIT, REQUEST_WAIT, STOP_WAIT};
 use crate::nats::Delivery;
@@ -28,7 +29,8 @@ use crate::source::Unavailable;
 use crate::wire::{Body, JobId};
 
 impl<B: Backend> Runner<B> {
-    /// Runs one job that was handed over by the queue. `hand_back` is cancelled when the worker must give its jobs back.
+    /// Runs one job that was handed over by the queue. `hand_back` is cancelled when the worker
+    /// must give its jobs back.
     pub(super) async fn run(&self, held: HeldJob, hand_back: CancellationToken) {
         // Side by side, as none of these may wait for another.
         let outcome = tokio::select! {
@@ -67,7 +69,8 @@ impl<B: Backend> Runner<B> {
         }
     }
 
-    /// Takes a job that has ended out of the queue. Its callback must be in the queue by then, or abandoned.
+    /// Takes a job that has ended out of the queue. Its callback must be in the queue by then, or
+    /// abandoned.
     async fn leave_queue(&self, delivery: &Delivery) {
         if let Err(error) = callback::request(&self.queue, &self.usage_cache, delivery).await {
             warn!(job = %delivery.job, %error, "not called back yet; the worker tries again");
@@ -152,7 +155,8 @@ impl<B: Backend> Runner<B> {
             Ok(StopReason::HandBack) => {
                 // Before another worker begins.
                 stopping.await;
-                // The queue hears of it in any case. The event only says why, and that the attempt does not count.
+                // The queue hears of it in any case. The event only says why, and that the attempt
+                // does not count.
                 let ended = timeout(HAND_BACK_WAIT, run.end(Ok(handed_back()))).await;
                 return ended.unwrap_or(Ok(AttemptOutcome::Unfinished(Duration::ZERO)));
             }
@@ -172,8 +176,8 @@ impl<B: Backend> Runner<B> {
         tokio::join!(stopping, run.end(last)).1
     }
 
-    /// Starts the backend on the threads of the backends. A panic there is a failure. Dropping the returned future drops the
-    /// backend.
+    /// Starts the backend on the threads of the backends. A panic there is a failure. Dropping the
+    /// returned future drops the backend.
     fn start(
         &self,
         job: Job,

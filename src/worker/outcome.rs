@@ -1,5 +1,5 @@
-//! How an attempt was over, the failures that the worker itself reports, and how long a job waits for its next attempt.
-//! It does no I/O.
+//! How an attempt was over, the failures that the worker itself reports, and how long a job waits
+//! for its next attempt. It does no I/O.
 
 use std::any::Any;
 use std::time::Duration;
@@ -10,12 +10,13 @@ use crate::config::{ATTEMPT_PAUSE_MAX, RETRY_AFTER_MAX};
 use crate::runtime::report_panic;
 use crate::wire::{Body, Failure, FailureCode, JobId};
 
-/// How a worker's attempt was over: what the queue is told of the job.
+/// How a worker's attempt was over, and so how the queue is answered.
 #[derive(Debug)]
 pub(super) enum AttemptOutcome {
     /// The job's final event is in the log: take the job out of the queue.
     Ended,
-    /// Another worker has the job: do not answer the queue, which would take the answer for that worker's.
+    /// Another worker has the job: do not answer the queue, which would take the answer for that
+    /// worker's.
     Lost,
     /// The log can store neither the job nor its end: take the job out of the queue.
     Abandoned,
@@ -60,7 +61,8 @@ pub(super) fn attempts_exhausted(message: String) -> Failure {
     }
 }
 
-/// Logs and counts a panic of the backend. The attempt has failed, another one may succeed, and the worker goes on.
+/// Logs and counts a panic of the backend. The attempt has failed, another one may succeed, and the
+/// worker goes on.
 pub(super) fn panicked(job: &JobId, payload: &(dyn Any + Send)) -> backend::Failure {
     let text = report_panic(format_args!("the backend, in job {job}"), payload);
     backend::Failure::retryable(
@@ -69,7 +71,8 @@ pub(super) fn panicked(job: &JobId, payload: &(dyn Any + Send)) -> backend::Fail
     )
 }
 
-/// How long the next attempt waits: longer after each attempt, and spread over jobs that failed together.
+/// How long the next attempt waits: longer after each attempt, and spread over jobs that failed
+/// together.
 pub(super) fn retry_pause(job: &JobId, attempt: u32, first: Duration, retry: Retry) -> Duration {
     if let Retry::After(pause) = retry {
         return pause.min(RETRY_AFTER_MAX);

@@ -1,5 +1,5 @@
-//! The owner of a job that the queue handed over although it runs. It is asked before the job is taken over, and answers as
-//! long as its attempt lives and the log says that it owns the job.
+//! The owner of a job that the queue handed over although it runs. It is asked before the job is
+//! taken over, and answers as long as its attempt lives and the log says that it owns the job.
 //!
 //! ```text
 //! the queue ──▶ another worker ── "does attempt 2 live?" on the job's control subject ──▶ owner ── looks at the log
@@ -15,16 +15,16 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
-use super::Runner;
 use super::held::HeldJob;
+use super::runner::Runner;
 use crate::backend::Backend;
 use crate::config::{OWNER_ANSWERS_MAX, OWNER_ASK_EVERY, OWNER_ASK_WAIT};
 use crate::nats::{Control, ControlSignal, Question, Tip};
 use crate::wire::{EventType, JobId, Stored};
 
 impl<B: Backend> Runner<B> {
-    /// Whether `last` is of an attempt that lives in another worker. After an outage that worker may reconnect later than this
-    /// one, so it is asked for a while.
+    /// Whether `last` is of an attempt that lives in another worker. After an outage that worker
+    /// may reconnect later than this one, so it is asked for a while.
     pub(super) async fn is_owned(&self, job: &JobId, last: &Stored) -> bool {
         if last.attempt == 0 || last.event_type == EventType::Retrying || last.event_type.is_end() {
             return false;
@@ -42,7 +42,8 @@ impl<B: Backend> Runner<B> {
         }
     }
 
-    /// Passes on the control signals of a job that this worker owns, and answers questions whether this attempt lives.
+    /// Passes on the control signals of a job that this worker owns, and answers questions whether
+    /// this attempt lives.
     pub(super) async fn answer_questions(
         &self,
         mut control: Control,
@@ -66,7 +67,8 @@ impl<B: Backend> Runner<B> {
         }
     }
 
-    /// Answers if the log says that this attempt owns the job: a worker that was frozen does not know that it lost it.
+    /// Answers if the log says that this attempt owns the job: a worker that was frozen does not
+    /// know that it lost it.
     async fn answer(&self, question: Question, held: &HeldJob, attempt: u32) {
         let Ok(Tip::At {
             last: Some(last), ..

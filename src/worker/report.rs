@@ -1,10 +1,11 @@
-//! What a worker's log says of attempts that failed: whoever runs the worker need not watch its jobs. It decides nothing.
+//! Log lines about failed attempts, so that an operator need not watch the jobs. It decides
+//! nothing.
 
 use tracing::warn;
 
 use crate::wire::{Body, FailureCode, JobId};
 
-/// Why an attempt failed, taken from the event that says so before it is written.
+/// Why an attempt failed, taken from its event before that is written.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Report {
     event: &'static str,

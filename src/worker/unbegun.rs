@@ -1,13 +1,13 @@
-//! Jobs that cannot begin: deliveries that came to nothing are counted as attempts, and a job whose next event can never be
-//! stored is given back or ended. It runs nothing.
+//! Jobs that cannot begin: deliveries that did not begin an attempt are counted as attempts, and a
+//! job whose next event can never be stored is handed back or ended. It runs nothing.
 
 use std::time::Duration;
 
 use tracing::warn;
 
-use super::Runner;
 use super::claim::{ClaimError, is_appended};
 use super::outcome::{AttemptOutcome, attempts_exhausted, retry_pause, timed_out};
+use super::runner::Runner;
 use crate::backend::{Backend, Retry};
 use crate::backoff::Backoff;
 use crate::config::{CLAIM_PAUSE_MAX, ENDINGS_MAX};
@@ -16,14 +16,16 @@ use crate::source::Unavailable;
 use crate::wire::{Body, EventType, Failure, FailureCode, Stored};
 
 impl<B: Backend> Runner<B> {
-    /// Counts, as an attempt in the log, that earlier deliveries of the job came to nothing.
+    /// Counts, as an attempt in the log, that earlier deliveries of the job did not begin one.
     ///
-    /// The queue's own count says little. It grows with each attempt, which the log counts as well, with each job that a
-    /// worker gives back when it stops or when a retry must wait, and with each try during an outage. None of these may cost
-    /// a job its attempts, so many uncounted deliveries are allowed. Beyond that, something keeps killing workers before
-    /// they write anything (reading an output that is too large for their memory, for example). From then on each delivery
-    /// counts before it is tried. The attempt that follows at once is the one that was counted, so that an outage, however
-    /// long, costs a job none. Returns its number; `None` when another process wrote first.
+    /// The queue's own count says little. It grows with each attempt, which the log counts as well,
+    /// with each job that a worker gives back when it stops or when a retry must wait, and with
+    /// each try during an outage. None of these may cost a job its attempts, so a number of
+    /// uncounted deliveries are allowed. Beyond that, something keeps killing workers before they
+    /// write anything (reading an output that is too large for their memory, for example). From
+    /// then on each delivery counts before it is tried. The attempt that follows at once is the one
+    /// that was counted, so that an outage, however long, costs a job none. Returns its number;
+    /// `None` when another process wrote first.
     pub(super) async fn count_delivery(
         &self,
         last: &Stored,
@@ -32,7 +34,7 @@ impl<B: Backend> Runner<B> {
         let attempt = last.attempt.saturating_add(1);
         let body = Body::Retrying {
             code: FailureCode::NotBegun.into(),
-            message: format!("{uncounted} deliveries of the job came to nothing"),
+            message: format!("{uncounted} deliveries of the job did not begin an attempt"),
             delay_ms: 0,
         };
         let mut writer = LogWriter::new(self.log.clone(), last.job.clone(), attempt, Some(last));
@@ -40,9 +42,10 @@ impl<B: Backend> Runner<B> {
         Ok(counted.then_some(attempt))
     }
 
-    /// Handles a job whose next event can never be stored: gives it back with a growing pause, and ends it when as many
-    /// deliveries as it may have attempts came to nothing, or when its time is over. A delivery that an outage cost counts
-    /// here as well: what is refused now will be refused again.
+    /// Handles a job whose next event can never be stored: gives it back with a growing pause, and
+    /// ends it when as many deliveries as it may have attempts came to nothing, or when its time is
+    /// over. A delivery that an outage cost counts here as well: what is refused now will be
+    /// refused again.
     pub(super) async fn not_begun(
         &self,
         delivery: &Delivery,
@@ -54,7 +57,7 @@ impl<B: Backend> Runner<B> {
         warn!(%job, tries, %error, "the job cannot begin");
         let remaining = self.time_remaining(delivery);
         let failure = if remaining == Some(Duration::ZERO) {
-            timed_out("the job was not done in time")
+            timed_out("the job exceeded its time limit")
         } else if tries >= self.settings.max_attempts {
             attempts_exhausted(format!("no attempt could begin; the last one: {error}"))
         } else {
@@ -98,8 +101,9 @@ impl<B: Backend> Runner<B> {
         Ok(AttemptOutcome::Unfinished(self.claim_pause(delivery)))
     }
 
-    /// How long a job whose log cannot be reached waits for its next claim: longer with each delivery, so that such jobs
-    /// leave the worker to others, but not so long that an outage is felt long after its end.
+    /// How long a job whose log cannot be reached waits for its next claim: longer with each
+    /// delivery, so that such jobs leave the worker to others, but not so long that an outage is
+    /// felt long after its end.
     pub(super) fn claim_pause(&self, delivery: &Delivery) -> Duration {
         let backoff = Backoff::new(self.keep_every, self.keep_every * CLAIM_PAUSE_MAX);
         backoff.pause_after(delivery.deliveries.saturating_sub(1))

@@ -260,7 +260,7 @@ async fn timed_out(system: &System, job: &JobId, message: &str) -> Seen {
 
 async fn a_job_that_takes_too_long_times_out(broker: &Broker) {
     let system = System::on(broker).await;
-    let late = "the job was not done in time";
+    let late = "the job exceeded its time limit";
     // No worker claims it in time, so it never starts.
     let waits = system
         .submit_with("waits", limited(words(1, 0, 1), Some(1), None))
@@ -301,7 +301,7 @@ async fn a_job_that_takes_too_long_times_out(broker: &Broker) {
 async fn a_job_that_is_silent_for_too_long_times_out(broker: &Broker) {
     let system = System::on(broker).await;
     system.demo().await;
-    let silent = "the job put out nothing for too long";
+    let silent = "the job produced no output for too long";
     // A word every 200 ms is not silent for 800; one every 10 s is.
     let talks = system
         .submit_with("talks", limited(words(8, 5, 1), None, Some(800)))
@@ -404,7 +404,7 @@ async fn a_worker_logs_why_its_jobs_failed() {
     for words in [
         r#"to be retried job=fails code="exit_status" reason="exit status 75: no\ndisk""#,
         r#"failed job=fails code="exit_status" reason="exit status 3: no\ndisk""#,
-        r#"failed job=late code="timed_out" reason="the job was not done in time""#,
+        r#"failed job=late code="timed_out" reason="the job exceeded its time limit""#,
     ] {
         let line = eventually("the line of the log", || async {
             let log = std::fs::read_to_string(&log).unwrap();

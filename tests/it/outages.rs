@@ -279,7 +279,7 @@ async fn time_limits_hold_during_an_outage() {
     let error = state.error.unwrap();
     assert_eq!(
         (state.attempt, error.code.as_str(), error.message.as_str()),
-        (1, "timed_out", "the job was not done in time")
+        (1, "timed_out", "the job exceeded its time limit")
     );
     assert!(
         full < state.output.len() + 2 * OUTPUT_BUFFER_MAX,

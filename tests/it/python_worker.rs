@@ -222,9 +222,9 @@ async fn time_limits_end_a_job(broker: &Broker) {
         },
     );
     for (id, submission, message) in [
-        ("late", late, "the job was not done in time"),
-        ("silent", silent, "the job put out nothing for too long"),
-        ("waits", waits, "the job was not done in time"),
+        ("late", late, "the job exceeded its time limit"),
+        ("silent", silent, "the job produced no output for too long"),
+        ("waits", waits, "the job exceeded its time limit"),
     ] {
         let job = system.submit_with(id, submission).await;
         let state = system.ended(&job).await;
