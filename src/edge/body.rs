@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::FromRef;
-use axum::http::{HeaderMap, header};
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
 
@@ -26,18 +25,8 @@ impl FromRef<Arc<App>> for Bodies {
 }
 
 impl Bodies {
-    /// Reads a body to its end. What the client says of its length allocates nothing.
-    pub(super) async fn read(
-        &self,
-        headers: &HeaderMap,
-        body: Body,
-    ) -> Result<(Vec<u8>, Held), Problem> {
-        let length = headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse().ok());
-        if length.is_some_and(|length: u64| length > BODY_MAX as u64) {
-            return Err(Code::TooLarge.into());
-        }
+    /// Reads a body to its end. One whose announced length is too large was refused with its head.
+    pub(super) async fn read(&self, body: Body) -> Result<(Vec<u8>, Held), Problem> {
         let deadline = Instant::now() + BODY_WAIT;
         let mut held = self.0.begin(BODY_MAX);
         let mut bytes = Vec::new();
@@ -80,7 +69,7 @@ mod tests {
     }
 
     async fn read(bodies: &Bodies, body: Body) -> Result<usize, Code> {
-        let read = bodies.read(&HeaderMap::new(), body).await;
+        let read = bodies.read(body).await;
         read.map(|(bytes, _)| bytes.len())
             .map_err(|problem| problem.code())
     }
@@ -108,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_is_refused_once_it_is_too_large_and_by_its_length_at_once() {
+    async fn a_body_is_refused_once_it_is_too_large() {
         let bodies = bodies();
         assert_eq!(
             read(&bodies, Body::from(vec![b'x'; BODY_MAX])).await,
@@ -117,13 +106,6 @@ mod tests {
         assert_eq!(
             read(&bodies, Body::from(vec![b'x'; BODY_MAX + 1])).await,
             Err(Code::TooLarge)
-        );
-        let headers =
-            HeaderMap::from_iter([(header::CONTENT_LENGTH, (BODY_MAX as u64 + 1).into())]);
-        let never = Body::from_stream(pending::<Result<Bytes, Infallible>>());
-        assert_eq!(
-            bodies.read(&headers, never).await.unwrap_err().code(),
-            Code::TooLarge
         );
     }
 

@@ -108,8 +108,8 @@ where
                 "send the job as application/json",
             ));
         }
-        let (parts, body) = request.into_parts();
-        let (body, held) = Bodies::from_ref(state).read(&parts.headers, body).await?;
+        let body = request.into_body();
+        let (body, held) = Bodies::from_ref(state).read(body).await?;
         Ok(Self(body, held))
     }
 }

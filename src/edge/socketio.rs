@@ -160,7 +160,7 @@ async fn post(app: &App, session: &EngineSession, request: Request) -> Response 
     let (parts, body) = request.into_parts();
     let bodies = Bodies(app.shared.memory().bodies.clone());
     let read = tokio::select! {
-        read = bodies.read(&parts.headers, body) => read,
+        read = bodies.read(body) => read,
         () = session.traffic.when_cut() => return session_ended(app),
         () = app.tasks.stop().cancelled() => return session_ended(app),
     };
