@@ -432,8 +432,7 @@ impl<S: EventSource> Driver<S> {
             .is_some_and(|until| Instant::now() >= until)
     }
 
-    /// A share of `over` that differs from job to job, so that a thousand feeds do not ask in one moment.
     fn spread(&self, over: Duration) -> Duration {
-        over * (self.feed.job().tag() >> 16) / 0x1_0000
+        self.feed.job().spread(over)
     }
 }

@@ -132,7 +132,7 @@ impl Waiting {
             let Some(entry) = table.jobs.get_mut(&id) else {
                 continue;
             };
-            entry.due = now + LOOK_EVERY + LOOK_EVERY / 2 * (id.tag() >> 16) / 0x1_0000;
+            entry.due = now + LOOK_EVERY + id.spread(LOOK_EVERY / 2);
             let next = (entry.due, id.clone());
             let is_asked = entry.job.is_asked.load(Ordering::Relaxed);
             table.due.insert(next);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -44,6 +45,11 @@ impl JobId {
     pub fn shard(&self, shards: u32) -> u32 {
         assert!(shards > 0, "a log without shards holds no job");
         self.tag() % shards
+    }
+
+    /// A share of `over` that differs from job to job, so that what is due for many jobs is not due at one moment.
+    pub fn spread(&self, over: Duration) -> Duration {
+        over * (self.tag() >> 16) / 0x1_0000
     }
 }
 
