@@ -167,6 +167,11 @@ impl Reservation {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// How many bytes it may hold at most, when nothing else is held.
+    pub fn limit(&self) -> usize {
+        self.budget.limit()
+    }
 }
 
 impl Drop for Reservation {

@@ -13,6 +13,12 @@ pub const WRITE_WAIT: Duration = Duration::from_secs(60);
 pub const HEAD_WAIT: Duration = Duration::from_secs(75);
 /// How many bytes of an HTTP answer wait in memory for a client to take them, and how long the head of a request may be.
 pub const HTTP_BUFFER: usize = 64 * 1024;
+/// How many bytes of an event stream wait for the socket at a time. Each stream of a client that takes nothing costs this
+/// much, beside its connection.
+pub const STREAM_CHUNK: usize = 4 * 1024;
+/// How long an event stream keeps events that its client does not take. It reads them again once the client takes more. A
+/// client that takes 2 MB in a second does not pause for longer: its socket takes a sixth of a megabyte at a time.
+pub const STREAM_STALL: Duration = Duration::from_millis(100);
 /// How often an event stream over HTTP sends a comment: proxies and clients commonly give up after 30 to 60 s of silence.
 pub const COMMENT_EVERY: Duration = Duration::from_secs(15);
 /// How long a client of such a stream waits before it reconnects, at least. Each connection gets a random time up to

@@ -25,3 +25,6 @@ pub const SMALL_SUBMITS_BYTES: usize = 16 * 1024 * 1024;
 pub const ANSWERS_BYTES: usize = 32 * 1024 * 1024;
 /// How many bytes of small answers that are being collected or sent an edge holds.
 pub const SMALL_ANSWERS_BYTES: usize = 16 * 1024 * 1024;
+/// How many bytes of events the event streams of an edge hold that their clients have not taken; a stream that finds no
+/// room reads them again later. A page of the log takes a stream up to about 0.5 MiB.
+pub const STREAMS_BYTES: usize = 8 * 1024 * 1024;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::budget::{Budget, NoRoom, Reservation};
 use crate::config::{
     ANSWERS_BYTES, BODIES_BYTES, SMALL_ANSWERS_BYTES, SMALL_BODIES_BYTES, SMALL_BYTES,
-    SMALL_SUBMITS_BYTES, SUBMITS_BYTES,
+    SMALL_SUBMITS_BYTES, STREAMS_BYTES, SUBMITS_BYTES,
 };
 
 /// The budget of a process and its parts. Each is far smaller than the whole, so that no kind of request takes the room of
@@ -27,6 +27,8 @@ pub(super) struct Memory {
     pub(super) submits: Part,
     /// Answers that are gathered, or wait for their client to take them.
     pub(super) answers: Part,
+    /// Events that event streams have read and not written.
+    pub(super) streams: Budget,
 }
 
 /// Room for things of one kind. Small ones have room of their own: a flood of large ones must not keep out the many that
@@ -62,12 +64,14 @@ impl Memory {
         let submits = part(SMALL_SUBMITS_BYTES, SUBMITS_BYTES);
         let answers = part(SMALL_ANSWERS_BYTES, ANSWERS_BYTES);
         let feeds = whole.share(whole.limit() / 2);
+        let streams = whole.share(STREAMS_BYTES.min(whole.limit() / 4));
         Self {
             whole,
             feeds,
             bodies,
             submits,
             answers,
+            streams,
         }
     }
 
@@ -145,7 +149,7 @@ impl Held {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
         );
-        *response.body_mut() = Body::from(self.bind(json));
+        *response.body_mut() = Body::from(bind(json, self));
         response
     }
 
@@ -155,20 +159,23 @@ impl Held {
             response.extensions_mut().insert(Large);
         }
     }
+}
 
-    /// Bytes that hold their room until the last part of them is dropped.
-    fn bind(self, bytes: Vec<u8>) -> Bytes {
-        struct Owner {
-            bytes: Vec<u8>,
-            _room: Held,
-        }
-        impl AsRef<[u8]> for Owner {
-            fn as_ref(&self) -> &[u8] {
-                &self.bytes
-            }
-        }
-        Bytes::from_owner(Owner { bytes, _room: self })
+/// Bytes that keep `owned` until the last part of them is dropped: until the socket has taken them.
+pub(super) fn bind<T: Send + 'static>(bytes: Vec<u8>, owned: T) -> Bytes {
+    struct Owner<T> {
+        bytes: Vec<u8>,
+        _owned: T,
     }
+    impl<T> AsRef<[u8]> for Owner<T> {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
+        }
+    }
+    Bytes::from_owner(Owner {
+        bytes,
+        _owned: owned,
+    })
 }
 
 /// How many bytes a JSON value holds in memory, about, beside its own place: its text may have a hundredth of that.
@@ -267,7 +274,7 @@ mod tests {
     #[test]
     fn bytes_hold_their_room_until_their_last_part_is_dropped() {
         let part = part();
-        let bytes = part.hold(10).unwrap().bind(vec![7; 10]);
+        let bytes = bind(vec![7; 10], part.hold(10).unwrap());
         let tail = bytes.slice(8..);
         drop(bytes);
         assert_eq!((&tail[..], part.small.used()), (&[7, 7][..], 10));

@@ -1,8 +1,10 @@
 //! A job's events as a stream of server-sent events (the HTML standard, section 9.2): asks a session what comes next and
 //! writes it. Which events those are is the session's; `wire/PROTOCOL.md` is the contract.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::hash::{BuildHasher as _, RandomState};
+use std::pin::pin;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -10,24 +12,25 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::unfold;
 use serde::Deserialize;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, timeout};
 
 use super::accept::{Form, form};
 use super::app::App;
 use super::counters::{Connected, Counters, Transport};
 use super::describe::{JOBS, problems};
 use super::error::Problem;
+use super::memory::bind;
 use super::page;
 use super::request::{Job, Params, Peer, Wait, begin};
-use super::turn::Turn;
-use crate::config::{COME_BACK, COMMENT_EVERY, STEPS_PER_WRITE, TURN_BYTES};
-use crate::session::{Session, Step};
+use crate::budget::Reservation;
+use crate::config::{COME_BACK, COMMENT_EVERY, FULL_PAUSE, STREAM_CHUNK, STREAM_STALL, TINY_BYTES};
+use crate::session::{Position, Session, Step};
 use crate::source::EventSource;
-use crate::wire::{GapReason, ServerFrame, Stored};
+use crate::wire::{Cursor, GapReason, ServerFrame, Stored};
 
 /// A comment: the other side passes it over, and so does a decoder that takes every empty line for the end of an event.
 const COMMENT: &[u8] = b":\n";
@@ -113,12 +116,17 @@ pub(super) async fn events(
             StatusCode::NO_CONTENT.into_response()
         }
         (Form::Stream, Some(session)) if !app.clients.are_leaving() => {
-            let (place, counts) = (app.clients.enter(), Arc::clone(&app.thread.counters));
-            stream(Stream::new(
-                session,
-                counts,
-                Box::pin(async move { place.moment().await }),
-            ))
+            let place = app.clients.enter();
+            let room = app.shared.memory().streams.empty();
+            let counts = Arc::clone(&app.thread.counters);
+            let tasks = app.tasks.clone();
+            let stop = Box::pin(async move { place.moment().await });
+            let (chunks, body) = mpsc::channel(1);
+            tasks.spawn(Stream::new(session, room, counts, stop).write(chunks));
+            stream_of(Body::from_stream(unfold(body, |mut body| async {
+                let chunk = body.recv().await?;
+                Some((Ok::<_, Infallible>(chunk), body))
+            })))
         }
         // An error would end an EventSource for good; at the end of a stream it comes back.
         (Form::Stream, _) => stream_of(Body::from(hello())),
@@ -135,10 +143,6 @@ pub(super) async fn events(
         .headers_mut()
         .insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
     Ok(response)
-}
-
-fn stream<S: EventSource>(stream: Stream<S>) -> Response {
-    stream_of(Body::from_stream(unfold(stream, Stream::next)))
 }
 
 fn stream_of(body: Body) -> Response {
@@ -160,98 +164,134 @@ fn hello() -> Vec<u8> {
     out
 }
 
-/// One client's stream. It is asked for more once the connection has room, so a slow client holds its place in the log, and
-/// what was read for its next step.
+/// Writes one client's stream, in a task of its own: a connection whose socket is full asks for nothing, so its body could
+/// not drop what it holds.
 struct Stream<S: EventSource> {
     session: Session<S>,
+    /// The memory that `events` take.
+    room: Reservation,
     counts: Arc<Counters>,
     _connected: Connected,
-    /// Ends when the client should be told to come back.
+    /// Ends when the client should come back.
     stop: BoxFuture<'static, ()>,
     comments: Interval,
-    /// Events that did not fit into the last chunk.
-    remaining: std::vec::IntoIter<Arc<Stored>>,
-    turn: Turn,
+    /// Where the session stands without `events`.
+    position: Position,
+    /// Events that were read and not written yet.
+    events: VecDeque<Arc<Stored>>,
+    /// The first of them, encoded.
+    encoded: Vec<u8>,
+    /// How much of the next event was written: its cursor and a number of bytes.
+    partial: Option<(Cursor, usize)>,
+    /// The memory that the next events take, when they were dropped for lack of it.
+    wanted: usize,
     begun: bool,
     over: bool,
 }
 
 impl<S: EventSource> Stream<S> {
-    fn new(session: Session<S>, counts: Arc<Counters>, stop: BoxFuture<'static, ()>) -> Self {
+    fn new(
+        session: Session<S>,
+        room: Reservation,
+        counts: Arc<Counters>,
+        stop: BoxFuture<'static, ()>,
+    ) -> Self {
         let mut comments = interval_at(Instant::now() + COMMENT_EVERY, COMMENT_EVERY);
         comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let _connected = counts.connect(Transport::Sse);
-        let (remaining, turn) = (Vec::new().into_iter(), Turn::default());
         Self {
+            position: session.position(),
             session,
+            room,
+            _connected: counts.connected(Transport::Sse),
             counts,
-            _connected,
             stop,
             comments,
-            remaining,
-            turn,
+            events: VecDeque::new(),
+            encoded: Vec::new(),
+            partial: None,
+            wanted: 0,
             begun: false,
             over: false,
         }
     }
 
-    /// The next chunk: what is ready together, about [`TURN_BYTES`] of it. `None` at the job's end, and at the edge's.
-    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
-        self.turn.pause().await;
+    /// Writes until the stream ends or its client is gone. There is one chunk at a time: the next one is made once the
+    /// socket has taken the one before.
+    async fn write(mut self, chunks: mpsc::Sender<Bytes>) {
+        let taken = Arc::new(Semaphore::new(1));
+        loop {
+            let mut permit = pin!(Arc::clone(&taken).acquire_owned());
+            let permit = match timeout(STREAM_STALL, permit.as_mut()).await {
+                Ok(permit) => permit,
+                Err(_) => {
+                    self.release();
+                    permit.await
+                }
+            };
+            let chunk = tokio::select! {
+                biased;
+                () = chunks.closed() => return,
+                chunk = self.next() => chunk,
+            };
+            let Some(chunk) = chunk else { return };
+            if chunks.send(bind(chunk, permit)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The next chunk, at most [`STREAM_CHUNK`] of events. `None` at the job's end, and at the edge's.
+    async fn next(&mut self) -> Option<Vec<u8>> {
         let mut out = Vec::new();
         if !self.begun {
             self.begun = true;
             out = hello();
             if self.session.status().is_none() {
-                // For whoever looks at the stream and has mistyped an id; an EventSource ignores it.
-                out.extend_from_slice(
-                    format!(": waiting for job {}\n", self.session.job()).as_bytes(),
-                );
+                // For a person who has mistyped an id; an EventSource ignores it.
+                let waiting = format!(": waiting for job {}\n", self.session.job());
+                out.extend_from_slice(waiting.as_bytes());
             }
         }
         while out.is_empty() && !self.over {
-            if self.remaining.len() == 0 {
+            if self.events.is_empty() {
+                let holds_room = self.wanted == 0 && self.room.bytes() > 0;
+                let (session, room) = (&mut self.session, &mut self.room);
+                let step = async {
+                    while room.resize(room.bytes().max(self.wanted)).is_err() {
+                        sleep(FULL_PAUSE).await;
+                    }
+                    self.wanted = 0;
+                    self.position = session.position();
+                    session.next().await
+                };
                 let step = tokio::select! {
                     biased;
                     () = &mut self.stop => return None,
-                    step = self.session.next() => Some(step),
-                    _ = self.comments.tick() => None,
+                    step = step => Some(step),
+                    () = sleep(STREAM_STALL), if holds_room => {
+                        // Giving back always fits.
+                        let _ = self.room.resize(0);
+                        continue;
+                    }
+                    // An event that was begun is not interrupted.
+                    _ = self.comments.tick(), if self.partial.is_none() => None,
                 };
                 match step {
-                    Some(step) => self.take(step, &mut out),
+                    Some(step) => self.apply(step, &mut out),
                     None => out.extend_from_slice(COMMENT),
                 }
             }
-            self.gather(&mut out);
+            self.encode(&mut out);
         }
-        self.turn.count(out.len());
-        (!out.is_empty()).then(|| (Ok(out.into()), self))
+        (!out.is_empty()).then_some(out)
     }
 
-    /// Writes what is there without waiting for it.
-    fn gather(&mut self, out: &mut Vec<u8>) {
-        for _ in 0..STEPS_PER_WRITE {
-            while out.len() < TURN_BYTES
-                && let Some(event) = self.remaining.next()
-            {
-                put_event(out, &event);
-            }
-            if out.len() >= TURN_BYTES || self.over {
-                return;
-            }
-            match self.session.next().now_or_never() {
-                Some(step) => self.take(step, out),
-                None => return,
-            }
-        }
-    }
-
-    fn take(&mut self, step: Step, out: &mut Vec<u8>) {
+    fn apply(&mut self, step: Step, out: &mut Vec<u8>) {
         match step {
-            Step::Events(events) => {
-                self.counts.count_delivered(events.len());
-                self.remaining = events.into_iter();
-            }
+            Step::Events(events) => self.hold(events),
+            Step::Live => {}
+            // What follows does not continue the event that was begun; a client drops it when the stream ends.
+            _ if self.partial.is_some() => self.over = true,
             Step::Gap { from, to } => {
                 let job = self.session.job().clone();
                 let missing = ServerFrame::Missing {
@@ -260,14 +300,74 @@ impl<S: EventSource> Stream<S> {
                     to,
                     reason: GapReason::Expired,
                 };
-                // It has a name, so that who listens for events does not take it for one, and no id: it names none.
+                // The name keeps a listener for events from receiving it. It has no id, because it names no event.
                 out.extend_from_slice(b"event: missing\ndata: ");
                 out.extend_from_slice(missing.to_json().as_bytes());
                 out.extend_from_slice(b"\n\n");
             }
-            Step::Live => {}
             // A client that comes back with the id of what it was sent is refused, and begins anew.
             Step::End | Step::Rebuilt => self.over = true,
+        }
+    }
+
+    /// Takes in events that were read, or drops them until there is room for them.
+    fn hold(&mut self, events: Vec<Arc<Stored>>) {
+        let begun = self.partial.map(|(cursor, _)| cursor);
+        if begun.is_some_and(|begun| events.first().is_none_or(|first| first.cursor() != begun)) {
+            self.over = true;
+            return;
+        }
+        let sizes = events.iter().map(|event| event.size());
+        let largest = sizes.clone().max().unwrap_or_default();
+        // An event has been decoded to JSON by then, and one at a time is encoded once more.
+        let bytes = (sizes.sum::<usize>() + largest / 2).min(self.room.limit());
+        self.events = events.into();
+        if bytes <= TINY_BYTES {
+            // Nothing is reserved for these, and giving back always fits.
+            let _ = self.room.resize(0);
+        } else if self.room.resize(bytes).is_err() {
+            self.release();
+            self.wanted = bytes;
+        }
+    }
+
+    /// Drops all events that were not written, and reads them again later.
+    fn release(&mut self) {
+        if !self.events.is_empty() {
+            self.events = VecDeque::new();
+            self.encoded = Vec::new();
+            self.session.rewind(self.position);
+        }
+        // Giving back always fits.
+        let _ = self.room.resize(0);
+    }
+
+    /// Writes events as far as they fit into the chunk.
+    fn encode(&mut self, out: &mut Vec<u8>) {
+        while out.len() < STREAM_CHUNK
+            && let Some(event) = self.events.front()
+        {
+            if self.encoded.is_empty() {
+                put_event(&mut self.encoded, event);
+            }
+            let begin = self.partial.map_or(0, |(_, written)| written);
+            let end = self.encoded.len().min(begin + STREAM_CHUNK - out.len());
+            out.extend_from_slice(&self.encoded[begin..end]);
+            if end < self.encoded.len() {
+                let cursor = self
+                    .partial
+                    .map_or_else(|| event.cursor(), |(cursor, _)| cursor);
+                self.partial = Some((cursor, end));
+                return;
+            }
+            self.position = Position::after(event);
+            self.partial = None;
+            self.encoded.clear();
+            self.events.pop_front();
+            self.counts.delivered(1);
+        }
+        if self.events.is_empty() {
+            self.encoded = Vec::new();
         }
     }
 }
@@ -288,14 +388,14 @@ fn put_event(out: &mut Vec<u8>, event: &Stored) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::Budget;
     use crate::hub::Hub;
     use crate::runtime::Tasks;
     use crate::source::memory::MemoryLog;
-    use crate::wire::{Body as Said, Channel, Cursor, JobId, Seq, Start};
-    use futures_util::StreamExt as _;
+    use crate::wire::{Body as Said, Channel, JobId, Seq, Start};
     use futures_util::stream::BoxStream;
-    use std::future::{pending, poll_fn};
-    use std::task::Poll;
+    use futures_util::{FutureExt as _, StreamExt as _};
+    use std::future::pending;
     use std::time::Duration;
     use tokio_util::sync::CancellationToken;
 
@@ -323,21 +423,18 @@ mod tests {
     }
 
     /// A stream that begins with the first event, its `hello` already taken.
-    async fn open(memory: &MemoryLog, stop: &CancellationToken) -> BoxStream<'static, String> {
+    async fn open(memory: &MemoryLogLog, stop: &CancellationToken) -> BoxStream<'static, String> {
         let hub = Hub::new(memory.clone(), Tasks::default());
         let session = Session::open(&hub, &job(), Start::After(Seq(0)))
             .await
             .unwrap();
-        let chunks = unfold(
-            Stream::new(
-                session,
-                Counters::new(),
-                Box::pin(stop.clone().cancelled_owned()),
-            ),
-            Stream::next,
-        );
-        let mut chunks =
-            Box::pin(chunks.map(|chunk| String::from_utf8(chunk.unwrap().to_vec()).unwrap()));
+        let stop = Box::pin(stop.clone().cancelled_owned());
+        let room = Budget::unlimited().empty();
+        let stream = Stream::new(session, room, Counters::new(), stop);
+        let mut chunks = Box::pin(unfold(stream, |mut stream| async {
+            let chunk = stream.next().await?;
+            Some((String::from_utf8(chunk).unwrap(), stream))
+        }));
         let hello = chunks.next().await.unwrap();
         let ms = come_back_of(&hello);
         assert!((500..1000).contains(&ms), "{ms}");
@@ -375,9 +472,9 @@ mod tests {
             let session = Session::open(&hub, &job(), Start::After(Seq(0)))
                 .await
                 .unwrap();
-            let stream = Stream::new(session, Counters::new(), Box::pin(pending()));
-            let (first, _) = stream.next().await.unwrap();
-            let first = String::from_utf8(first.unwrap().to_vec()).unwrap();
+            let room = Budget::unlimited().empty();
+            let mut stream = Stream::new(session, room, Counters::new(), Box::pin(pending()));
+            let first = String::from_utf8(stream.next().await.unwrap()).unwrap();
             assert_eq!(
                 first.contains("\n: waiting for job j\n"),
                 expected,
@@ -397,55 +494,102 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_little_is_given_pieces_and_misses_nothing() {
+    /// A log of 200 events of 2000 bytes that ends, and what a stream of it says.
+    fn long_log() -> (MemoryLog, String) {
         let memory = MemoryLog::default();
-        let all: Vec<_> = (0..200)
-            .map(|_| memory.append(&job(), chunk(&"x".repeat(2000))))
-            .collect();
-        memory.append(&job(), Said::Cancelled {});
-        let mut chunks = open(&memory, &CancellationToken::new()).await;
-        let (mut got, mut count) = (String::new(), 0);
-        while let Some(chunk) = chunks.next().await {
-            assert!(chunk.len() < TURN_BYTES + 3000, "{}", chunk.len());
-            got += &chunk;
-            count += 1;
-            tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut said = String::new();
+        for _ in 0..200 {
+            said += &block(&memory.append(&job(), chunk(&"x".repeat(2000))));
         }
-        let expected: String = all.iter().map(|event| block(event)).collect();
-        assert!(got.replace("\n:\n", "\n").starts_with(&expected));
-        assert!(count < 60, "{count} pieces");
+        said += &block(&memory.append(&job(), Said::Cancelled {}));
+        (memory, said)
+    }
+
+    /// Streams of the whole log, in tasks of their own, which share this room.
+    async fn opened(memory: &MemoryLog, room: &Budget, count: usize) -> Vec<mpsc::Receiver<Bytes>> {
+        let (tasks, mut streams) = (Tasks::default(), Vec::new());
+        let hub = Hub::new(memory.clone(), tasks.clone());
+        for _ in 0..count {
+            let start = Start::After(Seq(0));
+            let session = Session::open(&hub, &job(), start).await.unwrap();
+            let (chunks, stream) = mpsc::channel(1);
+            let stop = Box::pin(pending());
+            tasks.spawn(Stream::new(session, room.empty(), Counters::new(), stop).write(chunks));
+            streams.push(stream);
+        }
+        streams
+    }
+
+    /// All that a client gets that takes one chunk after each pause, without comments.
+    async fn read(mut stream: mpsc::Receiver<Bytes>, pause: Duration) -> String {
+        let mut got = Vec::new();
+        while let Some(chunk) = stream.recv().await {
+            assert!(chunk.len() <= STREAM_CHUNK, "{}", chunk.len());
+            if chunk != COMMENT && !chunk.starts_with(b"retry: ") {
+                got.extend_from_slice(&chunk);
+            }
+            sleep(pause).await;
+        }
+        String::from_utf8(got).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_takes_everything_is_given_a_little_in_each_turn() {
+    async fn a_slow_client_holds_one_small_chunk_and_misses_nothing() {
+        let (memory, said) = long_log();
+        let room = Budget::new(1 << 20);
+        let mut streams = opened(&memory, &room, 1).await;
+        let mut stream = streams.remove(0);
+        let hello = stream.recv().await.unwrap();
+        sleep(STREAM_STALL).await;
+        drop(hello);
+        let first = stream.recv().await.unwrap();
+        assert!(room.used() > 0, "the chunk is part of a larger step");
+        sleep(STREAM_STALL * 2).await;
+        assert_eq!(room.used(), 0);
+        assert!(stream.try_recv().is_err(), "the first chunk was not taken");
+        let begin = String::from_utf8(first.to_vec()).unwrap();
+        drop(first);
+        let rest = read(stream, STREAM_STALL * 2).await;
+        assert!(begin + &rest == said);
+        assert_eq!(room.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_wait_for_room_and_clients_that_read_get_all_of_it_beside_others_that_do_not() {
+        let (memory, said) = long_log();
+        // Enough for one step or two.
+        let room = Budget::new(200_000);
+        let mut streams = opened(&memory, &room, 100).await;
+        let readers = streams.split_off(50);
+        let stalled: Vec<_> = streams.iter_mut().map(|stream| stream.recv()).collect();
+        let stalled = futures_util::future::join_all(stalled).await;
+        let readers = readers
+            .into_iter()
+            .map(|reader| read(reader, Duration::ZERO));
+        let got = futures_util::future::join_all(readers);
+        let got = timeout(Duration::from_secs(60), got).await.unwrap();
+        assert!(got.iter().all(|got| *got == said));
+        assert!(room.refused() > 0);
+        drop((stalled, streams));
+        sleep(STREAM_STALL).await;
+        assert_eq!(room.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_whose_event_expires_while_it_is_being_written_ends() {
         let memory = MemoryLog::default();
-        for _ in 0..200 {
-            memory.append(&job(), chunk(&"x".repeat(2000)));
-        }
-        memory.append(&job(), Said::Cancelled {});
-        let mut chunks = open(&memory, &CancellationToken::new()).await;
-        let (mut turns, mut over) = (Vec::new(), false);
-        while !over {
-            let mut bytes = 0;
-            over = poll_fn(|cx| {
-                loop {
-                    match chunks.poll_next_unpin(cx) {
-                        Poll::Ready(Some(chunk)) => bytes += chunk.len(),
-                        Poll::Ready(None) => return Poll::Ready(true),
-                        Poll::Pending => return Poll::Ready(false),
-                    }
-                }
-            })
-            .await;
-            turns.push(bytes);
-            tokio::task::yield_now().await;
-        }
-        assert!(turns.iter().sum::<usize>() > 400_000, "{turns:?}");
-        assert!(
-            turns.iter().all(|bytes| *bytes < 2 * TURN_BYTES),
-            "{turns:?}"
-        );
+        memory.append(&job(), chunk(&"x".repeat(20_000)));
+        let room = Budget::new(1 << 20);
+        let mut stream = opened(&memory, &room, 1).await.remove(0);
+        let _ = stream.recv().await.unwrap();
+        let first = stream.recv().await.unwrap();
+        memory.append(&job(), chunk("later"));
+        memory.expire(&job(), Seq(1));
+        let hub_forgets = chunk(&"y".repeat(crate::config::HISTORY_BYTES));
+        memory.append(&job(), hub_forgets);
+        sleep(STREAM_STALL * 2).await;
+        drop(first);
+        assert_eq!(stream.recv().await, None);
     }
 
     #[tokio::test(start_paused = true)]

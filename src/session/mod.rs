@@ -47,6 +47,25 @@ struct Watching<S: EventSource> {
     told_end: bool,
 }
 
+/// Where a session stands in its job's log, without what it has read ahead.
+#[derive(Clone, Copy, Debug)]
+pub struct Position {
+    /// The next event to hand over.
+    next_seq: Seq,
+    /// The stream sequence that it has at least, when one is known.
+    stream_seq: Option<StreamSeq>,
+}
+
+impl Position {
+    /// After this event.
+    pub fn after(event: &Stored) -> Self {
+        Self {
+            next_seq: event.seq.successor(),
+            stream_seq: Some(event.stream_seq + 1),
+        }
+    }
+}
+
 /// What a transport tells its client next.
 #[derive(Debug)]
 pub enum Step {
@@ -186,6 +205,31 @@ impl<S: EventSource> Session<S> {
         match &self.0 {
             State::Waiting { .. } => None,
             State::Watching(watching) => watching.watch.feed().last().map(|last| last.status()),
+        }
+    }
+
+    /// Where it stands after the steps that it has handed over.
+    pub fn position(&self) -> Position {
+        match &self.0 {
+            State::Waiting { .. } => Position {
+                next_seq: Seq::FIRST,
+                stream_seq: None,
+            },
+            State::Watching(watching) => Position {
+                next_seq: watching.stitcher.next_seq(),
+                stream_seq: watching.stream_seq,
+            },
+        }
+    }
+
+    /// Drops everything that was read ahead and goes back to a position in the last step that it handed over.
+    pub fn rewind(&mut self, to: Position) {
+        if let State::Watching(watching) = &mut self.0 {
+            watching.stitcher = Stitcher::live(to.next_seq, 0);
+            watching.refill = Refill::default();
+            watching.stream_seq = to.stream_seq;
+            watching.until = None;
+            watching.next_step = None;
         }
     }
 
