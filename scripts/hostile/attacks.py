@@ -72,19 +72,22 @@ async def flood(client, data, seconds):
     return "heard all the time"
 
 
+async def pings(rig, seconds, path, *first):
+    client = await Client.connect(rig.port)
+    await client.websocket(path)
+    for frame in first:
+        await client.send(frame)
+    return Counter([await flood(client, mask(0x89, b"x" * 125) * 200, seconds)])
+
+
 @attack("ws-pings", "one WebSocket pings and never reads", full=20, short=3)
 async def ws_pings(rig, seconds):
-    client = await Client.connect(rig.port)
-    await client.websocket()
-    return Counter([await flood(client, mask(0x89, b"x" * 125) * 200, seconds)])
+    return await pings(rig, seconds, "/ws")
 
 
 @attack("sio-pings", "one Socket.IO WebSocket pings and never reads", full=20, short=3)
 async def sio_pings(rig, seconds):
-    client = await Client.connect(rig.port)
-    await client.websocket(SOCKET)
-    await client.send(mask(0x81, b"40"))
-    return Counter([await flood(client, mask(0x89, b"x" * 125) * 200, seconds)])
+    return await pings(rig, seconds, SOCKET, mask(0x81, b"40"))
 
 
 @attack("states", "states of a job of 8 MB, unread", full=300, short=60)
