@@ -34,11 +34,13 @@ async def work(job):
 # ---- What a worker needs of NATS.
 
 NO_ANSWER = (Error, OSError, asyncio.TimeoutError)
+EVENT_MAX = (1 << 20) - 1024  # A message of the log, headers included, has at most 1 MiB.
 IN_FLIGHT = 10164  # The error of a cluster that is still storing an earlier publish to the subject.
 
 
 class Lost(Exception): """Another worker has the job, or it has ended: stop, and tell the queue nothing."""
 class Cancelled(Exception): """The log ends with a request to cancel the job."""
+class TooLarge(Exception): """No log takes this event, however often it is tried."""
 class GiveBack(Exception): """The queue is to hand the job out again after this many seconds."""
 
 
@@ -98,6 +100,8 @@ class Job:
         ts, pause = time.time_ns() // 10**6, 0.01
         event = {"type": type, "job": self.id, "seq": self.seq + 1, "attempt": self.attempt, "ts": ts, **fields}
         data = encode(event)
+        if len(data) > min(EVENT_MAX, nc.max_payload - 1024):
+            raise TooLarge(f"the event {type} is too large: it has {len(data)} bytes")
         while True:
             fence = {"Nats-Expected-Last-Subject-Sequence": str(self.pos)}  # Refused unless the log still ends there.
             try:
@@ -154,7 +158,13 @@ class Job:
                     fields = {name: self.job[name] for name in ("timeout_ms", "silence_timeout_ms") if self.job.get(name)}
                     if self.job.get("callback"):
                         fields["callback_digest"] = digest(self.job["callback"])
-                    await self.append("job:queued:v1", kind=KIND, input=self.job.get("input"), **fields)
+                    try:
+                        await self.append("job:queued:v1", kind=KIND, input=self.job.get("input"), **fields)
+                    except TooLarge as error:
+                        await self.append("job:queued:v1", kind=KIND, input=None, **fields)
+                        type, fields = failed("bad_output", str(error))
+                        await self.append(type, **fields)
+                        return False
                     continue
                 self.stand(message.seq, decode(message.data))
                 type, end, restarted = self.last["type"], None, seen not in (None, self.pos)
@@ -226,6 +236,8 @@ class Job:
             type, fields = await self.publish()
         except Cancelled:
             type, fields = "job:cancelled:v1", {}
+        except TooLarge as error:
+            type, fields = failed("bad_output", str(error))
         finally:
             producer.cancel()
             await asyncio.wait({producer}, timeout=5)

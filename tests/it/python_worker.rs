@@ -25,6 +25,7 @@ use crate::support::{eventually, python};
 
 on_one_and_three!(
     an_exception_fails_only_its_job,
+    a_job_that_no_log_can_hold_fails_at_once,
     work_can_ask_for_a_retry,
     concurrent_jobs_are_cancelled_one_by_one,
     time_limits_end_a_job,
@@ -120,6 +121,34 @@ async fn an_exception_fails_only_its_job(broker: &Broker) {
     }
     let job = system.submit("halves", json!("halves")).await;
     assert_eq!(system.ended(&job).await.output, "a😀\u{FFFD}sentence");
+    system.end().await;
+}
+
+async fn a_job_that_no_log_can_hold_fails_at_once(broker: &Broker) {
+    let system = System::on(broker).await;
+    // The queue takes it from another publisher; as an event of the log it has some more bytes.
+    let input = "x".repeat((1 << 20) - 80);
+    let queued = json!({"job": "large", "kind": "demo", "input": input}).to_string();
+    let subject = format!("{}.jobs.demo.large", system.options.prefix);
+    let publish = system
+        .jetstream()
+        .await
+        .publish(subject, queued.into())
+        .await;
+    publish.unwrap().await.unwrap();
+    let _worker = Python::start(&system, None, 1).await;
+    let state = system.ended(&"large".parse().unwrap()).await;
+    let error = state.error.unwrap();
+    assert_eq!(
+        (state.status, error.code.as_str()),
+        (Status::Failed, "bad_output")
+    );
+    assert!(
+        error.message.contains("job:queued:v1 is too large"),
+        "{}",
+        error.message
+    );
+    system.queue_is_empty().await;
     system.end().await;
 }
 
