@@ -92,6 +92,7 @@ fn bytes(text: &str) -> Result<usize, String> {
 impl EdgeArgs {
     /// The state that the threads of this edge share.
     pub(super) fn shared(&self) -> edge::EdgeShared {
+        edge::raise_file_limit();
         edge::EdgeShared::new(self.memory.map_or_else(Budget::of_machine, Budget::new))
     }
 

@@ -48,7 +48,7 @@ pub use self::app::EdgeSettings;
 use self::counters::Counters;
 use self::drain::Clients;
 pub use self::listen::bind;
-pub use self::shared::EdgeShared;
+pub use self::shared::{EdgeShared, raise_file_limit};
 use self::thread::EdgeThread;
 #[doc(hidden)]
 pub use self::ws::serve_echo;

@@ -3,8 +3,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::watch;
+use tracing::{info, warn};
 
 use super::memory::Memory;
 use super::socketio::engine::Engine;
@@ -96,6 +97,21 @@ impl EdgeShared {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         threads.iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// Lets this process open as many files as the system allows: by default many systems allow it 1024 at first, and more
+/// when it asks. Call it before [`EdgeShared::new`], which counts connections by it.
+pub fn raise_file_limit() {
+    let mut files = getrlimit(Resource::Nofile);
+    let (before, most) = (files.current, files.maximum);
+    if before == most {
+        return;
+    }
+    files.current = most;
+    match setrlimit(Resource::Nofile, files) {
+        Ok(()) => info!(?before, now = ?most, "the limit of open files was raised"),
+        Err(error) => warn!(?before, ?most, %error, "the limit of open files cannot be raised"),
     }
 }
 

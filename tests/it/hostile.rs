@@ -4,6 +4,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -14,6 +16,7 @@ use tokio::time::timeout;
 use crate::support::broker::Broker;
 use crate::support::client::Client;
 use crate::support::http::stats;
+use crate::support::process::Process;
 use crate::support::system::System;
 use crate::support::{eventually, within};
 
@@ -23,6 +26,26 @@ const MOST: u64 = 64 * 1024;
 const HEARD_MAX: usize = 64 << 20;
 /// The largest body.
 const BODY: usize = 1024 * 1024;
+
+#[tokio::test]
+async fn an_edge_opens_as_many_files_as_the_system_allows() {
+    let system = System::on(Broker::shared_one()).await;
+    let few = "ulimit -S -n 300 && exec \"$0\" \"$@\"";
+    let flags = [
+        "-c",
+        few,
+        env!("CARGO_BIN_EXE_tailwater"),
+        "edge",
+        "--listen",
+    ];
+    let flags = flags.map(str::to_owned).to_vec();
+    let args = [flags, vec!["127.0.0.1:0".to_owned()], system.flags()].concat();
+    let mut edge = Process::start_program(Path::new("sh"), args, &[], Stdio::null());
+    edge.says("ready http://").await;
+    let (now, most) = edge.open_files_max();
+    assert_eq!(now, most);
+    system.end().await;
+}
 
 /// The status and code of an answer, from its first bytes.
 async fn ask(addr: &str, request: &[u8], wait: Duration) -> (tokio::net::TcpStream, String) {

@@ -107,6 +107,17 @@ impl Process {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// How many files the program may open: now, and at most.
+    pub fn open_files_max(&self) -> (String, String) {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.program())).unwrap();
+        let line = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max open files"))
+            .unwrap();
+        let mut limits = line.split_whitespace().map(str::to_owned);
+        (limits.next().unwrap(), limits.next().unwrap())
+    }
+
     /// `kill -9` of the program only, not of its children.
     pub fn kill_alone(&self) {
         let pid = Pid::from_raw(i32::try_from(self.program()).unwrap()).unwrap();
