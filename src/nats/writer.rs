@@ -57,6 +57,11 @@ pub enum Unwritable {
     /// The broker refuses it.
     #[error("the event cannot be stored: {0}")]
     Refused(String),
+    /// No reader would find it after so many undecodable messages.
+    #[error(
+        "the log ends with too many undecodable messages; purge its subject and submit the job again"
+    )]
+    Undecodable,
 }
 
 impl LogWriter {

@@ -101,9 +101,10 @@ impl<B: Backend> Runner<B> {
         let mut progress = Progress::default();
         loop {
             let Tip::At { last, .. } = self.log.tip(job).await? else {
-                warn!(%job, "handed back: its log ends with too many undecodable messages; purge the subject");
-                let pause = self.claim_pause(delivery);
-                return Ok(Claimed::Over(AttemptOutcome::Unfinished(pause)));
+                return Err(ClaimError::Unwritable {
+                    attempt: 0,
+                    error: Unwritable::Undecodable,
+                });
             };
             let Some(last) = last else {
                 // The submitter has not written it yet. The log begins the same way whichever

@@ -79,7 +79,8 @@ impl<B: Backend> Runner<B> {
         // Another process may write first: a cancel request, or the same events.
         for _ in 0..ENDINGS_MAX {
             let Tip::At { last, .. } = self.log.tip(job).await? else {
-                break;
+                warn!(%job, code = %failure.code, error = failure.message, "removed from the queue: no reader would find its end");
+                return Ok(AttemptOutcome::Abandoned);
             };
             let body = match &last {
                 None => delivery.submission.queued_without_input(),

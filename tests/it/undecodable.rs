@@ -1,7 +1,11 @@
+use std::time::Duration;
+
 use futures_util::future::try_join_all;
+use tailwater::backend::demo::Demo;
 use tailwater::config::{PAGE, UNDECODABLE_MAX};
 use tailwater::nats::CancelOutcome;
 use tailwater::wire::{JobId, Status};
+use tailwater::worker::WorkerSettings;
 
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
@@ -119,7 +123,7 @@ async fn a_log_may_start_with_undecodable_messages(broker: &Broker) {
 }
 
 #[tokio::test]
-async fn too_many_undecodable_messages_are_reported() {
+async fn a_job_under_too_many_undecodable_messages_is_reported_and_leaves_the_queue() {
     let system = System::on(Broker::shared_one()).await;
     let job = system.submit("buried", words(10, 0, 1)).await;
     spoil(&system, &job, UNDECODABLE_MAX).await;
@@ -129,5 +133,11 @@ async fn too_many_undecodable_messages_are_reported() {
         system.queue.cancel(&job, None).await.unwrap(),
         CancelOutcome::Undecodable
     );
+    // No reader would find its end: after as many tries as it may have attempts, it leaves the queue.
+    let few = |settings: &mut WorkerSettings| {
+        (settings.max_attempts, settings.pause) = (3, Duration::from_millis(50));
+    };
+    system.worker(Demo, few).await;
+    system.queue_is_empty().await;
     system.end().await;
 }

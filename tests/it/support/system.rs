@@ -247,20 +247,6 @@ impl System {
         async_nats::jetstream::new(self.client().await)
     }
 
-    /// Waits until no job is in the queue.
-    pub async fn queue_is_empty(&self) {
-        let queue = self
-            .jetstream()
-            .await
-            .get_stream(self.names().jobs_stream())
-            .await;
-        let queue = queue.unwrap();
-        eventually("an empty queue", || async {
-            (queue.get_info().await.ok()?.state.messages == 0).then_some(())
-        })
-        .await;
-    }
-
     pub fn names(&self) -> Names {
         Names::new(&self.options.prefix)
     }
