@@ -202,7 +202,7 @@ impl<S: EventSource> Stream<S> {
             position: session.position(),
             session,
             room,
-            _connected: counts.connected(Transport::Sse),
+            _connected: counts.connect(Transport::Sse),
             counts,
             stop,
             comments,
@@ -364,7 +364,7 @@ impl<S: EventSource> Stream<S> {
             self.partial = None;
             self.encoded.clear();
             self.events.pop_front();
-            self.counts.delivered(1);
+            self.counts.count_delivered(1);
         }
         if self.events.is_empty() {
             self.encoded = Vec::new();
