@@ -1,14 +1,14 @@
-"""What schemathesis cannot know: which cursors and pages there are, which kind somebody serves, and that a test has no
+"""What schemathesis cannot know: which cursors and pages exist, which kind has a worker, and that a test has no
 time."""
 
 import schemathesis
 from hypothesis import strategies
 
-# Text that looks like a cursor and is none is refused, rightly. Numbers are always good, if the log is as long.
+# Text that only looks like a cursor is rightly refused. Numbers within the log are always valid.
 schemathesis.openapi.format("cursor", strategies.integers(0, 12).map(str))
 
 
-# The pages that listings have given out.
+# The page tokens of earlier listings.
 pages = []
 
 
@@ -21,7 +21,7 @@ def after_call(context, case, response):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    # Text that is no page is refused, rightly; one of another listing is not.
+    # Text that is not a page token is rightly refused; a token of another listing is not.
     if "page" in (case.query or {}) and (case.meta is None or case.meta.generation.mode.is_positive):
         del case.query["page"]
         if pages:

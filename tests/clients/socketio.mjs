@@ -1,14 +1,14 @@
-// Follows jobs over Socket.IO with the official client, unchanged. The argument is a JSON object:
-//   url       where the edge is
+// Follows jobs over Socket.IO with the unmodified official client. The argument is a JSON object:
+//   url       the address of the edge
 //   clients   [{job, transports?, resume: "auth" | "watch", cuts?, via?}]: one client each; `cuts` times it closes its own
 //             connection, after a random number of events; `via` is another address to reach the edge by
-//   seed      of what is random
-//   slow      {for, every, bytes}: for so many ms, every so many ms, it reads from its socket so many bytes only
-//   patience  after so many ms it says that it is `stuck`
-// Prints one JSON line for each client when its job has ended: what it saw, for others to judge; of the text, the SHA-256.
+//   seed      of the random numbers
+//   slow      {for, every, bytes}: for this many ms it reads only `bytes` from its socket every `every` ms
+//   patience  after this many ms it reports that it is `stuck`
+// Prints one JSON line for each client when its job has ended: what it saw, with the SHA-256 of the text.
 //
-// The library keeps events of a connection that has broken and hands them over when the next one stands, after it has asked
-// for `auth`. So a client that says by `auth` where it stands sees some of them again; it knows them by their `seq`.
+// The library keeps events of a broken connection and delivers them on the next one, after it has asked
+// for `auth`. So a client that resumes by `auth` sees some of them twice; it skips them by their `seq`.
 import { createHash } from "node:crypto";
 import { createRequire } from "node:module";
 const { io } = createRequire(new URL("../../.tools/node/", import.meta.url))("socket.io-client");

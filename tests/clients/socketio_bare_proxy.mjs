@@ -1,5 +1,5 @@
-// Connects to an edge through a proxy that knows no WebSockets: it passes on requests without `Upgrade` and `Connection`,
-// as HTTP demands of it. With the official client, unchanged. The argument is a JSON object: url. Prints one JSON line.
+// Connects to an edge through a proxy without WebSocket support: it forwards requests without `Upgrade` and `Connection`,
+// as HTTP requires. With the unmodified official client. The argument is a JSON object: url. Prints one JSON line.
 import http from "node:http";
 import { createRequire } from "node:module";
 const { io } = createRequire(new URL("../../.tools/node/", import.meta.url))("socket.io-client");
@@ -27,7 +27,7 @@ proxy.on("upgrade", (request, socket) => {
 await new Promise((resolve) => proxy.listen(0, "127.0.0.1", resolve));
 const via = `http://127.0.0.1:${proxy.address().port}`;
 
-// One that tries a WebSocket first goes on by polling, and one that begins by polling stays there.
+// A client that tries a WebSocket first continues by polling, and one that starts with polling keeps polling.
 for (const transports of [["websocket", "polling"], ["polling", "websocket"]]) {
   const socket = io(via, { forceNew: true, transports, tryAllTransports: true, reconnection: false });
   const refused = seen.upgrades.length;

@@ -1,5 +1,5 @@
-"""Follows jobs over Socket.IO with python-socketio, unchanged. Argument and output are those of socketio.mjs; what only
-that one does, `cuts` and `slow`, is passed over."""
+"""Follows jobs over Socket.IO with an unmodified python-socketio. Argument and output are those of socketio.mjs; options that
+only that one has, `cuts` and `slow`, are ignored."""
 
 import asyncio
 import hashlib

@@ -1,10 +1,10 @@
-// Asks an edge for what it refuses, with the official client, unchanged. The argument is a JSON object: url, transports.
+// Sends requests that an edge refuses, with the unmodified official client. The argument is a JSON object: url, transports.
 // Prints one JSON line with what came back.
 import { createRequire } from "node:module";
 const { io } = createRequire(new URL("../../.tools/node/", import.meta.url))("socket.io-client");
 
 const { url, transports } = JSON.parse(process.argv[2]);
-// Without the slash at the end, as some configurations have it.
+// Without the trailing slash, as in some configurations.
 const socket = io(url, { transports, addTrailingSlash: false, reconnection: false });
 const seen = { disconnects: [] };
 socket.on("disconnect", (reason) => seen.disconnects.push(reason));
@@ -26,7 +26,7 @@ const other = socket.io.socket("/admin");
 other.connect();
 seen.namespace = await new Promise((resolve) => other.once("connect_error", ({ message }) => resolve(message)));
 
-// The connection is as good as before.
+// The connection still works.
 seen.after = await socket.emitWithAck("watch", { job: "after" });
 seen.disconnected = seen.disconnects.length;
 console.log(JSON.stringify(seen));

@@ -1,4 +1,4 @@
-"""Asks an edge for what it refuses, with python-socketio, unchanged. Argument and output are those of
+"""Sends requests that an edge refuses, with an unmodified python-socketio. Argument and output are those of
 socketio_refused.mjs."""
 
 import asyncio

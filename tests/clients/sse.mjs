@@ -1,6 +1,6 @@
-// Follows a job's events with an npm package, as it is, until that stops by itself. Prints one line of JSON.
+// Follows a job's events with an unmodified npm package, until that stops by itself. Prints one line of JSON.
 // Usage: node sse.mjs PACKAGE URL [DROPS]
-// PACKAGE is `eventsource`, which names the last event in a header, or `event-source-polyfill`, which does so in the query.
+// PACKAGE is `eventsource`, which sends the last id in a header, or `event-source-polyfill`, which sends it in the query.
 // DROPS is how often the connection breaks in the middle of a read, at random.
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
@@ -10,7 +10,7 @@ const seen = { events: [], ids: [], missing: [], opened: 0, asked: [], statuses:
 let left = Number(drops);
 let cut;
 
-// The network, which sometimes breaks. The library neither knows nor is told anything else.
+// A network that sometimes breaks, invisibly to the library.
 const network = globalThis.fetch;
 async function fetchOverBadNetwork(input, init) {
   const header = new Headers(init.headers).get("last-event-id");

@@ -1,4 +1,4 @@
-"""Follows a job's events with the PyPI package `httpx-sse`, as it is, until there is no more. Prints one line of JSON.
+"""Follows a job's events with the PyPI package `httpx-sse`, unmodified, until the stream ends. Prints one line of JSON.
 
 Usage: sse_client.py URL [DROPS]: so many times the connection is dropped at random. The package leaves coming back to its
 user and gives what that takes: the last id, and when to come back.

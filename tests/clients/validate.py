@@ -1,4 +1,4 @@
-"""Judges JSON values by the schemas: each line of stdin is [name of a definition, value], each of stdout true or false."""
+"""Validates JSON values against the schemas: each line of stdin is [name of a definition, value], each of stdout true or false."""
 
 import json
 import sys

@@ -18,7 +18,7 @@ async fn bad_requests_are_refused_with_a_code_and_store_nothing() {
         (json!({"kind": "demo", "id": ""}), 400, "bad_job_id"),
         (json!({"kind": "demo", "id": long}), 400, "bad_job_id"),
         (json!({"kind": "de.mo"}), 400, "bad_kind"),
-        (json!({"kind": "nobody"}), 422, "unknown_kind"),
+        (json!({"kind": "unknown"}), 422, "unknown_kind"),
         (json!({"input": 1}), 400, "bad_request"),
         (json!({"kind": "demo", "inputt": 1}), 400, "bad_request"),
         (json!([1]), 400, "bad_request"),
@@ -56,13 +56,20 @@ async fn bad_requests_are_refused_with_a_code_and_store_nothing() {
         ("GET", "/api/jobs/a.b/state", "", "", 400, "bad_job_id"),
         (
             "GET",
-            "/api/jobs/nobody/state",
+            "/api/jobs/unknown/state",
             "",
             "",
             404,
             "job_not_found",
         ),
-        ("GET", "/api/job/nobody/state", "", "", 404, "job_not_found"),
+        (
+            "GET",
+            "/api/job/unknown/state",
+            "",
+            "",
+            404,
+            "job_not_found",
+        ),
         ("GET", "/nowhere", "", "", 404, "not_found"),
         ("PUT", "/api/jobs", "", "", 405, "method_not_allowed"),
         ("GET", "/ws", "", "", 400, "bad_request"),
@@ -104,7 +111,7 @@ async fn submitting_an_id_again_returns_the_job_or_a_conflict() {
     assert_eq!((state.attempt, state.output), (1, text(&body["input"])));
     for (job, status, code) in [
         ("twice", 409, "job_ended"),
-        ("nobody", 404, "job_not_found"),
+        ("unknown", 404, "job_not_found"),
         ("a.b", 400, "bad_job_id"),
     ] {
         let (got, _, problem) =

@@ -331,7 +331,7 @@ async fn an_unresponsive_receiver_delays_no_other_callback() {
             .submit(&format!("slow-{number}"), "/slow", words(1, 0, 1))
             .await;
     }
-    eventually("the slow ones", || async {
+    eventually("the slow callbacks", || async {
         (at(&server, "/slow").len() == 30).then_some(())
     })
     .await;
@@ -342,7 +342,7 @@ async fn an_unresponsive_receiver_delays_no_other_callback() {
     let slow: JobId = "callback-slow-0".parse().unwrap();
     calls
         .system
-        .last_event("the slow one to be given up", &slow, |last| {
+        .last_event("the slow callback to fail", &slow, |last| {
             last.event_type == tailwater::wire::EventType::Retrying
         })
         .await;
@@ -419,8 +419,8 @@ async fn callback_addresses_are_never_published() {
         .await;
     let calls = Calls::to(&server, |_| {}).await;
     for (id, path, status) in [
-        ("told", "/ok?token=hunter2", Status::Done),
-        ("untold", "/gone?token=hunter2", Status::Failed),
+        ("delivered", "/ok?token=hunter2", Status::Done),
+        ("refused", "/gone?token=hunter2", Status::Failed),
     ] {
         let job = calls.submit(id, path, words(1, 0, 1)).await;
         assert_eq!(calls.callback(&job).await.status, status);
@@ -471,7 +471,7 @@ async fn callback_addresses_are_never_published() {
             .map(|job| job["id"].clone())
             .collect();
         let expected = if query.is_empty() {
-            json!(["untold", "told"])
+            json!(["refused", "delivered"])
         } else {
             json!([])
         };

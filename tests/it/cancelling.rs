@@ -35,7 +35,7 @@ async fn a_queued_job_is_cancelled_and_never_starts(broker: &Broker) {
     assert_eq!(
         system
             .queue
-            .cancel(&"nobody".parse().unwrap(), None)
+            .cancel(&"unknown".parse().unwrap(), None)
             .await
             .unwrap(),
         CancelOutcome::Unknown

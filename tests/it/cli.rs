@@ -247,7 +247,7 @@ async fn outdated_and_unprepared_servers_are_reported() {
         "{err}"
     );
     let broker = Broker::shared_one();
-    let (code, _, err) = run(["state", "j", "--nats", &broker.url(), "--prefix", "nobody"]).await;
+    let (code, _, err) = run(["state", "j", "--nats", &broker.url(), "--prefix", "unknown"]).await;
     assert_eq!(
         (code, err.contains("run `tailwater setup` first")),
         (2, true),
@@ -385,9 +385,9 @@ async fn tail_follows_resumes_and_reports_the_outcome() {
     let (code, _, err) = tailwater(&["tail", "endless"]).await;
     assert_eq!((code, err.contains("was cancelled")), (3, true), "{err}");
     assert_eq!(tailwater(&["cancel", "endless"]).await.0, 2);
-    assert_eq!(tailwater(&["state", "nobody"]).await.0, 2);
+    assert_eq!(tailwater(&["state", "unknown"]).await.0, 2);
     assert_eq!(tailwater(&["state", "no.body"]).await.0, 64);
-    assert_eq!(tailwater(&["submit", "--kind", "nobody"]).await.0, 2);
+    assert_eq!(tailwater(&["submit", "--kind", "unknown"]).await.0, 2);
     system.end().await;
 }
 
@@ -560,7 +560,7 @@ async fn an_edge_prints_ready_once_it_serves() {
             "--listen",
             "127.0.0.1:0",
             "--prefix",
-            "nobody",
+            "unknown",
             "--nats",
             &url,
             "--threads",

@@ -165,7 +165,7 @@ async fn a_broker_restart_loses_and_repeats_nothing() {
     for (n, seen) in jobs.iter().enumerate() {
         seen.assert_whole();
         assert_eq!(seen.text(), text(&words(200, 40, n as u64)));
-        assert_eq!(starts(seen).len(), 1, "nobody took {} over", seen.job);
+        assert_eq!(starts(seen).len(), 1, "{} was taken over", seen.job);
     }
     system.end().await;
 }

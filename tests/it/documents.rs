@@ -142,7 +142,7 @@ async fn model() -> Server {
     .await
 }
 
-/// Demands that `shown` is what was printed; `…` stands for any text.
+/// Requires that `shown` is what was printed; `…` stands for any text.
 fn assert_printed(printed: &str, shown: &str, block: &str) {
     let mut rest = printed;
     let parts = shown.lines().flat_map(|line| line.split('…'));

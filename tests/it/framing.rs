@@ -246,7 +246,7 @@ async fn an_oversized_body_is_refused_before_it_is_sent() {
     for path in [
         "/api/jobs",
         session.as_str(),
-        "/socket.io/?EIO=4&transport=polling&sid=nobody",
+        "/socket.io/?EIO=4&transport=polling&sid=unknown",
         "/nowhere",
     ] {
         for (length, expect) in [

@@ -120,7 +120,7 @@ async fn unread_pongs_cost_no_memory() {
             after < before + 16 * 1024,
             "{before} to {after} KiB for {sent} bytes"
         );
-        Box::pin(within("somebody else", Client::connect(&addr))).await;
+        Box::pin(within("another client", Client::connect(&addr))).await;
     }
     system.end().await;
 }

@@ -194,12 +194,12 @@ async fn a_submitted_job_is_listed_at_once(broker: &Broker) {
         }
         let page = list(&edges[n % edges.len()], "limit=2").await;
         let row = &page["jobs"][0];
-        let told = (
+        let row = (
             row["id"].as_str(),
             row["kind"].as_str(),
             row["created_at"].is_u64(),
         );
-        assert_eq!(told, (Some(&*id), Some("demo"), true), "{page}");
+        assert_eq!(row, (Some(&*id), Some("demo"), true), "{page}");
     }
     system.end().await;
 }
@@ -243,12 +243,12 @@ async fn a_lagging_replica_neither_hides_nor_repeats_jobs() {
         broker.signal(behind, Signal::CONT);
         let page = list(&edge, "limit=1").await;
         let row = &page["jobs"][0];
-        let told = (
+        let row = (
             row["id"].as_str(),
             row["kind"].as_str(),
             row["created_at"].is_u64(),
         );
-        assert_eq!(told, (Some(&*job), Some("new"), true), "{page}");
+        assert_eq!(row, (Some(&*job), Some("new"), true), "{page}");
         let (jobs, _) = turn(&edge, "", 1).await;
         let older = (0..round).rev().map(|round| format!("new-{round}"));
         let mut expected = vec![job.clone(), "busy-1".to_owned()];

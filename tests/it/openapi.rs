@@ -47,7 +47,7 @@ async fn the_openapi_document_matches_the_code() {
     assert_eq!(parameter("limit")["maximum"], PAGE_EVENTS_MAX);
     assert_eq!(parameter("limit")["default"], PAGE_EVENTS);
     let waits = |wait: &str| {
-        let path = format!("/api/jobs/nobody?wait={wait}");
+        let path = format!("/api/jobs/unknown?wait={wait}");
         let edge = &edge;
         async move { http(edge, "GET", &path, "", b"").await.0 != 400 }
     };
@@ -108,9 +108,9 @@ async fn an_edge_conforms_to_its_openapi_document() {
         String::from_utf8_lossy(&out.stderr)
     );
     // It made requests, also for jobs that exist.
-    let number = |before: &str, behind: &str| {
+    let number = |before: &str, after: &str| {
         let found = said
-            .split_once(behind)
+            .split_once(after)
             .unwrap()
             .0
             .rsplit_once(before)

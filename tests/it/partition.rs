@@ -81,22 +81,19 @@ async fn edge_at(system: &System, broker: &Broker, nodes: &[usize]) -> Edge {
 
 /// The answers that clients got.
 #[derive(Debug, Default)]
-struct Told {
+struct Answers {
     /// Refusals by code.
     refused: BTreeMap<String, u32>,
-    answered: u32,
+    accepted: u32,
 }
 
-impl Told {
+impl Answers {
     fn refused(&mut self, code: &str) {
         *self.refused.entry(code.to_owned()).or_default() += 1;
     }
 
     /// Requires that every refusal asks the client to come back.
-    #[expect(
-        clippy::print_stdout,
-        reason = "the figures are worth reading when somebody looks"
-    )]
+    #[expect(clippy::print_stdout, reason = "the figures help to judge a failure")]
     fn assert_passing(&self, what: &str) {
         println!("{what}: {self:?}");
         let codes: Vec<_> = self.refused.keys().map(String::as_str).collect();
@@ -109,8 +106,8 @@ impl Told {
 
 /// Follows a job to its end over the edges in turn, and comes back after each drop and each
 /// `unavailable`. It drops its connection now and then, so that it has to resume.
-async fn follow(edges: &[&Edge], job: &str, nth: usize) -> (Seen, Told) {
-    let (mut seen, mut told) = (Seen::of(job), Told::default());
+async fn follow(edges: &[&Edge], job: &str, nth: usize) -> (Seen, Answers) {
+    let (mut seen, mut answers) = (Seen::of(job), Answers::default());
     for turn in nth.. {
         if seen.ended {
             break;
@@ -126,7 +123,7 @@ async fn follow(edges: &[&Edge], job: &str, nth: usize) -> (Seen, Told) {
             };
             match frame {
                 Frame::Json(frame) if frame["op"] == "error" => {
-                    told.refused(frame["code"].as_str().unwrap());
+                    answers.refused(frame["code"].as_str().unwrap());
                     sleep(Duration::from_millis(200)).await;
                     break;
                 }
@@ -137,31 +134,31 @@ async fn follow(edges: &[&Edge], job: &str, nth: usize) -> (Seen, Told) {
                 break;
             }
         }
-        told.answered += 1;
+        answers.accepted += 1;
     }
-    (seen, told)
+    (seen, answers)
 }
 
-/// Polls the state of a job: it never goes back behind an earlier answer of the same edge.
-async fn states(edge: &Edge, job: &str, over: &CancellationToken) -> Told {
-    let (mut told, mut last) = (Told::default(), 0);
+/// Polls the state of a job: it never goes back compared with an earlier answer of the same edge.
+async fn states(edge: &Edge, job: &str, over: &CancellationToken) -> Answers {
+    let (mut answers, mut last) = (Answers::default(), 0);
     while !over.is_cancelled() {
         let (status, _, body) = http(edge, "GET", &format!("/api/jobs/{job}/state"), "", b"").await;
         if status == 200 {
             let seq = body["seq"].as_u64().unwrap();
             assert!(seq >= last, "a state went back from {last} to {seq}");
-            (told.answered, last) = (told.answered + 1, seq);
+            (answers.accepted, last) = (answers.accepted + 1, seq);
         } else {
-            told.refused(body["code"].as_str().unwrap());
+            answers.refused(body["code"].as_str().unwrap());
         }
         sleep(Duration::from_millis(150)).await;
     }
-    told
+    answers
 }
 
 /// Submits jobs; for each, asks the other edge for its state, cancels it, and submits it again.
-async fn submits(edges: &[&Edge], over: &CancellationToken) -> (Told, Vec<JobId>) {
-    let (mut told, mut jobs) = (Told::default(), Vec::new());
+async fn submits(edges: &[&Edge], over: &CancellationToken) -> (Answers, Vec<JobId>) {
+    let (mut answers, mut jobs) = (Answers::default(), Vec::new());
     for n in 0.. {
         if over.is_cancelled() {
             break;
@@ -171,7 +168,7 @@ async fn submits(edges: &[&Edge], over: &CancellationToken) -> (Told, Vec<JobId>
         let job = json!({"kind": "demo", "id": id, "input": words(5, 50, n as u64)});
         let (status, body) = post(one, &job).await;
         if status == 503 {
-            told.refused(body["code"].as_str().unwrap());
+            answers.refused(body["code"].as_str().unwrap());
             sleep(Duration::from_millis(100)).await;
             continue;
         }
@@ -184,9 +181,9 @@ async fn submits(edges: &[&Edge], over: &CancellationToken) -> (Told, Vec<JobId>
             match status {
                 // Ended before it could be cancelled.
                 200 | 202 | 409 if status != 409 || body["code"] == "job_ended" => {
-                    told.answered += 1
+                    answers.accepted += 1
                 }
-                _ => told.refused(body["code"].as_str().unwrap()),
+                _ => answers.refused(body["code"].as_str().unwrap()),
             }
         }
         let (status, body) = post(other, &job).await;
@@ -196,7 +193,7 @@ async fn submits(edges: &[&Edge], over: &CancellationToken) -> (Told, Vec<JobId>
         );
         sleep(Duration::from_millis(100)).await;
     }
-    (told, jobs)
+    (answers, jobs)
 }
 
 #[tokio::test]
@@ -240,8 +237,8 @@ async fn an_edge_gives_no_final_answer_without_a_quorum() {
         timeout(Duration::from_secs(240), Box::pin(all))
             .await
             .expect("all in time");
-    for (n, (seen, told)) in followers.iter().enumerate() {
-        told.assert_passing(&format!("resumes of part-{n}"));
+    for (n, (seen, answers)) in followers.iter().enumerate() {
+        answers.assert_passing(&format!("resumes of part-{n}"));
         assert_eq!(
             (&seen.missing, &seen.gaps, seen.repeated),
             (&vec![], &vec![], 0)
@@ -249,8 +246,8 @@ async fn an_edge_gives_no_final_answer_without_a_quorum() {
         seen.assert_whole();
         assert_eq!(seen.text(), text(&inputs[n]));
     }
-    for told in &states {
-        told.assert_passing("states");
+    for answers in &states {
+        answers.assert_passing("states");
     }
     submitted.assert_passing("submits, states, cancels");
     for job in jobs {

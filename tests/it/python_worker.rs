@@ -75,22 +75,22 @@ fn limited(input: &str, limits: Limits) -> Submission {
 }
 
 /// Does what its input says.
-const TOLD: &str = r#"
-    told = job["input"]
-    if told == "raise":
+const TASKS: &str = r#"
+    task = job["input"]
+    if task == "raise":
         yield "so far"
         raise ValueError("no such city")
-    if told == "exit":
+    if task == "exit":
         sys.exit("enough")
-    if told == "number":
+    if task == "number":
         yield 7
-    if told == "halves":
+    if task == "halves":
         yield "a\ud83d"
         yield "\ude00\udfff"
-    if told == "retry" and job["attempt"] < 3 or told == "always":
+    if task == "retry" and job["attempt"] < 3 or task == "always":
         yield "half a "
         raise Retry("try again")
-    if told == "hang":
+    if task == "hang":
         yield "begun"
         await asyncio.sleep(1000)
     yield "sentence"
@@ -98,8 +98,8 @@ const TOLD: &str = r#"
 
 async fn an_exception_fails_only_its_job(broker: &Broker) {
     let system = System::on(broker).await;
-    let _worker = Python::start(&system, Some(TOLD), 1).await;
-    for (told, message) in [
+    let _worker = Python::start(&system, Some(TASKS), 1).await;
+    for (task, message) in [
         ("raise", "ValueError: no such city"),
         ("exit", "SystemExit: enough"),
         (
@@ -107,7 +107,7 @@ async fn an_exception_fails_only_its_job(broker: &Broker) {
             "TypeError: can only concatenate str (not \"int\") to str",
         ),
     ] {
-        let job = system.submit(told, json!(told)).await;
+        let job = system.submit(task, json!(task)).await;
         let state = system.ended(&job).await;
         let error = state.error.unwrap();
         assert_eq!(
@@ -159,7 +159,7 @@ async fn work_can_ask_for_a_retry(broker: &Broker) {
         text.contains("ATTEMPTS = f\"{PREFIX.upper()}_JOBS\", 5"),
         "the attempts are elsewhere"
     );
-    let _worker = Python::start(&system, Some(TOLD), 2).await;
+    let _worker = Python::start(&system, Some(TASKS), 2).await;
     let always = system
         .submit_with(
             "always",
@@ -197,7 +197,7 @@ async fn work_can_ask_for_a_retry(broker: &Broker) {
 
 async fn concurrent_jobs_are_cancelled_one_by_one(broker: &Broker) {
     let system = System::on(broker).await;
-    let _worker = Python::start(&system, Some(TOLD), 3).await;
+    let _worker = Python::start(&system, Some(TASKS), 3).await;
     let mut jobs = Vec::new();
     for id in ["one", "two", "three"] {
         jobs.push(system.submit(id, json!("hang")).await);
@@ -228,7 +228,7 @@ async fn concurrent_jobs_are_cancelled_one_by_one(broker: &Broker) {
 
 async fn time_limits_end_a_job(broker: &Broker) {
     let system = System::on(broker).await;
-    let _worker = Python::start(&system, Some(TOLD), 4).await;
+    let _worker = Python::start(&system, Some(TASKS), 4).await;
     let late = limited(
         "hang",
         Limits {
@@ -270,7 +270,7 @@ async fn time_limits_end_a_job(broker: &Broker) {
 
 async fn a_worker_that_is_stopped_hands_its_jobs_back(broker: &Broker) {
     let system = System::on(broker).await;
-    let mut worker = Python::start(&system, Some(TOLD), 3).await;
+    let mut worker = Python::start(&system, Some(TASKS), 3).await;
     let job = system.submit("back", json!("hang")).await;
     system.reaches("back", 3).await;
     let stopped = Instant::now();
@@ -337,15 +337,15 @@ async fn a_job_run_by_python_calls_back() {
             ..EdgeSettings::default()
         })
         .await;
-    let worker = Python::start(&system, Some(TOLD), 2).await;
-    for (told, status) in [("done", "done"), ("raise", "failed")] {
-        let callback = format!("http://{}/{told}", server.addr);
-        let job = json!({"kind": "demo", "id": told, "input": told, "callback": callback});
+    let worker = Python::start(&system, Some(TASKS), 2).await;
+    for (task, status) in [("done", "done"), ("raise", "failed")] {
+        let callback = format!("http://{}/{task}", server.addr);
+        let job = json!({"kind": "demo", "id": task, "input": task, "callback": callback});
         let (code, answer) = post(&edge, &job).await;
         assert_eq!(code, 202, "{answer}");
-        let id: JobId = format!("callback-{told}").parse().unwrap();
+        let id: JobId = format!("callback-{task}").parse().unwrap();
         assert_eq!(system.ended(&id).await.status, Status::Done);
-        let line = format!("POST /{told}");
+        let line = format!("POST /{task}");
         let requests: Vec<_> = server
             .requests()
             .into_iter()
@@ -355,9 +355,9 @@ async fn a_job_run_by_python_calls_back() {
             panic!("{requests:?}")
         };
         let body = request.json();
-        let state = system.ended(&told.parse().unwrap()).await;
+        let state = system.ended(&task.parse().unwrap()).await;
         assert_eq!(body["type"], format!("job.{status}"));
-        let data = json!({"id": told, "kind": "demo", "status": status, "attempt": 1, "seq": state.seq,
+        let data = json!({"id": task, "kind": "demo", "status": status, "attempt": 1, "seq": state.seq,
             "error": state.error, "usage": null, "finish_reason": state.error.is_none().then_some("stop"),
             "ended_at": state.ended_at});
         assert_eq!(body["data"], data);

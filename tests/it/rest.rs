@@ -160,7 +160,7 @@ async fn waiting_requests_are_answered_when_the_edge_stops() {
     };
     let (state, page, ()) = tokio::join!(
         json(&edge, "/api/jobs/waits?wait=60s"),
-        json(&edge, "/api/jobs/nobody/events?wait=60s"),
+        json(&edge, "/api/jobs/unknown/events?wait=60s"),
         stop
     );
     assert_eq!(
@@ -372,7 +372,7 @@ async fn a_page_of_another_origin_can_submit_and_follow_a_job() {
     .await;
     assert!(stream.contains("job:done:v1"), "{stream}");
     // It can read refusals, too.
-    let (refused, _) = ask("GET", "/api/jobs/nobody", "", "").await;
+    let (refused, _) = ask("GET", "/api/jobs/unknown", "", "").await;
     assert!(refused.starts_with("HTTP/1.1 404"), "{refused}");
     ask("GET", "/nowhere", "", "").await;
     system.end().await;

@@ -29,7 +29,7 @@ fn free_addr() -> String {
     format!("127.0.0.1:{}", free.expect("a free port"))
 }
 
-/// Demands that a client saw every event of a job once, in order, to the end.
+/// Requires that a client saw every event of a job once, in order, to the end.
 fn assert_whole(seen: &Value, text: &str, last: u64) {
     let sha256: String = Sha256::digest(text)
         .iter()
@@ -91,7 +91,7 @@ async fn two_hundred_clients_survive_cuts_and_edge_restarts() {
     );
     let chaos = async {
         // All clients are connected before the edge is killed.
-        eventually("everybody", || async {
+        eventually("all clients", || async {
             let stats = stats(&addr, "/api/stats").await;
             (stats["connections"]["socketio"].as_u64() > Some(150)).then_some(())
         })
@@ -105,7 +105,7 @@ async fn two_hundred_clients_survive_cuts_and_edge_restarts() {
         let (mut second, _) = system
             .edge_process(&["--threads", "2", "--listen", &addr])
             .await;
-        eventually("everybody again", || async {
+        eventually("all clients again", || async {
             let stats = stats(&addr, "/api/stats").await;
             (stats["connections"]["socketio"].as_u64() > Some(150)).then_some(())
         })
@@ -264,7 +264,7 @@ async fn a_slow_client_answers_pings_late_and_stays_connected() {
     assert_eq!(seen[0]["disconnects"], json!([]), "{}", seen[0]);
     assert!(
         begun.elapsed() > Duration::from_secs(46),
-        "{:?}: it was never behind",
+        "{:?}: it was never slow",
         begun.elapsed()
     );
     system.end().await;
@@ -312,8 +312,8 @@ async fn acknowledgements_carry_the_same_object_as_frames() {
         ("watch", json!({"job": "a.b"}), "bad_job_id"),
         ("unwatch", json!({"job": "ack"}), "not_watching"),
         ("cancel", json!({"job": "ack"}), "job_ended"),
-        ("cancel", json!({"job": "nobody"}), "job_not_found"),
-        ("submit", json!({"kind": "nobody"}), "unknown_kind"),
+        ("cancel", json!({"job": "unknown"}), "job_not_found"),
+        ("submit", json!({"kind": "unknown"}), "unknown_kind"),
         ("submit", json!({"kind": "demo", "id": "ack"}), "job_exists"),
         (
             "submit",
@@ -449,9 +449,9 @@ async fn the_stats_count_clients_jobs_and_events() {
     })
     .await;
     drop((clients, plain));
-    eventually("nobody", || async {
-        let nobody = stats(&addr, "/api/stats").await["connections"] == none;
-        (nobody
+    eventually("no connected client", || async {
+        let is_empty = stats(&addr, "/api/stats").await["connections"] == none;
+        (is_empty
             && stats(&addr, "/api/socketio/stats").await == json!({"connected": 0, "rooms": {}}))
         .then_some(())
     })
@@ -480,14 +480,14 @@ async fn a_greedy_client_is_disconnected_alone() {
     // More requests than the edge queues, without reading the answers.
     let mut raw = Raw::join(&edge.addr).await;
     let begun = Instant::now();
-    while raw.send(r#"421["unwatch",{"job":"nobody"}]"#).await {
+    while raw.send(r#"421["unwatch",{"job":"unknown"}]"#).await {
         assert!(
             begun.elapsed() < Duration::from_secs(50),
             "it is never cut off"
         );
     }
     assert_eq!(
-        other.ask(1, "watch", &json!({"job": "nobody"})).await["op"],
+        other.ask(1, "watch", &json!({"job": "unknown"})).await["op"],
         "watching"
     );
     let (head, _) = get(
@@ -507,7 +507,7 @@ async fn abandoning_a_poll_disconnects_the_client() {
     let path = join_by_polling(&edge.addr).await;
     let poll = tokio::time::timeout(Duration::from_secs(2), get(&edge.addr, &path, "")).await;
     assert!(poll.is_err(), "{poll:?}");
-    eventually("nobody", || async {
+    eventually("no connected client", || async {
         (stats(&edge.addr, "/api/socketio/stats").await["connected"] == 0).then_some(())
     })
     .await;
@@ -557,9 +557,9 @@ async fn a_stopping_edge_drains_polling_clients_gradually() {
         );
         Instant::now()
     });
-    let mut told = join_all(polls).await;
-    told.sort();
-    let (early, late) = (told[15] - told[0], told[29] - told[15]);
+    let mut drained = join_all(polls).await;
+    drained.sort();
+    let (early, late) = (drained[15] - drained[0], drained[29] - drained[15]);
     assert!(
         early > drain / 4 && late > drain / 4 && early + late < drain * 2,
         "{early:?}, then {late:?}"

@@ -226,10 +226,10 @@ async fn concurrent_requests_are_limited_as_on_a_websocket() {
     for n in 32..40 {
         let answer = raw.next().await.unwrap();
         let error = json!({"op": "error", "code": "too_many_requests", "ref": n.to_string()});
-        let told: Vec<Value> =
+        let acknowledged: Vec<Value> =
             serde_json::from_str(answer.strip_prefix(&format!("43{n}")).unwrap()).unwrap();
         for (field, value) in error.as_object().unwrap() {
-            assert_eq!(&told[0][field], value, "{answer}");
+            assert_eq!(&acknowledged[0][field], value, "{answer}");
         }
     }
     let answer = raw.next().await.unwrap();
@@ -281,7 +281,7 @@ async fn an_oversized_post_is_refused_and_ends_its_session() {
         head.starts_with("HTTP/1.1 413 ") && body.contains("\"too_large\""),
         "{head}{body}"
     );
-    eventually("nobody", || async {
+    eventually("no connected client", || async {
         let _ = tokio::time::timeout(
             std::time::Duration::from_millis(200),
             exchange(&edge.addr, "GET", &path, "", b""),

@@ -237,7 +237,7 @@ async fn errors_carry_the_ref_in_both_encodings() {
                 "bad_kind",
             ),
             (
-                json!({"op": "submit", "ref": "r", "kind": "nobody"}),
+                json!({"op": "submit", "ref": "r", "kind": "unknown"}),
                 "unknown_kind",
             ),
             (
@@ -257,7 +257,7 @@ async fn errors_carry_the_ref_in_both_encodings() {
                 "bad_job_id",
             ),
             (
-                json!({"op": "cancel", "ref": "r", "job": "nobody"}),
+                json!({"op": "cancel", "ref": "r", "job": "unknown"}),
                 "job_not_found",
             ),
             (json!({"op": "cancel", "ref": "r"}), "bad_request"),
@@ -440,7 +440,7 @@ async fn a_hanging_broker_blocks_a_limited_number_of_requests() {
 }
 
 /// Follows a job until the edge asks the client to come back; returns when that was.
-async fn told(mut client: Client, mut seen: Seen) -> (Seen, Instant) {
+async fn drained(mut client: Client, mut seen: Seen) -> (Seen, Instant) {
     assert_eq!(seen.follow(&mut client).await, Frame::Closed(1012));
     (seen, Instant::now())
 }
@@ -493,7 +493,11 @@ async fn a_stopping_edge_drains_its_clients_gradually() {
         let (status, _, problem) = http(&first, "GET", "/ws", upgrade, b"").await;
         assert_eq!((status, &problem["code"]), (503, &json!("restarting")));
     };
-    let leaving = join_all(clients.into_iter().map(|(client, seen)| told(client, seen)));
+    let leaving = join_all(
+        clients
+            .into_iter()
+            .map(|(client, seen)| drained(client, seen)),
+    );
     let ((), left) = futures_util::future::join(refused, leaving).await;
     assert!(process.ends_within(Duration::from_secs(5)).await.success());
     let times = left.iter().map(|(_, at)| *at);

@@ -1,5 +1,5 @@
 // Follows a job with the npm package `socket.io-client`: socketio.mjs URL JOB [TRANSPORT]. Prints each event as a line of JSON,
-// and ends with the job. The package comes back by itself; who it was watching, and from where, it is told again.
+// and ends with the job. The package reconnects by itself; the script watches the job again from its last event.
 import { createRequire } from "node:module";
 
 const require = createRequire(new URL("../../../.tools/node/package.json", import.meta.url));

@@ -1,5 +1,5 @@
 """Follows a job with the PyPI package `python-socketio`: socketio_client.py URL JOB. Prints each event as a line of JSON, and
-ends with the job. The package comes back by itself; who it was watching, and from where, it is told again.
+ends with the job. The package reconnects by itself; the script watches the job again from its last event.
 """
 
 import asyncio, json, sys
@@ -17,7 +17,7 @@ async def main():
         try:
             answer = await client.call("watch", {"job": JOB} | ({"cursor": cursor} if cursor else {}), timeout=20)
         except (socketio.exceptions.SocketIOError, asyncio.TimeoutError):
-            return  # The connection is gone; the next one asks again.
+            return  # The connection is gone; the next one watches the job again.
         if answer["op"] != "watching":
             await refused(answer)
 

@@ -1,5 +1,5 @@
 // Follows a job with the npm package `eventsource`: sse.mjs URL JOB. Prints each event as a line of JSON, and ends with the job.
-// The package comes back by itself, from the last event that it has.
+// The package reconnects by itself, from the last event that it has.
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
@@ -20,12 +20,12 @@ const open = () => {
   source.addEventListener("missing", ({ data }) => print(JSON.parse(data)));
   source.onerror = ({ code, message }) => {
     if (source.readyState !== EventSource.CLOSED) return;
-    // The log does not hold the event of the last id.
+    // The log no longer has the event of the last id.
     if (code === 410) {
       print({ op: "anew", job });
       return open();
     }
-    // A browser would not try this again by itself, but people reload.
+    // A browser would not retry this by itself, but users reload the page.
     if (code === 503) return setTimeout(open, 200);
     clearInterval(alive);
     if (["job:done:v1", "job:failed:v1", "job:cancelled:v1"].includes(last?.type)) return print({ op: "end", job });
