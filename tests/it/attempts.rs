@@ -16,7 +16,7 @@ use crate::support::process::Process;
 use crate::support::proxy::Proxy;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
-use crate::support::{eventually, random};
+use crate::support::{assert_within, eventually, random};
 
 on_one_and_three!(
     a_retryable_failure_is_retried_after_a_delay,
@@ -195,8 +195,7 @@ async fn an_attempt_starts_over_when_early_output_has_expired() {
     let edge = system.edge().await;
     let mut first = counting(&system);
     system.kind_is_known().await;
-    let (mut client, mut seen) = (edge.client().await, Seen::of("counts"));
-    client.watch(&seen).await;
+    let (mut client, mut seen) = edge.watch("counts").await;
     let job = system.submit("counts", Value::Null).await;
     system.reaches("counts", 8).await;
     first.kill().await;
@@ -371,11 +370,7 @@ async fn a_program_that_ignores_sigterm_is_killed_within_a_second() {
         (!runs()).then_some(())
     })
     .await;
-    assert!(
-        asked.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        asked.elapsed()
-    );
+    assert_within(asked, Duration::from_secs(1));
     assert_eq!(system.ended(&job).await.status, Status::Cancelled);
     system.end().await;
 }

@@ -2,7 +2,7 @@ use serde_json::json;
 
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Frame, Seen};
-use crate::support::http::{http, post};
+use crate::support::http::{assert_problem, http, post};
 use crate::support::system::{Edge, System, text, words};
 
 #[tokio::test]
@@ -34,11 +34,7 @@ async fn bad_requests_are_refused_with_a_code_and_store_nothing() {
         ),
     ] {
         let (got, problem) = post(&edge, &body).await;
-        assert_eq!(
-            (got, problem["code"].as_str()),
-            (status, Some(code)),
-            "{problem}"
-        );
+        assert_problem(got, &problem, status, code);
         assert_eq!(problem["status"], status);
     }
     let json = "Content-Type: application/json\r\n";
@@ -103,10 +99,7 @@ async fn submitting_an_id_again_returns_the_job_or_a_conflict() {
     assert_eq!(post(&edge, &body).await.0, 200);
     let other = json!({"kind": "demo", "id": "twice", "input": {"words": 6, "rate": 0}});
     let (status, problem) = post(&edge, &other).await;
-    assert_eq!(
-        (status, problem["code"].as_str()),
-        (409, Some("job_exists"))
-    );
+    assert_problem(status, &problem, 409, "job_exists");
     let state = system.ended(&"twice".parse().unwrap()).await;
     assert_eq!((state.attempt, state.output), (1, text(&body["input"])));
     for (job, status, code) in [
@@ -116,7 +109,7 @@ async fn submitting_an_id_again_returns_the_job_or_a_conflict() {
     ] {
         let (got, _, problem) =
             http(&edge, "POST", &format!("/api/jobs/{job}/cancel"), "", b"").await;
-        assert_eq!((got, problem["code"].as_str()), (status, Some(code)));
+        assert_problem(got, &problem, status, code);
     }
     system.end().await;
 }
@@ -176,8 +169,7 @@ async fn a_frame_of_ten_megabytes_closes_only_the_connection_that_sent_it() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
-    let (mut good, mut seen) = (edge.client().await, Seen::of("good"));
-    good.watch(&seen).await;
+    let (mut good, mut seen) = edge.watch("good").await;
     let mut bad = edge.client().await;
     let frame = json!({"op": "watch", "job": "x".repeat(10 << 20)}).to_string();
     bad.send_text(&frame).await;
@@ -254,10 +246,7 @@ async fn an_unknown_subprotocol_is_refused_before_the_upgrade() {
     let upgrade = "Upgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: soap\r\n";
     let (status, _, problem) = http(&edge, "GET", "/ws", upgrade, b"").await;
-    assert_eq!(
-        (status, problem["code"].as_str()),
-        (400, Some("bad_subprotocol"))
-    );
+    assert_problem(status, &problem, 400, "bad_subprotocol");
     assert!(Client::try_connect(&edge.addr).await.is_some());
     system.end().await;
 }

@@ -14,7 +14,7 @@ use crate::support::client::follow_through;
 use crate::support::client::{Seen, follow};
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
-use crate::support::{eventually, within};
+use crate::support::{assert_within, eventually, within};
 
 on_one_and_three!(
     the_next_worker_supersedes_a_killed_one,
@@ -29,8 +29,7 @@ async fn the_next_worker_supersedes_a_killed_one(broker: &Broker) {
     let input = words(300, 60, 11);
     let job = system.submit("kill", input.clone()).await;
     let edge = system.edge().await;
-    let (mut client, mut seen) = (edge.client().await, Seen::of("kill"));
-    client.watch(&seen).await;
+    let (mut client, mut seen) = edge.watch("kill").await;
     system.reaches("kill", 8).await;
     first.kill().await;
     let died = SystemTime::now()
@@ -226,11 +225,7 @@ async fn an_idle_worker_claims_jobs_as_soon_as_the_broker_is_back() {
                 .filter(|last| last.event_type.is_end())
         })
         .await;
-        assert!(
-            submitted.elapsed() < Duration::from_secs(2),
-            "{:?}",
-            submitted.elapsed()
-        );
+        assert_within(submitted, Duration::from_secs(2));
     }
     system.end().await;
 }

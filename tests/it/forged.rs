@@ -57,8 +57,7 @@ async fn forged_numbers_do_not_disturb_a_running_job(broker: &Broker) {
     let system = System::on(broker).await;
     system.wordy().await;
     let edge = system.edge().await;
-    let (mut client, mut seen) = (edge.client().await, Seen::of("runs"));
-    client.watch(&seen).await;
+    let (mut client, mut seen) = edge.watch("runs").await;
     let input = words(200, 30, 1);
     let job = system.submit("runs", input.clone()).await;
     for count in [10, 40, 80] {
@@ -105,8 +104,7 @@ async fn a_late_watcher_gets_the_true_end_after_forged_numbers(broker: &Broker) 
     .await;
     // The fence rejects the worker's next event; the worker retries after the forged ones.
     let edge = system.edge().await;
-    let (mut client, mut seen) = (edge.client().await, Seen::of("late"));
-    client.watch(&seen).await;
+    let (mut client, mut seen) = edge.watch("late").await;
     seen.follow(&mut client).await;
     seen.assert_whole();
     assert_eq!(seen.text(), text(&input));
@@ -152,8 +150,7 @@ async fn a_job_runs_although_its_log_starts_with_forged_numbers(broker: &Broker)
     forge(&system, &job, &[7, 8, 1 << 40], None).await;
     assert!(system.state(&job).await.is_none());
     let edge = system.edge().await;
-    let (mut client, mut seen) = (edge.client().await, Seen::of("begins"));
-    client.watch(&seen).await;
+    let (mut client, mut seen) = edge.watch("begins").await;
     system.submit("begins", input.clone()).await;
     system.wordy().await;
     seen.follow(&mut client).await;

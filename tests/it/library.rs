@@ -68,10 +68,7 @@ async fn a_ten_line_worker_runs_cancels_and_continues_jobs() {
     let (mut client, mut long) = (Client::connect(&up.addr).await, Seen::of("long"));
     client.watch(&long).await;
     while long.text().is_empty() {
-        let Frame::Json(frame) = client.next().await else {
-            panic!("cut off")
-        };
-        long.take(&frame);
+        long.step(&mut client).await;
     }
     assert_eq!(run(["cancel", "long", "--nats", &up.nats]).await.0, 0);
     long.follow(&mut client).await;
@@ -82,10 +79,7 @@ async fn a_ten_line_worker_runs_cancels_and_continues_jobs() {
     let mut killed = Seen::of("killed");
     client.watch(&killed).await;
     while !killed.text().contains("55\n") {
-        let Frame::Json(frame) = client.next().await else {
-            panic!("cut off")
-        };
-        killed.take(&frame);
+        killed.step(&mut client).await;
     }
     worker.kill().await;
     let mut worker = start("backend", &up.nats);

@@ -7,7 +7,7 @@ use tailwater::process_group::Signal;
 use tailwater::wire::JobId;
 
 use crate::support::broker::Broker;
-use crate::support::http::http;
+use crate::support::http::{assert_problem, http};
 use crate::support::process::run;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{Edge, System, words};
@@ -511,11 +511,7 @@ async fn bad_parameters_and_foreign_page_tokens_are_refused() {
         pen.write(&format!("x-{n}"), "job:queued:v1").await;
     }
     let (status, problem) = get(&edge, &page).await;
-    assert_eq!(
-        (status, problem["code"].as_str()),
-        (400, Some("bad_page")),
-        "{problem}"
-    );
+    assert_problem(status, &problem, 400, "bad_page");
     other.end().await;
     system.end().await;
 }

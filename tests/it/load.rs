@@ -36,10 +36,7 @@ async fn five_hundred_clients_reconnect_to_a_new_edge_at_once(broker: &Broker) {
         client.watch(seen).await;
         // Some events each, so that each reconnects with its own cursor.
         for _ in 0..6 {
-            let Frame::Json(frame) = client.next().await else {
-                panic!("cut off early")
-            };
-            seen.take(&frame);
+            seen.step(&mut client).await;
         }
         client
     }))
@@ -132,11 +129,7 @@ async fn readers_of_one_shard_share_a_scan(broker: &Broker) {
 #[tokio::test]
 async fn a_replay_survives_dropped_waits() {
     let system = System::on(Broker::shared_one()).await;
-    system
-        .worker(Pieces { count: 300 }, |settings| {
-            settings.flush.interval = Duration::ZERO
-        })
-        .await;
+    system.pieces(300).await;
     let job = system.submit("dropped", Value::Null).await;
     let last = system.ended(&job).await.seq;
     let reader = Reader::open(system.log.clone(), &system.tasks)
@@ -171,11 +164,7 @@ async fn a_replay_survives_dropped_waits() {
 #[tokio::test]
 async fn an_event_near_the_end_is_found_in_a_few_reads() {
     let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
-    system
-        .worker(Pieces { count: 3000 }, |settings| {
-            settings.flush.interval = Duration::ZERO
-        })
-        .await;
+    system.pieces(3000).await;
     let job = system.submit("long", Value::Null).await;
     let last = system.ended(&job).await.seq;
     let client = system.client().await;

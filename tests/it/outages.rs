@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::broker::Broker;
 use crate::support::client::follow;
 use crate::support::system::{System, text, words};
-use crate::support::{eventually, within};
+use crate::support::{assert_within, eventually, within};
 
 /// Several ack waits of [`short`], which sets one second.
 const LONG: Duration = Duration::from_secs(5);
@@ -312,11 +312,7 @@ async fn a_worker_stops_in_time_during_an_outage() {
     stop.cancel();
     assert!(tasks.end(Duration::from_secs(20)).await);
     nats.close().await;
-    assert!(
-        asked.elapsed() < Duration::from_secs(16),
-        "{:?}",
-        asked.elapsed()
-    );
+    assert_within(asked, Duration::from_secs(16));
     broker.restart(0);
     system.demo().await;
     for (job, input) in &jobs {

@@ -15,13 +15,13 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
-use crate::support::http::post;
+use crate::support::http::{assert_problem, post};
 use crate::support::http_server::{Exchange, Server};
 use crate::support::process::Process;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::SECRET;
 use crate::support::system::System;
-use crate::support::{eventually, python};
+use crate::support::{assert_within, eventually, python};
 
 on_one_and_three!(
     an_exception_fails_only_its_job,
@@ -208,11 +208,7 @@ async fn concurrent_jobs_are_cancelled_one_by_one(broker: &Broker) {
     let asked = Instant::now();
     system.queue.cancel(&jobs[1], None).await.unwrap();
     let state = system.ended(&jobs[1]).await;
-    assert!(
-        asked.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        asked.elapsed()
-    );
+    assert_within(asked, Duration::from_secs(1));
     assert_eq!(
         (state.status, state.attempt, state.output.as_str()),
         (Status::Cancelled, 1, "begun")
@@ -287,11 +283,7 @@ async fn a_worker_that_is_stopped_hands_its_jobs_back(broker: &Broker) {
     // Another worker gets the job long before the ack wait is over.
     let _second = Python::start(&system, None, 1).await;
     let state = system.ended(&job).await;
-    assert!(
-        stopped.elapsed() < Duration::from_secs(7),
-        "{:?}",
-        stopped.elapsed()
-    );
+    assert_within(stopped, Duration::from_secs(7));
     assert_eq!(
         (state.status, state.attempt, state.output.as_str()),
         (Status::Done, 2, "HANG ")
@@ -448,11 +440,7 @@ async fn features_that_a_kind_lacks_are_refused() {
     let limited = json!({"kind": "demo", "id": "limited", "timeout_ms": 60_000});
     for (job, word) in [(&called, "call back"), (&limited, "time limits")] {
         let (status, problem) = post(&edge, job).await;
-        assert_eq!(
-            (status, problem["code"].as_str()),
-            (422, Some("not_supported_by_kind")),
-            "{problem}"
-        );
+        assert_problem(status, &problem, 422, "not_supported_by_kind");
         assert!(
             problem["detail"].as_str().unwrap().contains(word),
             "{problem}"

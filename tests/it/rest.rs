@@ -6,10 +6,10 @@ use tokio::time::{Duration, Instant};
 
 use crate::support::broker::Broker;
 use crate::support::client::Seen;
-use crate::support::eventually;
 use crate::support::http::{exchange, http, stats};
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{Edge, System, text, words};
+use crate::support::{assert_within, eventually};
 
 on_one_and_three!(
     pages_of_history_have_every_event_once,
@@ -167,11 +167,7 @@ async fn waiting_requests_are_answered_when_the_edge_stops() {
         (&state["status"], &page["next"]),
         (&json!("running"), &json!("0"))
     );
-    assert!(
-        begun.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert_within(begun, Duration::from_secs(5));
     system.end().await;
 }
 

@@ -99,15 +99,11 @@ async fn a_rebuilt_log_is_not_joined_to_the_old_one() {
         append(&system, "grown", &["old 1 ", "old 2 "][..copied]).await;
         let copy = broker.copy_store(0);
         append(&system, "grown", &["old 3 ", "old 4 ", "old 5 "]).await;
-        let (mut client, mut seen) = (edge.client().await, Seen::of("grown"));
-        client.watch(&seen).await;
+        let (mut client, mut seen) = edge.watch("grown").await;
         let mut sse = Sse::open(&edge.addr, "/api/jobs/grown/events", "").await;
         let mut id = String::new();
         while seen.last < copied as u64 + 3 {
-            let Frame::Json(frame) = client.next().await else {
-                panic!("cut off")
-            };
-            seen.take(&frame);
+            seen.step(&mut client).await;
         }
         for _ in 0..copied + 3 {
             let Item::Event(_, last) = sse.event().await else {
@@ -186,10 +182,7 @@ async fn a_broker_restart_ends_no_watch() {
     let (mut client, mut seen) = (Client::connect(&edge.addr).await, Seen::of("same"));
     client.watch(&seen).await;
     while seen.live == 0 {
-        let Frame::Json(frame) = client.next().await else {
-            panic!("cut off")
-        };
-        seen.take(&frame);
+        seen.step(&mut client).await;
     }
     for _ in 0..3 {
         broker.kill(0);
@@ -197,10 +190,7 @@ async fn a_broker_restart_ends_no_watch() {
         let before = seen.last;
         append(&system, "same", &["more "]).await;
         while seen.last == before {
-            let Frame::Json(frame) = client.next().await else {
-                panic!("cut off")
-            };
-            seen.take(&frame);
+            seen.step(&mut client).await;
         }
     }
     end(&system, "same").await;

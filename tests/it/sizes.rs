@@ -13,11 +13,11 @@ use tokio::time::Instant;
 
 use crate::support::broker::Broker;
 use crate::support::client::{Encoding, follow};
-use crate::support::http::{http, post};
+use crate::support::http::{assert_problem, http, post};
 use crate::support::scenarios::on_one_and_three;
 use crate::support::socketio::Raw;
 use crate::support::system::{System, text, words};
-use crate::support::within;
+use crate::support::{assert_within, within};
 
 on_one_and_three!(
     an_oversized_job_is_refused_on_every_transport,
@@ -51,11 +51,7 @@ async fn an_oversized_job_is_refused_on_every_transport(broker: &Broker) {
     let submit = json!({"kind": "demo", "input": input});
     let begun = Instant::now();
     let (status, problem) = post(&edge, &submit).await;
-    assert_eq!(
-        (status, &problem["code"]),
-        (413, &json!("too_large")),
-        "{problem}"
-    );
+    assert_problem(status, &problem, 413, "too_large");
     let detail = problem["detail"].as_str().unwrap();
     assert!(detail.contains(&EVENT_MAX.to_string()), "{detail}");
     let mut frame = submit.clone();
@@ -96,11 +92,7 @@ async fn an_oversized_job_is_refused_on_every_transport(broker: &Broker) {
         "{status:?} {out} {err}"
     );
     // Each was refused without a request to the broker.
-    assert!(
-        begun.elapsed() < Duration::from_secs(20),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert_within(begun, Duration::from_secs(20));
     assert_eq!(system.stored_messages().await, 0);
     // An input that just fits is accepted and stored unchanged, although the demo backend refuses
     // it.
@@ -310,11 +302,7 @@ async fn a_smaller_max_payload_lowers_the_limit() {
     )
     .await;
     let limit = (63 << 10).to_string();
-    assert_eq!(
-        (status, &problem["code"]),
-        (413, &json!("too_large")),
-        "{problem}"
-    );
+    assert_problem(status, &problem, 413, "too_large");
     assert!(
         problem["detail"].as_str().unwrap().contains(&limit),
         "{problem}"

@@ -11,12 +11,12 @@ use tokio::time::Instant;
 
 use crate::support::backends::Flood;
 use crate::support::broker::Broker;
-use crate::support::eventually;
 use crate::support::http::{get, stats};
 use crate::support::proxy::Proxy;
 use crate::support::socketio::{Raw, join_by_polling};
 use crate::support::system::{System, text, words};
 use crate::support::third_party::ThirdParty;
+use crate::support::{assert_within, eventually};
 
 const NODE: &str = "socketio.mjs";
 const PYTHON: &str = "socketio_client.py";
@@ -525,11 +525,7 @@ async fn a_poll_is_answered_when_its_session_is_cut() {
     let begun = Instant::now();
     let polls = join(get(&edge.addr, &path, ""), get(&edge.addr, &path, "")).await;
     // The next ping would also have answered the poll.
-    assert!(
-        begun.elapsed() < Duration::from_secs(15),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert_within(begun, Duration::from_secs(15));
     for (head, body) in [polls.0, polls.1] {
         assert!(head.starts_with("HTTP/1.1 400"), "{head}");
         assert!(body.contains("the session has ended"), "{body}");

@@ -6,7 +6,7 @@ use tokio::time::Duration;
 use crate::support::backends::Pieces;
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
-use crate::support::http::http;
+use crate::support::http::{assert_problem, http};
 use crate::support::scenarios::on_one_and_three;
 use crate::support::sse::{Item, Sse};
 use crate::support::system::{System, text, words};
@@ -353,11 +353,7 @@ async fn a_stream_that_cannot_start_is_refused_with_a_code() {
 #[tokio::test]
 async fn a_replay_reads_each_page_once() {
     let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
-    system
-        .worker(Pieces { count: 1500 }, |settings| {
-            settings.flush.interval = Duration::ZERO
-        })
-        .await;
+    system.pieces(1500).await;
     let job = system.submit("pages", Value::Null).await;
     let events = system.ended(&job).await.seq.0;
     let edge = system.edge().await;
@@ -427,11 +423,7 @@ async fn must_exist_refuses_an_unknown_job() {
     let edge = system.edge().await;
     let path = format!("{}?must_exist=true", path("mistyped"));
     let (status, _, problem) = http(&edge, "GET", &path, "", b"").await;
-    assert_eq!(
-        (status, problem["code"].as_str()),
-        (404, Some("job_not_found")),
-        "{problem}"
-    );
+    assert_problem(status, &problem, 404, "job_not_found");
     let job = system.submit("mistyped", words(2, 0, 1)).await;
     system.ended(&job).await;
     let (mut client, mut seen) = (Sse::open(&edge.addr, &path, "").await, Seen::of("mistyped"));

@@ -12,7 +12,7 @@ use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
 use crate::support::proxy::Proxy;
 use crate::support::system::{System, text, words};
-use crate::support::{python, within};
+use crate::support::{assert_within, python, within};
 
 /// A program that follows a job with a third-party library.
 struct Follower {
@@ -183,11 +183,7 @@ async fn a_slow_curl_gets_everything_and_delays_no_other_client() {
         let begun = Instant::now();
         let seen = follow(&edge.addr, "beside").await;
         seen.assert_whole();
-        assert!(
-            begun.elapsed() < Duration::from_secs(4),
-            "{:?}",
-            begun.elapsed()
-        );
+        assert_within(begun, Duration::from_secs(4));
     };
     let ((stream, took), ()) = tokio::join!(reads, beside);
     let mut seen = Seen::of("slow");

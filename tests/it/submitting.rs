@@ -5,7 +5,7 @@ use tailwater::wire::Status;
 
 use crate::support::broker::Broker;
 use crate::support::eventually;
-use crate::support::http::{http, post};
+use crate::support::http::{assert_problem, http, post};
 use crate::support::process::run;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{Edge, System, text, words};
@@ -72,7 +72,7 @@ async fn an_idempotency_key_returns_the_same_job(broker: &Broker) {
         json!({"kind": "demo", "input": words(5, 0, 1), "timeout_ms": 5000}),
     ] {
         let (status, problem) = post_with_key(&edges[1], "order 66", &other).await;
-        assert_eq!((status, &problem["code"]), (422, &json!("key_reused")));
+        assert_problem(status, &problem, 422, "key_reused");
         // The error does not reveal the job that has the key.
         assert!(!problem.to_string().contains(job.as_str()), "{problem}");
     }
@@ -125,19 +125,11 @@ async fn a_half_finished_submit_can_be_repeated(broker: &Broker) {
             );
             let (status, problem) =
                 post(&edge, &json!({"kind": "demo", "id": id, "input": "other"})).await;
-            assert_eq!(
-                (status, &problem["code"]),
-                (409, &json!("job_exists")),
-                "{problem}"
-            );
+            assert_problem(status, &problem, 409, "job_exists");
         }
     }
     let (status, problem) = post(&edge, &body("new")).await;
-    assert_eq!(
-        (status, &problem["code"]),
-        (503, &json!("queue_full")),
-        "{problem}"
-    );
+    assert_problem(status, &problem, 503, "queue_full");
     assert_eq!(queue.info().await.unwrap().state.messages, 2);
     // Two workers: if the queue held a job twice, they would supersede each other.
     system.demo().await;
@@ -170,7 +162,7 @@ async fn a_full_kind_is_refused_and_other_kinds_are_not(broker: &Broker) {
         (status != 202).then_some((status, problem))
     });
     let (status, problem) = refused.await;
-    assert_eq!((status, &problem["code"]), (503, &json!("queue_full")));
+    assert_problem(status, &problem, 503, "queue_full");
     // Jobs that are queued already are still accepted; other kinds have room, and the CLI
     // reports the same error.
     assert_eq!(post(&edge, &kept).await.0, 200);
@@ -203,7 +195,7 @@ async fn large_inputs_take_no_more_than_half_of_the_queue() {
         (status != 202).then_some((status, problem))
     });
     let (status, problem) = refused.await;
-    assert_eq!((status, &problem["code"]), (503, &json!("queue_full")));
+    assert_problem(status, &problem, 503, "queue_full");
     assert_eq!(
         post(&edge, &json!({"kind": "demo", "input": "small"}))
             .await

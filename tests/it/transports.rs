@@ -103,11 +103,7 @@ async fn expired_events_are_reported_as_missing() {
         settings.max_bytes = Some(64 << 10);
     })
     .await;
-    system
-        .worker(Pieces { count: 1500 }, |settings| {
-            settings.flush.interval = Duration::ZERO
-        })
-        .await;
+    system.pieces(1500).await;
     let job = system.submit("old", Value::Null).await;
     let state = system.ended(&job).await;
     let edge = system.edge().await;

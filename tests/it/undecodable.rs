@@ -41,8 +41,7 @@ async fn a_running_job_continues_after_undecodable_messages(broker: &Broker) {
     let system = System::on(broker).await;
     system.wordy().await;
     let edge = system.edge().await;
-    let (mut client, mut seen) = (edge.client().await, Seen::of("runs"));
-    client.watch(&seen).await;
+    let (mut client, mut seen) = edge.watch("runs").await;
     let input = words(200, 40, 1);
     let job = system.submit("runs", input.clone()).await;
     for count in [1, 2, PAGE + 6] {
@@ -84,8 +83,7 @@ async fn orphaned_jobs_are_recovered_after_undecodable_messages(broker: &Broker)
     assert_eq!((state.status, state.truncated), (Status::Running, false));
     // A feed that starts here finds only undecodable messages at the end.
     let edge = system.edge().await;
-    let (mut client, mut seen) = (edge.client().await, Seen::of("orphan"));
-    client.watch(&seen).await;
+    let (mut client, mut seen) = edge.watch("orphan").await;
     let requested = system.queue.cancel(&job, None).await.unwrap();
     assert_eq!(requested, CancelOutcome::Requested(state.seq.successor()));
     spoil(&system, &job, 1).await;

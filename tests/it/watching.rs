@@ -45,10 +45,10 @@ async fn a_client_that_drops_fifty_times_gets_the_exact_text(broker: &Broker, en
             .await;
         for _ in 0..frames {
             if !seen.ended {
-                take(&mut clients[0], &mut seen).await;
+                seen.step(&mut clients[0]).await;
             }
             if !by_number.ended {
-                take(&mut clients[1], &mut by_number).await;
+                by_number.step(&mut clients[1]).await;
             }
         }
     }
@@ -61,13 +61,6 @@ async fn a_client_that_drops_fifty_times_gets_the_exact_text(broker: &Broker, en
         assert_eq!(seen.text(), text(&input));
     }
     system.end().await;
-}
-
-async fn take(client: &mut Client, seen: &mut Seen) {
-    match client.next().await {
-        Frame::Json(frame) => seen.take(&frame),
-        gone @ (Frame::Closed(_) | Frame::Cut) => panic!("{gone:?}"),
-    }
 }
 
 async fn a_late_watcher_gets_the_same_events_as_an_early_one(broker: &Broker, encoding: Encoding) {
@@ -92,8 +85,7 @@ async fn a_late_watcher_gets_the_same_events_as_an_early_one(broker: &Broker, en
 async fn a_watch_can_start_before_its_job(broker: &Broker) {
     let system = System::on(broker).await;
     let edge = system.edge().await;
-    let (mut client, mut seen) = (edge.client().await, Seen::of("early"));
-    client.watch(&seen).await;
+    let (mut client, mut seen) = edge.watch("early").await;
     let watching = client.op().await;
     assert_eq!(watching, json!({"op": "watching", "job": "early"}));
     assert_eq!(client.op().await, json!({"op": "live", "job": "early"}));
@@ -113,8 +105,7 @@ async fn a_late_watcher_gets_the_whole_job(broker: &Broker) {
     let job = system.submit("over", input.clone()).await;
     let state = system.ended(&job).await;
     let edge = system.edge().await;
-    let (mut client, mut seen) = (edge.client().await, Seen::of("over"));
-    client.watch(&seen).await;
+    let (mut client, mut seen) = edge.watch("over").await;
     assert_eq!(
         client.op().await,
         json!({"op": "watching", "job": "over", "status": "done"})
@@ -148,11 +139,7 @@ async fn a_cursor_at_the_end_gets_the_end_at_once(broker: &Broker) {
 
 async fn a_job_of_twenty_thousand_chunks_arrives_whole(broker: &Broker) {
     let system = System::on(broker).await;
-    system
-        .worker(Pieces { count: 20_000 }, |settings| {
-            settings.flush.interval = Duration::ZERO
-        })
-        .await;
+    system.pieces(20_000).await;
     let edge = system.edge().await;
     system.submit("long", Value::Null).await;
     let (live, late) = tokio::join!(follow(&edge.addr, "long"), async {

@@ -257,6 +257,14 @@ impl Seen {
         }
     }
 
+    /// Reads the next frame, and records it.
+    pub async fn step(&mut self, client: &mut Client) {
+        match client.next().await {
+            Frame::Json(frame) => self.take(&frame),
+            gone @ (Frame::Closed(_) | Frame::Cut) => panic!("{}: {gone:?}", self.job),
+        }
+    }
+
     /// Reads until the job has ended, or the connection.
     pub async fn follow(&mut self, client: &mut Client) -> Frame {
         loop {

@@ -83,3 +83,10 @@ pub async fn get(addr: &str, path: &str, headers: &str) -> (String, String) {
 pub async fn stats(addr: &str, path: &str) -> Value {
     serde_json::from_str(&get(addr, path, "").await.1).unwrap()
 }
+
+/// Requires that an answer is a problem with this status and code.
+#[track_caller]
+pub fn assert_problem(status: u16, problem: &Value, expected: u16, code: &str) {
+    let found = (status, problem["code"].as_str());
+    assert_eq!(found, (expected, Some(code)), "{problem}");
+}

@@ -36,6 +36,8 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// The longest that one wait of a test may take. Longer than an election.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -58,6 +60,13 @@ pub fn random() -> fastrand::Rng {
     let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap());
     println!("TEST_SEED={seed}");
     fastrand::Rng::with_seed(seed)
+}
+
+/// Requires that less than `limit` has passed since then.
+#[track_caller]
+pub fn assert_within(since: Instant, limit: Duration) {
+    let passed = since.elapsed();
+    assert!(passed < limit, "{passed:?}, not less than {limit:?}");
 }
 
 /// Waits for `what`, or fails with its name.

@@ -15,8 +15,9 @@ use tailwater::worker::{self, Worker};
 use tailwater::{edge, source};
 use tokio_util::sync::CancellationToken;
 
+use super::backends::Pieces;
 use super::broker::Broker;
-use super::client::{Client, Encoding};
+use super::client::{Client, Encoding, Seen};
 use super::{PATIENCE, eventually, within};
 
 /// Streams under a separate prefix, and the tasks that run on them.
@@ -50,6 +51,13 @@ impl Edge {
     /// A client that is connected.
     pub async fn client(&self) -> Client {
         Client::connect(&self.addr).await
+    }
+
+    /// A client that watches a job from its start.
+    pub async fn watch(&self, job: &str) -> (Client, Seen) {
+        let (mut client, seen) = (self.client().await, Seen::of(job));
+        client.watch(&seen).await;
+        (client, seen)
     }
 
     /// A client that is connected and speaks this encoding.
@@ -150,6 +158,14 @@ impl System {
     /// Starts a demo worker that makes each word an event.
     pub async fn wordy(&self) -> CancellationToken {
         self.worker(demo::Demo, |settings| {
+            settings.flush.interval = Duration::ZERO
+        })
+        .await
+    }
+
+    /// Starts a worker whose jobs are numbers, each an event of its own.
+    pub async fn pieces(&self, count: u32) -> CancellationToken {
+        self.worker(Pieces { count }, |settings| {
             settings.flush.interval = Duration::ZERO
         })
         .await
