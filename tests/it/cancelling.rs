@@ -6,7 +6,6 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::assert_within;
 use crate::support::broker::Broker;
-use crate::support::client::Seen;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
 

@@ -5,7 +5,7 @@ use tailwater::wire::{JobId, Status};
 use tokio::time::Duration;
 
 use crate::support::broker::Broker;
-use crate::support::client::{Seen, follow};
+use crate::support::client::follow;
 use crate::support::http::http;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};

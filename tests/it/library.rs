@@ -6,7 +6,7 @@ use tailwater::process_group::Signal;
 use tempfile::TempDir;
 
 use crate::support::broker::Broker;
-use crate::support::client::{Client, Frame, Seen, follow};
+use crate::support::client::{Client, Seen, follow};
 use crate::support::eventually;
 use crate::support::process::{Process, run};
 use crate::support::up::up;

@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -8,9 +6,8 @@ use tailwater::source::{EventSource as _, Replay as _, Replica, Span};
 use tailwater::wire::{JobId, Seq};
 use tokio::task::yield_now;
 
-use crate::support::backends::Pieces;
 use crate::support::broker::Broker;
-use crate::support::client::{Frame, Seen};
+use crate::support::client::Seen;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
 use crate::support::within;

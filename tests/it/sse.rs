@@ -3,7 +3,6 @@ use serde_json::{Value, json};
 use tailwater::process_group::Signal;
 use tokio::time::Duration;
 
-use crate::support::backends::Pieces;
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
 use crate::support::http::{assert_problem, http};

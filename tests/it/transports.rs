@@ -6,7 +6,7 @@ use tailwater::backend::{Backend, Failure, Finish, Job, Output, Retry};
 use tailwater::wire::Submission;
 use tokio::time::sleep;
 
-use crate::support::backends::{Flaky, Pieces};
+use crate::support::backends::Flaky;
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Frame, Seen};
 use crate::support::http::stats;

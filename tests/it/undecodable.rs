@@ -8,7 +8,7 @@ use tailwater::wire::{JobId, Status};
 use tailwater::worker::WorkerSettings;
 
 use crate::support::broker::Broker;
-use crate::support::client::{Seen, follow};
+use crate::support::client::follow;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
 

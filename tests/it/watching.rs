@@ -1,9 +1,7 @@
 use serde_json::{Value, json};
-use tokio::time::Duration;
 
-use crate::support::backends::Pieces;
 use crate::support::broker::Broker;
-use crate::support::client::{Client, Encoding, Frame, Seen, follow, follow_in};
+use crate::support::client::{Encoding, Frame, Seen, follow, follow_in};
 use crate::support::random;
 use crate::support::scenarios::{in_both_encodings, on_one_and_three};
 use crate::support::system::{System, text, words};
