@@ -423,7 +423,7 @@ mod tests {
     }
 
     /// A stream that begins with the first event, its `hello` already taken.
-    async fn open(memory: &MemoryLogLog, stop: &CancellationToken) -> BoxStream<'static, String> {
+    async fn open(memory: &MemoryLog, stop: &CancellationToken) -> BoxStream<'static, String> {
         let hub = Hub::new(memory.clone(), Tasks::default());
         let session = Session::open(&hub, &job(), Start::After(Seq(0)))
             .await
