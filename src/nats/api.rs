@@ -96,12 +96,12 @@ impl From<ApiError> for NatsError {
 }
 
 /// An answer of JetStream's API.
-enum Answer<T> {
+enum ApiAnswer<T> {
     Error(ApiError),
     Value(T),
 }
 
-impl<T: DeserializeOwned> Answer<T> {
+impl<T: DeserializeOwned> ApiAnswer<T> {
     /// Reads the answer twice, for the error first: an untagged enum would copy all of it into a
     /// tree.
     fn parse(payload: &[u8]) -> Result<Self, serde_json::Error> {
@@ -123,9 +123,9 @@ pub(super) async fn call<T: DeserializeOwned>(
     body: impl Into<Bytes>,
 ) -> Result<T, NatsError> {
     let message = self::request(client, names::api(request), None, body.into()).await?;
-    match Answer::parse(&message.payload) {
-        Ok(Answer::Value(value)) => Ok(value),
-        Ok(Answer::Error(error)) => Err(error.into()),
+    match ApiAnswer::parse(&message.payload) {
+        Ok(ApiAnswer::Value(value)) => Ok(value),
+        Ok(ApiAnswer::Error(error)) => Err(error.into()),
         Err(error) => Err(Unavailable(format!("an answer that cannot be read: {error}")).into()),
     }
 }

@@ -6,7 +6,7 @@ use tracing::debug;
 
 use super::queue::Queue;
 use super::tip::Tip;
-use super::writer::{AppendError, LogWriter};
+use super::writer::{AppendError, EventWriter};
 use crate::config::{CANCEL_WAIT, RETRY_FIRST};
 use crate::source::Unavailable;
 use crate::wire::{Body, EventType, JobId, Seq, Status};
@@ -73,7 +73,7 @@ impl Queue {
             // Submitted, and its first event is still in flight: the log begins the same way
             // whichever process writes it. An input that no log can hold, from a foreign publisher,
             // does not keep its job from being cancelled.
-            let mut writer = LogWriter::new(self.log.clone(), job.clone(), 0, None);
+            let mut writer = EventWriter::new(self.log.clone(), job.clone(), 0, None);
             let mut queued = writer.append(submission.queued()).await;
             if let Err(AppendError::Unwritable(_)) = queued {
                 queued = writer.append(submission.queued_without_input()).await;
@@ -83,7 +83,7 @@ impl Queue {
         if last.event_type.is_end() {
             return Ok(Some(CancelOutcome::Ended));
         }
-        let mut writer = LogWriter::new(self.log.clone(), job.clone(), last.attempt, Some(&last));
+        let mut writer = EventWriter::new(self.log.clone(), job.clone(), last.attempt, Some(&last));
         let asked_before = last.event_type == EventType::CancelRequested;
         if !asked_before && !written(writer.append(Body::CancelRequested { by }).await)? {
             return Ok(None);

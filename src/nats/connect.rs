@@ -222,7 +222,8 @@ async fn open(
     let mut wait = waits.next_pause();
     loop {
         let begun = Instant::now();
-        let (connected, away) = (Arc::clone(&connected), Arc::clone(&was_away));
+        let connected = Arc::clone(&connected);
+        let was_down = Arc::clone(&was_away);
         let settings = secured
             .clone()
             .name(format!("{} {role}", options.name))
@@ -237,7 +238,7 @@ async fn open(
                 note(&event);
                 if matches!(event, Event::Connected) {
                     // A connection that is made again was down meanwhile.
-                    connected(away.swap(true, Ordering::Relaxed));
+                    connected(was_down.swap(true, Ordering::Relaxed));
                 }
                 std::future::ready(())
             });
@@ -265,7 +266,8 @@ async fn open(
 /// The error of a connection that would fail the same way every time: for the credentials, the
 /// certificates, or what the servers are set to. `None` when another attempt may succeed.
 fn final_error(error: &ConnectError, url: &str) -> Option<NatsError> {
-    let (url, reason) = (redacted(url), error.to_string());
+    let url = redacted(url);
+    let reason = error.to_string();
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
             Some(NatsError::Unauthorized { url, reason })

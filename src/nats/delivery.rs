@@ -61,7 +61,6 @@ impl Delivery {
                     ),
                     Err(_) => (SystemTime::now(), 1),
                 };
-                let (job, submission) = (queued.job().clone(), queued.into_submission());
                 let ack_handle = Mutex::new(AckHandle {
                     reply,
                     lease: Lease::new(ack_wait),
@@ -69,8 +68,8 @@ impl Delivery {
                 Some(Self {
                     nats,
                     ack_handle,
-                    job,
-                    submission,
+                    job: queued.job().clone(),
+                    submission: queued.into_submission(),
                     submitted,
                     deliveries,
                 })
@@ -97,7 +96,8 @@ impl Delivery {
         if !self.nats.works() {
             return;
         }
-        let (sent, reply) = (Instant::now(), self.reply());
+        let sent = Instant::now();
+        let reply = self.reply();
         match self.answer(reply.clone(), AckKind::Progress).await {
             Ok(()) => {
                 let mut ack_handle = self.ack_handle();

@@ -2,7 +2,7 @@
 //! with it. It reads no page.
 
 use super::Reader;
-use super::log::LogMessage;
+use super::log::FoundMessage;
 use crate::config::{LOCATE_NEAR, LOCATE_READS, PAGE};
 use crate::source::{Chain, Span, Unavailable};
 use crate::wire::{JobId, Seq, Stored, StreamSeq};
@@ -65,7 +65,7 @@ impl Reader {
         let mut from = stream_seq;
         for _ in 0..PAGE {
             match self.log.next_of_any(job, from).await? {
-                Some(LogMessage {
+                Some(FoundMessage {
                     stream_seq,
                     event: None,
                 }) => from = stream_seq + 1,

@@ -30,7 +30,7 @@ pub struct Log {
 }
 
 /// A message of a job's log.
-pub(super) struct LogMessage {
+pub(super) struct FoundMessage {
     pub(super) stream_seq: StreamSeq,
     /// `None` when it does not have the form of an event. Whether it has the right number is not
     /// known.
@@ -133,7 +133,7 @@ impl Log {
         for _ in 0..UNDECODABLE_MAX {
             let get = GetMessage::next_of(&subject, from);
             match self.ask_leader(job, &get).await? {
-                Some(LogMessage {
+                Some(FoundMessage {
                     stream_seq,
                     event: None,
                 }) => from = stream_seq + 1,
@@ -152,7 +152,7 @@ impl Log {
         let request = format!("DIRECT.GET.{}.{}", self.stream(job), self.subject(job));
         match self.direct(client, job, &request, Bytes::new()).await? {
             None => Ok(None),
-            Some(LogMessage {
+            Some(FoundMessage {
                 event: Some(event), ..
             }) if self.is_proven(job, &event).await? => Ok(Some(event)),
             Some(_) => self.last(job).await,
@@ -164,7 +164,7 @@ impl Log {
         &self,
         job: &JobId,
         stream_seq: StreamSeq,
-    ) -> Result<Option<LogMessage>, Unavailable> {
+    ) -> Result<Option<FoundMessage>, Unavailable> {
         let request = format!("DIRECT.GET.{}", self.stream(job));
         let body = GetMessage::next_of(&self.subject(job), stream_seq).body();
         self.direct(&self.nats.replay, job, &request, body).await
@@ -240,7 +240,7 @@ impl Log {
         &self,
         job: &JobId,
         get: &GetMessage<'_>,
-    ) -> Result<Option<LogMessage>, Unavailable> {
+    ) -> Result<Option<FoundMessage>, Unavailable> {
         let message = ask_leader(&self.nats.work, &self.stream(job), get).await?;
         Ok(message.map(|message| self.read(job, &message)))
     }
@@ -251,13 +251,13 @@ impl Log {
         job: &JobId,
         request: &str,
         body: Bytes,
-    ) -> Result<Option<LogMessage>, Unavailable> {
+    ) -> Result<Option<FoundMessage>, Unavailable> {
         let answer = api::request(client, names::api(request), None, body).await?;
         match answer.status {
             None => {
                 let stream_seq = number(&answer, names::SEQUENCE)
                     .ok_or_else(|| Unavailable("a message without a sequence".into()))?;
-                Ok(Some(LogMessage {
+                Ok(Some(FoundMessage {
                     stream_seq,
                     event: self.stored(job, &answer),
                 }))
@@ -303,9 +303,9 @@ impl Log {
             .ok()
     }
 
-    fn read(&self, job: &JobId, message: &LeaderMessage) -> LogMessage {
+    fn read(&self, job: &JobId, message: &LeaderMessage) -> FoundMessage {
         let stream_seq = message.stream_seq;
-        LogMessage {
+        FoundMessage {
             stream_seq,
             event: self.decode(job, stream_seq, &message.payload, message.prev),
         }

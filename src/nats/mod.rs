@@ -58,7 +58,7 @@ pub use setup::StreamSettings;
 pub use submit_signals::LiveSubmitSignals;
 pub use tip::Tip;
 pub use usage::{QueueUsage, UsageCache};
-pub use writer::{AppendError, LogWriter, Unwritable};
+pub use writer::{AppendError, EventWriter, Unwritable};
 
 /// The most that modules of the client library may log, whatever filter is set. Beyond it they log
 /// whole messages, with jobs' inputs, output and callback addresses, and servers' addresses with

@@ -8,7 +8,7 @@ use super::names;
 use super::publish::{Published, publish};
 use super::queued::{QueuedJob, stored_len};
 use super::quorum::Of;
-use super::writer::{AppendError, LogWriter};
+use super::writer::{AppendError, EventWriter};
 use crate::source::Unavailable;
 use crate::wire::{EventType, JobId, Kind, Submission};
 
@@ -94,7 +94,7 @@ impl Queue {
             Published::Never(reason) => return Err(Unavailable(reason)),
             Published::Rejected(error) | Published::Unknown(error) => return Err(error),
         }
-        let mut writer = LogWriter::new(self.log.clone(), job.clone(), 0, None);
+        let mut writer = EventWriter::new(self.log.clone(), job.clone(), 0, None);
         match writer.append(submission.queued()).await {
             Ok(()) | Err(AppendError::Superseded | AppendError::CancelRequested) => {}
             // The job is in the queue, so it will run: its worker begins the log.

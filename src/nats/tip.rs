@@ -4,7 +4,7 @@
 use tokio::time::{Instant, sleep};
 
 use super::batch::batch;
-use super::log::{Log, LogMessage, too_many_undecodable};
+use super::log::{FoundMessage, Log, too_many_undecodable};
 use super::message::{GetMessage, number};
 use super::names;
 use super::quorum::Of;
@@ -68,7 +68,7 @@ impl Log {
         let subject = self.subject(job);
         loop {
             let last = self.ask_leader(job, &GetMessage::last_of(&subject)).await?;
-            let Some(LogMessage {
+            let Some(FoundMessage {
                 stream_seq: fence,
                 event,
             }) = last

@@ -17,7 +17,7 @@ use crate::wire::{Body, Event, EventType, JobId, Seq, Stored, StreamSeq, Unfit};
 
 /// Writes one job's log for one attempt.
 #[derive(Debug)]
-pub struct LogWriter {
+pub struct EventWriter {
     log: Log,
     job: JobId,
     attempt: u32,
@@ -64,7 +64,7 @@ pub enum Unwritable {
     Undecodable,
 }
 
-impl LogWriter {
+impl EventWriter {
     /// A writer that continues after `last`, the log's last event, for this attempt.
     pub fn new(log: Log, job: JobId, attempt: u32, last: Option<&Stored>) -> Self {
         let (seq, stream_seq) = last.map_or((Seq(0), 0), |last| (last.seq, last.stream_seq));

@@ -16,7 +16,7 @@ use super::batch::{Flush, OutputBatch};
 use super::outcome::AttemptOutcome;
 use super::report::Report;
 use crate::backend::{Failure, Finish, Piece};
-use crate::nats::{AppendError, LogWriter, Unwritable};
+use crate::nats::{AppendError, EventWriter, Unwritable};
 use crate::source::Unavailable;
 use crate::wire::{Body, FailureCode, Limits};
 
@@ -68,7 +68,7 @@ impl Deadlines {
 /// One attempt, from its `job:started` to its end.
 pub(super) struct Attempt {
     /// The writer, while no request is in flight.
-    idle: Option<LogWriter>,
+    idle: Option<EventWriter>,
     /// The one append or check that is in flight, which gives the writer back.
     busy: Option<InFlightWrite>,
     /// Whether it is an append.
@@ -89,7 +89,7 @@ pub(super) struct Attempt {
 }
 
 /// An append or a check; `true` when an event was appended.
-type InFlightWrite = Pin<Box<dyn Future<Output = (LogWriter, Result<bool, AppendError>)> + Send>>;
+type InFlightWrite = Pin<Box<dyn Future<Output = (EventWriter, Result<bool, AppendError>)> + Send>>;
 
 /// Why an attempt stopped publishing, when the log did not refuse an event.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ enum AttemptEvent {
 
 impl Attempt {
     pub(super) fn new(
-        writer: LogWriter,
+        writer: EventWriter,
         flush: Flush,
         pieces: mpsc::Receiver<Piece>,
         look: Arc<Notify>,
@@ -302,9 +302,9 @@ impl Attempt {
             let report = Report::of(&body);
             match writer.append(body).await {
                 Ok(()) => {
-                    let (job, seq) = (writer.job(), writer.seq().0);
+                    let job = writer.job();
                     report.into_iter().for_each(|report| report.log(job));
-                    info!(%job, seq, ?outcome, "the attempt is over");
+                    info!(%job, seq = writer.seq().0, ?outcome, "the attempt is over");
                     return Ok(outcome);
                 }
                 Err(error) => last = Err(error),
@@ -329,9 +329,9 @@ fn bad_output(error: &Unwritable) -> Body {
 
 /// Appends one event; its room is free again when it is stored.
 async fn append(
-    mut writer: LogWriter,
+    mut writer: EventWriter,
     event: Option<(Body, OwnedSemaphorePermit)>,
-) -> (LogWriter, Result<bool, AppendError>) {
+) -> (EventWriter, Result<bool, AppendError>) {
     let Some((body, _room)) = event else {
         return (writer, Ok(false));
     };
@@ -340,7 +340,7 @@ async fn append(
 }
 
 /// Checks whether another process wrote.
-async fn check(mut writer: LogWriter) -> (LogWriter, Result<bool, AppendError>) {
+async fn check(mut writer: EventWriter) -> (EventWriter, Result<bool, AppendError>) {
     let outcome = writer.check().await;
     (writer, outcome.map(|()| false))
 }

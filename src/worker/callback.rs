@@ -31,7 +31,8 @@ pub(super) async fn request(
         return Ok(());
     };
     let Ok(end) = last.event() else { return Ok(()) };
-    let (id, kind) = (id_for(&delivery.job)?, reserved_kind());
+    let id = id_for(&delivery.job)?;
+    let kind = reserved_kind();
     let reason = match usage_cache.of(queue, &kind).await? {
         None => "no worker has ever served the kind callback",
         Some(usage) => {
@@ -164,10 +165,9 @@ mod tests {
         };
         let kind = "k".parse().unwrap();
         let said = |body| input("http://h/", &kind, &without_details(of(body)))["data"].clone();
-        let (usage, finish_reason) = (Some(json!(vec![0.5; 100_000])), Some("r".repeat(1 << 20)));
         let done = said(Body::Done {
-            usage,
-            finish_reason,
+            usage: Some(json!(vec![0.5; 100_000])),
+            finish_reason: Some("r".repeat(1 << 20)),
         });
         assert_eq!(
             (&done["status"], &done["usage"]),

@@ -13,7 +13,7 @@ use super::report::Report;
 use super::runner::Runner;
 use crate::backend::{self, Backend};
 use crate::config::{APPEND_WAIT, DELIVERIES_MAX, RETRY_AFTER_MAX};
-use crate::nats::{AppendError, Control, Delivery, LogWriter, Tip, Unwritable};
+use crate::nats::{AppendError, Control, Delivery, EventWriter, Tip, Unwritable};
 use crate::source::Unavailable;
 use crate::source::fold;
 use crate::wire::{Body, Event, EventType, JobId, JobState, Limits, Stored, StreamSeq};
@@ -30,7 +30,7 @@ pub(super) enum Claimed {
 /// A job that this worker owns.
 #[derive(Debug)]
 pub(super) struct OwnedJob {
-    pub(super) writer: LogWriter,
+    pub(super) writer: EventWriter,
     pub(super) attempt: u32,
     /// The output of earlier attempts, when this one continues it.
     pub(super) previous_output: Option<String>,
@@ -60,7 +60,7 @@ impl From<Unavailable> for ClaimError {
 
 /// What a claim keeps between its tries, each of which ends when another process wrote first.
 #[derive(Default)]
-struct Progress {
+struct ClaimProgress {
     /// Where the log ended at the last look.
     seen: Option<StreamSeq>,
     /// The attempt that this claim counted for earlier deliveries.
@@ -98,7 +98,7 @@ impl<B: Backend> Runner<B> {
     /// every publish of an earlier owner is refused.
     async fn try_claim(&self, delivery: &Delivery) -> Result<Claimed, ClaimError> {
         let job = &delivery.job;
-        let mut progress = Progress::default();
+        let mut progress = ClaimProgress::default();
         loop {
             let Tip::At { last, .. } = self.log.tip(job).await? else {
                 return Err(ClaimError::Unwritable {
@@ -110,7 +110,7 @@ impl<B: Backend> Runner<B> {
                 // The submitter has not written it yet. The log begins the same way whichever
                 // process writes it. An input that does not fit is not from an edge: another
                 // publisher put it there.
-                let mut writer = LogWriter::new(self.log.clone(), job.clone(), 0, None);
+                let mut writer = EventWriter::new(self.log.clone(), job.clone(), 0, None);
                 is_appended(writer.append(delivery.submission.queued()).await, 0)?;
                 continue;
             };
@@ -163,7 +163,7 @@ impl<B: Backend> Runner<B> {
         &self,
         delivery: &Delivery,
         last: &Stored,
-        progress: &mut Progress,
+        progress: &mut ClaimProgress,
     ) -> Result<Option<Claimed>, ClaimError> {
         let job = &delivery.job;
         let remaining = self.time_remaining(delivery);
@@ -179,7 +179,7 @@ impl<B: Backend> Runner<B> {
         };
         let is_end = !matches!(body, Body::Started { .. });
         let report = Report::of(&body);
-        let mut writer = LogWriter::new(self.log.clone(), job.clone(), attempt, Some(last));
+        let mut writer = EventWriter::new(self.log.clone(), job.clone(), attempt, Some(last));
         if !is_appended(writer.append(body).await, last.attempt)? {
             progress.control = Some(control);
             return Ok(None);
@@ -283,10 +283,9 @@ impl<B: Backend> Runner<B> {
         let previous_output = past
             .filter(|past| continues && !past.truncated && !past.output.is_empty())
             .map(|past| past.output);
-        let (kind, worker) = (self.settings.kind.clone(), self.settings.name.clone());
         let body = Body::Started {
-            kind,
-            worker,
+            kind: self.settings.kind.clone(),
+            worker: self.settings.name.clone(),
             continues: previous_output.is_some(),
         };
         Ok(NextEvent {

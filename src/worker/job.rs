@@ -103,13 +103,12 @@ impl<B: Backend> Runner<B> {
             submission,
             ..
         } = held.delivery();
-        let (kind, input) = (submission.kind.clone(), submission.input.clone());
-        info!(job = %id, %kind, attempt, continues = previous_output.is_some(), "started");
-        let (look, deadlines) = (Arc::new(Notify::new()), Deadlines::new(limits, remaining));
+        info!(job = %id, kind = %submission.kind, attempt, continues = previous_output.is_some(), "started");
+        let look = Arc::new(Notify::new());
         let job = Job {
             id: id.clone(),
-            kind,
-            input,
+            kind: submission.kind.clone(),
+            input: submission.input.clone(),
             attempt,
             previous_output,
             stop: CancellationToken::new(),
@@ -120,7 +119,7 @@ impl<B: Backend> Runner<B> {
             self.settings.flush,
             pieces,
             Arc::clone(&look),
-            deadlines,
+            Deadlines::new(limits, remaining),
             self.keep_every * 2,
         );
         tokio::select! {
@@ -138,7 +137,9 @@ impl<B: Backend> Runner<B> {
         broken: Option<Failure>,
         hand_back: &CancellationToken,
     ) -> Result<AttemptOutcome, Unavailable> {
-        let (id, attempt, stop) = (job.id.clone(), job.attempt, job.stop.clone());
+        let id = job.id.clone();
+        let attempt = job.attempt;
+        let stop = job.stop.clone();
         let mut running = std::pin::pin!(self.start(job, out, broken));
         let reason = run.publish(running.as_mut(), hand_back).await;
         let is_done = run.is_backend_done();
@@ -184,7 +185,8 @@ impl<B: Backend> Runner<B> {
         out: Output,
         broken: Option<Failure>,
     ) -> impl Future<Output = Result<Finish, Failure>> + Send + use<B> {
-        let (id, backend) = (job.id.clone(), Arc::clone(&self.backend));
+        let id = job.id.clone();
+        let backend = Arc::clone(&self.backend);
         let of = id.clone();
         let work = self.threads.spawn(async move {
             let run = async {

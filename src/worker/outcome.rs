@@ -27,9 +27,10 @@ pub(super) enum AttemptOutcome {
 impl AttemptOutcome {
     /// The outcome of an attempt whose last event this is.
     pub(super) fn after(last: &Body) -> Self {
-        match last {
-            Body::Retrying { delay_ms, .. } => Self::Unfinished(Duration::from_millis(*delay_ms)),
-            _ => Self::Ended,
+        if let Body::Retrying { delay_ms, .. } = last {
+            Self::Unfinished(Duration::from_millis(*delay_ms))
+        } else {
+            Self::Ended
         }
     }
 }

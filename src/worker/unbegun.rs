@@ -11,7 +11,7 @@ use super::runner::Runner;
 use crate::backend::{Backend, Retry};
 use crate::backoff::Backoff;
 use crate::config::{CLAIM_PAUSE_MAX, ENDINGS_MAX};
-use crate::nats::{AppendError, Delivery, LogWriter, Tip, Unwritable};
+use crate::nats::{AppendError, Delivery, EventWriter, Tip, Unwritable};
 use crate::source::Unavailable;
 use crate::wire::{Body, EventType, Failure, FailureCode, Stored};
 
@@ -37,7 +37,7 @@ impl<B: Backend> Runner<B> {
             message: format!("{uncounted} deliveries of the job did not begin an attempt"),
             delay_ms: 0,
         };
-        let mut writer = LogWriter::new(self.log.clone(), last.job.clone(), attempt, Some(last));
+        let mut writer = EventWriter::new(self.log.clone(), last.job.clone(), attempt, Some(last));
         let counted = is_appended(writer.append(body).await, last.attempt)?;
         Ok(counted.then_some(attempt))
     }
@@ -89,7 +89,8 @@ impl<B: Backend> Runner<B> {
                 Some(last) if last.event_type == EventType::CancelRequested => Body::Cancelled {},
                 Some(_) => Body::Failed(failure.clone()),
             };
-            let mut writer = LogWriter::new(self.log.clone(), job.clone(), attempt, last.as_ref());
+            let mut writer =
+                EventWriter::new(self.log.clone(), job.clone(), attempt, last.as_ref());
             match writer.append(body).await {
                 Ok(()) | Err(AppendError::Superseded | AppendError::CancelRequested) => {}
                 Err(AppendError::Unavailable(error)) => return Err(error),

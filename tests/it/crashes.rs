@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
-use tailwater::nats::{AppendError, Log, LogWriter, Nats, Queue};
+use tailwater::nats::{AppendError, EventWriter, Log, Nats, Queue};
 use tailwater::process_group::Signal;
 use tailwater::wire::{Body, EventType, JobId, Submission};
 use tailwater::worker::{Worker, WorkerSettings};
@@ -75,7 +75,7 @@ async fn the_broker_fences_a_worker_that_was_frozen(broker: &Broker) {
     system
         .last_event("a second attempt", &job, |last| last.attempt == 2)
         .await;
-    let mut zombie = LogWriter::new(system.log.clone(), job.clone(), 1, Some(&before));
+    let mut zombie = EventWriter::new(system.log.clone(), job.clone(), 1, Some(&before));
     let chunk = Body::Chunk {
         text: "zombie".into(),
         channel: Default::default(),
@@ -266,7 +266,7 @@ async fn an_ended_job_without_an_ack_is_not_run_again() {
     // The state that a worker leaves when it dies between the end event and the ack.
     let job = system.submit("acked", json!(null)).await;
     let last = system.log.last(&job).await.unwrap().unwrap();
-    let mut writer = LogWriter::new(system.log.clone(), job.clone(), 1, Some(&last));
+    let mut writer = EventWriter::new(system.log.clone(), job.clone(), 1, Some(&last));
     writer
         .append(Body::Done {
             usage: None,

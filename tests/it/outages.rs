@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::config::OUTPUT_BUFFER_MAX;
-use tailwater::nats::{LogWriter, Nats};
+use tailwater::nats::{EventWriter, Nats};
 use tailwater::process_group::Signal;
 use tailwater::runtime::Tasks;
 use tailwater::wire::{Body, JobId, Limits, Status, Submission};
@@ -352,7 +352,8 @@ async fn a_worker_answers_only_for_jobs_it_owns() {
         system.reaches(job.as_str(), 4).await;
         loop {
             let last = system.log.last(&job).await.unwrap().unwrap();
-            let mut writer = LogWriter::new(system.log.clone(), job.clone(), attempt, Some(&last));
+            let mut writer =
+                EventWriter::new(system.log.clone(), job.clone(), attempt, Some(&last));
             if writer.append(body.clone()).await.is_ok() {
                 break;
             }

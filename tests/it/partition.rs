@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, join4};
 use serde_json::{Value, json};
-use tailwater::nats::{Log, LogWriter, Nats, Options, Tip};
+use tailwater::nats::{EventWriter, Log, Nats, Options, Tip};
 use tailwater::process_group::Signal;
 use tailwater::wire::{Body, JobId, Seq};
 use tokio::time::{Instant, sleep, timeout};
@@ -333,7 +333,7 @@ async fn move_worker_to_an_old_leader(
             .then_some(())
     })
     .await;
-    let mut writer = LogWriter::new(log.clone(), job.clone(), 1, Some(&queued));
+    let mut writer = EventWriter::new(log.clone(), job.clone(), 1, Some(&queued));
     let (kind, worker) = ("demo".parse().unwrap(), "w".into());
     writer
         .append(Body::Started {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::backend::webhook::Webhook;
 use tailwater::edge::EdgeSettings;
-use tailwater::nats::LogWriter;
+use tailwater::nats::EventWriter;
 use tailwater::process_group::Signal;
 use tailwater::wire::{Body, EventType, JobId, Limits, Status, Submission};
 use tempfile::TempDir;
@@ -295,7 +295,7 @@ async fn a_retry_delay_outlives_its_worker(broker: &Broker) {
     let system = System::on(broker).await;
     let job = system.submit("delayed", json!("words")).await;
     let last = system.log.last(&job).await.unwrap().unwrap();
-    let mut writer = LogWriter::new(system.log.clone(), job.clone(), 1, Some(&last));
+    let mut writer = EventWriter::new(system.log.clone(), job.clone(), 1, Some(&last));
     let retrying = Body::Retrying {
         code: "c".into(),
         message: "m".into(),

@@ -1,5 +1,5 @@
 use futures_util::future::join_all;
-use tailwater::nats::LogWriter;
+use tailwater::nats::EventWriter;
 use tailwater::wire::{Body, Channel};
 
 use crate::support::broker::Broker;
@@ -58,7 +58,7 @@ async fn watchers_start_over_after_a_restored_store() {
 async fn append(system: &System, job: &str, words: &[&str]) {
     let job = job.parse().unwrap();
     let last = eventually("the log", || async { system.log.last(&job).await.ok() }).await;
-    let mut writer = LogWriter::new(system.log.clone(), job, 1, last.as_ref());
+    let mut writer = EventWriter::new(system.log.clone(), job, 1, last.as_ref());
     for word in words {
         let chunk = Body::Chunk {
             text: (*word).into(),
@@ -71,7 +71,7 @@ async fn append(system: &System, job: &str, words: &[&str]) {
 async fn end(system: &System, job: &str) {
     let job = job.parse().unwrap();
     let last = system.log.last(&job).await.unwrap();
-    let mut writer = LogWriter::new(system.log.clone(), job, 1, last.as_ref());
+    let mut writer = EventWriter::new(system.log.clone(), job, 1, last.as_ref());
     writer
         .append(Body::Done {
             usage: None,

@@ -4,7 +4,7 @@ use futures_util::future::{Either, select};
 use serde_json::Value;
 use tailwater::backend::demo::Demo;
 use tailwater::config::DELIVERIES_MAX;
-use tailwater::nats::{Claim, Delivery, LogWriter, Nats};
+use tailwater::nats::{Claim, Delivery, EventWriter, Nats};
 use tailwater::process_group::Signal;
 use tailwater::wire::{Body, JobId, Kind, Limits, Status, Submission};
 use tokio::time::{Instant, sleep, timeout};
@@ -42,7 +42,7 @@ async fn next(claim: &mut Claim) -> Delivery {
 /// Writes the failure of an attempt, as a worker would that dies right after it.
 async fn fail_once(system: &System, job: &JobId, delay: Duration) {
     let last = system.log.last(job).await.unwrap().unwrap();
-    let mut writer = LogWriter::new(system.log.clone(), job.clone(), 1, Some(&last));
+    let mut writer = EventWriter::new(system.log.clone(), job.clone(), 1, Some(&last));
     let kind = "demo".parse().unwrap();
     writer
         .append(Body::Started {
