@@ -20,6 +20,8 @@ const USUAL_PORT: u16 = 4222;
 pub(super) struct Broker {
     child: Child,
     url: String,
+    /// The server's process id; that of `child` is its guard's.
+    pid: Option<u32>,
     /// Whether another program uses the usual port.
     displaced: bool,
     log: PathBuf,
@@ -53,6 +55,11 @@ impl Broker {
     /// Its address.
     pub(super) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Its process id.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.pid
     }
 
     /// A notice for the user if the server is not where other commands expect it.
@@ -115,6 +122,7 @@ impl Broker {
         Ok(Self {
             child,
             url: String::new(),
+            pid: None,
             displaced: port.is_none(),
             log,
             _lock: lock,
@@ -125,8 +133,9 @@ impl Broker {
     async fn wait_for_ports(&mut self, dir: &Path) -> anyhow::Result<()> {
         let deadline = Instant::now() + SERVER_START_WAIT;
         loop {
-            if let Some(url) = read_ports(&ports_dir(dir)) {
+            if let Some((url, pid)) = read_ports(&ports_dir(dir)) {
                 self.url = url;
+                self.pid = pid;
                 return Ok(());
             }
             if self.child.try_wait()?.is_some() {
@@ -143,17 +152,34 @@ impl Broker {
     }
 }
 
+/// A command that fails while the server runs leaves none behind.
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Some(pid) = self.child.id() {
+            let _ = kill_group(pid, Signal::KILL);
+        }
+    }
+}
+
 fn ports_dir(dir: &Path) -> PathBuf {
     dir.join("ports")
 }
 
-fn read_ports(dir: &Path) -> Option<String> {
+/// Where the server listens and its process id, which is in the file's name: `nats-server_<pid>.ports`.
+fn read_ports(dir: &Path) -> Option<(String, Option<u32>)> {
     let file = fs::read_dir(dir)
         .ok()?
         .flatten()
         .find(|file| file.path().extension().is_some_and(|end| end == "ports"))?;
     let ports: serde_json::Value = serde_json::from_slice(&fs::read(file.path()).ok()?).ok()?;
-    Some(ports["nats"][0].as_str()?.to_owned())
+    let name = file.file_name().into_string().ok()?;
+    let pid = name
+        .strip_suffix(".ports")?
+        .rsplit_once('_')?
+        .1
+        .parse()
+        .ok();
+    Some((ports["nats"][0].as_str()?.to_owned(), pid))
 }
 
 fn lock(dir: &Path) -> anyhow::Result<File> {

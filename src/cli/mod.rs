@@ -6,6 +6,7 @@
 )]
 
 mod args;
+mod bench;
 mod broker;
 mod cancel;
 mod edge;
@@ -64,6 +65,7 @@ enum Command {
     State(state::StateCommand),
     Jobs(jobs::JobsCommand),
     Cancel(cancel::CancelCommand),
+    Bench(bench::BenchCommand),
     #[command(hide = true)]
     Guard(guard::GuardCommand),
 }
@@ -99,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::State(command) => command.run(),
         Command::Jobs(command) => command.run(),
         Command::Cancel(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Guard(command) => command.run(),
     };
     if let Some(log) = log {

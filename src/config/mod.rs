@@ -3,6 +3,7 @@
 //! clients are in [`wire::limits`](crate::wire::limits).
 
 mod backend;
+mod bench;
 mod broker;
 mod edge;
 mod feed;
@@ -18,6 +19,7 @@ mod socketio;
 mod worker;
 
 pub use backend::*;
+pub use bench::*;
 pub use broker::*;
 pub use edge::*;
 pub use feed::*;

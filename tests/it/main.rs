@@ -12,6 +12,8 @@ mod support;
 mod attempts;
 /// Bad frames, requests and cursors: each gets its own code and affects no other client.
 mod bad_input;
+/// The benchmark: what it counts, and what it leaves behind.
+mod bench;
 /// Backends that block, panic, or keep their output: they affect no other job.
 mod blocking;
 /// Callbacks: signed, sent once, retried after a failure, and only to allowed hosts.

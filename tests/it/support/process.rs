@@ -124,9 +124,14 @@ impl Process {
         kill_process(pid, Signal::KILL).unwrap();
     }
 
+    /// The guard's process, from which all others of the program descend.
+    pub fn guard(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     /// The process of the program; its parent is the guard.
     fn program(&self) -> u32 {
-        let guard = self.child.id().unwrap();
+        let guard = self.guard();
         let children =
             std::fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap();
         children.trim().parse().unwrap()

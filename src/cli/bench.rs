@@ -1,0 +1,121 @@
+//! `tailwater bench`: an open-loop load against running processes, which checks every event and measures
+//! what a delivery costs.
+
+mod frames;
+mod plan;
+mod process;
+mod publisher;
+mod report;
+mod runs;
+mod submitter;
+mod system;
+mod tally;
+mod watcher;
+
+use std::fs;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+
+use self::plan::Plan;
+use self::process::Process;
+use self::report::BenchReport;
+use self::system::{Processes, System};
+use super::args::{NatsArgs, block_on};
+use crate::runtime;
+
+/// Measure what watching costs: jobs whose events are due at fixed times, and clients that check every
+/// event. Starts a NATS server and an edge of its own, unless `--edge` names one that runs.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Examples:\n  tailwater bench --jobs 1 --watchers 1000 --rate 30\n  \
+                       tailwater bench --jobs 1000 --storm 200 --cold\n  \
+                       tailwater bench --watchers 100 --idle --transport sse --json"
+)]
+pub(super) struct BenchCommand {
+    #[command(flatten)]
+    plan: Plan,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Also write one HTML page with plots.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Measure this edge, `HOST:PORT`, on the NATS server of `--nats`, instead of starting both.
+    #[arg(long, value_name = "ADDR", conflicts_with_all = ["cold", "worker", "threads"])]
+    edge: Option<String>,
+    /// The process id of that edge, to measure its CPU time and memory.
+    #[arg(long, value_name = "PID", requires = "edge")]
+    edge_pid: Option<u32>,
+    /// The process id of the NATS server, to measure its CPU time.
+    #[arg(long, value_name = "PID", requires = "edge")]
+    broker_pid: Option<u32>,
+    /// The nats-server program; by default the one on PATH or in `.tools/`.
+    #[arg(long, env = "NATS_SERVER", value_name = "FILE")]
+    nats_server: Option<PathBuf>,
+    #[command(flatten)]
+    nats: NatsArgs,
+}
+
+impl BenchCommand {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        self.plan.check()?;
+        let report = block_on(async {
+            tokio::select! {
+                report = self.measure() => report,
+                signal = runtime::interrupted() => {
+                    signal?;
+                    bail!("interrupted")
+                }
+            }
+        })?;
+        self.show(&report)?;
+        Ok(if report.is_clean() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+
+    async fn measure(&self) -> anyhow::Result<BenchReport> {
+        let mut system = self.system().await?;
+        let report = runs::run(&self.plan, &mut system, &self.nats).await;
+        system.stop().await;
+        report
+    }
+
+    async fn system(&self) -> anyhow::Result<System> {
+        let Some(edge) = &self.edge else {
+            return System::start(self.nats_server.as_deref(), self.plan.threads).await;
+        };
+        let processes = Processes {
+            edge: self.edge_pid.map(Process),
+            broker: self.broker_pid.map(Process),
+            worker: None,
+        };
+        let edge = edge.trim_start_matches("http://").trim_end_matches('/');
+        let mut found = edge
+            .to_socket_addrs()
+            .with_context(|| format!("cannot resolve {edge}"))?;
+        let edge: SocketAddr = found
+            .next()
+            .with_context(|| format!("{edge} has no address"))?;
+        Ok(System::running(edge, self.nats.nats.clone(), processes))
+    }
+
+    fn show(&self, report: &BenchReport) -> anyhow::Result<()> {
+        if self.json {
+            println!("{}", serde_json::to_string(report)?);
+        } else {
+            print!("{}", report.table());
+        }
+        if let Some(path) = &self.html {
+            fs::write(path, report.html()?)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+}

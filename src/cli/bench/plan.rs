@@ -1,0 +1,64 @@
+//! What a run of the benchmark does.
+
+use anyhow::bail;
+use clap::Args;
+use serde::Serialize;
+
+use super::watcher::ClientTransport;
+use crate::config::{BENCH_CONNECTIONS_MAX, BENCH_SECONDS_MAX};
+
+/// What a run does.
+#[derive(Clone, Debug, Args, Serialize)]
+pub(super) struct Plan {
+    /// How many jobs run at the same time.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(super) jobs: usize,
+    /// How many clients watch each job, one connection each.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(super) watchers: usize,
+    /// Events per second of each job.
+    #[arg(long, value_name = "N", default_value_t = 10.0)]
+    pub(super) rate: f64,
+    /// How long events are due, or with `--idle` how long connections are held, in seconds.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=BENCH_SECONDS_MAX))]
+    pub(super) seconds: u64,
+    /// How the clients connect.
+    #[arg(long, value_enum, default_value_t = ClientTransport::Ws)]
+    pub(super) transport: ClientTransport,
+    /// How many bytes of text an event has.
+    #[arg(long, value_name = "BYTES", default_value_t = 24)]
+    pub(super) text: usize,
+    /// How many threads the edge has.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(super) threads: u16,
+    /// Disconnect all clients, publish this many events of each job, and let all come back at once.
+    #[arg(long, value_name = "MISSED", conflicts_with_all = ["idle", "late", "worker"])]
+    pub(super) storm: Option<u64>,
+    /// With `--storm`: restart the edge before the clients come back.
+    #[arg(long, requires = "storm")]
+    pub(super) cold: bool,
+    /// Publish nothing: measure the memory of the connections.
+    #[arg(long, conflicts_with_all = ["late", "worker"])]
+    pub(super) idle: bool,
+    /// Spread 2000 events of one job among this many of the others, then let `--watchers` clients, one
+    /// after another, read that job while the others go on.
+    #[arg(long, value_name = "OTHERS", conflicts_with = "worker")]
+    pub(super) late: Option<u64>,
+    /// Let a real worker run jobs of the demo backend, at `--rate` words per second.
+    #[arg(long)]
+    pub(super) worker: bool,
+}
+
+impl Plan {
+    /// Refuses what cannot be run.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        let connections = self.jobs.checked_mul(self.watchers).unwrap_or(usize::MAX);
+        if connections == 0 || connections > BENCH_CONNECTIONS_MAX {
+            bail!("--jobs times --watchers must be from 1 to {BENCH_CONNECTIONS_MAX}");
+        }
+        if !(self.rate > 0.0 && self.rate <= 1e6) {
+            bail!("--rate must be above 0 and at most 1000000");
+        }
+        Ok(())
+    }
+}

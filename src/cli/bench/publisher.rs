@@ -1,0 +1,223 @@
+//! Writes jobs' events under the fence, at the times they are due, on a thread of its own: watchers
+//! that are busy must not delay what they measure.
+
+use std::cell::Cell;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use hdrhistogram::Histogram;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use super::report::Delays;
+use super::tally::{FIRST_SCHEDULED, Schedule, delays, micros};
+use crate::config::BENCH_AT_ONCE;
+use crate::nats::{EventWriter, Log, Nats, Options};
+use crate::runtime;
+use crate::wire::{Body, Channel, JobId, Kind};
+
+/// A thread that owns the jobs' writers. Dropping it ends the thread.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    orders: mpsc::Sender<(Order, oneshot::Sender<anyhow::Result<()>>)>,
+    thread: JoinHandle<anyhow::Result<()>>,
+    appends: Appends,
+}
+
+/// How long appends took, in microseconds; only scheduled ones are measured.
+type Appends = Arc<Mutex<Histogram<u64>>>;
+
+/// What to write next.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order {
+    /// The first two events of each job: queued, started.
+    Begin,
+    /// This many events of each job, as fast as the broker takes them.
+    Burst(u64),
+    /// Each job's events when they are due.
+    Scheduled(Schedule),
+    /// `events` of the first job, spread evenly among `others` events of all other jobs.
+    Interleaved { events: u64, others: u64 },
+    /// Each job's final event.
+    End,
+}
+
+impl Publisher {
+    /// Connects to NATS on a new thread. `text` is the size of each chunk's text in bytes.
+    pub(super) fn start(options: Options, jobs: Vec<JobId>, text: usize) -> anyhow::Result<Self> {
+        let appends = Arc::new(Mutex::new(delays()?));
+        let measured = Arc::clone(&appends);
+        let (orders, mut received) = mpsc::channel::<(Order, oneshot::Sender<_>)>(1);
+        let thread = std::thread::Builder::new().name("publisher".to_owned());
+        let thread = thread.spawn(move || {
+            runtime::single_threaded()?.block_on(async move {
+                let nats = Nats::connect(&options).await?;
+                let log = Log::open(&nats).await?;
+                let writer = |job| EventWriter::new(log.clone(), job, 1, None);
+                let mut jobs: Vec<_> = jobs.into_iter().map(writer).collect();
+                while let Some((order, done)) = received.recv().await {
+                    // The one that gave the order may have been interrupted.
+                    let _ = done.send(carry_out(order, &mut jobs, text, &measured).await);
+                }
+                nats.close().await;
+                anyhow::Ok(())
+            })
+        })?;
+        Ok(Self {
+            orders,
+            thread,
+            appends,
+        })
+    }
+
+    /// Gives an order; the result comes when all of it was stored.
+    pub(super) async fn order(&self, order: Order) -> anyhow::Result<()> {
+        let (done, outcome) = oneshot::channel();
+        let sent = self.orders.send((order, done)).await;
+        sent.map_err(|_| anyhow!("cannot connect to NATS to publish"))?;
+        outcome.await.context("the publisher has ended")?
+    }
+
+    /// How long the broker took for each scheduled append.
+    pub(super) fn appends(&self) -> Option<Delays> {
+        let appends = self.appends.lock().unwrap_or_else(PoisonError::into_inner);
+        Delays::of(&appends)
+    }
+
+    /// Ends the thread.
+    pub(super) fn stop(self) -> anyhow::Result<()> {
+        drop(self.orders);
+        let ended = self.thread.join();
+        ended.map_err(|_| anyhow!("the publisher panicked"))?
+    }
+}
+
+async fn carry_out(
+    order: Order,
+    jobs: &mut [EventWriter],
+    text: usize,
+    appends: &Appends,
+) -> anyhow::Result<()> {
+    match order {
+        Order::Begin => {
+            let mut starting = futures_util::stream::iter(jobs.iter_mut())
+                .map(begin)
+                .buffer_unordered(BENCH_AT_ONCE);
+            while let Some(begun) = starting.next().await {
+                begun?;
+            }
+            Ok(())
+        }
+        Order::Burst(events) => {
+            all(jobs.iter_mut().map(async |job| {
+                for _ in 0..events {
+                    job.append(chunk(text)).await?;
+                }
+                Ok(())
+            }))
+            .await
+        }
+        Order::Scheduled(schedule) => {
+            all(jobs.iter_mut().enumerate().map(async |(index, job)| {
+                for seq in FIRST_SCHEDULED..=schedule.last() {
+                    if let Some(due) = schedule.due(index, seq) {
+                        sleep_until(due).await;
+                    }
+                    let begin = Instant::now();
+                    job.append(chunk(text)).await?;
+                    let mut appends = appends.lock().unwrap_or_else(PoisonError::into_inner);
+                    appends.saturating_record(micros(begin.elapsed()));
+                }
+                Ok(())
+            }))
+            .await
+        }
+        Order::Interleaved { events, others } => interleave(jobs, text, events, others).await,
+        Order::End => {
+            let done = || Body::Done {
+                usage: None,
+                finish_reason: None,
+            };
+            all(jobs
+                .iter_mut()
+                .map(async |job| Ok(job.append(done()).await?)))
+            .await
+        }
+    }
+}
+
+/// Waits for all; the first error ends it.
+async fn all(
+    work: impl Iterator<Item = impl Future<Output = anyhow::Result<()>>>,
+) -> anyhow::Result<()> {
+    let mut work: FuturesUnordered<_> = work.collect();
+    while let Some(outcome) = work.next().await {
+        outcome?;
+    }
+    Ok(())
+}
+
+async fn begin(job: &mut EventWriter) -> anyhow::Result<()> {
+    let kind: Kind = "bench".parse()?;
+    job.append(Body::Queued {
+        kind: kind.clone(),
+        input: serde_json::Value::Null,
+        timeout_ms: None,
+        silence_timeout_ms: None,
+        callback_digest: None,
+    })
+    .await?;
+    job.append(Body::Started {
+        kind,
+        worker: "bench".to_owned(),
+        continues: false,
+    })
+    .await?;
+    Ok(())
+}
+
+async fn interleave(
+    jobs: &mut [EventWriter],
+    text: usize,
+    events: u64,
+    others: u64,
+) -> anyhow::Result<()> {
+    let (late, jobs) = jobs.split_first_mut().context("no job")?;
+    let (written, turns) = (Cell::new(0), Semaphore::new(0));
+    let stride = others.div_ceil(events.max(1)).max(1);
+    let fill = all(jobs.iter_mut().map(async |job| {
+        while written.get() < others {
+            written.set(written.get() + 1);
+            if written.get() % stride == 0 {
+                turns.add_permits(1);
+            }
+            job.append(chunk(text)).await?;
+        }
+        turns.add_permits(usize::try_from(events)?);
+        Ok(())
+    }));
+    let sparse = async {
+        for _ in 0..events {
+            turns.acquire().await?.forget();
+            late.append(chunk(text)).await?;
+        }
+        Ok(())
+    };
+    futures_util::try_join!(fill, sparse).map(|_| ())
+}
+
+fn chunk(text: usize) -> Body {
+    Body::Chunk {
+        text: "x".repeat(text.max(1)),
+        channel: Channel::Output,
+    }
+}
+
+/// The time between two events of a job at this rate.
+pub(super) fn interval(rate: f64) -> Duration {
+    Duration::try_from_secs_f64(1.0 / rate).unwrap_or(Duration::MAX)
+}

@@ -1,0 +1,284 @@
+//! What a run measured, as a table, as JSON, and as one HTML page with plots.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::plan::Plan;
+use super::tally::Tally;
+use crate::config::BENCH_SLICE;
+
+/// The result of one run.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct BenchReport {
+    pub(super) plan: Plan,
+    pub(super) version: &'static str,
+    pub(super) connections: usize,
+    /// Events that arrived in their turn while it was measured.
+    pub(super) deliveries: u64,
+    pub(super) lost: u64,
+    pub(super) doubled: u64,
+    /// Connections that were refused, or ended before they had everything, and the first reason.
+    pub(super) failed: u64,
+    pub(super) failure: Option<String>,
+    pub(super) seconds: f64,
+    pub(super) per_second: f64,
+    /// What `delay_ms` and `percentiles_ms` are: from when to when.
+    pub(super) delay_of: &'static str,
+    pub(super) delay_ms: Delays,
+    /// How long the broker took for an append of the publisher.
+    pub(super) append_ms: Option<Delays>,
+    pub(super) cost: Costs,
+    #[serde(skip)]
+    curve: Vec<(f64, f64)>,
+    /// For each quarter of a second: deliveries, and the worst delay in milliseconds.
+    pub(super) timeline: Vec<(u64, f64)>,
+}
+
+/// Percentiles in milliseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Delays {
+    pub(super) p50: f64,
+    pub(super) p99: f64,
+    pub(super) p999: f64,
+    pub(super) max: f64,
+}
+
+impl Delays {
+    /// The percentiles of a histogram of microseconds; `None` when it is empty.
+    pub(super) fn of(histogram: &hdrhistogram::Histogram<u64>) -> Option<Self> {
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
+        (!histogram.is_empty()).then(|| Self {
+            p50: at(0.5),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: histogram.max() as f64 / 1000.0,
+        })
+    }
+}
+
+/// What the processes used. A process that is not known has no figures.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Costs {
+    pub(super) edge_cpu_s: Option<f64>,
+    pub(super) broker_cpu_s: Option<f64>,
+    pub(super) worker_cpu_s: Option<f64>,
+    /// Resident memory of the edge before the first connection, with all, and at the end.
+    pub(super) edge_idle_mib: Option<f64>,
+    pub(super) edge_connected_mib: Option<f64>,
+    pub(super) edge_end_mib: Option<f64>,
+}
+
+impl BenchReport {
+    pub(super) fn new(
+        plan: &Plan,
+        connections: usize,
+        tally: &Tally,
+        elapsed: Duration,
+        delay_of: &'static str,
+    ) -> Self {
+        let seconds = elapsed.as_secs_f64();
+        let curve = tally.delays.iter_quantiles(4);
+        let curve = curve.map(|step| {
+            let quantile = step.quantile_iterated_to();
+            (quantile, step.value_iterated_to() as f64 / 1000.0)
+        });
+        let timeline = tally.timeline.iter();
+        Self {
+            plan: plan.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            connections,
+            deliveries: tally.deliveries,
+            lost: tally.lost,
+            doubled: tally.doubled,
+            failed: tally.failed,
+            failure: tally.failure.clone(),
+            seconds,
+            per_second: tally.deliveries as f64 / seconds.max(f64::MIN_POSITIVE),
+            delay_of,
+            delay_ms: Delays::of(&tally.delays).unwrap_or_default(),
+            append_ms: None,
+            cost: Costs::default(),
+            curve: curve.collect(),
+            timeline: timeline
+                .map(|slice| (slice.deliveries, slice.worst_us as f64 / 1000.0))
+                .collect(),
+        }
+    }
+
+    /// Whether every event arrived once, in order, on every connection.
+    pub(super) fn is_clean(&self) -> bool {
+        self.lost == 0 && self.doubled == 0 && self.failed == 0
+    }
+
+    /// What one delivery cost a process, in microseconds.
+    fn per_delivery(&self, cpu: Option<f64>) -> Option<f64> {
+        Some(cpu? * 1e6 / self.deliveries.max(1) as f64)
+    }
+
+    /// What a connection adds to the edge's memory, in KiB.
+    fn per_connection(&self) -> Option<f64> {
+        let added = self.cost.edge_connected_mib? - self.cost.edge_idle_mib?;
+        Some(added * 1024.0 / self.connections.max(1) as f64)
+    }
+
+    /// Rows of a table: what, and how much.
+    fn rows(&self) -> Vec<(String, String)> {
+        let mut rows = Vec::new();
+        let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
+        row("connections", self.connections.to_string());
+        row(
+            "deliveries",
+            format!("{} in {:.1} s", self.deliveries, self.seconds),
+        );
+        row("deliveries/s", format!("{:.0}", self.per_second));
+        row("lost, doubled", format!("{}, {}", self.lost, self.doubled));
+        let reason = self
+            .failure
+            .as_deref()
+            .map_or(String::new(), |reason| format!(": {reason}"));
+        row("connections failed", format!("{}{reason}", self.failed));
+        let delays = |delays: &Delays| {
+            let Delays {
+                p50,
+                p99,
+                p999,
+                max,
+            } = delays;
+            format!("p50 {p50:.2}, p99 {p99:.2}, p99.9 {p999:.2}, max {max:.2} ms")
+        };
+        row(self.delay_of, delays(&self.delay_ms));
+        if let Some(append) = &self.append_ms {
+            row("append at the broker", delays(append));
+        }
+        let cost = &self.cost;
+        let cpus = [
+            ("edge CPU", cost.edge_cpu_s),
+            ("broker CPU", cost.broker_cpu_s),
+            ("worker CPU", cost.worker_cpu_s),
+        ];
+        for (name, cpu) in cpus {
+            if let Some((cpu, each)) = cpu.zip(self.per_delivery(cpu)) {
+                row(name, format!("{cpu:.2} s, {each:.1} µs per delivery"));
+            }
+        }
+        let memory = [
+            ("edge memory, idle", cost.edge_idle_mib),
+            ("edge memory, all connected", cost.edge_connected_mib),
+            ("edge memory, at the end", cost.edge_end_mib),
+        ];
+        for (name, mib) in memory {
+            if let Some(mib) = mib {
+                row(name, format!("{mib:.1} MiB"));
+            }
+        }
+        if let Some(kib) = self.per_connection() {
+            row("edge memory per connection", format!("{kib:.1} KiB"));
+        }
+        rows
+    }
+
+    /// The table for a terminal.
+    pub(super) fn table(&self) -> String {
+        let rows = self.rows();
+        let width = rows
+            .iter()
+            .map(|(name, _)| name.chars().count())
+            .max()
+            .unwrap_or(0);
+        rows.iter().fold(String::new(), |mut out, (name, value)| {
+            let _ = writeln!(out, "{name:<width$}  {value}");
+            out
+        })
+    }
+
+    /// One page that needs nothing else.
+    pub(super) fn html(&self) -> anyhow::Result<String> {
+        let rows = self
+            .rows()
+            .iter()
+            .fold(String::new(), |mut out, (name, value)| {
+                let _ = write!(out, "<tr><th>{}<td>{}", escaped(name), escaped(value));
+                out
+            });
+        // The last quantile is infinitely many nines away.
+        let curve = self.curve.iter().filter(|(quantile, _)| *quantile < 1.0);
+        let curve: Vec<_> = curve
+            .map(|&(quantile, ms)| (-(1.0 - quantile).log10(), ms))
+            .collect();
+        let slice = BENCH_SLICE.as_secs_f64();
+        let per_slice = |value: fn(&(u64, f64)) -> f64, scale: f64| -> Vec<(f64, f64)> {
+            let points = self.timeline.iter().enumerate();
+            points
+                .map(|(index, point)| (index as f64 * slice, value(point) * scale))
+                .collect()
+        };
+        let plan = serde_json::to_string(&self.plan)?;
+        Ok(format!(
+            "<!doctype html><html lang=en><meta charset=utf-8><title>tailwater bench</title>\
+             <style>body{{font:15px/1.5 system-ui;margin:2em;max-width:60em}}th{{text-align:left;\
+             font-weight:400;padding-right:2em}}svg{{width:100%;height:auto}}</style>\
+             <h1>tailwater bench</h1><p><code>{}</code><table>{rows}</table>{}{}{}",
+            escaped(&plan),
+            plot(
+                "delay in ms by percentile (1: 90 %, 2: 99 %, 3: 99.9 %)",
+                &curve
+            ),
+            plot(
+                "deliveries per second over time in s",
+                &per_slice(|point| point.0 as f64, 1.0 / slice)
+            ),
+            plot(
+                "worst delay in ms over time in s",
+                &per_slice(|point| point.1, 1.0)
+            ),
+        ))
+    }
+}
+
+/// A line through the points, with the largest values on the axes.
+fn plot(title: &str, points: &[(f64, f64)]) -> String {
+    const WIDTH: f64 = 800.0;
+    const HEIGHT: f64 = 200.0;
+    let most = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).fold(f64::MIN_POSITIVE, f64::max);
+    let (x_max, y_max) = (most(|point| point.0), most(|point| point.1));
+    let line = points.iter().fold(String::new(), |mut out, (x, y)| {
+        let _ = write!(
+            out,
+            "{:.1},{:.1} ",
+            x / x_max * WIDTH,
+            HEIGHT - y / y_max * HEIGHT
+        );
+        out
+    });
+    format!(
+        "<h2>{}</h2><svg viewBox='-60 -15 880 240' role=img><path d='M0 0V{HEIGHT}H{WIDTH}' fill=none stroke=gray />\
+         <polyline points='{line}' fill=none stroke=steelblue stroke-width=2 />\
+         <text x=-8 y=10 text-anchor=end>{y_max:.1}</text><text x=-8 y={HEIGHT} text-anchor=end>0</text>\
+         <text x={WIDTH} y=218 text-anchor=end>{x_max:.1}</text></svg>",
+        escaped(title)
+    )
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plot_scales_its_points_to_its_axes() {
+        let svg = plot("a < b", &[(0.0, 0.0), (5.0, 20.0), (10.0, 10.0)]);
+        assert!(
+            svg.contains("points='0.0,200.0 400.0,0.0 800.0,100.0 '"),
+            "{svg}"
+        );
+        assert!(svg.contains("a &lt; b"));
+        assert!(plot("empty", &[]).contains("points=''"));
+    }
+}

@@ -1,0 +1,384 @@
+//! The kinds of run, each from the first connection to its report.
+
+use std::future::Future;
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::time::{Instant, interval, sleep, timeout_at};
+
+use super::plan::Plan;
+use super::process::Process;
+use super::publisher::{self, Order, Publisher};
+use super::report::{BenchReport, Costs};
+use super::submitter;
+use super::system::{Processes, System};
+use super::tally::Schedule;
+use super::watcher::{Account, Goal, Timing, WatchedJob, Watcher};
+use crate::cli::args::NatsArgs;
+use crate::config::{BENCH_AT_ONCE, BENCH_GRACE, BENCH_LATE_EVENTS, BENCH_REDRAW, BENCH_SETTLE};
+use crate::wire::JobId;
+/// The events of a job before its first scheduled one.
+const BEGUN: u64 = 2;
+
+/// Runs the plan.
+pub(super) async fn run(
+    plan: &Plan,
+    system: &mut System,
+    nats: &NatsArgs,
+) -> anyhow::Result<BenchReport> {
+    let mut options = nats.options("bench");
+    options.url = system.nats.clone();
+    let run = nuid::next();
+    let jobs = (0..plan.jobs).map(|index| format!("bench-{run}-{index}").parse());
+    let jobs: Vec<JobId> = jobs.collect::<Result<_, _>>()?;
+    if plan.worker {
+        return with_worker(plan, system, &jobs).await;
+    }
+    let publisher = Publisher::start(options, jobs.clone(), plan.text)?;
+    publisher.order(Order::Begin).await?;
+    let mut report = if let Some(missed) = plan.storm {
+        storm(plan, system, &jobs, &publisher, missed).await?
+    } else if let Some(others) = plan.late {
+        late(plan, system, &jobs, &publisher, others).await?
+    } else {
+        live(plan, system, &jobs, &publisher).await?
+    };
+    report.append_ms = publisher.appends();
+    publisher.order(Order::End).await?;
+    publisher.stop()?;
+    Ok(report)
+}
+
+/// Events at a fixed rate, or none at all, to clients that stay connected.
+async fn live(
+    plan: &Plan,
+    system: &System,
+    jobs: &[JobId],
+    publisher: &Publisher,
+) -> anyhow::Result<BenchReport> {
+    let account = Account::new()?;
+    let mut meter = CostMeter::start(system.processes)?;
+    let watchers = connect(plan, system, watched(plan, jobs), BENCH_AT_ONCE, &account).await;
+    let watchers = follow(
+        watchers,
+        Goal::Event(BEGUN),
+        &account,
+        Instant::now() + BENCH_GRACE,
+    )
+    .await;
+    let connections = watchers.len();
+    sleep(BENCH_SETTLE).await;
+    meter.connected()?;
+    let begin = Instant::now();
+    if plan.idle {
+        account.tally().begin(begin);
+        sleep(Duration::from_secs(plan.seconds)).await;
+    } else {
+        let schedule = schedule(plan);
+        account.tally().begin(schedule.begin);
+        let account = account.timed(Timing::Scheduled(schedule));
+        let until = schedule.begin + Duration::from_secs(plan.seconds) + BENCH_GRACE;
+        let following = follow(watchers, Goal::Event(schedule.last()), &account, until);
+        let total = schedule.events * connections as u64;
+        let (published, _) = with_progress(&account, total, async {
+            tokio::join!(publisher.order(Order::Scheduled(schedule)), following)
+        })
+        .await;
+        published?;
+    }
+    let mut report = BenchReport::new(
+        plan,
+        connections,
+        &account.tally(),
+        begin.elapsed(),
+        "delay from when an event was due",
+    );
+    report.cost = meter.finish()?;
+    Ok(report)
+}
+
+/// All clients are gone for a while and come back in the same moment.
+async fn storm(
+    plan: &Plan,
+    system: &mut System,
+    jobs: &[JobId],
+    publisher: &Publisher,
+    missed: u64,
+) -> anyhow::Result<BenchReport> {
+    let account = Account::new()?;
+    let watchers = connect(plan, system, watched(plan, jobs), BENCH_AT_ONCE, &account).await;
+    let watchers = follow(
+        watchers,
+        Goal::Event(BEGUN),
+        &account,
+        Instant::now() + BENCH_GRACE,
+    )
+    .await;
+    let gone: Vec<_> = watchers
+        .into_iter()
+        .map(|watcher| watcher.watched)
+        .collect();
+    publisher.order(Order::Burst(missed)).await?;
+    if plan.cold {
+        system.restart_edge().await?;
+    }
+    sleep(BENCH_SETTLE).await;
+    let meter = CostMeter::start(system.processes)?;
+    let begin = Instant::now();
+    account.tally().begin(begin);
+    let (edge, transport, goal) = (system.edge, plan.transport, Goal::Event(BEGUN + missed));
+    let total = missed * gone.len() as u64;
+    let returning: FuturesUnordered<_> = gone
+        .into_iter()
+        .map(async |watched| {
+            let mut watcher = Watcher::connect(edge, transport, watched).await?;
+            watcher.follow(goal, &account).await?;
+            account.tally().delayed(Instant::now(), begin.elapsed());
+            Ok::<_, std::io::Error>(watcher)
+        })
+        .collect();
+    let all = within(returning, begin + BENCH_GRACE, &account);
+    let connections = with_progress(&account, total, all).await.len();
+    let mut report = BenchReport::new(
+        plan,
+        connections,
+        &account.tally(),
+        begin.elapsed(),
+        "a client has all, from the first connect",
+    );
+    report.cost = meter.finish()?;
+    Ok(report)
+}
+
+/// Clients that come late to a job whose events lie far apart in the log.
+async fn late(
+    plan: &Plan,
+    system: &System,
+    jobs: &[JobId],
+    publisher: &Publisher,
+    others: u64,
+) -> anyhow::Result<BenchReport> {
+    let account = Account::new()?;
+    let events = BENCH_LATE_EVENTS;
+    publisher
+        .order(Order::Interleaved { events, others })
+        .await?;
+    let meter = CostMeter::start(system.processes)?;
+    let begin = Instant::now();
+    account.tally().begin(begin);
+    let reading = async {
+        for _ in 0..plan.watchers {
+            sleep(BENCH_SETTLE).await;
+            let begin = Instant::now();
+            let watched = vec![WatchedJob::new(jobs[0].clone(), 0)];
+            let watchers = connect(plan, system, watched, 1, &account).await;
+            let until = begin + BENCH_GRACE;
+            let read = follow(watchers, Goal::Event(BEGUN + events), &account, until).await;
+            if !read.is_empty() {
+                account.tally().delayed(Instant::now(), begin.elapsed());
+            }
+        }
+    };
+    let (published, ()) = tokio::join!(publisher.order(Order::Scheduled(schedule(plan))), reading);
+    published?;
+    let mut report = BenchReport::new(
+        plan,
+        plan.watchers,
+        &account.tally(),
+        begin.elapsed(),
+        "a late client has all, from its connect",
+    );
+    report.cost = meter.finish()?;
+    Ok(report)
+}
+
+/// Jobs that a real worker runs.
+async fn with_worker(
+    plan: &Plan,
+    system: &mut System,
+    jobs: &[JobId],
+) -> anyhow::Result<BenchReport> {
+    system.start_worker(plan.jobs).await?;
+    let account = Account::new()?.timed(Timing::Stamped);
+    let mut meter = CostMeter::start(system.processes)?;
+    let watchers = connect(plan, system, watched(plan, jobs), BENCH_AT_ONCE, &account).await;
+    let connections = watchers.len();
+    sleep(BENCH_SETTLE).await;
+    meter.connected()?;
+    let begin = Instant::now();
+    account.tally().begin(begin);
+    let until = begin + Duration::from_secs(plan.seconds) + BENCH_GRACE;
+    let following = follow(watchers, Goal::JobEnd, &account, until);
+    let (submitted, _) = with_progress(&account, 0, async {
+        tokio::join!(submitter::submit(system.edge, jobs, plan), following)
+    })
+    .await;
+    submitted?;
+    let mut report = BenchReport::new(
+        plan,
+        connections,
+        &account.tally(),
+        begin.elapsed(),
+        "delay from the event's time stamp",
+    );
+    report.cost = meter.finish()?;
+    Ok(report)
+}
+
+fn watched(plan: &Plan, jobs: &[JobId]) -> Vec<WatchedJob> {
+    let each = |(index, job): (usize, &JobId)| WatchedJob::new(job.clone(), index);
+    let jobs = (0..plan.watchers).flat_map(|_| jobs.iter().enumerate());
+    jobs.map(each).collect()
+}
+
+fn schedule(plan: &Plan) -> Schedule {
+    Schedule {
+        begin: Instant::now() + BENCH_SETTLE,
+        jobs: plan.jobs,
+        interval: publisher::interval(plan.rate),
+        events: ((plan.rate * plan.seconds as f64) as u64).max(1),
+    }
+}
+
+/// Connects all; those that cannot are counted.
+async fn connect(
+    plan: &Plan,
+    system: &System,
+    watched: Vec<WatchedJob>,
+    at_once: usize,
+    account: &Account,
+) -> Vec<Watcher> {
+    let connecting = futures_util::stream::iter(watched)
+        .map(|watched| Watcher::connect(system.edge, plan.transport, watched))
+        .buffer_unordered(at_once);
+    within(connecting, Instant::now() + BENCH_GRACE, account).await
+}
+
+/// Lets all reach `goal`; those that do not are counted.
+async fn follow(
+    watchers: Vec<Watcher>,
+    goal: Goal,
+    account: &Account,
+    until: Instant,
+) -> Vec<Watcher> {
+    let following: FuturesUnordered<_> = watchers
+        .into_iter()
+        .map(async |mut watcher: Watcher| {
+            watcher.follow(goal, account).await?;
+            Ok(watcher)
+        })
+        .collect();
+    within(following, until, account).await
+}
+
+/// Collects what succeeds before `until`, and counts the rest as failed.
+async fn within(
+    work: impl futures_util::Stream<Item = std::io::Result<Watcher>>,
+    until: Instant,
+    account: &Account,
+) -> Vec<Watcher> {
+    let mut work = std::pin::pin!(work);
+    let mut done = Vec::new();
+    loop {
+        match timeout_at(until, work.next()).await {
+            Ok(Some(Ok(watcher))) => done.push(watcher),
+            Ok(Some(Err(error))) => account.tally().fail(error.to_string()),
+            Ok(None) => return done,
+            Err(_) => {
+                let unfinished = work.size_hint().0;
+                account
+                    .tally()
+                    .fail(format!("{unfinished} not done in time"));
+                return done;
+            }
+        }
+    }
+}
+
+/// Shows on a terminal how many of `total` deliveries have arrived; without a total only how many.
+async fn with_progress<T>(account: &Account, total: u64, work: impl Future<Output = T>) -> T {
+    let bar = if std::io::stderr().is_terminal() {
+        ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr())
+    } else {
+        ProgressBar::hidden()
+    };
+    let style = "{bar:40} {human_pos} of {human_len} deliveries, {per_sec}";
+    bar.set_style(
+        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    let drawing = async {
+        let mut redraw = interval(BENCH_REDRAW);
+        loop {
+            redraw.tick().await;
+            bar.set_position(account.tally().deliveries);
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        () = drawing => unreachable!("it has no end"),
+    };
+    bar.finish_and_clear();
+    outcome
+}
+
+/// Measures the processes from a beginning to an end.
+struct CostMeter {
+    processes: Processes,
+    cost: Costs,
+    /// CPU seconds of edge, broker and worker at the beginning.
+    begin: [Option<f64>; 3],
+}
+
+impl CostMeter {
+    /// Measures from now on.
+    fn start(processes: Processes) -> anyhow::Result<Self> {
+        let mut meter = Self {
+            processes,
+            cost: Costs::default(),
+            begin: [None; 3],
+        };
+        meter.cost.edge_idle_mib = meter.edge_memory()?;
+        meter.begin = meter.cpu()?;
+        Ok(meter)
+    }
+
+    /// All are connected: only what comes now counts, apart from memory.
+    fn connected(&mut self) -> anyhow::Result<()> {
+        self.cost.edge_connected_mib = self.edge_memory()?;
+        self.begin = self.cpu()?;
+        Ok(())
+    }
+
+    fn finish(mut self) -> anyhow::Result<Costs> {
+        let end = self.cpu()?;
+        let used = |index: usize| Some(end[index]? - self.begin[index]?);
+        self.cost.edge_cpu_s = used(0);
+        self.cost.broker_cpu_s = used(1);
+        self.cost.worker_cpu_s = used(2);
+        self.cost.edge_end_mib = self.edge_memory()?;
+        Ok(self.cost)
+    }
+
+    fn cpu(&self) -> anyhow::Result<[Option<f64>; 3]> {
+        let Processes {
+            edge,
+            broker,
+            worker,
+        } = self.processes;
+        let seconds = |process: Option<Process>| -> anyhow::Result<Option<f64>> {
+            Ok(process
+                .map(Process::cpu)
+                .transpose()?
+                .map(|cpu| cpu.as_secs_f64()))
+        };
+        Ok([seconds(edge)?, seconds(broker)?, seconds(worker)?])
+    }
+
+    fn edge_memory(&self) -> anyhow::Result<Option<f64>> {
+        let bytes = self.processes.edge.map(Process::memory).transpose()?;
+        Ok(bytes.map(|bytes| bytes as f64 / f64::from(1 << 20)))
+    }
+}

@@ -1,0 +1,219 @@
+//! What is measured: a broker, an edge and perhaps a worker, as processes of their own. Those that the
+//! benchmark starts end with it; others are named by address and process id.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context as _, bail};
+use secrecy::{ExposeSecret as _, SecretString};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+use super::process::Process;
+use crate::cli::broker::Broker;
+use crate::config::{SERVER_POLL_EVERY, SERVER_START_WAIT};
+use crate::process_group::{Signal, kill_group};
+
+/// The processes that are measured.
+#[derive(Debug)]
+pub(super) struct System {
+    pub(super) edge: SocketAddr,
+    pub(super) nats: SecretString,
+    pub(super) processes: Processes,
+    threads: u16,
+    children: Option<Children>,
+}
+
+/// Which process is what. One that is not known is not measured.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Processes {
+    pub(super) edge: Option<Process>,
+    pub(super) broker: Option<Process>,
+    pub(super) worker: Option<Process>,
+}
+
+#[derive(Debug)]
+struct Children {
+    edge: GuardedProcess,
+    worker: Option<GuardedProcess>,
+    broker: Broker,
+    _data: TempDir,
+}
+
+/// A `tailwater` process that ends with this one, whatever ends this one.
+#[derive(Debug)]
+struct GuardedProcess(Child);
+
+impl GuardedProcess {
+    fn start(arguments: &[&str], nats: &SecretString, stdout: Stdio) -> anyhow::Result<Self> {
+        let this = std::env::current_exe()?;
+        let guard = Command::new(&this)
+            .args(["guard", "--parent", &std::process::id().to_string(), "--"])
+            .arg(&this)
+            .args(arguments)
+            .env("TAILWATER_NATS", nats.expose_secret())
+            .env("TAILWATER_LOG", "error")
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        Ok(Self(guard))
+    }
+
+    /// The process that the guard runs.
+    async fn process(&self) -> anyhow::Result<Process> {
+        let guard = self.0.id().context("a process has ended")?;
+        let children = format!("/proc/{guard}/task/{guard}/children");
+        let found = async {
+            loop {
+                let children = fs::read_to_string(&children)?;
+                if let Some(child) = children.split_whitespace().next() {
+                    return Ok(Process(child.parse()?));
+                }
+                sleep(SERVER_POLL_EVERY).await;
+            }
+        };
+        timeout(SERVER_START_WAIT, found)
+            .await
+            .context("a process did not start")?
+    }
+
+    async fn stop(mut self) {
+        self.kill();
+        let _ = self.0.wait().await;
+    }
+
+    fn kill(&self) {
+        if let Some(guard) = self.0.id() {
+            let _ = kill_group(guard, Signal::KILL);
+        }
+    }
+}
+
+/// Whatever ends a run early leaves nothing running.
+impl Drop for GuardedProcess {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl System {
+    /// One that runs already.
+    pub(super) fn running(edge: SocketAddr, nats: SecretString, processes: Processes) -> Self {
+        Self {
+            edge,
+            nats,
+            processes,
+            threads: 0,
+            children: None,
+        }
+    }
+
+    /// Starts a NATS server with an empty store and an edge.
+    pub(super) async fn start(nats_server: Option<&Path>, threads: u16) -> anyhow::Result<Self> {
+        let data = TempDir::with_prefix("tailwater-bench-")?;
+        let broker = Broker::start(data.path(), nats_server).await?;
+        let nats = SecretString::from(broker.url());
+        match start_edge(&nats, threads).await {
+            Ok((edge, address)) => Ok(Self {
+                edge: address,
+                nats,
+                processes: Processes {
+                    edge: Some(edge.process().await?),
+                    broker: broker.pid().map(Process),
+                    worker: None,
+                },
+                threads,
+                children: Some(Children {
+                    edge,
+                    worker: None,
+                    broker,
+                    _data: data,
+                }),
+            }),
+            Err(error) => {
+                broker.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts a worker of the demo backend that runs this many jobs of the kind `bench` at a time.
+    pub(super) async fn start_worker(&mut self, jobs: usize) -> anyhow::Result<()> {
+        let Some(children) = &mut self.children else {
+            return Ok(());
+        };
+        let concurrency = jobs.to_string();
+        let arguments = [
+            "worker",
+            "--kind",
+            "bench",
+            "--concurrency",
+            &concurrency,
+            "demo",
+        ];
+        let worker = GuardedProcess::start(&arguments, &self.nats, Stdio::null())?;
+        self.processes.worker = Some(worker.process().await?);
+        children.worker = Some(worker);
+        Ok(())
+    }
+
+    /// Ends the edge and starts another, which has nothing in memory.
+    pub(super) async fn restart_edge(&mut self) -> anyhow::Result<()> {
+        let mut children = self.children.take().context("not an edge of ours")?;
+        children.edge.stop().await;
+        let (edge, address) = start_edge(&self.nats, self.threads).await?;
+        self.processes.edge = Some(edge.process().await?);
+        self.edge = address;
+        children.edge = edge;
+        self.children = Some(children);
+        Ok(())
+    }
+
+    /// Ends what was started.
+    pub(super) async fn stop(self) {
+        let Some(children) = self.children else {
+            return;
+        };
+        if let Some(worker) = children.worker {
+            worker.stop().await;
+        }
+        children.edge.stop().await;
+        children.broker.stop().await;
+    }
+}
+
+/// Sets NATS up, which may have been done, and starts an edge.
+async fn start_edge(
+    nats: &SecretString,
+    threads: u16,
+) -> anyhow::Result<(GuardedProcess, SocketAddr)> {
+    let mut setup = GuardedProcess::start(&["setup", "--kind", "bench"], nats, Stdio::null())?;
+    if !setup.0.wait().await?.success() {
+        bail!("cannot set up NATS");
+    }
+    let threads = threads.to_string();
+    let arguments = [
+        "edge",
+        "--listen",
+        "127.0.0.1:0",
+        "--drain",
+        "0s",
+        "--threads",
+        &threads,
+    ];
+    let mut edge = GuardedProcess::start(&arguments, nats, Stdio::piped())?;
+    let out = edge.0.stdout.take().context("no output of the edge")?;
+    let line = timeout(SERVER_START_WAIT, BufReader::new(out).lines().next_line()).await;
+    let line = line.context("the edge is not ready in time")??;
+    let address = line
+        .as_deref()
+        .and_then(|line| line.strip_prefix("ready http://"));
+    let address = address.context("the edge did not start")?.parse()?;
+    Ok((edge, address))
+}

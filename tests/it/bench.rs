@@ -1,0 +1,147 @@
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tailwater::process_group::Signal;
+use tempfile::TempDir;
+
+use crate::support::broker;
+use crate::support::eventually;
+use crate::support::process::{Process, run};
+
+/// Runs `tailwater bench` with these arguments, and returns its report.
+async fn bench(args: &str) -> Value {
+    let server = broker::program().display().to_string();
+    let mut all = vec!["bench", "--json", "--nats-server", &server];
+    all.extend(args.split(' '));
+    let (status, out, err) = run(all).await;
+    assert!(status == 0, "bench {args}: {status}: {out} {err}");
+    serde_json::from_str(&out).unwrap()
+}
+
+/// Asserts that this many events were measured, and that none was lost or doubled.
+fn assert_deliveries(report: &Value, deliveries: u64) {
+    assert_eq!(report["deliveries"], deliveries, "{report}");
+    assert_eq!(report["lost"], 0, "{report}");
+    assert_eq!(report["doubled"], 0, "{report}");
+    assert_eq!(report["failed"], 0, "{report}");
+}
+
+#[tokio::test]
+async fn a_bench_counts_every_delivery_on_every_transport() {
+    for transport in ["ws", "ws-msgpack", "sse", "socketio"] {
+        let plan = "--jobs 3 --watchers 2 --rate 20 --seconds 1 --transport";
+        let report = bench(&format!("{plan} {transport}")).await;
+        assert_deliveries(&report, 3 * 2 * 20);
+        for figure in ["p50", "p99", "p999", "max"] {
+            assert!(
+                report["delay_ms"][figure].as_f64().unwrap() > 0.0,
+                "{report}"
+            );
+            assert!(
+                report["append_ms"][figure].as_f64().unwrap() > 0.0,
+                "{report}"
+            );
+        }
+        assert!(
+            report["cost"]["edge_connected_mib"].as_f64().unwrap() > 1.0,
+            "{report}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_bench_counts_what_clients_of_a_storm_missed() {
+    for restart in ["", " --cold"] {
+        let plan = "--jobs 4 --watchers 3 --storm 50";
+        assert_deliveries(&bench(&format!("{plan}{restart}")).await, 4 * 3 * 50);
+    }
+}
+
+#[tokio::test]
+async fn a_bench_measures_late_clients_idle_ones_and_a_real_worker() {
+    let report = bench("--jobs 10 --late 4000 --watchers 2 --rate 5 --seconds 2").await;
+    assert!(
+        report["deliveries"].as_u64().unwrap() >= 2 * 2002,
+        "{report}"
+    );
+    assert_eq!(
+        (&report["lost"], &report["failed"]),
+        (&0.into(), &0.into()),
+        "{report}"
+    );
+    let report = bench("--jobs 4 --idle --seconds 1").await;
+    assert_deliveries(&report, 0);
+    assert_eq!(report["connections"], 4, "{report}");
+    let report = bench("--jobs 3 --watchers 2 --worker --rate 20 --seconds 1").await;
+    assert!(
+        report["deliveries"].as_u64().unwrap() > 3 * 2 * 3,
+        "{report}"
+    );
+    assert!(report["cost"]["worker_cpu_s"].is_number(), "{report}");
+}
+
+#[tokio::test]
+async fn a_bench_writes_a_page_that_needs_nothing_else() {
+    let dir = TempDir::new().unwrap();
+    let page = dir.path().join("bench.html");
+    bench(&format!(
+        "--jobs 2 --rate 20 --seconds 1 --html {}",
+        page.display()
+    ))
+    .await;
+    let page = std::fs::read_to_string(page).unwrap();
+    assert_eq!(page.matches("<svg").count(), 3);
+    assert!(!page.contains("http"), "it loads nothing: {page}");
+}
+
+#[tokio::test]
+async fn a_bench_that_is_interrupted_leaves_nothing_running() {
+    let server = broker::program().display().to_string();
+    let args = ["bench", "--seconds", "60", "--nats-server", &server];
+    let program = Path::new(env!("CARGO_BIN_EXE_tailwater"));
+    let mut bench = Process::start_program(program, args, &[], Stdio::null());
+    let children = eventually("a NATS server and an edge of the benchmark", async || {
+        Some(descendants(bench.guard())).filter(|children| children.len() >= 5)
+    })
+    .await;
+    bench.signal(Signal::INT);
+    bench.ends_within(Duration::from_secs(20)).await;
+    eventually("the end of all that the benchmark started", async || {
+        children.iter().all(|child| !runs(*child)).then_some(())
+    })
+    .await;
+}
+
+fn runs(process: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"));
+    status.is_ok_and(|status| !status.contains("State:\tZ"))
+}
+
+/// Its children, and theirs: guards and what they guard.
+fn descendants(process: u32) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
+    let children = children.unwrap_or_default();
+    let children = children
+        .split_whitespace()
+        .map(|child| child.parse().unwrap());
+    children
+        .flat_map(|child| [vec![child], descendants(child)].concat())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_plan_that_cannot_be_run_is_refused_before_anything_starts() {
+    for (args, reason) in [
+        ("--jobs 0", "--jobs"),
+        ("--jobs 300 --watchers 300", "--watchers"),
+        ("--rate 0", "--rate"),
+    ] {
+        let mut all = vec!["bench"];
+        all.extend(args.split(' '));
+        let (status, _, err) = run(all).await;
+        assert_eq!(status, 2, "{args}");
+        assert!(err.contains(reason), "{err}");
+    }
+}
