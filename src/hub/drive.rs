@@ -8,7 +8,8 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, error, warn};
 
 use super::driver::Driver;
-use super::{Feed, Hub};
+use super::feed::Feed;
+use super::feeds::Feeds;
 use crate::config::{FEED_LINGER, REREAD_MAX};
 use crate::source::EventSource;
 use crate::wire::Stored;
@@ -17,14 +18,14 @@ use crate::wire::Stored;
 /// history, and not at once, so that a fault that one event causes each time does not take the thread. `known` is the
 /// log's last event, when that is known before the feed begins.
 pub(super) async fn drive<S: EventSource>(
-    hub: Arc<Hub<S>>,
+    feeds: Arc<Feeds<S>>,
     feed: Arc<Feed>,
     mut known: Option<Arc<Stored>>,
 ) {
     let mut again = false;
     loop {
         let driven = AssertUnwindSafe(drive_once(
-            Arc::clone(&hub),
+            Arc::clone(&feeds),
             Arc::clone(&feed),
             known.take(),
             again,
@@ -32,7 +33,7 @@ pub(super) async fn drive<S: EventSource>(
         if driven.catch_unwind().await.is_ok() {
             return;
         }
-        hub.note_panic();
+        feeds.note_panic();
         error!(job = %feed.job(), "a feed's task panicked; its watchers are served by a new one");
         feed.close();
         again = true;
@@ -41,13 +42,13 @@ pub(super) async fn drive<S: EventSource>(
 }
 
 async fn drive_once<S: EventSource>(
-    hub: Arc<Hub<S>>,
+    feeds: Arc<Feeds<S>>,
     feed: Arc<Feed>,
     known: Option<Arc<Stored>>,
     again: bool,
 ) {
     debug!(job = %feed.job(), "feed begins");
-    let mut driver = Driver::new(Arc::clone(&hub), Arc::clone(&feed));
+    let mut driver = Driver::new(Arc::clone(&feeds), Arc::clone(&feed));
     driver.may_refuse = !again;
     driver.known = known;
     if again && feed.watchers() == 0 {
@@ -59,14 +60,14 @@ async fn drive_once<S: EventSource>(
         driver.act();
         if driver.replaced {
             warn!(job = %feed.job(), "the log does not hold what was handed out: its watchers must begin anew");
-            hub.replace(&feed);
+            feeds.replace(&feed);
             break;
         }
         if feed.is_refused() {
-            hub.remove(&feed);
+            feeds.remove(&feed);
             break;
         }
-        if driver.linger_over() && hub.forget(&feed) {
+        if driver.linger_over() && feeds.forget(&feed) {
             break;
         }
     }

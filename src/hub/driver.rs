@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, trace};
 
 use super::check::{Checked, check, contradicts};
-use super::{Feed, Hub};
+use super::feed::Feed;
+use super::feeds::Feeds;
 use crate::backoff::Backoff;
 use crate::config::{
     AHEAD_MAX, FEED_LINGER, PROBE_FIRST, PROBE_MAX, PROBE_SILENT, PROBE_SPREAD, REREAD_FIRST,
@@ -24,7 +25,7 @@ use crate::wire::{Seq, Stored, StreamSeq, Unreadable};
 
 /// A feed, and all that moves it.
 pub(super) struct Driver<S: EventSource> {
-    hub: Arc<Hub<S>>,
+    feeds: Arc<Feeds<S>>,
     feed: Arc<Feed>,
     stitcher: Stitcher<Arc<Stored>>,
     refill: Refill<S>,
@@ -82,9 +83,9 @@ enum Wake<S: EventSource> {
 }
 
 impl<S: EventSource> Driver<S> {
-    pub(super) fn new(hub: Arc<Hub<S>>, feed: Arc<Feed>) -> Self {
+    pub(super) fn new(feeds: Arc<Feeds<S>>, feed: Arc<Feed>) -> Self {
         Self {
-            hub,
+            feeds,
             feed,
             stitcher: Stitcher::live(Seq::FIRST, AHEAD_MAX),
             refill: Refill::default(),
@@ -173,7 +174,7 @@ impl<S: EventSource> Driver<S> {
     }
 
     async fn wake(&mut self) -> Wake<S> {
-        let (source, job) = (self.hub.source(), self.feed.job());
+        let (source, job) = (&self.feeds.source, self.feed.job());
         let (ended, open) = (self.stitcher.is_ended(), self.tail.is_some());
         let in_doubt = self.in_doubt;
         let live = async {
@@ -214,9 +215,9 @@ impl<S: EventSource> Driver<S> {
 
     /// Subscribes. After a closed subscription the feed goes on where it was.
     fn open(&mut self) {
-        let (hub, feed) = (Arc::clone(&self.hub), Arc::clone(&self.feed));
+        let (feeds, feed) = (Arc::clone(&self.feeds), Arc::clone(&self.feed));
         self.opening = Some(Box::pin(
-            async move { hub.source().follow(feed.job()).await },
+            async move { feeds.source.follow(feed.job()).await },
         ));
     }
 
@@ -233,7 +234,7 @@ impl<S: EventSource> Driver<S> {
         self.probe_at = Instant::now() + PROBE_FIRST + self.spread(PROBE_FIRST / 4);
         if !self.feed.is_open() {
             if last.is_none() && self.may_refuse {
-                self.unborn = self.hub.unborn(&self.feed);
+                self.unborn = self.feeds.unborn(&self.feed);
                 if self.unborn.is_none() {
                     self.feed.refuse();
                     return;
@@ -323,8 +324,8 @@ impl<S: EventSource> Driver<S> {
     }
 
     fn skipped(&self, event: &Stored) {
-        self.hub
-            .source()
+        self.feeds
+            .source
             .undecodable(self.feed.job(), event.stream_seq, &Unreadable::OutOfOrder);
     }
 
@@ -343,13 +344,13 @@ impl<S: EventSource> Driver<S> {
 
     /// Asks the log whether something was stored that did not arrive, and whether it still is the same.
     fn probe(&mut self) {
-        let (hub, feed, last) = (
-            Arc::clone(&self.hub),
+        let (feeds, feed, last) = (
+            Arc::clone(&self.feeds),
             Arc::clone(&self.feed),
             self.last.clone(),
         );
         self.probing = Some(Box::pin(async move {
-            check(hub.source(), feed.job(), last).await
+            check(&feeds.source, feed.job(), last).await
         }));
     }
 

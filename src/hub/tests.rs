@@ -257,7 +257,7 @@ async fn after_a_panic_of_its_task_a_feed_serves_its_watchers_again() {
     let feed = hub.watch(&job(), HERE).unwrap();
     drop((last, feed));
     sleep(MOMENT).await;
-    hub.lock()[&job()].update(|history| history.restart(Seq(77)));
+    hub.feeds.lock()[&job()].update(|history| history.restart(Seq(77)));
     memory.append(&job(), chunk());
     sleep(FEED_LINGER * 2).await;
     assert_eq!(

@@ -6,27 +6,16 @@
 //! looked up in the log from time to time.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
-use tracing::{debug, error};
+use tokio::time::Instant;
+use tracing::debug;
 
-use super::{Full, Hub, Watch};
-use crate::backoff::Backoff;
-use crate::budget::NoRoom;
-use crate::config::{
-    FEED_LINGER, LOOK_AGAIN, LOOK_EVERY, LOOK_TICK, LOOKS_PER_TICK, PROBE_FIRST, REREAD_FIRST,
-    REREAD_MAX, WAITING_MAX,
-};
-use crate::share::{FairSlot, FairSlots};
-use crate::source::{EventSource, Replica, SubmitSignal, SubmitSignals, Unavailable};
+use crate::config::{LOOK_AGAIN, LOOK_EVERY, PROBE_FIRST, WAITING_MAX};
+use crate::share::FairSlots;
+use crate::source::Unavailable;
 use crate::wire::{JobId, Stored};
 
 /// The table.
@@ -34,49 +23,40 @@ use crate::wire::{JobId, Stored};
 pub(super) struct Waiting {
     table: Mutex<Table>,
     /// Each watch has one.
-    places: FairSlots,
+    pub(super) places: FairSlots,
     /// Whether the subscription stands.
-    standing: watch::Sender<bool>,
+    pub(super) standing: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
-struct Table {
-    jobs: HashMap<JobId, Entry>,
+pub(super) struct Table {
+    pub(super) jobs: HashMap<JobId, Entry>,
     /// The same jobs, in the order in which they are looked up.
-    due: BTreeSet<(Instant, JobId)>,
+    pub(super) due: BTreeSet<(Instant, JobId)>,
     /// Whether the task runs.
-    is_kept: bool,
+    pub(super) is_kept: bool,
 }
 
 #[derive(Debug)]
-struct Entry {
-    due: Instant,
-    job: Arc<Unknown>,
+pub(super) struct Entry {
+    pub(super) due: Instant,
+    pub(super) job: Arc<Unknown>,
 }
 
 /// What the watches of one job share.
 #[derive(Debug, Default)]
-struct Unknown {
-    changed: Notify,
-    watches: AtomicU32,
+pub(super) struct Unknown {
+    pub(super) changed: Notify,
+    pub(super) watches: AtomicU32,
     /// Whether the leader and the queue said that they do not know it.
-    is_asked: AtomicBool,
-    known: OnceLock<Known>,
-}
-
-/// A watch of a job that is not known, until it is dropped.
-#[derive(Debug)]
-pub struct Waiter<S: EventSource> {
-    hub: Arc<Hub<S>>,
-    id: JobId,
-    job: Arc<Unknown>,
-    place: FairSlot,
+    pub(super) is_asked: AtomicBool,
+    pub(super) known: OnceLock<Known>,
 }
 
 /// How a job is known: by the last event of its log, or, without one, as submitted.
-type Known = Option<Arc<Stored>>;
+pub(super) type Known = Option<Arc<Stored>>;
 /// What a look for a job brought: how it is known, if it is.
-type Looked = Result<Option<Known>, Unavailable>;
+pub(super) type Looked = Result<Option<Known>, Unavailable>;
 
 impl Waiting {
     pub(super) fn new() -> Self {
@@ -92,13 +72,13 @@ impl Waiting {
         self.lock().jobs.len()
     }
 
-    async fn until_standing(&self) {
+    pub(super) async fn until_standing(&self) {
         // The sender lives as long as the table.
         let _ = self.standing.subscribe().wait_for(|stands| *stands).await;
     }
 
     /// The job is known: its watches go on to a feed.
-    fn known(&self, id: &JobId, known: Known) {
+    pub(super) fn known(&self, id: &JobId, known: Known) {
         let entry = self.lock().remove(id);
         if let Some(entry) = entry {
             let _ = entry.job.known.set(known);
@@ -107,7 +87,7 @@ impl Waiting {
     }
 
     /// Signals may have been lost: every job is looked up within a short time.
-    fn look_again(&self) {
+    pub(super) fn look_again(&self) {
         let mut table = self.lock();
         let due = Instant::now() + PROBE_FIRST;
         let Table {
@@ -121,7 +101,7 @@ impl Waiting {
 
     /// The jobs to look up now, no more than `max`, and whether the leader and the queue were asked before. Each is due again
     /// after that.
-    fn due(&self, max: usize) -> Vec<(JobId, bool)> {
+    pub(super) fn due(&self, max: usize) -> Vec<(JobId, bool)> {
         let now = Instant::now();
         let mut table = self.lock();
         let mut due = Vec::new();
@@ -142,7 +122,7 @@ impl Waiting {
     }
 
     /// Takes in what a look brought.
-    fn looked(&self, id: &JobId, looked: Looked) {
+    pub(super) fn looked(&self, id: &JobId, looked: Looked) {
         match looked {
             Ok(Some(known)) => self.known(id, known),
             Ok(None) => {
@@ -158,7 +138,7 @@ impl Waiting {
     }
 
     /// Whether the task may end: nothing is waited for. Who comes after that starts another.
-    fn end_if_empty(&self) -> bool {
+    pub(super) fn end_if_empty(&self) -> bool {
         let mut table = self.lock();
         let is_empty = table.jobs.is_empty();
         if is_empty {
@@ -168,7 +148,7 @@ impl Waiting {
         is_empty
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -183,7 +163,7 @@ impl Table {
         self.due.insert((due, id.clone()));
     }
 
-    fn remove(&mut self, id: &JobId) -> Option<Entry> {
+    pub(super) fn remove(&mut self, id: &JobId) -> Option<Entry> {
         let (id, entry) = self.jobs.remove_entry(id)?;
         self.due.remove(&(entry.due, id));
         if self.jobs.capacity() > 4 * self.jobs.len() {
@@ -191,228 +171,5 @@ impl Table {
             self.jobs.shrink_to(keep);
         }
         Some(entry)
-    }
-}
-
-impl<S: EventSource> Waiter<S> {
-    pub(super) fn join(hub: &Arc<Hub<S>>, id: &JobId, from: IpAddr) -> Result<Self, Full> {
-        let place = hub.waiting.places.take(from).map_err(|NoRoom| Full)?;
-        let mut table = hub.waiting.lock();
-        let there = table.jobs.get(id).map(|entry| Arc::clone(&entry.job));
-        let job = match there {
-            Some(job) => job,
-            None => {
-                let (due, job) = (Instant::now() + PROBE_FIRST, Arc::<Unknown>::default());
-                table.jobs.insert(
-                    id.clone(),
-                    Entry {
-                        due,
-                        job: Arc::clone(&job),
-                    },
-                );
-                table.due.insert((due, id.clone()));
-                job
-            }
-        };
-        job.watches.fetch_add(1, Ordering::Relaxed);
-        if !table.is_kept {
-            table.is_kept = true;
-            hub.tasks.spawn_until_stop(keep(Arc::clone(hub)));
-        }
-        drop(table);
-        Ok(Self {
-            hub: Arc::clone(hub),
-            id: id.clone(),
-            job,
-            place,
-        })
-    }
-
-    /// The job.
-    pub fn job(&self) -> &JobId {
-        &self.id
-    }
-
-    /// The hub.
-    pub fn hub(&self) -> &Arc<Hub<S>> {
-        &self.hub
-    }
-
-    fn is_known(&self) -> bool {
-        self.job.known.get().is_some()
-    }
-
-    /// Returns once the job was submitted, or its log has events, with the last of these.
-    pub async fn known(&self) -> Option<Arc<Stored>> {
-        loop {
-            let mut changed = std::pin::pin!(self.job.changed.notified());
-            changed.as_mut().enable();
-            if let Some(known) = self.job.known.get() {
-                return known.clone();
-            }
-            changed.await;
-        }
-    }
-
-    /// Watches the job, which is known, with `last` as its last event if there is one.
-    ///
-    /// # Errors
-    /// [`Full`].
-    pub fn watch(&self, last: Option<Arc<Stored>>) -> Result<Watch, Full> {
-        self.hub.watch_known(&self.id, self.place.from(), last)
-    }
-
-    /// Waits anew, after a feed had no room for the job: it is looked up within a short time.
-    ///
-    /// # Errors
-    /// [`Full`].
-    pub fn again(&self) -> Result<Self, Full> {
-        Self::join(&self.hub, &self.id, self.place.from())
-    }
-}
-
-impl<S: EventSource> Drop for Waiter<S> {
-    fn drop(&mut self) {
-        let mut table = self.hub.waiting.lock();
-        let was_last = self.job.watches.fetch_sub(1, Ordering::Relaxed) == 1;
-        // Under the same id others may wait since.
-        let there = table
-            .jobs
-            .get(&self.id)
-            .is_some_and(|entry| Arc::ptr_eq(&entry.job, &self.job));
-        if was_last && there {
-            table.remove(&self.id);
-        }
-    }
-}
-
-impl<S: EventSource> Hub<S> {
-    /// Waits for a job in the table when no replica asked has events of it; `None` when one has, or the job has a feed. What
-    /// the leader and the queue know is asked beside that, so that many made-up ids do not fill the broker's API queue.
-    ///
-    /// # Errors
-    /// [`Full`].
-    pub async fn wait(
-        self: &Arc<Self>,
-        id: &JobId,
-        from: IpAddr,
-    ) -> Result<Option<Waiter<S>>, Full> {
-        if self.lock().contains_key(id) {
-            return Ok(None);
-        }
-        // What is known needs no subscription. When that stands already, one look is enough.
-        let stands = *self.waiting.standing.borrow();
-        if !stands && self.has_events_somewhere(id).await {
-            return Ok(None);
-        }
-        let waiter = match Waiter::join(self, id, from) {
-            // However full the table is, what is known can be watched.
-            Err(Full) if stands && self.has_events_somewhere(id).await => return Ok(None),
-            joined => joined?,
-        };
-        self.waiting.until_standing().await;
-        let known = waiter.is_known() || self.has_events_somewhere(id).await;
-        Ok((!known).then_some(waiter))
-    }
-
-    /// How many jobs are waited for that are not known.
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
-    /// Looks for a job: in any replica of the log after the leader and the queue have been asked once.
-    async fn look(&self, id: &JobId, is_asked: bool) -> Looked {
-        let from = if is_asked {
-            Replica::Any
-        } else {
-            Replica::Leader
-        };
-        if let Some(last) = self.source.last(id, from).await? {
-            return Ok(Some(Some(last)));
-        }
-        Ok((!is_asked && self.source.is_queued(id).await?).then_some(None))
-    }
-
-    /// Whether a replica has events of the job. Asks until there is an answer; who waits for it limits the time.
-    async fn has_events_somewhere(&self, id: &JobId) -> bool {
-        let mut backoff = Backoff::new(REREAD_FIRST, REREAD_MAX);
-        loop {
-            match self.source.last(id, Replica::Any).await {
-                Ok(last) => return last.is_some(),
-                Err(error) => debug!(job = %id, %error, "cannot look a job up yet"),
-            }
-            sleep(backoff.next_pause()).await;
-        }
-    }
-}
-
-/// Keeps the table until it is empty. A panic, which is a bug, does not end it.
-async fn keep<S: EventSource>(hub: Arc<Hub<S>>) {
-    while AssertUnwindSafe(keep_once(&hub))
-        .catch_unwind()
-        .await
-        .is_err()
-    {
-        hub.note_panic();
-        error!("the task of the watches that wait panicked; another one goes on");
-        hub.waiting.standing.send_replace(false);
-        sleep(REREAD_MAX).await;
-    }
-}
-
-async fn keep_once<S: EventSource>(hub: &Arc<Hub<S>>) {
-    let mut backoff = Backoff::new(REREAD_FIRST, REREAD_MAX);
-    loop {
-        match hub.source.submit_signals().await {
-            Ok(signals) => {
-                backoff.reset();
-                hub.waiting.look_again();
-                hub.waiting.standing.send_replace(true);
-                let ended = serve(hub, signals).await;
-                if ended {
-                    return;
-                }
-                hub.waiting.standing.send_replace(false);
-            }
-            Err(error) => debug!(%error, "cannot follow what is submitted yet"),
-        }
-        if hub.waiting.end_if_empty() {
-            return;
-        }
-        sleep(backoff.next_pause()).await;
-    }
-}
-
-/// Serves the table until its subscription ends, or until it was empty for a while. Says whether it has ended for that.
-async fn serve<S: EventSource>(hub: &Arc<Hub<S>>, mut signals: S::SubmitSignals) -> bool {
-    let waiting = &hub.waiting;
-    let mut looks: FuturesUnordered<BoxFuture<'_, (JobId, Looked)>> = FuturesUnordered::new();
-    let mut tick = interval(LOOK_TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut used = Instant::now();
-    loop {
-        tokio::select! {
-            signal = signals.next() => match signal {
-                SubmitSignal::Job(id) => waiting.known(&id, None),
-                SubmitSignal::Disturbed => waiting.look_again(),
-                SubmitSignal::Closed => return false,
-            },
-            Some((id, looked)) = looks.next(), if !looks.is_empty() => waiting.looked(&id, looked),
-            _ = tick.tick() => {
-                let max = LOOKS_PER_TICK - looks.len();
-                for (id, is_asked) in waiting.due(max) {
-                    looks.push(Box::pin(async move {
-                        let looked = hub.look(&id, is_asked).await;
-                        (id, looked)
-                    }));
-                }
-                let now = Instant::now();
-                if waiting.len() > 0 {
-                    used = now;
-                } else if now - used >= FEED_LINGER && waiting.end_if_empty() {
-                    return true;
-                }
-            }
-        }
     }
 }

@@ -250,9 +250,10 @@ impl SourceFile {
         self.imports.iter().find(|import| import.name == name)
     }
 
-    /// Whether the code names this, `use` aside.
+    /// Whether the code names this, apart from `use` and `mod`.
     fn names(&self, name: &str) -> bool {
-        self.tokens.iter().any(|token| token == name)
+        let mut pairs = self.tokens.windows(2);
+        pairs.any(|pair| pair[1] == name && pair[0] != "mod")
     }
 }
 
