@@ -1,5 +1,5 @@
-//! A job's state as the body of an answer: what is large leaves piece by piece, and holds its room until it has left. What
-//! a state is, is decided elsewhere.
+//! A job's state as the body of an answer: a large one is written piece by piece, and holds its room
+//! until it is written. What the state is, `wire` decides.
 
 use std::convert::Infallible;
 
@@ -14,11 +14,11 @@ use super::turn::Turn;
 use crate::config::TURN_BYTES;
 use crate::wire::JobState;
 
-/// The answer that is this state, whose room is `room`.
+/// The answer with this state, which takes `room`.
 pub(super) fn state(mut state: JobState, room: Held) -> Response {
     let output = std::mem::take(&mut state.output);
     let json = json(&state);
-    // Every field before it is an id, a number or a word, so the first that looks like it is it.
+    // Every field before the output is an id, a number or a word, so the first match is the output.
     let split = json.find(OUTPUT).map_or(json.len(), |at| at + OUTPUT.len());
     let (head, tail) = json.split_at(split);
     if output.len() <= TURN_BYTES {
@@ -26,44 +26,44 @@ pub(super) fn state(mut state: JobState, room: Held) -> Response {
     }
     let mut response = [(header::CONTENT_TYPE, "application/json")].into_response();
     room.mark(&mut response);
-    let (head, tail, turn) = (head.to_owned(), Some(tail.to_owned()), Turn::default());
     let pieces = Pieces {
-        head,
+        head: head.to_owned(),
         output,
-        given: 0,
-        tail,
-        turn,
+        written: 0,
+        tail: Some(tail.to_owned()),
+        turn: Turn::default(),
         _room: room,
     };
     *response.body_mut() = Body::from_stream(stream::unfold(pieces, Pieces::next));
     response
 }
 
-/// The place of the output's text in a state without output.
+/// What precedes the output's text.
 const OUTPUT: &str = r#""output":""#;
 
-/// A state whose output leaves piece by piece: as JSON, control characters have six times their bytes.
+/// A state whose output is written piece by piece. As JSON, control characters have six times their
+/// bytes.
 struct Pieces {
     head: String,
     output: String,
-    /// How many bytes of the output were given.
-    given: usize,
+    /// How many bytes of the output were written.
+    written: usize,
     tail: Option<String>,
     turn: Turn,
-    /// Held until the last piece was given.
+    /// Held until the last piece is written.
     _room: Held,
 }
 
 impl Pieces {
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
         self.turn.pause().await;
-        let rest = &self.output[self.given..];
+        let rest = &self.output[self.written..];
         let piece = if rest.is_empty() {
             self.tail.take()?
         } else {
             let end = rest.floor_char_boundary(TURN_BYTES);
             let piece = std::mem::take(&mut self.head) + &escaped(&rest[..end]);
-            self.given += end;
+            self.written += end;
             piece
         };
         self.turn.count(piece.len());
@@ -71,7 +71,7 @@ impl Pieces {
     }
 }
 
-/// Text as it stands between the quotes of JSON.
+/// Text as between the quotes of JSON.
 fn escaped(text: &str) -> String {
     let json = serde_json::to_string(text).unwrap_or_else(|_| unreachable!("text is always JSON"));
     json[1..json.len() - 1].to_owned()
@@ -92,7 +92,7 @@ mod tests {
     use futures_util::StreamExt as _;
 
     #[tokio::test]
-    async fn a_state_leaves_in_pieces_as_the_same_json_and_holds_its_room_until_then() {
+    async fn a_state_in_pieces_is_the_same_json_and_holds_its_room_until_the_last_one() {
         let memory = Memory::new(Budget::unlimited());
         for output in [
             "",

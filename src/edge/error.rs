@@ -1,5 +1,5 @@
-//! How a public code is told over HTTP: problem details (RFC 9457) with the stable `code`. The codes themselves are in
-//! `wire`; causes are logged and never sent.
+//! Public codes as answers: problem details (RFC 9457) over HTTP, error frames elsewhere. The codes
+//! themselves are in `wire`; causes are logged and never sent.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -13,33 +13,33 @@ use crate::session;
 use crate::source::Unavailable;
 use crate::wire::{Code, Refusal, RequestRef, ServerFrame, shortened};
 
-/// An answer that says what went wrong.
+/// Why a request is refused or has failed.
 #[derive(Debug)]
 pub(super) struct Problem {
     code: Code,
     detail: Option<String>,
 }
 
-/// Why a request is not answered as it was meant (RFC 9457).
+/// Why a request is refused or has failed (RFC 9457).
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Problem")]
 pub(super) struct ProblemBody<'a> {
-    /// Always `about:blank`: the code says it.
+    /// Always `about:blank`; see `code`.
     #[serde(rename = "type")]
     problem_type: &'static str,
     /// What the code means, for people.
     title: &'static str,
     /// The HTTP status.
     status: u16,
-    /// What is wrong, for programs. It is stable.
+    /// What is wrong, for programs. The codes are stable.
     code: &'static str,
-    /// What is wrong with this very request, for people.
+    /// What is wrong with this request, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a str>,
 }
 
 impl Problem {
-    /// `detail` may quote the request; of a long one only the beginning is kept.
+    /// `detail` may quote the request. Only the beginning of a long one is kept.
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
             code,
@@ -151,7 +151,7 @@ mod tests {
     use crate::wire::limits::MESSAGE_MAX;
 
     #[test]
-    fn a_problem_quotes_no_more_than_a_sentence_and_keeps_no_more() {
+    fn a_problem_keeps_no_more_than_a_sentence_of_what_it_quotes() {
         let problem = Problem::new(Code::BadRequest, "é".repeat(500_000));
         assert_eq!(problem.message().len(), MESSAGE_MAX);
         assert!(problem.detail.unwrap().capacity() <= MESSAGE_MAX);

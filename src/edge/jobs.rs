@@ -1,5 +1,5 @@
-//! What every front door does with a job beside streaming it: submit, cancel, say what it is. It decodes no request and
-//! writes no answer.
+//! What every transport does with a job besides streaming it: submit it, cancel it, read its state. It
+//! decodes no request and writes no answer.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -24,98 +24,106 @@ use crate::wire::{
     Code, JobId, JobState, Kind, Seq, Status, Submission, may_call_back, reserved_kind,
 };
 
-/// A job that was taken in.
+/// A job that was accepted.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Accepted {
-    /// The job.
+    /// The job's id.
     pub(super) id: JobId,
-    /// The job, under the name that it has in events and frames.
+    /// The job's id, under the name that it has in events and frames.
     pub(super) job: JobId,
-    /// Its kind.
+    /// The job's kind.
     pub(super) kind: Kind,
-    /// What it is doing.
+    /// What the job is doing.
     pub(super) status: Status,
-    /// Whether it is in the queue by this very submission.
+    /// Whether this submission put it into the queue.
     #[serde(skip)]
     pub(super) new: bool,
 }
 
-/// The event that asks for a job to be cancelled.
+/// A request to cancel a job, as an event of its log.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct Receipt {
-    /// The job.
+#[schemars(rename = "Receipt")]
+pub(super) struct CancelReceipt {
+    /// The job's id.
     pub(super) id: JobId,
-    /// The job, under the name that it has in events and frames.
+    /// The job's id, under the name that it has in events and frames.
     pub(super) job: JobId,
-    /// The number of the event.
+    /// The sequence number of the event.
     pub(super) seq: Seq,
-    /// Whether it was written for this very request.
+    /// Whether this request wrote it.
     #[serde(skip)]
     pub(super) new: bool,
+}
+
+impl Accepted {
+    fn new(id: JobId, kind: Kind, status: Status, new: bool) -> Self {
+        Self {
+            job: id.clone(),
+            id,
+            kind,
+            status,
+            new,
+        }
+    }
 }
 
 impl App {
-    /// The room that a submission takes in memory until it is queued: as it was parsed, and twice as it is stored.
+    /// The room that a submission takes in memory until it is queued: once as parsed, and twice as
+    /// stored.
     pub(super) fn room_for(&self, submission: &Submission) -> Result<Held, Problem> {
         let bytes = size_of::<Submission>() + 3 * weight(&submission.input);
         Ok(self.shared.memory().submits.hold(bytes)?)
     }
 
-    /// Submits a job, which has this room until that is done. Without an id of its own it has one that follows from the
-    /// idempotency key, so that the same key is the same job on every edge, for as long as its log is kept.
+    /// Submits a job, which holds this room until that is done. A job without an id gets one derived
+    /// from the idempotency key, so that the same key is the same job on every edge, for as long as its
+    /// log is kept.
     pub(super) async fn submit(
         &self,
-        from: IpAddr,
+        client: IpAddr,
         submission: Submission,
         key: Option<&str>,
         _room: Held,
     ) -> Result<Accepted, Problem> {
-        let _place = self.shared.requests().take(from)?;
-        let (id, keyed) = match (&submission.id, key) {
+        let _slot = self.shared.requests().take(client)?;
+        let (id, is_from_key) = match (&submission.id, key) {
             (Some(id), _) => (id.clone(), false),
             (None, Some(key)) => (id_of_key(key)?, true),
             (None, None) => (job_id(nuid::next().as_str())?, false),
         };
+        let usage = self.check(&submission).await?;
+        let outcome = self.queue.submit_if_room(&id, &submission, &usage).await?;
+        let kind = submission.kind;
+        match outcome {
+            SubmitOutcome::New => Ok(Accepted::new(id, kind, Status::Queued, true)),
+            SubmitOutcome::Same => {
+                let last = self.log.last(&id).await?;
+                let status = last.map_or(Status::Queued, |last| last.status());
+                Ok(Accepted::new(id, kind, status, false))
+            }
+            SubmitOutcome::Other if is_from_key => Err(Code::KeyReused.into()),
+            SubmitOutcome::Other => Err(Code::JobExists.into()),
+            SubmitOutcome::Full => Err(Code::QueueFull.into()),
+            SubmitOutcome::TooLarge { size, limit } => {
+                let message = Submission::too_large(size, limit);
+                Err(Problem::new(Code::TooLarge, message))
+            }
+        }
+    }
+
+    /// Checks that workers can do what the submission asks for. Returns how full the queue is for its
+    /// kind.
+    async fn check(&self, submission: &Submission) -> Result<QueueUsage, Problem> {
         if let Some(callback) = &submission.callback {
             if !may_call_back(callback, &self.settings.callback_hosts) {
                 return Err(Code::CallbackNotAllowed.into());
             }
             self.usage(&reserved_kind()).await?;
         }
-        let kind = submission.kind.clone();
-        let usage = self.usage(&kind).await?;
-        if let Some(refusal) = usage.features.refusal(&submission) {
-            return Err(Problem::new(Code::NotSupportedByKind, refusal));
-        }
-        match self.queue.submit_if_room(&id, &submission, &usage).await? {
-            SubmitOutcome::New => Ok(Accepted {
-                job: id.clone(),
-                id,
-                kind,
-                status: Status::Queued,
-                new: true,
-            }),
-            SubmitOutcome::Same => {
-                let status = self
-                    .log
-                    .last(&id)
-                    .await?
-                    .map_or(Status::Queued, |last| last.status());
-                Ok(Accepted {
-                    job: id.clone(),
-                    id,
-                    kind,
-                    status,
-                    new: false,
-                })
-            }
-            SubmitOutcome::Other if keyed => Err(Code::KeyReused.into()),
-            SubmitOutcome::Other => Err(Code::JobExists.into()),
-            SubmitOutcome::Full => Err(Code::QueueFull.into()),
-            SubmitOutcome::TooLarge { size, limit } => Err(Problem::new(
-                Code::TooLarge,
-                Submission::too_large(size, limit),
-            )),
+        let usage = self.usage(&submission.kind).await?;
+        match usage.features.refusal(submission) {
+            Some(refusal) => Err(Problem::new(Code::NotSupportedByKind, refusal)),
+            None => Ok(usage),
         }
     }
 
@@ -133,37 +141,33 @@ impl App {
             .ok_or_else(unknown)
     }
 
-    /// Asks for a job to be cancelled.
+    /// Requests that a job be cancelled.
     pub(super) async fn cancel(
         &self,
-        from: IpAddr,
+        client: IpAddr,
         id: JobId,
         by: Option<String>,
-    ) -> Result<Receipt, Problem> {
-        let _place = self.shared.requests().take(from)?;
-        match self.queue.cancel(&id, by).await? {
-            CancelOutcome::Requested(seq) => Ok(Receipt {
-                job: id.clone(),
-                id,
-                seq,
-                new: true,
-            }),
-            CancelOutcome::Already(seq) => Ok(Receipt {
-                job: id.clone(),
-                id,
-                seq,
-                new: false,
-            }),
-            CancelOutcome::Ended => Err(Code::JobEnded.into()),
-            CancelOutcome::Unknown => Err(Code::JobNotFound.into()),
-            CancelOutcome::Undecodable => Err(Problem::new(
-                Code::Internal,
-                "the job's log ends with too many undecodable messages",
-            )),
-        }
+    ) -> Result<CancelReceipt, Problem> {
+        let _slot = self.shared.requests().take(client)?;
+        let (seq, new) = match self.queue.cancel(&id, by).await? {
+            CancelOutcome::Requested(seq) => (seq, true),
+            CancelOutcome::Already(seq) => (seq, false),
+            CancelOutcome::Ended => return Err(Code::JobEnded.into()),
+            CancelOutcome::Unknown => return Err(Code::JobNotFound.into()),
+            CancelOutcome::Undecodable => {
+                let message = "The job's log ends with too many undecodable messages.";
+                return Err(Problem::new(Code::Internal, message));
+            }
+        };
+        Ok(CancelReceipt {
+            job: id.clone(),
+            id,
+            seq,
+            new,
+        })
     }
 
-    /// Makes sure that there is such a job.
+    /// Checks that the job exists.
     pub(super) async fn exists(&self, job: &JobId) -> Result<(), Problem> {
         let exists =
             self.log.last(job).await?.is_some() || self.queue.queued_kind(job).await?.is_some();
@@ -174,18 +178,20 @@ impl App {
         }
     }
 
-    /// What a job is, and the room that this takes.
+    /// A job's state, and the room that it takes.
     async fn state(&self, job: &JobId) -> Result<(JobState, Held), Problem> {
         let mut room = self.shared.memory().answers.begin(JobState::SIZE_MAX);
         let late = |_| Unavailable("the log was not read in time".into());
         let shown = self.hub.last(job);
         let folding = async {
-            let _turn = self.folds.acquire().await;
+            let _permit = self.folds.acquire().await;
             fold_within(self.hub.source(), job, |bytes| room.resize(bytes)).await
         };
         if let Some(state) = timeout(OPEN_WAIT, folding).await.map_err(late)?? {
             if shown.is_some_and(|shown| shown.seq > state.seq) {
-                return Err(Unavailable("the log lacks what watchers were shown".into()).into());
+                return Err(
+                    Unavailable("the log lacks events that watchers have seen".into()).into(),
+                );
             }
             room.settle(state.size());
             return Ok((state, room));
@@ -202,21 +208,26 @@ impl App {
         }
     }
 
-    /// What a job is once it has ended, or `wait` has passed.
+    /// A job's state once the job has ended or `wait` has passed.
     pub(super) async fn state_within(
         &self,
-        from: IpAddr,
+        client: IpAddr,
         job: &JobId,
         wait: Duration,
     ) -> Result<(JobState, Held), Problem> {
-        let _place = self.shared.requests().take(from)?;
+        let _slot = self.shared.requests().take(client)?;
         if !wait.is_zero() {
-            self.until_ended(from, job, wait).await?;
+            self.until_ended(client, job, wait).await?;
         }
         self.state(job).await
     }
 
-    async fn until_ended(&self, from: IpAddr, job: &JobId, wait: Duration) -> Result<(), Problem> {
+    async fn until_ended(
+        &self,
+        client: IpAddr,
+        job: &JobId,
+        wait: Duration,
+    ) -> Result<(), Problem> {
         let after = match self.log.last(job).await? {
             Some(last) if last.event_type.is_end() => return Ok(()),
             Some(last) => last.seq,
@@ -226,10 +237,10 @@ impl App {
             None => Seq(0),
         };
         let watching = async {
-            until_ended(from, &self.hub, job, after).await?;
+            until_ended(client, &self.hub, job, after).await?;
             Ok(())
         };
-        // When the edge stops, who waits is told what the job is now.
+        // When the edge stops, a waiting client gets the current state.
         match timeout(wait, self.tasks.stop().run_until_cancelled(watching)).await {
             Ok(Some(ended)) => ended,
             Ok(None) | Err(_) => Ok(()),
@@ -252,12 +263,12 @@ pub(super) fn job_id(text: &str) -> Result<JobId, Problem> {
         .map_err(|error| Problem::new(Code::BadJobId, format!("a job id {error}")))
 }
 
-/// The id of the job that was submitted with this key. Nobody can tell the key from it.
+/// The id of the job that was submitted with this key. It does not reveal the key.
 fn id_of_key(key: &str) -> Result<JobId, Problem> {
     if key.is_empty() || key.len() > KEY_MAX {
         return Err(Problem::new(
             Code::BadRequest,
-            format!("an idempotency key has 1 to {KEY_MAX} bytes"),
+            format!("The idempotency key must have 1 to {KEY_MAX} bytes."),
         ));
     }
     job_id(&format!("key-{}", BASE64.encode(Sha256::digest(key))))

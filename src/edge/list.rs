@@ -1,4 +1,4 @@
-//! `GET /api/jobs`: the jobs that the log holds, page by page. What a page costs and how pages join is the log's.
+//! `GET /api/jobs`: the jobs in the log, page by page. How pages are read and joined is the log's.
 
 use std::sync::Arc;
 
@@ -17,21 +17,22 @@ use crate::nats::{JobQuery, ListError};
 use crate::source::Unavailable;
 use crate::wire::{Code, Status};
 
-/// Which jobs, and how many. A parameter that nobody knows is refused: a filter with a slip of the pen would list all.
+/// Which jobs, and how many. Unknown parameters are refused: with a mistyped filter, all jobs would be
+/// listed.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
-    /// Only jobs that are this.
+    /// Only jobs with this status.
     #[param(value_type = Option<String>, nullable = false, schema_with = status)]
     status: Option<Status>,
     /// Only jobs of this kind.
     #[param(nullable = false, pattern = "^[A-Za-z0-9_-]{1,64}$")]
     kind: Option<String>,
-    /// How many at the most.
+    /// How many jobs at most.
     #[param(nullable = false, minimum = 1, maximum = 100, default = 20)]
     limit: Option<usize>,
-    /// The `next` of the page before.
+    /// The `next` of the previous page.
     #[param(nullable = false, format = "page")]
     page: Option<String>,
 }
@@ -42,13 +43,13 @@ fn status() -> Ref {
 
 problems!(NoList: BadRequest, BadKind, BadPage, Overloaded, Unavailable);
 
-/// The jobs that the log holds, newest first.
+/// Lists the jobs in the log, newest first.
 ///
-/// A page may be short, and have a `next` all the same.
+/// A page may be short and still have a `next`.
 #[utoipa::path(
     get, path = "/api/jobs", tag = JOBS, params(ListQuery),
     responses(
-        (status = 200, description = "Jobs, each at its last event.", body = ref("#/components/schemas/JobPage")),
+        (status = 200, description = "Jobs, each as of its last event.", body = ref("#/components/schemas/JobPage")),
         NoList,
     ),
 )]
@@ -58,7 +59,7 @@ pub(super) async fn jobs(
 ) -> Result<Response, Problem> {
     let query = wanted(query)?;
     let late = |_| Unavailable("the log was not read in time".into());
-    // On the heap: it is far larger than what the other requests keep.
+    // Boxed, since it is far larger than the futures of other requests.
     let list = Box::pin(app.hub.source().list(&query));
     match timeout(OPEN_WAIT, list).await.map_err(late)? {
         Ok(page) => {
@@ -86,7 +87,7 @@ fn wanted(
     if !(1..=LIST_ROWS_MAX).contains(&limit) {
         return Err(Problem::new(
             Code::BadRequest,
-            format!("limit: from 1 to {LIST_ROWS_MAX}"),
+            format!("`limit` must be 1 to {LIST_ROWS_MAX}."),
         ));
     }
     let page = page

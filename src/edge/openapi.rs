@@ -1,5 +1,5 @@
-//! The description of the HTTP interface, OpenAPI 3.1: what stands at each handler, the schemas of `wire`, and those of what
-//! only HTTP answers. It serves no job.
+//! The description of the HTTP interface, OpenAPI 3.1: the descriptions of the handlers, the schemas of
+//! `wire`, and those of answers that only HTTP has. It serves no job.
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,7 +12,7 @@ use utoipa::openapi::OpenApi;
 
 use super::describe::{JOBS, OPERATION};
 use super::error;
-use super::jobs::{Accepted, Receipt};
+use super::jobs::{Accepted, CancelReceipt};
 use super::page::Gap;
 use super::stats::{SocketIoStats, Stats};
 use crate::wire::{Dialect, JobPage, definitions};
@@ -51,27 +51,27 @@ fn describe(routes: &OpenApi) -> Value {
         "title": "Tailwater",
         "version": env!("CARGO_PKG_VERSION"),
         "summary": "Durable job streams over NATS",
-        "description": "Every error is a `Problem` with a stable `code`. PROTOCOL.md says what the codes and the events mean.",
+        "description": "Every error is a `Problem` with a stable `code`. PROTOCOL.md explains the codes and the events.",
         "license": {"name": env!("CARGO_PKG_LICENSE"), "identifier": env!("CARGO_PKG_LICENSE")},
     });
-    // utoipa says so of types, and these are references.
+    // utoipa adds this to types only, and these are references.
     let bodies = document.pointer_mut("/paths/~1api~1jobs/post/requestBody");
     bodies
         .into_iter()
         .for_each(|body| body["required"] = true.into());
     document["servers"] = json!([{"url": "/"}]);
-    // An edge knows no identities.
+    // An edge has no authentication.
     document["security"] = json!([]);
     document["tags"] = json!([
-        {"name": JOBS, "description": "Submit jobs, follow them, ask for them, cancel them."},
-        {"name": OPERATION, "description": "For those who run an edge."},
+        {"name": JOBS, "description": "Submit jobs, follow them, read their state, cancel them."},
+        {"name": OPERATION, "description": "For operators of an edge."},
     ]);
     let mut schemas = definitions(Dialect::OpenApi);
-    // What a client says over a WebSocket is no part of this.
+    // The frames of WebSocket clients are not part of the HTTP interface.
     schemas.remove("ClientFrame");
     let mut answers = Dialect::OpenApi.settings().for_serialize().into_generator();
     answers.subschema_for::<Accepted>();
-    answers.subschema_for::<Receipt>();
+    answers.subschema_for::<CancelReceipt>();
     answers.subschema_for::<Gap>();
     answers.subschema_for::<JobPage>();
     answers.subschema_for::<Stats>();
@@ -90,22 +90,22 @@ fn any_event() -> Value {
     json!({"anyOf": [{"$ref": "#/components/schemas/Event"}, {"$ref": "#/components/schemas/OtherEvent"}]})
 }
 
-/// What `page` writes; its events are the bytes that all watchers share, so there is no type of it.
+/// What `page` writes. It has no type, since its events are bytes that all watchers share.
 fn page() -> Value {
     json!({
         "type": "object",
-        "description": "A part of a job's log, and where the next one begins.",
+        "description": "A part of a job's log, and where the next part begins.",
         "required": ["events", "live", "next"],
         "properties": {
             "events": {"type": "array", "items": any_event()},
             "missing": {"$ref": "#/components/schemas/Gap"},
             "live": {
                 "type": "boolean",
-                "description": "Whether the page ends with the last event that is stored, of a job that goes on.",
+                "description": "Whether the page ends with the last stored event of a job that is still running.",
             },
             "next": {
                 "type": ["string", "null"],
-                "description": "The `cursor` of the next request; null when the job has ended and all was given.",
+                "description": "The `cursor` of the next request; null after the job's final event.",
             },
         },
     })
@@ -115,11 +115,11 @@ fn page() -> Value {
 fn stream_event() -> Value {
     json!({
         "type": "object",
-        "description": "One event of a stream, as the HTML standard describes them.",
+        "description": "One server-sent event, as in the HTML standard.",
         "required": ["data"],
         "properties": {
             "id": {"$ref": "#/components/schemas/Cursor"},
-            "event": {"enum": ["message", "missing"], "description": "The events of the job have no name, which is `message`."},
+            "event": {"enum": ["message", "missing"], "description": "Events of the job have no name, which means `message`."},
             "data": {
                 "type": "string",
                 "contentMediaType": "application/json",

@@ -1,4 +1,4 @@
-//! What operators ask: is the process alive, may it get traffic.
+//! Routes for operators: whether the process is alive, and whether it can take traffic.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use super::describe::{OPERATION, problems};
 use super::error::Problem;
 use crate::wire::Code;
 
-/// What a person sees who opens the edge's address in a browser. A page, and not JSON: Firefox shows JSON in a viewer that
-/// forbids what is typed into its console.
+/// The page at the edge's address. It is not JSON, since Firefox shows JSON in a viewer that blocks
+/// scripts typed into the console.
 pub(super) async fn index() -> Html<&'static str> {
     Html(include_str!("index.html"))
 }
@@ -22,7 +22,7 @@ pub(super) async fn index() -> Html<&'static str> {
 /// Whether the process is alive.
 #[utoipa::path(
     get, path = "/healthz", tag = OPERATION,
-    responses((status = 200, description = "It is.", body = inline(Object))),
+    responses((status = 200, description = "The process is alive.", body = inline(Object))),
 )]
 pub(super) async fn health() -> Json<Value> {
     Json(json!({"status": "ok"}))
@@ -30,10 +30,10 @@ pub(super) async fn health() -> Json<Value> {
 
 problems!(NotReady: Restarting, Unavailable);
 
-/// Whether the edge may get traffic.
+/// Whether the edge can take traffic.
 #[utoipa::path(
     get, path = "/readyz", tag = OPERATION,
-    responses((status = 200, description = "It may.", body = inline(Object)), NotReady),
+    responses((status = 200, description = "The edge can take traffic.", body = inline(Object)), NotReady),
 )]
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     if app.clients.are_leaving() {
@@ -43,13 +43,13 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     } else {
         Problem::new(
             Code::Unavailable,
-            "a NATS connection is down or does not answer",
+            "A NATS connection is down or does not answer.",
         )
         .into_response()
     }
 }
 
-/// Whether NATS answers all threads of the edge: a probe reaches only one of them, and traffic reaches all.
+/// Whether NATS answers all threads of the edge. A probe reaches one of them, traffic all.
 async fn every_connection_answers(app: &App) -> bool {
     let threads = app.shared.threads();
     join_all(threads.iter().map(|thread| thread.nats.is_answering()))

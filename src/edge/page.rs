@@ -1,5 +1,5 @@
-//! A job's events as pages of JSON, for who asks again and again instead of following a stream: what is stored, or what
-//! comes within the time that the client waits. Which events those are is the session's.
+//! A job's events as pages of JSON, for clients that poll instead of following a stream: what is
+//! stored, or what comes while the client waits. Which events those are, the session decides.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::session::{Error, Session, Step};
 use crate::source::EventSource;
 use crate::wire::{Code, GapReason, Seq, Start, Stored};
 
-/// A part of a job's log, and what a client must know to ask for the next one.
+/// A part of a job's log, and where the next part begins.
 #[derive(Debug)]
 struct EventPage {
     events: Vec<Arc<Stored>>,
@@ -30,10 +30,10 @@ struct EventPage {
     next: Option<String>,
     room: Held,
     /// Whether there was no room for another event.
-    crowded: bool,
+    is_out_of_room: bool,
 }
 
-/// Events that are gone for good; they come before the events of their page.
+/// Events that the log no longer has, before the events of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(super) struct Gap {
     /// The first of them.
@@ -45,19 +45,19 @@ pub(super) struct Gap {
 }
 
 /// How many events a client wants at most.
-pub(super) fn limit(asked: Option<usize>) -> Result<usize, Problem> {
-    let limit = asked.unwrap_or(PAGE_EVENTS);
+pub(super) fn limit(requested: Option<usize>) -> Result<usize, Problem> {
+    let limit = requested.unwrap_or(PAGE_EVENTS);
     if (1..=PAGE_EVENTS_MAX).contains(&limit) {
         Ok(limit)
     } else {
         Err(Problem::new(
             Code::BadRequest,
-            format!("`limit` is a number from 1 to {PAGE_EVENTS_MAX}"),
+            format!("`limit` must be 1 to {PAGE_EVENTS_MAX}."),
         ))
     }
 }
 
-/// The answer for a session that begins at `start`; without a session, because the edge stops, to come back.
+/// The answer for a session that begins at `start`. There is no session when the edge stops.
 pub(super) async fn answer<S: EventSource>(
     session: Option<Session<S>>,
     start: Start,
@@ -79,20 +79,19 @@ impl EventPage {
             Start::After(seq) => seq.to_string(),
             Start::Cursor(cursor) => cursor.to_string(),
         };
-        let (events, missing) = (Vec::new(), None);
         Self {
-            events,
+            events: Vec::new(),
             bytes: 0,
             limit,
-            missing,
+            missing: None,
             live: false,
             next: Some(next),
             room,
-            crowded: false,
+            is_out_of_room: false,
         }
     }
 
-    /// Takes what is stored; if that is nothing, waits for what comes.
+    /// Adds what is stored. If there is nothing, waits for what comes.
     async fn read<S: EventSource>(
         &mut self,
         session: &mut Session<S>,
@@ -114,18 +113,18 @@ impl EventPage {
             if matches!(step, Step::Rebuilt) {
                 return Err(Error::CursorNotInLog.into());
             }
-            if !self.take(step) {
+            if !self.add(step) {
                 break;
             }
         }
-        // What did not fit may be stored already.
+        // Events that did not fit may be stored already.
         self.live &= !self.is_full();
-        if self.crowded && self.is_empty() {
+        if self.is_out_of_room && self.is_empty() {
             return Err(Code::Overloaded.into());
         }
-        // Whoever does not wait is told why there is nothing: the log did not say in time.
-        let known = self.live || self.next.is_none() || !self.is_empty();
-        if known || !wait.is_zero() {
+        // A client that does not wait learns why the page is empty: the log did not answer in time.
+        let is_known = self.live || self.next.is_none() || !self.is_empty();
+        if is_known || !wait.is_zero() {
             Ok(())
         } else {
             Err(Code::Unavailable.into())
@@ -133,20 +132,20 @@ impl EventPage {
     }
 
     fn wants_more(&self, wait: Duration) -> bool {
-        let all = self.next.is_none() || self.live && self.is_empty() && wait.is_zero();
-        !all && !self.is_full()
+        let is_complete = self.next.is_none() || self.live && self.is_empty() && wait.is_zero();
+        !is_complete && !self.is_full()
     }
 
     const fn is_full(&self) -> bool {
-        self.crowded || self.events.len() >= self.limit || self.bytes >= PAGE_BYTES_MAX
+        self.is_out_of_room || self.events.len() >= self.limit || self.bytes >= PAGE_BYTES_MAX
     }
 
     fn is_empty(&self) -> bool {
         self.events.is_empty() && self.missing.is_none()
     }
 
-    /// Takes in a step. Says whether the page can take another one.
-    fn take(&mut self, step: Step) -> bool {
+    /// Adds a step. Returns whether the page can take another one.
+    fn add(&mut self, step: Step) -> bool {
         match step {
             Step::Events(events) => return events.into_iter().all(|event| self.push(event)),
             Step::Gap { .. } if !self.events.is_empty() => return false,
@@ -168,14 +167,14 @@ impl EventPage {
         true
     }
 
-    /// Adds an event, when the page is not full. One event always fits.
+    /// Adds an event if the page is not full. One event always fits.
     fn push(&mut self, event: Arc<Stored>) -> bool {
         if self.is_full() {
             return false;
         }
         let bytes = self.bytes + event.json().len();
         if self.room.resize(bytes).is_err() {
-            self.crowded = true;
+            self.is_out_of_room = true;
             return false;
         }
         self.bytes = bytes;
@@ -239,7 +238,7 @@ mod tests {
         }
     }
 
-    /// A log of so many chunks.
+    /// A log of this many chunks.
     fn log_of(count: usize) -> MemoryLog {
         let memory = MemoryLog::default();
         for _ in 0..count {
@@ -248,7 +247,7 @@ mod tests {
         memory
     }
 
-    /// Asks for a page behind `next`, as a client does that was given it.
+    /// Requests the page after `next`, as a client does.
     async fn ask(memory: &MemoryLog, next: &str, limit: usize, wait_s: u64) -> Value {
         let hub = Hub::new(memory.clone(), Tasks::default());
         let start =
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pages_follow_each_other_until_the_end_is_given() {
+    async fn pages_follow_each_other_to_the_end() {
         let memory = log_of(6);
         memory.append(&job(), Body::Cancelled {});
         let (mut next, mut all) = ("0".to_owned(), Vec::new());
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_page_that_has_all_of_a_running_job_says_so_and_where_to_go_on() {
+    async fn a_page_with_all_of_a_running_job_says_so_and_where_the_next_begins() {
         let memory = log_of(2);
         let page = ask(&memory, "0", 100, 0).await;
         assert_eq!((seqs(&page), &page["live"]), (vec![1, 2], &json!(true)));
@@ -305,7 +304,7 @@ mod tests {
             ask(&memory, next, 100, 0).await,
             json!({"events": [], "live": true, "next": next})
         );
-        // Of a job without events nobody can name one.
+        // A job without events has no cursor.
         let nothing = json!({"events": [], "live": true, "next": "0"});
         assert_eq!(ask(&MemoryLog::default(), "0", 100, 0).await, nothing);
     }
@@ -329,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn events_that_are_stored_are_given_without_waiting() {
+    async fn stored_events_are_returned_without_waiting() {
         let (memory, begun) = (log_of(5), Instant::now());
         let page = ask(&memory, "2", 100, 30).await;
         assert_eq!((seqs(&page), &page["live"]), (vec![3, 4, 5], &json!(true)));
@@ -337,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn expired_events_are_told_before_those_that_are_left() {
+    async fn expired_events_are_reported_before_the_remaining_ones() {
         let memory = log_of(9);
         memory.expire(&job(), Seq(4));
         let page = ask(&memory, "2", 2, 0).await;
@@ -349,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_page_is_bounded_in_bytes_and_holds_one_event_at_least() {
+    async fn a_page_is_bounded_in_bytes_and_has_at_least_one_event() {
         let memory = MemoryLog::default();
         for _ in 0..5 {
             memory.append(&job(), chunk(&"x".repeat(400_000)));
@@ -361,7 +360,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pages_that_are_not_taken_hold_no_more_than_their_room_and_later_ones_are_refused() {
+    async fn unread_pages_hold_no_more_than_their_room_and_later_ones_are_refused() {
         let log = MemoryLog::default();
         for _ in 0..10 {
             log.append(&job(), chunk(&"x".repeat(100_000)));
@@ -401,7 +400,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_log_that_does_not_answer_is_no_empty_page() {
+    async fn a_log_that_does_not_answer_is_not_an_empty_page() {
         let memory = log_of(3);
         let hub = Hub::new(memory.clone(), Tasks::default());
         let mut session = Session::open(&hub, &job(), Start::After(Seq(0)))

@@ -1,5 +1,5 @@
-//! What a request says: the job in its path, its query and body, where it wants to begin. Each is read once, here, and what
-//! cannot be read is a problem with a code. It answers nothing.
+//! What a request contains: the job in its path, its query and body, where it starts. Each is read
+//! once, here, and what cannot be read is a problem with a code. It answers nothing.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -34,7 +34,7 @@ impl IntoParams for Job {
             .parameter_in(ParameterIn::Path)
             .required(Required::True);
         let id = id
-            .description(Some("The job."))
+            .description(Some("The job's id."))
             .schema(Some(Ref::from_schema_name("JobId")));
         vec![id.build()]
     }
@@ -51,7 +51,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Job {
     }
 }
 
-/// Where the client is, or the proxy before it.
+/// The address of the client, or of the proxy before it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) IpAddr);
 
@@ -66,7 +66,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Peer {
     }
 }
 
-/// The query. Parameters that nobody knows are passed over.
+/// The query. Unknown parameters are ignored.
 #[derive(Debug)]
 pub(super) struct Params<T>(pub(super) T);
 
@@ -81,7 +81,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// A body that says it is JSON, and the room that it takes.
+/// A body declared as JSON, and the room that it takes.
 #[derive(Debug)]
 pub(super) struct JsonBody(pub(super) Vec<u8>, pub(super) Held);
 
@@ -105,7 +105,7 @@ where
         if !content.eq_ignore_ascii_case("application/json") {
             return Err(Problem::new(
                 Code::UnsupportedMediaType,
-                "send the job as application/json",
+                "Send the job as `application/json`.",
             ));
         }
         let body = request.into_body();
@@ -114,13 +114,13 @@ where
     }
 }
 
-/// How long a request may be kept waiting for news: whole seconds, `30` or `30s`.
+/// How long a request may wait: whole seconds, `30` or `30s`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Wait(pub(super) Duration);
 
-/// Text that is no such time.
+/// The text is not a valid wait.
 #[derive(Debug, thiserror::Error)]
-#[error("`wait` is a whole number of seconds from 0 to {WAIT_MAX_S}, for example 30 or 30s")]
+#[error("`wait` must be a whole number of seconds from 0 to {WAIT_MAX_S}, such as 30 or 30s.")]
 pub(super) struct BadWait;
 
 impl FromStr for Wait {
@@ -146,19 +146,25 @@ impl<'de> Deserialize<'de> for Wait {
     }
 }
 
-/// By which a client says where it stands when it comes back by itself; it repeats its address, so this wins.
+/// The header with which a client that reconnects by itself says where it stopped.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// Where a request wants to begin. A client that comes back names the last event in the header or, with libraries that
-/// cannot or do not set headers, in the query. Either wins over `cursor`, and that over `after`: those are in the address
-/// from the start. The header wins over the query, because a client that sends headers repeats its address as it is.
+/// Where a request starts. A client that reconnects names the last event in the header or, with
+/// libraries that do not set headers, in the query. Either overrides `cursor`, which overrides `after`:
+/// those are in the address from the first request on. The header overrides the query, because a
+/// client that sends headers repeats its address unchanged.
 pub(super) fn begin(
     headers: &HeaderMap,
     query: Option<&str>,
     after: Option<u64>,
     cursor: Option<&str>,
 ) -> Result<Start, Problem> {
-    let bad = |_| Problem::new(Code::BadCursor, "a last event id is a cursor or a number");
+    let bad = |_| {
+        Problem::new(
+            Code::BadCursor,
+            "The last event id is not a cursor or a sequence number.",
+        )
+    };
     let header = headers
         .get(LAST_EVENT_ID)
         .map(|id| id.to_str().map_err(bad))
@@ -169,13 +175,14 @@ pub(super) fn begin(
         .then(|| last_event_id(query.unwrap_or_default()))
         .flatten();
     match header.or(queried.as_deref()).or(cursor) {
-        Some(text) => Ok(position(text)?),
+        Some(text) => Ok(parse_start(text)?),
         None => Ok(start(after, None)?),
     }
 }
 
-/// The last event id in a query: `lastEventId` or `Last-Event-ID`, in any case and with `-`, `_` or neither between the
-/// words. The last one counts, because a library may append it to an address that has one already.
+/// The last event id in a query: `lastEventId` or `Last-Event-ID`, in any case and with `-`, `_` or
+/// nothing between the words. The last one counts, because a library may append it to an address that
+/// has one already.
 fn last_event_id(query: &str) -> Option<String> {
     let is_last_event_id = |name: &str| {
         let letters = name.bytes().filter(|byte| !matches!(byte, b'-' | b'_'));
@@ -189,7 +196,7 @@ fn last_event_id(query: &str) -> Option<String> {
         .last()
 }
 
-fn position(text: &str) -> Result<Start, Refusal> {
+fn parse_start(text: &str) -> Result<Start, Refusal> {
     match text.parse() {
         Ok(after) if !text.starts_with('+') => Ok(Start::After(Seq(after))),
         _ => start(None, Some(text)),

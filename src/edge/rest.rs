@@ -1,4 +1,4 @@
-//! Jobs over plain HTTP: submit one, ask what it is, cancel it. Events are in `sse` and `page`.
+//! Jobs over plain HTTP: submit one, read its state, cancel it. Events are in `sse` and `page`.
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use super::error::Problem;
 use super::request::{Job, JsonBody, Params, Peer, Wait};
 use crate::wire::{Code, Submission};
 
-/// The header by which a client may submit again without submitting twice (draft-ietf-httpapi-idempotency-key-header).
+/// With this header a client can repeat a submission without creating a second job
+/// (draft-ietf-httpapi-idempotency-key-header).
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 problems!(NotSubmitted:
@@ -24,15 +25,15 @@ problems!(NotSubmitted:
 
 /// Submits a job.
 ///
-/// The same submission again, with the same `id` or the same key, is the same job.
+/// Repeating the submission with the same `id` or the same key returns the existing job.
 #[utoipa::path(
     post, path = "/api/jobs", tag = JOBS,
     params(("Idempotency-Key" = inline(Option<String>), Header, nullable = false, min_length = 1, max_length = 255,
-        pattern = "^[!-~]([ -~]*[!-~])?$", description = "The same key is the same job, for as long as its log is kept.")),
+        pattern = "^[!-~]([ -~]*[!-~])?$", description = "Repeating a submission with the same key returns the same job, for as long as its log is kept.")),
     request_body = ref("#/components/schemas/Submission"),
     responses(
-        (status = 202, description = "A new job, which is stored.", body = ref("#/components/schemas/Accepted")),
-        (status = 200, description = "The job was there.", body = ref("#/components/schemas/Accepted")),
+        (status = 202, description = "The new job is queued.", body = ref("#/components/schemas/Accepted")),
+        (status = 200, description = "The job existed already.", body = ref("#/components/schemas/Accepted")),
         NotSubmitted,
     ),
 )]
@@ -45,8 +46,12 @@ pub(super) async fn submit(
     let submission = Submission::from_json(&body)?;
     drop((body, held));
     let key = headers.get(IDEMPOTENCY_KEY).map(|key| {
-        key.to_str()
-            .map_err(|_| Problem::new(Code::BadRequest, "an idempotency key is visible ASCII"))
+        key.to_str().map_err(|_| {
+            Problem::new(
+                Code::BadRequest,
+                "The idempotency key is not visible ASCII.",
+            )
+        })
     });
     let room = app.room_for(&submission)?;
     let accepted = app.submit(from, submission, key.transpose()?, room).await?;
@@ -61,13 +66,13 @@ pub(super) async fn submit(
 
 problems!(NoState: BadJobId, BadRequest, JobNotFound, Overloaded, Unavailable);
 
-/// What a job is.
+/// Returns a job's state.
 ///
-/// With `wait` it is answered once the job has ended or the time is over; `status` tells which.
+/// With `wait` the answer comes once the job has ended or the time is over; see `status`.
 #[utoipa::path(
     get, path = "/api/jobs/{id}", tag = JOBS, params(Job, WaitQuery),
     responses(
-        (status = 200, description = "What the job is now.", body = ref("#/components/schemas/JobState")),
+        (status = 200, description = "The job's current state.", body = ref("#/components/schemas/JobState")),
         NoState,
     ),
 )]
@@ -80,11 +85,11 @@ pub(super) async fn job(
     state(app, peer, id, waiting).await
 }
 
-/// What a job is, at another address.
+/// Returns a job's state; the same as `/api/jobs/{id}`.
 #[utoipa::path(
     get, path = "/api/jobs/{id}/state", tag = JOBS, params(Job, WaitQuery),
     responses(
-        (status = 200, description = "What the job is now.", body = ref("#/components/schemas/JobState")),
+        (status = 200, description = "The job's current state.", body = ref("#/components/schemas/JobState")),
         NoState,
     ),
 )]
@@ -98,11 +103,11 @@ pub(super) async fn state(
     Ok(answer::state(state, room))
 }
 
-/// How long to wait for the end.
+/// How long to wait for the job's end.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct WaitQuery {
-    /// How long to wait for the end: whole seconds, `30` or `30s`.
+    /// How long to wait for the job's end: whole seconds, `30` or `30s`.
     #[serde(default)]
     #[param(inline, value_type = Option<String>, nullable = false, pattern = "^([0-9]|[1-5][0-9]|60)s?$")]
     wait: Wait,
@@ -110,14 +115,15 @@ pub(super) struct WaitQuery {
 
 problems!(NotCancelled: BadJobId, JobNotFound, JobEnded, Overloaded, Unavailable);
 
-/// Asks for a job to be cancelled.
+/// Cancels a job.
 ///
-/// The request is an event of the job; the answer has its number. Nothing but the job's end follows it.
+/// Cancelling appends an event to the job's log and returns its sequence number as a receipt. Only the
+/// job's final event can follow it.
 #[utoipa::path(
     post, path = "/api/jobs/{id}/cancel", tag = JOBS, params(Job),
     responses(
-        (status = 202, description = "It was asked for.", body = ref("#/components/schemas/Receipt")),
-        (status = 200, description = "Somebody asked before.", body = ref("#/components/schemas/Receipt")),
+        (status = 202, description = "The job will be cancelled.", body = ref("#/components/schemas/Receipt")),
+        (status = 200, description = "The job was cancelled before.", body = ref("#/components/schemas/Receipt")),
         NotCancelled,
     ),
 )]

@@ -1,5 +1,5 @@
-//! HTTP connections: accepts them, gives each its limits, and ends all in time when the edge stops. What is asked over
-//! them is the router's.
+//! HTTP connections: accepts them, gives each its limits, and ends all in time when the edge stops. The
+//! router handles the requests.
 
 use std::io::Write as _;
 use std::net::Shutdown;
@@ -25,7 +25,7 @@ use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER};
 use crate::runtime::Tasks;
 use crate::share::FairSlots;
 
-/// Accepts connections until the tasks should end; those that were accepted are among the tasks.
+/// Accepts connections until the tasks should end. The connections are among the tasks.
 pub(super) async fn serve(
     mut listener: TcpListener,
     router: Router,
@@ -34,7 +34,7 @@ pub(super) async fn serve(
     tasks: &Tasks,
 ) {
     loop {
-        // axum's accept waits a little when the process has no file descriptors left, and goes on.
+        // When the process has no file descriptors left, axum's accept waits a little and continues.
         let accepted = Listener::accept(&mut listener);
         let Some((stream, peer)) = tasks.stop().run_until_cancelled(accepted).await else {
             return;
@@ -52,9 +52,9 @@ pub(super) async fn serve(
     }
 }
 
-/// Answers a client for which there is no room, before anything of it is read, and waits for nothing.
+/// Answers a client for which there is no room, without reading from it or waiting.
 fn refuse(stream: TcpStream) {
-    /// As `Problem` says [`Code::Overloaded`](crate::wire::Code::Overloaded).
+    /// The `Problem` of [`Code::Overloaded`](crate::wire::Code::Overloaded).
     const ANSWER: &str = concat!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n",
         "cache-control: no-store\r\nconnection: close\r\ncontent-length: 98\r\n\r\n",
@@ -65,19 +65,19 @@ fn refuse(stream: TcpStream) {
         stream.shutdown(Shutdown::Write)
     });
     if let Err(error) = answered {
-        debug!(%error, "a client was refused without a word");
+        debug!(%error, "a client was refused without an answer");
     }
 }
 
-/// Serves one connection. When the edge stops, the request under way is answered, if that takes no longer than the edge
-/// may.
+/// Serves one connection. When the edge stops, the request under way is still answered if that does not
+/// take too long.
 async fn connection(stream: Metered<TcpStream>, router: Router, stop: CancellationToken) {
     let mut limits = http1::Builder::new();
     limits
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WAIT)
         .max_buf_size(HTTP_BUFFER);
-    // The buffer alone may take in a little more.
+    // The buffer alone would accept a little more.
     limits.max_header_size(HTTP_BUFFER);
     let meter = stream.meter();
     let answering = meter.clone();

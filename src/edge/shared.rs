@@ -1,5 +1,6 @@
-//! What the threads of one edge share, and only what they must: a Socket.IO session over HTTP polling reaches whichever
-//! thread the kernel gives its next connection to, and whoever asks one thread for numbers means the process.
+//! What the threads of one edge share, and only what they must: a Socket.IO session that polls reaches
+//! whichever thread the kernel gives its next connection to, memory is one budget, and statistics
+//! cover the process.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -14,7 +15,7 @@ use crate::budget::Budget;
 use crate::config::{FILES_RESERVED, REQUESTS_ALL_MAX};
 use crate::share::FairSlots;
 
-/// Made once for each process, and given to each of its threads.
+/// Created once for each process and passed to each of its threads.
 #[derive(Clone, Debug)]
 pub struct EdgeShared(Arc<SharedState>);
 
@@ -26,27 +27,20 @@ struct SharedState {
     connections: FairSlots,
     socketio: Engine,
     threads: Mutex<Vec<Weak<EdgeThread>>>,
-    /// How many threads have begun to serve.
+    /// How many threads have started to serve.
     serving: watch::Sender<usize>,
 }
 
 impl EdgeShared {
     /// For the threads of one edge, which together hold no more for their clients than `budget`.
     pub fn new(budget: Budget) -> Self {
-        let memory = Memory::new(budget);
-        let socketio = Engine::default();
-        let (requests, connections) = (
-            FairSlots::new(REQUESTS_ALL_MAX),
-            FairSlots::new(connections_max()),
-        );
-        let serving = watch::Sender::new(0);
         Self(Arc::new(SharedState {
-            memory,
-            requests,
-            connections,
-            socketio,
+            memory: Memory::new(budget),
+            requests: FairSlots::new(REQUESTS_ALL_MAX),
+            connections: FairSlots::new(connections_max()),
+            socketio: Engine::default(),
             threads: Mutex::default(),
-            serving,
+            serving: watch::Sender::new(0),
         }))
     }
 
@@ -78,9 +72,9 @@ impl EdgeShared {
         self.0.serving.send_modify(|serving| *serving += 1);
     }
 
-    /// Waits until as many threads serve clients.
+    /// Waits until this many threads serve clients.
     pub async fn serves(&self, threads: usize) {
-        // The sender lives as long as this does, so there is no error.
+        // The sender lives as long as `self`, so there is no error.
         let _ = self
             .0
             .serving
@@ -100,8 +94,8 @@ impl EdgeShared {
     }
 }
 
-/// Lets this process open as many files as the system allows: by default many systems allow it 1024 at first, and more
-/// when it asks. Call it before [`EdgeShared::new`], which counts connections by it.
+/// Lets this process open as many files as the system allows: many systems allow 1024 at first, and more
+/// on request. Call it before [`EdgeShared::new`], which derives the number of connections from it.
 pub fn raise_file_limit() {
     let mut files = getrlimit(Resource::Nofile);
     let (before, most) = (files.current, files.maximum);
@@ -115,7 +109,8 @@ pub fn raise_file_limit() {
     }
 }
 
-/// How many connections of clients the process may have: as many as it may open files, but for those that it needs itself.
+/// How many connections of clients the process may have: as many as it may open files, less those that
+/// it needs itself.
 fn connections_max() -> usize {
     let files = getrlimit(Resource::Nofile)
         .current

@@ -1,4 +1,4 @@
-//! Clients that have connected and not joined: how many there may be. It knows no session.
+//! How many clients may have connected without having joined. It knows no session.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::budget::NoRoom;
 use crate::config::{HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS};
 
-/// The handshakes under way, in all and by address.
+/// The handshakes under way, in total and by address.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Handshakes(Arc<Mutex<HandshakeCounts>>);
 
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neither_one_address_nor_all_together_have_more_handshakes_than_they_may() {
+    fn neither_one_address_nor_all_together_exceed_their_limit() {
         let handshakes = Handshakes::default();
         let address = |n: u16| IpAddr::from([127, 0, (n / 256) as u8, (n % 256) as u8]);
         let mut held: Vec<_> = std::iter::from_fn(|| handshakes.begin(address(1)).ok()).collect();

@@ -1,28 +1,29 @@
-//! What lies in the library's queue of a socket, as far as can be told from outside: it says neither how full it is nor
-//! when there is room again. Pure: what was queued and how many bytes have left are arguments.
+//! What is in the library's queue of a socket, as far as this can be known from outside: the library
+//! reports neither how full the queue is nor when there is room again. Pure: what was queued and how
+//! many bytes were sent are arguments.
 
 use std::collections::VecDeque;
 
 use crate::config::FLIGHT_BYTES;
 
-/// The packets that were queued and have not left, oldest first.
+/// The packets that were queued and not sent yet, oldest first.
 ///
-/// All that a socket is sent goes through here, pings aside; so once as many bytes have left the connection as the
-/// oldest packets have, those packets are out of the queue. A ping makes that three bytes early, which is made up for
-/// whenever the queue runs empty.
+/// All that a socket sends is counted here, except pings. So once the connection has sent as many bytes
+/// as the oldest packets have, those packets are out of the queue. Each ping makes that three bytes
+/// early, which is corrected whenever the queue runs empty.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     sizes: VecDeque<usize>,
     bytes: usize,
-    /// How many bytes had left the connection when it was asked last.
+    /// How many bytes the connection had sent when it was last asked.
     seen: u64,
-    /// How many of them belong to the oldest packet that has not left whole.
+    /// How many of them belong to the oldest packet, which is not sent whole.
     part: u64,
 }
 
 impl InFlight {
-    /// Whether another packet may be queued, when `packets` are allowed. One always may when nothing is in flight,
-    /// however large.
+    /// Whether another packet may be queued when `packets` are allowed. When nothing is in flight, one
+    /// always may, however large.
     pub(super) fn has_room(&self, packets: usize) -> bool {
         self.sizes.len() < packets && self.bytes < FLIGHT_BYTES
     }
@@ -31,13 +32,14 @@ impl InFlight {
         self.sizes.is_empty()
     }
 
-    /// A packet of so many bytes, as they leave the connection, was queued.
+    /// Adds a packet that has this many bytes on the connection.
     pub(super) fn add(&mut self, size: usize) {
         self.sizes.push_back(size);
         self.bytes += size;
     }
 
-    /// So many bytes have left the connection since it began. Says whether that is more than before.
+    /// Removes what has been sent, when the connection has sent this many bytes in total. Returns whether
+    /// that is more than before.
     pub(super) fn advance(&mut self, sent: u64) -> bool {
         let more = sent.saturating_sub(self.seen);
         self.seen = sent;
@@ -50,7 +52,7 @@ impl InFlight {
             self.bytes -= size;
             self.sizes.pop_front();
         }
-        // What left beside our packets is not part of the next one.
+        // What was sent besides our packets is not part of the next one.
         self.part = 0;
         more > 0
     }
@@ -61,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_packet_is_in_flight_until_its_last_byte_has_left() {
+    fn a_packet_is_in_flight_until_its_last_byte_is_sent() {
         let mut in_flight = InFlight::default();
         in_flight.add(10);
         in_flight.add(20);
@@ -74,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_while_nothing_is_in_flight_counts_for_nothing() {
+    fn bytes_sent_while_nothing_is_in_flight_do_not_count() {
         let mut in_flight = InFlight::default();
         in_flight.advance(1000);
         in_flight.add(10);
@@ -87,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_up_to_so_many_packets_and_so_many_bytes_and_always_for_one() {
+    fn there_is_room_up_to_both_limits_and_always_for_one_packet() {
         let mut in_flight = InFlight::default();
         for _ in 0..7 {
             assert!(in_flight.has_room(7));

@@ -1,5 +1,5 @@
-//! An echo over WebSocket with the edge's own upgrade, for the conformance tests of others (`scripts/autobahn.sh`). No
-//! command serves it.
+//! An echo over WebSocket with the edge's own upgrade, for a third-party conformance test
+//! (`scripts/autobahn.sh`). No command serves it.
 
 use std::io;
 use std::net::TcpListener;
@@ -13,7 +13,7 @@ use super::socket::{Disconnect, close, with_limits};
 /// Sends every message back, at `/` of `listener`, until it is dropped.
 ///
 /// # Errors
-/// When the runtime does not take the listener.
+/// When the runtime does not accept the listener.
 pub async fn serve_echo(listener: TcpListener) -> io::Result<()> {
     let echo = |upgrade: WebSocketUpgrade| async {
         with_limits(upgrade).on_upgrade(|mut socket| async move {

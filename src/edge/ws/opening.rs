@@ -1,4 +1,5 @@
-//! What a request must say to become a WebSocket (RFC 6455, section 4.2.1), for every front door that speaks it.
+//! What a request needs to become a WebSocket (RFC 6455, section 4.2.1), for each transport that uses
+//! one.
 
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
@@ -8,14 +9,15 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use crate::edge::error::Problem;
 use crate::wire::Code;
 
-/// Checks the request, and writes the two headers that are lists as the libraries compare them: as one token.
+/// Checks the request, and reduces the two headers that are lists to the one token that the libraries
+/// compare them with.
 pub(in crate::edge) fn check(request: &mut Parts) -> Result<(), Problem> {
     let headers = &mut request.headers;
     let upgrades = has_token(headers, header::CONNECTION, "upgrade")
         && has_token(headers, header::UPGRADE, "websocket");
     if !upgrades || request.version < Version::HTTP_11 {
         return Err(bad(
-            "this is not a WebSocket upgrade: send `Connection: Upgrade` and `Upgrade: websocket`",
+            "Not a WebSocket upgrade. Send `Connection: Upgrade` and `Upgrade: websocket`.",
         ));
     }
     if one(headers, header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13")
@@ -24,7 +26,7 @@ pub(in crate::edge) fn check(request: &mut Parts) -> Result<(), Problem> {
     }
     let key = one(headers, header::SEC_WEBSOCKET_KEY).and_then(|key| BASE64.decode(key).ok());
     if key.is_none_or(|key| key.len() != 16) {
-        return Err(bad("`Sec-WebSocket-Key` is 16 bytes in base64"));
+        return Err(bad("`Sec-WebSocket-Key` is not 16 bytes in base64."));
     }
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -35,13 +37,13 @@ fn bad(message: &str) -> Problem {
     Problem::new(Code::BadRequest, message)
 }
 
-/// The value of a header that must come once.
+/// The value of a header that must be there once.
 fn one(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Whether a header that is a list, perhaps over several lines, names a token.
+/// Whether a list in a header, perhaps over several lines, contains a token.
 fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
     let lines = headers
         .get_all(name)
@@ -59,7 +61,7 @@ mod tests {
 
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-    /// A good request with these headers instead of its own.
+    /// The code for a good request with these headers instead of its own.
     fn checked(changes: &[(&str, &[&str])]) -> Option<Code> {
         let mut request = Request::new(()).into_parts().0;
         let good: [(&str, &[&str]); 4] = [
@@ -81,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn both_lists_may_have_other_tokens_in_any_case_and_over_several_lines() {
+    fn both_lists_may_have_other_tokens_in_any_case_over_several_lines() {
         assert_eq!(checked(&[]), None);
         for connection in [
             &["keep-alive, Upgrade"] as &[&str],
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_sixteen_bytes_in_base64() {
+    fn a_key_that_is_not_sixteen_bytes_in_base64_is_refused() {
         for key in [
             &[] as &[&str],
             &[""],

@@ -1,5 +1,5 @@
-//! A WebSocket as the edge uses it: frames in, frames and events out, in the encoding of its subprotocol; pings; the
-//! close. It does nothing that a frame asks for.
+//! A WebSocket as the edge uses it: frames in, frames and events out, in the encoding of its
+//! subprotocol, pings and the close. It does nothing that a frame asks for.
 
 use std::net::IpAddr;
 
@@ -22,17 +22,17 @@ use crate::wire::{ClientFrame, Code, Encoding, Refusal, ServerFrame, Stored};
 pub(super) struct FrameSocket {
     socket: WebSocket,
     encoding: Encoding,
-    /// Hears of whole messages.
+    /// Counts whole messages.
     meter: Meter,
     turn: Turn,
-    /// When a ping was sent that nothing has followed yet.
+    /// When a ping was sent, unless something has come since.
     pinged: Option<Instant>,
 }
 
 /// What came from the client.
 pub(super) enum Received {
     Frame(ClientFrame),
-    /// A frame that cannot be taken.
+    /// A frame that is not valid.
     Refused(Refusal),
     /// A ping or a pong.
     SignOfLife,
@@ -69,7 +69,7 @@ impl FrameSocket {
         }
     }
 
-    /// Where the client is.
+    /// The client's address.
     pub(super) fn peer(&self) -> IpAddr {
         self.meter.peer()
     }
@@ -78,51 +78,44 @@ impl FrameSocket {
         self.encoding
     }
 
-    /// What comes next from the client. Safe to drop at any await.
+    /// The next thing from the client. Safe to drop at any await.
     pub(super) async fn receive(&mut self) -> Result<Received, Disconnect> {
         let message = self.socket.recv().await;
         self.pinged = None;
-        match &message {
-            Some(Ok(Message::Text(_) | Message::Binary(_))) => self.meter.count_message(),
-            Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => {
-                self.meter.count_control(payload.len())
+        let message = message.ok_or(Disconnect::Gone)?.map_err(|error| {
+            debug!(%error, "the connection broke");
+            Disconnect::of(error)
+        })?;
+        let (bytes, encoding) = match &message {
+            Message::Text(text) => (text.as_bytes(), Encoding::Json),
+            Message::Binary(bytes) => (&bytes[..], Encoding::MsgPack),
+            Message::Ping(payload) | Message::Pong(payload) => {
+                self.meter.count_control(payload.len());
+                return Ok(Received::SignOfLife);
             }
-            Some(Ok(Message::Close(_)) | Err(_)) | None => {}
-        }
-        let frame = match (message, self.encoding) {
-            (Some(Ok(Message::Text(text))), Encoding::Json) => {
-                ClientFrame::parse(text.as_bytes(), Encoding::Json)
-            }
-            (Some(Ok(Message::Binary(bytes))), Encoding::MsgPack) => {
-                ClientFrame::parse(&bytes, Encoding::MsgPack)
-            }
-            (Some(Ok(Message::Text(_) | Message::Binary(_))), _) => {
-                return Err(Disconnect::Close(Code::UnsupportedMediaType));
-            }
-            (Some(Ok(Message::Ping(_) | Message::Pong(_))), _) => return Ok(Received::SignOfLife),
-            (Some(Ok(Message::Close(_))), _) => return Err(Disconnect::Closed),
-            (Some(Err(error)), _) => {
-                debug!(%error, "the connection broke");
-                return Err(Disconnect::of(error));
-            }
-            (None, _) => return Err(Disconnect::Gone),
+            Message::Close(_) => return Err(Disconnect::Closed),
         };
+        self.meter.count_message();
+        if encoding != self.encoding {
+            return Err(Disconnect::Close(Code::UnsupportedMediaType));
+        }
+        let frame = ClientFrame::parse(bytes, encoding);
         Ok(frame.map_or_else(Received::Refused, Received::Frame))
     }
 
-    /// By when the client must be heard again, when it was pinged.
+    /// Until when the client must send something, if it was pinged.
     pub(super) fn pong_deadline(&self) -> Option<Instant> {
         self.pinged.map(|at| at + PONG_WAIT)
     }
 
-    /// Asks the client whether it is there.
+    /// Pings the client.
     pub(super) async fn ping(&mut self) -> Result<(), Disconnect> {
         self.pinged.get_or_insert_with(Instant::now);
         self.feed(Message::Ping(Bytes::new())).await?;
         self.flush().await
     }
 
-    /// Adds a frame to the write buffer; a full buffer is written first.
+    /// Adds a frame to the write buffer. A full buffer is written first.
     pub(super) async fn put(&mut self, frame: &ServerFrame) -> Result<(), Disconnect> {
         self.feed(match self.encoding {
             Encoding::Json => Message::Text(frame.to_json().into()),
@@ -143,14 +136,14 @@ impl FrameSocket {
         .await
     }
 
-    /// Writes what is in the write buffer. The connection beneath ends when its client takes nothing for too long.
+    /// Writes the write buffer. The connection below ends when its client takes nothing for too long.
     pub(super) async fn flush(&mut self) -> Result<(), Disconnect> {
         let begun = Instant::now();
         let written = self.socket.flush().await;
         self.after_write(begun, written.is_ok())
     }
 
-    /// Adds a message to the write buffer. When that was the end of the client's turn, others are served first.
+    /// Adds a message to the write buffer. At the end of the client's turn, others are served first.
     async fn feed(&mut self, message: Message) -> Result<(), Disconnect> {
         let begun = Instant::now();
         self.turn.count(match &message {
@@ -168,26 +161,25 @@ impl FrameSocket {
         if !written {
             return Err(Disconnect::Gone);
         }
-        // A client that takes what it had no room for is there, though its pong waits unread behind the write.
+        // A client that made room for a write that waited is there, though its pong is not read yet.
         if begun.elapsed() > PONG_WAIT / 20 {
             self.pinged = None;
         }
         Ok(())
     }
 
-    /// Says why the connection ends, or answers a client that said so, and hears it out: a socket that is dropped with
-    /// something unread takes what was written last with it. The client may be one that takes nothing; it is not waited
-    /// for.
-    pub(super) async fn close(mut self, ending: Disconnect) {
-        let _ = timeout(CLOSE_WAIT, close(&mut self.socket, ending)).await;
+    /// Performs the closing handshake, for a limited time: the client may be one that takes nothing.
+    pub(super) async fn close(mut self, disconnect: Disconnect) {
+        let _ = timeout(CLOSE_WAIT, close(&mut self.socket, disconnect)).await;
     }
 }
 
-/// The closing handshake, whoever begins it.
-pub(super) async fn close(socket: &mut WebSocket, ending: Disconnect) {
-    match ending {
+/// The closing handshake, whichever side begins it. It reads until the client closes: dropping a socket
+/// with unread input would discard what was written last.
+pub(super) async fn close(socket: &mut WebSocket, disconnect: Disconnect) {
+    match disconnect {
         Disconnect::Gone => return,
-        // The library has the answer ready, and writes it before it reads on.
+        // The library has prepared the answer, and writes it before it reads more.
         Disconnect::Closed => {}
         Disconnect::Close(code) => {
             let info = code.info();
@@ -205,13 +197,13 @@ pub(super) async fn close(socket: &mut WebSocket, ending: Disconnect) {
 }
 
 impl Disconnect {
-    /// Of a connection from which no further message can be read.
+    /// Why no further message can be read from a connection.
     pub(super) fn of(error: axum::Error) -> Self {
         let error = error.into_inner();
         let code = match error.downcast_ref::<Error>() {
             Some(Error::Capacity(_)) => Code::TooLarge,
             Some(Error::Utf8(_)) => Code::BadUtf8,
-            // The connection beneath had no room for more of a message.
+            // The connection below had no room for more of a message.
             Some(Error::Io(error)) if error.get_ref().is_some_and(|cause| cause.is::<NoRoom>()) => {
                 Code::Overloaded
             }
