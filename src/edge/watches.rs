@@ -18,7 +18,7 @@ use crate::hub::Hub;
 use crate::runtime::unless_ended;
 use crate::session::{Error, Session, Step};
 use crate::source::EventSource;
-use crate::wire::{Code, GapReason, JobId, RequestRef, ServerFrame, Start, Status, Stored};
+use crate::wire::{Code, GapReason, JobId, RequestRef, ServerFrame, Start, Stored};
 
 /// What a client is sent about a job that it watches.
 pub(super) enum JobUpdate {
@@ -30,46 +30,22 @@ pub(super) enum JobUpdate {
     Last(ServerFrame),
 }
 
-/// One watched job.
-pub(super) struct JobWatch<S: EventSource> {
-    session: Session<S>,
-    counters: Arc<Counters>,
-}
-
-impl<S: EventSource> JobWatch<S> {
-    /// Drives this session.
-    pub(super) const fn new(session: Session<S>, counters: Arc<Counters>) -> Self {
-        Self { session, counters }
-    }
-
-    pub(super) fn job(&self) -> &JobId {
-        self.session.job()
-    }
-
-    /// What the job is doing; `None` while it has no event.
-    pub(super) fn status(&self) -> Option<Status> {
-        self.session.status()
-    }
-
-    /// What to send next. After [`JobUpdate::Last`] it waits forever. Safe to drop at any await.
-    pub(super) async fn next(&mut self) -> JobUpdate {
-        let step = self.session.next().await;
-        let job = self.session.job().clone();
-        match step {
-            Step::Events(events) => {
-                self.counters.count_delivered(events.len());
-                JobUpdate::Events(events)
-            }
-            Step::Gap { from, to } => JobUpdate::Frame(ServerFrame::Missing {
-                job,
-                from,
-                to,
-                reason: GapReason::Expired,
-            }),
-            Step::Live => JobUpdate::Frame(ServerFrame::Live { job }),
-            Step::End => JobUpdate::Last(ServerFrame::End { job }),
-            Step::Rebuilt => JobUpdate::Last(refusal(&Error::CursorNotInLog, &job)),
-        }
+/// What to send next about the job of a session. After [`JobUpdate::Last`] it waits forever. Safe to
+/// drop at any await.
+pub(super) async fn next_update<S: EventSource>(session: &mut Session<S>) -> JobUpdate {
+    let step = session.next().await;
+    let job = session.job().clone();
+    match step {
+        Step::Events(events) => JobUpdate::Events(events),
+        Step::Gap { from, to } => JobUpdate::Frame(ServerFrame::Missing {
+            job,
+            from,
+            to,
+            reason: GapReason::Expired,
+        }),
+        Step::Live => JobUpdate::Frame(ServerFrame::Live { job }),
+        Step::End => JobUpdate::Last(ServerFrame::End { job }),
+        Step::Rebuilt => JobUpdate::Last(refusal(&Error::CursorNotInLog, &job)),
     }
 }
 
@@ -103,7 +79,7 @@ struct Watched {
 /// What a watch has come to.
 enum WatchProgress<S: EventSource, R> {
     Opened(Result<Session<S>, Error>, JobId, R),
-    Updated(JobWatch<S>, JobUpdate),
+    Updated(Session<S>, JobUpdate),
 }
 
 impl<S: EventSource, R: Send + 'static> Watches<S, R> {
@@ -171,9 +147,8 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         match progress {
             WatchProgress::Opened(Ok(session), job, reply_to) => {
                 self.watched.get(&job)?;
-                let watch = JobWatch::new(session, Arc::clone(&self.counters));
-                let status = watch.status();
-                self.drive(watch);
+                let status = session.status();
+                self.drive(session);
                 Some(Outgoing::Answer(
                     ServerFrame::Watching { job, status },
                     reply_to,
@@ -183,16 +158,17 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
                 self.watched.remove(&job)?;
                 Some(Outgoing::Answer(refusal(&error, &job), reply_to))
             }
-            WatchProgress::Updated(watch, update) => {
-                let job = watch.job().clone();
+            WatchProgress::Updated(session, update) => {
+                let job = session.job().clone();
                 self.watched.get(&job)?;
                 match update {
                     JobUpdate::Events(events) => {
-                        self.drive(watch);
+                        self.counters.count_delivered(events.len());
+                        self.drive(session);
                         Some(Outgoing::Events(events))
                     }
                     JobUpdate::Frame(frame) => {
-                        self.drive(watch);
+                        self.drive(session);
                         Some(Outgoing::Frame(job, frame))
                     }
                     JobUpdate::Last(frame) => {
@@ -205,18 +181,71 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
     }
 
     /// Waits for the next update of a watch, beside all others.
-    fn drive(&mut self, mut watch: JobWatch<S>) {
-        let Some(watched) = self.watched.get(watch.job()) else {
+    fn drive(&mut self, mut session: Session<S>) {
+        let Some(watched) = self.watched.get(session.job()) else {
             return;
         };
         let end = watched.end.clone();
         self.work.push(Box::pin(async move {
-            let update = unless_ended(&end, watch.next()).await?;
-            Some(WatchProgress::Updated(watch, update))
+            let update = unless_ended(&end, next_update(&mut session)).await?;
+            Some(WatchProgress::Updated(session, update))
         }));
     }
 }
 
 fn refusal(error: &Error, job: &JobId) -> ServerFrame {
     Problem::new(error.code(), error.to_string()).into_frame(RequestRef::of_job(job))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::Tasks;
+    use crate::source::memory::MemoryLog;
+    use crate::wire::{Body, Seq};
+    use futures_util::FutureExt as _;
+    use std::net::Ipv4Addr;
+
+    fn job() -> JobId {
+        "j".parse().unwrap()
+    }
+
+    fn watches(log: &MemoryLog) -> Watches<MemoryLog, u32> {
+        let hub = Hub::new(log.clone(), Tasks::default());
+        let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Watches::new(hub, Counters::new(), Transport::SocketIo, client)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_is_answered_and_followed_to_the_end() {
+        let log = MemoryLog::default();
+        log.append(&job(), Body::Cancelled {});
+        let mut watches = watches(&log);
+        watches.watch(job(), Start::After(Seq(0)), 7).unwrap();
+        let answer = watches.next().await;
+        assert!(matches!(
+            answer,
+            Outgoing::Answer(ServerFrame::Watching { .. }, 7)
+        ));
+        assert!(matches!(watches.next().await, Outgoing::Events(events) if events.len() == 1));
+        let end = watches.next().await;
+        assert!(matches!(end, Outgoing::Frame(_, ServerFrame::End { .. })));
+        assert_eq!(watches.counters.delivered(), 1);
+        assert!(watches.counters.rooms().is_empty() && watches.next().now_or_never().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_is_watched_once_and_not_followed_after_it_was_unwatched() {
+        let log = MemoryLog::default();
+        let mut watches = watches(&log);
+        let start = Start::After(Seq(0));
+        watches.watch(job(), start, 1).unwrap();
+        let refused = watches.watch(job(), start, 2);
+        assert_eq!(refused, Err((Code::AlreadyWatching, 2)));
+        watches.unwatch(&job()).unwrap();
+        assert_eq!(watches.unwatch(&job()), Err(Code::NotWatching));
+        assert!(watches.next().now_or_never().is_none());
+        watches.watch(job(), start, 3).unwrap();
+        assert!(matches!(watches.next().await, Outgoing::Answer(_, 3)));
+    }
 }
