@@ -19,7 +19,7 @@ use crate::nats::Reader;
 use crate::wire::{ClientFrame, Code, JobId, Refusal, RequestRef, ServerFrame, Submission};
 
 /// A client, whose requests are answered at an `R`.
-pub(super) struct EdgeClient<R> {
+pub(super) struct ConnectedClient<R> {
     app: Arc<App>,
     address: IpAddr,
     watches: Watches<Reader, R>,
@@ -27,7 +27,7 @@ pub(super) struct EdgeClient<R> {
     requests: FuturesUnordered<BoxFuture<'static, (ServerFrame, R)>>,
 }
 
-impl<R: Send + 'static> EdgeClient<R> {
+impl<R: Send + 'static> ConnectedClient<R> {
     /// A client at this address, which has asked for nothing yet.
     pub(super) fn new(app: Arc<App>, transport: Transport, address: IpAddr) -> Self {
         let hub = Arc::clone(&app.hub);

@@ -25,9 +25,9 @@ use crate::wire::{Code, JobId, Refusal, Seq, Start, start};
 
 /// The job that the path names.
 #[derive(Debug)]
-pub(super) struct Job(pub(super) JobId);
+pub(super) struct JobPath(pub(super) JobId);
 
-impl IntoParams for Job {
+impl IntoParams for JobPath {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let id = ParameterBuilder::new()
             .name("id")
@@ -40,7 +40,7 @@ impl IntoParams for Job {
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Job {
+impl<S: Send + Sync> FromRequestParts<S> for JobPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {

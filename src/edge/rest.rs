@@ -12,7 +12,7 @@ use super::answer;
 use super::app::App;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
-use super::request::{Job, JsonBody, Params, Peer, Wait};
+use super::request::{JobPath, JsonBody, Params, Peer, Wait};
 use crate::wire::{Code, Submission};
 
 /// With this header a client can repeat a submission without creating a second job
@@ -70,7 +70,7 @@ problems!(NoState: BadJobId, BadRequest, JobNotFound, Overloaded, Unavailable);
 ///
 /// With `wait` the answer comes once the job has ended or the time is over; see `status`.
 #[utoipa::path(
-    get, path = "/api/jobs/{id}", tag = JOBS, params(Job, WaitQuery),
+    get, path = "/api/jobs/{id}", tag = JOBS, params(JobPath, WaitQuery),
     responses(
         (status = 200, description = "The job's current state.", body = ref("#/components/schemas/JobState")),
         NoState,
@@ -79,7 +79,7 @@ problems!(NoState: BadJobId, BadRequest, JobNotFound, Overloaded, Unavailable);
 pub(super) async fn job(
     app: State<Arc<App>>,
     peer: Peer,
-    id: Job,
+    id: JobPath,
     waiting: Params<WaitQuery>,
 ) -> Result<Response, Problem> {
     state(app, peer, id, waiting).await
@@ -87,7 +87,7 @@ pub(super) async fn job(
 
 /// Returns a job's state; the same as `/api/jobs/{id}`.
 #[utoipa::path(
-    get, path = "/api/jobs/{id}/state", tag = JOBS, params(Job, WaitQuery),
+    get, path = "/api/jobs/{id}/state", tag = JOBS, params(JobPath, WaitQuery),
     responses(
         (status = 200, description = "The job's current state.", body = ref("#/components/schemas/JobState")),
         NoState,
@@ -96,7 +96,7 @@ pub(super) async fn job(
 pub(super) async fn state(
     State(app): State<Arc<App>>,
     Peer(from): Peer,
-    Job(id): Job,
+    JobPath(id): JobPath,
     Params(WaitQuery { wait }): Params<WaitQuery>,
 ) -> Result<Response, Problem> {
     let (state, room) = app.state_within(from, &id, wait.0).await?;
@@ -120,7 +120,7 @@ problems!(NotCancelled: BadJobId, JobNotFound, JobEnded, Overloaded, Unavailable
 /// Cancelling appends an event to the job's log and returns its sequence number as a receipt. Only the
 /// job's final event can follow it.
 #[utoipa::path(
-    post, path = "/api/jobs/{id}/cancel", tag = JOBS, params(Job),
+    post, path = "/api/jobs/{id}/cancel", tag = JOBS, params(JobPath),
     responses(
         (status = 202, description = "The job will be cancelled.", body = ref("#/components/schemas/Receipt")),
         (status = 200, description = "The job was cancelled before.", body = ref("#/components/schemas/Receipt")),
@@ -130,7 +130,7 @@ problems!(NotCancelled: BadJobId, JobNotFound, JobEnded, Overloaded, Unavailable
 pub(super) async fn cancel(
     State(app): State<Arc<App>>,
     Peer(from): Peer,
-    Job(id): Job,
+    JobPath(id): JobPath,
 ) -> Result<Response, Problem> {
     let receipt = app.cancel(from, id, None).await?;
     let status = if receipt.new {

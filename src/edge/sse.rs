@@ -25,7 +25,7 @@ use super::describe::{JOBS, problems};
 use super::error::Problem;
 use super::memory::bind;
 use super::page;
-use super::request::{Job, Params, Peer, Wait, begin};
+use super::request::{JobPath, Params, Peer, Wait, begin};
 use crate::budget::Reservation;
 use crate::config::{COME_BACK, COMMENT_EVERY, FULL_PAUSE, STREAM_CHUNK, STREAM_STALL, TINY_BYTES};
 use crate::session::{Position, Session, Step};
@@ -65,7 +65,7 @@ problems!(NoEvents:
 /// The job need not exist yet; a stream then begins with a comment that says so.
 #[utoipa::path(
     get, path = "/api/jobs/{id}/events", tag = JOBS,
-    params(Job, Query, ("Last-Event-ID" = inline(Option<String>), Header, nullable = false, format = "cursor",
+    params(JobPath, Query, ("Last-Event-ID" = inline(Option<String>), Header, nullable = false, format = "cursor",
         pattern = "^[A-Za-z0-9_-]{0,40}$",
         description = "Begin after the event that this cursor, or number, names. It wins over the query."),
         ("lastEventId" = inline(Option<String>), Query, nullable = false, format = "cursor", pattern = "^[A-Za-z0-9_-]{0,40}$",
@@ -83,7 +83,7 @@ problems!(NoEvents:
 pub(super) async fn events(
     State(app): State<Arc<App>>,
     Peer(from): Peer,
-    Job(job): Job,
+    JobPath(job): JobPath,
     Params(query): Params<Query>,
     uri: Uri,
     headers: HeaderMap,

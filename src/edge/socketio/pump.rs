@@ -1,4 +1,4 @@
-//! The pump of one Socket.IO client: passes its requests to the client's [`EdgeClient`], and fills its
+//! The pump of one Socket.IO client: passes its requests to the client's [`ConnectedClient`], and fills its
 //! outbox as that empties. What the client gets is decided by the one, how much may be in flight by
 //! the other.
 
@@ -14,7 +14,7 @@ use super::outbox::{Outbox, ReplyTo, SocketBroken};
 use super::request::{EmittedRequest, JoinRequest};
 use crate::config::{FULL_PAUSE, WRITE_WAIT};
 use crate::edge::app::App;
-use crate::edge::client::{EdgeClient, room_for};
+use crate::edge::client::{ConnectedClient, room_for};
 use crate::edge::counters::Transport;
 use crate::edge::drain::DrainSlot;
 use crate::edge::error::error_frame;
@@ -57,7 +57,7 @@ pub(super) struct Pump {
     socket: SocketRef,
     session: Arc<EngineSession>,
     requests: mpsc::Receiver<QueuedRequest>,
-    client: EdgeClient<ReplyTo>,
+    client: ConnectedClient<ReplyTo>,
     outbox: Outbox,
 }
 
@@ -91,7 +91,7 @@ impl Pump {
     ) -> Self {
         Self {
             slot: app.clients.enter(),
-            client: EdgeClient::new(Arc::clone(&app), Transport::SocketIo, session.client),
+            client: ConnectedClient::new(Arc::clone(&app), Transport::SocketIo, session.client),
             outbox: Outbox::new(),
             app,
             socket,

@@ -1,4 +1,4 @@
-//! One client's WebSocket connection: passes frames to the client's [`EdgeClient`] and writes what comes
+//! One client's WebSocket connection: passes frames to the client's [`ConnectedClient`] and writes what comes
 //! out of it. What the client gets is decided there.
 
 use std::convert::Infallible;
@@ -11,7 +11,7 @@ use tracing::debug;
 use super::socket::{Disconnect, FrameSocket, Received};
 use crate::config::{CLOSE_WAIT, PING_EVERY, STEPS_PER_WRITE};
 use crate::edge::app::App;
-use crate::edge::client::{EdgeClient, room_for};
+use crate::edge::client::{ConnectedClient, room_for};
 use crate::edge::counters::Transport;
 use crate::edge::drain::DrainSlot;
 use crate::edge::error::error_frame;
@@ -22,12 +22,12 @@ use crate::wire::{ClientFrame, Code, ServerFrame};
 pub(super) struct Connection {
     app: Arc<App>,
     socket: FrameSocket,
-    client: EdgeClient<()>,
+    client: ConnectedClient<()>,
 }
 
 impl Connection {
     pub(super) fn new(app: Arc<App>, socket: FrameSocket) -> Self {
-        let client = EdgeClient::new(Arc::clone(&app), Transport::WebSocket, socket.peer());
+        let client = ConnectedClient::new(Arc::clone(&app), Transport::WebSocket, socket.peer());
         Self {
             app,
             socket,
