@@ -1,5 +1,5 @@
-//! Content negotiation (RFC 9110, section 12.5.1): which of the two forms of a job's events a client prefers. It reads
-//! `Accept` and nothing else.
+//! Content negotiation (RFC 9110, section 12.5.1): which of the two forms of a job's events a client
+//! prefers. It reads `Accept` and nothing else.
 
 use axum::http::{HeaderMap, header};
 
@@ -32,8 +32,9 @@ struct Preference {
     earliness: isize,
 }
 
-/// The form that a client prefers; a stream when it has no preference. Of two forms with the same weight, the one that is
-/// named more exactly, then the one that is named first: clients put what they mean before the `*/*` of their library.
+/// The form that a client prefers; a stream when it has no preference. Of two forms with the same
+/// weight, the one that is named more exactly, then the one that is named first: clients put what they
+/// mean before the `*/*` of their library.
 pub(super) fn form(headers: &HeaderMap) -> Form {
     let lists = headers
         .get_all(header::ACCEPT)

@@ -1,4 +1,5 @@
-//! Reads the body of a request: bounded in bytes, in time, and by the memory budget. What it says is its reader's.
+//! Reads the body of a request: bounded in bytes, in time, and by the memory budget. It does not
+//! interpret it.
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ impl FromRef<Arc<App>> for Bodies {
 }
 
 impl Bodies {
-    /// Reads a body to its end. One whose announced length is too large was refused with its head.
+    /// Reads a body to its end. `head` has already refused one whose announced length is too large.
     pub(super) async fn read(&self, body: Body) -> Result<(Vec<u8>, Held), Problem> {
         let deadline = Instant::now() + BODY_WAIT;
         let mut held = self.0.begin(BODY_MAX);

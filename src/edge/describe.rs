@@ -9,9 +9,9 @@ use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 
 use crate::wire::Code;
 
-/// What clients use.
+/// The tag of routes for clients.
 pub(super) const JOBS: &str = "jobs";
-/// What operators use.
+/// The tag of routes for operators.
 pub(super) const OPERATION: &str = "operation";
 
 /// Declares the problems that a route answers with, by their codes.

@@ -1,5 +1,5 @@
-//! What the head of every request must say, whatever the address: which host, how long a body. It reads no address beyond
-//! whether there is one.
+//! What the head of every request must contain, whatever the address: one host, and no body that is too
+//! long. Of the address it only checks whether it exists.
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::uri::Authority;
@@ -11,13 +11,13 @@ use super::error::Problem;
 use crate::wire::Code;
 use crate::wire::limits::BODY_MAX;
 
-/// Refuses a request that does not name exactly one host (RFC 9112, section 3.2), since a proxy may take it for another
-/// one, and a preflight of an address that does not exist.
+/// Refuses a request that does not name exactly one host (RFC 9112, section 3.2), since a proxy may
+/// interpret it differently, and a preflight of an address that does not exist.
 pub(super) async fn checked(request: Request, next: Next) -> Response {
     if let Err(problem) = host(request.version(), request.headers()) {
         return problem.into_response();
     }
-    // The layer for other origins answers every OPTIONS. A star asks about the edge as a whole.
+    // The layer for other origins answers every OPTIONS. `*` stands for the edge as a whole.
     let exists = request.extensions().get::<MatchedPath>().is_some() || request.uri().path() == "*";
     if request.method() == Method::OPTIONS && !exists {
         return Problem::from(Code::NotFound).into_response();
@@ -43,9 +43,9 @@ fn host(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
     let message = match hosts.as_slice() {
         [] if version < Version::HTTP_11 => return Ok(()),
         [host] if is_host(host) => return Ok(()),
-        [] => "the request has no `Host`",
-        [_] => "`Host` is not a host with an optional port",
-        [_, _, ..] => "the request has more than one `Host`",
+        [] => "The request has no `Host` header.",
+        [_] => "The `Host` header is not a host with an optional port.",
+        [_, _, ..] => "The request has more than one `Host` header.",
     };
     Err(Problem::new(Code::BadRequest, message))
 }

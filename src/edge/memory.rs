@@ -1,5 +1,5 @@
-//! What the memory budget of an edge is divided into: one part for each kind of thing that clients can make it hold. What
-//! happens to a request that finds no room is its handler's.
+//! How the memory budget of an edge is divided: one part for each kind of thing that clients can make
+//! it hold. Handlers decide what happens to a request for which there is no room.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
@@ -13,8 +13,8 @@ use crate::config::{
     SMALL_SUBMITS_BYTES, STREAMS_BYTES, SUBMITS_BYTES,
 };
 
-/// The budget of a process and its parts. Each is far smaller than the whole, so that no kind of request takes the room of
-/// the others, nor that of the feeds.
+/// The budget of a process and its parts. Each is far smaller than the whole, so that no kind of request
+/// takes the room of the others or of the feeds.
 #[derive(Debug)]
 pub(super) struct Memory {
     /// All of it.
@@ -25,21 +25,21 @@ pub(super) struct Memory {
     pub(super) bodies: Part,
     /// Submissions that wait or are under way.
     pub(super) submits: Part,
-    /// Answers that are gathered, or wait for their client to take them.
+    /// Answers that are being made, or wait for their client to take them.
     pub(super) answers: Part,
-    /// Events that event streams have read and not written.
+    /// Events that event streams have read and not written yet.
     pub(super) streams: Budget,
 }
 
-/// Room for things of one kind. Small ones have room of their own: a flood of large ones must not keep out the many that
-/// cost little.
+/// Room for things of one kind. Small ones have room of their own: a flood of large ones must not keep
+/// out the many that cost little.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
     small: Budget,
     large: Budget,
 }
 
-/// Marks an answer that takes room of which there is little.
+/// Marks an answer that takes scarce room.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Large;
 
@@ -55,7 +55,7 @@ pub(super) struct Held {
 
 impl Memory {
     pub(super) fn new(whole: Budget) -> Self {
-        // A small budget is divided alike.
+        // A small budget is divided in the same way.
         let part = |small: usize, large: usize| Part {
             small: whole.share(small.min(whole.limit() / 4)),
             large: whole.share(large.min(whole.limit() / 4)),
@@ -75,7 +75,7 @@ impl Memory {
         }
     }
 
-    /// How many reservations found no room.
+    /// How many reservations were refused.
     pub(super) fn refused(&self) -> u64 {
         let parts = [&self.bodies, &self.submits, &self.answers];
         let parts = parts
@@ -99,8 +99,8 @@ impl Part {
         }
     }
 
-    /// Room for a thing of this size. One that is larger than all the room there is waits for it to be empty: what is
-    /// within the limits of a request must be possible.
+    /// Room for a thing of this size. A thing that is larger than the whole part is admitted when the part
+    /// is empty: whatever is within the limits of a request must be possible.
     pub(super) fn hold(&self, bytes: usize) -> Result<Held, NoRoom> {
         let mut held = self.begin(bytes);
         held.resize(bytes)?;
@@ -109,8 +109,9 @@ impl Part {
 }
 
 impl Held {
-    /// It has `bytes` by now. One that is no longer small reserves at once what it may need at most: things that grow
-    /// side by side would otherwise take the room from each other, and none would be whole.
+    /// The thing has `bytes` now. When it is no longer small, it reserves at once the most that it may
+    /// need: things that grow side by side would otherwise take the room from each other, and none would
+    /// become whole.
     pub(super) fn resize(&mut self, bytes: usize) -> Result<(), NoRoom> {
         let limit = self.part.large.limit();
         if self.is_large {
@@ -127,20 +128,20 @@ impl Held {
         Ok(())
     }
 
-    /// It is gone, and another one begins.
+    /// The thing is gone, and another one starts.
     pub(super) fn clear(&mut self) {
         self.room = self.part.small.empty();
         self.is_large = false;
     }
 
-    /// It has `bytes`, and grows no more.
+    /// The thing has `bytes` and does not grow any more.
     pub(super) fn settle(&mut self, bytes: usize) {
         self.largest = 0;
         // Giving back always fits.
         let _ = self.room.resize(bytes.min(self.room.bytes()));
     }
 
-    /// The answer that is this JSON, and holds its room until it was written.
+    /// The answer with this JSON, which holds its room until it is written.
     pub(super) fn respond(mut self, json: Vec<u8>) -> Response {
         self.settle(json.len());
         let mut response = Response::new(Body::empty());
@@ -153,7 +154,7 @@ impl Held {
         response
     }
 
-    /// Marks an answer of which a client that takes nothing is not waited for as long as of others.
+    /// Marks an answer whose client is cut off sooner when it takes nothing.
     pub(super) fn mark(&self, response: &mut Response) {
         if self.is_large {
             response.extensions_mut().insert(Large);
@@ -178,9 +179,10 @@ pub(super) fn bind<T: Send + 'static>(bytes: Vec<u8>, owned: T) -> Bytes {
     })
 }
 
-/// How many bytes a JSON value holds in memory, about, beside its own place: its text may have a hundredth of that.
+/// About how many bytes a JSON value holds in memory besides the [`Value`] itself. Its text may have a
+/// hundredth of that.
 pub(super) fn weight(value: &Value) -> usize {
-    /// A node of a map, which has room for 11 entries and holds 6 or more of them when there are as many.
+    /// A node of a map, which has room for 11 entries and holds at least 6 in a large map.
     const NODE: usize = 640;
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,

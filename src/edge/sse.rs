@@ -1,58 +1,47 @@
-//! A job's events as a stream of server-sent events (the HTML standard, section 9.2): asks a session what comes next and
-//! writes it. Which events those are is the session's; `wire/PROTOCOL.md` is the contract.
+//! `GET /api/jobs/{id}/events`: a job's events as a stream of server-sent events (the HTML standard,
+//! section 9.2) or as a page. `wire/PROTOCOL.md` is the contract.
 
-use std::collections::VecDeque;
+mod stream;
+
 use std::convert::Infallible;
-use std::hash::{BuildHasher as _, RandomState};
-use std::pin::pin;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use futures_util::stream::unfold;
 use serde::Deserialize;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, timeout};
+use tokio::sync::mpsc;
 
+use self::stream::{EventStream, hello};
 use super::accept::{Form, form};
 use super::app::App;
-use super::counters::{Connected, Counters, Transport};
 use super::describe::{JOBS, problems};
 use super::error::Problem;
-use super::memory::bind;
 use super::page;
 use super::request::{JobPath, Params, Peer, Wait, begin};
-use crate::budget::Reservation;
-use crate::config::{COME_BACK, COMMENT_EVERY, FULL_PAUSE, STREAM_CHUNK, STREAM_STALL, TINY_BYTES};
-use crate::session::{Position, Session, Step};
-use crate::source::EventSource;
-use crate::wire::{Cursor, GapReason, ServerFrame, Stored};
+use crate::session::Session;
 
-/// A comment: the other side passes it over, and so does a decoder that takes every empty line for the end of an event.
-const COMMENT: &[u8] = b":\n";
-
-/// Where to begin, and for a page how much and how long to wait.
+/// Where to start, and for a page how much to return and how long to wait.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Query {
-    /// Begin behind the event with this number; 0 is the first event.
+pub(super) struct EventsQuery {
+    /// Start after the event with this sequence number; 0 means from the first event. `after` makes the
+    /// edge search the log; prefer `cursor`.
     #[param(nullable = false)]
     after: Option<u64>,
-    /// Begin behind the event that this cursor, or number, names. It wins over `after`.
+    /// Start after the event with this cursor or sequence number. It overrides `after`.
     #[param(nullable = false, format = "cursor", pattern = "^[A-Za-z0-9_-]{1,40}$")]
     cursor: Option<String>,
-    /// How many events a page holds at most.
+    /// How many events a page has at most.
     #[param(nullable = false, minimum = 1, maximum = 1000, default = 100)]
     limit: Option<usize>,
     /// How long a page waits for an event when none is stored: whole seconds, `30` or `30s`.
     #[param(inline, value_type = Option<String>, nullable = false, pattern = "^([0-9]|[1-5][0-9]|60)s?$")]
     #[serde(default)]
     wait: Wait,
-    /// Whether a job that does not exist is refused with 404, instead of being waited for.
+    /// Whether to answer 404 for a job that does not exist, instead of waiting for it.
     #[serde(default)]
     must_exist: bool,
 }
@@ -60,31 +49,32 @@ pub(super) struct Query {
 problems!(NoEvents:
     BadJobId, JobNotFound, BadRequest, BadCursor, CursorOfOtherJob, CursorNotInLog, AfterTheEnd, Overloaded, Unavailable, Restarting);
 
-/// A job's events: a stream, or a page for who accepts JSON.
+/// Returns a job's events, as a stream or as a page.
 ///
-/// The job need not exist yet; a stream then begins with a comment that says so.
+/// To poll instead of streaming, send `Accept: application/json`; you get a page of events. The job
+/// need not exist yet; a stream then starts with a comment that says so.
 #[utoipa::path(
     get, path = "/api/jobs/{id}/events", tag = JOBS,
-    params(JobPath, Query, ("Last-Event-ID" = inline(Option<String>), Header, nullable = false, format = "cursor",
+    params(JobPath, EventsQuery, ("Last-Event-ID" = inline(Option<String>), Header, nullable = false, format = "cursor",
         pattern = "^[A-Za-z0-9_-]{0,40}$",
-        description = "Begin after the event that this cursor, or number, names. It wins over the query."),
+        description = "Start after the event with this cursor or sequence number. It overrides the query."),
         ("lastEventId" = inline(Option<String>), Query, nullable = false, format = "cursor", pattern = "^[A-Za-z0-9_-]{0,40}$",
-        description = "The same as the header, for libraries that cannot set one. It wins over `cursor` and `after`.")),
+        description = "The same as the header, for libraries that cannot set one. It overrides `cursor` and `after`.")),
     responses(
-        (status = 200, description = "Events that are stored, and in a stream those to come. The schema of a stream is that of \
-            one event of it.", content(
+        (status = 200, description = "Stored events and, in a stream, those to come. The schema of the stream is that of one \
+            of its events.", content(
             (ref("#/components/schemas/StreamEvent") = "text/event-stream"),
             (ref("#/components/schemas/Page") = "application/json"),
         )),
-        (status = 204, description = "A stream that would have nothing to tell: the job has ended, and the client has all of it."),
+        (status = 204, description = "The job has ended and the client has all of its events, so there is nothing to stream."),
         NoEvents,
     ),
 )]
 pub(super) async fn events(
     State(app): State<Arc<App>>,
-    Peer(from): Peer,
+    Peer(client): Peer,
     JobPath(job): JobPath,
-    Params(query): Params<Query>,
+    Params(query): Params<EventsQuery>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -95,13 +85,13 @@ pub(super) async fn events(
     }
     let stop = app.tasks.stop();
     let opened = stop
-        .run_until_cancelled(Session::open_for(from, &app.hub, &job, start))
+        .run_until_cancelled(Session::open_for(client, &app.hub, &job, start))
         .await
         .transpose()?;
     let form = form(&headers);
     let mut response = match (form, opened) {
         (Form::Page, session) => {
-            let _place = app.shared.requests().take(from)?;
+            let _slot = app.shared.requests().take(client)?;
             page::answer(
                 session,
                 start,
@@ -116,24 +106,24 @@ pub(super) async fn events(
             StatusCode::NO_CONTENT.into_response()
         }
         (Form::Stream, Some(session)) if !app.clients.are_leaving() => {
-            let place = app.clients.enter();
+            let slot = app.clients.enter();
             let room = app.shared.memory().streams.empty();
-            let counts = Arc::clone(&app.thread.counters);
+            let counters = Arc::clone(&app.thread.counters);
             let tasks = app.tasks.clone();
-            let stop = Box::pin(async move { place.moment().await });
+            let stop = Box::pin(async move { slot.moment().await });
             let (chunks, body) = mpsc::channel(1);
-            tasks.spawn(Stream::new(session, room, counts, stop).write(chunks));
+            tasks.spawn(EventStream::new(session, room, counters, stop).write(chunks));
             stream_of(Body::from_stream(unfold(body, |mut body| async {
                 let chunk = body.recv().await?;
                 Some((Ok::<_, Infallible>(chunk), body))
             })))
         }
-        // An error would end an EventSource for good; at the end of a stream it comes back.
+        // An error would stop an EventSource for good. After the end of a stream it reconnects.
         (Form::Stream, _) => stream_of(Body::from(hello())),
     };
     let cache = match form {
         Form::Page => "no-cache",
-        // A proxy that compresses holds back what is small, which every event is.
+        // A proxy that compresses would hold back small events.
         Form::Stream => "no-cache, no-transform",
     };
     response
@@ -151,502 +141,4 @@ fn stream_of(body: Body) -> Response {
         ("x-accel-buffering", "no"),
     ];
     (headers, body).into_response()
-}
-
-/// The first bytes of a stream: when to come back after it. The time is drawn for each connection, since the clients of
-/// one job lose their streams at the same moment.
-fn hello() -> Vec<u8> {
-    // The keys of a hash map are the one source of randomness in the standard library.
-    let share = u128::from(RandomState::new().hash_one(()));
-    let ms = COME_BACK.as_millis() + ((COME_BACK.as_millis() * share) >> 64);
-    let mut out = format!("retry: {ms}\n").into_bytes();
-    out.extend_from_slice(COMMENT);
-    out
-}
-
-/// Writes one client's stream, in a task of its own: a connection whose socket is full asks for nothing, so its body could
-/// not drop what it holds.
-struct Stream<S: EventSource> {
-    session: Session<S>,
-    /// The memory that `events` take.
-    room: Reservation,
-    counts: Arc<Counters>,
-    _connected: Connected,
-    /// Ends when the client should come back.
-    stop: BoxFuture<'static, ()>,
-    comments: Interval,
-    /// Where the session stands without `events`.
-    position: Position,
-    /// Events that were read and not written yet.
-    events: VecDeque<Arc<Stored>>,
-    /// The first of them, encoded.
-    encoded: Vec<u8>,
-    /// How much of the next event was written: its cursor and a number of bytes.
-    partial: Option<(Cursor, usize)>,
-    /// The memory that the next events take, when they were dropped for lack of it.
-    wanted: usize,
-    begun: bool,
-    over: bool,
-}
-
-impl<S: EventSource> Stream<S> {
-    fn new(
-        session: Session<S>,
-        room: Reservation,
-        counts: Arc<Counters>,
-        stop: BoxFuture<'static, ()>,
-    ) -> Self {
-        let mut comments = interval_at(Instant::now() + COMMENT_EVERY, COMMENT_EVERY);
-        comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self {
-            position: session.position(),
-            session,
-            room,
-            _connected: counts.connect(Transport::Sse),
-            counts,
-            stop,
-            comments,
-            events: VecDeque::new(),
-            encoded: Vec::new(),
-            partial: None,
-            wanted: 0,
-            begun: false,
-            over: false,
-        }
-    }
-
-    /// Writes until the stream ends or its client is gone. There is one chunk at a time: the next one is made once the
-    /// socket has taken the one before.
-    async fn write(mut self, chunks: mpsc::Sender<Bytes>) {
-        let taken = Arc::new(Semaphore::new(1));
-        loop {
-            let mut permit = pin!(Arc::clone(&taken).acquire_owned());
-            let permit = match timeout(STREAM_STALL, permit.as_mut()).await {
-                Ok(permit) => permit,
-                Err(_) => {
-                    self.release();
-                    permit.await
-                }
-            };
-            let chunk = tokio::select! {
-                biased;
-                () = chunks.closed() => return,
-                chunk = self.next() => chunk,
-            };
-            let Some(chunk) = chunk else { return };
-            if chunks.send(bind(chunk, permit)).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// The next chunk, at most [`STREAM_CHUNK`] of events. `None` at the job's end, and at the edge's.
-    async fn next(&mut self) -> Option<Vec<u8>> {
-        let mut out = Vec::new();
-        if !self.begun {
-            self.begun = true;
-            out = hello();
-            if self.session.status().is_none() {
-                // For a person who has mistyped an id; an EventSource ignores it.
-                let waiting = format!(": waiting for job {}\n", self.session.job());
-                out.extend_from_slice(waiting.as_bytes());
-            }
-        }
-        while out.is_empty() && !self.over {
-            if self.events.is_empty() {
-                let holds_room = self.wanted == 0 && self.room.bytes() > 0;
-                let (session, room) = (&mut self.session, &mut self.room);
-                let step = async {
-                    while room.resize(room.bytes().max(self.wanted)).is_err() {
-                        sleep(FULL_PAUSE).await;
-                    }
-                    self.wanted = 0;
-                    self.position = session.position();
-                    session.next().await
-                };
-                let step = tokio::select! {
-                    biased;
-                    () = &mut self.stop => return None,
-                    step = step => Some(step),
-                    () = sleep(STREAM_STALL), if holds_room => {
-                        // Giving back always fits.
-                        let _ = self.room.resize(0);
-                        continue;
-                    }
-                    // An event that was begun is not interrupted.
-                    _ = self.comments.tick(), if self.partial.is_none() => None,
-                };
-                match step {
-                    Some(step) => self.apply(step, &mut out),
-                    None => out.extend_from_slice(COMMENT),
-                }
-            }
-            self.encode(&mut out);
-        }
-        (!out.is_empty()).then_some(out)
-    }
-
-    fn apply(&mut self, step: Step, out: &mut Vec<u8>) {
-        match step {
-            Step::Events(events) => self.hold(events),
-            Step::Live => {}
-            // What follows does not continue the event that was begun; a client drops it when the stream ends.
-            _ if self.partial.is_some() => self.over = true,
-            Step::Gap { from, to } => {
-                let job = self.session.job().clone();
-                let missing = ServerFrame::Missing {
-                    job,
-                    from,
-                    to,
-                    reason: GapReason::Expired,
-                };
-                // The name keeps a listener for events from receiving it. It has no id, because it names no event.
-                out.extend_from_slice(b"event: missing\ndata: ");
-                out.extend_from_slice(missing.to_json().as_bytes());
-                out.extend_from_slice(b"\n\n");
-            }
-            // A client that comes back with the id of what it was sent is refused, and begins anew.
-            Step::End | Step::Rebuilt => self.over = true,
-        }
-    }
-
-    /// Takes in events that were read, or drops them until there is room for them.
-    fn hold(&mut self, events: Vec<Arc<Stored>>) {
-        let begun = self.partial.map(|(cursor, _)| cursor);
-        if begun.is_some_and(|begun| events.first().is_none_or(|first| first.cursor() != begun)) {
-            self.over = true;
-            return;
-        }
-        let sizes = events.iter().map(|event| event.size());
-        let largest = sizes.clone().max().unwrap_or_default();
-        // An event has been decoded to JSON by then, and one at a time is encoded once more.
-        let bytes = (sizes.sum::<usize>() + largest / 2).min(self.room.limit());
-        self.events = events.into();
-        if bytes <= TINY_BYTES {
-            // Nothing is reserved for these, and giving back always fits.
-            let _ = self.room.resize(0);
-        } else if self.room.resize(bytes).is_err() {
-            self.release();
-            self.wanted = bytes;
-        }
-    }
-
-    /// Drops all events that were not written, and reads them again later.
-    fn release(&mut self) {
-        if !self.events.is_empty() {
-            self.events = VecDeque::new();
-            self.encoded = Vec::new();
-            self.session.rewind(self.position);
-        }
-        // Giving back always fits.
-        let _ = self.room.resize(0);
-    }
-
-    /// Writes events as far as they fit into the chunk.
-    fn encode(&mut self, out: &mut Vec<u8>) {
-        while out.len() < STREAM_CHUNK
-            && let Some(event) = self.events.front()
-        {
-            if self.encoded.is_empty() {
-                put_event(&mut self.encoded, event);
-            }
-            let begin = self.partial.map_or(0, |(_, written)| written);
-            let end = self.encoded.len().min(begin + STREAM_CHUNK - out.len());
-            out.extend_from_slice(&self.encoded[begin..end]);
-            if end < self.encoded.len() {
-                let cursor = self
-                    .partial
-                    .map_or_else(|| event.cursor(), |(cursor, _)| cursor);
-                self.partial = Some((cursor, end));
-                return;
-            }
-            self.position = Position::after(event);
-            self.partial = None;
-            self.encoded.clear();
-            self.events.pop_front();
-            self.counts.count_delivered(1);
-        }
-        if self.events.is_empty() {
-            self.encoded = Vec::new();
-        }
-    }
-}
-
-fn put_event(out: &mut Vec<u8>, event: &Stored) {
-    let json = event.json();
-    out.reserve(json.len() + 64);
-    out.extend_from_slice(b"id: ");
-    out.extend_from_slice(event.cursor().to_string().as_bytes());
-    // JSON that another publisher stored may have line breaks between its tokens.
-    for line in json.split(|byte| matches!(byte, b'\n' | b'\r')) {
-        out.extend_from_slice(b"\ndata: ");
-        out.extend_from_slice(line);
-    }
-    out.extend_from_slice(b"\n\n");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::budget::Budget;
-    use crate::hub::Hub;
-    use crate::runtime::Tasks;
-    use crate::source::memory::MemoryLog;
-    use crate::wire::{Body as Said, Channel, JobId, Seq, Start};
-    use futures_util::stream::BoxStream;
-    use futures_util::{FutureExt as _, StreamExt as _};
-    use std::future::pending;
-    use std::time::Duration;
-    use tokio_util::sync::CancellationToken;
-
-    fn job() -> JobId {
-        "j".parse().unwrap()
-    }
-
-    fn chunk(text: &str) -> Said {
-        Said::Chunk {
-            text: text.into(),
-            channel: Channel::Output,
-        }
-    }
-
-    /// The milliseconds that the first bytes of a stream name.
-    fn come_back_of(hello: &str) -> u64 {
-        hello
-            .strip_prefix("retry: ")
-            .unwrap()
-            .lines()
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap()
-    }
-
-    /// A stream that begins with the first event, its `hello` already taken.
-    async fn open(memory: &MemoryLog, stop: &CancellationToken) -> BoxStream<'static, String> {
-        let hub = Hub::new(memory.clone(), Tasks::default());
-        let session = Session::open(&hub, &job(), Start::After(Seq(0)))
-            .await
-            .unwrap();
-        let stop = Box::pin(stop.clone().cancelled_owned());
-        let room = Budget::unlimited().empty();
-        let stream = Stream::new(session, room, Counters::new(), stop);
-        let mut chunks = Box::pin(unfold(stream, |mut stream| async {
-            let chunk = stream.next().await?;
-            Some((String::from_utf8(chunk).unwrap(), stream))
-        }));
-        let hello = chunks.next().await.unwrap();
-        let ms = come_back_of(&hello);
-        assert!((500..1000).contains(&ms), "{ms}");
-        chunks
-    }
-
-    fn block(event: &Stored) -> String {
-        format!(
-            "id: {}\ndata: {}\n\n",
-            event.cursor(),
-            String::from_utf8_lossy(event.json())
-        )
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_ready_together_leaves_together_and_the_end_ends_the_stream() {
-        let memory = MemoryLog::default();
-        let mut chunks = open(&memory, &CancellationToken::new()).await;
-        assert!(chunks.next().now_or_never().is_none());
-        let mut expected = String::new();
-        for text in ["a", "b", "c"] {
-            expected += &block(&memory.append(&job(), chunk(text)));
-        }
-        assert_eq!(chunks.next().await.unwrap(), expected);
-        let end = memory.append(&job(), Said::Cancelled {});
-        assert_eq!(chunks.next().await.unwrap(), block(&end));
-        assert_eq!(chunks.next().await, None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stream_of_a_job_that_does_not_exist_yet_begins_with_a_comment_that_says_so() {
-        let memory = MemoryLog::default();
-        for expected in [true, false] {
-            let hub = Hub::new(memory.clone(), Tasks::default());
-            let session = Session::open(&hub, &job(), Start::After(Seq(0)))
-                .await
-                .unwrap();
-            let room = Budget::unlimited().empty();
-            let mut stream = Stream::new(session, room, Counters::new(), Box::pin(pending()));
-            let first = String::from_utf8(stream.next().await.unwrap()).unwrap();
-            assert_eq!(
-                first.contains("\n: waiting for job j\n"),
-                expected,
-                "{first}"
-            );
-            memory.append(&job(), chunk("a"));
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stream_says_that_it_is_there_while_nothing_happens() {
-        let mut chunks = open(&MemoryLog::default(), &CancellationToken::new()).await;
-        let begun = Instant::now();
-        for n in 1..=3 {
-            assert_eq!(chunks.next().await.unwrap(), ":\n");
-            assert_eq!(begun.elapsed(), COMMENT_EVERY * n);
-        }
-    }
-
-    /// A log of 200 events of 2000 bytes that ends, and what a stream of it says.
-    fn long_log() -> (MemoryLog, String) {
-        let memory = MemoryLog::default();
-        let mut said = String::new();
-        for _ in 0..200 {
-            said += &block(&memory.append(&job(), chunk(&"x".repeat(2000))));
-        }
-        said += &block(&memory.append(&job(), Said::Cancelled {}));
-        (memory, said)
-    }
-
-    /// Streams of the whole log, in tasks of their own, which share this room.
-    async fn opened(memory: &MemoryLog, room: &Budget, count: usize) -> Vec<mpsc::Receiver<Bytes>> {
-        let (tasks, mut streams) = (Tasks::default(), Vec::new());
-        let hub = Hub::new(memory.clone(), tasks.clone());
-        for _ in 0..count {
-            let start = Start::After(Seq(0));
-            let session = Session::open(&hub, &job(), start).await.unwrap();
-            let (chunks, stream) = mpsc::channel(1);
-            let stop = Box::pin(pending());
-            tasks.spawn(Stream::new(session, room.empty(), Counters::new(), stop).write(chunks));
-            streams.push(stream);
-        }
-        streams
-    }
-
-    /// All that a client gets that takes one chunk after each pause, without comments.
-    async fn read(mut stream: mpsc::Receiver<Bytes>, pause: Duration) -> String {
-        let mut got = Vec::new();
-        while let Some(chunk) = stream.recv().await {
-            assert!(chunk.len() <= STREAM_CHUNK, "{}", chunk.len());
-            if chunk != COMMENT && !chunk.starts_with(b"retry: ") {
-                got.extend_from_slice(&chunk);
-            }
-            sleep(pause).await;
-        }
-        String::from_utf8(got).unwrap()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_slow_client_holds_one_small_chunk_and_misses_nothing() {
-        let (memory, said) = long_log();
-        let room = Budget::new(1 << 20);
-        let mut streams = opened(&memory, &room, 1).await;
-        let mut stream = streams.remove(0);
-        let hello = stream.recv().await.unwrap();
-        sleep(STREAM_STALL).await;
-        drop(hello);
-        let first = stream.recv().await.unwrap();
-        assert!(room.used() > 0, "the chunk is part of a larger step");
-        sleep(STREAM_STALL * 2).await;
-        assert_eq!(room.used(), 0);
-        assert!(stream.try_recv().is_err(), "the first chunk was not taken");
-        let begin = String::from_utf8(first.to_vec()).unwrap();
-        drop(first);
-        let rest = read(stream, STREAM_STALL * 2).await;
-        assert!(begin + &rest == said);
-        assert_eq!(room.used(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn streams_wait_for_room_and_clients_that_read_get_all_of_it_beside_others_that_do_not() {
-        let (memory, said) = long_log();
-        // Enough for one step or two.
-        let room = Budget::new(200_000);
-        let mut streams = opened(&memory, &room, 100).await;
-        let readers = streams.split_off(50);
-        let stalled: Vec<_> = streams.iter_mut().map(|stream| stream.recv()).collect();
-        let stalled = futures_util::future::join_all(stalled).await;
-        let readers = readers
-            .into_iter()
-            .map(|reader| read(reader, Duration::ZERO));
-        let got = futures_util::future::join_all(readers);
-        let got = timeout(Duration::from_secs(60), got).await.unwrap();
-        assert!(got.iter().all(|got| *got == said));
-        assert!(room.refused() > 0);
-        drop((stalled, streams));
-        sleep(STREAM_STALL).await;
-        assert_eq!(room.used(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stream_whose_event_expires_while_it_is_being_written_ends() {
-        let memory = MemoryLog::default();
-        memory.append(&job(), chunk(&"x".repeat(20_000)));
-        let room = Budget::new(1 << 20);
-        let mut stream = opened(&memory, &room, 1).await.remove(0);
-        let _ = stream.recv().await.unwrap();
-        let first = stream.recv().await.unwrap();
-        memory.append(&job(), chunk("later"));
-        memory.expire(&job(), Seq(1));
-        let hub_forgets = chunk(&"y".repeat(crate::config::HISTORY_BYTES));
-        memory.append(&job(), hub_forgets);
-        sleep(STREAM_STALL * 2).await;
-        drop(first);
-        assert_eq!(stream.recv().await, None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn missing_events_are_told_by_name_and_have_no_id() {
-        let memory = MemoryLog::default();
-        for text in ["a", "b", "c"] {
-            memory.append(&job(), chunk(text));
-        }
-        memory.expire(&job(), Seq(2));
-        let mut chunks = open(&memory, &CancellationToken::new()).await;
-        let mut got = chunks.next().await.unwrap();
-        while !got.contains("id: ") {
-            got += &chunks.next().await.unwrap();
-        }
-        let missing = r#"{"op":"missing","job":"j","from":1,"to":2,"reason":"expired"}"#;
-        assert!(
-            got.starts_with(&format!("event: missing\ndata: {missing}\n\nid: ")),
-            "{got}"
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stream_ends_when_the_edge_stops() {
-        let stop = CancellationToken::new();
-        let mut chunks = open(&MemoryLog::default(), &stop).await;
-        stop.cancel();
-        assert_eq!(chunks.next().now_or_never(), Some(None));
-    }
-
-    #[test]
-    fn the_time_to_come_back_is_spread_over_the_clients() {
-        let times: Vec<u64> = (0..1000)
-            .map(|_| {
-                let hello = String::from_utf8(hello()).unwrap();
-                come_back_of(&hello)
-            })
-            .collect();
-        for tenth in 0..10_u64 {
-            let part = 500 + 50 * tenth..550 + 50 * tenth;
-            let count = times.iter().filter(|ms| part.contains(*ms)).count();
-            assert!((40..200).contains(&count), "{count} of 1000 in {part:?}");
-        }
-    }
-
-    #[test]
-    fn line_breaks_between_the_tokens_of_an_event_stay_inside_its_data() {
-        let text = "{\"type\":\"x\",\r\n\"job\":\"j\",\n\"seq\":1}";
-        let event = Stored::decode(&job(), 9, text.into()).unwrap();
-        let mut out = Vec::new();
-        put_event(&mut out, &event);
-        let cursor = Cursor::of(&job(), Seq(1), 9, text.as_bytes());
-        let data = format!(
-            "{{\"type\":\"x\",\ndata: \ndata: \"job\":\"j\",\ndata: \"seq\":1,\"cursor\":\"{cursor}\"}}"
-        );
-        assert_eq!(
-            String::from_utf8(out).unwrap(),
-            format!("id: {cursor}\ndata: {data}\n\n")
-        );
-    }
 }

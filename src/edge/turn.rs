@@ -1,11 +1,11 @@
-//! Turns: how much of one client's data a thread writes before it serves its other clients. What is written is the
-//! transport's.
+//! Turns: how much of one client's data a thread writes before it serves its other clients. What is
+//! written, the transport decides.
 
 use tokio::task::yield_now;
 
 use crate::config::TURN_BYTES;
 
-/// What was written to one client since the others had their turn.
+/// How much was written to one client since the others had their turn.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
     written: usize,
@@ -17,8 +17,8 @@ impl Turn {
         self.written += bytes;
     }
 
-    /// Lets the other tasks of the thread run once [`TURN_BYTES`] were written. A socket that takes everything would
-    /// otherwise be written to until it is full.
+    /// Lets the other tasks of the thread run once [`TURN_BYTES`] were written. Otherwise a socket that
+    /// takes everything would be written to until it is full.
     pub(super) async fn pause(&mut self) {
         if self.is_over() {
             self.written = 0;

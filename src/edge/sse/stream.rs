@@ -1,0 +1,521 @@
+//! The task that writes one client's event stream. It reads ahead no more than the memory budget
+//! allows, and rereads from the log what it had to drop.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher as _, RandomState};
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, timeout};
+
+use crate::budget::Reservation;
+use crate::config::{COME_BACK, COMMENT_EVERY, FULL_PAUSE, STREAM_CHUNK, STREAM_STALL, TINY_BYTES};
+use crate::edge::counters::{Connected, Counters, Transport};
+use crate::edge::memory::bind;
+use crate::edge::watches::{JobUpdate, next_update};
+use crate::session::{Position, Session};
+use crate::source::EventSource;
+use crate::wire::{Cursor, ServerFrame, Stored};
+
+/// A comment: clients ignore it, and so does a decoder that takes every empty line for the end of an
+/// event.
+const COMMENT: &[u8] = b":\n";
+
+/// The first bytes of a stream: after which time to reconnect. The time is random, since the clients of
+/// one job lose their streams at the same moment.
+pub(super) fn hello() -> Vec<u8> {
+    // The keys of a hash map are the only source of randomness in the standard library.
+    let share = u128::from(RandomState::new().hash_one(()));
+    let ms = COME_BACK.as_millis() + ((COME_BACK.as_millis() * share) >> 64);
+    let mut out = format!("retry: {ms}\n").into_bytes();
+    out.extend_from_slice(COMMENT);
+    out
+}
+
+/// Writes one client's stream, in a task of its own: a connection whose socket is full does not poll its
+/// body, which therefore could not drop what it holds.
+pub(super) struct EventStream<S: EventSource> {
+    session: Session<S>,
+    /// The memory that `events` take.
+    room: Reservation,
+    counters: Arc<Counters>,
+    _connected: Connected,
+    /// Ends when the client should reconnect.
+    stop: BoxFuture<'static, ()>,
+    comments: Interval,
+    /// Where the session stands without `events`.
+    position: Position,
+    /// Events that were read and not written yet.
+    events: VecDeque<Arc<Stored>>,
+    /// The first of them, encoded.
+    encoded: Vec<u8>,
+    /// How much of the next event was written: its cursor and a number of bytes.
+    partial: Option<(Cursor, usize)>,
+    /// The memory that the next events take, when they were dropped for lack of it.
+    wanted: usize,
+    begun: bool,
+    over: bool,
+}
+
+impl<S: EventSource> EventStream<S> {
+    pub(super) fn new(
+        session: Session<S>,
+        room: Reservation,
+        counters: Arc<Counters>,
+        stop: BoxFuture<'static, ()>,
+    ) -> Self {
+        let mut comments = interval_at(Instant::now() + COMMENT_EVERY, COMMENT_EVERY);
+        comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            position: session.position(),
+            session,
+            room,
+            _connected: counters.connect(Transport::Sse),
+            counters,
+            stop,
+            comments,
+            events: VecDeque::new(),
+            encoded: Vec::new(),
+            partial: None,
+            wanted: 0,
+            begun: false,
+            over: false,
+        }
+    }
+
+    /// Writes until the stream ends or its client is gone. There is one chunk at a time: the next one is made once the
+    /// socket has taken the one before.
+    pub(super) async fn write(mut self, chunks: mpsc::Sender<Bytes>) {
+        let taken = Arc::new(Semaphore::new(1));
+        loop {
+            let mut permit = pin!(Arc::clone(&taken).acquire_owned());
+            let permit = match timeout(STREAM_STALL, permit.as_mut()).await {
+                Ok(permit) => permit,
+                Err(_) => {
+                    self.release();
+                    permit.await
+                }
+            };
+            let chunk = tokio::select! {
+                biased;
+                () = chunks.closed() => return,
+                chunk = self.next() => chunk,
+            };
+            let Some(chunk) = chunk else { return };
+            if chunks.send(bind(chunk, permit)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The next chunk, at most [`STREAM_CHUNK`] of events. `None` at the job's end, and at the edge's.
+    async fn next(&mut self) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        if !self.begun {
+            self.begun = true;
+            out = hello();
+            if self.session.status().is_none() {
+                // For a person who has mistyped an id; an EventSource ignores it.
+                let waiting = format!(": waiting for job {}\n", self.session.job());
+                out.extend_from_slice(waiting.as_bytes());
+            }
+        }
+        while out.is_empty() && !self.over {
+            if self.events.is_empty() {
+                let holds_room = self.wanted == 0 && self.room.bytes() > 0;
+                let (session, room) = (&mut self.session, &mut self.room);
+                let update = async {
+                    while room.resize(room.bytes().max(self.wanted)).is_err() {
+                        sleep(FULL_PAUSE).await;
+                    }
+                    self.wanted = 0;
+                    self.position = session.position();
+                    next_update(session).await
+                };
+                let update = tokio::select! {
+                    biased;
+                    () = &mut self.stop => return None,
+                    update = update => Some(update),
+                    () = sleep(STREAM_STALL), if holds_room => {
+                        // Giving back always fits.
+                        let _ = self.room.resize(0);
+                        continue;
+                    }
+                    // An event that was begun is not interrupted.
+                    _ = self.comments.tick(), if self.partial.is_none() => None,
+                };
+                match update {
+                    Some(update) => self.apply(update, &mut out),
+                    None => out.extend_from_slice(COMMENT),
+                }
+            }
+            self.encode(&mut out);
+        }
+        (!out.is_empty()).then_some(out)
+    }
+
+    fn apply(&mut self, update: JobUpdate, out: &mut Vec<u8>) {
+        match update {
+            JobUpdate::Events(events) => self.hold(events),
+            JobUpdate::Frame(ServerFrame::Live { .. }) => {}
+            // What follows does not continue the event that is half written. The client drops that event
+            // when the stream ends.
+            _ if self.partial.is_some() => self.over = true,
+            JobUpdate::Frame(frame) => {
+                // It has a name so that listeners for events do not receive it, and no id because it is
+                // not an event.
+                out.extend_from_slice(b"event: missing\ndata: ");
+                out.extend_from_slice(frame.to_json().as_bytes());
+                out.extend_from_slice(b"\n\n");
+            }
+            // After a rebuilt log, a client that reconnects with its last id is refused and starts
+            // again.
+            JobUpdate::Last(_) => self.over = true,
+        }
+    }
+
+    /// Takes in events that were read, or drops them until there is room for them.
+    fn hold(&mut self, events: Vec<Arc<Stored>>) {
+        let begun = self.partial.map(|(cursor, _)| cursor);
+        if begun.is_some_and(|begun| events.first().is_none_or(|first| first.cursor() != begun)) {
+            self.over = true;
+            return;
+        }
+        let sizes = events.iter().map(|event| event.size());
+        let largest = sizes.clone().max().unwrap_or_default();
+        // An event has been decoded to JSON by then, and one at a time is encoded once more.
+        let bytes = (sizes.sum::<usize>() + largest / 2).min(self.room.limit());
+        self.events = events.into();
+        if bytes <= TINY_BYTES {
+            // Nothing is reserved for these, and giving back always fits.
+            let _ = self.room.resize(0);
+        } else if self.room.resize(bytes).is_err() {
+            self.release();
+            self.wanted = bytes;
+        }
+    }
+
+    /// Drops all events that were not written, and reads them again later.
+    fn release(&mut self) {
+        if !self.events.is_empty() {
+            self.events = VecDeque::new();
+            self.encoded = Vec::new();
+            self.session.rewind(self.position);
+        }
+        // Giving back always fits.
+        let _ = self.room.resize(0);
+    }
+
+    /// Writes events as far as they fit into the chunk.
+    fn encode(&mut self, out: &mut Vec<u8>) {
+        while out.len() < STREAM_CHUNK
+            && let Some(event) = self.events.front()
+        {
+            if self.encoded.is_empty() {
+                put_event(&mut self.encoded, event);
+            }
+            let begin = self.partial.map_or(0, |(_, written)| written);
+            let end = self.encoded.len().min(begin + STREAM_CHUNK - out.len());
+            out.extend_from_slice(&self.encoded[begin..end]);
+            if end < self.encoded.len() {
+                let cursor = self
+                    .partial
+                    .map_or_else(|| event.cursor(), |(cursor, _)| cursor);
+                self.partial = Some((cursor, end));
+                return;
+            }
+            self.position = Position::after(event);
+            self.partial = None;
+            self.encoded.clear();
+            self.events.pop_front();
+            self.counters.count_delivered(1);
+        }
+        if self.events.is_empty() {
+            self.encoded = Vec::new();
+        }
+    }
+}
+
+fn put_event(out: &mut Vec<u8>, event: &Stored) {
+    let json = event.json();
+    out.reserve(json.len() + 64);
+    out.extend_from_slice(b"id: ");
+    out.extend_from_slice(event.cursor().to_string().as_bytes());
+    // JSON that another publisher stored may have line breaks between its tokens.
+    for line in json.split(|byte| matches!(byte, b'\n' | b'\r')) {
+        out.extend_from_slice(b"\ndata: ");
+        out.extend_from_slice(line);
+    }
+    out.extend_from_slice(b"\n\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Budget;
+    use crate::hub::Hub;
+    use crate::runtime::Tasks;
+    use crate::source::memory::MemoryLog;
+    use crate::wire::{Body as Said, Channel, JobId, Seq, Start};
+    use futures_util::stream::BoxStream;
+    use futures_util::{FutureExt as _, StreamExt as _};
+    use std::future::pending;
+    use std::time::Duration;
+    use tokio_util::sync::CancellationToken;
+
+    fn job() -> JobId {
+        "j".parse().unwrap()
+    }
+
+    fn chunk(text: &str) -> Said {
+        Said::Chunk {
+            text: text.into(),
+            channel: Channel::Output,
+        }
+    }
+
+    /// The milliseconds in the first bytes of a stream.
+    fn come_back_of(hello: &str) -> u64 {
+        hello
+            .strip_prefix("retry: ")
+            .unwrap()
+            .lines()
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
+    /// A stream that begins with the first event, its `hello` already taken.
+    async fn open(memory: &MemoryLog, stop: &CancellationToken) -> BoxStream<'static, String> {
+        let hub = Hub::new(memory.clone(), Tasks::default());
+        let session = Session::open(&hub, &job(), Start::After(Seq(0)))
+            .await
+            .unwrap();
+        let stop = Box::pin(stop.clone().cancelled_owned());
+        let room = Budget::unlimited().empty();
+        let stream = EventStream::new(session, room, Counters::new(), stop);
+        let mut chunks = Box::pin(unfold(stream, |mut stream| async {
+            let chunk = stream.next().await?;
+            Some((String::from_utf8(chunk).unwrap(), stream))
+        }));
+        let hello = chunks.next().await.unwrap();
+        let ms = come_back_of(&hello);
+        assert!((500..1000).contains(&ms), "{ms}");
+        chunks
+    }
+
+    fn block(event: &Stored) -> String {
+        format!(
+            "id: {}\ndata: {}\n\n",
+            event.cursor(),
+            String::from_utf8_lossy(event.json())
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_ready_together_is_written_together_and_the_end_ends_the_stream() {
+        let memory = MemoryLog::default();
+        let mut chunks = open(&memory, &CancellationToken::new()).await;
+        assert!(chunks.next().now_or_never().is_none());
+        let mut expected = String::new();
+        for text in ["a", "b", "c"] {
+            expected += &block(&memory.append(&job(), chunk(text)));
+        }
+        assert_eq!(chunks.next().await.unwrap(), expected);
+        let end = memory.append(&job(), Said::Cancelled {});
+        assert_eq!(chunks.next().await.unwrap(), block(&end));
+        assert_eq!(chunks.next().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_of_a_job_that_does_not_exist_yet_starts_with_a_comment_that_says_so() {
+        let memory = MemoryLog::default();
+        for expected in [true, false] {
+            let hub = Hub::new(memory.clone(), Tasks::default());
+            let session = Session::open(&hub, &job(), Start::After(Seq(0)))
+                .await
+                .unwrap();
+            let room = Budget::unlimited().empty();
+            let mut stream = EventStream::new(session, room, Counters::new(), Box::pin(pending()));
+            let first = String::from_utf8(stream.next().await.unwrap()).unwrap();
+            assert_eq!(
+                first.contains("\n: waiting for job j\n"),
+                expected,
+                "{first}"
+            );
+            memory.append(&job(), chunk("a"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_sends_comments_while_nothing_happens() {
+        let mut chunks = open(&MemoryLog::default(), &CancellationToken::new()).await;
+        let begun = Instant::now();
+        for n in 1..=3 {
+            assert_eq!(chunks.next().await.unwrap(), ":\n");
+            assert_eq!(begun.elapsed(), COMMENT_EVERY * n);
+        }
+    }
+
+    /// A finished log of 200 events of 2000 bytes, and its stream.
+    fn long_log() -> (MemoryLog, String) {
+        let memory = MemoryLog::default();
+        let mut said = String::new();
+        for _ in 0..200 {
+            said += &block(&memory.append(&job(), chunk(&"x".repeat(2000))));
+        }
+        said += &block(&memory.append(&job(), Said::Cancelled {}));
+        (memory, said)
+    }
+
+    /// Streams of the whole log, in tasks of their own, which share this room.
+    async fn opened(memory: &MemoryLog, room: &Budget, count: usize) -> Vec<mpsc::Receiver<Bytes>> {
+        let (tasks, mut streams) = (Tasks::default(), Vec::new());
+        let hub = Hub::new(memory.clone(), tasks.clone());
+        for _ in 0..count {
+            let start = Start::After(Seq(0));
+            let session = Session::open(&hub, &job(), start).await.unwrap();
+            let (chunks, stream) = mpsc::channel(1);
+            let stop = Box::pin(pending());
+            tasks.spawn(
+                EventStream::new(session, room.empty(), Counters::new(), stop).write(chunks),
+            );
+            streams.push(stream);
+        }
+        streams
+    }
+
+    /// What a client gets that takes one chunk after each pause, without comments.
+    async fn read(mut stream: mpsc::Receiver<Bytes>, pause: Duration) -> String {
+        let mut got = Vec::new();
+        while let Some(chunk) = stream.recv().await {
+            assert!(chunk.len() <= STREAM_CHUNK, "{}", chunk.len());
+            if chunk != COMMENT && !chunk.starts_with(b"retry: ") {
+                got.extend_from_slice(&chunk);
+            }
+            sleep(pause).await;
+        }
+        String::from_utf8(got).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_holds_one_small_chunk_and_misses_nothing() {
+        let (memory, said) = long_log();
+        let room = Budget::new(1 << 20);
+        let mut streams = opened(&memory, &room, 1).await;
+        let mut stream = streams.remove(0);
+        let hello = stream.recv().await.unwrap();
+        sleep(STREAM_STALL).await;
+        drop(hello);
+        let first = stream.recv().await.unwrap();
+        assert!(room.used() > 0, "the chunk is part of a larger step");
+        sleep(STREAM_STALL * 2).await;
+        assert_eq!(room.used(), 0);
+        assert!(stream.try_recv().is_err(), "the first chunk was not taken");
+        let begin = String::from_utf8(first.to_vec()).unwrap();
+        drop(first);
+        let rest = read(stream, STREAM_STALL * 2).await;
+        assert!(begin + &rest == said);
+        assert_eq!(room.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_read_get_whole_streams_beside_others_that_do_not_read() {
+        let (memory, said) = long_log();
+        // Enough for one step or two.
+        let room = Budget::new(200_000);
+        let mut streams = opened(&memory, &room, 100).await;
+        let readers = streams.split_off(50);
+        let stalled: Vec<_> = streams.iter_mut().map(|stream| stream.recv()).collect();
+        let stalled = futures_util::future::join_all(stalled).await;
+        let readers = readers
+            .into_iter()
+            .map(|reader| read(reader, Duration::ZERO));
+        let got = futures_util::future::join_all(readers);
+        let got = timeout(Duration::from_secs(60), got).await.unwrap();
+        assert!(got.iter().all(|got| *got == said));
+        assert!(room.refused() > 0);
+        drop((stalled, streams));
+        sleep(STREAM_STALL).await;
+        assert_eq!(room.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_whose_event_expires_while_it_is_being_written_ends() {
+        let memory = MemoryLog::default();
+        memory.append(&job(), chunk(&"x".repeat(20_000)));
+        let room = Budget::new(1 << 20);
+        let mut stream = opened(&memory, &room, 1).await.remove(0);
+        let _ = stream.recv().await.unwrap();
+        let first = stream.recv().await.unwrap();
+        memory.append(&job(), chunk("later"));
+        memory.expire(&job(), Seq(1));
+        let hub_forgets = chunk(&"y".repeat(crate::config::HISTORY_BYTES));
+        memory.append(&job(), hub_forgets);
+        sleep(STREAM_STALL * 2).await;
+        drop(first);
+        assert_eq!(stream.recv().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn missing_events_are_reported_under_a_name_and_without_an_id() {
+        let memory = MemoryLog::default();
+        for text in ["a", "b", "c"] {
+            memory.append(&job(), chunk(text));
+        }
+        memory.expire(&job(), Seq(2));
+        let mut chunks = open(&memory, &CancellationToken::new()).await;
+        let mut got = chunks.next().await.unwrap();
+        while !got.contains("id: ") {
+            got += &chunks.next().await.unwrap();
+        }
+        let missing = r#"{"op":"missing","job":"j","from":1,"to":2,"reason":"expired"}"#;
+        assert!(
+            got.starts_with(&format!("event: missing\ndata: {missing}\n\nid: ")),
+            "{got}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_ends_when_the_edge_stops() {
+        let stop = CancellationToken::new();
+        let mut chunks = open(&MemoryLog::default(), &stop).await;
+        stop.cancel();
+        assert_eq!(chunks.next().now_or_never(), Some(None));
+    }
+
+    #[test]
+    fn the_time_to_reconnect_is_spread_over_the_clients() {
+        let times: Vec<u64> = (0..1000)
+            .map(|_| {
+                let hello = String::from_utf8(hello()).unwrap();
+                come_back_of(&hello)
+            })
+            .collect();
+        for tenth in 0..10_u64 {
+            let part = 500 + 50 * tenth..550 + 50 * tenth;
+            let count = times.iter().filter(|ms| part.contains(*ms)).count();
+            assert!((40..200).contains(&count), "{count} of 1000 in {part:?}");
+        }
+    }
+
+    #[test]
+    fn line_breaks_between_the_tokens_of_an_event_stay_inside_its_data() {
+        let text = "{\"type\":\"x\",\r\n\"job\":\"j\",\n\"seq\":1}";
+        let event = Stored::decode(&job(), 9, text.into()).unwrap();
+        let mut out = Vec::new();
+        put_event(&mut out, &event);
+        let cursor = Cursor::of(&job(), Seq(1), 9, text.as_bytes());
+        let data = format!(
+            "{{\"type\":\"x\",\ndata: \ndata: \"job\":\"j\",\ndata: \"seq\":1,\"cursor\":\"{cursor}\"}}"
+        );
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            format!("id: {cursor}\ndata: {data}\n\n")
+        );
+    }
+}
