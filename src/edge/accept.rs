@@ -1,5 +1,5 @@
-//! Content negotiation (RFC 9110, section 12.5.1): which of the two forms of a job's events a client
-//! prefers. It reads `Accept` and nothing else.
+//! Content negotiation (RFC 9110, section 12.5.1): which of the two forms of a job's events a
+//! client prefers. It reads `Accept` and nothing else.
 
 use axum::http::{HeaderMap, header};
 
@@ -21,7 +21,8 @@ impl Form {
     }
 }
 
-/// How much a client wants one form. A larger one is preferred, and the fields are compared in their order.
+/// How much a client wants one form. A larger one is preferred, and the fields are compared in
+/// their order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
 struct Preference {
     /// The weight; -1 when the client refuses the form, 0 when no range matches it.
@@ -33,8 +34,8 @@ struct Preference {
 }
 
 /// The form that a client prefers; a stream when it has no preference. Of two forms with the same
-/// weight, the one that is named more exactly, then the one that is named first: clients put what they
-/// mean before the `*/*` of their library.
+/// weight, the one that is named more exactly, then the one that is named first: clients put what
+/// they mean before the `*/*` of their library.
 pub(super) fn form(headers: &HeaderMap) -> Form {
     let lists = headers
         .get_all(header::ACCEPT)

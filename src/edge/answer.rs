@@ -1,5 +1,5 @@
-//! A job's state as the body of an answer: a large one is written piece by piece, and holds its room
-//! until it is written. What the state is, `wire` decides.
+//! A job's state as the body of an answer: a large one is written piece by piece, and holds its
+//! room until it is written. What the state is, `wire` decides.
 
 use std::convert::Infallible;
 

@@ -107,8 +107,8 @@ impl<R: Send + 'static> ConnectedClient<R> {
         self.next(true).now_or_never()
     }
 
-    /// Ends all watches, and completes the submits and cancels: a client that asks for something and
-    /// disconnects wants it done.
+    /// Ends all watches, and completes the submits and cancels: a client that asks for something
+    /// and disconnects wants it done.
     pub(super) async fn finish(self) {
         drop(self.watches);
         self.requests.for_each(async |_| ()).await;

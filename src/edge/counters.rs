@@ -1,5 +1,5 @@
-//! What one thread counts: connections, Socket.IO rooms, events. Counting costs the path of an event
-//! nothing that threads share; `stats` adds up the threads.
+//! What one thread counts: connections, Socket.IO rooms, events. Counting costs the path of an
+//! event nothing that threads share; `stats` adds up the threads.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -60,8 +60,8 @@ impl Counters {
         self.delivered.recent(self.begun.elapsed().as_secs())
     }
 
-    /// Counts a Socket.IO client that watches a job until the guard is dropped. Other transports have
-    /// no rooms.
+    /// Counts a Socket.IO client that watches a job until the guard is dropped. Other transports
+    /// have no rooms.
     pub(super) fn enter_room(
         self: &Arc<Self>,
         transport: Transport,

@@ -1,5 +1,5 @@
-//! How an edge's clients disconnect when it stops: each is told at a moment of its own, so that they
-//! do not all reconnect to another edge at once. It closes nothing itself.
+//! How an edge's clients disconnect when it stops: each is told at a moment of its own, so that
+//! they do not all reconnect to another edge at once. It closes nothing itself.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -33,8 +33,8 @@ struct Drain {
 }
 
 impl Clients {
-    /// None yet. They are told within `window` after `stop` is cancelled, and at once when `closing`
-    /// is.
+    /// None yet. They are told within `window` after `stop` is cancelled, and at once when
+    /// `closing` is.
     pub(super) fn new(
         stop: CancellationToken,
         window: Duration,

@@ -1,5 +1,5 @@
-//! What the head of every request must contain, whatever the address: one host, and no body that is too
-//! long. Of the address it only checks whether it exists.
+//! What the head of every request must contain, whatever the address: one host, and no body that is
+//! too long. Of the address it only checks whether it exists.
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::uri::Authority;
@@ -25,8 +25,8 @@ pub(super) async fn checked(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Refuses a body by the length that its client announces. A client that sends `Expect: 100-continue` is asked for the
-/// body once a handler reads it, which is too late.
+/// Refuses a body by the length that its client announces. A client that sends `Expect:
+/// 100-continue` is asked for the body once a handler reads it, which is too late.
 pub(super) async fn body_is_short_enough(request: Request, next: Next) -> Response {
     let length = request
         .headers()
@@ -50,7 +50,8 @@ fn host(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(Code::BadRequest, message))
 }
 
-/// A client that does not know the host sends an empty one. A comma, which the grammar of hosts allows, joins two.
+/// A client that does not know the host sends an empty one. A comma, which the grammar of hosts
+/// allows, joins two.
 fn is_host(value: &HeaderValue) -> bool {
     let bytes = value.as_bytes();
     let has_one_part = !bytes.iter().any(|byte| matches!(byte, b'@' | b','));

@@ -1,5 +1,5 @@
-//! What every transport does with a job besides streaming it: submit it, cancel it, read its state. It
-//! decodes no request and writes no answer.
+//! What every transport does with a job besides streaming it: submit it, cancel it, read its state.
+//! It decodes no request and writes no answer.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -75,9 +75,9 @@ impl App {
         Ok(self.shared.memory().submits.hold(bytes)?)
     }
 
-    /// Submits a job, which holds this room until that is done. A job without an id gets one derived
-    /// from the idempotency key, so that the same key is the same job on every edge, for as long as its
-    /// log is kept.
+    /// Submits a job, which holds this room until that is done. A job without an id gets one
+    /// derived from the idempotency key, so that the same key is the same job on every edge, for as
+    /// long as its log is kept.
     pub(super) async fn submit(
         &self,
         client: IpAddr,
@@ -111,8 +111,8 @@ impl App {
         }
     }
 
-    /// Checks that workers can do what the submission asks for. Returns how full the queue is for its
-    /// kind.
+    /// Checks that workers can do what the submission asks for. Returns how full the queue is for
+    /// its kind.
     async fn check(&self, submission: &Submission) -> Result<QueueUsage, Problem> {
         if let Some(callback) = &submission.callback {
             if !may_call_back(callback, &self.settings.callback_hosts) {

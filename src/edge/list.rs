@@ -17,8 +17,8 @@ use crate::nats::{JobQuery, ListError};
 use crate::source::Unavailable;
 use crate::wire::{Code, Status};
 
-/// Which jobs, and how many. Unknown parameters are refused: with a mistyped filter, all jobs would be
-/// listed.
+/// Which jobs, and how many. Unknown parameters are refused: with a mistyped filter, all jobs would
+/// be listed.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]

@@ -1,5 +1,5 @@
-//! How the memory budget of an edge is divided: one part for each kind of thing that clients can make
-//! it hold. Handlers decide what happens to a request for which there is no room.
+//! How the memory budget of an edge is divided: one part for each kind of thing that clients can
+//! make it hold. Handlers decide what happens to a request for which there is no room.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
@@ -13,8 +13,8 @@ use crate::config::{
     SMALL_SUBMITS_BYTES, STREAMS_BYTES, SUBMITS_BYTES,
 };
 
-/// The budget of a process and its parts. Each is far smaller than the whole, so that no kind of request
-/// takes the room of the others or of the feeds.
+/// The budget of a process and its parts. Each is far smaller than the whole, so that no kind of
+/// request takes the room of the others or of the feeds.
 #[derive(Debug)]
 pub(super) struct Memory {
     /// All of it.
@@ -31,8 +31,8 @@ pub(super) struct Memory {
     pub(super) streams: Budget,
 }
 
-/// Room for things of one kind. Small ones have room of their own: a flood of large ones must not keep
-/// out the many that cost little.
+/// Room for things of one kind. Small ones have room of their own: a flood of large ones must not
+/// keep out the many that cost little.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
     small: Budget,
@@ -99,8 +99,8 @@ impl Part {
         }
     }
 
-    /// Room for a thing of this size. A thing that is larger than the whole part is admitted when the part
-    /// is empty: whatever is within the limits of a request must be possible.
+    /// Room for a thing of this size. A thing that is larger than the whole part is admitted when
+    /// the part is empty: whatever is within the limits of a request must be possible.
     pub(super) fn hold(&self, bytes: usize) -> Result<Held, NoRoom> {
         let mut held = self.begin(bytes);
         held.resize(bytes)?;
@@ -109,9 +109,9 @@ impl Part {
 }
 
 impl Held {
-    /// The thing has `bytes` now. When it is no longer small, it reserves at once the most that it may
-    /// need: things that grow side by side would otherwise take the room from each other, and none would
-    /// become whole.
+    /// The thing has `bytes` now. When it is no longer small, it reserves at once the most that it
+    /// may need: things that grow side by side would otherwise take the room from each other, and
+    /// none would become whole.
     pub(super) fn resize(&mut self, bytes: usize) -> Result<(), NoRoom> {
         let limit = self.part.large.limit();
         if self.is_large {
@@ -179,8 +179,8 @@ pub(super) fn bind<T: Send + 'static>(bytes: Vec<u8>, owned: T) -> Bytes {
     })
 }
 
-/// About how many bytes a JSON value holds in memory besides the [`Value`] itself. Its text may have a
-/// hundredth of that.
+/// About how many bytes a JSON value holds in memory besides the [`Value`] itself. Its text may
+/// have a hundredth of that.
 pub(super) fn weight(value: &Value) -> usize {
     /// A node of a map, which has room for 11 entries and holds at least 6 in a large map.
     const NODE: usize = 640;

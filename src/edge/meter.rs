@@ -1,6 +1,6 @@
 //! What is known about one connection while it lives: its peer, how long its client may take
-//! nothing, and how many whole messages came. A connection that becomes the WebSocket of a Socket.IO
-//! client counts for that client's [`Traffic`] as well.
+//! nothing, and how many whole messages came. A connection that becomes the WebSocket of a
+//! Socket.IO client counts for that client's [`Traffic`] as well.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

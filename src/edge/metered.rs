@@ -1,6 +1,6 @@
-//! A client's connection, measured and limited: a client that takes nothing is gone after a while and
-//! is not read from meanwhile, one that sends without end is read slowly, and a message that is not
-//! whole takes room of the memory budget. It knows no protocol.
+//! A client's connection, measured and limited: a client that takes nothing is gone after a while
+//! and is not read from meanwhile, one that sends without end is read slowly, and a message that is
+//! not whole takes room of the memory budget. It knows no protocol.
 
 mod pace;
 mod partial;
@@ -110,7 +110,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
             return Poll::Ready(Ok(()));
         }
         // The libraries answer some input by themselves (a ping with a pong) and keep what they
-        // cannot write. Reading from a client that takes nothing would fill the memory with answers.
+        // cannot write. Reading from a client that takes nothing would fill the memory with
+        // answers.
         if self.write_timer.is_some() && self.read_ahead >= READ_AHEAD {
             self.paused_reader = Some(cx.waker().clone());
             return Poll::Pending;

@@ -1,5 +1,6 @@
-//! The edge: every transport for clients, over the same sessions. The only folder that names axum and
-//! socketioxide. An edge keeps nothing that matters: killing it costs its clients one reconnect.
+//! The edge: every transport for clients, over the same sessions. The only folder that names axum
+//! and socketioxide. An edge keeps nothing that matters: killing it costs its clients one
+//! reconnect.
 
 mod accept;
 mod answer;

@@ -1,5 +1,5 @@
-//! The description of the HTTP interface, OpenAPI 3.1: the descriptions of the handlers, the schemas of
-//! `wire`, and those of answers that only HTTP has. It serves no job.
+//! The description of the HTTP interface, OpenAPI 3.1: the descriptions of the handlers, the
+//! schemas of `wire`, and those of answers that only HTTP has. It serves no job.
 
 use std::sync::{Arc, OnceLock};
 

@@ -150,9 +150,9 @@ impl<'de> Deserialize<'de> for Wait {
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// Where a request starts. A client that reconnects names the last event in the header or, with
-/// libraries that do not set headers, in the query. Either overrides `cursor`, which overrides `after`:
-/// those are in the address from the first request on. The header overrides the query, because a
-/// client that sends headers repeats its address unchanged.
+/// libraries that do not set headers, in the query. Either overrides `cursor`, which overrides
+/// `after`: those are in the address from the first request on. The header overrides the query,
+/// because a client that sends headers repeats its address unchanged.
 pub(super) fn begin(
     headers: &HeaderMap,
     query: Option<&str>,
@@ -181,8 +181,8 @@ pub(super) fn begin(
 }
 
 /// The last event id in a query: `lastEventId` or `Last-Event-ID`, in any case and with `-`, `_` or
-/// nothing between the words. The last one counts, because a library may append it to an address that
-/// has one already.
+/// nothing between the words. The last one counts, because a library may append it to an address
+/// that has one already.
 fn last_event_id(query: &str) -> Option<String> {
     let is_last_event_id = |name: &str| {
         let letters = name.bytes().filter(|byte| !matches!(byte, b'-' | b'_'));

@@ -117,8 +117,8 @@ problems!(NotCancelled: BadJobId, JobNotFound, JobEnded, Overloaded, Unavailable
 
 /// Cancels a job.
 ///
-/// Cancelling appends an event to the job's log and returns its sequence number as a receipt. Only the
-/// job's final event can follow it.
+/// Cancelling appends an event to the job's log and returns its sequence number as a receipt. Only
+/// the job's final event can follow it.
 #[utoipa::path(
     post, path = "/api/jobs/{id}/cancel", tag = JOBS, params(JobPath),
     responses(

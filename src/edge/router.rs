@@ -36,8 +36,8 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .layer(from_fn(head::body_is_short_enough))
         .layer(any_origin())
         .layer(from_fn(head::checked))
-        // A cache may keep an answer without a header for as long as it likes, and a job would seem to
-        // run forever.
+        // A cache may keep an answer without a header for as long as it likes, and a job would seem
+        // to run forever.
         .layer(SetResponseHeaderLayer::if_not_present(
             header::CACHE_CONTROL,
             no_store,
@@ -46,9 +46,9 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Lets pages of other origins do what any program may, as over a WebSocket, but without cookies. An
-/// edge reads none, but a proxy in front of it may authenticate people by one, and would let in every
-/// page that they open.
+/// Lets pages of other origins do what any program may, as over a WebSocket, but without cookies.
+/// An edge reads none, but a proxy in front of it may authenticate people by one, and would let in
+/// every page that they open.
 fn any_origin() -> CorsLayer {
     // The star does not include this one, with which a page authenticates to such a proxy.
     let headers = [HeaderName::from_static("*"), header::AUTHORIZATION];

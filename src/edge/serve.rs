@@ -1,5 +1,5 @@
-//! HTTP connections: accepts them, gives each its limits, and ends all in time when the edge stops. The
-//! router handles the requests.
+//! HTTP connections: accepts them, gives each its limits, and ends all in time when the edge stops.
+//! The router handles the requests.
 
 use std::io::Write as _;
 use std::net::Shutdown;
@@ -34,7 +34,8 @@ pub(super) async fn serve(
     tasks: &Tasks,
 ) {
     loop {
-        // When the process has no file descriptors left, axum's accept waits a little and continues.
+        // When the process has no file descriptors left, axum's accept waits a little and
+        // continues.
         let accepted = Listener::accept(&mut listener);
         let Some((stream, peer)) = tasks.stop().run_until_cancelled(accepted).await else {
             return;
@@ -69,8 +70,8 @@ fn refuse(stream: TcpStream) {
     }
 }
 
-/// Serves one connection. When the edge stops, the request under way is still answered if that does not
-/// take too long.
+/// Serves one connection. When the edge stops, the request under way is still answered if that does
+/// not take too long.
 async fn connection(stream: Metered<TcpStream>, router: Router, stop: CancellationToken) {
     let mut limits = http1::Builder::new();
     limits

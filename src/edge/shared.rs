@@ -1,6 +1,6 @@
-//! What the threads of one edge share, and only what they must: a Socket.IO session that polls reaches
-//! whichever thread the kernel gives its next connection to, memory is one budget, and statistics
-//! cover the process.
+//! What the threads of one edge share, and only what they must: a Socket.IO session that polls
+//! reaches whichever thread the kernel gives its next connection to, memory is one budget, and
+//! statistics cover the process.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -94,8 +94,9 @@ impl EdgeShared {
     }
 }
 
-/// Lets this process open as many files as the system allows: many systems allow 1024 at first, and more
-/// on request. Call it before [`EdgeShared::new`], which derives the number of connections from it.
+/// Lets this process open as many files as the system allows: many systems allow 1024 at first, and
+/// more on request. Call it before [`EdgeShared::new`], which derives the number of connections
+/// from it.
 pub fn raise_file_limit() {
     let mut files = getrlimit(Resource::Nofile);
     let (before, most) = (files.current, files.maximum);
@@ -109,8 +110,8 @@ pub fn raise_file_limit() {
     }
 }
 
-/// How many connections of clients the process may have: as many as it may open files, less those that
-/// it needs itself.
+/// How many connections of clients the process may have: as many as it may open files, less those
+/// that it needs itself.
 fn connections_max() -> usize {
     let files = getrlimit(Resource::Nofile)
         .current

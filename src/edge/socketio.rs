@@ -36,8 +36,8 @@ struct EngineQuery {
     is_websocket: bool,
     /// The session, after the first request.
     sid: Option<Sid>,
-    /// What distinguishes this request from others. Clients send another value with each, so that no
-    /// cache answers.
+    /// What distinguishes this request from others. Clients send another value with each, so that
+    /// no cache answers.
     mark: String,
 }
 
@@ -115,8 +115,8 @@ async fn open(
     if is_websocket || response.status() != StatusCode::OK {
         return response;
     }
-    // The answer names the session. The session has to be known before the client reads it: the next
-    // requests of the client may come over any connection and to any thread.
+    // The answer names the session. The session has to be known before the client reads it: the
+    // next requests of the client may come over any connection and to any thread.
     let (parts, body) = response.into_parts();
     let Ok(body) = to_bytes(body, HANDSHAKE_ANSWER_MAX).await else {
         return Problem::from(Code::Internal).into_response();
@@ -151,8 +151,8 @@ async fn poll(app: &App, session: Arc<EngineSession>, mark: String, request: Req
     response
 }
 
-/// What a client sends by polling. The library would read it without a deadline, and into memory that
-/// nobody counts.
+/// What a client sends by polling. The library would read it without a deadline, and into memory
+/// that nobody counts.
 async fn post(app: &App, session: &EngineSession, request: Request) -> Response {
     if session.traffic.is_cut() {
         return session_ended(app);
@@ -183,8 +183,8 @@ async fn call(app: &App, request: Request) -> Response {
     }
 }
 
-/// A poll that waits. A client that drops it does not know what it would have brought, so its session
-/// ends, as with the library's original in JavaScript.
+/// A poll that waits. A client that drops it does not know what it would have brought, so its
+/// session ends, as with the library's original in JavaScript.
 struct WaitingPoll(Option<Arc<EngineSession>>);
 
 impl WaitingPoll {

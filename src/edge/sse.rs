@@ -1,5 +1,5 @@
-//! `GET /api/jobs/{id}/events`: a job's events as a stream of server-sent events (the HTML standard,
-//! section 9.2) or as a page. `wire/PROTOCOL.md` is the contract.
+//! `GET /api/jobs/{id}/events`: a job's events as a stream of server-sent events (the HTML
+//! standard, section 9.2) or as a page. `wire/PROTOCOL.md` is the contract.
 
 mod stream;
 
@@ -27,8 +27,8 @@ use crate::session::Session;
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct EventsQuery {
-    /// Start after the event with this sequence number; 0 means from the first event. `after` makes the
-    /// edge search the log; prefer `cursor`.
+    /// Start after the event with this sequence number; 0 means from the first event. `after` makes
+    /// the edge search the log; prefer `cursor`.
     #[param(nullable = false)]
     after: Option<u64>,
     /// Start after the event with this cursor or sequence number. It overrides `after`.

@@ -28,10 +28,12 @@ pub(super) struct Stats {
     events_per_second: f64,
     /// How many watches are reading the log.
     replays: usize,
-    /// How many events the watch that is furthest behind was not handed yet, of those that this edge knows to be stored.
-    /// What was handed over may still be on its way: up to 64 KiB and what the network holds.
+    /// How many events the watch that is furthest behind was not handed yet, of those that this
+    /// edge knows to be stored. What was handed over may still be on its way: up to 64 KiB and what
+    /// the network holds.
     lag: u64,
-    /// How many undecodable messages were skipped in the logs of jobs, each counted for each reader.
+    /// How many undecodable messages were skipped in the logs of jobs, each counted for each
+    /// reader.
     undecodable: u64,
     /// How often the task that keeps a watched job up to date has panicked and was restarted.
     feed_panics: u64,

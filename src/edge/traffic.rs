@@ -50,9 +50,9 @@ impl Traffic {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Ends the connection as a broken network does: the client reconnects by itself, which it would
-    /// not do after the server's `disconnect`. A poll that waits, and whatever the client sends by
-    /// polling from now on, is answered with an error.
+    /// Ends the connection as a broken network does: the client reconnects by itself, which it
+    /// would not do after the server's `disconnect`. A poll that waits, and whatever the client
+    /// sends by polling from now on, is answered with an error.
     pub(super) fn cut(&self) {
         self.cut.cancel();
         self.reader.wake();

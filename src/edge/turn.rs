@@ -17,8 +17,8 @@ impl Turn {
         self.written += bytes;
     }
 
-    /// Lets the other tasks of the thread run once [`TURN_BYTES`] were written. Otherwise a socket that
-    /// takes everything would be written to until it is full.
+    /// Lets the other tasks of the thread run once [`TURN_BYTES`] were written. Otherwise a socket
+    /// that takes everything would be written to until it is full.
     pub(super) async fn pause(&mut self) {
         if self.is_over() {
             self.written = 0;

@@ -1,5 +1,5 @@
-//! What a client watches, over whichever transport it comes: opens sessions, drives them, and says what
-//! to send next. It is the one place that does so. It writes nothing.
+//! What a client watches, over whichever transport it comes: opens sessions, drives them, and says
+//! what to send next. It is the one place that does so. It writes nothing.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -30,8 +30,8 @@ pub(super) enum JobUpdate {
     Last(ServerFrame),
 }
 
-/// What to send next about the job of a session. After [`JobUpdate::Last`] it waits forever. Safe to
-/// drop at any await.
+/// What to send next about the job of a session. After [`JobUpdate::Last`] it waits forever. Safe
+/// to drop at any await.
 pub(super) async fn next_update<S: EventSource>(session: &mut Session<S>) -> JobUpdate {
     let step = session.next().await;
     let job = session.job().clone();

@@ -1,5 +1,5 @@
-//! The WebSocket transport: the upgrade. `wire/PROTOCOL.md` is the contract. What an open connection
-//! does is in `connection`, how its messages are read and written in `socket`.
+//! The WebSocket transport: the upgrade. `wire/PROTOCOL.md` is the contract. What an open
+//! connection does is in `connection`, how its messages are read and written in `socket`.
 
 mod connection;
 mod echo;
@@ -75,8 +75,8 @@ pub(super) async fn upgrade(
     }))
 }
 
-/// The subprotocols that a client offers, in its order; `None` when it sends no such header. What is not
-/// text counts as an unknown one.
+/// The subprotocols that a client offers, in its order; `None` when it sends no such header. What
+/// is not text counts as an unknown one.
 fn offer(headers: &HeaderMap) -> Option<impl Iterator<Item = &str>> {
     let mut lists = headers
         .get_all(header::SEC_WEBSOCKET_PROTOCOL)

@@ -1,5 +1,5 @@
-//! How fast a client's bytes are read. Parsing them takes time of the thread, so a client that sends
-//! more than its burst is read slowly from then on. Writing to it is not affected.
+//! How fast a client's bytes are read. Parsing them takes time of the thread, so a client that
+//! sends more than its burst is read slowly from then on. Writing to it is not affected.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -1,6 +1,6 @@
-//! The Socket.IO library with its sessions, once for all threads of a process: the polls of one session
-//! reach any of them. Only the *service* is shared; layering the library's `SocketIoLayer` twice would
-//! make two sets of sessions.
+//! The Socket.IO library with its sessions, once for all threads of a process: the polls of one
+//! session reach any of them. Only the *service* is shared; layering the library's `SocketIoLayer`
+//! twice would make two sets of sessions.
 
 use std::convert::Infallible;
 use std::fmt;

@@ -1,5 +1,5 @@
-//! The Engine.IO session of one Socket.IO client: what belongs to the client from its first request to
-//! its last byte, over whichever connections it comes. It knows no event.
+//! The Engine.IO session of one Socket.IO client: what belongs to the client from its first request
+//! to its last byte, over whichever connections it comes. It knows no event.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -89,9 +89,9 @@ impl EngineSession {
         lock(&self.handshake).take();
     }
 
-    /// Whether a poll is the one before, sent again. Browsers and HTTP libraries do so by themselves
-    /// when a connection breaks, and the answer to the poll before may have been lost with it. The
-    /// client knows of neither, so its session cannot go on.
+    /// Whether a poll is the one before, sent again. Browsers and HTTP libraries do so by
+    /// themselves when a connection breaks, and the answer to the poll before may have been lost
+    /// with it. The client knows of neither, so its session cannot go on.
     pub(super) fn is_repeated(&self, poll: String) -> bool {
         let mut last_poll = lock(&self.last_poll);
         let is_repeated = !poll.is_empty() && *last_poll == poll;

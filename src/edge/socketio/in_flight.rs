@@ -1,6 +1,6 @@
-//! What is in the library's queue of a socket, as far as this can be known from outside: the library
-//! reports neither how full the queue is nor when there is room again. Pure: what was queued and how
-//! many bytes were sent are arguments.
+//! What is in the library's queue of a socket, as far as this can be known from outside: the
+//! library reports neither how full the queue is nor when there is room again. Pure: what was
+//! queued and how many bytes were sent are arguments.
 
 use std::collections::VecDeque;
 
@@ -8,9 +8,9 @@ use crate::config::FLIGHT_BYTES;
 
 /// The packets that were queued and not sent yet, oldest first.
 ///
-/// All that a socket sends is counted here, except pings. So once the connection has sent as many bytes
-/// as the oldest packets have, those packets are out of the queue. Each ping makes that three bytes
-/// early, which is corrected whenever the queue runs empty.
+/// All that a socket sends is counted here, except pings. So once the connection has sent as many
+/// bytes as the oldest packets have, those packets are out of the queue. Each ping makes that three
+/// bytes early, which is corrected whenever the queue runs empty.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     sizes: VecDeque<usize>,
@@ -22,8 +22,8 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// Whether another packet may be queued when `packets` are allowed. When nothing is in flight, one
-    /// always may, however large.
+    /// Whether another packet may be queued when `packets` are allowed. When nothing is in flight,
+    /// one always may, however large.
     pub(super) fn has_room(&self, packets: usize) -> bool {
         self.sizes.len() < packets && self.bytes < FLIGHT_BYTES
     }
@@ -38,8 +38,8 @@ impl InFlight {
         self.bytes += size;
     }
 
-    /// Removes what has been sent, when the connection has sent this many bytes in total. Returns whether
-    /// that is more than before.
+    /// Removes what has been sent, when the connection has sent this many bytes in total. Returns
+    /// whether that is more than before.
     pub(super) fn advance(&mut self, sent: u64) -> bool {
         let more = sent.saturating_sub(self.seen);
         self.seen = sent;

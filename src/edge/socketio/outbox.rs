@@ -1,5 +1,5 @@
-//! What waits to be queued in the library for one socket. Only a limited amount is in flight, so that
-//! the queue has room for a ping and holds little. Whatever waits longer is still in the log.
+//! What waits to be queued in the library for one socket. Only a limited amount is in flight, so
+//! that the queue has room for a ping and holds little. Whatever waits longer is still in the log.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -116,8 +116,8 @@ impl Outbox {
         self.is_full
     }
 
-    /// Lets other clients be served when this one has had its turn. Returns whether it did: there may
-    /// be room for more.
+    /// Lets other clients be served when this one has had its turn. Returns whether it did: there
+    /// may be room for more.
     pub(super) async fn pause(&mut self) -> bool {
         let is_over = self.turn.is_over();
         self.turn.pause().await;
@@ -220,8 +220,8 @@ impl OutPacket {
         }
     }
 
-    /// An acknowledgement can be sent once: a full queue would lose it, which the limit on what is in
-    /// flight excludes.
+    /// An acknowledgement can be sent once: a full queue would lose it, which the limit on what is
+    /// in flight excludes.
     fn acknowledge(self) -> Result<Emitted, SocketBroken> {
         if let Self::Reply(ReplyTo::Ack(ack, _), frame) = self {
             ack.send(raw(frame.json.as_bytes())?).map_err(|error| {

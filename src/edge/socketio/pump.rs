@@ -1,6 +1,6 @@
-//! The pump of one Socket.IO client: passes its requests to the client's [`ConnectedClient`], and fills its
-//! outbox as that empties. What the client gets is decided by the one, how much may be in flight by
-//! the other.
+//! The pump of one Socket.IO client: passes its requests to the client's [`ConnectedClient`], and
+//! fills its outbox as that empties. What the client gets is decided by the one, how much may be in
+//! flight by the other.
 
 use std::sync::Arc;
 

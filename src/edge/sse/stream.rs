@@ -20,12 +20,12 @@ use crate::session::{Position, Session};
 use crate::source::EventSource;
 use crate::wire::{Cursor, ServerFrame, Stored};
 
-/// A comment: clients ignore it, and so does a decoder that takes every empty line for the end of an
-/// event.
+/// A comment: clients ignore it, and so does a decoder that takes every empty line for the end of
+/// an event.
 const COMMENT: &[u8] = b":\n";
 
-/// The first bytes of a stream: after which time to reconnect. The time is random, since the clients of
-/// one job lose their streams at the same moment.
+/// The first bytes of a stream: after which time to reconnect. The time is random, since the
+/// clients of one job lose their streams at the same moment.
 pub(super) fn hello() -> Vec<u8> {
     // The keys of a hash map are the only source of randomness in the standard library.
     let share = u128::from(RandomState::new().hash_one(()));
@@ -35,8 +35,8 @@ pub(super) fn hello() -> Vec<u8> {
     out
 }
 
-/// Writes one client's stream, in a task of its own: a connection whose socket is full does not poll its
-/// body, which therefore could not drop what it holds.
+/// Writes one client's stream, in a task of its own: a connection whose socket is full does not
+/// poll its body, which therefore could not drop what it holds.
 pub(super) struct EventStream<S: EventSource> {
     session: Session<S>,
     /// The memory that `events` take.
@@ -86,8 +86,8 @@ impl<S: EventSource> EventStream<S> {
         }
     }
 
-    /// Writes until the stream ends or its client is gone. There is one chunk at a time: the next one is made once the
-    /// socket has taken the one before.
+    /// Writes until the stream ends or its client is gone. There is one chunk at a time: the next
+    /// one is made once the socket has taken the one before.
     pub(super) async fn write(mut self, chunks: mpsc::Sender<Bytes>) {
         let taken = Arc::new(Semaphore::new(1));
         loop {
@@ -111,7 +111,8 @@ impl<S: EventSource> EventStream<S> {
         }
     }
 
-    /// The next chunk, at most [`STREAM_CHUNK`] of events. `None` at the job's end, and at the edge's.
+    /// The next chunk, at most [`STREAM_CHUNK`] of events. `None` at the job's end, and at the
+    /// edge's.
     async fn next(&mut self) -> Option<Vec<u8>> {
         let mut out = Vec::new();
         if !self.begun {
@@ -161,12 +162,12 @@ impl<S: EventSource> EventStream<S> {
         match update {
             JobUpdate::Events(events) => self.hold(events),
             JobUpdate::Frame(ServerFrame::Live { .. }) => {}
-            // What follows does not continue the event that is half written. The client drops that event
-            // when the stream ends.
+            // What follows does not continue the event that is half written. The client drops that
+            // event when the stream ends.
             _ if self.partial.is_some() => self.over = true,
             JobUpdate::Frame(frame) => {
-                // It has a name so that listeners for events do not receive it, and no id because it is
-                // not an event.
+                // It has a name so that listeners for events do not receive it, and no id because
+                // it is not an event.
                 out.extend_from_slice(b"event: missing\ndata: ");
                 out.extend_from_slice(frame.to_json().as_bytes());
                 out.extend_from_slice(b"\n\n");

@@ -1,5 +1,5 @@
-//! One client's WebSocket connection: passes frames to the client's [`ConnectedClient`] and writes what comes
-//! out of it. What the client gets is decided there.
+//! One client's WebSocket connection: passes frames to the client's [`ConnectedClient`] and writes
+//! what comes out of it. What the client gets is decided there.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What a request needs to become a WebSocket (RFC 6455, section 4.2.1), for each transport that uses
-//! one.
+//! What a request needs to become a WebSocket (RFC 6455, section 4.2.1), for each transport that
+//! uses one.
 
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use crate::edge::error::Problem;
 use crate::wire::Code;
 
-/// Checks the request, and reduces the two headers that are lists to the one token that the libraries
-/// compare them with.
+/// Checks the request, and reduces the two headers that are lists to the one token that the
+/// libraries compare them with.
 pub(in crate::edge) fn check(request: &mut Parts) -> Result<(), Problem> {
     let headers = &mut request.headers;
     let upgrades = has_token(headers, header::CONNECTION, "upgrade")

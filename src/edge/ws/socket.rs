@@ -136,14 +136,16 @@ impl FrameSocket {
         .await
     }
 
-    /// Writes the write buffer. The connection below ends when its client takes nothing for too long.
+    /// Writes the write buffer. The connection below ends when its client takes nothing for too
+    /// long.
     pub(super) async fn flush(&mut self) -> Result<(), Disconnect> {
         let begun = Instant::now();
         let written = self.socket.flush().await;
         self.after_write(begun, written.is_ok())
     }
 
-    /// Adds a message to the write buffer. At the end of the client's turn, others are served first.
+    /// Adds a message to the write buffer. At the end of the client's turn, others are served
+    /// first.
     async fn feed(&mut self, message: Message) -> Result<(), Disconnect> {
         let begun = Instant::now();
         self.turn.count(match &message {
@@ -161,21 +163,23 @@ impl FrameSocket {
         if !written {
             return Err(Disconnect::Gone);
         }
-        // A client that made room for a write that waited is there, though its pong is not read yet.
+        // A client that made room for a write that waited is there, though its pong is not read
+        // yet.
         if begun.elapsed() > PONG_WAIT / 20 {
             self.pinged = None;
         }
         Ok(())
     }
 
-    /// Performs the closing handshake, for a limited time: the client may be one that takes nothing.
+    /// Performs the closing handshake, for a limited time: the client may be one that takes
+    /// nothing.
     pub(super) async fn close(mut self, disconnect: Disconnect) {
         let _ = timeout(CLOSE_WAIT, close(&mut self.socket, disconnect)).await;
     }
 }
 
-/// The closing handshake, whichever side begins it. It reads until the client closes: dropping a socket
-/// with unread input would discard what was written last.
+/// The closing handshake, whichever side begins it. It reads until the client closes: dropping a
+/// socket with unread input would discard what was written last.
 pub(super) async fn close(socket: &mut WebSocket, disconnect: Disconnect) {
     match disconnect {
         Disconnect::Gone => return,
