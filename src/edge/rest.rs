@@ -20,20 +20,31 @@ use crate::wire::{Code, Submission};
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 problems!(NotSubmitted:
-    BadJson, BadRequest, BadKind, BadJobId, TooLarge, UnsupportedMediaType, UnknownKind, CallbackNotAllowed,
-    NotSupportedByKind, JobExists, KeyReused, QueueFull, Timeout, Overloaded, Unavailable);
+    BadJson, BadRequest, BadKind, BadJobId, TooLarge, UnsupportedMediaType, UnknownKind,
+    CallbackNotAllowed, NotSupportedByKind, JobExists, KeyReused, QueueFull, Timeout, Overloaded,
+    Unavailable);
 
 /// Submits a job.
 ///
 /// Repeating the submission with the same `id` or the same key returns the existing job.
 #[utoipa::path(
     post, path = "/api/jobs", tag = JOBS,
-    params(("Idempotency-Key" = inline(Option<String>), Header, nullable = false, min_length = 1, max_length = 255,
-        pattern = "^[!-~]([ -~]*[!-~])?$", description = "Repeating a submission with the same key returns the same job, for as long as its log is kept.")),
+    params((
+        "Idempotency-Key" = inline(Option<String>), Header, nullable = false,
+        min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$",
+        description = "Repeating a submission with the same key returns the same job, \
+            for as long as its log is kept.",
+    )),
     request_body = ref("#/components/schemas/Submission"),
     responses(
-        (status = 202, description = "The new job is queued.", body = ref("#/components/schemas/Accepted")),
-        (status = 200, description = "The job existed already.", body = ref("#/components/schemas/Accepted")),
+        (
+            status = 202, description = "The new job is queued.",
+            body = ref("#/components/schemas/Accepted"),
+        ),
+        (
+            status = 200, description = "The job existed already.",
+            body = ref("#/components/schemas/Accepted"),
+        ),
         NotSubmitted,
     ),
 )]
@@ -72,7 +83,10 @@ problems!(NoState: BadJobId, BadRequest, JobNotFound, Overloaded, Unavailable);
 #[utoipa::path(
     get, path = "/api/jobs/{id}", tag = JOBS, params(JobPath, WaitQuery),
     responses(
-        (status = 200, description = "The job's current state.", body = ref("#/components/schemas/JobState")),
+        (
+            status = 200, description = "The job's current state.",
+            body = ref("#/components/schemas/JobState"),
+        ),
         NoState,
     ),
 )]
@@ -89,7 +103,10 @@ pub(super) async fn job(
 #[utoipa::path(
     get, path = "/api/jobs/{id}/state", tag = JOBS, params(JobPath, WaitQuery),
     responses(
-        (status = 200, description = "The job's current state.", body = ref("#/components/schemas/JobState")),
+        (
+            status = 200, description = "The job's current state.",
+            body = ref("#/components/schemas/JobState"),
+        ),
         NoState,
     ),
 )]
@@ -122,8 +139,14 @@ problems!(NotCancelled: BadJobId, JobNotFound, JobEnded, Overloaded, Unavailable
 #[utoipa::path(
     post, path = "/api/jobs/{id}/cancel", tag = JOBS, params(JobPath),
     responses(
-        (status = 202, description = "The job will be cancelled.", body = ref("#/components/schemas/Receipt")),
-        (status = 200, description = "The job was cancelled before.", body = ref("#/components/schemas/Receipt")),
+        (
+            status = 202, description = "The job will be cancelled.",
+            body = ref("#/components/schemas/Receipt"),
+        ),
+        (
+            status = 200, description = "The job was cancelled before.",
+            body = ref("#/components/schemas/Receipt"),
+        ),
         NotCancelled,
     ),
 )]

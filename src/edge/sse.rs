@@ -55,18 +55,33 @@ problems!(NoEvents:
 /// need not exist yet; a stream then starts with a comment that says so.
 #[utoipa::path(
     get, path = "/api/jobs/{id}/events", tag = JOBS,
-    params(JobPath, EventsQuery, ("Last-Event-ID" = inline(Option<String>), Header, nullable = false, format = "cursor",
-        pattern = "^[A-Za-z0-9_-]{0,40}$",
-        description = "Start after the event with this cursor or sequence number. It overrides the query."),
-        ("lastEventId" = inline(Option<String>), Query, nullable = false, format = "cursor", pattern = "^[A-Za-z0-9_-]{0,40}$",
-        description = "The same as the header, for libraries that cannot set one. It overrides `cursor` and `after`.")),
+    params(
+        JobPath,
+        EventsQuery,
+        (
+            "Last-Event-ID" = inline(Option<String>), Header, nullable = false,
+            format = "cursor", pattern = "^[A-Za-z0-9_-]{0,40}$",
+            description = "Start after the event with this cursor or sequence number. \
+                It overrides the query.",
+        ),
+        (
+            "lastEventId" = inline(Option<String>), Query, nullable = false,
+            format = "cursor", pattern = "^[A-Za-z0-9_-]{0,40}$",
+            description = "The same as the header, for libraries that cannot set one. \
+                It overrides `cursor` and `after`.",
+        ),
+    ),
     responses(
         (status = 200, description = "Stored events and, in a stream, those to come. The schema of the stream is that of one \
             of its events.", content(
             (ref("#/components/schemas/StreamEvent") = "text/event-stream"),
             (ref("#/components/schemas/Page") = "application/json"),
         )),
-        (status = 204, description = "The job has ended and the client has all of its events, so there is nothing to stream."),
+        (
+            status = 204,
+            description = "The job has ended and the client has all of its events, so there is \
+                nothing to stream.",
+        ),
         NoEvents,
     ),
 )]
