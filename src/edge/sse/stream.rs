@@ -261,7 +261,7 @@ mod tests {
     use crate::runtime::Tasks;
     use crate::source::memory::MemoryLog;
     use crate::wire::{Body as Said, Channel, JobId, Seq, Start};
-    use futures_util::stream::BoxStream;
+    use futures_util::stream::{BoxStream, unfold};
     use futures_util::{FutureExt as _, StreamExt as _};
     use std::future::pending;
     use std::time::Duration;
