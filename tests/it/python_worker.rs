@@ -130,11 +130,8 @@ async fn a_job_that_no_log_can_hold_fails_at_once(broker: &Broker) {
     let input = "x".repeat((1 << 20) - 80);
     let queued = json!({"job": "large", "kind": "demo", "input": input}).to_string();
     let subject = format!("{}.jobs.demo.large", system.options.prefix);
-    let publish = system
-        .jetstream()
-        .await
-        .publish(subject, queued.into())
-        .await;
+    let context = system.jetstream().await;
+    let publish = context.publish(subject, queued.into()).await;
     publish.unwrap().await.unwrap();
     let _worker = Python::start(&system, None, 1).await;
     let state = system.ended(&"large".parse().unwrap()).await;
