@@ -12,7 +12,7 @@ use super::connect::Nats;
 use super::error::NatsError;
 use super::message::{GetMessage, LeaderMessage, ask_leader, confirmed, header, number};
 use super::publish::{Published, publish};
-use super::quorum::{Leaders, Of};
+use super::quorum::{Leaders, StreamId};
 use super::undecodable::Undecodable;
 use super::{api, info, names};
 use crate::config::UNDECODABLE_MAX;
@@ -108,17 +108,21 @@ impl Log {
     ///
     /// # Errors
     /// As [`Leaders::proven`].
-    pub(super) async fn proven<T, W>(&self, of: Of, read: impl Fn() -> W) -> Result<T, Unavailable>
+    pub(super) async fn proven<T, W>(
+        &self,
+        stream: StreamId,
+        read: impl Fn() -> W,
+    ) -> Result<T, Unavailable>
     where
         W: Future<Output = Result<T, Unavailable>>,
     {
-        self.leaders.proven(&self.nats, of, read).await
+        self.leaders.proven(&self.nats, stream, read).await
     }
 
     /// Takes note of where an event stands.
     pub(super) fn saw(&self, stream_seq: StreamSeq, job: &JobId) {
         self.leaders
-            .saw(Of::Shard(job.shard(self.shards)), stream_seq);
+            .saw(StreamId::Shard(job.shard(self.shards)), stream_seq);
     }
 
     /// The first message with the form of an event at or after `stream_seq`, from a server that
@@ -202,7 +206,7 @@ impl Log {
         job: &JobId,
         stream_seq: StreamSeq,
     ) -> Result<At, Unavailable> {
-        self.proven(Of::Shard(job.shard(self.shards)), || {
+        self.proven(StreamId::Shard(job.shard(self.shards)), || {
             self.at_now(job, stream_seq)
         })
         .await

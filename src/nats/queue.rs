@@ -7,7 +7,7 @@ use super::message::{GetMessage, ask_leader};
 use super::names;
 use super::publish::{Published, publish};
 use super::queued::{QueuedJob, stored_len};
-use super::quorum::Of;
+use super::quorum::StreamId;
 use super::writer::{AppendError, EventWriter};
 use crate::source::Unavailable;
 use crate::wire::{EventType, JobId, Kind, Submission};
@@ -136,7 +136,9 @@ impl Queue {
 
     /// The job of this id that waits in the queue or runs.
     async fn queued(&self, job: &JobId) -> Result<Option<QueuedJob<'static>>, Unavailable> {
-        self.log.proven(Of::Queue, || self.queued_now(job)).await
+        self.log
+            .proven(StreamId::Queue, || self.queued_now(job))
+            .await
     }
 
     /// Whether a server that leads the queue, or believes that it does, has the job.

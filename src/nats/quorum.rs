@@ -31,7 +31,7 @@ use crate::wire::StreamSeq;
 
 /// The stream that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Of {
+pub(super) enum StreamId {
     /// The log of this shard.
     Shard(u32),
     /// The work queue.
@@ -79,10 +79,10 @@ impl Leaders {
         }
     }
 
-    fn of(&self, stream: Of) -> &Leader {
+    fn of(&self, stream: StreamId) -> &Leader {
         match stream {
-            Of::Shard(shard) => &self.shards[shard as usize],
-            Of::Queue => &self.queue,
+            StreamId::Shard(shard) => &self.shards[shard as usize],
+            StreamId::Queue => &self.queue,
         }
     }
 
@@ -94,14 +94,14 @@ impl Leaders {
     pub(super) async fn proven<T, W>(
         &self,
         nats: &Nats,
-        of: Of,
+        stream: StreamId,
         read: impl Fn() -> W,
     ) -> Result<T, Unavailable>
     where
         W: Future<Output = Result<T, Unavailable>>,
     {
         for _ in 0..QUORUM_TRIES {
-            let proof = self.prove(nats, of).await?;
+            let proof = self.prove(nats, stream).await?;
             let answer = read().await?;
             if proof.until.is_none_or(|until| Instant::now() < until)
                 && proof.connection == nats.work_connections()
@@ -115,12 +115,14 @@ impl Leaders {
     }
 
     /// Takes note of where a message stands.
-    pub(super) fn saw(&self, of: Of, stream_seq: StreamSeq) {
-        self.of(of).seen.fetch_max(stream_seq, Ordering::Relaxed);
+    pub(super) fn saw(&self, stream: StreamId, stream_seq: StreamSeq) {
+        self.of(stream)
+            .seen
+            .fetch_max(stream_seq, Ordering::Relaxed);
     }
 
-    async fn prove(&self, nats: &Nats, of: Of) -> Result<Proof, Unavailable> {
-        let leader = self.of(of);
+    async fn prove(&self, nats: &Nats, stream: StreamId) -> Result<Proof, Unavailable> {
+        let leader = self.of(stream);
         let mut state = leader.state.lock().await;
         let connection = nats.work_connections();
         if let Some(proof) = state.proof
@@ -130,9 +132,9 @@ impl Leaders {
             return Ok(proof);
         }
         state.proof = None;
-        let stream = match of {
-            Of::Shard(shard) => nats.names.chunks_stream(shard),
-            Of::Queue => nats.names.jobs_stream(),
+        let stream = match stream {
+            StreamId::Shard(shard) => nats.names.chunks_stream(shard),
+            StreamId::Queue => nats.names.jobs_stream(),
         };
         // Both before the question: what is seen while it is in flight proves nothing against its
         // answer.

@@ -18,7 +18,7 @@ use super::log::Log;
 use super::message::{GetMessage, number};
 use super::names;
 use super::queue::Queue;
-use super::quorum::Of;
+use super::quorum::StreamId;
 use super::read_slots::ReadSlots;
 use super::scan::{Scan, ScanBatch, ScanRequest};
 use super::submit_signals::LiveSubmitSignals;
@@ -101,7 +101,7 @@ impl Reader {
         if span.replica == Replica::Leader {
             // A replica that is behind gives nothing, which must not look as if the leader had nothing: what the leader
             // has is given itself, and pages go on from there as far as they can.
-            let shard = Of::Shard(job.shard(self.log.shards));
+            let shard = StreamId::Shard(job.shard(self.log.shards));
             let next = self
                 .log
                 .proven(shard, || self.leader_next(job, chain, span.from))

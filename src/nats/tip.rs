@@ -7,7 +7,7 @@ use super::batch::batch;
 use super::log::{FoundMessage, Log, too_many_undecodable};
 use super::message::{GetMessage, number};
 use super::names;
-use super::quorum::Of;
+use super::quorum::StreamId;
 use crate::backoff::Backoff;
 use crate::config::{LOOK_BACK, REQUEST_WAIT, REREAD_FIRST, REREAD_MAX, UNDECODABLE_MAX};
 use crate::source::{At, Chain, Unavailable, Verdict};
@@ -53,7 +53,7 @@ impl Log {
 
     /// Where the log ends, as a leader with a quorum knows it.
     pub(super) async fn proven_tip(&self, job: &JobId) -> Result<Tip, Unavailable> {
-        self.proven(Of::Shard(job.shard(self.shards)), || self.tip(job))
+        self.proven(StreamId::Shard(job.shard(self.shards)), || self.tip(job))
             .await
     }
 
@@ -168,7 +168,8 @@ impl Log {
     /// [`Unavailable`].
     pub async fn first(&self, job: &JobId) -> Result<Option<Stored>, Unavailable> {
         let first = || async { self.next_event(job, &mut Chain::new(Seq::FIRST, 0)).await };
-        self.proven(Of::Shard(job.shard(self.shards)), first).await
+        self.proven(StreamId::Shard(job.shard(self.shards)), first)
+            .await
     }
 
     /// Looks for the last event up to `fence`, from further and further back; `None` when a replica
