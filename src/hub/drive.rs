@@ -1,5 +1,8 @@
-//! A feed's task: drives it until it is forgotten, and again after a panic. What moves a feed is in `driver`.
+//! Starts feeds and runs them: each is driven by one task until it is forgotten, and again after a panic. What updates a
+//! feed is in `driver`.
 
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -8,24 +11,56 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, error, warn};
 
 use super::driver::Driver;
-use super::feed::Feed;
-use super::feeds::Feeds;
-use crate::config::{FEED_LINGER, REREAD_MAX};
+use super::feed::{Feed, FeedWatch};
+use super::feeds::{Full, Hub};
+use crate::budget::NoRoom;
+use crate::config::{FEED_BYTES, FEED_LINGER, REREAD_MAX};
 use crate::source::EventSource;
-use crate::wire::Stored;
+use crate::wire::{JobId, Stored};
 
-/// Drives a feed until it is forgotten. After a panic, a program fault, its watchers are served again: from an empty
-/// history, and not at once, so that a fault that one event causes each time does not take the thread. `known` is the
-/// log's last event, when that is known before the feed begins.
-pub(super) async fn drive<S: EventSource>(
-    feeds: Arc<Feeds<S>>,
-    feed: Arc<Feed>,
-    mut known: Option<Arc<Stored>>,
-) {
+impl<S: EventSource> Hub<S> {
+    /// Watches a job for a client at this address: joins its feed, or starts one.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn watch(self: &Arc<Self>, job: &JobId, from: IpAddr) -> Result<FeedWatch, Full> {
+        self.watch_known(job, from, None)
+    }
+
+    /// [`Self::watch`] when `last` is known to be an event of the log, which a lagging replica may not have yet.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn watch_known(
+        self: &Arc<Self>,
+        job: &JobId,
+        from: IpAddr,
+        last: Option<Arc<Stored>>,
+    ) -> Result<FeedWatch, Full> {
+        let mut feeds = self.lock();
+        match feeds.entry(job.clone()) {
+            Entry::Occupied(entry) => Ok(FeedWatch::join(entry.get())),
+            Entry::Vacant(entry) => {
+                let slot = self.slots.take(from).map_err(|NoRoom| Full)?;
+                let room = self.budget.reserve(FEED_BYTES).map_err(|NoRoom| Full)?;
+                let feed = entry.insert(Arc::new(Feed::new(job.clone(), room, slot)));
+                let watch = FeedWatch::join(feed);
+                self.tasks
+                    .spawn_until_stop(drive(Arc::clone(self), Arc::clone(feed), last));
+                Ok(watch)
+            }
+        }
+    }
+}
+
+/// Drives a feed until it is forgotten. After a panic, which is a bug, its watchers are served again: from an empty
+/// history, and after a pause, so that a bug that one event triggers each time does not occupy the thread. `known` is the
+/// log's last event, if that is known before the feed starts.
+async fn drive<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>, mut known: Option<Arc<Stored>>) {
     let mut again = false;
     loop {
         let driven = AssertUnwindSafe(drive_once(
-            Arc::clone(&feeds),
+            Arc::clone(&hub),
             Arc::clone(&feed),
             known.take(),
             again,
@@ -33,7 +68,7 @@ pub(super) async fn drive<S: EventSource>(
         if driven.catch_unwind().await.is_ok() {
             return;
         }
-        feeds.note_panic();
+        hub.note_panic();
         error!(job = %feed.job(), "a feed's task panicked; its watchers are served by a new one");
         feed.close();
         again = true;
@@ -42,32 +77,32 @@ pub(super) async fn drive<S: EventSource>(
 }
 
 async fn drive_once<S: EventSource>(
-    feeds: Arc<Feeds<S>>,
+    hub: Arc<Hub<S>>,
     feed: Arc<Feed>,
     known: Option<Arc<Stored>>,
     again: bool,
 ) {
-    debug!(job = %feed.job(), "feed begins");
-    let mut driver = Driver::new(Arc::clone(&feeds), Arc::clone(&feed));
+    debug!(job = %feed.job(), "feed starts");
+    let mut driver = Driver::new(Arc::clone(&hub), Arc::clone(&feed));
     driver.may_refuse = !again;
     driver.known = known;
     if again && feed.watchers() == 0 {
-        // They left before the panic, and are not reported again.
+        // They disconnected before the panic, and are not reported again.
         driver.linger_until = Some(Instant::now() + FEED_LINGER);
     }
     loop {
         driver.step().await;
         driver.act();
         if driver.replaced {
-            warn!(job = %feed.job(), "the log does not hold what was handed out: its watchers must begin anew");
-            feeds.replace(&feed);
+            warn!(job = %feed.job(), "the log does not contain what was delivered: its watchers must start again");
+            hub.replace(&feed);
             break;
         }
         if feed.is_refused() {
-            feeds.remove(&feed);
+            hub.remove(&feed);
             break;
         }
-        if driver.linger_over() && feeds.forget(&feed) {
+        if driver.linger_over() && hub.forget(&feed) {
             break;
         }
     }

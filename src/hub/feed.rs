@@ -1,4 +1,4 @@
-//! A feed: what an edge holds of one watched job. Its task is in `drive`; here is what watchers see of it.
+//! A feed: what an edge holds of one watched job, as its watchers see it. Its task is in `drive`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,36 +18,36 @@ use crate::wire::{JobId, Seq, Stored};
 #[derive(Debug)]
 pub struct Feed {
     job: JobId,
-    /// `None` until the live subscription stands and the last event was read.
+    /// `None` until the live subscription is established and the last event was read.
     history: Mutex<Option<History<Arc<Stored>>>>,
     /// What the feed and its history hold.
     room: Mutex<Reservation>,
     slot: FairSlot,
-    /// Whether the log is no continuation of what was in the history.
+    /// Whether the log is not a continuation of what was in the history.
     rebuilt: AtomicBool,
-    /// Whether there was no room for it: the job has no event yet, and so have too many others.
+    /// Whether there was no room for it: too many watched jobs have no event yet.
     refused: AtomicBool,
     changed: Notify,
-    /// Where each watcher stands, by the address of its place.
-    places: Mutex<HashMap<usize, Arc<Place>>>,
+    /// By the address of the position.
+    positions: Mutex<HashMap<usize, Arc<WatcherPosition>>>,
     disconnected: Notify,
 }
 
-/// Where one watcher stands.
+/// The read position of one watcher.
 #[derive(Debug, Default)]
-struct Place {
-    /// The event that it is handed next; 0 until it has begun.
+struct WatcherPosition {
+    /// The event that is delivered to it next; 0 before the first one.
     next: AtomicU64,
-    /// Whether it reads the log.
+    /// Whether it is reading the log.
     reads: AtomicBool,
 }
 
-/// Where watchers stand, taken together.
+/// The read positions of watchers, in sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// How many of them read the log.
+    /// How many of them are reading the log.
     pub reading: usize,
-    /// How many events, of those that are known to be stored, the one that is furthest behind was not handed yet.
+    /// By how many events the slowest of them is behind what is known to be stored.
     pub lag: u64,
 }
 
@@ -61,7 +61,7 @@ impl Feed {
             rebuilt: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             changed: Notify::new(),
-            places: Mutex::default(),
+            positions: Mutex::default(),
             disconnected: Notify::new(),
         }
     }
@@ -83,21 +83,21 @@ impl Feed {
             .map(|history| history.read(from, bytes_max))
     }
 
-    /// The newest event, when there is one here.
+    /// The newest event, if there is one in the history.
     pub fn last(&self) -> Option<Arc<Stored>> {
         self.lock()
             .as_ref()
             .and_then(|history| history.last().cloned())
     }
 
-    /// The event with this number, when it is here.
+    /// The event with this sequence number, if it is in the history.
     pub fn find(&self, seq: Seq) -> Option<Arc<Stored>> {
         self.lock()
             .as_ref()
             .and_then(|history| history.find(seq).cloned())
     }
 
-    /// Whether the live subscription stands.
+    /// Whether the live subscription is established.
     pub fn is_open(&self) -> bool {
         self.lock().is_some()
     }
@@ -112,18 +112,18 @@ impl Feed {
         self.wake();
     }
 
-    /// Wakes at the next change. Enable it, then look, then wait: a change in between is not missed.
+    /// Completes at the next change. Enable it, then check, then wait: a change in between is not missed.
     pub fn changed(&self) -> Notified<'_> {
         self.changed.notified()
     }
 
-    /// Whether the log is no continuation of what was read here: it was restored, lost its end, or began anew. Nothing is
-    /// read here any more.
+    /// Whether the log is not a continuation of what was read here: it was restored, lost its end, or was started again.
+    /// Nothing more can be read here.
     pub fn is_rebuilt(&self) -> bool {
         self.rebuilt.load(Ordering::Acquire)
     }
 
-    /// Returns once the log is known to be another one.
+    /// Returns once the log is known to have been replaced.
     pub async fn rebuilt(&self) {
         loop {
             let mut changed = std::pin::pin!(self.changed());
@@ -141,13 +141,13 @@ impl Feed {
         self.wake();
     }
 
-    /// Begins the history with `next`.
+    /// Starts the history with `next`.
     pub(super) fn open(&self, next: Seq) {
         self.lock()
             .get_or_insert_with(|| History::new(next, HISTORY_BYTES));
     }
 
-    /// Forgets the history; watchers wait until it is opened again.
+    /// Drops the history; watchers wait until it is opened again.
     pub(super) fn close(&self) {
         *self.lock() = None;
     }
@@ -157,9 +157,9 @@ impl Feed {
             change(history);
             let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
             if room.resize(FEED_BYTES + history.bytes()).is_err() {
-                // Who needs what was dropped reads it from the log.
+                // A watcher that needs what was dropped reads it from the log.
                 history.shorten(0);
-                // One that is larger than what was before it goes uncounted until there is room: it has to be delivered.
+                // A newest event larger than the history before it is not counted until there is room: it must be delivered.
                 let _ = room.resize(FEED_BYTES + history.bytes());
             }
         }
@@ -170,18 +170,18 @@ impl Feed {
     }
 
     pub(super) fn watchers(&self) -> usize {
-        self.places().len()
+        self.positions().len()
     }
 
-    /// Where its watchers stand.
+    /// The read positions of its watchers, in sum.
     pub(super) fn standing(&self) -> Standing {
         let next = self.last().map_or(0, |last| last.seq.successor().0);
         let mut standing = Standing::default();
-        for place in self.places().values() {
-            standing.reading += usize::from(place.reads.load(Ordering::Relaxed));
-            let stands = place.next.load(Ordering::Relaxed);
-            if stands > 0 {
-                standing.lag = standing.lag.max(next.saturating_sub(stands));
+        for position in self.positions().values() {
+            standing.reading += usize::from(position.reads.load(Ordering::Relaxed));
+            let next_for_it = position.next.load(Ordering::Relaxed);
+            if next_for_it > 0 {
+                standing.lag = standing.lag.max(next.saturating_sub(next_for_it));
             }
         }
         standing
@@ -192,8 +192,10 @@ impl Feed {
         self.disconnected.notified().await;
     }
 
-    fn places(&self) -> MutexGuard<'_, HashMap<usize, Arc<Place>>> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    fn positions(&self) -> MutexGuard<'_, HashMap<usize, Arc<WatcherPosition>>> {
+        self.positions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<History<Arc<Stored>>>> {
@@ -201,21 +203,21 @@ impl Feed {
     }
 }
 
-/// One watcher's hold on a feed. The feed outlives the last one by [`FEED_LINGER`](crate::config::FEED_LINGER).
+/// Keeps a feed alive for one watcher. The feed outlives the last one by [`FEED_LINGER`](crate::config::FEED_LINGER).
 #[derive(Debug)]
-pub struct Watch {
+pub struct FeedWatch {
     feed: Arc<Feed>,
-    place: Arc<Place>,
+    position: Arc<WatcherPosition>,
 }
 
-impl Watch {
+impl FeedWatch {
     pub(super) fn join(feed: &Arc<Feed>) -> Self {
-        let place = Arc::<Place>::default();
-        feed.places()
-            .insert(Arc::as_ptr(&place) as usize, Arc::clone(&place));
+        let position = Arc::<WatcherPosition>::default();
+        feed.positions()
+            .insert(Arc::as_ptr(&position) as usize, Arc::clone(&position));
         Self {
             feed: Arc::clone(feed),
-            place,
+            position,
         }
     }
 
@@ -224,19 +226,19 @@ impl Watch {
         &self.feed
     }
 
-    /// The watcher is handed `next` next, and reads the log or does not.
-    pub fn stands(&self, next: Seq, reads: bool) {
-        self.place.next.store(next.0, Ordering::Relaxed);
-        self.place.reads.store(reads, Ordering::Relaxed);
+    /// Reports the watcher's position: the event it gets next, and whether it is reading the log.
+    pub fn report(&self, next: Seq, reads: bool) {
+        self.position.next.store(next.0, Ordering::Relaxed);
+        self.position.reads.store(reads, Ordering::Relaxed);
     }
 }
 
-impl Drop for Watch {
+impl Drop for FeedWatch {
     fn drop(&mut self) {
-        let mut places = self.feed.places();
-        places.remove(&(Arc::as_ptr(&self.place) as usize));
-        if places.is_empty() {
-            drop(places);
+        let mut positions = self.feed.positions();
+        positions.remove(&(Arc::as_ptr(&self.position) as usize));
+        if positions.is_empty() {
+            drop(positions);
             self.feed.disconnected.notify_one();
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Hub, Waiter, Watch};
+use super::{FeedWatch, Hub, Waiter};
 use crate::budget::Budget;
 use crate::config::{FEED_BYTES, FEED_LINGER, PROBE_FIRST, PROBE_MAX, REREAD_MAX, WAITING_MAX};
 use crate::resume::Slice;
@@ -39,13 +39,13 @@ fn hub() -> (MemoryLog, Tasks, Arc<Hub<MemoryLog>>) {
     (memory, tasks, hub)
 }
 
-async fn watch(hub: &Arc<Hub<MemoryLog>>) -> Watch {
+async fn watch(hub: &Arc<Hub<MemoryLog>>) -> FeedWatch {
     let watch = hub.watch(&job(), HERE).unwrap();
     sleep(MOMENT).await;
     watch
 }
 
-fn next(watch: &Watch) -> Option<Seq> {
+fn next(watch: &FeedWatch) -> Option<Seq> {
     watch.feed().last().map(|last| last.seq.successor())
 }
 
@@ -257,7 +257,7 @@ async fn after_a_panic_of_its_task_a_feed_serves_its_watchers_again() {
     let feed = hub.watch(&job(), HERE).unwrap();
     drop((last, feed));
     sleep(MOMENT).await;
-    hub.feeds.lock()[&job()].update(|history| history.restart(Seq(77)));
+    hub.lock()[&job()].update(|history| history.restart(Seq(77)));
     memory.append(&job(), chunk());
     sleep(FEED_LINGER * 2).await;
     assert_eq!(

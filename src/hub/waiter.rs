@@ -1,4 +1,9 @@
-//! Waiting for jobs that are not known yet: the watches, and the task that serves their table.
+//! Waits for jobs that neither the log nor the queue knows: one table for an edge thread, with one subscription and one
+//! task while it has entries, since anyone can make up ids. Once a job is known, its feed takes over.
+//!
+//! The subscription is to submissions, not to live copies: those are all chunks of every job, this is one message per job.
+//! It delivers at most once, and a log may be written without the queue, so each entry is also looked up in the log from
+//! time to time.
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
@@ -11,57 +16,41 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{debug, error};
 
-use super::waiting::{Entry, Looked, Unknown};
-use super::{Full, Hub, Watch};
+use super::feed::FeedWatch;
+use super::feeds::{Full, Hub};
+use super::waiting::{Lookup, UnknownJob};
 use crate::backoff::Backoff;
 use crate::budget::NoRoom;
-use crate::config::{
-    FEED_LINGER, LOOK_TICK, LOOKS_PER_TICK, PROBE_FIRST, REREAD_FIRST, REREAD_MAX,
-};
+use crate::config::{FEED_LINGER, LOOK_TICK, LOOKS_PER_TICK, REREAD_FIRST, REREAD_MAX};
 use crate::share::FairSlot;
 use crate::source::{EventSource, Replica, SubmitSignal, SubmitSignals};
 use crate::wire::{JobId, Stored};
 
-/// A watch of a job that is not known, until it is dropped.
+/// Waits for a job that is not known, until it is dropped.
 #[derive(Debug)]
 pub struct Waiter<S: EventSource> {
     hub: Arc<Hub<S>>,
     id: JobId,
-    job: Arc<Unknown>,
-    place: FairSlot,
+    job: Arc<UnknownJob>,
+    slot: FairSlot,
 }
 
 impl<S: EventSource> Waiter<S> {
     pub(super) fn join(hub: &Arc<Hub<S>>, id: &JobId, from: IpAddr) -> Result<Self, Full> {
-        let place = hub.waiting.places.take(from).map_err(|NoRoom| Full)?;
-        let mut table = hub.waiting.lock();
-        let there = table.jobs.get(id).map(|entry| Arc::clone(&entry.job));
-        let job = match there {
-            Some(job) => job,
-            None => {
-                let (due, job) = (Instant::now() + PROBE_FIRST, Arc::<Unknown>::default());
-                table.jobs.insert(
-                    id.clone(),
-                    Entry {
-                        due,
-                        job: Arc::clone(&job),
-                    },
-                );
-                table.due.insert((due, id.clone()));
-                job
-            }
-        };
-        job.watches.fetch_add(1, Ordering::Relaxed);
-        if !table.is_kept {
-            table.is_kept = true;
+        let slot = hub.waiting.slots.take(from).map_err(|NoRoom| Full)?;
+        let mut entries = hub.waiting.lock();
+        let job = entries.join(id);
+        job.waiters.fetch_add(1, Ordering::Relaxed);
+        if !entries.is_kept {
+            entries.is_kept = true;
             hub.tasks.spawn_until_stop(keep(Arc::clone(hub)));
         }
-        drop(table);
+        drop(entries);
         Ok(Self {
             hub: Arc::clone(hub),
             id: id.clone(),
             job,
-            place,
+            slot,
         })
     }
 
@@ -79,7 +68,7 @@ impl<S: EventSource> Waiter<S> {
         self.job.known.get().is_some()
     }
 
-    /// Returns once the job was submitted, or its log has events, with the last of these.
+    /// Returns once the job was submitted or its log has events, with the last of them.
     pub async fn known(&self) -> Option<Arc<Stored>> {
         loop {
             let mut changed = std::pin::pin!(self.job.changed.notified());
@@ -91,41 +80,36 @@ impl<S: EventSource> Waiter<S> {
         }
     }
 
-    /// Watches the job, which is known, with `last` as its last event if there is one.
+    /// Watches the job once it is known, with `last` as its last event if there is one.
     ///
     /// # Errors
     /// [`Full`].
-    pub fn watch(&self, last: Option<Arc<Stored>>) -> Result<Watch, Full> {
-        self.hub.watch_known(&self.id, self.place.from(), last)
+    pub fn watch(&self, last: Option<Arc<Stored>>) -> Result<FeedWatch, Full> {
+        self.hub.watch_known(&self.id, self.slot.from(), last)
     }
 
-    /// Waits anew, after a feed had no room for the job: it is looked up within a short time.
+    /// Waits again after there was no room for a feed: the job is looked up soon.
     ///
     /// # Errors
     /// [`Full`].
     pub fn again(&self) -> Result<Self, Full> {
-        Self::join(&self.hub, &self.id, self.place.from())
+        Self::join(&self.hub, &self.id, self.slot.from())
     }
 }
 
 impl<S: EventSource> Drop for Waiter<S> {
     fn drop(&mut self) {
-        let mut table = self.hub.waiting.lock();
-        let was_last = self.job.watches.fetch_sub(1, Ordering::Relaxed) == 1;
-        // Under the same id others may wait since.
-        let there = table
-            .jobs
-            .get(&self.id)
-            .is_some_and(|entry| Arc::ptr_eq(&entry.job, &self.job));
-        if was_last && there {
-            table.remove(&self.id);
+        let mut entries = self.hub.waiting.lock();
+        let was_last = self.job.waiters.fetch_sub(1, Ordering::Relaxed) == 1;
+        if was_last && entries.holds(&self.id, &self.job) {
+            entries.remove(&self.id);
         }
     }
 }
 
 impl<S: EventSource> Hub<S> {
-    /// Waits for a job in the table when no replica asked has events of it; `None` when one has, or the job has a feed. What
-    /// the leader and the queue know is asked beside that, so that many made-up ids do not fill the broker's API queue.
+    /// Waits for a job in the table if the replica that was asked has no events of it; `None` if it has, or if the job has a
+    /// feed. The leader and the queue are asked later, so that many made-up ids do not fill the broker's API queue.
     ///
     /// # Errors
     /// [`Full`].
@@ -134,47 +118,47 @@ impl<S: EventSource> Hub<S> {
         id: &JobId,
         from: IpAddr,
     ) -> Result<Option<Waiter<S>>, Full> {
-        if self.feeds.lock().contains_key(id) {
+        if self.lock().contains_key(id) {
             return Ok(None);
         }
-        // What is known needs no subscription. When that stands already, one look is enough.
-        let stands = *self.waiting.standing.borrow();
-        if !stands && self.has_events_somewhere(id).await {
+        // A known job needs no subscription. If there is one already, one lookup is enough.
+        let subscribed = *self.waiting.subscribed.borrow();
+        if !subscribed && self.has_events_somewhere(id).await {
             return Ok(None);
         }
         let waiter = match Waiter::join(self, id, from) {
-            // However full the table is, what is known can be watched.
-            Err(Full) if stands && self.has_events_somewhere(id).await => return Ok(None),
+            // A known job can be watched even if the table is full.
+            Err(Full) if subscribed && self.has_events_somewhere(id).await => return Ok(None),
             joined => joined?,
         };
-        self.waiting.until_standing().await;
+        self.waiting.until_subscribed().await;
         let known = waiter.is_known() || self.has_events_somewhere(id).await;
         Ok((!known).then_some(waiter))
     }
 
-    /// How many jobs are waited for that are not known.
+    /// How many unknown jobs have waiters.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Looks for a job: in any replica of the log after the leader and the queue have been asked once.
-    async fn look(&self, id: &JobId, is_asked: bool) -> Looked {
+    /// Looks a job up: in any replica of the log once the leader and the queue have been asked.
+    async fn look_up(&self, id: &JobId, is_asked: bool) -> Lookup {
         let from = if is_asked {
             Replica::Any
         } else {
             Replica::Leader
         };
-        if let Some(last) = self.feeds.source.last(id, from).await? {
+        if let Some(last) = self.source().last(id, from).await? {
             return Ok(Some(Some(last)));
         }
-        Ok((!is_asked && self.feeds.source.is_queued(id).await?).then_some(None))
+        Ok((!is_asked && self.source().is_queued(id).await?).then_some(None))
     }
 
-    /// Whether a replica has events of the job. Asks until there is an answer; who waits for it limits the time.
+    /// Whether a replica has events of the job. Asks until there is an answer; the caller limits the time.
     async fn has_events_somewhere(&self, id: &JobId) -> bool {
         let mut backoff = Backoff::new(REREAD_FIRST, REREAD_MAX);
         loop {
-            match self.feeds.source.last(id, Replica::Any).await {
+            match self.source().last(id, Replica::Any).await {
                 Ok(last) => return last.is_some(),
                 Err(error) => debug!(job = %id, %error, "cannot look a job up yet"),
             }
@@ -183,16 +167,16 @@ impl<S: EventSource> Hub<S> {
     }
 }
 
-/// Keeps the table until it is empty. A panic, which is a bug, does not end it.
+/// Keeps the table until it is empty, also after a panic, which is a bug.
 async fn keep<S: EventSource>(hub: Arc<Hub<S>>) {
     while AssertUnwindSafe(keep_once(&hub))
         .catch_unwind()
         .await
         .is_err()
     {
-        hub.feeds.note_panic();
-        error!("the task of the watches that wait panicked; another one goes on");
-        hub.waiting.standing.send_replace(false);
+        hub.note_panic();
+        error!("the task that looks up watched jobs panicked; it is started again");
+        hub.waiting.subscribed.send_replace(false);
         sleep(REREAD_MAX).await;
     }
 }
@@ -200,18 +184,18 @@ async fn keep<S: EventSource>(hub: Arc<Hub<S>>) {
 async fn keep_once<S: EventSource>(hub: &Arc<Hub<S>>) {
     let mut backoff = Backoff::new(REREAD_FIRST, REREAD_MAX);
     loop {
-        match hub.feeds.source.submit_signals().await {
+        match hub.source().submit_signals().await {
             Ok(signals) => {
                 backoff.reset();
                 hub.waiting.look_again();
-                hub.waiting.standing.send_replace(true);
+                hub.waiting.subscribed.send_replace(true);
                 let ended = serve(hub, signals).await;
                 if ended {
                     return;
                 }
-                hub.waiting.standing.send_replace(false);
+                hub.waiting.subscribed.send_replace(false);
             }
-            Err(error) => debug!(%error, "cannot follow what is submitted yet"),
+            Err(error) => debug!(%error, "cannot subscribe to submissions yet"),
         }
         if hub.waiting.end_if_empty() {
             return;
@@ -220,10 +204,10 @@ async fn keep_once<S: EventSource>(hub: &Arc<Hub<S>>) {
     }
 }
 
-/// Serves the table until its subscription ends, or until it was empty for a while. Says whether it has ended for that.
+/// Serves the table until its subscription ends, or until it has been empty for a while. Returns whether the latter.
 async fn serve<S: EventSource>(hub: &Arc<Hub<S>>, mut signals: S::SubmitSignals) -> bool {
     let waiting = &hub.waiting;
-    let mut looks: FuturesUnordered<BoxFuture<'_, (JobId, Looked)>> = FuturesUnordered::new();
+    let mut lookups: FuturesUnordered<BoxFuture<'_, (JobId, Lookup)>> = FuturesUnordered::new();
     let mut tick = interval(LOOK_TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut used = Instant::now();
@@ -234,13 +218,13 @@ async fn serve<S: EventSource>(hub: &Arc<Hub<S>>, mut signals: S::SubmitSignals)
                 SubmitSignal::Disturbed => waiting.look_again(),
                 SubmitSignal::Closed => return false,
             },
-            Some((id, looked)) = looks.next(), if !looks.is_empty() => waiting.looked(&id, looked),
+            Some((id, lookup)) = lookups.next(), if !lookups.is_empty() => waiting.apply(&id, lookup),
             _ = tick.tick() => {
-                let max = LOOKS_PER_TICK - looks.len();
+                let max = LOOKS_PER_TICK - lookups.len();
                 for (id, is_asked) in waiting.due(max) {
-                    looks.push(Box::pin(async move {
-                        let looked = hub.look(&id, is_asked).await;
-                        (id, looked)
+                    lookups.push(Box::pin(async move {
+                        let lookup = hub.look_up(&id, is_asked).await;
+                        (id, lookup)
                     }));
                 }
                 let now = Instant::now();

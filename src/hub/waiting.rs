@@ -1,9 +1,5 @@
-//! Watches of jobs that neither the log nor the queue knows: one table for an edge thread, with one subscription and one
-//! task while it has entries, since anybody can make up ids. What becomes of a job that is known is the feed's.
-//!
-//! The subscription is to what is submitted, not to the live copies: those are all chunks of every job, this is one message
-//! for each job, whoever submits it. It is at most once, and a log may be written without the queue, so each entry is also
-//! looked up in the log from time to time.
+//! The table of watched jobs that neither the log nor the queue knows, and when each is looked up again. It asks nothing
+//! itself; what keeps it is in `waiter`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -18,67 +14,66 @@ use crate::share::FairSlots;
 use crate::source::Unavailable;
 use crate::wire::{JobId, Stored};
 
-/// The table.
 #[derive(Debug)]
-pub(super) struct Waiting {
-    table: Mutex<Table>,
-    /// Each watch has one.
-    pub(super) places: FairSlots,
-    /// Whether the subscription stands.
-    pub(super) standing: watch::Sender<bool>,
+pub(super) struct WaitingTable {
+    entries: Mutex<WaitingEntries>,
+    /// Each waiter holds one.
+    pub(super) slots: FairSlots,
+    /// Whether the subscription is established.
+    pub(super) subscribed: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Table {
-    pub(super) jobs: HashMap<JobId, Entry>,
+pub(super) struct WaitingEntries {
+    jobs: HashMap<JobId, WaitingEntry>,
     /// The same jobs, in the order in which they are looked up.
-    pub(super) due: BTreeSet<(Instant, JobId)>,
-    /// Whether the task runs.
+    due: BTreeSet<(Instant, JobId)>,
+    /// Whether the task that keeps the table runs.
     pub(super) is_kept: bool,
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) due: Instant,
-    pub(super) job: Arc<Unknown>,
+pub(super) struct WaitingEntry {
+    due: Instant,
+    job: Arc<UnknownJob>,
 }
 
-/// What the watches of one job share.
+/// What the waiters for one job share.
 #[derive(Debug, Default)]
-pub(super) struct Unknown {
+pub(super) struct UnknownJob {
     pub(super) changed: Notify,
-    pub(super) watches: AtomicU32,
-    /// Whether the leader and the queue said that they do not know it.
-    pub(super) is_asked: AtomicBool,
-    pub(super) known: OnceLock<Known>,
+    pub(super) waiters: AtomicU32,
+    /// Whether the leader and the queue have answered that they do not know it.
+    is_asked: AtomicBool,
+    pub(super) known: OnceLock<KnownJob>,
 }
 
 /// How a job is known: by the last event of its log, or, without one, as submitted.
-pub(super) type Known = Option<Arc<Stored>>;
-/// What a look for a job brought: how it is known, if it is.
-pub(super) type Looked = Result<Option<Known>, Unavailable>;
+pub(super) type KnownJob = Option<Arc<Stored>>;
+/// The result of looking a job up: how it is known, if it is.
+pub(super) type Lookup = Result<Option<KnownJob>, Unavailable>;
 
-impl Waiting {
+impl WaitingTable {
     pub(super) fn new() -> Self {
         Self {
-            table: Mutex::default(),
-            places: FairSlots::new(WAITING_MAX),
-            standing: watch::Sender::new(false),
+            entries: Mutex::default(),
+            slots: FairSlots::new(WAITING_MAX),
+            subscribed: watch::Sender::new(false),
         }
     }
 
-    /// How many jobs are waited for.
+    /// How many jobs have waiters.
     pub(super) fn len(&self) -> usize {
         self.lock().jobs.len()
     }
 
-    pub(super) async fn until_standing(&self) {
+    pub(super) async fn until_subscribed(&self) {
         // The sender lives as long as the table.
-        let _ = self.standing.subscribe().wait_for(|stands| *stands).await;
+        let _ = self.subscribed.subscribe().wait_for(|is| *is).await;
     }
 
-    /// The job is known: its watches go on to a feed.
-    pub(super) fn known(&self, id: &JobId, known: Known) {
+    /// The job is known: its waiters continue with a feed.
+    pub(super) fn known(&self, id: &JobId, known: KnownJob) {
         let entry = self.lock().remove(id);
         if let Some(entry) = entry {
             let _ = entry.job.known.set(known);
@@ -86,44 +81,44 @@ impl Waiting {
         }
     }
 
-    /// Signals may have been lost: every job is looked up within a short time.
+    /// Signals may have been lost: every job is looked up soon.
     pub(super) fn look_again(&self) {
-        let mut table = self.lock();
+        let mut entries = self.lock();
         let due = Instant::now() + PROBE_FIRST;
-        let Table {
+        let WaitingEntries {
             jobs, due: order, ..
-        } = &mut *table;
+        } = &mut *entries;
         for entry in jobs.values_mut() {
             entry.due = due;
         }
         *order = jobs.keys().map(|id| (due, id.clone())).collect();
     }
 
-    /// The jobs to look up now, no more than `max`, and whether the leader and the queue were asked before. Each is due again
-    /// after that.
+    /// The jobs to look up now, at most `max`, each with whether the leader and the queue were asked before. Schedules the
+    /// next lookup of each.
     pub(super) fn due(&self, max: usize) -> Vec<(JobId, bool)> {
         let now = Instant::now();
-        let mut table = self.lock();
+        let mut entries = self.lock();
         let mut due = Vec::new();
         while due.len() < max
-            && table.due.first().is_some_and(|(due, _)| *due <= now)
-            && let Some((_, id)) = table.due.pop_first()
+            && entries.due.first().is_some_and(|(due, _)| *due <= now)
+            && let Some((_, id)) = entries.due.pop_first()
         {
-            let Some(entry) = table.jobs.get_mut(&id) else {
+            let Some(entry) = entries.jobs.get_mut(&id) else {
                 continue;
             };
             entry.due = now + LOOK_EVERY + id.spread(LOOK_EVERY / 2);
             let next = (entry.due, id.clone());
             let is_asked = entry.job.is_asked.load(Ordering::Relaxed);
-            table.due.insert(next);
+            entries.due.insert(next);
             due.push((id, is_asked));
         }
         due
     }
 
-    /// Takes in what a look brought.
-    pub(super) fn looked(&self, id: &JobId, looked: Looked) {
-        match looked {
+    /// Applies the result of a lookup.
+    pub(super) fn apply(&self, id: &JobId, lookup: Lookup) {
+        match lookup {
             Ok(Some(known)) => self.known(id, known),
             Ok(None) => {
                 if let Some(entry) = self.lock().jobs.get(id) {
@@ -137,23 +132,46 @@ impl Waiting {
         }
     }
 
-    /// Whether the task may end: nothing is waited for. Who comes after that starts another.
+    /// Whether the task that keeps the table may end, as there is no waiter. The next waiter starts another.
     pub(super) fn end_if_empty(&self) -> bool {
-        let mut table = self.lock();
-        let is_empty = table.jobs.is_empty();
+        let mut entries = self.lock();
+        let is_empty = entries.jobs.is_empty();
         if is_empty {
-            *table = Table::default();
-            self.standing.send_replace(false);
+            *entries = WaitingEntries::default();
+            self.subscribed.send_replace(false);
         }
         is_empty
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> MutexGuard<'_, WaitingEntries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Table {
+impl WaitingEntries {
+    /// The job's entry, which is added if it is not there.
+    pub(super) fn join(&mut self, id: &JobId) -> Arc<UnknownJob> {
+        if let Some(entry) = self.jobs.get(id) {
+            return Arc::clone(&entry.job);
+        }
+        let due = Instant::now() + PROBE_FIRST;
+        let job = Arc::<UnknownJob>::default();
+        let entry = WaitingEntry {
+            due,
+            job: Arc::clone(&job),
+        };
+        self.jobs.insert(id.clone(), entry);
+        self.due.insert((due, id.clone()));
+        job
+    }
+
+    /// Whether this is the entry of the job: under the same id, another one may have been added since.
+    pub(super) fn holds(&self, id: &JobId, job: &Arc<UnknownJob>) -> bool {
+        self.jobs
+            .get(id)
+            .is_some_and(|entry| Arc::ptr_eq(&entry.job, job))
+    }
+
     fn postpone(&mut self, id: &JobId, due: Instant) {
         let Some(entry) = self.jobs.get_mut(id) else {
             return;
@@ -163,7 +181,7 @@ impl Table {
         self.due.insert((due, id.clone()));
     }
 
-    pub(super) fn remove(&mut self, id: &JobId) -> Option<Entry> {
+    pub(super) fn remove(&mut self, id: &JobId) -> Option<WaitingEntry> {
         let (id, entry) = self.jobs.remove_entry(id)?;
         self.due.remove(&(entry.due, id));
         if self.jobs.capacity() > 4 * self.jobs.len() {

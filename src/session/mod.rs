@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::time::{sleep, timeout};
 
 use crate::config::{OPEN_WAIT, REREAD_MAX, STEP_BYTES};
-use crate::hub::{Full, Hub, Waiter, Watch};
+use crate::hub::{FeedWatch, Full, Hub, Waiter};
 use crate::resume::{Action, Input, Slice, Stitcher};
 use crate::source::{At, EventSource, Refill, Refilled, Replica, Unavailable, first_behind};
 use crate::wire::{Code, Cursor, JobId, Seq, Start, Status, Stored, StreamSeq};
@@ -32,7 +32,7 @@ enum State<S: EventSource> {
 #[derive(Debug)]
 struct Watching<S: EventSource> {
     hub: Arc<Hub<S>>,
-    watch: Watch,
+    watch: FeedWatch,
     stitcher: Stitcher<Arc<Stored>>,
     refill: Refill<S>,
     /// The place after the last event that was handed over, when one is known.
@@ -257,7 +257,7 @@ impl<S: EventSource> Session<S> {
 }
 
 impl<S: EventSource> Watching<S> {
-    fn new(hub: &Arc<Hub<S>>, watch: Watch, next: Seq) -> Self {
+    fn new(hub: &Arc<Hub<S>>, watch: FeedWatch, next: Seq) -> Self {
         Self {
             hub: Arc::clone(hub),
             watch,
@@ -281,7 +281,7 @@ impl<S: EventSource> Watching<S> {
             }
             let step = self.drain();
             self.watch
-                .stands(self.stitcher.next_seq(), self.refill.is_busy());
+                .report(self.stitcher.next_seq(), self.refill.is_busy());
             if let Some(step) = step {
                 return step;
             }
@@ -405,7 +405,7 @@ pub async fn until_ended<S: EventSource>(
 }
 
 /// Watches a job once it is known, and there is room for its feed.
-async fn watch_known<S: EventSource>(waiter: &mut Waiter<S>) -> Watch {
+async fn watch_known<S: EventSource>(waiter: &mut Waiter<S>) -> FeedWatch {
     loop {
         let last = waiter.known().await;
         if let Ok(watch) = waiter.watch(last)
@@ -420,7 +420,7 @@ async fn watch_known<S: EventSource>(waiter: &mut Waiter<S>) -> Watch {
     }
 }
 
-async fn until_open(watch: &Watch) -> Result<(), Full> {
+async fn until_open(watch: &FeedWatch) -> Result<(), Full> {
     let feed = watch.feed();
     loop {
         let mut changed = std::pin::pin!(feed.changed());
@@ -437,7 +437,11 @@ async fn until_open(watch: &Watch) -> Result<(), Full> {
 
 /// Makes sure that the log holds the very event that the cursor names, or held it until it expired. Says whether that
 /// event is the job's end.
-async fn prove<S: EventSource>(source: &S, watch: &Watch, cursor: Cursor) -> Result<bool, Error> {
+async fn prove<S: EventSource>(
+    source: &S,
+    watch: &FeedWatch,
+    cursor: Cursor,
+) -> Result<bool, Error> {
     let feed = watch.feed();
     if let Some(event) = feed
         .find(cursor.seq)
@@ -474,7 +478,7 @@ async fn prove<S: EventSource>(source: &S, watch: &Watch, cursor: Cursor) -> Res
 }
 
 /// Makes sure that the log is as long as the client says. Says whether the client has all of a job that has ended.
-async fn check<S: EventSource>(source: &S, watch: &Watch, after: Seq) -> Result<bool, Error> {
+async fn check<S: EventSource>(source: &S, watch: &FeedWatch, after: Seq) -> Result<bool, Error> {
     let feed = watch.feed();
     let mut last = feed.last();
     if last.as_ref().map_or(Seq(0), |last| last.seq) < after {

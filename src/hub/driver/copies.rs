@@ -1,0 +1,99 @@
+//! Live copies and what the log's reading brings: which of them are events of the job.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::trace;
+
+use super::Driver;
+use crate::backoff::Backoff;
+use crate::config::{PROBE_MAX, PROBE_SILENT, PROBE_SPREAD};
+use crate::resume::Input;
+use crate::source::{Copy, EventSource, Refilled, Signal, Tail};
+use crate::wire::{Stored, Unreadable};
+
+impl<S: EventSource> Driver<S> {
+    /// Applies the signals that are ready, before the watchers are woken once for all of them.
+    pub(super) fn signals(&mut self) {
+        while let Some(signal) = self.tail.as_mut().and_then(Tail::ready) {
+            self.signal(signal);
+        }
+    }
+
+    pub(super) fn signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Event(event) => self.live(event),
+            Signal::Undecodable { .. } if self.in_doubt => self.ignored_copy = true,
+            Signal::Undecodable { stream_seq, prev } => self.chain.undecodable(stream_seq, prev),
+            Signal::Disturbed => self.doubt(self.spread(PROBE_SPREAD)),
+            Signal::Closed => self.tail = None,
+        }
+    }
+
+    pub(super) fn live(&mut self, event: Arc<Stored>) {
+        trace!(job = %self.feed.job(), seq = event.seq.0, "live");
+        // An event that the broker stored right after what is known is of the same log, whatever its sequence number.
+        if event.prev != Some(self.chain.read()) && self.is_contradicted(&event) {
+            self.doubt(Duration::ZERO);
+        }
+        if self.in_doubt {
+            self.ignored_copy = true;
+            // Watchers wait for it. After a failed check the pause holds.
+            if self.doubt_backoff.is_reset() {
+                self.probe_at = Instant::now();
+            }
+            return;
+        }
+        self.probe_backoff = Backoff::new(PROBE_SILENT, PROBE_MAX);
+        self.probe_at = Instant::now() + PROBE_SILENT + self.spread(PROBE_SILENT / 4);
+        self.copied(event);
+    }
+
+    /// Applies a live copy.
+    pub(super) fn copied(&mut self, event: Arc<Stored>) {
+        match self.chain.live(event) {
+            Copy::Next(event) => self.stitcher.handle(Input::Live(event)),
+            Copy::Undecodable(event) => self.note_undecodable(&event),
+            // A reading under way may bring what comes before it, and is followed by another if it does not.
+            Copy::Waits if self.stitcher.is_live() => self.stitcher.handle(Input::LiveLagged),
+            Copy::Waits | Copy::Old => {}
+        }
+    }
+
+    pub(super) fn note_undecodable(&self, event: &Stored) {
+        self.hub
+            .source()
+            .undecodable(self.feed.job(), event.stream_seq, &Unreadable::OutOfOrder);
+    }
+
+    pub(super) fn refilled(&mut self, refilled: Refilled) {
+        match refilled {
+            Refilled::Items(items) => {
+                for item in items {
+                    self.stitcher.handle(Input::Replayed(item));
+                }
+            }
+            Refilled::Done { nothing_left } => {
+                self.stitcher.handle(Input::ReplayDone);
+                if let Some(before) = self.stitcher.gap_end().filter(|_| nothing_left) {
+                    self.stitcher.handle(Input::Gap { before });
+                }
+                self.chain_was_read(nothing_left);
+            }
+        }
+    }
+
+    /// A reading of the log has ended: what waited for it and is not in the log was never an event.
+    pub(super) fn chain_was_read(&mut self, nothing_left: bool) {
+        if let Some(asked) = self.chain_asked.take().filter(|_| nothing_left) {
+            self.chain
+                .abandon(asked)
+                .iter()
+                .for_each(|event| self.note_undecodable(event));
+        }
+        if self.chain.behind().is_some() && self.stitcher.is_live() {
+            self.stitcher.handle(Input::LiveLagged);
+        }
+    }
+}

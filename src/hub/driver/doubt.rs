@@ -1,0 +1,86 @@
+//! Whether the log is still the one that was delivered from, and whether a silent log has gone on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::{Driver, Probed};
+use crate::backoff::Backoff;
+use crate::config::{PROBE_FIRST, PROBE_MAX, PROBE_SILENT};
+use crate::hub::check::{Checked, check, contradicts};
+use crate::resume::Input;
+use crate::source::{EventSource, Refill};
+use crate::wire::Stored;
+
+impl<S: EventSource> Driver<S> {
+    pub(super) fn is_contradicted(&self, event: &Stored) -> bool {
+        match self.feed.find(event.seq) {
+            Some(known) => known.cursor() != event.cursor(),
+            None => self
+                .last
+                .as_ref()
+                .is_some_and(|last| contradicts(last, event)),
+        }
+    }
+
+    /// The log may have been replaced: it is checked within `soon`.
+    pub(super) fn doubt(&mut self, soon: Duration) {
+        self.probing = None;
+        self.probe_backoff = Backoff::new(PROBE_SILENT, PROBE_MAX);
+        self.probe_at = self.probe_at.min(Instant::now() + soon);
+        self.doubt_backoff.reset();
+        self.in_doubt = true;
+        if self.refill.is_busy() {
+            self.abandon_reading();
+        }
+    }
+
+    /// What was read may be of another log; it is read again after the check.
+    pub(super) fn abandon_reading(&mut self) {
+        self.refill = Refill::default();
+        self.chain_asked = None;
+        self.stitcher.handle(Input::ReplayDone);
+        self.ignored_copy = true;
+    }
+
+    /// Asks the log whether it has events that did not arrive, and whether it is still the same.
+    pub(super) fn probe(&mut self) {
+        let (hub, feed, last) = (
+            Arc::clone(&self.hub),
+            Arc::clone(&self.feed),
+            self.last.clone(),
+        );
+        self.probing = Some(Box::pin(async move {
+            check(hub.source(), feed.job(), last).await
+        }));
+    }
+
+    pub(super) fn probed(&mut self, probed: Probed) {
+        self.probing = None;
+        match probed {
+            Ok(Checked::Continues(last)) => {
+                self.in_doubt = false;
+                if std::mem::take(&mut self.ignored_copy) {
+                    self.stitcher.handle(Input::LiveLagged);
+                    // The replica that is read may not have it yet.
+                    self.probe_backoff = Backoff::new(PROBE_FIRST, PROBE_MAX);
+                }
+                if let Some(last) = last {
+                    self.stitcher.handle(Input::Live(last));
+                }
+            }
+            Ok(Checked::Replaced) => self.replaced = true,
+            Err(error) => {
+                debug!(job = %self.feed.job(), %error, "cannot check the log");
+                if self.in_doubt {
+                    self.probe_at = Instant::now() + self.doubt_backoff.next_pause();
+                    return;
+                }
+            }
+        }
+        let pause = self.probe_backoff.next_pause();
+        self.probe_at = Instant::now() + pause + self.spread(pause / 4);
+    }
+}

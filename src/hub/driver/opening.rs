@@ -1,0 +1,54 @@
+//! Subscribing to a job, and starting the history with its last event.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Driver;
+use crate::config::{AHEAD_MAX, PROBE_FIRST};
+use crate::resume::{Input, Stitcher};
+use crate::source::EventSource;
+use crate::wire::{Seq, Stored};
+
+impl<S: EventSource> Driver<S> {
+    /// Subscribes. After a subscription was closed the feed continues where it was.
+    pub(super) fn open(&mut self) {
+        let (hub, feed) = (Arc::clone(&self.hub), Arc::clone(&self.feed));
+        self.opening = Some(Box::pin(
+            async move { hub.source().follow(feed.job()).await },
+        ));
+    }
+
+    /// Starts the history with the last event.
+    pub(super) fn opened(&mut self, tail: S::Tail, last: Option<Arc<Stored>>) {
+        // This replica may lag behind the one that was asked before.
+        let last = last
+            .into_iter()
+            .chain(self.known.take())
+            .max_by_key(|last| last.seq);
+        self.opening = None;
+        self.tail = Some(tail);
+        self.open_backoff.reset();
+        self.probe_at = Instant::now() + PROBE_FIRST + self.spread(PROBE_FIRST / 4);
+        if !self.feed.is_open() {
+            if last.is_none() && self.may_refuse {
+                self.unborn = self.hub.unborn(&self.feed);
+                if self.unborn.is_none() {
+                    self.feed.refuse();
+                    return;
+                }
+            }
+            let next = last.as_ref().map_or(Seq::FIRST, |last| last.seq);
+            self.stitcher = Stitcher::live(next, AHEAD_MAX);
+            self.feed.open(next);
+            self.feed.wake();
+        }
+        match last {
+            // The previous subscription has ended, and what happened since is not known.
+            Some(_) if self.last.is_some() => self.doubt(Duration::ZERO),
+            Some(last) => self.stitcher.handle(Input::Live(last)),
+            None => {}
+        }
+    }
+}
