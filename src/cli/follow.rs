@@ -11,7 +11,7 @@ use super::terminal::neutralized;
 use crate::hub::Hub;
 use crate::nats::{Log, Reader};
 use crate::runtime::Tasks;
-use crate::session::{Error, Session, Step, until_ended};
+use crate::session::{Session, SessionError, Step, until_ended};
 use crate::source::fold;
 use crate::wire::{JobId, Seq, Start, Status};
 
@@ -56,7 +56,7 @@ pub(super) async fn follow_with(
             Step::Gap { from, to } => printer.missing(from, to),
             Step::Live => {}
             Step::End => return finish(&mut printer, summary),
-            Step::Rebuilt => return Err(Error::CursorNotInLog.into()),
+            Step::Rebuilt => return Err(SessionError::CursorNotInLog.into()),
         }
     }
 }

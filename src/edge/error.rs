@@ -100,14 +100,16 @@ impl From<Unavailable> for Problem {
     }
 }
 
-impl From<session::Error> for Problem {
-    fn from(error: session::Error) -> Self {
+impl From<session::SessionError> for Problem {
+    fn from(error: session::SessionError) -> Self {
         match error {
-            session::Error::Unavailable(error) => error.into(),
-            session::Error::Full(_)
-            | session::Error::CursorOfOtherJob
-            | session::Error::CursorNotInLog
-            | session::Error::AfterTheEnd { .. } => Self::new(error.code(), error.to_string()),
+            session::SessionError::Unavailable(error) => error.into(),
+            session::SessionError::Full(_)
+            | session::SessionError::CursorOfOtherJob
+            | session::SessionError::CursorNotInLog
+            | session::SessionError::AfterTheEnd { .. } => {
+                Self::new(error.code(), error.to_string())
+            }
         }
     }
 }

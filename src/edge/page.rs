@@ -15,7 +15,7 @@ use super::error::Problem;
 use super::memory::{Held, Part};
 use super::request::Wait;
 use crate::config::{OPEN_WAIT, PAGE_BYTES_MAX, PAGE_EVENTS, PAGE_EVENTS_MAX, PAGE_ROOM};
-use crate::session::{Error, Session, Step};
+use crate::session::{Session, SessionError, Step};
 use crate::source::EventSource;
 use crate::wire::{Code, GapReason, Seq, Start, Stored};
 
@@ -111,7 +111,7 @@ impl EventPage {
             };
             let Some(step) = step else { break };
             if matches!(step, Step::Rebuilt) {
-                return Err(Error::CursorNotInLog.into());
+                return Err(SessionError::CursorNotInLog.into());
             }
             if !self.add(step) {
                 break;

@@ -16,7 +16,7 @@ use super::error::Problem;
 use crate::config::WATCHES_MAX;
 use crate::hub::Hub;
 use crate::runtime::unless_ended;
-use crate::session::{Error, Session, Step};
+use crate::session::{Session, SessionError, Step};
 use crate::source::EventSource;
 use crate::wire::{Code, GapReason, JobId, RequestRef, ServerFrame, Start, Stored};
 
@@ -45,7 +45,7 @@ pub(super) async fn next_update<S: EventSource>(session: &mut Session<S>) -> Job
         }),
         Step::Live => JobUpdate::Frame(ServerFrame::Live { job }),
         Step::End => JobUpdate::Last(ServerFrame::End { job }),
-        Step::Rebuilt => JobUpdate::Last(refusal(&Error::CursorNotInLog, &job)),
+        Step::Rebuilt => JobUpdate::Last(refusal(&SessionError::CursorNotInLog, &job)),
     }
 }
 
@@ -78,7 +78,7 @@ struct Watched {
 
 /// What a watch has come to.
 enum WatchProgress<S: EventSource, R> {
-    Opened(Result<Session<S>, Error>, JobId, R),
+    Opened(Result<Session<S>, SessionError>, JobId, R),
     Updated(Session<S>, JobUpdate),
 }
 
@@ -193,7 +193,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
     }
 }
 
-fn refusal(error: &Error, job: &JobId) -> ServerFrame {
+fn refusal(error: &SessionError, job: &JobId) -> ServerFrame {
     Problem::new(error.code(), error.to_string()).into_frame(RequestRef::of_job(job))
 }
 

@@ -20,7 +20,7 @@ use super::names;
 use super::queue::Queue;
 use super::quorum::StreamId;
 use super::read_slots::ReadSlots;
-use super::scan::{Scan, ScanBatch, ScanRequest};
+use super::scan::{ScanBatch, ScanRequest, SharedScan};
 use super::submit_signals::LiveSubmitSignals;
 use crate::budget::Budget;
 use crate::config::{READS_PER_SHARD, SCAN_FROM, SCAN_ROOM};
@@ -44,7 +44,7 @@ struct Shard {
     waiting: AtomicUsize,
     /// Permission to have a direct get under way.
     slots: ReadSlots,
-    scan: Scan,
+    scan: SharedScan,
     elections: watch::Receiver<u64>,
 }
 
@@ -62,7 +62,7 @@ impl Reader {
                 waiting: AtomicUsize::new(0),
                 slots: ReadSlots::new(READS_PER_SHARD, tasks.clone()),
                 elections: elections(&log, &stream, tasks).await?,
-                scan: Scan::new(log.clone(), stream, tasks.clone(), room.clone()),
+                scan: SharedScan::new(log.clone(), stream, tasks.clone(), room.clone()),
             });
         }
         Ok(Self {

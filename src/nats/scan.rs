@@ -27,7 +27,7 @@ use pass::{ScanPass, ScanReader};
 
 /// The scans of one shard, one pass at a time.
 #[derive(Clone, Debug)]
-pub(super) struct Scan {
+pub(super) struct SharedScan {
     log: Log,
     stream: String,
     tasks: Tasks,
@@ -88,7 +88,7 @@ impl ScanQueue {
     }
 }
 
-impl Scan {
+impl SharedScan {
     pub(super) fn new(log: Log, stream: String, tasks: Tasks, room: Budget) -> Self {
         Self {
             log,

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::{Error, Session, Step};
+use super::{Session, SessionError, Step};
 use crate::hub::Hub;
 use crate::runtime::Tasks;
 use crate::source::memory::MemoryLog;
@@ -97,7 +97,7 @@ struct Client {
 }
 
 impl Client {
-    async fn open(hub: &Arc<Hub<MemoryLog>>, start: Start) -> Result<Self, Error> {
+    async fn open(hub: &Arc<Hub<MemoryLog>>, start: Start) -> Result<Self, SessionError> {
         let next = match start {
             Start::After(seq) => seq.successor(),
             Start::Cursor(cursor) => cursor.seq.successor(),

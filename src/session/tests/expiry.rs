@@ -113,7 +113,7 @@ async fn a_cursor_of_a_log_that_expired_as_a_whole_is_refused_also_when_another_
                 .await
                 .unwrap_err();
             assert!(
-                matches!(refused, Error::CursorNotInLog),
+                matches!(refused, SessionError::CursorNotInLog),
                 "{begun}, {}: {refused}",
                 cursor.seq
             );

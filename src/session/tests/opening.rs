@@ -15,7 +15,7 @@ fn cursor(memory: &MemoryLog, seq: u64) -> Cursor {
         .cursor()
 }
 
-async fn refusal(memory: &MemoryLog, start: Start) -> Error {
+async fn refusal(memory: &MemoryLog, start: Start) -> SessionError {
     Client::open(&edge(memory), start).await.unwrap_err()
 }
 
@@ -105,7 +105,7 @@ async fn a_cursor_of_another_job_is_refused() {
     let other = memory.append(&other_job(), chunk("x")).cursor();
     assert!(matches!(
         refusal(&memory, Start::Cursor(other)).await,
-        Error::CursorOfOtherJob
+        SessionError::CursorOfOtherJob
     ));
     assert_eq!(memory.calls().follow, 0, "the broker is not asked about it");
 }
@@ -126,14 +126,14 @@ async fn a_cursor_that_names_no_event_of_the_log_is_refused() {
         let made_up = Cursor::of(&job(), Seq(seq), stream_seq, event.payload());
         let refused = refusal(&memory, Start::Cursor(made_up)).await;
         assert!(
-            matches!(refused, Error::CursorNotInLog),
+            matches!(refused, SessionError::CursorNotInLog),
             "{seq}@{stream_seq}: {refused}"
         );
     }
     let other_text = Cursor::of(&job(), event.seq, event.stream_seq, b"another");
     assert!(matches!(
         refusal(&memory, Start::Cursor(other_text)).await,
-        Error::CursorNotInLog
+        SessionError::CursorNotInLog
     ));
 }
 
@@ -145,7 +145,7 @@ async fn a_cursor_of_a_stream_that_was_rebuilt_is_refused() {
     for start in [early, late] {
         assert!(matches!(
             refusal(&memory, Start::Cursor(start)).await,
-            Error::CursorNotInLog
+            SessionError::CursorNotInLog
         ));
     }
     memory.append(&job(), chunk("new"));
@@ -153,7 +153,7 @@ async fn a_cursor_of_a_stream_that_was_rebuilt_is_refused() {
     for start in [early, late] {
         assert!(matches!(
             refusal(&memory, Start::Cursor(start)).await,
-            Error::CursorNotInLog
+            SessionError::CursorNotInLog
         ));
     }
 }
@@ -164,12 +164,15 @@ async fn a_number_beyond_the_end_of_the_log_is_refused_and_told_where_the_log_en
     for beyond in [4, u64::MAX] {
         let refused = refusal(&memory, Start::After(Seq(beyond))).await;
         assert!(
-            matches!(refused, Error::AfterTheEnd { last: Seq(3) }),
+            matches!(refused, SessionError::AfterTheEnd { last: Seq(3) }),
             "{refused}"
         );
     }
     let refused = refusal(&MemoryLog::default(), Start::After(Seq(1))).await;
-    assert!(matches!(refused, Error::AfterTheEnd { last: Seq(0) }));
+    assert!(matches!(
+        refused,
+        SessionError::AfterTheEnd { last: Seq(0) }
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,7 +200,7 @@ async fn a_source_that_is_out_of_reach_refuses_a_watch_in_time() {
     let begun = Instant::now();
     assert!(matches!(
         refusal(&memory, FROM_START).await,
-        Error::Unavailable(_)
+        SessionError::Unavailable(_)
     ));
     assert!(begun.elapsed() <= OPEN_WAIT + MOMENT);
 }
@@ -209,7 +212,7 @@ async fn a_source_that_answers_too_late_refuses_a_watch_in_time() {
     let begun = Instant::now();
     assert!(matches!(
         refusal(&memory, FROM_START).await,
-        Error::Unavailable(_)
+        SessionError::Unavailable(_)
     ));
     assert!(begun.elapsed() <= OPEN_WAIT + MOMENT);
 }

@@ -113,7 +113,7 @@ impl Run {
             let hub = &self.edges[rng.below(2) as usize];
             let mut client = match Client::open(hub, start).await {
                 Ok(client) => client,
-                Err(Error::Unavailable(_)) => continue,
+                Err(SessionError::Unavailable(_)) => continue,
                 Err(error) => panic!("seed {}: {start:?} is refused: {error}", self.seed),
             };
             let steps = if rng.percent(60) {

@@ -58,7 +58,7 @@ async fn watchers_of_a_log_that_went_back_are_told_and_those_who_begin_anew_get_
     let refused = Session::open(&hub, &job(), Start::Cursor(cursor))
         .await
         .unwrap_err();
-    assert!(matches!(refused, Error::CursorNotInLog), "{refused}");
+    assert!(matches!(refused, SessionError::CursorNotInLog), "{refused}");
     memory.append(&job(), chunk("new"));
     memory.append(&job(), done());
     let mut client = Client::from_start(&hub).await;
@@ -177,7 +177,7 @@ async fn without_a_quorum_a_start_is_refused_as_unavailable_and_nothing_is_told_
         let refused = Session::open(&edge(&memory), &job(), start)
             .await
             .unwrap_err();
-        assert!(matches!(refused, Error::Unavailable(_)), "{refused}");
+        assert!(matches!(refused, SessionError::Unavailable(_)), "{refused}");
     }
     let hub = edge(&memory);
     let mut client = Client::from_start(&hub).await;

@@ -1,0 +1,155 @@
+//! A session of a job that has a feed: joins the feed's history and the log with a stitcher.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use super::step::Step;
+use crate::config::STEP_BYTES;
+use crate::hub::{FeedWatch, Hub};
+use crate::resume::{Action, Input, Slice, Stitcher};
+use crate::source::{EventSource, Refill, Refilled};
+use crate::wire::{Seq, Stored, StreamSeq};
+
+/// A session of a job that has a feed.
+#[derive(Debug)]
+pub(super) struct Watching<S: EventSource> {
+    pub(super) hub: Arc<Hub<S>>,
+    pub(super) watch: FeedWatch,
+    pub(super) stitcher: Stitcher<Arc<Stored>>,
+    pub(super) refill: Refill<S>,
+    /// The stream sequence after the last delivered event, if known.
+    pub(super) stream_seq: Option<StreamSeq>,
+    /// Where the feed's history started when the refill was requested.
+    pub(super) until: Option<Seq>,
+    /// A step that follows the one that was returned last.
+    pub(super) next_step: Option<Step>,
+    /// Whether the client had the job's end before this session was opened.
+    pub(super) had_end: bool,
+    pub(super) told_live: bool,
+    pub(super) told_end: bool,
+}
+
+impl<S: EventSource> Watching<S> {
+    pub(super) fn new(hub: &Arc<Hub<S>>, watch: FeedWatch, next: Seq) -> Self {
+        Self {
+            hub: Arc::clone(hub),
+            watch,
+            stitcher: Stitcher::live(next, 0),
+            refill: Refill::default(),
+            stream_seq: None,
+            until: None,
+            next_step: None,
+            had_end: false,
+            told_live: false,
+            told_end: false,
+        }
+    }
+
+    /// See [`Session::next`].
+    pub(super) async fn next(&mut self) -> Step {
+        loop {
+            if self.watch.feed().is_rebuilt() && !self.told_end {
+                self.told_end = true;
+                return Step::Rebuilt;
+            }
+            let step = self.drain();
+            self.watch
+                .report(self.stitcher.next_seq(), self.refill.is_busy());
+            if let Some(step) = step {
+                return step;
+            }
+            if self.told_end {
+                // The feed may hold undecodable messages after the end; they are not delivered.
+                return pending().await;
+            }
+            if self.refill.is_busy() {
+                self.refill().await;
+            } else if let Some(step) = self.follow().await {
+                return step;
+            }
+        }
+    }
+
+    /// Performs the stitcher's actions until there is a step to return.
+    fn drain(&mut self) -> Option<Step> {
+        if let Some(step) = self.next_step.take() {
+            return Some(step);
+        }
+        let mut events = Vec::new();
+        while let Some(action) = self.stitcher.poll() {
+            match action {
+                Action::Deliver(event) => {
+                    self.stream_seq = Some(event.stream_seq + 1);
+                    events.push(event);
+                }
+                Action::Gap { from, to } => {
+                    self.next_step = Some(Step::Gap { from, to });
+                    break;
+                }
+                Action::Replay { from } => {
+                    self.until = match self.watch.feed().read(from, 0) {
+                        Some(Slice::TooOld { first }) => Some(first),
+                        _ => None,
+                    };
+                    self.refill.want(from, self.stream_seq, self.until);
+                }
+                Action::End => {}
+            }
+        }
+        if !events.is_empty() {
+            return Some(Step::Events(events));
+        }
+        if let Some(step) = self.next_step.take() {
+            return Some(step);
+        }
+        if (self.had_end || self.stitcher.is_ended()) && !self.told_end {
+            self.told_end = true;
+            return Some(Step::End);
+        }
+        None
+    }
+
+    async fn refill(&mut self) {
+        let feed = self.watch.feed();
+        let refilled = tokio::select! {
+            biased;
+            () = feed.rebuilt() => return,
+            refilled = self.refill.next(self.hub.source(), feed.job()) => refilled,
+        };
+        match refilled {
+            Refilled::Items(items) => {
+                for item in items {
+                    self.stitcher.handle(Input::Replayed(item));
+                }
+            }
+            Refilled::Done { nothing_left } => {
+                self.stitcher.handle(Input::ReplayDone);
+                // Where the history starts by now proves nothing: what it dropped since may be in the log.
+                if let Some(before) = self.until.filter(|_| nothing_left) {
+                    self.stitcher.handle(Input::Gap { before });
+                }
+            }
+        }
+    }
+
+    /// Takes what the feed has, or waits until it changes.
+    async fn follow(&mut self) -> Option<Step> {
+        let feed = self.watch.feed();
+        let mut changed = std::pin::pin!(feed.changed());
+        changed.as_mut().enable();
+        match feed.read(self.stitcher.next_seq(), STEP_BYTES) {
+            Some(Slice::Items(items)) => {
+                for item in items {
+                    self.stitcher.handle(Input::Live(item));
+                }
+            }
+            Some(Slice::TooOld { .. }) => self.stitcher.handle(Input::LiveLagged),
+            Some(Slice::CaughtUp) if !self.told_live => {
+                self.told_live = true;
+                return Some(Step::Live);
+            }
+            Some(Slice::CaughtUp) | None => changed.await,
+        }
+        None
+    }
+}
