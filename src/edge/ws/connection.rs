@@ -8,7 +8,7 @@ use futures_util::future::join;
 use tokio::time::{Instant, interval, sleep_until, timeout};
 use tracing::debug;
 
-use super::socket::{Disconnect, FrameSocket, Received};
+use super::socket::{ClientInput, Disconnect, FrameSocket};
 use crate::config::{CLOSE_WAIT, PING_EVERY, STEPS_PER_WRITE};
 use crate::edge::app::App;
 use crate::edge::client::{ConnectedClient, room_for};
@@ -73,11 +73,11 @@ impl Connection {
         self.socket.flush().await
     }
 
-    async fn handle(&mut self, received: Received) -> Result<(), Disconnect> {
+    async fn handle(&mut self, received: ClientInput) -> Result<(), Disconnect> {
         let answer = match received {
-            Received::Frame(frame) => self.answer(frame),
-            Received::Refused(refusal) => Some(error_frame(refusal)),
-            Received::SignOfLife => return Ok(()),
+            ClientInput::Frame(frame) => self.answer(frame),
+            ClientInput::Refused(refusal) => Some(error_frame(refusal)),
+            ClientInput::SignOfLife => return Ok(()),
         };
         if let Some(answer) = answer {
             self.socket.put(&answer).await?;

@@ -30,7 +30,7 @@ pub(super) struct FrameSocket {
 }
 
 /// What came from the client.
-pub(super) enum Received {
+pub(super) enum ClientInput {
     Frame(ClientFrame),
     /// A frame that is not valid.
     Refused(Refusal),
@@ -79,7 +79,7 @@ impl FrameSocket {
     }
 
     /// The next thing from the client. Safe to drop at any await.
-    pub(super) async fn receive(&mut self) -> Result<Received, Disconnect> {
+    pub(super) async fn receive(&mut self) -> Result<ClientInput, Disconnect> {
         let message = self.socket.recv().await;
         self.pinged = None;
         let message = message.ok_or(Disconnect::Gone)?.map_err(|error| {
@@ -91,7 +91,7 @@ impl FrameSocket {
             Message::Binary(bytes) => (&bytes[..], Encoding::MsgPack),
             Message::Ping(payload) | Message::Pong(payload) => {
                 self.meter.count_control(payload.len());
-                return Ok(Received::SignOfLife);
+                return Ok(ClientInput::SignOfLife);
             }
             Message::Close(_) => return Err(Disconnect::Closed),
         };
@@ -100,7 +100,7 @@ impl FrameSocket {
             return Err(Disconnect::Close(Code::UnsupportedMediaType));
         }
         let frame = ClientFrame::parse(bytes, encoding);
-        Ok(frame.map_or_else(Received::Refused, Received::Frame))
+        Ok(frame.map_or_else(ClientInput::Refused, ClientInput::Frame))
     }
 
     /// Until when the client must send something, if it was pinged.
