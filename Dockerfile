@@ -1,11 +1,11 @@
-# The image of the one binary, for edges, workers and `setup` alike.
+# The image of the program, for edges, workers and `setup`.
 
-# The image's own toolchain is the pinned one; rust-toolchain.toml stays outside (see .dockerignore), because it would make
-# rustup fetch components that a build does not need.
+# The image has the pinned toolchain. rust-toolchain.toml is excluded (see .dockerignore), because it would make rustup
+# download components that a build does not need.
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 
-# The dependencies, built with an empty program, are a layer of their own: it is made again only when they change.
+# The dependencies, built with an empty program, are a layer of their own, which is rebuilt only when they change.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
  && echo 'fn main() {}' > src/main.rs \
@@ -13,17 +13,17 @@ RUN mkdir src \
  && cargo build --release --locked \
  && rm -r src
 
-# The sources embed the declarations of nats/. COPY keeps the files' own times, which may be older than the empty program,
-# and cargo would then take that for the finished one.
+# The sources embed the declarations of nats/. COPY keeps the files' times, which may be older than the empty program;
+# without `touch`, cargo would not rebuild it.
 COPY nats nats
 COPY src src
 RUN touch src/main.rs src/lib.rs \
  && cargo build --release --locked --bin tailwater
 
 FROM debian:bookworm-slim
-# The slim image has no certificate authorities, and a backend may speak to a model's API over TLS.
+# The slim image has no certificate authorities, which a backend needs for TLS to a model server.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /src/target/release/tailwater /usr/local/bin/tailwater
-# By number, so that an orchestrator can see that it is not root. It needs no home: nothing is ever written to the image.
+# By number, so that an orchestrator can see that it is not root. It needs no home directory: it writes nothing.
 USER 10001:10001
 ENTRYPOINT ["tailwater"]

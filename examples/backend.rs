@@ -1,4 +1,4 @@
-//! A worker with a backend of its own, which counts down. Beside `tailwater up`:
+//! A worker with its own backend, which counts down. While `tailwater up` runs:
 //!
 //! ```text
 //! cargo run --example backend                      # or `-- nats://host:4222`
@@ -13,14 +13,14 @@ use tailwater::worker::{self, WorkerSettings};
 
 struct Countdown;
 
-/// What can go wrong here; clients are told the code and the words.
+/// The only error. Clients see its code and message.
 #[derive(Debug, thiserror::Error)]
 #[error("the input must be a number from 1 to 1000")]
 struct BadInput;
 
 impl From<BadInput> for Failure {
     fn from(bad: BadInput) -> Self {
-        Self::fatal("bad_input", bad.to_string()) // Another attempt would fail as well; else `retryable`.
+        Self::fatal("bad_input", bad.to_string()) // Another attempt would fail, too; otherwise `retryable`.
     }
 }
 

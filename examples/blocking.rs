@@ -1,4 +1,5 @@
-//! A worker whose backend blocks: it counts the primes below the input, which keeps a core busy. Beside `tailwater up`:
+//! A worker whose backend blocks: it counts the primes below the input, which keeps a core busy.
+//! While `tailwater up` runs:
 //!
 //! ```text
 //! cargo run --example blocking                     # or `-- nats://host:4222`
@@ -20,11 +21,11 @@ impl Backend for Primes {
             .as_u64()
             .ok_or_else(|| Failure::fatal("bad_input", "the input must be a number"))?;
         let handle = Handle::current();
-        // On a thread of its own, where it may block for as long as it likes: other jobs go on meanwhile.
+        // On its own thread, where it may block for any time: other jobs go on meanwhile.
         let work = spawn_blocking(move || {
             let mut found = 0;
             for number in 2..limit {
-                // Nobody can stop a thread from outside, so it looks by itself whether its job is still wanted.
+                // A thread cannot be stopped from outside, so it checks whether its job still runs.
                 if job.stop.is_cancelled() {
                     break;
                 }
@@ -41,7 +42,7 @@ impl Backend for Primes {
             handle.block_on(out.text(&format!("{found} primes below {limit}\n")))?;
             Ok(Finish::default())
         });
-        // A panic in there is one of the backend: a failed attempt.
+        // A panic on that thread is a panic of the backend, so the attempt fails.
         work.await
             .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }

@@ -1,4 +1,5 @@
-//! An echo over WebSocket with the edge's own upgrade: what `scripts/autobahn.sh` tests. It prints its address.
+//! A WebSocket echo with the edge's own upgrade, which `scripts/autobahn.sh` tests. It prints its
+//! address.
 #![expect(clippy::print_stdout, reason = "its caller reads the address")]
 
 use tailwater::{edge, runtime};

@@ -1,10 +1,10 @@
-"""A Tailwater worker in Python: gives its input, a text, back in capitals, word by word.
+"""A Tailwater worker in Python: returns its input, a text, in capitals, word by word.
 
     pip install nats-py msgpack
-    python3 examples/worker.py [nats-url] [kind] [jobs]  # nats://127.0.0.1:4222, shout and 4 at a time when left out
+    python3 examples/worker.py [nats-url] [kind] [jobs]  # defaults: nats://127.0.0.1:4222, shout, 4 at a time
     tailwater submit --kind shout --input '"any text"' --watch
 
-Put your own work into `work`. What follows it is the same for every worker.
+Put your own work into `work`. The rest is the same for every worker.
 """
 
 import asyncio, base64, hashlib, json, os, signal, sys, time, zlib
@@ -20,32 +20,32 @@ QUEUE, ATTEMPTS = f"{PREFIX.upper()}_JOBS", 5
 
 
 class Retry(Exception):
-    """Raised by `work`: another attempt may do better. Any other exception fails the job at once."""
+    """Raised by `work`: another attempt may succeed. Any other exception fails the job at once."""
 
 
 async def work(job):
     """Yields the output for `job["input"]` in pieces of text; `job["attempt"]` counts from 1. When the job is cancelled or late,
-    CancelledError is raised at the `await`. Call what blocks with `asyncio.to_thread`, or every job of the process waits."""
+    CancelledError is raised at the `await`. Run blocking code with `asyncio.to_thread`, or every job of the process waits."""
     for word in str(job["input"]).split():
         await asyncio.sleep(0.05)
         yield word.upper() + " "
 
 
-# ---- What a worker needs of NATS.
+# ---- NATS.
 
 NO_ANSWER = (Error, OSError, asyncio.TimeoutError)
 EVENT_MAX = (1 << 20) - 1024  # A message of the log, headers included, has at most 1 MiB.
 IN_FLIGHT = 10164  # The error of a cluster that is still storing an earlier publish to the subject.
 
 
-class Lost(Exception): """Another worker has the job, or it has ended: stop, and tell the queue nothing."""
+class Lost(Exception): """Another worker has the job, or it has ended: stop, and ack nothing."""
 class Cancelled(Exception): """The log ends with a request to cancel the job."""
-class TooLarge(Exception): """No log takes this event, however often it is tried."""
-class GiveBack(Exception): """The queue is to hand the job out again after this many seconds."""
+class TooLarge(Exception): """No log accepts this event, however often it is tried."""
+class GiveBack(Exception): """The queue should deliver the job again after this many seconds."""
 
 
 async def answer(ask, *args, **kwargs):
-    """Asks until there is an answer: a cluster that elects a leader gives none for some seconds. None means not found."""
+    """Asks until there is an answer: a cluster that elects a leader sends none for some seconds. None means not found."""
     pause = 0.05
     while True:
         try:
@@ -59,7 +59,7 @@ async def answer(ask, *args, **kwargs):
             pause = min(pause * 2, 2)
 
 
-def encode(value):  # Half a surrogate pair is not a character: no reader could decode it.
+def encode(value):  # Half a surrogate pair is not a character, and cannot be decoded.
     text = json.dumps(value, ensure_ascii=False)
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
@@ -82,7 +82,7 @@ STOPPED = "job:retrying:v1", {"code": "handed_back", "message": "the worker was 
 
 
 class Job:
-    """A job that the queue handed over, until the queue is told what became of it."""
+    """A job from the queue, until it is acked or given back."""
 
     def __init__(self, message):
         self.message, self.job = message, json.loads(message.data)
@@ -94,9 +94,9 @@ class Job:
         self.end = message.metadata.timestamp.timestamp() + (self.job.get("timeout_ms") or 1e15) / 1000
         self.silence, self.kept = (self.job.get("silence_timeout_ms") or 1e15) / 1000, time.time()
 
-    # -- The log. Only the owner of the job may write to it, and the broker sees to that.
+    # -- The log. Only the owner of the job can write to it: the broker refuses others.
 
-    async def append(self, type, **fields):  # Awaited each time, so never more than one is in flight.
+    async def append(self, type, **fields):  # Every call is awaited, so at most one is in flight.
         ts, pause = time.time_ns() // 10**6, 0.01
         event = {"type": type, "job": self.id, "seq": self.seq + 1, "attempt": self.attempt, "ts": ts, **fields}
         data = encode(event)
@@ -106,20 +106,20 @@ class Job:
             fence = {"Nats-Expected-Last-Subject-Sequence": str(self.pos)}  # Refused unless the log still ends there.
             try:
                 return self.stand((await js.publish(self.subject, data, headers=fence)).seq, event)
-            except NO_ANSWER as error:  # Refused, or nobody knows whether it was stored: the log does.
+            except NO_ANSWER as error:  # Refused, or it is unknown whether it was stored: the log shows it.
                 if getattr(error, "err_code", None) != IN_FLIGHT and await self.check(data):
                     return
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
 
-    def stand(self, pos, event):  # The log ends with this event, at this sequence of the stream.
+    def stand(self, pos, event):  # The log ends with this event, at this stream sequence.
         self.pos, self.seq, self.attempt, self.last = pos, event["seq"], event["attempt"], event
 
     async def read(self):  # From the stream's leader: a replica may be behind.
         return await answer(js.get_last_msg, self.stream, self.subject)
 
     async def check(self, data=None):
-        """Whether the log ends with `data`, which we published. Raises when somebody else has written."""
+        """Whether the log ends with `data`, which we published. Raises if another client has written."""
         message = await self.read()
         if message is None or message.seq == self.pos:
             self.pos = message.seq if message else 0  # All events have expired; their numbers go on.
@@ -149,12 +149,12 @@ class Job:
     # -- Its life: claim, run, end.
 
     async def claim(self):
-        """Makes this worker the job's owner. False: there is nothing to run any more."""
+        """Makes this worker the job's owner. False: the job has ended."""
         seen = None
         while True:
             message = await self.read()
             try:
-                if message is None:  # Faster than the submitter; the log begins the same way whoever writes it.
+                if message is None:  # The submitter has not written it yet; both write the same event.
                     fields = {name: self.job[name] for name in ("timeout_ms", "silence_timeout_ms") if self.job.get(name)}
                     if self.job.get("callback"):
                         fields["callback_digest"] = digest(self.job["callback"])
@@ -172,12 +172,12 @@ class Job:
                 if type in ("job:done:v1", "job:failed:v1", "job:cancelled:v1"):
                     return False
                 if restarted and self.attempt and type not in ("job:retrying:v1", "job:cancel-requested:v1"):
-                    break  # Its owner lives: it has written meanwhile.
+                    break  # Its owner is alive: it has written meanwhile.
                 if type == "job:cancel-requested:v1":
                     end = "job:cancelled:v1", {}
                 elif time.time() >= self.end:
                     end = LATE
-                elif type == "job:retrying:v1" and wait > 0:  # Its worker died before it told the queue to wait.
+                elif type == "job:retrying:v1" and wait > 0:  # Its worker died before it gave the job back.
                     raise GiveBack(min(wait, self.end - time.time()))
                 elif await answer(self.is_exhausted):
                     end = failed("attempts_exhausted", f"{ATTEMPTS} attempts ended without a result")
@@ -185,10 +185,10 @@ class Job:
                     await self.append(end[0], **end[1])
                     return False
                 self.attempt, seen = self.attempt + 1, self.pos
-                await self.append("job:started:v1", kind=KIND, worker=NAME, continues=False)  # Whoever had it is refused now.
+                await self.append("job:started:v1", kind=KIND, worker=NAME, continues=False)  # The previous owner is refused from now on.
                 return True
             except (Lost, Cancelled):
-                pass  # Somebody else wrote first: look again.
+                pass  # Another client wrote first: look again.
         raise Lost
 
     async def produce(self):
@@ -206,7 +206,7 @@ class Job:
         self.news.set()
 
     async def publish(self):
-        """Publishes what `work` yields. Gives the attempt's last event."""
+        """Publishes what `work` yields. Returns the attempt's last event."""
         looked = self.heard = time.time()
         while True:
             self.news.clear()
@@ -255,7 +255,7 @@ class Job:
             raise GiveBack(fields["delay_ms"] / 1000)
 
     async def call_back(self):
-        """Submits the job that tells the callback address how this one ended."""
+        """Submits the job that reports the end of this one to the callback address."""
         end, url = self.last, self.job.get("callback")
         if not url:
             return
@@ -268,13 +268,14 @@ class Job:
         data.update({name: end.get(name) for name in ("attempt", "seq", "usage", "finish_reason")})
         id = f"callback-{self.id}" if len(self.id) <= 55 else f"callback-{digest(self.id)}"
         job = {"job": id, "kind": "callback", "input": {"url": url, "type": f"job.{status}", "data": data}}
+        subject = f"{PREFIX}.jobs.callback.{id}"
         try:
-            await js.publish(f"{PREFIX}.jobs.callback.{id}", encode(job), headers={"Nats-Msg-Id": id})
-        except Error as error:
-            if "per subject" not in str(error):  # Else it waits in the queue already.
+            await js.publish(subject, encode(job), headers={"Nats-Msg-Id": id})
+        except Error:
+            if await answer(js.get_last_msg, QUEUE, subject) is None:  # Otherwise it is in the queue already.
                 raise
 
-    async def keep(self):  # Else the queue hands the job to another worker.
+    async def keep(self):  # Otherwise the queue delivers the job to another worker.
         while True:
             await asyncio.sleep(ack_wait / 3)
             sent = time.time()
@@ -297,7 +298,7 @@ async def serve(message):
         job = Job(message)
     except (ValueError, KeyError, TypeError, AttributeError):
         return await message.term()  # Not a job.
-    if job.id in running:  # The queue has not heard of us for long, and hands out what we still run.
+    if job.id in running:  # The queue has not heard from us for too long, and delivers a job that we still run.
         running[job.id].message, running[job.id].kept = message, time.time()
         return
     control = await nc.subscribe(f"{PREFIX}.control.{job.id}", cb=job.signal)
@@ -307,7 +308,7 @@ async def serve(message):
         await job.call_back()
         await job.message.ack_sync()  # Only now: the end is in the log.
     except GiveBack as seconds:
-        if time.time() - job.kept < ack_wait * 3 / 4:  # Else another worker may have it, and the answer would be about that.
+        if time.time() - job.kept < ack_wait * 3 / 4:  # Otherwise another worker may have the job, and this would give back that delivery.
             await job.message.nak(delay=seconds.args[0])
     except Lost:
         print("lost to another worker:", job.id, file=sys.stderr)
@@ -327,8 +328,8 @@ async def serve_one_after_another():
             continue
         try:
             await serve(message)
-        except Exception as error:  # The queue hands the job out again after the ack wait.
-            print("let go of", message.subject, "after", repr(error), file=sys.stderr)
+        except Exception as error:  # The queue delivers the job again after the ack wait.
+            print("abandoned", message.subject, "after", repr(error), file=sys.stderr)
 
 
 def stop():
@@ -353,7 +354,7 @@ async def main():
     new = ConsumerConfig(name=KIND, durable_name=KIND, filter_subject=f"{PREFIX}.jobs.{KIND}.*", ack_wait=8, max_deliver=-1)
     config = kind.config if kind else new.evolve(max_ack_pending=20_000, max_waiting=4096)
     metadata, ack_wait = config.metadata or {}, config.ack_wait
-    if "tailwater.features" not in metadata:  # An edge refuses jobs that ask for what is not in this list.
+    if "tailwater.features" not in metadata:  # An edge refuses jobs that need a feature which is not in this list.
         metadata["tailwater.features"] = "callbacks,limits"
         await answer(js.add_consumer, QUEUE, config, metadata=metadata)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -361,7 +362,7 @@ async def main():
     slots = [asyncio.create_task(serve_one_after_another()) for _ in range(int(JOBS))]
     print("serves", KIND, flush=True)
     await stopping.wait()
-    await asyncio.wait(slots, timeout=10)  # What is not handed back by then is handed out after the ack wait.
+    await asyncio.wait(slots, timeout=10)  # The queue delivers other jobs again after the ack wait.
     await nc.close()
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds the stack of compose.yaml, starts it under a project name of its own, and restarts each container in the middle of
-# running jobs: the output of each job must be what the same job gives undisturbed. Needs docker with compose, curl and
-# python3; takes about six minutes and the build. Prints a line for each check and the count as the last line.
+# Builds the stack of compose.yaml, starts it under its own project name, and restarts each container in the middle of
+# running jobs: the output of each job must equal that of the same job without a restart. Needs docker with compose, curl
+# and python3; takes about six minutes and the build. Prints a line per check, and the counts as the last line.
 #   EDGE_PORT                   the edge's port on this machine; by default a free one
-#   COMPOSE_BUILD_NETWORK=host  builds in the host's network, where the default one reaches no package registry
+#   COMPOSE_BUILD_NETWORK=host  builds in the host's network, if the default network reaches no package registry
 # shellcheck disable=SC2329 # many functions are only called through `check` and `until_true`
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -21,7 +21,7 @@ timeout 20 docker info >/dev/null 2>&1 || die "the docker daemon does not answer
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
 export EDGE_PORT=${EDGE_PORT:-$(free_port)}
-# A name of its own, so that an image in use on this machine is not replaced by the one under test.
+# Its own name, so that it does not replace an image that is in use on this machine.
 export TAILWATER_IMAGE=tailwater:compose-test
 readonly base=http://127.0.0.1:$EDGE_PORT
 scratch=$(mktemp -d)
@@ -33,7 +33,7 @@ if [[ -n ${COMPOSE_BUILD_NETWORK:-} ]]; then
 fi
 passed=0 failed=0
 
-# compose SECONDS ARGUMENT...: one bounded call; what it says is kept for the day it fails.
+# compose SECONDS ARGUMENT...: one call with a time limit. Its messages are kept, and shown after a failure.
 compose() {
   local seconds=$1
   shift
@@ -44,20 +44,20 @@ compose() {
 finish() {
   local code=$?
   trap '' INT TERM
-  # A script that was cut short has not passed, whatever it had counted until then.
+  # A script that ended early has not passed, whatever it counted.
   ((code == 0 || failed > 0)) || fail "the script ended early (exit code $code)"
   if ((code != 0)); then
     {
-      printf -- '--- what compose said last\n'
+      printf -- '--- last messages of compose\n'
       tail -n 30 "$scratch/compose.log"
-      printf -- '--- what the containers said last\n'
+      printf -- '--- last messages of the containers\n'
       compose 60 ps
       compose 60 logs --no-color --tail=40
     } >&2 || true
   fi
   compose 180 down -v --remove-orphans --timeout 5 >/dev/null || true
   rm -rf "$scratch"
-  # Here, so that it is the last line whatever went before it.
+  # Here, so that it is always the last line.
   printf '%d passed, %d failed\n' "$passed" "$failed"
 }
 trap finish EXIT
@@ -72,7 +72,7 @@ check() {
 }
 give_up() { fail "$*"; exit 1; }
 
-# until_true SECONDS COMMAND...: tries until it succeeds or the time is over.
+# until_true SECONDS COMMAND...: repeats COMMAND until it succeeds or the time is over.
 until_true() {
   local end=$((SECONDS + $1))
   shift
@@ -85,13 +85,13 @@ until_true() {
 http() { curl -s --noproxy '*' --connect-timeout 3 --max-time 15 "$@"; }
 ready() { http -f -o /dev/null "$base/readyz"; }
 
-# A job's state into a file. Fails while the edge is away.
+# Writes a job's state to a file. Fails while the edge is down.
 fetch() { http -f -o "$scratch/$1.json" "$base/api/jobs/$1/state"; }
 # state ID EXPRESSION: a Python expression over the fetched state `s`.
 state() { python3 -c 'import json, sys; s = json.load(open(sys.argv[1])); print(eval(sys.argv[2]))' "$scratch/$1.json" "$2"; }
 is() { fetch "$1" && [[ $(state "$1" "$2") == True ]]; }
 
-# Tries one submission; 200 means that an earlier try was stored although its answer was lost.
+# Tries to submit once; 200 means that an earlier try was stored although its answer was lost.
 try_submit() {
   local kind=$1 id=$2 status
   printf '{"kind":"%s","id":"%s","input":%s}' "$kind" "$id" "$(cat "$scratch/$kind.input")" >"$scratch/$id.body"
@@ -101,7 +101,7 @@ try_submit() {
 }
 submit() { until_true 90 try_submit "$@" || give_up "job $2 was not accepted: $(cat "$scratch/$2.answer" 2>/dev/null)"; }
 
-# ends ID SECONDS: the job is done, and its output goes to ID.out.
+# ends ID SECONDS: waits until the job is done, and writes its output to ID.out.
 ends() {
   until_true "$2" is "$1" 's["status"] in ("done", "failed", "cancelled")' || return 1
   [[ $(state "$1" 's["status"]') == "done" ]] &&
@@ -109,8 +109,8 @@ ends() {
 }
 same() { [[ -s $scratch/$1.out ]] && cmp -s "$scratch/$1.out" "$scratch/$2.out"; }
 
-# Both jobs last about 24 seconds: longer than what a stopping worker waits for its jobs (10 s), so that one that is
-# stopped early has to hand its job over.
+# Both jobs take about 24 seconds: longer than a stopping worker waits for its jobs (10 s), so that a worker which is
+# stopped early must hand its job over.
 printf '{"words":360,"rate":15,"seed":7}' >"$scratch/demo.input"
 python3 - "$scratch" <<'PY'
 import collections, json, sys
@@ -160,13 +160,13 @@ disturb() {
       continue
     fi
     check "$name: the $kind job's output is the same" same "$kind-$name" "$kind-ref"
-    # Without this a restart that came too late would pass for one that was survived.
+    # Otherwise a restart that came too late would count as one that was survived.
     if [[ $moved == *"$kind"* ]]; then
       check "$name: the $kind job was taken over" is "$kind-$name" 's["attempt"] >= 2'
     fi
   done
 }
-# The processes of a container die at once, and the restart policy brings it back. Process 1 is the container's init.
+# Kills all processes of a container at once; the restart policy restarts it. Process 1 is the container's init.
 crash() { compose 60 exec -T "$1" sh -c 'kill -KILL -1' >/dev/null || true; }
 crash_workers() { crash worker; crash worker-exec; }
 kill_worker() { compose 60 kill -s KILL worker >/dev/null && sleep 2 && compose 60 start worker >/dev/null; }

@@ -1,6 +1,7 @@
-//! The guard: a small process between a parent and a program. It kills the program when the parent is
-//! gone, even after `kill -9`. It restarts nothing, copies no bytes (the program has the guard's own
-//! standard streams) and does not stop the program: signals to the group reach the program directly.
+//! The guard: a small process between a parent and a program. It kills the program when the parent
+//! is gone, even after `kill -9`. It restarts nothing, copies no bytes (the program has the guard's
+//! own standard streams) and does not stop the program: signals to the group reach the program
+//! directly.
 //!
 //! ```text
 //! parent ──starts, as the leader of a group of its own──▶ guard ──starts in that group──▶ program ──▶ …
@@ -21,7 +22,8 @@ use crate::process_group::{Signal, kill_group};
 
 /// The exit code of a guard whose program was not found, as shells have it.
 pub(crate) const NOT_FOUND: u8 = 127;
-/// The exit code of a guard whose program could not be started for another reason, as shells have it.
+/// The exit code of a guard whose program could not be started for another reason, as shells have
+/// it.
 pub(crate) const NOT_STARTED: u8 = 126;
 /// Added to the number of the signal that killed the program, as shells have it.
 pub(crate) const KILLED: i32 = 128;
@@ -34,12 +36,14 @@ pub(crate) fn cannot_start(program: &OsString, error: &io::Error) -> String {
     format!("cannot start {}: {error}", program.display())
 }
 
-/// Runs `command` (a program and its arguments) until it ends or the process `parent`, which started
-/// this one, is gone. In the second case it does not return: this process dies with its group.
+/// Runs `command` (a program and its arguments) until it ends or the process `parent`, which
+/// started this one, is gone. In the second case it does not return: this process dies with its
+/// group.
 ///
-/// SIGTERM, SIGINT and SIGHUP do not end the guard, so that it is still there while the program cleans
-/// up after them. The exit code is the program's; 128 + n when signal n killed it; 127 when it was not
-/// found and 126 when it could not be started otherwise, with one line on standard error.
+/// SIGTERM, SIGINT and SIGHUP do not end the guard, so that it is still there while the program
+/// cleans up after them. The exit code is the program's; 128 + n when signal n killed it; 127 when
+/// it was not found and 126 when it could not be started otherwise, with one line on standard
+/// error.
 ///
 /// # Errors
 /// When this process does not lead its process group (it would kill others), or when the operating
@@ -87,7 +91,8 @@ fn request_death_signal() -> io::Result<()> {
 
 /// Waits until the parent may be gone. The system sends the signal whenever the thread that started
 /// the guard ends, and hands the guard over to another thread of its parent if there is one; that
-/// thread's end is then signalled as well. So each signal is only a reason to look at the parent's id.
+/// thread's end is then signalled as well. So each signal is only a reason to look at the parent's
+/// id.
 #[cfg(target_os = "linux")]
 async fn parent_may_be_gone(hangup: &mut tokio::signal::unix::Signal) {
     let _ = hangup.recv().await;
@@ -98,7 +103,8 @@ fn request_death_signal() -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until it is time to look at the parent's id: a program may outlive the parent by this long.
+/// Waits until it is time to look at the parent's id: a program may outlive the parent by this
+/// long.
 #[cfg(not(target_os = "linux"))]
 async fn parent_may_be_gone(_: &mut tokio::signal::unix::Signal) {
     tokio::time::sleep(crate::config::PARENT_CHECK_EVERY).await;
@@ -209,10 +215,11 @@ pub(crate) mod tests {
         vec!["sh".into(), "-c".into(), script.into()]
     }
 
-    /// A program in `directory` that takes `guard --parent PID -- COMMAND…`, as the command line does.
+    /// A program in `directory` that takes `guard --parent PID -- COMMAND…`, as the command line
+    /// does.
     ///
-    /// It runs this test binary. A shell writes the file: if this process held it open while another
-    /// test starts a program, it could not be run ("text file busy").
+    /// It runs this test binary. A shell writes the file: if this process held it open while
+    /// another test starts a program, it could not be run ("text file busy").
     pub(crate) fn program(directory: &Path) -> PathBuf {
         let path = directory.join("tailwater");
         let script = format!(

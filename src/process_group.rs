@@ -1,4 +1,5 @@
-//! Signals to a whole process group, so that a program and the processes that it started end together.
+//! Signals to a whole process group, so that a program and the processes that it started end
+//! together.
 
 use std::io;
 
@@ -6,8 +7,8 @@ use rustix::process::{Pid, kill_process_group};
 
 pub use rustix::process::Signal;
 
-/// Sends `signal` to every process of the group that `pid` leads. A group that does not exist is not
-/// an error.
+/// Sends `signal` to every process of the group that `pid` leads. A group that does not exist is
+/// not an error.
 ///
 /// The caller must not have reaped `pid` yet: after that, another process may have the number.
 ///

@@ -1,8 +1,8 @@
-"""The attacks. Each is a coroutine that is given the rig and its size, and returns how often it met with what.
+"""The attacks. Each is a coroutine that gets the rig and its size, and returns counts of its outcomes.
 
 To add one, write a coroutine under `@attack(...)`: it appears in the table. `full` and `short` are its size in the long and
-in the short run; without `short` it is left out of that. It should go on for as long as it has an effect, and hold what it
-has for `hold()` seconds, so that the memory is measured while it is taken.
+in the short run; without `short` the short run omits it. It should last as long as it has an effect, and keep everything
+open for `hold()` seconds, so that the memory is measured while it is in use.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ def attack(name, about, full, short=None, honest=True):
 
 
 async def gather(count, one, at_once=100):
-    """Runs `one(number)` for each number, so many at once, and counts what they return."""
+    """Runs `one(number)` for each number, this many at once, and counts the results."""
     gate, seen = asyncio.Semaphore(at_once), Counter()
 
     async def gated(number):
@@ -59,12 +59,12 @@ async def gather(count, one, at_once=100):
 
 
 async def hold(rig):
-    """Keeps everything as it is for a while."""
+    """Keeps everything open for a while."""
     await asyncio.sleep(rig.hold)
 
 
 async def flood(client, data, seconds):
-    """Sends the same again and again until the time is over or the connection is; says how it ended."""
+    """Sends the same data repeatedly until the time is over or the connection ends; returns how it ended."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if not await client.send(data, until - time.monotonic() + 0.1):
@@ -147,7 +147,7 @@ async def ws_watches(rig, count):
 
 
 def heavy_input():
-    """The heaviest input that an edge takes: 500 KiB of text that lie as some 16 MiB in memory, which is the limit."""
+    """The heaviest input that an edge accepts: 500 KiB of text that takes about 16 MiB in memory, which is the limit."""
     return "[" + ",".join(['{"number":1234567890}'] * 23_000) + "]"
 
 

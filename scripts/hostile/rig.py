@@ -1,4 +1,4 @@
-"""A broker, workers and an edge on the loopback interface, and what the edge takes of the machine."""
+"""A broker, workers and an edge on the loopback interface, and how much memory the edge uses."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ MIB = 1 << 20
 
 
 class Rig:
-    """What one run of the attacks stands on. `stop` ends all of it, in whatever state it is."""
+    """The processes of one run of the attacks. `stop` ends all of them, in any state."""
 
     def __init__(self, program, nats_server, clients):
         self.program, self.nats_server, self.clients = program, nats_server, clients
@@ -31,7 +31,7 @@ class Rig:
         return child
 
     def end(self, child):
-        """Ends a child with all that it started, and waits for it."""
+        """Ends a child with all its processes, and waits for it."""
         if child in self.children:
             self.children.remove(child)
             for sign in (signal.SIGCONT, signal.SIGKILL):
@@ -68,7 +68,7 @@ class Rig:
         return self.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def start_edge(self):
-        """A new edge: what one attack did to it is not the next one's."""
+        """A new edge, so that an attack does not affect the next one."""
         command = self.tailwater("edge", "--listen", "127.0.0.1:0")
         log = open(Path(self.folder.name, "edge.log"), "ab")
         self.edge = self.start(command, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -104,7 +104,7 @@ class Rig:
             status, answer = await ask(self.port, "POST", "/api/jobs", body)
             if status in (200, 202):
                 return answer["id"]
-            # A kind is unknown until its worker has made it known.
+            # A kind is unknown until its worker has declared it.
             await asyncio.sleep(0.1)
         raise SystemExit(f"a job of kind {kind} was not taken: {status} {answer}")
 
@@ -112,7 +112,7 @@ class Rig:
         try:
             await ask(self.port, "POST", f"/api/jobs/{job}/cancel")
         except (OSError, ValueError, asyncio.TimeoutError):
-            # An edge that the attack has ended cancels nothing; the run goes on.
+            # The attack may have ended the edge; the run goes on.
             pass
 
     async def until_done(self, kind, count, seconds=120):

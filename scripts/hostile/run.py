@@ -1,4 +1,4 @@
-"""Runs the attacks, one after the other, each on an edge of its own, and judges what they cost."""
+"""Runs the attacks one after the other, each on its own edge, and checks what they cost."""
 
 import argparse
 import asyncio
@@ -10,10 +10,10 @@ import time
 from attacks import ATTACKS
 from rig import Rig
 
-# How much more memory than when idle an attack may take of an edge, in MiB, and how much may be left afterwards.
+# How much more memory than when idle an edge may use during an attack, in MiB, and how much afterwards.
 PEAK_MAX = 64
 LEFT_MAX = 24
-# After how many seconds that must be so.
+# After how many seconds the memory must be free again.
 BACK_WAIT = 30
 
 
@@ -35,7 +35,7 @@ async def prepare(rig, attacks):
     rig.start_worker("big", "exec", "--", "sh", "-c", "head -c 8000000 /dev/zero | tr '\\0' x")
     rig.start_worker("finished", "exec", "--", "sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x", concurrency=8)
     rig.start_worker("flood", "exec", "--", "sh", "-c", "head -c 400000000 /dev/zero | tr '\\0' x")
-    # A kind whose jobs only wait: its worker has made it known, and is gone.
+    # A kind whose jobs only wait: its worker has declared it, and is gone.
     parked = rig.start_worker("parked", "demo")
     rig.parked = await rig.submit("parked")
     rig.end(parked)
@@ -48,7 +48,7 @@ async def prepare(rig, attacks):
 
 
 async def settle(rig, quiet):
-    """The edge's memory once the honest clients are served, and their delays."""
+    """The edge's memory while the honest clients are served, and their delays."""
     await asyncio.sleep(quiet)
     rig.delays()
     await asyncio.sleep(quiet)
@@ -56,9 +56,9 @@ async def settle(rig, quiet):
 
 
 async def measure(rig, attack, size, quiet):
-    """Runs one attack: its row, and whether it kept within the bounds."""
+    """Runs one attack. Returns its row, and whether it stayed within the bounds."""
     rig.start_edge()
-    # Jobs of its own, so that its honest clients have nothing to catch up with.
+    # New jobs, so that the honest clients have nothing to catch up with.
     watched = [await rig.submit("demo", {"words": 6000, "rate": 20, "seed": n}) for n in range(10)]
     rig.start_watchers(watched)
     idle, before = await settle(rig, quiet)
@@ -75,7 +75,7 @@ async def measure(rig, attack, size, quiet):
     running = False
     await looking
     during = rig.delays()
-    # Everything that the attack had open is closed with it.
+    # Everything that the attack opened was closed with it.
     begun = time.monotonic()
     while (left := rig.memory()) > idle + LEFT_MAX and time.monotonic() < begun + BACK_WAIT:
         await asyncio.sleep(0.2)
@@ -112,11 +112,11 @@ async def run(options):
     passed = 0
     try:
         await prepare(rig, chosen)
-        show(("attack", "idle", "peak", "left", "p99 ms", "during", "what it met with", "within bounds"))
+        show(("attack", "idle", "peak", "left", "p99 ms", "during", "outcomes", "within bounds"))
         for attack, size in chosen:
             try:
                 row, good = await measure(rig, attack, size, quiet=0.7 if options.short else 2)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the other attacks are run
+            except Exception as error:  # noqa: BLE001 - the other attacks run anyway
                 row, good = (attack.name, *["-"] * 5, "", f"did not run: {error!r}"), False
             show(row)
             passed += good
@@ -134,7 +134,7 @@ def main():
         return 0
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65536) if most > 0 else 65536, most))
-    # So that what was started is ended whatever ends this.
+    # So that every process that was started is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return 0 if asyncio.run(run(options)) else 1
 

@@ -1,7 +1,7 @@
 """Honest clients: a hundred WebSockets that follow running jobs, and how late each event reaches them.
 
-A process of its own, so that an attack takes none of its time. Each line on stdin asks for what was measured since the line
-before; the answer is a line of JSON. It ends with stdin.
+A separate process, so that an attack does not slow it down. Each line on stdin asks for the measurements since the last
+line; the answer is a line of JSON. It ends with stdin.
 """
 
 import json
@@ -55,7 +55,7 @@ def main(port, clients, jobs):
                 elif (at_ts := payload.find(TS)) >= 0:
                     end = at_ts + len(TS)
                     number = payload[end : end + 14].split(b",")[0].rstrip(b"}")
-                    # What is replayed at the beginning is late by nature.
+                    # Events that are replayed at the start are late anyway.
                     if float(number) > begun:
                         delays.append(max(0.0, now - float(number)))
 

@@ -1,4 +1,4 @@
-"""HTTP and WebSocket as bytes, with nothing between them and the socket: hostile clients do what no library would."""
+"""HTTP and WebSocket as bytes on a socket: hostile clients do things that no library would."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ import socket
 
 
 def mask(head, payload):
-    """A frame of a client; the mask is zero, which leaves the payload as it is."""
+    """A client's frame; the mask is zero, so the payload is unchanged."""
     size = len(payload)
     if size < 126:
         length = bytes([0x80 | size])
@@ -19,7 +19,7 @@ def mask(head, payload):
 
 
 def frames(buffer):
-    """Takes the whole frames of a server out of a buffer: opcode and payload."""
+    """Takes whole frames of a server from a buffer: opcode and payload."""
     while len(buffer) >= 2:
         size, start = buffer[1] & 127, 2
         if size == 126:
@@ -67,7 +67,7 @@ def open_websocket(port, path="/ws"):
 
 
 class Client:
-    """One hostile connection. It holds little unread, so that what it does not take is the edge's."""
+    """One hostile connection. Its receive buffer is small, so that unread data stays in the edge."""
 
     def __init__(self, sock):
         self.sock = sock
@@ -82,7 +82,7 @@ class Client:
         return cls(sock)
 
     async def send(self, data, seconds=30):
-        """Whether all of it was taken in time; a connection that was cut takes nothing."""
+        """Whether all of it was sent in time; False if the connection was cut."""
         try:
             await asyncio.wait_for(asyncio.get_running_loop().sock_sendall(self.sock, data), seconds)
             return True
@@ -90,7 +90,7 @@ class Client:
             return False
 
     async def read(self, size=65536, seconds=30):
-        """What comes next; nothing when the connection ended, `None` when nothing comes."""
+        """The next bytes; empty when the connection has ended, `None` when no bytes come."""
         try:
             return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.sock, size), seconds)
         except asyncio.TimeoutError:
@@ -99,7 +99,7 @@ class Client:
             return b""
 
     async def head(self, seconds=30):
-        """The status of the next answer and, when it says what went wrong, the code; no more of it is read."""
+        """The status of the next answer and its code, if it has one; the rest is not read."""
         data = b""
         while b"\r\n\r\n" not in data:
             piece = await self.read(2048, seconds)
@@ -119,7 +119,7 @@ class Client:
         return await self.head()
 
     async def whole(self, seconds=10):
-        """A small answer as a whole, over a connection that stays open: status and body."""
+        """A small answer on a connection that stays open: status and body."""
         data = b""
         while True:
             piece = await self.read(65536, seconds)
@@ -138,7 +138,7 @@ class Client:
 
 
 async def ask(port, method, path, value=None):
-    """An honest request: status and JSON."""
+    """An honest request. Returns status and JSON."""
     client = await Client.connect(port, rcvbuf=None)
     body = b"" if value is None else json.dumps(value).encode()
     await client.send(request(method, path, body, JSON if body else ""))

@@ -16,7 +16,8 @@
 //! 1. `r = next()`. If `r % 16 = 0`, the word is number `(r / 16) % 8`, counted from 0, of
 //!    `é naïve straße 日本 Привет 🙂 👩‍💻 🇯🇵`, whatever its length. Else it has `1 + (r / 16) % length` letters, and each
 //!    is the letter number `next() % 26` of `a` to `z`, counted from 0.
-//! 2. `s = next()`. After the word comes `".\n"` if `s % 64 = 0`, else `". "` if `s % 8 = 0`, else `" "`.
+//! 2. `s = next()`. After the word comes `".\n"` if `s % 64 = 0`, else `". "` if `s % 8 = 0`, else
+//!    `" "`.
 //!
 //! Nothing comes after the last word. So a text of more words begins with the text of fewer.
 
@@ -47,7 +48,8 @@ pub struct DemoSettings {
     pub words: u32,
     /// Words per second, from 0 to 1,000,000; 0 is as fast as the log takes them.
     pub rate: f64,
-    /// The longest word, in letters, from 1 to 64. It does not apply to the few words with other letters.
+    /// The longest word, in letters, from 1 to 64. It does not apply to the few words with other
+    /// letters.
     pub length: u32,
     /// Chooses the text.
     pub seed: u64,
@@ -181,8 +183,8 @@ impl Backend for Demo {
     }
 }
 
-/// Puts out each word when it is due, counted from the start so that delays do not add up. Words that are
-/// due together are one piece.
+/// Puts out each word when it is due, counted from the start so that delays do not add up. Words
+/// that are due together are one piece.
 async fn put_out(settings: &DemoSettings, out: &Output) -> Result<(), Stopped> {
     let start = Instant::now();
     let mut words = (0..).zip(words(settings)).peekable();

@@ -1,13 +1,13 @@
-//! Any program as a backend: the job's input on its standard input, the job's output from its standard
-//! output. When the job is over, no process of it remains. It restarts no program, and it does not
-//! follow a process that leaves the program's process group (`setsid`).
+//! Any program as a backend: the job's input on its standard input, the job's output from its
+//! standard output. When the job is over, no process of it remains. It restarts no program, and it
+//! does not follow a process that leaves the program's process group (`setsid`).
 //!
 //! ```text
 //! start ─▶ write the input, read both outputs ─▶ the program exited ─▶ 1 s for the last output ─▶ kill the group ─▶ reap
 //!              └─ stopped, or invalid output ─▶ SIGTERM, 0.7 s ───────────────────────────────────────┘
 //! ```
-//! Each signal goes to the whole group. The program is reaped last: until then, no other process can
-//! have its pid.
+//! Each signal goes to the whole group. The program is reaped last: until then, no other process
+//! can have its pid.
 
 mod environment;
 mod format;
@@ -41,9 +41,9 @@ use crate::process_group::{Signal, kill_group};
 /// The exit status of a program that may succeed another time: `EX_TEMPFAIL` of sysexits.h.
 const TEMPORARY: i32 = 75;
 
-/// Runs a program per job. Its environment is `PATH`, `HOME`, `LANG`, `LC_*`, `TZ`, `TMPDIR` and `USER` of
-/// this process, `PYTHONUNBUFFERED=1`, [`Exec::env`], and `TAILWATER_JOB`, `TAILWATER_KIND` and
-/// `TAILWATER_ATTEMPT`.
+/// Runs a program per job. Its environment is `PATH`, `HOME`, `LANG`, `LC_*`, `TZ`, `TMPDIR` and
+/// `USER` of this process, `PYTHONUNBUFFERED=1`, [`Exec::env`], and `TAILWATER_JOB`,
+/// `TAILWATER_KIND` and `TAILWATER_ATTEMPT`.
 #[derive(Clone, Debug)]
 pub struct Exec {
     /// The program and its arguments.
@@ -55,8 +55,9 @@ pub struct Exec {
     pub continues: bool,
     /// Further variables of the program's environment.
     pub env: Vec<Variable>,
-    /// The `tailwater` that runs as `guard` between this process and the program, so that the program never
-    /// outlives this process. An exit status of 129 to 192 of a guarded program is read as a signal.
+    /// The `tailwater` that runs as `guard` between this process and the program, so that the
+    /// program never outlives this process. An exit status of 129 to 192 of a guarded program is
+    /// read as a signal.
     pub guard: Option<PathBuf>,
 }
 
@@ -217,8 +218,8 @@ struct Pipes {
 }
 
 impl Pipes {
-    /// Writes the input to the program and puts out what the program writes, until it has ended and all of
-    /// that was put out.
+    /// Writes the input to the program and puts out what the program writes, until it has ended and
+    /// all of that was put out.
     async fn relay(
         &mut self,
         program: &mut Program,

@@ -1,7 +1,8 @@
 //! What the backends that use HTTP share: the client, hiding secrets, and reading no more of an
 //! answer than is wanted. It sends nothing by itself.
 //!
-//! A proxy that `HTTP_PROXY`, `HTTPS_PROXY` or `ALL_PROXY` names is used, except for what `NO_PROXY` lists.
+//! A proxy that `HTTP_PROXY`, `HTTPS_PROXY` or `ALL_PROXY` names is used, except for what
+//! `NO_PROXY` lists.
 
 use std::error::Error as _;
 use std::time::{Duration, SystemTime};
@@ -32,11 +33,12 @@ pub(super) fn hide(secret: &SecretString, text: String) -> String {
 #[error("cannot set up HTTP: {0}")]
 pub struct NoClient(String);
 
-/// A client that follows no redirects, which could send a secret to a host that the operator did not
-/// choose. Each request has its own connection: a server may close an idle one just when it is used
-/// again, which would cost an attempt; a handshake costs less.
+/// A client that follows no redirects, which could send a secret to a host that the operator did
+/// not choose. Each request has its own connection: a server may close an idle one just when it is
+/// used again, which would cost an attempt; a handshake costs less.
 pub(super) fn client() -> Result<Client, NoClient> {
-    // For the whole process, unless a provider is installed: the one that the NATS client uses, too.
+    // For the whole process, unless a provider is installed: the one that the NATS client uses,
+    // too.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .redirect(Policy::none())
@@ -55,8 +57,8 @@ pub(super) fn describe(error: reqwest::Error) -> String {
     texts.collect::<Vec<_>>().join(": ")
 }
 
-/// Whether the same request may succeed later: a server error, 408 (too slow), 409 (conflict), 425 (too
-/// early) or 429 (too many).
+/// Whether the same request may succeed later: a server error, 408 (too slow), 409 (conflict), 425
+/// (too early) or 429 (too many).
 pub(super) fn is_temporary(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 425 | 429)
 }

@@ -1,7 +1,7 @@
 //! What produces a job's output: the trait that a worker runs, and the backends that come with it.
 //!
-//! A backend gets a [`Job`] and an [`Output`] and ends with a [`Finish`] or a [`Failure`]. It knows no
-//! queue, no log, no other attempts and no NATS: the worker publishes its output.
+//! A backend gets a [`Job`] and an [`Output`] and ends with a [`Finish`] or a [`Failure`]. It knows
+//! no queue, no log, no other attempts and no NATS: the worker publishes its output.
 
 pub mod demo;
 pub mod exec;
@@ -46,33 +46,38 @@ pub use crate::wire::{Channel, FailureCode};
 /// }
 /// ```
 pub trait Backend: Send + Sync + 'static {
-    /// Whether a later attempt can go on where an earlier one stopped. It is then given the earlier output in
-    /// [`Job::previous_output`], puts out only what follows, and clients keep what they have. When the log no longer holds all
-    /// of the output, an attempt begins anew instead. It must answer at once: it is called between the publishes of all
-    /// jobs.
+    /// Whether a later attempt can go on where an earlier one stopped. It is then given the earlier
+    /// output in [`Job::previous_output`], puts out only what follows, and clients keep what they
+    /// have. When the log no longer holds all of the output, an attempt begins anew instead. It
+    /// must answer at once: it is called between the publishes of all jobs.
     fn continues(&self) -> bool {
         false
     }
 
-    /// Runs one job to its end. Called once per attempt, many at a time, on threads that only backends use.
+    /// Runs one job to its end. Called once per attempt, many at a time, on threads that only
+    /// backends use.
     ///
     /// What it may do:
     /// - Wait at any `await`. An attempt may take hours; the worker keeps the queue informed.
-    /// - Use tokio: it runs on a runtime with timers, sockets and processes, and may spawn tasks. Output
+    /// - Use tokio: it runs on a runtime with timers, sockets and processes, and may spawn tasks.
+    ///   Output
     ///   of a task after this has returned is refused, and no task is waited for.
-    /// - Panic. The attempt fails with the code `backend_panicked` and another one follows; the worker
+    /// - Panic. The attempt fails with the code `backend_panicked` and another one follows; the
+    ///   worker
     ///   goes on.
     ///
     /// It should not block its thread with a synchronous client, a long computation, a lock or
-    /// `std::thread::sleep`. Jobs on other threads go on and no job loses its attempt, but the other
-    /// backends on this thread stand still, and there are only as many threads as cores
-    /// (`backend_threads` of the worker's settings). Put such work into `tokio::task::spawn_blocking`, as
-    /// `examples/blocking.rs` does, or between two awaits into `tokio::task::block_in_place`.
+    /// `std::thread::sleep`. Jobs on other threads go on and no job loses its attempt, but the
+    /// other backends on this thread stand still, and there are only as many threads as cores
+    /// (`backend_threads` of the worker's settings). Put such work into
+    /// `tokio::task::spawn_blocking`, as `examples/blocking.rs` does, or between two awaits into
+    /// `tokio::task::block_in_place`.
     ///
-    /// Once [`Job::stop`] is cancelled, the output no longer counts: clean up and return soon, with any
-    /// result. A future that has not returned after [`STOP_WAIT`](crate::config::STOP_WAIT) is dropped,
-    /// so it must be safe to drop at any await. A future that never yields cannot be dropped: its job is
-    /// ended or handed back anyway, and it occupies its thread until it yields or the process ends.
+    /// Once [`Job::stop`] is cancelled, the output no longer counts: clean up and return soon, with
+    /// any result. A future that has not returned after [`STOP_WAIT`](crate::config::STOP_WAIT) is
+    /// dropped, so it must be safe to drop at any await. A future that never yields cannot be
+    /// dropped: its job is ended or handed back anyway, and it occupies its thread until it yields
+    /// or the process ends.
     fn run(&self, job: Job, out: Output) -> impl Future<Output = Result<Finish, Failure>> + Send;
 }
 
@@ -87,8 +92,8 @@ pub struct Job {
     pub input: Value,
     /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// The output of the attempts before, for a backend that [continues](Backend::continues), when there is any and it
-    /// is whole.
+    /// The output of the attempts before, for a backend that [continues](Backend::continues), when
+    /// there is any and it is whole.
     pub previous_output: Option<String>,
     /// Cancelled when the attempt is over: the job was cancelled, or another worker has it.
     pub stop: CancellationToken,
@@ -172,8 +177,8 @@ impl From<Stopped> for Failure {
     }
 }
 
-/// Where a backend puts its output. It waits when the log is slower than the backend, and holds at most
-/// [`OUTPUT_BUFFER_MAX`] bytes.
+/// Where a backend puts its output. It waits when the log is slower than the backend, and holds at
+/// most [`OUTPUT_BUFFER_MAX`] bytes.
 ///
 /// ```
 /// use serde_json::json;

@@ -1,9 +1,10 @@
-//! Any server of OpenAI-compatible chat completions as a backend: OpenAI, vLLM, Ollama, llama.cpp and
-//! others. The answer is streamed; a server that sends it whole is understood, too. It runs no tools,
-//! and it cannot continue an earlier attempt's answer: another attempt is another answer.
+//! Any server of OpenAI-compatible chat completions as a backend: OpenAI, vLLM, Ollama, llama.cpp
+//! and others. The answer is streamed; a server that sends it whole is understood, too. It runs no
+//! tools, and it cannot continue an earlier attempt's answer: another attempt is another answer.
 //!
-//! A server that is busy before it sent any output is asked again within the attempt, for as long as
-//! [`OpenAiSettings::busy`] says: after `Retry-After` if it is there, else after pauses that double.
+//! A server that is busy before it sent any output is asked again within the attempt, for as long
+//! as [`OpenAiSettings::busy`] says: after `Retry-After` if it is there, else after pauses that
+//! double.
 //!
 //! `PROTOCOL.md` lists the codes of its failures.
 
@@ -153,8 +154,9 @@ impl OpenAi {
     }
 }
 
-/// Whether a server may have failed because of the `stream_options` that were added. No status or type
-/// says so: a server that does not know them answers with 400 or 422, or names them in its message.
+/// Whether a server may have failed because of the `stream_options` that were added. No status or
+/// type says so: a server that does not know them answers with 400 or 422, or names them in its
+/// message.
 fn refuses_options(failure: &Failure, status: Option<u16>) -> bool {
     let named = ["stream_options", "include_usage"]
         .iter()

@@ -1,9 +1,10 @@
-//! Halves of surrogate pairs in JSON, which RFC 8259 allows in `\u` escapes and a Rust string cannot
-//! hold. Pure. Programs that cut text by UTF-16 units write them. This file keeps the text around them,
-//! and joins two halves that follow each other; it parses no JSON.
+//! Halves of surrogate pairs in JSON, which RFC 8259 allows in `\u` escapes and a Rust string
+//! cannot hold. Pure. Programs that cut text by UTF-16 units write them. This file keeps the text
+//! around them, and joins two halves that follow each other; it parses no JSON.
 //!
-//! [`mark`] makes text that a JSON parser accepts; then [`Joiner`] restores the text of one channel, and
-//! [`settle`] that of a whole value. Marked text must pass through one of the two before it is put out.
+//! [`mark`] makes text that a JSON parser accepts; then [`Joiner`] restores the text of one
+//! channel, and [`settle`] that of a whole value. Marked text must pass through one of the two
+//! before it is put out.
 
 use std::borrow::Cow;
 use std::mem;
@@ -89,7 +90,8 @@ fn half(mark: char) -> Option<u32> {
     HALVES.contains(&unit).then_some(unit)
 }
 
-/// Restores marked text that comes in pieces. A high half at the end of a piece waits for the next one.
+/// Restores marked text that comes in pieces. A high half at the end of a piece waits for the next
+/// one.
 #[derive(Debug, Default)]
 pub(super) struct Joiner {
     high: Option<u32>,

@@ -1,7 +1,7 @@
-//! Callbacks: sends how a job ended to an address, signed as in [Standard
-//! Webhooks](https://www.standardwebhooks.com). It calls only hosts that the operator allows, follows no
-//! redirects, and passes nothing of the answer on: a submitter must not be able to read from the
-//! operator's network.
+//! Callbacks: sends how a job ended to an address, signed as in
+//! [Standard Webhooks](https://www.standardwebhooks.com). It calls only hosts that the operator
+//! allows, follows no redirects, and passes nothing of the answer on: a submitter must not be able
+//! to read from the operator's network.
 //!
 //! `PROTOCOL.md` lists the codes of its failures.
 
@@ -122,8 +122,8 @@ impl Webhook {
         if hosts.is_empty() {
             return Err(WebhookError::NoHosts);
         }
-        // With both schemes, so that their default ports are refused as well: an address omits them, so
-        // they would never match.
+        // With both schemes, so that their default ports are refused as well: an address omits
+        // them, so they would never match.
         let matches = |host: &String| {
             let list = std::slice::from_ref(host);
             ["http", "https"]
@@ -269,8 +269,9 @@ mod tests {
             now,
         );
         let body = r#"{"data":{"ended_at":1700000000123,"id":"j"},"timestamp":"2023-11-14T22:13:20.123Z","type":"job.done"}"#;
-        // printf %s "callback-j.1700000005.$body" | openssl dgst -sha256 -binary -mac HMAC -macopt "hexkey:$key" | base64
-        // with key=$(printf %s MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw | base64 -d | xxd -p -c 99)
+        // printf %s "callback-j.1700000005.$body" | openssl dgst -sha256 -binary -mac HMAC -macopt
+        // "hexkey:$key" | base64 with key=$(printf %s MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw | base64 -d
+        // | xxd -p -c 99)
         let signature = "v1,4cIVmkqbd38k1W/DaZTqrYKZOUZHGSrvkvJg5TSLTus=".into();
         assert_eq!(
             message,

@@ -18,9 +18,9 @@ use crate::wire::{JobId, Kind};
 /// Where the broker is.
 #[derive(Clone, Debug, Args)]
 pub(super) struct NatsArgs {
-    /// The NATS server, or several separated by commas: `nats://host:port`, with `user:password@` or `token@` before the
-    /// host if the server needs it, `tls://` for TLS. If it has a password, set the variable instead: other users can
-    /// read a command line.
+    /// The NATS server, or several separated by commas: `nats://host:port`, with `user:password@`
+    /// or `token@` before the host if the server needs it, `tls://` for TLS. If it has a password,
+    /// set the variable instead: other users can read a command line.
     #[arg(
         long,
         env = "TAILWATER_NATS",
@@ -120,11 +120,12 @@ pub(super) struct SetupArgs {
     #[arg(long, env = "TAILWATER_REPLICAS", value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=5))]
     replicas: u32,
-    /// How long events are kept. Changes existing streams [default: what they have; 24h for new ones].
+    /// How long events are kept. Changes existing streams [default: what they have; 24h for new
+    /// ones].
     #[arg(long, env = "TAILWATER_MAX_AGE", value_name = "TIME", value_parser = humantime::parse_duration)]
     max_age: Option<Duration>,
-    /// How many bytes of events each shard keeps; the oldest are removed first. Changes existing streams [default: what
-    /// they have; 1 GiB for new ones].
+    /// How many bytes of events each shard keeps; the oldest are removed first. Changes existing
+    /// streams [default: what they have; 1 GiB for new ones].
     #[arg(long, env = "TAILWATER_MAX_BYTES", value_name = "BYTES")]
     max_bytes: Option<u64>,
 }
@@ -172,8 +173,8 @@ pub(super) struct WebhookArgs {
 /// The secret that signs callbacks.
 #[derive(Clone, Debug, Args)]
 pub(super) struct WebhookSecret {
-    /// The secret that signs callbacks, in the form of Standard Webhooks: `whsec_` and 24 to 64 random bytes in base64.
-    /// Better set the variable: other users can read a command line.
+    /// The secret that signs callbacks, in the form of Standard Webhooks: `whsec_` and 24 to 64
+    /// random bytes in base64. Better set the variable: other users can read a command line.
     #[arg(
         long,
         env = "TAILWATER_WEBHOOK_SECRET",
@@ -218,8 +219,8 @@ pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
     runtime::single_threaded()?.block_on(work)
 }
 
-/// Runs `work` to its end. The first SIGINT or SIGTERM cancels `stop`, at which `work` should end; the
-/// second one drops it.
+/// Runs `work` to its end. The first SIGINT or SIGTERM cancels `stop`, at which `work` should end;
+/// the second one drops it.
 pub(super) async fn until_interrupted<E: Into<anyhow::Error>>(
     stop: &CancellationToken,
     work: impl Future<Output = Result<(), E>>,

@@ -1,5 +1,5 @@
-//! The NATS server that `up` starts: a child process that ends with it, on a free port, with its data in
-//! one directory that is locked meanwhile.
+//! The NATS server that `up` starts: a child process that ends with it, on a free port, with its
+//! data in one directory that is locked meanwhile.
 
 use std::fs::{self, File, TryLockError};
 use std::net::TcpListener;
@@ -15,7 +15,8 @@ use crate::process_group::{Signal, kill_group};
 /// The port that NATS clients expect. If it is in use, the server listens on a free one.
 const USUAL_PORT: u16 = 4222;
 
-/// A running nats-server. It ends at [`stop`](Self::stop), or with this process, even if that is killed.
+/// A running nats-server. It ends at [`stop`](Self::stop), or with this process, even if that is
+/// killed.
 #[derive(Debug)]
 pub(super) struct Broker {
     child: Child,
@@ -252,8 +253,8 @@ fn last_error(log: &Path) -> String {
         .to_owned()
 }
 
-/// Whether a line of nats-server's log has the level error or fatal. The server exits with 1 whatever the
-/// cause and has no other form of log, so these documented labels are the only source.
+/// Whether a line of nats-server's log has the level error or fatal. The server exits with 1
+/// whatever the cause and has no other form of log, so these documented labels are the only source.
 fn is_error(line: &str) -> bool {
     ["[ERR]", "[FTL]"].iter().any(|level| line.contains(level))
 }

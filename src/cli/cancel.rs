@@ -8,7 +8,8 @@ use super::args::{NatsArgs, block_on, no_job};
 use crate::nats::{CancelOutcome, Log, Queue};
 use crate::wire::JobId;
 
-/// Cancel a job that waits, runs, or lost its worker. Prints the sequence number of the cancel request.
+/// Cancel a job that waits, runs, or lost its worker. Prints the sequence number of the cancel
+/// request.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Example:\n  tailwater cancel my-job --by me")]
 pub(super) struct CancelCommand {

@@ -14,8 +14,8 @@ use crate::budget::Budget;
 use crate::config::{DRAIN_WINDOW, MEMORY_MIN};
 use crate::{edge, runtime};
 
-/// Serve clients: submit jobs, read their state, and follow their streams. Any number of edges may run; none stores
-/// anything.
+/// Serve clients: submit jobs, read their state, and follow their streams. Any number of edges may
+/// run; none stores anything.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Example:\n  tailwater edge --listen 0.0.0.0:4000 --nats nats://nats:4222 --threads 2"
@@ -33,7 +33,8 @@ pub(super) struct EdgeCommand {
     #[arg(long, env = "TAILWATER_THREADS", value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
-    /// When the edge stops: over how much time it tells its clients to reconnect, so that they do not all do so at once.
+    /// When the edge stops: over how much time it tells its clients to reconnect, so that they do
+    /// not all do so at once.
     #[arg(long, env = "TAILWATER_DRAIN", value_name = "TIME", default_value_t = DRAIN_WINDOW.into(),
           value_parser = str::parse::<humantime::Duration>)]
     drain: humantime::Duration,
@@ -46,7 +47,8 @@ pub(super) struct EdgeCommand {
 /// The settings of an edge besides its address.
 #[derive(Clone, Debug, Args)]
 pub(super) struct EdgeArgs {
-    /// The hosts that jobs may call back to, separated by commas, each `name` or `name:port`. None by default.
+    /// The hosts that jobs may call back to, separated by commas, each `name` or `name:port`. None
+    /// by default.
     #[arg(
         long,
         env = "TAILWATER_CALLBACK_HOSTS",
@@ -54,8 +56,8 @@ pub(super) struct EdgeArgs {
         value_delimiter = ','
     )]
     callback_hosts: Vec<String>,
-    /// How much memory the edge may hold for its clients, for example 512MiB or 2GiB; beyond that, new requests are
-    /// refused. By default a quarter of the memory of the machine or container.
+    /// How much memory the edge may hold for its clients, for example 512MiB or 2GiB; beyond that,
+    /// new requests are refused. By default a quarter of the memory of the machine or container.
     #[arg(long, env = "TAILWATER_MEMORY", value_name = "BYTES", value_parser = bytes)]
     memory: Option<usize>,
 }

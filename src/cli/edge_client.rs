@@ -1,4 +1,5 @@
-//! A client of an edge, as any other program would be: follows one job over any number of connections.
+//! A client of an edge, as any other program would be: follows one job over any number of
+//! connections.
 
 use anyhow::{Context as _, bail};
 use futures_util::{SinkExt as _, StreamExt as _};

@@ -1,4 +1,5 @@
-//! `tailwater guard`, hidden: runs between a worker, or `up`, and a program that must not outlive it.
+//! `tailwater guard`, hidden: runs between a worker, or `up`, and a program that must not outlive
+//! it.
 
 use std::ffi::OsString;
 use std::process::ExitCode;

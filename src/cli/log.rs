@@ -1,5 +1,5 @@
-//! The log on stderr, written by its own thread, so that nothing else blocks when stderr is not read.
-//! Lines that do not fit into its queue meanwhile are lost, and counted.
+//! The log on stderr, written by its own thread, so that nothing else blocks when stderr is not
+//! read. Lines that do not fit into its queue meanwhile are lost, and counted.
 
 use std::io::{self, Write};
 use std::sync::Arc;

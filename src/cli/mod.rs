@@ -34,8 +34,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::nats::{LOG_FILTER, LOG_LIMITS};
 
-/// Durable job streams over NATS: workers publish a job's output chunk by chunk, and every client gets all of it, live
-/// and in order, each event once.
+/// Durable job streams over NATS: workers publish a job's output chunk by chunk, and every client
+/// gets all of it, live and in order, each event once.
 #[derive(Debug, Parser)]
 #[command(
     name = "tailwater",
@@ -75,8 +75,8 @@ const CANNOT_START: u8 = 2;
 /// The command line is wrong; the number is `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
 
-/// Parses the command line and runs the command. Exit codes: 0 success, 1 the job failed, 2 the command
-/// could not do its work, 3 the job was cancelled, 64 wrong usage.
+/// Parses the command line and runs the command. Exit codes: 0 success, 1 the job failed, 2 the
+/// command could not do its work, 3 the job was cancelled, 64 wrong usage.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -8,8 +8,9 @@ use super::args::{NatsArgs, SetupArgs, block_on};
 use crate::config::ACK_WAIT;
 use crate::wire::Kind;
 
-/// Create the streams that Tailwater needs, and declare kinds. Safe to repeat. On existing streams, --max-age and
-/// --max-bytes change the retention; a stream that differs in anything else is not changed, and the difference is shown.
+/// Create the streams that Tailwater needs, and declare kinds. Safe to repeat. On existing streams,
+/// --max-age and --max-bytes change the retention; a stream that differs in anything else is not
+/// changed, and the difference is shown.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  tailwater setup --nats nats://127.0.0.1:4222 --shards 4 --replicas 1\n  \
@@ -20,10 +21,12 @@ pub(super) struct SetupCommand {
     nats: NatsArgs,
     #[command(flatten)]
     setup: SetupArgs,
-    /// Declare a kind, so that its jobs are accepted before its first worker starts. May be repeated.
+    /// Declare a kind, so that its jobs are accepted before its first worker starts. May be
+    /// repeated.
     #[arg(long, value_name = "KIND")]
     kind: Vec<Kind>,
-    /// With --kind: how long a worker may be silent before its jobs go to another one. Fixed once a kind is declared.
+    /// With --kind: how long a worker may be silent before its jobs go to another one. Fixed once a
+    /// kind is declared.
     #[arg(long, env = "TAILWATER_ACK_WAIT", value_name = "TIME", default_value_t = ACK_WAIT.into(),
           value_parser = str::parse::<humantime::Duration>)]
     ack_wait: humantime::Duration,

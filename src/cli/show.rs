@@ -1,4 +1,5 @@
-//! Prints a job's stream: the text as it arrives, or one event per line as JSON. It also counts events.
+//! Prints a job's stream: the text as it arrives, or one event per line as JSON. It also counts
+//! events.
 
 use std::io::{self, IsTerminal as _, Write};
 
@@ -118,8 +119,8 @@ impl JobPrinter {
         out.flush()
     }
 
-    /// Ends an unfinished line, so that a shell's prompt gets a line of its own. Only at a terminal: a
-    /// program gets the output unchanged.
+    /// Ends an unfinished line, so that a shell's prompt gets a line of its own. Only at a
+    /// terminal: a program gets the output unchanged.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         if self.terminal && std::mem::take(&mut self.amid_line) {
             println!();

@@ -11,8 +11,8 @@ use super::show::JobPrinter;
 use crate::nats::{Log, Queue};
 use crate::wire::{Cursor, JobId, Seq, Start};
 
-/// Follow a job from its first event, or from a later one, until it ends. The exit code is 1 if the job failed and 3 if it
-/// was cancelled.
+/// Follow a job from its first event, or from a later one, until it ends. The exit code is 1 if the
+/// job failed and 3 if it was cancelled.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  tailwater tail my-job\n  tailwater tail my-job --after 17 --json\n  \

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-/// The text without control characters, which could change a terminal's title, clipboard, colours or
-/// input. Line breaks and tabs stay; every other one becomes a visible character.
+/// The text without control characters, which could change a terminal's title, clipboard, colours
+/// or input. Line breaks and tabs stay; every other one becomes a visible character.
 pub(super) fn neutralized(text: &str) -> Cow<'_, str> {
     if text.chars().all(|c| shown(c) == c) {
         return Cow::Borrowed(text);

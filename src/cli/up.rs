@@ -26,8 +26,9 @@ use crate::runtime::Tasks;
 use crate::wire::{Kind, RESERVED_KIND};
 use crate::worker::{Worker, WorkerSettings};
 
-/// Run everything on this machine: a NATS server, an edge, a demo worker, with `-- CMD…` a worker that runs this program
-/// for jobs of the kind `exec`, and with `--callback-hosts` a worker that delivers callbacks. Ctrl-C stops everything.
+/// Run everything on this machine: a NATS server, an edge, a demo worker, with `-- CMD…` a worker
+/// that runs this program for jobs of the kind `exec`, and with `--callback-hosts` a worker that
+/// delivers callbacks. Ctrl-C stops everything.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  tailwater up\n  tailwater up --data-dir /var/lib/tailwater -- python3 my_job.py"
@@ -57,7 +58,8 @@ pub(super) struct UpCommand {
         default_value = "tailwater-data"
     )]
     data_dir: PathBuf,
-    /// The nats-server program. By default the one on PATH, or in `.tools/`, where `scripts/nats-server.sh` puts it.
+    /// The nats-server program. By default the one on PATH, or in `.tools/`, where
+    /// `scripts/nats-server.sh` puts it.
     #[arg(long, env = "NATS_SERVER", value_name = "FILE")]
     nats_server: Option<PathBuf>,
     /// The first token of every subject and, in capitals, the prefix of every stream's name.
@@ -76,8 +78,9 @@ pub(super) struct UpCommand {
     edge: EdgeArgs,
     #[command(flatten)]
     secret: WebhookSecret,
-    /// A further variable for the program of `-- CMD`: `NAME` passes on its value here, `NAME=value` sets one. May be
-    /// repeated. Otherwise the program gets only PATH, HOME, LANG, LC_*, TZ, TMPDIR and USER.
+    /// A further variable for the program of `-- CMD`: `NAME` passes on its value here,
+    /// `NAME=value` sets one. May be repeated. Otherwise the program gets only PATH, HOME, LANG,
+    /// LC_*, TZ, TMPDIR and USER.
     #[arg(long, value_name = "NAME[=VALUE]", requires = "command")]
     env: Vec<Variable>,
     /// A program that runs the jobs of the kind `exec`, and its arguments.
@@ -183,7 +186,8 @@ async fn start_worker<B: Backend>(
     kind: &str,
     tasks: &Tasks,
 ) -> anyhow::Result<()> {
-    // No grace: Ctrl-C should return the prompt at once, and the next `up` continues the running jobs.
+    // No grace: Ctrl-C should return the prompt at once, and the next `up` continues the running
+    // jobs.
     let settings = WorkerSettings {
         grace: Duration::ZERO,
         ..WorkerSettings::new(kind.parse()?)

@@ -18,7 +18,8 @@ use crate::runtime;
 use crate::wire::{Kind, Limits, RESERVED_KIND};
 use crate::worker::{self, Flush, WorkerSettings};
 
-/// Run jobs of one kind. Any number of workers may serve a kind; a worker that dies is replaced by another.
+/// Run jobs of one kind. Any number of workers may serve a kind; a worker that dies is replaced by
+/// another.
 #[derive(Debug, Args)]
 #[command(
     subcommand_value_name = "BACKEND",
@@ -35,7 +36,8 @@ pub(super) struct WorkerCommand {
     /// How many jobs to run at a time, on each thread [default: 16; for callbacks 256].
     #[arg(long, env = "TAILWATER_CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: Option<u16>,
-    /// How many attempts a job has before it fails [default: 5; for callbacks 32, over about half an hour].
+    /// How many attempts a job has before it fails [default: 5; for callbacks 32, over about half
+    /// an hour].
     #[arg(long, env = "TAILWATER_MAX_ATTEMPTS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_attempts: Option<u32>,
     /// The shortest time between two chunks of a job; the first goes out at once.
@@ -55,11 +57,12 @@ pub(super) struct WorkerCommand {
     /// How long an attempt may produce no output. A job may set a shorter time.
     #[arg(long, env = "TAILWATER_SILENCE_TIMEOUT", value_name = "TIME", value_parser = humantime::parse_duration)]
     silence_timeout: Option<Duration>,
-    /// The wait after the first failed attempt of a job; doubled with each further one, up to a minute [default: 1s; for
-    /// callbacks 5s].
+    /// The wait after the first failed attempt of a job; doubled with each further one, up to a
+    /// minute [default: 1s; for callbacks 5s].
     #[arg(long, env = "TAILWATER_RETRY_DELAY", value_name = "TIME", value_parser = humantime::parse_duration)]
     retry_delay: Option<Duration>,
-    /// How long a worker may be silent before its jobs go to another one. Fixed by the kind's first worker.
+    /// How long a worker may be silent before its jobs go to another one. Fixed by the kind's first
+    /// worker.
     #[arg(long, env = "TAILWATER_ACK_WAIT", value_name = "TIME", default_value_t = ACK_WAIT.into())]
     ack_wait: humantime::Duration,
     /// How long running jobs may go on after SIGTERM before another worker gets them.
@@ -77,36 +80,40 @@ pub(super) struct WorkerCommand {
 
 #[derive(Clone, Debug, Subcommand)]
 enum BackendArgs {
-    /// Generated text, configured by the job's input: {"words": n, "rate": words per second, "length": letters, "seed": s}.
+    /// Generated text, configured by the job's input: {"words": n, "rate": words per second,
+    /// "length": letters, "seed": s}.
     Demo,
     /// Any program: the job's input is its stdin, as JSON, and its stdout is the output.
     Exec {
         /// What the program writes to stdout.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
-        /// The program can continue an earlier attempt's output: it gets {"input": …, "output": "so far"} and puts out
-        /// only what follows.
+        /// The program can continue an earlier attempt's output: it gets {"input": …, "output": "so
+        /// far"} and puts out only what follows.
         #[arg(long)]
         continues: bool,
-        /// A further variable for the program: `NAME` passes on its value here, `NAME=value` sets one. May be repeated.
-        /// Otherwise the program gets only PATH, HOME, LANG, LC_*, TZ, TMPDIR and USER.
+        /// A further variable for the program: `NAME` passes on its value here, `NAME=value` sets
+        /// one. May be repeated. Otherwise the program gets only PATH, HOME, LANG, LC_*, TZ, TMPDIR
+        /// and USER.
         #[arg(long, value_name = "NAME[=VALUE]")]
         env: Vec<Variable>,
         /// The program and its arguments.
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
-    /// A model behind an OpenAI-compatible API: the job's input is a text, or an object with messages and any other
-    /// parameter of a chat completion, except for another model.
+    /// A model behind an OpenAI-compatible API: the job's input is a text, or an object with
+    /// messages and any other parameter of a chat completion, except for another model.
     #[command(name = "openai")]
     OpenAi {
-        /// Where the API is; usually it ends in `/v1`. `/chat/completions` is added if it is not there.
+        /// Where the API is; usually it ends in `/v1`. `/chat/completions` is added if it is not
+        /// there.
         #[arg(long, env = "TAILWATER_BASE_URL", value_name = "URL")]
         base_url: String,
         /// The model.
         #[arg(long, env = "TAILWATER_MODEL", value_name = "NAME")]
         model: String,
-        /// The key, if the server needs one. Better set the variable: other users can read a command line.
+        /// The key, if the server needs one. Better set the variable: other users can read a
+        /// command line.
         #[arg(
             long,
             env = "OPENAI_API_KEY",
@@ -117,12 +124,13 @@ enum BackendArgs {
         /// How long the server may send nothing at all before the attempt fails.
         #[arg(long, env = "TAILWATER_IDLE_TIMEOUT", value_name = "TIME", default_value_t = MODEL_SILENCE.into())]
         idle_timeout: humantime::Duration,
-        /// How long a job waits in total for a server that is busy (429, 503, overloaded); then it fails. Retry-After is
-        /// respected.
+        /// How long a job waits in total for a server that is busy (429, 503, overloaded); then it
+        /// fails. Retry-After is respected.
         #[arg(long, env = "TAILWATER_BUSY_TIMEOUT", value_name = "TIME", default_value_t = MODEL_BUSY.into())]
         busy_timeout: humantime::Duration,
     },
-    /// Callbacks: reports how a job ended to the address that the job gave. Serves only the kind `callback`.
+    /// Callbacks: reports how a job ended to the address that the job gave. Serves only the kind
+    /// `callback`.
     Webhook(WebhookArgs),
 }
 

@@ -11,7 +11,8 @@ pub enum FailureCode {
     TimedOut,
     /// The job had as many attempts as its worker allows.
     AttemptsExhausted,
-    /// The backend's output does not fit into an event, or is not what the worker was told to expect.
+    /// The backend's output does not fit into an event, or is not what the worker was told to
+    /// expect.
     BadOutput,
     /// The backend panicked.
     BackendPanicked,

@@ -1,6 +1,6 @@
-//! The environment of a program: the few variables that programs need to run at all, the job, and the
-//! variables that the operator names. It does not hold the worker's own secrets: the program may be
-//! from someone else, and a model may choose what it runs.
+//! The environment of a program: the few variables that programs need to run at all, the job, and
+//! the variables that the operator names. It does not hold the worker's own secrets: the program
+//! may be from someone else, and a model may choose what it runs.
 
 use std::ffi::{OsStr, OsString};
 use std::str::FromStr;
@@ -45,7 +45,8 @@ impl FromStr for Variable {
     }
 }
 
-/// The program's variables, made from the worker's own. Of two with the same name, the later one applies.
+/// The program's variables, made from the worker's own. Of two with the same name, the later one
+/// applies.
 pub(super) fn of_program(
     own: impl Iterator<Item = (OsString, OsString)>,
     named: &[Variable],

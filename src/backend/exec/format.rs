@@ -1,5 +1,5 @@
-//! What a program's bytes mean: lines, and the three formats of standard output. It does no I/O; it holds
-//! the bytes that are not decoded yet, and limits them.
+//! What a program's bytes mean: lines, and the three formats of standard output. It does no I/O; it
+//! holds the bytes that are not decoded yet, and limits them.
 
 use bytes::BytesMut;
 use encoding_rs::UTF_8;
@@ -20,11 +20,12 @@ pub enum Format {
     /// Text, put out as it arrives.
     #[default]
     Text,
-    /// Text, put out line by line; a line over 256 KiB in parts. A carriage return ends a line, too, and the text after it
-    /// is put out as it arrives, for progress bars.
+    /// Text, put out line by line; a line over 256 KiB in parts. A carriage return ends a line,
+    /// too, and the text after it is put out as it arrives, for progress bars.
     Lines,
-    /// A JSON value per line, of at most 512 KiB: `{"text": …, "channel": "output" | "reasoning"}` is text, and any
-    /// other value is data. Without `channel` it is output. Blank lines are skipped.
+    /// A JSON value per line, of at most 512 KiB: `{"text": …, "channel": "output" | "reasoning"}`
+    /// is text, and any other value is data. Without `channel` it is output. Blank lines are
+    /// skipped.
     Ndjson,
 }
 
@@ -38,8 +39,8 @@ pub(super) struct LineBuffer {
     limit: usize,
     /// Whether a carriage return alone ends a line, too: programs redraw a progress bar with it.
     returns: bool,
-    /// Whether the last line ended like that. The text after it is passed on as it comes, because its own
-    /// end may be minutes away.
+    /// Whether the last line ended like that. The text after it is passed on as it comes, because
+    /// its own end may be minutes away.
     redraws: bool,
 }
 
@@ -63,8 +64,9 @@ impl LineBuffer {
         }
     }
 
-    /// The next line with its newline, or the first part of one that is longer than the limit; of a line
-    /// that is redrawn, what has arrived; once there is nothing more to read (`ended`), the rest.
+    /// The next line with its newline, or the first part of one that is longer than the limit; of a
+    /// line that is redrawn, what has arrived; once there is nothing more to read (`ended`), the
+    /// rest.
     pub(super) fn next(&mut self, ended: bool) -> Option<BytesMut> {
         let search = self
             .buffer
@@ -148,7 +150,8 @@ fn decode(decoder: Option<&mut encoding_rs::Decoder>, bytes: &[u8], last: bool) 
     text
 }
 
-/// Halves of characters at the end of a line's text, by channel: the next line may have the other half.
+/// Halves of characters at the end of a line's text, by channel: the next line may have the other
+/// half.
 #[derive(Debug, Default)]
 pub(super) struct Halves {
     output: Joiner,
@@ -201,8 +204,8 @@ impl Decoder {
         }
     }
 
-    /// The next output that the bytes so far contain; `ended` means that no more bytes come. `None`:
-    /// more bytes are needed or, after the end, that was all.
+    /// The next output that the bytes so far contain; `ended` means that no more bytes come.
+    /// `None`: more bytes are needed or, after the end, that was all.
     pub(super) fn next(&mut self, ended: bool) -> Result<Option<Content>, Failure> {
         match self {
             Self::Text { buffer, utf8 } => Ok(text(utf8, Some(buffer.split()), ended)),
@@ -312,7 +315,8 @@ fn excerpt(line: &[u8], column: usize) -> String {
     )
 }
 
-/// An object with a string `text`, and with a valid `channel` or none, is text; any other value is data.
+/// An object with a string `text`, and with a valid `channel` or none, is text; any other value is
+/// data.
 fn content(mut value: Value) -> Content {
     let channel = match value.get("channel") {
         None | Some(Value::Null) => Some(Channel::Output),

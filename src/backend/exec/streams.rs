@@ -1,5 +1,5 @@
-//! A running program's standard output and standard error, read from their pipes. It decides neither what
-//! the bytes mean nor when the program has ended.
+//! A running program's standard output and standard error, read from their pipes. It decides
+//! neither what the bytes mean nor when the program has ended.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -38,8 +38,8 @@ struct Leftovers {
 }
 
 impl Stdout {
-    /// The output of the program that leads the group `leader`; `ended` is cancelled when it has ended. The
-    /// program must not be reaped before [`Self::put_out`] has returned.
+    /// The output of the program that leads the group `leader`; `ended` is cancelled when it has
+    /// ended. The program must not be reaped before [`Self::put_out`] has returned.
     pub(super) fn new(
         pipe: ChildStdout,
         decoder: Decoder,
@@ -59,7 +59,8 @@ impl Stdout {
         }
     }
 
-    /// Puts everything out. Nothing is read while `out` waits, so that the pipe then stops the program.
+    /// Puts everything out. Nothing is read while `out` waits, so that the pipe then stops the
+    /// program.
     pub(super) async fn put_out(&mut self, out: &Output) -> Result<(), Failure> {
         loop {
             let more = self.read().await;
@@ -72,7 +73,8 @@ impl Stdout {
         }
     }
 
-    /// Reads more into the decoder's buffer; false when there is no more, or when no more is waited for.
+    /// Reads more into the decoder's buffer; false when there is no more, or when no more is waited
+    /// for.
     async fn read(&mut self) -> bool {
         loop {
             let (counts, began) = (self.ended.is_cancelled(), Instant::now());

@@ -502,7 +502,8 @@ async fn no_output_is_lost_when_the_log_is_slow() {
                 Content::Text { text, .. } => text.len(),
                 Content::Data(data) => panic!("data: {data}"),
             };
-            // Longer than what is left behind is waited for, all in all, and with the program long gone.
+            // Longer than what is left behind is waited for, all in all, and with the program long
+            // gone.
             sleep(Duration::from_millis(20)).await;
         }
         length

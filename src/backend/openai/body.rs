@@ -15,8 +15,8 @@ pub(super) struct AnswerBody {
 }
 
 impl AnswerBody {
-    /// Reads the next event off the front of `bytes` and adds its output to `contents`. False when more
-    /// bytes are needed, and after the end mark.
+    /// Reads the next event off the front of `bytes` and adds its output to `contents`. False when
+    /// more bytes are needed, and after the end mark.
     pub(super) fn read_event(
         &mut self,
         bytes: &mut &[u8],

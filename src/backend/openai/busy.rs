@@ -1,4 +1,5 @@
-//! How long a job waits for a busy server. Pure. The waits are part of an attempt, so they cost none.
+//! How long a job waits for a busy server. Pure. The waits are part of an attempt, so they cost
+//! none.
 
 use std::time::Duration;
 
@@ -25,8 +26,8 @@ impl BusyBudget {
         }
     }
 
-    /// How long to wait before the server is asked again: at least as long as it asked for, else longer
-    /// each time. `None` if not enough time remains.
+    /// How long to wait before the server is asked again: at least as long as it asked for, else
+    /// longer each time. `None` if not enough time remains.
     pub(super) fn wait(&mut self, asked: Retry) -> Option<Duration> {
         let backoff = Backoff::new(MODEL_BUSY_FIRST, MODEL_BUSY_PAUSE_MAX);
         let doubled = backoff.pause_after(self.tries);

@@ -1,9 +1,9 @@
-//! What one choice of an event carries, in any of the forms that servers use. Pure. It keeps no state
-//! between events.
+//! What one choice of an event carries, in any of the forms that servers use. Pure. It keeps no
+//! state between events.
 //!
-//! A server may put text into `delta`, `message` or `text`; `content` may be text, a list of parts, or
-//! one part; reasoning has many names. A form that this file cannot read is an error, so that no text is
-//! lost silently.
+//! A server may put text into `delta`, `message` or `text`; `content` may be text, a list of parts,
+//! or one part; reasoning has many names. A form that this file cannot read is an error, so that no
+//! text is lost silently.
 
 use serde_json::{Map, Value, json};
 
@@ -28,7 +28,8 @@ pub(super) enum ChunkPart {
         text: String,
     },
     Refusal(String),
-    /// A piece of a tool call, and its position in its list if the list has several without distinct indexes.
+    /// A piece of a tool call, and its position in its list if the list has several without
+    /// distinct indexes.
     Call {
         piece: Value,
         position: Option<usize>,
@@ -62,7 +63,8 @@ pub(super) enum Source {
 pub(super) struct UnreadableChunk(&'static str, &'static str);
 
 impl Choice {
-    /// Reads a choice. `deltas` says that earlier ones came as deltas, which a message then only repeats.
+    /// Reads a choice. `deltas` says that earlier ones came as deltas, which a message then only
+    /// repeats.
     pub(super) fn read(choice: &Value, deltas: bool) -> Result<Self, UnreadableChunk> {
         let Value::Object(fields) = choice else {
             return Err(unreadable("a choice", choice));
@@ -196,7 +198,8 @@ fn part(
             None => {}
         },
         (_, Some(inner)) => content(inner, channel, parts)?,
-        // Signatures and encrypted reasoning are for the server only; a field that is null means nothing.
+        // Signatures and encrypted reasoning are for the server only; a field that is null means
+        // nothing.
         (_, None)
             if channel == Channel::Reasoning
                 || names.iter().any(|name| fields.contains_key(*name)) => {}

@@ -1,8 +1,8 @@
 //! Whether an answer is whole without an end mark. Pure.
 //!
-//! Some servers give a `finish_reason` with every piece, with reasoning, or before they are done. Such
-//! a reason proves nothing: after it, only `[DONE]` ends the answer. Otherwise a stream that was cut
-//! would look like a short answer.
+//! Some servers give a `finish_reason` with every piece, with reasoning, or before they are done.
+//! Such a reason proves nothing: after it, only `[DONE]` ends the answer. Otherwise a stream that
+//! was cut would look like a short answer.
 
 /// What a choice of an event carries besides its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,8 @@ pub(super) struct Completeness {
 }
 
 impl Completeness {
-    /// Notes a choice: what it carries, whether it gives a reason, and whether it is a whole message.
+    /// Notes a choice: what it carries, whether it gives a reason, and whether it is a whole
+    /// message.
     pub(super) fn note_choice(
         &mut self,
         content: ChoiceContent,
@@ -63,9 +64,9 @@ impl Completeness {
         self.usage |= self.reason.is_some();
     }
 
-    /// Whether the answer is whole without an end mark. A reason that came with content proves it only
-    /// if the server does not give one with every piece; the first piece alone cannot show that, but its
-    /// usage does.
+    /// Whether the answer is whole without an end mark. A reason that came with content proves it
+    /// only if the server does not give one with every piece; the first piece alone cannot show
+    /// that, but its usage does.
     pub(super) fn is_trusted(&self) -> bool {
         let trusted = match self.reason {
             Some(ChoiceContent::Nothing) => {

@@ -38,8 +38,8 @@ pub(super) struct Completion {
     others: u64,
     /// The index of the choice that is put out.
     index: Option<Value>,
-    /// An event had choices with different indexes, so that the index also distinguishes those of later
-    /// events.
+    /// An event had choices with different indexes, so that the index also distinguishes those of
+    /// later events.
     several: bool,
     /// Text came in deltas.
     deltas: bool,
@@ -145,9 +145,9 @@ impl Completion {
         Ok(())
     }
 
-    /// The choices to put out. The request is for one: the only choice of an event is that one, whatever
-    /// its index, which some servers count up. Of several, only those with the first index are put out,
-    /// so that no other choice is mixed into the text.
+    /// The choices to put out. The request is for one: the only choice of an event is that one,
+    /// whatever its index, which some servers count up. Of several, only those with the first index
+    /// are put out, so that no other choice is mixed into the text.
     fn select<'a>(&mut self, choices: &'a [Value]) -> Vec<&'a Value> {
         let index = |choice: &Value| choice.get("index").cloned().unwrap_or_default();
         let Some(first) = choices.first().map(index) else {
@@ -267,8 +267,8 @@ impl Completion {
         }
     }
 
-    /// Ends the answer and adds the rest of its output to `contents`; `cut` is the failure if the answer
-    /// is not whole.
+    /// Ends the answer and adds the rest of its output to `contents`; `cut` is the failure if the
+    /// answer is not whole.
     pub(super) fn end(
         mut self,
         cut: Failure,

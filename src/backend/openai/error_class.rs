@@ -1,7 +1,7 @@
 //! What a model server's error means for the job: whether it can pass. Pure.
 //!
-//! Servers follow no common form. A type or a status decides where the server gives one; the text of
-//! its message only where it gives neither, because then nothing else says that it is busy.
+//! Servers follow no common form. A type or a status decides where the server gives one; the text
+//! of its message only where it gives neither, because then nothing else says that it is busy.
 
 use serde_json::Value;
 
@@ -75,8 +75,8 @@ const BUSY_WORDS: [&str; 8] = [
 ];
 
 impl ErrorClass {
-    /// The class of an error with this HTTP status, if it has one, these values that may name its type,
-    /// and this message.
+    /// The class of an error with this HTTP status, if it has one, these values that may name its
+    /// type, and this message.
     pub(super) fn of(status: Option<u16>, scopes: &[&Value], message: &str) -> Self {
         let names = scopes
             .iter()

@@ -1,5 +1,5 @@
-//! The request to a model server, made from a job's input. Pure. It checks only what this side relies
-//! on; servers have more parameters than any list.
+//! The request to a model server, made from a job's input. Pure. It checks only what this side
+//! relies on; servers have more parameters than any list.
 
 use serde_json::{Map, Value, json};
 
@@ -16,11 +16,11 @@ pub(super) struct ChatRequest {
 impl ChatRequest {
     /// The request for an input.
     ///
-    /// The input is a text, which becomes one message of the user, or an object with `messages` and any
-    /// other parameter of a chat completion. The operator chooses the model and pays for it: an input may
-    /// name only that one. The answer is always one streamed choice, whatever `stream` in the input is.
-    /// Usage is requested unless the input has `stream_options`: an object is passed on unchanged, null
-    /// and false remove the field.
+    /// The input is a text, which becomes one message of the user, or an object with `messages` and
+    /// any other parameter of a chat completion. The operator chooses the model and pays for it: an
+    /// input may name only that one. The answer is always one streamed choice, whatever `stream` in
+    /// the input is. Usage is requested unless the input has `stream_options`: an object is passed
+    /// on unchanged, null and false remove the field.
     pub(super) fn new(model: &str, input: &Value) -> Result<Self, Failure> {
         let mut body = match input {
             Value::String(text) => Map::from_iter([(

@@ -1,5 +1,5 @@
-//! One question to a model server: sends a request and puts the answer out as it comes. It asks once;
-//! when to ask again is decided elsewhere.
+//! One question to a model server: sends a request and puts the answer out as it comes. It asks
+//! once; when to ask again is decided elsewhere.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -80,7 +80,8 @@ impl ModelServer {
         })
     }
 
-    /// Asks once and puts the answer out as it comes. `has_output` becomes true with the first output.
+    /// Asks once and puts the answer out as it comes. `has_output` becomes true with the first
+    /// output.
     pub(super) async fn ask(
         &self,
         request: &ChatRequest,
@@ -176,9 +177,9 @@ impl ModelServer {
 
     /// The next bytes, or `None` at the end of the body; a failure when neither comes in time.
     ///
-    /// Any bytes show that the server is alive. Once the answer is whole, only an event with a part of
-    /// the answer counts: some servers never close and keep sending heartbeats. A shorter wait would cut
-    /// the answer of a server that gave its reason too early.
+    /// Any bytes show that the server is alive. Once the answer is whole, only an event with a part
+    /// of the answer counts: some servers never close and keep sending heartbeats. A shorter wait
+    /// would cut the answer of a server that gave its reason too early.
     async fn read(
         &self,
         response: &mut Response,

@@ -19,8 +19,8 @@ pub(super) struct ServerError {
     pub(super) unsure: bool,
 }
 
-/// Values of `finish_reason` that mean that the server stopped early, from OpenRouter, vLLM, DeepSeek
-/// and others.
+/// Values of `finish_reason` that mean that the server stopped early, from OpenRouter, vLLM,
+/// DeepSeek and others.
 const BROKEN: [&str; 9] = [
     "error",
     "abort",

@@ -1,11 +1,11 @@
-//! Splits a body's bytes, cut anywhere, into events. Pure. It does not know what events mean, and skips
-//! `id` and `retry`, because a generation cannot be resumed.
+//! Splits a body's bytes, cut anywhere, into events. Pure. It does not know what events mean, and
+//! skips `id` and `retry`, because a generation cannot be resumed.
 //!
-//! The format is section 9.2.6 of the HTML standard, read more generously, because the body decides and
-//! not its Content-Type: JSON without a field (a whole answer, an error, or one object per line) is an
-//! event; so is a field `error`; two objects in consecutive `data` lines are two events; a byte order
-//! mark and spaces before a field are skipped; bytes that are not UTF-8 become U+FFFD. It holds at most
-//! [`SSE_EVENT_MAX`] bytes.
+//! The format is section 9.2.6 of the HTML standard, read more generously, because the body decides
+//! and not its Content-Type: JSON without a field (a whole answer, an error, or one object per
+//! line) is an event; so is a field `error`; two objects in consecutive `data` lines are two
+//! events; a byte order mark and spaces before a field are skipped; bytes that are not UTF-8 become
+//! U+FFFD. It holds at most [`SSE_EVENT_MAX`] bytes.
 
 use std::mem;
 
@@ -68,8 +68,8 @@ struct JsonLines {
 }
 
 impl SseParser {
-    /// Takes bytes off the front of `bytes` up to the end of the next event. `None`: all bytes are taken,
-    /// and more are needed.
+    /// Takes bytes off the front of `bytes` up to the end of the next event. `None`: all bytes are
+    /// taken, and more are needed.
     pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<SseEvent>, Malformed> {
         loop {
             // While nothing was read, the LF may still come.
@@ -157,8 +157,9 @@ impl SseParser {
         None
     }
 
-    /// Adds a line of data. Some servers omit the empty lines between events: a line that begins an object
-    /// after the end of another begins an event, since it cannot belong to the same JSON value.
+    /// Adds a line of data. Some servers omit the empty lines between events: a line that begins an
+    /// object after the end of another begins an event, since it cannot belong to the same JSON
+    /// value.
     fn push_data(&mut self, value: &[u8]) -> Option<SseEvent> {
         let trimmed = value.trim_ascii();
         let begins = trimmed.starts_with(b"{") || trimmed.starts_with(b"[DONE]");
@@ -204,7 +205,8 @@ impl JsonLines {
     }
 }
 
-/// The line without spaces and byte order marks at its beginning: some servers write one with each piece.
+/// The line without spaces and byte order marks at its beginning: some servers write one with each
+/// piece.
 fn field(line: &[u8]) -> &[u8] {
     let mut line = line.trim_ascii_start();
     while let Some(rest) = line.strip_prefix(b"\xEF\xBB\xBF") {

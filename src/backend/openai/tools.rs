@@ -1,5 +1,5 @@
-//! Assembles tool calls, which a server sends in pieces. Pure. It validates no call: the program that
-//! runs the tool checks the arguments.
+//! Assembles tool calls, which a server sends in pieces. Pure. It validates no call: the program
+//! that runs the tool checks the arguments.
 
 use std::mem;
 
@@ -34,12 +34,12 @@ enum Slot {
 }
 
 impl ToolCalls {
-    /// Adds a piece of a call; `position` is its position in its list, if the list has several without
-    /// distinct indexes.
+    /// Adds a piece of a call; `position` is its position in its list, if the list has several
+    /// without distinct indexes.
     ///
-    /// A piece belongs to the call with its id. Otherwise it belongs to the last call of its slot, whatever
-    /// its id, unless its name begins another one: some servers give each piece an id of its own, and some
-    /// give several calls the index 0, or none.
+    /// A piece belongs to the call with its id. Otherwise it belongs to the last call of its slot,
+    /// whatever its id, unless its name begins another one: some servers give each piece an id of
+    /// its own, and some give several calls the index 0, or none.
     pub(super) fn push(&mut self, piece: &Value, position: Option<usize>) -> Result<(), Failure> {
         self.bytes += piece.to_string().len() + TOOL_PIECE_COST;
         if self.bytes > TOOL_CALLS_MAX {
@@ -121,7 +121,8 @@ fn begins_another(call: &Map<String, Value>, piece: &Map<String, Value>) -> bool
         return false;
     }
     let other_id = !id.is_empty() && !known_id.is_empty();
-    // The same name again may be a head that is repeated, unless the call before has everything that it can have.
+    // The same name again may be a head that is repeated, unless the call before has everything
+    // that it can have.
     name != known
         || is_json(gathered) && (other_id || !arguments.is_empty() && arguments != gathered)
 }
@@ -153,7 +154,8 @@ fn arguments_as_text(piece: &mut Map<String, Value>) {
     }
 }
 
-/// Adds a piece to a call: text is appended, except in fields that come whole and that some servers repeat.
+/// Adds a piece to a call: text is appended, except in fields that come whole and that some servers
+/// repeat.
 fn merge(fields: &mut Map<String, Value>, piece: Map<String, Value>) {
     for (name, value) in piece {
         match (fields.get_mut(&name), value) {
@@ -167,7 +169,8 @@ fn merge(fields: &mut Map<String, Value>, piece: Map<String, Value>) {
                 }
             }
             (Some(Value::String(gathered)), Value::String(text)) if name == "arguments" => {
-                // Some servers repeat the whole arguments at the end, or send an empty object first.
+                // Some servers repeat the whole arguments at the end, or send an empty object
+                // first.
                 if gathered == "{}" && text.starts_with('{') {
                     *gathered = text;
                 } else if *gathered != text || !is_json(gathered) {
