@@ -17,7 +17,7 @@ use crate::config::{PING_EVERY, PONG_WAIT, REREAD_FIRST, REREAD_MAX, TAIL_CONNEC
 use crate::wire::{Code, JSON_PROTOCOL, JobId, ServerFrame, Start, may_reconnect};
 
 /// Follows one job over an edge's WebSocket.
-pub(super) struct EdgeClient {
+pub(super) struct TailClient {
     pub(super) url: String,
     pub(super) job: JobId,
     /// Where to start, or to resume after a drop.
@@ -37,7 +37,7 @@ enum ConnectionEnd {
     Dropped,
 }
 
-impl EdgeClient {
+impl TailClient {
     /// Follows the job over any number of connections.
     pub(super) async fn run(&mut self) -> anyhow::Result<()> {
         let mut backoff = Backoff::new(REREAD_FIRST, REREAD_MAX);

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::args::{NatsArgs, block_on, no_job};
-use super::edge_client::EdgeClient;
+use super::edge_client::TailClient;
 use super::follow::{finish, follow_with, printer};
 use super::show::JobPrinter;
 use crate::nats::{Log, Queue};
@@ -62,7 +62,7 @@ impl TailCommand {
                 let log = Log::open(&nats).await?;
                 return self.follow(log, start).await;
             };
-            let mut client = EdgeClient {
+            let mut client = TailClient {
                 url: format!(
                     "ws{}/ws",
                     edge.strip_prefix("http")

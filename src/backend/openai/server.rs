@@ -242,3 +242,14 @@ async fn refusal(mut response: Response) -> Fault {
         failure: error.failure(&what, retry),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_with_the_key_is_sensitive() {
+        let key = ApiKey::new("sk-0123456789".into()).unwrap();
+        assert!(key.header.is_sensitive());
+    }
+}

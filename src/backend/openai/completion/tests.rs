@@ -96,7 +96,7 @@ fn reasoning_is_a_channel_of_its_own_under_either_name() {
 }
 
 #[test]
-fn tool_calls_are_put_out_whole_and_in_their_place() {
+fn tool_calls_are_put_out_whole_and_in_order() {
     let piece = |index: u64, id: Value, arguments: &str| {
         delta(
             &json!({"tool_calls": [{"index": index, "id": id, "type": "function",
@@ -107,7 +107,7 @@ fn tool_calls_are_put_out_whole_and_in_their_place() {
     let (contents, ended) = replied(&[
         delta(&json!({"content": "before"})),
         piece(0, json!("a"), "{\"x\""),
-        // Text amid a call does not tear it.
+        // Text within a call does not split it.
         delta(&json!({"content": "amid"})),
         piece(0, Value::Null, ":1}"),
         piece(1, json!("b"), "{}"),
@@ -148,7 +148,7 @@ fn a_refusal_is_marked_once_and_read_as_output() {
 }
 
 #[test]
-fn only_a_reason_to_finish_proves_an_answer_whole() {
+fn only_a_finish_reason_proves_that_an_answer_is_whole() {
     for cut in [
         vec![],
         vec![json!("[DONE]")],
@@ -156,7 +156,7 @@ fn only_a_reason_to_finish_proves_an_answer_whole() {
     ] {
         assert_eq!(replied(&cut).1.unwrap_err().code, "cut");
     }
-    // The end mark may be lost.
+    // The end mark may be missing.
     assert!(replied(&[finish("stop")]).1.is_ok());
     let empty = json!({"choices": [{"delta": {"content": "x"}, "finish_reason": ""}]});
     assert_eq!(replied(&[empty]).1.unwrap_err().code, "cut");
@@ -237,7 +237,7 @@ fn an_error_in_the_stream_is_a_failure_with_the_servers_words() {
 }
 
 #[test]
-fn words_that_end_the_answer_are_its_error_and_others_are_news() {
+fn a_message_that_ends_the_answer_is_its_error_and_others_are_skipped() {
     let news = json!({"status": "queued", "message": "you are number 3"});
     let (contents, ended) =
         replied(&[news.clone(), piece("a", None), finish("stop"), news.clone()]);
@@ -292,7 +292,7 @@ fn heartbeats_in_any_form_are_skipped() {
 }
 
 #[test]
-fn damaged_json_is_a_failure_that_may_pass_and_quotes_nothing() {
+fn damaged_json_is_a_retryable_failure_that_quotes_nothing() {
     for data in [
         "{\"choices\":",
         "{\"choices\":[{\"delta\":{\"content\":\"secret",
@@ -310,7 +310,7 @@ fn damaged_json_is_a_failure_that_may_pass_and_quotes_nothing() {
 }
 
 #[test]
-fn a_form_that_cannot_be_read_is_final_and_quotes_nothing() {
+fn an_unknown_form_is_a_final_failure_that_quotes_nothing() {
     for data in [
         json!({"choices": "secret"}),
         json!({"choices": [{"delta": {"content": 7}}]}),
@@ -391,7 +391,7 @@ fn content_after_a_reason_revokes_it() {
 }
 
 #[test]
-fn tool_calls_revoke_a_reason_too_and_are_not_torn_by_one() {
+fn tool_calls_also_revoke_a_reason_and_are_not_split_by_one() {
     let call = |text: &str| {
         json!({"choices": [{"delta": {"tool_calls": [{"index": 0, "id": "a",
         "function": {"name": "f", "arguments": text}}]}, "finish_reason": "tool_calls"}]})
@@ -434,7 +434,7 @@ fn the_only_choice_of_an_event_is_the_answer_whatever_its_index() {
 }
 
 #[test]
-fn an_answer_that_comes_whole_is_whole() {
+fn an_answer_in_one_message_is_whole() {
     let message = json!({"object": "chat.completion", "choices": [{"index": 0, "finish_reason": null,
         "message": {"role": "assistant", "content": "all", "reasoning": "hm",
         "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}}],
@@ -449,7 +449,7 @@ fn an_answer_that_comes_whole_is_whole() {
         ("all", "hm")
     );
     assert_eq!(ended.unwrap().usage, Some(json!({"total_tokens": 3})));
-    // Pieces that are called messages are no whole answer.
+    // Pieces in the field `message` are not a whole answer.
     assert_eq!(
         replied(&[message.clone(), message]).1.unwrap_err().code,
         "cut"
@@ -513,7 +513,7 @@ fn halves_of_surrogate_pairs_are_joined_within_a_channel() {
 }
 
 #[test]
-fn huge_usage_is_left_out_and_a_long_reason_shortened() {
+fn huge_usage_is_omitted_and_a_long_reason_is_cut() {
     let usage = json!({"usage": {"note": "x".repeat(USAGE_MAX)}});
     let (_, ended) = replied(&[
         json!({"usage": {"total_tokens": 1}}),

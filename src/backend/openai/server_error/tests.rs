@@ -6,7 +6,7 @@ fn of_event(event: &Value) -> ServerError {
 }
 
 #[test]
-fn an_error_is_found_in_every_form_with_its_words() {
+fn an_error_is_found_in_every_form_with_its_message() {
     let words = "the prompt is too long";
     for event in [
         json!({"error": {"message": words, "code": 500}}),
@@ -47,7 +47,7 @@ fn an_error_is_found_in_every_form_with_its_words() {
 }
 
 #[test]
-fn what_is_not_an_error_is_not_taken_for_one() {
+fn an_event_without_an_error_has_none() {
     for event in [
         json!({"error": null, "choices": []}),
         json!({"error": {"code": 0, "message": ""}, "choices": [{"delta": {"content": "x"}}]}),
@@ -66,7 +66,7 @@ fn what_is_not_an_error_is_not_taken_for_one() {
 }
 
 #[test]
-fn an_error_is_final_passing_or_a_sign_of_too_much_work() {
+fn an_error_is_final_passing_or_busy() {
     let error = |error: Value| of_event(&json!({ "error": error })).class;
     for busy in [
         json!({"code": 429, "message": "slow down"}),
@@ -133,7 +133,7 @@ fn the_status_of_an_answer_decides_unless_its_type_says_more() {
 }
 
 #[test]
-fn the_words_are_one_line_however_the_server_gives_them() {
+fn a_message_is_one_line_in_every_form() {
     let message = |said: &str| ServerError::of_answer(400, said.as_bytes()).message;
     for said in [
         r#"{"error":{"message":"no\n such model","type":"x"}}"#,
