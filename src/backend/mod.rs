@@ -150,7 +150,7 @@ impl Failure {
     }
 }
 
-impl From<Failure> for wire::Failure {
+impl From<Failure> for wire::JobFailure {
     fn from(
         Failure {
             code,

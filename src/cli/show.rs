@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal as _, Write};
 use serde::Deserialize;
 
 use super::terminal::neutralized;
-use crate::wire::{Body, Channel, Failure, JobId, Seq};
+use crate::wire::{Body, Channel, JobFailure, JobId, Seq};
 
 /// Prints a job's stream.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(super) struct JobPrinter {
 #[derive(Debug)]
 pub(super) enum JobEnd {
     Done,
-    Failed(Failure),
+    Failed(JobFailure),
     Cancelled,
 }
 

@@ -112,7 +112,7 @@ pub enum Body {
     },
     /// The job ended badly.
     #[serde(rename = "job:failed:v1")]
-    Failed(Failure),
+    Failed(JobFailure),
     /// The job ended because somebody asked for it.
     #[serde(rename = "job:cancelled:v1")]
     Cancelled {},
@@ -124,7 +124,8 @@ pub enum Body {
 
 /// Why a job failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Failure {
+#[schemars(rename = "Failure")]
+pub struct JobFailure {
     /// Stable, for programs: a failure code of PROTOCOL.md, or a code of the backend's own.
     pub code: String,
     /// For people.
@@ -320,7 +321,7 @@ mod tests {
     #[test]
     fn every_type_survives_both_encodings() {
         let kind: Kind = "demo".parse().unwrap();
-        let failure = Failure {
+        let failure = JobFailure {
             code: "c".into(),
             message: "m".into(),
             retryable: true,

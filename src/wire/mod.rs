@@ -22,7 +22,7 @@ mod submission;
 pub use code::{Code, CodeInfo, may_reconnect};
 pub use codec::Encoding;
 pub use cursor::{BadCursor, Cursor};
-pub use event::{Body, Channel, Event, EventType, Failure, Status};
+pub use event::{Body, Channel, Event, EventType, JobFailure, Status};
 pub use failure::FailureCode;
 pub use frame::{
     ClientFrame, GapReason, JSON_PROTOCOL, MSGPACK_PROTOCOL, Refusal, RequestRef, ServerFrame,

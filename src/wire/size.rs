@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::codec::{self, nests_at_most};
-use super::event::{Body, Event, Failure};
+use super::event::{Body, Event, JobFailure};
 use super::limits::{FAILURE_MESSAGE_MAX, LABEL_MAX, VALUE_DEPTH_MAX};
 
 /// Why an event cannot be stored, however often it is tried.
@@ -62,7 +62,7 @@ impl Event {
                     });
                 }
             }
-            Body::Failed(Failure { message, .. }) | Body::Retrying { message, .. } => {
+            Body::Failed(JobFailure { message, .. }) | Body::Retrying { message, .. } => {
                 cut(message, message.len().saturating_sub(over));
             }
             Body::Queued { .. }
@@ -135,7 +135,8 @@ impl Body {
     /// Cuts what is only for people to read.
     fn cut_labels(&mut self) {
         match self {
-            Self::Failed(Failure { code, message, .. }) | Self::Retrying { code, message, .. } => {
+            Self::Failed(JobFailure { code, message, .. })
+            | Self::Retrying { code, message, .. } => {
                 cut(code, LABEL_MAX);
                 cut(message, FAILURE_MESSAGE_MAX);
             }
@@ -271,7 +272,7 @@ mod tests {
     #[test]
     fn the_message_of_a_failure_is_cut_at_a_character_and_says_so() {
         let failed = |code: &str, message: &str| {
-            Body::Failed(Failure {
+            Body::Failed(JobFailure {
                 code: code.into(),
                 message: message.into(),
                 retryable: false,
@@ -279,7 +280,7 @@ mod tests {
         };
         for limit in [300, 1000, EVENT_MAX] {
             let (event, rest) = encoded(failed("exit_status", &"é".repeat(1 << 20)), limit);
-            let Body::Failed(Failure { code, message, .. }) = event.body else {
+            let Body::Failed(JobFailure { code, message, .. }) = event.body else {
                 panic!("{event:?}")
             };
             assert!(rest.is_none() && code == "exit_status");
@@ -290,7 +291,7 @@ mod tests {
             );
         }
         let (event, _) = encoded(failed(&"c".repeat(1 << 20), "m"), EVENT_MAX);
-        let Body::Failed(Failure { code, message, .. }) = event.body else {
+        let Body::Failed(JobFailure { code, message, .. }) = event.body else {
             panic!("{event:?}")
         };
         assert!(code.len() <= LABEL_MAX && code.ends_with("[cut]") && message == "m");

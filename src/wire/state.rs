@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::cursor::Cursor;
-use super::event::{Body, Channel, Event, Failure, Status};
+use super::event::{Body, Channel, Event, JobFailure, Status};
 use super::failure::FailureCode;
 use super::id::{JobId, Kind, Seq};
 use super::limits::OUTPUT_MAX;
@@ -36,7 +36,7 @@ pub struct JobState {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
     /// Why it failed.
-    pub error: Option<Failure>,
+    pub error: Option<JobFailure>,
     /// What it cost, in the backend's words.
     pub usage: Option<Value>,
     /// When it was submitted.

@@ -11,7 +11,9 @@ use tracing::warn;
 use crate::nats::{Delivery, Queue, SubmitOutcome, UsageCache};
 use crate::source::Unavailable;
 use crate::wire::limits::{LABEL_MAX, NAME_MAX};
-use crate::wire::{Body, Event, Failure, JobId, Kind, RESERVED_ID, Submission, cut, reserved_kind};
+use crate::wire::{
+    Body, Event, JobFailure, JobId, Kind, RESERVED_ID, Submission, cut, reserved_kind,
+};
 
 /// Submits the callback of a job that has ended, if it has one. Repeating it is harmless. A
 /// callback that no worker would deliver, or that has no room, is abandoned: otherwise its job
@@ -90,7 +92,7 @@ fn without_details(mut end: Event) -> Event {
                 .iter_mut()
                 .for_each(|reason| cut(reason, LABEL_MAX));
         }
-        Body::Failed(Failure { code, message, .. }) => {
+        Body::Failed(JobFailure { code, message, .. }) => {
             cut(code, LABEL_MAX);
             cut(message, LABEL_MAX);
         }
@@ -173,7 +175,7 @@ mod tests {
             (&done["status"], &done["usage"]),
             (&json!("done"), &json!(null))
         );
-        let failure = Failure {
+        let failure = JobFailure {
             code: "c".into(),
             message: "m".repeat(1 << 20),
             retryable: false,

@@ -8,7 +8,7 @@ use crate::backend::{self, Retry};
 use crate::backoff::Backoff;
 use crate::config::{ATTEMPT_PAUSE_MAX, RETRY_AFTER_MAX};
 use crate::runtime::report_panic;
-use crate::wire::{Body, Failure, FailureCode, JobId};
+use crate::wire::{Body, FailureCode, JobFailure, JobId};
 
 /// How a worker's attempt was over, and so how the queue is answered.
 #[derive(Debug)]
@@ -45,8 +45,8 @@ pub(super) fn handed_back() -> Body {
 }
 
 /// The job exceeded a time limit.
-pub(super) fn timed_out(message: &str) -> Failure {
-    Failure {
+pub(super) fn timed_out(message: &str) -> JobFailure {
+    JobFailure {
         code: FailureCode::TimedOut.into(),
         message: message.into(),
         retryable: false,
@@ -54,8 +54,8 @@ pub(super) fn timed_out(message: &str) -> Failure {
 }
 
 /// The job has used all of its attempts.
-pub(super) fn attempts_exhausted(message: String) -> Failure {
-    Failure {
+pub(super) fn attempts_exhausted(message: String) -> JobFailure {
+    JobFailure {
         code: FailureCode::AttemptsExhausted.into(),
         message,
         retryable: false,

@@ -47,7 +47,7 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Failure;
+    use crate::wire::JobFailure;
 
     #[test]
     fn what_failed_is_reported_and_nothing_else() {
@@ -63,7 +63,7 @@ mod tests {
                 message: "m".into(),
             })
         };
-        let failure = Failure {
+        let failure = JobFailure {
             code: "c".into(),
             message: "m".into(),
             retryable: false,

@@ -13,7 +13,7 @@ use crate::backoff::Backoff;
 use crate::config::{CLAIM_PAUSE_MAX, ENDINGS_MAX};
 use crate::nats::{AppendError, Delivery, EventWriter, Tip, Unwritable};
 use crate::source::Unavailable;
-use crate::wire::{Body, EventType, Failure, FailureCode, Stored};
+use crate::wire::{Body, EventType, FailureCode, JobFailure, Stored};
 
 impl<B: Backend> Runner<B> {
     /// Counts, as an attempt in the log, that earlier deliveries of the job did not begin one.
@@ -73,7 +73,7 @@ impl<B: Backend> Runner<B> {
         &self,
         delivery: &Delivery,
         attempt: u32,
-        failure: Failure,
+        failure: JobFailure,
     ) -> Result<AttemptOutcome, Unavailable> {
         let job = &delivery.job;
         // Another process may write first: a cancel request, or the same events.
