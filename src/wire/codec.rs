@@ -1,13 +1,14 @@
 //! The two encodings of what is stored and sent: MessagePack with named fields, and JSON. Nothing here knows an event.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::ErrorKind;
 
 use bytes::Bytes;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::limits::DEPTH_MAX;
-use super::scan::{self, Bounded};
+use super::scan::{self, Bounded, Counter};
+use super::transcode::transcode;
 
 /// Whether a value nests at most so many levels deep.
 pub fn nests_at_most(value: &serde_json::Value, levels: usize) -> bool {
@@ -24,28 +25,12 @@ pub fn nests_at_most(value: &serde_json::Value, levels: usize) -> bool {
     }
 }
 
-/// Counts the bytes that are written to it, and keeps none.
-pub(super) struct Counter(pub(super) usize);
-
-impl Write for Counter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// How many bytes a value has as MessagePack.
 ///
 /// # Errors
 /// [`Error::Encode`] when it cannot be written as MessagePack.
 pub fn msgpack_len<T: Serialize + ?Sized>(value: &T) -> Result<usize, Error> {
-    let mut counter = Counter(0);
-    rmp_serde::encode::write_named(&mut counter, value)?;
-    Ok(counter.0)
+    Ok(scan::msgpack_len(value)?)
 }
 
 /// How many bytes a value has as JSON.
@@ -182,7 +167,7 @@ pub fn value<'de, D: Deserializer<'de>>(from: D) -> Result<serde_json::Value, D:
 /// # Errors
 /// [`Error`] when it cannot be said in JSON, for example a map with an array as key.
 pub fn msgpack_to_json(payload: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-    serde_transcode::transcode(&mut msgpack(payload), &mut serde_json::Serializer::new(out))?;
+    transcode(&mut msgpack(payload), &mut serde_json::Serializer::new(out))?;
     Ok(())
 }
 

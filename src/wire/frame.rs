@@ -12,9 +12,11 @@ use super::codec::{self, Encoding};
 use super::cursor::Cursor;
 use super::event::Status;
 use super::id::{JobId, Seq};
-use super::limits::{BODY_MAX, MESSAGE_MAX, OP_MAX, REF_MAX, TOKEN_MAX};
-use super::scan::{self, Excerpt, Misread};
-use super::submission::{Submission, Submit};
+use super::limits::{BODY_MAX, REF_MAX, TOKEN_MAX};
+use super::refusal::{self, Refusal, RequestHead, RequestRef, fields, job_id};
+use super::scan::{self, Misread};
+use super::submission::Submission;
+use super::submit::{SubmissionFields, SubmitFrame};
 
 /// The subprotocol with one JSON object a text message; also what a client gets that offers none.
 pub const JSON_PROTOCOL: &str = "tailwater.v1.json";
@@ -80,7 +82,7 @@ pub enum ClientFrame {
         /// By which the same submission again is the same job.
         key: Option<String>,
         /// The job.
-        #[schemars(flatten)]
+        #[schemars(flatten, with = "SubmissionFields<'static>")]
         submission: Submission,
     },
     /// Cancel a job.
@@ -93,87 +95,9 @@ pub enum ClientFrame {
     },
 }
 
-/// Why a client's frame cannot be taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// What is wrong.
-    pub code: Code,
-    /// What is wrong with this frame, for people.
-    pub message: String,
-    /// What it was about.
-    pub request: RequestRef,
-}
-
-/// What an answer is about, as the client wrote it, cut to a length that can be sent back.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RequestRef {
-    /// The client's own name for the frame.
-    pub reference: Option<String>,
-    /// The job.
-    pub job: Option<String>,
-}
-
-/// What every frame may say.
-#[derive(Default, Deserialize)]
-struct Head {
-    #[serde(default)]
-    op: Excerpt<OP_MAX>,
-    #[serde(rename = "ref", default)]
-    reference: Excerpt<REF_MAX>,
-    #[serde(default)]
-    job: Excerpt<REF_MAX>,
-}
-
-impl RequestRef {
-    /// Names a job and no frame.
-    pub fn of_job(job: &JobId) -> Self {
-        Self {
-            reference: None,
-            job: Some(job.to_string()),
-        }
-    }
-
-    /// What a JSON object is about, as far as it says.
-    pub fn of(text: &[u8]) -> Self {
-        scan::object::<Head>(text)
-            .map(Into::into)
-            .unwrap_or_default()
-    }
-}
-
-impl From<Head> for RequestRef {
-    fn from(
-        Head {
-            op: _,
-            reference: Excerpt(reference),
-            job: Excerpt(job),
-        }: Head,
-    ) -> Self {
-        Self { reference, job }
-    }
-}
-
-impl Refusal {
-    pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: shortened(message.into()),
-            request: RequestRef::default(),
-        }
-    }
-}
-
-/// A sentence about a request, which may quote it: a parser quotes what it did not expect, whatever its length.
-pub fn shortened(mut message: String) -> String {
-    message.truncate(message.floor_char_boundary(MESSAGE_MAX));
-    // It may be kept for a while, and a long one should not.
-    message.shrink_to_fit();
-    message
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Auth<'a> {
+struct AuthFields<'a> {
     #[serde(rename = "op")]
     _op: Option<IgnoredAny>,
     #[serde(borrow)]
@@ -182,7 +106,7 @@ struct Auth<'a> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Watch {
+struct WatchFields {
     #[serde(rename = "op")]
     _op: Option<IgnoredAny>,
     job: String,
@@ -192,7 +116,7 @@ struct Watch {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Unwatch {
+struct UnwatchFields {
     #[serde(rename = "op")]
     _op: Option<IgnoredAny>,
     job: String,
@@ -200,7 +124,7 @@ struct Unwatch {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Cancel {
+struct CancelFields {
     #[serde(rename = "op")]
     _op: Option<IgnoredAny>,
     #[serde(rename = "ref")]
@@ -219,7 +143,7 @@ impl ClientFrame {
             Encoding::MsgPack => match codec::json_within(message, BODY_MAX) {
                 Ok(Some(json)) => Self::from_json(&json),
                 Ok(None) => {
-                    let request = codec::from_msgpack::<Head>(message)
+                    let request = codec::from_msgpack::<RequestHead>(message)
                         .map(Into::into)
                         .unwrap_or_default();
                     let refusal = Refusal::new(Code::TooLarge, Code::TooLarge.info().text);
@@ -231,7 +155,7 @@ impl ClientFrame {
     }
 
     fn from_json(text: &[u8]) -> Result<Self, Refusal> {
-        let mut head: Head = scan::object(text).map_err(|misread| match misread {
+        let mut head: RequestHead = scan::object(text).map_err(|misread| match misread {
             Misread::NotJson(error) => Refusal::new(Code::BadJson, format!("not JSON: {error}")),
             Misread::Other(_) => {
                 Refusal::new(Code::BadRequest, "a frame is an object with an `op`")
@@ -268,7 +192,7 @@ impl ClientFrame {
     fn read(op: &str, text: &[u8]) -> Result<Self, Refusal> {
         match op {
             "auth" => {
-                let Auth { _op, token } = fields(text)?;
+                let AuthFields { _op, token } = fields(text)?;
                 if token.get().len() > TOKEN_MAX {
                     let message = format!("a token has at most {TOKEN_MAX} bytes");
                     return Err(Refusal::new(Code::TooLarge, message));
@@ -281,7 +205,7 @@ impl ClientFrame {
                 })
             }
             "watch" => {
-                let Watch {
+                let WatchFields {
                     _op,
                     job,
                     after,
@@ -291,15 +215,15 @@ impl ClientFrame {
                 Ok(Self::Watch { job, start })
             }
             "unwatch" => {
-                let Unwatch { _op, job } = fields(text)?;
+                let UnwatchFields { _op, job } = fields(text)?;
                 Ok(Self::Unwatch { job: job_id(&job)? })
             }
             "submit" => {
-                let Submit {
+                let SubmitFrame {
                     reference,
                     key,
                     submission,
-                } = Submit::from_json(text)?;
+                } = SubmitFrame::from_json(text)?;
                 Ok(Self::Submit {
                     reference,
                     key,
@@ -307,14 +231,12 @@ impl ClientFrame {
                 })
             }
             "cancel" => {
-                let Cancel {
+                let CancelFields {
                     _op,
                     reference,
                     job,
                 } = fields(text)?;
-                if let Some(reference) = &reference {
-                    check_reference(reference)?;
-                }
+                refusal::check_reference(reference.as_deref())?;
                 Ok(Self::Cancel {
                     reference,
                     job: job_id(&job)?,
@@ -323,36 +245,6 @@ impl ClientFrame {
             other => Err(Refusal::new(Code::UnknownOp, format!("no op `{other}`"))),
         }
     }
-}
-
-/// Reads an object that a client sent.
-///
-/// # Errors
-/// A [`Refusal`] with the code that the client is told.
-pub fn fields<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Refusal> {
-    scan::object(text).map_err(|misread| match misread {
-        Misread::NotJson(error) => Refusal::new(Code::BadJson, error.to_string()),
-        Misread::Other(error) => Refusal::new(Code::BadRequest, error.to_string()),
-    })
-}
-
-/// Whether a client's own name for a frame is short enough.
-///
-/// # Errors
-/// A [`Refusal`] when it is not.
-pub(super) fn check_reference(reference: &str) -> Result<(), Refusal> {
-    if reference.chars().count() > REF_MAX {
-        return Err(Refusal::new(
-            Code::BadRequest,
-            format!("a `ref` has at most {REF_MAX} characters"),
-        ));
-    }
-    Ok(())
-}
-
-fn job_id(text: &str) -> Result<JobId, Refusal> {
-    text.parse()
-        .map_err(|error| Refusal::new(Code::BadJobId, format!("a job id {error}")))
 }
 
 /// Reads where to begin, as WebSocket frames and query strings say it.
@@ -499,7 +391,7 @@ pub enum GapReason {
 mod tests {
     use super::*;
     use crate::wire::Stored;
-    use crate::wire::limits::INPUT_MAX;
+    use crate::wire::limits::{INPUT_MAX, MESSAGE_MAX};
     use serde_json::json;
 
     /// What the frame is in JSON, after having made sure that it is the same in MessagePack.

@@ -12,12 +12,15 @@ mod frame;
 mod id;
 pub mod limits;
 mod listing;
+mod refusal;
 mod scan;
 mod schema;
 mod size;
 mod state;
 mod stored;
 mod submission;
+mod submit;
+mod transcode;
 
 pub use code::{Code, CodeInfo, may_reconnect};
 pub use codec::Encoding;
@@ -25,15 +28,16 @@ pub use cursor::{BadCursor, Cursor};
 pub use event::{Body, Channel, Event, EventType, JobFailure, Status};
 pub use failure::FailureCode;
 pub use frame::{
-    ClientFrame, GapReason, JSON_PROTOCOL, MSGPACK_PROTOCOL, Refusal, RequestRef, ServerFrame,
-    Start, fields, shortened, start,
+    ClientFrame, GapReason, JSON_PROTOCOL, MSGPACK_PROTOCOL, ServerFrame, Start, start,
 };
 pub use id::{BadName, JobId, Kind, Seq, StreamSeq};
 pub use listing::{BadPage, JobPage, JobRow, PageToken, Place};
+pub use refusal::{Refusal, RequestRef, shortened};
 pub use schema::{Dialect, definitions};
 pub use size::{Unfit, cut};
 pub use state::JobState;
 pub use stored::{Stored, Unreadable};
 pub use submission::{
-    Limits, RESERVED_ID, RESERVED_KIND, Submission, Submit, may_call_back, reserved_kind,
+    Limits, RESERVED_ID, RESERVED_KIND, Submission, may_call_back, reserved_kind,
 };
+pub use submit::SubmitFrame;

@@ -10,7 +10,6 @@ use serde::de::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
-use super::codec::{Counter, msgpack_len};
 use super::limits::VALUE_DEPTH_MAX;
 
 /// What a value has in bytes, keys that stand in it twice counted twice.
@@ -22,6 +21,32 @@ pub(super) struct Size {
     pub(super) msgpack: usize,
     /// As a [`Value`] in memory, about, beside its own place.
     pub(super) memory: usize,
+}
+
+/// Counts the bytes that are written to it, and keeps none.
+pub(super) struct Counter(pub(super) usize);
+
+impl Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The size of a value as MessagePack, in bytes.
+///
+/// # Errors
+/// When it cannot be written as MessagePack.
+pub(super) fn msgpack_len<T: Serialize + ?Sized>(
+    value: &T,
+) -> Result<usize, rmp_serde::encode::Error> {
+    let mut counter = Counter(0);
+    rmp_serde::encode::write_named(&mut counter, value)?;
+    Ok(counter.0)
 }
 
 /// A node of a map, which has room for 11 entries and holds 6 or more of them when there are as many.
@@ -36,7 +61,7 @@ pub(super) fn measure(text: &str) -> Result<Size, serde_json::Error> {
     let mut reader = serde_json::Deserializer::from_str(text);
     // One level more than a value may have, so that it is here that one is refused which has more.
     let (msgpack_len, memory_len) = (&mut msgpack, &mut memory);
-    Scan {
+    JsonScan {
         out: &mut counter,
         msgpack: msgpack_len,
         memory: memory_len,
@@ -61,7 +86,7 @@ pub(super) fn transcode<'de, D: Deserializer<'de>>(
     out: &mut impl Write,
     levels: usize,
 ) -> Result<(), D::Error> {
-    Scan {
+    JsonScan {
         out,
         msgpack: &mut 0,
         memory: &mut 0,
@@ -96,7 +121,7 @@ impl Write for Bounded {
 }
 
 /// Writes one value as JSON and counts what it would have as MessagePack.
-struct Scan<'a, W> {
+struct JsonScan<'a, W> {
     out: &'a mut W,
     msgpack: &'a mut usize,
     memory: &'a mut usize,
@@ -105,7 +130,7 @@ struct Scan<'a, W> {
     levels: usize,
 }
 
-impl<W: Write> Scan<'_, W> {
+impl<W: Write> JsonScan<'_, W> {
     fn raw<E: serde::de::Error>(&mut self, bytes: &[u8]) -> Result<(), E> {
         self.out.write_all(bytes).map_err(E::custom)
     }
@@ -136,9 +161,9 @@ impl<W: Write> Scan<'_, W> {
         self.raw(bracket)
     }
 
-    fn inner(&mut self, before: &'static [u8]) -> Scan<'_, W> {
+    fn inner(&mut self, before: &'static [u8]) -> JsonScan<'_, W> {
         let levels = self.levels.saturating_sub(1);
-        Scan {
+        JsonScan {
             out: self.out,
             msgpack: self.msgpack,
             memory: self.memory,
@@ -148,7 +173,7 @@ impl<W: Write> Scan<'_, W> {
     }
 }
 
-impl<'de, W: Write> DeserializeSeed<'de> for Scan<'_, W> {
+impl<'de, W: Write> DeserializeSeed<'de> for JsonScan<'_, W> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
@@ -156,7 +181,7 @@ impl<'de, W: Write> DeserializeSeed<'de> for Scan<'_, W> {
     }
 }
 
-impl<'de, W: Write> Visitor<'de> for Scan<'_, W> {
+impl<'de, W: Write> Visitor<'de> for JsonScan<'_, W> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -222,7 +247,7 @@ impl<'de, W: Write> Visitor<'de> for Scan<'_, W> {
 }
 
 /// A key of an object: text, and nothing else.
-struct Key<'a, W>(Scan<'a, W>);
+struct Key<'a, W>(JsonScan<'a, W>);
 
 impl<'de, W: Write> DeserializeSeed<'de> for Key<'_, W> {
     type Value = ();
@@ -414,7 +439,6 @@ pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Misrea
 
 #[cfg(test)]
 mod tests {
-    use super::super::codec::json_len;
     use super::*;
     use serde_json::json;
 
@@ -443,7 +467,7 @@ mod tests {
         ] {
             let pretty = serde_json::to_string_pretty(&value).unwrap();
             let size = measure(&pretty).unwrap();
-            let stored = (json_len(&value).unwrap(), msgpack_len(&value).unwrap());
+            let stored = (value.to_string().len(), msgpack_len(&value).unwrap());
             assert_eq!((size.json, size.msgpack), stored, "{pretty:.100}");
         }
         assert_eq!(

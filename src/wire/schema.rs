@@ -14,7 +14,7 @@ use super::frame::{ClientFrame, ServerFrame, Start};
 use super::id::{JobId, Kind, Seq};
 use super::limits::NAME_MAX;
 use super::state::JobState;
-use super::submission::Submission;
+use super::submit::SubmissionFields;
 
 /// Which form of JSON Schema, and where in a document the definitions stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub fn definitions(dialect: Dialect) -> Map<String, Value> {
     read.subschema_for::<EventFrame>();
     read.subschema_for::<OtherEvent>();
     read.subschema_for::<ClientFrame>();
-    read.subschema_for::<Submission>();
+    read.subschema_for::<SubmissionFields<'_>>();
     let mut written = dialect.settings().for_serialize().into_generator();
     written.subschema_for::<ServerFrame>();
     written.subschema_for::<JobState>();

@@ -8,7 +8,7 @@ use std::path::Path;
 use map::{CrateMap, without_comments_and_literals};
 
 /// Today's circles, by their module and their number of files. The list may only shrink.
-const CIRCLES: [(&str, usize); 2] = [("wire", 2), ("wire", 2)];
+const CIRCLES: [(&str, usize); 0] = [];
 
 /// Today's type names that are declared more than once. The list may only shrink.
 const REPEATED_TYPES: [&str; 1] = ["Head"];

@@ -336,15 +336,15 @@ export type ClientFrame =
     }
   | {
       /**
-       * The address that is told how the job ended.
+       * The address that is called when the job has ended.
        */
       callback?: string | null;
       /**
-       * The job's id, when the submitter names one.
+       * The job's id; the edge makes one up when it is absent.
        */
       id?: JobId | null;
       /**
-       * What the worker is given.
+       * The input for the worker.
        */
       input?: unknown;
       /**
@@ -352,7 +352,7 @@ export type ClientFrame =
        */
       key?: string | null;
       /**
-       * Which workers may take it.
+       * Which workers may run it.
        */
       kind: Kind;
       op: "submit";
@@ -361,11 +361,11 @@ export type ClientFrame =
        */
       ref: string;
       /**
-       * Without any output, in one attempt.
+       * How long an attempt may produce no output, in milliseconds.
        */
       silence_timeout_ms?: number | null;
       /**
-       * From the submission to the end, all attempts and waits included.
+       * How long the job may take from its submission to its end, all attempts and waits included, in milliseconds.
        */
       timeout_ms?: number | null;
     }
@@ -618,27 +618,27 @@ export interface JobState {
  */
 export interface Submission {
   /**
-   * The address that is told how the job ended.
+   * The address that is called when the job has ended.
    */
   callback?: string | null;
   /**
-   * The job's id, when the submitter names one.
+   * The job's id; the edge makes one up when it is absent.
    */
   id?: JobId | null;
   /**
-   * What the worker is given.
+   * The input for the worker.
    */
   input?: unknown;
   /**
-   * Which workers may take it.
+   * Which workers may run it.
    */
   kind: Kind;
   /**
-   * Without any output, in one attempt.
+   * How long an attempt may produce no output, in milliseconds.
    */
   silence_timeout_ms?: number | null;
   /**
-   * From the submission to the end, all attempts and waits included.
+   * How long the job may take from its submission to its end, all attempts and waits included, in milliseconds.
    */
   timeout_ms?: number | null;
 }

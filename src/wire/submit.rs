@@ -1,0 +1,362 @@
+//! Reading and checking a submission, the same on every transport. An input that is refused is never built in memory.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny};
+use serde_json::value::RawValue;
+use serde_json::{Number, Value};
+
+use super::code::Code;
+use super::codec::{self, nests_at_most};
+use super::id::{JobId, Kind};
+use super::limits::{
+    CALLBACK_MAX, EVENT_MAX, INPUT_MAX, INPUT_MEMORY_MAX, TIMEOUT_MAX_MS, VALUE_DEPTH_MAX,
+};
+use super::refusal::{self, Refusal};
+use super::scan::{self, Size};
+use super::submission::{Limits, RESERVED_ID, RESERVED_KIND, Submission};
+
+/// What is to be done, and within what limits.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Submission")]
+pub(super) struct SubmissionFields<'a> {
+    /// Which workers may run it.
+    #[schemars(with = "Kind", extend("not" = {"const": RESERVED_KIND}))]
+    kind: String,
+    /// The input for the worker.
+    // It stays text until it is known to fit.
+    #[serde(borrow, default)]
+    #[schemars(with = "Option<Value>")]
+    input: Option<&'a RawValue>,
+    /// The job's id; the edge makes one up when it is absent.
+    #[schemars(
+        with = "Option<JobId>",
+        extend("not" = {"pattern": format!("^{RESERVED_ID}"), "type": "string"})
+    )]
+    id: Option<String>,
+    /// How long the job may take from its submission to its end, all attempts and waits included, in milliseconds.
+    #[serde(default, deserialize_with = "whole_number")]
+    #[schemars(range(min = 1, max = TIMEOUT_MAX_MS))]
+    timeout_ms: Option<u64>,
+    /// How long an attempt may produce no output, in milliseconds.
+    #[serde(default, deserialize_with = "whole_number")]
+    #[schemars(range(min = 1, max = TIMEOUT_MAX_MS))]
+    silence_timeout_ms: Option<u64>,
+    /// The address that is called when the job has ended.
+    #[schemars(regex(pattern = "^https?://"), length(max = CALLBACK_MAX))]
+    callback: Option<String>,
+    /// The fields of a frame that submits. A request over HTTP has none of them.
+    #[schemars(skip)]
+    op: Option<IgnoredAny>,
+    #[serde(rename = "ref")]
+    #[schemars(skip)]
+    reference: Option<String>,
+    #[schemars(skip)]
+    key: Option<String>,
+}
+
+/// A frame that submits a job.
+#[derive(Debug)]
+pub struct SubmitFrame {
+    /// The client's own name for the frame.
+    pub reference: Option<String>,
+    /// The idempotency key: the same submission with the same key is the same job.
+    pub key: Option<String>,
+    /// The job.
+    pub submission: Submission,
+}
+
+/// Reads a time limit. JSON does not distinguish 5000.0 from 5000.
+fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let Some(number) = Option::<Number>::deserialize(deserializer)? else {
+        return Ok(None);
+    };
+    let as_float = number.as_f64();
+    let from_float = as_float.filter(|float| float.fract() == 0.0 && *float >= 0.0);
+    let whole = number.as_u64().or(from_float.map(|float| float as u64));
+    match whole.filter(|whole| *whole <= TIMEOUT_MAX_MS) {
+        Some(whole) => Ok(Some(whole)),
+        None => Err(D::Error::custom(format!(
+            "{number} is not a whole number up to {TIMEOUT_MAX_MS}"
+        ))),
+    }
+}
+
+impl SubmitFrame {
+    /// Reads a frame that submits a job: what [`Submission::from_json`] reads and, optionally, `op`, `ref` and `key`.
+    ///
+    /// # Errors
+    /// A [`Refusal`] for the client.
+    pub fn from_json(text: &[u8]) -> Result<Self, Refusal> {
+        let fields: SubmissionFields<'_> = refusal::fields(text)?;
+        refusal::check_reference(fields.reference.as_deref())?;
+        Ok(Self {
+            submission: fields.submission()?,
+            reference: fields.reference,
+            key: fields.key,
+        })
+    }
+}
+
+impl SubmissionFields<'_> {
+    /// Checks everything, and then builds the input.
+    fn submission(&self) -> Result<Submission, Refusal> {
+        let kind = refusal::kind(&self.kind)?;
+        let id = self.id.as_deref().map(refusal::job_id).transpose()?;
+        let mut submission = Submission {
+            kind,
+            input: Value::Null,
+            id,
+            limits: Limits {
+                timeout_ms: self.timeout_ms,
+                silence_timeout_ms: self.silence_timeout_ms,
+            },
+            callback: self.callback.clone(),
+        };
+        submission.check_head()?;
+        if let Some(input) = self.input {
+            let size = scan::measure(input.get()).map_err(|error| bad_input(&error))?;
+            submission.check_size(size)?;
+            let mut reader = serde_json::Deserializer::from_str(input.get());
+            submission.input = scan::plain(&mut reader).map_err(|error| bad_input(&error))?;
+        }
+        Ok(submission)
+    }
+}
+
+/// JSON without a syntax error can still be refused, for example for a number that is too large for a float.
+fn bad_input(error: &serde_json::Error) -> Refusal {
+    let code = if error.is_data() {
+        Code::BadRequest
+    } else {
+        Code::BadJson
+    };
+    Refusal::new(code, format!("the input: {error}"))
+}
+
+impl Submission {
+    /// Reads what a client submits: a JSON object with `kind` and, optionally, `input`, `id`, `timeout_ms`,
+    /// `silence_timeout_ms` and `callback`. An input that is refused is not built.
+    ///
+    /// # Errors
+    /// A [`Refusal`] for the client.
+    pub fn from_json(text: &[u8]) -> Result<Self, Refusal> {
+        let fields: SubmissionFields<'_> = refusal::fields(text)?;
+        let of_frames = [
+            ("op", fields.op.is_some()),
+            ("ref", fields.reference.is_some()),
+            ("key", fields.key.is_some()),
+        ];
+        for (name, is_there) in of_frames {
+            if is_there {
+                let message = format!("unknown field `{name}`");
+                return Err(Refusal::new(Code::BadRequest, message));
+            }
+        }
+        fields.submission()
+    }
+
+    /// Checks that a client, and not only a worker, may submit this.
+    ///
+    /// # Errors
+    /// A [`Refusal`] for the client.
+    pub fn check(&self) -> Result<(), Refusal> {
+        self.check_head()?;
+        if !nests_at_most(&self.input, VALUE_DEPTH_MAX) {
+            let message = format!("the input nests deeper than {VALUE_DEPTH_MAX} levels");
+            return Err(Refusal::new(Code::BadRequest, message));
+        }
+        let bad = |error: codec::Error| Refusal::new(Code::BadRequest, error.to_string());
+        self.check_size(Size {
+            json: codec::json_len(&self.input).map_err(bad)?,
+            msgpack: codec::msgpack_len(&self.input).map_err(bad)?,
+            // The input is in memory already.
+            memory: 0,
+        })
+    }
+
+    /// Checks the size of the input.
+    fn check_size(&self, input: Size) -> Result<(), Refusal> {
+        let too_large = |message| Err(Refusal::new(Code::TooLarge, message));
+        if input.json > INPUT_MAX {
+            return too_large(format!(
+                "the input is too large: it has {} bytes, the limit is {INPUT_MAX}",
+                input.json
+            ));
+        }
+        let size = self
+            .event_len_for(input.msgpack)
+            .map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))?;
+        if size > EVENT_MAX {
+            return too_large(Self::too_large(size, EVENT_MAX));
+        }
+        if input.memory > INPUT_MEMORY_MAX {
+            return too_large(format!(
+                "the input has too many small parts: it takes {} bytes in memory, the limit is {INPUT_MEMORY_MAX}",
+                input.memory
+            ));
+        }
+        Ok(())
+    }
+
+    /// Checks everything but the input.
+    fn check_head(&self) -> Result<(), Refusal> {
+        let refused = |code, message: String| Err(Refusal::new(code, message));
+        if self.kind.as_str() == RESERVED_KIND {
+            let message = format!("the kind {RESERVED_KIND} is reserved; use another kind");
+            return refused(Code::BadKind, message);
+        }
+        let id = self.id.as_ref().map_or("", JobId::as_str);
+        if id.starts_with(RESERVED_ID) {
+            let message = format!("ids that begin with {RESERVED_ID} are reserved; use another id");
+            return refused(Code::BadJobId, message);
+        }
+        if [self.limits.timeout_ms, self.limits.silence_timeout_ms].contains(&Some(0)) {
+            return refused(Code::BadRequest, "a time limit is at least 1 ms".into());
+        }
+        let callback = self.callback.as_deref().unwrap_or("http://");
+        let is_http = callback.starts_with("https://") || callback.starts_with("http://");
+        if callback.len() > CALLBACK_MAX || !is_http {
+            let message =
+                format!("a callback is an http or https address of at most {CALLBACK_MAX} bytes");
+            return refused(Code::BadRequest, message);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::limits::NAME_MAX;
+    use super::*;
+    use crate::wire::{Event, Seq};
+    use serde_json::json;
+
+    fn read(value: &Value) -> Result<Submission, Refusal> {
+        Submission::from_json(value.to_string().as_bytes())
+    }
+
+    fn refusal(value: &Value) -> Code {
+        read(value).unwrap_err().code
+    }
+
+    #[test]
+    fn a_submission_needs_a_kind_and_nothing_else() {
+        let kind: Kind = "k".parse().unwrap();
+        assert_eq!(
+            read(&json!({"kind": "k"})),
+            Ok(Submission::new(kind, Value::Null))
+        );
+        let full = json!({"kind": "k", "input": [1], "id": "j", "timeout_ms": 5, "silence_timeout_ms": 6,
+            "callback": "https://h/p"});
+        let full = read(&full).unwrap();
+        assert_eq!(
+            full.limits,
+            Limits {
+                timeout_ms: Some(5),
+                silence_timeout_ms: Some(6)
+            }
+        );
+        assert_eq!(full.callback.as_deref(), Some("https://h/p"));
+        let floats = json!({"kind": "k", "timeout_ms": 5.0, "silence_timeout_ms": null});
+        assert_eq!(read(&floats).unwrap().limits.timeout_ms, Some(5));
+    }
+
+    #[test]
+    fn each_kind_of_bad_submission_has_its_own_code() {
+        assert_eq!(refusal(&json!([])), Code::BadRequest);
+        assert_eq!(refusal(&json!({"input": 1})), Code::BadRequest);
+        assert_eq!(
+            refusal(&json!({"kind": "k", "inputt": 1})),
+            Code::BadRequest
+        );
+        assert_eq!(refusal(&json!({"kind": "a.b"})), Code::BadKind);
+        assert_eq!(refusal(&json!({"kind": "callback"})), Code::BadKind);
+        assert_eq!(refusal(&json!({"kind": "k", "id": "a.b"})), Code::BadJobId);
+        assert_eq!(
+            refusal(&json!({"kind": "k", "id": "callback-j"})),
+            Code::BadJobId
+        );
+        assert_eq!(
+            refusal(&json!({"kind": "k", "timeout_ms": 0})),
+            Code::BadRequest
+        );
+        let deep = (0..101).fold(json!(1), |value, _| json!([value]));
+        assert_eq!(
+            refusal(&json!({"kind": "k", "input": deep})),
+            Code::BadRequest
+        );
+        for bad in [
+            json!(-1),
+            json!(-1.0),
+            json!(1.5),
+            json!("5"),
+            json!(1e300),
+            json!(TIMEOUT_MAX_MS + 1),
+        ] {
+            assert_eq!(
+                refusal(&json!({"kind": "k", "timeout_ms": bad})),
+                Code::BadRequest
+            );
+        }
+        assert_eq!(
+            refusal(&json!({"kind": "k", "callback": "ftp://h"})),
+            Code::BadRequest
+        );
+        assert_eq!(
+            refusal(&json!({"kind": "k", "input": "x".repeat(INPUT_MAX)})),
+            Code::TooLarge
+        );
+    }
+
+    #[test]
+    fn an_input_that_is_large_only_in_memory_is_refused() {
+        let objects = |object: &str, count: usize| {
+            let input = format!("[{}0]", format!("{object},").repeat(count));
+            Submission::from_json(format!("{{\"kind\":\"k\",\"input\":{input}}}").as_bytes())
+        };
+        let error = objects("{\"\":0}", 74_000).unwrap_err();
+        assert_eq!(error.code, Code::TooLarge);
+        assert!(
+            error.message.contains("too many small parts"),
+            "{}",
+            error.message
+        );
+        objects("{\"number\":1234567890}", 23_000).unwrap();
+    }
+
+    #[test]
+    fn an_input_is_measured_as_it_is_stored() {
+        // 512 KiB of JSON, 1.15 MiB of MessagePack.
+        let numbers = |count: usize| Submission::new("k".parse().unwrap(), json!(vec![0.5; count]));
+        let error = numbers(131_000).check().unwrap_err();
+        assert_eq!(error.code, Code::TooLarge);
+        assert!(
+            error.message.contains(&EVENT_MAX.to_string()),
+            "{}",
+            error.message
+        );
+        for (count, fits) in [(116_300, true), (116_400, false)] {
+            let submission = Submission {
+                id: "x".repeat(NAME_MAX).parse().ok(),
+                ..numbers(count)
+            };
+            let (body, job) = (submission.queued(), submission.id.clone().unwrap());
+            let event = Event {
+                body,
+                job,
+                seq: Seq(1),
+                attempt: 0,
+                ts: u64::MAX,
+            };
+            let size = event.encode().unwrap().len();
+            assert_eq!(
+                (submission.event_len().unwrap(), size <= EVENT_MAX),
+                (size, fits)
+            );
+            assert_eq!(submission.check().is_ok(), fits);
+            assert!(numbers(count).event_len().unwrap() == size);
+        }
+    }
+}
