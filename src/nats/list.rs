@@ -20,7 +20,8 @@ use crate::config::{
 };
 use crate::source::Unavailable;
 use crate::wire::{
-    BadPage, JobId, JobPage, JobRow, Kind, PageToken, Place, RESERVED_ID, Status, Stored, StreamSeq,
+    BadPage, JobId, JobPage, JobRow, Kind, PageToken, RESERVED_ID, ShardPosition, Status, Stored,
+    StreamSeq,
 };
 
 /// Which jobs to list.
@@ -67,16 +68,16 @@ enum WindowRead {
 }
 
 impl Streams {
-    /// The places of a page token that a listing of these streams issued.
-    fn places(&self, page: &PageToken) -> Result<Vec<Place>, BadPage> {
-        let ours = page.streams == self.tag && page.places.len() == self.bounds.len();
+    /// The positions of a page token that a listing of these streams issued.
+    fn positions(&self, page: &PageToken) -> Result<Vec<ShardPosition>, BadPage> {
+        let ours = page.streams == self.tag && page.positions.len() == self.bounds.len();
         let there = page
-            .places
+            .positions
             .iter()
             .zip(&self.bounds)
-            .all(|(place, &(_, last))| place.top <= last);
+            .all(|(position, &(_, last))| position.top <= last);
         if ours && there {
-            Ok(page.places.clone())
+            Ok(page.positions.clone())
         } else {
             Err(BadPage)
         }
@@ -92,12 +93,12 @@ impl Reader {
     pub async fn list(&self, query: &JobQuery) -> Result<JobPage, ListError> {
         let _listing = self.listing_slots.acquire().await?;
         let streams = self.streams().await?;
-        let places = match &query.page {
-            Some(page) => streams.places(page)?,
+        let positions = match &query.page {
+            Some(page) => streams.positions(page)?,
             None => streams
                 .bounds
                 .iter()
-                .map(|&(_, last)| Place {
+                .map(|&(_, last)| ShardPosition {
                     top: last,
                     next: last,
                 })
@@ -110,7 +111,7 @@ impl Reader {
             windows: LIST_WINDOWS,
             lookups: LIST_LOOKUPS,
         };
-        let mut listing = Listing::new(&places, &firsts, query.status, limits);
+        let mut listing = Listing::new(&positions, &firsts, query.status, limits);
         loop {
             match listing.step() {
                 ListingStep::Read(windows) => {
@@ -125,7 +126,7 @@ impl Reader {
                 }
                 ListingStep::Resolve(candidates) => {
                     let rows = stream::iter(candidates).map(|candidate| {
-                        let top = places[candidate.shard as usize].top;
+                        let top = positions[candidate.shard as usize].top;
                         self.row(candidate, top, query.kind.as_ref())
                     });
                     listing.resolve(rows.buffered(LIST_REQUESTS).try_collect().await?);
@@ -133,10 +134,10 @@ impl Reader {
                 ListingStep::Done => break,
             }
         }
-        let (jobs, places) = listing.finish();
-        let next = places.map(|places| PageToken {
+        let (jobs, positions) = listing.finish();
+        let next = positions.map(|positions| PageToken {
             streams: streams.tag,
-            places,
+            positions,
         });
         Ok(JobPage { jobs, next })
     }

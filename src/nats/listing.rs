@@ -20,7 +20,7 @@ use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
 
-use crate::wire::{JobId, JobRow, Place, Seq, Status, Stored, StreamSeq};
+use crate::wire::{JobId, JobRow, Seq, ShardPosition, Status, Stored, StreamSeq};
 
 /// What one page may cost and hold at most.
 #[derive(Clone, Copy, Debug)]
@@ -116,19 +116,19 @@ struct ShardCursor {
 }
 
 impl Listing {
-    /// A page that continues from `places`; `firsts` are the first messages that the shards still have.
+    /// A page that continues from `positions`; `firsts` are the first messages that the shards still have.
     pub(super) fn new(
-        places: &[Place],
+        positions: &[ShardPosition],
         firsts: &[StreamSeq],
         status: Option<Status>,
         limits: ListingLimits,
     ) -> Self {
-        let cursors = places.iter().zip(firsts).zip(0..);
+        let cursors = positions.iter().zip(firsts).zip(0..);
         Self {
             limits,
             status,
             cursors: cursors
-                .map(|((place, &first), shard)| ShardCursor::new(shard, place, first, limits))
+                .map(|((position, &first), shard)| ShardCursor::new(shard, position, first, limits))
                 .collect(),
             rows: Vec::new(),
             lookups: limits.lookups,
@@ -239,21 +239,24 @@ impl Listing {
     }
 
     /// The rows, and where the next page starts, if there is more.
-    pub(super) fn finish(self) -> (Vec<JobRow>, Option<Vec<Place>>) {
-        let places: Vec<Place> = self.cursors.iter().map(ShardCursor::place).collect();
-        let done = places.iter().all(|place| *place == Place::default());
-        (self.rows, (!done).then_some(places))
+    pub(super) fn finish(self) -> (Vec<JobRow>, Option<Vec<ShardPosition>>) {
+        let positions: Vec<ShardPosition> =
+            self.cursors.iter().map(ShardCursor::position).collect();
+        let done = positions
+            .iter()
+            .all(|position| *position == ShardPosition::default());
+        (self.rows, (!done).then_some(positions))
     }
 }
 
 impl ShardCursor {
-    fn new(shard: u32, place: &Place, first: StreamSeq, limits: ListingLimits) -> Self {
+    fn new(shard: u32, position: &ShardPosition, first: StreamSeq, limits: ListingLimits) -> Self {
         Self {
             shard,
-            top: place.top,
+            top: position.top,
             first: first.max(1),
-            next: place.next,
-            read_all: place.next == place.top,
+            next: position.next,
+            read_all: position.next == position.top,
             seen_jobs: HashSet::new(),
             candidates: VecDeque::new(),
             until: u64::MAX,
@@ -307,14 +310,14 @@ impl ShardCursor {
     }
 
     /// Where the next page continues.
-    fn place(&self) -> Place {
+    fn position(&self) -> ShardPosition {
         match self.candidates.front() {
-            Some(candidate) => Place {
+            Some(candidate) => ShardPosition {
                 top: self.top,
                 next: candidate.stream_seq,
             },
-            None if self.is_done() => Place::default(),
-            None => Place {
+            None if self.is_done() => ShardPosition::default(),
+            None => ShardPosition {
                 top: self.top,
                 next: self.next,
             },

@@ -91,10 +91,10 @@ pub struct JobPage {
 
 /// How far a listing has come in one shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// The shard's last place when the listing began: what was stored later is not part of it.
+pub struct ShardPosition {
+    /// The shard's last stream sequence when the listing began. Later messages are not part of it.
     pub top: StreamSeq,
-    /// The next place to look at, going down; 0 when the shard holds nothing more.
+    /// The next stream sequence to read, going down; 0 when the shard holds nothing more.
     pub next: StreamSeq,
 }
 
@@ -110,8 +110,8 @@ pub struct Place {
 pub struct PageToken {
     /// A checksum of what tells the streams from others.
     pub streams: u32,
-    /// One place for each shard, in order.
-    pub places: Vec<Place>,
+    /// One position for each shard, in order.
+    pub positions: Vec<ShardPosition>,
 }
 
 /// Text that is no page token of this version, or not one of these streams.
@@ -124,7 +124,7 @@ const VERSION: u8 = 1;
 impl fmt::Display for PageToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut body = self.streams.to_le_bytes().to_vec();
-        for Place { top, next } in &self.places {
+        for ShardPosition { top, next } in &self.positions {
             put_varint(&mut body, *top);
             put_varint(&mut body, top.saturating_sub(*next));
         }
@@ -146,11 +146,11 @@ impl FromStr for PageToken {
             return Err(BadPage);
         }
         let (streams, mut rest) = body.split_first_chunk().ok_or(BadPage)?;
-        let mut places = Vec::new();
+        let mut positions = Vec::new();
         while !rest.is_empty() {
             let (top, below) = take_varint(rest).ok_or(BadPage)?;
             let (passed, below) = take_varint(below).ok_or(BadPage)?;
-            places.push(Place {
+            positions.push(ShardPosition {
                 top,
                 next: top.checked_sub(passed).ok_or(BadPage)?,
             });
@@ -158,7 +158,7 @@ impl FromStr for PageToken {
         }
         Ok(Self {
             streams: u32::from_le_bytes(*streams),
-            places,
+            positions,
         })
     }
 }
@@ -176,19 +176,22 @@ mod tests {
     use serde_json::json;
 
     fn token() -> PageToken {
-        let places = vec![
-            Place { top: 900, next: 17 },
-            Place::default(),
-            Place { top: 5, next: 5 },
+        let positions = vec![
+            ShardPosition { top: 900, next: 17 },
+            ShardPosition::default(),
+            ShardPosition { top: 5, next: 5 },
         ];
-        PageToken { streams: 7, places }
+        PageToken {
+            streams: 7,
+            positions,
+        }
     }
 
     proptest! {
         #[test]
-        fn a_token_survives_its_text_form(streams: u32, places in prop::collection::vec((0..u64::MAX, 0..u64::MAX), 0..9)) {
-            let places = places.into_iter().map(|(a, b)| Place { top: a.max(b), next: a.min(b) }).collect();
-            let token = PageToken { streams, places };
+        fn a_token_survives_its_text_form(streams: u32, positions in prop::collection::vec((0..u64::MAX, 0..u64::MAX), 0..9)) {
+            let positions = positions.into_iter().map(|(a, b)| ShardPosition { top: a.max(b), next: a.min(b) }).collect();
+            let token = PageToken { streams, positions };
             prop_assert_eq!(token.to_string().parse(), Ok(token));
         }
 
@@ -216,9 +219,9 @@ mod tests {
                 "{end}"
             );
         }
-        // A right checksum over a place that lies above its top, or over half a place.
-        for places in [&[1, 2][..], &[1]] {
-            let body = [&[0; 4], places].concat();
+        // A valid checksum over a position that is above its top, or over half a position.
+        for positions in [&[1, 2][..], &[1]] {
+            let body = [&[0; 4], positions].concat();
             let raw = [&[VERSION][..], &crc32fast::hash(&body).to_le_bytes(), &body].concat();
             assert_eq!(BASE64.encode(raw).parse::<PageToken>(), Err(BadPage));
         }

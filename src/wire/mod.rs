@@ -31,7 +31,7 @@ pub use frame::{
     ClientFrame, GapReason, JSON_PROTOCOL, MSGPACK_PROTOCOL, ServerFrame, Start, start,
 };
 pub use id::{BadName, JobId, Kind, Seq, StreamSeq};
-pub use listing::{BadPage, JobPage, JobRow, PageToken, Place};
+pub use listing::{BadPage, JobPage, JobRow, PageToken, ShardPosition};
 pub use refusal::{Refusal, RequestRef, shortened};
 pub use schema::{Dialect, definitions};
 pub use size::{Unfit, cut};

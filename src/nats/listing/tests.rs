@@ -118,8 +118,8 @@ impl Model {
         });
     }
 
-    fn tops(&self) -> Vec<Place> {
-        let top = |shard: &Vec<ShardMessage>| Place {
+    fn tops(&self) -> Vec<ShardPosition> {
+        let top = |shard: &Vec<ShardMessage>| ShardPosition {
             top: shard.len() as StreamSeq,
             next: shard.len() as StreamSeq,
         };
@@ -144,15 +144,19 @@ impl Model {
         })
     }
 
-    /// The whole listing as of `tops`: shard, place and row of each job, newest first.
-    fn listing(&self, tops: &[Place], status: Option<Status>) -> Vec<(usize, StreamSeq, JobRow)> {
+    /// The whole listing as of `tops`: shard, stream sequence and row of each job, newest first.
+    fn listing(
+        &self,
+        tops: &[ShardPosition],
+        status: Option<Status>,
+    ) -> Vec<(usize, StreamSeq, JobRow)> {
         let mut all = Vec::new();
-        for (shard, place) in tops.iter().enumerate() {
+        for (shard, position) in tops.iter().enumerate() {
             let mut seen = HashSet::new();
             for entry in self
                 .kept(shard)
                 .rev()
-                .filter(|entry| entry.stream_seq <= place.top)
+                .filter(|entry| entry.stream_seq <= position.top)
             {
                 let last = Stored::decode(&entry.job, entry.stream_seq, entry.payload.clone());
                 let Ok(last) = last else { continue };
@@ -211,7 +215,7 @@ impl Model {
     fn resolve(
         &self,
         candidate: &Candidate,
-        tops: &[Place],
+        tops: &[ShardPosition],
         kind: Option<&Kind>,
     ) -> Option<JobRow> {
         let (shard, job) = (candidate.shard as usize, &candidate.row.id);
@@ -237,7 +241,7 @@ impl Model {
 /// One page and its cost.
 struct TestPage {
     rows: Vec<JobRow>,
-    next: Option<Vec<Place>>,
+    next: Option<Vec<ShardPosition>>,
     /// The most reads of one shard, and all lookups.
     cost: (u32, usize),
 }
@@ -245,14 +249,14 @@ struct TestPage {
 /// Makes one page. Calls `change` before each answer.
 fn make_page(
     model: &mut Model,
-    places: &[Place],
+    positions: &[ShardPosition],
     ask: (Option<Status>, Option<&Kind>),
     limits: ListingLimits,
     bytes: usize,
     mut change: impl FnMut(&mut Model),
 ) -> TestPage {
-    let mut listing = Listing::new(places, &model.firsts, ask.0, limits);
-    let (mut reads, mut lookups) = (vec![0; places.len()], 0);
+    let mut listing = Listing::new(positions, &model.firsts, ask.0, limits);
+    let (mut reads, mut lookups) = (vec![0; positions.len()], 0);
     loop {
         change(model);
         match listing.step() {
@@ -267,7 +271,7 @@ fn make_page(
                 listing.resolve(
                     candidates
                         .iter()
-                        .map(|candidate| model.resolve(candidate, places, ask.1))
+                        .map(|candidate| model.resolve(candidate, positions, ask.1))
                         .collect(),
                 );
             }
@@ -285,18 +289,18 @@ fn make_page(
 /// Makes all pages of a log that does not change.
 fn all_pages(
     model: &mut Model,
-    tops: &[Place],
+    tops: &[ShardPosition],
     ask: (Option<Status>, Option<&Kind>),
     limits: ListingLimits,
     bytes: usize,
 ) -> Vec<TestPage> {
-    let (mut places, mut pages) = (tops.to_vec(), Vec::new());
+    let (mut positions, mut pages) = (tops.to_vec(), Vec::new());
     for _ in 0..10_000 {
-        let page = make_page(model, &places, ask, limits, bytes, |_| ());
+        let page = make_page(model, &positions, ask, limits, bytes, |_| ());
         let next = page.next.clone();
         pages.push(page);
         let Some(next) = next else { return pages };
-        places = next;
+        positions = next;
     }
     panic!("the pages do not end");
 }
@@ -331,7 +335,7 @@ proptest! {
         let tops = model.tops();
         model.deleted.retain(|&(shard, stream_seq)| stream_seq <= tops[shard].top);
         let expected = model.listing(&tops, status);
-        let mut places = tops.clone();
+        let mut positions = tops.clone();
         let mut rows = Vec::new();
         let mut number = 0;
         loop {
@@ -340,7 +344,7 @@ proptest! {
                 *first = (*first + now.expire).min(shard.len() as StreamSeq + 1);
             }
             let mut coming = now.writes.iter();
-            let page = make_page(&mut model, &places, (status, None), limits, bytes, |model| {
+            let page = make_page(&mut model, &positions, (status, None), limits, bytes, |model| {
                 coming.next().into_iter().for_each(|write| model.apply(write));
             });
             prop_assert!(page.rows.len() <= limits.rows);
@@ -348,12 +352,12 @@ proptest! {
             rows.extend(page.rows.iter().map(lasting));
             let Some(next) = page.next else { break };
             // Each page advances, so that paging ends.
-            let remaining = |places: &[Place]| places.iter().map(|place| place.next).sum::<u64>();
-            prop_assert!(remaining(&next) < remaining(&places), "{:?} after {:?}", next, places);
+            let remaining = |positions: &[ShardPosition]| positions.iter().map(|position| position.next).sum::<u64>();
+            prop_assert!(remaining(&next) < remaining(&positions), "{:?} after {:?}", next, positions);
             for (next, top) in next.iter().zip(&tops) {
-                prop_assert!(next.top == top.top || *next == Place::default());
+                prop_assert!(next.top == top.top || *next == ShardPosition::default());
             }
-            places = next;
+            positions = next;
             number += 1;
         }
         // Only what expired before the page reached it may be absent.
@@ -431,7 +435,7 @@ fn a_page_that_holds_exactly_all_jobs_has_no_next_page() {
     }
     let page = make_page(
         &mut Model::new(3),
-        &[Place::default(); 3],
+        &[ShardPosition::default(); 3],
         (None, None),
         WIDE,
         usize::MAX,
@@ -447,23 +451,23 @@ fn a_job_that_moves_while_a_client_pages_stays_where_it_was() {
         event(&mut model, 0, job, "model:chunk:v1");
     }
     let one = ListingLimits { rows: 1, ..WIDE };
-    let (mut places, mut rows) = (Some(model.tops()), Vec::new());
+    let (mut positions, mut rows) = (Some(model.tops()), Vec::new());
     for _ in 0..3 {
         let page = make_page(
             &mut model,
-            &places.unwrap(),
+            &positions.unwrap(),
             (None, None),
             one,
             usize::MAX,
             |_| (),
         );
         rows.extend(page.rows);
-        places = page.next;
+        positions = page.next;
         for job in ["c", "a", "b", "new"] {
             event(&mut model, 0, job, "model:chunk:v1");
         }
     }
-    assert_eq!(places, None);
+    assert_eq!(positions, None);
     assert_eq!(ids(&rows), ["c", "b", "a"]);
     assert_eq!(
         rows.iter().map(|row| row.seq.0).collect::<Vec<_>>(),
