@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::source::{At, EventSource, Replica, Unavailable, first_behind};
+use crate::source::{At, EventSource, Replica, Unavailable, first_after};
 use crate::wire::{JobId, Stored};
 
 /// What a look at the log brought.
@@ -39,7 +39,7 @@ pub(super) async fn check<S: EventSource>(
     match source.at(job, ours.stream_seq, Replica::Leader).await? {
         At::Event(event) if is_ours(&event) => Ok(Checked::Continues(last)),
         At::Removed => {
-            let behind = first_behind(source, job, ours.stream_seq).await?;
+            let behind = first_after(source, job, ours.stream_seq).await?;
             let anew = behind.is_some_and(|first| first.seq <= ours.seq);
             Ok(if anew {
                 Checked::Replaced

@@ -21,7 +21,9 @@ use crate::backoff::Backoff;
 use crate::config::{AHEAD_MAX, FEED_LINGER, PROBE_MAX, PROBE_SILENT, REREAD_FIRST, REREAD_MAX};
 use crate::resume::{Action, Input, Stitcher};
 use crate::share::FairSlot;
-use crate::source::{Copy, EventSource, LiveChain, Refill, Refilled, Signal, Tail, Unavailable};
+use crate::source::{
+    EventSource, LiveChain, LiveCopy, Refill, Refilled, Signal, Tail, Unavailable,
+};
 use crate::wire::{Seq, Stored, StreamSeq};
 
 /// A feed, and all that drives it.
@@ -198,9 +200,9 @@ impl<S: EventSource> Driver<S> {
                 changed |= self.perform(action);
             }
             match self.chain.next_waiting() {
-                Some(Copy::Next(event)) => self.stitcher.handle(Input::Live(event)),
-                Some(Copy::Undecodable(event)) => self.note_undecodable(&event),
-                Some(Copy::Waits | Copy::Old) | None => break,
+                Some(LiveCopy::Next(event)) => self.stitcher.handle(Input::Live(event)),
+                Some(LiveCopy::Undecodable(event)) => self.note_undecodable(&event),
+                Some(LiveCopy::Waits | LiveCopy::Old) | None => break,
             }
         }
         if changed {
@@ -223,7 +225,7 @@ impl<S: EventSource> Driver<S> {
             }
             Action::Replay { from } => {
                 let stream_seq = self.feed.last().map(|last| last.stream_seq + 1);
-                self.chain_asked = self.chain.behind();
+                self.chain_asked = self.chain.unclassified();
                 self.refill.want(from, stream_seq, None);
                 return false;
             }

@@ -25,7 +25,7 @@ use super::submit_signals::LiveSubmitSignals;
 use crate::budget::Budget;
 use crate::config::{READS_PER_SHARD, SCAN_FROM, SCAN_ROOM};
 use crate::runtime::Tasks;
-use crate::source::{At, Chain, EventSource, Replay, Replica, Span, Unavailable, Verdict};
+use crate::source::{At, Chain, EventSource, MessageClass, Replay, Replica, Span, Unavailable};
 use crate::wire::{JobId, Stored, StreamSeq, Unreadable};
 
 /// The reading side of the log; one per edge thread.
@@ -276,9 +276,9 @@ pub struct LogReplay {
     way: Way,
     /// Which of what was read are events.
     chain: Chain,
-    /// What was read and not judged yet.
+    /// Messages that were read and not classified yet.
     read: VecDeque<Arc<Stored>>,
-    /// The question on which the first of them depends. Kept here as [`Way::Asked`] is.
+    /// A lookup on which the class of the first of them depends. Kept here as [`Way::Asked`] is.
     question: Option<ReusableBoxFuture<'static, Result<bool, Unavailable>>>,
 }
 
@@ -310,11 +310,11 @@ impl Replay for LogReplay {
                 let is_next = question.get_pin().await;
                 self.question = None;
                 match is_next {
-                    Ok(is_next) => events.extend(self.judged(is_next)),
+                    Ok(is_next) => events.extend(self.classified(is_next)),
                     Err(error) => return Some(Err(self.broken(error))),
                 }
             }
-            self.judge(&mut events);
+            self.classify(&mut events);
             if !events.is_empty() {
                 return Some(Ok(events));
             }
@@ -384,26 +384,26 @@ impl LogReplay {
         error
     }
 
-    /// Judges what was read, up to what depends on a question; ends after the span.
-    fn judge(&mut self, events: &mut Vec<Arc<Stored>>) {
+    /// Classifies the messages that were read, up to one that needs a lookup; ends after the span.
+    fn classify(&mut self, events: &mut Vec<Arc<Stored>>) {
         while let Some(event) = self.read.front() {
-            let is_next = match self.chain.judge(event) {
-                Verdict::Next => true,
-                Verdict::Undecodable => false,
-                verdict @ (Verdict::IfExpired(_) | Verdict::IfStored(_)) => {
+            let is_next = match self.chain.classify(event) {
+                MessageClass::Next => true,
+                MessageClass::Undecodable => false,
+                class @ (MessageClass::IfExpired(_) | MessageClass::IfStored(_)) => {
                     let (log, job) = (self.reader.log.clone(), self.job.clone());
                     self.question = Some(ReusableBoxFuture::new(async move {
-                        log.decide(&job, verdict).await
+                        log.decide(&job, class).await
                     }));
                     return;
                 }
             };
-            events.extend(self.judged(is_next));
+            events.extend(self.classified(is_next));
         }
     }
 
-    /// Takes in what the first message that was read is. Gives it when it belongs to the span.
-    fn judged(&mut self, is_next: bool) -> Option<Arc<Stored>> {
+    /// Removes the first message that was read. Returns it if it is an event within the span.
+    fn classified(&mut self, is_next: bool) -> Option<Arc<Stored>> {
         let event = self.read.pop_front()?;
         if !is_next {
             self.reader

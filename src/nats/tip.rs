@@ -10,7 +10,7 @@ use super::names;
 use super::quorum::StreamId;
 use crate::backoff::Backoff;
 use crate::config::{LOOK_BACK, REQUEST_WAIT, REREAD_FIRST, REREAD_MAX, UNDECODABLE_MAX};
-use crate::source::{At, Chain, Unavailable, Verdict};
+use crate::source::{At, Chain, MessageClass, Unavailable};
 use crate::wire::{JobId, Seq, Stored, StreamSeq, Unreadable};
 
 /// Where a job's log ends.
@@ -116,13 +116,17 @@ impl Log {
         Ok(matches!(self.at(job, stream_seq).await?, At::Removed))
     }
 
-    /// Whether a verdict means that the message is the next event.
-    pub(super) async fn decide(&self, job: &JobId, verdict: Verdict) -> Result<bool, Unavailable> {
-        match verdict {
-            Verdict::Next => Ok(true),
-            Verdict::Undecodable => Ok(false),
-            Verdict::IfStored(stream_seq) => Ok(!self.is_gone(job, stream_seq).await?),
-            Verdict::IfExpired([one, other]) => {
+    /// Whether a message of this class is the next event.
+    pub(super) async fn decide(
+        &self,
+        job: &JobId,
+        class: MessageClass,
+    ) -> Result<bool, Unavailable> {
+        match class {
+            MessageClass::Next => Ok(true),
+            MessageClass::Undecodable => Ok(false),
+            MessageClass::IfStored(stream_seq) => Ok(!self.is_gone(job, stream_seq).await?),
+            MessageClass::IfExpired([one, other]) => {
                 Ok(self.is_gone(job, one).await?
                     || one != other && self.is_gone(job, other).await?)
             }
@@ -136,7 +140,7 @@ impl Log {
         chain: &Chain,
         event: &Stored,
     ) -> Result<bool, Unavailable> {
-        let is_next = self.decide(job, chain.judge(event)).await?;
+        let is_next = self.decide(job, chain.classify(event)).await?;
         if !is_next {
             self.note(job, event.stream_seq, &Unreadable::OutOfOrder);
         }

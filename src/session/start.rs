@@ -2,7 +2,7 @@
 
 use super::error::SessionError;
 use crate::hub::{FeedWatch, Full};
-use crate::source::{At, EventSource, Replica, first_behind};
+use crate::source::{At, EventSource, Replica, first_after};
 use crate::wire::{Cursor, Seq};
 
 /// Waits until the feed has its history.
@@ -51,7 +51,7 @@ pub(super) async fn verify_cursor<S: EventSource>(
         At::Removed => {
             // It expired with everything before it, and further gaps are reported, provided that the log goes on. A log
             // that expired as a whole may have been started again, and nothing after the cursor would show it.
-            let behind = first_behind(source, feed.job(), cursor.stream_seq).await?;
+            let behind = first_after(source, feed.job(), cursor.stream_seq).await?;
             let goes_on = behind.is_some_and(|first| first.seq > cursor.seq);
             if goes_on {
                 Ok(false)

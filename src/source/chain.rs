@@ -1,76 +1,77 @@
-//! Which messages of a job's log are its events: those that have the number after the event before them. It reads
-//! nothing itself; what must be looked up, it says.
+//! Which messages of a job's log are its events: each has the sequence number after the event
+//! before it. It reads nothing: it says which lookups are needed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::wire::{Seq, Stored, StreamSeq};
 
-/// Follows a log forwards, message by message, from an event that is known to be one, or from the log's beginning.
+/// Follows a log message by message, from a known event or from the log's beginning.
 ///
-/// What counts is a function of the log alone, so that every reader comes to the same events: the event that follows
-/// number `n` is the first one after it, by stream sequence, with the number `n + 1`. Nothing follows a job's end.
+/// The event after number `n` is the first one after it, by stream sequence, with the number
+/// `n + 1`. Nothing follows a job's end. This depends on the log alone, so every reader finds the
+/// same events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// The number that comes next.
     next: Seq,
-    /// Where the event before it stands; the last place before the log's part that is read.
-    known: StreamSeq,
-    /// Up to where the log was read.
+    /// The stream sequence of the event before `next`, or where the reading began.
+    base: StreamSeq,
+    /// The last stream sequence that was read.
     read: StreamSeq,
-    /// Whether nothing was accepted yet: what follows `known` may have expired.
+    /// Whether no event was accepted yet: events after `base` may have expired.
     fresh: bool,
-    /// Whether the event before was the job's end.
+    /// Whether the event before `next` was the job's end.
     ended: bool,
 }
 
-/// What a message that has the form of an event is.
+/// Whether a message that decodes as an event is the next event of its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum MessageClass {
     /// The next event.
     Next,
-    /// Not an event of this log: undecodable.
+    /// Not an event of this log.
     Undecodable,
-    /// The next event if nothing stands at one of these places any more: then what lay between has expired. Otherwise
-    /// undecodable.
+    /// The next event if the message at one of these stream sequences was removed, because the
+    /// events between have then expired. Undecodable otherwise.
     IfExpired([StreamSeq; 2]),
-    /// The next event if something stands at this place still. Otherwise what comes before it may have expired, and nothing
-    /// says what it follows: undecodable.
+    /// The next event if the message at this stream sequence still exists. Undecodable otherwise:
+    /// the event that it follows may have expired.
     IfStored(StreamSeq),
 }
 
 impl Chain {
-    /// Awaits the event `next`, of a log that was read up to `read`.
+    /// Expects the event `next` of a log that was read up to `read`.
     pub const fn new(next: Seq, read: StreamSeq) -> Self {
         Self {
             next,
-            known: read,
+            base: read,
             read,
             fresh: true,
             ended: false,
         }
     }
 
-    /// Judges the next message of the log. What it said is told by [`accept`](Self::accept) or [`skip`](Self::skip).
-    pub fn judge(&self, event: &Stored) -> Verdict {
+    /// Classifies the next message of the log. The caller then calls [`accept`](Self::accept) or
+    /// [`skip`](Self::skip).
+    pub fn classify(&self, event: &Stored) -> MessageClass {
         if event.stream_seq <= self.read || event.seq < self.next || self.ended {
-            return Verdict::Undecodable;
+            return MessageClass::Undecodable;
         }
-        let known = self.known.max(1);
+        let base = self.base.max(1);
         if event.seq == self.next {
             return match event.prev {
-                None if self.fresh => Verdict::IfStored(known),
-                Some(prev) if prev > 0 && prev < self.known => Verdict::Undecodable,
-                Some(_) | None => Verdict::Next,
+                None if self.fresh => MessageClass::IfStored(base),
+                Some(prev) if prev > 0 && prev < self.base => MessageClass::Undecodable,
+                Some(_) | None => MessageClass::Next,
             };
         }
         match event.prev {
             // The log was empty when this was written: everything before had expired.
-            Some(0) => Verdict::IfExpired([known, known]),
-            // A log expires from its beginning on: while the event before the gap is there, there is no gap. The other
-            // place is for a log of which a part was purged.
-            Some(prev) if prev > self.known => Verdict::IfExpired([known, prev]),
-            Some(_) | None => Verdict::Undecodable,
+            Some(0) => MessageClass::IfExpired([base, base]),
+            // A log expires from its beginning: if the event before the gap exists, nothing after
+            // it has expired. `prev` covers a log that was purged in part.
+            Some(prev) if prev > self.base => MessageClass::IfExpired([base, prev]),
+            Some(_) | None => MessageClass::Undecodable,
         }
     }
 
@@ -79,7 +80,7 @@ impl Chain {
         *self = Self::after(event);
     }
 
-    /// Goes on from an event that was read just now.
+    /// Continues from an event that was just read.
     pub fn after(event: &Stored) -> Self {
         let ended = event.event_type.is_end();
         Self {
@@ -94,145 +95,147 @@ impl Chain {
         self.read = self.read.max(stream_seq);
     }
 
-    /// Whether the broker has confirmed that nothing lies between what was read and `event`, and that has the next number.
+    /// Whether `event` is the next one, and the broker has confirmed that it directly follows what
+    /// was read.
     pub fn is_followed_by(&self, event: &Stored) -> bool {
         event.prev == Some(self.read) && event.seq == self.next && !self.ended
     }
 
-    /// The number that comes next.
+    /// The next sequence number.
     pub const fn next_seq(&self) -> Seq {
         self.next
     }
 
-    /// Up to where the log was read.
+    /// The last stream sequence that was read.
     pub const fn read(&self) -> StreamSeq {
         self.read
     }
 }
 
-/// The same for live copies, of which some may be lost: a copy counts once everything before it is known.
+/// A [`Chain`] over live copies, some of which may be lost: a copy is classified once everything
+/// before it is known.
 #[derive(Debug)]
 pub struct LiveChain {
     chain: Chain,
-    /// Copies that came before what they follow, by their places.
+    /// Copies that arrived before what they follow.
     waiting: BTreeMap<StreamSeq, Arc<Stored>>,
     waiting_max: usize,
-    /// The last copy that came.
+    /// The stream sequence of the last copy that arrived.
     seen: StreamSeq,
-    /// Whether each message between the last event and `chain.read` came, and was judged by the one before it. If not, an
-    /// event may be missing there that has expired since, and only the log tells.
-    whole: bool,
+    /// Whether a copy of every message between the last event and `chain.read` arrived. If not,
+    /// one of them may be an event that has expired, and only the log can show that.
+    complete: bool,
 }
 
 /// What a live copy is.
 #[derive(Debug)]
-pub enum Copy {
+pub enum LiveCopy {
     /// The next event.
     Next(Arc<Stored>),
     /// Not an event of this log.
     Undecodable(Arc<Stored>),
-    /// What stands before it did not come: the log must be read.
+    /// The copy before it did not arrive: the log must be read.
     Waits,
-    /// It stands in what is known already.
+    /// It was read before.
     Old,
 }
 
 impl LiveChain {
-    /// For a log of which nothing is known. It keeps as many copies that wait.
+    /// For a log of which nothing is known. It keeps at most `waiting_max` copies that wait.
     pub fn new(waiting_max: usize) -> Self {
         Self {
             chain: Chain::new(Seq::FIRST, 0),
             waiting: BTreeMap::new(),
             waiting_max,
             seen: 0,
-            whole: true,
+            complete: true,
         }
     }
 
-    /// Takes in a live copy.
-    pub fn live(&mut self, event: Arc<Stored>) -> Copy {
+    /// Applies a live copy.
+    pub fn apply(&mut self, event: Arc<Stored>) -> LiveCopy {
         if event.stream_seq <= self.chain.read {
-            return Copy::Old;
+            return LiveCopy::Old;
         }
         self.seen = self.seen.max(event.stream_seq);
-        if self.is_judged(&event) {
-            return self.follow(event);
+        if self.can_classify(&event) {
+            return self.classify(event);
         }
         if self.waiting.len() < self.waiting_max {
             self.waiting.insert(event.stream_seq, event);
         }
-        Copy::Waits
+        LiveCopy::Waits
     }
 
-    /// Takes in that the live copy of the message at `stream_seq` is undecodable.
-    pub fn undecodable(&mut self, stream_seq: StreamSeq, prev: Option<StreamSeq>) {
+    /// Skips an undecodable live copy, which follows the message at `prev`.
+    pub fn skip(&mut self, stream_seq: StreamSeq, prev: Option<StreamSeq>) {
         if prev == Some(self.chain.read) {
             self.chain.skip(stream_seq);
         }
     }
 
-    /// An event of the log was handed over.
+    /// An event of the log was delivered.
     pub fn delivered(&mut self, event: &Stored) {
         if event.stream_seq > self.chain.read {
             self.chain.accept(event);
-            self.whole = true;
+            self.complete = true;
         }
     }
 
-    /// The log has nothing before `next` any more.
+    /// The log no longer has anything before `next`.
     pub fn restart(&mut self, next: Seq) {
         self.chain.next = self.chain.next.max(next);
     }
 
-    /// The copy that waited for what is known now. Never [`Copy::Waits`] or [`Copy::Old`].
-    pub fn next_waiting(&mut self) -> Option<Copy> {
+    /// The next copy that waited and can be classified now: [`LiveCopy::Next`] or
+    /// [`LiveCopy::Undecodable`].
+    pub fn next_waiting(&mut self) -> Option<LiveCopy> {
         while let Some((&stream_seq, first)) = self.waiting.first_key_value() {
             let old = stream_seq <= self.chain.read;
-            if !old && !self.is_judged(first) {
+            if !old && !self.can_classify(first) {
                 break;
             }
             let first = self.waiting.remove(&stream_seq)?;
             if !old {
-                return Some(self.follow(first));
+                return Some(self.classify(first));
             }
         }
         None
     }
 
-    /// Up to where the log is known.
+    /// Up to which stream sequence the log is known.
     pub const fn read(&self) -> StreamSeq {
         self.chain.read
     }
 
-    /// The last copy that came, when not everything before it is known.
-    pub fn behind(&self) -> Option<StreamSeq> {
+    /// The last copy that arrived, if it is not classified yet.
+    pub fn unclassified(&self) -> Option<StreamSeq> {
         (self.seen > self.chain.read).then_some(self.seen)
     }
 
-    /// The leader has nothing that follows in what was stored up to `stream_seq`: the copies from there are undecodable. Gives
-    /// those that waited.
+    /// The leader has no next event up to `stream_seq`: the copies up to there are undecodable.
+    /// Returns those that waited.
     pub fn abandon(&mut self, stream_seq: StreamSeq) -> Vec<Arc<Stored>> {
         let later = self.waiting.split_off(&stream_seq.saturating_add(1));
         self.chain.skip(stream_seq);
-        self.whole = false;
+        self.complete = false;
         std::mem::replace(&mut self.waiting, later)
             .into_values()
             .collect()
     }
 
-    /// Whether what is known tells what this copy is.
-    fn is_judged(&self, event: &Stored) -> bool {
-        event.prev == Some(self.chain.read) && (self.whole || event.seq < self.chain.next)
+    fn can_classify(&self, event: &Stored) -> bool {
+        event.prev == Some(self.chain.read) && (self.complete || event.seq < self.chain.next)
     }
 
-    fn follow(&mut self, event: Arc<Stored>) -> Copy {
+    fn classify(&mut self, event: Arc<Stored>) -> LiveCopy {
         if event.seq == self.chain.next && !self.chain.ended {
             self.chain.accept(&event);
-            self.whole = true;
-            Copy::Next(event)
+            self.complete = true;
+            LiveCopy::Next(event)
         } else {
             self.chain.skip(event.stream_seq);
-            Copy::Undecodable(event)
+            LiveCopy::Undecodable(event)
         }
     }
 }
@@ -241,7 +244,7 @@ impl LiveChain {
 mod tests {
     use super::*;
 
-    /// The event `seq` at `stream_seq`, stored after what stood at `prev`.
+    /// The event `seq` at `stream_seq`, stored after the message at `prev`.
     fn event(seq: u64, stream_seq: StreamSeq, prev: Option<StreamSeq>) -> Arc<Stored> {
         let payload = format!(r#"{{"type":"x","job":"j","seq":{seq}}}"#);
         Arc::new(
@@ -251,42 +254,33 @@ mod tests {
         )
     }
 
+    fn class(chain: &Chain, seq: u64, stream_seq: StreamSeq, prev: Option<u64>) -> MessageClass {
+        chain.classify(&event(seq, stream_seq, prev))
+    }
+
     #[test]
-    fn only_the_number_after_the_one_before_is_the_next_event() {
+    fn the_next_event_has_the_next_sequence_number() {
+        use MessageClass::{IfStored, Next, Undecodable};
         let mut chain = Chain::new(Seq(5), 100);
-        let judged = |chain: &Chain, seq, prev| chain.judge(&event(seq, 120, prev));
         for wrong in [1, 4, 6, 7, 120] {
             for prev in [None, Some(50), Some(100)] {
-                assert_eq!(
-                    judged(&chain, wrong, prev),
-                    Verdict::Undecodable,
-                    "{wrong} {prev:?}"
-                );
+                let found = class(&chain, wrong, 120, prev);
+                assert_eq!(found, Undecodable, "{wrong} {prev:?}");
             }
         }
         for prev in [Some(0), Some(100), Some(110)] {
-            assert_eq!(judged(&chain, 5, prev), Verdict::Next);
+            assert_eq!(class(&chain, 5, 120, prev), Next);
         }
-        assert_eq!(judged(&chain, 5, Some(99)), Verdict::Undecodable);
-        assert_eq!(
-            judged(&chain, 5, None),
-            Verdict::IfStored(100),
-            "it may stand after what has expired"
-        );
+        assert_eq!(class(&chain, 5, 120, Some(99)), Undecodable);
+        // It may come after events that have expired.
+        assert_eq!(class(&chain, 5, 120, None), IfStored(100));
         chain.accept(&event(5, 120, None));
-        assert_eq!(chain.judge(&event(5, 130, Some(120))), Verdict::Undecodable);
-        assert_eq!(
-            chain.judge(&event(6, 130, None)),
-            Verdict::Next,
-            "it was read right after the one before"
-        );
+        assert_eq!(class(&chain, 5, 130, Some(120)), Undecodable);
+        // It was read right after the event before it.
+        assert_eq!(class(&chain, 6, 130, None), Next);
         chain.skip(130);
-        assert_eq!(
-            chain.judge(&event(6, 130, Some(120))),
-            Verdict::Undecodable,
-            "it was read"
-        );
-        assert_eq!(chain.judge(&event(6, 140, Some(130))), Verdict::Next);
+        assert_eq!(class(&chain, 6, 130, Some(120)), Undecodable, "skipped");
+        assert_eq!(class(&chain, 6, 140, Some(130)), Next);
     }
 
     #[test]
@@ -295,56 +289,37 @@ mod tests {
         let end = Stored::decode(&"j".parse().unwrap(), 50, payload.into()).unwrap();
         let mut chain = Chain::new(Seq(4), 40);
         chain.accept(&end);
-        assert_eq!(chain.judge(&event(5, 60, Some(50))), Verdict::Undecodable);
+        assert_eq!(class(&chain, 5, 60, Some(50)), MessageClass::Undecodable);
         assert!(!chain.is_followed_by(&event(5, 60, Some(50))));
     }
 
     #[test]
-    fn a_jump_counts_only_over_what_has_expired() {
+    fn a_jump_is_accepted_only_over_expired_events() {
+        use MessageClass::{IfExpired, Undecodable};
         let chain = Chain::new(Seq(5), 100);
-        assert_eq!(
-            chain.judge(&event(9, 200, Some(180))),
-            Verdict::IfExpired([100, 180])
-        );
-        assert_eq!(
-            chain.judge(&event(9, 200, Some(0))),
-            Verdict::IfExpired([100, 100])
-        );
-        assert_eq!(
-            chain.judge(&event(3, 200, Some(180))),
-            Verdict::Undecodable,
-            "never back"
-        );
-        assert_eq!(
-            chain.judge(&event(9, 200, None)),
-            Verdict::Undecodable,
-            "nothing says what came before"
-        );
+        assert_eq!(class(&chain, 9, 200, Some(180)), IfExpired([100, 180]));
+        assert_eq!(class(&chain, 9, 200, Some(0)), IfExpired([100, 100]));
+        assert_eq!(class(&chain, 3, 200, Some(180)), Undecodable, "never back");
+        assert_eq!(class(&chain, 9, 200, None), Undecodable, "prev is unknown");
         let mut chain = Chain::new(Seq::FIRST, 0);
-        assert_eq!(
-            chain.judge(&event(9, 200, Some(0))),
-            Verdict::IfExpired([1, 1])
-        );
-        // What is undecodable may stand first after what has expired.
+        assert_eq!(class(&chain, 9, 200, Some(0)), IfExpired([1, 1]));
+        // An undecodable message may be the first one after the expired events.
         chain.skip(150);
-        assert_eq!(
-            chain.judge(&event(9, 200, Some(150))),
-            Verdict::IfExpired([1, 150])
-        );
+        assert_eq!(class(&chain, 9, 200, Some(150)), IfExpired([1, 150]));
     }
 
-    /// What came of a copy, in one letter.
-    fn letter(copy: &Copy) -> char {
+    /// The kind of a copy as one letter.
+    fn letter(copy: &LiveCopy) -> char {
         match copy {
-            Copy::Next(_) => 'n',
-            Copy::Undecodable(_) => 'u',
-            Copy::Waits => 'w',
-            Copy::Old => 'o',
+            LiveCopy::Next(_) => 'n',
+            LiveCopy::Undecodable(_) => 'u',
+            LiveCopy::Waits => 'w',
+            LiveCopy::Old => 'o',
         }
     }
 
     #[test]
-    fn a_live_copy_counts_once_all_before_it_is_known() {
+    fn a_live_copy_is_classified_once_everything_before_it_is_known() {
         let mut live = LiveChain::new(8);
         let mut copies = String::new();
         for (seq, stream_seq, prev) in [
@@ -357,37 +332,35 @@ mod tests {
             (5, 16, 15),
             (9, 17, 16),
         ] {
-            copies.push(letter(&live.live(event(seq, stream_seq, Some(prev)))));
+            copies.push(letter(&live.apply(event(seq, stream_seq, Some(prev)))));
         }
         assert_eq!(copies, "nnouunww");
-        assert_eq!(live.behind(), Some(17));
+        assert_eq!(live.unclassified(), Some(17));
         live.delivered(&event(4, 15, None));
         let waited: String = std::iter::from_fn(|| live.next_waiting())
             .map(|copy| letter(&copy))
             .collect();
         assert_eq!(waited, "nu");
-        assert_eq!(live.behind(), None);
-        live.undecodable(18, Some(17));
-        assert_eq!(letter(&live.live(event(6, 19, Some(18)))), 'n');
+        assert_eq!(live.unclassified(), None);
+        live.skip(18, Some(17));
+        assert_eq!(letter(&live.apply(event(6, 19, Some(18)))), 'n');
     }
 
     #[test]
-    fn what_the_leader_does_not_confirm_is_abandoned_and_the_next_event_still_counts() {
+    fn copies_that_the_leader_does_not_confirm_are_abandoned() {
         let mut live = LiveChain::new(2);
         for stream_seq in [20, 21, 22, 23] {
-            assert_eq!(
-                letter(&live.live(event(7, stream_seq, Some(stream_seq - 1)))),
-                'w'
-            );
+            let copy = live.apply(event(7, stream_seq, Some(stream_seq - 1)));
+            assert_eq!(letter(&copy), 'w');
         }
-        let asked = live.behind().unwrap();
-        assert_eq!(letter(&live.live(event(1, 24, Some(23)))), 'w');
+        let asked = live.unclassified().unwrap();
+        assert_eq!(letter(&live.apply(event(1, 24, Some(23)))), 'w');
         assert_eq!(live.abandon(asked).len(), 2);
-        assert_eq!(live.behind(), Some(24));
-        // What was abandoned may have been events that expired: only the log tells whether a jump is one.
-        assert_eq!(letter(&live.live(event(9, 25, Some(24)))), 'w');
+        assert_eq!(live.unclassified(), Some(24));
+        // The abandoned copies may have been events that expired: a jump over them needs the log.
+        assert_eq!(letter(&live.apply(event(9, 25, Some(24)))), 'w');
         live.delivered(&event(1, 24, Some(23)));
         assert_eq!(letter(&live.next_waiting().unwrap()), 'u');
-        assert_eq!((live.behind(), live.next_waiting().is_none()), (None, true));
+        assert!(live.unclassified().is_none() && live.next_waiting().is_none());
     }
 }

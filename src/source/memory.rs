@@ -129,7 +129,7 @@ impl MemoryLog {
     /// Removes all events of a job; what is appended now begins anew with the first number.
     pub(crate) fn expire_whole(&self, job: &JobId) {
         if let Some(log) = self.lock().jobs.get_mut(job) {
-            log.begin_anew();
+            log.start_again();
         }
     }
 
@@ -352,7 +352,8 @@ impl State {
             .events
             .iter()
             .take_while(|event| event.stream_seq <= seen);
-        log.judge(&mut Chain::new(Seq::FIRST, 0), within).pop()
+        log.next_events(&mut Chain::new(Seq::FIRST, 0), within)
+            .pop()
     }
 
     fn at(&self, job: &JobId, stream_seq: StreamSeq, from: Replica) -> At {
@@ -403,7 +404,7 @@ impl State {
             .take(self.faults.page.unwrap_or(PAGE))
             .cloned()
             .collect();
-        let mut page = log.judge(&mut chain, &raw);
+        let mut page = log.next_events(&mut chain, &raw);
         let done = page
             .last()
             .is_some_and(|last| span.until.is_some_and(|until| last.seq >= until));

@@ -11,7 +11,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-pub use chain::{Chain, Copy, LiveChain, Verdict};
+pub use chain::{Chain, LiveChain, LiveCopy, MessageClass};
 pub use fold::{FoldError, fold, fold_within};
 pub use refill::{Refill, Refilled};
 
@@ -165,7 +165,7 @@ pub enum At {
 ///
 /// # Errors
 /// [`Unavailable`].
-pub async fn first_behind<S: EventSource>(
+pub async fn first_after<S: EventSource>(
     source: &S,
     job: &JobId,
     stream_seq: StreamSeq,

@@ -10,7 +10,7 @@ use super::Driver;
 use crate::backoff::Backoff;
 use crate::config::{PROBE_MAX, PROBE_SILENT, PROBE_SPREAD};
 use crate::resume::Input;
-use crate::source::{Copy, EventSource, Refilled, Signal, Tail};
+use crate::source::{EventSource, LiveCopy, Refilled, Signal, Tail};
 use crate::wire::{Stored, Unreadable};
 
 impl<S: EventSource> Driver<S> {
@@ -25,7 +25,7 @@ impl<S: EventSource> Driver<S> {
         match signal {
             Signal::Event(event) => self.live(event),
             Signal::Undecodable { .. } if self.in_doubt => self.ignored_copy = true,
-            Signal::Undecodable { stream_seq, prev } => self.chain.undecodable(stream_seq, prev),
+            Signal::Undecodable { stream_seq, prev } => self.chain.skip(stream_seq, prev),
             Signal::Disturbed => self.doubt(self.spread(PROBE_SPREAD)),
             Signal::Closed => self.tail = None,
         }
@@ -52,12 +52,12 @@ impl<S: EventSource> Driver<S> {
 
     /// Applies a live copy.
     pub(super) fn copied(&mut self, event: Arc<Stored>) {
-        match self.chain.live(event) {
-            Copy::Next(event) => self.stitcher.handle(Input::Live(event)),
-            Copy::Undecodable(event) => self.note_undecodable(&event),
+        match self.chain.apply(event) {
+            LiveCopy::Next(event) => self.stitcher.handle(Input::Live(event)),
+            LiveCopy::Undecodable(event) => self.note_undecodable(&event),
             // A reading under way may bring what comes before it, and is followed by another if it does not.
-            Copy::Waits if self.stitcher.is_live() => self.stitcher.handle(Input::LiveLagged),
-            Copy::Waits | Copy::Old => {}
+            LiveCopy::Waits if self.stitcher.is_live() => self.stitcher.handle(Input::LiveLagged),
+            LiveCopy::Waits | LiveCopy::Old => {}
         }
     }
 
@@ -92,7 +92,7 @@ impl<S: EventSource> Driver<S> {
                 .iter()
                 .for_each(|event| self.note_undecodable(event));
         }
-        if self.chain.behind().is_some() && self.stitcher.is_live() {
+        if self.chain.unclassified().is_some() && self.stitcher.is_live() {
             self.stitcher.handle(Input::LiveLagged);
         }
     }

@@ -1,44 +1,44 @@
-//! One job's log in memory, with what expired of it. Who reads it, and what goes wrong meanwhile, is the source's.
+//! One job's log in memory, and how much of it has expired.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::source::{Chain, Verdict};
+use crate::source::{Chain, MessageClass};
 use crate::wire::{Seq, Stored, StreamSeq};
 
 /// One job's log.
 #[derive(Debug, Default)]
 pub(super) struct Log {
-    /// How many events it has had, the expired ones among them.
+    /// How many events it has had, including expired ones.
     pub(super) count: u64,
     pub(super) attempt: u32,
-    /// What was stored and has not expired, also what has the form of an event and the number of another.
+    /// The messages that have not expired, including those with a wrong sequence number.
     pub(super) events: VecDeque<Arc<Stored>>,
-    /// Up to where it has expired.
+    /// The last stream sequence that has expired.
     pub(super) expired: StreamSeq,
 }
 
 impl Log {
     /// The events that have not expired.
     pub(super) fn events(&self) -> Vec<Arc<Stored>> {
-        self.judge(&mut Chain::new(Seq::FIRST, 0), &self.events)
+        self.next_events(&mut Chain::new(Seq::FIRST, 0), &self.events)
     }
 
-    /// The events among the next messages.
-    pub(super) fn judge<'a>(
+    /// The events among the next messages of the log.
+    pub(super) fn next_events<'a>(
         &self,
         chain: &mut Chain,
         messages: impl IntoIterator<Item = &'a Arc<Stored>>,
     ) -> Vec<Arc<Stored>> {
         let mut events = Vec::new();
         for message in messages {
-            let is_event = match chain.judge(message) {
-                Verdict::Next => true,
-                Verdict::Undecodable => false,
-                Verdict::IfExpired(places) => {
-                    places.iter().any(|stream_seq| *stream_seq <= self.expired)
+            let is_event = match chain.classify(message) {
+                MessageClass::Next => true,
+                MessageClass::Undecodable => false,
+                MessageClass::IfExpired(either) => {
+                    either.iter().any(|stream_seq| *stream_seq <= self.expired)
                 }
-                Verdict::IfStored(stream_seq) => stream_seq > self.expired,
+                MessageClass::IfStored(stream_seq) => stream_seq > self.expired,
             };
             if is_event {
                 chain.accept(message);
@@ -50,8 +50,8 @@ impl Log {
         events
     }
 
-    /// Removes everything, and forgets how many events there were.
-    pub(super) fn begin_anew(&mut self) {
+    /// Removes everything; the next event is the first one.
+    pub(super) fn start_again(&mut self) {
         let expired = self
             .events
             .back()
@@ -62,7 +62,7 @@ impl Log {
         };
     }
 
-    /// Removes what was stored up to this event.
+    /// Removes everything up to this event.
     pub(super) fn expire(&mut self, up_to: Seq) {
         if let Some(last) = self.events().iter().rfind(|event| event.seq <= up_to) {
             self.expired = last.stream_seq;
