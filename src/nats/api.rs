@@ -1,4 +1,4 @@
-//! Requests to JetStream and their answers. It knows no job and no event.
+//! Requests to JetStream and their answers. It does not know jobs or events.
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::{Client, HeaderMap, Message, RequestErrorKind};
@@ -12,15 +12,15 @@ use super::names;
 use crate::config::{REQUEST_LATE, REQUEST_WAIT};
 use crate::source::Unavailable;
 
-/// Why a request has no answer.
+/// Why a request was not answered.
 pub(super) enum Unanswered {
-    /// It may have one later.
+    /// Another try may be answered.
     Unavailable(Unavailable),
-    /// The client library never sends it, for this reason.
+    /// The client library refuses to send it, for this reason.
     Unsendable(String),
 }
 
-/// Sends one request and waits for its one answer, [`REQUEST_WAIT`] at the most.
+/// Sends a request and waits for its answer, at most [`REQUEST_WAIT`].
 pub(super) async fn request(
     client: &Client,
     subject: String,
@@ -35,7 +35,7 @@ pub(super) async fn request(
         })
 }
 
-/// [`request`], for a caller that must know whether the same request can ever be sent.
+/// As [`request`], but reports a request that can never be sent.
 pub(super) async fn send(
     client: &Client,
     subject: String,
@@ -68,10 +68,10 @@ pub(super) async fn send(
     }
 }
 
-/// What JetStream answers instead of a value.
+/// An error that JetStream returns.
 #[derive(Debug, Deserialize)]
 pub(super) struct ApiError {
-    /// What kind of error it is, as an HTTP status.
+    /// The class of the error, as an HTTP status.
     #[serde(default, rename = "code")]
     pub(super) status: u16,
     #[serde(default, rename = "err_code")]
@@ -102,8 +102,7 @@ enum ApiAnswer<T> {
 }
 
 impl<T: DeserializeOwned> ApiAnswer<T> {
-    /// Reads the answer twice, for the error first: an untagged enum would copy all of it into a
-    /// tree.
+    /// Parses the answer twice, for an error first: an untagged enum would buffer all of it.
     fn parse(payload: &[u8]) -> Result<Self, serde_json::Error> {
         #[derive(Deserialize)]
         struct Failed {
@@ -126,11 +125,11 @@ pub(super) async fn call<T: DeserializeOwned>(
     match ApiAnswer::parse(&message.payload) {
         Ok(ApiAnswer::Value(value)) => Ok(value),
         Ok(ApiAnswer::Error(error)) => Err(error.into()),
-        Err(error) => Err(Unavailable(format!("an answer that cannot be read: {error}")).into()),
+        Err(error) => Err(Unavailable(format!("invalid answer: {error}")).into()),
     }
 }
 
-/// [`call`] for what may not exist: this error code becomes `None`.
+/// As [`call`], but the error code `absent` becomes `None`.
 pub(super) async fn find<T: DeserializeOwned>(
     client: &Client,
     request: &str,

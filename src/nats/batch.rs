@@ -1,5 +1,5 @@
 //! A batched direct get: one request, many stored messages in the order of their stream sequences.
-//! It decodes none of them.
+//! It does not decode them.
 
 use async_nats::{Client, Message, StatusCode};
 use bytes::Bytes;
@@ -14,17 +14,17 @@ use crate::source::Unavailable;
 /// The answer to a batched direct get.
 #[derive(Debug)]
 pub(super) struct MessageBatch {
-    /// The messages, by rising stream sequence.
+    /// The messages, in ascending order.
     pub(super) messages: Vec<Message>,
     /// Whether this replica has more matching messages after these.
     pub(super) more: bool,
 }
 
-/// Asks any replica of `stream`; `get` is the body of a [`GetMessage`](super::message::GetMessage).
-/// Each message may take [`REQUEST_WAIT`].
+/// Makes a batched direct get from any replica of `stream`. `get` is the body of a
+/// [`GetMessage`](super::message::GetMessage). Each message may take [`REQUEST_WAIT`].
 ///
 /// # Errors
-/// [`Unavailable`], also when messages were lost on the way.
+/// [`Unavailable`], also when messages of the batch were lost.
 pub(super) async fn batch(
     client: &Client,
     stream: &str,
@@ -48,13 +48,13 @@ pub(super) async fn batch(
         let message = answer
             .ok()
             .flatten()
-            .ok_or_else(|| Unavailable("a page broke off".into()))?;
+            .ok_or_else(|| Unavailable("a batch was cut off".into()))?;
         match message.status {
             None => {
-                // A full inbox drops messages in silence; the chain of sequences shows it.
+                // A full inbox drops messages silently. Each message names the one before it.
                 let chain = number(&message, names::LAST_SEQUENCE);
                 if chain != Some(before) {
-                    return Err(Unavailable("a page came with a gap".into()));
+                    return Err(Unavailable("a message of a batch is missing".into()));
                 }
                 before = number(&message, names::SEQUENCE).unwrap_or(0);
                 messages.push(message);
@@ -69,15 +69,13 @@ pub(super) async fn batch(
                 let whole =
                     number(&message, names::LAST_SEQUENCE).is_none_or(|last| last == before);
                 if !whole {
-                    return Err(Unavailable("a page came without its end".into()));
+                    return Err(Unavailable("the last message of a batch is missing".into()));
                 }
                 let more = number(&message, names::PENDING).is_some_and(|pending| pending > 0);
                 return Ok(MessageBatch { messages, more });
             }
             Some(status) => {
-                return Err(Unavailable(format!(
-                    "a page was answered with status {status}"
-                )));
+                return Err(Unavailable(format!("a batch failed with status {status}")));
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Cancelling a job: an event of its log, written under the same fence as every other one. Stopping
-//! a backend that runs is the worker's.
+//! Cancels a job by appending an event to its log, under the same fence as any other event. The
+//! worker that runs the job stops its backend.
 
 use tokio::time::{Instant, sleep};
 use tracing::debug;
@@ -11,7 +11,7 @@ use crate::config::{CANCEL_WAIT, RETRY_FIRST};
 use crate::source::Unavailable;
 use crate::wire::{Body, EventType, JobId, Seq, Status};
 
-/// What became of a cancel request.
+/// The result of a cancel request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CancelOutcome {
     /// It is in the log, as the event with this sequence number. Only the job's final event can
@@ -19,17 +19,17 @@ pub enum CancelOutcome {
     Requested(Seq),
     /// It was requested before, by the event with this sequence number.
     Already(Seq),
-    /// The job had ended before.
+    /// The job had already ended.
     Ended,
-    /// There is no such job.
+    /// No job has this id.
     Unknown,
     /// The log ends with too many undecodable messages to find its last event.
     Undecodable,
 }
 
 impl Queue {
-    /// Cancels a job: one that waits ends at once, one that runs is ended by its worker, and one
-    /// whose worker is dead by the worker that gets it next.
+    /// Cancels a job. A waiting job ends at once; a running job is ended by its worker or, if that
+    /// worker is dead, by the next one that claims the job.
     ///
     /// # Errors
     /// [`Unavailable`] when the request could not be stored within [`CANCEL_WAIT`]. Repeating it is
@@ -45,15 +45,15 @@ impl Queue {
                 return Ok(outcome);
             }
             if Instant::now() >= deadline {
-                return Err(Unavailable("the job's worker was always faster".into()));
+                return Err(Unavailable("the job's worker wrote first each time".into()));
             }
-            // The worker then looks at its log, and writes nothing meanwhile.
+            // Makes the worker look at the log, which it does not write to meanwhile.
             self.send_control_signal(job).await;
             sleep(RETRY_FIRST / 5).await;
         }
     }
 
-    /// One try; `None` when another process wrote first.
+    /// Tries once. `None` when another process wrote first.
     async fn try_cancel(
         &self,
         job: &JobId,
@@ -63,16 +63,16 @@ impl Queue {
             return Ok(Some(CancelOutcome::Undecodable));
         };
         let Some(last) = last else {
-            // A server that only believes it leads may lack events that the log has.
+            // A server that wrongly believes that it leads may lack events.
             if self.log.last(job).await?.is_some() {
                 return Ok(None);
             }
             let Some(submission) = self.submission(job).await? else {
                 return Ok(Some(CancelOutcome::Unknown));
             };
-            // Submitted, and its first event is still in flight: the log begins the same way
-            // whichever process writes it. An input that no log can hold, from a foreign publisher,
-            // does not keep its job from being cancelled.
+            // The job was submitted and its first event is still in flight. Every process writes
+            // the same first event. An input that does not fit into the log (another program
+            // published it) is omitted.
             let mut writer = EventWriter::new(self.log.clone(), job.clone(), 0, None);
             let mut queued = writer.append(submission.queued()).await;
             if let Err(AppendError::Unwritable(_)) = queued {
@@ -84,20 +84,20 @@ impl Queue {
             return Ok(Some(CancelOutcome::Ended));
         }
         let mut writer = EventWriter::new(self.log.clone(), job.clone(), last.attempt, Some(&last));
-        let asked_before = last.event_type == EventType::CancelRequested;
-        if !asked_before && !written(writer.append(Body::CancelRequested { by }).await)? {
+        let was_requested = last.event_type == EventType::CancelRequested;
+        if !was_requested && !written(writer.append(Body::CancelRequested { by }).await)? {
             return Ok(None);
         }
         let seq = writer.seq();
         if last.status() == Status::Queued {
-            // No worker has it, so no other process would end it soon, and the first one that
-            // requested it may have died before it did. A worker that claims the job now is
-            // refused, or is faster and ends it itself.
+            // No worker would end the job soon, and the process that requested it before may have
+            // died. If a worker claims the job now, either its append or this one is refused; if
+            // this one is, the worker ends the job.
             let ended = writer.append(Body::Cancelled {}).await;
-            debug!(%job, ?ended, "cancelled before it began");
+            debug!(%job, ?ended, "cancelled before it started");
         }
         self.send_control_signal(job).await;
-        Ok(Some(if asked_before {
+        Ok(Some(if was_requested {
             CancelOutcome::Already(seq)
         } else {
             CancelOutcome::Requested(seq)

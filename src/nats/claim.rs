@@ -1,5 +1,4 @@
-//! Claims jobs of one kind from the queue. What becomes of a job that was handed over is not
-//! decided here.
+//! Claims jobs of one kind from the queue. It does not decide what happens to a delivered job.
 
 use std::fmt;
 use std::time::Duration;
@@ -24,13 +23,14 @@ pub struct Claim {
     fetch: Option<Fetch>,
 }
 
-/// Jobs that were asked for and may still come. What comes after this was dropped is delivered
-/// again only after the ack wait.
+/// A request for jobs. Jobs that arrive after this was dropped are delivered again only after the
+/// ack wait.
 struct Fetch {
     batch: Batch,
-    /// Over which connection, counted from the first: the broker forgets the request with it.
+    /// The number of the connection it was sent over. The broker forgets the request when that
+    /// connection closes.
     connection: u64,
-    /// By when the broker has answered, or never will.
+    /// After this time the broker does not answer any more.
     until: Instant,
 }
 
@@ -43,8 +43,8 @@ impl fmt::Debug for Claim {
 }
 
 impl Claim {
-    /// Makes the kind known, with this ack wait if no worker has served it before, and begins to
-    /// serve it.
+    /// Opens the kind's consumer. Creates it with this ack wait if no worker has served the kind
+    /// before.
     ///
     /// # Errors
     /// [`NatsError`].
@@ -72,16 +72,17 @@ impl Claim {
         })
     }
 
-    /// After how long a silence of its worker the queue hands a job to another one. The kind's
-    /// first worker decides it.
+    /// How long a worker may be silent before the queue delivers its jobs to another one. The
+    /// kind's first worker sets it.
     pub fn ack_wait(&self) -> Duration {
         self.consumer.cached_info().config.ack_wait
     }
 
-    /// The next job; asks the broker for `free` of them when no request is open. Cancel-safe.
+    /// Returns the next job. Requests `free` jobs from the broker if no request is open.
+    /// Cancel-safe.
     ///
     /// # Errors
-    /// [`Unavailable`]: ask again after a pause.
+    /// [`Unavailable`]: try again after a pause.
     pub async fn next(&mut self, free: usize) -> Result<Delivery, Unavailable> {
         loop {
             let Some(fetch) = &mut self.fetch else {
@@ -89,7 +90,7 @@ impl Claim {
                 continue;
             };
             let answer = tokio::select! {
-                // What has come is used before the rest is abandoned.
+                // Jobs that have arrived come before the end of the request.
                 biased;
                 answer = fetch.batch.next() => answer,
                 () = sleep_until(fetch.until) => None,
@@ -117,10 +118,10 @@ impl Claim {
         }
     }
 
-    /// Asks the broker for `free` jobs.
+    /// Requests `free` jobs from the broker.
     async fn fetch(&self, free: usize) -> Result<Fetch, Unavailable> {
-        // However long the connection is down: a request made meanwhile would be sent over the next
-        // one, and taken for lost.
+        // Waits while the connection is down: a request made meanwhile would be sent over the next
+        // connection, and counted as lost with this one.
         self.flush().await?;
         let fetch = self
             .consumer
@@ -132,8 +133,7 @@ impl Claim {
             .await
             .map_err(|_| Unavailable("no answer in time".into()))?;
         let batch = batch.map_err(|error| Unavailable(error.to_string()))?;
-        // From here on it was sent over the current connection or is lost; before, the next one
-        // might have carried it.
+        // Now the request was sent over the current connection, or is lost.
         self.flush().await?;
         Ok(Fetch {
             batch,
@@ -142,7 +142,7 @@ impl Claim {
         })
     }
 
-    /// Waits until all requests so far are sent.
+    /// Waits until all requests are sent.
     async fn flush(&self) -> Result<(), Unavailable> {
         self.nats
             .work
@@ -151,7 +151,7 @@ impl Claim {
             .map_err(|error| Unavailable(error.to_string()))
     }
 
-    /// Claims no more, and gives back the jobs that came and were not used.
+    /// Stops claiming, and gives back jobs that arrived and were not used.
     pub async fn close(self) {
         let ack_wait = self.ack_wait();
         let Some(Fetch { mut batch, .. }) = self.fetch else {

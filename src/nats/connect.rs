@@ -1,5 +1,5 @@
-//! Connections to the broker: one for live copies, one for reading, one for work, so that none
-//! waits for another. It stores and reads nothing.
+//! Connections to the broker: one each for live copies, for reading and for work, so that none
+//! waits for another. It neither publishes nor reads messages.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,8 +38,8 @@ pub struct Options {
     pub credentials: Credentials,
     /// The first token of every subject, and in capitals the beginning of every stream's name.
     pub prefix: Kind,
-    /// How long to go on trying while no server listens there, or while requests of the start have
-    /// no answer.
+    /// How long to keep trying at the start while no server is reachable, or requests are not
+    /// answered.
     pub patience: Duration,
     /// The name of this process in the broker's monitoring.
     pub name: String,
@@ -59,8 +59,8 @@ impl Default for Options {
     }
 }
 
-/// Whether the connections answered when they were asked last. The lock is held while they are
-/// asked, so that they are asked once at a time.
+/// When the connections were last probed, and whether all of them answered. The lock is held during
+/// a probe, so that only one runs at a time.
 pub(super) type Readiness = Arc<Mutex<Option<(Instant, bool)>>>;
 
 /// The connections of one process, or of one thread of an edge.
@@ -70,13 +70,13 @@ pub struct Nats {
     pub(super) replay: Client,
     pub(super) work: Client,
     pub(super) names: Arc<Names>,
-    /// Counts up when a connection was away over which events come: live copies may have been lost,
-    /// and the broker may have another log than before.
+    /// Incremented when the live or the replay connection was down: live copies may be lost, and
+    /// the broker may have a different log than before.
     pub(super) reconnected: watch::Receiver<u64>,
-    /// When the work connection came back after the broker, or the way to it, was down; changes
-    /// each time. The broker may have forgotten requests that were sent over it before.
+    /// When the work connection was last re-established. The broker may have forgotten requests
+    /// that were sent before.
     pub(super) work_back: watch::Receiver<Option<Instant>>,
-    /// Until when requests of the start are made again.
+    /// Until when requests at the start are repeated.
     pub(super) patient_until: Instant,
     pub(super) readiness: Readiness,
 }
@@ -114,7 +114,7 @@ impl Nats {
             warn!(
                 max_payload,
                 limit,
-                "this NATS server takes small messages: a job's input and an event have at most `limit` bytes as they are stored"
+                "this NATS server accepts only small messages: a job's input and an event may have at most `limit` bytes as stored"
             );
         }
         let names = Arc::new(Names::new(&options.prefix));
@@ -130,8 +130,8 @@ impl Nats {
         })
     }
 
-    /// Makes the streams that `nats/` declares. Existing ones keep events for as long as the
-    /// settings say; returns what that changed.
+    /// Creates the streams that `nats/` declares, and applies the retention in `settings` to
+    /// existing ones. Returns what was changed.
     ///
     /// # Errors
     /// [`NatsError`]; a stream that differs in anything else is not changed.
@@ -140,7 +140,7 @@ impl Nats {
             .await
     }
 
-    /// Makes a kind known before its first worker, so that jobs of it are accepted.
+    /// Creates the consumer of a kind before its first worker does, so that its jobs are accepted.
     ///
     /// # Errors
     /// [`NatsError`].
@@ -158,31 +158,31 @@ impl Nats {
             .await
     }
 
-    /// Whether all connections stand.
+    /// Whether all connections are up.
     pub fn is_connected(&self) -> bool {
         [&self.live, &self.replay, &self.work]
             .into_iter()
             .all(|client| client.connection_state() == State::Connected)
     }
 
-    /// Whether the work connection stands. While it does not, the library keeps requests and sends
+    /// Whether the work connection is up. While it is down, the library buffers requests and sends
     /// them later.
     pub(super) fn works(&self) -> bool {
         self.work.connection_state() == State::Connected
     }
 
-    /// How many connections the work client has had: the number of the current one.
+    /// The number of the current work connection, counted from the first.
     pub(super) fn work_connections(&self) -> u64 {
         self.work.statistics().connects.load(Ordering::Relaxed)
     }
 
-    /// Waits until the work connection stands.
+    /// Waits until the work connection is up.
     pub(super) async fn until_works(&self) {
         let mut back = self.work_back.clone();
         while !self.works() {
             tokio::select! {
                 Ok(()) = back.changed() => {}
-                // It may have come back between these lines, or may have been closed for good.
+                // It may have been re-established between these lines, or closed for good.
                 () = sleep(RETRY_MAX) => {}
             }
         }
@@ -201,7 +201,7 @@ impl Nats {
     }
 }
 
-/// Opens a connection. `connected` is called each time that it stands, with `true` when the broker
+/// Opens a connection. `connected` is called each time it is established, with `true` if the broker
 /// was down before.
 async fn open(
     options: &Options,
@@ -235,14 +235,14 @@ async fn open(
                 Backoff::new(REREAD_FIRST, REREAD_MAX).pause_after(attempts)
             })
             .event_callback(move |event| {
-                note(&event);
+                log_event(&event);
                 if matches!(event, Event::Connected) {
-                    // A connection that is made again was down meanwhile.
+                    // After the first time, this event follows an interruption.
                     connected(was_down.swap(true, Ordering::Relaxed));
                 }
                 std::future::ready(())
             });
-        // On the heap: it is as large as everything else here together.
+        // Boxed: the future is as large as everything else here together.
         match Box::pin(settings.connect(&servers[..])).await {
             Ok(client) => return Ok(client),
             Err(error) => {
@@ -252,7 +252,7 @@ async fn open(
                 if Instant::now() >= deadline {
                     return Err(unreachable(error.to_string()));
                 }
-                debug!(%error, "NATS is not there yet");
+                debug!(%error, "cannot reach NATS yet");
                 was_away.store(true, Ordering::Relaxed);
                 if begun.elapsed() >= wait {
                     wait = waits.next_pause();
@@ -263,8 +263,8 @@ async fn open(
     }
 }
 
-/// The error of a connection that would fail the same way every time: for the credentials, the
-/// certificates, or what the servers are set to. `None` when another attempt may succeed.
+/// The error of a connection that would fail every time: wrong credentials, certificates or server
+/// settings. `None` when another attempt may succeed.
 fn final_error(error: &ConnectError, url: &str) -> Option<NatsError> {
     let url = redacted(url);
     let reason = error.to_string();
@@ -273,7 +273,7 @@ fn final_error(error: &ConnectError, url: &str) -> Option<NatsError> {
             Some(NatsError::Unauthorized { url, reason })
         }
         ConnectErrorKind::Tls => Some(NatsError::Tls { url, reason }),
-        ConnectErrorKind::Io if is_of_tls(error) => Some(NatsError::Tls { url, reason }),
+        ConnectErrorKind::Io if is_tls_error(error) => Some(NatsError::Tls { url, reason }),
         ConnectErrorKind::ServerParse
         | ConnectErrorKind::Dns
         | ConnectErrorKind::TimedOut
@@ -282,8 +282,8 @@ fn final_error(error: &ConnectError, url: &str) -> Option<NatsError> {
     }
 }
 
-/// Whether a handshake failed, rather than the connection beneath it.
-fn is_of_tls(error: &ConnectError) -> bool {
+/// Whether the TLS handshake failed, rather than the connection below it.
+fn is_tls_error(error: &ConnectError) -> bool {
     let source =
         std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
     source
@@ -291,11 +291,11 @@ fn is_of_tls(error: &ConnectError) -> bool {
         .is_some_and(|inner| inner.is::<tls::Error>())
 }
 
-/// Takes note of what happens to a connection. A full subscription is not reported here: its reader
-/// sees the gap.
-fn note(event: &Event) {
+/// Logs an event of a connection. A full subscription is logged at DEBUG only: its reader detects
+/// the gap.
+fn log_event(event: &Event) {
     match event {
-        Event::Connected => debug!("NATS connection stands"),
+        Event::Connected => debug!("NATS connection established"),
         Event::Disconnected => warn!("NATS connection lost"),
         Event::SlowConsumer(_) => debug!("a subscription is full"),
         Event::ServerError(error) => warn!(%error, "NATS reports an error"),

@@ -1,5 +1,5 @@
-//! A job's control subject: signals to look at its log, and the question whether its owner lives.
-//! The truth is in the log; what follows from a signal or an answer is the worker's.
+//! A job's control subject: signals to look at its log, and questions whether its owner is alive.
+//! The worker acts on them; only the log is authoritative.
 
 use async_nats::{Client, Subject};
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use crate::wire::JobId;
 pub struct Control {
     client: Client,
     signals: async_nats::Subscriber,
-    /// A signal that was sent while the connection was down is lost.
+    /// Changes when the connection was down: signals may have been lost.
     back: watch::Receiver<Option<Instant>>,
 }
 
@@ -29,18 +29,19 @@ pub struct Control {
 pub enum ControlSignal {
     /// Look at the log: another process may have written to it.
     Look,
-    /// A worker that was handed the job asks whether its owner lives, before it takes the job over.
+    /// A worker that received the job asks whether its owner is alive, before it takes the job
+    /// over.
     Asked(Question),
 }
 
-/// A question that only a living owner may answer.
+/// The question whether a job's owner is alive.
 #[derive(Debug)]
 pub struct Question {
     client: Client,
     reply: Subject,
 }
 
-/// What an owner answers, as JSON.
+/// The owner's answer, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 struct OwnerAnswer {
     attempt: u32,
@@ -73,8 +74,8 @@ impl Control {
 }
 
 impl Question {
-    /// Answers that this attempt lives. Call it only after a look at the log: a worker that lost
-    /// its job does not know.
+    /// Answers that this attempt is alive. Check the log first: a worker that lost its job may not
+    /// have noticed.
     pub async fn answer(self, attempt: u32) {
         let answer = serde_json::to_vec(&OwnerAnswer { attempt }).unwrap_or_default();
         if let Err(error) = self.client.publish(self.reply, answer.into()).await {
@@ -84,7 +85,7 @@ impl Question {
 }
 
 impl Queue {
-    /// Sends the job's worker a [`ControlSignal`]: it looks at the log at once.
+    /// Makes the job's worker look at the log at once.
     pub async fn send_control_signal(&self, job: &JobId) {
         let nats = &self.log.nats;
         let sent = nats.work.publish(nats.names.control(job), Bytes::new());
@@ -96,8 +97,8 @@ impl Queue {
         }
     }
 
-    /// Asks the job's owner whether this attempt lives. A worker that is dead, frozen or cut off
-    /// does not answer, nor does one that does not know the question.
+    /// Asks the job's owner whether this attempt is alive. A worker that is dead, frozen,
+    /// disconnected, or does not implement the question, does not answer.
     pub async fn owner_lives(&self, job: &JobId, attempt: u32) -> bool {
         let nats = &self.log.nats;
         let asked = nats.work.request(nats.names.control(job), Bytes::new());
@@ -109,8 +110,8 @@ impl Queue {
             .is_ok_and(|answer: OwnerAnswer| answer.attempt == attempt)
     }
 
-    /// Whether this process was cut off from the broker until a moment ago, so that other ones may
-    /// still be.
+    /// Whether this process reconnected to the broker a moment ago. Other processes may still be
+    /// disconnected.
     pub fn was_cut_off(&self) -> bool {
         self.log
             .nats

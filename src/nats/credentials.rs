@@ -1,5 +1,5 @@
-//! How a connection authenticates, and which servers it trusts: from the address and from files. It
-//! opens no connection.
+//! How a connection authenticates, and which servers it trusts, from the address and from files. It
+//! does not connect.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub struct Credentials {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// The login in an address. Without `Debug`, which would show a password.
+/// The login in an address. It does not implement `Debug`, which would show the password.
 #[derive(PartialEq, Eq)]
 enum Login {
     Anonymous,
@@ -82,8 +82,8 @@ async fn read(path: &Path) -> Result<String, NatsError> {
         .map_err(|error| unusable(path, &error.to_string()))
 }
 
-/// Makes sure that a file can be read and holds something in PEM: the client library takes one
-/// without for an empty list.
+/// Checks that a file can be read and contains PEM. The client library accepts a file without PEM
+/// as an empty list.
 async fn pem(path: &Path) -> Result<(), NatsError> {
     if read(path).await?.contains("-----BEGIN ") {
         Ok(())
@@ -99,8 +99,8 @@ fn unusable(path: &Path, reason: &str) -> NatsError {
     }
 }
 
-/// Reads a list of addresses. The client library has one login for all servers, so the addresses
-/// that have one must agree.
+/// Parses a list of addresses. The client library uses one login for all servers, so all logins in
+/// the list must be the same.
 fn parse(list: &str) -> Result<(Login, Vec<ServerAddr>), NatsError> {
     let bad = |reason: String| NatsError::BadAddress {
         url: redacted(list),
@@ -120,10 +120,10 @@ fn parse(list: &str) -> Result<(Login, Vec<ServerAddr>), NatsError> {
         };
         let mut url = Url::parse(&text).map_err(|error| bad(error.to_string()))?;
         if !matches!(url.scheme(), "nats" | "tls") {
-            return Err(bad("it begins with neither nats:// nor tls://".into()));
+            return Err(bad("the scheme must be nats:// or tls://".into()));
         }
         if url.host_str().is_none_or(str::is_empty) {
-            return Err(bad("it names no host".into()));
+            return Err(bad("the host is missing".into()));
         }
         let decoded = |text: &str| {
             percent_encoding::percent_decode_str(text)
@@ -139,24 +139,23 @@ fn parse(list: &str) -> Result<(Login, Vec<ServerAddr>), NatsError> {
         if found != Login::Anonymous {
             if login != Login::Anonymous && login != found {
                 return Err(bad(
-                    "the addresses have different credentials; all servers must take the same"
-                        .into(),
+                    "the addresses have different credentials; use the same for all servers".into(),
                 ));
             }
             login = found;
         }
-        // The library has them from the options, and would show the address in its log.
+        // The login is in the options. The library would show it in its log.
         let _ = url.set_username("");
         let _ = url.set_password(None);
         servers.push(ServerAddr::from_url(url).map_err(|error| bad(error.to_string()))?);
     }
     if servers.is_empty() {
-        return Err(bad("it names no server".into()));
+        return Err(bad("the server is missing".into()));
     }
     Ok((login, servers))
 }
 
-/// The address without what may be a password.
+/// The address without user, password and token.
 pub fn redacted(url: &str) -> String {
     url.split(',')
         .map(|url| match url.rsplit_once('@') {
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_is_read_from_the_address_and_not_left_in_it() {
+    fn a_login_is_moved_out_of_the_address() {
         let cases = [
             ("nats://h:1", Login::Anonymous),
             ("h:1", Login::Anonymous),
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_cannot_be_used_is_an_error_without_its_password() {
+    fn an_error_about_an_address_does_not_show_its_password() {
         for url in [
             "",
             " , ",

@@ -1,5 +1,5 @@
-//! A job that the queue has delivered: what was submitted, and the answers to the queue until the
-//! job is acked or given back. It does not read the job's log.
+//! A job that the queue has delivered: the submission, and the replies to the queue. It does not
+//! read the job's log.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -28,22 +28,22 @@ pub struct Delivery {
     pub job: JobId,
     /// What was submitted.
     pub submission: Submission,
-    /// When, by the broker's clock.
+    /// When it was submitted, by the broker's clock.
     pub submitted: SystemTime,
     /// How often the queue has delivered the job, this delivery included.
     pub deliveries: u32,
 }
 
-/// How to answer the newest delivery of the job to this worker.
+/// How to reply to the newest delivery of the job to this worker.
 #[derive(Debug)]
 struct AckHandle {
-    /// Where the queue is answered.
+    /// The reply subject.
     reply: Subject,
     lease: Lease,
 }
 
 impl Delivery {
-    /// Reads a message of the queue. One that is not a job is removed.
+    /// Decodes a message of the queue. A message that is not a valid job is removed.
     pub(super) async fn read(
         nats: Nats,
         message: jetstream::Message,
@@ -82,7 +82,7 @@ impl Delivery {
         }
     }
 
-    /// Adopts a newer delivery of the same job: the queue is answered there from now on.
+    /// Adopts a newer delivery of the same job: from now on, replies go to that delivery.
     pub fn adopt(&self, newer: Self) {
         *self.ack_handle() = newer
             .ack_handle
@@ -101,22 +101,22 @@ impl Delivery {
         match self.answer(reply.clone(), AckKind::Progress).await {
             Ok(()) => {
                 let mut ack_handle = self.ack_handle();
-                // The lease of a newer delivery is as new as that delivery.
+                // A newer delivery has a newer lease.
                 if ack_handle.reply == reply {
                     ack_handle.lease.renew(sent);
                 }
             }
             Err(error) => {
-                debug!(job = %self.job, %error, "the queue did not hear that the job is being worked on")
+                debug!(job = %self.job, %error, "the queue did not confirm a progress report")
             }
         }
     }
 
-    /// Gives the job back: another worker gets it after `delay`. Nothing is sent when the queue may
-    /// have delivered it again already, or would hear of it only later: it delivers the job by
-    /// itself, an ack wait after the last sign of life.
+    /// Gives the job back, so that the queue delivers it again after `delay`. Sends nothing while
+    /// disconnected, or when the queue may have delivered the job again already: the queue then
+    /// redelivers it an ack wait after the last progress report.
     pub async fn give_back(&self, delay: Option<Duration>) {
-        // A message that is published while the connection is down is sent over the next one.
+        // A message published while disconnected would be sent after the reconnect.
         if self.nats.works() && self.ack_handle().lease.holds() {
             send(
                 &self.nats,
@@ -126,26 +126,27 @@ impl Delivery {
             )
             .await;
         } else {
-            info!(job = %self.job, "not given back: the queue has not heard from this worker in time, and delivers the job again by itself");
+            info!(job = %self.job, "not given back: the queue did not hear from this worker in time, and delivers the job again");
         }
     }
 
-    /// Takes the job out of the queue although its log does not say how it ended.
+    /// Removes the job from the queue although its log has no final event.
     pub async fn terminate(&self) {
         if let Err(error) = self.answer(self.reply(), AckKind::Term).await {
             debug!(job = %self.job, %error, "not removed from the queue, which will deliver it again");
         }
     }
 
-    /// Takes the job out of the queue. Call it only when its end is in the log.
+    /// Removes the job from the queue. Call it only once the job's final event is stored.
     ///
     /// # Errors
-    /// [`Unavailable`]: the queue will deliver it again, and it will be found to have ended.
+    /// [`Unavailable`]: the queue delivers the job again, and the next claim finds that it has
+    /// ended.
     pub async fn done(&self) -> Result<(), Unavailable> {
         self.answer(self.reply(), AckKind::Ack).await
     }
 
-    /// The signals of the job's control subject.
+    /// Subscribes to the job's control subject.
     ///
     /// # Errors
     /// [`Unavailable`].
@@ -163,7 +164,7 @@ impl Delivery {
         self.ack_handle().reply.clone()
     }
 
-    /// Answers the queue and waits for its confirmation.
+    /// Replies to the queue and waits for its confirmation.
     async fn answer(&self, reply: Subject, kind: AckKind) -> Result<(), Unavailable> {
         api::request(&self.nats.work, reply.to_string(), None, kind.into())
             .await
@@ -171,12 +172,12 @@ impl Delivery {
     }
 }
 
-/// Answers the queue without waiting for a confirmation.
+/// Replies to the queue without waiting for a confirmation.
 async fn send(nats: &Nats, reply: Subject, kind: AckKind, what: &str) {
     // While the connection is down the library may wait without a limit.
     match timeout(REQUEST_WAIT, nats.work.publish(reply, kind.into())).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(what, %error, "the queue was not answered"),
-        Err(_) => debug!(what, "the queue was not answered in time"),
+        Ok(Err(error)) => debug!(what, %error, "could not reply to the queue"),
+        Err(_) => debug!(what, "could not reply to the queue in time"),
     }
 }

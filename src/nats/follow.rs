@@ -20,8 +20,8 @@ pub struct LiveTail {
     job: JobId,
     /// `None` after the subscription was ended.
     live: Option<Subscriber>,
-    /// Each counts up when copies may have been lost, or the log may be another one: a connection was away; the shard has
-    /// another leader.
+    /// Each counts up when copies may have been lost, or the log may be another one: a connection
+    /// was away; the shard has another leader.
     disturbed: [watch::Receiver<u64>; 2],
 }
 
@@ -43,8 +43,8 @@ impl Log {
             .subscribe(subject)
             .await
             .map_err(|error| Unavailable(error.to_string()))?;
-        // A request on the same connection: when it is answered the server has seen the subscription; `flush` only
-        // empties the socket's buffer.
+        // A request on the same connection: when it is answered the server has seen the
+        // subscription; `flush` only empties the socket's buffer.
         let last = self.last_of_any(&self.nats.live, job).await?;
         Ok((
             LiveTail {
@@ -69,7 +69,8 @@ impl Tail for LiveTail {
                 () = changed(elected) => return Signal::Disturbed,
                 message = next(&mut self.live) => match message {
                     Some(message) => {
-                        // The broker's own word is the last one: whoever publishes may have set the same headers.
+                        // The broker's own word is the last one: whoever publishes may have set the
+                        // same headers.
                         let Some(stream_seq) = number(&message, names::SEQUENCE) else { continue };
                         self.log.saw(stream_seq, &self.job);
                         let prev = number(&message, names::LAST_SEQUENCE);

@@ -1,5 +1,5 @@
-//! Lists jobs from the log itself: asks the broker what a [`Listing`] needs. The listing decides the order, the pages and
-//! what they may cost.
+//! Lists jobs from the log itself: asks the broker what a [`Listing`] needs. The listing decides
+//! the order, the pages and what they may cost.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -12,7 +12,8 @@ use super::info::{self, StreamInfo};
 use super::listing::{Candidate, Listing, ListingLimits, ListingStep, ShardMessage, Window};
 use super::listing_slots::Busy;
 use super::message::{GetMessage, LeaderMessage, ask_leader, header, number};
-use super::{Reader, api, names};
+use super::read::Reader;
+use super::{api, names};
 use crate::backoff::Backoff;
 use crate::config::{
     LIST_BYTES, LIST_LOOKUPS, LIST_REQUESTS, LIST_UNDECODABLE, LIST_WINDOW, LIST_WINDOWS,
@@ -85,8 +86,8 @@ impl Streams {
 }
 
 impl Reader {
-    /// One page of the jobs that the log holds, each at its last event, newest first. The pages of one listing show the
-    /// jobs as they were when its first page was made.
+    /// One page of the jobs that the log holds, each at its last event, newest first. The pages of
+    /// one listing show the jobs as they were when its first page was made.
     ///
     /// # Errors
     /// [`ListError`].
@@ -162,8 +163,8 @@ impl Reader {
         })
     }
 
-    /// Reads a window without a filter: with one, even one that every message matches, the broker would count all
-    /// messages after it.
+    /// Reads a window without a filter: with one, even one that every message matches, the broker
+    /// would count all messages after it.
     async fn window(&self, window: Window) -> Result<(Window, WindowRead), Unavailable> {
         let Window { shard, from, to } = window;
         let stream = self.log.nats.names.chunks_stream(shard);
@@ -180,8 +181,8 @@ impl Reader {
             if !reached && page.more {
                 return Ok((window, WindowRead::Part(page.messages.len())));
             }
-            // A replica that ends before the window's end may only lag: what it does not have yet would be skipped
-            // forever. The leader is therefore asked whether there is anything.
+            // A replica that ends before the window's end may only lag: what it does not have yet
+            // would be skipped forever. The leader is therefore asked whether there is anything.
             let beyond = last.map_or(from, |last| last + 1);
             let get_beyond = GetMessage::next_of(">", beyond);
             if reached
@@ -203,8 +204,8 @@ impl Reader {
         }
     }
 
-    /// A message of a shard; `None` for a subject that no reader would read, and for the jobs that deliver callbacks: they
-    /// are internal, and would fill half of a listing.
+    /// A message of a shard; `None` for a subject that no reader would read, and for the jobs that
+    /// deliver callbacks: they are internal, and would fill half of a listing.
     fn shard_message(&self, shard: u32, message: &Message) -> Option<ShardMessage> {
         let job: JobId = names::job_of(header(message, names::SUBJECT)?)
             .parse()
@@ -223,7 +224,8 @@ impl Reader {
         })
     }
 
-    /// The row of a candidate, unless its event is not the job's last one up to `top`, or the job is of another kind.
+    /// The row of a candidate, unless its event is not the job's last one up to `top`, or the job
+    /// is of another kind.
     async fn row(
         &self,
         candidate: Candidate,
@@ -247,8 +249,8 @@ impl Reader {
         Ok(wanted.then_some(row))
     }
 
-    /// Whether a job has no event between `stream_seq` and `top`, as the leader knows it: a lagging replica would list a job
-    /// twice.
+    /// Whether a job has no event between `stream_seq` and `top`, as the leader knows it: a lagging
+    /// replica would list a job twice.
     async fn is_last(
         &self,
         job: &JobId,

@@ -1,5 +1,6 @@
-//! One page of a job listing: walks down the shards from their newest events and finds each job at its last one. Pure: it
-//! says what to read and what to resolve, is given the answers, and makes the page.
+//! One page of a job listing: walks down the shards from their newest events and finds each job at
+//! its last one. Pure: it says what to read and what to resolve, is given the answers, and makes
+//! the page.
 //!
 //! ```text
 //!            ┌───────────── read: messages of the windows ──────────────┐
@@ -9,12 +10,14 @@
 //!            ├── the newest jobs at hand ── Resolve ──▶ resolve: which of them are rows ──▶ step
 //!            └── none: Done
 //! ```
-//! A listing shows one moment: an event stored after its first page was started is not part of it. A job that moves while a
-//! client pages therefore stays where it was. The simpler rule, that a job which moved has gone to the front and is left
-//! out here, would lose most of the running jobs between the first page and the second.
+//! A listing shows one moment: an event stored after its first page was started is not part of it.
+//! A job that moves while a client pages therefore stays where it was. The simpler rule, that a job
+//! which moved has gone to the front and is left out here, would lose most of the running jobs
+//! between the first page and the second.
 //!
-//! A job is a row at an event if none of its events lies between that one and the shard's top. For most jobs that follows
-//! from what this page has read of the shard; the leader is asked only about jobs that run, on later pages.
+//! A job is a row at an event if none of its events lies between that one and the shard's top. For
+//! most jobs that follows from what this page has read of the shard; the leader is asked only about
+//! jobs that run, on later pages.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -116,7 +119,8 @@ struct ShardCursor {
 }
 
 impl Listing {
-    /// A page that continues from `positions`; `firsts` are the first messages that the shards still have.
+    /// A page that continues from `positions`; `firsts` are the first messages that the shards
+    /// still have.
     pub(super) fn new(
         positions: &[ShardPosition],
         firsts: &[StreamSeq],

@@ -1,4 +1,5 @@
-//! How many listings are made at a time, and what share of the time they may take. It reads nothing.
+//! How many listings are made at a time, and what share of the time they may take. It reads
+//! nothing.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,8 +14,8 @@ use crate::config::{LIST_QUEUE, LIST_REST, LISTINGS};
 #[error("too many listings are waiting")]
 pub struct Busy;
 
-/// Permission to list jobs. Listings are followed by a rest of [`LIST_REST`] times as long as they took, so that they
-/// never take more than a share of the time, however many are requested.
+/// Permission to list jobs. Listings are followed by a rest of [`LIST_REST`] times as long as they
+/// took, so that they never take more than a share of the time, however many are requested.
 #[derive(Debug)]
 pub(super) struct ListingSlots {
     slots: Semaphore,

@@ -1,15 +1,15 @@
-//! Where in a job's log an event stands of which only the number is known: a search by stream sequence, as numbers rise
-//! with it. It reads no page.
+//! Where in a job's log an event stands of which only the number is known: a search by stream
+//! sequence, as numbers rise with it. It reads no page.
 
-use super::Reader;
 use super::log::FoundMessage;
+use super::read::Reader;
 use crate::config::{LOCATE_NEAR, LOCATE_READS, PAGE};
 use crate::source::{Chain, Span, Unavailable};
 use crate::wire::{JobId, Seq, Stored, StreamSeq};
 
 impl Reader {
     /// From where a span is read: right before its first event, or a few before.
-    pub(super) async fn begin_of(&self, job: &JobId, span: Span) -> Result<Chain, Unavailable> {
+    pub(super) async fn start_of(&self, job: &JobId, span: Span) -> Result<Chain, Unavailable> {
         let from_start = Chain::new(Seq::FIRST, 0);
         match span.stream_seq {
             Some(stream_seq) => Ok(Chain::new(span.from, stream_seq.saturating_sub(1))),
@@ -18,8 +18,9 @@ impl Reader {
         }
     }
 
-    /// A chain that stands at most [`LOCATE_NEAR`] before the event `from`, or at the log's end; `None` when the log's order does
-    /// not lead there, because of undecodable messages. Costs about `log2(span)` single reads.
+    /// A chain that stands at most [`LOCATE_NEAR`] before the event `from`, or at the log's end;
+    /// `None` when the log's order does not lead there, because of undecodable messages. Costs
+    /// about `log2(span)` single reads.
     async fn locate(&self, job: &JobId, from: Seq) -> Result<Option<Chain>, Unavailable> {
         let Some(last) = self.log.last_of_any(&self.log.nats.replay, job).await? else {
             return Ok(None);
@@ -55,8 +56,8 @@ impl Reader {
         }
     }
 
-    /// What has the form of an event and is the first at or after `stream_seq`, as any replica sees it; `None` also when too much
-    /// stands before it.
+    /// What has the form of an event and is the first at or after `stream_seq`, as any replica sees
+    /// it; `None` also when too much stands before it.
     async fn event_from(
         &self,
         job: &JobId,

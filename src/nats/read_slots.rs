@@ -1,4 +1,5 @@
-//! Limits how many reads of a shard run at a time, and runs each to its end. What is read is the caller's concern.
+//! Limits how many reads of a shard run at a time, and runs each to its end. What is read is the
+//! caller's concern.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -24,10 +25,11 @@ impl ReadSlots {
         }
     }
 
-    /// Runs `read` once a slot is free. Dropping this future while it waits leaves the queue. A read that has started
-    /// keeps its slot until it ends, even if no caller waits for it: the broker is busy with it all the same. It is
-    /// therefore a task of its own, so that a reader that is not polled, because its client accepts nothing, does not
-    /// keep the slot from the others.
+    /// Runs `read` once a slot is free. Dropping this future while it waits leaves the queue. A
+    /// read that has started keeps its slot until it ends, even if no caller waits for it: the
+    /// broker is busy with it all the same. It is therefore a task of its own, so that a reader
+    /// that is not polled, because its client accepts nothing, does not keep the slot from the
+    /// others.
     ///
     /// # Errors
     /// Those of `read`.
@@ -37,7 +39,8 @@ impl ReadSlots {
     ) -> Result<T, Unavailable> {
         let (mut answer, answered) = oneshot::channel();
         let free = Arc::clone(&self.free);
-        // Not bound to the stop: requests under way at that time are answered, and a read ends soon by itself.
+        // Not bound to the stop: requests under way at that time are answered, and a read ends soon
+        // by itself.
         self.tasks.spawn(async move {
             let slot = tokio::select! {
                 biased;

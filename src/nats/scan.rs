@@ -1,5 +1,6 @@
-//! The shared scan: one ordered consumer over a whole shard serves all readers that wait for it, at 4 µs per message
-//! however many they are. It uses no filter: a wildcard filter made it 5 times slower, a list of subjects 50 times.
+//! The shared scan: one ordered consumer over a whole shard serves all readers that wait for it, at
+//! 4 µs per message however many they are. It uses no filter: a wildcard filter made it 5 times
+//! slower, a list of subjects 50 times.
 
 mod pass;
 
@@ -62,7 +63,8 @@ impl ScanQueue {
         std::mem::take(&mut state.readers)
     }
 
-    /// Waits until arrivals pause: a reader that arrives after a pass has gone by its first message costs a second pass.
+    /// Waits until arrivals pause: a reader that arrives after a pass has gone by its first message
+    /// costs a second pass.
     async fn gather(&self) {
         let deadline = Instant::now() + SCAN_GATHER_MAX;
         let mut pause_until = Instant::now() + SCAN_GATHER;
@@ -99,8 +101,9 @@ impl SharedScan {
         }
     }
 
-    /// Joins the next pass. The receiver ends once everything was sent that the shard held when the pass started, or
-    /// when its reader was too slow for the pass, or when all readers together hold as much as they may.
+    /// Joins the next pass. The receiver ends once everything was sent that the shard held when the
+    /// pass started, or when its reader was too slow for the pass, or when all readers together
+    /// hold as much as they may.
     pub(super) fn join(&self, request: ScanRequest) -> mpsc::Receiver<ScanBatch> {
         let (sender, receiver) = mpsc::channel(SCAN_QUEUE);
         let reader = ScanReader::new(request, sender, self.room.clone());
@@ -186,8 +189,9 @@ impl SharedScan {
         Ok(info.pending > 0)
     }
 
-    /// All messages from a stream sequence on. The broker is asked for a limited number of bytes at a time, and again
-    /// when half of them were received: it disconnects a client that does not read what it was sent.
+    /// All messages from a stream sequence on. The broker is asked for a limited number of bytes at
+    /// a time, and again when half of them were received: it disconnects a client that does not
+    /// read what it was sent.
     async fn messages(
         &self,
         start_sequence: StreamSeq,

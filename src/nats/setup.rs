@@ -26,7 +26,8 @@ pub struct StreamSettings {
     pub shards: u32,
     /// On how many servers each message is kept: 1, 3 or 5.
     pub replicas: u32,
-    /// How long events are kept. `None`: as the streams have it, and [`EVENTS_MAX_AGE`] for new ones.
+    /// How long events are kept. `None`: as the streams have it, and [`EVENTS_MAX_AGE`] for new
+    /// ones.
     pub max_age: Option<Duration>,
     /// How many bytes of events one shard keeps. `None`: as the streams have it, and
     /// [`SHARD_MAX_BYTES`] for new ones.

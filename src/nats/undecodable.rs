@@ -1,5 +1,5 @@
-//! Counts the undecodable messages that readers skip, and logs them once per job. It does not decide what is
-//! undecodable.
+//! Counts the undecodable messages that readers skip, and logs them once per job. It does not
+//! decide what is undecodable.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,8 @@ use tracing::{debug, warn};
 use crate::config::UNDECODABLE_JOBS;
 use crate::wire::{JobId, StreamSeq, Unreadable};
 
-/// The undecodable messages that the readers of one process, or of one thread of an edge, have skipped.
+/// The undecodable messages that the readers of one process, or of one thread of an edge, have
+/// skipped.
 #[derive(Debug, Default)]
 pub(super) struct Undecodable {
     skipped: AtomicU64,

@@ -1,5 +1,5 @@
-//! Tests of the listing: random logs that grow and expire while a client pages, against a model that has the whole log;
-//! and its limits, one by one.
+//! Tests of the listing: random logs that grow and expire while a client pages, against a model
+//! that has the whole log; and its limits, one by one.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -541,8 +541,8 @@ fn a_shard_is_read_further_only_if_it_may_hold_a_newer_job() {
     for n in 0..30 {
         event(&mut model, 1, &format!("j{n}"), "model:chunk:v1");
     }
-    // The newest job of all is the only one that the first read of its shard gives, and that read goes down to where the
-    // shard is older than all that the page needs.
+    // The newest job of all is the only one that the first read of its shard gives, and that read
+    // goes down to where the shard is older than all that the page needs.
     event(&mut model, 0, "long", "model:chunk:v1");
     assert_eq!(reads(&model), [0, 1]);
     // Where the shard may hold newer ones, it is read on.

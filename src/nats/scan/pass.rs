@@ -42,7 +42,8 @@ pub(super) struct ScanReader {
 #[derive(Debug)]
 pub(super) struct ScanPass {
     readers: HashMap<JobId, Vec<ScanReader>>,
-    /// The last message that the pass has gone by: seen, or skipped because no reader wanted it when the pass started.
+    /// The last message that the pass has gone by: seen, or skipped because no reader wanted it
+    /// when the pass started.
     passed: StreamSeq,
     /// The last message of the pass, fixed when it starts.
     last: StreamSeq,
@@ -71,7 +72,8 @@ impl ScanPass {
         }
     }
 
-    /// Starts at the first message that any reader wants, of a shard whose first message is `first`.
+    /// Starts at the first message that any reader wants, of a shard whose first message is
+    /// `first`.
     pub(super) fn start(&mut self, first: StreamSeq) -> Option<StreamSeq> {
         let wanted = self
             .readers
@@ -142,7 +144,8 @@ impl ScanReader {
             return true;
         }
         if self.held.grow(event.size()).is_err() {
-            // All readers together hold too much. This one gets what came before, and comes back for the rest.
+            // All readers together hold too much. This one gets what came before, and comes back
+            // for the rest.
             self.flush();
             return false;
         }
@@ -154,8 +157,8 @@ impl ScanReader {
         fits && !last
     }
 
-    /// Sends the batch. Returns whether the reader stays in the pass: one that has not received the batches before leaves
-    /// it, and continues from where it is when it can.
+    /// Sends the batch. Returns whether the reader stays in the pass: one that has not received the
+    /// batches before leaves it, and continues from where it is when it can.
     fn flush(&mut self) -> bool {
         self.bytes = 0;
         if self.batch.is_empty() {

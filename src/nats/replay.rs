@@ -1,0 +1,253 @@
+//! One replay of a job's log: chooses between pages and the shard's scan when it starts, and yields
+//! the events of a span in order.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::ReusableBoxFuture;
+use tracing::debug;
+
+use super::quorum::StreamId;
+use super::read::Reader;
+use super::scan::{ScanBatch, ScanRequest};
+use crate::config::SCAN_FROM;
+use crate::source::{Chain, MessageClass, Replay, Replica, Span, Unavailable};
+use crate::wire::{JobId, Stored, StreamSeq, Unreadable};
+
+/// One replay of one job's log.
+#[derive(Debug)]
+pub struct LogReplay {
+    reader: Reader,
+    job: JobId,
+    span: Span,
+    phase: ReplayPhase,
+    /// Decides which messages are events.
+    chain: Chain,
+    /// Messages that were read and not classified yet.
+    read: VecDeque<Arc<Stored>>,
+    /// A lookup on which the class of the first of them depends. Kept here, as
+    /// [`ReplayPhase::Reading`] is.
+    lookup: Option<ReusableBoxFuture<'static, Result<bool, Unavailable>>>,
+}
+
+#[derive(Debug)]
+enum ReplayPhase {
+    New,
+    /// A read is in flight. It is kept here, so that a caller that drops [`Replay::next`] and calls
+    /// it again waits for the same answer.
+    Reading(ReusableBoxFuture<'static, Result<ReplayPart, Unavailable>>),
+    Pages {
+        stream_seq: StreamSeq,
+    },
+    Scan(mpsc::Receiver<ScanBatch>),
+    Over,
+}
+
+/// The result of one read.
+struct ReplayPart {
+    /// The messages that can be decoded.
+    events: Vec<Arc<Stored>>,
+    /// How the replay continues.
+    next: ReplayPhase,
+    /// The chain before the first of them, when the replay starts here.
+    chain: Option<Chain>,
+}
+
+impl Reader {
+    /// Starts a replay: by pages, or by the shard's scan when `many` replays wait on the shard.
+    async fn start_replay(
+        &self,
+        job: &JobId,
+        span: Span,
+        many: bool,
+    ) -> Result<ReplayPart, Unavailable> {
+        let chain = self.start_of(job, span).await?;
+        let starts_at = |chain, next| ReplayPart {
+            events: Vec::new(),
+            next,
+            chain: Some(chain),
+        };
+        if span.replica == Replica::Leader {
+            // The first event comes from the leader itself: a replica that is behind would return
+            // nothing, as if the leader had nothing.
+            let shard = StreamId::Shard(job.shard(self.log.shards));
+            let next = self
+                .log
+                .proven(shard, || self.leader_next(job, chain, span.from))
+                .await?;
+            let Some(next) = next else {
+                return Ok(starts_at(chain, ReplayPhase::Over));
+            };
+            let chain = Chain::new(next.seq, next.stream_seq - 1);
+            let stream_seq = next.stream_seq + 1;
+            return Ok(ReplayPart {
+                events: vec![Arc::new(next)],
+                ..starts_at(chain, ReplayPhase::Pages { stream_seq })
+            });
+        }
+        let mut stream_seq = chain.read() + 1;
+        if !many {
+            return Ok(starts_at(chain, ReplayPhase::Pages { stream_seq }));
+        }
+        if stream_seq == 1 {
+            // The scan need not start before the log's first message.
+            let Some(first) = self.log.next_of_any(job, 1).await? else {
+                return Ok(starts_at(chain, ReplayPhase::Over));
+            };
+            stream_seq = first.stream_seq;
+        }
+        debug!(%job, "waits for the shard's scan");
+        let request = ScanRequest {
+            job: job.clone(),
+            stream_seq,
+            until: span.until,
+        };
+        let batches = self.shard(job).scan.join(request);
+        Ok(starts_at(chain, ReplayPhase::Scan(batches)))
+    }
+}
+
+impl Replay for LogReplay {
+    async fn next(&mut self) -> Option<Result<Vec<Arc<Stored>>, Unavailable>> {
+        loop {
+            let mut events = Vec::new();
+            if let Some(lookup) = &mut self.lookup {
+                let is_next = lookup.get_pin().await;
+                self.lookup = None;
+                match is_next {
+                    Ok(is_next) => events.extend(self.apply(is_next)),
+                    Err(error) => return Some(Err(self.fail(error))),
+                }
+            }
+            self.classify(&mut events);
+            if !events.is_empty() {
+                return Some(Ok(events));
+            }
+            if self.lookup.is_some() {
+                continue;
+            }
+            match &mut self.phase {
+                ReplayPhase::New => self.start(),
+                ReplayPhase::Pages { stream_seq } => {
+                    let stream_seq = *stream_seq;
+                    self.read(move |reader, job| async move {
+                        let page = reader.page(&job, stream_seq).await?;
+                        let next = page.last.filter(|_| page.more);
+                        let next = next.map_or(ReplayPhase::Over, |last| ReplayPhase::Pages {
+                            stream_seq: last + 1,
+                        });
+                        Ok(ReplayPart {
+                            events: page.events,
+                            next,
+                            chain: None,
+                        })
+                    });
+                }
+                ReplayPhase::Reading(part) => match part.get_pin().await {
+                    Ok(ReplayPart {
+                        events,
+                        next,
+                        chain,
+                    }) => {
+                        self.phase = next;
+                        self.chain = chain.unwrap_or(self.chain);
+                        self.read = events.into();
+                    }
+                    Err(error) => return Some(Err(self.fail(error))),
+                },
+                ReplayPhase::Scan(batches) => match batches.recv().await {
+                    Some(batch) => self.read = batch.events.into(),
+                    None => self.phase = ReplayPhase::Over,
+                },
+                ReplayPhase::Over => return None,
+            }
+        }
+    }
+}
+
+impl LogReplay {
+    pub(super) fn new(reader: Reader, job: JobId, span: Span) -> Self {
+        Self {
+            reader,
+            job,
+            span,
+            phase: ReplayPhase::New,
+            chain: Chain::new(span.from, 0),
+            read: VecDeque::new(),
+            lookup: None,
+        }
+    }
+
+    /// Starts the replay, which counts among those of the shard until it is dropped.
+    fn start(&mut self) {
+        let replays = &self.reader.shard(&self.job).replays;
+        let before = replays.fetch_add(1, Ordering::Relaxed);
+        let (span, many) = (self.span, before >= SCAN_FROM);
+        self.read(move |reader, job| async move { reader.start_replay(&job, span, many).await });
+    }
+
+    fn read<A>(&mut self, read: impl FnOnce(Reader, JobId) -> A)
+    where
+        A: Future<Output = Result<ReplayPart, Unavailable>> + Send + 'static,
+    {
+        let part = read(self.reader.clone(), self.job.clone());
+        self.phase = ReplayPhase::Reading(ReusableBoxFuture::new(part));
+    }
+
+    fn fail(&mut self, error: Unavailable) -> Unavailable {
+        self.end();
+        error
+    }
+
+    fn end(&mut self) {
+        self.phase = ReplayPhase::Over;
+        self.read = VecDeque::new();
+    }
+
+    /// Classifies the messages that were read, up to one that needs a lookup.
+    fn classify(&mut self, events: &mut Vec<Arc<Stored>>) {
+        while let Some(event) = self.read.front() {
+            let is_next = match self.chain.classify(event) {
+                MessageClass::Next => true,
+                MessageClass::Undecodable => false,
+                class @ (MessageClass::IfExpired(_) | MessageClass::IfStored(_)) => {
+                    let (log, job) = (self.reader.log.clone(), self.job.clone());
+                    self.lookup = Some(ReusableBoxFuture::new(async move {
+                        log.decide(&job, class).await
+                    }));
+                    return;
+                }
+            };
+            events.extend(self.apply(is_next));
+        }
+    }
+
+    /// Removes the first message that was read, and returns it if it is an event of the span. The
+    /// replay ends after the span.
+    fn apply(&mut self, is_next: bool) -> Option<Arc<Stored>> {
+        let event = self.read.pop_front()?;
+        if !is_next {
+            let log = &self.reader.log;
+            log.note(&self.job, event.stream_seq, &Unreadable::OutOfOrder);
+            self.chain.skip(event.stream_seq);
+            return None;
+        }
+        self.chain.accept(&event);
+        if self.span.until.is_some_and(|until| event.seq >= until) {
+            self.end();
+        }
+        Some(event).filter(|event| event.seq >= self.span.from)
+    }
+}
+
+impl Drop for LogReplay {
+    fn drop(&mut self) {
+        if !matches!(self.phase, ReplayPhase::New) {
+            let replays = &self.reader.shard(&self.job).replays;
+            replays.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
