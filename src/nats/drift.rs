@@ -1,5 +1,4 @@
-//! How existing streams differ from their declarations, and what `setup` changed. It asks nothing
-//! of the broker.
+//! How existing streams differ from their declarations, and what `setup` changed. It does no I/O.
 
 use std::fmt;
 
@@ -33,13 +32,13 @@ impl fmt::Display for Change {
 #[derive(Debug)]
 pub struct Drift {
     stream: String,
-    /// The name of each field, what the stream has, and what is declared.
+    /// The name of each field, its existing value, and its declared value.
     fields: Vec<(String, Value, Value)>,
 }
 
 impl Drift {
-    /// The difference of a stream's configuration from its declaration, beside the fields `except`;
-    /// `None` when there is none. Fields that are not declared are the broker's.
+    /// How a stream's configuration differs from its declaration, except in the fields `except`;
+    /// `None` when it does not. Only declared fields are compared.
     pub(super) fn between(
         stream: &str,
         existing: &Value,
@@ -70,7 +69,7 @@ impl fmt::Display for Drift {
     }
 }
 
-/// Collects the declared fields that exist with another value.
+/// Collects the declared fields that have another value.
 fn compare(
     path: &str,
     existing: &Value,

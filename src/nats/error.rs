@@ -1,5 +1,4 @@
-//! What can go wrong between this process and the broker. Public codes are derived from it
-//! elsewhere.
+//! Errors between this process and the broker. Public codes are derived from them elsewhere.
 
 use std::path::PathBuf;
 
@@ -8,7 +7,7 @@ use async_nats::jetstream::ErrorCode;
 use super::drift::Drift;
 use crate::source::Unavailable;
 
-/// What went wrong with the broker.
+/// An error of the broker, or of the connection to it.
 #[derive(Debug, thiserror::Error)]
 pub enum NatsError {
     /// No server can be reached.
@@ -16,18 +15,18 @@ pub enum NatsError {
     Unreachable {
         /// The address.
         url: String,
-        /// What the client library says.
+        /// The client library's error.
         reason: String,
     },
     /// The address of the servers cannot be used.
     #[error("invalid NATS address {url}: {reason}")]
     BadAddress {
-        /// The address, without what may be a password.
+        /// The address, without user, password and token.
         url: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// A file that should secure the connection cannot be used.
+    /// A file with credentials or certificates cannot be used.
     #[error("cannot use {} for NATS: {reason}", file.display())]
     BadCredentials {
         /// The file.
@@ -35,28 +34,28 @@ pub enum NatsError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The server does not accept the user, password, token, key or credentials, or requires some.
+    /// The server rejects the credentials, or requires some.
     #[error("NATS at {url} refused the connection: wrong or missing credentials ({reason})")]
     Unauthorized {
         /// The address.
         url: String,
-        /// What the client library says.
+        /// The client library's error.
         reason: String,
     },
-    /// No encrypted connection could be made.
+    /// The TLS handshake failed.
     #[error("no TLS connection to NATS at {url}: {reason}")]
     Tls {
         /// The address.
         url: String,
-        /// What the client library says.
+        /// The client library's error.
         reason: String,
     },
-    /// The server lacks what Tailwater needs.
+    /// The server is older than the oldest supported version.
     #[error("nats-server {found} at {url} is too old: Tailwater needs {needed} or newer")]
     TooOld {
         /// The address.
         url: String,
-        /// Its version.
+        /// The server's version.
         found: String,
         /// The oldest version that is supported.
         needed: &'static str,
@@ -77,13 +76,13 @@ pub enum NatsError {
     NoSpace {
         /// The stream.
         stream: String,
-        /// What it reserves, in MiB.
+        /// The reserved space, in MiB.
         mib: u64,
     },
-    /// The broker refused.
+    /// The broker returned an error.
     #[error("NATS refused: {description} (error {})", code.0)]
     Api {
-        /// What kind of error it is, as an HTTP status.
+        /// The class of the error, as an HTTP status.
         status: u16,
         /// JetStream's error code.
         code: ErrorCode,
@@ -96,7 +95,8 @@ pub enum NatsError {
 }
 
 impl NatsError {
-    /// Whether the same request may succeed once the broker has started or has elected its leaders.
+    /// Whether the same request may succeed once the broker has started, or has elected its
+    /// leaders.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Unavailable(_) => true,

@@ -1,17 +1,17 @@
-//! What the workers of a kind do besides running its jobs, as the metadata of the kind's consumer
-//! reports it. Workers in other languages need not do all of it, and a job that needs more than its
-//! worker does would run without it.
+//! Optional features of a kind's workers, as listed in the metadata of the kind's consumer. Workers
+//! in other languages need not implement them. A job that needs a feature is refused if the kind's
+//! workers lack it.
 
 use std::collections::HashMap;
 
 use super::names::FEATURES;
 use crate::wire::{Kind, Limits, Submission};
 
-/// In the metadata: the features, separated by commas.
+// In the metadata the features are separated by commas.
 const CALLBACKS: &str = "callbacks";
 const LIMITS: &str = "limits";
 
-/// What the workers of a kind do.
+/// The optional features of a kind's workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
     /// They submit the job that delivers a callback.
@@ -21,14 +21,13 @@ pub struct Features {
 }
 
 impl Features {
-    /// What this crate's workers do.
+    /// The features of this crate's workers.
     pub const ALL: Self = Self {
         callbacks: true,
         limits: true,
     };
 
-    /// The features that the metadata of a kind's consumer lists. The workers do nothing that is
-    /// not listed.
+    /// The features that the metadata of a kind's consumer lists.
     pub(super) fn of(metadata: &HashMap<String, String>) -> Self {
         let text = metadata.get(FEATURES).map_or("", String::as_str);
         let has = |feature: &str| text.split(',').any(|has| has.trim() == feature);
@@ -38,7 +37,7 @@ impl Features {
         }
     }
 
-    /// As it stands in the metadata.
+    /// The list for the metadata.
     pub(super) fn text(self) -> String {
         let listed = [(self.callbacks, CALLBACKS), (self.limits, LIMITS)];
         listed
@@ -48,8 +47,7 @@ impl Features {
             .join(",")
     }
 
-    /// Why the workers of a kind cannot run a job: what it needs that they do not do, as a
-    /// sentence.
+    /// Why the kind's workers cannot run a job: the feature that they lack.
     pub fn refusal(self, submission: &Submission) -> Option<String> {
         let Submission {
             kind,
@@ -62,10 +60,13 @@ impl Features {
             ..
         } = submission;
         if callback.is_some() && !self.callbacks {
-            return Some(lacking(kind, "call back; submit it without callback"));
+            return Some(lacking(
+                kind,
+                "support callbacks; submit it without callback",
+            ));
         }
         if (timeout_ms.is_some() || silence_timeout_ms.is_some()) && !self.limits {
-            let what = "hold time limits; submit it without timeout_ms and silence_timeout_ms";
+            let what = "support time limits; submit it without timeout_ms and silence_timeout_ms";
             return Some(lacking(kind, what));
         }
         None
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_do_nothing_that_their_consumer_does_not_list() {
+    fn workers_have_only_the_features_that_their_consumer_lists() {
         let none = Features {
             callbacks: false,
             limits: false,
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_refused_only_for_what_it_needs() {
+    fn a_job_is_refused_only_for_a_feature_that_it_needs() {
         let plain = Submission::new("k".parse().unwrap(), json!(1));
         let called = Submission {
             callback: Some("https://h/".into()),
@@ -133,13 +134,13 @@ mod tests {
             listed("limits")
                 .refusal(&called)
                 .unwrap()
-                .contains("kind k do not call back")
+                .contains("kind k do not support callbacks")
         );
         assert!(
             listed("callbacks")
                 .refusal(&limited)
                 .unwrap()
-                .contains("kind k do not hold time limits")
+                .contains("kind k do not support time limits")
         );
     }
 }

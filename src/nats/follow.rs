@@ -1,4 +1,4 @@
-//! Live copies of one job's events. A lost copy is not noticed here; the reader sees the gap.
+//! Live copies of one job's events. It does not notice a lost copy; the reader sees the gap.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::wire::{JobId, Stored};
 pub struct LiveTail {
     log: Log,
     job: JobId,
-    /// `None` after the subscription was ended.
+    /// `None` after unsubscribing.
     live: Option<Subscriber>,
-    /// Each counts up when copies may have been lost, or the log may be another one: a connection
-    /// was away; the shard has another leader.
+    /// Incremented when copies may have been lost, or the log may be a different one: a connection
+    /// was down, or the shard has a new leader.
     disturbed: [watch::Receiver<u64>; 2],
 }
 
@@ -43,8 +43,8 @@ impl Log {
             .subscribe(subject)
             .await
             .map_err(|error| Unavailable(error.to_string()))?;
-        // A request on the same connection: when it is answered the server has seen the
-        // subscription; `flush` only empties the socket's buffer.
+        // When this request on the same connection is answered, the server has seen the
+        // subscription. `flush` would only empty the socket's buffer.
         let last = self.last_of_any(&self.nats.live, job).await?;
         Ok((
             LiveTail {
@@ -62,15 +62,14 @@ impl Tail for LiveTail {
     async fn next(&mut self) -> Signal {
         let [reconnected, elected] = &mut self.disturbed;
         loop {
-            // A copy that came after the disturbance is not to be taken for one from before it.
+            // Checked first, so that no copy after a disturbance is delivered before it.
             tokio::select! {
                 biased;
                 () = changed(reconnected) => return Signal::Disturbed,
                 () = changed(elected) => return Signal::Disturbed,
                 message = next(&mut self.live) => match message {
                     Some(message) => {
-                        // The broker's own word is the last one: whoever publishes may have set the
-                        // same headers.
+                        // The broker's header is the last one: the publisher may have set the same.
                         let Some(stream_seq) = number(&message, names::SEQUENCE) else { continue };
                         self.log.saw(stream_seq, &self.job);
                         let prev = number(&message, names::LAST_SEQUENCE);
@@ -103,7 +102,7 @@ async fn next(live: &mut Option<Subscriber>) -> Option<Message> {
 
 async fn changed(count: &mut watch::Receiver<u64>) {
     if count.changed().await.is_err() {
-        // Whoever counted is gone with the connection; the subscription says so itself.
+        // The sender ends with the connection, which also closes the subscription.
         pending().await
     }
 }

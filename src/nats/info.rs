@@ -1,4 +1,4 @@
-//! What the broker reports of streams and consumers.
+//! The broker's reports about streams and consumers.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -15,15 +15,15 @@ use super::names::Names;
 use crate::source::Unavailable;
 use crate::wire::{Kind, StreamSeq};
 
-/// A stream, as a server that leads it, or believes that it does, reports it.
+/// A stream, as reported by a server that leads it, or believes that it does.
 #[derive(Debug, Deserialize)]
 pub(super) struct StreamInfo {
     pub(super) config: StreamConfig,
     pub(super) state: StreamState,
-    /// Missing on a server without a cluster.
+    /// Absent on a server without a cluster.
     #[serde(default)]
     pub(super) cluster: ClusterInfo,
-    /// When the stream was made, as RFC 3339.
+    /// When the stream was created, as RFC 3339.
     pub(super) created: String,
     /// The leader's clock, as RFC 3339.
     ts: String,
@@ -52,7 +52,7 @@ pub(super) struct ClusterInfo {
 /// A follower, as its leader sees it.
 #[derive(Debug, Deserialize)]
 pub(super) struct Follower {
-    /// How many nanoseconds ago it was heard; 0 for one that was never heard.
+    /// How many nanoseconds ago the leader heard from it; 0 if never.
     pub(super) active: u64,
 }
 
@@ -79,7 +79,7 @@ impl StreamInfo {
     }
 }
 
-/// What a stream's leader reports of it, read as `T`; `None` when there is no such stream.
+/// A stream's leader's report, decoded as `T`; `None` when the stream does not exist.
 pub(super) async fn find_stream<T: DeserializeOwned>(
     client: &Client,
     stream: &str,
@@ -91,11 +91,10 @@ pub(super) async fn find_stream<T: DeserializeOwned>(
 /// [`find_stream`] for a stream that `setup` made.
 pub(super) async fn stream(client: &Client, stream: &str) -> Result<StreamInfo, Unavailable> {
     let info = find_stream(client, stream).await?;
-    info.ok_or_else(|| Unavailable(format!("stream {stream} is gone")))
+    info.ok_or_else(|| Unavailable(format!("stream {stream} does not exist any more")))
 }
 
-/// The consumer that hands out jobs of `kind`, read as `T`; `None` when no worker has ever served
-/// the kind.
+/// The consumer of `kind`, decoded as `T`; `None` when no worker has ever served the kind.
 pub(super) async fn find_kind<T: DeserializeOwned>(
     client: &Client,
     names: &Names,

@@ -1,19 +1,19 @@
-//! How long a delivery of the queue is surely the newest one of its job. It reads the clock, and
-//! does not answer the queue.
+//! How long a delivery is certain to be the newest one of its job. It reads the clock, and does not
+//! reply to the queue.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Until when a delivery is surely this worker's. The queue takes an answer to an old delivery for
-/// one to the newest, so a worker that was silent for longer than the ack wait must not give the
-/// job back: another worker may have it.
+/// Until when a delivery certainly belongs to this worker. The queue applies a reply to an old
+/// delivery to the newest one, so a worker that was silent for longer than the ack wait must not
+/// give the job back: another worker may have it.
 #[derive(Debug)]
 pub(super) struct Lease {
     ack_wait: Duration,
-    /// When the last confirmed sign of life was sent.
+    /// When the last confirmed progress report was sent.
     sent: Instant,
-    /// Whether two of them were once too far apart: another worker may have got the job in between.
+    /// Whether two reports were ever too far apart: another worker may have received the job.
     lost: bool,
 }
 
@@ -26,14 +26,14 @@ impl Lease {
         }
     }
 
-    /// A sign of life that was sent at `sent` is confirmed.
+    /// Renews the lease with a confirmed progress report that was sent at `sent`.
     pub(super) fn renew(&mut self, sent: Instant) {
         self.lost |= self.sent.elapsed() >= self.ack_wait;
         self.sent = sent;
     }
 
-    /// Whether an answer that is sent now arrives in time: a quarter of the ack wait is for its
-    /// way.
+    /// Whether a reply that is sent now arrives in time. A quarter of the ack wait is left for
+    /// delivery.
     pub(super) fn holds(&self) -> bool {
         !self.lost && self.sent.elapsed() < self.ack_wait * 3 / 4
     }
@@ -52,14 +52,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_delivery_is_answered_only_while_it_is_surely_the_newest() {
+    async fn a_delivery_is_answered_only_while_it_is_certainly_the_newest() {
         let mut lease = Lease::new(ACK_WAIT);
         for _ in 0..5 {
             let sent = after(3).await;
             assert!(lease.holds());
             lease.renew(sent);
         }
-        // Two signs of life were lost: in time for the next one, too late to give the job back.
+        // Two reports were lost: it is too late to give the job back, but not for the next report.
         let sent = after(7).await;
         assert!(!lease.holds());
         lease.renew(sent);
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_sign_of_life_that_arrives_late_proves_nothing() {
+    async fn a_report_that_is_confirmed_late_does_not_renew_the_lease() {
         let mut lease = Lease::new(ACK_WAIT);
         let sent = after(1).await;
         after(8).await;

@@ -34,7 +34,7 @@ pub struct JobQuery {
     pub kind: Option<Kind>,
     /// At most this many.
     pub limit: usize,
-    /// Where to continue. Other filters than before apply from here on.
+    /// Where to continue. Filters may differ from those of earlier pages; they apply from here on.
     pub page: Option<PageToken>,
 }
 
@@ -44,7 +44,7 @@ pub enum ListError {
     /// The page token was not issued by a listing of this log.
     #[error(transparent)]
     BadPage(#[from] BadPage),
-    /// The log cannot be read for the moment.
+    /// The log cannot be read at the moment.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
     /// Too many listings are waiting.
@@ -52,11 +52,11 @@ pub enum ListError {
     Busy(#[from] Busy),
 }
 
-/// The shards as they are when a page starts.
+/// The state of the shards when a page starts.
 struct Streams {
-    /// The first and the last stream sequence of each.
+    /// The first and the last stream sequence of each shard.
     bounds: Vec<(StreamSeq, StreamSeq)>,
-    /// A checksum of their names and creation times.
+    /// A checksum of the streams' names and creation times.
     tag: u32,
 }
 
@@ -64,20 +64,20 @@ struct Streams {
 enum WindowRead {
     /// All its messages.
     All(Vec<ShardMessage>),
-    /// Only this many messages: they hold too many bytes.
+    /// Only the first messages, this many: all of them would have too many bytes.
     Part(usize),
 }
 
 impl Streams {
     /// The positions of a page token that a listing of these streams issued.
     fn positions(&self, page: &PageToken) -> Result<Vec<ShardPosition>, BadPage> {
-        let ours = page.streams == self.tag && page.positions.len() == self.bounds.len();
-        let there = page
+        let is_own = page.streams == self.tag && page.positions.len() == self.bounds.len();
+        let are_stored = page
             .positions
             .iter()
             .zip(&self.bounds)
             .all(|(position, &(_, last))| position.top <= last);
-        if ours && there {
+        if is_own && are_stored {
             Ok(page.positions.clone())
         } else {
             Err(BadPage)
@@ -86,8 +86,8 @@ impl Streams {
 }
 
 impl Reader {
-    /// One page of the jobs that the log holds, each at its last event, newest first. The pages of
-    /// one listing show the jobs as they were when its first page was made.
+    /// One page of the jobs in the log, each with its last event, newest first. All pages of a
+    /// listing show the jobs as they were when the first page was made.
     ///
     /// # Errors
     /// [`ListError`].
@@ -143,7 +143,7 @@ impl Reader {
         Ok(JobPage { jobs, next })
     }
 
-    /// What the leaders report about their streams.
+    /// The state of the shards, from their leaders.
     async fn streams(&self) -> Result<Streams, Unavailable> {
         let names = (0..self.log.shards).map(|shard| self.log.nats.names.chunks_stream(shard));
         let infos = stream::iter(names).map(async |name| {
@@ -163,8 +163,7 @@ impl Reader {
         })
     }
 
-    /// Reads a window without a filter: with one, even one that every message matches, the broker
-    /// would count all messages after it.
+    /// Reads a window without a filter: with any filter, the broker would count all later messages.
     async fn window(&self, window: Window) -> Result<(Window, WindowRead), Unavailable> {
         let Window { shard, from, to } = window;
         let stream = self.log.nats.names.chunks_stream(shard);
@@ -181,8 +180,8 @@ impl Reader {
             if !reached && page.more {
                 return Ok((window, WindowRead::Part(page.messages.len())));
             }
-            // A replica that ends before the window's end may only lag: what it does not have yet
-            // would be skipped forever. The leader is therefore asked whether there is anything.
+            // A replica that ends before the window's end may lag, and its missing messages would
+            // be skipped forever. Therefore the leader is asked whether there are any.
             let beyond = last.map_or(from, |last| last + 1);
             let get_beyond = GetMessage::next_of(">", beyond);
             if reached
@@ -204,8 +203,8 @@ impl Reader {
         }
     }
 
-    /// A message of a shard; `None` for a subject that no reader would read, and for the jobs that
-    /// deliver callbacks: they are internal, and would fill half of a listing.
+    /// A message of a shard; `None` for a subject of no valid job, and for callback jobs: they are
+    /// internal, and could fill half of a listing.
     fn shard_message(&self, shard: u32, message: &Message) -> Option<ShardMessage> {
         let job: JobId = names::job_of(header(message, names::SUBJECT)?)
             .parse()
@@ -214,8 +213,8 @@ impl Reader {
         let time = humantime::parse_rfc3339(header(message, names::TIME)?).ok()?;
         let time = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let at_home = job.shard(self.log.shards) == shard;
-        let listed = at_home && !job.as_str().starts_with(RESERVED_ID);
+        let is_own_shard = job.shard(self.log.shards) == shard;
+        let listed = is_own_shard && !job.as_str().starts_with(RESERVED_ID);
         listed.then(|| ShardMessage {
             job,
             stream_seq,
@@ -224,8 +223,8 @@ impl Reader {
         })
     }
 
-    /// The row of a candidate, unless its event is not the job's last one up to `top`, or the job
-    /// is of another kind.
+    /// The row of a candidate. `None` when its event is not the job's last one up to `top`, or the
+    /// job has another kind.
     async fn row(
         &self,
         candidate: Candidate,
@@ -249,8 +248,8 @@ impl Reader {
         Ok(wanted.then_some(row))
     }
 
-    /// Whether a job has no event between `stream_seq` and `top`, as the leader knows it: a lagging
-    /// replica would list a job twice.
+    /// Whether a job has no event after `stream_seq` up to `top`. Asks the leader: with a lagging
+    /// replica, a job could be listed twice.
     async fn is_last(
         &self,
         job: &JobId,
@@ -258,7 +257,7 @@ impl Reader {
         top: StreamSeq,
     ) -> Result<bool, Unavailable> {
         let (stream, subject) = (self.log.stream(job), self.log.subject(job));
-        // The last one is cheap to find, and nearly always decides.
+        // The job's last message is cheap to find, and nearly always decides.
         match self.leader(&stream, &GetMessage::last_of(&subject)).await? {
             Some(last) if last.stream_seq <= stream_seq => return Ok(true),
             Some(last) if last.stream_seq <= top && is_event_of(&last, job) => return Ok(false),
@@ -281,7 +280,7 @@ impl Reader {
         Ok(true)
     }
 
-    /// The payload of the first event that the log still has of a job.
+    /// The payload of the first message that the log still has of a job.
     async fn first_payload(&self, job: &JobId) -> Result<Option<Bytes>, Unavailable> {
         let job_subject = self.log.subject(job);
         let get = GetMessage::next_of(&job_subject, 1);

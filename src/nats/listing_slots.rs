@@ -1,5 +1,5 @@
-//! How many listings are made at a time, and what share of the time they may take. It reads
-//! nothing.
+//! Limits how many listings are made at a time, and what share of the time they take. It reads
+//! nothing itself.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,13 +14,13 @@ use crate::config::{LIST_QUEUE, LIST_REST, LISTINGS};
 #[error("too many listings are waiting")]
 pub struct Busy;
 
-/// Permission to list jobs. Listings are followed by a rest of [`LIST_REST`] times as long as they
-/// took, so that they never take more than a share of the time, however many are requested.
+/// Permission to list jobs. Listings are followed by a pause of [`LIST_REST`] times their duration,
+/// which limits their share of the time however many are requested.
 #[derive(Debug)]
 pub(super) struct ListingSlots {
     slots: Semaphore,
-    /// When the rest is over.
-    rests_until: Mutex<Instant>,
+    /// When the pause is over.
+    paused_until: Mutex<Instant>,
     waiting: AtomicUsize,
 }
 
@@ -38,7 +38,7 @@ impl ListingSlots {
     pub(super) fn new() -> Self {
         Self {
             slots: Semaphore::new(LISTINGS),
-            rests_until: Mutex::new(Instant::now()),
+            paused_until: Mutex::new(Instant::now()),
             waiting: AtomicUsize::new(0),
         }
     }
@@ -51,9 +51,9 @@ impl ListingSlots {
             return Err(Busy);
         }
         let slot = self.slots.acquire().await.map_err(|_| Busy)?;
-        // Listings that end meanwhile extend the rest.
-        while self.rests_until() > Instant::now() {
-            sleep_until(self.rests_until()).await;
+        // Listings that end meanwhile extend the pause.
+        while self.paused_until() > Instant::now() {
+            sleep_until(self.paused_until()).await;
         }
         Ok(ListingSlot {
             slots: self,
@@ -62,12 +62,12 @@ impl ListingSlots {
         })
     }
 
-    fn rests_until(&self) -> Instant {
+    fn paused_until(&self) -> Instant {
         *self.lock()
     }
 
     fn lock(&self) -> MutexGuard<'_, Instant> {
-        self.rests_until
+        self.paused_until
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -76,9 +76,9 @@ impl ListingSlots {
 impl Drop for ListingSlot<'_> {
     fn drop(&mut self) {
         let now = Instant::now();
-        let rest = (now - self.started) * LIST_REST / LISTINGS as u32;
+        let pause = (now - self.started) * LIST_REST / LISTINGS as u32;
         let mut until = self.slots.lock();
-        *until = now.max(*until) + rest;
+        *until = now.max(*until) + pause;
     }
 }
 
@@ -107,7 +107,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_flood_of_listings_gets_a_share_of_the_time_and_the_rest_is_refused_at_once() {
+    async fn a_flood_of_listings_gets_a_limited_share_of_the_time_and_the_excess_is_refused_at_once()
+     {
         let slots = ListingSlots::new();
         let started = Instant::now();
         let flood = join_all((0..100).map(|_| list(&slots))).await;
@@ -115,7 +116,7 @@ mod tests {
         assert_eq!(
             made,
             LISTINGS + LIST_QUEUE,
-            "those that were refused did not wait"
+            "the others are refused without waiting"
         );
         let part = TOOK * made as u32 / LISTINGS as u32;
         assert!(
@@ -125,7 +126,7 @@ mod tests {
         );
         assert!(
             started.elapsed() < OPEN_WAIT,
-            "those that wait are served in time"
+            "the waiting listings are served in time"
         );
     }
 

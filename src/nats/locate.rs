@@ -1,5 +1,5 @@
-//! Where in a job's log an event stands of which only the number is known: a search by stream
-//! sequence, as numbers rise with it. It reads no page.
+//! Finds the stream sequence of an event from its sequence number: a binary search, since both rise
+//! together.
 
 use super::log::FoundMessage;
 use super::read::Reader;
@@ -8,7 +8,7 @@ use crate::source::{Chain, Span, Unavailable};
 use crate::wire::{JobId, Seq, Stored, StreamSeq};
 
 impl Reader {
-    /// From where a span is read: right before its first event, or a few before.
+    /// The chain from which a span is read: right before its first event, or a few events earlier.
     pub(super) async fn start_of(&self, job: &JobId, span: Span) -> Result<Chain, Unavailable> {
         let from_start = Chain::new(Seq::FIRST, 0);
         match span.stream_seq {
@@ -18,9 +18,8 @@ impl Reader {
         }
     }
 
-    /// A chain that stands at most [`LOCATE_NEAR`] before the event `from`, or at the log's end;
-    /// `None` when the log's order does not lead there, because of undecodable messages. Costs
-    /// about `log2(span)` single reads.
+    /// A chain at most [`LOCATE_NEAR`] events before the event `from`, or at the log's end; `None`
+    /// when undecodable messages break the search. Costs about `log2(span)` single reads.
     async fn locate(&self, job: &JobId, from: Seq) -> Result<Option<Chain>, Unavailable> {
         let Some(last) = self.log.last_of_any(&self.log.nats.replay, job).await? else {
             return Ok(None);
@@ -28,7 +27,7 @@ impl Reader {
         if last.seq < from {
             return Ok(Some(Chain::new(last.seq.successor(), last.stream_seq)));
         }
-        // The event that is sought stands after `low` and not after `high`.
+        // The event that is searched for is after `low`, and at or before `high`.
         let mut low: Option<Stored> = None;
         let (mut low_stream_seq, mut high_stream_seq) = (0, last.stream_seq);
         for _ in 0..LOCATE_READS {
@@ -44,7 +43,7 @@ impl Reader {
                     low_stream_seq = event.stream_seq;
                     low = Some(event);
                 }
-                // Nothing stands between the middle and what this one says.
+                // No earlier event lies between `middle` and what was found.
                 _ => high_stream_seq = middle,
             }
         }
@@ -56,8 +55,8 @@ impl Reader {
         }
     }
 
-    /// What has the form of an event and is the first at or after `stream_seq`, as any replica sees
-    /// it; `None` also when too much stands before it.
+    /// The first message at or after `stream_seq` that can be decoded, from any replica; `None`
+    /// also after too many undecodable ones.
     async fn event_from(
         &self,
         job: &JobId,
@@ -76,7 +75,7 @@ impl Reader {
         Ok(None)
     }
 
-    /// The first event of a span, as the leader knows it.
+    /// The first event of a span, from the leader.
     pub(super) async fn leader_next(
         &self,
         job: &JobId,
@@ -92,7 +91,7 @@ impl Reader {
         }
     }
 
-    /// Goes on to less than a page before `from`, by pages, as far as any replica sees.
+    /// Advances the chain by pages from any replica, until it is less than a page before `from`.
     async fn advance(
         &self,
         job: &JobId,

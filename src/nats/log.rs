@@ -1,5 +1,5 @@
-//! The logs of the jobs on the broker: appends under the fence, and single reads. What a refused
-//! append means is the writer's; reading many events is the reader's.
+//! The logs of the jobs on the broker: appends under the fence, and single reads. `writer`
+//! interprets a refused append; `read` reads many events.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -32,13 +32,12 @@ pub struct Log {
 /// A message of a job's log.
 pub(super) struct FoundMessage {
     pub(super) stream_seq: StreamSeq,
-    /// `None` when it does not have the form of an event. Whether it has the right number is not
-    /// known.
+    /// `None` when it cannot be decoded. Its sequence number has not been checked.
     pub(super) event: Option<Stored>,
 }
 
 impl Log {
-    /// The logs that `setup` made.
+    /// Opens the logs that `setup` created.
     ///
     /// # Errors
     /// [`NatsError::NotSetUp`].
@@ -58,8 +57,8 @@ impl Log {
         self.shards
     }
 
-    /// How many bytes an event, or a job in the queue, may have as it is stored. It follows the
-    /// server that this process is connected to.
+    /// How many bytes an event, or a job in the queue, may have as stored. Depends on the server
+    /// that this process is connected to.
     pub fn event_max(&self) -> usize {
         EVENT_MAX.min(
             self.nats
@@ -69,8 +68,8 @@ impl Log {
         )
     }
 
-    /// How long ago an event was stored, by the clock of the stream's leader alone. `None` when it
-    /// is gone.
+    /// How long ago an event was stored, by the clock of the stream's leader. `None` when it is not
+    /// stored any more.
     ///
     /// # Errors
     /// [`Unavailable`].
@@ -85,15 +84,15 @@ impl Log {
             return Ok(None);
         };
         let now = info::stream(&self.nats.work, &stream).await?.time();
-        // After an election another clock answers, which may be slow.
+        // After an election this is another server's clock, which may be slow.
         Ok(message
             .time
             .zip(now)
             .map(|(stored, now)| now.duration_since(stored).unwrap_or(Duration::ZERO)))
     }
 
-    /// Appends an event, if the last message of the job's subject is at `expected`; 0 for an empty
-    /// log.
+    /// Appends an event if the last message of the job's subject has the stream sequence
+    /// `expected`; 0 for an empty log.
     pub async fn append(&self, job: &JobId, expected: StreamSeq, payload: Bytes) -> Published {
         assert!(
             !payload.is_empty(),
@@ -104,7 +103,7 @@ impl Log {
         publish(&self.nats.work, self.subject(job), headers, payload).await
     }
 
-    /// Makes a read, over the work connection, that is answered by a leader with a quorum.
+    /// Makes a read over the work connection that a leader with a quorum answers.
     ///
     /// # Errors
     /// As [`Leaders::proven`].
@@ -119,14 +118,14 @@ impl Log {
         self.leaders.proven(&self.nats, stream, read).await
     }
 
-    /// Takes note of where an event stands.
+    /// Records the stream sequence of an event.
     pub(super) fn saw(&self, stream_seq: StreamSeq, job: &JobId) {
         self.leaders
             .saw(StreamId::Shard(job.shard(self.shards)), stream_seq);
     }
 
-    /// The first message with the form of an event at or after `stream_seq`, from a server that
-    /// leads the shard or believes that it does.
+    /// The first message at or after `stream_seq` that can be decoded, from a server that leads the
+    /// shard or believes that it does.
     pub(super) async fn next(
         &self,
         job: &JobId,
@@ -163,7 +162,7 @@ impl Log {
         }
     }
 
-    /// The first message of a job's log at or after `stream_seq`, as any replica sees it.
+    /// The first message of a job's log at or after `stream_seq`, from any replica.
     pub(super) async fn next_of_any(
         &self,
         job: &JobId,
@@ -174,8 +173,8 @@ impl Log {
         self.direct(&self.nats.replay, job, &request, body).await
     }
 
-    /// What is at a stream sequence of the job's shard. What a replica lacks is decided by a leader
-    /// with a quorum.
+    /// What is stored at a stream sequence of the job's shard. If a replica has nothing there, a
+    /// leader with a quorum decides.
     pub(super) async fn at(&self, job: &JobId, stream_seq: StreamSeq) -> Result<At, Unavailable> {
         match self.at_any(job, stream_seq).await? {
             At::NotYet | At::Removed => self.at_leader(job, stream_seq).await,
@@ -183,7 +182,7 @@ impl Log {
         }
     }
 
-    /// What is at a stream sequence of the job's shard, as any replica sees it.
+    /// What is stored at a stream sequence of the job's shard, from any replica.
     pub(super) async fn at_any(
         &self,
         job: &JobId,
@@ -200,7 +199,7 @@ impl Log {
         Ok(event.map_or(At::Other, |event| At::Event(event.into())))
     }
 
-    /// What is at a stream sequence of the job's shard, as a leader with a quorum knows it.
+    /// What is stored at a stream sequence of the job's shard, from a leader with a quorum.
     pub(super) async fn at_leader(
         &self,
         job: &JobId,
@@ -260,7 +259,7 @@ impl Log {
         match answer.status {
             None => {
                 let stream_seq = number(&answer, names::SEQUENCE)
-                    .ok_or_else(|| Unavailable("a message without a sequence".into()))?;
+                    .ok_or_else(|| Unavailable("a message has no stream sequence".into()))?;
                 Ok(Some(FoundMessage {
                     stream_seq,
                     event: self.stored(job, &answer),
@@ -268,7 +267,7 @@ impl Log {
             }
             Some(StatusCode::NOT_FOUND) => Ok(None),
             Some(status) => Err(Unavailable(format!(
-                "a direct get was answered with status {status}"
+                "a direct get failed with status {status}"
             ))),
         }
     }
@@ -278,13 +277,12 @@ impl Log {
         self.undecodable.skipped()
     }
 
-    /// Takes note of a message that a reader skips.
+    /// Counts a message that a reader skips.
     pub(super) fn note(&self, job: &JobId, stream_seq: StreamSeq, why: &Unreadable) {
         self.undecodable.note(job, stream_seq, why);
     }
 
-    /// The stored event of a direct get; `None`, which is noted, for a message without the form of
-    /// an event.
+    /// Decodes a message of a direct get. An undecodable one is counted, and `None` is returned.
     pub(super) fn stored(&self, job: &JobId, message: &Message) -> Option<Stored> {
         let stream_seq = number(message, names::SEQUENCE)?;
         let prev = confirmed(message.headers.as_ref());
@@ -298,8 +296,8 @@ impl Log {
         payload: &[u8],
         prev: Option<StreamSeq>,
     ) -> Option<Stored> {
-        // A payload is a part of the client library's read buffer, all of which lives as long as
-        // any part of it: one small event that is kept would keep a hundred others.
+        // A payload is a slice of the client library's read buffer, which lives as long as any
+        // slice of it: one small event could keep a hundred others in memory.
         let decoded = Stored::decode(job, stream_seq, Bytes::copy_from_slice(payload));
         decoded
             .map(|event| event.after(prev))
@@ -318,6 +316,6 @@ impl Log {
 
 pub(super) fn too_many_undecodable() -> Unavailable {
     Unavailable(format!(
-        "it holds more than {UNDECODABLE_MAX} undecodable messages in a row"
+        "the log has more than {UNDECODABLE_MAX} undecodable messages in a row"
     ))
 }

@@ -1,5 +1,5 @@
-//! Messages of a stream as the broker sends them, with their headers: as a direct get, a live copy,
-//! or a leader's answer. It knows no job and no event.
+//! Messages of a stream, with their headers, as the broker sends them: from a direct get, as a live
+//! copy, or as a leader's answer. It does not know jobs or events.
 
 use std::time::SystemTime;
 
@@ -15,7 +15,7 @@ use super::{api, names};
 use crate::config::{PAGE, PAGE_BYTES};
 use crate::wire::StreamSeq;
 
-/// Which message of a stream is asked for, of its leader or of any replica.
+/// A request for a message of a stream, to its leader or to any replica.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct GetMessage<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,8 +56,8 @@ impl<'a> GetMessage<'a> {
         }
     }
 
-    /// A page of the messages of a subject at or after this stream sequence. Only a batched direct
-    /// get takes it.
+    /// A page of the messages of a subject at or after this stream sequence. For a batched direct
+    /// get only.
     pub(super) fn page_of(subject: &'a str, from: StreamSeq) -> Self {
         Self {
             batch: Some(PAGE as u64),
@@ -66,8 +66,8 @@ impl<'a> GetMessage<'a> {
         }
     }
 
-    /// The messages of a stream from one stream sequence up to another. Only a batched direct get
-    /// takes it.
+    /// The messages of a stream from one stream sequence up to another. For a batched direct get
+    /// only.
     pub(super) fn range(from: StreamSeq, to: StreamSeq, max_bytes: usize) -> Self {
         Self {
             batch: Some(to - from + 1),
@@ -82,7 +82,7 @@ impl<'a> GetMessage<'a> {
     }
 }
 
-/// A message as a stream's leader answers it.
+/// A message as a stream's leader returns it.
 #[derive(Debug)]
 pub(super) struct LeaderMessage {
     pub(super) subject: String,
@@ -94,7 +94,8 @@ pub(super) struct LeaderMessage {
     pub(super) time: Option<SystemTime>,
 }
 
-/// The same on the wire. An empty payload has no `data`, and a message without headers no `hdrs`.
+/// The same on the wire. `data` is absent for an empty payload, and `hdrs` for a message without
+/// headers.
 #[derive(Deserialize)]
 struct MessageAnswer {
     message: EncodedMessage,
@@ -113,7 +114,7 @@ struct EncodedMessage {
 
 impl From<EncodedMessage> for LeaderMessage {
     fn from(message: EncodedMessage) -> Self {
-        // Text that is not base64, which no server sends, is not an event either.
+        // Invalid base64, which no server sends, becomes an undecodable message.
         let decode = |text: &str| BASE64.decode(text).unwrap_or_default();
         Self {
             prev: confirmed_in(&String::from_utf8_lossy(&decode(&message.hdrs))),
@@ -137,9 +138,8 @@ pub(super) async fn ask_leader(
     Ok(answer.map(|answer| answer.message.into()))
 }
 
-/// The stream sequence that a stored message was expected to follow in its subject, which the
-/// broker has checked; `None` when the publisher did not ask for the check, or asked for another
-/// subject.
+/// The stream sequence of the previous message of the subject, as the publisher expected and the
+/// broker checked; `None` when the publisher did not request the check, or for another subject.
 pub(super) fn confirmed(headers: Option<&HeaderMap>) -> Option<StreamSeq> {
     let headers = headers?;
     let mut expected = headers.get_all(names::EXPECTED_LAST);
@@ -148,8 +148,8 @@ pub(super) fn confirmed(headers: Option<&HeaderMap>) -> Option<StreamSeq> {
     only.as_str().parse().ok().filter(|_| of_this_subject)
 }
 
-/// [`confirmed`] for headers as they are on the wire. The client library's own reader keeps only
-/// the last of several headers with one name.
+/// As [`confirmed`], from headers in their wire format. The client library's parser keeps only the
+/// last of several headers with one name.
 fn confirmed_in(headers: &str) -> Option<StreamSeq> {
     let named = |name: &'static str| {
         headers
@@ -163,7 +163,7 @@ fn confirmed_in(headers: &str) -> Option<StreamSeq> {
     only.trim().parse().ok().filter(|_| of_this_subject)
 }
 
-/// The value of a header that the broker sets: the last one, as the publisher's own come before it.
+/// The value of a header that the broker sets: the last one, since the publisher's come first.
 pub(super) fn header<'a>(message: &'a Message, name: &'static str) -> Option<&'a str> {
     let value = message.headers.as_ref()?.get_last(name)?;
     Some(value.as_str())
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_broker_confirmed_is_read_alike_from_both_kinds_of_answers() {
+    fn both_formats_of_headers_give_the_same_confirmed_sequence() {
         let (last, of) = (names::EXPECTED_LAST, names::EXPECTED_LAST_OF);
         for (given, expected) in [
             (vec![(last, "7")], Some(7)),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_names_only_what_it_asks_for() {
+    fn a_request_contains_only_the_fields_that_are_set() {
         let body = |get: GetMessage<'_>| String::from_utf8(get.body().to_vec()).unwrap();
         assert_eq!(body(GetMessage::at(7)), r#"{"seq":7}"#);
         assert_eq!(

@@ -1,5 +1,5 @@
-//! The broker: connections, names, streams, the log, the queue. The only folder that names
-//! `async_nats`; what others see of it are their own types.
+//! The broker: connections, names, streams, the log, the queue. Only this folder uses `async_nats`,
+//! and no type of it is public here.
 
 mod api;
 mod batch;
@@ -63,13 +63,13 @@ pub use tip::Tip;
 pub use usage::{QueueUsage, UsageCache};
 pub use writer::{AppendError, EventWriter, Unwritable};
 
-/// The most that modules of the client library may log, whatever filter is set. Beyond it they log
-/// whole messages, with jobs' inputs, output and callback addresses, and servers' addresses with
-/// their passwords.
+/// The most verbose level at which modules of the client library may log, whatever filter is set.
+/// Below it they log whole messages, with jobs' inputs, output and callback addresses, and servers'
+/// addresses with their passwords.
 pub const LOG_LIMITS: [(&str, tracing::Level); 2] = [
     ("async_nats::connection", tracing::Level::DEBUG),
     ("async_nats::connector", tracing::Level::INFO),
 ];
 
-/// A log filter for the client library: what it says of connections is said here, once.
+/// A log filter for the client library: this module logs the events of connections itself.
 pub const LOG_FILTER: &str = "async_nats=off";

@@ -2,9 +2,9 @@
 
 use crate::wire::{JobId, Kind};
 
-/// The stream sequence that a publish expects on its subject: the fence.
+/// The stream sequence that a publish expects as its subject's last: the fence.
 pub(super) const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
-/// The subject that such an expectation is about, when it is not the message's own.
+/// The subject of that expectation, when it is not the message's own.
 pub(super) const EXPECTED_LAST_OF: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 /// The id by which the broker drops a repeated submission.
 pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
@@ -14,15 +14,15 @@ pub(super) const SEQUENCE: &str = "Nats-Sequence";
 pub(super) const SUBJECT: &str = "Nats-Subject";
 /// When a message was stored, as RFC 3339.
 pub(super) const TIME: &str = "Nats-Time-Stamp";
-/// In an answer to a batched get: the sequence of the message before, 0 for the first. In a live
-/// copy: that of the message before on the same subject, 0 when there is none.
+/// In an answer to a batched get: the sequence of the previous message, 0 for the first. In a live
+/// copy: that of the previous message of the subject, 0 when there is none.
 pub(super) const LAST_SEQUENCE: &str = "Nats-Last-Sequence";
-/// In an answer to a batched get: how many messages match beyond it.
+/// In an answer to a batched get: how many more messages match.
 pub(super) const PENDING: &str = "Nats-Num-Pending";
 /// The key in the metadata of the job stream under which `setup` stores the number of shards.
 pub(super) const SHARDS: &str = "tailwater.shards";
-/// The key in the metadata of a kind's consumer under which its workers list what they do besides
-/// running jobs.
+/// The key in the metadata of a kind's consumer under which its workers list their optional
+/// features.
 pub(super) const FEATURES: &str = "tailwater.features";
 
 /// The names under one prefix.
@@ -89,13 +89,12 @@ impl Names {
         format!("{}.live.{shard}.{job}", self.prefix)
     }
 
-    /// Where a connection is asked whether its server answers. It has no subscriber: the server
-    /// itself reports that.
+    /// Where a connection is probed. It has no subscriber, which the server itself reports.
     pub fn ready(&self) -> String {
         format!("{}.ready", self.prefix)
     }
 
-    /// Where the owner of a job receives control signals. The truth is in the log.
+    /// Where the owner of a job receives control signals. Only the log is authoritative.
     pub fn control(&self, job: &JobId) -> String {
         format!("{}.control.{job}", self.prefix)
     }

@@ -1,4 +1,4 @@
-//! Publishing to a stream, and what became of it. It knows no job and no event.
+//! Publishes to a stream, and classifies the result. It does not know jobs or events.
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::{Client, HeaderMap};
@@ -10,7 +10,7 @@ use super::error::NatsError;
 use crate::source::Unavailable;
 use crate::wire::StreamSeq;
 
-/// What became of a publish to a stream.
+/// The result of a publish to a stream.
 #[derive(Debug)]
 pub enum Published {
     /// Stored at this stream sequence.
@@ -22,14 +22,13 @@ pub enum Published {
     InFlight,
     /// The stream already has a message with this id.
     Duplicate,
-    /// The stream has a message of this subject and takes no second one.
+    /// The stream has a message of this subject, and accepts only one.
     SubjectTaken,
-    /// The stream is full and takes nothing new. In a cluster it may also have a message of the
-    /// subject.
+    /// The stream is full. In a cluster it may also have a message of the subject.
     Full,
-    /// It was not stored, and the same publish never can be, for this reason.
+    /// It was not stored and never can be, for this reason.
     Never(String),
-    /// It was not stored, for a reason that may pass or not.
+    /// It was not stored, for a reason that may be temporary.
     Rejected(Unavailable),
     /// It is not known whether it was or will be stored.
     Unknown(Unavailable),
@@ -68,20 +67,17 @@ pub(super) async fn publish(
             ..
         }) => Published::Stored(stream_seq),
         Ok(Ack { seq: None, .. }) => {
-            Published::Unknown(Unavailable("an ack without a sequence".into()))
+            Published::Unknown(Unavailable("an ack has no sequence".into()))
         }
-        Err(error) => {
-            Published::Unknown(Unavailable(format!("an ack that cannot be read: {error}")))
-        }
+        Err(error) => Published::Unknown(Unavailable(format!("invalid ack: {error}"))),
     }
 }
 
-/// What it means that the broker refused a publish with this error.
+/// Classifies the error with which the broker refused a publish.
 fn refused(error: ApiError) -> Published {
     match error.code {
         ErrorCode::STREAM_WRONG_LAST_SEQUENCE => return Published::WrongLast,
-        // The server's text: "wrong last sequence" without a number, since another publish to the
-        // subject is in flight.
+        // "wrong last sequence" without a number: another publish to the subject is in flight.
         ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT
         | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => return Published::InFlight,
         _ => {}
@@ -96,7 +92,7 @@ fn refused(error: ApiError) -> Published {
             // A seal cannot be undone.
             | ErrorCode::STREAM_SEALED
     );
-    // This is how a server reports that it is overloaded, out of resources or without a quorum.
+    // The server is overloaded, out of resources or without a quorum.
     let is_outage = error.status >= 500 || error.status == 429;
     let text = || NatsError::from(error).to_string();
     match store {
@@ -109,21 +105,19 @@ fn refused(error: ApiError) -> Published {
     }
 }
 
-/// Why a stream's store did not take a message.
+/// Why a stream's store refused a message.
 enum StoreFailure {
     SubjectTaken,
     Full,
     TooLarge,
 }
 
-/// Reads why the store failed from the description: the server reports one error code (10077) for
-/// every failure of the store, with the text of its error. The texts are those of `server/store.go`
-/// in nats-server 2.15.1 (`ErrMaxMsgsPerSubject`, `ErrMaxMsgs`, `ErrMaxBytes`, `ErrMsgTooLarge`).
-/// Any other text is an outage.
+/// Reads from the description why the store refused a message: these refusals have the same error
+/// code (10077). The texts are as answered by nats-server 2.15.1. Any other text is an outage.
 fn store_failure(description: &str) -> Option<StoreFailure> {
     match description {
         "maximum messages per subject exceeded" => Some(StoreFailure::SubjectTaken),
-        "maximum messages exceeded" | "maximum bytes exceeded" => Some(StoreFailure::Full),
+        "maximum messages exceeded" | "maximum bytes exceeded" => Some(StoreFailure::Full), // Not observed, but retrying it as an outage would never end.
         "message too large" => Some(StoreFailure::TooLarge),
         _ => None,
     }
@@ -142,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_is_permanent_differs_from_one_that_may_pass() {
+    fn permanent_errors_differ_from_temporary_ones() {
         for (status, code, description) in [
             (400, 10054, "message size exceeds maximum allowed"),
             (400, 10097, "header size exceeds maximum allowed of 64k"),
@@ -168,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_stream_and_a_taken_subject_are_told_apart() {
+    fn a_full_stream_differs_from_a_taken_subject() {
         let full = |description| refused(503, 10077, description);
         assert!(matches!(full("maximum bytes exceeded"), Published::Full));
         assert!(matches!(full("maximum messages exceeded"), Published::Full));

@@ -1,4 +1,4 @@
-//! The work queue: submits jobs, and looks up jobs that wait. Handing them to workers is `claim`'s.
+//! The work queue: submits jobs, and looks up jobs in the queue. `claim` delivers them to workers.
 
 use async_nats::HeaderMap;
 
@@ -12,26 +12,26 @@ use super::writer::{AppendError, EventWriter};
 use crate::source::Unavailable;
 use crate::wire::{EventType, JobId, Kind, Submission};
 
-/// The work queue. It knows the logs of its jobs, which decide what a job is.
+/// The work queue, with the logs of its jobs.
 #[derive(Clone, Debug)]
 pub struct Queue {
     pub(super) log: Log,
 }
 
-/// What became of a submission.
+/// The result of a submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubmitOutcome {
     /// The job is in the queue.
     New,
-    /// The very same job was submitted before.
+    /// The same job was submitted before.
     Same,
     /// The id names another job.
     Other,
     /// The queue is full.
     Full,
-    /// The job is too large for the queue or for its log. Neither holds anything of it.
+    /// The job is too large for the queue or for its log. Nothing was stored.
     TooLarge {
-        /// The size as it is stored, in bytes.
+        /// The size as stored, in bytes.
         size: usize,
         /// The limit, in bytes.
         limit: usize,
@@ -49,10 +49,10 @@ impl Queue {
         &self.log
     }
 
-    /// Submits a job: first to the queue, then the first event of its log.
+    /// Submits a job: publishes it to the queue, then the first event of its log.
     ///
     /// # Errors
-    /// [`Unavailable`]: it is not known whether the job was submitted. The same submission again is
+    /// [`Unavailable`]: it is not known whether the job was submitted. Repeating the submission is
     /// harmless.
     pub async fn submit(
         &self,
@@ -60,7 +60,8 @@ impl Queue {
         submission: &Submission,
     ) -> Result<SubmitOutcome, Unavailable> {
         let broken = |error: &dyn std::fmt::Display| Unavailable(error.to_string());
-        // Before anything is stored: a job that is queued and cannot have a log can only be ended.
+        // Checked before anything is stored: a queued job whose log cannot be written can only be
+        // ended.
         let size = stored_len(job, submission).map_err(|error| broken(&error))?;
         let limit = self.log.event_max();
         if size > limit {
@@ -77,9 +78,9 @@ impl Queue {
         let subject = nats.names.queued(&submission.kind, job);
         match publish(&nats.work, subject, headers, payload.into()).await {
             Published::Stored(_) => {}
-            // The queue has it and the log has no event: another submission with this id came first
-            // and its first event is still in flight, or its submitter died before that event, or
-            // the event expired while the job waits.
+            // The queue has the job, but its log has no event. Either another submission with this
+            // id came first and its first event is still in flight, or its submitter died before
+            // that event, or the event expired while the job waits.
             Published::Duplicate | Published::InFlight | Published::SubjectTaken => {
                 let known = self.known(job, submission).await?;
                 return known.ok_or_else(|| Unavailable("the submission is in flight".into()));
@@ -89,7 +90,9 @@ impl Queue {
                 return Ok(known.unwrap_or(SubmitOutcome::Full));
             }
             Published::WrongLast => {
-                return Err(Unavailable("the queue refused without a reason".into()));
+                return Err(Unavailable(
+                    "the queue refused the job for an unexpected reason".into(),
+                ));
             }
             Published::Never(reason) => return Err(Unavailable(reason)),
             Published::Rejected(error) | Published::Unknown(error) => return Err(error),
@@ -97,14 +100,14 @@ impl Queue {
         let mut writer = EventWriter::new(self.log.clone(), job.clone(), 0, None);
         match writer.append(submission.queued()).await {
             Ok(()) | Err(AppendError::Superseded | AppendError::CancelRequested) => {}
-            // The job is in the queue, so it will run: its worker begins the log.
+            // The job is in the queue, so it will run. Its worker writes the first event.
             Err(AppendError::Unwritable(_) | AppendError::Unavailable(_)) => {}
         }
         Ok(SubmitOutcome::New)
     }
 
-    /// Whether the log knows the id, and as the same job: [`SubmitOutcome::Same`] or
-    /// [`SubmitOutcome::Other`].
+    /// Looks the id up in the log: [`SubmitOutcome::Same`] or [`SubmitOutcome::Other`]; `None` when
+    /// it is unknown.
     async fn known_to_log(
         &self,
         job: &JobId,
@@ -120,8 +123,7 @@ impl Queue {
         Ok(Some(same_or_other(is_same)))
     }
 
-    /// Whether the log knows the id or, when it has no event yet, the queue. It answers as
-    /// [`Self::known_to_log`] does.
+    /// As [`Self::known_to_log`], but also looks the id up in the queue when the log has no event.
     pub(super) async fn known(
         &self,
         job: &JobId,
@@ -134,14 +136,14 @@ impl Queue {
         Ok(queued.map(|queued| same_or_other(queued == QueuedJob::new(job, submission))))
     }
 
-    /// The job of this id that waits in the queue or runs.
+    /// The job with this id that waits in the queue or runs.
     async fn queued(&self, job: &JobId) -> Result<Option<QueuedJob<'static>>, Unavailable> {
         self.log
             .proven(StreamId::Queue, || self.queued_now(job))
             .await
     }
 
-    /// Whether a server that leads the queue, or believes that it does, has the job.
+    /// Whether a server that leads the queue, or believes that it does, has the job in it.
     pub(super) async fn is_queued(&self, job: &JobId) -> Result<bool, Unavailable> {
         Ok(self.queued_now(job).await?.is_some())
     }
@@ -154,7 +156,7 @@ impl Queue {
         Ok(message.and_then(|message| serde_json::from_slice(&message.payload).ok()))
     }
 
-    /// What was submitted, of a job that waits in the queue or runs.
+    /// The submission of a job that waits in the queue or runs.
     pub(super) async fn submission(&self, job: &JobId) -> Result<Option<Submission>, Unavailable> {
         Ok(self.queued(job).await?.map(QueuedJob::into_submission))
     }

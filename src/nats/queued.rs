@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::wire::{JobId, Kind, Limits, Submission, codec};
 
-/// A job as it is stored in the queue, as JSON. What is written is borrowed: copying a large input
-/// takes the thread some 10 ms.
+/// A job as it is stored in the queue, as JSON. It borrows what is written, since copying a large
+/// input takes some 10 ms.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct QueuedJob<'a> {
     job: Cow<'a, JobId>,
@@ -72,8 +72,8 @@ impl<'a> QueuedJob<'a> {
     }
 }
 
-/// How many bytes a job has as it is stored, in the queue or in the first event of its log,
-/// whichever is larger.
+/// How many bytes a job has as stored, in the queue or in the first event of its log, whichever is
+/// larger.
 pub(super) fn stored_len(job: &JobId, submission: &Submission) -> Result<usize, codec::Error> {
     let in_queue = codec::json_len(&QueuedJob::new(job, submission))?;
     Ok(submission.event_len()?.max(in_queue))

@@ -456,7 +456,7 @@ async fn features_that_a_kind_lacks_are_refused() {
         .to_vec();
     let (code, _, err) = crate::support::process::run([submit, system.flags()].concat()).await;
     assert_eq!(
-        (code, err.contains("do not hold time limits")),
+        (code, err.contains("do not support time limits")),
         (2, true),
         "{err}"
     );
