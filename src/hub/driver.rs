@@ -90,7 +90,7 @@ impl<S: EventSource> Driver<S> {
         Self {
             hub,
             feed,
-            stitcher: Stitcher::live(Seq::FIRST, AHEAD_MAX),
+            stitcher: Stitcher::caught_up(Seq::FIRST, AHEAD_MAX),
             refill: Refill::default(),
             tail: None,
             known: None,

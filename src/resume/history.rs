@@ -1,16 +1,16 @@
-//! The history of a feed: its recent items without a gap, shared by all watchers. It does not fill gaps itself.
+//! The history of a feed: its recent items, shared by all watchers. It does not fill gaps.
 
 use std::collections::VecDeque;
 
 use super::Item;
 use crate::wire::Seq;
 
-/// Recent items in order, without a gap, limited in bytes. Allocates nothing in advance.
+/// Recent items in order and without a gap, limited in bytes.
 ///
 /// ```text
 ///   first                      next
 ///     ▼                         ▼
-///   [ 41 ][ 42 ][ 43 ][ 44 ]    45 is awaited; 40 and before were evicted or never here
+///   [ 41 ][ 42 ][ 43 ][ 44 ]    45 is expected; 40 and before were evicted or never added
 /// ```
 #[derive(Debug)]
 pub struct History<T> {
@@ -20,22 +20,22 @@ pub struct History<T> {
     bytes_max: usize,
 }
 
-/// What the history has for a reader.
+/// The result of reading the history.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Slice<T> {
-    /// These come next.
+    /// The next items.
     Items(Vec<T>),
-    /// Nothing yet: the reader has everything.
+    /// The reader has everything.
     CaughtUp,
-    /// The reader wants older items than there are; `first` is the oldest that there is, or will be.
+    /// The reader needs older items than the history has.
     TooOld {
-        /// Where the history begins.
+        /// The first item of the history, or the first that it will have.
         first: Seq,
     },
 }
 
 impl<T: Item + Clone> History<T> {
-    /// An empty history that awaits `next`.
+    /// An empty history that expects `next`.
     pub fn new(next: Seq, bytes_max: usize) -> Self {
         Self {
             items: VecDeque::new(),
@@ -45,12 +45,12 @@ impl<T: Item + Clone> History<T> {
         }
     }
 
-    /// The number that is awaited.
+    /// The next sequence number that it expects.
     pub fn next_seq(&self) -> Seq {
         self.next
     }
 
-    /// The oldest number that can be read, or will be.
+    /// The first sequence number that it has, or will have.
     pub fn first_seq(&self) -> Seq {
         self.items.front().map_or(self.next, Item::seq)
     }
@@ -60,21 +60,21 @@ impl<T: Item + Clone> History<T> {
         self.items.back()
     }
 
-    /// How many bytes the items keep, about.
+    /// The approximate size of its items in memory.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The item with this number, when it is here.
+    /// The item with this sequence number, if the history has it.
     pub fn find(&self, seq: Seq) -> Option<&T> {
         let index = seq.0.checked_sub(self.first_seq().0)?;
         self.items.get(usize::try_from(index).ok()?)
     }
 
-    /// Adds the awaited item; the oldest give way. One item always fits.
+    /// Adds the next item and evicts the oldest ones. One item always fits.
     ///
     /// # Panics
-    /// When the item is not the awaited one: the stitcher before it has a fault.
+    /// If the item is not the next one, which is a bug in the caller.
     pub fn push(&mut self, item: T) {
         assert!(item.seq() == self.next, "a history has no gap");
         self.next = self.next.successor();
@@ -83,7 +83,7 @@ impl<T: Item + Clone> History<T> {
         self.shorten(self.bytes_max);
     }
 
-    /// Drops the oldest items until those that are left have at most `bytes_max`, or only the newest is left.
+    /// Evicts the oldest items until at most `bytes_max` or only the newest item remains.
     pub fn shorten(&mut self, bytes_max: usize) {
         while self.bytes > bytes_max && self.items.len() > 1 {
             if let Some(old) = self.items.pop_front() {
@@ -92,18 +92,18 @@ impl<T: Item + Clone> History<T> {
         }
     }
 
-    /// Starts again after a gap, with `next`.
+    /// Starts again with `next`, after a gap.
     pub fn restart(&mut self, next: Seq) {
         *self = Self::new(next, self.bytes_max);
     }
 
-    /// What a reader that wants `from` gets, about `bytes_max` of it, at least one item if there is one.
+    /// Reads about `bytes_max` from `from` on, but at least one item if there is one.
     pub fn read(&self, from: Seq, bytes_max: usize) -> Slice<T> {
         let first = self.first_seq();
         if from < first {
             return Slice::TooOld { first };
         }
-        // One item always fits: a reader that is given none has everything.
+        // One item always fits: a reader that gets none has everything.
         let mut room = bytes_max.max(1);
         let skip = usize::try_from(from.0 - first.0).unwrap_or(usize::MAX);
         let items: Vec<T> = self
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use crate::resume::tests::{Event, Rng, run_schedules};
 
-    /// The same, written to be seen through: every item since the last restart.
+    /// A simple reference implementation: keeps every item since the last restart.
     struct Naive {
         start: Seq,
         all: Vec<Event>,
@@ -142,7 +142,7 @@ mod tests {
             Seq(self.start.0 + self.all.len() as u64)
         }
 
-        /// The longest tail that fits; the last item always does.
+        /// The longest tail that fits; the last item always fits.
         fn kept(&self) -> &[Event] {
             let fits = |from: &usize| {
                 self.all[*from..]
@@ -164,7 +164,8 @@ mod tests {
             if from < first {
                 return Slice::TooOld { first };
             }
-            let (mut items, mut bytes) = (Vec::new(), 0);
+            let mut items = Vec::new();
+            let mut bytes = 0;
             for item in kept.iter().filter(|item| item.seq >= from) {
                 if items.is_empty() || bytes < bytes_max {
                     items.push(item.clone());
@@ -194,7 +195,7 @@ mod tests {
         );
         assert!(
             history.bytes() <= naive.bytes_max || kept.len() == 1,
-            "bounded, but for one item"
+            "limited, except for one item"
         );
         let around = naive.start.0.saturating_sub(3)..naive.next_seq().0 + 3;
         for seq in around.chain([0, u64::MAX]).map(Seq) {
@@ -220,18 +221,15 @@ mod tests {
             };
             for _ in 0..rng.below(30) {
                 if rng.percent(5) {
-                    naive = Naive {
-                        start: Seq(1 + rng.below(60)),
-                        all: Vec::new(),
-                        bytes_max,
-                    };
+                    naive.start = Seq(1 + rng.below(60));
+                    naive.all.clear();
                     history.restart(naive.start);
                 } else {
                     let item = Event::sized(naive.next_seq(), 1 + rng.index(15));
                     history.push(item.clone());
                     naive.all.push(item);
                 }
-                if rng.tells {
+                if rng.verbose {
                     println!("{history:?}");
                 }
                 check(&history, &naive, &mut rng);
@@ -245,17 +243,15 @@ mod tests {
         for seq in 1..=5 {
             history.push(Event::sized(Seq(seq), 20));
         }
-        history.shorten(50);
-        assert_eq!((history.first_seq(), history.bytes()), (Seq(4), 40));
-        history.shorten(0);
-        assert_eq!(
-            (history.first_seq(), history.next_seq(), history.bytes()),
-            (Seq(5), Seq(6), 20)
-        );
+        for (bytes_max, first, bytes) in [(50, 4, 40), (0, 5, 20)] {
+            history.shorten(bytes_max);
+            assert_eq!((history.first_seq(), history.bytes()), (Seq(first), bytes));
+        }
+        assert_eq!(history.next_seq(), Seq(6));
     }
 
     #[test]
-    fn a_history_refuses_every_item_but_the_awaited_one() {
+    fn a_history_panics_on_any_item_but_the_next() {
         for seq in [4, 6] {
             let pushed = std::panic::catch_unwind(|| {
                 let mut history = History::new(Seq(5), 100);
@@ -266,14 +262,12 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_gets_at_least_one_item_however_little_it_asks_for() {
+    fn a_read_returns_at_least_one_item() {
         let mut history = History::new(Seq(1), 100);
         assert_eq!(history.read(Seq(1), 0), Slice::CaughtUp);
         history.push(Event::sized(Seq(1), 60));
-        assert_eq!(
-            history.read(Seq(1), 0),
-            Slice::Items(vec![Event::sized(Seq(1), 60)])
-        );
+        let first = vec![Event::sized(Seq(1), 60)];
+        assert_eq!(history.read(Seq(1), 0), Slice::Items(first));
         history.push(Event::sized(Seq(2), 60));
         assert_eq!(history.read(Seq(1), 0), Slice::TooOld { first: Seq(2) });
     }

@@ -1,5 +1,6 @@
-//! Resuming, decided without I/O: the stitcher joins replay and live into one gapless sequence, the history keeps what
-//! is recent. No async, no clock, no NATS: a driver feeds them and does what they say.
+//! Resuming: the stitcher joins a replay and live copies into one sequence without gaps, and the
+//! history keeps recent items. No I/O, no async, no clock: a driver passes inputs to them and
+//! performs their actions.
 
 mod history;
 mod stitcher;
@@ -13,13 +14,13 @@ use std::sync::Arc;
 
 use crate::wire::{Seq, Stored};
 
-/// What can be put in order: something with a number.
+/// An element of a sequence.
 pub trait Item {
-    /// Its place in the sequence.
+    /// Its sequence number.
     fn seq(&self) -> Seq;
-    /// Whether nothing follows it.
+    /// Whether it is the last one.
     fn is_end(&self) -> bool;
-    /// How many bytes it keeps in memory, about.
+    /// Its approximate size in memory, in bytes.
     fn size(&self) -> usize;
 }
 

@@ -1,22 +1,25 @@
-//! The stitcher: joins what is read from the log and what arrives live into one sequence, each item once, in order.
-//! It reads nothing itself and knows no time; when to read again after a fruitless read is the driver's.
+//! The stitcher: joins items read from the log and live copies into one sequence, each item once
+//! and in order. It has no I/O and no clock: the driver decides when to read again after a replay
+//! without items.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Item;
 use crate::wire::Seq;
 
-/// What the driver has learnt.
+/// What the driver reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input<T> {
-    /// The next item of the replay under way. A replay gives items in order; what it skips, the log does not have.
+    /// The next item of the current replay. A replay returns items in order; items that it skips
+    /// are not in the log.
     Replayed(T),
-    /// The replay under way has ended: it gave everything that the log held when it began, as far as its reader saw.
+    /// The current replay has ended: it returned everything that the replica that was read held
+    /// when the replay began.
     ReplayDone,
-    /// A live copy; copies may be lost, doubled or out of order. Also the log's last item, when a driver asked a silent
-    /// log for it: if the last copies were lost, that is how it shows.
+    /// A live copy. Copies may be lost, repeated or out of order. A driver also passes the last
+    /// item of a silent log, which shows whether the last copies were lost.
     Live(T),
-    /// Live copies were lost, nobody knows how many.
+    /// An unknown number of live copies was lost.
     LiveLagged,
     /// The log is known to hold nothing from the next item up to, and not including, `before`.
     Gap {
@@ -28,7 +31,7 @@ pub enum Input<T> {
 /// What the driver should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action<T> {
-    /// Hand this over: it is the next one.
+    /// Deliver this item: it is the next one.
     Deliver(T),
     /// Report a gap: the log no longer has these items.
     Gap {
@@ -37,29 +40,29 @@ pub enum Action<T> {
         /// The last of them.
         to: Seq,
     },
-    /// Read the log from this item on and answer with `Replayed`… and one `ReplayDone`.
+    /// Read the log from this item on: pass each item as `Replayed`, then one `ReplayDone`.
     Replay {
-        /// The first item that is wanted.
+        /// The first item to read.
         from: Seq,
     },
-    /// The last item was handed over; nothing follows.
+    /// The end item was delivered. Nothing follows.
     End,
 }
 
 /// ```text
-///   new ──▶ Behind ──── poll gives Replay ────▶ Replaying ──── ReplayDone, nothing more known of ───▶ Live ◀── live
-///             ▲                                     │                                                  │
-///             ├── ReplayDone, more is known of ─────┘                                                  │
-///             └────────────────────────── a copy after a gap, LiveLagged ─────────────────────────────┘
-///   any ──── the end item is delivered ──▶ Ended
+///   new ──▶ Behind ── poll returns Replay ──▶ Replaying ── ReplayDone, all delivered ──▶ Live
+///             ▲                                   │                                        │
+///             ├── ReplayDone, more is known ──────┘                                        │
+///             └───────────── a live copy after a gap, LiveLagged ──────────────────────────┘
+///   any ── the end item is delivered ──▶ Ended
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The log has, or may have, items that were not delivered, and no replay is under way.
+    /// The log may have items that were not delivered, and no replay is running.
     Behind,
-    /// A replay is under way. `stale` when something was lost since it began: it may have ended before that.
+    /// A replay is running. `stale` if copies were lost since it began: it may not include them.
     Replaying { stale: bool },
-    /// Everything known of was delivered.
+    /// Every known item was delivered.
     Live,
     /// The end item was delivered.
     Ended,
@@ -71,18 +74,18 @@ pub struct Stitcher<T> {
     state: State,
     /// The item to deliver next.
     next: Seq,
-    /// The item before which everything is known to have been stored.
+    /// Every item before this one is known to have been stored.
     known: Seq,
-    /// `known` as it was when the last replay was asked for: of what was stored later, that replay proves nothing.
+    /// `known` when the last replay was requested. That replay proves nothing about later items.
     asked: Seq,
-    /// Live items after a gap, at most `ahead_max`; what does not fit is read from the log.
+    /// Live items after a gap, at most `ahead_max`; others are read from the log.
     ahead: BTreeMap<Seq, T>,
     ahead_max: usize,
     out: VecDeque<Action<T>>,
 }
 
 impl<T: Item> Stitcher<T> {
-    /// Begins behind the log: the first action is to read it from `next` on.
+    /// Starts behind the log: the first action is to read it from `next` on.
     pub fn new(next: Seq, ahead_max: usize) -> Self {
         let (ahead, out) = (BTreeMap::new(), VecDeque::new());
         Self {
@@ -96,33 +99,34 @@ impl<T: Item> Stitcher<T> {
         }
     }
 
-    /// Begins at the end of the log: the reader has, or does not want, everything before `next`.
-    pub fn live(next: Seq, ahead_max: usize) -> Self {
+    /// Starts at the end of the log: the reader does not need anything before `next`.
+    pub fn caught_up(next: Seq, ahead_max: usize) -> Self {
         Self {
             state: State::Live,
             ..Self::new(next, ahead_max)
         }
     }
 
-    /// The item to be delivered next.
+    /// The item to deliver next.
     pub fn next_seq(&self) -> Seq {
         self.next
     }
 
-    /// The lowest live item that waits after a gap.
-    pub fn ahead(&self) -> Option<Seq> {
+    /// The first live item that waits after a gap.
+    pub fn first_ahead(&self) -> Option<Seq> {
         self.ahead.keys().next().copied()
     }
 
-    /// The end of the gap that blocks the stitcher, if it knew of one when it asked for the last replay. If the leader
-    /// had nothing for that replay, the log holds nothing of the gap, and [`Input::Gap`] covers all of it; items in it
-    /// that arrived live are still delivered. Items that became known later do not extend it: they may have been stored
+    /// The end of the gap before the next item, if the gap was known when the last replay was
+    /// requested. If that replay read from the leader and returned nothing, the log holds nothing
+    /// of the gap, and the driver passes this as [`Input::Gap`]; items in the gap that arrived
+    /// live are still delivered. Later items do not extend the gap: they may have been stored
     /// after the replay began.
     pub fn gap_end(&self) -> Option<Seq> {
         (self.next < self.asked).then_some(self.asked)
     }
 
-    /// Whether everything that is known of was delivered.
+    /// Whether every known item was delivered.
     pub fn is_live(&self) -> bool {
         self.state == State::Live
     }
@@ -132,7 +136,7 @@ impl<T: Item> Stitcher<T> {
         self.state == State::Ended
     }
 
-    /// Takes in what the driver has learnt.
+    /// Applies an input.
     pub fn handle(&mut self, input: Input<T>) {
         match (self.state, input) {
             (State::Ended, _) => {}
@@ -152,7 +156,7 @@ impl<T: Item> Stitcher<T> {
         }
     }
 
-    /// What to do next; `None` until there is another input.
+    /// The next action; `None` until there is another input.
     pub fn poll(&mut self) -> Option<Action<T>> {
         if let Some(action) = self.out.pop_front() {
             return Some(action);
@@ -184,7 +188,7 @@ impl<T: Item> Stitcher<T> {
 
     fn handle_replayed(&mut self, item: T) {
         let seq = item.seq();
-        // What the log no longer has may still have arrived live.
+        // Items that the log no longer has may have arrived live.
         self.skip_to(seq);
         if seq == self.next && self.state != State::Ended {
             self.known = self.known.max(seq.successor());
@@ -193,10 +197,10 @@ impl<T: Item> Stitcher<T> {
         }
     }
 
-    /// Advances to `seq`: delivers what arrived live and reports the gaps between.
+    /// Advances to `seq`: delivers items that arrived live and reports the gaps between them.
     fn skip_to(&mut self, seq: Seq) {
         while self.next < seq && self.state != State::Ended {
-            let to = self.ahead().map_or(seq, |ahead| ahead.min(seq));
+            let to = self.first_ahead().map_or(seq, |ahead| ahead.min(seq));
             self.out.push_back(Action::Gap {
                 from: self.next,
                 to: to.before(),

@@ -1,5 +1,5 @@
-//! Tests of resuming: random schedules over a model of the log, and the machine's transitions one by one. What they
-//! run on is here: random numbers, and how a failing schedule is told. `tests/mutants` proves that they see faults.
+//! Tests of resuming: random schedules over a model of the log, and the stitcher's transitions one
+//! by one. This file has what they share. `tests/mutants` checks that they notice bugs.
 
 mod log;
 mod machine;
@@ -13,19 +13,19 @@ use std::rc::Rc;
 use super::Item;
 use crate::wire::Seq;
 
-/// To replay one schedule and see each of its steps, put here the seed that the failing test named.
+/// To run one schedule and print its steps, set this to the seed that the failing test printed.
 const ONLY: Option<u64> = None;
 
-/// Runs `count` schedules. One that fails is run again and tells its steps.
+/// Runs `count` schedules. One that fails is run again and prints its steps.
 pub(super) fn run_schedules(count: u64, schedule: fn(Rng)) {
     if let Some(seed) = ONLY {
-        return schedule(Rng::telling(seed));
+        return schedule(Rng::verbose(seed));
     }
     for seed in 0..count {
         if catch_unwind(|| schedule(Rng::new(seed))).is_err() {
-            println!("---- the schedule of seed {seed}, step by step");
-            schedule(Rng::telling(seed));
-            panic!("the schedule of seed {seed} failed once and not again");
+            println!("---- the schedule with seed {seed}, step by step");
+            schedule(Rng::verbose(seed));
+            panic!("the schedule with seed {seed} failed once and then passed");
         }
     }
 }
@@ -34,38 +34,38 @@ pub(super) fn run_schedules(count: u64, schedule: fn(Rng)) {
 #[derive(Clone, Debug)]
 pub(super) struct Rng {
     random: fastrand::Rng,
-    /// Whether the schedule tells its steps.
-    pub(super) tells: bool,
+    /// Whether the schedule prints its steps.
+    pub(super) verbose: bool,
 }
 
 impl Rng {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             random: fastrand::Rng::with_seed(seed),
-            tells: false,
+            verbose: false,
         }
     }
 
-    fn telling(seed: u64) -> Self {
+    fn verbose(seed: u64) -> Self {
         Self {
-            random: fastrand::Rng::with_seed(seed),
-            tells: true,
+            verbose: true,
+            ..Self::new(seed)
         }
     }
 
-    /// A number from 0 up to, but without, `end`.
+    /// A number below `end`.
     pub(super) fn below(&mut self, end: u64) -> u64 {
         self.random.u64(..end)
     }
 
-    /// The same for an index.
+    /// An index below `len`.
     pub(super) fn index(&mut self, len: usize) -> usize {
         self.below(len as u64) as usize
     }
 
-    /// Whether something happens that happens so often in a hundred times.
-    pub(super) fn percent(&mut self, often: u64) -> bool {
-        self.below(100) < often
+    /// True with this probability.
+    pub(super) fn percent(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
     }
 
     /// One of these.
@@ -74,7 +74,7 @@ impl Rng {
     }
 }
 
-/// An item of the model. Its copies can be counted, so that a test sees what a stitcher keeps.
+/// An item of the model. Its copies are counted, so that a test knows how many a stitcher keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Event {
     pub(super) seq: Seq,
@@ -84,7 +84,7 @@ pub(super) struct Event {
 }
 
 impl Event {
-    /// An item of the given size that nobody counts.
+    /// An item of this size that is not counted.
     pub(super) fn sized(seq: Seq, size: usize) -> Self {
         Self {
             seq,

@@ -164,7 +164,7 @@ impl<S: EventSource> Session<S> {
     /// Drops everything that was read ahead and goes back to a position within the last step.
     pub fn rewind(&mut self, to: Position) {
         if let SessionState::Watching(watching) = &mut self.0 {
-            watching.stitcher = Stitcher::live(to.next_seq, 0);
+            watching.stitcher = Stitcher::caught_up(to.next_seq, 0);
             watching.refill = Refill::default();
             watching.stream_seq = to.stream_seq;
             watching.until = None;

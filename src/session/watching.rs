@@ -34,7 +34,7 @@ impl<S: EventSource> Watching<S> {
         Self {
             hub: Arc::clone(hub),
             watch,
-            stitcher: Stitcher::live(next, 0),
+            stitcher: Stitcher::caught_up(next, 0),
             refill: Refill::default(),
             stream_seq: None,
             until: None,

@@ -1,15 +1,15 @@
-//! The mutants: what a programmer might have got wrong in `src/resume`, each as a text that stands there once and what
-//! is put in its place. Mutants that change nothing anybody can see are not listed; they are named at the end.
+//! The mutants: likely mistakes in `src/resume`. Each replaces a text that occurs there exactly once.
+//! Mutants without a visible effect are named at the end instead.
 
 /// One mistake.
 pub(crate) struct Mutant {
-    /// What was got wrong.
+    /// The mistake in words.
     pub(crate) mistake: &'static str,
     /// The file below `src/resume`.
     pub(crate) file: &'static str,
-    /// What stands there, once.
+    /// The correct text, which occurs once.
     pub(crate) text: &'static str,
-    /// What the mistaken programmer wrote.
+    /// The wrong text.
     pub(crate) instead: &'static str,
 }
 
@@ -31,7 +31,6 @@ const fn history(mistake: &'static str, text: &'static str, instead: &'static st
     }
 }
 
-/// All of them.
 pub(crate) const MUTANTS: &[Mutant] = &[
     // ---- live copies
     stitcher(
@@ -45,17 +44,17 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "if seq >= self.next {\n",
     ),
     stitcher(
-        "a live copy during a replay is thrown away",
+        "a live copy during a replay is dropped",
         "} else if self.ahead.len() < self.ahead_max {",
         "} else if self.state == State::Live && self.ahead.len() < self.ahead_max {",
     ),
     stitcher(
-        "what waits ahead has no bound",
+        "the number of items ahead has no limit",
         "} else if self.ahead.len() < self.ahead_max {",
         "} else if self.ahead_max > 0 {",
     ),
     stitcher(
-        "the bound of what waits ahead is off by one",
+        "the limit of items ahead is off by one",
         "self.ahead.len() < self.ahead_max",
         "self.ahead.len() <= self.ahead_max",
     ),
@@ -65,49 +64,49 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "if self.state == State::Live && !self.ahead.is_empty() {",
     ),
     stitcher(
-        "a copy that does not fit ahead is forgotten as if it had never come",
+        "a copy that does not fit ahead is ignored",
         "self.known = self.known.max(seq.successor());\n        if seq == self.next {\n",
         "if self.ahead.len() < self.ahead_max {\n            self.known = self.known.max(seq.successor());\n        }\n        \
          if seq == self.next {\n",
     ),
     stitcher(
-        "the number of a live copy itself is not taken for stored",
+        "a live copy itself does not count as stored",
         "self.known = self.known.max(seq.successor());\n        if seq == self.next {\n",
         "self.known = self.known.max(seq);\n        if seq == self.next {\n",
     ),
     stitcher(
-        "what waits ahead is not looked at when live itself fills the gap",
+        "items ahead are not delivered when a live copy fills the gap",
         "self.deliver_ahead();\n        } else if",
         "} else if",
     ),
     // ---- replays
     stitcher(
-        "what waits ahead is not looked at when the replay comes to it",
+        "items ahead are not delivered when a replay reaches them",
         "self.deliver(item);\n            self.deliver_ahead();\n        }\n    }\n\n    /// Advances",
         "self.deliver(item);\n        }\n    }\n\n    /// Advances",
     ),
     stitcher(
-        "the replay's copy of what live has brought is handed over again",
+        "an item that arrived live is delivered again by the replay",
         "if seq == self.next && self.state != State::Ended {",
         "if self.state != State::Ended {",
     ),
     stitcher(
-        "what the replay skips is waited for",
+        "items that the replay skips are still expected",
         "self.skip_to(seq);\n        if seq",
         "if seq",
     ),
     stitcher(
-        "the reader jumps over what the replay skips and tells nobody",
+        "items that the replay skips are not reported as a gap",
         "self.out.push_back(Action::Gap {\n                from: self.next,\n                to: to.before(),\n            });\n",
         "",
     ),
     stitcher(
-        "a second replay is asked for while one is under way",
+        "a second replay is requested while one is running",
         "self.state = State::Replaying { stale: false };\n",
         "",
     ),
     stitcher(
-        "every replay begins stale, so that there is always another",
+        "every replay begins stale, so that another one always follows",
         "self.state = State::Replaying { stale: false };",
         "self.state = State::Replaying { stale: true };",
     ),
@@ -117,12 +116,12 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "Action::Replay { from: self.known }",
     ),
     stitcher(
-        "a replay that is done is taken for all there is",
+        "a replay that is done counts as complete",
         "stale || self.next < self.known",
         "stale",
     ),
     stitcher(
-        "what was lost while a replay was under way is forgotten when it is done",
+        "a loss during a replay is ignored when the replay is done",
         "stale || self.next < self.known",
         "self.next < self.known",
     ),
@@ -132,13 +131,13 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "let behind = stale || self.next <= self.known;",
     ),
     stitcher(
-        "a replay that is done although none was under way makes a reader live",
+        "the end of a replay that was not running makes a reader live",
         "            (State::Live | State::Behind, Input::ReplayDone)\n            |",
         "            (State::Behind, Input::ReplayDone) => self.state = State::Live,\n            \
          (State::Live, Input::ReplayDone)\n            |",
     ),
     stitcher(
-        "who begins at the end of the log reads it nevertheless",
+        "a reader that starts at the end of the log reads it",
         "Self {\n            state: State::Live,\n            ..Self::new(next, ahead_max)\n        }",
         "Self::new(next, ahead_max)",
     ),
@@ -149,7 +148,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "(State::Replaying { .. }, Input::LiveLagged) => {}",
     ),
     stitcher(
-        "a lag during a replay asks for another one at once",
+        "a lag during a replay requests another one at once",
         "(State::Replaying { .. }, Input::LiveLagged) => {\n                self.state = State::Replaying { stale: true }\n            }",
         "(State::Replaying { .. }, Input::LiveLagged) => self.state = State::Behind,",
     ),
@@ -158,10 +157,10 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "(State::Live, Input::LiveLagged) => self.state = State::Behind,",
         "(State::Live, Input::LiveLagged) => {}",
     ),
-    // ---- what is gone
+    // ---- gaps
     stitcher(
-        "what arrived live is told missing because the log has lost it",
-        "let to = self.ahead().map_or(seq, |ahead| ahead.min(seq));",
+        "an item that arrived live is reported as a gap because it expired",
+        "let to = self.first_ahead().map_or(seq, |ahead| ahead.min(seq));",
         "let to = seq;",
     ),
     stitcher(
@@ -170,50 +169,50 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "to,",
     ),
     stitcher(
-        "what may still come is taken for gone",
+        "an item that may still arrive is part of the gap",
         "=> self.skip_to(before),",
         "=> self.skip_to(before.successor()),",
     ),
     stitcher(
-        "what is gone is never told",
+        "a proven gap is never reported",
         "=> self.skip_to(before),",
         "=> drop(before),",
     ),
     stitcher(
-        "a replay proves gone what was stored after it began",
+        "a replay proves a gap that contains later items",
         "(self.next < self.asked).then_some(self.asked)",
         "(self.next < self.known).then_some(self.known)",
     ),
     stitcher(
-        "a gap is proven bit by bit, with a replay for each item",
+        "a gap is proven in parts, with a replay for each item",
         "(self.next < self.asked).then_some(self.asked)",
-        "(self.next < self.asked).then(|| self.ahead().map_or(self.asked, |ahead| ahead.min(self.asked)))",
+        "(self.next < self.asked).then(|| self.first_ahead().map_or(self.asked, |ahead| ahead.min(self.asked)))",
     ),
     stitcher(
-        "after the first replay nothing is ever proven gone",
+        "no gap is proven after the first replay",
         "self.asked = self.known;\n",
         "",
     ),
     // ---- the end
     stitcher(
-        "the end is told before the end item",
+        "the end is reported before the end item",
         "self.out.push_back(Action::Deliver(item));\n        if end {\n            self.out.push_back(Action::End);\n",
         "if end {\n            self.out.push_back(Action::End);\n        }\n        self.out.push_back(Action::Deliver(item));\n        \
          if end {\n",
     ),
     stitcher(
-        "the end is not told",
+        "the end is not reported",
         "self.out.push_back(Action::End);\n",
         "",
     ),
     stitcher(
-        "who has ended asks the log again",
+        "a reader that has ended reads the log again",
         "(State::Ended, _) => {}",
         "(State::Ended, Input::LiveLagged) => self.state = State::Behind,\n            \
          (State::Ended, Input::ReplayDone) => {}",
     ),
     stitcher(
-        "who has ended keeps what was waiting",
+        "a reader that has ended keeps items ahead",
         "self.ahead.clear();\n",
         "",
     ),
@@ -223,18 +222,18 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "while self.next < seq {",
     ),
     stitcher(
-        "an item behind the end is handed over",
+        "an item after the end is delivered",
         "if seq == self.next && self.state != State::Ended {",
         "if seq == self.next {",
     ),
     // ---- the history
     history(
-        "an item that is too large for the history is not kept",
+        "an item that is larger than the history is not kept",
         "&& self.items.len() > 1",
         "&& !self.items.is_empty()",
     ),
     history(
-        "what was evicted still counts",
+        "an evicted item still counts",
         "self.bytes = self.bytes.saturating_sub(old.size());",
         "drop(old);",
     ),
@@ -244,39 +243,39 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "while self.bytes >= bytes_max",
     ),
     history(
-        "a reader of the item just evicted is served the next one",
+        "a reader of the evicted item gets the next one",
         "\n        if from < first {",
         "\n        if from.successor() < first {",
     ),
     history(
-        "every reader is served from the beginning",
+        "every reader gets the first item",
         ".skip(skip)",
         ".skip(skip.min(0))",
     ),
     history(
-        "a history that begins again keeps what was before the gap",
+        "a history that restarts keeps the items before the gap",
         "*self = Self::new(next, self.bytes_max);",
         "self.next = next;",
     ),
     history(
-        "a history takes what is not its turn",
+        "a history accepts any item",
         "assert!(item.seq() == self.next, \"a history has no gap\");",
         "",
     ),
     history(
-        "a reader with little room is told that there is nothing",
+        "a read with little room returns nothing",
         "bytes_max.max(1)",
         "bytes_max",
     ),
     history(
-        "an item is looked for one place too far",
+        "an item is found one index too far",
         "checked_sub(self.first_seq().0)?",
-        "checked_sub(self.first().before().0)?",
+        "checked_sub(self.first_seq().before().0)?",
     ),
 ];
 
-// Mutants that no test can catch, since nothing about the machine changes:
+// Mutants that no test can catch, because the behaviour stays the same:
 // - not raising `known` in `handle_replayed` or in `skip_to`: `next` is raised there, and `known` is only ever compared
-//   with `next` or raised to what lies beyond it;
-// - not looking for the end in `deliver_ahead`: `deliver` leaves nothing ahead when it has ended;
-// - `seq >= self.next` in `handle_replayed`: `skip_to` has left `next` at or beyond `seq`.
+//   with `next` or raised beyond it;
+// - not checking for the end in `deliver_ahead`: `deliver` clears `ahead` at the end;
+// - `seq >= self.next` in `handle_replayed`: `next` is at or beyond `seq` after `skip_to`.

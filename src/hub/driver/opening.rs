@@ -40,7 +40,7 @@ impl<S: EventSource> Driver<S> {
                 }
             }
             let next = last.as_ref().map_or(Seq::FIRST, |last| last.seq);
-            self.stitcher = Stitcher::live(next, AHEAD_MAX);
+            self.stitcher = Stitcher::caught_up(next, AHEAD_MAX);
             self.feed.open(next);
             self.feed.wake();
         }

@@ -1,5 +1,5 @@
-//! A driver of one stitcher that checks everything that always holds, after every input. What happens when is for the
-//! schedules to say.
+//! Drives one stitcher and checks its invariants after every input. The schedules decide what
+//! happens when.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -9,14 +9,14 @@ use super::{Event, Rng};
 use crate::resume::{Action, Input, Stitcher};
 use crate::wire::Seq;
 
-/// More actions than this on one input, or steps in one settling, are a loop.
+/// More actions than this after one input, or more steps to settle, are an endless loop.
 const STEPS_MAX: usize = 1_000;
 
-/// What a reader was told.
+/// What a stitcher delivered.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Told {
+pub(super) enum Output {
     Event(Seq),
-    MissingUpTo(Seq),
+    GapUpTo(Seq),
 }
 
 /// A stitcher, its driver, and what is known about it from outside.
@@ -24,52 +24,45 @@ pub(super) enum Told {
 pub(super) struct Reader {
     stitcher: Stitcher<Event>,
     ahead_max: usize,
-    /// Every copy that the stitcher keeps counts here.
+    /// Its strong count is the number of copies that the stitcher keeps.
     counted: Rc<()>,
-    /// What must be told next.
+    /// The event to deliver next.
     pub(super) next: Seq,
-    /// Every event before this was stored, as the stitcher could see.
+    /// Every event before this one was stored, as far as the stitcher can know.
     pub(super) known: Seq,
-    /// What the stitcher named as waiting: these it has, so it must hand them over.
+    /// Events that the stitcher has kept, and so must deliver.
     promised: BTreeSet<Seq>,
-    /// Whether the end event was handed over, and whether `End` followed.
+    /// Whether the end event was delivered and `End` must follow.
     end_due: bool,
     pub(super) ended: bool,
-    wanted: Option<Seq>,
+    requested: Option<Seq>,
     replay: Option<Replay>,
-    /// How many replays were asked for.
+    /// How many replays were requested.
     pub(super) replays: usize,
-    /// What was told since somebody took it out of here.
-    pub(super) told: Vec<Told>,
-    tells: bool,
+    /// What was delivered since a schedule last drained this.
+    pub(super) output: Vec<Output>,
+    verbose: bool,
 }
 
 impl Reader {
-    /// A reader that wants everything from `next` on.
-    pub(super) fn from(next: Seq, ahead_max: usize, tells: bool) -> Self {
-        let mut reader = Self::over(Stitcher::new(next, ahead_max), next, ahead_max, tells);
-        reader.act(&Log::default());
-        assert_eq!(
-            reader.wanted,
-            Some(next),
-            "a reader that is behind reads the log first"
-        );
+    /// A reader that needs everything from `next` on.
+    pub(super) fn from(next: Seq, ahead_max: usize, verbose: bool) -> Self {
+        let stitcher = Stitcher::new(next, ahead_max);
+        let reader = Self::new(stitcher, next, ahead_max, verbose);
+        assert_eq!(reader.requested, Some(next), "it reads the log first");
         reader
     }
 
-    /// A reader at the end of the log, or at the end of what another gives it.
-    pub(super) fn live(next: Seq, ahead_max: usize, tells: bool) -> Self {
-        let mut reader = Self::over(Stitcher::live(next, ahead_max), next, ahead_max, tells);
-        reader.act(&Log::default());
-        assert_eq!(
-            reader.wanted, None,
-            "a reader that is live has nothing to read"
-        );
+    /// A reader at the end of the log, or at the end of the history that it reads.
+    pub(super) fn caught_up(next: Seq, ahead_max: usize, verbose: bool) -> Self {
+        let stitcher = Stitcher::caught_up(next, ahead_max);
+        let reader = Self::new(stitcher, next, ahead_max, verbose);
+        assert_eq!(reader.requested, None, "it does not read the log");
         reader
     }
 
-    fn over(stitcher: Stitcher<Event>, next: Seq, ahead_max: usize, tells: bool) -> Self {
-        Self {
+    fn new(stitcher: Stitcher<Event>, next: Seq, ahead_max: usize, verbose: bool) -> Self {
+        let mut reader = Self {
             stitcher,
             ahead_max,
             counted: Rc::default(),
@@ -78,130 +71,122 @@ impl Reader {
             promised: BTreeSet::new(),
             end_due: false,
             ended: false,
-            wanted: None,
+            requested: None,
             replay: None,
             replays: 0,
-            told: Vec::new(),
-            tells,
-        }
+            output: Vec::new(),
+            verbose,
+        };
+        reader.act(&Log::default());
+        reader
     }
 
-    /// Whether a replay was asked for or is under way.
+    /// Whether a replay was requested or is running.
     pub(super) fn is_busy(&self) -> bool {
-        self.wanted.is_some() || self.replay.is_some()
+        self.requested.is_some() || self.replay.is_some()
     }
 
-    /// Whether a replay was asked for and has not begun.
-    pub(super) fn wanted(&self) -> Option<Seq> {
-        self.wanted
+    /// The first event of a replay that was requested and has not started.
+    pub(super) fn requested(&self) -> Option<Seq> {
+        self.requested
     }
 
     pub(super) fn is_live(&self) -> bool {
         self.stitcher.is_live()
     }
 
-    /// Begins the replay that was asked for.
-    pub(super) fn begin(&mut self, replay: Replay) {
-        assert!(
-            self.wanted.take().is_some(),
-            "the model begins only what was asked for"
-        );
-        if self.tells {
-            println!("begins {replay:?}");
+    /// Starts the requested replay.
+    pub(super) fn start(&mut self, replay: Replay) {
+        assert!(self.requested.take().is_some(), "no replay was requested");
+        if self.verbose {
+            println!("starts {replay:?}");
         }
         self.replay = Some(replay);
     }
 
-    /// Reads on in the replay under way, if there is one: one page at most.
+    /// Reads at most one page of the running replay, if there is one.
     pub(super) fn read(&mut self, log: &Log, page_max: usize) {
         let Some(replay) = &mut self.replay else {
             return;
         };
         if let Some(seq) = replay.next(log, page_max) {
-            return self.take(log, [Input::Replayed(seq)]);
+            return self.handle(log, [Input::Replayed(seq)]);
         }
-        let (found_nothing, until) = (replay.found_nothing(), replay.until());
+        let found_nothing = replay.found_nothing();
+        let until = replay.until();
         self.replay = None;
-        self.give(log, Input::ReplayDone);
-        // A session knows that what it reads up to was stored before; a feed asks its stitcher for such a place.
+        self.input(log, Input::ReplayDone);
+        // A session's `until` was stored before the replay began; a feed asks its stitcher.
         if found_nothing && let Some(before) = until.or_else(|| self.stitcher.gap_end()) {
-            self.give(log, Input::Gap { before });
+            self.input(log, Input::Gap { before });
         }
         self.act(log);
     }
 
-    /// Nothing came for a while: asks for the log's last event, which tells whether the last copies were lost.
+    /// Reads the log's last event from a replica that lags by `lag` events.
     pub(super) fn probe(&mut self, log: &Log, lag: u64) {
         if let Some(last) = log.last_held().filter(|last| last.0 + lag <= log.last().0) {
-            self.take(log, [Input::Live(last)]);
+            self.handle(log, [Input::Live(last)]);
         }
     }
 
-    /// Takes in what the live side gives.
+    /// Handles a signal of the live subscription.
     pub(super) fn signal(&mut self, log: &Log, signal: Signal) {
         match signal {
-            Signal::Copy(seq) => self.take(log, [Input::Live(seq)]),
-            Signal::Lagged => self.take(log, [Input::LiveLagged]),
+            Signal::Copy(seq) => self.handle(log, [Input::Live(seq)]),
+            Signal::Lagged => self.handle(log, [Input::LiveLagged]),
         }
     }
 
-    /// Nothing is stored any more and every replica has caught up: reads until nothing is asked for.
+    /// Reads from the leader until no replay is requested, while nothing more is stored.
     pub(super) fn settle(&mut self, log: &Log, rng: &mut Rng) {
         for _ in 0..STEPS_MAX {
             if !self.is_busy() {
-                assert!(
-                    self.ended || self.is_live(),
-                    "who has nothing to read is live"
-                );
+                assert!(self.ended || self.is_live());
                 return;
             }
-            if let Some(from) = self.wanted {
-                self.begin(Replay::begin(log, from, 0, None));
+            if let Some(from) = self.requested {
+                self.start(Replay::begin(log, from, 0, None));
             }
             self.read(log, rng.pick(&[1, 2, 64]));
         }
-        panic!("the log is read again and again");
+        panic!("endless replays");
     }
 
-    /// Hands inputs to the stitcher and does what it says, checking everything.
-    pub(super) fn take(&mut self, log: &Log, inputs: impl IntoIterator<Item = Input<Seq>>) {
+    /// Passes inputs to the stitcher, performs its actions and checks everything.
+    pub(super) fn handle(&mut self, log: &Log, inputs: impl IntoIterator<Item = Input<Seq>>) {
         let mut lagged = false;
         for input in inputs {
             lagged |= input == Input::LiveLagged;
-            self.give(log, input);
+            self.input(log, input);
         }
         self.act(log);
         assert!(
             !lagged || self.ended || self.is_busy(),
-            "a lag leads back to the log"
+            "a lag requests a replay"
         );
     }
 
-    fn give(&mut self, log: &Log, input: Input<Seq>) {
-        if self.tells {
+    fn input(&mut self, log: &Log, input: Input<Seq>) {
+        if self.verbose {
             println!("    {input:?}");
         }
-        if let Input::Live(seq) | Input::Replayed(seq) = input {
-            self.known = self.known.max(seq.successor());
-        }
-        let input = self.counted(log, input);
-        self.stitcher.handle(input);
-    }
-
-    fn counted(&self, log: &Log, input: Input<Seq>) -> Input<Event> {
         let event = |seq| Event {
             seq,
             end: log.is_end(seq),
             size: 1,
             counted: Rc::clone(&self.counted),
         };
-        match input {
+        if let Input::Live(seq) | Input::Replayed(seq) = input {
+            self.known = self.known.max(seq.successor());
+        }
+        self.stitcher.handle(match input {
             Input::Replayed(seq) => Input::Replayed(event(seq)),
             Input::Live(seq) => Input::Live(event(seq)),
             Input::ReplayDone => Input::ReplayDone,
             Input::LiveLagged => Input::LiveLagged,
             Input::Gap { before } => Input::Gap { before },
-        }
+        });
     }
 
     fn act(&mut self, log: &Log) {
@@ -209,12 +194,12 @@ impl Reader {
             let Some(action) = self.stitcher.poll() else {
                 return self.check();
             };
-            if self.tells {
+            if self.verbose {
                 println!("        {action:?}");
             }
             self.check_action(log, &action);
         }
-        panic!("one input leads to actions without end");
+        panic!("endless actions after one input");
     }
 
     fn check_action(&mut self, log: &Log, action: &Action<Event>) {
@@ -222,77 +207,74 @@ impl Reader {
         assert_eq!(
             self.end_due,
             *action == Action::End,
-            "the end is told right after the end event, and only then"
+            "`End` directly follows the end event"
         );
         match action {
             Action::Deliver(event) => {
-                assert_eq!(
-                    event.seq, self.next,
-                    "events come in order, each once, without a gap"
-                );
-                assert!(event.seq <= log.last(), "what is handed over was stored");
+                assert_eq!(event.seq, self.next, "each event once and in order");
+                assert!(event.seq <= log.last(), "only stored events are delivered");
                 self.next = event.seq.successor();
                 self.promised.remove(&event.seq);
                 self.end_due = event.end;
-                self.told.push(Told::Event(event.seq));
+                self.output.push(Output::Event(event.seq));
             }
             Action::Gap { from, to } => {
                 assert!(
                     *from == self.next && from <= to,
-                    "a gap is reported in its place, and is not empty"
+                    "a gap is in order and not empty"
                 );
-                assert!(*to <= log.last(), "what was never stored is not missing");
+                assert!(*to <= log.last(), "a gap contains only stored events");
                 for seq in (from.0..=to.0).map(Seq) {
-                    assert!(
-                        !log.holds(seq),
-                        "{seq} is told missing and stands in the log"
-                    );
+                    assert!(!log.holds(seq), "{seq} is in a gap and in the log");
                     assert!(
                         !self.promised.contains(&seq),
-                        "{seq} is told missing and had arrived live"
+                        "{seq} is in a gap and arrived live"
                     );
                 }
                 self.next = to.successor();
-                self.told.push(Told::MissingUpTo(*to));
+                self.output.push(Output::GapUpTo(*to));
             }
             Action::Replay { from } => {
                 assert!(!self.is_busy(), "one replay at a time");
-                assert_eq!(*from, self.next, "a replay begins at what is wanted next");
-                self.wanted = Some(*from);
+                assert_eq!(*from, self.next, "a replay starts at the next event");
+                self.requested = Some(*from);
                 self.replays += 1;
             }
-            Action::End => (self.end_due, self.ended) = (false, true),
+            Action::End => {
+                self.end_due = false;
+                self.ended = true;
+            }
         }
     }
 
-    /// What holds whenever the stitcher has nothing more to say.
+    /// Checks the invariants between two inputs.
     fn check(&mut self) {
-        assert!(!self.end_due, "the end event is followed by the end");
+        assert!(!self.end_due, "`End` follows the end event");
         assert_eq!(self.stitcher.next_seq(), self.next);
         assert_eq!(self.stitcher.is_ended(), self.ended);
-        assert!(!self.ended || !self.is_live(), "who has ended is not live");
+        assert!(!self.ended || !self.is_live());
         assert!(
             self.ended || self.is_live() != self.is_busy(),
-            "who is not live reads, who is live does not"
+            "it reads the log unless it is live"
         );
         assert!(
             !self.is_live() || self.next >= self.known,
-            "who is live has everything that is known of"
+            "a live reader has every known event"
         );
         let kept = Rc::strong_count(&self.counted) - 1;
         assert!(
             kept <= if self.ended { 0 } else { self.ahead_max },
             "{kept} copies are kept"
         );
-        assert_eq!(self.stitcher.ahead().is_some(), kept > 0);
-        if let Some(ahead) = self.stitcher.ahead() {
-            assert!(ahead > self.next, "only what lies after a gap waits");
+        assert_eq!(self.stitcher.first_ahead().is_some(), kept > 0);
+        if let Some(ahead) = self.stitcher.first_ahead() {
+            assert!(ahead > self.next, "only items after a gap wait");
             self.promised.insert(ahead);
         }
         if let Some(end) = self.stitcher.gap_end() {
             assert!(
                 self.next < end && end <= self.known,
-                "a gap ends at something that is known"
+                "a gap ends before a known event"
             );
         }
     }

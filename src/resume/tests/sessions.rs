@@ -1,13 +1,13 @@
-//! Random schedules of many readers of one feed: the feed keeps a history out of what its stitcher gives, the readers
-//! take from it at their own speed, and go to the log for what it no longer has.
+//! Random schedules of many sessions of one feed: each session reads the feed's history at its own
+//! pace, and the log for events that the history no longer has.
 
 use super::log::{Channel, Log, Replay};
-use super::reader::{Reader, Told};
+use super::reader::{Output, Reader};
 use super::{Event, Rng, run_schedules};
 use crate::resume::{History, Input, Slice};
 use crate::wire::Seq;
 
-/// A feed: a stitcher over the live side and the log, and the history that it fills.
+/// A feed: a stitcher over the live copies and the log, and the history that it fills.
 struct Feed {
     reader: Reader,
     channel: Channel,
@@ -15,26 +15,26 @@ struct Feed {
 }
 
 impl Feed {
-    /// Begins with the last event that is to be seen, as the hub does.
+    /// Starts with the last event that the replica has, as the hub does.
     fn open(rng: &mut Rng, log: &Log) -> Self {
         let last = log.last_held().map(|last| Seq(1 + rng.below(last.0)));
         let next = last.unwrap_or(Seq::FIRST);
         let channel = Channel::faulty(rng);
         let history = History::new(next, rng.pick(&[0, 3, 10, 1000]));
-        let reader = Reader::live(next, rng.pick(&[0, 2, 1000]), rng.tells);
+        let reader = Reader::caught_up(next, rng.pick(&[0, 2, 1000]), rng.verbose);
         let mut feed = Self {
             reader,
             channel,
             history,
         };
         if let Some(last) = last.filter(|last| log.holds(*last)) {
-            feed.reader.take(log, [Input::Live(last)]);
+            feed.reader.handle(log, [Input::Live(last)]);
         }
         feed.fill();
         feed
     }
 
-    /// Takes in what comes next from the live side or from the log.
+    /// Handles the next live signal or the next event of a replay.
     fn step(&mut self, log: &Log, rng: &mut Rng) {
         match rng.below(3) {
             0 | 1 => {
@@ -43,8 +43,8 @@ impl Feed {
                 }
             }
             _ => {
-                if let Some(from) = self.reader.wanted() {
-                    self.reader.begin(Replay::begin(log, from, 0, None));
+                if let Some(from) = self.reader.requested() {
+                    self.reader.start(Replay::begin(log, from, 0, None));
                 } else {
                     self.reader.read(log, 3);
                 }
@@ -64,69 +64,67 @@ impl Feed {
     }
 
     fn fill(&mut self) {
-        for told in self.reader.told.drain(..) {
-            match told {
-                Told::Event(seq) => self.history.push(Event::sized(seq, 1 + seq.0 as usize % 3)),
-                Told::MissingUpTo(to) => self.history.restart(to.successor()),
+        for output in self.reader.output.drain(..) {
+            match output {
+                Output::Event(seq) => self.history.push(Event::sized(seq, 1 + seq.0 as usize % 3)),
+                Output::GapUpTo(to) => self.history.restart(to.successor()),
             }
         }
-        assert_eq!(
-            self.history.next_seq(),
-            self.reader.next,
-            "the history awaits what its stitcher awaits"
-        );
+        assert_eq!(self.history.next_seq(), self.reader.next);
     }
 }
 
-/// One client's session. It keeps nothing: what it cannot hand over at once it reads again.
+/// One client's session. It keeps nothing: events that it cannot deliver at once are read again.
 struct Session {
     reader: Reader,
 }
 
 impl Session {
-    /// Begins at `next`: with the feed's history, or, as it may, with the log.
+    /// Starts at `next`: mostly with the feed's history, sometimes with the log.
     fn open(next: Seq, rng: &mut Rng) -> Self {
-        let begin = if rng.percent(80) {
-            Reader::live
+        let open = if rng.percent(80) {
+            Reader::caught_up
         } else {
             Reader::from
         };
         Self {
-            reader: begin(next, 0, rng.tells),
+            reader: open(next, 0, rng.verbose),
         }
     }
 
-    /// Takes from the history what fits into one write. Says whether there was something to do.
+    fn caught_up(feed: &Feed, verbose: bool) -> Self {
+        Self {
+            reader: Reader::caught_up(feed.reader.next, 0, verbose),
+        }
+    }
+
+    /// Reads from the history what fits into one write. Returns whether it did anything.
     fn follow(&mut self, log: &Log, history: &History<Event>, bytes_max: usize) -> bool {
         match history.read(self.reader.next, bytes_max) {
             Slice::Items(items) => {
                 let upto = items.last().map(|item| item.seq.successor());
                 self.reader
-                    .take(log, items.into_iter().map(|item| Input::Live(item.seq)));
-                assert_eq!(
-                    Some(self.reader.next),
-                    upto,
-                    "what the history gives is handed over at once"
-                );
+                    .handle(log, items.into_iter().map(|item| Input::Live(item.seq)));
+                assert_eq!(Some(self.reader.next), upto, "all are delivered at once");
                 true
             }
             Slice::CaughtUp => false,
             Slice::TooOld { first } => {
-                assert!(first > self.reader.next, "who is told to be too old is");
+                assert!(first > self.reader.next);
                 if self.reader.is_live() {
-                    self.reader.take(log, [Input::LiveLagged]);
+                    self.reader.handle(log, [Input::LiveLagged]);
                 }
                 true
             }
         }
     }
 
-    /// Begins or goes on with a replay of what the history no longer has. What the history begins with was stored, so
-    /// a leader that has none of what is before it proves it gone.
+    /// Starts or continues a replay of events that the history no longer has. The first event of
+    /// the history was stored, so if the leader has no event before it, all of them are gone.
     fn refill(&mut self, log: &Log, history: &History<Event>, page_max: usize) {
-        if let Some(from) = self.reader.wanted() {
+        if let Some(from) = self.reader.requested() {
             let first = Some(history.first_seq()).filter(|first| *first > from);
-            self.reader.begin(Replay::begin(log, from, 0, first));
+            self.reader.start(Replay::begin(log, from, 0, first));
         } else {
             self.reader.read(log, page_max);
         }
@@ -137,7 +135,7 @@ impl Session {
             return;
         }
         if rng.percent(3) {
-            // The client drops, and comes back with its cursor.
+            // The client reconnects with its cursor.
             *self = Self::open(self.reader.next, rng);
         } else if self.reader.is_busy() && rng.percent(80) {
             self.refill(log, history, rng.pick(&[1, 4]));
@@ -146,7 +144,7 @@ impl Session {
         }
     }
 
-    /// Reads until there is nothing more, neither in the history nor in the log.
+    /// Reads until neither the history nor the log has more.
     fn settle(&mut self, log: &Log, history: &History<Event>) {
         let before = self.reader.replays;
         for _ in 0..1_000 {
@@ -154,14 +152,12 @@ impl Session {
                 self.refill(log, history, 64);
             } else if self.reader.ended || !self.follow(log, history, 5) {
                 let replays = self.reader.replays - before;
-                assert!(
-                    replays <= 2,
-                    "{replays} replays for what one brings and one proves gone"
-                );
+                // One for the events that the log has, one to prove a gap.
+                assert!(replays <= 2, "{replays} replays");
                 return;
             }
         }
-        panic!("a session reads again and again");
+        panic!("endless replays");
     }
 }
 
@@ -174,7 +170,7 @@ fn some_log(rng: &mut Rng) -> Log {
 }
 
 #[test]
-fn every_session_gets_each_event_once_whatever_its_speed_and_whatever_the_feed_keeps() {
+fn every_session_gets_each_event_once_at_any_pace() {
     run_schedules(5_000, |mut rng| {
         let mut log = some_log(&mut rng);
         let mut feed = Feed::open(&mut rng, &log);
@@ -205,14 +201,11 @@ fn every_session_gets_each_event_once_whatever_its_speed_and_whatever_the_feed_k
         feed.settle(&log, &mut rng);
         for session in &mut sessions {
             session.settle(&log, &feed.history);
+            let next = session.reader.next;
+            assert!(next >= feed.reader.next, "it has everything of the feed");
             assert!(
-                session.reader.next >= feed.reader.next,
-                "a session has told all that its feed has"
-            );
-            assert!(
-                log.last_held()
-                    .is_none_or(|last| last < session.reader.next),
-                "and all that the log has"
+                log.last_held().is_none_or(|last| last < next),
+                "it has everything of the log"
             );
         }
     });
@@ -224,20 +217,18 @@ fn a_session_that_keeps_up_never_reads_the_log() {
         let mut log = some_log(&mut rng);
         let mut feed = Feed::open(&mut rng, &log);
         feed.settle(&log, &mut rng);
-        let mut session = Session {
-            reader: Reader::live(feed.reader.next, 0, rng.tells),
-        };
+        let mut session = Session::caught_up(&feed, rng.verbose);
         for _ in 0..60 {
             if let Some(seq) = log.append(false) {
                 feed.channel.publish(&mut rng, seq);
             }
             let next = feed.reader.next;
             feed.step(&log, &mut rng);
-            // A history that holds one item only cannot serve two that came at once.
+            // A history with room for one item cannot serve two that arrived at once.
             if feed.history.first_seq() <= next {
                 session.settle(&log, &feed.history);
             } else {
-                session.reader = Reader::live(feed.reader.next, 0, rng.tells);
+                session = Session::caught_up(&feed, rng.verbose);
             }
         }
         assert_eq!(session.reader.replays, 0);
