@@ -1,5 +1,4 @@
-//! Pauses that double from try to try. Pure: it does not wait, and callers that spread their tries
-//! do so themselves.
+//! Pauses that double after each try. Pure: it does not wait, and it adds no random spread.
 
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Pauses from `first` up to `max`.
+    /// Pauses from `first` to `max`.
     pub const fn new(first: Duration, max: Duration) -> Self {
         Self {
             first,
@@ -28,7 +27,7 @@ impl Backoff {
         pause
     }
 
-    /// Begins again with the first pause.
+    /// Starts again with the first pause.
     pub fn reset(&mut self) {
         self.next = self.first;
     }
@@ -38,7 +37,7 @@ impl Backoff {
         self.next == self.first
     }
 
-    /// The pause after this many others, for a caller that counts its tries.
+    /// The pause after this many others, for a caller that counts tries.
     pub fn pause_after(&self, pauses: u32) -> Duration {
         let doubled = 2_u32.saturating_pow(pauses);
         self.first.saturating_mul(doubled).min(self.max)
@@ -53,7 +52,7 @@ mod tests {
     const MAX: Duration = Duration::from_millis(100);
 
     #[test]
-    fn pauses_double_up_to_the_limit_and_begin_again_after_a_reset() {
+    fn pauses_double_up_to_the_limit_until_a_reset() {
         let mut backoff = Backoff::new(FIRST, MAX);
         assert!(backoff.is_reset());
         for expected in [20, 40, 80, 100, 100] {
@@ -65,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counted_pause_is_that_of_as_many_tries() {
+    fn a_counted_pause_equals_the_pause_after_that_many_tries() {
         let mut backoff = Backoff::new(FIRST, MAX);
         for pauses in 0..6 {
             assert_eq!(backoff.pause_after(pauses), backoff.next_pause());

@@ -1,5 +1,5 @@
-//! The memory budget of a process: how many bytes it may hold for its clients, and who holds them. It only counts; what
-//! happens to a request that finds no room is decided by its caller.
+//! The memory budget of a process: how many bytes it may hold for its clients. It only counts: the
+//! caller decides what to do when there is no room.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::config::{MEMORY_MIN, MEMORY_PART, MEMORY_UNKNOWN};
 
-/// A number of bytes that may be held at a time, shared by all clones.
+/// How many bytes may be held at a time, shared by all clones.
 ///
-/// A [`share`](Budget::share) is a budget inside another one: what is reserved from it counts in both, so that one kind of
-/// work can take no more than its share, and all kinds together no more than the whole.
+/// A [`share`](Budget::share) is a budget within another one. A reservation from it counts in both,
+/// so that one kind of work cannot use more than its share, nor all kinds more than the whole.
 #[derive(Clone, Debug)]
 pub struct Budget(Arc<Pool>);
 
@@ -23,7 +23,7 @@ struct Pool {
     whole: Option<Budget>,
 }
 
-/// Nothing more may be held for the moment.
+/// The limit is reached for the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the memory budget is used up")]
 pub struct NoRoom;
@@ -34,18 +34,18 @@ impl Budget {
         Self::within(limit, None)
     }
 
-    /// A budget that refuses nothing, for programs with a single reader.
+    /// A budget without a limit, for programs with a single reader.
     pub fn unlimited() -> Self {
         Self::new(usize::MAX)
     }
 
-    /// A part of the memory that the machine, or the container, gives to this process.
+    /// A fraction of the memory of the machine or the container.
     pub fn of_machine() -> Self {
         let part = machine_memory().map_or(MEMORY_UNKNOWN, |bytes| bytes / MEMORY_PART);
         Self::new(part.max(MEMORY_MIN))
     }
 
-    /// A part of this budget: at most `limit` bytes of it.
+    /// A budget of at most `limit` bytes within this one.
     #[must_use]
     pub fn share(&self, limit: usize) -> Self {
         Self::within(limit, Some(self.clone()))
@@ -62,19 +62,19 @@ impl Budget {
         }))
     }
 
-    /// Reserves `bytes` until the reservation is dropped. It never waits.
+    /// Reserves `bytes` until the reservation is dropped. Never waits.
     ///
     /// # Errors
-    /// [`NoRoom`] when this budget, or one that it is a share of, has fewer bytes left.
+    /// [`NoRoom`] if this budget, or the one that it is a share of, has fewer bytes left.
     pub fn reserve(&self, bytes: usize) -> Result<Reservation, NoRoom> {
-        self.take(bytes)?;
+        self.acquire(bytes)?;
         Ok(Reservation {
             budget: self.clone(),
             bytes,
         })
     }
 
-    /// A reservation of nothing, to be grown.
+    /// A reservation of 0 bytes, which can grow.
     pub fn empty(&self) -> Reservation {
         Reservation {
             budget: self.clone(),
@@ -92,12 +92,12 @@ impl Budget {
         self.0.used.load(Ordering::Relaxed)
     }
 
-    /// How many reservations this very budget has refused.
+    /// How many reservations this budget has refused, without those that the whole budget refused.
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)
     }
 
-    fn take(&self, bytes: usize) -> Result<(), NoRoom> {
+    fn acquire(&self, bytes: usize) -> Result<(), NoRoom> {
         let Pool {
             limit,
             used,
@@ -105,7 +105,7 @@ impl Budget {
             whole,
         } = &*self.0;
         let fits = |used: usize| used.checked_add(bytes).filter(|sum| sum <= limit);
-        // Only a number is shared, and nothing is read because of it: no ordering is needed.
+        // Relaxed: no other memory access depends on this number.
         if used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
             .is_err()
@@ -114,7 +114,7 @@ impl Budget {
             return Err(NoRoom);
         }
         if let Some(whole) = whole
-            && whole.take(bytes).is_err()
+            && whole.acquire(bytes).is_err()
         {
             used.fetch_sub(bytes, Ordering::Relaxed);
             return Err(NoRoom);
@@ -122,15 +122,15 @@ impl Budget {
         Ok(())
     }
 
-    fn give_back(&self, bytes: usize) {
+    fn release(&self, bytes: usize) {
         self.0.used.fetch_sub(bytes, Ordering::Relaxed);
         if let Some(whole) = &self.0.whole {
-            whole.give_back(bytes);
+            whole.release(bytes);
         }
     }
 }
 
-/// Bytes that are held; given back when it is dropped.
+/// Reserved bytes, released when this is dropped.
 #[derive(Debug)]
 pub struct Reservation {
     budget: Budget,
@@ -141,34 +141,34 @@ impl Reservation {
     /// Reserves `bytes` more.
     ///
     /// # Errors
-    /// [`NoRoom`]; what was reserved before stays.
+    /// [`NoRoom`]; the earlier bytes stay reserved.
     pub fn grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
-        self.budget.take(bytes)?;
+        self.budget.acquire(bytes)?;
         self.bytes += bytes;
         Ok(())
     }
 
-    /// Makes it `bytes` in all.
+    /// Changes the reservation to `bytes` in all.
     ///
     /// # Errors
-    /// [`NoRoom`] when that is more than before and does not fit; what was reserved before stays.
+    /// [`NoRoom`] if the additional bytes do not fit; the earlier bytes stay reserved.
     pub fn resize(&mut self, bytes: usize) -> Result<(), NoRoom> {
         match bytes.checked_sub(self.bytes) {
             Some(more) => self.grow(more),
             None => {
-                self.budget.give_back(self.bytes - bytes);
+                self.budget.release(self.bytes - bytes);
                 self.bytes = bytes;
                 Ok(())
             }
         }
     }
 
-    /// How many bytes are held.
+    /// How many bytes are reserved here.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// How many bytes it may hold at most, when nothing else is held.
+    /// The limit of its budget.
     pub fn limit(&self) -> usize {
         self.budget.limit()
     }
@@ -176,12 +176,12 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.budget.give_back(self.bytes);
+        self.budget.release(self.bytes);
     }
 }
 
-/// How much memory this process may have at most, where the system says so (Linux): that of the machine, or the limit of
-/// a control group that it is in.
+/// How many bytes of memory this process may use: the machine's memory or the limit of its control
+/// group. `None` except on Linux.
 fn machine_memory() -> Option<usize> {
     let read = |path: PathBuf| fs::read_to_string(path).ok();
     let total = read("/proc/meminfo".into()).as_deref().and_then(total_of);
@@ -190,7 +190,8 @@ fn machine_memory() -> Option<usize> {
         .lines()
         .find_map(|line| line.strip_prefix("0::/"))
         .unwrap_or_default();
-    // In a container the group is the root of what can be seen; the last is where version 1 keeps it.
+    // In a container, the group is the root of the visible hierarchy. The last path is that of
+    // control groups version 1.
     let root = PathBuf::from("/sys/fs/cgroup");
     let limits = [
         root.join(own).join("memory.max"),
@@ -216,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_memory_of_a_machine_is_read_from_its_table() {
+    fn the_memory_of_a_machine_is_read_from_meminfo() {
         assert_eq!(
             total_of("MemTotal:       16384 kB\nMemFree: 1 kB\n"),
             Some(16 << 20)
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_reserved_is_given_back_when_it_is_dropped() {
+    fn a_dropped_reservation_releases_its_bytes() {
         let budget = Budget::new(100);
         let mut held = budget.reserve(60).unwrap();
         assert_eq!(budget.reserve(41).unwrap_err(), NoRoom);
@@ -245,16 +246,16 @@ mod tests {
     }
 
     #[test]
-    fn a_share_counts_in_the_whole_and_takes_no_more_than_its_part() {
+    fn a_share_counts_in_the_whole_and_has_its_own_limit() {
         let whole = Budget::new(100);
         let (one, other) = (whole.share(60), whole.share(60));
         let first = one.reserve(60).unwrap();
-        assert!(one.reserve(1).is_err(), "its part is taken");
-        assert!(other.reserve(41).is_err(), "the whole is taken");
+        assert!(one.reserve(1).is_err(), "its share is used");
+        assert!(other.reserve(41).is_err(), "the whole is used");
         assert_eq!(
             (one.used(), other.used(), whole.used()),
             (60, 0, 60),
-            "a refusal holds nothing"
+            "a refusal reserves nothing"
         );
         let second = other.reserve(40).unwrap();
         drop(first);
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_beyond_all_numbers_is_refused() {
+    fn a_reservation_that_overflows_is_refused() {
         let budget = Budget::unlimited();
         let _held = budget.reserve(10).unwrap();
         assert!(budget.reserve(usize::MAX).is_err());
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_together_reserve_no_more_than_there_is() {
+    fn concurrent_threads_reserve_no_more_than_the_limit() {
         let budget = Budget::new(1000);
         let held = std::thread::scope(|scope| {
             let reserve = || {

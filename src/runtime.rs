@@ -1,5 +1,5 @@
-//! Tasks, threads and stopping: the one place that spawns, what becomes of a panic, and the signals that end a process. It
-//! knows no work.
+//! Tasks, threads and stopping: the only place that spawns, how panics are reported, and the
+//! signals that end a process.
 
 use std::any::Any;
 use std::fmt::Display;
@@ -22,15 +22,14 @@ use tracing::error;
 
 use crate::wire::limits::MESSAGE_MAX;
 
-/// How many tasks of this process have panicked.
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
-/// How many tasks and backends of this process have panicked since it began. Any other number than 0 is a bug.
+/// How many tasks and backends of this process have panicked. Each panic is a bug.
 pub fn panics() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
 
-/// Logs and counts a panic in `what`, and returns its text, cut to [`MESSAGE_MAX`] bytes.
+/// Logs and counts a panic of `what`. Returns its message, cut to [`MESSAGE_MAX`] bytes.
 pub(crate) fn report_panic(what: impl Display, payload: &(dyn Any + Send)) -> String {
     PANICS.fetch_add(1, Ordering::Relaxed);
     let text = payload.downcast_ref::<&str>().copied();
@@ -42,7 +41,7 @@ pub(crate) fn report_panic(what: impl Display, payload: &(dyn Any + Send)) -> St
     text.to_owned()
 }
 
-/// The tasks of one owner, who awaits them. Clones share the same tasks.
+/// The tasks of one owner, which awaits them. Clones share the same tasks.
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
     tracker: TaskTracker,
@@ -50,7 +49,7 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// No tasks yet; they should end when `stop` is cancelled.
+    /// No tasks; those that are added should end when `stop` is cancelled.
     pub fn new(stop: CancellationToken) -> Self {
         Self {
             tracker: TaskTracker::new(),
@@ -63,23 +62,22 @@ impl Tasks {
         &self.stop
     }
 
-    /// Runs `task` on the current runtime until it ends. A panic ends the task, and is logged with the place that called
-    /// this, which names the task, and counted in [`panics`].
+    /// Runs `task` on the current runtime. A panic ends the task, is counted in [`panics`] and is
+    /// logged with the source location of this call.
     #[track_caller]
-    #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
+    #[expect(clippy::disallowed_methods, reason = "the only place that spawns")]
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let place = Location::caller();
-        // What the task shared may be half changed; a lock says so by itself, as it does with any panic of a task.
+        let location = Location::caller();
+        // Shared state may be inconsistent after a panic; a lock reports that as poisoned.
         let task = AssertUnwindSafe(task).catch_unwind();
         tokio::spawn(self.tracker.track_future(async move {
             if let Err(payload) = task.await {
-                report_panic(place, payload.as_ref());
+                report_panic(location, payload.as_ref());
             }
         }));
     }
 
-    /// Runs `task` until it ends or the tasks should end; it must be safe to drop at any await. Panics are treated as by
-    /// [`Self::spawn`].
+    /// [`Self::spawn`] for a task that is dropped at an await when the tasks should end.
     #[track_caller]
     pub fn spawn_until_stop(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
@@ -88,12 +86,12 @@ impl Tasks {
         });
     }
 
-    /// Counts as a task until it is dropped, for work that a library spawns.
+    /// Counts as a task until it is dropped, for tasks that a library spawns.
     pub fn hold(&self) -> TaskTrackerToken {
         self.tracker.token()
     }
 
-    /// Tells the tasks to end and waits for them, `limit` at the most. Says whether all have ended.
+    /// Stops the tasks and waits for them, for at most `limit`. Returns whether all have ended.
     pub async fn end(&self, limit: Duration) -> bool {
         self.stop.cancel();
         self.tracker.close();
@@ -102,15 +100,15 @@ impl Tasks {
             .is_ok()
     }
 
-    /// How many tasks have not ended.
+    /// How many tasks are running.
     pub fn running(&self) -> usize {
         self.tracker.len()
     }
 }
 
-/// Does `work` unless `end` is cancelled. What is ready only after that is dropped: nobody waits for it any more.
+/// The result of `work`, or `None` once `end` is cancelled, even if the result is ready.
 pub async fn unless_ended<T>(end: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
-    // By itself this prefers what is ready to the token.
+    // `run_until_cancelled` alone prefers a ready result to a cancelled token.
     end.run_until_cancelled(work)
         .await
         .filter(|_| !end.is_cancelled())
@@ -119,12 +117,10 @@ pub async fn unless_ended<T>(end: &CancellationToken, work: impl Future<Output =
 /// Waits for SIGINT or SIGTERM.
 ///
 /// # Errors
-/// When the handlers cannot be installed.
+/// If the handlers cannot be installed.
 pub async fn interrupted() -> io::Result<()> {
-    let (mut int, mut term) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
+    let mut int = signal(SignalKind::interrupt())?;
+    let mut term = signal(SignalKind::terminate())?;
     tokio::select! {
         _ = int.recv() => {}
         _ = term.recv() => {}
@@ -132,27 +128,27 @@ pub async fn interrupted() -> io::Result<()> {
     Ok(())
 }
 
-/// A runtime with one thread: work stealing wakes a thread for nearly every message, which costs 30 to 40 % more CPU
-/// per event on two cores.
+/// A runtime with one thread. Work stealing would wake a thread for nearly every message, which
+/// costs 30 to 40 % more CPU per event on two cores.
 ///
 /// # Errors
-/// When the operating system gives no event queue.
+/// If the operating system cannot provide an event queue.
 pub fn single_threaded() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
 }
 
-/// Threads of their own for work that may block them, on one runtime. When it is dropped, what runs there ends as soon as it
-/// yields, and nobody waits for it.
+/// A runtime for work that may block its threads. When this is dropped, the work ends at its next
+/// await, without waiting for it.
 #[derive(Debug)]
 pub(crate) struct WorkThreads(Option<Runtime>);
 
 impl WorkThreads {
-    /// This many threads.
+    /// A runtime with this many threads.
     ///
     /// # Errors
-    /// When the operating system gives no thread or event queue.
+    /// If the operating system cannot provide a thread or an event queue.
     pub(crate) fn new(threads: usize) -> io::Result<Self> {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder
@@ -164,7 +160,7 @@ impl WorkThreads {
             .map(Self)
     }
 
-    /// Runs `work` there.
+    /// Runs `work` on these threads.
     pub(crate) fn spawn<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -172,9 +168,10 @@ impl WorkThreads {
         Work(self.0.as_ref().map(|runtime| runtime.spawn(work)))
     }
 
-    /// Wakes a thread that is idle; what is returned is done once one was there. The thread that waits for timers and
-    /// sockets may be blocked by the work that it got from them, and an idle one does not wait in its place before it was
-    /// woken.
+    /// Wakes an idle thread. The result completes once a thread was woken.
+    ///
+    /// One thread of the runtime waits for timers and sockets. If work blocks that thread, an idle
+    /// one takes over only after it was woken.
     pub(crate) fn wake(&self) -> Work<()> {
         self.spawn(std::future::ready(()))
     }
@@ -188,7 +185,7 @@ impl Drop for WorkThreads {
     }
 }
 
-/// Work on other threads. When this is dropped the work is, as soon as it yields.
+/// Work on other threads. Dropping this ends the work at its next await.
 #[derive(Debug)]
 pub(crate) struct Work<T>(Option<JoinHandle<T>>);
 
@@ -225,10 +222,10 @@ impl<T> Drop for Work<T> {
     }
 }
 
-/// Runs `work` on as many threads, each with a runtime of its own, and waits for all of them. The first error counts.
+/// Runs `work` on each of `threads` threads with its own runtime, and waits for all of them.
 ///
 /// # Errors
-/// What `work` returns, or that a runtime cannot be made.
+/// The first error of `work`, or that a runtime cannot be created.
 pub fn on_threads<F, W, E>(threads: usize, work: F) -> Result<(), E>
 where
     F: Fn(usize) -> W + Sync,
@@ -236,13 +233,13 @@ where
     E: From<io::Error> + Send,
 {
     std::thread::scope(|scope| {
-        let begin = |index| {
+        let start = |index| {
             scope.spawn({
                 let work = &work;
                 move || single_threaded()?.block_on(work(index))
             })
         };
-        let running: Vec<_> = (0..threads.max(1)).map(begin).collect();
+        let running: Vec<_> = (0..threads.max(1)).map(start).collect();
         let ended = |thread: std::thread::ScopedJoinHandle<'_, Result<(), E>>| {
             thread
                 .join()
@@ -258,7 +255,7 @@ mod tests {
     use futures_util::poll;
     use std::sync::{Arc, Mutex};
 
-    /// What is logged while it stands, as text.
+    /// Collects log lines as text.
     #[derive(Clone, Default)]
     struct Logged(Arc<Mutex<Vec<u8>>>);
 
@@ -273,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_panics_is_logged_with_its_name_and_counted_and_others_go_on() {
+    async fn a_panic_is_logged_with_its_location_and_counted_and_other_tasks_continue() {
         let logged = Logged::default();
         let into = logged.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -286,13 +283,10 @@ mod tests {
         let line = line!() + 1;
         tasks.spawn(async { panic!("out of {}", "order") });
         tasks.spawn_until_stop(async { panic!("{}", "long ".repeat(1000)) });
-        let (say, said) = tokio::sync::oneshot::channel();
-        tasks.spawn(async move { say.send(1).unwrap() });
-        assert_eq!(said.await, Ok(1));
-        assert!(
-            tasks.end(Duration::from_secs(5)).await,
-            "a task that panicked has ended"
-        );
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        tasks.spawn(async move { sender.send(1).unwrap() });
+        assert_eq!(receiver.await, Ok(1));
+        assert!(tasks.end(Duration::from_secs(5)).await);
         assert!(panics() >= before + 2);
         let log = String::from_utf8(logged.0.lock().unwrap().clone()).unwrap();
         assert_eq!(log.matches("ERROR").count(), 2, "{log}");
@@ -307,16 +301,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_ready_after_the_end_is_dropped() {
-        let (end, (tell, told)) = (CancellationToken::new(), tokio::sync::oneshot::channel());
-        let mut work = std::pin::pin!(unless_ended(&end, told));
+    async fn a_result_that_is_ready_after_the_end_is_dropped() {
+        let end = CancellationToken::new();
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let mut work = std::pin::pin!(unless_ended(&end, receiver));
         assert!(poll!(work.as_mut()).is_pending());
-        tell.send(()).unwrap();
+        sender.send(()).unwrap();
         end.cancel();
         assert!(work.await.is_none());
-        assert_eq!(
-            unless_ended(&CancellationToken::new(), std::future::ready(1)).await,
-            Some(1)
-        );
+        let end = CancellationToken::new();
+        assert_eq!(unless_ended(&end, std::future::ready(1)).await, Some(1));
     }
 }

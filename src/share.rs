@@ -1,5 +1,5 @@
-//! FairSlots of which there is a number, shared fairly among addresses. It only counts; what happens to who finds none is
-//! decided by its caller.
+//! A limited number of slots, shared fairly among addresses. It only counts: the caller decides
+//! what to do when no slot is free.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::budget::NoRoom;
 use crate::config::SHARE_TIMES_FREE;
 
-/// FairSlots, shared by all clones. An address gets another one while it holds less than [`SHARE_TIMES_FREE`] times as many as are
-/// free; who holds one keeps it.
+/// Slots, shared by all clones. An address gets another slot while it holds fewer than
+/// [`SHARE_TIMES_FREE`] times as many as are free. No slot is taken away again.
 #[derive(Clone, Debug)]
 pub struct FairSlots(Arc<Inner>);
 
@@ -22,11 +22,11 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Taken {
     all: usize,
-    /// Only addresses that hold one.
+    /// How many each address holds; addresses without a slot are removed.
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// One of them, until it is dropped.
+/// One slot, held until this is dropped.
 #[derive(Debug)]
 pub struct FairSlot {
     slots: FairSlots,
@@ -34,7 +34,7 @@ pub struct FairSlot {
 }
 
 impl FairSlots {
-    /// This many.
+    /// `limit` slots.
     pub fn new(limit: usize) -> Self {
         Self(Arc::new(Inner {
             limit,
@@ -42,11 +42,11 @@ impl FairSlots {
         }))
     }
 
-    /// A place for something that this address asked for.
+    /// Takes a slot for this address.
     ///
     /// # Errors
-    /// [`NoRoom`] when all are taken, or this address holds its share.
-    pub fn take(&self, from: IpAddr) -> Result<FairSlot, NoRoom> {
+    /// [`NoRoom`] if all are taken, or if this address holds its share.
+    pub fn acquire(&self, from: IpAddr) -> Result<FairSlot, NoRoom> {
         let mut taken = self.lock();
         let free = self.0.limit.saturating_sub(taken.all);
         let held = taken.by_address.get(&from).copied().unwrap_or_default();
@@ -72,7 +72,7 @@ impl FairSlots {
 }
 
 impl FairSlot {
-    /// Who holds it.
+    /// The address that holds it.
     pub const fn from(&self) -> IpAddr {
         self.from
     }
@@ -104,35 +104,33 @@ mod tests {
     }
 
     fn flood(slots: &FairSlots, from: u32) -> Vec<FairSlot> {
-        std::iter::from_fn(|| slots.take(address(from)).ok()).collect()
+        std::iter::from_fn(|| slots.acquire(address(from)).ok()).collect()
     }
 
     #[test]
-    fn one_address_gets_three_quarters_and_newcomers_find_room() {
+    fn one_address_gets_at_most_three_quarters() {
         let slots = FairSlots::new(1000);
         let greedy = flood(&slots, 1);
         assert_eq!(greedy.len(), 750);
         let second = flood(&slots, 2);
         assert!((180..=190).contains(&second.len()), "{}", second.len());
-        let newcomers: Vec<_> = (3..23).map(|n| slots.take(address(n)).unwrap()).collect();
-        assert!(slots.take(address(1)).is_err());
+        let newcomers: Vec<_> = (3..23)
+            .map(|n| slots.acquire(address(n)).unwrap())
+            .collect();
+        assert!(slots.acquire(address(1)).is_err());
         assert_eq!(slots.taken(), 750 + second.len() + newcomers.len());
         drop((greedy, second, newcomers));
         assert_eq!((slots.taken(), slots.lock().by_address.len()), (0, 0));
-        assert_eq!(
-            flood(&slots, 2).len(),
-            750,
-            "what was given back is there for others"
-        );
+        assert_eq!(flood(&slots, 2).len(), 750, "dropped slots are free again");
     }
 
     #[test]
-    fn many_addresses_together_get_no_more_than_there_are() {
+    fn many_addresses_together_get_no_more_than_the_limit() {
         let slots = FairSlots::new(100);
         let held: Vec<_> = (0..1000)
-            .filter_map(|n| slots.take(address(n)).ok())
+            .filter_map(|n| slots.acquire(address(n)).ok())
             .collect();
         assert_eq!((held.len(), slots.taken()), (100, 100));
-        assert!(slots.take(address(5000)).is_err());
+        assert!(slots.acquire(address(5000)).is_err());
     }
 }

@@ -85,7 +85,7 @@ impl App {
         key: Option<&str>,
         _room: Held,
     ) -> Result<Accepted, Problem> {
-        let _slot = self.shared.requests().take(client)?;
+        let _slot = self.shared.requests().acquire(client)?;
         let (id, is_from_key) = match (&submission.id, key) {
             (Some(id), _) => (id.clone(), false),
             (None, Some(key)) => (id_of_key(key)?, true),
@@ -148,7 +148,7 @@ impl App {
         id: JobId,
         by: Option<String>,
     ) -> Result<CancelReceipt, Problem> {
-        let _slot = self.shared.requests().take(client)?;
+        let _slot = self.shared.requests().acquire(client)?;
         let (seq, new) = match self.queue.cancel(&id, by).await? {
             CancelOutcome::Requested(seq) => (seq, true),
             CancelOutcome::Already(seq) => (seq, false),
@@ -215,7 +215,7 @@ impl App {
         job: &JobId,
         wait: Duration,
     ) -> Result<(JobState, Held), Problem> {
-        let _slot = self.shared.requests().take(client)?;
+        let _slot = self.shared.requests().acquire(client)?;
         if !wait.is_zero() {
             self.until_ended(client, job, wait).await?;
         }

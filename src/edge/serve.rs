@@ -44,7 +44,7 @@ pub(super) async fn serve(
             debug!(%error, "a connection without TCP_NODELAY");
         }
         let stream = Metered::new(stream, peer.ip(), bodies);
-        let Ok(slot) = slots.take(stream.meter().peer()) else {
+        let Ok(slot) = slots.acquire(stream.meter().peer()) else {
             refuse(stream.into_inner());
             continue;
         };

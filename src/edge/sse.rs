@@ -106,7 +106,7 @@ pub(super) async fn events(
     let form = form(&headers);
     let mut response = match (form, opened) {
         (Form::Page, session) => {
-            let _slot = app.shared.requests().take(client)?;
+            let _slot = app.shared.requests().acquire(client)?;
             page::answer(
                 session,
                 start,

@@ -41,7 +41,7 @@ impl<S: EventSource> Hub<S> {
         match feeds.entry(job.clone()) {
             Entry::Occupied(entry) => Ok(FeedWatch::join(entry.get())),
             Entry::Vacant(entry) => {
-                let slot = self.slots.take(from).map_err(|NoRoom| Full)?;
+                let slot = self.slots.acquire(from).map_err(|NoRoom| Full)?;
                 let room = self.budget.reserve(FEED_BYTES).map_err(|NoRoom| Full)?;
                 let feed = entry.insert(Arc::new(Feed::new(job.clone(), room, slot)));
                 let watch = FeedWatch::join(feed);

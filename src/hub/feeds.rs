@@ -113,7 +113,7 @@ impl<S: EventSource> Hub<S> {
 
     /// The slot of a feed of a job without events, if one is free.
     pub(super) fn unborn(&self, feed: &Feed) -> Option<FairSlot> {
-        self.unborn.take(feed.from()).ok()
+        self.unborn.acquire(feed.from()).ok()
     }
 
     /// Forgets a feed that no longer serves its watchers; the next watcher starts another.

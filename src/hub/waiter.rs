@@ -37,7 +37,7 @@ pub struct Waiter<S: EventSource> {
 
 impl<S: EventSource> Waiter<S> {
     pub(super) fn join(hub: &Arc<Hub<S>>, id: &JobId, from: IpAddr) -> Result<Self, Full> {
-        let slot = hub.waiting.slots.take(from).map_err(|NoRoom| Full)?;
+        let slot = hub.waiting.slots.acquire(from).map_err(|NoRoom| Full)?;
         let mut entries = hub.waiting.lock();
         let job = entries.join(id);
         job.waiters.fetch_add(1, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! Tests the tests of `src/resume`: each of a list of hand-made mistakes is put into a copy of the folder, and the
-//! copy's own tests must fail. It knows nothing of what the machine should do; that is for those tests to know.
+//! Tests the tests of `src/resume`: makes each mistake of a list in a copy of the folder, whose own
+//! tests must then fail.
 
 mod list;
 
@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use list::{MUTANTS, Mutant};
 
-/// How many mutants are compiled and run at a time: more would starve the machine's other work.
+/// How many mutants are compiled and run at a time, so that other work on the machine goes on.
 const AT_ONCE: usize = 2;
-/// How long the tests of one mutant may run. They take less than a second; a mutant that loops must not loop silently.
+/// How long the tests of one mutant may run. They take about a second unless a mutant loops.
 const RUN_MAX: Duration = Duration::from_secs(60);
 
-/// What came of a copy's tests.
+/// The result of a copy's tests.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Passed,
@@ -33,17 +33,13 @@ enum Outcome {
 #[test]
 fn the_tests_of_resume_see_every_mutant() {
     let names: BTreeSet<&str> = MUTANTS.iter().map(|mutant| mutant.mistake).collect();
-    assert_eq!(names.len(), MUTANTS.len(), "each mutant is another mistake");
+    assert_eq!(names.len(), MUTANTS.len(), "a mistake is listed twice");
 
-    // Its own for each run, so that two at a time do not mix their sources.
+    // Two concurrent runs use different directories.
     let dir =
         Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mutants-{}", std::process::id()));
     let control = outcome(&dir.join("lane-0"), None).unwrap();
-    assert_eq!(
-        control,
-        Outcome::Passed,
-        "the unchanged folder passes its own tests as a crate of its own"
-    );
+    assert_eq!(control, Outcome::Passed, "the tests pass without a mutant");
 
     let next = AtomicUsize::new(0);
     let complaints = Mutex::new(Vec::new());
@@ -74,13 +70,13 @@ fn the_tests_of_resume_see_every_mutant() {
     );
 }
 
-/// What is wrong with a mutant; `None` when it is caught.
+/// What is wrong with a mutant; `None` if a test fails.
 fn complaint(lane: &Path, mutant: &Mutant) -> Option<String> {
     match outcome(lane, Some(mutant)) {
         Ok(Outcome::Failed) => None,
         Ok(Outcome::Passed) => Some("survives: no test fails".to_owned()),
         Ok(Outcome::TookTooLong) => Some(format!(
-            "runs longer than {RUN_MAX:?}; a test must see the loop"
+            "runs longer than {RUN_MAX:?}; a test must detect the loop"
         )),
         Ok(Outcome::DoesNotCompile(why)) => {
             Some(format!("does not compile, which proves nothing:\n{why}"))
@@ -89,8 +85,8 @@ fn complaint(lane: &Path, mutant: &Mutant) -> Option<String> {
     }
 }
 
-/// Makes a crate of its own out of `src/resume` with one mistake in it, and runs its tests. The lane is where the one
-/// before was made, so that the compiler has only the difference to do.
+/// Compiles a copy of `src/resume` with one mistake and runs its tests. A lane is reused, so that the
+/// compiler only compiles the difference.
 fn outcome(lane: &Path, mutant: Option<&Mutant>) -> io::Result<Outcome> {
     copy(
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("src/resume"),
@@ -126,7 +122,7 @@ fn mutate(file: &Path, mutant: &Mutant) -> io::Result<()> {
     if times != 1 {
         let text = mutant.text;
         let why = format!(
-            "this stands {times} times in {}, not once; mend the list:\n{text}",
+            "this text occurs {times} times in {}, not once; correct the list:\n{text}",
             mutant.file
         );
         return Err(io::Error::other(why));
@@ -134,7 +130,7 @@ fn mutate(file: &Path, mutant: &Mutant) -> io::Result<()> {
     fs::write(file, source.replace(mutant.text, mutant.instead))
 }
 
-/// The test binary, or what the compiler says.
+/// The test binary, or the compiler's output.
 fn compile(lane: &Path) -> io::Result<Result<PathBuf, String>> {
     let tests = lane.join("tests");
     let output = Command::new("rustc")
@@ -154,7 +150,7 @@ fn compile(lane: &Path) -> io::Result<Result<PathBuf, String>> {
             lane.join("incremental").display()
         ))
         .arg(lane.join("root.rs"))
-        // Where the toolchain file is.
+        // The toolchain file is here.
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()?;
     let why = String::from_utf8_lossy(&output.stderr);
@@ -168,7 +164,7 @@ fn compile(lane: &Path) -> io::Result<Result<PathBuf, String>> {
 fn run(tests: &Path) -> io::Result<Outcome> {
     let mut child = Command::new(tests)
         .args(["-q", "--test-threads", "1"])
-        // Telling where a test failed takes longer than the tests.
+        // Backtraces take longer than the tests.
         .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -177,7 +173,7 @@ fn run(tests: &Path) -> io::Result<Outcome> {
     let stderr = child.stderr.take();
     let (done, is_done) = channel::<()>();
     thread::scope(|scope| {
-        // Reads to the end of its output, which is when it has ended, or was killed.
+        // The output ends when the process has ended or was killed.
         scope.spawn(move || {
             let _done = done;
             stderr.map(|mut stderr| io::copy(&mut stderr, &mut io::sink()))

@@ -1,5 +1,5 @@
-//! The root of a stand-alone crate around `src/resume` alone, so that each mutant is compiled in seconds. It owns
-//! stand-ins for the few things that `resume` takes from `wire`; it is no part of the test that compiles it.
+//! The root of a crate that contains only `src/resume`, so that each mutant compiles in seconds. It
+//! has stand-ins for the few types that `resume` uses from `wire`.
 #![allow(dead_code, unused_imports, reason = "only the tests of `resume` run here")]
 
 mod resume;
@@ -13,7 +13,7 @@ mod wire {
     impl Seq {
         pub const FIRST: Self = Self(1);
 
-        pub const fn next(self) -> Self {
+        pub const fn successor(self) -> Self {
             Self(self.0.saturating_add(1))
         }
 
@@ -28,9 +28,9 @@ mod wire {
         }
     }
 
-    pub struct Kind;
+    pub struct EventType;
 
-    impl Kind {
+    impl EventType {
         pub fn is_end(&self) -> bool {
             false
         }
@@ -38,7 +38,7 @@ mod wire {
 
     pub struct Stored {
         pub seq: Seq,
-        pub kind: Kind,
+        pub event_type: EventType,
     }
 
     impl Stored {
