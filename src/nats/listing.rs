@@ -1,23 +1,20 @@
-//! One page of a job listing: walks down the shards from their newest events and finds each job at
-//! its last one. Pure: it says what to read and what to resolve, is given the answers, and makes
-//! the page.
+//! One page of a job listing: reads the shards backwards from their newest events, and finds each
+//! job's last event. Pure: it returns what to read and what to resolve, and applies the results.
 //!
 //! ```text
 //!            ┌───────────── read: messages of the windows ──────────────┐
 //!            ▼                                                          │
-//!   step ──▶ may a shard hold a newer job than those at hand? ─── Read ─┘   unless the page has used up its reads: Done
+//!   step ──▶ may a shard have a newer job than the candidates? ── Read ─┘   unless the page has used up its reads: Done
 //!            │ no
-//!            ├── the newest jobs at hand ── Resolve ──▶ resolve: which of them are rows ──▶ step
+//!            ├── the newest candidates ── Resolve ──▶ resolve: which of them are rows ──▶ step
 //!            └── none: Done
 //! ```
-//! A listing shows one moment: an event stored after its first page was started is not part of it.
-//! A job that moves while a client pages therefore stays where it was. The simpler rule, that a job
-//! which moved has gone to the front and is left out here, would lose most of the running jobs
-//! between the first page and the second.
-//!
-//! A job is a row at an event if none of its events lies between that one and the shard's top. For
-//! most jobs that follows from what this page has read of the shard; the leader is asked only about
-//! jobs that run, on later pages.
+//! A listing shows the log at one time: events that are stored after its first page was started are
+//! not part of it. A job that gets events while a client pages therefore keeps its position. If
+//! such jobs moved to the front instead, most of the running jobs would be missing from the second
+//! page. A candidate is a row if the job has no later event up to the shard's top. For most jobs,
+//! the messages that this page has read show that. Only for running jobs, on later pages, the
+//! leader is asked.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -25,20 +22,20 @@ use bytes::Bytes;
 
 use crate::wire::{JobId, JobRow, Seq, ShardPosition, Status, Stored, StreamSeq};
 
-/// What one page may cost and hold at most.
+/// The limits of one page.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ListingLimits {
     /// Rows.
     pub(super) rows: usize,
-    /// Messages that one read spans.
+    /// Messages in one read.
     pub(super) window: u64,
-    /// Reads of one shard; more than it takes to halve `window` down to one.
+    /// Reads of one shard. More than it takes to halve `window` down to one.
     pub(super) windows: u32,
     /// Jobs that are resolved.
     pub(super) lookups: usize,
 }
 
-/// Neighbouring stream sequences of a shard, both ends included.
+/// A range of stream sequences of a shard, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Window {
     pub(super) shard: u32,
@@ -56,15 +53,15 @@ pub(super) struct ShardMessage {
     pub(super) payload: Bytes,
 }
 
-/// A job at the newest of its events that was read.
+/// A job, with the newest of its events that was read.
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
     pub(super) shard: u32,
     pub(super) stream_seq: StreamSeq,
     time: u64,
-    /// Whether this is known to be the job's last event before the listing was started.
+    /// Whether this is known to be the job's last event in the listing.
     pub(super) is_last: bool,
-    /// Whether this is its first event as well, so that the row is complete.
+    /// Whether this is also its first event, which completes the row.
     pub(super) is_complete: bool,
     pub(super) row: JobRow,
 }
@@ -76,7 +73,7 @@ pub(super) enum ListingStep {
     Read(Vec<Window>),
     /// Find out which of these are rows, and pass them to [`Listing::resolve`], in this order.
     Resolve(Vec<Candidate>),
-    /// Nothing: the page is complete.
+    /// The page is complete.
     Done,
 }
 
@@ -95,32 +92,31 @@ pub(super) struct Listing {
     more: bool,
 }
 
-/// How far the page has read one shard, going down.
+/// How far the page has read one shard, backwards.
 #[derive(Debug)]
 struct ShardCursor {
     shard: u32,
     top: StreamSeq,
-    /// The first message that the shard still has.
+    /// The first message in the shard.
     first: StreamSeq,
     /// The next message to read.
     next: StreamSeq,
-    /// Whether everything from the top on was read for this page.
+    /// Whether this page has read everything from the top on.
     read_all: bool,
-    /// Jobs of which an event was read: their older ones are ignored.
+    /// Jobs with an event that was read. Their older events are ignored.
     seen_jobs: HashSet<JobId>,
-    /// What was read and is not resolved, the newest first.
+    /// The candidates that are not resolved, newest first.
     candidates: VecDeque<Candidate>,
     /// No unread message is newer than this.
     until: u64,
-    /// How many messages the next read spans.
+    /// How many messages the next read has.
     window: u64,
     /// How many more reads the page may make.
     windows: u32,
 }
 
 impl Listing {
-    /// A page that continues from `positions`; `firsts` are the first messages that the shards
-    /// still have.
+    /// A page that continues from `positions`; `firsts` are the first messages in the shards.
     pub(super) fn new(
         positions: &[ShardPosition],
         firsts: &[StreamSeq],
@@ -143,7 +139,7 @@ impl Listing {
 
     /// What to do next.
     pub(super) fn step(&mut self) -> ListingStep {
-        // One row more than fits, to know whether there is a next page.
+        // One more row than fits, to find out whether there is a next page.
         let room = (self.limits.rows + 1 - self.rows.len()).min(self.lookups);
         if self.more || room == 0 {
             return ListingStep::Done;
@@ -178,19 +174,19 @@ impl Listing {
         ListingStep::Read(windows.collect())
     }
 
-    /// The cursor with the newest candidate at hand.
+    /// The cursor with the newest candidate.
     fn newest(&self) -> Option<usize> {
-        let at_hand = self
+        let candidates = self
             .cursors
             .iter()
             .enumerate()
             .filter_map(|(i, cursor)| Some((i, cursor.candidates.front()?)));
-        at_hand
+        candidates
             .max_by_key(|(i, candidate)| (candidate.time, std::cmp::Reverse(*i)))
             .map(|(i, _)| i)
     }
 
-    /// The cursors without a candidate at hand whose shard may hold one as new as `time`.
+    /// The cursors without a candidate whose shard may have one as new as `time`.
     fn unread(&self, time: Option<u64>) -> Vec<usize> {
         let may_be_newer = |cursor: &ShardCursor| time.is_none_or(|time| cursor.until >= time);
         let unread = |cursor: &ShardCursor| {
@@ -204,7 +200,7 @@ impl Listing {
             .collect()
     }
 
-    /// Applies all messages of a window, in rising order.
+    /// Applies all messages of a window, given in ascending order.
     pub(super) fn read(&mut self, window: Window, messages: &[ShardMessage]) {
         let cursor = &mut self.cursors[window.shard as usize];
         cursor.windows = cursor.windows.saturating_sub(1);
@@ -219,21 +215,23 @@ impl Listing {
         }
     }
 
-    /// Notes that a window held too many bytes: only its `count` oldest messages were read.
+    /// Makes the next window smaller: this one had too many bytes, and only its `count` oldest
+    /// messages were read.
     pub(super) fn read_partly(&mut self, window: Window, count: usize) {
         let cursor = &mut self.cursors[window.shard as usize];
         cursor.windows = cursor.windows.saturating_sub(1);
         cursor.window = cursor.window.min(count as u64).div_ceil(2).max(1);
     }
 
-    /// Takes the row of each candidate that was to be resolved; `None` for one that is not a row.
+    /// Applies the row of each candidate of [`ListingStep::Resolve`]; `None` for one that is not a
+    /// row.
     pub(super) fn resolve(&mut self, rows: Vec<Option<JobRow>>) {
         for (candidate, row) in std::mem::take(&mut self.resolving).into_iter().zip(rows) {
             let Some(row) = row else { continue };
             if self.rows.len() < self.limits.rows {
                 self.rows.push(row);
             } else {
-                // The one row more, which can only be the last: the next page starts with it.
+                // The one more row, always the last: the next page starts with it.
                 self.more = true;
                 self.cursors[candidate.shard as usize]
                     .candidates
@@ -242,7 +240,7 @@ impl Listing {
         }
     }
 
-    /// The rows, and where the next page starts, if there is more.
+    /// The rows, and where the next page starts, if there is one.
     pub(super) fn finish(self) -> (Vec<JobRow>, Option<Vec<ShardPosition>>) {
         let positions: Vec<ShardPosition> =
             self.cursors.iter().map(ShardCursor::position).collect();
@@ -264,7 +262,7 @@ impl ShardCursor {
             seen_jobs: HashSet::new(),
             candidates: VecDeque::new(),
             until: u64::MAX,
-            // Often each event is of another job; where not, the window doubles.
+            // Often each event is of another job. Otherwise, the window doubles.
             window: limits.window.min(2 * (limits.rows as u64 + 1)),
             windows: limits.windows,
         }
@@ -283,12 +281,12 @@ impl ShardCursor {
         }
     }
 
-    /// Applies the next message, going down.
+    /// Applies the next older message.
     fn apply(&mut self, message: &ShardMessage, status: Option<Status>) {
         if self.seen_jobs.contains(&message.job) {
             return;
         }
-        // Undecodable messages are skipped, as by every reader.
+        // Every reader skips undecodable messages.
         let payload = message.payload.clone();
         let Ok(last) = Stored::decode(&message.job, message.stream_seq, payload) else {
             return;
@@ -306,7 +304,7 @@ impl ShardCursor {
             shard: self.shard,
             stream_seq: message.stream_seq,
             time: message.time,
-            // Nothing follows the end of a job.
+            // No event follows the final event.
             is_last: self.read_all || last.event_type.is_end(),
             is_complete,
             row,

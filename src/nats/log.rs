@@ -272,7 +272,7 @@ impl Log {
         }
     }
 
-    /// How many undecodable messages were skipped; one that two readers skip counts twice.
+    /// How many undecodable messages were skipped. A message that two readers skip counts twice.
     pub fn undecodable(&self) -> u64 {
         self.undecodable.skipped()
     }

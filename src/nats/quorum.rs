@@ -1,19 +1,16 @@
-//! Reads whose answer is final: they are made while the leader that answers them is proven to have
-//! a quorum. What is read, and what follows from it, is the caller's.
-//!
-//! A leader that is cut off from its followers goes on answering reads for 10 to 20 s, while they
-//! elect another one and the log goes on without it. What it has is in the log; what it lacks
-//! proves nothing. The proof that a leader is still the leader is its own view of its followers:
-//! `STREAM.INFO` reports how long ago each was heard. A follower calls no election within
-//! [`ELECTION_MIN`] after it heard its leader. So there is no other leader for as long as the
-//! followers that heard this one leave no majority without it. That is a lease: a read that ends
-//! within it is final, if it went over the same connection, and so was answered by the same server.
-//!
-//! The lease does not cover a follower that is restarted and calls an election within a second of
-//! its start, while the network between it and the leader is cut within the same four seconds. For
-//! this there is a second rule: a stream that ends before what this process has seen of it is not
-//! believed at once. If it is still that short when such a leader would have lost its quorum, the
-//! stream has gone back: its store was restored, or lost what it had acknowledged.
+//! Makes reads whose answer is final: a leader answers them that is proven to have a quorum. The
+//! caller decides what to read. A leader that loses its followers keeps answering reads for 10 to
+//! 20 s, while they elect another leader and the log continues without it. What such a leader has
+//! is in the log, but it may lack later messages. `STREAM.INFO` shows whether a leader still leads:
+//! it reports how long ago the leader heard from each follower. A follower does not start an
+//! election within [`ELECTION_MIN`] after it heard from its leader. Until then, no other leader can
+//! win a majority. This is a lease: a read that ends within it is final, if it was made over the
+//! same connection and therefore answered by the same server. The lease does not cover a follower
+//! that restarts and starts an election within a second, while it loses its connection to the
+//! leader within the same four seconds. Therefore a second rule applies: an answer in which the
+//! stream ends before a message that this process has seen is rejected at first. If the stream is
+//! still as short when such a leader would have lost its quorum, the stream was restored from an
+//! older state, or its store has lost acknowledged messages.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,7 +26,7 @@ use crate::config::{ELECTION_MIN, QUORUM_AGE, QUORUM_MARGIN, QUORUM_TRIES, SHORT
 use crate::source::Unavailable;
 use crate::wire::StreamSeq;
 
-/// The stream that is read.
+/// Which stream to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StreamId {
     /// The log of this shard.
@@ -48,7 +45,7 @@ pub(super) struct Leaders {
 /// What is known of one stream's leader.
 #[derive(Debug, Default)]
 struct Leader {
-    /// Locked while the leader is asked, so that it is asked by one reader at a time.
+    /// Locked while the leader is asked, so that one reader asks at a time.
     state: Mutex<LeaderState>,
     /// The highest stream sequence that this process has seen in the stream.
     seen: AtomicU64,
@@ -57,7 +54,7 @@ struct Leader {
 #[derive(Debug, Default)]
 struct LeaderState {
     proof: Option<Proof>,
-    /// Since when the stream is reported to end before what was seen of it.
+    /// Since when the stream is reported to end before `seen`.
     shorter_since: Option<Instant>,
 }
 
@@ -67,7 +64,7 @@ struct Proof {
     asked: Instant,
     /// Until when no other leader can have been elected; `None` when the stream has one replica.
     until: Option<Instant>,
-    /// The number of the connection that it came over.
+    /// The number of the connection it was received over.
     connection: u64,
 }
 
@@ -86,11 +83,11 @@ impl Leaders {
         }
     }
 
-    /// Makes a read, over the work connection, that is answered by a leader with a quorum.
+    /// Makes a read over the work connection that a leader with a quorum answers.
     ///
     /// # Errors
-    /// [`Unavailable`], also when the leader cannot prove its quorum, or lacks what this process
-    /// has seen of the stream.
+    /// [`Unavailable`], also when the leader cannot prove its quorum, or lacks messages that this
+    /// process has seen.
     pub(super) async fn proven<T, W>(
         &self,
         nats: &Nats,
@@ -114,7 +111,7 @@ impl Leaders {
         ))
     }
 
-    /// Takes note of where a message stands.
+    /// Records the stream sequence of a message.
     pub(super) fn saw(&self, stream: StreamId, stream_seq: StreamSeq) {
         self.of(stream)
             .seen
@@ -136,7 +133,7 @@ impl Leaders {
             StreamId::Shard(shard) => nats.names.chunks_stream(shard),
             StreamId::Queue => nats.names.jobs_stream(),
         };
-        // Both before the question: what is seen while it is in flight proves nothing against its
+        // Both before the request: messages that are seen while it is in flight may not be in its
         // answer.
         let asked = Instant::now();
         let seen = leader.seen.load(Ordering::Relaxed);
@@ -163,7 +160,8 @@ impl Leaders {
 }
 
 impl Leader {
-    /// Compares where the stream ends with what this process had `seen` of it before it `asked`.
+    /// Compares the end of the stream with the stream sequence that this process had `seen` before
+    /// it `asked`.
     fn compare(
         &self,
         state: &mut LeaderState,
@@ -178,14 +176,14 @@ impl Leader {
             self.seen.fetch_max(last, Ordering::Relaxed);
         } else {
             let since = *state.shorter_since.get_or_insert(asked);
-            // The only replica is the stream, whatever it has.
+            // The only replica is authoritative, whatever it has.
             if !is_alone && since.elapsed() < SHORTER_WAIT {
-                info!(%stream, last, seen, "a leader lacks what was seen of its stream");
+                info!(%stream, last, seen, "a leader lacks messages that this process has seen");
                 return Err(Unavailable(format!(
-                    "the leader of {stream} lacks what was seen of it"
+                    "the leader of {stream} lacks messages that this process has seen"
                 )));
             }
-            warn!(%stream, last, seen, "the stream has gone back: restored, or its end was lost");
+            warn!(%stream, last, seen, "the stream has lost messages: it was restored, or its store lost them");
             self.seen.store(last, Ordering::Relaxed);
         }
         state.shorter_since = None;
@@ -196,18 +194,18 @@ impl Leader {
 /// What a leader knows of its followers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Quorum {
-    /// It has none and needs none.
+    /// It has no followers, and needs none.
     Alone,
-    /// A majority, with the leader, was heard this long ago or later.
+    /// The leader and the followers heard from this long ago, or later, are a majority.
     Heard(Duration),
-    /// Too few were ever heard.
+    /// It has never heard from enough followers.
     Unproven,
 }
 
 fn quorum(followers: &[Follower]) -> Quorum {
-    // With the leader itself one more than half.
+    // Together with the leader this is a majority.
     let needed = followers.len().div_ceil(2);
-    // 0 stands for a follower that was never heard.
+    // 0 means never.
     let heard = followers.iter().map(|follower| follower.active);
     let mut heard: Vec<u64> = heard.filter(|&ago| ago > 0).collect();
     heard.sort_unstable();
@@ -229,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_majority_counts_the_leader_and_the_followers_that_were_heard_last() {
+    fn a_majority_counts_the_leader_and_the_most_recently_heard_followers() {
         let heard = |ago| Quorum::Heard(Duration::from_nanos(ago));
         assert_eq!(of(&[]), Quorum::Alone);
         assert_eq!(of(&[7, 9]), heard(7));
@@ -237,7 +235,7 @@ mod tests {
         assert_eq!(of(&[0, 0]), Quorum::Unproven);
         assert_eq!(of(&[4, 9, 2, 8]), heard(4));
         assert_eq!(of(&[4, 0, 0, 0]), Quorum::Unproven);
-        // Of two servers both are needed.
+        // Both of two servers are needed.
         assert_eq!(of(&[5]), heard(5));
         assert_eq!(of(&[0]), Quorum::Unproven);
     }

@@ -1,5 +1,4 @@
-//! Limits how many reads of a shard run at a time, and runs each to its end. What is read is the
-//! caller's concern.
+//! Limits how many reads of a shard run at a time, and runs each to its end.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -26,10 +25,9 @@ impl ReadSlots {
     }
 
     /// Runs `read` once a slot is free. Dropping this future while it waits leaves the queue. A
-    /// read that has started keeps its slot until it ends, even if no caller waits for it: the
-    /// broker is busy with it all the same. It is therefore a task of its own, so that a reader
-    /// that is not polled, because its client accepts nothing, does not keep the slot from the
-    /// others.
+    /// read that has started keeps its slot until it ends, even if no caller waits for it, since
+    /// the broker is still busy with it. It is a task of its own: a reader that is not polled,
+    /// because its client does not read, must not block a slot.
     ///
     /// # Errors
     /// Those of `read`.
@@ -39,8 +37,8 @@ impl ReadSlots {
     ) -> Result<T, Unavailable> {
         let (mut answer, answered) = oneshot::channel();
         let free = Arc::clone(&self.free);
-        // Not bound to the stop: requests under way at that time are answered, and a read ends soon
-        // by itself.
+        // Not ended by the stop signal: requests in flight are still answered, and a read ends
+        // soon.
         self.tasks.spawn(async move {
             let slot = tokio::select! {
                 biased;
@@ -49,12 +47,12 @@ impl ReadSlots {
             };
             let result = read.await;
             drop(slot);
-            // The receiver may have been dropped meanwhile.
+            // The caller may have been dropped meanwhile.
             let _ = answer.send(result);
         });
         answered
             .await
-            .map_err(|_| Unavailable("a read was cut off".into()))?
+            .map_err(|_| Unavailable("a read was interrupted".into()))?
     }
 }
 
@@ -120,7 +118,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_is_not_polled_keeps_no_slot_and_finds_its_result_later() {
+    async fn a_reader_that_is_not_polled_frees_its_slot_and_finds_its_result_later() {
         let slots = ReadSlots::new(1, Tasks::default());
         let mut idle = pin!(slots.run(async { Ok(1) }));
         assert!(idle.as_mut().now_or_never().is_none());

@@ -1,5 +1,5 @@
-//! Whether the broker answers: requests of the start, which are repeated until the caller's
-//! patience ends, and probes of a running process. What is requested is the caller's.
+//! Whether the broker answers: requests at the start, which are repeated for a limited time, and
+//! probes of a running process.
 
 use std::future::Future;
 
@@ -13,11 +13,9 @@ use super::error::NatsError;
 use crate::config::{READY_AGE, READY_WAIT, START_PAUSE};
 
 impl Nats {
-    /// Whether every connection answers a request, within [`READY_WAIT`]. An answer is relied on
-    /// for [`READY_AGE`].
-    ///
-    /// A connection to a server that hangs stands for seconds before the client library closes it,
-    /// so the state of the connection proves nothing.
+    /// Whether every connection answers a request within [`READY_WAIT`]. The result is reused for
+    /// [`READY_AGE`]. The state of a connection is not enough: the client library closes a
+    /// connection to a frozen server only after seconds.
     pub async fn is_answering(&self) -> bool {
         let mut last = self.readiness.lock().await;
         if let Some((asked, answers)) = *last
@@ -36,8 +34,8 @@ impl Nats {
         all
     }
 
-    /// Makes a request of the start until it succeeds, fails for good, or the patience of
-    /// [`Options`](super::Options) ends. It is made once in any case.
+    /// Repeats a request at the start until it succeeds, fails permanently, or the patience of
+    /// [`Options`](super::Options) ends. It is made at least once.
     pub(super) async fn patiently<T, W>(&self, ask: impl Fn() -> W) -> Result<T, NatsError>
     where
         W: Future<Output = Result<T, NatsError>>,
@@ -54,8 +52,8 @@ impl Nats {
     }
 }
 
-/// Whether the server answers that `subject` has no subscriber. It does so itself, without
-/// JetStream and without its cluster.
+/// Whether the server answers a request to `subject`, which has no subscriber. The server itself
+/// answers, without JetStream or the cluster.
 pub(super) async fn answers(client: &Client, subject: String) -> bool {
     match timeout(READY_WAIT, client.request(subject, Bytes::new())).await {
         Ok(Ok(_)) => true,

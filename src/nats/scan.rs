@@ -1,6 +1,6 @@
 //! The shared scan: one ordered consumer over a whole shard serves all readers that wait for it, at
-//! 4 µs per message however many they are. It uses no filter: a wildcard filter made it 5 times
-//! slower, a list of subjects 50 times.
+//! 4 µs per message regardless of their number. It uses no filter: a wildcard filter made it 5
+//! times slower, a list of subjects 50 times.
 
 mod pass;
 
@@ -33,7 +33,7 @@ pub(super) struct SharedScan {
     stream: String,
     tasks: Tasks,
     queue: Arc<ScanQueue>,
-    /// Limits what all readers of all shards are sent before they receive it.
+    /// Limits the bytes that were sent to the readers of all shards and are not yet received.
     room: Budget,
 }
 
@@ -56,15 +56,15 @@ impl ScanQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The readers that wait. Without any, the task that runs passes ends.
+    /// Takes the readers that wait. Without any, the task that runs passes ends.
     fn next_readers(&self) -> Vec<ScanReader> {
         let mut state = self.lock();
         state.running = !state.readers.is_empty();
         std::mem::take(&mut state.readers)
     }
 
-    /// Waits until arrivals pause: a reader that arrives after a pass has gone by its first message
-    /// costs a second pass.
+    /// Waits until no more readers arrive for a moment: a reader whose first message the pass has
+    /// already read costs a second pass.
     async fn gather(&self) {
         let deadline = Instant::now() + SCAN_GATHER_MAX;
         let mut pause_until = Instant::now() + SCAN_GATHER;
@@ -76,7 +76,7 @@ impl ScanQueue {
         }
     }
 
-    /// Adds those readers to a pass that it can still serve.
+    /// Adds the readers that a pass can still serve to it.
     fn join_late(&self, pass: &mut ScanPass) {
         let mut state = self.lock();
         let (now, later) = state
@@ -101,9 +101,9 @@ impl SharedScan {
         }
     }
 
-    /// Joins the next pass. The receiver ends once everything was sent that the shard held when the
-    /// pass started, or when its reader was too slow for the pass, or when all readers together
-    /// hold as much as they may.
+    /// Joins the next pass. The channel ends after the last message that the shard had when the
+    /// pass started. It ends earlier if the reader is too slow, or if all readers together reach
+    /// the budget.
     pub(super) fn join(&self, request: ScanRequest) -> mpsc::Receiver<ScanBatch> {
         let (sender, receiver) = mpsc::channel(SCAN_QUEUE);
         let reader = ScanReader::new(request, sender, self.room.clone());
@@ -127,7 +127,7 @@ impl SharedScan {
             let started = Instant::now();
             let count = readers.len();
             if let Err(error) = self.pass(readers).await {
-                // The readers are dropped with the pass, and continue from where they are.
+                // The readers were dropped with the pass. They continue from where they are.
                 warn!(stream = %self.stream, %error, "a scan was interrupted");
             }
             debug!(stream = %self.stream, readers = count, took = ?started.elapsed(), "scanned");
@@ -170,7 +170,8 @@ impl SharedScan {
         Ok(())
     }
 
-    /// Passes on one message, the consumer's `expected`th. Returns whether more are pending.
+    /// Delivers one message, which must be the consumer's `expected`th. Returns whether more are
+    /// pending.
     fn deliver(
         &self,
         pass: &mut ScanPass,
@@ -179,7 +180,7 @@ impl SharedScan {
     ) -> Result<bool, Unavailable> {
         let info = message.info().map_err(interrupted)?;
         if info.consumer_sequence != expected {
-            return Err(interrupted("messages were lost on the way"));
+            return Err(interrupted("messages were lost"));
         }
         let stream_seq = info.stream_sequence;
         pass.deliver(names::job_of(&message.subject), stream_seq, |job| {
@@ -189,9 +190,8 @@ impl SharedScan {
         Ok(info.pending > 0)
     }
 
-    /// All messages from a stream sequence on. The broker is asked for a limited number of bytes at
-    /// a time, and again when half of them were received: it disconnects a client that does not
-    /// read what it was sent.
+    /// All messages from a stream sequence on. Requests a limited number of bytes at a time, and
+    /// more when half of them were received: the broker disconnects a client that reads too slowly.
     async fn messages(
         &self,
         start_sequence: StreamSeq,

@@ -1,5 +1,5 @@
-//! Applies the declarations of `nats/`: makes missing streams and consumers, refuses different
-//! ones, and changes only how long and how much streams keep.
+//! Applies the declarations in `nats/`: creates missing streams and consumers, refuses different
+//! ones, and changes only the retention of streams.
 
 use std::time::Duration;
 
@@ -19,52 +19,52 @@ use crate::config::{EVENTS_MAX_AGE, SHARD_MAX_BYTES};
 use crate::source::Unavailable;
 use crate::wire::Kind;
 
-/// What differs between deployments.
+/// The settings of streams that differ between deployments.
 #[derive(Clone, Debug)]
 pub struct StreamSettings {
     /// How many chunk streams there are, from 1.
     pub shards: u32,
     /// On how many servers each message is kept: 1, 3 or 5.
     pub replicas: u32,
-    /// How long events are kept. `None`: as the streams have it, and [`EVENTS_MAX_AGE`] for new
-    /// ones.
+    /// How long events are kept. `None` keeps the value of existing streams, and means
+    /// [`EVENTS_MAX_AGE`] for new ones.
     pub max_age: Option<Duration>,
-    /// How many bytes of events one shard keeps. `None`: as the streams have it, and
-    /// [`SHARD_MAX_BYTES`] for new ones.
+    /// How many bytes of events one shard keeps. `None` keeps the value of existing streams, and
+    /// means [`SHARD_MAX_BYTES`] for new ones.
     pub max_bytes: Option<u64>,
 }
 
-/// The configuration of a stream or a consumer, as JSON: which fields it has is the broker's.
+/// The configuration of a stream or a consumer, as JSON, with any fields that the broker adds.
 type Config = Map<String, Value>;
 
-/// What the broker reports of a stream or a consumer, of which only the configuration is read.
+/// The broker's report about a stream or a consumer. Only the configuration is decoded.
 #[derive(Deserialize)]
 struct Configured {
     config: Config,
 }
 
-/// A stream as it is declared. A retention that is `null` is the default's for a new stream, and
-/// stays as it is in an existing one.
+/// A stream as declared. A retention of `null` means the default for a new stream, and keeps the
+/// value of an existing one.
 struct StreamDeclaration {
     name: String,
     config: Config,
 }
 
-/// The settings of a stream that may be changed while it holds events.
+/// The settings of a stream that can be changed while it has events.
 const RETENTION: [&str; 2] = ["max_age", "max_bytes"];
 
-/// Makes the streams, and changes how long and how much existing ones keep when the settings say
-/// so. Returns what was changed.
+/// Creates the streams, and changes the retention of existing ones if the settings have one.
+/// Returns what was changed.
 ///
 /// # Errors
-/// [`NatsError::Drifted`] when one exists and differs in anything else; [`NatsError::Api`] when the
-/// broker refuses, for example for lack of disk space.
+/// [`NatsError::Drifted`] when a stream exists and differs in anything else; [`NatsError::NoSpace`]
+/// for lack of disk space; [`NatsError::Api`] for any other refusal of the broker.
 pub(super) async fn apply(
     client: &Client,
     names: &Names,
     settings: &StreamSettings,
 ) -> Result<Vec<Change>, NatsError> {
-    // First, so that a wrong number of shards changes nothing.
+    // Checked first, so that a wrong number of shards changes nothing.
     let jobs = jobs(names, settings);
     if let Some(existing) = info::find_stream::<Configured>(client, &jobs.name).await? {
         jobs.refuse_drift(existing.config, &[])?;
@@ -73,12 +73,12 @@ pub(super) async fn apply(
     for shard in 0..settings.shards {
         changes.extend(chunks(names, shard, settings).apply(client).await?);
     }
-    // Last, because its metadata tells all other processes that the shards exist.
+    // Created last: its metadata shows all other processes that the shards exist.
     changes.extend(jobs.apply(client).await?);
     Ok(changes)
 }
 
-/// How many shards `setup` made.
+/// How many shards `setup` created.
 pub(super) async fn shards(client: &Client, names: &Names) -> Result<u32, NatsError> {
     let stream = names.jobs_stream();
     let Some(info) = info::find_stream::<StreamInfo>(client, &stream).await? else {
@@ -88,13 +88,11 @@ pub(super) async fn shards(client: &Client, names: &Names) -> Result<u32, NatsEr
     shards
         .and_then(|text| text.parse().ok())
         .filter(|&shards| shards > 0)
-        .ok_or_else(|| {
-            Unavailable(format!("stream {stream} does not have a number of shards")).into()
-        })
+        .ok_or_else(|| Unavailable(format!("stream {stream} has no number of shards")).into())
 }
 
-/// Makes the consumer that hands out jobs of `kind`, unless it exists. An existing one is left as
-/// it is, except that it gets the features of this crate's workers if it has none.
+/// Creates the consumer that delivers jobs of `kind`, unless it exists. An existing one is not
+/// changed, except that it gets the features of this crate's workers if it lists none.
 pub(super) async fn ensure_kind(
     client: &Client,
     names: &Names,
@@ -110,7 +108,7 @@ pub(super) async fn ensure_kind(
         {
             metadata.insert(FEATURES.into(), features.into());
             create_consumer(client, names, kind, config).await?;
-            info!(%kind, "added what the workers of a kind do to its consumer");
+            info!(%kind, "added the features of the workers to the consumer of a kind");
         }
         return Ok(());
     }
@@ -119,11 +117,11 @@ pub(super) async fn ensure_kind(
     config.insert("ack_wait".into(), nanos(ack_wait).into());
     config.insert("metadata".into(), json!({FEATURES: features}));
     create_consumer(client, names, kind, config).await?;
-    info!(%kind, "made the consumer of a kind");
+    info!(%kind, "created the consumer of a kind");
     Ok(())
 }
 
-/// Makes the consumer of a kind, or changes it.
+/// Creates or updates the consumer of a kind.
 async fn create_consumer(
     client: &Client,
     names: &Names,
@@ -177,10 +175,10 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 impl StreamDeclaration {
-    /// Makes the stream, or changes the retention of an existing one.
+    /// Creates the stream, or changes the retention of an existing one.
     async fn apply(self, client: &Client) -> Result<Vec<Change>, NatsError> {
         let Some(existing) = info::find_stream::<Configured>(client, &self.name).await? else {
-            self.make(client).await?;
+            self.create(client).await?;
             return Ok(Vec::new());
         };
         let mut config = self.refuse_drift(existing.config, &RETENTION)?;
@@ -201,12 +199,12 @@ impl StreamDeclaration {
         }
         if !changes.is_empty() {
             self.send(client, "STREAM.UPDATE", config).await?;
-            info!(stream = %self.name, "changed what a stream keeps");
+            info!(stream = %self.name, "changed the retention of a stream");
         }
         Ok(changes)
     }
 
-    async fn make(&self, client: &Client) -> Result<(), NatsError> {
+    async fn create(&self, client: &Client) -> Result<(), NatsError> {
         let mut config = self.config.clone();
         let defaults = [
             ("max_age", nanos(EVENTS_MAX_AGE)),
@@ -218,11 +216,12 @@ impl StreamDeclaration {
             }
         }
         self.send(client, "STREAM.CREATE", config).await?;
-        info!(stream = %self.name, "made a stream");
+        info!(stream = %self.name, "created a stream");
         Ok(())
     }
 
-    /// Sends the configuration. An error for lack of space names the stream and what it reserves.
+    /// Sends the configuration. An error for lack of space contains the stream and its reserved
+    /// size.
     async fn send(&self, client: &Client, request: &str, config: Config) -> Result<(), NatsError> {
         let reserved = config.get("max_bytes").and_then(Value::as_u64);
         let request = format!("{request}.{}", self.name);
@@ -240,8 +239,8 @@ impl StreamDeclaration {
         }
     }
 
-    /// Refuses an existing configuration that differs from the declaration in more than the fields
-    /// `except`, and returns it otherwise.
+    /// Returns the existing configuration, or an error if it differs from the declaration in fields
+    /// other than `except`.
     fn refuse_drift(&self, existing: Config, except: &[&str]) -> Result<Config, NatsError> {
         let existing = Value::Object(existing);
         let declared = Value::Object(self.config.clone());
@@ -251,7 +250,7 @@ impl StreamDeclaration {
         ) {
             (Some(drift), _) => Err(NatsError::Drifted(drift)),
             (None, Value::Object(existing)) => Ok(existing),
-            (None, _) => unreachable!("it was made of an object"),
+            (None, _) => unreachable!("it is an object"),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Signals of submissions by any process: each message of the queue as it is published. A lost one
-//! is not noticed here.
+//! Signals of submissions by any process: receives each message of the queue as it is published. It
+//! does not notice a lost one.
 
 use async_nats::Subscriber;
 use futures_util::StreamExt as _;
@@ -14,7 +14,7 @@ use crate::source::{SubmitSignal, SubmitSignals, Unavailable};
 #[derive(Debug)]
 pub struct LiveSubmitSignals {
     live: Subscriber,
-    /// Counts up when the connection was down.
+    /// Incremented when the connection was down.
     reconnected: watch::Receiver<u64>,
 }
 
@@ -30,7 +30,7 @@ impl Queue {
             .subscribe(self.log.nats.names.submitted())
             .await;
         let live = subscribed.map_err(|error| Unavailable(error.to_string()))?;
-        // A request on the same connection: when it is answered the server has seen the
+        // When this request on the same connection is answered, the server has seen the
         // subscription.
         if !answers(&self.log.nats.live, self.log.nats.names.ready()).await {
             return Err(Unavailable(
@@ -48,7 +48,7 @@ impl SubmitSignals for LiveSubmitSignals {
                 biased;
                 Ok(()) = self.reconnected.changed() => return SubmitSignal::Disturbed,
                 message = self.live.next() => match message {
-                    // The message may be large; only its subject is read.
+                    // The message may be large; only its subject is decoded.
                     Some(message) => match names::job_of(&message.subject).parse() {
                         Ok(job) => return SubmitSignal::Job(job),
                         Err(_) => continue,

@@ -1,5 +1,5 @@
-//! Where a job's log ends: its last event, and how it is known to be one. A publisher may store
-//! anything under a job's subject; what follows from it is the reader's and the writer's.
+//! Finds the end of a job's log: its last event, and the proof that it is one. Any publisher may
+//! store messages under a job's subject, so the last message may not be an event.
 
 use tokio::time::{Instant, sleep};
 
@@ -16,31 +16,31 @@ use crate::wire::{JobId, Seq, Stored, StreamSeq, Unreadable};
 /// Where a job's log ends.
 #[derive(Debug)]
 pub enum Tip {
-    /// Here.
+    /// At this event and message.
     At {
         /// The last event; `None` while there is none.
         last: Option<Stored>,
-        /// The stream sequence of the last message, be it an event or not: what an append must
-        /// expect. 0 when there is none.
+        /// The stream sequence of the last message, which may be undecodable: an append must expect
+        /// it. 0 when there is none.
         fence: StreamSeq,
     },
-    /// After more than [`UNDECODABLE_MAX`] undecodable messages: no reader looks further.
+    /// After more than [`UNDECODABLE_MAX`] undecodable messages, where readers stop.
     Undecodable,
 }
 
-/// A look at a stretch of a job's log, from its beginning or from somewhere in it.
+/// The state of a search through a part of a job's log.
 struct Look {
-    /// What is known of the events; nothing until two messages confirm each other.
+    /// The chain of events; `None` until two messages confirm each other.
     chain: Option<Chain>,
-    /// What would follow the message before.
+    /// The chain after the previous message, if it is an event.
     before: Option<Chain>,
     last: Option<Stored>,
-    /// How many messages came since the last one that may be an event.
+    /// How many undecodable messages followed the last one that may be an event.
     undecodable: usize,
 }
 
 impl Log {
-    /// The last event, as a leader with a quorum knows it.
+    /// The last event, from a leader with a quorum.
     ///
     /// # Errors
     /// [`Unavailable`].
@@ -51,14 +51,14 @@ impl Log {
         }
     }
 
-    /// Where the log ends, as a leader with a quorum knows it.
+    /// The end of the log, from a leader with a quorum.
     pub(super) async fn proven_tip(&self, job: &JobId) -> Result<Tip, Unavailable> {
         self.proven(StreamId::Shard(job.shard(self.shards)), || self.tip(job))
             .await
     }
 
-    /// Where the log ends, as a server that leads the shard, or believes that it does, knows it. An
-    /// append there is refused if the log goes on.
+    /// The end of the log, from a server that leads the shard or believes that it does. If the log
+    /// has later messages, an append there is refused.
     ///
     /// # Errors
     /// [`Unavailable`].
@@ -90,15 +90,15 @@ impl Log {
                 return Ok(tip);
             }
             if Instant::now() >= deadline {
-                return Err(Unavailable("a replica of the log stays behind".into()));
+                return Err(Unavailable("a replica of the log keeps lagging".into()));
             }
             sleep(backoff.next_pause()).await;
         }
     }
 
-    /// Whether an event is known to be one: the broker confirmed where the message before it
-    /// stands, and that is the event before it, or has expired. Writers under the fence store
-    /// nothing else, so this costs one read; anything else costs a look back.
+    /// Whether a message is proven to be an event: the broker confirmed the stream sequence of the
+    /// previous message, and that is the previous event, or has expired. Messages of fenced writers
+    /// are proven by one read; other messages need a search back.
     pub(super) async fn is_proven(&self, job: &JobId, event: &Stored) -> Result<bool, Unavailable> {
         match event.prev {
             None => Ok(false),
@@ -111,7 +111,7 @@ impl Log {
         }
     }
 
-    /// Whether what stood at `stream_seq` of the job's shard has expired.
+    /// Whether the message at `stream_seq` of the job's shard has expired.
     async fn is_gone(&self, job: &JobId, stream_seq: StreamSeq) -> Result<bool, Unavailable> {
         Ok(matches!(self.at(job, stream_seq).await?, At::Removed))
     }
@@ -133,7 +133,7 @@ impl Log {
         }
     }
 
-    /// Whether the next message of a log is its next event. One that is not is noted.
+    /// Whether the next message of a log is its next event. Counts one that is not.
     pub(super) async fn is_next(
         &self,
         job: &JobId,
@@ -147,7 +147,7 @@ impl Log {
         Ok(is_next)
     }
 
-    /// The next event, as the leader knows it; the chain goes on to it.
+    /// The next event, from the leader. Advances the chain to it.
     pub(super) async fn next_event(
         &self,
         job: &JobId,
@@ -176,8 +176,8 @@ impl Log {
             .await
     }
 
-    /// Looks for the last event up to `fence`, from further and further back; `None` when a replica
-    /// had not all of it.
+    /// Searches for the last event up to `fence`, starting further and further back; `None` when a
+    /// replica did not have all messages.
     async fn look_back(&self, job: &JobId, fence: StreamSeq) -> Result<Option<Tip>, Unavailable> {
         let subject = self.subject(job);
         let mut reach = LOOK_BACK;
@@ -194,7 +194,7 @@ impl Log {
             while stream_seq <= fence {
                 let get = GetMessage::page_of(&subject, stream_seq);
                 let page = batch(&self.nats.replay, &self.stream(job), get.body()).await?;
-                // A replica may lack the end of what the leader has, and nothing in between.
+                // A replica may lack the last messages, but none in between.
                 let Some(end) = page
                     .messages
                     .last()
@@ -250,7 +250,7 @@ impl Log {
         } else if look.chain.is_some() {
             look.skip(stream_seq);
         } else {
-            // It may still be an event: the messages further back decide it.
+            // It may be an event: earlier messages decide.
             look.undecodable = 0;
         }
         Ok(())

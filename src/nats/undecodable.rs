@@ -1,5 +1,5 @@
-//! Counts the undecodable messages that readers skip, and logs them once per job. It does not
-//! decide what is undecodable.
+//! Counts the undecodable messages that readers skip, and logs the first one of each job. It does
+//! not decide which messages are undecodable.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,8 +10,7 @@ use tracing::{debug, warn};
 use crate::config::UNDECODABLE_JOBS;
 use crate::wire::{JobId, StreamSeq, Unreadable};
 
-/// The undecodable messages that the readers of one process, or of one thread of an edge, have
-/// skipped.
+/// The undecodable messages skipped by the readers of one process, or of one thread of an edge.
 #[derive(Debug, Default)]
 pub(super) struct Undecodable {
     skipped: AtomicU64,
@@ -29,7 +28,7 @@ impl Undecodable {
         }
     }
 
-    /// How many were skipped; one that two readers skip counts twice.
+    /// How many were skipped. A message that two readers skip counts twice.
     pub(super) fn skipped(&self) -> u64 {
         self.skipped.load(Ordering::Relaxed)
     }
@@ -51,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_job_is_reported_once_and_every_message_counted() {
+    fn each_job_is_reported_once_and_every_message_is_counted() {
         let undecodable = Undecodable::default();
         let job = |n: usize| -> JobId { format!("j{n}").parse().unwrap() };
         assert!(
@@ -65,7 +64,7 @@ mod tests {
         assert_eq!(undecodable.skipped(), 3 * UNDECODABLE_JOBS as u64);
         assert!(
             undecodable.reported.lock().unwrap().len() <= UNDECODABLE_JOBS,
-            "the memory of reported jobs is limited"
+            "the set of reported jobs is limited"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! How full the queue is, and submitting jobs only while it has room.
+//! How full the queue is. Submits jobs only while it has room.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -19,29 +19,28 @@ pub struct QueueUsage {
     pub jobs: u64,
     /// How many bytes the jobs of all kinds take.
     pub bytes: u64,
-    /// How many bytes they may take.
+    /// How many bytes the queue may hold.
     pub bytes_max: u64,
-    /// What the workers of the kind do besides running its jobs.
+    /// The optional features of the kind's workers.
     pub features: Features,
 }
 
 impl QueueUsage {
-    /// Whether another job of the kind, with an input of `size` bytes, has room. No kind gets more
-    /// than its share of the jobs; large inputs get no more than half of the bytes, so that they
-    /// leave room for other kinds' small ones.
+    /// Whether there is room for another job of the kind with an input of `size` bytes. The jobs of
+    /// each kind are limited. Large inputs may use at most half of the bytes, which leaves room for
+    /// the small ones of other kinds.
     pub const fn has_room(&self, size: usize) -> bool {
         self.jobs < KIND_JOBS_MAX && (size <= SMALL_INPUT || self.bytes < self.bytes_max / 2)
     }
 }
 
-/// How full the queue is, as one submitter knows it: read now and then, with its own submissions
-/// counted in between.
+/// A submitter's cache of how full the queue is. Its own submissions are added between reads.
 #[derive(Debug, Default)]
 pub struct UsageCache(Mutex<HashMap<Kind, (Instant, QueueUsage)>>);
 
 impl UsageCache {
-    /// How full the queue is for one more job of `kind`, which is counted; `None` when no worker
-    /// has ever served it.
+    /// How full the queue is for jobs of `kind`, before one more, which is counted; `None` when no
+    /// worker has ever served the kind.
     ///
     /// # Errors
     /// [`Unavailable`].
@@ -56,7 +55,7 @@ impl UsageCache {
         Ok(usage)
     }
 
-    /// Counts one more job, and returns what is known if it is recent.
+    /// Counts one more job, and returns the cached usage if it is recent.
     fn count(&self, kind: &Kind) -> Option<QueueUsage> {
         let mut usages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (asked, usage) = usages.get_mut(kind)?;
@@ -73,7 +72,7 @@ impl UsageCache {
 }
 
 impl Queue {
-    /// How full the queue is for jobs of `kind`; `None` when no worker has ever served it.
+    /// How full the queue is for jobs of `kind`; `None` when no worker has ever served the kind.
     ///
     /// # Errors
     /// [`Unavailable`].
@@ -87,14 +86,14 @@ impl Queue {
         Ok(Some(QueueUsage {
             jobs: consumer.num_pending + consumer.num_ack_pending,
             bytes: stream.state.bytes,
-            // A negative number stands for no limit.
+            // A negative number means no limit.
             bytes_max: u64::try_from(stream.config.max_bytes).unwrap_or(u64::MAX),
             features: Features::of(&consumer.config.metadata),
         }))
     }
 
-    /// Submits a job if the queue, as full as `usage` reports, has room for it. A job that was
-    /// submitted before is found in any case.
+    /// Submits a job if the queue has room for it according to `usage`. A job that was submitted
+    /// before is found even if there is no room.
     ///
     /// # Errors
     /// As [`Self::submit`].

@@ -1,5 +1,5 @@
-//! A job's one writer: appends events under the fence, one at a time, and finds out what a refusal
-//! means. It decides nothing about the job.
+//! The writer of a job's log: appends events under the fence, one at a time, and finds out why an
+//! append was refused. It does not decide about the job.
 
 use std::time::{Duration, SystemTime};
 
@@ -27,7 +27,7 @@ pub struct EventWriter {
     /// The stream sequence of the log's last message: that event, or an undecodable message after
     /// it.
     fence: StreamSeq,
-    /// How long it goes on trying while the broker is down; forever without one.
+    /// How long to retry while the broker is down; `None` means forever.
     patience: Option<Duration>,
 }
 
@@ -40,7 +40,7 @@ pub enum AppendError {
     /// The job was cancelled. The writer has moved past that event and may end the job.
     #[error("the job was cancelled")]
     CancelRequested,
-    /// The event can never be stored, however often it is tried.
+    /// The event can never be stored.
     #[error(transparent)]
     Unwritable(#[from] Unwritable),
     /// The broker could not be reached for longer than [`APPEND_WAIT`].
@@ -51,13 +51,13 @@ pub enum AppendError {
 /// Why an event can never be stored.
 #[derive(Debug, thiserror::Error)]
 pub enum Unwritable {
-    /// It fits into no log.
+    /// It is too large, too deeply nested, or cannot be encoded.
     #[error(transparent)]
     Unfit(#[from] Unfit),
     /// The broker refuses it.
     #[error("the event cannot be stored: {0}")]
     Refused(String),
-    /// No reader would find it after so many undecodable messages.
+    /// Readers would not find it after that many undecodable messages.
     #[error(
         "the log ends with too many undecodable messages; purge its subject and submit the job again"
     )]
@@ -79,8 +79,8 @@ impl EventWriter {
         }
     }
 
-    /// Goes on trying for as long as the broker is down, as the owner of a job does: until the log
-    /// says that another worker owns it. Drop the future to stop.
+    /// Makes the writer of a job's owner retry for as long as the broker is down, until the log
+    /// shows another owner. Drop the future to stop.
     #[must_use]
     pub fn persistent(self) -> Self {
         Self {
@@ -99,8 +99,8 @@ impl EventWriter {
         self.seq
     }
 
-    /// Appends an event, or several when a text does not fit into one. Retries through an election;
-    /// when it returns `Ok`, each event is stored exactly once.
+    /// Appends an event, or several when a text does not fit into one. Retries during an election.
+    /// When it returns `Ok`, each event is stored exactly once.
     ///
     /// # Errors
     /// [`AppendError`].
@@ -153,7 +153,7 @@ impl EventWriter {
                     self.resolve(&payload).await
                 }
                 Published::Unknown(error) => {
-                    debug!(job = %self.job, %error, "an append without an ack");
+                    debug!(job = %self.job, %error, "an append was not acked");
                     self.resolve(&payload).await
                 }
             };
@@ -164,7 +164,7 @@ impl EventWriter {
                     return Ok(());
                 }
                 Ok(None) if is_late => {
-                    return Err(Unavailable("the broker stores no events".into()).into());
+                    return Err(Unavailable("the broker does not store the event".into()).into());
                 }
                 Err(AppendError::Unavailable(error)) if is_late => return Err(error.into()),
                 Ok(None) | Err(AppendError::Unavailable(_)) => {
@@ -175,7 +175,7 @@ impl EventWriter {
         }
     }
 
-    /// Asks whether another process has written, without writing. Retries through an election.
+    /// Checks whether another process has written. Retries during an election.
     ///
     /// # Errors
     /// [`AppendError`].
@@ -203,7 +203,7 @@ impl EventWriter {
         self.patience.map(|patience| Instant::now() + patience)
     }
 
-    /// Waits for the connection: requests made while it is down would only pile up.
+    /// Waits for the connection: requests made while it is down would only be buffered.
     async fn until_connected(&self, deadline: Option<Instant>) -> Result<(), Unavailable> {
         let connected = self.log.nats.until_works();
         let Some(deadline) = deadline else {
@@ -215,8 +215,8 @@ impl EventWriter {
             .map_err(|_| Unavailable("the broker is down".into()))
     }
 
-    /// Asks the leader what became of an append: where it was stored, or `None` when nothing was
-    /// stored since. An undecodable message takes nobody's right to go on: the fence moves past it.
+    /// Asks the leader for the result of an append: the stream sequence of the event, or `None`
+    /// when no event was stored. The fence moves past undecodable messages.
     async fn resolve(&mut self, payload: &Bytes) -> Result<Option<StreamSeq>, AppendError> {
         let mut tip = self.log.tip(&self.job).await?;
         if let Tip::At {
@@ -224,16 +224,15 @@ impl EventWriter {
         } = &tip
             && last.stream_seq < self.stream_seq
         {
-            // A log that went back, or a server that no longer leads and lacks what this writer has
-            // stored: its answer takes the job from no worker.
+            // Either the stream was restored, or the server no longer leads and lacks events of
+            // this writer. Its answer must not end the attempt.
             tip = self.log.proven_tip(&self.job).await?;
         }
         let Tip::At { last, fence } = tip else {
             return Err(AppendError::Superseded);
         };
         let stored = match last {
-            // No other process has written: what this writer wrote, if anything, expired while it
-            // was silent.
+            // No other process has written; events of this writer have expired.
             None => None,
             Some(last) if last.stream_seq == self.stream_seq => None,
             Some(last) if last.payload() == payload => Some(last.stream_seq),

@@ -1,5 +1,5 @@
-//! Tests of the listing: random logs that grow and expire while a client pages, against a model
-//! that has the whole log; and its limits, one by one.
+//! Tests of the listing: random logs that grow and expire while a client pages, compared with a
+//! model that has the whole log; and each limit.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,15 +13,15 @@ use crate::wire::Kind;
 #[derive(Clone, Debug, Default)]
 struct Model {
     shards: Vec<Vec<ShardMessage>>,
-    /// The first message that each shard still has.
+    /// The first message in each shard.
     firsts: Vec<StreamSeq>,
     /// Messages that an operator deleted.
     deleted: HashSet<(usize, StreamSeq)>,
     clock: u64,
-    /// The last number of each job that has not ended.
+    /// The last sequence number of each job.
     seqs: HashMap<JobId, u64>,
-    /// Which of the jobs of that number is alive.
-    lives: BTreeMap<(usize, u8), u32>,
+    /// How many jobs with this number have ended in this shard.
+    ended: BTreeMap<(usize, u8), u32>,
 }
 
 /// One more event.
@@ -30,7 +30,7 @@ struct Write {
     shard: prop::sample::Index,
     job: u8,
     act: u8,
-    /// How much later it is than the one before, in milliseconds; often not at all.
+    /// How much later it is stored than the previous one, in milliseconds; often 0.
     later: u64,
 }
 
@@ -45,11 +45,11 @@ fn writes(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Write>> {
     prop::collection::vec(write, count)
 }
 
-/// What happens to the log before a page.
+/// Changes of the log before a page.
 #[derive(Clone, Debug)]
 struct Meanwhile {
     writes: Vec<Write>,
-    /// How many of its oldest events each shard loses.
+    /// How many of its oldest messages each shard loses.
     expire: u64,
 }
 
@@ -85,8 +85,10 @@ impl Model {
     fn apply(&mut self, write: &Write) {
         let shard = write.shard.index(self.shards.len());
         self.clock += write.later * 1_000_000;
-        let life = *self.lives.entry((shard, write.job)).or_default();
-        let job: JobId = format!("s{shard}-{}-{life}", write.job).parse().unwrap();
+        let generation = *self.ended.entry((shard, write.job)).or_default();
+        let job: JobId = format!("s{shard}-{}-{generation}", write.job)
+            .parse()
+            .unwrap();
         let seq = self.seqs.get(&job).copied().unwrap_or(0) + 1;
         let kind = ["demo", "exec"][usize::from(write.job % 2)];
         let of = match (write.act, seq) {
@@ -101,8 +103,8 @@ impl Model {
         let event = json!({"type": of, "job": job, "seq": seq, "attempt": u32::from(seq > 1), "ts": self.clock,
             "kind": kind, "text": "x".repeat(usize::from(write.act) * 9)});
         if write.act < 3 && seq > 1 {
-            // Nothing follows the end of a job.
-            self.lives.insert((shard, write.job), life + 1);
+            // No event follows the final event.
+            self.ended.insert((shard, write.job), generation + 1);
         }
         self.seqs.insert(job.clone(), seq);
         self.push(shard, job, event.to_string());
@@ -126,14 +128,14 @@ impl Model {
         self.shards.iter().map(top).collect()
     }
 
-    /// What a shard still has, in rising order.
+    /// The messages that a shard still has, in ascending order.
     fn kept(&self, shard: usize) -> impl DoubleEndedIterator<Item = &ShardMessage> {
-        let there = move |stream_seq| {
+        let is_kept = move |stream_seq| {
             stream_seq >= self.firsts[shard] && !self.deleted.contains(&(shard, stream_seq))
         };
         self.shards[shard]
             .iter()
-            .filter(move |entry| there(entry.stream_seq))
+            .filter(move |entry| is_kept(entry.stream_seq))
     }
 
     /// The events of a job that can be decoded.
@@ -184,7 +186,7 @@ impl Model {
             .collect()
     }
 
-    /// Answers a read as the broker does: that many messages, or until they reach `bytes`.
+    /// Answers a read as the broker does: with all messages, or with the first ones up to `bytes`.
     fn answer(&self, window: Window, bytes: usize, listing: &mut Listing) {
         let shard = window.shard as usize;
         assert!(
@@ -211,7 +213,7 @@ impl Model {
         }
     }
 
-    /// Resolves a candidate as the leader's answers do.
+    /// Resolves a candidate, as the leader's answers would.
     fn resolve(
         &self,
         candidate: &Candidate,
@@ -225,7 +227,7 @@ impl Model {
         let is_last = !self.events(shard, job).any(|event| later(&event));
         assert!(
             is_last || !candidate.is_last,
-            "{job} at {} is not at its last event",
+            "{job} at {} is not the last event",
             candidate.stream_seq
         );
         let mut row = candidate.row.clone();
@@ -309,7 +311,7 @@ fn rows(pages: &[TestPage]) -> Vec<JobRow> {
     pages.iter().flat_map(|page| &page.rows).cloned().collect()
 }
 
-/// A row without what may have expired meanwhile.
+/// A row without the fields that may have expired meanwhile.
 fn lasting(row: &JobRow) -> JobRow {
     JobRow {
         kind: None,
@@ -351,7 +353,7 @@ proptest! {
             prop_assert!(page.cost.0 <= limits.windows && page.cost.1 <= limits.lookups, "{:?}", page.cost);
             rows.extend(page.rows.iter().map(lasting));
             let Some(next) = page.next else { break };
-            // Each page advances, so that paging ends.
+            // Each page advances, so paging ends.
             let remaining = |positions: &[ShardPosition]| positions.iter().map(|position| position.next).sum::<u64>();
             prop_assert!(remaining(&next) < remaining(&positions), "{:?} after {:?}", next, positions);
             for (next, top) in next.iter().zip(&tops) {
@@ -360,11 +362,11 @@ proptest! {
             positions = next;
             number += 1;
         }
-        // Only what expired before the page reached it may be absent.
+        // Only events that expired before the page reached them may be absent.
         let mut rows = rows.into_iter().peekable();
         for (shard, stream_seq, row) in expected {
             if rows.next_if_eq(&row).is_none() {
-                prop_assert!(stream_seq < model.firsts[shard], "{:?} at {} is not listed where it stood", row, stream_seq);
+                prop_assert!(stream_seq < model.firsts[shard], "{:?} at {} is not listed at its position", row, stream_seq);
             }
         }
         prop_assert_eq!(rows.collect::<Vec<_>>(), vec![], "listed twice, or out of order");
@@ -430,7 +432,7 @@ fn a_page_that_holds_exactly_all_jobs_has_no_next_page() {
             (ids(&page.rows), page.next.is_some()),
             (expected.to_vec(), more)
         );
-        // One row more than fits is looked up, if there is one.
+        // One more row than fits is looked up, if there is one.
         assert_eq!(page.cost.1, 4.min(rows + 1));
     }
     let page = make_page(
@@ -445,7 +447,7 @@ fn a_page_that_holds_exactly_all_jobs_has_no_next_page() {
 }
 
 #[test]
-fn a_job_that_moves_while_a_client_pages_stays_where_it_was() {
+fn a_job_that_gets_events_while_a_client_pages_keeps_its_position() {
     let mut model = Model::new(1);
     for job in ["a", "b", "c", "c"] {
         event(&mut model, 0, job, "model:chunk:v1");
@@ -490,7 +492,7 @@ fn a_job_far_below_many_events_is_found_at_a_limited_cost_per_page() {
             .all(|page| page.cost.0 <= 16 && page.cost.1 <= 3)
     );
     assert_eq!(ids(&rows(&pages)), ["y", "x", "old"]);
-    // 10,001 events a shard; 16 reads a page, of 256 but for the first three.
+    // 10,001 events per shard; 16 reads per page, of 256 events except for the first three.
     assert_eq!(pages.len(), 3);
 }
 
@@ -541,11 +543,11 @@ fn a_shard_is_read_further_only_if_it_may_hold_a_newer_job() {
     for n in 0..30 {
         event(&mut model, 1, &format!("j{n}"), "model:chunk:v1");
     }
-    // The newest job of all is the only one that the first read of its shard gives, and that read
-    // goes down to where the shard is older than all that the page needs.
+    // The first read of shard 0 has only one job, the newest of all. It reaches events that are
+    // older than all rows of the page, so the shard is not read further.
     event(&mut model, 0, "long", "model:chunk:v1");
     assert_eq!(reads(&model), [0, 1]);
-    // Where the shard may hold newer ones, it is read on.
+    // The shard is read further if it may have newer jobs.
     for _ in 0..100 {
         event(&mut model, 0, "long", "model:chunk:v1");
     }

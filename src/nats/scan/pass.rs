@@ -9,17 +9,17 @@ use crate::budget::{Budget, Reservation};
 use crate::config::{SCAN_BATCH, STEP_BYTES};
 use crate::wire::{JobId, Seq, Stored, StreamSeq};
 
-/// What a reader asks of a scan.
+/// What a reader requests from a scan.
 #[derive(Debug)]
 pub(in crate::nats) struct ScanRequest {
     pub(in crate::nats) job: JobId,
-    /// The first message that may be wanted.
+    /// The first message to deliver.
     pub(in crate::nats) stream_seq: StreamSeq,
-    /// The last event that is wanted.
+    /// The last event to deliver.
     pub(in crate::nats) until: Option<Seq>,
 }
 
-/// Events that a scan sends to a reader. They count as held until they are received.
+/// Events that a scan sends to a reader. They count towards the budget until they are received.
 #[derive(Debug)]
 pub(in crate::nats) struct ScanBatch {
     pub(in crate::nats) events: Vec<Arc<Stored>>,
@@ -34,7 +34,7 @@ pub(super) struct ScanReader {
     /// The payloads of the batch together.
     bytes: usize,
     room: Budget,
-    /// What the batch holds.
+    /// The bytes of the batch, as reserved in the budget.
     held: Reservation,
 }
 
@@ -42,8 +42,8 @@ pub(super) struct ScanReader {
 #[derive(Debug)]
 pub(super) struct ScanPass {
     readers: HashMap<JobId, Vec<ScanReader>>,
-    /// The last message that the pass has gone by: seen, or skipped because no reader wanted it
-    /// when the pass started.
+    /// The last message that the pass has read, or skipped at its start because no reader needed
+    /// it.
     passed: StreamSeq,
     /// The last message of the pass, fixed when it starts.
     last: StreamSeq,
@@ -63,7 +63,7 @@ impl ScanPass {
     }
 
     pub(super) fn add(&mut self, reader: ScanReader) {
-        // A reader that wants only what is not stored yet is dropped, which ends its channel.
+        // A reader that starts after the pass is dropped, which ends its channel.
         if reader.request.stream_seq <= self.last {
             self.readers
                 .entry(reader.request.job.clone())
@@ -72,21 +72,21 @@ impl ScanPass {
         }
     }
 
-    /// Starts at the first message that any reader wants, of a shard whose first message is
-    /// `first`.
+    /// Starts the pass at the first message that any reader needs. `first` is the first message of
+    /// the shard.
     pub(super) fn start(&mut self, first: StreamSeq) -> Option<StreamSeq> {
-        let wanted = self
+        let needed = self
             .readers
             .values()
             .flatten()
             .map(|reader| reader.request.stream_seq)
             .min()?;
-        let start = wanted.max(first).max(1);
+        let start = needed.max(first).max(1);
         self.passed = start - 1;
         Some(start)
     }
 
-    /// Whether everything that a late reader wants is still to come.
+    /// Whether the pass has not yet passed the first message of a late reader.
     pub(super) fn can_serve(&self, reader: &ScanReader) -> bool {
         reader.request.stream_seq > self.passed
     }
@@ -95,7 +95,7 @@ impl ScanPass {
         self.readers.is_empty() || self.passed >= self.last
     }
 
-    /// Hands the next message to the readers of its job; it is decoded only if there are any.
+    /// Delivers the next message to the readers of its job. It is decoded only if there are any.
     pub(super) fn deliver(
         &mut self,
         job: &str,
@@ -144,8 +144,7 @@ impl ScanReader {
             return true;
         }
         if self.held.grow(event.size()).is_err() {
-            // All readers together hold too much. This one gets what came before, and comes back
-            // for the rest.
+            // The budget is used up. This reader gets its batch, and must join again for the rest.
             self.flush();
             return false;
         }
@@ -157,8 +156,8 @@ impl ScanReader {
         fits && !last
     }
 
-    /// Sends the batch. Returns whether the reader stays in the pass: one that has not received the
-    /// batches before leaves it, and continues from where it is when it can.
+    /// Sends the batch. Returns whether the reader stays in the pass. One whose channel is full
+    /// leaves the pass, and continues later from where it is.
     fn flush(&mut self) -> bool {
         self.bytes = 0;
         if self.batch.is_empty() {
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_that_receive_nothing_hold_no_more_together_than_the_budget() {
+    fn readers_that_do_not_receive_hold_at_most_the_budget() {
         let room = Budget::new(1 << 20);
         let mut pass = ScanPass::new(Vec::new(), 2000);
         let mut receivers = Vec::new();
@@ -217,7 +216,7 @@ mod tests {
             });
         }
         pass.flush();
-        assert!(pass.readers.is_empty(), "each has left the pass");
+        assert!(pass.readers.is_empty(), "all have left the pass");
         assert!(
             room.used() > room.limit() / 2 && room.used() <= room.limit(),
             "{}",
@@ -227,16 +226,16 @@ mod tests {
             while receiver.try_recv().is_ok() {}
             assert!(receiver.is_closed());
         }
-        assert_eq!(room.used(), 0, "what was received is free again");
+        assert_eq!(room.used(), 0, "received batches free the budget");
     }
 
     #[test]
-    fn a_late_reader_joins_only_a_pass_that_has_not_gone_by_its_first_message() {
+    fn a_late_reader_joins_only_a_pass_that_has_not_read_its_first_message() {
         let (first, _batches) = reader(1000);
         let mut pass = ScanPass::new(vec![first], 2000);
         assert_eq!(pass.start(1), Some(1000));
         let can_serve = |pass: &ScanPass, stream_seq| pass.can_serve(&reader(stream_seq).0);
-        // No message was seen yet, and those before the start never will be.
+        // No message was read yet, but those before the start will not be.
         assert!(!can_serve(&pass, 5) && !can_serve(&pass, 999) && can_serve(&pass, 1000));
         pass.deliver("other", 1500, |_| None);
         assert!(!can_serve(&pass, 1500) && can_serve(&pass, 1501));
@@ -262,7 +261,7 @@ mod tests {
         let (first, _batches) = reader(3);
         let mut pass = ScanPass::new(vec![first], 2000);
         assert_eq!(pass.start(40), Some(40));
-        // Messages that have expired are no reason to wait for another pass.
+        // A reader whose first messages have expired need not wait for another pass.
         assert!(pass.can_serve(&reader(40).0));
     }
 }
