@@ -94,7 +94,7 @@ impl Claim {
                 biased;
                 answer = fetch.batch.next() => answer,
                 () = sleep_until(fetch.until) => None,
-                Ok(()) = self.nats.work_back.changed() => {
+                Ok(()) = self.nats.work_reconnected.changed() => {
                     if fetch.connection == self.nats.work_connections() {
                         continue;
                     }
@@ -104,7 +104,7 @@ impl Claim {
             match answer {
                 Some(Ok(message)) => {
                     if let Some(delivery) =
-                        Delivery::read(self.nats.clone(), message, self.ack_wait()).await
+                        Delivery::decode(self.nats.clone(), message, self.ack_wait()).await
                     {
                         return Ok(delivery);
                     }
@@ -158,7 +158,7 @@ impl Claim {
             return;
         };
         while let Some(Some(Ok(message))) = batch.next().now_or_never() {
-            if let Some(delivery) = Delivery::read(self.nats.clone(), message, ack_wait).await {
+            if let Some(delivery) = Delivery::decode(self.nats.clone(), message, ack_wait).await {
                 delivery.give_back(None).await;
             }
         }

@@ -75,7 +75,7 @@ pub struct Nats {
     pub(super) reconnected: watch::Receiver<u64>,
     /// When the work connection was last re-established. The broker may have forgotten requests
     /// that were sent before.
-    pub(super) work_back: watch::Receiver<Option<Instant>>,
+    pub(super) work_reconnected: watch::Receiver<Option<Instant>>,
     /// Until when requests at the start are repeated.
     pub(super) patient_until: Instant,
     pub(super) readiness: Readiness,
@@ -89,7 +89,7 @@ impl Nats {
     pub async fn connect(options: &Options) -> Result<Self, NatsError> {
         let deadline = Instant::now() + options.patience;
         let (count, reconnected) = watch::channel(0_u64);
-        let (back, work_back) = watch::channel(None);
+        let (back, work_reconnected) = watch::channel(None);
         let counted = || {
             let count = count.clone();
             move |_| count.send_modify(|count| *count += 1)
@@ -124,7 +124,7 @@ impl Nats {
             work,
             names,
             reconnected,
-            work_back,
+            work_reconnected,
             patient_until: deadline,
             readiness: Readiness::default(),
         })
@@ -167,7 +167,7 @@ impl Nats {
 
     /// Whether the work connection is up. While it is down, the library buffers requests and sends
     /// them later.
-    pub(super) fn works(&self) -> bool {
+    pub(super) fn is_work_connected(&self) -> bool {
         self.work.connection_state() == State::Connected
     }
 
@@ -177,9 +177,9 @@ impl Nats {
     }
 
     /// Waits until the work connection is up.
-    pub(super) async fn until_works(&self) {
-        let mut back = self.work_back.clone();
-        while !self.works() {
+    pub(super) async fn until_work_connected(&self) {
+        let mut back = self.work_reconnected.clone();
+        while !self.is_work_connected() {
             tokio::select! {
                 Ok(()) = back.changed() => {}
                 // It may have been re-established between these lines, or closed for good.

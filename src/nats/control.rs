@@ -49,7 +49,7 @@ struct OwnerAnswer {
 
 impl Control {
     pub(super) async fn open(nats: &Nats, job: &JobId) -> Result<Self, Unavailable> {
-        let mut back = nats.work_back.clone();
+        let mut back = nats.work_reconnected.clone();
         back.mark_unchanged();
         let subscribed = nats.work.subscribe(nats.names.control(job)).await;
         let signals = subscribed.map_err(|error| Unavailable(error.to_string()))?;
@@ -99,7 +99,7 @@ impl Queue {
 
     /// Asks the job's owner whether this attempt is alive. A worker that is dead, frozen,
     /// disconnected, or does not implement the question, does not answer.
-    pub async fn owner_lives(&self, job: &JobId, attempt: u32) -> bool {
+    pub async fn is_owner_alive(&self, job: &JobId, attempt: u32) -> bool {
         let nats = &self.log.nats;
         let asked = nats.work.request(nats.names.control(job), Bytes::new());
         // Without a subscriber the broker reports that at once.
@@ -112,10 +112,10 @@ impl Queue {
 
     /// Whether this process reconnected to the broker a moment ago. Other processes may still be
     /// disconnected.
-    pub fn was_cut_off(&self) -> bool {
+    pub fn has_just_reconnected(&self) -> bool {
         self.log
             .nats
-            .work_back
+            .work_reconnected
             .borrow()
             .is_some_and(|at| at.elapsed() < OWNER_BACK_WAIT)
     }

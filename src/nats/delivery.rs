@@ -44,7 +44,7 @@ struct AckHandle {
 
 impl Delivery {
     /// Decodes a message of the queue. A message that is not a valid job is removed.
-    pub(super) async fn read(
+    pub(super) async fn decode(
         nats: Nats,
         message: jetstream::Message,
         ack_wait: Duration,
@@ -92,8 +92,8 @@ impl Delivery {
 
     /// Reports to the queue that the job is being worked on, and waits for its confirmation. Does
     /// nothing while the connection is down.
-    pub async fn keep(&self) {
-        if !self.nats.works() {
+    pub async fn report_progress(&self) {
+        if !self.nats.is_work_connected() {
             return;
         }
         let sent = Instant::now();
@@ -117,7 +117,7 @@ impl Delivery {
     /// redelivers it an ack wait after the last progress report.
     pub async fn give_back(&self, delay: Option<Duration>) {
         // A message published while disconnected would be sent after the reconnect.
-        if self.nats.works() && self.ack_handle().lease.holds() {
+        if self.nats.is_work_connected() && self.ack_handle().lease.holds() {
             send(
                 &self.nats,
                 self.reply(),
@@ -142,7 +142,7 @@ impl Delivery {
     /// # Errors
     /// [`Unavailable`]: the queue delivers the job again, and the next claim finds that it has
     /// ended.
-    pub async fn done(&self) -> Result<(), Unavailable> {
+    pub async fn ack(&self) -> Result<(), Unavailable> {
         self.answer(self.reply(), AckKind::Ack).await
     }
 

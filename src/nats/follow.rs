@@ -71,7 +71,7 @@ impl Tail for LiveTail {
                     Some(message) => {
                         // The broker's header is the last one: the publisher may have set the same.
                         let Some(stream_seq) = number(&message, names::SEQUENCE) else { continue };
-                        self.log.saw(stream_seq, &self.job);
+                        self.log.record_seen(stream_seq, &self.job);
                         let prev = number(&message, names::LAST_SEQUENCE);
                         return match self.log.decode(&self.job, stream_seq, &message.payload, prev) {
                             Some(event) => Signal::Event(Arc::new(event)),

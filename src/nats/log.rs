@@ -119,9 +119,9 @@ impl Log {
     }
 
     /// Records the stream sequence of an event.
-    pub(super) fn saw(&self, stream_seq: StreamSeq, job: &JobId) {
+    pub(super) fn record_seen(&self, stream_seq: StreamSeq, job: &JobId) {
         self.leaders
-            .saw(StreamId::Shard(job.shard(self.shards)), stream_seq);
+            .record_seen(StreamId::Shard(job.shard(self.shards)), stream_seq);
     }
 
     /// The first message at or after `stream_seq` that can be decoded, from a server that leads the

@@ -112,7 +112,7 @@ impl Leaders {
     }
 
     /// Records the stream sequence of a message.
-    pub(super) fn saw(&self, stream: StreamId, stream_seq: StreamSeq) {
+    pub(super) fn record_seen(&self, stream: StreamId, stream_seq: StreamSeq) {
         self.of(stream)
             .seen
             .fetch_max(stream_seq, Ordering::Relaxed);

@@ -133,7 +133,7 @@ impl EventWriter {
             let published = self.log.append(&self.job, self.fence, payload.clone());
             let stored = match published.await {
                 Published::Stored(stream_seq) => {
-                    self.log.saw(stream_seq, &self.job);
+                    self.log.record_seen(stream_seq, &self.job);
                     self.fence = stream_seq;
                     Ok(Some(stream_seq))
                 }
@@ -205,7 +205,7 @@ impl EventWriter {
 
     /// Waits for the connection: requests made while it is down would only be buffered.
     async fn until_connected(&self, deadline: Option<Instant>) -> Result<(), Unavailable> {
-        let connected = self.log.nats.until_works();
+        let connected = self.log.nats.until_work_connected();
         let Some(deadline) = deadline else {
             connected.await;
             return Ok(());

@@ -1,6 +1,6 @@
 //! One attempt at a job, from its `job:started` to its last event: publishes the backend's output
-//! under the fence, one event at a time, and writes how the attempt ended. It starts no backend and
-//! does not answer the queue.
+//! under the fence, one event at a time, and writes how the attempt ended. It does not start the
+//! backend or reply to the queue.
 
 use std::future::{Future, pending};
 use std::pin::Pin;
@@ -25,7 +25,7 @@ use crate::wire::{Body, FailureCode, Limits};
 pub(super) struct Deadlines {
     end: Option<Instant>,
     silence: Option<Duration>,
-    /// When there was output, or an event was published, last.
+    /// When the last output arrived or the last event was published.
     heard: Instant,
 }
 
@@ -40,13 +40,14 @@ impl Deadlines {
         }
     }
 
-    /// What remains of the time for the whole job.
+    /// How much of the time for the whole job remains.
     pub(super) fn remaining(&self) -> Option<Duration> {
         self.end
             .map(|end| end.saturating_duration_since(Instant::now()))
     }
 
-    /// Returns a message when one of them has passed. The silence counts only if `with_silence`.
+    /// Waits until one of them has passed, and returns the message for it. The limit for silence
+    /// applies only if `with_silence`.
     async fn passed(self, with_silence: bool) -> &'static str {
         let until = |at: Option<Instant>| async move {
             match at {
@@ -69,26 +70,26 @@ impl Deadlines {
 pub(super) struct Attempt {
     /// The writer, while no request is in flight.
     idle: Option<EventWriter>,
-    /// The one append or check that is in flight, which gives the writer back.
+    /// The append or check that is in flight. It returns the writer.
     busy: Option<InFlightWrite>,
-    /// Whether it is an append.
+    /// Whether an append is in flight.
     storing: bool,
     batch: OutputBatch,
     /// `None` when the backend can produce no more output.
     pieces: Option<mpsc::Receiver<Piece>>,
-    /// Asks for a check of the log.
+    /// Requests a check of the log.
     look: Arc<Notify>,
     pub(super) deadlines: Deadlines,
     /// When the log was last seen to be this worker's.
     proven: Instant,
-    /// After what time the log is checked again. A signal can be lost, and the queue believes any
-    /// worker that reports to be working on a job: a worker that only reported would keep a job
-    /// that was cancelled, or that another worker owns.
+    /// After this time the log is checked again. A control signal can be lost, and the queue
+    /// accepts progress reports from any worker: without checks, a worker could keep a job that was
+    /// cancelled, or that another worker owns.
     look_after: Duration,
     result: Option<Result<Finish, Failure>>,
 }
 
-/// An append or a check; `true` when an event was appended.
+/// An append or a check. The result is `true` when an event was appended.
 type InFlightWrite = Pin<Box<dyn Future<Output = (EventWriter, Result<bool, AppendError>)> + Send>>;
 
 /// Why an attempt stopped publishing, when the log did not refuse an event.
@@ -102,7 +103,7 @@ pub(super) enum StopReason {
     TimedOut(&'static str),
 }
 
-/// What happened in an attempt.
+/// An event in an attempt.
 enum AttemptEvent {
     HandBack,
     Written(Result<bool, AppendError>),
@@ -162,8 +163,8 @@ impl Attempt {
                     let appended = outcome?;
                     self.proven = Instant::now();
                     if appended {
-                        // A slow log is not a silence of the backend, which may have waited for
-                        // room.
+                        // While the log was slow, the backend may have waited for room. That is not
+                        // silence.
                         self.deadlines.heard = self.proven;
                     }
                 }
@@ -178,7 +179,7 @@ impl Attempt {
                 AttemptEvent::Piece(None) => self.pieces = None,
                 AttemptEvent::Due => {
                     if let Some(writer) = self.idle.take() {
-                        let event = self.batch.take(Instant::now());
+                        let event = self.batch.next_event(Instant::now());
                         self.busy = Some(Box::pin(append(writer, event)));
                         self.storing = true;
                     }
@@ -198,14 +199,14 @@ impl Attempt {
         hand_back: &CancellationToken,
     ) -> AttemptEvent {
         let now = Instant::now();
-        // When the backend has returned, no more output will join what waits.
+        // Once the backend has returned, no more output follows.
         let due = self
             .batch
             .due(now)
             .map(|due| if self.result.is_some() { now } else { due });
         let idle = self.idle.is_some();
         let running_on = self.result.is_none();
-        // While the log cannot be reached a backend may wait for room: that is not its own silence.
+        // While the log cannot be reached, a backend may wait for room. That is not silence.
         let with_silence = running_on && !self.storing && self.batch.is_empty();
         let write = async {
             match &mut self.busy {
@@ -221,8 +222,7 @@ impl Attempt {
         };
         let due = async {
             match due {
-                // Not through the timer, which ticks once a millisecond: that would be longer than
-                // a publish takes.
+                // Without the timer: its tick of a millisecond is longer than a publish.
                 Some(due) if due <= now => {}
                 Some(due) => sleep_until(due).await,
                 None => pending().await,
@@ -245,8 +245,8 @@ impl Attempt {
         }
     }
 
-    /// Takes the output that the backend had produced when it returned. A task that it left behind
-    /// and that goes on producing output is refused: the job does not wait for it.
+    /// Takes the output that the backend had produced when it returned. Later output, of a task
+    /// that the backend left running, is refused.
     fn drain_output(&mut self) {
         let Some(mut pieces) = self.pieces.take() else {
             return;
@@ -268,8 +268,8 @@ impl Attempt {
         self.batch.clear();
     }
 
-    /// Appends `last`, the attempt's last event, if this worker still owns the job. An error, from
-    /// the publishing before it or from its own append, decides instead how the attempt ends.
+    /// Appends `last`, the attempt's last event, if this worker still owns the job. An error of an
+    /// append, before or now, decides how the attempt ends instead.
     pub(super) async fn end(
         mut self,
         last: Result<Body, AppendError>,
@@ -285,11 +285,10 @@ impl Attempt {
                 Ok(body) => body,
                 Err(AppendError::Superseded) => return Ok(AttemptOutcome::Lost),
                 Err(AppendError::Unavailable(error)) => return Err(error),
-                // The writer has moved past the request; only another request could refuse it
+                // The writer has moved past the request. Only another request could refuse it
                 // again.
                 Err(AppendError::CancelRequested) => Body::Cancelled {},
-                // A log that cannot store this either stores nothing: the next claim finds out, and
-                // ends the job.
+                // The log cannot store even this. The next claim finds out, and ends the job.
                 Err(AppendError::Unwritable(error)) if is_bad_output => {
                     return Err(Unavailable(error.to_string()));
                 }
@@ -312,7 +311,7 @@ impl Attempt {
         }
     }
 
-    /// Waits for what is in flight, so that the writer is there.
+    /// Waits for the request in flight, which returns the writer.
     async fn settle(&mut self) -> Result<(), AppendError> {
         let Some(busy) = self.busy.take() else {
             return Ok(());
@@ -327,7 +326,7 @@ fn bad_output(error: &Unwritable) -> Body {
     Body::Failed(Failure::fatal(FailureCode::BadOutput, error.to_string()).into())
 }
 
-/// Appends one event; its room is free again when it is stored.
+/// Appends one event. Its room is freed once it is stored.
 async fn append(
     mut writer: EventWriter,
     event: Option<(Body, OwnedSemaphorePermit)>,

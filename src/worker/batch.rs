@@ -1,4 +1,4 @@
-//! Gathers a backend's output into events. Pure: time is an argument. It publishes nothing.
+//! Collects a backend's output into events. Pure: time is an argument. It publishes nothing.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::backend::{Content, Piece};
 use crate::config::{CHUNK_MAX, FLUSH_BYTES, FLUSH_INTERVAL};
 use crate::wire::Body;
 
-/// When to publish the output that has gathered.
+/// When to publish collected output.
 #[derive(Clone, Copy, Debug)]
 pub struct Flush {
     /// The shortest time between two events of a job.
@@ -28,15 +28,15 @@ impl Default for Flush {
     }
 }
 
-/// Output that is not published yet. It holds the room that its pieces take, so that the backend
-/// waits when the log is slow.
+/// Output that is not published yet. It holds the permits of its pieces, so that the backend waits
+/// when the log is slow.
 #[derive(Debug)]
 pub(super) struct OutputBatch {
     flush: Flush,
     waiting: VecDeque<(Content, OwnedSemaphorePermit)>,
     bytes: usize,
-    /// When the last event was taken.
-    taken: Option<Instant>,
+    /// When the last event was returned.
+    last_event: Option<Instant>,
 }
 
 impl OutputBatch {
@@ -45,7 +45,7 @@ impl OutputBatch {
             flush,
             waiting: VecDeque::new(),
             bytes: 0,
-            taken: None,
+            last_event: None,
         }
     }
 
@@ -59,7 +59,7 @@ impl OutputBatch {
         self.bytes = 0;
     }
 
-    /// Adds output of the backend; text joins the text before it.
+    /// Adds output of the backend. Text is appended to previous text of the same channel.
     pub(super) fn push(&mut self, Piece { content, room }: Piece) {
         self.bytes += room.num_permits();
         if let (
@@ -82,24 +82,24 @@ impl OutputBatch {
         self.waiting.push_back((content, room));
     }
 
-    /// When the next event should go out: the first at once, the next ones after the interval or
-    /// when enough has gathered, whichever is earlier. `None` while nothing waits.
+    /// When to publish the next event: the first one at once, later ones after the interval, or
+    /// when there is enough output. `None` without output.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         if self.waiting.is_empty() {
             return None;
         }
-        // More than one piece means that the first is complete.
+        // With more than one piece, the first is complete.
         let full = self.bytes >= self.flush.bytes || self.waiting.len() > 1;
-        Some(match self.taken {
-            Some(taken) if !full => now.max(taken + self.flush.interval),
+        Some(match self.last_event {
+            Some(last_event) if !full => now.max(last_event + self.flush.interval),
             _ => now,
         })
     }
 
-    /// The next event. Its room is free again when the second value is dropped.
-    pub(super) fn take(&mut self, now: Instant) -> Option<(Body, OwnedSemaphorePermit)> {
+    /// Returns the next event. Dropping the permit frees its room.
+    pub(super) fn next_event(&mut self, now: Instant) -> Option<(Body, OwnedSemaphorePermit)> {
         let (content, room) = self.waiting.pop_front()?;
-        self.taken = Some(now);
+        self.last_event = Some(now);
         self.bytes = self.bytes.saturating_sub(room.num_permits());
         let body = match content {
             Content::Text { channel, text } => Body::Chunk { text, channel },
@@ -152,12 +152,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_text_goes_out_at_once_and_what_follows_waits_for_the_interval() {
+    async fn the_first_text_is_published_at_once_and_later_text_after_the_interval() {
         let room = Arc::new(Semaphore::new(100));
         let now = Instant::now();
         let mut batch = batch_with(&room, &["a"]);
         assert_eq!(batch.due(now), Some(now));
-        drop(batch.take(now).unwrap());
+        drop(batch.next_event(now).unwrap());
         assert_eq!(batch.due(now), None);
         let later = now + Duration::from_millis(30);
         batch.push(piece(
@@ -177,7 +177,7 @@ mod tests {
         let room = Arc::new(Semaphore::new(100));
         let now = Instant::now();
         let mut batch = batch_with(&room, &["a"]);
-        drop(batch.take(now).unwrap());
+        drop(batch.next_event(now).unwrap());
         batch.push(piece(
             Content::Text {
                 channel: Channel::Output,
@@ -189,10 +189,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn text_that_gathers_becomes_one_event_and_frees_its_room_only_when_it_is_published() {
+    async fn collected_text_becomes_one_event_and_frees_its_room_once_published() {
         let room = Arc::new(Semaphore::new(100));
         let mut batch = batch_with(&room, &["one ", "two ", "three"]);
-        let (body, held) = batch.take(Instant::now()).unwrap();
+        let (body, held) = batch.next_event(Instant::now()).unwrap();
         assert_eq!(text_of(body), "one two three");
         assert_eq!(room.available_permits(), 100 - 13);
         drop(held);
@@ -225,7 +225,7 @@ mod tests {
             1,
         ));
         let now = Instant::now();
-        let bodies: Vec<Body> = std::iter::from_fn(|| batch.take(now))
+        let bodies: Vec<Body> = std::iter::from_fn(|| batch.next_event(now))
             .map(|(body, _)| body)
             .collect();
         assert_eq!(
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_log_makes_bigger_events_but_none_beyond_the_limit() {
+    async fn a_slow_log_makes_events_larger_up_to_the_limit() {
         let mut batch = OutputBatch::new(FLUSH);
         let half = "x".repeat(CHUNK_MAX / 2 + 1);
         for _ in 0..3 {
@@ -262,7 +262,7 @@ mod tests {
             ));
         }
         let now = Instant::now();
-        let sizes: Vec<usize> = std::iter::from_fn(|| batch.take(now))
+        let sizes: Vec<usize> = std::iter::from_fn(|| batch.next_event(now))
             .map(|(body, _)| text_of(body).len())
             .collect();
         assert_eq!(sizes, [half.len(); 3]);

@@ -1,6 +1,5 @@
-//! Requests callbacks: a job of the kind `callback` reports how another job ended to its callback
-//! address. It has attempts and pauses like any other job, and as much room in the queue as any
-//! other kind. This file makes no HTTP request.
+//! Submits callbacks: a job of the kind `callback` reports how another job ended to its callback
+//! address, with attempts and pauses like any other job. The HTTP request is made elsewhere.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -16,8 +15,8 @@ use crate::wire::{
 };
 
 /// Submits the callback of a job that has ended, if it has one. Repeating it is harmless. A
-/// callback that no worker would deliver, or that has no room, is abandoned: otherwise its job
-/// would stay in the queue and take the room of others.
+/// callback is abandoned if no worker would deliver it, or if the queue is full: otherwise the job
+/// would stay in the queue and take up room.
 ///
 /// # Errors
 /// [`Unavailable`]: try again later.
@@ -42,7 +41,7 @@ pub(super) async fn request(
             let whole = Submission::new(kind.clone(), input(url, of, &end));
             let mut submitted = queue.submit_if_room(&id, &whole, &usage).await?;
             if let SubmitOutcome::TooLarge { size, limit } = submitted {
-                warn!(job = %delivery.job, size, limit, "too large for its callback, which is sent without the details");
+                warn!(job = %delivery.job, size, limit, "the callback is too large, so it is sent without details");
                 submitted = queue
                     .submit_if_room(
                         &id,
@@ -53,15 +52,13 @@ pub(super) async fn request(
             }
             match submitted {
                 SubmitOutcome::New | SubmitOutcome::Same => return Ok(()),
-                SubmitOutcome::TooLarge { .. } => {
-                    "the broker does not accept messages of that size"
-                }
-                SubmitOutcome::Full => "the queue has no room for more callbacks",
+                SubmitOutcome::TooLarge { .. } => "the broker does not accept messages that large",
+                SubmitOutcome::Full => "the queue is full",
                 SubmitOutcome::Other => "the callback's id names another job",
             }
         }
     };
-    warn!(job = %delivery.job, reason, "not called back");
+    warn!(job = %delivery.job, reason, "callback abandoned");
     Ok(())
 }
 
@@ -80,7 +77,7 @@ fn id_for(job: &JobId) -> Result<JobId, Unavailable> {
         .map_err(|_| Unavailable("the callback has no id".into()))
 }
 
-/// The same final event with details cut, so that it fits into any message.
+/// The same final event with its details cut, so that it fits into any message.
 fn without_details(mut end: Event) -> Event {
     match &mut end.body {
         Body::Done {
@@ -108,8 +105,7 @@ fn without_details(mut end: Event) -> Event {
     end
 }
 
-/// The input of the callback job: the address and the report, without the output, which may be of
-/// any size.
+/// The input of the callback job: the address and the report, without the job's output.
 fn input(url: &str, kind: &Kind, end: &Event) -> serde_json::Value {
     let (status, error, usage, finish_reason) = match &end.body {
         Body::Done {
@@ -138,7 +134,7 @@ mod tests {
     use crate::wire::Seq;
 
     #[test]
-    fn a_callback_says_how_the_job_ended_and_not_what_it_put_out() {
+    fn a_callback_reports_how_the_job_ended_without_its_output() {
         let body = Body::Done {
             usage: Some(json!({"words": 3})),
             finish_reason: Some("stop".into()),
@@ -157,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_is_too_large_is_told_without_its_details() {
+    fn a_final_event_that_is_too_large_is_reported_without_its_details() {
         let of = |body| Event {
             body,
             job: "j".parse().unwrap(),

@@ -1,6 +1,5 @@
-//! Claiming a job that the queue handed over: its log says whether there is anything to run, and
-//! the `job:started` event makes this worker its owner. It runs nothing; a job that cannot begin is
-//! handled in `unbegun`.
+//! Claims a job that the queue delivered: the log shows whether there is anything to run, and a
+//! `job:started` event makes this worker the owner. `not_started` handles jobs that cannot start.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
@@ -37,7 +36,7 @@ pub(super) struct OwnedJob {
     pub(super) limits: Limits,
     /// How much of the time for the whole job remains.
     pub(super) remaining: Option<Duration>,
-    /// Subscribed before the job was this worker's, so that no signal since then was missed.
+    /// Subscribed before this worker owned the job, so that no signal was missed since.
     pub(super) control: Control,
     /// Why the backend must not run.
     pub(super) broken: Option<backend::Failure>,
@@ -46,9 +45,9 @@ pub(super) struct OwnedJob {
 /// Why a job was not claimed.
 #[derive(Debug)]
 pub(super) enum ClaimError {
-    /// The log cannot be reached: nothing is known of the job.
+    /// The log cannot be reached.
     Unavailable(Unavailable),
-    /// The log, whose last event is of this attempt, can never store the event that must come next.
+    /// The log, whose last event is of this attempt, can never store the next event.
     Unwritable { attempt: u32, error: Unwritable },
 }
 
@@ -58,17 +57,17 @@ impl From<Unavailable> for ClaimError {
     }
 }
 
-/// What a claim keeps between its tries, each of which ends when another process wrote first.
+/// The state of a claim between its tries. A try is repeated when another process wrote first.
 #[derive(Default)]
 struct ClaimProgress {
-    /// Where the log ended at the last look.
+    /// The stream sequence of the last event in the previous try.
     seen: Option<StreamSeq>,
-    /// The attempt that this claim counted for earlier deliveries.
+    /// The attempt as which this claim counted earlier deliveries.
     counted: Option<u32>,
     control: Option<Control>,
 }
 
-/// What the next event of a job's log is to be.
+/// The next event of a job's log, and what follows from it.
 struct NextEvent {
     attempt: u32,
     body: Body,
@@ -84,18 +83,18 @@ impl<B: Backend> Runner<B> {
             Ok(claimed) => Ok(claimed),
             Err(ClaimError::Unavailable(error)) => {
                 let pause = self.claim_pause(delivery);
-                warn!(job = %delivery.job, %error, ?pause, "handed back: the log cannot be reached");
+                warn!(job = %delivery.job, %error, ?pause, "given back: the log cannot be reached");
                 Ok(Claimed::Over(AttemptOutcome::Unfinished(pause)))
             }
             Err(ClaimError::Unwritable { attempt, error }) => self
-                .not_begun(delivery, attempt, &error)
+                .handle_not_started(delivery, attempt, &error)
                 .await
                 .map(Claimed::Over),
         }
     }
 
     /// Makes this worker the job's owner: appends `job:started` after the log's last event, so that
-    /// every publish of an earlier owner is refused.
+    /// the publishes of earlier owners are refused.
     async fn try_claim(&self, delivery: &Delivery) -> Result<Claimed, ClaimError> {
         let job = &delivery.job;
         let mut progress = ClaimProgress::default();
@@ -107,9 +106,8 @@ impl<B: Backend> Runner<B> {
                 });
             };
             let Some(last) = last else {
-                // The submitter has not written it yet. The log begins the same way whichever
-                // process writes it. An input that does not fit is not from an edge: another
-                // publisher put it there.
+                // The submitter has not written the first event yet. Every process writes the same
+                // one. An input that does not fit was submitted by another program, not by an edge.
                 let mut writer = EventWriter::new(self.log.clone(), job.clone(), 0, None);
                 is_appended(writer.append(delivery.submission.queued()).await, 0)?;
                 continue;
@@ -141,10 +139,11 @@ impl<B: Backend> Runner<B> {
         if last.event_type.is_end() {
             return Ok(Some(AttemptOutcome::Ended));
         }
-        if goes_on(seen, last) {
+        if is_continued_elsewhere(seen, last) {
             return Ok(Some(AttemptOutcome::Lost));
         }
-        // Before this worker subscribes to the control subject, or it would be asked as well.
+        // Before this worker subscribes to the control subject, or the question would reach it as
+        // well.
         if seen.is_none() && self.is_owned(&delivery.job, last).await {
             return Ok(Some(AttemptOutcome::Lost));
         }
@@ -189,7 +188,7 @@ impl<B: Backend> Runner<B> {
             return Ok(Some(Claimed::Over(AttemptOutcome::Ended)));
         }
         if attempt > 1 {
-            // An earlier owner that publishes nothing would not learn of it for long.
+            // An earlier owner that publishes nothing would not notice for a long time.
             self.queue.send_control_signal(job).await;
         }
         Ok(Some(Claimed::Owned(Box::new(OwnedJob {
@@ -197,15 +196,15 @@ impl<B: Backend> Runner<B> {
             attempt,
             previous_output,
             limits: self.limits(delivery),
-            // Storing the event may have taken an election.
+            // Computed again: storing the event may have waited for an election.
             remaining: self.time_remaining(delivery),
             control,
             broken,
         }))))
     }
 
-    /// How much of the wait before the next attempt remains. The queue knows it only from the
-    /// worker that failed, which may have died before it could report it.
+    /// How much of the wait before the next attempt remains. The failed worker may have died before
+    /// it gave the job back with this delay.
     async fn retry_wait(&self, last: &Stored) -> Result<Option<Duration>, Unavailable> {
         let Ok(Event {
             body:
@@ -225,13 +224,13 @@ impl<B: Backend> Runner<B> {
             .filter(|wait| !wait.is_zero()))
     }
 
-    /// The stricter ones of the worker's and the job's own time limits.
+    /// The stricter of the worker's and the job's time limits.
     fn limits(&self, delivery: &Delivery) -> Limits {
         self.settings.limits.and(delivery.submission.limits)
     }
 
-    /// How much of the time for a job remains. The submission's time is the broker's and the
-    /// current time is this machine's, so the limit is as exact as their clocks agree.
+    /// How much of the time for a job remains. Compares the broker's clock (of the submission) with
+    /// this machine's, so it is only as exact as they agree.
     pub(super) fn time_remaining(&self, delivery: &Delivery) -> Option<Duration> {
         let age = delivery.submitted.elapsed().unwrap_or(Duration::ZERO);
         self.limits(delivery)
@@ -239,8 +238,8 @@ impl<B: Backend> Runner<B> {
             .map(|ms| Duration::from_millis(ms).saturating_sub(age))
     }
 
-    /// The event that follows `last`, which may be the one by which this claim `counted` a delivery
-    /// as an attempt.
+    /// The event that follows `last`, which may be the event with which this claim `counted` a
+    /// delivery as an attempt.
     async fn next_event(
         &self,
         last: &Stored,
@@ -270,19 +269,19 @@ impl<B: Backend> Runner<B> {
                 Ok(continues) => (continues, None),
                 Err(payload) => (false, Some(panicked(&last.job, payload.as_ref()))),
             };
-        let past = if attempt > max || continues && last.attempt > 0 {
-            self.past(&last.job).await?
+        let state = if attempt > max || continues && last.attempt > 0 {
+            self.job_state(&last.job).await?
         } else {
             None
         };
-        let handed_back = past.as_ref().map_or(0, |past| past.handed_back);
+        let handed_back = state.as_ref().map_or(0, |state| state.handed_back);
         if attempt.saturating_sub(handed_back) > max {
             let message = format!("{max} attempts ended without a result");
             return end(Body::Failed(attempts_exhausted(message)));
         }
-        let previous_output = past
-            .filter(|past| continues && !past.truncated && !past.output.is_empty())
-            .map(|past| past.output);
+        let previous_output = state
+            .filter(|state| continues && !state.truncated && !state.output.is_empty())
+            .map(|state| state.output);
         let body = Body::Started {
             kind: self.settings.kind.clone(),
             worker: self.settings.name.clone(),
@@ -296,8 +295,8 @@ impl<B: Backend> Runner<B> {
         })
     }
 
-    /// Whether this is the last attempt that a job may have. Attempts that were handed back do not
-    /// count.
+    /// Whether this is the last attempt that a job may have. Attempts that a stopping worker handed
+    /// back do not count.
     pub(super) async fn is_exhausted(
         &self,
         job: &JobId,
@@ -307,12 +306,15 @@ impl<B: Backend> Runner<B> {
         if attempt < max {
             return Ok(false);
         }
-        let handed_back = self.past(job).await?.map_or(0, |past| past.handed_back);
+        let handed_back = self
+            .job_state(job)
+            .await?
+            .map_or(0, |state| state.handed_back);
         Ok(attempt.saturating_sub(handed_back) >= max)
     }
 
-    /// The state of the job that follows from its log.
-    async fn past(&self, job: &JobId) -> Result<Option<JobState>, Unavailable> {
+    /// The state of the job according to its log.
+    async fn job_state(&self, job: &JobId) -> Result<Option<JobState>, Unavailable> {
         let reader = self.reader().await?;
         let late = |_| Unavailable("the log was not read in time".into());
         timeout(APPEND_WAIT, fold(reader, job))
@@ -321,9 +323,9 @@ impl<B: Backend> Runner<B> {
     }
 }
 
-/// Whether a worker has begun or continued the job since a claim found its log ending at `seen`:
-/// then that worker owns the job, and lives.
-fn goes_on(seen: Option<StreamSeq>, last: &Stored) -> bool {
+/// Whether another worker has started or continued the job since this claim has `seen` the log's
+/// last event. That worker owns the job, and is alive.
+fn is_continued_elsewhere(seen: Option<StreamSeq>, last: &Stored) -> bool {
     let by_owner = last.attempt > 0
         && !matches!(
             last.event_type,
@@ -332,8 +334,8 @@ fn goes_on(seen: Option<StreamSeq>, last: &Stored) -> bool {
     by_owner && seen.is_some_and(|seen| seen != last.stream_seq)
 }
 
-/// Whether an event was appended, to a log whose last event is of this attempt; `false` when
-/// another process wrote first.
+/// Whether an event was appended; `false` when another process wrote first. `attempt` is that of
+/// the log's last event.
 pub(super) fn is_appended(
     outcome: Result<(), AppendError>,
     attempt: u32,
@@ -365,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_leaves_a_job_to_a_worker_that_wrote_since_it_looked() {
+    fn a_claim_leaves_a_job_to_a_worker_that_wrote_since_the_last_try() {
         let started = || Body::Started {
             kind: "k".parse().unwrap(),
             worker: "w".into(),
@@ -382,19 +384,22 @@ mod tests {
         };
         let cancel = || Body::CancelRequested { by: None };
         for (stream_seq, attempt, body, expected) in [
-            // Another claim was faster, and its worker may have produced output by now.
+            // Another worker claimed the job, and may have produced output.
             (8, 1, started(), true),
             (9, 1, chunk(), true),
             // No process has written.
             (7, 1, chunk(), false),
-            // No worker owns it, or its owner must end it.
+            // No worker owns the job, or its owner must end it.
             (9, 1, retrying(), false),
             (9, 1, cancel(), false),
             (9, 0, cancel(), false),
         ] {
             let last = stored(stream_seq, attempt, body);
-            assert_eq!(goes_on(Some(7), &last), expected, "{last:?}");
-            assert!(!goes_on(None, &last), "the claim has not looked before");
+            assert_eq!(is_continued_elsewhere(Some(7), &last), expected, "{last:?}");
+            assert!(
+                !is_continued_elsewhere(None, &last),
+                "this is the first try"
+            );
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The jobs that this worker holds. When the queue delivers one of them to it again, after an
-//! outage or because it did not hear from it in time, the running attempt goes on and answers the
-//! newer delivery. It runs nothing.
+//! The jobs that this worker holds. When the queue delivers one of them again, after an outage or
+//! because progress reports were late, the running attempt continues and replies to the newer
+//! delivery.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,7 +18,7 @@ pub(super) struct HeldJobs(Arc<Mutex<HashMap<JobId, Arc<HeldEntry>>>>);
 #[derive(Debug)]
 struct HeldEntry {
     delivery: Delivery,
-    keep: Notify,
+    report: Notify,
 }
 
 /// A job that the worker holds until this is dropped.
@@ -29,17 +29,17 @@ pub(super) struct HeldJob {
 }
 
 impl HeldJobs {
-    /// Holds a job. `None` when it is held already: then the running attempt adopts the delivery.
+    /// Holds a job. `None` when it is held already: the running attempt then adopts the delivery.
     pub(super) fn hold(&self, delivery: Delivery) -> Option<HeldJob> {
         let job = match self.lock().entry(delivery.job.clone()) {
             Entry::Occupied(held) => {
                 held.get().delivery.adopt(delivery);
-                held.get().keep.notify_one();
+                held.get().report.notify_one();
                 return None;
             }
             Entry::Vacant(free) => Arc::clone(free.insert(Arc::new(HeldEntry {
                 delivery,
-                keep: Notify::new(),
+                report: Notify::new(),
             }))),
         };
         Some(HeldJob {
@@ -58,21 +58,21 @@ impl HeldJob {
         &self.job.delivery
     }
 
-    /// Makes the worker report to the queue at once that the job is being worked on.
-    pub(super) fn keep_now(&self) {
-        self.job.keep.notify_one();
+    /// Requests a progress report to the queue at once.
+    pub(super) fn report_now(&self) {
+        self.job.report.notify_one();
     }
 
-    /// Waits until [`Self::keep_now`] is called.
-    pub(super) async fn keep_asked(&self) {
-        self.job.keep.notified().await;
+    /// Waits until [`Self::report_now`] is called.
+    pub(super) async fn report_requested(&self) {
+        self.job.report.notified().await;
     }
 
-    /// Stops holding the job: what the queue delivers from now on is a new delivery. Call it before
-    /// the queue learns that the job is over, or must go to another worker.
+    /// Stops holding the job: the next delivery of the job starts a new claim. Call it before
+    /// replying to the queue.
     pub(super) fn release(&self) {
         let mut jobs = self.jobs.lock();
-        // By now it may be held again, by another one.
+        // Another `HeldJob` may hold it by now.
         if jobs
             .get(&self.job.delivery.job)
             .is_some_and(|job| Arc::ptr_eq(job, &self.job))

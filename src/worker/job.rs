@@ -1,5 +1,5 @@
-//! One job's life in a worker: claim it in the log, run the backend, write how its attempt ended,
-//! and only then take it out of the queue. It knows no particular backend.
+//! One job in a worker: claims it in the log, runs the backend, writes how the attempt ended, and
+//! only then removes the job from the queue.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -29,20 +29,20 @@ use crate::source::Unavailable;
 use crate::wire::{Body, JobId};
 
 impl<B: Backend> Runner<B> {
-    /// Runs one job that was handed over by the queue. `hand_back` is cancelled when the worker
-    /// must give its jobs back.
+    /// Runs one job that the queue delivered. `hand_back` is cancelled when the worker must give
+    /// its jobs back.
     pub(super) async fn run(&self, held: HeldJob, hand_back: CancellationToken) {
-        // Side by side, as none of these may wait for another.
+        // Concurrently, since none of these may wait for another.
         let outcome = tokio::select! {
             outcome = self.claim_and_run(&held, &hand_back) => outcome,
-            never = self.keep(&held) => match never {},
+            never = self.report_progress(&held) => match never {},
             () = overdue(&hand_back) => Ok(AttemptOutcome::Unfinished(Duration::ZERO)),
         };
         held.release();
         let delivery = held.delivery();
         match outcome {
             Ok(AttemptOutcome::Ended) => self.leave_queue(delivery).await,
-            Ok(AttemptOutcome::Lost) => info!(job = %delivery.job, "another worker has it"),
+            Ok(AttemptOutcome::Lost) => info!(job = %delivery.job, "another worker has the job"),
             Ok(AttemptOutcome::Abandoned) => delivery.terminate().await,
             Ok(AttemptOutcome::Unfinished(pause)) => {
                 delivery
@@ -50,34 +50,36 @@ impl<B: Backend> Runner<B> {
                     .await
             }
             Err(error) => {
-                warn!(job = %delivery.job, %error, "handed back: the log cannot be reached");
-                delivery.give_back(Some(self.keep_every)).await;
+                warn!(job = %delivery.job, %error, "given back: the log cannot be reached");
+                delivery.give_back(Some(self.progress_interval)).await;
             }
         }
     }
 
-    /// Reports to the queue, again and again, that the job is being worked on.
-    async fn keep(&self, held: &HeldJob) -> Infallible {
-        let mut every = interval_at(Instant::now() + self.keep_every, self.keep_every);
+    /// Sends progress reports to the queue at intervals, and when requested.
+    async fn report_progress(&self, held: &HeldJob) -> Infallible {
+        let mut every = interval_at(
+            Instant::now() + self.progress_interval,
+            self.progress_interval,
+        );
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = every.tick() => {}
-                () = held.keep_asked() => {}
+                () = held.report_requested() => {}
             }
-            held.delivery().keep().await;
+            held.delivery().report_progress().await;
         }
     }
 
-    /// Takes a job that has ended out of the queue. Its callback must be in the queue by then, or
-    /// abandoned.
+    /// Removes a job that has ended from the queue, after its callback was submitted or abandoned.
     async fn leave_queue(&self, delivery: &Delivery) {
         if let Err(error) = callback::request(&self.queue, &self.usage_cache, delivery).await {
-            warn!(job = %delivery.job, %error, "not called back yet; the worker tries again");
-            return delivery.give_back(Some(self.keep_every)).await;
+            warn!(job = %delivery.job, %error, "the callback could not be submitted; the job is given back to try again");
+            return delivery.give_back(Some(self.progress_interval)).await;
         }
-        if let Err(error) = delivery.done().await {
-            debug!(job = %delivery.job, %error, "not acked; the queue will deliver it again, and it will be found to have ended");
+        if let Err(error) = delivery.ack().await {
+            debug!(job = %delivery.job, %error, "not acked; the queue delivers the job again, and the next claim finds that it has ended");
         }
     }
 
@@ -120,7 +122,7 @@ impl<B: Backend> Runner<B> {
             pieces,
             Arc::clone(&look),
             Deadlines::new(limits, remaining),
-            self.keep_every * 2,
+            self.progress_interval * 2,
         );
         tokio::select! {
             outcome = self.attempt(run, job, out, broken, hand_back) => outcome,
@@ -128,7 +130,7 @@ impl<B: Backend> Runner<B> {
         }
     }
 
-    /// Runs the backend and publishes its output, to the attempt's end.
+    /// Runs the backend and publishes its output until the attempt ends.
     async fn attempt(
         &self,
         mut run: Attempt,
@@ -149,15 +151,15 @@ impl<B: Backend> Runner<B> {
         let stopping = async {
             stop.cancel();
             if !is_done && timeout(STOP_WAIT, running).await.is_err() {
-                warn!(job = %id, "the backend did not stop in time; it is dropped when it yields");
+                warn!(job = %id, "the backend did not stop in time; it is dropped when it next yields");
             }
         };
         let last = match reason {
             Ok(StopReason::HandBack) => {
-                // Before another worker begins.
+                // Before another worker starts the job.
                 stopping.await;
-                // The queue hears of it in any case. The event only says why, and that the attempt
-                // does not count.
+                // The job is given back in any case. This event only records the reason, so that
+                // the attempt does not count.
                 let ended = timeout(HAND_BACK_WAIT, run.end(Ok(handed_back()))).await;
                 return ended.unwrap_or(Ok(AttemptOutcome::Unfinished(Duration::ZERO)));
             }
@@ -177,8 +179,8 @@ impl<B: Backend> Runner<B> {
         tokio::join!(stopping, run.end(last)).1
     }
 
-    /// Starts the backend on the threads of the backends. A panic there is a failure. Dropping the
-    /// returned future drops the backend.
+    /// Starts the backend on the backends' threads. A panic is a failure. Dropping the returned
+    /// future drops the backend.
     fn start(
         &self,
         job: Job,
@@ -195,7 +197,7 @@ impl<B: Backend> Runner<B> {
                     None => backend.run(job, out).await,
                 }
             };
-            // Here, where it is reported even if the job no longer waits for the backend.
+            // Caught here, so that it is reported even if the job no longer waits for the backend.
             let run = AssertUnwindSafe(run).catch_unwind().await;
             run.unwrap_or_else(|payload| Err(panicked(&of, payload.as_ref())))
         });
@@ -219,7 +221,7 @@ impl<B: Backend> Runner<B> {
         if failure.retry == Retry::Never {
             return Body::Failed(failure.into());
         }
-        // If the log cannot be read for that long, the next claim finds out.
+        // If the log cannot be read, the next claim finds out.
         if self.is_exhausted(job, attempt).await.unwrap_or(false) {
             return Body::Failed(attempts_exhausted(format!(
                 "no attempt succeeded; the last one: {} ({})",
@@ -227,7 +229,7 @@ impl<B: Backend> Runner<B> {
             )));
         }
         let pause = retry_pause(job, attempt, self.settings.pause, failure.retry);
-        // A job whose time ends earlier is claimed then, and fails.
+        // If the job's time ends earlier, the next claim comes then and fails the job.
         let pause = deadlines
             .remaining()
             .map_or(pause, |remaining| pause.min(remaining));
@@ -239,9 +241,9 @@ impl<B: Backend> Runner<B> {
     }
 }
 
-/// Returns when a worker that gives its jobs back can no longer wait for a job's last event.
+/// Returns when a worker that is stopping can no longer wait for a job's last event.
 async fn overdue(hand_back: &CancellationToken) {
     hand_back.cancelled().await;
-    // Somewhat longer than a hand-over takes at the most.
+    // Slightly longer than handing a job back can take.
     sleep(STOP_WAIT + HAND_BACK_WAIT + REQUEST_WAIT / 4).await;
 }

@@ -1,5 +1,5 @@
 //! The worker: claims jobs of one kind and runs a number of them at a time, until it is stopped. It
-//! knows `trait Backend`, and no particular backend.
+//! uses `trait Backend`, and does not know any backend.
 
 mod attempt;
 mod batch;
@@ -7,12 +7,12 @@ mod callback;
 mod claim;
 mod held;
 mod job;
+mod not_started;
 mod outcome;
 mod owner;
 mod report;
 mod runner;
 mod settings;
-mod unbegun;
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ use crate::nats::{Claim, Delivery, Log, Nats, NatsError, Options, Queue, UsageCa
 use crate::runtime::{self, Tasks, WorkThreads};
 use crate::source::Unavailable;
 
-/// A worker that has made its kind known and is ready to claim jobs.
+/// A worker that is ready to claim jobs.
 #[derive(Debug)]
 pub struct Worker<B> {
     runner: Runner<B>,
@@ -43,7 +43,7 @@ pub struct Worker<B> {
 }
 
 impl<B: Backend> Worker<B> {
-    /// Makes the worker's kind known, so that jobs of it are accepted.
+    /// Opens the worker. From now on, jobs of its kind are accepted.
     ///
     /// # Errors
     /// [`NatsError`].
@@ -56,7 +56,7 @@ impl<B: Backend> Worker<B> {
         let claim = Claim::open(nats, &settings.kind, settings.ack_wait).await?;
         let ack_wait = claim.ack_wait();
         if ack_wait != settings.ack_wait {
-            info!(kind = %settings.kind, ?ack_wait, wanted = ?settings.ack_wait, "the kind's first worker chose another ack wait");
+            info!(kind = %settings.kind, ?ack_wait, wanted = ?settings.ack_wait, "the kind's first worker set another ack wait");
         }
         let threads = WorkThreads::new(settings.backend_threads)
             .map_err(|error| Unavailable(format!("no threads: {error}")))?;
@@ -69,18 +69,17 @@ impl<B: Backend> Worker<B> {
             threads: Arc::new(threads),
             held: HeldJobs::default(),
             settings,
-            keep_every: ack_wait / 3,
+            progress_interval: ack_wait / 3,
             tasks: Tasks::new(CancellationToken::new()),
         };
         Ok(Self { runner, claim })
     }
 
-    /// Claims and runs jobs until `stop` is cancelled. Running jobs may then go on for the grace
-    /// time; the rest is handed back to the queue.
-    ///
-    /// Backends run on threads of their own. Everything else runs in this future, above all the
-    /// reports to the queue that jobs are being worked on. Do not block the thread that polls it
-    /// for longer than the kind's ack wait: other workers would get its jobs.
+    /// Claims and runs jobs until `stop` is cancelled. Running jobs may then continue for the grace
+    /// time. Jobs that are still running after it are handed back to the queue. Backends run on
+    /// their own threads. Everything else runs in this future, most importantly the progress
+    /// reports to the queue. Do not block the thread that polls it for longer than the kind's ack
+    /// wait: other workers would get its jobs.
     ///
     /// # Examples
     /// ```no_run
@@ -133,11 +132,11 @@ impl<B: Backend> Worker<B> {
             concurrency,
             ..
         } = &runner.settings;
-        info!(%kind, running = jobs.running(), "worker stops");
+        info!(%kind, running = jobs.running(), "worker stopping");
         claim.close().await;
         let all = u32::try_from(*concurrency).unwrap_or(u32::MAX);
         if timeout(*grace, slots.acquire_many(all)).await.is_err() {
-            info!(%kind, running = jobs.running(), "hands back the running jobs");
+            info!(%kind, running = jobs.running(), "handing back the running jobs");
         }
         if !jobs.end(STOP_WAIT + HAND_BACK_WAIT + DRAIN_WAIT).await {
             warn!(%kind, "some jobs were not handed back; the queue delivers them again after their ack wait");
@@ -147,8 +146,8 @@ impl<B: Backend> Worker<B> {
 }
 
 /// Connects and runs jobs with `backend` until SIGINT or SIGTERM, then stops as [`Worker::run`]
-/// does. A second signal ends it at once. The streams must exist: `tailwater setup` or `tailwater
-/// up` makes them.
+/// does. A second signal stops it at once. The streams must exist: `tailwater setup` or `tailwater
+/// up` creates them.
 ///
 /// # Examples
 /// ```no_run
@@ -163,7 +162,7 @@ impl<B: Backend> Worker<B> {
 /// ```
 ///
 /// # Errors
-/// [`NatsError`], before the first job; a running worker goes on through outages.
+/// [`NatsError`] at the start. A running worker continues through outages.
 pub async fn serve<B: Backend>(
     nats: &Options,
     backend: B,
@@ -172,7 +171,7 @@ pub async fn serve<B: Backend>(
     let nats = Nats::connect(nats).await?;
     let worker = Worker::open(&nats, backend, settings).await?;
     let stop = CancellationToken::new();
-    // On the heap: it is the whole program.
+    // Boxed: the future contains the whole program.
     let mut running = Box::pin(worker.run(stop.clone()));
     let interrupted = || async {
         runtime::interrupted()
@@ -192,8 +191,8 @@ pub async fn serve<B: Backend>(
     Ok(())
 }
 
-/// Wakes the backends' threads while jobs run, and logs when all of them are blocked. One wake-up
-/// is in flight at a time.
+/// Wakes the backends' threads while jobs run, and logs when all of them are blocked. Only one
+/// wake-up is in flight.
 async fn wake_regularly(threads: Arc<WorkThreads>, jobs: Tasks) {
     loop {
         sleep(BACKEND_WAKE_EVERY).await;
@@ -205,13 +204,13 @@ async fn wake_regularly(threads: Arc<WorkThreads>, jobs: Tasks) {
             warn!(
                 "backends block all of their threads, so no other backend can run; see `Backend::run`"
             );
-            // Returns both when they yield and when the worker stops.
+            // Returns when they yield, or when the worker stops.
             let _ = woken.await;
         }
     }
 }
 
-/// The next job, however long the broker is down.
+/// The next job. Waits while the broker is down.
 async fn next_delivery(claim: &mut Claim, free: usize) -> Delivery {
     loop {
         match claim.next(free).await {

@@ -1,5 +1,5 @@
-//! How an attempt was over, the failures that the worker itself reports, and how long a job waits
-//! for its next attempt. It does no I/O.
+//! How an attempt ended, the failures that the worker itself reports, and how long a job waits for
+//! its next attempt. It does no I/O.
 
 use std::any::Any;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use crate::config::{ATTEMPT_PAUSE_MAX, RETRY_AFTER_MAX};
 use crate::runtime::report_panic;
 use crate::wire::{Body, FailureCode, JobFailure, JobId};
 
-/// How a worker's attempt was over, and so how the queue is answered.
+/// How a worker's attempt ended, which decides the reply to the queue.
 #[derive(Debug)]
 pub(super) enum AttemptOutcome {
-    /// The job's final event is in the log: take the job out of the queue.
+    /// The job's final event is stored: remove the job from the queue.
     Ended,
-    /// Another worker has the job: do not answer the queue, which would take the answer for that
-    /// worker's.
+    /// Another worker has the job: do not reply to the queue, which would apply the reply to that
+    /// worker's delivery.
     Lost,
-    /// The log can store neither the job nor its end: take the job out of the queue.
+    /// The log can store neither the job nor its final event: remove the job from the queue.
     Abandoned,
     /// The job was not finished: give it back for another attempt after this pause.
     Unfinished(Duration),
@@ -62,8 +62,7 @@ pub(super) fn attempts_exhausted(message: String) -> JobFailure {
     }
 }
 
-/// Logs and counts a panic of the backend. The attempt has failed, another one may succeed, and the
-/// worker goes on.
+/// Logs and counts a panic of the backend. Another attempt may succeed.
 pub(super) fn panicked(job: &JobId, payload: &(dyn Any + Send)) -> backend::Failure {
     let text = report_panic(format_args!("the backend, in job {job}"), payload);
     backend::Failure::retryable(
@@ -72,7 +71,7 @@ pub(super) fn panicked(job: &JobId, payload: &(dyn Any + Send)) -> backend::Fail
     )
 }
 
-/// How long the next attempt waits: longer after each attempt, and spread over jobs that failed
+/// How long the next attempt waits: longer after each attempt, and different for jobs that failed
 /// together.
 pub(super) fn retry_pause(job: &JobId, attempt: u32, first: Duration, retry: Retry) -> Duration {
     if let Retry::After(pause) = retry {

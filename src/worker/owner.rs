@@ -1,10 +1,11 @@
-//! The owner of a job that the queue handed over although it runs. It is asked before the job is
-//! taken over, and answers as long as its attempt lives and the log says that it owns the job.
+//! The owner of a job that the queue delivers again while it runs. Another worker asks the owner
+//! before it takes the job over. The owner answers while its attempt is alive and the log shows
+//! that it owns the job.
 //!
 //! ```text
-//! the queue ──▶ another worker ── "does attempt 2 live?" on the job's control subject ──▶ owner ── looks at the log
-//!                  │ an answer: leaves the message alone; the owner's reports to the queue keep it             │
-//!                  └ none within a second: takes the job over ◀── not when the log has another attempt ────────┘
+//! the queue ──▶ another worker ── "is attempt 2 alive?" on the job's control subject ──▶ owner ── checks the log
+//!                  │ an answer: leaves the job to the owner                                                │
+//!                  └ none within a second: takes the job over ◀── no answer if the log has another owner ──┘
 //! ```
 
 use std::convert::Infallible;
@@ -23,27 +24,27 @@ use crate::nats::{Control, ControlSignal, Question, Tip};
 use crate::wire::{EventType, JobId, Stored};
 
 impl<B: Backend> Runner<B> {
-    /// Whether `last` is of an attempt that lives in another worker. After an outage that worker
-    /// may reconnect later than this one, so it is asked for a while.
+    /// Whether `last` is of an attempt that is alive in another worker. After an outage that worker
+    /// may reconnect later than this one, so it is asked repeatedly for a while.
     pub(super) async fn is_owned(&self, job: &JobId, last: &Stored) -> bool {
         if last.attempt == 0 || last.event_type == EventType::Retrying || last.event_type.is_end() {
             return false;
         }
         let deadline = Instant::now() + OWNER_ASK_WAIT;
         loop {
-            if self.queue.owner_lives(job, last.attempt).await {
-                info!(%job, attempt = last.attempt, "left to its owner, which lives");
+            if self.queue.is_owner_alive(job, last.attempt).await {
+                info!(%job, attempt = last.attempt, "left to its owner, which is alive");
                 return true;
             }
-            if !self.queue.was_cut_off() || Instant::now() >= deadline {
+            if !self.queue.has_just_reconnected() || Instant::now() >= deadline {
                 return false;
             }
             sleep(OWNER_ASK_EVERY).await;
         }
     }
 
-    /// Passes on the control signals of a job that this worker owns, and answers questions whether
-    /// this attempt lives.
+    /// Notifies `look` of the control signals of a job that this worker owns, and answers questions
+    /// whether this attempt is alive.
     pub(super) async fn answer_questions(
         &self,
         mut control: Control,
@@ -67,8 +68,8 @@ impl<B: Backend> Runner<B> {
         }
     }
 
-    /// Answers if the log says that this attempt owns the job: a worker that was frozen does not
-    /// know that it lost it.
+    /// Answers if the log shows that this attempt owns the job: a worker that was frozen may have
+    /// lost it.
     async fn answer(&self, question: Question, held: &HeldJob, attempt: u32) {
         let Ok(Tip::At {
             last: Some(last), ..
@@ -80,7 +81,7 @@ impl<B: Backend> Runner<B> {
         if last.attempt == attempt && !over {
             question.answer(attempt).await;
             // The queue did not hear from this worker in time.
-            held.keep_now();
+            held.report_now();
         }
     }
 }

@@ -1,11 +1,10 @@
-//! Log lines about failed attempts, so that an operator need not watch the jobs. It decides
-//! nothing.
+//! Log lines about failed attempts.
 
 use tracing::warn;
 
 use crate::wire::{Body, FailureCode, JobId};
 
-/// Why an attempt failed, taken from its event before that is written.
+/// Why an attempt failed, copied from its event before that is appended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Report {
     event: &'static str,
@@ -39,7 +38,7 @@ impl Report {
             code,
             message,
         } = self;
-        // Quoted, since a program's last words may have lines of their own.
+        // As a field, which is quoted: the message may have several lines.
         warn!(%job, code, reason = message, "{event}");
     }
 }
@@ -50,7 +49,7 @@ mod tests {
     use crate::wire::JobFailure;
 
     #[test]
-    fn what_failed_is_reported_and_nothing_else() {
+    fn only_failures_are_reported() {
         let retrying = |code: &str| Body::Retrying {
             code: code.into(),
             message: "m".into(),

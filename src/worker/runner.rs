@@ -1,4 +1,4 @@
-//! What the jobs of a worker share.
+//! What the jobs of a worker share. Its methods are in the other files of this folder.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,20 +11,20 @@ use crate::nats::{Log, Queue, Reader, UsageCache};
 use crate::runtime::{Tasks, WorkThreads};
 use crate::source::Unavailable;
 
-/// Runs the jobs of a worker: what they share. Its steps are in the files of this folder.
+/// Runs the jobs of a worker.
 #[derive(Debug)]
 pub(super) struct Runner<B> {
     pub(super) log: Log,
     pub(super) queue: Queue,
     pub(super) usage_cache: UsageCache,
-    /// Opened when the earlier events of a job must be read, which most jobs never need.
+    /// Opened when the earlier events of a job must be read, which most jobs do not need.
     pub(super) reader: OnceCell<Reader>,
     pub(super) backend: Arc<B>,
     pub(super) threads: Arc<WorkThreads>,
     pub(super) held: HeldJobs,
     pub(super) settings: WorkerSettings,
-    /// How often the worker reports to the queue that a job is being worked on.
-    pub(super) keep_every: Duration,
+    /// The interval of the progress reports to the queue.
+    pub(super) progress_interval: Duration,
     pub(super) tasks: Tasks,
 }
 

@@ -1,4 +1,4 @@
-//! The settings of a worker. It runs nothing.
+//! The settings of a worker.
 
 use std::num::NonZero;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::config::{
 };
 use crate::wire::{Kind, Limits, RESERVED_KIND};
 
-/// What a worker does, and how.
+/// The settings of a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerSettings {
     /// The kind of its jobs.
@@ -27,12 +27,12 @@ pub struct WorkerSettings {
     pub limits: Limits,
     /// The pause after the first failed attempt of a job; doubled after each further one.
     pub pause: Duration,
-    /// After how long a silence of a worker its jobs go to another one. Used if no worker has
+    /// How long a worker may be silent before its jobs go to another one. Used if no worker has
     /// served the kind before.
     pub ack_wait: Duration,
-    /// How long running jobs may go on after the worker was stopped.
+    /// How long running jobs may continue after the worker was stopped.
     pub grace: Duration,
-    /// On how many threads of their own its backends run.
+    /// The number of threads for its backends.
     pub backend_threads: usize,
 }
 

@@ -331,9 +331,9 @@ async fn a_worker_answers_only_for_jobs_it_owns() {
     let client = system.client().await;
     let ask = || client.request(system.names().control(&job), Bytes::new());
     assert_eq!(ask().await.unwrap().payload, r#"{"attempt":1}"#);
-    assert!(system.queue.owner_lives(&job, 1).await);
+    assert!(system.queue.is_owner_alive(&job, 1).await);
     assert!(
-        !system.queue.owner_lives(&job, 2).await,
+        !system.queue.is_owner_alive(&job, 2).await,
         "another attempt than that which is asked for"
     );
     // No worker answers for an attempt that ended or was superseded.
@@ -358,7 +358,7 @@ async fn a_worker_answers_only_for_jobs_it_owns() {
                 break;
             }
         }
-        assert!(!system.queue.owner_lives(&job, 1).await, "{body:?}");
+        assert!(!system.queue.is_owner_alive(&job, 1).await, "{body:?}");
     }
     system.end().await;
 }

@@ -137,11 +137,11 @@ async fn an_answer_to_an_old_delivery_does_not_affect_a_newer_one(broker: &Broke
     let newer = next(&mut second).await;
     assert_eq!(newer.deliveries, 2);
     // A late keep-alive does not make the old delivery current again.
-    old.keep().await;
+    old.report_progress().await;
     old.give_back(None).await;
     let healthy = async {
         loop {
-            newer.keep().await;
+            newer.report_progress().await;
             sleep(ACK_WAIT / 5).await;
         }
     };

@@ -162,7 +162,7 @@ async fn an_oversized_job_of_another_publisher_fails_alone(broker: &Broker) {
         );
         let message = &state.error.unwrap().message;
         assert!(
-            message.starts_with("no attempt could begin") && message.contains("input"),
+            message.starts_with("no attempt could start") && message.contains("input"),
             "{message}"
         );
         let first = system.log.first(&job).await.unwrap().unwrap();

@@ -1,5 +1,5 @@
-//! Jobs that cannot begin: deliveries that did not begin an attempt are counted as attempts, and a
-//! job whose next event can never be stored is handed back or ended. It runs nothing.
+//! Jobs that cannot start: counts deliveries that did not start an attempt, and gives back or ends
+//! a job whose next event can never be stored.
 
 use std::time::Duration;
 
@@ -16,16 +16,14 @@ use crate::source::Unavailable;
 use crate::wire::{Body, EventType, FailureCode, JobFailure, Stored};
 
 impl<B: Backend> Runner<B> {
-    /// Counts, as an attempt in the log, that earlier deliveries of the job did not begin one.
-    ///
-    /// The queue's own count says little. It grows with each attempt, which the log counts as well,
-    /// with each job that a worker gives back when it stops or when a retry must wait, and with
-    /// each try during an outage. None of these may cost a job its attempts, so a number of
-    /// uncounted deliveries are allowed. Beyond that, something keeps killing workers before they
-    /// write anything (reading an output that is too large for their memory, for example). From
-    /// then on each delivery counts before it is tried. The attempt that follows at once is the one
-    /// that was counted, so that an outage, however long, costs a job none. Returns its number;
-    /// `None` when another process wrote first.
+    /// Counts earlier deliveries that did not start an attempt as one attempt, in the log. /// The
+    /// queue's count of deliveries is not enough. It includes attempts, jobs that were given back
+    /// by a stopping worker or before a retry, and tries during an outage. These must not use up
+    /// the job's attempts, so a number of uncounted deliveries are allowed. With more than that,
+    /// something keeps killing workers before they write anything (for example, an output that is
+    /// too large for their memory), so each further delivery is counted before it is tried. If the
+    /// attempt then starts, it has the counted number, so that an outage costs no attempts. Returns
+    /// that number; `None` when another process wrote first.
     pub(super) async fn count_delivery(
         &self,
         last: &Stored,
@@ -34,7 +32,7 @@ impl<B: Backend> Runner<B> {
         let attempt = last.attempt.saturating_add(1);
         let body = Body::Retrying {
             code: FailureCode::NotBegun.into(),
-            message: format!("{uncounted} deliveries of the job did not begin an attempt"),
+            message: format!("{uncounted} deliveries of the job did not start an attempt"),
             delay_ms: 0,
         };
         let mut writer = EventWriter::new(self.log.clone(), last.job.clone(), attempt, Some(last));
@@ -43,10 +41,9 @@ impl<B: Backend> Runner<B> {
     }
 
     /// Handles a job whose next event can never be stored: gives it back with a growing pause, and
-    /// ends it when as many deliveries as it may have attempts came to nothing, or when its time is
-    /// over. A delivery that an outage cost counts here as well: what is refused now will be
-    /// refused again.
-    pub(super) async fn not_begun(
+    /// ends it after as many deliveries as it may have attempts, or when its time is over.
+    /// Deliveries during an outage count here as well, since the event will be refused again.
+    pub(super) async fn handle_not_started(
         &self,
         delivery: &Delivery,
         attempt: u32,
@@ -54,22 +51,22 @@ impl<B: Backend> Runner<B> {
     ) -> Result<AttemptOutcome, Unavailable> {
         let job = &delivery.job;
         let tries = delivery.deliveries.saturating_sub(attempt);
-        warn!(%job, tries, %error, "the job cannot begin");
+        warn!(%job, tries, %error, "the job cannot start");
         let remaining = self.time_remaining(delivery);
         let failure = if remaining == Some(Duration::ZERO) {
             timed_out("the job exceeded its time limit")
         } else if tries >= self.settings.max_attempts {
-            attempts_exhausted(format!("no attempt could begin; the last one: {error}"))
+            attempts_exhausted(format!("no attempt could start; the last error: {error}"))
         } else {
             let pause = retry_pause(job, tries, self.settings.pause, Retry::Later);
             let pause = remaining.map_or(pause, |remaining| pause.min(remaining));
             return Ok(AttemptOutcome::Unfinished(pause));
         };
-        self.end_unbegun(delivery, attempt, failure).await
+        self.end_not_started(delivery, attempt, failure).await
     }
 
-    /// Ends a job that cannot begin, without its input if that is what cannot be stored.
-    async fn end_unbegun(
+    /// Ends a job that cannot start, without its input if the input cannot be stored.
+    async fn end_not_started(
         &self,
         delivery: &Delivery,
         attempt: u32,
@@ -79,7 +76,7 @@ impl<B: Backend> Runner<B> {
         // Another process may write first: a cancel request, or the same events.
         for _ in 0..ENDINGS_MAX {
             let Tip::At { last, .. } = self.log.tip(job).await? else {
-                warn!(%job, code = %failure.code, error = failure.message, "removed from the queue: no reader would find its end");
+                warn!(%job, code = %failure.code, error = failure.message, "removed from the queue: readers would not find its final event");
                 return Ok(AttemptOutcome::Abandoned);
             };
             let body = match &last {
@@ -95,7 +92,7 @@ impl<B: Backend> Runner<B> {
                 Ok(()) | Err(AppendError::Superseded | AppendError::CancelRequested) => {}
                 Err(AppendError::Unavailable(error)) => return Err(error),
                 Err(AppendError::Unwritable(error)) => {
-                    warn!(%job, %error, "removed from the queue: its log can store neither the job nor its end");
+                    warn!(%job, %error, "removed from the queue: its log can store neither the job nor its final event");
                     return Ok(AttemptOutcome::Abandoned);
                 }
             }
@@ -103,11 +100,14 @@ impl<B: Backend> Runner<B> {
         Ok(AttemptOutcome::Unfinished(self.claim_pause(delivery)))
     }
 
-    /// How long a job whose log cannot be reached waits for its next claim: longer with each
-    /// delivery, so that such jobs leave the worker to others, but not so long that an outage is
-    /// felt long after its end.
+    /// How long a job whose log cannot be reached waits for its next claim. The pause grows with
+    /// each delivery, so that other jobs can run, up to a limit, so that jobs continue soon after
+    /// an outage.
     pub(super) fn claim_pause(&self, delivery: &Delivery) -> Duration {
-        let backoff = Backoff::new(self.keep_every, self.keep_every * CLAIM_PAUSE_MAX);
+        let backoff = Backoff::new(
+            self.progress_interval,
+            self.progress_interval * CLAIM_PAUSE_MAX,
+        );
         backoff.pause_after(delivery.deliveries.saturating_sub(1))
     }
 }
