@@ -92,7 +92,7 @@ impl<S: EventSource> Waiter<S> {
     ///
     /// # Errors
     /// [`Full`].
-    pub fn again(&self) -> Result<Self, Full> {
+    pub fn rejoin(&self) -> Result<Self, Full> {
         Self::join(&self.hub, &self.id, self.slot.from())
     }
 }

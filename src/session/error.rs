@@ -1,22 +1,22 @@
-//! Why a session cannot be opened, and the public code of each reason.
+//! Why a session cannot be opened, with the public code of each reason.
 
 use crate::hub::Full;
 use crate::source::Unavailable;
 use crate::wire::{Code, Seq};
 
-/// Why a session cannot be opened where its client wants.
+/// Why a session cannot be opened at the requested start.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SessionError {
     /// The cursor was made for another job.
     #[error("the cursor names an event of another job")]
     CursorOfOtherJob,
-    /// Another event stands where the cursor's should be.
+    /// The log has no such event at the cursor's stream sequence.
     #[error("the log does not hold the cursor's event: it was rebuilt")]
     CursorNotInLog,
-    /// The log is shorter than the client says it has read.
+    /// The start is after the log's last event.
     #[error("the log ends at {last}")]
     AfterTheEnd {
-        /// The number of the log's last event.
+        /// The sequence number of the log's last event.
         last: Seq,
     },
     /// The broker does not answer.

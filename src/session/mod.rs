@@ -1,5 +1,5 @@
-//! A session: one client's read position in one job. Drives a stitcher over the feed's history and the log, and returns one
-//! step after another to the client's transport. Knows no transport.
+//! A session: one client's read position in one job. It joins the feed's history and the log with a
+//! stitcher, and returns one step after another to the client's transport.
 
 mod error;
 mod start;
@@ -24,29 +24,29 @@ use crate::resume::Stitcher;
 use crate::source::{EventSource, Refill, Unavailable};
 use crate::wire::{JobId, Seq, Start, Status, Stored, StreamSeq};
 
-/// One client's read position in one job. A value, not a task: dropping it releases everything that it holds.
+/// One client's read position in one job. It runs no task: dropping it releases everything.
 #[derive(Debug)]
 pub struct Session<S: EventSource>(SessionState<S>);
 
 #[derive(Debug)]
 enum SessionState<S: EventSource> {
     /// Neither the log nor the queue knows the job.
-    Waiting { waiter: Waiter<S>, told_live: bool },
-    /// The job has a feed. In a box, so that sessions that wait are small.
+    Waiting { waiter: Waiter<S>, live_sent: bool },
+    /// The job has a feed. Boxed, so that waiting sessions are small.
     Watching(Box<Watching<S>>),
 }
 
-/// A session's position in its job's log, without what it has read ahead.
+/// The position after the last event that was delivered.
 #[derive(Clone, Copy, Debug)]
 pub struct Position {
     /// The next event to deliver.
     next_seq: Seq,
-    /// A lower limit of its stream sequence, if known.
+    /// A stream sequence at or before that event's, if known.
     stream_seq: Option<StreamSeq>,
 }
 
 impl Position {
-    /// After this event.
+    /// The position after this event.
     pub fn after(event: &Stored) -> Self {
         Self {
             next_seq: event.seq.successor(),
@@ -56,7 +56,8 @@ impl Position {
 }
 
 impl<S: EventSource> Session<S> {
-    /// Opens a session of this process itself after the event that `start` names. The job need not exist yet.
+    /// Opens a session for this process itself, after the event that `start` names. The job may not
+    /// exist yet.
     ///
     /// # Errors
     /// [`SessionError`]; within [`OPEN_WAIT`] in any case.
@@ -64,7 +65,7 @@ impl<S: EventSource> Session<S> {
         Self::open_for(IpAddr::V4(Ipv4Addr::LOCALHOST), hub, job, start).await
     }
 
-    /// [`Self::open`] for a client at this address, whose share of the feeds it uses.
+    /// [`Self::open`] for a client at this address, in whose share of the feeds it counts.
     ///
     /// # Errors
     /// [`SessionError`]; within [`OPEN_WAIT`] in any case.
@@ -96,7 +97,7 @@ impl<S: EventSource> Session<S> {
         {
             return Ok(Self(SessionState::Waiting {
                 waiter,
-                told_live: false,
+                live_sent: false,
             }));
         }
         let watch = hub.watch(job, from)?;
@@ -129,7 +130,7 @@ impl<S: EventSource> Session<S> {
         }
     }
 
-    /// Whether the client had all of an ended job before this session was opened: there is nothing to send.
+    /// Whether the client already had all events of an ended job: there is nothing to send.
     pub const fn had_end(&self) -> bool {
         match &self.0 {
             SessionState::Waiting { .. } => false,
@@ -137,7 +138,7 @@ impl<S: EventSource> Session<S> {
         }
     }
 
-    /// What the job is doing; `None` while it has no event.
+    /// The job's status; `None` while the job has no event.
     pub fn status(&self) -> Option<Status> {
         match &self.0 {
             SessionState::Waiting { .. } => None,
@@ -147,7 +148,7 @@ impl<S: EventSource> Session<S> {
         }
     }
 
-    /// The position after the steps that were returned.
+    /// The position after the steps returned so far.
     pub fn position(&self) -> Position {
         match &self.0 {
             SessionState::Waiting { .. } => Position {
@@ -161,7 +162,7 @@ impl<S: EventSource> Session<S> {
         }
     }
 
-    /// Drops everything that was read ahead and goes back to a position within the last step.
+    /// Goes back to a position within the last step.
     pub fn rewind(&mut self, to: Position) {
         if let SessionState::Watching(watching) = &mut self.0 {
             watching.stitcher = Stitcher::caught_up(to.next_seq, 0);
@@ -177,15 +178,15 @@ impl<S: EventSource> Session<S> {
         loop {
             match &mut self.0 {
                 SessionState::Watching(watching) => return watching.next().await,
-                SessionState::Waiting { told_live, .. } if !*told_live => {
-                    *told_live = true;
+                SessionState::Waiting { live_sent, .. } if !*live_sent => {
+                    *live_sent = true;
                     return Step::Live;
                 }
                 SessionState::Waiting { waiter, .. } => {
                     let watch = watch_known(waiter).await;
                     let watching = Watching::new(waiter.hub(), watch, Seq::FIRST);
                     self.0 = SessionState::Watching(Box::new(Watching {
-                        told_live: true,
+                        live_sent: true,
                         ..watching
                     }));
                 }
@@ -194,8 +195,8 @@ impl<S: EventSource> Session<S> {
     }
 }
 
-/// Follows a job to its end for a client at this address, starting after an event of the log; from the first event if the
-/// log is replaced meanwhile.
+/// Follows a job to its end for a client at this address, starting after an event of the log, or
+/// from the first event if the log is rebuilt meanwhile.
 ///
 /// # Errors
 /// [`SessionError`].
@@ -217,7 +218,7 @@ pub async fn until_ended<S: EventSource>(
     }
 }
 
-/// Watches a job once it is known, and there is room for its feed.
+/// Watches a job once it is known and there is room for its feed.
 async fn watch_known<S: EventSource>(waiter: &mut Waiter<S>) -> FeedWatch {
     loop {
         let last = waiter.known().await;
@@ -226,8 +227,8 @@ async fn watch_known<S: EventSource>(waiter: &mut Waiter<S>) -> FeedWatch {
         {
             return watch;
         }
-        match waiter.again() {
-            Ok(again) => *waiter = again,
+        match waiter.rejoin() {
+            Ok(rejoined) => *waiter = rejoined,
             Err(Full) => sleep(REREAD_MAX).await,
         }
     }

@@ -1,11 +1,11 @@
-//! Verifies that a log can be read from where its client wants.
+//! Verifies that a log can be read from the requested start.
 
 use super::error::SessionError;
 use crate::hub::{FeedWatch, Full};
 use crate::source::{At, EventSource, Replica, first_after};
 use crate::wire::{Cursor, Seq};
 
-/// Waits until the feed has its history.
+/// Waits until the feed has a history.
 pub(super) async fn until_open(watch: &FeedWatch) -> Result<(), Full> {
     let feed = watch.feed();
     loop {
@@ -21,8 +21,8 @@ pub(super) async fn until_open(watch: &FeedWatch) -> Result<(), Full> {
     }
 }
 
-/// Verifies that the log holds the event that the cursor names, or held it until it expired. Returns whether that event is
-/// the job's end.
+/// Verifies that the log holds the cursor's event, or held it until it expired. Returns whether
+/// that event is the job's end.
 pub(super) async fn verify_cursor<S: EventSource>(
     source: &S,
     watch: &FeedWatch,
@@ -42,18 +42,17 @@ pub(super) async fn verify_cursor<S: EventSource>(
     {
         return Ok(event.event_type.is_end());
     }
-    // A replica may lag; only the leader can say that the event is not there.
+    // A replica may lag; only the leader knows that the event is not there.
     match source
         .at(feed.job(), cursor.stream_seq, Replica::Leader)
         .await?
     {
         At::Event(event) if event.cursor() == cursor => Ok(event.event_type.is_end()),
         At::Removed => {
-            // It expired with everything before it, and further gaps are reported, provided that the log goes on. A log
-            // that expired as a whole may have been started again, and nothing after the cursor would show it.
-            let behind = first_after(source, feed.job(), cursor.stream_seq).await?;
-            let goes_on = behind.is_some_and(|first| first.seq > cursor.seq);
-            if goes_on {
+            // It expired with everything before it. A later event with a higher number proves that
+            // this is still the cursor's log; a log that expired as a whole may have started again.
+            let later = first_after(source, feed.job(), cursor.stream_seq).await?;
+            if later.is_some_and(|first| first.seq > cursor.seq) {
                 Ok(false)
             } else {
                 Err(SessionError::CursorNotInLog)
@@ -63,7 +62,7 @@ pub(super) async fn verify_cursor<S: EventSource>(
     }
 }
 
-/// Verifies that the log is as long as the client says. Returns whether the client has all of an ended job.
+/// Verifies that the log has the event `after`. Returns whether that event is the job's end.
 pub(super) async fn verify_length<S: EventSource>(
     source: &S,
     watch: &FeedWatch,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::wire::{Seq, Stored};
 
-/// What a transport sends to its client next.
+/// The next thing that a transport sends to its client.
 #[derive(Debug)]
 pub enum Step {
     /// These events, in order; never empty.
@@ -16,11 +16,11 @@ pub enum Step {
         /// The last of them.
         to: Seq,
     },
-    /// Everything that was stored before was delivered; what follows is live. Returned once.
+    /// All stored events were delivered; later ones are live. Returned once.
     Live,
-    /// The job has ended and all of it was delivered. Nothing follows.
+    /// The job has ended and all its events were delivered. Nothing follows.
     End,
-    /// The log is not a continuation of what was delivered; reported to clients as `cursor_not_in_log`. Nothing follows; a
-    /// new session gets what the log holds now.
+    /// The log does not continue the delivered events; clients get `cursor_not_in_log`. Nothing
+    /// follows; a new session reads the new log.
     Rebuilt,
 }

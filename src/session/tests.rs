@@ -1,5 +1,5 @@
-//! Tests of sessions over a hub and a source in memory, with paused time. What they share is here: an edge, a job's
-//! events, and a client that checks all that it is told.
+//! Tests of sessions over a hub and a log in memory, with paused time. This file has what they
+//! share: an edge, a job's events, and a client that checks every step.
 
 mod expiry;
 mod folding;
@@ -22,9 +22,9 @@ use crate::runtime::Tasks;
 use crate::source::memory::MemoryLog;
 use crate::wire::{Body, Channel, Cursor, Event, JobId, Seq, Start, Stored};
 
-/// Longer than anything takes; who waits for so long waits for ever.
+/// Longer than anything takes: a wait this long never ends.
 const FOREVER: Duration = Duration::from_secs(600);
-/// Long enough for every task to do what it can do at once.
+/// Long enough for every task to do everything that it can do without waiting.
 const MOMENT: Duration = Duration::from_millis(1);
 const FROM_START: Start = Start::After(Seq(0));
 
@@ -54,7 +54,7 @@ fn done() -> Body {
     }
 }
 
-/// Appends `count` chunks to the job, each behind one of another job.
+/// Appends `count` chunks to the job, each after one of another job.
 fn append(memory: &MemoryLog, count: u64) {
     for i in 0..count {
         memory.append(&other_job(), chunk("else"));
@@ -62,8 +62,8 @@ fn append(memory: &MemoryLog, count: u64) {
     }
 }
 
-/// Stores what has the form of an event of the job and the number `seq`, unless that is the true next one. Says whether it
-/// was stored.
+/// Stores a message that decodes as event `seq` of the job, unless that is the next event. Returns
+/// whether it was stored.
 fn forge(memory: &MemoryLog, seq: u64, next: u64) -> bool {
     let event = Event {
         body: chunk("forged"),
@@ -82,15 +82,15 @@ fn log_of(count: u64) -> MemoryLog {
     memory
 }
 
-/// A client: it remembers where it is, and fails when it is told anything else than what comes next.
+/// A client that fails on any step except the next one.
 #[derive(Debug)]
 struct Client {
     session: Session<MemoryLog>,
-    /// The number of the event, or of the missing one, that it must be told next.
+    /// The event to deliver or report in a gap next.
     next: Seq,
     cursor: Option<Cursor>,
-    /// How many events it was given.
-    given: u64,
+    /// How many events it received.
+    received: u64,
     gaps: Vec<(u64, u64)>,
     live: bool,
     ended: bool,
@@ -103,62 +103,61 @@ impl Client {
             Start::Cursor(cursor) => cursor.seq.successor(),
         };
         let session = Session::open(hub, &job(), start).await?;
-        let (cursor, gaps) = (None, Vec::new());
         Ok(Self {
             session,
             next,
-            cursor,
-            given: 0,
-            gaps,
+            cursor: None,
+            received: 0,
+            gaps: Vec::new(),
             live: false,
             ended: false,
         })
     }
 
-    /// A client of a job that can be watched from the first event.
+    /// A client that starts at the first event.
     async fn from_start(hub: &Arc<Hub<MemoryLog>>) -> Self {
         Self::open(hub, FROM_START).await.unwrap()
     }
 
-    fn take(&mut self, step: Step) {
+    fn apply(&mut self, step: Step) {
         assert!(!self.ended, "{step:?} after the end");
         match step {
             Step::Events(events) => {
-                assert!(!events.is_empty(), "a step tells something");
-                events.iter().for_each(|event| self.take_event(event));
+                assert!(!events.is_empty(), "a step is not empty");
+                events.iter().for_each(|event| self.apply_event(event));
             }
             Step::Gap { from, to } => {
                 assert!(
                     from == self.next && to >= from,
-                    "{from} to {to} missing, {} awaited",
+                    "a gap from {from} to {to}, expected {}",
                     self.next
                 );
                 self.next = to.successor();
                 self.gaps.push((from.0, to.0));
             }
             Step::Live => {
-                assert!(!self.live, "live is told once");
+                assert!(!self.live, "live is sent once");
                 self.live = true;
             }
             Step::End => self.ended = true,
-            Step::Rebuilt => panic!("the log is the same"),
+            Step::Rebuilt => panic!("the log was not rebuilt"),
         }
     }
 
-    fn take_event(&mut self, event: &Stored) {
+    fn apply_event(&mut self, event: &Stored) {
         assert_eq!(event.seq, self.next, "each event once, in order");
         self.next = event.seq.successor();
         self.cursor = Some(event.cursor());
-        self.given += 1;
+        self.received += 1;
     }
 
     /// Waits for one step.
     async fn step(&mut self) {
         let step = timeout(FOREVER, self.session.next()).await;
-        self.take(step.unwrap_or_else(|_| panic!("nothing comes after {}", self.next.before())));
+        self.apply(step.unwrap_or_else(|_| panic!("nothing comes after {}", self.next.before())));
     }
 
-    /// Waits until everything up to this event was told.
+    /// Waits for everything up to this event.
     async fn reach(&mut self, seq: u64) {
         while self.next <= Seq(seq) {
             self.step().await;
@@ -178,10 +177,10 @@ impl Client {
         }
     }
 
-    /// Makes sure that nothing is told for a while.
-    async fn rests(&mut self, how_long: Duration) {
-        if let Ok(step) = timeout(how_long, self.session.next()).await {
-            panic!("{step:?} though nothing happened");
+    /// Checks that there is no step for this long.
+    async fn expect_silence(&mut self, duration: Duration) {
+        if let Ok(step) = timeout(duration, self.session.next()).await {
+            panic!("unexpected {step:?}");
         }
     }
 }
@@ -195,23 +194,23 @@ impl Rng {
         Self(fastrand::Rng::with_seed(seed))
     }
 
-    /// A number from 0 up to, but without, `end`.
+    /// A number below `end`.
     fn below(&mut self, end: u64) -> u64 {
         self.0.u64(..end)
     }
 
-    /// Whether something happens that happens so often in a hundred times.
-    fn percent(&mut self, often: u64) -> bool {
-        self.below(100) < often
+    /// True with this probability.
+    fn percent(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
     }
 
-    /// A time shorter than `end` milliseconds.
+    /// A duration below `end` milliseconds.
     fn millis(&mut self, end: u64) -> Duration {
         Duration::from_millis(self.below(end))
     }
 }
 
-/// Lets every task do what it can do at once.
+/// Lets every task do everything that it can do without waiting.
 async fn settle() {
     sleep(MOMENT).await;
 }

@@ -21,12 +21,12 @@ pub(super) struct Watching<S: EventSource> {
     pub(super) stream_seq: Option<StreamSeq>,
     /// Where the feed's history started when the refill was requested.
     pub(super) until: Option<Seq>,
-    /// A step that follows the one that was returned last.
+    /// A step to return after the last one.
     pub(super) next_step: Option<Step>,
-    /// Whether the client had the job's end before this session was opened.
+    /// See [`Session::had_end`](super::Session::had_end).
     pub(super) had_end: bool,
-    pub(super) told_live: bool,
-    pub(super) told_end: bool,
+    pub(super) live_sent: bool,
+    pub(super) end_sent: bool,
 }
 
 impl<S: EventSource> Watching<S> {
@@ -40,16 +40,16 @@ impl<S: EventSource> Watching<S> {
             until: None,
             next_step: None,
             had_end: false,
-            told_live: false,
-            told_end: false,
+            live_sent: false,
+            end_sent: false,
         }
     }
 
-    /// See [`Session::next`].
+    /// See [`Session::next`](super::Session::next).
     pub(super) async fn next(&mut self) -> Step {
         loop {
-            if self.watch.feed().is_rebuilt() && !self.told_end {
-                self.told_end = true;
+            if self.watch.feed().is_rebuilt() && !self.end_sent {
+                self.end_sent = true;
                 return Step::Rebuilt;
             }
             let step = self.drain();
@@ -58,8 +58,8 @@ impl<S: EventSource> Watching<S> {
             if let Some(step) = step {
                 return step;
             }
-            if self.told_end {
-                // The feed may hold undecodable messages after the end; they are not delivered.
+            if self.end_sent {
+                // Undecodable messages after the end are not delivered.
                 return pending().await;
             }
             if self.refill.is_busy() {
@@ -102,8 +102,8 @@ impl<S: EventSource> Watching<S> {
         if let Some(step) = self.next_step.take() {
             return Some(step);
         }
-        if (self.had_end || self.stitcher.is_ended()) && !self.told_end {
-            self.told_end = true;
+        if (self.had_end || self.stitcher.is_ended()) && !self.end_sent {
+            self.end_sent = true;
             return Some(Step::End);
         }
         None
@@ -124,7 +124,8 @@ impl<S: EventSource> Watching<S> {
             }
             Refilled::Done { nothing_left } => {
                 self.stitcher.handle(Input::ReplayDone);
-                // Where the history starts by now proves nothing: what it dropped since may be in the log.
+                // The history's current start proves nothing: events evicted since may be in the
+                // log.
                 if let Some(before) = self.until.filter(|_| nothing_left) {
                     self.stitcher.handle(Input::Gap { before });
                 }
@@ -132,7 +133,7 @@ impl<S: EventSource> Watching<S> {
         }
     }
 
-    /// Takes what the feed has, or waits until it changes.
+    /// Reads the feed, or waits until it changes.
     async fn follow(&mut self) -> Option<Step> {
         let feed = self.watch.feed();
         let mut changed = std::pin::pin!(feed.changed());
@@ -144,8 +145,8 @@ impl<S: EventSource> Watching<S> {
                 }
             }
             Some(Slice::TooOld { .. }) => self.stitcher.handle(Input::LiveLagged),
-            Some(Slice::CaughtUp) if !self.told_live => {
-                self.told_live = true;
+            Some(Slice::CaughtUp) if !self.live_sent => {
+                self.live_sent = true;
                 return Some(Step::Live);
             }
             Some(Slice::CaughtUp) | None => changed.await,

@@ -1,5 +1,5 @@
-//! The mutants: likely mistakes in `src/resume`. Each replaces a text that occurs there exactly once.
-//! Mutants without a visible effect are named at the end instead.
+//! The mutants: likely mistakes in `src/resume`. Each replaces a text that occurs there exactly
+//! once. Mutants without a visible effect are named at the end instead.
 
 /// One mistake.
 pub(crate) struct Mutant {

@@ -85,8 +85,8 @@ fn complaint(lane: &Path, mutant: &Mutant) -> Option<String> {
     }
 }
 
-/// Compiles a copy of `src/resume` with one mistake and runs its tests. A lane is reused, so that the
-/// compiler only compiles the difference.
+/// Compiles a copy of `src/resume` with one mistake and runs its tests. A lane is reused, so that
+/// the compiler only compiles the difference.
 fn outcome(lane: &Path, mutant: Option<&Mutant>) -> io::Result<Outcome> {
     copy(
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("src/resume"),

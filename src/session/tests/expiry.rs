@@ -1,12 +1,12 @@
-//! Events that the log does not hold any more: exactly they are told as missing, and whoever still has them, gives them.
+//! Expired events: a session reports them as a gap, unless the feed's history still has them.
 
 use super::*;
 use crate::config::FEED_LINGER;
 use crate::wire::Event;
 
 #[tokio::test(start_paused = true)]
-async fn a_prefix_that_expired_is_told_as_missing_and_the_rest_follows() {
-    for (after, expired, missing) in [
+async fn an_expired_prefix_is_reported_as_a_gap() {
+    for (after, expired, gaps) in [
         (0, 4, vec![(1, 4)]),
         (2, 4, vec![(3, 4)]),
         (4, 4, vec![]),
@@ -20,16 +20,12 @@ async fn a_prefix_that_expired_is_told_as_missing_and_the_rest_follows() {
         client.until_live().await;
         memory.append(&job(), done());
         client.until_end().await;
-        assert_eq!(
-            (client.next, client.gaps),
-            (Seq(12), missing),
-            "after {after}"
-        );
+        assert_eq!((client.next, client.gaps), (Seq(12), gaps), "after {after}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_expires_while_a_session_reads_is_told_as_missing() {
+async fn events_that_expire_during_a_replay_are_reported_as_a_gap() {
     let memory = log_of(30);
     memory.page(4);
     let mut client = Client::from_start(&edge(&memory)).await;
@@ -37,13 +33,13 @@ async fn what_expires_while_a_session_reads_is_told_as_missing() {
     memory.expire(&job(), Seq(17));
     client.until_live().await;
     assert_eq!(
-        (client.next, client.given, client.gaps),
+        (client.next, client.received, client.gaps),
         (Seq(31), 17, vec![(5, 17)])
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_all_of_the_log_expires_the_history_still_gives_what_it_has() {
+async fn events_that_expired_from_the_log_are_read_from_the_history() {
     let memory = log_of(30);
     memory.page(4);
     let hub = edge(&memory);
@@ -59,7 +55,7 @@ async fn when_all_of_the_log_expires_the_history_still_gives_what_it_has() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_lost_live_and_expires_before_it_was_read_is_told_as_missing() {
+async fn lost_copies_whose_events_expire_are_reported_as_a_gap() {
     let memory = log_of(3);
     let hub = edge(&memory);
     let mut client = Client::from_start(&hub).await;
@@ -67,13 +63,13 @@ async fn what_is_lost_live_and_expires_before_it_was_read_is_told_as_missing() {
     memory.reachable(false);
     memory.lose(4);
     append(&memory, 4);
-    client.rests(FOREVER).await;
+    client.expect_silence(FOREVER).await;
     memory.expire(&job(), Seq(5));
     memory.reachable(true);
     append(&memory, 1);
     client.reach(8).await;
-    assert_eq!((client.given, client.gaps.clone()), (6, vec![(4, 5)]));
-    // Those who come later are told the same, by this feed and by a new one.
+    assert_eq!((client.received, client.gaps.clone()), (6, vec![(4, 5)]));
+    // Later clients get the same gap, from this feed and from a new one.
     let mut same = Client::open(&hub, Start::After(Seq(3))).await.unwrap();
     same.reach(8).await;
     assert_eq!(same.gaps, client.gaps);
@@ -85,21 +81,21 @@ async fn what_is_lost_live_and_expires_before_it_was_read_is_told_as_missing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cursor_whose_event_expired_goes_on_behind_it() {
+async fn a_cursor_whose_event_expired_continues_after_it() {
     let memory = log_of(10);
     let at_3 = memory.events(&job())[2].cursor();
-    for (expired, missing) in [(3, vec![]), (6, vec![(4, 6)])] {
+    for (expired, gaps) in [(3, vec![]), (6, vec![(4, 6)])] {
         memory.expire(&job(), Seq(expired));
         let mut client = Client::open(&edge(&memory), Start::Cursor(at_3))
             .await
             .unwrap();
         client.until_live().await;
-        assert_eq!((client.next, client.gaps), (Seq(11), missing));
+        assert_eq!((client.next, client.gaps), (Seq(11), gaps));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cursor_of_a_log_that_expired_as_a_whole_is_refused_also_when_another_has_begun() {
+async fn a_cursor_of_a_log_that_expired_as_a_whole_is_refused() {
     let memory = log_of(10);
     let cursors: Vec<_> = memory
         .events(&job())
@@ -131,12 +127,12 @@ async fn a_cursor_of_a_log_that_expired_as_a_whole_is_refused_also_when_another_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cursor_whose_event_expired_is_believed_by_an_edge_that_is_behind() {
+async fn an_edge_that_lags_accepts_a_cursor_whose_event_expired() {
     let memory = log_of(5);
     let hub = edge(&memory);
     let mut client = Client::from_start(&hub).await;
     client.until_live().await;
-    // Another edge gave these out; this one has not heard of them.
+    // Another edge delivered these; this one has not received them.
     memory.lose(2);
     append(&memory, 2);
     let at_6 = memory.events(&job())[5].cursor();
@@ -147,13 +143,13 @@ async fn a_cursor_whose_event_expired_is_believed_by_an_edge_that_is_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_are_not_told_as_missing_because_the_log_was_empty_when_it_was_asked() {
+async fn a_log_that_was_empty_when_it_was_read_causes_no_gap_in_later_events() {
     let memory = log_of(10);
     let hub = edge(&memory);
     let mut client = Client::from_start(&hub).await;
     memory.expire(&job(), Seq(10));
     memory.latency(MOMENT * 20);
-    // While the leader answers that it has nothing, more is stored than a history holds.
+    // While the leader answers that the log is empty, more is stored than a history holds.
     let flood = async {
         for _ in 0..2000 {
             memory.append(&job(), chunk("x".repeat(1000)));
@@ -168,7 +164,7 @@ async fn events_are_not_told_as_missing_because_the_log_was_empty_when_it_was_as
         }
     };
     tokio::join!(read, async {
-        // The first reading takes 20 ms, the pause after it as long, and then the leader is asked.
+        // The first replay takes 20 ms, as does the pause after it; then the leader is asked.
         sleep(MOMENT * 53).await;
         flood.await;
     });

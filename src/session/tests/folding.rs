@@ -1,4 +1,4 @@
-//! A job's state is what all its events make of it, whoever is asked and whatever has expired.
+//! A job's state is all events of its log, folded.
 
 use super::*;
 use crate::source::fold;
@@ -6,9 +6,9 @@ use crate::wire::JobState;
 
 /// A log with two attempts and, for the second, `count` chunks.
 fn two_attempts(count: u64) -> MemoryLog {
-    let (memory, kind) = (MemoryLog::default(), "demo".parse().unwrap());
+    let memory = MemoryLog::default();
     let started = Body::Started {
-        kind,
+        kind: "demo".parse().unwrap(),
         worker: "w".into(),
         continues: false,
     };
@@ -23,7 +23,7 @@ fn two_attempts(count: u64) -> MemoryLog {
     memory
 }
 
-/// What the events that the log holds make of the job.
+/// The events of the log, folded one by one.
 fn expected(memory: &MemoryLog) -> serde_json::Value {
     let mut state = JobState::new(job());
     memory
@@ -67,7 +67,7 @@ async fn a_stale_replica_does_not_shorten_a_state() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_expired_is_not_part_of_a_state() {
+async fn expired_events_are_not_part_of_a_state() {
     for expired in [1, 2, 5, 6, 20] {
         let memory = two_attempts(20);
         memory.expire(&job(), Seq(expired));
@@ -77,7 +77,7 @@ async fn what_expired_is_not_part_of_a_state() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_state_is_told_though_all_that_it_was_made_of_expires_meanwhile() {
+async fn a_log_that_expires_while_it_is_folded_gives_a_truncated_state() {
     for more in [0, 2] {
         let memory = two_attempts(20);
         memory.latency(MOMENT * 10);
@@ -88,14 +88,14 @@ async fn a_state_is_told_though_all_that_it_was_made_of_expires_meanwhile() {
             append(&memory, more);
         };
         let (state, ()) = tokio::join!(folded(&memory), expire);
-        assert_eq!(state["seq"], 0, "nothing of it was there to be read");
+        assert_eq!(state["seq"], 0, "every event had expired");
         assert_eq!(state["truncated"], true);
         assert!(memory.calls().replay < 10);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_that_does_not_answer_is_told() {
+async fn folding_fails_when_the_leader_does_not_answer() {
     let memory = two_attempts(1);
     memory.reachable(false);
     assert!(fold(&memory, &job()).await.is_err());

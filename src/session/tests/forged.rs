@@ -1,9 +1,9 @@
-//! Messages in the form of an event whose sequence number does not follow the one before: undecodable, never delivered.
+//! Messages that decode as an event but have a wrong sequence number are never delivered.
 
 use super::*;
 use crate::source::fold;
 
-/// A log of five events and many of another job, so that high numbers have places to stand on.
+/// A log of five events, and 200 of another job: a number above its stream sequence is not decoded.
 fn log() -> MemoryLog {
     let memory = MemoryLog::default();
     for _ in 0..200 {
@@ -13,11 +13,11 @@ fn log() -> MemoryLog {
     memory
 }
 
-/// Every number that is wrong after five events.
+/// Wrong numbers after five events.
 const WRONG: [u64; 8] = [1, 2, 4, 5, 7, 8, 100, 200];
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_number_in_a_watched_log_is_skipped_and_costs_no_reading() {
+async fn a_wrong_number_in_a_watched_log_is_skipped_without_a_replay() {
     for wrong in WRONG {
         let memory = log();
         let hub = edge(&memory);
@@ -27,11 +27,11 @@ async fn a_wrong_number_in_a_watched_log_is_skipped_and_costs_no_reading() {
         for _ in 0..3 {
             assert!(forge(&memory, wrong, 6));
         }
-        early.rests(MOMENT * 100).await;
+        early.expect_silence(MOMENT * 100).await;
         append(&memory, 2);
         memory.append(&job(), done());
         early.until_end().await;
-        assert_eq!((early.given, early.gaps), (8, vec![]), "{wrong}");
+        assert_eq!((early.received, early.gaps), (8, vec![]), "{wrong}");
         let calls = memory.calls();
         assert_eq!(
             (calls.replay, calls.undecodable),
@@ -42,7 +42,7 @@ async fn a_wrong_number_in_a_watched_log_is_skipped_and_costs_no_reading() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_number_that_no_log_can_have_is_not_even_stored_as_an_event() {
+async fn an_impossible_number_is_not_decoded() {
     let memory = log();
     for impossible in [0, 10_000, u64::from(u32::MAX), u64::MAX - 1, u64::MAX] {
         assert!(!forge(&memory, impossible, 6), "{impossible}");
@@ -50,7 +50,7 @@ async fn a_number_that_no_log_can_have_is_not_even_stored_as_an_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_after_a_wrong_number_gets_the_true_end() {
+async fn a_late_watcher_skips_a_wrong_number() {
     for wrong in WRONG {
         for at_the_end in [false, true] {
             let memory = log();
@@ -64,11 +64,11 @@ async fn who_comes_after_a_wrong_number_gets_the_true_end() {
                 forge(&memory, wrong, 8);
             }
             late.until_end().await;
-            assert_eq!((late.given, late.gaps), (7, vec![]), "{wrong}");
+            assert_eq!((late.received, late.gaps), (7, vec![]), "{wrong}");
             let cursor = late.cursor.unwrap();
             let mut last = Client::from_start(&edge(&memory)).await;
             last.until_end().await;
-            assert_eq!((last.given, last.gaps), (7, vec![]), "{wrong}");
+            assert_eq!((last.received, last.gaps), (7, vec![]), "{wrong}");
             for start in [Start::Cursor(cursor), Start::After(Seq(7))] {
                 assert!(
                     Client::open(&edge(&memory), start)
@@ -86,7 +86,7 @@ async fn who_comes_after_a_wrong_number_gets_the_true_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_number_among_lost_copies_is_found_out_by_the_log() {
+async fn a_wrong_number_among_lost_copies_is_detected_with_the_log() {
     for wrong in WRONG {
         let memory = log();
         let hub = edge(&memory);
@@ -96,7 +96,7 @@ async fn a_wrong_number_among_lost_copies_is_found_out_by_the_log() {
         append(&memory, 1);
         forge(&memory, wrong, 7);
         client.reach(6).await;
-        client.rests(MOMENT * 100).await;
+        client.expect_silence(MOMENT * 100).await;
         memory.lose(1);
         forge(&memory, wrong, 7);
         forge(&memory, wrong + 1, 7);
@@ -106,15 +106,15 @@ async fn a_wrong_number_among_lost_copies_is_found_out_by_the_log() {
         memory.lose(1);
         forge(&memory, wrong, 8);
         forge(&memory, wrong, 8);
-        client.rests(Duration::from_secs(4)).await;
+        client.expect_silence(Duration::from_secs(4)).await;
         memory.append(&job(), done());
         client.until_end().await;
-        assert_eq!((client.given, client.gaps), (8, vec![]), "{wrong}");
+        assert_eq!((client.received, client.gaps), (8, vec![]), "{wrong}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_number_is_no_event_either_where_the_log_has_expired() {
+async fn a_wrong_number_after_expired_events_is_skipped() {
     let memory = log();
     let hub = edge(&memory);
     let mut client = Client::from_start(&hub).await;
@@ -129,5 +129,5 @@ async fn a_wrong_number_is_no_event_either_where_the_log_has_expired() {
     client.until_end().await;
     let mut late = Client::from_start(&edge(&memory)).await;
     late.until_end().await;
-    assert_eq!((late.gaps, late.given), (vec![(1, 7)], 3));
+    assert_eq!((late.gaps, late.received), (vec![(1, 7)], 3));
 }

@@ -1,11 +1,11 @@
-//! Where a session may begin, and what it says when it may not.
+//! Where a session may start, and why a start is refused.
 
 use tokio::time::Instant;
 
 use super::*;
 use crate::config::OPEN_WAIT;
 
-/// The cursor of the job's event with this number.
+/// The cursor of this event of the job.
 fn cursor(memory: &MemoryLog, seq: u64) -> Cursor {
     memory
         .events(&job())
@@ -30,21 +30,17 @@ async fn a_watcher_gets_every_event_after_its_start_once_and_in_order() {
     ];
     let mut clients = Vec::new();
     for start in starts {
-        // An edge of its own for each, so that all are served from the log.
+        // Each has its own edge, so that all are served from the log.
         let mut client = Client::open(&edge(&memory), start).await.unwrap();
         client.until_live().await;
-        assert_eq!(
-            client.next,
-            Seq(11),
-            "live is told when everything before was handed over"
-        );
+        assert_eq!(client.next, Seq(11), "everything before is delivered");
         clients.push(client);
     }
     append(&memory, 5);
     memory.append(&job(), done());
-    for (client, given) in clients.iter_mut().zip([16, 12, 9, 6]) {
+    for (client, received) in clients.iter_mut().zip([16, 12, 9, 6]) {
         client.until_end().await;
-        assert_eq!((client.given, client.gaps.len()), (given, 0));
+        assert_eq!((client.received, client.gaps.len()), (received, 0));
     }
 }
 
@@ -54,26 +50,25 @@ async fn a_job_may_be_watched_before_it_is_submitted() {
     let mut client = Client::from_start(&edge(&memory)).await;
     assert!(client.session.status().is_none());
     client.until_live().await;
-    client.rests(FOREVER).await;
+    client.expect_silence(FOREVER).await;
     append(&memory, 3);
     memory.append(&job(), done());
     client.until_end().await;
-    // The feed began with the last of them.
-    assert_eq!((client.given, memory.calls().replay), (4, 1));
+    assert_eq!((client.received, memory.calls().replay), (4, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_after_the_end_gets_the_events_and_the_end_and_nothing_else() {
+async fn a_watch_of_an_ended_job_gets_its_events_and_the_end() {
     let memory = log_of(3);
     memory.append(&job(), done());
     let mut client = Client::from_start(&edge(&memory)).await;
     client.until_end().await;
-    assert_eq!((client.given, client.live), (4, false));
-    client.rests(FOREVER).await;
+    assert_eq!((client.received, client.live), (4, false));
+    client.expect_silence(FOREVER).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_the_end_already_is_told_the_end_at_once_and_nothing_else() {
+async fn a_client_that_has_the_end_gets_only_the_end() {
     let memory = log_of(3);
     let end = memory.append(&job(), done()).cursor();
     let hub = edge(&memory);
@@ -81,8 +76,8 @@ async fn who_has_the_end_already_is_told_the_end_at_once_and_nothing_else() {
         let mut client = Client::open(&hub, start).await.unwrap();
         let begun = Instant::now();
         client.step().await;
-        assert!(client.ended && client.given == 0 && begun.elapsed() < MOMENT);
-        client.rests(FOREVER).await;
+        assert!(client.ended && client.received == 0 && begun.elapsed() < MOMENT);
+        client.expect_silence(FOREVER).await;
     }
 }
 
@@ -95,7 +90,7 @@ async fn nothing_follows_the_end_whatever_is_stored_after_it() {
         let mut client = Client::open(&edge(&memory), start).await.unwrap();
         client.until_end().await;
         assert_eq!(client.next, Seq(3));
-        client.rests(FOREVER).await;
+        client.expect_silence(FOREVER).await;
     }
 }
 
@@ -107,11 +102,11 @@ async fn a_cursor_of_another_job_is_refused() {
         refusal(&memory, Start::Cursor(other)).await,
         SessionError::CursorOfOtherJob
     ));
-    assert_eq!(memory.calls().follow, 0, "the broker is not asked about it");
+    assert_eq!(memory.calls().follow, 0, "the broker is not asked");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cursor_that_names_no_event_of_the_log_is_refused() {
+async fn a_cursor_without_an_event_in_the_log_is_refused() {
     let memory = log_of(3);
     let event = memory.events(&job())[1].clone();
     for (seq, stream_seq) in [
@@ -142,24 +137,21 @@ async fn a_cursor_of_a_stream_that_was_rebuilt_is_refused() {
     let memory = log_of(3);
     let (early, late) = (cursor(&memory, 1), cursor(&memory, 3));
     memory.rebuild();
-    for start in [early, late] {
-        assert!(matches!(
-            refusal(&memory, Start::Cursor(start)).await,
-            SessionError::CursorNotInLog
-        ));
-    }
-    memory.append(&job(), chunk("new"));
-    memory.append(&job(), chunk("new too"));
-    for start in [early, late] {
-        assert!(matches!(
-            refusal(&memory, Start::Cursor(start)).await,
-            SessionError::CursorNotInLog
-        ));
+    for events in [0, 2] {
+        for _ in 0..events {
+            memory.append(&job(), chunk("new"));
+        }
+        for start in [early, late] {
+            assert!(matches!(
+                refusal(&memory, Start::Cursor(start)).await,
+                SessionError::CursorNotInLog
+            ));
+        }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_number_beyond_the_end_of_the_log_is_refused_and_told_where_the_log_ends() {
+async fn a_start_after_the_end_of_the_log_is_refused_with_its_last_number() {
     let memory = log_of(3);
     for beyond in [4, u64::MAX] {
         let refused = refusal(&memory, Start::After(Seq(beyond))).await;
@@ -176,7 +168,7 @@ async fn a_number_beyond_the_end_of_the_log_is_refused_and_told_where_the_log_en
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stale_replica_does_not_make_a_start_seem_to_lie_beyond_the_log() {
+async fn a_stale_replica_does_not_cause_a_refusal() {
     let memory = log_of(10);
     memory.stale(9);
     for start in [
@@ -194,31 +186,20 @@ async fn a_stale_replica_does_not_make_a_start_seem_to_lie_beyond_the_log() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_is_out_of_reach_refuses_a_watch_in_time() {
-    let memory = log_of(3);
-    memory.reachable(false);
-    let begun = Instant::now();
-    assert!(matches!(
-        refusal(&memory, FROM_START).await,
-        SessionError::Unavailable(_)
-    ));
-    assert!(begun.elapsed() <= OPEN_WAIT + MOMENT);
+async fn a_watch_of_an_unavailable_source_is_refused_in_time() {
+    for (reachable, latency) in [(false, Duration::ZERO), (true, OPEN_WAIT * 3)] {
+        let memory = log_of(3);
+        memory.reachable(reachable);
+        memory.latency(latency);
+        let begun = Instant::now();
+        let refused = refusal(&memory, FROM_START).await;
+        assert!(matches!(refused, SessionError::Unavailable(_)), "{refused}");
+        assert!(begun.elapsed() <= OPEN_WAIT + MOMENT);
+    }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_answers_too_late_refuses_a_watch_in_time() {
-    let memory = log_of(3);
-    memory.latency(OPEN_WAIT * 3);
-    let begun = Instant::now();
-    assert!(matches!(
-        refusal(&memory, FROM_START).await,
-        SessionError::Unavailable(_)
-    ));
-    assert!(begun.elapsed() <= OPEN_WAIT + MOMENT);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_watch_begins_when_the_source_comes_back_in_time() {
+async fn a_watch_starts_when_the_source_becomes_available_in_time() {
     let memory = log_of(3);
     memory.reachable(false);
     let hub = edge(&memory);

@@ -1,5 +1,5 @@
-//! Random faults over two edges and one log: whatever happens, each client gets every event once and in order, or is
-//! told that it is missing when it has expired indeed.
+//! Random faults over two edges and one log: each client gets every event once and in order, or as
+//! part of a gap if it has expired.
 
 use std::cell::Cell;
 
@@ -12,14 +12,14 @@ use crate::config::FEED_LINGER;
 const SEEDS: u64 = 400;
 const CLIENTS: u64 = 4;
 
-/// One run: a log, two edges, and what is known of the log.
+/// One run: a log and two edges.
 struct Run {
     seed: u64,
     memory: MemoryLog,
     edges: [Arc<Hub<MemoryLog>>; 2],
     /// The number of the end event.
     end: u64,
-    /// Up to where events have expired.
+    /// The last event that has expired.
     expired: Cell<u64>,
 }
 
@@ -39,8 +39,8 @@ impl Run {
     /// Stores the job's events, and those of another job between them.
     async fn write(&self, mut rng: Rng) {
         let pace = 1 + rng.below(300);
-        // Large events push one another out of the history.
         let forges = rng.percent(50);
+        // Large events are soon evicted from the history.
         let size = if rng.percent(30) { 20_000 } else { 10 };
         for seq in 1..=self.end {
             if rng.percent(40) {
@@ -70,7 +70,7 @@ impl Run {
         }
     }
 
-    /// Makes things go wrong for a while, and then no more.
+    /// Causes faults for a while.
     async fn disturb(&self, mut rng: Rng) {
         self.memory.page(1 + rng.below(20) as usize);
         self.memory.latency(rng.millis(15));
@@ -95,7 +95,7 @@ impl Run {
         self.memory.release();
     }
 
-    /// Lets some events expire, never the last of the log: what the end was could not be told by anybody.
+    /// Lets some events expire, but never the last one, which may be the end.
     fn expire(&self, rng: &mut Rng) {
         let events = self.memory.events(&job());
         if let Some(last) = events.last().filter(|_| rng.percent(40)) {
@@ -105,9 +105,10 @@ impl Run {
         }
     }
 
-    /// A client that leaves and comes back, on either edge, until it has the end.
+    /// A client that reconnects to either edge until it has the end.
     async fn read(&self, mut rng: Rng) {
-        let (mut start, mut told) = (FROM_START, 0);
+        let mut start = FROM_START;
+        let mut reported = 0;
         loop {
             sleep(rng.millis(1000)).await;
             let hub = &self.edges[rng.below(2) as usize];
@@ -122,7 +123,7 @@ impl Run {
                 u64::MAX
             };
             self.watch(&mut client, steps, &mut rng).await;
-            told += client.given
+            reported += client.received
                 + client
                     .gaps
                     .iter()
@@ -130,7 +131,7 @@ impl Run {
                     .sum::<u64>();
             if client.ended {
                 assert_eq!(
-                    (client.next, told),
+                    (client.next, reported),
                     (Seq(self.end + 1), self.end),
                     "seed {}",
                     self.seed
@@ -138,7 +139,7 @@ impl Run {
                 return;
             }
             let seq = client.next.before();
-            // After a missing event there is no cursor, but its number will do.
+            // There is no cursor after a gap.
             let cursor = client
                 .cursor
                 .filter(|cursor| cursor.seq == seq && rng.percent(70));
@@ -146,7 +147,7 @@ impl Run {
         }
     }
 
-    /// Takes some steps, with waits that are dropped and others that are long.
+    /// Takes some steps, with short waits that are dropped and long ones.
     async fn watch(&self, client: &mut Client, steps: u64, rng: &mut Rng) {
         let mut waits = 0;
         for _ in 0..steps {
@@ -162,11 +163,11 @@ impl Run {
                 if let Step::Gap { to, .. } = &step {
                     assert!(
                         to.0 <= self.expired.get(),
-                        "seed {}: {step:?} though stored",
+                        "seed {}: {step:?} was stored",
                         self.seed
                     );
                 }
-                client.take(step);
+                client.apply(step);
                 waits = 0;
             }
             waits += 1;
@@ -204,7 +205,7 @@ impl Run {
 }
 
 #[test]
-fn whatever_goes_wrong_each_client_gets_every_event_once_or_is_told_that_it_expired() {
+fn each_client_gets_every_event_once_or_a_gap_if_it_expired() {
     for seed in 0..SEEDS {
         let runtime = Builder::new_current_thread()
             .enable_time()

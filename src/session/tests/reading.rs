@@ -1,4 +1,4 @@
-//! What a session reads while nothing is wrong with the source: beside other watchers, slowly, and in pieces.
+//! How a session reads from a source without faults.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use super::*;
 use crate::config::{HISTORY_BYTES, LIVE_CAPACITY, STEP_BYTES};
 
 #[tokio::test(start_paused = true)]
-async fn a_late_watcher_is_served_from_the_history_without_touching_the_log() {
+async fn a_late_watcher_is_served_from_the_history_without_reading_the_log() {
     let memory = log_of(3);
     let hub = edge(&memory);
     let mut early = Client::open(&hub, Start::After(Seq(3))).await.unwrap();
@@ -17,14 +17,14 @@ async fn a_late_watcher_is_served_from_the_history_without_touching_the_log() {
     append(&memory, 20);
     early.reach(23).await;
     let (before, at_10) = (memory.calls(), memory.events(&job())[9].cursor());
-    for (start, given) in [
+    for (start, received) in [
         (Start::After(Seq(2)), 21),
         (Start::Cursor(at_10), 13),
         (Start::After(Seq(23)), 0),
     ] {
         let mut late = Client::open(&hub, start).await.unwrap();
         late.until_live().await;
-        assert_eq!((late.given, late.next), (given, Seq(24)));
+        assert_eq!((late.received, late.next), (received, Seq(24)));
     }
     assert_eq!(memory.calls(), before);
 }
@@ -37,7 +37,7 @@ async fn a_thousand_watchers_of_one_job_cost_the_source_one_subscription() {
         let hub = &hub;
         async move {
             let mut client = Client::from_start(hub).await;
-            // They come and go at different times.
+            // Some reconnect, at different times.
             if i % 3 == 0 {
                 client.reach(1 + i % 50).await;
                 client = Client::open(hub, Start::Cursor(client.cursor.unwrap()))
@@ -71,7 +71,7 @@ async fn flood(memory: &MemoryLog, seqs: Range<u64>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_takes_nothing_for_long_loses_nothing_and_is_not_buffered_for() {
+async fn a_reader_that_pauses_for_long_loses_nothing_and_needs_no_buffer() {
     let memory = log_of(1);
     let hub = edge(&memory);
     let (mut slow, mut fast) = (
@@ -90,22 +90,18 @@ async fn a_reader_that_takes_nothing_for_long_loses_nothing_and_is_not_buffered_
         }
     };
     tokio::join!(flood(&memory, 0..2000), watch);
-    assert_eq!(memory.calls().replay, 0, "who keeps up needs no log");
+    assert_eq!(memory.calls().replay, 0, "the fast reader needs no log");
     while slow.next <= Seq(2001) {
         slow.step().await;
         let held = memory.held();
         assert!(held <= HISTORY_BYTES + 64 * 4096, "{held} bytes are held");
     }
-    assert_eq!((slow.given, slow.gaps.len()), (2001, 0));
-    assert_eq!(
-        memory.calls().replay,
-        1,
-        "one reading brings it back to what is recent"
-    );
+    assert_eq!((slow.received, slow.gaps.len()), (2001, 0));
+    assert_eq!(memory.calls().replay, 1, "one replay catches up");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_is_slower_than_the_job_for_ever_gets_everything_all_the_same() {
+async fn a_reader_that_is_always_slower_than_the_job_gets_everything() {
     let memory = log_of(1);
     let hub = edge(&memory);
     let mut slow = Client::from_start(&hub).await;
@@ -117,11 +113,11 @@ async fn a_reader_that_is_slower_than_the_job_for_ever_gets_everything_all_the_s
         }
     };
     tokio::join!(flood(&memory, 0..1500), crawl);
-    assert_eq!((slow.given, slow.gaps.len()), (1501, 0));
+    assert_eq!((slow.received, slow.gaps.len()), (1501, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_live_queue_that_overflowed_is_made_good_from_the_log() {
+async fn copies_lost_by_an_overflowing_queue_are_read_from_the_log() {
     let memory = log_of(1);
     let mut client = Client::from_start(&edge(&memory)).await;
     client.until_live().await;
@@ -129,13 +125,13 @@ async fn a_live_queue_that_overflowed_is_made_good_from_the_log() {
     memory.append(&job(), done());
     client.until_end().await;
     assert_eq!(
-        (client.given, client.gaps.len()),
+        (client.received, client.gaps.len()),
         (2 * LIVE_CAPACITY as u64 + 12, 0)
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_is_dropped_at_any_point_loses_nothing() {
+async fn dropping_a_wait_at_any_point_loses_nothing() {
     for seed in 0..40 {
         let mut rng = Rng::new(seed);
         let memory = log_of(30);
@@ -151,20 +147,20 @@ async fn a_wait_that_is_dropped_at_any_point_loses_nothing() {
             }
         };
         let reader = async {
-            let give_up = Instant::now() + FOREVER;
+            let deadline = Instant::now() + FOREVER;
             while !client.ended {
                 assert!(
-                    Instant::now() < give_up,
+                    Instant::now() < deadline,
                     "seed {seed}: stuck before {}",
                     client.next
                 );
                 let wait = rng.millis(8);
                 if let Ok(step) = timeout(wait, client.session.next()).await {
-                    client.take(step);
+                    client.apply(step);
                 }
             }
         };
         tokio::join!(writer, reader);
-        assert_eq!((client.given, client.gaps.len()), (90, 0), "seed {seed}");
+        assert_eq!((client.received, client.gaps.len()), (90, 0), "seed {seed}");
     }
 }

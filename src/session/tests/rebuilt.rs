@@ -1,13 +1,13 @@
-//! Logs that went back under their watchers, and leaders without a quorum: nothing is glued to what it does not continue,
-//! and nothing final is said on the word of whoever cannot know.
+//! Logs that lose events that were delivered, and leaders without a quorum: a session never mixes
+//! two logs, and never reports a gap that the leader has not confirmed.
 
 use super::*;
 use crate::config::{OPEN_WAIT, PROBE_SPREAD};
 
-/// Longer than a feed takes to find out what a disturbance did to its log.
-const FOUND_OUT: Duration = Duration::from_secs(3);
+/// Longer than a feed takes to check its log after a disturbance.
+const CHECKED: Duration = Duration::from_secs(3);
 
-/// A log of this job alone, so that numbers and places are the same.
+/// A log of this job alone, so that sequence numbers and stream sequences are equal.
 fn alone(count: u64) -> MemoryLog {
     let memory = MemoryLog::default();
     for n in 0..count {
@@ -16,23 +16,23 @@ fn alone(count: u64) -> MemoryLog {
     memory
 }
 
-/// What a session hands over until its log turns out to be another one.
+/// The events that a session delivers before it reports that its log was rebuilt.
 async fn until_rebuilt(session: &mut Session<MemoryLog>) -> Vec<Arc<Stored>> {
-    let mut given = Vec::new();
+    let mut received = Vec::new();
     loop {
-        match timeout(FOUND_OUT, session.next())
+        match timeout(CHECKED, session.next())
             .await
-            .expect("it is found out")
+            .expect("the log is checked")
         {
-            Step::Events(events) => given.extend(events),
+            Step::Events(events) => received.extend(events),
             Step::Live => {}
-            Step::Rebuilt => return given,
+            Step::Rebuilt => return received,
             step @ (Step::Gap { .. } | Step::End) => panic!("{step:?}"),
         }
     }
 }
 
-/// A watcher who has seen all of the log.
+/// A session that has delivered all of the log.
 async fn caught_up(hub: &Arc<Hub<MemoryLog>>) -> Session<MemoryLog> {
     let mut session = Session::open(hub, &job(), FROM_START).await.unwrap();
     while !matches!(session.next().await, Step::Live) {}
@@ -40,8 +40,7 @@ async fn caught_up(hub: &Arc<Hub<MemoryLog>>) -> Session<MemoryLog> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn watchers_of_a_log_that_went_back_are_told_and_those_who_begin_anew_get_what_it_holds_now()
-{
+async fn a_rebuilt_log_is_reported_to_its_watchers_and_new_ones_read_it() {
     let memory = alone(10);
     let hub = edge(&memory);
     let mut sessions = [caught_up(&hub).await, caught_up(&hub).await];
@@ -63,13 +62,13 @@ async fn watchers_of_a_log_that_went_back_are_told_and_those_who_begin_anew_get_
     memory.append(&job(), done());
     let mut client = Client::from_start(&hub).await;
     client.until_end().await;
-    assert_eq!((client.given, hub.feeds()), (6, 1));
+    assert_eq!((client.received, hub.feeds()), (6, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_that_went_back_and_grew_past_its_old_end_is_not_glued_to_it() {
-    // What is lost, written anew, and when the feed hears of it.
-    for (back_to, anew, heard) in [
+async fn a_log_that_lost_its_end_and_grew_past_it_is_not_continued() {
+    // The last event that remains, how many are added, and whether their copies arrive.
+    for (back_to, added, arrive) in [
         (4, 6, false),
         (4, 7, false),
         (4, 20, false),
@@ -80,10 +79,10 @@ async fn a_log_that_went_back_and_grew_past_its_old_end_is_not_glued_to_it() {
         let hub = edge(&memory);
         let mut session = caught_up(&hub).await;
         memory.go_back(back_to);
-        if !heard {
+        if !arrive {
             memory.lose(usize::MAX);
         }
-        for n in 0..anew {
+        for n in 0..added {
             memory.append(&job(), chunk(format!("new {n} ")));
         }
         memory.disturb();
@@ -91,13 +90,13 @@ async fn a_log_that_went_back_and_grew_past_its_old_end_is_not_glued_to_it() {
         memory.append(&job(), chunk("new last "));
         assert!(
             until_rebuilt(&mut session).await.is_empty(),
-            "{back_to} {anew} {heard}"
+            "{back_to} {added} {arrive}"
         );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_watcher_is_told_while_it_reads_the_log() {
+async fn a_rebuilt_log_is_reported_to_a_session_that_reads_it() {
     let memory = alone(500);
     memory.page(10);
     let hub = edge(&memory);
@@ -116,19 +115,19 @@ async fn a_slow_watcher_is_told_while_it_reads_the_log() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_that_expired_as_a_whole_and_began_anew_is_another_one() {
+async fn a_log_that_expired_as_a_whole_and_started_again_is_rebuilt() {
     let memory = alone(3);
     let hub = edge(&memory);
     let mut session = caught_up(&hub).await;
     memory.expire_whole(&job());
     for _ in 0..4 {
-        memory.append(&job(), chunk("anew"));
+        memory.append(&job(), chunk("new"));
     }
     assert!(until_rebuilt(&mut session).await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_disturbance_of_a_log_that_stays_the_same_costs_no_event() {
+async fn a_disturbance_without_a_rebuild_loses_no_event() {
     for (stale, expired) in [(0, 0), (3, 0), (0, 10), (0, 12)] {
         let memory = alone(10);
         let mut client = Client::from_start(&edge(&memory)).await;
@@ -150,17 +149,17 @@ async fn a_disturbance_of_a_log_that_stays_the_same_costs_no_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_quorum_a_stale_replica_ends_no_watch_and_once_there_is_one_it_goes_on() {
+async fn a_watch_survives_a_stale_replica_without_a_quorum() {
     let memory = alone(10);
     let mut client = Client::from_start(&edge(&memory)).await;
     client.until_live().await;
-    // Whoever is asked lacks the end and cannot prove that it leads.
+    // No server has the last events, and none can prove that it leads.
     memory.stale(5);
     memory.quorum(false);
     memory.disturb();
-    client.rests(FOREVER).await;
+    client.expect_silence(FOREVER).await;
     memory.append(&job(), chunk("more"));
-    client.rests(FOREVER).await;
+    client.expect_silence(FOREVER).await;
     memory.stale(0);
     memory.quorum(true);
     client.reach(11).await;
@@ -168,7 +167,7 @@ async fn without_a_quorum_a_stale_replica_ends_no_watch_and_once_there_is_one_it
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_quorum_a_start_is_refused_as_unavailable_and_nothing_is_told_to_be_missing() {
+async fn without_a_quorum_a_start_is_unavailable_and_no_gap_is_reported() {
     let memory = log_of(10);
     let cursor = memory.events(&job())[9].cursor();
     memory.stale(8);
@@ -183,14 +182,14 @@ async fn without_a_quorum_a_start_is_refused_as_unavailable_and_nothing_is_told_
     let mut client = Client::from_start(&hub).await;
     client.until_live().await;
     memory.append(&job(), chunk("live"));
-    client.rests(OPEN_WAIT * 3).await;
+    client.expect_silence(OPEN_WAIT * 3).await;
     memory.quorum(true);
     client.reach(11).await;
     assert!(client.gaps.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_that_had_ended_before_its_log_went_back_is_watched_anew() {
+async fn an_ended_job_whose_log_was_rebuilt_can_be_watched_again() {
     let memory = alone(10);
     memory.append(&job(), done());
     let hub = edge(&memory);
@@ -199,14 +198,14 @@ async fn a_job_that_had_ended_before_its_log_went_back_is_watched_anew() {
     settle().await;
     assert_eq!(memory.followers(), 0, "nothing is followed after the end");
     memory.disturb();
-    sleep(FOUND_OUT).await;
+    sleep(CHECKED).await;
     assert_eq!(hub.feeds(), 1, "the log is the same");
     memory.go_back(5);
     memory.disturb();
-    sleep(FOUND_OUT).await;
+    sleep(CHECKED).await;
     memory.append(&job(), chunk("new"));
     memory.append(&job(), done());
     let mut client = Client::from_start(&hub).await;
     client.until_end().await;
-    assert_eq!(client.given, 7);
+    assert_eq!(client.received, 7);
 }

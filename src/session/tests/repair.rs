@@ -1,12 +1,12 @@
-//! What a broker does wrong without losing an event: lost, doubled and late copies, replicas that are behind, times
-//! out of reach. Nobody is told of any of it.
+//! Faults that lose no stored event: lost, repeated and late copies, lagging replicas, outages. A
+//! client notices none of them.
 
 use tokio::time::Instant;
 
 use super::*;
 use crate::config::{PROBE_FIRST, PROBE_MAX, PROBE_SILENT, PROBE_SPREAD, REREAD_MAX};
 
-/// A client that has everything of a log of `count` events and is told live.
+/// A client that has everything of a log of `count` events.
 async fn live(memory: &MemoryLog, count: u64) -> (Arc<Hub<MemoryLog>>, Client) {
     append(memory, count);
     let hub = edge(memory);
@@ -16,7 +16,7 @@ async fn live(memory: &MemoryLog, count: u64) -> (Arc<Hub<MemoryLog>>, Client) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn live_copies_that_were_lost_in_the_middle_cost_one_reading() {
+async fn live_copies_lost_in_the_middle_cost_one_replay() {
     let memory = MemoryLog::default();
     let (_hub, mut client) = live(&memory, 3).await;
     let before = memory.calls();
@@ -28,12 +28,11 @@ async fn live_copies_that_were_lost_in_the_middle_cost_one_reading() {
     assert!(begun.elapsed() < MOMENT, "a gap is visible at once");
     assert_eq!(memory.calls().replay, before.replay + 1);
     assert!(client.gaps.is_empty());
-    // The probe of the new feed and no other question.
-    assert!(memory.calls().last <= before.last + 1);
+    assert!(memory.calls().last <= before.last + 1, "the feed's probe");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hole_is_filled_though_copies_come_faster_than_the_log_answers() {
+async fn a_gap_is_filled_even_if_copies_arrive_faster_than_the_log_answers() {
     let memory = MemoryLog::default();
     let (_hub, mut client) = live(&memory, 3).await;
     memory.latency(MOMENT * 20);
@@ -46,14 +45,14 @@ async fn a_hole_is_filled_though_copies_come_faster_than_the_log_answers() {
         }
     };
     tokio::select! {
-        () = writer => panic!("not before the job was silent"),
-        () = client.step() => assert!(client.given > 4)
+        () = writer => panic!("the gap was not filled while the job was active"),
+        () = client.step() => assert!(client.received > 4)
     }
     assert!(begun.elapsed() < MOMENT * 50, "after {:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_last_copy_that_was_lost_is_found_when_the_job_is_silent() {
+async fn a_lost_last_copy_is_found_when_the_job_is_silent() {
     let memory = MemoryLog::default();
     let (_hub, mut client) = live(&memory, 3).await;
     sleep(PROBE_FIRST * 2).await;
@@ -71,7 +70,7 @@ async fn a_last_copy_that_was_lost_is_found_when_the_job_is_silent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_copy_that_was_lost_right_after_the_subscription_is_found_by_the_first_probe() {
+async fn a_copy_lost_right_after_the_subscription_is_found_by_the_first_probe() {
     let memory = log_of(2);
     let mut client = Client::from_start(&edge(&memory)).await;
     client.until_live().await;
@@ -83,10 +82,10 @@ async fn a_copy_that_was_lost_right_after_the_subscription_is_found_by_the_first
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_last_copy_is_found_as_soon_after_a_long_silence() {
+async fn a_lost_last_copy_is_found_as_fast_after_a_long_silence() {
     let memory = MemoryLog::default();
     let (_hub, mut client) = live(&memory, 3).await;
-    client.rests(PROBE_MAX * 20).await;
+    client.expect_silence(PROBE_MAX * 20).await;
     append(&memory, 1);
     client.reach(4).await;
     memory.lose(1);
@@ -101,26 +100,26 @@ async fn a_last_copy_is_found_as_soon_after_a_long_silence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_job_is_asked_about_ever_more_rarely() {
+async fn a_silent_job_is_probed_less_and_less_often() {
     let memory = MemoryLog::default();
     let (_hub, mut client) = live(&memory, 3).await;
-    client.rests(PROBE_MAX * 9).await;
+    client.expect_silence(PROBE_MAX * 9).await;
     let before = memory.calls();
-    client.rests(PROBE_MAX * 9).await;
+    client.expect_silence(PROBE_MAX * 9).await;
     let asked = memory.calls().last - before.last;
     assert!(
         (7..=9).contains(&asked),
-        "{asked} questions in nine times the longest pause"
+        "{asked} probes in nine times the longest pause"
     );
     assert_eq!(memory.calls().replay, before.replay);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_disturbance_leads_to_a_question_within_a_second() {
+async fn a_disturbance_causes_a_probe_within_a_second() {
     for late_copy in [false, true] {
         let memory = MemoryLog::default();
         let (_hub, mut client) = live(&memory, 3).await;
-        client.rests(PROBE_MAX * 5).await;
+        client.expect_silence(PROBE_MAX * 5).await;
         memory.hold(1);
         append(&memory, 1);
         memory.lose(1);
@@ -129,7 +128,7 @@ async fn a_disturbance_leads_to_a_question_within_a_second() {
         let begun = Instant::now();
         settle().await;
         if late_copy {
-            // A copy that was under way proves nothing about the one behind it.
+            // A late copy proves nothing about the one after it.
             memory.release();
         }
         client.until_end().await;
@@ -143,7 +142,7 @@ async fn a_disturbance_leads_to_a_question_within_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn copies_that_come_twice_or_in_another_order_are_told_once_and_in_order() {
+async fn repeated_and_reordered_copies_are_delivered_once_and_in_order() {
     let memory = MemoryLog::default();
     let (_hub, mut client) = live(&memory, 3).await;
     memory.double(4);
@@ -158,11 +157,11 @@ async fn copies_that_come_twice_or_in_another_order_are_told_once_and_in_order()
     memory.release();
     memory.append(&job(), done());
     client.until_end().await;
-    assert_eq!((client.given, client.gaps.len()), (15, 0));
+    assert_eq!((client.received, client.gaps.len()), (15, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stale_replica_never_makes_an_event_missing() {
+async fn a_stale_replica_never_causes_a_gap() {
     for stale in [1, 5, 12, 100] {
         let memory = log_of(10);
         memory.stale(stale);
@@ -174,40 +173,42 @@ async fn a_stale_replica_never_makes_an_event_missing() {
             append(&memory, 4);
             sleep(PROBE_SILENT).await;
         }
-        // What was to be lost while nobody followed.
         memory.lose(0);
         client.reach(30).await;
         assert!(client.gaps.is_empty(), "{stale} behind");
-        // Another edge begins while the replicas are behind.
+        // Another edge starts while the replicas lag.
         let mut late = Client::from_start(&edge(&memory)).await;
         memory.append(&job(), done());
         late.until_end().await;
         client.until_end().await;
-        assert!(late.gaps.is_empty() && late.given == 31, "{stale} behind");
+        assert!(
+            late.gaps.is_empty() && late.received == 31,
+            "{stale} behind"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn replays_that_break_off_early_are_taken_up_where_they_ended() {
+async fn replays_that_end_early_are_continued() {
     let memory = log_of(40);
     memory.page(3);
     memory.cut(5);
     let mut client = Client::from_start(&edge(&memory)).await;
     client.until_live().await;
-    assert_eq!((client.given, client.gaps.len()), (40, 0));
-    assert_eq!(memory.calls().replay, 6, "none of them is read twice");
+    assert_eq!((client.received, client.gaps.len()), (40, 0));
+    assert_eq!(memory.calls().replay, 6, "no event is read twice");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_is_away_for_a_while_is_waited_for() {
+async fn a_session_waits_while_the_source_is_unavailable() {
     let memory = MemoryLog::default();
     let (hub, mut client) = live(&memory, 3).await;
     memory.reachable(false);
     memory.lose(3);
     append(&memory, 4);
-    client.rests(FOREVER).await;
+    client.expect_silence(FOREVER).await;
     let asked = memory.calls().replay;
-    client.rests(FOREVER).await;
+    client.expect_silence(FOREVER).await;
     let asked = memory.calls().replay - asked;
     assert!(
         asked <= 1 + (FOREVER.as_secs() / REREAD_MAX.as_secs()) as usize,
@@ -217,7 +218,7 @@ async fn a_source_that_is_away_for_a_while_is_waited_for() {
     let begun = Instant::now();
     client.reach(7).await;
     assert!(begun.elapsed() <= REREAD_MAX && client.gaps.is_empty());
-    // The same for a session that reads the log while the source goes away.
+    // The same for a session that is reading the log.
     memory.page(2);
     memory.latency(MOMENT * 10);
     let mut late = Client::from_start(&hub).await;
@@ -228,11 +229,11 @@ async fn a_source_that_is_away_for_a_while_is_waited_for() {
     sleep(FOREVER / 2).await;
     memory.reachable(true);
     late.until_end().await;
-    assert_eq!((late.given, late.gaps.len()), (8, 0));
+    assert_eq!((late.received, late.gaps.len()), (8, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_subscription_that_ended_is_begun_again_where_it_was() {
+async fn a_subscription_that_ended_is_replaced_without_loss() {
     let memory = MemoryLog::default();
     let (_hub, mut client) = live(&memory, 3).await;
     memory.close();
@@ -241,7 +242,7 @@ async fn a_subscription_that_ended_is_begun_again_where_it_was() {
     memory.close();
     memory.reachable(false);
     append(&memory, 3);
-    client.rests(FOREVER).await;
+    client.expect_silence(FOREVER).await;
     memory.reachable(true);
     client.reach(9).await;
     append(&memory, 1);

@@ -18,7 +18,7 @@ async fn waiting(memory: &MemoryLog) -> (Arc<Hub<MemoryLog>>, Client) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn made_up_ids_cost_no_feed_and_share_one_subscription_and_one_task() {
+async fn unknown_ids_need_no_feed_and_share_one_subscription_and_one_task() {
     let (memory, tasks) = (log_of(3), Tasks::default());
     let hub = Hub::new(memory.clone(), tasks.clone());
     let mut sessions = Vec::new();
@@ -55,13 +55,13 @@ async fn made_up_ids_cost_no_feed_and_share_one_subscription_and_one_task() {
         ),
         (0, 0, 0, 0)
     );
-    // The next one starts all of it again.
+    // The next waiter starts the task again.
     let (_hub, mut client) = waiting(&MemoryLog::default()).await;
-    client.rests(FOREVER).await;
+    client.expect_silence(FOREVER).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn watches_of_one_job_wait_together_and_each_gets_all_of_it() {
+async fn all_waiters_of_one_job_get_all_its_events() {
     let memory = MemoryLog::default();
     let (hub, mut first) = waiting(&memory).await;
     let mut second = Client::from_start(&hub).await;
@@ -73,7 +73,7 @@ async fn watches_of_one_job_wait_together_and_each_gets_all_of_it() {
     first.until_end().await;
     second.until_end().await;
     assert_eq!(
-        (first.given, second.given, hub.waiting(), hub.feeds()),
+        (first.received, second.received, hub.waiting(), hub.feeds()),
         (6, 6, 0, 1)
     );
 }
@@ -86,12 +86,12 @@ async fn a_session_that_is_dropped_leaves_no_entry() {
     assert_eq!(hub.waiting(), 0);
     memory.append(&job(), chunk("x"));
     settle().await;
-    assert_eq!(hub.feeds(), 0, "nobody waits for it");
+    assert_eq!(hub.feeds(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_comes_at_any_moment_of_the_opening_is_not_missed() {
-    // A watch that is opened takes up to four requests.
+async fn an_event_stored_at_any_moment_of_the_opening_is_delivered() {
+    // Opening a watch takes up to four requests.
     for ms in 0..50 {
         let memory = MemoryLog::default();
         memory.latency(Duration::from_millis(10));
@@ -109,7 +109,7 @@ async fn an_event_that_comes_at_any_moment_of_the_opening_is_not_missed() {
         );
         memory.append(&job(), done());
         client.until_end().await;
-        assert_eq!(client.given, 2);
+        assert_eq!(client.received, 2);
     }
 }
 
@@ -148,7 +148,7 @@ async fn after_a_disturbance_every_job_is_looked_up_soon() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_subscription_that_ends_is_made_again() {
+async fn a_submit_subscription_that_ends_is_replaced() {
     let memory = MemoryLog::default();
     let (_hub, mut client) = waiting(&memory).await;
     memory.close();
@@ -162,20 +162,19 @@ async fn a_subscription_that_ends_is_made_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_job_that_is_queued_is_known_before_its_first_event() {
-    // Before the watch, and after it.
-    for first in [true, false] {
+    for queued_first in [true, false] {
         let memory = MemoryLog::default();
         let hub = edge(&memory);
-        if first {
+        if queued_first {
             memory.enqueue(&job());
         }
         let mut client = Client::from_start(&hub).await;
         client.until_live().await;
-        if first {
-            client.rests(PROBE_FIRST * 2).await;
+        if queued_first {
+            client.expect_silence(PROBE_FIRST * 2).await;
         } else {
             memory.enqueue(&job());
-            client.rests(LOOK_EVERY * 5).await;
+            client.expect_silence(LOOK_EVERY * 5).await;
         }
         assert_eq!((hub.waiting(), hub.feeds()), (0, 1));
         memory.lose_signals(true);
@@ -187,11 +186,11 @@ async fn a_job_that_is_queued_is_known_before_its_first_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn feeds_of_jobs_without_events_have_a_part_of_their_own() {
+async fn feeds_of_jobs_without_events_have_their_own_limit() {
     let memory = log_of(3);
     let hub = edge(&memory);
     let mut sessions = Vec::new();
-    // What one address may hold.
+    // The most that one address may hold.
     let share = FEEDS_UNBORN_MAX / 4 * 3;
     for n in 0..share {
         let mut session = Session::open(&hub, &made_up(n), FROM_START).await.unwrap();
@@ -202,7 +201,7 @@ async fn feeds_of_jobs_without_events_have_a_part_of_their_own() {
     }
     assert_eq!((hub.waiting(), hub.feeds()), (0, share));
     Client::from_start(&hub).await.reach(3).await;
-    // Who comes after that waits for room, or for the first event.
+    // Later clients wait for room or for the first event.
     let mut waits = Session::open(&hub, &made_up(9999), FROM_START)
         .await
         .unwrap();
@@ -217,12 +216,12 @@ async fn feeds_of_jobs_without_events_have_a_part_of_their_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stale_replica_and_a_leader_without_a_quorum_delay_a_job_and_hide_nothing() {
+async fn a_job_is_found_despite_a_stale_replica_and_a_missing_quorum() {
     let memory = log_of(3);
     memory.stale(6);
     memory.quorum(false);
     let (hub, mut client) = waiting(&memory).await;
-    client.rests(LOOK_EVERY).await;
+    client.expect_silence(LOOK_EVERY).await;
     memory.quorum(true);
     client.reach(3).await;
     assert_eq!((hub.waiting(), hub.feeds()), (0, 1));
