@@ -1,5 +1,5 @@
-//! A job's state as the body of an answer: a large one is written piece by piece, and holds its
-//! room until it is written. What the state is, `wire` decides.
+//! A job's state as a response. A large one is written in pieces, and keeps its memory until the
+//! last piece.
 
 use std::convert::Infallible;
 
@@ -14,7 +14,7 @@ use super::turn::Turn;
 use crate::config::TURN_BYTES;
 use crate::wire::JobState;
 
-/// The answer with this state, which takes `room`.
+/// A response with this state, which takes `room`.
 pub(super) fn state(mut state: JobState, room: Held) -> Response {
     let output = std::mem::take(&mut state.output);
     let json = json(&state);
@@ -38,11 +38,10 @@ pub(super) fn state(mut state: JobState, room: Held) -> Response {
     response
 }
 
-/// What precedes the output's text.
+/// What precedes the output's text in JSON.
 const OUTPUT: &str = r#""output":""#;
 
-/// A state whose output is written piece by piece. As JSON, control characters have six times their
-/// bytes.
+/// A state whose output is written in pieces. Escaped control characters are six times as long.
 struct Pieces {
     head: String,
     output: String,
@@ -71,7 +70,7 @@ impl Pieces {
     }
 }
 
-/// Text as between the quotes of JSON.
+/// The text as a JSON string, without the quotes.
 fn escaped(text: &str) -> String {
     let json = serde_json::to_string(text).unwrap_or_else(|_| unreachable!("text is always JSON"));
     json[1..json.len() - 1].to_owned()

@@ -19,11 +19,12 @@ pub(super) struct App {
     pub(super) log: Log,
     pub(super) queue: Queue,
     pub(super) hub: Arc<Hub<Reader>>,
-    /// The tasks that serve clients. They are stopped once the clients were told to reconnect.
+    /// The tasks that serve clients. They are stopped after the clients have been asked to
+    /// reconnect.
     pub(super) tasks: Tasks,
     pub(super) clients: Clients,
     pub(super) usage_cache: UsageCache,
-    /// The right to fold a state.
+    /// Permits to fold a state.
     pub(super) folds: Semaphore,
     pub(super) settings: EdgeSettings,
     pub(super) shared: EdgeShared,
@@ -38,7 +39,7 @@ pub(super) struct App {
 pub struct EdgeSettings {
     /// The hosts that jobs may call back to, each `name` or `name:port`.
     pub callback_hosts: Vec<String>,
-    /// Over what time clients are told to reconnect when the edge stops.
+    /// The time over which clients are asked to reconnect when the edge stops.
     pub drain: Duration,
 }
 

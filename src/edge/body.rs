@@ -1,5 +1,4 @@
-//! Reads the body of a request: bounded in bytes, in time, and by the memory budget. It does not
-//! interpret it.
+//! Reads request bodies, with limits on size, time and memory. It does not interpret them.
 
 use std::sync::Arc;
 
@@ -29,7 +28,7 @@ impl Bodies {
     /// Reads a body to its end. `head` has already refused one whose announced length is too large.
     pub(super) async fn read(&self, body: Body) -> Result<(Vec<u8>, Held), Problem> {
         let deadline = Instant::now() + BODY_WAIT;
-        let mut held = self.0.begin(BODY_MAX);
+        let mut held = self.0.empty(BODY_MAX);
         let mut bytes = Vec::new();
         let mut pieces = body.into_data_stream();
         loop {
@@ -75,7 +74,7 @@ mod tests {
             .map_err(|problem| problem.code())
     }
 
-    /// One piece after the other, each after a pause.
+    /// A body of pieces with a pause before each.
     fn dripped(pieces: usize, size: usize, pause: Duration) -> Body {
         Body::from_stream(stream::iter(0..pieces).then(move |_| async move {
             sleep(pause).await;
@@ -84,7 +83,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_stalls_or_drips_is_not_waited_for_without_end() {
+    async fn a_body_that_stalls_or_drips_times_out() {
         let (bodies, begun) = (bodies(), Instant::now());
         let stalled = Body::from_stream(pending::<Result<Bytes, Infallible>>());
         assert_eq!(read(&bodies, stalled).await, Err(Code::Timeout));
@@ -111,11 +110,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn large_bodies_that_do_not_come_hold_no_more_than_their_room_and_small_ones_come_through()
+    async fn incomplete_large_bodies_hold_limited_memory_and_do_not_block_small_ones()
      {
         let memory = Memory::new(Budget::unlimited());
         let bodies = Bodies(memory.bodies.clone());
-        // A megabyte less a byte, and then nothing.
+        // One byte less than the limit, then nothing.
         let short = || {
             let most = Ok::<_, Infallible>(Bytes::from(vec![b'x'; BODY_MAX - 1]));
             Body::from_stream(stream::once(async { most }).chain(pending()))

@@ -1,5 +1,5 @@
-//! One connected client: what it asks for and what it is sent, the same over every transport that
-//! has frames. How frames are read and written is the transport's.
+//! One connected client: its requests and what it is sent, for every transport that has frames. The
+//! transport reads and writes the frames.
 
 use std::future::pending;
 use std::net::IpAddr;
@@ -18,17 +18,17 @@ use crate::config::REQUESTS_MAX;
 use crate::nats::Reader;
 use crate::wire::{ClientFrame, Code, JobId, Refusal, RequestRef, ServerFrame, Submission};
 
-/// A client, whose requests are answered at an `R`.
+/// A client. `R` says where the answer to a request goes.
 pub(super) struct ConnectedClient<R> {
     app: Arc<App>,
     address: IpAddr,
     watches: Watches<Reader, R>,
-    /// The submits and cancels under way.
+    /// Submits and cancels in progress.
     requests: FuturesUnordered<BoxFuture<'static, (ServerFrame, R)>>,
 }
 
 impl<R: Send + 'static> ConnectedClient<R> {
-    /// A client at this address, which has asked for nothing yet.
+    /// A client at this address, without requests.
     pub(super) fn new(app: Arc<App>, transport: Transport, address: IpAddr) -> Self {
         let hub = Arc::clone(&app.hub);
         let counters = Arc::clone(&app.thread.counters);
@@ -40,8 +40,8 @@ impl<R: Send + 'static> ConnectedClient<R> {
         }
     }
 
-    /// Does what a frame asks for. `room` is what [`room_for`] it gave. Returns the answer when
-    /// there is one at once; otherwise it comes out of [`Self::next`].
+    /// Handles a frame; `room` comes from [`room_for`]. Returns an immediate answer; [`Self::next`]
+    /// returns a later one.
     pub(super) fn handle(
         &mut self,
         frame: ClientFrame,
@@ -49,7 +49,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
         reply_to: R,
     ) -> Option<(ServerFrame, R)> {
         match frame {
-            // There is nothing to check a token against yet: every client may do everything.
+            // This version has no authentication: every client may do everything.
             ClientFrame::Auth { token: _ } => None,
             ClientFrame::Watch { job, start } => {
                 let request = RequestRef::of_job(&job);
@@ -80,7 +80,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
                     reference,
                     room,
                 );
-                self.begin(submit, request, reply_to)
+                self.add_request(submit, request, reply_to)
             }
             ClientFrame::Cancel { reference, job } => {
                 let request = RequestRef {
@@ -88,7 +88,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
                     job: Some(job.to_string()),
                 };
                 let cancel = cancel(Arc::clone(&self.app), self.address, job, reference);
-                self.begin(cancel, request, reply_to)
+                self.add_request(cancel, request, reply_to)
             }
         }
     }
@@ -107,15 +107,15 @@ impl<R: Send + 'static> ConnectedClient<R> {
         self.next(true).now_or_never()
     }
 
-    /// Ends all watches, and completes the submits and cancels: a client that asks for something
-    /// and disconnects wants it done.
+    /// Ends all watches, and completes the submits and cancels: a client that disconnects still
+    /// wants its requests done.
     pub(super) async fn finish(self) {
         drop(self.watches);
         self.requests.for_each(async |_| ()).await;
     }
 
-    /// Adds a request to those under way, unless there are too many.
-    fn begin(
+    /// Adds a request to those in progress, unless there are too many.
+    fn add_request(
         &mut self,
         work: impl Future<Output = Result<ServerFrame, Problem>> + Send + 'static,
         request: RequestRef,
@@ -135,7 +135,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
     }
 }
 
-/// The room that a frame takes until it is done: a submission, until it is queued.
+/// The memory that a frame takes until it is handled; a submission, until it is queued.
 pub(super) fn room_for(app: &App, frame: &ClientFrame) -> Result<Held, Refusal> {
     let ClientFrame::Submit {
         submission,
@@ -143,7 +143,7 @@ pub(super) fn room_for(app: &App, frame: &ClientFrame) -> Result<Held, Refusal> 
         ..
     } = frame
     else {
-        return Ok(app.shared.memory().submits.begin(0));
+        return Ok(app.shared.memory().submits.empty(0));
     };
     app.room_for(submission).map_err(|problem| Refusal {
         code: problem.code(),

@@ -1,5 +1,5 @@
-//! What one thread counts: connections, Socket.IO rooms, events. Counting costs the path of an
-//! event nothing that threads share; `stats` adds up the threads.
+//! What one thread counts: connections, Socket.IO rooms, events. Threads share no counter, which
+//! keeps counting cheap; `stats` adds them up.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -55,7 +55,7 @@ impl Counters {
         self.delivered.total.load(Ordering::Relaxed)
     }
 
-    /// How many of them in the last [`RATE_SECONDS`] whole seconds.
+    /// How many events were handed to clients in the last [`RATE_SECONDS`] whole seconds.
     pub(super) fn delivered_recently(&self) -> u64 {
         self.delivered.recent(self.begun.elapsed().as_secs())
     }
@@ -86,7 +86,7 @@ impl Counters {
     }
 }
 
-/// A connection, while it lives.
+/// Counts a connection until it is dropped.
 #[derive(Debug)]
 pub(super) struct Connected(Arc<Counters>, Transport);
 
@@ -96,7 +96,7 @@ impl Drop for Connected {
     }
 }
 
-/// A Socket.IO client's watch of a job, while it lasts.
+/// Counts a Socket.IO client's watch of a job until it is dropped.
 #[derive(Debug)]
 pub(super) struct RoomMember(Arc<Counters>, JobId);
 
@@ -119,7 +119,7 @@ const SLOTS: usize = RATE_SECONDS as usize + 1;
 #[derive(Debug, Default)]
 struct Rate {
     total: AtomicU64,
-    /// Seconds and what was added in each; the slot of a second is reused.
+    /// Seconds, and what was added in each. Slots are reused.
     slots: [(AtomicU64, AtomicU64); SLOTS],
 }
 

@@ -1,5 +1,5 @@
-//! What each route uses to describe itself in OpenAPI: tags, and the problems that it answers with.
-//! The document is made in `openapi`.
+//! What routes use to describe themselves in OpenAPI: tags, and the problems that they answer with.
+//! `openapi` makes the document.
 
 use std::collections::BTreeMap;
 

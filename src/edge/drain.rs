@@ -1,5 +1,5 @@
-//! How an edge's clients disconnect when it stops: each is told at a moment of its own, so that
-//! they do not all reconnect to another edge at once. It closes nothing itself.
+//! When an edge stops, it asks its clients to reconnect one after another, so that they do not all
+//! reach another edge at once. This file only keeps the time; the transports close the connections.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -24,17 +24,17 @@ pub(super) struct Clients {
 struct Drain {
     /// Cancelled when the edge stops.
     stop: CancellationToken,
-    /// Cancelled when the edge waits no longer.
+    /// Cancelled when the edge stops waiting.
     closing: CancellationToken,
-    /// Over what time the clients are told.
+    /// The time over which clients are asked to reconnect.
     window: Duration,
-    /// When the first of them noticed that the edge stops.
+    /// When the first client noticed that the edge stops.
     stopped_at: OnceLock<Instant>,
 }
 
 impl Clients {
-    /// None yet. They are told within `window` after `stop` is cancelled, and at once when
-    /// `closing` is.
+    /// No clients yet. They are asked to reconnect within `window` after `stop` is cancelled, and
+    /// at once when `closing` is.
     pub(super) fn new(
         stop: CancellationToken,
         window: Duration,
@@ -66,14 +66,14 @@ impl Clients {
         }
     }
 
-    /// Once the edge stops: waits until all clients have disconnected, no longer than they should
-    /// need. Returns whether they have.
+    /// Waits, for a limited time after the edge stops, until all clients have disconnected. Returns
+    /// whether they have.
     pub(super) async fn disconnect(&self) -> bool {
         self.tasks.end(self.drain.window + CLOSE_WAIT).await
     }
 }
 
-/// A client's slot in the order in which clients are told.
+/// A client's place in the order of disconnecting.
 #[derive(Debug)]
 pub(super) struct DrainSlot {
     number: u64,
@@ -82,8 +82,8 @@ pub(super) struct DrainSlot {
 }
 
 impl DrainSlot {
-    /// Waits until the client should be told to reconnect. Safe to drop at any await.
-    pub(super) async fn moment(&self) {
+    /// Waits until the client should be asked to reconnect. Safe to drop at any await.
+    pub(super) async fn due(&self) {
         let drain = &self.drain;
         drain.stop.cancelled().await;
         let stopped_at = *drain.stopped_at.get_or_init(Instant::now);
@@ -94,8 +94,8 @@ impl DrainSlot {
     }
 }
 
-/// The part of the window that passes before the client with this number is told: multiples of the
-/// golden ratio, any run of which spreads evenly, whichever clients have disconnected meanwhile.
+/// How long after the start of the window the client with this number is asked to reconnect.
+/// Multiples of the golden ratio spread evenly, even if some clients have disconnected already.
 fn delay(number: u64, window: Duration) -> Duration {
     const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
     let per_mille = number.wrapping_mul(GOLDEN) / (u64::MAX / 1000);
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_are_told_evenly_over_the_window_whichever_have_disconnected() {
+    fn clients_reconnect_evenly_over_the_window_even_if_some_have_left() {
         let window = Duration::from_secs(10);
         for (first, step) in [(0, 1), (1_000_000, 1), (7, 2), (0, 10)] {
             let mut delays: Vec<_> = (0..100).map(|n| delay(first + n * step, window)).collect();

@@ -1,5 +1,5 @@
-//! Public codes as answers: problem details (RFC 9457) over HTTP, error frames elsewhere. The codes
-//! themselves are in `wire`; causes are logged and never sent.
+//! Public codes as responses: problem details (RFC 9457) over HTTP, error frames elsewhere. The
+//! codes are in `wire`; causes are logged and never sent.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -9,11 +9,11 @@ use serde::Serialize;
 use tracing::{debug, warn};
 
 use crate::budget::NoRoom;
-use crate::session;
+use crate::session::SessionError;
 use crate::source::Unavailable;
 use crate::wire::{Code, Refusal, RequestRef, ServerFrame, shortened};
 
-/// Why a request is refused or has failed.
+/// Why a request was refused or failed.
 #[derive(Debug)]
 pub(super) struct Problem {
     code: Code,
@@ -47,7 +47,7 @@ impl Problem {
         }
     }
 
-    /// The frame that answers a request, or speaks of a job, with this problem.
+    /// The error frame for a request or a job.
     pub(super) fn into_frame(self, request: RequestRef) -> ServerFrame {
         error_frame(Refusal {
             code: self.code,
@@ -100,14 +100,14 @@ impl From<Unavailable> for Problem {
     }
 }
 
-impl From<session::SessionError> for Problem {
-    fn from(error: session::SessionError) -> Self {
+impl From<SessionError> for Problem {
+    fn from(error: SessionError) -> Self {
         match error {
-            session::SessionError::Unavailable(error) => error.into(),
-            session::SessionError::Full(_)
-            | session::SessionError::CursorOfOtherJob
-            | session::SessionError::CursorNotInLog
-            | session::SessionError::AfterTheEnd { .. } => {
+            SessionError::Unavailable(error) => error.into(),
+            SessionError::Full(_)
+            | SessionError::CursorOfOtherJob
+            | SessionError::CursorNotInLog
+            | SessionError::AfterTheEnd { .. } => {
                 Self::new(error.code(), error.to_string())
             }
         }
@@ -153,7 +153,7 @@ mod tests {
     use crate::wire::limits::MESSAGE_MAX;
 
     #[test]
-    fn a_problem_keeps_no_more_than_a_sentence_of_what_it_quotes() {
+    fn the_detail_of_a_problem_is_cut() {
         let problem = Problem::new(Code::BadRequest, "é".repeat(500_000));
         assert_eq!(problem.message().len(), MESSAGE_MAX);
         assert!(problem.detail.unwrap().capacity() <= MESSAGE_MAX);

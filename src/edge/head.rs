@@ -1,5 +1,5 @@
-//! What the head of every request must contain, whatever the address: one host, and no body that is
-//! too long. Of the address it only checks whether it exists.
+//! Checks the head of every request: it names one host, its body is not too long, and a preflight
+//! is for an address that exists.
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::uri::Authority;
@@ -17,7 +17,7 @@ pub(super) async fn checked(request: Request, next: Next) -> Response {
     if let Err(problem) = host(request.version(), request.headers()) {
         return problem.into_response();
     }
-    // The layer for other origins answers every OPTIONS. `*` stands for the edge as a whole.
+    // The CORS layer answers every OPTIONS request. `*` means the server as a whole.
     let exists = request.extensions().get::<MatchedPath>().is_some() || request.uri().path() == "*";
     if request.method() == Method::OPTIONS && !exists {
         return Problem::from(Code::NotFound).into_response();
@@ -25,8 +25,8 @@ pub(super) async fn checked(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Refuses a body by the length that its client announces. A client that sends `Expect:
-/// 100-continue` is asked for the body once a handler reads it, which is too late.
+/// Refuses a body whose announced length is too large. Reading the body would be too late: it asks
+/// a client that sent `Expect: 100-continue` for all of it.
 pub(super) async fn body_is_short_enough(request: Request, next: Next) -> Response {
     let length = request
         .headers()
@@ -50,8 +50,8 @@ fn host(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(Code::BadRequest, message))
 }
 
-/// A client that does not know the host sends an empty one. A comma, which the grammar of hosts
-/// allows, joins two.
+/// Clients that do not know the host send an empty value. A comma is valid in a host, but usually
+/// joins two of them.
 fn is_host(value: &HeaderValue) -> bool {
     let bytes = value.as_bytes();
     let has_one_part = !bytes.iter().any(|byte| matches!(byte, b'@' | b','));

@@ -1,5 +1,5 @@
-//! What every transport does with a job besides streaming it: submit it, cancel it, read its state.
-//! It decodes no request and writes no answer.
+//! What every transport does with jobs besides streaming: submit, cancel, read the state. It
+//! neither decodes requests nor writes responses.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -29,13 +29,13 @@ use crate::wire::{
 pub(super) struct Accepted {
     /// The job's id.
     pub(super) id: JobId,
-    /// The job's id, under the name that it has in events and frames.
+    /// The job's id again, under its name in events and frames.
     pub(super) job: JobId,
     /// The job's kind.
     pub(super) kind: Kind,
     /// What the job is doing.
     pub(super) status: Status,
-    /// Whether this submission put it into the queue.
+    /// Whether this submission queued it.
     #[serde(skip)]
     pub(super) new: bool,
 }
@@ -46,7 +46,7 @@ pub(super) struct Accepted {
 pub(super) struct CancelReceipt {
     /// The job's id.
     pub(super) id: JobId,
-    /// The job's id, under the name that it has in events and frames.
+    /// The job's id again, under its name in events and frames.
     pub(super) job: JobId,
     /// The sequence number of the event.
     pub(super) seq: Seq,
@@ -68,16 +68,15 @@ impl Accepted {
 }
 
 impl App {
-    /// The room that a submission takes in memory until it is queued: once as parsed, and twice as
-    /// stored.
+    /// The memory that a submission takes until it is queued: once parsed, and twice as stored.
     pub(super) fn room_for(&self, submission: &Submission) -> Result<Held, Problem> {
         let bytes = size_of::<Submission>() + 3 * weight(&submission.input);
         Ok(self.shared.memory().submits.hold(bytes)?)
     }
 
-    /// Submits a job, which holds this room until that is done. A job without an id gets one
-    /// derived from the idempotency key, so that the same key is the same job on every edge, for as
-    /// long as its log is kept.
+    /// Submits a job, and holds `_room` until it is queued. Without an id, the job gets one derived
+    /// from the idempotency key: the same key is the same job on every edge, for as long as its log
+    /// is kept.
     pub(super) async fn submit(
         &self,
         client: IpAddr,
@@ -180,7 +179,7 @@ impl App {
 
     /// A job's state, and the room that it takes.
     async fn state(&self, job: &JobId) -> Result<(JobState, Held), Problem> {
-        let mut room = self.shared.memory().answers.begin(JobState::SIZE_MAX);
+        let mut room = self.shared.memory().answers.empty(JobState::SIZE_MAX);
         let late = |_| Unavailable("the log was not read in time".into());
         let shown = self.hub.last(job);
         let folding = async {

@@ -1,4 +1,4 @@
-//! `GET /api/jobs`: the jobs in the log, page by page. How pages are read and joined is the log's.
+//! `GET /api/jobs`: lists the jobs in the log in pages, which the log reads and merges.
 
 use std::sync::Arc;
 
@@ -17,8 +17,7 @@ use crate::nats::{JobQuery, ListError};
 use crate::source::Unavailable;
 use crate::wire::{Code, Status};
 
-/// Which jobs, and how many. Unknown parameters are refused: with a mistyped filter, all jobs would
-/// be listed.
+/// Which jobs, and how many. Unknown parameters are refused: a mistyped filter would list all jobs.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
@@ -29,7 +28,7 @@ pub(super) struct ListQuery {
     /// Only jobs of this kind.
     #[param(nullable = false, pattern = "^[A-Za-z0-9_-]{1,64}$")]
     kind: Option<String>,
-    /// How many jobs at most.
+    /// The maximum number of jobs.
     #[param(nullable = false, minimum = 1, maximum = 100, default = 20)]
     limit: Option<usize>,
     /// The `next` of the previous page.
@@ -57,7 +56,7 @@ pub(super) async fn jobs(
     State(app): State<Arc<App>>,
     Params(query): Params<ListQuery>,
 ) -> Result<Response, Problem> {
-    let query = wanted(query)?;
+    let query = job_query(query)?;
     let late = |_| Unavailable("the log was not read in time".into());
     // Boxed, since it is far larger than the futures of other requests.
     let list = Box::pin(app.hub.source().list(&query));
@@ -73,7 +72,7 @@ pub(super) async fn jobs(
     }
 }
 
-fn wanted(
+fn job_query(
     ListQuery {
         status,
         kind,

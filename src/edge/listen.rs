@@ -1,4 +1,4 @@
-//! The listening sockets of an edge, one for each of its threads. It accepts no connection.
+//! The listening sockets of an edge, one per thread. It accepts no connections.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -7,14 +7,14 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::{BACKLOG, SEND_BUFFER};
 
-/// Listens at `addr`, once for each thread; the kernel spreads connections over them. With port 0
-/// all get the same free port.
+/// Listens at `addr`, once per thread; the kernel spreads connections over the sockets. With port
+/// 0, all use the same free port.
 ///
 /// # Errors
 /// When the address is in use or does not belong to this machine.
 pub fn bind(addr: SocketAddr, threads: usize) -> io::Result<Vec<TcpListener>> {
-    // Checked without SO_REUSEPORT, with which a second edge on the same address would silently
-    // take half of the clients.
+    // Checked without SO_REUSEPORT: with it, a second edge on the same address would silently take
+    // half of the clients.
     let mut addr = addr;
     if addr.port() != 0 {
         drop(socket(addr, false)?);

@@ -1,5 +1,5 @@
-//! How the memory budget of an edge is divided: one part for each kind of thing that clients can
-//! make it hold. Handlers decide what happens to a request for which there is no room.
+//! How an edge divides its memory budget: one part for each kind of data that it holds for clients.
+//! Handlers decide what happens to a request for which there is no room.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
@@ -17,37 +17,37 @@ use crate::config::{
 /// request takes the room of the others or of the feeds.
 #[derive(Debug)]
 pub(super) struct Memory {
-    /// All of it.
+    /// The whole budget.
     pub(super) whole: Budget,
     /// Feeds and their histories: half of it.
     pub(super) feeds: Budget,
-    /// Bodies of requests, as they arrive.
+    /// Request bodies while they arrive.
     pub(super) bodies: Part,
-    /// Submissions that wait or are under way.
+    /// Submissions that are waiting or in progress.
     pub(super) submits: Part,
-    /// Answers that are being made, or wait for their client to take them.
+    /// Responses that are being made or read by their client.
     pub(super) answers: Part,
-    /// Events that event streams have read and not written yet.
+    /// Events that event streams have read but not written yet.
     pub(super) streams: Budget,
 }
 
-/// Room for things of one kind. Small ones have room of their own: a flood of large ones must not
-/// keep out the many that cost little.
+/// Room for data of one kind. Small data has its own room, so that a flood of large data does not
+/// block it.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
     small: Budget,
     large: Budget,
 }
 
-/// Marks an answer that takes scarce room.
+/// Marks a response that takes scarce memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Large;
 
-/// The room of one thing.
+/// The room of one request or response.
 #[derive(Debug)]
 pub(super) struct Held {
     part: Part,
-    /// What a large thing reserves before its size is known.
+    /// How many bytes to reserve once it is large.
     largest: usize,
     is_large: bool,
     room: Reservation,
@@ -82,15 +82,15 @@ impl Memory {
             .into_iter()
             .flat_map(|part| [&part.small, &part.large]);
         parts
-            .chain([&self.whole, &self.feeds])
+            .chain([&self.whole, &self.feeds, &self.streams])
             .map(Budget::refused)
             .sum()
     }
 }
 
 impl Part {
-    /// Room for a thing that grows to at most `largest` bytes.
-    pub(super) fn begin(&self, largest: usize) -> Held {
+    /// Empty room that may grow to `largest` bytes.
+    pub(super) fn empty(&self, largest: usize) -> Held {
         Held {
             part: self.clone(),
             largest,
@@ -99,19 +99,18 @@ impl Part {
         }
     }
 
-    /// Room for a thing of this size. A thing that is larger than the whole part is admitted when
-    /// the part is empty: whatever is within the limits of a request must be possible.
+    /// Room for this many bytes. More than the whole part is admitted when the part is empty, so
+    /// that any valid request can be served.
     pub(super) fn hold(&self, bytes: usize) -> Result<Held, NoRoom> {
-        let mut held = self.begin(bytes);
+        let mut held = self.empty(bytes);
         held.resize(bytes)?;
         Ok(held)
     }
 }
 
 impl Held {
-    /// The thing has `bytes` now. When it is no longer small, it reserves at once the most that it
-    /// may need: things that grow side by side would otherwise take the room from each other, and
-    /// none would become whole.
+    /// Sets the current size. Once it is large, reserves the maximum at once: otherwise data that
+    /// grows at the same time could use up the room, and none of it would ever be complete.
     pub(super) fn resize(&mut self, bytes: usize) -> Result<(), NoRoom> {
         let limit = self.part.large.limit();
         if self.is_large {
@@ -128,20 +127,20 @@ impl Held {
         Ok(())
     }
 
-    /// The thing is gone, and another one starts.
+    /// Releases the room, to start over.
     pub(super) fn clear(&mut self) {
         self.room = self.part.small.empty();
         self.is_large = false;
     }
 
-    /// The thing has `bytes` and does not grow any more.
+    /// Sets the final size.
     pub(super) fn settle(&mut self, bytes: usize) {
         self.largest = 0;
-        // Giving back always fits.
+        // Shrinking cannot fail.
         let _ = self.room.resize(bytes.min(self.room.bytes()));
     }
 
-    /// The answer with this JSON, which holds its room until it is written.
+    /// A response with this JSON, which keeps the room until it is written.
     pub(super) fn respond(mut self, json: Vec<u8>) -> Response {
         self.settle(json.len());
         let mut response = Response::new(Body::empty());
@@ -154,7 +153,7 @@ impl Held {
         response
     }
 
-    /// Marks an answer whose client is cut off sooner when it takes nothing.
+    /// Marks a large response: a client that stops reading it is cut off sooner.
     pub(super) fn mark(&self, response: &mut Response) {
         if self.is_large {
             response.extensions_mut().insert(Large);
@@ -162,7 +161,7 @@ impl Held {
     }
 }
 
-/// Bytes that keep `owned` until the last part of them is dropped: until the socket has taken them.
+/// Bytes that keep `owned` until their last slice is dropped: until the socket has taken them.
 pub(super) fn bind<T: Send + 'static>(bytes: Vec<u8>, owned: T) -> Bytes {
     struct Owner<T> {
         bytes: Vec<u8>,
@@ -179,8 +178,8 @@ pub(super) fn bind<T: Send + 'static>(bytes: Vec<u8>, owned: T) -> Bytes {
     })
 }
 
-/// About how many bytes a JSON value holds in memory besides the [`Value`] itself. Its text may
-/// have a hundredth of that.
+/// About how many bytes a JSON value holds in memory besides the [`Value`] itself. Its JSON text
+/// may be a hundred times smaller.
 pub(super) fn weight(value: &Value) -> usize {
     /// A node of a map, which has room for 11 entries and holds at least 6 in a large map.
     const NODE: usize = 640;
@@ -207,10 +206,10 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_value_is_weighed_as_it_lies_in_memory() {
+    fn the_weight_of_a_value_is_its_size_in_memory() {
         assert_eq!(weight(&json!(1)), 0);
         assert_eq!(weight(&json!("x".repeat(1000))), 1000);
-        // Two bytes of text and thirty-two of memory each; seven and more than six hundred.
+        // A zero: 2 bytes of text, 32 of memory. An object: 7, and more than 600.
         let zeros: Value = serde_json::from_str(&format!("[{}0]", "0,".repeat(9999))).unwrap();
         assert!(
             (320_000..700_000).contains(&weight(&zeros)),
@@ -235,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_large_things_leaves_room_for_small_ones() {
+    fn a_flood_of_large_data_leaves_room_for_small_data() {
         let part = part();
         let large: Vec<_> = std::iter::from_fn(|| part.hold(2 * SMALL_BYTES).ok()).collect();
         assert_eq!(large.len(), 5);
@@ -246,9 +245,9 @@ mod tests {
     }
 
     #[test]
-    fn things_that_grow_side_by_side_do_not_keep_each_other_from_becoming_whole() {
+    fn data_that_grows_at_the_same_time_is_completed() {
         let part = part();
-        let mut growing: Vec<_> = (0..20).map(|_| part.begin(5 * SMALL_BYTES)).collect();
+        let mut growing: Vec<_> = (0..20).map(|_| part.empty(5 * SMALL_BYTES)).collect();
         growing.retain_mut(|held| held.resize(100).is_ok());
         growing.retain_mut(|held| held.resize(SMALL_BYTES + 1).is_ok());
         assert_eq!(growing.len(), 2);
@@ -260,12 +259,12 @@ mod tests {
         assert_eq!(
             part.small.used(),
             0,
-            "what became large holds no small room"
+            "large data holds no small room"
         );
     }
 
     #[test]
-    fn the_largest_thing_is_possible_when_nothing_else_is_held() {
+    fn more_than_the_part_is_admitted_when_nothing_else_is_held() {
         let part = part();
         let all = part.hold(1000 * SMALL_BYTES).unwrap();
         assert!(part.hold(2 * SMALL_BYTES).is_err());
@@ -274,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_hold_their_room_until_their_last_part_is_dropped() {
+    fn bytes_keep_their_room_until_their_last_slice_is_dropped() {
         let part = part();
         let bytes = bind(vec![7; 10], part.hold(10).unwrap());
         let tail = bytes.slice(8..);

@@ -1,6 +1,6 @@
-//! What is known about one connection while it lives: its peer, how long its client may take
-//! nothing, and how many whole messages came. A connection that becomes the WebSocket of a
-//! Socket.IO client counts for that client's [`Traffic`] as well.
+//! State of one connection: its peer, how long the client may stop reading, and how many complete
+//! messages it received. The WebSocket of a Socket.IO client also counts for that client's
+//! [`Traffic`].
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,12 +26,12 @@ struct MeterState {
     control_bytes: AtomicU64,
 }
 
-/// What came over a WebSocket.
+/// What was received over a WebSocket.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct WebSocketInput {
-    /// How many messages were whole.
+    /// How many complete messages.
     pub(super) messages: u64,
-    /// How many bytes of pings and pongs came.
+    /// How many bytes of pings and pongs.
     pub(super) control_bytes: u64,
 }
 
@@ -48,8 +48,8 @@ impl Meter {
         }))
     }
 
-    /// The address of the client, or of the proxy before it. An IPv6 address stands for its /64
-    /// network, all of which belongs to one client.
+    /// The address of the client, or of the proxy before it. An IPv6 address is reduced to its /64
+    /// network, which usually belongs to one client.
     pub(super) fn peer(&self) -> IpAddr {
         match self.0.peer.to_canonical() {
             IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
@@ -57,12 +57,12 @@ impl Meter {
         }
     }
 
-    /// Says whether what is written next holds memory that is scarce.
+    /// Sets whether the response being written takes scarce memory.
     pub(super) fn hurry(&self, is_hurried: bool) {
         self.0.is_hurried.store(is_hurried, Ordering::Relaxed);
     }
 
-    /// How long the client may take nothing.
+    /// How long the client may stop reading.
     pub(super) fn write_wait(&self) -> Duration {
         if self.0.is_hurried.load(Ordering::Relaxed) {
             ANSWER_WAIT
@@ -71,33 +71,33 @@ impl Meter {
         }
     }
 
-    /// From now on the connection is a WebSocket.
+    /// Marks the connection as a WebSocket.
     pub(super) fn become_websocket(&self) {
         self.0.is_websocket.store(true, Ordering::Relaxed);
     }
 
-    /// From now on the connection is the WebSocket of a Socket.IO client.
+    /// Marks the connection as the WebSocket of a Socket.IO client.
     pub(super) fn attach(&self, traffic: &Arc<Traffic>) {
-        // A connection becomes one client's WebSocket once and carries nothing else after that.
+        // A connection is upgraded only once.
         let _ = self.0.traffic.set(Arc::clone(traffic));
         self.become_websocket();
     }
 
-    /// Counts a message that is whole.
+    /// Counts a complete message.
     pub(super) fn count_message(&self) {
         self.0.messages.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a ping or pong with this many bytes of payload.
     pub(super) fn count_control(&self, payload: usize) {
-        /// The head of a client's control frame, with its mask.
+        /// The header of a client's control frame, with its mask.
         const HEAD: usize = 6;
         self.0
             .control_bytes
             .fetch_add((HEAD + payload) as u64, Ordering::Relaxed);
     }
 
-    /// What came over the WebSocket; `None` while the connection is not one.
+    /// What was received over the WebSocket; `None` if the connection is not one.
     pub(super) fn websocket_input(&self) -> Option<WebSocketInput> {
         if !self.0.is_websocket.load(Ordering::Relaxed) {
             return None;
@@ -116,13 +116,13 @@ impl Meter {
         }
     }
 
-    /// Whether nothing more should be read. If not, a cut wakes the reader.
+    /// Whether to stop reading. If not, a cut wakes the reader.
     pub(super) fn stops_reading(&self, cx: &Context<'_>) -> bool {
         self.traffic()
             .is_some_and(|traffic| traffic.stops_reading(cx))
     }
 
-    /// Whether nothing more should wait to be written. If not, a cut wakes the writer.
+    /// Whether to stop writing. If not, a cut wakes the writer.
     pub(super) fn stops_writing(&self, cx: &Context<'_>) -> bool {
         self.traffic()
             .is_some_and(|traffic| traffic.stops_writing(cx))

@@ -1,6 +1,6 @@
-//! A client's connection, measured and limited: a client that takes nothing is gone after a while
-//! and is not read from meanwhile, one that sends without end is read slowly, and a message that is
-//! not whole takes room of the memory budget. It knows no protocol.
+//! A client's connection, measured and limited. A client that stops reading is not read from, and
+//! is cut off after a while; one that sends too much is read slowly; an incomplete message counts
+//! in the memory budget. It knows no protocol.
 
 mod pace;
 mod partial;
@@ -20,27 +20,27 @@ use super::meter::Meter;
 use crate::config::READ_AHEAD;
 use crate::share::FairSlot;
 
-/// A connection with a [`Meter`]. It ends when its client takes nothing for as long as the meter
-/// says; hyper itself waits forever.
+/// A connection with a [`Meter`]. It ends when its client stops reading for longer than the meter
+/// allows; hyper would wait forever.
 #[derive(Debug)]
 pub(super) struct Metered<T> {
     io: T,
     meter: Meter,
     /// Runs while a write waits.
     write_timer: Option<Pin<Box<Sleep>>>,
-    /// How many bytes were read beyond those that were written.
+    /// How many more bytes were read than written.
     read_ahead: usize,
     /// Wakes the reader once something was written.
     paused_reader: Option<Waker>,
     /// The incomplete message of a WebSocket.
     partial: PartialMessage,
     pace: ReadPace,
-    /// Its slot among the connections; what it is upgraded to keeps it.
+    /// Its slot among the connections, also after an upgrade.
     slot: Option<FairSlot>,
 }
 
 impl<T> Metered<T> {
-    /// Measures `io`, the connection of a client at this address.
+    /// Wraps `io`, the connection of a client at this address.
     pub(super) fn new(io: T, peer: IpAddr, bodies: &Part) -> Self {
         Self {
             io,
@@ -54,7 +54,7 @@ impl<T> Metered<T> {
         }
     }
 
-    /// Keeps this slot until the connection ends.
+    /// Holds this slot until the connection ends.
     pub(super) fn holding(mut self, slot: FairSlot) -> Self {
         self.slot = Some(slot);
         self
@@ -69,7 +69,7 @@ impl<T> Metered<T> {
         self.meter.clone()
     }
 
-    /// Counts what a write wrote, or bounds how long it waits.
+    /// Counts the bytes written, or limits how long the write waits.
     fn after_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -109,8 +109,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
             // As if the client had disconnected.
             return Poll::Ready(Ok(()));
         }
-        // The libraries answer some input by themselves (a ping with a pong) and keep what they
-        // cannot write. Reading from a client that takes nothing would fill the memory with
+        // The libraries answer some input by themselves (a ping with a pong) and queue what they
+        // cannot write. Reading from a client that does not read would fill the memory with
         // answers.
         if self.write_timer.is_some() && self.read_ahead >= READ_AHEAD {
             self.paused_reader = Some(cx.waker().clone());
@@ -128,8 +128,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
         if bytes > 0 {
             self.partial.add(bytes, input)?;
         }
-        // Polled after the bytes were added, so that the deadline wakes the reader.
-        if read.is_pending() && !self.partial.is_whole(input) && self.partial.is_late(cx) {
+        // Polled after the bytes are added, so that the deadline wakes the reader.
+        if read.is_pending() && !self.partial.is_complete(input) && self.partial.is_late(cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read
@@ -187,7 +187,7 @@ mod tests {
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_for_the_write_wait_is_cut_off() {
+    async fn a_client_that_reads_nothing_for_the_write_wait_is_cut_off() {
         let (_client, edge) = duplex(10);
         let (mut edge, begun) = (Metered::new(edge, PEER, &bodies()), Instant::now());
         let error = edge.write_all(&[0; 11]).await.unwrap_err();
@@ -199,37 +199,37 @@ mod tests {
         let (mut edge, begun) = (Metered::new(edge, PEER, &bodies()), Instant::now());
         edge.meter().hurry(true);
         edge.write_all(&[0; 11]).await.unwrap_err();
-        assert_eq!(begun.elapsed(), ANSWER_WAIT, "of a large answer");
+        assert_eq!(begun.elapsed(), ANSWER_WAIT, "of a large response");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_is_not_read_until_it_takes_something() {
+    async fn a_client_that_reads_nothing_is_not_read_from() {
         let (mut client, edge) = duplex(2 * READ_AHEAD);
         let (mut reader, mut writer) = split(Metered::new(edge, PEER, &bodies()));
         client.write_all(&vec![0; 2 * READ_AHEAD]).await.unwrap();
         writer.write_all(&vec![0; 2 * READ_AHEAD]).await.unwrap();
         assert!(
             writer.write(&[0]).now_or_never().is_none(),
-            "the client takes nothing"
+            "the client does not read"
         );
-        let mut heard = vec![0; READ_AHEAD];
+        let mut received = vec![0; READ_AHEAD];
         reader
-            .read_exact(&mut heard)
+            .read_exact(&mut received)
             .now_or_never()
-            .expect("some is read ahead")
+            .expect("some bytes are read ahead")
             .unwrap();
-        assert!(reader.read(&mut heard).now_or_never().is_none());
+        assert!(reader.read(&mut received).now_or_never().is_none());
         let takes = async {
             client.read_exact(&mut [0; 2]).await.unwrap();
             writer.write_all(&[0]).await.unwrap();
         };
-        let rest = timeout(WRITE_WAIT / 2, reader.read_exact(&mut heard));
+        let rest = timeout(WRITE_WAIT / 2, reader.read_exact(&mut received));
         let (rest, ()) = tokio::join!(rest, takes);
-        rest.expect("it is read again").unwrap();
+        rest.expect("the client is read from again").unwrap();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_a_little_now_and_then_is_kept() {
+    async fn a_client_that_reads_a_little_now_and_then_is_kept() {
         let (mut client, edge) = duplex(10);
         let (mut edge, begun) = (Metered::new(edge, PEER, &bodies()), Instant::now());
         let takes = async {
@@ -244,25 +244,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_sends_without_end_is_read_at_the_rate_and_written_to_meanwhile() {
+    async fn a_client_that_sends_too_much_is_read_at_the_rate_limit_and_still_written_to() {
         let bytes = 3 * usize::try_from(READ_BURST).unwrap();
         let (mut client, edge) = duplex(bytes);
         client.write_all(&vec![0; bytes]).await.unwrap();
         let (mut reader, mut writer) = split(Metered::new(edge, PEER, &bodies()));
-        let (mut heard, begun) = (vec![0; bytes], Instant::now());
+        let (mut received, begun) = (vec![0; bytes], Instant::now());
         let burst = bytes / 3;
         reader
-            .read_exact(&mut heard[..burst])
+            .read_exact(&mut received[..burst])
             .now_or_never()
-            .expect("a large message at once")
+            .expect("a burst is read at once")
             .unwrap();
-        assert!(reader.read(&mut heard).now_or_never().is_none());
+        assert!(reader.read(&mut received).now_or_never().is_none());
         writer
             .write_all(&[0])
             .now_or_never()
-            .expect("what is written does not wait")
+            .expect("writes do not wait")
             .unwrap();
-        for part in heard[burst..].chunks_mut(READ_AHEAD) {
+        for part in received[burst..].chunks_mut(READ_AHEAD) {
             reader.read_exact(part).await.unwrap();
         }
         let seconds = (bytes - burst) as f64 / READ_RATE as f64;
@@ -274,14 +274,14 @@ mod tests {
         sleep(Duration::from_secs(60)).await;
         client.write_all(&vec![0; burst]).await.unwrap();
         reader
-            .read_exact(&mut heard[..burst])
+            .read_exact(&mut received[..burst])
             .now_or_never()
-            .expect("a client that paused may send a burst again")
+            .expect("a client may send a burst again after a pause")
             .unwrap();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn incomplete_messages_hold_no_more_than_their_room_and_not_for_long() {
+    async fn incomplete_messages_hold_limited_memory_for_a_limited_time() {
         let memory = Memory::new(Budget::unlimited());
         let mut connections = Vec::new();
         let mut refused = 0;
@@ -301,7 +301,7 @@ mod tests {
         }
         assert_eq!((connections.len(), refused), (16, 34));
         assert_eq!(memory.whole.used(), BODIES_BYTES);
-        // One becomes whole, and its room is free with the next bytes.
+        // One is completed, and its room is released with the next bytes.
         let (client, edge) = &mut connections[0];
         edge.meter().count_message();
         client.write_all(&[0]).await.unwrap();
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pings_do_not_count_as_a_message_however_many_come() {
+    async fn pings_do_not_count_as_a_message() {
         let memory = Memory::new(Budget::unlimited());
         let (mut client, edge) = duplex(1000);
         let mut edge = Metered::new(edge, PEER, &memory.bodies);
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pongs_that_come_for_days_do_not_count_as_a_message() {
+    async fn pongs_over_days_do_not_count_as_a_message() {
         let memory = Memory::new(Budget::unlimited());
         let (mut client, edge) = duplex(100);
         let mut edge = Metered::new(edge, PEER, &memory.bodies);

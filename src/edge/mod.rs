@@ -1,6 +1,5 @@
-//! The edge: every transport for clients, over the same sessions. The only folder that names axum
-//! and socketioxide. An edge keeps nothing that matters: killing it costs its clients one
-//! reconnect.
+//! The edge: all transports for clients, over the same sessions. The only folder that names axum
+//! and socketioxide. An edge stores nothing: if it is killed, its clients only reconnect.
 
 mod accept;
 mod answer;
@@ -59,9 +58,9 @@ use crate::nats::{Log, Nats, NatsError, Queue, Reader, UsageCache};
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
 
-/// Serves clients on `listener` until `stop` is cancelled. Then it refuses new clients, tells the
-/// others to reconnect, each at a moment of its own, and returns. All threads of one edge have the
-/// same `shared`.
+/// Serves clients on `listener` until `stop` is cancelled. Then it refuses new clients, asks the
+/// others to reconnect one after another, and returns. All threads of one edge have the same
+/// `shared`.
 ///
 /// # Errors
 /// When the edge cannot start. An edge that serves clients does not fail.

@@ -1,5 +1,5 @@
-//! The description of the HTTP interface, OpenAPI 3.1: the descriptions of the handlers, the
-//! schemas of `wire`, and those of answers that only HTTP has. It serves no job.
+//! The OpenAPI 3.1 document: the descriptions of the handlers, the schemas of `wire`, and those of
+//! responses that only HTTP has.
 
 use std::sync::{Arc, OnceLock};
 
@@ -27,12 +27,12 @@ pub(super) async fn document(Extension(document): Extension<ApiDocument>) -> imp
     ([json], document.json())
 }
 
-/// The document, made when it is first asked for.
+/// The document, made at the first request.
 #[derive(Clone)]
 pub(super) struct ApiDocument(Arc<(OpenApi, OnceLock<Bytes>)>);
 
 impl ApiDocument {
-    /// Of an edge with these routes.
+    /// The document of an edge with these routes.
     pub(super) fn new(routes: OpenApi) -> Self {
         Self(Arc::new((routes, OnceLock::new())))
     }
@@ -54,13 +54,13 @@ fn describe(routes: &OpenApi) -> Value {
         "description": "Every error is a `Problem` with a stable `code`. PROTOCOL.md explains the codes and the events.",
         "license": {"name": env!("CARGO_PKG_LICENSE"), "identifier": env!("CARGO_PKG_LICENSE")},
     });
-    // utoipa adds this to types only, and these are references.
+    // utoipa adds this only for types, not for references.
     let bodies = document.pointer_mut("/paths/~1api~1jobs/post/requestBody");
     bodies
         .into_iter()
         .for_each(|body| body["required"] = true.into());
     document["servers"] = json!([{"url": "/"}]);
-    // An edge has no authentication.
+    // No authentication.
     document["security"] = json!([]);
     document["tags"] = json!([
         {"name": JOBS, "description": "Submit jobs, follow them, read their state, cancel them."},
@@ -90,7 +90,7 @@ fn any_event() -> Value {
     json!({"anyOf": [{"$ref": "#/components/schemas/Event"}, {"$ref": "#/components/schemas/OtherEvent"}]})
 }
 
-/// What `page` writes. It has no type, since its events are bytes that all watchers share.
+/// What `page` writes. There is no type, since events are bytes that all watchers share.
 fn page() -> Value {
     json!({
         "type": "object",

@@ -13,8 +13,8 @@ use super::describe::{OPERATION, problems};
 use super::error::Problem;
 use crate::wire::Code;
 
-/// The page at the edge's address. It is not JSON, since Firefox shows JSON in a viewer that blocks
-/// scripts typed into the console.
+/// The page at `/`. Not JSON: Firefox shows JSON in a viewer that blocks scripts typed into the
+/// console.
 pub(super) async fn index() -> Html<&'static str> {
     Html(include_str!("index.html"))
 }
@@ -49,7 +49,7 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     }
 }
 
-/// Whether NATS answers all threads of the edge. A probe reaches one of them, traffic all.
+/// Whether NATS answers all threads of the edge: a probe reaches only one of them.
 async fn every_connection_answers(app: &App) -> bool {
     let threads = app.shared.threads();
     join_all(threads.iter().map(|thread| thread.nats.is_answering()))

@@ -1,5 +1,6 @@
-//! A job's events as pages of JSON, for clients that poll instead of following a stream: what is
-//! stored, or what comes while the client waits. Which events those are, the session decides.
+//! A job's events as pages of JSON, for clients that poll instead of following a stream. A page has
+//! stored events or, if there are none, the first new ones while the client waits. The session
+//! provides the events.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +45,7 @@ pub(super) struct Gap {
     reason: GapReason,
 }
 
-/// How many events a client wants at most.
+/// Checks the maximum number of events that a client asked for.
 pub(super) fn limit(requested: Option<usize>) -> Result<usize, Problem> {
     let limit = requested.unwrap_or(PAGE_EVENTS);
     if (1..=PAGE_EVENTS_MAX).contains(&limit) {
@@ -57,7 +58,7 @@ pub(super) fn limit(requested: Option<usize>) -> Result<usize, Problem> {
     }
 }
 
-/// The answer for a session that begins at `start`. There is no session when the edge stops.
+/// The page of a session that begins at `start`. There is no session when the edge stops.
 pub(super) async fn answer<S: EventSource>(
     session: Option<Session<S>>,
     start: Start,
@@ -67,7 +68,7 @@ pub(super) async fn answer<S: EventSource>(
     answers: &Part,
 ) -> Result<Response, Problem> {
     let mut session = session.ok_or(Code::Restarting)?;
-    let mut page = EventPage::new(start, limit, answers.begin(PAGE_ROOM));
+    let mut page = EventPage::new(start, limit, answers.empty(PAGE_ROOM));
     page.read(&mut session, wait.0, stop).await?;
     let json = page.to_json();
     Ok(page.room.respond(json))
@@ -91,7 +92,7 @@ impl EventPage {
         }
     }
 
-    /// Adds what is stored. If there is nothing, waits for what comes.
+    /// Adds stored events. If there are none, waits for new ones.
     async fn read<S: EventSource>(
         &mut self,
         session: &mut Session<S>,
@@ -117,12 +118,13 @@ impl EventPage {
                 break;
             }
         }
-        // Events that did not fit may be stored already.
+        // There may be stored events that did not fit.
         self.live &= !self.is_full();
         if self.is_out_of_room && self.is_empty() {
             return Err(Code::Overloaded.into());
         }
-        // A client that does not wait learns why the page is empty: the log did not answer in time.
+        // A client that does not wait gets an error instead of an empty page if the log did not
+        // answer in time.
         let is_known = self.live || self.next.is_none() || !self.is_empty();
         if is_known || !wait.is_zero() {
             Ok(())
@@ -251,9 +253,9 @@ mod tests {
     async fn ask(memory: &MemoryLog, next: &str, limit: usize, wait_s: u64) -> Value {
         let hub = Hub::new(memory.clone(), Tasks::default());
         let start =
-            super::super::request::begin(&Default::default(), None, None, Some(next)).unwrap();
+            super::super::request::requested_start(&Default::default(), None, None, Some(next)).unwrap();
         let mut session = Session::open(&hub, &job(), start).await.unwrap();
-        let room = Memory::new(Budget::unlimited()).answers.begin(PAGE_ROOM);
+        let room = Memory::new(Budget::unlimited()).answers.empty(PAGE_ROOM);
         let mut page = EventPage::new(start, limit, room);
         let stop = CancellationToken::new();
         page.read(&mut session, Duration::from_secs(wait_s), &stop)
@@ -294,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_page_with_all_of_a_running_job_says_so_and_where_the_next_begins() {
+    async fn a_page_with_the_last_event_of_a_running_job_is_live_and_has_a_next() {
         let memory = log_of(2);
         let page = ask(&memory, "0", 100, 0).await;
         assert_eq!((seqs(&page), &page["live"]), (vec![1, 2], &json!(true)));
@@ -360,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn unread_pages_hold_no_more_than_their_room_and_later_ones_are_refused() {
+    async fn unread_pages_hold_limited_memory_and_later_ones_are_refused() {
         let log = MemoryLog::default();
         for _ in 0..10 {
             log.append(&job(), chunk(&"x".repeat(100_000)));
@@ -400,14 +402,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_log_that_does_not_answer_is_not_an_empty_page() {
+    async fn a_log_that_does_not_answer_is_an_error() {
         let memory = log_of(3);
         let hub = Hub::new(memory.clone(), Tasks::default());
         let mut session = Session::open(&hub, &job(), Start::After(Seq(0)))
             .await
             .unwrap();
         memory.reachable(false);
-        let room = Memory::new(Budget::unlimited()).answers.begin(PAGE_ROOM);
+        let room = Memory::new(Budget::unlimited()).answers.empty(PAGE_ROOM);
         let mut page = EventPage::new(Start::After(Seq(0)), 100, room);
         let read = page
             .read(&mut session, Duration::ZERO, &CancellationToken::new())

@@ -1,5 +1,5 @@
-//! What a request contains: the job in its path, its query and body, where it starts. Each is read
-//! once, here, and what cannot be read is a problem with a code. It answers nothing.
+//! Reads the parts of a request: the job in its path, its query, its body, and the event to start
+//! after. What cannot be read is a problem with a code.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -81,7 +81,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// A body declared as JSON, and the room that it takes.
+/// A body declared as JSON, and the memory that it takes.
 #[derive(Debug)]
 pub(super) struct JsonBody(pub(super) Vec<u8>, pub(super) Held);
 
@@ -146,14 +146,14 @@ impl<'de> Deserialize<'de> for Wait {
     }
 }
 
-/// The header with which a client that reconnects by itself says where it stopped.
+/// The header in which a client that reconnects by itself sends the id of its last event.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// Where a request starts. A client that reconnects names the last event in the header or, with
-/// libraries that do not set headers, in the query. Either overrides `cursor`, which overrides
+/// The event to start after. A client that reconnects sends the last event id in the header or, if
+/// its library cannot set headers, in the query. Either overrides `cursor`, which overrides
 /// `after`: those are in the address from the first request on. The header overrides the query,
-/// because a client that sends headers repeats its address unchanged.
-pub(super) fn begin(
+/// because a client that sends headers does not change its address.
+pub(super) fn requested_start(
     headers: &HeaderMap,
     query: Option<&str>,
     after: Option<u64>,
@@ -181,8 +181,8 @@ pub(super) fn begin(
 }
 
 /// The last event id in a query: `lastEventId` or `Last-Event-ID`, in any case and with `-`, `_` or
-/// nothing between the words. The last one counts, because a library may append it to an address
-/// that has one already.
+/// nothing between the words. The last one applies, because a library may append it to an address
+/// that already has one.
 fn last_event_id(query: &str) -> Option<String> {
     let is_last_event_id = |name: &str| {
         let letters = name.bytes().filter(|byte| !matches!(byte, b'-' | b'_'));
@@ -240,13 +240,13 @@ mod tests {
     }
 
     #[test]
-    fn the_last_event_id_wins_over_the_address_and_a_number_is_an_after() {
+    fn the_last_event_id_overrides_the_address_and_a_number_is_an_after() {
         let job: JobId = "j1".parse().unwrap();
         let cursor = Cursor::of(&job, Seq(3), 9, b"x");
         let text = cursor.to_string();
         let last = |value: &str| headers(HeaderName::from_static(LAST_EVENT_ID), value);
         let begin = |headers: &HeaderMap, after, cursor| {
-            begin(headers, None, after, cursor).map_err(|e| e.code())
+            requested_start(headers, None, after, cursor).map_err(|e| e.code())
         };
         let none = HeaderMap::new();
         assert_eq!(begin(&none, None, None), Ok(Start::After(Seq(0))));
@@ -270,9 +270,9 @@ mod tests {
     }
 
     #[test]
-    fn a_last_event_id_in_the_query_counts_as_the_header_under_any_of_its_names() {
+    fn a_last_event_id_in_the_query_has_several_names() {
         let begin = |query: &str| {
-            begin(&HeaderMap::new(), Some(query), Some(4), Some("5")).map_err(|e| e.code())
+            requested_start(&HeaderMap::new(), Some(query), Some(4), Some("5")).map_err(|e| e.code())
         };
         for name in [
             "lastEventId",
@@ -333,10 +333,10 @@ mod tests {
     }
 
     #[test]
-    fn the_header_wins_over_the_query() {
+    fn the_header_overrides_the_query() {
         let header = |id: &str| headers(HeaderName::from_static(LAST_EVENT_ID), id);
         let begin =
-            |id: &str| begin(&header(id), Some("lastEventId=7"), None, None).map_err(|e| e.code());
+            |id: &str| requested_start(&header(id), Some("lastEventId=7"), None, None).map_err(|e| e.code());
         assert_eq!(begin("9"), Ok(Start::After(Seq(9))));
         assert_eq!(begin(" "), Ok(Start::After(Seq(7))));
         assert_eq!(begin("nonsense"), Err(Code::BadCursor));

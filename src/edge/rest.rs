@@ -79,7 +79,7 @@ problems!(NoState: BadJobId, BadRequest, JobNotFound, Overloaded, Unavailable);
 
 /// Returns a job's state.
 ///
-/// With `wait` the answer comes once the job has ended or the time is over; see `status`.
+/// With `wait`, responds when the job has ended or the time is over; see `status`.
 #[utoipa::path(
     get, path = "/api/jobs/{id}", tag = JOBS, params(JobPath, WaitQuery),
     responses(

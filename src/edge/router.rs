@@ -1,4 +1,4 @@
-//! Which address leads to which handler, and what holds for all of them. It handles nothing.
+//! The routes, and the layers that all of them share.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
     let no_store = HeaderValue::from_static("no-store");
     router
         .route("/", get(ops::index))
-        // The address that clients of an earlier system use.
+        // The address in an earlier system, whose clients still use it.
         .route("/api/job/{id}/state", get(rest::state))
         .route("/socket.io/", any(socketio::engine))
         // Some clients and proxies leave the slash out.
@@ -36,8 +36,8 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .layer(from_fn(head::body_is_short_enough))
         .layer(any_origin())
         .layer(from_fn(head::checked))
-        // A cache may keep an answer without a header for as long as it likes, and a job would seem
-        // to run forever.
+        // A cache may keep a response without this header for any time; a job would then seem to
+        // run forever.
         .layer(SetResponseHeaderLayer::if_not_present(
             header::CACHE_CONTROL,
             no_store,
@@ -47,10 +47,10 @@ pub(super) fn router(app: Arc<App>) -> Router {
 }
 
 /// Lets pages of other origins do what any program may, as over a WebSocket, but without cookies.
-/// An edge reads none, but a proxy in front of it may authenticate people by one, and would let in
-/// every page that they open.
+/// An edge reads no cookies, but a proxy in front of it may authenticate users by one, and would
+/// then let in every page that they open.
 fn any_origin() -> CorsLayer {
-    // The star does not include this one, with which a page authenticates to such a proxy.
+    // `*` does not include `Authorization`, with which a page may authenticate to such a proxy.
     let headers = [HeaderName::from_static("*"), header::AUTHORIZATION];
     CorsLayer::new()
         .allow_origin(Any)

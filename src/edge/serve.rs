@@ -1,5 +1,5 @@
-//! HTTP connections: accepts them, gives each its limits, and ends all in time when the edge stops.
-//! The router handles the requests.
+//! Accepts HTTP connections, sets their limits, and ends them in time when the edge stops. The
+//! router handles the requests.
 
 use std::io::Write as _;
 use std::net::Shutdown;
@@ -25,7 +25,7 @@ use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER};
 use crate::runtime::Tasks;
 use crate::share::FairSlots;
 
-/// Accepts connections until the tasks should end. The connections are among the tasks.
+/// Accepts connections until the tasks should end. Each connection is one of the tasks.
 pub(super) async fn serve(
     mut listener: TcpListener,
     router: Router,
@@ -53,7 +53,7 @@ pub(super) async fn serve(
     }
 }
 
-/// Answers a client for which there is no room, without reading from it or waiting.
+/// Refuses a client for which there is no slot, without reading from it or waiting.
 fn refuse(stream: TcpStream) {
     /// The `Problem` of [`Code::Overloaded`](crate::wire::Code::Overloaded).
     const ANSWER: &str = concat!(
@@ -70,8 +70,8 @@ fn refuse(stream: TcpStream) {
     }
 }
 
-/// Serves one connection. When the edge stops, the request under way is still answered if that does
-/// not take too long.
+/// Serves one connection. When the edge stops, the request in progress is still answered if that
+/// does not take too long.
 async fn connection(stream: Metered<TcpStream>, router: Router, stop: CancellationToken) {
     let mut limits = http1::Builder::new();
     limits

@@ -1,6 +1,5 @@
-//! What the threads of one edge share, and only what they must: a Socket.IO session that polls
-//! reaches whichever thread the kernel gives its next connection to, memory is one budget, and
-//! statistics cover the process.
+//! What the threads of one edge must share: Socket.IO sessions, because each poll may reach another
+//! thread; the memory budget; and what the statistics of the process need.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -22,7 +21,7 @@ pub struct EdgeShared(Arc<SharedState>);
 #[derive(Debug)]
 struct SharedState {
     memory: Memory,
-    /// Submits, cancels, states and pages under way.
+    /// Submits, cancels, states and pages in progress.
     requests: FairSlots,
     connections: FairSlots,
     socketio: Engine,
@@ -32,7 +31,7 @@ struct SharedState {
 }
 
 impl EdgeShared {
-    /// For the threads of one edge, which together hold no more for their clients than `budget`.
+    /// For the threads of one edge, which together hold at most `budget` for their clients.
     pub fn new(budget: Budget) -> Self {
         Self(Arc::new(SharedState {
             memory: Memory::new(budget),
@@ -60,7 +59,7 @@ impl EdgeShared {
         &self.0.socketio
     }
 
-    /// Makes a thread known to the others.
+    /// Adds a thread that serves clients.
     pub(super) fn join(&self, app: &Arc<EdgeThread>) {
         let mut threads = self
             .0
@@ -94,9 +93,8 @@ impl EdgeShared {
     }
 }
 
-/// Lets this process open as many files as the system allows: many systems allow 1024 at first, and
-/// more on request. Call it before [`EdgeShared::new`], which derives the number of connections
-/// from it.
+/// Raises the limit of open files to the maximum; many systems start with 1024. Call it before
+/// [`EdgeShared::new`], which derives the number of connections from the limit.
 pub fn raise_file_limit() {
     let mut files = getrlimit(Resource::Nofile);
     let (before, most) = (files.current, files.maximum);
@@ -110,8 +108,8 @@ pub fn raise_file_limit() {
     }
 }
 
-/// How many connections of clients the process may have: as many as it may open files, less those
-/// that it needs itself.
+/// How many client connections the process may have: its limit of open files, less those that it
+/// needs itself.
 fn connections_max() -> usize {
     let files = getrlimit(Resource::Nofile)
         .current

@@ -20,7 +20,7 @@ use super::app::App;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
 use super::page;
-use super::request::{JobPath, Params, Peer, Wait, begin};
+use super::request::{JobPath, Params, Peer, Wait, requested_start};
 use crate::session::Session;
 
 /// Where to start, and for a page how much to return and how long to wait.
@@ -34,14 +34,14 @@ pub(super) struct EventsQuery {
     /// Start after the event with this cursor or sequence number. It overrides `after`.
     #[param(nullable = false, format = "cursor", pattern = "^[A-Za-z0-9_-]{1,40}$")]
     cursor: Option<String>,
-    /// How many events a page has at most.
+    /// The maximum number of events in a page.
     #[param(nullable = false, minimum = 1, maximum = 1000, default = 100)]
     limit: Option<usize>,
     /// How long a page waits for an event when none is stored: whole seconds, `30` or `30s`.
     #[param(inline, value_type = Option<String>, nullable = false, pattern = "^([0-9]|[1-5][0-9]|60)s?$")]
     #[serde(default)]
     wait: Wait,
-    /// Whether to answer 404 for a job that does not exist, instead of waiting for it.
+    /// Answer 404 if the job does not exist, instead of waiting for it.
     #[serde(default)]
     must_exist: bool,
 }
@@ -72,7 +72,7 @@ problems!(NoEvents:
         ),
     ),
     responses(
-        (status = 200, description = "Stored events and, in a stream, those to come. The schema of the stream is that of one \
+        (status = 200, description = "Stored events and, in a stream, future ones. The schema of the stream is that of one \
             of its events.", content(
             (ref("#/components/schemas/StreamEvent") = "text/event-stream"),
             (ref("#/components/schemas/Page") = "application/json"),
@@ -93,7 +93,7 @@ pub(super) async fn events(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let start = begin(&headers, uri.query(), query.after, query.cursor.as_deref())?;
+    let start = requested_start(&headers, uri.query(), query.after, query.cursor.as_deref())?;
     let limit = page::limit(query.limit)?;
     if query.must_exist {
         app.exists(&job).await?;
@@ -125,7 +125,7 @@ pub(super) async fn events(
             let room = app.shared.memory().streams.empty();
             let counters = Arc::clone(&app.thread.counters);
             let tasks = app.tasks.clone();
-            let stop = Box::pin(async move { slot.moment().await });
+            let stop = Box::pin(async move { slot.due().await });
             let (chunks, body) = mpsc::channel(1);
             tasks.spawn(EventStream::new(session, room, counters, stop).write(chunks));
             stream_of(Body::from_stream(unfold(body, |mut body| async {
@@ -133,7 +133,7 @@ pub(super) async fn events(
                 Some((Ok::<_, Infallible>(chunk), body))
             })))
         }
-        // An error would stop an EventSource for good. After the end of a stream it reconnects.
+        // An EventSource stops for good at an error, but reconnects when a stream ends.
         (Form::Stream, _) => stream_of(Body::from(hello())),
     };
     let cache = match form {

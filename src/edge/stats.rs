@@ -1,5 +1,4 @@
-//! `GET /api/stats` and `GET /api/socketio/stats`: the counters of all threads of the process
-//! together. It counts nothing itself.
+//! `GET /api/stats` and `GET /api/socketio/stats`: the sums of the counters of all threads.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use crate::wire::JobId;
 #[derive(Debug, Default, Serialize, JsonSchema)]
 pub(super) struct Stats {
     connections: Connections,
-    /// How many jobs have a feed: watched, or watched until a moment ago.
+    /// How many jobs have a feed, because they are or recently were watched.
     watched_jobs: usize,
     /// Events delivered to clients since the process started, counted once for each client.
     events_delivered: u64,
@@ -28,11 +27,11 @@ pub(super) struct Stats {
     events_per_second: f64,
     /// How many watches are reading the log.
     replays: usize,
-    /// How many events the watch that is furthest behind was not handed yet, of those that this
-    /// edge knows to be stored. What was handed over may still be on its way: up to 64 KiB and what
-    /// the network holds.
+    /// How many events the slowest watch is behind the events that this edge knows to be stored.
+    /// Events that were handed over may still be on their way: up to 64 KiB and what the network
+    /// holds.
     lag: u64,
-    /// How many undecodable messages were skipped in the logs of jobs, each counted for each
+    /// How many undecodable messages were skipped in the logs of jobs, counted once for each
     /// reader.
     undecodable: u64,
     /// How often the task that keeps a watched job up to date has panicked and was restarted.
@@ -49,7 +48,8 @@ struct MemoryStats {
     limit: usize,
     /// How many bytes it holds, as it counts them.
     used: usize,
-    /// How many requests were refused for lack of memory since the process started.
+    /// How often memory was refused since the process started: to a request, or to an event stream,
+    /// which then tries again.
     refused: u64,
 }
 

@@ -1,5 +1,4 @@
-//! What the threads of an edge see of one another: enough to report on the whole process. It serves
-//! no client.
+//! What the threads of an edge see of one another, to report on the whole process.
 
 use std::sync::Arc;
 

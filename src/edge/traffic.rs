@@ -1,5 +1,5 @@
-//! What one Socket.IO client sends and takes, over whichever connections it comes, and the means to
-//! cut it off. It knows neither the connections nor the client.
+//! Counts what one Socket.IO client sends and receives over all its connections, and can cut it
+//! off.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Context;
@@ -8,7 +8,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// The traffic of one client. Its requests by polling reach any thread, so all of it is shared.
+/// The traffic of one client. Polling requests may reach any thread, so it is shared.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     /// How many bytes were written to the client.
@@ -30,7 +30,7 @@ impl Traffic {
         self.progress.notify_one();
     }
 
-    /// How many bytes were written to the client since it came.
+    /// How many bytes were written to the client since it connected.
     pub(super) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
@@ -50,9 +50,9 @@ impl Traffic {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Ends the connection as a broken network does: the client reconnects by itself, which it
-    /// would not do after the server's `disconnect`. A poll that waits, and whatever the client
-    /// sends by polling from now on, is answered with an error.
+    /// Ends the connection like a broken network: the client reconnects by itself, which it would
+    /// not do after the server's `disconnect`. A waiting poll, and all later requests by polling,
+    /// are answered with an error.
     pub(super) fn cut(&self) {
         self.cut.cancel();
         self.reader.wake();
@@ -68,13 +68,13 @@ impl Traffic {
         self.cut.cancelled().await;
     }
 
-    /// Whether nothing more should be read. If not, a cut wakes the reader.
+    /// Whether to stop reading. If not, a cut wakes the reader.
     pub(super) fn stops_reading(&self, cx: &Context<'_>) -> bool {
         self.reader.register(cx.waker());
         self.is_cut()
     }
 
-    /// Whether nothing more should wait to be written. If not, a cut wakes the writer.
+    /// Whether to stop writing. If not, a cut wakes the writer.
     pub(super) fn stops_writing(&self, cx: &Context<'_>) -> bool {
         self.writer.register(cx.waker());
         self.is_cut()

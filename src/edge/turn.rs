@@ -1,11 +1,10 @@
-//! Turns: how much of one client's data a thread writes before it serves its other clients. What is
-//! written, the transport decides.
+//! Limits how much a thread writes to one client before it serves its other clients.
 
 use tokio::task::yield_now;
 
 use crate::config::TURN_BYTES;
 
-/// How much was written to one client since the others had their turn.
+/// How many bytes were written to one client since others were served.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
     written: usize,
@@ -18,7 +17,7 @@ impl Turn {
     }
 
     /// Lets the other tasks of the thread run once [`TURN_BYTES`] were written. Otherwise a socket
-    /// that takes everything would be written to until it is full.
+    /// would be written to until it is full.
     pub(super) async fn pause(&mut self) {
         if self.is_over() {
             self.written = 0;
@@ -38,7 +37,7 @@ mod tests {
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
-    /// How many bytes are written in each poll when everything is taken at once.
+    /// How many bytes each poll writes if no write waits.
     fn written_per_poll(sizes: impl Iterator<Item = usize>) -> Vec<usize> {
         let written = std::cell::Cell::new(0);
         let writes = async {

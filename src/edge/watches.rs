@@ -1,5 +1,5 @@
-//! What a client watches, over whichever transport it comes: opens sessions, drives them, and says
-//! what to send next. It is the one place that does so. It writes nothing.
+//! What a client watches, for every transport: opens sessions, drives them, and returns what to
+//! send next. It writes nothing.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -26,7 +26,7 @@ pub(super) enum JobUpdate {
     Events(Vec<Arc<Stored>>),
     /// Something between the events.
     Frame(ServerFrame),
-    /// The last thing about the job: its end, or why it cannot go on.
+    /// The last frame about the job: its end, or why the watch cannot continue.
     Last(ServerFrame),
 }
 
@@ -49,7 +49,7 @@ pub(super) async fn next_update<S: EventSource>(session: &mut Session<S>) -> Job
     }
 }
 
-/// What to send to a client, whose requests are answered at an `R`.
+/// What to send to a client. `R` says where the answer to a request goes.
 pub(super) enum Outgoing<R> {
     /// The answer to a request.
     Answer(ServerFrame, R),
@@ -76,14 +76,14 @@ struct Watched {
     _member: Option<RoomMember>,
 }
 
-/// What a watch has come to.
+/// What a watch has done.
 enum WatchProgress<S: EventSource, R> {
     Opened(Result<Session<S>, SessionError>, JobId, R),
     Updated(Session<S>, JobUpdate),
 }
 
 impl<S: EventSource, R: Send + 'static> Watches<S, R> {
-    /// None yet, for a client at this address.
+    /// No watches yet, for a client at this address.
     pub(super) fn new(
         hub: Arc<Hub<S>>,
         counters: Arc<Counters>,
@@ -100,8 +100,8 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         }
     }
 
-    /// Watches a job. The answer, to be sent to `reply_to`, comes out of [`Self::next`], unless the
-    /// watch is refused at once.
+    /// Watches a job. Unless the watch is refused at once, [`Self::next`] returns the answer for
+    /// `reply_to`.
     pub(super) fn watch(&mut self, job: JobId, start: Start, reply_to: R) -> Result<(), (Code, R)> {
         if self.watched.contains_key(&job) {
             return Err((Code::AlreadyWatching, reply_to));
@@ -141,7 +141,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         pending().await
     }
 
-    /// Turns progress into what is sent, and goes on with the watch; `None` when it has ended
+    /// Turns progress into what is sent, and continues the watch; `None` if the watch has ended
     /// meanwhile.
     fn advance(&mut self, progress: WatchProgress<S, R>) -> Option<Outgoing<R>> {
         match progress {
@@ -180,7 +180,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         }
     }
 
-    /// Waits for the next update of a watch, beside all others.
+    /// Adds the watch's next update to the work.
     fn drive(&mut self, mut session: Session<S>) {
         let Some(watched) = self.watched.get(session.job()) else {
             return;

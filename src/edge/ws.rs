@@ -1,5 +1,5 @@
-//! The WebSocket transport: the upgrade. `wire/PROTOCOL.md` is the contract. What an open
-//! connection does is in `connection`, how its messages are read and written in `socket`.
+//! The WebSocket transport: the upgrade. `wire/PROTOCOL.md` is the contract. `connection` serves an
+//! open connection, `socket` reads and writes its messages.
 
 mod connection;
 mod echo;
@@ -63,20 +63,20 @@ pub(super) async fn upgrade(
         app.tasks.hold(),
         app.thread.counters.connect(Transport::WebSocket),
     );
-    let place = app.clients.enter();
+    let slot = app.clients.enter();
     meter.become_websocket();
     Ok(upgrade.on_upgrade(move |socket| async move {
         let connection = Connection::new(app, FrameSocket::new(socket, encoding, meter));
         connection
-            .run(place)
+            .run(slot)
             .instrument(info_span!("ws", id = %nuid::next()))
             .await;
         drop(held);
     }))
 }
 
-/// The subprotocols that a client offers, in its order; `None` when it sends no such header. What
-/// is not text counts as an unknown one.
+/// The subprotocols that a client offers, in its order; `None` without the header. A value that is
+/// not text counts as an unknown subprotocol.
 fn offer(headers: &HeaderMap) -> Option<impl Iterator<Item = &str>> {
     let mut lists = headers
         .get_all(header::SEC_WEBSOCKET_PROTOCOL)

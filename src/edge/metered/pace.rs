@@ -1,5 +1,5 @@
-//! How fast a client's bytes are read. Parsing them takes time of the thread, so a client that
-//! sends more than its burst is read slowly from then on. Writing to it is not affected.
+//! Limits how fast a client is read from. Parsing takes the thread's time, so a client that exceeds
+//! its burst is read slowly. Writes are not affected.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,7 +12,7 @@ use crate::config::{READ_AHEAD, READ_BURST, READ_RATE};
 /// The allowance of one connection: [`READ_BURST`] at once, and [`READ_RATE`] a second beyond that.
 #[derive(Debug)]
 pub(super) struct ReadPace {
-    /// How many bytes may be read at once; negative after a read that was larger than that.
+    /// How many bytes may be read now; negative after a larger read.
     remaining: i64,
     /// When `remaining` was last increased.
     counted_at: Instant,
@@ -33,9 +33,9 @@ impl ReadPace {
         self.remaining -= i64::try_from(bytes).unwrap_or(i64::MAX);
     }
 
-    /// Ready when something may be read.
+    /// Ready when bytes may be read.
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        /// The least allowance to wait for: a timer for each small read would cost more than the
+        /// The smallest allowance to wait for: a timer for each small read would cost more than the
         /// read.
         const LEAST: i64 = READ_AHEAD as i64;
         while self.remaining <= 0 {

@@ -1,5 +1,5 @@
-//! The message that a WebSocket has received in part. The library keeps it until it is whole, so it
-//! takes room of the memory budget and has a deadline.
+//! An incomplete WebSocket message. The library holds it until it is complete, so it counts in the
+//! memory budget and has a deadline.
 
 use std::io;
 use std::pin::Pin;
@@ -12,11 +12,12 @@ use crate::edge::memory::{Held, Part};
 use crate::edge::meter::WebSocketInput;
 use crate::wire::limits::BODY_MAX;
 
-/// The part that has come.
+/// The part received so far.
 #[derive(Debug)]
 pub(super) struct PartialMessage {
     bytes: usize,
-    /// What had come before the last read. Pings and pongs may come between the parts of a message.
+    /// What had been received before the last read. Pings and pongs may arrive between the parts of
+    /// a message.
     before: WebSocketInput,
     since: Instant,
     room: Held,
@@ -30,12 +31,12 @@ impl PartialMessage {
             bytes: 0,
             before: WebSocketInput::default(),
             since: Instant::now(),
-            room: bodies.begin(BODY_MAX),
+            room: bodies.empty(BODY_MAX),
             deadline: None,
         }
     }
 
-    /// Adds bytes that were read when this much had come.
+    /// Adds bytes; `input` is all that had been received before them.
     ///
     /// # Errors
     /// When there is no room for them.
@@ -45,7 +46,7 @@ impl PartialMessage {
             .bytes
             .saturating_sub(usize::try_from(control).unwrap_or(usize::MAX));
         let is_quiet = self.bytes < TINY_BYTES && self.since.elapsed() > QUIET_WAIT;
-        if self.is_whole(input) || is_quiet {
+        if self.is_complete(input) || is_quiet {
             self.room.clear();
             self.bytes = 0;
             self.since = Instant::now();
@@ -64,8 +65,8 @@ impl PartialMessage {
         self.room.resize(counted).map_err(io::Error::other)
     }
 
-    /// Whether the message became whole since the last read.
-    pub(super) const fn is_whole(&self, input: WebSocketInput) -> bool {
+    /// Whether the message was completed since the last read.
+    pub(super) const fn is_complete(&self, input: WebSocketInput) -> bool {
         input.messages != self.before.messages
     }
 

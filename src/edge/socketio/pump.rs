@@ -107,7 +107,7 @@ impl Pump {
         self.outbox.greet();
         for watch in join.watches {
             // A watch that waits for nothing takes no room.
-            let room = self.app.shared.memory().submits.begin(0);
+            let room = self.app.shared.memory().submits.empty(0);
             self.answer(watch, room, ReplyTo::Event);
         }
         let end = loop {
@@ -137,7 +137,7 @@ impl Pump {
         let wants_replies = self.outbox.wants_replies();
         let wants_events = self.outbox.wants_events();
         tokio::select! {
-            () = self.slot.moment() => return Err(PumpEnd::Stopping),
+            () = self.slot.due() => return Err(PumpEnd::Stopping),
             () = self.session.disconnected.cancelled() => return Err(PumpEnd::Disconnected),
             Some(request) = self.requests.recv(), if wants_replies => self.handle(request),
             outgoing = self.client.next(wants_events), if wants_replies => {

@@ -1,5 +1,5 @@
 //! The task that writes one client's event stream. It reads ahead no more than the memory budget
-//! allows, and rereads from the log what it had to drop.
+//! allows, and reads dropped events from the log again.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, RandomState};
@@ -20,41 +20,41 @@ use crate::session::{Position, Session};
 use crate::source::EventSource;
 use crate::wire::{Cursor, ServerFrame, Stored};
 
-/// A comment: clients ignore it, and so does a decoder that takes every empty line for the end of
-/// an event.
+/// A comment, which clients ignore. No empty line follows it: some decoders take every empty line
+/// for the end of an event.
 const COMMENT: &[u8] = b":\n";
 
-/// The first bytes of a stream: after which time to reconnect. The time is random, since the
-/// clients of one job lose their streams at the same moment.
+/// The first bytes of a stream: the time to wait before reconnecting. It is random, because the
+/// clients of a job often lose their streams at the same moment.
 pub(super) fn hello() -> Vec<u8> {
     // The keys of a hash map are the only source of randomness in the standard library.
-    let share = u128::from(RandomState::new().hash_one(()));
-    let ms = COME_BACK.as_millis() + ((COME_BACK.as_millis() * share) >> 64);
+    let random = u128::from(RandomState::new().hash_one(()));
+    let ms = COME_BACK.as_millis() + ((COME_BACK.as_millis() * random) >> 64);
     let mut out = format!("retry: {ms}\n").into_bytes();
     out.extend_from_slice(COMMENT);
     out
 }
 
-/// Writes one client's stream, in a task of its own: a connection whose socket is full does not
-/// poll its body, which therefore could not drop what it holds.
+/// Writes one client's stream in its own task: a connection whose socket is full does not poll its
+/// body, so the body could not release memory.
 pub(super) struct EventStream<S: EventSource> {
     session: Session<S>,
-    /// The memory that `events` take.
+    /// The memory reserved for `events`.
     room: Reservation,
     counters: Arc<Counters>,
     _connected: Connected,
     /// Ends when the client should reconnect.
     stop: BoxFuture<'static, ()>,
     comments: Interval,
-    /// Where the session stands without `events`.
+    /// After the last event that was written.
     position: Position,
-    /// Events that were read and not written yet.
+    /// Events that were read but not written yet.
     events: VecDeque<Arc<Stored>>,
-    /// The first of them, encoded.
+    /// The first of `events`, encoded.
     encoded: Vec<u8>,
-    /// How much of the next event was written: its cursor and a number of bytes.
+    /// The cursor of a partly written event, and how many of its bytes were written.
     partial: Option<(Cursor, usize)>,
-    /// The memory that the next events take, when they were dropped for lack of it.
+    /// The memory needed to read dropped events again; 0 if none were dropped.
     wanted: usize,
     begun: bool,
     over: bool,
@@ -86,8 +86,8 @@ impl<S: EventSource> EventStream<S> {
         }
     }
 
-    /// Writes until the stream ends or its client is gone. There is one chunk at a time: the next
-    /// one is made once the socket has taken the one before.
+    /// Writes until the stream ends or the client disconnects. Makes the next chunk when the socket
+    /// has taken the previous one.
     pub(super) async fn write(mut self, chunks: mpsc::Sender<Bytes>) {
         let taken = Arc::new(Semaphore::new(1));
         loop {
@@ -111,15 +111,15 @@ impl<S: EventSource> EventStream<S> {
         }
     }
 
-    /// The next chunk, at most [`STREAM_CHUNK`] of events. `None` at the job's end, and at the
-    /// edge's.
+    /// The next chunk, with at most [`STREAM_CHUNK`] bytes of events. `None` when the job has ended
+    /// or the edge stops.
     async fn next(&mut self) -> Option<Vec<u8>> {
         let mut out = Vec::new();
         if !self.begun {
             self.begun = true;
             out = hello();
             if self.session.status().is_none() {
-                // For a person who has mistyped an id; an EventSource ignores it.
+                // Helps a person who mistyped an id. An EventSource ignores it.
                 let waiting = format!(": waiting for job {}\n", self.session.job());
                 out.extend_from_slice(waiting.as_bytes());
             }
@@ -141,11 +141,10 @@ impl<S: EventSource> EventStream<S> {
                     () = &mut self.stop => return None,
                     update = update => Some(update),
                     () = sleep(STREAM_STALL), if holds_room => {
-                        // Giving back always fits.
-                        let _ = self.room.resize(0);
+                        self.release();
                         continue;
                     }
-                    // An event that was begun is not interrupted.
+                    // A comment must not interrupt a partly written event.
                     _ = self.comments.tick(), if self.partial.is_none() => None,
                 };
                 match update {
@@ -162,23 +161,23 @@ impl<S: EventSource> EventStream<S> {
         match update {
             JobUpdate::Events(events) => self.hold(events),
             JobUpdate::Frame(ServerFrame::Live { .. }) => {}
-            // What follows does not continue the event that is half written. The client drops that
-            // event when the stream ends.
+            // The update does not continue the partly written event, which the client discards when
+            // the stream ends.
             _ if self.partial.is_some() => self.over = true,
             JobUpdate::Frame(frame) => {
-                // It has a name so that listeners for events do not receive it, and no id because
-                // it is not an event.
+                // Named, so that listeners for events do not receive it; without an id, because it
+                // is not an event.
                 out.extend_from_slice(b"event: missing\ndata: ");
                 out.extend_from_slice(frame.to_json().as_bytes());
                 out.extend_from_slice(b"\n\n");
             }
-            // After a rebuilt log, a client that reconnects with its last id is refused and starts
-            // again.
+            // If the log was rebuilt, the client reconnects with its last id, gets an error and
+            // starts over.
             JobUpdate::Last(_) => self.over = true,
         }
     }
 
-    /// Takes in events that were read, or drops them until there is room for them.
+    /// Holds events that were read. If there is no room, drops them, to read them again later.
     fn hold(&mut self, events: Vec<Arc<Stored>>) {
         let begun = self.partial.map(|(cursor, _)| cursor);
         if begun.is_some_and(|begun| events.first().is_none_or(|first| first.cursor() != begun)) {
@@ -187,11 +186,11 @@ impl<S: EventSource> EventStream<S> {
         }
         let sizes = events.iter().map(|event| event.size());
         let largest = sizes.clone().max().unwrap_or_default();
-        // An event has been decoded to JSON by then, and one at a time is encoded once more.
+        // The event that is being written is also held encoded.
         let bytes = (sizes.sum::<usize>() + largest / 2).min(self.room.limit());
         self.events = events.into();
         if bytes <= TINY_BYTES {
-            // Nothing is reserved for these, and giving back always fits.
+            // Too few bytes to reserve.
             let _ = self.room.resize(0);
         } else if self.room.resize(bytes).is_err() {
             self.release();
@@ -199,18 +198,18 @@ impl<S: EventSource> EventStream<S> {
         }
     }
 
-    /// Drops all events that were not written, and reads them again later.
+    /// Drops the unwritten events, to read them again later.
     fn release(&mut self) {
         if !self.events.is_empty() {
             self.events = VecDeque::new();
             self.encoded = Vec::new();
             self.session.rewind(self.position);
         }
-        // Giving back always fits.
+        // Shrinking cannot fail.
         let _ = self.room.resize(0);
     }
 
-    /// Writes events as far as they fit into the chunk.
+    /// Encodes events until the chunk is full.
     fn encode(&mut self, out: &mut Vec<u8>) {
         while out.len() < STREAM_CHUNK
             && let Some(event) = self.events.front()
@@ -260,7 +259,7 @@ mod tests {
     use crate::hub::Hub;
     use crate::runtime::Tasks;
     use crate::source::memory::MemoryLog;
-    use crate::wire::{Body as Said, Channel, JobId, Seq, Start};
+    use crate::wire::{Body, Channel, JobId, Seq, Start};
     use futures_util::stream::{BoxStream, unfold};
     use futures_util::{FutureExt as _, StreamExt as _};
     use std::future::pending;
@@ -271,15 +270,15 @@ mod tests {
         "j".parse().unwrap()
     }
 
-    fn chunk(text: &str) -> Said {
-        Said::Chunk {
+    fn chunk(text: &str) -> Body {
+        Body::Chunk {
             text: text.into(),
             channel: Channel::Output,
         }
     }
 
     /// The milliseconds in the first bytes of a stream.
-    fn come_back_of(hello: &str) -> u64 {
+    fn retry_ms(hello: &str) -> u64 {
         hello
             .strip_prefix("retry: ")
             .unwrap()
@@ -290,7 +289,7 @@ mod tests {
             .unwrap()
     }
 
-    /// A stream that begins with the first event, its `hello` already taken.
+    /// A stream from the first event on, after its `hello`.
     async fn open(memory: &MemoryLog, stop: &CancellationToken) -> BoxStream<'static, String> {
         let hub = Hub::new(memory.clone(), Tasks::default());
         let session = Session::open(&hub, &job(), Start::After(Seq(0)))
@@ -304,7 +303,7 @@ mod tests {
             Some((String::from_utf8(chunk).unwrap(), stream))
         }));
         let hello = chunks.next().await.unwrap();
-        let ms = come_back_of(&hello);
+        let ms = retry_ms(&hello);
         assert!((500..1000).contains(&ms), "{ms}");
         chunks
     }
@@ -318,7 +317,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_ready_together_is_written_together_and_the_end_ends_the_stream() {
+    async fn events_that_are_ready_share_a_chunk_and_the_final_event_ends_the_stream() {
         let memory = MemoryLog::default();
         let mut chunks = open(&memory, &CancellationToken::new()).await;
         assert!(chunks.next().now_or_never().is_none());
@@ -327,13 +326,13 @@ mod tests {
             expected += &block(&memory.append(&job(), chunk(text)));
         }
         assert_eq!(chunks.next().await.unwrap(), expected);
-        let end = memory.append(&job(), Said::Cancelled {});
+        let end = memory.append(&job(), Body::Cancelled {});
         assert_eq!(chunks.next().await.unwrap(), block(&end));
         assert_eq!(chunks.next().await, None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_of_a_job_that_does_not_exist_yet_starts_with_a_comment_that_says_so() {
+    async fn a_stream_of_a_missing_job_starts_with_a_comment() {
         let memory = MemoryLog::default();
         for expected in [true, false] {
             let hub = Hub::new(memory.clone(), Tasks::default());
@@ -353,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_sends_comments_while_nothing_happens() {
+    async fn an_idle_stream_sends_comments() {
         let mut chunks = open(&MemoryLog::default(), &CancellationToken::new()).await;
         let begun = Instant::now();
         for n in 1..=3 {
@@ -365,15 +364,15 @@ mod tests {
     /// A finished log of 200 events of 2000 bytes, and its stream.
     fn long_log() -> (MemoryLog, String) {
         let memory = MemoryLog::default();
-        let mut said = String::new();
+        let mut written = String::new();
         for _ in 0..200 {
-            said += &block(&memory.append(&job(), chunk(&"x".repeat(2000))));
+            written += &block(&memory.append(&job(), chunk(&"x".repeat(2000))));
         }
-        said += &block(&memory.append(&job(), Said::Cancelled {}));
-        (memory, said)
+        written += &block(&memory.append(&job(), Body::Cancelled {}));
+        (memory, written)
     }
 
-    /// Streams of the whole log, in tasks of their own, which share this room.
+    /// Streams of the whole log, each in its own task, that share a budget.
     async fn opened(memory: &MemoryLog, room: &Budget, count: usize) -> Vec<mpsc::Receiver<Bytes>> {
         let (tasks, mut streams) = (Tasks::default(), Vec::new());
         let hub = Hub::new(memory.clone(), tasks.clone());
@@ -390,7 +389,7 @@ mod tests {
         streams
     }
 
-    /// What a client gets that takes one chunk after each pause, without comments.
+    /// What a client that pauses after each chunk receives, without comments.
     async fn read(mut stream: mpsc::Receiver<Bytes>, pause: Duration) -> String {
         let mut got = Vec::new();
         while let Some(chunk) = stream.recv().await {
@@ -405,7 +404,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_client_holds_one_small_chunk_and_misses_nothing() {
-        let (memory, said) = long_log();
+        let (memory, written) = long_log();
         let room = Budget::new(1 << 20);
         let mut streams = opened(&memory, &room, 1).await;
         let mut stream = streams.remove(0);
@@ -420,13 +419,13 @@ mod tests {
         let begin = String::from_utf8(first.to_vec()).unwrap();
         drop(first);
         let rest = read(stream, STREAM_STALL * 2).await;
-        assert!(begin + &rest == said);
+        assert!(begin + &rest == written);
         assert_eq!(room.used(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn clients_that_read_get_whole_streams_beside_others_that_do_not_read() {
-        let (memory, said) = long_log();
+    async fn stalled_clients_do_not_stop_the_streams_of_others() {
+        let (memory, written) = long_log();
         // Enough for one step or two.
         let room = Budget::new(200_000);
         let mut streams = opened(&memory, &room, 100).await;
@@ -438,7 +437,7 @@ mod tests {
             .map(|reader| read(reader, Duration::ZERO));
         let got = futures_util::future::join_all(readers);
         let got = timeout(Duration::from_secs(60), got).await.unwrap();
-        assert!(got.iter().all(|got| *got == said));
+        assert!(got.iter().all(|got| *got == written));
         assert!(room.refused() > 0);
         drop((stalled, streams));
         sleep(STREAM_STALL).await;
@@ -446,7 +445,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_whose_event_expires_while_it_is_being_written_ends() {
+    async fn a_stream_ends_when_a_partly_written_event_expires() {
         let memory = MemoryLog::default();
         memory.append(&job(), chunk(&"x".repeat(20_000)));
         let room = Budget::new(1 << 20);
@@ -463,7 +462,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn missing_events_are_reported_under_a_name_and_without_an_id() {
+    async fn a_gap_is_reported_as_a_named_event_without_an_id() {
         let memory = MemoryLog::default();
         for text in ["a", "b", "c"] {
             memory.append(&job(), chunk(text));
@@ -490,11 +489,11 @@ mod tests {
     }
 
     #[test]
-    fn the_time_to_reconnect_is_spread_over_the_clients() {
+    fn reconnection_times_are_spread_evenly() {
         let times: Vec<u64> = (0..1000)
             .map(|_| {
                 let hello = String::from_utf8(hello()).unwrap();
-                come_back_of(&hello)
+                retry_ms(&hello)
             })
             .collect();
         for tenth in 0..10_u64 {

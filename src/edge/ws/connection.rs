@@ -1,5 +1,5 @@
-//! One client's WebSocket connection: passes frames to the client's [`ConnectedClient`] and writes
-//! what comes out of it. What the client gets is decided there.
+//! One client's WebSocket connection: passes frames to the client's [`ConnectedClient`], and writes
+//! what it returns.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -35,12 +35,12 @@ impl Connection {
         }
     }
 
-    /// Serves the client until it disconnects, or until its moment comes when the edge stops.
+    /// Serves the client until it disconnects, or until it should reconnect because the edge stops.
     pub(super) async fn run(mut self, slot: DrainSlot) {
         debug!("connected");
         let disconnect = tokio::select! {
             Err(disconnect) = self.serve() => disconnect,
-            () = slot.moment() => Disconnect::Close(Code::Restarting),
+            () = slot.due() => Disconnect::Close(Code::Restarting),
         };
         debug!(?disconnect, "disconnected");
         let finish = timeout(CLOSE_WAIT, self.client.finish());
@@ -77,7 +77,7 @@ impl Connection {
         let answer = match received {
             ClientInput::Frame(frame) => self.answer(frame),
             ClientInput::Refused(refusal) => Some(error_frame(refusal)),
-            ClientInput::SignOfLife => return Ok(()),
+            ClientInput::Control => return Ok(()),
         };
         if let Some(answer) = answer {
             self.socket.put(&answer).await?;
@@ -85,7 +85,7 @@ impl Connection {
         self.socket.flush().await
     }
 
-    /// Does what a frame asks for. Returns the answer when there is one at once.
+    /// Handles a frame. Returns an immediate answer.
     fn answer(&mut self, frame: ClientFrame) -> Option<ServerFrame> {
         let room = match room_for(&self.app, &frame) {
             Ok(room) => room,
@@ -95,9 +95,9 @@ impl Connection {
         answer.map(|(answer, ())| answer)
     }
 
-    /// Writes a outgoing, and with it what else is ready.
+    /// Writes `outgoing` and what else is ready.
     async fn deliver(&mut self, mut outgoing: Outgoing<()>) -> Result<(), Disconnect> {
-        // Sessions that replay always have more, and the client's frames must be read meanwhile.
+        // A session that replays always has more, but the client's frames must be read as well.
         for _ in 0..STEPS_PER_WRITE {
             self.put(outgoing).await?;
             match self.client.try_next() {

@@ -1,4 +1,4 @@
-//! An echo over WebSocket with the edge's own upgrade, for a third-party conformance test
+//! A WebSocket echo with the edge's own upgrade, for a third-party conformance test
 //! (`scripts/autobahn.sh`). No command serves it.
 
 use std::io;

@@ -1,5 +1,4 @@
-//! What a request needs to become a WebSocket (RFC 6455, section 4.2.1), for each transport that
-//! uses one.
+//! Checks requests to open a WebSocket (RFC 6455, section 4.2.1), for each transport that uses one.
 
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
@@ -9,8 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use crate::edge::error::Problem;
 use crate::wire::Code;
 
-/// Checks the request, and reduces the two headers that are lists to the one token that the
-/// libraries compare them with.
+/// Checks the request, and reduces the two list headers to the one token that the libraries expect.
 pub(in crate::edge) fn check(request: &mut Parts) -> Result<(), Problem> {
     let headers = &mut request.headers;
     let upgrades = has_token(headers, header::CONNECTION, "upgrade")
@@ -37,13 +35,13 @@ fn bad(message: &str) -> Problem {
     Problem::new(Code::BadRequest, message)
 }
 
-/// The value of a header that must be there once.
+/// The value of a header that must occur once.
 fn one(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Whether a list in a header, perhaps over several lines, contains a token.
+/// Whether a list header, which may occur several times, contains a token.
 fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
     let lines = headers
         .get_all(name)
@@ -61,7 +59,7 @@ mod tests {
 
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-    /// The code for a good request with these headers instead of its own.
+    /// The code for a valid request with these headers replaced.
     fn checked(changes: &[(&str, &[&str])]) -> Option<Code> {
         let mut request = Request::new(()).into_parts().0;
         let good: [(&str, &[&str]); 4] = [
@@ -83,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn both_lists_may_have_other_tokens_in_any_case_over_several_lines() {
+    fn list_headers_may_have_other_tokens_in_any_case_over_several_lines() {
         assert_eq!(checked(&[]), None);
         for connection in [
             &["keep-alive, Upgrade"] as &[&str],
@@ -120,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_than_13_is_refused_with_426() {
+    fn versions_other_than_13_are_refused_with_426() {
         for version in [
             &[] as &[&str],
             &["8"],

@@ -1,5 +1,5 @@
-//! A WebSocket as the edge uses it: frames in, frames and events out, in the encoding of its
-//! subprotocol, pings and the close. It does nothing that a frame asks for.
+//! A WebSocket as the edge uses it: reads frames, writes frames and events in the encoding of its
+//! subprotocol, pings and closes. It does not handle frames.
 
 use std::net::IpAddr;
 
@@ -22,26 +22,26 @@ use crate::wire::{ClientFrame, Code, Encoding, Refusal, ServerFrame, Stored};
 pub(super) struct FrameSocket {
     socket: WebSocket,
     encoding: Encoding,
-    /// Counts whole messages.
+    /// Counts complete messages.
     meter: Meter,
     turn: Turn,
-    /// When a ping was sent, unless something has come since.
+    /// When a ping was sent, unless the client has sent something since.
     pinged: Option<Instant>,
 }
 
-/// What came from the client.
+/// What the client sent.
 pub(super) enum ClientInput {
     Frame(ClientFrame),
-    /// A frame that is not valid.
+    /// An invalid frame.
     Refused(Refusal),
     /// A ping or a pong.
-    SignOfLife,
+    Control,
 }
 
 /// Why a connection ends.
 #[derive(Debug)]
 pub(super) enum Disconnect {
-    /// The client is gone, or nothing can be written to it.
+    /// The client has disconnected, or nothing can be written to it.
     Gone,
     /// The client closed.
     Closed,
@@ -49,7 +49,7 @@ pub(super) enum Disconnect {
     Close(Code),
 }
 
-/// How every WebSocket of an edge reads and writes.
+/// Sets the limits of every WebSocket of an edge.
 pub(super) fn with_limits(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
     upgrade
         .read_buffer_size(READ_BUFFER)
@@ -78,7 +78,7 @@ impl FrameSocket {
         self.encoding
     }
 
-    /// The next thing from the client. Safe to drop at any await.
+    /// The next input from the client. Safe to drop at any await.
     pub(super) async fn receive(&mut self) -> Result<ClientInput, Disconnect> {
         let message = self.socket.recv().await;
         self.pinged = None;
@@ -91,7 +91,7 @@ impl FrameSocket {
             Message::Binary(bytes) => (&bytes[..], Encoding::MsgPack),
             Message::Ping(payload) | Message::Pong(payload) => {
                 self.meter.count_control(payload.len());
-                return Ok(ClientInput::SignOfLife);
+                return Ok(ClientInput::Control);
             }
             Message::Close(_) => return Err(Disconnect::Closed),
         };
@@ -103,7 +103,7 @@ impl FrameSocket {
         Ok(frame.map_or_else(ClientInput::Refused, ClientInput::Frame))
     }
 
-    /// Until when the client must send something, if it was pinged.
+    /// When the client must have sent something after a ping.
     pub(super) fn pong_deadline(&self) -> Option<Instant> {
         self.pinged.map(|at| at + PONG_WAIT)
     }
@@ -124,7 +124,7 @@ impl FrameSocket {
         .await
     }
 
-    /// Adds an event to the write buffer, in the one frame that all its watchers share.
+    /// Adds an event to the write buffer, as the frame that all its watchers share.
     pub(super) async fn put_event(&mut self, event: &Stored) -> Result<(), Disconnect> {
         self.feed(match self.encoding {
             Encoding::Json => {
@@ -136,15 +136,15 @@ impl FrameSocket {
         .await
     }
 
-    /// Writes the write buffer. The connection below ends when its client takes nothing for too
-    /// long.
+    /// Writes the write buffer. [`Metered`](crate::edge::metered::Metered) ends the connection if
+    /// the client does not read for too long.
     pub(super) async fn flush(&mut self) -> Result<(), Disconnect> {
         let begun = Instant::now();
         let written = self.socket.flush().await;
         self.after_write(begun, written.is_ok())
     }
 
-    /// Adds a message to the write buffer. At the end of the client's turn, others are served
+    /// Adds a message to the write buffer. At the end of the client's turn, lets others be served
     /// first.
     async fn feed(&mut self, message: Message) -> Result<(), Disconnect> {
         let begun = Instant::now();
@@ -163,27 +163,25 @@ impl FrameSocket {
         if !written {
             return Err(Disconnect::Gone);
         }
-        // A client that made room for a write that waited is there, though its pong is not read
-        // yet.
+        // If a write had to wait, the client has read something, though its pong was not read yet.
         if begun.elapsed() > PONG_WAIT / 20 {
             self.pinged = None;
         }
         Ok(())
     }
 
-    /// Performs the closing handshake, for a limited time: the client may be one that takes
-    /// nothing.
+    /// Performs the closing handshake, for a limited time: the client may have stopped reading.
     pub(super) async fn close(mut self, disconnect: Disconnect) {
         let _ = timeout(CLOSE_WAIT, close(&mut self.socket, disconnect)).await;
     }
 }
 
-/// The closing handshake, whichever side begins it. It reads until the client closes: dropping a
-/// socket with unread input would discard what was written last.
+/// The closing handshake, whichever side started it. Reads until the client closes: dropping a
+/// socket with unread input would discard the last writes.
 pub(super) async fn close(socket: &mut WebSocket, disconnect: Disconnect) {
     match disconnect {
         Disconnect::Gone => return,
-        // The library has prepared the answer, and writes it before it reads more.
+        // The library writes the answer before it reads more.
         Disconnect::Closed => {}
         Disconnect::Close(code) => {
             let info = code.info();
@@ -201,17 +199,17 @@ pub(super) async fn close(socket: &mut WebSocket, disconnect: Disconnect) {
 }
 
 impl Disconnect {
-    /// Why no further message can be read from a connection.
+    /// Why reading from a connection failed.
     pub(super) fn of(error: axum::Error) -> Self {
         let error = error.into_inner();
         let code = match error.downcast_ref::<Error>() {
             Some(Error::Capacity(_)) => Code::TooLarge,
             Some(Error::Utf8(_)) => Code::BadUtf8,
-            // The connection below had no room for more of a message.
+            // There was no memory for the rest of a message.
             Some(Error::Io(error)) if error.get_ref().is_some_and(|cause| cause.is::<NoRoom>()) => {
                 Code::Overloaded
             }
-            // The network, not the client.
+            // A network failure, not a client bug.
             Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
                 return Self::Gone;
             }
