@@ -6,9 +6,9 @@ use axum::http::{HeaderMap, header};
 /// The two forms of a job's events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// `text/event-stream`, for as long as there is something to come.
+    /// `text/event-stream`, until the job ends.
     Stream,
-    /// `application/json`, at once.
+    /// `application/json`, a part of the log.
     Page,
 }
 
@@ -21,21 +21,20 @@ impl Form {
     }
 }
 
-/// How much a client wants one form. A larger one is preferred, and the fields are compared in
-/// their order.
+/// How strongly a client prefers one form. The fields are compared in their order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
 struct Preference {
     /// The weight; -1 when the client refuses the form, 0 when no range matches it.
     weight: f32,
     /// How exactly the range names the form: 3 for its media type, 2 for its type, 1 for `*/*`.
     precision: u8,
-    /// Minus the place of the range in the list.
+    /// Minus the range's index in the list.
     earliness: isize,
 }
 
-/// The form that a client prefers; a stream when it has no preference. Of two forms with the same
-/// weight, the one that is named more exactly, then the one that is named first: clients put what
-/// they mean before the `*/*` of their library.
+/// The form that a client prefers, by default a stream. Of two forms with the same weight, the one
+/// that is named more exactly, then the one that is named first: clients put their own types before
+/// the `*/*` of their library.
 pub(super) fn form(headers: &HeaderMap) -> Form {
     let lists = headers
         .get_all(header::ACCEPT)
@@ -57,7 +56,7 @@ pub(super) fn form(headers: &HeaderMap) -> Form {
 fn preference(ranges: &[Range<'_>], form: Form) -> Preference {
     let (main, sub) = form.media_type();
     let mut best = Preference::default();
-    for (place, range) in ranges.iter().enumerate() {
+    for (index, range) in ranges.iter().enumerate() {
         let precision = match (range.main, range.sub) {
             ("*", "*") => 1,
             (range, "*") if range.eq_ignore_ascii_case(main) => 2,
@@ -65,15 +64,14 @@ fn preference(ranges: &[Range<'_>], form: Form) -> Preference {
             _ => continue,
         };
         if precision > best.precision {
-            let weight = if range.weight > 0.0 {
-                range.weight
-            } else {
-                -1.0
-            };
             best = Preference {
-                weight,
+                weight: if range.weight > 0.0 {
+                    range.weight
+                } else {
+                    -1.0
+                },
                 precision,
-                earliness: -place.cast_signed(),
+                earliness: -index.cast_signed(),
             };
         }
     }
@@ -129,6 +127,7 @@ fn split(text: &str, separator: char) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
+    use super::Form::{Page, Stream};
     use super::*;
     use axum::http::HeaderValue;
 
@@ -139,9 +138,15 @@ mod tests {
         form(&lists.collect())
     }
 
+    fn check(cases: &[(&'static str, Form)]) {
+        for (list, form) in cases {
+            assert_eq!(accept(&[list]), *form, "{list}");
+        }
+    }
+
     #[test]
     fn a_client_without_a_preference_gets_a_stream() {
-        assert_eq!(accept(&[]), Form::Stream);
+        assert_eq!(accept(&[]), Stream);
         for list in [
             "",
             "*/*",
@@ -150,129 +155,107 @@ mod tests {
             "text/html,application/xhtml+xml,*/*;q=0.8",
             "*/*;q=0",
         ] {
-            assert_eq!(accept(&[list]), Form::Stream, "{list}");
+            assert_eq!(accept(&[list]), Stream, "{list}");
         }
     }
 
     #[test]
     fn the_form_with_the_larger_weight_is_preferred() {
-        for (list, form) in [
-            ("text/event-stream;q=0.5, application/json", Form::Page),
-            ("text/event-stream, application/json;q=0.5", Form::Stream),
-            ("application/json;q=0.9, text/event-stream", Form::Stream),
+        check(&[
+            ("text/event-stream;q=0.5, application/json", Page),
+            ("text/event-stream, application/json;q=0.5", Stream),
+            ("application/json;q=0.9, text/event-stream", Stream),
             (
                 "application/json; Q=0.9 , text/event-stream ;\tq = 0.8",
-                Form::Page,
+                Page,
             ),
             (
                 "application/json;q=0.001, text/event-stream;q=0.002",
-                Form::Stream,
+                Stream,
             ),
             (
                 "application/json;charset=utf-8;q=0.4, text/event-stream;q=0.5",
-                Form::Stream,
+                Stream,
             ),
             (
                 "application/json;charset=utf-8;q=0.6, text/event-stream;q=0.5",
-                Form::Page,
+                Page,
             ),
-            ("text/*;q=0.5, application/*", Form::Page),
-            ("text/html, application/json;q=0.9, */*;q=0.8", Form::Page),
-        ] {
-            assert_eq!(accept(&[list]), form, "{list}");
-        }
+            ("text/*;q=0.5, application/*", Page),
+            ("text/html, application/json;q=0.9, */*;q=0.8", Page),
+        ]);
     }
 
     #[test]
     fn the_most_exact_range_decides_on_a_form() {
-        for (list, form) in [
-            ("application/json;q=0.1, */*;q=0.5", Form::Stream),
-            ("*/*;q=0.5, application/json;q=0.1", Form::Stream),
+        check(&[
+            ("application/json;q=0.1, */*;q=0.5", Stream),
+            ("*/*;q=0.5, application/json;q=0.1", Stream),
             (
                 "text/event-stream;q=0.1, text/*, application/json;q=0.5",
-                Form::Page,
+                Page,
             ),
-            ("text/event-stream;q=0.1, */*", Form::Page),
+            ("text/event-stream;q=0.1, */*", Page),
             (
                 "application/*;q=0.2, application/json;q=0.9, text/event-stream;q=0.5",
-                Form::Page,
+                Page,
             ),
-        ] {
-            assert_eq!(accept(&[list]), form, "{list}");
-        }
+        ]);
     }
 
     #[test]
-    fn a_form_with_the_weight_zero_is_refused() {
-        for (list, form) in [
-            ("application/json;q=0", Form::Stream),
-            ("application/json;q=0.000, text/*;q=0.001", Form::Stream),
-            ("text/event-stream;q=0", Form::Page),
-            ("text/event-stream;q=0, */*", Form::Page),
-            ("application/json;q=0, */*", Form::Stream),
-            ("text/*;q=0, application/json", Form::Page),
-            ("text/event-stream;q=0, application/json;q=0", Form::Stream),
-        ] {
-            assert_eq!(accept(&[list]), form, "{list}");
-        }
+    fn a_form_with_weight_zero_is_refused() {
+        check(&[
+            ("application/json;q=0", Stream),
+            ("application/json;q=0.000, text/*;q=0.001", Stream),
+            ("text/event-stream;q=0", Page),
+            ("text/event-stream;q=0, */*", Page),
+            ("application/json;q=0, */*", Stream),
+            ("text/*;q=0, application/json", Page),
+            ("text/event-stream;q=0, application/json;q=0", Stream),
+        ]);
     }
 
     #[test]
-    fn of_two_forms_with_one_weight_the_more_exact_then_the_first_is_preferred() {
-        for (list, form) in [
-            ("application/json", Form::Page),
-            ("Application/JSON; charset=utf-8", Form::Page),
-            ("application/*", Form::Page),
-            ("text/*", Form::Stream),
-            ("application/json, text/plain, */*", Form::Page),
-            ("*/*, application/json", Form::Page),
-            ("text/*, application/json", Form::Page),
-            ("application/*, text/event-stream", Form::Stream),
-            ("text/event-stream, application/json", Form::Stream),
-            ("application/json, text/event-stream", Form::Page),
-            (
-                "application/json;q=0.5, text/event-stream;q=0.5",
-                Form::Page,
-            ),
-        ] {
-            assert_eq!(accept(&[list]), form, "{list}");
-        }
-        assert_eq!(
-            accept(&["image/png", "application/json, */*;q=0.1"]),
-            Form::Page
-        );
-        assert_eq!(
-            accept(&["text/event-stream", "application/json"]),
-            Form::Stream
-        );
+    fn at_equal_weight_the_more_exact_form_is_preferred_then_the_first() {
+        check(&[
+            ("application/json", Page),
+            ("Application/JSON; charset=utf-8", Page),
+            ("application/*", Page),
+            ("text/*", Stream),
+            ("application/json, text/plain, */*", Page),
+            ("*/*, application/json", Page),
+            ("text/*, application/json", Page),
+            ("application/*, text/event-stream", Stream),
+            ("text/event-stream, application/json", Stream),
+            ("application/json, text/event-stream", Page),
+            ("application/json;q=0.5, text/event-stream;q=0.5", Page),
+        ]);
+        assert_eq!(accept(&["image/png", "application/json, */*;q=0.1"]), Page);
+        assert_eq!(accept(&["text/event-stream", "application/json"]), Stream);
     }
 
     #[test]
-    fn malformed_elements_are_skipped_and_the_others_count() {
-        for (list, form) in [
-            (",, ;q=1, /, json, application/json", Form::Page),
-            ("application/json;q=high", Form::Stream),
-            ("application/json;q=", Form::Stream),
-            ("application/json;q=nan, */*", Form::Stream),
-            ("application/json;q", Form::Page),
-            (
-                "application/json;q=0.00001, text/event-stream;q=0",
-                Form::Page,
-            ),
-            ("application/json;q=7, text/event-stream;q=0.9", Form::Page),
-            ("text/event-stream;q=-1, application/json;q=0.1", Form::Page),
+    fn malformed_elements_are_skipped() {
+        check(&[
+            (",, ;q=1, /, json, application/json", Page),
+            ("application/json;q=high", Stream),
+            ("application/json;q=", Stream),
+            ("application/json;q=nan, */*", Stream),
+            ("application/json;q", Page),
+            ("application/json;q=0.00001, text/event-stream;q=0", Page),
+            ("application/json;q=7, text/event-stream;q=0.9", Page),
+            ("text/event-stream;q=-1, application/json;q=0.1", Page),
             (
                 r#"application/json;a="x,y;q=0";q=0.9, text/event-stream;q=0.5"#,
-                Form::Page,
+                Page,
             ),
             (
                 r#"text/html;a="\"application/json,", text/event-stream;q=0.1"#,
-                Form::Stream,
+                Stream,
             ),
-            (r#"text/html;a="application/json"#, Form::Stream),
-            ("*/json, text/*/x", Form::Stream),
-        ] {
-            assert_eq!(accept(&[list]), form, "{list}");
-        }
+            (r#"text/html;a="application/json"#, Stream),
+            ("*/json, text/*/x", Stream),
+        ]);
     }
 }

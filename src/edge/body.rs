@@ -110,8 +110,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn incomplete_large_bodies_hold_limited_memory_and_do_not_block_small_ones()
-     {
+    async fn incomplete_large_bodies_hold_limited_memory_and_do_not_block_small_ones() {
         let memory = Memory::new(Budget::unlimited());
         let bodies = Bodies(memory.bodies.clone());
         // One byte less than the limit, then nothing.
@@ -129,15 +128,8 @@ mod tests {
         let (flood, (used, small)) = tokio::join!(flood, small);
         assert!(used <= crate::config::BODIES_BYTES, "{used}");
         assert_eq!(small, Ok(2));
-        let refused = flood
-            .iter()
-            .filter(|read| **read == Err(Code::Overloaded))
-            .count();
-        let timed_out = flood
-            .iter()
-            .filter(|read| **read == Err(Code::Timeout))
-            .count();
-        assert_eq!((refused, timed_out), (284, 16));
+        let count = |code| flood.iter().filter(|read| **read == Err(code)).count();
+        assert_eq!((count(Code::Overloaded), count(Code::Timeout)), (284, 16));
         assert_eq!(memory.whole.used(), 0);
     }
 }

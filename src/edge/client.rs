@@ -72,14 +72,18 @@ impl<R: Send + 'static> ConnectedClient<R> {
                     reference: reference.clone(),
                     job: None,
                 };
-                let submit = submit(
-                    Arc::clone(&self.app),
-                    self.address,
-                    submission,
-                    key,
-                    reference,
-                    room,
-                );
+                let app = Arc::clone(&self.app);
+                let address = self.address;
+                let submit = async move {
+                    let accepted = app
+                        .submit(address, submission, key.as_deref(), room)
+                        .await?;
+                    Ok(ServerFrame::Submitted {
+                        reference,
+                        job: accepted.id,
+                        status: accepted.status,
+                    })
+                };
                 self.add_request(submit, request, reply_to)
             }
             ClientFrame::Cancel { reference, job } => {
@@ -87,7 +91,16 @@ impl<R: Send + 'static> ConnectedClient<R> {
                     reference: reference.clone(),
                     job: Some(job.to_string()),
                 };
-                let cancel = cancel(Arc::clone(&self.app), self.address, job, reference);
+                let app = Arc::clone(&self.app);
+                let address = self.address;
+                let cancel = async move {
+                    let receipt = app.cancel(address, job, None).await?;
+                    Ok(ServerFrame::Cancelling {
+                        reference,
+                        job: receipt.id,
+                        seq: receipt.seq,
+                    })
+                };
                 self.add_request(cancel, request, reply_to)
             }
         }
@@ -152,35 +165,5 @@ pub(super) fn room_for(app: &App, frame: &ClientFrame) -> Result<Held, Refusal> 
             reference: reference.clone(),
             job: None,
         },
-    })
-}
-
-async fn submit(
-    app: Arc<App>,
-    client: IpAddr,
-    submission: Submission,
-    key: Option<String>,
-    reference: Option<String>,
-    room: Held,
-) -> Result<ServerFrame, Problem> {
-    let accepted = app.submit(client, submission, key.as_deref(), room).await?;
-    Ok(ServerFrame::Submitted {
-        reference,
-        job: accepted.id,
-        status: accepted.status,
-    })
-}
-
-async fn cancel(
-    app: Arc<App>,
-    client: IpAddr,
-    job: JobId,
-    reference: Option<String>,
-) -> Result<ServerFrame, Problem> {
-    let receipt = app.cancel(client, job, None).await?;
-    Ok(ServerFrame::Cancelling {
-        reference,
-        job: receipt.id,
-        seq: receipt.seq,
     })
 }

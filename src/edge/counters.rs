@@ -173,30 +173,15 @@ mod tests {
     async fn a_guard_counts_until_it_is_dropped() {
         let counters = Counters::new();
         let job: JobId = "j".parse().unwrap();
-        let (one, two) = (
-            counters.connect(Transport::SocketIo),
-            counters.connect(Transport::SocketIo),
-        );
-        let rooms = [
-            counters.enter_room(Transport::SocketIo, &job),
-            counters.enter_room(Transport::SocketIo, &job),
-        ];
-        assert_eq!(
-            (
-                counters.connections(Transport::SocketIo),
-                counters.connections(Transport::WebSocket)
-            ),
-            (2, 0)
-        );
+        let transport = Transport::SocketIo;
+        let connected = [counters.connect(transport), counters.connect(transport)];
+        let rooms = [(); 2].map(|()| counters.enter_room(transport, &job));
+        assert_eq!(counters.connections(transport), 2);
+        assert_eq!(counters.connections(Transport::WebSocket), 0);
         assert_eq!(counters.rooms()[&job], 2);
         assert!(counters.enter_room(Transport::WebSocket, &job).is_none());
-        drop((one, two, rooms));
-        assert_eq!(
-            (
-                counters.connections(Transport::SocketIo),
-                counters.rooms().len()
-            ),
-            (0, 0)
-        );
+        drop((connected, rooms));
+        assert_eq!(counters.connections(transport), 0);
+        assert!(counters.rooms().is_empty());
     }
 }

@@ -107,9 +107,7 @@ impl From<SessionError> for Problem {
             SessionError::Full(_)
             | SessionError::CursorOfOtherJob
             | SessionError::CursorNotInLog
-            | SessionError::AfterTheEnd { .. } => {
-                Self::new(error.code(), error.to_string())
-            }
+            | SessionError::AfterTheEnd { .. } => Self::new(error.code(), error.to_string()),
         }
     }
 }

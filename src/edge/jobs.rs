@@ -21,7 +21,7 @@ use crate::source::Unavailable;
 use crate::source::{FoldError, fold_within};
 use crate::wire::limits::KEY_MAX;
 use crate::wire::{
-    Code, JobId, JobState, Kind, Seq, Status, Submission, may_call_back, reserved_kind,
+    Code, JobId, JobState, Kind, Seq, Status, Submission, job_id, may_call_back, reserved_kind,
 };
 
 /// A job that was accepted.
@@ -256,12 +256,6 @@ impl From<FoldError> for Problem {
     }
 }
 
-/// Reads a job's id.
-pub(super) fn job_id(text: &str) -> Result<JobId, Problem> {
-    text.parse()
-        .map_err(|error| Problem::new(Code::BadJobId, format!("a job id {error}")))
-}
-
 /// The id of the job that was submitted with this key. It does not reveal the key.
 fn id_of_key(key: &str) -> Result<JobId, Problem> {
     if key.is_empty() || key.len() > KEY_MAX {
@@ -270,5 +264,8 @@ fn id_of_key(key: &str) -> Result<JobId, Problem> {
             format!("The idempotency key must have 1 to {KEY_MAX} bytes."),
         ));
     }
-    job_id(&format!("key-{}", BASE64.encode(Sha256::digest(key))))
+    Ok(job_id(&format!(
+        "key-{}",
+        BASE64.encode(Sha256::digest(key))
+    ))?)
 }

@@ -11,11 +11,11 @@ use utoipa::openapi::Ref;
 use super::app::App;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
-use super::request::Params;
+use super::request::{self, Params};
 use crate::config::{LIST_ROWS, LIST_ROWS_MAX, OPEN_WAIT};
 use crate::nats::{JobQuery, ListError};
 use crate::source::Unavailable;
-use crate::wire::{Code, Status};
+use crate::wire::{self, Code, Status};
 
 /// Which jobs, and how many. Unknown parameters are refused: a mistyped filter would list all jobs.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -80,23 +80,14 @@ fn job_query(
         page,
     }: ListQuery,
 ) -> Result<JobQuery, Problem> {
-    let kind = kind.map(|kind| kind.parse()).transpose();
-    let kind = kind.map_err(|error| Problem::new(Code::BadKind, format!("a kind {error}")))?;
-    let limit = limit.unwrap_or(LIST_ROWS);
-    if !(1..=LIST_ROWS_MAX).contains(&limit) {
-        return Err(Problem::new(
-            Code::BadRequest,
-            format!("`limit` must be 1 to {LIST_ROWS_MAX}."),
-        ));
-    }
     let page = page
         .map(|page| page.parse())
         .transpose()
         .map_err(|_| Problem::from(Code::BadPage))?;
     Ok(JobQuery {
         status,
-        kind,
-        limit,
+        kind: kind.as_deref().map(wire::kind).transpose()?,
+        limit: request::limit(limit, LIST_ROWS, LIST_ROWS_MAX)?,
         page,
     })
 }

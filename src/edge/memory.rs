@@ -256,11 +256,7 @@ mod tests {
         }
         growing[0].settle(SMALL_BYTES);
         assert_eq!(part.large.used(), 6 * SMALL_BYTES);
-        assert_eq!(
-            part.small.used(),
-            0,
-            "large data holds no small room"
-        );
+        assert_eq!(part.small.used(), 0, "large data holds no small room");
     }
 
     #[test]

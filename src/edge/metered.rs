@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pongs_over_days_do_not_count_as_a_message() {
+    async fn uncounted_bytes_with_long_pauses_do_not_count_as_a_message() {
         let memory = Memory::new(Budget::unlimited());
         let (mut client, edge) = duplex(100);
         let mut edge = Metered::new(edge, PEER, &memory.bodies);

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::Problem;
 use super::memory::{Held, Part};
 use super::request::Wait;
-use crate::config::{OPEN_WAIT, PAGE_BYTES_MAX, PAGE_EVENTS, PAGE_EVENTS_MAX, PAGE_ROOM};
+use crate::config::{OPEN_WAIT, PAGE_BYTES_MAX, PAGE_ROOM};
 use crate::session::{Session, SessionError, Step};
 use crate::source::EventSource;
 use crate::wire::{Code, GapReason, Seq, Start, Stored};
@@ -43,19 +43,6 @@ pub(super) struct Gap {
     to: Seq,
     /// Why they are gone.
     reason: GapReason,
-}
-
-/// Checks the maximum number of events that a client asked for.
-pub(super) fn limit(requested: Option<usize>) -> Result<usize, Problem> {
-    let limit = requested.unwrap_or(PAGE_EVENTS);
-    if (1..=PAGE_EVENTS_MAX).contains(&limit) {
-        Ok(limit)
-    } else {
-        Err(Problem::new(
-            Code::BadRequest,
-            format!("`limit` must be 1 to {PAGE_EVENTS_MAX}."),
-        ))
-    }
 }
 
 /// The page of a session that begins at `start`. There is no session when the edge stops.
@@ -253,7 +240,8 @@ mod tests {
     async fn ask(memory: &MemoryLog, next: &str, limit: usize, wait_s: u64) -> Value {
         let hub = Hub::new(memory.clone(), Tasks::default());
         let start =
-            super::super::request::requested_start(&Default::default(), None, None, Some(next)).unwrap();
+            super::super::request::requested_start(&Default::default(), None, None, Some(next))
+                .unwrap();
         let mut session = Session::open(&hub, &job(), start).await.unwrap();
         let room = Memory::new(Budget::unlimited()).answers.empty(PAGE_ROOM);
         let mut page = EventPage::new(start, limit, room);

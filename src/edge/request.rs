@@ -17,11 +17,10 @@ use utoipa::openapi::{Ref, Required};
 
 use super::body::Bodies;
 use super::error::Problem;
-use super::jobs::job_id;
 use super::memory::Held;
 use super::meter::Meter;
 use crate::config::WAIT_MAX_S;
-use crate::wire::{Code, JobId, Refusal, Seq, Start, start};
+use crate::wire::{Code, JobId, Refusal, Seq, Start, job_id, start};
 
 /// The job that the path names.
 #[derive(Debug)]
@@ -47,7 +46,7 @@ impl<S: Send + Sync> FromRequestParts<S> for JobPath {
         let Path(id) = Path::<String>::from_request_parts(parts, state)
             .await
             .map_err(|error| Problem::new(Code::BadJobId, error.body_text()))?;
-        job_id(&id).map(Self)
+        Ok(Self(job_id(&id)?))
     }
 }
 
@@ -144,6 +143,20 @@ impl<'de> Deserialize<'de> for Wait {
             .parse()
             .map_err(D::Error::custom)
     }
+}
+
+/// The `limit` of a request, from 1 to `max`.
+pub(super) fn limit(
+    requested: Option<usize>,
+    default: usize,
+    max: usize,
+) -> Result<usize, Problem> {
+    let limit = requested.unwrap_or(default);
+    if (1..=max).contains(&limit) {
+        return Ok(limit);
+    }
+    let message = format!("`limit` must be 1 to {max}.");
+    Err(Problem::new(Code::BadRequest, message))
 }
 
 /// The header in which a client that reconnects by itself sends the id of its last event.
@@ -272,7 +285,8 @@ mod tests {
     #[test]
     fn a_last_event_id_in_the_query_has_several_names() {
         let begin = |query: &str| {
-            requested_start(&HeaderMap::new(), Some(query), Some(4), Some("5")).map_err(|e| e.code())
+            requested_start(&HeaderMap::new(), Some(query), Some(4), Some("5"))
+                .map_err(|e| e.code())
         };
         for name in [
             "lastEventId",
@@ -335,8 +349,9 @@ mod tests {
     #[test]
     fn the_header_overrides_the_query() {
         let header = |id: &str| headers(HeaderName::from_static(LAST_EVENT_ID), id);
-        let begin =
-            |id: &str| requested_start(&header(id), Some("lastEventId=7"), None, None).map_err(|e| e.code());
+        let begin = |id: &str| {
+            requested_start(&header(id), Some("lastEventId=7"), None, None).map_err(|e| e.code())
+        };
         assert_eq!(begin("9"), Ok(Start::After(Seq(9))));
         assert_eq!(begin(" "), Ok(Start::After(Seq(7))));
         assert_eq!(begin("nonsense"), Err(Code::BadCursor));

@@ -37,14 +37,8 @@ problems!(NotSubmitted:
     )),
     request_body = ref("#/components/schemas/Submission"),
     responses(
-        (
-            status = 202, description = "The new job is queued.",
-            body = ref("#/components/schemas/Accepted"),
-        ),
-        (
-            status = 200, description = "The job existed already.",
-            body = ref("#/components/schemas/Accepted"),
-        ),
+        (status = 202, description = "The new job is queued.", body = ref("#/components/schemas/Accepted")),
+        (status = 200, description = "The job existed already.", body = ref("#/components/schemas/Accepted")),
         NotSubmitted,
     ),
 )]
@@ -56,23 +50,28 @@ pub(super) async fn submit(
 ) -> Result<Response, Problem> {
     let submission = Submission::from_json(&body)?;
     drop((body, held));
-    let key = headers.get(IDEMPOTENCY_KEY).map(|key| {
-        key.to_str().map_err(|_| {
-            Problem::new(
-                Code::BadRequest,
-                "The idempotency key is not visible ASCII.",
-            )
-        })
-    });
+    let bad_key = |_| {
+        Problem::new(
+            Code::BadRequest,
+            "The idempotency key is not visible ASCII.",
+        )
+    };
+    let key = headers.get(IDEMPOTENCY_KEY);
+    let key = key.map(|key| key.to_str().map_err(bad_key));
     let room = app.room_for(&submission)?;
     let accepted = app.submit(from, submission, key.transpose()?, room).await?;
-    let status = if accepted.new {
+    let status = status_of(accepted.new);
+    let location = [(header::LOCATION, format!("/api/jobs/{}", accepted.id))];
+    Ok((status, location, Json(accepted)).into_response())
+}
+
+/// 202 if the request has started something, 200 if that existed.
+fn status_of(new: bool) -> StatusCode {
+    if new {
         StatusCode::ACCEPTED
     } else {
         StatusCode::OK
-    };
-    let location = [(header::LOCATION, format!("/api/jobs/{}", accepted.id))];
-    Ok((status, location, Json(accepted)).into_response())
+    }
 }
 
 problems!(NoState: BadJobId, BadRequest, JobNotFound, Overloaded, Unavailable);
@@ -83,10 +82,7 @@ problems!(NoState: BadJobId, BadRequest, JobNotFound, Overloaded, Unavailable);
 #[utoipa::path(
     get, path = "/api/jobs/{id}", tag = JOBS, params(JobPath, WaitQuery),
     responses(
-        (
-            status = 200, description = "The job's current state.",
-            body = ref("#/components/schemas/JobState"),
-        ),
+        (status = 200, description = "The job's current state.", body = ref("#/components/schemas/JobState")),
         NoState,
     ),
 )]
@@ -103,10 +99,7 @@ pub(super) async fn job(
 #[utoipa::path(
     get, path = "/api/jobs/{id}/state", tag = JOBS, params(JobPath, WaitQuery),
     responses(
-        (
-            status = 200, description = "The job's current state.",
-            body = ref("#/components/schemas/JobState"),
-        ),
+        (status = 200, description = "The job's current state.", body = ref("#/components/schemas/JobState")),
         NoState,
     ),
 )]
@@ -139,14 +132,8 @@ problems!(NotCancelled: BadJobId, JobNotFound, JobEnded, Overloaded, Unavailable
 #[utoipa::path(
     post, path = "/api/jobs/{id}/cancel", tag = JOBS, params(JobPath),
     responses(
-        (
-            status = 202, description = "The job will be cancelled.",
-            body = ref("#/components/schemas/Receipt"),
-        ),
-        (
-            status = 200, description = "The job was cancelled before.",
-            body = ref("#/components/schemas/Receipt"),
-        ),
+        (status = 202, description = "The job will be cancelled.", body = ref("#/components/schemas/Receipt")),
+        (status = 200, description = "The job was cancelled before.", body = ref("#/components/schemas/Receipt")),
         NotCancelled,
     ),
 )]
@@ -156,10 +143,6 @@ pub(super) async fn cancel(
     JobPath(id): JobPath,
 ) -> Result<Response, Problem> {
     let receipt = app.cancel(from, id, None).await?;
-    let status = if receipt.new {
-        StatusCode::ACCEPTED
-    } else {
-        StatusCode::OK
-    };
+    let status = status_of(receipt.new);
     Ok((status, Json(receipt)).into_response())
 }

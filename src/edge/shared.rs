@@ -1,7 +1,7 @@
 //! What the threads of one edge must share: Socket.IO sessions, because each poll may reach another
 //! thread; the memory budget; and what the statistics of the process need.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::watch;
@@ -61,11 +61,7 @@ impl EdgeShared {
 
     /// Adds a thread that serves clients.
     pub(super) fn join(&self, app: &Arc<EdgeThread>) {
-        let mut threads = self
-            .0
-            .threads
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut threads = self.lock_threads();
         threads.retain(|app| app.strong_count() > 0);
         threads.push(Arc::downgrade(app));
         self.0.serving.send_modify(|serving| *serving += 1);
@@ -84,12 +80,13 @@ impl EdgeShared {
 
     /// The threads that serve.
     pub(super) fn threads(&self) -> Vec<Arc<EdgeThread>> {
-        let threads = self
-            .0
-            .threads
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let threads = self.lock_threads();
         threads.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn lock_threads(&self) -> MutexGuard<'_, Vec<Weak<EdgeThread>>> {
+        let threads = self.0.threads.lock();
+        threads.unwrap_or_else(PoisonError::into_inner)
     }
 }
 

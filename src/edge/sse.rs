@@ -19,8 +19,9 @@ use super::accept::{Form, form};
 use super::app::App;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
-use super::page;
 use super::request::{JobPath, Params, Peer, Wait, requested_start};
+use super::{page, request};
+use crate::config::{PAGE_EVENTS, PAGE_EVENTS_MAX};
 use crate::session::Session;
 
 /// Where to start, and for a page how much to return and how long to wait.
@@ -94,7 +95,7 @@ pub(super) async fn events(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let start = requested_start(&headers, uri.query(), query.after, query.cursor.as_deref())?;
-    let limit = page::limit(query.limit)?;
+    let limit = request::limit(query.limit, PAGE_EVENTS, PAGE_EVENTS_MAX)?;
     if query.must_exist {
         app.exists(&job).await?;
     }

@@ -32,7 +32,7 @@ pub use frame::{
 };
 pub use id::{BadName, JobId, Kind, Seq, StreamSeq};
 pub use listing::{BadPage, JobPage, JobRow, PageToken, ShardPosition};
-pub use refusal::{Refusal, RequestRef, shortened};
+pub use refusal::{Refusal, RequestRef, job_id, kind, shortened};
 pub use schema::{Dialect, definitions};
 pub use size::{Unfit, cut};
 pub use state::JobState;

@@ -109,7 +109,7 @@ pub(super) fn check_reference(reference: Option<&str>) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// A [`Refusal`].
-pub(super) fn job_id(text: &str) -> Result<JobId, Refusal> {
+pub fn job_id(text: &str) -> Result<JobId, Refusal> {
     text.parse()
         .map_err(|error| Refusal::new(Code::BadJobId, format!("a job id {error}")))
 }
@@ -118,7 +118,7 @@ pub(super) fn job_id(text: &str) -> Result<JobId, Refusal> {
 ///
 /// # Errors
 /// A [`Refusal`].
-pub(super) fn kind(text: &str) -> Result<Kind, Refusal> {
+pub fn kind(text: &str) -> Result<Kind, Refusal> {
     text.parse()
         .map_err(|error| Refusal::new(Code::BadKind, format!("a kind {error}")))
 }

@@ -83,78 +83,66 @@ mod tests {
     #[test]
     fn list_headers_may_have_other_tokens_in_any_case_over_several_lines() {
         assert_eq!(checked(&[]), None);
-        for connection in [
-            &["keep-alive, Upgrade"] as &[&str],
-            &["UPGRADE"],
-            &["keep-alive", "x, ,upgrade"],
-        ] {
-            assert_eq!(
-                checked(&[("connection", connection)]),
-                None,
-                "{connection:?}"
-            );
-        }
-        for upgrade in [
-            &["WebSocket"] as &[&str],
-            &["h2c, websocket"],
-            &["h2c", "websocket"],
-        ] {
-            assert_eq!(checked(&[("upgrade", upgrade)]), None, "{upgrade:?}");
-        }
-        for (name, value) in [
-            ("connection", &[] as &[&str]),
-            ("connection", &["keep-alive"]),
-            ("connection", &["upgraded"]),
-            ("upgrade", &[]),
-            ("upgrade", &["h2c"]),
-            ("upgrade", &["websocket/13"]),
-        ] {
-            assert_eq!(
-                checked(&[(name, value)]),
-                Some(Code::BadRequest),
-                "{name}: {value:?}"
-            );
+        let cases: [(&str, &[&str]); 6] = [
+            ("connection", &["keep-alive, Upgrade"]),
+            ("connection", &["UPGRADE"]),
+            ("connection", &["keep-alive", "x, ,upgrade"]),
+            ("upgrade", &["WebSocket"]),
+            ("upgrade", &["h2c, websocket"]),
+            ("upgrade", &["h2c", "websocket"]),
+        ];
+        for case in cases {
+            assert_eq!(checked(&[case]), None, "{case:?}");
         }
     }
 
     #[test]
-    fn versions_other_than_13_are_refused_with_426() {
-        for version in [
-            &[] as &[&str],
-            &["8"],
-            &["14"],
-            &["013"],
-            &["13, 8"],
-            &["13", "13"],
-            &[""],
-        ] {
-            assert_eq!(
-                checked(&[("sec-websocket-version", version)]),
-                Some(Code::UpgradeRequired),
-                "{version:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_key_that_is_not_sixteen_bytes_in_base64_is_refused() {
-        for key in [
-            &[] as &[&str],
-            &[""],
-            &["x"],
-            &["dGhlIHNhbXBsZSBub25jZQ"],
-            &["dGhlIHNhbXBsZSBub25j"],
-            &["dGhlIHNhbXBsZSBub25jZSE="],
-            &["dGhlIHNhbXBsZSBub25jZQ=!"],
-            &["dGhlIHNhbXBsZSBub25jZR=="],
-            &["dGhl IHNhbXBsZSBub25jZQ=="],
-            &[KEY, KEY],
-        ] {
-            assert_eq!(
-                checked(&[("sec-websocket-key", key)]),
-                Some(Code::BadRequest),
-                "{key:?}"
-            );
+    fn a_missing_or_invalid_header_is_refused() {
+        let cases: [(&str, &[&[&str]], Code); 4] = [
+            (
+                "connection",
+                &[&[], &["keep-alive"], &["upgraded"]],
+                Code::BadRequest,
+            ),
+            (
+                "upgrade",
+                &[&[], &["h2c"], &["websocket/13"]],
+                Code::BadRequest,
+            ),
+            (
+                "sec-websocket-version",
+                &[
+                    &[],
+                    &["8"],
+                    &["14"],
+                    &["013"],
+                    &["13, 8"],
+                    &["13", "13"],
+                    &[""],
+                ],
+                Code::UpgradeRequired,
+            ),
+            (
+                "sec-websocket-key",
+                &[
+                    &[],
+                    &[""],
+                    &["x"],
+                    &["dGhlIHNhbXBsZSBub25jZQ"],
+                    &["dGhlIHNhbXBsZSBub25j"],
+                    &["dGhlIHNhbXBsZSBub25jZSE="],
+                    &["dGhlIHNhbXBsZSBub25jZQ=!"],
+                    &["dGhlIHNhbXBsZSBub25jZR=="],
+                    &["dGhl IHNhbXBsZSBub25jZQ=="],
+                    &[KEY, KEY],
+                ],
+                Code::BadRequest,
+            ),
+        ];
+        for (name, values, code) in cases {
+            for value in values {
+                assert_eq!(checked(&[(name, value)]), Some(code), "{name}: {value:?}");
+            }
         }
     }
 }
