@@ -16,7 +16,7 @@ use super::memory::Held;
 use super::watches::{Outgoing, Watches};
 use crate::config::REQUESTS_MAX;
 use crate::nats::Reader;
-use crate::wire::{ClientFrame, Code, JobId, Refusal, RequestRef, ServerFrame, Submission};
+use crate::wire::{ClientFrame, Code, Refusal, RequestRef, ServerFrame};
 
 /// A client. `R` says where the answer to a request goes.
 pub(super) struct ConnectedClient<R> {

@@ -1,5 +1,5 @@
-//! The Socket.IO transport: passes the requests of Socket.IO clients to the library, and joins each
-//! client to a pump. `wire/SOCKETIO.md` is the contract.
+//! The Socket.IO transport: passes HTTP requests to the library, and starts a pump for each client.
+//! `wire/SOCKETIO.md` is the contract.
 
 pub(super) mod engine;
 mod engine_session;
@@ -36,8 +36,7 @@ struct EngineQuery {
     is_websocket: bool,
     /// The session, after the first request.
     sid: Option<Sid>,
-    /// What distinguishes this request from others. Clients send another value with each, so that
-    /// no cache answers.
+    /// A value that clients change with each request, so that no cache answers it.
     mark: String,
 }
 
@@ -45,7 +44,7 @@ impl EngineQuery {
     fn of(request: &Request) -> Self {
         let query = request.uri().query().unwrap_or("");
         let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name));
-        // The library ignores a second `=` and what follows.
+        // The library ignores a second `=` and the text after it.
         let transport = value("transport=").and_then(|transport| transport.split('=').next());
         Self {
             is_websocket: transport == Some("websocket"),
@@ -59,7 +58,7 @@ impl EngineQuery {
     }
 }
 
-/// `/socket.io/`: the requests by which a session begins, polls, posts, or becomes a WebSocket.
+/// `/socket.io/`: opens a session, polls, posts, or upgrades to a WebSocket.
 pub(super) async fn engine(
     State(app): State<Arc<App>>,
     ConnectInfo(meter): ConnectInfo<Meter>,
@@ -67,7 +66,7 @@ pub(super) async fn engine(
 ) -> Response {
     let query = EngineQuery::of(&request);
     let (mut parts, body) = request.into_parts();
-    // The library would answer 101 to anything that has a key.
+    // The library would answer 101 to any request with a key.
     if query.is_websocket
         && let Err(problem) = opening::check(&mut parts)
     {
@@ -88,7 +87,7 @@ pub(super) async fn engine(
             None => unknown_session(),
         },
         None if app.clients.are_leaving() => Problem::from(Code::Restarting).into_response(),
-        None => match engine.handshakes.begin(meter.peer()) {
+        None => match engine.handshakes.start(meter.peer()) {
             Ok(handshake) => {
                 let host = Arc::downgrade(&app);
                 let session = EngineSession::new(host, handshake);
@@ -115,8 +114,8 @@ async fn open(
     if is_websocket || response.status() != StatusCode::OK {
         return response;
     }
-    // The answer names the session. The session has to be known before the client reads it: the
-    // next requests of the client may come over any connection and to any thread.
+    // The response names the session. It must be known before the client reads its id: the client's
+    // next requests may come over any connection and reach any thread.
     let (parts, body) = response.into_parts();
     let Ok(body) = to_bytes(body, HANDSHAKE_ANSWER_MAX).await else {
         return Problem::from(Code::Internal).into_response();
@@ -137,7 +136,7 @@ async fn poll(app: &App, session: Arc<EngineSession>, mark: String, request: Req
     }
     let waiting = WaitingPoll(Some(Arc::clone(&session)));
     let response = tokio::select! {
-        // What the library has for the client is not held back.
+        // Packets that are ready are sent even if the session was cut.
         biased;
         response = call(app, request) => response,
         () = waiting.when_cut() => return session_ended(app),
@@ -151,8 +150,8 @@ async fn poll(app: &App, session: Arc<EngineSession>, mark: String, request: Req
     response
 }
 
-/// What a client sends by polling. The library would read it without a deadline, and into memory
-/// that nobody counts.
+/// A post of a client that polls. The library would read it without a deadline, and into memory
+/// that is not counted.
 async fn post(app: &App, session: &EngineSession, request: Request) -> Response {
     if session.traffic.is_cut() {
         return session_ended(app);
@@ -167,14 +166,14 @@ async fn post(app: &App, session: &EngineSession, request: Request) -> Response 
     match read {
         Ok((body, _held)) => call(app, Request::from_parts(parts, body.into())).await,
         Err(problem) => {
-            // What the client sent is lost, so the session cannot go on.
+            // The client's packets are lost, so the session cannot continue.
             session.traffic.cut();
             problem.into_response()
         }
     }
 }
 
-/// The library's answer, unless the edge stops.
+/// The library's response, unless the edge stops.
 async fn call(app: &App, request: Request) -> Response {
     tokio::select! {
         biased;
@@ -183,8 +182,8 @@ async fn call(app: &App, request: Request) -> Response {
     }
 }
 
-/// A poll that waits. A client that drops it does not know what it would have brought, so its
-/// session ends, as with the library's original in JavaScript.
+/// A waiting poll. If the client drops it, packets may be lost, so the session ends, as in the
+/// JavaScript implementation.
 struct WaitingPoll(Option<Arc<EngineSession>>);
 
 impl WaitingPoll {
@@ -210,7 +209,7 @@ impl Drop for WaitingPoll {
     }
 }
 
-/// The session that the library's answer to a first request names.
+/// The session id in the library's response to a first request.
 fn sid_of(answer: &[u8]) -> Option<Sid> {
     #[derive(Deserialize)]
     struct EngineOpen {
@@ -221,15 +220,15 @@ fn sid_of(answer: &[u8]) -> Option<Sid> {
     open.sid.parse().ok()
 }
 
-/// The library's own answer for a session that does not exist: clients begin a new one.
+/// The library's own response for an unknown session: clients open a new one.
 fn unknown_session() -> Response {
     let body = Json(json!({"code": "1", "message": "Session ID unknown"}));
     (StatusCode::BAD_REQUEST, body).into_response()
 }
 
-/// The answer for a session that is over.
+/// The response for a session that has ended.
 fn session_ended(app: &App) -> Response {
-    // A client that polls an edge that stops should reconnect to another one.
+    // Clients of a stopping edge should reconnect to another one.
     if app.clients.are_leaving() {
         Problem::from(Code::Restarting).into_response()
     } else {

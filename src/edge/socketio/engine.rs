@@ -1,6 +1,6 @@
-//! The Socket.IO library with its sessions, once for all threads of a process: the polls of one
-//! session reach any of them. Only the *service* is shared; layering the library's `SocketIoLayer`
-//! twice would make two sets of sessions.
+//! The Socket.IO library and its sessions, shared by all threads of a process: the polls of a
+//! session may reach any of them. The *service* is shared, because each `SocketIoLayer` of the
+//! library would have sessions of its own.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -23,7 +23,7 @@ use super::request::{EmittedRequest, JoinRequest};
 use crate::config::{ATTACHMENTS_MAX, JOIN_WAIT, PING_EVERY, PONG_WAIT, READ_BUFFER, SOCKET_QUEUE};
 use crate::wire::limits::BODY_MAX;
 
-/// The library, its sessions, and the handshakes under way.
+/// The library, its sessions, and the handshakes in progress.
 pub(in crate::edge) struct Engine {
     service: SocketIoService<Router>,
     pub(super) sessions: EngineSessions,
@@ -42,7 +42,7 @@ impl Default for Engine {
             .ping_interval(PING_EVERY)
             .ping_timeout(PONG_WAIT)
             .connect_timeout(JOIN_WAIT)
-            // No request has attachments. They are read so that the refusal can say so.
+            // No request has attachments. They are parsed so that the refusal can name the reason.
             .with_parser(
                 ParserConfig::common()
                     .max_incoming_binaries(ATTACHMENTS_MAX)
@@ -61,7 +61,7 @@ impl Default for Engine {
 }
 
 impl Engine {
-    /// The library's answer to a request.
+    /// The library's response to a request.
     pub(super) async fn call(&self, request: Request) -> Response {
         let answer = self.service.clone().oneshot(request).await;
         answer.unwrap_or_else(|never| match never {}).map(Body::new)
@@ -74,7 +74,8 @@ impl fmt::Debug for Engine {
     }
 }
 
-/// Runs before the client learns that it has joined: from then on it may make requests.
+/// Runs before the client is notified that it has joined, because it may send requests from then
+/// on.
 fn prepare(socket: &SocketRef, sessions: &EngineSessions) -> Result<(), Infallible> {
     if let Some(session) = session_of_socket(socket) {
         let sid = socket.id;
@@ -95,7 +96,7 @@ fn prepare(socket: &SocketRef, sessions: &EngineSessions) -> Result<(), Infallib
     Ok(())
 }
 
-/// The client has joined.
+/// Serves a client that has joined.
 async fn serve(socket: SocketRef, join: JoinRequest) {
     let Some(session) = session_of_socket(&socket) else {
         return;

@@ -1,5 +1,5 @@
-//! The Engine.IO session of one Socket.IO client: what belongs to the client from its first request
-//! to its last byte, over whichever connections it comes. It knows no event.
+//! The Engine.IO session of one Socket.IO client: its state from the first request to the last
+//! byte, over all its connections.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,11 +17,11 @@ use crate::config::{ASKED_BYTES_MAX, ASKED_MAX};
 use crate::edge::memory::Held;
 use crate::edge::traffic::Traffic;
 
-/// What a session needs of the thread that took its first request. That thread serves the client,
-/// whichever thread takes the other requests.
+/// What a session needs of the thread that received its first request. That thread serves the
+/// client, even if other threads receive the later requests.
 pub(super) trait Host: Send + Sync {
-    /// The room for a request that waits. A submission for which there is none becomes its refusal;
-    /// `None` when there is no room even for that.
+    /// The memory for a queued request. A submission that does not fit is replaced by its refusal;
+    /// `None` if that does not fit either.
     fn room_to_queue(&self, request: &mut EmittedRequest) -> Option<Held>;
 
     /// Serves a client that has joined.
@@ -43,21 +43,21 @@ pub(super) struct EngineSession {
     pub(super) traffic: Arc<Traffic>,
     /// Cancelled when the library has ended the client's socket.
     pub(super) disconnected: CancellationToken,
-    /// The client's requests, once it has joined.
+    /// Queues the client's requests, once it has joined.
     requests: OnceLock<mpsc::Sender<QueuedRequest>>,
-    /// The other end, until the pump takes it.
+    /// The receiving end, until the pump takes it.
     receiver: Mutex<Option<mpsc::Receiver<QueuedRequest>>>,
-    /// How many bytes of requests wait.
+    /// How many bytes of requests are queued.
     queued_bytes: AtomicUsize,
     /// Held until the client has joined.
     handshake: Mutex<Option<Handshake>>,
-    /// The session's id, once it is known, and the map that has it.
+    /// The session's id, once it is known, and the map that contains it.
     registered: OnceLock<(Sid, EngineSessions)>,
-    /// The mark that distinguished the last poll from the one before.
+    /// The mark of the last poll.
     last_poll: Mutex<String>,
 }
 
-/// A request that waits, how it is acknowledged, and the room that it takes.
+/// A queued request, how it is acknowledged, and the memory that it takes.
 pub(super) struct QueuedRequest {
     pub(super) request: EmittedRequest,
     pub(super) ack: AckSender,
@@ -68,7 +68,7 @@ impl EngineSession {
     pub(super) fn new(host: Weak<dyn Host>, handshake: Handshake) -> Arc<Self> {
         Arc::new(Self {
             host,
-            client: handshake.from(),
+            client: handshake.address(),
             traffic: Arc::default(),
             disconnected: CancellationToken::new(),
             requests: OnceLock::new(),
@@ -80,7 +80,7 @@ impl EngineSession {
         })
     }
 
-    /// The client has joined: it may make requests. A client that has not costs no queue.
+    /// The client has joined and may send requests. Before that, it has no queue.
     pub(super) fn join(&self) {
         let (requests, receiver) = mpsc::channel(ASKED_MAX);
         if self.requests.set(requests).is_ok() {
@@ -89,9 +89,9 @@ impl EngineSession {
         lock(&self.handshake).take();
     }
 
-    /// Whether a poll is the one before, sent again. Browsers and HTTP libraries do so by
-    /// themselves when a connection breaks, and the answer to the poll before may have been lost
-    /// with it. The client knows of neither, so its session cannot go on.
+    /// Whether a poll repeats the previous one. Browsers and HTTP libraries repeat a poll when a
+    /// connection breaks; the first response may have been lost without the client's knowledge, so
+    /// the session cannot continue.
     pub(super) fn is_repeated(&self, poll: String) -> bool {
         let mut last_poll = lock(&self.last_poll);
         let is_repeated = !poll.is_empty() && *last_poll == poll;
@@ -120,12 +120,12 @@ impl EngineSession {
         }
     }
 
-    /// A request of this size left the queue.
+    /// Records that a request of this size left the queue.
     pub(super) fn dequeued(&self, size: usize) {
         self.queued_bytes.fetch_sub(size, Ordering::Relaxed);
     }
 
-    /// The client's requests; once.
+    /// The receiver of the client's requests, at the first call.
     pub(super) fn receiver(&self) -> Option<mpsc::Receiver<QueuedRequest>> {
         lock(&self.receiver).take()
     }
@@ -139,7 +139,7 @@ impl Drop for EngineSession {
     }
 }
 
-/// The sessions that exist, by id. Ids that a client made up are not kept.
+/// The sessions, by id. Ids that clients invent are not kept.
 #[derive(Clone, Debug, Default)]
 pub(super) struct EngineSessions(Arc<Mutex<HashMap<Sid, Weak<EngineSession>>>>);
 
@@ -152,7 +152,7 @@ impl EngineSessions {
     }
 
     pub(super) fn get(&self, sid: Sid) -> Option<Arc<EngineSession>> {
-        // Not in one expression: the last owner of a session locks this map when it drops it.
+        // Not in one expression: dropping the last owner of a session locks this map.
         let session = lock(&self.0).get(&sid).cloned();
         session?.upgrade()
     }

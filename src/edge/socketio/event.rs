@@ -1,4 +1,4 @@
-//! Frames and events of jobs as Socket.IO events: their names and arguments. It sends nothing.
+//! The names and arguments of frames and events of jobs as Socket.IO events.
 
 use serde::Deserialize;
 use serde_json::json;
@@ -6,13 +6,12 @@ use serde_json::json;
 use crate::config::EVENT_NAME_MAX;
 use crate::wire::{ServerFrame, Stored};
 
-/// The name of an error that answers a request without acknowledgement. No client library and no
-/// event of a job uses it.
+/// The name of an error for a request without acknowledgement. Neither client libraries nor events
+/// of jobs use it.
 const ERROR: &str = "tailwater:error";
-/// The name of a job's event whose own type cannot be one.
+/// The name of a job's event whose type cannot be a name.
 const OTHER: &str = "tailwater:event";
-/// The names that client libraries keep for themselves, or that this transport gives another
-/// meaning.
+/// The names that client libraries reserve, or that have another meaning in this transport.
 const RESERVED: [&str; 16] = [
     "connect",
     "connect_error",
@@ -35,7 +34,7 @@ const RESERVED: [&str; 16] = [
 /// A server frame as a Socket.IO event.
 #[derive(Debug)]
 pub(super) struct FrameEvent {
-    /// The event's name when the frame is not an acknowledgement.
+    /// The event's name, unless it is sent as an acknowledgement.
     pub(super) name: &'static str,
     /// The argument, a JSON object.
     pub(super) json: String,

@@ -1,4 +1,4 @@
-//! How many clients may have connected without having joined. It knows no session.
+//! Limits how many clients are connected but have not joined.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,32 +7,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::budget::NoRoom;
 use crate::config::{HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS};
 
-/// The handshakes under way, in total and by address.
+/// The handshakes in progress, in total and by address.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Handshakes(Arc<Mutex<HandshakeCounts>>);
 
 #[derive(Debug, Default)]
 struct HandshakeCounts {
     all: usize,
-    /// Only addresses that have one.
+    /// Only addresses that have a handshake.
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// One of them, until it is dropped.
+/// A handshake in progress, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Handshake {
     handshakes: Handshakes,
-    from: IpAddr,
+    address: IpAddr,
 }
 
 impl Handshakes {
-    /// Counts one more from this address.
-    pub(super) fn begin(&self, from: IpAddr) -> Result<Handshake, NoRoom> {
+    /// Counts a handshake from this address.
+    pub(super) fn start(&self, address: IpAddr) -> Result<Handshake, NoRoom> {
         let mut counts = self.lock();
         if counts.all >= HANDSHAKES_MAX {
             return Err(NoRoom);
         }
-        let of_address = counts.by_address.entry(from).or_default();
+        let of_address = counts.by_address.entry(address).or_default();
         if *of_address >= HANDSHAKES_PER_ADDRESS {
             return Err(NoRoom);
         }
@@ -40,7 +40,7 @@ impl Handshakes {
         counts.all += 1;
         Ok(Handshake {
             handshakes: self.clone(),
-            from,
+            address,
         })
     }
 
@@ -50,9 +50,9 @@ impl Handshakes {
 }
 
 impl Handshake {
-    /// Where the client is.
-    pub(super) const fn from(&self) -> IpAddr {
-        self.from
+    /// The client's address.
+    pub(super) const fn address(&self) -> IpAddr {
+        self.address
     }
 }
 
@@ -60,10 +60,10 @@ impl Drop for Handshake {
     fn drop(&mut self) {
         let mut counts = self.handshakes.lock();
         counts.all -= 1;
-        if let Some(of_address) = counts.by_address.get_mut(&self.from) {
+        if let Some(of_address) = counts.by_address.get_mut(&self.address) {
             *of_address -= 1;
             if *of_address == 0 {
-                counts.by_address.remove(&self.from);
+                counts.by_address.remove(&self.address);
                 counts.by_address.shrink_to(2 * HANDSHAKES_PER_ADDRESS);
             }
         }
@@ -78,9 +78,9 @@ mod tests {
     fn neither_one_address_nor_all_together_exceed_their_limit() {
         let handshakes = Handshakes::default();
         let address = |n: u16| IpAddr::from([127, 0, (n / 256) as u8, (n % 256) as u8]);
-        let mut held: Vec<_> = std::iter::from_fn(|| handshakes.begin(address(1)).ok()).collect();
+        let mut held: Vec<_> = std::iter::from_fn(|| handshakes.start(address(1)).ok()).collect();
         assert_eq!(held.len(), HANDSHAKES_PER_ADDRESS);
-        held.extend((2..10_000).map_while(|n| handshakes.begin(address(n)).ok()));
+        held.extend((2..10_000).map_while(|n| handshakes.start(address(n)).ok()));
         assert_eq!(held.len(), HANDSHAKES_MAX);
         held.truncate(1);
         assert_eq!(handshakes.lock().by_address.len(), 1);

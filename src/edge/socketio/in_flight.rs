@@ -1,29 +1,29 @@
-//! What is in the library's queue of a socket, as far as this can be known from outside: the
-//! library reports neither how full the queue is nor when there is room again. Pure: what was
-//! queued and how many bytes were sent are arguments.
+//! Estimates what is in the library's queue of a socket: the library reports neither how full the
+//! queue is nor when there is room again. Pure: the packets queued and the bytes sent are
+//! arguments.
 
 use std::collections::VecDeque;
 
 use crate::config::FLIGHT_BYTES;
 
-/// The packets that were queued and not sent yet, oldest first.
+/// The packets that were queued but not sent yet, oldest first.
 ///
-/// All that a socket sends is counted here, except pings. So once the connection has sent as many
-/// bytes as the oldest packets have, those packets are out of the queue. Each ping makes that three
-/// bytes early, which is corrected whenever the queue runs empty.
+/// Everything that a socket sends is counted here, except pings. Once the connection has sent as
+/// many bytes as the oldest packets have, those packets have left the queue. Each ping makes that
+/// three bytes too early; this is corrected whenever the queue is empty.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     sizes: VecDeque<usize>,
     bytes: usize,
-    /// How many bytes the connection had sent when it was last asked.
+    /// How many bytes the connection had sent at the last check.
     seen: u64,
-    /// How many of them belong to the oldest packet, which is not sent whole.
+    /// How many of them belong to the oldest packet, which is partly sent.
     part: u64,
 }
 
 impl InFlight {
-    /// Whether another packet may be queued when `packets` are allowed. When nothing is in flight,
-    /// one always may, however large.
+    /// Whether another packet may be queued when `packets` are allowed. If nothing is in flight, a
+    /// packet of any size may be.
     pub(super) fn has_room(&self, packets: usize) -> bool {
         self.sizes.len() < packets && self.bytes < FLIGHT_BYTES
     }
@@ -32,14 +32,14 @@ impl InFlight {
         self.sizes.is_empty()
     }
 
-    /// Adds a packet that has this many bytes on the connection.
+    /// Adds a packet of this many bytes on the connection.
     pub(super) fn add(&mut self, size: usize) {
         self.sizes.push_back(size);
         self.bytes += size;
     }
 
-    /// Removes what has been sent, when the connection has sent this many bytes in total. Returns
-    /// whether that is more than before.
+    /// Removes the packets that were sent; `sent` is the total that the connection has sent.
+    /// Returns whether it has grown.
     pub(super) fn advance(&mut self, sent: u64) -> bool {
         let more = sent.saturating_sub(self.seen);
         self.seen = sent;
@@ -52,7 +52,7 @@ impl InFlight {
             self.bytes -= size;
             self.sizes.pop_front();
         }
-        // What was sent besides our packets is not part of the next one.
+        // Other bytes, such as pings, are not part of the next packet.
         self.part = 0;
         more > 0
     }

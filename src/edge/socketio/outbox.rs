@@ -1,5 +1,5 @@
-//! What waits to be queued in the library for one socket. Only a limited amount is in flight, so
-//! that the queue has room for a ping and holds little. Whatever waits longer is still in the log.
+//! What waits to be queued in the library for one socket. The amount in flight is limited, so that
+//! the queue has room for a ping and holds little. Further events stay in the log.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,9 +20,9 @@ use crate::wire::{JobId, ServerFrame, Stored};
 
 /// Where an answer goes.
 pub(super) enum ReplyTo {
-    /// To the emit that waits for the acknowledgement with this number.
+    /// As the acknowledgement with this number.
     Ack(AckSender, i64),
-    /// To the listeners of the event.
+    /// As an event.
     Event,
 }
 
@@ -34,7 +34,7 @@ enum OutPacket {
     Reply(ReplyTo, FrameEvent),
 }
 
-/// The library's socket takes nothing any more.
+/// The library's socket no longer accepts packets.
 #[derive(Debug)]
 pub(super) struct SocketBroken;
 
@@ -45,9 +45,9 @@ pub(super) struct Outbox {
     events: VecDeque<OutPacket>,
     in_flight: InFlight,
     turn: Turn,
-    /// When the client last took something while something was in flight.
-    taken_at: Instant,
-    /// Whether the library's queue was full all the same.
+    /// When the client last received something while something was in flight.
+    last_progress: Instant,
+    /// Whether the library's queue was full nevertheless.
     is_full: bool,
 }
 
@@ -58,7 +58,7 @@ impl Outbox {
             events: VecDeque::new(),
             in_flight: InFlight::default(),
             turn: Turn::default(),
-            taken_at: Instant::now(),
+            last_progress: Instant::now(),
             is_full: false,
         }
     }
@@ -81,8 +81,8 @@ impl Outbox {
         self.replies.push_back(connected);
     }
 
-    /// Replies precede events: a request is not kept waiting by a job. Nothing of a job follows the
-    /// answer that it is no longer watched.
+    /// Replies precede events, so that no job delays a request. Nothing about a job follows the
+    /// reply that it is no longer watched.
     pub(super) fn reply(&mut self, frame: ServerFrame, reply_to: ReplyTo) {
         if let ServerFrame::Unwatched { job } = &frame {
             self.events.retain(|packet| packet.job() != Some(job));
@@ -106,18 +106,18 @@ impl Outbox {
         !self.events.is_empty() || !self.replies.is_empty()
     }
 
-    /// Since when the client takes nothing of what is in flight.
+    /// Since when nothing in flight was sent to the client.
     pub(super) fn stalled_since(&self) -> Option<Instant> {
-        (!self.in_flight.is_empty()).then_some(self.taken_at)
+        (!self.in_flight.is_empty()).then_some(self.last_progress)
     }
 
-    /// Whether to try again soon although nothing is known to have been sent.
+    /// Whether to try again soon, although nothing was sent.
     pub(super) const fn is_full(&self) -> bool {
         self.is_full
     }
 
-    /// Lets other clients be served when this one has had its turn. Returns whether it did: there
-    /// may be room for more.
+    /// Lets other clients be served at the end of this one's turn. Returns whether it did: there
+    /// may then be room for more.
     pub(super) async fn pause(&mut self) -> bool {
         let is_over = self.turn.is_over();
         self.turn.pause().await;
@@ -131,7 +131,7 @@ impl Outbox {
         traffic: &Traffic,
     ) -> Result<(), SocketBroken> {
         if self.in_flight.advance(traffic.sent()) || self.in_flight.is_empty() {
-            self.taken_at = Instant::now();
+            self.last_progress = Instant::now();
         }
         self.is_full = false;
         let transport = socket.transport_type();
@@ -167,12 +167,12 @@ impl Outbox {
 
 enum Emitted {
     Queued,
-    /// The queue has no room; here is the packet back.
+    /// The queue has no room for this packet.
     Full(OutPacket),
 }
 
 impl OutPacket {
-    /// The job that it is part of.
+    /// The job that the packet is about.
     fn job(&self) -> Option<&JobId> {
         match self {
             Self::Event(event) => Some(&event.job),
@@ -181,8 +181,8 @@ impl OutPacket {
         }
     }
 
-    /// How many bytes it has on the connection: `42["name",object]` or `43<number>[object]`, over
-    /// WebSocket with the frame's head.
+    /// Its bytes on the connection: `42["name",object]` or `43<number>[object]`, over WebSocket
+    /// with the frame's header.
     fn size(&self, transport: TransportType) -> usize {
         let size = match self {
             Self::Event(event) => name_of(event).len() + event.json().len() + 7,
@@ -204,7 +204,7 @@ impl OutPacket {
 
     fn emit(self, socket: &SocketRef) -> Result<Emitted, SocketBroken> {
         let sent = match &self {
-            // All watchers share the JSON; each of them costs a check that it is JSON, and a copy.
+            // All watchers share the JSON, but each costs a check that it is JSON, and a copy.
             Self::Event(event) => socket.emit(name_of(event), raw(event.json())?),
             Self::Frame(_, frame) | Self::Reply(ReplyTo::Event, frame) => {
                 socket.emit(frame.name, raw(frame.json.as_bytes())?)
@@ -220,8 +220,8 @@ impl OutPacket {
         }
     }
 
-    /// An acknowledgement can be sent once: a full queue would lose it, which the limit on what is
-    /// in flight excludes.
+    /// An acknowledgement can be sent only once. A full queue would lose it, but the limits on what
+    /// is in flight prevent that.
     fn acknowledge(self) -> Result<Emitted, SocketBroken> {
         if let Self::Reply(ReplyTo::Ack(ack, _), frame) = self {
             ack.send(raw(frame.json.as_bytes())?).map_err(|error| {

@@ -1,6 +1,5 @@
-//! The pump of one Socket.IO client: passes its requests to the client's [`ConnectedClient`], and
-//! fills its outbox as that empties. What the client gets is decided by the one, how much may be in
-//! flight by the other.
+//! The pump of one Socket.IO client: passes its requests to its [`ConnectedClient`], which decides
+//! what the client gets, and the answers to its [`Outbox`], which decides how much is in flight.
 
 use std::sync::Arc;
 
@@ -50,7 +49,7 @@ impl Host for App {
     }
 }
 
-/// One client and what waits for it.
+/// One client, and what waits to be sent to it.
 pub(super) struct Pump {
     app: Arc<App>,
     slot: DrainSlot,
@@ -66,13 +65,13 @@ pub(super) struct Pump {
 enum PumpEnd {
     /// The library has ended the client's socket.
     Disconnected,
-    /// The client's socket takes nothing any more.
+    /// The client's socket no longer accepts packets.
     SocketBroken,
-    /// The client takes nothing.
+    /// The client has stopped reading.
     Stalled,
     /// The edge stops.
     Stopping,
-    /// The client has made more requests than may wait.
+    /// The client sent more requests than may be queued.
     Flooding,
 }
 
@@ -100,13 +99,13 @@ impl Pump {
         }
     }
 
-    /// Serves the client until one of both ends.
+    /// Serves the client until it disconnects or the edge stops.
     pub(super) async fn run(mut self, join: JoinRequest) {
         let connected = self.app.thread.counters.connect(Transport::SocketIo);
         debug!("connected");
         self.outbox.greet();
         for watch in join.watches {
-            // A watch that waits for nothing takes no room.
+            // A watch takes no memory while it is queued.
             let room = self.app.shared.memory().submits.empty(0);
             self.answer(watch, room, ReplyTo::Event);
         }
@@ -116,13 +115,12 @@ impl Pump {
             }
         };
         debug!(?end, "disconnected");
-        // When the library is asked to end a socket, it tells the client to stay away. The client
-        // should reconnect.
+        // If the library closed the socket, the client would not reconnect.
         self.session.traffic.cut();
         drop(connected);
     }
 
-    /// Queues what there is room for, and handles the next thing that happens.
+    /// Queues packets while there is room, then waits for the next thing to do and does it.
     async fn turn(&mut self) -> Result<(), PumpEnd> {
         let traffic = &self.session.traffic;
         self.outbox.send(&self.socket, traffic)?;
@@ -162,7 +160,7 @@ impl Pump {
         self.answer(frame, room, reply_to);
     }
 
-    /// Does what a frame asks for, and sends the answer when there is one at once.
+    /// Handles a frame, and sends an immediate answer.
     fn answer(&mut self, frame: Result<ClientFrame, Refusal>, room: Held, reply_to: ReplyTo) {
         let answer = match frame {
             Ok(frame) => self.client.handle(frame, room, reply_to),

@@ -1,4 +1,4 @@
-//! What a Socket.IO client sends: an emit becomes a [`ClientFrame`]. It does nothing about it.
+//! Parses what a Socket.IO client sends: an emit becomes a [`ClientFrame`].
 
 use std::convert::Infallible;
 use std::fmt;
@@ -43,7 +43,7 @@ impl<A: Adapter> FromMessageParts<A> for EmittedRequest {
     }
 }
 
-/// The array of an emit: the event's name and its arguments, of which the first counts.
+/// The array of an emit: the event's name and its first argument.
 struct EmitArray<'a> {
     name: Option<&'a RawValue>,
     fields: Option<&'a RawValue>,
@@ -112,7 +112,7 @@ fn refusal(code: Code, message: &str, request: RequestRef) -> Refusal {
     }
 }
 
-/// What a client sends when it joins. A token means nothing in this version.
+/// What a client sends when it joins. This version ignores the token.
 #[derive(Debug)]
 pub(super) struct JoinRequest {
     /// The jobs that it watches from the start.
@@ -129,7 +129,7 @@ impl<A: Adapter> FromConnectParts<A> for JoinRequest {
 }
 
 impl JoinRequest {
-    /// Reads `{cursors: {<job>: <cursor>, …}}`. A number stands for `after`, `null` for the first
+    /// Reads `{cursors: {<job>: <cursor>, …}}`. A number means `after`, `null` from the first
     /// event.
     fn parse(text: &str) -> Self {
         #[derive(Deserialize)]
@@ -150,7 +150,7 @@ impl JoinRequest {
             }
             Some(_) => refuse(
                 Code::BadRequest,
-                "`cursors` is not an object that has a cursor for each job.",
+                "`cursors` must be an object with a cursor for each job.",
             ),
         };
         Self { watches }
@@ -164,7 +164,7 @@ fn watch(job: &str, start: &Value) -> Result<ClientFrame, Refusal> {
         Value::Number(after) if after.is_u64() => json!({"job": job, "after": after}),
         Value::Number(_) | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
             let request = RequestRef::of(json!({"job": job}).to_string().as_bytes());
-            let message = "A job's place is not a cursor, a sequence number or null.";
+            let message = "The start of a job must be a cursor, a sequence number or null.";
             return Err(refusal(Code::BadRequest, message, request));
         }
     };
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_joins_names_its_place_in_each_job() {
+    fn a_client_that_joins_names_where_to_start_in_each_job() {
         let job: JobId = "j".parse().unwrap();
         let cursor = Cursor::of(&job, Seq(3), 9, b"x");
         let auth = format!(
