@@ -15,7 +15,7 @@ use crate::nats::{Credentials, Nats, Options, StreamSettings};
 use crate::runtime;
 use crate::wire::{JobId, Kind};
 
-/// Where the broker is.
+/// How to reach the broker.
 #[derive(Clone, Debug, Args)]
 pub(super) struct NatsArgs {
     /// The NATS server, or several separated by commas: `nats://host:port`, with `user:password@`
@@ -39,7 +39,7 @@ pub(super) struct NatsArgs {
         default_value = "tw"
     )]
     pub(super) prefix: Kind,
-    /// How long to wait for the server before giving up.
+    /// How long to wait for the server.
     #[arg(long, env = "TAILWATER_NATS_WAIT", value_name = "TIME", default_value_t = NATS_WAIT.into())]
     pub(super) nats_wait: humantime::Duration,
 }
@@ -81,7 +81,7 @@ pub(super) struct CredentialsArgs {
 
 impl CredentialsArgs {
     fn credentials(&self) -> Credentials {
-        // A variable that is set to an empty text names no file.
+        // An empty variable names no file.
         let file =
             |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
         Credentials {
@@ -109,7 +109,7 @@ impl NatsArgs {
     }
 }
 
-/// How the streams are made.
+/// How to create the streams.
 #[derive(Clone, Debug, Args)]
 pub(super) struct SetupArgs {
     /// How many streams hold the logs. To change it later, drain the system first.
@@ -147,7 +147,7 @@ impl SetupArgs {
     }
 }
 
-/// The hosts of a list, without blanks and empty entries, which an empty variable has.
+/// The hosts of a list, trimmed and without empty entries: an empty variable yields one.
 pub(super) fn hosts(list: &[String]) -> Vec<String> {
     list.iter()
         .map(|host| host.trim().to_owned())
@@ -174,7 +174,7 @@ pub(super) struct WebhookArgs {
 #[derive(Clone, Debug, Args)]
 pub(super) struct WebhookSecret {
     /// The secret that signs callbacks, in the form of Standard Webhooks: `whsec_` and 24 to 64
-    /// random bytes in base64. Better set the variable: other users can read a command line.
+    /// random bytes in base64. Prefer the variable: other users can read a command line.
     #[arg(
         long,
         env = "TAILWATER_WEBHOOK_SECRET",
@@ -219,13 +219,13 @@ pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
     runtime::single_threaded()?.block_on(work)
 }
 
-/// Runs `work` to its end. The first SIGINT or SIGTERM cancels `stop`, at which `work` should end;
-/// the second one drops it.
+/// Runs `work` to its end. The first SIGINT or SIGTERM cancels `stop`, so that `work` ends; the
+/// second drops it.
 pub(super) async fn until_interrupted<E: Into<anyhow::Error>>(
     stop: &CancellationToken,
     work: impl Future<Output = Result<(), E>>,
 ) -> anyhow::Result<()> {
-    // On the heap: it is the whole program.
+    // On the heap, because it is large.
     let mut work = Box::pin(work);
     tokio::select! {
         outcome = &mut work => return outcome.map_err(Into::into),

@@ -1,4 +1,4 @@
-//! `tailwater bench`: an open-loop load against running processes, which checks every event and measures
+//! `tailwater bench`: puts an open-loop load on running processes, checks every event, and measures
 //! what a delivery costs.
 
 mod frames;
@@ -27,8 +27,8 @@ use self::system::{Processes, System};
 use super::args::{NatsArgs, block_on};
 use crate::runtime;
 
-/// Measure what watching costs: jobs whose events are due at fixed times, and clients that check every
-/// event. Starts a NATS server and an edge of its own, unless `--edge` names one that runs.
+/// Measure what watching costs: jobs publish events at fixed times, and clients check every event.
+/// Starts a NATS server and an edge of its own, unless `--edge` names a running one.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Examples:\n  tailwater bench --jobs 1 --watchers 1000 --rate 30\n  \

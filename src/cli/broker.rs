@@ -1,5 +1,5 @@
-//! The NATS server that `up` starts: a child process that ends with it, on a free port, with its
-//! data in one directory that is locked meanwhile.
+//! The NATS server that `up` starts: a child process that ends with it, with its data in a locked
+//! directory.
 
 use std::fs::{self, File, TryLockError};
 use std::net::TcpListener;
@@ -15,18 +15,18 @@ use crate::process_group::{Signal, kill_group};
 /// The port that NATS clients expect. If it is in use, the server listens on a free one.
 const USUAL_PORT: u16 = 4222;
 
-/// A running nats-server. It ends at [`stop`](Self::stop), or with this process, even if that is
-/// killed.
+/// A running nats-server. It ends at [`stop`](Self::stop) or with this process, even if this
+/// process is killed.
 #[derive(Debug)]
 pub(super) struct Broker {
     child: Child,
     url: String,
-    /// The server's process id; that of `child` is its guard's.
+    /// The server's process id; `child` is its guard.
     pid: Option<u32>,
     /// Whether another program uses the usual port.
     displaced: bool,
     log: PathBuf,
-    /// Held until the end: two servers would destroy the store.
+    /// Held until the end: two servers would corrupt the store.
     _lock: File,
 }
 
@@ -74,7 +74,7 @@ impl Broker {
         })
     }
 
-    /// Waits until the server ends by itself; returns why.
+    /// Waits until the server ends by itself, and returns the reason.
     pub(super) async fn died(&mut self) -> anyhow::Error {
         match self.child.wait().await {
             Ok(status) => {
@@ -153,7 +153,7 @@ impl Broker {
     }
 }
 
-/// A command that fails while the server runs leaves none behind.
+/// Ends the server when a command fails.
 impl Drop for Broker {
     fn drop(&mut self) {
         if let Some(pid) = self.child.id() {
@@ -166,7 +166,7 @@ fn ports_dir(dir: &Path) -> PathBuf {
     dir.join("ports")
 }
 
-/// Where the server listens and its process id, which is in the file's name: `nats-server_<pid>.ports`.
+/// The server's address, and its process id from the file's name: `nats-server_<pid>.ports`.
 fn read_ports(dir: &Path) -> Option<(String, Option<u32>)> {
     let file = fs::read_dir(dir)
         .ok()?
@@ -239,7 +239,7 @@ fn is_program(file: &Path) -> bool {
         .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// Why the server ended: the last line of its log that reports an error, or else the last line.
+/// Why the server ended: the last error in its log, or else its last line.
 fn last_error(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let line = text
@@ -253,8 +253,8 @@ fn last_error(log: &Path) -> String {
         .to_owned()
 }
 
-/// Whether a line of nats-server's log has the level error or fatal. The server exits with 1
-/// whatever the cause and has no other form of log, so these documented labels are the only source.
+/// Whether a line of nats-server's log has the level error or fatal. The server exits with 1 for
+/// any cause and has no other log format, so these documented labels are the only source.
 fn is_error(line: &str) -> bool {
     ["[ERR]", "[FTL]"].iter().any(|level| line.contains(level))
 }

@@ -1,4 +1,4 @@
-//! `tailwater cancel`: requests that a job ends.
+//! `tailwater cancel`: requests that a job be cancelled.
 
 use std::process::ExitCode;
 
@@ -8,14 +8,14 @@ use super::args::{NatsArgs, block_on, no_job};
 use crate::nats::{CancelOutcome, Log, Queue};
 use crate::wire::JobId;
 
-/// Cancel a job that waits, runs, or lost its worker. Prints the sequence number of the cancel
-/// request.
+/// Cancel a job that is queued, is running, or has lost its worker. Prints the sequence number of
+/// the cancel request.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Example:\n  tailwater cancel my-job --by me")]
 pub(super) struct CancelCommand {
     /// The job's id.
     job: JobId,
-    /// Who cancels, for people who read the log.
+    /// The name to log for this cancel request.
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
     #[command(flatten)]

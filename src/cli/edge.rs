@@ -33,8 +33,7 @@ pub(super) struct EdgeCommand {
     #[arg(long, env = "TAILWATER_THREADS", value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
-    /// When the edge stops: over how much time it tells its clients to reconnect, so that they do
-    /// not all do so at once.
+    /// When the edge stops, it asks its clients to reconnect over this time, not all at once.
     #[arg(long, env = "TAILWATER_DRAIN", value_name = "TIME", default_value_t = DRAIN_WINDOW.into(),
           value_parser = str::parse::<humantime::Duration>)]
     drain: humantime::Duration,
@@ -92,7 +91,7 @@ fn bytes(text: &str) -> Result<usize, String> {
 }
 
 impl EdgeArgs {
-    /// The state that the threads of this edge share.
+    /// The state that this edge's threads share.
     pub(super) fn shared(&self) -> edge::EdgeShared {
         edge::raise_file_limit();
         edge::EdgeShared::new(self.memory.map_or_else(Budget::of_machine, Budget::new))
@@ -129,14 +128,14 @@ impl EdgeCommand {
                 .ok()
                 .and_then(|mut listener| listener.take());
             async move {
-                // When one thread ends, the others follow.
+                // When one thread ends, the others end as well.
                 let _stop_all = stop.clone().drop_guard();
-                let listener = listener.context("a listener is taken once")?;
+                let listener = listener.context("a listener is used once")?;
                 let nats = nats.connect("edge").await?;
                 let ready = announce(&shared, threads, addr);
                 let serving = edge::run(listener, nats, settings, shared.clone(), stop.clone());
                 if index == 0 {
-                    until_interrupted(&stop, with(serving, ready)).await
+                    until_interrupted(&stop, alongside(serving, ready)).await
                 } else {
                     until_interrupted(&stop, serving).await
                 }
@@ -153,7 +152,10 @@ pub(super) async fn announce(shared: &edge::EdgeShared, threads: usize, addr: So
 }
 
 /// Runs `beside` until `work` has ended.
-pub(super) async fn with<T>(work: impl Future<Output = T>, beside: impl Future<Output = ()>) -> T {
+pub(super) async fn alongside<T>(
+    work: impl Future<Output = T>,
+    beside: impl Future<Output = ()>,
+) -> T {
     let (mut work, mut beside) = (std::pin::pin!(work), std::pin::pin!(beside));
     tokio::select! {
         outcome = &mut work => outcome,

@@ -1,5 +1,4 @@
-//! A client of an edge, as any other program would be: follows one job over any number of
-//! connections.
+//! A client of an edge that follows one job, over several connections if necessary.
 
 use anyhow::{Context as _, bail};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -33,12 +32,12 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 enum ConnectionEnd {
     /// The job has ended.
     JobEnded,
-    /// The connection is lost; connect again.
+    /// The connection was lost; connect again.
     Dropped,
 }
 
 impl TailClient {
-    /// Follows the job over any number of connections.
+    /// Follows the job to its end, and reconnects when a connection is lost.
     pub(super) async fn run(&mut self) -> anyhow::Result<()> {
         let mut backoff = Backoff::new(REREAD_FIRST, REREAD_MAX);
         let mut was_connected = false;

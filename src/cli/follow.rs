@@ -15,7 +15,7 @@ use crate::session::{Session, SessionError, Step, until_ended};
 use crate::source::fold;
 use crate::wire::{JobId, Seq, Start, Status};
 
-/// The printer of a job that is followed from here on.
+/// The printer of a job that is followed from `start`.
 pub(super) fn printer(start: Start, json: bool) -> JobPrinter {
     let after = match start {
         Start::After(seq) => seq,
@@ -88,10 +88,10 @@ pub(super) async fn wait(log: Log, job: &JobId, json: bool) -> anyhow::Result<Ex
     }))
 }
 
-/// The job was cancelled.
+/// The exit code for a cancelled job.
 const CANCELLED: u8 = 3;
 
-/// Ends the output; returns the exit code of the job's end.
+/// Ends the output, and returns the exit code for how the job ended.
 pub(super) fn finish(printer: &mut JobPrinter, summary: bool) -> anyhow::Result<ExitCode> {
     printer.finish()?;
     if summary {

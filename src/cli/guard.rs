@@ -1,5 +1,4 @@
-//! `tailwater guard`, hidden: runs between a worker, or `up`, and a program that must not outlive
-//! it.
+//! `tailwater guard`, hidden: runs between a worker or `up` and a program that must not outlive it.
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -94,7 +94,7 @@ const HEAD: [&str; 7] = [
 
 fn cells(job: &JobRow) -> [String; HEAD.len()] {
     let absent = || "-".to_owned();
-    // A worker may write any time; RFC 3339 has none after the year 9999.
+    // A worker may write any time, but RFC 3339 ends with the year 9999.
     let time = |ms: u64| {
         humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms.min(LATEST)))
             .to_string()

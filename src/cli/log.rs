@@ -1,5 +1,5 @@
 //! The log on stderr, written by its own thread, so that nothing else blocks when stderr is not
-//! read. Lines that do not fit into its queue meanwhile are lost, and counted.
+//! read. Lines that do not fit into its queue are dropped and counted.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ enum LogMessage {
 }
 
 impl LogWriter {
-    /// A log that its own thread writes to `sink`.
+    /// Starts a thread that writes the log to `sink`.
     pub(super) fn to(sink: impl Write + Send + 'static) -> io::Result<Self> {
         let (lines, taken) = sync_channel(LOG_LINES);
         let lost = Arc::<AtomicU64>::default();
@@ -49,7 +49,7 @@ impl LogWriter {
 
 fn write_all(mut sink: impl Write, lines: &Receiver<LogMessage>, lost: &AtomicU64) {
     while let Ok(line) = lines.recv() {
-        // An error of the sink must not end the thread: the queue has to be emptied.
+        // Ignored, because the thread must keep emptying the queue.
         let _ = match line {
             LogMessage::Text(text) => sink.write_all(&text),
             LogMessage::Flush(done) => {
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blocked_sink_blocks_no_logging_and_lost_lines_are_counted() {
+    fn logging_never_blocks_and_counts_lost_lines() {
         let sink = Sink::default();
         let log = LogWriter::to(sink.clone()).unwrap();
         let stuck = sink.0.lock().unwrap();

@@ -70,13 +70,13 @@ enum Command {
     Guard(guard::GuardCommand),
 }
 
-/// The command could not do its work.
-const CANNOT_START: u8 = 2;
-/// The command line is wrong; the number is `EX_USAGE` of sysexits.h.
+/// The command failed.
+const FAILED: u8 = 2;
+/// The command line is invalid: `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
 
 /// Parses the command line and runs the command. Exit codes: 0 success, 1 the job failed, 2 the
-/// command could not do its work, 3 the job was cancelled, 64 wrong usage.
+/// command failed, 3 the job was cancelled, 64 invalid usage.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -114,7 +114,7 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         eprintln!("tailwater: {error:#}");
-        ExitCode::from(CANNOT_START)
+        ExitCode::from(FAILED)
     })
 }
 
@@ -133,7 +133,7 @@ fn start_log(cli: &Cli) -> Option<log::LogWriter> {
             |&(target, level): &_| metadata.target() != target || *metadata.level() <= level;
         LOG_LIMITS.iter().all(within)
     });
-    // Without its thread nothing is logged.
+    // Without its thread, nothing is logged.
     let writer = log::LogWriter::to(std::io::stderr())
         .inspect_err(|error| eprintln!("tailwater: cannot write a log: {error}"))
         .ok()?;

@@ -12,10 +12,10 @@ use crate::wire::{Body, Channel, JobFailure, JobId, Seq};
 #[derive(Debug)]
 pub(super) struct JobPrinter {
     json: bool,
-    /// Whether the output is a terminal, which would obey control characters in the text.
+    /// Whether the output is a terminal, which would execute control characters in the text.
     terminal: bool,
     /// Whether the printed text ends within a line.
-    amid_line: bool,
+    in_line: bool,
     /// The sequence number of the last event.
     last: Seq,
     chunks: u64,
@@ -41,12 +41,12 @@ struct PrintedEvent {
 }
 
 impl JobPrinter {
-    /// Prints the events after this one.
+    /// A printer of the events after this one.
     pub(super) fn new(json: bool, after: Seq) -> Self {
         Self {
             json,
             terminal: io::stdout().is_terminal(),
-            amid_line: false,
+            in_line: false,
             last: after,
             chunks: 0,
             missing: 0,
@@ -84,7 +84,7 @@ impl JobPrinter {
             Body::Started {
                 continues: false, ..
             } if self.chunks > 0 => {
-                self.note("\n[a new attempt; the text above no longer counts]\n");
+                self.note("\n[a new attempt; ignore the text above]\n");
             }
             Body::Retrying { code, message, .. } => self.note(&format!(
                 "\n[{message} ({code}); another attempt follows]\n"
@@ -103,7 +103,7 @@ impl JobPrinter {
 
     fn text(&mut self, out: &mut impl Write, text: &str) -> io::Result<()> {
         if let Some(last) = text.chars().last() {
-            self.amid_line = last != '\n';
+            self.in_line = last != '\n';
         }
         if self.terminal {
             write!(out, "{}", neutralized(text))
@@ -119,16 +119,16 @@ impl JobPrinter {
         out.flush()
     }
 
-    /// Ends an unfinished line, so that a shell's prompt gets a line of its own. Only at a
-    /// terminal: a program gets the output unchanged.
+    /// Ends an unfinished line on a terminal, so that the prompt starts on a new line. A program
+    /// gets the output unchanged.
     pub(super) fn finish(&mut self) -> io::Result<()> {
-        if self.terminal && std::mem::take(&mut self.amid_line) {
+        if self.terminal && std::mem::take(&mut self.in_line) {
             println!();
         }
         io::stdout().flush()
     }
 
-    /// Reports that the job does not exist yet: its id may be mistyped.
+    /// Reports that the job does not exist yet, in case its id was mistyped.
     pub(super) fn waiting(job: &JobId) {
         eprintln!("tailwater: waiting for job {job}, which does not exist yet");
     }

@@ -75,7 +75,7 @@ impl SubmitCommand {
             }
             match queue.submit_if_room(&id, &submission, &usage).await? {
                 SubmitOutcome::New | SubmitOutcome::Same => {}
-                SubmitOutcome::Other => anyhow::bail!("the id {id} names another job"),
+                SubmitOutcome::Other => anyhow::bail!("the id {id} belongs to another job"),
                 SubmitOutcome::Full => anyhow::bail!("the queue is full; try again later"),
                 SubmitOutcome::TooLarge { size, limit } => {
                     anyhow::bail!(Submission::too_large(size, limit))

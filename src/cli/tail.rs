@@ -44,7 +44,7 @@ pub(super) struct TailCommand {
     /// Follow through this edge, as any client does, instead of reading the log from NATS.
     #[arg(long, value_name = "URL", env = "TAILWATER_EDGE")]
     edge: Option<String>,
-    /// Cut the connection once, after this many events, to see the stream resume.
+    /// Drop the connection once, after this many events, to show how the stream resumes.
     #[arg(long, value_name = "N", requires = "edge")]
     drop_after: Option<u64>,
     #[command(flatten)]

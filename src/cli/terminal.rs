@@ -1,9 +1,9 @@
-//! Makes text from others safe for a terminal. It prints nothing itself.
+//! Makes untrusted text safe for a terminal.
 
 use std::borrow::Cow;
 
 /// The text without control characters, which could change a terminal's title, clipboard, colours
-/// or input. Line breaks and tabs stay; every other one becomes a visible character.
+/// or input. Line breaks and tabs stay; every other control character becomes a visible one.
 pub(super) fn neutralized(text: &str) -> Cow<'_, str> {
     if text.chars().all(|c| shown(c) == c) {
         return Cow::Borrowed(text);
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_are_shown_and_not_obeyed() {
+    fn control_characters_are_shown_and_not_executed() {
         let text = "a\x1b]0;title\x07\x1b[2Jb\u{9b}31m\x7f\x08\0";
         assert_eq!(neutralized(text), "a␛]0;title␇␛[2Jb\u{fffd}31m␡␈␀");
     }

@@ -15,7 +15,7 @@ use super::args::{
     CredentialsArgs, NatsArgs, SetupArgs, WebhookSecret, block_on, until_interrupted,
 };
 use super::broker::Broker;
-use super::edge::{EdgeArgs, announce, bind, with};
+use super::edge::{EdgeArgs, alongside, announce, bind};
 use crate::backend::{
     Backend, demo::Demo, exec::Exec, exec::Format, exec::Variable, webhook::Webhook,
 };
@@ -173,7 +173,7 @@ impl UpCommand {
             shared.clone(),
             stop.clone(),
         );
-        with(serving, ready).await?;
+        alongside(serving, ready).await?;
         tasks.end(UP_STOP_WAIT).await;
         nats.close().await;
         Ok(())
@@ -186,8 +186,8 @@ async fn start_worker<B: Backend>(
     kind: &str,
     tasks: &Tasks,
 ) -> anyhow::Result<()> {
-    // No grace: Ctrl-C should return the prompt at once, and the next `up` continues the running
-    // jobs.
+    // No grace period: Ctrl-C should return the prompt at once, and the next `up` continues the
+    // running jobs.
     let settings = WorkerSettings {
         grace: Duration::ZERO,
         ..WorkerSettings::new(kind.parse()?)

@@ -33,7 +33,7 @@ pub(super) struct WorkerCommand {
     /// The kind of the jobs to run.
     #[arg(long, env = "TAILWATER_KIND")]
     kind: Kind,
-    /// How many jobs to run at a time, on each thread [default: 16; for callbacks 256].
+    /// How many jobs to run at a time on each thread [default: 16; for callbacks 256].
     #[arg(long, env = "TAILWATER_CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: Option<u16>,
     /// How many attempts a job has before it fails [default: 5; for callbacks 32, over about half
@@ -65,7 +65,7 @@ pub(super) struct WorkerCommand {
     /// worker.
     #[arg(long, env = "TAILWATER_ACK_WAIT", value_name = "TIME", default_value_t = ACK_WAIT.into())]
     ack_wait: humantime::Duration,
-    /// How long running jobs may go on after SIGTERM before another worker gets them.
+    /// How long running jobs may continue after SIGTERM before another worker gets them.
     #[arg(long, env = "TAILWATER_GRACE", value_name = "TIME", default_value_t = GRACE.into())]
     grace: humantime::Duration,
     /// How many independent threads run jobs, each with its own connections to NATS.
@@ -88,8 +88,8 @@ enum BackendArgs {
         /// What the program writes to stdout.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
-        /// The program can continue an earlier attempt's output: it gets {"input": …, "output": "so
-        /// far"} and puts out only what follows.
+        /// The program can continue an earlier attempt's output: it gets {"input": …, "output":
+        /// "…"} and writes only what follows.
         #[arg(long)]
         continues: bool,
         /// A further variable for the program: `NAME` passes on its value here, `NAME=value` sets
@@ -112,8 +112,8 @@ enum BackendArgs {
         /// The model.
         #[arg(long, env = "TAILWATER_MODEL", value_name = "NAME")]
         model: String,
-        /// The key, if the server needs one. Better set the variable: other users can read a
-        /// command line.
+        /// The key, if the server needs one. Prefer the variable: other users can read a command
+        /// line.
         #[arg(
             long,
             env = "OPENAI_API_KEY",
@@ -121,7 +121,7 @@ enum BackendArgs {
             hide_env_values = true
         )]
         api_key: Option<SecretString>,
-        /// How long the server may send nothing at all before the attempt fails.
+        /// How long the server may send nothing before the attempt fails.
         #[arg(long, env = "TAILWATER_IDLE_TIMEOUT", value_name = "TIME", default_value_t = MODEL_SILENCE.into())]
         idle_timeout: humantime::Duration,
         /// How long a job waits in total for a server that is busy (429, 503, overloaded); then it
@@ -171,7 +171,7 @@ impl WorkerCommand {
                 idle_timeout: silence,
                 busy_timeout: busy,
             } => {
-                // A variable that is set to an empty text is not a key.
+                // An empty variable is not a key.
                 let key = api_key.filter(|key| !key.expose_secret().is_empty());
                 let settings = OpenAiSettings {
                     base_url,
@@ -183,7 +183,7 @@ impl WorkerCommand {
                 Box::pin(self.serve_with(OpenAi::new(settings)?, stop)).await
             }
             BackendArgs::Webhook(webhook) => {
-                // With any other kind, a submitter could have anything signed.
+                // With any other kind, a client could get any text signed.
                 anyhow::ensure!(
                     self.kind.as_str() == RESERVED_KIND,
                     "the webhook backend serves only the kind {RESERVED_KIND}"
@@ -224,7 +224,7 @@ impl WorkerCommand {
             pause: self.retry_delay.unwrap_or(defaults.pause),
             ack_wait: self.ack_wait.into(),
             grace: self.grace.into(),
-            // Each of the worker's threads has some of its own.
+            // Each of the worker's threads has its own.
             backend_threads: (defaults.backend_threads / usize::from(self.threads))
                 .max(BACKEND_THREADS_MIN),
             ..defaults

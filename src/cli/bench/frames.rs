@@ -1,5 +1,5 @@
-//! Takes a server's byte stream apart into messages, and finds in them what a measurement needs. It
-//! trusts the server to speak the protocol: what it cannot read is an error that ends the run.
+//! Splits a server's byte stream into messages, and finds in them what a measurement needs. It
+//! trusts the server: input that it cannot read is an error that ends the run.
 
 use std::io;
 
@@ -26,7 +26,7 @@ pub(super) enum Received<'a> {
 }
 
 impl Framing {
-    /// Takes the next bytes and hands over each message that is complete.
+    /// Reads the next bytes, and calls `deliver` for each complete message.
     ///
     /// # Errors
     /// When the bytes are not of this framing.
@@ -55,7 +55,7 @@ impl Framing {
     }
 }
 
-/// Hands over all complete frames; returns how many bytes they have.
+/// Delivers all complete frames, and returns their total size.
 fn websocket(bytes: &[u8], deliver: &mut impl FnMut(Received<'_>)) -> io::Result<usize> {
     let mut at = 0;
     while let [first, second, ref rest @ ..] = bytes[at..] {
@@ -95,7 +95,7 @@ fn websocket(bytes: &[u8], deliver: &mut impl FnMut(Received<'_>)) -> io::Result
 /// A chunked body of server-sent events.
 #[derive(Debug, Default)]
 pub(super) struct Chunked {
-    /// How many bytes of the current chunk, with its line end, are to come.
+    /// How many bytes of the current chunk remain, with its line end.
     remaining: usize,
     /// The beginning of a chunk's size line.
     head: Vec<u8>,
@@ -145,8 +145,9 @@ impl Chunked {
     }
 }
 
-/// The sequence number of an event frame, in JSON, MessagePack, or a server-sent event; `None` of any
-/// other message. Only the benchmark's own events are read, whose other fields never look like it.
+/// The sequence number of an event frame, in JSON, MessagePack, or a server-sent event; `None` of
+/// any other message. It reads only the benchmark's own events, in which no other field looks the
+/// same.
 pub(super) fn sequence(message: &[u8]) -> Option<u64> {
     if let Some(at) = memmem::find(message, b"\"seq\":") {
         let digits = message[at + 6..]

@@ -19,7 +19,7 @@ pub(super) struct Plan {
     /// Events per second of each job.
     #[arg(long, value_name = "N", default_value_t = 10.0)]
     pub(super) rate: f64,
-    /// How long events are due, or with `--idle` how long connections are held, in seconds.
+    /// For how many seconds events are published or, with `--idle`, connections are held.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=BENCH_SECONDS_MAX))]
     pub(super) seconds: u64,
     /// How the clients connect.
@@ -31,17 +31,18 @@ pub(super) struct Plan {
     /// How many threads the edge has.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) threads: u16,
-    /// Disconnect all clients, publish this many events of each job, and let all come back at once.
+    /// Disconnect all clients, publish this many events of each job, and let all clients reconnect
+    /// at once.
     #[arg(long, value_name = "MISSED", conflicts_with_all = ["idle", "late", "worker"])]
     pub(super) storm: Option<u64>,
-    /// With `--storm`: restart the edge before the clients come back.
+    /// With `--storm`: restart the edge before the clients reconnect.
     #[arg(long, requires = "storm")]
     pub(super) cold: bool,
     /// Publish nothing: measure the memory of the connections.
     #[arg(long, conflicts_with_all = ["late", "worker"])]
     pub(super) idle: bool,
-    /// Spread 2000 events of one job among this many of the others, then let `--watchers` clients, one
-    /// after another, read that job while the others go on.
+    /// Spread 2000 events of one job among this many of the others. Then `--watchers` clients read
+    /// that job, one after another, while the others continue.
     #[arg(long, value_name = "OTHERS", conflicts_with = "worker")]
     pub(super) late: Option<u64>,
     /// Let a real worker run jobs of the demo backend, at `--rate` words per second.
@@ -50,7 +51,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Refuses what cannot be run.
+    /// Checks that the plan can be run.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         let connections = self.jobs.checked_mul(self.watchers).unwrap_or(usize::MAX);
         if connections == 0 || connections > BENCH_CONNECTIONS_MAX {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-/// How many clock ticks `/proc` counts in a second; 100 on every Linux there is (`USER_HZ`, proc(5)).
+/// How many clock ticks `/proc` counts in a second; 100 on every Linux (`USER_HZ`, proc(5)).
 const TICKS: u64 = 100;
 
 /// A process that a measurement watches.
@@ -16,11 +16,11 @@ impl Process {
     /// The CPU time that it has used since it began, in user and system mode.
     pub(super) fn cpu(self) -> anyhow::Result<Duration> {
         let stat = self.read("stat")?;
-        // The second field is a name in parentheses, which may hold anything.
+        // The second field is a name in parentheses, which may contain any character.
         let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
         let mut fields = fields.split(' ').skip(11);
         let mut ticks = || fields.next()?.parse::<u64>().ok();
-        let (user, system) = ticks().zip(ticks()).context("/proc has another format")?;
+        let (user, system) = ticks().zip(ticks()).context("unexpected format in /proc")?;
         Ok(Duration::from_millis((user + system) * 1000 / TICKS))
     }
 
@@ -29,7 +29,7 @@ impl Process {
         let status = self.read("status")?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        Ok(kilobytes.context("/proc has another format")? * 1024)
+        Ok(kilobytes.context("unexpected format in /proc")? * 1024)
     }
 
     fn read(self, file: &str) -> anyhow::Result<String> {
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_has_memory_and_an_unknown_one_is_an_error() {
+    fn this_process_can_be_measured_and_an_unknown_one_is_an_error() {
         let this = Process(std::process::id());
         assert!(this.memory().unwrap() > 100_000);
         assert!(this.cpu().is_ok());

@@ -1,5 +1,5 @@
-//! Writes jobs' events under the fence, at the times they are due, on a thread of its own: watchers
-//! that are busy must not delay what they measure.
+//! Appends the jobs' events when they are due, on its own thread: busy watchers must not delay what
+//! they measure.
 
 use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -60,8 +60,8 @@ impl Publisher {
                 let writer = |job| EventWriter::new(log.clone(), job, 1, None);
                 let mut jobs: Vec<_> = jobs.into_iter().map(writer).collect();
                 while let Some((order, done)) = received.recv().await {
-                    // The one that gave the order may have been interrupted.
-                    let _ = done.send(carry_out(order, &mut jobs, text, &measured).await);
+                    // The sender of the order may have been dropped.
+                    let _ = done.send(execute(order, &mut jobs, text, &measured).await);
                 }
                 nats.close().await;
                 anyhow::Ok(())
@@ -74,7 +74,7 @@ impl Publisher {
         })
     }
 
-    /// Gives an order; the result comes when all of it was stored.
+    /// Sends an order, and waits until all its events are stored.
     pub(super) async fn order(&self, order: Order) -> anyhow::Result<()> {
         let (done, outcome) = oneshot::channel();
         let sent = self.orders.send((order, done)).await;
@@ -96,7 +96,7 @@ impl Publisher {
     }
 }
 
-async fn carry_out(
+async fn execute(
     order: Order,
     jobs: &mut [EventWriter],
     text: usize,
@@ -150,7 +150,7 @@ async fn carry_out(
     }
 }
 
-/// Waits for all; the first error ends it.
+/// Waits for all; the first error ends the wait.
 async fn all(
     work: impl Iterator<Item = impl Future<Output = anyhow::Result<()>>>,
 ) -> anyhow::Result<()> {

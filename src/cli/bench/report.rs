@@ -15,16 +15,16 @@ pub(super) struct BenchReport {
     pub(super) plan: Plan,
     pub(super) version: &'static str,
     pub(super) connections: usize,
-    /// Events that arrived in their turn while it was measured.
+    /// Events that arrived in order during the measurement.
     pub(super) deliveries: u64,
     pub(super) lost: u64,
     pub(super) doubled: u64,
-    /// Connections that were refused, or ended before they had everything, and the first reason.
+    /// Connections that were refused or ended early, and the first reason.
     pub(super) failed: u64,
     pub(super) failure: Option<String>,
     pub(super) seconds: f64,
     pub(super) per_second: f64,
-    /// What `delay_ms` and `percentiles_ms` are: from when to when.
+    /// What `delay_ms` measures: from when to when.
     pub(super) delay_of: &'static str,
     pub(super) delay_ms: Delays,
     /// How long the broker took for an append of the publisher.
@@ -58,13 +58,14 @@ impl Delays {
     }
 }
 
-/// What the processes used. A process that is not known has no figures.
+/// What the processes used. An unknown process has no figures.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct Costs {
     pub(super) edge_cpu_s: Option<f64>,
     pub(super) broker_cpu_s: Option<f64>,
     pub(super) worker_cpu_s: Option<f64>,
-    /// Resident memory of the edge before the first connection, with all, and at the end.
+    /// Resident memory of the edge before the first connection, with all connections, and at the
+    /// end.
     pub(super) edge_idle_mib: Option<f64>,
     pub(super) edge_connected_mib: Option<f64>,
     pub(super) edge_end_mib: Option<f64>,
@@ -123,7 +124,7 @@ impl BenchReport {
         Some(added * 1024.0 / self.connections.max(1) as f64)
     }
 
-    /// Rows of a table: what, and how much.
+    /// The rows of the table: names and values.
     fn rows(&self) -> Vec<(String, String)> {
         let mut rows = Vec::new();
         let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
@@ -193,7 +194,7 @@ impl BenchReport {
         })
     }
 
-    /// One page that needs nothing else.
+    /// A self-contained page.
     pub(super) fn html(&self) -> anyhow::Result<String> {
         let rows = self
             .rows()
@@ -202,7 +203,7 @@ impl BenchReport {
                 let _ = write!(out, "<tr><th>{}<td>{}", escaped(name), escaped(value));
                 out
             });
-        // The last quantile is infinitely many nines away.
+        // Quantile 1 is infinitely far to the right.
         let curve = self.curve.iter().filter(|(quantile, _)| *quantile < 1.0);
         let curve: Vec<_> = curve
             .map(|&(quantile, ms)| (-(1.0 - quantile).log10(), ms))

@@ -1,4 +1,4 @@
-//! The kinds of run, each from the first connection to its report.
+//! The kinds of runs, from the first connection to the report.
 
 use std::future::Future;
 use std::io::IsTerminal as _;
@@ -100,7 +100,7 @@ async fn live(
     Ok(report)
 }
 
-/// All clients are gone for a while and come back in the same moment.
+/// All clients disconnect for a while and reconnect at the same moment.
 async fn storm(
     plan: &Plan,
     system: &mut System,
@@ -147,13 +147,13 @@ async fn storm(
         connections,
         &account.tally(),
         begin.elapsed(),
-        "a client has all, from the first connect",
+        "a client has all events, from the first connect",
     );
     report.cost = meter.finish()?;
     Ok(report)
 }
 
-/// Clients that come late to a job whose events lie far apart in the log.
+/// Clients that start late on a job whose events are far apart in the log.
 async fn late(
     plan: &Plan,
     system: &System,
@@ -189,7 +189,7 @@ async fn late(
         plan.watchers,
         &account.tally(),
         begin.elapsed(),
-        "a late client has all, from its connect",
+        "a late client has all events, from its connect",
     );
     report.cost = meter.finish()?;
     Ok(report)
@@ -243,7 +243,7 @@ fn schedule(plan: &Plan) -> Schedule {
     }
 }
 
-/// Connects all; those that cannot are counted.
+/// Connects all watchers; failures are counted.
 async fn connect(
     plan: &Plan,
     system: &System,
@@ -257,7 +257,7 @@ async fn connect(
     within(connecting, Instant::now() + BENCH_GRACE, account).await
 }
 
-/// Lets all reach `goal`; those that do not are counted.
+/// Follows until all watchers reach `goal`; failures are counted.
 async fn follow(
     watchers: Vec<Watcher>,
     goal: Goal,
@@ -298,7 +298,7 @@ async fn within(
     }
 }
 
-/// Shows on a terminal how many of `total` deliveries have arrived; without a total only how many.
+/// Shows on a terminal how many of `total` deliveries have arrived.
 async fn with_progress<T>(account: &Account, total: u64, work: impl Future<Output = T>) -> T {
     let bar = if std::io::stderr().is_terminal() {
         ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr())
@@ -318,22 +318,22 @@ async fn with_progress<T>(account: &Account, total: u64, work: impl Future<Outpu
     };
     let outcome = tokio::select! {
         outcome = work => outcome,
-        () = drawing => unreachable!("it has no end"),
+        () = drawing => unreachable!("it never ends"),
     };
     bar.finish_and_clear();
     outcome
 }
 
-/// Measures the processes from a beginning to an end.
+/// Measures what the processes use.
 struct CostMeter {
     processes: Processes,
     cost: Costs,
-    /// CPU seconds of edge, broker and worker at the beginning.
+    /// CPU seconds of edge, broker and worker at the start.
     begin: [Option<f64>; 3],
 }
 
 impl CostMeter {
-    /// Measures from now on.
+    /// Starts to measure.
     fn start(processes: Processes) -> anyhow::Result<Self> {
         let mut meter = Self {
             processes,
@@ -345,7 +345,7 @@ impl CostMeter {
         Ok(meter)
     }
 
-    /// All are connected: only what comes now counts, apart from memory.
+    /// All watchers are connected: notes the memory, and measures CPU time from now on.
     fn connected(&mut self) -> anyhow::Result<()> {
         self.cost.edge_connected_mib = self.edge_memory()?;
         self.begin = self.cpu()?;

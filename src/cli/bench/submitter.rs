@@ -12,7 +12,7 @@ use super::plan::Plan;
 use crate::config::BENCH_AT_ONCE;
 use crate::wire::JobId;
 
-/// Submits all jobs; each puts out `--rate` words per second for `--seconds`.
+/// Submits all jobs; each outputs `--rate` words per second for `--seconds`.
 pub(super) async fn submit(edge: SocketAddr, jobs: &[JobId], plan: &Plan) -> anyhow::Result<()> {
     let words = (plan.rate * plan.seconds as f64).ceil();
     let input = json!({"words": words as u64, "rate": plan.rate});

@@ -1,4 +1,4 @@
-//! What is measured: a broker, an edge and perhaps a worker, as processes of their own. Those that the
+//! What is measured: the processes of a broker, an edge and perhaps a worker. Processes that the
 //! benchmark starts end with it; others are named by address and process id.
 
 use std::fs;
@@ -28,7 +28,7 @@ pub(super) struct System {
     children: Option<Children>,
 }
 
-/// Which process is what. One that is not known is not measured.
+/// The measured processes. An unknown one is not measured.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Processes {
     pub(super) edge: Option<Process>,
@@ -44,7 +44,7 @@ struct Children {
     _data: TempDir,
 }
 
-/// A `tailwater` process that ends with this one, whatever ends this one.
+/// A `tailwater` process that always ends with this one.
 #[derive(Debug)]
 struct GuardedProcess(Child);
 
@@ -95,7 +95,7 @@ impl GuardedProcess {
     }
 }
 
-/// Whatever ends a run early leaves nothing running.
+/// A run that ends early leaves nothing running.
 impl Drop for GuardedProcess {
     fn drop(&mut self) {
         self.kill();
@@ -103,7 +103,7 @@ impl Drop for GuardedProcess {
 }
 
 impl System {
-    /// One that runs already.
+    /// A system that is already running.
     pub(super) fn running(edge: SocketAddr, nats: SecretString, processes: Processes) -> Self {
         Self {
             edge,
@@ -163,9 +163,12 @@ impl System {
         Ok(())
     }
 
-    /// Ends the edge and starts another, which has nothing in memory.
+    /// Restarts the edge, with empty memory.
     pub(super) async fn restart_edge(&mut self) -> anyhow::Result<()> {
-        let mut children = self.children.take().context("not an edge of ours")?;
+        let mut children = self
+            .children
+            .take()
+            .context("the edge was not started by the benchmark")?;
         children.edge.stop().await;
         let (edge, address) = start_edge(&self.nats, self.threads).await?;
         self.processes.edge = Some(edge.process().await?);
@@ -188,7 +191,7 @@ impl System {
     }
 }
 
-/// Sets NATS up, which may have been done, and starts an edge.
+/// Sets up NATS, unless that was done, and starts an edge.
 async fn start_edge(
     nats: &SecretString,
     threads: u16,

@@ -1,4 +1,4 @@
-//! What arrived: counted, checked against what was due, and timed. One for all connections.
+//! Counts, checks and times the events that arrive over all connections.
 
 use std::time::Duration;
 
@@ -19,8 +19,7 @@ pub(super) struct Schedule {
     pub(super) events: u64,
 }
 
-/// The sequence number of a job's first scheduled event; those before say that it was queued and
-/// started.
+/// The sequence number of a job's first scheduled event. `queued` and `started` precede it.
 pub(super) const FIRST_SCHEDULED: u64 = 3;
 
 impl Schedule {
@@ -40,16 +39,16 @@ impl Schedule {
     }
 }
 
-/// All that arrived in one run.
+/// Everything that arrived in one run.
 #[derive(Debug)]
 pub(super) struct Tally {
-    /// Events that arrived in their turn.
+    /// Events that arrived in order.
     pub(super) deliveries: u64,
-    /// Events that a client was never sent.
+    /// Events that a client did not receive.
     pub(super) lost: u64,
-    /// Events that came again, or out of order.
+    /// Events that arrived again, or out of order.
     pub(super) doubled: u64,
-    /// Connections that the edge refused or ended before their time, and why.
+    /// Connections that the edge refused or ended early, and the first reason.
     pub(super) failed: u64,
     pub(super) failure: Option<String>,
     /// Delays in microseconds, from when an event was due to its arrival.
@@ -79,7 +78,7 @@ impl Tally {
         })
     }
 
-    /// Begins the measurement: forgets all deliveries so far, but no loss.
+    /// Starts the measurement: resets the deliveries, but keeps losses.
     pub(super) fn begin(&mut self, begin: Instant) {
         self.deliveries = 0;
         self.delays.reset();
@@ -135,7 +134,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn jobs_are_due_in_turn_and_their_events_one_interval_apart() {
+    async fn jobs_are_spread_over_an_interval_and_their_events_are_one_interval_apart() {
         let schedule = Schedule {
             begin: Instant::now(),
             jobs: 4,
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn lost_and_doubled_events_are_told_apart() {
+    async fn lost_and_doubled_events_are_counted_separately() {
         let mut tally = Tally::new().unwrap();
         let mut last = 0;
         for seq in [1, 2, 2, 5, 4, 6] {

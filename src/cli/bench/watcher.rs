@@ -1,5 +1,5 @@
-//! A client of an edge: connects over one transport, watches one job, and accounts for every event.
-//! It holds as little as it can, so that thousands fit beside the edge that is measured.
+//! A client of an edge: connects over one transport, watches one job, and counts every event. It
+//! uses little memory, so that thousands fit beside the measured edge.
 
 use std::io;
 use std::net::SocketAddr;
@@ -44,7 +44,7 @@ pub(super) struct Account {
     timing: Timing,
 }
 
-/// How the delay of an event is known.
+/// How the delay of an event is measured.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Timing {
     /// Not measured.
@@ -64,7 +64,7 @@ impl Account {
         })
     }
 
-    /// The same account, with delays measured like this from now on.
+    /// The same account, with delays measured this way from now on.
     #[must_use]
     pub(super) fn timed(&self, timing: Timing) -> Self {
         Self {
@@ -78,7 +78,7 @@ impl Account {
     }
 }
 
-/// When a watcher has what it is waiting for.
+/// What a watcher waits for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Goal {
     /// The event with this sequence number.
@@ -95,7 +95,7 @@ pub(super) struct WatchedJob {
     pub(super) index: usize,
     /// The sequence number of the last event.
     last: u64,
-    /// The last event frame, by whose cursor a new connection resumes.
+    /// The last event frame; a new connection resumes at its cursor.
     frame: Vec<u8>,
     ended: bool,
 }
@@ -126,12 +126,12 @@ pub(super) struct Watcher {
     stream: TcpStream,
     framing: Framing,
     transport: ClientTransport,
-    /// What came together with the head of the response.
+    /// Bytes received together with the head of the response.
     early: Vec<u8>,
 }
 
 impl Watcher {
-    /// Connects and asks for the job, after the last event that `watched` has.
+    /// Connects and watches the job, from the last event in `watched`.
     pub(super) async fn connect(
         edge: SocketAddr,
         transport: ClientTransport,
@@ -165,8 +165,7 @@ impl Watcher {
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
-    /// Sends the `watch`. A request for server-sent events is one already, and Socket.IO has to open
-    /// its namespace first.
+    /// Sends the `watch`. SSE has no such frame, and Socket.IO must join its namespace first.
     async fn ask(&mut self) -> io::Result<()> {
         let mut watch = self.watched.request();
         watch["op"] = json!("watch");
@@ -181,7 +180,7 @@ impl Watcher {
         self.stream.write_all(&frame).await
     }
 
-    /// Accounts for events until `goal` is reached.
+    /// Counts events until `goal` is reached.
     pub(super) async fn follow(&mut self, goal: Goal, account: &Account) -> io::Result<()> {
         let early = std::mem::take(&mut self.early);
         let mut replies = self.account_for(&early, account)?;
@@ -197,7 +196,7 @@ impl Watcher {
         }
     }
 
-    /// Takes all that has arrived; returns what is to be answered.
+    /// Reads everything that has arrived, and returns the replies to send.
     fn drain(&mut self, account: &Account) -> io::Result<Vec<u8>> {
         let mut buffer = [0; READ_BYTES];
         let mut replies = Vec::new();
@@ -248,7 +247,7 @@ impl Watcher {
 }
 
 impl WatchedJob {
-    /// What a `watch` of this job says, apart from its name.
+    /// The fields of a `watch` of this job.
     fn request(&self) -> Value {
         let job = self.job.as_str();
         frames::cursor(&self.frame).map_or(
@@ -291,7 +290,7 @@ impl WatchedJob {
     }
 }
 
-/// Whether a message says that the edge refused something.
+/// Whether a message is an error from the edge.
 fn is_error(message: &[u8]) -> bool {
     memchr::memmem::find(message, b"\"op\":\"error\"").is_some()
         || memchr::memmem::find(message, b"tailwater:error").is_some()
@@ -328,7 +327,7 @@ fn request(
     }
 }
 
-/// Reads the head of the response; returns what came after it.
+/// Reads the head of the response, and returns the bytes after it.
 async fn response(stream: &mut TcpStream, transport: ClientTransport) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     let mut buffer = [0; 1024];
