@@ -1,6 +1,6 @@
 //! The guard: a small process between a parent and a program. It kills the program when the parent
-//! is gone, even after `kill -9`. It restarts nothing, copies no bytes (the program has the guard's
-//! own standard streams) and does not stop the program: signals to the group reach the program
+//! has died, even by `kill -9`. It restarts nothing, copies no bytes (the program has the guard's
+//! standard streams) and does not stop the program: signals to the group reach the program
 //! directly.
 //!
 //! ```text
@@ -20,16 +20,15 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::process_group::{Signal, kill_group};
 
-/// The exit code of a guard whose program was not found, as shells have it.
+/// The exit code of a guard whose program was not found, as in shells.
 pub(crate) const NOT_FOUND: u8 = 127;
-/// The exit code of a guard whose program could not be started for another reason, as shells have
-/// it.
+/// The exit code of a guard whose program could not be started for another reason, as in shells.
 pub(crate) const NOT_STARTED: u8 = 126;
-/// Added to the number of the signal that killed the program, as shells have it.
+/// Added to the number of the signal that killed the program, as in shells.
 pub(crate) const KILLED: i32 = 128;
-/// How the guard's own line on standard error begins. It distinguishes a program that cannot be
-/// started from one that exits with 126 or 127.
-pub(crate) const SAYS: &str = "tailwater guard: ";
+/// The start of the guard's own line on standard error, which distinguishes a program that cannot
+/// be started from one that exits with 126 or 127.
+pub(crate) const MESSAGE_PREFIX: &str = "tailwater guard: ";
 
 /// Why a program failed to start, for people.
 pub(crate) fn cannot_start(program: &OsString, error: &io::Error) -> String {
@@ -37,13 +36,12 @@ pub(crate) fn cannot_start(program: &OsString, error: &io::Error) -> String {
 }
 
 /// Runs `command` (a program and its arguments) until it ends or the process `parent`, which
-/// started this one, is gone. In the second case it does not return: this process dies with its
-/// group.
+/// started this one, has died. In the second case it does not return: this process is killed with
+/// its group.
 ///
-/// SIGTERM, SIGINT and SIGHUP do not end the guard, so that it is still there while the program
-/// cleans up after them. The exit code is the program's; 128 + n when signal n killed it; 127 when
-/// it was not found and 126 when it could not be started otherwise, with one line on standard
-/// error.
+/// SIGTERM, SIGINT and SIGHUP do not end the guard, so that it outlives the program's cleanup. The
+/// exit code is the program's; 128 + n when signal n killed it; 127 when it was not found and 126
+/// when it could not be started otherwise, with one line on standard error.
 ///
 /// # Errors
 /// When this process does not lead its process group (it would kill others), or when the operating
@@ -58,25 +56,26 @@ async fn run_until_orphaned(parent: u32, command: &[OsString]) -> io::Result<u8>
     if getpgrp() != getpid() {
         return Err(io::Error::other("a guard must lead its process group"));
     }
-    // Handled, not ignored: the program would inherit that a signal is ignored.
+    // Handled, not ignored: the program would inherit ignored signals.
     let _terminate = signal(SignalKind::terminate())?;
     let _interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    // First the request for the signal, then the look: a parent that dies in between is not missed.
+    // The signal is requested before the check, so that a parent that dies in between is not
+    // missed.
     request_death_signal()?;
     die_unless_child_of(parent)?;
     let mut child = match start(command) {
         Ok(child) => child,
         Err((code, why)) => {
-            // A standard error that cannot be written to has no reader.
-            let _ = writeln!(io::stderr(), "{SAYS}{why}");
+            // An error means that standard error has no reader.
+            let _ = writeln!(io::stderr(), "{MESSAGE_PREFIX}{why}");
             return Ok(code);
         }
     };
     loop {
         tokio::select! {
             status = child.wait() => return Ok(exit_code(status?)),
-            () = parent_may_be_gone(&mut hangup) => die_unless_child_of(parent)?,
+            () = parent_may_have_died(&mut hangup) => die_unless_child_of(parent)?,
         }
     }
 }
@@ -89,12 +88,11 @@ fn request_death_signal() -> io::Result<()> {
     ))?)
 }
 
-/// Waits until the parent may be gone. The system sends the signal whenever the thread that started
-/// the guard ends, and hands the guard over to another thread of its parent if there is one; that
-/// thread's end is then signalled as well. So each signal is only a reason to look at the parent's
-/// id.
+/// Waits until the parent may have died. The system sends the signal when the thread that started
+/// the guard ends, even if the parent has other threads, one of which then becomes the guard's
+/// parent. So each signal is only a reason to check the parent's id.
 #[cfg(target_os = "linux")]
-async fn parent_may_be_gone(hangup: &mut tokio::signal::unix::Signal) {
+async fn parent_may_have_died(hangup: &mut tokio::signal::unix::Signal) {
     let _ = hangup.recv().await;
 }
 
@@ -103,10 +101,9 @@ fn request_death_signal() -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until it is time to look at the parent's id: a program may outlive the parent by this
-/// long.
+/// Waits until the next check of the parent's id: a program may outlive the parent by this long.
 #[cfg(not(target_os = "linux"))]
-async fn parent_may_be_gone(_: &mut tokio::signal::unix::Signal) {
+async fn parent_may_have_died(_: &mut tokio::signal::unix::Signal) {
     tokio::time::sleep(crate::config::PARENT_CHECK_EVERY).await;
 }
 
@@ -160,7 +157,7 @@ pub(crate) mod tests {
     /// Bounds every wait of the tests that use processes.
     pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-    /// A FIFO that programs hold open for writing: it ends when none of them is left.
+    /// A FIFO that programs hold open for writing: it ends with the last of them.
     pub(crate) struct HeldFifo {
         directory: TempDir,
         reader: pipe::Receiver,
@@ -191,7 +188,7 @@ pub(crate) mod tests {
         }
 
         /// Reads the next line, which must be `word`.
-        pub(crate) async fn says(&mut self, word: &str) {
+        pub(crate) async fn expect_line(&mut self, word: &str) {
             let mut line = vec![0; word.len() + 1];
             timeout(SOON, self.reader.read_exact(&mut line))
                 .await
@@ -200,7 +197,7 @@ pub(crate) mod tests {
             assert_eq!(line, format!("{word}\n").into_bytes());
         }
 
-        /// Waits until no process holds it; returns what was written in the meantime.
+        /// Waits until no process holds it, and returns what was written in the meantime.
         pub(crate) async fn until_free(&mut self) -> String {
             let mut rest = String::new();
             timeout(SOON, self.reader.read_to_string(&mut rest))
@@ -219,7 +216,7 @@ pub(crate) mod tests {
     /// does.
     ///
     /// It runs this test binary. A shell writes the file: if this process held it open while
-    /// another test starts a program, it could not be run ("text file busy").
+    /// another test starts a program, running it would fail ("text file busy").
     pub(crate) fn program(directory: &Path) -> PathBuf {
         let path = directory.join("tailwater");
         let script = format!(
@@ -301,7 +298,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_cannot_be_started_exits_with_127_or_126_and_a_line_says_why() {
+    async fn a_program_that_cannot_be_started_exits_with_127_or_126_and_one_line_of_reason() {
         let (status, said) = ran(&["/nowhere/at-all".into()]).await;
         assert_eq!(status.code(), Some(127));
         assert!(
@@ -328,10 +325,10 @@ pub(crate) mod tests {
                 go.path().display()
             );
             let mut guarded = guarded(std::process::id(), &held.shell(&script));
-            held.says("ready").await;
+            held.expect_line("ready").await;
             let pid = guarded.child.id().unwrap();
             kill_group(pid, signal).unwrap();
-            held.says("stopping").await;
+            held.expect_line("stopping").await;
             assert_eq!(guarded.child.try_wait().unwrap(), None);
             std::fs::write(go.path(), "go\n").unwrap();
             let status = timeout(SOON, guarded.child.wait()).await.unwrap().unwrap();
@@ -340,7 +337,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn the_whole_group_dies_with_a_parent_that_was_killed_with_9() {
+    async fn the_whole_group_dies_with_a_parent_that_was_killed_by_kill_9() {
         let mut held = HeldFifo::new();
         let directory = tempfile::tempdir().unwrap();
         // `setsid` gives the guard a group of its own; `exec` keeps the parent its parent.
@@ -354,7 +351,7 @@ pub(crate) mod tests {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        held.says("ready").await;
+        held.expect_line("ready").await;
         parent.start_kill().unwrap();
         assert_eq!(held.until_free().await, "");
     }
@@ -378,8 +375,8 @@ pub(crate) mod tests {
             let _ = ends.recv();
             child
         });
-        // The guard watches by now: it started the program.
-        held.says("ready").await;
+        // By now the guard watches its parent.
+        held.expect_line("ready").await;
         drop(end_thread);
         let mut child = starts.join().unwrap();
         assert_eq!(child.try_wait().unwrap(), None);
@@ -389,13 +386,13 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn a_guard_whose_parent_was_gone_before_it_began_starts_nothing() {
+    async fn a_guard_whose_parent_has_already_died_starts_nothing() {
         use std::os::unix::process::ExitStatusExt as _;
         let mut held = HeldFifo::new();
         let mut guarded = guarded(1, &held.shell("echo started >&3"));
         let status = timeout(SOON, guarded.child.wait()).await.unwrap().unwrap();
         assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
-        // The FIFO ends only after a process has held it.
+        // A FIFO ends only after a process has held it open.
         assert!(
             std::process::Command::new("sh")
                 .args(["-c", ": > \"$0\""])

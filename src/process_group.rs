@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_group_is_not_an_error_and_no_pid_means_every_process() {
+    fn a_missing_group_is_not_an_error_and_special_pids_are_refused() {
         for pid in [0, 1, u32::MAX] {
             assert_eq!(
                 kill_group(pid, Signal::TERM).unwrap_err().kind(),

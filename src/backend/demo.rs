@@ -1,5 +1,5 @@
-//! The demo backend: text without a model, at a chosen speed. The same settings give the same bytes
-//! everywhere. It is not a load generator: it waits for the log like any backend.
+//! The demo backend: generates text at a chosen speed, without a model. The same settings give the
+//! same bytes everywhere. It is not a load generator: it waits for the log like any backend.
 //!
 //! # The text
 //! How to reproduce it in another language. All arithmetic is on unsigned 64-bit numbers and wraps.
@@ -19,7 +19,7 @@
 //! 2. `s = next()`. After the word comes `".\n"` if `s % 64 = 0`, else `". "` if `s % 8 = 0`, else
 //!    `" "`.
 //!
-//! Nothing comes after the last word. So a text of more words begins with the text of fewer.
+//! Nothing follows the last word. A text of more words begins with the text of fewer words.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ use crate::config::{
 /// characters that a reader sees as one.
 const SPECIAL: [&str; 8] = ["é", "naïve", "straße", "日本", "Привет", "🙂", "👩‍💻", "🇯🇵"];
 
-/// Puts out generated text.
+/// Outputs generated text.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Demo;
 
@@ -116,12 +116,12 @@ fn bad_input(message: String) -> Failure {
     Failure::fatal(FailureCode::BadInput, message)
 }
 
-/// The whole text that a job with these settings puts out.
+/// The whole text of a job with these settings.
 pub fn text(settings: &DemoSettings) -> String {
     words(settings).collect()
 }
 
-/// The words of that text, each with the separator after it.
+/// The words of the text, each with the separator after it.
 pub fn words(settings: &DemoSettings) -> impl Iterator<Item = String> {
     let mut random = SplitMix64(settings.seed);
     let (count, length) = (settings.words, u64::from(settings.length));
@@ -172,7 +172,11 @@ impl SplitMix64 {
 impl Backend for Demo {
     async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
         let settings = DemoSettings::from_input(&job.input)?;
-        match job.stop.run_until_cancelled(put_out(&settings, &out)).await {
+        match job
+            .stop
+            .run_until_cancelled(output_words(&settings, &out))
+            .await
+        {
             Some(Ok(())) => Ok(Finish {
                 usage: Some(json!({ "words": settings.words })),
                 finish_reason: Some("stop".into()),
@@ -183,9 +187,9 @@ impl Backend for Demo {
     }
 }
 
-/// Puts out each word when it is due, counted from the start so that delays do not add up. Words
+/// Outputs each word when it is due, counted from the start so that delays do not add up. Words
 /// that are due together are one piece.
-async fn put_out(settings: &DemoSettings, out: &Output) -> Result<(), Stopped> {
+async fn output_words(settings: &DemoSettings, out: &Output) -> Result<(), Stopped> {
     let start = Instant::now();
     let mut words = (0..).zip(words(settings)).peekable();
     let mut piece = String::new();
@@ -221,14 +225,14 @@ mod tests {
         }
     }
 
-    /// Every piece of text, and when it came.
+    /// Every piece of text, and when it arrived.
     async fn pieces(mut taken: Receiver<Piece>) -> Vec<(Duration, String)> {
         let start = Instant::now();
         let mut pieces = Vec::new();
         while let Some(Piece { content, .. }) = taken.recv().await {
             match content {
                 Content::Text { text, .. } => pieces.push((start.elapsed(), text)),
-                Content::Data(data) => panic!("the demo put out {data}"),
+                Content::Data(data) => panic!("the demo output data: {data}"),
             }
         }
         pieces
@@ -282,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_and_length_of_words_are_as_configured_and_some_have_other_letters() {
+    fn words_have_the_configured_number_and_length_and_some_have_other_letters() {
         let settings = DemoSettings {
             words: 5_000,
             length: 3,
@@ -329,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_input_is_refused_with_the_reason() {
+    fn an_invalid_input_is_refused_with_a_reason() {
         assert_eq!(
             DemoSettings::from_input(&Value::Null),
             Ok(DemoSettings::default())
@@ -366,7 +370,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_job_puts_out_exactly_the_text_and_reports_the_number_of_words() {
+    async fn a_job_outputs_exactly_the_text_and_reports_the_number_of_words() {
         let (end, pieces) = run(json!({"words": 300, "rate": 50, "seed": 9})).await;
         let finish = Finish {
             usage: Some(json!({"words": 300})),
@@ -384,7 +388,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_word_comes_at_its_time_counted_from_the_start() {
+    async fn each_word_is_output_at_its_time_counted_from_the_start() {
         let (_, pieces) = run(json!({"words": 101, "rate": 20})).await;
         assert_eq!(pieces.len(), 101);
         for (index, (at, _)) in (0u32..).zip(&pieces) {
@@ -397,7 +401,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn words_that_are_due_together_come_as_one_text() {
+    async fn words_that_are_due_together_are_one_piece() {
         let (_, pieces) = run(json!({"words": 10_000, "rate": 10_000})).await;
         assert!(
             (500..=1_001).contains(&pieces.len()),

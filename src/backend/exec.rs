@@ -1,13 +1,13 @@
-//! Any program as a backend: the job's input on its standard input, the job's output from its
-//! standard output. When the job is over, no process of it remains. It restarts no program, and it
-//! does not follow a process that leaves the program's process group (`setsid`).
+//! Any program as a backend: it reads the job's input on standard input and writes the job's output
+//! to standard output. No process remains after the job, except one that left the program's process
+//! group (`setsid`). Programs are not restarted.
 //!
 //! ```text
 //! start ─▶ write the input, read both outputs ─▶ the program exited ─▶ 1 s for the last output ─▶ kill the group ─▶ reap
 //!              └─ stopped, or invalid output ─▶ SIGTERM, 0.7 s ───────────────────────────────────────┘
 //! ```
 //! Each signal goes to the whole group. The program is reaped last: until then, no other process
-//! can have its pid.
+//! can get its pid.
 
 mod environment;
 mod format;
@@ -38,7 +38,7 @@ use crate::config::{EXEC_SETTLE_WAIT, EXEC_STOP_GRACE};
 use crate::guard;
 use crate::process_group::{Signal, kill_group};
 
-/// The exit status of a program that may succeed another time: `EX_TEMPFAIL` of sysexits.h.
+/// The exit status of a temporary failure: `EX_TEMPFAIL` of sysexits.h.
 const TEMPORARY: i32 = 75;
 
 /// Runs a program per job. Its environment is `PATH`, `HOME`, `LANG`, `LC_*`, `TZ`, `TMPDIR` and
@@ -48,10 +48,10 @@ const TEMPORARY: i32 = 75;
 pub struct Exec {
     /// The program and its arguments.
     pub command: Vec<OsString>,
-    /// What its standard output means.
+    /// The format of its standard output.
     pub format: Format,
-    /// Whether the program can continue an earlier attempt's output. Its input is then
-    /// `{"input": …, "output": …}`, and it puts out only what follows.
+    /// Whether the program can continue an earlier attempt's output. Its input is then `{"input":
+    /// …, "output": …}`, and it writes only what follows.
     pub continues: bool,
     /// Further variables of the program's environment.
     pub env: Vec<Variable>,
@@ -85,7 +85,7 @@ impl Backend for Exec {
             program.signal(Signal::TERM);
             let _ = timeout(EXEC_STOP_GRACE, pipes.drain(&mut program)).await;
         }
-        // Processes that it left behind must not go on; standard error ends with them.
+        // Kills the processes that the program left behind, which ends standard error.
         program.signal(Signal::KILL);
         let _ = timeout(EXEC_SETTLE_WAIT, pipes.stderr.read()).await;
         let status = program.reap().await?;
@@ -108,7 +108,7 @@ impl Exec {
         };
         command
             .args(words)
-            // The guard's environment as well: the program can read it.
+            // Also the guard's environment, which the program can read.
             .env_clear()
             .envs(environment::of_program(std::env::vars_os(), &self.env))
             .env("TAILWATER_JOB", job.id.as_str())
@@ -119,8 +119,8 @@ impl Exec {
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
-        // Before the start, so that no death is missed.
-        let deaths = signal(SignalKind::child())?;
+        // Before the start, so that no exit is missed.
+        let exits = signal(SignalKind::child())?;
         let mut child = command.spawn().map_err(|error| {
             failure(
                 FailureCode::CannotStart,
@@ -140,7 +140,7 @@ impl Exec {
             Program {
                 child,
                 leader,
-                deaths,
+                exits,
                 ended,
                 reaped: false,
             },
@@ -180,7 +180,9 @@ impl Exec {
         let code = status.code().unwrap_or_default();
         if guarded
             && [guard::NOT_FOUND.into(), guard::NOT_STARTED.into()].contains(&code)
-            && let Some(why) = last.lines().find_map(|line| line.strip_prefix(guard::SAYS))
+            && let Some(why) = last
+                .lines()
+                .find_map(|line| line.strip_prefix(guard::MESSAGE_PREFIX))
         {
             return Err(failure(FailureCode::CannotStart, why));
         }
@@ -218,8 +220,8 @@ struct Pipes {
 }
 
 impl Pipes {
-    /// Writes the input to the program and puts out what the program writes, until it has ended and
-    /// all of that was put out.
+    /// Writes the input to the program and relays its output, until the program has ended and all
+    /// output was relayed.
     async fn relay(
         &mut self,
         program: &mut Program,
@@ -232,8 +234,8 @@ impl Pipes {
             stderr,
         } = self;
         let ended = async { Ok(program.wait().await?) };
-        let output = async { tokio::try_join!(stdout.put_out(out), ended) };
-        // A process that was left behind may hold these forever, so they are not waited for.
+        let output = async { tokio::try_join!(stdout.relay(out), ended) };
+        // Not waited for: a process that was left behind may hold these pipes open forever.
         let others = async {
             tokio::join!(write_input(stdin, input), stderr.read());
             std::future::pending().await
@@ -244,7 +246,7 @@ impl Pipes {
         }
     }
 
-    /// Reads what a program that was stopped, and its children, still write, until they have ended.
+    /// Reads the remaining output of a stopped program and its children, until they have ended.
     async fn drain(&mut self, program: &mut Program) {
         self.stdin = None;
         let (ended, (), ()) =
@@ -269,7 +271,7 @@ async fn write_input(stdin: &mut Option<ChildStdin>, input: &Value) {
 struct Program {
     child: Child,
     leader: u32,
-    deaths: Signals,
+    exits: Signals,
     /// Cancelled when the program has ended.
     ended: CancellationToken,
     reaped: bool,
@@ -282,7 +284,7 @@ impl Program {
         let leader = leader.ok_or_else(|| io::Error::other("the program has no pid"))?;
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         while waitid(WaitId::Pid(leader), options)?.is_none() {
-            self.deaths.recv().await;
+            self.exits.recv().await;
         }
         self.ended.cancel();
         Ok(())

@@ -1,5 +1,5 @@
-//! What the backends that use HTTP share: the client, hiding secrets, and reading no more of an
-//! answer than is wanted. It sends nothing by itself.
+//! What the HTTP backends share: the client, hiding secrets, `Retry-After`, and reading a limited
+//! part of a response.
 //!
 //! A proxy that `HTTP_PROXY`, `HTTPS_PROXY` or `ALL_PROXY` names is used, except for what
 //! `NO_PROXY` lists.
@@ -18,7 +18,7 @@ use crate::config::{HTTP_CONNECT_WAIT, SECRET_HIDE_MIN};
 /// What is shown in place of a secret.
 const HIDDEN: &str = "***";
 
-/// The text without the secret: a server may repeat what it was sent.
+/// The text without the secret: a server may repeat it.
 pub(super) fn hide(secret: &SecretString, text: String) -> String {
     let secret = secret.expose_secret();
     if secret.len() < SECRET_HIDE_MIN {
@@ -33,12 +33,11 @@ pub(super) fn hide(secret: &SecretString, text: String) -> String {
 #[error("cannot set up HTTP: {0}")]
 pub struct NoClient(String);
 
-/// A client that follows no redirects, which could send a secret to a host that the operator did
-/// not choose. Each request has its own connection: a server may close an idle one just when it is
-/// used again, which would cost an attempt; a handshake costs less.
+/// A client that follows no redirects: they could send a secret to a host that the operator did not
+/// choose. Each request has its own connection: a server may close an idle connection just when it
+/// is reused, and a failed attempt costs more than a handshake.
 pub(super) fn client() -> Result<Client, NoClient> {
-    // For the whole process, unless a provider is installed: the one that the NATS client uses,
-    // too.
+    // For the whole process, unless a provider is installed. The NATS client uses the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .redirect(Policy::none())
@@ -98,7 +97,7 @@ pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Retry {
     }
 }
 
-/// The first `limit` bytes of an answer's body, or as many as arrive. It has no time limit.
+/// The first `limit` bytes of a response's body, or as many as arrive. It has no time limit.
 pub(super) async fn read_at_most(response: &mut Response, limit: usize) -> Vec<u8> {
     let mut read = Vec::new();
     while read.len() < limit
@@ -114,11 +113,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_hidden_in_the_texts_of_others() {
+    fn a_secret_is_hidden_in_text_from_a_server() {
         let secret = SecretString::from("sk-0123456789");
         let shown = hide(&secret, "bad key: sk-0123456789!".into());
         assert_eq!(shown, "bad key: ***!");
-        // For a server without keys, people set any word.
+        // For a server without keys, users set any word.
         assert_eq!(hide(&"none".into(), "none of it".into()), "none of it");
     }
 
@@ -134,7 +133,7 @@ mod tests {
         assert_eq!(retry("7"), after(7));
         assert_eq!(retry(" 120 "), after(120));
         assert_eq!(retry("Wed, 21 Oct 2026 07:29:30 GMT"), after(90));
-        // The two old forms that RFC 9110 still demands to be read.
+        // The two old formats that RFC 9110 requires recipients to accept.
         assert_eq!(retry("Wednesday, 21-Oct-26 07:28:05 GMT"), after(5));
         assert_eq!(retry("Wed Oct 21 07:28:05 2026"), after(5));
         for nothing in [

@@ -1,7 +1,7 @@
 //! What produces a job's output: the trait that a worker runs, and the backends that come with it.
 //!
-//! A backend gets a [`Job`] and an [`Output`] and ends with a [`Finish`] or a [`Failure`]. It knows
-//! no queue, no log, no other attempts and no NATS: the worker publishes its output.
+//! A backend gets a [`Job`] and an [`Output`] and returns a [`Finish`] or a [`Failure`]. It knows
+//! nothing of the queue, the log, other attempts or NATS: the worker publishes its output.
 
 pub mod demo;
 pub mod exec;
@@ -30,7 +30,7 @@ pub use crate::wire::{Channel, FailureCode};
 /// ```
 /// use tailwater::backend::{Backend, Failure, FailureCode, Finish, Job, Output};
 ///
-/// /// Puts out its input in capitals, word by word.
+/// /// Outputs its input in capitals, word by word.
 /// struct Shout;
 ///
 /// impl Backend for Shout {
@@ -46,32 +46,29 @@ pub use crate::wire::{Channel, FailureCode};
 /// }
 /// ```
 pub trait Backend: Send + Sync + 'static {
-    /// Whether a later attempt can go on where an earlier one stopped. It is then given the earlier
-    /// output in [`Job::previous_output`], puts out only what follows, and clients keep what they
-    /// have. When the log no longer holds all of the output, an attempt begins anew instead. It
-    /// must answer at once: it is called between the publishes of all jobs.
+    /// Whether a later attempt can continue where an earlier one stopped. It then gets the earlier
+    /// output in [`Job::previous_output`] and outputs only what follows; clients keep what they
+    /// have. If the log no longer has all of the output, the attempt starts over instead. This must
+    /// not block: it is called between the publishes of all jobs.
     fn continues(&self) -> bool {
         false
     }
 
-    /// Runs one job to its end. Called once per attempt, many at a time, on threads that only
-    /// backends use.
+    /// Runs one job to its end. Called once per attempt, for many jobs at a time, on threads that
+    /// only backends use.
     ///
-    /// What it may do:
+    /// It may:
     /// - Wait at any `await`. An attempt may take hours; the worker keeps the queue informed.
     /// - Use tokio: it runs on a runtime with timers, sockets and processes, and may spawn tasks.
-    ///   Output
-    ///   of a task after this has returned is refused, and no task is waited for.
-    /// - Panic. The attempt fails with the code `backend_panicked` and another one follows; the
-    ///   worker
-    ///   goes on.
+    ///   Output of a task after this has returned is refused, and tasks are not waited for.
+    /// - Panic. The attempt fails with the code `backend_panicked`, another one follows, and the
+    ///   worker continues.
     ///
     /// It should not block its thread with a synchronous client, a long computation, a lock or
-    /// `std::thread::sleep`. Jobs on other threads go on and no job loses its attempt, but the
-    /// other backends on this thread stand still, and there are only as many threads as cores
-    /// (`backend_threads` of the worker's settings). Put such work into
-    /// `tokio::task::spawn_blocking`, as `examples/blocking.rs` does, or between two awaits into
-    /// `tokio::task::block_in_place`.
+    /// `std::thread::sleep`. No job loses its attempt, but the other backends on this thread stop
+    /// meanwhile, and there are only as many threads as cores (`backend_threads` of the worker's
+    /// settings). Put such work into `tokio::task::spawn_blocking`, as `examples/blocking.rs` does,
+    /// or between two awaits into `tokio::task::block_in_place`.
     ///
     /// Once [`Job::stop`] is cancelled, the output no longer counts: clean up and return soon, with
     /// any result. A future that has not returned after [`STOP_WAIT`](crate::config::STOP_WAIT) is
@@ -92,26 +89,26 @@ pub struct Job {
     pub input: Value,
     /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// The output of the attempts before, for a backend that [continues](Backend::continues), when
-    /// there is any and it is whole.
+    /// The output of earlier attempts, for a backend that [continues](Backend::continues), if there
+    /// is any and it is complete.
     pub previous_output: Option<String>,
     /// Cancelled when the attempt is over: the job was cancelled, or another worker has it.
     pub stop: CancellationToken,
 }
 
-/// How a job ended well.
+/// How a job succeeded.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Finish {
-    /// What it cost, in any form that the backend chooses.
+    /// What it cost, in any form.
     pub usage: Option<Value>,
     /// Why the backend stopped, for example `stop` or `length`.
     pub finish_reason: Option<String>,
 }
 
-/// Why an attempt failed, and whether another one makes sense.
+/// Why an attempt failed, and whether to try again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Stable, for programs: a [`FailureCode`], or a code of the backend's own.
+    /// For programs: a [`FailureCode`], or a stable code of the backend's own.
     pub code: String,
     /// For people. Every client of the job sees it.
     pub message: String,
@@ -122,16 +119,16 @@ pub struct Failure {
 /// Whether and when a failed attempt should be followed by another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// No: another attempt would fail, too, so the job has failed.
+    /// No: another attempt would also fail, so the job has failed.
     Never,
-    /// Yes, after the worker's own back-off.
+    /// Yes, after the worker's back-off.
     Later,
-    /// Yes, but not before this time has passed, for example because a server asked for it.
+    /// Yes, but not before this time, for example because a server asked for it.
     After(Duration),
 }
 
 impl Failure {
-    /// A failure that another attempt would meet again.
+    /// A failure that would happen again in another attempt.
     pub fn fatal(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             code: code.into(),
@@ -140,7 +137,7 @@ impl Failure {
         }
     }
 
-    /// A failure that another attempt may not meet.
+    /// A failure that may not happen in another attempt.
     pub fn retryable(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             code: code.into(),
@@ -177,8 +174,8 @@ impl From<Stopped> for Failure {
     }
 }
 
-/// Where a backend puts its output. It waits when the log is slower than the backend, and holds at
-/// most [`OUTPUT_BUFFER_MAX`] bytes.
+/// Takes a backend's output. It waits when the log is slower than the backend, and holds at most
+/// [`OUTPUT_BUFFER_MAX`] bytes.
 ///
 /// ```
 /// use serde_json::json;
@@ -223,7 +220,7 @@ impl Output {
         )
     }
 
-    /// Puts out text of the answer. Empty text is ignored.
+    /// Outputs text of the answer. Empty text is ignored.
     ///
     /// # Errors
     /// [`Stopped`] when the attempt is over.
@@ -231,7 +228,7 @@ impl Output {
         self.text_on(Channel::Output, text).await
     }
 
-    /// Puts out text of a channel. Empty text is ignored.
+    /// Outputs text of a channel. Empty text is ignored.
     ///
     /// # Errors
     /// [`Stopped`] when the attempt is over.
@@ -251,7 +248,7 @@ impl Output {
         Ok(())
     }
 
-    /// Puts out data that is not text.
+    /// Outputs data that is not text.
     ///
     /// # Errors
     /// [`Stopped`] when the attempt is over.
@@ -260,7 +257,7 @@ impl Output {
         self.put(Content::Data(data), size).await
     }
 
-    /// Puts out text or data.
+    /// Outputs text or data.
     pub(crate) async fn content(&self, content: Content) -> Result<(), Stopped> {
         match content {
             Content::Text { channel, text } => self.text_on(channel, &text).await,
@@ -286,7 +283,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_output_waits_while_it_is_full_and_ends_when_its_reader_is_gone() {
+    async fn an_output_waits_while_it_is_full_and_ends_with_its_reader() {
         let (out, mut taken) = Output::new();
         let flood = async { while out.text(&"x".repeat(10_000)).await.is_ok() {} };
         let reader = async {

@@ -1,9 +1,9 @@
 //! Any server of OpenAI-compatible chat completions as a backend: OpenAI, vLLM, Ollama, llama.cpp
-//! and others. The answer is streamed; a server that sends it whole is understood, too. It runs no
-//! tools, and it cannot continue an earlier attempt's answer: another attempt is another answer.
+//! and others. The answer is streamed; a server may also send it whole. It runs no tools, and
+//! cannot continue the answer of an earlier attempt: each attempt is a new answer.
 //!
-//! A server that is busy before it sent any output is asked again within the attempt, for as long
-//! as [`OpenAiSettings::busy`] says: after `Retry-After` if it is there, else after pauses that
+//! A server that is busy before it sent any output is asked again within the attempt, for up to
+//! [`OpenAiSettings::busy`]: after `Retry-After` if the server sends it, else after pauses that
 //! double.
 //!
 //! `PROTOCOL.md` lists the codes of its failures.
@@ -38,18 +38,18 @@ use crate::config::{MODEL_BUSY, MODEL_SILENCE};
 
 pub use self::server::OpenAiError;
 
-/// How the backend is set up.
+/// The settings of the backend.
 #[derive(Clone, Debug)]
 pub struct OpenAiSettings {
     /// Where the API is; usually it ends in `/v1`. `/chat/completions` is added if it is not there.
     pub base_url: String,
     /// The model.
     pub model: String,
-    /// The key, for servers that want one.
+    /// The key, for servers that need one.
     pub key: Option<SecretString>,
-    /// How long the server may send nothing at all.
+    /// How long the server may send nothing.
     pub silence: Duration,
-    /// How long a job waits in all for a server that is busy.
+    /// How long a job waits in total for a busy server.
     pub busy: Duration,
 }
 
@@ -72,7 +72,7 @@ pub struct OpenAi {
     server: ModelServer,
     model: String,
     busy: Duration,
-    /// The server has refused `stream_options` and answered without them.
+    /// Whether the server has refused `stream_options` and answered without them.
     refuses_options: AtomicBool,
 }
 
@@ -154,8 +154,8 @@ impl OpenAi {
     }
 }
 
-/// Whether a server may have failed because of the `stream_options` that were added. No status or
-/// type says so: a server that does not know them answers with 400 or 422, or names them in its
+/// Whether a server may have failed because of the added `stream_options`. There is no status or
+/// type for that: a server that does not know them answers with 400 or 422, or names them in its
 /// message.
 fn refuses_options(failure: &Failure, status: Option<u16>) -> bool {
     let named = ["stream_options", "include_usage"]

@@ -1,18 +1,17 @@
-//! Halves of surrogate pairs in JSON, which RFC 8259 allows in `\u` escapes and a Rust string
-//! cannot hold. Pure. Programs that cut text by UTF-16 units write them. This file keeps the text
-//! around them, and joins two halves that follow each other; it parses no JSON.
+//! Halves of surrogate pairs in JSON, which RFC 8259 allows in `\u` escapes but a Rust string
+//! cannot hold. Pure. Programs that split text by UTF-16 units write them. This file keeps the text
+//! around them, and joins two consecutive halves; it parses no JSON.
 //!
 //! [`mark`] makes text that a JSON parser accepts; then [`Joiner`] restores the text of one
-//! channel, and [`settle`] that of a whole value. Marked text must pass through one of the two
-//! before it is put out.
+//! channel, or [`settle`] that of a whole value. Marked text must pass through one of the two
+//! before it is output.
 
 use std::borrow::Cow;
 use std::mem;
 
 use serde_json::Value;
 
-/// Precedes the mark of a half, and itself where a text contains it. It is a noncharacter, so texts
-/// should not.
+/// Precedes the mark of a half, and itself where a text contains it. As a noncharacter, it is rare.
 const SIGN: char = '\u{FDD0}';
 /// Marks the half U+D800; the characters after it mark the other halves.
 const FIRST_MARK: u32 = 0xE000;
@@ -22,12 +21,12 @@ const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 
 /// The JSON text with a mark in place of each `\u` escape that is half of a surrogate pair alone.
 pub(super) fn mark(json: &str) -> Cow<'_, str> {
-    // Nearly every text has neither.
+    // The common case.
     if !json.contains("\\u") && !json.contains(SIGN) {
         return Cow::Borrowed(json);
     }
     let mut marked = String::new();
-    // How far the text was copied to `marked`.
+    // How much of the text was copied to `marked`.
     let mut copied = 0;
     let mut at = 0;
     while let Some(found) = json.get(at..).and_then(|rest| rest.find(['\\', SIGN])) {
@@ -90,8 +89,8 @@ fn half(mark: char) -> Option<u32> {
     HALVES.contains(&unit).then_some(unit)
 }
 
-/// Restores marked text that comes in pieces. A high half at the end of a piece waits for the next
-/// one.
+/// Restores marked text that arrives in pieces. A high half at the end of a piece waits for the
+/// next one.
 #[derive(Debug, Default)]
 pub(super) struct Joiner {
     high: Option<u32>,
@@ -126,7 +125,7 @@ impl Joiner {
         text
     }
 
-    /// The rest when no more pieces come: the replacement of a half that still waits.
+    /// The replacement of a half that still waits when no more pieces follow.
     pub(super) fn end(&mut self) -> Option<char> {
         mem::take(&mut self.high).map(|_| REPLACEMENT)
     }
@@ -176,7 +175,7 @@ mod tests {
         value
     }
 
-    /// The text of JSON strings that come one after the other.
+    /// The text of consecutive JSON strings.
     fn joined(strings: &[&str]) -> String {
         let mut joiner = Joiner::default();
         let mut text: String = strings
@@ -269,7 +268,7 @@ mod tests {
         );
     }
 
-    /// UTF-16 as JSON, each unit as itself or as an escape.
+    /// UTF-16 as JSON, each unit as an escape.
     fn json_of(units: &[u16]) -> String {
         let text: String = units.iter().map(|unit| format!("\\u{unit:04x}")).collect();
         format!("\"{text}\"")
@@ -277,7 +276,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn utf_16_cut_anywhere_is_what_its_lossy_decoder_makes_of_the_whole(
+        fn utf_16_cut_anywhere_equals_the_lossy_decoding_of_the_whole(
             units in prop::collection::vec(prop::sample::select(vec![0x41u16, 0xD83D, 0xDE00, 0xD800, 0xDFFF, 0xD7FF, 0xAC00, 0xFDD0, 0xE000, 0xE03D]), 0..12),
             cut in any::<prop::sample::Index>(),
         ) {

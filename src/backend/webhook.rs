@@ -1,7 +1,7 @@
-//! Callbacks: sends how a job ended to an address, signed as in
-//! [Standard Webhooks](https://www.standardwebhooks.com). It calls only hosts that the operator
-//! allows, follows no redirects, and passes nothing of the answer on: a submitter must not be able
-//! to read from the operator's network.
+//! Callbacks: reports to an address how a job ended, signed as in [Standard
+//! Webhooks](https://www.standardwebhooks.com). It calls only hosts that the operator allows,
+//! follows no redirects, and passes on nothing of the response: clients must not be able to read
+//! from the operator's network.
 //!
 //! `PROTOCOL.md` lists the codes of its failures.
 
@@ -34,15 +34,15 @@ const TIME_MAX: u64 = 253_402_300_799_999;
 /// Why the backend cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum WebhookError {
-    /// There is no host to call.
+    /// No hosts are allowed.
     #[error("no callback hosts are given")]
     NoHosts,
-    /// No address can have this host.
+    /// No address can match this host.
     #[error(
         "the callback host {0:?} must be `name` or `name:port`, without the default port of its scheme"
     )]
     BadHost(String),
-    /// The secret is not one of Standard Webhooks.
+    /// The secret is not in the form of Standard Webhooks.
     #[error("the webhook secret must be {PREFIX} and the base64 of 24 to 64 random bytes")]
     BadSecret,
     /// There is no HTTP client.
@@ -54,7 +54,7 @@ pub enum WebhookError {
 pub struct Webhook {
     client: Client,
     hosts: Vec<String>,
-    /// Has the key, and has signed nothing.
+    /// Initialized with the key.
     mac: Hmac<Sha256>,
 }
 
@@ -195,7 +195,7 @@ impl Webhook {
             response.status(),
             http::retry_after(response.headers(), SystemTime::now()),
         );
-        // The body is discarded; reading some of it lets the receiver finish its answer.
+        // The body is discarded; reading some of it lets the receiver finish its response.
         let _ = timeout(
             CALLBACK_ANSWER_WAIT,
             http::read_at_most(&mut response, CALLBACK_ANSWER_MAX),
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_is_what_openssl_makes_of_id_timestamp_and_body() {
+    fn a_signature_equals_that_of_openssl() {
         let callback = Callback {
             url: "http://h.example/".into(),
             event_type: "job.done".into(),

@@ -1,6 +1,6 @@
-//! The environment of a program: the few variables that programs need to run at all, the job, and
-//! the variables that the operator names. It does not hold the worker's own secrets: the program
-//! may be from someone else, and a model may choose what it runs.
+//! The environment of a program: the few variables that every program needs, the job, and the
+//! variables that the operator names. It does not contain the worker's secrets: the program may be
+//! from someone else, and a model may choose what it runs.
 
 use std::ffi::{OsStr, OsString};
 use std::str::FromStr;
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_that_the_operator_names_are_added_and_win() {
+    fn variables_that_the_operator_names_override_the_others() {
         let own = [("PATH", "/bin"), ("HF_HOME", "/models"), ("OTHER", "x")];
         let named = [
             "HF_HOME",
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_not_a_variable_is_refused() {
+    fn invalid_variables_are_refused() {
         for bad in ["", "=", "=x", "A\0", "A=\0"] {
             assert_eq!(bad.parse::<Variable>(), Err(BadVariable), "{bad:?}");
         }

@@ -1,5 +1,5 @@
-//! What a program's bytes mean: lines, and the three formats of standard output. It does no I/O; it
-//! holds the bytes that are not decoded yet, and limits them.
+//! Decodes a program's output: lines, and the three formats of standard output. It does no I/O; it
+//! holds a limited number of bytes that are not decoded yet.
 
 use bytes::BytesMut;
 use encoding_rs::UTF_8;
@@ -14,14 +14,14 @@ use crate::wire::limits::VALUE_DEPTH_MAX;
 /// The byte order mark that some programs write first. It is not part of the output.
 const BOM: &[u8] = "\u{FEFF}".as_bytes();
 
-/// What a program's standard output means.
+/// The format of a program's standard output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// Text, put out as it arrives.
+    /// Text, passed on as it arrives.
     #[default]
     Text,
-    /// Text, put out line by line; a line over 256 KiB in parts. A carriage return ends a line,
-    /// too, and the text after it is put out as it arrives, for progress bars.
+    /// Text, passed on line by line; a line over 256 KiB in parts. A carriage return also ends a
+    /// line, and the text after it is passed on as it arrives, for progress bars.
     Lines,
     /// A JSON value per line, of at most 512 KiB: `{"text": …, "channel": "output" | "reasoning"}`
     /// is text, and any other value is data. Without `channel` it is output. Blank lines are
@@ -29,7 +29,7 @@ pub enum Format {
     Ndjson,
 }
 
-/// Bytes that are read line by line.
+/// Splits bytes into lines.
 #[derive(Debug)]
 pub(super) struct LineBuffer {
     /// Where bytes that were read go.
@@ -37,10 +37,10 @@ pub(super) struct LineBuffer {
     /// How many bytes of the buffer are known to contain no end of a line.
     searched: usize,
     limit: usize,
-    /// Whether a carriage return alone ends a line, too: programs redraw a progress bar with it.
+    /// Whether a carriage return alone also ends a line: programs redraw progress bars with it.
     returns: bool,
-    /// Whether the last line ended like that. The text after it is passed on as it comes, because
-    /// its own end may be minutes away.
+    /// Whether the last line ended like that. The text after it is passed on as it arrives, because
+    /// its end may be minutes away.
     redraws: bool,
 }
 
@@ -56,7 +56,7 @@ impl LineBuffer {
         }
     }
 
-    /// The same, but a carriage return ends a line, too.
+    /// The same, but a carriage return also ends a line.
     pub(super) fn with_redraws(limit: usize) -> Self {
         Self {
             returns: true,
@@ -129,12 +129,12 @@ impl Default for Utf8 {
 }
 
 impl Utf8 {
-    /// The text of the next bytes, without a last character that is not whole.
+    /// The text of the next bytes, without an incomplete last character.
     fn decode(&mut self, bytes: &[u8]) -> String {
         decode(self.decoder.as_mut(), bytes, false)
     }
 
-    /// The text of what is left when no more bytes come.
+    /// The remaining text when no more bytes follow.
     fn finish(&mut self) -> String {
         decode(self.decoder.take().as_mut(), b"", true)
     }
@@ -150,8 +150,7 @@ fn decode(decoder: Option<&mut encoding_rs::Decoder>, bytes: &[u8], last: bool) 
     text
 }
 
-/// Halves of characters at the end of a line's text, by channel: the next line may have the other
-/// half.
+/// Half characters at the end of a line's text, by channel: the next line may have the other half.
 #[derive(Debug, Default)]
 pub(super) struct Halves {
     output: Joiner,
@@ -166,7 +165,7 @@ impl Halves {
         }
     }
 
-    /// The rest when no more lines come.
+    /// The remaining content when no more lines follow.
     fn end(&mut self) -> Option<Content> {
         [Channel::Output, Channel::Reasoning]
             .into_iter()
@@ -204,8 +203,8 @@ impl Decoder {
         }
     }
 
-    /// The next output that the bytes so far contain; `ended` means that no more bytes come.
-    /// `None`: more bytes are needed or, after the end, that was all.
+    /// The next output in the bytes so far; `ended` means that no more bytes follow. `None` if more
+    /// bytes are needed or, after the end, if that was all.
     pub(super) fn next(&mut self, ended: bool) -> Result<Option<Content>, Failure> {
         match self {
             Self::Text { buffer, utf8 } => Ok(text(utf8, Some(buffer.split()), ended)),
@@ -229,7 +228,7 @@ impl Decoder {
     }
 }
 
-/// The text of the next bytes or, after the last ones, of what the decoder still holds.
+/// The text of the next bytes or, after the last ones, what the decoder still holds.
 fn text(utf8: &mut Utf8, bytes: Option<BytesMut>, ended: bool) -> Option<Content> {
     let mut text = bytes.map_or_else(String::new, |bytes| utf8.decode(&bytes));
     if text.is_empty() && ended {
@@ -397,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn text_comes_as_it_arrives_in_whole_characters() {
+    fn text_is_passed_on_as_it_arrives_in_whole_characters() {
         assert_eq!(
             texts(Format::Text, &[b"a\xF0\x9F", b"\x99\x82", b"b\n\nc\xE2"]),
             ["a", "🙂", "b\n\nc", "\u{FFFD}"]
@@ -405,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_whole_with_their_newline_and_the_last_one_without() {
+    fn whole_lines_have_their_newline_and_the_last_one_may_not() {
         assert_eq!(
             texts(Format::Lines, &[b"a", b"b\n\nc\xC3", b"\xA9\nd"]),
             ["ab\n", "\n", "cé\n", "d"]
@@ -414,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_past_the_limit_comes_in_parts_of_whole_characters() {
+    fn a_line_over_the_limit_is_split_between_characters() {
         let mut line = "x".to_owned() + &"é".repeat(EXEC_LINE_MAX);
         line.push('\n');
         let parts = texts(Format::Lines, &[line.as_bytes(), b"next\n"]);
@@ -541,7 +540,7 @@ mod tests {
                 assert_eq!(texts(format, pieces).concat(), "é\n");
             }
             assert_eq!(texts(format, &["\u{FEFF}".as_bytes()]), [""; 0]);
-            // Anywhere else it is a character, and so is anything that only begins like one.
+            // Elsewhere it is a character, and so are bytes that only begin like one.
             assert_eq!(
                 texts(format, &["a\u{FEFF}".as_bytes()]).concat(),
                 "a\u{FEFF}"
@@ -564,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_redrawn_comes_as_it_is_written() {
+    fn a_redrawn_line_is_passed_on_as_it_is_written() {
         let mut decoder = Decoder::new(Format::Lines);
         let mut after = |bytes: &[u8]| {
             decoder.buffer().extend_from_slice(bytes);
@@ -589,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn a_json_line_past_the_limit_is_refused() {
+    fn a_json_line_over_the_limit_is_refused() {
         let text = |length: usize| format!("\"{}\"", "x".repeat(length - 2));
         let fits = text(EXEC_JSON_LINE_MAX - 1) + "\n";
         assert_eq!(decoded(Format::Ndjson, [fits.as_bytes()]).unwrap().len(), 1);

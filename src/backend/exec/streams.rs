@@ -1,5 +1,4 @@
-//! A running program's standard output and standard error, read from their pipes. It decides
-//! neither what the bytes mean nor when the program has ended.
+//! Reads a running program's standard output and standard error from their pipes.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -29,7 +28,7 @@ pub(super) struct Stdout {
     leftovers: Leftovers,
 }
 
-/// What the processes that a program leaves behind may still do.
+/// Limits for the processes that a program leaves behind.
 #[derive(Debug)]
 struct Leftovers {
     killed: bool,
@@ -39,7 +38,7 @@ struct Leftovers {
 
 impl Stdout {
     /// The output of the program that leads the group `leader`; `ended` is cancelled when it has
-    /// ended. The program must not be reaped before [`Self::put_out`] has returned.
+    /// ended. The program must not be reaped before [`Self::relay`] has returned.
     pub(super) fn new(
         pipe: ChildStdout,
         decoder: Decoder,
@@ -59,9 +58,9 @@ impl Stdout {
         }
     }
 
-    /// Puts everything out. Nothing is read while `out` waits, so that the pipe then stops the
+    /// Relays everything. Nothing is read while `out` waits, so that the full pipe stops the
     /// program.
-    pub(super) async fn put_out(&mut self, out: &Output) -> Result<(), Failure> {
+    pub(super) async fn relay(&mut self, out: &Output) -> Result<(), Failure> {
         loop {
             let more = self.read().await;
             while let Some(content) = self.decoder.next(!more)? {
@@ -73,8 +72,7 @@ impl Stdout {
         }
     }
 
-    /// Reads more into the decoder's buffer; false when there is no more, or when no more is waited
-    /// for.
+    /// Reads more into the decoder's buffer. False at the end, or when no more is waited for.
     async fn read(&mut self) -> bool {
         loop {
             let (counts, began) = (self.ended.is_cancelled(), Instant::now());
@@ -109,7 +107,7 @@ impl Stdout {
         }
     }
 
-    /// Kills the processes that the program left behind. What they wrote before is still read.
+    /// Kills the processes that the program left behind. Their earlier output is still read.
     fn kill_leftovers(&mut self) {
         if let Err(error) = kill_group(self.leader, Signal::KILL) {
             debug!(target: "tailwater::exec", group = self.leader, %error, "cannot kill");
@@ -121,16 +119,16 @@ impl Stdout {
         };
     }
 
-    /// Reads to the end and discards it, so that a stopping program is not blocked by a full pipe.
+    /// Reads and discards the rest, so that a full pipe does not block a stopping program.
     pub(super) async fn discard(&mut self) {
-        let mut forgotten = Vec::with_capacity(EXEC_READ_BYTES);
+        let mut discarded = Vec::with_capacity(EXEC_READ_BYTES);
         while self
             .pipe
-            .read_buf(&mut forgotten)
+            .read_buf(&mut discarded)
             .await
             .is_ok_and(|read| read > 0)
         {
-            forgotten.clear();
+            discarded.clear();
         }
     }
 }
@@ -165,7 +163,7 @@ impl Stderr {
                 .is_ok_and(|read| read > 0);
             while let Some(line) = self.lines.next(!more) {
                 let line = String::from_utf8_lossy(&line);
-                // Of a line that was redrawn, what a terminal shows in the end.
+                // Of a redrawn line, what a terminal shows last.
                 let line = line.trim_end_matches(['\r', '\n']);
                 let line = line.rsplit('\r').next().unwrap_or(line);
                 debug!(target: "tailwater::exec", job = %self.job, line);

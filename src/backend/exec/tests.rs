@@ -1,4 +1,4 @@
-//! The backend with real programs. The formats have tests of their own.
+//! Runs real programs. The formats have their own tests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,7 +85,7 @@ fn joined(contents: &[Content]) -> String {
     contents.iter().map(text).collect()
 }
 
-/// Waits until `holds` returns true, and checks after every other task had its turn.
+/// Waits until `holds` returns true.
 async fn until(mut holds: impl FnMut() -> bool) {
     let wait = async {
         while !holds() {
@@ -107,7 +107,7 @@ async fn the_input_arrives_on_standard_input_and_the_job_in_the_environment() {
 }
 
 #[tokio::test]
-async fn a_program_and_its_guard_have_an_environment_of_their_own() {
+async fn a_program_and_its_guard_do_not_inherit_the_environment() {
     // Cargo sets it for every test.
     assert!(std::env::var_os("CARGO_PKG_NAME").is_some());
     let names = |contents: &[Content]| -> Vec<String> {
@@ -160,7 +160,7 @@ async fn a_program_and_its_guard_have_an_environment_of_their_own() {
 }
 
 #[tokio::test]
-async fn what_python_prints_comes_before_the_program_has_ended() {
+async fn python_output_arrives_before_the_program_ends() {
     let mut go = HeldFifo::new();
     let path = go.path().display().to_string();
     let prints = format!(
@@ -176,8 +176,8 @@ async fn what_python_prints_comes_before_the_program_has_ended() {
     let program = exec(Format::Text, go.shell(&prints));
     let (out, mut taken) = Output::new();
     let reader = async {
-        go.says("printed").await;
-        // It writes the end of the line by itself.
+        go.expect_line("printed").await;
+        // Python writes the end of the line separately.
         let mut printed = Vec::new();
         while joined(&printed) != "now\n" {
             printed.push(taken.recv().await.unwrap().content);
@@ -205,7 +205,7 @@ async fn a_large_input_arrives_whole_while_the_output_is_read() {
 }
 
 #[tokio::test]
-async fn a_program_need_not_read_a_large_input() {
+async fn a_program_does_not_have_to_read_a_large_input() {
     for ignores in ["echo hi", "exec 0<&-; echo hi; exec 1>&-; sleep 0.3"] {
         let (end, seen) = run_with(
             &script(Format::Lines, ignores),
@@ -217,8 +217,8 @@ async fn a_program_need_not_read_a_large_input() {
 }
 
 #[tokio::test]
-async fn a_character_in_two_writes_comes_whole() {
-    // The second half is written when the test has the first piece.
+async fn a_character_in_two_writes_arrives_whole() {
+    // The second half is written after the test has the first piece.
     let mut go = HeldFifo::new();
     let halves = format!(
         "printf 'a\\342\\202'; echo half >&3; read line < '{0}.go'; printf '\\254'",
@@ -232,7 +232,7 @@ async fn a_character_in_two_writes_comes_whole() {
     let (out, mut taken) = Output::new();
     let reader = async {
         assert_eq!(taken.recv().await.unwrap().content, text("a"));
-        go.says("half").await;
+        go.expect_line("half").await;
         let line = format!("echo go > '{}.go'", go.path().display());
         assert!(
             Command::new("sh")
@@ -250,7 +250,7 @@ async fn a_character_in_two_writes_comes_whole() {
 }
 
 #[tokio::test]
-async fn lines_come_one_by_one_and_a_last_one_without_newline_too() {
+async fn lines_arrive_one_by_one_and_the_last_one_may_have_no_newline() {
     let (end, seen) = run(&script(Format::Lines, "printf 'a\\nb'; printf 'c\\n\\nd'")).await;
     assert_eq!(
         (end, seen),
@@ -318,7 +318,7 @@ async fn an_exit_status_fails_with_the_last_lines_of_standard_error() {
 }
 
 #[tokio::test]
-async fn a_flood_on_standard_error_blocks_nothing_and_is_cut() {
+async fn a_flood_on_standard_error_does_not_block_and_is_cut() {
     let flood = "head -c 3000000 /dev/zero | tr '\\0' e >&2; echo; exit 1";
     let failure = failed(&script(Format::Text, flood)).await;
     assert!(failure.message.starts_with("exit status 1: eee"));
@@ -387,7 +387,7 @@ async fn a_program_ends_the_same_way_with_and_without_a_guard() {
     };
     let (end, seen) = run_with(&guarded("cat; printf ' %s' $TAILWATER_JOB"), json!([1])).await;
     assert_eq!(end, done());
-    // Before it stands what the test binary says when it is the guard.
+    // The test binary, which is the guard, also prints lines before it.
     assert!(joined(&seen).ends_with("[1] j1"), "{seen:?}");
     assert_eq!(
         failed(&guarded("echo no >&2; exit 3")).await.message,
@@ -404,13 +404,14 @@ async fn a_program_ends_the_same_way_with_and_without_a_guard() {
     );
 }
 
-/// Runs until the program has said `ready`, then cancels the job; returns how long it took to end.
+/// Runs until the program has printed `ready`, then cancels the job. Returns how long it took to
+/// end.
 async fn stopped(exec: &Exec, held: &mut HeldFifo) -> Duration {
     let (out, taken) = Output::new();
     let job = job(Value::Null);
     let stop = job.stop.clone();
     let cancel = async {
-        held.says("ready").await;
+        held.expect_line("ready").await;
         stop.cancel();
         Instant::now()
     };
@@ -460,13 +461,13 @@ async fn a_dropped_run_kills_the_whole_group() {
     let (out, _taken) = Output::new();
     tokio::select! {
         end = stubborn.run(job(Value::Null), out) => panic!("it ended: {end:?}"),
-        () = held.says("ready") => {}
+        () = held.expect_line("ready") => {}
     }
     assert_eq!(held.until_free().await, "");
 }
 
 #[tokio::test]
-async fn a_program_waits_for_the_log_and_a_stop_reaches_it_there() {
+async fn a_program_that_waits_for_the_log_can_be_stopped() {
     let mut held = HeldFifo::new();
     let flood = "echo ready >&3; head -c 4000000 /dev/zero | tr '\\0' x; echo done >&3; sleep 1000";
     let (out, taken) = Output::new();
@@ -475,7 +476,7 @@ async fn a_program_waits_for_the_log_and_a_stop_reaches_it_there() {
     let stop = job.stop.clone();
     let exec = exec(Format::Text, held.shell(flood));
     let cancel = async {
-        held.says("ready").await;
+        held.expect_line("ready").await;
         until(|| room.available_permits() == 0).await;
         stop.cancel();
     };
@@ -502,8 +503,8 @@ async fn no_output_is_lost_when_the_log_is_slow() {
                 Content::Text { text, .. } => text.len(),
                 Content::Data(data) => panic!("data: {data}"),
             };
-            // Longer than what is left behind is waited for, all in all, and with the program long
-            // gone.
+            // In total longer than processes left behind are waited for, and long after the program
+            // has ended.
             sleep(Duration::from_millis(20)).await;
         }
         length
@@ -541,7 +542,7 @@ async fn processes_left_behind_are_killed_even_if_they_write_elsewhere_or_withou
 async fn a_process_that_left_the_group_cannot_hold_a_job_open() {
     let held = HeldFifo::new();
     let began = Instant::now();
-    // It lives no longer than the test waits: its group is not ours to kill.
+    // Short, because nothing kills another group.
     let leaves = "setsid sleep 5 & echo main; exit 0";
     let (end, seen) = run(&exec(Format::Text, held.shell(leaves))).await;
     assert_eq!((end, joined(&seen).as_str()), (done(), "main\n"));
@@ -566,7 +567,7 @@ async fn a_run_ends_when_its_output_is_no_longer_read() {
 }
 
 #[tokio::test]
-async fn many_programs_run_beside_each_other_and_each_is_reaped() {
+async fn many_programs_run_at_the_same_time_and_each_is_reaped() {
     let runs = (0..20).map(|number| async move {
         let (end, seen) = run(&script(
             Format::Text,
@@ -583,7 +584,7 @@ async fn many_programs_run_beside_each_other_and_each_is_reaped() {
 }
 
 #[tokio::test]
-async fn a_worker_killed_with_9_leaves_no_program_behind() {
+async fn a_worker_killed_by_kill_9_leaves_no_program_behind() {
     let mut held = HeldFifo::new();
     let directory: TempDir = tempfile::tempdir().unwrap();
     let mut worker = Command::new(std::env::current_exe().unwrap())
@@ -597,7 +598,7 @@ async fn a_worker_killed_with_9_leaves_no_program_behind() {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    held.says("ready").await;
+    held.expect_line("ready").await;
     worker.start_kill().unwrap();
     assert_eq!(held.until_free().await, "");
 }

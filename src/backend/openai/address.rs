@@ -22,7 +22,7 @@ pub(super) fn chat_completions(base_url: &str) -> Option<Url> {
 
 /// The address up to its path: a user or a query may hold a secret.
 pub(super) fn without_secrets(mut address: Url) -> Url {
-    // They fail for an address without a host, which has neither.
+    // These fail only for an address without a host, which has neither.
     let _ = address.set_username("");
     let _ = address.set_password(None);
     address.set_query(None);

@@ -1,4 +1,4 @@
-//! The body of an answer: bytes become output and an end. Pure: it waits for nothing.
+//! Turns the bytes of an answer's body into output and an end. Pure.
 
 use super::completion::Completion;
 use super::fault::{Fault, damaged, stream_cut, unreadable};
@@ -83,7 +83,7 @@ impl AnswerBody {
         } = parser.end();
         for event in events {
             match completion.push(&event, contents) {
-                // Half a piece is text that is lost.
+                // A partial event is lost text.
                 Err(Fault { failure, .. })
                     if failure.code == FailureCode::BadStream && failure.retry != Retry::Never =>
                 {
@@ -92,7 +92,7 @@ impl AnswerBody {
                 pushed => pushed?,
             }
         }
-        // A web page is of no use in a message.
+        // A web page does not help in a message.
         let words = if foreign.is_empty() || foreign.starts_with('<') {
             completion.last_words()
         } else {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_cut_anywhere_is_never_a_short_answer() {
+    fn a_cut_body_is_never_a_short_answer() {
         let piece = |delta: &str, reason: &str| {
             format!(r#"{{"choices":[{{"index":0,"delta":{delta},"finish_reason":{reason}}}]}}"#)
         };
@@ -203,7 +203,7 @@ mod tests {
                 ended.is_ok() && whole.contains("arguments"),
                 "{body}: {ended:?}"
             );
-            // Every fifth place in each body; together they have every place.
+            // Every fifth position in each body; together they cover every position.
             for cut in (number % 5..body.len()).step_by(5) {
                 let (text, ended) = read(&body.as_bytes()[..cut]);
                 match ended {
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_not_an_answer_is_refused_with_what_it_says() {
+    fn a_body_that_is_not_an_answer_is_refused_with_its_text() {
         for (body, words) in [
             ("<!doctype html>\n<p>Sign in</p>", "but x/y"),
             ("Not a model server", "it also sent: Not a model server"),

@@ -1,5 +1,5 @@
-//! How long a job waits for a busy server. Pure. The waits are part of an attempt, so they cost
-//! none.
+//! How long a job waits for a busy server. Pure. Waits are part of an attempt, so they do not use
+//! up attempts.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(super) struct BusyBudget {
 }
 
 impl BusyBudget {
-    /// A budget of this much time; jobs with a different `spread` wait differently long.
+    /// A budget of this much time. Jobs with a different `spread` wait for different times.
     pub(super) fn new(remaining: Duration, spread: u32) -> Self {
         Self {
             remaining,
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_not_asked_before_the_time_that_it_gave() {
+    fn a_server_is_not_asked_before_its_retry_after() {
         let asked = Duration::from_secs(7);
         for spread in [0, 1, u32::MAX] {
             let wait = BusyBudget::new(Duration::from_secs(10), spread)

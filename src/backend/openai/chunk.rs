@@ -1,5 +1,5 @@
-//! What one choice of an event carries, in any of the forms that servers use. Pure. It keeps no
-//! state between events.
+//! Reads one choice of an event, in any of the forms that servers use. Pure, without state between
+//! events.
 //!
 //! A server may put text into `delta`, `message` or `text`; `content` may be text, a list of parts,
 //! or one part; reasoning has many names. A form that this file cannot read is an error, so that no
@@ -51,13 +51,13 @@ pub(super) struct Choice {
 pub(super) enum Source {
     #[default]
     Delta,
-    /// A message is whole.
+    /// A complete message.
     Message,
     /// The form of completions without chat.
     Text,
 }
 
-/// What a choice contains instead of a known form.
+/// A choice that is not in a known form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is {1}")]
 pub(super) struct UnreadableChunk(&'static str, &'static str);
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_for_a_missing_reason_is_no_reason() {
+    fn a_text_for_a_missing_reason_is_ignored() {
         let reason = |reason: Value| {
             Choice::read(&json!({"finish_reason": reason}), false)
                 .unwrap()
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_have_one_form() {
+    fn calls_are_normalized() {
         let whole = json!({"id": "a", "function": {"name": "f", "arguments": "{}"}});
         let call = |position| ChunkPart::Call {
             piece: whole.clone(),

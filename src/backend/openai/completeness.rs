@@ -1,8 +1,8 @@
-//! Whether an answer is whole without an end mark. Pure.
+//! Whether an answer is complete without an end mark. Pure.
 //!
 //! Some servers give a `finish_reason` with every piece, with reasoning, or before they are done.
-//! Such a reason proves nothing: after it, only `[DONE]` ends the answer. Otherwise a stream that
-//! was cut would look like a short answer.
+//! Then only `[DONE]` ends the answer: otherwise a stream that was cut would look like a short
+//! answer.
 
 /// What a choice of an event carries besides its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub(super) enum ChoiceContent {
     Nothing,
 }
 
-/// What the events so far say about the answer being whole.
+/// What the events so far show about whether the answer is complete.
 #[derive(Debug, Default)]
 pub(super) struct Completeness {
     /// What the last reason came with; `None` when content followed it.
@@ -21,7 +21,7 @@ pub(super) struct Completeness {
     revoked_with_content: bool,
     /// Content followed a reason that came alone.
     revoked_alone: bool,
-    /// A piece of the answer came without a reason, so that a reason means something.
+    /// A piece of the answer came without a reason, so a later reason is meaningful.
     unnamed: bool,
     /// Usage came after the reason; some servers send it with every piece.
     usage: bool,
@@ -64,9 +64,9 @@ impl Completeness {
         self.usage |= self.reason.is_some();
     }
 
-    /// Whether the answer is whole without an end mark. A reason that came with content proves it
-    /// only if the server does not give one with every piece; the first piece alone cannot show
-    /// that, but its usage does.
+    /// Whether the answer is complete without an end mark. A reason that came with content proves
+    /// it only if the server does not give one with every piece. The first piece alone cannot show
+    /// that, but usage after it does.
     pub(super) fn is_trusted(&self) -> bool {
         let trusted = match self.reason {
             Some(ChoiceContent::Nothing) => {

@@ -1,4 +1,4 @@
-//! The events of an answer become output and an end. Pure: it reads no bytes and waits for nothing.
+//! Turns the events of an answer into output and an end. Pure.
 //!
 //! ```text
 //! content, reasoning, refusal, tool calls ─▶ … ─▶ finish_reason ─▶ usage ─▶ [DONE]
@@ -36,7 +36,7 @@ pub(super) struct Completion {
     events: u64,
     /// How many events were JSON without either.
     others: u64,
-    /// The index of the choice that is put out.
+    /// The index of the choice that is output.
     index: Option<Value>,
     /// An event had choices with different indexes, so that the index also distinguishes those of
     /// later events.
@@ -145,9 +145,9 @@ impl Completion {
         Ok(())
     }
 
-    /// The choices to put out. The request is for one: the only choice of an event is that one,
-    /// whatever its index, which some servers count up. Of several, only those with the first index
-    /// are put out, so that no other choice is mixed into the text.
+    /// The choices to output. The request is for one choice. The only choice of an event is that
+    /// one, with any index, because some servers count up. Of several, only those with the first
+    /// index are output, so that no other choice is mixed into the text.
     fn select<'a>(&mut self, choices: &'a [Value]) -> Vec<&'a Value> {
         let index = |choice: &Value| choice.get("index").cloned().unwrap_or_default();
         let Some(first) = choices.first().map(index) else {
@@ -243,7 +243,7 @@ impl Completion {
         self.done
     }
 
-    /// Whether the answer is whole even if no end mark follows.
+    /// Whether the answer is complete even if no end mark follows.
     pub(super) fn is_trusted(&self) -> bool {
         self.completeness.is_trusted()
     }
@@ -294,7 +294,7 @@ impl Completion {
     }
 }
 
-/// The JSON values of an event's data, those of a list one by one. The error quotes nothing of it.
+/// The JSON values of an event's data; a list is flattened. The error quotes none of the data.
 fn values(data: &str) -> Result<Vec<Value>, serde_json::Error> {
     let marked = surrogates::mark(data);
     let mut found = Vec::new();

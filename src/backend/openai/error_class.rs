@@ -1,7 +1,7 @@
-//! What a model server's error means for the job: whether it can pass. Pure.
+//! Classifies a model server's error: whether another attempt may succeed. Pure.
 //!
-//! Servers follow no common form. A type or a status decides where the server gives one; the text
-//! of its message only where it gives neither, because then nothing else says that it is busy.
+//! Servers have no common format. A type or a status decides if the server gives one. The message
+//! text decides only without both, because then nothing else shows that the server is busy.
 
 use serde_json::Value;
 

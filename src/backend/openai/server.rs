@@ -1,5 +1,5 @@
-//! One question to a model server: sends a request and puts the answer out as it comes. It asks
-//! once; when to ask again is decided elsewhere.
+//! Sends one request to a model server and outputs the answer as it arrives. It does not repeat
+//! requests.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -23,7 +23,7 @@ use crate::config::{REFUSAL_MAX, REFUSAL_WAIT};
 /// Why a server cannot be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenAiError {
-    /// The address cannot be asked.
+    /// The base URL is invalid.
     #[error("the base URL must be an http or https address without user and password")]
     BadBaseUrl,
     /// No header can carry the key.
@@ -39,7 +39,7 @@ pub(super) struct ModelServer {
     client: Client,
     address: Url,
     key: Option<ApiKey>,
-    /// How long the server may send nothing at all.
+    /// How long the server may send nothing.
     silence: Duration,
 }
 
@@ -80,7 +80,7 @@ impl ModelServer {
         })
     }
 
-    /// Asks once and puts the answer out as it comes. `has_output` becomes true with the first
+    /// Asks once and outputs the answer as it arrives. `has_output` becomes true with the first
     /// output.
     pub(super) async fn ask(
         &self,
@@ -99,7 +99,7 @@ impl ModelServer {
         })
     }
 
-    /// The failure as every client may see it: without the key, not too long, and with the address.
+    /// The failure as clients may see it: without the key, shortened, and with the address.
     pub(super) fn shown(&self, failure: Failure) -> Failure {
         let message = match &self.key {
             Some(key) => http::hide(&key.secret, failure.message),
@@ -112,7 +112,7 @@ impl ModelServer {
         }
     }
 
-    /// Puts out an answer whose head has arrived.
+    /// Outputs an answer whose head has arrived.
     async fn relay(
         &self,
         mut response: Response,
@@ -135,7 +135,7 @@ impl ModelServer {
             let events = body.events();
             let mut bytes = &piece[..];
             while body.read_event(&mut bytes, &mut contents)? {
-                put_out(&mut contents, out, has_output).await?;
+                output_all(&mut contents, out, has_output).await?;
             }
             if body.is_done() {
                 break body.end_at_mark(&mut contents)?;
@@ -144,7 +144,7 @@ impl ModelServer {
                 last_event_at = Instant::now();
             }
         };
-        put_out(&mut contents, out, has_output).await?;
+        output_all(&mut contents, out, has_output).await?;
         Ok(finish)
     }
 
@@ -177,9 +177,9 @@ impl ModelServer {
 
     /// The next bytes, or `None` at the end of the body; a failure when neither comes in time.
     ///
-    /// Any bytes show that the server is alive. Once the answer is whole, only an event with a part
-    /// of the answer counts: some servers never close and keep sending heartbeats. A shorter wait
-    /// would cut the answer of a server that gave its reason too early.
+    /// Any bytes show that the server is alive. Once the answer is complete, only events with a
+    /// part of the answer count: some servers never close and keep sending heartbeats. A shorter
+    /// wait would cut the answer of a server that gave its reason too early.
     async fn read(
         &self,
         response: &mut Response,
@@ -210,7 +210,7 @@ fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-async fn put_out(
+async fn output_all(
     contents: &mut Vec<Content>,
     out: &Output,
     has_output: &mut bool,
@@ -222,7 +222,7 @@ async fn put_out(
     Ok(())
 }
 
-/// What an answer that is not a success means for the job.
+/// The fault of a response that is not a success.
 async fn refusal(mut response: Response) -> Fault {
     let status = response.status();
     let what = format!("the model server answered {status}");

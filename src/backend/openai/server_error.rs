@@ -1,5 +1,5 @@
-//! A model server's error: where an answer has one, its message, and the failure that it is. Pure.
-//! Servers follow no common form; only this file knows their fields.
+//! Finds a model server's error in a response, its message, and the failure that it means. Pure.
+//! Servers have no common format; only this file knows their fields.
 
 use serde_json::Value;
 
@@ -11,11 +11,11 @@ use crate::config::MODEL_MESSAGE_MAX;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ServerError {
     pub(super) class: ErrorClass,
-    /// On one line.
+    /// One line.
     pub(super) message: String,
     /// The HTTP status, or the one that an answer with status 200 contains.
     pub(super) status: Option<u16>,
-    /// It may be information and not an error, unless the answer ends with it.
+    /// It may be only information, unless the answer ends with it.
     pub(super) unsure: bool,
 }
 
@@ -68,7 +68,7 @@ const STATUS_FIELDS: [&str; 7] = [
     "errorCode",
 ];
 impl ServerError {
-    /// The error of an answer with this status, which is not a success.
+    /// The error of a response with this status, which is not a success.
     pub(super) fn of_answer(status: u16, body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(body);
         let text = text.trim_start_matches('\u{FEFF}').trim();
@@ -88,7 +88,7 @@ impl ServerError {
 
     /// The error in text that is not JSON.
     pub(super) fn of_text(text: &str, status: Option<u16>) -> Self {
-        // A web page is of no use in a message.
+        // A web page does not help in a message.
         let text = if text.trim_start().starts_with('<') {
             ""
         } else {
@@ -168,7 +168,7 @@ impl ServerError {
         {
             return None;
         }
-        // Only text: an object `message` may be the answer.
+        // Only text: a `message` that is an object may be the answer.
         let scopes = [choice, event];
         let mut texts: Vec<_> = reason
             .into_iter()
@@ -290,7 +290,7 @@ fn line(text: &str) -> String {
     }
 }
 
-/// The text, cut to the length that is passed on.
+/// The text, cut to the maximum length.
 pub(super) fn shorten(mut text: String) -> String {
     if text.len() > MODEL_MESSAGE_MAX {
         text.truncate(text.floor_char_boundary(MODEL_MESSAGE_MAX));

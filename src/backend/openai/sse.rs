@@ -1,9 +1,9 @@
-//! Splits a body's bytes, cut anywhere, into events. Pure. It does not know what events mean, and
-//! skips `id` and `retry`, because a generation cannot be resumed.
+//! Splits a body's bytes into events. Pure. It does not interpret events, and skips `id` and
+//! `retry`, because a generation cannot be resumed.
 //!
-//! The format is section 9.2.6 of the HTML standard, read more generously, because the body decides
-//! and not its Content-Type: JSON without a field (a whole answer, an error, or one object per
-//! line) is an event; so is a field `error`; two objects in consecutive `data` lines are two
+//! The format is section 9.2.6 of the HTML standard, with extensions, because servers send other
+//! formats under any Content-Type: JSON without a field (a whole answer, an error, or one object
+//! per line) is an event; so is a field `error`; two objects in consecutive `data` lines are two
 //! events; a byte order mark and spaces before a field are skipped; bytes that are not UTF-8 become
 //! U+FFFD. It holds at most [`SSE_EVENT_MAX`] bytes.
 
@@ -14,7 +14,7 @@ use crate::config::{MODEL_MESSAGE_MAX, SSE_EVENT_MAX};
 /// One event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SseEvent {
-    /// Its type; empty if the server gave none.
+    /// Its type; empty if it has none.
     pub(super) name: String,
     /// Its `data` lines, joined by newlines.
     pub(super) data: String,
@@ -68,8 +68,8 @@ struct JsonLines {
 }
 
 impl SseParser {
-    /// Takes bytes off the front of `bytes` up to the end of the next event. `None`: all bytes are
-    /// taken, and more are needed.
+    /// Takes bytes off the front of `bytes` up to the end of the next event. `None` if all bytes
+    /// were taken and more are needed.
     pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<SseEvent>, Malformed> {
         loop {
             // While nothing was read, the LF may still come.
@@ -205,7 +205,7 @@ impl JsonLines {
     }
 }
 
-/// The line without spaces and byte order marks at its beginning: some servers write one with each
+/// The line without spaces and byte order marks at its start: some servers write one with each
 /// piece.
 fn field(line: &[u8]) -> &[u8] {
     let mut line = line.trim_ascii_start();
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_ends_with_cr_does_not_wait_for_the_lf_that_may_follow() {
+    fn an_event_that_ends_with_cr_does_not_wait_for_an_lf() {
         let (mut parser, mut bytes) = (SseParser::default(), b"data: a\r\r".as_slice());
         assert_eq!(parser.next(&mut bytes).unwrap().unwrap().data, "a");
         let mut bytes = b"".as_slice();

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::backend::{Failure, FailureCode, surrogates};
 use crate::config::{TOOL_CALLS_MAX, TOOL_PIECE_COST};
 
-/// Calls that are not put out yet, as far as they have arrived.
+/// Calls that were not output yet, as far as they have arrived.
 #[derive(Debug, Default)]
 pub(super) struct ToolCalls {
     calls: Vec<PartialCall>,
@@ -38,8 +38,8 @@ impl ToolCalls {
     /// without distinct indexes.
     ///
     /// A piece belongs to the call with its id. Otherwise it belongs to the last call of its slot,
-    /// whatever its id, unless its name begins another one: some servers give each piece an id of
-    /// its own, and some give several calls the index 0, or none.
+    /// even with another id, unless its name begins a new call: some servers give each piece its
+    /// own id, and some give several calls the index 0, or no index.
     pub(super) fn push(&mut self, piece: &Value, position: Option<usize>) -> Result<(), Failure> {
         self.bytes += piece.to_string().len() + TOOL_PIECE_COST;
         if self.bytes > TOOL_CALLS_MAX {
@@ -85,7 +85,7 @@ impl ToolCalls {
         Ok(())
     }
 
-    /// Whether the arguments of every call are complete, so that no piece can follow.
+    /// Whether the arguments of every call are complete, so that no more pieces can follow.
     pub(super) fn are_whole(&self) -> bool {
         self.calls
             .iter()
@@ -121,8 +121,7 @@ fn begins_another(call: &Map<String, Value>, piece: &Map<String, Value>) -> bool
         return false;
     }
     let other_id = !id.is_empty() && !known_id.is_empty();
-    // The same name again may be a head that is repeated, unless the call before has everything
-    // that it can have.
+    // The same name again may be a repeated head, unless the previous call is already complete.
     name != known
         || is_json(gathered) && (other_id || !arguments.is_empty() && arguments != gathered)
 }
@@ -135,7 +134,7 @@ fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> &'a str {
     fields.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// A text of a call's function.
+/// A text field of a call's function.
 fn function<'a>(call: &'a Map<String, Value>, name: &str) -> &'a str {
     call.get("function")
         .and_then(|function| function.get(name))
@@ -154,8 +153,8 @@ fn arguments_as_text(piece: &mut Map<String, Value>) {
     }
 }
 
-/// Adds a piece to a call: text is appended, except in fields that come whole and that some servers
-/// repeat.
+/// Adds a piece to a call: text is appended, except in fields that are sent whole and that some
+/// servers repeat.
 fn merge(fields: &mut Map<String, Value>, piece: Map<String, Value>) {
     for (name, value) in piece {
         match (fields.get_mut(&name), value) {
@@ -222,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_that_repeat_the_head_or_give_no_index_are_understood() {
+    fn a_repeated_head_and_a_missing_index_are_accepted() {
         let repeated = |text: &str| json!({"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": text}});
         assert_eq!(
             gathered(&[repeated("{"), repeated("}")]),

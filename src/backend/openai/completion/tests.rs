@@ -96,7 +96,7 @@ fn reasoning_is_a_channel_of_its_own_under_either_name() {
 }
 
 #[test]
-fn tool_calls_are_put_out_whole_and_in_order() {
+fn tool_calls_are_output_whole_and_in_order() {
     let piece = |index: u64, id: Value, arguments: &str| {
         delta(
             &json!({"tool_calls": [{"index": index, "id": id, "type": "function",
