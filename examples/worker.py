@@ -40,7 +40,7 @@ IN_FLIGHT = 10164  # The error of a cluster that is still storing an earlier pub
 
 class Lost(Exception): """Another worker has the job, or it has ended: stop, and ack nothing."""
 class Cancelled(Exception): """The log ends with a request to cancel the job."""
-class TooLarge(Exception): """No log accepts this event, however often it is tried."""
+class TooLarge(Exception): """The event is too large for any log."""
 class GiveBack(Exception): """The queue should deliver the job again after this many seconds."""
 
 
@@ -89,7 +89,7 @@ class Job:
         self.id = self.job["job"]
         shard = zlib.crc32(self.id.encode()) % shards
         self.stream, self.subject = f"{PREFIX.upper()}_CHUNKS_{shard}", f"{PREFIX}.chunks.{shard}.{self.id}"
-        self.pos, self.seq, self.attempt, self.last = 0, 0, 0, None  # Where the log ends, and with which event.
+        self.stream_seq, self.seq, self.attempt, self.last = 0, 0, 0, None  # Where the log ends, and with which event.
         self.text, self.result, self.look, self.news = "", None, False, asyncio.Event()
         self.end = message.metadata.timestamp.timestamp() + (self.job.get("timeout_ms") or 1e15) / 1000
         self.silence, self.kept = (self.job.get("silence_timeout_ms") or 1e15) / 1000, time.time()
@@ -103,17 +103,17 @@ class Job:
         if len(data) > min(EVENT_MAX, nc.max_payload - 1024):
             raise TooLarge(f"the event {type} is too large: it has {len(data)} bytes")
         while True:
-            fence = {"Nats-Expected-Last-Subject-Sequence": str(self.pos)}  # Refused unless the log still ends there.
+            fence = {"Nats-Expected-Last-Subject-Sequence": str(self.stream_seq)}  # Refused unless the log still ends there.
             try:
-                return self.stand((await js.publish(self.subject, data, headers=fence)).seq, event)
+                return self.advance((await js.publish(self.subject, data, headers=fence)).seq, event)
             except NO_ANSWER as error:  # Refused, or it is unknown whether it was stored: the log shows it.
                 if getattr(error, "err_code", None) != IN_FLIGHT and await self.check(data):
                     return
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
 
-    def stand(self, pos, event):  # The log ends with this event, at this stream sequence.
-        self.pos, self.seq, self.attempt, self.last = pos, event["seq"], event["attempt"], event
+    def advance(self, stream_seq, event):  # The log ends with this event, at this stream sequence.
+        self.stream_seq, self.seq, self.attempt, self.last = stream_seq, event["seq"], event["attempt"], event
 
     async def read(self):  # From the stream's leader: a replica may be behind.
         return await answer(js.get_last_msg, self.stream, self.subject)
@@ -121,14 +121,14 @@ class Job:
     async def check(self, data=None):
         """Whether the log ends with `data`, which we published. Raises if another client has written."""
         message = await self.read()
-        if message is None or message.seq == self.pos:
-            self.pos = message.seq if message else 0  # All events have expired; their numbers go on.
+        if message is None or message.seq == self.stream_seq:
+            self.stream_seq = message.seq if message else 0  # All events have expired; sequence numbers continue.
             return False
         event = decode(message.data)
         cancelled = event["type"] == "job:cancel-requested:v1" and event["attempt"] == self.attempt
         if message.data != data and not cancelled:
             raise Lost
-        self.stand(message.seq, event)
+        self.advance(message.seq, event)
         if cancelled:
             raise Cancelled
         return True
@@ -136,17 +136,17 @@ class Job:
     async def is_exhausted(self):  # Attempts that a stopping worker handed back do not count.
         if self.attempt < ATTEMPTS:
             return False
-        events, handed_back, left = await js.subscribe(self.subject, stream=self.stream, ordered_consumer=True), 0, 1
+        events, handed_back, remaining = await js.subscribe(self.subject, stream=self.stream, ordered_consumer=True), 0, 1
         try:
-            while left:
+            while remaining:
                 message = await events.next_msg(timeout=5)
                 handed_back += decode(message.data).get("code") == "handed_back"
-                left = message.metadata.num_pending
+                remaining = message.metadata.num_pending
         finally:
             await events.unsubscribe()
         return self.attempt - handed_back >= ATTEMPTS
 
-    # -- Its life: claim, run, end.
+    # -- Claim, run, end.
 
     async def claim(self):
         """Makes this worker the job's owner. False: the job has ended."""
@@ -166,8 +166,8 @@ class Job:
                         await self.append(type, **fields)
                         return False
                     continue
-                self.stand(message.seq, decode(message.data))
-                type, end, restarted = self.last["type"], None, seen not in (None, self.pos)
+                self.advance(message.seq, decode(message.data))
+                type, end, restarted = self.last["type"], None, seen not in (None, self.stream_seq)
                 wait = (self.last["ts"] + self.last.get("delay_ms", 0)) / 1000 - time.time()
                 if type in ("job:done:v1", "job:failed:v1", "job:cancelled:v1"):
                     return False
@@ -184,7 +184,7 @@ class Job:
                 if end:
                     await self.append(end[0], **end[1])
                     return False
-                self.attempt, seen = self.attempt + 1, self.pos
+                self.attempt, seen = self.attempt + 1, self.stream_seq
                 await self.append("job:started:v1", kind=KIND, worker=NAME, continues=False)  # The previous owner is refused from now on.
                 return True
             except (Lost, Cancelled):
@@ -245,8 +245,8 @@ class Job:
             if await answer(self.is_exhausted):
                 type, fields = failed("attempts_exhausted", f"no attempt succeeded; the last one: {fields['message']}")
             else:
-                left = max(0, int((self.end - time.time()) * 1000))
-                fields["delay_ms"] = min(1000 * 2 ** (self.attempt - 1), 60_000, left)
+                remaining = max(0, int((self.end - time.time()) * 1000))
+                fields["delay_ms"] = min(1000 * 2 ** (self.attempt - 1), 60_000, remaining)
         try:
             await self.append(type, **fields)
         except Cancelled:

@@ -1,13 +1,13 @@
 //! Requests to JetStream and their answers. It does not know jobs or events.
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::{Client, HeaderMap, Message, RequestErrorKind};
+use async_nats::{Client, HeaderMap, Message, RequestErrorKind, Subscriber};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::error::NatsError;
+use super::error::{NatsError, unavailable};
 use super::names;
 use crate::config::{REQUEST_LATE, REQUEST_WAIT};
 use crate::source::Unavailable;
@@ -42,7 +42,6 @@ pub(super) async fn send(
     headers: Option<HeaderMap>,
     payload: Bytes,
 ) -> Result<Message, Unanswered> {
-    let unavailable = |text: String| Unanswered::Unavailable(Unavailable(text));
     let mut request = async_nats::Request::new()
         .payload(payload)
         .timeout(Some(REQUEST_WAIT));
@@ -55,17 +54,23 @@ pub(super) async fn send(
     match timeout(limit, client.send_request(subject, request)).await {
         Ok(Ok(message)) => Ok(message),
         Ok(Err(error)) => Err(match error.kind() {
-            RequestErrorKind::NoResponders => unavailable(
-                "no server answers: JetStream is off, or the stream is missing or has no leader"
-                    .into(),
-            ),
+            RequestErrorKind::NoResponders => Unanswered::Unavailable(unavailable(
+                "no server answers: JetStream is off, or the stream is missing or has no leader",
+            )),
             RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
                 Unanswered::Unsendable(error.to_string())
             }
-            RequestErrorKind::TimedOut | RequestErrorKind::Other => unavailable(error.to_string()),
+            RequestErrorKind::TimedOut | RequestErrorKind::Other => {
+                Unanswered::Unavailable(unavailable(error))
+            }
         }),
-        Err(_) => Err(unavailable("no answer in time".into())),
+        Err(_) => Err(Unanswered::Unavailable(unavailable("no answer in time"))),
     }
+}
+
+/// Subscribes to a subject.
+pub(super) async fn subscribe(client: &Client, subject: String) -> Result<Subscriber, Unavailable> {
+    client.subscribe(subject).await.map_err(unavailable)
 }
 
 /// An error that JetStream returns.

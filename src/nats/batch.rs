@@ -6,8 +6,9 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
+use super::error::unavailable;
 use super::message::number;
-use super::names;
+use super::{api, names};
 use crate::config::REQUEST_WAIT;
 use crate::source::Unavailable;
 
@@ -30,17 +31,13 @@ pub(super) async fn batch(
     stream: &str,
     get: Bytes,
 ) -> Result<MessageBatch, Unavailable> {
-    let broken = |error: &dyn std::fmt::Display| Unavailable(error.to_string());
     let inbox = client.new_inbox();
-    let mut answers = client
-        .subscribe(inbox.clone())
-        .await
-        .map_err(|error| broken(&error))?;
+    let mut answers = api::subscribe(client, inbox.clone()).await?;
     let subject = names::api(&format!("DIRECT.GET.{stream}"));
     client
         .publish_with_reply(subject, inbox, get)
         .await
-        .map_err(|error| broken(&error))?;
+        .map_err(unavailable)?;
     let mut messages = Vec::new();
     let mut before = 0;
     loop {

@@ -4,6 +4,7 @@
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
+use super::error::unavailable;
 use super::queue::Queue;
 use super::tip::Tip;
 use super::writer::{AppendError, EventWriter};
@@ -111,6 +112,6 @@ fn written(outcome: Result<(), AppendError>) -> Result<bool, Unavailable> {
         Ok(()) => Ok(true),
         Err(AppendError::Superseded | AppendError::CancelRequested) => Ok(false),
         Err(AppendError::Unavailable(error)) => Err(error),
-        Err(AppendError::Unwritable(error)) => Err(Unavailable(error.to_string())),
+        Err(AppendError::Unwritable(error)) => Err(unavailable(error)),
     }
 }

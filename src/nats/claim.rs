@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connect::Nats;
 use super::delivery::Delivery;
-use super::error::NatsError;
+use super::error::{NatsError, unavailable};
 use super::setup;
 use crate::config::{CLAIM_LATE, CLAIM_WAIT, REQUEST_WAIT};
 use crate::source::Unavailable;
@@ -51,18 +51,17 @@ impl Claim {
     pub async fn open(nats: &Nats, kind: &Kind, ack_wait: Duration) -> Result<Self, NatsError> {
         nats.patiently(|| setup::ensure_kind(&nats.work, &nats.names, kind, ack_wait))
             .await?;
-        let broken = |error: String| NatsError::Unavailable(Unavailable(error));
         let context = jetstream::new(nats.work.clone());
         let stream = context
             .get_stream_no_info(nats.names.jobs_stream())
             .await
-            .map_err(|error| broken(error.to_string()))?;
+            .map_err(unavailable)?;
         let consumer: PullConsumer = nats
             .patiently(|| async {
                 stream
                     .get_consumer(kind.as_str())
                     .await
-                    .map_err(|error| broken(error.to_string()))
+                    .map_err(|error| unavailable(error).into())
             })
             .await?;
         Ok(Self {
@@ -111,7 +110,7 @@ impl Claim {
                 }
                 Some(Err(error)) => {
                     self.fetch = None;
-                    return Err(Unavailable(error.to_string()));
+                    return Err(unavailable(error));
                 }
                 None => self.fetch = None,
             }
@@ -132,7 +131,7 @@ impl Claim {
         let batch = timeout(REQUEST_WAIT, fetch)
             .await
             .map_err(|_| Unavailable("no answer in time".into()))?;
-        let batch = batch.map_err(|error| Unavailable(error.to_string()))?;
+        let batch = batch.map_err(unavailable)?;
         // Now the request was sent over the current connection, or is lost.
         self.flush().await?;
         Ok(Fetch {
@@ -144,11 +143,7 @@ impl Claim {
 
     /// Waits until all requests are sent.
     async fn flush(&self) -> Result<(), Unavailable> {
-        self.nats
-            .work
-            .flush()
-            .await
-            .map_err(|error| Unavailable(error.to_string()))
+        self.nats.work.flush().await.map_err(unavailable)
     }
 
     /// Stops claiming, and gives back jobs that arrived and were not used.

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+use super::api;
 use super::connect::Nats;
 use super::queue::Queue;
 use crate::config::{CONTROL_SIGNAL_WAIT, OWNER_ANSWER_WAIT, OWNER_BACK_WAIT};
@@ -51,8 +52,7 @@ impl Control {
     pub(super) async fn open(nats: &Nats, job: &JobId) -> Result<Self, Unavailable> {
         let mut back = nats.work_reconnected.clone();
         back.mark_unchanged();
-        let subscribed = nats.work.subscribe(nats.names.control(job)).await;
-        let signals = subscribed.map_err(|error| Unavailable(error.to_string()))?;
+        let signals = api::subscribe(&nats.work, nats.names.control(job)).await?;
         Ok(Self {
             client: nats.work.clone(),
             signals,
@@ -93,7 +93,7 @@ impl Queue {
             .await
             .is_ok_and(|sent| sent.is_ok())
         {
-            debug!(%job, "no control signal was sent; the worker finds out at its next publish");
+            debug!(%job, "could not send a control signal; the worker finds out at its next publish");
         }
     }
 

@@ -1,5 +1,6 @@
 //! Errors between this process and the broker. Public codes are derived from them elsewhere.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use async_nats::jetstream::ErrorCode;
@@ -117,6 +118,11 @@ impl NatsError {
             | Self::NoSpace { .. } => false,
         }
     }
+}
+
+/// An error of the client library as [`Unavailable`].
+pub(super) fn unavailable(error: impl Display) -> Unavailable {
+    Unavailable(error.to_string())
 }
 
 impl From<NatsError> for Unavailable {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::log::Log;
 use super::message::number;
-use super::names;
+use super::{api, names};
 use crate::source::{Signal, Tail, Unavailable};
 use crate::wire::{JobId, Stored};
 
@@ -37,12 +37,7 @@ impl Log {
         for count in &mut disturbed {
             count.mark_unchanged();
         }
-        let live = self
-            .nats
-            .live
-            .subscribe(subject)
-            .await
-            .map_err(|error| Unavailable(error.to_string()))?;
+        let live = api::subscribe(&self.nats.live, subject).await?;
         // When this request on the same connection is answered, the server has seen the
         // subscription. `flush` would only empty the socket's buffer.
         let last = self.last_of_any(&self.nats.live, job).await?;

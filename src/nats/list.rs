@@ -64,7 +64,7 @@ struct Streams {
 enum WindowRead {
     /// All its messages.
     All(Vec<ShardMessage>),
-    /// Only the first messages, this many: all of them would have too many bytes.
+    /// Only this many messages, because the window has too many bytes.
     Part(usize),
 }
 

@@ -2,6 +2,7 @@
 
 use async_nats::HeaderMap;
 
+use super::error::unavailable;
 use super::log::Log;
 use super::message::{GetMessage, ask_leader};
 use super::names;
@@ -59,10 +60,9 @@ impl Queue {
         job: &JobId,
         submission: &Submission,
     ) -> Result<SubmitOutcome, Unavailable> {
-        let broken = |error: &dyn std::fmt::Display| Unavailable(error.to_string());
         // Checked before anything is stored: a queued job whose log cannot be written can only be
         // ended.
-        let size = stored_len(job, submission).map_err(|error| broken(&error))?;
+        let size = stored_len(job, submission).map_err(unavailable)?;
         let limit = self.log.event_max();
         if size > limit {
             return Ok(SubmitOutcome::TooLarge { size, limit });
@@ -70,8 +70,7 @@ impl Queue {
         if let Some(known) = self.known_to_log(job, submission).await? {
             return Ok(known);
         }
-        let payload =
-            serde_json::to_vec(&QueuedJob::new(job, submission)).map_err(|error| broken(&error))?;
+        let payload = serde_json::to_vec(&QueuedJob::new(job, submission)).map_err(unavailable)?;
         let mut headers = HeaderMap::new();
         headers.insert(names::MESSAGE_ID, job.as_str());
         let nats = &self.log.nats;

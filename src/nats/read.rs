@@ -13,10 +13,10 @@ use super::batch::{MessageBatch, batch};
 use super::listing_slots::ListingSlots;
 use super::log::Log;
 use super::message::{GetMessage, number};
-use super::names;
 use super::queue::Queue;
 use super::read_slots::ReadSlots;
 use super::scan::SharedScan;
+use super::{api, names};
 use crate::budget::Budget;
 use crate::config::{READS_PER_SHARD, SCAN_ROOM};
 use crate::runtime::Tasks;
@@ -133,8 +133,7 @@ async fn elections(
     tasks: &Tasks,
 ) -> Result<watch::Receiver<u64>, Unavailable> {
     let subject = names::leader_elected(stream);
-    let subscribed = log.nats.live.subscribe(subject).await;
-    let mut advisories = subscribed.map_err(|error| Unavailable(error.to_string()))?;
+    let mut advisories = api::subscribe(&log.nats.live, subject).await?;
     let (count, elections) = watch::channel(0);
     let stream = stream.to_owned();
     tasks.spawn_until_stop(async move {

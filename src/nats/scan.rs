@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
+use super::error::unavailable;
 use super::log::Log;
 use super::message::confirmed;
 use super::{info, names};
@@ -153,8 +154,8 @@ impl SharedScan {
                     stalled = Instant::now() + SCAN_STALL;
                     expected += 1;
                     let message = message
-                        .ok_or_else(|| interrupted("the consumer ended"))?
-                        .map_err(interrupted)?;
+                        .ok_or_else(|| unavailable("the consumer ended"))?
+                        .map_err(unavailable)?;
                     if !self.deliver(&mut pass, &message, expected)? {
                         break;
                     }
@@ -163,7 +164,7 @@ impl SharedScan {
                     pass.flush();
                     self.queue.join_late(&mut pass);
                 }
-                () = sleep_until(stalled) => return Err(interrupted("no message arrived")),
+                () = sleep_until(stalled) => return Err(unavailable("no message arrived")),
             }
         }
         pass.flush();
@@ -178,9 +179,9 @@ impl SharedScan {
         message: &Message,
         expected: u64,
     ) -> Result<bool, Unavailable> {
-        let info = message.info().map_err(interrupted)?;
+        let info = message.info().map_err(unavailable)?;
         if info.consumer_sequence != expected {
-            return Err(interrupted("messages were lost"));
+            return Err(unavailable("messages were lost"));
         }
         let stream_seq = info.stream_sequence;
         pass.deliver(names::job_of(&message.subject), stream_seq, |job| {
@@ -200,7 +201,7 @@ impl SharedScan {
         let stream = context
             .get_stream_no_info(&self.stream)
             .await
-            .map_err(interrupted)?;
+            .map_err(unavailable)?;
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
             ack_policy: AckPolicy::None,
@@ -209,15 +210,11 @@ impl SharedScan {
             memory_storage: true,
             ..pull::Config::default()
         };
-        let consumer: PullConsumer = stream.create_consumer(config).await.map_err(interrupted)?;
+        let consumer: PullConsumer = stream.create_consumer(config).await.map_err(unavailable)?;
         let pulls = consumer
             .stream()
             .max_messages_per_batch(SCAN_PULL)
             .max_bytes_per_batch(SCAN_PULL_BYTES);
-        pulls.messages().await.map_err(interrupted)
+        pulls.messages().await.map_err(unavailable)
     }
-}
-
-fn interrupted(error: impl std::fmt::Display) -> Unavailable {
-    Unavailable(error.to_string())
 }

@@ -5,9 +5,9 @@ use async_nats::Subscriber;
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
-use super::names;
 use super::queue::Queue;
 use super::ready::answers;
+use super::{api, names};
 use crate::source::{SubmitSignal, SubmitSignals, Unavailable};
 
 /// The subscription to submissions.
@@ -21,18 +21,13 @@ pub struct LiveSubmitSignals {
 impl Queue {
     /// See [`EventSource::submit_signals`](crate::source::EventSource::submit_signals).
     pub(super) async fn submit_signals(&self) -> Result<LiveSubmitSignals, Unavailable> {
-        let mut reconnected = self.log.nats.reconnected.clone();
+        let nats = &self.log.nats;
+        let mut reconnected = nats.reconnected.clone();
         reconnected.mark_unchanged();
-        let subscribed = self
-            .log
-            .nats
-            .live
-            .subscribe(self.log.nats.names.submitted())
-            .await;
-        let live = subscribed.map_err(|error| Unavailable(error.to_string()))?;
+        let live = api::subscribe(&nats.live, nats.names.submitted()).await?;
         // When this request on the same connection is answered, the server has seen the
         // subscription.
-        if !answers(&self.log.nats.live, self.log.nats.names.ready()).await {
+        if !answers(&nats.live, nats.names.ready()).await {
             return Err(Unavailable(
                 "the connection for live messages does not answer".into(),
             ));

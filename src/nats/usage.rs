@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
 
+use super::error::unavailable;
 use super::features::Features;
 use super::info::{self, ConsumerInfo};
 use super::queue::{Queue, SubmitOutcome};
@@ -103,8 +104,7 @@ impl Queue {
         submission: &Submission,
         usage: &QueueUsage,
     ) -> Result<SubmitOutcome, Unavailable> {
-        let size =
-            codec::json_len(&submission.input).map_err(|error| Unavailable(error.to_string()))?;
+        let size = codec::json_len(&submission.input).map_err(unavailable)?;
         if usage.has_room(size) {
             return self.submit(job, submission).await;
         }

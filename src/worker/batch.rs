@@ -129,17 +129,23 @@ mod tests {
         Piece { content, room }
     }
 
+    fn text_piece(channel: Channel, text: &str) -> Piece {
+        let content = Content::Text {
+            channel,
+            text: text.into(),
+        };
+        piece(content, text.len() as u32)
+    }
+
     fn batch_with(room: &Arc<Semaphore>, texts: &[&str]) -> OutputBatch {
         let mut batch = OutputBatch::new(FLUSH);
         for text in texts {
-            let room = Arc::clone(room)
-                .try_acquire_many_owned(text.len() as u32)
-                .unwrap();
-            let content = Content::Text {
-                channel: Channel::Output,
-                text: (*text).to_owned(),
-            };
-            batch.push(Piece { content, room });
+            batch.push(Piece {
+                room: Arc::clone(room)
+                    .try_acquire_many_owned(text.len() as u32)
+                    .unwrap(),
+                ..text_piece(Channel::Output, text)
+            });
         }
         batch
     }
@@ -160,13 +166,7 @@ mod tests {
         drop(batch.next_event(now).unwrap());
         assert_eq!(batch.due(now), None);
         let later = now + Duration::from_millis(30);
-        batch.push(piece(
-            Content::Text {
-                channel: Channel::Output,
-                text: "b".into(),
-            },
-            1,
-        ));
+        batch.push(text_piece(Channel::Output, "b"));
         assert_eq!(batch.due(later), Some(now + FLUSH.interval));
         let quiet = now + Duration::from_secs(5);
         assert_eq!(batch.due(quiet), Some(quiet));
@@ -178,13 +178,7 @@ mod tests {
         let now = Instant::now();
         let mut batch = batch_with(&room, &["a"]);
         drop(batch.next_event(now).unwrap());
-        batch.push(piece(
-            Content::Text {
-                channel: Channel::Output,
-                text: "0123456789".into(),
-            },
-            10,
-        ));
+        batch.push(text_piece(Channel::Output, "0123456789"));
         assert_eq!(batch.due(now), Some(now));
     }
 
@@ -202,48 +196,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn channels_and_data_keep_their_order() {
         let mut batch = OutputBatch::new(FLUSH);
-        batch.push(piece(
-            Content::Text {
-                channel: Channel::Reasoning,
-                text: "hm".into(),
-            },
-            2,
-        ));
-        batch.push(piece(
-            Content::Text {
-                channel: Channel::Output,
-                text: "yes".into(),
-            },
-            3,
-        ));
+        batch.push(text_piece(Channel::Reasoning, "hm"));
+        batch.push(text_piece(Channel::Output, "yes"));
         batch.push(piece(Content::Data(json!(1)), 1));
-        batch.push(piece(
-            Content::Text {
-                channel: Channel::Output,
-                text: "!".into(),
-            },
-            1,
-        ));
+        batch.push(text_piece(Channel::Output, "!"));
         let now = Instant::now();
         let bodies: Vec<Body> = std::iter::from_fn(|| batch.next_event(now))
             .map(|(body, _)| body)
             .collect();
+        let chunk = |channel, text: &str| Body::Chunk {
+            text: text.into(),
+            channel,
+        };
         assert_eq!(
             bodies,
             [
-                Body::Chunk {
-                    text: "hm".into(),
-                    channel: Channel::Reasoning
-                },
-                Body::Chunk {
-                    text: "yes".into(),
-                    channel: Channel::Output
-                },
+                chunk(Channel::Reasoning, "hm"),
+                chunk(Channel::Output, "yes"),
                 Body::Data { data: json!(1) },
-                Body::Chunk {
-                    text: "!".into(),
-                    channel: Channel::Output
-                },
+                chunk(Channel::Output, "!"),
             ]
         );
     }
@@ -253,13 +224,7 @@ mod tests {
         let mut batch = OutputBatch::new(FLUSH);
         let half = "x".repeat(CHUNK_MAX / 2 + 1);
         for _ in 0..3 {
-            batch.push(piece(
-                Content::Text {
-                    channel: Channel::Output,
-                    text: half.clone(),
-                },
-                half.len() as u32,
-            ));
+            batch.push(text_piece(Channel::Output, &half));
         }
         let now = Instant::now();
         let sizes: Vec<usize> = std::iter::from_fn(|| batch.next_event(now))

@@ -133,19 +133,22 @@ mod tests {
     use super::*;
     use crate::wire::Seq;
 
-    #[test]
-    fn a_callback_reports_how_the_job_ended_without_its_output() {
-        let body = Body::Done {
-            usage: Some(json!({"words": 3})),
-            finish_reason: Some("stop".into()),
-        };
-        let end = Event {
+    fn end(body: Body) -> Event {
+        Event {
             body,
             job: "j".parse().unwrap(),
             seq: Seq(9),
             attempt: 2,
             ts: 7,
-        };
+        }
+    }
+
+    #[test]
+    fn a_callback_reports_how_the_job_ended_without_its_output() {
+        let end = end(Body::Done {
+            usage: Some(json!({"words": 3})),
+            finish_reason: Some("stop".into()),
+        });
         let expected = json!({"url": "http://h/", "type": "job.done", "data": {"id": "j", "kind": "k",
             "status": "done", "attempt": 2, "seq": 9, "error": null, "usage": {"words": 3},
             "finish_reason": "stop", "ended_at": 7}});
@@ -154,16 +157,9 @@ mod tests {
 
     #[test]
     fn a_final_event_that_is_too_large_is_reported_without_its_details() {
-        let of = |body| Event {
-            body,
-            job: "j".parse().unwrap(),
-            seq: Seq(9),
-            attempt: 2,
-            ts: 7,
-        };
         let kind = "k".parse().unwrap();
-        let said = |body| input("http://h/", &kind, &without_details(of(body)))["data"].clone();
-        let done = said(Body::Done {
+        let report = |body| input("http://h/", &kind, &without_details(end(body)))["data"].clone();
+        let done = report(Body::Done {
             usage: Some(json!(vec![0.5; 100_000])),
             finish_reason: Some("r".repeat(1 << 20)),
         });
@@ -171,12 +167,11 @@ mod tests {
             (&done["status"], &done["usage"]),
             (&json!("done"), &json!(null))
         );
-        let failure = JobFailure {
+        let failed = report(Body::Failed(JobFailure {
             code: "c".into(),
             message: "m".repeat(1 << 20),
             retryable: false,
-        };
-        let failed = said(Body::Failed(failure));
+        }));
         assert_eq!(
             (&failed["status"], &failed["error"]["code"]),
             (&json!("failed"), &json!("c"))

@@ -3,9 +3,9 @@
 //! that it owns the job.
 //!
 //! ```text
-//! the queue ──▶ another worker ── "is attempt 2 alive?" on the job's control subject ──▶ owner ── checks the log
-//!                  │ an answer: leaves the job to the owner                                                │
-//!                  └ none within a second: takes the job over ◀── no answer if the log has another owner ──┘
+//! the queue ──▶ another worker ── "is attempt 2 alive?" on the job's control subject ──▶ owner ─── checks the log
+//!                  │ an answer: leaves the job to the owner                                              │
+//!                  └ none within a second: takes the job over ◀── no answer if the log has another owner ┘
 //! ```
 
 use std::convert::Infallible;
