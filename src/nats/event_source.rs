@@ -53,6 +53,6 @@ impl EventSource for Reader {
     }
 
     fn undecodable(&self, job: &JobId, stream_seq: StreamSeq, why: &Unreadable) {
-        self.log.note(job, stream_seq, why);
+        self.log.note_undecodable(job, stream_seq, why);
     }
 }

@@ -195,7 +195,7 @@ impl Log {
             return Ok(At::NotYet);
         }
         let of_job = header(&answer, names::SUBJECT) == Some(&self.subject(job));
-        let event = of_job.then(|| self.stored(job, &answer)).flatten();
+        let event = of_job.then(|| self.decode_message(job, &answer)).flatten();
         Ok(event.map_or(At::Other, |event| At::Event(event.into())))
     }
 
@@ -216,7 +216,7 @@ impl Log {
         let get = GetMessage::at(stream_seq);
         match ask_leader(&self.nats.work, &stream, &get).await? {
             Some(message) if message.subject == self.subject(job) => {
-                let event = self.read(job, &message).event;
+                let event = self.decode_answer(job, &message).event;
                 Ok(event.map_or(At::Other, |event| At::Event(event.into())))
             }
             Some(_) => Ok(At::Other),
@@ -245,7 +245,7 @@ impl Log {
         get: &GetMessage<'_>,
     ) -> Result<Option<FoundMessage>, Unavailable> {
         let message = ask_leader(&self.nats.work, &self.stream(job), get).await?;
-        Ok(message.map(|message| self.read(job, &message)))
+        Ok(message.map(|message| self.decode_answer(job, &message)))
     }
 
     async fn direct(
@@ -262,7 +262,7 @@ impl Log {
                     .ok_or_else(|| Unavailable("a message has no stream sequence".into()))?;
                 Ok(Some(FoundMessage {
                     stream_seq,
-                    event: self.stored(job, &answer),
+                    event: self.decode_message(job, &answer),
                 }))
             }
             Some(StatusCode::NOT_FOUND) => Ok(None),
@@ -278,12 +278,12 @@ impl Log {
     }
 
     /// Counts a message that a reader skips.
-    pub(super) fn note(&self, job: &JobId, stream_seq: StreamSeq, why: &Unreadable) {
+    pub(super) fn note_undecodable(&self, job: &JobId, stream_seq: StreamSeq, why: &Unreadable) {
         self.undecodable.note(job, stream_seq, why);
     }
 
     /// Decodes a message of a direct get. An undecodable one is counted, and `None` is returned.
-    pub(super) fn stored(&self, job: &JobId, message: &Message) -> Option<Stored> {
+    pub(super) fn decode_message(&self, job: &JobId, message: &Message) -> Option<Stored> {
         let stream_seq = number(message, names::SEQUENCE)?;
         let prev = confirmed(message.headers.as_ref());
         self.decode(job, stream_seq, &message.payload, prev)
@@ -301,11 +301,11 @@ impl Log {
         let decoded = Stored::decode(job, stream_seq, Bytes::copy_from_slice(payload));
         decoded
             .map(|event| event.after(prev))
-            .inspect_err(|why| self.note(job, stream_seq, why))
+            .inspect_err(|why| self.note_undecodable(job, stream_seq, why))
             .ok()
     }
 
-    fn read(&self, job: &JobId, message: &LeaderMessage) -> FoundMessage {
+    fn decode_answer(&self, job: &JobId, message: &LeaderMessage) -> FoundMessage {
         let stream_seq = message.stream_seq;
         FoundMessage {
             stream_seq,

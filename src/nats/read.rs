@@ -102,7 +102,7 @@ impl Reader {
         let events = page
             .messages
             .iter()
-            .filter_map(|message| self.log.stored(job, message));
+            .filter_map(|message| self.log.decode_message(job, message));
         // Of the last message, not the last event: a page may hold none.
         let last = page
             .messages

@@ -231,7 +231,7 @@ impl LogReplay {
         let event = self.read.pop_front()?;
         if !is_next {
             let log = &self.reader.log;
-            log.note(&self.job, event.stream_seq, &Unreadable::OutOfOrder);
+            log.note_undecodable(&self.job, event.stream_seq, &Unreadable::OutOfOrder);
             self.chain.skip(event.stream_seq);
             return None;
         }

@@ -29,7 +29,7 @@ pub enum Tip {
 }
 
 /// The state of a search through a part of a job's log.
-struct Look {
+struct TipSearch {
     /// The chain of events; `None` until two messages confirm each other.
     chain: Option<Chain>,
     /// The chain after the previous message, if it is an event.
@@ -86,7 +86,7 @@ impl Log {
                     fence,
                 });
             }
-            if let Some(tip) = self.look_back(job, fence).await? {
+            if let Some(tip) = self.search_back(job, fence).await? {
                 return Ok(tip);
             }
             if Instant::now() >= deadline {
@@ -112,7 +112,7 @@ impl Log {
     }
 
     /// Whether the message at `stream_seq` of the job's shard has expired.
-    async fn is_gone(&self, job: &JobId, stream_seq: StreamSeq) -> Result<bool, Unavailable> {
+    async fn is_removed(&self, job: &JobId, stream_seq: StreamSeq) -> Result<bool, Unavailable> {
         Ok(matches!(self.at(job, stream_seq).await?, At::Removed))
     }
 
@@ -125,11 +125,9 @@ impl Log {
         match class {
             MessageClass::Next => Ok(true),
             MessageClass::Undecodable => Ok(false),
-            MessageClass::IfStored(stream_seq) => Ok(!self.is_gone(job, stream_seq).await?),
-            MessageClass::IfExpired([one, other]) => {
-                Ok(self.is_gone(job, one).await?
-                    || one != other && self.is_gone(job, other).await?)
-            }
+            MessageClass::IfStored(stream_seq) => Ok(!self.is_removed(job, stream_seq).await?),
+            MessageClass::IfExpired([one, other]) => Ok(self.is_removed(job, one).await?
+                || one != other && self.is_removed(job, other).await?),
         }
     }
 
@@ -142,7 +140,7 @@ impl Log {
     ) -> Result<bool, Unavailable> {
         let is_next = self.decide(job, chain.classify(event)).await?;
         if !is_next {
-            self.note(job, event.stream_seq, &Unreadable::OutOfOrder);
+            self.note_undecodable(job, event.stream_seq, &Unreadable::OutOfOrder);
         }
         Ok(is_next)
     }
@@ -178,13 +176,13 @@ impl Log {
 
     /// Searches for the last event up to `fence`, starting further and further back; `None` when a
     /// replica did not have all messages.
-    async fn look_back(&self, job: &JobId, fence: StreamSeq) -> Result<Option<Tip>, Unavailable> {
+    async fn search_back(&self, job: &JobId, fence: StreamSeq) -> Result<Option<Tip>, Unavailable> {
         let subject = self.subject(job);
         let mut reach = LOOK_BACK;
         loop {
             let from = fence.saturating_sub(reach).max(1);
             let chain = (from == 1).then(|| Chain::new(Seq::FIRST, 0));
-            let mut look = Look {
+            let mut search = TipSearch {
                 chain,
                 before: None,
                 last: None,
@@ -205,17 +203,17 @@ impl Log {
                 for message in &page.messages {
                     let at = number(message, names::SEQUENCE).filter(|at| *at <= fence);
                     let Some(at) = at else { continue };
-                    let event = self.stored(job, message);
-                    self.look_at(job, &mut look, at, event).await?;
+                    let event = self.decode_message(job, message);
+                    self.search_step(job, &mut search, at, event).await?;
                 }
-                if look.undecodable > UNDECODABLE_MAX {
+                if search.undecodable > UNDECODABLE_MAX {
                     return Ok(Some(Tip::Undecodable));
                 }
                 stream_seq = end + 1;
             }
-            if look.last.is_some() || from == 1 {
+            if search.last.is_some() || from == 1 {
                 return Ok(Some(Tip::At {
-                    last: look.last,
+                    last: search.last,
                     fence,
                 }));
             }
@@ -223,20 +221,20 @@ impl Log {
         }
     }
 
-    async fn look_at(
+    async fn search_step(
         &self,
         job: &JobId,
-        look: &mut Look,
+        search: &mut TipSearch,
         stream_seq: StreamSeq,
         event: Option<Stored>,
     ) -> Result<(), Unavailable> {
         let Some(event) = event else {
-            look.skip(stream_seq);
-            look.before = None;
+            search.skip(stream_seq);
+            search.before = None;
             return Ok(());
         };
-        let before = look.before.replace(Chain::after(&event));
-        let is_event = match look.chain {
+        let before = search.before.replace(Chain::after(&event));
+        let is_event = match search.chain {
             Some(chain) => self.is_next(job, &chain, &event).await?,
             None => {
                 event.prev == Some(0) && event.seq == Seq::FIRST
@@ -244,20 +242,20 @@ impl Log {
             }
         };
         if is_event {
-            look.chain = look.before;
-            look.last = Some(event);
-            look.undecodable = 0;
-        } else if look.chain.is_some() {
-            look.skip(stream_seq);
+            search.chain = search.before;
+            search.last = Some(event);
+            search.undecodable = 0;
+        } else if search.chain.is_some() {
+            search.skip(stream_seq);
         } else {
             // It may be an event: earlier messages decide.
-            look.undecodable = 0;
+            search.undecodable = 0;
         }
         Ok(())
     }
 }
 
-impl Look {
+impl TipSearch {
     fn skip(&mut self, stream_seq: StreamSeq) {
         self.undecodable += 1;
         if let Some(chain) = &mut self.chain {

@@ -39,7 +39,7 @@ pub(super) struct OwnedJob {
     /// Subscribed before this worker owned the job, so that no signal was missed since.
     pub(super) control: Control,
     /// Why the backend must not run.
-    pub(super) broken: Option<backend::Failure>,
+    pub(super) backend_failure: Option<backend::Failure>,
 }
 
 /// Why a job was not claimed.
@@ -72,7 +72,7 @@ struct NextEvent {
     attempt: u32,
     body: Body,
     previous_output: Option<String>,
-    broken: Option<backend::Failure>,
+    backend_failure: Option<backend::Failure>,
 }
 
 impl<B: Backend> Runner<B> {
@@ -170,7 +170,7 @@ impl<B: Backend> Runner<B> {
             attempt,
             body,
             previous_output,
-            broken,
+            backend_failure,
         } = self.next_event(last, progress.counted, remaining).await?;
         let control = match progress.control.take() {
             Some(control) => control,
@@ -199,7 +199,7 @@ impl<B: Backend> Runner<B> {
             // Computed again: storing the event may have waited for an election.
             remaining: self.time_remaining(delivery),
             control,
-            broken,
+            backend_failure,
         }))))
     }
 
@@ -254,7 +254,7 @@ impl<B: Backend> Runner<B> {
                 attempt: last.attempt,
                 body,
                 previous_output: None,
-                broken: None,
+                backend_failure: None,
             })
         };
         if last.event_type == EventType::CancelRequested {
@@ -264,7 +264,7 @@ impl<B: Backend> Runner<B> {
             return end(Body::Failed(timed_out("the job exceeded its time limit")));
         }
         let max = self.settings.max_attempts;
-        let (continues, broken) =
+        let (continues, backend_failure) =
             match panic::catch_unwind(AssertUnwindSafe(|| self.backend.continues())) {
                 Ok(continues) => (continues, None),
                 Err(payload) => (false, Some(panicked(&last.job, payload.as_ref()))),
@@ -291,7 +291,7 @@ impl<B: Backend> Runner<B> {
             attempt,
             body,
             previous_output,
-            broken,
+            backend_failure,
         })
     }
 

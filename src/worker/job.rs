@@ -95,7 +95,7 @@ impl<B: Backend> Runner<B> {
             limits,
             remaining,
             control,
-            broken,
+            backend_failure,
         } = match self.claim(held.delivery()).await? {
             Claimed::Owned(owned) => *owned,
             Claimed::Over(outcome) => return Ok(outcome),
@@ -125,7 +125,7 @@ impl<B: Backend> Runner<B> {
             self.progress_interval * 2,
         );
         tokio::select! {
-            outcome = self.attempt(run, job, out, broken, hand_back) => outcome,
+            outcome = self.attempt(run, job, out, backend_failure, hand_back) => outcome,
             never = self.answer_questions(control, held, attempt, &look) => match never {},
         }
     }
@@ -136,13 +136,13 @@ impl<B: Backend> Runner<B> {
         mut run: Attempt,
         job: Job,
         out: Output,
-        broken: Option<Failure>,
+        backend_failure: Option<Failure>,
         hand_back: &CancellationToken,
     ) -> Result<AttemptOutcome, Unavailable> {
         let id = job.id.clone();
         let attempt = job.attempt;
         let stop = job.stop.clone();
-        let mut running = std::pin::pin!(self.start(job, out, broken));
+        let mut running = std::pin::pin!(self.start(job, out, backend_failure));
         let reason = run.publish(running.as_mut(), hand_back).await;
         let is_done = run.is_backend_done();
         if !is_done {
@@ -185,14 +185,14 @@ impl<B: Backend> Runner<B> {
         &self,
         job: Job,
         out: Output,
-        broken: Option<Failure>,
+        backend_failure: Option<Failure>,
     ) -> impl Future<Output = Result<Finish, Failure>> + Send + use<B> {
         let id = job.id.clone();
         let backend = Arc::clone(&self.backend);
         let of = id.clone();
         let work = self.threads.spawn(async move {
             let run = async {
-                match broken {
+                match backend_failure {
                     Some(failure) => Err(failure),
                     None => backend.run(job, out).await,
                 }
