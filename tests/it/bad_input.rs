@@ -1,8 +1,9 @@
 use serde_json::json;
 
+use crate::support::assert_fields;
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Frame, Seen};
-use crate::support::http::{assert_problem, http, post};
+use crate::support::http::{UPGRADE, assert_problem, http, post, refused};
 use crate::support::system::{Edge, System, text, words};
 
 #[tokio::test]
@@ -138,11 +139,7 @@ async fn a_bad_frame_is_answered_and_the_connection_stays_open() {
     ] {
         client.send_text(frame).await;
         let error = client.op().await;
-        assert_eq!(
-            (&error["op"], error["code"].as_str()),
-            (&json!("error"), Some(code)),
-            "{frame}: {error}"
-        );
+        assert_fields!(error, {"op": "error", "code": code}, "{frame}: {error}");
         assert!(!error["message"].as_str().unwrap().is_empty());
     }
     // The connection still works.
@@ -243,10 +240,8 @@ async fn refusal(edge: &Edge, job: &str, cursor: &str) -> String {
 async fn an_unknown_subprotocol_is_refused_before_the_upgrade() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
-    let upgrade = "Upgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\n\
-        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: soap\r\n";
-    let (status, _, problem) = http(&edge, "GET", "/ws", upgrade, b"").await;
-    assert_problem(status, &problem, 400, "bad_subprotocol");
+    let upgrade = format!("{UPGRADE}Sec-WebSocket-Protocol: soap\r\n");
+    refused(&edge, "GET /ws", &upgrade, 400, "bad_subprotocol").await;
     assert!(Client::try_connect(&edge.addr).await.is_some());
     system.end().await;
 }

@@ -7,17 +7,14 @@ use tailwater::process_group::Signal;
 use tempfile::TempDir;
 
 use crate::support::broker;
-use crate::support::eventually;
-use crate::support::process::{Process, run};
+use crate::support::process::{Process, tailwater};
+use crate::support::{eventually, until};
 
 /// Runs `tailwater bench` with these arguments, and returns its report.
 async fn bench(args: &str) -> Value {
     let server = broker::program().display().to_string();
-    let mut all = vec!["bench", "--json", "--nats-server", &server];
-    all.extend(args.split(' '));
-    let (status, out, err) = run(all).await;
-    assert!(status == 0, "bench {args}: {status}: {out} {err}");
-    serde_json::from_str(&out).unwrap()
+    let ran = tailwater(&format!("bench --json --nats-server {server} {args}")).await;
+    serde_json::from_str(&ran.prints()).unwrap()
 }
 
 /// Asserts that this many events were measured, and that none was lost or doubled.
@@ -108,8 +105,8 @@ async fn a_bench_that_is_interrupted_leaves_nothing_running() {
     .await;
     bench.signal(Signal::INT);
     bench.ends_within(Duration::from_secs(20)).await;
-    eventually("the end of all that the benchmark started", async || {
-        children.iter().all(|child| !runs(*child)).then_some(())
+    until("the end of all that the benchmark started", async || {
+        children.iter().all(|child| !runs(*child))
     })
     .await;
 }
@@ -138,10 +135,6 @@ async fn a_plan_that_cannot_be_run_is_refused_before_anything_starts() {
         ("--jobs 300 --watchers 300", "--watchers"),
         ("--rate 0", "--rate"),
     ] {
-        let mut all = vec!["bench"];
-        all.extend(args.split(' '));
-        let (status, _, err) = run(all).await;
-        assert_eq!(status, 2, "{args}");
-        assert!(err.contains(reason), "{err}");
+        tailwater(&format!("bench {args}")).await.fails(2, reason);
     }
 }

@@ -7,7 +7,7 @@ use tailwater::backend::demo::Demo;
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::nats::Nats;
 use tailwater::runtime::{Tasks, panics};
-use tailwater::wire::{EventType, Limits, Status, Submission};
+use tailwater::wire::{EventType, Status};
 use tailwater::worker::{Worker, WorkerSettings};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::broker::Broker;
 use crate::support::client::follow;
-use crate::support::system::{System, text, words};
-use crate::support::{assert_within, eventually, within};
+use crate::support::system::{System, limited, text, words};
+use crate::support::{assert_within, until, within};
 
 /// Blocks its thread for `block` milliseconds, or until `let_go` is set, after
 /// which it may panic. Without `block` it runs the demo backend.
@@ -45,7 +45,10 @@ impl Backend for Blocking {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "what must not hurt anybody else")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the other jobs must not notice it"
+)]
 fn block(time: Duration) {
     std::thread::sleep(time);
 }
@@ -121,13 +124,7 @@ async fn a_job_can_end_while_its_backend_blocks() {
         Tasks::new(CancellationToken::new()),
     );
     tasks.spawn(worker.run(stop.clone()));
-    let submission = |timeout_ms| Submission {
-        limits: Limits {
-            timeout_ms,
-            silence_timeout_ms: None,
-        },
-        ..Submission::new("demo".parse().unwrap(), json!({"block": "until let go"}))
-    };
+    let submission = |timeout| limited(json!({"block": "until let go"}), timeout, None);
     let late = system.submit_with("late", submission(Some(1000))).await;
     let state = system.ended(&late).await;
     assert_eq!(
@@ -136,7 +133,7 @@ async fn a_job_can_end_while_its_backend_blocks() {
     );
     let cancelled = system.submit_with("cancelled", submission(None)).await;
     system.reaches("cancelled", 3).await;
-    system.queue.cancel(&cancelled, None).await.unwrap();
+    system.cancel(&cancelled).await;
     assert_eq!(system.ended(&cancelled).await.status, Status::Cancelled);
     // Both backend threads are blocked, so this job never starts.
     let waits = system.submit_with("waits", submission(None)).await;
@@ -187,13 +184,8 @@ async fn a_panicking_backend_fails_only_its_attempt() {
     let edge = system.edge().await;
     system.submit("panics", json!({"panics": 1})).await;
     let seen = follow(&edge.addr, "panics").await;
-    seen.assert_whole();
-    assert_eq!(seen.text(), "half a sentence");
-    let retrying = seen
-        .events
-        .values()
-        .find(|event| event["type"] == "job:retrying:v1")
-        .unwrap();
+    seen.assert_text("half a sentence");
+    let retrying = seen.of_type("job:retrying:v1")[0];
     assert_eq!(retrying["code"], "backend_panicked");
     let message = retrying["message"].as_str().unwrap();
     assert!(
@@ -282,15 +274,12 @@ async fn a_panic_after_a_cancel_is_counted() {
         .submit("abandoned", json!({"block": "then panic"}))
         .await;
     system.reaches("abandoned", 3).await;
-    system.queue.cancel(&job, None).await.unwrap();
+    system.cancel(&job).await;
     // The worker has abandoned the backend by then.
     assert_eq!(system.ended(&job).await.status, Status::Cancelled);
     system.queue_is_empty().await;
     let before = panics();
     backend.let_go.store(true, Ordering::Relaxed);
-    eventually("a panic that is counted", || async {
-        (panics() > before).then_some(())
-    })
-    .await;
+    until("a panic that is counted", async || panics() > before).await;
     system.end().await;
 }

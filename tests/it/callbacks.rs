@@ -7,7 +7,6 @@ use tailwater::backend::demo::Demo;
 use tailwater::backend::webhook::Webhook;
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::config::{CALLBACK_WAIT, KIND_JOBS_MAX};
-use tailwater::edge::EdgeSettings;
 use tailwater::wire::limits::EVENT_MAX;
 use tailwater::wire::{JobId, JobState, Status, Submission};
 use tailwater::worker::WorkerSettings;
@@ -17,12 +16,11 @@ use tokio::time::Instant;
 
 use crate::support::broker::{self, Broker};
 use crate::support::client::follow;
-use crate::support::http::{assert_problem, exchange, http, post};
+use crate::support::http::{assert_problem, get, get_json, post};
 use crate::support::http_server::{Exchange, Request, Server};
-use crate::support::process::{Process, run, run_with};
-use crate::support::system::SECRET;
-use crate::support::system::{Edge, System, words};
-use crate::support::{assert_within, eventually, within};
+use crate::support::process::{Process, run_with};
+use crate::support::system::{Edge, SECRET, System, words};
+use crate::support::{assert_fields, assert_within, python, until, within};
 
 /// Workers for jobs and callbacks, and an edge that allows callbacks to `server`.
 struct Calls {
@@ -38,23 +36,14 @@ impl Calls {
         system
             .worker(Demo, |settings| settings.concurrency = 1)
             .await;
-        let hosts = vec![server.addr.clone()];
-        let webhook = Webhook::new(hosts.clone(), &SECRET.into()).unwrap();
+        let webhook = Webhook::new(vec![server.addr.clone()], &SECRET.into()).unwrap();
         let worker = |settings: &mut WorkerSettings| {
-            let pause = Duration::from_millis(20);
-            *settings = WorkerSettings {
-                pause,
-                ..WorkerSettings::new("callback".parse().unwrap())
-            };
+            *settings = WorkerSettings::new("callback".parse().unwrap());
+            settings.pause = Duration::from_millis(20);
             change(settings);
         };
         system.worker(webhook, worker).await;
-        let edge = system
-            .edge_with(EdgeSettings {
-                callback_hosts: hosts,
-                ..EdgeSettings::default()
-            })
-            .await;
+        let edge = system.edge_calling(&[&server.addr]).await;
         Self {
             system,
             edge,
@@ -97,59 +86,33 @@ impl Backend for Costly {
 
 #[tokio::test]
 async fn a_callback_omits_details_that_do_not_fit() {
-    let server = Server::start(async |mut exchange: Exchange| {
-        exchange.answer("204 No Content", "", "").await
-    })
-    .await;
+    let server = Server::accepting().await;
     let calls = Calls::to(&server, |_| {}).await;
-    calls
-        .system
-        .worker(Costly, |settings| settings.kind = "costly".parse().unwrap())
-        .await;
+    let system = &calls.system;
+    let costly = |settings: &mut WorkerSettings| settings.kind = "costly".parse().unwrap();
+    system.worker(Costly, costly).await;
     let callback = format!("{}/costly", calls.to);
     let body = json!({"kind": "costly", "id": "costly", "callback": callback});
     assert_eq!(post(&calls.edge, &body).await.0, 202);
     let job = "costly".parse().unwrap();
     let state = calls.system.ended(&job).await;
-    assert!(
-        state.status == Status::Done && state.usage.is_some(),
-        "{:?}",
-        state.error
-    );
+    assert_eq!(state.status, Status::Done, "{:?}", state.error);
+    assert!(state.usage.is_some());
     assert_eq!(calls.callback(&job).await.status, Status::Done);
-    let requests = at(&server, "/costly");
+    let requests = server.at("/costly");
     let [request] = requests.as_slice() else {
         panic!("{} requests", requests.len())
     };
     let data = &request.json()["data"];
-    assert_eq!(
-        (&data["status"], &data["usage"], &data["finish_reason"]),
-        (&json!("done"), &Value::Null, &json!("stop"))
-    );
+    assert_fields!(data, {"status": "done", "usage": null, "finish_reason": "stop"});
     calls.system.end().await;
-}
-
-/// The requests that a server received for a path.
-fn at(server: &Server, path: &str) -> Vec<Request> {
-    let line = format!("POST {path}");
-    server
-        .requests()
-        .into_iter()
-        .filter(|request| request.line == line)
-        .collect()
 }
 
 /// Verifies signatures with the reference library, in Python.
 async fn assert_signed(requests: &[Request]) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = root.join(".tools/venv/bin/python");
-    assert!(
-        python.exists(),
-        "no {}: run scripts/test.sh, which makes it",
-        python.display()
-    );
-    let mut verifier = tokio::process::Command::new(python)
-        .arg(root.join("tests/clients/webhooks.py"))
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/webhooks.py");
+    let mut verifier = tokio::process::Command::new(python("python"))
+        .arg(script)
         .arg(SECRET)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -161,10 +124,8 @@ async fn assert_signed(requests: &[Request]) {
         .map(|request| json!({"headers": request.headers, "body": request.body}))
         .collect();
     let mut stdin = verifier.stdin.take().unwrap();
-    stdin
-        .write_all(Value::from(list).to_string().as_bytes())
-        .await
-        .unwrap();
+    let list = Value::from(list).to_string();
+    stdin.write_all(list.as_bytes()).await.unwrap();
     drop(stdin);
     let out = within("the verifier", verifier.wait_with_output())
         .await
@@ -178,10 +139,7 @@ async fn assert_signed(requests: &[Request]) {
 
 #[tokio::test]
 async fn each_ended_job_sends_one_verifiable_callback() {
-    let server = Server::start(async |mut exchange: Exchange| {
-        exchange.answer("204 No Content", "", "").await
-    })
-    .await;
+    let server = Server::accepting().await;
     let calls = Calls::to(&server, |_| {}).await;
     let done = calls.submit("done", "/done?x=1", words(5, 0, 1)).await;
     let failed = calls
@@ -194,7 +152,7 @@ async fn each_ended_job_sends_one_verifiable_callback() {
         .system
         .last_event("the last job to run", &cancelled, |last| last.seq.0 > 2)
         .await;
-    calls.system.queue.cancel(&cancelled, None).await.unwrap();
+    calls.system.cancel(&cancelled).await;
     let mut requests = Vec::new();
     for (job, path, kind) in [
         (&done, "/done?x=1", "job.done"),
@@ -209,7 +167,7 @@ async fn each_ended_job_sends_one_verifiable_callback() {
         );
         let id = state.id;
         calls.system.leaves_queue(&id).await;
-        let of_job = at(&server, path);
+        let of_job = server.at(path);
         let [request] = of_job.as_slice() else {
             panic!("{of_job:?}")
         };
@@ -244,22 +202,11 @@ async fn each_ended_job_sends_one_verifiable_callback() {
 async fn callbacks_are_retried_after_errors_and_not_after_refusals() {
     let server = Server::start(async |mut exchange: Exchange| {
         let first = exchange.number == 1;
+        let (secret, later) = ("secret of the receiver", "Retry-After: 1\r\n");
         match exchange.request.line.as_str() {
-            "POST /fails" if first => {
-                exchange
-                    .answer("500 Oops", "", "secret of the receiver")
-                    .await
-            }
-            "POST /gone" => {
-                exchange
-                    .answer("410 Gone", "", "secret of the receiver")
-                    .await
-            }
-            "POST /busy" => {
-                exchange
-                    .answer("429 Too Many", "Retry-After: 1\r\n", "")
-                    .await
-            }
+            "POST /fails" if first => exchange.answer("500 Oops", "", secret).await,
+            "POST /gone" => exchange.answer("410 Gone", "", secret).await,
+            "POST /busy" => exchange.answer("429 Too Many", later, "").await,
             _ => exchange.answer("200 OK", "", "thanks").await,
         }
     })
@@ -267,7 +214,7 @@ async fn callbacks_are_retried_after_errors_and_not_after_refusals() {
     let calls = Calls::to(&server, |settings| settings.max_attempts = 2).await;
     let job = calls.submit("fails", "/fails", words(2, 0, 1)).await;
     assert_eq!(calls.callback(&job).await.status, Status::Done);
-    let requests = at(&server, "/fails");
+    let requests = server.at("/fails");
     let [first, again] = requests.as_slice() else {
         panic!("{requests:?}")
     };
@@ -277,18 +224,8 @@ async fn callbacks_are_retried_after_errors_and_not_after_refusals() {
     );
     assert_signed(&requests).await;
     let seen = follow(&calls.edge.addr, "callback-fails").await;
-    let retry = seen
-        .events
-        .values()
-        .find(|event| event["type"] == "job:retrying:v1")
-        .unwrap();
-    assert_eq!(
-        (&retry["code"], &retry["message"]),
-        (
-            &json!("callback_failed"),
-            &json!("the receiver answered 500 Internal Server Error")
-        )
-    );
+    let retry = seen.of_type("job:retrying:v1")[0];
+    assert_fields!(retry, {"code": "callback_failed", "message": "the receiver answered 500 Internal Server Error"});
     let job = calls.submit("gone", "/gone", words(2, 0, 1)).await;
     let state = calls.callback(&job).await;
     let error = state.error.unwrap();
@@ -297,20 +234,16 @@ async fn callbacks_are_retried_after_errors_and_not_after_refusals() {
         (Status::Failed, 1, "callback_refused")
     );
     assert!(!error.message.contains("secret"), "{}", error.message);
-    assert_eq!(at(&server, "/gone").len(), 1);
+    assert_eq!(server.at("/gone").len(), 1);
     let job = calls.submit("busy", "/busy", words(2, 0, 1)).await;
     assert_eq!(
         calls.callback(&job).await.error.unwrap().code,
         "attempts_exhausted"
     );
     let seen = follow(&calls.edge.addr, "callback-busy").await;
-    let retry = seen
-        .events
-        .values()
-        .find(|event| event["type"] == "job:retrying:v1")
-        .unwrap();
+    let retry = seen.of_type("job:retrying:v1")[0];
     assert_eq!(retry["delay_ms"], 1000);
-    assert_eq!(at(&server, "/busy").len(), 2);
+    assert_eq!(server.at("/busy").len(), 2);
     calls.system.end().await;
 }
 
@@ -331,8 +264,8 @@ async fn an_unresponsive_receiver_delays_no_other_callback() {
             .submit(&format!("slow-{number}"), "/slow", words(1, 0, 1))
             .await;
     }
-    eventually("the slow callbacks", || async {
-        (at(&server, "/slow").len() == 30).then_some(())
+    until("the slow callbacks", async || {
+        server.at("/slow").len() == 30
     })
     .await;
     let job = calls.submit("fast", "/fast", words(1, 0, 1)).await;
@@ -351,8 +284,7 @@ async fn an_unresponsive_receiver_delays_no_other_callback() {
 
 #[tokio::test]
 async fn only_allowed_hosts_are_called() {
-    let elsewhere =
-        Server::start(async |mut exchange: Exchange| exchange.answer("200 OK", "", "").await).await;
+    let elsewhere = Server::accepting().await;
     let location = format!("Location: http://{}/\r\n", elsewhere.addr);
     let server = Server::start(move |mut exchange: Exchange| {
         let location = location.clone();
@@ -371,15 +303,8 @@ async fn only_allowed_hosts_are_called() {
     )
     .await;
     assert_problem(status, &problem, 422, "callback_not_allowed");
-    assert!(
-        calls
-            .system
-            .log
-            .last(&"f".parse().unwrap())
-            .await
-            .unwrap()
-            .is_none()
-    );
+    let last = calls.system.log.last(&"f".parse().unwrap()).await;
+    assert!(last.unwrap().is_none());
     // Submitted past the edge: the worker has its own list.
     let submission = Submission {
         callback: Some(forbidden),
@@ -420,22 +345,17 @@ async fn callback_addresses_are_never_published() {
     ] {
         let job = calls.submit(id, path, words(1, 0, 1)).await;
         assert_eq!(calls.callback(&job).await.status, status);
-        assert_eq!(at(&server, path).len(), 1);
+        assert_eq!(server.at(path).len(), 1);
         for job in [job.to_string(), format!("callback-{job}")] {
             let mut shown = format!("{:?}", follow(&calls.edge.addr, &job).await.events);
             assert!(shown.contains("job:queued:v1"), "{shown}");
             for (path, headers) in [
-                (format!("/api/jobs/{job}"), ""),
-                (
-                    format!("/api/jobs/{job}/events"),
-                    "Accept: application/json\r\n",
-                ),
-                (
-                    format!("/api/jobs/{job}/events"),
-                    "Accept: text/event-stream\r\n",
-                ),
+                ("", ""),
+                ("/events", "Accept: application/json\r\n"),
+                ("/events", "Accept: text/event-stream\r\n"),
             ] {
-                let (head, body) = exchange(&calls.edge.addr, "GET", &path, headers, b"").await;
+                let path = format!("/api/jobs/{job}{path}");
+                let (head, body) = get(&calls.edge.addr, &path, headers).await;
                 assert!(
                     head.starts_with("HTTP/1.1 200") && !body.is_empty(),
                     "{head}"
@@ -443,14 +363,8 @@ async fn callback_addresses_are_never_published() {
                 shown += &body;
             }
             // Every other reader reads these bytes.
-            let first = calls
-                .system
-                .log
-                .first(&job.parse().unwrap())
-                .await
-                .unwrap()
-                .unwrap();
-            shown += &String::from_utf8_lossy(first.payload());
+            let first = calls.system.log.first(&job.parse().unwrap()).await.unwrap();
+            shown += &String::from_utf8_lossy(first.unwrap().payload());
             assert!(
                 !shown.contains("hunter2") && !shown.contains(&server.addr),
                 "{shown}"
@@ -458,20 +372,12 @@ async fn callback_addresses_are_never_published() {
         }
     }
     for query in ["", "?kind=callback", "?kind=callback&status=failed"] {
-        let (status, _, page) =
-            http(&calls.edge, "GET", &format!("/api/jobs{query}"), "", b"").await;
-        let ids: Vec<_> = page["jobs"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|job| job["id"].clone())
-            .collect();
-        let expected = if query.is_empty() {
-            json!(["refused", "delivered"])
-        } else {
-            json!([])
-        };
-        assert_eq!((status, json!(ids)), (200, expected), "{page}");
+        let page = get_json(&calls.edge, &format!("/api/jobs{query}")).await;
+        let jobs = page["jobs"].as_array().unwrap();
+        let ids: Vec<_> = jobs.iter().map(|job| job["id"].as_str().unwrap()).collect();
+        let all = ["refused", "delivered"];
+        let expected = if query.is_empty() { &all[..] } else { &[] };
+        assert_eq!(ids, expected, "{page}");
     }
     calls.system.end().await;
 }
@@ -480,13 +386,7 @@ async fn callback_addresses_are_never_published() {
 async fn a_callback_is_refused_when_no_worker_delivers_it() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
-    let hosts = vec!["h.example".to_owned()];
-    let edge = system
-        .edge_with(EdgeSettings {
-            callback_hosts: hosts,
-            ..EdgeSettings::default()
-        })
-        .await;
+    let edge = system.edge_calling(&["h.example"]).await;
     let job = json!({"kind": "demo", "id": "j", "callback": "https://h.example/"});
     let (status, problem) = post(&edge, &job).await;
     assert_problem(status, &problem, 422, "unknown_kind");
@@ -494,23 +394,10 @@ async fn a_callback_is_refused_when_no_worker_delivers_it() {
         problem.to_string().contains("the kind callback"),
         "{problem}"
     );
-    let submit = [
-        "submit",
-        "--kind",
-        "demo",
-        "--callback",
-        "https://h.example/",
-    ]
-    .map(str::to_owned)
-    .to_vec();
-    let (code, _, err) = run([submit, system.flags()].concat()).await;
-    assert_eq!(
-        (code, err.as_str()),
-        (
-            2,
-            "tailwater: no worker has ever served the kind callback\n"
-        )
-    );
+    let ran = system
+        .run("submit --kind demo --callback https://h.example/")
+        .await;
+    ran.is_refused("tailwater: no worker has ever served the kind callback\n");
     system
         .worker(Demo, |settings| settings.kind = "callback".parse().unwrap())
         .await;
@@ -549,27 +436,13 @@ async fn a_callback_without_room_does_not_block_its_job() {
 
 #[tokio::test]
 async fn up_delivers_callbacks() {
-    let server =
-        Server::start(async |mut exchange: Exchange| exchange.answer("200 OK", "", "").await).await;
+    let server = Server::accepting().await;
     let dir = TempDir::new().unwrap();
-    let data = dir.path().display().to_string();
-    let program = broker::program().display().to_string();
-    let args = [
-        "up",
-        "--listen",
-        "127.0.0.1:0",
-        "--data-dir",
-        &data,
-        "--nats-server",
-        &program,
-        "--callback-hosts",
-    ];
+    let (program, data) = (broker::program().display(), dir.path().display());
     let with_host = |host: &str| {
-        [&args[..], &[host]]
-            .concat()
-            .into_iter()
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
+        format!(
+            "up --listen 127.0.0.1:0 --data-dir {data} --nats-server {program} --callback-hosts {host}"
+        )
     };
     for (host, secret, words) in [
         (server.addr.as_str(), "", "set TAILWATER_WEBHOOK_SECRET"),
@@ -580,13 +453,10 @@ async fn up_delivers_callbacks() {
             "the callback host \"http://h\" must be `name`",
         ),
     ] {
-        let (code, out, err) =
-            run_with(with_host(host), &[("TAILWATER_WEBHOOK_SECRET", secret)]).await;
-        assert_eq!(
-            (code, out.as_str(), err.lines().count(), err.contains(words)),
-            (2, "", 1, true),
-            "{err}"
-        );
+        let env = [("TAILWATER_WEBHOOK_SECRET", secret)];
+        let err = run_with(with_host(host).split(' '), &env)
+            .await
+            .is_refused(words);
         assert!(secret.is_empty() || !err.contains(secret), "{err}");
     }
     let log = dir.path().join("log");
@@ -596,12 +466,8 @@ async fn up_delivers_callbacks() {
     ];
     let stderr = Stdio::from(std::fs::File::create(&log).unwrap());
     // The program must not see the secret.
-    let command = ["--env", "MODE=fast", "--", "sh", "-c", "env"].map(str::to_owned);
-    let mut up = Process::start_with(
-        [with_host(&server.addr), command.to_vec()].concat(),
-        &env,
-        stderr,
-    );
+    let command = format!("{} --env MODE=fast -- sh -c env", with_host(&server.addr));
+    let mut up = Process::start_with(command.split(' '), &env, stderr);
     let addr = up.says("ready http://").await;
     let edge = Edge::at(&addr);
     let callback = format!("http://{}/up?token=hunter2", server.addr);
@@ -611,10 +477,7 @@ async fn up_delivers_callbacks() {
     )
     .await;
     assert_eq!(status, 202, "{answer}");
-    eventually("the callback", || async {
-        (!server.requests().is_empty()).then_some(())
-    })
-    .await;
+    until("the callback", async || !server.requests().is_empty()).await;
     assert_signed(&server.requests()).await;
     let seen = follow(&addr, "up").await;
     assert!(
@@ -635,32 +498,17 @@ async fn up_delivers_callbacks() {
             "{shown}"
         );
     }
-    let (code, out, _) = run_with(["up", "--help"], &env[..1]).await;
-    assert_eq!(
-        (
-            code,
-            out.contains("TAILWATER_WEBHOOK_SECRET"),
-            out.contains(SECRET)
-        ),
-        (0, true, false),
+    let out = run_with(["up", "--help"], &env[..1]).await.prints();
+    assert!(
+        out.contains("TAILWATER_WEBHOOK_SECRET") && !out.contains(SECRET),
         "{out}"
     );
 }
 
 #[tokio::test]
 async fn the_webhook_backend_serves_callbacks_only() {
-    let args = [
-        "worker",
-        "--kind",
-        "mail",
-        "webhook",
-        "--callback-hosts",
-        "h.example",
-    ];
-    let (code, _, err) = run_with(args, &[("TAILWATER_WEBHOOK_SECRET", SECRET)]).await;
-    assert_eq!(
-        (code, err.contains("serves only the kind callback")),
-        (2, true),
-        "{err}"
-    );
+    let line = "worker --kind mail webhook --callback-hosts h.example";
+    let env = [("TAILWATER_WEBHOOK_SECRET", SECRET)];
+    let ran = run_with(line.split(' '), &env).await;
+    ran.fails(2, "serves only the kind callback");
 }

@@ -19,25 +19,16 @@ on_one_and_three!(
 async fn a_queued_job_is_cancelled_and_never_starts(broker: &Broker) {
     let system = System::on(broker).await;
     let job = system.submit("waits", words(10, 0, 1)).await;
-    let CancelOutcome::Requested(seq) = system.queue.cancel(&job, None).await.unwrap() else {
-        panic!("not requested")
-    };
+    let seq = system.cancel_running(&job).await;
     assert_eq!(seq.0, 2);
     let state = system.ended(&job).await;
     assert_eq!(
         (state.status, state.attempt, state.seq.0),
         (Status::Cancelled, 0, 3)
     );
+    assert_eq!(system.cancel(&job).await, CancelOutcome::Ended);
     assert_eq!(
-        system.queue.cancel(&job, None).await.unwrap(),
-        CancelOutcome::Ended
-    );
-    assert_eq!(
-        system
-            .queue
-            .cancel(&"unknown".parse().unwrap(), None)
-            .await
-            .unwrap(),
+        system.cancel(&"unknown".parse().unwrap()).await,
         CancelOutcome::Unknown
     );
     // The worker that claims it finds that it has ended.
@@ -81,13 +72,8 @@ async fn the_next_worker_cancels_the_job_of_a_dead_worker(broker: &Broker) {
         .last_event("some text", &job, |last| last.seq.0 > 4)
         .await;
     first.kill().await;
-    let CancelOutcome::Requested(seq) = system.queue.cancel(&job, None).await.unwrap() else {
-        panic!("not requested")
-    };
-    assert_eq!(
-        system.queue.cancel(&job, None).await.unwrap(),
-        CancelOutcome::Already(seq)
-    );
+    let seq = system.cancel_running(&job).await;
+    assert_eq!(system.cancel(&job).await, CancelOutcome::Already(seq));
     system.demo().await;
     let state = system.ended(&job).await;
     assert_eq!(
@@ -105,7 +91,7 @@ async fn a_cancel_that_races_the_end_reports_the_true_outcome(broker: &Broker) {
         async move {
             let job = system.submit(&format!("race-{n}"), words(4, 200, n)).await;
             sleep(Duration::from_micros(n * 97 % 24_000)).await;
-            let outcome = system.queue.cancel(&job, None).await.unwrap();
+            let outcome = system.cancel(&job).await;
             let last = system
                 .last_event("the end", &job, |last| last.event_type.is_end())
                 .await;

@@ -14,7 +14,7 @@ use crate::support::client::follow_through;
 use crate::support::client::{Seen, follow};
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
-use crate::support::{assert_within, eventually, within};
+use crate::support::{assert_within, eventually, until, within};
 
 on_one_and_three!(
     the_next_worker_supersedes_a_killed_one,
@@ -32,33 +32,18 @@ async fn the_next_worker_supersedes_a_killed_one(broker: &Broker) {
     let (mut client, mut seen) = edge.watch("kill").await;
     system.reaches("kill", 8).await;
     first.kill().await;
-    let died = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap();
+    let died = SystemTime::UNIX_EPOCH.elapsed().unwrap();
     let _second = system.worker_process(&[], &["demo"]);
     seen.follow(&mut client).await;
-    seen.assert_whole();
-    let starts: Vec<_> = starts(&seen);
-    assert_eq!(
-        starts.iter().map(|start| start.1).collect::<Vec<_>>(),
-        [1, 2]
-    );
-    assert_eq!(seen.text(), text(&input));
+    seen.assert_text(text(&input));
+    let [_, second] = seen.of_type("job:started:v1")[..] else {
+        panic!("{:?}", seen.events)
+    };
     let state = system.ended(&job).await;
     assert_eq!((state.attempt, state.output), (2, text(&input)));
-    let taken_over =
-        Duration::from_millis(seen.events[&starts[1].0]["ts"].as_u64().unwrap()) - died;
+    let taken_over = Duration::from_millis(second["ts"].as_u64().unwrap()) - died;
     assert!(taken_over < Duration::from_secs(10), "{taken_over:?}");
     system.end().await;
-}
-
-/// The start of each attempt: sequence number and attempt.
-fn starts(seen: &Seen) -> Vec<(u64, u64)> {
-    seen.events
-        .iter()
-        .filter(|(_, event)| event["type"] == "job:started:v1")
-        .map(|(seq, event)| (*seq, event["attempt"].as_u64().unwrap()))
-        .collect()
 }
 
 async fn the_broker_fences_a_worker_that_was_frozen(broker: &Broker) {
@@ -69,7 +54,7 @@ async fn the_broker_fences_a_worker_that_was_frozen(broker: &Broker) {
     let job = system.submit("freeze", input.clone()).await;
     system.reaches("freeze", 6).await;
     // A writer at the same position as the frozen worker, to test the broker's fence itself.
-    let before = system.log.last(&job).await.unwrap().unwrap();
+    let before = system.last(&job).await;
     frozen.signal(Signal::STOP);
     let _second = system.worker_process(&[], &["demo"]);
     system
@@ -87,18 +72,8 @@ async fn the_broker_fences_a_worker_that_was_frozen(broker: &Broker) {
     frozen.signal(Signal::CONT);
     let edge = system.edge().await;
     let seen = follow(&edge.addr, "freeze").await;
-    seen.assert_whole();
-    let (second, _) = starts(&seen)[1];
-    let attempts_after: Vec<_> = seen
-        .events
-        .range(second..)
-        .map(|(_, event)| &event["attempt"])
-        .collect();
-    assert!(
-        attempts_after.iter().all(|attempt| **attempt == 2),
-        "{attempts_after:?}"
-    );
-    assert_eq!(seen.text(), text(&input));
+    seen.assert_text(text(&input));
+    seen.assert_fenced(2);
     // The worker that was frozen has dropped the job, so it stops at once.
     frozen.signal(Signal::TERM);
     assert!(frozen.ends_within(Duration::from_secs(20)).await.success());
@@ -121,14 +96,10 @@ async fn a_stopping_worker_hands_its_jobs_over_within_a_second(broker: &Broker) 
     system.demo().await;
     first.cancel();
     let stopped = Instant::now();
-    for (n, job) in jobs.iter().enumerate() {
+    for job in &jobs {
         let second = system.last_event("a second attempt", job, |last| last.attempt == 2);
         second.await;
-        assert!(
-            stopped.elapsed() < Duration::from_secs(1),
-            "job {n}: {:?}",
-            stopped.elapsed()
-        );
+        assert_within(stopped, Duration::from_secs(1));
     }
     for (n, job) in jobs.iter().enumerate() {
         let state = system.ended(job).await;
@@ -140,31 +111,47 @@ async fn a_stopping_worker_hands_its_jobs_over_within_a_second(broker: &Broker) 
     system.end().await;
 }
 
+/// Follows `count` jobs of this many words at this rate through `chaos`, which gets the first one's
+/// id.
+async fn jobs_survive(
+    system: &System,
+    count: u64,
+    (length, rate): (u32, u32),
+    chaos: impl AsyncFnOnce(&str),
+) -> Vec<Seen> {
+    system.demo().await;
+    let edge = system.edge().await;
+    let mut jobs: Vec<_> = (0..count).map(|n| Seen::of(&format!("job-{n}"))).collect();
+    for (n, seen) in (0..).zip(&jobs) {
+        system.submit(&seen.job, words(length, rate, n)).await;
+    }
+    let clients = join_all(jobs.iter_mut().map(|seen| follow_through(&edge.addr, seen)));
+    within(
+        "all jobs",
+        futures_util::future::join(chaos("job-0"), clients),
+    )
+    .await;
+    for (n, seen) in (0..).zip(&jobs) {
+        seen.assert_text(text(&words(length, rate, n)));
+    }
+    jobs
+}
+
 #[tokio::test]
 async fn a_broker_restart_loses_and_repeats_nothing() {
     let mut broker = Broker::one();
     let system = System::on(&broker).await;
-    system.demo().await;
-    let edge = system.edge().await;
-    let mut jobs: Vec<_> = (0..20).map(|n| Seen::of(&format!("kill-{n}"))).collect();
-    for (n, seen) in jobs.iter().enumerate() {
-        system.submit(&seen.job, words(200, 40, n as u64)).await;
-    }
-    let chaos = async {
+    let chaos = async |job: &str| {
         for round in 1..=3 {
-            system.reaches("kill-0", 8 * round).await;
+            system.reaches(job, 8 * round).await;
             broker.kill(0);
             sleep(Duration::from_millis(300)).await;
             broker.restart(0);
         }
     };
-    let addr = edge.addr.clone();
-    let clients = join_all(jobs.iter_mut().map(|seen| follow_through(&addr, seen)));
-    within("all jobs", futures_util::future::join(chaos, clients)).await;
-    for (n, seen) in jobs.iter().enumerate() {
-        seen.assert_whole();
-        assert_eq!(seen.text(), text(&words(200, 40, n as u64)));
-        assert_eq!(starts(seen).len(), 1, "{} was taken over", seen.job);
+    for seen in jobs_survive(&system, 20, (200, 40), chaos).await {
+        let attempts = seen.of_type("job:started:v1").len();
+        assert_eq!(attempts, 1, "{} was taken over", seen.job);
     }
     system.end().await;
 }
@@ -217,12 +204,9 @@ async fn an_idle_worker_claims_jobs_as_soon_as_the_broker_is_back() {
         })
         .await;
         let submitted = Instant::now();
-        eventually("the end", || async {
-            log.last(&job)
-                .await
-                .ok()
-                .flatten()
-                .filter(|last| last.event_type.is_end())
+        let last = async || log.last(&job).await.ok().flatten();
+        until("the end", async || {
+            last().await.is_some_and(|last| last.event_type.is_end())
         })
         .await;
         assert_within(submitted, Duration::from_secs(2));
@@ -234,26 +218,14 @@ async fn an_idle_worker_claims_jobs_as_soon_as_the_broker_is_back() {
 async fn killing_the_leader_under_load_loses_and_repeats_nothing() {
     let mut broker = Broker::three();
     let system = System::with(&broker, |settings| settings.shards = 1).await;
-    system.demo().await;
-    let edge = system.edge().await;
-    let mut jobs: Vec<_> = (0..50).map(|n| Seen::of(&format!("leader-{n}"))).collect();
-    for (n, seen) in jobs.iter().enumerate() {
-        system.submit(&seen.job, words(300, 30, n as u64)).await;
-    }
-    let chaos = async {
-        system.reaches("leader-0", 15).await;
+    let chaos = async |job: &str| {
+        system.reaches(job, 15).await;
         let leader = system.leader(&broker).await;
         broker.kill(leader);
         sleep(Duration::from_secs(3)).await;
         broker.restart(leader);
     };
-    let addr = edge.addr.clone();
-    let clients = join_all(jobs.iter_mut().map(|seen| follow_through(&addr, seen)));
-    within("all jobs", futures_util::future::join(chaos, clients)).await;
-    for (n, seen) in jobs.iter().enumerate() {
-        seen.assert_whole();
-        assert_eq!(seen.text(), text(&words(300, 30, n as u64)));
-    }
+    jobs_survive(&system, 50, (300, 30), chaos).await;
     system.end().await;
 }
 
@@ -265,18 +237,14 @@ async fn an_ended_job_without_an_ack_is_not_run_again() {
     first.kill().await;
     // The state that a worker leaves when it dies between the end event and the ack.
     let job = system.submit("acked", json!(null)).await;
-    let last = system.log.last(&job).await.unwrap().unwrap();
-    let mut writer = EventWriter::new(system.log.clone(), job.clone(), 1, Some(&last));
-    writer
-        .append(Body::Done {
-            usage: None,
-            finish_reason: None,
-        })
-        .await
-        .unwrap();
+    let done = Body::Done {
+        usage: None,
+        finish_reason: None,
+    };
+    system.writer(&job, 1).await.append(done).await.unwrap();
     let stop = system.demo().await;
     system.leaves_queue(&job).await;
-    let last = system.log.last(&job).await.unwrap().unwrap();
+    let last = system.last(&job).await;
     assert_eq!((last.event_type, last.seq.0), (EventType::Done, 2));
     stop.cancel();
     system.end().await;

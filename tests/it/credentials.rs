@@ -1,6 +1,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -10,97 +11,67 @@ use tempfile::TempDir;
 
 use crate::support::broker::Broker;
 use crate::support::client::follow;
-use crate::support::process::{Process, run};
-use crate::support::within;
+use crate::support::process::{Process, tailwater};
+use crate::support::until;
 
 /// Runs every command against a broker: each must be able to connect with `flags`.
-async fn every_command_works(flags: &[&str]) {
-    let tailwater = async |args: &[&str]| run([args, flags].concat()).await;
-    let (code, out, err) =
-        tailwater(&["setup", "--max-bytes", "1048576", "--kind", "declared"]).await;
-    assert_eq!(
-        (code, out.as_str()),
-        (0, "ready: 4 shards\nkind declared\n"),
-        "{err}"
-    );
-    let mut worker = Process::start([&["worker", "--kind", "demo"], flags, &["demo"]].concat());
-    let mut edge = Process::start([&["edge", "--listen", "127.0.0.1:0"], flags].concat());
+async fn every_command_works(flags: &str) {
+    let run = async |line: &str| tailwater(&format!("{line} {flags}")).await;
+    let setup = run("setup --max-bytes 1048576 --kind declared").await;
+    assert_eq!(setup.prints(), "ready: 4 shards\nkind declared\n");
+    let start = |line: &str| Process::start(format!("{line} {flags}").split(' '));
+    let mut worker = Process::start(format!("worker --kind demo {flags} demo").split(' '));
+    let mut edge = start("edge --listen 127.0.0.1:0");
     let addr = edge.says("ready http://").await;
-    let submit = [
-        "submit",
-        "--kind",
-        "demo",
-        "--input",
-        r#"{"words":3,"rate":0}"#,
-        "--id",
-        "j",
-        "--watch",
-    ];
-    within("a job", async {
-        // The worker registers its kind first.
-        while tailwater(&submit).await.0 != 0 {}
-    })
-    .await;
+    let submit = r#"submit --kind demo --input {"words":3,"rate":0} --id j --watch"#;
+    // The worker registers its kind first.
+    until("a job", async || run(submit).await.code == 0).await;
     follow(&addr, "j").await.assert_whole();
-    for (args, expected) in [
-        (&["tail", "j"][..], 0),
-        (&["state", "j"], 0),
-        (&["jobs"], 0),
-        (&["cancel", "j"], 2),
-    ] {
-        let (code, _, err) = tailwater(args).await;
-        assert_eq!(code, expected, "{args:?}: {err}");
+    for (line, code) in [("tail j", 0), ("state j", 0), ("jobs", 0), ("cancel j", 2)] {
+        let ran = run(line).await;
+        assert_eq!(ran.code, code, "{line}: {ran:?}");
     }
     for process in [&mut worker, &mut edge] {
         process.signal(Signal::TERM);
-        process
-            .ends_within(std::time::Duration::from_secs(15))
-            .await;
+        process.ends_within(Duration::from_secs(15)).await;
     }
-    let up = [&["up", "--listen", "127.0.0.1:0"], flags].concat();
-    let mut up = Process::start(up);
+    let mut up = start("up --listen 127.0.0.1:0");
     assert!(!up.says("nats ").await.contains("s3cret"));
     up.says("ready ").await;
     up.signal(Signal::INT);
-    up.ends_within(std::time::Duration::from_secs(10)).await;
+    up.ends_within(Duration::from_secs(10)).await;
 }
 
-/// The error line of a command that the broker refuses. It appears soon and shows no secret.
-async fn is_refused(flags: &[&str]) -> String {
-    let (code, out, err) = run([&["state", "j", "--nats-wait", "5s"], flags].concat()).await;
-    assert_eq!(
-        (code, out.as_str(), err.lines().count()),
-        (2, "", 1),
-        "{err}"
-    );
+/// Requires that the broker refuses a command soon, with this error. The error shows no secret.
+async fn is_refused(flags: &str, error: &str) {
+    let ran = tailwater(&format!("state j --nats-wait 5s {flags}")).await;
+    let err = ran.is_refused(error);
     assert!(!err.contains("s3cret") && !err.contains("wr0ng"), "{err}");
-    err
 }
 
 fn with_login(broker: &Broker, login: &str) -> String {
     broker.url().replace("nats://", &format!("nats://{login}@"))
 }
 
+const WRONG: &str = "refused the connection: wrong or missing credentials";
+
 #[tokio::test]
 async fn every_command_uses_a_user_and_password_from_the_url() {
     let broker = Broker::with_config(r#"authorization { user: "worker", password: "s3cret,@/" }"#);
-    every_command_works(&["--nats", &with_login(&broker, "worker:s3cret%2C%40%2F")]).await;
+    let nats = |login: &str| format!("--nats {}", with_login(&broker, login));
+    every_command_works(&nats("worker:s3cret%2C%40%2F")).await;
     for login in ["worker:wr0ng", "wr0ng"] {
-        let err = is_refused(&["--nats", &with_login(&broker, login)]).await;
-        assert!(
-            err.contains("refused the connection: wrong or missing credentials"),
-            "{err}"
-        );
+        is_refused(&nats(login), WRONG).await;
     }
-    let err = is_refused(&["--nats", &broker.url()]).await;
-    assert!(err.contains("wrong or missing credentials"), "{err}");
+    is_refused(&format!("--nats {}", broker.url()), WRONG).await;
 }
 
 #[tokio::test]
 async fn every_command_uses_a_token_from_the_url() {
     let broker = Broker::with_config(r#"authorization { token: "s3cret" }"#);
-    every_command_works(&["--nats", &with_login(&broker, "s3cret")]).await;
-    is_refused(&["--nats", &with_login(&broker, "wr0ng")]).await;
+    let nats = |login: &str| format!("--nats {}", with_login(&broker, login));
+    every_command_works(&nats("s3cret")).await;
+    is_refused(&nats("wr0ng"), "").await;
 }
 
 #[tokio::test]
@@ -110,28 +81,24 @@ async fn the_seed_of_an_nkey_is_read_from_a_file() {
     let (seed, other) = (dir.path().join("seed"), dir.path().join("other"));
     fs::write(&seed, format!("{}\n", key.seed().unwrap())).unwrap();
     fs::write(&other, nkeys::KeyPair::new_user().seed().unwrap()).unwrap();
-    let broker = Broker::with_config(&format!(
-        "authorization {{ users: [{{ nkey: {} }}] }}",
-        key.public_key()
-    ));
-    let url = broker.url();
-    every_command_works(&["--nats", &url, "--nats-nkey", path(&seed)]).await;
-    is_refused(&["--nats", &url, "--nats-nkey", path(&other)]).await;
+    let public = key.public_key();
+    let users = format!("authorization {{ users: [{{ nkey: {public} }}] }}");
+    let broker = Broker::with_config(&users);
+    let nkey = |file: &Path| format!("--nats {} --nats-nkey {}", broker.url(), file.display());
+    every_command_works(&nkey(&seed)).await;
+    is_refused(&nkey(&other), "").await;
     fs::write(&other, "no seed").unwrap();
-    let err = is_refused(&["--nats", &url, "--nats-nkey", path(&other)]).await;
-    assert!(err.contains("not the seed of an nkey"), "{err}");
-    let err = is_refused(&["--nats", &url, "--nats-nkey", "/no/such/file"]).await;
-    assert!(err.contains("cannot use /no/such/file for NATS"), "{err}");
+    is_refused(&nkey(&other), "not the seed of an nkey").await;
+    let missing = "/no/such/file";
+    is_refused(&nkey(missing.as_ref()), "cannot use /no/such/file for NATS").await;
 }
 
 #[tokio::test]
 async fn every_command_uses_a_credentials_file() {
     let dir = TempDir::new().unwrap();
-    let (operator, account, user) = (
-        nkeys::KeyPair::new_operator(),
-        nkeys::KeyPair::new_account(),
-        nkeys::KeyPair::new_user(),
-    );
+    let operator = nkeys::KeyPair::new_operator();
+    let account = nkeys::KeyPair::new_account();
+    let user = nkeys::KeyPair::new_user();
     let nats = |kind: &str| json!({"type": kind, "version": 2});
     let operator_jwt = jwt(&operator, &operator, &nats("operator"));
     let limits = json!({"type": "account", "version": 2, "limits": {"subs": -1, "data": -1, "payload": -1,
@@ -155,11 +122,10 @@ async fn every_command_uses_a_credentials_file() {
         account = account.public_key(),
         system = system.public_key(),
     ));
-    let url = broker.url();
-    every_command_works(&["--nats", &url, "--nats-creds", path(&creds)]).await;
+    let flags = format!("--nats {} --nats-creds {}", broker.url(), creds.display());
+    every_command_works(&flags).await;
     fs::write(&creds, "no credentials").unwrap();
-    let err = is_refused(&["--nats", &url, "--nats-creds", path(&creds)]).await;
-    assert!(err.contains("not a credentials file"), "{err}");
+    is_refused(&flags, "not a credentials file").await;
 }
 
 /// A NATS JWT for `subject`, signed by `issuer`.
@@ -176,31 +142,23 @@ fn jwt(issuer: &nkeys::KeyPair, subject: &nkeys::KeyPair, nats: &Value) -> Strin
 #[tokio::test]
 async fn tls_checks_certificates_both_ways() {
     let dir = TempDir::new().unwrap();
-    let file = |name: &str| dir.path().join(name);
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    let openssl = |args: String| openssl(dir.path(), &args);
     for ca in ["ca", "other-ca"] {
-        openssl(
-            dir.path(),
-            &format!(
-                "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
-            -subj /CN={ca} -keyout {ca}.key -out {ca}.pem"
-            ),
-        );
+        openssl(format!(
+            "req -x509 {new_key} -days 2 -subj /CN={ca} -keyout {ca}.key -out {ca}.pem"
+        ));
     }
     for name in ["server", "client"] {
-        openssl(
-            dir.path(),
-            &format!(
-                "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} \
-            -addext subjectAltName=IP:127.0.0.1 -keyout {name}.key -out {name}.csr"
-            ),
-        );
-        openssl(
-            dir.path(),
-            &format!(
-                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
-            -copy_extensions copy -out {name}.pem"
-            ),
-        );
+        openssl(format!(
+            "req {new_key} -subj /CN={name} -addext subjectAltName=IP:127.0.0.1 \
+             -keyout {name}.key -out {name}.csr"
+        ));
+        openssl(format!(
+            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+             -copy_extensions copy -out {name}.pem"
+        ));
     }
     let broker = Broker::with_config(&format!(
         "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}",
@@ -208,54 +166,31 @@ async fn tls_checks_certificates_both_ways() {
         file("server.key"),
         file("ca.pem")
     ));
-    let (plain, tls) = (broker.url(), broker.url().replace("nats://", "tls://"));
-    let (ca, other) = (file("ca.pem"), file("other-ca.pem"));
-    let (cert, key) = (file("client.pem"), file("client.key"));
-    let identity = ["--nats-cert", path(&cert), "--nats-key", path(&key)];
-    every_command_works(&[&["--nats", &tls, "--nats-ca", path(&ca)], &identity[..]].concat()).await;
-    let (code, _, err) = run([
-        &["jobs", "--nats", &plain, "--nats-ca", path(&ca)],
-        &identity[..],
-    ]
-    .concat())
-    .await;
-    assert_eq!(code, 0, "{err}");
-    for flags in [
-        [&["--nats", &tls, "--nats-ca", path(&other)], &identity[..]].concat(),
-        vec!["--nats", &tls, "--nats-ca", path(&ca)],
-        [&["--nats", &tls], &identity[..]].concat(),
-    ] {
-        let err = is_refused(&flags).await;
-        assert!(
-            err.contains("no TLS connection to NATS at tls://127.0.0.1"),
-            "{err}"
-        );
+    let plain = format!("--nats {}", broker.url());
+    let tls = plain.replace("nats://", "tls://");
+    let ca = format!("--nats-ca {}", file("ca.pem"));
+    let other = format!("--nats-ca {}", file("other-ca.pem"));
+    let cert = format!("--nats-cert {}", file("client.pem"));
+    let identity = format!("{cert} --nats-key {}", file("client.key"));
+    every_command_works(&format!("{tls} {ca} {identity}")).await;
+    let jobs = format!("jobs {plain} {ca} {identity}");
+    tailwater(&jobs).await.prints();
+    for flags in [format!("{other} {identity}"), ca, identity] {
+        let error = "no TLS connection to NATS at tls://127.0.0.1";
+        is_refused(&format!("{tls} {flags}"), error).await;
     }
-    let err = is_refused(&[
-        "--nats",
-        &tls,
-        "--nats-ca",
-        path(&file("server.csr.missing")),
-    ])
-    .await;
-    assert!(err.contains("cannot use"), "{err}");
-    let (code, ..) = run(["jobs", "--nats", &tls, "--nats-cert", path(&cert)]).await;
-    assert_eq!(code, 64, "a certificate without its key");
+    let missing = format!("--nats-ca {}", file("missing"));
+    is_refused(&format!("{tls} {missing}"), "cannot use").await;
+    let ran = tailwater(&format!("jobs {tls} {cert}")).await;
+    assert_eq!(ran.code, 64, "a certificate without its key");
 }
 
 fn openssl(dir: &Path, args: &str) {
-    let out = Command::new("openssl")
+    let mut command = Command::new("openssl");
+    let out = command
         .args(args.split_whitespace())
         .current_dir(dir)
         .output()
         .unwrap();
-    assert!(
-        out.status.success(),
-        "{args}: {}",
-        String::from_utf8_lossy(&out.stderr)
-    );
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
+    assert!(out.status.success(), "{args}: {out:?}");
 }

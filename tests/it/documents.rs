@@ -250,19 +250,11 @@ async fn the_programs_for_browsers_show_a_whole_job() {
     let up = up(TempDir::new().unwrap(), &[]).await;
     let input = words(30, 30, 5);
     for job in ["hello", "first", "plain"] {
-        let (code, _, error) = process::run([
-            "submit",
-            "--kind",
-            "demo",
-            "--id",
-            job,
-            "--input",
-            &input.to_string(),
-            "--nats",
-            &up.nats,
-        ])
-        .await;
-        assert_eq!(code, 0, "{error}");
+        let submit = format!(
+            "submit --kind demo --id {job} --input {input} --nats {}",
+            up.nats
+        );
+        process::tailwater(&submit).await.prints();
     }
     let folder = TempDir::new_in(node_folder()).unwrap();
     let mut found = 0;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -11,7 +10,7 @@ use tokio::time::timeout;
 use crate::support::broker::Broker;
 use crate::support::client::follow;
 use crate::support::system::{System, words};
-use crate::support::within;
+use crate::support::{assert_fields, within};
 
 /// The answer to a client that accepts JSON.
 async fn get(addr: &str, path: &str) -> String {
@@ -78,10 +77,7 @@ async fn a_flood_of_large_frames_does_not_starve_other_clients() {
             for (frame, code) in [(&large, "too_large"), (&unknown, "unknown_op")] {
                 greedy.send_text(frame).await;
                 let answer = greedy.op().await;
-                assert_eq!(
-                    (&answer["op"], &answer["code"]),
-                    (&json!("error"), &json!(code))
-                );
+                assert_fields!(answer, {"op": "error", "code": code});
             }
         }
     };

@@ -3,21 +3,29 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::broker::Broker;
-use crate::support::http::exchange;
+use crate::support::http::{UPGRADE, exchange, get};
 use crate::support::system::{System, words};
-use crate::support::within;
+use crate::support::{assert_fields, within};
 
 /// Sends these bytes; returns everything the edge sends until it closes.
-async fn raw(addr: &str, bytes: &[u8]) -> String {
+async fn raw(addr: &str, bytes: impl AsRef<[u8]>) -> String {
     let mut socket = TcpStream::connect(addr).await.unwrap();
     let mut answer = Vec::new();
     within("an answer", async {
         // The edge may answer before it has read everything.
-        let _ = socket.write_all(bytes).await;
+        let _ = socket.write_all(bytes.as_ref()).await;
         let _ = socket.read_to_end(&mut answer).await;
     })
     .await;
     String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Requires that the edge sends these bytes next.
+async fn assert_reads(socket: &mut TcpStream, expected: &str) {
+    let mut bytes = vec![0; expected.len()];
+    let read = within("an answer", socket.read_exact(&mut bytes)).await;
+    read.unwrap();
+    assert_eq!(String::from_utf8_lossy(&bytes), expected);
 }
 
 /// The status and the code of an answer.
@@ -45,21 +53,15 @@ fn status_and_code(answer: &str) -> (u16, String) {
 async fn a_request_must_name_exactly_one_host() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
-    let upgrade = "Upgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\n\
-        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let close = "Connection: close\r\n";
+    let empty = "Connection: close\r\nContent-Length: 0\r\n";
     for (line, headers) in [
-        ("GET /healthz", "Connection: close\r\n"),
-        ("GET /nowhere", "Connection: close\r\n"),
-        ("OPTIONS /api/jobs", "Connection: close\r\n"),
-        (
-            "POST /api/jobs/j/cancel",
-            "Connection: close\r\nContent-Length: 0\r\n",
-        ),
-        (
-            "GET /socket.io/?EIO=4&transport=polling",
-            "Connection: close\r\n",
-        ),
-        ("GET /ws", upgrade),
+        ("GET /healthz", close),
+        ("GET /nowhere", close),
+        ("OPTIONS /api/jobs", close),
+        ("POST /api/jobs/j/cancel", empty),
+        ("GET /socket.io/?EIO=4&transport=polling", close),
+        ("GET /ws", UPGRADE),
     ] {
         for hosts in [
             "",
@@ -68,13 +70,11 @@ async fn a_request_must_name_exactly_one_host() {
             "Host: x, y\r\n",
             "Host: a b\r\n",
         ] {
-            let answer = raw(
-                &edge.addr,
-                format!("{line} HTTP/1.1\r\n{hosts}{headers}\r\n").as_bytes(),
-            )
-            .await;
+            let request = format!("{line} HTTP/1.1\r\n{hosts}{headers}\r\n");
+            let answer = raw(&edge.addr, request).await;
+            let found = status_and_code(&answer);
             assert_eq!(
-                status_and_code(&answer),
+                found,
                 (400, "bad_request".into()),
                 "{line}, {hosts:?}: {answer}"
             );
@@ -86,7 +86,7 @@ async fn a_request_must_name_exactly_one_host() {
         "GET /healthz HTTP/1.1\r\nhost: [::1]:4000\r\nConnection: close\r\n\r\n",
         "GET http://elsewhere.example/healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     ] {
-        let answer = raw(&edge.addr, good.as_bytes()).await;
+        let answer = raw(&edge.addr, good).await;
         assert_eq!(status_and_code(&answer).0, 200, "{good}: {answer}");
     }
     system.end().await;
@@ -96,80 +96,52 @@ async fn a_request_must_name_exactly_one_host() {
 async fn a_bad_websocket_handshake_is_refused_on_both_transports() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
-    let (version, key) = (
-        "Sec-WebSocket-Version: 13\r\n",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
-    );
+    let version = "Sec-WebSocket-Version: 13\r\n";
+    let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\n";
-    let polled = exchange(
-        &edge.addr,
-        "GET",
-        "/socket.io/?EIO=4&transport=polling",
-        "",
-        b"",
-    )
-    .await
-    .1;
-    let sid = polled.split('"').nth(3).unwrap();
-    let doors = [
+    let polling = "/socket.io/?EIO=4&transport=polling";
+    let (_, opened) = get(&edge.addr, polling, "").await;
+    let sid = opened.split('"').nth(3).unwrap();
+    let paths = [
         "/ws",
         "/socket.io/?EIO=4&transport=websocket",
         "/socket.io?transport=websocket=&EIO=4",
         &format!("/socket.io/?EIO=4&transport=websocket&sid={sid}"),
     ];
-    for path in doors {
-        for (headers, status, code) in [
-            (String::new(), 400, "bad_request"),
-            (format!("{version}{key}"), 400, "bad_request"),
-            (
-                format!("Connection: keep-alive\r\n{version}{key}"),
-                400,
-                "bad_request",
-            ),
-            (
-                format!("Upgrade: websocket\r\nConnection: close\r\n{version}{key}"),
-                400,
-                "bad_request",
-            ),
-            (format!("{upgrade}{version}"), 400, "bad_request"),
-            (
-                format!("{upgrade}{version}Sec-WebSocket-Key: x\r\n"),
-                400,
-                "bad_request",
-            ),
-            (
-                format!("{upgrade}{version}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j\r\n"),
-                400,
-                "bad_request",
-            ),
-            (format!("{upgrade}{version}{key}{key}"), 400, "bad_request"),
-            (format!("{upgrade}{key}"), 426, "upgrade_required"),
-            (
-                format!("{upgrade}{key}Sec-WebSocket-Version: 8\r\n"),
-                426,
-                "upgrade_required",
-            ),
-        ] {
-            let request =
-                format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n");
-            let answer = raw(&edge.addr, request.as_bytes()).await;
-            assert_eq!(
-                status_and_code(&answer),
-                (status, code.into()),
-                "{path} {headers}: {answer}"
-            );
+    let bad = [
+        String::new(),
+        format!("{version}{key}"),
+        format!("Connection: keep-alive\r\n{version}{key}"),
+        format!("Upgrade: websocket\r\nConnection: close\r\n{version}{key}"),
+        format!("{upgrade}{version}"),
+        format!("{upgrade}{version}Sec-WebSocket-Key: x\r\n"),
+        format!("{upgrade}{version}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j\r\n"),
+        format!("{upgrade}{version}{key}{key}"),
+    ];
+    let other_version = [
+        format!("{upgrade}{key}"),
+        format!("{upgrade}{key}Sec-WebSocket-Version: 8\r\n"),
+    ];
+    let bad = bad.iter().map(|headers| (headers, 400, "bad_request"));
+    let other_version = other_version
+        .iter()
+        .map(|headers| (headers, 426, "upgrade_required"));
+    let handshakes: Vec<_> = bad.chain(other_version).collect();
+    for path in paths {
+        for &(headers, status, code) in &handshakes {
+            let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}");
+            let answer = raw(&edge.addr, format!("{head}Connection: close\r\n\r\n")).await;
+            let found = status_and_code(&answer);
+            assert_eq!(found, (status, code.into()), "{path} {headers}: {answer}");
             let names = answer.contains("\r\nsec-websocket-version: 13\r\n")
                 && answer.contains("\r\nupgrade: websocket\r\n");
             assert_eq!(names, status == 426, "{answer}");
         }
         let old = format!("GET {path} HTTP/1.0\r\nHost: x\r\n{upgrade}{version}{key}\r\n");
-        assert_eq!(
-            status_and_code(&raw(&edge.addr, old.as_bytes()).await).0,
-            400,
-            "{path} over HTTP/1.0"
-        );
+        let (status, _) = status_and_code(&raw(&edge.addr, old).await);
+        assert_eq!(status, 400, "{path} over HTTP/1.0");
     }
-    for path in &doors[..3] {
+    for path in &paths[..3] {
         for upgrade in [
             upgrade,
             "Upgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n",
@@ -178,11 +150,7 @@ async fn a_bad_websocket_handshake_is_refused_on_both_transports() {
             let mut socket = TcpStream::connect(&edge.addr).await.unwrap();
             let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{upgrade}{version}{key}\r\n");
             socket.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = [0; 12];
-            within("an answer", socket.read_exact(&mut answer))
-                .await
-                .unwrap();
-            assert_eq!(&answer, b"HTTP/1.1 101", "{path} {upgrade}");
+            assert_reads(&mut socket, "HTTP/1.1 101").await;
         }
     }
     system.end().await;
@@ -194,32 +162,27 @@ async fn an_oversized_head_gets_431() {
     let edge = system.edge().await;
     for path in ["/healthz", "/ws", "/socket.io/?EIO=4&transport=polling"] {
         for size in [64 << 10, 65 << 10, 100_000, 1 << 20, 4 << 20] {
-            let head = format!(
-                "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: {}\r\n\r\n",
-                "x".repeat(size)
-            );
-            let answer = raw(&edge.addr, head.as_bytes()).await;
+            let filler = "x".repeat(size);
+            let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+            let answer = raw(&edge.addr, format!("{head}X: {filler}\r\n\r\n")).await;
             assert!(
                 answer.starts_with("HTTP/1.1 431 "),
                 "{path}, {size}: {answer}"
             );
         }
     }
-    let many = format!(
-        "GET /healthz HTTP/1.1\r\nHost: x\r\n{}\r\n",
-        "X: x\r\n".repeat(1000)
-    );
-    assert!(
-        raw(&edge.addr, many.as_bytes())
-            .await
-            .starts_with("HTTP/1.1 431 ")
-    );
-    let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(1 << 20));
-    let answer = raw(&edge.addr, long.as_bytes()).await;
-    assert!(
-        answer.starts_with("HTTP/1.1 414 ") || answer.starts_with("HTTP/1.1 431 "),
-        "{answer}"
-    );
+    let many = "X: x\r\n".repeat(1000);
+    let head = "GET /healthz HTTP/1.1\r\nHost: x\r\n";
+    let answer = raw(&edge.addr, format!("{head}{many}\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    let long = "x".repeat(1 << 20);
+    let answer = raw(
+        &edge.addr,
+        format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n"),
+    )
+    .await;
+    let (status, _) = status_and_code(&answer);
+    assert!([414, 431].contains(&status), "{answer}");
     // A head just below the limit is accepted.
     let cookie = format!("Cookie: {}\r\n", "x".repeat(60_000));
     let (head, _) = exchange(&edge.addr, "GET", "/healthz", &cookie, b"").await;
@@ -232,17 +195,11 @@ async fn an_oversized_body_is_refused_before_it_is_sent() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
-    let opened = exchange(
-        &edge.addr,
-        "GET",
-        "/socket.io/?EIO=4&transport=polling",
-        "",
-        b"",
-    )
-    .await
-    .1;
+    let polling = "/socket.io/?EIO=4&transport=polling";
+    let (_, opened) = get(&edge.addr, polling, "").await;
     let sid = opened.split('"').nth(3).unwrap();
-    let session = format!("/socket.io/?EIO=4&transport=polling&sid={sid}");
+    let session = format!("{polling}&sid={sid}");
+    let json = "Content-Type: application/json\r\nConnection: close\r\n";
     for path in [
         "/api/jobs",
         session.as_str(),
@@ -254,39 +211,26 @@ async fn an_oversized_body_is_refused_before_it_is_sent() {
             (1_u64 << 40, "Expect: 100-Continue\r\n"),
             (1_u64 << 40, ""),
         ] {
-            let head = format!(
-                "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n\
-                Content-Length: {length}\r\n{expect}\r\n"
-            );
+            let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\n{json}");
+            let head = format!("{head}Content-Length: {length}\r\n{expect}\r\n");
             // The body is never sent, so an edge that waits for it would not answer.
-            let answer = raw(&edge.addr, head.as_bytes()).await;
-            assert_eq!(
-                status_and_code(&answer),
-                (413, "too_large".into()),
-                "{path}: {answer}"
-            );
+            let answer = raw(&edge.addr, head).await;
+            let found = status_and_code(&answer);
+            assert_eq!(found, (413, "too_large".into()), "{path}: {answer}");
         }
     }
     // A body within the limit is requested.
     let body = json!({"kind": "demo", "input": words(3, 0, 1)}).to_string();
     let mut socket = TcpStream::connect(&edge.addr).await.unwrap();
+    let length = body.len();
     let head = format!(
-        "POST /api/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n\
-        Expect: 100-continue\r\nContent-Length: {}\r\n\r\n",
-        body.len()
+        "POST /api/jobs HTTP/1.1\r\nHost: x\r\n{json}\
+         Expect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
     );
     socket.write_all(head.as_bytes()).await.unwrap();
-    let mut asked = [0; 25];
-    within("an answer", socket.read_exact(&mut asked))
-        .await
-        .unwrap();
-    assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert_reads(&mut socket, "HTTP/1.1 100 Continue\r\n\r\n").await;
     socket.write_all(body.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    within("an answer", socket.read_to_string(&mut answer))
-        .await
-        .unwrap();
-    assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+    assert_reads(&mut socket, "HTTP/1.1 202 ").await;
     system.end().await;
 }
 
@@ -334,63 +278,28 @@ async fn an_ambiguous_body_length_closes_the_connection() {
     let body = json!({"kind": "demo", "id": "framed", "input": words(3, 0, 1)}).to_string();
     let chunked = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
     let head = "POST /api/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
-    let (after, json) = (
-        "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
-        "Content-Type: application/json\r\n",
-    );
+    let after = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    let (length, encoding) = ("Content-Length: 4\r\n", "Transfer-Encoding: chunked\r\n");
     // Bytes after such a body are not read as a request.
     for (headers, body, status) in [
-        (
-            "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
-            chunked.as_str(),
-            202,
-        ),
-        (
-            "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
-            &chunked,
-            200,
-        ),
-        (
-            "Transfer-Encoding: chunked\r\n",
-            "x\r\n{}\r\n0\r\n\r\n",
-            400,
-        ),
-        (
-            "Transfer-Encoding: chunked\r\n",
-            "-1\r\n{}\r\n0\r\n\r\n",
-            400,
-        ),
-        (
-            "Transfer-Encoding: chunked\r\n",
-            "2\r\n{}}\r\n0\r\n\r\n",
-            400,
-        ),
-        (
-            "Transfer-Encoding: chunked\r\n",
-            "fffffffffffffffff\r\n{}\r\n",
-            400,
-        ),
+        (&*format!("{length}{encoding}"), chunked.as_str(), 202),
+        (&format!("{encoding}{length}"), &chunked, 200),
+        (encoding, "x\r\n{}\r\n0\r\n\r\n", 400),
+        (encoding, "-1\r\n{}\r\n0\r\n\r\n", 400),
+        (encoding, "2\r\n{}}\r\n0\r\n\r\n", 400),
+        (encoding, "fffffffffffffffff\r\n{}\r\n", 400),
         ("Transfer-Encoding: gzip\r\n", "", 400),
         ("Content-Length: 2\r\nContent-Length: 3\r\n", "{}", 400),
         ("Content-Length: -2\r\n", "{}", 400),
         ("Content-Length: 2x\r\n", "{}", 400),
     ] {
-        let answer = raw(
-            &edge.addr,
-            format!("{head}{headers}\r\n{body}{after}").as_bytes(),
-        )
-        .await;
-        assert_eq!(
-            status_and_code(&answer).0,
-            status,
-            "{headers:?} {body:?}: {answer}"
-        );
-        assert_eq!(
-            answer.matches("HTTP/1.1 ").count(),
-            1,
-            "{headers:?}: {answer}"
-        );
+        let answer = raw(&edge.addr, format!("{head}{headers}\r\n{body}{after}")).await;
+        let (found, _) = status_and_code(&answer);
+        assert_eq!(found, status, "{headers:?} {body:?}: {answer}");
+        let answers = answer.matches("HTTP/1.1 ").count();
+        assert_eq!(answers, 1, "{headers:?}: {answer}");
     }
+    let json = "Content-Type: application/json\r\n";
     // Only the first of them submitted the job.
     let (answer, _) = exchange(&edge.addr, "POST", "/api/jobs", json, body.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
@@ -453,104 +362,51 @@ async fn protocol_violations_get_the_matching_close_code() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let two = |first: &[u8], second: &[u8]| [first, second].concat();
-    for (what, bytes, code, reason) in [
+    let of_length = |length: u64| two(&[0x81, 0x80 | 127], &two(&length.to_be_bytes(), &[0; 4]));
+    let within_message = two(&frame(0x01, b"{"), &frame(0x81, b"{}"));
+    let cut_character = frame(0x81, "ä".as_bytes().split_at(1).0);
+    let bad_piece = two(&frame(0x01, b"\xc3"), &frame(0x80, b"\x28"));
+    let violation = (1002, "protocol_error");
+    let bad_utf8 = (1007, "bad_utf8");
+    let too_large = (1009, "too_large");
+    for (what, bytes, (code, reason)) in [
         (
             "a frame without a mask",
             vec![0x81, 2, b'{', b'}'],
-            1002,
-            "protocol_error",
+            violation,
         ),
-        ("a reserved bit", frame(0xc1, b"{}"), 1002, "protocol_error"),
-        (
-            "a reserved opcode for data",
-            frame(0x83, b"{}"),
-            1002,
-            "protocol_error",
-        ),
-        (
-            "a reserved opcode for control",
-            frame(0x8b, b""),
-            1002,
-            "protocol_error",
-        ),
-        ("a ping in pieces", frame(0x09, b""), 1002, "protocol_error"),
-        (
-            "a ping of 126 bytes",
-            frame(0x89, &[0; 126]),
-            1002,
-            "protocol_error",
-        ),
-        (
-            "a continuation of nothing",
-            frame(0x80, b"{}"),
-            1002,
-            "protocol_error",
-        ),
-        (
-            "a message within a message",
-            two(&frame(0x01, b"{"), &frame(0x81, b"{}")),
-            1002,
-            "protocol_error",
-        ),
-        (
-            "a close of one byte",
-            frame(0x88, b"x"),
-            1002,
-            "protocol_error",
-        ),
+        ("a reserved bit", frame(0xc1, b"{}"), violation),
+        ("a reserved opcode for data", frame(0x83, b"{}"), violation),
+        ("a reserved opcode for control", frame(0x8b, b""), violation),
+        ("a ping in pieces", frame(0x09, b""), violation),
+        ("a ping of 126 bytes", frame(0x89, &[0; 126]), violation),
+        ("a continuation of nothing", frame(0x80, b"{}"), violation),
+        ("a message within a message", within_message, violation),
+        ("a close of one byte", frame(0x88, b"x"), violation),
         (
             "a text that is not UTF-8",
             frame(0x81, b"\"\xff\""),
-            1007,
-            "bad_utf8",
+            bad_utf8,
         ),
         (
             "a text that ends within a character",
-            frame(0x81, "ä".as_bytes().split_at(1).0),
-            1007,
-            "bad_utf8",
+            cut_character,
+            bad_utf8,
         ),
+        ("a piece that is not UTF-8", bad_piece, bad_utf8),
         (
-            "a piece that is not UTF-8",
-            two(&frame(0x01, b"\xc3"), &frame(0x80, b"\x28")),
-            1007,
-            "bad_utf8",
-        ),
-        (
-            "a close whose reason is not UTF-8",
+            "a reason that is not UTF-8",
             frame(0x88, b"\x03\xe8\xff"),
-            1007,
-            "bad_utf8",
+            bad_utf8,
         ),
-        (
-            "a length of 2 MiB",
-            [
-                &[0x81, 0x80 | 127][..],
-                &(2_u64 << 20).to_be_bytes(),
-                &[0; 4],
-            ]
-            .concat(),
-            1009,
-            "too_large",
-        ),
-        (
-            "a length of 2 to the 62",
-            [
-                &[0x81, 0x80 | 127][..],
-                &(1_u64 << 62).to_be_bytes(),
-                &[0; 4],
-            ]
-            .concat(),
-            1009,
-            "too_large",
-        ),
+        ("a length of 2 MiB", of_length(2 << 20), too_large),
+        ("a length of 2 to the 62", of_length(1 << 62), too_large),
     ] {
         let mut client = Frames::open(&edge.addr).await;
         client.0.write_all(&bytes).await.unwrap();
-        let (first, payload) = client
-            .next()
-            .await
-            .unwrap_or_else(|| panic!("{what}: cut without a close"));
+        let Some((first, payload)) = client.next().await else {
+            panic!("{what}: cut without a close")
+        };
         assert_eq!(first, 0x88, "{what}: {payload:?}");
         let closed = (
             u16::from_be_bytes([payload[0], payload[1]]),
@@ -569,16 +425,10 @@ async fn protocol_violations_get_the_matching_close_code() {
     .concat();
     client.0.write_all(&pieces).await.unwrap();
     let (first, payload) = client.next().await.unwrap();
-    assert_eq!(
-        (first, payload.as_slice()),
-        (0x8a, b"p".as_slice()),
-        "the pong"
-    );
+    assert_eq!((first, &*payload), (0x8a, &b"p"[..]), "the pong");
     let (first, payload) = client.next().await.unwrap();
     let error: Value = serde_json::from_slice(&payload).unwrap();
-    assert_eq!(
-        (first, &error["code"], &error["job"]),
-        (0x81, &json!("bad_job_id"), &json!("ä"))
-    );
+    assert_eq!(first, 0x81);
+    assert_fields!(error, {"code": "bad_job_id", "job": "ä"});
     system.end().await;
 }

@@ -18,7 +18,7 @@ use crate::support::client::Client;
 use crate::support::http::stats;
 use crate::support::process::Process;
 use crate::support::system::System;
-use crate::support::{eventually, within};
+use crate::support::{until, within};
 
 /// The memory that hostile clients of one kind may cost an edge, in KiB.
 const MOST: u64 = 64 * 1024;
@@ -139,9 +139,8 @@ async fn incomplete_bodies_hold_bounded_memory() {
     short.resize(short.len() + BODY - 1, b' ');
     let flood = join_all((0..100).map(|_| ask(&addr, &short, Duration::from_secs(60))));
     let beside = async {
-        eventually("a flood", || async {
-            (stats(&addr, "/api/stats").await["memory"]["refused"].as_u64() > Some(50))
-                .then_some(())
+        until("a flood", async || {
+            stats(&addr, "/api/stats").await["memory"]["refused"].as_u64() > Some(50)
         })
         .await;
         let peak = edge.memory();

@@ -2,16 +2,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use tailwater::nats::{Nats, Options};
+use tailwater::nats::Nats;
 use tailwater::process_group::Signal;
 use tailwater::wire::JobId;
 
 use crate::support::broker::Broker;
 use crate::support::http::{assert_problem, http};
-use crate::support::process::run;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{Edge, System, words};
-use crate::support::{eventually, within};
+use crate::support::{assert_fields, eventually, within};
 
 on_one_and_three!(
     jobs_are_listed_newest_first_with_their_state,
@@ -207,18 +206,7 @@ async fn a_submitted_job_is_listed_at_once(broker: &Broker) {
 /// An edge that uses one node only: the node that gets a direct get answers it.
 async fn edge_at(system: &System, node: usize) -> Edge {
     let url = system.url().split(',').nth(node).unwrap().to_owned();
-    let options = Options {
-        url: url.into(),
-        ..system.options.clone()
-    };
-    System {
-        options,
-        log: system.log.clone(),
-        queue: system.queue.clone(),
-        tasks: system.tasks.clone(),
-    }
-    .edge()
-    .await
+    system.reached_at(&url).edge().await
 }
 
 #[tokio::test]
@@ -379,10 +367,7 @@ async fn expired_fields_are_null_and_expired_jobs_are_not_listed(broker: &Broker
     pen.write("new-1", "job:queued:v1").await;
     let (jobs, _) = turn(&edge, "", 1).await;
     assert_eq!(ids(&jobs), ["new-1", "old-1"]);
-    assert_eq!(
-        (&jobs[0]["kind"], &jobs[0]["created_at"]),
-        (&json!("new"), &json!(1001))
-    );
+    assert_fields!(jobs[0], {"kind": "new", "created_at": 1001});
     let (old, nothing) = (&jobs[1], &Value::Null);
     assert_eq!(
         (&old["kind"], &old["created_at"], &old["status"]),
@@ -591,46 +576,32 @@ async fn the_cli_lists_jobs_as_a_table_and_as_json() {
     }
     pen.write("longer-name", "job:queued:v1").await;
     pen.write("longer-name", "job:done:v1").await;
-    let flags = system.flags();
-    let jobs = async |args: &[&str]| {
-        run([
-            &["jobs"],
-            args,
-            &flags.iter().map(String::as_str).collect::<Vec<_>>(),
-        ]
-        .concat())
-        .await
-    };
-    let (code, out, err) = jobs(&["--limit", "2"]).await;
-    assert_eq!(code, 0, "{err}");
+    let jobs = async |flags: &str| system.run(&format!("jobs {flags}")).await;
+    let out = jobs("--limit 2").await.prints();
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(lines.len(), 3, "{out}");
-    assert!(
-        lines[0].starts_with("JOB          KIND    STATUS  ATTEMPT  EVENTS  CREATED"),
-        "{out}"
-    );
-    let begin = "longer-name  longer  done    1        2       1970-01-01T00:00:01Z  20";
-    assert!(lines[1].starts_with(begin), "{out}");
-    assert!(
-        lines[2].starts_with("x-129        x       queued  1        1 "),
-        "{out}"
-    );
+    for (line, begin) in [
+        "JOB          KIND    STATUS  ATTEMPT  EVENTS  CREATED",
+        "longer-name  longer  done    1        2       1970-01-01T00:00:01Z  20",
+        "x-129        x       queued  1        1 ",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert!(lines[line].starts_with(begin), "{out}");
+    }
     // More than one page.
-    let (code, out, _) = jobs(&["--limit", "125", "--json", "--kind", "x"]).await;
+    let out = jobs("--limit 125 --json --kind x").await.prints();
     let rows: Vec<Value> = out
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     let expected: Vec<String> = (5..130).rev().map(|n| format!("x-{n}")).collect();
-    assert_eq!(
-        (code, ids(&rows)),
-        (0, expected.iter().map(String::as_str).collect())
-    );
-    let (_, out, _) = jobs(&["--json"]).await;
-    assert_eq!(out.lines().count(), 20);
-    let (code, out, _) = jobs(&["--status", "done", "--limit", "1000"]).await;
-    assert_eq!((code, out.lines().count()), (0, 2), "{out}");
-    assert_eq!(jobs(&["--status", "asleep"]).await.0, 64);
-    assert_eq!(jobs(&["--limit", "0"]).await.0, 64);
+    assert_eq!(ids(&rows), expected);
+    assert_eq!(jobs("--json").await.out.lines().count(), 20);
+    let out = jobs("--status done --limit 1000").await.prints();
+    assert_eq!(out.lines().count(), 2, "{out}");
+    assert_eq!(jobs("--status asleep").await.code, 64);
+    assert_eq!(jobs("--limit 0").await.code, 64);
     system.end().await;
 }

@@ -12,15 +12,15 @@ use tailwater::config::OUTPUT_BUFFER_MAX;
 use tailwater::nats::{EventWriter, Nats};
 use tailwater::process_group::Signal;
 use tailwater::runtime::Tasks;
-use tailwater::wire::{Body, JobId, Limits, Status, Submission};
+use tailwater::wire::{Body, JobId, Status};
 use tailwater::worker::{Worker, WorkerSettings};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::broker::Broker;
 use crate::support::client::follow;
-use crate::support::system::{System, text, words};
-use crate::support::{assert_within, eventually, within};
+use crate::support::system::{System, limited, text, words};
+use crate::support::{assert_within, eventually, until, within};
 
 /// Several ack waits of [`short`], which sets one second.
 const LONG: Duration = Duration::from_secs(5);
@@ -58,11 +58,7 @@ async fn one_attempt_each(system: &System, jobs: &[(JobId, Value)]) {
     for (job, input) in jobs {
         let seen = follow(&edge.addr, job.as_str()).await;
         seen.assert_whole();
-        let starts = seen
-            .events
-            .values()
-            .filter(|event| event["type"] == "job:started:v1")
-            .count();
+        let starts = seen.of_type("job:started:v1").len();
         assert_eq!((starts, seen.text()), (1, text(input)), "{job}");
         assert_eq!(system.ended(job).await.status, Status::Done);
     }
@@ -251,14 +247,7 @@ async fn time_limits_hold_during_an_outage() {
     let system = System::on(&broker).await;
     let flood = Flood::default();
     system.worker(flood.clone(), short).await;
-    let limits = Limits {
-        timeout_ms: Some(6000),
-        silence_timeout_ms: Some(1000),
-    };
-    let submission = Submission {
-        limits,
-        ..Submission::new("demo".parse().unwrap(), Value::Null)
-    };
+    let submission = limited(Value::Null, Some(6000), Some(1000));
     let job = system.submit_with("floods", submission).await;
     system.reaches("floods", 4).await;
     broker.kill(0);
@@ -270,8 +259,8 @@ async fn time_limits_hold_during_an_outage() {
     })
     .await;
     assert!(!flood.stopped.load(Ordering::Relaxed), "it was not silent");
-    eventually("the time limit", || async {
-        flood.stopped.load(Ordering::Relaxed).then_some(())
+    until("the time limit", async || {
+        flood.stopped.load(Ordering::Relaxed)
     })
     .await;
     broker.restart(0);
@@ -351,7 +340,7 @@ async fn a_worker_answers_only_for_jobs_it_owns() {
     for (job, attempt, body) in [(job, 2, started), (parted, 1, retrying)] {
         system.reaches(job.as_str(), 4).await;
         loop {
-            let last = system.log.last(&job).await.unwrap().unwrap();
+            let last = system.last(&job).await;
             let mut writer =
                 EventWriter::new(system.log.clone(), job.clone(), attempt, Some(&last));
             if writer.append(body.clone()).await.is_ok() {

@@ -6,22 +6,19 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::backend::webhook::Webhook;
-use tailwater::edge::EdgeSettings;
-use tailwater::nats::EventWriter;
 use tailwater::process_group::Signal;
-use tailwater::wire::{Body, EventType, JobId, Limits, Status, Submission};
+use tailwater::wire::{Body, EventType, JobId, Status, Submission};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
 use crate::support::http::{assert_problem, post};
-use crate::support::http_server::{Exchange, Server};
+use crate::support::http_server::Server;
 use crate::support::process::Process;
 use crate::support::scenarios::on_one_and_three;
-use crate::support::system::SECRET;
-use crate::support::system::System;
-use crate::support::{assert_within, eventually, python};
+use crate::support::system::{SECRET, System, limited};
+use crate::support::{assert_fields, assert_within, eventually, python, until};
 
 on_one_and_three!(
     an_exception_fails_only_its_job,
@@ -64,13 +61,6 @@ impl Python {
         let mut process = Process::start_program(&python("python"), args, &env, Stdio::inherit());
         process.says("serves demo").await;
         Self { process, _dir: dir }
-    }
-}
-
-fn limited(input: &str, limits: Limits) -> Submission {
-    Submission {
-        limits,
-        ..Submission::new("demo".parse().unwrap(), json!(input))
     }
 }
 
@@ -166,8 +156,7 @@ async fn work_can_ask_for_a_retry(broker: &Broker) {
     let edge = system.edge().await;
     system.submit("retry", json!("retry")).await;
     let seen = follow(&edge.addr, "retry").await;
-    seen.assert_whole();
-    assert_eq!(seen.text(), "sentence");
+    seen.assert_text("sentence");
     let events: Vec<&Value> = seen.events.values().collect();
     let retries: Vec<_> = events
         .windows(2)
@@ -175,10 +164,7 @@ async fn work_can_ask_for_a_retry(broker: &Broker) {
         .collect();
     assert_eq!(retries.len(), 2);
     for (pair, delay) in retries.iter().zip([1000, 2000]) {
-        assert_eq!(
-            (&pair[0]["message"], &pair[0]["delay_ms"]),
-            (&json!("try again"), &json!(delay))
-        );
+        assert_fields!(pair[0], {"message": "try again", "delay_ms": delay});
         let passed = pair[1]["ts"].as_u64().unwrap() - pair[0]["ts"].as_u64().unwrap();
         assert!(passed + 20 >= delay, "{passed} ms have passed, not {delay}");
     }
@@ -203,7 +189,7 @@ async fn concurrent_jobs_are_cancelled_one_by_one(broker: &Broker) {
         system.reaches(job.as_str(), 3).await;
     }
     let asked = Instant::now();
-    system.queue.cancel(&jobs[1], None).await.unwrap();
+    system.cancel(&jobs[1]).await;
     let state = system.ended(&jobs[1]).await;
     assert_within(asked, Duration::from_secs(1));
     assert_eq!(
@@ -222,32 +208,14 @@ async fn concurrent_jobs_are_cancelled_one_by_one(broker: &Broker) {
 async fn time_limits_end_a_job(broker: &Broker) {
     let system = System::on(broker).await;
     let _worker = Python::start(&system, Some(TASKS), 4).await;
-    let late = limited(
-        "hang",
-        Limits {
-            timeout_ms: Some(1200),
-            ..Limits::default()
-        },
-    );
-    let silent = limited(
-        "hang",
-        Limits {
-            silence_timeout_ms: Some(700),
-            ..Limits::default()
-        },
-    );
-    let waits = limited(
-        "always",
-        Limits {
-            timeout_ms: Some(1500),
-            ..Limits::default()
-        },
-    );
-    for (id, submission, message) in [
-        ("late", late, "the job exceeded its time limit"),
-        ("silent", silent, "the job produced no output for too long"),
-        ("waits", waits, "the job exceeded its time limit"),
+    let late = "the job exceeded its time limit";
+    let silent = "the job produced no output for too long";
+    for (id, task, timeout, silence, message) in [
+        ("late", "hang", Some(1200), None, late),
+        ("silent", "hang", None, Some(700), silent),
+        ("waits", "always", Some(1500), None, late),
     ] {
+        let submission = limited(json!(task), timeout, silence);
         let job = system.submit_with(id, submission).await;
         let state = system.ended(&job).await;
         let error = state.error.unwrap();
@@ -275,7 +243,7 @@ async fn a_worker_that_is_stopped_hands_its_jobs_back(broker: &Broker) {
             .await
             .success()
     );
-    let last = system.log.last(&job).await.unwrap().unwrap();
+    let last = system.last(&job).await;
     assert_eq!((last.event_type, last.attempt), (EventType::Retrying, 1));
     // Another worker gets the job long before the ack wait is over.
     let _second = Python::start(&system, None, 1).await;
@@ -291,8 +259,7 @@ async fn a_worker_that_is_stopped_hands_its_jobs_back(broker: &Broker) {
 async fn a_retry_delay_outlives_its_worker(broker: &Broker) {
     let system = System::on(broker).await;
     let job = system.submit("delayed", json!("words")).await;
-    let last = system.log.last(&job).await.unwrap().unwrap();
-    let mut writer = EventWriter::new(system.log.clone(), job.clone(), 1, Some(&last));
+    let mut writer = system.writer(&job, 1).await;
     let retrying = Body::Retrying {
         code: "c".into(),
         message: "m".into(),
@@ -310,22 +277,15 @@ async fn a_retry_delay_outlives_its_worker(broker: &Broker) {
 
 #[tokio::test]
 async fn a_job_run_by_python_calls_back() {
-    let server =
-        Server::start(async |mut exchange: Exchange| exchange.answer("200 OK", "", "").await).await;
+    let server = Server::accepting().await;
     let system = System::on(Broker::shared_one()).await;
-    let hosts = vec![server.addr.clone()];
-    let webhook = Webhook::new(hosts.clone(), &SECRET.into()).unwrap();
+    let webhook = Webhook::new(vec![server.addr.clone()], &SECRET.into()).unwrap();
     system
         .worker(webhook, |settings| {
             settings.kind = "callback".parse().unwrap()
         })
         .await;
-    let edge = system
-        .edge_with(EdgeSettings {
-            callback_hosts: hosts,
-            ..EdgeSettings::default()
-        })
-        .await;
+    let edge = system.edge_calling(&[&server.addr]).await;
     let worker = Python::start(&system, Some(TASKS), 2).await;
     for (task, status) in [("done", "done"), ("raise", "failed")] {
         let callback = format!("http://{}/{task}", server.addr);
@@ -334,12 +294,7 @@ async fn a_job_run_by_python_calls_back() {
         assert_eq!(code, 202, "{answer}");
         let id: JobId = format!("callback-{task}").parse().unwrap();
         assert_eq!(system.ended(&id).await.status, Status::Done);
-        let line = format!("POST /{task}");
-        let requests: Vec<_> = server
-            .requests()
-            .into_iter()
-            .filter(|request| request.line == line)
-            .collect();
+        let requests = server.at(&format!("/{task}"));
         let [request] = requests.as_slice() else {
             panic!("{requests:?}")
         };
@@ -401,8 +356,7 @@ async fn python_jobs_survive_the_loss_of_each_node() {
             "{state:?}"
         );
         let seen: Seen = follow(&edge.addr, job.as_str()).await;
-        seen.assert_whole();
-        assert_eq!(seen.text(), words(n).to_uppercase());
+        seen.assert_text(words(n).to_uppercase());
     }
     system.end().await;
 }
@@ -410,13 +364,7 @@ async fn python_jobs_survive_the_loss_of_each_node() {
 #[tokio::test]
 async fn features_that_a_kind_lacks_are_refused() {
     let system = System::on(Broker::shared_one()).await;
-    let hosts = vec!["h.example".to_owned()];
-    let edge = system
-        .edge_with(EdgeSettings {
-            callback_hosts: hosts,
-            ..EdgeSettings::default()
-        })
-        .await;
+    let edge = system.edge_calling(&["h.example"]).await;
     system
         .worker(Demo, |settings| settings.kind = "callback".parse().unwrap())
         .await;
@@ -442,24 +390,11 @@ async fn features_that_a_kind_lacks_are_refused() {
             problem["detail"].as_str().unwrap().contains(word),
             "{problem}"
         );
-        assert!(
-            system
-                .log
-                .last(&job["id"].as_str().unwrap().parse().unwrap())
-                .await
-                .unwrap()
-                .is_none()
-        );
+        let id = job["id"].as_str().unwrap().parse().unwrap();
+        assert!(system.log.last(&id).await.unwrap().is_none());
     }
-    let submit = ["submit", "--kind", "demo", "--timeout", "1m"]
-        .map(str::to_owned)
-        .to_vec();
-    let (code, _, err) = crate::support::process::run([submit, system.flags()].concat()).await;
-    assert_eq!(
-        (code, err.contains("do not support time limits")),
-        (2, true),
-        "{err}"
-    );
+    let ran = system.run("submit --kind demo --timeout 1m").await;
+    ran.fails(2, "do not support time limits");
     assert_eq!(
         post(&edge, &json!({"kind": "demo", "id": "plain", "input": "x"}))
             .await
@@ -469,8 +404,8 @@ async fn features_that_a_kind_lacks_are_refused() {
     // Workers of this crate and the example announce their features; the edge asks once a second.
     let _worker = Python::start(&system, None, 1).await;
     for job in [&called, &limited] {
-        eventually("the kind to do more", || async {
-            (post(&edge, job).await.0 == 202).then_some(())
+        until("the kind to do more", async || {
+            post(&edge, job).await.0 == 202
         })
         .await;
     }

@@ -150,7 +150,7 @@ async fn server_frames_match_the_schemas() {
     system.submit("done", words(5, 0, 1)).await;
     system.submit("failed", json!({"words": "many"})).await;
     let cancelled = system.submit("cancelled", words(10_000, 5, 1)).await;
-    system.queue.cancel(&cancelled, None).await.unwrap();
+    system.cancel(&cancelled).await;
     let mut values = Vec::new();
     for job in ["done", "failed", "cancelled"] {
         let state = system.ended(&job.parse().unwrap()).await;

@@ -11,7 +11,7 @@ use crate::support::http::exchange;
 use crate::support::link::{Flow, Link};
 use crate::support::process::Process;
 use crate::support::system::{System, text, words};
-use crate::support::{assert_within, eventually, within};
+use crate::support::{assert_within, eventually, until, within};
 
 /// How soon a node that went silent without a reset must be noticed.
 const NOTICED: Duration = Duration::from_secs(10);
@@ -78,13 +78,13 @@ async fn a_silent_node_delays_watchers_by_less_than_15_s() {
         longest
     }));
     let readiness = async {
-        eventually("an edge that is not ready", || async {
-            (!is_ready(&edge.addr).await).then_some(())
+        until("an edge that is not ready", async || {
+            !is_ready(&edge.addr).await
         })
         .await;
         let noticed = silenced.elapsed();
-        eventually("an edge that is ready again", || async {
-            is_ready(&edge.addr).await.then_some(())
+        until("an edge that is ready again", async || {
+            is_ready(&edge.addr).await
         })
         .await;
         (noticed, silenced.elapsed())
@@ -96,8 +96,7 @@ async fn a_silent_node_delays_watchers_by_less_than_15_s() {
     assert!(noticed < Duration::from_secs(5), "{noticed:?}");
     assert!(ready < WAIT, "{ready:?}");
     for ((_, seen), input) in watchers.iter().zip(&inputs) {
-        seen.assert_whole();
-        assert_eq!(seen.text(), text(input));
+        seen.assert_text(text(input));
     }
     system.end().await;
 }
@@ -116,8 +115,8 @@ async fn readiness_follows_a_node_that_hangs() {
     assert!(is_ready(&edge.addr).await);
     link.set(Flow::Silent);
     let silenced = Instant::now();
-    eventually("an edge that is not ready", || async {
-        (!is_ready(&edge.addr).await).then_some(())
+    until("an edge that is not ready", async || {
+        !is_ready(&edge.addr).await
     })
     .await;
     assert_within(silenced, NOTICED);
@@ -125,13 +124,12 @@ async fn readiness_follows_a_node_that_hangs() {
     sleep(NOTICED).await;
     assert!(!is_ready(&edge.addr).await);
     link.set(Flow::Open);
-    eventually("an edge that is ready again", || async {
-        is_ready(&edge.addr).await.then_some(())
+    until("an edge that is ready again", async || {
+        is_ready(&edge.addr).await
     })
     .await;
     Box::pin(within("the job", follow_through(&edge.addr, &mut seen))).await;
-    seen.assert_whole();
-    assert_eq!(seen.text(), text(&input));
+    seen.assert_text(text(&input));
     system.options.url = broker.url().into();
     system.end().await;
 }

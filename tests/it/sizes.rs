@@ -17,7 +17,7 @@ use crate::support::http::{assert_problem, http, post};
 use crate::support::scenarios::on_one_and_three;
 use crate::support::socketio::Raw;
 use crate::support::system::{System, text, words};
-use crate::support::{assert_within, within};
+use crate::support::{assert_fields, assert_within, within};
 
 on_one_and_three!(
     an_oversized_job_is_refused_on_every_transport,
@@ -64,21 +64,13 @@ async fn an_oversized_job_is_refused_on_every_transport(broker: &Broker) {
         }
         client.send(frame.clone()).await;
         let error = client.op().await;
-        assert_eq!(
-            (&error["op"], &error["code"], &error["ref"]),
-            (&json!("error"), &json!("too_large"), &json!("r")),
-            "{error}"
-        );
+        assert_fields!(error, {"op": "error", "code": "too_large", "ref": "r"});
     }
     let mut raw = Raw::join(&edge.addr).await;
     let mut emit = submit.clone();
     emit["ref"] = json!("r");
     let error = raw.ask(1, "submit", &emit).await;
-    assert_eq!(
-        (&error["code"], &error["ref"]),
-        (&json!("too_large"), &json!("r")),
-        "{error}"
-    );
+    assert_fields!(error, {"code": "too_large", "ref": "r"});
     let args = [
         ["submit", "--kind", "demo", "--input", "-"]
             .map(str::to_owned)
@@ -178,7 +170,7 @@ async fn an_oversized_job_can_be_cancelled_and_can_time_out(broker: &Broker) {
     let waits = put(&system, "waits", &json!({})).await;
     let limited = put(&system, "limited", &json!({"timeout_ms": 1500})).await;
     assert_eq!(
-        system.queue.cancel(&waits, None).await.unwrap(),
+        system.cancel(&waits).await,
         CancelOutcome::Requested(Seq(2))
     );
     assert_eq!(
@@ -190,7 +182,7 @@ async fn an_oversized_job_can_be_cancelled_and_can_time_out(broker: &Broker) {
     let tried = put(&system, "tried", &json!({})).await;
     assert_eq!(code(&system.ended(&limited).await), "timed_out");
     assert_eq!(
-        system.queue.cancel(&tried, None).await.unwrap(),
+        system.cancel(&tried).await,
         CancelOutcome::Requested(Seq(2))
     );
     assert_eq!(system.ended(&tried).await.status, Status::Cancelled);
@@ -216,7 +208,7 @@ async fn a_job_with_a_sealed_log_leaves_the_queue() {
     };
     system.worker(Demo, small).await;
     system.queue_is_empty().await;
-    assert_eq!(system.log.last(&job).await.unwrap().unwrap().seq, Seq(1));
+    assert_eq!(system.last(&job).await.seq, Seq(1));
     system.end().await;
 }
 

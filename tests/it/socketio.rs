@@ -16,7 +16,7 @@ use crate::support::proxy::Proxy;
 use crate::support::socketio::{Raw, join_by_polling};
 use crate::support::system::{System, text, words};
 use crate::support::third_party::ThirdParty;
-use crate::support::{assert_within, eventually};
+use crate::support::{assert_fields, assert_within, eventually, until};
 
 const NODE: &str = "socketio.mjs";
 const PYTHON: &str = "socketio_client.py";
@@ -122,12 +122,7 @@ async fn two_hundred_clients_survive_cuts_and_edge_restarts() {
     for seen in node.iter().chain(&python) {
         let name = seen["job"].as_str().unwrap();
         let number = name.strip_prefix("crowd-").unwrap().parse().unwrap();
-        let last = system
-            .log
-            .last(&name.parse().unwrap())
-            .await
-            .unwrap()
-            .unwrap();
+        let last = system.last(&name.parse().unwrap()).await;
         assert_whole(seen, &text(&input(number)), last.seq.0);
         disconnects += seen["disconnects"].as_array().unwrap().len();
     }
@@ -159,14 +154,14 @@ async fn two_edges_serve_websocket_clients_behind_a_balancer() {
     let given = json!({"url": format!("http://{}", balancer.addr), "seed": 3, "clients": clients});
     let node = ThirdParty::node(Path::new(NODE), &given);
     for edge in &edges {
-        eventually("half of the clients", || async {
-            (stats(&edge.addr, "/api/stats").await["connections"]["socketio"] == 10).then_some(())
+        until("half of the clients", async || {
+            stats(&edge.addr, "/api/stats").await["connections"]["socketio"] == 10
         })
         .await;
     }
     let job = system.submit("balanced", input.clone()).await;
     let seen = node.ends().await;
-    let last = system.log.last(&job).await.unwrap().unwrap();
+    let last = system.last(&job).await;
     let mut disconnects = 0;
     for (n, seen) in seen.iter().enumerate() {
         assert_whole(seen, &text(&input), last.seq.0);
@@ -212,7 +207,7 @@ async fn polling_sessions_work_on_every_thread() {
         ThirdParty::python(PYTHON, &given),
     );
     let (node, python) = join(node.ends(), python.ends()).await;
-    let last = system.log.last(&job).await.unwrap().unwrap();
+    let last = system.last(&job).await;
     for (n, seen) in node.iter().chain(&python).enumerate() {
         assert_whole(seen, &text(&input), last.seq.0);
         // A thread that does not know a session would refuse it, and the client would reconnect.
@@ -255,7 +250,7 @@ async fn a_slow_client_answers_pings_late_and_stays_connected() {
         &json!({"url": format!("http://{addr}"), "clients": clients, "slow": slow, "patience": 58_000}),
     );
     let seen = node.ends().await;
-    let last = system.log.last(&job).await.unwrap().unwrap();
+    let last = system.last(&job).await;
     assert_whole(
         &seen[0],
         &"0123456789abcde\n".repeat(64 * 30 * 1024),
@@ -296,10 +291,7 @@ async fn acknowledgements_carry_the_same_object_as_frames() {
             break;
         }
         last += 1;
-        assert_eq!(
-            (data["type"].as_str(), &data["seq"]),
-            (Some(name.as_str()), &json!(last))
-        );
+        assert_fields!(data, {"type": name.as_str(), "seq": last});
         assert!(data["cursor"].is_string());
     }
     for (number, (event, data, code)) in [
@@ -327,11 +319,7 @@ async fn acknowledgements_carry_the_same_object_as_frames() {
     .enumerate()
     {
         let answer = raw.ask(10 + number as u32, event, &data).await;
-        assert_eq!(
-            (answer["op"].as_str(), answer["code"].as_str()),
-            (Some("error"), Some(code)),
-            "{answer}"
-        );
+        assert_fields!(answer, {"op": "error", "code": code});
         assert_eq!(
             answer.get("job"),
             data.get("job").filter(|_| event != "submit"),
@@ -405,10 +393,7 @@ async fn the_stats_count_clients_jobs_and_events() {
     let (_edge, addr) = system.edge_process(&["--threads", "2"]).await;
     let empty = stats(&addr, "/api/stats").await;
     let none = json!({"websocket": 0, "socketio": 0, "sse": 0});
-    assert_eq!(
-        (&empty["connections"], &empty["watched_jobs"]),
-        (&none, &json!(0))
-    );
+    assert_fields!(empty, {"connections": none, "watched_jobs": 0});
     let mut clients = Vec::new();
     for n in 0..4 {
         let mut raw = Raw::join(&addr).await;
@@ -435,17 +420,12 @@ async fn the_stats_count_clients_jobs_and_events() {
         delivered["connections"],
         json!({"websocket": 1, "socketio": 4, "sse": 0})
     );
-    assert_eq!(
-        (&delivered["lag"], &delivered["replays"]),
-        (&json!(0), &json!(0)),
-        "{delivered}"
-    );
-    eventually("a rate", || async {
-        (stats(&addr, "/api/stats").await["events_per_second"]
+    assert_fields!(delivered, {"lag": 0, "replays": 0});
+    until("a rate", async || {
+        stats(&addr, "/api/stats").await["events_per_second"]
             .as_f64()
             .unwrap()
-            > 0.0)
-            .then_some(())
+            > 0.0
     })
     .await;
     drop((clients, plain));
@@ -507,8 +487,8 @@ async fn abandoning_a_poll_disconnects_the_client() {
     let path = join_by_polling(&edge.addr).await;
     let poll = tokio::time::timeout(Duration::from_secs(2), get(&edge.addr, &path, "")).await;
     assert!(poll.is_err(), "{poll:?}");
-    eventually("no connected client", || async {
-        (stats(&edge.addr, "/api/socketio/stats").await["connected"] == 0).then_some(())
+    until("no connected client", async || {
+        stats(&edge.addr, "/api/socketio/stats").await["connected"] == 0
     })
     .await;
     let (head, _) = get(&edge.addr, &path, "").await;

@@ -8,7 +8,7 @@ use crate::support::http::{exchange, stats};
 use crate::support::socketio::{Raw, join_by_polling};
 use crate::support::system::{System, words};
 use crate::support::third_party::ThirdParty;
-use crate::support::{eventually, within};
+use crate::support::{assert_fields, eventually, within};
 
 #[tokio::test]
 async fn attachments_and_unknown_namespaces_are_refused() {
@@ -27,16 +27,8 @@ async fn attachments_and_unknown_namespaces_are_refused() {
     {
         let refused = |field: &str, job: Value, reference: Value| {
             let error = &seen[field];
-            assert_eq!(
-                (&error["op"], &error["code"]),
-                (&json!("error"), &json!("unsupported_media_type")),
-                "{seen}"
-            );
-            assert_eq!(
-                (&error["job"], &error["ref"]),
-                (&job, &reference),
-                "{field} of {seen}"
-            );
+            assert_fields!(error, {"op": "error", "code": "unsupported_media_type"}, "{seen}");
+            assert_fields!(error, {"job": job, "ref": reference}, "{field} of {seen}");
             assert!(
                 error["message"].as_str().unwrap().contains("attachment"),
                 "{error}"
@@ -144,11 +136,7 @@ async fn clients_behind_a_proxy_without_websockets_keep_polling() {
     for first in ["websocket", "polling"] {
         assert_eq!(seen[first], json!(["watching", "polling"]), "{seen}");
     }
-    assert_eq!(
-        (&seen["upgrades"], &seen["only"]),
-        (&json!([400, 400, 400]), &json!("websocket error")),
-        "{seen}"
-    );
+    assert_fields!(seen, {"upgrades": [400, 400, 400], "only": "websocket error"});
     system.end().await;
 }
 
@@ -162,15 +150,9 @@ async fn requests_have_the_same_limits_as_websocket_frames() {
     let submit =
         |reference: &str| json!({"kind": "demo", "input": words(3, 0, 1), "ref": reference});
     let answer = raw.ask(1, "submit", &submit(&fits)).await;
-    assert_eq!(
-        (&answer["op"], &answer["ref"]),
-        (&json!("submitted"), &json!(fits))
-    );
+    assert_fields!(answer, {"op": "submitted", "ref": fits});
     let answer = raw.ask(2, "submit", &submit(&long)).await;
-    assert_eq!(
-        (&answer["code"], &answer["ref"]),
-        (&json!("bad_request"), &json!(fits))
-    );
+    assert_fields!(answer, {"code": "bad_request", "ref": fits});
     for (number, (field, value, code)) in [
         ("key", json!(""), "bad_request"),
         ("key", json!("k".repeat(256)), "bad_request"),
@@ -189,21 +171,14 @@ async fn requests_have_the_same_limits_as_websocket_frames() {
         let mut submission = submit("r");
         submission[field] = value;
         let answer = raw.ask(10 + number as u32, "submit", &submission).await;
-        assert_eq!(
-            (&answer["op"], answer["code"].as_str()),
-            (&json!("error"), Some(code)),
-            "{field}: {answer}"
-        );
+        assert_fields!(answer, {"op": "error", "code": code}, "{field}: {answer}");
     }
     // The most watches that a connection may have.
     for n in 0..1024 {
         raw.send(&format!(r#"42["watch",{{"job":"w{n}"}}]"#)).await;
     }
     let answer = raw.ask(100, "watch", &json!({"job": "one-more"})).await;
-    assert_eq!(
-        (&answer["code"], &answer["job"]),
-        (&json!("too_many_watches"), &json!("one-more"))
-    );
+    assert_fields!(answer, {"code": "too_many_watches", "job": "one-more"});
     system.end().await;
 }
 

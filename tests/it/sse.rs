@@ -5,10 +5,11 @@ use tokio::time::Duration;
 
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
-use crate::support::http::{assert_problem, http};
+use crate::support::http::{get_json, http, refused};
 use crate::support::scenarios::on_one_and_three;
 use crate::support::sse::{Item, Sse};
-use crate::support::system::{System, text, words};
+use crate::support::system::{Edge, System, text, words};
+use crate::support::table;
 
 on_one_and_three!(
     a_stream_has_every_event_once_and_closes_after_the_end,
@@ -19,6 +20,11 @@ on_one_and_three!(
 
 fn path(job: &str) -> String {
     format!("/api/jobs/{job}/events")
+}
+
+/// Opens the stream of a job, with nothing seen yet.
+async fn open(edge: &Edge, job: &str) -> (Sse, Seen) {
+    (Sse::open(&edge.addr, &path(job), "").await, Seen::of(job))
 }
 
 /// Reads at most `count` events. Returns whether the stream has ended.
@@ -53,14 +59,9 @@ async fn a_stream_has_every_event_once_and_closes_after_the_end(broker: &Broker)
     system.submit("both", input.clone()).await;
     // Two transports at once, and a stream that is opened after the end.
     let stream = async {
-        let (mut client, mut seen) = (
-            Sse::open(&edge.addr, &path("both"), "").await,
-            Seen::of("both"),
-        );
-        assert_eq!(
-            (client.status, client.headers["content-type"].as_str()),
-            (200, "text/event-stream")
-        );
+        let (mut client, mut seen) = open(&edge, "both").await;
+        assert_eq!(client.status, 200);
+        assert_eq!(client.headers["content-type"], "text/event-stream");
         assert_eq!(client.headers["cache-control"], "no-cache, no-transform");
         assert_eq!(client.headers["x-accel-buffering"], "no");
         assert!(matches!(client.next().await, Item::Retry(500..1000)));
@@ -72,10 +73,7 @@ async fn a_stream_has_every_event_once_and_closes_after_the_end(broker: &Broker)
     stream.assert_whole();
     assert_eq!(stream.events, socket.events);
     assert_eq!(stream.text(), text(&input));
-    let (mut late, mut seen) = (
-        Sse::open(&edge.addr, &path("both"), "").await,
-        Seen::of("both"),
-    );
+    let (mut late, mut seen) = open(&edge, "both").await;
     assert!(take(&mut late, &mut seen, usize::MAX).await);
     assert_eq!(seen.events, stream.events);
     system.end().await;
@@ -104,8 +102,7 @@ async fn last_event_id_resumes_a_stream(broker: &Broker) {
         take(&mut client, &mut seen, 1 + round * 7 % 23).await;
         round += 1;
     }
-    seen.assert_whole();
-    assert_eq!(seen.text(), text(&input));
+    seen.assert_text(text(&input));
     assert!(round > 10, "{round}");
     // Nothing follows the end, in whatever form the client names it.
     let cursor = seen.cursor.unwrap();
@@ -128,10 +125,7 @@ async fn last_event_id_resumes_a_stream(broker: &Broker) {
 async fn a_stream_can_start_before_its_job(broker: &Broker) {
     let system = System::on(broker).await;
     let edge = system.edge().await;
-    let (mut client, mut seen) = (
-        Sse::open(&edge.addr, &path("early"), "").await,
-        Seen::of("early"),
-    );
+    let (mut client, mut seen) = open(&edge, "early").await;
     // The head and the first bytes arrive before there is an event.
     assert!(matches!(client.next().await, Item::Retry(_)));
     assert_eq!(client.next().await, Item::Comment);
@@ -139,8 +133,7 @@ async fn a_stream_can_start_before_its_job(broker: &Broker) {
     let input = words(20, 0, 1);
     system.submit("early", input.clone()).await;
     assert!(take(&mut client, &mut seen, usize::MAX).await);
-    seen.assert_whole();
-    assert_eq!(seen.text(), text(&input));
+    seen.assert_text(text(&input));
     system.end().await;
 }
 
@@ -160,8 +153,7 @@ async fn streams_resume_on_another_edge_after_a_stop(broker: &Broker) {
     let id = format!("Last-Event-ID: {}\r\n", seen.cursor.as_ref().unwrap());
     let mut client = Sse::open(&second.addr, &path("stop"), &id).await;
     assert!(take(&mut client, &mut seen, usize::MAX).await);
-    seen.assert_whole();
-    assert_eq!(seen.text(), text(&input));
+    seen.assert_text(text(&input));
     system.end().await;
 }
 
@@ -172,10 +164,7 @@ async fn the_query_resumes_a_stream() {
     let edge = system.edge().await;
     let job = system.submit("query", words(30, 0, 1)).await;
     let last = system.ended(&job).await.seq.0;
-    let (mut first, mut whole) = (
-        Sse::open(&edge.addr, &path("query"), "").await,
-        Seen::of("query"),
-    );
+    let (mut first, mut whole) = open(&edge, "query").await;
     assert!(take(&mut first, &mut whole, usize::MAX).await);
     let cursor = whole.events[&2]["cursor"].as_str().unwrap().to_owned();
     for (query, headers, from) in [
@@ -200,14 +189,8 @@ async fn the_query_resumes_a_stream() {
         );
         // A page starts at the same event.
         let page = format!("{}?{query}", path("query"));
-        let (_, _, page) = http(
-            &edge,
-            "GET",
-            &page,
-            &format!("Accept: application/json\r\n{headers}"),
-            b"",
-        )
-        .await;
+        let headers = format!("Accept: application/json\r\n{headers}");
+        let (_, _, page) = http(&edge, "GET", &page, &headers, b"").await;
         assert_eq!(page["events"][0]["seq"], from, "{query}");
     }
     system.end().await;
@@ -220,32 +203,18 @@ async fn accept_weights_choose_between_a_stream_and_a_page() {
     let edge = system.edge().await;
     let job = system.submit("weights", words(3, 0, 1)).await;
     system.ended(&job).await;
-    let (stream, page) = ("text/event-stream", "application/json");
-    for (accept, form, cache) in [
-        ("*/*", stream, "no-cache, no-transform"),
-        (
-            "text/event-stream;q=0.5, application/json",
-            page,
-            "no-cache",
-        ),
-        (
-            "application/json;q=0, */*;q=0.1",
-            stream,
-            "no-cache, no-transform",
-        ),
-        ("\"", stream, "no-cache, no-transform"),
+    let stream = ("text/event-stream", "no-cache, no-transform");
+    let page = ("application/json", "no-cache");
+    for (accept, (form, cache)) in [
+        ("*/*", stream),
+        ("text/event-stream;q=0.5, application/json", page),
+        ("application/json;q=0, */*;q=0.1", stream),
+        ("\"", stream),
     ] {
-        let client = Sse::open(
-            &edge.addr,
-            &path("weights"),
-            &format!("Accept: {accept}\r\n"),
-        )
-        .await;
-        assert_eq!(
-            (client.status, client.headers["content-type"].as_str()),
-            (200, form),
-            "{accept}"
-        );
+        let headers = format!("Accept: {accept}\r\n");
+        let client = Sse::open(&edge.addr, &path("weights"), &headers).await;
+        assert_eq!(client.status, 200, "{accept}");
+        assert_eq!(client.headers["content-type"], form, "{accept}");
         assert_eq!(client.headers["cache-control"], cache, "{accept}");
     }
     system.end().await;
@@ -257,12 +226,9 @@ async fn reconnect_times_are_spread() {
     let edge = system.edge().await;
     let mut times = std::collections::HashSet::new();
     for _ in 0..20 {
-        let Item::Retry(ms) = Sse::open(&edge.addr, &path("spread"), "")
-            .await
-            .next()
-            .await
-        else {
-            panic!()
+        let (mut client, _) = open(&edge, "spread").await;
+        let Item::Retry(ms) = client.next().await else {
+            panic!("no reconnect time")
         };
         assert!((500..1000).contains(&ms), "{ms}");
         times.insert(ms);
@@ -279,71 +245,32 @@ async fn a_stream_that_cannot_start_is_refused_with_a_code() {
     let job = system.submit("refused", words(3, 0, 1)).await;
     let cursor = system.ended(&job).await.cursor.unwrap();
     let forged = tailwater::wire::Cursor::of(&job, tailwater::wire::Seq(3), 9999, b"no such event");
-    for (path, headers, status, code) in [
-        ("/api/jobs/a.b/events", "", 400, "bad_job_id"),
-        ("/api/jobs/%ff/events", "", 400, "bad_job_id"),
-        ("/api/jobs/a%2fb/events", "", 400, "bad_job_id"),
-        ("/api/jobs/refused/events?after=x", "", 400, "bad_request"),
-        (
-            "/api/jobs/refused/events?after=1&after=2",
-            "",
-            400,
-            "bad_request",
-        ),
-        ("/api/jobs/refused/events?limit=0", "", 400, "bad_request"),
-        (
-            "/api/jobs/refused/events?limit=1001",
-            "",
-            400,
-            "bad_request",
-        ),
-        ("/api/jobs/refused/events?wait=61s", "", 400, "bad_request"),
-        (
-            "/api/jobs/refused/events?cursor=nonsense",
-            "",
-            400,
-            "bad_cursor",
-        ),
-        (
-            "/api/jobs/refused/events",
-            "Last-Event-ID: nonsense\r\n",
-            400,
-            "bad_cursor",
-        ),
-        (
-            "/api/jobs/refused/events?lastEventId=nonsense",
-            "",
-            400,
-            "bad_cursor",
-        ),
-        (
-            "/api/jobs/refused/events?after=99",
-            "",
-            409,
-            "after_the_end",
-        ),
-        (
-            &format!("/api/jobs/other/events?cursor={cursor}"),
-            "",
-            400,
-            "cursor_of_other_job",
-        ),
-        (
-            &format!("/api/jobs/refused/events?cursor={forged}"),
-            "",
-            410,
-            "cursor_not_in_log",
-        ),
-    ] {
+    let mut refusals: Vec<(String, &str, u16, &str)> = Vec::new();
+    for [path, code] in table(
+        "a.b/events bad_job_id
+        %ff/events bad_job_id
+        a%2fb/events bad_job_id
+        refused/events?after=x bad_request
+        refused/events?after=1&after=2 bad_request
+        refused/events?limit=0 bad_request
+        refused/events?limit=1001 bad_request
+        refused/events?wait=61s bad_request
+        refused/events?cursor=nonsense bad_cursor
+        refused/events?lastEventId=nonsense bad_cursor",
+    ) {
+        refusals.push((path.to_owned(), "", 400, code));
+    }
+    let nonsense = "Last-Event-ID: nonsense\r\n";
+    let of_other_job = format!("other/events?cursor={cursor}");
+    let not_in_log = format!("refused/events?cursor={forged}");
+    refusals.push(("refused/events".into(), nonsense, 400, "bad_cursor"));
+    refusals.push(("refused/events?after=99".into(), "", 409, "after_the_end"));
+    refusals.push((of_other_job, "", 400, "cursor_of_other_job"));
+    refusals.push((not_in_log, "", 410, "cursor_not_in_log"));
+    for (path, headers, status, code) in refusals {
         for accept in ["", "Accept: application/json\r\n"] {
-            let (got, content, problem) =
-                http(&edge, "GET", path, &format!("{accept}{headers}"), b"").await;
-            assert_eq!(
-                (got, problem["code"].as_str()),
-                (status, Some(code)),
-                "{path}: {problem}"
-            );
-            assert_eq!(content, "application/problem+json");
+            let request = format!("GET /api/jobs/{path}");
+            refused(&edge, &request, &format!("{accept}{headers}"), status, code).await;
         }
     }
     system.end().await;
@@ -363,17 +290,10 @@ async fn a_replay_reads_each_page_once() {
         .await
         .unwrap();
     // Once a request on the same connection is answered, the subscription is active and up to date.
-    let settled = async || {
-        client
-            .request(format!("$JS.API.STREAM.INFO.{stream}"), "".into())
-            .await
-            .unwrap()
-    };
+    let info = format!("$JS.API.STREAM.INFO.{stream}");
+    let settled = async || client.request(info.clone(), "".into()).await.unwrap();
     settled().await;
-    let (mut late, mut seen) = (
-        Sse::open(&edge.addr, &path("pages"), "").await,
-        Seen::of("pages"),
-    );
+    let (mut late, mut seen) = open(&edge, "pages").await;
     assert!(take(&mut late, &mut seen, usize::MAX).await);
     seen.assert_whole();
     settled().await;
@@ -400,14 +320,7 @@ async fn a_page_names_events_that_expired() {
     let job = system.submit("old", words(1500, 1000, 1)).await;
     system.ended(&job).await;
     let edge = system.edge().await;
-    let (_, _, page) = http(
-        &edge,
-        "GET",
-        &path("old"),
-        "Accept: application/json\r\n",
-        b"",
-    )
-    .await;
+    let page = get_json(&edge, &path("old")).await;
     let first = page["events"][0]["seq"].as_u64().unwrap();
     assert!(first > 1, "{page}");
     let missing = json!({"from": 1, "to": first - 1, "reason": "expired"});
@@ -421,8 +334,7 @@ async fn must_exist_refuses_an_unknown_job() {
     system.demo().await;
     let edge = system.edge().await;
     let path = format!("{}?must_exist=true", path("mistyped"));
-    let (status, _, problem) = http(&edge, "GET", &path, "", b"").await;
-    assert_problem(status, &problem, 404, "job_not_found");
+    refused(&edge, &format!("GET {path}"), "", 404, "job_not_found").await;
     let job = system.submit("mistyped", words(2, 0, 1)).await;
     system.ended(&job).await;
     let (mut client, mut seen) = (Sse::open(&edge.addr, &path, "").await, Seen::of("mistyped"));

@@ -6,7 +6,6 @@ use tailwater::wire::Status;
 use crate::support::broker::Broker;
 use crate::support::eventually;
 use crate::support::http::{assert_problem, http, post};
-use crate::support::process::run;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{Edge, System, text, words};
 
@@ -173,12 +172,8 @@ async fn a_full_kind_is_refused_and_other_kinds_are_not(broker: &Broker) {
         200
     );
     assert_eq!(post(&edge, &json!({"kind": "other"})).await.0, 202);
-    let submit = ["submit", "--kind", "demo"].map(str::to_owned).to_vec();
-    let (code, _, err) = run([submit, system.flags()].concat()).await;
-    assert_eq!(
-        (code, err.as_str()),
-        (2, "tailwater: the queue is full; try again later\n")
-    );
+    let ran = system.run("submit --kind demo").await;
+    ran.is_refused("tailwater: the queue is full; try again later\n");
     system.end().await;
 }
 
@@ -209,34 +204,29 @@ async fn large_inputs_take_no_more_than_half_of_the_queue() {
 async fn submit_wait_exits_with_the_outcome_of_the_job() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
-    let submit = |args: &[&str]| {
-        let submit = ["submit", "--kind", "demo", "--wait"]
-            .iter()
-            .chain(args)
-            .map(|arg| (*arg).to_owned());
-        run(submit.chain(system.flags()).collect::<Vec<_>>())
+    let submit = async |flags: &str| {
+        system
+            .run(&format!("submit --kind demo --wait {flags}"))
+            .await
     };
     let input = words(5, 0, 1);
-    let (code, out, _) = submit(&["--input", &input.to_string()]).await;
-    assert_eq!((code, out), (0, text(&input)));
-    let (code, _, err) = submit(&["--input", r#"{"words": -1}"#]).await;
-    assert!(code == 1 && err.contains("(bad_input)"), "{err}");
-    let slow = words(10_000, 20, 1).to_string();
-    let (code, out, err) = submit(&["--input", &slow, "--timeout", "500ms", "--json"]).await;
-    assert!(code == 1 && err.contains("(timed_out)"), "{err}");
-    assert_eq!(
-        serde_json::from_str::<Value>(&out).unwrap()["error"]["code"],
-        "timed_out"
-    );
+    let ran = submit(&format!("--input {input}")).await;
+    assert_eq!(ran.prints(), text(&input));
+    let ran = submit(r#"--input {"words":-1}"#).await;
+    ran.fails(1, "(bad_input)");
+    let slow = words(10_000, 20, 1);
+    let ran = submit(&format!("--input {slow} --timeout 500ms --json")).await;
+    let state: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(state["error"]["code"], "timed_out");
+    ran.fails(1, "(timed_out)");
     let cancel = async {
-        let job = "stop-me".parse().unwrap();
         system.reaches("stop-me", 3).await;
-        system.queue.cancel(&job, None).await.unwrap();
+        system.cancel(&"stop-me".parse().unwrap()).await;
     };
-    let waits = submit(&["--input", &slow, "--id", "stop-me"]);
-    let ((code, _, err), ()) = futures_util::future::join(waits, cancel).await;
+    let waits = format!("--input {slow} --id stop-me");
+    let (ran, ()) = futures_util::future::join(submit(&waits), cancel).await;
     assert_eq!(
-        (code, err.as_str()),
+        (ran.code, &*ran.err),
         (3, "tailwater: the job was cancelled\n")
     );
     system.end().await;

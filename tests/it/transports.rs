@@ -85,9 +85,7 @@ async fn clients_reconnect_after_an_edge_is_killed() {
 #[tokio::test]
 async fn every_client_sees_which_attempt_counts() {
     let system = System::on(Broker::shared_one()).await;
-    let backend = Flaky {
-        retry: Retry::After(Duration::from_secs(1)),
-    };
+    let backend = Flaky(Retry::After(Duration::from_secs(1)));
     system.worker(backend, |_| {}).await;
     let edge = system.edge().await;
     let followers = Follower::all(&edge.addr, "again");

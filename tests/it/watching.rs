@@ -55,8 +55,7 @@ async fn a_client_that_drops_fifty_times_gets_the_exact_text(broker: &Broker, en
         client.watch(seen).await;
         seen.follow(&mut client).await;
         seen.ended = true;
-        seen.assert_whole();
-        assert_eq!(seen.text(), text(&input));
+        seen.assert_text(text(&input));
     }
     system.end().await;
 }
@@ -91,8 +90,7 @@ async fn a_watch_can_start_before_its_job(broker: &Broker) {
     let input = words(20, 0, 1);
     system.submit("early", input.clone()).await;
     seen.follow(&mut client).await;
-    seen.assert_whole();
-    assert_eq!(seen.text(), text(&input));
+    seen.assert_text(text(&input));
     system.end().await;
 }
 
@@ -149,8 +147,7 @@ async fn a_job_of_twenty_thousand_chunks_arrives_whole(broker: &Broker) {
     });
     let expected: String = (0..20_000).step_by(2).map(|n| format!("{n} ")).collect();
     for seen in [live, late] {
-        seen.assert_whole();
-        assert_eq!(seen.text(), expected);
+        seen.assert_text(&expected);
         assert_eq!(seen.last, 20_003);
     }
     system.end().await;
@@ -177,8 +174,7 @@ async fn one_connection_watches_many_jobs(broker: &Broker) {
         seen.take(&frame);
     }
     for (n, seen) in all.iter().enumerate() {
-        seen.assert_whole();
-        assert_eq!(seen.text(), text(&words(30, 100, n as u64)));
+        seen.assert_text(text(&words(30, 100, n as u64)));
     }
     system.end().await;
 }

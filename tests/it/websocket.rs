@@ -13,10 +13,10 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Encoding, Frame, Seen, follow_in};
-use crate::support::http::{assert_problem, http};
+use crate::support::http::{UPGRADE, http, refused};
 use crate::support::scenarios::in_both_encodings;
 use crate::support::system::{Edge, System, text, words};
-use crate::support::within;
+use crate::support::{assert_fields, within};
 
 in_both_encodings!(
     submitting_a_key_again_returns_the_same_job,
@@ -56,8 +56,7 @@ async fn submitting_a_key_again_returns_the_same_job(broker: &Broker, encoding: 
         json!({"op": "submitted", "ref": "a", "job": job, "status": "queued"})
     );
     let seen = follow_in(&edge.addr, &job, encoding).await;
-    seen.assert_whole();
-    assert_eq!(seen.text(), text(&input));
+    seen.assert_text(text(&input));
     // Submitting it again through another edge returns the job, which has ended.
     let other = system.edge().await;
     let mut again = other.client_in(encoding).await;
@@ -70,11 +69,7 @@ async fn submitting_a_key_again_returns_the_same_job(broker: &Broker, encoding: 
     submit["input"] = words(21, 0, 1);
     again.send(submit.clone()).await;
     let error = answer(&mut again).await;
-    assert_eq!(
-        (&error["op"], &error["code"]),
-        (&json!("error"), &json!("key_reused")),
-        "{error}"
-    );
+    assert_fields!(error, {"op": "error", "code": "key_reused"});
     assert_eq!(
         (&error["ref"], error.get("job")),
         (&json!("b"), None),
@@ -146,10 +141,7 @@ async fn a_cancel_returns_the_sequence_number_of_its_event(broker: &Broker, enco
         of_two[1],
         json!({"op": "cancelling", "job": "long", "seq": seq, "ref": "again"})
     );
-    assert_eq!(
-        (&of_late[0]["code"], &of_late[0]["job"]),
-        (&json!("job_ended"), &json!("long"))
-    );
+    assert_fields!(of_late[0], {"code": "job_ended", "job": "long"});
     assert_eq!(seen.last, seq + 1);
     system.end().await;
 }
@@ -401,10 +393,7 @@ async fn a_hanging_broker_blocks_a_limited_number_of_requests() {
     // Requests above the limit, and those that need no broker, are answered while the others wait.
     for n in 32..40 {
         let error = client.op().await;
-        assert_eq!(
-            (&error["code"], &error["ref"]),
-            (&json!("too_many_requests"), &json!(n.to_string()))
-        );
+        assert_fields!(error, {"code": "too_many_requests", "ref": n.to_string()});
     }
     assert_eq!(client.op().await["code"], "not_watching");
     broker.restart(0);
@@ -485,10 +474,7 @@ async fn a_stopping_edge_drains_its_clients_gradually() {
             ready = (status, body["code"].clone());
         }
         assert_eq!(ready, (503, json!("restarting")));
-        let upgrade = "Upgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\n\
-            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-        let (status, _, problem) = http(&first, "GET", "/ws", upgrade, b"").await;
-        assert_problem(status, &problem, 503, "restarting");
+        refused(&first, "GET /ws", UPGRADE, 503, "restarting").await;
     };
     let leaving = join_all(
         clients
@@ -516,8 +502,7 @@ async fn a_stopping_edge_drains_its_clients_gradually() {
             let mut client = second.client_in(Encoding::ALL[n % 2]).await;
             client.watch(&seen).await;
             seen.follow(&mut client).await;
-            seen.assert_whole();
-            assert_eq!(seen.text(), text(&words(300, 50, (n % 10) as u64)));
+            seen.assert_text(text(&words(300, 50, (n % 10) as u64)));
         }
     });
     join_all(whole).await;

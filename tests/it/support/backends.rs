@@ -3,19 +3,16 @@
 use tailwater::backend::{Backend, Channel, Failure, Finish, Job, Output, Retry};
 
 /// Fails as often as its input says, and then succeeds.
-pub struct Flaky {
-    pub retry: Retry,
-}
+pub struct Flaky(pub Retry);
 
 impl Backend for Flaky {
     async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
         out.text("half a ").await?;
         if u64::from(job.attempt) <= job.input["failures"].as_u64().unwrap_or(0) {
-            let message = format!("attempt {} failed", job.attempt);
             return Err(Failure {
                 code: "flaky".into(),
-                message,
-                retry: self.retry,
+                message: format!("attempt {} failed", job.attempt),
+                retry: self.0,
             });
         }
         out.text("sentence").await?;

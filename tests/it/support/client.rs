@@ -295,7 +295,34 @@ impl Seen {
         text
     }
 
+    /// The events of a type.
+    pub fn of_type(&self, event_type: &str) -> Vec<&Value> {
+        let events = self.events.values();
+        events.filter(|event| event["type"] == event_type).collect()
+    }
+
+    /// The event that ended the job.
+    pub fn end(&self) -> &Value {
+        &self.events[&self.last]
+    }
+
+    /// Requires that no event of an attempt follows a later one, and that this attempt ended the job.
+    #[track_caller]
+    pub fn assert_fenced(&self, attempt: u64) {
+        let attempts = self.events.values().map(|event| event["attempt"].as_u64());
+        assert!(attempts.is_sorted(), "{:?}", self.events);
+        assert_eq!(self.end()["attempt"], attempt);
+    }
+
+    /// Requires that every event was seen once, in order, to the end, and this output.
+    #[track_caller]
+    pub fn assert_text(&self, expected: impl AsRef<str>) {
+        self.assert_whole();
+        assert_eq!(self.text(), expected.as_ref(), "{}", self.job);
+    }
+
     /// Requires that every event was seen once, in order, to the end.
+    #[track_caller]
     pub fn assert_whole(&self) {
         assert!(self.ended, "{} has not ended", self.job);
         assert_eq!(self.restarts, 0, "{} was started over", self.job);

@@ -74,6 +74,32 @@ pub async fn post(edge: &Edge, body: &Value) -> (u16, Value) {
     (status, body)
 }
 
+/// Header lines that upgrade to a WebSocket, and close the connection if that is refused.
+pub const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade, close\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+/// Requires that an edge refuses a request without a body with this status and code.
+pub async fn refused(edge: &Edge, request: &str, headers: &str, status: u16, code: &str) {
+    let (method, path) = request.split_once(' ').unwrap();
+    let (got, content, problem) = http(edge, method, path, headers, b"").await;
+    let found = (got, problem["code"].as_str());
+    assert_eq!(
+        found,
+        (status, Some(code)),
+        "{request} {headers:?}: {problem}"
+    );
+    assert_eq!(content, "application/problem+json", "{request}");
+}
+
+/// Requires that an edge answers a GET with JSON.
+pub async fn get_json(edge: &Edge, path: &str) -> Value {
+    let accept = "Accept: application/json\r\n";
+    let (status, content, body) = http(edge, "GET", path, accept, b"").await;
+    let found = (status, content.as_str());
+    assert_eq!(found, (200, "application/json"), "{path}: {body}");
+    body
+}
+
 /// A GET; returns the head and the body of the answer.
 pub async fn get(addr: &str, path: &str, headers: &str) -> (String, String) {
     exchange(addr, "GET", path, headers, b"").await

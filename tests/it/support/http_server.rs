@@ -83,9 +83,22 @@ impl Server {
         }
     }
 
+    /// Accepts each request, and says nothing about it.
+    pub async fn accepting() -> Self {
+        Self::start(async |mut exchange: Exchange| exchange.answer("204 No Content", "", "").await)
+            .await
+    }
+
     /// All requests so far.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
+    }
+
+    /// The requests so far for a path.
+    pub fn at(&self, path: &str) -> Vec<Request> {
+        let line = format!("POST {path}");
+        let requests = self.requests().into_iter();
+        requests.filter(|request| request.line == line).collect()
     }
 }
 

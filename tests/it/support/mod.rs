@@ -77,6 +77,34 @@ pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     }
 }
 
+/// Waits until `condition` holds, or fails with the name of what it waited for.
+pub async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+    eventually(what, async || condition().await.then_some(())).await;
+}
+
+/// The rows of a table: each line is split at white space.
+pub fn table<const COLUMNS: usize>(text: &str) -> Vec<[&str; COLUMNS]> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .map(|row| row.try_into().unwrap_or_else(|row| panic!("{row:?}")))
+        .collect()
+}
+
+/// Requires that a JSON object has these fields. A field of `null` may be absent.
+macro_rules! assert_fields {
+    ($value:expr, $fields:tt) => {
+        assert_fields!($value, $fields, "")
+    };
+    ($value:expr, $fields:tt, $($context:tt)+) => {
+        let (value, expected) = (&$value, serde_json::json!($fields));
+        for (field, expected) in expected.as_object().unwrap() {
+            assert_eq!(&value[field], expected, "{field} of {value}; {}", format!($($context)+));
+        }
+    };
+}
+pub(crate) use assert_fields;
+
 /// Asks until there is an answer.
 pub async fn eventually<T, W: Future<Output = Option<T>>>(
     what: &str,

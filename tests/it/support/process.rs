@@ -179,6 +179,12 @@ impl System {
         Process::start([self.command(&["worker"], &flags), owned(backend)].concat())
     }
 
+    /// Runs a command line, and the flags that reach this system, to its end.
+    pub async fn run(&self, line: &str) -> Ran {
+        let args: Vec<&str> = line.split_whitespace().collect();
+        run(self.command(&args, &[])).await
+    }
+
     /// A command line that reaches this system.
     pub fn command(&self, command: &[&str], flags: &[&str]) -> Vec<String> {
         [owned(command), self.flags(), owned(flags)].concat()
@@ -189,8 +195,46 @@ fn owned(args: &[&str]) -> Vec<String> {
     args.iter().map(|&arg| arg.to_owned()).collect()
 }
 
-/// Runs `tailwater` to its end: exit code, stdout, stderr.
-pub async fn run<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> (i32, String, String) {
+/// A command that has ended.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    /// Requires success; returns stdout.
+    #[track_caller]
+    pub fn prints(self) -> String {
+        assert_eq!(self.code, 0, "{self:?}");
+        self.out
+    }
+
+    /// Requires this exit code, and this text on stderr.
+    #[track_caller]
+    pub fn fails(self, code: i32, text: &str) {
+        let found = (self.code, self.err.contains(text));
+        assert_eq!(found, (code, true), "{text:?} in {self:?}");
+    }
+
+    /// Requires exit code 2, and one line of stderr with this text and nothing else; returns it.
+    #[track_caller]
+    pub fn is_refused(self, text: &str) -> String {
+        let found = (self.code, self.out.as_str(), self.err.lines().count());
+        assert_eq!(found, (2, "", 1), "{self:?}");
+        assert!(self.err.contains(text), "{text:?} in {self:?}");
+        self.err
+    }
+}
+
+/// Runs `tailwater` with the arguments of a command line to its end.
+pub async fn tailwater(line: &str) -> Ran {
+    run(line.split_whitespace()).await
+}
+
+/// Runs `tailwater` to its end.
+pub async fn run<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Ran {
     run_with(args, &[]).await
 }
 
@@ -198,7 +242,7 @@ pub async fn run<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> (i32, St
 pub async fn run_with<S: AsRef<OsStr>>(
     args: impl IntoIterator<Item = S>,
     env: &[(&str, &str)],
-) -> (i32, String, String) {
+) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
     command
         .args(args)
@@ -207,9 +251,9 @@ pub async fn run_with<S: AsRef<OsStr>>(
         .kill_on_drop(true);
     let out = within("a command", command.output()).await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        out.status.code().unwrap_or(-1),
-        text(out.stdout),
-        text(out.stderr),
-    )
+    Ran {
+        code: out.status.code().unwrap_or(-1),
+        out: text(out.stdout),
+        err: text(out.stderr),
+    }
 }

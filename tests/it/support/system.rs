@@ -8,9 +8,11 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, demo};
 use tailwater::budget::Budget;
-use tailwater::nats::{Log, Names, Nats, Options, Queue, StreamSettings};
+use tailwater::nats::{
+    CancelOutcome, EventWriter, Log, Names, Nats, Options, Queue, StreamSettings,
+};
 use tailwater::runtime::Tasks;
-use tailwater::wire::{JobId, JobState, Kind, Stored, Submission};
+use tailwater::wire::{JobId, JobState, Kind, Seq, Stored, Submission};
 use tailwater::worker::{self, Worker};
 use tailwater::{edge, source};
 use tokio_util::sync::CancellationToken;
@@ -215,6 +217,62 @@ impl System {
         state
     }
 
+    /// Submits a job of another kind than `demo`.
+    pub async fn submit_to(&self, kind: &str, id: &str, input: Value) -> JobId {
+        let submission = Submission::new(kind.parse().unwrap(), input);
+        self.submit_with(id, submission).await
+    }
+
+    /// The last event of a job.
+    pub async fn last(&self, job: &JobId) -> Stored {
+        self.log.last(job).await.unwrap().expect("an event")
+    }
+
+    /// Writes to a job's log, after its last event.
+    pub async fn writer(&self, job: &JobId, attempt: u32) -> EventWriter {
+        let last = self.last(job).await;
+        EventWriter::new(self.log.clone(), job.clone(), attempt, Some(&last))
+    }
+
+    /// Requests that a job is cancelled.
+    pub async fn cancel(&self, job: &JobId) -> CancelOutcome {
+        self.queue.cancel(job, None).await.unwrap()
+    }
+
+    /// Cancels a job that has not ended; returns the sequence number of the request.
+    pub async fn cancel_running(&self, job: &JobId) -> Seq {
+        match self.cancel(job).await {
+            CancelOutcome::Requested(seq) => seq,
+            other @ (CancelOutcome::Already(_)
+            | CancelOutcome::Ended
+            | CancelOutcome::Unknown
+            | CancelOutcome::Undecodable) => panic!("{other:?}"),
+        }
+    }
+
+    /// The same streams, reached through another address.
+    pub fn reached_at(&self, url: &str) -> Self {
+        Self {
+            options: Options {
+                url: url.into(),
+                ..self.options.clone()
+            },
+            log: self.log.clone(),
+            queue: self.queue.clone(),
+            tasks: self.tasks.clone(),
+        }
+    }
+
+    /// Starts an edge in this process that allows callbacks to these hosts.
+    pub async fn edge_calling(&self, hosts: &[&str]) -> Edge {
+        let callback_hosts = hosts.iter().map(|&host| host.to_owned()).collect();
+        self.edge_with(edge::EdgeSettings {
+            callback_hosts,
+            ..Default::default()
+        })
+        .await
+    }
+
     /// Waits until a job has ended.
     pub async fn ended(&self, job: &JobId) -> JobState {
         self.last_event("the end of a job", job, |last| last.event_type.is_end())
@@ -378,6 +436,14 @@ impl System {
             }
         }
     }
+}
+
+/// A demo job with time limits in milliseconds.
+pub fn limited(input: Value, timeout: Option<u64>, silence: Option<u64>) -> Submission {
+    let mut submission = Submission::new("demo".parse().unwrap(), input);
+    submission.limits.timeout_ms = timeout;
+    submission.limits.silence_timeout_ms = silence;
+    submission
 }
 
 /// The input of a demo job.
