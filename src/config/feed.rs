@@ -17,7 +17,7 @@ pub const FEED_BYTES: usize = 12 * 1024;
 pub const FEEDS_MAX: usize = 50_000;
 /// How many of them may be for jobs without an event: about 50 MiB. Such jobs were submitted a moment ago, or clients
 /// that claim to have seen events resume them. Watches of jobs that exist keep the rest.
-pub const FEEDS_UNBORN_MAX: usize = 4096;
+pub const FEEDS_WITHOUT_EVENTS_MAX: usize = 4096;
 /// How many watched jobs may be unknown to both the log and the queue. Each costs about 200 bytes and its session.
 pub const WAITING_MAX: usize = 200_000;
 /// How often some of them are looked up. Signals are delivered at most once, so they are not enough.

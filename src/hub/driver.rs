@@ -38,7 +38,7 @@ pub(super) struct Driver<S: EventSource> {
     /// The log's last event, if that was known before the feed started.
     pub(super) known: Option<Arc<Stored>>,
     /// Held while the job has no event.
-    unborn: Option<FairSlot>,
+    eventless: Option<FairSlot>,
     /// Whether no watcher was served yet, so that all can be refused.
     pub(super) may_refuse: bool,
     /// Which live copies are events of the job.
@@ -94,7 +94,7 @@ impl<S: EventSource> Driver<S> {
             refill: Refill::default(),
             tail: None,
             known: None,
-            unborn: None,
+            eventless: None,
             may_refuse: true,
             chain: LiveChain::new(AHEAD_MAX),
             chain_asked: None,
@@ -214,7 +214,7 @@ impl<S: EventSource> Driver<S> {
     fn perform(&mut self, action: Action<Arc<Stored>>) -> bool {
         match action {
             Action::Deliver(event) => {
-                self.unborn = None;
+                self.eventless = None;
                 self.chain.delivered(&event);
                 self.last = Some(Arc::clone(&event));
                 self.feed.update(|history| history.push(event));
@@ -226,7 +226,7 @@ impl<S: EventSource> Driver<S> {
             Action::Replay { from } => {
                 let stream_seq = self.feed.last().map(|last| last.stream_seq + 1);
                 self.chain_asked = self.chain.unclassified();
-                self.refill.want(from, stream_seq, None);
+                self.refill.request(from, stream_seq, None);
                 return false;
             }
             Action::End => {

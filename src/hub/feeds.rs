@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::feed::{Feed, Standing};
 use super::waiting::WaitingTable;
 use crate::budget::Budget;
-use crate::config::{FEEDS_MAX, FEEDS_UNBORN_MAX};
+use crate::config::{FEEDS_MAX, FEEDS_WITHOUT_EVENTS_MAX};
 use crate::runtime::Tasks;
 use crate::share::{FairSlot, FairSlots};
 use crate::source::EventSource;
@@ -24,7 +24,7 @@ pub struct Hub<S> {
     pub(super) slots: FairSlots,
     panics: AtomicU64,
     /// Each feed of a job without events holds one of these, too.
-    unborn: FairSlots,
+    eventless: FairSlots,
     pub(super) waiting: WaitingTable,
 }
 
@@ -49,7 +49,7 @@ impl<S: EventSource> Hub<S> {
             budget,
             slots: FairSlots::new(FEEDS_MAX),
             panics: AtomicU64::new(0),
-            unborn: FairSlots::new(FEEDS_UNBORN_MAX),
+            eventless: FairSlots::new(FEEDS_WITHOUT_EVENTS_MAX),
             waiting: WaitingTable::new(),
         })
     }
@@ -112,8 +112,8 @@ impl<S: EventSource> Hub<S> {
     }
 
     /// The slot of a feed of a job without events, if one is free.
-    pub(super) fn unborn(&self, feed: &Feed) -> Option<FairSlot> {
-        self.unborn.acquire(feed.from()).ok()
+    pub(super) fn eventless(&self, feed: &Feed) -> Option<FairSlot> {
+        self.eventless.acquire(feed.from()).ok()
     }
 
     /// Forgets a feed that no longer serves its watchers; the next watcher starts another.

@@ -91,7 +91,7 @@ impl<S: EventSource> Watching<S> {
                         Some(Slice::TooOld { first }) => Some(first),
                         _ => None,
                     };
-                    self.refill.want(from, self.stream_seq, self.until);
+                    self.refill.request(from, self.stream_seq, self.until);
                 }
                 Action::End => {}
             }

@@ -1,4 +1,4 @@
-//! A job's state: folds the job's whole log, read once.
+//! Folds the whole log of a job into the job's state.
 
 use super::{EventSource, Refill, Refilled, Replica, Unavailable};
 use crate::budget::NoRoom;
@@ -15,10 +15,11 @@ pub enum FoldError {
     NoRoom(#[from] NoRoom),
 }
 
-/// Folds the log of a job up to the event that was last when the call began; `None` when the log has no event.
+/// Folds the log of a job up to its last event when the call begins; `None` if it has no event.
 ///
 /// # Errors
-/// [`Unavailable`] when the leader does not answer. A replica that is behind is asked again; bound the call in time.
+/// [`Unavailable`] if the leader does not answer. A lagging replica is read again: limit the time
+/// of the call.
 pub async fn fold<S: EventSource>(
     source: &S,
     job: &JobId,
@@ -30,46 +31,49 @@ pub async fn fold<S: EventSource>(
     }
 }
 
-/// The same within some room: `grows` is told how many bytes the state has whenever that changes, and may refuse them.
+/// [`fold`] with limited memory: `resize` gets the state's size in bytes after each event and may
+/// refuse it.
 ///
 /// # Errors
 /// [`FoldError`].
 pub async fn fold_within<S: EventSource>(
     source: &S,
     job: &JobId,
-    mut grows: impl FnMut(usize) -> Result<(), NoRoom>,
+    mut resize: impl FnMut(usize) -> Result<(), NoRoom>,
 ) -> Result<Option<JobState>, FoldError> {
     let Some(last) = source.last(job, Replica::Leader).await? else {
         return Ok(None);
     };
     let mut state = JobState::new(job.clone());
-    let (mut next, mut stream_seq) = (Seq::FIRST, None);
+    let mut next = Seq::FIRST;
+    let mut stream_seq = None;
     let mut refill = Refill::<S>::default();
     while next <= last.seq {
         if !refill.is_busy() {
-            refill.want(next, stream_seq, Some(last.seq));
+            refill.request(next, stream_seq, Some(last.seq));
         }
         match refill.next(source, job).await {
             Refilled::Items(items) => {
                 for item in items {
                     if item.seq >= next {
-                        // One beyond the last says that the rest has expired.
+                        // An event after `last` shows that the rest has expired.
                         if item.seq <= last.seq {
                             state.apply(&item);
-                            grows(state.size())?;
+                            resize(state.size())?;
                         }
-                        (next, stream_seq) = (item.seq.successor(), Some(item.stream_seq + 1));
+                        next = item.seq.successor();
+                        stream_seq = Some(item.stream_seq + 1);
                     }
                 }
             }
-            // What the leader does not have any more is not part of the state.
+            // The remaining events have expired.
             Refilled::Done { nothing_left: true } => break,
             Refilled::Done {
                 nothing_left: false,
             } => {}
         }
     }
-    // It has expired while the rest was read, and may have been output.
+    // Events that expired during the reading may have been output.
     state.truncated |= state.seq < last.seq;
     Ok(Some(state))
 }

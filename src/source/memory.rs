@@ -1,6 +1,5 @@
-//! A source in memory: for tests, and for a program that wants the reading side without a broker. It behaves as one
-//! shard does, and goes wrong in all the ways in which a broker does when it is told to. It keeps everything until it
-//! is told to [`expire`](MemoryLog::expire) it.
+//! A source in memory, for tests. It behaves like one shard, and has the faults of a broker on
+//! request. Events expire only by [`expire`](MemoryLog::expire).
 
 mod log;
 mod replay;
@@ -16,7 +15,7 @@ use log::Log;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use replay::{Answer, Way};
+use replay::{MemoryPage, ReplayState};
 use submitted::Submitted;
 
 pub(crate) use replay::MemoryReplay;
@@ -27,32 +26,32 @@ use super::{At, Chain, EventSource, Replica, Span, Unavailable};
 use crate::config::{LIVE_CAPACITY, PAGE};
 use crate::wire::{Body, Event, JobId, Seq, Stored, StreamSeq, Unreadable};
 
-/// A log of many jobs, and live copies of it. Clones share the same log.
+/// The logs of many jobs, and live copies. Clones share the same logs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MemoryLog {
     state: Arc<Mutex<State>>,
     disturbed: watch::Sender<u64>,
 }
 
-/// How often the log was asked.
+/// How often the log was called.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Calls {
-    /// Live subscriptions that were begun.
+    /// Live subscriptions that were started.
     pub(crate) follow: usize,
-    /// Questions for the last event, without those that belong to a subscription.
+    /// Reads of the last event, without those of a subscription.
     pub(crate) last: usize,
-    /// Questions for what stands at a place.
+    /// Reads of one stream sequence.
     pub(crate) at: usize,
-    /// Replays that were begun.
+    /// Replays that were started.
     pub(crate) replay: usize,
-    /// Live copies that turned out not to be events.
+    /// Live copies that were reported as undecodable.
     pub(crate) undecodable: usize,
 }
 
 #[derive(Debug, Default)]
 struct State {
     jobs: HashMap<JobId, Log>,
-    /// The place of the newest event of all jobs.
+    /// The stream sequence of the last message of all jobs.
     last_stream_seq: StreamSeq,
     tails: Vec<(JobId, mpsc::Sender<Arc<Stored>>)>,
     submitted: Submitted,
@@ -60,7 +59,7 @@ struct State {
     faults: Faults,
 }
 
-/// What goes wrong, and for how long.
+/// The current faults.
 #[derive(Debug, Default)]
 struct Faults {
     lose: usize,
@@ -68,7 +67,7 @@ struct Faults {
     hold: usize,
     held: Vec<Arc<Stored>>,
     cut: usize,
-    /// By how many events of the shard a replica is behind.
+    /// By how many messages of the shard a replica lags.
     stale: u64,
     out_of_reach: bool,
     no_quorum: bool,
@@ -78,14 +77,11 @@ struct Faults {
 
 /// Writing.
 impl MemoryLog {
-    /// Stores the next event of a job and gives live copies of it. A `Started` begins the next attempt.
+    /// Stores the next event of a job and sends live copies. A `Started` begins the next attempt.
     ///
     /// # Panics
-    /// When a JSON value in the body nests deeper than [`DEPTH_MAX`](crate::wire::codec::DEPTH_MAX).
-    #[expect(
-        clippy::expect_used,
-        reason = "a caller's fault that is told in the documentation"
-    )]
+    /// If a JSON value in the body nests deeper than [`DEPTH_MAX`](crate::wire::codec::DEPTH_MAX).
+    #[expect(clippy::expect_used, reason = "a documented caller bug")]
     pub(crate) fn append(&self, job: &JobId, body: Body) -> Arc<Stored> {
         let mut state = self.lock();
         let ts = 1_700_000_000_000 + state.last_stream_seq;
@@ -106,11 +102,11 @@ impl MemoryLog {
             .expect("an event of this job")
     }
 
-    /// Stores a payload as it is, with the number that it gives itself, as another publisher may. With another number than
-    /// the next it is undecodable for every reader.
+    /// Stores a payload with its own sequence number, as another publisher could. With any number
+    /// but the next, it is undecodable for every reader.
     ///
     /// # Errors
-    /// [`Unreadable`] when it is not an event of this job.
+    /// [`Unreadable`] if it is not an event of this job.
     pub(crate) fn append_raw(
         &self,
         job: &JobId,
@@ -126,23 +122,22 @@ impl MemoryLog {
         }
     }
 
-    /// Removes all events of a job; what is appended now begins anew with the first number.
+    /// Removes all events of a job; the next one is the first event again.
     pub(crate) fn expire_whole(&self, job: &JobId) {
         if let Some(log) = self.lock().jobs.get_mut(job) {
             log.start_again();
         }
     }
 
-    /// Loses everything; places and numbers begin again. Live subscriptions stand.
+    /// Removes everything; all sequences start again. Live subscriptions stay.
     pub(crate) fn rebuild(&self) {
         let mut state = self.lock();
         state.jobs.clear();
         state.last_stream_seq = 0;
     }
-}
 
-impl MemoryLog {
-    /// Loses every event behind this place of the shard, as a store does that is restored. Live subscriptions stand.
+    /// Removes every message after this one of the shard, like a restored backup. Live
+    /// subscriptions stay.
     pub(crate) fn go_back(&self, stream_seq: StreamSeq) {
         let mut state = self.lock();
         state.last_stream_seq = stream_seq;
@@ -154,46 +149,46 @@ impl MemoryLog {
     }
 }
 
-/// Going wrong. Of live copies, only those count that somebody would get.
+/// Faults. Faults of copies count only copies that have a subscription.
 impl MemoryLog {
-    /// The live copies of the next `n` events are lost in silence.
+    /// Loses the live copies of the next `n` events.
     pub(crate) fn lose(&self, n: usize) {
         self.lock().faults.lose = n;
     }
 
-    /// The live copies of the next `n` events come twice.
+    /// Sends the live copies of the next `n` events twice.
     pub(crate) fn double(&self, n: usize) {
         self.lock().faults.double = n;
     }
 
-    /// The live copies of the next `n` events are held back until they are [released](Self::release).
+    /// Holds the live copies of the next `n` events until they are [released](Self::release).
     pub(crate) fn hold(&self, n: usize) {
         self.lock().faults.hold = n;
     }
 
-    /// Gives the live copies that were held back, the newest first.
+    /// Sends the live copies that were held, the newest first.
     pub(crate) fn release(&self) {
         let mut state = self.lock();
         let held = std::mem::take(&mut state.faults.held);
         held.iter().rev().for_each(|event| state.copy(event));
     }
 
-    /// Replicas lack the newest `n` events of the shard, until this is called with 0.
+    /// Replicas lag by `n` messages of the shard.
     pub(crate) fn stale(&self, n: u64) {
         self.lock().faults.stale = n;
     }
 
-    /// The next `n` replays from a replica end after their first page, as if their reader had been too slow.
+    /// Ends the next `n` replays from a replica after their first page, as for a slow reader.
     pub(crate) fn cut(&self, n: usize) {
         self.lock().faults.cut = n;
     }
 
-    /// Whether requests are answered at all. Live copies do not depend on it.
+    /// Whether requests are answered. Live copies do not depend on it.
     pub(crate) fn reachable(&self, yes: bool) {
         self.lock().faults.out_of_reach = !yes;
     }
 
-    /// Whether the leader has a quorum. Without one it is not asked for what is final.
+    /// Whether the leader has a quorum. Without one it does not answer.
     pub(crate) fn quorum(&self, yes: bool) {
         self.lock().faults.no_quorum = !yes;
     }
@@ -203,12 +198,12 @@ impl MemoryLog {
         self.lock().faults.latency = latency;
     }
 
-    /// How many events a replay gives at once; [`PAGE`] unless this was called.
+    /// How many events a replay returns at once; [`PAGE`] by default.
     pub(crate) fn page(&self, n: usize) {
         self.lock().faults.page = Some(n.max(1));
     }
 
-    /// Tells all subscriptions that copies may have been lost.
+    /// Sends a disturbance to all subscriptions.
     pub(crate) fn disturb(&self) {
         self.disturbed.send_modify(|count| *count += 1);
     }
@@ -221,21 +216,21 @@ impl MemoryLog {
     }
 }
 
-/// Looking on.
+/// Observing.
 impl MemoryLog {
-    /// How often the log was asked so far.
+    /// How often the log was called so far.
     pub(crate) fn calls(&self) -> Calls {
         self.lock().calls
     }
 
-    /// How many live subscriptions stand.
+    /// How many live subscriptions are open.
     pub(crate) fn followers(&self) -> usize {
         let mut state = self.lock();
         state.tails.retain(|(_, tail)| !tail.is_closed());
         state.tails.len()
     }
 
-    /// How many bytes of stored events readers hold, about, wherever they hold them.
+    /// The approximate size of the stored events that readers hold, in bytes.
     pub(crate) fn held(&self) -> usize {
         let state = self.lock();
         let held = |event: &&Arc<Stored>| Arc::strong_count(event) > 1;
@@ -257,22 +252,22 @@ impl MemoryLog {
             .unwrap_or_default()
     }
 
-    /// Asks; the question is under way for half of the time that a request takes, and the answer for the other half.
+    /// Answers a request. Half of the latency comes before the answer is computed, half after it.
     async fn ask<T: Send>(
         &self,
         from: Replica,
         answer: impl FnOnce(&mut State) -> T + Send,
     ) -> Result<T, Unavailable> {
         let half = self.lock().faults.latency / 2;
-        under_way(half).await;
+        delay(half).await;
         let answer = {
             let mut state = self.lock();
             if state.faults.out_of_reach || state.faults.no_quorum && from == Replica::Leader {
-                return Err(Unavailable("the memory was told to be".into()));
+                return Err(Unavailable("a fault of the test".into()));
             }
             answer(&mut state)
         };
-        under_way(half).await;
+        delay(half).await;
         Ok(answer)
     }
 
@@ -282,7 +277,7 @@ impl MemoryLog {
 }
 
 impl State {
-    /// Stores a message. Of one that is not fenced, the broker was not asked what it follows; of a live copy it says so.
+    /// Stores a message. A live copy always has `prev`; a stored message has it only if `fenced`.
     fn store(
         &mut self,
         job: &JobId,
@@ -312,21 +307,22 @@ impl State {
             return Ok(event);
         }
         let faults = &mut self.faults;
-        if take_one(&mut faults.lose) {
+        if decrement(&mut faults.lose) {
             return Ok(event);
         }
-        if take_one(&mut faults.hold) {
+        if decrement(&mut faults.hold) {
             faults.held.push(copy);
             return Ok(event);
         }
-        if take_one(&mut faults.double) {
+        if decrement(&mut faults.double) {
             self.copy(&copy);
         }
         self.copy(&copy);
         Ok(event)
     }
 
-    /// Gives a live copy to all who follow the job. As with the broker's client, a full queue drops it in silence.
+    /// Sends a live copy to all subscriptions of the job. Like the broker's client, a full queue
+    /// drops it silently.
     fn copy(&mut self, event: &Arc<Stored>) {
         self.tails.retain(|(job, tail)| {
             *job != event.job
@@ -337,7 +333,7 @@ impl State {
         });
     }
 
-    /// The last place that such a replica sees.
+    /// The last stream sequence that this replica has.
     fn seen(&self, replica: Replica) -> StreamSeq {
         match replica {
             Replica::Any => self.last_stream_seq.saturating_sub(self.faults.stale),
@@ -374,14 +370,14 @@ impl State {
         }
     }
 
-    /// One page of a replay, and how it goes on.
-    fn read(&mut self, job: &JobId, span: Span, way: Way) -> Answer {
-        let (from, end, mut chain, cut) = match way {
-            Way::Pages { from, end, chain } => (from, end, chain, false),
-            Way::Over => return (Vec::new(), Way::Over),
-            Way::Unbegun => {
+    /// One page of a replay, and its next state.
+    fn read(&mut self, job: &JobId, span: Span, state: ReplayState) -> MemoryPage {
+        let (from, end, mut chain, cut) = match state {
+            ReplayState::Pages { from, end, chain } => (from, end, chain, false),
+            ReplayState::Done => return (Vec::new(), ReplayState::Done),
+            ReplayState::NotStarted => {
                 self.calls.replay += 1;
-                let cut = span.replica == Replica::Any && take_one(&mut self.faults.cut);
+                let cut = span.replica == Replica::Any && decrement(&mut self.faults.cut);
                 let from = span.stream_seq.unwrap_or(1);
                 let next = span.stream_seq.map_or(Seq::FIRST, |_| span.from);
                 (
@@ -393,7 +389,7 @@ impl State {
             }
         };
         let Some(log) = self.jobs.get(job) else {
-            return (Vec::new(), Way::Over);
+            return (Vec::new(), ReplayState::Done);
         };
         let first = log.events.partition_point(|event| event.stream_seq < from);
         let within = log
@@ -408,28 +404,28 @@ impl State {
         let done = page
             .last()
             .is_some_and(|last| span.until.is_some_and(|until| last.seq >= until));
-        let way = match raw.last() {
-            Some(last) if !cut && !done => Way::Pages {
+        let state = match raw.last() {
+            Some(last) if !cut && !done => ReplayState::Pages {
                 from: last.stream_seq + 1,
                 end,
                 chain,
             },
-            _ => Way::Over,
+            _ => ReplayState::Done,
         };
         page.retain(|event| event.seq >= span.from);
-        (page, way)
+        (page, state)
     }
 }
 
-async fn under_way(time: Duration) {
-    // Even the shortest sleep takes until the clock's next tick.
+async fn delay(time: Duration) {
+    // Even a sleep of zero takes until the clock's next tick.
     if !time.is_zero() {
         sleep(time).await;
     }
 }
 
-/// Takes one from a count. Says whether there was one.
-fn take_one(count: &mut usize) -> bool {
+/// Decrements a count unless it is zero. Returns whether it was not zero.
+fn decrement(count: &mut usize) -> bool {
     let some = *count > 0;
     *count = count.saturating_sub(1);
     some
@@ -481,7 +477,7 @@ impl EventSource for MemoryLog {
             memory: self.clone(),
             job: job.clone(),
             span,
-            way: Way::Unbegun,
+            state: ReplayState::NotStarted,
             asked: None,
         }
     }

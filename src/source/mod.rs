@@ -1,5 +1,5 @@
-//! Where events come from: the log and its live copies, as readers need them. Knows neither NATS nor clients. `nats`
-//! implements it, and so does `memory` for unit tests; [`hub`](crate::hub) and [`session`](crate::session) use it.
+//! Where events come from: the log and its live copies, as readers need them. `nats` implements it,
+//! and `memory` for unit tests; [`hub`](crate::hub) and [`session`](crate::session) use it.
 
 mod chain;
 mod fold;
@@ -17,32 +17,32 @@ pub use refill::{Refill, Refilled};
 
 use crate::wire::{JobId, Seq, Stored, StreamSeq, Unreadable};
 
-/// A job's log, and live copies of what is stored in it.
+/// The logs of jobs, and live copies of stored events.
 pub trait EventSource: Send + Sync + 'static {
     /// Live copies of one job.
     type Tail: Tail;
     /// One reading of one job's log.
     type Replay: Replay;
-    /// Signals of what is submitted.
+    /// Signals of submitted jobs.
     type SubmitSignals: SubmitSignals;
 
-    /// Subscribes to the live copies, makes sure that the subscription stands, and only then reads the last event.
-    /// The answer of a replica may be stale.
+    /// Subscribes to the live copies, waits until the subscription is established, and then reads
+    /// the last event from any replica, which may be stale.
     fn follow(
         &self,
         job: &JobId,
     ) -> impl Future<Output = Result<(Self::Tail, Option<Arc<Stored>>), Unavailable>> + Send;
 
-    /// The last event of the log, with what stands before it checked: from any replica, which may be stale, or from a
-    /// leader with a quorum, which is not.
+    /// The last event of the log; undecodable messages after it are skipped. [`Replica::Any`] may be
+    /// stale.
     fn last(
         &self,
         job: &JobId,
         from: Replica,
     ) -> impl Future<Output = Result<Option<Arc<Stored>>, Unavailable>> + Send;
 
-    /// What stands at a place of the job's shard: as any replica sees it, which may say [`At::NotYet`] of what is stored
-    /// or was, or as a leader with a quorum knows it.
+    /// The message at a stream sequence of the job's shard. A lagging replica returns
+    /// [`At::NotYet`] for messages that it does not have yet.
     fn at(
         &self,
         job: &JobId,
@@ -50,118 +50,119 @@ pub trait EventSource: Send + Sync + 'static {
         from: Replica,
     ) -> impl Future<Output = Result<At, Unavailable>> + Send;
 
-    /// Reads the log. Nothing happens before the first [`Replay::next`].
+    /// Reads the log, starting with the first call of [`Replay::next`].
     fn replay(&self, job: &JobId, span: Span) -> Self::Replay;
 
-    /// Subscribes to what is submitted, and makes sure that the subscription stands.
+    /// Subscribes to submissions, and waits until the subscription is established.
     fn submit_signals(
         &self,
     ) -> impl Future<Output = Result<Self::SubmitSignals, Unavailable>> + Send;
 
-    /// Whether the job waits in the queue or runs, as a server that leads the queue, or believes that it does, knows it.
+    /// Whether the job waits in the queue or runs, according to a server that leads the queue or
+    /// believes that it does.
     fn is_queued(&self, job: &JobId) -> impl Future<Output = Result<bool, Unavailable>> + Send;
 
-    /// Takes note of a live copy that turned out not to be an event of its job: what is skipped is counted, and reported
-    /// once for each job.
+    /// Counts a live copy that is not an event of its job, and logs the first one of each job.
     fn undecodable(&self, job: &JobId, stream_seq: StreamSeq, why: &Unreadable);
 }
 
-/// Live copies of one job's events; they may be lost, doubled or out of order.
+/// Live copies of one job's events. They may be lost, repeated or out of order.
 pub trait Tail: fmt::Debug + Send {
-    /// The next thing that happens. Safe to drop at any await.
+    /// The next signal. Cancel safe.
     fn next(&mut self) -> impl Future<Output = Signal> + Send;
 
-    /// What has happened already, without waiting.
+    /// The next signal, if it has arrived.
     fn ready(&mut self) -> Option<Signal>;
 
-    /// Ends the subscription: no copy comes any more, but disturbances are told as before.
+    /// Ends the subscription: copies stop, but disturbances are still reported.
     fn unsubscribe(&mut self);
 }
 
-/// Signals of what is submitted: at most once, and also of what is refused.
+/// Signals of submissions. A signal may be lost, and a refused submission also causes one.
 pub trait SubmitSignals: fmt::Debug + Send {
-    /// The next thing that happens. Safe to drop at any await.
+    /// The next signal. Cancel safe.
     fn next(&mut self) -> impl Future<Output = SubmitSignal> + Send;
 }
 
-/// What a subscription to submissions tells.
+/// A signal of a subscription to submissions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SubmitSignal {
     /// This job is being submitted: its first event is stored, or will be.
     Job(JobId),
-    /// The broker was away: signals may have been lost.
+    /// The connection was interrupted: signals may have been lost.
     Disturbed,
     /// The subscription has ended.
     Closed,
 }
 
-/// What a live subscription tells.
+/// A signal of a live subscription.
 #[derive(Clone, Debug)]
 pub enum Signal {
-    /// A copy of a stored event, with the place of the message before it.
+    /// A copy of a stored event, with the stream sequence of the message before it.
     Event(Arc<Stored>),
     /// A copy of an undecodable message.
     Undecodable {
-        /// Its place.
+        /// Its stream sequence.
         stream_seq: StreamSeq,
-        /// The place of the message before it in the job's log.
+        /// The stream sequence of the message before it in the job's log.
         prev: Option<StreamSeq>,
     },
-    /// The broker was away, or has another leader: copies may have been lost, and the log may be another one than before.
-    /// It comes before all copies from after that.
+    /// The connection was interrupted, or the leader changed: copies may have been lost, and the
+    /// log may have been replaced. Sent before all later copies.
     Disturbed,
     /// The subscription has ended.
     Closed,
 }
 
-/// One reading of a log: gives items in order, from [`Span::from`] on. Dropping it ends it.
+/// One reading of a log, in order. Dropping it ends it.
 pub trait Replay: fmt::Debug + Send {
-    /// The next items, never none; `None` when everything was given that the log held when the reading began, as far
-    /// as its reader could see, or when a slow reader must begin again. Safe to drop at any await: what it has asked is
-    /// not asked again, and the next call waits for the same answer.
+    /// The next events, at least one. `None` after the last event that the replica had when the
+    /// reading began, or if a slow reader must start again. Cancel safe: the next call waits for
+    /// the same request.
     fn next(
         &mut self,
     ) -> impl Future<Output = Option<Result<Vec<Arc<Stored>>, Unavailable>>> + Send;
 }
 
-/// What to read of a log.
+/// Which part of a log to read, and from where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// The first event that is wanted.
+    /// The first event to read.
     pub from: Seq,
-    /// A place after the event before that one, when it is known: what lies before it is not walked. The first event from
-    /// there on is the one that is wanted, or a later one when some have expired.
+    /// A stream sequence after the event before `from`, if known: the reading starts there. The
+    /// first event from there on is `from`, or a later one if that has expired.
     pub stream_seq: Option<StreamSeq>,
-    /// An event after which no more is wanted; it is given itself.
+    /// The last event to read.
     pub until: Option<Seq>,
-    /// Who is to be asked.
+    /// Which replica to read.
     pub replica: Replica,
 }
 
-/// Who answers a read.
+/// Which replica answers a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replica {
-    /// Whoever is nearest; what was stored last may be missing.
+    /// The nearest one, which may lag.
     Any,
-    /// The leader of the shard, while it is proven to have a quorum: it has everything, and what it lacks is not there.
+    /// The leader of the shard, if it has proven that it has a quorum: it has every stored event.
     Leader,
 }
 
-/// What stands at a place of a shard.
+/// The message at a stream sequence of a shard.
 #[derive(Clone, Debug)]
 pub enum At {
     /// This event of the job.
     Event(Arc<Stored>),
     /// An event of another job, or an undecodable message.
     Other,
-    /// Nothing any more.
+    /// It was removed.
     Removed,
-    /// Nothing yet.
+    /// It was not stored yet.
     NotYet,
 }
 
-/// The first event of a job behind a place whose event has expired, as a leader with a quorum knows it. One that expired
-/// with what was before it is followed by a higher number, if by any: a log that expired as a whole may have begun anew.
+/// The first event of a job after the stream sequence of an expired event, read from the leader. If
+/// its number is not higher than that of the expired event, the whole log has expired and started
+/// again.
 ///
 /// # Errors
 /// [`Unavailable`].
@@ -182,5 +183,5 @@ pub async fn first_after<S: EventSource>(
 
 /// The log cannot be read for the moment.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the log is out of reach: {0}")]
+#[error("the log cannot be read: {0}")]
 pub struct Unavailable(pub String);

@@ -1,5 +1,5 @@
-//! Reading a log again and again until a gap is filled: one replay at a time, with a growing pause after fruitless
-//! ones, and then from the leader. It decides no order; that is the stitcher's.
+//! Reads a log until a gap is filled: one replay at a time. After a replay without events, the next
+//! one waits longer and reads from the leader.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -17,22 +17,22 @@ use crate::wire::{JobId, Seq, Stored, StreamSeq};
 pub struct Refill<S: EventSource> {
     replay: Option<S::Replay>,
     due: Option<(Instant, Span)>,
-    /// How many replays in a row brought nothing.
-    fruitless: u32,
-    /// Whether the replay under way has brought something.
-    fruitful: bool,
-    /// Who answers the replay under way.
+    /// How many replays in a row returned nothing.
+    empty_replays: u32,
+    /// Whether the current replay has returned events.
+    found_items: bool,
+    /// The replica that the current replay reads.
     replica: Replica,
 }
 
-/// What a refill brought.
+/// What [`Refill::next`] returns.
 #[derive(Debug)]
 pub enum Refilled {
-    /// These, in order.
+    /// Events, in order.
     Items(Vec<Arc<Stored>>),
-    /// The replay is over.
+    /// The replay has ended.
     Done {
-        /// The leader says that it holds none of what was wanted.
+        /// Whether the leader was read and has none of the requested events.
         nothing_left: bool,
     },
 }
@@ -42,17 +42,17 @@ impl<S: EventSource> Default for Refill<S> {
         Self {
             replay: None,
             due: None,
-            fruitless: 0,
-            fruitful: false,
+            empty_replays: 0,
+            found_items: false,
             replica: Replica::Any,
         }
     }
 }
 
 impl<S: EventSource> Refill<S> {
-    /// Asks for the log from `from` on; see [`Span`].
-    pub fn want(&mut self, from: Seq, stream_seq: Option<StreamSeq>, until: Option<Seq>) {
-        let (replica, pause) = match self.fruitless.checked_sub(1) {
+    /// Requests a replay; see [`Span`].
+    pub fn request(&mut self, from: Seq, stream_seq: Option<StreamSeq>, until: Option<Seq>) {
+        let (replica, pause) = match self.empty_replays.checked_sub(1) {
             None => (Replica::Any, std::time::Duration::ZERO),
             Some(times) => (
                 Replica::Leader,
@@ -71,25 +71,25 @@ impl<S: EventSource> Refill<S> {
         ));
     }
 
-    /// Whether a replay is wanted or under way.
+    /// Whether a replay is requested or running.
     pub fn is_busy(&self) -> bool {
         self.replay.is_some() || self.due.is_some()
     }
 
-    /// What comes next; waits for ever when nothing is wanted. Safe to drop at any await.
+    /// Waits for the next result, forever if no replay is requested. Cancel safe.
     pub async fn next(&mut self, source: &S, job: &JobId) -> Refilled {
         loop {
             if let Some(replay) = &mut self.replay {
                 match replay.next().await {
                     Some(Ok(items)) => {
-                        self.fruitful = true;
+                        self.found_items = true;
                         return Refilled::Items(items);
                     }
                     Some(Err(error)) => {
-                        debug!(%job, %error, "a replay broke off");
+                        debug!(%job, %error, "a replay failed");
                         return self.done(false);
                     }
-                    None => return self.done(self.replica == Replica::Leader && !self.fruitful),
+                    None => return self.done(self.replica == Replica::Leader && !self.found_items),
                 }
             }
             let Some((at, span)) = self.due else {
@@ -97,7 +97,7 @@ impl<S: EventSource> Refill<S> {
             };
             sleep_until(at).await;
             self.due = None;
-            self.fruitful = false;
+            self.found_items = false;
             self.replica = span.replica;
             self.replay = Some(source.replay(job, span));
         }
@@ -105,7 +105,11 @@ impl<S: EventSource> Refill<S> {
 
     fn done(&mut self, nothing_left: bool) -> Refilled {
         self.replay = None;
-        self.fruitless = if self.fruitful { 0 } else { self.fruitless + 1 };
+        self.empty_replays = if self.found_items {
+            0
+        } else {
+            self.empty_replays + 1
+        };
         Refilled::Done { nothing_left }
     }
 }

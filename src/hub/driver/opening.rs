@@ -33,8 +33,8 @@ impl<S: EventSource> Driver<S> {
         self.probe_at = Instant::now() + PROBE_FIRST + self.spread(PROBE_FIRST / 4);
         if !self.feed.is_open() {
             if last.is_none() && self.may_refuse {
-                self.unborn = self.hub.unborn(&self.feed);
-                if self.unborn.is_none() {
+                self.eventless = self.hub.eventless(&self.feed);
+                if self.eventless.is_none() {
                     self.feed.refuse();
                     return;
                 }

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::*;
-use crate::config::{FEED_LINGER, FEEDS_UNBORN_MAX, LOOK_EVERY, LOOK_TICK, PROBE_FIRST};
+use crate::config::{FEED_LINGER, FEEDS_WITHOUT_EVENTS_MAX, LOOK_EVERY, LOOK_TICK, PROBE_FIRST};
 
 fn made_up(n: usize) -> JobId {
     format!("made-up-{n}").parse().unwrap()
@@ -22,7 +22,7 @@ async fn unknown_ids_need_no_feed_and_share_one_subscription_and_one_task() {
     let (memory, tasks) = (log_of(3), Tasks::default());
     let hub = Hub::new(memory.clone(), tasks.clone());
     let mut sessions = Vec::new();
-    for n in 0..3 * FEEDS_UNBORN_MAX {
+    for n in 0..3 * FEEDS_WITHOUT_EVENTS_MAX {
         let mut session = Session::open(&hub, &made_up(n), FROM_START).await.unwrap();
         assert!(matches!(session.next().await, Step::Live) && session.status().is_none());
         sessions.push(session);
@@ -32,7 +32,7 @@ async fn unknown_ids_need_no_feed_and_share_one_subscription_and_one_task() {
             hub.feeds(),
             memory.followers(),
             tasks.running(),
-            memory.signalled()
+            memory.submit_subscriptions()
         ),
         (0, 0, 1, 1)
     );
@@ -51,7 +51,7 @@ async fn unknown_ids_need_no_feed_and_share_one_subscription_and_one_task() {
             hub.waiting(),
             hub.feeds(),
             tasks.running(),
-            memory.signalled()
+            memory.submit_subscriptions()
         ),
         (0, 0, 0, 0)
     );
@@ -153,7 +153,7 @@ async fn a_submit_subscription_that_ends_is_replaced() {
     let (_hub, mut client) = waiting(&memory).await;
     memory.close();
     sleep(PROBE_FIRST).await;
-    assert_eq!(memory.signalled(), 1);
+    assert_eq!(memory.submit_subscriptions(), 1);
     append(&memory, 3);
     let begun = Instant::now();
     client.reach(3).await;
@@ -191,7 +191,7 @@ async fn feeds_of_jobs_without_events_have_their_own_limit() {
     let hub = edge(&memory);
     let mut sessions = Vec::new();
     // The most that one address may hold.
-    let share = FEEDS_UNBORN_MAX / 4 * 3;
+    let share = FEEDS_WITHOUT_EVENTS_MAX / 4 * 3;
     for n in 0..share {
         let mut session = Session::open(&hub, &made_up(n), FROM_START).await.unwrap();
         assert!(matches!(session.next().await, Step::Live));

@@ -1,4 +1,4 @@
-//! One reading of a log in memory. What a page of it holds is the source's.
+//! One reading of a log in memory.
 
 use std::sync::Arc;
 
@@ -8,49 +8,51 @@ use super::MemoryLog;
 use crate::source::{Chain, Replay, Span, Unavailable};
 use crate::wire::{JobId, Stored, StreamSeq};
 
-/// One reading of one job's log. What it can give is fixed when it begins, and may expire while it reads.
+/// One reading of one job's log. Its end is fixed when it begins; its events may expire meanwhile.
 #[derive(Debug)]
 pub(crate) struct MemoryReplay {
     pub(super) memory: MemoryLog,
     pub(super) job: JobId,
     pub(super) span: Span,
-    pub(super) way: Way,
-    /// The question that is under way, across waits that are dropped.
-    pub(super) asked: Option<ReusableBoxFuture<'static, Result<Answer, Unavailable>>>,
+    pub(super) state: ReplayState,
+    /// The running request, which outlives a dropped wait.
+    pub(super) asked: Option<ReusableBoxFuture<'static, Result<MemoryPage, Unavailable>>>,
 }
 
-/// A page, and how it goes on.
-pub(super) type Answer = (Vec<Arc<Stored>>, Way);
+/// A page, and the state after it.
+pub(super) type MemoryPage = (Vec<Arc<Stored>>, ReplayState);
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Way {
-    Unbegun,
+pub(super) enum ReplayState {
+    NotStarted,
     Pages {
         from: StreamSeq,
         end: StreamSeq,
         chain: Chain,
     },
-    Over,
+    Done,
 }
 
 impl Replay for MemoryReplay {
     async fn next(&mut self) -> Option<Result<Vec<Arc<Stored>>, Unavailable>> {
         loop {
-            if matches!(self.way, Way::Over) {
+            if matches!(self.state, ReplayState::Done) {
                 return None;
             }
             let asked = self.asked.get_or_insert_with(|| {
-                let (memory, job, span, way) =
-                    (self.memory.clone(), self.job.clone(), self.span, self.way);
+                let memory = self.memory.clone();
+                let job = self.job.clone();
+                let span = self.span;
+                let replay = self.state;
                 ReusableBoxFuture::new(async move {
                     memory
-                        .ask(span.replica, |state| state.read(&job, span, way))
+                        .ask(span.replica, |state| state.read(&job, span, replay))
                         .await
                 })
             });
             let read = asked.get_pin().await;
             self.asked = None;
-            self.way = read.as_ref().map_or(Way::Over, |(_, way)| *way);
+            self.state = read.as_ref().map_or(ReplayState::Done, |(_, state)| *state);
             match read {
                 Ok((page, _)) if page.is_empty() => {}
                 Ok((page, _)) => return Some(Ok(page)),

@@ -1,4 +1,4 @@
-//! The queue of the memory: which jobs wait in it, and the signals of what is submitted. The log is the source's.
+//! The queue in memory: its jobs, and the signals of submissions.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use crate::config::LIVE_CAPACITY;
 use crate::source::{SubmitSignal, SubmitSignals};
 use crate::wire::JobId;
 
-/// What is submitted, and who is told.
+/// The submitted jobs, and the subscriptions to submissions.
 #[derive(Debug, Default)]
 pub(super) struct Submitted {
     queue: HashSet<JobId>,
@@ -18,7 +18,7 @@ pub(super) struct Submitted {
 }
 
 impl Submitted {
-    /// Signals that a job is being submitted. As with the broker's client, a full queue drops the signal in silence.
+    /// Signals that a job is submitted. Like the broker's client, a full queue drops it silently.
     pub(super) fn signal(&mut self, job: &JobId) {
         if !self.lose {
             self.signals.retain(|signals| !signals.is_closed());
@@ -44,20 +44,20 @@ impl Submitted {
 }
 
 impl MemoryLog {
-    /// Puts a job into the queue, whose first event is not stored yet.
+    /// Adds a job without events to the queue.
     pub(crate) fn enqueue(&self, job: &JobId) {
         let mut state = self.lock();
         state.submitted.queue.insert(job.clone());
         state.submitted.signal(job);
     }
 
-    /// Whether signals of what is submitted are lost in silence. The first event of a log is one.
+    /// Whether signals of submissions are lost. The first event of a log also causes a signal.
     pub(crate) fn lose_signals(&self, yes: bool) {
         self.lock().submitted.lose = yes;
     }
 
-    /// How many subscriptions to submissions stand.
-    pub(crate) fn signalled(&self) -> usize {
+    /// How many subscriptions to submissions are open.
+    pub(crate) fn submit_subscriptions(&self) -> usize {
         self.lock()
             .submitted
             .signals

@@ -1,4 +1,4 @@
-//! A live subscription of the memory. Which copies are lost, and when it is disturbed, is the source's.
+//! A live subscription in memory.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::wire::Stored;
 /// The live copies of one job.
 #[derive(Debug)]
 pub(crate) struct MemoryTail {
-    /// `None` after the subscription was ended.
+    /// `None` after [`Tail::unsubscribe`].
     pub(super) live: Option<mpsc::Receiver<Arc<Stored>>>,
     pub(super) disturbed: watch::Receiver<u64>,
 }
@@ -26,7 +26,7 @@ impl Tail for MemoryTail {
         };
         tokio::select! {
             biased;
-            // The sender lives as long as any clone of the source, and so longer than a tail that is waited for.
+            // The sender lives as long as any clone of the source.
             Ok(()) = self.disturbed.changed() => Signal::Disturbed,
             signal = live => signal,
         }
