@@ -1,4 +1,4 @@
-//! The two encodings of what is stored and sent: MessagePack with named fields, and JSON. Nothing here knows an event.
+//! The two encodings of what is stored and sent: MessagePack with named fields, and JSON. It does not know events.
 
 use std::io::ErrorKind;
 
@@ -10,7 +10,7 @@ use super::limits::DEPTH_MAX;
 use super::scan::{self, Bounded, Counter};
 use super::transcode::transcode;
 
-/// Whether a value nests at most so many levels deep.
+/// Whether a value nests at most this many levels deep.
 pub fn nests_at_most(value: &serde_json::Value, levels: usize) -> bool {
     use serde_json::Value::{Array, Bool, Null, Number, Object, String};
     match value {
@@ -25,43 +25,48 @@ pub fn nests_at_most(value: &serde_json::Value, levels: usize) -> bool {
     }
 }
 
-/// How many bytes a value has as MessagePack.
+/// The size of a value as MessagePack, in bytes.
 ///
 /// # Errors
-/// [`Error::Encode`] when it cannot be written as MessagePack.
+/// [`Error::Encode`].
 pub fn msgpack_len<T: Serialize + ?Sized>(value: &T) -> Result<usize, Error> {
     Ok(scan::msgpack_len(value)?)
 }
 
-/// How many bytes a value has as JSON.
+/// The size of a value as JSON, in bytes.
 ///
 /// # Errors
-/// [`Error::Json`] when it cannot be written as JSON.
+/// [`Error::Json`].
 pub fn json_len<T: Serialize + ?Sized>(value: &T) -> Result<usize, Error> {
     let mut counter = Counter(0);
     serde_json::to_writer(&mut counter, value)?;
     Ok(counter.0)
 }
 
-/// A payload that is not what it should be. The text is for logs; it quotes no payload.
+/// Why a payload cannot be decoded, or a value cannot be encoded. The text is for logs and quotes no payload.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It begins neither as a MessagePack map nor as a JSON object.
+    /// The payload starts neither as a MessagePack map nor as a JSON object.
     #[error("neither a MessagePack map nor a JSON object")]
     Neither,
-    /// It says JSON and is none, or lacks a field.
+    /// The payload starts as JSON but is not valid JSON, or lacks a field.
     #[error("not the expected JSON")]
     Json(#[from] serde_json::Error),
-    /// It says MessagePack and is none, or lacks a field.
+    /// The payload starts as MessagePack but is not valid MessagePack, or lacks a field.
     #[error("not the expected MessagePack")]
     Decode(#[from] rmp_serde::decode::Error),
-    /// It cannot be written as MessagePack.
-    #[error("cannot be written as MessagePack")]
+    /// The value cannot be encoded as MessagePack.
+    #[error("cannot be encoded as MessagePack")]
     Encode(#[from] rmp_serde::encode::Error),
-    /// Something follows the value.
+    /// More bytes follow the value.
     #[error("bytes after the end of the value")]
     Trailing,
 }
+
+/// The subprotocol with one JSON object per text message; also used for a client that offers none.
+pub const JSON_PROTOCOL: &str = "tailwater.v1.json";
+/// The subprotocol with one MessagePack value per binary message.
+pub const MSGPACK_PROTOCOL: &str = "tailwater.v1.msgpack";
 
 /// How a stored payload, or a connection's frame, is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +78,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// Tells the encoding by the first byte: `{` begins a JSON object, and is no map in MessagePack.
+    /// Determines the encoding from the first byte: `{` starts a JSON object, and never a MessagePack map.
     ///
     /// # Errors
     /// [`Error::Neither`].
@@ -84,9 +89,26 @@ impl Encoding {
             _ => Err(Error::Neither),
         }
     }
+
+    /// The subprotocol whose frames have this encoding.
+    pub const fn subprotocol(self) -> &'static str {
+        match self {
+            Self::Json => JSON_PROTOCOL,
+            Self::MsgPack => MSGPACK_PROTOCOL,
+        }
+    }
+
+    /// The encoding of the first known subprotocol that a client offers.
+    pub fn of_offer<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Self> {
+        names.into_iter().find_map(|name| match name {
+            JSON_PROTOCOL => Some(Self::Json),
+            MSGPACK_PROTOCOL => Some(Self::MsgPack),
+            _ => None,
+        })
+    }
 }
 
-/// Writes `value` as MessagePack with named fields.
+/// Encodes `value` as MessagePack with named fields.
 ///
 /// # Errors
 /// [`Error::Encode`].
@@ -94,10 +116,10 @@ pub fn to_msgpack<T: Serialize>(value: &T) -> Result<Bytes, Error> {
     Ok(rmp_serde::to_vec_named(value)?.into())
 }
 
-/// Reads a stored payload in either encoding.
+/// Decodes a stored payload in either encoding.
 ///
 /// # Errors
-/// [`Error`] when it is no `T`, or when anything follows it.
+/// [`Error`] when it is not a `T`, or when more bytes follow.
 pub fn from_stored<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Error> {
     borrowed(payload)
 }
@@ -110,17 +132,17 @@ pub(super) fn borrowed<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, E
     }
 }
 
-/// Reads one MessagePack value.
+/// Decodes one MessagePack value.
 ///
 /// # Errors
-/// [`Error`] when it is no `T`, or when anything follows it.
+/// [`Error`] when it is not a `T`, or when more bytes follow.
 pub fn from_msgpack<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, Error> {
     let mut reader = msgpack(payload);
     let value = T::deserialize(&mut reader)?;
     ends(&mut reader).map(|()| value)
 }
 
-/// The reader does not say where it stands, so the end is where nothing more can be read.
+/// Checks that nothing follows. The reader does not report its position, so the end is where a further read fails.
 fn ends(reader: &mut MsgPackReader<'_>) -> Result<(), Error> {
     match IgnoredAny::deserialize(reader) {
         Err(rmp_serde::decode::Error::InvalidMarkerRead(error))
@@ -132,11 +154,11 @@ fn ends(reader: &mut MsgPackReader<'_>) -> Result<(), Error> {
     }
 }
 
-/// What a client sent as MessagePack, as JSON of at most `limit` bytes; `None` when it has more. Only what JSON has, too,
-/// is taken: text as keys, no bytes, no extensions.
+/// Converts a client's MessagePack to JSON of at most `limit` bytes; `None` when it is longer. Only values that JSON can
+/// express are accepted: text as keys, no binary values, no extensions.
 ///
 /// # Errors
-/// [`Error`] when it is no such value, or when anything follows it.
+/// [`Error`] for any other value, or when more bytes follow.
 pub(super) fn json_within(payload: &[u8], limit: usize) -> Result<Option<Vec<u8>>, Error> {
     let mut reader = msgpack(payload);
     let mut out = Bounded {
@@ -154,27 +176,27 @@ pub(super) fn json_within(payload: &[u8], limit: usize) -> Result<Option<Vec<u8>
 
 type MsgPackReader<'a> = rmp_serde::Deserializer<rmp_serde::decode::ReadRefReader<'a, [u8]>>;
 
-/// Reads any JSON value as it stands, as a field of something else.
+/// Reads any JSON value, as a field of another type.
 ///
 /// # Errors
-/// That of the format.
+/// An error of the format.
 pub fn value<'de, D: Deserializer<'de>>(from: D) -> Result<serde_json::Value, D::Error> {
     scan::plain(from)
 }
 
-/// Writes a MessagePack value as JSON, without a tree in between.
+/// Converts a MessagePack value to JSON, without a tree in between.
 ///
 /// # Errors
-/// [`Error`] when it cannot be said in JSON, for example a map with an array as key.
+/// [`Error`] when JSON cannot express it, for example a map with an array as key.
 pub fn msgpack_to_json(payload: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
     transcode(&mut msgpack(payload), &mut serde_json::Serializer::new(out))?;
     Ok(())
 }
 
-/// Writes a JSON value as MessagePack.
+/// Converts a JSON value to MessagePack.
 ///
 /// # Errors
-/// [`Error`] when it is no JSON.
+/// [`Error`] when it is not valid JSON.
 pub fn json_to_msgpack(payload: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
     let mut reader = serde_json::Deserializer::from_slice(payload);
     let value = scan::plain(&mut reader)?;
@@ -187,4 +209,18 @@ fn msgpack(payload: &[u8]) -> MsgPackReader<'_> {
     let mut reader = rmp_serde::Deserializer::from_read_ref(payload);
     reader.set_max_depth(DEPTH_MAX);
     reader
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_known_subprotocol_of_the_clients_list_is_used() {
+        let both = ["soap", MSGPACK_PROTOCOL, JSON_PROTOCOL];
+        assert_eq!(Encoding::of_offer(both), Some(Encoding::MsgPack));
+        let reversed = both.into_iter().rev();
+        assert_eq!(Encoding::of_offer(reversed), Some(Encoding::Json));
+        assert_eq!(Encoding::of_offer(["soap", "Tailwater.v1.json"]), None);
+    }
 }

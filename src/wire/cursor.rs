@@ -28,7 +28,7 @@ pub struct Cursor {
 
 /// Text that is no cursor of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a cursor that an edge gave out")]
+#[error("invalid cursor: it was not issued by Tailwater")]
 pub struct BadCursor;
 
 const VERSION: u8 = 1;

@@ -1,20 +1,21 @@
 #![doc = include_str!("PROTOCOL.md")]
 //!
 //! # This module
-//! The schema: ids, events, cursors, frames, codes and their encodings. Pure: no clock, no runtime, no I/O.
+//! Ids, events, cursors, frames, codes and their encodings. Pure: no clock, no runtime, no I/O.
 
+mod client_frame;
 mod code;
 pub mod codec;
 mod cursor;
 mod event;
 mod failure;
-mod frame;
 mod id;
 pub mod limits;
 mod listing;
 mod refusal;
 mod scan;
 mod schema;
+mod server_frame;
 mod size;
 mod state;
 mod stored;
@@ -22,18 +23,17 @@ mod submission;
 mod submit;
 mod transcode;
 
+pub use client_frame::{ClientFrame, Start, start};
 pub use code::{Code, CodeInfo, may_reconnect};
-pub use codec::Encoding;
+pub use codec::{Encoding, JSON_PROTOCOL, MSGPACK_PROTOCOL};
 pub use cursor::{BadCursor, Cursor};
 pub use event::{Body, Channel, Event, EventType, JobFailure, Status};
 pub use failure::FailureCode;
-pub use frame::{
-    ClientFrame, GapReason, JSON_PROTOCOL, MSGPACK_PROTOCOL, ServerFrame, Start, start,
-};
 pub use id::{BadName, JobId, Kind, Seq, StreamSeq};
 pub use listing::{BadPage, JobPage, JobRow, PageToken, ShardPosition};
 pub use refusal::{Refusal, RequestRef, job_id, kind, shortened};
 pub use schema::{Dialect, definitions};
+pub use server_frame::{GapReason, ServerFrame};
 pub use size::{Unfit, cut};
 pub use state::JobState;
 pub use stored::{Stored, Unreadable};

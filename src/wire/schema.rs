@@ -8,11 +8,12 @@ use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value};
 
+use super::client_frame::{ClientFrame, Start};
 use super::cursor::Cursor;
 use super::event::Event;
-use super::frame::{ClientFrame, ServerFrame, Start};
 use super::id::{JobId, Kind, Seq};
 use super::limits::NAME_MAX;
+use super::server_frame::ServerFrame;
 use super::state::JobState;
 use super::submit::SubmissionFields;
 

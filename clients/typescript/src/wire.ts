@@ -305,7 +305,7 @@ export type Seq = number;
  */
 export type Channel = "output" | "reasoning";
 /**
- * What a client asks for.
+ * A frame that a client sends.
  */
 export type ClientFrame =
   | {
@@ -348,7 +348,7 @@ export type ClientFrame =
        */
       input?: unknown;
       /**
-       * By which the same submission again is the same job.
+       * The idempotency key: the same submission with the same key is the same job.
        */
       key?: string | null;
       /**
@@ -357,7 +357,7 @@ export type ClientFrame =
       kind: Kind;
       op: "submit";
       /**
-       * The client's own name for this frame; the answer has it.
+       * The client's own name for this frame; the answer carries it.
        */
       ref: string;
       /**
@@ -376,12 +376,12 @@ export type ClientFrame =
       job: JobId;
       op: "cancel";
       /**
-       * The client's own name for this frame; the answer has it.
+       * The client's own name for this frame; the answer carries it.
        */
       ref?: string | null;
     };
 /**
- * What an edge says beside the events. Event frames have no `op`.
+ * A frame that an edge sends besides events. Event frames have no `op`.
  */
 export type ServerFrame =
   | {
@@ -402,7 +402,7 @@ export type ServerFrame =
       job: JobId;
       op: "watching";
       /**
-       * What the job was doing when the watch began; absent while it has no event.
+       * The job's status when the watch started; absent while it has no event.
        */
       status?: Status | null;
     }
@@ -457,7 +457,7 @@ export type ServerFrame =
        */
       ref: string;
       /**
-       * What it is doing: queued, unless the same was submitted before.
+       * Its status: `queued`, unless it was submitted before.
        */
       status: Status;
     }
@@ -472,7 +472,7 @@ export type ServerFrame =
        */
       ref?: string | null;
       /**
-       * The number of the event that says so.
+       * The sequence number of the event that requests it.
        */
       seq: Seq;
     }
@@ -482,7 +482,7 @@ export type ServerFrame =
        */
       code: string;
       /**
-       * The job it is about, as the client named it.
+       * The job, as the client named it.
        */
       job?: string | null;
       /**
@@ -491,7 +491,7 @@ export type ServerFrame =
       message: string;
       op: "error";
       /**
-       * The `ref` of the frame that it is about.
+       * The `ref` of the client's frame.
        */
       ref?: string | null;
     };
