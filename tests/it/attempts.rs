@@ -71,14 +71,10 @@ async fn a_job_that_runs_out_of_attempts_reports_the_last_failure(broker: &Broke
     let job = system.submit("doomed", json!({"failures": 99})).await;
     let state = system.ended(&job).await;
     let error = state.error.unwrap();
-    assert_eq!(
-        (state.status, state.attempt, error.code.as_str()),
-        (Status::Failed, 3, "attempts_exhausted")
-    );
-    assert_eq!(
-        error.message,
-        "no attempt succeeded; the last one: attempt 3 failed (flaky)"
-    );
+    let found = (state.status, state.attempt, error.code.as_str());
+    assert_eq!(found, (Status::Failed, 3, "attempts_exhausted"));
+    let expected = "no attempt succeeded; the last one: attempt 3 failed (flaky)";
+    assert_eq!(error.message, expected);
     system.end().await;
 }
 
@@ -88,10 +84,8 @@ async fn a_fatal_failure_ends_the_job_at_once(broker: &Broker) {
     let job = system.submit("final", json!({"failures": 1})).await;
     let state = system.ended(&job).await;
     let error = state.error.unwrap();
-    assert_eq!(
-        (state.attempt, error.code.as_str(), error.retryable),
-        (1, "flaky", false)
-    );
+    let found = (state.attempt, error.code.as_str(), error.retryable);
+    assert_eq!(found, (1, "flaky", false));
     system.end().await;
 }
 
@@ -121,10 +115,8 @@ async fn an_attempt_that_was_handed_back_does_not_count(broker: &Broker) {
         }
     }
     let state = system.ended(&job).await;
-    assert_eq!(
-        (state.status, state.attempt, state.handed_back),
-        (Status::Done, 4, 3)
-    );
+    let found = (state.status, state.attempt, state.handed_back);
+    assert_eq!(found, (Status::Done, 4, 3));
     assert_eq!(state.output, text(&input));
     system.end().await;
 }
@@ -219,10 +211,8 @@ async fn an_attempt_starts_over_when_early_output_has_expired() {
 async fn timed_out(system: &System, job: &JobId, message: &str) -> Seen {
     let state = system.ended(job).await;
     let error = state.error.unwrap();
-    assert_eq!(
-        (error.code.as_str(), error.message.as_str()),
-        ("timed_out", message)
-    );
+    let found = (error.code.as_str(), error.message.as_str());
+    assert_eq!(found, ("timed_out", message));
     let edge = system.edge().await;
     let seen = follow(&edge.addr, job.as_str()).await;
     seen.assert_whole();
@@ -287,10 +277,8 @@ async fn a_job_waiting_for_a_retry_is_cancelled_at_once(broker: &Broker) {
     assert_eq!(system.state(&job).await.unwrap().status, Status::Queued);
     let seq = system.cancel_running(&job).await;
     let last = system.last(&job).await;
-    assert_eq!(
-        (last.event_type, last.seq),
-        (EventType::Cancelled, seq.successor())
-    );
+    let found = (last.event_type, last.seq);
+    assert_eq!(found, (EventType::Cancelled, seq.successor()));
     system.end().await;
 }
 
@@ -363,10 +351,8 @@ async fn a_job_that_kills_its_workers_fails_after_its_last_attempt() {
     }
     let state = system.ended(&job).await;
     let error = state.error.unwrap();
-    assert_eq!(
-        (state.status, state.attempt, error.code.as_str()),
-        (Status::Failed, 3, "attempts_exhausted")
-    );
+    let found = (state.status, state.attempt, error.code.as_str());
+    assert_eq!(found, (Status::Failed, 3, "attempts_exhausted"));
     // The worker that ended the job is still running.
     worker.signal(Signal::TERM);
     assert!(worker.ends_within(Duration::from_secs(20)).await.success());
@@ -464,10 +450,8 @@ async fn a_silent_worker_learns_of_a_cancel_it_missed() {
     assert_eq!(system.cancel(&job).await, CancelOutcome::Requested(Seq(3)));
     proxy.lead_to(broker_addr(&system));
     let state = system.ended(&job).await;
-    assert_eq!(
-        (state.status, state.attempt, state.seq),
-        (Status::Cancelled, 1, Seq(4))
-    );
+    let found = (state.status, state.attempt, state.seq);
+    assert_eq!(found, (Status::Cancelled, 1, Seq(4)));
     system.end().await;
 }
 
@@ -518,16 +502,12 @@ async fn a_job_continues_after_all_its_events_expired() {
     client.request(purge, all.into()).await.unwrap();
     go.notify_one();
     let state = system.ended(&job).await;
-    assert_eq!(
-        (state.status, state.attempt, state.seq),
-        (Status::Done, 1, Seq(5))
-    );
+    let found = (state.status, state.attempt, state.seq);
+    assert_eq!(found, (Status::Done, 1, Seq(5)));
     let edge = system.edge().await;
     let seen = follow(&edge.addr, "quiet").await;
-    assert_eq!(
-        (seen.missing.as_slice(), seen.last),
-        ([(1, 3)].as_slice(), 5)
-    );
+    let found = (seen.missing.as_slice(), seen.last);
+    assert_eq!(found, ([(1, 3)].as_slice(), 5));
     system.end().await;
 }
 

@@ -1,10 +1,11 @@
 use serde_json::json;
+use tailwater::wire::{Cursor, JobId, Seq};
 
-use crate::support::assert_fields;
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Frame, Seen};
-use crate::support::http::{UPGRADE, assert_problem, http, post, refused};
+use crate::support::http::{UPGRADE, assert_problem, http, post, post_refused, refused};
 use crate::support::system::{Edge, System, text, words};
+use crate::support::{assert_fields, table};
 
 #[tokio::test]
 async fn bad_requests_are_refused_with_a_code_and_store_nothing() {
@@ -12,6 +13,7 @@ async fn bad_requests_are_refused_with_a_code_and_store_nothing() {
     system.demo().await;
     let edge = system.edge().await;
     let long = "x".repeat(65);
+    let of_size = |size| json!({"kind": "demo", "input": "x".repeat(size)});
     for (body, status, code) in [
         (json!({"kind": "demo", "id": "a.b"}), 400, "bad_job_id"),
         (json!({"kind": "demo", "id": "a*"}), 400, "bad_job_id"),
@@ -23,61 +25,34 @@ async fn bad_requests_are_refused_with_a_code_and_store_nothing() {
         (json!({"input": 1}), 400, "bad_request"),
         (json!({"kind": "demo", "inputt": 1}), 400, "bad_request"),
         (json!([1]), 400, "bad_request"),
-        (
-            json!({"kind": "demo", "input": "x".repeat(512 * 1024)}),
-            413,
-            "too_large",
-        ),
-        (
-            json!({"kind": "demo", "input": "x".repeat(10 << 20)}),
-            413,
-            "too_large",
-        ),
+        (of_size(512 * 1024), 413, "too_large"),
+        (of_size(10 << 20), 413, "too_large"),
     ] {
-        let (got, problem) = post(&edge, &body).await;
-        assert_problem(got, &problem, status, code);
+        let problem = post_refused(&edge, &body, status, code).await;
         assert_eq!(problem["status"], status);
     }
-    let json = "Content-Type: application/json\r\n";
-    for (method, path, headers, body, status, code) in [
-        ("POST", "/api/jobs", json, "{", 400, "bad_json"),
-        (
-            "POST",
-            "/api/jobs",
-            "Content-Type: text/plain\r\n",
-            "{}",
-            415,
-            "unsupported_media_type",
-        ),
-        ("POST", "/api/jobs", "", "{}", 415, "unsupported_media_type"),
-        ("GET", "/api/jobs/a.b/state", "", "", 400, "bad_job_id"),
-        (
-            "GET",
-            "/api/jobs/unknown/state",
-            "",
-            "",
-            404,
-            "job_not_found",
-        ),
-        (
-            "GET",
-            "/api/job/unknown/state",
-            "",
-            "",
-            404,
-            "job_not_found",
-        ),
-        ("GET", "/nowhere", "", "", 404, "not_found"),
-        ("PUT", "/api/jobs", "", "", 405, "method_not_allowed"),
-        ("GET", "/ws", "", "", 400, "bad_request"),
+    for (content, body, status, code) in [
+        ("application/json", "{", 400, "bad_json"),
+        ("text/plain", "{}", 415, "unsupported_media_type"),
+        ("", "{}", 415, "unsupported_media_type"),
     ] {
-        let (got, content, problem) = http(&edge, method, path, headers, body.as_bytes()).await;
-        assert_eq!(
-            (got, problem["code"].as_str()),
-            (status, Some(code)),
-            "{method} {path}: {problem}"
-        );
-        assert_eq!(content, "application/problem+json");
+        let headers = match content {
+            "" => String::new(),
+            content => format!("Content-Type: {content}\r\n"),
+        };
+        let (found, _, problem) = http(&edge, "POST", "/api/jobs", &headers, body.as_bytes()).await;
+        assert_problem(found, &problem, status, code);
+    }
+    for [method, path, status, code] in table(
+        "GET /api/jobs/a.b/state 400 bad_job_id
+        GET /api/jobs/unknown/state 404 job_not_found
+        GET /api/job/unknown/state 404 job_not_found
+        GET /nowhere 404 not_found
+        PUT /api/jobs 405 method_not_allowed
+        GET /ws 400 bad_request",
+    ) {
+        let request = format!("{method} {path}");
+        refused(&edge, &request, "", status.parse().unwrap(), code).await;
     }
     // The streams are still empty.
     assert_eq!(system.stored_messages().await, 0);
@@ -90,17 +65,12 @@ async fn submitting_an_id_again_returns_the_job_or_a_conflict() {
     system.demo().await;
     let edge = system.edge().await;
     let body = json!({"kind": "demo", "id": "twice", "input": {"words": 5, "rate": 0}});
-    assert_eq!(
-        post(&edge, &body).await,
-        (
-            202,
-            json!({"id": "twice", "job": "twice", "kind": "demo", "status": "queued"})
-        )
-    );
+    let (status, answer) = post(&edge, &body).await;
+    let expected = json!({"id": "twice", "job": "twice", "kind": "demo", "status": "queued"});
+    assert_eq!((status, answer), (202, expected));
     assert_eq!(post(&edge, &body).await.0, 200);
     let other = json!({"kind": "demo", "id": "twice", "input": {"words": 6, "rate": 0}});
-    let (status, problem) = post(&edge, &other).await;
-    assert_problem(status, &problem, 409, "job_exists");
+    post_refused(&edge, &other, 409, "job_exists").await;
     let state = system.ended(&"twice".parse().unwrap()).await;
     assert_eq!((state.attempt, state.output), (1, text(&body["input"])));
     for (job, status, code) in [
@@ -108,9 +78,8 @@ async fn submitting_an_id_again_returns_the_job_or_a_conflict() {
         ("unknown", 404, "job_not_found"),
         ("a.b", 400, "bad_job_id"),
     ] {
-        let (got, _, problem) =
-            http(&edge, "POST", &format!("/api/jobs/{job}/cancel"), "", b"").await;
-        assert_problem(got, &problem, status, code);
+        let request = format!("POST /api/jobs/{job}/cancel");
+        refused(&edge, &request, "", status, code).await;
     }
     system.end().await;
 }
@@ -186,29 +155,21 @@ async fn unknown_cursors_and_cursors_of_other_jobs_are_refused() {
     let system = System::on(&broker).await;
     system.demo().await;
     let edge = system.edge().await;
-    let jobs: [tailwater::wire::JobId; 2] = ["one", "two"].map(|id| id.parse().unwrap());
+    let jobs: [JobId; 2] = ["one", "two"].map(|id| id.parse().unwrap());
     let mut cursors = Vec::new();
     for job in &jobs {
         system.submit(&job.to_string(), words(10, 0, 1)).await;
         cursors.push(system.ended(job).await.cursor.unwrap());
     }
-    assert_eq!(
-        refusal(&edge, "one", &cursors[1]).await,
-        "cursor_of_other_job"
-    );
+    let found = refusal(&edge, "one", &cursors[1]).await;
+    assert_eq!(found, "cursor_of_other_job");
     // A well-formed cursor of an event that does not exist.
-    let forged =
-        tailwater::wire::Cursor::of(&jobs[0], tailwater::wire::Seq(3), 9999, b"no such event");
-    assert_eq!(
-        refusal(&edge, "one", &forged.to_string()).await,
-        "cursor_not_in_log"
-    );
-    let elsewhere =
-        tailwater::wire::Cursor::of(&jobs[0], tailwater::wire::Seq(30), 1, b"another event");
-    assert_eq!(
-        refusal(&edge, "one", &elsewhere.to_string()).await,
-        "cursor_not_in_log"
-    );
+    let forged = Cursor::of(&jobs[0], Seq(3), 9999, b"no such event");
+    let found = refusal(&edge, "one", &forged.to_string()).await;
+    assert_eq!(found, "cursor_not_in_log");
+    let elsewhere = Cursor::of(&jobs[0], Seq(30), 1, b"another event");
+    let found = refusal(&edge, "one", &elsewhere.to_string()).await;
+    assert_eq!(found, "cursor_not_in_log");
     system.end().await;
     // The same job runs again in new streams.
     let rebuilt = System::on(&broker).await;
@@ -216,18 +177,15 @@ async fn unknown_cursors_and_cursors_of_other_jobs_are_refused() {
     let job = rebuilt.submit("one", words(10, 0, 2)).await;
     rebuilt.ended(&job).await;
     let edge = rebuilt.edge().await;
-    assert_eq!(
-        refusal(&edge, "one", &cursors[0]).await,
-        "cursor_not_in_log"
-    );
+    let found = refusal(&edge, "one", &cursors[0]).await;
+    assert_eq!(found, "cursor_not_in_log");
     rebuilt.end().await;
 }
 
 async fn refusal(edge: &Edge, job: &str, cursor: &str) -> String {
     let mut client = edge.client().await;
-    client
-        .send(json!({"op": "watch", "job": job, "cursor": cursor}))
-        .await;
+    let frame = json!({"op": "watch", "job": job, "cursor": cursor});
+    client.send(frame).await;
     let error = client.op().await;
     assert_eq!(error["job"], job, "{error}");
     error["code"]

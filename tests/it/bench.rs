@@ -63,11 +63,8 @@ async fn a_bench_measures_late_clients_idle_ones_and_a_real_worker() {
         report["deliveries"].as_u64().unwrap() >= 2 * 2002,
         "{report}"
     );
-    assert_eq!(
-        (&report["lost"], &report["failed"]),
-        (&0.into(), &0.into()),
-        "{report}"
-    );
+    let found = (&report["lost"], &report["failed"]);
+    assert_eq!(found, (&0.into(), &0.into()), "{report}");
     let report = bench("--jobs 4 --idle --seconds 1").await;
     assert_deliveries(&report, 0);
     assert_eq!(report["connections"], 4, "{report}");

@@ -18,11 +18,11 @@ use crate::support::client::follow;
 use crate::support::system::{System, limited, text, words};
 use crate::support::{assert_within, until, within};
 
-/// Blocks its thread for `block` milliseconds, or until `let_go` is set, after
-/// which it may panic. Without `block` it runs the demo backend.
+/// Blocks its thread for `block` milliseconds, or until `released` is set; then it may panic.
+/// Without `block` it runs the demo backend.
 #[derive(Clone, Default)]
 struct Blocking {
-    let_go: Arc<AtomicBool>,
+    released: Arc<AtomicBool>,
 }
 
 impl Backend for Blocking {
@@ -35,7 +35,7 @@ impl Backend for Blocking {
             block(Duration::from_millis(millis));
         } else {
             out.text("blocks").await?;
-            while !self.let_go.load(Ordering::Relaxed) {
+            while !self.released.load(Ordering::Relaxed) {
                 block(Duration::from_millis(10));
             }
             assert_ne!(how, "then panic");
@@ -58,7 +58,7 @@ fn short(settings: &mut WorkerSettings) {
 }
 
 #[tokio::test]
-async fn blocking_every_thread_costs_no_job_an_attempt() {
+async fn jobs_keep_their_attempt_when_every_thread_is_blocked() {
     let system = System::on(Broker::shared_one()).await;
     system.worker(Blocking::default(), short).await;
     let talks = system.submit("talks", words(60, 20, 1)).await;
@@ -73,11 +73,8 @@ async fn blocking_every_thread_costs_no_job_an_attempt() {
     }
     for job in &jobs {
         let state = system.ended(job).await;
-        assert_eq!(
-            (state.status, state.attempt, state.output.as_str()),
-            (Status::Done, 1, "done"),
-            "{job}"
-        );
+        let found = (state.status, state.attempt, state.output.as_str());
+        assert_eq!(found, (Status::Done, 1, "done"), "{job}");
     }
     let state = system.ended(&talks).await;
     assert_eq!((state.attempt, state.output), (1, text(&words(60, 20, 1))));
@@ -94,7 +91,7 @@ async fn jobs_run_beside_a_blocked_backend() {
         })
         .await;
     system
-        .submit("blocks", json!({"block": "until let go"}))
+        .submit("blocks", json!({"block": "until released"}))
         .await;
     system.reaches("blocks", 3).await;
     for n in 0..20 {
@@ -102,7 +99,7 @@ async fn jobs_run_beside_a_blocked_backend() {
         let state = system.ended(&job).await;
         assert_eq!((state.attempt, state.output), (1, text(&words(20, 20, n))));
     }
-    assert!(!backend.let_go.swap(true, Ordering::Relaxed));
+    assert!(!backend.released.swap(true, Ordering::Relaxed));
     system.ended(&"blocks".parse().unwrap()).await;
     system.end().await;
 }
@@ -124,13 +121,12 @@ async fn a_job_can_end_while_its_backend_blocks() {
         Tasks::new(CancellationToken::new()),
     );
     tasks.spawn(worker.run(stop.clone()));
-    let submission = |timeout| limited(json!({"block": "until let go"}), timeout, None);
+    let submission = |timeout| limited(json!({"block": "until released"}), timeout, None);
     let late = system.submit_with("late", submission(Some(1000))).await;
     let state = system.ended(&late).await;
-    assert_eq!(
-        (state.status, state.error.unwrap().code.as_str()),
-        (Status::Failed, "timed_out")
-    );
+    let error = state.error.unwrap();
+    let found = (state.status, &*error.code);
+    assert_eq!(found, (Status::Failed, "timed_out"));
     let cancelled = system.submit_with("cancelled", submission(None)).await;
     system.reaches("cancelled", 3).await;
     system.cancel(&cancelled).await;
@@ -147,7 +143,7 @@ async fn a_job_can_end_while_its_backend_blocks() {
         .await;
     assert!(tasks.end(Duration::from_secs(20)).await);
     assert_within(asked, Duration::from_secs(15));
-    backend.let_go.store(true, Ordering::Relaxed);
+    backend.released.store(true, Ordering::Relaxed);
     system.demo().await;
     system.end().await;
 }
@@ -194,10 +190,9 @@ async fn a_panicking_backend_fails_only_its_attempt() {
     );
     let doomed = system.submit("doomed", json!({"panics": 99})).await;
     let state = system.ended(&doomed).await;
-    assert_eq!(
-        (state.attempt, state.error.unwrap().code.as_str()),
-        (5, "attempts_exhausted")
-    );
+    let error = state.error.unwrap();
+    let found = (state.attempt, &*error.code);
+    assert_eq!(found, (5, "attempts_exhausted"));
     CONTINUES_PANICS.store(true, Ordering::Relaxed);
     let job = system.submit("continues", json!({})).await;
     let state = system.ended(&job).await;
@@ -209,11 +204,11 @@ async fn a_panicking_backend_fails_only_its_attempt() {
 
 /// Returns while another task, or none, still holds its output.
 struct Keeps {
-    go_on: Arc<Notify>,
+    stopped: Arc<Notify>,
 }
 
 impl Backend for Keeps {
-    #[expect(clippy::disallowed_methods, reason = "what a backend may do")]
+    #[expect(clippy::disallowed_methods, reason = "a backend may do this")]
     async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
         for n in 0..1000 {
             out.text(&format!("{n} ")).await?;
@@ -221,10 +216,10 @@ impl Backend for Keeps {
         if job.input == "leak" {
             std::mem::forget(out);
         } else {
-            let go_on = Arc::clone(&self.go_on);
+            let stopped = Arc::clone(&self.stopped);
             tokio::spawn(async move {
                 while out.text("more ").await.is_ok() {}
-                go_on.notify_one();
+                stopped.notify_one();
             });
         }
         Ok(Finish::default())
@@ -234,11 +229,11 @@ impl Backend for Keeps {
 #[tokio::test]
 async fn a_job_ends_although_its_output_handle_is_kept() {
     let system = System::on(Broker::shared_one()).await;
-    let go_on = Arc::new(Notify::new());
+    let stopped = Arc::new(Notify::new());
     system
         .worker(
             Keeps {
-                go_on: Arc::clone(&go_on),
+                stopped: Arc::clone(&stopped),
             },
             |_| {},
         )
@@ -246,22 +241,20 @@ async fn a_job_ends_although_its_output_handle_is_kept() {
     let whole: String = (0..1000).map(|n| format!("{n} ")).collect();
     let leaks = system.submit("leaks", json!("leak")).await;
     let state = system.ended(&leaks).await;
-    assert_eq!(
-        (state.status, state.output.as_str()),
-        (Status::Done, whole.as_str())
-    );
+    let found = (state.status, state.output.as_str());
+    assert_eq!(found, (Status::Done, whole.as_str()));
     let moves = system.submit("moves", json!("move")).await;
     let state = system.ended(&moves).await;
     assert_eq!(state.status, Status::Done);
     let rest = state
         .output
         .strip_prefix(&whole)
-        .expect("all that was put out before it returned");
+        .expect("the output from before it returned");
     assert!(
         rest.split_terminator(' ').all(|word| word == "more"),
         "{rest}"
     );
-    within("the task that goes on", go_on.notified()).await;
+    within("the end of the other task", stopped.notified()).await;
     system.end().await;
 }
 
@@ -279,7 +272,7 @@ async fn a_panic_after_a_cancel_is_counted() {
     assert_eq!(system.ended(&job).await.status, Status::Cancelled);
     system.queue_is_empty().await;
     let before = panics();
-    backend.let_go.store(true, Ordering::Relaxed);
-    until("a panic that is counted", async || panics() > before).await;
+    backend.released.store(true, Ordering::Relaxed);
+    until("the panic to be counted", async || panics() > before).await;
     system.end().await;
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::support::broker::{self, Broker};
 use crate::support::client::follow;
-use crate::support::http::{assert_problem, get, get_json, post};
+use crate::support::http::{assert_problem, get, get_json, post, post_refused};
 use crate::support::http_server::{Exchange, Request, Server};
 use crate::support::process::{Process, run_with};
 use crate::support::system::{Edge, SECRET, System, words};
@@ -131,10 +131,8 @@ async fn assert_signed(requests: &[Request]) {
         .await
         .unwrap();
     let said = String::from_utf8(out.stdout).unwrap();
-    assert_eq!(
-        (out.status.code(), said),
-        (Some(0), format!("{} valid\n", requests.len()))
-    );
+    let found = (out.status.code(), said);
+    assert_eq!(found, (Some(0), format!("{} valid\n", requests.len())));
 }
 
 #[tokio::test]
@@ -160,11 +158,8 @@ async fn each_ended_job_sends_one_verifiable_callback() {
         (&cancelled, "/cancelled", "job.cancelled"),
     ] {
         let state = calls.callback(job).await;
-        assert_eq!(
-            (state.status, state.attempt),
-            (Status::Done, 1),
-            "{state:?}"
-        );
+        let found = (state.status, state.attempt);
+        assert_eq!(found, (Status::Done, 1), "{state:?}");
         let id = state.id;
         calls.system.leaves_queue(&id).await;
         let of_job = server.at(path);
@@ -173,10 +168,8 @@ async fn each_ended_job_sends_one_verifiable_callback() {
         };
         let body = request.json();
         let ended = calls.system.ended(job).await;
-        assert_eq!(
-            (&body["type"], &body["data"]["id"]),
-            (&json!(kind), &json!(job))
-        );
+        let found = (&body["type"], &body["data"]["id"]);
+        assert_eq!(found, (&json!(kind), &json!(job)));
         assert_eq!(body["data"]["ended_at"].as_u64(), ended.ended_at);
         let time = std::time::UNIX_EPOCH + Duration::from_millis(ended.ended_at.unwrap());
         assert_eq!(
@@ -218,10 +211,8 @@ async fn callbacks_are_retried_after_errors_and_not_after_refusals() {
     let [first, again] = requests.as_slice() else {
         panic!("{requests:?}")
     };
-    assert_eq!(
-        (&first.headers["webhook-id"], &first.body),
-        (&again.headers["webhook-id"], &again.body)
-    );
+    let found = (&first.headers["webhook-id"], &first.body);
+    assert_eq!(found, (&again.headers["webhook-id"], &again.body));
     assert_signed(&requests).await;
     let seen = follow(&calls.edge.addr, "callback-fails").await;
     let retry = seen.of_type("job:retrying:v1")[0];
@@ -229,17 +220,13 @@ async fn callbacks_are_retried_after_errors_and_not_after_refusals() {
     let job = calls.submit("gone", "/gone", words(2, 0, 1)).await;
     let state = calls.callback(&job).await;
     let error = state.error.unwrap();
-    assert_eq!(
-        (state.status, state.attempt, error.code.as_str()),
-        (Status::Failed, 1, "callback_refused")
-    );
+    let found = (state.status, state.attempt, error.code.as_str());
+    assert_eq!(found, (Status::Failed, 1, "callback_refused"));
     assert!(!error.message.contains("secret"), "{}", error.message);
     assert_eq!(server.at("/gone").len(), 1);
     let job = calls.submit("busy", "/busy", words(2, 0, 1)).await;
-    assert_eq!(
-        calls.callback(&job).await.error.unwrap().code,
-        "attempts_exhausted"
-    );
+    let found = calls.callback(&job).await.error.unwrap().code;
+    assert_eq!(found, "attempts_exhausted");
     let seen = follow(&calls.edge.addr, "callback-busy").await;
     let retry = seen.of_type("job:retrying:v1")[0];
     assert_eq!(retry["delay_ms"], 1000);
@@ -312,19 +299,14 @@ async fn only_allowed_hosts_are_called() {
     };
     let job = calls.system.submit_with("around", submission).await;
     let state = calls.callback(&job).await;
-    assert_eq!(
-        (state.attempt, state.error.unwrap().code.as_str()),
-        (1, "callback_not_allowed")
-    );
+    let error = state.error.unwrap();
+    let found = (state.attempt, &*error.code);
+    assert_eq!(found, (1, "callback_not_allowed"));
     let job = calls.submit("redirected", "/", words(1, 0, 1)).await;
-    assert_eq!(
-        calls.callback(&job).await.error.unwrap().code,
-        "attempts_exhausted"
-    );
-    assert_eq!(
-        (server.requests().len(), elsewhere.requests().len()),
-        (2, 0)
-    );
+    let found = calls.callback(&job).await.error.unwrap().code;
+    assert_eq!(found, "attempts_exhausted");
+    let found = (server.requests().len(), elsewhere.requests().len());
+    assert_eq!(found, (2, 0));
     calls.system.end().await;
 }
 
@@ -388,8 +370,7 @@ async fn a_callback_is_refused_when_no_worker_delivers_it() {
     system.demo().await;
     let edge = system.edge_calling(&["h.example"]).await;
     let job = json!({"kind": "demo", "id": "j", "callback": "https://h.example/"});
-    let (status, problem) = post(&edge, &job).await;
-    assert_problem(status, &problem, 422, "unknown_kind");
+    let problem = post_refused(&edge, &job, 422, "unknown_kind").await;
     assert!(
         problem.to_string().contains("the kind callback"),
         "{problem}"

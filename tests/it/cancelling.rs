@@ -22,15 +22,11 @@ async fn a_queued_job_is_cancelled_and_never_starts(broker: &Broker) {
     let seq = system.cancel_running(&job).await;
     assert_eq!(seq.0, 2);
     let state = system.ended(&job).await;
-    assert_eq!(
-        (state.status, state.attempt, state.seq.0),
-        (Status::Cancelled, 0, 3)
-    );
+    let found = (state.status, state.attempt, state.seq.0);
+    assert_eq!(found, (Status::Cancelled, 0, 3));
     assert_eq!(system.cancel(&job).await, CancelOutcome::Ended);
-    assert_eq!(
-        system.cancel(&"unknown".parse().unwrap()).await,
-        CancelOutcome::Unknown
-    );
+    let found = system.cancel(&"unknown".parse().unwrap()).await;
+    assert_eq!(found, CancelOutcome::Unknown);
     // The worker that claims it finds that it has ended.
     system.demo().await;
     system.leaves_queue(&job).await;
@@ -76,10 +72,8 @@ async fn the_next_worker_cancels_the_job_of_a_dead_worker(broker: &Broker) {
     assert_eq!(system.cancel(&job).await, CancelOutcome::Already(seq));
     system.demo().await;
     let state = system.ended(&job).await;
-    assert_eq!(
-        (state.status, state.attempt, state.seq),
-        (Status::Cancelled, 1, seq.successor())
-    );
+    let found = (state.status, state.attempt, state.seq);
+    assert_eq!(found, (Status::Cancelled, 1, seq.successor()));
     system.end().await;
 }
 

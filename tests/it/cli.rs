@@ -233,7 +233,7 @@ async fn an_edge_with_several_threads_serves_all_clients() {
 }
 
 #[tokio::test]
-async fn the_python_worker_runs_jobs() {
+async fn the_python_example_runs_jobs() {
     let up = up(TempDir::new().unwrap(), &[]).await;
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/worker.py");
     let args = [example.to_str().unwrap(), &up.nats];
@@ -288,7 +288,7 @@ async fn tail_reports_a_job_that_does_not_exist() {
 
 #[tokio::test]
 async fn up_reports_its_nats_port_when_the_default_is_taken() {
-    // The port is taken, by this test or another one.
+    // This test or another one uses the port.
     let _taken = TcpListener::bind("127.0.0.1:4222");
     let dir = TempDir::new().unwrap();
     let (program, data) = (broker::program().display(), dir.path().display());

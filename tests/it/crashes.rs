@@ -103,10 +103,8 @@ async fn a_stopping_worker_hands_its_jobs_over_within_a_second(broker: &Broker) 
     }
     for (n, job) in jobs.iter().enumerate() {
         let state = system.ended(job).await;
-        assert_eq!(
-            (state.attempt, state.output),
-            (2, text(&words(100, 25, n as u64)))
-        );
+        let found = (state.attempt, state.output);
+        assert_eq!(found, (2, text(&words(100, 25, n as u64))));
     }
     system.end().await;
 }

@@ -75,10 +75,8 @@ async fn forged_numbers_do_not_disturb_a_running_job(broker: &Broker) {
         seen.assert_text(text(&input));
     }
     let state = system.state(&job).await.unwrap();
-    assert_eq!(
-        (state.status, state.attempt, state.output),
-        (Status::Done, 1, text(&input))
-    );
+    let found = (state.status, state.attempt, state.output);
+    assert_eq!(found, (Status::Done, 1, text(&input)));
     assert_eq!(system.cancel(&job).await, CancelOutcome::Ended);
     assert!(system.log.undecodable() > 0);
     system.end().await;
@@ -104,10 +102,8 @@ async fn a_late_watcher_gets_the_true_end_after_forged_numbers(broker: &Broker) 
     seen.follow(&mut client).await;
     seen.assert_text(text(&input));
     let state = system.ended(&job).await;
-    assert_eq!(
-        (state.status, state.attempt, state.seq.0),
-        (Status::Done, 1, seen.last)
-    );
+    let found = (state.status, state.attempt, state.seq.0);
+    assert_eq!(found, (Status::Done, 1, seen.last));
     let (status, _, page) = http(
         &edge,
         "GET",
@@ -121,11 +117,8 @@ async fn a_late_watcher_gets_the_true_end_after_forged_numbers(broker: &Broker) 
         .unwrap()
         .iter()
         .map(|event| event["seq"].as_u64().unwrap());
-    assert_eq!(
-        (status, numbers.collect::<Vec<_>>()),
-        (200, (91..=seen.last).collect()),
-        "{page}"
-    );
+    let found = (status, numbers.collect::<Vec<_>>());
+    assert_eq!(found, (200, (91..=seen.last).collect()), "{page}");
     system.end().await;
 }
 

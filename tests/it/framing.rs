@@ -73,11 +73,8 @@ async fn a_request_must_name_exactly_one_host() {
             let request = format!("{line} HTTP/1.1\r\n{hosts}{headers}\r\n");
             let answer = raw(&edge.addr, request).await;
             let found = status_and_code(&answer);
-            assert_eq!(
-                found,
-                (400, "bad_request".into()),
-                "{line}, {hosts:?}: {answer}"
-            );
+            let expected = (400, "bad_request".into());
+            assert_eq!(found, expected, "{line}, {hosts:?}: {answer}");
         }
     }
     for good in [

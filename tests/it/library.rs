@@ -11,8 +11,8 @@ use crate::support::process::{Process, tailwater};
 use crate::support::until;
 use crate::support::up::up;
 
-/// A program of `examples/`, which `cargo test` without a choice of targets and scripts/test.sh
-/// build beside the tests.
+/// A program of `examples/`. `cargo test` without a choice of targets and scripts/test.sh build it
+/// beside the tests.
 fn example(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let example = tests
@@ -44,7 +44,7 @@ async fn a_ten_line_worker_runs_cancels_and_continues_jobs() {
         ))
         .await
     };
-    // Until the program has registered its kind.
+    // The program registers its kind first.
     until("the program", async || submit("three", "3").await.code == 0).await;
     let seen = follow(&up.addr, "three").await;
     seen.assert_text("3\n2\n1\n");
@@ -103,7 +103,7 @@ async fn a_worker_with_its_own_threads_runs_and_cancels_jobs() {
     .await;
     let tail = async |id: &str| run(&format!("tail {id}")).await;
     assert_eq!(tail("hundred").await.prints(), "25 primes below 100\n");
-    // More jobs than backend threads: none waits for another.
+    // There are more jobs than backend threads, and no job waits for another.
     for n in 0..8 {
         submit(&format!("endless-{n}"), "18446744073709551615")
             .await

@@ -71,7 +71,7 @@ async fn hang(broker: &mut Broker, time: Duration) {
     broker.signal(0, Signal::CONT);
 }
 
-async fn an_outage_costs_nothing(
+async fn jobs_survive_an_outage(
     workers: usize,
     time: Duration,
     change: fn(&mut WorkerSettings),
@@ -96,22 +96,22 @@ async fn an_outage_costs_nothing(
 
 #[tokio::test]
 async fn one_worker_survives_an_outage_of_several_ack_waits() {
-    an_outage_costs_nothing(1, LONG, short, outage).await;
+    jobs_survive_an_outage(1, LONG, short, outage).await;
 }
 
 #[tokio::test]
 async fn two_workers_survive_an_outage_of_several_ack_waits() {
-    an_outage_costs_nothing(2, LONG, short, outage).await;
+    jobs_survive_an_outage(2, LONG, short, outage).await;
 }
 
 #[tokio::test]
 async fn workers_survive_an_outage_beyond_the_default_ack_wait() {
-    an_outage_costs_nothing(2, Duration::from_secs(15), |_| {}, outage).await;
+    jobs_survive_an_outage(2, Duration::from_secs(15), |_| {}, outage).await;
 }
 
 #[tokio::test]
 async fn workers_survive_a_broker_that_hangs() {
-    an_outage_costs_nothing(2, LONG, short, hang).await;
+    jobs_survive_an_outage(2, LONG, short, hang).await;
 }
 
 #[tokio::test]
@@ -134,10 +134,8 @@ async fn a_worker_that_gets_its_own_job_again_continues_it() {
     // The delivery count in the subject of each ack.
     let delivered = |ack: &async_nats::Message| ack.subject.split('.').nth(4).unwrap().to_owned();
     let first = within("the worker's answers", acks.next()).await.unwrap();
-    assert_eq!(
-        (delivered(&first).as_str(), &first.payload[..]),
-        ("1", &b"+WPI"[..])
-    );
+    assert_eq!(delivered(&first), "1");
+    assert_eq!(first.payload, "+WPI");
     // After this nak the queue delivers the job again at once.
     client.publish(first.subject, "-NAK".into()).await.unwrap();
     let mut newer = acks.filter(|ack| ready(delivered(ack) == "2"));
@@ -184,11 +182,8 @@ async fn programs_survive_an_outage() {
     for (job, count) in counts {
         let state = system.ended(&job.parse().unwrap()).await;
         let whole: String = (0..count).map(|n| format!("{n} ")).collect();
-        assert_eq!(
-            (state.status, state.attempt, state.output),
-            (Status::Done, 1, whole),
-            "{job}"
-        );
+        let found = (state.status, state.attempt, state.output);
+        assert_eq!(found, (Status::Done, 1, whole), "{job}");
     }
     system.queue_is_empty().await;
     system.end().await;
@@ -266,10 +261,8 @@ async fn time_limits_hold_during_an_outage() {
     broker.restart(0);
     let state = system.ended(&job).await;
     let error = state.error.unwrap();
-    assert_eq!(
-        (state.attempt, error.code.as_str(), error.message.as_str()),
-        (1, "timed_out", "the job exceeded its time limit")
-    );
+    let found = (state.attempt, error.code.as_str(), error.message.as_str());
+    assert_eq!(found, (1, "timed_out", "the job exceeded its time limit"));
     assert!(
         full < state.output.len() + 2 * OUTPUT_BUFFER_MAX,
         "{full} of {}",

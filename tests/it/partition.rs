@@ -228,10 +228,8 @@ async fn an_edge_gives_no_final_answer_without_a_quorum() {
             .expect("all in time");
     for (n, (seen, answers)) in followers.iter().enumerate() {
         answers.assert_passing(&format!("resumes of part-{n}"));
-        assert_eq!(
-            (&seen.missing, &seen.gaps, seen.repeated),
-            (&vec![], &vec![], 0)
-        );
+        let found = (&seen.missing, &seen.gaps, seen.repeated);
+        assert_eq!(found, (&vec![], &vec![], 0));
         seen.assert_text(text(&inputs[n]));
     }
     for answers in &states {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
-use crate::support::http::{assert_problem, post};
+use crate::support::http::{post, post_refused};
 use crate::support::http_server::Server;
 use crate::support::process::Process;
 use crate::support::scenarios::on_one_and_three;
@@ -23,7 +23,7 @@ use crate::support::{assert_fields, assert_within, eventually, python, until};
 on_one_and_three!(
     an_exception_fails_only_its_job,
     a_job_that_no_log_can_hold_fails_at_once,
-    work_can_ask_for_a_retry,
+    work_can_request_a_retry,
     concurrent_jobs_are_cancelled_one_by_one,
     time_limits_end_a_job,
     a_worker_that_is_stopped_hands_its_jobs_back,
@@ -100,14 +100,10 @@ async fn an_exception_fails_only_its_job(broker: &Broker) {
         let job = system.submit(task, json!(task)).await;
         let state = system.ended(&job).await;
         let error = state.error.unwrap();
-        assert_eq!(
-            (state.status, state.attempt, error.retryable),
-            (Status::Failed, 1, false)
-        );
-        assert_eq!(
-            (error.code.as_str(), error.message.as_str()),
-            ("exception", message)
-        );
+        let found = (state.status, state.attempt, error.retryable);
+        assert_eq!(found, (Status::Failed, 1, false));
+        let found = (error.code.as_str(), error.message.as_str());
+        assert_eq!(found, ("exception", message));
     }
     let job = system.submit("halves", json!("halves")).await;
     assert_eq!(system.ended(&job).await.output, "a😀\u{FFFD}sentence");
@@ -126,10 +122,8 @@ async fn a_job_that_no_log_can_hold_fails_at_once(broker: &Broker) {
     let _worker = Python::start(&system, None, 1).await;
     let state = system.ended(&"large".parse().unwrap()).await;
     let error = state.error.unwrap();
-    assert_eq!(
-        (state.status, error.code.as_str()),
-        (Status::Failed, "bad_output")
-    );
+    let found = (state.status, error.code.as_str());
+    assert_eq!(found, (Status::Failed, "bad_output"));
     assert!(
         error.message.contains("job:queued:v1 is too large"),
         "{}",
@@ -139,7 +133,7 @@ async fn a_job_that_no_log_can_hold_fails_at_once(broker: &Broker) {
     system.end().await;
 }
 
-async fn work_can_ask_for_a_retry(broker: &Broker) {
+async fn work_can_request_a_retry(broker: &Broker) {
     let system = System::on(broker).await;
     let text = fs::read_to_string(example()).unwrap();
     assert!(
@@ -170,10 +164,8 @@ async fn work_can_ask_for_a_retry(broker: &Broker) {
     }
     let state = system.ended(&always).await;
     let error = state.error.unwrap();
-    assert_eq!(
-        (state.attempt, error.code.as_str()),
-        (5, "attempts_exhausted")
-    );
+    let found = (state.attempt, error.code.as_str());
+    assert_eq!(found, (5, "attempts_exhausted"));
     assert!(error.message.ends_with("try again"), "{}", error.message);
     system.end().await;
 }
@@ -192,10 +184,8 @@ async fn concurrent_jobs_are_cancelled_one_by_one(broker: &Broker) {
     system.cancel(&jobs[1]).await;
     let state = system.ended(&jobs[1]).await;
     assert_within(asked, Duration::from_secs(1));
-    assert_eq!(
-        (state.status, state.attempt, state.output.as_str()),
-        (Status::Cancelled, 1, "begun")
-    );
+    let found = (state.status, state.attempt, state.output.as_str());
+    assert_eq!(found, (Status::Cancelled, 1, "begun"));
     // The slot is free, and the other jobs continue.
     let next = system.submit("next", json!("")).await;
     assert_eq!(system.ended(&next).await.output, "sentence");
@@ -219,10 +209,8 @@ async fn time_limits_end_a_job(broker: &Broker) {
         let job = system.submit_with(id, submission).await;
         let state = system.ended(&job).await;
         let error = state.error.unwrap();
-        assert_eq!(
-            (error.code.as_str(), error.message.as_str()),
-            ("timed_out", message)
-        );
+        let found = (error.code.as_str(), error.message.as_str());
+        assert_eq!(found, ("timed_out", message));
         let took = state.ended_at.unwrap() - state.created_at.unwrap();
         assert!((650..4000).contains(&took), "{id}: {took} ms");
     }
@@ -249,10 +237,8 @@ async fn a_worker_that_is_stopped_hands_its_jobs_back(broker: &Broker) {
     let _second = Python::start(&system, None, 1).await;
     let state = system.ended(&job).await;
     assert_within(stopped, Duration::from_secs(7));
-    assert_eq!(
-        (state.status, state.attempt, state.output.as_str()),
-        (Status::Done, 2, "HANG ")
-    );
+    let found = (state.status, state.attempt, state.output.as_str());
+    assert_eq!(found, (Status::Done, 2, "HANG "));
     system.end().await;
 }
 
@@ -350,11 +336,8 @@ async fn python_jobs_survive_the_loss_of_each_node() {
     }
     for (n, job) in jobs.iter().enumerate() {
         let state = system.ended(job).await;
-        assert_eq!(
-            (state.status, state.attempt),
-            (Status::Done, 1),
-            "{state:?}"
-        );
+        let found = (state.status, state.attempt);
+        assert_eq!(found, (Status::Done, 1), "{state:?}");
         let seen: Seen = follow(&edge.addr, job.as_str()).await;
         seen.assert_text(words(n).to_uppercase());
     }
@@ -384,8 +367,7 @@ async fn features_that_a_kind_lacks_are_refused() {
     let called = json!({"kind": "demo", "id": "called", "callback": "https://h.example/"});
     let limited = json!({"kind": "demo", "id": "limited", "timeout_ms": 60_000});
     for (job, word) in [(&called, "call back"), (&limited, "time limits")] {
-        let (status, problem) = post(&edge, job).await;
-        assert_problem(status, &problem, 422, "not_supported_by_kind");
+        let problem = post_refused(&edge, job, 422, "not_supported_by_kind").await;
         assert!(
             problem["detail"].as_str().unwrap().contains(word),
             "{problem}"
@@ -415,9 +397,7 @@ async fn features_that_a_kind_lacks_are_refused() {
         .await
         .unwrap();
     let info: Value = serde_json::from_slice(&info.payload).unwrap();
-    assert_eq!(
-        info["config"]["metadata"]["tailwater.features"],
-        "callbacks,limits"
-    );
+    let found = &info["config"]["metadata"];
+    assert_eq!(found["tailwater.features"], "callbacks,limits");
     system.end().await;
 }

@@ -212,7 +212,7 @@ async fn each_path_answers_head_and_lists_its_methods() {
 }
 
 #[tokio::test]
-async fn caches_keep_no_answer_that_can_change() {
+async fn answers_that_can_change_are_not_cached() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;

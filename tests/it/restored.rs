@@ -38,18 +38,13 @@ async fn watchers_start_over_after_a_restored_store() {
         futures_util::future::join(ended, system.ended(&job)),
     ))
     .await;
-    assert_eq!(
-        (state.output.as_str(), state.attempt),
-        (text(&input).as_str(), 2)
-    );
+    let found = (state.output.as_str(), state.attempt);
+    assert_eq!(found, (text(&input).as_str(), 2));
     for (name, mut seen) in all {
         assert_eq!(std::mem::take(&mut seen.restarts), 1, "{name}");
         seen.assert_whole();
-        assert_eq!(
-            (seen.text(), seen.last),
-            (text(&input), state.seq.0),
-            "{name}"
-        );
+        let found = (seen.text(), seen.last);
+        assert_eq!(found, (text(&input), state.seq.0), "{name}");
     }
     system.end().await;
 }

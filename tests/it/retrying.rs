@@ -172,7 +172,7 @@ async fn a_worker_frozen_during_a_failure_retries_once(broker: &Broker) {
 }
 
 #[tokio::test]
-async fn fruitless_deliveries_cost_no_attempt() {
+async fn unsuccessful_deliveries_use_up_no_attempt() {
     let system = System::on(Broker::shared_one()).await;
     let (mut dies, input) = (claim(&system).await, words(5, 0, 1));
     let job = system.submit("unlucky", input.clone()).await;
@@ -188,10 +188,8 @@ async fn fruitless_deliveries_cost_no_attempt() {
         .worker(Demo, |settings| settings.max_attempts = 1)
         .await;
     let state = system.ended(&job).await;
-    assert_eq!(
-        (state.status, state.attempt, state.output),
-        (Status::Done, 1, text(&input))
-    );
+    let found = (state.status, state.attempt, state.output);
+    assert_eq!(found, (Status::Done, 1, text(&input)));
     let edge = system.edge().await;
     let seen = follow(&edge.addr, "unlucky").await;
     assert_eq!(seen.events[&2]["code"], "not_begun");

@@ -1,12 +1,11 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::broker::Broker;
 use crate::support::client::follow_through;
-use crate::support::client::{Client, Frame, Seen};
+use crate::support::client::{Client, Seen};
 use crate::support::http::exchange;
 use crate::support::link::{Flow, Link};
 use crate::support::process::Process;
@@ -23,13 +22,6 @@ async fn is_ready(addr: &str) -> bool {
         .await
         .0
         .starts_with("HTTP/1.1 200")
-}
-
-async fn event(client: &mut Client) -> Value {
-    match client.next().await {
-        Frame::Json(frame) => frame,
-        gone @ (Frame::Closed(_) | Frame::Cut) => panic!("{gone:?}"),
-    }
 }
 
 #[tokio::test]
@@ -58,7 +50,7 @@ async fn a_silent_node_delays_watchers_by_less_than_15_s() {
         system.submit(&job, input.clone()).await;
         let (mut client, mut seen) = edge.watch(&job).await;
         while seen.last < 5 {
-            seen.take(&event(&mut client).await);
+            seen.step(&mut client).await;
         }
         watchers.push((client, seen));
     }
@@ -68,7 +60,7 @@ async fn a_silent_node_delays_watchers_by_less_than_15_s() {
     let waits = join_all(watchers.iter_mut().map(|(client, seen)| async move {
         let (mut longest, mut last) = (Duration::ZERO, Instant::now());
         while !seen.ended {
-            let frame = timeout(WAIT, event(client))
+            let frame = timeout(WAIT, client.frame())
                 .await
                 .expect("an event in time");
             longest = longest.max(last.elapsed());

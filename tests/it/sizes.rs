@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::support::broker::Broker;
 use crate::support::client::{Encoding, follow};
-use crate::support::http::{assert_problem, http, post};
+use crate::support::http::{assert_problem, http, post, post_refused};
 use crate::support::scenarios::on_one_and_three;
 use crate::support::socketio::Raw;
 use crate::support::system::{System, text, words};
@@ -50,8 +50,7 @@ async fn an_oversized_job_is_refused_on_every_transport(broker: &Broker) {
     let input = too_large();
     let submit = json!({"kind": "demo", "input": input});
     let begun = Instant::now();
-    let (status, problem) = post(&edge, &submit).await;
-    assert_problem(status, &problem, 413, "too_large");
+    let problem = post_refused(&edge, &submit, 413, "too_large").await;
     let detail = problem["detail"].as_str().unwrap();
     assert!(detail.contains(&EVENT_MAX.to_string()), "{detail}");
     let mut frame = submit.clone();
@@ -148,10 +147,8 @@ async fn an_oversized_job_of_another_publisher_fails_alone(broker: &Broker) {
     assert_eq!(system.ended(&other).await.output, text(&input));
     for job in jobs {
         let state = system.ended(&job).await;
-        assert_eq!(
-            (state.status, code(&state), state.seq),
-            (Status::Failed, "attempts_exhausted", Seq(2))
-        );
+        let found = (state.status, code(&state), state.seq);
+        assert_eq!(found, (Status::Failed, "attempts_exhausted", Seq(2)));
         let message = &state.error.unwrap().message;
         assert!(
             message.starts_with("no attempt could start") && message.contains("input"),
@@ -169,22 +166,16 @@ async fn an_oversized_job_can_be_cancelled_and_can_time_out(broker: &Broker) {
     // Without a worker, and while a worker waits for its next try.
     let waits = put(&system, "waits", &json!({})).await;
     let limited = put(&system, "limited", &json!({"timeout_ms": 1500})).await;
-    assert_eq!(
-        system.cancel(&waits).await,
-        CancelOutcome::Requested(Seq(2))
-    );
-    assert_eq!(
-        system.state(&waits).await.unwrap().status,
-        Status::Cancelled
-    );
+    let found = system.cancel(&waits).await;
+    assert_eq!(found, CancelOutcome::Requested(Seq(2)));
+    let found = system.state(&waits).await.unwrap().status;
+    assert_eq!(found, Status::Cancelled);
     let patient = |settings: &mut WorkerSettings| settings.pause = Duration::from_secs(600);
     system.worker(Demo, patient).await;
     let tried = put(&system, "tried", &json!({})).await;
     assert_eq!(code(&system.ended(&limited).await), "timed_out");
-    assert_eq!(
-        system.cancel(&tried).await,
-        CancelOutcome::Requested(Seq(2))
-    );
+    let found = system.cancel(&tried).await;
+    assert_eq!(found, CancelOutcome::Requested(Seq(2)));
     assert_eq!(system.ended(&tried).await.status, Status::Cancelled);
     system.end().await;
 }
@@ -261,10 +252,8 @@ async fn oversized_output_is_split_or_fails_the_job(broker: &Broker) {
     let state = system.ended(&submit("text").await).await;
     assert_eq!((state.status, state.truncated), (Status::Done, false));
     let edge = system.edge().await;
-    assert_eq!(
-        follow(&edge.addr, "text").await.text(),
-        format!("{}end", "é".repeat(700_000))
-    );
+    let found = follow(&edge.addr, "text").await.text();
+    assert_eq!(found, format!("{}end", "é".repeat(700_000)));
     let state = system.ended(&submit("failure").await).await;
     let error = state.error.unwrap();
     assert!(
@@ -321,11 +310,8 @@ async fn extreme_numbers_are_refused_or_preserved() {
     for bad in ["1e400", "-1e400", r#""\ud800""#, "NaN", "[1,]"] {
         let body = format!(r#"{{"kind":"demo","input":{bad}}}"#);
         let (status, _, problem) = http(&edge, "POST", "/api/jobs", json, body.as_bytes()).await;
-        assert_eq!(
-            (status, &problem["code"]),
-            (400, &json!("bad_json")),
-            "{bad}: {problem}"
-        );
+        let found = (status, &problem["code"]);
+        assert_eq!(found, (400, &json!("bad_json")), "{bad}: {problem}");
     }
     let good = r#"[18446744073709551615,-9223372036854775808,1e308,5e-324,-0.0,0.1,1.0,123456789012345678901234567890,"\u0000"]"#;
     let body =

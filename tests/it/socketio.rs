@@ -273,16 +273,12 @@ async fn acknowledgements_carry_the_same_object_as_frames() {
     let mut raw = Raw::join(&edge.addr).await;
     let submission = json!({"kind": "demo", "input": words(5, 100, 1), "id": "ack", "ref": "r"});
     let answer = raw.ask(1, "submit", &submission).await;
-    assert_eq!(
-        answer,
-        json!({"op": "submitted", "job": "ack", "status": "queued", "ref": "r"})
-    );
+    let expected = json!({"op": "submitted", "job": "ack", "status": "queued", "ref": "r"});
+    assert_eq!(answer, expected);
     system.ended(&"ack".parse().unwrap()).await;
     let answer = raw.ask(2, "watch", &json!({"job": "ack"})).await;
-    assert_eq!(
-        answer,
-        json!({"op": "watching", "job": "ack", "status": "done"})
-    );
+    let expected = json!({"op": "watching", "job": "ack", "status": "done"});
+    assert_eq!(answer, expected);
     let mut last = 0;
     loop {
         let (name, data) = raw.event().await;
@@ -320,31 +316,21 @@ async fn acknowledgements_carry_the_same_object_as_frames() {
     {
         let answer = raw.ask(10 + number as u32, event, &data).await;
         assert_fields!(answer, {"op": "error", "code": code});
-        assert_eq!(
-            answer.get("job"),
-            data.get("job").filter(|_| event != "submit"),
-            "{answer}"
-        );
+        let expected = data.get("job").filter(|_| event != "submit");
+        assert_eq!(answer.get("job"), expected, "{answer}");
     }
     // A job that does not exist yet can be watched and unwatched.
     let answer = raw.ask(30, "watch", &json!({"job": "later"})).await;
     assert_eq!(answer, json!({"op": "watching", "job": "later"}));
-    assert_eq!(
-        raw.ask(31, "watch", &json!({"job": "later"})).await["code"],
-        "already_watching"
-    );
-    assert_eq!(
-        raw.ask(32, "unwatch", &json!({"job": "later"})).await,
-        json!({"op": "unwatched", "job": "later"})
-    );
+    let found = raw.ask(31, "watch", &json!({"job": "later"})).await;
+    assert_eq!(found["code"], "already_watching");
+    let found = raw.ask(32, "unwatch", &json!({"job": "later"})).await;
+    assert_eq!(found, json!({"op": "unwatched", "job": "later"}));
     let submission = json!({"kind": "demo", "input": words(10_000, 20, 1), "key": "k"});
     let answer = raw.ask(33, "submit", &submission).await;
     let job = answer["job"].as_str().unwrap().to_owned();
-    assert_eq!(
-        raw.ask(34, "submit", &submission).await["job"],
-        job,
-        "the same key is the same job"
-    );
+    let found = raw.ask(34, "submit", &submission).await;
+    assert_eq!(found["job"], job, "the same key is the same job");
     let answer = raw.ask(35, "cancel", &json!({"job": job})).await;
     assert!(
         answer["op"] == "cancelling" && answer["job"] == job && answer["seq"].is_u64(),
@@ -379,10 +365,8 @@ async fn requests_without_acknowledgement_are_answered_by_events() {
     }
     raw.send(r#"42["unwatch",{"job":"none"}]"#).await;
     let (name, error) = raw.event().await;
-    assert_eq!(
-        (name.as_str(), &error["code"], &error["job"]),
-        ("tailwater:error", &json!("not_watching"), &json!("none"))
-    );
+    let expected = ("tailwater:error", &json!("not_watching"), &json!("none"));
+    assert_eq!((name.as_str(), &error["code"], &error["job"]), expected);
     system.end().await;
 }
 
@@ -405,10 +389,8 @@ async fn the_stats_count_clients_jobs_and_events() {
     plain.send(json!({"op": "watch", "job": "counted-0"})).await;
     assert_eq!(plain.op().await["op"], "watching");
     let rooms = stats(&addr, "/api/socketio/stats").await;
-    assert_eq!(
-        rooms,
-        json!({"connected": 4, "rooms": {"counted-0": 2, "counted-1": 2}})
-    );
+    let expected = json!({"connected": 4, "rooms": {"counted-0": 2, "counted-1": 2}});
+    assert_eq!(rooms, expected);
     let job = system.submit("counted-0", words(5, 100, 1)).await;
     let last = system.ended(&job).await.seq.0;
     let delivered = eventually("the events", || async {
@@ -416,8 +398,9 @@ async fn the_stats_count_clients_jobs_and_events() {
         (stats["events_delivered"] == 3 * last).then_some(stats)
     })
     .await;
+    let found = &delivered;
     assert_eq!(
-        delivered["connections"],
+        found["connections"],
         json!({"websocket": 1, "socketio": 4, "sse": 0})
     );
     assert_fields!(delivered, {"lag": 0, "replays": 0});
@@ -466,10 +449,8 @@ async fn a_greedy_client_is_disconnected_alone() {
             "it is never cut off"
         );
     }
-    assert_eq!(
-        other.ask(1, "watch", &json!({"job": "unknown"})).await["op"],
-        "watching"
-    );
+    let found = other.ask(1, "watch", &json!({"job": "unknown"})).await;
+    assert_eq!(found["op"], "watching");
     let (head, _) = get(
         &edge.addr,
         "/socket.io/?EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAA",

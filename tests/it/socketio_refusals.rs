@@ -39,11 +39,8 @@ async fn attachments_and_unknown_namespaces_are_refused() {
         refused("beside", json!("j"), Value::Null);
         refused("event", json!("j"), Value::Null);
         assert_eq!(seen["namespace"], "Invalid namespace", "{seen}");
-        assert_eq!(
-            (&seen["after"]["op"], &seen["disconnected"]),
-            (&json!("watching"), &json!(0)),
-            "{seen}"
-        );
+        let found = (&seen["after"]["op"], &seen["disconnected"]);
+        assert_eq!(found, (&json!("watching"), &json!(0)), "{seen}");
     }
     system.end().await;
 }
@@ -117,10 +114,8 @@ async fn a_failed_upgrade_keeps_the_polling_session() {
         body.contains(r#"431[{"op":"watching","job":"still"}]"#),
         "{body}"
     );
-    assert_eq!(
-        stats(&edge.addr, "/api/socketio/stats").await["connected"],
-        1
-    );
+    let found = stats(&edge.addr, "/api/socketio/stats").await;
+    assert_eq!(found["connected"], 1);
     system.end().await;
 }
 

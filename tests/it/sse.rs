@@ -114,10 +114,8 @@ async fn last_event_id_resumes_a_stream(broker: &Broker) {
         format!("?cursor=2&Last-Event-ID={}", seen.last),
     ] {
         let client = Sse::open(&edges[0].addr, &(path("drops") + &query), "").await;
-        assert_eq!(
-            (client.status, client.headers.get("content-type")),
-            (204, None)
-        );
+        let found = (client.status, client.headers.get("content-type"));
+        assert_eq!(found, (204, None));
     }
     system.end().await;
 }
@@ -182,11 +180,8 @@ async fn the_query_resumes_a_stream() {
             Sse::open(&edge.addr, &format!("{}?{query}", path("query")), headers).await;
         let mut seen = Seen::of("query");
         assert!(take(&mut client, &mut seen, usize::MAX).await);
-        assert_eq!(
-            seen.events.keys().copied().collect::<Vec<_>>(),
-            (from..=last).collect::<Vec<_>>(),
-            "{query}"
-        );
+        let found = seen.events.keys().copied().collect::<Vec<_>>();
+        assert_eq!(found, (from..=last).collect::<Vec<_>>(), "{query}");
         // A page starts at the same event.
         let page = format!("{}?{query}", path("query"));
         let headers = format!("Accept: application/json\r\n{headers}");

@@ -5,7 +5,7 @@ use tailwater::wire::Status;
 
 use crate::support::broker::Broker;
 use crate::support::eventually;
-use crate::support::http::{assert_problem, http, post};
+use crate::support::http::{assert_problem, http, post, post_refused};
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{Edge, System, text, words};
 
@@ -17,15 +17,16 @@ on_one_and_three!(
 
 async fn post_with_key(edge: &Edge, key: &str, body: &Value) -> (u16, Value) {
     let headers = format!("Content-Type: application/json\r\nIdempotency-Key: {key}\r\n");
-    let (status, _, body) = http(
-        edge,
-        "POST",
-        "/api/jobs",
-        &headers,
-        body.to_string().as_bytes(),
-    )
-    .await;
+    let body = body.to_string();
+    let (status, _, body) = http(edge, "POST", "/api/jobs", &headers, body.as_bytes()).await;
     (status, body)
+}
+
+/// Waits until the edge refuses a job because the queue is full.
+async fn is_full(edge: &Edge, job: &Value) {
+    let refused = async || Some(post(edge, job).await).filter(|(status, _)| *status != 202);
+    let (status, problem) = eventually("the edge to learn of the full queue", refused).await;
+    assert_problem(status, &problem, 503, "queue_full");
 }
 
 async fn an_idempotency_key_returns_the_same_job(broker: &Broker) {
@@ -34,29 +35,21 @@ async fn an_idempotency_key_returns_the_same_job(broker: &Broker) {
     let edges = [system.edge().await, system.edge().await];
     let body = json!({"kind": "demo", "input": words(5, 0, 1)});
     let (status, first) = post_with_key(&edges[0], "order 66", &body).await;
-    assert_eq!(
-        (status, &first["status"]),
-        (202, &json!("queued")),
-        "{first}"
-    );
+    let found = (status, &first["status"]);
+    assert_eq!(found, (202, &json!("queued")), "{first}");
     let job = first["id"].as_str().unwrap().parse().unwrap();
     assert_eq!(system.ended(&job).await.output, text(&body["input"]));
     // On another edge, and after it has ended.
     let (status, again) = post_with_key(&edges[1], "order 66", &body).await;
-    assert_eq!(
-        (status, &again["id"], &again["status"]),
-        (200, &first["id"], &json!("done"))
-    );
+    let found = (status, &again["id"], &again["status"]);
+    assert_eq!(found, (200, &first["id"], &json!("done")));
     // Many submits at once create one job.
     let racers = futures_util::future::join_all(
         (0..20).map(|n| post_with_key(&edges[n % 2], "race", &body)),
     );
     let racers = racers.await;
-    assert_eq!(
-        racers.iter().filter(|(status, _)| *status == 202).count(),
-        1,
-        "{racers:?}"
-    );
+    let found = racers.iter().filter(|(status, _)| *status == 202).count();
+    assert_eq!(found, 1, "{racers:?}");
     assert!(
         racers
             .iter()
@@ -77,11 +70,8 @@ async fn an_idempotency_key_returns_the_same_job(broker: &Broker) {
     }
     for bad in ["", &"x".repeat(256), "é"] {
         let (status, problem) = post_with_key(&edges[0], bad, &body).await;
-        assert_eq!(
-            (status, &problem["code"]),
-            (400, &json!("bad_request")),
-            "{bad}"
-        );
+        let found = (status, &problem["code"]);
+        assert_eq!(found, (400, &json!("bad_request")), "{bad}");
     }
     system.end().await;
 }
@@ -117,28 +107,26 @@ async fn a_half_finished_submit_can_be_repeated(broker: &Broker) {
         context.update_stream(config).await.unwrap();
         for id in ids {
             let (status, same) = post(&edge, &body(id)).await;
-            assert_eq!(
-                (status, &same["id"], &same["status"]),
-                (200, &json!(id), &json!("queued")),
-                "{same}"
-            );
-            let (status, problem) =
-                post(&edge, &json!({"kind": "demo", "id": id, "input": "other"})).await;
-            assert_problem(status, &problem, 409, "job_exists");
+            let found = (status, &same["id"], &same["status"]);
+            assert_eq!(found, (200, &json!(id), &json!("queued")), "{same}");
+            post_refused(
+                &edge,
+                &json!({"kind": "demo", "id": id, "input": "other"}),
+                409,
+                "job_exists",
+            )
+            .await;
         }
     }
-    let (status, problem) = post(&edge, &body("new")).await;
-    assert_problem(status, &problem, 503, "queue_full");
+    post_refused(&edge, &body("new"), 503, "queue_full").await;
     assert_eq!(queue.info().await.unwrap().state.messages, 2);
     // Two workers: if the queue held a job twice, they would supersede each other.
     system.demo().await;
     system.demo().await;
     for id in ids {
         let state = system.ended(&id.parse().unwrap()).await;
-        assert_eq!(
-            (state.status, state.attempt, state.output),
-            (Status::Done, 1, text(&body(id)["input"]))
-        );
+        let found = (state.status, state.attempt, state.output);
+        assert_eq!(found, (Status::Done, 1, text(&body(id)["input"])));
     }
     system.end().await;
 }
@@ -156,12 +144,7 @@ async fn a_full_kind_is_refused_and_other_kinds_are_not(broker: &Broker) {
     let kept = json!({"kind": "demo", "id": "kept", "input": words(5, 0, 1)});
     assert_eq!(post(&edge, &kept).await.0, 202);
     system.fill_queue("demo", KIND_JOBS_MAX, 0).await;
-    let refused = eventually("the edge to hear of it", || async {
-        let (status, problem) = post(&edge, &json!({"kind": "demo"})).await;
-        (status != 202).then_some((status, problem))
-    });
-    let (status, problem) = refused.await;
-    assert_problem(status, &problem, 503, "queue_full");
+    is_full(&edge, &json!({"kind": "demo"})).await;
     // Jobs that are queued already are still accepted; other kinds have room, and the CLI
     // reports the same error.
     assert_eq!(post(&edge, &kept).await.0, 200);
@@ -185,12 +168,7 @@ async fn large_inputs_take_no_more_than_half_of_the_queue() {
     // A little more than 128 MiB of the 256 that the queue may have.
     system.fill_queue("another", 270, 500 * 1024).await;
     let large = json!({"kind": "demo", "input": "x".repeat(SMALL_INPUT)});
-    let refused = eventually("the edge to hear of it", || async {
-        let (status, problem) = post(&edge, &large).await;
-        (status != 202).then_some((status, problem))
-    });
-    let (status, problem) = refused.await;
-    assert_problem(status, &problem, 503, "queue_full");
+    is_full(&edge, &large).await;
     assert_eq!(
         post(&edge, &json!({"kind": "demo", "input": "small"}))
             .await
@@ -225,9 +203,7 @@ async fn submit_wait_exits_with_the_outcome_of_the_job() {
     };
     let waits = format!("--input {slow} --id stop-me");
     let (ran, ()) = futures_util::future::join(submit(&waits), cancel).await;
-    assert_eq!(
-        (ran.code, &*ran.err),
-        (3, "tailwater: the job was cancelled\n")
-    );
+    let found = (ran.code, &*ran.err);
+    assert_eq!(found, (3, "tailwater: the job was cancelled\n"));
     system.end().await;
 }

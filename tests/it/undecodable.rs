@@ -55,10 +55,8 @@ async fn a_running_job_continues_after_undecodable_messages(broker: &Broker) {
         seen.assert_text(text(&input));
     }
     let state = system.ended(&job).await;
-    assert_eq!(
-        (state.status, state.attempt, state.output),
-        (Status::Done, 1, text(&input))
-    );
+    let found = (state.status, state.attempt, state.output);
+    assert_eq!(found, (Status::Done, 1, text(&input)));
     assert_eq!(system.cancel(&job).await, CancelOutcome::Ended);
     system.end().await;
 }
@@ -83,10 +81,8 @@ async fn orphaned_jobs_are_recovered_after_undecodable_messages(broker: &Broker)
     let requested = system.cancel(&job).await;
     assert_eq!(requested, CancelOutcome::Requested(state.seq.successor()));
     spoil(&system, &job, 1).await;
-    assert_eq!(
-        system.cancel(&job).await,
-        CancelOutcome::Already(state.seq.successor())
-    );
+    let found = system.cancel(&job).await;
+    assert_eq!(found, CancelOutcome::Already(state.seq.successor()));
     system.demo().await;
     seen.follow(&mut client).await;
     seen.assert_whole();
@@ -122,7 +118,7 @@ async fn a_job_under_too_many_undecodable_messages_is_reported_and_leaves_the_qu
     assert_eq!(system.state(&job).await.unwrap().seq.0, 1);
     spoil(&system, &job, 1).await;
     assert_eq!(system.cancel(&job).await, CancelOutcome::Undecodable);
-    // No reader would find its end: after as many tries as it may have attempts, it leaves the queue.
+    // No reader would find its end, so it leaves the queue after its last attempt.
     let few = |settings: &mut WorkerSettings| {
         (settings.max_attempts, settings.pause) = (3, Duration::from_millis(50));
     };

@@ -26,9 +26,8 @@ async fn make_up(addr: &str, number: usize) -> Client {
     // In batches: unread answers would block the writes.
     for batch in 0..WATCHES / BATCH {
         for n in 0..BATCH {
-            client
-                .send(json!({"op": "watch", "job": format!("made-up-{number}-{batch}-{n}")}))
-                .await;
+            let frame = json!({"op": "watch", "job": format!("made-up-{number}-{batch}-{n}")});
+            client.send(frame).await;
         }
         for _ in 0..2 * BATCH {
             let frame = client.op().await;

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use crate::support::broker::Broker;
-use crate::support::client::{Encoding, Frame, Seen, follow, follow_in};
+use crate::support::client::{Encoding, Seen, follow, follow_in};
 use crate::support::random;
 use crate::support::scenarios::{in_both_encodings, on_one_and_three};
 use crate::support::system::{System, text, words};
@@ -38,9 +38,8 @@ async fn a_client_that_drops_fifty_times_gets_the_exact_text(broker: &Broker, en
             edge.client_in(encoding).await,
         ];
         clients[0].watch(&seen).await;
-        clients[1]
-            .send(json!({"op": "watch", "job": "drops", "after": by_number.last}))
-            .await;
+        let frame = json!({"op": "watch", "job": "drops", "after": by_number.last});
+        clients[1].send(frame).await;
         for _ in 0..frames {
             if !seen.ended {
                 seen.step(&mut clients[0]).await;
@@ -102,10 +101,8 @@ async fn a_late_watcher_gets_the_whole_job(broker: &Broker) {
     let state = system.ended(&job).await;
     let edge = system.edge().await;
     let (mut client, mut seen) = edge.watch("over").await;
-    assert_eq!(
-        client.op().await,
-        json!({"op": "watching", "job": "over", "status": "done"})
-    );
+    let expected = json!({"op": "watching", "job": "over", "status": "done"});
+    assert_eq!(client.op().await, expected);
     seen.follow(&mut client).await;
     seen.assert_whole();
     assert_eq!((seen.text(), seen.last), (text(&input), state.seq.0));
@@ -164,9 +161,7 @@ async fn one_connection_watches_many_jobs(broker: &Broker) {
         system.submit(&seen.job, words(30, 100, n as u64)).await;
     }
     while all.iter().any(|seen| !seen.ended) {
-        let Frame::Json(frame) = client.next().await else {
-            panic!("the connection ended")
-        };
+        let frame = client.frame().await;
         let seen = all
             .iter_mut()
             .find(|seen| frame["job"] == seen.job.as_str())
@@ -193,9 +188,7 @@ async fn unwatch_ends_only_one_watch(broker: &Broker) {
     client.send(json!({"op": "unwatch", "job": "goes"})).await;
     let (mut stays, mut gone) = (stays, false);
     while !stays.ended {
-        let Frame::Json(frame) = client.next().await else {
-            panic!("the connection ended")
-        };
+        let frame = client.frame().await;
         if frame["job"] == "stays" {
             stays.take(&frame);
         } else if frame["op"] == "unwatched" {

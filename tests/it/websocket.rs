@@ -27,9 +27,7 @@ in_both_encodings!(
 /// The next frame that is not about a watch.
 async fn answer(client: &mut Client) -> Value {
     loop {
-        let Frame::Json(frame) = client.next().await else {
-            panic!("the connection ended")
-        };
+        let frame = client.frame().await;
         if frame.get("ref").is_some() {
             return frame;
         }
@@ -42,19 +40,16 @@ async fn submitting_a_key_again_returns_the_same_job(broker: &Broker, encoding: 
     let edge = system.edge().await;
     let mut client = edge.client_in(encoding).await;
     // An edge that checks no tokens accepts any, without an answer.
-    client
-        .send(json!({"op": "auth", "token": {"any": "thing"}}))
-        .await;
+    let frame = json!({"op": "auth", "token": {"any": "thing"}});
+    client.send(frame).await;
     let input = words(20, 0, 1);
     let mut submit =
         json!({"op": "submit", "ref": "a", "kind": "demo", "input": input, "key": "k-1"});
     client.send(submit.clone()).await;
     let first = answer(&mut client).await;
     let job = first["job"].as_str().unwrap().to_owned();
-    assert_eq!(
-        first,
-        json!({"op": "submitted", "ref": "a", "job": job, "status": "queued"})
-    );
+    let expected = json!({"op": "submitted", "ref": "a", "job": job, "status": "queued"});
+    assert_eq!(first, expected);
     let seen = follow_in(&edge.addr, &job, encoding).await;
     seen.assert_text(text(&input));
     // Submitting it again through another edge returns the job, which has ended.
@@ -62,19 +57,14 @@ async fn submitting_a_key_again_returns_the_same_job(broker: &Broker, encoding: 
     let mut again = other.client_in(encoding).await;
     submit["ref"] = "b".into();
     again.send(submit.clone()).await;
-    assert_eq!(
-        answer(&mut again).await,
-        json!({"op": "submitted", "ref": "b", "job": job, "status": "done"})
-    );
+    let expected = json!({"op": "submitted", "ref": "b", "job": job, "status": "done"});
+    assert_eq!(answer(&mut again).await, expected);
     submit["input"] = words(21, 0, 1);
     again.send(submit.clone()).await;
     let error = answer(&mut again).await;
     assert_fields!(error, {"op": "error", "code": "key_reused"});
-    assert_eq!(
-        (&error["ref"], error.get("job")),
-        (&json!("b"), None),
-        "{error}"
-    );
+    let found = (&error["ref"], error.get("job"));
+    assert_eq!(found, (&json!("b"), None), "{error}");
     // With an id and without a key.
     let named = json!({"op": "submit", "ref": "c", "kind": "demo", "input": input, "id": "named",
         "timeout_ms": 60_000, "silence_timeout_ms": 60_000});
@@ -99,17 +89,14 @@ async fn a_cancel_returns_the_sequence_number_of_its_event(broker: &Broker, enco
     client.watch(&seen).await;
     let (mut receipts, mut sent) = (Vec::new(), false);
     while !seen.ended || receipts.len() < 3 {
-        let Frame::Json(frame) = client.next().await else {
-            panic!("the connection ended")
-        };
+        let frame = client.frame().await;
         if frame["op"] == "cancelling" || frame["op"] == "error" {
             receipts.push(frame);
             if receipts.len() == 2 {
                 // A job that has ended cannot be cancelled.
                 system.ended(&"long".parse().unwrap()).await;
-                client
-                    .send(json!({"op": "cancel", "job": "long", "ref": "late"}))
-                    .await;
+                let frame = json!({"op": "cancel", "job": "long", "ref": "late"});
+                client.send(frame).await;
             }
         } else {
             seen.take(&frame);
@@ -117,9 +104,8 @@ async fn a_cancel_returns_the_sequence_number_of_its_event(broker: &Broker, enco
         if seen.last >= 8 && !sent {
             sent = true;
             client.send(json!({"op": "cancel", "job": "long"})).await;
-            client
-                .send(json!({"op": "cancel", "job": "long", "ref": "again"}))
-                .await;
+            let frame = json!({"op": "cancel", "job": "long", "ref": "again"});
+            client.send(frame).await;
         }
     }
     seen.assert_whole();
@@ -133,14 +119,10 @@ async fn a_cancel_returns_the_sequence_number_of_its_event(broker: &Broker, enco
         .into_iter()
         .partition(|receipt| receipt["ref"] == "late");
     of_two.sort_by_key(|receipt| receipt.get("ref").is_some());
-    assert_eq!(
-        of_two[0],
-        json!({"op": "cancelling", "job": "long", "seq": seq})
-    );
-    assert_eq!(
-        of_two[1],
-        json!({"op": "cancelling", "job": "long", "seq": seq, "ref": "again"})
-    );
+    let expected = json!({"op": "cancelling", "job": "long", "seq": seq});
+    assert_eq!(of_two[0], expected);
+    let expected = json!({"op": "cancelling", "job": "long", "seq": seq, "ref": "again"});
+    assert_eq!(of_two[1], expected);
     assert_fields!(of_late[0], {"code": "job_ended", "job": "long"});
     assert_eq!(seen.last, seq + 1);
     system.end().await;
@@ -259,11 +241,8 @@ async fn errors_carry_the_ref_in_both_encodings() {
             client.send(frame.clone()).await;
             let error = client.op().await;
             let (op, got) = (&error["op"], error["code"].as_str());
-            assert_eq!(
-                (op, got),
-                (&json!("error"), Some(code)),
-                "{encoding:?} {error}"
-            );
+            let found = (op, got);
+            assert_eq!(found, (&json!("error"), Some(code)), "{encoding:?} {error}");
             let cut = |field| {
                 Some(
                     frame
@@ -338,10 +317,8 @@ async fn a_close_is_answered() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     for encoding in Encoding::ALL {
-        assert_eq!(
-            edge.client_in(encoding).await.close().await,
-            Frame::Closed(1000)
-        );
+        let found = edge.client_in(encoding).await.close().await;
+        assert_eq!(found, Frame::Closed(1000));
     }
     system.end().await;
 }
@@ -355,9 +332,8 @@ async fn requests_of_a_departed_client_are_completed() {
         let mut client = edge.client().await;
         let job = format!("left-{n}");
         let input = words(9000, 50, n);
-        client
-            .send(json!({"op": "submit", "ref": "s", "kind": "demo", "id": job, "input": input}))
-            .await;
+        let frame = json!({"op": "submit", "ref": "s", "kind": "demo", "id": job, "input": input});
+        client.send(frame).await;
         assert_eq!(answer(&mut client).await["op"], "submitted");
         client.send(json!({"op": "cancel", "job": job})).await;
         // Every second client closes the connection properly.
@@ -366,11 +342,8 @@ async fn requests_of_a_departed_client_are_completed() {
         } else {
             drop(client);
         }
-        assert_eq!(
-            system.ended(&job.parse().unwrap()).await.status,
-            Status::Cancelled,
-            "{job}"
-        );
+        let found = system.ended(&job.parse().unwrap()).await.status;
+        assert_eq!(found, Status::Cancelled, "{job}");
     }
     system.end().await;
 }
@@ -385,9 +358,8 @@ async fn a_hanging_broker_blocks_a_limited_number_of_requests() {
     broker.kill(0);
     for n in 0..40 {
         let input = words(3, 0, n);
-        client
-            .send(json!({"op": "submit", "ref": n.to_string(), "kind": "demo", "input": input}))
-            .await;
+        let frame = json!({"op": "submit", "ref": n.to_string(), "kind": "demo", "input": input});
+        client.send(frame).await;
     }
     client.send(json!({"op": "unwatch", "job": "other"})).await;
     // Requests above the limit, and those that need no broker, are answered while the others wait.
@@ -407,16 +379,13 @@ async fn a_hanging_broker_blocks_a_limited_number_of_requests() {
             answer,
         );
     }
-    assert_eq!(
-        answers.into_keys().collect::<Vec<_>>(),
-        (0..32).collect::<Vec<_>>()
-    );
+    let found = answers.into_keys().collect::<Vec<_>>();
+    assert_eq!(found, (0..32).collect::<Vec<_>>());
     // New requests are accepted again.
     within("a submit", async {
         loop {
-            client
-                .send(json!({"op": "submit", "ref": "now", "kind": "demo", "id": "now"}))
-                .await;
+            let frame = json!({"op": "submit", "ref": "now", "kind": "demo", "id": "now"});
+            client.send(frame).await;
             let answer = answer(&mut client).await;
             if answer["op"] == "submitted" {
                 return;

@@ -152,12 +152,19 @@ impl Client {
         .await
     }
 
+    /// The next frame; fails when the connection has ended.
+    pub async fn frame(&mut self) -> Value {
+        match self.next().await {
+            Frame::Json(frame) => frame,
+            gone @ (Frame::Closed(_) | Frame::Cut) => panic!("{gone:?}"),
+        }
+    }
+
     /// The next frame, which has an `op`.
     pub async fn op(&mut self) -> Value {
-        match self.next().await {
-            Frame::Json(frame) if frame.get("op").is_some() => frame,
-            other @ (Frame::Json(_) | Frame::Closed(_) | Frame::Cut) => panic!("{other:?}"),
-        }
+        let frame = self.frame().await;
+        assert!(frame.get("op").is_some(), "{frame}");
+        frame
     }
 
     /// Watches a job from the position in `seen`.
@@ -259,10 +266,7 @@ impl Seen {
 
     /// Reads the next frame, and records it.
     pub async fn step(&mut self, client: &mut Client) {
-        match client.next().await {
-            Frame::Json(frame) => self.take(&frame),
-            gone @ (Frame::Closed(_) | Frame::Cut) => panic!("{}: {gone:?}", self.job),
-        }
+        self.take(&client.frame().await);
     }
 
     /// Reads until the job has ended, or the connection.
@@ -306,7 +310,7 @@ impl Seen {
         &self.events[&self.last]
     }
 
-    /// Requires that no event of an attempt follows a later one, and that this attempt ended the job.
+    /// Requires that this attempt ended the job, and that no earlier attempt wrote after a later one.
     #[track_caller]
     pub fn assert_fenced(&self, attempt: u64) {
         let attempts = self.events.values().map(|event| event["attempt"].as_u64());

@@ -105,6 +105,13 @@ pub async fn get(addr: &str, path: &str, headers: &str) -> (String, String) {
     exchange(addr, "GET", path, headers, b"").await
 }
 
+/// Requires that an edge refuses to submit a job with this status and code; returns the problem.
+pub async fn post_refused(edge: &Edge, body: &Value, status: u16, code: &str) -> Value {
+    let (found, problem) = post(edge, body).await;
+    assert_problem(found, &problem, status, code);
+    problem
+}
+
 /// The statistics of an edge.
 pub async fn stats(addr: &str, path: &str) -> Value {
     serde_json::from_str(&get(addr, path, "").await.1).unwrap()
