@@ -6,11 +6,11 @@ use std::time::Duration;
 /// worker reports three times as often: at 10,000 running jobs that is 3750 messages a second.
 pub const ACK_WAIT: Duration = Duration::from_secs(8);
 /// How many deliveries of a job may fail before the next one counts as an attempt. An outage of about twenty minutes
-/// costs that many, see [`CLAIM_PAUSE_MAX`].
+/// costs that many, see [`CLAIM_PAUSE_FACTOR`].
 pub const DELIVERIES_MAX: u32 = 64;
 /// How many times longer than the first one, a third of the ack wait, the pause before a job is claimed again may become
 /// while its log cannot be reached: up to 21 s.
-pub const CLAIM_PAUSE_MAX: u32 = 8;
+pub const CLAIM_PAUSE_FACTOR: u32 = 8;
 /// The pause after the first failed attempt; doubled after each further one up to [`ATTEMPT_PAUSE_MAX`].
 pub const ATTEMPT_PAUSE: Duration = Duration::from_secs(1);
 /// The longest such pause.

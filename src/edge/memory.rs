@@ -12,6 +12,7 @@ use crate::config::{
     ANSWERS_BYTES, BODIES_BYTES, SMALL_ANSWERS_BYTES, SMALL_BODIES_BYTES, SMALL_BYTES,
     SMALL_SUBMITS_BYTES, STREAMS_BYTES, SUBMITS_BYTES,
 };
+use crate::wire::map_memory;
 
 /// The budget of a process and its parts. Each is far smaller than the whole, so that no kind of
 /// request takes the room of the others or of the feeds.
@@ -181,8 +182,6 @@ pub(super) fn bind<T: Send + 'static>(bytes: Vec<u8>, owned: T) -> Bytes {
 /// About how many bytes a JSON value holds in memory besides the [`Value`] itself. Its JSON text
 /// may be a hundred times smaller.
 pub(super) fn weight(value: &Value) -> usize {
-    /// A node of a map, which has room for 11 entries and holds at least 6 in a large map.
-    const NODE: usize = 640;
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
         Value::String(text) => text.capacity(),
@@ -190,8 +189,7 @@ pub(super) fn weight(value: &Value) -> usize {
             items.capacity() * size_of::<Value>() + items.iter().map(weight).sum::<usize>()
         }
         Value::Object(fields) => {
-            let nodes = fields.len().div_ceil(6) * NODE;
-            nodes
+            map_memory(fields.len())
                 + fields
                     .iter()
                     .map(|(name, value)| name.capacity() + weight(value))

@@ -242,7 +242,7 @@ impl Reader {
         if !candidate.is_complete
             && let Some(first) = self.first_payload(&row.id).await?
         {
-            row.begun(&first);
+            row.apply_first(&first);
         }
         let wanted = kind.is_none_or(|kind| row.kind.as_ref() == Some(kind));
         Ok(wanted.then_some(row))

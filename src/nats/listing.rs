@@ -298,7 +298,7 @@ impl ShardCursor {
         let mut row = JobRow::new(&last, message.time / 1_000_000);
         let is_complete = last.seq == Seq::FIRST;
         if is_complete {
-            row.begun(last.payload());
+            row.apply_first(last.payload());
         }
         self.candidates.push_back(Candidate {
             shard: self.shard,

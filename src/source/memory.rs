@@ -80,7 +80,7 @@ impl MemoryLog {
     /// Stores the next event of a job and sends live copies. A `Started` begins the next attempt.
     ///
     /// # Panics
-    /// If a JSON value in the body nests deeper than [`DEPTH_MAX`](crate::wire::codec::DEPTH_MAX).
+    /// If a JSON value in the body nests deeper than [`DEPTH_MAX`](crate::wire::limits::DEPTH_MAX).
     #[expect(clippy::expect_used, reason = "a documented caller bug")]
     pub(crate) fn append(&self, job: &JobId, body: Body) -> Arc<Stored> {
         let mut state = self.lock();

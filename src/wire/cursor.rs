@@ -8,17 +8,17 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 
 use super::id::{JobId, Seq, StreamSeq};
 
-/// Names an event: where it is, whose it is, and what it said.
+/// Names an event by its position, its job and its content.
 ///
 /// ```text
 /// base64url( 1 | crc32(job) LE32 | crc32(payload) LE32 | varint seq | varint stream_seq )
 ///        version
 /// ```
-/// The two checksums let a reader tell a cursor of another job, and an event that was replaced because the
-/// stream was rebuilt, from the event that was meant. They are no signature: a cursor grants nothing.
+/// The checksums detect a cursor of another job, and an event that was replaced because the stream was rebuilt. They are
+/// not a signature: a cursor grants no access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// The event's number in its job.
+    /// The event's sequence number in its job's log.
     pub seq: Seq,
     /// The event's stream sequence, in the stream of its shard.
     pub stream_seq: StreamSeq,
@@ -26,7 +26,7 @@ pub struct Cursor {
     event: u32,
 }
 
-/// Text that is no cursor of this version.
+/// The text is not a cursor of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid cursor: it was not issued by Tailwater")]
 pub struct BadCursor;
@@ -34,7 +34,7 @@ pub struct BadCursor;
 const VERSION: u8 = 1;
 
 impl Cursor {
-    /// The cursor of the event with these numbers and this stored payload.
+    /// The cursor of the event at this position with this stored payload.
     pub fn of(job: &JobId, seq: Seq, stream_seq: StreamSeq, payload: &[u8]) -> Self {
         Self {
             seq,
@@ -44,7 +44,7 @@ impl Cursor {
         }
     }
 
-    /// Whether this cursor was made for an event of `job`.
+    /// Whether this cursor names an event of `job`.
     pub fn is_of(&self, job: &JobId) -> bool {
         self.job == job.tag()
     }
@@ -93,7 +93,7 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// The number that `raw` begins with, and what follows it.
+/// The number at the start of `raw`, and the bytes after it.
 pub(super) fn take_varint(raw: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0_u64;
     for (i, &byte) in raw.iter().enumerate().take(10) {
@@ -116,7 +116,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cursor_survives_its_text_form(seq in 1..u64::MAX, stream_seq in 1..u64::MAX, payload: Vec<u8>) {
+        fn a_cursor_is_read_back_from_its_text(seq in 1..u64::MAX, stream_seq in 1..u64::MAX, payload: Vec<u8>) {
             let job: JobId = "j".parse().unwrap();
             let cursor = Cursor::of(&job, Seq(seq), stream_seq, &payload);
             prop_assert_eq!(cursor.to_string().parse::<Cursor>(), Ok(cursor));
@@ -125,7 +125,7 @@ mod tests {
         }
 
         #[test]
-        fn text_that_is_no_cursor_is_refused_and_never_panics(text in ".{0,40}") {
+        fn invalid_text_is_refused_and_never_panics(text in ".{0,40}") {
             if let Ok(cursor) = text.parse::<Cursor>() {
                 prop_assert_eq!(cursor.to_string().parse::<Cursor>(), Ok(cursor));
             }

@@ -1,4 +1,4 @@
-//! What a job's log is made of: the events, as workers and edges store them. It does not know where they are stored.
+//! The events of a job's log, as workers and edges store them. It does not know where they are stored.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ pub struct Event {
     pub body: Body,
     /// The job.
     pub job: JobId,
-    /// The event's number in the job's log, from 1, without holes.
+    /// The event's sequence number in the job's log, from 1, without gaps.
     pub seq: Seq,
     /// The attempt that wrote it, from 1; 0 before the first attempt.
     pub attempt: u32,
@@ -28,59 +28,92 @@ pub struct Event {
     pub ts: u64,
 }
 
-/// The part of an event that depends on its type.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "type")]
-pub enum Body {
+/// Defines [`Body`] and [`EventType`] from one list: documentation, type, name, fields.
+macro_rules! events {
+    ($($(#[$doc:meta])* $text:literal $name:ident $fields:tt)*) => {
+        /// The part of an event that depends on its type.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[serde(tag = "type")]
+        pub enum Body {
+            $($(#[$doc])* #[serde(rename = $text)] $name $fields,)*
+            /// A type that this version does not know. Clients get the stored payload unchanged.
+            #[serde(other)]
+            #[schemars(skip)]
+            Unknown,
+        }
+
+        /// An event's type, read without the rest of the event.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum EventType {
+            $(#[doc = concat!("`", $text, "`")] $name,)*
+            /// Any other.
+            Unknown,
+        }
+
+        impl EventType {
+            /// The text of the type; `None` if only the event itself has it.
+            pub const fn as_str(self) -> Option<&'static str> {
+                match self {
+                    $(Self::$name => Some($text),)*
+                    Self::Unknown => None,
+                }
+            }
+
+            fn from_text(text: &str) -> Self {
+                match text {
+                    $($text => Self::$name,)*
+                    _ => Self::Unknown,
+                }
+            }
+        }
+    };
+}
+
+events! {
     /// The job was accepted; the first event of every log.
-    #[serde(rename = "job:queued:v1")]
-    Queued {
+    "job:queued:v1" Queued {
         /// Which workers may take it.
         kind: Kind,
-        /// What the submitter gave; of a job that delivers a callback only a digest.
+        /// The submitted input; only a digest for a job that delivers a callback.
         #[serde(default, deserialize_with = "plain")]
         input: Value,
         /// How long the job may take, from here to its end, in milliseconds.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_ms: Option<u64>,
-        /// How long an attempt may put out nothing, in milliseconds.
+        /// How long an attempt may produce no output, in milliseconds.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         silence_timeout_ms: Option<u64>,
-        /// The SHA-256 of the callback address, in base64url, by which the same submission is known again. The address
-        /// itself is nobody else's business.
+        /// The SHA-256 of the callback address, in base64url. It identifies a repeated submission without revealing the
+        /// address to everyone who may watch the job.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         callback_digest: Option<String>,
-    },
-    /// An attempt began. What earlier attempts put out no longer counts unless this one `continues`.
-    #[serde(rename = "job:started:v1")]
-    Started {
+    }
+    /// An attempt started. Output of earlier attempts no longer counts unless this one `continues`.
+    "job:started:v1" Started {
         /// The job's kind.
         kind: Kind,
-        /// The worker that runs it, for people to read.
+        /// The worker that runs it, for people.
         worker: String,
-        /// Whether this attempt goes on where the one before stopped.
+        /// Whether this attempt continues where the one before stopped.
         #[serde(default)]
         continues: bool,
-    },
+    }
     /// Output text; never empty, never part of a character.
-    #[serde(rename = "model:chunk:v1")]
-    Chunk {
+    "model:chunk:v1" Chunk {
         /// The text.
         text: String,
         /// What the text belongs to.
         #[serde(default)]
         channel: Channel,
-    },
+    }
     /// Output that is not text.
-    #[serde(rename = "job:data:v1")]
-    Data {
+    "job:data:v1" Data {
         /// Any JSON.
         #[serde(deserialize_with = "plain")]
         data: Value,
-    },
-    /// An attempt is over without having ended the job; another one follows.
-    #[serde(rename = "job:retrying:v1")]
-    Retrying {
+    }
+    /// An attempt is over but the job is not; another attempt follows.
+    "job:retrying:v1" Retrying {
         /// Stable, for programs: a failure code of PROTOCOL.md, or a code of the backend's own.
         code: String,
         /// For people.
@@ -88,38 +121,26 @@ pub enum Body {
         /// How long the next attempt waits at least, in milliseconds.
         #[serde(default)]
         delay_ms: u64,
-    },
-    /// Somebody asked for the job to be cancelled; whoever owns it ends it.
-    #[serde(rename = "job:cancel-requested:v1")]
-    CancelRequested {
-        /// Who asked, for people to read.
+    }
+    /// A cancellation was requested; the worker that owns the job ends it.
+    "job:cancel-requested:v1" CancelRequested {
+        /// The person that requested it, for people.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<String>,
-    },
-    /// The job ended well.
-    #[serde(rename = "job:done:v1")]
-    Done {
-        /// What it cost, in the backend's own words.
-        #[serde(
-            default,
-            deserialize_with = "plain_option",
-            skip_serializing_if = "Option::is_none"
-        )]
+    }
+    /// The job succeeded.
+    "job:done:v1" Done {
+        /// What it cost, as the backend reports it.
+        #[serde(default, deserialize_with = "plain_option", skip_serializing_if = "Option::is_none")]
         usage: Option<Value>,
         /// Why the backend stopped, for example `stop` or `length`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         finish_reason: Option<String>,
-    },
-    /// The job ended badly.
-    #[serde(rename = "job:failed:v1")]
-    Failed(JobFailure),
-    /// The job ended because somebody asked for it.
-    #[serde(rename = "job:cancelled:v1")]
-    Cancelled {},
-    /// A type that this version does not know. Clients are given the stored payload as it is.
-    #[serde(other)]
-    #[schemars(skip)]
-    Unknown,
+    }
+    /// The job failed.
+    "job:failed:v1" Failed(JobFailure)
+    /// The job was cancelled.
+    "job:cancelled:v1" Cancelled {}
 }
 
 /// Why a job failed.
@@ -130,7 +151,7 @@ pub struct JobFailure {
     pub code: String,
     /// For people.
     pub message: String,
-    /// Whether the same job may do better another time.
+    /// Whether the same job may succeed if it is submitted again.
     #[serde(default)]
     pub retryable: bool,
 }
@@ -146,54 +167,13 @@ pub enum Channel {
     Reasoning,
 }
 
-/// An event's type, read without the rest of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventType {
-    /// `job:queued:v1`
-    Queued,
-    /// `job:started:v1`
-    Started,
-    /// `model:chunk:v1`
-    Chunk,
-    /// `job:data:v1`
-    Data,
-    /// `job:retrying:v1`
-    Retrying,
-    /// `job:cancel-requested:v1`
-    CancelRequested,
-    /// `job:done:v1`
-    Done,
-    /// `job:failed:v1`
-    Failed,
-    /// `job:cancelled:v1`
-    Cancelled,
-    /// Any other.
-    Unknown,
-}
-
 impl EventType {
-    /// Whether nothing may follow an event of this type.
+    /// Whether no event may follow one of this type.
     pub const fn is_end(self) -> bool {
         matches!(self, Self::Done | Self::Failed | Self::Cancelled)
     }
 
-    /// The text of the type; `None` when only the event itself has it.
-    pub const fn as_str(self) -> Option<&'static str> {
-        Some(match self {
-            Self::Queued => "job:queued:v1",
-            Self::Started => "job:started:v1",
-            Self::Chunk => "model:chunk:v1",
-            Self::Data => "job:data:v1",
-            Self::Retrying => "job:retrying:v1",
-            Self::CancelRequested => "job:cancel-requested:v1",
-            Self::Done => "job:done:v1",
-            Self::Failed => "job:failed:v1",
-            Self::Cancelled => "job:cancelled:v1",
-            Self::Unknown => return None,
-        })
-    }
-
-    /// What a job is when its last event has this type.
+    /// The status of a job whose last event has this type.
     pub const fn status(self) -> Status {
         match self {
             Self::Queued | Self::Retrying => Status::Queued,
@@ -213,13 +193,13 @@ impl EventType {
 pub enum Status {
     /// Waits for a worker.
     Queued,
-    /// A worker has it, or had it last.
+    /// A worker runs it, or was the last one to run it.
     Running,
-    /// Ended well.
+    /// Succeeded.
     Done,
-    /// Ended badly.
+    /// Failed.
     Failed,
-    /// Ended on request.
+    /// Cancelled on request.
     Cancelled,
 }
 
@@ -254,18 +234,7 @@ impl<'de> Deserialize<'de> for EventType {
                 f.write_str("an event type")
             }
             fn visit_str<E>(self, text: &str) -> Result<EventType, E> {
-                Ok(match text {
-                    "job:queued:v1" => EventType::Queued,
-                    "job:started:v1" => EventType::Started,
-                    "model:chunk:v1" => EventType::Chunk,
-                    "job:data:v1" => EventType::Data,
-                    "job:retrying:v1" => EventType::Retrying,
-                    "job:cancel-requested:v1" => EventType::CancelRequested,
-                    "job:done:v1" => EventType::Done,
-                    "job:failed:v1" => EventType::Failed,
-                    "job:cancelled:v1" => EventType::Cancelled,
-                    _ => EventType::Unknown,
-                })
+                Ok(EventType::from_text(text))
             }
         }
         deserializer.deserialize_str(Text)
@@ -273,7 +242,7 @@ impl<'de> Deserialize<'de> for EventType {
 }
 
 impl Body {
-    /// The first event of a job without limits of its own or a callback.
+    /// The first event of a job without its own limits and without a callback.
     pub const fn queued(kind: Kind, input: Value) -> Self {
         Self::Queued {
             kind,
@@ -286,15 +255,16 @@ impl Body {
 }
 
 impl Event {
-    /// The event as it is stored: MessagePack with named fields.
+    /// Encodes the event as it is stored: MessagePack with named fields. Checks neither size nor depth;
+    /// [`Self::encode_within`] does.
     ///
     /// # Errors
-    /// [`codec::Error`]. It checks neither size nor depth; [`Self::encode_within`] does.
+    /// [`codec::Error`].
     pub fn encode(&self) -> Result<Bytes, codec::Error> {
         codec::to_msgpack(self)
     }
 
-    /// Reads a stored event, in either encoding.
+    /// Decodes a stored event, in either encoding.
     ///
     /// # Errors
     /// [`codec::Error`] when the payload is not an event.
@@ -319,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn every_type_survives_both_encodings() {
+    fn every_type_is_read_back_from_both_encodings() {
         let kind: Kind = "demo".parse().unwrap();
         let failure = JobFailure {
             code: "c".into(),
@@ -363,11 +333,10 @@ mod tests {
             Body::Cancelled {},
         ] {
             let event = event(body);
-            assert_eq!(Event::decode(&event.encode().unwrap()).unwrap(), event);
-            assert_eq!(
-                Event::decode(&serde_json::to_vec(&event).unwrap()).unwrap(),
-                event
-            );
+            let json = serde_json::to_vec(&event).unwrap();
+            for payload in [&event.encode().unwrap()[..], &json] {
+                assert_eq!(Event::decode(payload).unwrap(), event);
+            }
         }
     }
 
@@ -379,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_of_another_language_may_leave_the_channel_out() {
+    fn a_chunk_may_omit_the_channel() {
         let stored =
             br#"{"type":"model:chunk:v1","job":"j1","seq":4,"attempt":2,"ts":1,"text":"hi"}"#;
         assert_eq!(

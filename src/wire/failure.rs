@@ -1,121 +1,80 @@
-//! The codes of failures: why an attempt or a job failed, for programs. The one table of the codes
-//! that the worker and Tailwater's own backends write; `PROTOCOL.md` says when each is written. A
-//! backend of your own may use other codes, so in an event the code is any text.
+//! The failure codes that the worker and Tailwater's own backends write. `PROTOCOL.md` says when each is written. Your own
+//! backend may use other codes, so the code of an event is any text.
 
 use std::fmt;
 
-/// Why an attempt or a job failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailureCode {
-    /// The job exceeded one of its time limits.
-    TimedOut,
-    /// The job had as many attempts as its worker allows.
-    AttemptsExhausted,
-    /// The backend's output does not fit into an event, or is not what the worker was told to
-    /// expect.
-    BadOutput,
-    /// The backend panicked.
-    BackendPanicked,
-    /// The attempt was stopped from outside while its backend ran.
-    Stopped,
-    /// The worker was stopped. Such an attempt does not count towards the limit.
-    HandedBack,
-    /// The queue delivered the job many times and no worker began it.
-    NotBegun,
-    /// The backend cannot use the job's input.
-    BadInput,
-    /// The program cannot be started.
-    CannotStart,
-    /// The program exited with a status other than 0.
-    ExitStatus,
-    /// The operating system refused something that it usually allows.
-    ExecIo,
-    /// A signal ended the program.
-    KilledBySignal,
-    /// The model server refused the request.
-    ModelRefused,
-    /// The model server was overloaded for longer than the job waits.
-    ModelBusy,
-    /// The model server failed.
-    ModelFailed,
-    /// The model server cannot be reached.
-    ModelUnreachable,
-    /// The model server sent nothing for too long.
-    ModelSilent,
-    /// The model server's answer stopped before its end.
-    StreamCut,
-    /// The model server's answer cannot be read.
-    BadStream,
-    /// The model's tool calls do not fit into an event.
-    TooLarge,
-    /// The worker's operator does not allow callbacks to this host.
-    CallbackNotAllowed,
-    /// The receiver of a callback refused it.
-    CallbackRefused,
-    /// The receiver of a callback failed.
-    CallbackFailed,
-    /// The receiver of a callback cannot be reached.
-    CallbackUnreachable,
+/// Defines [`FailureCode`] from the table: documentation, name, code.
+macro_rules! failure_codes {
+    ($($(#[$doc:meta])* $name:ident: $code:literal;)*) => {
+        /// Why an attempt or a job failed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum FailureCode {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl FailureCode {
+            /// Every code, in the order of the table.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// The stable text, as events have it.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $code,)*
+                }
+            }
+        }
+    };
 }
 
-impl FailureCode {
-    /// Every code, in the order of the table.
-    pub const ALL: &[Self] = &[
-        Self::TimedOut,
-        Self::AttemptsExhausted,
-        Self::BadOutput,
-        Self::BackendPanicked,
-        Self::Stopped,
-        Self::HandedBack,
-        Self::NotBegun,
-        Self::BadInput,
-        Self::CannotStart,
-        Self::ExitStatus,
-        Self::ExecIo,
-        Self::KilledBySignal,
-        Self::ModelRefused,
-        Self::ModelBusy,
-        Self::ModelFailed,
-        Self::ModelUnreachable,
-        Self::ModelSilent,
-        Self::StreamCut,
-        Self::BadStream,
-        Self::TooLarge,
-        Self::CallbackNotAllowed,
-        Self::CallbackRefused,
-        Self::CallbackFailed,
-        Self::CallbackUnreachable,
-    ];
-
-    /// The stable text, as events have it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::TimedOut => "timed_out",
-            Self::AttemptsExhausted => "attempts_exhausted",
-            Self::BadOutput => "bad_output",
-            Self::BackendPanicked => "backend_panicked",
-            Self::Stopped => "stopped",
-            Self::HandedBack => "handed_back",
-            Self::NotBegun => "not_begun",
-            Self::BadInput => "bad_input",
-            Self::CannotStart => "cannot_start",
-            Self::ExitStatus => "exit_status",
-            Self::ExecIo => "exec_io",
-            Self::KilledBySignal => "killed_by_signal",
-            Self::ModelRefused => "model_refused",
-            Self::ModelBusy => "model_busy",
-            Self::ModelFailed => "model_failed",
-            Self::ModelUnreachable => "model_unreachable",
-            Self::ModelSilent => "model_silent",
-            Self::StreamCut => "stream_cut",
-            Self::BadStream => "bad_stream",
-            Self::TooLarge => "too_large",
-            Self::CallbackNotAllowed => "callback_not_allowed",
-            Self::CallbackRefused => "callback_refused",
-            Self::CallbackFailed => "callback_failed",
-            Self::CallbackUnreachable => "callback_unreachable",
-        }
-    }
+failure_codes! {
+    /// The job exceeded one of its time limits.
+    TimedOut: "timed_out";
+    /// The job used up the attempts that its worker allows.
+    AttemptsExhausted: "attempts_exhausted";
+    /// The backend's output does not fit into an event, or is not in the configured format.
+    BadOutput: "bad_output";
+    /// The backend panicked.
+    BackendPanicked: "backend_panicked";
+    /// The attempt was stopped from outside while its backend ran.
+    Stopped: "stopped";
+    /// The worker was stopped. Such an attempt does not count towards the limit.
+    HandedBack: "handed_back";
+    /// The queue delivered the job many times and no worker started it.
+    NotBegun: "not_begun";
+    /// The backend cannot use the job's input.
+    BadInput: "bad_input";
+    /// The program cannot be started.
+    CannotStart: "cannot_start";
+    /// The program exited with a status other than 0.
+    ExitStatus: "exit_status";
+    /// The operating system refused something that it usually allows.
+    ExecIo: "exec_io";
+    /// A signal ended the program.
+    KilledBySignal: "killed_by_signal";
+    /// The model server refused the request.
+    ModelRefused: "model_refused";
+    /// The model server was overloaded for longer than the job waits.
+    ModelBusy: "model_busy";
+    /// The model server failed.
+    ModelFailed: "model_failed";
+    /// The model server cannot be reached.
+    ModelUnreachable: "model_unreachable";
+    /// The model server sent nothing for too long.
+    ModelSilent: "model_silent";
+    /// The model server's answer ended too early.
+    StreamCut: "stream_cut";
+    /// The model server's answer cannot be read.
+    BadStream: "bad_stream";
+    /// The model's tool calls do not fit into an event.
+    TooLarge: "too_large";
+    /// The worker's operator does not allow callbacks to this host.
+    CallbackNotAllowed: "callback_not_allowed";
+    /// The receiver of a callback refused it.
+    CallbackRefused: "callback_refused";
+    /// The receiver of a callback failed.
+    CallbackFailed: "callback_failed";
+    /// The receiver of a callback cannot be reached.
+    CallbackUnreachable: "callback_unreachable";
 }
 
 impl fmt::Display for FailureCode {
@@ -159,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn no_document_names_another_code() {
+    fn documents_name_only_known_failure_codes() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let docs = fs::read_dir(root.join("docs")).unwrap();
         let mut documents: Vec<_> = docs.map(|file| file.unwrap().path()).collect();

@@ -1,4 +1,4 @@
-//! The names of things: job, kind, sequence number. Parsed once at the border, trusted inside.
+//! Job ids, kinds and sequence numbers. They are validated where they enter, so their types are always valid.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,17 +10,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::limits::NAME_MAX;
 
-/// Why a text is no job id and no kind.
+/// The text is not a valid job id or kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be 1 to {NAME_MAX} characters out of A-Z a-z 0-9 _ -")]
+#[error("must be 1 to {NAME_MAX} characters of A-Z a-z 0-9 _ -")]
 pub struct BadName;
 
 fn check(text: &str) -> Result<(), BadName> {
     let fits = (1..=NAME_MAX).contains(&text.len());
-    let clean = text
+    let valid = text
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if fits && clean { Ok(()) } else { Err(BadName) }
+    if fits && valid { Ok(()) } else { Err(BadName) }
 }
 
 /// A job's id: `[A-Za-z0-9_-]{1,64}`. Cheap to clone.
@@ -33,21 +33,21 @@ impl JobId {
         &self.0
     }
 
-    /// CRC-32 (the one of zlib) of the id: names the job's shard, and ties a cursor to its job.
+    /// The zlib CRC-32 of the id: selects the job's shard, and ties a cursor to its job.
     pub fn tag(&self) -> u32 {
         crc32fast::hash(self.0.as_bytes())
     }
 
-    /// The shard that holds this job's log when there are `shards` of them: `crc32(id) mod shards`.
+    /// The shard, out of `shards`, that holds this job's log: `crc32(id) mod shards`.
     ///
     /// # Panics
-    /// When `shards` is 0; `setup` refuses that number.
+    /// When `shards` is 0, which `setup` refuses.
     pub fn shard(&self, shards: u32) -> u32 {
-        assert!(shards > 0, "a log without shards holds no job");
+        assert!(shards > 0, "a log has at least one shard");
         self.tag() % shards
     }
 
-    /// A share of `over` that differs from job to job, so that what is due for many jobs is not due at one moment.
+    /// A part of `over` that differs from job to job, to spread work that is due for many jobs.
     pub fn spread(&self, over: Duration) -> Duration {
         over * (self.tag() >> 16) / 0x1_0000
     }
@@ -98,7 +98,7 @@ macro_rules! name {
 name!(JobId);
 name!(Kind);
 
-/// An event's number in its job's log. The first event has 1, each next one +1, without holes.
+/// An event's sequence number in its job's log: 1, 2, 3, … without gaps.
 #[derive(
     Clone,
     Copy,
@@ -117,17 +117,17 @@ name!(Kind);
 pub struct Seq(pub u64);
 
 impl Seq {
-    /// The number of a log's first event.
+    /// The sequence number of a log's first event.
     pub const FIRST: Self = Self(1);
 
-    /// The number that follows. An event's number is never above its stream sequence, so only a number that a client made
-    /// up reaches the last one there is, which follows itself.
+    /// The next number. Real sequence numbers never exceed their stream sequence; only a number that a client invented can
+    /// be the largest one, which has no successor and is returned unchanged.
     #[must_use]
     pub const fn successor(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 
-    /// The number before this one; 0 stands for "before the first event".
+    /// The previous number; 0 means "before the first event".
     #[must_use]
     pub const fn before(self) -> Self {
         Self(self.0.saturating_sub(1))
@@ -140,7 +140,7 @@ impl fmt::Display for Seq {
     }
 }
 
-/// Where a message stands in its JetStream stream. 0 stands for "no message".
+/// A message's stream sequence: its position in its JetStream stream. 0 means "no message".
 pub type StreamSeq = u64;
 
 #[cfg(test)]
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_id_is_one_clean_subject_token_of_at_most_64_characters() {
+    fn a_job_id_is_one_subject_token_of_at_most_64_characters() {
         for good in ["a", "A-Z_09", &"x".repeat(64)] {
             assert_eq!(good.parse::<JobId>().unwrap().as_str(), good);
         }
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_is_the_crc32_that_every_language_has() {
+    fn a_shard_is_computed_from_the_crc32_of_zlib() {
         // python3 -c 'import zlib; print(zlib.crc32(b"job-1"), zlib.crc32(b"job-1") % 4)'
         let job: JobId = "job-1".parse().unwrap();
         assert_eq!(job.tag(), 0x4C42_3A3F_u32);

@@ -1,4 +1,4 @@
-//! A listing of jobs: its rows, its pages, and the opaque text by which a client asks for the next page. It reads no log.
+//! A listing of jobs: its rows, its pages, and the opaque token of the next page. It does not read the log.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ use super::stored::Stored;
 pub struct JobRow {
     /// The job.
     pub id: JobId,
-    /// The job, under the name that it has in events and frames.
+    /// The same, under the name that events and frames use.
     pub job: JobId,
     /// Its kind; absent when the events that name it have expired.
     pub kind: Option<Kind>,
@@ -27,15 +27,15 @@ pub struct JobRow {
     pub status: Status,
     /// The current or last attempt; 0 before the first.
     pub attempt: u32,
-    /// The number of its last event.
+    /// The sequence number of its last event.
     pub seq: Seq,
-    /// When it was submitted, by the submitter's clock, as in its first event; absent when that has expired.
+    /// When it was submitted, by the submitter's clock; absent when its first event has expired.
     pub created_at: Option<u64>,
-    /// When the broker stored its last event, by the broker's clock: what a listing is ordered by.
+    /// When the broker stored its last event, by the broker's clock. Listings are ordered by it.
     pub updated_at: u64,
 }
 
-/// What a listing takes of a job's first event. The input, which may be large, is passed over.
+/// The fields of a job's first event that a listing needs. The input, which may be large, is skipped.
 #[derive(Deserialize)]
 struct First {
     #[serde(rename = "type")]
@@ -46,7 +46,7 @@ struct First {
 }
 
 impl JobRow {
-    /// The row of a job whose last event this is, without what only its first event tells.
+    /// The row of the job with this last event, without the fields that only the first event has.
     pub fn new(last: &Stored, updated_at: u64) -> Self {
         Self {
             job: last.job.clone(),
@@ -60,8 +60,8 @@ impl JobRow {
         }
     }
 
-    /// Takes in the first event that the log still has of the job. One that cannot be read tells nothing.
-    pub fn begun(&mut self, payload: &[u8]) {
+    /// Applies the first event that the log still has of the job. An undecodable one is ignored.
+    pub fn apply_first(&mut self, payload: &[u8]) {
         let Ok(First {
             event_type,
             kind,
@@ -82,9 +82,9 @@ impl JobRow {
 /// One page of a listing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct JobPage {
-    /// The jobs, newest first. There may be fewer than were asked for, even none, and still a next page.
+    /// The jobs, newest first. There may be a next page even if there are fewer than requested, or none.
     pub jobs: Vec<JobRow>,
-    /// What asks for the next page; absent when there is nothing more.
+    /// The token of the next page; absent on the last page.
     #[schemars(with = "Option<String>")]
     pub next: Option<PageToken>,
 }
@@ -94,29 +94,29 @@ pub struct JobPage {
 pub struct ShardPosition {
     /// The shard's last stream sequence when the listing began. Later messages are not part of it.
     pub top: StreamSeq,
-    /// The next stream sequence to read, going down; 0 when the shard holds nothing more.
+    /// The next stream sequence to read, in descending order; 0 when the shard has been read.
     pub next: StreamSeq,
 }
 
-/// Where the next page of a listing begins.
+/// Where the next page of a listing starts.
 ///
 /// ```text
 /// base64url( 1 | crc32(all that follows) LE32 | streams LE32 | for each shard: varint top, varint top - next )
 ///        version
 /// ```
-/// The checksum tells text that was cut or changed, and `streams` a listing of other streams: another system's, or of
-/// before they were made anew. They are no signature: a token grants nothing.
+/// The checksum detects text that was cut or changed. `streams` detects a token for other streams: those of another system,
+/// or those from before the streams were recreated. They are not a signature: a token grants no access.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageToken {
-    /// A checksum of what tells the streams from others.
+    /// A checksum that identifies the streams.
     pub streams: u32,
     /// One position for each shard, in order.
     pub positions: Vec<ShardPosition>,
 }
 
-/// Text that is no page token of this version, or not one of these streams.
+/// The text is not a page token of this version, or not one for these streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a page that a listing of this log gave out")]
+#[error("invalid page token: it was not issued for this log")]
 pub struct BadPage;
 
 const VERSION: u8 = 1;
@@ -149,10 +149,10 @@ impl FromStr for PageToken {
         let mut positions = Vec::new();
         while !rest.is_empty() {
             let (top, below) = take_varint(rest).ok_or(BadPage)?;
-            let (passed, below) = take_varint(below).ok_or(BadPage)?;
+            let (read, below) = take_varint(below).ok_or(BadPage)?;
             positions.push(ShardPosition {
                 top,
-                next: top.checked_sub(passed).ok_or(BadPage)?,
+                next: top.checked_sub(read).ok_or(BadPage)?,
             });
             rest = below;
         }
@@ -189,19 +189,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_token_survives_its_text_form(streams: u32, positions in prop::collection::vec((0..u64::MAX, 0..u64::MAX), 0..9)) {
+        fn a_token_is_read_back_from_its_text(streams: u32, positions in prop::collection::vec((0..u64::MAX, 0..u64::MAX), 0..9)) {
             let positions = positions.into_iter().map(|(a, b)| ShardPosition { top: a.max(b), next: a.min(b) }).collect();
             let token = PageToken { streams, positions };
             prop_assert_eq!(token.to_string().parse(), Ok(token));
         }
 
         #[test]
-        fn text_that_is_no_token_is_refused_and_never_panics(text in ".{0,60}") {
+        fn invalid_text_is_refused_and_never_panics(text in ".{0,60}") {
             prop_assert_eq!(text.parse::<PageToken>(), Err(BadPage));
         }
 
         #[test]
-        fn a_token_of_which_one_byte_was_changed_is_refused(at: prop::sample::Index, other in 1..=255_u8) {
+        fn a_token_with_one_changed_byte_is_refused(at: prop::sample::Index, other in 1..=255_u8) {
             let mut raw = BASE64.decode(token().to_string()).unwrap();
             let at = at.index(raw.len());
             raw[at] ^= other;
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_was_cut_or_goes_on_below_nothing_is_refused() {
+    fn a_token_that_was_cut_or_has_an_invalid_position_is_refused() {
         let raw = BASE64.decode(token().to_string()).unwrap();
         for end in 0..raw.len() {
             assert_eq!(
@@ -219,7 +219,7 @@ mod tests {
                 "{end}"
             );
         }
-        // A valid checksum over a position that is above its top, or over half a position.
+        // Valid checksums, but a position above its top, or half a position.
         for positions in [&[1, 2][..], &[1]] {
             let body = [&[0; 4], positions].concat();
             let raw = [&[VERSION][..], &crc32fast::hash(&body).to_le_bytes(), &body].concat();
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_json_with_null_for_what_is_not_known() {
+    fn a_page_is_json_with_null_for_unknown_values() {
         let last = json!({"type": "job:done:v1", "job": "j1", "seq": 9, "attempt": 2, "ts": 70});
         let job: JobId = "j1".parse().unwrap();
         let last = Stored::decode(&job, 30, last.to_string().into()).unwrap();
@@ -240,23 +240,24 @@ mod tests {
         let expected = json!({"jobs": [{"id": "j1", "job": "j1", "kind": null, "status": "done", "attempt": 2, "seq": 9,
             "created_at": null, "updated_at": 71}], "next": null});
         assert_eq!(serde_json::to_value(page).unwrap(), expected);
-        // An undecodable event, or one that tells nothing, leaves the row as it was.
-        for nothing in [
-            &b"junk"[..],
-            br#"{"type":"model:chunk:v1","kind":"x","ts":4}"#,
+        // An undecodable event, or one of another type, does not change the row.
+        for (first, kind, created_at) in [
+            ("junk", None, None),
+            (r#"{"type":"model:chunk:v1","kind":"x","ts":4}"#, None, None),
+            (
+                r#"{"type":"job:started:v1","kind":"demo","worker":"w","seq":2,"ts":5}"#,
+                Some("demo"),
+                None,
+            ),
+            (
+                r#"{"type":"job:queued:v1","kind":"exec","input":{"a":[1]},"seq":1,"ts":4}"#,
+                Some("exec"),
+                Some(4),
+            ),
         ] {
-            row.begun(nothing);
-            assert_eq!((&row.kind, row.created_at), (&None, None));
+            row.apply_first(first.as_bytes());
+            let row_kind = row.kind.as_ref().map(Kind::as_str);
+            assert_eq!((row_kind, row.created_at), (kind, created_at), "{first}");
         }
-        row.begun(br#"{"type":"job:started:v1","kind":"demo","worker":"w","seq":2,"ts":5}"#);
-        assert_eq!(
-            (row.kind.as_ref().map(Kind::as_str), row.created_at),
-            (Some("demo"), None)
-        );
-        row.begun(br#"{"type":"job:queued:v1","kind":"exec","input":{"a":[1]},"seq":1,"ts":4}"#);
-        assert_eq!(
-            (row.kind.as_ref().map(Kind::as_str), row.created_at),
-            (Some("exec"), Some(4))
-        );
     }
 }

@@ -32,6 +32,7 @@ pub use failure::FailureCode;
 pub use id::{BadName, JobId, Kind, Seq, StreamSeq};
 pub use listing::{BadPage, JobPage, JobRow, PageToken, ShardPosition};
 pub use refusal::{Refusal, RequestRef, job_id, kind, shortened};
+pub use scan::map_memory;
 pub use schema::{Dialect, definitions};
 pub use server_frame::{GapReason, ServerFrame};
 pub use size::{Unfit, cut};

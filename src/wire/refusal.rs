@@ -1,4 +1,4 @@
-//! Why a client's request is refused, and what it was about. Parsing errors become refusals here.
+//! Why a client's request is refused, and which request it was. Parsing errors become refusals here.
 
 use serde::Deserialize;
 
@@ -28,7 +28,7 @@ impl Refusal {
     }
 }
 
-/// What a request was about, as the client wrote it, cut to a length that can be sent back.
+/// Identifies a request by its `ref` and job, as the client wrote them, cut to a length that can be sent back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestRef {
     /// The client's own name for the frame.
@@ -37,7 +37,7 @@ pub struct RequestRef {
     pub job: Option<String>,
 }
 
-/// The fields that name a request.
+/// The fields that identify a request.
 #[derive(Default, Deserialize)]
 pub(super) struct RequestHead {
     #[serde(default)]
@@ -49,7 +49,7 @@ pub(super) struct RequestHead {
 }
 
 impl RequestRef {
-    /// Names a job and no frame.
+    /// Identifies a request by its job alone.
     pub fn of_job(job: &JobId) -> Self {
         Self {
             reference: None,
@@ -57,7 +57,7 @@ impl RequestRef {
         }
     }
 
-    /// What a JSON object names; empty when it cannot be read.
+    /// The fields of a JSON object; empty if it cannot be parsed.
     pub fn of(text: &[u8]) -> Self {
         scan::object::<RequestHead>(text)
             .map(Into::into)
@@ -74,7 +74,7 @@ impl From<RequestHead> for RequestRef {
     }
 }
 
-/// Cuts an error message to [`MESSAGE_MAX`] bytes. Parsers quote what they did not expect, at any length.
+/// Cuts an error message to [`MESSAGE_MAX`] bytes. Parsers quote unexpected text of any length.
 pub fn shortened(mut message: String) -> String {
     message.truncate(message.floor_char_boundary(MESSAGE_MAX));
     // Messages may be kept for a while.
@@ -85,7 +85,7 @@ pub fn shortened(mut message: String) -> String {
 /// Reads an object that a client sent.
 ///
 /// # Errors
-/// A [`Refusal`] that says what is wrong with the text.
+/// A [`Refusal`].
 pub(super) fn fields<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Refusal> {
     scan::object(text).map_err(|misread| match misread {
         Misread::NotJson(error) => Refusal::new(Code::BadJson, error.to_string()),
@@ -99,7 +99,7 @@ pub(super) fn fields<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Refusa
 /// A [`Refusal`].
 pub(super) fn check_reference(reference: Option<&str>) -> Result<(), Refusal> {
     if reference.is_some_and(|reference| reference.chars().count() > REF_MAX) {
-        let message = format!("`ref` is too long: it may have {REF_MAX} characters");
+        let message = format!("`ref` is too long: the limit is {REF_MAX} characters");
         return Err(Refusal::new(Code::BadRequest, message));
     }
     Ok(())

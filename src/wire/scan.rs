@@ -1,5 +1,5 @@
-//! JSON values that are not built before it is known what they cost: their size in both encodings is found out by one pass
-//! over the text. It judges nothing but their depth.
+//! Measures JSON values before they are built in memory: one pass over the text finds their size in both encodings. It
+//! checks only their depth.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -12,18 +12,18 @@ use serde_json::{Map, Number, Value};
 
 use super::limits::VALUE_DEPTH_MAX;
 
-/// What a value has in bytes, keys that stand in it twice counted twice.
+/// The size of a value in bytes. Repeated keys are counted each time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Size {
-    /// As JSON without blanks.
+    /// As JSON without whitespace.
     pub(super) json: usize,
     /// As MessagePack.
     pub(super) msgpack: usize,
-    /// As a [`Value`] in memory, about, beside its own place.
+    /// About how much a [`Value`] holds in memory besides the `Value` itself.
     pub(super) memory: usize,
 }
 
-/// Counts the bytes that are written to it, and keeps none.
+/// Counts the bytes that are written to it.
 pub(super) struct Counter(pub(super) usize);
 
 impl Write for Counter {
@@ -49,22 +49,25 @@ pub(super) fn msgpack_len<T: Serialize + ?Sized>(
     Ok(counter.0)
 }
 
-/// A node of a map, which has room for 11 entries and holds 6 or more of them when there are as many.
-const MAP_NODE: usize = 640;
+/// About how many bytes a JSON object with this many fields holds in memory, without their names and values. A node of the
+/// map takes 640 bytes. It has room for 11 entries, and in a large map at least 6.
+pub const fn map_memory(fields: usize) -> usize {
+    fields.div_ceil(6) * 640
+}
 
 /// Measures a JSON value.
 ///
 /// # Errors
-/// What is wrong with it: most likely that it nests too deep.
+/// When it is not valid JSON or nests too deep.
 pub(super) fn measure(text: &str) -> Result<Size, serde_json::Error> {
-    let (mut counter, mut msgpack, mut memory) = (Counter(0), 0, 0);
+    let mut counter = Counter(0);
+    let mut msgpack = 0;
+    let mut memory = 0;
     let mut reader = serde_json::Deserializer::from_str(text);
-    // One level more than a value may have, so that it is here that one is refused which has more.
-    let (msgpack_len, memory_len) = (&mut msgpack, &mut memory);
     JsonScan {
         out: &mut counter,
-        msgpack: msgpack_len,
-        memory: memory_len,
+        msgpack: &mut msgpack,
+        memory: &mut memory,
         before: b"",
         levels: VALUE_DEPTH_MAX,
     }
@@ -80,7 +83,7 @@ pub(super) fn measure(text: &str) -> Result<Size, serde_json::Error> {
 /// Writes a value of another format as JSON.
 ///
 /// # Errors
-/// That of the format, or of `out`.
+/// An error of the format, or of `out`.
 pub(super) fn transcode<'de, D: Deserializer<'de>>(
     from: D,
     out: &mut impl Write,
@@ -96,12 +99,12 @@ pub(super) fn transcode<'de, D: Deserializer<'de>>(
     .deserialize(from)
 }
 
-/// Text that takes no more than so many bytes.
+/// A writer that accepts at most `limit` bytes.
 #[derive(Debug)]
 pub(super) struct Bounded {
     pub(super) bytes: Vec<u8>,
     pub(super) limit: usize,
-    /// Whether there was more.
+    /// Whether a write was refused.
     pub(super) is_full: bool,
 }
 
@@ -120,12 +123,12 @@ impl Write for Bounded {
     }
 }
 
-/// Writes one value as JSON and counts what it would have as MessagePack.
+/// Writes one value as JSON and counts its size as MessagePack and in memory.
 struct JsonScan<'a, W> {
     out: &'a mut W,
     msgpack: &'a mut usize,
     memory: &'a mut usize,
-    /// What stands between this value and the one before.
+    /// What separates this value from the one before.
     before: &'static [u8],
     levels: usize,
 }
@@ -226,7 +229,7 @@ impl<'de, W: Write> Visitor<'de> for JsonScan<'_, W> {
         {
             count += 1;
         }
-        // A vector that grows doubles its room.
+        // A vector doubles its capacity when it grows.
         *self.memory += count.next_power_of_two() * size_of::<Value>();
         self.close(b"]", count)
     }
@@ -241,12 +244,12 @@ impl<'de, W: Write> Visitor<'de> for JsonScan<'_, W> {
             count += 1;
             fields.next_value_seed(self.inner(b":"))?;
         }
-        *self.memory += count.div_ceil(6) * MAP_NODE;
+        *self.memory += map_memory(count);
         self.close(b"}", count)
     }
 }
 
-/// A key of an object: text, and nothing else.
+/// A key of an object: only text.
 struct Key<'a, W>(JsonScan<'a, W>);
 
 impl<'de, W: Write> DeserializeSeed<'de> for Key<'_, W> {
@@ -270,19 +273,19 @@ impl<'de, W: Write> Visitor<'de> for Key<'_, W> {
     }
 }
 
-/// Reads any JSON value as it stands. `Value` itself takes an object whose only key is the mark of a raw value, a private
-/// name of its library, for what the text in it says.
+/// Reads any JSON value unchanged. `Value` itself would treat an object whose only key is serde_json's private marker of a
+/// raw value as that raw value.
 ///
 /// # Errors
-/// That of the format.
+/// An error of the format.
 pub(super) fn plain<'de, D: Deserializer<'de>>(from: D) -> Result<Value, D::Error> {
     Plain.deserialize(from)
 }
 
-/// [`plain`], of a field that may be absent or `null`.
+/// [`plain`], for a field that may be absent or `null`.
 ///
 /// # Errors
-/// That of the format.
+/// An error of the format.
 pub(super) fn plain_option<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
     Ok(Some(plain(from)?).filter(|value| !value.is_null()))
 }
@@ -357,7 +360,7 @@ impl<'de> Visitor<'de> for Plain {
     }
 }
 
-/// Text that a client wrote, of which at most so many characters are kept; `None` when it is something else.
+/// The first `MAX` characters of text that a client wrote; `None` if it wrote something else.
 #[derive(Debug, Default)]
 pub(super) struct Excerpt<const MAX: usize>(pub(super) Option<String>);
 
@@ -409,15 +412,15 @@ impl<'de, const MAX: usize> Deserialize<'de> for Excerpt<MAX> {
     }
 }
 
-/// Why a text is not the object that was expected.
+/// Why a text is not the expected object.
 pub(super) enum Misread {
-    /// It is no JSON at all.
+    /// It is not valid JSON.
     NotJson(serde_json::Error),
-    /// It is another JSON.
+    /// It is a different JSON value.
     Other(serde_json::Error),
 }
 
-/// Reads one object with known fields. An array of their values, which serde takes for it as well, is none.
+/// Reads one object with known fields. Refuses an array of their values, which serde would accept.
 ///
 /// # Errors
 /// [`Misread`].
@@ -445,7 +448,7 @@ mod tests {
     const RAW: &str = "$serde_json::private::RawValue";
 
     #[test]
-    fn a_value_is_measured_as_it_is_written() {
+    fn a_value_is_measured_as_it_is_stored() {
         for value in [
             json!(null),
             json!([
@@ -473,7 +476,7 @@ mod tests {
         assert_eq!(
             measure(r#""éé""#).unwrap().json,
             6,
-            "as it is stored, whatever was escaped"
+            "escaped characters count as they are stored"
         );
         let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
         assert!(measure(&nested(VALUE_DEPTH_MAX)).is_ok());
@@ -487,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_value_takes_in_memory_is_told_before_it_is_built() {
+    fn the_memory_of_a_value_is_estimated_before_it_is_built() {
         for (text, from, to) in [
             (
                 "[1,2,3]".to_owned(),
@@ -507,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn no_key_is_taken_for_anything_else_than_a_key() {
+    fn the_marker_of_a_raw_value_is_an_ordinary_key() {
         let text = format!(r#"{{"a":[{{"{RAW}":"[1,2]"}}],"{RAW}":7}}"#);
         let value = plain(&mut serde_json::Deserializer::from_str(&text)).unwrap();
         assert_eq!(

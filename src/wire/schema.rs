@@ -1,5 +1,5 @@
-//! JSON Schema of everything that goes over the wire, out of the types that read and write it. `schema/` holds what it
-//! gives, for those who write clients; a test tells when that is not the same any more.
+//! JSON Schema of everything that goes over the wire, generated from the Rust types. The result is stored in `schema/` for
+//! authors of clients; a test fails when it is out of date.
 
 use std::borrow::Cow;
 
@@ -17,12 +17,12 @@ use super::server_frame::ServerFrame;
 use super::state::JobState;
 use super::submit::SubmissionFields;
 
-/// Which form of JSON Schema, and where in a document the definitions stand.
+/// The version of JSON Schema, and where a document has its definitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// Draft 7, below `definitions`: what code generators and AsyncAPI understand.
+    /// Draft 7, under `definitions`, for code generators and AsyncAPI.
     Draft7,
-    /// OpenAPI 3.1, below `components/schemas`: draft 2020-12.
+    /// Draft 2020-12, under `components/schemas`, for OpenAPI 3.1.
     OpenApi,
 }
 
@@ -35,7 +35,7 @@ impl Dialect {
                 .with(|settings| settings.definitions_path = "/components/schemas".into()),
         };
         settings.with_transform(RecursiveTransform(|schema: &mut Schema| {
-            // Formats of Rust, which nobody else knows.
+            // Formats that only Rust knows.
             if schema
                 .get("format")
                 .and_then(Value::as_str)
@@ -43,7 +43,7 @@ impl Dialect {
             {
                 schema.remove("format");
             }
-            // Links of Rust's documentation, which lead nowhere here.
+            // Links of rustdoc, which do not work here.
             if let Some(Value::String(text)) = schema.get_mut("description") {
                 *text = text.replace("[`", "`").replace("`]", "`");
             }
@@ -51,10 +51,10 @@ impl Dialect {
     }
 }
 
-/// The schemas of all that goes over the wire, by name: [`Event`] as clients get it, [`ClientFrame`], [`ServerFrame`],
-/// [`JobState`], [`Submission`], and what they consist of.
+/// The schemas of everything that goes over the wire, by name: [`Event`] as clients get it, [`ClientFrame`],
+/// [`ServerFrame`], [`JobState`], [`Submission`](super::Submission), and their parts.
 pub fn definitions(dialect: Dialect) -> Map<String, Value> {
-    // What others write may leave out what has a default; what the edge writes is always there.
+    // Other writers may omit fields that have a default; the edge never omits them.
     let mut read = dialect.settings().for_deserialize().into_generator();
     read.subschema_for::<EventFrame>();
     read.subschema_for::<OtherEvent>();
@@ -65,16 +65,19 @@ pub fn definitions(dialect: Dialect) -> Map<String, Value> {
     written.subschema_for::<JobState>();
     let mut all = written.take_definitions(true);
     all.extend(read.take_definitions(true));
-    all.get_mut("Event").into_iter().for_each(spread);
+    all.get_mut("Event")
+        .into_iter()
+        .for_each(copy_shared_fields);
     all
 }
 
-/// Gives each variant the fields that all of them have, so that it stands for itself: many tools take the one or the other.
-fn spread(schema: &mut Value) {
+/// Copies the fields that all variants share into each variant: many tools do not combine `oneOf` with `properties`.
+fn copy_shared_fields(schema: &mut Value) {
     let Some(schema) = schema.as_object_mut() else {
         return;
     };
-    let (properties, required) = (schema.remove("properties"), schema.remove("required"));
+    let properties = schema.remove("properties");
+    let required = schema.remove("required");
     schema.remove("type");
     let variants = schema.get_mut("oneOf").and_then(Value::as_array_mut);
     for variant in variants
@@ -98,7 +101,10 @@ fn spread(schema: &mut Value) {
 /// One entry of a job's log, as a client gets it.
 #[derive(JsonSchema)]
 #[schemars(rename = "Event")]
-#[expect(dead_code, reason = "a frame is made of bytes; this only describes it")]
+#[expect(
+    dead_code,
+    reason = "only describes a frame, which is built from bytes"
+)]
 struct EventFrame {
     #[schemars(flatten)]
     event: Event,
@@ -106,17 +112,20 @@ struct EventFrame {
     cursor: Cursor,
 }
 
-/// An event of a type that is not described here: of a later version, or of a worker's own. Clients pass over what they do
-/// not know.
+/// An event of a type that is not described here: a type of a later version, or a worker's own. Clients ignore types that
+/// they do not know.
 #[derive(JsonSchema)]
-#[expect(dead_code, reason = "a frame is made of bytes; this only describes it")]
+#[expect(
+    dead_code,
+    reason = "only describes a frame, which is built from bytes"
+)]
 struct OtherEvent {
     /// The type.
     #[schemars(rename = "type")]
     event_type: String,
     /// The job.
     job: JobId,
-    /// The event's number in the job's log, from 1, without holes.
+    /// The event's sequence number in the job's log, from 1, without gaps.
     seq: Seq,
     /// The attempt that wrote it, from 1; 0 before the first attempt.
     attempt: u32,
@@ -181,7 +190,7 @@ impl JsonSchema for Start {
                 "after": {
                     "type": ["integer", "null"],
                     "minimum": 0,
-                    "description": "Begin with the event behind the one with this number; 0 is the first event.",
+                    "description": "Start with the event after this sequence number; 0 means the first event.",
                 },
                 "cursor": cursor,
             },
@@ -200,7 +209,7 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("src/wire/schema/tailwater.schema.json")
     }
 
-    /// What `schema/` holds.
+    /// The content of `schema/tailwater.schema.json`.
     fn document() -> String {
         let all = [
             "Event",
@@ -214,7 +223,7 @@ mod tests {
         let document = json!({
             "$schema": "http://json-schema.org/draft-07/schema#",
             "title": "Tailwater",
-            "description": "What goes over the wire. The test that stands in src/wire/schema.rs writes this file.",
+            "description": "What goes over the wire. Generated by a test in src/wire/schema.rs.",
             "anyOf": all,
             "definitions": definitions(Dialect::Draft7),
         });
@@ -222,10 +231,10 @@ mod tests {
     }
 
     #[test]
-    fn the_schemas_that_are_kept_are_those_of_the_types() {
-        let kept = fs::read_to_string(path()).unwrap_or_default();
+    fn the_stored_schemas_are_those_of_the_types() {
+        let stored = fs::read_to_string(path()).unwrap_or_default();
         assert!(
-            kept == document(),
+            stored == document(),
             "run: cargo test --lib wire::schema -- --ignored && node scripts/types.mjs"
         );
     }
@@ -237,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_description_has_no_links_of_rust() {
+    fn a_description_has_no_links_of_rustdoc() {
         for dialect in [Dialect::Draft7, Dialect::OpenApi] {
             let all = Value::from(definitions(dialect)).to_string();
             assert!(

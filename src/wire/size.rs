@@ -1,5 +1,5 @@
-//! The size of an event as it is stored: what does not fit is split, cut or refused, here and nowhere else. It knows no
-//! broker; the limit is an argument.
+//! The size of a stored event: an event that is too large is split, cut or refused here. It does not know the broker; the
+//! limit is an argument.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -8,22 +8,20 @@ use super::codec::{self, nests_at_most};
 use super::event::{Body, Event, JobFailure};
 use super::limits::{FAILURE_MESSAGE_MAX, LABEL_MAX, VALUE_DEPTH_MAX};
 
-/// Why an event cannot be stored, however often it is tried.
+/// Why an event can never be stored.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
     /// It has more bytes than the limit.
-    #[error(
-        "the {what} is too large: the event has {size} bytes as it is stored, the limit is {limit}"
-    )]
+    #[error("the {what} is too large: the stored event has {size} bytes, the limit is {limit}")]
     TooLarge {
-        /// The field that takes most of it.
+        /// The largest field.
         what: &'static str,
         /// The size of the whole event as MessagePack, in bytes.
         size: usize,
         /// The limit, in bytes.
         limit: usize,
     },
-    /// A JSON value in it nests so deep that no reader could decode the event.
+    /// A JSON value in it nests too deep for readers to decode.
     #[error("the {0} nests deeper than {VALUE_DEPTH_MAX} levels")]
     TooDeep(&'static str),
     /// It cannot be encoded.
@@ -32,8 +30,8 @@ pub enum Unfit {
 }
 
 impl Event {
-    /// The event as it is stored, in at most `limit` bytes. Text that does not fit is split at a character; the second
-    /// value is what the next event holds. The message of a failure is cut.
+    /// Encodes the event in at most `limit` bytes. Text that does not fit is split between characters; the second value is
+    /// the body of the next event. The message of a failure is cut.
     ///
     /// # Errors
     /// [`Unfit`].
@@ -49,7 +47,7 @@ impl Event {
         if size <= limit {
             return Ok((payload, None));
         }
-        // MessagePack escapes nothing: a byte less of text is a byte less of the event.
+        // MessagePack does not escape: removing a byte of text makes the event a byte smaller.
         let over = size - limit;
         let mut rest = None;
         match &mut self.body {
@@ -86,7 +84,7 @@ impl Event {
 }
 
 impl Body {
-    /// The JSON value that the event carries, and the name of its field.
+    /// The event's JSON value, and the name of its field.
     fn value(&self) -> Option<(&'static str, &Value)> {
         match self {
             Self::Queued { input, .. } => Some(("input", input)),
@@ -102,7 +100,7 @@ impl Body {
         }
     }
 
-    /// The field that takes most of the event.
+    /// The name of the largest field.
     fn largest(&self) -> &'static str {
         match self {
             Self::Queued { .. } => "input",
@@ -132,7 +130,7 @@ impl Body {
         }
     }
 
-    /// Cuts what is only for people to read.
+    /// Cuts the fields that are only for people.
     fn cut_labels(&mut self) {
         match self {
             Self::Failed(JobFailure { code, message, .. })
@@ -153,10 +151,10 @@ impl Body {
     }
 }
 
-/// What stands at the end of a text that was cut.
+/// Appended to text that was cut.
 const MARK: &str = " … [cut]";
 
-/// Cuts a text to at most `max` bytes, at a character, and says so at its end.
+/// Cuts a text to at most `max` bytes, between characters, and marks its end.
 pub fn cut(text: &mut String, max: usize) {
     if text.len() > max {
         let mark = if max > MARK.len() { MARK } else { "" };
@@ -196,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_does_not_fit_becomes_several_events_and_no_character_is_split() {
+    fn text_that_does_not_fit_is_split_between_characters() {
         for limit in [150, 151, 152, 153, 1000] {
             let text = "añ€😀".repeat(500);
             let mut rest = Some(Body::Chunk {
@@ -233,13 +231,13 @@ mod tests {
         assert_eq!(
             error,
             format!(
-                "the data is too large: the event has {over} bytes as it is stored, the limit is {limit}"
+                "the data is too large: the stored event has {over} bytes, the limit is {limit}"
             )
         );
     }
 
     #[test]
-    fn what_cannot_be_split_is_refused_by_the_name_of_its_field() {
+    fn a_field_that_cannot_be_split_is_refused_by_name() {
         let numbers = json!(vec![0.5; 131_072]);
         let kind = "k".parse().unwrap();
         assert!(refused(Body::queued(kind, numbers.clone())).starts_with("the input is too large"));
@@ -252,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_no_reader_could_decode_is_refused() {
+    fn a_value_that_nests_too_deep_is_refused() {
         let nested = |levels: usize| (0..levels).fold(json!(1), |value, _| json!([value]));
         for levels in [VALUE_DEPTH_MAX + 1, 130, 1000] {
             let error = refused(Body::Data {
@@ -270,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_of_a_failure_is_cut_at_a_character_and_says_so() {
+    fn the_message_of_a_failure_is_cut_between_characters_and_marked() {
         let failed = |code: &str, message: &str| {
             Body::Failed(JobFailure {
                 code: code.into(),
@@ -298,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_come_back_as_they_were() {
+    fn numbers_are_stored_without_loss() {
         for text in [
             "18446744073709551615",
             "-9223372036854775808",

@@ -1,4 +1,4 @@
-//! What a job is, folded from its log event by event. It reads no log.
+//! A job's state, computed from its log event by event. It does not read the log.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -11,12 +11,12 @@ use super::id::{JobId, Kind, Seq};
 use super::limits::OUTPUT_MAX;
 use super::stored::Stored;
 
-/// A job's state, as `GET /api/jobs/{id}/state` answers it. Times are milliseconds since the Unix epoch.
+/// A job's state, as `GET /api/jobs/{id}/state` returns it. Times are milliseconds since the Unix epoch.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct JobState {
     /// The job.
     pub id: JobId,
-    /// The job, under the name that it has in events and frames.
+    /// The same, under the name that events and frames use.
     pub job: JobId,
     /// Its kind; absent when the events that name it have expired.
     pub kind: Option<Kind>,
@@ -24,28 +24,27 @@ pub struct JobState {
     pub status: Status,
     /// The current or last attempt; 0 before the first.
     pub attempt: u32,
-    /// The number of its last event; 0 while it has none.
+    /// The sequence number of its last event; 0 while it has none.
     pub seq: Seq,
-    /// The cursor of its last event: a watch from here gets what comes after this state.
+    /// The cursor of its last event: a watch from here gets the events after this state.
     #[schemars(with = "Option<Cursor>")]
     pub cursor: Option<String>,
-    /// The output text that counts: of the last attempt, and of those that it continues. At most [`OUTPUT_MAX`] bytes.
+    /// The output text of the last attempt and of those that it continues. At most [`OUTPUT_MAX`] bytes.
     pub output: String,
-    /// Whether `output` is not whole: only its beginning, because it is too long, or without its beginning, which has
-    /// expired.
+    /// Whether `output` is incomplete: its end is missing because it is too long, or its beginning has expired.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
     /// Why it failed.
     pub error: Option<JobFailure>,
-    /// What it cost, in the backend's words.
+    /// What it cost, as the backend reports it.
     pub usage: Option<Value>,
     /// When it was submitted.
     pub created_at: Option<u64>,
-    /// When its current attempt began.
+    /// When its current attempt started.
     pub started_at: Option<u64>,
     /// When it ended.
     pub ended_at: Option<u64>,
-    /// How many attempts were handed back by a worker that was stopped.
+    /// How many attempts were handed back by workers that were stopped.
     #[serde(skip)]
     pub handed_back: u32,
 }
@@ -72,19 +71,19 @@ impl JobState {
         }
     }
 
-    /// The most that [`size`](Self::size) says.
+    /// The largest [`size`](Self::size).
     pub const SIZE_MAX: usize = OUTPUT_MAX + Self::SIZE_MIN;
     const SIZE_MIN: usize = 4096;
 
-    /// How many bytes it holds in memory, about: its output, and something for the rest.
+    /// About how many bytes it holds in memory: its output, and an allowance for the rest.
     pub fn size(&self) -> usize {
         Self::SIZE_MIN + self.output.capacity()
     }
 
-    /// Takes in the next event. An event whose fields cannot be read still counts by its type.
+    /// Applies the next event. Of an event with invalid fields, only the type counts.
     pub fn apply(&mut self, stored: &Stored) {
         if stored.seq > self.seq.successor() {
-            // What is gone may have been output, or an attempt that supersedes what was read before.
+            // The missing events may have been output, or an attempt that replaced the earlier output.
             self.output.clear();
             self.truncated = true;
         }
@@ -93,11 +92,11 @@ impl JobState {
         self.status = stored.status();
         self.cursor = Some(stored.cursor().to_string());
         if let Ok(event) = stored.event() {
-            self.take(event);
+            self.apply_event(event);
         }
     }
 
-    fn take(&mut self, Event { body, ts, .. }: Event) {
+    fn apply_event(&mut self, Event { body, ts, .. }: Event) {
         match body {
             Body::Queued { kind, .. } => {
                 self.kind = Some(kind);
@@ -116,7 +115,7 @@ impl JobState {
             Body::Chunk {
                 text,
                 channel: Channel::Output,
-            } => self.put_out(&text),
+            } => self.append_output(&text),
             Body::Retrying { code, .. } if code == FailureCode::HandedBack => self.handed_back += 1,
             Body::Done { usage, .. } => {
                 self.usage = usage;
@@ -138,9 +137,9 @@ impl JobState {
         }
     }
 
-    fn put_out(&mut self, text: &str) {
+    fn append_output(&mut self, text: &str) {
         let room = OUTPUT_MAX - self.output.len();
-        // With less room than a character may take, the output may have been cut here: nothing is put behind the cut.
+        // With less room than the longest character needs, the output may have been cut before: append nothing after a cut.
         let fits = if room < char::MAX_LEN_UTF8 {
             0
         } else {
@@ -148,7 +147,7 @@ impl JobState {
         };
         let needed = self.output.len() + fits;
         if needed > self.output.capacity() {
-            // By itself it would grow to twice the limit.
+            // Automatic growth would double it beyond the limit.
             let capacity = needed.max(self.output.capacity() * 2).min(OUTPUT_MAX);
             self.output.reserve_exact(capacity - self.output.len());
         }
@@ -165,7 +164,7 @@ mod tests {
         fold_but(&[], bodies)
     }
 
-    /// Folds a log in which these events have expired.
+    /// Folds a log whose events with these numbers have expired.
     fn fold_but(expired: &[u64], bodies: Vec<(u32, Body)>) -> JobState {
         let job: JobId = "j".parse().unwrap();
         let mut state = JobState::new(job.clone());
@@ -202,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_attempt_supersedes_the_output_of_an_earlier_one() {
+    fn a_later_attempt_replaces_the_output_of_an_earlier_one() {
         let state = fold(vec![
             (1, started(false)),
             (1, chunk("old")),
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_very_long_output_is_cut_between_characters_and_says_so() {
+    fn a_very_long_output_is_cut_between_characters_and_marked_truncated() {
         let half = "é".repeat(OUTPUT_MAX / 4 + 1);
         let state = fold(vec![
             (1, started(false)),
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn an_output_whose_beginning_has_expired_says_so() {
+    fn an_output_whose_beginning_has_expired_is_marked_truncated() {
         let attempt = || {
             vec![
                 (1, started(false)),
@@ -253,9 +252,9 @@ mod tests {
                 "without {expired:?}"
             );
         }
-        // An attempt that goes on does not bring it back.
-        let goes_on = vec![(2, started(true)), (2, chunk(" four"))];
-        let state = fold_but(&[1, 2], [attempt(), goes_on].concat());
+        // An attempt that continues does not restore the beginning.
+        let continued = vec![(2, started(true)), (2, chunk(" four"))];
+        let state = fold_but(&[1, 2], [attempt(), continued].concat());
         assert_eq!(
             (state.output.as_str(), state.truncated),
             ("two three four", true)
@@ -263,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_that_begins_anew_is_whole_whatever_has_expired_before_it() {
+    fn a_new_attempt_is_complete_whatever_has_expired_before_it() {
         let bodies = vec![
             (1, started(false)),
             (1, chunk("one ")),
@@ -283,7 +282,7 @@ mod tests {
         assert_eq!(
             (state.output.as_str(), state.truncated),
             ("new", true),
-            "nobody knows what came before"
+            "the start of the attempt is unknown"
         );
     }
 
@@ -318,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn reasoning_is_no_output_and_the_end_gives_the_times() {
+    fn reasoning_is_not_output_and_events_set_the_times() {
         let queued = Body::queued("demo".parse().unwrap(), Value::Null);
         let thought = Body::Chunk {
             text: "hm".into(),

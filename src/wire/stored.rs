@@ -1,4 +1,4 @@
-//! An event as the log holds it, with the frames that every watcher of it shares. It does not fetch anything.
+//! A stored event with the frames that all of its watchers share. It does not read the log.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,16 +13,16 @@ use super::cursor::Cursor;
 use super::event::{Event, EventType, Status};
 use super::id::{JobId, Seq, StreamSeq};
 
-/// A stored event: where it stands, what a reader must know of it, its payload untouched, and its frames, made once.
+/// A stored event: its position, the fields that readers need, its unchanged payload, and its frames, encoded once.
 pub struct Stored {
     /// The job whose log holds it.
     pub job: JobId,
-    /// Its number in the job's log.
+    /// Its sequence number in the job's log.
     pub seq: Seq,
     /// Its stream sequence, in the stream of its shard.
     pub stream_seq: StreamSeq,
-    /// The stream sequence of the message before it in its job's log, as the broker confirmed on storing it; 0 when there
-    /// was none. `None` when the broker was not asked to confirm it.
+    /// The stream sequence of the previous message in its job's log, as the broker confirmed when it stored the event; 0 if
+    /// there was none. `None` if the broker was not asked to confirm it.
     pub prev: Option<StreamSeq>,
     /// The attempt that wrote it.
     pub attempt: u32,
@@ -33,7 +33,7 @@ pub struct Stored {
     msgpack: OnceLock<Bytes>,
 }
 
-/// What must be known of every event; the rest of the payload is only passed through.
+/// The fields that readers need of every event; the rest of the payload is passed through.
 #[derive(Deserialize)]
 struct Head<'a> {
     #[serde(rename = "type")]
@@ -45,7 +45,7 @@ struct Head<'a> {
     attempt: u32,
 }
 
-/// Why a stored message is undecodable: not an event of the log it stands in.
+/// Why a stored message is undecodable: it is not an event of its log.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// The payload is not an event.
@@ -54,19 +54,19 @@ pub enum Unreadable {
     /// The payload names another job than its subject.
     #[error("the event names another job than its subject")]
     OtherJob,
-    /// Events are counted from 1.
-    #[error("the event has the number 0")]
+    /// Sequence numbers start at 1.
+    #[error("the event has the sequence number 0")]
     Zero,
     /// Each event before it has a lower stream sequence, so a sequence number is never above its stream sequence.
-    #[error("the event has a number above its stream sequence")]
+    #[error("the event has a sequence number above its stream sequence")]
     AboveStreamSeq,
-    /// The number is not the one after the number of the event before it in the log.
-    #[error("the event's number is not the one after the event before it")]
+    /// The sequence number is not the successor of the previous event's.
+    #[error("the event's sequence number does not follow the previous event's")]
     OutOfOrder,
 }
 
 impl Stored {
-    /// Reads the message at `stream_seq` of the log of `job`.
+    /// Decodes the message at `stream_seq` of the log of `job`.
     ///
     /// # Errors
     /// [`Unreadable`]: another publisher stored something that is not an event of this job.
@@ -81,7 +81,6 @@ impl Stored {
         if head.seq.0 > stream_seq {
             return Err(Unreadable::AboveStreamSeq);
         }
-        let (json, msgpack) = (OnceLock::new(), OnceLock::new());
         Ok(Self {
             job: job.clone(),
             seq: head.seq,
@@ -90,12 +89,12 @@ impl Stored {
             attempt: head.attempt,
             event_type: head.event_type,
             payload,
-            json,
-            msgpack,
+            json: OnceLock::new(),
+            msgpack: OnceLock::new(),
         })
     }
 
-    /// The same event, with what the broker confirmed of the message before it.
+    /// The same event with the stream sequence of the previous message, as the broker confirmed it.
     #[must_use]
     pub fn after(self, prev: Option<StreamSeq>) -> Self {
         Self { prev, ..self }
@@ -109,14 +108,14 @@ impl Stored {
     /// The whole event.
     ///
     /// # Errors
-    /// [`codec::Error`] when a field that belongs to the type is missing or of another shape.
+    /// [`codec::Error`] when a field of its type is missing or invalid.
     pub fn event(&self) -> Result<Event, codec::Error> {
         Event::decode(&self.payload)
     }
 
-    /// What a job is whose last event this is.
+    /// The status of a job with this last event.
     pub fn status(&self) -> Status {
-        // Asked to be cancelled before any attempt, it still waits.
+        // A job that was to be cancelled before its first attempt is still waiting.
         if self.event_type == EventType::CancelRequested && self.attempt == 0 {
             Status::Queued
         } else {
@@ -181,8 +180,8 @@ impl Stored {
         out
     }
 
-    /// What stands for an event that another publisher stored and that cannot be said in the other encoding: its
-    /// place is kept, so that no reader sees a hole.
+    /// Replaces an event of another publisher that cannot be expressed in the other encoding. It keeps the sequence number,
+    /// so that no reader sees a gap.
     fn placeholder(&self) -> Value {
         json!({"type": "unreadable", "job": self.job, "seq": self.seq, "attempt": self.attempt, "ts": 0})
     }
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_msgpack_frame_holds_the_stored_bytes_untouched() {
+    fn a_msgpack_frame_holds_the_stored_bytes_unchanged() {
         let payload = chunk("x").encode().unwrap();
         let stored = Stored::decode(&job(), 42, payload.clone()).unwrap();
         assert!(stored.msgpack().ends_with(&payload));
@@ -247,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_of_an_unknown_type_is_passed_on_whole() {
+    fn an_event_of_an_unknown_type_is_sent_completely() {
         let payload = json!({"type": "x:y:v3", "job": "j1", "seq": 1, "attempt": 1, "ts": 1, "deep": [{"a": null}]});
         let stored =
             Stored::decode(&job(), 1, rmp_serde::to_vec_named(&payload).unwrap().into()).unwrap();
@@ -259,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_event_of_this_job_is_unreadable() {
+    fn a_message_that_is_not_an_event_of_the_job_is_refused() {
         let other = r#"{"type":"x","job":"j2","seq":1}"#;
         let zero = r#"{"type":"x","job":"j1","seq":0}"#;
         let high = r#"{"type":"x","job":"j1","seq":2}"#;
@@ -289,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_encoding_cannot_say_keeps_its_place_in_the_stream() {
+    fn an_event_that_an_encoding_cannot_express_keeps_its_number() {
         // {"odd":{[1]:2},"type":"x","job":"j1","seq":1}
         let mut msgpack = b"\x84\xA3odd\x81\x91\x01\x02".to_vec();
         for text in ["type", "x", "job", "j1", "seq"] {

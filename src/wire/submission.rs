@@ -1,4 +1,4 @@
-//! A job as a client submits it, and the first event of its log. Reading it is in `submit.rs`.
+//! A submission of a job, and the first event of the job's log. `submit.rs` parses it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -11,20 +11,20 @@ use super::event::{Body, Event};
 use super::id::{JobId, Kind, Seq};
 use super::limits::NAME_MAX;
 
-/// The kind of the jobs that deliver callbacks. Only workers submit them.
+/// The kind of jobs that deliver callbacks. Only workers submit them.
 pub const RESERVED_KIND: &str = "callback";
 
 /// [`RESERVED_KIND`] as a kind.
 pub fn reserved_kind() -> Kind {
     RESERVED_KIND
         .parse()
-        .unwrap_or_else(|_| unreachable!("it is parsed by a test"))
+        .unwrap_or_else(|_| unreachable!("a test checks it"))
 }
 
-/// The prefix of the ids of those jobs.
+/// The prefix of these jobs' ids.
 pub const RESERVED_ID: &str = "callback-";
 
-/// What is to be done, and within what limits.
+/// A job to run, and its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Submission {
     /// Which workers may run it.
@@ -35,21 +35,21 @@ pub struct Submission {
     pub id: Option<JobId>,
     /// How long it may take.
     pub limits: Limits,
-    /// The address that is called when the job has ended.
+    /// The address to call when the job has ended.
     pub callback: Option<String>,
 }
 
 /// How long a job may take, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// From the submission to the end, all attempts and waits included.
+    /// From submission to the job's end, including all attempts and waits.
     pub timeout_ms: Option<u64>,
-    /// Without any output, in one attempt.
+    /// Without output, in one attempt.
     pub silence_timeout_ms: Option<u64>,
 }
 
 impl Limits {
-    /// The stricter of both, field by field.
+    /// The stricter limit, field by field.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let stricter = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
@@ -85,12 +85,12 @@ impl Submission {
         self.event_len_for(codec::msgpack_len(&self.input)?)
     }
 
-    /// [`Self::event_len`] with an input of this size.
+    /// [`Self::event_len`], for an input of this size.
     pub(super) fn event_len_for(&self, input: usize) -> Result<usize, codec::Error> {
         let longest = || {
             "x".repeat(NAME_MAX)
                 .parse()
-                .unwrap_or_else(|_| unreachable!("tested"))
+                .unwrap_or_else(|_| unreachable!("a test checks it"))
         };
         let head = Event {
             body: self.queued_without_input(),
@@ -99,23 +99,23 @@ impl Submission {
             attempt: 0,
             ts: u64::MAX,
         };
-        // `null` stands in place of the input. It has one byte.
+        // The head has `null`, one byte, in place of the input.
         Ok(head.encode()?.len() - 1 + input)
     }
 
-    /// The error message for a job that has `size` bytes as stored, more than `limit`.
+    /// The error message for a stored job of `size` bytes, more than `limit`.
     pub fn too_large(size: usize, limit: usize) -> String {
         format!("the input is too large: the stored job has {size} bytes, the limit is {limit}")
     }
 
-    /// The first event of the log of a job whose input is too large for any log. Such a job can only be ended.
+    /// The first event of a job whose input is too large for any log. Such a job can only be ended.
     pub fn queued_without_input(&self) -> Body {
         self.queued_with(Value::Null)
     }
 
-    /// The first event of the job's log. Anyone who may watch the job reads it, so it never holds a callback's address,
-    /// which may contain a secret. Instead of an address, or of the input of a job that delivers a callback, it holds a
-    /// digest, which identifies a repeated submission. The address itself is only in the queue.
+    /// The first event of the job's log. Everyone who may watch the job can read it, so it never holds the address of a
+    /// callback, which may contain a secret. Instead of the address, and of the input of a job that delivers a callback, it
+    /// holds a digest, which identifies a repeated submission. The address itself is only in the queue.
     pub fn queued(&self) -> Body {
         self.queued_with(self.input.clone())
     }
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_callback_is_another_submission_and_its_address_is_in_no_event() {
+    fn a_different_callback_is_a_different_submission_and_events_hide_its_address() {
         let with = |callback: Option<&str>| Submission {
             callback: callback.map(str::to_owned),
             ..Submission::new("k".parse().unwrap(), json!(1))
@@ -193,12 +193,12 @@ mod tests {
     }
 
     #[test]
-    fn the_reserved_kind_is_a_kind() {
+    fn the_reserved_kind_is_valid() {
         assert_eq!(reserved_kind().as_str(), RESERVED_KIND);
     }
 
     #[test]
-    fn only_a_host_of_the_list_is_called_back() {
+    fn only_listed_hosts_are_called_back() {
         let hosts = ["Good.example".to_owned(), "localhost:8080".to_owned()];
         for good in [
             "https://good.example/x?y",
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_limits_the_stricter_one_holds() {
+    fn the_stricter_of_two_limits_applies() {
         let a = Limits {
             timeout_ms: Some(5),
             silence_timeout_ms: None,

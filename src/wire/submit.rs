@@ -1,4 +1,4 @@
-//! Reading and checking a submission, the same on every transport. An input that is refused is never built in memory.
+//! Parses and checks a submission, the same on every transport. A refused input is never built in memory.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use super::refusal::{self, Refusal};
 use super::scan::{self, Size};
 use super::submission::{Limits, RESERVED_ID, RESERVED_KIND, Submission};
 
-/// What is to be done, and within what limits.
+/// A job to run, and its limits.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Submission")]
@@ -25,17 +25,17 @@ pub(super) struct SubmissionFields<'a> {
     #[schemars(with = "Kind", extend("not" = {"const": RESERVED_KIND}))]
     kind: String,
     /// The input for the worker.
-    // It stays text until it is known to fit.
+    // Kept as text until its size has been checked.
     #[serde(borrow, default)]
     #[schemars(with = "Option<Value>")]
     input: Option<&'a RawValue>,
-    /// The job's id; the edge makes one up when it is absent.
+    /// The job's id; if absent, the edge generates one.
     #[schemars(
         with = "Option<JobId>",
         extend("not" = {"pattern": format!("^{RESERVED_ID}"), "type": "string"})
     )]
     id: Option<String>,
-    /// How long the job may take from its submission to its end, all attempts and waits included, in milliseconds.
+    /// How long the job may take from submission to its end, including all attempts and waits, in milliseconds.
     #[serde(default, deserialize_with = "whole_number")]
     #[schemars(range(min = 1, max = TIMEOUT_MAX_MS))]
     timeout_ms: Option<u64>,
@@ -43,10 +43,10 @@ pub(super) struct SubmissionFields<'a> {
     #[serde(default, deserialize_with = "whole_number")]
     #[schemars(range(min = 1, max = TIMEOUT_MAX_MS))]
     silence_timeout_ms: Option<u64>,
-    /// The address that is called when the job has ended.
+    /// The address to call when the job has ended.
     #[schemars(regex(pattern = "^https?://"), length(max = CALLBACK_MAX))]
     callback: Option<String>,
-    /// The fields of a frame that submits. A request over HTTP has none of them.
+    /// The fields of a submit frame, which an HTTP request does not have.
     #[schemars(skip)]
     op: Option<IgnoredAny>,
     #[serde(rename = "ref")]
@@ -67,7 +67,7 @@ pub struct SubmitFrame {
     pub submission: Submission,
 }
 
-/// Reads a time limit. JSON does not distinguish 5000.0 from 5000.
+/// Parses a time limit. JSON does not distinguish 5000.0 from 5000.
 fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let Some(number) = Option::<Number>::deserialize(deserializer)? else {
         return Ok(None);
@@ -84,7 +84,7 @@ fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64
 }
 
 impl SubmitFrame {
-    /// Reads a frame that submits a job: what [`Submission::from_json`] reads and, optionally, `op`, `ref` and `key`.
+    /// Parses a submit frame: the fields of [`Submission::from_json`] and, optionally, `op`, `ref` and `key`.
     ///
     /// # Errors
     /// A [`Refusal`] for the client.
@@ -100,7 +100,7 @@ impl SubmitFrame {
 }
 
 impl SubmissionFields<'_> {
-    /// Checks everything, and then builds the input.
+    /// Checks everything, then builds the input.
     fn submission(&self) -> Result<Submission, Refusal> {
         let kind = refusal::kind(&self.kind)?;
         let id = self.id.as_deref().map(refusal::job_id).transpose()?;
@@ -125,19 +125,19 @@ impl SubmissionFields<'_> {
     }
 }
 
-/// JSON without a syntax error can still be refused, for example for a number that is too large for a float.
+/// JSON without a syntax error can still be invalid, for example a number that is too large for a float.
 fn bad_input(error: &serde_json::Error) -> Refusal {
     let code = if error.is_data() {
         Code::BadRequest
     } else {
         Code::BadJson
     };
-    Refusal::new(code, format!("the input: {error}"))
+    Refusal::new(code, format!("invalid input: {error}"))
 }
 
 impl Submission {
-    /// Reads what a client submits: a JSON object with `kind` and, optionally, `input`, `id`, `timeout_ms`,
-    /// `silence_timeout_ms` and `callback`. An input that is refused is not built.
+    /// Parses a client's submission: a JSON object with `kind` and, optionally, `input`, `id`, `timeout_ms`,
+    /// `silence_timeout_ms` and `callback`. A refused input is not built.
     ///
     /// # Errors
     /// A [`Refusal`] for the client.
@@ -157,7 +157,7 @@ impl Submission {
         fields.submission()
     }
 
-    /// Checks that a client, and not only a worker, may submit this.
+    /// Checks that a client, not only a worker, may submit this.
     ///
     /// # Errors
     /// A [`Refusal`] for the client.
@@ -176,7 +176,6 @@ impl Submission {
         })
     }
 
-    /// Checks the size of the input.
     fn check_size(&self, input: Size) -> Result<(), Refusal> {
         let too_large = |message| Err(Refusal::new(Code::TooLarge, message));
         if input.json > INPUT_MAX {
@@ -213,13 +212,17 @@ impl Submission {
             return refused(Code::BadJobId, message);
         }
         if [self.limits.timeout_ms, self.limits.silence_timeout_ms].contains(&Some(0)) {
-            return refused(Code::BadRequest, "a time limit is at least 1 ms".into());
+            return refused(
+                Code::BadRequest,
+                "a time limit must be at least 1 ms".into(),
+            );
         }
         let callback = self.callback.as_deref().unwrap_or("http://");
         let is_http = callback.starts_with("https://") || callback.starts_with("http://");
         if callback.len() > CALLBACK_MAX || !is_http {
-            let message =
-                format!("a callback is an http or https address of at most {CALLBACK_MAX} bytes");
+            let message = format!(
+                "a callback must be an http or https address of at most {CALLBACK_MAX} bytes"
+            );
             return refused(Code::BadRequest, message);
         }
         Ok(())

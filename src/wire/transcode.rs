@@ -1,4 +1,4 @@
-//! Passes what one format reads straight on to another, without a tree in between.
+//! Converts a value from one format to another without a tree in between.
 
 use std::cell::Cell;
 use std::fmt;
@@ -6,10 +6,10 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Error as _, Serialize, SerializeMap, SerializeSeq, Serializer};
 
-/// Writes with `to` what `from` reads.
+/// Serializes to `to` the value that `from` deserializes.
 ///
 /// # Errors
-/// An error of either format, as one of `to`.
+/// An error of either format, as an error of `to`.
 pub(super) fn transcode<'de, D: Deserializer<'de>, S: Serializer>(
     from: D,
     to: S,
@@ -17,7 +17,7 @@ pub(super) fn transcode<'de, D: Deserializer<'de>, S: Serializer>(
     ReadOnce::new(from).serialize(to)
 }
 
-/// Serializes, once, what a deserializer reads.
+/// Serializes a deserializer's value, once.
 struct ReadOnce<D>(Cell<Option<D>>);
 
 impl<D> ReadOnce<D> {
@@ -99,12 +99,12 @@ impl<'de, S: Serializer> Visitor<'de> for Target<S> {
     }
 }
 
-/// The places of a list and of a map, into which one more value is passed on.
-macro_rules! places {
-    ($($place:ident, $serializer:ident, $serialize:ident;)*) => {$(
-        struct $place<'a, S>(&'a mut S);
+/// Seeds that pass one value on to a list or a map.
+macro_rules! seeds {
+    ($($seed:ident, $serializer:ident, $serialize:ident;)*) => {$(
+        struct $seed<'a, S>(&'a mut S);
 
-        impl<'de, S: $serializer> DeserializeSeed<'de> for $place<'_, S> {
+        impl<'de, S: $serializer> DeserializeSeed<'de> for $seed<'_, S> {
             type Value = ();
 
             fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
@@ -114,7 +114,7 @@ macro_rules! places {
     )*};
 }
 
-places! {
+seeds! {
     Item, SerializeSeq, serialize_element;
     Key, SerializeMap, serialize_key;
     Field, SerializeMap, serialize_value;
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_of_json_is_written_as_it_was() {
+    fn every_json_value_is_converted_without_loss() {
         let value = json!({"a": [null, true, -1, i64::MIN, u64::MAX, 0.1, -0.0, 5e-324, 1e308, "é\n"],
             "b": {}, "c": [[], {"d": "e"}]});
         let msgpack = rmp_serde::to_vec_named(&value).unwrap();
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_msgpack_has_is_written_as_json_has_it() {
+    fn values_that_only_msgpack_has_are_converted_to_json() {
         // {1: bin 2 bytes, true: float32 0.1}
         let msgpack = b"\x82\x01\xC4\x02\x07\xFF\xC3\xCA\x3D\xCC\xCC\xCD";
         assert_eq!(to_json(msgpack).unwrap(), r#"{"1":[7,255],"true":0.1}"#);

@@ -10,7 +10,7 @@ use super::outcome::{AttemptOutcome, attempts_exhausted, retry_pause, timed_out}
 use super::runner::Runner;
 use crate::backend::{Backend, Retry};
 use crate::backoff::Backoff;
-use crate::config::{CLAIM_PAUSE_MAX, ENDINGS_MAX};
+use crate::config::{CLAIM_PAUSE_FACTOR, ENDINGS_MAX};
 use crate::nats::{AppendError, Delivery, EventWriter, Tip, Unwritable};
 use crate::source::Unavailable;
 use crate::wire::{Body, EventType, FailureCode, JobFailure, Stored};
@@ -106,7 +106,7 @@ impl<B: Backend> Runner<B> {
     pub(super) fn claim_pause(&self, delivery: &Delivery) -> Duration {
         let backoff = Backoff::new(
             self.progress_interval,
-            self.progress_interval * CLAIM_PAUSE_MAX,
+            self.progress_interval * CLAIM_PAUSE_FACTOR,
         );
         backoff.pause_after(delivery.deliveries.saturating_sub(1))
     }

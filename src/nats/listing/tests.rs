@@ -234,7 +234,7 @@ impl Model {
         if !candidate.is_complete
             && let Some(first) = self.events(shard, job).next()
         {
-            row.begun(first.payload());
+            row.apply_first(first.payload());
         }
         (is_last && kind.is_none_or(|kind| row.kind.as_ref() == Some(kind))).then_some(row)
     }
