@@ -1,22 +1,22 @@
-//! Whether a log still is the one that a feed has handed out: it may have been restored from a copy, have lost its end
-//! in a power cut, or have expired and begun anew. It changes no feed.
+//! Checks whether a log continues the events that a feed delivered. It may have been restored from
+//! a backup, have lost its end in a power cut, or have expired and started again.
 
 use std::sync::Arc;
 
 use crate::source::{At, EventSource, Replica, Unavailable, first_after};
 use crate::wire::{JobId, Stored};
 
-/// What a look at the log brought.
+/// The result of a check.
 #[derive(Debug)]
 pub(super) enum Checked {
-    /// It goes on from what was handed out. Its last event, which a replica that is behind may not have; `None` when that
-    /// was handed out, or there is none.
+    /// The log continues the delivered events. Its last event, as a replica has it; `None` if that
+    /// was delivered or does not exist.
     Continues(Option<Arc<Stored>>),
-    /// It does not hold what was handed out.
+    /// The log does not have the last delivered event.
     Replaced,
 }
 
-/// Compares the log with `ours`, the last event that was handed out.
+/// Compares the log with `ours`, the last event that was delivered.
 pub(super) async fn check<S: EventSource>(
     source: &S,
     job: &JobId,
@@ -30,7 +30,7 @@ pub(super) async fn check<S: EventSource>(
     if last.as_deref().is_some_and(is_ours) {
         return Ok(Checked::Continues(None));
     }
-    // What a replica has is in the log; what it lacks may only have not reached it.
+    // An event that a replica lacks may still be in the log.
     if let At::Event(event) = source.at(job, ours.stream_seq, Replica::Any).await?
         && is_ours(&event)
     {
@@ -39,9 +39,9 @@ pub(super) async fn check<S: EventSource>(
     match source.at(job, ours.stream_seq, Replica::Leader).await? {
         At::Event(event) if is_ours(&event) => Ok(Checked::Continues(last)),
         At::Removed => {
-            let behind = first_after(source, job, ours.stream_seq).await?;
-            let anew = behind.is_some_and(|first| first.seq <= ours.seq);
-            Ok(if anew {
+            let later = first_after(source, job, ours.stream_seq).await?;
+            let restarted = later.is_some_and(|first| first.seq <= ours.seq);
+            Ok(if restarted {
                 Checked::Replaced
             } else {
                 Checked::Continues(last)
@@ -51,7 +51,8 @@ pub(super) async fn check<S: EventSource>(
     }
 }
 
-/// Whether a live copy whose number is not among the recent ones cannot belong to the same log as `ours`: numbers rise as places do.
+/// Whether a live copy that is not in the history cannot be of the same log as `ours`: sequence
+/// numbers rise with stream sequences.
 pub(super) fn contradicts(ours: &Stored, copy: &Stored) -> bool {
     copy.seq.cmp(&ours.seq) != copy.stream_seq.cmp(&ours.stream_seq)
 }

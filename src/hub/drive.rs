@@ -1,5 +1,5 @@
-//! Starts feeds and runs them: each is driven by one task until it is forgotten, and again after a panic. What updates a
-//! feed is in `driver`.
+//! Starts feeds: one task drives each feed until it is removed, and continues after a panic. The
+//! updates are in `driver`.
 
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
@@ -27,7 +27,7 @@ impl<S: EventSource> Hub<S> {
         self.watch_known(job, from, None)
     }
 
-    /// [`Self::watch`] when `last` is known to be an event of the log, which a lagging replica may not have yet.
+    /// [`Self::watch`] with a known event of the log, which a lagging replica may not have yet.
     ///
     /// # Errors
     /// [`Full`].
@@ -53,9 +53,9 @@ impl<S: EventSource> Hub<S> {
     }
 }
 
-/// Drives a feed until it is forgotten. After a panic, which is a bug, its watchers are served again: from an empty
-/// history, and after a pause, so that a bug that one event triggers each time does not occupy the thread. `known` is the
-/// log's last event, if that is known before the feed starts.
+/// Drives a feed until it is removed. After a panic, which is a bug, it continues with an empty
+/// history after a pause, so that a bug that one event always triggers does not occupy the thread.
+/// `known` is the log's last event, if that is known before the feed starts.
 async fn drive<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>, mut known: Option<Arc<Stored>>) {
     let mut again = false;
     loop {
@@ -69,7 +69,7 @@ async fn drive<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>, mut known: Opt
             return;
         }
         hub.note_panic();
-        error!(job = %feed.job(), "a feed's task panicked; its watchers are served by a new one");
+        error!(job = %feed.job(), "a feed's task panicked and is started again");
         feed.close();
         again = true;
         sleep(REREAD_MAX).await;
@@ -87,14 +87,14 @@ async fn drive_once<S: EventSource>(
     driver.may_refuse = !again;
     driver.known = known;
     if again && feed.watchers() == 0 {
-        // They disconnected before the panic, and are not reported again.
+        // Their disconnection is not reported again.
         driver.linger_until = Some(Instant::now() + FEED_LINGER);
     }
     loop {
         driver.step().await;
         driver.act();
         if driver.replaced {
-            warn!(job = %feed.job(), "the log does not contain what was delivered: its watchers must start again");
+            warn!(job = %feed.job(), "the log was rebuilt: its watchers must start again");
             hub.replace(&feed);
             break;
         }
@@ -102,7 +102,7 @@ async fn drive_once<S: EventSource>(
             hub.remove(&feed);
             break;
         }
-        if driver.linger_over() && hub.forget(&feed) {
+        if driver.linger_over() && hub.remove_if_unwatched(&feed) {
             break;
         }
     }

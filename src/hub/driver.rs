@@ -1,6 +1,6 @@
-//! Drives a feed: subscribes, keeps the history gapless with a stitcher, probes a silent log, checks after a disturbance
-//! that the log is still the same, and reports when there are no watchers. Live copies never wait for the answers to what
-//! it asks. Knows no client.
+//! Drives a feed: subscribes, keeps the history without gaps, probes a silent log, checks after a
+//! disturbance that the log was not replaced, and ends a feed without watchers. Live copies never
+//! wait for its requests.
 
 mod copies;
 mod doubt;
@@ -26,51 +26,50 @@ use crate::source::{
 };
 use crate::wire::{Seq, Stored, StreamSeq};
 
-/// A feed, and all that drives it.
+/// A feed and the state of its task.
 pub(super) struct Driver<S: EventSource> {
     hub: Arc<Hub<S>>,
     feed: Arc<Feed>,
     stitcher: Stitcher<Arc<Stored>>,
     refill: Refill<S>,
-    /// `None` before the subscription is established. After the job's end it only reports disturbances: a log that goes
-    /// back may go on without that end.
+    /// `None` before the subscription is established. After the job's end it only reports
+    /// disturbances: a restored log may lack that end.
     tail: Option<S::Tail>,
     /// The log's last event, if that was known before the feed started.
     pub(super) known: Option<Arc<Stored>>,
     /// Held while the job has no event.
     eventless: Option<FairSlot>,
-    /// Whether no watcher was served yet, so that all can be refused.
+    /// Whether no watcher was served yet, so that the feed can be refused.
     pub(super) may_refuse: bool,
     /// Which live copies are events of the job.
     chain: LiveChain,
-    /// The last copy that had arrived when the reading under way was requested.
+    /// The last unclassified copy when the current replay was requested.
     chain_asked: Option<StreamSeq>,
     /// The subscription that is being established.
     opening: Option<BoxFuture<'static, Opened<S>>>,
     open_at: Instant,
     open_backoff: Backoff,
-    /// The check of the log that is under way.
+    /// The running check of the log.
     probing: Option<BoxFuture<'static, Probed>>,
     probe_at: Instant,
     probe_backoff: Backoff,
-    /// The event that was delivered last.
+    /// The last event that was delivered.
     last: Option<Arc<Stored>>,
-    /// Whether the log may have been replaced, in which case no copy postpones the probe. Until it is known to be the same,
-    /// nothing is delivered: it might not continue what was delivered before.
+    /// Whether the log may have been replaced. Until it is checked, nothing is delivered and no
+    /// copy postpones the probe.
     in_doubt: bool,
-    /// The pause before the check of a log in doubt is repeated.
+    /// The pause before a failed check of a log in doubt is repeated.
     doubt_backoff: Backoff,
     /// Whether a copy was ignored because of the doubt.
     ignored_copy: bool,
     /// Whether the log was replaced.
     pub(super) replaced: bool,
-    /// Until when the feed outlives its last watcher.
+    /// When the feed without watchers ends.
     pub(super) linger_until: Option<Instant>,
 }
 
-/// A subscription, and the last event once it was established.
+/// A subscription and the last event.
 type Opened<S> = Result<(<S as EventSource>::Tail, Option<Arc<Stored>>), Unavailable>;
-/// Whether the log continues what was delivered, and its last event.
 type Probed = Result<Checked, Unavailable>;
 
 /// What woke the feed.
@@ -113,7 +112,7 @@ impl<S: EventSource> Driver<S> {
         }
     }
 
-    /// Waits for one thing to happen and applies it.
+    /// Waits for one wake-up and applies it.
     pub(super) async fn step(&mut self) {
         let wake = self.wake().await;
         self.apply(wake);
@@ -129,13 +128,13 @@ impl<S: EventSource> Driver<S> {
                 self.signals();
             }
             Wake::Refilled(refilled) => {
-                // It may have been read after a disturbance that was not applied yet.
+                // The log may have been read after a disturbance that was not applied yet.
                 self.signals();
                 if !self.in_doubt {
                     self.refilled(refilled);
                 } else if matches!(refilled, Refilled::Done { .. }) {
-                    // It had ended before the disturbance, which therefore found no reading to abandon.
-                    self.abandon_reading();
+                    // The disturbance found no running replay to abandon.
+                    self.abandon_replay();
                 }
             }
             Wake::Open => self.open(),

@@ -1,4 +1,4 @@
-//! A feed: what an edge holds of one watched job, as its watchers see it. Its task is in `drive`.
+//! A feed: the recent events of one watched job, as its watchers see it. Its task is in `drive`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,15 +20,15 @@ pub struct Feed {
     job: JobId,
     /// `None` until the live subscription is established and the last event was read.
     history: Mutex<Option<History<Arc<Stored>>>>,
-    /// What the feed and its history hold.
+    /// The memory of the feed and its history.
     room: Mutex<Reservation>,
     slot: FairSlot,
-    /// Whether the log is not a continuation of what was in the history.
+    /// Whether the log was rebuilt.
     rebuilt: AtomicBool,
-    /// Whether there was no room for it: too many watched jobs have no event yet.
+    /// Whether there is no room for it, because too many watched jobs have no event.
     refused: AtomicBool,
     changed: Notify,
-    /// By the address of the position.
+    /// By the memory address of the position.
     positions: Mutex<HashMap<usize, Arc<WatcherPosition>>>,
     disconnected: Notify,
 }
@@ -36,18 +36,18 @@ pub struct Feed {
 /// The read position of one watcher.
 #[derive(Debug, Default)]
 struct WatcherPosition {
-    /// The event that is delivered to it next; 0 before the first one.
+    /// The next event to deliver; 0 before the first report.
     next: AtomicU64,
     /// Whether it is reading the log.
     reads: AtomicBool,
 }
 
-/// The read positions of watchers, in sum.
+/// A summary of the read positions of watchers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// How many of them are reading the log.
+    /// How many watchers are reading the log.
     pub reading: usize,
-    /// By how many events the slowest of them is behind what is known to be stored.
+    /// By how many events the slowest watcher lags.
     pub lag: u64,
 }
 
@@ -71,12 +71,12 @@ impl Feed {
         &self.job
     }
 
-    /// The address that asked for it first.
+    /// The address of its first watcher.
     pub(super) fn from(&self) -> IpAddr {
         self.slot.from()
     }
 
-    /// What a reader that wants `from` gets, about `bytes_max` of it; `None` while the feed is not open.
+    /// See [`History::read`]; `None` while the feed is not open.
     pub fn read(&self, from: Seq, bytes_max: usize) -> Option<Slice<Arc<Stored>>> {
         self.lock()
             .as_ref()
@@ -102,7 +102,7 @@ impl Feed {
         self.lock().is_some()
     }
 
-    /// Whether the feed never opens, because there is no room for it.
+    /// Whether the feed will not open, because there is no room for it.
     pub fn is_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
     }
@@ -112,18 +112,18 @@ impl Feed {
         self.wake();
     }
 
-    /// Completes at the next change. Enable it, then check, then wait: a change in between is not missed.
+    /// Completes at the next change. Enable it, then check, then wait, to miss no change.
     pub fn changed(&self) -> Notified<'_> {
         self.changed.notified()
     }
 
-    /// Whether the log is not a continuation of what was read here: it was restored, lost its end, or was started again.
-    /// Nothing more can be read here.
+    /// Whether the log does not continue the delivered events: it was restored, lost its end, or
+    /// started again. The feed then returns nothing more.
     pub fn is_rebuilt(&self) -> bool {
         self.rebuilt.load(Ordering::Acquire)
     }
 
-    /// Returns once the log is known to have been replaced.
+    /// Returns once [`Self::is_rebuilt`].
     pub async fn rebuilt(&self) {
         loop {
             let mut changed = std::pin::pin!(self.changed());
@@ -157,9 +157,10 @@ impl Feed {
             change(history);
             let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
             if room.resize(FEED_BYTES + history.bytes()).is_err() {
-                // A watcher that needs what was dropped reads it from the log.
+                // Watchers read the evicted events from the log.
                 history.shorten(0);
-                // A newest event larger than the history before it is not counted until there is room: it must be delivered.
+                // The newest event must be delivered; if it is larger than the history before it,
+                // it is not counted until there is room.
                 let _ = room.resize(FEED_BYTES + history.bytes());
             }
         }
@@ -173,21 +174,21 @@ impl Feed {
         self.positions().len()
     }
 
-    /// The read positions of its watchers, in sum.
+    /// A summary of its watchers' read positions.
     pub(super) fn standing(&self) -> Standing {
         let next = self.last().map_or(0, |last| last.seq.successor().0);
         let mut standing = Standing::default();
         for position in self.positions().values() {
             standing.reading += usize::from(position.reads.load(Ordering::Relaxed));
-            let next_for_it = position.next.load(Ordering::Relaxed);
-            if next_for_it > 0 {
-                standing.lag = standing.lag.max(next.saturating_sub(next_for_it));
+            let watcher_next = position.next.load(Ordering::Relaxed);
+            if watcher_next > 0 {
+                standing.lag = standing.lag.max(next.saturating_sub(watcher_next));
             }
         }
         standing
     }
 
-    /// Returns when a watcher has disconnected since the last call.
+    /// Returns once the last watcher has disconnected.
     pub(super) async fn disconnected(&self) {
         self.disconnected.notified().await;
     }
@@ -203,7 +204,8 @@ impl Feed {
     }
 }
 
-/// Keeps a feed alive for one watcher. The feed outlives the last one by [`FEED_LINGER`](crate::config::FEED_LINGER).
+/// Keeps a feed alive for one watcher. The feed outlives its last watcher by
+/// [`FEED_LINGER`](crate::config::FEED_LINGER).
 #[derive(Debug)]
 pub struct FeedWatch {
     feed: Arc<Feed>,

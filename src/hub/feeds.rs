@@ -1,4 +1,4 @@
-//! The hub itself: which jobs have a feed. What runs a feed is in `drive`, what makes a watcher wait for a job in `waiter`.
+//! The hub: which jobs have a feed. `drive` runs a feed; `waiter` waits for a job without one.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,10 +20,10 @@ pub struct Hub<S> {
     feeds: Mutex<HashMap<JobId, Arc<Feed>>>,
     pub(super) tasks: Tasks,
     pub(super) budget: Budget,
-    /// Each feed holds one, of the address that asked for it first.
+    /// Each feed holds one, of the address of its first watcher.
     pub(super) slots: FairSlots,
     panics: AtomicU64,
-    /// Each feed of a job without events holds one of these, too.
+    /// Each feed of a job without events also holds one of these.
     eventless: FairSlots,
     pub(super) waiting: WaitingTable,
 }
@@ -34,13 +34,13 @@ pub struct Hub<S> {
 pub struct Full;
 
 impl<S: EventSource> Hub<S> {
-    /// A hub without feeds, whose feeds run among `tasks`.
+    /// A hub without feeds, which runs feeds as `tasks`.
     pub fn new(source: S, tasks: Tasks) -> Arc<Self> {
         Self::within(source, tasks, Budget::unlimited())
     }
 
-    /// [`Self::new`] with feeds that hold no more than `budget`: past it, no feed is added, and those that exist keep
-    /// shorter histories.
+    /// [`Self::new`] with a memory budget. When it is used up, no feed is added, and existing feeds
+    /// keep shorter histories.
     pub fn within(source: S, tasks: Tasks, budget: Budget) -> Arc<Self> {
         Arc::new(Self {
             source,
@@ -73,9 +73,9 @@ impl<S: EventSource> Hub<S> {
         self.panics.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The read positions of all watchers, in sum.
+    /// A summary of all watchers' read positions.
     pub fn standing(&self) -> Standing {
-        // The lock is not held while the sum is computed.
+        // The lock is not held while the positions are read.
         let feeds: Vec<_> = self.lock().values().cloned().collect();
         feeds
             .iter()
@@ -86,10 +86,10 @@ impl<S: EventSource> Hub<S> {
             })
     }
 
-    /// Forgets a feed without watchers. Returns whether it did.
-    pub(super) fn forget(&self, feed: &Feed) -> bool {
+    /// Removes a feed if it has no watchers. Returns whether it did.
+    pub(super) fn remove_if_unwatched(&self, feed: &Feed) -> bool {
         let mut feeds = self.lock();
-        // A watcher joins under this lock, so none can join between the check and the removal.
+        // Watchers join under this lock.
         let idle = feed.watchers() == 0;
         if idle {
             feeds.remove(feed.job());
@@ -99,24 +99,24 @@ impl<S: EventSource> Hub<S> {
         idle
     }
 
-    /// The newest event that was delivered to the watchers of a job, if it has a feed.
+    /// The last event in the history of a job's feed, if it has one.
     pub fn last(&self, job: &JobId) -> Option<Arc<Stored>> {
         let feed = self.lock().get(job).cloned();
         feed.and_then(|feed| feed.last())
     }
 
-    /// Ends a feed whose log was replaced: its watchers learn of it, and later ones start another feed.
+    /// Ends a feed whose log was replaced. Later watchers start another feed.
     pub(super) fn replace(&self, feed: &Arc<Feed>) {
         self.remove(feed);
         feed.set_rebuilt();
     }
 
-    /// The slot of a feed of a job without events, if one is free.
-    pub(super) fn eventless(&self, feed: &Feed) -> Option<FairSlot> {
+    /// A slot for a feed of a job without events, if one is free.
+    pub(super) fn eventless_slot(&self, feed: &Feed) -> Option<FairSlot> {
         self.eventless.acquire(feed.from()).ok()
     }
 
-    /// Forgets a feed that no longer serves its watchers; the next watcher starts another.
+    /// Removes a feed that no longer serves its watchers; the next watcher starts another.
     pub(super) fn remove(&self, feed: &Arc<Feed>) {
         let mut feeds = self.lock();
         if feeds

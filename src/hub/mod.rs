@@ -1,5 +1,5 @@
-//! The hub of one edge thread: a feed for every watched job that is known, shared by all its watchers, and a table of the
-//! watched jobs that are not known. Read positions and what a client is sent belong to the session.
+//! The hub of one edge thread: a feed for every known job that is watched, shared by all its
+//! watchers, and a table of watched jobs that are not known. Sessions read from feeds.
 
 mod check;
 mod drive;

@@ -1,5 +1,6 @@
-//! Tests of the hub with paused time: what watchers share, and how long a feed lives.
+//! Tests of the hub with paused time: what watchers share, and when a feed ends.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,6 @@ use crate::resume::Slice;
 use crate::runtime::Tasks;
 use crate::source::memory::MemoryLog;
 use crate::wire::{Body, Channel, JobId, Seq};
-use std::net::{IpAddr, Ipv4Addr};
 
 const MOMENT: Duration = Duration::from_millis(1);
 
@@ -68,7 +68,7 @@ async fn watchers_of_one_job_share_one_feed_and_one_subscription() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_feed_begins_with_the_last_event_and_reads_no_log_for_it() {
+async fn a_feed_starts_with_the_last_event_without_a_replay() {
     let (memory, _tasks, hub) = hub();
     let watch = watch(&hub).await;
     assert!(matches!(
@@ -79,7 +79,7 @@ async fn a_feed_begins_with_the_last_event_and_reads_no_log_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_feed_outlives_its_last_watcher_for_a_while_and_is_then_forgotten() {
+async fn a_feed_outlives_its_last_watcher_for_a_while() {
     let (memory, tasks, hub) = hub();
     let (first, second) = (watch(&hub).await, watch(&hub).await);
     drop(first);
@@ -96,7 +96,7 @@ async fn a_feed_outlives_its_last_watcher_for_a_while_and_is_then_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watcher_who_comes_back_in_time_finds_the_same_feed_and_keeps_it() {
+async fn a_watcher_that_returns_in_time_gets_the_same_feed() {
     let (memory, _tasks, hub) = hub();
     let mut last = watch(&hub).await;
     for _ in 0..10 {
@@ -109,7 +109,7 @@ async fn a_watcher_who_comes_back_in_time_finds_the_same_feed_and_keeps_it() {
     memory.append(&job(), chunk());
     sleep(MOMENT).await;
     assert_eq!(next(&last), Some(Seq(5)));
-    // Each leaving begins the whole time again.
+    // The time starts again with each disconnect.
     drop(last);
     sleep(FEED_LINGER - MOMENT).await;
     assert_eq!(hub.feeds(), 1);
@@ -118,7 +118,7 @@ async fn a_watcher_who_comes_back_in_time_finds_the_same_feed_and_keeps_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watcher_who_comes_and_goes_at_once_leaves_nothing_behind() {
+async fn a_watcher_that_disconnects_at_once_leaves_nothing() {
     let (memory, tasks, hub) = hub();
     for _ in 0..3 {
         drop(hub.watch(&job(), HERE).unwrap());
@@ -132,28 +132,27 @@ async fn a_watcher_who_comes_and_goes_at_once_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_feed_of_a_job_that_ended_is_forgotten_too_and_needs_no_subscription_before() {
+async fn a_feed_of_an_ended_job_needs_no_subscription_and_is_removed() {
     let (memory, _tasks, hub) = hub();
     memory.append(&job(), Body::Cancelled {});
     let last = watch(&hub).await;
     assert_eq!((memory.followers(), hub.feeds()), (0, 1));
     let asked = memory.calls();
     sleep(FEED_LINGER * 20).await;
-    assert_eq!(memory.calls(), asked, "nobody asks about a job that ended");
+    assert_eq!(memory.calls(), asked, "an ended job is not probed");
     drop(last);
     sleep(FEED_LINGER + MOMENT * 3).await;
     assert_eq!(hub.feeds(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_feed_that_never_opened_is_forgotten_and_a_watched_one_is_not() {
+async fn a_feed_that_never_opened_is_removed_once_it_is_unwatched() {
     let (memory, tasks, hub) = hub();
     memory.reachable(false);
     let last = watch(&hub).await;
     sleep(FEED_LINGER * 10).await;
     assert_eq!((hub.feeds(), last.feed().is_open()), (1, false));
     drop(last);
-    // It looks up when the source has answered or its pause is over.
     sleep(FEED_LINGER * 2).await;
     assert_eq!(
         (hub.feeds(), memory.followers(), tasks.running()),
@@ -162,7 +161,7 @@ async fn a_feed_that_never_opened_is_forgotten_and_a_watched_one_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_does_not_shorten_the_time_that_a_feed_outlives_its_watchers() {
+async fn an_outage_does_not_shorten_the_linger_time_of_a_feed() {
     let (memory, _tasks, hub) = hub();
     memory.reachable(false);
     drop(watch(&hub).await);
@@ -171,11 +170,7 @@ async fn an_outage_does_not_shorten_the_time_that_a_feed_outlives_its_watchers()
     sleep(FEED_LINGER * 3).await;
     drop(back);
     sleep(FEED_LINGER / 3).await;
-    assert_eq!(
-        hub.feeds(),
-        1,
-        "the time of the watcher before does not count"
-    );
+    assert_eq!(hub.feeds(), 1, "the earlier disconnect does not count");
     memory.reachable(true);
     sleep(FEED_LINGER / 3).await;
     assert_eq!(hub.feeds(), 1);
@@ -192,13 +187,13 @@ async fn feeds_end_with_the_tasks_of_their_owner() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_room_feeds_keep_their_newest_event_and_there_are_no_new_ones() {
+async fn without_memory_feeds_keep_their_newest_event_and_no_feed_is_added() {
     let (memory, budget) = (MemoryLog::default(), Budget::new(FEED_BYTES + 4096));
     let hub = Hub::within(memory.clone(), Tasks::default(), budget.clone());
     let watched = watch(&hub).await;
     assert!(
         hub.watch(&"other".parse().unwrap(), HERE).is_err(),
-        "there is no room for another one"
+        "there is no memory for another one"
     );
     let mut last = Seq(0);
     for _ in 0..100 {
@@ -206,11 +201,7 @@ async fn without_room_feeds_keep_their_newest_event_and_there_are_no_new_ones() 
         sleep(MOMENT).await;
         assert!(budget.used() <= budget.limit());
     }
-    assert_eq!(
-        watched.feed().last().unwrap().seq,
-        last,
-        "who is there goes on"
-    );
+    assert_eq!(watched.feed().last().unwrap().seq, last);
     assert!(matches!(
         watched.feed().read(Seq(1), 100),
         Some(Slice::TooOld { .. })
@@ -222,7 +213,7 @@ async fn without_room_feeds_keep_their_newest_event_and_there_are_no_new_ones() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_question_to_the_log_holds_up_no_live_event() {
+async fn a_slow_probe_does_not_delay_a_live_event() {
     let (memory, _tasks, hub) = hub();
     let watch = watch(&hub).await;
     memory.latency(Duration::from_secs(7));
@@ -230,18 +221,14 @@ async fn a_slow_question_to_the_log_holds_up_no_live_event() {
     memory.append(&job(), chunk());
     let asked = memory.calls().last;
     sleep(MOMENT).await;
-    assert_eq!(
-        next(&watch),
-        Some(Seq(5)),
-        "while question {asked} is under way"
-    );
+    assert_eq!(next(&watch), Some(Seq(5)), "while probe {asked} is running");
 }
 
 #[tokio::test(start_paused = true)]
 async fn after_a_panic_of_its_task_a_feed_serves_its_watchers_again() {
     let (memory, _tasks, hub) = hub();
     let last = watch(&hub).await;
-    // No log hands out the same event as another one: whatever the fault, here it is the history's own check.
+    // Makes the history panic on the next event.
     last.feed().update(|history| history.restart(Seq(77)));
     memory.append(&job(), chunk());
     sleep(MOMENT).await;
@@ -263,15 +250,15 @@ async fn after_a_panic_of_its_task_a_feed_serves_its_watchers_again() {
     assert_eq!(
         (hub.feeds(), hub.panics()),
         (0, 2),
-        "also one that nobody watched when it panicked"
+        "a feed that panicked without watchers also ends"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_table_of_jobs_that_are_not_known_has_a_limit_and_frees_what_it_held() {
+async fn the_table_of_unknown_jobs_has_a_limit_and_frees_its_entries() {
     let (_memory, _tasks, hub) = hub();
     let id = |n: usize| -> JobId { format!("made-up-{n}").parse().unwrap() };
-    // What one address may hold; the rest is for others.
+    // The most that one address may hold.
     let share = WAITING_MAX / 4 * 3;
     let mut all: Vec<_> = (0..share)
         .map(|n| Waiter::join(&hub, &id(n), HERE).unwrap())
@@ -291,9 +278,9 @@ async fn the_table_of_jobs_that_are_not_known_has_a_limit_and_frees_what_it_held
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_disturbance_at_any_moment_of_a_reading_leaves_the_feed_going() {
+async fn a_feed_survives_a_disturbance_at_any_moment_of_a_replay() {
     for moment in (10..35).map(Duration::from_millis) {
-        // What is ready in the same moment is taken in any order: one in ten is the one that was wrong.
+        // Signals that are ready together are handled in random order; one order in ten failed.
         for _ in 0..60 {
             let (memory, _tasks, hub) = hub();
             let watch = watch(&hub).await;
@@ -303,12 +290,12 @@ async fn a_disturbance_at_any_moment_of_a_reading_leaves_the_feed_going() {
             for _ in 0..4 {
                 memory.append(&job(), chunk());
             }
-            // The last answer of the reading has nothing of the job.
+            // The last page of the replay has no event of the job.
             memory.append(&"other".parse().unwrap(), chunk());
             sleep(moment).await;
             memory.disturb();
             sleep(PROBE_MAX).await;
-            // What is missing now has to be read as well.
+            // A gap after the disturbance must be filled as well.
             memory.lose(1);
             memory.append(&job(), chunk());
             memory.append(&job(), chunk());

@@ -1,9 +1,9 @@
-//! Waits for jobs that neither the log nor the queue knows: one table for an edge thread, with one subscription and one
-//! task while it has entries, since anyone can make up ids. Once a job is known, its feed takes over.
+//! Waits for jobs that neither the log nor the queue knows. Any client can invent ids, so all of
+//! them share one table, one subscription and one task per edge thread. A job that becomes known
+//! gets a feed.
 //!
-//! The subscription is to submissions, not to live copies: those are all chunks of every job, this is one message per job.
-//! It delivers at most once, and a log may be written without the queue, so each entry is also looked up in the log from
-//! time to time.
+//! The subscription is to submissions: one message per job. It delivers at most once, and a log may
+//! be written without the queue, so each entry is also looked up from time to time.
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
@@ -26,7 +26,7 @@ use crate::share::FairSlot;
 use crate::source::{EventSource, Replica, SubmitSignal, SubmitSignals};
 use crate::wire::{JobId, Stored};
 
-/// Waits for a job that is not known, until it is dropped.
+/// Waits for a job that is not known.
 #[derive(Debug)]
 pub struct Waiter<S: EventSource> {
     hub: Arc<Hub<S>>,
@@ -41,9 +41,10 @@ impl<S: EventSource> Waiter<S> {
         let mut entries = hub.waiting.lock();
         let job = entries.join(id);
         job.waiters.fetch_add(1, Ordering::Relaxed);
-        if !entries.is_kept {
-            entries.is_kept = true;
-            hub.tasks.spawn_until_stop(keep(Arc::clone(hub)));
+        if !entries.is_served {
+            entries.is_served = true;
+            hub.tasks
+                .spawn_until_stop(serve_until_empty(Arc::clone(hub)));
         }
         drop(entries);
         Ok(Self {
@@ -88,7 +89,7 @@ impl<S: EventSource> Waiter<S> {
         self.hub.watch_known(&self.id, self.slot.from(), last)
     }
 
-    /// Waits again after there was no room for a feed: the job is looked up soon.
+    /// Waits again, after there was no room for a feed. The job is soon looked up.
     ///
     /// # Errors
     /// [`Full`].
@@ -108,8 +109,9 @@ impl<S: EventSource> Drop for Waiter<S> {
 }
 
 impl<S: EventSource> Hub<S> {
-    /// Waits for a job in the table if the replica that was asked has no events of it; `None` if it has, or if the job has a
-    /// feed. The leader and the queue are asked later, so that many made-up ids do not fill the broker's API queue.
+    /// A waiter for a job of which a replica has no events; `None` if it has events or the job has
+    /// a feed. The leader and the queue are asked later, so that many invented ids do not fill the
+    /// broker's API queue.
     ///
     /// # Errors
     /// [`Full`].
@@ -141,7 +143,7 @@ impl<S: EventSource> Hub<S> {
         self.waiting.len()
     }
 
-    /// Looks a job up: in any replica of the log once the leader and the queue have been asked.
+    /// Looks a job up in the leader's log and the queue, or, once that was done, in any replica.
     async fn look_up(&self, id: &JobId, is_asked: bool) -> Lookup {
         let from = if is_asked {
             Replica::Any
@@ -154,7 +156,8 @@ impl<S: EventSource> Hub<S> {
         Ok((!is_asked && self.source().is_queued(id).await?).then_some(None))
     }
 
-    /// Whether a replica has events of the job. Asks until there is an answer; the caller limits the time.
+    /// Whether a replica has events of the job. Repeats failed requests; the caller limits the
+    /// time.
     async fn has_events_somewhere(&self, id: &JobId) -> bool {
         let mut backoff = Backoff::new(REREAD_FIRST, REREAD_MAX);
         loop {
@@ -167,21 +170,21 @@ impl<S: EventSource> Hub<S> {
     }
 }
 
-/// Keeps the table until it is empty, also after a panic, which is a bug.
-async fn keep<S: EventSource>(hub: Arc<Hub<S>>) {
-    while AssertUnwindSafe(keep_once(&hub))
+/// Runs the table's task until the table is empty, also after a panic, which is a bug.
+async fn serve_until_empty<S: EventSource>(hub: Arc<Hub<S>>) {
+    while AssertUnwindSafe(serve_once(&hub))
         .catch_unwind()
         .await
         .is_err()
     {
         hub.note_panic();
-        error!("the task that looks up watched jobs panicked; it is started again");
+        error!("the task that looks up watched jobs panicked and is started again");
         hub.waiting.subscribed.send_replace(false);
         sleep(REREAD_MAX).await;
     }
 }
 
-async fn keep_once<S: EventSource>(hub: &Arc<Hub<S>>) {
+async fn serve_once<S: EventSource>(hub: &Arc<Hub<S>>) {
     let mut backoff = Backoff::new(REREAD_FIRST, REREAD_MAX);
     loop {
         match hub.source().submit_signals().await {
@@ -189,7 +192,7 @@ async fn keep_once<S: EventSource>(hub: &Arc<Hub<S>>) {
                 backoff.reset();
                 hub.waiting.look_again();
                 hub.waiting.subscribed.send_replace(true);
-                let ended = serve(hub, signals).await;
+                let ended = serve_signals(hub, signals).await;
                 if ended {
                     return;
                 }
@@ -204,8 +207,9 @@ async fn keep_once<S: EventSource>(hub: &Arc<Hub<S>>) {
     }
 }
 
-/// Serves the table until its subscription ends, or until it has been empty for a while. Returns whether the latter.
-async fn serve<S: EventSource>(hub: &Arc<Hub<S>>, mut signals: S::SubmitSignals) -> bool {
+/// Serves the table until the subscription ends (returns `false`) or the table has been empty for
+/// [`FEED_LINGER`] (returns `true`).
+async fn serve_signals<S: EventSource>(hub: &Arc<Hub<S>>, mut signals: S::SubmitSignals) -> bool {
     let waiting = &hub.waiting;
     let mut lookups: FuturesUnordered<BoxFuture<'_, (JobId, Lookup)>> = FuturesUnordered::new();
     let mut tick = interval(LOOK_TICK);

@@ -1,5 +1,5 @@
-//! The table of watched jobs that neither the log nor the queue knows, and when each is looked up again. It asks nothing
-//! itself; what keeps it is in `waiter`.
+//! The table of watched jobs that neither the log nor the queue knows, and when each is looked up
+//! next. Its task is in `waiter`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -28,8 +28,8 @@ pub(super) struct WaitingEntries {
     jobs: HashMap<JobId, WaitingEntry>,
     /// The same jobs, in the order in which they are looked up.
     due: BTreeSet<(Instant, JobId)>,
-    /// Whether the task that keeps the table runs.
-    pub(super) is_kept: bool,
+    /// Whether the table's task runs.
+    pub(super) is_served: bool,
 }
 
 #[derive(Debug)]
@@ -43,14 +43,14 @@ pub(super) struct WaitingEntry {
 pub(super) struct UnknownJob {
     pub(super) changed: Notify,
     pub(super) waiters: AtomicU32,
-    /// Whether the leader and the queue have answered that they do not know it.
+    /// Whether the leader and the queue have answered that they do not know the job.
     is_asked: AtomicBool,
     pub(super) known: OnceLock<KnownJob>,
 }
 
-/// How a job is known: by the last event of its log, or, without one, as submitted.
+/// The last event of a known job, or `None` if it was only submitted.
 pub(super) type KnownJob = Option<Arc<Stored>>;
-/// The result of looking a job up: how it is known, if it is.
+/// The result of a lookup; `None` if the job is not known.
 pub(super) type Lookup = Result<Option<KnownJob>, Unavailable>;
 
 impl WaitingTable {
@@ -72,7 +72,7 @@ impl WaitingTable {
         let _ = self.subscribed.subscribe().wait_for(|is| *is).await;
     }
 
-    /// The job is known: its waiters continue with a feed.
+    /// The job is known: wakes its waiters, which continue with a feed.
     pub(super) fn known(&self, id: &JobId, known: KnownJob) {
         let entry = self.lock().remove(id);
         if let Some(entry) = entry {
@@ -81,7 +81,7 @@ impl WaitingTable {
         }
     }
 
-    /// Signals may have been lost: every job is looked up soon.
+    /// Signals may have been lost: schedules an early lookup of every job.
     pub(super) fn look_again(&self) {
         let mut entries = self.lock();
         let due = Instant::now() + PROBE_FIRST;
@@ -94,8 +94,8 @@ impl WaitingTable {
         *order = jobs.keys().map(|id| (due, id.clone())).collect();
     }
 
-    /// The jobs to look up now, at most `max`, each with whether the leader and the queue were asked before. Schedules the
-    /// next lookup of each.
+    /// The jobs to look up now, at most `max`, each with whether the leader and the queue were
+    /// asked before. Schedules the next lookup of each.
     pub(super) fn due(&self, max: usize) -> Vec<(JobId, bool)> {
         let now = Instant::now();
         let mut entries = self.lock();
@@ -132,7 +132,7 @@ impl WaitingTable {
         }
     }
 
-    /// Whether the task that keeps the table may end, as there is no waiter. The next waiter starts another.
+    /// Whether the table is empty, so that its task may end. The next waiter starts another.
     pub(super) fn end_if_empty(&self) -> bool {
         let mut entries = self.lock();
         let is_empty = entries.jobs.is_empty();
@@ -165,7 +165,8 @@ impl WaitingEntries {
         job
     }
 
-    /// Whether this is the entry of the job: under the same id, another one may have been added since.
+    /// Whether this is still the entry of the job: another one may have been added with the same
+    /// id.
     pub(super) fn holds(&self, id: &JobId, job: &Arc<UnknownJob>) -> bool {
         self.jobs
             .get(id)

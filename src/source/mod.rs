@@ -33,8 +33,8 @@ pub trait EventSource: Send + Sync + 'static {
         job: &JobId,
     ) -> impl Future<Output = Result<(Self::Tail, Option<Arc<Stored>>), Unavailable>> + Send;
 
-    /// The last event of the log; undecodable messages after it are skipped. [`Replica::Any`] may be
-    /// stale.
+    /// The last event of the log; undecodable messages after it are skipped. [`Replica::Any`] may
+    /// be stale.
     fn last(
         &self,
         job: &JobId,

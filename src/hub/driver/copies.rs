@@ -1,4 +1,4 @@
-//! Live copies and what the log's reading brings: which of them are events of the job.
+//! Live copies and replays: which messages are events of the job.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::source::{EventSource, LiveCopy, Refilled, Signal, Tail};
 use crate::wire::{Stored, Unreadable};
 
 impl<S: EventSource> Driver<S> {
-    /// Applies the signals that are ready, before the watchers are woken once for all of them.
+    /// Applies all signals that are ready, so that watchers are woken once for all of them.
     pub(super) fn signals(&mut self) {
         while let Some(signal) = self.tail.as_mut().and_then(Tail::ready) {
             self.signal(signal);
@@ -33,13 +33,13 @@ impl<S: EventSource> Driver<S> {
 
     pub(super) fn live(&mut self, event: Arc<Stored>) {
         trace!(job = %self.feed.job(), seq = event.seq.0, "live");
-        // An event that the broker stored right after what is known is of the same log, whatever its sequence number.
+        // A message that directly follows the known part is of the same log, whatever its number.
         if event.prev != Some(self.chain.read()) && self.is_contradicted(&event) {
             self.doubt(Duration::ZERO);
         }
         if self.in_doubt {
             self.ignored_copy = true;
-            // Watchers wait for it. After a failed check the pause holds.
+            // Watchers wait for it: check now, unless a check has just failed.
             if self.doubt_backoff.is_reset() {
                 self.probe_at = Instant::now();
             }
@@ -55,7 +55,7 @@ impl<S: EventSource> Driver<S> {
         match self.chain.apply(event) {
             LiveCopy::Next(event) => self.stitcher.handle(Input::Live(event)),
             LiveCopy::Undecodable(event) => self.note_undecodable(&event),
-            // A reading under way may bring what comes before it, and is followed by another if it does not.
+            // A running replay may return what comes before it; another one follows if it does not.
             LiveCopy::Waits if self.stitcher.is_live() => self.stitcher.handle(Input::LiveLagged),
             LiveCopy::Waits | LiveCopy::Old => {}
         }
@@ -79,13 +79,13 @@ impl<S: EventSource> Driver<S> {
                 if let Some(before) = self.stitcher.gap_end().filter(|_| nothing_left) {
                     self.stitcher.handle(Input::Gap { before });
                 }
-                self.chain_was_read(nothing_left);
+                self.replay_ended(nothing_left);
             }
         }
     }
 
-    /// A reading of the log has ended: what waited for it and is not in the log was never an event.
-    pub(super) fn chain_was_read(&mut self, nothing_left: bool) {
+    /// A replay has ended: copies that waited for it and are not in the log are undecodable.
+    pub(super) fn replay_ended(&mut self, nothing_left: bool) {
         if let Some(asked) = self.chain_asked.take().filter(|_| nothing_left) {
             self.chain
                 .abandon(asked)

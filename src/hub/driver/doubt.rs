@@ -1,4 +1,4 @@
-//! Whether the log is still the one that was delivered from, and whether a silent log has gone on.
+//! Checks whether the log was replaced, and whether a silent log has more events.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,25 +33,23 @@ impl<S: EventSource> Driver<S> {
         self.doubt_backoff.reset();
         self.in_doubt = true;
         if self.refill.is_busy() {
-            self.abandon_reading();
+            self.abandon_replay();
         }
     }
 
-    /// What was read may be of another log; it is read again after the check.
-    pub(super) fn abandon_reading(&mut self) {
+    /// Events of the current replay may be of another log: it is repeated after the check.
+    pub(super) fn abandon_replay(&mut self) {
         self.refill = Refill::default();
         self.chain_asked = None;
         self.stitcher.handle(Input::ReplayDone);
         self.ignored_copy = true;
     }
 
-    /// Asks the log whether it has events that did not arrive, and whether it is still the same.
+    /// Checks whether the log has events that did not arrive, and whether it was replaced.
     pub(super) fn probe(&mut self) {
-        let (hub, feed, last) = (
-            Arc::clone(&self.hub),
-            Arc::clone(&self.feed),
-            self.last.clone(),
-        );
+        let hub = Arc::clone(&self.hub);
+        let feed = Arc::clone(&self.feed);
+        let last = self.last.clone();
         self.probing = Some(Box::pin(async move {
             check(hub.source(), feed.job(), last).await
         }));
@@ -64,7 +62,7 @@ impl<S: EventSource> Driver<S> {
                 self.in_doubt = false;
                 if std::mem::take(&mut self.ignored_copy) {
                     self.stitcher.handle(Input::LiveLagged);
-                    // The replica that is read may not have it yet.
+                    // The replica that is read may lag.
                     self.probe_backoff = Backoff::new(PROBE_FIRST, PROBE_MAX);
                 }
                 if let Some(last) = last {

@@ -1,4 +1,4 @@
-//! Subscribing to a job, and starting the history with its last event.
+//! Subscribes to a job and starts the history with its last event.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::source::EventSource;
 use crate::wire::{Seq, Stored};
 
 impl<S: EventSource> Driver<S> {
-    /// Subscribes. After a subscription was closed the feed continues where it was.
+    /// Subscribes, also after a subscription has ended.
     pub(super) fn open(&mut self) {
         let (hub, feed) = (Arc::clone(&self.hub), Arc::clone(&self.feed));
         self.opening = Some(Box::pin(
@@ -22,7 +22,7 @@ impl<S: EventSource> Driver<S> {
 
     /// Starts the history with the last event.
     pub(super) fn opened(&mut self, tail: S::Tail, last: Option<Arc<Stored>>) {
-        // This replica may lag behind the one that was asked before.
+        // This replica may lag behind the one that was read before.
         let last = last
             .into_iter()
             .chain(self.known.take())
@@ -33,7 +33,7 @@ impl<S: EventSource> Driver<S> {
         self.probe_at = Instant::now() + PROBE_FIRST + self.spread(PROBE_FIRST / 4);
         if !self.feed.is_open() {
             if last.is_none() && self.may_refuse {
-                self.eventless = self.hub.eventless(&self.feed);
+                self.eventless = self.hub.eventless_slot(&self.feed);
                 if self.eventless.is_none() {
                     self.feed.refuse();
                     return;
@@ -45,7 +45,7 @@ impl<S: EventSource> Driver<S> {
             self.feed.wake();
         }
         match last {
-            // The previous subscription has ended, and what happened since is not known.
+            // The log may have been replaced since the previous subscription ended.
             Some(_) if self.last.is_some() => self.doubt(Duration::ZERO),
             Some(last) => self.stitcher.handle(Input::Live(last)),
             None => {}
