@@ -6,7 +6,7 @@
 #   scripts/autobahn.sh '9.*'      only these. Cases with messages above the edge's limit of 1 MiB fail
 #
 # Excluded: 9.* measure speed with messages of up to 16 MiB; 12.* and 13.* test compression, which the edge does not offer.
-# The package needs Python 2.7: from PYTHON27, PATH or pyenv. Without one, the exit code is 77.
+# The package needs Python 2.7 from PYTHON27, PATH or pyenv. Without it, the exit code is 77.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -22,7 +22,7 @@ bounded() {
   if command -v timeout >/dev/null; then timeout "$seconds" "$@"; else "$@"; fi
 }
 
-# Fails for the shim that pyenv puts on PATH for a version that is not selected.
+# Fails for the shim of a version that pyenv has not selected.
 is_python27() { "$1" -c 'import sys, json, ssl; sys.exit(sys.version_info[:2] != (2, 7))' 2>/dev/null; }
 
 python=
@@ -33,14 +33,14 @@ for candidate in "${PYTHON27:-}" python2.7 "${PYENV_ROOT:-$HOME/.pyenv}"/version
   fi
 done
 if [[ -z $python ]]; then
-  printf 'autobahn.sh: autobahntestsuite needs Python 2.7, and there is none; name one in PYTHON27.\n' >&2
+  printf 'autobahn.sh: autobahntestsuite needs Python 2.7, which was not found. Set PYTHON27.\n' >&2
   exit 77
 fi
 
 if [[ ! -e $suite/installed ]]; then
   rm -rf "$suite"
   bounded 300 "$python" -m pip install -qq --disable-pip-version-check --target "$suite" "autobahntestsuite==$version" ||
-    die "autobahntestsuite could not be installed (a PyPI package of this name)."
+    die "the PyPI package autobahntestsuite could not be installed."
   # `--target` leaves a namespace package without the file that Python 2 needs.
   touch "$suite/zope/__init__.py" "$suite/installed"
 fi
@@ -76,7 +76,7 @@ results = json.load(open(sys.argv[1])).get("edge", {})
 passed = failed = 0
 for case, result in results.items():
     how, close = result["behavior"], result["behaviorClose"]
-    # NON-STRICT is allowed by the RFC, and INFORMATIONAL cases have no right answer.
+    # The RFC allows NON-STRICT, and INFORMATIONAL cases have no correct result.
     if {how, close} <= {"OK", "NON-STRICT", "INFORMATIONAL"}:
         passed += 1
     else:
@@ -84,6 +84,6 @@ for case, result in results.items():
         print("case %s: %s, close %s" % (case, how, close))
 print("%d passed, %d failed" % (passed, failed))
 if passed + failed < int(sys.argv[2]):
-    sys.exit("only %d cases ran, there are %s" % (passed + failed, sys.argv[2]))
+    sys.exit("only %d of %s cases ran" % (passed + failed, sys.argv[2]))
 sys.exit(failed > 0)
 PYTHON

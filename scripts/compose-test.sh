@@ -21,7 +21,7 @@ timeout 20 docker info >/dev/null 2>&1 || die "the docker daemon does not answer
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
 export EDGE_PORT=${EDGE_PORT:-$(free_port)}
-# Its own name, so that it does not replace an image that is in use on this machine.
+# Its own name, so that it does not replace an image in use on this machine.
 export TAILWATER_IMAGE=tailwater:compose-test
 readonly base=http://127.0.0.1:$EDGE_PORT
 scratch=$(mktemp -d)
@@ -44,7 +44,7 @@ compose() {
 finish() {
   local code=$?
   trap '' INT TERM
-  # A script that ended early has not passed, whatever it counted.
+  # A script that ended early has failed.
   ((code == 0 || failed > 0)) || fail "the script ended early (exit code $code)"
   if ((code != 0)); then
     {
@@ -57,7 +57,7 @@ finish() {
   fi
   compose 180 down -v --remove-orphans --timeout 5 >/dev/null || true
   rm -rf "$scratch"
-  # Here, so that it is always the last line.
+  # Always the last line.
   printf '%d passed, %d failed\n' "$passed" "$failed"
 }
 trap finish EXIT
@@ -70,7 +70,7 @@ check() {
   shift
   if "$@"; then pass "$what"; else fail "$what"; fi
 }
-give_up() { fail "$*"; exit 1; }
+stop() { fail "$*"; exit 1; }
 
 # until_true SECONDS COMMAND...: repeats COMMAND until it succeeds or the time is over.
 until_true() {
@@ -99,7 +99,7 @@ try_submit() {
     --data-binary "@$scratch/$id.body" "$base/api/jobs") || return 1
   [[ $status == 202 || $status == 200 ]]
 }
-submit() { until_true 90 try_submit "$@" || give_up "job $2 was not accepted: $(cat "$scratch/$2.answer" 2>/dev/null)"; }
+submit() { until_true 90 try_submit "$@" || stop "job $2 was not accepted: $(cat "$scratch/$2.answer" 2>/dev/null)"; }
 
 # ends ID SECONDS: waits until the job is done, and writes its output to ID.out.
 ends() {
@@ -109,8 +109,8 @@ ends() {
 }
 same() { [[ -s $scratch/$1.out ]] && cmp -s "$scratch/$1.out" "$scratch/$2.out"; }
 
-# Both jobs take about 24 seconds: longer than a stopping worker waits for its jobs (10 s), so that a worker which is
-# stopped early must hand its job over.
+# Both jobs take about 24 seconds: longer than a stopping worker waits for its jobs (10 s), so that it must hand its job
+# over.
 printf '{"words":360,"rate":15,"seed":7}' >"$scratch/demo.input"
 python3 - "$scratch" <<'PY'
 import collections, json, sys
@@ -125,9 +125,9 @@ PY
 
 # ---- start
 
-compose 2400 build >"$scratch/build.log" 2>&1 || { tail -n 40 "$scratch/build.log" >&2; give_up "the image builds"; }
+compose 2400 build >"$scratch/build.log" 2>&1 || { tail -n 40 "$scratch/build.log" >&2; stop "the image builds"; }
 pass "the image builds"
-compose 300 up -d --no-build >/dev/null || give_up "the stack starts"
+compose 300 up -d --no-build >/dev/null || stop "the stack starts"
 check "the stack starts" until_true 60 ready
 
 # ---- undisturbed
@@ -140,10 +140,10 @@ a = json.load(open(sys.argv[1]))
 sys.exit((a["id"], a["kind"], a["status"] in ("queued", "running")) != ("demo-ref", "demo", True))' "$scratch/demo-ref.answer"
 check "a demo job ends" ends demo-ref 90
 check "an exec job ends" ends exec-ref 90
-check "the exec job's output is the right one" same exec-ref expected
-[[ -s $scratch/demo-ref.out && -s $scratch/exec-ref.out ]] || give_up "there is something to compare with"
+check "the exec job's output is correct" same exec-ref expected
+[[ -s $scratch/demo-ref.out && -s $scratch/exec-ref.out ]] || stop "there are outputs to compare with"
 
-# ---- disturbed: disturb NAME KIND-THAT-CHANGES-HANDS COMMAND...
+# ---- disturbed: disturb NAME KINDS-TAKEN-OVER COMMAND...
 
 under_way() { is "$1" 's["status"] == "running" and s["seq"] >= 6'; }
 disturb() {
@@ -153,14 +153,14 @@ disturb() {
   for kind in demo exec; do
     until_true 60 under_way "$kind-$name" || { fail "$name: the $kind job gets under way"; return; }
   done
-  if ! "$@"; then fail "$name: the disturbance itself"; return; fi
+  if ! "$@"; then fail "$name: the disturbance"; return; fi
   for kind in demo exec; do
     if ! ends "$kind-$name" 120; then
       fail "$name: the $kind job ends (state: $(head -c 300 "$scratch/$kind-$name.json" 2>/dev/null))"
       continue
     fi
     check "$name: the $kind job's output is the same" same "$kind-$name" "$kind-ref"
-    # Otherwise a restart that came too late would count as one that was survived.
+    # Otherwise a restart after the job's end would count as survived.
     if [[ $moved == *"$kind"* ]]; then
       check "$name: the $kind job was taken over" is "$kind-$name" 's["attempt"] >= 2'
     fi
@@ -181,7 +181,7 @@ disturb kill-worker "demo" kill_worker
 # ---- three workers, one of which dies
 
 running() { [[ $(compose 60 ps -q worker | xargs -r docker inspect -f '{{.State.Running}}' | grep -c true) == "$1" ]]; }
-compose 300 up -d --no-build --no-recreate --scale worker=3 >/dev/null || give_up "three workers start"
+compose 300 up -d --no-build --no-recreate --scale worker=3 >/dev/null || stop "three workers start"
 check "three workers start" until_true 60 running 3
 many=(demo-many-{1..6})
 for id in "${many[@]}"; do submit demo "$id"; done
@@ -193,6 +193,6 @@ all_same() {
   for id in "${many[@]}"; do ends "$id" 120 && same "$id" demo-ref || return 1; done
 }
 check "six jobs on three workers, one of them killed: each output is the same" all_same
-check "two workers are left" running 2
+check "two workers remain" running 2
 
 ((failed == 0))

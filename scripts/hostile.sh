@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Measures what hostile clients cost an edge: starts a broker, workers, an edge and a hundred honest clients that watch jobs,
-# runs one attack after the other, and prints for each how much memory the edge used and how late the honest clients were
-# served. Uses only the loopback interface, and stops everything that it started.
-#   --short     dev profile, fewer and smaller attacks: under a minute and the build, for every change
+# Measures what hostile clients cost an edge: starts a broker, workers, an edge and a hundred honest clients that watch
+# jobs, runs the attacks one after another, and prints for each how much memory the edge used and how late events reached
+# the honest clients. Uses only the loopback interface, and stops everything that it started.
+#   --short     dev profile, fewer and smaller attacks: takes under a minute and the build
 #   --list      list the attacks
 #   NAME...     run only these attacks
-# TAILWATER_PROGRAM names a program to test instead of building one.
+# TAILWATER_PROGRAM is a program to test instead of building one.
 # Exits with 1 if the edge used more than 64 MiB for an attack or did not free it. The last line counts attacks.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -17,7 +17,7 @@ for argument in "$@"; do
   [[ $argument == --list ]] && exec python3 scripts/hostile/run.py --list
 done
 
-# Every flag of `tailwater` is also a variable. One that is set for another purpose must not change the measurement.
+# Every flag of `tailwater` is also a variable. Variables set for another purpose must not change the measurement.
 program=${TAILWATER_PROGRAM:-}
 for name in ${!TAILWATER_@}; do unset "$name"; done
 if [[ -z $program ]]; then
@@ -26,7 +26,7 @@ if [[ -z $program ]]; then
   cargo build --locked --bin tailwater --profile "$profile" >&2
   program=${CARGO_TARGET_DIR:-target}/${profile/dev/debug}/tailwater
 fi
-[[ -x $program ]] || die "there is no program $program."
+[[ -x $program ]] || die "$program does not exist or is not executable."
 NATS_SERVER=$(scripts/nats-server.sh)
 limit=1200
 for argument in "$@"; do [[ $argument == --short ]] && limit=240; done

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints the path of a nats-server that is new enough on stdout; messages go to stderr. It looks at $NATS_SERVER, then on
-# PATH, then in the git-ignored .tools/, into which it downloads one if there is none.
+# Prints the path of a nats-server that is new enough; messages go to stderr. It checks $NATS_SERVER, then PATH, then the
+# git-ignored .tools/, into which it downloads one if necessary.
 set -euo pipefail
 
 # The first version with the fixes that Tailwater relies on. The program refuses older ones as well.
@@ -77,7 +77,7 @@ if [[ -x $copy ]]; then
 fi
 
 mkdir -p "$tools"
-# Inside .tools, so that the last step is a rename within one file system: of two runs at once, each installs a whole file.
+# Inside .tools, so that the last step is a rename within one file system: concurrent runs never install a partial file.
 scratch=$(mktemp -d "$tools/fetch.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 

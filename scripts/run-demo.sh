@@ -19,14 +19,14 @@ esac
 command -v cargo >/dev/null ||
   die "Rust is missing. Install it with rustup, which then takes the version that rust-toolchain.toml names."
 
-# Every flag of `tailwater` is also a variable. One that is set for another purpose must not redirect the demo.
+# Every flag of `tailwater` is also a variable. Variables set for another purpose must not redirect the demo.
 for name in ${!TAILWATER_@}; do unset "$name"; done
 
 # The dev profile: the first build of the release profile takes several times as long.
 say "build (some minutes the first time)"
 cargo build --locked
 tailwater=${CARGO_TARGET_DIR:-target}/debug/tailwater
-[[ -x $tailwater ]] || die "cargo built no $tailwater."
+[[ -x $tailwater ]] || die "cargo did not build $tailwater."
 NATS_SERVER=$(scripts/nats-server.sh)
 export NATS_SERVER
 

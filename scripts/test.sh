@@ -24,9 +24,9 @@ command -v python3 >/dev/null ||
   die "python3 is missing. The tests run the worker in Python."
 
 command -v node >/dev/null && command -v npm >/dev/null ||
-  die "Node.js (20 or newer) with npm is missing. Clients that are written for it are among the tests."
+  die "Node.js (20 or newer) with npm is missing. The tests run clients written for it."
 
-# The tests run the commands of the documents and clients from other projects; both use these.
+# Used by the commands of the documents and by clients from other projects, which the tests run.
 missing=()
 for program in curl jq node npm; do
   command -v "$program" >/dev/null && continue
@@ -51,7 +51,7 @@ if ! cmp -s tests/clients/requirements.txt "$venv/requirements.txt"; then
   bounded 120 python3 -m venv --clear "$venv" ||
     die "python3 cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv."
   bounded 600 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt ||
-    die "the Python packages could not be installed (PyPI packages of these names)."
+    die "the Python packages could not be installed (PyPI packages)."
   # Last, so that an incomplete environment is built again.
   cp tests/clients/requirements.txt "$venv/requirements.txt"
 fi

@@ -1,8 +1,8 @@
 """The attacks. Each is a coroutine that gets the rig and its size, and returns counts of its outcomes.
 
-To add one, write a coroutine under `@attack(...)`: it appears in the table. `full` and `short` are its size in the long and
-in the short run; without `short` the short run omits it. It should last as long as it has an effect, and keep everything
-open for `hold()` seconds, so that the memory is measured while it is in use.
+To add one, write a coroutine under `@attack(...)`. `full` and `short` are its size in the full and in the short run; without
+`short` the short run omits it. It should run for as long as it has an effect, and then call `hold()`, so that the memory is
+measured while everything is open.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class Attack:
     run: Callable
     full: int
     short: int | None
-    # Whether the honest clients are expected to be served meanwhile.
+    # Whether the honest clients must be served during the attack.
     honest: bool
 
 
@@ -44,7 +44,7 @@ def attack(name, about, full, short=None, honest=True):
 
 
 async def gather(count, one, at_once=100):
-    """Runs `one(number)` for each number, this many at once, and counts the results."""
+    """Runs `one(number)` for each number, `at_once` at a time, and counts the results."""
     gate, seen = asyncio.Semaphore(at_once), Counter()
 
     async def gated(number):
@@ -59,17 +59,17 @@ async def gather(count, one, at_once=100):
 
 
 async def hold(rig):
-    """Keeps everything open for a while."""
+    """Keeps everything open while the memory is measured."""
     await asyncio.sleep(rig.hold)
 
 
 async def flood(client, data, seconds):
-    """Sends the same data repeatedly until the time is over or the connection ends; returns how it ended."""
+    """Sends the same data repeatedly for `seconds` or until the connection ends. Returns how it ended."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if not await client.send(data, until - time.monotonic() + 0.1):
-            return "not heard" if time.monotonic() >= until else "cut"
-    return "heard all the time"
+            return "not read" if time.monotonic() >= until else "cut"
+    return "read all the time"
 
 
 async def pings(rig, seconds, path, *first):
@@ -80,93 +80,47 @@ async def pings(rig, seconds, path, *first):
     return Counter([await flood(client, mask(0x89, b"x" * 125) * 200, seconds)])
 
 
-@attack("ws-pings", "one WebSocket pings and never reads", full=20, short=3)
+@attack("ws-pings", "one WebSocket that pings and never reads", full=20, short=3)
 async def ws_pings(rig, seconds):
     return await pings(rig, seconds, "/ws")
 
 
-@attack("sio-pings", "one Socket.IO WebSocket pings and never reads", full=20, short=3)
+@attack("sio-pings", "one Socket.IO WebSocket that pings and never reads", full=20, short=3)
 async def sio_pings(rig, seconds):
     return await pings(rig, seconds, SOCKET, mask(0x81, b"40"))
 
 
-@attack("states", "states of a job of 8 MB, unread", full=300, short=60)
-async def states(rig, count):
+async def unread(rig, count, path, headers="", at_once=100):
+    """Sends requests, and leaves the rest of each response unread after its head."""
     held = []
 
     async def one(_):
         client = await Client.connect(rig.port)
         held.append(client)
-        await client.send(request("GET", f"/api/jobs/{rig.big}/state"))
+        await client.send(request("GET", f"/api/jobs/{rig.big}/{path}", headers=headers))
         return await client.head()
 
-    seen = await gather(count, one, at_once=count)
+    seen = await gather(count, one, at_once)
     await hold(rig)
     return seen
+
+
+@attack("states", "states of a job of 8 MB, unread", full=300, short=60)
+async def states(rig, count):
+    return await unread(rig, count, "state", at_once=count)
 
 
 @attack("pages", "pages of a job of 8 MB, unread", full=300)
 async def pages(rig, count):
-    held = []
-
-    async def one(_):
-        client = await Client.connect(rig.port)
-        held.append(client)
-        accept = "Accept: application/json\r\n"
-        await client.send(request("GET", f"/api/jobs/{rig.big}/events?limit=1000", headers=accept))
-        return await client.head()
-
-    seen = await gather(count, one, at_once=count)
-    await hold(rig)
-    return seen
+    return await unread(rig, count, "events?limit=1000", "Accept: application/json\r\n", at_once=count)
 
 
 @attack("sse-unread", "event streams of a job of 8 MB, unread", full=1000)
 async def sse_unread(rig, count):
-    held = []
-
-    async def one(_):
-        client = await Client.connect(rig.port)
-        held.append(client)
-        await client.send(request("GET", f"/api/jobs/{rig.big}/events"))
-        return await client.head()
-
-    seen = await gather(count, one)
-    await hold(rig)
-    return seen
+    return await unread(rig, count, "events")
 
 
-async def unread(rig, count, path, watch, *first):
-    """WebSocket connections that watch a job and read only until they may."""
-    held = []
-
-    async def one(_):
-        client = await Client.connect(rig.port)
-        held.append(client)
-        await client.websocket(path)
-        for packet in first:
-            await client.send(mask(0x81, packet), 1)
-            await client.read(seconds=5)
-        await client.send(mask(0x81, watch), 1)
-        return "held"
-
-    seen = await gather(count, one)
-    await hold(rig)
-    return seen
-
-
-@attack("ws-unread", "WebSockets that each watch a job of 8 MB, unread", full=1000)
-async def ws_unread(rig, count):
-    return await unread(rig, count, "/ws", json.dumps({"op": "watch", "job": rig.big}).encode())
-
-
-@attack("sio-unread", "Socket.IO WebSockets that each watch a job of 8 MB, unread", full=1000)
-async def sio_unread(rig, count):
-    watch = b"42" + json.dumps(["watch", {"job": rig.big}]).encode()
-    return await unread(rig, count, SOCKET, watch, b"40")
-
-
-@attack("ws-watches", "one WebSocket watches many finished jobs and reads nothing", full=300)
+@attack("ws-watches", "one WebSocket that watches many finished jobs and never reads", full=300)
 async def ws_watches(rig, count):
     client = await Client.connect(rig.port)
     await client.websocket()
@@ -177,7 +131,7 @@ async def ws_watches(rig, count):
 
 
 def heavy_input():
-    """The heaviest input that an edge accepts: 500 KiB of text that takes about 16 MiB in memory, which is the limit."""
+    """An input that takes the most memory that an edge accepts: 500 KiB of text, about 16 MiB in memory."""
     return "[" + ",".join(['{"number":1234567890}'] * 23_000) + "]"
 
 
@@ -219,7 +173,7 @@ async def rest_submits(rig, count):
         os.kill(rig.broker.pid, signal.SIGCONT)
 
 
-@attack("sio-sids", "sessions that nobody has", full=200_000, short=10_000)
+@attack("sio-sids", "requests for sessions that do not exist", full=200_000, short=10_000)
 async def sio_sids(rig, count):
     letters = string.ascii_letters + string.digits
 
@@ -260,7 +214,7 @@ async def sio_handshakes(rig, count):
             seen["200"] += got.count(b"HTTP/1.1 200")
             seen["503"] += got.count(b"HTTP/1.1 503")
             left -= batch
-        return "all asked"
+        return "all sent"
 
     await gather(20, one)
     await hold(rig)
@@ -268,7 +222,7 @@ async def sio_handshakes(rig, count):
 
 
 async def session(rig):
-    """A Socket.IO client by polling that has joined: its address."""
+    """Joins a Socket.IO client by polling. Returns the address of its session."""
     client = await Client.connect(rig.port, rcvbuf=None)
     await client.send(request("GET", POLLING))
     _, body = await client.whole()
@@ -280,7 +234,7 @@ async def session(rig):
 
 
 async def drips(rig, count, path_of, headers):
-    """Bodies of a megabyte of which all but a byte comes, and then nothing."""
+    """Sends bodies of a megabyte without their last byte."""
     held = []
 
     async def one(_):
@@ -293,12 +247,12 @@ async def drips(rig, count, path_of, headers):
     return await gather(count, one, at_once=count)
 
 
-@attack("sio-bodies", "Socket.IO bodies of a megabyte less a byte", full=200)
+@attack("sio-bodies", "Socket.IO bodies of a megabyte without their last byte", full=200)
 async def sio_bodies(rig, count):
     return await drips(rig, count, lambda: session(rig), "Content-Type: text/plain\r\n")
 
 
-@attack("rest-bodies", "bodies of a megabyte less a byte", full=300, short=80)
+@attack("rest-bodies", "bodies of a megabyte without their last byte", full=300, short=80)
 async def rest_bodies(rig, count):
     async def path():
         return "/api/jobs"
@@ -306,7 +260,7 @@ async def rest_bodies(rig, count):
     return await drips(rig, count, path, JSON)
 
 
-@attack("ws-bodies", "WebSocket messages of a megabyte less a byte", full=300, short=80)
+@attack("ws-bodies", "WebSocket messages of a megabyte without their last byte", full=300, short=80)
 async def ws_bodies(rig, count):
     held = []
 
@@ -340,7 +294,7 @@ async def sio_quotes(rig, count):
 
 @attack("small-events", "small events beside a flood of large ones", full=15)
 async def small_events(rig, seconds):
-    # One client reads the flood; what it is read into must not live as long as the small events beside it.
+    # The buffers of the flood must be freed although small events are kept.
     jobs = [await rig.submit("demo", {"words": 3000, "rate": 100, "seed": n}) for n in range(40)]
     flooding = await rig.submit("flood")
     client = await Client.connect(rig.port, rcvbuf=None)
@@ -353,7 +307,7 @@ async def small_events(rig, seconds):
     return Counter({"MiB read": got >> 20})
 
 
-@attack("large-frames", "frames of a megabyte without end over one WebSocket", full=15, short=4)
+@attack("large-frames", "endless frames of a megabyte over one WebSocket", full=15, short=4)
 async def large_frames(rig, seconds):
     client = await Client.connect(rig.port, rcvbuf=None)
     await client.websocket()
@@ -361,7 +315,7 @@ async def large_frames(rig, seconds):
     return Counter([await flood(client, mask(0x81, frame.encode()), seconds)])
 
 
-@attack("listings", "a hundred clients list jobs all the time", full=10, short=3)
+@attack("listings", "a hundred clients that keep listing jobs", full=10, short=3)
 async def listings(rig, seconds):
     until, seen = time.monotonic() + seconds, Counter()
 

@@ -18,7 +18,7 @@ MIB = 1 << 20
 
 
 class Rig:
-    """The processes of one run of the attacks. `stop` ends all of them, in any state."""
+    """The processes of one run. `stop` ends all of them, in any state."""
 
     def __init__(self, program, nats_server, clients):
         self.program, self.nats_server, self.clients = program, nats_server, clients
@@ -68,7 +68,7 @@ class Rig:
         return self.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def start_edge(self):
-        """A new edge, so that an attack does not affect the next one."""
+        """Starts a new edge, so that an attack does not affect the next one."""
         command = self.tailwater("edge", "--listen", "127.0.0.1:0")
         log = open(Path(self.folder.name, "edge.log"), "ab")
         self.edge = self.start(command, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -84,13 +84,13 @@ class Rig:
             raise SystemExit("the honest clients did not start")
 
     def delays(self):
-        """What the honest clients measured since the last call."""
+        """The measurements of the honest clients since the last call."""
         self.watchers.stdin.write("\n")
         self.watchers.stdin.flush()
         return json.loads(self.watchers.stdout.readline())
 
     def memory(self):
-        """The resident set of the edge, in MiB; 0 when it is gone."""
+        """The resident memory of the edge in MiB; 0 if it has ended."""
         try:
             status = Path(f"/proc/{self.edge.pid}/status").read_text()
         except FileNotFoundError:
@@ -106,17 +106,17 @@ class Rig:
                 return answer["id"]
             # A kind is unknown until its worker has declared it.
             await asyncio.sleep(0.1)
-        raise SystemExit(f"a job of kind {kind} was not taken: {status} {answer}")
+        raise SystemExit(f"a job of kind {kind} was not accepted: {status} {answer}")
 
     async def cancel(self, job):
         try:
             await ask(self.port, "POST", f"/api/jobs/{job}/cancel")
         except (OSError, ValueError, asyncio.TimeoutError):
-            # The attack may have ended the edge; the run goes on.
+            # The attack may have ended the edge; the run continues.
             pass
 
     async def until_done(self, kind, count, seconds=120):
-        """Waits until this many jobs of a kind are done."""
+        """Waits until `count` jobs of a kind are done."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             done, page = 0, ""
@@ -129,4 +129,4 @@ class Rig:
             if done >= count:
                 return
             await asyncio.sleep(0.3)
-        raise SystemExit(f"{done} of {count} jobs of kind {kind} ended in time")
+        raise SystemExit(f"only {done} of {count} jobs of kind {kind} ended in time")

@@ -10,11 +10,11 @@ import time
 from attacks import ATTACKS
 from rig import Rig
 
-# How much more memory than when idle an edge may use during an attack, in MiB, and how much afterwards.
+# How many MiB more than when idle an edge may use during an attack, and after it.
 PEAK_MAX = 64
 LEFT_MAX = 24
-# After how many seconds the memory must be free again.
-BACK_WAIT = 30
+# How many seconds after an attack the memory must be free again.
+RECOVERY_WAIT = 30
 
 
 def arguments():
@@ -28,14 +28,14 @@ def arguments():
 
 
 async def prepare(rig, attacks):
-    """The jobs that the attacks and the honest clients read."""
+    """Starts the workers, and the jobs that the attacks read."""
     rig.start_broker()
     rig.start_edge()
     rig.start_worker("demo", "demo", concurrency=128)
     rig.start_worker("big", "exec", "--", "sh", "-c", "head -c 8000000 /dev/zero | tr '\\0' x")
     rig.start_worker("finished", "exec", "--", "sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x", concurrency=8)
     rig.start_worker("flood", "exec", "--", "sh", "-c", "head -c 400000000 /dev/zero | tr '\\0' x")
-    # A kind whose jobs only wait: its worker has declared it, and is gone.
+    # A kind whose jobs stay queued: its worker declares it and is then stopped.
     parked = rig.start_worker("parked", "demo")
     rig.parked = await rig.submit("parked")
     rig.end(parked)
@@ -58,7 +58,7 @@ async def settle(rig, quiet):
 async def measure(rig, attack, size, quiet):
     """Runs one attack. Returns its row, and whether it stayed within the bounds."""
     rig.start_edge()
-    # New jobs, so that the honest clients have nothing to catch up with.
+    # New jobs, so that the honest clients have no backlog.
     watched = [await rig.submit("demo", {"words": 6000, "rate": 20, "seed": n}) for n in range(10)]
     rig.start_watchers(watched)
     idle, before = await settle(rig, quiet)
@@ -75,28 +75,29 @@ async def measure(rig, attack, size, quiet):
     running = False
     await looking
     during = rig.delays()
-    # Everything that the attack opened was closed with it.
+    # The attack has closed everything that it opened.
     begun = time.monotonic()
-    while (left := rig.memory()) > idle + LEFT_MAX and time.monotonic() < begun + BACK_WAIT:
+    while (left := rig.memory()) > idle + LEFT_MAX and time.monotonic() < begun + RECOVERY_WAIT:
         await asyncio.sleep(0.2)
-    back, died = time.monotonic() - begun, rig.edge.poll() is not None
+    recovery = time.monotonic() - begun
+    died = rig.edge.poll() is not None
     rig.end(rig.watchers)
     for job in watched:
         await rig.cancel(job)
     rig.end(rig.edge)
-    faults = []
+    violations = []
     if died:
-        faults.append("the edge died")
+        violations.append("the edge died")
     if peak > idle + PEAK_MAX:
-        faults.append(f"{peak - idle:.0f} MiB more than idle")
+        violations.append(f"{peak - idle:.0f} MiB more than idle")
     if left > idle + LEFT_MAX:
-        faults.append(f"{left - idle:.0f} MiB left after {BACK_WAIT} s")
+        violations.append(f"{left - idle:.0f} MiB left after {RECOVERY_WAIT} s")
     if attack.honest and (during["lost"] or not during["events"]):
-        faults.append(f"{during['lost']} honest clients lost their connection, {during['events']} events came")
+        violations.append(f"{during['lost']} honest clients lost their connection, {during['events']} events arrived")
     p99 = [f"{delays['p99']:.0f}" if delays["events"] else "-" for delays in (before, during)]
-    met = ", ".join(f"{what}: {times}" for what, times in seen.most_common(5) if times)
-    row = (attack.name, f"{idle:.0f}", f"{peak:.0f}", f"{left:.0f} in {back:.0f} s", *p99, met, "; ".join(faults) or "ok")
-    return row, not faults
+    outcomes = ", ".join(f"{what}: {times}" for what, times in seen.most_common(5) if times)
+    row = (attack.name, f"{idle:.0f}", f"{peak:.0f}", f"{left:.0f} in {recovery:.0f} s", *p99, outcomes, "; ".join(violations) or "ok")
+    return row, not violations
 
 
 def show(row):
@@ -116,7 +117,7 @@ async def run(options):
         for attack, size in chosen:
             try:
                 row, good = await measure(rig, attack, size, quiet=0.7 if options.short else 2)
-            except Exception as error:  # noqa: BLE001 - the other attacks run anyway
+            except Exception as error:  # noqa: BLE001 - the other attacks still run
                 row, good = (attack.name, *["-"] * 5, "", f"did not run: {error!r}"), False
             show(row)
             passed += good
@@ -134,7 +135,7 @@ def main():
         return 0
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65536) if most > 0 else 65536, most))
-    # So that every process that was started is stopped.
+    # So that `rig.stop` runs.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return 0 if asyncio.run(run(options)) else 1
 

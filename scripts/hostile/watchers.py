@@ -1,7 +1,7 @@
 """Honest clients: a hundred WebSockets that follow running jobs, and how late each event reaches them.
 
-A separate process, so that an attack does not slow it down. Each line on stdin asks for the measurements since the last
-line; the answer is a line of JSON. It ends with stdin.
+A separate process, so that an attack does not slow it down. Each line on stdin requests the measurements since the last
+line, as a line of JSON. It ends with stdin.
 """
 
 import json
@@ -9,7 +9,7 @@ import selectors
 import sys
 import time
 
-from wire import open_websocket, frames, mask
+from wire import frames, mask, open_websocket
 
 TS = b'"ts":'
 
@@ -55,7 +55,7 @@ def main(port, clients, jobs):
                 elif (at_ts := payload.find(TS)) >= 0:
                     end = at_ts + len(TS)
                     number = payload[end : end + 14].split(b",")[0].rstrip(b"}")
-                    # Events that are replayed at the start are late anyway.
+                    # Events replayed at the start are always late.
                     if float(number) > begun:
                         delays.append(max(0.0, now - float(number)))
 

@@ -1,4 +1,4 @@
-"""HTTP and WebSocket as bytes on a socket: hostile clients do things that no library would."""
+"""HTTP and WebSocket as bytes on a socket: hostile clients do what libraries do not allow."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ def mask(head, payload):
 
 
 def frames(buffer):
-    """Takes whole frames of a server from a buffer: opcode and payload."""
+    """Removes complete server frames from a buffer. Yields opcode and payload."""
     while len(buffer) >= 2:
         size, start = buffer[1] & 127, 2
         if size == 126:
@@ -82,7 +82,7 @@ class Client:
         return cls(sock)
 
     async def send(self, data, seconds=30):
-        """Whether all of it was sent in time; False if the connection was cut."""
+        """Returns whether all data was sent in time; False if the connection was cut."""
         try:
             await asyncio.wait_for(asyncio.get_running_loop().sock_sendall(self.sock, data), seconds)
             return True
@@ -90,7 +90,7 @@ class Client:
             return False
 
     async def read(self, size=65536, seconds=30):
-        """The next bytes; empty when the connection has ended, `None` when no bytes come."""
+        """The next bytes; empty if the connection has ended, `None` if none arrive in time."""
         try:
             return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.sock, size), seconds)
         except asyncio.TimeoutError:
@@ -99,12 +99,12 @@ class Client:
             return b""
 
     async def head(self, seconds=30):
-        """The status of the next answer and its code, if it has one; the rest is not read."""
+        """The status of the next response, and its code if it has one. Leaves the rest unread."""
         data = b""
         while b"\r\n\r\n" not in data:
             piece = await self.read(2048, seconds)
             if piece is None:
-                return "no answer"
+                return "no response"
             if not piece:
                 return "cut"
             data += piece
@@ -119,7 +119,7 @@ class Client:
         return await self.head()
 
     async def whole(self, seconds=10):
-        """A small answer on a connection that stays open: status and body."""
+        """The status and body of a small response on a connection that stays open."""
         data = b""
         while True:
             piece = await self.read(65536, seconds)
@@ -138,7 +138,7 @@ class Client:
 
 
 async def ask(port, method, path, value=None):
-    """An honest request. Returns status and JSON."""
+    """Sends an honest request. Returns status and JSON."""
     client = await Client.connect(port, rcvbuf=None)
     body = b"" if value is None else json.dumps(value).encode()
     await client.send(request(method, path, body, JSON if body else ""))
