@@ -21,23 +21,14 @@ pub(super) struct NatsArgs {
     /// The NATS server, or several separated by commas: `nats://host:port`, with `user:password@`
     /// or `token@` before the host if the server needs it, `tls://` for TLS. If it has a password,
     /// set the variable instead: other users can read a command line.
-    #[arg(
-        long,
-        env = "TAILWATER_NATS",
-        hide_env_values = true,
-        value_name = "URL",
-        default_value = "nats://127.0.0.1:4222"
-    )]
+    #[arg(long, env = "TAILWATER_NATS", hide_env_values = true)]
+    #[arg(value_name = "URL", default_value = "nats://127.0.0.1:4222")]
     pub(super) nats: SecretString,
     #[command(flatten)]
     pub(super) credentials: CredentialsArgs,
     /// The first token of every subject and, in capitals, the prefix of every stream's name.
-    #[arg(
-        long,
-        env = "TAILWATER_PREFIX",
-        value_name = "NAME",
-        default_value = "tw"
-    )]
+    #[arg(long, env = "TAILWATER_PREFIX", value_name = "NAME")]
+    #[arg(default_value = "tw")]
     pub(super) prefix: Kind,
     /// How long to wait for the server.
     #[arg(long, env = "TAILWATER_NATS_WAIT", value_name = "TIME", default_value_t = NATS_WAIT.into())]
@@ -48,12 +39,8 @@ pub(super) struct NatsArgs {
 #[derive(Clone, Debug, Args)]
 pub(super) struct CredentialsArgs {
     /// A credentials file for NATS, as written by `nsc`.
-    #[arg(
-        long,
-        env = "TAILWATER_NATS_CREDS",
-        value_name = "FILE",
-        conflicts_with = "nats_nkey"
-    )]
+    #[arg(long, env = "TAILWATER_NATS_CREDS", value_name = "FILE")]
+    #[arg(conflicts_with = "nats_nkey")]
     nats_creds: Option<PathBuf>,
     /// A file with the seed of an nkey for NATS.
     #[arg(long, env = "TAILWATER_NATS_NKEY", value_name = "FILE")]
@@ -62,20 +49,12 @@ pub(super) struct CredentialsArgs {
     #[arg(long, env = "TAILWATER_NATS_CA", value_name = "FILE")]
     nats_ca: Option<PathBuf>,
     /// A client certificate for NATS, in PEM. Implies TLS.
-    #[arg(
-        long,
-        env = "TAILWATER_NATS_CERT",
-        value_name = "FILE",
-        requires = "nats_key"
-    )]
+    #[arg(long, env = "TAILWATER_NATS_CERT", value_name = "FILE")]
+    #[arg(requires = "nats_key")]
     nats_cert: Option<PathBuf>,
     /// The key of the client certificate, in PEM.
-    #[arg(
-        long,
-        env = "TAILWATER_NATS_KEY",
-        value_name = "FILE",
-        requires = "nats_cert"
-    )]
+    #[arg(long, env = "TAILWATER_NATS_KEY", value_name = "FILE")]
+    #[arg(requires = "nats_cert")]
     nats_key: Option<PathBuf>,
 }
 
@@ -159,12 +138,8 @@ pub(super) fn hosts(list: &[String]) -> Vec<String> {
 #[derive(Clone, Debug, Args)]
 pub(super) struct WebhookArgs {
     /// The hosts that jobs may call back to, separated by commas, each `name` or `name:port`.
-    #[arg(
-        long,
-        env = "TAILWATER_CALLBACK_HOSTS",
-        value_name = "HOSTS",
-        value_delimiter = ','
-    )]
+    #[arg(long, env = "TAILWATER_CALLBACK_HOSTS", value_name = "HOSTS")]
+    #[arg(value_delimiter = ',')]
     callback_hosts: Vec<String>,
     #[command(flatten)]
     secret: WebhookSecret,
@@ -175,12 +150,8 @@ pub(super) struct WebhookArgs {
 pub(super) struct WebhookSecret {
     /// The secret that signs callbacks, in the form of Standard Webhooks: `whsec_` and 24 to 64
     /// random bytes in base64. Prefer the variable: other users can read a command line.
-    #[arg(
-        long,
-        env = "TAILWATER_WEBHOOK_SECRET",
-        value_name = "SECRET",
-        hide_env_values = true
-    )]
+    #[arg(long, env = "TAILWATER_WEBHOOK_SECRET", value_name = "SECRET")]
+    #[arg(hide_env_values = true)]
     webhook_secret: Option<SecretString>,
 }
 

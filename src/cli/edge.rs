@@ -22,12 +22,8 @@ use crate::{edge, runtime};
 )]
 pub(super) struct EdgeCommand {
     /// Where to listen; port 0 chooses a free one.
-    #[arg(
-        long,
-        env = "TAILWATER_LISTEN",
-        value_name = "ADDR",
-        default_value = "127.0.0.1:4000"
-    )]
+    #[arg(long, env = "TAILWATER_LISTEN", value_name = "ADDR")]
+    #[arg(default_value = "127.0.0.1:4000")]
     listen: SocketAddr,
     /// How many independent threads serve clients, each with its own connections to NATS.
     #[arg(long, env = "TAILWATER_THREADS", value_name = "N", default_value_t = 1,
@@ -48,12 +44,8 @@ pub(super) struct EdgeCommand {
 pub(super) struct EdgeArgs {
     /// The hosts that jobs may call back to, separated by commas, each `name` or `name:port`. None
     /// by default.
-    #[arg(
-        long,
-        env = "TAILWATER_CALLBACK_HOSTS",
-        value_name = "HOSTS",
-        value_delimiter = ','
-    )]
+    #[arg(long, env = "TAILWATER_CALLBACK_HOSTS", value_name = "HOSTS")]
+    #[arg(value_delimiter = ',')]
     callback_hosts: Vec<String>,
     /// How much memory the edge may hold for its clients, for example 512MiB or 2GiB; beyond that,
     /// new requests are refused. By default a quarter of the memory of the machine or container.

@@ -25,12 +25,8 @@ pub(super) struct TailCommand {
     #[arg(long)]
     must_exist: bool,
     /// Start after the event with this sequence number.
-    #[arg(
-        long,
-        value_name = "SEQ",
-        default_value_t = 0,
-        conflicts_with = "cursor"
-    )]
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    #[arg(conflicts_with = "cursor")]
     after: u64,
     /// Start after the event that this cursor names.
     #[arg(long)]

@@ -35,40 +35,24 @@ use crate::worker::{Worker, WorkerSettings};
 )]
 pub(super) struct UpCommand {
     /// Where the edge listens; port 0 chooses a free one.
-    #[arg(
-        long,
-        env = "TAILWATER_LISTEN",
-        value_name = "ADDR",
-        default_value = "127.0.0.1:4000"
-    )]
+    #[arg(long, env = "TAILWATER_LISTEN", value_name = "ADDR")]
+    #[arg(default_value = "127.0.0.1:4000")]
     listen: SocketAddr,
     /// Use this NATS server instead of starting one.
-    #[arg(
-        long,
-        env = "TAILWATER_NATS",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
+    #[arg(long, env = "TAILWATER_NATS", hide_env_values = true)]
+    #[arg(value_name = "URL")]
     nats: Option<SecretString>,
     /// Where the NATS server keeps its data. One `up` at a time may use it.
-    #[arg(
-        long,
-        env = "TAILWATER_DATA_DIR",
-        value_name = "DIR",
-        default_value = "tailwater-data"
-    )]
+    #[arg(long, env = "TAILWATER_DATA_DIR", value_name = "DIR")]
+    #[arg(default_value = "tailwater-data")]
     data_dir: PathBuf,
     /// The nats-server program. By default the one on PATH, or in `.tools/`, where
     /// `scripts/nats-server.sh` puts it.
     #[arg(long, env = "NATS_SERVER", value_name = "FILE")]
     nats_server: Option<PathBuf>,
     /// The first token of every subject and, in capitals, the prefix of every stream's name.
-    #[arg(
-        long,
-        env = "TAILWATER_PREFIX",
-        value_name = "NAME",
-        default_value = "tw"
-    )]
+    #[arg(long, env = "TAILWATER_PREFIX", value_name = "NAME")]
+    #[arg(default_value = "tw")]
     prefix: Kind,
     #[command(flatten)]
     credentials: CredentialsArgs,

@@ -44,12 +44,8 @@ pub(super) struct WorkerCommand {
     #[arg(long, env = "TAILWATER_FLUSH_INTERVAL", value_name = "TIME", default_value_t = FLUSH_INTERVAL.into())]
     flush_interval: humantime::Duration,
     /// How many bytes of text are published without waiting for the interval.
-    #[arg(
-        long,
-        env = "TAILWATER_FLUSH_BYTES",
-        value_name = "BYTES",
-        default_value_t = FLUSH_BYTES
-    )]
+    #[arg(long, env = "TAILWATER_FLUSH_BYTES", value_name = "BYTES")]
+    #[arg(default_value_t = FLUSH_BYTES)]
     flush_bytes: usize,
     /// How long a job may take from its submission to its end. A job may set a shorter time.
     #[arg(long, env = "TAILWATER_TIMEOUT", value_name = "TIME", value_parser = humantime::parse_duration)]
@@ -114,12 +110,8 @@ enum BackendArgs {
         model: String,
         /// The key, if the server needs one. Prefer the variable: other users can read a command
         /// line.
-        #[arg(
-            long,
-            env = "OPENAI_API_KEY",
-            value_name = "KEY",
-            hide_env_values = true
-        )]
+        #[arg(long, env = "OPENAI_API_KEY", value_name = "KEY")]
+        #[arg(hide_env_values = true)]
         api_key: Option<SecretString>,
         /// How long the server may send nothing before the attempt fails.
         #[arg(long, env = "TAILWATER_IDLE_TIMEOUT", value_name = "TIME", default_value_t = MODEL_SILENCE.into())]
