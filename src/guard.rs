@@ -187,6 +187,17 @@ pub(crate) mod tests {
             shell(&format!("exec 3>'{}'; {script}", self.path().display()))
         }
 
+        /// The shell `script`, with this FIFO as descriptor 3 and `input` as descriptor 4. That one is
+        /// opened for both, so that neither side waits for the other.
+        pub(crate) fn shell_with(&self, input: &Self, script: &str) -> Vec<OsString> {
+            self.shell(&format!("exec 4<>'{}'; {script}", input.path().display()))
+        }
+
+        /// Writes a line, for a program that waits for it.
+        pub(crate) fn write_line(&self) {
+            std::fs::write(self.path(), "go\n").unwrap();
+        }
+
         /// Reads the next line, which must be `word`.
         pub(crate) async fn expect_line(&mut self, word: &str) {
             let mut line = vec![0; word.len() + 1];
@@ -319,18 +330,14 @@ pub(crate) mod tests {
         let stops = "trap 'echo stopping >&3; read line <&4; exit 5' TERM INT HUP";
         for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
             let (mut held, go) = (HeldFifo::new(), HeldFifo::new());
-            // The FIFO is opened for both, so that neither side waits for the other.
-            let script = format!(
-                "exec 4<>'{}'; {stops}; echo ready >&3; while :; do sleep 0.05; done",
-                go.path().display()
-            );
-            let mut guarded = guarded(std::process::id(), &held.shell(&script));
+            let script = format!("{stops}; echo ready >&3; while :; do sleep 0.05; done");
+            let mut guarded = guarded(std::process::id(), &held.shell_with(&go, &script));
             held.expect_line("ready").await;
             let pid = guarded.child.id().unwrap();
             kill_group(pid, signal).unwrap();
             held.expect_line("stopping").await;
             assert_eq!(guarded.child.try_wait().unwrap(), None);
-            std::fs::write(go.path(), "go\n").unwrap();
+            go.write_line();
             let status = timeout(SOON, guarded.child.wait()).await.unwrap().unwrap();
             assert_eq!(status.code(), Some(5), "{signal:?}");
         }
@@ -359,15 +366,11 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn a_guard_outlives_the_thread_that_started_it() {
         let (mut held, go) = (HeldFifo::new(), HeldFifo::new());
-        let script = format!(
-            "exec 4<>'{}'; echo ready >&3; read line <&4; exit 5",
-            go.path().display()
-        );
         let directory = tempfile::tempdir().unwrap();
         let mut command = std::process::Command::new(program(directory.path()));
         command
             .args(["guard", "--parent", &std::process::id().to_string(), "--"])
-            .args(held.shell(&script));
+            .args(held.shell_with(&go, "echo ready >&3; read line <&4; exit 5"));
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let (end_thread, ends) = std::sync::mpsc::channel::<()>();
         let starts = std::thread::spawn(move || {
@@ -380,7 +383,7 @@ pub(crate) mod tests {
         drop(end_thread);
         let mut child = starts.join().unwrap();
         assert_eq!(child.try_wait().unwrap(), None);
-        std::fs::write(go.path(), "go\n").unwrap();
+        go.write_line();
         let status = tokio::task::spawn_blocking(move || child.wait());
         assert_eq!(status.await.unwrap().unwrap().code(), Some(5));
     }

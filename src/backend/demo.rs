@@ -212,17 +212,9 @@ mod tests {
     use super::*;
     use crate::backend::{Content, Piece, Retry};
     use tokio::sync::mpsc::Receiver;
-    use tokio_util::sync::CancellationToken;
 
     fn job(input: Value) -> Job {
-        Job {
-            id: "j1".parse().unwrap(),
-            kind: "demo".parse().unwrap(),
-            input,
-            attempt: 1,
-            previous_output: None,
-            stop: CancellationToken::new(),
-        }
+        crate::backend::tests::job("j1", "demo", input)
     }
 
     /// Every piece of text, and when it arrived.

@@ -279,8 +279,20 @@ impl Output {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// The first attempt of a job.
+    pub(crate) fn job(id: &str, kind: &str, input: Value) -> Job {
+        Job {
+            id: id.parse().unwrap(),
+            kind: kind.parse().unwrap(),
+            input,
+            attempt: 1,
+            previous_output: None,
+            stop: CancellationToken::new(),
+        }
+    }
 
     #[tokio::test]
     async fn an_output_waits_while_it_is_full_and_ends_with_its_reader() {

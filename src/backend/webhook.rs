@@ -239,14 +239,7 @@ mod tests {
     }
 
     fn job(input: Value) -> Job {
-        Job {
-            id: "callback-j".parse().unwrap(),
-            kind: "callback".parse().unwrap(),
-            input,
-            attempt: 1,
-            previous_output: None,
-            stop: tokio_util::sync::CancellationToken::new(),
-        }
+        crate::backend::tests::job("callback-j", "callback", input)
     }
 
     async fn failed(input: Value) -> (String, Retry) {

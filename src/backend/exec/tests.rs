@@ -29,12 +29,8 @@ fn script(format: Format, script: &str) -> Exec {
 
 fn job(input: Value) -> Job {
     Job {
-        id: "j1".parse().unwrap(),
-        kind: "exec".parse().unwrap(),
-        input,
         attempt: 3,
-        previous_output: None,
-        stop: CancellationToken::new(),
+        ..crate::backend::tests::job("j1", "exec", input)
     }
 }
 
@@ -161,36 +157,19 @@ async fn a_program_and_its_guard_do_not_inherit_the_environment() {
 
 #[tokio::test]
 async fn python_output_arrives_before_the_program_ends() {
-    let mut go = HeldFifo::new();
-    let path = go.path().display().to_string();
-    let prints = format!(
-        "python3 -c \"import os; print('now'); os.write(3, b'printed\\n'); open('{path}.go').read()\""
-    );
-    assert!(
-        std::process::Command::new("mkfifo")
-            .arg(format!("{path}.go"))
-            .status()
-            .unwrap()
-            .success()
-    );
-    let program = exec(Format::Text, go.shell(&prints));
+    let (mut held, go) = (HeldFifo::new(), HeldFifo::new());
+    let prints =
+        "python3 -c \"import os; print('now'); os.write(3, b'printed\\n'); os.read(4, 1)\"";
+    let program = exec(Format::Text, held.shell_with(&go, prints));
     let (out, mut taken) = Output::new();
     let reader = async {
-        go.expect_line("printed").await;
+        held.expect_line("printed").await;
         // Python writes the end of the line separately.
         let mut printed = Vec::new();
         while joined(&printed) != "now\n" {
             printed.push(taken.recv().await.unwrap().content);
         }
-        let line = format!(": > '{path}.go'");
-        assert!(
-            Command::new("sh")
-                .args(["-c", &line])
-                .status()
-                .await
-                .unwrap()
-                .success()
-        );
+        go.write_line();
     };
     let run = async { tokio::join!(program.run(job(Value::Null), out), reader) };
     assert_eq!(timeout(SOON, run).await.unwrap().0, done());
@@ -219,29 +198,14 @@ async fn a_program_does_not_have_to_read_a_large_input() {
 #[tokio::test]
 async fn a_character_in_two_writes_arrives_whole() {
     // The second half is written after the test has the first piece.
-    let mut go = HeldFifo::new();
-    let halves = format!(
-        "printf 'a\\342\\202'; echo half >&3; read line < '{0}.go'; printf '\\254'",
-        go.path().display()
-    );
-    let make = std::process::Command::new("mkfifo")
-        .arg(format!("{}.go", go.path().display()))
-        .status();
-    assert!(make.unwrap().success());
-    let program = exec(Format::Text, go.shell(&halves));
+    let (mut held, go) = (HeldFifo::new(), HeldFifo::new());
+    let halves = "printf 'a\\342\\202'; echo half >&3; read line <&4; printf '\\254'";
+    let program = exec(Format::Text, held.shell_with(&go, halves));
     let (out, mut taken) = Output::new();
     let reader = async {
         assert_eq!(taken.recv().await.unwrap().content, text("a"));
-        go.expect_line("half").await;
-        let line = format!("echo go > '{}.go'", go.path().display());
-        assert!(
-            Command::new("sh")
-                .args(["-c", &line])
-                .status()
-                .await
-                .unwrap()
-                .success()
-        );
+        held.expect_line("half").await;
+        go.write_line();
         contents(taken).await
     };
     let run = async { tokio::join!(program.run(job(Value::Null), out), reader) };

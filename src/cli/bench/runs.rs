@@ -61,14 +61,8 @@ async fn live(
 ) -> anyhow::Result<BenchReport> {
     let account = Account::new()?;
     let mut meter = CostMeter::start(system.processes)?;
-    let watchers = connect(plan, system, watched(plan, jobs), BENCH_AT_ONCE, &account).await;
-    let watchers = follow(
-        watchers,
-        Goal::Event(BEGUN),
-        &account,
-        Instant::now() + BENCH_GRACE,
-    )
-    .await;
+    let watchers = connect_all(plan, system, jobs, &account).await;
+    let watchers = follow(watchers, Goal::Event(BEGUN), &account, grace()).await;
     let connections = watchers.len();
     sleep(BENCH_SETTLE).await;
     meter.connected()?;
@@ -89,15 +83,13 @@ async fn live(
         .await;
         published?;
     }
-    let mut report = BenchReport::new(
+    meter.report(
         plan,
         connections,
-        &account.tally(),
-        begin.elapsed(),
+        &account,
+        begin,
         "delay from when an event was due",
-    );
-    report.cost = meter.finish()?;
-    Ok(report)
+    )
 }
 
 /// All clients disconnect for a while and reconnect at the same moment.
@@ -109,14 +101,8 @@ async fn storm(
     missed: u64,
 ) -> anyhow::Result<BenchReport> {
     let account = Account::new()?;
-    let watchers = connect(plan, system, watched(plan, jobs), BENCH_AT_ONCE, &account).await;
-    let watchers = follow(
-        watchers,
-        Goal::Event(BEGUN),
-        &account,
-        Instant::now() + BENCH_GRACE,
-    )
-    .await;
+    let watchers = connect_all(plan, system, jobs, &account).await;
+    let watchers = follow(watchers, Goal::Event(BEGUN), &account, grace()).await;
     let gone: Vec<_> = watchers
         .into_iter()
         .map(|watcher| watcher.watched)
@@ -142,15 +128,13 @@ async fn storm(
         .collect();
     let all = within(returning, begin + BENCH_GRACE, &account);
     let connections = with_progress(&account, total, all).await.len();
-    let mut report = BenchReport::new(
+    meter.report(
         plan,
         connections,
-        &account.tally(),
-        begin.elapsed(),
+        &account,
+        begin,
         "a client has all events, from the first connect",
-    );
-    report.cost = meter.finish()?;
-    Ok(report)
+    )
 }
 
 /// Clients that start late on a job whose events are far apart in the log.
@@ -184,15 +168,13 @@ async fn late(
     };
     let (published, ()) = tokio::join!(publisher.order(Order::Scheduled(schedule(plan))), reading);
     published?;
-    let mut report = BenchReport::new(
+    meter.report(
         plan,
         plan.watchers,
-        &account.tally(),
-        begin.elapsed(),
+        &account,
+        begin,
         "a late client has all events, from its connect",
-    );
-    report.cost = meter.finish()?;
-    Ok(report)
+    )
 }
 
 /// Jobs that a real worker runs.
@@ -204,7 +186,7 @@ async fn with_worker(
     system.start_worker(plan.jobs).await?;
     let account = Account::new()?.timed(Timing::Stamped);
     let mut meter = CostMeter::start(system.processes)?;
-    let watchers = connect(plan, system, watched(plan, jobs), BENCH_AT_ONCE, &account).await;
+    let watchers = connect_all(plan, system, jobs, &account).await;
     let connections = watchers.len();
     sleep(BENCH_SETTLE).await;
     meter.connected()?;
@@ -217,21 +199,29 @@ async fn with_worker(
     })
     .await;
     submitted?;
-    let mut report = BenchReport::new(
+    meter.report(
         plan,
         connections,
-        &account.tally(),
-        begin.elapsed(),
+        &account,
+        begin,
         "delay from the event's time stamp",
-    );
-    report.cost = meter.finish()?;
-    Ok(report)
+    )
 }
 
-fn watched(plan: &Plan, jobs: &[JobId]) -> Vec<WatchedJob> {
-    let each = |(index, job): (usize, &JobId)| WatchedJob::new(job.clone(), index);
+/// Connects all watchers of all jobs.
+async fn connect_all(
+    plan: &Plan,
+    system: &System,
+    jobs: &[JobId],
+    account: &Account,
+) -> Vec<Watcher> {
     let jobs = (0..plan.watchers).flat_map(|_| jobs.iter().enumerate());
-    jobs.map(each).collect()
+    let watched = jobs.map(|(index, job)| WatchedJob::new(job.clone(), index));
+    connect(plan, system, watched.collect(), BENCH_AT_ONCE, account).await
+}
+
+fn grace() -> Instant {
+    Instant::now() + BENCH_GRACE
 }
 
 fn schedule(plan: &Plan) -> Schedule {
@@ -254,7 +244,7 @@ async fn connect(
     let connecting = futures_util::stream::iter(watched)
         .map(|watched| Watcher::connect(system.edge, plan.transport, watched))
         .buffer_unordered(at_once);
-    within(connecting, Instant::now() + BENCH_GRACE, account).await
+    within(connecting, grace(), account).await
 }
 
 /// Follows until all watchers reach `goal`; failures are counted.
@@ -352,14 +342,25 @@ impl CostMeter {
         Ok(())
     }
 
-    fn finish(mut self) -> anyhow::Result<Costs> {
+    /// Measures the end, and reports the run since `begin`.
+    fn report(
+        mut self,
+        plan: &Plan,
+        connections: usize,
+        account: &Account,
+        begin: Instant,
+        delay_of: &'static str,
+    ) -> anyhow::Result<BenchReport> {
+        let tally = account.tally();
+        let mut report = BenchReport::new(plan, connections, &tally, begin.elapsed(), delay_of);
         let end = self.cpu()?;
         let used = |index: usize| Some(end[index]? - self.begin[index]?);
         self.cost.edge_cpu_s = used(0);
         self.cost.broker_cpu_s = used(1);
         self.cost.worker_cpu_s = used(2);
         self.cost.edge_end_mib = self.edge_memory()?;
-        Ok(self.cost)
+        report.cost = self.cost;
+        Ok(report)
     }
 
     fn cpu(&self) -> anyhow::Result<[Option<f64>; 3]> {
