@@ -31,7 +31,8 @@ fn chunk() -> Body {
 
 /// A hub over a log of three events.
 fn hub() -> (MemoryLog, Tasks, Arc<Hub<MemoryLog>>) {
-    let (memory, tasks) = (MemoryLog::default(), Tasks::default());
+    let memory = MemoryLog::default();
+    let tasks = Tasks::default();
     for _ in 0..3 {
         memory.append(&job(), chunk());
     }
@@ -188,7 +189,8 @@ async fn feeds_end_with_the_tasks_of_their_owner() {
 
 #[tokio::test(start_paused = true)]
 async fn without_memory_feeds_keep_their_newest_event_and_no_feed_is_added() {
-    let (memory, budget) = (MemoryLog::default(), Budget::new(FEED_BYTES + 4096));
+    let memory = MemoryLog::default();
+    let budget = Budget::new(FEED_BYTES + 4096);
     let hub = Hub::within(memory.clone(), Tasks::default(), budget.clone());
     let watched = watch(&hub).await;
     assert!(

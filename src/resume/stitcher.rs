@@ -68,7 +68,8 @@ enum State {
     Ended,
 }
 
-/// The state machine. Feed it with [`handle`](Self::handle), then drain [`poll`](Self::poll) before the next input.
+/// The state machine. After each [`handle`](Self::handle), call [`poll`](Self::poll) until it
+/// returns `None`.
 #[derive(Debug)]
 pub struct Stitcher<T> {
     state: State,
@@ -87,15 +88,14 @@ pub struct Stitcher<T> {
 impl<T: Item> Stitcher<T> {
     /// Starts behind the log: the first action is to read it from `next` on.
     pub fn new(next: Seq, ahead_max: usize) -> Self {
-        let (ahead, out) = (BTreeMap::new(), VecDeque::new());
         Self {
             state: State::Behind,
             next,
             known: next,
             asked: next,
-            ahead,
+            ahead: BTreeMap::new(),
             ahead_max,
-            out,
+            out: VecDeque::new(),
         }
     }
 

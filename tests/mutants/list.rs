@@ -275,7 +275,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
 ];
 
 // Mutants that no test can catch, because the behaviour stays the same:
-// - not raising `known` in `handle_replayed` or in `skip_to`: `next` is raised there, and `known` is only ever compared
-//   with `next` or raised beyond it;
+// - not raising `known` in `handle_replayed` or in `skip_to`: `next` is raised there, and `known` is
+//   only ever compared with `next` or raised beyond it;
 // - not checking for the end in `deliver_ahead`: `deliver` clears `ahead` at the end;
 // - `seq >= self.next` in `handle_replayed`: `next` is at or beyond `seq` after `skip_to`.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use list::{MUTANTS, Mutant};
 
-/// How many mutants are compiled and run at a time, so that other work on the machine goes on.
+/// How many mutants are compiled and run at a time, so that the machine stays usable.
 const AT_ONCE: usize = 2;
 /// How long the tests of one mutant may run. They take about a second unless a mutant loops.
 const RUN_MAX: Duration = Duration::from_secs(60);

@@ -76,7 +76,7 @@ pub(super) struct Replay {
     at: Seq,
     end: Seq,
     page: VecDeque<Seq>,
-    brought: bool,
+    returned: bool,
     /// Whether the leader answers, which has every stored event.
     leader: bool,
     until: Option<Seq>,
@@ -91,7 +91,7 @@ impl Replay {
             at: from,
             end,
             page: VecDeque::new(),
-            brought: false,
+            returned: false,
             leader: lag == 0,
             until,
         }
@@ -107,13 +107,13 @@ impl Replay {
             self.at = self.page.back().map_or(self.end, |last| *last).successor();
         }
         let next = self.page.pop_front();
-        self.brought |= next.is_some();
+        self.returned |= next.is_some();
         next
     }
 
     /// Whether this replay, once done, proves that the log had none of its events when it began.
     pub(super) fn found_nothing(&self) -> bool {
-        self.leader && !self.brought
+        self.leader && !self.returned
     }
 
     /// The last event of the replay, if it was limited.

@@ -19,7 +19,7 @@ pub(super) enum Output {
     GapUpTo(Seq),
 }
 
-/// A stitcher, its driver, and what is known about it from outside.
+/// A stitcher, its driver, and the state that the checks need.
 #[derive(Debug)]
 pub(super) struct Reader {
     stitcher: Stitcher<Event>,

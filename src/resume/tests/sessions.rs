@@ -120,7 +120,7 @@ impl Session {
     }
 
     /// Starts or continues a replay of events that the history no longer has. The first event of
-    /// the history was stored, so if the leader has no event before it, all of them are gone.
+    /// the history was stored, so if the leader has no event before it, they have all expired.
     fn refill(&mut self, log: &Log, history: &History<Event>, page_max: usize) {
         if let Some(from) = self.reader.requested() {
             let first = Some(history.first_seq()).filter(|first| *first > from);

@@ -62,7 +62,7 @@ async fn a_stale_replica_does_not_shorten_a_state() {
         memory.stale(stale);
         memory.page(3);
         memory.cut(2);
-        assert_eq!(folded(&memory).await, expected(&memory), "{stale} behind");
+        assert_eq!(folded(&memory).await, expected(&memory), "lag {stale}");
     }
 }
 

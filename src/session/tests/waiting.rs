@@ -19,7 +19,8 @@ async fn waiting(memory: &MemoryLog) -> (Arc<Hub<MemoryLog>>, Client) {
 
 #[tokio::test(start_paused = true)]
 async fn unknown_ids_need_no_feed_and_share_one_subscription_and_one_task() {
-    let (memory, tasks) = (log_of(3), Tasks::default());
+    let memory = log_of(3);
+    let tasks = Tasks::default();
     let hub = Hub::new(memory.clone(), tasks.clone());
     let mut sessions = Vec::new();
     for n in 0..3 * FEEDS_WITHOUT_EVENTS_MAX {
