@@ -21,7 +21,7 @@ impl Backend for Primes {
             .as_u64()
             .ok_or_else(|| Failure::fatal("bad_input", "the input must be a number"))?;
         let handle = Handle::current();
-        // On its own thread, where it may block for any time: other jobs go on meanwhile.
+        // On its own thread, where it may block for any time while other jobs continue.
         let work = spawn_blocking(move || {
             let mut found = 0;
             for number in 2..limit {

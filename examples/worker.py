@@ -24,8 +24,8 @@ class Retry(Exception):
 
 
 async def work(job):
-    """Yields the output for `job["input"]` in pieces of text; `job["attempt"]` counts from 1. When the job is cancelled or late,
-    CancelledError is raised at the `await`. Run blocking code with `asyncio.to_thread`, or every job of the process waits."""
+    """Yields the output for `job["input"]` in pieces of text; `job["attempt"]` counts from 1. When the job is cancelled or exceeds a
+    time limit, the `await` raises CancelledError. Run blocking code with `asyncio.to_thread`, so that other jobs do not wait."""
     for word in str(job["input"]).split():
         await asyncio.sleep(0.05)
         yield word.upper() + " "
@@ -44,12 +44,12 @@ class TooLarge(Exception): """The event is too large for any log."""
 class GiveBack(Exception): """The queue should deliver the job again after this many seconds."""
 
 
-async def answer(ask, *args, **kwargs):
-    """Asks until there is an answer: a cluster that elects a leader sends none for some seconds. None means not found."""
+async def ask(request, *args, **kwargs):
+    """Repeats a request until it is answered: a cluster that elects a leader does not answer for some seconds. None means not found."""
     pause = 0.05
     while True:
         try:
-            return await ask(*args, **kwargs)
+            return await request(*args, **kwargs)
         except NotFoundError:
             return None
         except NO_ANSWER as error:
@@ -116,7 +116,7 @@ class Job:
         self.stream_seq, self.seq, self.attempt, self.last = stream_seq, event["seq"], event["attempt"], event
 
     async def read(self):  # From the stream's leader: a replica may be behind.
-        return await answer(js.get_last_msg, self.stream, self.subject)
+        return await ask(js.get_last_msg, self.stream, self.subject)
 
     async def check(self, data=None):
         """Whether the log ends with `data`, which we published. Raises if another client has written."""
@@ -179,7 +179,7 @@ class Job:
                     end = LATE
                 elif type == "job:retrying:v1" and wait > 0:  # Its worker died before it gave the job back.
                     raise GiveBack(min(wait, self.end - time.time()))
-                elif await answer(self.is_exhausted):
+                elif await ask(self.is_exhausted):
                     end = failed("attempts_exhausted", f"{ATTEMPTS} attempts ended without a result")
                 if end:
                     await self.append(end[0], **end[1])
@@ -242,7 +242,7 @@ class Job:
             producer.cancel()
             await asyncio.wait({producer}, timeout=5)
         if type == "job:retrying:v1" and "delay_ms" not in fields:
-            if await answer(self.is_exhausted):
+            if await ask(self.is_exhausted):
                 type, fields = failed("attempts_exhausted", f"no attempt succeeded; the last one: {fields['message']}")
             else:
                 remaining = max(0, int((self.end - time.time()) * 1000))
@@ -259,9 +259,9 @@ class Job:
         end, url = self.last, self.job.get("callback")
         if not url:
             return
-        kind = await answer(js.consumer_info, QUEUE, "callback")
+        kind = await ask(js.consumer_info, QUEUE, "callback")
         if kind is None or kind.num_pending + kind.num_ack_pending >= 20_000:
-            return print("not called back: no worker has served the kind callback, or too many wait", self.id, file=sys.stderr)
+            return print("callback abandoned: no worker has served the kind callback, or too many callbacks wait", self.id, file=sys.stderr)
         status = {"job:done:v1": "done", "job:failed:v1": "failed"}.get(end["type"], "cancelled")
         error = {name: end[name] for name in ("code", "message", "retryable")} if status == "failed" else None
         data = {"id": self.id, "kind": KIND, "status": status, "error": error, "ended_at": end["ts"]}
@@ -272,7 +272,7 @@ class Job:
         try:
             await js.publish(subject, encode(job), headers={"Nats-Msg-Id": id})
         except Error:
-            if await answer(js.get_last_msg, QUEUE, subject) is None:  # Otherwise it is in the queue already.
+            if await ask(js.get_last_msg, QUEUE, subject) is None:  # Otherwise it is in the queue already.
                 raise
 
     async def keep(self):  # Otherwise the queue delivers the job to another worker.
@@ -319,7 +319,7 @@ async def serve(message):
 
 
 async def serve_one_after_another():
-    jobs = await answer(js.pull_subscribe_bind, KIND, QUEUE)
+    jobs = await ask(js.pull_subscribe_bind, KIND, QUEUE)
     while not stopping.is_set():
         try:
             [message] = await jobs.fetch(1, timeout=2)
@@ -347,16 +347,16 @@ async def main():
     running, stopping = {}, asyncio.Event()
     nc = await nats.connect(URL.split(","), max_reconnect_attempts=-1, ping_interval=4, error_cb=report)
     js = nc.jetstream(timeout=3)
-    queue = await answer(js.stream_info, QUEUE) or sys.exit("NATS is not set up: run tailwater setup")
+    queue = await ask(js.stream_info, QUEUE) or sys.exit("NATS is not set up: run tailwater setup")
     shards = int(queue.config.metadata["tailwater.shards"])
-    kind = await answer(js.consumer_info, QUEUE, KIND)
+    kind = await ask(js.consumer_info, QUEUE, KIND)
     # A new kind is as nats/consumers/kind.json declares it; times in seconds.
     new = ConsumerConfig(name=KIND, durable_name=KIND, filter_subject=f"{PREFIX}.jobs.{KIND}.*", ack_wait=8, max_deliver=-1)
     config = kind.config if kind else new.evolve(max_ack_pending=20_000, max_waiting=4096)
     metadata, ack_wait = config.metadata or {}, config.ack_wait
     if "tailwater.features" not in metadata:  # An edge refuses jobs that need a feature which is not in this list.
         metadata["tailwater.features"] = "callbacks,limits"
-        await answer(js.add_consumer, QUEUE, config, metadata=metadata)
+        await ask(js.add_consumer, QUEUE, config, metadata=metadata)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     slots = [asyncio.create_task(serve_one_after_another()) for _ in range(int(JOBS))]

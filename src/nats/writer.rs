@@ -28,7 +28,7 @@ pub struct EventWriter {
     /// it.
     fence: StreamSeq,
     /// How long to retry while the broker is down; `None` means forever.
-    patience: Option<Duration>,
+    retry_for: Option<Duration>,
 }
 
 /// Why an event was not appended.
@@ -75,7 +75,7 @@ impl EventWriter {
             seq,
             stream_seq,
             fence: stream_seq,
-            patience: Some(APPEND_WAIT),
+            retry_for: Some(APPEND_WAIT),
         }
     }
 
@@ -84,7 +84,7 @@ impl EventWriter {
     #[must_use]
     pub fn persistent(self) -> Self {
         Self {
-            patience: None,
+            retry_for: None,
             ..self
         }
     }
@@ -200,7 +200,7 @@ impl EventWriter {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.patience.map(|patience| Instant::now() + patience)
+        self.retry_for.map(|retry_for| Instant::now() + retry_for)
     }
 
     /// Waits for the connection: requests made while it is down would only be buffered.

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn enough_text_does_not_wait() {
+    async fn enough_text_is_published_at_once() {
         let room = Arc::new(Semaphore::new(100));
         let now = Instant::now();
         let mut batch = batch_with(&room, &["a"]);

@@ -67,7 +67,7 @@ mod tests {
     use crate::config::ATTEMPT_PAUSE_MAX;
 
     #[test]
-    fn callbacks_are_tried_for_about_half_an_hour_and_other_jobs_for_seconds() {
+    fn callbacks_are_retried_for_about_half_an_hour_and_other_jobs_for_seconds() {
         let tried = |kind: &str| {
             let WorkerSettings {
                 max_attempts,

@@ -322,7 +322,7 @@ fn lasting(row: &JobRow) -> JobRow {
 
 proptest! {
     #[test]
-    fn the_pages_list_each_job_once_newest_first_while_the_log_goes_on(
+    fn the_pages_list_each_job_once_newest_first_while_the_log_grows(
         shards in 1..5_usize,
         before in writes(0..160),
         deleted in prop::collection::vec((any::<prop::sample::Index>(), 1..60_u64), 0..12),
