@@ -81,7 +81,6 @@ impl MemoryLog {
     ///
     /// # Panics
     /// If a JSON value in the body nests deeper than [`DEPTH_MAX`](crate::wire::limits::DEPTH_MAX).
-    #[expect(clippy::expect_used, reason = "a documented caller bug")]
     pub(crate) fn append(&self, job: &JobId, body: Body) -> Arc<Stored> {
         let mut state = self.lock();
         let ts = 1_700_000_000_000 + state.last_stream_seq;

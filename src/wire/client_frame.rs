@@ -141,11 +141,13 @@ impl ClientFrame {
         let frame = op
             .ok_or_else(not_a_frame)
             .and_then(|op| Self::read(&op, text))
-            .and_then(|frame| match frame {
-                Self::Submit {
-                    reference: None, ..
-                } => Err(bad("missing field `ref`")),
-                frame => Ok(frame),
+            .and_then(|frame| {
+                let lacks_ref =
+                    matches!(&frame, Self::Submit { reference, .. } if reference.is_none());
+                if lacks_ref {
+                    return Err(bad("missing field `ref`"));
+                }
+                Ok(frame)
             });
         frame.map_err(|refusal| Refusal { request, ..refusal })
     }

@@ -74,7 +74,9 @@ fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64
     };
     let as_float = number.as_f64();
     let from_float = as_float.filter(|float| float.fract() == 0.0 && *float >= 0.0);
-    let whole = number.as_u64().or(from_float.map(|float| float as u64));
+    let whole = number
+        .as_u64()
+        .or_else(|| from_float.map(|float| float as u64));
     match whole.filter(|whole| *whole <= TIMEOUT_MAX_MS) {
         Some(whole) => Ok(Some(whole)),
         None => Err(D::Error::custom(format!(

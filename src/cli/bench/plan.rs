@@ -53,7 +53,7 @@ pub(super) struct Plan {
 impl Plan {
     /// Checks that the plan can be run.
     pub(super) fn check(&self) -> anyhow::Result<()> {
-        let connections = self.jobs.checked_mul(self.watchers).unwrap_or(usize::MAX);
+        let connections = self.jobs.saturating_mul(self.watchers);
         if connections == 0 || connections > BENCH_CONNECTIONS_MAX {
             bail!("--jobs times --watchers must be from 1 to {BENCH_CONNECTIONS_MAX}");
         }

@@ -250,8 +250,8 @@ impl WatchedJob {
     /// The fields of a `watch` of this job.
     fn request(&self) -> Value {
         let job = self.job.as_str();
-        frames::cursor(&self.frame).map_or(
-            json!({"job": job}),
+        frames::cursor(&self.frame).map_or_else(
+            || json!({"job": job}),
             |cursor| json!({"job": job, "cursor": cursor}),
         )
     }
