@@ -216,7 +216,8 @@ async fn callbacks_are_retried_after_errors_and_not_after_refusals() {
     assert_signed(&requests).await;
     let seen = follow(&calls.edge.addr, "callback-fails").await;
     let retry = seen.of_type("job:retrying:v1")[0];
-    assert_fields!(retry, {"code": "callback_failed", "message": "the receiver answered 500 Internal Server Error"});
+    let message = "the receiver answered 500 Internal Server Error";
+    assert_fields!(retry, {"code": "callback_failed", "message": message});
     let job = calls.submit("gone", "/gone", words(2, 0, 1)).await;
     let state = calls.callback(&job).await;
     let error = state.error.unwrap();

@@ -451,12 +451,8 @@ async fn a_greedy_client_is_disconnected_alone() {
     }
     let found = other.ask(1, "watch", &json!({"job": "unknown"})).await;
     assert_eq!(found["op"], "watching");
-    let (head, _) = get(
-        &edge.addr,
-        "/socket.io/?EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAA",
-        "",
-    )
-    .await;
+    let unknown = "/socket.io/?EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAA";
+    let (head, _) = get(&edge.addr, unknown, "").await;
     assert!(head.starts_with("HTTP/1.1 400"), "{head}");
     system.end().await;
 }

@@ -1,10 +1,11 @@
 use std::path::Path;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::support::broker::Broker;
-use crate::support::http::{exchange, stats};
+use crate::support::http::{exchange, get, refused, stats};
 use crate::support::socketio::{Raw, join_by_polling};
 use crate::support::system::{System, words};
 use crate::support::third_party::ThirdParty;
@@ -50,33 +51,19 @@ async fn the_path_works_without_its_trailing_slash() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
     let path = "/socket.io?EIO=4&transport=polling";
-    let (head, open) = exchange(&edge.addr, "GET", path, "", b"").await;
+    let (head, open) = get(&edge.addr, path, "").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     let open: Value = serde_json::from_str(open.strip_prefix('0').unwrap()).unwrap();
     let session = format!("{path}&sid={}", open["sid"].as_str().unwrap());
     let (head, _) = exchange(&edge.addr, "POST", &session, "", b"40").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     // Both paths lead to the same session.
-    let (head, body) = exchange(
-        &edge.addr,
-        "GET",
-        &session.replace("socket.io?", "socket.io/?"),
-        "",
-        b"",
-    )
-    .await;
-    assert!(
-        head.starts_with("HTTP/1.1 200 ") && body.contains("40{\"sid\""),
-        "{head}{body}"
-    );
-    let (head, _) = exchange(
-        &edge.addr,
-        "GET",
-        "/socket.iox?EIO=4&transport=polling",
-        "",
-        b"",
-    )
-    .await;
+    let other_path = session.replace("socket.io?", "socket.io/?");
+    let (head, body) = get(&edge.addr, &other_path, "").await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(body.contains("40{\"sid\""), "{body}");
+    let unknown = "/socket.iox?EIO=4&transport=polling";
+    let (head, _) = get(&edge.addr, unknown, "").await;
     assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
     system.end().await;
 }
@@ -88,28 +75,12 @@ async fn a_failed_upgrade_keeps_the_polling_session() {
     let path = join_by_polling(&edge.addr).await;
     // As a proxy without WebSocket support forwards it.
     let upgrade = path.replace("transport=polling", "transport=websocket");
-    let (head, body) = exchange(
-        &edge.addr,
-        "GET",
-        &upgrade,
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
-        b"",
-    )
-    .await;
-    assert!(
-        head.starts_with("HTTP/1.1 400 ") && body.contains("\"bad_request\""),
-        "{head}{body}"
-    );
-    let (head, _) = exchange(
-        &edge.addr,
-        "POST",
-        &path,
-        "",
-        br#"421["watch",{"job":"still"}]"#,
-    )
-    .await;
+    let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    refused(&edge, &format!("GET {upgrade}"), key, 400, "bad_request").await;
+    let watch = br#"421["watch",{"job":"still"}]"#;
+    let (head, _) = exchange(&edge.addr, "POST", &path, "", watch).await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    let (_, body) = exchange(&edge.addr, "GET", &path, "", b"").await;
+    let (_, body) = get(&edge.addr, &path, "").await;
     assert!(
         body.contains(r#"431[{"op":"watching","job":"still"}]"#),
         "{body}"
@@ -252,11 +223,8 @@ async fn an_oversized_post_is_refused_and_ends_its_session() {
         "{head}{body}"
     );
     eventually("no connected client", || async {
-        let _ = tokio::time::timeout(
-            std::time::Duration::from_millis(200),
-            exchange(&edge.addr, "GET", &path, "", b""),
-        )
-        .await;
+        let poll = get(&edge.addr, &path, "");
+        let _ = tokio::time::timeout(Duration::from_millis(200), poll).await;
         (stats(&edge.addr, "/api/socketio/stats").await["connected"] == 0).then_some(())
     })
     .await;

@@ -178,62 +178,30 @@ async fn errors_carry_the_ref_in_both_encodings() {
     system.demo().await;
     let edge = system.edge().await;
     let long = "r".repeat(81);
+    let submit = |field: &str, value: Value| {
+        let mut frame = json!({"op": "submit", "ref": "r", "kind": "demo"});
+        frame[field] = value;
+        frame
+    };
+    let cancel = |job: &str| json!({"op": "cancel", "ref": "r", "job": job});
+    let callback = json!("http://127.0.0.1/");
     for encoding in Encoding::ALL {
         let mut client = edge.client_in(encoding).await;
         for (frame, code) in [
             (json!({"op": "submit", "kind": "demo"}), "bad_request"),
-            (
-                json!({"op": "submit", "ref": 7, "kind": "demo"}),
-                "bad_request",
-            ),
-            (
-                json!({"op": "submit", "ref": long, "kind": "demo"}),
-                "bad_request",
-            ),
-            (
-                json!({"op": "submit", "ref": "r", "kind": "demo", "inputt": 1}),
-                "bad_request",
-            ),
-            (
-                json!({"op": "submit", "ref": "r", "kind": "demo", "key": ""}),
-                "bad_request",
-            ),
-            (
-                json!({"op": "submit", "ref": "r", "kind": "demo", "timeout_ms": 0}),
-                "bad_request",
-            ),
-            (
-                json!({"op": "submit", "ref": "r", "kind": "de.mo"}),
-                "bad_kind",
-            ),
-            (
-                json!({"op": "submit", "ref": "r", "kind": "callback"}),
-                "bad_kind",
-            ),
-            (
-                json!({"op": "submit", "ref": "r", "kind": "unknown"}),
-                "unknown_kind",
-            ),
-            (
-                json!({"op": "submit", "ref": "r", "kind": "demo", "id": "a.b"}),
-                "bad_job_id",
-            ),
-            (
-                json!({"op": "submit", "ref": "r", "kind": "demo", "input": "x".repeat(512 * 1024)}),
-                "too_large",
-            ),
-            (
-                json!({"op": "submit", "ref": "r", "kind": "demo", "callback": "http://127.0.0.1/"}),
-                "callback_not_allowed",
-            ),
-            (
-                json!({"op": "cancel", "ref": "r", "job": "a.b"}),
-                "bad_job_id",
-            ),
-            (
-                json!({"op": "cancel", "ref": "r", "job": "unknown"}),
-                "job_not_found",
-            ),
+            (submit("ref", json!(7)), "bad_request"),
+            (submit("ref", json!(long)), "bad_request"),
+            (submit("inputt", json!(1)), "bad_request"),
+            (submit("key", json!("")), "bad_request"),
+            (submit("timeout_ms", json!(0)), "bad_request"),
+            (submit("kind", json!("de.mo")), "bad_kind"),
+            (submit("kind", json!("callback")), "bad_kind"),
+            (submit("kind", json!("unknown")), "unknown_kind"),
+            (submit("id", json!("a.b")), "bad_job_id"),
+            (submit("input", json!("x".repeat(512 * 1024))), "too_large"),
+            (submit("callback", callback.clone()), "callback_not_allowed"),
+            (cancel("a.b"), "bad_job_id"),
+            (cancel("unknown"), "job_not_found"),
             (json!({"op": "cancel", "ref": "r"}), "bad_request"),
             (json!({"op": "auth"}), "bad_request"),
             (json!({"op": "dance", "ref": "r"}), "unknown_op"),
@@ -244,14 +212,8 @@ async fn errors_carry_the_ref_in_both_encodings() {
             let found = (op, got);
             assert_eq!(found, (&json!("error"), Some(code)), "{encoding:?} {error}");
             let cut = |field| {
-                Some(
-                    frame
-                        .get(field)?
-                        .as_str()?
-                        .chars()
-                        .take(80)
-                        .collect::<String>(),
-                )
+                let text = frame.get(field)?.as_str()?;
+                Some(text.chars().take(80).collect::<String>())
             };
             assert_eq!(error["ref"].as_str(), cut("ref").as_deref(), "{error}");
             assert_eq!(error["job"].as_str(), cut("job").as_deref(), "{error}");
