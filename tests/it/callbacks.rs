@@ -379,7 +379,7 @@ async fn a_callback_is_refused_when_no_worker_delivers_it() {
     let ran = system
         .run("submit --kind demo --callback https://h.example/")
         .await;
-    ran.is_refused("tailwater: no worker has ever served the kind callback\n");
+    ran.refuses("tailwater: no worker has ever served the kind callback\n");
     system
         .worker(Demo, |settings| settings.kind = "callback".parse().unwrap())
         .await;
@@ -438,7 +438,7 @@ async fn up_delivers_callbacks() {
         let env = [("TAILWATER_WEBHOOK_SECRET", secret)];
         let err = run_with(with_host(host).split(' '), &env)
             .await
-            .is_refused(words);
+            .refuses(words);
         assert!(secret.is_empty() || !err.contains(secret), "{err}");
     }
     let log = dir.path().join("log");

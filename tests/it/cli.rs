@@ -104,7 +104,7 @@ async fn up_reports_each_startup_error_in_one_line() {
         (free, used, program, "is in use by another"),
     ] {
         let line = format!("up --listen {listen} --data-dir {data} --nats-server {server}");
-        tailwater(&line).await.is_refused(error);
+        tailwater(&line).await.refuses(error);
     }
 }
 

@@ -147,7 +147,7 @@ async fn a_broker_restart_loses_and_repeats_nothing() {
             broker.restart(0);
         }
     };
-    for seen in jobs_survive(&system, 20, (200, 40), chaos).await {
+    for seen in Box::pin(jobs_survive(&system, 20, (200, 40), chaos)).await {
         let attempts = seen.of_type("job:started:v1").len();
         assert_eq!(attempts, 1, "{} was taken over", seen.job);
     }
@@ -223,7 +223,7 @@ async fn killing_the_leader_under_load_loses_and_repeats_nothing() {
         sleep(Duration::from_secs(3)).await;
         broker.restart(leader);
     };
-    jobs_survive(&system, 50, (300, 30), chaos).await;
+    Box::pin(jobs_survive(&system, 50, (300, 30), chaos)).await;
     system.end().await;
 }
 

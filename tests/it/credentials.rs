@@ -45,7 +45,7 @@ async fn every_command_works(flags: &str) {
 /// Requires that the broker refuses a command soon, with this error. The error shows no secret.
 async fn is_refused(flags: &str, error: &str) {
     let ran = tailwater(&format!("state j --nats-wait 5s {flags}")).await;
-    let err = ran.is_refused(error);
+    let err = ran.refuses(error);
     assert!(!err.contains("s3cret") && !err.contains("wr0ng"), "{err}");
 }
 

@@ -354,6 +354,10 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+const VIOLATION: (u16, &str) = (1002, "protocol_error");
+const BAD_UTF8: (u16, &str) = (1007, "bad_utf8");
+const TOO_LARGE: (u16, &str) = (1009, "too_large");
+
 #[tokio::test]
 async fn protocol_violations_get_the_matching_close_code() {
     let system = System::on(Broker::shared_one()).await;
@@ -363,41 +367,38 @@ async fn protocol_violations_get_the_matching_close_code() {
     let within_message = two(&frame(0x01, b"{"), &frame(0x81, b"{}"));
     let cut_character = frame(0x81, "ä".as_bytes().split_at(1).0);
     let bad_piece = two(&frame(0x01, b"\xc3"), &frame(0x80, b"\x28"));
-    let violation = (1002, "protocol_error");
-    let bad_utf8 = (1007, "bad_utf8");
-    let too_large = (1009, "too_large");
     for (what, bytes, (code, reason)) in [
         (
             "a frame without a mask",
             vec![0x81, 2, b'{', b'}'],
-            violation,
+            VIOLATION,
         ),
-        ("a reserved bit", frame(0xc1, b"{}"), violation),
-        ("a reserved opcode for data", frame(0x83, b"{}"), violation),
-        ("a reserved opcode for control", frame(0x8b, b""), violation),
-        ("a ping in pieces", frame(0x09, b""), violation),
-        ("a ping of 126 bytes", frame(0x89, &[0; 126]), violation),
-        ("a continuation of nothing", frame(0x80, b"{}"), violation),
-        ("a message within a message", within_message, violation),
-        ("a close of one byte", frame(0x88, b"x"), violation),
+        ("a reserved bit", frame(0xc1, b"{}"), VIOLATION),
+        ("a reserved opcode for data", frame(0x83, b"{}"), VIOLATION),
+        ("a reserved opcode for control", frame(0x8b, b""), VIOLATION),
+        ("a ping in pieces", frame(0x09, b""), VIOLATION),
+        ("a ping of 126 bytes", frame(0x89, &[0; 126]), VIOLATION),
+        ("a continuation of nothing", frame(0x80, b"{}"), VIOLATION),
+        ("a message within a message", within_message, VIOLATION),
+        ("a close of one byte", frame(0x88, b"x"), VIOLATION),
         (
             "a text that is not UTF-8",
             frame(0x81, b"\"\xff\""),
-            bad_utf8,
+            BAD_UTF8,
         ),
         (
             "a text that ends within a character",
             cut_character,
-            bad_utf8,
+            BAD_UTF8,
         ),
-        ("a piece that is not UTF-8", bad_piece, bad_utf8),
+        ("a piece that is not UTF-8", bad_piece, BAD_UTF8),
         (
             "a reason that is not UTF-8",
             frame(0x88, b"\x03\xe8\xff"),
-            bad_utf8,
+            BAD_UTF8,
         ),
-        ("a length of 2 MiB", of_length(2 << 20), too_large),
-        ("a length of 2 to the 62", of_length(1 << 62), too_large),
+        ("a length of 2 MiB", of_length(2 << 20), TOO_LARGE),
+        ("a length of 2 to the 62", of_length(1 << 62), TOO_LARGE),
     ] {
         let mut client = Frames::open(&edge.addr).await;
         client.0.write_all(&bytes).await.unwrap();

@@ -115,12 +115,12 @@ async fn readers_of_one_shard_share_a_scan(broker: &Broker) {
         let last = system.last(job).await.seq.0;
         read_all(&reader, job, last).await
     }));
-    let readings = within("all readings", async {
+    let readings = Box::pin(within("all readings", async {
         tokio::select! {
             readings = readings => readings,
             () = count_consumers => unreachable!(),
         }
-    })
+    }))
     .await;
     assert!(
         (1..=2).contains(&most_consumers),

@@ -650,9 +650,9 @@ async fn startup_errors_do_not_show_the_api_key() {
         run_with(args, &[("OPENAI_API_KEY", key)]).await
     };
     let ran = start("localhost:11434/v1", KEY).await;
-    ran.is_refused("must be an http or https address");
+    ran.refuses("must be an http or https address");
     let ran = start("http://127.0.0.1:1/v1", &format!("{KEY}\n")).await;
-    let err = ran.is_refused("the API key has characters");
+    let err = ran.refuses("the API key has characters");
     assert!(!err.contains(KEY), "{err}");
     let help = ["worker", "openai", "--help"];
     let out = run_with(help, &[("OPENAI_API_KEY", KEY)]).await.prints();

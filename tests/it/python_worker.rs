@@ -366,7 +366,7 @@ async fn features_that_a_kind_lacks_are_refused() {
     );
     let called = json!({"kind": "demo", "id": "called", "callback": "https://h.example/"});
     let limited = json!({"kind": "demo", "id": "limited", "timeout_ms": 60_000});
-    for (job, word) in [(&called, "call back"), (&limited, "time limits")] {
+    for (job, word) in [(&called, "callbacks"), (&limited, "time limits")] {
         let problem = post_refused(&edge, job, 422, "not_supported_by_kind").await;
         assert!(
             problem["detail"].as_str().unwrap().contains(word),

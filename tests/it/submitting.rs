@@ -156,7 +156,7 @@ async fn a_full_kind_is_refused_and_other_kinds_are_not(broker: &Broker) {
     );
     assert_eq!(post(&edge, &json!({"kind": "other"})).await.0, 202);
     let ran = system.run("submit --kind demo").await;
-    ran.is_refused("tailwater: the queue is full; try again later\n");
+    ran.refuses("tailwater: the queue is full; try again later\n");
     system.end().await;
 }
 

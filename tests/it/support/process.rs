@@ -220,7 +220,7 @@ impl Ran {
 
     /// Requires exit code 2, and one line of stderr with this text and nothing else; returns it.
     #[track_caller]
-    pub fn is_refused(self, text: &str) -> String {
+    pub fn refuses(self, text: &str) -> String {
         let found = (self.code, self.out.as_str(), self.err.lines().count());
         assert_eq!(found, (2, "", 1), "{self:?}");
         assert!(self.err.contains(text), "{text:?} in {self:?}");
