@@ -16,10 +16,11 @@ use crate::source::Unavailable;
 use crate::wire::{Body, EventType, FailureCode, JobFailure, Stored};
 
 impl<B: Backend> Runner<B> {
-    /// Counts earlier deliveries that did not start an attempt as one attempt, in the log. /// The
-    /// queue's count of deliveries is not enough. It includes attempts, jobs that were given back
-    /// by a stopping worker or before a retry, and tries during an outage. These must not use up
-    /// the job's attempts, so a number of uncounted deliveries are allowed. With more than that,
+    /// Counts earlier deliveries that did not start an attempt as one attempt, in the log.
+    ///
+    /// The queue's count of deliveries is not enough. It includes attempts, jobs that were given
+    /// back by a stopping worker or before a retry, and tries during an outage. These must not use
+    /// up the job's attempts, so a number of uncounted deliveries are allowed. With more than that,
     /// something keeps killing workers before they write anything (for example, an output that is
     /// too large for their memory), so each further delivery is counted before it is tried. If the
     /// attempt then starts, it has the counted number, so that an outage costs no attempts. Returns
