@@ -2,24 +2,25 @@
 
 use std::time::Duration;
 
-/// The most connections of a run. Each needs a file descriptor in the benchmark and one in the edge.
+/// The largest number of connections of a run. Each needs a file descriptor in the benchmark and
+/// one in the edge.
 pub const BENCH_CONNECTIONS_MAX: usize = 50_000;
 /// The longest run, in seconds.
 pub const BENCH_SECONDS_MAX: u64 = 3600;
-/// The longest delay that is distinguished from longer ones.
+/// The longest delay that is measured; longer ones count as this.
 pub const BENCH_DELAY_MAX: Duration = Duration::from_secs(3600);
-/// How long each point of a timeline is.
+/// The duration of each point of a timeline.
 pub const BENCH_SLICE: Duration = Duration::from_millis(250);
-/// The most points of a timeline: those of the longest run.
+/// The largest number of points of a timeline: those of the longest run.
 pub const BENCH_SLICES_MAX: usize = 4 * 3600;
 /// How many events a late client reads.
 pub const BENCH_LATE_EVENTS: u64 = 2000;
-/// How many jobs, connections and submits are started at a time, except in a storm. The edge and the
-/// broker limit how many they take at once.
+/// How many jobs, connections and submits are started at a time, except in a storm. The edge and
+/// the broker limit how many they take at once.
 pub const BENCH_AT_ONCE: usize = 128;
-/// How long a client may take to connect, in a storm as well.
+/// How long a client may take to connect, also in a storm.
 pub const BENCH_CONNECT_WAIT: Duration = Duration::from_secs(60);
-/// How long the edge is left alone between the last connection and the first event.
+/// How long the edge is idle between the last connection and the first event.
 pub const BENCH_SETTLE: Duration = Duration::from_millis(500);
 /// How late deliveries may be before the run ends without them.
 pub const BENCH_GRACE: Duration = Duration::from_secs(60);

@@ -2,39 +2,45 @@
 
 use std::time::Duration;
 
-/// How many bytes of recent events a feed keeps, so that a short disconnect never needs the log: about two minutes of a
-/// fast model.
+/// How many bytes of recent events a feed keeps, so that a short disconnect never needs the log:
+/// about two minutes of a fast model.
 pub const HISTORY_BYTES: usize = 256 * 1024;
 /// How many live events a feed holds while it reads the events before them from the log.
 pub const AHEAD_MAX: usize = 512;
-/// How many live messages the client library holds for one feed. It drops more, and the feed reads them from the log.
+/// How many live messages the client library holds for one feed. It drops more, and the feed reads
+/// them from the log.
 pub const LIVE_CAPACITY: usize = 1024;
-/// How long a feed outlives its last watcher: a client that lost its connection is usually back within this time.
+/// How long a feed outlives its last watcher: a client that lost its connection is usually back
+/// within this time.
 pub const FEED_LINGER: Duration = Duration::from_secs(15);
 /// What a feed costs without its history, in bytes: its task and its subscription.
 pub const FEED_BYTES: usize = 12 * 1024;
-/// How many feeds one edge thread holds, watched or lingering. Each costs [`FEED_BYTES`] and its history.
+/// How many feeds one edge thread holds, watched or lingering. Each costs [`FEED_BYTES`] and its
+/// history.
 pub const FEEDS_MAX: usize = 50_000;
-/// How many of them may be for jobs without an event: about 50 MiB. Such jobs were submitted a moment ago, or clients
-/// that claim to have seen events resume them. Watches of jobs that exist keep the rest.
+/// How many of them may be for jobs without an event: about 50 MiB. Such jobs were just submitted,
+/// or clients resume them and claim to have seen events. The rest is kept for jobs that exist.
 pub const FEEDS_WITHOUT_EVENTS_MAX: usize = 4096;
-/// How many watched jobs may be unknown to both the log and the queue. Each costs about 200 bytes and its session.
+/// How many watched jobs may be unknown to both the log and the queue. Each costs about 200 bytes
+/// and its session.
 pub const WAITING_MAX: usize = 200_000;
-/// How often some of them are looked up. Signals are delivered at most once, so they are not enough.
+/// How often some of them are looked up. Signals are delivered at most once, so they are not
+/// enough.
 pub const LOOK_TICK: Duration = Duration::from_millis(100);
-/// How many are looked up in one tick, and in progress at a time. Each costs a few requests, so invented ids take a few
-/// percent of one broker core and little of the broker's request queue.
+/// How many are looked up in one tick, and in progress at a time. Each costs a few requests, so
+/// invented ids take a few percent of one broker core and little of the broker's request queue.
 pub const LOOKS_PER_TICK: usize = 100;
-/// When a lookup that failed is repeated. The first lookup is after [`PROBE_FIRST`].
+/// The pause before a failed lookup is repeated. The first lookup is after [`PROBE_FIRST`].
 pub const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// The time between two lookups of a job. A random part, up to half as much again, is added to spread them.
+/// The time between two lookups of a job. A random part, up to half as much again, is added to
+/// spread them.
 pub const LOOK_EVERY: Duration = Duration::from_secs(40);
-/// When a feed first asks the log whether live messages were missed. In a cluster, interest in a subject spreads only
-/// after the subscription was confirmed.
+/// When a feed first checks the log for missed live messages. In a cluster, interest in a subject
+/// spreads only after the subscription was confirmed.
 pub const PROBE_FIRST: Duration = Duration::from_millis(500);
-/// When a feed next asks about a silent job; doubled up to [`PROBE_MAX`].
+/// When a feed next checks the log of a silent job; doubled up to [`PROBE_MAX`].
 pub const PROBE_SILENT: Duration = Duration::from_secs(5);
-/// The longest time between two questions about a silent job.
+/// The longest time between two such checks.
 pub const PROBE_MAX: Duration = Duration::from_secs(60);
-/// Over what time the feeds of a shard spread their questions after a leader change.
+/// The time over which the feeds of a shard spread their checks after a leader change.
 pub const PROBE_SPREAD: Duration = Duration::from_secs(1);

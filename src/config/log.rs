@@ -4,61 +4,68 @@ use std::time::Duration;
 
 /// How many events one direct get returns. Writers of the shard wait while a page is read.
 pub const PAGE: usize = 64;
-/// About how many bytes one direct get returns. A reader that is behind holds two pages: the one that its client is
-/// taking, and the next.
+/// About how many bytes one direct get returns. A reader that is behind holds two pages: the one
+/// that its client is receiving, and the next.
 pub const PAGE_BYTES: usize = 128 * 1024;
-/// How many messages the client library holds for one read of the log: more than a scan requests at a time, which is
-/// twice [`SCAN_PULL`]. A full inbox drops messages, and the scan starts again.
+/// How many messages the client library holds for one read of the log: more than a scan requests at
+/// a time, which is twice [`SCAN_PULL`]. A full inbox drops messages, and the scan starts again.
 pub const REPLAY_CAPACITY: usize = 2048;
 /// How many direct gets an edge thread has in progress on one shard.
 pub const READS_PER_SHARD: usize = 2;
 
 /// When at least this many readers of one shard wait, they share one scan of it.
 pub const SCAN_FROM: usize = 20;
-/// How many messages a scan requests at a time. It requests as many again when half of them have arrived.
+/// How many messages a scan requests at a time. It requests as many again when half of them have
+/// arrived.
 pub const SCAN_PULL: usize = 500;
-/// How many bytes one request of a scan may return: more than the largest message, 1 MiB, and far less than the 64 MiB
-/// at which the broker disconnects a client that does not read.
+/// How many bytes one request of a scan may return: more than the largest message, 1 MiB, and far
+/// less than the 64 MiB at which the broker disconnects a client that does not read.
 pub const SCAN_PULL_BYTES: usize = 2 * 1024 * 1024;
-/// How many bytes the scans of an edge thread keep for readers that have not taken them. A reader beyond that leaves the
-/// scan and starts again from its own position.
+/// How many bytes the scans of an edge thread buffer for their readers. A reader beyond that leaves
+/// the scan and starts again from its own position.
 pub const SCAN_ROOM: usize = 8 * 1024 * 1024;
 /// How long a scan waits for more readers after the last one joined.
 pub const SCAN_GATHER: Duration = Duration::from_millis(15);
 /// How long a scan waits for readers in all.
 pub const SCAN_GATHER_MAX: Duration = Duration::from_millis(600);
-/// How many events a scan hands to a reader at once; fewer when they exceed [`STEP_BYTES`](super::STEP_BYTES).
+/// How many events a scan hands to a reader at once; fewer when they exceed
+/// [`STEP_BYTES`](super::STEP_BYTES).
 pub const SCAN_BATCH: usize = 32;
-/// After what time a scan hands over a smaller batch.
+/// The time after which a scan hands over a smaller batch.
 pub const SCAN_FLUSH: Duration = Duration::from_millis(60);
-/// How many batches a scan keeps for a reader that does not take them. A reader beyond that starts again from its own
+/// How many batches a scan buffers for one reader. A reader beyond that starts again from its own
 /// position.
 pub const SCAN_QUEUE: usize = 16;
 /// How long a scan waits for the next message before it ends and its readers start again.
 pub const SCAN_STALL: Duration = Duration::from_secs(5);
 
-/// How many undecodable messages in a row are skipped to find the next, or the last, event of a job. A worker that writes
-/// in a wrong format leaves one per chunk until another worker claims the job.
+/// How many undecodable messages in a row are skipped to find the next, or the last, event of a
+/// job. A worker that writes in a wrong format leaves one per chunk until another worker claims the
+/// job.
 pub const UNDECODABLE_MAX: usize = 1024;
-/// How many jobs with undecodable messages are remembered, so that each is reported once: about 100 KiB.
+/// How many jobs with undecodable messages are remembered, so that each is reported once: about 100
+/// KiB.
 pub const UNDECODABLE_JOBS: usize = 1024;
-/// How many single reads look for an event by its sequence number. Each halves the rest of the stream, so 64 find one
-/// message in any stream.
+/// How many single reads look for an event by its sequence number. Each halves the rest of the
+/// stream, so 64 find one message in any stream.
 pub const LOCATE_READS: usize = 64;
-/// How close to the event such a search stops, in events. The leader is asked for the rest one by one.
+/// How close to the event such a search stops, in events. The leader is asked for the rest one by
+/// one.
 pub const LOCATE_NEAR: u64 = 8;
-/// How far back the search for a job's last event starts when other messages follow it, in messages of the shard; eight
-/// times as far with each step.
+/// How far back the search for a job's last event starts when other messages follow it, in messages
+/// of the shard; eight times as far with each step.
 pub const LOOK_BACK: u64 = 64;
 
 /// How long a writer keeps trying to append one event: an election takes 4 to 9 s.
 pub const APPEND_WAIT: Duration = Duration::from_secs(60);
-/// How often an append that the broker refuses for an unknown reason is repeated. With the pauses below that takes about
-/// 5 s: longer than a change of a stream's settings, shorter than a person waits for a job that cannot continue.
+/// How often an append that the broker refuses for an unknown reason is repeated. With the pauses
+/// below that takes about 5 s: longer than a change of a stream's settings, shorter than a person
+/// waits for a job that is stuck.
 pub const REJECTIONS_MAX: u32 = 16;
 /// The first pause before an append is repeated; doubled up to [`RETRY_MAX`].
 pub const RETRY_FIRST: Duration = Duration::from_millis(5);
 /// The longest pause before an append is repeated.
 pub const RETRY_MAX: Duration = Duration::from_millis(500);
-/// How long a cancel keeps trying to append its event between those of a worker that writes all the time.
+/// How long a cancel keeps trying to append its event between those of a worker that writes
+/// constantly.
 pub const CANCEL_WAIT: Duration = Duration::from_secs(10);

@@ -1,30 +1,32 @@
 //! How the memory of an edge is divided among its clients.
 
-/// The part of the machine's memory, or of its container's limit, that an edge holds for its clients unless `--memory`
-/// is given: a quarter. The broker and workers often run on the same machine.
+/// The part of the machine's memory, or of its container's limit, that an edge holds for its
+/// clients unless `--memory` is given: a quarter. The broker and workers often run on the same
+/// machine.
 pub const MEMORY_PART: usize = 4;
 /// The budget when the machine does not report its memory.
 pub const MEMORY_UNKNOWN: usize = 1024 * 1024 * 1024;
 /// The smallest budget: the largest inputs and states of a few clients at a time.
 pub const MEMORY_MIN: usize = 64 * 1024 * 1024;
-/// Bodies, submissions and answers up to this size, in bytes, are small. Small ones have room of their own, which large
-/// ones cannot take.
+/// Bodies, submissions and answers up to this size, in bytes, are small. Small ones have a budget
+/// of their own, which large ones cannot use.
 pub const SMALL_BYTES: usize = 64 * 1024;
-/// How many bytes of large bodies that are arriving an edge holds: 16 of the largest. A flood of them costs up to three
-/// times as much, since the allocator keeps the smaller buffers that they grew from, and is over after
-/// [`BODY_WAIT`](super::BODY_WAIT).
+/// How many bytes of large bodies that are arriving an edge holds: 16 of the largest. A flood of
+/// them costs up to three times as much, because the allocator keeps the smaller buffers that they
+/// grew from, and ends after [`BODY_WAIT`](super::BODY_WAIT).
 pub const BODIES_BYTES: usize = 16 * 1024 * 1024;
-/// How many bytes of small bodies that are arriving an edge holds: thousands of common ones.
+/// How many bytes of small bodies that are arriving an edge holds: thousands of typical ones.
 pub const SMALL_BODIES_BYTES: usize = 8 * 1024 * 1024;
-/// How many bytes of large submissions that wait or are in progress an edge holds, measured in memory: a parsed input
-/// takes up to a hundred times the bytes of its text.
+/// How many bytes of large submissions that wait or are in progress an edge holds, measured in
+/// memory: a parsed input needs up to a hundred times the bytes of its text.
 pub const SUBMITS_BYTES: usize = 24 * 1024 * 1024;
 /// How many bytes of small submissions that wait or are in progress an edge holds.
 pub const SMALL_SUBMITS_BYTES: usize = 16 * 1024 * 1024;
-/// How many bytes of large answers that are being collected or sent an edge holds: 4 of the largest states.
+/// How many bytes of large answers that are being collected or sent an edge holds: 4 of the largest
+/// states.
 pub const ANSWERS_BYTES: usize = 32 * 1024 * 1024;
 /// How many bytes of small answers that are being collected or sent an edge holds.
 pub const SMALL_ANSWERS_BYTES: usize = 16 * 1024 * 1024;
-/// How many bytes of events the event streams of an edge hold that their clients have not taken; a stream that finds no
-/// room reads them again later. A page of the log takes a stream up to about 0.5 MiB.
+/// How many bytes of events the event streams of an edge buffer for their clients; a stream that
+/// finds no room reads them again later. A page of the log needs up to about 0.5 MiB.
 pub const STREAMS_BYTES: usize = 8 * 1024 * 1024;

@@ -1,6 +1,7 @@
-//! Every limit and default of the system, each with its reason, in a file for each concern. Settings that differ between
-//! deployments are flags of the command line; their defaults are here too. Limits that are part of the contract with
-//! clients are in [`wire::limits`](crate::wire::limits).
+//! Every limit and default of the system, each with its reason, in a file for each concern.
+//! Settings that differ between deployments are flags of the command line; their defaults are here
+//! too. Limits that are part of the contract with clients are in
+//! [`wire::limits`](crate::wire::limits).
 
 mod backend;
 mod bench;

@@ -2,28 +2,32 @@
 
 use std::time::Duration;
 
-/// How many lines of the log wait to be written to stderr; more are lost. With the longest lines they hold 8 MiB.
+/// How many lines of the log wait to be written to stderr; more are lost. With the longest lines
+/// they hold 8 MiB.
 pub const LOG_LINES: usize = 1024;
 /// The longest line of the log, in bytes.
 pub const LOG_LINE_MAX: usize = 8 * 1024;
-/// How long a process that ends waits for its log to be written. A reader that is only slow takes it within this time.
+/// How long a process that ends waits for its log to be written. A reader that is only slow reads
+/// it within this time.
 pub const LOG_FLUSH_WAIT: Duration = Duration::from_millis(500);
-/// How many of the files that a process may open are kept for its connections to the broker, its logs, and short-lived
-/// files.
+/// How many of the files that a process may open are kept for its connections to the broker, its
+/// logs, and short-lived files.
 pub const FILES_RESERVED: usize = 256;
 /// How long a worker, or an edge that has closed its connections, may take to stop.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(4);
-/// How many times the number of free slots one address may hold. With 3, an address that is alone gets three quarters of
-/// all, and each of two that take what they can gets three sevenths: the last slots are for newcomers.
+/// One address may hold this many times the number of free slots. With 3, a single address gets
+/// three quarters of all slots, and each of two greedy ones three sevenths: the last slots are for
+/// newcomers.
 pub const SHARE_TIMES_FREE: usize = 3;
-/// How often a guard looks whether its parent still lives where the system sends no signal: a program may outlive its
-/// parent by this long.
+/// How often a guard checks whether its parent still lives, on systems that send no signal: a
+/// program may outlive its parent by this long.
 pub const PARENT_CHECK_EVERY: Duration = Duration::from_millis(200);
 /// How long the nats-server of `up` may take to open its port: it reads its store first.
 pub const SERVER_START_WAIT: Duration = Duration::from_secs(30);
-/// How often `up` looks whether it has.
+/// How often `up` checks whether it has.
 pub const SERVER_POLL_EVERY: Duration = Duration::from_millis(20);
-/// How many bytes must be free on the disk for the server to start: its logs and the beginnings of its streams.
+/// How many bytes must be free on the disk for the server to start: its logs and the start of its
+/// streams.
 pub const SERVER_SPACE_MIN: usize = 4 << 20;
 /// How long the server may take to end after SIGTERM.
 pub const SERVER_END_WAIT: Duration = Duration::from_secs(2);

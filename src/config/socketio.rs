@@ -5,37 +5,39 @@ use std::time::Duration;
 use super::WATCHES_MAX;
 use crate::wire::limits::BODY_MAX;
 
-/// How many packets the Socket.IO library queues for one client. A ping that finds the queue full ends the connection.
+/// How many packets the Socket.IO library queues for one client. A ping that finds the queue full
+/// ends the connection.
 pub const SOCKET_QUEUE: usize = 128;
-/// How many of them may be ours at a time: half, so that a ping always finds room.
+/// How many of them may be events and replies at a time: half, so that a ping always finds room.
 pub const FLIGHT_PACKETS: usize = SOCKET_QUEUE / 2;
-/// How many of ours may be queued for a client that polls. An answer carries everything that is queued, python-engineio
-/// accepts 16 packets in one, and the library may add a ping and a greeting.
+/// The same for a client that polls. A response carries everything that is queued, python-engineio
+/// accepts at most 16 packets in one, and the library may add a ping and a greeting.
 pub const FLIGHT_PACKETS_POLLING: usize = 14;
-/// About how many bytes of ours may be queued: what a client that reads nothing costs, beside the 128 KiB that the library
-/// collects for one write.
+/// About how many bytes of them may be queued. A client that reads nothing costs this much and the
+/// 128 KiB that the library collects for one write.
 pub const FLIGHT_BYTES: usize = 64 * 1024;
-/// The pause before a packet is queued again when the queue was full all the same.
+/// The pause before a packet is queued again if the queue was full nevertheless.
 pub const FULL_PAUSE: Duration = Duration::from_millis(50);
-/// How many requests of one client wait to be read. A client that sends more is disconnected, since the protocol cannot
-/// tell it to wait.
+/// How many requests of one client wait to be read. A client that sends more is disconnected,
+/// because the protocol cannot make it wait.
 pub const ASKED_MAX: usize = 16 * WATCHES_MAX;
-/// How many bytes of them wait: a few of the largest.
+/// How many bytes of them wait: a few of the largest requests.
 pub const ASKED_BYTES_MAX: usize = 4 * BODY_MAX;
-/// How many attachments of one emit are read before it is refused. Requests have none; a client that sends binary data by
-/// mistake sends a few, or an array of them.
+/// How many attachments of one emit are read before it is refused. Requests have none; a client
+/// that sends binary data by mistake sends a few, or an array of them.
 pub const ATTACHMENTS_MAX: usize = 1024;
 /// How many replies may wait to be sent to a client before its next request is read.
 pub const REPLIES_MAX: usize = 64;
 /// How long a client may take to join after it has connected: one more request over a slow line.
 pub const JOIN_WAIT: Duration = Duration::from_secs(20);
-/// How many clients may have connected but not joined. Each costs about 6 KiB, mostly the library's.
+/// How many clients may have connected but not joined. Each costs about 6 KiB, mostly the
+/// library's.
 pub const HANDSHAKES_MAX: usize = 4096;
 /// How many of them may come from one address: not all, although many clients may share a proxy.
 pub const HANDSHAKES_PER_ADDRESS: usize = 2048;
 /// How many bytes of the library's answer to a first request are read. It has about 150.
 pub const HANDSHAKE_ANSWER_MAX: usize = 4096;
-/// How much of a polling request's own mark is compared, in characters. Clients send about ten.
+/// How many characters of a polling request's parameter `t` are compared. Clients send about ten.
 pub const POLL_MARK_MAX: usize = 64;
 /// The longest `type` of an event that is emitted under its own name, in bytes.
 pub const EVENT_NAME_MAX: usize = 128;

@@ -1,4 +1,5 @@
-//! The frames that a client sends, in both encodings, and how they are parsed. It knows no connection.
+//! The frames that a client sends, in both encodings, and how they are parsed. It knows no
+//! connection.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -152,8 +153,8 @@ impl ClientFrame {
         frame.map_err(|refusal| Refusal { request, ..refusal })
     }
 
-    /// Parses a frame whose `op` is separate, as Socket.IO sends it. A submission needs no `ref`, because
-    /// the acknowledgement identifies it.
+    /// Parses a frame whose `op` is separate, as Socket.IO sends it. A submission needs no `ref`,
+    /// because the acknowledgement identifies it.
     ///
     /// # Errors
     /// A [`Refusal`] for the client.
@@ -380,7 +381,8 @@ mod tests {
 
     #[test]
     fn a_refused_value_is_not_built() {
-        // Building a value that is nested this deep would fail: the code shows that it was not tried.
+        // Building a value that is nested this deep would fail: the code shows that it was not
+        // tried.
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
         let large = "0,".repeat(INPUT_MAX);
         for (rest, code) in [
@@ -467,7 +469,8 @@ mod tests {
             b"",
             &msgpack[..msgpack.len() - 1],
             &[&msgpack[..], &[0xC0]].concat(),
-            // A number as key, bytes, an extension, a length of 4 GiB, and arrays deeper than any frame.
+            // A number as key, bytes, an extension, a length of 4 GiB, and arrays deeper than any
+            // frame.
             &[0x81, 1, 1],
             &[0xC4, 1, 0],
             &[0xD4, 1, 0],
@@ -532,7 +535,8 @@ mod tests {
             status: Some(Status::Done),
         };
         assert_eq!(frame.to_msgpack(), watching);
-        // The payload is after three bytes of array and text head and the cursor. Its stream sequence is 4.
+        // The payload is after three bytes of array and text head and the cursor. Its stream
+        // sequence is 4.
         let payload = event[3 + "AeiRFY_5-udOBAQ".len()..].to_vec();
         let stored = Stored::decode(&job, 4, payload.into()).unwrap();
         assert_eq!(stored.msgpack(), event);

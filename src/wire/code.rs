@@ -1,4 +1,4 @@
-//! The table of public codes: HTTP status, close code and advice for everything that can go wrong. Causes are not here.
+//! The table of public codes: HTTP status, close code and advice for every error.
 
 /// The public description of a [`Code`].
 #[derive(Clone, Copy, Debug)]
@@ -121,8 +121,8 @@ impl Code {
     }
 }
 
-/// Whether a client should reconnect after a close with `code`. 1006 means that the connection was cut without a close
-/// frame.
+/// Whether a client should reconnect after a close with `code`. 1006 means that the connection was
+/// cut without a close frame.
 pub const fn may_reconnect(code: u16) -> bool {
     matches!(code, 1001 | 1006 | 1011 | 1012 | 1013)
 }

@@ -1,4 +1,5 @@
-//! The two encodings of what is stored and sent: MessagePack with named fields, and JSON. It does not know events.
+//! The two encodings of what is stored and sent: MessagePack with named fields, and JSON. It does
+//! not know events.
 
 use std::io::ErrorKind;
 
@@ -43,7 +44,8 @@ pub fn json_len<T: Serialize + ?Sized>(value: &T) -> Result<usize, Error> {
     Ok(counter.0)
 }
 
-/// Why a payload cannot be decoded, or a value cannot be encoded. The text is for logs and quotes no payload.
+/// Why a payload cannot be decoded, or a value cannot be encoded. The text is for logs and quotes
+/// no payload.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The payload starts neither as a MessagePack map nor as a JSON object.
@@ -78,7 +80,8 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// Determines the encoding from the first byte: `{` starts a JSON object, and never a MessagePack map.
+    /// Determines the encoding from the first byte: `{` starts a JSON object, and never a
+    /// MessagePack map.
     ///
     /// # Errors
     /// [`Error::Neither`].
@@ -142,7 +145,8 @@ pub fn from_msgpack<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, Erro
     ends(&mut reader).map(|()| value)
 }
 
-/// Checks that nothing follows. The reader does not report its position, so the end is where a further read fails.
+/// Checks that nothing follows. The reader does not report its position, so the end is where a
+/// further read fails.
 fn ends(reader: &mut MsgPackReader<'_>) -> Result<(), Error> {
     match IgnoredAny::deserialize(reader) {
         Err(rmp_serde::decode::Error::InvalidMarkerRead(error))
@@ -154,8 +158,8 @@ fn ends(reader: &mut MsgPackReader<'_>) -> Result<(), Error> {
     }
 }
 
-/// Converts a client's MessagePack to JSON of at most `limit` bytes; `None` when it is longer. Only values that JSON can
-/// express are accepted: text as keys, no binary values, no extensions.
+/// Converts a client's MessagePack to JSON of at most `limit` bytes; `None` when it is longer. Only
+/// values that JSON can express are accepted: text as keys, no binary values, no extensions.
 ///
 /// # Errors
 /// [`Error`] for any other value, or when more bytes follow.

@@ -1,4 +1,5 @@
-//! The cursor: opaque text that names one event and can be checked against it. It does not read the log.
+//! The cursor: opaque text that names one event and can be checked against it. It does not read the
+//! log.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,8 +15,8 @@ use super::id::{JobId, Seq, StreamSeq};
 /// base64url( 1 | crc32(job) LE32 | crc32(payload) LE32 | varint seq | varint stream_seq )
 ///        version
 /// ```
-/// The checksums detect a cursor of another job, and an event that was replaced because the stream was rebuilt. They are
-/// not a signature: a cursor grants no access.
+/// The checksums detect a cursor of another job, and an event that was replaced because the stream
+/// was rebuilt. They are not a signature: a cursor grants no access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// The event's sequence number in its job's log.

@@ -1,4 +1,5 @@
-//! The events of a job's log, as workers and edges store them. It does not know where they are stored.
+//! The events of a job's log, as workers and edges store them. It does not know where they are
+//! stored.
 
 use std::fmt;
 
@@ -83,8 +84,8 @@ events! {
         /// How long an attempt may produce no output, in milliseconds.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         silence_timeout_ms: Option<u64>,
-        /// The SHA-256 of the callback address, in base64url. It identifies a repeated submission without revealing the
-        /// address to everyone who may watch the job.
+        /// The SHA-256 of the callback address, in base64url. It identifies a repeated submission
+        /// without revealing the address to everyone who may watch the job.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         callback_digest: Option<String>,
     }
@@ -255,8 +256,8 @@ impl Body {
 }
 
 impl Event {
-    /// Encodes the event as it is stored: MessagePack with named fields. Checks neither size nor depth;
-    /// [`Self::encode_within`] does.
+    /// Encodes the event as it is stored: MessagePack with named fields. Checks neither size nor
+    /// depth; [`Self::encode_within`] does.
     ///
     /// # Errors
     /// [`codec::Error`].

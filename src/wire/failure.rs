@@ -1,5 +1,5 @@
-//! The failure codes that the worker and Tailwater's own backends write. `PROTOCOL.md` says when each is written. Your own
-//! backend may use other codes, so the code of an event is any text.
+//! The failure codes that the worker and Tailwater's own backends write. `PROTOCOL.md` says when
+//! each is written. Your own backend may use other codes, so the code of an event is any text.
 
 use std::fmt;
 

@@ -1,4 +1,5 @@
-//! Job ids, kinds and sequence numbers. They are validated where they enter, so their types are always valid.
+//! Job ids, kinds and sequence numbers. They are validated where they enter, so their types are
+//! always valid.
 
 use std::fmt;
 use std::str::FromStr;
@@ -120,8 +121,9 @@ impl Seq {
     /// The sequence number of a log's first event.
     pub const FIRST: Self = Self(1);
 
-    /// The next number. Real sequence numbers never exceed their stream sequence; only a number that a client invented can
-    /// be the largest one, which has no successor and is returned unchanged.
+    /// The next number. Real sequence numbers never exceed their stream sequence; only a number
+    /// that a client invented can be the largest one, which has no successor and is returned
+    /// unchanged.
     #[must_use]
     pub const fn successor(self) -> Self {
         Self(self.0.saturating_add(1))

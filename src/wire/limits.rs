@@ -1,46 +1,55 @@
-//! The limits that are part of the contract with clients and workers. Limits that only protect a process are in
-//! [`config`](crate::config).
+//! The limits that are part of the contract with clients and workers. Limits that only protect a
+//! process are in [`config`](crate::config).
 
-/// The longest job id or kind, in characters. Both are tokens of NATS subjects, which are stored with every event.
+/// The longest job id or kind, in characters. Both are tokens of NATS subjects, which are stored
+/// with every event.
 pub const NAME_MAX: usize = 64;
-/// The largest input of a job, in bytes of JSON. It is stored twice, in the queue and in the log, and a NATS message
-/// holds at most 1 MiB.
+/// The largest input of a job, in bytes of JSON. It is stored twice, in the queue and in the log,
+/// and a NATS message holds at most 1 MiB.
 pub const INPUT_MAX: usize = 512 * 1024;
-/// The largest input in memory, in bytes. A list of 75,000 objects with one field each has 512 KiB of JSON and takes a
-/// hundred times that once parsed. Inputs whose objects have 20 bytes of JSON or more stay below this limit.
+/// The largest input in memory, in bytes. A list of 75,000 objects with one field each has 512 KiB
+/// of JSON and takes a hundred times that once parsed. Inputs whose objects have 20 bytes of JSON
+/// or more stay below this limit.
 pub const INPUT_MEMORY_MAX: usize = 16 * 1024 * 1024;
-/// The largest stored event, in bytes, and the largest message in the queue. A NATS server that accepts only smaller
-/// messages lowers this limit.
+/// The largest stored event, in bytes, and the largest message in the queue. A NATS server that
+/// accepts only smaller messages lowers this limit.
 pub const EVENT_MAX: usize = STREAM_MESSAGE_MAX - MESSAGE_HEADERS_MAX;
 /// The largest message that the streams accept, headers included: `max_msg_size` in `nats/`.
 pub const STREAM_MESSAGE_MAX: usize = 1024 * 1024;
 /// Room for a message's headers, in bytes. The fence and a message id take about 110.
 pub const MESSAGE_HEADERS_MAX: usize = 1024;
-/// The largest HTTP body and WebSocket message, in bytes: an input, escaped once more, and the fields around it.
+/// The largest HTTP body and WebSocket message, in bytes: an input, escaped once more, and the
+/// fields around it.
 pub const BODY_MAX: usize = 1024 * 1024;
 /// The longest idempotency key, in bytes.
 pub const KEY_MAX: usize = 255;
 /// The longest callback address, in bytes: what browsers and servers commonly accept.
 pub const CALLBACK_MAX: usize = 2048;
-/// The longest `ref` of a client frame, in characters. Answers quote at most this much of a `ref` or job id, which is
-/// room for any valid id.
+/// The longest `ref` of a client frame, in characters. Answers quote at most this much of a `ref`
+/// or job id, which is room for any valid id.
 pub const REF_MAX: usize = 80;
 /// The longest `op` that an answer quotes, in characters. The known ones have at most 7.
 pub const OP_MAX: usize = 40;
 /// The longest token of a client, in bytes of JSON: twice what HTTP servers accept as a header.
 pub const TOKEN_MAX: usize = 16 * 1024;
-/// The longest error message about a request, in bytes. Parsers quote what they did not expect, at any length.
+/// The longest error message about a request, in bytes. Parsers quote what they did not expect, at
+/// any length.
 pub const MESSAGE_MAX: usize = 300;
-/// The longest time limit of a job, in milliseconds. Every language's JSON reads whole numbers exactly up to here.
+/// The longest time limit of a job, in milliseconds. Every language's JSON reads whole numbers
+/// exactly up to here.
 pub const TIMEOUT_MAX_MS: u64 = (1 << 53) - 1;
-/// The longest message of a failure, in bytes. It is repeated for each attempt and sent to each client.
+/// The longest message of a failure, in bytes. It is repeated for each attempt and sent to each
+/// client.
 pub const FAILURE_MESSAGE_MAX: usize = 16 * 1024;
-/// The longest code of a failure, name of a worker, and name of the person who cancels a job, in bytes.
+/// The longest code of a failure, name of a worker, and name of the person who cancels a job, in
+/// bytes.
 pub const LABEL_MAX: usize = 256;
-/// The longest output in a job's state, in bytes: a state is one message. The job's events have all of it.
+/// The longest output in a job's state, in bytes: a state is one message. The job's events have all
+/// of it.
 pub const OUTPUT_MAX: usize = 8 * 1024 * 1024;
-/// How deep maps and arrays of a stored event or a frame may nest, in levels: the limit of `serde_json`, so that
-/// everything stored can be sent as JSON.
+/// How deep maps and arrays of a stored event or a frame may nest, in levels: the limit of
+/// `serde_json`, so that everything stored can be sent as JSON.
 pub const DEPTH_MAX: usize = 128;
-/// How deep an input or a piece of output may nest, in levels. The event and the client's own wrapping take the rest.
+/// How deep an input or a piece of output may nest, in levels. The event and the client's own
+/// wrapping take the rest.
 pub const VALUE_DEPTH_MAX: usize = 100;

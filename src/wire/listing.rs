@@ -1,4 +1,5 @@
-//! A listing of jobs: its rows, its pages, and the opaque token of the next page. It does not read the log.
+//! A listing of jobs: its rows, its pages, and the opaque token of the next page. It does not read
+//! the log.
 
 use std::fmt;
 use std::str::FromStr;
@@ -35,7 +36,8 @@ pub struct JobRow {
     pub updated_at: u64,
 }
 
-/// The fields of a job's first event that a listing needs. The input, which may be large, is skipped.
+/// The fields of a job's first event that a listing needs. The input, which may be large, is
+/// skipped.
 #[derive(Deserialize)]
 struct First {
     #[serde(rename = "type")]
@@ -82,7 +84,8 @@ impl JobRow {
 /// One page of a listing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct JobPage {
-    /// The jobs, newest first. There may be a next page even if there are fewer than requested, or none.
+    /// The jobs, newest first. There may be a next page even if there are fewer than requested, or
+    /// none.
     pub jobs: Vec<JobRow>,
     /// The token of the next page; absent on the last page.
     #[schemars(with = "Option<String>")]
@@ -104,8 +107,9 @@ pub struct ShardPosition {
 /// base64url( 1 | crc32(all that follows) LE32 | streams LE32 | for each shard: varint top, varint top - next )
 ///        version
 /// ```
-/// The checksum detects text that was cut or changed. `streams` detects a token for other streams: those of another system,
-/// or those from before the streams were recreated. They are not a signature: a token grants no access.
+/// The checksum detects text that was cut or changed. `streams` detects a token for other streams:
+/// those of another system, or those from before the streams were recreated. They are not a
+/// signature: a token grants no access.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageToken {
     /// A checksum that identifies the streams.

@@ -1,4 +1,5 @@
-//! Why a client's request is refused, and which request it was. Parsing errors become refusals here.
+//! Why a client's request is refused, and which request it was. Parsing errors become refusals
+//! here.
 
 use serde::Deserialize;
 
@@ -28,7 +29,8 @@ impl Refusal {
     }
 }
 
-/// Identifies a request by its `ref` and job, as the client wrote them, cut to a length that can be sent back.
+/// Identifies a request by its `ref` and job, as the client wrote them, cut to a length that can be
+/// sent back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestRef {
     /// The client's own name for the frame.

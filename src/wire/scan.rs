@@ -1,5 +1,5 @@
-//! Measures JSON values before they are built in memory: one pass over the text finds their size in both encodings. It
-//! checks only their depth.
+//! Measures JSON values before they are built in memory: one pass over the text finds their size in
+//! both encodings. It checks only their depth.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -49,8 +49,9 @@ pub(super) fn msgpack_len<T: Serialize + ?Sized>(
     Ok(counter.0)
 }
 
-/// About how many bytes a JSON object with this many fields holds in memory, without their names and values. A node of the
-/// map takes 640 bytes. It has room for 11 entries, and in a large map at least 6.
+/// About how many bytes a JSON object with this many fields holds in memory, without their names
+/// and values. A node of the map takes 640 bytes. It has room for 11 entries, and in a large map at
+/// least 6.
 pub const fn map_memory(fields: usize) -> usize {
     fields.div_ceil(6) * 640
 }
@@ -273,8 +274,8 @@ impl<'de, W: Write> Visitor<'de> for Key<'_, W> {
     }
 }
 
-/// Reads any JSON value unchanged. `Value` itself would treat an object whose only key is serde_json's private marker of a
-/// raw value as that raw value.
+/// Reads any JSON value unchanged. `Value` itself would treat an object whose only key is
+/// serde_json's private marker of a raw value as that raw value.
 ///
 /// # Errors
 /// An error of the format.

@@ -1,5 +1,5 @@
-//! JSON Schema of everything that goes over the wire, generated from the Rust types. The result is stored in `schema/` for
-//! authors of clients; a test fails when it is out of date.
+//! JSON Schema of everything that goes over the wire, generated from the Rust types. The result is
+//! stored in `schema/` for authors of clients; a test fails when it is out of date.
 
 use std::borrow::Cow;
 
@@ -51,8 +51,9 @@ impl Dialect {
     }
 }
 
-/// The schemas of everything that goes over the wire, by name: [`Event`] as clients get it, [`ClientFrame`],
-/// [`ServerFrame`], [`JobState`], [`Submission`](super::Submission), and their parts.
+/// The schemas of everything that goes over the wire, by name: [`Event`] as clients get it,
+/// [`ClientFrame`], [`ServerFrame`], [`JobState`], [`Submission`](super::Submission), and their
+/// parts.
 pub fn definitions(dialect: Dialect) -> Map<String, Value> {
     // Other writers may omit fields that have a default; the edge never omits them.
     let mut read = dialect.settings().for_deserialize().into_generator();
@@ -71,7 +72,8 @@ pub fn definitions(dialect: Dialect) -> Map<String, Value> {
     all
 }
 
-/// Copies the fields that all variants share into each variant: many tools do not combine `oneOf` with `properties`.
+/// Copies the fields that all variants share into each variant: many tools do not combine `oneOf`
+/// with `properties`.
 fn copy_shared_fields(schema: &mut Value) {
     let Some(schema) = schema.as_object_mut() else {
         return;
@@ -112,8 +114,8 @@ struct EventFrame {
     cursor: Cursor,
 }
 
-/// An event of a type that is not described here: a type of a later version, or a worker's own. Clients ignore types that
-/// they do not know.
+/// An event of a type that is not described here: a type of a later version, or a worker's own.
+/// Clients ignore types that they do not know.
 #[derive(JsonSchema)]
 #[expect(
     dead_code,

@@ -1,5 +1,5 @@
-//! The size of a stored event: an event that is too large is split, cut or refused here. It does not know the broker; the
-//! limit is an argument.
+//! The size of a stored event: an event that is too large is split, cut or refused here. It does
+//! not know the broker; the limit is an argument.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -30,8 +30,8 @@ pub enum Unfit {
 }
 
 impl Event {
-    /// Encodes the event in at most `limit` bytes. Text that does not fit is split between characters; the second value is
-    /// the body of the next event. The message of a failure is cut.
+    /// Encodes the event in at most `limit` bytes. Text that does not fit is split between
+    /// characters; the second value is the body of the next event. The message of a failure is cut.
     ///
     /// # Errors
     /// [`Unfit`].

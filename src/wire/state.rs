@@ -11,7 +11,8 @@ use super::id::{JobId, Kind, Seq};
 use super::limits::OUTPUT_MAX;
 use super::stored::Stored;
 
-/// A job's state, as `GET /api/jobs/{id}/state` returns it. Times are milliseconds since the Unix epoch.
+/// A job's state, as `GET /api/jobs/{id}/state` returns it. Times are milliseconds since the Unix
+/// epoch.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct JobState {
     /// The job.
@@ -29,9 +30,11 @@ pub struct JobState {
     /// The cursor of its last event: a watch from here gets the events after this state.
     #[schemars(with = "Option<Cursor>")]
     pub cursor: Option<String>,
-    /// The output text of the last attempt and of those that it continues. At most [`OUTPUT_MAX`] bytes.
+    /// The output text of the last attempt and of those that it continues. At most [`OUTPUT_MAX`]
+    /// bytes.
     pub output: String,
-    /// Whether `output` is incomplete: its end is missing because it is too long, or its beginning has expired.
+    /// Whether `output` is incomplete: its end is missing because it is too long, or its beginning
+    /// has expired.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
     /// Why it failed.
@@ -83,7 +86,8 @@ impl JobState {
     /// Applies the next event. Of an event with invalid fields, only the type counts.
     pub fn apply(&mut self, stored: &Stored) {
         if stored.seq > self.seq.successor() {
-            // The missing events may have been output, or an attempt that replaced the earlier output.
+            // The missing events may have been output, or an attempt that replaced the earlier
+            // output.
             self.output.clear();
             self.truncated = true;
         }
@@ -139,7 +143,8 @@ impl JobState {
 
     fn append_output(&mut self, text: &str) {
         let room = OUTPUT_MAX - self.output.len();
-        // With less room than the longest character needs, the output may have been cut before: append nothing after a cut.
+        // With less room than the longest character needs, the output may have been cut before:
+        // append nothing after a cut.
         let fits = if room < char::MAX_LEN_UTF8 {
             0
         } else {

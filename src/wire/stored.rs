@@ -13,7 +13,8 @@ use super::cursor::Cursor;
 use super::event::{Event, EventType, Status};
 use super::id::{JobId, Seq, StreamSeq};
 
-/// A stored event: its position, the fields that readers need, its unchanged payload, and its frames, encoded once.
+/// A stored event: its position, the fields that readers need, its unchanged payload, and its
+/// frames, encoded once.
 pub struct Stored {
     /// The job whose log holds it.
     pub job: JobId,
@@ -21,8 +22,8 @@ pub struct Stored {
     pub seq: Seq,
     /// Its stream sequence, in the stream of its shard.
     pub stream_seq: StreamSeq,
-    /// The stream sequence of the previous message in its job's log, as the broker confirmed when it stored the event; 0 if
-    /// there was none. `None` if the broker was not asked to confirm it.
+    /// The stream sequence of the previous message in its job's log, as the broker confirmed when
+    /// it stored the event; 0 if there was none. `None` if the broker was not asked to confirm it.
     pub prev: Option<StreamSeq>,
     /// The attempt that wrote it.
     pub attempt: u32,
@@ -57,7 +58,8 @@ pub enum Unreadable {
     /// Sequence numbers start at 1.
     #[error("the event has the sequence number 0")]
     Zero,
-    /// Each event before it has a lower stream sequence, so a sequence number is never above its stream sequence.
+    /// Each event before it has a lower stream sequence, so a sequence number is never above its
+    /// stream sequence.
     #[error("the event has a sequence number above its stream sequence")]
     AboveStreamSeq,
     /// The sequence number is not the successor of the previous event's.
@@ -128,8 +130,8 @@ impl Stored {
         Cursor::of(&self.job, self.seq, self.stream_seq, &self.payload)
     }
 
-    /// How many bytes it holds in memory, about: the payload, one frame of it, and the rest. Always the same number
-    /// for the same event, so that who adds it up can subtract it again.
+    /// How many bytes it holds in memory, about: the payload, one frame of it, and the rest. Always
+    /// the same number for the same event, so that who adds it up can subtract it again.
     pub fn size(&self) -> usize {
         2 * self.payload.len() + 64 + size_of::<Self>()
     }
@@ -180,8 +182,8 @@ impl Stored {
         out
     }
 
-    /// Replaces an event of another publisher that cannot be expressed in the other encoding. It keeps the sequence number,
-    /// so that no reader sees a gap.
+    /// Replaces an event of another publisher that cannot be expressed in the other encoding. It
+    /// keeps the sequence number, so that no reader sees a gap.
     fn placeholder(&self) -> Value {
         json!({"type": "unreadable", "job": self.job, "seq": self.seq, "attempt": self.attempt, "ts": 0})
     }

@@ -76,8 +76,9 @@ impl Submission {
         }
     }
 
-    /// The size of the first event of the job's log, in bytes as stored, for the longest job id if there is none yet.
-    /// MessagePack may be larger than JSON: a number of three characters takes nine bytes.
+    /// The size of the first event of the job's log, in bytes as stored, for the longest job id if
+    /// there is none yet. MessagePack may be larger than JSON: a number of three characters takes
+    /// nine bytes.
     ///
     /// # Errors
     /// [`codec::Error`] when the input cannot be stored at all.
@@ -113,9 +114,10 @@ impl Submission {
         self.queued_with(Value::Null)
     }
 
-    /// The first event of the job's log. Everyone who may watch the job can read it, so it never holds the address of a
-    /// callback, which may contain a secret. Instead of the address, and of the input of a job that delivers a callback, it
-    /// holds a digest, which identifies a repeated submission. The address itself is only in the queue.
+    /// The first event of the job's log. Everyone who may watch the job can read it, so it never
+    /// holds the address of a callback, which may contain a secret. Instead of the address, and of
+    /// the input of a job that delivers a callback, it holds a digest, which identifies a repeated
+    /// submission. The address itself is only in the queue.
     pub fn queued(&self) -> Body {
         self.queued_with(self.input.clone())
     }
@@ -141,8 +143,8 @@ fn digest(text: &str) -> String {
     BASE64.encode(Sha256::digest(text))
 }
 
-/// Whether the host of `callback` is one of `hosts`, each `name` or `name:port`. A name alone means the scheme's own
-/// port.
+/// Whether the host of `callback` is one of `hosts`, each `name` or `name:port`. A name alone means
+/// the scheme's own port.
 pub fn may_call_back(callback: &str, hosts: &[String]) -> bool {
     let Ok(url) = Url::parse(callback) else {
         return false;

@@ -1,4 +1,5 @@
-//! Parses and checks a submission, the same on every transport. A refused input is never built in memory.
+//! Parses and checks a submission, the same on every transport. A refused input is never built in
+//! memory.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -35,7 +36,8 @@ pub(super) struct SubmissionFields<'a> {
         extend("not" = {"pattern": format!("^{RESERVED_ID}"), "type": "string"})
     )]
     id: Option<String>,
-    /// How long the job may take from submission to its end, including all attempts and waits, in milliseconds.
+    /// How long the job may take from submission to its end, including all attempts and waits, in
+    /// milliseconds.
     #[serde(default, deserialize_with = "whole_number")]
     #[schemars(range(min = 1, max = TIMEOUT_MAX_MS))]
     timeout_ms: Option<u64>,
@@ -86,7 +88,8 @@ fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64
 }
 
 impl SubmitFrame {
-    /// Parses a submit frame: the fields of [`Submission::from_json`] and, optionally, `op`, `ref` and `key`.
+    /// Parses a submit frame: the fields of [`Submission::from_json`] and, optionally, `op`, `ref`
+    /// and `key`.
     ///
     /// # Errors
     /// A [`Refusal`] for the client.
@@ -127,7 +130,8 @@ impl SubmissionFields<'_> {
     }
 }
 
-/// JSON without a syntax error can still be invalid, for example a number that is too large for a float.
+/// JSON without a syntax error can still be invalid, for example a number that is too large for a
+/// float.
 fn bad_input(error: &serde_json::Error) -> Refusal {
     let code = if error.is_data() {
         Code::BadRequest
@@ -138,8 +142,8 @@ fn bad_input(error: &serde_json::Error) -> Refusal {
 }
 
 impl Submission {
-    /// Parses a client's submission: a JSON object with `kind` and, optionally, `input`, `id`, `timeout_ms`,
-    /// `silence_timeout_ms` and `callback`. A refused input is not built.
+    /// Parses a client's submission: a JSON object with `kind` and, optionally, `input`, `id`,
+    /// `timeout_ms`, `silence_timeout_ms` and `callback`. A refused input is not built.
     ///
     /// # Errors
     /// A [`Refusal`] for the client.

@@ -14,8 +14,8 @@ export type Event =
        */
       attempt: number;
       /**
-       * The SHA-256 of the callback address, in base64url. It identifies a repeated submission without revealing the
-       * address to everyone who may watch the job.
+       * The SHA-256 of the callback address, in base64url. It identifies a repeated submission
+       * without revealing the address to everyone who may watch the job.
        */
       callback_digest?: string | null;
       /**
@@ -365,7 +365,8 @@ export type ClientFrame =
        */
       silence_timeout_ms?: number | null;
       /**
-       * How long the job may take from submission to its end, including all attempts and waits, in milliseconds.
+       * How long the job may take from submission to its end, including all attempts and waits, in
+       * milliseconds.
        */
       timeout_ms?: number | null;
     }
@@ -522,8 +523,8 @@ export interface Failure {
   retryable?: boolean;
 }
 /**
- * An event of a type that is not described here: a type of a later version, or a worker's own. Clients ignore types that
- * they do not know.
+ * An event of a type that is not described here: a type of a later version, or a worker's own.
+ * Clients ignore types that they do not know.
  */
 export interface OtherEvent {
   /**
@@ -552,7 +553,8 @@ export interface OtherEvent {
   type: string;
 }
 /**
- * A job's state, as `GET /api/jobs/{id}/state` returns it. Times are milliseconds since the Unix epoch.
+ * A job's state, as `GET /api/jobs/{id}/state` returns it. Times are milliseconds since the Unix
+ * epoch.
  */
 export interface JobState {
   /**
@@ -588,7 +590,8 @@ export interface JobState {
    */
   kind: Kind | null;
   /**
-   * The output text of the last attempt and of those that it continues. At most `OUTPUT_MAX` bytes.
+   * The output text of the last attempt and of those that it continues. At most `OUTPUT_MAX`
+   * bytes.
    */
   output: string;
   /**
@@ -604,7 +607,8 @@ export interface JobState {
    */
   status: Status;
   /**
-   * Whether `output` is incomplete: its end is missing because it is too long, or its beginning has expired.
+   * Whether `output` is incomplete: its end is missing because it is too long, or its beginning
+   * has expired.
    */
   truncated?: boolean;
   /**
@@ -637,7 +641,8 @@ export interface Submission {
    */
   silence_timeout_ms?: number | null;
   /**
-   * How long the job may take from submission to its end, including all attempts and waits, in milliseconds.
+   * How long the job may take from submission to its end, including all attempts and waits, in
+   * milliseconds.
    */
   timeout_ms?: number | null;
 }
