@@ -1,5 +1,5 @@
-//! The frames that a client sends, in both encodings, and how they are parsed. It knows no
-//! connection.
+//! The frames that a client sends, in both encodings, and how they are parsed. It does not know
+//! connections.
 
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -1,4 +1,4 @@
-//! The frames that an edge sends besides events, in both encodings. It knows no connection.
+//! The frames that an edge sends besides events, in both encodings. It does not know connections.
 
 use bytes::Bytes;
 use schemars::{JsonSchema, Schema};
