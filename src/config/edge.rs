@@ -18,8 +18,11 @@ pub const HTTP_BUFFER: usize = 64 * 1024;
 /// How many bytes of an event stream are buffered for the socket. A stream whose client accepts no
 /// data costs this much, in addition to its connection.
 pub const STREAM_CHUNK: usize = 4 * 1024;
-/// How long an event stream buffers events that its client does not accept. Later it reads them
-/// again from the log. A client that receives 2 MB per second does not pause for longer: its socket
+/// An event of more bytes than this reserves room in the memory budget while it is written over a
+/// WebSocket: a frame that has begun must be completed, even if its client accepts no data.
+pub const LARGE_EVENT: usize = 32 * 1024;
+/// How long a transport buffers events that its client does not accept. Later it reads them again
+/// from the log. A client that receives 2 MB per second does not pause for longer: its socket
 /// accepts a sixth of a megabyte at a time.
 pub const STREAM_STALL: Duration = Duration::from_millis(100);
 /// How often an event stream over HTTP sends a comment: proxies and clients commonly disconnect

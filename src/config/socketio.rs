@@ -15,7 +15,7 @@ pub const FLIGHT_PACKETS: usize = SOCKET_QUEUE / 2;
 pub const FLIGHT_PACKETS_POLLING: usize = 14;
 /// About how many bytes of them may be queued. A client that reads nothing costs this much and the
 /// 128 KiB that the library collects for one write.
-pub const FLIGHT_BYTES: usize = 64 * 1024;
+pub const FLIGHT_BYTES: usize = 16 * 1024;
 /// The pause before a packet is queued again if the queue was full nevertheless.
 pub const FULL_PAUSE: Duration = Duration::from_millis(50);
 /// How many requests of one client wait to be read. A client that sends more is disconnected,

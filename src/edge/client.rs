@@ -16,6 +16,7 @@ use super::memory::Held;
 use super::watches::{Outgoing, Watches};
 use crate::config::REQUESTS_MAX;
 use crate::nats::Reader;
+use crate::session::Position;
 use crate::wire::{ClientFrame, Code, Refusal, RequestRef, ServerFrame};
 
 /// A client. `R` says where the answer to a request goes.
@@ -32,10 +33,11 @@ impl<R: Send + 'static> ConnectedClient<R> {
     pub(super) fn new(app: Arc<App>, transport: Transport, address: IpAddr) -> Self {
         let hub = Arc::clone(&app.hub);
         let counters = Arc::clone(&app.thread.counters);
+        let room = app.shared.memory().streams.clone();
         Self {
             app,
             address,
-            watches: Watches::new(hub, counters, transport, address),
+            watches: Watches::new(hub, counters, transport, address, room),
             requests: FuturesUnordered::new(),
         }
     }
@@ -118,6 +120,16 @@ impl<R: Send + 'static> ConnectedClient<R> {
     /// What can be sent at once.
     pub(super) fn try_next(&mut self) -> Option<Outgoing<R>> {
         self.next(true).now_or_never()
+    }
+
+    /// See [`Watches::release`].
+    pub(super) fn release(&mut self, written: Option<Position>) {
+        self.watches.release(written);
+    }
+
+    /// See [`Watches::holds_room`].
+    pub(super) fn holds_room(&self) -> bool {
+        self.watches.holds_room()
     }
 
     /// Ends all watches, and completes the submits and cancels: a client that disconnects still

@@ -9,14 +9,16 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::counters::{Counters, RoomMember, Transport};
 use super::error::Problem;
-use crate::config::WATCHES_MAX;
+use crate::budget::{Budget, NoRoom, Reservation};
+use crate::config::{FULL_PAUSE, LARGE_EVENT, WATCHES_MAX};
 use crate::hub::Hub;
 use crate::runtime::unless_ended;
-use crate::session::{Session, SessionError, Step};
+use crate::session::{Position, Session, SessionError, Step};
 use crate::source::EventSource;
 use crate::wire::{Code, GapReason, JobId, RequestRef, ServerFrame, Start, Stored};
 
@@ -65,7 +67,11 @@ pub(super) struct Watches<S: EventSource, R> {
     counters: Arc<Counters>,
     transport: Transport,
     client: IpAddr,
+    /// The room of events that are so large that a client must not hold them for long.
+    room: Budget,
     watched: HashMap<JobId, Watched>,
+    /// The events that the transport writes now.
+    delivery: Option<PendingDelivery<S>>,
     /// One future for each watch: its session's opening, or its next update.
     work: FuturesUnordered<BoxFuture<'static, Option<WatchProgress<S, R>>>>,
 }
@@ -76,10 +82,20 @@ struct Watched {
     _member: Option<RoomMember>,
 }
 
+/// Events on their way to the client, and the session that they are from.
+struct PendingDelivery<S: EventSource> {
+    session: Session<S>,
+    end: CancellationToken,
+    /// Where the session stood before.
+    position: Position,
+    events: usize,
+    room: Option<Reservation>,
+}
+
 /// What a watch has done.
 enum WatchProgress<S: EventSource, R> {
     Opened(Result<Session<S>, SessionError>, JobId, R),
-    Updated(Session<S>, JobUpdate),
+    Updated(PendingDelivery<S>, JobUpdate),
 }
 
 impl<S: EventSource, R: Send + 'static> Watches<S, R> {
@@ -89,8 +105,11 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         counters: Arc<Counters>,
         transport: Transport,
         client: IpAddr,
+        room: Budget,
     ) -> Self {
         Self {
+            room,
+            delivery: None,
             hub,
             counters,
             transport,
@@ -131,8 +150,13 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         Ok(())
     }
 
-    /// What to send next; waits forever while nothing is watched. Safe to drop at any await.
+    /// What to send next; waits forever while nothing is watched. The call says that what was sent
+    /// before is written. Safe to drop at any await.
     pub(super) async fn next(&mut self) -> Outgoing<R> {
+        if let Some(delivery) = self.delivery.take() {
+            self.counters.count_delivered(delivery.events);
+            self.drive(delivery.session, delivery.end, 0);
+        }
         while let Some(progress) = self.work.next().await {
             if let Some(outgoing) = progress.and_then(|progress| self.advance(progress)) {
                 return outgoing;
@@ -141,14 +165,32 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         pending().await
     }
 
+    /// The client does not take the events that [`Self::next`] returned, apart from those up to
+    /// `written`: the transport drops the others, and they are read again by the next call.
+    pub(super) fn release(&mut self, written: Option<Position>) {
+        if let Some(delivery) = &mut self.delivery {
+            delivery
+                .session
+                .rewind(written.unwrap_or(delivery.position));
+            delivery.events = 0;
+            delivery.room = None;
+        }
+    }
+
+    /// Whether the events being written are so large that few clients may hold such at a time.
+    pub(super) fn holds_room(&self) -> bool {
+        let delivery = self.delivery.as_ref();
+        delivery.is_some_and(|delivery| delivery.room.is_some())
+    }
+
     /// Turns progress into what is sent, and continues the watch; `None` if the watch has ended
-    /// meanwhile.
+    /// meanwhile, or if there is no room for what was read.
     fn advance(&mut self, progress: WatchProgress<S, R>) -> Option<Outgoing<R>> {
         match progress {
             WatchProgress::Opened(Ok(session), job, reply_to) => {
-                self.watched.get(&job)?;
+                let end = self.watched.get(&job)?.end.clone();
                 let status = session.status();
-                self.drive(session);
+                self.drive(session, end, 0);
                 Some(Outgoing::Answer(
                     ServerFrame::Watching { job, status },
                     reply_to,
@@ -158,17 +200,13 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
                 self.watched.remove(&job)?;
                 Some(Outgoing::Answer(refusal(&error, &job), reply_to))
             }
-            WatchProgress::Updated(session, update) => {
-                let job = session.job().clone();
+            WatchProgress::Updated(delivery, update) => {
+                let job = delivery.session.job().clone();
                 self.watched.get(&job)?;
                 match update {
-                    JobUpdate::Events(events) => {
-                        self.counters.count_delivered(events.len());
-                        self.drive(session);
-                        Some(Outgoing::Events(events))
-                    }
+                    JobUpdate::Events(events) => self.deliver(delivery, events),
                     JobUpdate::Frame(frame) => {
-                        self.drive(session);
+                        self.drive(delivery.session, delivery.end, 0);
                         Some(Outgoing::Frame(job, frame))
                     }
                     JobUpdate::Last(frame) => {
@@ -180,16 +218,69 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         }
     }
 
-    /// Adds the watch's next update to the work.
-    fn drive(&mut self, mut session: Session<S>) {
-        let Some(watched) = self.watched.get(session.job()) else {
-            return;
-        };
-        let end = watched.end.clone();
+    /// Returns events to be written, unless they are large and have no room yet.
+    fn deliver(
+        &mut self,
+        mut delivery: PendingDelivery<S>,
+        events: Vec<Arc<Stored>>,
+    ) -> Option<Outgoing<R>> {
+        let bytes = room_of(&events).min(self.room.limit());
+        let reserved = delivery.room.as_ref().map_or(0, Reservation::bytes);
+        if bytes == 0 {
+            delivery.room = None;
+        } else if bytes > reserved {
+            delivery.room = None;
+            let Ok(room) = self.room.reserve(bytes) else {
+                delivery.session.rewind(delivery.position);
+                self.drive(delivery.session, delivery.end, bytes);
+                return None;
+            };
+            delivery.room = Some(room);
+        }
+        delivery.events = events.len();
+        self.delivery = Some(delivery);
+        Some(Outgoing::Events(events))
+    }
+
+    /// Waits for the next update of a watch, beside all others, and before that for room.
+    fn drive(&mut self, mut session: Session<S>, end: CancellationToken, bytes: usize) {
+        let budget = self.room.clone();
         self.work.push(Box::pin(async move {
+            let room = if bytes == 0 {
+                None
+            } else {
+                Some(unless_ended(&end, reserve(&budget, bytes)).await?)
+            };
+            let position = session.position();
             let update = unless_ended(&end, next_update(&mut session)).await?;
-            Some(WatchProgress::Updated(session, update))
+            let delivery = PendingDelivery {
+                session,
+                end,
+                position,
+                events: 0,
+                room,
+            };
+            Some(WatchProgress::Updated(delivery, update))
         }));
+    }
+}
+
+/// How many bytes to reserve for events: nothing, unless one of them is large. Small ones are
+/// dropped when their client does not take them, but a frame that was begun must be kept.
+fn room_of(events: &[Arc<Stored>]) -> usize {
+    if events.iter().all(|event| event.size() <= LARGE_EVENT) {
+        return 0;
+    }
+    events.iter().map(|event| event.size()).sum()
+}
+
+/// Waits for room.
+async fn reserve(budget: &Budget, bytes: usize) -> Reservation {
+    loop {
+        match budget.reserve(bytes) {
+            Ok(room) => return room,
+            Err(NoRoom) => sleep(FULL_PAUSE).await,
+        }
     }
 }
 
@@ -202,9 +293,11 @@ mod tests {
     use super::*;
     use crate::runtime::Tasks;
     use crate::source::memory::MemoryLog;
-    use crate::wire::{Body, Seq};
+    use crate::wire::{Body, Channel, Seq};
     use futures_util::FutureExt as _;
     use std::net::Ipv4Addr;
+    use std::time::Duration;
+    use tokio::time::timeout;
 
     fn job() -> JobId {
         "j".parse().unwrap()
@@ -213,7 +306,13 @@ mod tests {
     fn watches(log: &MemoryLog) -> Watches<MemoryLog, u32> {
         let hub = Hub::new(log.clone(), Tasks::default());
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        Watches::new(hub, Counters::new(), Transport::SocketIo, client)
+        Watches::new(
+            hub,
+            Counters::new(),
+            Transport::SocketIo,
+            client,
+            Budget::new(LARGE_EVENT * 4),
+        )
     }
 
     #[tokio::test(start_paused = true)]
@@ -247,5 +346,66 @@ mod tests {
         assert!(watches.next().now_or_never().is_none());
         watches.watch(job(), start, 3).unwrap();
         assert!(matches!(watches.next().await, Outgoing::Answer(_, 3)));
+    }
+
+    async fn events_of(watches: &mut Watches<MemoryLog, u32>) -> Vec<u64> {
+        match watches.next().await {
+            Outgoing::Events(events) => events.iter().map(|event| event.seq.0).collect(),
+            Outgoing::Answer(..) | Outgoing::Frame(..) => panic!("not events"),
+        }
+    }
+
+    fn chunk(bytes: usize) -> Body {
+        Body::Chunk {
+            text: "x".repeat(bytes),
+            channel: Channel::Output,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_that_a_client_did_not_take_are_read_again() {
+        let log = MemoryLog::default();
+        let first = log.append(&job(), chunk(1));
+        log.append(&job(), chunk(1));
+        log.append(&job(), Body::Cancelled {});
+        let mut watches = watches(&log);
+        watches.watch(job(), Start::After(Seq(0)), 1).unwrap();
+        watches.next().await;
+        assert_eq!(events_of(&mut watches).await, [1, 2, 3]);
+        watches.release(None);
+        assert_eq!(events_of(&mut watches).await, [1, 2, 3]);
+        watches.release(Some(Position::after(&first)));
+        assert_eq!(events_of(&mut watches).await, [2, 3]);
+        assert!(matches!(watches.next().await, Outgoing::Frame(..)));
+        assert_eq!(
+            watches.counters.delivered(),
+            2,
+            "what was released is not counted"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_events_wait_for_room_and_leave_it_once_they_are_written() {
+        let log = MemoryLog::default();
+        log.append(&job(), chunk(LARGE_EVENT * 3));
+        let mut first = watches(&log);
+        let mut second = Watches {
+            room: first.room.clone(),
+            ..watches(&log)
+        };
+        for watches in [&mut first, &mut second] {
+            watches.watch(job(), Start::After(Seq(0)), 1).unwrap();
+            watches.next().await;
+        }
+        assert_eq!(events_of(&mut first).await, [1]);
+        assert!(first.holds_room());
+        let waiting = timeout(Duration::from_secs(60), second.next()).await;
+        assert!(waiting.is_err(), "there is room for one of them");
+        assert!(matches!(
+            first.next().await,
+            Outgoing::Frame(_, ServerFrame::Live { .. })
+        ));
+        assert!(!first.holds_room());
+        assert_eq!(events_of(&mut second).await, [1]);
     }
 }

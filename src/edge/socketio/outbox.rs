@@ -16,6 +16,7 @@ use crate::config::{FLIGHT_PACKETS, FLIGHT_PACKETS_POLLING, REPLIES_MAX};
 use crate::edge::traffic::Traffic;
 use crate::edge::turn::Turn;
 use crate::edge::watches::Outgoing;
+use crate::session::Position;
 use crate::wire::{JobId, ServerFrame, Stored};
 
 /// Where an answer goes.
@@ -43,6 +44,10 @@ pub(super) struct Outbox {
     replies: VecDeque<OutPacket>,
     /// At most what one [`Outgoing`] holds.
     events: VecDeque<OutPacket>,
+    /// The position after the last of them that was queued.
+    queued: Option<Position>,
+    /// Whether the others were dropped until the client takes more.
+    is_released: bool,
     in_flight: InFlight,
     turn: Turn,
     /// When the client last received something while something was in flight.
@@ -56,6 +61,8 @@ impl Outbox {
         Self {
             replies: VecDeque::new(),
             events: VecDeque::new(),
+            queued: None,
+            is_released: false,
             in_flight: InFlight::default(),
             turn: Turn::default(),
             last_progress: Instant::now(),
@@ -67,6 +74,7 @@ impl Outbox {
         match outgoing {
             Outgoing::Answer(frame, reply_to) => self.reply(frame, reply_to),
             Outgoing::Events(events) => {
+                self.queued = None;
                 self.events.extend(events.into_iter().map(OutPacket::Event));
             }
             Outgoing::Frame(job, frame) => {
@@ -91,9 +99,23 @@ impl Outbox {
             .push_back(OutPacket::Reply(reply_to, frame.into()));
     }
 
-    /// Whether there is room for more events.
-    pub(super) fn wants_events(&self) -> bool {
-        self.events.is_empty() && self.wants_replies()
+    /// Whether there is room for more events; after large ones, once they are sent.
+    pub(super) fn wants_events(&self, after_large: bool) -> bool {
+        let is_free = !after_large || self.in_flight.is_empty();
+        is_free && !self.is_released && self.events.is_empty() && self.wants_replies()
+    }
+
+    /// Whether events wait for the client to take those that are in flight.
+    pub(super) fn holds_events(&self) -> bool {
+        matches!(self.events.front(), Some(OutPacket::Event(_)))
+    }
+
+    /// Drops the events that wait, until the client takes more. Returns the position after the last
+    /// one that was queued.
+    pub(super) fn release(&mut self) -> Option<Position> {
+        self.events = VecDeque::new();
+        self.is_released = true;
+        self.queued
     }
 
     /// Whether there is room for another reply.
@@ -132,6 +154,7 @@ impl Outbox {
     ) -> Result<(), SocketBroken> {
         if self.in_flight.advance(traffic.sent()) || self.in_flight.is_empty() {
             self.last_progress = Instant::now();
+            self.is_released = false;
         }
         self.is_full = false;
         let transport = socket.transport_type();
@@ -149,8 +172,10 @@ impl Outbox {
                 break;
             };
             let size = packet.size(transport);
+            let position = packet.position();
             match packet.emit(socket)? {
                 Emitted::Queued => {
+                    self.queued = position.or(self.queued);
                     self.in_flight.add(size);
                     self.turn.count(size);
                 }
@@ -178,6 +203,14 @@ impl OutPacket {
             Self::Event(event) => Some(&event.job),
             Self::Frame(job, _) => Some(job),
             Self::Reply(..) => None,
+        }
+    }
+
+    /// The position after it, if it is an event.
+    fn position(&self) -> Option<Position> {
+        match self {
+            Self::Event(event) => Some(Position::after(event)),
+            Self::Frame(..) | Self::Reply(..) => None,
         }
     }
 

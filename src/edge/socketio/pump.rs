@@ -11,7 +11,7 @@ use tracing::{Instrument as _, debug, info_span};
 use super::engine_session::{EngineSession, Host, QueuedRequest};
 use super::outbox::{Outbox, ReplyTo, SocketBroken};
 use super::request::{EmittedRequest, JoinRequest};
-use crate::config::{FULL_PAUSE, WRITE_WAIT};
+use crate::config::{ANSWER_WAIT, FULL_PAUSE, STREAM_STALL, WRITE_WAIT};
 use crate::edge::app::App;
 use crate::edge::client::{ConnectedClient, room_for};
 use crate::edge::counters::Transport;
@@ -131,9 +131,13 @@ impl Pump {
             return Err(PumpEnd::Flooding);
         }
         let stalled_since = self.outbox.stalled_since();
-        let stalled = sleep_until(stalled_since.unwrap_or_else(Instant::now) + WRITE_WAIT);
+        let taken_at = stalled_since.unwrap_or_else(Instant::now);
+        let holds_room = self.client.holds_room();
+        let write_wait = if holds_room { ANSWER_WAIT } else { WRITE_WAIT };
+        let stalled = sleep_until(taken_at + write_wait);
+        let is_slow = sleep_until(taken_at + STREAM_STALL);
         let wants_replies = self.outbox.wants_replies();
-        let wants_events = self.outbox.wants_events();
+        let wants_events = self.outbox.wants_events(holds_room);
         tokio::select! {
             () = self.slot.due() => return Err(PumpEnd::Stopping),
             () = self.session.disconnected.cancelled() => return Err(PumpEnd::Disconnected),
@@ -143,6 +147,10 @@ impl Pump {
             }
             () = traffic.progress(), if self.outbox.waits() || stalled_since.is_some() => {}
             () = sleep(FULL_PAUSE), if self.outbox.is_full() => {}
+            () = is_slow, if stalled_since.is_some() && self.outbox.holds_events() => {
+                let written = self.outbox.release();
+                self.client.release(written);
+            }
             () = stalled, if stalled_since.is_some() => return Err(PumpEnd::Stalled),
         }
         Ok(())

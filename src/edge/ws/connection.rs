@@ -9,14 +9,15 @@ use tokio::time::{Instant, interval, sleep_until, timeout};
 use tracing::debug;
 
 use super::socket::{ClientInput, Disconnect, FrameSocket};
-use crate::config::{CLOSE_WAIT, PING_EVERY, STEPS_PER_WRITE};
+use crate::config::{CLOSE_WAIT, PING_EVERY, STEPS_PER_WRITE, TINY_BYTES};
 use crate::edge::app::App;
 use crate::edge::client::{ConnectedClient, room_for};
 use crate::edge::counters::Transport;
 use crate::edge::drain::DrainSlot;
 use crate::edge::error::error_frame;
 use crate::edge::watches::Outgoing;
-use crate::wire::{ClientFrame, Code, ServerFrame};
+use crate::session::Position;
+use crate::wire::{ClientFrame, Code, ServerFrame, Stored};
 
 /// A connection and its client.
 pub(super) struct Connection {
@@ -114,12 +115,30 @@ impl Connection {
             Outgoing::Answer(frame, ()) | Outgoing::Frame(_, frame) => {
                 self.socket.put(&frame).await
             }
-            Outgoing::Events(events) => {
-                for event in events {
-                    self.socket.put_event(&event).await?;
-                }
-                Ok(())
-            }
+            Outgoing::Events(events) => self.put_events(events).await,
         }
+    }
+
+    /// Writes events of one job. Those that a client does not take are dropped, and read again once
+    /// it takes more: a client that reads nothing must not hold them.
+    async fn put_events(&mut self, events: Vec<Arc<Stored>>) -> Result<(), Disconnect> {
+        let is_tiny = events.iter().map(|event| event.size()).sum::<usize>() <= TINY_BYTES;
+        let is_large = self.client.holds_room();
+        self.socket.hurry(is_large);
+        let mut written = None;
+        for event in &events {
+            if !is_tiny && !self.socket.is_ready_soon().await? {
+                drop(events);
+                self.client.release(written);
+                break;
+            }
+            self.socket.put_event(event).await?;
+            written = Some(Position::after(event));
+        }
+        if is_large {
+            self.socket.until_ready().await?;
+            self.socket.hurry(false);
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! A WebSocket as the edge uses it: reads frames, writes frames and events in the encoding of its
 //! subprotocol, pings and closes. It does not handle frames.
 
+use std::future::poll_fn;
 use std::net::IpAddr;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
@@ -12,7 +13,7 @@ use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tracing::debug;
 
 use crate::budget::NoRoom;
-use crate::config::{CLOSE_WAIT, PONG_WAIT, READ_BUFFER, WRITE_BUFFER};
+use crate::config::{CLOSE_WAIT, PONG_WAIT, READ_BUFFER, STREAM_STALL, WRITE_BUFFER};
 use crate::edge::meter::Meter;
 use crate::edge::turn::Turn;
 use crate::wire::limits::BODY_MAX;
@@ -134,6 +135,24 @@ impl FrameSocket {
             Encoding::MsgPack => Message::Binary(event.msgpack().clone()),
         })
         .await
+    }
+
+    /// Whether what is written next holds memory that is scarce: its client is cut off sooner.
+    pub(super) fn hurry(&self, is_hurried: bool) {
+        self.meter.hurry(is_hurried);
+    }
+
+    /// Waits until the write buffer has room, which it has while the client takes what is written.
+    pub(super) async fn until_ready(&mut self) -> Result<(), Disconnect> {
+        let begun = Instant::now();
+        let ready = poll_fn(|cx| self.socket.poll_ready_unpin(cx)).await;
+        self.after_write(begun, ready.is_ok())
+    }
+
+    /// [`Self::until_ready`] for a short time; returns whether there is room.
+    pub(super) async fn is_ready_soon(&mut self) -> Result<bool, Disconnect> {
+        let ready = timeout(STREAM_STALL, self.until_ready()).await;
+        ready.map_or(Ok(false), |ready| ready.map(|()| true))
     }
 
     /// Writes the write buffer. [`Metered`](crate::edge::metered::Metered) ends the connection if
