@@ -71,6 +71,33 @@ async fn end(system: &System, job: &str) {
     system.writer(&job, 1).await.append(done).await.unwrap();
 }
 
+async fn assert_ends_with_cursor_not_in_log(client: &mut Client) {
+    loop {
+        match client.next().await {
+            Frame::Json(frame) if frame["op"] == "live" => {}
+            Frame::Json(frame) => {
+                let error = (&frame["op"], &frame["code"], &frame["job"]);
+                let expected = ["error", "cursor_not_in_log", "grown"].map(serde_json::Value::from);
+                assert_eq!(error, (&expected[0], &expected[1], &expected[2]), "{frame}");
+                return;
+            }
+            gone @ (Frame::Closed(_) | Frame::Cut) => panic!("{gone:?}"),
+        }
+    }
+}
+
+async fn assert_ends_with_old_events(sse: &mut Sse) {
+    loop {
+        match sse.event().await {
+            Item::End => return,
+            Item::Event(event, last) => {
+                assert!(event["text"].as_str().unwrap().starts_with("old") && !last.is_empty());
+            }
+            Item::Named(..) | Item::Retry(_) | Item::Comment => {}
+        }
+    }
+}
+
 /// The new log has the same sequence numbers as the old one; only the events differ.
 #[tokio::test]
 async fn a_rebuilt_log_is_not_joined_to_the_old_one() {
@@ -110,33 +137,8 @@ async fn a_rebuilt_log_is_not_joined_to_the_old_one() {
         .await;
         link.set(Flow::Open);
         append(&system, "grown", &["newest "]).await;
-        loop {
-            match client.next().await {
-                Frame::Json(frame) if frame["op"] == "live" => {}
-                Frame::Json(frame) => {
-                    assert_eq!(
-                        (&frame["op"], &frame["code"], &frame["job"]),
-                        (
-                            &"error".into(),
-                            &"cursor_not_in_log".into(),
-                            &"grown".into()
-                        ),
-                        "{frame}"
-                    );
-                    break;
-                }
-                gone @ (Frame::Closed(_) | Frame::Cut) => panic!("{gone:?}"),
-            }
-        }
-        loop {
-            match sse.event().await {
-                Item::End => break,
-                Item::Event(event, last) => {
-                    assert!(event["text"].as_str().unwrap().starts_with("old") && !last.is_empty())
-                }
-                Item::Named(..) | Item::Retry(_) | Item::Comment => {}
-            }
-        }
+        assert_ends_with_cursor_not_in_log(&mut client).await;
+        assert_ends_with_old_events(&mut sse).await;
         let again = Sse::open(
             &edge.addr,
             "/api/jobs/grown/events",

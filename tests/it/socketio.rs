@@ -52,6 +52,15 @@ fn assert_whole(seen: &Value, text: &str, last: u64) {
     assert!(seen["connected"].as_u64() > Some(0), "{seen}");
 }
 
+/// Waits until most of two hundred clients are connected.
+async fn until_connected(addr: &str) {
+    eventually("all clients", || async {
+        let stats = stats(addr, "/api/stats").await;
+        (stats["connections"]["socketio"].as_u64() > Some(150)).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn two_hundred_clients_survive_cuts_and_edge_restarts() {
     let system = System::on(Broker::shared_one()).await;
@@ -91,11 +100,7 @@ async fn two_hundred_clients_survive_cuts_and_edge_restarts() {
     );
     let chaos = async {
         // All clients are connected before the edge is killed.
-        eventually("all clients", || async {
-            let stats = stats(&addr, "/api/stats").await;
-            (stats["connections"]["socketio"].as_u64() > Some(150)).then_some(())
-        })
-        .await;
+        until_connected(&addr).await;
         edge_process.kill().await;
         // The address is free once the process has ended.
         eventually("the address", || async {
@@ -105,11 +110,7 @@ async fn two_hundred_clients_survive_cuts_and_edge_restarts() {
         let (mut second, _) = system
             .edge_process(&["--threads", "2", "--listen", &addr])
             .await;
-        eventually("all clients again", || async {
-            let stats = stats(&addr, "/api/stats").await;
-            (stats["connections"]["socketio"].as_u64() > Some(150)).then_some(())
-        })
-        .await;
+        until_connected(&addr).await;
         second.signal(Signal::TERM);
         second.ends_within(Duration::from_secs(5)).await;
         system

@@ -55,6 +55,11 @@ pub fn python(program: &str) -> PathBuf {
 }
 
 /// Random numbers. A test that fails shows their seed; `TEST_SEED` repeats it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test has no command line of its own"
+)]
+#[expect(clippy::print_stdout, reason = "shown when the test fails")]
 pub fn random() -> fastrand::Rng {
     let given = std::env::var("TEST_SEED").ok();
     let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap());

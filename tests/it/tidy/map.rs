@@ -418,7 +418,7 @@ fn use_tree(tree: &[String]) -> Vec<(Vec<String>, String)> {
         };
         let mut path: Vec<_> = path.iter().filter(|part| *part != "::").cloned().collect();
         path.pop_if(|last| last == "self");
-        let name = alias.or(path.last()).cloned();
+        let name = alias.or_else(|| path.last()).cloned();
         return name.map(|name| (path, name)).into_iter().collect();
     };
     let prefix: Vec<_> = tree[..open]
