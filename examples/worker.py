@@ -323,7 +323,7 @@ async def serve_one_after_another():
     while not stopping.is_set():
         try:
             [message] = await jobs.fetch(1, timeout=2)
-        except NO_ANSWER:  # Nothing to do, or the broker is away.
+        except NO_ANSWER:  # Nothing to do, or the broker cannot be reached.
             await asyncio.sleep(0.1)
             continue
         try:

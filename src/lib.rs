@@ -40,8 +40,8 @@
 //! | [`cli`] | the commands. Only it prints |
 //!
 //! # Invariants
-//! 1. A client that starts at any cursor gets every later event once and in order, or a report
-//!    of the events that are gone and why.
+//! 1. A client that starts at any cursor gets every later event once and in order. If events have
+//!    expired, it gets the range of the gap and the reason.
 //! 2. A live event is always a stored one: live copies are the stream's own republish, never a
 //!    worker's publish.
 //! 3. One writer at a time: every publish carries the expected last sequence of the job's subject,
@@ -49,8 +49,8 @@
 //! 4. A job ends once. The queue's message is acked only after the broker accepted the end event.
 //! 5. A client that disconnects never cancels a job.
 //! 6. An edge stores nothing: it can be replaced at any time.
-//! 7. Every queue, buffer, wait, payload and loop has a limit, named in [`config`]. A slow reader
-//!    loses its buffer, not its cursor.
+//! 7. Every queue, buffer, wait, payload and loop has a limit, named in [`config`]. Events that
+//!    were buffered for a slow reader are dropped, and read from the log again.
 //! 8. No stored payload is empty, and no chunk splits a character.
 
 pub mod backend;

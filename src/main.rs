@@ -1,8 +1,8 @@
 //! The `tailwater` program: parses the command line and runs one command.
 
-/// Gives memory back to the system once it is free. The system's own allocator keeps what lies
-/// below something that is still in use: of 1.2 GiB that hostile requests had taken for a moment,
-/// an edge kept all.
+/// Returns freed memory to the system. The system's own allocator keeps memory that lies below an
+/// allocation still in use: after hostile requests had used 1.2 GiB for a moment, an edge kept all
+/// of it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

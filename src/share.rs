@@ -42,7 +42,7 @@ impl FairSlots {
         }))
     }
 
-    /// Takes a slot for this address.
+    /// Acquires a slot for this address.
     ///
     /// # Errors
     /// [`NoRoom`] if all are taken, or if this address holds its share.

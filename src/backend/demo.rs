@@ -12,7 +12,7 @@
 //! z = (z ^ (z >> 27)) * 0x94D049BB133111EB
 //! return z ^ (z >> 31)
 //! ```
-//! Each word is made like this:
+//! Each word is generated as follows:
 //! 1. `r = next()`. If `r % 16 = 0`, the word is number `(r / 16) % 8`, counted from 0, of
 //!    `é naïve straße 日本 Привет 🙂 👩‍💻 🇯🇵`, whatever its length. Else it has `1 + (r / 16) % length` letters, and each
 //!    is the letter number `next() % 26` of `a` to `z`, counted from 0.
@@ -46,7 +46,7 @@ pub struct Demo;
 pub struct DemoSettings {
     /// How many words; at most 1,000,000.
     pub words: u32,
-    /// Words per second, from 0 to 1,000,000; 0 is as fast as the log takes them.
+    /// Words per second, from 0 to 1,000,000; 0 is as fast as the log accepts them.
     pub rate: f64,
     /// The longest word, in letters, from 1 to 64. It does not apply to the few words with other
     /// letters.
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn the_generator_is_splitmix64() {
-        // The first numbers that Vigna's splitmix64.c gives for the seed 1234567.
+        // The first numbers of Vigna's splitmix64.c for the seed 1234567.
         let mut random = SplitMix64(1_234_567);
         assert_eq!(
             [random.next(), random.next(), random.next()],

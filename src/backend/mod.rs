@@ -174,7 +174,7 @@ impl From<Stopped> for Failure {
     }
 }
 
-/// Takes a backend's output. It waits when the log is slower than the backend, and holds at most
+/// Accepts a backend's output. It waits when the log is slower than the backend, and holds at most
 /// [`OUTPUT_BUFFER_MAX`] bytes.
 ///
 /// ```

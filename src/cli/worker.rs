@@ -121,7 +121,7 @@ enum BackendArgs {
         #[arg(long, env = "TAILWATER_BUSY_TIMEOUT", value_name = "TIME", default_value_t = MODEL_BUSY.into())]
         busy_timeout: humantime::Duration,
     },
-    /// Callbacks: reports how a job ended to the address that the job gave. Serves only the kind
+    /// Callbacks: reports how a job ended to the job's callback address. Serves only the kind
     /// `callback`.
     Webhook(WebhookArgs),
 }

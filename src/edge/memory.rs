@@ -162,7 +162,7 @@ impl Held {
     }
 }
 
-/// Bytes that keep `owned` until their last slice is dropped: until the socket has taken them.
+/// Bytes that keep `owned` until their last slice is dropped: until the socket has accepted them.
 pub(super) fn bind<T: Send + 'static>(bytes: Vec<u8>, owned: T) -> Bytes {
     struct Owner<T> {
         bytes: Vec<u8>,

@@ -25,7 +25,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
     let no_store = HeaderValue::from_static("no-store");
     router
         .route("/", get(ops::index))
-        // The address in an earlier system, whose clients still use it.
+        // The address that clients of an earlier system still use.
         .route("/api/job/{id}/state", get(rest::state))
         .route("/socket.io/", any(socketio::engine))
         // Some clients and proxies leave the slash out.

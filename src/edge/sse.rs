@@ -134,7 +134,7 @@ pub(super) async fn events(
                 Some((Ok::<_, Infallible>(chunk), body))
             })))
         }
-        // An EventSource stops for good at an error, but reconnects when a stream ends.
+        // An EventSource does not reconnect after an error, but does when a stream ends.
         (Form::Stream, _) => stream_of(Body::from(hello())),
     };
     let cache = match form {

@@ -165,7 +165,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         pending().await
     }
 
-    /// The client does not take the events that [`Self::next`] returned, apart from those up to
+    /// The client does not accept the events that [`Self::next`] returned, apart from those up to
     /// `written`: the transport drops the others, and they are read again by the next call.
     pub(super) fn release(&mut self, written: Option<Position>) {
         if let Some(delivery) = &mut self.delivery {
@@ -266,7 +266,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
 }
 
 /// How many bytes to reserve for events: nothing, unless one of them is large. Small ones are
-/// dropped when their client does not take them, but a frame that was begun must be kept.
+/// dropped when their client does not accept them, but a frame that was begun must be kept.
 fn room_of(events: &[Arc<Stored>]) -> usize {
     if events.iter().all(|event| event.size() <= LARGE_EVENT) {
         return 0;

@@ -182,7 +182,7 @@ impl Nats {
         while !self.is_work_connected() {
             tokio::select! {
                 Ok(()) = back.changed() => {}
-                // It may have been re-established between these lines, or closed for good.
+                // It may have been re-established between these lines, or closed permanently.
                 () = sleep(RETRY_MAX) => {}
             }
         }

@@ -1,5 +1,5 @@
-//! Lists jobs from the log itself: asks the broker what a [`Listing`] needs. The listing decides
-//! the order, the pages and what they may cost.
+//! Lists jobs from the log itself: makes the reads that a [`Listing`] requests. The listing decides
+//! the order, the pages and their cost.
 
 use std::time::{Duration, UNIX_EPOCH};
 

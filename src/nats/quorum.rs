@@ -1,16 +1,20 @@
 //! Makes reads whose answer is final: a leader answers them that is proven to have a quorum. The
-//! caller decides what to read. A leader that loses its followers keeps answering reads for 10 to
-//! 20 s, while they elect another leader and the log continues without it. What such a leader has
-//! is in the log, but it may lack later messages. `STREAM.INFO` shows whether a leader still leads:
-//! it reports how long ago the leader heard from each follower. A follower does not start an
-//! election within [`ELECTION_MIN`] after it heard from its leader. Until then, no other leader can
-//! win a majority. This is a lease: a read that ends within it is final, if it was made over the
-//! same connection and therefore answered by the same server. The lease does not cover a follower
-//! that restarts and starts an election within a second, while it loses its connection to the
-//! leader within the same four seconds. Therefore a second rule applies: an answer in which the
-//! stream ends before a message that this process has seen is rejected at first. If the stream is
-//! still as short when such a leader would have lost its quorum, the stream was restored from an
-//! older state, or its store has lost acknowledged messages.
+//! caller decides what to read.
+//!
+//! A leader that loses its followers keeps answering reads for 10 to 20 s, while they elect another
+//! leader and the log continues without it. Everything that it returns is in the log, but it may
+//! lack later messages. `STREAM.INFO` shows whether a leader still leads: it reports how long ago
+//! the leader heard from each follower. A follower does not start an election within
+//! [`ELECTION_MIN`] after it heard from its leader. Until then, no other leader can win a majority.
+//! This is a lease: a read that ends within it is final, if it was made over the same connection
+//! and therefore answered by the same server.
+//!
+//! The lease does not cover a follower that restarts and starts an election within a second, while
+//! it loses its connection to the leader within the same four seconds. Therefore a second rule
+//! applies: an answer in which the stream ends before a message that this process has seen is
+//! rejected at first. If it is still the answer after [`SHORTER_WAIT`], which is longer than a
+//! leader that lost its quorum can appear to have one, the stream was restored from an older state,
+//! or its store has lost acknowledged messages.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -34,8 +34,8 @@ impl Nats {
         all
     }
 
-    /// Repeats a request at the start until it succeeds, fails permanently, or the patience of
-    /// [`Options`](super::Options) ends. It is made at least once.
+    /// Repeats a request at the start until it succeeds, fails permanently, or the time that
+    /// [`Options`](super::Options) allow has passed. It is made at least once.
     pub(super) async fn patiently<T, W>(&self, ask: impl Fn() -> W) -> Result<T, NatsError>
     where
         W: Future<Output = Result<T, NatsError>>,

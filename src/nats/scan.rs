@@ -57,7 +57,7 @@ impl ScanQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the readers that wait. Without any, the task that runs passes ends.
+    /// Removes and returns the waiting readers. Without any, the task that runs passes ends.
     fn next_readers(&self) -> Vec<ScanReader> {
         let mut state = self.lock();
         state.running = !state.readers.is_empty();

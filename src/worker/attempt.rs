@@ -245,7 +245,7 @@ impl Attempt {
         }
     }
 
-    /// Takes the output that the backend had produced when it returned. Later output, of a task
+    /// Collects the output that the backend had produced when it returned. Later output, of a task
     /// that the backend left running, is refused.
     fn drain_output(&mut self) {
         let Some(mut pieces) = self.pieces.take() else {

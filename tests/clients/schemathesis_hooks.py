@@ -29,7 +29,7 @@ def before_call(context, case, kwargs):
     wait = (case.query or {}).get("wait")
     if isinstance(wait, str) and wait.rstrip("s").isdigit() and 1 < int(wait.rstrip("s")) <= 60:
         case.query["wait"] = "1s"
-    # Every other kind is one that is served, so that there are jobs to ask about.
+    # Kinds of odd length are replaced by one that has a worker, so that some jobs exist.
     if isinstance(case.body, dict) and isinstance(case.body.get("kind"), str) and len(case.body["kind"]) % 2:
         if case.meta is None or case.meta.generation.mode.is_positive:
             case.body["kind"] = "demo"

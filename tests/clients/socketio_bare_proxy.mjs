@@ -36,7 +36,7 @@ for (const transports of [["websocket", "polling"], ["polling", "websocket"]]) {
   seen[transports[0]] = [op, socket.io.engine.transport.name];
   socket.close();
 }
-// One that can do nothing else is told so.
+// One that can only use a WebSocket gets an error.
 const socket = io(via, { forceNew: true, transports: ["websocket"], reconnection: false });
 seen.only = await new Promise((resolve) => socket.once("connect_error", ({ message }) => resolve(message)));
 console.log(JSON.stringify(seen));

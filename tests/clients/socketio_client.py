@@ -44,7 +44,7 @@ async def follow(url, patience, job, resume, transports=None, via=None, **_):
         @own.on("connect")
         async def connect():
             if own is not client:
-                # It was given up and comes back all the same.
+                # It was abandoned, and reconnected nevertheless.
                 return later(own.disconnect())
             if own.transport() not in seen["transports"]:
                 seen["transports"].append(own.transport())
@@ -153,7 +153,7 @@ async def main():
     given = json.loads(sys.argv[1])
     patience = given.get("patience", 50_000)
     await asyncio.gather(*(follow(given["url"], patience, **client) for client in given["clients"]))
-    # What the library has not put away does not matter any more.
+    # What the library has not cleaned up no longer matters.
     os._exit(0)
 
 

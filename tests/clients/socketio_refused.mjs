@@ -1,5 +1,5 @@
 // Sends requests that an edge refuses, with the unmodified official client. The argument is a JSON object: url, transports.
-// Prints one JSON line with what came back.
+// Prints one JSON line with the answers.
 import { createRequire } from "node:module";
 const { io } = createRequire(new URL("../../.tools/node/", import.meta.url))("socket.io-client");
 

@@ -25,7 +25,7 @@ async function fetchOverBadNetwork(input, init) {
   return response.body ? response : { status, statusText, headers, body: new Response("").body };
 }
 
-// The polyfill takes the global function when it is loaded.
+// The polyfill reads the global function when it is loaded.
 globalThis.fetch = fetchOverBadNetwork;
 const require = createRequire(new URL("../../.tools/node/package.json", import.meta.url));
 const library = await import(pathToFileURL(require.resolve(name)));
@@ -45,7 +45,7 @@ source.onopen = () => seen.opened++;
 source.onmessage = ({ data, lastEventId }) => {
   seen.events.push(JSON.parse(data));
   seen.ids.push(lastEventId);
-  // What has arrived already is told though the connection is cut.
+  // What has arrived is delivered even though the connection is cut.
   if (left > 0 && cut && until-- <= 0) {
     left--;
     until = next();

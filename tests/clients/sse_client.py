@@ -1,7 +1,7 @@
 """Follows a job's events with the PyPI package `httpx-sse`, unmodified, until the stream ends. Prints one line of JSON.
 
-Usage: sse_client.py URL [DROPS]: so many times the connection is dropped at random. The package leaves coming back to its
-user and gives what that takes: the last id, and when to come back.
+Usage: sse_client.py URL [DROPS]: the connection is dropped at random that many times. The package does not reconnect by
+itself; it provides the last id and the reconnect time, with which this script reconnects.
 """
 
 import json

@@ -387,7 +387,7 @@ async fn proxy(system: &System) -> Proxy {
     Proxy::to(broker_addr(system)).await
 }
 
-/// Disconnects what is behind a proxy, until the proxy leads to the broker again.
+/// Disconnects the clients of a proxy, until the proxy leads to the broker again.
 fn disconnect(proxy: &Proxy) {
     // No process listens on this port.
     proxy.lead_to("127.0.0.1:1");

@@ -1,4 +1,4 @@
-//! What documents say about the tree is true: their commands work, their links lead somewhere, and what they quote exists.
+//! The documents match the tree: their commands work, their links are valid, and what they quote exists.
 //!
 //! Conventions of the Markdown files:
 //! - An `sh` block is run with bash, in the document's order, beside a `tailwater up` of the document's own.
@@ -117,7 +117,7 @@ fn is_looked_up(block: &str) -> bool {
     commands(block).all(|line| NOT_RUN.iter().any(|start| line.starts_with(start)))
 }
 
-/// An address for a program of a document. Its port is not one that connections take for themselves meanwhile.
+/// An address for a program of a document. Its port is outside the ephemeral range, so no connection uses it meanwhile.
 fn free_address() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let free = (0..).find_map(|_| {
@@ -128,7 +128,7 @@ fn free_address() -> String {
     free.unwrap()
 }
 
-/// A model server that answers every question alike.
+/// A model server that returns the same answer to every question.
 async fn model() -> Server {
     Server::start(async |mut exchange: Exchange| {
         let piece = r#"{"choices": [{"index": 0, "delta": {"content": "Because of Rayleigh scattering."}}]}"#;
@@ -183,7 +183,7 @@ async fn run(document: &str) {
     for (tag, text) in blocks(&text) {
         match tag.as_str() {
             "sh" if !is_looked_up(&text) => {
-                // What a block that failed has started ends with it.
+                // Ends the processes that a failed block has started.
                 let start = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT";
                 let mut script = format!("PATH={}:$PATH\n{start}\n{text}", bin.display());
                 for (place, own) in &places {
@@ -204,7 +204,7 @@ async fn run(document: &str) {
                 assert!(out.status.success(), "{text}\n{printed}");
                 block = text;
             }
-            // What is looked up prints nothing here.
+            // It is not run, so it has no output.
             "sh" => block.clear(),
             "output" if !block.is_empty() => assert_printed(&printed, &text, &block),
             _ => {}
@@ -237,7 +237,7 @@ async fn the_commands_for_operators_work() {
     run("docs/operations.md").await;
 }
 
-/// What a browser has and Node may not have.
+/// Browser APIs that Node may lack.
 const BROWSER: &str = r#"
 import { EventSource } from "eventsource";
 import { WebSocket } from "ws";
@@ -412,7 +412,7 @@ fn every_name_in_the_documents_about_the_code_exists() {
             let exists = if is_path {
                 root().join(name).exists()
             } else if is_name(name) {
-                // Codes and crates are names, too, of something else.
+                // Codes and crates look like names of the tree.
                 let known = ["cursor_not_in_log", "async_nats"].contains(&name);
                 known || name.split("::").all(declares)
             } else {

@@ -26,7 +26,7 @@ mod cli;
 mod crashes;
 /// Authentication at the broker: passwords, tokens, keys, credentials files and certificates.
 mod credentials;
-/// The documents: their commands work, their links lead somewhere, and what they quote exists.
+/// The documents: their commands work, their links are valid, and what they quote exists.
 mod documents;
 /// Clients that request or send too much, beside others.
 mod fairness;

@@ -81,7 +81,7 @@ impl Answers {
         *self.refused.entry(code.to_owned()).or_default() += 1;
     }
 
-    /// Requires that every refusal asks the client to come back.
+    /// Requires that every refusal asks the client to retry.
     #[expect(clippy::print_stdout, reason = "the figures help to judge a failure")]
     fn assert_passing(&self, what: &str) {
         println!("{what}: {self:?}");
@@ -93,7 +93,7 @@ impl Answers {
     }
 }
 
-/// Follows a job to its end over the edges in turn, and comes back after each drop and each
+/// Follows a job to its end over the edges in turn, and reconnects after each drop and each
 /// `unavailable`. It drops its connection now and then, so that it has to resume.
 async fn follow(edges: &[&Edge], job: &str, nth: usize) -> (Seen, Answers) {
     let (mut seen, mut answers) = (Seen::of(job), Answers::default());

@@ -359,7 +359,7 @@ async fn a_hanging_broker_blocks_a_limited_number_of_requests() {
     system.end().await;
 }
 
-/// Follows a job until the edge asks the client to come back; returns when that was.
+/// Follows a job until the edge asks the client to reconnect; returns the time of that.
 async fn drained(mut client: Client, mut seen: Seen) -> (Seen, Instant) {
     assert_eq!(seen.follow(&mut client).await, Frame::Closed(1012));
     (seen, Instant::now())

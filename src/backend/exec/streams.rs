@@ -72,7 +72,7 @@ impl Stdout {
         }
     }
 
-    /// Reads more into the decoder's buffer. False at the end, or when no more is waited for.
+    /// Reads more into the decoder's buffer. False at the end, or beyond the limits of `leftovers`.
     async fn read(&mut self) -> bool {
         loop {
             let (counts, began) = (self.ended.is_cancelled(), Instant::now());

@@ -57,7 +57,7 @@ impl AnswerBody {
         self.completion.end(cut, contents)
     }
 
-    /// Ends an answer whose connection failed as `cut` says.
+    /// Ends an answer whose connection failed; `cut` is the failure.
     pub(super) fn end_cut(
         self,
         cut: Failure,

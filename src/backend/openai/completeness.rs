@@ -1,6 +1,6 @@
 //! Whether an answer is complete without an end mark. Pure.
 //!
-//! Some servers give a `finish_reason` with every piece, with reasoning, or before they are done.
+//! Some servers send a `finish_reason` with every piece, with reasoning, or before they are done.
 //! Then only `[DONE]` ends the answer: otherwise a stream that was cut would look like a short
 //! answer.
 
@@ -32,7 +32,7 @@ pub(super) struct Completeness {
 }
 
 impl Completeness {
-    /// Notes a choice: what it carries, whether it gives a reason, and whether it is a whole
+    /// Notes a choice: what it carries, whether it has a reason, and whether it is a whole
     /// message.
     pub(super) fn note_choice(
         &mut self,
@@ -65,7 +65,7 @@ impl Completeness {
     }
 
     /// Whether the answer is complete without an end mark. A reason that came with content proves
-    /// it only if the server does not give one with every piece. The first piece alone cannot show
+    /// it only if the server does not send one with every piece. The first piece alone cannot show
     /// that, but usage after it does.
     pub(super) fn is_trusted(&self) -> bool {
         let trusted = match self.reason {

@@ -1,6 +1,6 @@
 //! Classifies a model server's error: whether another attempt may succeed. Pure.
 //!
-//! Servers have no common format. A type or a status decides if the server gives one. The message
+//! Servers have no common format. A type or a status decides if the server sends one. The message
 //! text decides only without both, because then nothing else shows that the server is busy.
 
 use serde_json::Value;
@@ -16,7 +16,7 @@ pub(super) enum ErrorClass {
     Final,
 }
 
-/// The fields in which servers give the type of an error.
+/// The fields in which servers send the type of an error.
 const TYPES: [&str; 8] = [
     "type",
     "code",
@@ -62,7 +62,7 @@ const FINAL: [&str; 13] = [
     "contentfilter",
     "contentpolicy",
 ];
-/// Parts of the messages of servers that are busy and give neither a status nor a type.
+/// Parts of the messages of servers that are busy and send neither a status nor a type.
 const BUSY_WORDS: [&str; 8] = [
     "rate limit",
     "too many requests",

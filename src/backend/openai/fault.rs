@@ -2,7 +2,7 @@
 
 use crate::backend::{Failure, FailureCode, Stopped};
 
-/// A failure, and the HTTP status that the server gave with it.
+/// A failure, and the HTTP status that the server sent with it.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) failure: Failure,

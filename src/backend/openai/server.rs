@@ -179,7 +179,7 @@ impl ModelServer {
     ///
     /// Any bytes show that the server is alive. Once the answer is complete, only events with a
     /// part of the answer count: some servers never close and keep sending heartbeats. A shorter
-    /// wait would cut the answer of a server that gave its reason too early.
+    /// wait would cut the answer of a server that sent its reason too early.
     async fn read(
         &self,
         response: &mut Response,

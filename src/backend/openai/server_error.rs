@@ -41,7 +41,7 @@ const ERROR_FIELDS: [&str; 6] = [
     "error_code",
     "errorCode",
 ];
-/// The fields in which servers give a message, the best first.
+/// The fields in which servers send a message, the best first.
 const MESSAGE_FIELDS: [&str; 13] = [
     "message",
     "msg",
@@ -57,7 +57,7 @@ const MESSAGE_FIELDS: [&str; 13] = [
     "error_type",
     "title",
 ];
-/// The fields in which servers give a status.
+/// The fields in which servers send a status.
 const STATUS_FIELDS: [&str; 7] = [
     "code",
     "status",

@@ -68,8 +68,8 @@ struct JsonLines {
 }
 
 impl SseParser {
-    /// Takes bytes off the front of `bytes` up to the end of the next event. `None` if all bytes
-    /// were taken and more are needed.
+    /// Consumes `bytes` up to the end of the next event. `None` if all of them were consumed and
+    /// more are needed.
     pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<SseEvent>, Malformed> {
         loop {
             // While nothing was read, the LF may still come.

@@ -92,7 +92,7 @@ impl ToolCalls {
             .all(|PartialCall { call, .. }| is_json(function(call, "arguments")))
     }
 
-    /// Takes the calls, in order, in the form of an assistant message; `None` if there are none.
+    /// Removes and returns the calls in order, as an assistant message; `None` without calls.
     pub(super) fn drain(&mut self) -> Option<Value> {
         let Self { mut calls, .. } = mem::take(self);
         // A stable sort: calls with the same index stay in the order in which they came.

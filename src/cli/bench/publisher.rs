@@ -36,7 +36,7 @@ type Appends = Arc<Mutex<Histogram<u64>>>;
 pub(super) enum Order {
     /// The first two events of each job: queued, started.
     Begin,
-    /// This many events of each job, as fast as the broker takes them.
+    /// This many events of each job, as fast as the broker accepts them.
     Burst(u64),
     /// Each job's events when they are due.
     Scheduled(Schedule),

@@ -46,7 +46,7 @@ pub(super) struct Outbox {
     events: VecDeque<OutPacket>,
     /// The position after the last of them that was queued.
     queued: Option<Position>,
-    /// Whether the others were dropped until the client takes more.
+    /// Whether the others were dropped until the client accepts more.
     is_released: bool,
     in_flight: InFlight,
     turn: Turn,
@@ -105,13 +105,13 @@ impl Outbox {
         is_free && !self.is_released && self.events.is_empty() && self.wants_replies()
     }
 
-    /// Whether events wait for the client to take those that are in flight.
+    /// Whether events wait for the client to accept those that are in flight.
     pub(super) fn holds_events(&self) -> bool {
         matches!(self.events.front(), Some(OutPacket::Event(_)))
     }
 
-    /// Drops the events that wait, until the client takes more. Returns the position after the last
-    /// one that was queued.
+    /// Drops the events that wait, until the client accepts more. Returns the position after the
+    /// last one that was queued.
     pub(super) fn release(&mut self) -> Option<Position> {
         self.events = VecDeque::new();
         self.is_released = true;

@@ -20,8 +20,8 @@ use crate::session::{Position, Session};
 use crate::source::EventSource;
 use crate::wire::{Cursor, ServerFrame, Stored};
 
-/// A comment, which clients ignore. No empty line follows it: some decoders take every empty line
-/// for the end of an event.
+/// A comment, which clients ignore. No empty line follows it: some decoders treat every empty line
+/// as the end of an event.
 const COMMENT: &[u8] = b":\n";
 
 /// The first bytes of a stream: the time to wait before reconnecting. It is random, because the
@@ -87,7 +87,7 @@ impl<S: EventSource> EventStream<S> {
     }
 
     /// Writes until the stream ends or the client disconnects. Makes the next chunk when the socket
-    /// has taken the previous one.
+    /// has accepted the previous one.
     pub(super) async fn write(mut self, chunks: mpsc::Sender<Bytes>) {
         let taken = Arc::new(Semaphore::new(1));
         loop {

@@ -119,8 +119,8 @@ impl Connection {
         }
     }
 
-    /// Writes events of one job. Those that a client does not take are dropped, and read again once
-    /// it takes more: a client that reads nothing must not hold them.
+    /// Writes events of one job. Those that a client does not accept are dropped, and read again
+    /// once it accepts more: a client that reads nothing must not hold them.
     async fn put_events(&mut self, events: Vec<Arc<Stored>>) -> Result<(), Disconnect> {
         let is_tiny = events.iter().map(|event| event.size()).sum::<usize>() <= TINY_BYTES;
         let is_large = self.client.holds_room();

@@ -142,7 +142,7 @@ impl FrameSocket {
         self.meter.hurry(is_hurried);
     }
 
-    /// Waits until the write buffer has room, which it has while the client takes what is written.
+    /// Waits until the write buffer has room, which it has while the client reads.
     pub(super) async fn until_ready(&mut self) -> Result<(), Disconnect> {
         let begun = Instant::now();
         let ready = poll_fn(|cx| self.socket.poll_ready_unpin(cx)).await;

@@ -33,7 +33,7 @@ async def main():
             sys.exit(f"refused: {answer}")
         asyncio.create_task(watch())
 
-    # Beside everything else: the answer must be read by whoever calls this.
+    # As a task: the caller must go on and read the answer.
     @client.event
     async def connect():
         asyncio.create_task(watch())

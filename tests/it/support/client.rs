@@ -1,4 +1,4 @@
-//! A WebSocket client that keeps account of what it received. It is written from `PROTOCOL.md`, not
+//! A WebSocket client that records what it received. It is written from `PROTOCOL.md`, not
 //! from the edge.
 
 use std::collections::BTreeMap;
@@ -205,7 +205,7 @@ pub struct Seen {
     pub cursor: Option<String>,
     pub ended: bool,
     pub live: u32,
-    /// How often the client started over because the log was another one.
+    /// How often the client started over because the log was replaced.
     pub restarts: u32,
 }
 

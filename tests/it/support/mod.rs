@@ -5,7 +5,7 @@
 pub mod backends;
 /// Real `nats-server` processes: one node or three.
 pub mod broker;
-/// A WebSocket client that keeps account of what it received.
+/// A WebSocket client that records what it received.
 pub mod client;
 /// HTTP requests over a bare socket.
 pub mod http;

@@ -147,7 +147,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Forwards bytes until one side ends, or until this many have come back: then it returns true.
+/// Forwards bytes until one side ends, or until the client got this many: then it returns true.
 async fn carry(
     client: TcpStream,
     target: &str,

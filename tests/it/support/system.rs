@@ -45,7 +45,7 @@ impl Edge {
         }
     }
 
-    /// Stops it, as for a restart: clients are asked to come back.
+    /// Stops it, as for a restart: clients are asked to reconnect.
     pub fn stop(&self) {
         self.stop.cancel();
     }
@@ -354,7 +354,7 @@ impl System {
         count
     }
 
-    /// Waits until the queue has let go of a job.
+    /// Waits until the queue no longer holds a job.
     pub async fn leaves_queue(&self, job: &JobId) {
         eventually("the job to leave the queue", || async {
             self.queue
@@ -366,7 +366,7 @@ impl System {
         .await;
     }
 
-    /// Waits until the queue has let go of every job.
+    /// Waits until the queue holds no jobs.
     pub async fn queue_is_empty(&self) {
         let client = self.client().await;
         let subject = format!("$JS.API.STREAM.INFO.{}", self.names().jobs_stream());

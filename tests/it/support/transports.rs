@@ -124,7 +124,7 @@ impl Follower {
         line.is_some()
     }
 
-    /// Waits until this many events have come.
+    /// Waits until this many events have arrived.
     pub async fn reaches(&mut self, seq: u64) {
         while self.seen.last < seq {
             assert!(self.step().await, "{} ended early", self.transport.name);

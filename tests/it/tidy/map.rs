@@ -455,7 +455,7 @@ fn inline_paths(tokens: &[String]) -> Vec<Vec<String>> {
             }
             joins = false;
         } else {
-            // Whatever stands between cuts the path.
+            // Any other token ends the path.
             found.push(Vec::new());
             joins = false;
         }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::backend::Retry;
 
-/// What a stream of events puts out, and how it ends.
+/// The output of a stream of events, and how it ends.
 fn replied(events: &[Value]) -> (Vec<Content>, Result<Finish, Failure>) {
     let mut completion = Completion::default();
     let mut contents = Vec::new();
