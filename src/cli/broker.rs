@@ -31,8 +31,18 @@ pub(super) struct Broker {
 }
 
 impl Broker {
-    /// Starts the server with its data in `dir`.
+    /// Starts the server with its data in `dir`, at the usual port if that is free.
     pub(super) async fn start(dir: &Path, program: Option<&Path>) -> anyhow::Result<Self> {
+        let is_free = TcpListener::bind(("127.0.0.1", USUAL_PORT)).is_ok();
+        Self::start_at(is_free.then_some(USUAL_PORT), dir, program).await
+    }
+
+    /// Starts the server with its data in `dir`, at this port or any free one.
+    pub(super) async fn start_at(
+        port: Option<u16>,
+        dir: &Path,
+        program: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let program = find(program)?;
         fs::create_dir_all(dir)
             .with_context(|| format!("cannot make the data directory {}", dir.display()))?;
@@ -41,9 +51,6 @@ impl Broker {
         let config = dir.join("nats-server.conf");
         fs::write(&config, include_str!("../../nats/server.conf"))
             .with_context(|| format!("cannot write {}", config.display()))?;
-        let port = TcpListener::bind(("127.0.0.1", USUAL_PORT))
-            .is_ok()
-            .then_some(USUAL_PORT);
         let mut broker = Self::spawn(dir, &program, port, lock)?;
         let ports = broker.wait_for_ports(dir).await;
         if let Err(error) = ports {

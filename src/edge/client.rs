@@ -123,8 +123,8 @@ impl<R: Send + 'static> ConnectedClient<R> {
     }
 
     /// See [`Watches::release`].
-    pub(super) fn release(&mut self, written: Option<Position>) {
-        self.watches.release(written);
+    pub(super) fn release(&mut self, written: usize, position: Option<Position>) {
+        self.watches.release(written, position);
     }
 
     /// See [`Watches::holds_room`].

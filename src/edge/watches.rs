@@ -165,15 +165,18 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         pending().await
     }
 
-    /// The client does not accept the events that [`Self::next`] returned, apart from those up to
-    /// `written`: the transport drops the others, and they are read again by the next call.
-    pub(super) fn release(&mut self, written: Option<Position>) {
+    /// The client accepts no more of the events that [`Self::next`] returned: the transport drops
+    /// all but the first `written`, after which the log is at `position`. The next call reads the
+    /// others again.
+    pub(super) fn release(&mut self, written: usize, position: Option<Position>) {
         if let Some(delivery) = &mut self.delivery {
-            delivery
-                .session
-                .rewind(written.unwrap_or(delivery.position));
-            delivery.events = 0;
-            delivery.room = None;
+            let position = position.unwrap_or(delivery.position);
+            delivery.session.rewind(position);
+            delivery.events = written;
+            // The frame of a large event that was written is still buffered.
+            if written == 0 {
+                delivery.room = None;
+            }
         }
     }
 
@@ -372,16 +375,12 @@ mod tests {
         watches.watch(job(), Start::After(Seq(0)), 1).unwrap();
         watches.next().await;
         assert_eq!(events_of(&mut watches).await, [1, 2, 3]);
-        watches.release(None);
+        watches.release(0, None);
         assert_eq!(events_of(&mut watches).await, [1, 2, 3]);
-        watches.release(Some(Position::after(&first)));
+        watches.release(1, Some(Position::after(&first)));
         assert_eq!(events_of(&mut watches).await, [2, 3]);
         assert!(matches!(watches.next().await, Outgoing::Frame(..)));
-        assert_eq!(
-            watches.counters.delivered(),
-            2,
-            "what was released is not counted"
-        );
+        assert_eq!(watches.counters.delivered(), 3);
     }
 
     #[tokio::test(start_paused = true)]
@@ -407,5 +406,29 @@ mod tests {
         ));
         assert!(!first.holds_room());
         assert_eq!(events_of(&mut second).await, [1]);
+    }
+
+    /// The events after a gap are read together with it.
+    #[tokio::test(start_paused = true)]
+    async fn events_after_a_gap_are_read_again_up_to_the_end() {
+        let log = MemoryLog::default();
+        for _ in 0..3 {
+            log.append(&job(), chunk(1));
+        }
+        log.append(&job(), Body::Cancelled {});
+        log.expire(&job(), Seq(2));
+        let mut watches = watches(&log);
+        watches.watch(job(), Start::After(Seq(0)), 1).unwrap();
+        watches.next().await;
+        let gap = watches.next().await;
+        let Outgoing::Frame(_, ServerFrame::Missing { from, to, .. }) = gap else {
+            panic!("no gap");
+        };
+        assert_eq!((from, to), (Seq(1), Seq(2)));
+        assert_eq!(events_of(&mut watches).await, [3, 4]);
+        watches.release(0, None);
+        assert_eq!(events_of(&mut watches).await, [3, 4]);
+        let end = watches.next().await;
+        assert!(matches!(end, Outgoing::Frame(_, ServerFrame::End { .. })));
     }
 }

@@ -156,7 +156,7 @@ impl<S: EventSource> Session<S> {
                 stream_seq: None,
             },
             SessionState::Watching(watching) => Position {
-                next_seq: watching.stitcher.next_seq(),
+                next_seq: watching.next_seq,
                 stream_seq: watching.stream_seq,
             },
         }
@@ -166,10 +166,11 @@ impl<S: EventSource> Session<S> {
     pub fn rewind(&mut self, to: Position) {
         if let SessionState::Watching(watching) = &mut self.0 {
             watching.stitcher = Stitcher::caught_up(to.next_seq, 0);
+            watching.next_seq = to.next_seq;
             watching.refill = Refill::default();
             watching.stream_seq = to.stream_seq;
             watching.until = None;
-            watching.next_step = None;
+            watching.next_gap = None;
         }
     }
 

@@ -17,12 +17,14 @@ pub(super) struct Watching<S: EventSource> {
     pub(super) watch: FeedWatch,
     pub(super) stitcher: Stitcher<Arc<Stored>>,
     pub(super) refill: Refill<S>,
+    /// The sequence number after the steps that were returned; the stitcher may be ahead.
+    pub(super) next_seq: Seq,
     /// The stream sequence after the last delivered event, if known.
     pub(super) stream_seq: Option<StreamSeq>,
     /// Where the feed's history started when the refill was requested.
     pub(super) until: Option<Seq>,
-    /// A step to return after the last one.
-    pub(super) next_step: Option<Step>,
+    /// A gap after the last step, from its first to its last event.
+    pub(super) next_gap: Option<(Seq, Seq)>,
     /// See [`Session::had_end`](super::Session::had_end).
     pub(super) had_end: bool,
     pub(super) live_sent: bool,
@@ -35,10 +37,11 @@ impl<S: EventSource> Watching<S> {
             hub: Arc::clone(hub),
             watch,
             stitcher: Stitcher::caught_up(next, 0),
+            next_seq: next,
             refill: Refill::default(),
             stream_seq: None,
             until: None,
-            next_step: None,
+            next_gap: None,
             had_end: false,
             live_sent: false,
             end_sent: false,
@@ -72,18 +75,19 @@ impl<S: EventSource> Watching<S> {
 
     /// Performs the stitcher's actions until there is a step to return.
     fn drain(&mut self) -> Option<Step> {
-        if let Some(step) = self.next_step.take() {
-            return Some(step);
+        if let Some(gap) = self.take_gap() {
+            return Some(gap);
         }
         let mut events = Vec::new();
         while let Some(action) = self.stitcher.poll() {
             match action {
                 Action::Deliver(event) => {
+                    self.next_seq = event.seq.successor();
                     self.stream_seq = Some(event.stream_seq + 1);
                     events.push(event);
                 }
                 Action::Gap { from, to } => {
-                    self.next_step = Some(Step::Gap { from, to });
+                    self.next_gap = Some((from, to));
                     break;
                 }
                 Action::Replay { from } => {
@@ -99,14 +103,20 @@ impl<S: EventSource> Watching<S> {
         if !events.is_empty() {
             return Some(Step::Events(events));
         }
-        if let Some(step) = self.next_step.take() {
-            return Some(step);
+        if let Some(gap) = self.take_gap() {
+            return Some(gap);
         }
         if (self.had_end || self.stitcher.is_ended()) && !self.end_sent {
             self.end_sent = true;
             return Some(Step::End);
         }
         None
+    }
+
+    fn take_gap(&mut self) -> Option<Step> {
+        let (from, to) = self.next_gap.take()?;
+        self.next_seq = to.successor();
+        Some(Step::Gap { from, to })
     }
 
     async fn refill(&mut self) {

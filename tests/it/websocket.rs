@@ -21,6 +21,7 @@ use crate::support::{assert_fields, within};
 in_both_encodings!(
     submitting_a_key_again_returns_the_same_job,
     a_cancel_returns_the_sequence_number_of_its_event,
+    a_client_that_disconnects_does_not_stop_its_job,
     a_python_client_negotiates_and_resumes,
 );
 
@@ -73,6 +74,29 @@ async fn submitting_a_key_again_returns_the_same_job(broker: &Broker, encoding: 
     assert_eq!(answer(&mut again).await, submitted);
     let seen = follow_in(&edge.addr, "named", encoding).await;
     assert_eq!(seen.events[&1]["timeout_ms"], 60_000);
+    system.end().await;
+}
+
+async fn a_client_that_disconnects_does_not_stop_its_job(broker: &Broker, encoding: Encoding) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let mut client = edge.client_in(encoding).await;
+    let input = words(40, 40, 5);
+    client
+        .send(json!({"op": "submit", "ref": "a", "kind": "demo", "input": input, "id": "left"}))
+        .await;
+    answer(&mut client).await;
+    let mut seen = Seen::of("left");
+    client.watch(&seen).await;
+    while seen.last < 4 {
+        seen.step(&mut client).await;
+    }
+    drop(client);
+    let ended = system.ended(&"left".parse().unwrap()).await;
+    assert_eq!(ended.status, Status::Done);
+    let seen = follow_in(&edge.addr, "left", encoding).await;
+    seen.assert_text(text(&input));
     system.end().await;
 }
 

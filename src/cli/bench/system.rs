@@ -117,7 +117,7 @@ impl System {
     /// Starts a NATS server with an empty store and an edge.
     pub(super) async fn start(nats_server: Option<&Path>, threads: u16) -> anyhow::Result<Self> {
         let data = TempDir::with_prefix("tailwater-bench-")?;
-        let broker = Broker::start(data.path(), nats_server).await?;
+        let broker = Broker::start_at(None, data.path(), nats_server).await?;
         let nats = SecretString::from(broker.url());
         match start_edge(&nats, threads).await {
             Ok((edge, address)) => Ok(Self {

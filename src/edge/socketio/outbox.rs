@@ -44,8 +44,8 @@ pub(super) struct Outbox {
     replies: VecDeque<OutPacket>,
     /// At most what one [`Outgoing`] holds.
     events: VecDeque<OutPacket>,
-    /// The position after the last of them that was queued.
-    queued: Option<Position>,
+    /// How many of them were queued, and the position after those.
+    queued: (usize, Option<Position>),
     /// Whether the others were dropped until the client accepts more.
     is_released: bool,
     in_flight: InFlight,
@@ -61,7 +61,7 @@ impl Outbox {
         Self {
             replies: VecDeque::new(),
             events: VecDeque::new(),
-            queued: None,
+            queued: (0, None),
             is_released: false,
             in_flight: InFlight::default(),
             turn: Turn::default(),
@@ -74,7 +74,7 @@ impl Outbox {
         match outgoing {
             Outgoing::Answer(frame, reply_to) => self.reply(frame, reply_to),
             Outgoing::Events(events) => {
-                self.queued = None;
+                self.queued = (0, None);
                 self.events.extend(events.into_iter().map(OutPacket::Event));
             }
             Outgoing::Frame(job, frame) => {
@@ -110,9 +110,9 @@ impl Outbox {
         matches!(self.events.front(), Some(OutPacket::Event(_)))
     }
 
-    /// Drops the events that wait, until the client accepts more. Returns the position after the
-    /// last one that was queued.
-    pub(super) fn release(&mut self) -> Option<Position> {
+    /// Drops the events that wait, until the client accepts more. Returns how many were queued, and
+    /// the position after those.
+    pub(super) fn release(&mut self) -> (usize, Option<Position>) {
         self.events = VecDeque::new();
         self.is_released = true;
         self.queued
@@ -175,7 +175,9 @@ impl Outbox {
             let position = packet.position();
             match packet.emit(socket)? {
                 Emitted::Queued => {
-                    self.queued = position.or(self.queued);
+                    if position.is_some() {
+                        self.queued = (self.queued.0 + 1, position);
+                    }
                     self.in_flight.add(size);
                     self.turn.count(size);
                 }

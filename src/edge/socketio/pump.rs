@@ -58,6 +58,8 @@ pub(super) struct Pump {
     requests: mpsc::Receiver<QueuedRequest>,
     client: ConnectedClient<ReplyTo>,
     outbox: Outbox,
+    /// Since when the client's events hold scarce memory.
+    room_since: Option<Instant>,
 }
 
 /// Why a pump stops.
@@ -92,6 +94,7 @@ impl Pump {
             slot: app.clients.enter(),
             client: ConnectedClient::new(Arc::clone(&app), Transport::SocketIo, session.client),
             outbox: Outbox::new(),
+            room_since: None,
             app,
             socket,
             session,
@@ -133,8 +136,13 @@ impl Pump {
         let stalled_since = self.outbox.stalled_since();
         let taken_at = stalled_since.unwrap_or_else(Instant::now);
         let holds_room = self.client.holds_room();
-        let write_wait = if holds_room { ANSWER_WAIT } else { WRITE_WAIT };
-        let stalled = sleep_until(taken_at + write_wait);
+        if !holds_room {
+            self.room_since = None;
+        }
+        let stalled = sleep_until(match self.room_since {
+            Some(since) => since.max(taken_at) + ANSWER_WAIT,
+            None => taken_at + WRITE_WAIT,
+        });
         let is_slow = sleep_until(taken_at + STREAM_STALL);
         let wants_replies = self.outbox.wants_replies();
         let wants_events = self.outbox.wants_events(holds_room);
@@ -144,12 +152,15 @@ impl Pump {
             Some(request) = self.requests.recv(), if wants_replies => self.handle(request),
             outgoing = self.client.next(wants_events), if wants_replies => {
                 self.outbox.deliver(outgoing);
+                if self.client.holds_room() {
+                    self.room_since.get_or_insert_with(Instant::now);
+                }
             }
             () = traffic.progress(), if self.outbox.waits() || stalled_since.is_some() => {}
             () = sleep(FULL_PAUSE), if self.outbox.is_full() => {}
             () = is_slow, if stalled_since.is_some() && self.outbox.holds_events() => {
-                let written = self.outbox.release();
-                self.client.release(written);
+                let (written, position) = self.outbox.release();
+                self.client.release(written, position);
             }
             () = stalled, if stalled_since.is_some() => return Err(PumpEnd::Stalled),
         }

@@ -124,19 +124,23 @@ impl Connection {
     async fn put_events(&mut self, events: Vec<Arc<Stored>>) -> Result<(), Disconnect> {
         let is_tiny = events.iter().map(|event| event.size()).sum::<usize>() <= TINY_BYTES;
         let is_large = self.client.holds_room();
-        self.socket.hurry(is_large);
-        let mut written = None;
+        let all = events.len();
+        let mut written = 0;
+        let mut position = None;
         for event in &events {
             if !is_tiny && !self.socket.is_ready_soon().await? {
                 drop(events);
-                self.client.release(written);
+                self.client.release(written, position);
                 break;
             }
+            self.socket.hurry(is_large);
             self.socket.put_event(event).await?;
-            written = Some(Position::after(event));
+            written += 1;
+            position = Some(Position::after(event));
         }
-        if is_large {
-            self.socket.until_ready().await?;
+        if is_large || written < all {
+            // Nothing more is read before the client accepts what is buffered.
+            self.socket.flush().await?;
             self.socket.hurry(false);
         }
         Ok(())

@@ -143,7 +143,7 @@ impl FrameSocket {
     }
 
     /// Waits until the write buffer has room, which it has while the client reads.
-    pub(super) async fn until_ready(&mut self) -> Result<(), Disconnect> {
+    async fn until_ready(&mut self) -> Result<(), Disconnect> {
         let begun = Instant::now();
         let ready = poll_fn(|cx| self.socket.poll_ready_unpin(cx)).await;
         self.after_write(begun, ready.is_ok())
