@@ -120,6 +120,37 @@ async def sse_unread(rig, count):
     return await unread(rig, count, "events")
 
 
+async def unread_watches(rig, count, path, watch, *first):
+    """WebSockets that watch a job and read no more than they must before."""
+    held = []
+
+    async def one(_):
+        client = await Client.connect(rig.port)
+        held.append(client)
+        await client.websocket(path)
+        for packet in first:
+            await client.send(mask(0x81, packet), 1)
+            await client.read(seconds=5)
+        await client.send(mask(0x81, watch), 1)
+        return "held"
+
+    seen = await gather(count, one)
+    await hold(rig)
+    return seen
+
+
+@attack("ws-unread", "WebSockets that each watch a job of 8 MB, unread", full=1000)
+async def ws_unread(rig, count):
+    watch = json.dumps({"op": "watch", "job": rig.big}).encode()
+    return await unread_watches(rig, count, "/ws", watch)
+
+
+@attack("sio-unread", "Socket.IO WebSockets that each watch a job of 8 MB, unread", full=1000)
+async def sio_unread(rig, count):
+    watch = b"42" + json.dumps(["watch", {"job": rig.big}]).encode()
+    return await unread_watches(rig, count, SOCKET, watch, b"40")
+
+
 @attack("ws-watches", "one WebSocket that watches many finished jobs and never reads", full=300)
 async def ws_watches(rig, count):
     client = await Client.connect(rig.port)
