@@ -33,8 +33,15 @@ pub(super) struct Broker {
 impl Broker {
     /// Starts the server with its data in `dir`, at the usual port if that is free.
     pub(super) async fn start(dir: &Path, program: Option<&Path>) -> anyhow::Result<Self> {
-        let is_free = TcpListener::bind(("127.0.0.1", USUAL_PORT)).is_ok();
-        Self::start_at(is_free.then_some(USUAL_PORT), dir, program).await
+        let is_free = || TcpListener::bind(("127.0.0.1", USUAL_PORT)).is_ok();
+        if is_free() {
+            match Self::start_at(Some(USUAL_PORT), dir, program).await {
+                // Another program took the port in the meantime.
+                Err(_) if !is_free() => {}
+                outcome => return outcome,
+            }
+        }
+        Self::start_at(None, dir, program).await
     }
 
     /// Starts the server with its data in `dir`, at this port or any free one.
