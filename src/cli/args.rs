@@ -13,7 +13,7 @@ use crate::backend::webhook::Webhook;
 use crate::config::{NATS_WAIT, SHARDS};
 use crate::nats::{Credentials, Nats, Options, StreamSettings};
 use crate::runtime;
-use crate::wire::{JobId, Kind};
+use crate::wire::{JobId, Prefix};
 
 /// How to reach the broker.
 #[derive(Clone, Debug, Args)]
@@ -29,7 +29,7 @@ pub(super) struct NatsArgs {
     /// The first token of every subject and, in capitals, the prefix of every stream's name.
     #[arg(long, env = "TAILWATER_PREFIX", value_name = "NAME")]
     #[arg(default_value = "tw")]
-    pub(super) prefix: Kind,
+    pub(super) prefix: Prefix,
     /// How long to wait for the server.
     #[arg(long, env = "TAILWATER_NATS_WAIT", value_name = "TIME", default_value_t = NATS_WAIT.into())]
     pub(super) nats_wait: humantime::Duration,
@@ -78,7 +78,7 @@ impl NatsArgs {
             url: self.nats.clone(),
             credentials: self.credentials.credentials(),
             prefix: self.prefix.clone(),
-            patience: self.nats_wait.into(),
+            startup_timeout: self.nats_wait.into(),
             name: format!("tailwater {name}"),
         }
     }

@@ -23,7 +23,7 @@ use crate::config::{UP_NATS_WAIT, UP_STOP_WAIT};
 use crate::edge;
 use crate::nats::{Nats, redacted};
 use crate::runtime::Tasks;
-use crate::wire::{Kind, RESERVED_KIND};
+use crate::wire::{Prefix, RESERVED_KIND};
 use crate::worker::{Worker, WorkerSettings};
 
 /// Run everything on this machine: a NATS server, an edge, a demo worker, with `-- CMD…` a worker
@@ -53,7 +53,7 @@ pub(super) struct UpCommand {
     /// The first token of every subject and, in capitals, the prefix of every stream's name.
     #[arg(long, env = "TAILWATER_PREFIX", value_name = "NAME")]
     #[arg(default_value = "tw")]
-    prefix: Kind,
+    prefix: Prefix,
     #[command(flatten)]
     credentials: CredentialsArgs,
     #[command(flatten)]

@@ -49,7 +49,7 @@ impl Claim {
     /// # Errors
     /// [`NatsError`].
     pub async fn open(nats: &Nats, kind: &Kind, ack_wait: Duration) -> Result<Self, NatsError> {
-        nats.patiently(|| setup::ensure_kind(&nats.work, &nats.names, kind, ack_wait))
+        nats.retry_during_startup(|| setup::ensure_kind(&nats.work, &nats.names, kind, ack_wait))
             .await?;
         let context = jetstream::new(nats.work.clone());
         let stream = context
@@ -57,7 +57,7 @@ impl Claim {
             .await
             .map_err(unavailable)?;
         let consumer: PullConsumer = nats
-            .patiently(|| async {
+            .retry_during_startup(|| async {
                 stream
                     .get_consumer(kind.as_str())
                     .await

@@ -98,7 +98,7 @@ pub enum NatsError {
 impl NatsError {
     /// Whether the same request may succeed once the broker has started, or has elected its
     /// leaders.
-    pub(super) fn is_passing(&self) -> bool {
+    pub(super) fn is_temporary(&self) -> bool {
         match self {
             Self::Unavailable(_) => true,
             Self::Api { code, .. } => matches!(

@@ -1,6 +1,6 @@
 //! Every name that Tailwater uses in NATS, as a function of typed values. It does no I/O.
 
-use crate::wire::{JobId, Kind};
+use crate::wire::{JobId, Kind, Prefix};
 
 /// The stream sequence that a publish expects as its subject's last: the fence.
 pub(super) const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
@@ -28,25 +28,23 @@ pub(super) const FEATURES: &str = "tailwater.features";
 /// The names under one prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
-    prefix: String,
+    prefix: Prefix,
 }
 
 impl Names {
-    /// Names below `prefix`, a single subject token such as `tw`.
-    pub fn new(prefix: &Kind) -> Self {
-        Self {
-            prefix: prefix.as_str().to_owned(),
-        }
+    /// Names below `prefix`.
+    pub fn new(prefix: Prefix) -> Self {
+        Self { prefix }
     }
 
     /// The prefix of subjects.
-    pub fn prefix(&self) -> &str {
+    pub fn prefix(&self) -> &Prefix {
         &self.prefix
     }
 
     /// The prefix of streams.
     pub fn stream_prefix(&self) -> String {
-        self.prefix.to_ascii_uppercase()
+        self.prefix.as_str().to_ascii_uppercase()
     }
 
     /// The work queue.

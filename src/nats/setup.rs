@@ -165,7 +165,7 @@ fn chunks(names: &Names, shard: u32, settings: &StreamSettings) -> StreamDeclara
 fn declaration(text: &str, names: &Names) -> Config {
     let text = text
         .replace("{PREFIX}", &names.stream_prefix())
-        .replace("{prefix}", names.prefix());
+        .replace("{prefix}", names.prefix().as_str());
     serde_json::from_str(&text)
         .unwrap_or_else(|_| unreachable!("the declarations are parsed by a test"))
 }
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn the_declarations_have_the_names_that_the_code_uses() {
-        let names = Names::new(&"tw".parse().unwrap());
+        let names = Names::new("tw".parse().unwrap());
         let settings = StreamSettings {
             shards: 3,
             replicas: 1,

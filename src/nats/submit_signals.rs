@@ -27,7 +27,7 @@ impl Queue {
         let live = api::subscribe(&nats.live, nats.names.submitted()).await?;
         // When this request on the same connection is answered, the server has seen the
         // subscription.
-        if !answers(&nats.live, nats.names.ready()).await {
+        if !answers(&nats.live, &nats.names.ready()).await {
             return Err(Unavailable(
                 "the connection for live messages does not answer".into(),
             ));

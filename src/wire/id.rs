@@ -1,4 +1,4 @@
-//! Job ids, kinds and sequence numbers. They are validated where they enter, so their types are
+//! Job ids, kinds, prefixes and sequence numbers. They are validated where they enter, so their types are
 //! always valid.
 
 use std::fmt;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::limits::NAME_MAX;
 
-/// The text is not a valid job id or kind.
+/// The text is not a valid job id, kind or prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be 1 to {NAME_MAX} characters of A-Z a-z 0-9 _ -")]
 pub struct BadName;
@@ -29,11 +29,6 @@ fn check(text: &str) -> Result<(), BadName> {
 pub struct JobId(Arc<str>);
 
 impl JobId {
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// The zlib CRC-32 of the id: selects the job's shard, and ties a cursor to its job.
     pub fn tag(&self) -> u32 {
         crc32fast::hash(self.0.as_bytes())
@@ -58,15 +53,19 @@ impl JobId {
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Kind(Arc<str>);
 
-impl Kind {
-    /// The kind as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
+/// The first token of every NATS subject and, in capitals, the prefix of every stream's name:
+/// `[A-Za-z0-9_-]{1,64}`. Cheap to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Prefix(Arc<str>);
 
 macro_rules! name {
     ($name:ident) => {
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
         impl FromStr for $name {
             type Err = BadName;
             fn from_str(text: &str) -> Result<Self, BadName> {
@@ -98,6 +97,7 @@ macro_rules! name {
 }
 name!(JobId);
 name!(Kind);
+name!(Prefix);
 
 /// An event's sequence number in its job's log: 1, 2, 3, … without gaps.
 #[derive(

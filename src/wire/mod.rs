@@ -29,7 +29,7 @@ pub use codec::{Encoding, JSON_PROTOCOL, MSGPACK_PROTOCOL};
 pub use cursor::{BadCursor, Cursor};
 pub use event::{Body, Channel, Event, EventType, JobFailure, Status};
 pub use failure::FailureCode;
-pub use id::{BadName, JobId, Kind, Seq, StreamSeq};
+pub use id::{BadName, JobId, Kind, Prefix, Seq, StreamSeq};
 pub use listing::{BadPage, JobPage, JobRow, PageToken, ShardPosition};
 pub use refusal::{Refusal, RequestRef, job_id, kind, shortened};
 pub use scan::map_memory;

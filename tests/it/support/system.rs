@@ -12,7 +12,7 @@ use tailwater::nats::{
     CancelOutcome, EventWriter, Log, Names, Nats, Options, Queue, StreamSettings,
 };
 use tailwater::runtime::Tasks;
-use tailwater::wire::{JobId, JobState, Kind, Seq, Stored, Submission};
+use tailwater::wire::{JobId, JobState, Prefix, Seq, Stored, Submission};
 use tailwater::worker::{self, Worker};
 use tailwater::{edge, source};
 use tokio_util::sync::CancellationToken;
@@ -88,7 +88,7 @@ impl System {
                 .with_ansi(false)
                 .try_init();
         }
-        let prefix: Kind = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed))
+        let prefix: Prefix = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed))
             .parse()
             .unwrap();
         let mut settings = StreamSettings {
@@ -101,7 +101,7 @@ impl System {
         let options = Options {
             url: broker.url().into(),
             prefix,
-            patience: PATIENCE,
+            startup_timeout: PATIENCE,
             ..Options::default()
         };
         let nats = within("a connection", Nats::connect(&options))
@@ -322,7 +322,7 @@ impl System {
     }
 
     pub fn names(&self) -> Names {
-        Names::new(&self.options.prefix)
+        Names::new(self.options.prefix.clone())
     }
 
     /// The name of the first shard's stream.
