@@ -248,7 +248,8 @@ mod tests {
     #[test]
     fn a_share_counts_in_the_whole_and_has_its_own_limit() {
         let whole = Budget::new(100);
-        let (one, other) = (whole.share(60), whole.share(60));
+        let one = whole.share(60);
+        let other = whole.share(60);
         let first = one.reserve(60).unwrap();
         assert!(one.reserve(1).is_err(), "its share is used");
         assert!(other.reserve(41).is_err(), "the whole is used");

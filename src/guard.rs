@@ -329,7 +329,8 @@ pub(crate) mod tests {
     async fn a_guard_outlives_the_signals_that_stop_its_program() {
         let stops = "trap 'echo stopping >&3; read line <&4; exit 5' TERM INT HUP";
         for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-            let (mut held, go) = (HeldFifo::new(), HeldFifo::new());
+            let mut held = HeldFifo::new();
+            let go = HeldFifo::new();
             let script = format!("{stops}; echo ready >&3; while :; do sleep 0.05; done");
             let mut guarded = guarded(std::process::id(), &held.shell_with(&go, &script));
             held.expect_line("ready").await;
@@ -365,7 +366,8 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn a_guard_outlives_the_thread_that_started_it() {
-        let (mut held, go) = (HeldFifo::new(), HeldFifo::new());
+        let mut held = HeldFifo::new();
+        let go = HeldFifo::new();
         let directory = tempfile::tempdir().unwrap();
         let mut command = std::process::Command::new(program(directory.path()));
         command

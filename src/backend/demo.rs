@@ -124,7 +124,8 @@ pub fn text(settings: &DemoSettings) -> String {
 /// The words of the text, each with the separator after it.
 pub fn words(settings: &DemoSettings) -> impl Iterator<Item = String> {
     let mut random = SplitMix64(settings.seed);
-    let (count, length) = (settings.words, u64::from(settings.length));
+    let count = settings.words;
+    let length = u64::from(settings.length);
     (1..=count).map(move |number| {
         let mut word = random.word(length);
         let after = random.after();

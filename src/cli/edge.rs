@@ -107,13 +107,12 @@ impl EdgeCommand {
             .into_iter()
             .map(|listener| Mutex::new(Some(listener)))
             .collect();
-        let (stop, shared) = (CancellationToken::new(), self.settings.shared());
+        let stop = CancellationToken::new();
+        let shared = self.settings.shared();
         runtime::on_threads(threads, |index| {
-            let (stop, nats, settings) = (
-                stop.clone(),
-                &self.nats,
-                self.settings.settings(self.drain.into()),
-            );
+            let stop = stop.clone();
+            let nats = &self.nats;
+            let settings = self.settings.settings(self.drain.into());
             let shared = shared.clone();
             let listener = listeners[index]
                 .lock()
@@ -148,7 +147,8 @@ pub(super) async fn alongside<T>(
     work: impl Future<Output = T>,
     beside: impl Future<Output = ()>,
 ) -> T {
-    let (mut work, mut beside) = (std::pin::pin!(work), std::pin::pin!(beside));
+    let mut work = std::pin::pin!(work);
+    let mut beside = std::pin::pin!(beside);
     tokio::select! {
         outcome = &mut work => outcome,
         () = &mut beside => work.await,

@@ -104,7 +104,8 @@ pub(super) fn finish(printer: &mut JobPrinter, summary: bool) -> anyhow::Result<
 fn exit_code(end: Option<&JobEnd>) -> ExitCode {
     match end {
         Some(JobEnd::Failed(failure)) => {
-            let (message, code) = (neutralized(&failure.message), neutralized(&failure.code));
+            let message = neutralized(&failure.message);
+            let code = neutralized(&failure.code);
             eprintln!("tailwater: the job failed: {message} ({code})");
             ExitCode::FAILURE
         }

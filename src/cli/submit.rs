@@ -98,7 +98,8 @@ impl SubmitCommand {
             timeout_ms: self.timeout.map(millis),
             silence_timeout_ms: self.silence_timeout.map(millis),
         };
-        let (id, callback) = (self.id.clone(), self.callback.clone());
+        let id = self.id.clone();
+        let callback = self.callback.clone();
         let submission = Submission {
             id,
             limits,

@@ -128,7 +128,8 @@ impl UpCommand {
         let _stop_all = stop.clone().drop_guard();
         start_worker(&nats, Demo, "demo", &tasks).await?;
         if !self.command.is_empty() {
-            let (command, guard) = (self.command.clone(), Some(std::env::current_exe()?));
+            let command = self.command.clone();
+            let guard = Some(std::env::current_exe()?);
             start_worker(
                 &nats,
                 Exec {

@@ -84,7 +84,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stalls_or_drips_times_out() {
-        let (bodies, begun) = (bodies(), Instant::now());
+        let bodies = bodies();
+        let begun = Instant::now();
         let stalled = Body::from_stream(pending::<Result<Bytes, Infallible>>());
         assert_eq!(read(&bodies, stalled).await, Err(Code::Timeout));
         assert_eq!(begun.elapsed(), BODY_STALL);

@@ -189,14 +189,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_nothing_for_the_write_wait_is_cut_off() {
         let (_client, edge) = duplex(10);
-        let (mut edge, begun) = (Metered::new(edge, PEER, &bodies()), Instant::now());
+        let mut edge = Metered::new(edge, PEER, &bodies());
+        let begun = Instant::now();
         let error = edge.write_all(&[0; 11]).await.unwrap_err();
         assert_eq!(
             (error.kind(), begun.elapsed()),
             (io::ErrorKind::TimedOut, WRITE_WAIT)
         );
         let (_client, edge) = duplex(10);
-        let (mut edge, begun) = (Metered::new(edge, PEER, &bodies()), Instant::now());
+        let mut edge = Metered::new(edge, PEER, &bodies());
+        let begun = Instant::now();
         edge.meter().hurry(true);
         edge.write_all(&[0; 11]).await.unwrap_err();
         assert_eq!(begun.elapsed(), ANSWER_WAIT, "of a large response");
@@ -231,7 +233,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_a_little_now_and_then_is_kept() {
         let (mut client, edge) = duplex(10);
-        let (mut edge, begun) = (Metered::new(edge, PEER, &bodies()), Instant::now());
+        let mut edge = Metered::new(edge, PEER, &bodies());
+        let begun = Instant::now();
         let takes = async {
             for _ in 0..20 {
                 sleep(WRITE_WAIT * 9 / 10).await;
@@ -249,7 +252,8 @@ mod tests {
         let (mut client, edge) = duplex(bytes);
         client.write_all(&vec![0; bytes]).await.unwrap();
         let (mut reader, mut writer) = split(Metered::new(edge, PEER, &bodies()));
-        let (mut received, begun) = (vec![0; bytes], Instant::now());
+        let mut received = vec![0; bytes];
+        let begun = Instant::now();
         let burst = bytes / 3;
         reader
             .read_exact(&mut received[..burst])

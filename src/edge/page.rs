@@ -265,7 +265,8 @@ mod tests {
     async fn pages_follow_each_other_to_the_end() {
         let memory = log_of(6);
         memory.append(&job(), Body::Cancelled {});
-        let (mut next, mut all) = ("0".to_owned(), Vec::new());
+        let mut next = "0".to_owned();
+        let mut all = Vec::new();
         for _ in 0..3 {
             let page = ask(&memory, &next, 3, 0).await;
             assert_eq!(page["live"], false, "{page}");
@@ -301,7 +302,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_waiting_client_is_answered_as_soon_as_there_is_an_event_or_at_the_timeout() {
-        let (memory, begun) = (log_of(1), Instant::now());
+        let memory = log_of(1);
+        let begun = Instant::now();
         assert_eq!(
             ask(&memory, "1", 100, 30).await,
             json!({"events": [], "live": true, "next": "1"})
@@ -319,7 +321,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn stored_events_are_returned_without_waiting() {
-        let (memory, begun) = (log_of(5), Instant::now());
+        let memory = log_of(5);
+        let begun = Instant::now();
         let page = ask(&memory, "2", 100, 30).await;
         assert_eq!((seqs(&page), &page["live"]), (vec![3, 4, 5], &json!(true)));
         assert!(begun.elapsed() < Duration::from_secs(1));
@@ -355,15 +358,14 @@ mod tests {
         for _ in 0..10 {
             log.append(&job(), chunk(&"x".repeat(100_000)));
         }
-        let (memory, hub) = (
-            Memory::new(Budget::unlimited()),
-            Hub::new(log, Tasks::default()),
-        );
+        let memory = Memory::new(Budget::unlimited());
+        let hub = Hub::new(log, Tasks::default());
         let ask = || async {
             let session = Session::open(&hub, &job(), Start::After(Seq(0)))
                 .await
                 .unwrap();
-            let (stop, wait) = (CancellationToken::new(), Wait::default());
+            let stop = CancellationToken::new();
+            let wait = Wait::default();
             answer(
                 Some(session),
                 Start::After(Seq(0)),

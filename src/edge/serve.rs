@@ -90,7 +90,8 @@ async fn connection(stream: Metered<TcpStream>, router: Router, stop: Cancellati
         answering.hurry(response.extensions().get::<Large>().is_some());
         response
     });
-    let (io, service) = (TokioIo::new(stream), TowerToHyperService::new(router));
+    let io = TokioIo::new(stream);
+    let service = TowerToHyperService::new(router);
     let mut connection = std::pin::pin!(limits.serve_connection(io, service).with_upgrades());
     let ended = tokio::select! {
         ended = &mut connection => Some(ended),

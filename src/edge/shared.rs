@@ -94,7 +94,8 @@ impl EdgeShared {
 /// [`EdgeShared::new`], which derives the number of connections from the limit.
 pub fn raise_file_limit() {
     let mut files = getrlimit(Resource::Nofile);
-    let (before, most) = (files.current, files.maximum);
+    let before = files.current;
+    let most = files.maximum;
     if before == most {
         return;
     }

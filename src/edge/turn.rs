@@ -48,7 +48,8 @@ mod tests {
                 turn.pause().await;
             }
         };
-        let (mut writes, mut polls) = (pin!(writes), Vec::new());
+        let mut writes = pin!(writes);
+        let mut polls = Vec::new();
         loop {
             let poll = writes
                 .as_mut()

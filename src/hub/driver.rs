@@ -152,8 +152,10 @@ impl<S: EventSource> Driver<S> {
     }
 
     async fn wake(&mut self) -> Wake<S> {
-        let (source, job) = (self.hub.source(), self.feed.job());
-        let (ended, open) = (self.stitcher.is_ended(), self.tail.is_some());
+        let source = self.hub.source();
+        let job = self.feed.job();
+        let ended = self.stitcher.is_ended();
+        let open = self.tail.is_some();
         let in_doubt = self.in_doubt;
         let live = async {
             match (&mut self.tail, &mut self.opening) {

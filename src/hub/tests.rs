@@ -82,7 +82,8 @@ async fn a_feed_starts_with_the_last_event_without_a_replay() {
 #[tokio::test(start_paused = true)]
 async fn a_feed_outlives_its_last_watcher_for_a_while() {
     let (memory, tasks, hub) = hub();
-    let (first, second) = (watch(&hub).await, watch(&hub).await);
+    let first = watch(&hub).await;
+    let second = watch(&hub).await;
     drop(first);
     sleep(FEED_LINGER * 2).await;
     assert_eq!(hub.feeds(), 1, "it is watched");

@@ -256,7 +256,8 @@ impl Reader {
         stream_seq: StreamSeq,
         top: StreamSeq,
     ) -> Result<bool, Unavailable> {
-        let (stream, subject) = (self.log.stream(job), self.log.subject(job));
+        let stream = self.log.stream(job);
+        let subject = self.log.subject(job);
         // The job's last message is cheap to find, and nearly always decides.
         match self.leader(&stream, &GetMessage::last_of(&subject)).await? {
             Some(last) if last.stream_seq <= stream_seq => return Ok(true),

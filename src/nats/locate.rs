@@ -29,7 +29,8 @@ impl Reader {
         }
         // The event that is searched for is after `low`, and at or before `high`.
         let mut low: Option<Stored> = None;
-        let (mut low_stream_seq, mut high_stream_seq) = (0, last.stream_seq);
+        let mut low_stream_seq = 0;
+        let mut high_stream_seq = last.stream_seq;
         for _ in 0..LOCATE_READS {
             let near = low
                 .as_ref()

@@ -180,7 +180,8 @@ mod tests {
 
     #[test]
     fn both_formats_of_headers_give_the_same_confirmed_sequence() {
-        let (last, of) = (names::EXPECTED_LAST, names::EXPECTED_LAST_OF);
+        let last = names::EXPECTED_LAST;
+        let of = names::EXPECTED_LAST_OF;
         for (given, expected) in [
             (vec![(last, "7")], Some(7)),
             (vec![("X", "1"), (last, "0")], Some(0)),

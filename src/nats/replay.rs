@@ -185,7 +185,8 @@ impl LogReplay {
     fn start(&mut self) {
         let replays = &self.reader.shard(&self.job).replays;
         let before = replays.fetch_add(1, Ordering::Relaxed);
-        let (span, many) = (self.span, before >= SCAN_FROM);
+        let span = self.span;
+        let many = before >= SCAN_FROM;
         self.read(move |reader, job| async move { reader.start_replay(&job, span, many).await });
     }
 
@@ -214,7 +215,8 @@ impl LogReplay {
                 MessageClass::Next => true,
                 MessageClass::Undecodable => false,
                 class @ (MessageClass::IfExpired(_) | MessageClass::IfStored(_)) => {
-                    let (log, job) = (self.reader.log.clone(), self.job.clone());
+                    let log = self.reader.log.clone();
+                    let job = self.job.clone();
                     self.lookup = Some(ReusableBoxFuture::new(async move {
                         log.decide(&job, class).await
                     }));

@@ -212,7 +212,8 @@ mod tests {
     #[test]
     fn a_history_is_the_longest_gapless_tail_that_fits() {
         run_schedules(2_000, |mut rng| {
-            let (start, bytes_max) = (Seq(1 + rng.below(9)), rng.pick(&[0, 1, 10, 50]));
+            let start = Seq(1 + rng.below(9));
+            let bytes_max = rng.pick(&[0, 1, 10, 50]);
             let mut history = History::new(start, bytes_max);
             let mut naive = Naive {
                 start,

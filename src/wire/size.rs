@@ -227,7 +227,8 @@ mod tests {
         let head = event(with(100_000)).encode().unwrap().len() - 100_000;
         assert!(encoded(with(EVENT_MAX - head), EVENT_MAX).1.is_none());
         let error = refused(with(EVENT_MAX - head + 1));
-        let (over, limit) = (EVENT_MAX + 1, EVENT_MAX);
+        let over = EVENT_MAX + 1;
+        let limit = EVENT_MAX;
         assert_eq!(
             error,
             format!(

@@ -351,7 +351,8 @@ mod tests {
                 id: "x".repeat(NAME_MAX).parse().ok(),
                 ..numbers(count)
             };
-            let (body, job) = (submission.queued(), submission.id.clone().unwrap());
+            let body = submission.queued();
+            let job = submission.id.clone().unwrap();
             let event = Event {
                 body,
                 job,

@@ -48,7 +48,8 @@ async fn a_retryable_failure_is_retried_after_a_delay(broker: &Broker) {
         .collect();
     assert_eq!(retries.len(), 2);
     for (n, pair) in retries.iter().enumerate() {
-        let (retrying, started) = (pair[0], pair[1]);
+        let retrying = pair[0];
+        let started = pair[1];
         assert_eq!(retrying["code"], "flaky");
         assert_eq!(retrying["message"], format!("attempt {} failed", n + 1));
         assert_fields!(started, {"type": "job:started:v1", "attempt": n + 2});
@@ -183,7 +184,8 @@ async fn an_attempt_starts_over_when_early_output_has_expired() {
     system.reaches("counts", 8).await;
     first.kill().await;
     // Another job fills the shard slowly, so that only the first events expire.
-    let (neighbour, mut stream_seq) = ("neighbour".parse().unwrap(), 0);
+    let neighbour = "neighbour".parse().unwrap();
+    let mut stream_seq = 0;
     while system.log.first(&job).await.unwrap().unwrap().seq.0 < 4 {
         let payload = vec![b'x'; 256].into();
         let outcome = system.log.append(&neighbour, stream_seq, payload).await;
@@ -231,7 +233,8 @@ async fn a_job_that_takes_too_long_times_out(broker: &Broker) {
     let submission = limited(words(10_000, 50, 1), Some(1500), None);
     let runs = system.submit_with("runs", submission).await;
     let seen = timed_out(&system, &runs, late).await;
-    let (first, last) = (&seen.events[&1]["ts"], &seen.events[&seen.last]["ts"]);
+    let first = &seen.events[&1]["ts"];
+    let last = &seen.events[&seen.last]["ts"];
     let took = last.as_u64().unwrap() - first.as_u64().unwrap();
     assert!((1400..3000).contains(&took), "{took} ms");
     assert!(text(&words(10_000, 50, 1)).starts_with(&seen.text()) && !seen.text().is_empty());

@@ -116,10 +116,8 @@ async fn a_job_can_end_while_its_backend_blocks() {
     let worker = Worker::open(&nats, backend.clone(), settings)
         .await
         .unwrap();
-    let (stop, tasks) = (
-        CancellationToken::new(),
-        Tasks::new(CancellationToken::new()),
-    );
+    let stop = CancellationToken::new();
+    let tasks = Tasks::new(CancellationToken::new());
     tasks.spawn(worker.run(stop.clone()));
     let submission = |timeout| limited(json!({"block": "until released"}), timeout, None);
     let late = system.submit_with("late", submission(Some(1000))).await;

@@ -195,7 +195,8 @@ async fn each_ended_job_sends_one_verifiable_callback() {
 async fn callbacks_are_retried_after_errors_and_not_after_refusals() {
     let server = Server::start(async |mut exchange: Exchange| {
         let first = exchange.number == 1;
-        let (secret, later) = ("secret of the receiver", "Retry-After: 1\r\n");
+        let secret = "secret of the receiver";
+        let later = "Retry-After: 1\r\n";
         match exchange.request.line.as_str() {
             "POST /fails" if first => exchange.answer("500 Oops", "", secret).await,
             "POST /gone" => exchange.answer("410 Gone", "", secret).await,
@@ -420,7 +421,8 @@ async fn a_callback_without_room_does_not_block_its_job() {
 async fn up_delivers_callbacks() {
     let server = Server::accepting().await;
     let dir = TempDir::new().unwrap();
-    let (program, data) = (broker::program().display(), dir.path().display());
+    let program = broker::program().display();
+    let data = dir.path().display();
     let with_host = |host: &str| {
         format!(
             "up --listen 127.0.0.1:0 --data-dir {data} --nats-server {program} --callback-hosts {host}"

@@ -291,7 +291,8 @@ async fn up_reports_its_nats_port_when_the_default_is_taken() {
     // This test or another one uses the port.
     let _taken = TcpListener::bind("127.0.0.1:4222");
     let dir = TempDir::new().unwrap();
-    let (program, data) = (broker::program().display(), dir.path().display());
+    let program = broker::program().display();
+    let data = dir.path().display();
     let up = format!("up --listen 127.0.0.1:0 --data-dir {data} --nats-server {program}");
     let mut up = Process::start_with(up.split(' '), &[], Stdio::piped());
     let url = up.says("nats ").await;

@@ -78,7 +78,8 @@ async fn every_command_uses_a_token_from_the_url() {
 async fn the_seed_of_an_nkey_is_read_from_a_file() {
     let dir = TempDir::new().unwrap();
     let key = nkeys::KeyPair::new_user();
-    let (seed, other) = (dir.path().join("seed"), dir.path().join("other"));
+    let seed = dir.path().join("seed");
+    let other = dir.path().join("other");
     fs::write(&seed, format!("{}\n", key.seed().unwrap())).unwrap();
     fs::write(&other, nkeys::KeyPair::new_user().seed().unwrap()).unwrap();
     let public = key.public_key();

@@ -124,7 +124,8 @@ async fn a_late_watcher_gets_the_true_end_after_forged_numbers(broker: &Broker) 
 
 async fn a_job_runs_although_its_log_starts_with_forged_numbers(broker: &Broker) {
     let system = System::on(broker).await;
-    let (job, input) = ("begins".parse().unwrap(), words(20, 0, 1));
+    let job = "begins".parse().unwrap();
+    let input = words(20, 0, 1);
     // Other jobs have used the shard, so that the number is below the stream sequence.
     let other = (0..)
         .map(|n| format!("o{n}"))

@@ -276,7 +276,8 @@ async fn an_ambiguous_body_length_closes_the_connection() {
     let chunked = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
     let head = "POST /api/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
     let after = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
-    let (length, encoding) = ("Content-Length: 4\r\n", "Transfer-Encoding: chunked\r\n");
+    let length = "Content-Length: 4\r\n";
+    let encoding = "Transfer-Encoding: chunked\r\n";
     // Bytes after such a body are not read as a request.
     for (headers, body, status) in [
         (&*format!("{length}{encoding}"), chunked.as_str(), 202),
@@ -325,7 +326,8 @@ impl Frames {
     /// The first byte and the payload of the next frame; `None` at the end of the connection.
     async fn next(&mut self) -> Option<(u8, Vec<u8>)> {
         within("a frame", async {
-            let (first, length) = (self.0.read_u8().await.ok()?, self.0.read_u8().await.ok()?);
+            let first = self.0.read_u8().await.ok()?;
+            let length = self.0.read_u8().await.ok()?;
             let length = if length == 126 {
                 self.0.read_u16().await.ok()?
             } else {

@@ -109,7 +109,8 @@ async fn unread_pongs_cost_no_memory() {
         ("/socket.io/?EIO=4&transport=websocket", &joins[..]),
     ] {
         let before = edge.memory();
-        let (to, path) = (addr.clone(), path.to_owned());
+        let to = addr.clone();
+        let path = path.to_owned();
         let joins = joins.to_vec();
         let sent = tokio::task::spawn_blocking(move || ping(&to, &path, &joins))
             .await
@@ -160,7 +161,8 @@ async fn incomplete_bodies_hold_bounded_memory() {
     assert_eq!(small, "202");
     assert!(peak < before + MOST, "{before} to {peak} KiB");
     let count = |what: &str| flood.iter().filter(|(_, met)| met == what).count();
-    let (refused, late) = (count("503 overloaded"), count("408 timeout"));
+    let refused = count("503 overloaded");
+    let late = count("408 timeout");
     // A client whose connection is reset during its request sees no answer.
     assert!(
         (1..=16).contains(&late) && refused + late + count("cut") == 100,
@@ -190,7 +192,8 @@ async fn unfinished_handshakes_are_bounded_and_unknown_ids_refused() {
     let mut socket = tokio::net::TcpStream::connect(&addr).await.unwrap();
     let (mut takes, mut gives) = socket.split();
     let answers = async {
-        let (mut answers, mut buffer) = (String::new(), vec![0; 65536]);
+        let mut answers = String::new();
+        let mut buffer = vec![0; 65536];
         while answers.matches("HTTP/1.1 ").count() < 3000 || !answers.ends_with('}') {
             let read = takes.read(&mut buffer).await.unwrap();
             assert!(

@@ -53,7 +53,8 @@ async fn a_ten_line_worker_runs_cancels_and_continues_jobs() {
     assert_eq!(bad.end()["code"], "bad_input");
 
     submit("long", "1000").await.prints();
-    let (mut client, mut long) = (Client::connect(&up.addr).await, Seen::of("long"));
+    let mut client = Client::connect(&up.addr).await;
+    let mut long = Seen::of("long");
     client.watch(&long).await;
     while long.text().is_empty() {
         long.step(&mut client).await;

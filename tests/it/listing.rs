@@ -28,7 +28,9 @@ async fn list(edge: &Edge, query: &str) -> Value {
 
 /// The jobs of all pages, and how many pages there were.
 async fn turn(edge: &Edge, filter: &str, limit: usize) -> (Vec<Value>, usize) {
-    let (mut jobs, mut pages, mut query) = (Vec::new(), 0, format!("{filter}&limit={limit}"));
+    let mut jobs = Vec::new();
+    let mut pages = 0;
+    let mut query = format!("{filter}&limit={limit}");
     loop {
         let page = list(edge, query.trim_start_matches('&')).await;
         let rows = page["jobs"].as_array().unwrap();
@@ -112,7 +114,8 @@ impl<'a> Pen<'a> {
     async fn write_many(&mut self, jobs: &[&str], count: usize) {
         for n in 0..count {
             let job = jobs[n % jobs.len()];
-            let (subject, event) = (self.subject(job), self.event(job, "model:chunk:v1"));
+            let subject = self.subject(job);
+            let event = self.event(job, "model:chunk:v1");
             self.client.publish(subject, event.into()).await.unwrap();
         }
         for job in jobs {
@@ -127,7 +130,8 @@ async fn jobs_are_listed_newest_first_with_their_state(broker: &Broker) {
     assert_eq!(list(&edge, "").await, json!({"jobs": [], "next": null}));
     let waits = system.submit("waits", words(2, 0, 1)).await;
     let page = list(&edge, "").await;
-    let (row, state) = (&page["jobs"][0], system.state(&waits).await.unwrap());
+    let row = &page["jobs"][0];
+    let state = system.state(&waits).await.unwrap();
     let expected = json!({"id": "waits", "job": "waits", "kind": "demo", "status": "queued", "attempt": 0, "seq": 1,
         "created_at": state.created_at, "updated_at": row["updated_at"]});
     assert_eq!(page, json!({"jobs": [expected], "next": null}));
@@ -239,7 +243,8 @@ async fn each_job_is_on_exactly_one_page(broker: &Broker) {
     let system = System::on(broker).await;
     system.demo().await;
     let edges = [system.edge().await, system.edge().await];
-    let (mut expected, mut running) = (BTreeMap::new(), Vec::new());
+    let mut expected = BTreeMap::new();
+    let mut running = Vec::new();
     for n in 0..30 {
         let job = system.submit(&format!("over-{n}"), words(3, 0, n)).await;
         expected.insert(job.to_string(), 0);
@@ -256,7 +261,9 @@ async fn each_job_is_on_exactly_one_page(broker: &Broker) {
         expected.insert(job.to_string(), 0);
     }
     for round in 0..3 {
-        let (mut seen, mut query, mut page) = (expected.clone(), "limit=7".to_owned(), 0);
+        let mut seen = expected.clone();
+        let mut query = "limit=7".to_owned();
+        let mut page = 0;
         loop {
             let answer = list(&edges[page % 2], &query).await;
             for row in answer["jobs"].as_array().unwrap() {
@@ -353,7 +360,8 @@ async fn expired_fields_are_null_and_expired_jobs_are_not_listed(broker: &Broker
     let (jobs, _) = turn(&edge, "", 1).await;
     assert_eq!(ids(&jobs), ["new-1", "old-1"]);
     assert_fields!(jobs[0], {"kind": "new", "created_at": 1001});
-    let (old, nothing) = (&jobs[1], &Value::Null);
+    let old = &jobs[1];
+    let nothing = &Value::Null;
     let found = (&old["kind"], &old["created_at"], &old["status"]);
     assert_eq!(found, (nothing, nothing, &json!("running")));
     assert_eq!(old["seq"], 1502);
@@ -382,7 +390,8 @@ async fn undecodable_messages_hide_no_job(broker: &Broker) {
     for job in ["a-1", "b-1", "c-1", "d-1", "e-1"] {
         pen.write(job, "job:started:v1").await;
     }
-    let (mut jobs, mut next) = (Vec::new(), first["next"].clone());
+    let mut jobs = Vec::new();
+    let mut next = first["next"].clone();
     while let Some(page) = next.as_str() {
         let page = list(&edge, &format!("limit=1&page={page}")).await;
         jobs.extend(page["jobs"].as_array().unwrap().clone());
@@ -411,10 +420,8 @@ async fn bad_parameters_and_foreign_page_tokens_are_refused() {
         pages.push(page["next"].as_str().unwrap().to_owned());
     }
     let [page, foreign] = pages.try_into().unwrap();
-    let (cut, turned) = (
-        &page[..page.len() - 1],
-        page.chars().rev().collect::<String>(),
-    );
+    let cut = &page[..page.len() - 1];
+    let turned = page.chars().rev().collect::<String>();
     let bad_request = "status=asleep status= status=Done status=done&status=done limit=0 limit=101 \
         limit=-1 limit=many limit=99999999999999999999 offset=3 limit=3&x";
     let bad_kind = "kind=de.mo kind=";
@@ -475,14 +482,18 @@ async fn a_page_costs_a_bounded_number_of_broker_requests() {
         != "$JS.API.mark"
     {}
     let prefix = system.options.prefix.as_str().to_uppercase();
-    let (mut jobs, mut pages, mut query) = (Vec::new(), 0, "limit=20".to_owned());
+    let mut jobs = Vec::new();
+    let mut pages = 0;
+    let mut query = "limit=20".to_owned();
     loop {
         let page = list(&edge, &query).await;
         jobs.extend(page["jobs"].as_array().unwrap().clone());
         pages += 1;
         // The subscriber has received every request that came before this mark.
         pen.client.publish("$JS.API.mark", "".into()).await.unwrap();
-        let (mut reads, mut bounds, mut others) = (0, 0, 0);
+        let mut reads = 0;
+        let mut bounds = 0;
+        let mut others = 0;
         loop {
             let question = within("a question", asked.next()).await.unwrap();
             let subject = question.subject.as_str();

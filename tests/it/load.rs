@@ -72,7 +72,8 @@ fn span(from: Seq, replica: Replica) -> Span {
 /// Reads a job's events up to `last`; returns how many replays that took. A lagging replica ends a
 /// replay early, and the next one continues.
 async fn read_all(reader: &Reader, job: &JobId, last: u64) -> u32 {
-    let (mut seqs, mut replays) = (Vec::new(), 0);
+    let mut seqs = Vec::new();
+    let mut replays = 0;
     while (seqs.len() as u64) < last {
         let from = Seq(seqs.len() as u64 + 1);
         let mut replay = reader.replay(job, span(from, Replica::Any));

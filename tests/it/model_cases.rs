@@ -34,7 +34,8 @@ async fn replay(exchange: &mut Exchange, case: &Value) {
     let refused = case["refuses_field"].as_str();
     let is_refused = refused.is_none_or(|field| !exchange.request.json()[field].is_null());
     let answer = if is_refused { case } else { &case["else"] };
-    let (status, kind) = (&answer["status"], answer["content_type"].as_str().unwrap());
+    let status = &answer["status"];
+    let kind = answer["content_type"].as_str().unwrap();
     exchange
         .raw(format!("HTTP/1.1 {status} Case\r\nContent-Type: {kind}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"))
         .await;

@@ -424,7 +424,8 @@ async fn refusals_and_bad_input_are_not_retried() {
         elsewhere.addr
     );
     let server = Server::start(move |mut exchange: Exchange| {
-        let (status, location) = (said(&exchange), location.clone());
+        let status = said(&exchange);
+        let location = location.clone();
         let long = "no such model: ".to_owned() + &"x".repeat(100_000);
         async move {
             match status.as_str() {

@@ -84,7 +84,8 @@ async fn an_edge_conforms_to_its_openapi_document() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;
     let edge = system.edge().await;
-    let (root, dir) = (env!("CARGO_MANIFEST_DIR"), TempDir::new().unwrap());
+    let root = env!("CARGO_MANIFEST_DIR");
+    let dir = TempDir::new().unwrap();
     let mut command = Command::new(python("schemathesis"));
     command.args([
         "--config-file",

@@ -281,10 +281,8 @@ async fn a_worker_stops_in_time_during_an_outage() {
         ..WorkerSettings::new("demo".parse().unwrap())
     };
     let worker = Worker::open(&nats, Demo, settings).await.unwrap();
-    let (stop, tasks) = (
-        CancellationToken::new(),
-        Tasks::new(CancellationToken::new()),
-    );
+    let stop = CancellationToken::new();
+    let tasks = Tasks::new(CancellationToken::new());
     tasks.spawn(worker.run(stop.clone()));
     let jobs = jobs(&system, 3, 500).await;
     broker.kill(0);

@@ -96,7 +96,8 @@ impl Answers {
 /// Follows a job to its end over the edges in turn, and reconnects after each drop and each
 /// `unavailable`. It drops its connection now and then, so that it has to resume.
 async fn follow(edges: &[&Edge], job: &str, nth: usize) -> (Seen, Answers) {
-    let (mut seen, mut answers) = (Seen::of(job), Answers::default());
+    let mut seen = Seen::of(job);
+    let mut answers = Answers::default();
     for turn in nth.. {
         if seen.ended {
             break;
@@ -130,7 +131,8 @@ async fn follow(edges: &[&Edge], job: &str, nth: usize) -> (Seen, Answers) {
 
 /// Polls the state of a job: it never goes back compared with an earlier answer of the same edge.
 async fn states(edge: &Edge, job: &str, over: &CancellationToken) -> Answers {
-    let (mut answers, mut last) = (Answers::default(), 0);
+    let mut answers = Answers::default();
+    let mut last = 0;
     while !over.is_cancelled() {
         let (status, _, body) = http(edge, "GET", &format!("/api/jobs/{job}/state"), "", b"").await;
         if status == 200 {
@@ -147,12 +149,14 @@ async fn states(edge: &Edge, job: &str, over: &CancellationToken) -> Answers {
 
 /// Submits jobs; for each, asks the other edge for its state, cancels it, and submits it again.
 async fn submits(edges: &[&Edge], over: &CancellationToken) -> (Answers, Vec<JobId>) {
-    let (mut answers, mut jobs) = (Answers::default(), Vec::new());
+    let mut answers = Answers::default();
+    let mut jobs = Vec::new();
     for n in 0.. {
         if over.is_cancelled() {
             break;
         }
-        let (one, other) = (edges[n % edges.len()], edges[(n + 1) % edges.len()]);
+        let one = edges[n % edges.len()];
+        let other = edges[(n + 1) % edges.len()];
         let id = format!("sub-{n}");
         let job = json!({"kind": "demo", "id": id, "input": words(5, 50, n as u64)});
         let (status, body) = post(one, &job).await;
@@ -320,7 +324,8 @@ async fn move_worker_to_an_old_leader(
     })
     .await;
     let mut writer = EventWriter::new(log.clone(), job.clone(), 1, Some(&queued));
-    let (kind, worker) = ("demo".parse().unwrap(), "w".into());
+    let kind = "demo".parse().unwrap();
+    let worker = "w".into();
     writer
         .append(Body::Started {
             kind,

@@ -18,7 +18,8 @@ on_one_and_three!(
 
 /// Reads page after page; returns how many there were.
 async fn read(edge: &Edge, seen: &mut Seen, query: &str) -> usize {
-    let (mut next, mut pages) = ("0".to_owned(), 0);
+    let mut next = "0".to_owned();
+    let mut pages = 0;
     loop {
         let path = format!("/api/jobs/{}/events?cursor={next}&{query}", seen.job);
         let page = get_json(edge, &path).await;

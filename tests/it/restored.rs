@@ -167,7 +167,8 @@ async fn a_broker_restart_ends_no_watch() {
     let system = System::with(&broker, |settings| settings.shards = 1).await;
     let edge = system.edge().await;
     append(&system, "same", &["one ", "two "]).await;
-    let (mut client, mut seen) = (Client::connect(&edge.addr).await, Seen::of("same"));
+    let mut client = Client::connect(&edge.addr).await;
+    let mut seen = Seen::of("same");
     client.watch(&seen).await;
     while seen.live == 0 {
         seen.step(&mut client).await;

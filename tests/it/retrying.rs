@@ -69,7 +69,8 @@ fn waited(seen: &Seen) -> Vec<u64> {
 async fn a_retry_delay_holds_although_the_queue_does_not_know_it(broker: &Broker) {
     let system = System::on(broker).await;
     let delay = Duration::from_millis(1500);
-    let (mut dies, input) = (claim(&system).await, words(5, 0, 1));
+    let mut dies = claim(&system).await;
+    let input = words(5, 0, 1);
     let job = system.submit("retry", input.clone()).await;
     let delivery = next(&mut dies).await;
     fail_once(&system, &job, delay).await;
@@ -174,7 +175,8 @@ async fn a_worker_frozen_during_a_failure_retries_once(broker: &Broker) {
 #[tokio::test]
 async fn unsuccessful_deliveries_use_up_no_attempt() {
     let system = System::on(Broker::shared_one()).await;
-    let (mut dies, input) = (claim(&system).await, words(5, 0, 1));
+    let mut dies = claim(&system).await;
+    let input = words(5, 0, 1);
     let job = system.submit("unlucky", input.clone()).await;
     let mut deliveries = 0;
     while deliveries < DELIVERIES_MAX {

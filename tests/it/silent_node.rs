@@ -58,7 +58,8 @@ async fn a_silent_node_delays_watchers_by_less_than_15_s() {
     silent.set(Flow::Silent);
     let silenced = Instant::now();
     let waits = join_all(watchers.iter_mut().map(|(client, seen)| async move {
-        let (mut longest, mut last) = (Duration::ZERO, Instant::now());
+        let mut longest = Duration::ZERO;
+        let mut last = Instant::now();
         while !seen.ended {
             let frame = timeout(WAIT, client.frame())
                 .await

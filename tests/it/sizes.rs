@@ -87,10 +87,8 @@ async fn an_oversized_job_is_refused_on_every_transport(broker: &Broker) {
     assert_eq!(system.stored_messages().await, 0);
     // An input that just fits is accepted and stored unchanged, although the demo backend refuses
     // it.
-    let (job, input) = (
-        "fits".parse().unwrap(),
-        json!({"words": 1, "rate": 0, "pad": vec![0.5; 116_000]}),
-    );
+    let job = "fits".parse().unwrap();
+    let input = json!({"words": 1, "rate": 0, "pad": vec![0.5; 116_000]});
     assert_eq!(
         post(
             &edge,
@@ -184,7 +182,8 @@ async fn an_oversized_job_can_be_cancelled_and_can_time_out(broker: &Broker) {
 async fn a_job_with_a_sealed_log_leaves_the_queue() {
     let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
     let job = system.submit("sealed", words(1, 0, 1)).await;
-    let (context, names) = (system.jetstream().await, system.names());
+    let context = system.jetstream().await;
+    let names = system.names();
     let mut config = context
         .get_stream(names.chunks_stream(0))
         .await

@@ -94,10 +94,8 @@ async fn two_hundred_clients_survive_cuts_and_edge_restarts() {
         json!({"url": format!("http://{addr}"), "seed": 7,
             "clients": (from..from + 100).map(client).collect::<Vec<_>>()})
     };
-    let (node, python) = (
-        ThirdParty::node(Path::new(NODE), &given(0)),
-        ThirdParty::python(PYTHON, &given(100)),
-    );
+    let node = ThirdParty::node(Path::new(NODE), &given(0));
+    let python = ThirdParty::python(PYTHON, &given(100));
     let chaos = async {
         // All clients are connected before the edge is killed.
         until_connected(&addr).await;
@@ -203,10 +201,8 @@ async fn polling_sessions_work_on_every_thread() {
         })
         .collect();
     let given = json!({"url": format!("http://{addr}"), "clients": clients});
-    let (node, python) = (
-        ThirdParty::node(Path::new(NODE), &given),
-        ThirdParty::python(PYTHON, &given),
-    );
+    let node = ThirdParty::node(Path::new(NODE), &given);
+    let python = ThirdParty::python(PYTHON, &given);
     let (node, python) = join(node.ends(), python.ends()).await;
     let last = system.last(&job).await;
     for (n, seen) in node.iter().chain(&python).enumerate() {
@@ -513,7 +509,8 @@ async fn a_stopping_edge_drains_polling_clients_gradually() {
     });
     let mut drained = join_all(polls).await;
     drained.sort();
-    let (early, late) = (drained[15] - drained[0], drained[29] - drained[15]);
+    let early = drained[15] - drained[0];
+    let late = drained[29] - drained[15];
     assert!(
         early > drain / 4 && late > drain / 4 && early + late < drain * 2,
         "{early:?}, then {late:?}"

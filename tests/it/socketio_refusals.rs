@@ -112,7 +112,8 @@ async fn requests_have_the_same_limits_as_websocket_frames() {
     system.demo().await;
     let edge = system.edge().await;
     let mut raw = Raw::join(&edge.addr).await;
-    let (fits, long) = ("ä".repeat(80), "ä".repeat(81));
+    let fits = "ä".repeat(80);
+    let long = "ä".repeat(81);
     let submit =
         |reference: &str| json!({"kind": "demo", "input": words(3, 0, 1), "ref": reference});
     let answer = raw.ask(1, "submit", &submit(&fits)).await;

@@ -141,7 +141,8 @@ async fn streams_resume_on_another_edge_after_a_stop(broker: &Broker) {
     let (mut first, addr) = system.edge_process(&[]).await;
     let input = words(100, 50, 4);
     system.submit("stop", input.clone()).await;
-    let (mut client, mut seen) = (Sse::open(&addr, &path("stop"), "").await, Seen::of("stop"));
+    let mut client = Sse::open(&addr, &path("stop"), "").await;
+    let mut seen = Seen::of("stop");
     take(&mut client, &mut seen, 6).await;
     first.signal(Signal::TERM);
     assert!(take(&mut client, &mut seen, usize::MAX).await);
@@ -332,7 +333,8 @@ async fn must_exist_refuses_an_unknown_job() {
     refused(&edge, &format!("GET {path}"), "", 404, "job_not_found").await;
     let job = system.submit("mistyped", words(2, 0, 1)).await;
     system.ended(&job).await;
-    let (mut client, mut seen) = (Sse::open(&edge.addr, &path, "").await, Seen::of("mistyped"));
+    let mut client = Sse::open(&edge.addr, &path, "").await;
+    let mut seen = Seen::of("mistyped");
     assert!(take(&mut client, &mut seen, 100).await);
     seen.assert_whole();
     system.end().await;

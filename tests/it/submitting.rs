@@ -80,7 +80,8 @@ async fn a_half_finished_submit_can_be_repeated(broker: &Broker) {
     let system = System::on(broker).await;
     // Registers the kind and then does not serve it.
     system.demo().await.cancel();
-    let (edge, context) = (system.edge().await, system.jetstream().await);
+    let edge = system.edge().await;
+    let context = system.jetstream().await;
     let body = |id: &str| json!({"kind": "demo", "id": id, "input": words(20, 20, 1)});
     // The broker has no message id or another one, as after its duplicate window.
     let ids = ["left-1", "left-2"];

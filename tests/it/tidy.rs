@@ -2,10 +2,8 @@ mod map;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::fs;
-use std::path::Path;
 
-use map::{CrateMap, without_comments_and_literals};
+use map::{CrateMap, rust_files, without_comments_and_literals};
 
 /// Today's circles, by their module and their number of files. The list may only shrink.
 const CIRCLES: [(&str, usize); 0] = [];
@@ -28,7 +26,8 @@ fn assert_exact<T: Copy + Debug + PartialEq>(what: &str, found: &[T], listed: &[
             .copied()
             .collect()
     };
-    let (new, fixed) = (missing(found, listed), missing(listed, found));
+    let new = missing(found, listed);
+    let fixed = missing(listed, found);
     assert!(
         new.is_empty() && fixed.is_empty(),
         "{what}: fix what is new: {new:?}; remove from the list what is fixed: {fixed:?}"
@@ -169,18 +168,67 @@ fn no_file_has_more_than_400_lines_of_code() {
 
 #[test]
 fn a_test_module_imports_from_support_only() {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
-    for entry in fs::read_dir(tests).unwrap().flatten() {
-        let path = entry.path();
-        if path.extension().is_none_or(|extension| extension != "rs") {
+    for (path, text) in rust_files("tests/it") {
+        if path.contains('/') {
             continue;
         }
-        let code = without_comments_and_literals(&fs::read_to_string(&path).unwrap());
+        let code = without_comments_and_literals(&text);
         for item in code.split("crate::").skip(1) {
             let end = item.find("::").unwrap_or(item.len());
-            assert_eq!(&item[..end], "support", "in {}", path.display());
+            assert_eq!(&item[..end], "support", "in {path}");
         }
     }
+}
+
+/// Whether the code has a `let (a, b) = (x, y);`.
+fn packs_bindings(code: &str) -> bool {
+    // What follows the parenthesis that closes the one before the text.
+    let after_closing = |text: &str| {
+        let mut depth = 1;
+        let end = text.find(|c| {
+            match c {
+                '(' => depth += 1,
+                ')' => depth -= 1,
+                _ => {}
+            }
+            depth == 0
+        })?;
+        Some(text[end + 1..].to_owned())
+    };
+    let is_packed = |pattern: &str| {
+        let rest = after_closing(pattern)?;
+        let (_, value) = rest.split_once('=')?;
+        let value = value.trim_start();
+        let rest = value.strip_prefix('(').and_then(after_closing);
+        let is_tuple = rest.is_some_and(|rest| rest.starts_with(';'));
+        Some(is_tuple || value.starts_with("Default::default()"))
+    };
+    code.split("let (")
+        .skip(1)
+        .any(|pattern| is_packed(pattern) == Some(true))
+}
+
+#[test]
+fn each_binding_has_its_own_line() {
+    for packed in [
+        "let (a, mut b) = (f(1), (2, 3));",
+        "let (a, b): (_, u8) =\n (1, 2);",
+    ] {
+        assert!(packs_bindings(packed), "{packed}");
+    }
+    for plain in [
+        "let (a, b) = f((1, 2));",
+        "let (Some(a), Some(b)) = (c, d) else {",
+    ] {
+        assert!(!packs_bindings(plain), "{plain}");
+    }
+    let files = ["src", "tests"].map(rust_files).concat();
+    let found: Vec<_> = files
+        .into_iter()
+        .filter(|(_, text)| packs_bindings(&without_comments_and_literals(text)))
+        .map(|(path, _)| path)
+        .collect();
+    assert!(found.is_empty(), "several bindings in one `let`: {found:?}");
 }
 
 /// Limits are in `config`, with their reasons; limits of the protocol are in `wire`.

@@ -183,7 +183,8 @@ async fn stalled_readers_cost_no_memory_and_delay_no_one() {
 
 /// Follows a job to its end; returns the largest delay of an event.
 async fn latest(addr: &str, job: &str) -> Duration {
-    let (mut client, mut seen) = (Client::connect(addr).await, Seen::of(job));
+    let mut client = Client::connect(addr).await;
+    let mut seen = Seen::of(job);
     client.watch(&seen).await;
     let mut latest = Duration::ZERO;
     while !seen.ended {

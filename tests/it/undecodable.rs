@@ -98,7 +98,8 @@ async fn orphaned_jobs_are_recovered_after_undecodable_messages(broker: &Broker)
 async fn a_log_may_start_with_undecodable_messages(broker: &Broker) {
     let system = System::on(broker).await;
     let edge = system.edge().await;
-    let (job, input) = ("early".parse().unwrap(), words(10, 0, 1));
+    let job = "early".parse().unwrap();
+    let input = words(10, 0, 1);
     spoil(&system, &job, PAGE + 6).await;
     let state = async || system.state(&job).await;
     assert!(state().await.is_none());

@@ -58,7 +58,8 @@ async fn watching_unknown_ids_is_cheap(broker: &Broker) {
     let count = (CONNECTIONS * WATCHES) as u64;
     assert!(cost < count * WATCH_KIB, "{cost} KiB for {count} watches");
     for job in ["there", "to-come-1", "to-come-2", "to-come-3"] {
-        let (mut client, mut seen) = (Client::connect(&addr).await, Seen::of(job));
+        let mut client = Client::connect(&addr).await;
+        let mut seen = Seen::of(job);
         client.watch(&seen).await;
         if job != "there" {
             assert_eq!(client.op().await, json!({"op": "watching", "job": job}));

@@ -179,14 +179,16 @@ async fn unwatch_ends_only_one_watch(broker: &Broker) {
     system.demo().await;
     let edge = system.edge().await;
     let mut client = edge.client().await;
-    let (stays, goes) = (Seen::of("stays"), Seen::of("goes"));
+    let stays = Seen::of("stays");
+    let goes = Seen::of("goes");
     client.watch(&stays).await;
     client.watch(&goes).await;
     for seen in [&stays, &goes] {
         system.submit(&seen.job, words(40, 40, 1)).await;
     }
     client.send(json!({"op": "unwatch", "job": "goes"})).await;
-    let (mut stays, mut gone) = (stays, false);
+    let mut stays = stays;
+    let mut gone = false;
     while !stays.ended {
         let frame = client.frame().await;
         if frame["job"] == "stays" {

@@ -111,7 +111,8 @@ async fn a_cancel_returns_the_sequence_number_of_its_event(broker: &Broker, enco
     assert_eq!(answer(&mut client).await["op"], "submitted");
     let mut seen = Seen::of("long");
     client.watch(&seen).await;
-    let (mut receipts, mut sent) = (Vec::new(), false);
+    let mut receipts = Vec::new();
+    let mut sent = false;
     while !seen.ended || receipts.len() < 3 {
         let frame = client.frame().await;
         if frame["op"] == "cancelling" || frame["op"] == "error" {
@@ -185,7 +186,8 @@ async fn a_python_client_negotiates_and_resumes(broker: &Broker, encoding: Encod
         "{}",
         String::from_utf8_lossy(&out.stderr)
     );
-    let (mut seen, mut watched) = (Seen::of("python"), 0);
+    let mut seen = Seen::of("python");
+    let mut watched = 0;
     for line in String::from_utf8(out.stdout).unwrap().lines() {
         let frame: Value = serde_json::from_str(line).unwrap();
         watched += u32::from(frame["op"] == "watching");
@@ -232,7 +234,8 @@ async fn errors_carry_the_ref_in_both_encodings() {
         ] {
             client.send(frame.clone()).await;
             let error = client.op().await;
-            let (op, got) = (&error["op"], error["code"].as_str());
+            let op = &error["op"];
+            let got = error["code"].as_str();
             let found = (op, got);
             assert_eq!(found, (&json!("error"), Some(code)), "{encoding:?} {error}");
             let cut = |field| {
@@ -404,10 +407,8 @@ async fn a_stopping_edge_drains_its_clients_gradually() {
     let clients = join_all((0..100).map(|n| {
         let first = &first;
         async move {
-            let (mut client, mut seen) = (
-                first.client_in(Encoding::ALL[n % 2]).await,
-                Seen::of("drain"),
-            );
+            let mut client = first.client_in(Encoding::ALL[n % 2]).await;
+            let mut seen = Seen::of("drain");
             seen.job = format!("drain-{}", n % 10);
             client.watch(&seen).await;
             while seen.last < 4 {

@@ -46,7 +46,8 @@ fn the_tests_of_resume_see_every_mutant() {
     thread::scope(|scope| {
         for lane in 0..AT_ONCE {
             let lane = dir.join(format!("lane-{lane}"));
-            let (next, complaints) = (&next, &complaints);
+            let next = &next;
+            let complaints = &complaints;
             scope.spawn(move || {
                 while let Some(mutant) = MUTANTS.get(next.fetch_add(1, Ordering::Relaxed)) {
                     if let Some(complaint) = complaint(&lane, mutant) {

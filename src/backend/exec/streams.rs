@@ -75,7 +75,8 @@ impl Stdout {
     /// Reads more into the decoder's buffer. False at the end, or beyond the limits of `leftovers`.
     async fn read(&mut self) -> bool {
         loop {
-            let (counts, began) = (self.ended.is_cancelled(), Instant::now());
+            let counts = self.ended.is_cancelled();
+            let began = Instant::now();
             let buffer = self.decoder.buffer();
             buffer.reserve(EXEC_READ_BYTES);
             let too_late = async {

@@ -157,7 +157,8 @@ async fn a_program_and_its_guard_do_not_inherit_the_environment() {
 
 #[tokio::test]
 async fn python_output_arrives_before_the_program_ends() {
-    let (mut held, go) = (HeldFifo::new(), HeldFifo::new());
+    let mut held = HeldFifo::new();
+    let go = HeldFifo::new();
     let prints =
         "python3 -c \"import os; print('now'); os.write(3, b'printed\\n'); os.read(4, 1)\"";
     let program = exec(Format::Text, held.shell_with(&go, prints));
@@ -198,7 +199,8 @@ async fn a_program_does_not_have_to_read_a_large_input() {
 #[tokio::test]
 async fn a_character_in_two_writes_arrives_whole() {
     // The second half is written after the test has the first piece.
-    let (mut held, go) = (HeldFifo::new(), HeldFifo::new());
+    let mut held = HeldFifo::new();
+    let go = HeldFifo::new();
     let halves = "printf 'a\\342\\202'; echo half >&3; read line <&4; printf '\\254'";
     let program = exec(Format::Text, held.shell_with(&go, halves));
     let (out, mut taken) = Output::new();

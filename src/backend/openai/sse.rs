@@ -237,7 +237,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<SseEvent>, Malformed> {
-        let (mut parser, mut events) = (SseParser::default(), Vec::new());
+        let mut parser = SseParser::default();
+        let mut events = Vec::new();
         for mut piece in pieces {
             while let Some(event) = parser.next(&mut piece)? {
                 events.push(event);
@@ -270,7 +271,8 @@ mod tests {
 
     #[test]
     fn an_event_that_ends_with_cr_does_not_wait_for_an_lf() {
-        let (mut parser, mut bytes) = (SseParser::default(), b"data: a\r\r".as_slice());
+        let mut parser = SseParser::default();
+        let mut bytes = b"data: a\r\r".as_slice();
         assert_eq!(parser.next(&mut bytes).unwrap().unwrap().data, "a");
         let mut bytes = b"".as_slice();
         assert_eq!(parser.next(&mut bytes), Ok(None));

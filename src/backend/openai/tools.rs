@@ -114,9 +114,12 @@ impl ToolCalls {
 
 /// Whether a piece in the slot of `call` begins another call.
 fn begins_another(call: &Map<String, Value>, piece: &Map<String, Value>) -> bool {
-    let (known, name) = (function(call, "name"), function(piece, "name"));
-    let (gathered, arguments) = (function(call, "arguments"), function(piece, "arguments"));
-    let (known_id, id) = (text(call, "id"), text(piece, "id"));
+    let known = function(call, "name");
+    let name = function(piece, "name");
+    let gathered = function(call, "arguments");
+    let arguments = function(piece, "arguments");
+    let known_id = text(call, "id");
+    let id = text(piece, "id");
     if known.is_empty() || name.is_empty() || !id.is_empty() && id == known_id {
         return false;
     }

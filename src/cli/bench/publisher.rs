@@ -187,7 +187,8 @@ async fn interleave(
     others: u64,
 ) -> anyhow::Result<()> {
     let (late, jobs) = jobs.split_first_mut().context("no job")?;
-    let (written, turns) = (Cell::new(0), Semaphore::new(0));
+    let written = Cell::new(0);
+    let turns = Semaphore::new(0);
     let stride = others.div_ceil(events.max(1)).max(1);
     let fill = all(jobs.iter_mut().map(async |job| {
         while written.get() < others {

@@ -243,7 +243,8 @@ fn plot(title: &str, points: &[(f64, f64)]) -> String {
     const WIDTH: f64 = 800.0;
     const HEIGHT: f64 = 200.0;
     let most = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).fold(f64::MIN_POSITIVE, f64::max);
-    let (x_max, y_max) = (most(|point| point.0), most(|point| point.1));
+    let x_max = most(|point| point.0);
+    let y_max = most(|point| point.1);
     let line = points.iter().fold(String::new(), |mut out, (x, y)| {
         let _ = write!(
             out,

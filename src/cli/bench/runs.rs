@@ -115,7 +115,9 @@ async fn storm(
     let meter = CostMeter::start(system.processes)?;
     let begin = Instant::now();
     account.tally().begin(begin);
-    let (edge, transport, goal) = (system.edge, plan.transport, Goal::Event(BEGUN + missed));
+    let edge = system.edge;
+    let transport = plan.transport;
+    let goal = Goal::Event(BEGUN + missed);
     let total = missed * gone.len() as u64;
     let returning: FuturesUnordered<_> = gone
         .into_iter()

@@ -216,7 +216,8 @@ impl Watcher {
     }
 
     fn account_for(&mut self, bytes: &[u8], account: &Account) -> io::Result<Vec<u8>> {
-        let (watched, transport) = (&mut self.watched, self.transport);
+        let watched = &mut self.watched;
+        let transport = self.transport;
         let now = Instant::now();
         let mut tally = account.tally();
         let mut replies = Vec::new();

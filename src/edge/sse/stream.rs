@@ -127,7 +127,8 @@ impl<S: EventSource> EventStream<S> {
         while out.is_empty() && !self.over {
             if self.events.is_empty() {
                 let holds_room = self.wanted == 0 && self.room.bytes() > 0;
-                let (session, room) = (&mut self.session, &mut self.room);
+                let session = &mut self.session;
+                let room = &mut self.room;
                 let update = async {
                     while room.resize(room.bytes().max(self.wanted)).is_err() {
                         sleep(FULL_PAUSE).await;
@@ -374,7 +375,8 @@ mod tests {
 
     /// Streams of the whole log, each in its own task, that share a budget.
     async fn opened(memory: &MemoryLog, room: &Budget, count: usize) -> Vec<mpsc::Receiver<Bytes>> {
-        let (tasks, mut streams) = (Tasks::default(), Vec::new());
+        let tasks = Tasks::default();
+        let mut streams = Vec::new();
         let hub = Hub::new(memory.clone(), tasks.clone());
         for _ in 0..count {
             let start = Start::After(Seq(0));

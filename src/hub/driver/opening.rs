@@ -14,7 +14,8 @@ use crate::wire::{Seq, Stored};
 impl<S: EventSource> Driver<S> {
     /// Subscribes, also after a subscription has ended.
     pub(super) fn open(&mut self) {
-        let (hub, feed) = (Arc::clone(&self.hub), Arc::clone(&self.feed));
+        let hub = Arc::clone(&self.hub);
+        let feed = Arc::clone(&self.feed);
         self.opening = Some(Box::pin(
             async move { hub.source().follow(feed.job()).await },
         ));

@@ -193,7 +193,8 @@ impl Model {
             window.from >= self.firsts[shard] && window.to >= window.from,
             "{window:?}"
         );
-        let (mut got, mut size) = (Vec::new(), 0);
+        let mut got = Vec::new();
+        let mut size = 0;
         let mut stored = self
             .kept(shard)
             .filter(|entry| entry.stream_seq >= window.from)
@@ -220,7 +221,8 @@ impl Model {
         tops: &[ShardPosition],
         kind: Option<&Kind>,
     ) -> Option<JobRow> {
-        let (shard, job) = (candidate.shard as usize, &candidate.row.id);
+        let shard = candidate.shard as usize;
+        let job = &candidate.row.id;
         let later = |event: &Stored| {
             event.stream_seq > candidate.stream_seq && event.stream_seq <= tops[shard].top
         };
@@ -258,7 +260,8 @@ fn make_page(
     mut change: impl FnMut(&mut Model),
 ) -> TestPage {
     let mut listing = Listing::new(positions, &model.firsts, ask.0, limits);
-    let (mut reads, mut lookups) = (vec![0; positions.len()], 0);
+    let mut reads = vec![0; positions.len()];
+    let mut lookups = 0;
     loop {
         change(model);
         match listing.step() {
@@ -296,7 +299,8 @@ fn all_pages(
     limits: ListingLimits,
     bytes: usize,
 ) -> Vec<TestPage> {
-    let (mut positions, mut pages) = (tops.to_vec(), Vec::new());
+    let mut positions = tops.to_vec();
+    let mut pages = Vec::new();
     for _ in 0..10_000 {
         let page = make_page(model, &positions, ask, limits, bytes, |_| ());
         let next = page.next.clone();
@@ -380,7 +384,8 @@ proptest! {
     ) {
         let mut model = Model::new(2);
         before.iter().for_each(|write| model.apply(write));
-        let (tops, kind) = (model.tops(), "exec".parse().unwrap());
+        let tops = model.tops();
+        let kind = "exec".parse().unwrap();
         let all = model.listing(&tops, status).into_iter();
         let of_kind = |row: &JobRow| row.id.as_str().split('-').nth(1).unwrap().parse::<u8>().unwrap() % 2 == 1;
         let expected: Vec<_> = all.map(|(.., row)| row).filter(of_kind).collect();
@@ -453,7 +458,8 @@ fn a_job_that_gets_events_while_a_client_pages_keeps_its_position() {
         event(&mut model, 0, job, "model:chunk:v1");
     }
     let one = ListingLimits { rows: 1, ..WIDE };
-    let (mut positions, mut rows) = (Some(model.tops()), Vec::new());
+    let mut positions = Some(model.tops());
+    let mut rows = Vec::new();
     for _ in 0..3 {
         let page = make_page(
             &mut model,

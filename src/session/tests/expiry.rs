@@ -114,7 +114,8 @@ async fn a_cursor_of_a_log_that_expired_as_a_whole_is_refused() {
                 cursor.seq
             );
         }
-        let (job, seq) = (job(), Seq(begun + 1));
+        let job = job();
+        let seq = Seq(begun + 1);
         let event = Event {
             body: chunk("new"),
             job: job.clone(),

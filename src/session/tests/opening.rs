@@ -135,7 +135,8 @@ async fn a_cursor_without_an_event_in_the_log_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn a_cursor_of_a_stream_that_was_rebuilt_is_refused() {
     let memory = log_of(3);
-    let (early, late) = (cursor(&memory, 1), cursor(&memory, 3));
+    let early = cursor(&memory, 1);
+    let late = cursor(&memory, 3);
     memory.rebuild();
     for events in [0, 2] {
         for _ in 0..events {

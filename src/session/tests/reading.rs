@@ -16,7 +16,8 @@ async fn a_late_watcher_is_served_from_the_history_without_reading_the_log() {
     early.until_live().await;
     append(&memory, 20);
     early.reach(23).await;
-    let (before, at_10) = (memory.calls(), memory.events(&job())[9].cursor());
+    let before = memory.calls();
+    let at_10 = memory.events(&job())[9].cursor();
     for (start, received) in [
         (Start::After(Seq(2)), 21),
         (Start::Cursor(at_10), 13),
@@ -74,10 +75,8 @@ async fn flood(memory: &MemoryLog, seqs: Range<u64>) {
 async fn a_reader_that_pauses_for_long_loses_nothing_and_needs_no_buffer() {
     let memory = log_of(1);
     let hub = edge(&memory);
-    let (mut slow, mut fast) = (
-        Client::from_start(&hub).await,
-        Client::from_start(&hub).await,
-    );
+    let mut slow = Client::from_start(&hub).await;
+    let mut fast = Client::from_start(&hub).await;
     slow.until_live().await;
     let watch = async {
         while fast.next <= Seq(2001) {

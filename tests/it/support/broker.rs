@@ -98,7 +98,8 @@ impl Broker {
     pub async fn three_linked() -> (Self, Routes) {
         let dir = TempDir::new().unwrap();
         let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
-        let (mut nodes, mut links) = (Vec::new(), HashMap::new());
+        let mut nodes = Vec::new();
+        let mut links = HashMap::new();
         for (from, own) in ports.iter().enumerate() {
             let mut routes = Vec::new();
             for (to, port) in ports.iter().enumerate().filter(|(to, _)| *to != from) {

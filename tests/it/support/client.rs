@@ -181,7 +181,8 @@ fn unpack(bytes: &[u8]) -> Value {
         return frame;
     };
     assert_eq!(event.len(), 2, "{frame}");
-    let (cursor, mut event) = (event[0].clone(), event[1].clone());
+    let cursor = event[0].clone();
+    let mut event = event[1].clone();
     event
         .as_object_mut()
         .unwrap()
@@ -243,10 +244,8 @@ impl Seen {
                 self.events.insert(seq, frame.clone());
             }
             Some("missing") => {
-                let (from, to) = (
-                    frame["from"].as_u64().unwrap(),
-                    frame["to"].as_u64().unwrap(),
-                );
+                let from = frame["from"].as_u64().unwrap();
+                let to = frame["to"].as_u64().unwrap();
                 assert_eq!(from, self.last + 1, "{frame}");
                 self.missing.push((from, to));
                 self.last = to;
@@ -350,7 +349,8 @@ pub async fn follow(addr: &str, job: &str) -> Seen {
 
 /// Follows a job over one connection in this encoding to its end.
 pub async fn follow_in(addr: &str, job: &str, encoding: Encoding) -> Seen {
-    let (mut client, mut seen) = (Client::connect_in(addr, encoding).await, Seen::of(job));
+    let mut client = Client::connect_in(addr, encoding).await;
+    let mut seen = Seen::of(job);
     client.watch(&seen).await;
     seen.follow(&mut client).await;
     seen

@@ -49,15 +49,16 @@ impl Server {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
-        let (requests, tasks) = (
-            Arc::new(Mutex::new(Vec::new())),
-            Tasks::new(CancellationToken::new()),
-        );
-        let (asked, connections, answer) = (Arc::clone(&requests), tasks.clone(), Arc::new(answer));
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let tasks = Tasks::new(CancellationToken::new());
+        let asked = Arc::clone(&requests);
+        let connections = tasks.clone();
+        let answer = Arc::new(answer);
         tasks.spawn_until_stop(async move {
             while let Ok((mut socket, _)) = listener.accept().await {
                 socket.set_nodelay(true).unwrap();
-                let (asked, answer) = (Arc::clone(&asked), Arc::clone(&answer));
+                let asked = Arc::clone(&asked);
+                let answer = Arc::clone(&answer);
                 connections.spawn_until_stop(async move {
                     let Some(request) = read(&mut socket).await else {
                         return;

@@ -36,7 +36,8 @@ impl Link {
         let addr = listener.local_addr().unwrap().to_string();
         let tasks = Tasks::new(CancellationToken::new());
         let (flow, watched) = watch::channel(Flow::Open);
-        let (target, connections) = (target.to_owned(), tasks.clone());
+        let target = target.to_owned();
+        let connections = tasks.clone();
         tasks.spawn_until_stop(async move {
             while let Ok((client, _)) = listener.accept().await {
                 connections.spawn_until_stop(carry(client, target.clone(), watched.clone()));
@@ -64,8 +65,8 @@ async fn carry(client: TcpStream, target: String, mut flow: watch::Receiver<Flow
     let Ok(server) = TcpStream::connect(target).await else {
         return;
     };
-    let ((from_client, to_client), (from_server, to_server)) =
-        (client.into_split(), server.into_split());
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
     // The connection ends when either side does.
     tokio::select! {
         () = pump(from_client, to_server, flow.clone(), false) => {}

@@ -102,7 +102,8 @@ macro_rules! assert_fields {
         assert_fields!($value, $fields, "")
     };
     ($value:expr, $fields:tt, $($context:tt)+) => {
-        let (value, expected) = (&$value, serde_json::json!($fields));
+        let value = &$value;
+        let expected = serde_json::json!($fields);
         for (field, expected) in expected.as_object().unwrap() {
             assert_eq!(&value[field], expected, "{field} of {value}; {}", format!($($context)+));
         }

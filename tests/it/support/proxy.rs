@@ -86,11 +86,11 @@ impl Proxy {
             targets,
             cut: CancellationToken::new(),
         }));
-        let (tasks, cuts) = (
-            Tasks::new(CancellationToken::new()),
-            Arc::<AtomicUsize>::default(),
-        );
-        let (inner, counted, connections) = (Arc::clone(&shared), Arc::clone(&cuts), tasks.clone());
+        let tasks = Tasks::new(CancellationToken::new());
+        let cuts = Arc::<AtomicUsize>::default();
+        let inner = Arc::clone(&shared);
+        let counted = Arc::clone(&cuts);
+        let connections = tasks.clone();
         let (stalled, stall) = watch::channel(false);
         tasks.spawn_until_stop(async move {
             for count in 0_u64.. {
@@ -102,7 +102,9 @@ impl Proxy {
                     let target = &shared.targets[count as usize % shared.targets.len()];
                     (target.clone(), shared.cut.clone())
                 };
-                let (life, stall, cuts) = (life(count), stall.clone(), Arc::clone(&counted));
+                let life = life(count);
+                let stall = stall.clone();
+                let cuts = Arc::clone(&counted);
                 connections.spawn_until_stop(async move {
                     let carried = carry(client, &target, stall, life.bytes);
                     let ended = timeout(life.time, cut.run_until_cancelled(carried)).await;
@@ -158,10 +160,11 @@ async fn carry(
     let Ok(edge) = TcpStream::connect(target).await else {
         return false;
     };
-    let ((mut from_client, mut to_client), (mut from_edge, mut to_edge)) =
-        (client.into_split(), edge.into_split());
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_edge, mut to_edge) = edge.into_split();
     let down = async {
-        let (mut buffer, mut left) = (vec![0; 16 * 1024], bytes);
+        let mut buffer = vec![0; 16 * 1024];
+        let mut left = bytes;
         loop {
             let _ = stall.wait_for(|stalled| !stalled).await;
             let room = buffer

@@ -66,7 +66,9 @@ impl Sse {
     /// The next item.
     pub async fn next(&mut self) -> Item {
         within("a line of a stream", async {
-            let (mut id, mut name, mut data) = (None, None, Vec::new());
+            let mut id = None;
+            let mut name = None;
+            let mut data = Vec::new();
             while let Some(line) = self.line().await {
                 match line.split_once(':') {
                     None if line.is_empty() && !data.is_empty() => {

@@ -57,7 +57,8 @@ impl Edge {
 
     /// A client that watches a job from its start.
     pub async fn watch(&self, job: &str) -> (Client, Seen) {
-        let (mut client, seen) = (self.client().await, Seen::of(job));
+        let mut client = self.client().await;
+        let seen = Seen::of(job);
         client.watch(&seen).await;
         (client, seen)
     }

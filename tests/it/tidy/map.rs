@@ -55,23 +55,11 @@ impl CrateMap {
     }
 
     fn read() -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-        let mut files = Vec::new();
-        let mut folders = vec![root.clone()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder).unwrap().flatten() {
-                let full = entry.path();
-                let path = full.strip_prefix(&root).unwrap().to_str().unwrap();
-                if full.is_dir() {
-                    folders.push(full);
-                } else if path.ends_with(".rs") && path != "main.rs" {
-                    files.push(SourceFile::new(
-                        path.to_owned(),
-                        fs::read_to_string(&full).unwrap(),
-                    ));
-                }
-            }
-        }
+        let mut files: Vec<_> = rust_files("src")
+            .into_iter()
+            .filter(|(path, _)| path != "main.rs")
+            .map(|(path, text)| SourceFile::new(path, text))
+            .collect();
         let tests: Vec<_> = files.iter().flat_map(SourceFile::test_modules).collect();
         files.retain(|file| !tests.iter().any(|tests| file.module.starts_with(tests)));
         files.sort_by(|a, b| a.path.cmp(&b.path));
@@ -255,6 +243,25 @@ impl SourceFile {
         let mut pairs = self.tokens.windows(2);
         pairs.any(|pair| pair[1] == name && pair[0] != "mod")
     }
+}
+
+/// The Rust files below a folder of the repository: their paths in that folder, and their texts.
+pub fn rust_files(folder: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut files = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap().flatten() {
+            let full = entry.path();
+            let path = full.strip_prefix(&root).unwrap().to_str().unwrap();
+            if full.is_dir() {
+                folders.push(full);
+            } else if path.ends_with(".rs") {
+                files.push((path.to_owned(), fs::read_to_string(&full).unwrap()));
+            }
+        }
+    }
+    files
 }
 
 /// Every file that this one uses, directly or by way of others; itself only if it is in a circle.

@@ -421,7 +421,8 @@ fn the_only_choice_of_an_event_is_the_answer_whatever_its_index() {
     ];
     assert_eq!(text(&replied(&missing).0, Channel::Output), "xy");
     // Another choice would be mixed into the text.
-    let (first, second) = (choice(json!(1), "a"), choice(json!(0), "b"));
+    let first = choice(json!(1), "a");
+    let second = choice(json!(0), "b");
     let several = [
         event(&[first.clone(), second.clone()]),
         event(std::slice::from_ref(&second)),
