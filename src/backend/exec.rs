@@ -89,7 +89,7 @@ impl Backend for Exec {
         program.signal(Signal::KILL);
         let _ = timeout(EXEC_SETTLE_WAIT, pipes.stderr.read()).await;
         let status = program.reap().await?;
-        relayed.and_then(|()| self.judge(status, &pipes.stderr.last()))
+        relayed.and_then(|()| self.result_of(status, &pipes.stderr.last()))
     }
 }
 
@@ -149,7 +149,7 @@ impl Exec {
     }
 
     /// What the end of the program means for the job.
-    fn judge(&self, status: ExitStatus, last: &str) -> Result<Finish, Failure> {
+    fn result_of(&self, status: ExitStatus, last: &str) -> Result<Finish, Failure> {
         use std::os::unix::process::ExitStatusExt as _;
         if status.success() {
             return Ok(Finish {

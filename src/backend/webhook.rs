@@ -105,7 +105,7 @@ impl Backend for Webhook {
             biased;
             () = job.stop.cancelled() => Err(Stopped.into()),
             sent = timeout(CALLBACK_WAIT, self.send(&callback.url, &job.id, message)) => match sent {
-                Ok(Ok((status, retry))) => judge(status, retry),
+                Ok(Ok((status, retry))) => result_of(status, retry),
                 Ok(Err(error)) => Err(unreachable(&http::describe(error))),
                 Err(_) => Err(unreachable("no answer in time")),
             },
@@ -206,7 +206,7 @@ impl Webhook {
 }
 
 /// What the receiver's answer means.
-fn judge(status: StatusCode, retry: Retry) -> Result<Finish, Failure> {
+fn result_of(status: StatusCode, retry: Retry) -> Result<Finish, Failure> {
     let message = format!("the receiver answered {status}");
     if status.is_success() {
         Ok(Finish {
@@ -309,18 +309,18 @@ mod tests {
 
     #[test]
     fn only_a_final_refusal_of_the_receiver_ends_the_attempts() {
-        let judged = |status| judge(StatusCode::from_u16(status).unwrap(), Retry::Later);
+        let result = |status| result_of(StatusCode::from_u16(status).unwrap(), Retry::Later);
         assert!(
             [200, 202, 204]
                 .into_iter()
-                .all(|status| judged(status).is_ok())
+                .all(|status| result(status).is_ok())
         );
         for (status, code) in [
             (400, "callback_refused"),
             (404, "callback_refused"),
             (410, "callback_refused"),
         ] {
-            let failure = judged(status).unwrap_err();
+            let failure = result(status).unwrap_err();
             assert_eq!(
                 (failure.code.as_str(), failure.retry),
                 (code, Retry::Never),
@@ -328,7 +328,7 @@ mod tests {
             );
         }
         for status in [302, 304, 408, 409, 425, 429, 500, 503] {
-            let failure = judged(status).unwrap_err();
+            let failure = result(status).unwrap_err();
             assert_eq!(
                 (failure.code.as_str(), failure.retry),
                 ("callback_failed", Retry::Later),

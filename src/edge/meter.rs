@@ -20,7 +20,7 @@ struct MeterState {
     peer: IpAddr,
     /// Set once the connection is the WebSocket of a Socket.IO client.
     traffic: OnceLock<Arc<Traffic>>,
-    is_hurried: AtomicBool,
+    is_large: AtomicBool,
     is_websocket: AtomicBool,
     messages: AtomicU64,
     control_bytes: AtomicU64,
@@ -41,7 +41,7 @@ impl Meter {
         Self(Arc::new(MeterState {
             peer,
             traffic: OnceLock::new(),
-            is_hurried: AtomicBool::new(false),
+            is_large: AtomicBool::new(false),
             is_websocket: AtomicBool::new(false),
             messages: AtomicU64::new(0),
             control_bytes: AtomicU64::new(0),
@@ -58,13 +58,13 @@ impl Meter {
     }
 
     /// Sets whether the response being written takes scarce memory.
-    pub(super) fn hurry(&self, is_hurried: bool) {
-        self.0.is_hurried.store(is_hurried, Ordering::Relaxed);
+    pub(super) fn set_large(&self, is_large: bool) {
+        self.0.is_large.store(is_large, Ordering::Relaxed);
     }
 
     /// How long the client may stop reading.
     pub(super) fn write_wait(&self) -> Duration {
-        if self.0.is_hurried.load(Ordering::Relaxed) {
+        if self.0.is_large.load(Ordering::Relaxed) {
             ANSWER_WAIT
         } else {
             WRITE_WAIT

@@ -199,7 +199,7 @@ mod tests {
         let (_client, edge) = duplex(10);
         let mut edge = Metered::new(edge, PEER, &bodies());
         let begun = Instant::now();
-        edge.meter().hurry(true);
+        edge.meter().set_large(true);
         edge.write_all(&[0; 11]).await.unwrap_err();
         assert_eq!(begun.elapsed(), ANSWER_WAIT, "of a large response");
     }

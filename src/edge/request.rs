@@ -258,33 +258,43 @@ mod tests {
         let cursor = Cursor::of(&job, Seq(3), 9, b"x");
         let text = cursor.to_string();
         let last = |value: &str| headers(HeaderName::from_static(LAST_EVENT_ID), value);
-        let begin = |headers: &HeaderMap, after, cursor| {
+        let start_of = |headers: &HeaderMap, after, cursor| {
             requested_start(headers, None, after, cursor).map_err(|e| e.code())
         };
         let none = HeaderMap::new();
-        assert_eq!(begin(&none, None, None), Ok(Start::After(Seq(0))));
-        assert_eq!(begin(&none, Some(4), None), Ok(Start::After(Seq(4))));
-        assert_eq!(begin(&none, None, Some(&text)), Ok(Start::Cursor(cursor)));
-        assert_eq!(begin(&none, None, Some("5")), Ok(Start::After(Seq(5))));
-        assert_eq!(begin(&none, Some(4), Some("5")), Ok(Start::After(Seq(5))));
-        assert_eq!(begin(&none, Some(4), Some("")), Err(Code::BadCursor));
+        assert_eq!(start_of(&none, None, None), Ok(Start::After(Seq(0))));
+        assert_eq!(start_of(&none, Some(4), None), Ok(Start::After(Seq(4))));
         assert_eq!(
-            begin(&last(&text), Some(4), None),
+            start_of(&none, None, Some(&text)),
+            Ok(Start::Cursor(cursor))
+        );
+        assert_eq!(start_of(&none, None, Some("5")), Ok(Start::After(Seq(5))));
+        assert_eq!(
+            start_of(&none, Some(4), Some("5")),
+            Ok(Start::After(Seq(5)))
+        );
+        assert_eq!(start_of(&none, Some(4), Some("")), Err(Code::BadCursor));
+        assert_eq!(
+            start_of(&last(&text), Some(4), None),
             Ok(Start::Cursor(cursor))
         );
         assert_eq!(
-            begin(&last("6"), None, Some(&text)),
+            start_of(&last("6"), None, Some(&text)),
             Ok(Start::After(Seq(6)))
         );
-        assert_eq!(begin(&last(""), Some(4), None), Ok(Start::After(Seq(4))));
+        assert_eq!(start_of(&last(""), Some(4), None), Ok(Start::After(Seq(4))));
         for bad in ["nonsense", "-1", "+1", "99999999999999999999", "ä"] {
-            assert_eq!(begin(&last(bad), None, None), Err(Code::BadCursor), "{bad}");
+            assert_eq!(
+                start_of(&last(bad), None, None),
+                Err(Code::BadCursor),
+                "{bad}"
+            );
         }
     }
 
     #[test]
     fn a_last_event_id_in_the_query_has_several_names() {
-        let begin = |query: &str| {
+        let start_of = |query: &str| {
             requested_start(&HeaderMap::new(), Some(query), Some(4), Some("5"))
                 .map_err(|e| e.code())
         };
@@ -301,12 +311,12 @@ mod tests {
             "last%2Devent%2did",
         ] {
             assert_eq!(
-                begin(&format!("{name}=7")),
+                start_of(&format!("{name}=7")),
                 Ok(Start::After(Seq(7))),
                 "{name}"
             );
             assert_eq!(
-                begin(&format!("after=4&{name}=7&cursor=5")),
+                start_of(&format!("after=4&{name}=7&cursor=5")),
                 Ok(Start::After(Seq(7))),
                 "{name}"
             );
@@ -320,7 +330,7 @@ mod tests {
             "lastEvent=7",
             "lastEventIds=7",
         ] {
-            assert_eq!(begin(absent), Ok(Start::After(Seq(5))), "{absent}");
+            assert_eq!(start_of(absent), Ok(Start::After(Seq(5))), "{absent}");
         }
         for (query, seq) in [
             ("lastEventId=7&lastEventId=8", 8),
@@ -328,7 +338,7 @@ mod tests {
             ("lastEventId=%37", 7),
             ("lastEventId=+7+", 7),
         ] {
-            assert_eq!(begin(query), Ok(Start::After(Seq(seq))), "{query}");
+            assert_eq!(start_of(query), Ok(Start::After(Seq(seq))), "{query}");
         }
         for bad in [
             "nonsense",
@@ -339,7 +349,7 @@ mod tests {
             "7%00",
         ] {
             assert_eq!(
-                begin(&format!("lastEventId={bad}")),
+                start_of(&format!("lastEventId={bad}")),
                 Err(Code::BadCursor),
                 "{bad}"
             );
@@ -349,11 +359,11 @@ mod tests {
     #[test]
     fn the_header_overrides_the_query() {
         let header = |id: &str| headers(HeaderName::from_static(LAST_EVENT_ID), id);
-        let begin = |id: &str| {
+        let start_of = |id: &str| {
             requested_start(&header(id), Some("lastEventId=7"), None, None).map_err(|e| e.code())
         };
-        assert_eq!(begin("9"), Ok(Start::After(Seq(9))));
-        assert_eq!(begin(" "), Ok(Start::After(Seq(7))));
-        assert_eq!(begin("nonsense"), Err(Code::BadCursor));
+        assert_eq!(start_of("9"), Ok(Start::After(Seq(9))));
+        assert_eq!(start_of(" "), Ok(Start::After(Seq(7))));
+        assert_eq!(start_of("nonsense"), Err(Code::BadCursor));
     }
 }

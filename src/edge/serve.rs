@@ -87,7 +87,7 @@ async fn connection(stream: Metered<TcpStream>, router: Router, stop: Cancellati
         request
     });
     let router = router.map_response(move |response: Response| {
-        answering.hurry(response.extensions().get::<Large>().is_some());
+        answering.set_large(response.extensions().get::<Large>().is_some());
         response
     });
     let io = TokioIo::new(stream);

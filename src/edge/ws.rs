@@ -48,7 +48,7 @@ pub(super) async fn upgrade(
     let upgrade = WebSocketUpgrade::from_request_parts(&mut request, &()).await;
     let upgrade = upgrade.map_err(|error| Problem::new(Code::BadRequest, error.body_text()))?;
     let mut upgrade = with_limits(upgrade);
-    let encoding = match offer(&request.headers) {
+    let encoding = match offered_subprotocols(&request.headers) {
         None => Encoding::Json,
         Some(names) => {
             let encoding = Encoding::of_offer(names).ok_or(Code::BadSubprotocol)?;
@@ -77,7 +77,7 @@ pub(super) async fn upgrade(
 
 /// The subprotocols that a client offers, in its order; `None` without the header. A value that is
 /// not text counts as an unknown subprotocol.
-fn offer(headers: &HeaderMap) -> Option<impl Iterator<Item = &str>> {
+fn offered_subprotocols(headers: &HeaderMap) -> Option<impl Iterator<Item = &str>> {
     let mut lists = headers
         .get_all(header::SEC_WEBSOCKET_PROTOCOL)
         .iter()

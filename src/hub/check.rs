@@ -13,7 +13,7 @@ pub(super) enum Checked {
     /// was delivered or does not exist.
     Continues(Option<Arc<Stored>>),
     /// The log does not have the last delivered event.
-    Replaced,
+    Rebuilt,
 }
 
 /// Compares the log with `ours`, the last event that was delivered.
@@ -42,12 +42,12 @@ pub(super) async fn check<S: EventSource>(
             let later = first_after(source, job, ours.stream_seq).await?;
             let restarted = later.is_some_and(|first| first.seq <= ours.seq);
             Ok(if restarted {
-                Checked::Replaced
+                Checked::Rebuilt
             } else {
                 Checked::Continues(last)
             })
         }
-        At::Event(_) | At::Other | At::NotYet => Ok(Checked::Replaced),
+        At::Event(_) | At::Other | At::NotYet => Ok(Checked::Rebuilt),
     }
 }
 

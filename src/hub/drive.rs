@@ -93,7 +93,7 @@ async fn drive_once<S: EventSource>(
     loop {
         driver.step().await;
         driver.act();
-        if driver.replaced {
+        if driver.rebuilt {
             warn!(job = %feed.job(), "the log was rebuilt: its watchers must start again");
             hub.replace(&feed);
             break;

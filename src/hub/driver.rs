@@ -1,10 +1,10 @@
 //! Drives a feed: subscribes, keeps the history without gaps, probes a silent log, checks after a
-//! disturbance that the log was not replaced, and ends a feed without watchers. Live copies never
+//! disturbance that the log was not rebuilt, and ends a feed without watchers. Live copies never
 //! wait for its requests.
 
 mod copies;
-mod doubt;
 mod opening;
+mod probe;
 
 use std::future::pending;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::config::{AHEAD_MAX, FEED_LINGER, PROBE_MAX, PROBE_SILENT, REREAD_FIRS
 use crate::resume::{Action, Input, Stitcher};
 use crate::share::FairSlot;
 use crate::source::{
-    EventSource, LiveChain, LiveCopy, Refill, Refilled, Signal, Tail, Unavailable,
+    EventSource, LiveChain, LiveCopy, Refill, Refilled, Tail, TailSignal, Unavailable,
 };
 use crate::wire::{Seq, Stored, StreamSeq};
 
@@ -44,7 +44,7 @@ pub(super) struct Driver<S: EventSource> {
     /// Which live copies are events of the job.
     chain: LiveChain,
     /// The last unclassified copy when the current replay was requested.
-    chain_asked: Option<StreamSeq>,
+    unclassified_at_request: Option<StreamSeq>,
     /// The subscription that is being established.
     opening: Option<BoxFuture<'static, Opened<S>>>,
     open_at: Instant,
@@ -55,15 +55,15 @@ pub(super) struct Driver<S: EventSource> {
     probe_backoff: Backoff,
     /// The last event that was delivered.
     last: Option<Arc<Stored>>,
-    /// Whether the log may have been replaced. Until it is checked, nothing is delivered and no
+    /// Whether the log may have been rebuilt. Until it is checked, nothing is delivered and no
     /// copy postpones the probe.
-    in_doubt: bool,
-    /// The pause before a failed check of a log in doubt is repeated.
-    doubt_backoff: Backoff,
-    /// Whether a copy was ignored because of the doubt.
+    may_be_rebuilt: bool,
+    /// The pause before a failed check for a rebuilt log is repeated.
+    check_backoff: Backoff,
+    /// Whether a copy was ignored until the log is checked.
     ignored_copy: bool,
-    /// Whether the log was replaced.
-    pub(super) replaced: bool,
+    /// Whether the log was rebuilt.
+    pub(super) rebuilt: bool,
     /// When the feed without watchers ends.
     pub(super) linger_until: Option<Instant>,
 }
@@ -74,7 +74,7 @@ type Probed = Result<Checked, Unavailable>;
 
 /// What woke the feed.
 enum Wake<S: EventSource> {
-    Signal(Signal),
+    Signal(TailSignal),
     Refilled(Refilled),
     Open,
     Opened(Opened<S>),
@@ -96,7 +96,7 @@ impl<S: EventSource> Driver<S> {
             eventless: None,
             may_refuse: true,
             chain: LiveChain::new(AHEAD_MAX),
-            chain_asked: None,
+            unclassified_at_request: None,
             opening: None,
             open_at: Instant::now(),
             open_backoff: Backoff::new(REREAD_FIRST, REREAD_MAX),
@@ -104,10 +104,10 @@ impl<S: EventSource> Driver<S> {
             probe_at: Instant::now(),
             probe_backoff: Backoff::new(PROBE_SILENT, PROBE_MAX),
             last: None,
-            in_doubt: false,
-            doubt_backoff: Backoff::new(REREAD_FIRST, REREAD_MAX),
+            may_be_rebuilt: false,
+            check_backoff: Backoff::new(REREAD_FIRST, REREAD_MAX),
             ignored_copy: false,
-            replaced: false,
+            rebuilt: false,
             linger_until: None,
         }
     }
@@ -130,7 +130,7 @@ impl<S: EventSource> Driver<S> {
             Wake::Refilled(refilled) => {
                 // The log may have been read after a disturbance that was not applied yet.
                 self.signals();
-                if !self.in_doubt {
+                if !self.may_be_rebuilt {
                     self.refilled(refilled);
                 } else if matches!(refilled, Refilled::Done { .. }) {
                     // The disturbance found no running replay to abandon.
@@ -156,7 +156,7 @@ impl<S: EventSource> Driver<S> {
         let job = self.feed.job();
         let ended = self.stitcher.is_ended();
         let open = self.tail.is_some();
-        let in_doubt = self.in_doubt;
+        let may_be_rebuilt = self.may_be_rebuilt;
         let live = async {
             match (&mut self.tail, &mut self.opening) {
                 (Some(tail), _) => Wake::Signal(tail.next().await),
@@ -170,7 +170,7 @@ impl<S: EventSource> Driver<S> {
         };
         let probe = async {
             match &mut self.probing {
-                _ if ended && !in_doubt || !open => pending().await,
+                _ if ended && !may_be_rebuilt || !open => pending().await,
                 Some(probing) => Wake::Probed(probing.await),
                 None => {
                     sleep_until(self.probe_at).await;
@@ -186,7 +186,7 @@ impl<S: EventSource> Driver<S> {
         };
         tokio::select! {
             wake = live => wake,
-            refilled = self.refill.next(source, job), if !in_doubt => Wake::Refilled(refilled),
+            refilled = self.refill.next(source, job), if !may_be_rebuilt => Wake::Refilled(refilled),
             wake = probe => wake,
             () = self.feed.disconnected() => Wake::Disconnected,
             () = linger => Wake::LingerOver,
@@ -226,7 +226,7 @@ impl<S: EventSource> Driver<S> {
             }
             Action::Replay { from } => {
                 let stream_seq = self.feed.last().map(|last| last.stream_seq + 1);
-                self.chain_asked = self.chain.unclassified();
+                self.unclassified_at_request = self.chain.unclassified();
                 self.refill.request(from, stream_seq, None);
                 return false;
             }

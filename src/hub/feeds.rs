@@ -105,7 +105,7 @@ impl<S: EventSource> Hub<S> {
         feed.and_then(|feed| feed.last())
     }
 
-    /// Ends a feed whose log was replaced. Later watchers start another feed.
+    /// Ends a feed whose log was rebuilt. Later watchers start another feed.
     pub(super) fn replace(&self, feed: &Arc<Feed>) {
         self.remove(feed);
         feed.set_rebuilt();

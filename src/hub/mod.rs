@@ -14,3 +14,4 @@ mod waiting;
 pub use feed::{Feed, FeedWatch, Standing};
 pub use feeds::{Full, Hub};
 pub use waiter::Waiter;
+pub use waiting::FoundJob;

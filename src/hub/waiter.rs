@@ -18,13 +18,13 @@ use tracing::{debug, error};
 
 use super::feed::FeedWatch;
 use super::feeds::{Full, Hub};
-use super::waiting::{Lookup, UnknownJob};
+use super::waiting::{FoundJob, Lookup, UnknownJob};
 use crate::backoff::Backoff;
 use crate::budget::NoRoom;
 use crate::config::{FEED_LINGER, LOOK_TICK, LOOKS_PER_TICK, REREAD_FIRST, REREAD_MAX};
 use crate::share::FairSlot;
 use crate::source::{EventSource, Replica, SubmitSignal, SubmitSignals};
-use crate::wire::{JobId, Stored};
+use crate::wire::JobId;
 
 /// Waits for a job that is not known.
 #[derive(Debug)]
@@ -66,26 +66,30 @@ impl<S: EventSource> Waiter<S> {
     }
 
     fn is_known(&self) -> bool {
-        self.job.known.get().is_some()
+        self.job.found.get().is_some()
     }
 
-    /// Returns once the job was submitted or its log has events, with the last of them.
-    pub async fn known(&self) -> Option<Arc<Stored>> {
+    /// Returns once the job is known.
+    pub async fn until_known(&self) -> FoundJob {
         loop {
             let mut changed = std::pin::pin!(self.job.changed.notified());
             changed.as_mut().enable();
-            if let Some(known) = self.job.known.get() {
-                return known.clone();
+            if let Some(found) = self.job.found.get() {
+                return found.clone();
             }
             changed.await;
         }
     }
 
-    /// Watches the job once it is known, with `last` as its last event if there is one.
+    /// Watches the job once it is known.
     ///
     /// # Errors
     /// [`Full`].
-    pub fn watch(&self, last: Option<Arc<Stored>>) -> Result<FeedWatch, Full> {
+    pub fn watch(&self, found: FoundJob) -> Result<FeedWatch, Full> {
+        let last = match found {
+            FoundJob::Submitted => None,
+            FoundJob::Logged(last) => Some(last),
+        };
         self.hub.watch_known(&self.id, self.slot.from(), last)
     }
 
@@ -134,8 +138,8 @@ impl<S: EventSource> Hub<S> {
             joined => joined?,
         };
         self.waiting.until_subscribed().await;
-        let known = waiter.is_known() || self.has_events_somewhere(id).await;
-        Ok((!known).then_some(waiter))
+        let is_known = waiter.is_known() || self.has_events_somewhere(id).await;
+        Ok((!is_known).then_some(waiter))
     }
 
     /// How many unknown jobs have waiters.
@@ -143,17 +147,19 @@ impl<S: EventSource> Hub<S> {
         self.waiting.len()
     }
 
-    /// Looks a job up in the leader's log and the queue, or, once that was done, in any replica.
-    async fn look_up(&self, id: &JobId, is_asked: bool) -> Lookup {
-        let from = if is_asked {
+    /// Looks a job up in the leader's log and the queue, or, once these have answered, in any
+    /// replica.
+    async fn look_up(&self, id: &JobId, leader_answered: bool) -> Lookup {
+        let from = if leader_answered {
             Replica::Any
         } else {
             Replica::Leader
         };
         if let Some(last) = self.source().last(id, from).await? {
-            return Ok(Some(Some(last)));
+            return Ok(Some(FoundJob::Logged(last)));
         }
-        Ok((!is_asked && self.source().is_queued(id).await?).then_some(None))
+        let is_queued = !leader_answered && self.source().is_queued(id).await?;
+        Ok(is_queued.then_some(FoundJob::Submitted))
     }
 
     /// Whether a replica has events of the job. Repeats failed requests; the caller limits the
@@ -218,16 +224,16 @@ async fn serve_signals<S: EventSource>(hub: &Arc<Hub<S>>, mut signals: S::Submit
     loop {
         tokio::select! {
             signal = signals.next() => match signal {
-                SubmitSignal::Job(id) => waiting.known(&id, None),
+                SubmitSignal::Job(id) => waiting.resolve(&id, FoundJob::Submitted),
                 SubmitSignal::Disturbed => waiting.look_again(),
                 SubmitSignal::Closed => return false,
             },
             Some((id, lookup)) = lookups.next(), if !lookups.is_empty() => waiting.apply(&id, lookup),
             _ = tick.tick() => {
                 let max = LOOKS_PER_TICK - lookups.len();
-                for (id, is_asked) in waiting.due(max) {
+                for (id, leader_answered) in waiting.due(max) {
                     lookups.push(Box::pin(async move {
-                        let lookup = hub.look_up(&id, is_asked).await;
+                        let lookup = hub.look_up(&id, leader_answered).await;
                         (id, lookup)
                     }));
                 }

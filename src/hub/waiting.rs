@@ -44,14 +44,22 @@ pub(super) struct UnknownJob {
     pub(super) changed: Notify,
     pub(super) waiters: AtomicU32,
     /// Whether the leader and the queue have answered that they do not know the job.
-    is_asked: AtomicBool,
-    pub(super) known: OnceLock<KnownJob>,
+    leader_answered: AtomicBool,
+    /// Set once the job is known.
+    pub(super) found: OnceLock<FoundJob>,
 }
 
-/// The last event of a known job, or `None` if it was only submitted.
-pub(super) type KnownJob = Option<Arc<Stored>>;
+/// What is known of a job.
+#[derive(Clone, Debug)]
+pub enum FoundJob {
+    /// It was submitted; its log may have no event yet.
+    Submitted,
+    /// Its log has events. This is the last one.
+    Logged(Arc<Stored>),
+}
+
 /// The result of a lookup; `None` if the job is not known.
-pub(super) type Lookup = Result<Option<KnownJob>, Unavailable>;
+pub(super) type Lookup = Result<Option<FoundJob>, Unavailable>;
 
 impl WaitingTable {
     pub(super) fn new() -> Self {
@@ -73,10 +81,10 @@ impl WaitingTable {
     }
 
     /// The job is known: wakes its waiters, which continue with a feed.
-    pub(super) fn known(&self, id: &JobId, known: KnownJob) {
+    pub(super) fn resolve(&self, id: &JobId, found: FoundJob) {
         let entry = self.lock().remove(id);
         if let Some(entry) = entry {
-            let _ = entry.job.known.set(known);
+            let _ = entry.job.found.set(found);
             entry.job.changed.notify_waiters();
         }
     }
@@ -94,8 +102,8 @@ impl WaitingTable {
         *order = jobs.keys().map(|id| (due, id.clone())).collect();
     }
 
-    /// The jobs to look up now, at most `max`, each with whether the leader and the queue were
-    /// asked before. Schedules the next lookup of each.
+    /// The jobs to look up now, at most `max`, each with whether the leader and the queue have
+    /// answered before. Schedules the next lookup of each.
     pub(super) fn due(&self, max: usize) -> Vec<(JobId, bool)> {
         let now = Instant::now();
         let mut entries = self.lock();
@@ -109,9 +117,9 @@ impl WaitingTable {
             };
             entry.due = now + LOOK_EVERY + id.spread(LOOK_EVERY / 2);
             let next = (entry.due, id.clone());
-            let is_asked = entry.job.is_asked.load(Ordering::Relaxed);
+            let leader_answered = entry.job.leader_answered.load(Ordering::Relaxed);
             entries.due.insert(next);
-            due.push((id, is_asked));
+            due.push((id, leader_answered));
         }
         due
     }
@@ -119,10 +127,10 @@ impl WaitingTable {
     /// Applies the result of a lookup.
     pub(super) fn apply(&self, id: &JobId, lookup: Lookup) {
         match lookup {
-            Ok(Some(known)) => self.known(id, known),
+            Ok(Some(found)) => self.resolve(id, found),
             Ok(None) => {
                 if let Some(entry) = self.lock().jobs.get(id) {
-                    entry.job.is_asked.store(true, Ordering::Relaxed);
+                    entry.job.leader_answered.store(true, Ordering::Relaxed);
                 }
             }
             Err(error) => {

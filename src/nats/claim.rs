@@ -146,7 +146,7 @@ impl Claim {
         self.nats.work.flush().await.map_err(unavailable)
     }
 
-    /// Stops claiming, and gives back jobs that arrived and were not used.
+    /// Stops claiming, and hands back jobs that arrived and were not used.
     pub async fn close(self) {
         let ack_wait = self.ack_wait();
         let Some(Fetch { mut batch, .. }) = self.fetch else {
@@ -154,7 +154,7 @@ impl Claim {
         };
         while let Some(Some(Ok(message))) = batch.next().now_or_never() {
             if let Some(delivery) = Delivery::decode(self.nats.clone(), message, ack_wait).await {
-                delivery.give_back(None).await;
+                delivery.hand_back(None).await;
             }
         }
     }

@@ -32,7 +32,7 @@ pub enum ControlSignal {
     Look,
     /// A worker that received the job asks whether its owner is alive, before it takes the job
     /// over.
-    Asked(Question),
+    Question(Question),
 }
 
 /// The question whether a job's owner is alive.
@@ -64,7 +64,7 @@ impl Control {
     pub async fn next(&mut self) -> ControlSignal {
         tokio::select! {
             Some(message) = self.signals.next() => match message.reply {
-                Some(reply) => ControlSignal::Asked(Question { client: self.client.clone(), reply }),
+                Some(reply) => ControlSignal::Question(Question { client: self.client.clone(), reply }),
                 None => ControlSignal::Look,
             },
             Ok(()) = self.back.changed() => ControlSignal::Look,
@@ -101,9 +101,9 @@ impl Queue {
     /// disconnected, or does not implement the question, does not answer.
     pub async fn is_owner_alive(&self, job: &JobId, attempt: u32) -> bool {
         let nats = &self.log.nats;
-        let asked = nats.work.request(nats.names.control(job), Bytes::new());
+        let request = nats.work.request(nats.names.control(job), Bytes::new());
         // Without a subscriber the broker reports that at once.
-        let Ok(Ok(message)) = timeout(OWNER_ANSWER_WAIT, asked).await else {
+        let Ok(Ok(message)) = timeout(OWNER_ANSWER_WAIT, request).await else {
             return false;
         };
         serde_json::from_slice(&message.payload)

@@ -19,7 +19,7 @@ use crate::config::REQUEST_WAIT;
 use crate::source::Unavailable;
 use crate::wire::{JobId, Submission};
 
-/// A job that the queue delivered to this worker, until it is acked or given back.
+/// A job that the queue delivered to this worker, until it is acked or handed back.
 #[derive(Debug)]
 pub struct Delivery {
     nats: Nats,
@@ -112,10 +112,10 @@ impl Delivery {
         }
     }
 
-    /// Gives the job back, so that the queue delivers it again after `delay`. Sends nothing while
+    /// Hands the job back, so that the queue delivers it again after `delay`. Sends nothing while
     /// disconnected, or when the queue may have delivered the job again already: the queue then
     /// redelivers it an ack wait after the last progress report.
-    pub async fn give_back(&self, delay: Option<Duration>) {
+    pub async fn hand_back(&self, delay: Option<Duration>) {
         // A message published while disconnected would be sent after the reconnect.
         if self.nats.is_work_connected() && self.ack_handle().lease.holds() {
             send(
@@ -126,7 +126,7 @@ impl Delivery {
             )
             .await;
         } else {
-            info!(job = %self.job, "not given back: the queue did not hear from this worker in time, and delivers the job again");
+            info!(job = %self.job, "not handed back: the queue did not hear from this worker in time, and delivers the job again");
         }
     }
 

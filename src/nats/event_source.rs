@@ -7,7 +7,7 @@ use super::read::Reader;
 use super::replay::LogReplay;
 use super::submit_signals::LiveSubmitSignals;
 use crate::source::{At, EventSource, Replica, Span, Unavailable};
-use crate::wire::{JobId, Stored, StreamSeq, Unreadable};
+use crate::wire::{DecodeError, JobId, Stored, StreamSeq};
 
 impl EventSource for Reader {
     type Tail = LiveTail;
@@ -52,7 +52,7 @@ impl EventSource for Reader {
         self.queue.is_queued(job).await
     }
 
-    fn undecodable(&self, job: &JobId, stream_seq: StreamSeq, why: &Unreadable) {
+    fn undecodable(&self, job: &JobId, stream_seq: StreamSeq, why: &DecodeError) {
         self.log.note_undecodable(job, stream_seq, why);
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::log::Log;
 use super::message::number;
 use super::{api, names};
-use crate::source::{Signal, Tail, Unavailable};
+use crate::source::{Tail, TailSignal, Unavailable};
 use crate::wire::{JobId, Stored};
 
 /// The live subscription of one job.
@@ -54,14 +54,14 @@ impl Log {
 }
 
 impl Tail for LiveTail {
-    async fn next(&mut self) -> Signal {
+    async fn next(&mut self) -> TailSignal {
         let [reconnected, elected] = &mut self.disturbed;
         loop {
             // Checked first, so that no copy after a disturbance is delivered before it.
             tokio::select! {
                 biased;
-                () = changed(reconnected) => return Signal::Disturbed,
-                () = changed(elected) => return Signal::Disturbed,
+                () = changed(reconnected) => return TailSignal::Disturbed,
+                () = changed(elected) => return TailSignal::Disturbed,
                 message = next(&mut self.live) => match message {
                     Some(message) => {
                         // The broker's header is the last one: the publisher may have set the same.
@@ -69,17 +69,17 @@ impl Tail for LiveTail {
                         self.log.record_seen(stream_seq, &self.job);
                         let prev = number(&message, names::LAST_SEQUENCE);
                         return match self.log.decode(&self.job, stream_seq, &message.payload, prev) {
-                            Some(event) => Signal::Event(Arc::new(event)),
-                            None => Signal::Undecodable { stream_seq, prev },
+                            Some(event) => TailSignal::Event(Arc::new(event)),
+                            None => TailSignal::Undecodable { stream_seq, prev },
                         };
                     }
-                    None => return Signal::Closed,
+                    None => return TailSignal::Closed,
                 },
             }
         }
     }
 
-    fn ready(&mut self) -> Option<Signal> {
+    fn ready(&mut self) -> Option<TailSignal> {
         self.next().now_or_never()
     }
 

@@ -18,7 +18,7 @@ use super::{api, info, names};
 use crate::config::UNDECODABLE_MAX;
 use crate::source::{At, Unavailable};
 use crate::wire::limits::{EVENT_MAX, MESSAGE_HEADERS_MAX};
-use crate::wire::{JobId, Stored, StreamSeq, Unreadable};
+use crate::wire::{DecodeError, JobId, Stored, StreamSeq};
 
 /// The logs of all jobs.
 #[derive(Clone, Debug)]
@@ -278,7 +278,7 @@ impl Log {
     }
 
     /// Counts a message that a reader skips.
-    pub(super) fn note_undecodable(&self, job: &JobId, stream_seq: StreamSeq, why: &Unreadable) {
+    pub(super) fn note_undecodable(&self, job: &JobId, stream_seq: StreamSeq, why: &DecodeError) {
         self.undecodable.note(job, stream_seq, why);
     }
 

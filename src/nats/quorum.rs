@@ -65,7 +65,7 @@ struct LeaderState {
 /// The latest proof of a leader's quorum.
 #[derive(Clone, Copy, Debug)]
 struct Proof {
-    asked: Instant,
+    asked_at: Instant,
     /// Until when no other leader can have been elected; `None` when the stream has one replica.
     until: Option<Instant>,
     /// The number of the connection it was received over.
@@ -127,7 +127,7 @@ impl Leaders {
         let mut state = leader.state.lock().await;
         let connection = nats.work_connections();
         if let Some(proof) = state.proof
-            && proof.asked.elapsed() < QUORUM_AGE
+            && proof.asked_at.elapsed() < QUORUM_AGE
             && proof.connection == connection
         {
             return Ok(proof);
@@ -139,22 +139,24 @@ impl Leaders {
         };
         // Both before the request: messages that are seen while it is in flight may not be in its
         // answer.
-        let asked = Instant::now();
+        let asked_at = Instant::now();
         let seen = leader.seen.load(Ordering::Relaxed);
         let info = info::stream(&nats.work, &stream).await?;
         let until = match quorum(&info.cluster.replicas) {
             Quorum::Alone => None,
-            Quorum::Heard(ago) => Some(asked + (ELECTION_MIN - QUORUM_MARGIN).saturating_sub(ago)),
-            Quorum::Unproven => Some(asked),
+            Quorum::Heard(ago) => {
+                Some(asked_at + (ELECTION_MIN - QUORUM_MARGIN).saturating_sub(ago))
+            }
+            Quorum::Unproven => Some(asked_at),
         };
         if until.is_some_and(|until| Instant::now() >= until) {
             return Err(Unavailable(format!(
                 "the leader of {stream} cannot prove its quorum"
             )));
         }
-        leader.compare(&mut state, &stream, &info, seen, until.is_none(), asked)?;
+        leader.compare(&mut state, &stream, &info, seen, until.is_none(), asked_at)?;
         let proof = Proof {
-            asked,
+            asked_at,
             until,
             connection,
         };
@@ -164,8 +166,7 @@ impl Leaders {
 }
 
 impl Leader {
-    /// Compares the end of the stream with the stream sequence that this process had `seen` before
-    /// it `asked`.
+    /// Compares the end of the stream with the stream sequence X    /// it `asked_at`.
     fn compare(
         &self,
         state: &mut LeaderState,
@@ -173,13 +174,13 @@ impl Leader {
         info: &StreamInfo,
         seen: StreamSeq,
         is_alone: bool,
-        asked: Instant,
+        asked_at: Instant,
     ) -> Result<(), Unavailable> {
         let last = info.state.last_seq;
         if last >= seen {
             self.seen.fetch_max(last, Ordering::Relaxed);
         } else {
-            let since = *state.shorter_since.get_or_insert(asked);
+            let since = *state.shorter_since.get_or_insert(asked_at);
             // The only replica is authoritative, whatever it has.
             if !is_alone && since.elapsed() < SHORTER_WAIT {
                 info!(%stream, last, seen, "a leader lacks messages that this process has seen");

@@ -15,7 +15,7 @@ use super::read::Reader;
 use super::scan::{ScanBatch, ScanRequest};
 use crate::config::SCAN_FROM;
 use crate::source::{Chain, MessageClass, Replay, Replica, Span, Unavailable};
-use crate::wire::{JobId, Stored, StreamSeq, Unreadable};
+use crate::wire::{DecodeError, JobId, Stored, StreamSeq};
 
 /// One replay of one job's log.
 #[derive(Debug)]
@@ -233,7 +233,7 @@ impl LogReplay {
         let event = self.read.pop_front()?;
         if !is_next {
             let log = &self.reader.log;
-            log.note_undecodable(&self.job, event.stream_seq, &Unreadable::OutOfOrder);
+            log.note_undecodable(&self.job, event.stream_seq, &DecodeError::OutOfOrder);
             self.chain.skip(event.stream_seq);
             return None;
         }

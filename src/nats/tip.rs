@@ -11,7 +11,7 @@ use super::quorum::StreamId;
 use crate::backoff::Backoff;
 use crate::config::{LOOK_BACK, REQUEST_WAIT, REREAD_FIRST, REREAD_MAX, UNDECODABLE_MAX};
 use crate::source::{At, Chain, MessageClass, Unavailable};
-use crate::wire::{JobId, Seq, Stored, StreamSeq, Unreadable};
+use crate::wire::{DecodeError, JobId, Seq, Stored, StreamSeq};
 
 /// Where a job's log ends.
 #[derive(Debug)]
@@ -140,7 +140,7 @@ impl Log {
     ) -> Result<bool, Unavailable> {
         let is_next = self.decide(job, chain.classify(event)).await?;
         if !is_next {
-            self.note_undecodable(job, event.stream_seq, &Unreadable::OutOfOrder);
+            self.note_undecodable(job, event.stream_seq, &DecodeError::OutOfOrder);
         }
         Ok(is_next)
     }

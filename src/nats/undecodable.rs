@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use tracing::{debug, warn};
 
 use crate::config::UNDECODABLE_JOBS;
-use crate::wire::{JobId, StreamSeq, Unreadable};
+use crate::wire::{DecodeError, JobId, StreamSeq};
 
 /// The undecodable messages skipped by the readers of one process, or of one thread of an edge.
 #[derive(Debug, Default)]
@@ -19,7 +19,7 @@ pub(super) struct Undecodable {
 
 impl Undecodable {
     /// Counts a message that a reader skips.
-    pub(super) fn note(&self, job: &JobId, stream_seq: StreamSeq, why: &Unreadable) {
+    pub(super) fn note(&self, job: &JobId, stream_seq: StreamSeq, why: &DecodeError) {
         self.skipped.fetch_add(1, Ordering::Relaxed);
         if self.is_first_of(job) {
             warn!(%job, stream_seq, %why, "the job's log holds undecodable messages; they are skipped and counted");
@@ -59,7 +59,7 @@ mod tests {
                 && undecodable.is_first_of(&job(1))
         );
         for n in 0..3 * UNDECODABLE_JOBS {
-            undecodable.note(&job(n), 1, &Unreadable::Zero);
+            undecodable.note(&job(n), 1, &DecodeError::Zero);
         }
         assert_eq!(undecodable.skipped(), 3 * UNDECODABLE_JOBS as u64);
         assert!(

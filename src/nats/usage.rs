@@ -59,9 +59,9 @@ impl UsageCache {
     /// Counts one more job, and returns the cached usage if it is recent.
     fn count(&self, kind: &Kind) -> Option<QueueUsage> {
         let mut usages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (asked, usage) = usages.get_mut(kind)?;
+        let (read_at, usage) = usages.get_mut(kind)?;
         usage.jobs += 1;
-        (asked.elapsed() < USAGE_AGE).then_some(*usage)
+        (read_at.elapsed() < USAGE_AGE).then_some(*usage)
     }
 
     fn remember(&self, kind: &Kind, usage: QueueUsage) {

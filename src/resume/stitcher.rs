@@ -76,9 +76,9 @@ pub struct Stitcher<T> {
     /// The item to deliver next.
     next: Seq,
     /// Every item before this one is known to have been stored.
-    known: Seq,
-    /// `known` when the last replay was requested. That replay proves nothing about later items.
-    asked: Seq,
+    stored_end: Seq,
+    /// `stored_end` when the last replay was requested. That replay proves nothing about later items.
+    requested_end: Seq,
     /// Live items after a gap, at most `ahead_max`; others are read from the log.
     ahead: BTreeMap<Seq, T>,
     ahead_max: usize,
@@ -91,8 +91,8 @@ impl<T: Item> Stitcher<T> {
         Self {
             state: State::Behind,
             next,
-            known: next,
-            asked: next,
+            stored_end: next,
+            requested_end: next,
             ahead: BTreeMap::new(),
             ahead_max,
             out: VecDeque::new(),
@@ -123,7 +123,7 @@ impl<T: Item> Stitcher<T> {
     /// live are still delivered. Later items do not extend the gap: they may have been stored
     /// after the replay began.
     pub fn gap_end(&self) -> Option<Seq> {
-        (self.next < self.asked).then_some(self.asked)
+        (self.next < self.requested_end).then_some(self.requested_end)
     }
 
     /// Whether every known item was delivered.
@@ -144,7 +144,7 @@ impl<T: Item> Stitcher<T> {
             (_, Input::Replayed(item)) => self.handle_replayed(item),
             (_, Input::Gap { before }) => self.skip_to(before),
             (State::Replaying { stale }, Input::ReplayDone) => {
-                let behind = stale || self.next < self.known;
+                let behind = stale || self.next < self.stored_end;
                 self.state = if behind { State::Behind } else { State::Live };
             }
             (State::Replaying { .. }, Input::LiveLagged) => {
@@ -163,7 +163,7 @@ impl<T: Item> Stitcher<T> {
         }
         if self.state == State::Behind {
             self.state = State::Replaying { stale: false };
-            self.asked = self.known;
+            self.requested_end = self.stored_end;
             return Some(Action::Replay { from: self.next });
         }
         None
@@ -174,14 +174,14 @@ impl<T: Item> Stitcher<T> {
         if seq < self.next {
             return;
         }
-        self.known = self.known.max(seq.successor());
+        self.stored_end = self.stored_end.max(seq.successor());
         if seq == self.next {
             self.deliver(item);
             self.deliver_ahead();
         } else if self.ahead.len() < self.ahead_max {
             self.ahead.insert(seq, item);
         }
-        if self.state == State::Live && self.next < self.known {
+        if self.state == State::Live && self.next < self.stored_end {
             self.state = State::Behind;
         }
     }
@@ -191,7 +191,7 @@ impl<T: Item> Stitcher<T> {
         // Items that the log no longer has may have arrived live.
         self.skip_to(seq);
         if seq == self.next && self.state != State::Ended {
-            self.known = self.known.max(seq.successor());
+            self.stored_end = self.stored_end.max(seq.successor());
             self.deliver(item);
             self.deliver_ahead();
         }
@@ -206,7 +206,7 @@ impl<T: Item> Stitcher<T> {
                 to: to.before(),
             });
             self.next = to;
-            self.known = self.known.max(to);
+            self.stored_end = self.stored_end.max(to);
             self.deliver_ahead();
         }
     }

@@ -222,8 +222,8 @@ pub async fn until_ended<S: EventSource>(
 /// Watches a job once it is known and there is room for its feed.
 async fn watch_known<S: EventSource>(waiter: &mut Waiter<S>) -> FeedWatch {
     loop {
-        let last = waiter.known().await;
-        if let Ok(watch) = waiter.watch(last)
+        let found = waiter.until_known().await;
+        if let Ok(watch) = waiter.watch(found)
             && until_open(&watch).await.is_ok()
         {
             return watch;

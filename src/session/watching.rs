@@ -7,7 +7,7 @@ use super::step::Step;
 use crate::config::STEP_BYTES;
 use crate::hub::{FeedWatch, Hub};
 use crate::resume::{Action, Input, Slice, Stitcher};
-use crate::source::{EventSource, Refill, Refilled};
+use crate::source::{EventSource, Refill};
 use crate::wire::{Seq, Stored, StreamSeq};
 
 /// A session of a job that has a feed.
@@ -126,21 +126,8 @@ impl<S: EventSource> Watching<S> {
             () = feed.rebuilt() => return,
             refilled = self.refill.next(self.hub.source(), feed.job()) => refilled,
         };
-        match refilled {
-            Refilled::Items(items) => {
-                for item in items {
-                    self.stitcher.handle(Input::Replayed(item));
-                }
-            }
-            Refilled::Done { nothing_left } => {
-                self.stitcher.handle(Input::ReplayDone);
-                // The history's current start proves nothing: events evicted since may be in the
-                // log.
-                if let Some(before) = self.until.filter(|_| nothing_left) {
-                    self.stitcher.handle(Input::Gap { before });
-                }
-            }
-        }
+        // The history's current start proves nothing: events evicted since may be in the log.
+        refilled.apply(&mut self.stitcher, self.until);
     }
 
     /// Reads the feed, or waits until it changes.

@@ -67,10 +67,8 @@ pub async fn fold_within<S: EventSource>(
                 }
             }
             // The remaining events have expired.
-            Refilled::Done { nothing_left: true } => break,
-            Refilled::Done {
-                nothing_left: false,
-            } => {}
+            Refilled::Done { proves_gap: true } => break,
+            Refilled::Done { proves_gap: false } => {}
         }
     }
     // Events that expired during the reading may have been output.

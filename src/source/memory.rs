@@ -24,7 +24,7 @@ pub(crate) use tail::MemoryTail;
 
 use super::{At, Chain, EventSource, Replica, Span, Unavailable};
 use crate::config::{LIVE_CAPACITY, PAGE};
-use crate::wire::{Body, Event, JobId, Seq, Stored, StreamSeq, Unreadable};
+use crate::wire::{Body, DecodeError, Event, JobId, Seq, Stored, StreamSeq};
 
 /// The logs of many jobs, and live copies. Clones share the same logs.
 #[derive(Clone, Debug, Default)]
@@ -105,12 +105,12 @@ impl MemoryLog {
     /// but the next, it is undecodable for every reader.
     ///
     /// # Errors
-    /// [`Unreadable`] if it is not an event of this job.
+    /// [`DecodeError`] if it is not an event of this job.
     pub(crate) fn append_raw(
         &self,
         job: &JobId,
         payload: Bytes,
-    ) -> Result<Arc<Stored>, Unreadable> {
+    ) -> Result<Arc<Stored>, DecodeError> {
         self.lock().store(job, payload, false)
     }
 
@@ -137,7 +137,7 @@ impl MemoryLog {
 
     /// Removes every message after this one of the shard, like a restored backup. Live
     /// subscriptions stay.
-    pub(crate) fn go_back(&self, stream_seq: StreamSeq) {
+    pub(crate) fn truncate(&self, stream_seq: StreamSeq) {
         let mut state = self.lock();
         state.last_stream_seq = stream_seq;
         for log in state.jobs.values_mut() {
@@ -282,7 +282,7 @@ impl State {
         job: &JobId,
         payload: Bytes,
         fenced: bool,
-    ) -> Result<Arc<Stored>, Unreadable> {
+    ) -> Result<Arc<Stored>, DecodeError> {
         let stream_seq = self.last_stream_seq + 1;
         let event = Stored::decode(job, stream_seq, payload.clone())?;
         let copy = Stored::decode(job, stream_seq, payload)?;
@@ -477,7 +477,7 @@ impl EventSource for MemoryLog {
             job: job.clone(),
             span,
             state: ReplayState::NotStarted,
-            asked: None,
+            reading: None,
         }
     }
 
@@ -493,7 +493,7 @@ impl EventSource for MemoryLog {
             .await
     }
 
-    fn undecodable(&self, _job: &JobId, _stream_seq: StreamSeq, _why: &Unreadable) {
+    fn undecodable(&self, _job: &JobId, _stream_seq: StreamSeq, _why: &DecodeError) {
         self.lock().calls.undecodable += 1;
     }
 }

@@ -15,7 +15,7 @@ pub use chain::{Chain, LiveChain, LiveCopy, MessageClass};
 pub use fold::{FoldError, fold, fold_within};
 pub use refill::{Refill, Refilled};
 
-use crate::wire::{JobId, Seq, Stored, StreamSeq, Unreadable};
+use crate::wire::{DecodeError, JobId, Seq, Stored, StreamSeq};
 
 /// The logs of jobs, and live copies of stored events.
 pub trait EventSource: Send + Sync + 'static {
@@ -63,16 +63,16 @@ pub trait EventSource: Send + Sync + 'static {
     fn is_queued(&self, job: &JobId) -> impl Future<Output = Result<bool, Unavailable>> + Send;
 
     /// Counts a live copy that is not an event of its job, and logs the first one of each job.
-    fn undecodable(&self, job: &JobId, stream_seq: StreamSeq, why: &Unreadable);
+    fn undecodable(&self, job: &JobId, stream_seq: StreamSeq, why: &DecodeError);
 }
 
 /// Live copies of one job's events. They may be lost, repeated or out of order.
 pub trait Tail: fmt::Debug + Send {
     /// The next signal. Cancel safe.
-    fn next(&mut self) -> impl Future<Output = Signal> + Send;
+    fn next(&mut self) -> impl Future<Output = TailSignal> + Send;
 
     /// The next signal, if it has arrived.
-    fn ready(&mut self) -> Option<Signal>;
+    fn ready(&mut self) -> Option<TailSignal>;
 
     /// Ends the subscription: copies stop, but disturbances are still reported.
     fn unsubscribe(&mut self);
@@ -97,7 +97,7 @@ pub enum SubmitSignal {
 
 /// A signal of a live subscription.
 #[derive(Clone, Debug)]
-pub enum Signal {
+pub enum TailSignal {
     /// A copy of a stored event, with the stream sequence of the message before it.
     Event(Arc<Stored>),
     /// A copy of an undecodable message.
@@ -108,7 +108,7 @@ pub enum Signal {
         prev: Option<StreamSeq>,
     },
     /// The connection was interrupted, or the leader changed: copies may have been lost, and the
-    /// log may have been replaced. Sent before all later copies.
+    /// log may have been rebuilt. Sent before all later copies.
     Disturbed,
     /// The subscription has ended.
     Closed,

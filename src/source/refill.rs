@@ -10,6 +10,7 @@ use tracing::debug;
 use super::{EventSource, Replay, Replica, Span};
 use crate::backoff::Backoff;
 use crate::config::{REREAD_FIRST, REREAD_MAX};
+use crate::resume::{Input, Stitcher};
 use crate::wire::{JobId, Seq, Stored, StreamSeq};
 
 /// The replays of one reader.
@@ -33,8 +34,28 @@ pub enum Refilled {
     /// The replay has ended.
     Done {
         /// Whether the leader was read and has none of the requested events.
-        nothing_left: bool,
+        proves_gap: bool,
     },
+}
+
+impl Refilled {
+    /// Passes the result to a stitcher. If the replay proves that the log has none of the requested
+    /// events, those before `gap_end` are a gap.
+    pub fn apply(self, stitcher: &mut Stitcher<Arc<Stored>>, gap_end: Option<Seq>) {
+        match self {
+            Self::Items(items) => {
+                for item in items {
+                    stitcher.handle(Input::Replayed(item));
+                }
+            }
+            Self::Done { proves_gap } => {
+                stitcher.handle(Input::ReplayDone);
+                if let Some(before) = gap_end.filter(|_| proves_gap) {
+                    stitcher.handle(Input::Gap { before });
+                }
+            }
+        }
+    }
 }
 
 impl<S: EventSource> Default for Refill<S> {
@@ -103,13 +124,13 @@ impl<S: EventSource> Refill<S> {
         }
     }
 
-    fn done(&mut self, nothing_left: bool) -> Refilled {
+    fn done(&mut self, proves_gap: bool) -> Refilled {
         self.replay = None;
         self.empty_replays = if self.found_items {
             0
         } else {
             self.empty_replays + 1
         };
-        Refilled::Done { nothing_left }
+        Refilled::Done { proves_gap }
     }
 }

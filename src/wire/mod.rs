@@ -37,7 +37,7 @@ pub use schema::{Dialect, definitions};
 pub use server_frame::{GapReason, ServerFrame};
 pub use size::{Unfit, cut};
 pub use state::JobState;
-pub use stored::{Stored, Unreadable};
+pub use stored::{DecodeError, Stored};
 pub use submission::{
     Limits, RESERVED_ID, RESERVED_KIND, Submission, may_call_back, reserved_kind,
 };

@@ -48,7 +48,7 @@ struct Head<'a> {
 
 /// Why a stored message is undecodable: it is not an event of its log.
 #[derive(Debug, thiserror::Error)]
-pub enum Unreadable {
+pub enum DecodeError {
     /// The payload is not an event.
     #[error(transparent)]
     Codec(#[from] codec::Error),
@@ -71,17 +71,17 @@ impl Stored {
     /// Decodes the message at `stream_seq` of the log of `job`.
     ///
     /// # Errors
-    /// [`Unreadable`]: another publisher stored something that is not an event of this job.
-    pub fn decode(job: &JobId, stream_seq: StreamSeq, payload: Bytes) -> Result<Self, Unreadable> {
+    /// [`DecodeError`]: another publisher stored something that is not an event of this job.
+    pub fn decode(job: &JobId, stream_seq: StreamSeq, payload: Bytes) -> Result<Self, DecodeError> {
         let head: Head<'_> = codec::borrowed(&payload)?;
         if head.job != job.as_str() {
-            return Err(Unreadable::OtherJob);
+            return Err(DecodeError::OtherJob);
         }
         if head.seq == Seq(0) {
-            return Err(Unreadable::Zero);
+            return Err(DecodeError::Zero);
         }
         if head.seq.0 > stream_seq {
-            return Err(Unreadable::AboveStreamSeq);
+            return Err(DecodeError::AboveStreamSeq);
         }
         Ok(Self {
             job: job.clone(),
@@ -285,7 +285,7 @@ mod tests {
         long.push(0);
         assert!(matches!(
             Stored::decode(&job(), 7, long.into()),
-            Err(Unreadable::Codec(codec::Error::Trailing))
+            Err(DecodeError::Codec(codec::Error::Trailing))
         ));
     }
 

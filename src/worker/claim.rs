@@ -83,7 +83,7 @@ impl<B: Backend> Runner<B> {
             Ok(claimed) => Ok(claimed),
             Err(ClaimError::Unavailable(error)) => {
                 let pause = self.claim_pause(delivery);
-                warn!(job = %delivery.job, %error, ?pause, "given back: the log cannot be reached");
+                warn!(job = %delivery.job, %error, ?pause, "handed back: the log cannot be reached");
                 Ok(Claimed::Over(AttemptOutcome::Unfinished(pause)))
             }
             Err(ClaimError::Unwritable { attempt, error }) => self

@@ -29,7 +29,7 @@ use crate::source::Unavailable;
 use crate::wire::{Body, JobId};
 
 impl<B: Backend> Runner<B> {
-    /// Runs one job that the queue delivered. `hand_back` is cancelled when the worker must give
+    /// Runs one job that the queue delivered. `hand_back` is cancelled when the worker must hand
     /// its jobs back.
     pub(super) async fn run(&self, held: HeldJob, hand_back: CancellationToken) {
         // Concurrently, since none of these may wait for another.
@@ -46,12 +46,12 @@ impl<B: Backend> Runner<B> {
             Ok(AttemptOutcome::Abandoned) => delivery.terminate().await,
             Ok(AttemptOutcome::Unfinished(pause)) => {
                 delivery
-                    .give_back(Some(pause).filter(|pause| !pause.is_zero()))
+                    .hand_back(Some(pause).filter(|pause| !pause.is_zero()))
                     .await
             }
             Err(error) => {
-                warn!(job = %delivery.job, %error, "given back: the log cannot be reached");
-                delivery.give_back(Some(self.progress_interval)).await;
+                warn!(job = %delivery.job, %error, "handed back: the log cannot be reached");
+                delivery.hand_back(Some(self.progress_interval)).await;
             }
         }
     }
@@ -75,8 +75,8 @@ impl<B: Backend> Runner<B> {
     /// Removes a job that has ended from the queue, after its callback was submitted or abandoned.
     async fn leave_queue(&self, delivery: &Delivery) {
         if let Err(error) = callback::request(&self.queue, &self.usage_cache, delivery).await {
-            warn!(job = %delivery.job, %error, "the callback could not be submitted; the job is given back to try again");
-            return delivery.give_back(Some(self.progress_interval)).await;
+            warn!(job = %delivery.job, %error, "the callback could not be submitted; the job is handed back to try again");
+            return delivery.hand_back(Some(self.progress_interval)).await;
         }
         if let Err(error) = delivery.ack().await {
             debug!(job = %delivery.job, %error, "not acked; the queue delivers the job again, and the next claim finds that it has ended");
@@ -158,7 +158,7 @@ impl<B: Backend> Runner<B> {
             Ok(StopReason::HandBack) => {
                 // Before another worker starts the job.
                 stopping.await;
-                // The job is given back in any case. This event only records the reason, so that
+                // The job is handed back in any case. This event only records the reason, so that
                 // the attempt does not count.
                 let ended = timeout(HAND_BACK_WAIT, run.end(Ok(handed_back()))).await;
                 return ended.unwrap_or(Ok(AttemptOutcome::Unfinished(Duration::ZERO)));

@@ -1,4 +1,4 @@
-//! Jobs that cannot start: counts deliveries that did not start an attempt, and gives back or ends
+//! Jobs that cannot start: counts deliveries that did not start an attempt, and hands back or ends
 //! a job whose next event can never be stored.
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::wire::{Body, EventType, FailureCode, JobFailure, Stored};
 impl<B: Backend> Runner<B> {
     /// Counts earlier deliveries that did not start an attempt as one attempt, in the log.
     ///
-    /// The queue's count of deliveries is not enough. It includes attempts, jobs that were given
+    /// The queue's count of deliveries is not enough. It includes attempts, jobs that were handed
     /// back by a stopping worker or before a retry, and tries during an outage. These must not use
     /// up the job's attempts, so a number of uncounted deliveries are allowed. With more than that,
     /// something keeps killing workers before they write anything (for example, an output that is
@@ -41,7 +41,7 @@ impl<B: Backend> Runner<B> {
         Ok(counted.then_some(attempt))
     }
 
-    /// Handles a job whose next event can never be stored: gives it back with a growing pause, and
+    /// Handles a job whose next event can never be stored: hands it back with a growing pause, and
     /// ends it after as many deliveries as it may have attempts, or when its time is over.
     /// Deliveries during an outage count here as well, since the event will be refused again.
     pub(super) async fn handle_not_started(

@@ -20,7 +20,7 @@ pub(super) enum AttemptOutcome {
     Lost,
     /// The log can store neither the job nor its final event: remove the job from the queue.
     Abandoned,
-    /// The job was not finished: give it back for another attempt after this pause.
+    /// The job was not finished: hand it back for another attempt after this pause.
     Unfinished(Duration),
 }
 

@@ -57,7 +57,7 @@ impl<B: Backend> Runner<B> {
             tokio::select! {
                 signal = control.next() => {
                     look.notify_one();
-                    if let ControlSignal::Asked(question) = signal
+                    if let ControlSignal::Question(question) = signal
                         && answers.len() < OWNER_ANSWERS_MAX
                     {
                         answers.push(self.answer(question, held, attempt));

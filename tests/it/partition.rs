@@ -117,7 +117,7 @@ async fn follow(edges: &[&Edge], job: &str, nth: usize) -> (Seen, Answers) {
                     sleep(Duration::from_millis(200)).await;
                     break;
                 }
-                Frame::Json(frame) => seen.take(&frame),
+                Frame::Json(frame) => seen.record(&frame),
                 Frame::Closed(_) | Frame::Cut => break,
             }
             if seen.ended {

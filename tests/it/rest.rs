@@ -25,7 +25,7 @@ async fn read(edge: &Edge, seen: &mut Seen, query: &str) -> usize {
         let page = get_json(edge, &path).await;
         pages += 1;
         for event in page["events"].as_array().unwrap() {
-            seen.take(event);
+            seen.record(event);
         }
         match page["next"].as_str() {
             Some(cursor) => next = cursor.to_owned(),

@@ -75,7 +75,7 @@ async fn a_retry_delay_holds_although_the_queue_does_not_know_it(broker: &Broker
     let delivery = next(&mut dies).await;
     fail_once(&system, &job, delay).await;
     // Delivered again at once: the healthy worker must wait for the rest of the delay.
-    delivery.give_back(None).await;
+    delivery.hand_back(None).await;
     system.demo().await;
     let edge = system.edge().await;
     let seen = follow(&edge.addr, "retry").await;
@@ -120,7 +120,7 @@ async fn an_answer_to_an_old_delivery_does_not_affect_a_newer_one(broker: &Broke
     assert_eq!(newer.deliveries, 2);
     // A late keep-alive does not make the old delivery current again.
     old.report_progress().await;
-    old.give_back(None).await;
+    old.hand_back(None).await;
     let healthy = async {
         loop {
             newer.report_progress().await;
@@ -132,9 +132,9 @@ async fn an_answer_to_an_old_delivery_does_not_affect_a_newer_one(broker: &Broke
         Either::Left((handed_out, _)) => assert!(handed_out.is_err(), "{handed_out:?}"),
         Either::Right(_) => unreachable!("it never returns"),
     }
-    // The newest delivery can be given back at once.
+    // The newest delivery can be handed back at once.
     let begun = Instant::now();
-    newer.give_back(None).await;
+    newer.hand_back(None).await;
     assert_eq!(next(&mut third).await.deliveries, 3);
     assert_within(begun, ACK_WAIT);
     system.end().await;
@@ -182,7 +182,7 @@ async fn unsuccessful_deliveries_use_up_no_attempt() {
     while deliveries < DELIVERIES_MAX {
         let delivery = next(&mut dies).await;
         deliveries = delivery.deliveries;
-        delivery.give_back(None).await;
+        delivery.hand_back(None).await;
     }
     dies.close().await;
     // The deliveries above did not use up the job's only attempt.

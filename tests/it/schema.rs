@@ -10,7 +10,7 @@ use crate::support::python;
 use crate::support::system::{System, words};
 
 /// Which of the values match the schema of this name, according to an independent validator.
-fn judge(values: &[(&str, Value)]) -> Vec<bool> {
+fn validate(values: &[(&str, Value)]) -> Vec<bool> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut child = Command::new(python("python"))
         .arg(root.join("tests/clients/validate.py"))
@@ -29,17 +29,17 @@ fn judge(values: &[(&str, Value)]) -> Vec<bool> {
     drop(stdin);
     let out = child.wait_with_output().unwrap();
     assert!(out.status.success());
-    let judged: Vec<bool> = String::from_utf8(out.stdout)
+    let valid: Vec<bool> = String::from_utf8(out.stdout)
         .unwrap()
         .lines()
         .map(|line| line == "true")
         .collect();
-    assert_eq!(judged.len(), values.len());
-    judged
+    assert_eq!(valid.len(), values.len());
+    valid
 }
 
 fn assert_all_fit(values: &[(&str, Value)]) {
-    for (fits, (name, value)) in judge(values).into_iter().zip(values) {
+    for (fits, (name, value)) in validate(values).into_iter().zip(values) {
         assert!(fits, "no {name}: {value}");
     }
 }
@@ -136,7 +136,7 @@ fn the_schemas_accept_exactly_the_valid_client_frames() {
     let values: Vec<_> = frames
         .chain(submissions.into_iter().map(|job| ("Submission", job)))
         .collect();
-    for ((fits, taken), (name, value)) in judge(&values).into_iter().zip(taken).zip(&values) {
+    for ((fits, taken), (name, value)) in validate(&values).into_iter().zip(taken).zip(&values) {
         assert_eq!(fits, taken, "{name}: {value}");
     }
 }
@@ -172,7 +172,7 @@ async fn server_frames_match_the_schemas() {
     // The schemas are not trivial: this event matches neither.
     let wrong = json!({"type": "model:chunk:v1", "job": "j", "seq": 1, "attempt": 1, "ts": 1, "cursor": "A"});
     assert_eq!(
-        judge(&[
+        validate(&[
             ("Event", wrong.clone()),
             ("ServerFrame", wrong.clone()),
             ("OtherEvent", wrong)

@@ -33,12 +33,12 @@ async fn take(client: &mut Sse, seen: &mut Seen, count: usize) -> bool {
         match client.event().await {
             Item::Event(event, id) => {
                 assert_eq!(event["cursor"], *id);
-                seen.take(&event);
+                seen.record(&event);
                 seen.ended = is_end(&event);
             }
             Item::Named(name, missing) => {
                 assert_eq!(missing["op"], *name);
-                seen.take(&missing);
+                seen.record(&missing);
             }
             Item::End => return true,
             said @ (Item::Comment | Item::Retry(_)) => panic!("{said:?}"),

@@ -75,10 +75,10 @@ impl Follower {
         // The program reports gaps apart from events; only the first event can follow a gap.
         list("missing")
             .iter()
-            .for_each(|missing| seen.take(missing));
+            .for_each(|missing| seen.record(missing));
         for (event, id) in list("events").iter().zip(list("ids")) {
             assert_eq!(event["cursor"], id, "{}", self.name);
-            seen.take(event);
+            seen.record(event);
         }
         let statuses: Vec<_> = list("statuses")
             .iter()
@@ -191,7 +191,7 @@ async fn a_slow_curl_gets_everything_and_delays_no_other_client() {
         .lines()
         .filter_map(|line| line.strip_prefix("data: "))
     {
-        seen.take(&serde_json::from_str(data).unwrap());
+        seen.record(&serde_json::from_str(data).unwrap());
     }
     seen.ended = true;
     seen.assert_whole();

@@ -197,7 +197,7 @@ async fn latest(addr: &str, job: &str) -> Duration {
                 .unwrap();
             latest = latest.max(now.saturating_sub(Duration::from_millis(ts)));
         }
-        seen.take(&frame);
+        seen.record(&frame);
     }
     seen.assert_whole();
     latest

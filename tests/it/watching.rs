@@ -166,7 +166,7 @@ async fn one_connection_watches_many_jobs(broker: &Broker) {
             .iter_mut()
             .find(|seen| frame["job"] == seen.job.as_str())
             .unwrap();
-        seen.take(&frame);
+        seen.record(&frame);
     }
     for (n, seen) in all.iter().enumerate() {
         seen.assert_text(text(&words(30, 100, n as u64)));
@@ -192,7 +192,7 @@ async fn unwatch_ends_only_one_watch(broker: &Broker) {
     while !stays.ended {
         let frame = client.frame().await;
         if frame["job"] == "stays" {
-            stays.take(&frame);
+            stays.record(&frame);
         } else if frame["op"] == "unwatched" {
             gone = true;
         } else {

@@ -124,7 +124,7 @@ async fn a_cancel_returns_the_sequence_number_of_its_event(broker: &Broker, enco
                 client.send(frame).await;
             }
         } else {
-            seen.take(&frame);
+            seen.record(&frame);
         }
         if seen.last >= 8 && !sent {
             sent = true;
@@ -191,7 +191,7 @@ async fn a_python_client_negotiates_and_resumes(broker: &Broker, encoding: Encod
     for line in String::from_utf8(out.stdout).unwrap().lines() {
         let frame: Value = serde_json::from_str(line).unwrap();
         watched += u32::from(frame["op"] == "watching");
-        seen.take(&frame);
+        seen.record(&frame);
     }
     seen.assert_whole();
     assert_eq!((watched, seen.text()), (2, text(&input)));
@@ -272,7 +272,7 @@ async fn errors_carry_the_ref_in_both_encodings() {
 async fn the_first_known_subprotocol_is_used() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.edge().await;
-    for (offer, spoken) in [
+    for (offered, spoken) in [
         (
             Some("soap, tailwater.v1.msgpack, tailwater.v1.json"),
             Some("tailwater.v1.msgpack"),
@@ -286,17 +286,17 @@ async fn the_first_known_subprotocol_is_used() {
         let mut request = format!("ws://{}/ws", edge.addr)
             .into_client_request()
             .unwrap();
-        if let Some(offer) = offer {
+        if let Some(offered) = offered {
             request
                 .headers_mut()
-                .insert("Sec-WebSocket-Protocol", offer.parse().unwrap());
+                .insert("Sec-WebSocket-Protocol", offered.parse().unwrap());
         }
         let (_, answer) = within("a handshake", connect_async(request)).await.unwrap();
         let named = answer
             .headers()
             .get("Sec-WebSocket-Protocol")
             .map(|name| name.to_str().unwrap());
-        assert_eq!(named, spoken, "{offer:?}");
+        assert_eq!(named, spoken, "{offered:?}");
     }
     system.end().await;
 }

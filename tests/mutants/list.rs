@@ -60,19 +60,19 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     ),
     stitcher(
         "a gap is noticed only by a reader that keeps items ahead",
-        "if self.state == State::Live && self.next < self.known {",
+        "if self.state == State::Live && self.next < self.stored_end {",
         "if self.state == State::Live && !self.ahead.is_empty() {",
     ),
     stitcher(
         "a copy that does not fit ahead is ignored",
-        "self.known = self.known.max(seq.successor());\n        if seq == self.next {\n",
-        "if self.ahead.len() < self.ahead_max {\n            self.known = self.known.max(seq.successor());\n        }\n        \
+        "self.stored_end = self.stored_end.max(seq.successor());\n        if seq == self.next {\n",
+        "if self.ahead.len() < self.ahead_max {\n            self.stored_end = self.stored_end.max(seq.successor());\n        }\n        \
          if seq == self.next {\n",
     ),
     stitcher(
         "a live copy itself does not count as stored",
-        "self.known = self.known.max(seq.successor());\n        if seq == self.next {\n",
-        "self.known = self.known.max(seq);\n        if seq == self.next {\n",
+        "self.stored_end = self.stored_end.max(seq.successor());\n        if seq == self.next {\n",
+        "self.stored_end = self.stored_end.max(seq);\n        if seq == self.next {\n",
     ),
     stitcher(
         "items ahead are not delivered when a live copy fills the gap",
@@ -113,22 +113,22 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     stitcher(
         "a replay starts after the gap",
         "Action::Replay { from: self.next }",
-        "Action::Replay { from: self.known }",
+        "Action::Replay { from: self.stored_end }",
     ),
     stitcher(
         "a replay that is done counts as complete",
-        "stale || self.next < self.known",
+        "stale || self.next < self.stored_end",
         "stale",
     ),
     stitcher(
         "a loss during a replay is ignored when the replay is done",
-        "stale || self.next < self.known",
-        "self.next < self.known",
+        "stale || self.next < self.stored_end",
+        "self.next < self.stored_end",
     ),
     stitcher(
         "a replay is never enough",
-        "let behind = stale || self.next < self.known;",
-        "let behind = stale || self.next <= self.known;",
+        "let behind = stale || self.next < self.stored_end;",
+        "let behind = stale || self.next <= self.stored_end;",
     ),
     stitcher(
         "the end of a replay that was not running makes a reader live",
@@ -180,17 +180,17 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     ),
     stitcher(
         "a replay proves a gap that contains later items",
-        "(self.next < self.asked).then_some(self.asked)",
-        "(self.next < self.known).then_some(self.known)",
+        "(self.next < self.requested_end).then_some(self.requested_end)",
+        "(self.next < self.stored_end).then_some(self.stored_end)",
     ),
     stitcher(
         "a gap is proven in parts, with a replay for each item",
-        "(self.next < self.asked).then_some(self.asked)",
-        "(self.next < self.asked).then(|| self.first_ahead().map_or(self.asked, |ahead| ahead.min(self.asked)))",
+        "(self.next < self.requested_end).then_some(self.requested_end)",
+        "(self.next < self.requested_end).then(|| self.first_ahead().map_or(self.requested_end, |ahead| ahead.min(self.requested_end)))",
     ),
     stitcher(
         "no gap is proven after the first replay",
-        "self.asked = self.known;\n",
+        "self.requested_end = self.stored_end;\n",
         "",
     ),
     // ---- the end
@@ -275,7 +275,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
 ];
 
 // Mutants that no test can catch, because the behaviour stays the same:
-// - not raising `known` in `handle_replayed` or in `skip_to`: `next` is raised there, and `known` is
+// - not raising `stored_end` in `handle_replayed` or in `skip_to`: `next` is raised there, and `stored_end` is
 //   only ever compared with `next` or raised beyond it;
 // - not checking for the end in `deliver_ahead`: `deliver` clears `ahead` at the end;
 // - `seq >= self.next` in `handle_replayed`: `next` is at or beyond `seq` after `skip_to`.

@@ -79,7 +79,7 @@ impl AnswerBody {
         let Remainder {
             events,
             mut is_cut,
-            foreign,
+            other_text,
         } = parser.end();
         for event in events {
             match completion.push(&event, contents) {
@@ -93,17 +93,17 @@ impl AnswerBody {
             }
         }
         // A web page does not help in a message.
-        let words = if foreign.is_empty() || foreign.starts_with('<') {
+        let words = if other_text.is_empty() || other_text.starts_with('<') {
             completion.last_words()
         } else {
-            let said = ServerError::of_text(&foreign, None).message;
+            let said = ServerError::of_text(&other_text, None).message;
             format!("; it also sent: {said}")
         };
         if is_cut {
             return Err(stream_cut(&format!("it ended within an event{words}")).into());
         }
         let is_empty = completion.events() == 0 && !completion.is_done();
-        if is_empty && (completion.is_foreign() || !foreign.is_empty()) {
+        if is_empty && (completion.is_unrecognized() || !other_text.is_empty()) {
             let content_type: String = content_type.chars().take(MEDIA_TYPE_MAX).collect();
             let why = format!("it is not a chat completion but {content_type}{words}");
             return Err(unreadable(&why).into());

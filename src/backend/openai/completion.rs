@@ -254,7 +254,7 @@ impl Completion {
     }
 
     /// Whether there were events, but none in a known form.
-    pub(super) fn is_foreign(&self) -> bool {
+    pub(super) fn is_unrecognized(&self) -> bool {
         self.events == 0 && self.others > 0
     }
 

@@ -37,7 +37,7 @@ pub(super) struct Remainder {
     /// The body ends within a line or a value.
     pub(super) is_cut: bool,
     /// The beginning of text that belongs to no event, for example a web page.
-    pub(super) foreign: String,
+    pub(super) other_text: String,
 }
 
 /// Bytes that are not a whole event yet.
@@ -53,9 +53,9 @@ pub(super) struct SseParser {
     /// The last line ended with CR, so that an LF after it still belongs to that line's end.
     after_cr: bool,
     /// The first lines that belong to no event.
-    foreign: Vec<u8>,
+    other_text: Vec<u8>,
     /// How many bytes such lines have.
-    foreign_bytes: usize,
+    other_bytes: usize,
 }
 
 /// JSON without a field before it, up to the line in which it is complete.
@@ -83,7 +83,7 @@ impl SseParser {
             if held + part.len() > SSE_EVENT_MAX {
                 return Err(Malformed::TooLong);
             }
-            if self.foreign_bytes > SSE_EVENT_MAX {
+            if self.other_bytes > SSE_EVENT_MAX {
                 return Err(Malformed::Foreign);
             }
             self.line.extend_from_slice(part);
@@ -111,7 +111,7 @@ impl SseParser {
         Remainder {
             events,
             is_cut,
-            foreign: String::from_utf8_lossy(&self.foreign).into_owned(),
+            other_text: String::from_utf8_lossy(&self.other_text).into_owned(),
         }
     }
 
@@ -146,11 +146,11 @@ impl SseParser {
             // A comment has an empty name.
             b"" | b"id" | b"retry" => {}
             _ => {
-                self.foreign_bytes += line.len();
-                if self.foreign.len() < MODEL_MESSAGE_MAX {
-                    self.foreign
+                self.other_bytes += line.len();
+                if self.other_text.len() < MODEL_MESSAGE_MAX {
+                    self.other_text
                         .extend_from_slice(&line[..line.len().min(MODEL_MESSAGE_MAX)]);
-                    self.foreign.push(b' ');
+                    self.other_text.push(b' ');
                 }
             }
         }
@@ -416,10 +416,11 @@ mod tests {
         assert_eq!(parser.next(&mut bytes), Ok(None));
         let page = "<p>0123456789</p>\n".repeat(SSE_EVENT_MAX / 10);
         assert_eq!(parser.next(&mut page.as_bytes()), Err(Malformed::Foreign));
-        let foreign = parser.end().foreign;
+        let other_text = parser.end().other_text;
         assert!(
-            foreign.starts_with("<html> <h1>hi</h1> <p>") && foreign.len() <= 2 * MODEL_MESSAGE_MAX,
-            "{foreign}"
+            other_text.starts_with("<html> <h1>hi</h1> <p>")
+                && other_text.len() <= 2 * MODEL_MESSAGE_MAX,
+            "{other_text}"
         );
     }
 

@@ -218,9 +218,9 @@ impl<S: EventSource> EventStream<S> {
             if self.encoded.is_empty() {
                 put_event(&mut self.encoded, event);
             }
-            let begin = self.partial.map_or(0, |(_, written)| written);
-            let end = self.encoded.len().min(begin + STREAM_CHUNK - out.len());
-            out.extend_from_slice(&self.encoded[begin..end]);
+            let start = self.partial.map_or(0, |(_, written)| written);
+            let end = self.encoded.len().min(start + STREAM_CHUNK - out.len());
+            out.extend_from_slice(&self.encoded[start..end]);
             if end < self.encoded.len() {
                 let cursor = self
                     .partial
@@ -418,10 +418,10 @@ mod tests {
         sleep(STREAM_STALL * 2).await;
         assert_eq!(room.used(), 0);
         assert!(stream.try_recv().is_err(), "the first chunk was not taken");
-        let begin = String::from_utf8(first.to_vec()).unwrap();
+        let start = String::from_utf8(first.to_vec()).unwrap();
         drop(first);
         let rest = read(stream, STREAM_STALL * 2).await;
-        assert!(begin + &rest == written);
+        assert!(start + &rest == written);
         assert_eq!(room.used(), 0);
     }
 

@@ -133,7 +133,7 @@ impl Connection {
                 self.client.release(written, position);
                 break;
             }
-            self.socket.hurry(is_large);
+            self.socket.set_large(is_large);
             self.socket.put_event(event).await?;
             written += 1;
             position = Some(Position::after(event));
@@ -141,7 +141,7 @@ impl Connection {
         if is_large || written < all {
             // Nothing more is read before the client accepts what is buffered.
             self.socket.flush().await?;
-            self.socket.hurry(false);
+            self.socket.set_large(false);
         }
         Ok(())
     }

@@ -138,8 +138,8 @@ impl FrameSocket {
     }
 
     /// Whether what is written next holds memory that is scarce: its client is cut off sooner.
-    pub(super) fn hurry(&self, is_hurried: bool) {
-        self.meter.hurry(is_hurried);
+    pub(super) fn set_large(&self, is_large: bool) {
+        self.meter.set_large(is_large);
     }
 
     /// Waits until the write buffer has room, which it has while the client reads.

@@ -10,8 +10,8 @@ use super::Driver;
 use crate::backoff::Backoff;
 use crate::config::{PROBE_MAX, PROBE_SILENT, PROBE_SPREAD};
 use crate::resume::Input;
-use crate::source::{EventSource, LiveCopy, Refilled, Signal, Tail};
-use crate::wire::{Stored, Unreadable};
+use crate::source::{EventSource, LiveCopy, Refilled, Tail, TailSignal};
+use crate::wire::{DecodeError, Stored};
 
 impl<S: EventSource> Driver<S> {
     /// Applies all signals that are ready, so that watchers are woken once for all of them.
@@ -21,13 +21,13 @@ impl<S: EventSource> Driver<S> {
         }
     }
 
-    pub(super) fn signal(&mut self, signal: Signal) {
+    pub(super) fn signal(&mut self, signal: TailSignal) {
         match signal {
-            Signal::Event(event) => self.live(event),
-            Signal::Undecodable { .. } if self.in_doubt => self.ignored_copy = true,
-            Signal::Undecodable { stream_seq, prev } => self.chain.skip(stream_seq, prev),
-            Signal::Disturbed => self.doubt(self.spread(PROBE_SPREAD)),
-            Signal::Closed => self.tail = None,
+            TailSignal::Event(event) => self.live(event),
+            TailSignal::Undecodable { .. } if self.may_be_rebuilt => self.ignored_copy = true,
+            TailSignal::Undecodable { stream_seq, prev } => self.chain.skip(stream_seq, prev),
+            TailSignal::Disturbed => self.suspect_rebuild(self.spread(PROBE_SPREAD)),
+            TailSignal::Closed => self.tail = None,
         }
     }
 
@@ -35,12 +35,12 @@ impl<S: EventSource> Driver<S> {
         trace!(job = %self.feed.job(), seq = event.seq.0, "live");
         // A message that directly follows the known part is of the same log, whatever its number.
         if event.prev != Some(self.chain.read()) && self.is_contradicted(&event) {
-            self.doubt(Duration::ZERO);
+            self.suspect_rebuild(Duration::ZERO);
         }
-        if self.in_doubt {
+        if self.may_be_rebuilt {
             self.ignored_copy = true;
             // Watchers wait for it: check now, unless a check has just failed.
-            if self.doubt_backoff.is_reset() {
+            if self.check_backoff.is_reset() {
                 self.probe_at = Instant::now();
             }
             return;
@@ -64,31 +64,26 @@ impl<S: EventSource> Driver<S> {
     pub(super) fn note_undecodable(&self, event: &Stored) {
         self.hub
             .source()
-            .undecodable(self.feed.job(), event.stream_seq, &Unreadable::OutOfOrder);
+            .undecodable(self.feed.job(), event.stream_seq, &DecodeError::OutOfOrder);
     }
 
     pub(super) fn refilled(&mut self, refilled: Refilled) {
-        match refilled {
-            Refilled::Items(items) => {
-                for item in items {
-                    self.stitcher.handle(Input::Replayed(item));
-                }
-            }
-            Refilled::Done { nothing_left } => {
-                self.stitcher.handle(Input::ReplayDone);
-                if let Some(before) = self.stitcher.gap_end().filter(|_| nothing_left) {
-                    self.stitcher.handle(Input::Gap { before });
-                }
-                self.replay_ended(nothing_left);
-            }
+        let ended = match refilled {
+            Refilled::Items(_) => None,
+            Refilled::Done { proves_gap } => Some(proves_gap),
+        };
+        let gap_end = self.stitcher.gap_end();
+        refilled.apply(&mut self.stitcher, gap_end);
+        if let Some(proves_gap) = ended {
+            self.replay_ended(proves_gap);
         }
     }
 
     /// A replay has ended: copies that waited for it and are not in the log are undecodable.
-    pub(super) fn replay_ended(&mut self, nothing_left: bool) {
-        if let Some(asked) = self.chain_asked.take().filter(|_| nothing_left) {
+    pub(super) fn replay_ended(&mut self, proves_gap: bool) {
+        if let Some(unclassified) = self.unclassified_at_request.take().filter(|_| proves_gap) {
             self.chain
-                .abandon(asked)
+                .abandon(unclassified)
                 .iter()
                 .for_each(|event| self.note_undecodable(event));
         }

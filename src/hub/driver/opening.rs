@@ -46,8 +46,8 @@ impl<S: EventSource> Driver<S> {
             self.feed.wake();
         }
         match last {
-            // The log may have been replaced since the previous subscription ended.
-            Some(_) if self.last.is_some() => self.doubt(Duration::ZERO),
+            // The log may have been rebuilt since the previous subscription ended.
+            Some(_) if self.last.is_some() => self.suspect_rebuild(Duration::ZERO),
             Some(last) => self.stitcher.handle(Input::Live(last)),
             None => {}
         }

@@ -1,4 +1,4 @@
-//! A model of the broker: a log whose events expire, replays whose end is fixed when they begin,
+//! A model of the broker: a log whose events expire, replays whose end is fixed when they start,
 //! and live copies that get lost.
 
 use std::collections::VecDeque;
@@ -84,7 +84,7 @@ pub(super) struct Replay {
 
 impl Replay {
     /// Begins at `from` on a replica that lags by `lag` events, and ends with `until`.
-    pub(super) fn begin(log: &Log, from: Seq, lag: u64, until: Option<Seq>) -> Self {
+    pub(super) fn start(log: &Log, from: Seq, lag: u64, until: Option<Seq>) -> Self {
         let seen = Seq(log.last().0.saturating_sub(lag));
         let end = until.map_or(seen, |until| until.min(seen));
         Self {

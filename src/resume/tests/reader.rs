@@ -29,7 +29,7 @@ pub(super) struct Reader {
     /// The event to deliver next.
     pub(super) next: Seq,
     /// Every event before this one was stored, as far as the stitcher can know.
-    pub(super) known: Seq,
+    pub(super) stored_end: Seq,
     /// Events that the stitcher has kept, and so must deliver.
     promised: BTreeSet<Seq>,
     /// Whether the end event was delivered and `End` must follow.
@@ -67,7 +67,7 @@ impl Reader {
             ahead_max,
             counted: Rc::default(),
             next,
-            known: next,
+            stored_end: next,
             promised: BTreeSet::new(),
             end_due: false,
             ended: false,
@@ -146,7 +146,7 @@ impl Reader {
                 return;
             }
             if let Some(from) = self.requested {
-                self.start(Replay::begin(log, from, 0, None));
+                self.start(Replay::start(log, from, 0, None));
             }
             self.read(log, rng.pick(&[1, 2, 64]));
         }
@@ -178,7 +178,7 @@ impl Reader {
             counted: Rc::clone(&self.counted),
         };
         if let Input::Live(seq) | Input::Replayed(seq) = input {
-            self.known = self.known.max(seq.successor());
+            self.stored_end = self.stored_end.max(seq.successor());
         }
         self.stitcher.handle(match input {
             Input::Replayed(seq) => Input::Replayed(event(seq)),
@@ -258,7 +258,7 @@ impl Reader {
             "it reads the log unless it is live"
         );
         assert!(
-            !self.is_live() || self.next >= self.known,
+            !self.is_live() || self.next >= self.stored_end,
             "a live reader has every known event"
         );
         let kept = Rc::strong_count(&self.counted) - 1;
@@ -273,7 +273,7 @@ impl Reader {
         }
         if let Some(end) = self.stitcher.gap_end() {
             assert!(
-                self.next < end && end <= self.known,
+                self.next < end && end <= self.stored_end,
                 "a gap ends before a known event"
             );
         }

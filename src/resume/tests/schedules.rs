@@ -75,7 +75,7 @@ impl World {
         }
         if rng.percent(self.proofs) {
             // The gap ends at the first event that the leader has, or at the last one seen live.
-            self.proof = Some(log.first_held(reader.next).unwrap_or(reader.known));
+            self.proof = Some(log.first_held(reader.next).unwrap_or(reader.stored_end));
         } else if rng.percent(30)
             && let Some(before) = self.proof.take()
         {
@@ -96,7 +96,7 @@ impl World {
             _ => {
                 if let Some(from) = reader.requested() {
                     let lag = rng.below(self.lag_max + 1);
-                    reader.start(Replay::begin(log, from, lag, None));
+                    reader.start(Replay::start(log, from, lag, None));
                 } else {
                     reader.read(log, rng.pick(&[1, 3]));
                 }
@@ -126,7 +126,7 @@ impl World {
             "it has everything of the log"
         );
         assert!(
-            reader.known <= reader.next,
+            reader.stored_end <= reader.next,
             "it has everything that is known"
         );
     }

@@ -44,7 +44,7 @@ impl Feed {
             }
             _ => {
                 if let Some(from) = self.reader.requested() {
-                    self.reader.start(Replay::begin(log, from, 0, None));
+                    self.reader.start(Replay::start(log, from, 0, None));
                 } else {
                     self.reader.read(log, 3);
                 }
@@ -124,7 +124,7 @@ impl Session {
     fn refill(&mut self, log: &Log, history: &History<Event>, page_max: usize) {
         if let Some(from) = self.reader.requested() {
             let first = Some(history.first_seq()).filter(|first| *first > from);
-            self.reader.start(Replay::begin(log, from, 0, first));
+            self.reader.start(Replay::start(log, from, 0, first));
         } else {
             self.reader.read(log, page_max);
         }

@@ -45,7 +45,7 @@ async fn a_rebuilt_log_is_reported_to_its_watchers_and_new_ones_read_it() {
     let hub = edge(&memory);
     let mut sessions = [caught_up(&hub).await, caught_up(&hub).await];
     let cursor = memory.events(&job())[9].cursor();
-    memory.go_back(4);
+    memory.truncate(4);
     memory.disturb();
     for session in &mut sessions {
         assert!(until_rebuilt(session).await.is_empty());
@@ -78,7 +78,7 @@ async fn a_log_that_lost_its_end_and_grew_past_it_is_not_continued() {
         let memory = alone(10);
         let hub = edge(&memory);
         let mut session = caught_up(&hub).await;
-        memory.go_back(back_to);
+        memory.truncate(back_to);
         if !arrive {
             memory.lose(usize::MAX);
         }
@@ -103,7 +103,7 @@ async fn a_rebuilt_log_is_reported_to_a_session_that_reads_it() {
     let _fast = caught_up(&hub).await;
     let mut slow = Session::open(&hub, &job(), FROM_START).await.unwrap();
     assert!(matches!(slow.next().await, Step::Events(_)));
-    memory.go_back(300);
+    memory.truncate(300);
     memory.disturb();
     sleep(PROBE_SPREAD * 2).await;
     assert!(
@@ -200,7 +200,7 @@ async fn an_ended_job_whose_log_was_rebuilt_can_be_watched_again() {
     memory.disturb();
     sleep(CHECKED).await;
     assert_eq!(hub.feeds(), 1, "the log is the same");
-    memory.go_back(5);
+    memory.truncate(5);
     memory.disturb();
     sleep(CHECKED).await;
     memory.append(&job(), chunk("new"));

@@ -16,7 +16,7 @@ pub(crate) struct MemoryReplay {
     pub(super) span: Span,
     pub(super) state: ReplayState,
     /// The running request, which outlives a dropped wait.
-    pub(super) asked: Option<ReusableBoxFuture<'static, Result<MemoryPage, Unavailable>>>,
+    pub(super) reading: Option<ReusableBoxFuture<'static, Result<MemoryPage, Unavailable>>>,
 }
 
 /// A page, and the state after it.
@@ -39,7 +39,7 @@ impl Replay for MemoryReplay {
             if matches!(self.state, ReplayState::Done) {
                 return None;
             }
-            let asked = self.asked.get_or_insert_with(|| {
+            let reading = self.reading.get_or_insert_with(|| {
                 let memory = self.memory.clone();
                 let job = self.job.clone();
                 let span = self.span;
@@ -50,8 +50,8 @@ impl Replay for MemoryReplay {
                         .await
                 })
             });
-            let read = asked.get_pin().await;
-            self.asked = None;
+            let read = reading.get_pin().await;
+            self.reading = None;
             self.state = read.as_ref().map_or(ReplayState::Done, |(_, state)| *state);
             match read {
                 Ok((page, _)) if page.is_empty() => {}

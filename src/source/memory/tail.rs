@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use crate::source::{Signal, Tail};
+use crate::source::{Tail, TailSignal};
 use crate::wire::Stored;
 
 /// The live copies of one job.
@@ -17,29 +17,32 @@ pub(crate) struct MemoryTail {
 }
 
 impl Tail for MemoryTail {
-    async fn next(&mut self) -> Signal {
+    async fn next(&mut self) -> TailSignal {
         let live = async {
             match &mut self.live {
-                Some(live) => live.recv().await.map_or(Signal::Closed, Signal::Event),
+                Some(live) => live
+                    .recv()
+                    .await
+                    .map_or(TailSignal::Closed, TailSignal::Event),
                 None => pending().await,
             }
         };
         tokio::select! {
             biased;
             // The sender lives as long as any clone of the source.
-            Ok(()) = self.disturbed.changed() => Signal::Disturbed,
+            Ok(()) = self.disturbed.changed() => TailSignal::Disturbed,
             signal = live => signal,
         }
     }
 
-    fn ready(&mut self) -> Option<Signal> {
+    fn ready(&mut self) -> Option<TailSignal> {
         if self.disturbed.has_changed().unwrap_or(false) {
             self.disturbed.mark_unchanged();
-            return Some(Signal::Disturbed);
+            return Some(TailSignal::Disturbed);
         }
         match self.live.as_mut()?.try_recv() {
-            Ok(event) => Some(Signal::Event(event)),
-            Err(mpsc::error::TryRecvError::Disconnected) => Some(Signal::Closed),
+            Ok(event) => Some(TailSignal::Event(event)),
+            Err(mpsc::error::TryRecvError::Disconnected) => Some(TailSignal::Closed),
             Err(mpsc::error::TryRecvError::Empty) => None,
         }
     }

@@ -206,7 +206,7 @@ pub struct Seen {
     pub cursor: Option<String>,
     pub ended: bool,
     pub live: u32,
-    /// How often the client started over because the log was replaced.
+    /// How often the client started over because the log was rebuilt.
     pub restarts: u32,
 }
 
@@ -228,7 +228,7 @@ impl Seen {
     }
 
     /// Records a frame about this job.
-    pub fn take(&mut self, frame: &Value) {
+    pub fn record(&mut self, frame: &Value) {
         assert_eq!(frame["job"], self.job, "{frame}");
         match frame["op"].as_str() {
             None => {
@@ -265,14 +265,14 @@ impl Seen {
 
     /// Reads the next frame, and records it.
     pub async fn step(&mut self, client: &mut Client) {
-        self.take(&client.frame().await);
+        self.record(&client.frame().await);
     }
 
     /// Reads until the job has ended, or the connection.
     pub async fn follow(&mut self, client: &mut Client) -> Frame {
         loop {
             match client.next().await {
-                Frame::Json(frame) => self.take(&frame),
+                Frame::Json(frame) => self.record(&frame),
                 gone @ (Frame::Closed(_) | Frame::Cut) => return gone,
             }
             if self.ended {
@@ -369,7 +369,7 @@ pub async fn follow_through(addr: &str, seen: &mut Seen) {
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                     break;
                 }
-                Frame::Json(frame) => seen.take(&frame),
+                Frame::Json(frame) => seen.record(&frame),
                 Frame::Closed(_) | Frame::Cut => break,
             }
             if seen.ended {

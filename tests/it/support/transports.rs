@@ -119,7 +119,7 @@ impl Follower {
             .unwrap_or_else(|_| panic!("{}: nothing for {LIMIT:?}", self.transport.name))
             .unwrap();
         if let Some(line) = &line {
-            self.seen.take(&serde_json::from_str(line).unwrap());
+            self.seen.record(&serde_json::from_str(line).unwrap());
         }
         line.is_some()
     }

@@ -1,4 +1,4 @@
-//! Checks whether the log was replaced, and whether a silent log has more events.
+//! Checks whether the log was rebuilt, and whether a silent log has more events.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,13 +25,13 @@ impl<S: EventSource> Driver<S> {
         }
     }
 
-    /// The log may have been replaced: it is checked within `soon`.
-    pub(super) fn doubt(&mut self, soon: Duration) {
+    /// The log may have been rebuilt: it is checked within `soon`.
+    pub(super) fn suspect_rebuild(&mut self, soon: Duration) {
         self.probing = None;
         self.probe_backoff = Backoff::new(PROBE_SILENT, PROBE_MAX);
         self.probe_at = self.probe_at.min(Instant::now() + soon);
-        self.doubt_backoff.reset();
-        self.in_doubt = true;
+        self.check_backoff.reset();
+        self.may_be_rebuilt = true;
         if self.refill.is_busy() {
             self.abandon_replay();
         }
@@ -40,12 +40,12 @@ impl<S: EventSource> Driver<S> {
     /// Events of the current replay may be of another log: it is repeated after the check.
     pub(super) fn abandon_replay(&mut self) {
         self.refill = Refill::default();
-        self.chain_asked = None;
+        self.unclassified_at_request = None;
         self.stitcher.handle(Input::ReplayDone);
         self.ignored_copy = true;
     }
 
-    /// Checks whether the log has events that did not arrive, and whether it was replaced.
+    /// Checks whether the log has events that did not arrive, and whether it was rebuilt.
     pub(super) fn probe(&mut self) {
         let hub = Arc::clone(&self.hub);
         let feed = Arc::clone(&self.feed);
@@ -59,7 +59,7 @@ impl<S: EventSource> Driver<S> {
         self.probing = None;
         match probed {
             Ok(Checked::Continues(last)) => {
-                self.in_doubt = false;
+                self.may_be_rebuilt = false;
                 if std::mem::take(&mut self.ignored_copy) {
                     self.stitcher.handle(Input::LiveLagged);
                     // The replica that is read may lag.
@@ -69,11 +69,11 @@ impl<S: EventSource> Driver<S> {
                     self.stitcher.handle(Input::Live(last));
                 }
             }
-            Ok(Checked::Replaced) => self.replaced = true,
+            Ok(Checked::Rebuilt) => self.rebuilt = true,
             Err(error) => {
                 debug!(job = %self.feed.job(), %error, "cannot check the log");
-                if self.in_doubt {
-                    self.probe_at = Instant::now() + self.doubt_backoff.next_pause();
+                if self.may_be_rebuilt {
+                    self.probe_at = Instant::now() + self.check_backoff.next_pause();
                     return;
                 }
             }
