@@ -7,73 +7,24 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::attempt_writer::{AttemptWriter, Written};
 use super::batch::{Flush, OutputBatch};
+use super::deadlines::Deadlines;
 use super::outcome::AttemptOutcome;
 use super::report::Report;
 use crate::backend::{Failure, Finish, Piece};
 use crate::nats::{AppendError, EventWriter, Unwritable};
 use crate::source::Unavailable;
-use crate::wire::{Body, FailureCode, Limits};
-
-/// The time limits of an attempt: for the whole job, and for silence of the backend.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Deadlines {
-    end: Option<Instant>,
-    silence: Option<Duration>,
-    /// When the last output arrived or the last event was published.
-    heard: Instant,
-}
-
-impl Deadlines {
-    pub(super) fn new(limits: Limits, remaining: Option<Duration>) -> Self {
-        let heard = Instant::now();
-        let end = remaining.and_then(|remaining| heard.checked_add(remaining));
-        Self {
-            end,
-            silence: limits.silence_timeout_ms.map(Duration::from_millis),
-            heard,
-        }
-    }
-
-    /// How much of the time for the whole job remains.
-    pub(super) fn remaining(&self) -> Option<Duration> {
-        self.end
-            .map(|end| end.saturating_duration_since(Instant::now()))
-    }
-
-    /// Waits until one of them has passed, and returns the message for it. The limit for silence
-    /// applies only if `with_silence`.
-    async fn passed(self, with_silence: bool) -> &'static str {
-        let until = |at: Option<Instant>| async move {
-            match at {
-                Some(at) => sleep_until(at).await,
-                None => pending().await,
-            }
-        };
-        let silent = self
-            .silence
-            .filter(|_| with_silence)
-            .and_then(|silence| self.heard.checked_add(silence));
-        tokio::select! {
-            () = until(self.end) => "the job exceeded its time limit",
-            () = until(silent) => "the job produced no output for too long",
-        }
-    }
-}
+use crate::wire::{Body, FailureCode};
 
 /// One attempt, from its `job:started` to its end.
 pub(super) struct Attempt {
-    /// The writer, while no request is in flight.
-    idle: Option<EventWriter>,
-    /// The append or check that is in flight. It returns the writer.
-    busy: Option<InFlightWrite>,
-    /// Whether an append is in flight.
-    storing: bool,
+    writer: AttemptWriter,
     batch: OutputBatch,
     /// `None` when the backend can produce no more output.
     pieces: Option<mpsc::Receiver<Piece>>,
@@ -89,9 +40,6 @@ pub(super) struct Attempt {
     result: Option<Result<Finish, Failure>>,
 }
 
-/// An append or a check. The result is `true` when an event was appended.
-type InFlightWrite = Pin<Box<dyn Future<Output = (EventWriter, Result<bool, AppendError>)> + Send>>;
-
 /// Why an attempt stopped publishing, when the log did not refuse an event.
 #[derive(Debug)]
 pub(super) enum StopReason {
@@ -106,7 +54,7 @@ pub(super) enum StopReason {
 /// An event in an attempt.
 enum AttemptEvent {
     HandBack,
-    Written(Result<bool, AppendError>),
+    Written(Result<Written, AppendError>),
     Result(Result<Finish, Failure>),
     Piece(Option<Piece>),
     /// The next event is due.
@@ -126,9 +74,7 @@ impl Attempt {
         look_after: Duration,
     ) -> Self {
         Self {
-            idle: Some(writer),
-            busy: None,
-            storing: false,
+            writer: AttemptWriter::Idle(writer),
             batch: OutputBatch::new(flush),
             pieces: Some(pieces),
             look,
@@ -151,7 +97,7 @@ impl Attempt {
         loop {
             if self.pieces.is_none()
                 && self.batch.is_empty()
-                && self.busy.is_none()
+                && self.writer.is_idle()
                 && let Some(result) = &self.result
             {
                 return Ok(StopReason::Finished(result.clone()));
@@ -159,13 +105,13 @@ impl Attempt {
             match self.next(running.as_mut(), hand_back).await {
                 AttemptEvent::HandBack => return Ok(StopReason::HandBack),
                 AttemptEvent::TimedOut(message) => return Ok(StopReason::TimedOut(message)),
-                AttemptEvent::Written(outcome) => {
-                    let appended = outcome?;
+                AttemptEvent::Written(result) => {
+                    let written = result?;
                     self.proven = Instant::now();
-                    if appended {
+                    if written == Written::Appended {
                         // While the log was slow, the backend may have waited for room. That is not
                         // silence.
-                        self.deadlines.heard = self.proven;
+                        self.deadlines.restart_silence(self.proven);
                     }
                 }
                 AttemptEvent::Result(result) => {
@@ -173,22 +119,16 @@ impl Attempt {
                     self.drain_output();
                 }
                 AttemptEvent::Piece(Some(piece)) => {
-                    self.deadlines.heard = Instant::now();
+                    self.deadlines.restart_silence(Instant::now());
                     self.batch.push(piece);
                 }
                 AttemptEvent::Piece(None) => self.pieces = None,
                 AttemptEvent::Due => {
-                    if let Some(writer) = self.idle.take() {
-                        let event = self.batch.next_event(Instant::now());
-                        self.busy = Some(Box::pin(append(writer, event)));
-                        self.storing = true;
+                    if let Some((body, permit)) = self.batch.next_event(Instant::now()) {
+                        self.writer.append(body, permit);
                     }
                 }
-                AttemptEvent::Look => {
-                    if let Some(writer) = self.idle.take() {
-                        self.busy = Some(Box::pin(check(writer)));
-                    }
-                }
+                AttemptEvent::Look => self.writer.check(),
             }
         }
     }
@@ -204,16 +144,10 @@ impl Attempt {
             .batch
             .due(now)
             .map(|due| if self.result.is_some() { now } else { due });
-        let idle = self.idle.is_some();
-        let running_on = self.result.is_none();
+        let is_idle = self.writer.is_idle();
+        let is_running = self.result.is_none();
         // While the log cannot be reached, a backend may wait for room. That is not silence.
-        let with_silence = running_on && !self.storing && self.batch.is_empty();
-        let write = async {
-            match &mut self.busy {
-                Some(write) => write.await,
-                None => pending().await,
-            }
-        };
+        let with_silence = is_running && !self.writer.is_appending() && self.batch.is_empty();
         let piece = async {
             match &mut self.pieces {
                 Some(pieces) => pieces.recv().await,
@@ -230,17 +164,12 @@ impl Attempt {
         };
         tokio::select! {
             () = hand_back.cancelled() => AttemptEvent::HandBack,
-            (writer, outcome) = write => {
-                self.busy = None;
-                self.storing = false;
-                self.idle = Some(writer);
-                AttemptEvent::Written(outcome)
-            }
-            result = running, if running_on => AttemptEvent::Result(result),
+            result = self.writer.written() => AttemptEvent::Written(result),
+            result = running, if is_running => AttemptEvent::Result(result),
             piece = piece => AttemptEvent::Piece(piece),
-            () = due, if idle => AttemptEvent::Due,
-            () = self.look.notified(), if idle => AttemptEvent::Look,
-            () = sleep_until(self.proven + self.look_after), if idle => AttemptEvent::Look,
+            () = due, if is_idle => AttemptEvent::Due,
+            () = self.look.notified(), if is_idle => AttemptEvent::Look,
+            () = sleep_until(self.proven + self.look_after), if is_idle => AttemptEvent::Look,
             message = self.deadlines.passed(with_silence) => AttemptEvent::TimedOut(message),
         }
     }
@@ -274,8 +203,12 @@ impl Attempt {
         mut self,
         last: Result<Body, AppendError>,
     ) -> Result<AttemptOutcome, Unavailable> {
-        let settled = self.settle().await;
-        let Some(mut writer) = self.idle.take() else {
+        let settled = if self.writer.is_idle() {
+            Ok(())
+        } else {
+            self.writer.written().await.map(|_| ())
+        };
+        let AttemptWriter::Idle(mut writer) = self.writer else {
             return Ok(AttemptOutcome::Unfinished(Duration::ZERO));
         };
         let mut last = settled.and(last);
@@ -310,36 +243,8 @@ impl Attempt {
             }
         }
     }
-
-    /// Waits for the request in flight, which returns the writer.
-    async fn settle(&mut self) -> Result<(), AppendError> {
-        let Some(busy) = self.busy.take() else {
-            return Ok(());
-        };
-        let (writer, outcome) = busy.await;
-        self.idle = Some(writer);
-        outcome.map(|_| ())
-    }
 }
 
 fn bad_output(error: &Unwritable) -> Body {
     Body::Failed(Failure::fatal(FailureCode::BadOutput, error.to_string()).into())
-}
-
-/// Appends one event. Its room is freed once it is stored.
-async fn append(
-    mut writer: EventWriter,
-    event: Option<(Body, OwnedSemaphorePermit)>,
-) -> (EventWriter, Result<bool, AppendError>) {
-    let Some((body, _room)) = event else {
-        return (writer, Ok(false));
-    };
-    let outcome = writer.append(body).await;
-    (writer, outcome.map(|()| true))
-}
-
-/// Checks whether another process wrote.
-async fn check(mut writer: EventWriter) -> (EventWriter, Result<bool, AppendError>) {
-    let outcome = writer.check().await;
-    (writer, outcome.map(|()| false))
 }

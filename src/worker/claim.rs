@@ -2,20 +2,30 @@
 //! `job:started` event makes this worker the owner. `not_started` handles jobs that cannot start.
 
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::outcome::{AttemptOutcome, attempts_exhausted, panicked, timed_out};
+use super::deadlines::{limits, time_remaining};
+use super::not_started::handle_not_started;
+use super::outcome::{AttemptOutcome, attempts_exhausted, claim_pause, panicked, timed_out};
+use super::owner::is_owned;
 use super::report::Report;
-use super::runner::Runner;
+use super::settings::WorkerSettings;
 use crate::backend::{self, Backend};
 use crate::config::{APPEND_WAIT, DELIVERIES_MAX, RETRY_AFTER_MAX};
-use crate::nats::{AppendError, Control, Delivery, EventWriter, Tip, Unwritable};
+use crate::nats::{
+    AppendError, Control, Delivery, EventWriter, Log, Queue, Reader, Tip, Unwritable,
+};
+use crate::runtime::Tasks;
 use crate::source::Unavailable;
 use crate::source::fold;
-use crate::wire::{Body, Event, EventType, JobId, JobState, Limits, Stored, StreamSeq};
+use crate::wire::{
+    Body, Event, EventType, FailureCode, JobId, JobState, Limits, Stored, StreamSeq,
+};
 
 /// The result of a claim.
 #[derive(Debug)]
@@ -75,21 +85,59 @@ struct NextEvent {
     backend_failure: Option<backend::Failure>,
 }
 
-impl<B: Backend> Runner<B> {
+/// Claims the jobs of a worker.
+#[derive(Debug)]
+pub(super) struct Claimer<B> {
+    log: Log,
+    queue: Queue,
+    backend: Arc<B>,
+    settings: Arc<WorkerSettings>,
+    progress_interval: Duration,
+    /// Opened when the earlier events of a job must be read, which most jobs do not need.
+    reader: OnceCell<Reader>,
+    /// The tasks of the reader.
+    tasks: Tasks,
+}
+
+impl<B: Backend> Claimer<B> {
+    pub(super) fn new(
+        queue: Queue,
+        backend: Arc<B>,
+        settings: Arc<WorkerSettings>,
+        progress_interval: Duration,
+        tasks: Tasks,
+    ) -> Self {
+        Self {
+            log: queue.log().clone(),
+            queue,
+            backend,
+            settings,
+            progress_interval,
+            reader: OnceCell::new(),
+            tasks,
+        }
+    }
+
     /// Claims a job, or finds that there is nothing to run. A job whose next event can never be
     /// stored counts as an attempt.
     pub(super) async fn claim(&self, delivery: &Delivery) -> Result<Claimed, Unavailable> {
         match self.try_claim(delivery).await {
             Ok(claimed) => Ok(claimed),
             Err(ClaimError::Unavailable(error)) => {
-                let pause = self.claim_pause(delivery);
+                let pause = claim_pause(self.progress_interval, delivery.deliveries);
                 warn!(job = %delivery.job, %error, ?pause, "handed back: the log cannot be reached");
                 Ok(Claimed::Over(AttemptOutcome::Unfinished(pause)))
             }
-            Err(ClaimError::Unwritable { attempt, error }) => self
-                .handle_not_started(delivery, attempt, &error)
-                .await
-                .map(Claimed::Over),
+            Err(ClaimError::Unwritable { attempt, error }) => handle_not_started(
+                &self.log,
+                &self.settings,
+                self.progress_interval,
+                delivery,
+                attempt,
+                &error,
+            )
+            .await
+            .map(Claimed::Over),
         }
     }
 
@@ -144,10 +192,10 @@ impl<B: Backend> Runner<B> {
         }
         // Before this worker subscribes to the control subject, or the question would reach it as
         // well.
-        if seen.is_none() && self.is_owned(&delivery.job, last).await {
+        if seen.is_none() && is_owned(&self.queue, &delivery.job, last).await {
             return Ok(Some(AttemptOutcome::Lost));
         }
-        let remaining = self.time_remaining(delivery);
+        let remaining = time_remaining(&self.settings, delivery);
         if remaining == Some(Duration::ZERO) {
             return Ok(None);
         }
@@ -155,6 +203,31 @@ impl<B: Backend> Runner<B> {
         Ok(wait.map(|wait| {
             AttemptOutcome::Unfinished(remaining.map_or(wait, |remaining| wait.min(remaining)))
         }))
+    }
+
+    /// Counts earlier deliveries that did not start an attempt as one attempt, in the log.
+    ///
+    /// The queue's count of deliveries is not enough. It includes attempts, jobs that were handed
+    /// back by a stopping worker or before a retry, and tries during an outage. These must not use
+    /// up the job's attempts, so a number of uncounted deliveries are allowed. With more than that,
+    /// something keeps killing workers before they write anything (for example, an output that is
+    /// too large for their memory), so each further delivery is counted before it is tried. If the
+    /// attempt then starts, it has the counted number, so that an outage costs no attempts. Returns
+    /// that number; `None` when another process wrote first.
+    async fn count_delivery(
+        &self,
+        last: &Stored,
+        uncounted: u32,
+    ) -> Result<Option<u32>, ClaimError> {
+        let attempt = last.attempt.saturating_add(1);
+        let body = Body::Retrying {
+            code: FailureCode::NotBegun.into(),
+            message: format!("{uncounted} deliveries of the job did not start an attempt"),
+            delay_ms: 0,
+        };
+        let mut writer = EventWriter::new(self.log.clone(), last.job.clone(), attempt, Some(last));
+        let counted = is_appended(writer.append(body).await, last.attempt)?;
+        Ok(counted.then_some(attempt))
     }
 
     /// Appends the event that follows `last`. `None` when another process wrote first.
@@ -165,7 +238,7 @@ impl<B: Backend> Runner<B> {
         progress: &mut ClaimProgress,
     ) -> Result<Option<Claimed>, ClaimError> {
         let job = &delivery.job;
-        let remaining = self.time_remaining(delivery);
+        let remaining = time_remaining(&self.settings, delivery);
         let NextEvent {
             attempt,
             body,
@@ -195,9 +268,9 @@ impl<B: Backend> Runner<B> {
             writer: writer.persistent(),
             attempt,
             previous_output,
-            limits: self.limits(delivery),
+            limits: limits(&self.settings, delivery),
             // Computed again: storing the event may have waited for an election.
-            remaining: self.time_remaining(delivery),
+            remaining: time_remaining(&self.settings, delivery),
             control,
             backend_failure,
         }))))
@@ -222,20 +295,6 @@ impl<B: Backend> Runner<B> {
         Ok(age
             .map(|age| delay.saturating_sub(age))
             .filter(|wait| !wait.is_zero()))
-    }
-
-    /// The stricter of the worker's and the job's time limits.
-    fn limits(&self, delivery: &Delivery) -> Limits {
-        self.settings.limits.and(delivery.submission.limits)
-    }
-
-    /// How much of the time for a job remains. Compares the broker's clock (of the submission) with
-    /// this machine's, so it is only as exact as they agree.
-    pub(super) fn time_remaining(&self, delivery: &Delivery) -> Option<Duration> {
-        let age = delivery.submitted.elapsed().unwrap_or(Duration::ZERO);
-        self.limits(delivery)
-            .timeout_ms
-            .map(|ms| Duration::from_millis(ms).saturating_sub(age))
     }
 
     /// The event that follows `last`, which may be the event with which this claim `counted` a
@@ -315,7 +374,8 @@ impl<B: Backend> Runner<B> {
 
     /// The state of the job according to its log.
     async fn job_state(&self, job: &JobId) -> Result<Option<JobState>, Unavailable> {
-        let reader = self.reader().await?;
+        let open = || Reader::open(self.log.clone(), &self.tasks);
+        let reader = self.reader.get_or_try_init(open).await?;
         let late = |_| Unavailable("the log was not read in time".into());
         timeout(APPEND_WAIT, fold(reader, job))
             .await
@@ -336,10 +396,7 @@ fn is_continued_elsewhere(seen: Option<StreamSeq>, last: &Stored) -> bool {
 
 /// Whether an event was appended; `false` when another process wrote first. `attempt` is that of
 /// the log's last event.
-pub(super) fn is_appended(
-    outcome: Result<(), AppendError>,
-    attempt: u32,
-) -> Result<bool, ClaimError> {
+fn is_appended(outcome: Result<(), AppendError>, attempt: u32) -> Result<bool, ClaimError> {
     match outcome {
         Ok(()) => Ok(true),
         Err(AppendError::Superseded | AppendError::CancelRequested) => Ok(false),

@@ -2,11 +2,12 @@
 //! uses `trait Backend`, and does not know any backend.
 
 mod attempt;
+mod attempt_writer;
 mod batch;
 mod callback;
 mod claim;
+mod deadlines;
 mod held;
-mod job;
 mod not_started;
 mod outcome;
 mod owner;
@@ -16,7 +17,7 @@ mod settings;
 
 use std::sync::Arc;
 
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -24,6 +25,7 @@ use tracing::{info, warn};
 pub use batch::Flush;
 pub use settings::WorkerSettings;
 
+use self::claim::Claimer;
 use self::held::HeldJobs;
 use self::runner::Runner;
 use crate::backend::Backend;
@@ -60,17 +62,28 @@ impl<B: Backend> Worker<B> {
         }
         let threads = WorkThreads::new(settings.backend_threads)
             .map_err(|error| Unavailable(format!("no threads: {error}")))?;
+        let progress_interval = ack_wait / 3;
+        let queue = Queue::new(log);
+        let backend = Arc::new(backend);
+        let settings = Arc::new(settings);
+        let tasks = Tasks::new(CancellationToken::new());
+        let claimer = Claimer::new(
+            queue.clone(),
+            Arc::clone(&backend),
+            Arc::clone(&settings),
+            progress_interval,
+            tasks.clone(),
+        );
         let runner = Runner {
-            queue: Queue::new(log.clone()),
-            log,
+            claimer,
+            queue,
             usage_cache: UsageCache::default(),
-            reader: OnceCell::new(),
-            backend: Arc::new(backend),
+            backend,
             threads: Arc::new(threads),
             held: HeldJobs::default(),
             settings,
-            progress_interval: ack_wait / 3,
-            tasks: Tasks::new(CancellationToken::new()),
+            progress_interval,
+            tasks,
         };
         Ok(Self { runner, claim })
     }
@@ -131,7 +144,7 @@ impl<B: Backend> Worker<B> {
             kind,
             concurrency,
             ..
-        } = &runner.settings;
+        } = &*runner.settings;
         info!(%kind, running = jobs.running(), "worker stopping");
         claim.close().await;
         let all = u32::try_from(*concurrency).unwrap_or(u32::MAX);

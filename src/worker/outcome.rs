@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::backend::{self, Retry};
 use crate::backoff::Backoff;
-use crate::config::{ATTEMPT_PAUSE_MAX, RETRY_AFTER_MAX};
+use crate::config::{ATTEMPT_PAUSE_MAX, CLAIM_PAUSE_FACTOR, RETRY_AFTER_MAX};
 use crate::runtime::report_panic;
 use crate::wire::{Body, FailureCode, JobFailure, JobId};
 
@@ -80,4 +80,11 @@ pub(super) fn retry_pause(job: &JobId, attempt: u32, first: Duration, retry: Ret
     let backoff = Backoff::new(first, ATTEMPT_PAUSE_MAX);
     backoff.pause_after(attempt.saturating_sub(1)) * (192 + job.tag().rotate_left(attempt) % 128)
         / 256
+}
+
+/// How long a job whose log cannot be reached waits for its next claim. The pause grows with each
+/// delivery, so that other jobs can run, up to a limit, so that jobs continue soon after an outage.
+pub(super) fn claim_pause(progress_interval: Duration, deliveries: u32) -> Duration {
+    let backoff = Backoff::new(progress_interval, progress_interval * CLAIM_PAUSE_FACTOR);
+    backoff.pause_after(deliveries.saturating_sub(1))
 }

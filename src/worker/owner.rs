@@ -17,71 +17,67 @@ use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use super::held::HeldJob;
-use super::runner::Runner;
-use crate::backend::Backend;
 use crate::config::{OWNER_ANSWERS_MAX, OWNER_ASK_EVERY, OWNER_ASK_WAIT};
-use crate::nats::{Control, ControlSignal, Question, Tip};
+use crate::nats::{Control, ControlSignal, Log, Question, Queue, Tip};
 use crate::wire::{EventType, JobId, Stored};
 
-impl<B: Backend> Runner<B> {
-    /// Whether `last` is of an attempt that is alive in another worker. After an outage that worker
-    /// may reconnect later than this one, so it is asked repeatedly for a while.
-    pub(super) async fn is_owned(&self, job: &JobId, last: &Stored) -> bool {
-        if last.attempt == 0 || last.event_type == EventType::Retrying || last.event_type.is_end() {
+/// Whether `last` is of an attempt that is alive in another worker. After an outage that worker
+/// may reconnect later than this one, so it is asked repeatedly for a while.
+pub(super) async fn is_owned(queue: &Queue, job: &JobId, last: &Stored) -> bool {
+    if last.attempt == 0 || last.event_type == EventType::Retrying || last.event_type.is_end() {
+        return false;
+    }
+    let deadline = Instant::now() + OWNER_ASK_WAIT;
+    loop {
+        if queue.is_owner_alive(job, last.attempt).await {
+            info!(%job, attempt = last.attempt, "left to its owner, which is alive");
+            return true;
+        }
+        if !queue.has_just_reconnected() || Instant::now() >= deadline {
             return false;
         }
-        let deadline = Instant::now() + OWNER_ASK_WAIT;
-        loop {
-            if self.queue.is_owner_alive(job, last.attempt).await {
-                info!(%job, attempt = last.attempt, "left to its owner, which is alive");
-                return true;
-            }
-            if !self.queue.has_just_reconnected() || Instant::now() >= deadline {
-                return false;
-            }
-            sleep(OWNER_ASK_EVERY).await;
-        }
+        sleep(OWNER_ASK_EVERY).await;
     }
+}
 
-    /// Notifies `look` of the control signals of a job that this worker owns, and answers questions
-    /// whether this attempt is alive.
-    pub(super) async fn answer_questions(
-        &self,
-        mut control: Control,
-        held: &HeldJob,
-        attempt: u32,
-        look: &Notify,
-    ) -> Infallible {
-        let mut answers = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                signal = control.next() => {
-                    look.notify_one();
-                    if let ControlSignal::Question(question) = signal
-                        && answers.len() < OWNER_ANSWERS_MAX
-                    {
-                        answers.push(self.answer(question, held, attempt));
-                    }
+/// Notifies `look` of the control signals of a job that this worker owns, and answers questions
+/// whether this attempt is alive.
+pub(super) async fn answer_questions(
+    log: &Log,
+    mut control: Control,
+    held: &HeldJob,
+    attempt: u32,
+    look: &Notify,
+) -> Infallible {
+    let mut answers = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            signal = control.next() => {
+                look.notify_one();
+                if let ControlSignal::Question(question) = signal
+                    && answers.len() < OWNER_ANSWERS_MAX
+                {
+                    answers.push(answer(log, question, held, attempt));
                 }
-                Some(()) = answers.next() => {}
             }
+            Some(()) = answers.next() => {}
         }
     }
+}
 
-    /// Answers if the log shows that this attempt owns the job: a worker that was frozen may have
-    /// lost it.
-    async fn answer(&self, question: Question, held: &HeldJob, attempt: u32) {
-        let Ok(Tip::At {
-            last: Some(last), ..
-        }) = self.log.tip(&held.delivery().job).await
-        else {
-            return;
-        };
-        let over = last.event_type == EventType::Retrying || last.event_type.is_end();
-        if last.attempt == attempt && !over {
-            question.answer(attempt).await;
-            // The queue did not hear from this worker in time.
-            held.report_now();
-        }
+/// Answers if the log shows that this attempt owns the job: a worker that was frozen may have
+/// lost it.
+async fn answer(log: &Log, question: Question, held: &HeldJob, attempt: u32) {
+    let Ok(Tip::At {
+        last: Some(last), ..
+    }) = log.tip(&held.delivery().job).await
+    else {
+        return;
+    };
+    let over = last.event_type == EventType::Retrying || last.event_type.is_end();
+    if last.attempt == attempt && !over {
+        question.answer(attempt).await;
+        // The queue did not hear from this worker in time.
+        held.report_now();
     }
 }

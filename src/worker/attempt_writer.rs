@@ -1,0 +1,84 @@
+//! The writer of an attempt: one request to the log at a time, an append or a check. It does not
+//! decide what to append.
+
+use std::future::{Future, pending};
+use std::pin::Pin;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::nats::{AppendError, EventWriter};
+use crate::wire::Body;
+
+/// What the writer does.
+pub(super) enum AttemptWriter {
+    /// Nothing.
+    Idle(EventWriter),
+    /// It appends an event.
+    Appending(InFlightRequest),
+    /// It checks whether another process wrote.
+    Checking(InFlightRequest),
+    /// Only while the state changes.
+    Changing,
+}
+
+/// An append or a check. It returns the writer.
+type InFlightRequest = Pin<Box<dyn Future<Output = (EventWriter, Result<(), AppendError>)> + Send>>;
+
+/// A request that has succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// An event was appended.
+    Appended,
+    /// No other process wrote.
+    Checked,
+}
+
+impl AttemptWriter {
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self, Self::Idle(_))
+    }
+
+    pub(super) fn is_appending(&self) -> bool {
+        matches!(self, Self::Appending(_))
+    }
+
+    /// Starts to append an event if the writer is idle. The permit is dropped once it is stored.
+    pub(super) fn append(&mut self, body: Body, permit: OwnedSemaphorePermit) {
+        self.start(|mut writer| {
+            Self::Appending(Box::pin(async move {
+                let result = writer.append(body).await;
+                drop(permit);
+                (writer, result)
+            }))
+        });
+    }
+
+    /// Starts to check whether another process wrote if the writer is idle.
+    pub(super) fn check(&mut self) {
+        self.start(|mut writer| {
+            Self::Checking(Box::pin(async move {
+                let result = writer.check().await;
+                (writer, result)
+            }))
+        });
+    }
+
+    fn start(&mut self, request: impl FnOnce(EventWriter) -> Self) {
+        *self = match std::mem::replace(self, Self::Changing) {
+            Self::Idle(writer) => request(writer),
+            busy => busy,
+        };
+    }
+
+    /// Waits for the request in flight, forever if there is none. Cancel safe.
+    pub(super) async fn written(&mut self) -> Result<Written, AppendError> {
+        let (request, written) = match self {
+            Self::Appending(request) => (request, Written::Appended),
+            Self::Checking(request) => (request, Written::Checked),
+            Self::Idle(_) | Self::Changing => return pending().await,
+        };
+        let (writer, result) = request.await;
+        *self = Self::Idle(writer);
+        result.map(|()| written)
+    }
+}
