@@ -1,0 +1,14 @@
+//! Tasks, panics, threads, and the signals that end a process.
+
+mod panics;
+mod signals;
+mod tasks;
+mod threads;
+mod work;
+
+pub use panics::panics;
+pub(crate) use panics::report_panic;
+pub use signals::interrupted;
+pub use tasks::{Tasks, unless_ended};
+pub use threads::{on_threads, single_threaded};
+pub(crate) use work::{WorkError, WorkThreads};
