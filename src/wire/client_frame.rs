@@ -12,8 +12,8 @@ use super::codec::{self, Encoding};
 use super::cursor::{BadCursor, Cursor};
 use super::id::{JobId, Seq};
 use super::limits::{BODY_MAX, REF_MAX, TOKEN_MAX};
+use super::object::{Misread, object};
 use super::refusal::{self, Refusal, RequestHead, RequestRef, fields, job_id};
-use super::scan::{self, Misread};
 use super::submission::Submission;
 use super::submit::{SubmissionFields, SubmitFrame};
 
@@ -131,7 +131,7 @@ impl ClientFrame {
     fn from_json(text: &[u8]) -> Result<Self, Refusal> {
         let bad = |message| Refusal::new(Code::BadRequest, message);
         let not_a_frame = || bad("a frame must be an object with an `op`");
-        let mut head: RequestHead = scan::object(text).map_err(|misread| match misread {
+        let mut head: RequestHead = object(text).map_err(|misread| match misread {
             Misread::NotJson(error) => {
                 Refusal::new(Code::BadJson, format!("not valid JSON: {error}"))
             }

@@ -8,8 +8,10 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::limits::DEPTH_MAX;
-use super::scan::{self, Bounded, Counter};
+use super::plain::plain;
+use super::scan;
 use super::transcode::transcode;
+use super::writers::{self, Bounded, Counter};
 
 /// Whether a value nests at most this many levels deep.
 pub fn nests_at_most(value: &serde_json::Value, levels: usize) -> bool {
@@ -31,7 +33,7 @@ pub fn nests_at_most(value: &serde_json::Value, levels: usize) -> bool {
 /// # Errors
 /// [`Error::Encode`].
 pub fn msgpack_len<T: Serialize + ?Sized>(value: &T) -> Result<usize, Error> {
-    Ok(scan::msgpack_len(value)?)
+    Ok(writers::msgpack_len(value)?)
 }
 
 /// The size of a value as JSON, in bytes.
@@ -185,7 +187,7 @@ type MsgPackReader<'a> = rmp_serde::Deserializer<rmp_serde::decode::ReadRefReade
 /// # Errors
 /// An error of the format.
 pub fn value<'de, D: Deserializer<'de>>(from: D) -> Result<serde_json::Value, D::Error> {
-    scan::plain(from)
+    plain(from)
 }
 
 /// Converts a MessagePack value to JSON, without a tree in between.
@@ -203,7 +205,7 @@ pub fn msgpack_to_json(payload: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
 /// [`Error`] when it is not valid JSON.
 pub fn json_to_msgpack(payload: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
     let mut reader = serde_json::Deserializer::from_slice(payload);
-    let value = scan::plain(&mut reader)?;
+    let value = plain(&mut reader)?;
     reader.end()?;
     rmp_serde::encode::write_named(out, &value)?;
     Ok(())

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::codec;
 use super::id::{JobId, Kind, Seq};
-use super::scan::{plain, plain_option};
+use super::plain::{plain, plain_option};
 
 /// One entry of a job's log. Stored as a MessagePack map with named fields, or as a JSON object.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -12,6 +12,8 @@ mod failure;
 mod id;
 pub mod limits;
 mod listing;
+mod object;
+mod plain;
 mod refusal;
 mod scan;
 mod schema;
@@ -22,6 +24,7 @@ mod stored;
 mod submission;
 mod submit;
 mod transcode;
+mod writers;
 
 pub use client_frame::{ClientFrame, Start, start};
 pub use code::{Code, CodeInfo, may_reconnect};

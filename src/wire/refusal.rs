@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::code::Code;
 use super::id::{JobId, Kind};
 use super::limits::{MESSAGE_MAX, OP_MAX, REF_MAX};
-use super::scan::{self, Excerpt, Misread};
+use super::object::{Excerpt, Misread, object};
 
 /// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl RequestRef {
 
     /// The fields of a JSON object; empty if it cannot be parsed.
     pub fn of(text: &[u8]) -> Self {
-        scan::object::<RequestHead>(text)
+        object::<RequestHead>(text)
             .map(Into::into)
             .unwrap_or_default()
     }
@@ -89,7 +89,7 @@ pub fn shortened(mut message: String) -> String {
 /// # Errors
 /// A [`Refusal`].
 pub(super) fn fields<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Refusal> {
-    scan::object(text).map_err(|misread| match misread {
+    object(text).map_err(|misread| match misread {
         Misread::NotJson(error) => Refusal::new(Code::BadJson, error.to_string()),
         Misread::Other(error) => Refusal::new(Code::BadRequest, error.to_string()),
     })

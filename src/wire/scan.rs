@@ -2,15 +2,14 @@
 //! both encodings. It checks only their depth.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::Write;
 
-use serde::de::{
-    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Number, Value};
+use serde::Serialize;
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 
 use super::limits::VALUE_DEPTH_MAX;
+use super::writers::{Counter, msgpack_len};
 
 /// The size of a value in bytes. Repeated keys are counted each time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,32 +20,6 @@ pub(super) struct Size {
     pub(super) msgpack: usize,
     /// About how much a [`Value`] holds in memory besides the `Value` itself.
     pub(super) memory: usize,
-}
-
-/// Counts the bytes that are written to it.
-pub(super) struct Counter(pub(super) usize);
-
-impl Write for Counter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The size of a value as MessagePack, in bytes.
-///
-/// # Errors
-/// When it cannot be written as MessagePack.
-pub(super) fn msgpack_len<T: Serialize + ?Sized>(
-    value: &T,
-) -> Result<usize, rmp_serde::encode::Error> {
-    let mut counter = Counter(0);
-    rmp_serde::encode::write_named(&mut counter, value)?;
-    Ok(counter.0)
 }
 
 /// About how many bytes a JSON object with this many fields holds in memory, without their names
@@ -98,30 +71,6 @@ pub(super) fn transcode<'de, D: Deserializer<'de>>(
         levels,
     }
     .deserialize(from)
-}
-
-/// A writer that accepts at most `limit` bytes.
-#[derive(Debug)]
-pub(super) struct Bounded {
-    pub(super) bytes: Vec<u8>,
-    pub(super) limit: usize,
-    /// Whether a write was refused.
-    pub(super) is_full: bool,
-}
-
-impl Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.bytes.len() + bytes.len() > self.limit {
-            self.is_full = true;
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// Writes one value as JSON and counts its size as MessagePack and in memory.
@@ -274,179 +223,10 @@ impl<'de, W: Write> Visitor<'de> for Key<'_, W> {
     }
 }
 
-/// Reads any JSON value unchanged. `Value` itself would treat an object whose only key is
-/// serde_json's private marker of a raw value as that raw value.
-///
-/// # Errors
-/// An error of the format.
-pub(super) fn plain<'de, D: Deserializer<'de>>(from: D) -> Result<Value, D::Error> {
-    Plain.deserialize(from)
-}
-
-/// [`plain`], for a field that may be absent or `null`.
-///
-/// # Errors
-/// An error of the format.
-pub(super) fn plain_option<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
-    Ok(Some(plain(from)?).filter(|value| !value.is_null()))
-}
-
-struct Plain;
-
-impl<'de> DeserializeSeed<'de> for Plain {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
-        from.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Plain {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
-        self.deserialize(from)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut values = Vec::new();
-        while let Some(value) = items.next_element_seed(Self)? {
-            values.push(value);
-        }
-        Ok(values.into())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
-        let mut map = Map::new();
-        while let Some(key) = fields.next_key::<String>()? {
-            map.insert(key, fields.next_value_seed(Self)?);
-        }
-        Ok(map.into())
-    }
-}
-
-/// The first `MAX` characters of text that a client wrote; `None` if it wrote something else.
-#[derive(Debug, Default)]
-pub(super) struct Excerpt<const MAX: usize>(pub(super) Option<String>);
-
-impl<'de, const MAX: usize> Deserialize<'de> for Excerpt<MAX> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Cut<const MAX: usize>;
-        impl<'de, const MAX: usize> Visitor<'de> for Cut<MAX> {
-            type Value = Option<String>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("any JSON value")
-            }
-
-            fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-                Ok(None)
-            }
-
-            fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-                Ok(None)
-            }
-
-            fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-                Ok(None)
-            }
-
-            fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-                Ok(None)
-            }
-
-            fn visit_unit<E>(self) -> Result<Self::Value, E> {
-                Ok(None)
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Some(text.chars().take(MAX).collect()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-                while items.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(None)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
-                while fields.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(None)
-            }
-        }
-        from.deserialize_any(Cut::<MAX>).map(Self)
-    }
-}
-
-/// Why a text is not the expected object.
-pub(super) enum Misread {
-    /// It is not valid JSON.
-    NotJson(serde_json::Error),
-    /// It is a different JSON value.
-    Other(serde_json::Error),
-}
-
-/// Reads one object with known fields. Refuses an array of their values, which serde would accept.
-///
-/// # Errors
-/// [`Misread`].
-pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Misread> {
-    let sort = |error: serde_json::Error| {
-        if error.is_data() {
-            Misread::Other(error)
-        } else {
-            Misread::NotJson(error)
-        }
-    };
-    let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
-    if first.is_some_and(|first| *first != b'{') {
-        serde_json::from_slice::<IgnoredAny>(text).map_err(sort)?;
-        return Err(Misread::Other(serde_json::Error::custom("not an object")));
-    }
-    serde_json::from_slice(text).map_err(sort)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-
-    const RAW: &str = "$serde_json::private::RawValue";
 
     #[test]
     fn a_value_is_measured_as_it_is_stored() {
@@ -511,13 +291,8 @@ mod tests {
     }
 
     #[test]
-    fn the_marker_of_a_raw_value_is_an_ordinary_key() {
-        let text = format!(r#"{{"a":[{{"{RAW}":"[1,2]"}}],"{RAW}":7}}"#);
-        let value = plain(&mut serde_json::Deserializer::from_str(&text)).unwrap();
-        assert_eq!(
-            value.to_string(),
-            format!(r#"{{"{RAW}":7,"a":[{{"{RAW}":"[1,2]"}}]}}"#)
-        );
-        assert_eq!(measure(&text).unwrap().json, text.len());
+    fn the_marker_of_a_raw_value_is_measured_like_any_key() {
+        let text = r#"{"a":[{"$serde_json::private::RawValue":"[1,2]"}]}"#;
+        assert_eq!(measure(text).unwrap().json, text.len());
     }
 }

@@ -13,6 +13,7 @@ use super::id::{JobId, Kind};
 use super::limits::{
     CALLBACK_MAX, EVENT_MAX, INPUT_MAX, INPUT_MEMORY_MAX, TIMEOUT_MAX_MS, VALUE_DEPTH_MAX,
 };
+use super::plain::plain;
 use super::refusal::{self, Refusal};
 use super::scan::{self, Size};
 use super::submission::{Limits, RESERVED_ID, RESERVED_KIND, Submission};
@@ -124,7 +125,7 @@ impl SubmissionFields<'_> {
             let size = scan::measure(input.get()).map_err(|error| bad_input(&error))?;
             submission.check_size(size)?;
             let mut reader = serde_json::Deserializer::from_str(input.get());
-            submission.input = scan::plain(&mut reader).map_err(|error| bad_input(&error))?;
+            submission.input = plain(&mut reader).map_err(|error| bad_input(&error))?;
         }
         Ok(submission)
     }
