@@ -8,13 +8,15 @@ use crate::wire::{Code, Seq};
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SessionError {
     /// The cursor was made for another job.
-    #[error("the cursor names an event of another job")]
+    #[error("the cursor names an event of another job: use a cursor of this job")]
     CursorOfOtherJob,
     /// The log has no such event at the cursor's stream sequence.
-    #[error("the log does not hold the cursor's event: it was rebuilt")]
+    #[error(
+        "the log no longer holds the cursor's event: discard what is displayed, and watch from the first event"
+    )]
     CursorNotInLog,
     /// The start is after the log's last event.
-    #[error("the log ends at {last}")]
+    #[error("the log ends at event {last}: watch from there, or from the first event")]
     AfterTheEnd {
         /// The sequence number of the log's last event.
         last: Seq,

@@ -130,8 +130,8 @@ impl Stored {
         Cursor::of(&self.job, self.seq, self.stream_seq, &self.payload)
     }
 
-    /// How many bytes it holds in memory, about: the payload, one frame of it, and the rest. Always
-    /// the same number for the same event, so that who adds it up can subtract it again.
+    /// About how many bytes it uses in memory: the payload, one frame of it, and the rest. The
+    /// number never changes, so that a sum of sizes stays correct when an event is removed.
     pub fn size(&self) -> usize {
         2 * self.payload.len() + 64 + size_of::<Self>()
     }
