@@ -10,8 +10,8 @@ use crate::config::{MEMORY_MIN, MEMORY_PART, MEMORY_UNKNOWN};
 
 /// How many bytes may be held at a time, shared by all clones.
 ///
-/// A [`share`](Budget::share) is a budget within another one. A reservation from it counts in both,
-/// so that one kind of work cannot use more than its share, nor all kinds more than the whole.
+/// A reservation from a budget [`within`](Budget::within) another one counts in both, so that one
+/// kind of work cannot use more than its own limit, nor all kinds more than the whole.
 #[derive(Clone, Debug)]
 pub struct Budget(Arc<Pool>);
 
@@ -26,12 +26,12 @@ struct Pool {
 /// The limit is reached for the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the memory budget is used up")]
-pub struct NoRoom;
+pub struct LimitReached;
 
 impl Budget {
     /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Self::within(limit, None)
+        Self::create(limit, None)
     }
 
     /// A budget without a limit, for programs with a single reader.
@@ -47,11 +47,11 @@ impl Budget {
 
     /// A budget of at most `limit` bytes within this one.
     #[must_use]
-    pub fn share(&self, limit: usize) -> Self {
-        Self::within(limit, Some(self.clone()))
+    pub fn within(&self, limit: usize) -> Self {
+        Self::create(limit, Some(self.clone()))
     }
 
-    fn within(limit: usize, whole: Option<Self>) -> Self {
+    fn create(limit: usize, whole: Option<Self>) -> Self {
         let used = AtomicUsize::new(0);
         let refused = AtomicU64::new(0);
         Self(Arc::new(Pool {
@@ -65,8 +65,8 @@ impl Budget {
     /// Reserves `bytes` until the reservation is dropped. Never waits.
     ///
     /// # Errors
-    /// [`NoRoom`] if this budget, or the one that it is a share of, has fewer bytes left.
-    pub fn reserve(&self, bytes: usize) -> Result<Reservation, NoRoom> {
+    /// [`LimitReached`] if this budget, or the one that it is within, has fewer bytes left.
+    pub fn reserve(&self, bytes: usize) -> Result<Reservation, LimitReached> {
         self.acquire(bytes)?;
         Ok(Reservation {
             budget: self.clone(),
@@ -97,7 +97,7 @@ impl Budget {
         self.0.refused.load(Ordering::Relaxed)
     }
 
-    fn acquire(&self, bytes: usize) -> Result<(), NoRoom> {
+    fn acquire(&self, bytes: usize) -> Result<(), LimitReached> {
         let Pool {
             limit,
             used,
@@ -111,13 +111,13 @@ impl Budget {
             .is_err()
         {
             refused.fetch_add(1, Ordering::Relaxed);
-            return Err(NoRoom);
+            return Err(LimitReached);
         }
         if let Some(whole) = whole
             && whole.acquire(bytes).is_err()
         {
             used.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(NoRoom);
+            return Err(LimitReached);
         }
         Ok(())
     }
@@ -141,8 +141,8 @@ impl Reservation {
     /// Reserves `bytes` more.
     ///
     /// # Errors
-    /// [`NoRoom`]; the earlier bytes stay reserved.
-    pub fn grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
+    /// [`LimitReached`]; the earlier bytes stay reserved.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), LimitReached> {
         self.budget.acquire(bytes)?;
         self.bytes += bytes;
         Ok(())
@@ -151,8 +151,8 @@ impl Reservation {
     /// Changes the reservation to `bytes` in all.
     ///
     /// # Errors
-    /// [`NoRoom`] if the additional bytes do not fit; the earlier bytes stay reserved.
-    pub fn resize(&mut self, bytes: usize) -> Result<(), NoRoom> {
+    /// [`LimitReached`] if the additional bytes do not fit; the earlier bytes stay reserved.
+    pub fn resize(&mut self, bytes: usize) -> Result<(), LimitReached> {
         match bytes.checked_sub(self.bytes) {
             Some(more) => self.grow(more),
             None => {
@@ -230,9 +230,9 @@ mod tests {
     fn a_dropped_reservation_releases_its_bytes() {
         let budget = Budget::new(100);
         let mut held = budget.reserve(60).unwrap();
-        assert_eq!(budget.reserve(41).unwrap_err(), NoRoom);
+        assert_eq!(budget.reserve(41).unwrap_err(), LimitReached);
         held.grow(40).unwrap();
-        assert_eq!(held.grow(1), Err(NoRoom));
+        assert_eq!(held.grow(1), Err(LimitReached));
         assert_eq!(
             (held.bytes(), budget.used(), budget.refused()),
             (100, 100, 2)
@@ -248,8 +248,8 @@ mod tests {
     #[test]
     fn a_share_counts_in_the_whole_and_has_its_own_limit() {
         let whole = Budget::new(100);
-        let one = whole.share(60);
-        let other = whole.share(60);
+        let one = whole.within(60);
+        let other = whole.within(60);
         let first = one.reserve(60).unwrap();
         assert!(one.reserve(1).is_err(), "its share is used");
         assert!(other.reserve(41).is_err(), "the whole is used");

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::budget::NoRoom;
+use crate::budget::LimitReached;
 use crate::config::SHARE_TIMES_FREE;
 
 /// Slots, shared by all clones. An address gets another slot while it holds fewer than
@@ -45,13 +45,13 @@ impl FairSlots {
     /// Acquires a slot for this address.
     ///
     /// # Errors
-    /// [`NoRoom`] if all are taken, or if this address holds its share.
-    pub fn acquire(&self, from: IpAddr) -> Result<FairSlot, NoRoom> {
+    /// [`LimitReached`] if all are taken, or if this address holds its share.
+    pub fn acquire(&self, from: IpAddr) -> Result<FairSlot, LimitReached> {
         let mut taken = self.lock();
         let free = self.0.limit.saturating_sub(taken.all);
         let held = taken.by_address.get(&from).copied().unwrap_or_default();
         if held >= free.saturating_mul(SHARE_TIMES_FREE) {
-            return Err(NoRoom);
+            return Err(LimitReached);
         }
         taken.by_address.insert(from, held + 1);
         taken.all += 1;

@@ -28,7 +28,7 @@
 //! | [`guard`] | programs that end with their parent |
 //! | [`runtime`] | tasks and threads |
 //! | [`budget`] | how many bytes a process may hold for its clients |
-//! | [`share`] | how slots are shared among addresses |
+//! | [`fair_slots`] | slots, shared fairly among addresses |
 //! | [`resume`] | the stitcher and a feed's history. Pure |
 //! | [`source`] | `trait EventSource`: a log as the reading side needs it |
 //! | [`hub`] | feeds: one for each watched job, shared by its watchers |
@@ -59,6 +59,7 @@ pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod edge;
+pub mod fair_slots;
 pub mod guard;
 pub mod hub;
 pub mod nats;
@@ -66,7 +67,6 @@ pub mod process_group;
 pub mod resume;
 pub mod runtime;
 pub mod session;
-pub mod share;
 pub mod source;
 pub mod wire;
 pub mod worker;

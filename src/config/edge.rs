@@ -40,7 +40,7 @@ pub const PAGE_EVENTS_MAX: usize = 1000;
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// How much memory a page that is not small needs while it is collected: its events, their JSON,
 /// and the joined JSON.
-pub const PAGE_ROOM: usize = 4 * PAGE_BYTES_MAX;
+pub const PAGE_RESERVED: usize = 4 * PAGE_BYTES_MAX;
 /// How many job states an edge thread computes at a time; others wait. Each holds a page of the log
 /// and the state.
 pub const FOLDS: usize = 16;

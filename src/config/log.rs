@@ -23,7 +23,7 @@ pub const SCAN_PULL: usize = 500;
 pub const SCAN_PULL_BYTES: usize = 2 * 1024 * 1024;
 /// How many bytes the scans of an edge thread buffer for their readers. A reader beyond that leaves
 /// the scan and starts again from its own position.
-pub const SCAN_ROOM: usize = 8 * 1024 * 1024;
+pub const SCAN_BYTES: usize = 8 * 1024 * 1024;
 /// How long a scan waits for more readers after the last one joined.
 pub const SCAN_GATHER: Duration = Duration::from_millis(15);
 /// How long a scan waits for readers in all.

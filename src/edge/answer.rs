@@ -9,30 +9,30 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::stream;
 
-use super::memory::Held;
+use super::memory::SplitReservation;
 use super::turn::Turn;
 use crate::config::TURN_BYTES;
 use crate::wire::JobState;
 
-/// A response with this state, which takes `room`.
-pub(super) fn state(mut state: JobState, room: Held) -> Response {
+/// A response with this state, which takes `reservation`.
+pub(super) fn state(mut state: JobState, reservation: SplitReservation) -> Response {
     let output = std::mem::take(&mut state.output);
     let json = json(&state);
     // Every field before the output is an id, a number or a word, so the first match is the output.
     let split = json.find(OUTPUT).map_or(json.len(), |at| at + OUTPUT.len());
     let (head, tail) = json.split_at(split);
     if output.len() <= TURN_BYTES {
-        return room.respond([head, &escaped(&output), tail].concat().into_bytes());
+        return reservation.respond([head, &escaped(&output), tail].concat().into_bytes());
     }
     let mut response = [(header::CONTENT_TYPE, "application/json")].into_response();
-    room.mark(&mut response);
+    reservation.mark(&mut response);
     let pieces = Pieces {
         head: head.to_owned(),
         output,
         written: 0,
         tail: Some(tail.to_owned()),
         turn: Turn::default(),
-        _room: room,
+        _reservation: reservation,
     };
     *response.body_mut() = Body::from_stream(stream::unfold(pieces, Pieces::next));
     response
@@ -50,7 +50,7 @@ struct Pieces {
     tail: Option<String>,
     turn: Turn,
     /// Held until the last piece is written.
-    _room: Held,
+    _reservation: SplitReservation,
 }
 
 impl Pieces {
@@ -103,8 +103,8 @@ mod tests {
                 output: output.into(),
                 ..JobState::new("output".parse().unwrap())
             };
-            let room = memory.answers.hold(state_of().size()).unwrap();
-            let body = state(state_of(), room).into_body();
+            let reservation = memory.answers.reserve(state_of().size()).unwrap();
+            let body = state(state_of(), reservation).into_body();
             assert!(memory.whole.used() >= output.len());
             let got = to_bytes(body, usize::MAX).await.unwrap();
             assert_eq!(got, json(&state_of()));
@@ -117,13 +117,13 @@ mod tests {
     async fn no_piece_is_larger_than_a_few_turns() {
         let memory = Memory::new(Budget::unlimited());
         let output = "\u{1}".repeat(OUTPUT_MAX);
-        let room = memory.answers.hold(output.len()).unwrap();
+        let reservation = memory.answers.reserve(output.len()).unwrap();
         let state = state(
             JobState {
                 output,
                 ..JobState::new("j".parse().unwrap())
             },
-            room,
+            reservation,
         );
         let mut pieces = state.into_body().into_data_stream();
         while let Some(piece) = pieces.next().await {

@@ -9,14 +9,14 @@ use tokio::time::{Instant, timeout_at};
 
 use super::app::App;
 use super::error::Problem;
-use super::memory::{Held, Part};
+use super::memory::{SplitBudget, SplitReservation};
 use crate::config::{BODY_STALL, BODY_WAIT, TINY_BYTES};
 use crate::wire::Code;
 use crate::wire::limits::BODY_MAX;
 
 /// The room for bodies.
 #[derive(Clone, Debug)]
-pub(super) struct Bodies(pub(super) Part);
+pub(super) struct Bodies(pub(super) SplitBudget);
 
 impl FromRef<Arc<App>> for Bodies {
     fn from_ref(app: &Arc<App>) -> Self {
@@ -26,9 +26,9 @@ impl FromRef<Arc<App>> for Bodies {
 
 impl Bodies {
     /// Reads a body to its end. `head` has already refused one whose announced length is too large.
-    pub(super) async fn read(&self, body: Body) -> Result<(Vec<u8>, Held), Problem> {
+    pub(super) async fn read(&self, body: Body) -> Result<(Vec<u8>, SplitReservation), Problem> {
         let deadline = Instant::now() + BODY_WAIT;
-        let mut held = self.0.empty(BODY_MAX);
+        let mut reservation = self.0.empty(BODY_MAX);
         let mut bytes = Vec::new();
         let mut pieces = body.into_data_stream();
         loop {
@@ -43,13 +43,13 @@ impl Bodies {
             }
             if size > bytes.capacity() {
                 let capacity = size.max(bytes.capacity() * 2).min(BODY_MAX);
-                held.resize(if capacity > TINY_BYTES { capacity } else { 0 })?;
+                reservation.resize(if capacity > TINY_BYTES { capacity } else { 0 })?;
                 bytes.reserve_exact(capacity - bytes.len());
             }
             bytes.extend_from_slice(&piece);
         }
-        held.settle(bytes.capacity());
-        Ok((bytes, held))
+        reservation.settle(bytes.capacity());
+        Ok((bytes, reservation))
     }
 }
 

@@ -12,7 +12,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use super::app::App;
 use super::counters::Transport;
 use super::error::Problem;
-use super::memory::Held;
+use super::memory::SplitReservation;
 use super::watches::{Outgoing, Watches};
 use crate::config::REQUESTS_MAX;
 use crate::nats::Reader;
@@ -33,21 +33,21 @@ impl<R: Send + 'static> ConnectedClient<R> {
     pub(super) fn new(app: Arc<App>, transport: Transport, address: IpAddr) -> Self {
         let hub = Arc::clone(&app.hub);
         let counters = Arc::clone(&app.thread.counters);
-        let room = app.shared.memory().streams.clone();
+        let budget = app.shared.memory().streams.clone();
         Self {
             app,
             address,
-            watches: Watches::new(hub, counters, transport, address, room),
+            watches: Watches::new(hub, counters, transport, address, budget),
             requests: FuturesUnordered::new(),
         }
     }
 
-    /// Handles a frame; `room` comes from [`room_for`]. Returns an immediate answer; [`Self::next`]
-    /// returns a later one.
+    /// Handles a frame; `reservation` comes from [`reservation_for`]. Returns an immediate answer;
+    /// [`Self::next`] returns a later one.
     pub(super) fn handle(
         &mut self,
         frame: ClientFrame,
-        room: Held,
+        reservation: SplitReservation,
         reply_to: R,
     ) -> Option<(ServerFrame, R)> {
         match frame {
@@ -78,7 +78,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
                 let address = self.address;
                 let submit = async move {
                     let accepted = app
-                        .submit(address, submission, key.as_deref(), room)
+                        .submit(address, submission, key.as_deref(), reservation)
                         .await?;
                     Ok(ServerFrame::Submitted {
                         reference,
@@ -161,7 +161,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
 }
 
 /// The memory that a frame takes until it is handled; a submission, until it is queued.
-pub(super) fn room_for(app: &App, frame: &ClientFrame) -> Result<Held, Refusal> {
+pub(super) fn reservation_for(app: &App, frame: &ClientFrame) -> Result<SplitReservation, Refusal> {
     let ClientFrame::Submit {
         submission,
         reference,
@@ -170,7 +170,7 @@ pub(super) fn room_for(app: &App, frame: &ClientFrame) -> Result<Held, Refusal> 
     else {
         return Ok(app.shared.memory().submits.empty(0));
     };
-    app.room_for(submission).map_err(|problem| Refusal {
+    app.reservation_for(submission).map_err(|problem| Refusal {
         code: problem.code(),
         message: problem.message().to_owned(),
         request: RequestRef {

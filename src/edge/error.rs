@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tracing::{debug, warn};
 
-use crate::budget::NoRoom;
+use crate::budget::LimitReached;
 use crate::session::SessionError;
 use crate::source::Unavailable;
 use crate::wire::{Code, Refusal, RequestRef, ServerFrame, shortened};
@@ -87,8 +87,8 @@ impl From<Code> for Problem {
     }
 }
 
-impl From<NoRoom> for Problem {
-    fn from(NoRoom: NoRoom) -> Self {
+impl From<LimitReached> for Problem {
+    fn from(LimitReached: LimitReached) -> Self {
         Code::Overloaded.into()
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::app::App;
 use super::error::Problem;
-use super::memory::{Held, weight};
+use super::memory::{SplitReservation, weight};
 use crate::config::OPEN_WAIT;
 use crate::nats::{CancelOutcome, QueueUsage, SubmitOutcome};
 use crate::session::until_ended;
@@ -69,20 +69,23 @@ impl Accepted {
 
 impl App {
     /// The memory that a submission takes until it is queued: once parsed, and twice as stored.
-    pub(super) fn room_for(&self, submission: &Submission) -> Result<Held, Problem> {
+    pub(super) fn reservation_for(
+        &self,
+        submission: &Submission,
+    ) -> Result<SplitReservation, Problem> {
         let bytes = size_of::<Submission>() + 3 * weight(&submission.input);
-        Ok(self.shared.memory().submits.hold(bytes)?)
+        Ok(self.shared.memory().submits.reserve(bytes)?)
     }
 
-    /// Submits a job, and holds `_room` until it is queued. Without an id, the job gets one derived
-    /// from the idempotency key: the same key is the same job on every edge, for as long as its log
-    /// is kept.
+    /// Submits a job, and holds `_reservation` until it is queued. Without an id, the job gets one
+    /// derived from the idempotency key: the same key is the same job on every edge, for as long as
+    /// its log is kept.
     pub(super) async fn submit(
         &self,
         client: IpAddr,
         submission: Submission,
         key: Option<&str>,
-        _room: Held,
+        _reservation: SplitReservation,
     ) -> Result<Accepted, Problem> {
         let _slot = self.shared.requests().acquire(client)?;
         let (id, is_from_key) = match (&submission.id, key) {
@@ -178,13 +181,13 @@ impl App {
     }
 
     /// A job's state, and the room that it takes.
-    async fn state(&self, job: &JobId) -> Result<(JobState, Held), Problem> {
-        let mut room = self.shared.memory().answers.empty(JobState::SIZE_MAX);
+    async fn state(&self, job: &JobId) -> Result<(JobState, SplitReservation), Problem> {
+        let mut reservation = self.shared.memory().answers.empty(JobState::SIZE_MAX);
         let late = |_| Unavailable("the log was not read in time".into());
         let shown = self.hub.last(job);
         let folding = async {
             let _permit = self.folds.acquire().await;
-            fold_within(self.hub.source(), job, |bytes| room.resize(bytes)).await
+            fold_within(self.hub.source(), job, |bytes| reservation.resize(bytes)).await
         };
         if let Some(state) = timeout(OPEN_WAIT, folding).await.map_err(late)?? {
             if shown.is_some_and(|shown| shown.seq > state.seq) {
@@ -192,8 +195,8 @@ impl App {
                     Unavailable("the log lacks events that watchers have seen".into()).into(),
                 );
             }
-            room.settle(state.size());
-            return Ok((state, room));
+            reservation.settle(state.size());
+            return Ok((state, reservation));
         }
         match self.queue.queued_kind(job).await? {
             Some(kind) => Ok((
@@ -201,7 +204,7 @@ impl App {
                     kind: Some(kind),
                     ..JobState::new(job.clone())
                 },
-                room,
+                reservation,
             )),
             None => Err(Code::JobNotFound.into()),
         }
@@ -213,7 +216,7 @@ impl App {
         client: IpAddr,
         job: &JobId,
         wait: Duration,
-    ) -> Result<(JobState, Held), Problem> {
+    ) -> Result<(JobState, SplitReservation), Problem> {
         let _slot = self.shared.requests().acquire(client)?;
         if !wait.is_zero() {
             self.until_ended(client, job, wait).await?;
@@ -251,7 +254,7 @@ impl From<FoldError> for Problem {
     fn from(error: FoldError) -> Self {
         match error {
             FoldError::Unavailable(error) => error.into(),
-            FoldError::NoRoom(no_room) => no_room.into(),
+            FoldError::LimitReached(error) => error.into(),
         }
     }
 }

@@ -64,7 +64,12 @@ pub(super) async fn jobs(
         Ok(page) => {
             let json = serde_json::to_vec(&page)
                 .unwrap_or_else(|_| unreachable!("text and numbers are always JSON"));
-            Ok(app.shared.memory().answers.hold(json.len())?.respond(json))
+            Ok(app
+                .shared
+                .memory()
+                .answers
+                .reserve(json.len())?
+                .respond(json))
         }
         Err(ListError::BadPage(_)) => Err(Code::BadPage.into()),
         Err(ListError::Unavailable(error)) => Err(error.into()),

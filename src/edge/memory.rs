@@ -1,4 +1,4 @@
-//! How an edge divides its memory budget: one part for each kind of data that it holds for clients.
+//! How an edge divides its memory: a budget for each kind of data that it holds for clients.
 //! Handlers decide what happens to a request for which there is no room.
 
 use axum::body::Body;
@@ -7,15 +7,15 @@ use axum::response::Response;
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::budget::{Budget, NoRoom, Reservation};
+use crate::budget::{Budget, LimitReached, Reservation};
 use crate::config::{
     ANSWERS_BYTES, BODIES_BYTES, SMALL_ANSWERS_BYTES, SMALL_BODIES_BYTES, SMALL_BYTES,
     SMALL_SUBMITS_BYTES, STREAMS_BYTES, SUBMITS_BYTES,
 };
 use crate::wire::map_memory;
 
-/// The budget of a process and its parts. Each is far smaller than the whole, so that no kind of
-/// request takes the room of the others or of the feeds.
+/// The budget of a process, and those within it. Each of these is far smaller than the whole, so
+/// that no kind of request takes the memory of the others or of the feeds.
 #[derive(Debug)]
 pub(super) struct Memory {
     /// The whole budget.
@@ -23,19 +23,19 @@ pub(super) struct Memory {
     /// Feeds and their histories: half of it.
     pub(super) feeds: Budget,
     /// Request bodies while they arrive.
-    pub(super) bodies: Part,
+    pub(super) bodies: SplitBudget,
     /// Submissions that are waiting or in progress.
-    pub(super) submits: Part,
+    pub(super) submits: SplitBudget,
     /// Responses that are being made or read by their client.
-    pub(super) answers: Part,
+    pub(super) answers: SplitBudget,
     /// Events that event streams have read but not written yet.
     pub(super) streams: Budget,
 }
 
-/// Room for data of one kind. Small data has its own room, so that a flood of large data does not
+/// The budget for data of one kind. Small data has its own, so that a flood of large data does not
 /// block it.
 #[derive(Clone, Debug)]
-pub(super) struct Part {
+pub(super) struct SplitBudget {
     small: Budget,
     large: Budget,
 }
@@ -44,28 +44,28 @@ pub(super) struct Part {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Large;
 
-/// The room of one request or response.
+/// The memory reserved for one request or response.
 #[derive(Debug)]
-pub(super) struct Held {
-    part: Part,
+pub(super) struct SplitReservation {
+    budget: SplitBudget,
     /// How many bytes to reserve once it is large.
     largest: usize,
     is_large: bool,
-    room: Reservation,
+    reservation: Reservation,
 }
 
 impl Memory {
     pub(super) fn new(whole: Budget) -> Self {
         // A small budget is divided in the same way.
-        let part = |small: usize, large: usize| Part {
-            small: whole.share(small.min(whole.limit() / 4)),
-            large: whole.share(large.min(whole.limit() / 4)),
+        let budget = |small: usize, large: usize| SplitBudget {
+            small: whole.within(small.min(whole.limit() / 4)),
+            large: whole.within(large.min(whole.limit() / 4)),
         };
-        let bodies = part(SMALL_BODIES_BYTES, BODIES_BYTES);
-        let submits = part(SMALL_SUBMITS_BYTES, SUBMITS_BYTES);
-        let answers = part(SMALL_ANSWERS_BYTES, ANSWERS_BYTES);
-        let feeds = whole.share(whole.limit() / 2);
-        let streams = whole.share(STREAMS_BYTES.min(whole.limit() / 4));
+        let bodies = budget(SMALL_BODIES_BYTES, BODIES_BYTES);
+        let submits = budget(SMALL_SUBMITS_BYTES, SUBMITS_BYTES);
+        let answers = budget(SMALL_ANSWERS_BYTES, ANSWERS_BYTES);
+        let feeds = whole.within(whole.limit() / 2);
+        let streams = whole.within(STREAMS_BYTES.min(whole.limit() / 4));
         Self {
             whole,
             feeds,
@@ -81,7 +81,7 @@ impl Memory {
         let parts = [&self.bodies, &self.submits, &self.answers];
         let parts = parts
             .into_iter()
-            .flat_map(|part| [&part.small, &part.large]);
+            .flat_map(|budget| [&budget.small, &budget.large]);
         parts
             .chain([&self.whole, &self.feeds, &self.streams])
             .map(Budget::refused)
@@ -89,48 +89,48 @@ impl Memory {
     }
 }
 
-impl Part {
-    /// Empty room that may grow to `largest` bytes.
-    pub(super) fn empty(&self, largest: usize) -> Held {
-        Held {
-            part: self.clone(),
+impl SplitBudget {
+    /// A reservation of 0 bytes that may grow to `largest` bytes.
+    pub(super) fn empty(&self, largest: usize) -> SplitReservation {
+        SplitReservation {
+            budget: self.clone(),
             largest,
             is_large: false,
-            room: self.small.empty(),
+            reservation: self.small.empty(),
         }
     }
 
-    /// Room for this many bytes. More than the whole part is admitted when the part is empty, so
-    /// that any valid request can be served.
-    pub(super) fn hold(&self, bytes: usize) -> Result<Held, NoRoom> {
-        let mut held = self.empty(bytes);
-        held.resize(bytes)?;
-        Ok(held)
+    /// Reserves this many bytes. More than the whole budget is admitted when the budget is unused,
+    /// so that any valid request can be served.
+    pub(super) fn reserve(&self, bytes: usize) -> Result<SplitReservation, LimitReached> {
+        let mut reservation = self.empty(bytes);
+        reservation.resize(bytes)?;
+        Ok(reservation)
     }
 }
 
-impl Held {
+impl SplitReservation {
     /// Sets the current size. Once it is large, reserves the maximum at once: otherwise data that
-    /// grows at the same time could use up the room, and none of it would ever be complete.
-    pub(super) fn resize(&mut self, bytes: usize) -> Result<(), NoRoom> {
-        let limit = self.part.large.limit();
+    /// grows at the same time could use up the budget, and none of it would ever be complete.
+    pub(super) fn resize(&mut self, bytes: usize) -> Result<(), LimitReached> {
+        let limit = self.budget.large.limit();
         if self.is_large {
-            return self.room.resize(bytes.max(self.largest).min(limit));
+            return self.reservation.resize(bytes.max(self.largest).min(limit));
         }
         if bytes <= SMALL_BYTES {
-            return self.room.resize(bytes);
+            return self.reservation.resize(bytes);
         }
-        self.room = self
-            .part
+        self.reservation = self
+            .budget
             .large
             .reserve(bytes.max(self.largest).min(limit))?;
         self.is_large = true;
         Ok(())
     }
 
-    /// Releases the room, to start over.
+    /// Releases the memory, to start over.
     pub(super) fn clear(&mut self) {
-        self.room = self.part.small.empty();
+        self.reservation = self.budget.small.empty();
         self.is_large = false;
     }
 
@@ -138,7 +138,7 @@ impl Held {
     pub(super) fn settle(&mut self, bytes: usize) {
         self.largest = 0;
         // Shrinking cannot fail.
-        let _ = self.room.resize(bytes.min(self.room.bytes()));
+        let _ = self.reservation.resize(bytes.min(self.reservation.bytes()));
     }
 
     /// A response with this JSON, which keeps the room until it is written.
@@ -223,57 +223,61 @@ mod tests {
         );
     }
 
-    fn part() -> Part {
+    fn budget() -> SplitBudget {
         let whole = Budget::unlimited();
-        Part {
-            small: whole.share(2 * SMALL_BYTES),
-            large: whole.share(10 * SMALL_BYTES),
+        SplitBudget {
+            small: whole.within(2 * SMALL_BYTES),
+            large: whole.within(10 * SMALL_BYTES),
         }
     }
 
     #[test]
     fn a_flood_of_large_data_leaves_room_for_small_data() {
-        let part = part();
-        let large: Vec<_> = std::iter::from_fn(|| part.hold(2 * SMALL_BYTES).ok()).collect();
+        let budget = budget();
+        let large: Vec<_> = std::iter::from_fn(|| budget.reserve(2 * SMALL_BYTES).ok()).collect();
         assert_eq!(large.len(), 5);
-        let _small = part.hold(SMALL_BYTES).unwrap();
-        assert!(part.hold(SMALL_BYTES + 1).is_err());
+        let _small = budget.reserve(SMALL_BYTES).unwrap();
+        assert!(budget.reserve(SMALL_BYTES + 1).is_err());
         drop(large);
-        part.hold(SMALL_BYTES + 1).unwrap();
+        budget.reserve(SMALL_BYTES + 1).unwrap();
     }
 
     #[test]
     fn data_that_grows_at_the_same_time_is_completed() {
-        let part = part();
-        let mut growing: Vec<_> = (0..20).map(|_| part.empty(5 * SMALL_BYTES)).collect();
-        growing.retain_mut(|held| held.resize(100).is_ok());
-        growing.retain_mut(|held| held.resize(SMALL_BYTES + 1).is_ok());
+        let budget = budget();
+        let mut growing: Vec<_> = (0..20).map(|_| budget.empty(5 * SMALL_BYTES)).collect();
+        growing.retain_mut(|reservation| reservation.resize(100).is_ok());
+        growing.retain_mut(|reservation| reservation.resize(SMALL_BYTES + 1).is_ok());
         assert_eq!(growing.len(), 2);
-        for held in &mut growing {
-            held.resize(5 * SMALL_BYTES).unwrap();
+        for reservation in &mut growing {
+            reservation.resize(5 * SMALL_BYTES).unwrap();
         }
         growing[0].settle(SMALL_BYTES);
-        assert_eq!(part.large.used(), 6 * SMALL_BYTES);
-        assert_eq!(part.small.used(), 0, "large data holds no small room");
+        assert_eq!(budget.large.used(), 6 * SMALL_BYTES);
+        assert_eq!(
+            budget.small.used(),
+            0,
+            "large data uses none of the small budget"
+        );
     }
 
     #[test]
     fn more_than_the_part_is_admitted_when_nothing_else_is_held() {
-        let part = part();
-        let all = part.hold(1000 * SMALL_BYTES).unwrap();
-        assert!(part.hold(2 * SMALL_BYTES).is_err());
+        let budget = budget();
+        let all = budget.reserve(1000 * SMALL_BYTES).unwrap();
+        assert!(budget.reserve(2 * SMALL_BYTES).is_err());
         drop(all);
-        assert_eq!(part.large.used(), 0);
+        assert_eq!(budget.large.used(), 0);
     }
 
     #[test]
     fn bytes_keep_their_room_until_their_last_slice_is_dropped() {
-        let part = part();
-        let bytes = bind(vec![7; 10], part.hold(10).unwrap());
+        let budget = budget();
+        let bytes = bind(vec![7; 10], budget.reserve(10).unwrap());
         let tail = bytes.slice(8..);
         drop(bytes);
-        assert_eq!((&tail[..], part.small.used()), (&[7, 7][..], 10));
+        assert_eq!((&tail[..], budget.small.used()), (&[7, 7][..], 10));
         drop(tail);
-        assert_eq!(part.small.used(), 0);
+        assert_eq!(budget.small.used(), 0);
     }
 }

@@ -15,10 +15,10 @@ use tokio::time::{Sleep, sleep};
 
 use self::pace::ReadPace;
 use self::partial::PartialMessage;
-use super::memory::Part;
+use super::memory::SplitBudget;
 use super::meter::Meter;
 use crate::config::READ_AHEAD;
-use crate::share::FairSlot;
+use crate::fair_slots::FairSlot;
 
 /// A connection with a [`Meter`]. It ends when its client stops reading for longer than the meter
 /// allows; hyper would wait forever.
@@ -41,7 +41,7 @@ pub(super) struct Metered<T> {
 
 impl<T> Metered<T> {
     /// Wraps `io`, the connection of a client at this address.
-    pub(super) fn new(io: T, peer: IpAddr, bodies: &Part) -> Self {
+    pub(super) fn new(io: T, peer: IpAddr, bodies: &SplitBudget) -> Self {
         Self {
             io,
             meter: Meter::new(peer),
@@ -171,7 +171,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budget::{Budget, NoRoom};
+    use crate::budget::{Budget, LimitReached};
     use crate::config::{ANSWER_WAIT, BODIES_BYTES, BODY_WAIT, READ_BURST, READ_RATE, WRITE_WAIT};
     use crate::edge::memory::Memory;
     use crate::wire::limits::BODY_MAX;
@@ -180,7 +180,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
     use tokio::time::{Instant, timeout};
 
-    fn bodies() -> Part {
+    fn bodies() -> SplitBudget {
         Memory::new(Budget::unlimited()).bodies
     }
 
@@ -298,7 +298,7 @@ mod tests {
             match edge.read_exact(&mut message[1..]).await {
                 Ok(_) => connections.push((client, edge)),
                 Err(error) => {
-                    assert!(error.get_ref().unwrap().is::<NoRoom>());
+                    assert!(error.get_ref().unwrap().is::<LimitReached>());
                     refused += 1;
                 }
             }

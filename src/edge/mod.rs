@@ -10,6 +10,7 @@ mod counters;
 mod describe;
 mod drain;
 mod error;
+mod files;
 mod head;
 mod jobs;
 mod list;
@@ -47,8 +48,9 @@ use self::app::App;
 pub use self::app::EdgeSettings;
 use self::counters::Counters;
 use self::drain::Clients;
+pub use self::files::raise_file_limit;
 pub use self::listen::bind;
-pub use self::shared::{EdgeShared, raise_file_limit};
+pub use self::shared::EdgeShared;
 use self::thread::EdgeThread;
 #[doc(hidden)]
 pub use self::ws::serve_echo;

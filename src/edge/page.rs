@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::error::Problem;
-use super::memory::{Held, Part};
+use super::memory::{SplitBudget, SplitReservation};
 use super::request::Wait;
-use crate::config::{OPEN_WAIT, PAGE_BYTES_MAX, PAGE_ROOM};
+use crate::config::{OPEN_WAIT, PAGE_BYTES_MAX, PAGE_RESERVED};
 use crate::session::{Session, SessionError, Step};
 use crate::source::EventSource;
 use crate::wire::{Code, GapReason, Seq, Start, Stored};
@@ -29,7 +29,7 @@ struct EventPage {
     missing: Option<Gap>,
     live: bool,
     next: Option<String>,
-    room: Held,
+    reservation: SplitReservation,
     /// Whether there was no room for another event.
     is_out_of_room: bool,
 }
@@ -52,17 +52,17 @@ pub(super) async fn answer<S: EventSource>(
     limit: usize,
     wait: Wait,
     stop: &CancellationToken,
-    answers: &Part,
+    answers: &SplitBudget,
 ) -> Result<Response, Problem> {
     let mut session = session.ok_or(Code::Restarting)?;
-    let mut page = EventPage::new(start, limit, answers.empty(PAGE_ROOM));
+    let mut page = EventPage::new(start, limit, answers.empty(PAGE_RESERVED));
     page.read(&mut session, wait.0, stop).await?;
     let json = page.to_json();
-    Ok(page.room.respond(json))
+    Ok(page.reservation.respond(json))
 }
 
 impl EventPage {
-    fn new(start: Start, limit: usize, room: Held) -> Self {
+    fn new(start: Start, limit: usize, reservation: SplitReservation) -> Self {
         let next = match start {
             Start::After(seq) => seq.to_string(),
             Start::Cursor(cursor) => cursor.to_string(),
@@ -74,7 +74,7 @@ impl EventPage {
             missing: None,
             live: false,
             next: Some(next),
-            room,
+            reservation,
             is_out_of_room: false,
         }
     }
@@ -162,7 +162,7 @@ impl EventPage {
             return false;
         }
         let bytes = self.bytes + event.json().len();
-        if self.room.resize(bytes).is_err() {
+        if self.reservation.resize(bytes).is_err() {
             self.is_out_of_room = true;
             return false;
         }
@@ -243,8 +243,10 @@ mod tests {
             super::super::request::requested_start(&Default::default(), None, None, Some(next))
                 .unwrap();
         let mut session = Session::open(&hub, &job(), start).await.unwrap();
-        let room = Memory::new(Budget::unlimited()).answers.empty(PAGE_ROOM);
-        let mut page = EventPage::new(start, limit, room);
+        let reservation = Memory::new(Budget::unlimited())
+            .answers
+            .empty(PAGE_RESERVED);
+        let mut page = EventPage::new(start, limit, reservation);
         let stop = CancellationToken::new();
         page.read(&mut session, Duration::from_secs(wait_s), &stop)
             .await
@@ -399,8 +401,10 @@ mod tests {
             .await
             .unwrap();
         memory.reachable(false);
-        let room = Memory::new(Budget::unlimited()).answers.empty(PAGE_ROOM);
-        let mut page = EventPage::new(Start::After(Seq(0)), 100, room);
+        let reservation = Memory::new(Budget::unlimited())
+            .answers
+            .empty(PAGE_RESERVED);
+        let mut page = EventPage::new(Start::After(Seq(0)), 100, reservation);
         let read = page
             .read(&mut session, Duration::ZERO, &CancellationToken::new())
             .await;

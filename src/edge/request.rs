@@ -17,7 +17,7 @@ use utoipa::openapi::{Ref, Required};
 
 use super::body::Bodies;
 use super::error::Problem;
-use super::memory::Held;
+use super::memory::SplitReservation;
 use super::meter::Meter;
 use crate::config::WAIT_MAX_S;
 use crate::wire::{Code, JobId, Refusal, Seq, Start, job_id, start};
@@ -82,7 +82,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
 
 /// A body declared as JSON, and the memory that it takes.
 #[derive(Debug)]
-pub(super) struct JsonBody(pub(super) Vec<u8>, pub(super) Held);
+pub(super) struct JsonBody(pub(super) Vec<u8>, pub(super) SplitReservation);
 
 impl<S: Send + Sync> FromRequest<S> for JsonBody
 where
@@ -108,8 +108,8 @@ where
             ));
         }
         let body = request.into_body();
-        let (body, held) = Bodies::from_ref(state).read(body).await?;
-        Ok(Self(body, held))
+        let (body, reservation) = Bodies::from_ref(state).read(body).await?;
+        Ok(Self(body, reservation))
     }
 }
 

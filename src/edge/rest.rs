@@ -46,10 +46,10 @@ pub(super) async fn submit(
     State(app): State<Arc<App>>,
     Peer(from): Peer,
     headers: HeaderMap,
-    JsonBody(body, held): JsonBody,
+    JsonBody(body, reservation): JsonBody,
 ) -> Result<Response, Problem> {
     let submission = Submission::from_json(&body)?;
-    drop((body, held));
+    drop((body, reservation));
     let bad_key = |_| {
         Problem::new(
             Code::BadRequest,
@@ -58,8 +58,10 @@ pub(super) async fn submit(
     };
     let key = headers.get(IDEMPOTENCY_KEY);
     let key = key.map(|key| key.to_str().map_err(bad_key));
-    let room = app.room_for(&submission)?;
-    let accepted = app.submit(from, submission, key.transpose()?, room).await?;
+    let reservation = app.reservation_for(&submission)?;
+    let accepted = app
+        .submit(from, submission, key.transpose()?, reservation)
+        .await?;
     let status = status_of(accepted.new);
     let location = [(header::LOCATION, format!("/api/jobs/{}", accepted.id))];
     Ok((status, location, Json(accepted)).into_response())
@@ -109,8 +111,8 @@ pub(super) async fn state(
     JobPath(id): JobPath,
     Params(WaitQuery { wait }): Params<WaitQuery>,
 ) -> Result<Response, Problem> {
-    let (state, room) = app.state_within(from, &id, wait.0).await?;
-    Ok(answer::state(state, room))
+    let (state, reservation) = app.state_within(from, &id, wait.0).await?;
+    Ok(answer::state(state, reservation))
 }
 
 /// How long to wait for the job's end.

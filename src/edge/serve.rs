@@ -19,17 +19,17 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::debug;
 
-use super::memory::{Large, Part};
+use super::memory::{Large, SplitBudget};
 use super::metered::Metered;
 use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER};
+use crate::fair_slots::FairSlots;
 use crate::runtime::Tasks;
-use crate::share::FairSlots;
 
 /// Accepts connections until the tasks should end. Each connection is one of the tasks.
 pub(super) async fn serve(
     mut listener: TcpListener,
     router: Router,
-    bodies: &Part,
+    bodies: &SplitBudget,
     slots: &FairSlots,
     tasks: &Tasks,
 ) {

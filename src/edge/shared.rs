@@ -3,16 +3,15 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::watch;
-use tracing::{info, warn};
 
+use super::files::connections_max;
 use super::memory::Memory;
 use super::socketio::engine::Engine;
 use super::thread::EdgeThread;
 use crate::budget::Budget;
-use crate::config::{FILES_RESERVED, REQUESTS_ALL_MAX};
-use crate::share::FairSlots;
+use crate::config::REQUESTS_ALL_MAX;
+use crate::fair_slots::FairSlots;
 
 /// Created once for each process and passed to each of its threads.
 #[derive(Clone, Debug)]
@@ -88,30 +87,4 @@ impl EdgeShared {
         let threads = self.0.threads.lock();
         threads.unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Raises the limit of open files to the maximum; many systems start with 1024. Call it before
-/// [`EdgeShared::new`], which derives the number of connections from the limit.
-pub fn raise_file_limit() {
-    let mut files = getrlimit(Resource::Nofile);
-    let before = files.current;
-    let most = files.maximum;
-    if before == most {
-        return;
-    }
-    files.current = most;
-    match setrlimit(Resource::Nofile, files) {
-        Ok(()) => info!(?before, now = ?most, "the limit of open files was raised"),
-        Err(error) => warn!(?before, ?most, %error, "the limit of open files cannot be raised"),
-    }
-}
-
-/// How many client connections the process may have: its limit of open files, less those that it
-/// needs itself.
-fn connections_max() -> usize {
-    let files = getrlimit(Resource::Nofile)
-        .current
-        .and_then(|files| usize::try_from(files).ok());
-    let files = files.unwrap_or(usize::MAX);
-    files - FILES_RESERVED.min(files / 4)
 }

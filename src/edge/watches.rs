@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::counters::{Counters, RoomMember, Transport};
 use super::error::Problem;
-use crate::budget::{Budget, NoRoom, Reservation};
+use crate::budget::{Budget, LimitReached, Reservation};
 use crate::config::{FULL_PAUSE, LARGE_EVENT, WATCHES_MAX};
 use crate::hub::Hub;
 use crate::runtime::unless_ended;
@@ -282,7 +282,7 @@ async fn reserve(budget: &Budget, bytes: usize) -> Reservation {
     loop {
         match budget.reserve(bytes) {
             Ok(room) => return room,
-            Err(NoRoom) => sleep(FULL_PAUSE).await,
+            Err(LimitReached) => sleep(FULL_PAUSE).await,
         }
     }
 }

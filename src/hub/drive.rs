@@ -13,7 +13,7 @@ use tracing::{debug, error, warn};
 use super::driver::Driver;
 use super::feed::{Feed, FeedWatch};
 use super::feeds::{Full, Hub};
-use crate::budget::NoRoom;
+use crate::budget::LimitReached;
 use crate::config::{FEED_BYTES, FEED_LINGER, REREAD_MAX};
 use crate::source::EventSource;
 use crate::wire::{JobId, Stored};
@@ -41,9 +41,12 @@ impl<S: EventSource> Hub<S> {
         match feeds.entry(job.clone()) {
             Entry::Occupied(entry) => Ok(FeedWatch::join(entry.get())),
             Entry::Vacant(entry) => {
-                let slot = self.slots.acquire(from).map_err(|NoRoom| Full)?;
-                let room = self.budget.reserve(FEED_BYTES).map_err(|NoRoom| Full)?;
-                let feed = entry.insert(Arc::new(Feed::new(job.clone(), room, slot)));
+                let slot = self.slots.acquire(from).map_err(|LimitReached| Full)?;
+                let reservation = self
+                    .budget
+                    .reserve(FEED_BYTES)
+                    .map_err(|LimitReached| Full)?;
+                let feed = entry.insert(Arc::new(Feed::new(job.clone(), reservation, slot)));
                 let watch = FeedWatch::join(feed);
                 self.tasks
                     .spawn_until_stop(drive(Arc::clone(self), Arc::clone(feed), last));

@@ -19,8 +19,8 @@ use super::feed::Feed;
 use super::feeds::Hub;
 use crate::backoff::Backoff;
 use crate::config::{AHEAD_MAX, FEED_LINGER, PROBE_MAX, PROBE_SILENT, REREAD_FIRST, REREAD_MAX};
+use crate::fair_slots::FairSlot;
 use crate::resume::{Action, Input, Stitcher};
-use crate::share::FairSlot;
 use crate::source::{
     EventSource, LiveChain, LiveCopy, Refill, Refilled, Tail, TailSignal, Unavailable,
 };

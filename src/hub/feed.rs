@@ -10,8 +10,8 @@ use tokio::sync::futures::Notified;
 
 use crate::budget::Reservation;
 use crate::config::{FEED_BYTES, HISTORY_BYTES};
+use crate::fair_slots::FairSlot;
 use crate::resume::{History, Slice};
-use crate::share::FairSlot;
 use crate::wire::{JobId, Seq, Stored};
 
 /// The recent events of one job, kept up to date by one task and read by any number of watchers.
@@ -21,7 +21,7 @@ pub struct Feed {
     /// `None` until the live subscription is established and the last event was read.
     history: Mutex<Option<History<Arc<Stored>>>>,
     /// The memory of the feed and its history.
-    room: Mutex<Reservation>,
+    reservation: Mutex<Reservation>,
     slot: FairSlot,
     /// Whether the log was rebuilt.
     rebuilt: AtomicBool,
@@ -52,11 +52,11 @@ pub struct Standing {
 }
 
 impl Feed {
-    pub(super) fn new(job: JobId, room: Reservation, slot: FairSlot) -> Self {
+    pub(super) fn new(job: JobId, reservation: Reservation, slot: FairSlot) -> Self {
         Self {
             job,
             history: Mutex::new(None),
-            room: Mutex::new(room),
+            reservation: Mutex::new(reservation),
             slot,
             rebuilt: AtomicBool::new(false),
             refused: AtomicBool::new(false),
@@ -155,13 +155,16 @@ impl Feed {
     pub(super) fn update(&self, change: impl FnOnce(&mut History<Arc<Stored>>)) {
         if let Some(history) = self.lock().as_mut() {
             change(history);
-            let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-            if room.resize(FEED_BYTES + history.bytes()).is_err() {
+            let mut reservation = self
+                .reservation
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if reservation.resize(FEED_BYTES + history.bytes()).is_err() {
                 // Watchers read the evicted events from the log.
                 history.shorten(0);
                 // The newest event must be delivered; if it is larger than the history before it,
                 // it is not counted until there is room.
-                let _ = room.resize(FEED_BYTES + history.bytes());
+                let _ = reservation.resize(FEED_BYTES + history.bytes());
             }
         }
     }

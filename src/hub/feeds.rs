@@ -8,8 +8,8 @@ use super::feed::{Feed, Standing};
 use super::waiting::WaitingTable;
 use crate::budget::Budget;
 use crate::config::{FEEDS_MAX, FEEDS_WITHOUT_EVENTS_MAX};
+use crate::fair_slots::{FairSlot, FairSlots};
 use crate::runtime::Tasks;
-use crate::share::{FairSlot, FairSlots};
 use crate::source::EventSource;
 use crate::wire::{JobId, Stored};
 

@@ -20,9 +20,9 @@ use super::feed::FeedWatch;
 use super::feeds::{Full, Hub};
 use super::waiting::{FoundJob, Lookup, UnknownJob};
 use crate::backoff::Backoff;
-use crate::budget::NoRoom;
+use crate::budget::LimitReached;
 use crate::config::{FEED_LINGER, LOOK_TICK, LOOKS_PER_TICK, REREAD_FIRST, REREAD_MAX};
-use crate::share::FairSlot;
+use crate::fair_slots::FairSlot;
 use crate::source::{EventSource, Replica, SubmitSignal, SubmitSignals};
 use crate::wire::JobId;
 
@@ -37,7 +37,11 @@ pub struct Waiter<S: EventSource> {
 
 impl<S: EventSource> Waiter<S> {
     pub(super) fn join(hub: &Arc<Hub<S>>, id: &JobId, from: IpAddr) -> Result<Self, Full> {
-        let slot = hub.waiting.slots.acquire(from).map_err(|NoRoom| Full)?;
+        let slot = hub
+            .waiting
+            .slots
+            .acquire(from)
+            .map_err(|LimitReached| Full)?;
         let mut entries = hub.waiting.lock();
         let job = entries.join(id);
         job.waiters.fetch_add(1, Ordering::Relaxed);

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::config::{LOOK_AGAIN, LOOK_EVERY, PROBE_FIRST, WAITING_MAX};
-use crate::share::FairSlots;
+use crate::fair_slots::FairSlots;
 use crate::source::Unavailable;
 use crate::wire::{JobId, Stored};
 

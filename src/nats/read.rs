@@ -18,7 +18,7 @@ use super::read_slots::ReadSlots;
 use super::scan::SharedScan;
 use super::{api, names};
 use crate::budget::Budget;
-use crate::config::{READS_PER_SHARD, SCAN_ROOM};
+use crate::config::{READS_PER_SHARD, SCAN_BYTES};
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
 use crate::wire::{JobId, Stored, StreamSeq};
@@ -51,7 +51,7 @@ impl Reader {
     /// [`Unavailable`].
     pub async fn open(log: Log, tasks: &Tasks) -> Result<Self, Unavailable> {
         let mut shards = Vec::new();
-        let room = Budget::new(SCAN_ROOM);
+        let room = Budget::new(SCAN_BYTES);
         for shard in 0..log.shards {
             let stream = log.nats.names.chunks_stream(shard);
             shards.push(Shard {

@@ -1,7 +1,7 @@
 //! Folds the whole log of a job into the job's state.
 
 use super::{EventSource, Refill, Refilled, Replica, Unavailable};
-use crate::budget::NoRoom;
+use crate::budget::LimitReached;
 use crate::wire::{JobId, JobState, Seq};
 
 /// Why a log could not be folded.
@@ -12,7 +12,7 @@ pub enum FoldError {
     Unavailable(#[from] Unavailable),
     /// There is no room for a state of this size.
     #[error(transparent)]
-    NoRoom(#[from] NoRoom),
+    LimitReached(#[from] LimitReached),
 }
 
 /// Folds the log of a job up to its last event when the call begins; `None` if it has no event.
@@ -27,7 +27,7 @@ pub async fn fold<S: EventSource>(
     match fold_within(source, job, |_| Ok(())).await {
         Ok(state) => Ok(state),
         Err(FoldError::Unavailable(error)) => Err(error),
-        Err(FoldError::NoRoom(no_room)) => Err(Unavailable(no_room.to_string())),
+        Err(FoldError::LimitReached(error)) => Err(Unavailable(error.to_string())),
     }
 }
 
@@ -39,7 +39,7 @@ pub async fn fold<S: EventSource>(
 pub async fn fold_within<S: EventSource>(
     source: &S,
     job: &JobId,
-    mut resize: impl FnMut(usize) -> Result<(), NoRoom>,
+    mut resize: impl FnMut(usize) -> Result<(), LimitReached>,
 ) -> Result<Option<JobState>, FoldError> {
     let Some(last) = source.last(job, Replica::Leader).await? else {
         return Ok(None);

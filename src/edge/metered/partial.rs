@@ -8,7 +8,7 @@ use std::task::Context;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::config::{BODY_WAIT, QUIET_WAIT, SMALL_BYTES, TINY_BYTES};
-use crate::edge::memory::{Held, Part};
+use crate::edge::memory::{SplitBudget, SplitReservation};
 use crate::edge::meter::WebSocketInput;
 use crate::wire::limits::BODY_MAX;
 
@@ -20,18 +20,18 @@ pub(super) struct PartialMessage {
     /// a message.
     before: WebSocketInput,
     since: Instant,
-    room: Held,
+    reservation: SplitReservation,
     /// Runs while the message is large.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl PartialMessage {
-    pub(super) fn new(bodies: &Part) -> Self {
+    pub(super) fn new(bodies: &SplitBudget) -> Self {
         Self {
             bytes: 0,
             before: WebSocketInput::default(),
             since: Instant::now(),
-            room: bodies.empty(BODY_MAX),
+            reservation: bodies.empty(BODY_MAX),
             deadline: None,
         }
     }
@@ -47,7 +47,7 @@ impl PartialMessage {
             .saturating_sub(usize::try_from(control).unwrap_or(usize::MAX));
         let is_quiet = self.bytes < TINY_BYTES && self.since.elapsed() > QUIET_WAIT;
         if self.is_complete(input) || is_quiet {
-            self.room.clear();
+            self.reservation.clear();
             self.bytes = 0;
             self.since = Instant::now();
             self.deadline = None;
@@ -62,7 +62,7 @@ impl PartialMessage {
         } else {
             0
         };
-        self.room.resize(counted).map_err(io::Error::other)
+        self.reservation.resize(counted).map_err(io::Error::other)
     }
 
     /// Whether the message was completed since the last read.

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::handshake::Handshake;
 use super::request::{EmittedRequest, JoinRequest};
 use crate::config::{ASKED_BYTES_MAX, ASKED_MAX};
-use crate::edge::memory::Held;
+use crate::edge::memory::SplitReservation;
 use crate::edge::traffic::Traffic;
 
 /// What a session needs of the thread that received its first request. That thread serves the
@@ -22,7 +22,7 @@ use crate::edge::traffic::Traffic;
 pub(super) trait Host: Send + Sync {
     /// The memory for a queued request. A submission that does not fit is replaced by its refusal;
     /// `None` if that does not fit either.
-    fn room_to_queue(&self, request: &mut EmittedRequest) -> Option<Held>;
+    fn reserve_to_queue(&self, request: &mut EmittedRequest) -> Option<SplitReservation>;
 
     /// Serves a client that has joined.
     fn serve(
@@ -61,7 +61,7 @@ pub(super) struct EngineSession {
 pub(super) struct QueuedRequest {
     pub(super) request: EmittedRequest,
     pub(super) ack: AckSender,
-    pub(super) room: Held,
+    pub(super) reservation: SplitReservation,
 }
 
 impl EngineSession {
@@ -104,16 +104,20 @@ impl EngineSession {
         self.traffic.count_request();
         let size = request.size;
         let queued = self.queued_bytes.fetch_add(size, Ordering::Relaxed) + size;
-        let room = self
+        let reservation = self
             .host
             .upgrade()
-            .and_then(|host| host.room_to_queue(&mut request))
+            .and_then(|host| host.reserve_to_queue(&mut request))
             .filter(|_| queued <= ASKED_BYTES_MAX);
-        let (Some(room), Some(requests)) = (room, self.requests.get()) else {
+        let (Some(reservation), Some(requests)) = (reservation, self.requests.get()) else {
             return self.traffic.cut();
         };
         if requests
-            .try_send(QueuedRequest { request, ack, room })
+            .try_send(QueuedRequest {
+                request,
+                ack,
+                reservation,
+            })
             .is_err()
         {
             self.traffic.cut();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::budget::NoRoom;
+use crate::budget::LimitReached;
 use crate::config::{HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS};
 
 /// The handshakes in progress, in total and by address.
@@ -27,14 +27,14 @@ pub(super) struct Handshake {
 
 impl Handshakes {
     /// Counts a handshake from this address.
-    pub(super) fn start(&self, address: IpAddr) -> Result<Handshake, NoRoom> {
+    pub(super) fn start(&self, address: IpAddr) -> Result<Handshake, LimitReached> {
         let mut counts = self.lock();
         if counts.all >= HANDSHAKES_MAX {
-            return Err(NoRoom);
+            return Err(LimitReached);
         }
         let of_address = counts.by_address.entry(address).or_default();
         if *of_address >= HANDSHAKES_PER_ADDRESS {
-            return Err(NoRoom);
+            return Err(LimitReached);
         }
         *of_address += 1;
         counts.all += 1;

@@ -13,23 +13,23 @@ use super::outbox::{Outbox, ReplyTo, SocketBroken};
 use super::request::{EmittedRequest, JoinRequest};
 use crate::config::{ANSWER_WAIT, FULL_PAUSE, STREAM_STALL, WRITE_WAIT};
 use crate::edge::app::App;
-use crate::edge::client::{ConnectedClient, room_for};
+use crate::edge::client::{ConnectedClient, reservation_for};
 use crate::edge::counters::Transport;
 use crate::edge::drain::DrainSlot;
 use crate::edge::error::error_frame;
-use crate::edge::memory::Held;
+use crate::edge::memory::SplitReservation;
 use crate::wire::{ClientFrame, Refusal};
 
 impl Host for App {
-    fn room_to_queue(&self, request: &mut EmittedRequest) -> Option<Held> {
+    fn reserve_to_queue(&self, request: &mut EmittedRequest) -> Option<SplitReservation> {
         if let Ok(frame @ ClientFrame::Submit { .. }) = &request.frame {
-            match room_for(self, frame) {
-                Ok(room) => return Some(room),
+            match reservation_for(self, frame) {
+                Ok(reservation) => return Some(reservation),
                 Err(refusal) => request.frame = Err(refusal),
             }
         }
         let submits = &self.shared.memory().submits;
-        submits.hold(size_of::<EmittedRequest>()).ok()
+        submits.reserve(size_of::<EmittedRequest>()).ok()
     }
 
     /// Runs the client's pump on this thread, where its feeds are.
@@ -109,8 +109,8 @@ impl Pump {
         self.outbox.greet();
         for watch in join.watches {
             // A watch takes no memory while it is queued.
-            let room = self.app.shared.memory().submits.empty(0);
-            self.answer(watch, room, ReplyTo::Event);
+            let reservation = self.app.shared.memory().submits.empty(0);
+            self.answer(watch, reservation, ReplyTo::Event);
         }
         let end = loop {
             if let Err(end) = self.turn().await {
@@ -168,7 +168,11 @@ impl Pump {
     }
 
     fn handle(&mut self, request: QueuedRequest) {
-        let QueuedRequest { request, ack, room } = request;
+        let QueuedRequest {
+            request,
+            ack,
+            reservation,
+        } = request;
         let EmittedRequest {
             frame,
             ack: number,
@@ -176,13 +180,18 @@ impl Pump {
         } = request;
         self.session.dequeued(size);
         let reply_to = number.map_or(ReplyTo::Event, |number| ReplyTo::Ack(ack, number));
-        self.answer(frame, room, reply_to);
+        self.answer(frame, reservation, reply_to);
     }
 
     /// Handles a frame, and sends an immediate answer.
-    fn answer(&mut self, frame: Result<ClientFrame, Refusal>, room: Held, reply_to: ReplyTo) {
+    fn answer(
+        &mut self,
+        frame: Result<ClientFrame, Refusal>,
+        reservation: SplitReservation,
+        reply_to: ReplyTo,
+    ) {
         let answer = match frame {
-            Ok(frame) => self.client.handle(frame, room, reply_to),
+            Ok(frame) => self.client.handle(frame, reservation, reply_to),
             Err(refusal) => Some((error_frame(refusal), reply_to)),
         };
         if let Some((answer, reply_to)) = answer {

@@ -11,7 +11,7 @@ use tracing::debug;
 use super::socket::{ClientInput, Disconnect, FrameSocket};
 use crate::config::{CLOSE_WAIT, PING_EVERY, STEPS_PER_WRITE, TINY_BYTES};
 use crate::edge::app::App;
-use crate::edge::client::{ConnectedClient, room_for};
+use crate::edge::client::{ConnectedClient, reservation_for};
 use crate::edge::counters::Transport;
 use crate::edge::drain::DrainSlot;
 use crate::edge::error::error_frame;
@@ -88,11 +88,11 @@ impl Connection {
 
     /// Handles a frame. Returns an immediate answer.
     fn answer(&mut self, frame: ClientFrame) -> Option<ServerFrame> {
-        let room = match room_for(&self.app, &frame) {
-            Ok(room) => room,
+        let reservation = match reservation_for(&self.app, &frame) {
+            Ok(reservation) => reservation,
             Err(refusal) => return Some(error_frame(refusal)),
         };
-        let answer = self.client.handle(frame, room, ());
+        let answer = self.client.handle(frame, reservation, ());
         answer.map(|(answer, ())| answer)
     }
 

@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tracing::debug;
 
-use crate::budget::NoRoom;
+use crate::budget::LimitReached;
 use crate::config::{CLOSE_WAIT, PONG_WAIT, READ_BUFFER, STREAM_STALL, WRITE_BUFFER};
 use crate::edge::meter::Meter;
 use crate::edge::turn::Turn;
@@ -225,7 +225,11 @@ impl Disconnect {
             Some(Error::Capacity(_)) => Code::TooLarge,
             Some(Error::Utf8(_)) => Code::BadUtf8,
             // There was no memory for the rest of a message.
-            Some(Error::Io(error)) if error.get_ref().is_some_and(|cause| cause.is::<NoRoom>()) => {
+            Some(Error::Io(error))
+                if error
+                    .get_ref()
+                    .is_some_and(|cause| cause.is::<LimitReached>()) =>
+            {
                 Code::Overloaded
             }
             // A network failure, not a client bug.
