@@ -190,14 +190,14 @@ impl From<Stopped> for Failure {
 #[derive(Debug)]
 pub struct Output {
     pieces: mpsc::Sender<Piece>,
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
-/// A piece of output, and the room that it takes.
+/// A piece of output, and the permits for its bytes.
 #[derive(Debug)]
 pub(crate) struct Piece {
     pub(crate) content: Content,
-    pub(crate) room: OwnedSemaphorePermit,
+    pub(crate) permit: OwnedSemaphorePermit,
 }
 
 /// What a piece consists of.
@@ -214,7 +214,7 @@ impl Output {
         (
             Self {
                 pieces,
-                room: Arc::new(Semaphore::new(OUTPUT_BUFFER_MAX)),
+                permits: Arc::new(Semaphore::new(OUTPUT_BUFFER_MAX)),
             },
             taken,
         )
@@ -267,12 +267,12 @@ impl Output {
 
     async fn put(&self, content: Content, size: usize) -> Result<(), Stopped> {
         let size = u32::try_from(size.min(OUTPUT_BUFFER_MAX)).map_err(|_| Stopped)?;
-        let room = Arc::clone(&self.room)
+        let permit = Arc::clone(&self.permits)
             .acquire_many_owned(size)
             .await
             .map_err(|_| Stopped)?;
         self.pieces
-            .send(Piece { content, room })
+            .send(Piece { content, permit })
             .await
             .map_err(|_| Stopped)
     }

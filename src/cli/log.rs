@@ -75,7 +75,7 @@ pub(super) struct LogEvent<'a>(&'a LogWriter);
 impl Write for LogEvent<'_> {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         let line = match text.get(..LOG_LINE_MAX) {
-            Some(begin) => [begin, b"\n"].concat(),
+            Some(start) => [start, b"\n"].concat(),
             None => text.to_vec(),
         };
         if self.0.lines.try_send(LogMessage::Text(line)).is_err() {

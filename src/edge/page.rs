@@ -211,21 +211,10 @@ mod tests {
     use crate::edge::memory::Memory;
     use crate::hub::Hub;
     use crate::runtime::Tasks;
-    use crate::source::memory::MemoryLog;
-    use crate::wire::{Body, Channel, JobId};
+    use crate::source::memory::{MemoryLog, chunk, job};
+    use crate::wire::Body;
     use serde_json::{Value, json};
     use tokio::time::sleep;
-
-    fn job() -> JobId {
-        "j".parse().unwrap()
-    }
-
-    fn chunk(text: &str) -> Body {
-        Body::Chunk {
-            text: text.into(),
-            channel: Channel::Output,
-        }
-    }
 
     /// A log of this many chunks.
     fn log_of(count: usize) -> MemoryLog {

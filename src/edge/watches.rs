@@ -295,16 +295,12 @@ fn refusal(error: &SessionError, job: &JobId) -> ServerFrame {
 mod tests {
     use super::*;
     use crate::runtime::Tasks;
-    use crate::source::memory::MemoryLog;
-    use crate::wire::{Body, Channel, Seq};
+    use crate::source::memory::{MemoryLog, chunk, job};
+    use crate::wire::{Body, Seq};
     use futures_util::FutureExt as _;
     use std::net::Ipv4Addr;
     use std::time::Duration;
     use tokio::time::timeout;
-
-    fn job() -> JobId {
-        "j".parse().unwrap()
-    }
 
     fn watches(log: &MemoryLog) -> Watches<MemoryLog, u32> {
         let hub = Hub::new(log.clone(), Tasks::default());
@@ -358,18 +354,11 @@ mod tests {
         }
     }
 
-    fn chunk(bytes: usize) -> Body {
-        Body::Chunk {
-            text: "x".repeat(bytes),
-            channel: Channel::Output,
-        }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn events_that_a_client_did_not_take_are_read_again() {
         let log = MemoryLog::default();
-        let first = log.append(&job(), chunk(1));
-        log.append(&job(), chunk(1));
+        let first = log.append(&job(), chunk("x"));
+        log.append(&job(), chunk("x"));
         log.append(&job(), Body::Cancelled {});
         let mut watches = watches(&log);
         watches.watch(job(), Start::After(Seq(0)), 1).unwrap();
@@ -386,7 +375,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn large_events_wait_for_room_and_leave_it_once_they_are_written() {
         let log = MemoryLog::default();
-        log.append(&job(), chunk(LARGE_EVENT * 3));
+        log.append(&job(), chunk("x".repeat(LARGE_EVENT * 3)));
         let mut first = watches(&log);
         let mut second = Watches {
             room: first.room.clone(),
@@ -413,7 +402,7 @@ mod tests {
     async fn events_after_a_gap_are_read_again_up_to_the_end() {
         let log = MemoryLog::default();
         for _ in 0..3 {
-            log.append(&job(), chunk(1));
+            log.append(&job(), chunk("x"));
         }
         log.append(&job(), Body::Cancelled {});
         log.expire(&job(), Seq(2));

@@ -11,30 +11,19 @@ use crate::budget::Budget;
 use crate::config::{FEED_BYTES, FEED_LINGER, PROBE_FIRST, PROBE_MAX, REREAD_MAX, WAITING_MAX};
 use crate::resume::Slice;
 use crate::runtime::Tasks;
-use crate::source::memory::MemoryLog;
-use crate::wire::{Body, Channel, JobId, Seq};
+use crate::source::memory::{MemoryLog, chunk, job};
+use crate::wire::{Body, JobId, Seq};
 
 const MOMENT: Duration = Duration::from_millis(1);
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-
-fn job() -> JobId {
-    "j".parse().unwrap()
-}
-
-fn chunk() -> Body {
-    Body::Chunk {
-        text: "x".into(),
-        channel: Channel::Output,
-    }
-}
 
 /// A hub over a log of three events.
 fn hub() -> (MemoryLog, Tasks, Arc<Hub<MemoryLog>>) {
     let memory = MemoryLog::default();
     let tasks = Tasks::default();
     for _ in 0..3 {
-        memory.append(&job(), chunk());
+        memory.append(&job(), chunk("x"));
     }
     let hub = Hub::new(memory.clone(), tasks.clone());
     (memory, tasks, hub)
@@ -54,7 +43,7 @@ fn next(watch: &FeedWatch) -> Option<Seq> {
 async fn watchers_of_one_job_share_one_feed_and_one_subscription() {
     let (memory, tasks, hub) = hub();
     let watches = [watch(&hub).await, watch(&hub).await, watch(&hub).await];
-    memory.append(&job(), chunk());
+    memory.append(&job(), chunk("x"));
     sleep(MOMENT).await;
     assert!(watches.iter().all(|watch| next(watch) == Some(Seq(5))));
     assert_eq!(
@@ -108,7 +97,7 @@ async fn a_watcher_that_returns_in_time_gets_the_same_feed() {
     }
     sleep(FEED_LINGER * 3).await;
     assert_eq!((hub.feeds(), memory.calls().follow), (1, 1));
-    memory.append(&job(), chunk());
+    memory.append(&job(), chunk("x"));
     sleep(MOMENT).await;
     assert_eq!(next(&last), Some(Seq(5)));
     // The time starts again with each disconnect.
@@ -200,7 +189,7 @@ async fn without_memory_feeds_keep_their_newest_event_and_no_feed_is_added() {
     );
     let mut last = Seq(0);
     for _ in 0..100 {
-        last = memory.append(&job(), chunk()).seq;
+        last = memory.append(&job(), chunk("x")).seq;
         sleep(MOMENT).await;
         assert!(budget.used() <= budget.limit());
     }
@@ -221,7 +210,7 @@ async fn a_slow_probe_does_not_delay_a_live_event() {
     let watch = watch(&hub).await;
     memory.latency(Duration::from_secs(7));
     sleep(PROBE_FIRST * 2).await;
-    memory.append(&job(), chunk());
+    memory.append(&job(), chunk("x"));
     let asked = memory.calls().last;
     sleep(MOMENT).await;
     assert_eq!(next(&watch), Some(Seq(5)), "while probe {asked} is running");
@@ -233,12 +222,12 @@ async fn after_a_panic_of_its_task_a_feed_serves_its_watchers_again() {
     let last = watch(&hub).await;
     // Makes the history panic on the next event.
     last.feed().update(|history| history.restart(Seq(77)));
-    memory.append(&job(), chunk());
+    memory.append(&job(), chunk("x"));
     sleep(MOMENT).await;
     assert_eq!((hub.panics(), last.feed().is_open()), (1, false));
     sleep(REREAD_MAX * 2).await;
     assert_eq!(next(&last), Some(Seq(5)));
-    memory.append(&job(), chunk());
+    memory.append(&job(), chunk("x"));
     sleep(MOMENT).await;
     assert_eq!(
         (next(&last), hub.panics(), memory.followers()),
@@ -248,7 +237,7 @@ async fn after_a_panic_of_its_task_a_feed_serves_its_watchers_again() {
     drop((last, feed));
     sleep(MOMENT).await;
     hub.lock()[&job()].update(|history| history.restart(Seq(77)));
-    memory.append(&job(), chunk());
+    memory.append(&job(), chunk("x"));
     sleep(FEED_LINGER * 2).await;
     assert_eq!(
         (hub.feeds(), hub.panics()),
@@ -291,17 +280,17 @@ async fn a_feed_survives_a_disturbance_at_any_moment_of_a_replay() {
             memory.page(1);
             memory.lose(3);
             for _ in 0..4 {
-                memory.append(&job(), chunk());
+                memory.append(&job(), chunk("x"));
             }
             // The last page of the replay has no event of the job.
-            memory.append(&"other".parse().unwrap(), chunk());
+            memory.append(&"other".parse().unwrap(), chunk("x"));
             sleep(moment).await;
             memory.disturb();
             sleep(PROBE_MAX).await;
             // A gap after the disturbance must be filled as well.
             memory.lose(1);
-            memory.append(&job(), chunk());
-            memory.append(&job(), chunk());
+            memory.append(&job(), chunk("x"));
+            memory.append(&job(), chunk("x"));
             sleep(PROBE_MAX).await;
             assert_eq!(next(&watch), Some(Seq(10)), "disturbed after {moment:?}");
         }

@@ -19,8 +19,8 @@ use tokio::time::{sleep, timeout};
 use super::{Session, SessionError, Step};
 use crate::hub::Hub;
 use crate::runtime::Tasks;
-use crate::source::memory::MemoryLog;
-use crate::wire::{Body, Channel, Cursor, Event, JobId, Seq, Start, Stored};
+use crate::source::memory::{MemoryLog, chunk, job};
+use crate::wire::{Body, Cursor, Event, JobId, Seq, Start, Stored};
 
 /// Longer than anything takes: a wait this long never ends.
 const FOREVER: Duration = Duration::from_secs(600);
@@ -28,23 +28,12 @@ const FOREVER: Duration = Duration::from_secs(600);
 const MOMENT: Duration = Duration::from_millis(1);
 const FROM_START: Start = Start::After(Seq(0));
 
-fn job() -> JobId {
-    "j".parse().unwrap()
-}
-
 fn other_job() -> JobId {
     "other".parse().unwrap()
 }
 
 fn edge(memory: &MemoryLog) -> Arc<Hub<MemoryLog>> {
     Hub::new(memory.clone(), Tasks::default())
-}
-
-fn chunk(text: impl Into<String>) -> Body {
-    Body::Chunk {
-        text: text.into(),
-        channel: Channel::Output,
-    }
 }
 
 fn done() -> Body {

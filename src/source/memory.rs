@@ -24,13 +24,26 @@ pub(crate) use tail::MemoryTail;
 
 use super::{At, Chain, EventSource, Replica, Span, Unavailable};
 use crate::config::{LIVE_CAPACITY, PAGE};
-use crate::wire::{Body, DecodeError, Event, JobId, Seq, Stored, StreamSeq};
+use crate::wire::{Body, Channel, DecodeError, Event, JobId, Seq, Stored, StreamSeq};
 
 /// The logs of many jobs, and live copies. Clones share the same logs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MemoryLog {
     state: Arc<Mutex<State>>,
     disturbed: watch::Sender<u64>,
+}
+
+/// The job that most tests watch.
+pub(crate) fn job() -> JobId {
+    "j".parse().unwrap()
+}
+
+/// An event with this output.
+pub(crate) fn chunk(text: impl Into<String>) -> Body {
+    Body::Chunk {
+        text: text.into(),
+        channel: Channel::Output,
+    }
 }
 
 /// How often the log was called.

@@ -66,7 +66,7 @@ impl AttemptWriter {
     fn start(&mut self, request: impl FnOnce(EventWriter) -> Self) {
         *self = match std::mem::replace(self, Self::Changing) {
             Self::Idle(writer) => request(writer),
-            busy => busy,
+            busy @ (Self::Appending(_) | Self::Checking(_) | Self::Changing) => busy,
         };
     }
 

@@ -60,8 +60,8 @@ impl OutputBatch {
     }
 
     /// Adds output of the backend. Text is appended to previous text of the same channel.
-    pub(super) fn push(&mut self, Piece { content, room }: Piece) {
-        self.bytes += room.num_permits();
+    pub(super) fn push(&mut self, Piece { content, permit }: Piece) {
+        self.bytes += permit.num_permits();
         if let (
             Content::Text { channel, text },
             Some((
@@ -76,10 +76,10 @@ impl OutputBatch {
             && gathered.len() + text.len() <= CHUNK_MAX
         {
             gathered.push_str(text);
-            held.merge(room);
+            held.merge(permit);
             return;
         }
-        self.waiting.push_back((content, room));
+        self.waiting.push_back((content, permit));
     }
 
     /// When to publish the next event: the first one at once, later ones after the interval, or
@@ -98,14 +98,14 @@ impl OutputBatch {
 
     /// Returns the next event. Dropping the permit frees its room.
     pub(super) fn next_event(&mut self, now: Instant) -> Option<(Body, OwnedSemaphorePermit)> {
-        let (content, room) = self.waiting.pop_front()?;
+        let (content, permit) = self.waiting.pop_front()?;
         self.last_event = Some(now);
-        self.bytes = self.bytes.saturating_sub(room.num_permits());
+        self.bytes = self.bytes.saturating_sub(permit.num_permits());
         let body = match content {
             Content::Text { channel, text } => Body::Chunk { text, channel },
             Content::Data(data) => Body::Data { data },
         };
-        Some((body, room))
+        Some((body, permit))
     }
 }
 
@@ -123,10 +123,10 @@ mod tests {
     };
 
     fn piece(content: Content, size: u32) -> Piece {
-        let room = Arc::new(Semaphore::new(1 << 20))
+        let permit = Arc::new(Semaphore::new(1 << 20))
             .try_acquire_many_owned(size)
             .unwrap();
-        Piece { content, room }
+        Piece { content, permit }
     }
 
     fn text_piece(channel: Channel, text: &str) -> Piece {
@@ -137,11 +137,11 @@ mod tests {
         piece(content, text.len() as u32)
     }
 
-    fn batch_with(room: &Arc<Semaphore>, texts: &[&str]) -> OutputBatch {
+    fn batch_with(permits: &Arc<Semaphore>, texts: &[&str]) -> OutputBatch {
         let mut batch = OutputBatch::new(FLUSH);
         for text in texts {
             batch.push(Piece {
-                room: Arc::clone(room)
+                permit: Arc::clone(permits)
                     .try_acquire_many_owned(text.len() as u32)
                     .unwrap(),
                 ..text_piece(Channel::Output, text)
@@ -159,9 +159,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_text_is_published_at_once_and_later_text_after_the_interval() {
-        let room = Arc::new(Semaphore::new(100));
+        let permits = Arc::new(Semaphore::new(100));
         let now = Instant::now();
-        let mut batch = batch_with(&room, &["a"]);
+        let mut batch = batch_with(&permits, &["a"]);
         assert_eq!(batch.due(now), Some(now));
         drop(batch.next_event(now).unwrap());
         assert_eq!(batch.due(now), None);
@@ -174,9 +174,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn enough_text_is_published_at_once() {
-        let room = Arc::new(Semaphore::new(100));
+        let permits = Arc::new(Semaphore::new(100));
         let now = Instant::now();
-        let mut batch = batch_with(&room, &["a"]);
+        let mut batch = batch_with(&permits, &["a"]);
         drop(batch.next_event(now).unwrap());
         batch.push(text_piece(Channel::Output, "0123456789"));
         assert_eq!(batch.due(now), Some(now));
@@ -184,13 +184,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn collected_text_becomes_one_event_and_frees_its_room_once_published() {
-        let room = Arc::new(Semaphore::new(100));
-        let mut batch = batch_with(&room, &["one ", "two ", "three"]);
+        let permits = Arc::new(Semaphore::new(100));
+        let mut batch = batch_with(&permits, &["one ", "two ", "three"]);
         let (body, held) = batch.next_event(Instant::now()).unwrap();
         assert_eq!(text_of(body), "one two three");
-        assert_eq!(room.available_permits(), 100 - 13);
+        assert_eq!(permits.available_permits(), 100 - 13);
         drop(held);
-        assert_eq!(room.available_permits(), 100);
+        assert_eq!(permits.available_permits(), 100);
     }
 
     #[tokio::test(start_paused = true)]

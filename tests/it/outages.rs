@@ -219,7 +219,7 @@ async fn workers_survive_a_long_election() {
 /// Produces output as fast as back-pressure allows, and counts it.
 #[derive(Clone, Default)]
 struct Flood {
-    put_out: Arc<AtomicUsize>,
+    produced: Arc<AtomicUsize>,
     stopped: Arc<AtomicBool>,
 }
 
@@ -227,7 +227,7 @@ impl Backend for Flood {
     async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
         let flood = async {
             while out.text(&"x".repeat(1000)).await.is_ok() {
-                self.put_out.fetch_add(1000, Ordering::Relaxed);
+                self.produced.fetch_add(1000, Ordering::Relaxed);
             }
         };
         job.stop.run_until_cancelled(flood).await;
@@ -248,9 +248,9 @@ async fn time_limits_hold_during_an_outage() {
     broker.kill(0);
     // Once the buffer is full, output stalls for longer than the silence limit.
     let full = eventually("back-pressure", || async {
-        let before = flood.put_out.load(Ordering::Relaxed);
+        let before = flood.produced.load(Ordering::Relaxed);
         sleep(Duration::from_millis(1500)).await;
-        (flood.put_out.load(Ordering::Relaxed) == before).then_some(before)
+        (flood.produced.load(Ordering::Relaxed) == before).then_some(before)
     })
     .await;
     assert!(!flood.stopped.load(Ordering::Relaxed), "it was not silent");

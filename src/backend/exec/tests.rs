@@ -437,13 +437,13 @@ async fn a_program_that_waits_for_the_log_can_be_stopped() {
     let mut held = HeldFifo::new();
     let flood = "echo ready >&3; head -c 4000000 /dev/zero | tr '\\0' x; echo done >&3; sleep 1000";
     let (out, taken) = Output::new();
-    let room = Arc::clone(&out.room);
+    let permits = Arc::clone(&out.permits);
     let job = job(Value::Null);
     let stop = job.stop.clone();
     let exec = exec(Format::Text, held.shell(flood));
     let cancel = async {
         held.expect_line("ready").await;
-        until(|| room.available_permits() == 0).await;
+        until(|| permits.available_permits() == 0).await;
         stop.cancel();
     };
     let run = async { tokio::join!(exec.run(job, out), cancel) };
@@ -456,13 +456,13 @@ async fn a_program_that_waits_for_the_log_can_be_stopped() {
 #[tokio::test]
 async fn no_output_is_lost_when_the_log_is_slow() {
     let (out, mut taken) = Output::new();
-    let room = Arc::clone(&out.room);
+    let permits = Arc::clone(&out.permits);
     let exec = script(
         Format::Text,
         "head -c 1200000 /dev/zero | tr '\\0' x; echo end",
     );
     let reader = async {
-        until(|| room.available_permits() == 0).await;
+        until(|| permits.available_permits() == 0).await;
         let mut length = 0;
         while let Some(piece) = taken.recv().await {
             length += match &piece.content {

@@ -105,10 +105,10 @@ async fn execute(
     match order {
         Order::Begin => {
             let mut starting = futures_util::stream::iter(jobs.iter_mut())
-                .map(begin)
+                .map(start_job)
                 .buffer_unordered(BENCH_AT_ONCE);
-            while let Some(begun) = starting.next().await {
-                begun?;
+            while let Some(started) = starting.next().await {
+                started?;
             }
             Ok(())
         }
@@ -127,10 +127,10 @@ async fn execute(
                     if let Some(due) = schedule.due(index, seq) {
                         sleep_until(due).await;
                     }
-                    let begin = Instant::now();
+                    let started = Instant::now();
                     job.append(chunk(text)).await?;
                     let mut appends = appends.lock().unwrap_or_else(PoisonError::into_inner);
-                    appends.saturating_record(micros(begin.elapsed()));
+                    appends.saturating_record(micros(started.elapsed()));
                 }
                 Ok(())
             }))
@@ -161,7 +161,7 @@ async fn all(
     Ok(())
 }
 
-async fn begin(job: &mut EventWriter) -> anyhow::Result<()> {
+async fn start_job(job: &mut EventWriter) -> anyhow::Result<()> {
     let kind: Kind = "bench".parse()?;
     job.append(Body::Queued {
         kind: kind.clone(),
@@ -188,22 +188,22 @@ async fn interleave(
 ) -> anyhow::Result<()> {
     let (late, jobs) = jobs.split_first_mut().context("no job")?;
     let written = Cell::new(0);
-    let turns = Semaphore::new(0);
+    let due = Semaphore::new(0);
     let stride = others.div_ceil(events.max(1)).max(1);
     let fill = all(jobs.iter_mut().map(async |job| {
         while written.get() < others {
             written.set(written.get() + 1);
-            if written.get() % stride == 0 {
-                turns.add_permits(1);
+            if written.get().is_multiple_of(stride) {
+                due.add_permits(1);
             }
             job.append(chunk(text)).await?;
         }
-        turns.add_permits(usize::try_from(events)?);
+        due.add_permits(usize::try_from(events)?);
         Ok(())
     }));
     let sparse = async {
         for _ in 0..events {
-            turns.acquire().await?.forget();
+            due.acquire().await?.forget();
             late.append(chunk(text)).await?;
         }
         Ok(())

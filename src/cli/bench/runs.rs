@@ -21,7 +21,7 @@ use crate::cli::args::NatsArgs;
 use crate::config::{BENCH_AT_ONCE, BENCH_GRACE, BENCH_LATE_EVENTS, BENCH_REDRAW, BENCH_SETTLE};
 use crate::wire::JobId;
 /// The events of a job before its first scheduled one.
-const BEGUN: u64 = 2;
+const FIRST_EVENTS: u64 = 2;
 
 /// Runs the plan.
 pub(super) async fn run(
@@ -62,19 +62,19 @@ async fn live(
     let account = Account::new()?;
     let mut meter = CostMeter::start(system.processes)?;
     let watchers = connect_all(plan, system, jobs, &account).await;
-    let watchers = follow(watchers, Goal::Event(BEGUN), &account, grace()).await;
+    let watchers = follow(watchers, Goal::Event(FIRST_EVENTS), &account, grace()).await;
     let connections = watchers.len();
     sleep(BENCH_SETTLE).await;
     meter.connected()?;
-    let begin = Instant::now();
+    let started = Instant::now();
     if plan.idle {
-        account.tally().begin(begin);
+        account.tally().restart(started);
         sleep(Duration::from_secs(plan.seconds)).await;
     } else {
         let schedule = schedule(plan);
-        account.tally().begin(schedule.begin);
+        account.tally().restart(schedule.start);
         let account = account.timed(Timing::Scheduled(schedule));
-        let until = schedule.begin + Duration::from_secs(plan.seconds) + BENCH_GRACE;
+        let until = schedule.start + Duration::from_secs(plan.seconds) + BENCH_GRACE;
         let following = follow(watchers, Goal::Event(schedule.last()), &account, until);
         let total = schedule.events * connections as u64;
         let (published, _) = with_progress(&account, total, async {
@@ -87,7 +87,7 @@ async fn live(
         plan,
         connections,
         &account,
-        begin,
+        started,
         "delay from when an event was due",
     )
 }
@@ -102,8 +102,8 @@ async fn storm(
 ) -> anyhow::Result<BenchReport> {
     let account = Account::new()?;
     let watchers = connect_all(plan, system, jobs, &account).await;
-    let watchers = follow(watchers, Goal::Event(BEGUN), &account, grace()).await;
-    let gone: Vec<_> = watchers
+    let watchers = follow(watchers, Goal::Event(FIRST_EVENTS), &account, grace()).await;
+    let disconnected: Vec<_> = watchers
         .into_iter()
         .map(|watcher| watcher.watched)
         .collect();
@@ -113,28 +113,28 @@ async fn storm(
     }
     sleep(BENCH_SETTLE).await;
     let meter = CostMeter::start(system.processes)?;
-    let begin = Instant::now();
-    account.tally().begin(begin);
+    let started = Instant::now();
+    account.tally().restart(started);
     let edge = system.edge;
     let transport = plan.transport;
-    let goal = Goal::Event(BEGUN + missed);
-    let total = missed * gone.len() as u64;
-    let returning: FuturesUnordered<_> = gone
+    let goal = Goal::Event(FIRST_EVENTS + missed);
+    let total = missed * disconnected.len() as u64;
+    let returning: FuturesUnordered<_> = disconnected
         .into_iter()
         .map(async |watched| {
             let mut watcher = Watcher::connect(edge, transport, watched).await?;
             watcher.follow(goal, &account).await?;
-            account.tally().delayed(Instant::now(), begin.elapsed());
+            account.tally().delayed(Instant::now(), started.elapsed());
             Ok::<_, std::io::Error>(watcher)
         })
         .collect();
-    let all = within(returning, begin + BENCH_GRACE, &account);
+    let all = within(returning, started + BENCH_GRACE, &account);
     let connections = with_progress(&account, total, all).await.len();
     meter.report(
         plan,
         connections,
         &account,
-        begin,
+        started,
         "a client has all events, from the first connect",
     )
 }
@@ -153,18 +153,24 @@ async fn late(
         .order(Order::Interleaved { events, others })
         .await?;
     let meter = CostMeter::start(system.processes)?;
-    let begin = Instant::now();
-    account.tally().begin(begin);
+    let started = Instant::now();
+    account.tally().restart(started);
     let reading = async {
         for _ in 0..plan.watchers {
             sleep(BENCH_SETTLE).await;
-            let begin = Instant::now();
+            let started = Instant::now();
             let watched = vec![WatchedJob::new(jobs[0].clone(), 0)];
             let watchers = connect(plan, system, watched, 1, &account).await;
-            let until = begin + BENCH_GRACE;
-            let read = follow(watchers, Goal::Event(BEGUN + events), &account, until).await;
+            let until = started + BENCH_GRACE;
+            let read = follow(
+                watchers,
+                Goal::Event(FIRST_EVENTS + events),
+                &account,
+                until,
+            )
+            .await;
             if !read.is_empty() {
-                account.tally().delayed(Instant::now(), begin.elapsed());
+                account.tally().delayed(Instant::now(), started.elapsed());
             }
         }
     };
@@ -174,7 +180,7 @@ async fn late(
         plan,
         plan.watchers,
         &account,
-        begin,
+        started,
         "a late client has all events, from its connect",
     )
 }
@@ -192,9 +198,9 @@ async fn with_worker(
     let connections = watchers.len();
     sleep(BENCH_SETTLE).await;
     meter.connected()?;
-    let begin = Instant::now();
-    account.tally().begin(begin);
-    let until = begin + Duration::from_secs(plan.seconds) + BENCH_GRACE;
+    let started = Instant::now();
+    account.tally().restart(started);
+    let until = started + Duration::from_secs(plan.seconds) + BENCH_GRACE;
     let following = follow(watchers, Goal::JobEnd, &account, until);
     let (submitted, _) = with_progress(&account, 0, async {
         tokio::join!(submitter::submit(system.edge, jobs, plan), following)
@@ -205,7 +211,7 @@ async fn with_worker(
         plan,
         connections,
         &account,
-        begin,
+        started,
         "delay from the event's time stamp",
     )
 }
@@ -228,7 +234,7 @@ fn grace() -> Instant {
 
 fn schedule(plan: &Plan) -> Schedule {
     Schedule {
-        begin: Instant::now() + BENCH_SETTLE,
+        start: Instant::now() + BENCH_SETTLE,
         jobs: plan.jobs,
         interval: publisher::interval(plan.rate),
         events: ((plan.rate * plan.seconds as f64) as u64).max(1),
@@ -321,7 +327,7 @@ struct CostMeter {
     processes: Processes,
     cost: Costs,
     /// CPU seconds of edge, broker and worker at the start.
-    begin: [Option<f64>; 3],
+    cpu_at_start: [Option<f64>; 3],
 }
 
 impl CostMeter {
@@ -330,33 +336,33 @@ impl CostMeter {
         let mut meter = Self {
             processes,
             cost: Costs::default(),
-            begin: [None; 3],
+            cpu_at_start: [None; 3],
         };
         meter.cost.edge_idle_mib = meter.edge_memory()?;
-        meter.begin = meter.cpu()?;
+        meter.cpu_at_start = meter.cpu()?;
         Ok(meter)
     }
 
     /// All watchers are connected: notes the memory, and measures CPU time from now on.
     fn connected(&mut self) -> anyhow::Result<()> {
         self.cost.edge_connected_mib = self.edge_memory()?;
-        self.begin = self.cpu()?;
+        self.cpu_at_start = self.cpu()?;
         Ok(())
     }
 
-    /// Measures the end, and reports the run since `begin`.
+    /// Measures the end, and reports the run since `started`.
     fn report(
         mut self,
         plan: &Plan,
         connections: usize,
         account: &Account,
-        begin: Instant,
+        started: Instant,
         delay_of: &'static str,
     ) -> anyhow::Result<BenchReport> {
         let tally = account.tally();
-        let mut report = BenchReport::new(plan, connections, &tally, begin.elapsed(), delay_of);
+        let mut report = BenchReport::new(plan, connections, &tally, started.elapsed(), delay_of);
         let end = self.cpu()?;
-        let used = |index: usize| Some(end[index]? - self.begin[index]?);
+        let used = |index: usize| Some(end[index]? - self.cpu_at_start[index]?);
         self.cost.edge_cpu_s = used(0);
         self.cost.broker_cpu_s = used(1);
         self.cost.worker_cpu_s = used(2);

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Schedule {
     /// When the first event of the first job is due.
-    pub(super) begin: Instant,
+    pub(super) start: Instant,
     /// How many jobs there are; their events are spread evenly over an interval.
     pub(super) jobs: usize,
     /// The time between two events of one job.
@@ -30,7 +30,7 @@ impl Schedule {
             return None;
         }
         let phase = self.interval.mul_f64(job as f64 / self.jobs.max(1) as f64);
-        Some(self.begin + phase + self.interval.mul_f64(index as f64))
+        Some(self.start + phase + self.interval.mul_f64(index as f64))
     }
 
     /// The sequence number of the last scheduled event.
@@ -54,7 +54,7 @@ pub(super) struct Tally {
     /// Delays in microseconds, from when an event was due to its arrival.
     pub(super) delays: Histogram<u64>,
     pub(super) timeline: Vec<TimeSlice>,
-    begin: Instant,
+    started: Instant,
 }
 
 /// What arrived in one [`BENCH_SLICE`].
@@ -74,16 +74,16 @@ impl Tally {
             failure: None,
             delays: delays()?,
             timeline: Vec::new(),
-            begin: Instant::now(),
+            started: Instant::now(),
         })
     }
 
     /// Starts the measurement: resets the deliveries, but keeps losses.
-    pub(super) fn begin(&mut self, begin: Instant) {
+    pub(super) fn restart(&mut self, started: Instant) {
         self.deliveries = 0;
         self.delays.reset();
         self.timeline.clear();
-        self.begin = begin;
+        self.started = started;
     }
 
     /// Checks an event against the one before, and counts it. Returns the new last sequence number.
@@ -101,7 +101,8 @@ impl Tally {
     pub(super) fn delayed(&mut self, now: Instant, delay: Duration) {
         let delay = micros(delay);
         self.delays.saturating_record(delay);
-        let since = now.saturating_duration_since(self.begin).as_millis() / BENCH_SLICE.as_millis();
+        let since =
+            now.saturating_duration_since(self.started).as_millis() / BENCH_SLICE.as_millis();
         let index = usize::try_from(since)
             .unwrap_or(BENCH_SLICES_MAX)
             .min(BENCH_SLICES_MAX - 1);
@@ -136,14 +137,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn jobs_are_spread_over_an_interval_and_their_events_are_one_interval_apart() {
         let schedule = Schedule {
-            begin: Instant::now(),
+            start: Instant::now(),
             jobs: 4,
             interval: Duration::from_millis(100),
             events: 2,
         };
         let due = |job, seq| {
             let due: Option<Instant> = schedule.due(job, seq);
-            due.map(|due| (due - schedule.begin).as_millis())
+            due.map(|due| (due - schedule.start).as_millis())
         };
         assert_eq!((due(0, 3), due(0, 4)), (Some(0), Some(100)));
         assert_eq!((due(1, 3), due(3, 4)), (Some(25), Some(175)));

@@ -224,7 +224,7 @@ impl Watcher {
         let mut refused = None;
         self.framing.feed(bytes, |message| match message {
             Received::Data(data) => match frames::sequence(data) {
-                Some(seq) => watched.take(data, seq, now, &mut tally, account.timing),
+                Some(seq) => watched.record(data, seq, now, &mut tally, account.timing),
                 None if transport == ClientTransport::Socketio => {
                     if let Some(reply) = watched.socketio(data) {
                         replies.extend(frames::client_frame(TEXT, reply.as_bytes()));
@@ -267,7 +267,7 @@ impl WatchedJob {
         }
     }
 
-    fn take(&mut self, frame: &[u8], seq: u64, now: Instant, tally: &mut Tally, timing: Timing) {
+    fn record(&mut self, frame: &[u8], seq: u64, now: Instant, tally: &mut Tally, timing: Timing) {
         self.last = tally.arrived(self.last, seq);
         match timing {
             Timing::Scheduled(schedule) => {

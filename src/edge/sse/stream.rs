@@ -259,24 +259,13 @@ mod tests {
     use crate::budget::Budget;
     use crate::hub::Hub;
     use crate::runtime::Tasks;
-    use crate::source::memory::MemoryLog;
-    use crate::wire::{Body, Channel, JobId, Seq, Start};
+    use crate::source::memory::{MemoryLog, chunk, job};
+    use crate::wire::{Body, Seq, Start};
     use futures_util::stream::{BoxStream, unfold};
     use futures_util::{FutureExt as _, StreamExt as _};
     use std::future::pending;
     use std::time::Duration;
     use tokio_util::sync::CancellationToken;
-
-    fn job() -> JobId {
-        "j".parse().unwrap()
-    }
-
-    fn chunk(text: &str) -> Body {
-        Body::Chunk {
-            text: text.into(),
-            channel: Channel::Output,
-        }
-    }
 
     /// The milliseconds in the first bytes of a stream.
     fn retry_ms(hello: &str) -> u64 {
