@@ -107,7 +107,7 @@ pub(super) async fn ensure_kind(
             && !metadata.contains_key(FEATURES)
         {
             metadata.insert(FEATURES.into(), features.into());
-            create_consumer(client, names, kind, config).await?;
+            send_consumer(client, names, kind, config, "update").await?;
             info!(%kind, "added the features of the workers to the consumer of a kind");
         }
         return Ok(());
@@ -116,22 +116,30 @@ pub(super) async fn ensure_kind(
     let mut config = declaration(&text, names);
     config.insert("ack_wait".into(), nanos(ack_wait).into());
     config.insert("metadata".into(), json!({FEATURES: features}));
-    create_consumer(client, names, kind, config).await?;
-    info!(%kind, "created the consumer of a kind");
+    match send_consumer(client, names, kind, config, "create").await {
+        Ok(()) => info!(%kind, "created the consumer of a kind"),
+        // Another first worker was faster. Its ack wait applies.
+        Err(NatsError::Api {
+            code: ErrorCode::CONSUMER_ALREADY_EXISTS,
+            ..
+        }) => {}
+        Err(error) => return Err(error),
+    }
     Ok(())
 }
 
-/// Creates or updates the consumer of a kind.
-async fn create_consumer(
+/// Creates or updates the consumer of a kind; the `action` is `create` or `update`.
+async fn send_consumer(
     client: &Client,
     names: &Names,
     kind: &Kind,
     config: Config,
+    action: &str,
 ) -> Result<(), NatsError> {
     let stream = names.jobs_stream();
     let filter = names.queued_jobs(kind);
     let request = format!("CONSUMER.CREATE.{stream}.{kind}.{filter}");
-    let body = json!({"stream_name": stream, "config": config}).to_string();
+    let body = json!({"stream_name": stream, "config": config, "action": action}).to_string();
     let _: Configured = api::call(client, &request, body).await?;
     Ok(())
 }

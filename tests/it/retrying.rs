@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use futures_util::future::{Either, select};
 use serde_json::Value;
 use tailwater::backend::demo::Demo;
@@ -11,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
+use crate::support::link::{Flow, Link};
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, limited, text, words};
 use crate::support::{assert_within, within};
@@ -195,5 +197,37 @@ async fn unsuccessful_deliveries_use_up_no_attempt() {
     let edge = system.edge().await;
     let seen = follow(&edge.addr, "unlucky").await;
     assert_eq!(seen.events[&2]["code"], "not_begun");
+    system.end().await;
+}
+
+/// The second worker asks before the first one creates the kind's consumer, and reads the answer
+/// afterwards.
+#[tokio::test]
+async fn the_first_workers_of_a_kind_have_the_same_ack_wait() {
+    let broker = Broker::shared_one();
+    let system = System::on(broker).await;
+    let link = Link::to(&broker.addr(0)).await;
+    let late = system.reached_at(&format!("nats://{}", link.addr));
+    let kind = "new".parse().unwrap();
+    let early = Nats::connect(&system.options).await.unwrap();
+    let late = Nats::connect(&late.options).await.unwrap();
+    let client = system.client().await;
+    let mut questions = client
+        .subscribe(format!(
+            "$JS.API.CONSUMER.INFO.{}.new",
+            system.names().jobs_stream()
+        ))
+        .await
+        .unwrap();
+    client.flush().await.unwrap();
+    link.set(Flow::Late(Duration::from_millis(500)));
+    let second = Claim::open(&late, &kind, ACK_WAIT * 2);
+    let first = async {
+        questions.next().await;
+        Claim::open(&early, &kind, ACK_WAIT).await
+    };
+    let (first, second) = within("both claims", futures_util::future::join(first, second)).await;
+    assert_eq!(first.unwrap().ack_wait(), ACK_WAIT);
+    assert_eq!(second.unwrap().ack_wait(), ACK_WAIT);
     system.end().await;
 }
