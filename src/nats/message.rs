@@ -78,7 +78,9 @@ impl<'a> GetMessage<'a> {
 
     /// The body of the request.
     pub(super) fn body(&self) -> Bytes {
-        serde_json::to_vec(self).unwrap_or_default().into()
+        serde_json::to_vec(self)
+            .unwrap_or_else(|_| unreachable!("text and numbers are always JSON"))
+            .into()
     }
 }
 
