@@ -335,10 +335,10 @@ mod tests {
     async fn a_page_is_bounded_in_bytes_and_has_at_least_one_event() {
         let memory = MemoryLog::default();
         for _ in 0..5 {
-            memory.append(&job(), chunk(&"x".repeat(400_000)));
+            memory.append(&job(), chunk("x".repeat(400_000)));
         }
         assert_eq!(seqs(&ask(&memory, "0", 100, 0).await), [1, 2, 3]);
-        memory.append(&job(), chunk(&"x".repeat(2 * PAGE_BYTES_MAX)));
+        memory.append(&job(), chunk("x".repeat(2 * PAGE_BYTES_MAX)));
         memory.append(&job(), chunk("x"));
         assert_eq!(seqs(&ask(&memory, "5", 100, 0).await), [6]);
     }
@@ -347,7 +347,7 @@ mod tests {
     async fn unread_pages_hold_limited_memory_and_later_ones_are_refused() {
         let log = MemoryLog::default();
         for _ in 0..10 {
-            log.append(&job(), chunk(&"x".repeat(100_000)));
+            log.append(&job(), chunk("x".repeat(100_000)));
         }
         let memory = Memory::new(Budget::unlimited());
         let hub = Hub::new(log, Tasks::default());

@@ -356,7 +356,7 @@ mod tests {
         let memory = MemoryLog::default();
         let mut written = String::new();
         for _ in 0..200 {
-            written += &block(&memory.append(&job(), chunk(&"x".repeat(2000))));
+            written += &block(&memory.append(&job(), chunk("x".repeat(2000))));
         }
         written += &block(&memory.append(&job(), Body::Cancelled {}));
         (memory, written)
@@ -438,14 +438,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_ends_when_a_partly_written_event_expires() {
         let memory = MemoryLog::default();
-        memory.append(&job(), chunk(&"x".repeat(20_000)));
+        memory.append(&job(), chunk("x".repeat(20_000)));
         let room = Budget::new(1 << 20);
         let mut stream = opened(&memory, &room, 1).await.remove(0);
         let _ = stream.recv().await.unwrap();
         let first = stream.recv().await.unwrap();
         memory.append(&job(), chunk("later"));
         memory.expire(&job(), Seq(1));
-        let hub_forgets = chunk(&"y".repeat(crate::config::HISTORY_BYTES));
+        let hub_forgets = chunk("y".repeat(crate::config::HISTORY_BYTES));
         memory.append(&job(), hub_forgets);
         sleep(STREAM_STALL * 2).await;
         drop(first);
