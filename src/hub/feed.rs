@@ -1,13 +1,14 @@
 //! A feed: the recent events of one watched job, as its watchers see it. Its task is in `drive`.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use super::watchers::{Standing, Watchers};
 use crate::budget::Reservation;
 use crate::config::{FEED_BYTES, HISTORY_BYTES};
 use crate::fair_slots::FairSlot;
@@ -28,27 +29,8 @@ pub struct Feed {
     /// Whether there is no room for it, because too many watched jobs have no event.
     refused: AtomicBool,
     changed: Notify,
-    /// By the memory address of the position.
-    positions: Mutex<HashMap<usize, Arc<WatcherPosition>>>,
+    watchers: Mutex<Watchers>,
     disconnected: Notify,
-}
-
-/// The read position of one watcher.
-#[derive(Debug, Default)]
-struct WatcherPosition {
-    /// The next event to deliver; 0 before the first report.
-    next: AtomicU64,
-    /// Whether it is reading the log.
-    reads: AtomicBool,
-}
-
-/// A summary of the read positions of watchers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// How many watchers are reading the log.
-    pub reading: usize,
-    /// By how many events the slowest watcher lags.
-    pub lag: u64,
 }
 
 impl Feed {
@@ -61,7 +43,7 @@ impl Feed {
             rebuilt: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             changed: Notify::new(),
-            positions: Mutex::default(),
+            watchers: Mutex::default(),
             disconnected: Notify::new(),
         }
     }
@@ -123,18 +105,6 @@ impl Feed {
         self.rebuilt.load(Ordering::Acquire)
     }
 
-    /// Returns once [`Self::is_rebuilt`].
-    pub async fn rebuilt(&self) {
-        loop {
-            let mut changed = std::pin::pin!(self.changed());
-            changed.as_mut().enable();
-            if self.is_rebuilt() {
-                return;
-            }
-            changed.await;
-        }
-    }
-
     pub(super) fn set_rebuilt(&self) {
         *self.lock() = None;
         self.rebuilt.store(true, Ordering::Release);
@@ -171,24 +141,17 @@ impl Feed {
 
     pub(super) fn wake(&self) {
         self.changed.notify_waiters();
+        self.lock_watchers().wake();
     }
 
     pub(super) fn watchers(&self) -> usize {
-        self.positions().len()
+        self.lock_watchers().len()
     }
 
     /// A summary of its watchers' read positions.
     pub(super) fn standing(&self) -> Standing {
-        let next = self.last().map_or(0, |last| last.seq.successor().0);
-        let mut standing = Standing::default();
-        for position in self.positions().values() {
-            standing.reading += usize::from(position.reads.load(Ordering::Relaxed));
-            let watcher_next = position.next.load(Ordering::Relaxed);
-            if watcher_next > 0 {
-                standing.lag = standing.lag.max(next.saturating_sub(watcher_next));
-            }
-        }
-        standing
+        let next = self.last().map_or(Seq(0), |last| last.seq.successor());
+        self.lock_watchers().standing(next)
     }
 
     /// Returns once the last watcher has disconnected.
@@ -196,10 +159,8 @@ impl Feed {
         self.disconnected.notified().await;
     }
 
-    fn positions(&self) -> MutexGuard<'_, HashMap<usize, Arc<WatcherPosition>>> {
-        self.positions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock_watchers(&self) -> MutexGuard<'_, Watchers> {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<History<Arc<Stored>>>> {
@@ -212,38 +173,38 @@ impl Feed {
 #[derive(Debug)]
 pub struct FeedWatch {
     feed: Arc<Feed>,
-    position: Arc<WatcherPosition>,
+    key: usize,
 }
 
 impl FeedWatch {
     pub(super) fn join(feed: &Arc<Feed>) -> Self {
-        let position = Arc::<WatcherPosition>::default();
-        feed.positions()
-            .insert(Arc::as_ptr(&position) as usize, Arc::clone(&position));
         Self {
             feed: Arc::clone(feed),
-            position,
+            key: feed.lock_watchers().join(),
         }
     }
 
     /// The feed.
-    pub fn feed(&self) -> &Feed {
+    pub fn feed(&self) -> &Arc<Feed> {
         &self.feed
+    }
+
+    /// Wakes this task at every change of the feed from now on. Register, then check, to miss no
+    /// change.
+    pub fn register(&self, waker: &Waker) {
+        self.feed.lock_watchers().register(self.key, waker);
     }
 
     /// Reports the watcher's position: the event it gets next, and whether it is reading the log.
     pub fn report(&self, next: Seq, reads: bool) {
-        self.position.next.store(next.0, Ordering::Relaxed);
-        self.position.reads.store(reads, Ordering::Relaxed);
+        self.feed.lock_watchers().report(self.key, next, reads);
     }
 }
 
 impl Drop for FeedWatch {
     fn drop(&mut self) {
-        let mut positions = self.feed.positions();
-        positions.remove(&(Arc::as_ptr(&self.position) as usize));
-        if positions.is_empty() {
-            drop(positions);
+        let was_last = self.feed.lock_watchers().leave(self.key);
+        if was_last {
             self.feed.disconnected.notify_one();
         }
     }

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::feed::{Feed, Standing};
+use super::feed::Feed;
 use super::waiting::WaitingTable;
+use super::watchers::Standing;
 use crate::budget::Budget;
 use crate::config::{FEEDS_MAX, FEEDS_WITHOUT_EVENTS_MAX};
 use crate::fair_slots::{FairSlot, FairSlots};

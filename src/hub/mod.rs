@@ -10,8 +10,10 @@ mod feeds;
 mod tests;
 mod waiter;
 mod waiting;
+mod watchers;
 
-pub use feed::{Feed, FeedWatch, Standing};
+pub use feed::{Feed, FeedWatch};
 pub use feeds::{Full, Hub};
 pub use waiter::Waiter;
 pub use waiting::FoundJob;
+pub use watchers::Standing;

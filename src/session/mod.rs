@@ -1,27 +1,31 @@
-//! A session: one client's read position in one job. It joins the feed's history and the log with a
-//! stitcher, and returns one step after another to the client's transport.
+//! A session: one client's read position in one job. It reads the feed's history, or the log while
+//! the history lacks the next event, and returns one step after another to the client's transport.
 
+mod catch_up;
 mod error;
 mod start;
 mod step;
 #[cfg(test)]
 mod tests;
+mod waiting;
 mod watching;
 
+use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 pub use error::SessionError;
 use start::{until_open, verify_cursor, verify_length};
 pub use step::Step;
+use waiting::Waiting;
 use watching::Watching;
 
-use crate::config::{OPEN_WAIT, REREAD_MAX};
-use crate::hub::{FeedWatch, Full, Hub, Waiter};
-use crate::resume::Stitcher;
-use crate::source::{EventSource, Refill, Unavailable};
+use crate::config::OPEN_WAIT;
+use crate::hub::Hub;
+use crate::source::{EventSource, Unavailable};
 use crate::wire::{JobId, Seq, Start, Status, Stored, StreamSeq};
 
 /// One client's read position in one job. It runs no task: dropping it releases everything.
@@ -31,7 +35,7 @@ pub struct Session<S: EventSource>(SessionState<S>);
 #[derive(Debug)]
 enum SessionState<S: EventSource> {
     /// Neither the log nor the queue knows the job.
-    Waiting { waiter: Waiter<S>, live_sent: bool },
+    Waiting(Waiting<S>),
     /// The job has a feed. Boxed, so that waiting sessions are small.
     Watching(Box<Watching<S>>),
 }
@@ -95,10 +99,7 @@ impl<S: EventSource> Session<S> {
         if start == Start::After(Seq(0))
             && let Some(waiter) = hub.wait(job, from).await?
         {
-            return Ok(Self(SessionState::Waiting {
-                waiter,
-                live_sent: false,
-            }));
+            return Ok(Self(SessionState::Waiting(Waiting::new(waiter))));
         }
         let watch = hub.watch(job, from)?;
         until_open(&watch).await?;
@@ -125,7 +126,7 @@ impl<S: EventSource> Session<S> {
     /// The job.
     pub fn job(&self) -> &JobId {
         match &self.0 {
-            SessionState::Waiting { waiter, .. } => waiter.job(),
+            SessionState::Waiting(waiting) => &waiting.job,
             SessionState::Watching(watching) => watching.watch.feed().job(),
         }
     }
@@ -133,7 +134,7 @@ impl<S: EventSource> Session<S> {
     /// Whether the client already had all events of an ended job: there is nothing to send.
     pub const fn had_end(&self) -> bool {
         match &self.0 {
-            SessionState::Waiting { .. } => false,
+            SessionState::Waiting(_) => false,
             SessionState::Watching(watching) => watching.had_end,
         }
     }
@@ -141,7 +142,7 @@ impl<S: EventSource> Session<S> {
     /// The job's status; `None` while the job has no event.
     pub fn status(&self) -> Option<Status> {
         match &self.0 {
-            SessionState::Waiting { .. } => None,
+            SessionState::Waiting(_) => None,
             SessionState::Watching(watching) => {
                 watching.watch.feed().last().map(|last| last.status())
             }
@@ -151,7 +152,7 @@ impl<S: EventSource> Session<S> {
     /// The position after the steps returned so far.
     pub fn position(&self) -> Position {
         match &self.0 {
-            SessionState::Waiting { .. } => Position {
+            SessionState::Waiting(_) => Position {
                 next_seq: Seq::FIRST,
                 stream_seq: None,
             },
@@ -165,31 +166,43 @@ impl<S: EventSource> Session<S> {
     /// Goes back to a position within the last step.
     pub fn rewind(&mut self, to: Position) {
         if let SessionState::Watching(watching) = &mut self.0 {
-            watching.stitcher = Stitcher::caught_up(to.next_seq, 0);
             watching.next_seq = to.next_seq;
-            watching.refill = Refill::default();
             watching.stream_seq = to.stream_seq;
-            watching.until = None;
-            watching.next_gap = None;
+            watching.catch_up = None;
+            watching.ended = false;
+        }
+    }
+
+    /// Whether the last step came from memory: going back to it costs nothing.
+    pub fn reads_memory(&self) -> bool {
+        match &self.0 {
+            SessionState::Waiting(_) => true,
+            SessionState::Watching(watching) => watching.catch_up.is_none(),
         }
     }
 
     /// The next step. Waits forever after [`Step::End`] and [`Step::Rebuilt`]. Cancel safe.
     pub async fn next(&mut self) -> Step {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// [`Self::next`] for a task that polls many sessions. The task is woken at each change of the
+    /// job's feed, also if it was not waiting for one.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         loop {
             match &mut self.0 {
-                SessionState::Watching(watching) => return watching.next().await,
-                SessionState::Waiting { live_sent, .. } if !*live_sent => {
-                    *live_sent = true;
-                    return Step::Live;
+                SessionState::Watching(watching) => return watching.poll_next(cx),
+                SessionState::Waiting(waiting) if !waiting.live_sent => {
+                    waiting.live_sent = true;
+                    return Poll::Ready(Step::Live);
                 }
-                SessionState::Waiting { waiter, .. } => {
-                    let watch = watch_known(waiter).await;
-                    let watching = Watching::new(waiter.hub(), watch, Seq::FIRST);
-                    self.0 = SessionState::Watching(Box::new(Watching {
+                SessionState::Waiting(waiting) => {
+                    let watch = ready!(waiting.poll_known(cx));
+                    let watching = Watching {
                         live_sent: true,
-                        ..watching
-                    }));
+                        ..Watching::new(&waiting.hub, watch, Seq::FIRST)
+                    };
+                    self.0 = SessionState::Watching(Box::new(watching));
                 }
             }
         }
@@ -215,22 +228,6 @@ pub async fn until_ended<S: EventSource>(
                 session = Session::open_for(from, hub, job, Start::After(Seq(0))).await?
             }
             Step::Events(_) | Step::Gap { .. } | Step::Live => {}
-        }
-    }
-}
-
-/// Watches a job once it is known and there is room for its feed.
-async fn watch_known<S: EventSource>(waiter: &mut Waiter<S>) -> FeedWatch {
-    loop {
-        let found = waiter.until_known().await;
-        if let Ok(watch) = waiter.watch(found)
-            && until_open(&watch).await.is_ok()
-        {
-            return watch;
-        }
-        match waiter.rejoin() {
-            Ok(rejoined) => *waiter = rejoined,
-            Err(Full) => sleep(REREAD_MAX).await,
         }
     }
 }

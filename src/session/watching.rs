@@ -1,13 +1,15 @@
-//! A session of a job that has a feed: joins the feed's history and the log with a stitcher.
+//! A session of a job that has a feed. Usually it reads the feed's history; while that lacks the
+//! next event, it reads the log.
 
-use std::future::pending;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
+use super::catch_up::{CatchUp, CaughtUp};
 use super::step::Step;
 use crate::config::STEP_BYTES;
 use crate::hub::{FeedWatch, Hub};
-use crate::resume::{Action, Input, Slice, Stitcher};
-use crate::source::{EventSource, Refill};
+use crate::resume::Slice;
+use crate::source::EventSource;
 use crate::wire::{Seq, Stored, StreamSeq};
 
 /// A session of a job that has a feed.
@@ -15,18 +17,16 @@ use crate::wire::{Seq, Stored, StreamSeq};
 pub(super) struct Watching<S: EventSource> {
     pub(super) hub: Arc<Hub<S>>,
     pub(super) watch: FeedWatch,
-    pub(super) stitcher: Stitcher<Arc<Stored>>,
-    pub(super) refill: Refill<S>,
-    /// The sequence number after the steps that were returned; the stitcher may be ahead.
+    /// The sequence number after the steps that were returned.
     pub(super) next_seq: Seq,
     /// The stream sequence after the last delivered event, if known.
     pub(super) stream_seq: Option<StreamSeq>,
-    /// Where the feed's history started when the refill was requested.
-    pub(super) until: Option<Seq>,
-    /// A gap after the last step, from its first to its last event.
-    pub(super) next_gap: Option<(Seq, Seq)>,
+    /// Present while the log is read.
+    pub(super) catch_up: Option<Box<CatchUp<S>>>,
     /// See [`Session::had_end`](super::Session::had_end).
     pub(super) had_end: bool,
+    /// Whether the job's end was delivered.
+    pub(super) ended: bool,
     pub(super) live_sent: bool,
     pub(super) end_sent: bool,
 }
@@ -36,118 +36,79 @@ impl<S: EventSource> Watching<S> {
         Self {
             hub: Arc::clone(hub),
             watch,
-            stitcher: Stitcher::caught_up(next, 0),
             next_seq: next,
-            refill: Refill::default(),
             stream_seq: None,
-            until: None,
-            next_gap: None,
+            catch_up: None,
             had_end: false,
+            ended: false,
             live_sent: false,
             end_sent: false,
         }
     }
 
-    /// See [`Session::next`](super::Session::next).
-    pub(super) async fn next(&mut self) -> Step {
-        loop {
-            if self.watch.feed().is_rebuilt() && !self.end_sent {
-                self.end_sent = true;
-                return Step::Rebuilt;
-            }
-            let step = self.drain();
-            self.watch
-                .report(self.stitcher.next_seq(), self.refill.is_busy());
-            if let Some(step) = step {
-                return step;
-            }
-            if self.end_sent {
-                // Undecodable messages after the end are not delivered.
-                return pending().await;
-            }
-            if self.refill.is_busy() {
-                self.refill().await;
-            } else if let Some(step) = self.follow().await {
-                return step;
-            }
+    /// See [`Session::poll_next`](super::Session::poll_next).
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        // Registered before anything is checked, so that no change is missed.
+        self.watch.register(cx.waker());
+        if self.end_sent {
+            // Undecodable messages after the end are not delivered.
+            return Poll::Pending;
         }
-    }
-
-    /// Performs the stitcher's actions until there is a step to return.
-    fn drain(&mut self) -> Option<Step> {
-        if let Some(gap) = self.take_gap() {
-            return Some(gap);
-        }
-        let mut events = Vec::new();
-        while let Some(action) = self.stitcher.poll() {
-            match action {
-                Action::Deliver(event) => {
-                    self.next_seq = event.seq.successor();
-                    self.stream_seq = Some(event.stream_seq + 1);
-                    events.push(event);
-                }
-                Action::Gap { from, to } => {
-                    self.next_gap = Some((from, to));
-                    break;
-                }
-                Action::Replay { from } => {
-                    self.until = match self.watch.feed().read(from, 0) {
-                        Some(Slice::TooOld { first }) => Some(first),
-                        _ => None,
-                    };
-                    self.refill.request(from, self.stream_seq, self.until);
-                }
-                Action::End => {}
-            }
-        }
-        if !events.is_empty() {
-            return Some(Step::Events(events));
-        }
-        if let Some(gap) = self.take_gap() {
-            return Some(gap);
-        }
-        if (self.had_end || self.stitcher.is_ended()) && !self.end_sent {
+        if self.watch.feed().is_rebuilt() {
             self.end_sent = true;
-            return Some(Step::End);
+            return Poll::Ready(Step::Rebuilt);
         }
-        None
+        if self.had_end || self.ended {
+            self.end_sent = true;
+            return Poll::Ready(Step::End);
+        }
+        let step = self.poll_step(cx);
+        self.watch.report(self.next_seq, self.catch_up.is_some());
+        step
     }
 
-    fn take_gap(&mut self) -> Option<Step> {
-        let (from, to) = self.next_gap.take()?;
-        self.next_seq = to.successor();
-        Some(Step::Gap { from, to })
-    }
-
-    async fn refill(&mut self) {
-        let feed = self.watch.feed();
-        let refilled = tokio::select! {
-            biased;
-            () = feed.rebuilt() => return,
-            refilled = self.refill.next(self.hub.source(), feed.job()) => refilled,
-        };
-        // The history's current start proves nothing: events evicted since may be in the log.
-        refilled.apply(&mut self.stitcher, self.until);
-    }
-
-    /// Reads the feed, or waits until it changes.
-    async fn follow(&mut self) -> Option<Step> {
-        let feed = self.watch.feed();
-        let mut changed = std::pin::pin!(feed.changed());
-        changed.as_mut().enable();
-        match feed.read(self.stitcher.next_seq(), STEP_BYTES) {
-            Some(Slice::Items(items)) => {
-                for item in items {
-                    self.stitcher.handle(Input::Live(item));
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        loop {
+            if let Some(catch_up) = &mut self.catch_up {
+                let feed = self.watch.feed();
+                match ready!(catch_up.poll_next(&self.hub, feed, self.stream_seq, cx)) {
+                    CaughtUp::Events(events) => return Poll::Ready(self.deliver(events)),
+                    CaughtUp::Gap { from, to } => {
+                        self.next_seq = to.successor();
+                        return Poll::Ready(Step::Gap { from, to });
+                    }
+                    CaughtUp::All => {}
                 }
             }
-            Some(Slice::TooOld { .. }) => self.stitcher.handle(Input::LiveLagged),
-            Some(Slice::CaughtUp) if !self.live_sent => {
-                self.live_sent = true;
-                return Some(Step::Live);
+            match self.watch.feed().read(self.next_seq, STEP_BYTES) {
+                Some(Slice::Items(events)) => {
+                    self.catch_up = None;
+                    return Poll::Ready(self.deliver(events));
+                }
+                Some(Slice::CaughtUp) => {
+                    self.catch_up = None;
+                    if self.live_sent {
+                        return Poll::Pending;
+                    }
+                    self.live_sent = true;
+                    return Poll::Ready(Step::Live);
+                }
+                Some(Slice::TooOld { .. }) => match &mut self.catch_up {
+                    Some(catch_up) => catch_up.again(),
+                    None => self.catch_up = Some(Box::new(CatchUp::new(self.next_seq))),
+                },
+                // The feed is being opened again.
+                None => return Poll::Pending,
             }
-            Some(Slice::CaughtUp) | None => changed.await,
         }
-        None
+    }
+
+    fn deliver(&mut self, events: Vec<Arc<Stored>>) -> Step {
+        if let Some(last) = events.last() {
+            self.next_seq = last.seq.successor();
+            self.stream_seq = Some(last.stream_seq + 1);
+            self.ended = last.event_type.is_end();
+        }
+        Step::Events(events)
     }
 }

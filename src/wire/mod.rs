@@ -9,6 +9,7 @@ pub mod codec;
 mod cursor;
 mod event;
 mod failure;
+pub mod framing;
 mod id;
 pub mod limits;
 mod listing;

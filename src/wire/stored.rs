@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::codec::{self, Encoding};
 use super::cursor::Cursor;
 use super::event::{Event, EventType, Status};
+use super::framing::{self, FrameKind};
 use super::id::{JobId, Seq, StreamSeq};
 
 /// A stored event: its position, the fields that readers need, its unchanged payload, and its
@@ -30,8 +31,9 @@ pub struct Stored {
     /// Its type.
     pub event_type: EventType,
     payload: Bytes,
-    json: OnceLock<Bytes>,
-    msgpack: OnceLock<Bytes>,
+    text: OnceLock<Box<[u8]>>,
+    binary: OnceLock<Box<[u8]>>,
+    sse: OnceLock<Box<[u8]>>,
 }
 
 /// The fields that readers need of every event; the rest of the payload is passed through.
@@ -91,8 +93,9 @@ impl Stored {
             attempt: head.attempt,
             event_type: head.event_type,
             payload,
-            json: OnceLock::new(),
-            msgpack: OnceLock::new(),
+            text: OnceLock::new(),
+            binary: OnceLock::new(),
+            sse: OnceLock::new(),
         })
     }
 
@@ -136,14 +139,44 @@ impl Stored {
         2 * self.payload.len() + 64 + size_of::<Self>()
     }
 
-    /// The event as a JSON object with its `cursor`: a JSON client's frame.
-    pub fn json(&self) -> &Bytes {
-        self.json.get_or_init(|| self.make_json().into())
+    /// The event as a JSON object with its `cursor`.
+    pub fn json(&self) -> &[u8] {
+        framing::websocket_payload(self.websocket_text())
     }
 
-    /// `[cursor, stored payload]`: a MessagePack client's frame.
-    pub fn msgpack(&self) -> &Bytes {
-        self.msgpack.get_or_init(|| self.make_msgpack().into())
+    /// `[cursor, stored payload]`.
+    pub fn msgpack(&self) -> &[u8] {
+        framing::websocket_payload(self.websocket_binary())
+    }
+
+    /// A JSON client's WebSocket frame.
+    pub fn websocket_text(&self) -> &[u8] {
+        self.text
+            .get_or_init(|| framing::websocket_frame(FrameKind::Text, &self.make_json()).into())
+    }
+
+    /// A MessagePack client's WebSocket frame.
+    pub fn websocket_binary(&self) -> &[u8] {
+        self.binary.get_or_init(|| {
+            framing::websocket_frame(FrameKind::Binary, &self.make_msgpack()).into()
+        })
+    }
+
+    /// The server-sent event, in a chunk of HTTP/1.1.
+    pub fn sse_chunk(&self) -> &[u8] {
+        self.sse.get_or_init(|| {
+            let id = self.cursor().to_string();
+            match self.text.get() {
+                Some(text) => framing::sse_chunk(&id, framing::websocket_payload(text)),
+                None => framing::sse_chunk(&id, &self.make_json()),
+            }
+            .into()
+        })
+    }
+
+    /// The server-sent event.
+    pub fn sse(&self) -> &[u8] {
+        framing::chunk_content(self.sse_chunk())
     }
 
     fn make_json(&self) -> Vec<u8> {

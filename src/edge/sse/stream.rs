@@ -241,16 +241,7 @@ impl<S: EventSource> EventStream<S> {
 }
 
 fn put_event(out: &mut Vec<u8>, event: &Stored) {
-    let json = event.json();
-    out.reserve(json.len() + 64);
-    out.extend_from_slice(b"id: ");
-    out.extend_from_slice(event.cursor().to_string().as_bytes());
-    // JSON that another publisher stored may have line breaks between its tokens.
-    for line in json.split(|byte| matches!(byte, b'\n' | b'\r')) {
-        out.extend_from_slice(b"\ndata: ");
-        out.extend_from_slice(line);
-    }
-    out.extend_from_slice(b"\n\n");
+    out.extend_from_slice(event.sse());
 }
 
 #[cfg(test)]

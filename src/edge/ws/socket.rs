@@ -129,10 +129,10 @@ impl FrameSocket {
     pub(super) async fn put_event(&mut self, event: &Stored) -> Result<(), Disconnect> {
         self.feed(match self.encoding {
             Encoding::Json => {
-                let text = Utf8Bytes::try_from(event.json().clone());
+                let text = Utf8Bytes::try_from(event.json().to_vec());
                 Message::Text(text.map_err(|_| Disconnect::Close(Code::Internal))?)
             }
-            Encoding::MsgPack => Message::Binary(event.msgpack().clone()),
+            Encoding::MsgPack => Message::Binary(event.msgpack().to_vec().into()),
         })
         .await
     }
