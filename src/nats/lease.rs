@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Until when a delivery certainly belongs to this worker. The queue applies a reply to an old
-/// delivery to the newest one, so a worker that was silent for longer than the ack wait X/// hand the job back: another worker may have it.
+/// delivery to the newest one, so a worker that was silent for longer than the ack wait must not
+/// hand the job back: another worker may have it.
 #[derive(Debug)]
 pub(super) struct Lease {
     ack_wait: Duration,
