@@ -166,7 +166,8 @@ impl Leaders {
 }
 
 impl Leader {
-    /// Compares the end of the stream with the stream sequence X    /// it `asked_at`.
+    /// Compares the end of the stream with the stream sequence that this process had `seen` before
+    /// its request at `asked_at`.
     fn compare(
         &self,
         state: &mut LeaderState,
