@@ -11,17 +11,21 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(super) struct Lease {
     ack_wait: Duration,
-    /// When the last confirmed progress report was sent.
+    /// When the last confirmed progress report was sent; at first, the earliest moment at which the
+    /// broker may have sent the delivery.
     sent: Instant,
     /// Whether two reports were ever too far apart: another worker may have received the job.
     lost: bool,
 }
 
 impl Lease {
+    /// The lease of a delivery that was read now. A busy worker reads late, and the delivery does
+    /// not say when it was sent, so a quarter of the ack wait is taken off.
     pub(super) fn new(ack_wait: Duration) -> Self {
+        let now = Instant::now();
         Self {
             ack_wait,
-            sent: Instant::now(),
+            sent: now.checked_sub(ack_wait / 4).unwrap_or(now),
             lost: false,
         }
     }
@@ -59,11 +63,20 @@ mod tests {
             assert!(lease.holds());
             lease.renew(sent);
         }
-        // Two reports were lost: it is too late to give the job back, but not for the next report.
+        // Two reports were lost: it is too late to hand the job back, but not for the next report.
         let sent = after(7).await;
         assert!(!lease.holds());
         lease.renew(sent);
         assert!(lease.holds());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delivery_may_have_waited_before_it_was_read() {
+        let lease = Lease::new(ACK_WAIT);
+        after(3).await;
+        assert!(lease.holds());
+        after(1).await;
+        assert!(!lease.holds());
     }
 
     #[tokio::test(start_paused = true)]
