@@ -2,6 +2,7 @@
 //! what a delivery costs.
 
 mod frames;
+mod job_writer;
 mod plan;
 mod process;
 mod publisher;
@@ -10,6 +11,7 @@ mod runs;
 mod submitter;
 mod system;
 mod tally;
+mod transport;
 mod watcher;
 
 use std::fs;
@@ -53,6 +55,9 @@ pub(super) struct BenchCommand {
     /// The process id of the NATS server, to measure its CPU time.
     #[arg(long, value_name = "PID", requires = "edge")]
     broker_pid: Option<u32>,
+    /// Send the events to this address, one a line, instead of NATS: `--edge` is another server.
+    #[arg(long, value_name = "ADDR", requires = "edge", hide = true)]
+    publish_lines: Option<SocketAddr>,
     /// The nats-server program; by default the one on PATH or in `.tools/`.
     #[arg(long, env = "NATS_SERVER", value_name = "FILE")]
     nats_server: Option<PathBuf>,
@@ -103,7 +108,8 @@ impl BenchCommand {
         let edge: SocketAddr = found
             .next()
             .with_context(|| format!("{edge} has no address"))?;
-        Ok(System::running(edge, self.nats.nats.clone(), processes))
+        let nats = self.nats.nats.clone();
+        Ok(System::running(edge, nats, self.publish_lines, processes))
     }
 
     fn show(&self, report: &BenchReport) -> anyhow::Result<()> {

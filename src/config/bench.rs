@@ -18,6 +18,9 @@ pub const BENCH_LATE_EVENTS: u64 = 2000;
 /// How many jobs, connections and submits are started at a time, except in a storm. The edge and
 /// the broker limit how many they take at once.
 pub const BENCH_AT_ONCE: usize = 128;
+/// Over how many connections events are appended to a server of another protocol. Each carries one
+/// request at a time.
+pub const BENCH_APPEND_CONNECTIONS: usize = 32;
 /// How long a client may take to connect, also in a storm.
 pub const BENCH_CONNECT_WAIT: Duration = Duration::from_secs(60);
 /// How long the edge is idle between the last connection and the first event.

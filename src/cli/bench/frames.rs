@@ -5,6 +5,11 @@ use std::io;
 
 use memchr::memmem;
 
+/// Opcodes of WebSocket frames (RFC 6455).
+pub(super) const TEXT: u8 = 1;
+pub(super) const BINARY: u8 = 2;
+pub(super) const PONG: u8 = 10;
+
 /// How a transport separates messages in its byte stream.
 #[derive(Debug)]
 pub(super) enum Framing {
@@ -153,21 +158,24 @@ impl Chunked {
 /// same.
 pub(super) fn sequence(message: &[u8]) -> Option<u64> {
     if let Some(at) = memmem::find(message, b"\"seq\":") {
-        let digits = message[at + 6..]
-            .iter()
-            .take_while(|byte| byte.is_ascii_digit());
-        return Some(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0')));
+        return Some(json_number(&message[at + 6..]));
     }
     let at = memmem::find(message, b"\xa3seq")?;
     msgpack_number(&message[at + 4..])
 }
 
-/// The cursor of an event frame.
+/// The sequence numbers of a JSON message with several events.
+pub(super) fn sequences(message: &[u8]) -> impl Iterator<Item = u64> {
+    memmem::find_iter(message, b"\"seq\":").map(|at| json_number(&message[at + 6..]))
+}
+
+/// The cursor of an event frame; of Durable Streams, the offset after its events.
 pub(super) fn cursor(message: &[u8]) -> Option<String> {
     let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
-    if let Some(at) = memmem::find(message, b"\"cursor\":\"") {
-        let rest = &message[at + 10..];
-        return text(&rest[..memchr::memchr(b'"', rest)?]);
+    for field in [&b"\"cursor\":\""[..], b"\"streamNextOffset\":\""] {
+        if let Some(value) = string_after(message, field) {
+            return Some(value);
+        }
     }
     if message.starts_with(b"id: ") || message.starts_with(b"id:") {
         let line = &message[..memchr::memchr(b'\n', message).unwrap_or(message.len())];
@@ -183,10 +191,7 @@ pub(super) fn cursor(message: &[u8]) -> Option<String> {
 /// The writer's clock of an event frame, in milliseconds since the Unix epoch.
 pub(super) fn timestamp(message: &[u8]) -> Option<u64> {
     if let Some(at) = memmem::find(message, b"\"ts\":") {
-        let digits = message[at + 5..]
-            .iter()
-            .take_while(|byte| byte.is_ascii_digit());
-        return Some(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0')));
+        return Some(json_number(&message[at + 5..]));
     }
     msgpack_number(&message[memmem::find(message, b"\xa2ts")? + 3..])
 }
@@ -197,6 +202,31 @@ pub(super) fn is_final(message: &[u8]) -> bool {
     FINAL
         .iter()
         .any(|name| memmem::find(message, name).is_some())
+}
+
+/// The id with which a Socket.IO session can be recovered, from the answer to its connect packet.
+pub(super) fn session(answer: &[u8]) -> Option<String> {
+    string_after(answer, b"\"pid\":\"")
+}
+
+/// The offset that a recoverable Socket.IO server adds to each event, as its last argument.
+pub(super) fn offset(packet: &[u8]) -> Option<&str> {
+    let packet = packet.strip_suffix(b"\"]")?;
+    let quote = memchr::memrchr(b'"', packet)?;
+    let offset = std::str::from_utf8(&packet[quote + 1..]).ok()?;
+    packet[..quote].ends_with(b"},").then_some(offset)
+}
+
+/// The text between the first `before` and the next quotation mark.
+fn string_after(message: &[u8], before: &[u8]) -> Option<String> {
+    let rest = &message[memmem::find(message, before)? + before.len()..];
+    let value = std::str::from_utf8(&rest[..memchr::memchr(b'"', rest)?]);
+    value.ok().map(str::to_owned)
+}
+
+fn json_number(text: &[u8]) -> u64 {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
 }
 
 fn msgpack_number(bytes: &[u8]) -> Option<u64> {
@@ -298,5 +328,21 @@ data: {"type":"job:done:v1","job":"j1","seq":4,"ts":17}"#;
             assert!(is_final(message));
         }
         assert_eq!(sequence(br#"{"op":"watching","job":"j1"}"#), None);
+    }
+
+    #[test]
+    fn the_fields_of_other_servers_are_found() {
+        let packet = br#"42["event",{"type":"model:chunk:v1","seq":7},"1764-3"]"#;
+        assert_eq!(
+            (sequence(packet), offset(packet)),
+            (Some(7), Some("1764-3"))
+        );
+        assert_eq!(offset(br#"42["event",{"seq":7,"text":"x"}]"#), None);
+        let answer = br#"{"sid":"a","pid":"b"}"#;
+        assert_eq!(session(answer).as_deref(), Some("b"));
+        let data = b"event: data\ndata:[{\"seq\":4},{\"seq\":5}]";
+        assert_eq!(sequences(data).collect::<Vec<_>>(), [4, 5]);
+        let control = b"event: control\ndata:{\"streamNextOffset\":\"0_9\",\"upToDate\":true}";
+        assert_eq!(cursor(control).as_deref(), Some("0_9"));
     }
 }

@@ -4,7 +4,7 @@ use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
 
-use super::watcher::ClientTransport;
+use super::transport::ClientTransport;
 use crate::config::{BENCH_CONNECTIONS_MAX, BENCH_SECONDS_MAX};
 
 /// What a run does.

@@ -13,10 +13,10 @@ use hdrhistogram::Histogram;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use super::job_writer::{Connected, JobWriter, PublishTarget};
 use super::report::Delays;
 use super::tally::{FIRST_SCHEDULED, Schedule, delays, micros};
 use crate::config::BENCH_AT_ONCE;
-use crate::nats::{EventWriter, Log, Nats, Options};
 use crate::runtime;
 use crate::wire::{Body, Channel, JobId, Kind};
 
@@ -47,23 +47,32 @@ pub(super) enum Order {
 }
 
 impl Publisher {
-    /// Connects to NATS on a new thread. `text` is the size of each chunk's text in bytes.
-    pub(super) fn start(options: Options, jobs: Vec<JobId>, text: usize) -> anyhow::Result<Self> {
+    /// Connects to `target` on a new thread. `text` is the size of each chunk's text in bytes.
+    pub(super) fn start(
+        target: PublishTarget,
+        jobs: Vec<JobId>,
+        text: usize,
+    ) -> anyhow::Result<Self> {
         let appends = Arc::new(Mutex::new(delays()?));
         let measured = Arc::clone(&appends);
         let (orders, mut received) = mpsc::channel::<(Order, oneshot::Sender<_>)>(1);
         let thread = std::thread::Builder::new().name("publisher".to_owned());
         let thread = thread.spawn(move || {
             runtime::single_threaded()?.block_on(async move {
-                let nats = Nats::connect(&options).await?;
-                let log = Log::open(&nats).await?;
-                let writer = |job| EventWriter::new(log.clone(), job, 1, None);
-                let mut jobs: Vec<_> = jobs.into_iter().map(writer).collect();
+                let connected = Connected::to(target).await?;
+                let writers = jobs.into_iter().enumerate();
+                let mut jobs: Vec<_> = writers
+                    .map(|(index, job)| connected.writer(index, job))
+                    .collect();
                 while let Some((order, done)) = received.recv().await {
+                    let mut outcome = execute(order, &mut jobs, text, &measured).await;
+                    if outcome.is_ok() {
+                        outcome = connected.settle().await;
+                    }
                     // The sender of the order may have been dropped.
-                    let _ = done.send(execute(order, &mut jobs, text, &measured).await);
+                    let _ = done.send(outcome);
                 }
-                nats.close().await;
+                connected.close().await;
                 anyhow::Ok(())
             })
         })?;
@@ -78,7 +87,7 @@ impl Publisher {
     pub(super) async fn order(&self, order: Order) -> anyhow::Result<()> {
         let (done, outcome) = oneshot::channel();
         let sent = self.orders.send((order, done)).await;
-        sent.map_err(|_| anyhow!("cannot connect to NATS to publish"))?;
+        sent.map_err(|_| anyhow!("cannot connect to publish"))?;
         outcome.await.context("the publisher has ended")?
     }
 
@@ -98,7 +107,7 @@ impl Publisher {
 
 async fn execute(
     order: Order,
-    jobs: &mut [EventWriter],
+    jobs: &mut [JobWriter],
     text: usize,
     appends: &Appends,
 ) -> anyhow::Result<()> {
@@ -142,10 +151,7 @@ async fn execute(
                 usage: None,
                 finish_reason: None,
             };
-            all(jobs
-                .iter_mut()
-                .map(async |job| Ok(job.append(done()).await?)))
-            .await
+            all(jobs.iter_mut().map(async |job| job.append(done()).await)).await
         }
     }
 }
@@ -161,7 +167,7 @@ async fn all(
     Ok(())
 }
 
-async fn start_job(job: &mut EventWriter) -> anyhow::Result<()> {
+async fn start_job(job: &mut JobWriter) -> anyhow::Result<()> {
     let kind: Kind = "bench".parse()?;
     job.append(Body::Queued {
         kind: kind.clone(),
@@ -181,7 +187,7 @@ async fn start_job(job: &mut EventWriter) -> anyhow::Result<()> {
 }
 
 async fn interleave(
-    jobs: &mut [EventWriter],
+    jobs: &mut [JobWriter],
     text: usize,
     events: u64,
     others: u64,

@@ -9,6 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::{Instant, interval, sleep, timeout_at};
 
+use super::job_writer::PublishTarget;
 use super::plan::Plan;
 use super::process::Process;
 use super::publisher::{self, Order, Publisher};
@@ -16,6 +17,7 @@ use super::report::{BenchReport, Costs};
 use super::submitter;
 use super::system::{Processes, System};
 use super::tally::Schedule;
+use super::transport::ClientTransport;
 use super::watcher::{Account, Goal, Timing, WatchedJob, Watcher};
 use crate::cli::args::NatsArgs;
 use crate::config::{BENCH_AT_ONCE, BENCH_GRACE, BENCH_LATE_EVENTS, BENCH_REDRAW, BENCH_SETTLE};
@@ -29,15 +31,14 @@ pub(super) async fn run(
     system: &mut System,
     nats: &NatsArgs,
 ) -> anyhow::Result<BenchReport> {
-    let mut options = nats.options("bench");
-    options.url = system.nats.clone();
     let run = nuid::next();
     let jobs = (0..plan.jobs).map(|index| format!("bench-{run}-{index}").parse());
     let jobs: Vec<JobId> = jobs.collect::<Result<_, _>>()?;
     if plan.worker {
         return with_worker(plan, system, &jobs).await;
     }
-    let publisher = Publisher::start(options, jobs.clone(), plan.text)?;
+    let target = target(plan, system, nats);
+    let publisher = Publisher::start(target, jobs.clone(), plan.text)?;
     publisher.order(Order::Begin).await?;
     let mut report = if let Some(missed) = plan.storm {
         storm(plan, system, &jobs, &publisher, missed).await?
@@ -50,6 +51,18 @@ pub(super) async fn run(
     publisher.order(Order::End).await?;
     publisher.stop()?;
     Ok(report)
+}
+
+fn target(plan: &Plan, system: &System, nats: &NatsArgs) -> PublishTarget {
+    if let Some(publisher) = system.publisher {
+        return PublishTarget::Lines(publisher);
+    }
+    if plan.transport == ClientTransport::DurableStreams {
+        return PublishTarget::DurableStreams(system.edge);
+    }
+    let mut options = nats.options("bench");
+    options.url = system.nats.clone();
+    PublishTarget::Log(options)
 }
 
 /// Events at a fixed rate, or none at all, to clients that stay connected.

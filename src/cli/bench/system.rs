@@ -23,6 +23,8 @@ use crate::process_group::{Signal, kill_group};
 pub(super) struct System {
     pub(super) edge: SocketAddr,
     pub(super) nats: SecretString,
+    /// Takes the events instead of NATS.
+    pub(super) publisher: Option<SocketAddr>,
     pub(super) processes: Processes,
     threads: u16,
     children: Option<Children>,
@@ -104,10 +106,16 @@ impl Drop for GuardedProcess {
 
 impl System {
     /// A system that is already running.
-    pub(super) fn running(edge: SocketAddr, nats: SecretString, processes: Processes) -> Self {
+    pub(super) fn running(
+        edge: SocketAddr,
+        nats: SecretString,
+        publisher: Option<SocketAddr>,
+        processes: Processes,
+    ) -> Self {
         Self {
             edge,
             nats,
+            publisher,
             processes,
             threads: 0,
             children: None,
@@ -123,6 +131,7 @@ impl System {
             Ok((edge, address)) => Ok(Self {
                 edge: address,
                 nats,
+                publisher: None,
                 processes: Processes {
                     edge: Some(edge.process().await?),
                     broker: broker.pid().map(Process),

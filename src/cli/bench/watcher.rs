@@ -6,36 +6,18 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clap::ValueEnum;
-use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::frames::{self, Chunked, Framing, Received};
+use super::frames::{self, Framing, PONG, Received, TEXT};
 use super::tally::{Schedule, Tally};
+use super::transport::{ClientTransport, is_error, response};
 use crate::config::BENCH_CONNECT_WAIT;
-use crate::wire::{JSON_PROTOCOL, JobId, MSGPACK_PROTOCOL};
+use crate::wire::JobId;
 /// How many bytes one read takes.
 const READ_BYTES: usize = 32 * 1024;
-const TEXT: u8 = 1;
-const BINARY: u8 = 2;
-const PONG: u8 = 10;
-
-/// How a client reaches the edge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum ClientTransport {
-    /// WebSocket, JSON frames.
-    Ws,
-    /// WebSocket, MessagePack frames.
-    WsMsgpack,
-    /// Server-Sent Events.
-    Sse,
-    /// Socket.IO over its WebSocket transport.
-    Socketio,
-}
 
 /// What all watchers of a run share.
 #[derive(Clone, Debug)]
@@ -97,6 +79,8 @@ pub(super) struct WatchedJob {
     last: u64,
     /// The last event frame; a new connection resumes at its cursor.
     frame: Vec<u8>,
+    /// The id of a Socket.IO session that the server can recover.
+    session: Option<String>,
     ended: bool,
 }
 
@@ -107,6 +91,7 @@ impl WatchedJob {
             index,
             last: 0,
             frame: Vec::new(),
+            session: None,
             ended: false,
         }
     }
@@ -141,43 +126,23 @@ impl Watcher {
             let mut stream = TcpStream::connect(edge).await?;
             stream.set_nodelay(true)?;
             let cursor = frames::cursor(&watched.frame);
-            let request = request(edge, transport, &watched.job, cursor.as_deref());
+            let request = transport.request(edge, &watched.job, cursor.as_deref());
             stream.write_all(request.as_bytes()).await?;
-            let early = response(&mut stream, transport).await?;
-            let framing = match transport {
-                ClientTransport::Sse => Framing::EventStream(Chunked::default()),
-                ClientTransport::Ws | ClientTransport::WsMsgpack | ClientTransport::Socketio => {
-                    Framing::WebSocket(Vec::new())
-                }
-            };
-            let mut watcher = Self {
+            let early = response(&mut stream, transport.status()).await?;
+            if let Some(watch) = transport.watch(watched.request())? {
+                stream.write_all(&watch).await?;
+            }
+            Ok(Self {
                 watched,
                 stream,
-                framing,
+                framing: transport.framing(),
                 transport,
                 early,
-            };
-            watcher.ask().await?;
-            Ok(watcher)
+            })
         };
         timeout(BENCH_CONNECT_WAIT, connecting)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
-    }
-
-    /// Sends the `watch`. SSE has no such frame, and Socket.IO must join its namespace first.
-    async fn ask(&mut self) -> io::Result<()> {
-        let mut watch = self.watched.request();
-        watch["op"] = json!("watch");
-        let frame = match self.transport {
-            ClientTransport::Sse | ClientTransport::Socketio => return Ok(()),
-            ClientTransport::Ws => frames::client_frame(TEXT, watch.to_string().as_bytes()),
-            ClientTransport::WsMsgpack => {
-                let watch = rmp_serde::to_vec_named(&watch).map_err(io::Error::other)?;
-                frames::client_frame(BINARY, &watch)
-            }
-        };
-        self.stream.write_all(&frame).await
     }
 
     /// Counts events until `goal` is reached.
@@ -223,6 +188,9 @@ impl Watcher {
         let mut replies = Vec::new();
         let mut refused = None;
         self.framing.feed(bytes, |message| match message {
+            Received::Data(data) if transport == ClientTransport::DurableStreams => {
+                watched.record_batch(data, now, &mut tally, account.timing);
+            }
             Received::Data(data) => match frames::sequence(data) {
                 Some(seq) => watched.record(data, seq, now, &mut tally, account.timing),
                 None if transport == ClientTransport::Socketio => {
@@ -258,12 +226,40 @@ impl WatchedJob {
     }
 
     /// The reply to a packet of Engine.IO or Socket.IO, if it needs one.
-    fn socketio(&self, packet: &[u8]) -> Option<String> {
+    fn socketio(&mut self, packet: &[u8]) -> Option<String> {
         match *packet {
-            [b'0', ..] => Some("40".to_owned()),
+            [b'0', ..] => Some(match (&self.session, frames::offset(&self.frame)) {
+                (Some(session), Some(offset)) => {
+                    format!("40{}", json!({"pid": session, "offset": offset}))
+                }
+                _ => "40".to_owned(),
+            }),
             [b'2'] => Some("3".to_owned()),
-            [b'4', b'0', ..] => Some(format!("42{}", json!(["watch", self.request()]))),
+            [b'4', b'0', ref answer @ ..] => {
+                let session = frames::session(answer);
+                // A recovered session still watches.
+                let is_recovered = session.is_some() && session == self.session;
+                self.session = session;
+                (!is_recovered).then(|| format!("42{}", json!(["watch", self.request()])))
+            }
             _ => None,
+        }
+    }
+
+    /// A server-sent event of Durable Streams: a list of events, or the offset after them.
+    fn record_batch(&mut self, message: &[u8], now: Instant, tally: &mut Tally, timing: Timing) {
+        if message.starts_with(b"event: control") {
+            self.frame.clear();
+            self.frame.extend_from_slice(message);
+            return;
+        }
+        for seq in frames::sequences(message) {
+            self.last = tally.arrived(self.last, seq);
+            if let Timing::Scheduled(schedule) = timing
+                && let Some(due) = schedule.due(self.index, seq)
+            {
+                tally.delayed(now, now.saturating_duration_since(due));
+            }
         }
     }
 
@@ -288,71 +284,5 @@ impl WatchedJob {
         self.ended |= frames::is_final(frame);
         self.frame.clear();
         self.frame.extend_from_slice(frame);
-    }
-}
-
-/// Whether a message is an error from the edge.
-fn is_error(message: &[u8]) -> bool {
-    memchr::memmem::find(message, b"\"op\":\"error\"").is_some()
-        || memchr::memmem::find(message, b"tailwater:error").is_some()
-        || memchr::memmem::find(message, b"\xa2op\xa5error").is_some()
-        || message.starts_with(b"44")
-}
-
-fn request(
-    edge: SocketAddr,
-    transport: ClientTransport,
-    job: &JobId,
-    cursor: Option<&str>,
-) -> String {
-    let upgrade = |path: &str, protocol: &str| {
-        format!(
-            "GET {path} HTTP/1.1\r\nHost: {edge}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{protocol}\r\n"
-        )
-    };
-    let protocol = |name: &str| format!("Sec-WebSocket-Protocol: {name}\r\n");
-    match transport {
-        ClientTransport::Ws => upgrade("/ws", &protocol(JSON_PROTOCOL)),
-        ClientTransport::WsMsgpack => upgrade("/ws", &protocol(MSGPACK_PROTOCOL)),
-        ClientTransport::Socketio => upgrade("/socket.io/?EIO=4&transport=websocket", ""),
-        ClientTransport::Sse => {
-            let resume = cursor.map_or(String::new(), |cursor| {
-                format!("Last-Event-ID: {cursor}\r\n")
-            });
-            let job = job.as_str();
-            format!(
-                "GET /api/jobs/{job}/events HTTP/1.1\r\nHost: {edge}\r\nAccept: text/event-stream\r\n{resume}\r\n"
-            )
-        }
-    }
-}
-
-/// Reads the head of the response, and returns the bytes after it.
-async fn response(stream: &mut TcpStream, transport: ClientTransport) -> io::Result<Vec<u8>> {
-    let mut head = Vec::new();
-    let mut buffer = [0; 1024];
-    loop {
-        stream.readable().await?;
-        match stream.try_read(&mut buffer) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => head.extend_from_slice(&buffer[..read]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error),
-        }
-        let Some(end) = memchr::memmem::find(&head, b"\r\n\r\n") else {
-            continue;
-        };
-        let expected = if transport == ClientTransport::Sse {
-            "200"
-        } else {
-            "101"
-        };
-        let text = String::from_utf8_lossy(&head);
-        let status = text.split(' ').nth(1).unwrap_or_default();
-        if status != expected {
-            return Err(io::Error::other(text.into_owned()));
-        }
-        return Ok(head.split_off(end + 4));
     }
 }

@@ -1,0 +1,195 @@
+"""What is compared: servers, and cells. A cell is one load, with the figures that are reported of it."""
+
+from dataclasses import dataclass, field
+from typing import Callable, NamedTuple
+
+import servers
+
+
+class Compared(NamedTuple):
+    title: str
+    # Starts it; None for Tailwater, which its own benchmark starts.
+    start: Callable | None
+    # What must have been installed.
+    needs: str = ""
+    # How clients reach it if it is Tailwater.
+    transport: str = ""
+    # Whether it keeps events for clients that come back.
+    keeps: bool = True
+
+
+FLOOR = "floor"
+SERVERS = {
+    FLOOR: Compared("floor", servers.floor, "cc"),
+    "tailwater": Compared("**Tailwater**", None, transport="ws"),
+    "tailwater-sse": Compared("**Tailwater, SSE**", None, transport="sse"),
+    "durable-streams": Compared("Durable Streams", lambda at: servers.durable_streams(at, "wal"), "durable-streams"),
+    "durable-streams-memory": Compared(
+        "same, not durable", lambda at: servers.durable_streams(at, "memory"), "durable-streams"
+    ),
+    "socketio": Compared("Socket.IO + Redis", lambda at: servers.socketio(at, "pubsub"), "redis", keeps=False),
+    "socketio-streams": Compared("Socket.IO + Redis Streams", lambda at: servers.socketio(at, "streams"), "redis"),
+    "resumable-stream": Compared("resumable-stream + Redis", servers.resumable_stream, "redis"),
+}
+TAILWATER = ("tailwater", "tailwater-sse")
+# For loads that say little more about the others.
+MAIN = (FLOOR, "tailwater", "durable-streams", "socketio")
+# A load is held if every event arrives, and 99 of 100 within this time.
+HELD_MS = 100
+
+
+@dataclass
+class Figure:
+    title: str
+    of: Callable
+    digits: int = 1
+    ratio: bool = True
+    # What is shown without a value.
+    otherwise: str = "failed"
+
+
+@dataclass
+class Cell:
+    name: str
+    # The load as arguments of `tailwater bench`, in full and with `--quick`.
+    load: str
+    quick: str
+    figures: list
+    # Flags for Tailwater alone.
+    tailwater: list = field(default_factory=list)
+    only: tuple = ()
+    needs_history: bool = False
+    # Measured once even without `--quick`: it takes long.
+    once: bool = False
+    # Rates to try, lowest first, until one is not held.
+    rates: tuple = ()
+
+    def covers(self, name):
+        return (not self.only or name in self.only) and (SERVERS[name].keeps or not self.needs_history)
+
+    def measured(self, options, run):
+        """The values of the figures. `run` makes a report of a load."""
+        load = (self.quick if options.quick else self.load).split()
+        if options.seconds and "--seconds" in load:
+            load[load.index("--seconds") + 1] = str(options.seconds)
+        if not self.rates:
+            report = run(load)
+            return report and [figure.of(report) for figure in self.figures]
+        best = [None]
+        for rate in self.rates[1::4] if options.quick else self.rates:
+            report = run([*load, "--rate", str(rate)])
+            if not report or not is_held(report):
+                break
+            best = [figure.of(report) for figure in self.figures]
+        return best
+
+
+def is_held(report):
+    return not (report["lost"] or report["doubled"] or report["failed"]) and report["delay_ms"]["p99"] <= HELD_MS
+
+
+def is_complete(report):
+    return not (report["lost"] or report["doubled"] or report["failed"])
+
+
+def cpu(report, *more):
+    used = sum(report["cost"][name] or 0 for name in ("edge_cpu_s", *more))
+    return used * 1e6 / max(report["deliveries"], 1)
+
+
+def per_connection(report):
+    cost = report["cost"]
+    return (cost["edge_connected_mib"] - cost["edge_idle_mib"]) * 1024 / max(report["connections"], 1)
+
+
+def if_held(of):
+    return lambda report: of(report) if is_held(report) else None
+
+
+def if_complete(of):
+    return lambda report: of(report) if is_complete(report) else None
+
+
+def delay(figure):
+    return lambda report: report["delay_ms"][figure] if is_complete(report) else None
+
+
+def live(name, text, load, delays=True, **more):
+    figures = [
+        Figure(f"{text}: µs of CPU per delivery", if_complete(cpu), otherwise="lost events"),
+        Figure("with its broker", if_complete(lambda report: cpu(report, "broker_cpu_s")), otherwise=""),
+    ]
+    if delays:
+        figures += [
+            Figure(f"delay {figure}, ms", delay(key), 2, ratio=False, otherwise="")
+            for figure, key in (("p50", "p50"), ("p99", "p99"), ("p99.9", "p999"))
+        ]
+    return Cell(name, f"{load} --seconds 5", f"{load} --seconds 2", figures, **more)
+
+
+def most(name, text, load, rates):
+    figure = Figure(f"{text}: most held, events/s", lambda report: report["per_second"], 0, False, "none")
+    return Cell(name, f"{load} --seconds 3", f"{load} --seconds 2", [figure], rates=rates, once=True, only=MAIN)
+
+
+def idle(name, text, jobs, watchers, **more):
+    figure = Figure(f"{text}: KiB per connection", if_complete(per_connection), ratio=False)
+    load = "--jobs {} --watchers {} --idle --seconds 1"
+    return Cell(name, load.format(jobs, watchers), load.format(jobs // 9, watchers), [figure], **more)
+
+
+def storm(name, text, load, **more):
+    load += " --storm 200"
+    figures = [
+        Figure(f"{text}: s", if_complete(lambda report: report["delay_ms"]["max"] / 1000), 2, otherwise="lost events"),
+        Figure("its CPU, s", if_complete(lambda report: report["cost"]["edge_cpu_s"]), 2, otherwise=""),
+    ]
+    return Cell(name, load, load, figures, needs_history=True, **more)
+
+
+CELLS = {
+    cell.name: cell
+    for cell in (
+        live("fan-out", "1 job × 1000 clients, 30/s", "--jobs 1 --watchers 1000 --rate 30"),
+        live("one-to-one", "167 jobs × 1 client, 30/s", "--jobs 167 --watchers 1 --rate 30"),
+        live("many-jobs", "1000 jobs × 1 client, 10/s", "--jobs 1000 --watchers 1 --rate 10"),
+        live(
+            "busy-jobs",
+            "1000 jobs × 1 client, 30/s",
+            "--jobs 1000 --watchers 1 --rate 30",
+            tailwater=["--threads", "2"],
+            only=(*MAIN, "durable-streams-memory"),
+        ),
+        most("most-fan-out", "1 job × 1000 clients", "--jobs 1 --watchers 1000", (40, 80, 120, 160, 320, 480, 640, 800, 1000)),
+        most("most-one-to-one", "1000 jobs × 1 client", "--jobs 1000 --watchers 1", (2.5, 5, 7.5, 10, 15, 20, 30, 40, 50)),
+        idle("idle-shared", "idle clients, 100 of each job", 90, 100),
+        idle("idle-own", "idle clients, a job each", 9000, 1, only=(*MAIN, "tailwater-sse")),
+        storm("resume-one", "1000 clients of 1 job get 200 missed events", "--jobs 1 --watchers 1000"),
+        storm("resume-many", "1000 clients of 1000 jobs", "--jobs 1000 --watchers 1"),
+        storm("resume-cold", "same, edge restarted", "--jobs 1000 --watchers 1 --cold", only=TAILWATER),
+        Cell(
+            "late",
+            "--jobs 1000 --watchers 9 --late 1000000 --rate 1 --seconds 6",
+            "--jobs 1000 --watchers 5 --late 100000 --rate 1 --seconds 4",
+            [
+                Figure("late client reads 2000 events among many others: ms", delay("p50")),
+                Figure("slowest append meanwhile, ms", lambda report: report["append_ms"]["max"]),
+            ],
+            only=("tailwater",),
+            once=True,
+        ),
+        Cell(
+            "memory",
+            "--jobs 1000 --watchers 1 --rate 22 --seconds 10",
+            "--jobs 1000 --watchers 1 --rate 44 --seconds 5",
+            [
+                Figure(
+                    "1000 jobs × 220 events in memory, MiB",
+                    if_complete(lambda report: report["cost"]["edge_end_mib"] - report["cost"]["edge_connected_mib"]),
+                )
+            ],
+            once=True,
+            only=MAIN,
+        ),
+    )
+}

@@ -1,0 +1,192 @@
+"""Measures Tailwater and the servers that it is compared with in one run. scripts/bench.sh says how to call it."""
+
+import argparse
+import json
+import os
+import platform
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import servers
+from cells import CELLS, FLOOR, SERVERS
+from servers import Server
+
+# A run that takes longer is ended and has no result.
+RUN_LIMIT = 150
+
+
+class Bench:
+    """Runs `tailwater bench`, and collects its reports."""
+
+    def __init__(self, options):
+        self.options, self.reports, self.failures = options, [], []
+
+    def measure(self, cell, name, load):
+        """The report of one run; None, with the reason in `failures`, if there is none."""
+        start, transport = SERVERS[name].start, SERVERS[name].transport
+        server = Server(self.options)
+        try:
+            if start:
+                where = start(server)
+            else:
+                where = ["--nats-server", self.options.nats_server, "--transport", transport, *cell.tailwater]
+            report = self.run(server, [*load, *where])
+            self.reports.append({"cell": cell.name, "server": name, **report})
+            return report
+        except (OSError, RuntimeError, ValueError) as error:
+            self.failures.append(f"{cell.name}, {name}: {error}")
+            return None
+        finally:
+            server.stop()
+
+    def run(self, server, arguments):
+        command = [self.options.tailwater, "bench", "--json", *map(str, arguments)]
+        child, _ = server.spawn(*command, stdout=subprocess.PIPE)
+        try:
+            out, _ = child.communicate(timeout=RUN_LIMIT)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"not done within {RUN_LIMIT} s") from None
+        finally:
+            if child.poll() is None:
+                # It ends its processes and removes its files.
+                os.killpg(child.pid, signal.SIGINT)
+                child.wait(20)
+        if not out:
+            raise RuntimeError(server.last_words())
+        return json.loads(out)
+
+    def fill(self, cell):
+        """What each server shows in this cell: a list of results, one for each repetition."""
+        names = [name for name in self.options.servers if cell.covers(name)]
+        results = {name: [] for name in names}
+        for _ in range(1 if self.options.quick or cell.once else 3):
+            for name in names:
+                say(f"{cell.name}: {SERVERS[name].title}")
+                result = cell.measured(self.options, lambda load, name=name: self.measure(cell, name, load))
+                if result is not None:
+                    results[name].append(result)
+        return results
+
+
+def say(text):
+    """Shows what is being measured: on a terminal, one line that changes."""
+    start, end = ("\r\033[K", "") if sys.stderr.isatty() else ("", "\n" if text else "")
+    print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
+
+
+def rows(cell, results):
+    """The lines of the table: for each figure of the cell, the medians with their ratios to the floor."""
+    for index, figure in enumerate(cell.figures):
+        medians = {}
+        for name, found in results.items():
+            values = [result[index] for result in found if result[index] is not None]
+            # A server that fails in most runs does not have a median.
+            if values and len(values) * 2 > len(found):
+                medians[name] = statistics.median(values)
+        yield figure.title, {
+            name: shown(figure, medians.get(name), medians.get(FLOOR) if name != FLOOR else None) for name in results
+        }
+
+
+def shown(figure, value, floor):
+    if value is None:
+        return figure.otherwise
+    number = f"{value:.{figure.digits}f}" if value < 1000 else f"{value:,.0f}"
+    return f"{number} ({value / floor:.2f})" if floor and figure.ratio else number
+
+
+def table(names, lines):
+    head = ["", *(SERVERS[name].title for name in names)]
+    body = [[title, *(cells.get(name, "–") for name in names)] for title, cells in lines]
+    widths = [max(len(row[column]) for row in [head, *body]) for column in range(len(head))]
+    for row in [head, ["-" * width for width in widths], *body]:
+        print("| " + " | ".join(text.ljust(width) for text, width in zip(row, widths)) + " |")
+
+
+def machine():
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    return f"{os.cpu_count()} cores of {cpu}, Linux {platform.release().split('-')[0]}"
+
+
+def versions(options):
+    def of(*command):
+        try:
+            out = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
+        except OSError:
+            return None
+        return (re.search(r"\d+\.\d+\.\d+", out) or ["?"])[0]
+
+    lock = json.loads((Path(__file__).parent / "peers" / "package-lock.json").read_text())["packages"]
+    packages = ("socket.io", "@socket.io/redis-adapter", "@socket.io/redis-streams-adapter", "resumable-stream")
+    found = {
+        "tailwater": of(options.tailwater, "--version"),
+        "nats-server": of(options.nats_server, "--version"),
+        "redis-server": of(options.redis, "--version"),
+        "node": of("node", "--version"),
+        "durable-streams": options.durable_streams_version,
+        **{name: lock[f"node_modules/{name}"]["version"] for name in packages},
+    }
+    return {name: version for name, version in found.items() if version}
+
+
+def parsed():
+    parser = argparse.ArgumentParser(description=__doc__, add_help=False)
+    parser.add_argument("cells", nargs="*", metavar="CELL")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--seconds", type=int)
+    parser.add_argument("--servers", default=",".join(SERVERS))
+    parser.add_argument("--json", default="target/bench.json")
+    # Prints what the servers need, and ends.
+    parser.add_argument("--needs", action="store_true")
+    # NAME=REASON: what they need, but is not there.
+    parser.add_argument("--missing", action="append", default=[])
+    for program in ("tailwater", "nats-server", "floor", "redis", "peers", "durable-streams", "durable-streams-version"):
+        parser.add_argument(f"--{program}", default="")
+    options = parser.parse_args()
+    options.cells = options.cells or list(CELLS)
+    options.servers = options.servers.split(",")
+    for given, known in ((options.cells, CELLS), (options.servers, SERVERS)):
+        if unknown := [name for name in given if name not in known]:
+            parser.error(f"{unknown[0]} is not one of {', '.join(known)}")
+    return options
+
+
+def main():
+    options = parsed()
+    missing = dict(entry.split("=", 1) for entry in options.missing)
+    if options.needs:
+        print(*{SERVERS[name].needs for name in options.servers} - missing.keys())
+        return
+    # A shell that starts this in the background has switched SIGINT off.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    asked, options.servers = options.servers, [name for name in options.servers if SERVERS[name].needs not in missing]
+    bench, begin, lines = Bench(options), time.monotonic(), []
+    try:
+        for name in options.cells:
+            lines += rows(CELLS[name], bench.fill(CELLS[name]))
+    except KeyboardInterrupt:
+        say("")
+        sys.exit("interrupted")
+    say("")
+    table(options.servers, lines)
+    for name in asked:
+        if name not in options.servers:
+            print(f"not measured: {SERVERS[name].title}: {missing[SERVERS[name].needs]}")
+    for failure in bench.failures:
+        print(f"failed: {failure}")
+    found = {"machine": machine(), "versions": versions(options), "seconds": round(time.monotonic() - begin)}
+    print(f"\n{found['machine']}; {', '.join(f'{name} {version}' for name, version in found['versions'].items())}")
+    print(f"{'one run' if options.quick else 'medians of three runs'} each, in {found['seconds']} s")
+    Path(options.json).parent.mkdir(parents=True, exist_ok=True)
+    found |= {"rows": lines, "failures": bench.failures, "missing": missing, "runs": bench.reports}
+    Path(options.json).write_text(json.dumps(found, indent=1))
+    sys.exit(1 if bench.failures else 0)
+
+
+main()
