@@ -102,6 +102,7 @@ impl TailClient {
                     Ok(ServerFrame::Error { code, message, .. }) => bail!("{message} ({code})"),
                     Ok(
                         ServerFrame::Hello { .. }
+                        | ServerFrame::Pong
                         | ServerFrame::Watching {
                             status: Some(_), ..
                         }

@@ -53,6 +53,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
         match frame {
             // This version has no authentication: every client may do everything.
             ClientFrame::Auth { token: _ } => None,
+            ClientFrame::Ping => Some((ServerFrame::Pong, reply_to)),
             ClientFrame::Watch { job, start } => {
                 let request = RequestRef::of_job(&job);
                 let refused = self.watches.watch(job, start, reply_to).err();

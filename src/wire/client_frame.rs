@@ -59,6 +59,8 @@ pub enum ClientFrame {
         #[schemars(flatten, with = "SubmissionFields<'static>")]
         submission: Submission,
     },
+    /// Answer with a `pong`.
+    Ping,
     /// Cancel a job.
     Cancel {
         /// The client's own name for this frame; the answer carries it.
@@ -76,6 +78,13 @@ struct AuthFields<'a> {
     _op: Option<IgnoredAny>,
     #[serde(borrow)]
     token: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PingFields {
+    #[serde(rename = "op")]
+    _op: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -191,6 +200,10 @@ impl ClientFrame {
                     job: job_id(&job)?,
                     start: start(after, cursor.as_deref())?,
                 })
+            }
+            "ping" => {
+                let PingFields { _op } = fields(text)?;
+                Ok(Self::Ping)
             }
             "unwatch" => {
                 let UnwatchFields { _op, job } = fields(text)?;
@@ -365,6 +378,7 @@ mod tests {
                 json!({"op": "watch", "job": "j", "cursor": "x", "after": 1}),
                 json!({"op": "unwatch", "job": "j", "after": 1}),
                 json!({"op": "cancel", "job": "j", "by": "me"}),
+                json!({"op": "ping", "job": "j"}),
             ],
         );
         for (code, frame) in [

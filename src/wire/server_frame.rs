@@ -22,6 +22,8 @@ pub enum ServerFrame {
         /// The version of the edge.
         version: String,
     },
+    /// The answer to a `ping`.
+    Pong,
     /// The job is watched; its events follow.
     Watching {
         /// The job.

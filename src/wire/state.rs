@@ -345,4 +345,57 @@ mod tests {
             (Some(10), Some(20), Some(50))
         );
     }
+
+    /// A job's state after the items of a case. Its events have no `job` and no `ts`.
+    fn fold_items(items: &[Value]) -> JobState {
+        let job: JobId = "j".parse().unwrap();
+        let mut state = JobState::new(job.clone());
+        for event in items.iter().filter(|item| item.get("op").is_none()) {
+            let mut event = event.clone();
+            event["job"] = "j".into();
+            event["ts"] = 1.into();
+            let stored = rmp_serde::to_vec_named(&event).unwrap();
+            state.apply(&Stored::decode(&job, 1, stored.into()).unwrap());
+        }
+        state
+    }
+
+    /// The items with the channels `output` and `reasoning` exchanged.
+    fn with_channels_exchanged(mut items: Vec<Value>) -> Vec<Value> {
+        for item in &mut items {
+            if item["type"] == "model:chunk:v1" {
+                let is_reasoning = item["channel"] == "reasoning";
+                item["channel"] = if is_reasoning { "output" } else { "reasoning" }.into();
+            }
+        }
+        items
+    }
+
+    #[test]
+    fn the_fold_agrees_with_the_cases_that_clients_run_too() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conformance");
+        let mut found = 0;
+        for file in std::fs::read_dir(folder).unwrap() {
+            let text = std::fs::read(file.unwrap().path()).unwrap();
+            let cases: Vec<Value> = serde_json::from_slice(&text).unwrap();
+            for case in cases {
+                let items = case["items"].as_array().unwrap();
+                let state = fold_items(items);
+                // Reasoning follows the rules of the output.
+                let reasoning = fold_items(&with_channels_exchanged(items.clone())).output;
+                let gaps = items.iter().filter(|item| item["op"] == "missing");
+                let missing =
+                    |gap: &Value| gap["to"].as_u64().unwrap() - gap["from"].as_u64().unwrap() + 1;
+                let view = serde_json::json!({
+                    "text": state.output, "reasoning": reasoning, "status": state.status,
+                    "attempt": state.attempt, "seq": state.seq, "truncated": state.truncated,
+                    "missing": gaps.map(missing).sum::<u64>(), "usage": state.usage,
+                    "error": state.error,
+                });
+                assert_eq!(view, case["view"], "{}", case["name"]);
+                found += 1;
+            }
+        }
+        assert!(found >= 16, "{found} cases");
+    }
 }

@@ -17,6 +17,8 @@ export { TailwaterError };
 
 /** Close codes after which the edge wants its clients back, and 1000, after which they may come back. */
 const RECONNECT = [1000, 1001, 1006, 1011, 1012, 1013];
+/** The token is missing, invalid or expired. */
+const UNAUTHORIZED = 4401;
 /** Pauses between tries. */
 const PAUSE_MIN = 50;
 const PAUSE_MAX = 10_000;
@@ -37,8 +39,6 @@ const SSE_FOR = 3_600_000;
 /** How many jobs `persist: "session"` keeps. */
 const SAVED_JOBS = 20;
 const PAGE = 1000;
-/** @type {any} */
-const PING = { op: "ping" };
 
 /** @type {Connect} */
 export const connect = (given = new URL(".", import.meta.url), options = {}) => {
@@ -114,10 +114,14 @@ export const connect = (given = new URL(".", import.meta.url), options = {}) => 
     await tabs?.ready;
     let tries = 0;
     let refused = 0;
+    let renewals = 0;
     while (isNeeded()) {
       set("connecting");
       const { code, wasOpen } = await session();
-      if (!RECONNECT.includes(code)) {
+      if (heard - begun > STABLE) tries = renewals = 0;
+      if (code === UNAUTHORIZED && typeof options.token === "function" && !renewals++) {
+        await api.token(true).catch(() => {});
+      } else if (!RECONNECT.includes(code)) {
         feeds.forEach((feed) => feed.refused(`close_${code}`, "The edge refused the connection."));
       }
       if (!isNeeded()) break;
@@ -127,7 +131,6 @@ export const connect = (given = new URL(".", import.meta.url), options = {}) => 
       if (refused > 1 && transport() === "websocket") {
         await api.request("/readyz").then(useStreams, () => {});
       }
-      if (heard - begun > STABLE) tries = 0;
       await host.pause(tries++, code === 1013 ? PAUSE_OVERLOADED : 0);
     }
     isRunning = false;
@@ -144,7 +147,7 @@ export const connect = (given = new URL(".", import.meta.url), options = {}) => 
     /** @type {ReturnType<typeof setInterval> | undefined} */
     let timer;
     begun = heard = Date.now();
-    deadline = 0;
+    deadline = begun + ANSWER;
     const end = await new Promise((resolve) => {
       /** @param {number} code */
       const closed = (code) => {
@@ -171,6 +174,8 @@ export const connect = (given = new URL(".", import.meta.url), options = {}) => 
       isOpen = true;
       set("open");
       feeds.forEach((feed) => feed.start());
+    } else if ("op" in frame && /** @type {string} */ (frame.op) === "token_expiring") {
+      api.token(true).then((token) => link?.send({ op: "auth", token }), () => {});
     } else if ("job" in frame && frame.job) {
       feeds.get(frame.job)?.receive(frame);
     }
@@ -190,7 +195,7 @@ export const connect = (given = new URL(".", import.meta.url), options = {}) => 
   function ask(within) {
     if (!isOpen || deadline) return;
     deadline = Date.now() + within;
-    link?.send(PING);
+    link?.send({ op: "ping" });
   }
 
   /** The network or the page is back. */

@@ -115,6 +115,7 @@ export function createQueue({ url, post }, pause, isStored, report) {
         await store.remove(item);
         settleEverywhere(item, answer);
       } catch (thrown) {
+        if (signal?.aborted) continue;
         const error = /** @type {TailwaterError} */ (thrown);
         if (error.retry) {
           await pause(tries++, error.wait);
@@ -130,7 +131,7 @@ export function createQueue({ url, post }, pause, isStored, report) {
   if (shared) {
     shared.onmessage = ({ data: { item, answer, error } }) =>
       settle(item, answer, error && new TailwaterError(error[0], error[1]));
-    send();
+    send().catch(() => {});
   }
 
   return {

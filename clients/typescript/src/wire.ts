@@ -371,6 +371,9 @@ export type ClientFrame =
       timeout_ms?: number | null;
     }
   | {
+      op: "ping";
+    }
+  | {
       /**
        * The job.
        */
@@ -395,6 +398,9 @@ export type ServerFrame =
        * The version of the edge.
        */
       version: string;
+    }
+  | {
+      op: "pong";
     }
   | {
       /**

@@ -114,7 +114,7 @@ for (const code of [1000, 1001, 1006, 1011, 1012, 1013]) {
   });
 }
 
-for (const code of [1002, 1003, 1005, 1007, 1008, 1009, 4999]) {
+for (const code of [1002, 1003, 1005, 1007, 1008, 1009, 4403, 4999]) {
   test(`it does not connect again after a close with ${code}`, async () => {
     const failures = [];
     const watch = open().watch("j", { onError: ({ code }) => failures.push(code) });
@@ -137,6 +137,17 @@ test("a silent connection is asked for a sign of life, and abandoned when there 
   edge.answers = false;
   await pass(60_000);
   assert.equal(edge.sockets.length, 2);
+});
+
+test("a handshake without an answer is abandoned, too", async () => {
+  edge.mute = true;
+  const client = open();
+  client.watch("j");
+  await pass(24_000);
+  assert.deepEqual([edge.sockets.length, client.status], [1, "connecting"]);
+  edge.mute = false;
+  await pass(3000);
+  assert.deepEqual([edge.sockets.length, client.status], [2, "open"]);
 });
 
 test("events that arrive out of order are delivered in order, once", async () => {
@@ -406,6 +417,19 @@ test("what waits is bounded, and a signal removes it", async () => {
   assert.equal(edge.submitted.size, 99);
 });
 
+test("a submit that is withdrawn while it is sent is reported once", async () => {
+  const items = [];
+  const client = open({ onQueue: ({ status }) => items.push(status) });
+  const control = new AbortController();
+  edge.intercept = (method, path, { signal }) => new Promise((resolve, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  const queued = client.submit({ kind: "demo" }, { signal: control.signal });
+  await until(() => edge.requests.length === 1);
+  control.abort(new Error("enough"));
+  await assert.rejects(queued, /enough/);
+  await pass(1000);
+  assert.deepEqual([items, edge.requests.length, await client.queued()], [["queued", "failed"], 1, []]);
+});
+
 test("a token function is asked once, and again when its token was refused", async () => {
   let asked = 0;
   const bearers = [];
@@ -417,4 +441,37 @@ test("a token function is asked once, and again when its token was refused", asy
   await client.submit({ kind: "demo" });
   await client.submit({ kind: "demo" });
   assert.deepEqual([asked, bearers], [2, ["Bearer t1", "Bearer t2", "Bearer t2"]]);
+});
+
+test("a token that expires is renewed on the open connection", async () => {
+  let asked = 0;
+  open({ token: () => `t${++asked}` }).watch("j");
+  await until(() => edge.sent.length === 2);
+  edge.open[0].emit({ op: "token_expiring", expires_in_ms: 30_000 });
+  await until(() => edge.sent.length === 3);
+  assert.deepEqual(edge.sent, [
+    { op: "auth", token: "t1" },
+    { op: "watch", job: "j" },
+    { op: "auth", token: "t2" },
+  ]);
+});
+
+test("after a close with 4401 it asks for a new token once, and then fails", async () => {
+  let asked = 0;
+  const watch = open({ token: () => `t${++asked}` }).watch("j");
+  await until(() => edge.open.length);
+  edge.open[0].drop(4401);
+  await pass(500);
+  assert.deepEqual([asked, edge.open.length, watch.failure], [2, 1, undefined]);
+  edge.open[0].drop(4401);
+  await assert.rejects(watch.done, { code: "close_4401" });
+  await pass(30_000);
+  assert.deepEqual([asked, edge.sockets.length], [2, 2]);
+});
+
+test("a fixed token that is refused is not sent again", async () => {
+  const watch = open({ token: "fixed" }).watch("j");
+  await until(() => edge.open.length);
+  edge.open[0].drop(4401);
+  await assert.rejects(watch.done, { code: "close_4401" });
 });

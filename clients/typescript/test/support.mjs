@@ -14,6 +14,8 @@ export class FakeEdge {
   up = true;
   /** Whether WebSockets are blocked. */
   blocked = false;
+  /** Whether it takes connections and says nothing. */
+  mute = false;
   /** Whether it answers `ping`. */
   answers = true;
   /** Answers a request before the edge does: `(method, path, init) => Response | undefined`. */
@@ -158,7 +160,7 @@ class FakeSocket {
     this.protocol = protocol;
     edge.sockets.push(this);
     queueMicrotask(() => {
-      if (this.readyState) return;
+      if (this.readyState || edge.mute) return;
       if (!edge.up || edge.blocked) return this.drop(1006);
       this.readyState = 1;
       this.onopen?.();

@@ -55,6 +55,7 @@ impl From<ServerFrame> for FrameEvent {
     fn from(frame: ServerFrame) -> Self {
         let name = match &frame {
             ServerFrame::Hello { .. } => "connected",
+            ServerFrame::Pong => "pong",
             ServerFrame::Watching { .. } => "watching",
             ServerFrame::Live { .. } => "live",
             ServerFrame::Missing { .. } => "missing",
