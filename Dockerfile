@@ -13,9 +13,10 @@ RUN mkdir src \
  && cargo build --release --locked \
  && rm -r src
 
-# The sources embed the declarations of nats/. COPY keeps the files' times, which may be older than the empty program;
+# The sources embed the declarations of nats/ and the client for browsers. COPY keeps the files' times, which may be older than the empty program;
 # without `touch`, cargo would not rebuild it.
 COPY nats nats
+COPY clients/typescript/dist clients/typescript/dist
 COPY src src
 RUN touch src/main.rs src/lib.rs \
  && cargo build --release --locked --bin tailwater

@@ -28,8 +28,10 @@ command -v node >/dev/null && command -v npm >/dev/null ||
 
 # Used by the commands of the documents and by clients from other projects, which the tests run.
 missing=()
-for program in curl jq node npm; do
+for program in curl jq node npm chromium; do
   command -v "$program" >/dev/null && continue
+  # The tests of browsers take another one if CHROMIUM names it.
+  [[ $program == chromium && -n ${CHROMIUM:-} ]] && continue
   # The package of `node` has another name on Debian and Ubuntu.
   [[ $program == node ]] && program=nodejs
   missing+=("$program")

@@ -51,6 +51,23 @@ pub(super) struct EdgeArgs {
     /// new requests are refused. By default a quarter of the memory of the machine or container.
     #[arg(long, env = "TAILWATER_MEMORY", value_name = "BYTES", value_parser = bytes)]
     memory: Option<usize>,
+    /// Whether `/` is the console, a page that shows and runs jobs.
+    #[arg(
+        long,
+        env = "TAILWATER_CONSOLE",
+        value_name = "on|off",
+        default_value = "on"
+    )]
+    #[arg(action = clap::ArgAction::Set, value_parser = on_or_off)]
+    console: bool,
+}
+
+fn on_or_off(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("`on` or `off`"),
+    }
 }
 
 /// Parses a number of bytes, with or without a unit.
@@ -93,6 +110,7 @@ impl EdgeArgs {
     pub(super) fn settings(&self, drain: Duration) -> edge::EdgeSettings {
         edge::EdgeSettings {
             callback_hosts: hosts(&self.callback_hosts),
+            console: self.console,
             drain,
         }
     }

@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::drain::Clients;
+use super::kinds::KindsCache;
 use super::shared::EdgeShared;
 use super::thread::EdgeThread;
 use crate::config::DRAIN_WINDOW;
@@ -24,6 +25,7 @@ pub(super) struct App {
     pub(super) tasks: Tasks,
     pub(super) clients: Clients,
     pub(super) usage_cache: UsageCache,
+    pub(super) kinds_cache: KindsCache,
     /// Permits to fold a state.
     pub(super) folds: Semaphore,
     pub(super) settings: EdgeSettings,
@@ -39,6 +41,8 @@ pub(super) struct App {
 pub struct EdgeSettings {
     /// The hosts that jobs may call back to, each `name` or `name:port`.
     pub callback_hosts: Vec<String>,
+    /// Whether `/` is the console.
+    pub console: bool,
     /// The time over which clients are asked to reconnect when the edge stops.
     pub drain: Duration,
 }
@@ -47,6 +51,7 @@ impl Default for EdgeSettings {
     fn default() -> Self {
         Self {
             callback_hosts: Vec::new(),
+            console: true,
             drain: DRAIN_WINDOW,
         }
     }

@@ -6,6 +6,7 @@ mod answer;
 mod app;
 mod body;
 mod client;
+mod console;
 mod counters;
 mod describe;
 mod drain;
@@ -13,6 +14,7 @@ mod error;
 mod files;
 mod head;
 mod jobs;
+mod kinds;
 mod list;
 mod listen;
 mod memory;
@@ -49,6 +51,7 @@ pub use self::app::EdgeSettings;
 use self::counters::Counters;
 use self::drain::Clients;
 pub use self::files::raise_file_limit;
+use self::kinds::KindsCache;
 pub use self::listen::bind;
 pub use self::shared::EdgeShared;
 use self::thread::EdgeThread;
@@ -93,6 +96,7 @@ pub async fn run(
         tasks: tasks.clone(),
         clients: Clients::new(stop.clone(), settings.drain, closing.clone()),
         usage_cache: UsageCache::default(),
+        kinds_cache: KindsCache::default(),
         folds: Semaphore::new(FOLDS),
         settings,
         shared,

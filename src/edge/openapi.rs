@@ -13,6 +13,7 @@ use utoipa::openapi::OpenApi;
 use super::describe::{JOBS, OPERATION};
 use super::error;
 use super::jobs::{Accepted, CancelReceipt};
+use super::kinds::Kinds;
 use super::page::Gap;
 use super::stats::{SocketIoStats, Stats};
 use crate::wire::{Dialect, JobPage, definitions};
@@ -74,6 +75,7 @@ fn describe(routes: &OpenApi) -> Value {
     answers.subschema_for::<CancelReceipt>();
     answers.subschema_for::<Gap>();
     answers.subschema_for::<JobPage>();
+    answers.subschema_for::<Kinds>();
     answers.subschema_for::<Stats>();
     answers.subschema_for::<SocketIoStats>();
     answers.subschema_for::<error::ProblemBody<'_>>();

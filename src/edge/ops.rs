@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -12,12 +12,6 @@ use super::app::App;
 use super::describe::{OPERATION, problems};
 use super::error::Problem;
 use crate::wire::Code;
-
-/// The page at `/`. Not JSON: Firefox shows JSON in a viewer that blocks scripts typed into the
-/// console.
-pub(super) async fn index() -> Html<&'static str> {
-    Html(include_str!("index.html"))
-}
 
 /// Whether the process is alive.
 #[utoipa::path(

@@ -15,16 +15,22 @@ use utoipa_axum::routes;
 use super::app::App;
 use super::error::Problem;
 use super::openapi::ApiDocument;
-use super::{head, list, openapi, ops, rest, socketio, sse, stats, ws};
+use super::{console, head, kinds, list, openapi, ops, rest, socketio, sse, stats, ws};
 use crate::config::PREFLIGHT_AGE;
 use crate::wire::Code;
 use crate::wire::limits::BODY_MAX;
 
 pub(super) fn router(app: Arc<App>) -> Router {
     let (router, api) = routes().split_for_parts();
+    let console = if app.settings.console {
+        console::console()
+    } else {
+        Router::new()
+    };
     let no_store = HeaderValue::from_static("no-store");
     router
-        .route("/", get(ops::index))
+        .merge(console::client())
+        .merge(console)
         // The address that clients of an earlier system still use.
         .route("/api/job/{id}/state", get(rest::state))
         .route("/socket.io/", any(socketio::engine))
@@ -69,6 +75,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(rest::cancel))
         .routes(routes!(sse::events))
         .routes(routes!(ws::upgrade))
+        .routes(routes!(kinds::kinds))
         .routes(routes!(stats::stats))
         .routes(routes!(stats::socketio))
         .routes(routes!(ops::health))

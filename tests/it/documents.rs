@@ -35,9 +35,10 @@ const RUN: [&str; 5] = [
 ];
 
 /// Commands that are looked up instead of run.
-const NOT_RUN: [&str; 7] = [
+const NOT_RUN: [&str; 8] = [
     "cargo ",
     "node scripts/",
+    "node --test ",
     "scripts/",
     "./scripts/",
     "docker ",

@@ -16,6 +16,8 @@ mod bad_input;
 mod bench;
 /// Backends that block, panic, or keep their output: they affect no other job.
 mod blocking;
+/// The client for browsers and the console, in Chromium.
+mod browser;
 /// Callbacks: signed, sent once, retried after a failure, and only to allowed hosts.
 mod callbacks;
 /// Cancelling jobs that wait, run, lost their worker, or end at the same time.
@@ -30,6 +32,8 @@ mod credentials;
 mod documents;
 /// Clients that request or send too much, beside others.
 mod fairness;
+/// Files for browsers: the client and the console; and the kinds that it offers.
+mod files;
 /// Forged sequence numbers in the logs of watched jobs.
 mod forged;
 /// Requests and frames that break HTTP or the WebSocket protocol, and bodies that are too large.

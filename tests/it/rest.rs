@@ -229,6 +229,9 @@ async fn answers_that_can_change_are_not_cached() {
         POST /api/jobs/kept/cancel 409 no-store
         DELETE /api/jobs/kept 405 no-store
         GET /api/stats 200 no-store
+        GET /api/kinds 200 no-store
+        GET /client.js 200 no-cache
+        GET / 200 no-cache
         GET /readyz 200 no-store
         GET /ws 400 no-store
         GET /nowhere 404 no-store

@@ -1,0 +1,225 @@
+// The client in Chromium: each scenario breaks something, and the text is the backend's in the end.
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { run } from "./world.mjs";
+
+/** Follows a job in a page. */
+const follow = (page, job, options = {}) => page.evaluate(([job, options]) => void follow(job, options), [job, options]);
+const isAfter = (page, seq) => page.waitForFunction((seq) => seen.watch.seq >= seq, seq);
+const ended = (page) => page.waitForFunction(() => seen.watch.ended || seen.watch.failure);
+const look = (page) =>
+  page.evaluate(() => {
+    const { seqs, anew, atOnce, watch } = seen;
+    const { text, status, missing, seq } = watch;
+    return { seqs, anew, atOnce, text, status, missing, seq, shown: document.getElementById("text").textContent };
+  });
+const reload = async (page) => {
+  await page.reload();
+  await page.waitForFunction(() => "tw" in window);
+};
+const numbers = (first, last) => Array.from({ length: last - first + 1 }, (_, index) => first + index);
+
+/** Requires that the page shows what the backend wrote, and got each event from `first` on once and in order. */
+async function assertWhole(world, page, job, first = 1) {
+  await ended(page);
+  const [{ output, status, seq }, seen] = [await world.result(job), await look(page)];
+  assert.deepEqual([seen.text, seen.shown, seen.status, seen.missing, seen.anew], [output, output, status, 0, 0]);
+  assert.deepEqual(seen.seqs, numbers(first, seq));
+  assert.ok(output.length > 100 && seq > 10, output);
+}
+
+await run({
+  async offline(world) {
+    const page = await world.page();
+    const input = world.input();
+    const job = await world.submit(input);
+    await follow(page, job);
+    await isAfter(page, 5);
+    await world.context.setOffline(true);
+    world.network.cut();
+    await page.waitForFunction(() => tw.status === "waiting");
+    // The job goes on, and ends, meanwhile.
+    await world.finish(input);
+    const { seq } = await world.result(job);
+    assert.ok((await look(page)).seq < seq);
+    world.network.restore();
+    await world.context.setOffline(false);
+    await assertWhole(world, page, job);
+  },
+
+  async reload(world) {
+    const page = await world.page();
+    const input = world.input();
+    const job = await world.submit(input);
+    await follow(page, job, { persist: "session" });
+    await isAfter(page, 5);
+    await reload(page);
+    assert.deepEqual(await page.evaluate(() => tw.saved()), [job]);
+    await follow(page, job, { persist: "session" });
+    assert.ok((await look(page)).atOnce.length > 10, "the text is there before anything has arrived");
+    await page.waitForFunction(() => seen.seqs.length > 0);
+    const { seqs } = await look(page);
+    assert.ok(seqs[0] > 5, "events before the reload are not sent again");
+    await world.finish(input);
+    await assertWhole(world, page, job, seqs[0]);
+    // After the end, another reload needs no connection.
+    world.network.cut();
+    await reload(page);
+    await follow(page, job, { persist: "session" });
+    await ended(page);
+    assert.equal((await look(page)).text, (await world.result(job)).output);
+  },
+
+  async iterators(world) {
+    const page = await world.page();
+    const input = world.input();
+    const job = await world.submit(input);
+    await follow(page, job, { persist: "session" });
+    await isAfter(page, 5);
+    await reload(page);
+    const reading = page.evaluate(async (job) => {
+      const seqs = [];
+      for await (const { seq } of tw.watch(job, { persist: "session" })) seqs.push(seq);
+      return seqs;
+    }, job);
+    await world.finish(input);
+    // From the first event, also those that only the page before the reload had.
+    assert.deepEqual(await reading, numbers(1, (await world.result(job)).seq));
+  },
+
+  async tabs(world) {
+    const first = await world.page({ share: true });
+    const input = world.input();
+    const job = await world.submit(input);
+    await follow(first, job);
+    await isAfter(first, 5);
+    // The second tab comes late, and over the first one's connection.
+    const second = await world.page({ share: true });
+    await follow(second, job);
+    await isAfter(second, 8);
+    assert.equal(await first.evaluate(() => tw.transport), "websocket");
+    assert.equal(await second.evaluate(() => tw.transport), "tab");
+    assert.equal(world.network.upgrades, 1);
+    // The connected tab closes: the other one takes its place.
+    await first.close();
+    await second.waitForFunction(() => tw.transport === "websocket" && tw.status === "open");
+    const third = await world.page({ share: true });
+    await follow(third, job);
+    await isAfter(third, 10);
+    await world.finish(input);
+    for (const page of [second, third]) await assertWhole(world, page, job);
+    assert.equal(world.network.upgrades, 2);
+  },
+
+  async separate_tabs(world) {
+    const input = world.input();
+    const job = await world.submit(input);
+    const pages = [await world.page(), await world.page()];
+    for (const page of pages) await follow(page, job);
+    await world.finish(input);
+    for (const page of pages) await assertWhole(world, page, job);
+    assert.equal(world.network.upgrades, 2);
+  },
+
+  async killed_edge(world) {
+    const edge = await world.edge();
+    world.network.target = edge.addr;
+    const page = await world.page();
+    const input = world.input();
+    const job = await world.submit(input);
+    await follow(page, job);
+    await isAfter(page, 5);
+    await edge.kill();
+    await page.waitForFunction(() => tw.status !== "open");
+    await world.edge(edge.addr);
+    await world.finish(input);
+    await assertWhole(world, page, job);
+  },
+
+  async submit_offline(world) {
+    const options = { queue: "indexeddb" };
+    const page = await world.page(options);
+    const input = world.input();
+    await world.finish(input);
+    world.network.cut();
+    const job = await page.evaluate((input) => tw.submit({ kind: "exec", input }).item.job, input);
+    await page.waitForFunction(async () => (await tw.queued()).length === 1);
+    // Another tab sees what waits, and must not send it a second time.
+    const other = await world.page(options);
+    await reload(page);
+    const waiting = await page.evaluate(() => tw.queued());
+    assert.deepEqual(waiting.map(({ job, status }) => [job, status]), [[job, "queued"]]);
+    await follow(page, job);
+    world.network.restore();
+    await assertWhole(world, page, job);
+    for (const tab of [page, other]) {
+      await tab.waitForFunction((job) => items.some((item) => item.job === job && item.status === "sent"), job);
+      assert.deepEqual(await tab.evaluate(() => tw.queued()), []);
+    }
+    const headers = { accept: "application/json" };
+    const { events } = await (await fetch(`http://${world.addr}/api/jobs/${job}/events`, { headers })).json();
+    const types = events.map(({ type }) => type);
+    assert.deepEqual([types.filter((type) => type === "job:queued:v1").length, types.filter((type) => type === "job:started:v1").length], [1, 1]);
+  },
+
+  async event_streams(world) {
+    world.network.blocksWebSockets = true;
+    const page = await world.page();
+    const input = world.input();
+    const job = await world.submit(input);
+    await follow(page, job);
+    await isAfter(page, 5);
+    assert.equal(await page.evaluate(() => tw.transport), "sse");
+    const asked = world.network.upgrades;
+    assert.equal(asked, 2);
+    world.network.cut();
+    world.network.restore();
+    await world.finish(input);
+    await assertWhole(world, page, job);
+    // It is remembered.
+    await reload(page);
+    await follow(page, job);
+    await assertWhole(world, page, job);
+    assert.equal(world.network.upgrades, asked);
+  },
+
+  async dead_network(world) {
+    const page = await world.page();
+    const input = world.input();
+    const job = await world.submit(input);
+    await follow(page, job);
+    await isAfter(page, 5);
+    // Existing connections carry nothing any more, and nothing reports it.
+    world.network.abandon();
+    await page.evaluate(() => dispatchEvent(new Event("online")));
+    await world.finish(input);
+    await assertWhole(world, page, job);
+    assert.equal(world.network.upgrades, 2);
+  },
+
+  /** The page that docs/clients.md shows, with the client that the edge serves. */
+  async example(world) {
+    const document = await readFile(new URL("../../../docs/clients.md", import.meta.url), "utf8");
+    const [, html] = /```html\n(.*?)```/s.exec(document);
+    world.pages.files["/example"] = ["text/html", html.replace("127.0.0.1:4000", world.network.addr)];
+    const page = await world.context.newPage();
+    await page.goto(`http://${world.pages.addr}/example`);
+    const submitted = page.waitForResponse((response) => response.request().method() === "POST");
+    await page.click("button");
+    const { job } = await (await submitted).json();
+    const { output } = await world.result(job);
+    await page.waitForFunction((output) => document.querySelector("pre").textContent === output, output);
+  },
+
+  async cancel(world) {
+    const page = await world.page();
+    const job = await world.submit(world.input());
+    await follow(page, job);
+    await isAfter(page, 5);
+    const { seq } = await page.evaluate((job) => tw.cancel(job), job);
+    await ended(page);
+    const seen = await look(page);
+    assert.deepEqual([seen.status, seen.seqs.includes(seq)], ["cancelled", true]);
+    assert.equal(seen.text, (await world.result(job)).output);
+  },
+});

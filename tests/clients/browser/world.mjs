@@ -1,0 +1,227 @@
+// What the scenarios need: Chromium, a network that fails on request, a page with the client, and edges that can be killed.
+// Node's packages are in .tools/node; Chromium is Debian's, or the one that CHROMIUM names.
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer as createHttpServer } from "node:http";
+import { createRequire } from "node:module";
+import net from "node:net";
+import { tmpdir } from "node:os";
+import { createInterface } from "node:readline";
+
+const root = new URL("../../../", import.meta.url);
+export const require = createRequire(new URL(".tools/node/package.json", root));
+const { chromium } = require("playwright-core");
+
+const FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"].concat(
+  ["--disable-background-networking", "--disable-component-update", "--disable-sync"],
+);
+
+/** How many scenarios run at once. */
+const AT_ONCE = 3;
+
+/** Starts Chromium. */
+export function launch(options = {}) {
+  return chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS, ...options });
+}
+
+/** What one scenario has to itself, beside `{ addr, nats, bin }` of a running `tailwater up`. */
+export class World {
+  #ends = [];
+
+  constructor(browser, { addr, nats, bin }) {
+    Object.assign(this, { browser, addr, nats, bin });
+  }
+
+  async start() {
+    this.folder = await mkdtemp(`${tmpdir()}/tailwater-browser-`);
+    this.#ends.push(() => rm(this.folder, { recursive: true }));
+    this.context = await this.browser.newContext();
+    this.context.setDefaultTimeout(30_000);
+    this.#ends.push(() => this.context.close());
+    this.network = await Network.to(this.addr);
+    this.#ends.push(() => this.network.close());
+    this.pages = await pageServer();
+    this.#ends.push(() => this.pages.close());
+    return this;
+  }
+
+  /** Calls `end` when the scenario is over. */
+  after(end) {
+    this.#ends.push(end);
+  }
+
+  async end() {
+    for (const end of this.#ends.reverse()) await end();
+  }
+
+  /** A page with the client as `tw`, connected over `network`. */
+  async page(options = {}) {
+    const page = await this.context.newPage();
+    page.on("pageerror", (error) => process.stderr.write(`page: ${error.stack}\n`));
+    const query = new URLSearchParams({ edge: `http://${this.network.addr}`, options: JSON.stringify(options) });
+    await page.goto(`http://${this.pages.addr}/?${query}`);
+    await page.waitForFunction(() => "tw" in window);
+    return page;
+  }
+
+  /** The input of a job that prints words until `finish` is called with it. */
+  input() {
+    return { gate: `${this.folder}/${Math.random().toString(36).slice(2)}` };
+  }
+
+  /** Submits such a job to the edge. */
+  async submit(input) {
+    const headers = { "content-type": "application/json" };
+    const body = JSON.stringify({ kind: "exec", input });
+    const response = await fetch(`http://${this.addr}/api/jobs`, { method: "POST", headers, body });
+    return (await response.json()).job;
+  }
+
+  /** Lets a job end. */
+  finish({ gate }) {
+    return writeFile(gate, "");
+  }
+
+  /** What the backend has written, once the job has ended. */
+  async result(job) {
+    const response = await fetch(`http://${this.addr}/api/jobs/${job}?wait=30`);
+    const state = await response.json();
+    if (!["done", "cancelled", "failed"].includes(state.status)) throw new Error(`${job} is ${state.status}`);
+    return state;
+  }
+
+  /** Another edge over the same log. */
+  async edge(listen = "127.0.0.1:0") {
+    const child = spawn(this.bin, ["edge", "--nats", this.nats, "--listen", listen], { stdio: ["ignore", "pipe", "ignore"] });
+    const dies = once(child, "exit");
+    const kill = async () => {
+      child.kill("SIGKILL");
+      await dies;
+    };
+    this.#ends.push(kill);
+    for await (const line of createInterface(child.stdout)) {
+      if (line.startsWith("ready http://")) return { addr: line.slice("ready http://".length), kill };
+    }
+    throw new Error("The edge did not start.");
+  }
+}
+
+/** A TCP proxy: a network that can be cut, lose its connections, or refuse WebSockets. */
+class Network {
+  sockets = new Set();
+  isCut = false;
+  blocksWebSockets = false;
+  /** How many WebSockets were asked for. */
+  upgrades = 0;
+
+  static async to(target) {
+    const network = new Network();
+    network.target = target;
+    network.server = net.createServer((client) => network.#pass(client));
+    network.server.listen(0, "127.0.0.1");
+    await once(network.server, "listening");
+    network.addr = `127.0.0.1:${network.server.address().port}`;
+    return network;
+  }
+
+  #pass(client) {
+    this.#track(client);
+    if (this.isCut) return client.destroy();
+    let upstream;
+    client.on("data", (data) => {
+      if (!upstream) {
+        const isUpgrade = /^upgrade: *websocket/im.test(data.toString("latin1"));
+        this.upgrades += Number(isUpgrade);
+        if (isUpgrade && this.blocksWebSockets) return client.end("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n");
+        const [host, port] = this.target.split(":");
+        upstream = net.connect(Number(port), host);
+        this.#track(upstream);
+        upstream.on("data", (back) => client.write(back));
+        upstream.on("close", () => client.destroy());
+        client.on("close", () => upstream.destroy());
+      }
+      upstream.write(data);
+    });
+  }
+
+  #track(socket) {
+    this.sockets.add(socket);
+    socket.setNoDelay(true);
+    socket.on("error", () => {});
+    socket.on("close", () => this.sockets.delete(socket));
+  }
+
+  /** Breaks all connections, and refuses new ones. */
+  cut() {
+    this.isCut = true;
+    this.sockets.forEach((socket) => socket.destroy());
+  }
+
+  /** Passes nothing more on existing connections, which stay open, as when a laptop changes its network. */
+  abandon() {
+    this.sockets.forEach((socket) => socket.removeAllListeners("data").removeAllListeners("close").resume());
+  }
+
+  /** Passes new connections again. */
+  restore() {
+    this.isCut = false;
+  }
+
+  async close() {
+    this.cut();
+    this.server.close();
+  }
+}
+
+/** Serves the page of the scenarios, from another origin than the edge's. */
+async function pageServer() {
+  const files = {
+    "/": ["text/html", await readFile(new URL("page.html", import.meta.url))],
+    "/client.js": ["text/javascript", await readFile(new URL("clients/typescript/dist/client.js", root))],
+  };
+  const server = createHttpServer(({ url }, response) => {
+    const [type, text] = files[new URL(url, "http://x").pathname] ?? [];
+    response.writeHead(text ? 200 : 404, { "content-type": type ?? "text/plain", "cache-control": "max-age=0" }).end(text);
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return {
+    addr: `127.0.0.1:${server.address().port}`,
+    files,
+    close: () => {
+      server.closeAllConnections();
+      server.close();
+    },
+  };
+}
+
+/** Runs the scenarios that the argument names, beside each other in one Chromium. */
+export async function run(scenarios) {
+  const { names, ...given } = JSON.parse(process.argv[2]);
+  const timer = setTimeout(() => {
+    process.stderr.write("The scenarios take too long.\n");
+    process.exit(1);
+  }, 100_000);
+  const browser = await launch();
+  const run = async (name) => {
+    const begun = Date.now();
+    const world = await new World(browser, given).start();
+    try {
+      await scenarios[name](world);
+      console.log(JSON.stringify({ name, seconds: (Date.now() - begun) / 1000 }));
+    } catch (error) {
+      process.exitCode = 1;
+      process.stderr.write(`${name}: ${error.stack}\n`);
+    } finally {
+      await world.end();
+    }
+  };
+  const waiting = [...names];
+  const runAll = async () => {
+    for (let name; (name = waiting.shift()); ) await run(name);
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, runAll));
+  clearTimeout(timer);
+  await browser.close();
+}

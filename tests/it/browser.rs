@@ -1,0 +1,67 @@
+use std::path::Path;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::support::third_party::ThirdParty;
+use crate::support::up::up;
+
+/// Runs scenarios of a file of `tests/clients/browser` in Chromium, against a `tailwater up` whose
+/// jobs of the kind `exec` end when the scenario wants it.
+async fn run(file: &str, names: &[&str]) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let words = root.join("tests/clients/browser/words.sh");
+    let up = up(
+        TempDir::new().unwrap(),
+        &["bash", words.to_str().expect("a path of the tree is text")],
+    )
+    .await;
+    let given = json!({
+        "names": names, "addr": up.addr, "nats": up.nats, "bin": env!("CARGO_BIN_EXE_tailwater"),
+    });
+    let file = Path::new("browser").join(file);
+    let reports = ThirdParty::node(&file, &given).ends().await;
+    let mut ran: Vec<_> = reports.iter().map(|report| &report["name"]).collect();
+    ran.sort_by_key(|name| name.as_str());
+    let mut names = names.to_vec();
+    names.sort_unstable();
+    assert_eq!(ran, names);
+}
+
+#[tokio::test]
+async fn a_page_loses_nothing_when_its_network_or_its_edge_fails() {
+    run(
+        "client.mjs",
+        &["offline", "dead_network", "killed_edge", "event_streams"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_page_that_is_reloaded_continues_where_it_was() {
+    run("client.mjs", &["reload", "iterators", "submit_offline"]).await;
+}
+
+#[tokio::test]
+async fn tabs_show_the_same_whether_they_share_a_connection_or_not() {
+    run(
+        "client.mjs",
+        &["tabs", "separate_tabs", "cancel", "example"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn the_hooks_of_react_render_on_a_server_and_survive_strict_mode() {
+    run("react.mjs", &["react"]).await;
+}
+
+#[tokio::test]
+async fn the_console_runs_shows_and_stops_jobs_and_resumes_them() {
+    run("console.mjs", &["submit", "cut", "stop", "keyboard"]).await;
+}
+
+#[tokio::test]
+async fn the_console_is_accessible_in_both_themes_and_on_a_phone() {
+    run("console.mjs", &["accessible"]).await;
+}
