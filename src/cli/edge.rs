@@ -1,8 +1,10 @@
 //! `tailwater edge`: serves clients.
 
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZero;
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -25,10 +27,11 @@ pub(super) struct EdgeCommand {
     #[arg(long, env = "TAILWATER_LISTEN", value_name = "ADDR")]
     #[arg(default_value = "127.0.0.1:4000")]
     listen: SocketAddr,
-    /// How many independent threads serve clients, each with its own connections to NATS.
-    #[arg(long, env = "TAILWATER_THREADS", value_name = "N", default_value_t = 1,
+    /// How many independent threads serve clients, each with its own connections to NATS. By
+    /// default one for each processor core that the edge may use.
+    #[arg(long, env = "TAILWATER_THREADS", value_name = "N",
           value_parser = clap::value_parser!(u16).range(1..=256))]
-    threads: u16,
+    threads: Option<u16>,
     /// When the edge stops, it asks its clients to reconnect over this time, not all at once.
     #[arg(long, env = "TAILWATER_DRAIN", value_name = "TIME", default_value_t = DRAIN_WINDOW.into(),
           value_parser = str::parse::<humantime::Duration>)]
@@ -118,7 +121,7 @@ impl EdgeArgs {
 
 impl EdgeCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let threads = usize::from(self.threads);
+        let threads = self.threads.map_or_else(cores, usize::from);
         let listeners = bind(self.listen, threads)?;
         let addr = listeners[0].local_addr()?;
         let listeners: Vec<_> = listeners
@@ -152,6 +155,11 @@ impl EdgeCommand {
         })?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// How many processor cores the edge may use.
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// Prints the address of an edge once it accepts clients.

@@ -15,9 +15,6 @@ pub const HEAD_WAIT: Duration = Duration::from_secs(75);
 /// How many bytes of an HTTP response are buffered for a client, and how long the head of a request
 /// may be.
 pub const HTTP_BUFFER: usize = 64 * 1024;
-/// How many bytes of an event stream are buffered for the socket. A stream whose client accepts no
-/// data costs this much, in addition to its connection.
-pub const STREAM_CHUNK: usize = 4 * 1024;
 /// An event of more bytes than this reserves room in the memory budget while it is written over a
 /// WebSocket: a frame that has begun must be completed, even if its client accepts no data.
 pub const LARGE_EVENT: usize = 32 * 1024;
@@ -64,11 +61,16 @@ pub const TURN_BYTES: usize = 16 * 1024;
 pub const SEND_BUFFER: usize = 256 * 1024;
 /// The listener's backlog. When an edge dies, this many clients return at once.
 pub const BACKLOG: i32 = 4096;
-/// A WebSocket's read buffer, in bytes. Clients send little, and tungstenite zeroes it on every
-/// read.
+/// The read buffer of a Socket.IO client's WebSocket, in bytes. Clients send little, and tungstenite
+/// zeroes it on every read.
 pub const READ_BUFFER: usize = 512;
-/// How many bytes of frames are collected for one write.
-pub const WRITE_BUFFER: usize = 4096;
+/// How many bytes are read at once from a client of another transport. They are on the stack.
+pub const READ_CHUNK: usize = 4096;
+/// How often a thread looks whether one of its clients is to be woken: for a ping, a deadline, or
+/// because it accepts no data. All of these take seconds.
+pub const TICK: Duration = Duration::from_millis(100);
+/// How often it does while the edge stops, so that clients reconnect one after another.
+pub const DRAIN_TICK: Duration = Duration::from_millis(20);
 /// How long a connection that is being closed waits for its client to answer the close frame, and
 /// for the client's requests to complete.
 pub const CLOSE_WAIT: Duration = Duration::from_secs(1);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::alarm::Alarms;
 use super::drain::Clients;
 use super::kinds::KindsCache;
 use super::shared::EdgeShared;
@@ -24,6 +25,8 @@ pub(super) struct App {
     /// reconnect.
     pub(super) tasks: Tasks,
     pub(super) clients: Clients,
+    /// Wakes the clients of open connections.
+    pub(super) alarms: Alarms,
     pub(super) usage_cache: UsageCache,
     pub(super) kinds_cache: KindsCache,
     /// Permits to fold a state.

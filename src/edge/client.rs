@@ -1,13 +1,12 @@
 //! One connected client: its requests and what it is sent, for every transport that has frames. The
 //! transport reads and writes the frames.
 
-use std::future::pending;
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::future::{BoxFuture, join_all};
 
 use super::app::App;
 use super::counters::Transport;
@@ -25,7 +24,7 @@ pub(super) struct ConnectedClient<R> {
     address: IpAddr,
     watches: Watches<Reader, R>,
     /// Submits and cancels in progress.
-    requests: FuturesUnordered<BoxFuture<'static, (ServerFrame, R)>>,
+    requests: Vec<BoxFuture<'static, (ServerFrame, R)>>,
 }
 
 impl<R: Send + 'static> ConnectedClient<R> {
@@ -38,7 +37,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
             app,
             address,
             watches: Watches::new(hub, counters, transport, address, budget),
-            requests: FuturesUnordered::new(),
+            requests: Vec::new(),
         }
     }
 
@@ -111,21 +110,35 @@ impl<R: Send + 'static> ConnectedClient<R> {
 
     /// What to send next: answers, and events if `wants_events`. Safe to drop at any await.
     pub(super) async fn next(&mut self, wants_events: bool) -> Outgoing<R> {
-        tokio::select! {
-            Some((answer, reply_to)) = self.requests.next() => Outgoing::Answer(answer, reply_to),
-            outgoing = self.watches.next(), if wants_events => outgoing,
-            else => pending().await,
-        }
+        poll_fn(|cx| self.poll_next(cx, wants_events)).await
     }
 
-    /// What can be sent at once.
-    pub(super) fn try_next(&mut self) -> Option<Outgoing<R>> {
-        self.next(true).now_or_never()
+    /// See [`Self::next`].
+    pub(super) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        wants_events: bool,
+    ) -> Poll<Outgoing<R>> {
+        for index in 0..self.requests.len() {
+            if let Poll::Ready((answer, reply_to)) = self.requests[index].as_mut().poll(cx) {
+                drop(self.requests.swap_remove(index));
+                return Poll::Ready(Outgoing::Answer(answer, reply_to));
+            }
+        }
+        if wants_events {
+            return self.watches.poll_next(cx);
+        }
+        Poll::Pending
     }
 
     /// See [`Watches::release`].
     pub(super) fn release(&mut self, written: usize, position: Option<Position>) {
         self.watches.release(written, position);
+    }
+
+    /// See [`Watches::reads_memory`].
+    pub(super) fn reads_memory(&mut self) -> bool {
+        self.watches.reads_memory()
     }
 
     /// See [`Watches::holds_room`].
@@ -137,7 +150,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
     /// wants its requests done.
     pub(super) async fn finish(self) {
         drop(self.watches);
-        self.requests.for_each(async |_| ()).await;
+        join_all(self.requests).await;
     }
 
     /// Adds a request to those in progress, unless there are too many.

@@ -92,6 +92,17 @@ impl DrainSlot {
             () = drain.closing.cancelled() => {}
         }
     }
+
+    /// Whether the client should be asked to reconnect now.
+    pub(super) fn is_due(&self) -> bool {
+        let drain = &self.drain;
+        if !drain.stop.is_cancelled() {
+            return false;
+        }
+        let stopped_at = *drain.stopped_at.get_or_init(Instant::now);
+        let delay = delay(self.number, drain.window);
+        stopped_at.elapsed() >= delay || drain.closing.is_cancelled()
+    }
 }
 
 /// How long after the start of the window the client with this number is asked to reconnect.

@@ -1,9 +1,8 @@
-//! State of one connection: its peer, how long the client may stop reading, and how many complete
-//! messages it received. The WebSocket of a Socket.IO client also counts for that client's
-//! [`Traffic`].
+//! State of one connection that the HTTP library has: its peer, and how long the client may stop
+//! reading. The WebSocket of a Socket.IO client also counts for that client's [`Traffic`].
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Context;
 use std::time::Duration;
@@ -21,18 +20,6 @@ struct MeterState {
     /// Set once the connection is the WebSocket of a Socket.IO client.
     traffic: OnceLock<Arc<Traffic>>,
     is_large: AtomicBool,
-    is_websocket: AtomicBool,
-    messages: AtomicU64,
-    control_bytes: AtomicU64,
-}
-
-/// What was received over a WebSocket.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct WebSocketInput {
-    /// How many complete messages.
-    pub(super) messages: u64,
-    /// How many bytes of pings and pongs.
-    pub(super) control_bytes: u64,
 }
 
 impl Meter {
@@ -42,9 +29,6 @@ impl Meter {
             peer,
             traffic: OnceLock::new(),
             is_large: AtomicBool::new(false),
-            is_websocket: AtomicBool::new(false),
-            messages: AtomicU64::new(0),
-            control_bytes: AtomicU64::new(0),
         }))
     }
 
@@ -71,42 +55,16 @@ impl Meter {
         }
     }
 
-    /// Marks the connection as a WebSocket.
-    pub(super) fn become_websocket(&self) {
-        self.0.is_websocket.store(true, Ordering::Relaxed);
-    }
-
     /// Marks the connection as the WebSocket of a Socket.IO client.
     pub(super) fn attach(&self, traffic: &Arc<Traffic>) {
         // A connection is upgraded only once.
         let _ = self.0.traffic.set(Arc::clone(traffic));
-        self.become_websocket();
     }
 
-    /// Counts a complete message.
-    pub(super) fn count_message(&self) {
-        self.0.messages.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts a ping or pong with this many bytes of payload.
-    pub(super) fn count_control(&self, payload: usize) {
-        /// The header of a client's control frame, with its mask.
-        const HEAD: usize = 6;
-        self.0
-            .control_bytes
-            .fetch_add((HEAD + payload) as u64, Ordering::Relaxed);
-    }
-
-    /// What was received over the WebSocket; `None` if the connection is not one.
-    pub(super) fn websocket_input(&self) -> Option<WebSocketInput> {
-        if !self.0.is_websocket.load(Ordering::Relaxed) {
-            return None;
-        }
-        let requests = self.traffic().map_or(0, Traffic::requests);
-        Some(WebSocketInput {
-            messages: self.0.messages.load(Ordering::Relaxed) + requests,
-            control_bytes: self.0.control_bytes.load(Ordering::Relaxed),
-        })
+    /// How many requests a Socket.IO client has made; `None` if the connection is not its
+    /// WebSocket.
+    pub(super) fn requests(&self) -> Option<u64> {
+        self.traffic().map(Traffic::requests)
     }
 
     /// Counts bytes that were written.

@@ -2,7 +2,7 @@
 //! is cut off after a while; one that sends too much is read slowly; an incomplete message counts
 //! in the memory budget. It knows no protocol.
 
-mod pace;
+pub(super) mod pace;
 mod partial;
 
 use std::io::{self, IoSlice};
@@ -65,6 +65,11 @@ impl<T> Metered<T> {
         self.io
     }
 
+    /// The connection and its slot, without the limits of this type.
+    pub(super) fn into_parts(self) -> (T, Option<FairSlot>) {
+        (self.io, self.slot)
+    }
+
     pub(super) fn meter(&self) -> Meter {
         self.meter.clone()
     }
@@ -122,14 +127,14 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
         let bytes = buffer.filled().len() - before;
         self.read_ahead = self.read_ahead.saturating_add(bytes);
         self.pace.count(bytes);
-        let Some(input) = self.meter.websocket_input() else {
+        let Some(requests) = self.meter.requests() else {
             return read;
         };
         if bytes > 0 {
-            self.partial.add(bytes, input)?;
+            self.partial.add(bytes, requests)?;
         }
         // Polled after the bytes are added, so that the deadline wakes the reader.
-        if read.is_pending() && !self.partial.is_complete(input) && self.partial.is_late(cx) {
+        if read.is_pending() && !self.partial.is_complete(requests) && self.partial.is_late(cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read
@@ -174,8 +179,10 @@ mod tests {
     use crate::budget::{Budget, LimitReached};
     use crate::config::{ANSWER_WAIT, BODIES_BYTES, BODY_WAIT, READ_BURST, READ_RATE, WRITE_WAIT};
     use crate::edge::memory::Memory;
+    use crate::edge::traffic::Traffic;
     use crate::wire::limits::BODY_MAX;
     use futures_util::FutureExt as _;
+    use std::sync::Arc;
     use std::time::Duration;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
     use tokio::time::{Instant, timeout};
@@ -292,11 +299,12 @@ mod tests {
         for _ in 0..50 {
             let (mut client, edge) = duplex(BODY_MAX);
             let mut edge = Metered::new(edge, PEER, &memory.bodies);
-            edge.meter().become_websocket();
+            let traffic = Arc::<Traffic>::default();
+            edge.meter().attach(&traffic);
             client.write_all(&vec![0; BODY_MAX - 1]).await.unwrap();
             let mut message = vec![0; BODY_MAX];
             match edge.read_exact(&mut message[1..]).await {
-                Ok(_) => connections.push((client, edge)),
+                Ok(_) => connections.push((client, edge, traffic)),
                 Err(error) => {
                     assert!(error.get_ref().unwrap().is::<LimitReached>());
                     refused += 1;
@@ -306,8 +314,8 @@ mod tests {
         assert_eq!((connections.len(), refused), (16, 34));
         assert_eq!(memory.whole.used(), BODIES_BYTES);
         // One is completed, and its room is released with the next bytes.
-        let (client, edge) = &mut connections[0];
-        edge.meter().count_message();
+        let (client, edge, traffic) = &mut connections[0];
+        traffic.count_request();
         client.write_all(&[0]).await.unwrap();
         edge.read_exact(&mut [0]).await.unwrap();
         assert_eq!(memory.whole.used(), BODIES_BYTES - BODY_MAX);
@@ -320,25 +328,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pings_do_not_count_as_a_message() {
-        let memory = Memory::new(Budget::unlimited());
-        let (mut client, edge) = duplex(1000);
-        let mut edge = Metered::new(edge, PEER, &memory.bodies);
-        edge.meter().become_websocket();
-        for _ in 0..10_000 {
-            client.write_all(&[0; 131]).await.unwrap();
-            edge.read_exact(&mut [0; 131]).await.unwrap();
-            edge.meter().count_control(125);
-        }
-        assert!(edge.partial.bytes() <= 131 && memory.whole.used() == 0);
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn uncounted_bytes_with_long_pauses_do_not_count_as_a_message() {
         let memory = Memory::new(Budget::unlimited());
         let (mut client, edge) = duplex(100);
         let mut edge = Metered::new(edge, PEER, &memory.bodies);
-        edge.meter().become_websocket();
+        edge.meter().attach(&Arc::default());
         for _ in 0..30_000 {
             client.write_all(&[0; 7]).await.unwrap();
             edge.read_exact(&mut [0; 7]).await.unwrap();

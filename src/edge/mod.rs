@@ -2,6 +2,7 @@
 //! and socketioxide. An edge stores nothing: if it is killed, its clients only reconnect.
 
 mod accept;
+mod alarm;
 mod answer;
 mod app;
 mod body;
@@ -15,6 +16,7 @@ mod files;
 mod head;
 mod jobs;
 mod kinds;
+mod link;
 mod list;
 mod listen;
 mod memory;
@@ -22,6 +24,7 @@ mod meter;
 mod metered;
 mod openapi;
 mod ops;
+mod output;
 mod page;
 mod request;
 mod rest;
@@ -31,6 +34,7 @@ mod shared;
 mod socketio;
 mod sse;
 mod stats;
+mod takeover;
 mod thread;
 mod traffic;
 mod turn;
@@ -46,6 +50,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::alarm::Alarms;
 use self::app::App;
 pub use self::app::EdgeSettings;
 use self::counters::Counters;
@@ -89,7 +94,10 @@ pub async fn run(
         counters: Counters::new(),
     });
     shared.join(&thread);
+    let alarms = Alarms::new();
+    tasks.spawn(alarms.clone().run(stop.clone(), closing.clone()));
     let app = Arc::new(App {
+        alarms,
         queue: Queue::new(log.clone()),
         log,
         hub,

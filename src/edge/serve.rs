@@ -1,18 +1,21 @@
 //! Accepts HTTP connections, sets their limits, and ends them in time when the edge stops. The
 //! router handles the requests.
 
+use std::convert::Infallible;
+use std::future::{pending, poll_fn};
 use std::io::Write as _;
 use std::net::Shutdown;
+use std::pin::pin;
+use std::task::Poll;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
-use axum::response::Response;
 use axum::serve::Listener;
-use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +24,7 @@ use tracing::debug;
 
 use super::memory::{Large, SplitBudget};
 use super::metered::Metered;
+use super::takeover::{LentStream, ResponseHead, Takeover};
 use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER};
 use crate::fair_slots::FairSlots;
 use crate::runtime::Tasks;
@@ -70,8 +74,8 @@ fn refuse(stream: TcpStream) {
     }
 }
 
-/// Serves one connection. When the edge stops, the request in progress is still answered if that
-/// does not take too long.
+/// Serves one connection until it ends, or until a long response takes it away. When the edge
+/// stops, the request in progress is still answered if that does not take too long.
 async fn connection(stream: Metered<TcpStream>, router: Router, stop: CancellationToken) {
     let mut limits = http1::Builder::new();
     limits
@@ -81,20 +85,37 @@ async fn connection(stream: Metered<TcpStream>, router: Router, stop: Cancellati
     // The buffer alone would accept a little more.
     limits.max_header_size(HTTP_BUFFER);
     let meter = stream.meter();
-    let answering = meter.clone();
-    let router = router.map_request(move |mut request: Request<Incoming>| {
+    let stream = LentStream::new(stream);
+    let lent = stream.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(meter.clone()));
-        request
+        let version = request.version();
+        let has_body = request.method() != Method::HEAD;
+        let answer = router.clone().oneshot(request);
+        let meter = meter.clone();
+        let lent = lent.clone();
+        async move {
+            let mut response = answer.await?;
+            meter.set_large(response.extensions().get::<Large>().is_some());
+            if let Some(takeover) = response.extensions_mut().remove::<Takeover>()
+                && has_body
+            {
+                lent.request(takeover, ResponseHead::of(&response, version));
+                // The connection is taken away.
+                return pending().await;
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
-    let router = router.map_response(move |response: Response| {
-        answering.set_large(response.extensions().get::<Large>().is_some());
-        response
+    let io = TokioIo::new(stream.clone());
+    let mut connection = pin!(limits.serve_connection(io, service).with_upgrades());
+    let served = poll_fn(|cx| match connection.as_mut().poll(cx) {
+        Poll::Ready(ended) => Poll::Ready(ended),
+        Poll::Pending if stream.hand_over() => Poll::Ready(Ok(())),
+        Poll::Pending => Poll::Pending,
     });
-    let io = TokioIo::new(stream);
-    let service = TowerToHyperService::new(router);
-    let mut connection = std::pin::pin!(limits.serve_connection(io, service).with_upgrades());
     let ended = tokio::select! {
-        ended = &mut connection => Some(ended),
+        ended = served => Some(ended),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             timeout(DRAIN_WAIT * 3 / 4, connection).await.ok()

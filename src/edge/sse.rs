@@ -10,18 +10,23 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream::unfold;
+use bytes::Bytes;
+use futures_util::stream::empty;
 use serde::Deserialize;
-use tokio::sync::mpsc;
 
-use self::stream::{EventStream, hello};
+use self::stream::{EventStream, framing, hello};
 use super::accept::{Form, form};
 use super::app::App;
+use super::counters::Transport;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
+use super::link::Link;
 use super::request::{JobPath, Params, Peer, Wait, requested_start};
+use super::takeover::{ResponseHead, TakenStream, Takeover};
+use super::watches::Watches;
 use super::{page, request};
 use crate::config::{PAGE_EVENTS, PAGE_EVENTS_MAX};
+use crate::nats::Reader;
 use crate::session::Session;
 
 /// Where to start, and for a page how much to return and how long to wait.
@@ -122,17 +127,12 @@ pub(super) async fn events(
             StatusCode::NO_CONTENT.into_response()
         }
         (Form::Stream, Some(session)) if !app.clients.are_leaving() => {
-            let slot = app.clients.enter();
-            let room = app.shared.memory().streams.empty();
-            let counters = Arc::clone(&app.thread.counters);
-            let tasks = app.tasks.clone();
-            let stop = Box::pin(async move { slot.due().await });
-            let (chunks, body) = mpsc::channel(1);
-            tasks.spawn(EventStream::new(session, room, counters, stop).write(chunks));
-            stream_of(Body::from_stream(unfold(body, |mut body| async {
-                let chunk = body.recv().await?;
-                Some((Ok::<_, Infallible>(chunk), body))
-            })))
+            // The response's own body is only for HEAD.
+            let mut response = stream_of(Body::from_stream(empty::<Result<Bytes, Infallible>>()));
+            let takeover =
+                Takeover::new(move |taken, head| start_stream(&app, session, taken, head));
+            response.extensions_mut().insert(takeover);
+            response
         }
         // An EventSource does not reconnect after an error, but does when a stream ends.
         (Form::Stream, _) => stream_of(Body::from(hello())),
@@ -149,6 +149,22 @@ pub(super) async fn events(
         .headers_mut()
         .insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
     Ok(response)
+}
+
+/// Streams the events of a session over a connection.
+fn start_stream(app: &App, session: Session<Reader>, taken: TakenStream, head: ResponseHead) {
+    let peer = taken.peer;
+    let counters = Arc::clone(&app.thread.counters);
+    let connected = counters.connect(Transport::Sse);
+    let room = app.shared.memory().streams.clone();
+    let watches = Watches::new(Arc::clone(&app.hub), counters, Transport::Sse, peer, room);
+    let link = Link::taken(taken, framing(&head), app.alarms.alarm());
+    let slot = app.clients.enter();
+    let stream = Box::new(EventStream::new(session, watches, link, slot, head));
+    app.tasks.spawn(async move {
+        stream.run().await;
+        drop(connected);
+    });
 }
 
 fn stream_of(body: Body) -> Response {

@@ -1,55 +1,21 @@
-//! What a client watches, for every transport: opens sessions, drives them, and returns what to
-//! send next. It writes nothing.
+//! What a client watches, for every transport: opens sessions, polls them, and returns what to send
+//! next. It writes nothing.
 
-use std::collections::HashMap;
-use std::future::pending;
+mod watch;
+
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use futures_util::StreamExt as _;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
-use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
-
-use super::counters::{Counters, RoomMember, Transport};
+use self::watch::{Progress, Watch};
+use super::counters::{Counters, Transport};
 use super::error::Problem;
-use crate::budget::{Budget, LimitReached, Reservation};
-use crate::config::{FULL_PAUSE, LARGE_EVENT, WATCHES_MAX};
+use crate::budget::{Budget, Reservation};
+use crate::config::{LARGE_EVENT, WATCHES_MAX};
 use crate::hub::Hub;
-use crate::runtime::unless_ended;
 use crate::session::{Position, Session, SessionError, Step};
 use crate::source::EventSource;
 use crate::wire::{Code, GapReason, JobId, RequestRef, ServerFrame, Start, Stored};
-
-/// What a client is sent about a job that it watches.
-pub(super) enum JobUpdate {
-    /// Events, in order.
-    Events(Vec<Arc<Stored>>),
-    /// Something between the events.
-    Frame(ServerFrame),
-    /// The last frame about the job: its end, or why the watch cannot continue.
-    Last(ServerFrame),
-}
-
-/// What to send next about the job of a session. After [`JobUpdate::Last`] it waits forever. Safe
-/// to drop at any await.
-pub(super) async fn next_update<S: EventSource>(session: &mut Session<S>) -> JobUpdate {
-    let step = session.next().await;
-    let job = session.job().clone();
-    match step {
-        Step::Events(events) => JobUpdate::Events(events),
-        Step::Gap { from, to } => JobUpdate::Frame(ServerFrame::Missing {
-            job,
-            from,
-            to,
-            reason: GapReason::Expired,
-        }),
-        Step::Live => JobUpdate::Frame(ServerFrame::Live { job }),
-        Step::End => JobUpdate::Last(ServerFrame::End { job }),
-        Step::Rebuilt => JobUpdate::Last(refusal(&SessionError::CursorNotInLog, &job)),
-    }
-}
 
 /// What to send to a client. `R` says where the answer to a request goes.
 pub(super) enum Outgoing<R> {
@@ -69,33 +35,22 @@ pub(super) struct Watches<S: EventSource, R> {
     client: IpAddr,
     /// The room of events that are so large that a client must not hold them for long.
     room: Budget,
-    watched: HashMap<JobId, Watched>,
+    /// Usually one.
+    list: Vec<Watch<S, R>>,
+    /// The watch that is polled first, so that each gets its turn.
+    turn: usize,
     /// The events that the transport writes now.
-    delivery: Option<PendingDelivery<S>>,
-    /// One future for each watch: its session's opening, or its next update.
-    work: FuturesUnordered<BoxFuture<'static, Option<WatchProgress<S, R>>>>,
+    delivery: Option<PendingDelivery>,
 }
 
-/// The handle of a watch.
-struct Watched {
-    end: CancellationToken,
-    _member: Option<RoomMember>,
-}
-
-/// Events on their way to the client, and the session that they are from.
-struct PendingDelivery<S: EventSource> {
-    session: Session<S>,
-    end: CancellationToken,
-    /// Where the session stood before.
+/// Events on their way to the client.
+struct PendingDelivery {
+    /// The watch that they are from; `None` once it has ended.
+    watch: Option<usize>,
+    /// Where its session stood before.
     position: Position,
     events: usize,
     room: Option<Reservation>,
-}
-
-/// What a watch has done.
-enum WatchProgress<S: EventSource, R> {
-    Opened(Result<Session<S>, SessionError>, JobId, R),
-    Updated(PendingDelivery<S>, JobUpdate),
 }
 
 impl<S: EventSource, R: Send + 'static> Watches<S, R> {
@@ -108,163 +63,181 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         room: Budget,
     ) -> Self {
         Self {
-            room,
-            delivery: None,
             hub,
             counters,
             transport,
             client,
-            watched: HashMap::new(),
-            work: FuturesUnordered::new(),
+            room,
+            list: Vec::new(),
+            turn: 0,
+            delivery: None,
         }
     }
 
-    /// Watches a job. Unless the watch is refused at once, [`Self::next`] returns the answer for
+    /// Watches a job. Unless the watch is refused at once, [`Self::poll_next`] returns the answer for
     /// `reply_to`.
     pub(super) fn watch(&mut self, job: JobId, start: Start, reply_to: R) -> Result<(), (Code, R)> {
-        if self.watched.contains_key(&job) {
+        if self.find(&job).is_some() {
             return Err((Code::AlreadyWatching, reply_to));
         }
-        if self.watched.len() >= WATCHES_MAX {
+        if self.list.len() >= WATCHES_MAX {
             return Err((Code::TooManyWatches, reply_to));
         }
-        let end = CancellationToken::new();
-        let watched = Watched {
-            end: end.clone(),
-            _member: self.counters.enter_room(self.transport, &job),
-        };
-        self.watched.insert(job.clone(), watched);
+        let member = self.counters.enter_room(self.transport, &job);
         let hub = Arc::clone(&self.hub);
         let client = self.client;
-        self.work.push(Box::pin(async move {
-            let opened = unless_ended(&end, Session::open_for(client, &hub, &job, start)).await?;
-            Some(WatchProgress::Opened(opened, job, reply_to))
-        }));
+        let id = job.clone();
+        let opening = async move { Session::open_for(client, &hub, &id, start).await };
+        self.add(Watch::new(job, Box::pin(opening), reply_to, member));
         Ok(())
+    }
+
+    /// Watches the job of an open session.
+    pub(super) fn watch_session(&mut self, session: Session<S>) {
+        self.add(Watch::of(session));
+    }
+
+    fn add(&mut self, watch: Watch<S, R>) {
+        if self.list.is_empty() {
+            // Most clients watch one job.
+            self.list.reserve_exact(1);
+        }
+        self.list.push(watch);
     }
 
     /// Ends the watch of a job, if there is one.
     pub(super) fn unwatch(&mut self, job: &JobId) -> Result<(), Code> {
-        let watched = self.watched.remove(job).ok_or(Code::NotWatching)?;
-        watched.end.cancel();
+        let index = self.find(job).ok_or(Code::NotWatching)?;
+        self.remove(index);
         Ok(())
     }
 
-    /// What to send next; waits forever while nothing is watched. The call says that what was sent
-    /// before is written. Safe to drop at any await.
-    pub(super) async fn next(&mut self) -> Outgoing<R> {
-        if let Some(delivery) = self.delivery.take() {
-            self.counters.count_delivered(delivery.events);
-            self.drive(delivery.session, delivery.end, 0);
-        }
-        while let Some(progress) = self.work.next().await {
-            if let Some(outgoing) = progress.and_then(|progress| self.advance(progress)) {
-                return outgoing;
-            }
-        }
-        pending().await
+    fn find(&self, job: &JobId) -> Option<usize> {
+        self.list.iter().position(|watch| watch.job() == job)
     }
 
-    /// The client accepts no more of the events that [`Self::next`] returned: the transport drops
+    fn remove(&mut self, index: usize) {
+        self.list.remove(index);
+        if self.list.is_empty() {
+            self.list = Vec::new();
+        }
+        if let Some(delivery) = &mut self.delivery {
+            delivery.watch = match delivery.watch {
+                Some(of) if of == index => None,
+                Some(of) if of > index => Some(of - 1),
+                of => of,
+            };
+        }
+    }
+
+    /// What to send next; pending while nothing is watched. The call says that what was sent before
+    /// is written.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Outgoing<R>> {
+        if let Some(delivery) = self.delivery.take() {
+            self.counters.count_delivered(delivery.events);
+        }
+        let mut idle = 0;
+        while idle < self.list.len() {
+            let index = self.turn % self.list.len();
+            match self.list[index].poll_next(&self.room, cx) {
+                Poll::Ready(progress) => {
+                    if let Some(outgoing) = self.advance(index, progress) {
+                        self.turn = index + 1;
+                        return Poll::Ready(outgoing);
+                    }
+                }
+                Poll::Pending => {
+                    self.turn = index + 1;
+                    idle += 1;
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Turns the progress of a watch into what is sent; `None` if there is no room for what was
+    /// read.
+    fn advance(&mut self, index: usize, progress: Progress<R>) -> Option<Outgoing<R>> {
+        let job = self.list[index].job().clone();
+        Some(match progress {
+            Progress::Opened(status, reply_to) => {
+                Outgoing::Answer(ServerFrame::Watching { job, status }, reply_to)
+            }
+            Progress::Refused(error, reply_to) => {
+                self.remove(index);
+                Outgoing::Answer(refusal(&error, &job), reply_to)
+            }
+            Progress::Step(Step::Events(events), before) => {
+                let bytes = room_of(&events).min(self.room.limit());
+                let room = self.list[index].room_for(bytes, &self.room, before).ok()?;
+                self.delivery = Some(PendingDelivery {
+                    watch: Some(index),
+                    position: before,
+                    events: events.len(),
+                    room,
+                });
+                Outgoing::Events(events)
+            }
+            Progress::Step(Step::Gap { from, to }, _) => {
+                let reason = GapReason::Expired;
+                let id = job.clone();
+                Outgoing::Frame(
+                    job,
+                    ServerFrame::Missing {
+                        job: id,
+                        from,
+                        to,
+                        reason,
+                    },
+                )
+            }
+            Progress::Step(Step::Live, _) => {
+                let frame = ServerFrame::Live { job: job.clone() };
+                Outgoing::Frame(job, frame)
+            }
+            Progress::Step(Step::End, _) => {
+                self.remove(index);
+                let frame = ServerFrame::End { job: job.clone() };
+                Outgoing::Frame(job, frame)
+            }
+            Progress::Step(Step::Rebuilt, _) => {
+                self.remove(index);
+                let frame = refusal(&SessionError::CursorNotInLog, &job);
+                Outgoing::Frame(job, frame)
+            }
+        })
+    }
+
+    /// The client accepts no more of the events that [`Self::poll_next`] returned: the transport drops
     /// all but the first `written`, after which the log is at `position`. The next call reads the
     /// others again.
     pub(super) fn release(&mut self, written: usize, position: Option<Position>) {
-        if let Some(delivery) = &mut self.delivery {
-            let position = position.unwrap_or(delivery.position);
-            delivery.session.rewind(position);
-            delivery.events = written;
-            // The frame of a large event that was written is still buffered.
-            if written == 0 {
-                delivery.room = None;
-            }
+        let Some(delivery) = &mut self.delivery else {
+            return;
+        };
+        delivery.events = written;
+        // The frame of a large event that was written is still buffered.
+        if written == 0 {
+            delivery.room = None;
         }
+        let position = position.unwrap_or(delivery.position);
+        let session = delivery.watch.and_then(|index| self.list[index].session());
+        if let Some(session) = session {
+            session.rewind(position);
+        }
+    }
+
+    /// Whether the events being written can be dropped and read again without reading the log.
+    pub(super) fn reads_memory(&mut self) -> bool {
+        let watch = self.delivery.as_ref().and_then(|delivery| delivery.watch);
+        let session = watch.and_then(|index| self.list[index].session());
+        session.is_some_and(|session| session.reads_memory())
     }
 
     /// Whether the events being written are so large that few clients may hold such at a time.
     pub(super) fn holds_room(&self) -> bool {
         let delivery = self.delivery.as_ref();
         delivery.is_some_and(|delivery| delivery.room.is_some())
-    }
-
-    /// Turns progress into what is sent, and continues the watch; `None` if the watch has ended
-    /// meanwhile, or if there is no room for what was read.
-    fn advance(&mut self, progress: WatchProgress<S, R>) -> Option<Outgoing<R>> {
-        match progress {
-            WatchProgress::Opened(Ok(session), job, reply_to) => {
-                let end = self.watched.get(&job)?.end.clone();
-                let status = session.status();
-                self.drive(session, end, 0);
-                Some(Outgoing::Answer(
-                    ServerFrame::Watching { job, status },
-                    reply_to,
-                ))
-            }
-            WatchProgress::Opened(Err(error), job, reply_to) => {
-                self.watched.remove(&job)?;
-                Some(Outgoing::Answer(refusal(&error, &job), reply_to))
-            }
-            WatchProgress::Updated(delivery, update) => {
-                let job = delivery.session.job().clone();
-                self.watched.get(&job)?;
-                match update {
-                    JobUpdate::Events(events) => self.deliver(delivery, events),
-                    JobUpdate::Frame(frame) => {
-                        self.drive(delivery.session, delivery.end, 0);
-                        Some(Outgoing::Frame(job, frame))
-                    }
-                    JobUpdate::Last(frame) => {
-                        self.watched.remove(&job);
-                        Some(Outgoing::Frame(job, frame))
-                    }
-                }
-            }
-        }
-    }
-
-    /// Returns events to be written, unless they are large and have no room yet.
-    fn deliver(
-        &mut self,
-        mut delivery: PendingDelivery<S>,
-        events: Vec<Arc<Stored>>,
-    ) -> Option<Outgoing<R>> {
-        let bytes = room_of(&events).min(self.room.limit());
-        let reserved = delivery.room.as_ref().map_or(0, Reservation::bytes);
-        if bytes == 0 {
-            delivery.room = None;
-        } else if bytes > reserved {
-            delivery.room = None;
-            let Ok(room) = self.room.reserve(bytes) else {
-                delivery.session.rewind(delivery.position);
-                self.drive(delivery.session, delivery.end, bytes);
-                return None;
-            };
-            delivery.room = Some(room);
-        }
-        delivery.events = events.len();
-        self.delivery = Some(delivery);
-        Some(Outgoing::Events(events))
-    }
-
-    /// Waits for the next update of a watch, beside all others, and before that for room.
-    fn drive(&mut self, mut session: Session<S>, end: CancellationToken, bytes: usize) {
-        let budget = self.room.clone();
-        self.work.push(Box::pin(async move {
-            let room = if bytes == 0 {
-                None
-            } else {
-                Some(unless_ended(&end, reserve(&budget, bytes)).await?)
-            };
-            let position = session.position();
-            let update = unless_ended(&end, next_update(&mut session)).await?;
-            let delivery = PendingDelivery {
-                session,
-                end,
-                position,
-                events: 0,
-                room,
-            };
-            Some(WatchProgress::Updated(delivery, update))
-        }));
     }
 }
 
@@ -275,16 +248,6 @@ fn room_of(events: &[Arc<Stored>]) -> usize {
         return 0;
     }
     events.iter().map(|event| event.size()).sum()
-}
-
-/// Waits for room.
-async fn reserve(budget: &Budget, bytes: usize) -> Reservation {
-    loop {
-        match budget.reserve(bytes) {
-            Ok(room) => return room,
-            Err(LimitReached) => sleep(FULL_PAUSE).await,
-        }
-    }
 }
 
 fn refusal(error: &SessionError, job: &JobId) -> ServerFrame {
@@ -298,9 +261,14 @@ mod tests {
     use crate::source::memory::{MemoryLog, chunk, job};
     use crate::wire::{Body, Seq};
     use futures_util::FutureExt as _;
+    use std::future::poll_fn;
     use std::net::Ipv4Addr;
     use std::time::Duration;
     use tokio::time::timeout;
+
+    async fn next(watches: &mut Watches<MemoryLog, u32>) -> Outgoing<u32> {
+        poll_fn(|cx| watches.poll_next(cx)).await
+    }
 
     fn watches(log: &MemoryLog) -> Watches<MemoryLog, u32> {
         let hub = Hub::new(log.clone(), Tasks::default());
@@ -320,16 +288,16 @@ mod tests {
         log.append(&job(), Body::Cancelled {});
         let mut watches = watches(&log);
         watches.watch(job(), Start::After(Seq(0)), 7).unwrap();
-        let answer = watches.next().await;
+        let answer = next(&mut watches).await;
         assert!(matches!(
             answer,
             Outgoing::Answer(ServerFrame::Watching { .. }, 7)
         ));
-        assert!(matches!(watches.next().await, Outgoing::Events(events) if events.len() == 1));
-        let end = watches.next().await;
+        assert!(matches!(next(&mut watches).await, Outgoing::Events(events) if events.len() == 1));
+        let end = next(&mut watches).await;
         assert!(matches!(end, Outgoing::Frame(_, ServerFrame::End { .. })));
         assert_eq!(watches.counters.delivered(), 1);
-        assert!(watches.counters.rooms().is_empty() && watches.next().now_or_never().is_none());
+        assert!(watches.counters.rooms().is_empty() && next(&mut watches).now_or_never().is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -342,13 +310,13 @@ mod tests {
         assert_eq!(refused, Err((Code::AlreadyWatching, 2)));
         watches.unwatch(&job()).unwrap();
         assert_eq!(watches.unwatch(&job()), Err(Code::NotWatching));
-        assert!(watches.next().now_or_never().is_none());
+        assert!(next(&mut watches).now_or_never().is_none());
         watches.watch(job(), start, 3).unwrap();
-        assert!(matches!(watches.next().await, Outgoing::Answer(_, 3)));
+        assert!(matches!(next(&mut watches).await, Outgoing::Answer(_, 3)));
     }
 
     async fn events_of(watches: &mut Watches<MemoryLog, u32>) -> Vec<u64> {
-        match watches.next().await {
+        match next(watches).await {
             Outgoing::Events(events) => events.iter().map(|event| event.seq.0).collect(),
             Outgoing::Answer(..) | Outgoing::Frame(..) => panic!("not events"),
         }
@@ -362,13 +330,13 @@ mod tests {
         log.append(&job(), Body::Cancelled {});
         let mut watches = watches(&log);
         watches.watch(job(), Start::After(Seq(0)), 1).unwrap();
-        watches.next().await;
+        next(&mut watches).await;
         assert_eq!(events_of(&mut watches).await, [1, 2, 3]);
         watches.release(0, None);
         assert_eq!(events_of(&mut watches).await, [1, 2, 3]);
         watches.release(1, Some(Position::after(&first)));
         assert_eq!(events_of(&mut watches).await, [2, 3]);
-        assert!(matches!(watches.next().await, Outgoing::Frame(..)));
+        assert!(matches!(next(&mut watches).await, Outgoing::Frame(..)));
         assert_eq!(watches.counters.delivered(), 3);
     }
 
@@ -383,14 +351,14 @@ mod tests {
         };
         for watches in [&mut first, &mut second] {
             watches.watch(job(), Start::After(Seq(0)), 1).unwrap();
-            watches.next().await;
+            next(watches).await;
         }
         assert_eq!(events_of(&mut first).await, [1]);
         assert!(first.holds_room());
-        let waiting = timeout(Duration::from_secs(60), second.next()).await;
+        let waiting = timeout(Duration::from_secs(60), next(&mut second)).await;
         assert!(waiting.is_err(), "there is room for one of them");
         assert!(matches!(
-            first.next().await,
+            next(&mut first).await,
             Outgoing::Frame(_, ServerFrame::Live { .. })
         ));
         assert!(!first.holds_room());
@@ -408,8 +376,8 @@ mod tests {
         log.expire(&job(), Seq(2));
         let mut watches = watches(&log);
         watches.watch(job(), Start::After(Seq(0)), 1).unwrap();
-        watches.next().await;
-        let gap = watches.next().await;
+        next(&mut watches).await;
+        let gap = next(&mut watches).await;
         let Outgoing::Frame(_, ServerFrame::Missing { from, to, .. }) = gap else {
             panic!("no gap");
         };
@@ -417,7 +385,7 @@ mod tests {
         assert_eq!(events_of(&mut watches).await, [3, 4]);
         watches.release(0, None);
         assert_eq!(events_of(&mut watches).await, [3, 4]);
-        let end = watches.next().await;
+        let end = next(&mut watches).await;
         assert!(matches!(end, Outgoing::Frame(_, ServerFrame::End { .. })));
     }
 }

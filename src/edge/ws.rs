@@ -1,29 +1,31 @@
 //! The WebSocket transport: the upgrade. `wire/PROTOCOL.md` is the contract. `connection` serves an
-//! open connection, `socket` reads and writes its messages.
+//! open connection, `socket` reads its messages, `reader` their frames.
 
 mod connection;
 mod echo;
+mod liveness;
 pub(super) mod opening;
+mod reader;
 mod socket;
 
 use std::sync::Arc;
 
-use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{ConnectInfo, FromRequestParts as _, Request, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, header};
 use axum::response::Response;
-use tracing::{Instrument as _, info_span};
+use hyper::upgrade::OnUpgrade;
 
 pub use self::echo::serve_echo;
 
 use self::connection::Connection;
-use self::socket::{FrameSocket, with_limits};
+use self::socket::FrameSocket;
 use super::app::App;
 use super::counters::Transport;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
-use super::meter::Meter;
-use crate::wire::{Code, Encoding};
+use super::link::Link;
+use super::takeover::TakenStream;
+use crate::wire::{Code, Encoding, Stored};
 
 problems!(NotUpgraded: BadRequest, BadSubprotocol, UpgradeRequired, Restarting);
 
@@ -40,39 +42,45 @@ problems!(NotUpgraded: BadRequest, BadSubprotocol, UpgradeRequired, Restarting);
 )]
 pub(super) async fn upgrade(
     State(app): State<Arc<App>>,
-    ConnectInfo(meter): ConnectInfo<Meter>,
     request: Request,
 ) -> Result<Response, Problem> {
     let mut request = request.into_parts().0;
-    opening::check(&mut request)?;
-    let upgrade = WebSocketUpgrade::from_request_parts(&mut request, &()).await;
-    let upgrade = upgrade.map_err(|error| Problem::new(Code::BadRequest, error.body_text()))?;
-    let mut upgrade = with_limits(upgrade);
+    let key = opening::check(&mut request)?;
     let encoding = match offered_subprotocols(&request.headers) {
-        None => Encoding::Json,
-        Some(names) => {
-            let encoding = Encoding::of_offer(names).ok_or(Code::BadSubprotocol)?;
-            upgrade.set_selected_protocol(HeaderValue::from_static(encoding.subprotocol()));
-            encoding
-        }
+        None => None,
+        Some(names) => Some(Encoding::of_offer(names).ok_or(Code::BadSubprotocol)?),
     };
+    let upgrade = request.extensions.remove::<OnUpgrade>();
+    let upgrade = upgrade.ok_or_else(|| Problem::new(Code::BadRequest, NOT_UPGRADABLE))?;
     if app.clients.are_leaving() {
         return Err(Code::Restarting.into());
     }
-    let held = (
-        app.tasks.hold(),
-        app.thread.counters.connect(Transport::WebSocket),
-    );
+    let response = opening::accept(&key, encoding);
+    let tasks = app.tasks.clone();
     let slot = app.clients.enter();
-    meter.become_websocket();
-    Ok(upgrade.on_upgrade(move |socket| async move {
-        let connection = Connection::new(app, FrameSocket::new(socket, encoding, meter));
-        connection
-            .run(slot)
-            .instrument(info_span!("ws", id = %nuid::next()))
-            .await;
-        drop(held);
-    }))
+    let connected = app.thread.counters.connect(Transport::WebSocket);
+    tasks.spawn(async move {
+        let Some(taken) = TakenStream::upgraded(upgrade).await else {
+            return;
+        };
+        let encoding = encoding.unwrap_or(Encoding::Json);
+        let link = Link::taken(taken, framing(encoding), app.alarms.alarm());
+        let socket = FrameSocket::new(link, &app.shared.memory().bodies);
+        let connection = Connection::new(app, socket, encoding, slot);
+        Box::new(connection).run().await;
+        drop(connected);
+    });
+    Ok(response)
+}
+
+const NOT_UPGRADABLE: &str = "The connection cannot be upgraded. Send the request over HTTP/1.1.";
+
+/// The frames of events in this encoding.
+fn framing(encoding: Encoding) -> fn(&Stored) -> &[u8] {
+    match encoding {
+        Encoding::Json => Stored::websocket_text,
+        Encoding::MsgPack => Stored::websocket_binary,
+    }
 }
 
 /// The subprotocols that a client offers, in its order; `None` without the header. A value that is

@@ -8,11 +8,11 @@ use crate::wire::Seq;
 
 /// The watchers of a feed.
 #[derive(Debug, Default)]
-pub(super) struct Watchers(Slab<Watcher>);
+pub(super) struct Watchers(Slab<FeedWatcher>);
 
 /// One watcher.
 #[derive(Debug)]
-struct Watcher {
+struct FeedWatcher {
     /// The next event to deliver; 0 before the first report.
     next: Seq,
     /// Whether it is reading the log.
@@ -34,7 +34,7 @@ pub struct Standing {
 impl Watchers {
     /// Adds a watcher. Returns its key.
     pub(super) fn join(&mut self) -> usize {
-        self.0.insert(Watcher {
+        self.0.insert(FeedWatcher {
             next: Seq(0),
             reads: false,
             waker: None,

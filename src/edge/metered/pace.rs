@@ -11,7 +11,7 @@ use crate::config::{READ_AHEAD, READ_BURST, READ_RATE};
 
 /// The allowance of one connection: [`READ_BURST`] at once, and [`READ_RATE`] a second beyond that.
 #[derive(Debug)]
-pub(super) struct ReadPace {
+pub(in crate::edge) struct ReadPace {
     /// How many bytes may be read now; negative after a larger read.
     remaining: i64,
     /// When `remaining` was last increased.
@@ -20,7 +20,7 @@ pub(super) struct ReadPace {
 }
 
 impl ReadPace {
-    pub(super) fn new() -> Self {
+    pub(in crate::edge) fn new() -> Self {
         Self {
             remaining: READ_BURST,
             counted_at: Instant::now(),
@@ -29,12 +29,12 @@ impl ReadPace {
     }
 
     /// Counts bytes that were read.
-    pub(super) fn count(&mut self, bytes: usize) {
+    pub(in crate::edge) fn count(&mut self, bytes: usize) {
         self.remaining -= i64::try_from(bytes).unwrap_or(i64::MAX);
     }
 
     /// Ready when bytes may be read.
-    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(in crate::edge) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         /// The smallest allowance to wait for: a timer for each small read would cost more than the
         /// read.
         const LEAST: i64 = READ_AHEAD as i64;

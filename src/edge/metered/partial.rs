@@ -1,4 +1,4 @@
-//! An incomplete WebSocket message. The library holds it until it is complete, so it counts in the
+//! An incomplete message over the WebSocket of a Socket.IO client. The library holds it until it is complete, so it counts in the
 //! memory budget and has a deadline.
 
 use std::io;
@@ -9,16 +9,14 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::config::{BODY_WAIT, QUIET_WAIT, SMALL_BYTES, TINY_BYTES};
 use crate::edge::memory::{SplitBudget, SplitReservation};
-use crate::edge::meter::WebSocketInput;
 use crate::wire::limits::BODY_MAX;
 
 /// The part received so far.
 #[derive(Debug)]
 pub(super) struct PartialMessage {
     bytes: usize,
-    /// What had been received before the last read. Pings and pongs may arrive between the parts of
-    /// a message.
-    before: WebSocketInput,
+    /// How many requests had been received before the last read.
+    before: u64,
     since: Instant,
     reservation: SplitReservation,
     /// Runs while the message is large.
@@ -29,30 +27,26 @@ impl PartialMessage {
     pub(super) fn new(bodies: &SplitBudget) -> Self {
         Self {
             bytes: 0,
-            before: WebSocketInput::default(),
+            before: 0,
             since: Instant::now(),
             reservation: bodies.empty(BODY_MAX),
             deadline: None,
         }
     }
 
-    /// Adds bytes; `input` is all that had been received before them.
+    /// Adds bytes; `requests` is how many requests had been received before them.
     ///
     /// # Errors
     /// When there is no room for them.
-    pub(super) fn add(&mut self, bytes: usize, input: WebSocketInput) -> io::Result<()> {
-        let control = input.control_bytes - self.before.control_bytes;
-        self.bytes = self
-            .bytes
-            .saturating_sub(usize::try_from(control).unwrap_or(usize::MAX));
+    pub(super) fn add(&mut self, bytes: usize, requests: u64) -> io::Result<()> {
         let is_quiet = self.bytes < TINY_BYTES && self.since.elapsed() > QUIET_WAIT;
-        if self.is_complete(input) || is_quiet {
+        if self.is_complete(requests) || is_quiet {
             self.reservation.clear();
             self.bytes = 0;
             self.since = Instant::now();
             self.deadline = None;
         }
-        self.before = input;
+        self.before = requests;
         self.bytes += bytes;
         if self.bytes > SMALL_BYTES && self.deadline.is_none() {
             self.deadline = Some(Box::pin(sleep(BODY_WAIT)));
@@ -66,8 +60,8 @@ impl PartialMessage {
     }
 
     /// Whether the message was completed since the last read.
-    pub(super) const fn is_complete(&self, input: WebSocketInput) -> bool {
-        input.messages != self.before.messages
+    pub(super) const fn is_complete(&self, requests: u64) -> bool {
+        requests != self.before
     }
 
     /// Whether a large message has taken too long. If not, the deadline wakes the reader.
@@ -75,10 +69,5 @@ impl PartialMessage {
         self.deadline
             .as_mut()
             .is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
-    }
-
-    #[cfg(test)]
-    pub(super) const fn bytes(&self) -> usize {
-        self.bytes
     }
 }

@@ -1,28 +1,32 @@
-//! The task that writes one client's event stream. It reads ahead no more than the memory budget
-//! allows, and reads dropped events from the log again.
+//! Writes one client's event stream. It holds no event that the client does not accept: those are
+//! read again later.
 
-use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::hash::{BuildHasher as _, RandomState};
-use std::pin::pin;
-use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, timeout};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tracing::debug;
 
-use crate::budget::Reservation;
-use crate::config::{COME_BACK, COMMENT_EVERY, FULL_PAUSE, STREAM_CHUNK, STREAM_STALL, TINY_BYTES};
-use crate::edge::counters::{Connected, Counters, Transport};
-use crate::edge::memory::bind;
-use crate::edge::watches::{JobUpdate, next_update};
-use crate::session::{Position, Session};
+use crate::config::{CLOSE_WAIT, COME_BACK, COMMENT_EVERY};
+use crate::edge::drain::DrainSlot;
+use crate::edge::link::{Broken, Link};
+use crate::edge::output::EventFraming;
+use crate::edge::takeover::ResponseHead;
+use crate::edge::watches::{Outgoing, Watches};
+use crate::session::Session;
 use crate::source::EventSource;
-use crate::wire::{Cursor, ServerFrame, Stored};
+use crate::wire::framing::http_chunk;
+use crate::wire::{ServerFrame, Stored};
 
 /// A comment, which clients ignore. No empty line follows it: some decoders treat every empty line
 /// as the end of an event.
 const COMMENT: &[u8] = b":\n";
+
+/// The chunk that ends a body.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// The first bytes of a stream: the time to wait before reconnecting. It is random, because the
 /// clients of a job often lose their streams at the same moment.
@@ -35,412 +39,397 @@ pub(super) fn hello() -> Vec<u8> {
     out
 }
 
-/// Writes one client's stream in its own task: a connection whose socket is full does not poll its
-/// body, so the body could not release memory.
-pub(super) struct EventStream<S: EventSource> {
-    session: Session<S>,
-    /// The memory reserved for `events`.
-    room: Reservation,
-    counters: Arc<Counters>,
-    _connected: Connected,
-    /// Ends when the client should reconnect.
-    stop: BoxFuture<'static, ()>,
-    comments: Interval,
-    /// After the last event that was written.
-    position: Position,
-    /// Events that were read but not written yet.
-    events: VecDeque<Arc<Stored>>,
-    /// The first of `events`, encoded.
-    encoded: Vec<u8>,
-    /// The cursor of a partly written event, and how many of its bytes were written.
-    partial: Option<(Cursor, usize)>,
-    /// The memory needed to read dropped events again; 0 if none were dropped.
-    wanted: usize,
-    begun: bool,
-    over: bool,
+/// The frames of events in the body of a response.
+pub(super) fn framing(head: &ResponseHead) -> EventFraming {
+    if head.is_chunked {
+        Stored::sse_chunk
+    } else {
+        Stored::sse
+    }
 }
 
-impl<S: EventSource> EventStream<S> {
+/// One client's stream.
+pub(super) struct EventStream<S: EventSource, T> {
+    link: Link<T>,
+    is_chunked: bool,
+    /// One watch.
+    watches: Watches<S, ()>,
+    slot: DrainSlot,
+    comment_at: Duration,
+}
+
+impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
+    /// A stream of this session, which begins with the head of the response.
     pub(super) fn new(
         session: Session<S>,
-        room: Reservation,
-        counters: Arc<Counters>,
-        stop: BoxFuture<'static, ()>,
+        watches: Watches<S, ()>,
+        link: Link<T>,
+        slot: DrainSlot,
+        head: ResponseHead,
     ) -> Self {
-        let mut comments = interval_at(Instant::now() + COMMENT_EVERY, COMMENT_EVERY);
-        comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self {
-            position: session.position(),
-            session,
-            room,
-            _connected: counters.connect(Transport::Sse),
-            counters,
-            stop,
-            comments,
-            events: VecDeque::new(),
-            encoded: Vec::new(),
-            partial: None,
-            wanted: 0,
-            begun: false,
-            over: false,
+        let mut stream = Self {
+            comment_at: link.alarm.now() + COMMENT_EVERY,
+            link,
+            is_chunked: head.is_chunked,
+            watches,
+            slot,
+        };
+        stream.link.output.put(head.bytes);
+        let mut hello = hello();
+        if session.status().is_none() {
+            // Helps a person who mistyped an id. An EventSource ignores it.
+            let waiting = format!(": waiting for job {}\n", session.job());
+            hello.extend_from_slice(waiting.as_bytes());
         }
+        stream.put(&hello);
+        stream.watches.watch_session(session);
+        stream
     }
 
-    /// Writes until the stream ends or the client disconnects. Makes the next chunk when the socket
-    /// has accepted the previous one.
-    pub(super) async fn write(mut self, chunks: mpsc::Sender<Bytes>) {
-        let taken = Arc::new(Semaphore::new(1));
+    /// Writes until the job has ended, the edge stops, or the client disconnects.
+    /// Boxed, because futures hold what they own several times.
+    pub(super) async fn run(mut self: Box<Self>) {
+        if poll_fn(|cx| self.poll_turn(cx)).await.is_err() {
+            return;
+        }
+        debug!("a stream ends");
+        let _ = timeout(CLOSE_WAIT, Box::pin(self.finish())).await;
+    }
+
+    /// Does everything that can be done now; ready when the stream ends.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        if self.link.alarm.is_due() {
+            if self.link.alarm.is_stopping() && self.slot.is_due() {
+                return Poll::Ready(Ok(()));
+            }
+            self.comment(cx);
+        }
+        if self.link.poll_discard(cx)?.is_ready() {
+            return Poll::Ready(Err(Broken));
+        }
         loop {
-            let mut permit = pin!(Arc::clone(&taken).acquire_owned());
-            let permit = match timeout(STREAM_STALL, permit.as_mut()).await {
-                Ok(permit) => permit,
-                Err(_) => {
-                    self.release();
-                    permit.await
-                }
-            };
-            let chunk = tokio::select! {
-                biased;
-                () = chunks.closed() => return,
-                chunk = self.next() => chunk,
-            };
-            let Some(chunk) = chunk else { return };
-            if chunks.send(bind(chunk, permit)).await.is_err() {
-                return;
+            ready!(self.poll_flush(cx))?;
+            if let Outcome::Over = ready!(self.poll_events(cx)) {
+                return Poll::Ready(Ok(()));
             }
         }
     }
 
-    /// The next chunk, with at most [`STREAM_CHUNK`] bytes of events. `None` when the job has ended
-    /// or the edge stops.
-    async fn next(&mut self) -> Option<Vec<u8>> {
-        let mut out = Vec::new();
-        if !self.begun {
-            self.begun = true;
-            out = hello();
-            if self.session.status().is_none() {
-                // Helps a person who mistyped an id. An EventSource ignores it.
-                let waiting = format!(": waiting for job {}\n", self.session.job());
-                out.extend_from_slice(waiting.as_bytes());
-            }
+    /// Writes everything. If the client does not accept it, drops the events that are not begun.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let flushed = self.link.poll_flush(cx)?;
+        if self.link.should_release(self.watches.reads_memory(), cx) {
+            let (written, position) = self.link.release();
+            self.watches.release(written, position);
         }
-        while out.is_empty() && !self.over {
-            if self.events.is_empty() {
-                let holds_room = self.wanted == 0 && self.room.bytes() > 0;
-                let session = &mut self.session;
-                let room = &mut self.room;
-                let update = async {
-                    while room.resize(room.bytes().max(self.wanted)).is_err() {
-                        sleep(FULL_PAUSE).await;
-                    }
-                    self.wanted = 0;
-                    self.position = session.position();
-                    next_update(session).await
-                };
-                let update = tokio::select! {
-                    biased;
-                    () = &mut self.stop => return None,
-                    update = update => Some(update),
-                    () = sleep(STREAM_STALL), if holds_room => {
-                        self.release();
-                        continue;
-                    }
-                    // A comment must not interrupt a partly written event.
-                    _ = self.comments.tick(), if self.partial.is_none() => None,
-                };
-                match update {
-                    Some(update) => self.apply(update, &mut out),
-                    None => out.extend_from_slice(COMMENT),
-                }
-            }
-            self.encode(&mut out);
-        }
-        (!out.is_empty()).then_some(out)
+        flushed.map(Ok)
     }
 
-    fn apply(&mut self, update: JobUpdate, out: &mut Vec<u8>) {
-        match update {
-            JobUpdate::Events(events) => self.hold(events),
-            JobUpdate::Frame(ServerFrame::Live { .. }) => {}
-            // The update does not continue the partly written event, which the client discards when
-            // the stream ends.
-            _ if self.partial.is_some() => self.over = true,
-            JobUpdate::Frame(frame) => {
+    /// Sends a comment if it is time.
+    fn comment(&mut self, cx: &mut Context<'_>) {
+        let now = self.link.alarm.now();
+        if self.comment_at <= now {
+            self.comment_at = now + COMMENT_EVERY;
+            if self.link.blocked_for().is_none() {
+                self.put(COMMENT);
+            }
+        }
+        self.link.alarm.set(self.comment_at, cx.waker());
+    }
+
+    /// Adds what the client is sent next to the output.
+    fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        match ready!(self.watches.poll_next(cx)) {
+            Outgoing::Events(events) => {
+                self.link.is_large = self.watches.holds_room();
+                self.link.output.put_events(events);
+            }
+            Outgoing::Frame(_, frame @ ServerFrame::Missing { .. }) => {
                 // Named, so that listeners for events do not receive it; without an id, because it
                 // is not an event.
-                out.extend_from_slice(b"event: missing\ndata: ");
-                out.extend_from_slice(frame.to_json().as_bytes());
-                out.extend_from_slice(b"\n\n");
+                self.put(format!("event: missing\ndata: {}\n\n", frame.to_json()).as_bytes());
             }
             // If the log was rebuilt, the client reconnects with its last id, gets an error and
             // starts over.
-            JobUpdate::Last(_) => self.over = true,
-        }
-    }
-
-    /// Holds events that were read. If there is no room, drops them, to read them again later.
-    fn hold(&mut self, events: Vec<Arc<Stored>>) {
-        let begun = self.partial.map(|(cursor, _)| cursor);
-        if begun.is_some_and(|begun| events.first().is_none_or(|first| first.cursor() != begun)) {
-            self.over = true;
-            return;
-        }
-        let sizes = events.iter().map(|event| event.size());
-        let largest = sizes.clone().max().unwrap_or_default();
-        // The event that is being written is also held encoded.
-        let bytes = (sizes.sum::<usize>() + largest / 2).min(self.room.limit());
-        self.events = events.into();
-        if bytes <= TINY_BYTES {
-            // Too few bytes to reserve.
-            let _ = self.room.resize(0);
-        } else if self.room.resize(bytes).is_err() {
-            self.release();
-            self.wanted = bytes;
-        }
-    }
-
-    /// Drops the unwritten events, to read them again later.
-    fn release(&mut self) {
-        if !self.events.is_empty() {
-            self.events = VecDeque::new();
-            self.encoded = Vec::new();
-            self.session.rewind(self.position);
-        }
-        // Shrinking cannot fail.
-        let _ = self.room.resize(0);
-    }
-
-    /// Encodes events until the chunk is full.
-    fn encode(&mut self, out: &mut Vec<u8>) {
-        while out.len() < STREAM_CHUNK
-            && let Some(event) = self.events.front()
-        {
-            if self.encoded.is_empty() {
-                put_event(&mut self.encoded, event);
+            Outgoing::Frame(_, ServerFrame::End { .. } | ServerFrame::Error { .. }) => {
+                return Poll::Ready(Outcome::Over);
             }
-            let start = self.partial.map_or(0, |(_, written)| written);
-            let end = self.encoded.len().min(start + STREAM_CHUNK - out.len());
-            out.extend_from_slice(&self.encoded[start..end]);
-            if end < self.encoded.len() {
-                let cursor = self
-                    .partial
-                    .map_or_else(|| event.cursor(), |(cursor, _)| cursor);
-                self.partial = Some((cursor, end));
-                return;
-            }
-            self.position = Position::after(event);
-            self.partial = None;
-            self.encoded.clear();
-            self.events.pop_front();
-            self.counters.count_delivered(1);
+            Outgoing::Frame(..) | Outgoing::Answer(..) => {}
         }
-        if self.events.is_empty() {
-            self.encoded = Vec::new();
+        Poll::Ready(Outcome::More)
+    }
+
+    fn put(&mut self, content: &[u8]) {
+        self.link.output.put(if self.is_chunked {
+            http_chunk(content)
+        } else {
+            content.to_vec()
+        });
+    }
+
+    /// Ends the body, and reads until the client disconnects: closing a socket with unread input
+    /// would discard the last writes.
+    async fn finish(&mut self) -> Result<(), Broken> {
+        self.link.release();
+        if self.is_chunked {
+            self.link.output.put(LAST_CHUNK.to_vec());
         }
+        poll_fn(|cx| self.link.poll_flush(cx)).await?;
+        poll_fn(|cx| self.link.poll_shutdown(cx)).await?;
+        poll_fn(|cx| self.link.poll_discard(cx)).await
     }
 }
 
-fn put_event(out: &mut Vec<u8>, event: &Stored) {
-    out.extend_from_slice(event.sse());
+/// Whether more follows.
+enum Outcome {
+    More,
+    Over,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::budget::Budget;
+    use crate::config::{LARGE_EVENT, STREAM_STALL, TICK};
+    use crate::edge::alarm::Alarms;
+    use crate::edge::counters::{Counters, Transport};
+    use crate::edge::drain::Clients;
     use crate::hub::Hub;
     use crate::runtime::Tasks;
     use crate::source::memory::{MemoryLog, chunk, job};
+    use crate::wire::framing::chunk_content;
     use crate::wire::{Body, Seq, Start};
-    use futures_util::stream::{BoxStream, unfold};
-    use futures_util::{FutureExt as _, StreamExt as _};
-    use std::future::pending;
-    use std::time::Duration;
+    use futures_util::FutureExt as _;
+    use futures_util::future::join_all;
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::Arc;
+    use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
+    use tokio::time::{Instant, sleep};
     use tokio_util::sync::CancellationToken;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    /// What the socket of a client buffers.
+    const SOCKET: usize = 1000;
+
+    /// An edge that serves the job's streams.
+    struct Edge {
+        hub: Arc<Hub<MemoryLog>>,
+        alarms: Alarms,
+        clients: Clients,
+        tasks: Tasks,
+        room: Budget,
+    }
+
+    impl Edge {
+        fn new(memory: &MemoryLog, stop: &CancellationToken, room: Budget) -> Self {
+            let tasks = Tasks::default();
+            let alarms = Alarms::new();
+            let closing = tasks.stop().clone();
+            tasks.spawn(alarms.clone().run(stop.clone(), closing.clone()));
+            Self {
+                hub: Hub::new(memory.clone(), tasks.clone()),
+                alarms,
+                clients: Clients::new(stop.clone(), Duration::ZERO, closing),
+                tasks,
+                room,
+            }
+        }
+
+        /// A stream from the first event on.
+        async fn open(&self) -> Client {
+            let start = Start::After(Seq(0));
+            let session = Session::open(&self.hub, &job(), start).await.unwrap();
+            let (client, edge) = duplex(SOCKET);
+            let head = ResponseHead {
+                bytes: Vec::new(),
+                is_chunked: true,
+            };
+            let watches = Watches::new(
+                Arc::clone(&self.hub),
+                Counters::new(),
+                Transport::Sse,
+                HERE,
+                self.room.clone(),
+            );
+            let link = Link::new(edge, HERE, framing(&head), self.alarms.alarm());
+            let stream = EventStream::new(session, watches, link, self.clients.enter(), head);
+            self.tasks.spawn(Box::new(stream).run());
+            Client {
+                socket: client,
+                received: Vec::new(),
+            }
+        }
+    }
+
+    /// A client that reads chunks.
+    struct Client {
+        socket: DuplexStream,
+        received: Vec<u8>,
+    }
+
+    impl Client {
+        /// The content of the next chunk; `None` after the last one.
+        async fn next(&mut self) -> Option<String> {
+            loop {
+                if let Some(size) = self.size_of_chunk() {
+                    let rest = self.received.split_off(size);
+                    let chunk = std::mem::replace(&mut self.received, rest);
+                    let content = chunk_content(&chunk).to_vec();
+                    return (!content.is_empty()).then(|| String::from_utf8(content).unwrap());
+                }
+                let read = self.socket.read_buf(&mut self.received).await.unwrap();
+                assert!(read > 0, "the last chunk is missing");
+            }
+        }
+
+        fn size_of_chunk(&self) -> Option<usize> {
+            let head = self.received.iter().position(|byte| *byte == b'\n')? + 1;
+            let size = std::str::from_utf8(&self.received[..head - 2]).unwrap();
+            let size = head + usize::from_str_radix(size, 16).unwrap() + 2;
+            (self.received.len() >= size).then_some(size)
+        }
+
+        /// Everything up to the end without comments; pauses after each chunk.
+        async fn rest(mut self, pause: Duration) -> String {
+            let mut all = String::new();
+            while let Some(chunk) = self.next().await {
+                if !chunk.starts_with(':') && !chunk.starts_with("retry: ") {
+                    all += &chunk;
+                }
+                sleep(pause).await;
+            }
+            all
+        }
+    }
+
+    /// An edge and a stream after its `hello`.
+    async fn open(memory: &MemoryLog, stop: &CancellationToken) -> (Edge, Client) {
+        let edge = Edge::new(memory, stop, Budget::unlimited());
+        let mut client = edge.open().await;
+        let ms = retry_ms(&client.next().await.unwrap());
+        assert!((500..1000).contains(&ms), "{ms}");
+        (edge, client)
+    }
 
     /// The milliseconds in the first bytes of a stream.
     fn retry_ms(hello: &str) -> u64 {
-        hello
-            .strip_prefix("retry: ")
-            .unwrap()
-            .lines()
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap()
-    }
-
-    /// A stream from the first event on, after its `hello`.
-    async fn open(memory: &MemoryLog, stop: &CancellationToken) -> BoxStream<'static, String> {
-        let hub = Hub::new(memory.clone(), Tasks::default());
-        let session = Session::open(&hub, &job(), Start::After(Seq(0)))
-            .await
-            .unwrap();
-        let stop = Box::pin(stop.clone().cancelled_owned());
-        let room = Budget::unlimited().empty();
-        let stream = EventStream::new(session, room, Counters::new(), stop);
-        let mut chunks = Box::pin(unfold(stream, |mut stream| async {
-            let chunk = stream.next().await?;
-            Some((String::from_utf8(chunk).unwrap(), stream))
-        }));
-        let hello = chunks.next().await.unwrap();
-        let ms = retry_ms(&hello);
-        assert!((500..1000).contains(&ms), "{ms}");
-        chunks
+        let line = hello.strip_prefix("retry: ").unwrap().lines().next();
+        line.unwrap().parse().unwrap()
     }
 
     fn block(event: &Stored) -> String {
-        format!(
-            "id: {}\ndata: {}\n\n",
-            event.cursor(),
-            String::from_utf8_lossy(event.json())
-        )
+        let json = String::from_utf8_lossy(event.json());
+        format!("id: {}\ndata: {json}\n\n", event.cursor())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn events_that_are_ready_share_a_chunk_and_the_final_event_ends_the_stream() {
+    async fn each_event_is_a_chunk_and_the_final_event_ends_the_stream() {
         let memory = MemoryLog::default();
-        let mut chunks = open(&memory, &CancellationToken::new()).await;
-        assert!(chunks.next().now_or_never().is_none());
-        let mut expected = String::new();
+        let (_edge, mut client) = open(&memory, &CancellationToken::new()).await;
+        assert!(client.next().now_or_never().is_none());
         for text in ["a", "b", "c"] {
-            expected += &block(&memory.append(&job(), chunk(text)));
+            let event = memory.append(&job(), chunk(text));
+            assert_eq!(client.next().await.unwrap(), block(&event));
         }
-        assert_eq!(chunks.next().await.unwrap(), expected);
         let end = memory.append(&job(), Body::Cancelled {});
-        assert_eq!(chunks.next().await.unwrap(), block(&end));
-        assert_eq!(chunks.next().await, None);
+        assert_eq!(client.next().await.unwrap(), block(&end));
+        assert_eq!(client.next().await, None);
+        let mut after = Vec::new();
+        client.socket.read_to_end(&mut after).await.unwrap();
+        assert!(after.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_of_a_missing_job_starts_with_a_comment() {
         let memory = MemoryLog::default();
         for expected in [true, false] {
-            let hub = Hub::new(memory.clone(), Tasks::default());
-            let session = Session::open(&hub, &job(), Start::After(Seq(0)))
-                .await
-                .unwrap();
-            let room = Budget::unlimited().empty();
-            let mut stream = EventStream::new(session, room, Counters::new(), Box::pin(pending()));
-            let first = String::from_utf8(stream.next().await.unwrap()).unwrap();
-            assert_eq!(
-                first.contains("\n: waiting for job j\n"),
-                expected,
-                "{first}"
-            );
+            let edge = Edge::new(&memory, &CancellationToken::new(), Budget::unlimited());
+            let first = edge.open().await.next().await.unwrap();
+            let waits = first.contains("\n: waiting for job j\n");
+            assert_eq!(waits, expected, "{first}");
             memory.append(&job(), chunk("a"));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_stream_sends_comments() {
-        let mut chunks = open(&MemoryLog::default(), &CancellationToken::new()).await;
+        let memory = MemoryLog::default();
+        let (_edge, mut client) = open(&memory, &CancellationToken::new()).await;
         let begun = Instant::now();
         for n in 1..=3 {
-            assert_eq!(chunks.next().await.unwrap(), ":\n");
-            assert_eq!(begun.elapsed(), COMMENT_EVERY * n);
+            assert_eq!(client.next().await.unwrap(), ":\n");
+            let late = begun.elapsed() - COMMENT_EVERY * n;
+            assert!(late <= TICK * 2 * n, "{late:?}");
         }
     }
 
-    /// A finished log of 200 events of 2000 bytes, and its stream.
-    fn long_log() -> (MemoryLog, String) {
+    /// A finished log of 200 events of this size, and its stream.
+    fn long_log(size: usize) -> (MemoryLog, String) {
         let memory = MemoryLog::default();
         let mut written = String::new();
         for _ in 0..200 {
-            written += &block(&memory.append(&job(), chunk("x".repeat(2000))));
+            written += &block(&memory.append(&job(), chunk("x".repeat(size))));
         }
         written += &block(&memory.append(&job(), Body::Cancelled {}));
         (memory, written)
     }
 
-    /// Streams of the whole log, each in its own task, that share a budget.
-    async fn opened(memory: &MemoryLog, room: &Budget, count: usize) -> Vec<mpsc::Receiver<Bytes>> {
-        let tasks = Tasks::default();
-        let mut streams = Vec::new();
-        let hub = Hub::new(memory.clone(), tasks.clone());
-        for _ in 0..count {
-            let start = Start::After(Seq(0));
-            let session = Session::open(&hub, &job(), start).await.unwrap();
-            let (chunks, stream) = mpsc::channel(1);
-            let stop = Box::pin(pending());
-            tasks.spawn(
-                EventStream::new(session, room.empty(), Counters::new(), stop).write(chunks),
-            );
-            streams.push(stream);
-        }
-        streams
-    }
-
-    /// What a client that pauses after each chunk receives, without comments.
-    async fn read(mut stream: mpsc::Receiver<Bytes>, pause: Duration) -> String {
-        let mut got = Vec::new();
-        while let Some(chunk) = stream.recv().await {
-            assert!(chunk.len() <= STREAM_CHUNK, "{}", chunk.len());
-            if chunk != COMMENT && !chunk.starts_with(b"retry: ") {
-                got.extend_from_slice(&chunk);
-            }
-            sleep(pause).await;
-        }
-        String::from_utf8(got).unwrap()
-    }
-
     #[tokio::test(start_paused = true)]
-    async fn a_slow_client_holds_one_small_chunk_and_misses_nothing() {
-        let (memory, written) = long_log();
-        let room = Budget::new(1 << 20);
-        let mut streams = opened(&memory, &room, 1).await;
-        let mut stream = streams.remove(0);
-        let hello = stream.recv().await.unwrap();
-        sleep(STREAM_STALL).await;
-        drop(hello);
-        let first = stream.recv().await.unwrap();
-        assert!(room.used() > 0, "the chunk is part of a larger step");
-        sleep(STREAM_STALL * 2).await;
-        assert_eq!(room.used(), 0);
-        assert!(stream.try_recv().is_err(), "the first chunk was not taken");
-        let start = String::from_utf8(first.to_vec()).unwrap();
-        drop(first);
-        let rest = read(stream, STREAM_STALL * 2).await;
-        assert!(start + &rest == written);
-        assert_eq!(room.used(), 0);
+    async fn a_client_that_reads_slowly_misses_nothing() {
+        let (memory, written) = long_log(2000);
+        let edge = Edge::new(&memory, &CancellationToken::new(), Budget::new(1 << 20));
+        let client = edge.open().await;
+        sleep(STREAM_STALL * 5).await;
+        let rest = client.rest(STREAM_STALL * 3).await;
+        assert!(rest == written);
+        assert_eq!(edge.room.used(), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn stalled_clients_do_not_stop_the_streams_of_others() {
-        let (memory, written) = long_log();
-        // Enough for one step or two.
-        let room = Budget::new(200_000);
-        let mut streams = opened(&memory, &room, 100).await;
-        let readers = streams.split_off(50);
-        let stalled: Vec<_> = streams.iter_mut().map(|stream| stream.recv()).collect();
-        let stalled = futures_util::future::join_all(stalled).await;
+        let (memory, written) = long_log(LARGE_EVENT);
+        // Enough for a few events.
+        let edge = Edge::new(
+            &memory,
+            &CancellationToken::new(),
+            Budget::new(LARGE_EVENT * 10),
+        );
+        let mut stalled = Vec::new();
+        for _ in 0..20 {
+            stalled.push(edge.open().await);
+        }
+        sleep(STREAM_STALL * 10).await;
+        let readers = join_all((0..5).map(|_| edge.open())).await;
         let readers = readers
             .into_iter()
-            .map(|reader| read(reader, Duration::ZERO));
-        let got = futures_util::future::join_all(readers);
-        let got = timeout(Duration::from_secs(60), got).await.unwrap();
-        assert!(got.iter().all(|got| *got == written));
-        assert!(room.refused() > 0);
-        drop((stalled, streams));
-        sleep(STREAM_STALL).await;
-        assert_eq!(room.used(), 0);
+            .map(|reader| reader.rest(Duration::ZERO));
+        let received = timeout(Duration::from_secs(300), join_all(readers)).await;
+        assert!(
+            received
+                .unwrap()
+                .iter()
+                .all(|received| *received == written)
+        );
+        assert!(edge.room.refused() > 0);
+        drop(stalled);
+        sleep(STREAM_STALL * 10).await;
+        assert_eq!(edge.room.used(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_ends_when_a_partly_written_event_expires() {
+    async fn an_event_that_expires_while_it_is_written_is_completed() {
         let memory = MemoryLog::default();
-        memory.append(&job(), chunk("x".repeat(20_000)));
-        let room = Budget::new(1 << 20);
-        let mut stream = opened(&memory, &room, 1).await.remove(0);
-        let _ = stream.recv().await.unwrap();
-        let first = stream.recv().await.unwrap();
-        memory.append(&job(), chunk("later"));
-        memory.expire(&job(), Seq(1));
-        let hub_forgets = chunk("y".repeat(crate::config::HISTORY_BYTES));
-        memory.append(&job(), hub_forgets);
-        sleep(STREAM_STALL * 2).await;
-        drop(first);
-        assert_eq!(stream.recv().await, None);
+        let event = memory.append(&job(), chunk("x".repeat(20_000)));
+        let (_edge, mut client) = open(&memory, &CancellationToken::new()).await;
+        sleep(STREAM_STALL * 5).await;
+        memory.append(&job(), chunk("y".repeat(crate::config::HISTORY_BYTES)));
+        memory.expire(&job(), Seq(2));
+        let end = memory.append(&job(), Body::Cancelled {});
+        sleep(STREAM_STALL * 5).await;
+        assert_eq!(client.next().await.unwrap(), block(&event));
+        let missing = client.next().await.unwrap();
+        assert!(missing.contains(r#""from":2,"to":2"#), "{missing}");
+        assert_eq!(client.next().await.unwrap(), block(&end));
     }
 
     #[tokio::test(start_paused = true)]
@@ -450,24 +439,22 @@ mod tests {
             memory.append(&job(), chunk(text));
         }
         memory.expire(&job(), Seq(2));
-        let mut chunks = open(&memory, &CancellationToken::new()).await;
-        let mut got = chunks.next().await.unwrap();
-        while !got.contains("id: ") {
-            got += &chunks.next().await.unwrap();
+        let (_edge, mut client) = open(&memory, &CancellationToken::new()).await;
+        let mut received = client.next().await.unwrap();
+        while !received.contains("id: ") {
+            received += &client.next().await.unwrap();
         }
         let missing = r#"{"op":"missing","job":"j","from":1,"to":2,"reason":"expired"}"#;
-        assert!(
-            got.starts_with(&format!("event: missing\ndata: {missing}\n\nid: ")),
-            "{got}"
-        );
+        let expected = format!("event: missing\ndata: {missing}\n\nid: ");
+        assert!(received.starts_with(&expected), "{received}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_ends_when_the_edge_stops() {
         let stop = CancellationToken::new();
-        let mut chunks = open(&MemoryLog::default(), &stop).await;
+        let (_edge, mut client) = open(&MemoryLog::default(), &stop).await;
         stop.cancel();
-        assert_eq!(chunks.next().now_or_never(), Some(None));
+        assert_eq!(client.next().await, None);
     }
 
     #[test]
@@ -483,21 +470,5 @@ mod tests {
             let count = times.iter().filter(|ms| part.contains(*ms)).count();
             assert!((40..200).contains(&count), "{count} of 1000 in {part:?}");
         }
-    }
-
-    #[test]
-    fn line_breaks_between_the_tokens_of_an_event_stay_inside_its_data() {
-        let text = "{\"type\":\"x\",\r\n\"job\":\"j\",\n\"seq\":1}";
-        let event = Stored::decode(&job(), 9, text.into()).unwrap();
-        let mut out = Vec::new();
-        put_event(&mut out, &event);
-        let cursor = Cursor::of(&job(), Seq(1), 9, text.as_bytes());
-        let data = format!(
-            "{{\"type\":\"x\",\ndata: \ndata: \"job\":\"j\",\ndata: \"seq\":1,\"cursor\":\"{cursor}\"}}"
-        );
-        assert_eq!(
-            String::from_utf8(out).unwrap(),
-            format!("id: {cursor}\ndata: {data}\n\n")
-        );
     }
 }

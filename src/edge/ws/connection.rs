@@ -1,89 +1,164 @@
-//! One client's WebSocket connection: passes frames to the client's [`ConnectedClient`], and writes
-//! what it returns.
+//! One client's WebSocket connection: passes messages to the client's [`ConnectedClient`], and
+//! writes what it returns. Events are written straight from the frames that all watchers share.
 
-use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use futures_util::future::join;
-use tokio::time::{Instant, interval, sleep_until, timeout};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 use tracing::debug;
 
-use super::socket::{ClientInput, Disconnect, FrameSocket};
-use crate::config::{CLOSE_WAIT, PING_EVERY, STEPS_PER_WRITE, TINY_BYTES};
+use super::liveness::{Due, Liveness};
+use super::socket::{ClientMessage, Disconnect, FrameSocket};
+use crate::config::{CLOSE_WAIT, STEPS_PER_WRITE};
 use crate::edge::app::App;
 use crate::edge::client::{ConnectedClient, reservation_for};
 use crate::edge::counters::Transport;
 use crate::edge::drain::DrainSlot;
 use crate::edge::error::error_frame;
 use crate::edge::watches::Outgoing;
-use crate::session::Position;
-use crate::wire::{ClientFrame, Code, ServerFrame, Stored};
+use crate::wire::framing::FrameKind;
+use crate::wire::{ClientFrame, Code, Encoding, ServerFrame};
 
 /// A connection and its client.
-pub(super) struct Connection {
+pub(super) struct Connection<T> {
     app: Arc<App>,
-    socket: FrameSocket,
+    encoding: Encoding,
+    socket: FrameSocket<T>,
+    liveness: Liveness,
+    slot: DrainSlot,
     client: ConnectedClient<()>,
 }
 
-impl Connection {
-    pub(super) fn new(app: Arc<App>, socket: FrameSocket) -> Self {
-        let client = ConnectedClient::new(Arc::clone(&app), Transport::WebSocket, socket.peer());
+impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
+    pub(super) fn new(
+        app: Arc<App>,
+        socket: FrameSocket<T>,
+        encoding: Encoding,
+        slot: DrainSlot,
+    ) -> Self {
+        let peer = socket.link.peer();
+        let client = ConnectedClient::new(Arc::clone(&app), Transport::WebSocket, peer);
         Self {
             app,
+            encoding,
+            liveness: Liveness::new(socket.link.alarm.now()),
             socket,
+            slot,
             client,
         }
     }
 
     /// Serves the client until it disconnects, or until it should reconnect because the edge stops.
-    pub(super) async fn run(mut self, slot: DrainSlot) {
-        debug!("connected");
-        let disconnect = tokio::select! {
-            Err(disconnect) = self.serve() => disconnect,
-            () = slot.due() => Disconnect::Close(Code::Restarting),
-        };
+    /// Boxed, because futures hold what they own several times.
+    pub(super) async fn run(mut self: Box<Self>) {
+        self.put_hello();
+        let disconnect = poll_fn(|cx| self.poll_serve(cx)).await;
         debug!(?disconnect, "disconnected");
-        let finish = timeout(CLOSE_WAIT, self.client.finish());
-        let ((), _) = join(self.socket.close(disconnect), finish).await;
+        let Self {
+            socket,
+            client,
+            slot: _slot,
+            ..
+        } = *self;
+        let finish = timeout(CLOSE_WAIT, client.finish());
+        // Boxed, so that an open connection takes no memory for it.
+        let ((), _) = Box::pin(join(socket.close(disconnect), finish)).await;
     }
 
-    async fn serve(&mut self) -> Result<Infallible, Disconnect> {
-        self.send_hello().await?;
-        let mut ping = interval(PING_EVERY);
-        ping.reset();
+    fn put_hello(&mut self) {
+        let protocol = self.encoding.subprotocol().to_owned();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        self.put(&ServerFrame::Hello { protocol, version });
+    }
+
+    /// Does everything that can be done now; ready when the connection ends.
+    fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<Disconnect> {
+        match self.poll_turn(cx) {
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(disconnect)) => Poll::Ready(disconnect),
+        }
+    }
+
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Disconnect>> {
+        if self.socket.link.alarm.is_due() {
+            self.check_time(cx)?;
+        }
+        // Once nothing more has arrived, it need not be looked at again in this turn.
+        let mut is_idle = false;
         loop {
-            let pong_deadline = self.socket.pong_deadline();
-            let overdue = sleep_until(pong_deadline.unwrap_or_else(Instant::now));
-            tokio::select! {
-                received = self.socket.receive() => self.handle(received?).await?,
-                outgoing = self.client.next(true) => self.deliver(outgoing).await?,
-                _ = ping.tick() => self.socket.ping().await?,
-                () = overdue, if pong_deadline.is_some() => {
-                    return Err(Disconnect::Close(Code::Timeout));
+            ready!(self.poll_flush(cx))?;
+            if !is_idle {
+                match self.socket.poll_receive(cx)? {
+                    Poll::Ready(messages) => self.receive(messages)?,
+                    Poll::Pending => is_idle = true,
                 }
+            }
+            let has_more = self.poll_client(cx).is_ready();
+            if is_idle && !has_more && self.socket.link.output.is_empty() {
+                return Poll::Pending;
             }
         }
     }
 
-    async fn send_hello(&mut self) -> Result<(), Disconnect> {
-        let protocol = self.socket.encoding().subprotocol().to_owned();
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        let hello = ServerFrame::Hello { protocol, version };
-        self.socket.put(&hello).await?;
-        self.socket.flush().await
+    /// Writes everything. If the client does not accept it, drops the events that are not begun: a
+    /// client that reads nothing must not hold them.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Disconnect>> {
+        let link = &mut self.socket.link;
+        let was_blocked = link.blocked_for().is_some();
+        let flushed = link.poll_flush(cx)?;
+        if was_blocked && link.blocked_for().is_none() {
+            self.liveness.heard();
+        }
+        if link.should_release(self.client.reads_memory(), cx) {
+            let (written, position) = link.release();
+            self.client.release(written, position);
+        }
+        flushed.map(Ok)
     }
 
-    async fn handle(&mut self, received: ClientInput) -> Result<(), Disconnect> {
-        let answer = match received {
-            ClientInput::Frame(frame) => self.answer(frame),
-            ClientInput::Refused(refusal) => Some(error_frame(refusal)),
-            ClientInput::Control => return Ok(()),
-        };
-        if let Some(answer) = answer {
-            self.socket.put(&answer).await?;
+    /// Handles what is due.
+    fn check_time(&mut self, cx: &mut Context<'_>) -> Result<(), Disconnect> {
+        let link = &mut self.socket.link;
+        let now = link.alarm.now();
+        if link.alarm.is_stopping() && self.slot.is_due() {
+            return Err(Disconnect::Close(Code::Restarting));
         }
-        self.socket.flush().await
+        let message_by = self.socket.message_by();
+        if message_by.is_some_and(|by| by <= now) {
+            return Err(Disconnect::Gone);
+        }
+        // A client that accepts no data has its own limit, and is not heard.
+        if self.socket.link.blocked_for().is_none() {
+            match self.liveness.check(now) {
+                None => {}
+                Some(Due::Ping) => self.socket.put(FrameKind::Ping, b""),
+                Some(Due::Disconnect) => return Err(Disconnect::Close(Code::Timeout)),
+            }
+        }
+        let due = self.liveness.due();
+        let due = message_by.map_or(due, |by| by.min(due));
+        self.socket.link.alarm.set(due, cx.waker());
+        Ok(())
+    }
+
+    fn receive(&mut self, messages: Vec<ClientMessage>) -> Result<(), Disconnect> {
+        self.liveness.heard();
+        for message in messages {
+            if message.encoding != self.encoding {
+                return Err(Disconnect::Close(Code::UnsupportedMediaType));
+            }
+            let answer = match ClientFrame::parse(&message.bytes, self.encoding) {
+                Ok(frame) => self.answer(frame),
+                Err(refusal) => Some(error_frame(refusal)),
+            };
+            if let Some(answer) = answer {
+                self.put(&answer);
+            }
+        }
+        Ok(())
     }
 
     /// Handles a frame. Returns an immediate answer.
@@ -96,53 +171,26 @@ impl Connection {
         answer.map(|(answer, ())| answer)
     }
 
-    /// Writes `outgoing` and what else is ready.
-    async fn deliver(&mut self, mut outgoing: Outgoing<()>) -> Result<(), Disconnect> {
-        // A session that replays always has more, but the client's frames must be read as well.
+    /// Adds what the client is sent next to the output: frames, up to the events of one step.
+    /// Pending if there is nothing more.
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..STEPS_PER_WRITE {
-            self.put(outgoing).await?;
-            match self.client.try_next() {
-                Some(next) => outgoing = next,
-                None => return self.socket.flush().await,
+            match ready!(self.client.poll_next(cx, true)) {
+                Outgoing::Answer(frame, ()) | Outgoing::Frame(_, frame) => self.put(&frame),
+                Outgoing::Events(events) => {
+                    self.socket.link.is_large = self.client.holds_room();
+                    self.socket.link.output.put_events(events);
+                    break;
+                }
             }
         }
-        self.put(outgoing).await?;
-        self.socket.flush().await
+        Poll::Ready(())
     }
 
-    async fn put(&mut self, outgoing: Outgoing<()>) -> Result<(), Disconnect> {
-        match outgoing {
-            Outgoing::Answer(frame, ()) | Outgoing::Frame(_, frame) => {
-                self.socket.put(&frame).await
-            }
-            Outgoing::Events(events) => self.put_events(events).await,
+    fn put(&mut self, frame: &ServerFrame) {
+        match self.encoding {
+            Encoding::Json => self.socket.put(FrameKind::Text, frame.to_json().as_bytes()),
+            Encoding::MsgPack => self.socket.put(FrameKind::Binary, &frame.to_msgpack()),
         }
-    }
-
-    /// Writes events of one job. Those that a client does not accept are dropped, and read again
-    /// once it accepts more: a client that reads nothing must not hold them.
-    async fn put_events(&mut self, events: Vec<Arc<Stored>>) -> Result<(), Disconnect> {
-        let is_tiny = events.iter().map(|event| event.size()).sum::<usize>() <= TINY_BYTES;
-        let is_large = self.client.holds_room();
-        let all = events.len();
-        let mut written = 0;
-        let mut position = None;
-        for event in &events {
-            if !is_tiny && !self.socket.is_ready_soon().await? {
-                drop(events);
-                self.client.release(written, position);
-                break;
-            }
-            self.socket.set_large(is_large);
-            self.socket.put_event(event).await?;
-            written += 1;
-            position = Some(Position::after(event));
-        }
-        if is_large || written < all {
-            // Nothing more is read before the client accepts what is buffered.
-            self.socket.flush().await?;
-            self.socket.set_large(false);
-        }
-        Ok(())
     }
 }

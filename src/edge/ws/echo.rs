@@ -1,36 +1,81 @@
-//! A WebSocket echo with the edge's own upgrade, for a third-party conformance test
+//! A WebSocket echo with the edge's own handshake and frames, for a third-party conformance test
 //! (`scripts/autobahn.sh`). No command serves it.
 
+use std::future::poll_fn;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 
-use axum::Router;
-use axum::extract::ws::{Message, WebSocketUpgrade};
+use axum::extract::Request;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
+use axum::{Extension, Router};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 
-use super::socket::{Disconnect, close, with_limits};
+use super::opening;
+use super::socket::{Disconnect, FrameSocket};
+use crate::budget::Budget;
+use crate::edge::alarm::Alarms;
+use crate::edge::link::Link;
+use crate::edge::memory::Memory;
+use crate::runtime::Tasks;
+use crate::wire::framing::FrameKind;
+use crate::wire::{Encoding, Stored};
 
 /// Sends every message back, at `/` of `listener`, until it is dropped.
 ///
 /// # Errors
 /// When the runtime does not accept the listener.
 pub async fn serve_echo(listener: TcpListener) -> io::Result<()> {
-    let echo = |upgrade: WebSocketUpgrade| async {
-        with_limits(upgrade).on_upgrade(|mut socket| async move {
-            while let Some(received) = socket.recv().await {
-                let sent = match received {
-                    Ok(message @ (Message::Text(_) | Message::Binary(_))) => {
-                        socket.send(message).await
-                    }
-                    Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_)) => Ok(()),
-                    Err(error) => return close(&mut socket, Disconnect::of(error)).await,
-                };
-                if sent.is_err() {
-                    return;
-                }
-            }
-        })
-    };
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    axum::serve(listener, Router::new().route("/", any(echo))).await
+    let tasks = Extension(Tasks::default());
+    axum::serve(
+        listener,
+        Router::new().route("/", any(upgrade)).layer(tasks),
+    )
+    .await
+}
+
+async fn upgrade(Extension(tasks): Extension<Tasks>, request: Request) -> Response {
+    let mut request = request.into_parts().0;
+    let key = match opening::check(&mut request) {
+        Ok(key) => key,
+        Err(problem) => return problem.into_response(),
+    };
+    if let Some(upgrade) = request.extensions.remove::<OnUpgrade>() {
+        tasks.spawn(async move {
+            if let Ok(upgraded) = upgrade.await {
+                echo(TokioIo::new(upgraded)).await;
+            }
+        });
+    }
+    opening::accept(&key, None)
+}
+
+async fn echo(upgraded: TokioIo<hyper::upgrade::Upgraded>) {
+    let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let alarm = Alarms::new().alarm();
+    let link = Link::new(upgraded, peer, Stored::websocket_text, alarm);
+    let mut socket = FrameSocket::new(link, &Memory::new(Budget::unlimited()).bodies);
+    let disconnect = loop {
+        if let Err(disconnect) = turn(&mut socket).await {
+            break disconnect;
+        }
+    };
+    socket.close(disconnect).await;
+}
+
+/// Echoes what has arrived.
+async fn turn(
+    socket: &mut FrameSocket<TokioIo<hyper::upgrade::Upgraded>>,
+) -> Result<(), Disconnect> {
+    for message in poll_fn(|cx| socket.poll_receive(cx)).await? {
+        let kind = match message.encoding {
+            Encoding::Json => FrameKind::Text,
+            Encoding::MsgPack => FrameKind::Binary,
+        };
+        socket.put(kind, &message.bytes);
+    }
+    poll_fn(|cx| socket.link.poll_flush(cx)).await?;
+    Ok(())
 }

@@ -1,19 +1,24 @@
-//! Checks requests to open a WebSocket (RFC 6455, section 4.2.1), for each transport that uses one.
+//! Checks requests to open a WebSocket (RFC 6455, section 4.2.1), for each transport that uses one,
+//! and accepts them.
 
+use axum::body::Body;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::edge::error::Problem;
-use crate::wire::Code;
+use crate::wire::{Code, Encoding};
 
 /// Checks the request, and reduces the two list headers to the one token that the libraries expect.
-pub(in crate::edge) fn check(request: &mut Parts) -> Result<(), Problem> {
+/// Returns the client's key.
+pub(in crate::edge) fn check(request: &mut Parts) -> Result<HeaderValue, Problem> {
     let headers = &mut request.headers;
     let upgrades = has_token(headers, header::CONNECTION, "upgrade")
         && has_token(headers, header::UPGRADE, "websocket");
-    if !upgrades || request.version < Version::HTTP_11 {
+    if !upgrades || request.method != Method::GET || request.version < Version::HTTP_11 {
         return Err(bad(
             "Not a WebSocket upgrade. Send `Connection: Upgrade` and `Upgrade: websocket`.",
         ));
@@ -22,13 +27,31 @@ pub(in crate::edge) fn check(request: &mut Parts) -> Result<(), Problem> {
     {
         return Err(Code::UpgradeRequired.into());
     }
-    let key = one(headers, header::SEC_WEBSOCKET_KEY).and_then(|key| BASE64.decode(key).ok());
-    if key.is_none_or(|key| key.len() != 16) {
-        return Err(bad("`Sec-WebSocket-Key` is not 16 bytes in base64."));
-    }
+    let is_key = |key: &&HeaderValue| BASE64.decode(key).is_ok_and(|key| key.len() == 16);
+    let key = one(headers, header::SEC_WEBSOCKET_KEY).filter(is_key);
+    let key = key.ok_or_else(|| bad("`Sec-WebSocket-Key` is not 16 bytes in base64."))?;
+    let key = key.clone();
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    Ok(())
+    Ok(key)
+}
+
+/// Accepts a request with this key, and selects the subprotocol of an encoding.
+pub(super) fn accept(key: &HeaderValue, selected: Option<Encoding>) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes()));
+    if let Ok(accept) = accept {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    if let Some(encoding) = selected {
+        let subprotocol = HeaderValue::from_static(encoding.subprotocol());
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    }
+    response
 }
 
 fn bad(message: &str) -> Problem {
@@ -77,7 +100,7 @@ mod tests {
                 );
             }
         }
-        check(&mut request).map_err(|problem| problem.code()).err()
+        check(&mut request).err().map(|problem| problem.code())
     }
 
     #[test]

@@ -1,42 +1,41 @@
-//! A WebSocket as the edge uses it: reads frames, writes frames and events in the encoding of its
-//! subprotocol, pings and closes. It does not handle frames.
+//! A client's WebSocket after the handshake: reads messages, answers pings, and closes. It does not
+//! handle messages.
 
 use std::future::poll_fn;
-use std::net::IpAddr;
+use std::mem::MaybeUninit;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
-use bytes::Bytes;
-use futures_util::SinkExt as _;
-use tokio::time::{Instant, timeout};
-use tokio_tungstenite::tungstenite::Error;
-use tokio_tungstenite::tungstenite::error::ProtocolError;
-use tracing::debug;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
 
+use super::reader::{ClientInput, FrameError, FrameReader};
 use crate::budget::LimitReached;
-use crate::config::{CLOSE_WAIT, PONG_WAIT, READ_BUFFER, STREAM_STALL, WRITE_BUFFER};
-use crate::edge::meter::Meter;
-use crate::edge::turn::Turn;
+use crate::config::{BODY_WAIT, CLOSE_WAIT, READ_CHUNK, SMALL_BYTES, TINY_BYTES};
+use crate::edge::link::{Broken, Link};
+use crate::edge::memory::{SplitBudget, SplitReservation};
+use crate::wire::framing::{FrameKind, websocket_frame};
 use crate::wire::limits::BODY_MAX;
-use crate::wire::{ClientFrame, Code, Encoding, Refusal, ServerFrame, Stored};
+use crate::wire::{Code, Encoding};
 
-/// One client's socket.
-pub(super) struct FrameSocket {
-    socket: WebSocket,
-    encoding: Encoding,
-    /// Counts complete messages.
-    meter: Meter,
-    turn: Turn,
-    /// When a ping was sent, unless the client has sent something since.
-    pinged: Option<Instant>,
+/// A client's WebSocket.
+#[derive(Debug)]
+pub(super) struct FrameSocket<T> {
+    pub(super) link: Link<T>,
+    reader: FrameReader,
+    bodies: SplitBudget,
+    /// The memory of a message that is not complete.
+    reservation: Option<Box<SplitReservation>>,
+    /// When that message must be complete.
+    message_by: Option<Duration>,
+    /// Why nothing more is read.
+    ended: Option<Disconnect>,
 }
 
-/// What the client sent.
-pub(super) enum ClientInput {
-    Frame(ClientFrame),
-    /// An invalid frame.
-    Refused(Refusal),
-    /// A ping or a pong.
-    Control,
+/// A complete message, and the encoding that its type stands for.
+pub(super) struct ClientMessage {
+    pub(super) bytes: Vec<u8>,
+    pub(super) encoding: Encoding,
 }
 
 /// Why a connection ends.
@@ -44,201 +43,227 @@ pub(super) enum ClientInput {
 pub(super) enum Disconnect {
     /// The client has disconnected, or nothing can be written to it.
     Gone,
-    /// The client closed.
-    Closed,
+    /// The client closed, with this code.
+    Closed(Option<u16>),
     /// The edge closes.
     Close(Code),
 }
 
-/// Sets the limits of every WebSocket of an edge.
-pub(super) fn with_limits(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
-    upgrade
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(WRITE_BUFFER)
-        .max_message_size(BODY_MAX)
-        .max_frame_size(BODY_MAX)
+impl From<Broken> for Disconnect {
+    fn from(Broken: Broken) -> Self {
+        Self::Gone
+    }
 }
 
-impl FrameSocket {
-    pub(super) fn new(socket: WebSocket, encoding: Encoding, meter: Meter) -> Self {
+impl From<FrameError> for Disconnect {
+    fn from(error: FrameError) -> Self {
+        Self::Close(match error {
+            FrameError::Violation => Code::ProtocolError,
+            FrameError::BadUtf8 => Code::BadUtf8,
+            FrameError::TooLarge => Code::TooLarge,
+        })
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> FrameSocket<T> {
+    pub(super) fn new(link: Link<T>, bodies: &SplitBudget) -> Self {
         Self {
-            socket,
-            encoding,
-            meter,
-            turn: Turn::default(),
-            pinged: None,
+            link,
+            reader: FrameReader::new(),
+            bodies: bodies.clone(),
+            reservation: None,
+            message_by: None,
+            ended: None,
         }
     }
 
-    /// The client's address.
-    pub(super) fn peer(&self) -> IpAddr {
-        self.meter.peer()
+    /// Adds a frame to what is written.
+    pub(super) fn put(&mut self, kind: FrameKind, payload: &[u8]) {
+        self.link.output.put(websocket_frame(kind, payload));
     }
 
-    pub(super) fn encoding(&self) -> Encoding {
-        self.encoding
-    }
-
-    /// The next input from the client. Safe to drop at any await.
-    pub(super) async fn receive(&mut self) -> Result<ClientInput, Disconnect> {
-        let message = self.socket.recv().await;
-        self.pinged = None;
-        let message = message.ok_or(Disconnect::Gone)?.map_err(|error| {
-            debug!(%error, "the connection broke");
-            Disconnect::of(error)
-        })?;
-        let (bytes, encoding) = match &message {
-            Message::Text(text) => (text.as_bytes(), Encoding::Json),
-            Message::Binary(bytes) => (&bytes[..], Encoding::MsgPack),
-            Message::Ping(payload) | Message::Pong(payload) => {
-                self.meter.count_control(payload.len());
-                return Ok(ClientInput::Control);
-            }
-            Message::Close(_) => return Err(Disconnect::Closed),
-        };
-        self.meter.count_message();
-        if encoding != self.encoding {
-            return Err(Disconnect::Close(Code::UnsupportedMediaType));
+    /// Reads what has arrived, and answers pings. Returns the messages that are complete now,
+    /// perhaps none.
+    pub(super) fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Vec<ClientMessage>, Disconnect>> {
+        if let Some(ended) = self.ended.take() {
+            return Poll::Ready(Err(ended));
         }
-        let frame = ClientFrame::parse(bytes, encoding);
-        Ok(frame.map_or_else(ClientInput::Refused, ClientInput::Frame))
-    }
-
-    /// When the client must have sent something after a ping.
-    pub(super) fn pong_deadline(&self) -> Option<Instant> {
-        self.pinged.map(|at| at + PONG_WAIT)
-    }
-
-    /// Pings the client.
-    pub(super) async fn ping(&mut self) -> Result<(), Disconnect> {
-        self.pinged.get_or_insert_with(Instant::now);
-        self.feed(Message::Ping(Bytes::new())).await?;
-        self.flush().await
-    }
-
-    /// Adds a frame to the write buffer. A full buffer is written first.
-    pub(super) async fn put(&mut self, frame: &ServerFrame) -> Result<(), Disconnect> {
-        self.feed(match self.encoding {
-            Encoding::Json => Message::Text(frame.to_json().into()),
-            Encoding::MsgPack => Message::Binary(frame.to_msgpack()),
-        })
-        .await
-    }
-
-    /// Adds an event to the write buffer, as the frame that all its watchers share.
-    pub(super) async fn put_event(&mut self, event: &Stored) -> Result<(), Disconnect> {
-        self.feed(match self.encoding {
-            Encoding::Json => {
-                let text = Utf8Bytes::try_from(event.json().to_vec());
-                Message::Text(text.map_err(|_| Disconnect::Close(Code::Internal))?)
-            }
-            Encoding::MsgPack => Message::Binary(event.msgpack().to_vec().into()),
-        })
-        .await
-    }
-
-    /// Whether what is written next holds memory that is scarce: its client is cut off sooner.
-    pub(super) fn set_large(&self, is_large: bool) {
-        self.meter.set_large(is_large);
-    }
-
-    /// Waits until the write buffer has room, which it has while the client reads.
-    async fn until_ready(&mut self) -> Result<(), Disconnect> {
-        let begun = Instant::now();
-        let ready = poll_fn(|cx| self.socket.poll_ready_unpin(cx)).await;
-        self.after_write(begun, ready.is_ok())
-    }
-
-    /// [`Self::until_ready`] for a short time; returns whether there is room.
-    pub(super) async fn is_ready_soon(&mut self) -> Result<bool, Disconnect> {
-        let ready = timeout(STREAM_STALL, self.until_ready()).await;
-        ready.map_or(Ok(false), |ready| ready.map(|()| true))
-    }
-
-    /// Writes the write buffer. [`Metered`](crate::edge::metered::Metered) ends the connection if
-    /// the client does not read for too long.
-    pub(super) async fn flush(&mut self) -> Result<(), Disconnect> {
-        let begun = Instant::now();
-        let written = self.socket.flush().await;
-        self.after_write(begun, written.is_ok())
-    }
-
-    /// Adds a message to the write buffer. At the end of the client's turn, lets others be served
-    /// first.
-    async fn feed(&mut self, message: Message) -> Result<(), Disconnect> {
-        let begun = Instant::now();
-        self.turn.count(match &message {
-            Message::Text(text) => text.len(),
-            Message::Binary(bytes) | Message::Ping(bytes) | Message::Pong(bytes) => bytes.len(),
-            Message::Close(_) => 0,
-        });
-        let written = self.socket.feed(message).await;
-        self.after_write(begun, written.is_ok())?;
-        self.turn.pause().await;
-        Ok(())
-    }
-
-    fn after_write(&mut self, begun: Instant, written: bool) -> Result<(), Disconnect> {
-        if !written {
-            return Err(Disconnect::Gone);
+        let mut buffer = [MaybeUninit::uninit(); READ_CHUNK];
+        let mut buffer = ReadBuf::uninit(&mut buffer);
+        ready!(self.link.poll_read(cx, &mut buffer))?;
+        if buffer.filled().is_empty() {
+            return Poll::Ready(Err(Disconnect::Gone));
         }
-        // If a write had to wait, the client has read something, though its pong was not read yet.
-        if begun.elapsed() > PONG_WAIT / 20 {
-            self.pinged = None;
-        }
-        Ok(())
-    }
-
-    /// Performs the closing handshake, for a limited time: the client may have stopped reading.
-    pub(super) async fn close(mut self, disconnect: Disconnect) {
-        let _ = timeout(CLOSE_WAIT, close(&mut self.socket, disconnect)).await;
-    }
-}
-
-/// The closing handshake, whichever side started it. Reads until the client closes: dropping a
-/// socket with unread input would discard the last writes.
-pub(super) async fn close(socket: &mut WebSocket, disconnect: Disconnect) {
-    match disconnect {
-        Disconnect::Gone => return,
-        // The library writes the answer before it reads more.
-        Disconnect::Closed => {}
-        Disconnect::Close(code) => {
-            let info = code.info();
-            let reason = Utf8Bytes::from_static(info.code);
-            let close = CloseFrame {
-                code: info.close.unwrap_or(1011),
-                reason,
+        let mut input = buffer.filled();
+        let mut messages = Vec::new();
+        loop {
+            let received = match self.reader.read(&mut input) {
+                Ok(Some(received)) => received,
+                Ok(None) => break,
+                Err(error) => {
+                    self.ended = Some(error.into());
+                    break;
+                }
             };
-            if socket.send(Message::Close(Some(close))).await.is_err() {
-                return;
+            match received {
+                ClientInput::Text(bytes) => messages.push(ClientMessage {
+                    bytes,
+                    encoding: Encoding::Json,
+                }),
+                ClientInput::Binary(bytes) => messages.push(ClientMessage {
+                    bytes,
+                    encoding: Encoding::MsgPack,
+                }),
+                ClientInput::Ping(payload) => self.put(FrameKind::Pong, &payload),
+                ClientInput::Pong => {}
+                ClientInput::Close(code) => {
+                    self.ended = Some(Disconnect::Closed(code));
+                    break;
+                }
             }
         }
+        if self.hold(self.reader.held()).is_err() {
+            self.ended = Some(Disconnect::Close(Code::Overloaded));
+        }
+        Poll::Ready(Ok(messages))
     }
-    while let Some(Ok(_)) = socket.recv().await {}
+
+    /// Reserves memory for the part of a message that has arrived.
+    fn hold(&mut self, bytes: usize) -> Result<(), LimitReached> {
+        if bytes <= TINY_BYTES {
+            self.reservation = None;
+            self.message_by = None;
+            return Ok(());
+        }
+        if bytes > SMALL_BYTES {
+            let now = self.link.alarm.now();
+            self.message_by.get_or_insert(now + BODY_WAIT);
+        }
+        let bodies = &self.bodies;
+        let reservation = self
+            .reservation
+            .get_or_insert_with(|| Box::new(bodies.empty(BODY_MAX)));
+        reservation.resize(bytes)
+    }
+
+    /// When the message must be complete that has begun.
+    pub(super) const fn message_by(&self) -> Option<Duration> {
+        self.message_by
+    }
+
+    /// Performs the closing handshake (RFC 6455, section 7), for a limited time: the client may
+    /// have stopped reading.
+    pub(super) async fn close(mut self, disconnect: Disconnect) {
+        let (payload, waits) = match disconnect {
+            Disconnect::Gone => return,
+            Disconnect::Closed(code) => {
+                let payload = code.map_or_else(Vec::new, |code| code.to_be_bytes().to_vec());
+                (payload, false)
+            }
+            Disconnect::Close(code) => {
+                let info = code.info();
+                let mut payload = info.close.unwrap_or(1011).to_be_bytes().to_vec();
+                payload.extend_from_slice(info.code.as_bytes());
+                // What follows a violation cannot be read.
+                let is_readable = !matches!(
+                    code,
+                    Code::ProtocolError | Code::BadUtf8 | Code::TooLarge | Code::Overloaded
+                );
+                (payload, is_readable)
+            }
+        };
+        self.link.release();
+        self.put(FrameKind::Close, &payload);
+        let _ = timeout(CLOSE_WAIT, self.finish(waits)).await;
+    }
+
+    /// Writes the close frame, waits for the client's if it can be read, and then reads until the
+    /// client disconnects: closing a socket with unread input would discard the last writes.
+    async fn finish(&mut self, waits: bool) -> Result<(), Disconnect> {
+        poll_fn(|cx| self.link.poll_flush(cx)).await?;
+        while waits && poll_fn(|cx| self.poll_receive(cx)).await.is_ok() {}
+        poll_fn(|cx| self.link.poll_shutdown(cx)).await?;
+        poll_fn(|cx| self.link.poll_discard(cx)).await?;
+        Ok(())
+    }
 }
 
-impl Disconnect {
-    /// Why reading from a connection failed.
-    pub(super) fn of(error: axum::Error) -> Self {
-        let error = error.into_inner();
-        let code = match error.downcast_ref::<Error>() {
-            Some(Error::Capacity(_)) => Code::TooLarge,
-            Some(Error::Utf8(_)) => Code::BadUtf8,
-            // There was no memory for the rest of a message.
-            Some(Error::Io(error))
-                if error
-                    .get_ref()
-                    .is_some_and(|cause| cause.is::<LimitReached>()) =>
-            {
-                Code::Overloaded
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Budget;
+    use crate::config::BODIES_BYTES;
+    use crate::edge::alarm::Alarms;
+    use crate::edge::memory::Memory;
+    use crate::wire::Stored;
+    use std::net::{IpAddr, Ipv4Addr};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    fn socket(memory: &Memory) -> (DuplexStream, FrameSocket<DuplexStream>) {
+        let (client, edge) = duplex(BODY_MAX * 2);
+        let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let alarm = Alarms::new().alarm();
+        let link = Link::new(edge, here, Stored::websocket_text, alarm);
+        (client, FrameSocket::new(link, &memory.bodies))
+    }
+
+    /// The messages in what has arrived.
+    async fn receive(socket: &mut FrameSocket<DuplexStream>) -> Result<usize, Disconnect> {
+        let mut messages = 0;
+        let moment = Duration::from_millis(1);
+        while let Ok(received) = timeout(moment, poll_fn(|cx| socket.poll_receive(cx))).await {
+            messages += received?.len();
+        }
+        Ok(messages)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn incomplete_messages_hold_limited_memory() {
+        let memory = Memory::new(Budget::unlimited());
+        let mut message = vec![0x82, 0xFF];
+        message.extend((BODY_MAX as u64).to_be_bytes());
+        message.resize(message.len() + 4 + BODY_MAX - 1, 0);
+        let mut sockets = Vec::new();
+        let mut refused = 0;
+        for _ in 0..50 {
+            let (mut client, mut socket) = socket(&memory);
+            client.write_all(&message).await.unwrap();
+            match receive(&mut socket).await {
+                Ok(0) => sockets.push((client, socket)),
+                Err(Disconnect::Close(Code::Overloaded)) => refused += 1,
+                other => panic!("{other:?}"),
             }
-            // A network failure, not a client bug.
-            Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
-                return Self::Gone;
-            }
-            Some(Error::Protocol(_)) => Code::ProtocolError,
-            Some(_) | None => return Self::Gone,
-        };
-        Self::Close(code)
+        }
+        assert_eq!((sockets.len(), refused), (16, 34));
+        assert_eq!(memory.whole.used(), BODIES_BYTES);
+        let (client, socket) = &mut sockets[0];
+        assert!(socket.message_by().is_some());
+        client.write_all(&[0]).await.unwrap();
+        assert_eq!(receive(socket).await.unwrap(), 1);
+        assert_eq!(socket.message_by(), None);
+        assert_eq!(memory.whole.used(), BODIES_BYTES - BODY_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pings_are_answered_and_do_not_count_as_a_message() {
+        let memory = Memory::new(Budget::unlimited());
+        let (mut client, mut socket) = socket(&memory);
+        let mut ping = vec![0x89, 0x80 | 125, 0, 0, 0, 0];
+        ping.resize(ping.len() + 125, b'p');
+        for _ in 0..1000 {
+            client.write_all(&ping).await.unwrap();
+            assert_eq!(receive(&mut socket).await.unwrap(), 0);
+            poll_fn(|cx| socket.link.poll_flush(cx)).await.unwrap();
+            let mut pong = [0; 127];
+            client.read_exact(&mut pong).await.unwrap();
+            assert_eq!(
+                (&pong[..2], &pong[2..]),
+                (&[0x8A, 125][..], &[b'p'; 125][..])
+            );
+        }
+        assert!(memory.whole.used() == 0 && socket.reservation.is_none());
     }
 }

@@ -1,0 +1,199 @@
+//! A client's connection without the HTTP library: the socket, and what is being written to it. A
+//! client that accepts no data is not read from, and is cut off after a while. It knows no
+//! protocol.
+
+use std::mem::MaybeUninit;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tracing::debug;
+
+use super::alarm::Alarm;
+use super::metered::pace::ReadPace;
+use super::output::{EventFraming, OutputQueue};
+use super::takeover::TakenStream;
+use super::turn::Turn;
+use crate::config::{ANSWER_WAIT, READ_CHUNK, STREAM_STALL, WRITE_WAIT};
+use crate::fair_slots::FairSlot;
+use crate::session::Position;
+
+/// A client's connection.
+#[derive(Debug)]
+pub(super) struct Link<T> {
+    io: T,
+    peer: IpAddr,
+    pub(super) output: OutputQueue,
+    pub(super) alarm: Alarm,
+    turn: Turn,
+    pace: ReadPace,
+    /// Since when the client has accepted no data.
+    blocked_since: Option<Duration>,
+    /// Whether what is written takes scarce memory.
+    pub(super) is_large: bool,
+    /// What the client sent before its connection was taken away from the HTTP library.
+    early: Option<Box<Bytes>>,
+    /// Its slot among the connections.
+    slot: Option<FairSlot>,
+}
+
+/// The client has disconnected, or has accepted no data for too long.
+#[derive(Debug)]
+pub(super) struct Broken;
+
+impl Link<TcpStream> {
+    /// A connection that was taken away from the HTTP library.
+    pub(super) fn taken(taken: TakenStream, framing: EventFraming, alarm: Alarm) -> Self {
+        let mut link = Self::new(taken.stream, taken.peer, framing, alarm);
+        link.slot = taken.slot;
+        link.early = (!taken.early.is_empty()).then(|| Box::new(taken.early));
+        link
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
+    /// The connection of a client at this address, whose events have this framing.
+    pub(super) fn new(io: T, peer: IpAddr, framing: EventFraming, alarm: Alarm) -> Self {
+        Self {
+            io,
+            peer,
+            output: OutputQueue::new(framing),
+            alarm,
+            turn: Turn::default(),
+            pace: ReadPace::new(),
+            blocked_since: None,
+            is_large: false,
+            early: None,
+            slot: None,
+        }
+    }
+
+    /// The client's address.
+    pub(super) const fn peer(&self) -> IpAddr {
+        self.peer
+    }
+
+    /// Reads some of what has arrived: nothing at the end of the input. Pending also at the end of
+    /// the client's turn.
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<Result<(), Broken>> {
+        ready!(self.poll_turn(cx));
+        ready!(self.pace.poll_ready(cx));
+        if let Some(mut early) = self.early.take() {
+            let part = early.split_to(early.len().min(buffer.remaining()));
+            buffer.put_slice(&part);
+            self.early = (!early.is_empty()).then_some(early);
+            return Poll::Ready(Ok(()));
+        }
+        let read = ready!(Pin::new(&mut self.io).poll_read(cx, buffer));
+        self.pace.count(buffer.filled().len());
+        self.turn.count(buffer.filled().len());
+        Poll::Ready(read.map_err(|error| {
+            debug!(%error, "the connection broke");
+            Broken
+        }))
+    }
+
+    /// Writes the output. Pending while the client accepts no data, and at the end of its turn.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        while !self.output.is_empty() {
+            ready!(self.poll_turn(cx));
+            match self.output.poll_write(Pin::new(&mut self.io), cx) {
+                Poll::Ready(Ok(bytes)) => {
+                    self.blocked_since = None;
+                    self.turn.count(bytes);
+                }
+                Poll::Ready(Err(error)) => {
+                    debug!(%error, "the connection broke");
+                    return Poll::Ready(Err(Broken));
+                }
+                Poll::Pending => {
+                    let now = self.alarm.now();
+                    let deadline = *self.blocked_since.get_or_insert(now) + self.write_wait();
+                    if now >= deadline {
+                        debug!("the client accepts no data");
+                        return Poll::Ready(Err(Broken));
+                    }
+                    self.alarm.set_by(deadline, cx.waker());
+                    return Poll::Pending;
+                }
+            }
+        }
+        self.is_large = false;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Lets others be served at the end of the client's turn.
+    fn poll_turn(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if !self.turn.is_over() {
+            return Poll::Ready(());
+        }
+        self.turn = Turn::default();
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Drops the events that wait. See [`OutputQueue::release`].
+    pub(super) fn release(&mut self) -> (usize, Option<Position>) {
+        let released = self.output.release();
+        if self.output.is_empty() {
+            self.blocked_since = None;
+        }
+        released
+    }
+
+    /// Whether to drop the events that wait: at once if they can be read again `for_free`, and
+    /// otherwise after a moment, so that they are not read from the log again each time that the
+    /// socket is full.
+    pub(super) fn should_release(&mut self, for_free: bool, cx: &Context<'_>) -> bool {
+        let Some(time) = self.blocked_for() else {
+            return false;
+        };
+        let is_due = for_free || time >= STREAM_STALL;
+        if !is_due {
+            let soon = self.alarm.now() + STREAM_STALL;
+            self.alarm.set_by(soon, cx.waker());
+        }
+        is_due && self.output.has_more_events()
+    }
+
+    /// For how long the client has accepted no data; `None` while it does.
+    pub(super) fn blocked_for(&self) -> Option<Duration> {
+        let since = self.blocked_since?;
+        Some(self.alarm.now().saturating_sub(since))
+    }
+
+    fn write_wait(&self) -> Duration {
+        if self.is_large {
+            ANSWER_WAIT
+        } else {
+            WRITE_WAIT
+        }
+    }
+
+    /// Reads and ignores everything up to the end of the input.
+    pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let mut buffer = [MaybeUninit::uninit(); READ_CHUNK];
+        let mut buffer = ReadBuf::uninit(&mut buffer);
+        ready!(self.poll_read(cx, &mut buffer))?;
+        if buffer.filled().is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        // Others are served before more is read.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Sends the end of the output, after everything was written.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let shut = ready!(Pin::new(&mut self.io).poll_shutdown(cx));
+        Poll::Ready(shut.map_err(|_| Broken))
+    }
+}

@@ -1,0 +1,161 @@
+//! One watch of a client: opens its session, reads it, and waits for room for large events.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_util::future::BoxFuture;
+use tokio::time::{Sleep, sleep};
+
+use crate::budget::{Budget, LimitReached, Reservation};
+use crate::config::FULL_PAUSE;
+use crate::edge::counters::RoomMember;
+use crate::session::{Position, Session, SessionError, Step};
+use crate::source::EventSource;
+use crate::wire::{JobId, Status};
+
+/// A watch of one job. `R` says where the answer to its request goes.
+pub(super) struct Watch<S: EventSource, R> {
+    job: JobId,
+    state: WatchState<S, R>,
+    /// Reserved before the events for which there was no room are read again.
+    room: Option<Reservation>,
+    _member: Option<RoomMember>,
+}
+
+/// ```text
+///   Opening ──▶ Open ◀──▶ Full
+///      └── refused ──▶ Over
+/// ```
+enum WatchState<S: EventSource, R> {
+    /// The session is being opened.
+    Opening(Opening<S>, R),
+    Open(Session<S>),
+    /// The next events need this many bytes.
+    Full(Session<S>, usize, Pin<Box<Sleep>>),
+    /// The job cannot be watched.
+    Over,
+}
+
+/// A session that is being opened.
+pub(super) type Opening<S> = BoxFuture<'static, Result<Session<S>, SessionError>>;
+
+/// What a watch has done.
+pub(super) enum Progress<R> {
+    Opened(Option<Status>, R),
+    Refused(SessionError, R),
+    /// A step, and where the session stood before it.
+    Step(Step, Position),
+}
+
+impl<S: EventSource, R> Watch<S, R> {
+    /// A watch whose session is being opened.
+    pub(super) fn new(
+        job: JobId,
+        opening: Opening<S>,
+        reply_to: R,
+        member: Option<RoomMember>,
+    ) -> Self {
+        Self {
+            job,
+            state: WatchState::Opening(opening, reply_to),
+            room: None,
+            _member: member,
+        }
+    }
+
+    /// A watch with an open session.
+    pub(super) fn of(session: Session<S>) -> Self {
+        Self {
+            job: session.job().clone(),
+            state: WatchState::Open(session),
+            room: None,
+            _member: None,
+        }
+    }
+
+    pub(super) fn job(&self) -> &JobId {
+        &self.job
+    }
+
+    /// What happens next.
+    pub(super) fn poll_next(&mut self, budget: &Budget, cx: &mut Context<'_>) -> Poll<Progress<R>> {
+        loop {
+            match &mut self.state {
+                WatchState::Open(session) => {
+                    let before = session.position();
+                    let step = ready!(session.poll_next(cx));
+                    return Poll::Ready(Progress::Step(step, before));
+                }
+                WatchState::Opening(opening, _) => {
+                    let opened = ready!(opening.as_mut().poll(cx));
+                    return Poll::Ready(self.opened(opened));
+                }
+                WatchState::Full(_, bytes, retry) => {
+                    ready!(retry.as_mut().poll(cx));
+                    match budget.reserve(*bytes) {
+                        Ok(room) => self.found_room(room),
+                        Err(LimitReached) => *retry = Box::pin(sleep(FULL_PAUSE)),
+                    }
+                }
+                WatchState::Over => return Poll::Pending,
+            }
+        }
+    }
+
+    fn opened(&mut self, opened: Result<Session<S>, SessionError>) -> Progress<R> {
+        let state = std::mem::replace(&mut self.state, WatchState::Over);
+        let WatchState::Opening(_, reply_to) = state else {
+            unreachable!("only an opening session is opened")
+        };
+        match opened {
+            Ok(session) => {
+                let status = session.status();
+                self.state = WatchState::Open(session);
+                Progress::Opened(status, reply_to)
+            }
+            Err(error) => Progress::Refused(error, reply_to),
+        }
+    }
+
+    fn found_room(&mut self, room: Reservation) {
+        self.room = Some(room);
+        let state = std::mem::replace(&mut self.state, WatchState::Over);
+        if let WatchState::Full(session, ..) = state {
+            self.state = WatchState::Open(session);
+        }
+    }
+
+    /// Room for events that need this many bytes.
+    ///
+    /// # Errors
+    /// When there is none. The session then goes back to where it stood `before` them, and reads
+    /// them again once there is.
+    pub(super) fn room_for(
+        &mut self,
+        bytes: usize,
+        budget: &Budget,
+        before: Position,
+    ) -> Result<Option<Reservation>, LimitReached> {
+        let room = self.room.take().filter(|room| room.bytes() >= bytes);
+        if bytes == 0 || room.is_some() {
+            return Ok(room.filter(|_| bytes > 0));
+        }
+        let reserved = budget.reserve(bytes);
+        if reserved.is_err() {
+            let state = std::mem::replace(&mut self.state, WatchState::Over);
+            if let WatchState::Open(mut session) = state {
+                session.rewind(before);
+                self.state = WatchState::Full(session, bytes, Box::pin(sleep(FULL_PAUSE)));
+            }
+        }
+        reserved.map(Some)
+    }
+
+    /// The open session.
+    pub(super) fn session(&mut self) -> Option<&mut Session<S>> {
+        match &mut self.state {
+            WatchState::Open(session) => Some(session),
+            WatchState::Opening(..) | WatchState::Full(..) | WatchState::Over => None,
+        }
+    }
+}
