@@ -127,9 +127,9 @@ def versions(options):
         "tailwater": of(options.tailwater, "--version"),
         "nats-server": of(options.nats_server, "--version"),
         "redis-server": of(options.redis, "--version"),
-        "node": of("node", "--version"),
+        "node": options.peers and of("node", "--version"),
         "durable-streams": options.durable_streams_version,
-        **{name: lock[f"node_modules/{name}"]["version"] for name in packages},
+        **{name: lock[f"node_modules/{name}"]["version"] for name in packages if options.peers},
     }
     return {name: version for name, version in found.items() if version}
 

@@ -135,3 +135,68 @@ async fn a_plan_that_cannot_be_run_is_refused_before_anything_starts() {
         tailwater(&format!("bench {args}")).await.fails(2, reason);
     }
 }
+
+/// Starts `scripts/bench.sh` with this program.
+fn compare(args: &[&str]) -> Process {
+    let program = env!("CARGO_BIN_EXE_tailwater");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/bench.sh");
+    let server = broker::program().display().to_string();
+    let variables = [
+        ("TAILWATER_PROGRAM", program),
+        ("NATS_SERVER", server.as_str()),
+    ];
+    Process::start_program(&script, args, &variables, Stdio::inherit())
+}
+
+#[tokio::test]
+async fn a_comparison_shows_ratios_to_the_floor_and_names_what_is_missing() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("bench.json").display().to_string();
+    let mut comparison = compare(&[
+        "--quick",
+        "--seconds",
+        "1",
+        "--servers",
+        "floor,tailwater,socketio",
+        "--missing",
+        "redis=not for this test",
+        "--json",
+        file.as_str(),
+        "one-to-one",
+    ]);
+    comparison
+        .says("not measured: Socket.IO + Redis: not for this test")
+        .await;
+    let ended = comparison.ends_within(Duration::from_secs(60)).await;
+    assert!(ended.success());
+    let report: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    for run in report["runs"].as_array().unwrap() {
+        assert_deliveries(run, 167 * 30);
+    }
+    let (title, row) = (&report["rows"][0][0], &report["rows"][0][1]);
+    assert_eq!(title, "167 jobs × 1 client, 30/s: µs of CPU per delivery");
+    let ratio = row["tailwater"].as_str().unwrap().split_once('(').unwrap();
+    assert!(
+        ratio.1.trim_end_matches(')').parse::<f64>().unwrap() > 0.5,
+        "{row}"
+    );
+    assert!(
+        row["floor"].as_str().unwrap().parse::<f64>().unwrap() > 0.0,
+        "{row}"
+    );
+}
+
+#[tokio::test]
+async fn a_comparison_that_is_interrupted_leaves_nothing_running() {
+    let mut comparison = compare(&["--servers", "floor", "--seconds", "60", "one-to-one"]);
+    let children = eventually("the floor and a run of the benchmark", async || {
+        Some(descendants(comparison.guard())).filter(|children| children.len() >= 6)
+    })
+    .await;
+    comparison.signal(Signal::INT);
+    comparison.ends_within(Duration::from_secs(20)).await;
+    until("the end of all that the comparison started", async || {
+        children.iter().all(|child| !runs(*child))
+    })
+    .await;
+}
