@@ -8,12 +8,11 @@ use tokio::sync::Semaphore;
 
 use super::alarm::Alarms;
 use super::drain::Clients;
-use super::kinds::KindsCache;
 use super::shared::EdgeShared;
 use super::thread::EdgeThread;
 use crate::config::DRAIN_WINDOW;
 use crate::hub::Hub;
-use crate::nats::{Log, Queue, Reader, UsageCache};
+use crate::nats::{KindsCache, Log, Queue, Reader, UsageCache};
 use crate::runtime::Tasks;
 
 /// The state of one edge thread.

@@ -56,7 +56,6 @@ pub use self::app::EdgeSettings;
 use self::counters::Counters;
 use self::drain::Clients;
 pub use self::files::raise_file_limit;
-use self::kinds::KindsCache;
 pub use self::listen::bind;
 pub use self::shared::EdgeShared;
 use self::thread::EdgeThread;
@@ -64,7 +63,7 @@ use self::thread::EdgeThread;
 pub use self::ws::serve_echo;
 use crate::config::{DRAIN_WAIT, FOLDS};
 use crate::hub::Hub;
-use crate::nats::{Log, Nats, NatsError, Queue, Reader, UsageCache};
+use crate::nats::{KindsCache, Log, Nats, NatsError, Queue, Reader, UsageCache};
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
 

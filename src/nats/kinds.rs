@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::api;
 use super::info::ConsumerInfo;
 use super::queue::Queue;
-use crate::config::KINDS_MAX;
+use crate::config::{KINDS_MAX, USAGE_AGE};
 use crate::source::Unavailable;
 use crate::wire::{Kind, RESERVED_KIND};
 
@@ -21,6 +23,29 @@ pub struct KindUsage {
     pub running: u64,
     /// How many of its workers ask for another job.
     pub idle_workers: u64,
+}
+
+/// The last list of kinds, and when it was read. All clients share it, so any number of them costs
+/// the broker one request in [`USAGE_AGE`].
+#[derive(Debug, Default)]
+pub struct KindsCache(Mutex<Option<(Instant, Vec<KindUsage>)>>);
+
+impl KindsCache {
+    /// The kinds, at most [`USAGE_AGE`] old.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn of(&self, queue: &Queue) -> Result<Vec<KindUsage>, Unavailable> {
+        let mut cached = self.0.lock().await;
+        if let Some((read_at, kinds)) = &*cached
+            && read_at.elapsed() < USAGE_AGE
+        {
+            return Ok(kinds.clone());
+        }
+        let kinds = queue.kinds().await?;
+        *cached = Some((Instant::now(), kinds.clone()));
+        Ok(kinds)
+    }
 }
 
 #[derive(Deserialize)]

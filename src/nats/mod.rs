@@ -53,7 +53,7 @@ pub use drift::{Change, Drift};
 pub use error::NatsError;
 pub use features::Features;
 pub use follow::LiveTail;
-pub use kinds::KindUsage;
+pub use kinds::{KindUsage, KindsCache};
 pub use list::{JobQuery, ListError};
 pub use listing_slots::Busy;
 pub use log::Log;

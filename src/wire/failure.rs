@@ -121,7 +121,10 @@ mod tests {
     fn documents_name_only_known_failure_codes() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let docs = fs::read_dir(root.join("docs")).unwrap();
-        let mut documents: Vec<_> = docs.map(|file| file.unwrap().path()).collect();
+        let mut documents: Vec<_> = docs
+            .map(|file| file.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+            .collect();
         documents.extend([root.join("README.md"), root.join("src/wire/PROTOCOL.md")]);
         for document in documents {
             let text = fs::read_to_string(&document).unwrap();

@@ -354,8 +354,10 @@ mod tests {
             let mut event = event.clone();
             event["job"] = "j".into();
             event["ts"] = 1.into();
+            // Its shard has no other job.
+            let stream_seq = event["seq"].as_u64().unwrap();
             let stored = rmp_serde::to_vec_named(&event).unwrap();
-            state.apply(&Stored::decode(&job, 1, stored.into()).unwrap());
+            state.apply(&Stored::decode(&job, stream_seq, stored.into()).unwrap());
         }
         state
     }
