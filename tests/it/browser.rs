@@ -39,7 +39,11 @@ async fn a_page_loses_nothing_when_its_network_or_its_edge_fails() {
 
 #[tokio::test]
 async fn a_page_that_is_reloaded_continues_where_it_was() {
-    run("client.mjs", &["reload", "iterators", "submit_offline"]).await;
+    run(
+        "client.mjs",
+        &["reload", "iterators", "back_and_forward", "submit_offline"],
+    )
+    .await;
 }
 
 #[tokio::test]

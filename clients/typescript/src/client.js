@@ -282,6 +282,8 @@ export const connect = (given = new URL(".", import.meta.url), options = {}) => 
 
   /** @param {any} target @param {string} type @param {(event: any) => void} listener */
   const on = (target, type, listener) => target?.addEventListener?.(type, listener, listening);
+  // The page cannot know whether its connection survives.
+  on(globalThis, "offline", wake);
   on(globalThis, "online", wake);
   on(globalThis, "pageshow", wake);
   on(globalThis, "pagehide", ({ persisted }) => {

@@ -197,6 +197,22 @@ await run({
     assert.equal(world.network.upgrades, 2);
   },
 
+  async back_and_forward(world) {
+    const page = await world.page();
+    const input = world.input();
+    const job = await world.submit(input);
+    await follow(page, job);
+    await isAfter(page, 5);
+    await page.evaluate(() => addEventListener("pageshow", ({ persisted }) => (window.returned = persisted)));
+    await page.goto(`http://${world.pages.addr}/client.js`);
+    await page.goBack({ waitUntil: "commit" });
+    // The same page, not a new one.
+    await page.waitForFunction(() => window.returned);
+    await world.finish(input);
+    await assertWhole(world, page, job);
+    assert.equal(world.network.upgrades, 2);
+  },
+
   /** The page that docs/clients.md shows, with the client that the edge serves. */
   async example(world) {
     const document = await readFile(new URL("../../../docs/clients.md", import.meta.url), "utf8");

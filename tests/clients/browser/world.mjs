@@ -22,7 +22,10 @@ const AT_ONCE = 3;
 
 /** Starts Chromium. */
 export function launch(options = {}) {
-  return chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS, ...options });
+  const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
+  // Playwright switches the back/forward cache off, which people have.
+  const ignoreDefaultArgs = ["--disable-back-forward-cache"];
+  return chromium.launch({ executablePath, args: FLAGS, ignoreDefaultArgs, ...options });
 }
 
 /** What one scenario has to itself, beside `{ addr, nats, bin }` of a running `tailwater up`. */
@@ -224,4 +227,6 @@ export async function run(scenarios) {
   await Promise.all(Array.from({ length: AT_ONCE }, runAll));
   clearTimeout(timer);
   await browser.close();
+  // React's scheduler would keep the process.
+  process.exit();
 }
