@@ -166,13 +166,13 @@ def main():
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     asked, options.servers = options.servers, [name for name in options.servers if SERVERS[name].needs not in missing]
-    bench, begin, lines = Bench(options), time.monotonic(), []
+    bench, begin, lines, is_interrupted = Bench(options), time.monotonic(), [], False
     try:
         for name in options.cells:
             lines += rows(CELLS[name], bench.fill(CELLS[name]))
-    except KeyboardInterrupt:
-        say("")
-        sys.exit("interrupted")
+    except (KeyboardInterrupt, SystemExit):
+        # What was measured so far is still shown.
+        is_interrupted = True
     say("")
     table(options.servers, lines)
     for name in asked:
@@ -186,6 +186,8 @@ def main():
     Path(options.json).parent.mkdir(parents=True, exist_ok=True)
     found |= {"rows": lines, "failures": bench.failures, "missing": missing, "runs": bench.reports}
     Path(options.json).write_text(json.dumps(found, indent=1))
+    if is_interrupted:
+        sys.exit("interrupted")
     sys.exit(1 if bench.failures else 0)
 
 

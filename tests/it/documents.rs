@@ -26,12 +26,13 @@ use crate::support::up::up;
 use crate::support::{process, within};
 
 /// The documents whose commands are run, each by the test below that names it.
-const RUN: [&str; 5] = [
+const RUN: [&str; 6] = [
     "README.md",
     "docs/clients.md",
     "docs/http.md",
     "docs/workers.md",
     "docs/operations.md",
+    "docs/performance.md",
 ];
 
 /// Commands that are looked up instead of run.
@@ -236,6 +237,11 @@ async fn the_commands_for_workers_work() {
 #[tokio::test]
 async fn the_commands_for_operators_work() {
     run("docs/operations.md").await;
+}
+
+#[tokio::test]
+async fn the_commands_about_performance_work() {
+    run("docs/performance.md").await;
 }
 
 /// Browser APIs that Node may lack.

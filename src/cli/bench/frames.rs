@@ -172,14 +172,14 @@ pub(super) fn sequences(message: &[u8]) -> impl Iterator<Item = u64> {
 /// The cursor of an event frame; of Durable Streams, the offset after its events.
 pub(super) fn cursor(message: &[u8]) -> Option<String> {
     let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
+    if message.starts_with(b"id:") {
+        let line = &message[..memchr::memchr(b'\n', message).unwrap_or(message.len())];
+        return text(line[3..].trim_ascii());
+    }
     for field in [&b"\"cursor\":\""[..], b"\"streamNextOffset\":\""] {
         if let Some(value) = string_after(message, field) {
             return Some(value);
         }
-    }
-    if message.starts_with(b"id: ") || message.starts_with(b"id:") {
-        let line = &message[..memchr::memchr(b'\n', message).unwrap_or(message.len())];
-        return text(line[3..].trim_ascii());
     }
     match *message {
         [0x92, 0xd9, length, ref rest @ ..] => text(rest.get(..usize::from(length))?),
@@ -344,5 +344,7 @@ data: {"type":"job:done:v1","job":"j1","seq":4,"ts":17}"#;
         assert_eq!(sequences(data).collect::<Vec<_>>(), [4, 5]);
         let control = b"event: control\ndata:{\"streamNextOffset\":\"0_9\",\"upToDate\":true}";
         assert_eq!(cursor(control).as_deref(), Some("0_9"));
+        let other = b"id: 000217\ndata: {\"seq\":4,\"cursor\":\"4---\"}";
+        assert_eq!(cursor(other).as_deref(), Some("000217"));
     }
 }

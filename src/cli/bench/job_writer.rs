@@ -138,7 +138,7 @@ impl OtherWriter {
         };
         let mut event = serde_json::to_value(event)?;
         // As long as a cursor of Tailwater, so that all servers deliver as many bytes.
-        event["cursor"] = json!(format!("{:-<24}", self.seq.0));
+        event["cursor"] = json!(format!("{:-<16}", self.seq.0));
         self.connection
             .append(&self.job, &event.to_string(), self.seq == Seq(1))
             .await
