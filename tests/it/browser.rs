@@ -29,6 +29,17 @@ async fn run(file: &str, names: &[&str]) {
 }
 
 #[tokio::test]
+async fn the_client_in_node_resumes_over_each_transport() {
+    let up = up(TempDir::new().unwrap(), &[]).await;
+    let given = json!({"url": format!("http://{}", up.addr)});
+    let reports = ThirdParty::node(Path::new("tailwater.mjs"), &given)
+        .ends()
+        .await;
+    let whole = |transport: &str| json!({"transport": transport, "isWhole": true, "isSame": true, "missing": 0});
+    assert_eq!(reports, [whole("sse"), whole("websocket")]);
+}
+
+#[tokio::test]
 async fn a_page_loses_nothing_when_its_network_or_its_edge_fails() {
     run(
         "client.mjs",
