@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// How many bytes of events a session delivers in one step: what a slow client costs in memory.
 pub const STEP_BYTES: usize = 64 * 1024;
+/// How many bytes of text a compacted watch merges into one event: as much as one step.
+pub const COMPACT_BYTES: usize = STEP_BYTES;
 /// How long a watch waits for the broker before it is refused as unavailable: longer than an
 /// election takes.
 pub const OPEN_WAIT: Duration = Duration::from_secs(12);

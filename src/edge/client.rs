@@ -53,9 +53,13 @@ impl<R: Send + 'static> ConnectedClient<R> {
             // This version has no authentication: every client may do everything.
             ClientFrame::Auth { token: _ } => None,
             ClientFrame::Ping => Some((ServerFrame::Pong, reply_to)),
-            ClientFrame::Watch { job, start } => {
+            ClientFrame::Watch {
+                job,
+                start,
+                compact,
+            } => {
                 let request = RequestRef::of_job(&job);
-                let refused = self.watches.watch(job, start, reply_to).err();
+                let refused = self.watches.watch(job, start, compact, reply_to).err();
                 refused.map(|(code, reply_to)| (Problem::from(code).into_frame(request), reply_to))
             }
             ClientFrame::Unwatch { job } => {

@@ -21,7 +21,7 @@ use super::counters::Transport;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
 use super::link::Link;
-use super::request::{JobPath, Params, Peer, Wait, requested_start};
+use super::request::{JobPath, Params, Peer, Wait, flag, requested_start};
 use super::takeover::{ResponseHead, TakenStream, Takeover};
 use super::watches::Watches;
 use super::{page, request};
@@ -50,6 +50,10 @@ pub(super) struct EventsQuery {
     /// Answer 404 if the job does not exist, instead of waiting for it.
     #[serde(default)]
     must_exist: bool,
+    /// Merge the text that is stored when the request arrives into few large chunks.
+    #[param(value_type = bool, required = false)]
+    #[serde(default, deserialize_with = "flag")]
+    compact: bool,
 }
 
 problems!(NoEvents:
@@ -105,10 +109,15 @@ pub(super) async fn events(
         app.exists(&job).await?;
     }
     let stop = app.tasks.stop();
-    let opened = stop
+    let mut opened = stop
         .run_until_cancelled(Session::open_for(client, &app.hub, &job, start))
         .await
         .transpose()?;
+    if let Some(session) = &mut opened
+        && query.compact
+    {
+        session.compact_stored();
+    }
     let form = form(&headers);
     let mut response = match (form, opened) {
         (Form::Page, session) => {

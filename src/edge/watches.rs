@@ -74,9 +74,15 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         }
     }
 
-    /// Watches a job. Unless the watch is refused at once, [`Self::poll_next`] returns the answer for
-    /// `reply_to`.
-    pub(super) fn watch(&mut self, job: JobId, start: Start, reply_to: R) -> Result<(), (Code, R)> {
+    /// Watches a job; `compact` merges the text that is stored now. Unless the watch is refused at
+    /// once, [`Self::poll_next`] returns the answer for `reply_to`.
+    pub(super) fn watch(
+        &mut self,
+        job: JobId,
+        start: Start,
+        compact: bool,
+        reply_to: R,
+    ) -> Result<(), (Code, R)> {
         if self.find(&job).is_some() {
             return Err((Code::AlreadyWatching, reply_to));
         }
@@ -87,7 +93,15 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         let hub = Arc::clone(&self.hub);
         let client = self.client;
         let id = job.clone();
-        let opening = async move { Session::open_for(client, &hub, &id, start).await };
+        let opening = async move {
+            let mut opened = Session::open_for(client, &hub, &id, start).await;
+            if let Ok(session) = &mut opened
+                && compact
+            {
+                session.compact_stored();
+            }
+            opened
+        };
         self.add(Watch::new(job, Box::pin(opening), reply_to, member));
         Ok(())
     }
@@ -287,7 +301,9 @@ mod tests {
         let log = MemoryLog::default();
         log.append(&job(), Body::Cancelled {});
         let mut watches = watches(&log);
-        watches.watch(job(), Start::After(Seq(0)), 7).unwrap();
+        watches
+            .watch(job(), Start::After(Seq(0)), false, 7)
+            .unwrap();
         let answer = next(&mut watches).await;
         assert!(matches!(
             answer,
@@ -305,13 +321,13 @@ mod tests {
         let log = MemoryLog::default();
         let mut watches = watches(&log);
         let start = Start::After(Seq(0));
-        watches.watch(job(), start, 1).unwrap();
-        let refused = watches.watch(job(), start, 2);
+        watches.watch(job(), start, false, 1).unwrap();
+        let refused = watches.watch(job(), start, false, 2);
         assert_eq!(refused, Err((Code::AlreadyWatching, 2)));
         watches.unwatch(&job()).unwrap();
         assert_eq!(watches.unwatch(&job()), Err(Code::NotWatching));
         assert!(next(&mut watches).now_or_never().is_none());
-        watches.watch(job(), start, 3).unwrap();
+        watches.watch(job(), start, false, 3).unwrap();
         assert!(matches!(next(&mut watches).await, Outgoing::Answer(_, 3)));
     }
 
@@ -329,7 +345,9 @@ mod tests {
         log.append(&job(), chunk("x"));
         log.append(&job(), Body::Cancelled {});
         let mut watches = watches(&log);
-        watches.watch(job(), Start::After(Seq(0)), 1).unwrap();
+        watches
+            .watch(job(), Start::After(Seq(0)), false, 1)
+            .unwrap();
         next(&mut watches).await;
         assert_eq!(events_of(&mut watches).await, [1, 2, 3]);
         watches.release(0, None);
@@ -350,7 +368,9 @@ mod tests {
             ..watches(&log)
         };
         for watches in [&mut first, &mut second] {
-            watches.watch(job(), Start::After(Seq(0)), 1).unwrap();
+            watches
+                .watch(job(), Start::After(Seq(0)), false, 1)
+                .unwrap();
             next(watches).await;
         }
         assert_eq!(events_of(&mut first).await, [1]);
@@ -375,7 +395,9 @@ mod tests {
         log.append(&job(), Body::Cancelled {});
         log.expire(&job(), Seq(2));
         let mut watches = watches(&log);
-        watches.watch(job(), Start::After(Seq(0)), 1).unwrap();
+        watches
+            .watch(job(), Start::After(Seq(0)), false, 1)
+            .unwrap();
         next(&mut watches).await;
         let gap = next(&mut watches).await;
         let Outgoing::Frame(_, ServerFrame::Missing { from, to, .. }) = gap else {

@@ -2,7 +2,9 @@
 //! the history lacks the next event, and returns one step after another to the client's transport.
 
 mod catch_up;
+mod compaction;
 mod error;
+mod position;
 mod start;
 mod step;
 #[cfg(test)]
@@ -17,7 +19,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::timeout;
 
+use compaction::Compaction;
 pub use error::SessionError;
+pub use position::Position;
 use start::{until_open, verify_cursor, verify_length};
 pub use step::Step;
 use waiting::Waiting;
@@ -26,11 +30,14 @@ use watching::Watching;
 use crate::config::OPEN_WAIT;
 use crate::hub::Hub;
 use crate::source::{EventSource, Unavailable};
-use crate::wire::{JobId, Seq, Start, Status, Stored, StreamSeq};
+use crate::wire::{JobId, Seq, Start, Status};
 
 /// One client's read position in one job. It runs no task: dropping it releases everything.
 #[derive(Debug)]
-pub struct Session<S: EventSource>(SessionState<S>);
+pub struct Session<S: EventSource> {
+    state: SessionState<S>,
+    compaction: Option<Box<Compaction>>,
+}
 
 #[derive(Debug)]
 enum SessionState<S: EventSource> {
@@ -38,25 +45,6 @@ enum SessionState<S: EventSource> {
     Waiting(Waiting<S>),
     /// The job has a feed. Boxed, so that waiting sessions are small.
     Watching(Box<Watching<S>>),
-}
-
-/// The position after the last event that was delivered.
-#[derive(Clone, Copy, Debug)]
-pub struct Position {
-    /// The next event to deliver.
-    next_seq: Seq,
-    /// A stream sequence at or before that event's, if known.
-    stream_seq: Option<StreamSeq>,
-}
-
-impl Position {
-    /// The position after this event.
-    pub fn after(event: &Stored) -> Self {
-        Self {
-            next_seq: event.seq.successor(),
-            stream_seq: Some(event.stream_seq + 1),
-        }
-    }
 }
 
 impl<S: EventSource> Session<S> {
@@ -99,7 +87,7 @@ impl<S: EventSource> Session<S> {
         if start == Start::After(Seq(0))
             && let Some(waiter) = hub.wait(job, from).await?
         {
-            return Ok(Self(SessionState::Waiting(Waiting::new(waiter))));
+            return Ok(Self::new(SessionState::Waiting(Waiting::new(waiter))));
         }
         let watch = hub.watch(job, from)?;
         until_open(&watch).await?;
@@ -120,12 +108,30 @@ impl<S: EventSource> Session<S> {
             had_end,
             ..Watching::new(hub, watch, seq.successor())
         };
-        Ok(Self(SessionState::Watching(Box::new(watching))))
+        Ok(Self::new(SessionState::Watching(Box::new(watching))))
+    }
+
+    const fn new(state: SessionState<S>) -> Self {
+        Self {
+            state,
+            compaction: None,
+        }
+    }
+
+    /// Merges the text of the events that are stored now into few large events. Later events come
+    /// one by one.
+    pub fn compact_stored(&mut self) {
+        if let SessionState::Watching(watching) = &self.state
+            && let Some(last) = watching.watch.feed().last()
+        {
+            let compaction = Compaction::new(&watching.hub, self.state.position(), &last);
+            self.compaction = Some(Box::new(compaction));
+        }
     }
 
     /// The job.
     pub fn job(&self) -> &JobId {
-        match &self.0 {
+        match &self.state {
             SessionState::Waiting(waiting) => &waiting.job,
             SessionState::Watching(watching) => watching.watch.feed().job(),
         }
@@ -133,7 +139,7 @@ impl<S: EventSource> Session<S> {
 
     /// Whether the client already had all events of an ended job: there is nothing to send.
     pub const fn had_end(&self) -> bool {
-        match &self.0 {
+        match &self.state {
             SessionState::Waiting(_) => false,
             SessionState::Watching(watching) => watching.had_end,
         }
@@ -141,7 +147,7 @@ impl<S: EventSource> Session<S> {
 
     /// The job's status; `None` while the job has no event.
     pub fn status(&self) -> Option<Status> {
-        match &self.0 {
+        match &self.state {
             SessionState::Waiting(_) => None,
             SessionState::Watching(watching) => {
                 watching.watch.feed().last().map(|last| last.status())
@@ -151,21 +157,16 @@ impl<S: EventSource> Session<S> {
 
     /// The position after the steps returned so far.
     pub fn position(&self) -> Position {
-        match &self.0 {
-            SessionState::Waiting(_) => Position {
-                next_seq: Seq::FIRST,
-                stream_seq: None,
-            },
-            SessionState::Watching(watching) => Position {
-                next_seq: watching.next_seq,
-                stream_seq: watching.stream_seq,
-            },
-        }
+        let held_from = self.compaction.as_ref().and_then(|held| held.held_from());
+        held_from.unwrap_or_else(|| self.state.position())
     }
 
     /// Goes back to a position within the last step.
     pub fn rewind(&mut self, to: Position) {
-        if let SessionState::Watching(watching) = &mut self.0 {
+        if let Some(compaction) = &mut self.compaction {
+            compaction.clear();
+        }
+        if let SessionState::Watching(watching) = &mut self.state {
             watching.next_seq = to.next_seq;
             watching.stream_seq = to.stream_seq;
             watching.catch_up = None;
@@ -175,7 +176,7 @@ impl<S: EventSource> Session<S> {
 
     /// Whether the last step came from memory: going back to it costs nothing.
     pub fn reads_memory(&self) -> bool {
-        match &self.0 {
+        match &self.state {
             SessionState::Waiting(_) => true,
             SessionState::Watching(watching) => watching.catch_up.is_none(),
         }
@@ -189,20 +190,52 @@ impl<S: EventSource> Session<S> {
     /// [`Self::next`] for a task that polls many sessions. The task is woken at each change of the
     /// job's feed, also if it was not waiting for one.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        let Some(compaction) = &mut self.compaction else {
+            return self.state.poll_next(cx);
+        };
+        ready!(compaction.poll_prepare(cx));
         loop {
-            match &mut self.0 {
-                SessionState::Watching(watching) => return watching.poll_next(cx),
-                SessionState::Waiting(waiting) if !waiting.live_sent => {
+            if let Some(step) = compaction.next_step() {
+                return Poll::Ready(step);
+            }
+            let before = self.state.position();
+            let step = ready!(self.state.poll_next(cx));
+            if let Some(step) = compaction.apply(before, step) {
+                return Poll::Ready(step);
+            }
+        }
+    }
+}
+
+impl<S: EventSource> SessionState<S> {
+    fn position(&self) -> Position {
+        match self {
+            Self::Waiting(_) => Position {
+                next_seq: Seq::FIRST,
+                stream_seq: None,
+            },
+            Self::Watching(watching) => Position {
+                next_seq: watching.next_seq,
+                stream_seq: watching.stream_seq,
+            },
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        loop {
+            match self {
+                Self::Watching(watching) => return watching.poll_next(cx),
+                Self::Waiting(waiting) if !waiting.live_sent => {
                     waiting.live_sent = true;
                     return Poll::Ready(Step::Live);
                 }
-                SessionState::Waiting(waiting) => {
+                Self::Waiting(waiting) => {
                     let watch = ready!(waiting.poll_known(cx));
                     let watching = Watching {
                         live_sent: true,
                         ..Watching::new(&waiting.hub, watch, Seq::FIRST)
                     };
-                    self.0 = SessionState::Watching(Box::new(watching));
+                    *self = Self::Watching(Box::new(watching));
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Folds the whole log of a job into the job's state.
 
-use super::{EventSource, Refill, Refilled, Replica, Unavailable};
+use super::{EventSource, LogReading, Replica, Unavailable};
 use crate::budget::LimitReached;
 use crate::wire::{JobId, JobState, Seq};
 
@@ -45,30 +45,11 @@ pub async fn fold_within<S: EventSource>(
         return Ok(None);
     };
     let mut state = JobState::new(job.clone());
-    let mut next = Seq::FIRST;
-    let mut stream_seq = None;
-    let mut refill = Refill::<S>::default();
-    while next <= last.seq {
-        if !refill.is_busy() {
-            refill.request(next, stream_seq, Some(last.seq));
-        }
-        match refill.next(source, job).await {
-            Refilled::Items(items) => {
-                for item in items {
-                    if item.seq >= next {
-                        // An event after `last` shows that the rest has expired.
-                        if item.seq <= last.seq {
-                            state.apply(&item);
-                            resize(state.size())?;
-                        }
-                        next = item.seq.successor();
-                        stream_seq = Some(item.stream_seq + 1);
-                    }
-                }
-            }
-            // The remaining events have expired.
-            Refilled::Done { proves_gap: true } => break,
-            Refilled::Done { proves_gap: false } => {}
+    let mut reading = LogReading::new(Seq::FIRST, None, last.seq);
+    while let Some(events) = reading.next(source, job).await {
+        for event in events {
+            state.apply(&event);
+            resize(state.size())?;
         }
     }
     // Events that expired during the reading may have been output.

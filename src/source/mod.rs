@@ -5,6 +5,7 @@ mod chain;
 mod fold;
 #[cfg(test)]
 pub(crate) mod memory;
+mod reading;
 mod refill;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 pub use chain::{Chain, LiveChain, LiveCopy, MessageClass};
 pub use fold::{FoldError, fold, fold_within};
+pub use reading::LogReading;
 pub use refill::{Refill, Refilled};
 
 use crate::wire::{DecodeError, JobId, Seq, Stored, StreamSeq};

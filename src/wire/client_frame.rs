@@ -42,6 +42,9 @@ pub enum ClientFrame {
         /// Where to start.
         #[schemars(flatten)]
         start: Start,
+        /// Whether the text that is stored when the watch begins comes merged, in few large chunks.
+        #[schemars(with = "Option<bool>")]
+        compact: bool,
     },
     /// Stop sending the job's events.
     Unwatch {
@@ -95,6 +98,7 @@ struct WatchFields {
     job: String,
     after: Option<u64>,
     cursor: Option<String>,
+    compact: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -195,10 +199,12 @@ impl ClientFrame {
                     job,
                     after,
                     cursor,
+                    compact,
                 } = fields(text)?;
                 Ok(Self::Watch {
                     job: job_id(&job)?,
                     start: start(after, cursor.as_deref())?,
+                    compact: compact.unwrap_or(false),
                 })
             }
             "ping" => {
@@ -289,7 +295,7 @@ mod tests {
         let job: JobId = "j1".parse().unwrap();
         let cursor = Cursor::of(&job, Seq(3), 9, b"x");
         let text = cursor.to_string();
-        for (frame, start) in [
+        for (mut frame, start) in [
             (json!({"op": "watch", "job": "j1"}), Start::After(Seq(0))),
             (
                 json!({"op": "watch", "job": "j1", "after": 17}),
@@ -304,8 +310,23 @@ mod tests {
                 Start::After(Seq(0)),
             ),
         ] {
-            let job = job.clone();
-            assert_eq!(parse(&frame), Ok(ClientFrame::Watch { job, start }));
+            let plain = ClientFrame::Watch {
+                job: job.clone(),
+                start,
+                compact: false,
+            };
+            assert_eq!(parse(&frame), Ok(plain));
+            for compact in [json!(null), json!(false), json!(true)] {
+                let expected = ClientFrame::Watch {
+                    job: job.clone(),
+                    start,
+                    compact: compact == true,
+                };
+                frame["compact"] = compact;
+                assert_eq!(parse(&frame), Ok(expected));
+            }
+            frame["compact"] = json!(1);
+            assert_refused(Code::BadRequest, [frame]);
         }
     }
 
@@ -542,6 +563,7 @@ mod tests {
         let expected = ClientFrame::Watch {
             job: job.clone(),
             start: Start::After(Seq(3)),
+            compact: false,
         };
         assert_eq!(ClientFrame::parse(watch, Encoding::MsgPack), Ok(expected));
         let frame = ServerFrame::Watching {

@@ -6,6 +6,7 @@
 mod client_frame;
 mod code;
 pub mod codec;
+mod compact;
 mod cursor;
 mod event;
 mod failure;
@@ -30,6 +31,7 @@ mod writers;
 pub use client_frame::{ClientFrame, Start, start};
 pub use code::{Code, CodeInfo, may_reconnect};
 pub use codec::{Encoding, JSON_PROTOCOL, MSGPACK_PROTOCOL};
+pub use compact::Compactor;
 pub use cursor::{BadCursor, Cursor};
 pub use event::{Body, Channel, Event, EventType, JobFailure, Status};
 pub use failure::FailureCode;

@@ -6,11 +6,11 @@ use std::borrow::Cow;
 use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::client_frame::{ClientFrame, Start};
 use super::cursor::Cursor;
-use super::event::Event;
+use super::event::{Event, EventType};
 use super::id::{JobId, Kind, Seq};
 use super::limits::NAME_MAX;
 use super::server_frame::ServerFrame;
@@ -66,10 +66,27 @@ pub fn definitions(dialect: Dialect) -> Map<String, Value> {
     written.subschema_for::<JobState>();
     let mut all = written.take_definitions(true);
     all.extend(read.take_definitions(true));
-    all.get_mut("Event")
-        .into_iter()
-        .for_each(copy_shared_fields);
+    if let Some(event) = all.get_mut("Event") {
+        copy_shared_fields(event);
+        add_merged_fields(event);
+    }
     all
+}
+
+/// Adds the field that only a chunk of a compacted watch has.
+fn add_merged_fields(event: &mut Value) {
+    let variants = event.get_mut("oneOf").and_then(Value::as_array_mut);
+    let chunk = variants.into_iter().flatten().find(|variant| {
+        variant.pointer("/properties/type/const") == Some(&EventType::Chunk.as_str().into())
+    });
+    if let Some(properties) = chunk.and_then(|chunk| chunk.get_mut("properties")) {
+        properties["from_seq"] = json!({
+            "type": "integer",
+            "minimum": 1,
+            "description": "The first of the events that were merged into this one, up to `seq`; only in a watch \
+                with `compact`.",
+        });
+    }
 }
 
 /// Copies the fields that all variants share into each variant: many tools do not combine `oneOf`
@@ -203,7 +220,6 @@ impl JsonSchema for Start {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
     use std::fs;
     use std::path::{Path, PathBuf};
 

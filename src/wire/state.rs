@@ -85,7 +85,7 @@ impl JobState {
 
     /// Applies the next event. Of an event with invalid fields, only the type counts.
     pub fn apply(&mut self, stored: &Stored) {
-        if stored.seq > self.seq.successor() {
+        if stored.first_seq() > self.seq.successor() {
             // The missing events may have been output, or an attempt that replaced the earlier
             // output.
             self.output.clear();

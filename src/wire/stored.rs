@@ -30,6 +30,10 @@ pub struct Stored {
     pub attempt: u32,
     /// Its type.
     pub event_type: EventType,
+    /// The first event that it stands for: itself, unless events were merged.
+    first_seq: Seq,
+    /// Names it in the log.
+    cursor: Cursor,
     payload: Bytes,
     text: OnceLock<Box<[u8]>>,
     binary: OnceLock<Box<[u8]>>,
@@ -92,6 +96,8 @@ impl Stored {
             prev: None,
             attempt: head.attempt,
             event_type: head.event_type,
+            first_seq: head.seq,
+            cursor: Cursor::of(job, head.seq, stream_seq, &payload),
             payload,
             text: OnceLock::new(),
             binary: OnceLock::new(),
@@ -103,6 +109,26 @@ impl Stored {
     #[must_use]
     pub fn after(self, prev: Option<StreamSeq>) -> Self {
         Self { prev, ..self }
+    }
+
+    /// An event that stands for the events from `first_seq` up to this one.
+    pub(super) fn merged(&self, first_seq: Seq, payload: Bytes) -> Self {
+        Self {
+            job: self.job.clone(),
+            prev: None,
+            first_seq,
+            payload,
+            text: OnceLock::new(),
+            binary: OnceLock::new(),
+            sse: OnceLock::new(),
+            ..*self
+        }
+    }
+
+    /// The first event that it stands for: itself, unless it was merged by a
+    /// [`Compactor`](super::Compactor).
+    pub fn first_seq(&self) -> Seq {
+        self.first_seq
     }
 
     /// The payload as it is stored.
@@ -130,7 +156,7 @@ impl Stored {
 
     /// The cursor that names it.
     pub fn cursor(&self) -> Cursor {
-        Cursor::of(&self.job, self.seq, self.stream_seq, &self.payload)
+        self.cursor
     }
 
     /// About how many bytes it uses in memory: the payload, one frame of it, and the rest. The

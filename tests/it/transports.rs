@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, Failure, Finish, Job, Output, Retry};
-use tailwater::wire::Submission;
+use tailwater::wire::{Kind, Submission};
 use tokio::time::sleep;
 
 use crate::support::backends::Flaky;
@@ -59,6 +59,57 @@ async fn a_job_can_be_watched_at_any_time() {
     let late = Follower::all(&edge.addr, "when");
     for followers in [early, middle, late] {
         end_whole(followers, &text(&input)).await;
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_compacted_watch_has_the_text_of_all_attempts_in_few_events() {
+    let system = System::on(Broker::shared_one()).await;
+    let flaky: Kind = "flaky".parse().unwrap();
+    let backend = Flaky(Retry::After(Duration::ZERO));
+    system
+        .worker(backend, |settings| settings.kind = flaky.clone())
+        .await;
+    let tried = Submission::new(flaky.clone(), json!({"failures": 1}));
+    let tried = system.submit_with("tried", tried).await;
+    system.demo().await;
+    let words = words(400, 100, 9);
+    let long = system.submit("compact", words.clone()).await;
+    system.reaches("compact", 20).await;
+    let edges = [system.edge().await, system.edge().await];
+    let proxy = Proxy::to(&edges[0].addr).await;
+    let early = Follower::all_compact(&proxy.addr, "compact");
+    let cuts = async {
+        for n in 0..6 {
+            sleep(Duration::from_millis(500)).await;
+            proxy.lead_to(&edges[n % 2].addr);
+            proxy.cut();
+        }
+    };
+    let ended = join_all(early.into_iter().map(Follower::ends));
+    let (early, ()) = futures_util::future::join(ended, cuts).await;
+    let end = system.ended(&long).await.seq.0;
+    let late = Follower::all_compact(&edges[1].addr, "compact");
+    let late = join_all(late.into_iter().map(Follower::ends)).await;
+    assert!(late.iter().all(|seen| seen.events.len() < 8), "{late:?}");
+    for seen in early.into_iter().chain(late) {
+        assert_eq!((seen.last, seen.text()), (end, text(&words)));
+        assert_eq!(
+            (seen.repeated, &seen.gaps, &seen.missing),
+            (0, &vec![], &vec![])
+        );
+        assert!((seen.events.len() as u64) < end, "{:?}", seen.events);
+    }
+    system.ended(&tried).await;
+    for follower in Follower::all_compact(&edges[1].addr, "tried") {
+        let seen = follower.ends().await;
+        let superseded = &seen.events[&3];
+        assert_eq!(
+            (&superseded["from_seq"], &superseded["text"]),
+            (&json!(3), &json!(""))
+        );
+        assert_eq!(seen.text(), "half a sentence");
     }
     system.end().await;
 }

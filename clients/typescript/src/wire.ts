@@ -101,6 +101,10 @@ export type Event =
        */
       cursor: Cursor;
       /**
+       * The first of the events that were merged into this one, up to `seq`; only in a watch with `compact`.
+       */
+      from_seq?: number;
+      /**
        * The job.
        */
       job: JobId;
@@ -320,6 +324,10 @@ export type ClientFrame =
        * Start with the event after this sequence number; 0 means the first event.
        */
       after?: number | null;
+      /**
+       * Whether the text that is stored when the watch begins comes merged, in few large chunks.
+       */
+      compact?: boolean | null;
       cursor?: Cursor | null;
       /**
        * The job; it need not exist yet.

@@ -129,21 +129,24 @@ impl<A: Adapter> FromConnectParts<A> for JoinRequest {
 }
 
 impl JoinRequest {
-    /// Reads `{cursors: {<job>: <cursor>, …}}`. A number means `after`, `null` from the first
-    /// event.
+    /// Reads `{cursors: {<job>: <cursor>, …}, compact: <bool>}`. A number means `after`, `null` from
+    /// the first event.
     fn parse(text: &str) -> Self {
         #[derive(Deserialize)]
         struct JoinFields {
             cursors: Option<Value>,
+            compact: Option<Value>,
         }
-        let fields = serde_json::from_str(text).ok();
-        let cursors = fields.and_then(|JoinFields { cursors }| cursors);
+        let fields: Option<JoinFields> = serde_json::from_str(text).ok();
+        let (cursors, compact) =
+            fields.map_or((None, None), |fields| (fields.cursors, fields.compact));
+        let compact = compact.unwrap_or_default();
         let refuse = |code, message| vec![Err(refusal(code, message, RequestRef::default()))];
         let watches = match cursors {
             None => Vec::new(),
             Some(Value::Object(cursors)) if cursors.len() <= WATCHES_MAX => cursors
                 .into_iter()
-                .map(|(job, start)| watch(&job, &start))
+                .map(|(job, start)| watch(&job, &start, &compact))
                 .collect(),
             Some(Value::Object(_)) => {
                 refuse(Code::TooManyWatches, Code::TooManyWatches.info().text)
@@ -157,11 +160,13 @@ impl JoinRequest {
     }
 }
 
-fn watch(job: &str, start: &Value) -> Result<ClientFrame, Refusal> {
+fn watch(job: &str, start: &Value, compact: &Value) -> Result<ClientFrame, Refusal> {
     let fields = match start {
-        Value::Null => json!({"job": job}),
-        Value::String(cursor) => json!({"job": job, "cursor": cursor}),
-        Value::Number(after) if after.is_u64() => json!({"job": job, "after": after}),
+        Value::Null => json!({"job": job, "compact": compact}),
+        Value::String(cursor) => json!({"job": job, "cursor": cursor, "compact": compact}),
+        Value::Number(after) if after.is_u64() => {
+            json!({"job": job, "after": after, "compact": compact})
+        }
         Value::Number(_) | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
             let request = RequestRef::of(json!({"job": job}).to_string().as_bytes());
             let message = "The start of a job must be a cursor, a sequence number or null.";
@@ -187,6 +192,7 @@ mod tests {
         let watch = |start| ClientFrame::Watch {
             job: job.clone(),
             start,
+            compact: false,
         };
         let read = |text| parse(text, false).unwrap();
         assert_eq!(
@@ -260,13 +266,17 @@ mod tests {
         let job: JobId = "j".parse().unwrap();
         let cursor = Cursor::of(&job, Seq(3), 9, b"x");
         let auth = format!(
-            r#"{{"token":"t","cursors":{{"j":"{cursor}","k":7,"l":null,"m":"x","a.b":1,"n":[]}}}}"#
+            r#"{{"token":"t","compact":true,"cursors":{{"j":"{cursor}","k":7,"l":null,"m":"x","a.b":1,"n":[]}}}}"#
         );
         let mut starts = Vec::new();
         let mut refusals = Vec::new();
         for watch in JoinRequest::parse(&auth).watches {
             match watch {
-                Ok(ClientFrame::Watch { job, start }) => starts.push((job.to_string(), start)),
+                Ok(ClientFrame::Watch {
+                    job,
+                    start,
+                    compact,
+                }) => starts.push((job.to_string(), start, compact)),
                 Ok(other) => panic!("{other:?}"),
                 Err(refusal) => refusals.push((refusal.request.job.unwrap(), refusal.code)),
             }
@@ -276,9 +286,9 @@ mod tests {
         assert_eq!(
             starts,
             [
-                ("j".into(), Start::Cursor(cursor)),
-                ("k".into(), Start::After(Seq(7))),
-                ("l".into(), Start::After(Seq(0)))
+                ("j".into(), Start::Cursor(cursor), true),
+                ("k".into(), Start::After(Seq(7)), true),
+                ("l".into(), Start::After(Seq(0)), true)
             ]
         );
         assert_eq!(

@@ -117,6 +117,9 @@ impl Run {
                 Err(SessionError::Unavailable(_)) => continue,
                 Err(error) => panic!("seed {}: {start:?} is refused: {error}", self.seed),
             };
+            if rng.percent(30) {
+                client.session.compact_stored();
+            }
             let steps = if rng.percent(60) {
                 rng.below(12)
             } else {

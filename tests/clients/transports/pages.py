@@ -2,17 +2,18 @@
 JSON, and ends with the job.
 """
 
-import json, sys, time
+import json, os, sys, time
 
 import httpx
 
 URL, JOB = sys.argv[1:3]
 cursor = None
+COMPACT = {"compact": "1"} if os.environ.get("COMPACT") else {}
 
 with httpx.Client(timeout=60, headers={"Accept": "application/json"}) as client:
     while True:
         try:
-            query = {"wait": "10s"} | ({"cursor": cursor} if cursor else {})
+            query = {"wait": "10s"} | COMPACT | ({"cursor": cursor} if cursor else {})
             answer = client.get(f"{URL}/api/jobs/{JOB}/events", params=query)
             if answer.status_code == 410:
                 cursor = None

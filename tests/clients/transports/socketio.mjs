@@ -7,11 +7,12 @@ const { io } = require("socket.io-client");
 const [url, job, transport] = process.argv.slice(2);
 
 let cursor;
+const compact = Boolean(process.env.COMPACT);
 const print = (frame) => console.log(JSON.stringify(frame));
 const transports = transport ? [transport] : undefined;
 const socket = io(url, { auth: { token: "test-token" }, transports, reconnectionDelay: 50, reconnectionDelayMax: 400 });
 const watch = () =>
-  socket.emit("watch", cursor ? { job, cursor } : { job }, (answer) => answer.op === "watching" || refused(answer));
+  socket.emit("watch", cursor ? { job, cursor, compact } : { job, compact }, (answer) => answer.op === "watching" || refused(answer));
 const refused = (answer) => {
   if (answer.code === "unavailable") return setTimeout(() => socket.connected && watch(), 100);
   if (answer.code === "cursor_not_in_log") {

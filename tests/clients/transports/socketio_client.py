@@ -2,11 +2,12 @@
 ends with the job. The package reconnects by itself; the script watches the job again from its last event.
 """
 
-import asyncio, json, sys
+import asyncio, json, os, sys
 
 import socketio
 
 URL, JOB = sys.argv[1:3]
+COMPACT = bool(os.environ.get("COMPACT"))
 
 
 async def main():
@@ -15,7 +16,7 @@ async def main():
 
     async def watch():
         try:
-            answer = await client.call("watch", {"job": JOB} | ({"cursor": cursor} if cursor else {}), timeout=20)
+            answer = await client.call("watch", {"job": JOB, "compact": COMPACT} | ({"cursor": cursor} if cursor else {}), timeout=20)
         except (socketio.exceptions.SocketIOError, asyncio.TimeoutError):
             return  # The connection is gone; the next one watches the job again.
         if answer["op"] != "watching":

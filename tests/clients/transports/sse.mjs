@@ -12,7 +12,7 @@ const print = (frame) => console.log(JSON.stringify(frame));
 // The library's timers alone do not keep a program running.
 const alive = setInterval(() => {}, 1000);
 const open = () => {
-  const source = new EventSource(`${url}/api/jobs/${job}/events`);
+  const source = new EventSource(`${url}/api/jobs/${job}/events${process.env.COMPACT ? "?compact=1" : ""}`);
   source.onmessage = ({ data }) => {
     last = JSON.parse(data);
     print(last);

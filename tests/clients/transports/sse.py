@@ -2,19 +2,20 @@
 job. The package leaves coming back to its user and gives what that takes: the last id, and when.
 """
 
-import json, sys, time
+import json, os, sys, time
 
 import httpx
 from httpx_sse import connect_sse
 
 URL, JOB = sys.argv[1:3]
 last, pause = None, 0.5
+QUERY = "?compact=1" if os.environ.get("COMPACT") else ""
 
 with httpx.Client(timeout=httpx.Timeout(10, read=60)) as client:
     while True:
         try:
             headers = {"Last-Event-ID": last} if last else {}
-            with connect_sse(client, "GET", f"{URL}/api/jobs/{JOB}/events", headers=headers) as source:
+            with connect_sse(client, "GET", f"{URL}/api/jobs/{JOB}/events{QUERY}", headers=headers) as source:
                 if source.response.status_code == 204:
                     print(json.dumps({"op": "end", "job": JOB}), flush=True)
                     break

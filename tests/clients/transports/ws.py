@@ -4,13 +4,14 @@ Prints each frame about the job as a line of JSON, and ends with the job. Whatev
 again and goes on behind the last event that it printed, or anew when the log does not hold that event.
 """
 
-import asyncio, json, sys
+import asyncio, json, os, sys
 
 import msgpack
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
 URL, JOB, CODEC = (sys.argv[1:] + ["json"])[:3]
+COMPACT = bool(os.environ.get("COMPACT"))
 LOADS, DUMPS = (json.loads, json.dumps) if CODEC == "json" else (msgpack.unpackb, msgpack.packb)
 
 
@@ -20,7 +21,7 @@ async def main():
         try:
             address = URL.replace("http", "ws", 1) + "/ws"
             async with connect(address, subprotocols=[f"tailwater.v1.{CODEC}"], max_size=None) as socket:
-                await socket.send(DUMPS({"op": "watch", "job": JOB} | ({"cursor": cursor} if cursor else {})))
+                await socket.send(DUMPS({"op": "watch", "job": JOB, "compact": COMPACT} | ({"cursor": cursor} if cursor else {})))
                 async for message in socket:
                     frame = LOADS(message)
                     if isinstance(frame, list):  # MessagePack: the cursor, and the event as it is stored.

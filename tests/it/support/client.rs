@@ -233,10 +233,12 @@ impl Seen {
         match frame["op"].as_str() {
             None => {
                 let seq = frame["seq"].as_u64().unwrap();
-                if seq <= self.last {
+                let first = frame["from_seq"].as_u64().unwrap_or(seq);
+                assert!(first <= seq, "{frame}");
+                if first <= self.last {
                     self.repeated += 1;
-                } else if seq > self.last + 1 {
-                    self.gaps.push((self.last + 1, seq - 1));
+                } else if first > self.last + 1 {
+                    self.gaps.push((self.last + 1, first - 1));
                 }
                 assert!(!self.ended, "an event after the end: {frame}");
                 self.last = self.last.max(seq);
@@ -289,7 +291,8 @@ impl Seen {
                 Some("job:started:v1") if event["continues"] != true => text.clear(),
                 Some("model:chunk:v1") if event["channel"] != "reasoning" => {
                     let chunk = event["text"].as_str().unwrap();
-                    assert!(!chunk.is_empty(), "an empty chunk: {event}");
+                    let is_merged = event["from_seq"].is_u64();
+                    assert!(is_merged || !chunk.is_empty(), "an empty chunk: {event}");
                     text += chunk;
                 }
                 _ => {}

@@ -78,7 +78,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    fn start(transport: &'static Transport, addr: &str, job: &str) -> Self {
+    fn start(transport: &'static Transport, addr: &str, job: &str, compact: bool) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let (script, options) = transport.args.split_first().unwrap();
         let mut child = Command::new(if transport.program == PYTHON {
@@ -90,6 +90,7 @@ impl Follower {
         .args([&format!("http://{addr}"), job])
         .args(options)
         .current_dir(root)
+        .envs(compact.then_some(("COMPACT", "1")))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -108,7 +109,15 @@ impl Follower {
     pub fn all(addr: &str, job: &str) -> Vec<Self> {
         TRANSPORTS
             .iter()
-            .map(|transport| Self::start(transport, addr, job))
+            .map(|transport| Self::start(transport, addr, job, false))
+            .collect()
+    }
+
+    /// A follower of each transport, whose watches are compacted.
+    pub fn all_compact(addr: &str, job: &str) -> Vec<Self> {
+        TRANSPORTS
+            .iter()
+            .map(|transport| Self::start(transport, addr, job, true))
             .collect()
     }
 
