@@ -5,6 +5,16 @@ use std::time::Duration;
 /// How many bytes of recent events a feed keeps, so that a short disconnect never needs the log:
 /// about two minutes of a fast model.
 pub const HISTORY_BYTES: usize = 256 * 1024;
+/// How many of the newest events a feed holds decoded and with their frames; older ones are packed.
+/// At ten events per second, clients may be a second behind.
+pub const NEWEST_EVENTS: usize = 16;
+/// How many events are packed at a time.
+pub const ARCHIVE_EVENTS: usize = 8;
+/// How many blocks of packed events stay unpacked after they were read: enough for a storm of
+/// clients that resume within 500 events.
+pub const UNPACKED_BLOCKS: usize = 64;
+/// For how long they do.
+pub const UNPACKED_FOR: Duration = Duration::from_secs(2);
 /// How many live events a feed holds while it reads the events before them from the log.
 pub const AHEAD_MAX: usize = 512;
 /// How many live messages the client library holds for one feed. It drops more, and the feed reads

@@ -46,7 +46,8 @@ impl<S: EventSource> Hub<S> {
                     .budget
                     .reserve(FEED_BYTES)
                     .map_err(|LimitReached| Full)?;
-                let feed = entry.insert(Arc::new(Feed::new(job.clone(), reservation, slot)));
+                let unpacked = self.unpacked.clone();
+                let feed = entry.insert(Feed::new(job.clone(), reservation, slot, unpacked));
                 let watch = FeedWatch::join(feed);
                 self.tasks
                     .spawn_until_stop(drive(Arc::clone(self), Arc::clone(feed), last));

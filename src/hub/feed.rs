@@ -2,17 +2,19 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use super::history::FeedHistory;
+use super::unpacked::{Pack, UnpackedFeeds};
 use super::watchers::{Standing, Watchers};
-use crate::budget::Reservation;
+use crate::budget::{LimitReached, Reservation};
 use crate::config::{FEED_BYTES, HISTORY_BYTES};
 use crate::fair_slots::FairSlot;
-use crate::resume::{History, Slice};
+use crate::resume::Slice;
 use crate::wire::{JobId, Seq, Stored};
 
 /// The recent events of one job, kept up to date by one task and read by any number of watchers.
@@ -20,7 +22,7 @@ use crate::wire::{JobId, Seq, Stored};
 pub struct Feed {
     job: JobId,
     /// `None` until the live subscription is established and the last event was read.
-    history: Mutex<Option<History<Arc<Stored>>>>,
+    history: Mutex<Option<FeedHistory>>,
     /// The memory of the feed and its history.
     reservation: Mutex<Reservation>,
     slot: FairSlot,
@@ -31,11 +33,20 @@ pub struct Feed {
     changed: Notify,
     watchers: Mutex<Watchers>,
     disconnected: Notify,
+    unpacked: UnpackedFeeds,
+    me: Weak<Self>,
 }
 
 impl Feed {
-    pub(super) fn new(job: JobId, reservation: Reservation, slot: FairSlot) -> Self {
-        Self {
+    pub(super) fn new(
+        job: JobId,
+        reservation: Reservation,
+        slot: FairSlot,
+        unpacked: UnpackedFeeds,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            unpacked,
+            me: me.clone(),
             job,
             history: Mutex::new(None),
             reservation: Mutex::new(reservation),
@@ -45,7 +56,7 @@ impl Feed {
             changed: Notify::new(),
             watchers: Mutex::default(),
             disconnected: Notify::new(),
-        }
+        })
     }
 
     /// The job.
@@ -58,11 +69,9 @@ impl Feed {
         self.slot.from()
     }
 
-    /// See [`History::read`]; `None` while the feed is not open.
+    /// Reads about `bytes_max` of events from `from` on; `None` while the feed is not open.
     pub fn read(&self, from: Seq, bytes_max: usize) -> Option<Slice<Arc<Stored>>> {
-        self.lock()
-            .as_ref()
-            .map(|history| history.read(from, bytes_max))
+        self.unpacking(|history| history.read(from, bytes_max))
     }
 
     /// The newest event, if there is one in the history.
@@ -74,9 +83,34 @@ impl Feed {
 
     /// The event with this sequence number, if it is in the history.
     pub fn find(&self, seq: Seq) -> Option<Arc<Stored>> {
-        self.lock()
-            .as_ref()
-            .and_then(|history| history.find(seq).cloned())
+        self.unpacking(|history| history.find(seq)).flatten()
+    }
+
+    /// Reads the history. If that unpacks events, there must be room for them; otherwise they are
+    /// packed again at once.
+    fn unpacking<R>(&self, read: impl FnOnce(&mut FeedHistory) -> R) -> Option<R> {
+        let mut history = self.lock();
+        let history = history.as_mut()?;
+        let before = history.unpacked_bytes();
+        let result = read(history);
+        if history.unpacked_bytes() > before {
+            if self.reserve(history).is_err() {
+                history.pack();
+            } else if before == 0 {
+                self.unpacked.add(self.me.clone());
+            }
+        }
+        Some(result)
+    }
+
+    /// Reserves the memory that the history takes.
+    fn reserve(&self, history: &FeedHistory) -> Result<(), LimitReached> {
+        let bytes = FEED_BYTES + history.bytes() + history.unpacked_bytes();
+        let mut reservation = self
+            .reservation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        reservation.resize(bytes)
     }
 
     /// Whether the live subscription is established.
@@ -114,7 +148,7 @@ impl Feed {
     /// Starts the history with `next`.
     pub(super) fn open(&self, next: Seq) {
         self.lock()
-            .get_or_insert_with(|| History::new(next, HISTORY_BYTES));
+            .get_or_insert_with(|| FeedHistory::new(self.job.clone(), next, HISTORY_BYTES));
     }
 
     /// Drops the history; watchers wait until it is opened again.
@@ -122,19 +156,15 @@ impl Feed {
         *self.lock() = None;
     }
 
-    pub(super) fn update(&self, change: impl FnOnce(&mut History<Arc<Stored>>)) {
+    pub(super) fn update(&self, change: impl FnOnce(&mut FeedHistory)) {
         if let Some(history) = self.lock().as_mut() {
             change(history);
-            let mut reservation = self
-                .reservation
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            if reservation.resize(FEED_BYTES + history.bytes()).is_err() {
+            if self.reserve(history).is_err() {
                 // Watchers read the evicted events from the log.
                 history.shorten(0);
                 // The newest event must be delivered; if it is larger than the history before it,
                 // it is not counted until there is room.
-                let _ = reservation.resize(FEED_BYTES + history.bytes());
+                let _ = self.reserve(history);
             }
         }
     }
@@ -163,8 +193,18 @@ impl Feed {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<History<Arc<Stored>>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<FeedHistory>> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pack for Feed {
+    fn pack(&self) {
+        if let Some(history) = self.lock().as_mut() {
+            history.pack();
+            // It is less than before.
+            let _ = self.reserve(history);
+        }
     }
 }
 

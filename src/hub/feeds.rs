@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::feed::Feed;
+use super::unpacked::UnpackedFeeds;
 use super::waiting::WaitingTable;
 use super::watchers::Standing;
 use crate::budget::Budget;
@@ -27,6 +28,7 @@ pub struct Hub<S> {
     /// Each feed of a job without events also holds one of these.
     eventless: FairSlots,
     pub(super) waiting: WaitingTable,
+    pub(super) unpacked: UnpackedFeeds,
 }
 
 /// The hub cannot hold another feed.
@@ -45,6 +47,7 @@ impl<S: EventSource> Hub<S> {
     pub fn within(source: S, tasks: Tasks, budget: Budget) -> Arc<Self> {
         Arc::new(Self {
             source,
+            unpacked: UnpackedFeeds::new(tasks.clone()),
             feeds: Mutex::default(),
             tasks,
             budget,

@@ -71,6 +71,23 @@ impl<T: Item + Clone> History<T> {
         self.items.get(usize::try_from(index).ok()?)
     }
 
+    /// How many items it has.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether it has no items.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Removes and returns the oldest item.
+    pub fn pop_oldest(&mut self) -> Option<T> {
+        let oldest = self.items.pop_front()?;
+        self.bytes -= oldest.size().min(self.bytes);
+        Some(oldest)
+    }
+
     /// Adds the next item and evicts the oldest ones. One item always fits.
     ///
     /// # Panics
