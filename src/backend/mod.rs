@@ -7,6 +7,7 @@ pub mod demo;
 pub mod exec;
 mod http;
 pub mod openai;
+mod queued;
 mod surrogates;
 pub mod webhook;
 
@@ -21,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 pub use secrecy::SecretString;
 
 pub use self::http::NoClient;
+use self::queued::PieceKind;
+pub(crate) use self::queued::QueuedOutput;
 use crate::config::{OUTPUT_BUFFER_MAX, OUTPUT_PIECES_MAX};
 use crate::wire::{self, JobId, Kind};
 pub use crate::wire::{Channel, FailureCode};
@@ -191,6 +194,7 @@ impl From<Stopped> for Failure {
 pub struct Output {
     pieces: mpsc::Sender<Piece>,
     permits: Arc<Semaphore>,
+    queued: Arc<QueuedOutput>,
 }
 
 /// A piece of output, and the permits for its bytes.
@@ -207,6 +211,22 @@ pub(crate) enum Content {
     Data(Value),
 }
 
+impl Content {
+    fn kind(&self) -> PieceKind {
+        match self {
+            Self::Text {
+                channel: Channel::Output,
+                ..
+            } => PieceKind::Output,
+            Self::Text {
+                channel: Channel::Reasoning,
+                ..
+            } => PieceKind::Reasoning,
+            Self::Data(_) => PieceKind::Data,
+        }
+    }
+}
+
 impl Output {
     /// An output, and the receiver that the worker reads.
     pub(crate) fn new() -> (Self, mpsc::Receiver<Piece>) {
@@ -215,9 +235,15 @@ impl Output {
             Self {
                 pieces,
                 permits: Arc::new(Semaphore::new(OUTPUT_BUFFER_MAX)),
+                queued: Arc::new(QueuedOutput::new()),
             },
             taken,
         )
+    }
+
+    /// What is queued for the worker.
+    pub(crate) fn queued(&self) -> Arc<QueuedOutput> {
+        Arc::clone(&self.queued)
     }
 
     /// Outputs text of the answer. Empty text is ignored.
@@ -271,10 +297,12 @@ impl Output {
             .acquire_many_owned(size)
             .await
             .map_err(|_| Stopped)?;
-        self.pieces
-            .send(Piece { content, permit })
-            .await
-            .map_err(|_| Stopped)
+        let kind = content.kind();
+        let bytes = permit.num_permits();
+        let piece = Piece { content, permit };
+        self.pieces.send(piece).await.map_err(|_| Stopped)?;
+        self.queued.add(kind, bytes);
+        Ok(())
     }
 }
 

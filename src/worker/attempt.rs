@@ -17,7 +17,7 @@ use super::batch::{Flush, OutputBatch};
 use super::deadlines::Deadlines;
 use super::outcome::AttemptOutcome;
 use super::report::Report;
-use crate::backend::{Failure, Finish, Piece};
+use crate::backend::{Failure, Finish, Piece, QueuedOutput};
 use crate::nats::{AppendError, EventWriter, Unwritable};
 use crate::source::Unavailable;
 use crate::wire::{Body, FailureCode};
@@ -28,6 +28,8 @@ pub(super) struct Attempt {
     batch: OutputBatch,
     /// `None` when the backend can produce no more output.
     pieces: Option<mpsc::Receiver<Piece>>,
+    /// What is in `pieces`, about.
+    queued: Arc<QueuedOutput>,
     /// Requests a check of the log.
     look: Arc<Notify>,
     pub(super) deadlines: Deadlines,
@@ -57,6 +59,8 @@ enum AttemptEvent {
     Written(Result<Written, AppendError>),
     Result(Result<Finish, Failure>),
     Piece(Option<Piece>),
+    /// The backend has produced so much that its pieces must be received.
+    Urgent,
     /// The next event is due.
     Due,
     /// Another process may have written.
@@ -69,6 +73,7 @@ impl Attempt {
         writer: EventWriter,
         flush: Flush,
         pieces: mpsc::Receiver<Piece>,
+        queued: Arc<QueuedOutput>,
         look: Arc<Notify>,
         deadlines: Deadlines,
         look_after: Duration,
@@ -77,6 +82,7 @@ impl Attempt {
             writer: AttemptWriter::Idle(writer),
             batch: OutputBatch::new(flush),
             pieces: Some(pieces),
+            queued,
             look,
             deadlines,
             proven: Instant::now(),
@@ -123,7 +129,9 @@ impl Attempt {
                     self.batch.push(piece);
                 }
                 AttemptEvent::Piece(None) => self.pieces = None,
+                AttemptEvent::Urgent => self.receive_pieces(),
                 AttemptEvent::Due => {
+                    self.receive_pieces();
                     if let Some((body, permit)) = self.batch.next_event(Instant::now()) {
                         self.writer.append(body, permit);
                     }
@@ -148,9 +156,16 @@ impl Attempt {
         let is_running = self.result.is_none();
         // While the log cannot be reached, a backend may wait for room. That is not silence.
         let with_silence = is_running && !self.writer.is_appending() && self.batch.is_empty();
+        // With output to publish, more of it is received once that is due, unless it is a lot.
+        let is_collecting = !self.batch.is_empty();
+        let urgent_bytes = self.batch.missing_bytes();
         let piece = async {
             match &mut self.pieces {
-                Some(pieces) => pieces.recv().await,
+                Some(_) if is_collecting => {
+                    self.queued.until_urgent(urgent_bytes).await;
+                    AttemptEvent::Urgent
+                }
+                Some(pieces) => AttemptEvent::Piece(pieces.recv().await),
                 None => pending().await,
             }
         };
@@ -166,11 +181,27 @@ impl Attempt {
             () = hand_back.cancelled() => AttemptEvent::HandBack,
             result = self.writer.written() => AttemptEvent::Written(result),
             result = running, if is_running => AttemptEvent::Result(result),
-            piece = piece => AttemptEvent::Piece(piece),
+            event = piece => event,
             () = due, if is_idle => AttemptEvent::Due,
             () = self.look.notified(), if is_idle => AttemptEvent::Look,
             () = sleep_until(self.proven + self.look_after), if is_idle => AttemptEvent::Look,
             message = self.deadlines.passed(with_silence) => AttemptEvent::TimedOut(message),
+        }
+    }
+
+    /// Receives the pieces that the backend has produced.
+    fn receive_pieces(&mut self) {
+        self.queued.clear();
+        let Some(pieces) = &mut self.pieces else {
+            return;
+        };
+        let mut is_active = false;
+        while let Ok(piece) = pieces.try_recv() {
+            self.batch.push(piece);
+            is_active = true;
+        }
+        if is_active {
+            self.deadlines.restart_silence(Instant::now());
         }
     }
 

@@ -82,6 +82,16 @@ impl OutputBatch {
         self.waiting.push_back((content, permit));
     }
 
+    /// How many more bytes are published without waiting for the interval.
+    pub(super) fn missing_bytes(&self) -> usize {
+        if self.bytes < self.flush.bytes {
+            self.flush.bytes - self.bytes
+        } else {
+            // It is enough already; more is received only if there is very much.
+            usize::MAX
+        }
+    }
+
     /// When to publish the next event: the first one at once, later ones after the interval, or
     /// when there is enough output. `None` without output.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {

@@ -137,6 +137,7 @@ impl<B: Backend> Runner<B> {
             writer,
             self.settings.flush,
             pieces,
+            out.queued(),
             Arc::clone(&look),
             Deadlines::new(limits, remaining),
             self.progress_interval * 2,
