@@ -40,9 +40,6 @@ pub const SHORTER_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a command waits for the broker when it starts. A flag overrides it.
 pub const NATS_WAIT: Duration = Duration::from_secs(5);
-/// How much longer than [`REQUEST_WAIT`] a request may take in total. While the connection is down
-/// the client library queues requests, and once its queue is full it waits without a limit.
-pub const REQUEST_LATE: Duration = Duration::from_millis(500);
 /// How long sending a control signal may take. Without it the worker learns of the change at its
 /// next publish.
 pub const CONTROL_SIGNAL_WAIT: Duration = Duration::from_secs(1);

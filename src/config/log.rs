@@ -13,6 +13,28 @@ pub const REPLAY_CAPACITY: usize = 2048;
 /// How many direct gets an edge thread has in progress on one shard.
 pub const READS_PER_SHARD: usize = 2;
 
+/// How many bytes of the log all readers of an edge thread hold that were read for them, and that
+/// they have not taken. Beyond that, reads wait, and readers of a scan leave it.
+pub const READ_BYTES: usize = 16 * 1024 * 1024;
+/// How long such bytes are kept for a reader. One whose client accepts nothing for longer reads
+/// them again.
+pub const READ_TAKE_WAIT: Duration = Duration::from_millis(500);
+/// The pause before a read that finds no room tries again.
+pub const READ_BUDGET_PAUSE: Duration = Duration::from_millis(10);
+
+/// How many segments a reader requests at once. It holds at most
+/// [`SEGMENT_BYTES_MAX`](crate::wire::limits::SEGMENT_BYTES_MAX) for each.
+pub const SEGMENTS_AT_ONCE: u64 = 8;
+/// How much of [`READ_BYTES`] one such request takes: what the segments of a model's output need,
+/// and a part of what the largest ones do.
+pub const SEGMENT_READ_BYTES: usize = 256 * 1024;
+/// How many readers of an edge thread request segments at a time: together at most 16 MiB, and
+/// usually a tenth of it.
+pub const SEGMENT_READS: usize = 16;
+/// How long readers do not look for segments after the broker answered that there is no stream of
+/// them: an edge may be older than the last `setup`.
+pub const SEGMENTS_ABSENT: Duration = Duration::from_secs(10);
+
 /// When at least this many readers of one shard wait, they share one scan of it.
 pub const SCAN_FROM: usize = 20;
 /// How many messages a scan requests at a time. It requests as many again when half of them have
@@ -21,9 +43,6 @@ pub const SCAN_PULL: usize = 500;
 /// How many bytes one request of a scan may return: more than the largest message, 1 MiB, and far
 /// less than the 64 MiB at which the broker disconnects a client that does not read.
 pub const SCAN_PULL_BYTES: usize = 2 * 1024 * 1024;
-/// How many bytes the scans of an edge thread buffer for their readers. A reader beyond that leaves
-/// the scan and starts again from its own position.
-pub const SCAN_BYTES: usize = 8 * 1024 * 1024;
 /// How long a scan waits for more readers after the last one joined.
 pub const SCAN_GATHER: Duration = Duration::from_millis(15);
 /// How long a scan waits for readers in all.
@@ -33,9 +52,10 @@ pub const SCAN_GATHER_MAX: Duration = Duration::from_millis(600);
 pub const SCAN_BATCH: usize = 32;
 /// The time after which a scan hands over a smaller batch.
 pub const SCAN_FLUSH: Duration = Duration::from_millis(60);
-/// How many batches a scan buffers for one reader. A reader beyond that starts again from its own
-/// position.
-pub const SCAN_QUEUE: usize = 16;
+/// How often a scan lets its readers run before one that takes nothing leaves it.
+pub const SCAN_YIELDS: usize = 4;
+/// After how many such times a reader that has taken nothing leaves the scan.
+pub const SCAN_TICKS: u32 = 8;
 /// How long a scan waits for the next message before it ends and its readers start again.
 pub const SCAN_STALL: Duration = Duration::from_secs(5);
 

@@ -1,7 +1,7 @@
 //! Requests to JetStream and their answers. It does not know jobs or events.
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::{Client, HeaderMap, Message, RequestErrorKind, Subscriber};
+use async_nats::{Client, HeaderMap, Message, RequestErrorKind, Subscriber, ToSubject};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::error::{NatsError, unavailable};
 use super::names;
-use crate::config::{REQUEST_LATE, REQUEST_WAIT};
+use crate::config::REQUEST_WAIT;
 use crate::source::Unavailable;
 
 /// Why a request was not answered.
@@ -38,20 +38,17 @@ pub(super) async fn request(
 /// As [`request`], but reports a request that can never be sent.
 pub(super) async fn send(
     client: &Client,
-    subject: String,
+    subject: impl ToSubject,
     headers: Option<HeaderMap>,
     payload: Bytes,
 ) -> Result<Message, Unanswered> {
-    let mut request = async_nats::Request::new()
-        .payload(payload)
-        .timeout(Some(REQUEST_WAIT));
+    let mut request = async_nats::Request::new().payload(payload).timeout(None);
     if let Some(headers) = headers {
         request = request.headers(headers);
     }
-    // While the connection is down the library queues requests, and when its queue is full it waits
-    // without a limit.
-    let limit = REQUEST_WAIT + REQUEST_LATE;
-    match timeout(limit, client.send_request(subject, request)).await {
+    // The library's own time limit would not include its queue: while the connection is down and
+    // the queue is full, it waits without a limit.
+    match timeout(REQUEST_WAIT, client.send_request(subject, request)).await {
         Ok(Ok(message)) => Ok(message),
         Ok(Err(error)) => Err(match error.kind() {
             RequestErrorKind::NoResponders => Unanswered::Unavailable(unavailable(

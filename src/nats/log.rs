@@ -5,12 +5,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Message, StatusCode};
+use async_nats::{Client, HeaderMap, HeaderValue, Message, StatusCode, Subject};
 use bytes::Bytes;
 
 use super::connect::Nats;
 use super::error::NatsError;
-use super::message::{GetMessage, LeaderMessage, ask_leader, confirmed, header, number};
+use super::message::{
+    GetMessage, LeaderMessage, ask_leader, confirmed, digest_text, header, number, segment_digest,
+};
 use super::publish::{Published, publish};
 use super::quorum::{Leaders, StreamId};
 use super::undecodable::Undecodable;
@@ -18,7 +20,7 @@ use super::{api, info, names};
 use crate::config::UNDECODABLE_MAX;
 use crate::source::{At, Unavailable};
 use crate::wire::limits::{EVENT_MAX, MESSAGE_HEADERS_MAX};
-use crate::wire::{DecodeError, JobId, Stored, StreamSeq};
+use crate::wire::{DecodeError, JobId, SegmentDigest, Stored, StreamSeq};
 
 /// The logs of all jobs.
 #[derive(Clone, Debug)]
@@ -34,6 +36,13 @@ pub(super) struct FoundMessage {
     pub(super) stream_seq: StreamSeq,
     /// `None` when it cannot be decoded. Its sequence number has not been checked.
     pub(super) event: Option<Stored>,
+}
+
+/// The subject of a job's log, computed once for all of its appends.
+#[derive(Debug)]
+pub(super) struct LogSubject {
+    subject: Subject,
+    shard: u32,
 }
 
 impl Log {
@@ -94,13 +103,61 @@ impl Log {
     /// Appends an event if the last message of the job's subject has the stream sequence
     /// `expected`; 0 for an empty log.
     pub async fn append(&self, job: &JobId, expected: StreamSeq, payload: Bytes) -> Published {
+        self.append_next(&self.append_to(job), expected, payload, None)
+            .await
+    }
+
+    /// [`Self::append`] to a subject that is known. An event that completes a segment carries its
+    /// digest.
+    pub(super) async fn append_next(
+        &self,
+        to: &LogSubject,
+        expected: StreamSeq,
+        payload: Bytes,
+        digest: Option<SegmentDigest>,
+    ) -> Published {
         assert!(
             !payload.is_empty(),
             "an empty payload would end a batched get"
         );
         let mut headers = HeaderMap::new();
-        headers.insert(names::EXPECTED_LAST, expected.to_string().as_str());
-        publish(&self.nats.work, self.subject(job), headers, payload).await
+        headers.insert(names::EXPECTED_LAST, HeaderValue::from(expected));
+        if let Some(digest) = digest {
+            headers.insert(names::SEGMENT_DIGEST, digest_text(digest).as_str());
+        }
+        let published = publish(&self.nats.work, to.subject.clone(), headers, payload).await;
+        if let Published::Stored(stream_seq) = published {
+            self.leaders
+                .record_seen(StreamId::Shard(to.shard), stream_seq);
+        }
+        published
+    }
+
+    /// The event at a stream sequence of the job's shard, and the digest in its header, from any
+    /// replica.
+    pub(super) async fn proof_at(
+        &self,
+        job: &JobId,
+        stream_seq: StreamSeq,
+    ) -> Result<Option<(Stored, Option<SegmentDigest>)>, Unavailable> {
+        let subject = names::api(&format!("DIRECT.GET.{}", self.stream(job)));
+        let body = GetMessage::at(stream_seq).body();
+        let answer = api::request(&self.nats.replay, subject, None, body).await?;
+        if answer.status.is_some() || header(&answer, names::SUBJECT) != Some(&self.subject(job)) {
+            return Ok(None);
+        }
+        let digest = segment_digest(&answer);
+        let event = self.decode_message(job, &answer);
+        Ok(event.map(|event| (event, digest)))
+    }
+
+    /// Where the events of a job are appended.
+    pub(super) fn append_to(&self, job: &JobId) -> LogSubject {
+        let shard = job.shard(self.shards);
+        LogSubject {
+            subject: self.nats.names.chunks(shard, job).into(),
+            shard,
+        }
     }
 
     /// Makes a read over the work connection that a leader with a quorum answers.

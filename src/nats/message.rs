@@ -6,14 +6,14 @@ use std::time::SystemTime;
 use async_nats::jetstream::ErrorCode;
 use async_nats::{Client, HeaderMap, Message};
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as BASE64_URL};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::error::NatsError;
 use super::{api, names};
 use crate::config::{PAGE, PAGE_BYTES};
-use crate::wire::StreamSeq;
+use crate::wire::{SegmentDigest, StreamSeq};
 
 /// A request for a message of a stream, to its leader or to any replica.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -174,6 +174,17 @@ pub(super) fn header<'a>(message: &'a Message, name: &'static str) -> Option<&'a
 /// The number in a header that the broker sets.
 pub(super) fn number(message: &Message, name: &'static str) -> Option<u64> {
     header(message, name)?.parse().ok()
+}
+
+/// The digest of the segment that an event completes.
+pub(super) fn segment_digest(message: &Message) -> Option<SegmentDigest> {
+    let text = header(message, names::SEGMENT_DIGEST)?;
+    BASE64_URL.decode(text).ok()?.try_into().ok()
+}
+
+/// Such a digest as the value of a header.
+pub(super) fn digest_text(digest: SegmentDigest) -> String {
+    BASE64_URL.encode(digest)
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ pub(super) const TIME: &str = "Nats-Time-Stamp";
 pub(super) const LAST_SEQUENCE: &str = "Nats-Last-Sequence";
 /// In an answer to a batched get: how many more messages match.
 pub(super) const PENDING: &str = "Nats-Num-Pending";
+/// The digest of the segment that an event completes: proves the segment.
+pub(super) const SEGMENT_DIGEST: &str = "Tailwater-Segment";
 /// The key in the metadata of the job stream under which `setup` stores the number of shards.
 pub(super) const SHARDS: &str = "tailwater.shards";
 /// The key in the metadata of a kind's consumer under which its workers list their optional
@@ -57,6 +59,11 @@ impl Names {
         format!("{}_CHUNKS_{shard}", self.stream_prefix())
     }
 
+    /// Copies of a shard's events in segments.
+    pub fn segments_stream(&self, shard: u32) -> String {
+        format!("{}_SEGMENTS_{shard}", self.stream_prefix())
+    }
+
     /// Where a job waits for a worker.
     pub fn queued(&self, kind: &Kind, job: &JobId) -> String {
         format!("{}.jobs.{kind}.{job}", self.prefix)
@@ -80,6 +87,11 @@ impl Names {
     /// Where a job's events are stored.
     pub fn chunks(&self, shard: u32, job: &JobId) -> String {
         format!("{}.chunks.{shard}.{job}", self.prefix)
+    }
+
+    /// Where a segment of a job's events is stored.
+    pub fn segment(&self, shard: u32, job: &JobId, number: u64) -> String {
+        format!("{}.segments.{shard}.{job}.{number}", self.prefix)
     }
 
     /// Where the broker sends a live copy of each of a job's events. No client may publish there.

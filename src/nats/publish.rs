@@ -1,7 +1,7 @@
 //! Publishes to a stream, and classifies the result. It does not know jobs or events.
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::{Client, HeaderMap};
+use async_nats::{Client, HeaderMap, ToSubject};
 use bytes::Bytes;
 use serde::Deserialize;
 
@@ -46,7 +46,7 @@ struct Ack {
 /// Publishes to a stream and waits for the ack.
 pub(super) async fn publish(
     client: &Client,
-    subject: String,
+    subject: impl ToSubject,
     headers: HeaderMap,
     payload: Bytes,
 ) -> Published {

@@ -16,9 +16,10 @@ use super::message::{GetMessage, number};
 use super::queue::Queue;
 use super::read_slots::ReadSlots;
 use super::scan::SharedScan;
+use super::segments_absence::SegmentsAbsence;
 use super::{api, names};
 use crate::budget::Budget;
-use crate::config::{READS_PER_SHARD, SCAN_BYTES};
+use crate::config::{PAGE_BYTES, READ_BYTES, READS_PER_SHARD, SEGMENT_READS};
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
 use crate::wire::{JobId, Stored, StreamSeq};
@@ -30,6 +31,8 @@ pub struct Reader {
     pub(super) queue: Queue,
     shards: Arc<[Shard]>,
     pub(super) listing_slots: Arc<ListingSlots>,
+    /// Permission to read segments.
+    pub(super) segment_slots: Arc<ReadSlots>,
 }
 
 /// What the readers of one shard share.
@@ -40,6 +43,7 @@ pub(super) struct Shard {
     /// Permission to make a direct get.
     slots: ReadSlots,
     pub(super) scan: SharedScan,
+    pub(super) segments_absence: SegmentsAbsence,
     /// Counts the elections of the shard's leader.
     pub(super) elections: watch::Receiver<u64>,
 }
@@ -51,14 +55,15 @@ impl Reader {
     /// [`Unavailable`].
     pub async fn open(log: Log, tasks: &Tasks) -> Result<Self, Unavailable> {
         let mut shards = Vec::new();
-        let room = Budget::new(SCAN_BYTES);
+        let budget = Budget::new(READ_BYTES);
         for shard in 0..log.shards {
             let stream = log.nats.names.chunks_stream(shard);
             shards.push(Shard {
                 replays: AtomicUsize::new(0),
-                slots: ReadSlots::new(READS_PER_SHARD, tasks.clone()),
+                slots: ReadSlots::new(READS_PER_SHARD, tasks.clone(), budget.clone()),
                 elections: elections(&log, &stream, tasks).await?,
-                scan: SharedScan::new(log.clone(), stream, tasks.clone(), room.clone()),
+                scan: SharedScan::new(log.clone(), stream, tasks.clone(), budget.clone()),
+                segments_absence: SegmentsAbsence::default(),
             });
         }
         Ok(Self {
@@ -66,6 +71,7 @@ impl Reader {
             log,
             shards: shards.into(),
             listing_slots: Arc::new(ListingSlots::new()),
+            segment_slots: Arc::new(ReadSlots::new(SEGMENT_READS, tasks.clone(), budget)),
         })
     }
 
@@ -84,10 +90,16 @@ impl Reader {
         shard: u32,
         get: &GetMessage<'_>,
     ) -> Result<MessageBatch, Unavailable> {
-        let nats = Arc::clone(&self.log.nats);
         let body = get.body();
-        let read = async move { batch(&nats.replay, &nats.names.chunks_stream(shard), body).await };
-        self.shards[shard as usize].slots.run(read).await
+        let read = || {
+            let nats = Arc::clone(&self.log.nats);
+            let body = body.clone();
+            async move { batch(&nats.replay, &nats.names.chunks_stream(shard), body).await }
+        };
+        self.shards[shard as usize]
+            .slots
+            .run(PAGE_BYTES, read)
+            .await
     }
 
     /// One page of a job's log from `stream_seq` on, from any replica.

@@ -1,58 +1,94 @@
-//! Limits how many reads of a shard run at a time, and runs each to its end.
+//! Limits how many reads of the log run at a time, and how much they hold. Runs each to its end.
 
 use std::future::Future;
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
 
+use super::mailbox::{NoMail, mailbox};
+use crate::budget::{Budget, Reservation};
+use crate::config::READ_BUDGET_PAUSE;
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
 
-/// Permission to read one shard.
+/// Permission to read.
 #[derive(Debug)]
 pub(super) struct ReadSlots {
     free: Arc<Semaphore>,
     tasks: Tasks,
+    budget: Budget,
 }
 
 impl ReadSlots {
-    /// Allows `at_once` reads at a time; they run among `tasks`.
-    pub(super) fn new(at_once: usize, tasks: Tasks) -> Self {
+    /// Allows `at_once` reads at a time; they run among `tasks`, and hold room in `budget`.
+    pub(super) fn new(at_once: usize, tasks: Tasks, budget: Budget) -> Self {
         Self {
             free: Arc::new(Semaphore::new(at_once)),
             tasks,
+            budget,
         }
     }
 
-    /// Runs `read` once a slot is free. Dropping this future while it waits leaves the queue. A
-    /// read that has started keeps its slot until it ends, even if no caller waits for it, since
-    /// the broker is still busy with it. It is a task of its own: a reader that is not polled,
-    /// because its client does not read, must not block a slot.
+    /// Runs `read` once a slot is free and there is room for `bytes`. Dropping this future while it
+    /// waits leaves the queue. A read that has started keeps its slot until it ends, even if no
+    /// caller waits for it, since the broker is still busy with it. It is a task of its own: a
+    /// reader that is not polled, because its client does not read, must not block a slot. The
+    /// result of such a reader is soon dropped, and read again when the reader is polled.
     ///
     /// # Errors
     /// Those of `read`.
-    pub(super) async fn run<T: Send + 'static>(
+    pub(super) async fn run<T, R>(
         &self,
-        read: impl Future<Output = Result<T, Unavailable>> + Send + 'static,
-    ) -> Result<T, Unavailable> {
-        let (mut answer, answered) = oneshot::channel();
-        let free = Arc::clone(&self.free);
-        // Not ended by the stop signal: requests in flight are still answered, and a read ends
-        // soon.
-        self.tasks.spawn(async move {
-            let slot = tokio::select! {
-                biased;
-                () = answer.closed() => return,
-                slot = free.acquire() => slot,
-            };
-            let result = read.await;
-            drop(slot);
-            // The caller may have been dropped meanwhile.
-            let _ = answer.send(result);
-        });
-        answered
-            .await
-            .map_err(|_| Unavailable("a read was interrupted".into()))?
+        bytes: usize,
+        read: impl Fn() -> R,
+    ) -> Result<T, Unavailable>
+    where
+        T: Send + 'static,
+        R: Future<Output = Result<T, Unavailable>> + Send + 'static,
+    {
+        loop {
+            let (sender, mut results) = mailbox();
+            let free = Arc::clone(&self.free);
+            let budget = self.budget.clone();
+            let read = read();
+            // Not ended by the stop signal: requests in flight are still answered, and a read ends
+            // soon.
+            self.tasks.spawn(async move {
+                let started = async {
+                    let slot = free.acquire_owned().await.ok()?;
+                    Some((slot, reserve(&budget, bytes).await))
+                };
+                let started = tokio::select! {
+                    biased;
+                    () = sender.unread() => return,
+                    started = started => started,
+                };
+                let Some((slot, reservation)) = started else {
+                    return;
+                };
+                let result = read.await;
+                drop(slot);
+                // The reader may be gone.
+                let _ = sender.deliver((result, reservation), |_, refused| Err(refused));
+                sender.until_taken().await;
+            });
+            match results.take().await {
+                Ok((result, _reservation)) => return result,
+                Err(NoMail::Expired) => {}
+                Err(NoMail::Closed) => return Err(Unavailable("a read was interrupted".into())),
+            }
+        }
+    }
+}
+
+/// Waits for room.
+async fn reserve(budget: &Budget, bytes: usize) -> Reservation {
+    loop {
+        match budget.reserve(bytes.min(budget.limit())) {
+            Ok(reservation) => return reservation,
+            Err(_) => sleep(READ_BUDGET_PAUSE).await,
+        }
     }
 }
 
@@ -60,7 +96,10 @@ impl ReadSlots {
 mod tests {
     use super::*;
     use futures_util::FutureExt as _;
+    use futures_util::future::BoxFuture;
     use std::pin::pin;
+    use std::sync::Mutex;
+    use tokio::sync::oneshot;
     use tokio::task::yield_now;
 
     async fn let_tasks_run() {
@@ -69,25 +108,35 @@ mod tests {
         }
     }
 
-    /// A read that ends when the sender sends its result.
+    fn slots(tasks: Tasks) -> ReadSlots {
+        ReadSlots::new(1, tasks, Budget::new(100))
+    }
+
+    /// A read that ends when the sender sends its result, for the first time that it is made.
     fn read() -> (
         oneshot::Sender<u32>,
-        impl Future<Output = Result<u32, Unavailable>>,
+        impl Fn() -> BoxFuture<'static, Result<u32, Unavailable>>,
     ) {
         let (finish, finished) = oneshot::channel();
-        let read = finished.map(|result| result.map_err(|_| Unavailable("never finished".into())));
+        let finished = Mutex::new(Some(finished));
+        let read = move || {
+            let finished = finished.lock().unwrap().take().expect("made once");
+            finished
+                .map(|result| result.map_err(|_| Unavailable("never finished".into())))
+                .boxed()
+        };
         (finish, read)
     }
 
     #[tokio::test]
     async fn a_started_read_keeps_its_slot_until_it_ends_even_if_no_caller_waits() {
-        let slots = ReadSlots::new(1, Tasks::default());
+        let slots = slots(Tasks::default());
         let (finish, first) = read();
-        let mut first = Box::pin(slots.run(first));
+        let mut first = Box::pin(slots.run(1, first));
         assert!(first.as_mut().now_or_never().is_none());
         let_tasks_run().await;
         drop(first);
-        let mut second = pin!(slots.run(async { Ok(2) }));
+        let mut second = pin!(slots.run(1, || async { Ok(2) }));
         for _ in 0..3 {
             assert!(second.as_mut().now_or_never().is_none());
             let_tasks_run().await;
@@ -101,9 +150,9 @@ mod tests {
         let tasks = Tasks::default();
         let (finish, first) = read();
         let (other, second) = read();
-        let slots = ReadSlots::new(1, tasks.clone());
-        let mut first = pin!(slots.run(first));
-        let mut second = Box::pin(slots.run(second));
+        let slots = slots(tasks.clone());
+        let mut first = pin!(slots.run(1, first));
+        let mut second = Box::pin(slots.run(1, second));
         assert!(first.as_mut().now_or_never().is_none());
         assert!(second.as_mut().now_or_never().is_none());
         let_tasks_run().await;
@@ -119,12 +168,29 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_is_not_polled_frees_its_slot_and_finds_its_result_later() {
-        let slots = ReadSlots::new(1, Tasks::default());
-        let mut idle = pin!(slots.run(async { Ok(1) }));
+        let slots = slots(Tasks::default());
+        let mut idle = pin!(slots.run(1, || async { Ok(1) }));
         assert!(idle.as_mut().now_or_never().is_none());
         for n in 2..5 {
-            assert_eq!(slots.run(async move { Ok(n) }).await.unwrap(), n);
+            assert_eq!(slots.run(1, move || async move { Ok(n) }).await.unwrap(), n);
         }
         assert_eq!(idle.now_or_never().unwrap().unwrap(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn results_that_no_reader_takes_leave_the_budget_and_are_read_again() {
+        let slots = slots(Tasks::default());
+        let mut reads = 0;
+        let mut idle = pin!(slots.run(100, || async { Ok(1) }));
+        assert!(idle.as_mut().now_or_never().is_none());
+        let_tasks_run().await;
+        assert_eq!(slots.budget.used(), 100);
+        // There is no room until the idle reader's result is dropped.
+        for _ in 0..3 {
+            reads += slots.run(100, || async { Ok(1) }).await.unwrap();
+        }
+        assert_eq!((reads, idle.await.unwrap()), (3, 1));
+        let_tasks_run().await;
+        assert_eq!(slots.budget.used(), 0);
     }
 }

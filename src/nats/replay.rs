@@ -1,15 +1,15 @@
-//! One replay of a job's log: chooses between pages and the shard's scan when it starts, and yields
-//! the events of a span in order.
+//! One replay of a job's log: takes segments as long as there are any, then chooses between pages and
+//! the shard's scan, and yields the events of a span in order.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::mpsc;
 use tokio_util::sync::ReusableBoxFuture;
 use tracing::debug;
 
+use super::mailbox::{Mailbox, NoMail};
 use super::quorum::StreamId;
 use super::read::Reader;
 use super::scan::{ScanBatch, ScanRequest};
@@ -28,6 +28,10 @@ pub struct LogReplay {
     chain: Chain,
     /// Messages that were read and not classified yet.
     read: VecDeque<Arc<Stored>>,
+    /// Whether these are known to be events.
+    is_proven: bool,
+    /// Whether this replay counts among those of the shard.
+    is_counted: bool,
     /// A lookup on which the class of the first of them depends. Kept here, as
     /// [`ReplayPhase::Reading`] is.
     lookup: Option<ReusableBoxFuture<'static, Result<bool, Unavailable>>>,
@@ -36,13 +40,17 @@ pub struct LogReplay {
 #[derive(Debug)]
 enum ReplayPhase {
     New,
+    /// Consecutive segments, from the next event of the span on.
+    Segments,
+    /// The log itself, from the next event of the span on.
+    Log,
     /// A read is in flight. It is kept here, so that a caller that drops [`Replay::next`] and calls
     /// it again waits for the same answer.
     Reading(ReusableBoxFuture<'static, Result<ReplayPart, Unavailable>>),
     Pages {
         stream_seq: StreamSeq,
     },
-    Scan(mpsc::Receiver<ScanBatch>),
+    Scan(Mailbox<ScanBatch>),
     Over,
 }
 
@@ -54,9 +62,28 @@ struct ReplayPart {
     next: ReplayPhase,
     /// The chain before the first of them, when the replay starts here.
     chain: Option<Chain>,
+    /// Whether the messages are known to be events.
+    is_proven: bool,
 }
 
 impl Reader {
+    /// Reads segments, as long as there are any.
+    async fn segments_part(&self, job: &JobId, span: Span) -> Result<ReplayPart, Unavailable> {
+        let until = span.until.unwrap_or(span.from);
+        let events = self.segments(job, span.from, until).await?;
+        let next = if events.is_empty() {
+            ReplayPhase::Log
+        } else {
+            ReplayPhase::Segments
+        };
+        Ok(ReplayPart {
+            events,
+            next,
+            chain: None,
+            is_proven: true,
+        })
+    }
+
     /// Starts a replay: by pages, or by the shard's scan when `many` replays wait on the shard.
     async fn start_replay(
         &self,
@@ -69,6 +96,7 @@ impl Reader {
             events: Vec::new(),
             next,
             chain: Some(chain),
+            is_proven: false,
         };
         if span.replica == Replica::Leader {
             // The first event comes from the leader itself: a replica that is behind would return
@@ -130,7 +158,16 @@ impl Replay for LogReplay {
                 continue;
             }
             match &mut self.phase {
-                ReplayPhase::New => self.start(),
+                ReplayPhase::New if self.reader.wants_segments(&self.job, self.span) => {
+                    self.phase = ReplayPhase::Segments;
+                }
+                ReplayPhase::New | ReplayPhase::Log => self.start(),
+                ReplayPhase::Segments => {
+                    let span = self.span;
+                    self.read(
+                        move |reader, job| async move { reader.segments_part(&job, span).await },
+                    );
+                }
                 ReplayPhase::Pages { stream_seq } => {
                     let stream_seq = *stream_seq;
                     self.read(move |reader, job| async move {
@@ -143,6 +180,7 @@ impl Replay for LogReplay {
                             events: page.events,
                             next,
                             chain: None,
+                            is_proven: false,
                         })
                     });
                 }
@@ -151,16 +189,18 @@ impl Replay for LogReplay {
                         events,
                         next,
                         chain,
+                        is_proven,
                     }) => {
                         self.phase = next;
+                        self.is_proven = is_proven;
                         self.chain = chain.unwrap_or(self.chain);
                         self.read = events.into();
                     }
                     Err(error) => return Some(Err(self.fail(error))),
                 },
-                ReplayPhase::Scan(batches) => match batches.recv().await {
-                    Some(batch) => self.read = batch.events.into(),
-                    None => self.phase = ReplayPhase::Over,
+                ReplayPhase::Scan(batches) => match batches.take().await {
+                    Ok(batch) => self.read = batch.events.into(),
+                    Err(NoMail::Closed | NoMail::Expired) => self.phase = ReplayPhase::Over,
                 },
                 ReplayPhase::Over => return None,
             }
@@ -177,12 +217,16 @@ impl LogReplay {
             phase: ReplayPhase::New,
             chain: Chain::new(span.from, 0),
             read: VecDeque::new(),
+            is_proven: false,
+            is_counted: false,
             lookup: None,
         }
     }
 
-    /// Starts the replay, which counts among those of the shard until it is dropped.
+    /// Starts to read the log itself. The replay counts among those of the shard until it is
+    /// dropped.
     fn start(&mut self) {
+        self.is_counted = true;
         let replays = &self.reader.shard(&self.job).replays;
         let before = replays.fetch_add(1, Ordering::Relaxed);
         let span = self.span;
@@ -211,6 +255,10 @@ impl LogReplay {
     /// Classifies the messages that were read, up to one that needs a lookup.
     fn classify(&mut self, events: &mut Vec<Arc<Stored>>) {
         while let Some(event) = self.read.front() {
+            if self.is_proven {
+                events.extend(self.apply(true));
+                continue;
+            }
             let is_next = match self.chain.classify(event) {
                 MessageClass::Next => true,
                 MessageClass::Undecodable => false,
@@ -238,16 +286,21 @@ impl LogReplay {
             return None;
         }
         self.chain.accept(&event);
+        let is_wanted = event.seq >= self.span.from;
+        if is_wanted {
+            self.span.from = event.seq.successor();
+            self.span.stream_seq = Some(event.stream_seq + 1);
+        }
         if self.span.until.is_some_and(|until| event.seq >= until) {
             self.end();
         }
-        Some(event).filter(|event| event.seq >= self.span.from)
+        Some(event).filter(|_| is_wanted)
     }
 }
 
 impl Drop for LogReplay {
     fn drop(&mut self) {
-        if !matches!(self.phase, ReplayPhase::New) {
+        if self.is_counted {
             let replays = &self.reader.shard(&self.job).replays;
             replays.fetch_sub(1, Ordering::Relaxed);
         }

@@ -9,17 +9,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::{self, Message};
 use futures_util::{Stream, StreamExt as _};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
 use super::error::unavailable;
 use super::log::Log;
+use super::mailbox::{Mailbox, mailbox};
 use super::message::confirmed;
 use super::{info, names};
 use crate::budget::Budget;
 use crate::config::{
-    SCAN_FLUSH, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_PULL, SCAN_PULL_BYTES, SCAN_QUEUE, SCAN_STALL,
+    SCAN_FLUSH, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_PULL, SCAN_PULL_BYTES, SCAN_STALL, SCAN_YIELDS,
 };
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
@@ -34,8 +36,8 @@ pub(super) struct SharedScan {
     stream: String,
     tasks: Tasks,
     queue: Arc<ScanQueue>,
-    /// Limits the bytes that were sent to the readers of all shards and are not yet received.
-    room: Budget,
+    /// Limits the bytes that were read for all readers, and that they have not taken.
+    budget: Budget,
 }
 
 /// The readers that wait for the next pass.
@@ -92,22 +94,22 @@ impl ScanQueue {
 }
 
 impl SharedScan {
-    pub(super) fn new(log: Log, stream: String, tasks: Tasks, room: Budget) -> Self {
+    pub(super) fn new(log: Log, stream: String, tasks: Tasks, budget: Budget) -> Self {
         Self {
             log,
             stream,
             tasks,
             queue: Arc::default(),
-            room,
+            budget,
         }
     }
 
-    /// Joins the next pass. The channel ends after the last message that the shard had when the
-    /// pass started. It ends earlier if the reader is too slow, or if all readers together reach
-    /// the budget.
-    pub(super) fn join(&self, request: ScanRequest) -> mpsc::Receiver<ScanBatch> {
-        let (sender, receiver) = mpsc::channel(SCAN_QUEUE);
-        let reader = ScanReader::new(request, sender, self.room.clone());
+    /// Joins the next pass. The mailbox closes after the last message that the shard had when the
+    /// pass started. It closes earlier if the reader takes nothing, or if all readers together
+    /// reach the budget.
+    pub(super) fn join(&self, request: ScanRequest) -> Mailbox<ScanBatch> {
+        let (sender, receiver) = mailbox();
+        let reader = ScanReader::new(request, sender, self.budget.clone());
         let mut state = self.queue.lock();
         state.readers.push(reader);
         self.queue.arrived.notify_one();
@@ -143,6 +145,19 @@ impl SharedScan {
         let Some(start_sequence) = pass.start(state.first_seq) else {
             return Ok(());
         };
+        let outcome = self.read(&mut pass, start_sequence).await;
+        pass.flush();
+        pass.end();
+        self.expire(&mut pass);
+        outcome
+    }
+
+    /// Reads the messages of a pass.
+    async fn read(
+        &self,
+        pass: &mut ScanPass,
+        start_sequence: StreamSeq,
+    ) -> Result<(), Unavailable> {
         let mut messages = self.messages(start_sequence).await?;
         let mut expected = 0;
         let mut flush = interval(SCAN_FLUSH);
@@ -156,19 +171,41 @@ impl SharedScan {
                     let message = message
                         .ok_or_else(|| unavailable("the consumer ended"))?
                         .map_err(unavailable)?;
-                    if !self.deliver(&mut pass, &message, expected)? {
+                    if !self.deliver(pass, &message, expected)? {
                         break;
                     }
+                    self.until_unblocked(pass).await;
                 }
                 _ = flush.tick() => {
-                    pass.flush();
-                    self.queue.join_late(&mut pass);
+                    pass.tick();
+                    self.expire(pass);
+                    self.queue.join_late(pass);
                 }
                 () = sleep_until(stalled) => return Err(unavailable("no message arrived")),
             }
         }
-        pass.flush();
         Ok(())
+    }
+
+    /// Lets the readers run that must take what they have before the pass continues. Those that do
+    /// not take it leave the pass.
+    async fn until_unblocked(&self, pass: &mut ScanPass) {
+        for _ in 0..SCAN_YIELDS {
+            if !pass.is_blocked() {
+                return;
+            }
+            yield_now().await;
+        }
+        if pass.is_blocked() {
+            pass.leave_blocked();
+        }
+    }
+
+    /// Drops what readers that have left the pass do not take.
+    fn expire(&self, pass: &mut ScanPass) {
+        for sender in pass.take_left() {
+            self.tasks.spawn_until_stop(sender.until_taken());
+        }
     }
 
     /// Delivers one message, which must be the consumer's `expected`th. Returns whether more are

@@ -7,7 +7,7 @@ use async_nats::Client;
 use async_nats::jetstream::ErrorCode;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::api;
 use super::drift::{Change, Drift};
@@ -72,6 +72,14 @@ pub(super) async fn apply(
     let mut changes = Vec::new();
     for shard in 0..settings.shards {
         changes.extend(chunks(names, shard, settings).apply(client).await?);
+        match segments(names, shard, settings).apply(client).await {
+            // Their retention follows that of the events.
+            Ok(_) => {}
+            Err(NatsError::NoSpace { stream, mib }) => {
+                warn!(%stream, mib, "no disk space for segments: late readers will be slower");
+            }
+            Err(error) => return Err(error),
+        }
     }
     // Created last: its metadata shows all other processes that the shards exist.
     changes.extend(jobs.apply(client).await?);
@@ -158,16 +166,28 @@ fn jobs(names: &Names, settings: &StreamSettings) -> StreamDeclaration {
 }
 
 fn chunks(names: &Names, shard: u32, settings: &StreamSettings) -> StreamDeclaration {
-    let text =
-        include_str!("../../nats/streams/chunks.json").replace("{shard}", &shard.to_string());
-    let mut config = declaration(&text, names);
+    let text = include_str!("../../nats/streams/chunks.json");
+    of_shard(text, names.chunks_stream(shard), names, shard, settings)
+}
+
+fn segments(names: &Names, shard: u32, settings: &StreamSettings) -> StreamDeclaration {
+    let text = include_str!("../../nats/streams/segments.json");
+    of_shard(text, names.segments_stream(shard), names, shard, settings)
+}
+
+/// The declaration of a stream that each shard has.
+fn of_shard(
+    text: &str,
+    name: String,
+    names: &Names,
+    shard: u32,
+    settings: &StreamSettings,
+) -> StreamDeclaration {
+    let mut config = declaration(&text.replace("{shard}", &shard.to_string()), names);
     config.insert("num_replicas".into(), settings.replicas.into());
     config.insert("max_age".into(), settings.max_age.map(nanos).into());
     config.insert("max_bytes".into(), settings.max_bytes.into());
-    StreamDeclaration {
-        name: names.chunks_stream(shard),
-        config,
-    }
+    StreamDeclaration { name, config }
 }
 
 fn declaration(text: &str, names: &Names) -> Config {
@@ -278,6 +298,11 @@ mod tests {
         };
         let jobs = jobs(&names, &settings);
         let chunks = chunks(&names, 2, &settings);
+        let segments = segments(&names, 2, &settings);
+        assert_eq!(segments.config["name"], segments.name);
+        assert_eq!(segments.config["subjects"], json!(["tw.segments.2.*.*"]));
+        let segment = names.segment(2, &"j".parse().unwrap(), 7);
+        assert_eq!(segment, "tw.segments.2.j.7");
         assert_eq!(jobs.config["name"], jobs.name);
         assert_eq!(jobs.config["subjects"], json!([names.submitted()]));
         assert_eq!(jobs.config["metadata"][SHARDS], "3");

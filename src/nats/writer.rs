@@ -7,8 +7,9 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
 
-use super::log::Log;
+use super::log::{Log, LogSubject};
 use super::publish::Published;
+use super::segment_writer::{EventPosition, SegmentWriter};
 use super::tip::Tip;
 use crate::backoff::Backoff;
 use crate::config::{APPEND_WAIT, REJECTIONS_MAX, RETRY_FIRST, RETRY_MAX};
@@ -20,6 +21,7 @@ use crate::wire::{Body, Event, EventType, JobId, Seq, Stored, StreamSeq, Unfit};
 pub struct EventWriter {
     log: Log,
     job: JobId,
+    subject: LogSubject,
     attempt: u32,
     /// The last event's sequence number and stream sequence.
     seq: Seq,
@@ -27,6 +29,8 @@ pub struct EventWriter {
     /// The stream sequence of the log's last message: that event, or an undecodable message after
     /// it.
     fence: StreamSeq,
+    /// Writes the segments of the log, if this writer does.
+    segments: Option<SegmentWriter>,
     /// How long to retry while the broker is down; `None` means forever.
     retry_for: Option<Duration>,
 }
@@ -69,12 +73,14 @@ impl EventWriter {
     pub fn new(log: Log, job: JobId, attempt: u32, last: Option<&Stored>) -> Self {
         let (seq, stream_seq) = last.map_or((Seq(0), 0), |last| (last.seq, last.stream_seq));
         Self {
+            subject: log.append_to(&job),
             log,
             job,
             attempt,
             seq,
             stream_seq,
             fence: stream_seq,
+            segments: None,
             retry_for: Some(APPEND_WAIT),
         }
     }
@@ -87,6 +93,13 @@ impl EventWriter {
             retry_for: None,
             ..self
         }
+    }
+
+    /// Makes the writer of a job's owner write segments. `last` is the log's last event.
+    #[must_use]
+    pub fn with_segments(self, last: Option<&Stored>) -> Self {
+        let segments = Some(SegmentWriter::new(&self.job, last));
+        Self { segments, ..self }
     }
 
     /// The job.
@@ -108,6 +121,7 @@ impl EventWriter {
         let mut next = Some(body);
         while let Some(body) = next {
             let seq = self.seq.successor();
+            let is_end = body.is_end();
             let event = Event {
                 body,
                 job: self.job.clone(),
@@ -118,22 +132,37 @@ impl EventWriter {
             let (payload, rest) = event
                 .encode_within(self.log.event_max())
                 .map_err(Unwritable::from)?;
-            self.append_payload(seq, payload).await?;
+            self.append_payload(seq, payload, is_end).await?;
             next = rest;
         }
         Ok(())
     }
 
-    async fn append_payload(&mut self, seq: Seq, payload: Bytes) -> Result<(), AppendError> {
+    async fn append_payload(
+        &mut self,
+        seq: Seq,
+        payload: Bytes,
+        is_end: bool,
+    ) -> Result<(), AppendError> {
+        let last = self.last();
+        let digest = match &mut self.segments {
+            Some(segments) => {
+                segments
+                    .digest_for(&self.log, &self.job, last, &payload, is_end)
+                    .await
+            }
+            None => None,
+        };
         let deadline = self.deadline();
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         let mut rejections = 0;
         loop {
             self.until_connected(deadline).await?;
-            let published = self.log.append(&self.job, self.fence, payload.clone());
+            let published =
+                self.log
+                    .append_next(&self.subject, self.fence, payload.clone(), digest);
             let stored = match published.await {
                 Published::Stored(stream_seq) => {
-                    self.log.record_seen(stream_seq, &self.job);
                     self.fence = stream_seq;
                     Ok(Some(stream_seq))
                 }
@@ -160,7 +189,7 @@ impl EventWriter {
             let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             match stored {
                 Ok(Some(stream_seq)) => {
-                    (self.seq, self.stream_seq) = (seq, stream_seq);
+                    self.stored(seq, stream_seq, &payload, is_end);
                     return Ok(());
                 }
                 Ok(None) if is_late => {
@@ -172,6 +201,22 @@ impl EventWriter {
                 }
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    fn last(&self) -> EventPosition {
+        EventPosition {
+            seq: self.seq,
+            stream_seq: self.stream_seq,
+        }
+    }
+
+    /// An event was stored.
+    fn stored(&mut self, seq: Seq, stream_seq: StreamSeq, payload: &Bytes, is_end: bool) {
+        (self.seq, self.stream_seq) = (seq, stream_seq);
+        let at = self.last();
+        if let Some(segments) = &mut self.segments {
+            segments.stored(&self.log, &self.job, at, payload, is_end);
         }
     }
 
@@ -205,6 +250,9 @@ impl EventWriter {
 
     /// Waits for the connection: requests made while it is down would only be buffered.
     async fn until_connected(&self, deadline: Option<Instant>) -> Result<(), Unavailable> {
+        if self.log.nats.is_work_connected() {
+            return Ok(());
+        }
         let connected = self.log.nats.until_work_connected();
         let Some(deadline) = deadline else {
             connected.await;
@@ -240,7 +288,7 @@ impl EventWriter {
                 if last.event_type == EventType::CancelRequested
                     && last.attempt == self.attempt =>
             {
-                (self.seq, self.stream_seq) = (last.seq, last.stream_seq);
+                self.stored(last.seq, last.stream_seq, last.payload(), false);
                 self.fence = fence;
                 return Err(AppendError::CancelRequested);
             }

@@ -243,6 +243,14 @@ impl<'de> Deserialize<'de> for EventType {
 }
 
 impl Body {
+    /// Whether it ends the job.
+    pub const fn is_end(&self) -> bool {
+        matches!(
+            self,
+            Self::Done { .. } | Self::Failed(_) | Self::Cancelled {}
+        )
+    }
+
     /// The first event of a job without its own limits and without a callback.
     pub const fn queued(kind: Kind, input: Value) -> Self {
         Self::Queued {

@@ -53,3 +53,8 @@ pub const DEPTH_MAX: usize = 128;
 /// How deep an input or a piece of output may nest, in levels. The event and the client's own
 /// wrapping take the rest.
 pub const VALUE_DEPTH_MAX: usize = 100;
+/// How many events one segment holds: a late reader then needs one message where the log has 64.
+pub const SEGMENT_EVENTS: u64 = 64;
+/// The largest segment, in bytes: a reader holds several at a time. Events that are so large that
+/// 64 of them do not fit are read from the log.
+pub const SEGMENT_BYTES_MAX: usize = 128 * 1024;

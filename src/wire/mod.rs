@@ -19,6 +19,7 @@ mod plain;
 mod refusal;
 mod scan;
 mod schema;
+mod segment;
 mod server_frame;
 mod size;
 mod state;
@@ -40,6 +41,10 @@ pub use listing::{BadPage, JobPage, JobRow, PageToken, ShardPosition};
 pub use refusal::{Refusal, RequestRef, job_id, kind, shortened};
 pub use scan::map_memory;
 pub use schema::{Dialect, definitions};
+pub use segment::{
+    Segment, SegmentBase, SegmentBuilder, SegmentDigest, completes_segment, first_of_segment,
+    segment_of,
+};
 pub use server_frame::{GapReason, ServerFrame};
 pub use size::{Unfit, cut};
 pub use state::JobState;

@@ -251,7 +251,8 @@ impl<B: Backend> Claimer<B> {
         };
         let is_end = !matches!(body, Body::Started { .. });
         let report = Report::of(&body);
-        let mut writer = EventWriter::new(self.log.clone(), job.clone(), attempt, Some(last));
+        let mut writer = EventWriter::new(self.log.clone(), job.clone(), attempt, Some(last))
+            .with_segments(Some(last));
         if !is_appended(writer.append(body).await, last.attempt)? {
             progress.control = Some(control);
             return Ok(None);

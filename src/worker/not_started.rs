@@ -64,7 +64,8 @@ async fn end_not_started(
             Some(last) if last.event_type == EventType::CancelRequested => Body::Cancelled {},
             Some(_) => Body::Failed(failure.clone()),
         };
-        let mut writer = EventWriter::new(log.clone(), job.clone(), attempt, last.as_ref());
+        let mut writer = EventWriter::new(log.clone(), job.clone(), attempt, last.as_ref())
+            .with_segments(last.as_ref());
         match writer.append(body).await {
             Ok(()) | Err(AppendError::Superseded | AppendError::CancelRequested) => {}
             Err(AppendError::Unavailable(error)) => return Err(error),

@@ -67,6 +67,11 @@ mod restored;
 mod retrying;
 /// The schemas against the frames on the wire.
 mod schema;
+/// Watches after a number: the log is searched, whatever it holds.
+mod searching;
+/// Segments: they are read instead of the log, deleting them loses nothing, and a wrong one is never
+/// delivered.
+mod segments;
 /// Brokers that hang or are slow without closing connections.
 mod silent_node;
 /// Oversized jobs, output and ends: refused, split, or failed with a code, and never retried

@@ -88,7 +88,10 @@ impl Connected {
             })
         };
         match self {
-            Self::Log(log) => JobWriter::Log(EventWriter::new(log.1.clone(), job, 1, None)),
+            Self::Log(log) => {
+                let writer = EventWriter::new(log.1.clone(), job, 1, None);
+                JobWriter::Log(writer.with_segments(None))
+            }
             Self::Lines(connection) => other(connection, job),
             Self::DurableStreams(connections) => {
                 other(&connections[index % connections.len()], job)

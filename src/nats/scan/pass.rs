@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
 use crate::budget::{Budget, Reservation};
-use crate::config::{SCAN_BATCH, STEP_BYTES};
+use crate::config::{SCAN_BATCH, SCAN_TICKS, STEP_BYTES};
+use crate::nats::mailbox::MailSender;
 use crate::wire::{JobId, Seq, Stored, StreamSeq};
 
 /// What a reader requests from a scan.
@@ -19,23 +18,53 @@ pub(in crate::nats) struct ScanRequest {
     pub(in crate::nats) until: Option<Seq>,
 }
 
-/// Events that a scan sends to a reader. They count towards the budget until they are received.
+/// Events that a scan has for a reader. They count towards the budget until they are taken.
 #[derive(Debug)]
 pub(in crate::nats) struct ScanBatch {
     pub(in crate::nats) events: Vec<Arc<Stored>>,
-    _held: Reservation,
+    held: Vec<Reservation>,
+}
+
+impl ScanBatch {
+    /// Adds the next events, unless the batch then exceeds a step of a session.
+    fn join(&mut self, next: Self) -> Result<(), Self> {
+        let bytes: usize = [&self.held, &next.held]
+            .into_iter()
+            .flatten()
+            .map(Reservation::bytes)
+            .sum();
+        if bytes > STEP_BYTES {
+            return Err(next);
+        }
+        self.events.extend(next.events);
+        self.held.extend(next.held);
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct ScanReader {
     request: ScanRequest,
-    sender: mpsc::Sender<ScanBatch>,
+    sender: MailSender<ScanBatch>,
     batch: Vec<Arc<Stored>>,
     /// The payloads of the batch together.
     bytes: usize,
-    room: Budget,
+    budget: Budget,
     /// The bytes of the batch, as reserved in the budget.
     held: Reservation,
+    /// Whether the batch is complete, and its reader has not taken the one before.
+    is_blocked: bool,
+    /// For how many ticks its reader has taken nothing.
+    ticks: u32,
+}
+
+/// What a reader of a pass does after an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReaderState {
+    Stays,
+    /// It must take its last batch first.
+    Blocked,
+    Leaves,
 }
 
 /// One pass over the shard.
@@ -47,6 +76,10 @@ pub(super) struct ScanPass {
     passed: StreamSeq,
     /// The last message of the pass, fixed when it starts.
     last: StreamSeq,
+    /// The jobs whose readers may be blocked.
+    blocked: Vec<JobId>,
+    /// The readers that have left with events that they have not taken.
+    left: Vec<MailSender<ScanBatch>>,
 }
 
 impl ScanPass {
@@ -55,6 +88,8 @@ impl ScanPass {
             readers: HashMap::new(),
             passed: 0,
             last,
+            blocked: Vec::new(),
+            left: Vec::new(),
         };
         for reader in readers {
             pass.add(reader);
@@ -110,86 +145,219 @@ impl ScanPass {
             return;
         };
         if let Some(event) = decode(&job).map(Arc::new) {
-            readers.retain_mut(|reader| reader.push(&event));
+            let blocked = update(readers, &mut self.left, |reader| reader.push(&event));
+            if blocked {
+                self.blocked.push(job.clone());
+            }
         }
         if readers.is_empty() {
             self.readers.remove(&job);
         }
     }
 
+    /// Hands over all batches, complete or not.
     pub(super) fn flush(&mut self) {
-        self.readers.retain(|_, readers| {
-            readers.retain_mut(ScanReader::flush);
+        let Self { readers, left, .. } = self;
+        readers.retain(|_, readers| {
+            update(readers, left, ScanReader::flush);
             !readers.is_empty()
         });
     }
+
+    /// [`Self::flush`], from time to time. Readers that have taken nothing for long leave.
+    pub(super) fn tick(&mut self) {
+        let Self { readers, left, .. } = self;
+        readers.retain(|_, readers| {
+            update(readers, left, ScanReader::tick);
+            !readers.is_empty()
+        });
+    }
+
+    /// Whether a reader must take its last batch before the pass continues.
+    pub(super) fn is_blocked(&mut self) -> bool {
+        let Self {
+            readers,
+            left,
+            blocked,
+            ..
+        } = self;
+        blocked.retain(|job| {
+            readers
+                .get_mut(job)
+                .is_some_and(|readers| update(readers, left, ScanReader::unblock))
+        });
+        !self.blocked.is_empty()
+    }
+
+    /// Lets the readers leave that must take their last batch.
+    pub(super) fn leave_blocked(&mut self) {
+        for job in std::mem::take(&mut self.blocked) {
+            if let Some(readers) = self.readers.get_mut(&job) {
+                update(readers, &mut self.left, |reader| {
+                    if reader.is_blocked {
+                        ReaderState::Leaves
+                    } else {
+                        ReaderState::Stays
+                    }
+                });
+                if readers.is_empty() {
+                    self.readers.remove(&job);
+                }
+            }
+        }
+    }
+
+    /// Ends the pass for all readers.
+    pub(super) fn end(&mut self) {
+        let readers = std::mem::take(&mut self.readers);
+        let senders = readers.into_values().flatten().map(|reader| reader.sender);
+        self.left.extend(senders);
+    }
+
+    /// The mailboxes of the readers that have left with events that they have not taken.
+    pub(super) fn take_left(&mut self) -> Vec<MailSender<ScanBatch>> {
+        let mut left = std::mem::take(&mut self.left);
+        left.retain(MailSender::is_waiting);
+        left
+    }
+}
+
+/// Changes each reader and removes those that leave. Returns whether one is blocked.
+fn update(
+    readers: &mut Vec<ScanReader>,
+    left: &mut Vec<MailSender<ScanBatch>>,
+    change: impl Fn(&mut ScanReader) -> ReaderState,
+) -> bool {
+    let mut is_blocked = false;
+    let mut index = 0;
+    while let Some(reader) = readers.get_mut(index) {
+        match change(reader) {
+            ReaderState::Leaves => left.push(readers.swap_remove(index).sender),
+            state => {
+                is_blocked |= state == ReaderState::Blocked;
+                index += 1;
+            }
+        }
+    }
+    is_blocked
 }
 
 impl ScanReader {
-    pub(super) fn new(request: ScanRequest, sender: mpsc::Sender<ScanBatch>, room: Budget) -> Self {
-        let held = room.empty();
+    pub(super) fn new(request: ScanRequest, sender: MailSender<ScanBatch>, budget: Budget) -> Self {
+        let held = budget.empty();
         Self {
             request,
             sender,
             batch: Vec::new(),
             bytes: 0,
-            room,
+            budget,
             held,
+            is_blocked: false,
+            ticks: 0,
         }
     }
 
-    /// Adds an event to the batch. Returns whether the reader stays in the pass.
-    fn push(&mut self, event: &Arc<Stored>) -> bool {
+    /// Adds an event to the batch.
+    fn push(&mut self, event: &Arc<Stored>) -> ReaderState {
         if event.stream_seq < self.request.stream_seq {
-            return true;
+            return ReaderState::Stays;
         }
         if self.held.grow(event.size()).is_err() {
             // The budget is used up. This reader gets its batch, and must join again for the rest.
             self.flush();
-            return false;
+            return ReaderState::Leaves;
         }
         self.batch.push(Arc::clone(event));
         self.bytes += event.payload().len();
         let last = self.request.until.is_some_and(|until| event.seq >= until);
-        let more = self.batch.len() < SCAN_BATCH && self.bytes < STEP_BYTES && !last;
-        let fits = more || self.flush();
-        fits && !last
+        if self.batch.len() < SCAN_BATCH && self.bytes < STEP_BYTES && !last {
+            return ReaderState::Stays;
+        }
+        match self.flush() {
+            ReaderState::Stays if last => ReaderState::Leaves,
+            state => state,
+        }
     }
 
-    /// Sends the batch. Returns whether the reader stays in the pass. One whose channel is full
-    /// leaves the pass, and continues later from where it is.
-    fn flush(&mut self) -> bool {
-        self.bytes = 0;
+    /// Hands the batch over. A reader that has not taken the one before, and does not take it
+    /// before the pass continues, leaves the pass, and continues later from where it is.
+    fn flush(&mut self) -> ReaderState {
+        self.is_blocked = false;
         if self.batch.is_empty() {
-            return !self.sender.is_closed();
+            return if self.sender.is_unread() {
+                ReaderState::Leaves
+            } else {
+                ReaderState::Stays
+            };
         }
-        let events = std::mem::take(&mut self.batch);
-        let held = std::mem::replace(&mut self.held, self.room.empty());
         let batch = ScanBatch {
-            events,
-            _held: held,
+            events: std::mem::take(&mut self.batch),
+            held: vec![std::mem::replace(&mut self.held, self.budget.empty())],
         };
-        self.sender.try_send(batch).is_ok()
+        self.bytes = 0;
+        let Err(mut refused) = self.sender.deliver(batch, ScanBatch::join) else {
+            return ReaderState::Stays;
+        };
+        if self.sender.is_unread() {
+            return ReaderState::Leaves;
+        }
+        self.bytes = refused
+            .events
+            .iter()
+            .map(|event| event.payload().len())
+            .sum();
+        self.batch = refused.events;
+        if let Some(held) = refused.held.pop() {
+            self.held = held;
+        }
+        self.is_blocked = true;
+        ReaderState::Blocked
+    }
+
+    fn tick(&mut self) -> ReaderState {
+        if !self.sender.is_waiting() {
+            self.ticks = 0;
+        } else if self.ticks < SCAN_TICKS {
+            self.ticks += 1;
+        } else {
+            return ReaderState::Leaves;
+        }
+        self.flush()
+    }
+
+    /// Hands the batch over if that had to wait.
+    fn unblock(&mut self) -> ReaderState {
+        if !self.is_blocked {
+            return ReaderState::Stays;
+        }
+        let is_last =
+            |event: &Arc<Stored>| self.request.until.is_some_and(|until| event.seq >= until);
+        let last = self.batch.last().is_some_and(is_last);
+        match self.flush() {
+            ReaderState::Stays if last => ReaderState::Leaves,
+            state => state,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::SCAN_QUEUE;
+    use crate::nats::mailbox::{Mailbox, NoMail, mailbox};
+    use futures_util::FutureExt as _;
 
-    fn reader(stream_seq: StreamSeq) -> (ScanReader, mpsc::Receiver<ScanBatch>) {
+    fn reader(stream_seq: StreamSeq) -> (ScanReader, Mailbox<ScanBatch>) {
         reader_in(stream_seq, &Budget::unlimited())
     }
 
-    fn reader_in(stream_seq: StreamSeq, room: &Budget) -> (ScanReader, mpsc::Receiver<ScanBatch>) {
-        let (sender, receiver) = mpsc::channel(SCAN_QUEUE);
+    fn reader_in(stream_seq: StreamSeq, budget: &Budget) -> (ScanReader, Mailbox<ScanBatch>) {
+        let (sender, receiver) = mailbox();
         let request = ScanRequest {
             job: "j".parse().unwrap(),
             stream_seq,
             until: None,
         };
-        (ScanReader::new(request, sender, room.clone()), receiver)
+        (ScanReader::new(request, sender, budget.clone()), receiver)
     }
 
     fn event(bytes: usize) -> Arc<Stored> {
@@ -201,11 +369,11 @@ mod tests {
 
     #[test]
     fn readers_that_do_not_receive_hold_at_most_the_budget() {
-        let room = Budget::new(1 << 20);
+        let budget = Budget::new(1 << 20);
         let mut pass = ScanPass::new(Vec::new(), 2000);
         let mut receivers = Vec::new();
         for _ in 0..100 {
-            let (reader, receiver) = reader_in(1, &room);
+            let (reader, receiver) = reader_in(1, &budget);
             pass.add(reader);
             receivers.push(receiver);
         }
@@ -214,19 +382,68 @@ mod tests {
             pass.deliver("j", event.stream_seq, |_| {
                 Some(Arc::into_inner(event).unwrap())
             });
+            if pass.is_blocked() {
+                pass.leave_blocked();
+            }
         }
         pass.flush();
         assert!(pass.readers.is_empty(), "all have left the pass");
+        drop(pass);
         assert!(
-            room.used() > room.limit() / 2 && room.used() <= room.limit(),
+            budget.used() > budget.limit() / 2 && budget.used() <= budget.limit(),
             "{}",
-            room.used()
+            budget.used()
         );
         for receiver in &mut receivers {
-            while receiver.try_recv().is_ok() {}
-            assert!(receiver.is_closed());
+            while let Some(Ok(_)) = receiver.take().now_or_never() {}
+            let closed = receiver.take().now_or_never().unwrap();
+            assert_eq!(closed.unwrap_err(), NoMail::Closed);
         }
-        assert_eq!(room.used(), 0, "received batches free the budget");
+        assert_eq!(budget.used(), 0, "taken batches free the budget");
+    }
+
+    #[test]
+    fn a_reader_that_takes_what_it_has_stays_in_the_pass() {
+        let (first, mut takes) = reader(1);
+        let (second, _idle) = reader(1);
+        let mut pass = ScanPass::new(vec![first, second], 2000);
+        let mut taken = 0;
+        for _ in 0..500 {
+            let event = event(1000);
+            pass.deliver("j", event.stream_seq, |_| {
+                Some(Arc::into_inner(event).unwrap())
+            });
+            while pass.is_blocked() {
+                if let Some(Ok(batch)) = takes.take().now_or_never() {
+                    taken += batch.events.len();
+                } else {
+                    pass.leave_blocked();
+                }
+            }
+        }
+        for _ in 0..2 {
+            while let Some(Ok(batch)) = takes.take().now_or_never() {
+                taken += batch.events.len();
+            }
+            pass.flush();
+        }
+        if let Some(Ok(batch)) = takes.take().now_or_never() {
+            taken += batch.events.len();
+        }
+        assert_eq!(taken, 500);
+        assert_eq!(pass.take_left().len(), 1, "the idle one has left");
+    }
+
+    #[test]
+    fn a_reader_that_takes_nothing_leaves_after_some_ticks() {
+        let (idle, _mailbox) = reader(1);
+        let mut pass = ScanPass::new(vec![idle], 2000);
+        pass.deliver("j", 7, |_| Arc::into_inner(event(10)));
+        for _ in 0..SCAN_TICKS + 2 {
+            assert!(!pass.is_over());
+            pass.tick();
+        }
+        assert!(pass.is_over() && pass.take_left().len() == 1);
     }
 
     #[test]
@@ -246,13 +463,12 @@ mod tests {
         for (bytes, size) in [(1, SCAN_BATCH), (STEP_BYTES / 4, 4), (2 * STEP_BYTES, 1)] {
             let (mut reader, mut batches) = reader(1);
             for _ in 1..size {
-                assert!(
-                    reader.push(&event(bytes)) && batches.try_recv().is_err(),
-                    "{bytes}"
-                );
+                assert_eq!(reader.push(&event(bytes)), ReaderState::Stays, "{bytes}");
+                assert!(batches.take().now_or_never().is_none(), "{bytes}");
             }
-            assert!(reader.push(&event(bytes)), "{bytes}");
-            assert_eq!(batches.try_recv().unwrap().events.len(), size, "{bytes}");
+            assert_eq!(reader.push(&event(bytes)), ReaderState::Stays, "{bytes}");
+            let batch = batches.take().now_or_never().unwrap().unwrap();
+            assert_eq!(batch.events.len(), size, "{bytes}");
         }
     }
 

@@ -429,6 +429,10 @@ impl System {
         self.tasks.end(PATIENCE).await;
         let context = self.jetstream().await;
         let names = self.names();
+        for shard in 0..self.log.shards() {
+            // A test may have removed it.
+            let _ = context.delete_stream(names.segments_stream(shard)).await;
+        }
         let chunks = (0..).map(|shard| names.chunks_stream(shard));
         for stream in std::iter::once(names.jobs_stream()).chain(chunks) {
             // A separate broker may be down, and is removed as a whole.

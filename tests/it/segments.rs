@@ -1,0 +1,214 @@
+use serde_json::{Value, json};
+use tailwater::nats::EventWriter;
+use tailwater::wire::{Body, Channel, JobId, Kind};
+
+use crate::support::broker::Broker;
+use crate::support::client::{Seen, follow};
+use crate::support::eventually;
+use crate::support::scenarios::on_one_and_three;
+use crate::support::system::System;
+
+on_one_and_three!(a_wrong_segment_is_never_delivered,);
+
+/// A system with one shard.
+async fn system(broker: &Broker) -> System {
+    System::with(broker, |settings| settings.shards = 1).await
+}
+
+/// Writes a job of `count` events, the last of which is its end, with `writers` owners one after
+/// the other.
+async fn write(system: &System, job: &JobId, count: u64, writers: u64) {
+    let kind: Kind = "demo".parse().unwrap();
+    let mut last = None;
+    for n in 0..writers {
+        let attempt = u32::try_from(n + 1).unwrap();
+        let mut writer = EventWriter::new(system.log.clone(), job.clone(), attempt, last.as_ref())
+            .with_segments(last.as_ref());
+        while writer.seq().0 < count * (n + 1) / writers {
+            let body = match writer.seq().0 + 1 {
+                1 => Body::queued(kind.clone(), Value::Null),
+                2 => Body::Started {
+                    kind: kind.clone(),
+                    worker: "w".into(),
+                    continues: false,
+                },
+                end if end == count => Body::Cancelled {},
+                seq => Body::Chunk {
+                    text: format!("{seq} "),
+                    channel: Channel::Output,
+                },
+            };
+            writer.append(body).await.unwrap();
+        }
+        last = Some(system.last(job).await);
+    }
+}
+
+/// The text of such a job.
+fn text(count: u64) -> String {
+    (3..count).map(|seq| format!("{seq} ")).collect()
+}
+
+/// Waits until the job has this many segments.
+async fn until_segments(system: &System, count: u64) {
+    let stream = system.names().segments_stream(0);
+    eventually("segments", || async {
+        let info = system.stream_info(&stream).await;
+        (info["state"]["messages"] == count).then_some(())
+    })
+    .await;
+}
+
+/// Sends a request to JetStream that must succeed.
+async fn request(system: &System, request: &str, body: Value) {
+    let subject = format!("$JS.API.{request}");
+    let answer = system
+        .client()
+        .await
+        .request(subject, body.to_string().into())
+        .await;
+    let answer: Value = serde_json::from_slice(&answer.unwrap().payload).unwrap();
+    assert!(answer.get("error").is_none(), "{request}: {answer}");
+}
+
+/// Removes one event of a job from the log, which a segment still has.
+async fn remove_event(system: &System, job: &JobId, seq: u64) {
+    let last = system.last(job).await;
+    // All events of the shard are of this job.
+    let stream_seq = last.stream_seq - (last.seq.0 - seq);
+    let delete = format!("STREAM.MSG.DELETE.{}", system.shard());
+    request(system, &delete, json!({"seq": stream_seq})).await;
+}
+
+/// What a client of a new edge sees of a job.
+async fn seen(system: &System, job: &str) -> Seen {
+    let edge = system.edge().await;
+    follow(&edge.addr, job).await
+}
+
+#[tokio::test]
+async fn a_late_watcher_reads_segments_instead_of_the_log() {
+    let system = system(Broker::shared_one()).await;
+    let job: JobId = "late".parse().unwrap();
+    write(&system, &job, 300, 1).await;
+    until_segments(&system, 5).await;
+    // A reader of the log would report it as missing.
+    remove_event(&system, &job, 130).await;
+    seen(&system, "late").await.assert_text(text(300));
+    let state = system.state(&job).await.unwrap();
+    assert_eq!((state.output, state.truncated), (text(300), false));
+    // Without segments, the log alone is read.
+    let purge = format!("STREAM.PURGE.{}", system.names().segments_stream(0));
+    request(&system, &purge, json!({})).await;
+    let seen = seen(&system, "late").await;
+    assert_eq!(seen.missing, [(130, 130)]);
+    system.end().await;
+}
+
+async fn a_wrong_segment_is_never_delivered(broker: &Broker) {
+    let system = system(broker).await;
+    for name in ["true", "false"] {
+        write(&system, &name.parse().unwrap(), 200, 1).await;
+    }
+    until_segments(&system, 8).await;
+    let client = system.client().await;
+    let names = system.names();
+    let job: JobId = "true".parse().unwrap();
+    let subject = |number| names.segment(0, &job, number);
+    let stored = |number| {
+        let request = format!(
+            "$JS.API.DIRECT.GET.{}.{}",
+            names.segments_stream(0),
+            subject(number)
+        );
+        let client = client.clone();
+        async move { client.request(request, "".into()).await.unwrap().payload }
+    };
+    let genuine = stored(1).await;
+    let mut altered = genuine.to_vec();
+    let at = genuine.windows(4).position(|four| four == b"100 ").unwrap();
+    altered[at] = b'9';
+    let other = names.segment(0, &"false".parse().unwrap(), 1);
+    let other = format!("$JS.API.DIRECT.GET.{}.{other}", names.segments_stream(0));
+    let other = client.request(other, "".into()).await.unwrap().payload;
+    for forged in [
+        altered.into(),
+        other,
+        stored(0).await,
+        genuine.slice(..genuine.len() - 1),
+        "garbage".into(),
+    ] {
+        let context = system.jetstream().await;
+        let ack = context.publish(subject(1), forged).await.unwrap();
+        ack.await.unwrap();
+        seen(&system, "true").await.assert_text(text(200));
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn segments_continue_when_another_worker_owns_the_job() {
+    let system = system(Broker::shared_one()).await;
+    let job: JobId = "moved".parse().unwrap();
+    write(&system, &job, 400, 7).await;
+    until_segments(&system, 7).await;
+    for seq in [20, 100, 250, 390] {
+        remove_event(&system, &job, seq).await;
+    }
+    let seen = seen(&system, "moved").await;
+    seen.assert_whole();
+    system.end().await;
+}
+
+#[tokio::test]
+async fn segments_of_a_purged_log_are_not_read() {
+    let system = system(Broker::shared_one()).await;
+    let job: JobId = "again".parse().unwrap();
+    write(&system, &job, 200, 1).await;
+    until_segments(&system, 4).await;
+    let purge = format!("STREAM.PURGE.{}", system.shard());
+    request(&system, &purge, json!({})).await;
+    write(&system, &job, 150, 1).await;
+    seen(&system, "again").await.assert_text(text(150));
+    system.end().await;
+}
+
+#[tokio::test]
+async fn expired_events_are_missing_although_a_segment_has_them() {
+    let system = system(Broker::shared_one()).await;
+    let job: JobId = "expired".parse().unwrap();
+    write(&system, &job, 300, 1).await;
+    until_segments(&system, 5).await;
+    let purge = format!("STREAM.PURGE.{}", system.shard());
+    let first = system.last(&job).await.stream_seq - 300 + 1;
+    request(&system, &purge, json!({"seq": first + 99})).await;
+    let seen = seen(&system, "expired").await;
+    assert_eq!((seen.missing, seen.last), (vec![(1, 99)], 300));
+    assert_eq!((seen.repeated, seen.gaps), (0, vec![]));
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_system_without_segment_streams_works_and_setup_adds_them() {
+    let system = system(Broker::shared_one()).await;
+    let delete = format!("STREAM.DELETE.{}", system.names().segments_stream(0));
+    request(&system, &delete, json!({})).await;
+    let job: JobId = "old".parse().unwrap();
+    write(&system, &job, 200, 1).await;
+    seen(&system, "old").await.assert_text(text(200));
+    let nats = tailwater::nats::Nats::connect(&system.options)
+        .await
+        .unwrap();
+    let settings = tailwater::nats::StreamSettings {
+        shards: 1,
+        replicas: 1,
+        max_age: None,
+        max_bytes: None,
+    };
+    assert!(nats.set_up(&settings).await.unwrap().is_empty());
+    write(&system, &"new".parse().unwrap(), 200, 1).await;
+    until_segments(&system, 4).await;
+    seen(&system, "new").await.assert_text(text(200));
+    nats.close().await;
+    system.end().await;
+}
