@@ -60,7 +60,7 @@ pub(super) struct ScanReader {
 
 /// What a reader of a pass does after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ReaderState {
+enum ScanReaderState {
     Stays,
     /// It must take its last batch first.
     Blocked,
@@ -195,9 +195,9 @@ impl ScanPass {
             if let Some(readers) = self.readers.get_mut(&job) {
                 update(readers, &mut self.left, |reader| {
                     if reader.is_blocked {
-                        ReaderState::Leaves
+                        ScanReaderState::Leaves
                     } else {
-                        ReaderState::Stays
+                        ScanReaderState::Stays
                     }
                 });
                 if readers.is_empty() {
@@ -226,15 +226,15 @@ impl ScanPass {
 fn update(
     readers: &mut Vec<ScanReader>,
     left: &mut Vec<MailSender<ScanBatch>>,
-    change: impl Fn(&mut ScanReader) -> ReaderState,
+    change: impl Fn(&mut ScanReader) -> ScanReaderState,
 ) -> bool {
     let mut is_blocked = false;
     let mut index = 0;
     while let Some(reader) = readers.get_mut(index) {
         match change(reader) {
-            ReaderState::Leaves => left.push(readers.swap_remove(index).sender),
+            ScanReaderState::Leaves => left.push(readers.swap_remove(index).sender),
             state => {
-                is_blocked |= state == ReaderState::Blocked;
+                is_blocked |= state == ScanReaderState::Blocked;
                 index += 1;
             }
         }
@@ -258,36 +258,36 @@ impl ScanReader {
     }
 
     /// Adds an event to the batch.
-    fn push(&mut self, event: &Arc<Stored>) -> ReaderState {
+    fn push(&mut self, event: &Arc<Stored>) -> ScanReaderState {
         if event.stream_seq < self.request.stream_seq {
-            return ReaderState::Stays;
+            return ScanReaderState::Stays;
         }
         if self.held.grow(event.size()).is_err() {
             // The budget is used up. This reader gets its batch, and must join again for the rest.
             self.flush();
-            return ReaderState::Leaves;
+            return ScanReaderState::Leaves;
         }
         self.batch.push(Arc::clone(event));
         self.bytes += event.payload().len();
         let last = self.request.until.is_some_and(|until| event.seq >= until);
         if self.batch.len() < SCAN_BATCH && self.bytes < STEP_BYTES && !last {
-            return ReaderState::Stays;
+            return ScanReaderState::Stays;
         }
         match self.flush() {
-            ReaderState::Stays if last => ReaderState::Leaves,
+            ScanReaderState::Stays if last => ScanReaderState::Leaves,
             state => state,
         }
     }
 
     /// Hands the batch over. A reader that has not taken the one before, and does not take it
     /// before the pass continues, leaves the pass, and continues later from where it is.
-    fn flush(&mut self) -> ReaderState {
+    fn flush(&mut self) -> ScanReaderState {
         self.is_blocked = false;
         if self.batch.is_empty() {
             return if self.sender.is_unread() {
-                ReaderState::Leaves
+                ScanReaderState::Leaves
             } else {
-                ReaderState::Stays
+                ScanReaderState::Stays
             };
         }
         let batch = ScanBatch {
@@ -296,10 +296,10 @@ impl ScanReader {
         };
         self.bytes = 0;
         let Err(mut refused) = self.sender.deliver(batch, ScanBatch::join) else {
-            return ReaderState::Stays;
+            return ScanReaderState::Stays;
         };
         if self.sender.is_unread() {
-            return ReaderState::Leaves;
+            return ScanReaderState::Leaves;
         }
         self.bytes = refused
             .events
@@ -311,30 +311,30 @@ impl ScanReader {
             self.held = held;
         }
         self.is_blocked = true;
-        ReaderState::Blocked
+        ScanReaderState::Blocked
     }
 
-    fn tick(&mut self) -> ReaderState {
+    fn tick(&mut self) -> ScanReaderState {
         if !self.sender.is_waiting() {
             self.ticks = 0;
         } else if self.ticks < SCAN_TICKS {
             self.ticks += 1;
         } else {
-            return ReaderState::Leaves;
+            return ScanReaderState::Leaves;
         }
         self.flush()
     }
 
     /// Hands the batch over if that had to wait.
-    fn unblock(&mut self) -> ReaderState {
+    fn unblock(&mut self) -> ScanReaderState {
         if !self.is_blocked {
-            return ReaderState::Stays;
+            return ScanReaderState::Stays;
         }
         let is_last =
             |event: &Arc<Stored>| self.request.until.is_some_and(|until| event.seq >= until);
         let last = self.batch.last().is_some_and(is_last);
         match self.flush() {
-            ReaderState::Stays if last => ReaderState::Leaves,
+            ScanReaderState::Stays if last => ScanReaderState::Leaves,
             state => state,
         }
     }
@@ -463,10 +463,18 @@ mod tests {
         for (bytes, size) in [(1, SCAN_BATCH), (STEP_BYTES / 4, 4), (2 * STEP_BYTES, 1)] {
             let (mut reader, mut batches) = reader(1);
             for _ in 1..size {
-                assert_eq!(reader.push(&event(bytes)), ReaderState::Stays, "{bytes}");
+                assert_eq!(
+                    reader.push(&event(bytes)),
+                    ScanReaderState::Stays,
+                    "{bytes}"
+                );
                 assert!(batches.take().now_or_never().is_none(), "{bytes}");
             }
-            assert_eq!(reader.push(&event(bytes)), ReaderState::Stays, "{bytes}");
+            assert_eq!(
+                reader.push(&event(bytes)),
+                ScanReaderState::Stays,
+                "{bytes}"
+            );
             let batch = batches.take().now_or_never().unwrap().unwrap();
             assert_eq!(batch.events.len(), size, "{bytes}");
         }
