@@ -34,7 +34,7 @@
 //! | [`hub`] | feeds: one for each watched job, shared by its watchers |
 //! | [`session`] | one client's read position in one job, over a feed and the log |
 //! | [`nats`] | the broker: names, streams, fence, queue, reading. Only it uses `async_nats` |
-//! | [`backend`] | produces output: demo, exec, openai; webhook delivers callbacks. Without NATS |
+//! | [`backend`] | produces output: demo, exec, endpoint (HTTP), openai; webhook delivers callbacks. Without NATS |
 //! | [`worker`] | a job's life: claim, run, publish, end. Uses only `trait Backend` |
 //! | [`edge`] | the server: every transport. Only it uses `axum` and `socketioxide` |
 //! | [`cli`] | the commands. Only it prints |

@@ -10,7 +10,6 @@
 //! can get its pid.
 
 mod environment;
-mod format;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -30,9 +29,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 pub use self::environment::{BadVariable, Variable};
-use self::format::Decoder;
-pub use self::format::Format;
 use self::streams::{Stderr, Stdout};
+use super::format::Decoder;
+pub use super::format::Format;
 use super::{Backend, Failure, FailureCode, Finish, Job, Output, Retry, Stopped};
 use crate::config::{EXEC_SETTLE_WAIT, EXEC_STOP_GRACE};
 use crate::guard;

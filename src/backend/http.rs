@@ -1,5 +1,5 @@
-//! What the HTTP backends share: the client, hiding secrets, `Retry-After`, and reading a limited
-//! part of a response.
+//! What the HTTP backends share: the client, hiding secrets, shortening texts, `Retry-After`, and
+//! reading a limited part of a response.
 //!
 //! A proxy that `HTTP_PROXY`, `HTTPS_PROXY` or `ALL_PROXY` names is used, except for what
 //! `NO_PROXY` lists.
@@ -11,9 +11,10 @@ use reqwest::header::{HeaderMap, HeaderName, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
+use url::Url;
 
 use super::Retry;
-use crate::config::{HTTP_CONNECT_WAIT, SECRET_HIDE_MIN};
+use crate::config::{HTTP_CONNECT_WAIT, MODEL_MESSAGE_MAX, SECRET_HIDE_MIN};
 
 /// What is shown in place of a secret.
 const HIDDEN: &str = "***";
@@ -26,6 +27,25 @@ pub(super) fn hide(secret: &SecretString, text: String) -> String {
     } else {
         text.replace(secret, HIDDEN)
     }
+}
+
+/// The address up to its path: a user or a query may hold a secret.
+pub(super) fn without_secrets(mut address: Url) -> Url {
+    // These fail only for an address without a host, which has neither.
+    let _ = address.set_username("");
+    let _ = address.set_password(None);
+    address.set_query(None);
+    address.set_fragment(None);
+    address
+}
+
+/// The text, cut to the maximum length.
+pub(super) fn shorten(mut text: String) -> String {
+    if text.len() > MODEL_MESSAGE_MAX {
+        text.truncate(text.floor_char_boundary(MODEL_MESSAGE_MAX));
+        text.push('…');
+    }
+    text
 }
 
 /// Why there is no HTTP client.
@@ -122,6 +142,12 @@ mod tests {
     }
 
     #[test]
+    fn a_long_text_is_cut_between_characters() {
+        let long = shorten("é".repeat(MODEL_MESSAGE_MAX));
+        assert!(long.len() <= MODEL_MESSAGE_MAX + '…'.len_utf8() && long.ends_with("é…"));
+    }
+
+    #[test]
     fn retry_after_is_seconds_or_a_date_in_the_future() {
         let now = httpdate::parse_http_date("Wed, 21 Oct 2026 07:28:00 GMT").unwrap();
         let retry = |text: &str| {
@@ -174,5 +200,11 @@ mod tests {
                 .into_iter()
                 .any(temporary)
         );
+    }
+
+    #[test]
+    fn an_address_is_shown_without_secrets() {
+        let address = "https://u:p@h:1/v1?key=s#t".parse().unwrap();
+        assert_eq!(without_secrets(address).as_str(), "https://h:1/v1");
     }
 }

@@ -3,11 +3,16 @@
 //! A backend gets a [`Job`] and an [`Output`] and returns a [`Finish`] or a [`Failure`]. It knows
 //! nothing of the queue, the log, other attempts or NATS: the worker publishes its output.
 
+mod busy;
 pub mod demo;
+pub mod endpoint;
 pub mod exec;
+mod format;
 mod http;
 pub mod openai;
 mod queued;
+mod signature;
+mod sse;
 mod surrogates;
 pub mod webhook;
 

@@ -10,7 +10,6 @@
 
 mod address;
 mod body;
-mod busy;
 mod chunk;
 mod completeness;
 mod completion;
@@ -19,7 +18,6 @@ mod fault;
 mod request;
 mod server;
 mod server_error;
-mod sse;
 mod tools;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,10 +27,10 @@ use secrecy::SecretString;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-use self::busy::BusyBudget;
 use self::fault::Fault;
 use self::request::ChatRequest;
 use self::server::ModelServer;
+use super::busy::BusyBudget;
 use super::{Backend, Failure, FailureCode, Finish, Job, Output, Stopped};
 use crate::config::{MODEL_BUSY, MODEL_SILENCE};
 

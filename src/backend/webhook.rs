@@ -8,26 +8,19 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use hmac::{Hmac, Mac as _};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, StatusCode};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::Sha256;
 use tokio::time::timeout;
 
 use super::http::{self, NoClient};
+use super::signature::{self, BadSecret, Signer};
 use super::{Backend, Failure, FailureCode, Finish, Job, Output, Retry, Stopped};
 use crate::config::{CALLBACK_ANSWER_MAX, CALLBACK_ANSWER_WAIT, CALLBACK_WAIT};
 use crate::wire::{JobId, may_call_back};
 
-/// The prefix of a secret.
-const PREFIX: &str = "whsec_";
-/// How many bytes a secret has, as Standard Webhooks requires.
-const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 /// The end of the year 9999, in milliseconds: RFC 3339 has no later time.
 const TIME_MAX: u64 = 253_402_300_799_999;
 
@@ -43,8 +36,8 @@ pub enum WebhookError {
     )]
     BadHost(String),
     /// The secret is not in the form of Standard Webhooks.
-    #[error("the webhook secret must be {PREFIX} and the base64 of 24 to 64 random bytes")]
-    BadSecret,
+    #[error(transparent)]
+    BadSecret(#[from] BadSecret),
     /// There is no HTTP client.
     #[error(transparent)]
     NoClient(#[from] NoClient),
@@ -54,8 +47,7 @@ pub enum WebhookError {
 pub struct Webhook {
     client: Client,
     hosts: Vec<String>,
-    /// Initialized with the key.
-    mac: Hmac<Sha256>,
+    signer: Signer,
 }
 
 impl fmt::Debug for Webhook {
@@ -133,19 +125,10 @@ impl Webhook {
         if let Some(bad) = hosts.iter().find(|host| !matches(host)) {
             return Err(WebhookError::BadHost(bad.clone()));
         }
-        let secret = secret
-            .expose_secret()
-            .strip_prefix(PREFIX)
-            .ok_or(WebhookError::BadSecret)?;
-        let key = BASE64.decode(secret).map_err(|_| WebhookError::BadSecret)?;
-        if !SECRET_BYTES.contains(&key.len()) {
-            return Err(WebhookError::BadSecret);
-        }
-        let mac = Hmac::new_from_slice(&key).map_err(|_| WebhookError::BadSecret)?;
         Ok(Self {
+            signer: Signer::new(secret)?,
             client: http::client()?,
             hosts,
-            mac,
         })
     }
 
@@ -161,9 +144,7 @@ impl Webhook {
             json!({"type": callback.event_type, "timestamp": ended.to_string(), "data": callback.data})
                 .to_string();
         let timestamp = now.duration_since(UNIX_EPOCH).ok()?.as_secs();
-        let mut mac = self.mac.clone();
-        mac.update(format!("{id}.{timestamp}.{body}").as_bytes());
-        let signature = format!("v1,{}", BASE64.encode(mac.finalize().into_bytes()));
+        let signature = self.signer.sign(id.as_str(), timestamp, &body);
         Some(Message {
             timestamp,
             body,
@@ -186,9 +167,9 @@ impl Webhook {
             .client
             .post(url)
             .header(CONTENT_TYPE, "application/json")
-            .header("webhook-id", id.as_str())
-            .header("webhook-timestamp", timestamp)
-            .header("webhook-signature", signature)
+            .header(signature::ID, id.as_str())
+            .header(signature::TIMESTAMP, timestamp)
+            .header(signature::SIGNATURE, signature)
             .body(body);
         let mut response = request.send().await?;
         let answer = (
@@ -227,6 +208,8 @@ fn result_of(status: StatusCode, retry: Retry) -> Result<Finish, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD as BASE64;
 
     /// The secret of the examples of Standard Webhooks.
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -349,8 +332,8 @@ mod tests {
         for host in ["h.example", "h.example:8443", "127.0.0.1:9", "[::1]:9"] {
             assert!(webhook(&[host], SECRET).is_ok(), "{host}");
         }
-        let short = format!("{PREFIX}{}", BASE64.encode([7; 23]));
-        let long = format!("{PREFIX}{}", BASE64.encode([7; 65]));
+        let short = format!("whsec_{}", BASE64.encode([7; 23]));
+        let long = format!("whsec_{}", BASE64.encode([7; 65]));
         for secret in [
             "",
             "whsec_",
@@ -360,7 +343,7 @@ mod tests {
             &long,
         ] {
             assert!(
-                matches!(webhook(&["h"], secret), Err(WebhookError::BadSecret)),
+                matches!(webhook(&["h"], secret), Err(WebhookError::BadSecret(_))),
                 "{secret}"
             );
         }

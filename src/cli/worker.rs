@@ -1,18 +1,22 @@
 //! `tailwater worker`: runs jobs of one kind with one backend.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use super::args::{NatsArgs, WebhookArgs, millis, until_interrupted};
+use crate::backend::endpoint::{Endpoint, EndpointSettings, RequestHeader};
 use crate::backend::openai::{OpenAi, OpenAiSettings};
 use crate::backend::{Backend, demo::Demo, exec::Exec, exec::Format, exec::Variable};
 use crate::config::{
-    ACK_WAIT, BACKEND_THREADS_MIN, FLUSH_BYTES, FLUSH_INTERVAL, GRACE, MODEL_BUSY, MODEL_SILENCE,
+    ACK_WAIT, BACKEND_THREADS_MIN, ENDPOINT_BUSY, ENDPOINT_SILENCE, FLUSH_BYTES, FLUSH_INTERVAL,
+    GRACE, MODEL_BUSY, MODEL_SILENCE,
 };
 use crate::runtime;
 use crate::wire::{Kind, Limits, RESERVED_KIND};
@@ -26,6 +30,7 @@ use crate::worker::{self, Flush, WorkerSettings};
     subcommand_help_heading = "Backends",
     after_long_help = "Examples:\n  tailwater worker --kind demo demo\n  \
         tailwater worker --kind summary --concurrency 4 exec --format lines -- python3 summarize.py\n  \
+        tailwater worker --kind summarize http --url http://127.0.0.1:8000/run\n  \
         tailwater worker --kind chat openai --base-url http://127.0.0.1:11434/v1 --model llama3.2\n  \
         tailwater worker --kind callback webhook --callback-hosts hooks.example.org"
 )]
@@ -97,6 +102,9 @@ enum BackendArgs {
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
+    /// Your own HTTP endpoint: it gets the job's input with a POST request, and the body of its
+    /// answer is the output: text, a JSON value per line, or server-sent events.
+    Http(HttpArgs),
     /// A model behind an OpenAI-compatible API: the job's input is a text, or an object with
     /// messages and any other parameter of a chat completion, except for another model.
     #[command(name = "openai")]
@@ -124,6 +132,72 @@ enum BackendArgs {
     /// Callbacks: reports how a job ended to the job's callback address. Serves only the kind
     /// `callback`.
     Webhook(WebhookArgs),
+}
+
+/// The flags of the backend `http`.
+#[derive(Clone, Debug, Args)]
+struct HttpArgs {
+    /// Where to send the jobs.
+    #[arg(
+        long,
+        env = "TAILWATER_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    url: String,
+    /// A further header of each request. May be repeated. The variable has one on each line. For a
+    /// secret, use the variable or --headers-file: other users can read a command line.
+    #[arg(
+        long,
+        env = "TAILWATER_HEADER",
+        value_name = "NAME: VALUE",
+        hide_env_values = true
+    )]
+    #[arg(value_delimiter = '\n')]
+    header: Vec<String>,
+    /// A file with further headers, one on each line.
+    #[arg(long, env = "TAILWATER_HEADERS_FILE", value_name = "FILE")]
+    headers_file: Option<PathBuf>,
+    /// A secret that signs each request, in the form of Standard Webhooks: `whsec_` and 24 to 64
+    /// random bytes in base64. Prefer the variable: other users can read a command line.
+    #[arg(long, env = "TAILWATER_SIGNING_SECRET", value_name = "SECRET")]
+    #[arg(hide_env_values = true)]
+    signing_secret: Option<SecretString>,
+    /// The endpoint can continue an earlier attempt's output: it gets {"input": …, "output": "…"}
+    /// and answers only what follows.
+    #[arg(long)]
+    continues: bool,
+    /// How long the endpoint may send nothing before the attempt fails.
+    #[arg(long, env = "TAILWATER_IDLE_TIMEOUT", value_name = "TIME", default_value_t = ENDPOINT_SILENCE.into())]
+    idle_timeout: humantime::Duration,
+    /// How long a job waits in total for an endpoint that is busy (429, 503); then it fails.
+    /// Retry-After is respected.
+    #[arg(long, env = "TAILWATER_BUSY_TIMEOUT", value_name = "TIME", default_value_t = ENDPOINT_BUSY.into())]
+    busy_timeout: humantime::Duration,
+}
+
+impl HttpArgs {
+    fn backend(self) -> anyhow::Result<Endpoint> {
+        let mut headers = RequestHeader::list(&self.header.join("\n"))?;
+        let file = self
+            .headers_file
+            .filter(|file| !file.as_os_str().is_empty());
+        if let Some(file) = file {
+            let show = || format!("cannot use the headers in {}", file.display());
+            let lines = std::fs::read_to_string(&file).with_context(show)?;
+            headers.extend(RequestHeader::list(&lines).with_context(show)?);
+        }
+        let secret = self.signing_secret;
+        Ok(Endpoint::new(EndpointSettings {
+            headers,
+            // An empty variable is not a secret.
+            secret: secret.filter(|secret| !secret.expose_secret().is_empty()),
+            continues: self.continues,
+            silence: self.idle_timeout.into(),
+            busy: self.busy_timeout.into(),
+            ..EndpointSettings::new(self.url)
+        })?)
+    }
 }
 
 impl WorkerCommand {
@@ -156,6 +230,7 @@ impl WorkerCommand {
                 ))
                 .await
             }
+            BackendArgs::Http(http) => Box::pin(self.serve_with(http.backend()?, stop)).await,
             BackendArgs::OpenAi {
                 base_url,
                 model,

@@ -1,4 +1,4 @@
-//! Model servers and callbacks over HTTP.
+//! Model servers, endpoints and callbacks over HTTP.
 
 use std::time::Duration;
 
@@ -23,12 +23,19 @@ pub const TOOL_CALLS_MAX: usize = 512 * 1024;
 /// The largest usage that is passed on, in bytes. It is part of the job's final event, which must
 /// fit into a message.
 pub const USAGE_MAX: usize = 16 * 1024;
-/// How many bytes of a model server's error response are read.
+/// How many bytes of the error response of a model server or an endpoint are read.
 pub const REFUSAL_MAX: usize = 64 * 1024;
 /// How long that may take.
 pub const REFUSAL_WAIT: Duration = Duration::from_secs(5);
 /// How many bytes of it are passed on. They are repeated with each attempt and sent to each client.
 pub const MODEL_MESSAGE_MAX: usize = 1000;
+/// How long an endpoint may send nothing. A flag overrides it. It may run a model, so it gets the
+/// same time as one.
+pub const ENDPOINT_SILENCE: Duration = MODEL_SILENCE;
+/// How long a job waits in total for a busy endpoint. A flag overrides it.
+pub const ENDPOINT_BUSY: Duration = MODEL_BUSY;
+/// The longest failure code of an endpoint that is passed on, in bytes. Our own have at most 20.
+pub const ENDPOINT_CODE_MAX: usize = 64;
 /// How long a callback may take, from the connection to the head of the response. Standard Webhooks
 /// asks for 15 to 30 s.
 pub const CALLBACK_WAIT: Duration = Duration::from_secs(15);

@@ -61,12 +61,22 @@ failure_codes! {
     ModelUnreachable: "model_unreachable";
     /// The model server sent nothing for too long.
     ModelSilent: "model_silent";
-    /// The model server's answer ended too early.
+    /// The answer of the model server or the endpoint ended too early.
     StreamCut: "stream_cut";
-    /// The model server's answer cannot be read.
+    /// The answer of the model server or the endpoint cannot be read.
     BadStream: "bad_stream";
     /// The model's tool calls do not fit into an event.
     TooLarge: "too_large";
+    /// The endpoint refused the request.
+    EndpointRefused: "endpoint_refused";
+    /// The endpoint was busy for longer than the job waits.
+    EndpointBusy: "endpoint_busy";
+    /// The endpoint failed, or reports an error in its answer.
+    EndpointFailed: "endpoint_failed";
+    /// The endpoint cannot be reached.
+    EndpointUnreachable: "endpoint_unreachable";
+    /// The endpoint sent nothing for too long.
+    EndpointSilent: "endpoint_silent";
     /// The worker's operator does not allow callbacks to this host.
     CallbackNotAllowed: "callback_not_allowed";
     /// The receiver of a callback refused it.

@@ -109,7 +109,7 @@ async fn a_callback_omits_details_that_do_not_fit() {
 }
 
 /// Verifies signatures with the reference library, in Python.
-async fn assert_signed(requests: &[Request]) {
+pub async fn assert_signed(requests: &[Request]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/webhooks.py");
     let mut verifier = tokio::process::Command::new(python("python"))
         .arg(script)

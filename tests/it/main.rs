@@ -30,6 +30,8 @@ mod crashes;
 mod credentials;
 /// The documents: their commands work, their links are valid, and what they quote exists.
 mod documents;
+/// Jobs that a user's own HTTP endpoint runs.
+mod endpoint;
 /// Clients that request or send too much, beside others.
 mod fairness;
 /// Files for browsers: the client and the console; and the kinds that it offers.
@@ -56,8 +58,8 @@ mod openapi;
 mod outages;
 /// Leaders that are cut off from their followers, while clients still reach them.
 mod partition;
-/// The Python worker of the examples, and features that the workers of a kind lack.
-mod python_worker;
+/// The Python library: workers, clients, and features that the workers of a kind lack.
+mod python_library;
 /// Plain HTTP: pages of history, waiting for a result, and the errors of every path.
 mod rest;
 /// A store that is restored from a copy while clients watch.

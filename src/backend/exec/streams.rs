@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::format::{Decoder, LineBuffer};
+use crate::backend::format::{Decoder, LineBuffer};
 use crate::backend::{Failure, Output};
 use crate::config::{
     EXEC_LAST_BYTES, EXEC_LAST_LINES, EXEC_LEFT_BYTES, EXEC_LEFT_WAIT, EXEC_LOG_LINE_MAX,

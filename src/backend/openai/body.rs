@@ -3,15 +3,24 @@
 use super::completion::Completion;
 use super::fault::{Fault, damaged, stream_cut, unreadable};
 use super::server_error::ServerError;
-use super::sse::{Remainder, SseParser};
+use crate::backend::sse::{Remainder, SseParser};
 use crate::backend::{Content, Failure, FailureCode, Finish, Retry};
 use crate::config::MEDIA_TYPE_MAX;
 
 /// The body of an answer, as far as it was read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct AnswerBody {
     parser: SseParser,
     completion: Completion,
+}
+
+impl Default for AnswerBody {
+    fn default() -> Self {
+        Self {
+            parser: SseParser::lenient(),
+            completion: Completion::default(),
+        }
+    }
 }
 
 impl AnswerBody {

@@ -11,11 +11,11 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
-use super::address::{chat_completions, without_secrets};
+use super::address::chat_completions;
 use super::body::AnswerBody;
 use super::fault::{Fault, stream_cut};
 use super::request::ChatRequest;
-use super::server_error::{ServerError, shorten};
+use super::server_error::ServerError;
 use crate::backend::http::{self, NoClient};
 use crate::backend::{Content, Failure, FailureCode, Finish, Output, Retry, Stopped};
 use crate::config::{REFUSAL_MAX, REFUSAL_WAIT};
@@ -61,7 +61,10 @@ impl ApiKey {
 impl fmt::Debug for ModelServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ModelServer")
-            .field("address", &without_secrets(self.address.clone()).as_str())
+            .field(
+                "address",
+                &http::without_secrets(self.address.clone()).as_str(),
+            )
             .finish_non_exhaustive()
     }
 }
@@ -105,9 +108,9 @@ impl ModelServer {
             Some(key) => http::hide(&key.secret, failure.message),
             None => failure.message,
         };
-        let address = without_secrets(self.address.clone());
+        let address = http::without_secrets(self.address.clone());
         Failure {
-            message: format!("{} (POST {address})", shorten(message)),
+            message: format!("{} (POST {address})", http::shorten(message)),
             ..failure
         }
     }
@@ -229,10 +232,12 @@ async fn refusal(mut response: Response) -> Fault {
     if status.is_redirection() {
         let target =
             header(response.headers(), LOCATION).and_then(|to| response.url().join(to).ok());
-        let target = target.map_or_else(String::new, |to| format!(" to {}", without_secrets(to)));
+        let target = target.map_or_else(String::new, |to| {
+            format!(" to {}", http::without_secrets(to))
+        });
         let message =
             format!("{what}{target}; redirects are not followed, so give the final base URL");
-        return Failure::fatal(FailureCode::ModelRefused, shorten(message)).into();
+        return Failure::fatal(FailureCode::ModelRefused, http::shorten(message)).into();
     }
     let retry = http::retry_after(response.headers(), SystemTime::now());
     let read = timeout(REFUSAL_WAIT, http::read_at_most(&mut response, REFUSAL_MAX)).await;

@@ -5,7 +5,6 @@ use serde_json::Value;
 
 use super::error_class::{ErrorClass, letters};
 use crate::backend::{Failure, FailureCode, Retry, surrogates};
-use crate::config::MODEL_MESSAGE_MAX;
 
 /// An error that a server reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -288,15 +287,6 @@ fn line(text: &str) -> String {
     } else {
         line
     }
-}
-
-/// The text, cut to the maximum length.
-pub(super) fn shorten(mut text: String) -> String {
-    if text.len() > MODEL_MESSAGE_MAX {
-        text.truncate(text.floor_char_boundary(MODEL_MESSAGE_MAX));
-        text.push('…');
-    }
-    text
 }
 
 /// The HTTP status of an error, given as a number or as its text.

@@ -1,8 +1,8 @@
-//! Splits a body's bytes into events. Pure. It does not interpret events, and skips `id` and
-//! `retry`, because a generation cannot be resumed.
+//! Splits a body's bytes into server-sent events. Pure. It does not interpret events, and skips
+//! `id` and `retry`, because a generation cannot be resumed.
 //!
-//! The format is section 9.2.6 of the HTML standard, with extensions, because servers send other
-//! formats under any Content-Type: JSON without a field (a whole answer, an error, or one object
+//! The format is section 9.2.6 of the HTML standard. [`SseParser::lenient`] has extensions, because
+//! model servers send other formats under any Content-Type: JSON without a field (a whole answer, an error, or one object
 //! per line) is an event; so is a field `error`; two objects in consecutive `data` lines are two
 //! events; a byte order mark and spaces before a field are skipped; bytes that are not UTF-8 become
 //! U+FFFD. It holds at most [`SSE_EVENT_MAX`] bytes.
@@ -56,6 +56,8 @@ pub(super) struct SseParser {
     other_text: Vec<u8>,
     /// How many bytes such lines have.
     other_bytes: usize,
+    /// Whether the extensions apply.
+    is_lenient: bool,
 }
 
 /// JSON without a field before it, up to the line in which it is complete.
@@ -68,6 +70,14 @@ struct JsonLines {
 }
 
 impl SseParser {
+    /// A parser with the extensions for model servers.
+    pub(super) fn lenient() -> Self {
+        Self {
+            is_lenient: true,
+            ..Self::default()
+        }
+    }
+
     /// Consumes `bytes` up to the end of the next event. `None` if all of them were consumed and
     /// more are needed.
     pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<SseEvent>, Malformed> {
@@ -125,7 +135,7 @@ impl SseParser {
         if line.is_empty() {
             return self.event_ends();
         }
-        if begins_json(line) {
+        if self.is_lenient && begins_json(line) {
             return if self.data.is_empty() {
                 self.json
                     .push(line)
@@ -142,7 +152,7 @@ impl SseParser {
             b"data" => return self.push_data(value),
             b"event" => self.name = value.to_vec(),
             // llama.cpp reports errors this way.
-            b"error" => return Some(event(b"error", value)),
+            b"error" if self.is_lenient => return Some(event(b"error", value)),
             // A comment has an empty name.
             b"" | b"id" | b"retry" => {}
             _ => {
@@ -164,7 +174,7 @@ impl SseParser {
         let trimmed = value.trim_ascii();
         let begins = trimmed.starts_with(b"{") || trimmed.starts_with(b"[DONE]");
         let is_whole = |(first, last)| matches!(last, b'}' | b']') || !matches!(first, b'{' | b'[');
-        let event = if begins && self.ends.is_some_and(is_whole) {
+        let event = if self.is_lenient && begins && self.ends.is_some_and(is_whole) {
             self.event_ends()
         } else {
             None
@@ -237,7 +247,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<SseEvent>, Malformed> {
-        let mut parser = SseParser::default();
+        let mut parser = SseParser::lenient();
         let mut events = Vec::new();
         for mut piece in pieces {
             while let Some(event) = parser.next(&mut piece)? {
@@ -257,6 +267,21 @@ mod tests {
     }
 
     #[test]
+    fn without_the_extensions_only_the_standard_applies() {
+        let mut parser = SseParser::default();
+        let mut bytes: &[u8] = b"data: a\ndata: {b\n\nerror: c\n{\"d\": 1}\nevent: e\ndata: f\n\n";
+        let mut events = Vec::new();
+        while let Some(event) = parser.next(&mut bytes).unwrap() {
+            events.push((event.name, event.data));
+        }
+        let expected = [("", "a\n{b"), ("e", "f")];
+        assert_eq!(
+            events,
+            expected.map(|(name, data)| (name.to_owned(), data.to_owned()))
+        );
+    }
+
+    #[test]
     fn every_kind_of_line_end_ends_a_line() {
         for end in ["\n", "\r\n", "\r"] {
             let text = ["data: a", "", "data: b", "data: c", "", ""].join(end);
@@ -271,7 +296,7 @@ mod tests {
 
     #[test]
     fn an_event_that_ends_with_cr_does_not_wait_for_an_lf() {
-        let mut parser = SseParser::default();
+        let mut parser = SseParser::lenient();
         let mut bytes = b"data: a\r\r".as_slice();
         assert_eq!(parser.next(&mut bytes).unwrap().unwrap().data, "a");
         let mut bytes = b"".as_slice();
@@ -378,7 +403,7 @@ mod tests {
     #[test]
     fn the_end_of_the_body_ends_the_last_event() {
         let ended = |text: &str| {
-            let mut parser = SseParser::default();
+            let mut parser = SseParser::lenient();
             let mut bytes = text.as_bytes();
             while parser.next(&mut bytes).unwrap().is_some() {}
             let rest = parser.end();
@@ -411,7 +436,7 @@ mod tests {
 
     #[test]
     fn text_that_belongs_to_no_event_is_kept_within_a_limit() {
-        let mut parser = SseParser::default();
+        let mut parser = SseParser::lenient();
         let mut bytes = b"<html>\r\n<h1>hi</h1>\n".as_slice();
         assert_eq!(parser.next(&mut bytes), Ok(None));
         let page = "<p>0123456789</p>\n".repeat(SSE_EVENT_MAX / 10);
@@ -427,7 +452,7 @@ mod tests {
     #[test]
     fn a_line_or_an_event_without_end_is_refused_before_it_is_too_large() {
         let piece = vec![b'x'; 64 * 1024];
-        let mut parser = SseParser::default();
+        let mut parser = SseParser::lenient();
         let mut taken = 0;
         let refused = loop {
             match parser.next(&mut piece.as_slice()) {

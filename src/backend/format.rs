@@ -1,5 +1,5 @@
-//! Decodes a program's output: lines, and the three formats of standard output. It does no I/O; it
-//! holds a limited number of bytes that are not decoded yet.
+//! Decodes a program's or an endpoint's output: lines, and three formats. It does no I/O; it holds a
+//! limited number of bytes that are not decoded yet.
 
 use bytes::BytesMut;
 use encoding_rs::UTF_8;
@@ -165,8 +165,13 @@ impl Halves {
         }
     }
 
+    /// The text so far of a text of a channel; empty if it is only half a character.
+    pub(super) fn push(&mut self, channel: Channel, text: &str) -> String {
+        self.of(channel).push(text)
+    }
+
     /// The remaining content when no more lines follow.
-    fn end(&mut self) -> Option<Content> {
+    pub(super) fn end(&mut self) -> Option<Content> {
         [Channel::Output, Channel::Reasoning]
             .into_iter()
             .find_map(|channel| {
@@ -248,7 +253,7 @@ fn json_line(line: &[u8], number: u64, halves: &mut Halves) -> Result<Option<Con
         let excerpt = excerpt(line, column);
         Failure::fatal(
             FailureCode::BadOutput,
-            format!("line {number} of the program's output {why}: {excerpt}"),
+            format!("line {number} of the output {why}: {excerpt}"),
         )
     };
     if too_long {
@@ -276,16 +281,7 @@ fn json_line(line: &[u8], number: u64, halves: &mut Halves) -> Result<Option<Con
             0,
         ));
     }
-    Ok(match content(value) {
-        Content::Text { channel, text } => {
-            let text = halves.of(channel).push(&text);
-            (!text.is_empty()).then_some(Content::Text { channel, text })
-        }
-        Content::Data(mut data) => {
-            settle(&mut data);
-            Some(Content::Data(data))
-        }
-    })
+    Ok(content(value, halves))
 }
 
 /// A printable excerpt of a line, around a column.
@@ -314,9 +310,9 @@ fn excerpt(line: &[u8], column: usize) -> String {
     )
 }
 
-/// An object with a string `text`, and with a valid `channel` or none, is text; any other value is
-/// data.
-fn content(mut value: Value) -> Content {
+/// The content of a marked value: an object with a string `text`, and with a valid `channel` or none,
+/// is text; any other value is data. `None` if the text is only half a character.
+pub(super) fn content(mut value: Value, halves: &mut Halves) -> Option<Content> {
     let channel = match value.get("channel") {
         None | Some(Value::Null) => Some(Channel::Output),
         Some(Value::String(name)) if name == "output" => Some(Channel::Output),
@@ -324,14 +320,13 @@ fn content(mut value: Value) -> Content {
         Some(_) => None,
     };
     if let Some(channel) = channel
-        && let Some(Value::String(text)) = value.get_mut("text")
+        && let Some(Value::String(text)) = value.get("text")
     {
-        return Content::Text {
-            channel,
-            text: std::mem::take(text),
-        };
+        let text = halves.push(channel, text);
+        return (!text.is_empty()).then_some(Content::Text { channel, text });
     }
-    Content::Data(value)
+    settle(&mut value);
+    Some(Content::Data(value))
 }
 
 #[cfg(test)]
@@ -451,7 +446,7 @@ mod tests {
 
     #[test]
     fn a_line_that_is_not_json_is_refused_with_its_number_and_content() {
-        let begin = "line 3 of the program's output is not JSON: ";
+        let begin = "line 3 of the output is not JSON: ";
         assert_eq!(
             refused(b"nope\n"),
             format!("{begin}expected ident at column 2: nope")
