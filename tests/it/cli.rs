@@ -236,8 +236,13 @@ async fn an_edge_with_several_threads_serves_all_clients() {
 async fn the_python_example_runs_jobs() {
     let up = up(TempDir::new().unwrap(), &[]).await;
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/worker.py");
-    let args = [example.to_str().unwrap(), &up.nats];
-    let mut worker = Process::start_program(&python("python"), args, &[], Stdio::inherit());
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python/src");
+    let env = [
+        ("TAILWATER_NATS", up.nats.as_str()),
+        ("PYTHONPATH", library.to_str().unwrap()),
+    ];
+    let args = [example.to_str().unwrap()];
+    let mut worker = Process::start_program(&python("python"), args, &env, Stdio::inherit());
     assert_eq!(worker.says("serves ").await, "shout");
     let submit = "submit --kind shout --id py --watch --nats".split(' ');
     let input = [&up.nats, "--input", "\"häppy little words\""];

@@ -5,7 +5,7 @@
 //! - An `output` block shows what the `sh` block before it prints; `…` stands for any text.
 //! - Commands that build, test or start everything (`cargo`, `scripts/…`, `docker`, `tailwater up`) are not run here. What
 //!   they name is looked up instead. A block holds either such commands or others.
-//! - `js` blocks run in a browser or in Node, and `rust` and `python` blocks quote a file of `examples/`.
+//! - `js` blocks run in a browser or in Node, and `rust` and `python` blocks quote a file of `examples/` or `clients/python`.
 //! - `ARCHITECTURE.md` and `CONTRIBUTING.md` name paths, types, functions and tests as they are in the tree.
 
 use std::fs;
@@ -438,7 +438,8 @@ fn every_quoted_program_stands_in_an_example() {
         let lines = text.lines().map(|line| line.trim().to_owned());
         lines.filter(|line| !line.is_empty()).collect()
     };
-    let examples = [files("examples", "rs"), files("examples", "py")].concat();
+    let python = files("clients/python/src", "py");
+    let examples = [files("examples", "rs"), files("examples", "py"), python].concat();
     let mut found = 0;
     for (path, text) in documents() {
         for (tag, block) in blocks(&text) {

@@ -1,5 +1,4 @@
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,8 +15,10 @@ use crate::support::client::{Seen, follow};
 use crate::support::http::{post, post_refused};
 use crate::support::http_server::Server;
 use crate::support::process::Process;
+use crate::support::proxy::Proxy;
 use crate::support::scenarios::on_one_and_three;
-use crate::support::system::{SECRET, System, limited};
+use crate::support::system::{SECRET, System, limited, text, words};
+use crate::support::third_party::ThirdParty;
 use crate::support::{assert_fields, assert_within, eventually, python, until};
 
 on_one_and_three!(
@@ -28,45 +29,54 @@ on_one_and_three!(
     time_limits_end_a_job,
     a_worker_that_is_stopped_hands_its_jobs_back,
     a_retry_delay_outlives_its_worker,
+    a_killed_worker_is_replaced_and_its_output_continued,
 );
 
-fn example() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/worker.py")
-}
+/// Where the library is.
+const LIBRARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/python/src");
 
-/// A worker of the kind `demo`: the example, optionally with another work function.
+/// A worker of the kind `demo` that uses the library.
 struct Python {
     process: Process,
     _dir: TempDir,
 }
 
 impl Python {
-    async fn start(system: &System, work: Option<&str>, jobs: u32) -> Self {
+    async fn start(system: &System, work: &str, jobs: u32) -> Self {
+        Self::start_with(system, work, &format!("concurrency={jobs}")).await
+    }
+
+    /// Starts a worker with these settings.
+    async fn start_with(system: &System, work: &str, settings: &str) -> Self {
         let dir = TempDir::new().unwrap();
-        let mut text = fs::read_to_string(example()).unwrap();
-        if let Some(work) = work {
-            let (before, rest) = text.split_once("async def work(job):\n").unwrap();
-            let (_, after) = rest.split_once("\n\n\n").unwrap();
-            text = format!("{before}async def work(job):\n{work}\n\n\n{after}");
-        }
+        let text = format!(
+            "import asyncio, sys, time\nfrom tailwater import *\n\n@worker(kind=\"demo\", {settings})\n\
+            async def run(job):\n{work}\n\nserve(run)\n"
+        );
         let file = dir.path().join("worker.py");
         fs::write(&file, text).unwrap();
-        let args = [
-            &file.display().to_string(),
-            system.url(),
-            "demo",
-            &jobs.to_string(),
+        let env = [
+            ("TAILWATER_NATS", system.url()),
+            ("TAILWATER_PREFIX", system.options.prefix.as_str()),
+            ("PYTHONPATH", LIBRARY),
         ];
-        let env = [("TAILWATER_PREFIX", system.options.prefix.as_str())];
+        let args = [file.display().to_string()];
         let mut process = Process::start_program(&python("python"), args, &env, Stdio::inherit());
         process.says("serves demo").await;
         Self { process, _dir: dir }
     }
 }
 
+/// The work of `examples/worker.py`.
+const WORDS: &str = r#"
+    for word in str(job.input).split():
+        await asyncio.sleep(0.05)
+        yield word.upper() + " "
+"#;
+
 /// Does what its input says.
 const TASKS: &str = r#"
-    task = job["input"]
+    task = job.input
     if task == "raise":
         yield "so far"
         raise ValueError("no such city")
@@ -74,10 +84,19 @@ const TASKS: &str = r#"
         sys.exit("enough")
     if task == "number":
         yield 7
+    if task == "not json":
+        yield Data({1, 2})
+    if task == "code":
+        raise Failed("no such city", code="no_city")
+    if task == "parts":
+        yield Reasoning("hm")
+        yield Data({"city": "Bern"})
+        job.usage = {"words": 1}
+        job.finish_reason = "length"
     if task == "halves":
         yield "a\ud83d"
         yield "\ude00\udfff"
-    if task == "retry" and job["attempt"] < 3 or task == "always":
+    if task == "retry" and job.attempt < 3 or task == "always":
         yield "half a "
         raise Retry("try again")
     if task == "hang":
@@ -88,13 +107,17 @@ const TASKS: &str = r#"
 
 async fn an_exception_fails_only_its_job(broker: &Broker) {
     let system = System::on(broker).await;
-    let _worker = Python::start(&system, Some(TASKS), 1).await;
+    let _worker = Python::start(&system, TASKS, 1).await;
     for (task, message) in [
         ("raise", "ValueError: no such city"),
         ("exit", "SystemExit: enough"),
         (
+            "not json",
+            "TypeError: Object of type set is not JSON serializable",
+        ),
+        (
             "number",
-            "TypeError: can only concatenate str (not \"int\") to str",
+            "TypeError: yield a str, Reasoning or Data, not int",
         ),
     ] {
         let job = system.submit(task, json!(task)).await;
@@ -119,7 +142,7 @@ async fn a_job_that_no_log_can_hold_fails_at_once(broker: &Broker) {
     let context = system.jetstream().await;
     let publish = context.publish(subject, queued.into()).await;
     publish.unwrap().await.unwrap();
-    let _worker = Python::start(&system, None, 1).await;
+    let _worker = Python::start(&system, WORDS, 1).await;
     let state = system.ended(&"large".parse().unwrap()).await;
     let error = state.error.unwrap();
     let found = (state.status, error.code.as_str());
@@ -135,12 +158,7 @@ async fn a_job_that_no_log_can_hold_fails_at_once(broker: &Broker) {
 
 async fn work_can_request_a_retry(broker: &Broker) {
     let system = System::on(broker).await;
-    let text = fs::read_to_string(example()).unwrap();
-    assert!(
-        text.contains("ATTEMPTS = f\"{PREFIX.upper()}_JOBS\", 5"),
-        "the attempts are elsewhere"
-    );
-    let _worker = Python::start(&system, Some(TASKS), 2).await;
+    let _worker = Python::start(&system, TASKS, 2).await;
     let always = system
         .submit_with(
             "always",
@@ -172,7 +190,7 @@ async fn work_can_request_a_retry(broker: &Broker) {
 
 async fn concurrent_jobs_are_cancelled_one_by_one(broker: &Broker) {
     let system = System::on(broker).await;
-    let _worker = Python::start(&system, Some(TASKS), 3).await;
+    let _worker = Python::start(&system, TASKS, 3).await;
     let mut jobs = Vec::new();
     for id in ["one", "two", "three"] {
         jobs.push(system.submit(id, json!("hang")).await);
@@ -197,7 +215,7 @@ async fn concurrent_jobs_are_cancelled_one_by_one(broker: &Broker) {
 
 async fn time_limits_end_a_job(broker: &Broker) {
     let system = System::on(broker).await;
-    let _worker = Python::start(&system, Some(TASKS), 4).await;
+    let _worker = Python::start(&system, TASKS, 4).await;
     let late = "the job exceeded its time limit";
     let silent = "the job produced no output for too long";
     for (id, task, timeout, silence, message) in [
@@ -219,7 +237,7 @@ async fn time_limits_end_a_job(broker: &Broker) {
 
 async fn a_worker_that_is_stopped_hands_its_jobs_back(broker: &Broker) {
     let system = System::on(broker).await;
-    let mut worker = Python::start(&system, Some(TASKS), 3).await;
+    let mut worker = Python::start(&system, TASKS, 3).await;
     let job = system.submit("back", json!("hang")).await;
     system.reaches("back", 3).await;
     let stopped = Instant::now();
@@ -234,7 +252,7 @@ async fn a_worker_that_is_stopped_hands_its_jobs_back(broker: &Broker) {
     let last = system.last(&job).await;
     assert_eq!((last.event_type, last.attempt), (EventType::Retrying, 1));
     // Another worker gets the job long before the ack wait is over.
-    let _second = Python::start(&system, None, 1).await;
+    let _second = Python::start(&system, WORDS, 1).await;
     let state = system.ended(&job).await;
     assert_within(stopped, Duration::from_secs(7));
     let found = (state.status, state.attempt, state.output.as_str());
@@ -252,13 +270,151 @@ async fn a_retry_delay_outlives_its_worker(broker: &Broker) {
         delay_ms: 4000,
     };
     writer.append(retrying).await.unwrap();
-    let _worker = Python::start(&system, None, 1).await;
+    let _worker = Python::start(&system, WORDS, 1).await;
     let edge = system.edge().await;
     let seen = follow(&edge.addr, "delayed").await;
     let passed = seen.events[&3]["ts"].as_u64().unwrap() - seen.events[&2]["ts"].as_u64().unwrap();
     assert!((3950..12_000).contains(&passed), "{passed} ms");
     assert_eq!((seen.text().as_str(), seen.last), ("WORDS ", 5));
     system.end().await;
+}
+
+/// Counts to ten, and continues where an earlier attempt stopped.
+const COUNT: &str = r#"
+    for number in range(len((job.previous_output or "").split()), 10):
+        yield f"{number} "
+        await asyncio.sleep(0.1)
+"#;
+
+async fn a_killed_worker_is_replaced_and_its_output_continued(broker: &Broker) {
+    let system = System::on(broker).await;
+    let settings = "continues=True, flush_interval=0, ack_wait=2";
+    let mut first = Python::start_with(&system, COUNT, settings).await;
+    let job = system.submit("count", json!(null)).await;
+    system.reaches("count", 5).await;
+    first.process.kill().await;
+    let killed = Instant::now();
+    let _second = Python::start_with(&system, COUNT, settings).await;
+    let state = system.ended(&job).await;
+    assert_within(killed, Duration::from_secs(20));
+    let found = (state.status, state.attempt, state.output.as_str());
+    assert_eq!(found, (Status::Done, 2, "0 1 2 3 4 5 6 7 8 9 "));
+    system.end().await;
+}
+
+#[tokio::test]
+async fn python_yields_reasoning_and_data_and_fails_with_its_own_code() {
+    let system = System::on(Broker::shared_one()).await;
+    let _worker = Python::start(&system, TASKS, 1).await;
+    let edge = system.edge().await;
+    system.submit("parts", json!("parts")).await;
+    let seen = follow(&edge.addr, "parts").await;
+    seen.assert_text("sentence");
+    let data = seen.of_type("job:data:v1");
+    assert_eq!(data[0]["data"], json!({"city": "Bern"}));
+    assert_fields!(seen.of_type("model:chunk:v1")[0], {"channel": "reasoning", "text": "hm"});
+    assert_fields!(seen.end(), {"usage": {"words": 1}, "finish_reason": "length"});
+    let job = system.submit("code", json!("code")).await;
+    let error = system.ended(&job).await.error.unwrap();
+    let found = (error.code.as_str(), error.message.as_str());
+    assert_eq!(found, ("no_city", "no such city"));
+    system.end().await;
+}
+
+#[tokio::test]
+async fn python_functions_that_block_or_return_the_whole_output_are_workers() {
+    let system = System::on(Broker::shared_one()).await;
+    // The decorated function is replaced by one that blocks its thread, and is cancelled by asking.
+    let blocking = r#"
+    yield ""
+
+def block(job):
+    if job.input == "whole":
+        return "whole"
+    return count(job)
+
+def count(job):
+    while not job.cancelled:
+        time.sleep(0.02)
+        yield "tick "
+    print("stopped", job.id, flush=True)
+
+run = Worker(block, "demo", concurrency=2)
+"#;
+    let mut worker = Python::start(&system, blocking, 2).await;
+    let ticks = system.submit("ticks", json!(null)).await;
+    system.reaches("ticks", 4).await;
+    let whole = system.submit("whole", json!("whole")).await;
+    assert_eq!(system.ended(&whole).await.output, "whole");
+    system.cancel(&ticks).await;
+    assert_eq!(system.ended(&ticks).await.status, Status::Cancelled);
+    assert_eq!(worker.process.says("stopped").await, "ticks");
+    system.end().await;
+}
+
+/// Runs `tests/clients/library.py` against an edge; returns what it printed.
+async fn client(url: &str, given: Value) -> Vec<Value> {
+    let mut given = given;
+    given["url"] = url.into();
+    given["library"] = LIBRARY.into();
+    ThirdParty::python("library.py", &given).ends().await
+}
+
+#[tokio::test]
+async fn the_python_client_submits_cancels_and_waits() {
+    let system = System::on(Broker::shared_one()).await;
+    let _worker = Python::start(&system, TASKS, 4).await;
+    let edge = system.edge().await;
+    let url = format!("http://{}", edge.addr);
+    let printed = client(&url, json!({"do": "requests"})).await;
+    let expected = json!([
+        {"status": "done", "output": "sentence", "reasoning": "hm", "data": [{"city": "Bern"}]},
+        {"status": "failed", "output": "so far", "code": "exception", "message": "ValueError: no such city"},
+        {"status": "cancelled", "output": "begun"},
+        {"status": "failed", "output": "begun", "code": "timed_out"},
+        {"error": "job_ended", "is_temporary": false},
+        {"error": "unknown_kind", "is_temporary": false},
+        {"same": true},
+    ]);
+    for (found, expected) in printed.iter().zip(expected.as_array().unwrap()) {
+        for (field, value) in expected.as_object().unwrap() {
+            assert_eq!(&found[field], value, "{field} of {found}");
+        }
+    }
+    assert_eq!(printed.len(), 7, "{printed:?}");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn the_python_client_resumes_after_every_cut_and_loses_nothing() {
+    let system = System::on(Broker::shared_one()).await;
+    system.wordy().await;
+    let edge = system.edge().await;
+    let input = words(200, 100, 7);
+    system.submit("cut", input.clone()).await;
+    let proxy = Proxy::cutting_at_bytes(&edge.addr, 12).await;
+    let url = format!("http://{}", proxy.addr);
+    let printed = client(&url, json!({"do": "watch", "job": "cut"})).await;
+    let seqs: Vec<_> = printed
+        .iter()
+        .map(|event| event["seq"].as_u64().unwrap())
+        .collect();
+    assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>());
+    let output: String = printed
+        .iter()
+        .map(|event| event["text"].as_str().unwrap())
+        .collect();
+    assert_eq!(output, text(&input));
+    assert!(proxy.cuts() >= 10, "{} cuts", proxy.cuts());
+    system.end().await;
+}
+
+#[tokio::test]
+async fn the_python_client_gives_up_on_an_edge_that_it_cannot_reach() {
+    let given = json!({"do": "unreachable"});
+    let printed = client("http://127.0.0.1:1", given).await;
+    assert_eq!(printed.len(), 1, "{printed:?}");
+    assert_eq!(printed[0]["error"], "ConnectionRefusedError");
 }
 
 #[tokio::test]
@@ -272,7 +428,7 @@ async fn a_job_run_by_python_calls_back() {
         })
         .await;
     let edge = system.edge_calling(&[&server.addr]).await;
-    let worker = Python::start(&system, Some(TASKS), 2).await;
+    let worker = Python::start(&system, TASKS, 2).await;
     for (task, status) in [("done", "done"), ("raise", "failed")] {
         let callback = format!("http://{}/{task}", server.addr);
         let job = json!({"kind": "demo", "id": task, "input": task, "callback": callback});
@@ -302,7 +458,7 @@ async fn a_job_run_by_python_calls_back() {
 async fn python_jobs_survive_the_loss_of_each_node() {
     let mut broker = Broker::three();
     let system = System::with(&broker, |settings| settings.shards = 1).await;
-    let _worker = Python::start(&system, None, 100).await;
+    let _worker = Python::start(&system, WORDS, 100).await;
     let edge = system.edge().await;
     let words = |n: usize| {
         (0..700)
@@ -384,7 +540,7 @@ async fn features_that_a_kind_lacks_are_refused() {
         202
     );
     // Workers of this crate and the example announce their features; the edge asks once a second.
-    let _worker = Python::start(&system, None, 1).await;
+    let _worker = Python::start(&system, WORDS, 1).await;
     for job in [&called, &limited] {
         until("the kind to do more", async || {
             post(&edge, job).await.0 == 202

@@ -1,0 +1,100 @@
+"""The broker: requests that are repeated until they are answered, and events as the log stores them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import logging
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgpack
+import nats
+from nats.errors import Error
+from nats.js.errors import NotFoundError
+
+from ._settings import Nats
+
+log = logging.getLogger("tailwater")
+
+#: The broker refused a request, or did not answer.
+NO_ANSWER = (Error, OSError, asyncio.TimeoutError)
+#: A message of the log, headers included, has at most 1 MiB.
+EVENT_MAX = (1 << 20) - 1024
+#: Room for the headers of a message, in bytes.
+HEADERS_MAX = 1024
+#: How long a request waits for its answer, in seconds.
+REQUEST_WAIT = 3
+#: How often the connection is checked, in seconds.
+PING_EVERY = 4
+
+Event = dict[str, Any]
+
+
+class Broker:
+    """A connection, and the names of streams and subjects."""
+
+    def __init__(self, client: Any, prefix: str, shards: int) -> None:
+        self.client, self.js, self.prefix, self.shards = client, client.jetstream(timeout=REQUEST_WAIT), prefix, shards
+        self.queue = f"{prefix.upper()}_JOBS"
+
+    @classmethod
+    async def connect(cls, settings: Nats) -> Broker:
+        async def report(error: Exception) -> None:
+            log.warning("NATS: %r", error)
+
+        options = settings.options()
+        client = await nats.connect(
+            **options, max_reconnect_attempts=-1, ping_interval=PING_EVERY, error_cb=report, name="tailwater python"
+        )
+        try:
+            info = await ask(client.jetstream(timeout=REQUEST_WAIT).stream_info, f"{settings.prefix.upper()}_JOBS")
+            if info is None:
+                raise RuntimeError("NATS is not set up. Run `tailwater setup`.")
+            return cls(client, settings.prefix, int(info.config.metadata["tailwater.shards"]))
+        except BaseException:
+            await client.close()
+            raise
+
+    def of_job(self, job: str) -> tuple[str, str]:
+        """The stream and the subject of a job's log."""
+        shard = zlib.crc32(job.encode()) % self.shards
+        return f"{self.prefix.upper()}_CHUNKS_{shard}", f"{self.prefix}.chunks.{shard}.{job}"
+
+    def event_max(self) -> int:
+        """The largest event that the log accepts, in bytes."""
+        return int(min(EVENT_MAX, self.client.max_payload - HEADERS_MAX))
+
+
+async def ask(request: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+    """Repeats a request until it is answered: a cluster that elects a leader does not answer for some seconds. None means not
+    found."""
+    pause = 0.05
+    while True:
+        try:
+            return await request(*args, **kwargs)
+        except NotFoundError:
+            return None
+        except NO_ANSWER as error:
+            if pause > 1:
+                log.warning("NATS has not answered: %r", error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2)
+
+
+def encode(value: Any) -> bytes:
+    """A value as JSON. Half a surrogate pair is not a character, and becomes U+FFFD. NaN is refused."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+
+
+def decode(data: bytes) -> Event:
+    event: Event = json.loads(data) if data[:1] == b"{" else msgpack.unpackb(data)
+    return event
+
+
+def digest(text: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
