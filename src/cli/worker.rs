@@ -1,6 +1,7 @@
 //! `tailwater worker`: runs jobs of one kind with one backend.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use super::args::{NatsArgs, WebhookArgs, millis, until_interrupted};
+use super::metrics::Metrics;
 use crate::backend::endpoint::{Endpoint, EndpointSettings, RequestHeader};
 use crate::backend::openai::{OpenAi, OpenAiSettings};
 use crate::backend::{Backend, demo::Demo, exec::Exec, exec::Format, exec::Variable};
@@ -73,6 +75,9 @@ pub(super) struct WorkerCommand {
     #[arg(long, env = "TAILWATER_THREADS", value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
+    /// Serve metrics for Prometheus here, at /metrics; port 0 chooses a free one.
+    #[arg(long, env = "TAILWATER_METRICS", value_name = "ADDR")]
+    metrics: Option<SocketAddr>,
     #[command(flatten)]
     nats: NatsArgs,
     #[command(subcommand)]
@@ -203,14 +208,17 @@ impl HttpArgs {
 impl WorkerCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let stop = CancellationToken::new();
-        runtime::on_threads(usize::from(self.threads), |_| self.serve(stop.clone()))?;
+        let metrics = Metrics::new(self.metrics)?;
+        runtime::on_threads(usize::from(self.threads), |_| {
+            self.serve(stop.clone(), &metrics)
+        })?;
         Ok(ExitCode::SUCCESS)
     }
 
-    async fn serve(&self, stop: CancellationToken) -> anyhow::Result<()> {
+    async fn serve(&self, stop: CancellationToken, metrics: &Metrics) -> anyhow::Result<()> {
         let _stop_all = stop.clone().drop_guard();
         match self.backend.clone() {
-            BackendArgs::Demo => Box::pin(self.serve_with(Demo, stop)).await,
+            BackendArgs::Demo => Box::pin(self.serve_with(Demo, stop, metrics)).await,
             BackendArgs::Exec {
                 format,
                 continues,
@@ -227,10 +235,13 @@ impl WorkerCommand {
                         guard,
                     },
                     stop,
+                    metrics,
                 ))
                 .await
             }
-            BackendArgs::Http(http) => Box::pin(self.serve_with(http.backend()?, stop)).await,
+            BackendArgs::Http(http) => {
+                Box::pin(self.serve_with(http.backend()?, stop, metrics)).await
+            }
             BackendArgs::OpenAi {
                 base_url,
                 model,
@@ -247,7 +258,7 @@ impl WorkerCommand {
                     silence: silence.into(),
                     busy: busy.into(),
                 };
-                Box::pin(self.serve_with(OpenAi::new(settings)?, stop)).await
+                Box::pin(self.serve_with(OpenAi::new(settings)?, stop, metrics)).await
             }
             BackendArgs::Webhook(webhook) => {
                 // With any other kind, a client could get any text signed.
@@ -255,7 +266,7 @@ impl WorkerCommand {
                     self.kind.as_str() == RESERVED_KIND,
                     "the webhook backend serves only the kind {RESERVED_KIND}"
                 );
-                Box::pin(self.serve_with(webhook.backend()?, stop)).await
+                Box::pin(self.serve_with(webhook.backend()?, stop, metrics)).await
             }
         }
     }
@@ -264,13 +275,19 @@ impl WorkerCommand {
         &self,
         backend: B,
         stop: CancellationToken,
+        metrics: &Metrics,
     ) -> anyhow::Result<()> {
         let nats = self.nats.connect("worker").await?;
         let worker = worker::Worker::open(&nats, backend, self.settings()).await?;
+        metrics.add(worker.metrics());
         let work = async {
-            Box::pin(worker.run(stop.clone())).await;
-            nats.close().await;
-            anyhow::Ok(())
+            let serving = metrics.serve(stop.clone());
+            let work = async {
+                Box::pin(worker.run(stop.clone())).await;
+                nats.close().await;
+            };
+            let (served, ()) = tokio::join!(serving, work);
+            served
         };
         until_interrupted(&stop, work).await
     }

@@ -80,3 +80,12 @@ pub const CLOSE_WAIT: Duration = Duration::from_secs(1);
 pub const DRAIN_WINDOW: Duration = Duration::from_secs(2);
 /// The number of seconds over which the rate of events is averaged.
 pub const RATE_SECONDS: u64 = 5;
+/// How long the metrics of an edge remember what the queue reported: less than Prometheus waits
+/// between two scrapes.
+pub const QUEUE_METRICS_AGE: Duration = Duration::from_secs(5);
+/// How long a scrape waits for the queue. Prometheus waits 10 s for the whole scrape.
+pub const QUEUE_METRICS_WAIT: Duration = Duration::from_secs(3);
+/// How many clients the metrics server of a worker has at a time.
+pub const METRICS_CONNECTIONS: usize = 64;
+/// How much memory it may hold for them.
+pub const METRICS_MEMORY: usize = 8 * 1024 * 1024;

@@ -54,3 +54,6 @@ pub const PROBE_SILENT: Duration = Duration::from_secs(5);
 pub const PROBE_MAX: Duration = Duration::from_secs(60);
 /// The time over which the feeds of a shard spread their checks after a leader change.
 pub const PROBE_SPREAD: Duration = Duration::from_secs(1);
+/// Of how many events the delay of one is measured: reading the time of each would cost more than
+/// anything else that is counted.
+pub const LIVE_DELAY_EVERY: u64 = 16;

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::alarm::Alarms;
 use super::drain::Clients;
+use super::queue_metrics::QueueMetrics;
 use super::shared::EdgeShared;
 use super::thread::EdgeThread;
 use crate::config::DRAIN_WINDOW;
@@ -34,6 +35,7 @@ pub(super) struct App {
     pub(super) shared: EdgeShared,
     /// What the other threads see of this one.
     pub(super) thread: Arc<EdgeThread>,
+    pub(super) queue_metrics: QueueMetrics,
     /// The thread's own runtime.
     pub(super) runtime: Handle,
 }

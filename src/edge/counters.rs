@@ -1,5 +1,5 @@
-//! What one thread counts: connections, Socket.IO rooms, events. Threads share no counter, which
-//! keeps counting cheap; `stats` adds them up.
+//! What one thread counts: connections, Socket.IO rooms, events, bytes, requests. Threads share no
+//! counter, which keeps counting cheap; `stats` and `metrics` add them up.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,12 +18,53 @@ pub(super) enum Transport {
     Sse,
 }
 
+impl Transport {
+    /// Every transport.
+    pub(super) const ALL: [Self; 3] = [Self::WebSocket, Self::SocketIo, Self::Sse];
+
+    /// Its name in metrics.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::WebSocket => "websocket",
+            Self::SocketIo => "socketio",
+            Self::Sse => "sse",
+        }
+    }
+}
+
+/// Counts bytes by transport; the last is for everything that is not a stream.
+#[derive(Debug, Default)]
+pub(super) struct SentBytes([AtomicU64; 4]);
+
+impl SentBytes {
+    /// Counts bytes that were written over a transport.
+    pub(super) fn count(&self, transport: Option<Transport>, bytes: usize) {
+        let index = transport.map_or(Transport::ALL.len(), |transport| transport as usize);
+        if let Some(sent) = self.0.get(index) {
+            sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// The name of each transport and how many bytes were written.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let names = Transport::ALL.map(Transport::as_str).into_iter();
+        let counts = self.0.iter().map(|sent| sent.load(Ordering::Relaxed));
+        names.chain(["http"]).zip(counts)
+    }
+}
+
 /// What one thread counts.
 #[derive(Debug)]
 pub(super) struct Counters {
     begun: Instant,
     connections: [AtomicUsize; 3],
+    opened: [AtomicU64; 3],
     delivered: Rate,
+    delivered_by: [AtomicU64; 3],
+    pub(super) sent: Arc<SentBytes>,
+    pub(super) submits_new: AtomicU64,
+    pub(super) submits_same: AtomicU64,
+    pub(super) cancels: AtomicU64,
     /// How many Socket.IO clients watch each job.
     rooms: Mutex<HashMap<JobId, usize>>,
 }
@@ -33,7 +74,13 @@ impl Counters {
         Arc::new(Self {
             begun: Instant::now(),
             connections: Default::default(),
+            opened: Default::default(),
             delivered: Rate::default(),
+            delivered_by: Default::default(),
+            sent: Arc::default(),
+            submits_new: AtomicU64::new(0),
+            submits_same: AtomicU64::new(0),
+            cancels: AtomicU64::new(0),
             rooms: Mutex::default(),
         })
     }
@@ -41,11 +88,18 @@ impl Counters {
     /// Counts a connection until the guard is dropped.
     pub(super) fn connect(self: &Arc<Self>, transport: Transport) -> Connected {
         self.connections[transport as usize].fetch_add(1, Ordering::Relaxed);
+        self.opened[transport as usize].fetch_add(1, Ordering::Relaxed);
         Connected(Arc::clone(self), transport)
     }
 
+    /// How many clients have connected.
+    pub(super) fn opened(&self, transport: Transport) -> u64 {
+        self.opened[transport as usize].load(Ordering::Relaxed)
+    }
+
     /// Counts events that were handed to one client.
-    pub(super) fn count_delivered(&self, events: usize) {
+    pub(super) fn count_delivered(&self, transport: Transport, events: usize) {
+        self.delivered_by[transport as usize].fetch_add(events as u64, Ordering::Relaxed);
         self.delivered
             .add(self.begun.elapsed().as_secs(), events as u64);
     }
@@ -53,6 +107,11 @@ impl Counters {
     /// How many events were handed to clients.
     pub(super) fn delivered(&self) -> u64 {
         self.delivered.total.load(Ordering::Relaxed)
+    }
+
+    /// How many events were handed to clients of a transport.
+    pub(super) fn delivered_by(&self, transport: Transport) -> u64 {
+        self.delivered_by[transport as usize].load(Ordering::Relaxed)
     }
 
     /// How many events were handed to clients in the last [`RATE_SECONDS`] whole seconds.

@@ -1,5 +1,7 @@
-//! Public codes as responses: problem details (RFC 9457) over HTTP, error frames elsewhere. The
-//! codes are in `wire`; causes are logged and never sent.
+//! Public codes as responses: problem details (RFC 9457) over HTTP, error frames elsewhere. Counts
+//! them for the whole process. The codes are in `wire`; causes are logged and never sent.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -12,6 +14,22 @@ use crate::budget::LimitReached;
 use crate::session::SessionError;
 use crate::source::Unavailable;
 use crate::wire::{Code, Refusal, RequestRef, ServerFrame, shortened};
+
+/// How often each code was sent. Refusals are rare, so all threads share the counters.
+static REFUSALS: [AtomicU64; Code::ALL.len()] = [const { AtomicU64::new(0) }; Code::ALL.len()];
+
+/// Counts a code that was sent.
+pub(super) fn count_refusal(code: Code) {
+    if let Some(count) = REFUSALS.get(code as usize) {
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How often each code was sent since the process started.
+pub(super) fn refusals() -> impl Iterator<Item = (Code, u64)> {
+    let counts = REFUSALS.iter().map(|count| count.load(Ordering::Relaxed));
+    Code::ALL.iter().copied().zip(counts)
+}
 
 /// Why a request was refused or failed.
 #[derive(Debug)]
@@ -71,6 +89,7 @@ impl Problem {
 
 /// The frame that answers a request with its refusal.
 pub(super) fn error_frame(refusal: Refusal) -> ServerFrame {
+    count_refusal(refusal.code);
     debug!(code = refusal.code.as_str(), "refused");
     ServerFrame::error(refusal.code, refusal.message, refusal.request)
 }
@@ -114,6 +133,7 @@ impl From<SessionError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        count_refusal(self.code);
         let info = self.code.info();
         debug!(code = info.code, detail = self.detail, "refused");
         let body = ProblemBody {

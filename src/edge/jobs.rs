@@ -2,6 +2,7 @@
 //! neither decodes requests nor writes responses.
 
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -96,9 +97,14 @@ impl App {
         let usage = self.check(&submission).await?;
         let outcome = self.queue.submit_if_room(&id, &submission, &usage).await?;
         let kind = submission.kind;
+        let counters = &self.thread.counters;
         match outcome {
-            SubmitOutcome::New => Ok(Accepted::new(id, kind, Status::Queued, true)),
+            SubmitOutcome::New => {
+                counters.submits_new.fetch_add(1, Ordering::Relaxed);
+                Ok(Accepted::new(id, kind, Status::Queued, true))
+            }
             SubmitOutcome::Same => {
+                counters.submits_same.fetch_add(1, Ordering::Relaxed);
                 let last = self.log.last(&id).await?;
                 let status = last.map_or(Status::Queued, |last| last.status());
                 Ok(Accepted::new(id, kind, status, false))
@@ -161,6 +167,7 @@ impl App {
                 return Err(Problem::new(Code::Internal, message));
             }
         };
+        self.thread.counters.cancels.fetch_add(1, Ordering::Relaxed);
         Ok(CancelReceipt {
             job: id.clone(),
             id,

@@ -5,6 +5,7 @@
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::alarm::Alarm;
+use super::counters::{SentBytes, Transport};
 use super::metered::pace::ReadPace;
 use super::output::{EventFraming, OutputQueue};
 use super::takeover::TakenStream;
@@ -39,6 +41,8 @@ pub(super) struct Link<T> {
     early: Option<Box<Bytes>>,
     /// Its slot among the connections.
     slot: Option<FairSlot>,
+    /// Counts what is written.
+    sent: Option<(Arc<SentBytes>, Transport)>,
 }
 
 /// The client has disconnected, or has accepted no data for too long.
@@ -69,7 +73,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
             is_large: false,
             early: None,
             slot: None,
+            sent: None,
         }
+    }
+
+    /// Counts what is written over this transport.
+    pub(super) fn count_sent(&mut self, sent: &Arc<SentBytes>, transport: Transport) {
+        self.sent = Some((Arc::clone(sent), transport));
     }
 
     /// The client's address.
@@ -109,6 +119,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
                 Poll::Ready(Ok(bytes)) => {
                     self.blocked_since = None;
                     self.turn.count(bytes);
+                    if let Some((sent, transport)) = &self.sent {
+                        sent.count(Some(*transport), bytes);
+                    }
                 }
                 Poll::Ready(Err(error)) => {
                     debug!(%error, "the connection broke");

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::Context;
 use std::time::Duration;
 
+use super::counters::{SentBytes, Transport};
 use super::traffic::Traffic;
 use crate::config::{ANSWER_WAIT, WRITE_WAIT};
 
@@ -19,15 +20,18 @@ struct MeterState {
     peer: IpAddr,
     /// Set once the connection is the WebSocket of a Socket.IO client.
     traffic: OnceLock<Arc<Traffic>>,
+    /// Counts what is written.
+    sent: Arc<SentBytes>,
     is_large: AtomicBool,
 }
 
 impl Meter {
-    /// For a connection from this address.
-    pub(super) fn new(peer: IpAddr) -> Self {
+    /// For a connection from this address, whose bytes are counted in `sent`.
+    pub(super) fn new(peer: IpAddr, sent: Arc<SentBytes>) -> Self {
         Self(Arc::new(MeterState {
             peer,
             traffic: OnceLock::new(),
+            sent,
             is_large: AtomicBool::new(false),
         }))
     }
@@ -69,9 +73,12 @@ impl Meter {
 
     /// Counts bytes that were written.
     pub(super) fn count_sent(&self, bytes: usize) {
-        if let Some(traffic) = self.traffic() {
+        let traffic = self.traffic();
+        if let Some(traffic) = traffic {
             traffic.count_sent(bytes);
         }
+        let transport = traffic.map(|_| Transport::SocketIo);
+        self.0.sent.count(transport, bytes);
     }
 
     /// Whether to stop reading. If not, a cut wakes the reader.

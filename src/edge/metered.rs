@@ -8,6 +8,7 @@ mod partial;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -15,6 +16,7 @@ use tokio::time::{Sleep, sleep};
 
 use self::pace::ReadPace;
 use self::partial::PartialMessage;
+use super::counters::SentBytes;
 use super::memory::SplitBudget;
 use super::meter::Meter;
 use crate::config::READ_AHEAD;
@@ -40,11 +42,11 @@ pub(super) struct Metered<T> {
 }
 
 impl<T> Metered<T> {
-    /// Wraps `io`, the connection of a client at this address.
-    pub(super) fn new(io: T, peer: IpAddr, bodies: &SplitBudget) -> Self {
+    /// Wraps `io`, the connection of a client at this address. `sent` counts what is written.
+    pub(super) fn new(io: T, peer: IpAddr, bodies: &SplitBudget, sent: Arc<SentBytes>) -> Self {
         Self {
             io,
-            meter: Meter::new(peer),
+            meter: Meter::new(peer, sent),
             write_timer: None,
             read_ahead: 0,
             paused_reader: None,
@@ -196,7 +198,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_nothing_for_the_write_wait_is_cut_off() {
         let (_client, edge) = duplex(10);
-        let mut edge = Metered::new(edge, PEER, &bodies());
+        let mut edge = Metered::new(edge, PEER, &bodies(), Arc::default());
         let begun = Instant::now();
         let error = edge.write_all(&[0; 11]).await.unwrap_err();
         assert_eq!(
@@ -204,7 +206,7 @@ mod tests {
             (io::ErrorKind::TimedOut, WRITE_WAIT)
         );
         let (_client, edge) = duplex(10);
-        let mut edge = Metered::new(edge, PEER, &bodies());
+        let mut edge = Metered::new(edge, PEER, &bodies(), Arc::default());
         let begun = Instant::now();
         edge.meter().set_large(true);
         edge.write_all(&[0; 11]).await.unwrap_err();
@@ -214,7 +216,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_nothing_is_not_read_from() {
         let (mut client, edge) = duplex(2 * READ_AHEAD);
-        let (mut reader, mut writer) = split(Metered::new(edge, PEER, &bodies()));
+        let (mut reader, mut writer) = split(Metered::new(edge, PEER, &bodies(), Arc::default()));
         client.write_all(&vec![0; 2 * READ_AHEAD]).await.unwrap();
         writer.write_all(&vec![0; 2 * READ_AHEAD]).await.unwrap();
         assert!(
@@ -240,7 +242,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_a_little_now_and_then_is_kept() {
         let (mut client, edge) = duplex(10);
-        let mut edge = Metered::new(edge, PEER, &bodies());
+        let mut edge = Metered::new(edge, PEER, &bodies(), Arc::default());
         let begun = Instant::now();
         let takes = async {
             for _ in 0..20 {
@@ -258,7 +260,7 @@ mod tests {
         let bytes = 3 * usize::try_from(READ_BURST).unwrap();
         let (mut client, edge) = duplex(bytes);
         client.write_all(&vec![0; bytes]).await.unwrap();
-        let (mut reader, mut writer) = split(Metered::new(edge, PEER, &bodies()));
+        let (mut reader, mut writer) = split(Metered::new(edge, PEER, &bodies(), Arc::default()));
         let mut received = vec![0; bytes];
         let begun = Instant::now();
         let burst = bytes / 3;
@@ -298,7 +300,7 @@ mod tests {
         let mut refused = 0;
         for _ in 0..50 {
             let (mut client, edge) = duplex(BODY_MAX);
-            let mut edge = Metered::new(edge, PEER, &memory.bodies);
+            let mut edge = Metered::new(edge, PEER, &memory.bodies, Arc::default());
             let traffic = Arc::<Traffic>::default();
             edge.meter().attach(&traffic);
             client.write_all(&vec![0; BODY_MAX - 1]).await.unwrap();
@@ -331,7 +333,7 @@ mod tests {
     async fn uncounted_bytes_with_long_pauses_do_not_count_as_a_message() {
         let memory = Memory::new(Budget::unlimited());
         let (mut client, edge) = duplex(100);
-        let mut edge = Metered::new(edge, PEER, &memory.bodies);
+        let mut edge = Metered::new(edge, PEER, &memory.bodies, Arc::default());
         edge.meter().attach(&Arc::default());
         for _ in 0..30_000 {
             client.write_all(&[0; 7]).await.unwrap();

@@ -22,10 +22,13 @@ mod listen;
 mod memory;
 mod meter;
 mod metered;
+mod metrics;
+mod metrics_server;
 mod openapi;
 mod ops;
 mod output;
 mod page;
+mod queue_metrics;
 mod request;
 mod rest;
 mod router;
@@ -57,6 +60,8 @@ use self::counters::Counters;
 use self::drain::Clients;
 pub use self::files::raise_file_limit;
 pub use self::listen::bind;
+pub use self::metrics_server::serve_metrics;
+use self::queue_metrics::QueueMetrics;
 pub use self::shared::EdgeShared;
 use self::thread::EdgeThread;
 #[doc(hidden)]
@@ -108,6 +113,7 @@ pub async fn run(
         settings,
         shared,
         thread,
+        queue_metrics: QueueMetrics::default(),
         runtime: Handle::current(),
     });
     let broken = |error: io::Error| NatsError::from(Unavailable(error.to_string()));
@@ -126,6 +132,7 @@ pub async fn run(
         router::router(Arc::clone(&app)),
         bodies,
         app.shared.connections(),
+        &app.thread.counters.sent,
         &tasks,
     );
     let ((), all_disconnected) = tokio::join!(serving, drain);

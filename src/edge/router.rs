@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use super::app::App;
 use super::error::Problem;
 use super::openapi::ApiDocument;
-use super::{console, head, kinds, list, openapi, ops, rest, socketio, sse, stats, ws};
+use super::{console, head, kinds, list, metrics, openapi, ops, rest, socketio, sse, stats, ws};
 use crate::config::PREFLIGHT_AGE;
 use crate::wire::Code;
 use crate::wire::limits::BODY_MAX;
@@ -78,6 +78,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(kinds::kinds))
         .routes(routes!(stats::stats))
         .routes(routes!(stats::socketio))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(ops::health))
         .routes(routes!(ops::ready))
         .routes(routes!(openapi::document))

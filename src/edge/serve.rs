@@ -6,6 +6,7 @@ use std::future::{pending, poll_fn};
 use std::io::Write as _;
 use std::net::Shutdown;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use axum::Router;
@@ -22,12 +23,15 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::debug;
 
+use super::counters::SentBytes;
+use super::error::count_refusal;
 use super::memory::{Large, SplitBudget};
 use super::metered::Metered;
 use super::takeover::{LentStream, ResponseHead, Takeover};
 use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER};
 use crate::fair_slots::FairSlots;
 use crate::runtime::Tasks;
+use crate::wire::Code;
 
 /// Accepts connections until the tasks should end. Each connection is one of the tasks.
 pub(super) async fn serve(
@@ -35,6 +39,7 @@ pub(super) async fn serve(
     router: Router,
     bodies: &SplitBudget,
     slots: &FairSlots,
+    sent: &Arc<SentBytes>,
     tasks: &Tasks,
 ) {
     loop {
@@ -47,7 +52,7 @@ pub(super) async fn serve(
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "a connection without TCP_NODELAY");
         }
-        let stream = Metered::new(stream, peer.ip(), bodies);
+        let stream = Metered::new(stream, peer.ip(), bodies, Arc::clone(sent));
         let Ok(slot) = slots.acquire(stream.meter().peer()) else {
             refuse(stream.into_inner());
             continue;
@@ -59,6 +64,7 @@ pub(super) async fn serve(
 
 /// Refuses a client for which there is no slot, without reading from it or waiting.
 fn refuse(stream: TcpStream) {
+    count_refusal(Code::Overloaded);
     /// The `Problem` of [`Code::Overloaded`](crate::wire::Code::Overloaded).
     const ANSWER: &str = concat!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n",

@@ -167,7 +167,8 @@ fn start_stream(app: &App, session: Session<Reader>, taken: TakenStream, head: R
     let connected = counters.connect(Transport::Sse);
     let room = app.shared.memory().streams.clone();
     let watches = Watches::new(Arc::clone(&app.hub), counters, Transport::Sse, peer, room);
-    let link = Link::taken(taken, framing(&head), app.alarms.alarm());
+    let mut link = Link::taken(taken, framing(&head), app.alarms.alarm());
+    link.count_sent(&app.thread.counters.sent, Transport::Sse);
     let slot = app.clients.enter();
     let stream = Box::new(EventStream::new(session, watches, link, slot, head));
     app.tasks.spawn(async move {

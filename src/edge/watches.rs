@@ -148,7 +148,8 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
     /// is written.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Outgoing<R>> {
         if let Some(delivery) = self.delivery.take() {
-            self.counters.count_delivered(delivery.events);
+            self.counters
+                .count_delivered(self.transport, delivery.events);
         }
         let mut idle = 0;
         while idle < self.list.len() {

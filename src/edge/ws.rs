@@ -64,7 +64,8 @@ pub(super) async fn upgrade(
             return;
         };
         let encoding = encoding.unwrap_or(Encoding::Json);
-        let link = Link::taken(taken, framing(encoding), app.alarms.alarm());
+        let mut link = Link::taken(taken, framing(encoding), app.alarms.alarm());
+        link.count_sent(&app.thread.counters.sent, Transport::WebSocket);
         let socket = FrameSocket::new(link, &app.shared.memory().bodies);
         let connection = Connection::new(app, socket, encoding, slot);
         Box::new(connection).run().await;

@@ -25,6 +25,9 @@ pub struct Hub<S> {
     /// Each feed holds one, of the address of its first watcher.
     pub(super) slots: FairSlots,
     panics: AtomicU64,
+    /// How many gaps were reported to clients, and how many events were in them.
+    gaps: AtomicU64,
+    missing: AtomicU64,
     /// Each feed of a job without events also holds one of these.
     eventless: FairSlots,
     pub(super) waiting: WaitingTable,
@@ -53,6 +56,8 @@ impl<S: EventSource> Hub<S> {
             budget,
             slots: FairSlots::new(FEEDS_MAX),
             panics: AtomicU64::new(0),
+            gaps: AtomicU64::new(0),
+            missing: AtomicU64::new(0),
             eventless: FairSlots::new(FEEDS_WITHOUT_EVENTS_MAX),
             waiting: WaitingTable::new(),
         })
@@ -73,6 +78,22 @@ impl<S: EventSource> Hub<S> {
         self.panics.load(Ordering::Relaxed)
     }
 
+    /// How many gaps were reported to clients.
+    pub fn gaps(&self) -> u64 {
+        self.gaps.load(Ordering::Relaxed)
+    }
+
+    /// How many events were in those gaps.
+    pub fn missing(&self) -> u64 {
+        self.missing.load(Ordering::Relaxed)
+    }
+
+    /// Counts a gap of this many events that is reported to a client.
+    pub(crate) fn note_gap(&self, events: u64) {
+        self.gaps.fetch_add(1, Ordering::Relaxed);
+        self.missing.fetch_add(events, Ordering::Relaxed);
+    }
+
     pub(super) fn note_panic(&self) {
         self.panics.fetch_add(1, Ordering::Relaxed);
     }
@@ -85,6 +106,7 @@ impl<S: EventSource> Hub<S> {
             .iter()
             .map(|feed| feed.standing())
             .fold(Standing::default(), |all, one| Standing {
+                watches: all.watches + one.watches,
                 reading: all.reading + one.reading,
                 lag: all.lag.max(one.lag),
             })

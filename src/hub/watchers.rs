@@ -25,6 +25,8 @@ struct FeedWatcher {
 /// A summary of the read positions of watchers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
+    /// How many watchers there are.
+    pub watches: usize,
     /// How many watchers are reading the log.
     pub reading: usize,
     /// By how many events the slowest watcher lags.
@@ -83,6 +85,7 @@ impl Watchers {
     pub(super) fn standing(&self, next: Seq) -> Standing {
         let mut standing = Standing::default();
         for (_, watcher) in &self.0 {
+            standing.watches += 1;
             standing.reading += usize::from(watcher.reads);
             if watcher.next > Seq(0) {
                 standing.lag = standing.lag.max(next.0.saturating_sub(watcher.next.0));

@@ -38,6 +38,17 @@ pub struct Nats {
     readiness: Arc<Readiness>,
 }
 
+/// How the connections of a process, or of one of its threads, are doing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConnectionCounts {
+    /// How many are up.
+    pub up: usize,
+    /// How many are down.
+    pub down: usize,
+    /// How often one was made again.
+    pub reconnects: u64,
+}
+
 impl Nats {
     /// Connects.
     ///
@@ -98,6 +109,21 @@ impl Nats {
     pub async fn is_answering(&self) -> bool {
         let subject = self.names.ready();
         self.readiness.check(self.clients(), &subject).await
+    }
+
+    /// How many connections are up and down, and how often one was made again.
+    pub fn connections(&self) -> ConnectionCounts {
+        let mut counts = ConnectionCounts::default();
+        for client in self.clients() {
+            if client.connection_state() == State::Connected {
+                counts.up += 1;
+            } else {
+                counts.down += 1;
+            }
+            let connects = client.statistics().connects.load(Ordering::Relaxed);
+            counts.reconnects += connects.saturating_sub(1);
+        }
+        counts
     }
 
     fn clients(&self) -> [&Client; 3] {

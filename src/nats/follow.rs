@@ -8,8 +8,9 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 
 use super::log::Log;
-use super::message::number;
+use super::message::{header, number};
 use super::{api, names};
+use crate::config::LIVE_DELAY_EVERY;
 use crate::source::{Tail, TailSignal, Unavailable};
 use crate::wire::{JobId, Stored};
 
@@ -67,6 +68,9 @@ impl Tail for LiveTail {
                         // The broker's header is the last one: the publisher may have set the same.
                         let Some(stream_seq) = number(&message, names::SEQUENCE) else { continue };
                         self.log.record_seen(stream_seq, &self.job);
+                        if stream_seq % LIVE_DELAY_EVERY == 0 {
+                            self.log.note_delay(header(&message, names::TIME));
+                        }
                         let prev = number(&message, names::LAST_SEQUENCE);
                         return match self.log.decode(&self.job, stream_seq, &message.payload, prev) {
                             Some(event) => TailSignal::Event(Arc::new(event)),

@@ -68,6 +68,9 @@ pub(super) struct ConsumerInfo {
 
 #[derive(Debug, Deserialize)]
 pub(super) struct ConsumerConfig {
+    /// In nanoseconds.
+    #[serde(default)]
+    pub(super) ack_wait: u64,
     #[serde(default)]
     pub(super) metadata: HashMap<String, String>,
 }

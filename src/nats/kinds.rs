@@ -1,16 +1,20 @@
 //! The kinds of jobs: one consumer each. It lists them with the depth of their queue.
 
+use std::time::{Duration, SystemTime};
+
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::api;
-use super::info::ConsumerInfo;
+use super::features::Features;
+use super::info::{self, ConsumerInfo};
+use super::message::{GetMessage, ask_leader};
 use super::queue::Queue;
 use crate::config::{KINDS_MAX, USAGE_AGE};
 use crate::source::Unavailable;
-use crate::wire::{Kind, RESERVED_KIND};
+use crate::wire::{Kind, RESERVED_KIND, StreamSeq};
 
 /// A kind that some worker has served.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
@@ -48,6 +52,28 @@ impl KindsCache {
     }
 }
 
+/// A kind as an operator looks at it.
+#[derive(Clone, Debug)]
+pub struct KindStatus {
+    /// The depth of its queue.
+    pub usage: KindUsage,
+    /// How long the oldest job has been waiting for a worker; `None` if none waits.
+    pub oldest: Option<Duration>,
+    /// How long a worker may be silent before its jobs go to another one.
+    pub ack_wait: Duration,
+    /// The optional features of its workers.
+    pub features: Features,
+}
+
+/// How full the queue is, whatever the kinds.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueSize {
+    /// How many bytes the jobs take.
+    pub bytes: u64,
+    /// How many bytes they may take.
+    pub bytes_max: u64,
+}
+
 #[derive(Deserialize)]
 struct ConsumerPage {
     total: usize,
@@ -59,9 +85,15 @@ struct NamedConsumer {
     name: String,
     #[serde(flatten)]
     info: ConsumerInfo,
+    delivered: Delivered,
     /// How many requests for messages wait.
     #[serde(default)]
     num_waiting: u64,
+}
+
+#[derive(Deserialize)]
+struct Delivered {
+    stream_seq: StreamSeq,
 }
 
 impl Queue {
@@ -70,37 +102,90 @@ impl Queue {
     /// # Errors
     /// [`Unavailable`].
     pub async fn kinds(&self) -> Result<Vec<KindUsage>, Unavailable> {
+        let consumers = self.consumers().await?;
+        let kinds = consumers.iter().filter_map(usage);
+        // The kind of callbacks is internal.
+        Ok(kinds
+            .filter(|kind| kind.kind.as_str() != RESERVED_KIND)
+            .collect())
+    }
+
+    /// The same kinds and that of callbacks, with what only an operator wants to know, and how full
+    /// the queue is.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn kind_statuses(&self) -> Result<(Vec<KindStatus>, QueueSize), Unavailable> {
+        let nats = &self.log.nats;
+        let stream = info::stream(&nats.work, &nats.names.jobs_stream()).await?;
+        let now = stream.time();
+        let mut kinds = Vec::new();
+        for consumer in self.consumers().await? {
+            let Some(usage) = usage(&consumer) else {
+                continue;
+            };
+            let since = if usage.waiting == 0 {
+                None
+            } else {
+                let from = consumer.delivered.stream_seq + 1;
+                self.waiting_since(&usage.kind, from).await?
+            };
+            let age = |(since, now): (SystemTime, SystemTime)| now.duration_since(since);
+            let config = &consumer.info.config;
+            kinds.push(KindStatus {
+                oldest: since.zip(now).map(age).map(Result::unwrap_or_default),
+                ack_wait: Duration::from_nanos(config.ack_wait),
+                features: Features::of(&config.metadata),
+                usage,
+            });
+        }
+        let size = QueueSize {
+            bytes: stream.state.bytes,
+            // A negative number means no limit.
+            bytes_max: u64::try_from(stream.config.max_bytes).unwrap_or(u64::MAX),
+        };
+        Ok((kinds, size))
+    }
+
+    /// The first [`KINDS_MAX`] consumers of the queue, in the order of their names.
+    async fn consumers(&self) -> Result<Vec<NamedConsumer>, Unavailable> {
         let nats = &self.log.nats;
         let request = format!("CONSUMER.LIST.{}", nats.names.jobs_stream());
-        let mut kinds = Vec::new();
-        let mut offset = 0;
-        while offset < KINDS_MAX {
-            let body = json!({"offset": offset}).to_string();
+        let mut consumers = Vec::new();
+        while consumers.len() < KINDS_MAX {
+            let body = json!({"offset": consumers.len()}).to_string();
             let page: ConsumerPage = api::call(&nats.work, &request, body).await?;
-            offset += page.consumers.len();
-            let is_last = page.consumers.is_empty() || offset >= page.total;
-            kinds.extend(page.consumers.into_iter().filter_map(usage));
-            if is_last {
+            let is_empty = page.consumers.is_empty();
+            consumers.extend(page.consumers);
+            if is_empty || consumers.len() >= page.total {
                 break;
             }
         }
-        kinds.sort_unstable_by(|a, b| a.kind.as_str().cmp(b.kind.as_str()));
-        kinds.truncate(KINDS_MAX);
-        Ok(kinds)
+        consumers.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        consumers.truncate(KINDS_MAX);
+        Ok(consumers)
+    }
+
+    /// When the first job of a kind at or after this stream sequence was submitted.
+    async fn waiting_since(
+        &self,
+        kind: &Kind,
+        from: StreamSeq,
+    ) -> Result<Option<SystemTime>, Unavailable> {
+        let nats = &self.log.nats;
+        let subject = nats.names.queued_jobs(kind);
+        let get = GetMessage::next_of(&subject, from);
+        let message = ask_leader(&nats.work, &nats.names.jobs_stream(), &get).await?;
+        Ok(message.and_then(|message| message.time))
     }
 }
 
-/// The kind of a consumer. The kind of callbacks is internal, and other consumers are not ours.
-fn usage(consumer: NamedConsumer) -> Option<KindUsage> {
-    let NamedConsumer {
-        name,
-        info,
-        num_waiting,
-    } = consumer;
+/// The kind of a consumer; `None` for one that somebody made for another purpose.
+fn usage(consumer: &NamedConsumer) -> Option<KindUsage> {
     Some(KindUsage {
-        kind: name.parse().ok().filter(|_| name != RESERVED_KIND)?,
-        waiting: info.num_pending,
-        running: info.num_ack_pending,
-        idle_workers: num_waiting,
+        kind: consumer.name.parse().ok()?,
+        waiting: consumer.info.num_pending,
+        running: consumer.info.num_ack_pending,
+        idle_workers: consumer.num_waiting,
     })
 }

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, HeaderValue, Message, StatusCode, Subject};
@@ -18,6 +19,7 @@ use super::quorum::{Leaders, StreamId};
 use super::undecodable::Undecodable;
 use super::{api, info, names};
 use crate::config::UNDECODABLE_MAX;
+use crate::metrics::{Histogram, HistogramValues};
 use crate::source::{At, Unavailable};
 use crate::wire::limits::{EVENT_MAX, MESSAGE_HEADERS_MAX};
 use crate::wire::{DecodeError, JobId, SegmentDigest, Stored, StreamSeq};
@@ -29,6 +31,9 @@ pub struct Log {
     pub(super) shards: u32,
     pub(super) leaders: Arc<Leaders>,
     undecodable: Arc<Undecodable>,
+    /// How many appends the broker refused because another process had written.
+    fenced: Arc<AtomicU64>,
+    live_delay: Arc<Histogram>,
 }
 
 /// A message of a job's log.
@@ -58,6 +63,8 @@ impl Log {
             shards,
             leaders,
             undecodable: Arc::default(),
+            fenced: Arc::default(),
+            live_delay: Arc::default(),
         })
     }
 
@@ -332,6 +339,31 @@ impl Log {
     /// How many undecodable messages were skipped. A message that two readers skip counts twice.
     pub fn undecodable(&self) -> u64 {
         self.undecodable.skipped()
+    }
+
+    /// How many appends the broker refused because another process had written to the log.
+    pub fn fence_refusals(&self) -> u64 {
+        self.fenced.load(Ordering::Relaxed)
+    }
+
+    /// How long after they were stored events were received as live copies.
+    pub fn live_delay(&self) -> HistogramValues {
+        self.live_delay.values()
+    }
+
+    /// Counts how long ago an event was stored, by the time that the broker sent with its copy.
+    pub(super) fn note_delay(&self, stored: Option<&str>) {
+        let stored = stored.and_then(|time| humantime::parse_rfc3339(time).ok());
+        if let Some(stored) = stored {
+            // A broker whose clock is ahead has stored it just now.
+            self.live_delay
+                .observe(stored.elapsed().unwrap_or_default());
+        }
+    }
+
+    /// Counts such a refusal.
+    pub(super) fn note_fenced(&self) {
+        self.fenced.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a message that a reader skips.

@@ -15,6 +15,7 @@ use super::log::Log;
 use super::message::{GetMessage, number};
 use super::queue::Queue;
 use super::read_slots::ReadSlots;
+use super::replay_counts::ReplayCounts;
 use super::scan::SharedScan;
 use super::segments_absence::SegmentsAbsence;
 use super::{api, names};
@@ -33,6 +34,7 @@ pub struct Reader {
     pub(super) listing_slots: Arc<ListingSlots>,
     /// Permission to read segments.
     pub(super) segment_slots: Arc<ReadSlots>,
+    pub(super) replay_counts: Arc<ReplayCounts>,
 }
 
 /// What the readers of one shard share.
@@ -72,12 +74,18 @@ impl Reader {
             shards: shards.into(),
             listing_slots: Arc::new(ListingSlots::new()),
             segment_slots: Arc::new(ReadSlots::new(SEGMENT_READS, tasks.clone(), budget)),
+            replay_counts: Arc::default(),
         })
     }
 
     /// The log itself.
     pub fn log(&self) -> &Log {
         &self.log
+    }
+
+    /// What the replays of this reader took.
+    pub fn replay_counts(&self) -> &ReplayCounts {
+        &self.replay_counts
     }
 
     pub(super) fn shard(&self, job: &JobId) -> &Shard {

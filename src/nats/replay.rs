@@ -6,12 +6,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio::time::Instant;
 use tokio_util::sync::ReusableBoxFuture;
 use tracing::debug;
 
 use super::mailbox::{Mailbox, NoMail};
 use super::quorum::StreamId;
 use super::read::Reader;
+use super::replay_counts::ReplaySource;
 use super::scan::{ScanBatch, ScanRequest};
 use crate::config::SCAN_FROM;
 use crate::source::{Chain, MessageClass, Replay, Replica, Span, Unavailable};
@@ -35,6 +37,10 @@ pub struct LogReplay {
     /// A lookup on which the class of the first of them depends. Kept here, as
     /// [`ReplayPhase::Reading`] is.
     lookup: Option<ReusableBoxFuture<'static, Result<bool, Unavailable>>>,
+    /// How it reads, and since when; `None` before it starts.
+    started: Option<(ReplaySource, Instant)>,
+    /// How many events it has returned.
+    events: u64,
 }
 
 #[derive(Debug)]
@@ -220,6 +226,8 @@ impl LogReplay {
             is_proven: false,
             is_counted: false,
             lookup: None,
+            started: None,
+            events: 0,
         }
     }
 
@@ -231,6 +239,12 @@ impl LogReplay {
         let before = replays.fetch_add(1, Ordering::Relaxed);
         let span = self.span;
         let many = before >= SCAN_FROM;
+        let source = if many && span.replica != Replica::Leader {
+            ReplaySource::Scan
+        } else {
+            ReplaySource::Pages
+        };
+        self.started = Some((source, Instant::now()));
         self.read(move |reader, job| async move { reader.start_replay(&job, span, many).await });
     }
 
@@ -294,12 +308,17 @@ impl LogReplay {
         if self.span.until.is_some_and(|until| event.seq >= until) {
             self.end();
         }
+        self.events += u64::from(is_wanted && self.started.is_some());
         Some(event).filter(|_| is_wanted)
     }
 }
 
 impl Drop for LogReplay {
     fn drop(&mut self) {
+        if let Some((source, since)) = self.started {
+            let counts = &self.reader.replay_counts;
+            counts.count(source, since.elapsed(), self.events);
+        }
         if self.is_counted {
             let replays = &self.reader.shard(&self.job).replays;
             replays.fetch_sub(1, Ordering::Relaxed);

@@ -167,7 +167,10 @@ impl EventWriter {
                     Ok(Some(stream_seq))
                 }
                 Published::InFlight | Published::Duplicate => Ok(None),
-                Published::WrongLast => self.resolve(&payload).await,
+                Published::WrongLast => {
+                    self.log.note_fenced();
+                    self.resolve(&payload).await
+                }
                 Published::Never(reason) => return Err(Unwritable::Refused(reason).into()),
                 Published::Rejected(error) => {
                     debug!(job = %self.job, %error, "an append was rejected");

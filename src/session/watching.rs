@@ -75,6 +75,7 @@ impl<S: EventSource> Watching<S> {
                     CaughtUp::Events(events) => return Poll::Ready(self.deliver(events)),
                     CaughtUp::Gap { from, to } => {
                         self.next_seq = to.successor();
+                        self.hub.note_gap(self.next_seq.0 - from.0);
                         return Poll::Ready(Step::Gap { from, to });
                     }
                     CaughtUp::All => {}

@@ -10,13 +10,12 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
 use super::attempt_writer::{AttemptWriter, Written};
 use super::batch::{Flush, OutputBatch};
 use super::deadlines::Deadlines;
 use super::outcome::AttemptOutcome;
-use super::report::Report;
+use super::report::{AttemptRecord, AttemptReport};
 use crate::backend::{Failure, Finish, Piece, QueuedOutput};
 use crate::nats::{AppendError, EventWriter, Unwritable};
 use crate::source::Unavailable;
@@ -40,6 +39,9 @@ pub(super) struct Attempt {
     /// cancelled, or that another worker owns.
     look_after: Duration,
     result: Option<Result<Finish, Failure>>,
+    record: AttemptRecord,
+    /// Whether output was stored.
+    has_output: bool,
 }
 
 /// Why an attempt stopped publishing, when the log did not refuse an event.
@@ -69,6 +71,7 @@ enum AttemptEvent {
 }
 
 impl Attempt {
+    #[expect(clippy::too_many_arguments, reason = "each is a part of its own")]
     pub(super) fn new(
         writer: EventWriter,
         flush: Flush,
@@ -77,6 +80,7 @@ impl Attempt {
         look: Arc<Notify>,
         deadlines: Deadlines,
         look_after: Duration,
+        record: AttemptRecord,
     ) -> Self {
         Self {
             writer: AttemptWriter::Idle(writer),
@@ -88,6 +92,8 @@ impl Attempt {
             proven: Instant::now(),
             look_after,
             result: None,
+            record,
+            has_output: false,
         }
     }
 
@@ -114,7 +120,8 @@ impl Attempt {
                 AttemptEvent::Written(result) => {
                     let written = result?;
                     self.proven = Instant::now();
-                    if written == Written::Appended {
+                    if let Written::Appended { bytes, took } = written {
+                        self.count_output(bytes, took);
                         // While the log was slow, the backend may have waited for room. That is not
                         // silence.
                         self.deadlines.restart_silence(self.proven);
@@ -205,6 +212,14 @@ impl Attempt {
         }
     }
 
+    fn count_output(&mut self, bytes: usize, took: Duration) {
+        let AttemptRecord { counts, since, .. } = &self.record;
+        counts.count_output(bytes, took);
+        if !std::mem::replace(&mut self.has_output, true) {
+            counts.count_first_output(since.elapsed());
+        }
+    }
+
     /// Collects the output that the backend had produced when it returned. Later output, of a task
     /// that the backend left running, is refused.
     fn drain_output(&mut self) {
@@ -239,6 +254,7 @@ impl Attempt {
         } else {
             self.writer.written().await.map(|_| ())
         };
+        let record = self.record;
         let AttemptWriter::Idle(mut writer) = self.writer else {
             return Ok(AttemptOutcome::Unfinished(Duration::ZERO));
         };
@@ -247,13 +263,20 @@ impl Attempt {
         loop {
             let body = match last {
                 Ok(body) => body,
-                Err(AppendError::Superseded) => return Ok(AttemptOutcome::Lost),
-                Err(AppendError::Unavailable(error)) => return Err(error),
+                Err(AppendError::Superseded) => {
+                    record.record(&AttemptReport::Superseded);
+                    return Ok(AttemptOutcome::Lost);
+                }
+                Err(AppendError::Unavailable(error)) => {
+                    record.record(&AttemptReport::Abandoned(error.to_string()));
+                    return Err(error);
+                }
                 // The writer has moved past the request. Only another request could refuse it
                 // again.
                 Err(AppendError::CancelRequested) => Body::Cancelled {},
                 // The log cannot store even this. The next claim finds out, and ends the job.
                 Err(AppendError::Unwritable(error)) if is_bad_output => {
+                    record.record(&AttemptReport::Abandoned(error.to_string()));
                     return Err(Unavailable(error.to_string()));
                 }
                 Err(AppendError::Unwritable(error)) => {
@@ -262,12 +285,16 @@ impl Attempt {
                 }
             };
             let outcome = AttemptOutcome::after(&body);
-            let report = Report::of(&body);
+            let report = AttemptReport::of(&body);
+            if let Body::Done {
+                usage: Some(usage), ..
+            } = &body
+            {
+                record.counts.count_usage(usage);
+            }
             match writer.append(body).await {
                 Ok(()) => {
-                    let job = writer.job();
-                    report.into_iter().for_each(|report| report.log(job));
-                    info!(%job, seq = writer.seq().0, ?outcome, "the attempt is over");
+                    record.record(&report);
                     return Ok(outcome);
                 }
                 Err(error) => last = Err(error),

@@ -3,8 +3,10 @@
 
 use std::future::{Future, pending};
 use std::pin::Pin;
+use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use crate::nats::{AppendError, EventWriter};
 use crate::wire::Body;
@@ -13,8 +15,8 @@ use crate::wire::Body;
 pub(super) enum AttemptWriter {
     /// Nothing.
     Idle(EventWriter),
-    /// It appends an event.
-    Appending(InFlightRequest),
+    /// It appends an event with this many bytes of output, since then.
+    Appending(InFlightRequest, usize, Instant),
     /// It checks whether another process wrote.
     Checking(InFlightRequest),
     /// Only while the state changes.
@@ -28,7 +30,12 @@ type InFlightRequest = Pin<Box<dyn Future<Output = (EventWriter, Result<(), Appe
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Written {
     /// An event was appended.
-    Appended,
+    Appended {
+        /// How many bytes of output it has.
+        bytes: usize,
+        /// How long that took.
+        took: Duration,
+    },
     /// No other process wrote.
     Checked,
 }
@@ -39,17 +46,19 @@ impl AttemptWriter {
     }
 
     pub(super) fn is_appending(&self) -> bool {
-        matches!(self, Self::Appending(_))
+        matches!(self, Self::Appending(..))
     }
 
     /// Starts to append an event if the writer is idle. The permit is dropped once it is stored.
     pub(super) fn append(&mut self, body: Body, permit: OwnedSemaphorePermit) {
+        let bytes = permit.num_permits();
         self.start(|mut writer| {
-            Self::Appending(Box::pin(async move {
+            let request = Box::pin(async move {
                 let result = writer.append(body).await;
                 drop(permit);
                 (writer, result)
-            }))
+            });
+            Self::Appending(request, bytes, Instant::now())
         });
     }
 
@@ -66,19 +75,25 @@ impl AttemptWriter {
     fn start(&mut self, request: impl FnOnce(EventWriter) -> Self) {
         *self = match std::mem::replace(self, Self::Changing) {
             Self::Idle(writer) => request(writer),
-            busy @ (Self::Appending(_) | Self::Checking(_) | Self::Changing) => busy,
+            busy @ (Self::Appending(..) | Self::Checking(_) | Self::Changing) => busy,
         };
     }
 
     /// Waits for the request in flight, forever if there is none. Cancel safe.
     pub(super) async fn written(&mut self) -> Result<Written, AppendError> {
-        let (request, written) = match self {
-            Self::Appending(request) => (request, Written::Appended),
-            Self::Checking(request) => (request, Written::Checked),
+        let (request, appending) = match self {
+            Self::Appending(request, bytes, since) => (request, Some((*bytes, *since))),
+            Self::Checking(request) => (request, None),
             Self::Idle(_) | Self::Changing => return pending().await,
         };
         let (writer, result) = request.await;
         *self = Self::Idle(writer);
-        result.map(|()| written)
+        result.map(|()| match appending {
+            Some((bytes, since)) => Written::Appended {
+                bytes,
+                took: since.elapsed(),
+            },
+            None => Written::Checked,
+        })
     }
 }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::deadlines::{limits, time_remaining};
+use super::metrics::WorkerCounts;
 use super::not_started::handle_not_started;
 use super::outcome::{AttemptOutcome, attempts_exhausted, claim_pause, panicked, timed_out};
 use super::owner::is_owned;
-use super::report::Report;
+use super::report::{AttemptRecord, AttemptReport};
 use super::settings::WorkerSettings;
 use crate::backend::{self, Backend};
 use crate::config::{APPEND_WAIT, DELIVERIES_MAX, RETRY_AFTER_MAX};
@@ -93,6 +94,7 @@ pub(super) struct Claimer<B> {
     backend: Arc<B>,
     settings: Arc<WorkerSettings>,
     progress_interval: Duration,
+    counts: Arc<WorkerCounts>,
     /// Opened when the earlier events of a job must be read, which most jobs do not need.
     reader: OnceCell<Reader>,
     /// The tasks of the reader.
@@ -105,6 +107,7 @@ impl<B: Backend> Claimer<B> {
         backend: Arc<B>,
         settings: Arc<WorkerSettings>,
         progress_interval: Duration,
+        counts: Arc<WorkerCounts>,
         tasks: Tasks,
     ) -> Self {
         Self {
@@ -113,6 +116,7 @@ impl<B: Backend> Claimer<B> {
             backend,
             settings,
             progress_interval,
+            counts,
             reader: OnceCell::new(),
             tasks,
         }
@@ -238,6 +242,7 @@ impl<B: Backend> Claimer<B> {
         progress: &mut ClaimProgress,
     ) -> Result<Option<Claimed>, ClaimError> {
         let job = &delivery.job;
+        let since = Instant::now();
         let remaining = time_remaining(&self.settings, delivery);
         let NextEvent {
             attempt,
@@ -250,7 +255,7 @@ impl<B: Backend> Claimer<B> {
             None => delivery.control().await?,
         };
         let is_end = !matches!(body, Body::Started { .. });
-        let report = Report::of(&body);
+        let report = AttemptReport::of(&body);
         let mut writer = EventWriter::new(self.log.clone(), job.clone(), attempt, Some(last))
             .with_segments(Some(last));
         if !is_appended(writer.append(body).await, last.attempt)? {
@@ -258,7 +263,14 @@ impl<B: Backend> Claimer<B> {
             return Ok(None);
         }
         if is_end {
-            report.into_iter().for_each(|report| report.log(job));
+            let record = AttemptRecord {
+                job: job.clone(),
+                kind: self.settings.kind.clone(),
+                attempt,
+                since,
+                counts: Arc::clone(&self.counts),
+            };
+            record.record(&report);
             return Ok(Some(Claimed::Over(AttemptOutcome::Ended)));
         }
         if attempt > 1 {

@@ -8,6 +8,7 @@ mod callback;
 mod claim;
 mod deadlines;
 mod held;
+mod metrics;
 mod not_started;
 mod outcome;
 mod owner;
@@ -23,10 +24,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use batch::Flush;
+pub use metrics::WorkerMetrics;
 pub use settings::WorkerSettings;
 
 use self::claim::Claimer;
 use self::held::HeldJobs;
+use self::metrics::WorkerCounts;
 use self::runner::Runner;
 use crate::backend::Backend;
 use crate::config::{
@@ -42,6 +45,7 @@ use crate::source::Unavailable;
 pub struct Worker<B> {
     runner: Runner<B>,
     claim: Claim,
+    nats: Nats,
 }
 
 impl<B: Backend> Worker<B> {
@@ -67,11 +71,13 @@ impl<B: Backend> Worker<B> {
         let backend = Arc::new(backend);
         let settings = Arc::new(settings);
         let tasks = Tasks::new(CancellationToken::new());
+        let counts = Arc::<WorkerCounts>::default();
         let claimer = Claimer::new(
             queue.clone(),
             Arc::clone(&backend),
             Arc::clone(&settings),
             progress_interval,
+            Arc::clone(&counts),
             tasks.clone(),
         );
         let runner = Runner {
@@ -83,9 +89,27 @@ impl<B: Backend> Worker<B> {
             held: HeldJobs::default(),
             settings,
             progress_interval,
+            counts,
             tasks,
         };
-        Ok(Self { runner, claim })
+        let nats = nats.clone();
+        Ok(Self {
+            runner,
+            claim,
+            nats,
+        })
+    }
+
+    /// What the worker counts, to be read while it runs.
+    pub fn metrics(&self) -> WorkerMetrics {
+        let runner = &self.runner;
+        WorkerMetrics {
+            counts: Arc::clone(&runner.counts),
+            kind: runner.settings.kind.clone(),
+            concurrency: runner.settings.concurrency,
+            nats: self.nats.clone(),
+            log: runner.queue.log().clone(),
+        }
     }
 
     /// Claims and runs jobs until `stop` is cancelled. Running jobs may then continue for the grace
@@ -111,7 +135,9 @@ impl<B: Backend> Worker<B> {
     /// # }
     /// ```
     pub async fn run(self, stop: CancellationToken) {
-        let Self { runner, mut claim } = self;
+        let Self {
+            runner, mut claim, ..
+        } = self;
         let settings = &runner.settings;
         info!(kind = %settings.kind, name = %settings.name, concurrency = settings.concurrency, "worker started");
         let jobs = Tasks::new(CancellationToken::new());

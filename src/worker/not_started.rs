@@ -67,6 +67,11 @@ async fn end_not_started(
         let mut writer = EventWriter::new(log.clone(), job.clone(), attempt, last.as_ref())
             .with_segments(last.as_ref());
         match writer.append(body).await {
+            Ok(()) if last.is_some_and(|last| last.event_type != EventType::CancelRequested) => {
+                let JobFailure { code, message, .. } = &failure;
+                let kind = &delivery.submission.kind;
+                warn!(%job, %kind, attempt, code, reason = message, "failed");
+            }
             Ok(()) | Err(AppendError::Superseded | AppendError::CancelRequested) => {}
             Err(AppendError::Unavailable(error)) => return Err(error),
             Err(AppendError::Unwritable(error)) => {

@@ -1,45 +1,126 @@
-//! Log lines about failed attempts.
+//! How an attempt ended: one line in the log that says why, and the numbers for metrics. It never
+//! contains a job's input or output.
 
-use tracing::warn;
+use std::sync::Arc;
 
-use crate::wire::{Body, FailureCode, JobId};
+use tokio::time::Instant;
+use tracing::{info, warn};
 
-/// Why an attempt failed, copied from its event before that is appended.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Report {
-    event: &'static str,
-    code: String,
-    message: String,
+use super::metrics::WorkerCounts;
+use crate::wire::{Body, FailureCode, JobId, Kind};
+
+/// The attempt that reports are about, and where they are counted.
+#[derive(Clone, Debug)]
+pub(super) struct AttemptRecord {
+    pub(super) job: JobId,
+    pub(super) kind: Kind,
+    pub(super) attempt: u32,
+    /// When it started, or when the job was claimed.
+    pub(super) since: Instant,
+    pub(super) counts: Arc<WorkerCounts>,
 }
 
-impl Report {
-    /// The report of an event; `None` when nothing failed. A job that was handed back did not fail.
-    pub(super) fn of(event: &Body) -> Option<Self> {
-        let (event, code, message) = if let Body::Failed(failure) = event {
-            ("failed", &failure.code, &failure.message)
-        } else if let Body::Retrying { code, message, .. } = event
-            && *code != FailureCode::HandedBack
-        {
-            ("to be retried", code, message)
-        } else {
-            return None;
-        };
-        Some(Self {
-            event,
-            code: code.clone(),
-            message: message.clone(),
-        })
+/// How an attempt ended, copied from its event before that is appended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum AttemptReport {
+    Done,
+    Cancelled,
+    Failed {
+        code: String,
+        message: String,
+    },
+    Retried {
+        code: String,
+        message: String,
+        delay_ms: u64,
+    },
+    HandedBack,
+    /// Another worker has the job.
+    Superseded,
+    /// Its end could not be stored: the log could not be reached, or not in time.
+    Abandoned(String),
+}
+
+impl AttemptReport {
+    /// The report of an attempt's last event.
+    pub(super) fn of(last: &Body) -> Self {
+        match last {
+            Body::Failed(failure) => Self::Failed {
+                code: failure.code.clone(),
+                message: failure.message.clone(),
+            },
+            Body::Retrying { code, .. } if *code == FailureCode::HandedBack => Self::HandedBack,
+            Body::Retrying {
+                code,
+                message,
+                delay_ms,
+            } => Self::Retried {
+                code: code.clone(),
+                message: message.clone(),
+                delay_ms: *delay_ms,
+            },
+            Body::Cancelled {} => Self::Cancelled,
+            Body::Done { .. }
+            | Body::Queued { .. }
+            | Body::Started { .. }
+            | Body::Chunk { .. }
+            | Body::Data { .. }
+            | Body::CancelRequested { .. }
+            | Body::Unknown => Self::Done,
+        }
     }
 
-    /// Logs it once the event is stored.
-    pub(super) fn log(self, job: &JobId) {
+    /// The name of the outcome in metrics, and its failure code.
+    fn outcome(&self) -> (&'static str, Option<&str>) {
+        match self {
+            Self::Done => ("done", None),
+            Self::Cancelled => ("cancelled", None),
+            Self::Failed { code, .. } => ("failed", Some(code)),
+            Self::Retried { code, .. } => ("retried", Some(code)),
+            Self::HandedBack => ("handed_back", None),
+            Self::Superseded => ("superseded", None),
+            Self::Abandoned(_) => ("abandoned", None),
+        }
+    }
+}
+
+impl AttemptRecord {
+    /// Logs and counts how the attempt ended, once its last event is stored or abandoned.
+    pub(super) fn record(&self, report: &AttemptReport) {
         let Self {
-            event,
-            code,
-            message,
+            job,
+            kind,
+            attempt,
+            since,
+            counts,
         } = self;
-        // As a field, which is quoted: the message may have several lines.
-        warn!(%job, code, reason = message, "{event}");
+        let took = since.elapsed();
+        // The reason is a field, which is quoted: a message may have several lines.
+        match report {
+            AttemptReport::Done => info!(%job, %kind, attempt, duration = ?took, "done"),
+            AttemptReport::Cancelled => info!(%job, %kind, attempt, duration = ?took, "cancelled"),
+            AttemptReport::HandedBack => {
+                info!(%job, %kind, attempt, duration = ?took, "handed back")
+            }
+            AttemptReport::Failed { code, message } => {
+                warn!(%job, %kind, attempt, code, reason = message, duration = ?took, "failed");
+            }
+            AttemptReport::Retried {
+                code,
+                message,
+                delay_ms,
+            } => {
+                warn!(%job, %kind, attempt, code, reason = message, delay_ms, duration = ?took, "to be retried");
+            }
+            AttemptReport::Superseded => {
+                warn!(%job, %kind, attempt, duration = ?took, "superseded: another worker has the job");
+            }
+            AttemptReport::Abandoned(error) => {
+                warn!(%job, %kind, attempt, error, duration = ?took, "abandoned: the queue delivers the job again");
+            }
+        }
+        let (outcome, code) = report.outcome();
+        counts.count_end(outcome, code, took);
     }
 }
 
@@ -49,37 +130,31 @@ mod tests {
     use crate::wire::JobFailure;
 
     #[test]
-    fn only_failures_are_reported() {
+    fn the_last_event_tells_how_an_attempt_ended() {
         let retrying = |code: &str| Body::Retrying {
             code: code.into(),
             message: "m".into(),
             delay_ms: 5,
-        };
-        let report = |event| {
-            Some(Report {
-                event,
-                code: "c".into(),
-                message: "m".into(),
-            })
         };
         let failure = JobFailure {
             code: "c".into(),
             message: "m".into(),
             retryable: false,
         };
-        assert_eq!(Report::of(&Body::Failed(failure)), report("failed"));
-        assert_eq!(Report::of(&retrying("c")), report("to be retried"));
+        let failed = AttemptReport::of(&Body::Failed(failure));
+        assert_eq!(failed.outcome(), ("failed", Some("c")));
+        let retried = AttemptReport::of(&retrying("c"));
+        assert_eq!(retried.outcome(), ("retried", Some("c")));
+        let back = AttemptReport::of(&retrying(FailureCode::HandedBack.as_str()));
+        assert_eq!(back, AttemptReport::HandedBack);
         assert_eq!(
-            Report::of(&retrying(FailureCode::HandedBack.as_str())),
-            None
+            AttemptReport::of(&Body::Cancelled {}),
+            AttemptReport::Cancelled
         );
-        assert_eq!(Report::of(&Body::Cancelled {}), None);
-        assert_eq!(
-            Report::of(&Body::Done {
-                usage: None,
-                finish_reason: None
-            }),
-            None
-        );
+        let done = Body::Done {
+            usage: None,
+            finish_reason: None,
+        };
+        assert_eq!(AttemptReport::of(&done), AttemptReport::Done);
     }
 }

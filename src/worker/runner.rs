@@ -18,10 +18,12 @@ use super::callback;
 use super::claim::{Claimed, Claimer, OwnedJob};
 use super::deadlines::Deadlines;
 use super::held::{HeldJob, HeldJobs};
+use super::metrics::WorkerCounts;
 use super::outcome::{
     AttemptOutcome, attempts_exhausted, handed_back, panicked, retry_pause, timed_out,
 };
 use super::owner::answer_questions;
+use super::report::AttemptRecord;
 use super::settings::WorkerSettings;
 use crate::backend::{Backend, Failure, Finish, Job, Output, Retry, Stopped};
 use crate::config::{HAND_BACK_WAIT, REQUEST_WAIT, STOP_WAIT};
@@ -42,6 +44,7 @@ pub(super) struct Runner<B> {
     pub(super) settings: Arc<WorkerSettings>,
     /// The interval of the progress reports to the queue.
     pub(super) progress_interval: Duration,
+    pub(super) counts: Arc<WorkerCounts>,
     pub(super) tasks: Tasks,
 }
 
@@ -59,7 +62,7 @@ impl<B: Backend> Runner<B> {
         let delivery = held.delivery();
         match outcome {
             Ok(AttemptOutcome::Ended) => self.leave_queue(delivery).await,
-            Ok(AttemptOutcome::Lost) => info!(job = %delivery.job, "another worker has the job"),
+            Ok(AttemptOutcome::Lost) => debug!(job = %delivery.job, "another worker has the job"),
             Ok(AttemptOutcome::Abandoned) => delivery.terminate().await,
             Ok(AttemptOutcome::Unfinished(pause)) => {
                 delivery
@@ -67,7 +70,7 @@ impl<B: Backend> Runner<B> {
                     .await
             }
             Err(error) => {
-                warn!(job = %delivery.job, %error, "handed back: the log cannot be reached");
+                debug!(job = %delivery.job, %error, "handed back: the log cannot be reached");
                 delivery.hand_back(Some(self.progress_interval)).await;
             }
         }
@@ -123,6 +126,14 @@ impl<B: Backend> Runner<B> {
             ..
         } = held.delivery();
         info!(job = %id, kind = %submission.kind, attempt, continues = previous_output.is_some(), "started");
+        let _running = self.counts.start();
+        let record = AttemptRecord {
+            job: id.clone(),
+            kind: submission.kind.clone(),
+            attempt,
+            since: Instant::now(),
+            counts: Arc::clone(&self.counts),
+        };
         let look = Arc::new(Notify::new());
         let job = Job {
             id: id.clone(),
@@ -141,6 +152,7 @@ impl<B: Backend> Runner<B> {
             Arc::clone(&look),
             Deadlines::new(limits, remaining),
             self.progress_interval * 2,
+            record,
         );
         tokio::select! {
             outcome = self.attempt(run, job, out, backend_failure, hand_back) => outcome,

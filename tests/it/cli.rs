@@ -301,7 +301,7 @@ async fn up_reports_its_nats_port_when_the_default_is_taken() {
     let up = format!("up --listen 127.0.0.1:0 --data-dir {data} --nats-server {program}");
     let mut up = Process::start_with(up.split(' '), &[], Stdio::piped());
     let url = up.says("nats ").await;
-    let said = up.complains().await;
+    let said = up.complains_of("port 4222").await;
     assert!(
         said.contains("port 4222 is in use by another program"),
         "{said}"

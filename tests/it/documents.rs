@@ -31,6 +31,7 @@ const RUN: [&str; 6] = [
     "docs/clients.md",
     "docs/http.md",
     "docs/workers.md",
+    "docs/metrics.md",
     "docs/operations.md",
     "docs/performance.md",
 ];
@@ -170,6 +171,7 @@ async fn run(document: &str) {
         ("127.0.0.1:4000", up.addr.clone()),
         ("nats://127.0.0.1:4222", up.nats.clone()),
         ("127.0.0.1:4001", free_address()),
+        ("127.0.0.1:9464", free_address()),
         (
             "8000",
             free_address().rsplit(':').next().unwrap().to_owned(),
@@ -232,6 +234,11 @@ async fn the_commands_over_http_work() {
 #[tokio::test]
 async fn the_commands_for_workers_work() {
     run("docs/workers.md").await;
+}
+
+#[tokio::test]
+async fn the_commands_for_metrics_work() {
+    run("docs/metrics.md").await;
 }
 
 #[tokio::test]

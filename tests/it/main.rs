@@ -48,6 +48,10 @@ mod library;
 mod listing;
 /// Many clients, many events, and shared scans.
 mod load;
+/// What workers and `up` log: why a job failed, and no secrets.
+mod logs;
+/// Metrics: what is served, and that the documents, alerts and dashboards match.
+mod metrics;
 /// Recorded answers of model servers, replayed from `tests/cases/openai`.
 mod model_cases;
 /// Model servers: complete answers and every fault.

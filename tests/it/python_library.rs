@@ -237,7 +237,8 @@ async fn time_limits_end_a_job(broker: &Broker) {
 
 async fn a_worker_that_is_stopped_hands_its_jobs_back(broker: &Broker) {
     let system = System::on(broker).await;
-    let mut worker = Python::start(&system, TASKS, 3).await;
+    let settings = "concurrency=3, grace=1";
+    let mut worker = Python::start_with(&system, TASKS, settings).await;
     let job = system.submit("back", json!("hang")).await;
     system.reaches("back", 3).await;
     let stopped = Instant::now();

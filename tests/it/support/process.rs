@@ -65,11 +65,21 @@ impl Process {
 
     /// The next line of its piped stderr. Anything after it is discarded.
     pub async fn complains(&mut self) -> String {
+        self.complains_of("").await
+    }
+
+    /// The first line of its piped stderr with this text. Anything after it is discarded.
+    pub async fn complains_of(&mut self, text: &str) -> String {
         let mut lines = BufReader::new(self.child.stderr.take().expect("a piped stderr")).lines();
-        within("a line of stderr", lines.next_line())
-            .await
-            .unwrap()
-            .expect("a line of stderr")
+        within("a line of stderr", async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if line.contains(text) {
+                    return line;
+                }
+            }
+            panic!("no line of stderr with {text:?}");
+        })
+        .await
     }
 
     /// Waits for a line of stdout that starts with `word`; returns the rest of it.

@@ -308,6 +308,8 @@ class _Retries:
         """Raises if trying again is useless, or was tried for long enough."""
         if isinstance(error, InvalidStatus):
             error = _problem(error)
+        elif isinstance(error, InvalidHandshake):  # It broke meanwhile, or a proxy answered.
+            error = ConnectionError(str(error))
         if isinstance(error, ConnectionClosed) and (error.rcvd is None or error.rcvd.code in RECONNECT):
             error = ConnectionError("the connection broke")
         is_final = not (error.is_temporary if isinstance(error, ClientError) else isinstance(error, OSError))

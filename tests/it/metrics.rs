@@ -1,0 +1,190 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+use tailwater::metrics::catalog;
+
+use crate::support::broker::Broker;
+use crate::support::client::follow;
+use crate::support::http::get;
+use crate::support::process::tailwater;
+use crate::support::system::{System, words};
+use crate::support::until;
+
+/// The names of the metrics in a text of Prometheus, without the endings of histograms.
+fn families(text: &str) -> BTreeSet<String> {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    types
+        .map(|line| line.split(' ').next().unwrap().to_owned())
+        .collect()
+}
+
+/// Every sample of a text: name and labels, and value.
+fn samples(text: &str) -> BTreeMap<String, f64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            (name.to_owned(), value.parse().unwrap())
+        })
+        .collect()
+}
+
+fn served_by(process: &str) -> BTreeSet<String> {
+    let of_process = catalog::ALL
+        .iter()
+        .filter(|metric| metric.is_served_by(process));
+    of_process.map(|metric| metric.full_name()).collect()
+}
+
+#[tokio::test]
+async fn an_edge_and_a_worker_serve_exactly_the_documented_metrics() {
+    let system = System::on(Broker::shared_one()).await;
+    let (_edge, addr) = system.edge_process(&["--threads", "2"]).await;
+    let mut worker =
+        system.worker_process(&["--metrics", "127.0.0.1:0", "--threads", "2"], &["demo"]);
+    let metrics = worker.says("metrics http://").await;
+    let worker_addr = metrics.strip_suffix("/metrics").unwrap();
+    system.kind_is_known().await;
+    let body = json!({"kind": "demo", "id": "measured", "input": words(30, 100, 1)}).to_string();
+    let json = "Content-Type: application/json\r\n";
+    let exchange = crate::support::http::exchange;
+    let (head, _) = exchange(&addr, "POST", "/api/jobs", json, body.as_bytes()).await;
+    assert!(head.starts_with("HTTP/1.1 202"), "{head}");
+    let seen = follow(&addr, "measured").await;
+    seen.assert_whole();
+    let (head, _) = exchange(&addr, "GET", "/api/jobs/no-such-job", "", b"").await;
+    assert!(head.starts_with("HTTP/1.1 404"), "{head}");
+    // The worker counts the end when it has stored it, which the client may learn first.
+    let ended = "tailwater_worker_attempts_ended_total{kind=\"demo\",outcome=\"done\",code=\"\"}";
+    until("the end to be counted", async || {
+        samples(&get(worker_addr, "/metrics", "").await.1).get(ended) == Some(&1.0)
+    })
+    .await;
+    let (head, of_worker) = get(worker_addr, "/metrics", "").await;
+    assert!(head.contains("text/plain; version=0.0.4"), "{head}");
+    assert_eq!(families(&of_worker), served_by("worker"));
+    let (_, of_edge) = get(&addr, "/metrics", "").await;
+    assert_eq!(families(&of_edge), served_by("edge"));
+    for text in [&of_edge, &of_worker] {
+        assert!(!text.contains("measured"), "a job's id is a label:\n{text}");
+    }
+    let found = samples(&of_edge);
+    let value = |name: &str| {
+        found
+            .get(name)
+            .copied()
+            .unwrap_or_else(|| panic!("{name} in\n{of_edge}"))
+    };
+    let events = seen.events.len() as f64;
+    for (name, expected) in [
+        (
+            "tailwater_edge_connections_opened_total{transport=\"websocket\"}",
+            1.0,
+        ),
+        (
+            "tailwater_edge_events_delivered_total{transport=\"websocket\"}",
+            events,
+        ),
+        (
+            "tailwater_edge_events_delivered_total{transport=\"sse\"}",
+            0.0,
+        ),
+        ("tailwater_edge_submits_total{outcome=\"new\"}", 1.0),
+        ("tailwater_edge_refusals_total{code=\"job_not_found\"}", 1.0),
+        ("tailwater_edge_refusals_total{code=\"overloaded\"}", 0.0),
+        ("tailwater_queue_waiting_jobs{kind=\"demo\"}", 0.0),
+        ("tailwater_nats_connections{state=\"up\"}", 6.0),
+        ("tailwater_nats_connections{state=\"down\"}", 0.0),
+    ] {
+        assert_eq!(value(name), expected, "{name}");
+    }
+    assert!(value("tailwater_edge_sent_bytes_total{transport=\"websocket\"}") > 1000.0);
+    assert!(value("tailwater_edge_memory_limit_bytes") > 1e6);
+    let found = samples(&of_worker);
+    let value = |name: &str| found[name];
+    let chunks = seen.of_type("model:chunk:v1").len() as f64;
+    assert_eq!(value("tailwater_worker_slots{kind=\"demo\"}"), 32.0);
+    assert_eq!(value("tailwater_worker_attempts_total{kind=\"demo\"}"), 1.0);
+    assert_eq!(
+        value("tailwater_worker_output_events_total{kind=\"demo\"}"),
+        chunks
+    );
+    assert_eq!(
+        value("tailwater_worker_publish_seconds_count{kind=\"demo\"}"),
+        chunks
+    );
+    let bytes = seen.text().len() as f64;
+    assert_eq!(
+        value("tailwater_worker_output_bytes_total{kind=\"demo\"}"),
+        bytes
+    );
+    system.end().await;
+}
+
+#[tokio::test]
+async fn open_metrics_is_served_to_a_client_that_prefers_it() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let accept = "Accept: application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.3\r\n";
+    let (head, text) = get(&edge.addr, "/metrics", accept).await;
+    assert!(
+        head.contains("application/openmetrics-text; version=1.0.0"),
+        "{head}"
+    );
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    assert!(
+        text.contains("# UNIT tailwater_edge_sent_bytes bytes\n"),
+        "{text}"
+    );
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_serve_metrics_says_so() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap();
+    let line = format!("worker --kind demo --metrics {addr} --nats nats://127.0.0.1:1 demo");
+    tailwater(&line)
+        .await
+        .refuses(&format!("cannot listen on {addr}"));
+}
+
+#[test]
+fn the_document_lists_exactly_these_metrics() {
+    let document = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    let rows: Vec<_> = document
+        .lines()
+        .filter(|line| line.starts_with("| `tailwater_"))
+        .collect();
+    let expected: Vec<_> = catalog::ALL.iter().map(|metric| metric.row()).collect();
+    assert_eq!(rows, expected);
+}
+
+#[test]
+fn alerts_and_dashboards_use_only_metrics_that_exist() {
+    let known: BTreeSet<_> = catalog::ALL
+        .iter()
+        .map(|metric| metric.full_name())
+        .collect();
+    let mut found = 0;
+    for file in [
+        "ops/alerts.yaml",
+        "ops/alerts-test.yaml",
+        "ops/grafana/tailwater.json",
+    ] {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for word in words.filter(|word| word.starts_with("tailwater_")) {
+            let name = word.strip_suffix("_bucket").unwrap_or(word);
+            assert!(known.contains(name), "{file} uses {word}");
+            found += 1;
+        }
+    }
+    assert!(found > 50, "{found}");
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
