@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{NatsArgs, block_on};
+use super::table;
 use crate::config::{LIST_ROWS, LIST_ROWS_MAX, OPEN_WAIT};
 use crate::nats::{JobQuery, Log, Reader};
 use crate::runtime::Tasks;
@@ -78,7 +79,7 @@ impl JobsCommand {
                 }
             }
             if !self.json {
-                print(&table)?;
+                table::print(HEAD, &table)?;
             }
             nats.close().await;
             Ok(ExitCode::SUCCESS)
@@ -108,21 +109,4 @@ fn cells(job: &JobRow) -> [String; HEAD.len()] {
         job.created_at.map_or_else(absent, time),
         time(job.updated_at),
     ]
-}
-
-/// Prints rows in columns as wide as their widest cell.
-fn print(rows: &[[String; HEAD.len()]]) -> io::Result<()> {
-    let head = HEAD.map(str::to_owned);
-    let all = || std::iter::once(&head).chain(rows);
-    let widths: [usize; HEAD.len()] =
-        std::array::from_fn(|column| all().map(|row| row[column].len()).max().unwrap_or(0));
-    let mut out = io::stdout().lock();
-    for row in all() {
-        let cells = row
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"));
-        writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-    }
-    out.flush()
 }

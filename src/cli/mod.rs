@@ -9,17 +9,20 @@ mod args;
 mod bench;
 mod broker;
 mod cancel;
+mod doctor;
 mod edge;
 mod edge_client;
 mod follow;
 mod guard;
 mod jobs;
+mod kinds;
 mod log;
 mod metrics;
 mod setup;
 mod show;
 mod state;
 mod submit;
+mod table;
 mod tail;
 mod terminal;
 mod up;
@@ -67,6 +70,8 @@ enum Command {
     Tail(tail::TailCommand),
     State(state::StateCommand),
     Jobs(jobs::JobsCommand),
+    Kinds(kinds::KindsCommand),
+    Doctor(doctor::DoctorCommand),
     Cancel(cancel::CancelCommand),
     Bench(bench::BenchCommand),
     #[command(hide = true)]
@@ -103,6 +108,8 @@ pub fn main() -> ExitCode {
         Command::Tail(command) => command.run(),
         Command::State(command) => command.run(),
         Command::Jobs(command) => command.run(),
+        Command::Kinds(command) => command.run(),
+        Command::Doctor(command) => command.run(),
         Command::Cancel(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Guard(command) => command.run(),

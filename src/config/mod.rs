@@ -6,6 +6,7 @@
 mod backend;
 mod bench;
 mod broker;
+mod doctor;
 mod edge;
 mod feed;
 mod http;
@@ -22,6 +23,7 @@ mod worker;
 pub use backend::*;
 pub use bench::*;
 pub use broker::*;
+pub use doctor::*;
 pub use edge::*;
 pub use feed::*;
 pub use http::*;

@@ -45,8 +45,8 @@ struct Configured {
 
 /// A stream as declared. A retention of `null` means the default for a new stream, and keeps the
 /// value of an existing one.
-struct StreamDeclaration {
-    name: String,
+pub(super) struct StreamDeclaration {
+    pub(super) name: String,
     config: Config,
 }
 
@@ -84,6 +84,14 @@ pub(super) async fn apply(
     // Created last: its metadata shows all other processes that the shards exist.
     changes.extend(jobs.apply(client).await?);
     Ok(changes)
+}
+
+/// Every stream as declared, the queue first.
+pub(super) fn declarations(names: &Names, settings: &StreamSettings) -> Vec<StreamDeclaration> {
+    let chunks = (0..settings.shards).map(|shard| chunks(names, shard, settings));
+    std::iter::once(jobs(names, settings))
+        .chain(chunks)
+        .collect()
 }
 
 /// How many shards `setup` created.
@@ -265,6 +273,13 @@ impl StreamDeclaration {
             }),
             Err(error) => Err(error),
         }
+    }
+
+    /// How an existing stream differs from the declaration, apart from its retention.
+    pub(super) fn drift(&self, existing: Config) -> Option<Drift> {
+        let declared = Value::Object(self.config.clone());
+        let existing = Value::Object(existing);
+        Drift::between(&self.name, &existing, &declared, &RETENTION)
     }
 
     /// Returns the existing configuration, or an error if it differs from the declaration in fields

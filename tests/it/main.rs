@@ -28,6 +28,8 @@ mod cli;
 mod crashes;
 /// Authentication at the broker: passwords, tokens, keys, credentials files and certificates.
 mod credentials;
+/// `tailwater doctor` and `tailwater kinds`.
+mod doctor;
 /// The documents: their commands work, their links are valid, and what they quote exists.
 mod documents;
 /// Jobs that a user's own HTTP endpoint runs.
