@@ -135,7 +135,11 @@ fn start_log(cli: &Cli) -> Option<log::LogWriter> {
         Command::Up(_) | Command::Edge(_) | Command::Worker(_)
     );
     let level = if serves { "info" } else { "warn" };
-    let default = format!("error,{LOG_FILTER},tailwater={level}");
+    let mut default = format!("error,{LOG_FILTER},tailwater={level}");
+    if matches!(cli.command, Command::Up(_)) {
+        // It prints the address of NATS itself.
+        default += ",tailwater::nats=warn";
+    }
     let filter =
         EnvFilter::try_new(cli.log.as_deref().unwrap_or(&default)).unwrap_or_else(|error| {
             eprintln!("tailwater: invalid log filter, using the default: {error}");

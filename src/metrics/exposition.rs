@@ -239,13 +239,20 @@ mod tests {
                 ),
                 "tailwater_edge_sent_bytes_total{transport=\"sse\"} 7",
                 "tailwater_edge_connections{transport=\"sse\"} 2",
-                "tailwater_worker_publish_seconds_bucket{le=\"0.0025\",kind=\"a\\\"b\"} 1",
                 "tailwater_worker_publish_seconds_count{kind=\"a\\\"b\"} 1",
             ] {
                 let found = text.lines().any(|found| found.starts_with(line));
                 assert!(found, "{line} is not in\n{text}");
             }
         }
+        // The formats put the labels in another order.
+        let bucket = "tailwater_worker_publish_seconds_bucket";
+        let of_kind = r#"kind="a\"b""#;
+        let le = r#"le="0.0025""#;
+        let line = format!("{bucket}{{{of_kind},{le}}} 1");
+        assert!(prometheus.contains(&line), "{line} is not in\n{prometheus}");
+        let line = format!("{bucket}{{{le},{of_kind}}} 1");
+        assert!(open.contains(&line), "{line} is not in\n{open}");
         assert!(open.ends_with("# EOF\n"), "{open}");
         assert!(
             open.contains("# UNIT tailwater_edge_sent_bytes bytes"),

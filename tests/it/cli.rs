@@ -250,7 +250,9 @@ async fn the_python_example_runs_jobs() {
     assert_eq!(printed, "HÄPPY LITTLE WORDS ");
     let seen = follow(&up.addr, "py").await;
     seen.assert_whole();
-    assert_eq!(seen.of_type("model:chunk:v1").len(), 3);
+    // The first word is published at once; others that arrive within 100 ms are gathered.
+    let chunks = seen.of_type("model:chunk:v1").len();
+    assert!((2..=3).contains(&chunks), "{chunks}");
 }
 
 #[tokio::test]

@@ -47,12 +47,12 @@ async fn an_edge_and_a_worker_serve_exactly_the_documented_metrics() {
     let metrics = worker.says("metrics http://").await;
     let worker_addr = metrics.strip_suffix("/metrics").unwrap();
     system.kind_is_known().await;
-    let body = json!({"kind": "demo", "id": "measured", "input": words(30, 100, 1)}).to_string();
+    let body = json!({"kind": "demo", "id": "job-x7q", "input": words(30, 100, 1)}).to_string();
     let json = "Content-Type: application/json\r\n";
     let exchange = crate::support::http::exchange;
     let (head, _) = exchange(&addr, "POST", "/api/jobs", json, body.as_bytes()).await;
     assert!(head.starts_with("HTTP/1.1 202"), "{head}");
-    let seen = follow(&addr, "measured").await;
+    let seen = follow(&addr, "job-x7q").await;
     seen.assert_whole();
     let (head, _) = exchange(&addr, "GET", "/api/jobs/no-such-job", "", b"").await;
     assert!(head.starts_with("HTTP/1.1 404"), "{head}");
@@ -68,7 +68,7 @@ async fn an_edge_and_a_worker_serve_exactly_the_documented_metrics() {
     let (_, of_edge) = get(&addr, "/metrics", "").await;
     assert_eq!(families(&of_edge), served_by("edge"));
     for text in [&of_edge, &of_worker] {
-        assert!(!text.contains("measured"), "a job's id is a label:\n{text}");
+        assert!(!text.contains("x7q"), "a job's id is a label:\n{text}");
     }
     let found = samples(&of_edge);
     let value = |name: &str| {

@@ -84,7 +84,7 @@ const TASKS: &str = r#"
         sys.exit("enough")
     if task == "number":
         yield 7
-    if task == "not json":
+    if task == "no-json":
         yield Data({1, 2})
     if task == "code":
         raise Failed("no such city", code="no_city")
@@ -112,7 +112,7 @@ async fn an_exception_fails_only_its_job(broker: &Broker) {
         ("raise", "ValueError: no such city"),
         ("exit", "SystemExit: enough"),
         (
-            "not json",
+            "no-json",
             "TypeError: Object of type set is not JSON serializable",
         ),
         (
@@ -325,7 +325,7 @@ async fn python_yields_reasoning_and_data_and_fails_with_its_own_code() {
 #[tokio::test]
 async fn python_functions_that_block_or_return_the_whole_output_are_workers() {
     let system = System::on(Broker::shared_one()).await;
-    // The decorated function is replaced by one that blocks its thread, and is cancelled by asking.
+    // The decorated function is replaced by one that blocks its thread.
     let blocking = r#"
     yield ""
 
@@ -335,10 +335,12 @@ def block(job):
     return count(job)
 
 def count(job):
-    while not job.cancelled:
-        time.sleep(0.02)
-        yield "tick "
-    print("stopped", job.id, flush=True)
+    try:
+        while not job.cancelled:
+            time.sleep(0.02)
+            yield "tick "
+    finally:
+        print("stopped", job.id, flush=True)
 
 run = Worker(block, "demo", concurrency=2)
 "#;

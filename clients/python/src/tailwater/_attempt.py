@@ -242,13 +242,26 @@ class Attempt:
         self.news.set()
 
     async def _produce_in_thread(self, job: Job, made: Any) -> None:
-        """Runs a generator that blocks its thread, piece by piece."""
+        """Runs a generator that blocks its thread, piece by piece. Once the attempt is over, the generator is closed in its thread:
+        GeneratorExit is raised at its `yield`."""
         loop, done = asyncio.get_running_loop(), object()
-        while not job.cancelled:
-            piece = await loop.run_in_executor(self.threads, next, made, done)
-            if piece is done:
-                return
-            await self._put(piece)
+
+        def step() -> Any:
+            piece = next(made, done)
+            if job.cancelled:
+                made.close()
+            return piece
+
+        def close() -> None:
+            with suppress(ValueError):  # It still runs, and is closed after its next piece.
+                made.close()
+
+        try:
+            while (piece := await loop.run_in_executor(self.threads, step)) is not done:
+                await self._put(piece)
+        except asyncio.CancelledError:
+            self.threads.submit(close)
+            raise
 
     async def _put(self, piece: Any) -> None:
         if isinstance(piece, str):
