@@ -1,4 +1,3 @@
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -11,16 +10,16 @@ use tailwater::wire::limits::EVENT_MAX;
 use tailwater::wire::{JobId, JobState, Status, Submission};
 use tailwater::worker::WorkerSettings;
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
 use crate::support::broker::{self, Broker};
 use crate::support::client::follow;
 use crate::support::http::{assert_problem, get, get_json, post, post_refused};
-use crate::support::http_server::{Exchange, Request, Server};
+use crate::support::http_server::{Exchange, Server};
 use crate::support::process::{Process, run_with};
+use crate::support::signatures::assert_signed;
 use crate::support::system::{Edge, SECRET, System, words};
-use crate::support::{assert_fields, assert_within, python, until, within};
+use crate::support::{assert_fields, assert_within, until};
 
 /// Workers for jobs and callbacks, and an edge that allows callbacks to `server`.
 struct Calls {
@@ -106,33 +105,6 @@ async fn a_callback_omits_details_that_do_not_fit() {
     let data = &request.json()["data"];
     assert_fields!(data, {"status": "done", "usage": null, "finish_reason": "stop"});
     calls.system.end().await;
-}
-
-/// Verifies signatures with the reference library, in Python.
-pub async fn assert_signed(requests: &[Request]) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/webhooks.py");
-    let mut verifier = tokio::process::Command::new(python("python"))
-        .arg(script)
-        .arg(SECRET)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let list: Vec<_> = requests
-        .iter()
-        .map(|request| json!({"headers": request.headers, "body": request.body}))
-        .collect();
-    let mut stdin = verifier.stdin.take().unwrap();
-    let list = Value::from(list).to_string();
-    stdin.write_all(list.as_bytes()).await.unwrap();
-    drop(stdin);
-    let out = within("the verifier", verifier.wait_with_output())
-        .await
-        .unwrap();
-    let said = String::from_utf8(out.stdout).unwrap();
-    let found = (out.status.code(), said);
-    assert_eq!(found, (Some(0), format!("{} valid\n", requests.len())));
 }
 
 #[tokio::test]

@@ -11,12 +11,12 @@ use tailwater::worker::WorkerSettings;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::callbacks::assert_signed;
 use crate::support::broker::Broker;
 use crate::support::client::follow;
 use crate::support::http::post;
 use crate::support::http_server::{Exchange, Server};
 use crate::support::process::{Process, run_with};
+use crate::support::signatures::assert_signed;
 use crate::support::system::{SECRET, System, limited};
 use crate::support::{assert_fields, assert_within, python, until};
 

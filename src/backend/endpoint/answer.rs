@@ -7,7 +7,7 @@
 //! | `application/json`, `…+json` | one JSON value |
 //! | any other | text |
 
-use super::dialect::Dialect;
+use super::dialect::EventDialect;
 use super::events::{EndpointEvents, is_error, stopped_by_itself};
 use super::report::reported;
 use crate::backend::format::{Decoder, Format, Halves, content};
@@ -35,7 +35,7 @@ impl EndpointAnswer {
         let (_, subtype) = media_type.split_once('/').unwrap_or_default();
         if media_type == "text/event-stream" {
             Self::Events(EndpointEvents::new(
-                is_ui_message.then_some(Dialect::UiMessage),
+                is_ui_message.then_some(EventDialect::UiMessage),
             ))
         } else if lines.contains(&subtype.strip_prefix("x-").unwrap_or(subtype)) {
             Self::Stream(Decoder::new(Format::Ndjson))

@@ -10,7 +10,7 @@ use crate::backend::Channel;
 
 /// A format of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dialect {
+pub(super) enum EventDialect {
     /// Text, or JSON as in the format `ndjson`.
     Plain,
     /// The AI SDK's UI message stream.
@@ -35,7 +35,7 @@ pub(super) enum Meaning {
     Finish,
 }
 
-impl Dialect {
+impl EventDialect {
     /// The dialect of an answer whose first event this is.
     pub(super) fn of_first(event: &Value) -> Self {
         match event.get("type").and_then(Value::as_str) {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::dialect::{Dialect, Meaning};
+use super::dialect::{EventDialect, Meaning};
 use super::report::reported;
 use crate::backend::format::{Halves, content};
 use crate::backend::sse::{Remainder, SseEvent, SseParser};
@@ -20,7 +20,7 @@ const DONE: &str = "[DONE]";
 pub(super) struct EndpointEvents {
     parser: SseParser,
     /// `None` before the first event.
-    dialect: Option<Dialect>,
+    dialect: Option<EventDialect>,
     halves: Halves,
     /// Set once the answer is complete.
     finish: Option<Finish>,
@@ -30,7 +30,7 @@ pub(super) struct EndpointEvents {
 
 impl EndpointEvents {
     /// The events of an answer whose head names this dialect, if it names one.
-    pub(super) fn new(dialect: Option<Dialect>) -> Self {
+    pub(super) fn new(dialect: Option<EventDialect>) -> Self {
         Self {
             dialect,
             ..Self::default()
@@ -77,7 +77,7 @@ impl EndpointEvents {
             }
         }
         contents.extend(self.halves.end());
-        let needs_finish = self.dialect.is_some_and(Dialect::has_finish) && !self.is_done;
+        let needs_finish = self.dialect.is_some_and(EventDialect::has_finish) && !self.is_done;
         Ok(match self.finish {
             Some(finish) => Some(finish),
             None if needs_finish || is_cut => None,
@@ -95,13 +95,13 @@ impl EndpointEvents {
             if name == "error" {
                 return Err(reported(&Value::String(data)));
             }
-            self.dialect.get_or_insert(Dialect::Plain);
+            self.dialect.get_or_insert(EventDialect::Plain);
             self.text(Channel::Output, &data, contents);
             return Ok(());
         };
         let dialect = *self
             .dialect
-            .get_or_insert_with(|| Dialect::of_first(&value));
+            .get_or_insert_with(|| EventDialect::of_first(&value));
         let event_type = value.get("type").and_then(Value::as_str);
         match dialect.meaning(event_type.unwrap_or_default()) {
             Meaning::Text(channel) => {
@@ -126,7 +126,7 @@ impl EndpointEvents {
                     contents.push(data_of(value));
                 }
             }
-            Meaning::Data if dialect != Dialect::Plain => contents.push(data_of(value)),
+            Meaning::Data if dialect != EventDialect::Plain => contents.push(data_of(value)),
             Meaning::Data if name == "error" || is_error(&value) => return Err(reported(&value)),
             Meaning::Data => match value {
                 Value::String(text) => self.text(Channel::Output, &text, contents),

@@ -19,6 +19,8 @@ pub mod process;
 pub mod proxy;
 /// Runs a scenario on several brokers and in several encodings.
 pub mod scenarios;
+/// Verifies signed requests.
+pub mod signatures;
 /// A Socket.IO client by hand.
 pub mod socketio;
 /// A client of server-sent events by hand.
