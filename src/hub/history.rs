@@ -134,7 +134,7 @@ mod tests {
             ts: seq,
         };
         let stored = Stored::decode(&job(), seq * 7, event.encode().unwrap()).unwrap();
-        let prev = (seq % 3 != 0).then_some(seq * 7 - 7);
+        let prev = (!seq.is_multiple_of(3)).then_some(seq * 7 - 7);
         Arc::new(stored.after(prev))
     }
 

@@ -1,12 +1,13 @@
 //! Looks at the broker as `doctor` reports it: its version, its streams against their declarations,
 //! their replicas, its clock and its limits. It changes nothing and judges nothing.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use async_nats::Client;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use super::connect::Nats;
 use super::drift::Drift;

@@ -96,7 +96,7 @@ impl<T> MailSender<T> {
         }
         match &mut state.mail {
             Mail::Waiting(waiting) => join(waiting, mail)?,
-            other => *other = Mail::Waiting(mail),
+            other @ (Mail::Empty | Mail::Closed(_) | Mail::Expired) => *other = Mail::Waiting(mail),
         }
         drop(state);
         self.0.arrived.notify_one();
@@ -130,7 +130,7 @@ impl<T> Drop for MailSender<T> {
         state.mail = match std::mem::replace(&mut state.mail, Mail::Empty) {
             Mail::Empty => Mail::Closed(None),
             Mail::Waiting(mail) => Mail::Closed(Some(mail)),
-            closed => closed,
+            closed @ (Mail::Closed(_) | Mail::Expired) => closed,
         };
         drop(state);
         self.0.arrived.notify_one();

@@ -74,7 +74,7 @@ impl Compaction {
                     position = after;
                 }
             }
-            other => {
+            other @ (Step::Gap { .. } | Step::Live | Step::End | Step::Rebuilt) => {
                 self.compactor.flush(&mut out);
                 if out.is_empty() {
                     return Some(other);

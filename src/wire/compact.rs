@@ -342,9 +342,12 @@ mod tests {
             ],
             false,
         );
-        let text = |event: &Arc<Stored>| match event.event().unwrap().body {
-            Body::Chunk { text, .. } => text,
-            _ => "-".into(),
+        let text = |event: &Arc<Stored>| {
+            if let Body::Chunk { text, .. } = event.event().unwrap().body {
+                text
+            } else {
+                "-".into()
+            }
         };
         let compacted = compact(&log, current_from(&log), 100);
         let frames: Vec<_> = compacted

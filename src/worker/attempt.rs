@@ -83,7 +83,7 @@ impl Attempt {
         record: AttemptRecord,
     ) -> Self {
         Self {
-            writer: AttemptWriter::Idle(writer),
+            writer: AttemptWriter::Idle(Box::new(writer)),
             batch: OutputBatch::new(flush),
             pieces: Some(pieces),
             queued,

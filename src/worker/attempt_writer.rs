@@ -14,7 +14,7 @@ use crate::wire::Body;
 /// What the writer does.
 pub(super) enum AttemptWriter {
     /// Nothing.
-    Idle(EventWriter),
+    Idle(Box<EventWriter>),
     /// It appends an event with this many bytes of output, since then.
     Appending(InFlightRequest, usize, Instant),
     /// It checks whether another process wrote.
@@ -24,7 +24,8 @@ pub(super) enum AttemptWriter {
 }
 
 /// An append or a check. It returns the writer.
-type InFlightRequest = Pin<Box<dyn Future<Output = (EventWriter, Result<(), AppendError>)> + Send>>;
+type InFlightRequest =
+    Pin<Box<dyn Future<Output = (Box<EventWriter>, Result<(), AppendError>)> + Send>>;
 
 /// A request that has succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +73,7 @@ impl AttemptWriter {
         });
     }
 
-    fn start(&mut self, request: impl FnOnce(EventWriter) -> Self) {
+    fn start(&mut self, request: impl FnOnce(Box<EventWriter>) -> Self) {
         *self = match std::mem::replace(self, Self::Changing) {
             Self::Idle(writer) => request(writer),
             busy @ (Self::Appending(..) | Self::Checking(_) | Self::Changing) => busy,

@@ -38,6 +38,43 @@ fn served_by(process: &str) -> BTreeSet<String> {
     of_process.map(|metric| metric.full_name()).collect()
 }
 
+/// An edge with two threads has delivered this many events over one WebSocket, accepted one job and
+/// refused one request.
+fn assert_edge_counted(of_edge: &str, events: usize) {
+    let found = samples(of_edge);
+    let value = |name: &str| {
+        found
+            .get(name)
+            .copied()
+            .unwrap_or_else(|| panic!("{name} in\n{of_edge}"))
+    };
+    let events = events as f64;
+    for (name, expected) in [
+        (
+            "tailwater_edge_connections_opened_total{transport=\"websocket\"}",
+            1.0,
+        ),
+        (
+            "tailwater_edge_events_delivered_total{transport=\"websocket\"}",
+            events,
+        ),
+        (
+            "tailwater_edge_events_delivered_total{transport=\"sse\"}",
+            0.0,
+        ),
+        ("tailwater_edge_submits_total{outcome=\"new\"}", 1.0),
+        ("tailwater_edge_refusals_total{code=\"job_not_found\"}", 1.0),
+        ("tailwater_edge_refusals_total{code=\"overloaded\"}", 0.0),
+        ("tailwater_queue_waiting_jobs{kind=\"demo\"}", 0.0),
+        ("tailwater_nats_connections{state=\"up\"}", 6.0),
+        ("tailwater_nats_connections{state=\"down\"}", 0.0),
+    ] {
+        assert_eq!(value(name), expected, "{name}");
+    }
+    assert!(value("tailwater_edge_sent_bytes_total{transport=\"websocket\"}") > 1000.0);
+    assert!(value("tailwater_edge_memory_limit_bytes") > 1e6);
+}
+
 #[tokio::test]
 async fn an_edge_and_a_worker_serve_exactly_the_documented_metrics() {
     let system = System::on(Broker::shared_one()).await;
@@ -70,38 +107,7 @@ async fn an_edge_and_a_worker_serve_exactly_the_documented_metrics() {
     for text in [&of_edge, &of_worker] {
         assert!(!text.contains("x7q"), "a job's id is a label:\n{text}");
     }
-    let found = samples(&of_edge);
-    let value = |name: &str| {
-        found
-            .get(name)
-            .copied()
-            .unwrap_or_else(|| panic!("{name} in\n{of_edge}"))
-    };
-    let events = seen.events.len() as f64;
-    for (name, expected) in [
-        (
-            "tailwater_edge_connections_opened_total{transport=\"websocket\"}",
-            1.0,
-        ),
-        (
-            "tailwater_edge_events_delivered_total{transport=\"websocket\"}",
-            events,
-        ),
-        (
-            "tailwater_edge_events_delivered_total{transport=\"sse\"}",
-            0.0,
-        ),
-        ("tailwater_edge_submits_total{outcome=\"new\"}", 1.0),
-        ("tailwater_edge_refusals_total{code=\"job_not_found\"}", 1.0),
-        ("tailwater_edge_refusals_total{code=\"overloaded\"}", 0.0),
-        ("tailwater_queue_waiting_jobs{kind=\"demo\"}", 0.0),
-        ("tailwater_nats_connections{state=\"up\"}", 6.0),
-        ("tailwater_nats_connections{state=\"down\"}", 0.0),
-    ] {
-        assert_eq!(value(name), expected, "{name}");
-    }
-    assert!(value("tailwater_edge_sent_bytes_total{transport=\"websocket\"}") > 1000.0);
-    assert!(value("tailwater_edge_memory_limit_bytes") > 1e6);
+    assert_edge_counted(&of_edge, seen.events.len());
     let found = samples(&of_worker);
     let value = |name: &str| found[name];
     let chunks = seen.of_type("model:chunk:v1").len() as f64;

@@ -131,9 +131,10 @@ fn json(body: &[u8]) -> Result<Option<Content>, Failure> {
     if is_error(&value) {
         return Err(reported(&value));
     }
-    let value = match value {
-        serde_json::Value::String(text) => serde_json::json!({"text": text}),
-        other => other,
+    let value = if value.is_string() {
+        serde_json::json!({"text": value})
+    } else {
+        value
     };
     Ok(content(value, &mut Halves::default()))
 }

@@ -128,10 +128,13 @@ impl EndpointEvents {
             }
             Meaning::Data if dialect != EventDialect::Plain => contents.push(data_of(value)),
             Meaning::Data if name == "error" || is_error(&value) => return Err(reported(&value)),
-            Meaning::Data => match value {
-                Value::String(text) => self.text(Channel::Output, &text, contents),
-                value => contents.extend(content(value, &mut self.halves)),
-            },
+            Meaning::Data => {
+                if let Value::String(text) = value {
+                    self.text(Channel::Output, &text, contents);
+                } else {
+                    contents.extend(content(value, &mut self.halves));
+                }
+            }
         }
         Ok(())
     }

@@ -30,7 +30,7 @@ pub(super) enum PublishTarget {
 /// Writes the events of one job.
 #[derive(Debug)]
 pub(super) enum JobWriter {
-    Log(EventWriter),
+    Log(Box<EventWriter>),
     Other(OtherWriter),
 }
 
@@ -90,7 +90,7 @@ impl Connected {
         match self {
             Self::Log(log) => {
                 let writer = EventWriter::new(log.1.clone(), job, 1, None);
-                JobWriter::Log(writer.with_segments(None))
+                JobWriter::Log(Box::new(writer.with_segments(None)))
             }
             Self::Lines(connection) => other(connection, job),
             Self::DurableStreams(connections) => {

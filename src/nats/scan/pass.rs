@@ -231,15 +231,26 @@ fn update(
     let mut is_blocked = false;
     let mut index = 0;
     while let Some(reader) = readers.get_mut(index) {
-        match change(reader) {
-            ScanReaderState::Leaves => left.push(readers.swap_remove(index).sender),
-            state => {
-                is_blocked |= state == ScanReaderState::Blocked;
-                index += 1;
-            }
+        let state = change(reader);
+        if state == ScanReaderState::Leaves {
+            left.push(readers.swap_remove(index).sender);
+        } else {
+            is_blocked |= state == ScanReaderState::Blocked;
+            index += 1;
         }
     }
     is_blocked
+}
+
+impl ScanReaderState {
+    /// A reader that got its last event leaves once it has taken it.
+    fn then_leave_if(self, is_last: bool) -> Self {
+        if is_last && self == Self::Stays {
+            Self::Leaves
+        } else {
+            self
+        }
+    }
 }
 
 impl ScanReader {
@@ -273,10 +284,7 @@ impl ScanReader {
         if self.batch.len() < SCAN_BATCH && self.bytes < STEP_BYTES && !last {
             return ScanReaderState::Stays;
         }
-        match self.flush() {
-            ScanReaderState::Stays if last => ScanReaderState::Leaves,
-            state => state,
-        }
+        self.flush().then_leave_if(last)
     }
 
     /// Hands the batch over. A reader that has not taken the one before, and does not take it
@@ -333,10 +341,7 @@ impl ScanReader {
         let is_last =
             |event: &Arc<Stored>| self.request.until.is_some_and(|until| event.seq >= until);
         let last = self.batch.last().is_some_and(is_last);
-        match self.flush() {
-            ScanReaderState::Stays if last => ScanReaderState::Leaves,
-            state => state,
-        }
+        self.flush().then_leave_if(last)
     }
 }
 

@@ -265,8 +265,7 @@ proptest! {
         let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(body.len())).collect();
         cuts.sort_unstable();
         let ends = cuts.iter().copied().chain([body.len()]);
-        let pieces = cuts.iter().copied().collect::<Vec<_>>();
-        let starts = std::iter::once(0).chain(pieces);
+        let starts = std::iter::once(0).chain(cuts.iter().copied());
         let pieces = starts.zip(ends).map(|(start, end)| &body.as_bytes()[start..end]);
         prop_assert_eq!(decoded(content_type, false, pieces), whole(content_type, &body));
     }
