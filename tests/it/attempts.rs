@@ -322,18 +322,29 @@ async fn a_worker_logs_why_its_jobs_failed() {
     let submission = limited(Value::Null, Some(1), None);
     let late = system.submit_with("late", submission).await;
     system.ended(&late).await;
-    for words in [
-        r#"to be retried job=fails code="exit_status" reason="exit status 75: no\ndisk""#,
-        r#"failed job=fails code="exit_status" reason="exit status 3: no\ndisk""#,
-        r#"failed job=late code="timed_out" reason="the job exceeded its time limit""#,
+    for (outcome, reason) in [
+        (
+            "to be retried job=fails kind=demo attempt=1 ",
+            r#"code="exit_status" reason="exit status 75: no\ndisk""#,
+        ),
+        (
+            "failed job=fails kind=demo attempt=2 ",
+            r#"code="exit_status" reason="exit status 3: no\ndisk""#,
+        ),
+        (
+            "failed job=late kind=demo ",
+            r#"code="timed_out" reason="the job exceeded its time limit""#,
+        ),
     ] {
         let line = eventually("the line of the log", || async {
             let log = std::fs::read_to_string(&log).unwrap();
             log.lines()
-                .find(|line| line.contains(words))
+                .find(|line| line.contains(outcome))
                 .map(str::to_owned)
         });
-        assert!(line.await.contains(" WARN tailwater::worker"));
+        let line = line.await;
+        assert!(line.contains(reason), "{line}");
+        assert!(line.contains(" WARN tailwater::worker"), "{line}");
     }
     system.end().await;
 }

@@ -360,7 +360,7 @@ async fn an_edge_serves_a_page_to_browsers() {
     curl.args(["-sS", "-w", "\n%{content_type}", &page]);
     let out = within("a page", curl.output()).await.unwrap();
     let out = String::from_utf8(out.stdout).unwrap();
-    assert!(out.contains("<title>Tailwater edge</title>"), "{out}");
+    assert!(out.contains("<title>Tailwater console</title>"), "{out}");
     assert!(out.ends_with("\ntext/html; charset=utf-8"), "{out}");
     system.end().await;
 }
