@@ -86,6 +86,13 @@ const TASKS: &str = r#"
         yield 7
     if task == "no-json":
         yield Data({1, 2})
+    if task == "bad-usage":
+        job.usage = {1, 2}
+    if task == "same":
+        state = {}
+        for n in range(3):
+            state["n"] = n
+            yield Data(state)
     if task == "code":
         raise Failed("no such city", code="no_city")
     if task == "parts":
@@ -113,6 +120,10 @@ async fn an_exception_fails_only_its_job(broker: &Broker) {
         ("exit", "SystemExit: enough"),
         (
             "no-json",
+            "TypeError: Object of type set is not JSON serializable",
+        ),
+        (
+            "bad-usage",
             "TypeError: Object of type set is not JSON serializable",
         ),
         (
@@ -166,6 +177,11 @@ async fn work_can_request_a_retry(broker: &Broker) {
         )
         .await;
     let edge = system.edge().await;
+    system.submit("same", json!("same")).await;
+    let seen = follow(&edge.addr, "same").await;
+    let data: Vec<_> = seen.of_type("job:data:v1");
+    let numbers: Vec<_> = data.iter().map(|event| &event["data"]["n"]).collect();
+    assert_eq!(numbers, [0, 1, 2], "each value is that of its `yield`");
     system.submit("retry", json!("retry")).await;
     let seen = follow(&edge.addr, "retry").await;
     seen.assert_text("sentence");
@@ -329,9 +345,17 @@ async fn python_functions_that_block_or_return_the_whole_output_are_workers() {
     let blocking = r#"
     yield ""
 
+import threading
+released = threading.Event()
+
 def block(job):
     if job.input == "whole":
         return "whole"
+    if job.input == "waits":
+        return "released" if released.wait(20) else "the other job did not run"
+    if job.input == "releases":
+        released.set()
+        return None
     return count(job)
 
 def count(job):
@@ -352,6 +376,9 @@ run = Worker(block, "demo", concurrency=2)
     system.cancel(&ticks).await;
     assert_eq!(system.ended(&ticks).await.status, Status::Cancelled);
     assert_eq!(worker.process.says("stopped").await, "ticks");
+    let waits = system.submit("waits", json!("waits")).await;
+    system.submit("releases", json!("releases")).await;
+    assert_eq!(system.ended(&waits).await.output, "released");
     system.end().await;
 }
 

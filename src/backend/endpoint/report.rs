@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::backend::http::shorten;
 use crate::backend::surrogates::{mark, settle_text};
 use crate::backend::{Failure, FailureCode, Retry};
 use crate::config::ENDPOINT_CODE_MAX;
@@ -21,7 +20,7 @@ pub(super) fn reported(error: &Value) -> Failure {
     let field = |name: &str| scopes.iter().find_map(|scope| scope.get(name));
     let code = field("code")
         .and_then(Value::as_str)
-        .filter(|code| is_code(code));
+        .filter(|code| is_code(code) && !is_worker_code(code));
     let after = field("retry_after")
         .and_then(Value::as_f64)
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -33,7 +32,7 @@ pub(super) fn reported(error: &Value) -> Failure {
     let message = message_of(error).unwrap_or_else(|| "the endpoint reports an error".to_owned());
     Failure {
         code: code.map_or_else(|| FailureCode::EndpointFailed.into(), str::to_owned),
-        message: shorten(message),
+        message,
         retry,
     }
 }
@@ -42,6 +41,18 @@ pub(super) fn reported(error: &Value) -> Failure {
 fn is_code(code: &str) -> bool {
     let is_valid = |byte| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-');
     (1..=ENDPOINT_CODE_MAX).contains(&code.len()) && code.bytes().all(is_valid)
+}
+
+/// Whether a failure with this code is handled by its code: an endpoint that passes on the failure of
+/// another job must not be taken for a busy one, nor its attempt for one that does not count.
+fn is_worker_code(code: &str) -> bool {
+    [
+        FailureCode::EndpointBusy,
+        FailureCode::HandedBack,
+        FailureCode::NotBegun,
+    ]
+    .iter()
+    .any(|own| own.as_str() == code)
 }
 
 /// The message in the body of a refusal; empty if it is a web page.
@@ -68,8 +79,13 @@ fn message_of(error: &Value) -> Option<String> {
             return message_of(found);
         }
         Value::Null => return None,
-        // FastAPI lists what is wrong with a request.
-        Value::Array(_) | Value::Bool(_) | Value::Number(_) => error.to_string(),
+        // FastAPI lists what is wrong with a request, and repeats the input, which is not reported.
+        Value::Array(all) => all
+            .iter()
+            .filter_map(message_of)
+            .collect::<Vec<_>>()
+            .join("; "),
+        Value::Bool(_) | Value::Number(_) => error.to_string(),
     };
     settle_text(&mut message);
     (!message.is_empty()).then_some(message)
@@ -95,8 +111,8 @@ mod tests {
                 "no such city",
             ),
             (
-                r#"{"detail":[{"msg":"field required"}]}"#,
-                r#"[{"msg":"field required"}]"#,
+                r#"{"detail":[{"msg":"field required","input":"secret"},{"msg":"too long"}]}"#,
+                "field required; too long",
             ),
             (r#""no such city""#, "no such city"),
             ("<html>502</html>", ""),
@@ -133,6 +149,12 @@ mod tests {
             found(json!({"message": "m", "code": "not a code", "retryable": "yes"})),
             expected("endpoint_failed", Retry::Never)
         );
+        for code in ["endpoint_busy", "handed_back", "not_begun"] {
+            assert_eq!(
+                found(json!({"error": {"message": "m", "code": code}})),
+                expected("endpoint_failed", Retry::Never)
+            );
+        }
         assert_eq!(found(json!({})).1, "the endpoint reports an error");
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use reqwest::{Client, Response};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::timeout;
 use url::Url;
 
@@ -79,7 +79,11 @@ impl EndpointServer {
         } in headers
         {
             map.append(name, value);
+            // `Bearer TOKEN`: a server may repeat the token alone.
+            let token = secret.expose_secret().rsplit_once(' ');
+            let token = token.map(|(_, token)| SecretString::from(token));
             secrets.push(secret);
+            secrets.extend(token);
         }
         map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(Self {
@@ -191,6 +195,8 @@ impl EndpointServer {
     fn shown(&self, failure: Failure) -> Failure {
         let secrets = self.secrets.iter();
         let message = secrets.fold(failure.message, |text, secret| http::hide(secret, text));
+        // Only now: a secret that is cut off would not be found.
+        let message = http::shorten(message);
         Failure { message, ..failure }
     }
 
@@ -221,7 +227,7 @@ async fn refusal(mut response: Response) -> Failure {
             message += &format!(" to {}", http::without_secrets(target));
         }
         message += "; redirects are not followed, so give the final URL";
-        return Failure::fatal(FailureCode::EndpointRefused, http::shorten(message));
+        return Failure::fatal(FailureCode::EndpointRefused, message);
     }
     let retry = http::retry_after(response.headers(), SystemTime::now());
     let read = timeout(REFUSAL_WAIT, http::read_at_most(&mut response, REFUSAL_MAX)).await;
@@ -237,7 +243,7 @@ async fn refusal(mut response: Response) -> Failure {
     };
     Failure {
         code: code.into(),
-        message: http::shorten(message),
+        message,
         retry,
     }
 }

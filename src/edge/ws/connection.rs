@@ -89,7 +89,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         // Once nothing more has arrived, it need not be looked at again in this turn.
         let mut is_idle = false;
         loop {
-            ready!(self.poll_flush(cx))?;
+            if self.poll_flush(cx)?.is_pending() {
+                // What the client has requested is done all the same; the answers wait.
+                while let Poll::Ready(Outgoing::Answer(frame, ())) =
+                    self.client.poll_next(cx, false)
+                {
+                    self.put(&frame);
+                }
+                return Poll::Pending;
+            }
             if !is_idle {
                 match self.socket.poll_receive(cx)? {
                     Poll::Ready(messages) => self.receive(messages)?,

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::reader::{ClientInput, FrameError, FrameReader};
 use crate::budget::LimitReached;
-use crate::config::{BODY_WAIT, CLOSE_WAIT, READ_CHUNK, SMALL_BYTES, TINY_BYTES};
+use crate::config::{BODY_WAIT, CLOSE_WAIT, READ_CHUNK, TINY_BYTES};
 use crate::edge::link::{Broken, Link};
 use crate::edge::memory::{SplitBudget, SplitReservation};
 use crate::wire::framing::{FrameKind, websocket_frame};
@@ -28,6 +28,8 @@ pub(super) struct FrameSocket<T> {
     reservation: Option<Box<SplitReservation>>,
     /// When that message must be complete.
     message_by: Option<Duration>,
+    /// Whether the close frame was put: nothing may follow it.
+    is_closing: bool,
     /// Why nothing more is read.
     ended: Option<Disconnect>,
 }
@@ -73,6 +75,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> FrameSocket<T> {
             bodies: bodies.clone(),
             reservation: None,
             message_by: None,
+            is_closing: false,
             ended: None,
         }
     }
@@ -117,8 +120,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> FrameSocket<T> {
                     bytes,
                     encoding: Encoding::MsgPack,
                 }),
-                ClientInput::Ping(payload) => self.put(FrameKind::Pong, &payload),
-                ClientInput::Pong => {}
+                ClientInput::Ping(payload) if !self.is_closing => {
+                    self.put(FrameKind::Pong, &payload);
+                }
+                ClientInput::Ping(_) | ClientInput::Pong => {}
                 ClientInput::Close(code) => {
                     self.ended = Some(Disconnect::Closed(code));
                     break;
@@ -127,6 +132,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> FrameSocket<T> {
         }
         if self.hold(self.reader.held()).is_err() {
             self.ended = Some(Disconnect::Close(Code::Overloaded));
+        }
+        if let Some(by) = self.message_by {
+            self.link.alarm.set_by(by, cx.waker());
         }
         Poll::Ready(Ok(messages))
     }
@@ -138,10 +146,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> FrameSocket<T> {
             self.message_by = None;
             return Ok(());
         }
-        if bytes > SMALL_BYTES {
-            let now = self.link.alarm.now();
-            self.message_by.get_or_insert(now + BODY_WAIT);
-        }
+        let now = self.link.alarm.now();
+        self.message_by.get_or_insert(now + BODY_WAIT);
         let bodies = &self.bodies;
         let reservation = self
             .reservation
@@ -177,6 +183,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> FrameSocket<T> {
         };
         self.link.release();
         self.put(FrameKind::Close, &payload);
+        self.is_closing = true;
         let _ = timeout(CLOSE_WAIT, self.finish(waits)).await;
     }
 

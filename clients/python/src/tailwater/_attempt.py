@@ -193,6 +193,9 @@ class Attempt:
         except Cancelled:
             end = CANCELLED
             await self.log.append(end[0])
+        except TooLarge as error:
+            end = failed("bad_output", str(error))
+            await self.log.append(end[0], **end[1])
         self._report(end)
         if end[0] == "job:retrying:v1":
             raise GiveBack(end[1]["delay_ms"] / 1000)
@@ -220,7 +223,7 @@ class Attempt:
     async def _produce(self, job: Job) -> None:
         """Runs the function to its end, and queues what it yields."""
         try:
-            made = self.worker.run(job)
+            made = await self._call(job)
             if inspect.isasyncgen(made):
                 async for piece in made:
                     await self._put(piece)
@@ -230,9 +233,11 @@ class Attempt:
                 whole = await made if inspect.isawaitable(made) else made
                 if whole is not None:
                     await self._put(whole)
-            self.result = "job:done:v1", {"finish_reason": job.finish_reason}
+            fields = {"finish_reason": job.finish_reason}
             if job.usage is not None:
-                self.result[1]["usage"] = job.usage
+                fields["usage"] = job.usage
+            json.dumps(fields, allow_nan=False)  # Fails here, in the function, if the usage is not JSON.
+            self.result = "job:done:v1", fields
         except Retry as error:
             self.result = retrying(error.code, str(error), error.after)
         except Failed as error:
@@ -240,6 +245,13 @@ class Attempt:
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             self.result = failed("exception", f"{type(error).__name__}: {error}")
         self.news.set()
+
+    async def _call(self, job: Job) -> Any:
+        """Calls the function. One that is neither asynchronous nor a generator runs here to its end, and may block."""
+        run = self.worker.run
+        if any(is_such(run) for is_such in (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)):
+            return run(job)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, run, job)
 
     async def _produce_in_thread(self, job: Job, made: Any) -> None:
         """Runs a generator that blocks its thread, piece by piece. Once the attempt is over, the generator is closed in its thread:
@@ -269,9 +281,10 @@ class Attempt:
         elif isinstance(piece, Reasoning):
             self._queue("reasoning", piece.text)
         elif isinstance(piece, Data):
-            size = len(json.dumps(piece.value, allow_nan=False))  # Fails here, in the function, if it is not JSON.
-            self.pieces.append(("data", piece.value))
-            self.pending += size
+            # As text: the function may change the value later. Fails here, in the function, if it is not JSON.
+            text = json.dumps(piece.value, allow_nan=False)
+            self.pieces.append(("data", text))
+            self.pending += len(text)
         else:
             raise TypeError(f"yield a str, Reasoning or Data, not {type(piece).__name__}")
         self.heard = time.time()
@@ -324,8 +337,8 @@ class Attempt:
         """Publishes the first piece."""
         kind, piece = self.pieces.popleft()
         if kind == "data":
-            self.pending -= len(json.dumps(piece))
-            await self.log.append("job:data:v1", data=piece)
+            self.pending -= len(piece)
+            await self.log.append("job:data:v1", data=json.loads(piece))
         else:
             text, rest = split(piece)
             if rest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass, field
 from typing import Any, Union
@@ -32,6 +33,10 @@ class Retry(Exception):
 
     def __init__(self, message: str = "try again", *, after: float | None = None, code: str = "retry") -> None:
         super().__init__(message)
+        if after is not None and not 0 <= after < math.inf:
+            raise ValueError(f"a pause has 0 or more seconds, not {after}")
+        if code == "handed_back":
+            raise ValueError("the code handed_back is the worker's own: such an attempt would not count")
         self.after, self.code = after, code
 
 
