@@ -173,7 +173,8 @@ async fn a_comparison_shows_ratios_to_the_floor_and_names_what_is_missing() {
     for run in report["runs"].as_array().unwrap() {
         assert_deliveries(run, 167 * 30);
     }
-    let (title, row) = (&report["rows"][0][0], &report["rows"][0][1]);
+    let title = &report["rows"][0][0];
+    let row = &report["rows"][0][1];
     assert_eq!(title, "167 jobs × 1 client, 30/s: µs of CPU per delivery");
     let ratio = row["tailwater"].as_str().unwrap().split_once('(').unwrap();
     assert!(

@@ -36,15 +36,15 @@ pub(super) enum JobWriter {
 
 /// What all writers of a target share.
 #[derive(Debug)]
-pub(super) enum Connected {
+pub(super) enum TargetConnections {
     Log(Box<(Nats, Log)>),
-    Lines(Rc<Connection>),
-    DurableStreams(Vec<Rc<Connection>>),
+    Lines(Rc<PeerConnection>),
+    DurableStreams(Vec<Rc<PeerConnection>>),
 }
 
 /// A connection to a compared server, for one request at a time.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct PeerConnection {
     stream: Mutex<BufStream<TcpStream>>,
     is_http: bool,
 }
@@ -52,12 +52,12 @@ pub(super) struct Connection {
 /// Writes events without a fence.
 #[derive(Debug)]
 pub(super) struct OtherWriter {
-    connection: Rc<Connection>,
+    connection: Rc<PeerConnection>,
     job: JobId,
     seq: Seq,
 }
 
-impl Connected {
+impl TargetConnections {
     pub(super) async fn to(target: PublishTarget) -> anyhow::Result<Self> {
         Ok(match target {
             PublishTarget::Log(options) => {
@@ -66,12 +66,12 @@ impl Connected {
                 Self::Log(Box::new((nats, log)))
             }
             PublishTarget::Lines(address) => {
-                Self::Lines(Rc::new(Connection::open(address, false).await?))
+                Self::Lines(Rc::new(PeerConnection::open(address, false).await?))
             }
             PublishTarget::DurableStreams(address) => {
                 let mut connections = Vec::new();
                 for _ in 0..BENCH_APPEND_CONNECTIONS {
-                    connections.push(Rc::new(Connection::open(address, true).await?));
+                    connections.push(Rc::new(PeerConnection::open(address, true).await?));
                 }
                 Self::DurableStreams(connections)
             }
@@ -80,7 +80,7 @@ impl Connected {
 
     /// The writer of a job that has no events.
     pub(super) fn writer(&self, index: usize, job: JobId) -> JobWriter {
-        let other = |connection: &Rc<Connection>, job| {
+        let other = |connection: &Rc<PeerConnection>, job| {
             JobWriter::Other(OtherWriter {
                 connection: Rc::clone(connection),
                 job,
@@ -148,7 +148,7 @@ impl OtherWriter {
     }
 }
 
-impl Connection {
+impl PeerConnection {
     async fn open(address: SocketAddr, is_http: bool) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;

@@ -13,7 +13,7 @@ use hdrhistogram::Histogram;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::job_writer::{Connected, JobWriter, PublishTarget};
+use super::job_writer::{JobWriter, PublishTarget, TargetConnections};
 use super::report::Delays;
 use super::tally::{FIRST_SCHEDULED, Schedule, delays, micros};
 use crate::config::BENCH_AT_ONCE;
@@ -59,7 +59,7 @@ impl Publisher {
         let thread = std::thread::Builder::new().name("publisher".to_owned());
         let thread = thread.spawn(move || {
             runtime::single_threaded()?.block_on(async move {
-                let connected = Connected::to(target).await?;
+                let connected = TargetConnections::to(target).await?;
                 let writers = jobs.into_iter().enumerate();
                 let mut jobs: Vec<_> = writers
                     .map(|(index, job)| connected.writer(index, job))
