@@ -167,7 +167,7 @@ async fn a_slow_curl_gets_everything_and_delays_no_other_client() {
     curl.args([
         "-sSN",
         "--limit-rate",
-        "100K",
+        "40K",
         &format!("http://{}/api/jobs/slow/events", edge.addr),
     ]);
     let reads = async {
