@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::{NatsArgs, hosts, until_interrupted};
 use crate::budget::Budget;
 use crate::config::{DRAIN_WINDOW, MEMORY_MIN};
+use crate::nats::Role;
 use crate::{edge, runtime};
 
 /// Serve clients: submit jobs, read their state, and follow their streams. Any number of edges may
@@ -143,7 +144,7 @@ impl EdgeCommand {
                 // When one thread ends, the others end as well.
                 let _stop_all = stop.clone().drop_guard();
                 let listener = listener.context("a listener is used once")?;
-                let nats = nats.connect("edge").await?;
+                let nats = nats.connect("edge", Role::Edge).await?;
                 let ready = announce(&shared, threads, addr);
                 let serving = edge::run(listener, nats, settings, shared.clone(), stop.clone());
                 if index == 0 {

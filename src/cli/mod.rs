@@ -5,6 +5,7 @@
     reason = "the only place that prints"
 )]
 
+mod accounts;
 mod args;
 mod bench;
 mod broker;
@@ -64,6 +65,7 @@ struct Cli {
 enum Command {
     Up(up::UpCommand),
     Setup(setup::SetupCommand),
+    Accounts(accounts::AccountsCommand),
     Edge(edge::EdgeCommand),
     Worker(worker::WorkerCommand),
     Submit(submit::SubmitCommand),
@@ -102,6 +104,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Up(command) => command.run(),
         Command::Setup(command) => command.run(),
+        Command::Accounts(command) => command.run(),
         Command::Edge(command) => command.run(),
         Command::Worker(command) => command.run(),
         Command::Submit(command) => command.run(),

@@ -8,7 +8,7 @@ use super::args::{NatsArgs, block_on, no_job};
 use super::edge_client::TailClient;
 use super::follow::{finish, follow_with, printer};
 use super::show::JobPrinter;
-use crate::nats::{Log, Queue};
+use crate::nats::{Log, Queue, Role};
 use crate::wire::{Cursor, JobId, Seq, Start};
 
 /// Follow a job from its first event, or from a later one, until it ends. The exit code is 1 if the
@@ -54,7 +54,7 @@ impl TailCommand {
             .map_or(Start::After(Seq(self.after)), Start::Cursor);
         block_on(async move {
             let Some(edge) = &self.edge else {
-                let nats = self.nats.connect("tail").await?;
+                let nats = self.nats.connect("tail", Role::Observer).await?;
                 let log = Log::open(&nats).await?;
                 return self.follow(log, start).await;
             };

@@ -21,7 +21,7 @@ use crate::backend::{
 };
 use crate::config::{UP_NATS_WAIT, UP_STOP_WAIT};
 use crate::edge;
-use crate::nats::{Nats, redacted};
+use crate::nats::{Nats, Role, redacted};
 use crate::runtime::Tasks;
 use crate::wire::{Prefix, RESERVED_KIND};
 use crate::worker::{Worker, WorkerSettings};
@@ -116,7 +116,7 @@ impl UpCommand {
             prefix: self.prefix.clone(),
             nats_wait,
         };
-        let nats = args.connect("up").await?;
+        let nats = args.connect("up", Role::All).await?;
         nats.set_up(&self.setup.settings())
             .await
             .context("cannot set up NATS")?;

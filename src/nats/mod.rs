@@ -1,6 +1,7 @@
 //! The broker: connections, names, streams, the log, the queue. Only this folder uses `async_nats`,
 //! and no type of it is public here.
 
+mod accounts;
 mod api;
 mod batch;
 mod cancel;
@@ -37,6 +38,7 @@ mod read_slots;
 mod ready;
 mod replay;
 mod replay_counts;
+mod roles;
 mod scan;
 mod segment_writer;
 mod segments;
@@ -49,6 +51,7 @@ mod undecodable;
 mod usage;
 mod writer;
 
+pub use accounts::{Accounts, AccountsError};
 pub use cancel::CancelOutcome;
 pub use claim::Claim;
 pub use connect::{ConnectionCounts, Nats};
@@ -72,6 +75,7 @@ pub use queue::{Queue, SubmitOutcome};
 pub use read::Reader;
 pub use replay::LogReplay;
 pub use replay_counts::{ReplayCounts, ReplaySource};
+pub use roles::{Role, RolePermissions};
 pub use setup::StreamSettings;
 pub use submit_signals::LiveSubmitSignals;
 pub use tip::Tip;

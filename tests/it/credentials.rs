@@ -67,6 +67,43 @@ async fn every_command_uses_a_user_and_password_from_the_url() {
 }
 
 #[tokio::test]
+async fn a_login_is_read_from_a_file() {
+    let dir = TempDir::new().unwrap();
+    let file = |name: &str, text: &str| {
+        let file = dir.path().join(name);
+        fs::write(&file, text).unwrap();
+        file.display().to_string()
+    };
+    let login = file("login", "worker:s3cret,@/\n");
+    let broker = Broker::with_config(r#"authorization { user: "worker", password: "s3cret,@/" }"#);
+    let url = format!("--nats {}", broker.url());
+    every_command_works(&format!("{url} --nats-login {login}")).await;
+    is_refused(
+        &format!("{url} --nats-login {}", file("wrong", "worker:wr0ng")),
+        WRONG,
+    )
+    .await;
+    for (flags, error) in [
+        (
+            format!("{url} --nats-login {}", file("empty", "")),
+            "not `user:password`",
+        ),
+        (
+            format!(
+                "--nats {} --nats-login {login}",
+                with_login(&broker, "worker:wr0ng")
+            ),
+            "has a login as well",
+        ),
+    ] {
+        is_refused(&flags, error).await;
+    }
+    let broker = Broker::with_config(r#"authorization { token: "s3cret" }"#);
+    let token = file("token", "s3cret");
+    every_command_works(&format!("--nats {} --nats-login {token}", broker.url())).await;
+}
+
+#[tokio::test]
 async fn every_command_uses_a_token_from_the_url() {
     let broker = Broker::with_config(r#"authorization { token: "s3cret" }"#);
     let nats = |login: &str| format!("--nats {}", with_login(&broker, login));

@@ -168,6 +168,10 @@ async fn run(document: &str) {
     let model = model().await;
     // The tests have ports of their own.
     let mut places = vec![
+        (
+            "4223",
+            free_address().rsplit(':').next().unwrap().to_owned(),
+        ),
         ("127.0.0.1:4000", up.addr.clone()),
         ("nats://127.0.0.1:4222", up.nats.clone()),
         ("127.0.0.1:4001", free_address()),

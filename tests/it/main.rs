@@ -73,10 +73,14 @@ mod restored;
 /// Retries: their delay holds whatever happens to the worker, and an old delivery does not affect a
 /// newer one.
 mod retrying;
+/// What each role may do in NATS, and what the broker refuses it.
+mod roles;
 /// The schemas against the frames on the wire.
 mod schema;
 /// Watches after a number: the log is searched, whatever it holds.
 mod searching;
+/// What processes print and answer has no secrets and no text of jobs.
+mod secrets;
 /// Segments: they are read instead of the log, deleting them loses nothing, and a wrong one is never
 /// delivered.
 mod segments;

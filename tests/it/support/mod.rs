@@ -17,6 +17,8 @@ pub mod link;
 pub mod process;
 /// A TCP proxy that cuts and stalls connections.
 pub mod proxy;
+/// The users of the test brokers.
+pub mod roles;
 /// Runs a scenario on several brokers and in several encodings.
 pub mod scenarios;
 /// Verifies signed requests.
