@@ -64,9 +64,6 @@ pub(super) struct CredentialsArgs {
 
 impl CredentialsArgs {
     fn credentials(&self) -> Credentials {
-        // An empty variable names no file.
-        let file =
-            |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
         Credentials {
             creds: file(&self.nats_creds),
             nkey: file(&self.nats_nkey),
@@ -135,6 +132,11 @@ impl SetupArgs {
             max_bytes,
         }
     }
+}
+
+/// The file that a flag names; an empty variable names none.
+pub(super) fn file(path: &Option<PathBuf>) -> Option<PathBuf> {
+    path.clone().filter(|path| !path.as_os_str().is_empty())
 }
 
 /// The hosts of a list, trimmed and without empty entries: an empty variable yields one.

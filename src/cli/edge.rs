@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::thread;
@@ -11,7 +12,7 @@ use anyhow::Context as _;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::args::{NatsArgs, hosts, until_interrupted};
+use super::args::{NatsArgs, file, hosts, until_interrupted};
 use crate::budget::Budget;
 use crate::config::{DRAIN_WINDOW, MEMORY_MIN};
 use crate::nats::Role;
@@ -64,6 +65,15 @@ pub(super) struct EdgeArgs {
     )]
     #[arg(action = clap::ArgAction::Set, value_parser = on_or_off)]
     console: bool,
+    /// The certificate of the edge in PEM, followed by those between it and the authority. Clients
+    /// then connect with TLS. It is read again when it changes.
+    #[arg(long, env = "TAILWATER_TLS_CERT", value_name = "FILE")]
+    #[arg(requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of the certificate, in PEM.
+    #[arg(long, env = "TAILWATER_TLS_KEY", value_name = "FILE")]
+    #[arg(requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
 }
 
 fn on_or_off(text: &str) -> Result<bool, &'static str> {
@@ -111,12 +121,21 @@ impl EdgeArgs {
     }
 
     /// The settings of an edge that drains its clients over this time.
-    pub(super) fn settings(&self, drain: Duration) -> edge::EdgeSettings {
-        edge::EdgeSettings {
+    pub(super) fn settings(&self, drain: Duration) -> Result<edge::EdgeSettings, edge::TlsError> {
+        Ok(edge::EdgeSettings {
             callback_hosts: hosts(&self.callback_hosts),
             console: self.console,
             drain,
-        }
+            tls: self.tls()?,
+        })
+    }
+
+    /// The certificate, if there is one.
+    fn tls(&self) -> Result<Option<edge::Tls>, edge::TlsError> {
+        let files = file(&self.tls_cert).zip(file(&self.tls_key));
+        files
+            .map(|(cert, key)| edge::Tls::load(cert, key))
+            .transpose()
     }
 }
 
@@ -129,12 +148,13 @@ impl EdgeCommand {
             .into_iter()
             .map(|listener| Mutex::new(Some(listener)))
             .collect();
+        let settings = self.settings.settings(self.drain.into())?;
         let stop = CancellationToken::new();
         let shared = self.settings.shared();
         runtime::on_threads(threads, |index| {
             let stop = stop.clone();
             let nats = &self.nats;
-            let settings = self.settings.settings(self.drain.into());
+            let settings = settings.clone();
             let shared = shared.clone();
             let listener = listeners[index]
                 .lock()
@@ -145,7 +165,7 @@ impl EdgeCommand {
                 let _stop_all = stop.clone().drop_guard();
                 let listener = listener.context("a listener is used once")?;
                 let nats = nats.connect("edge", Role::Edge).await?;
-                let ready = announce(&shared, threads, addr);
+                let ready = announce(&shared, threads, settings.url(addr));
                 let serving = edge::run(listener, nats, settings, shared.clone(), stop.clone());
                 if index == 0 {
                     until_interrupted(&stop, alongside(serving, ready)).await
@@ -164,9 +184,9 @@ fn cores() -> usize {
 }
 
 /// Prints the address of an edge once it accepts clients.
-pub(super) async fn announce(shared: &edge::EdgeShared, threads: usize, addr: SocketAddr) {
+pub(super) async fn announce(shared: &edge::EdgeShared, threads: usize, url: String) {
     shared.serves(threads).await;
-    println!("ready http://{addr}");
+    println!("ready {url}");
 }
 
 /// Runs `beside` until `work` has ended.

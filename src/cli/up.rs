@@ -75,7 +75,7 @@ pub(super) struct UpCommand {
 impl UpCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
-            let hosts = self.edge.settings(Duration::ZERO).callback_hosts;
+            let hosts = self.edge.settings(Duration::ZERO)?.callback_hosts;
             let webhook = (!hosts.is_empty())
                 .then(|| self.secret.backend(hosts))
                 .transpose()?;
@@ -148,9 +148,9 @@ impl UpCommand {
             start_worker(&nats, webhook, RESERVED_KIND, &tasks).await?;
         }
         let shared = self.edge.shared();
-        let ready = announce(&shared, 1, listener.local_addr()?);
         // Ctrl-C should return the prompt at once, and clients have no other edge to overload.
-        let settings = self.edge.settings(Duration::ZERO);
+        let settings = self.edge.settings(Duration::ZERO)?;
+        let ready = announce(&shared, 1, settings.url(listener.local_addr()?));
         let serving = edge::run(
             listener,
             nats.clone(),

@@ -18,6 +18,7 @@ mod process;
 mod queue;
 mod session;
 mod socketio;
+mod tls;
 mod worker;
 
 pub use backend::*;
@@ -35,4 +36,5 @@ pub use process::*;
 pub use queue::*;
 pub use session::*;
 pub use socketio::*;
+pub use tls::*;
 pub use worker::*;

@@ -1,5 +1,6 @@
 //! What the handlers and clients of one edge thread share. It does nothing by itself.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::drain::Clients;
 use super::queue_metrics::QueueMetrics;
 use super::shared::EdgeShared;
 use super::thread::EdgeThread;
+use super::tls::Tls;
 use crate::config::DRAIN_WINDOW;
 use crate::hub::Hub;
 use crate::nats::{KindsCache, Log, Queue, Reader, UsageCache};
@@ -49,6 +51,18 @@ pub struct EdgeSettings {
     pub console: bool,
     /// The time over which clients are asked to reconnect when the edge stops.
     pub drain: Duration,
+    /// The certificate; without one, clients connect without TLS.
+    pub tls: Option<Tls>,
+}
+
+impl EdgeSettings {
+    /// The address of an edge that listens at `addr`.
+    pub fn url(&self, addr: SocketAddr) -> String {
+        match self.tls {
+            Some(_) => format!("https://{addr}"),
+            None => format!("http://{addr}"),
+        }
+    }
 }
 
 impl Default for EdgeSettings {
@@ -57,6 +71,7 @@ impl Default for EdgeSettings {
             callback_hosts: Vec::new(),
             console: true,
             drain: DRAIN_WINDOW,
+            tls: None,
         }
     }
 }

@@ -7,6 +7,7 @@ mod answer;
 mod app;
 mod body;
 mod client;
+mod client_stream;
 mod console;
 mod counters;
 mod describe;
@@ -14,6 +15,7 @@ mod drain;
 mod error;
 mod files;
 mod head;
+mod http2;
 mod jobs;
 mod kinds;
 mod link;
@@ -39,6 +41,7 @@ mod sse;
 mod stats;
 mod takeover;
 mod thread;
+mod tls;
 mod traffic;
 mod turn;
 mod watches;
@@ -64,6 +67,7 @@ pub use self::metrics_server::serve_metrics;
 use self::queue_metrics::QueueMetrics;
 pub use self::shared::EdgeShared;
 use self::thread::EdgeThread;
+pub use self::tls::{Tls, TlsError};
 #[doc(hidden)]
 pub use self::ws::serve_echo;
 use crate::config::{DRAIN_WAIT, FOLDS};
@@ -129,6 +133,7 @@ pub async fn run(
     let bodies = &app.shared.memory().bodies;
     let serving = serve::serve(
         listener,
+        app.settings.tls.as_ref(),
         router::router(Arc::clone(&app)),
         bodies,
         app.shared.connections(),

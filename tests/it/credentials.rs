@@ -1,6 +1,5 @@
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -12,6 +11,7 @@ use tempfile::TempDir;
 use crate::support::broker::Broker;
 use crate::support::client::follow;
 use crate::support::process::{Process, tailwater};
+use crate::support::tls::openssl;
 use crate::support::until;
 
 /// Runs every command against a broker: each must be able to connect with `flags`.
@@ -221,14 +221,4 @@ async fn tls_checks_certificates_both_ways() {
     is_refused(&format!("{tls} {missing}"), "cannot use").await;
     let ran = tailwater(&format!("jobs {tls} {cert}")).await;
     assert_eq!(ran.code, 64, "a certificate without its key");
-}
-
-fn openssl(dir: &Path, args: &str) {
-    let mut command = Command::new("openssl");
-    let out = command
-        .args(args.split_whitespace())
-        .current_dir(dir)
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{args}: {out:?}");
 }

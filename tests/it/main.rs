@@ -101,6 +101,8 @@ mod sse_clients;
 mod submitting;
 /// House rules that no lint checks.
 mod tidy;
+/// TLS and HTTP/2 at an edge.
+mod tls;
 /// The same scenarios through every transport, each with an independent client.
 mod transports;
 /// Undecodable messages in a job's log: they stop neither workers nor watchers.

@@ -31,6 +31,8 @@ pub mod sse;
 pub mod system;
 /// Clients that others wrote, as processes.
 pub mod third_party;
+/// Certificates, and connections with TLS.
+pub mod tls;
 /// Every transport, each with an independent client.
 pub mod transports;
 /// `tailwater up` as a process.
