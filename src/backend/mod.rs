@@ -6,6 +6,7 @@
 pub mod demo;
 pub mod exec;
 mod http;
+mod key_set;
 pub mod openai;
 mod queued;
 mod surrogates;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 pub use secrecy::SecretString;
 
 pub use self::http::NoClient;
+pub use self::key_set::fetch_key_set;
 use self::queued::PieceKind;
 pub(crate) use self::queued::QueuedOutput;
 use crate::config::{OUTPUT_BUFFER_MAX, OUTPUT_PIECES_MAX};

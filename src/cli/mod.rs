@@ -6,21 +6,25 @@
 )]
 
 mod args;
+mod auth_args;
 mod bench;
 mod broker;
 mod cancel;
+mod client_token;
 mod edge;
 mod edge_client;
 mod follow;
 mod guard;
 mod jobs;
 mod log;
+mod revoke;
 mod setup;
 mod show;
 mod state;
 mod submit;
 mod tail;
 mod terminal;
+mod token;
 mod up;
 mod worker;
 
@@ -65,6 +69,8 @@ enum Command {
     State(state::StateCommand),
     Jobs(jobs::JobsCommand),
     Cancel(cancel::CancelCommand),
+    Token(token::TokenCommand),
+    Revoke(revoke::RevokeCommand),
     Bench(bench::BenchCommand),
     #[command(hide = true)]
     Guard(guard::GuardCommand),
@@ -101,6 +107,8 @@ pub fn main() -> ExitCode {
         Command::State(command) => command.run(),
         Command::Jobs(command) => command.run(),
         Command::Cancel(command) => command.run(),
+        Command::Token(command) => command.run(),
+        Command::Revoke(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Guard(command) => command.run(),
     };

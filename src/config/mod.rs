@@ -3,6 +3,7 @@
 //! too. Limits that are part of the contract with clients are in
 //! [`wire::limits`](crate::wire::limits).
 
+mod auth;
 mod backend;
 mod bench;
 mod broker;
@@ -19,6 +20,7 @@ mod session;
 mod socketio;
 mod worker;
 
+pub use auth::*;
 pub use backend::*;
 pub use bench::*;
 pub use broker::*;

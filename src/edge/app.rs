@@ -7,7 +7,10 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::alarm::Alarms;
+use super::browser::BrowserPolicy;
 use super::drain::Clients;
+use super::forwarded::TrustedProxies;
+use super::gate::Gate;
 use super::shared::EdgeShared;
 use super::thread::EdgeThread;
 use crate::config::DRAIN_WINDOW;
@@ -47,6 +50,12 @@ pub struct EdgeSettings {
     pub console: bool,
     /// The time over which clients are asked to reconnect when the edge stops.
     pub drain: Duration,
+    /// Whether clients need a token. All threads of an edge have clones of the same.
+    pub gate: Gate,
+    /// Which host names are served, and to which pages.
+    pub browsers: BrowserPolicy,
+    /// The proxies that report their clients' addresses.
+    pub proxies: TrustedProxies,
 }
 
 impl Default for EdgeSettings {
@@ -55,6 +64,9 @@ impl Default for EdgeSettings {
             callback_hosts: Vec::new(),
             console: true,
             drain: DRAIN_WINDOW,
+            gate: Gate::open(),
+            browsers: BrowserPolicy::default(),
+            proxies: TrustedProxies::default(),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! and no type of it is public here.
 
 mod api;
+mod auth_bucket;
 mod batch;
 mod cancel;
 mod claim;
@@ -47,6 +48,7 @@ mod undecodable;
 mod usage;
 mod writer;
 
+pub use auth_bucket::{AuthBucket, RevocationChange};
 pub use cancel::CancelOutcome;
 pub use claim::Claim;
 pub use connect::Nats;

@@ -26,13 +26,14 @@ use crate::support::up::up;
 use crate::support::{process, within};
 
 /// The documents whose commands are run, each by the test below that names it.
-const RUN: [&str; 6] = [
+const RUN: [&str; 7] = [
     "README.md",
     "docs/clients.md",
     "docs/http.md",
     "docs/workers.md",
     "docs/operations.md",
     "docs/performance.md",
+    "docs/security.md",
 ];
 
 /// Commands that are looked up instead of run.

@@ -27,6 +27,8 @@ pub mod sse;
 pub mod system;
 /// Clients that others wrote, as processes.
 pub mod third_party;
+/// Tokens, and clients that send them.
+pub mod tokens;
 /// Every transport, each with an independent client.
 pub mod transports;
 /// `tailwater up` as a process.
