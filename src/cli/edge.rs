@@ -13,6 +13,7 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{NatsArgs, file, hosts, until_interrupted};
+use super::auth_args::AuthArgs;
 use crate::budget::Budget;
 use crate::config::{DRAIN_WINDOW, MEMORY_MIN};
 use crate::nats::Role;
@@ -22,7 +23,7 @@ use crate::{edge, runtime};
 /// run; none stores anything.
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Example:\n  tailwater edge --listen 0.0.0.0:4000 --nats nats://nats:4222 --threads 2"
+    after_long_help = "Example:\n  tailwater edge --nats nats://nats:4222 --threads 2\n  tailwater edge --listen 0.0.0.0:4000 --auth jwt --auth-secret secret --public-host tail.example"
 )]
 pub(super) struct EdgeCommand {
     /// Where to listen; port 0 chooses a free one.
@@ -65,6 +66,8 @@ pub(super) struct EdgeArgs {
     )]
     #[arg(action = clap::ArgAction::Set, value_parser = on_or_off)]
     console: bool,
+    #[command(flatten)]
+    auth: AuthArgs,
     /// The certificate of the edge in PEM, followed by those between it and the authority. Clients
     /// then connect with TLS. It is read again when it changes.
     #[arg(long, env = "TAILWATER_TLS_CERT", value_name = "FILE")]
@@ -120,12 +123,28 @@ impl EdgeArgs {
         edge::EdgeShared::new(self.memory.map_or_else(Budget::of_machine, Budget::new))
     }
 
-    /// The settings of an edge that drains its clients over this time.
-    pub(super) fn settings(&self, drain: Duration) -> Result<edge::EdgeSettings, edge::TlsError> {
+    /// The hosts that jobs may call back to.
+    pub(super) fn callback_hosts(&self) -> Vec<String> {
+        hosts(&self.callback_hosts)
+    }
+
+    /// The settings of an edge that listens here and drains its clients over this time.
+    ///
+    /// # Errors
+    /// When it is not clear who may use the edge, or the certificate cannot be read.
+    pub(super) fn settings(
+        &self,
+        listen: SocketAddr,
+        drain: Duration,
+    ) -> anyhow::Result<edge::EdgeSettings> {
+        let gate = self.auth.gate(listen)?;
         Ok(edge::EdgeSettings {
-            callback_hosts: hosts(&self.callback_hosts),
+            callback_hosts: self.callback_hosts(),
             console: self.console,
             drain,
+            browsers: self.auth.browsers(&gate)?,
+            proxies: self.auth.proxies()?,
+            gate,
             tls: self.tls()?,
         })
     }
@@ -142,13 +161,13 @@ impl EdgeArgs {
 impl EdgeCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let threads = self.threads.map_or_else(cores, usize::from);
+        let settings = self.settings.settings(self.listen, self.drain.into())?;
         let listeners = bind(self.listen, threads)?;
         let addr = listeners[0].local_addr()?;
         let listeners: Vec<_> = listeners
             .into_iter()
             .map(|listener| Mutex::new(Some(listener)))
             .collect();
-        let settings = self.settings.settings(self.drain.into())?;
         let stop = CancellationToken::new();
         let shared = self.settings.shared();
         runtime::on_threads(threads, |index| {

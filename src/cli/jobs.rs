@@ -60,6 +60,7 @@ impl JobsCommand {
                     kind: self.kind.clone(),
                     limit,
                     page,
+                    visible: None,
                 };
                 let listed = timeout(OPEN_WAIT, Box::pin(reader.list(&query))).await;
                 let listed = listed.context("the log was not read in time")??;

@@ -7,9 +7,11 @@
 
 mod accounts;
 mod args;
+mod auth_args;
 mod bench;
 mod broker;
 mod cancel;
+mod client_token;
 mod doctor;
 mod edge;
 mod edge_client;
@@ -19,6 +21,7 @@ mod jobs;
 mod kinds;
 mod log;
 mod metrics;
+mod revoke;
 mod setup;
 mod show;
 mod state;
@@ -26,6 +29,7 @@ mod submit;
 mod table;
 mod tail;
 mod terminal;
+mod token;
 mod up;
 mod worker;
 
@@ -75,6 +79,8 @@ enum Command {
     Kinds(kinds::KindsCommand),
     Doctor(doctor::DoctorCommand),
     Cancel(cancel::CancelCommand),
+    Token(token::TokenCommand),
+    Revoke(revoke::RevokeCommand),
     Bench(bench::BenchCommand),
     #[command(hide = true)]
     Guard(guard::GuardCommand),
@@ -114,6 +120,8 @@ pub fn main() -> ExitCode {
         Command::Kinds(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Cancel(command) => command.run(),
+        Command::Token(command) => command.run(),
+        Command::Revoke(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Guard(command) => command.run(),
     };

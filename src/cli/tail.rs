@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::args::{NatsArgs, block_on, no_job};
+use super::client_token::ClientTokenArgs;
 use super::edge_client::TailClient;
 use super::follow::{finish, follow_with, printer};
 use super::show::JobPrinter;
@@ -44,6 +45,8 @@ pub(super) struct TailCommand {
     #[arg(long, value_name = "N", requires = "edge")]
     drop_after: Option<u64>,
     #[command(flatten)]
+    token: ClientTokenArgs,
+    #[command(flatten)]
     nats: NatsArgs,
 }
 
@@ -65,6 +68,7 @@ impl TailCommand {
                         .unwrap_or(edge)
                         .trim_end_matches('/')
                 ),
+                token: self.token.clone(),
                 job: self.job.clone(),
                 start,
                 must_exist: self.must_exist,

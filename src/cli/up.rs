@@ -75,7 +75,9 @@ pub(super) struct UpCommand {
 impl UpCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
-            let hosts = self.edge.settings(Duration::ZERO)?.callback_hosts;
+            // Ctrl-C should return the prompt at once, and clients have no other edge to overload.
+            let settings = self.edge.settings(self.listen, Duration::ZERO)?;
+            let hosts = settings.callback_hosts.clone();
             let webhook = (!hosts.is_empty())
                 .then(|| self.secret.backend(hosts))
                 .transpose()?;
@@ -87,7 +89,7 @@ impl UpCommand {
                 let notice = broker.notice();
                 let serving = async {
                     tokio::select! {
-                        outcome = self.serve(&url, notice, listener, webhook, &stop) => outcome,
+                        outcome = self.serve(&url, notice, listener, webhook, settings, &stop) => outcome,
                         died = broker.died() => Err(died),
                     }
                 };
@@ -95,7 +97,8 @@ impl UpCommand {
                 broker.stop().await;
                 return outcome.map(|()| ExitCode::SUCCESS);
             };
-            until_interrupted(&stop, self.serve(&url, None, listener, webhook, &stop)).await?;
+            let serving = self.serve(&url, None, listener, webhook, settings, &stop);
+            until_interrupted(&stop, serving).await?;
             Ok(ExitCode::SUCCESS)
         })
     }
@@ -107,6 +110,7 @@ impl UpCommand {
         notice: Option<String>,
         listener: std::net::TcpListener,
         webhook: Option<Webhook>,
+        settings: edge::EdgeSettings,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let nats_wait = UP_NATS_WAIT.into();
@@ -148,8 +152,6 @@ impl UpCommand {
             start_worker(&nats, webhook, RESERVED_KIND, &tasks).await?;
         }
         let shared = self.edge.shared();
-        // Ctrl-C should return the prompt at once, and clients have no other edge to overload.
-        let settings = self.edge.settings(Duration::ZERO)?;
         let ready = announce(&shared, 1, settings.url(listener.local_addr()?));
         let serving = edge::run(
             listener,

@@ -3,6 +3,7 @@
 //! too. Limits that are part of the contract with clients are in
 //! [`wire::limits`](crate::wire::limits).
 
+mod auth;
 mod backend;
 mod bench;
 mod broker;
@@ -21,6 +22,7 @@ mod socketio;
 mod tls;
 mod worker;
 
+pub use auth::*;
 pub use backend::*;
 pub use bench::*;
 pub use broker::*;

@@ -8,7 +8,10 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::alarm::Alarms;
+use super::browser::BrowserPolicy;
 use super::drain::Clients;
+use super::forwarded::TrustedProxies;
+use super::gate::Gate;
 use super::queue_metrics::QueueMetrics;
 use super::shared::EdgeShared;
 use super::thread::EdgeThread;
@@ -51,6 +54,12 @@ pub struct EdgeSettings {
     pub console: bool,
     /// The time over which clients are asked to reconnect when the edge stops.
     pub drain: Duration,
+    /// Whether clients need a token. All threads of an edge have clones of the same.
+    pub gate: Gate,
+    /// Which host names are served, and to which pages.
+    pub browsers: BrowserPolicy,
+    /// The proxies that report their clients' addresses.
+    pub proxies: TrustedProxies,
     /// The certificate; without one, clients connect without TLS.
     pub tls: Option<Tls>,
 }
@@ -71,6 +80,9 @@ impl Default for EdgeSettings {
             callback_hosts: Vec::new(),
             console: true,
             drain: DRAIN_WINDOW,
+            gate: Gate::open(),
+            browsers: BrowserPolicy::default(),
+            proxies: TrustedProxies::default(),
             tls: None,
         }
     }

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod api;
+mod auth_bucket;
 mod batch;
 mod cancel;
 mod claim;
@@ -52,6 +53,7 @@ mod usage;
 mod writer;
 
 pub use accounts::{Accounts, AccountsError};
+pub use auth_bucket::{AuthBucket, RevocationChange};
 pub use cancel::CancelOutcome;
 pub use claim::Claim;
 pub use connect::{ConnectionCounts, Nats};

@@ -120,6 +120,8 @@ fn fill_in(subject: &str, names: &Names, shards: u32, kind: &str) -> Vec<String>
     let subject = subject
         .replace("{prefix}", names.prefix().as_str())
         .replace("{jobs}", &names.jobs_stream())
+        .replace("{auth}", &names.auth_stream())
+        .replace("{auth_bucket}", &names.auth_bucket())
         .replace("{kind}", kind);
     let of_shards = ["{shard}", "{chunks}", "{segments}"];
     if !of_shards.iter().any(|name| subject.contains(name)) {

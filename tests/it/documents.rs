@@ -34,6 +34,7 @@ const RUN: [&str; 7] = [
     "docs/metrics.md",
     "docs/operations.md",
     "docs/performance.md",
+    "docs/security.md",
 ];
 
 /// Commands that are looked up instead of run.

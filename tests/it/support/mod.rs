@@ -33,6 +33,8 @@ pub mod system;
 pub mod third_party;
 /// Certificates, and connections with TLS.
 pub mod tls;
+/// Tokens, and clients that send them.
+pub mod tokens;
 /// Every transport, each with an independent client.
 pub mod transports;
 /// `tailwater up` as a process.

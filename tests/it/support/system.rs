@@ -140,6 +140,13 @@ impl System {
         self.edge_with(edge::EdgeSettings::default()).await
     }
 
+    /// Starts an edge in this process that pages of all origins may use.
+    pub async fn edge_for_all_pages(&self) -> Edge {
+        let mut settings = edge::EdgeSettings::default();
+        settings.browsers.origins = edge::AllowedOrigins::Any;
+        self.edge_with(settings).await
+    }
+
     /// Starts an edge in this process, with other settings.
     pub async fn edge_with(&self, settings: edge::EdgeSettings) -> Edge {
         let listener = edge::bind("127.0.0.1:0".parse().unwrap(), 1)
@@ -462,7 +469,8 @@ impl System {
             let _ = context.delete_stream(names.segments_stream(shard)).await;
         }
         let chunks = (0..).map(|shard| names.chunks_stream(shard));
-        for stream in std::iter::once(names.jobs_stream()).chain(chunks) {
+        let others = [names.jobs_stream(), names.auth_stream()];
+        for stream in others.into_iter().chain(chunks) {
             // A separate broker may be down, and is removed as a whole.
             if context.delete_stream(stream).await.is_err() {
                 break;
