@@ -25,7 +25,7 @@ use crate::config::REQUESTS_MAX;
 use crate::nats::Reader;
 use crate::session::Position;
 use crate::wire::limits::AUTH_WAIT_MS;
-use crate::wire::{BearerToken, ClientFrame, Code, JobId, Refusal, RequestRef, ServerFrame};
+use crate::wire::{BearerToken, ClientFrame, Code, Refusal, RequestRef, ServerFrame};
 
 /// A client. `R` says where the answer to a request goes.
 pub(super) struct ConnectedClient<R> {

@@ -28,7 +28,7 @@ use super::counters::SentBytes;
 use super::error::count_refusal;
 use super::http2;
 use super::memory::{Large, SplitBudget};
-use super::meter::Meter;
+use super::meter::network;
 use super::metered::Metered;
 use super::takeover::{LentStream, ResponseHead, Takeover};
 use super::tls::Tls;
@@ -58,7 +58,7 @@ pub(super) async fn serve(
             debug!(%error, "a connection without TCP_NODELAY");
         }
         let peer = peer.ip();
-        let Ok(slot) = slots.acquire(Meter::new(peer).peer()) else {
+        let Ok(slot) = slots.acquire(network(peer)) else {
             // Without TLS, a client that expects it could not read an answer.
             if tls.is_none() {
                 refuse(stream);
