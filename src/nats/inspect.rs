@@ -1,5 +1,5 @@
 //! Looks at the broker as `doctor` reports it: its version, its streams against their declarations,
-//! their replicas, its clock and its limits. It changes nothing and judges nothing.
+//! their replicas, its clock and its limits. It changes nothing and decides nothing.
 
 use std::time::{Duration, SystemTime};
 

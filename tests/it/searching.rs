@@ -80,7 +80,7 @@ async fn a_watch_after_a_number_finds_it_among_gaps_and_undecodable_messages() {
     write(&system, &job, 300).await;
     let log = system.names().chunks(0, &job);
     let context = system.jetstream().await;
-    // They follow the end, and are no events.
+    // They follow the end, and are not events.
     for payload in [
         "garbage".to_owned(),
         json!({"type": "x", "job": "odd", "seq": 7}).to_string(),

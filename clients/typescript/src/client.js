@@ -23,7 +23,7 @@ const UNAUTHORIZED = 4401;
 const PAUSE_MIN = 50;
 const PAUSE_MAX = 10_000;
 const PAUSE_OVERLOADED = 1000;
-/** A connection that was in use for this long was no failure. */
+/** A connection that was in use for this long does not count as a failure. */
 const STABLE = 5000;
 /** After this silence the client asks for a sign of life. */
 const QUIET = 20_000;

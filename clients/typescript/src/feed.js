@@ -17,7 +17,7 @@ import { EMPTY, apply, hasEnded } from "./fold.js";
  * @property {(frame: Received) => void} relay Called with what other tabs need.
  */
 /**
- * Who is told: an item that has arrived, or nothing after the end or a failure.
+ * The listeners: each gets an item that has arrived, or nothing after the end or a failure.
  * @typedef {(item?: WatchItem) => void} Listener
  */
 
@@ -60,7 +60,7 @@ export function createFeed({ send, pause, read, idle, relay }, job, saved) {
 
   const isOver = () => ended || failure !== undefined;
   /** @param {WatchItem} [item] */
-  const tell = (item) => [...listeners].forEach((listener) => listener(item));
+  const deliver = (item) => [...listeners].forEach((listener) => listener(item));
 
   /** Asks for the events that it lacks. */
   function start() {
@@ -93,7 +93,7 @@ export function createFeed({ send, pause, read, idle, relay }, job, saved) {
     items.push(item);
     if (items.length > 2 * KEPT) base = lastSeq(items.splice(0, KEPT)[KEPT - 1]);
     relay(item);
-    tell(item);
+    deliver(item);
     if (hasEnded(view)) end();
   }
 
@@ -106,12 +106,12 @@ export function createFeed({ send, pause, read, idle, relay }, job, saved) {
     /** @type {WatchItem} */
     const item = { op: "anew", job };
     relay(item);
-    tell(item);
+    deliver(item);
   }
 
   function end() {
     ended = true;
-    tell();
+    deliver();
     idle();
   }
 
@@ -120,7 +120,7 @@ export function createFeed({ send, pause, read, idle, relay }, job, saved) {
     if (isOver()) return;
     failure = error;
     relay({ op: "error", code: error.code, message: error.message, job });
-    tell();
+    deliver();
     idle();
   }
 

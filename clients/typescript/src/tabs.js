@@ -78,7 +78,7 @@ export function createTabs(name, { watch, reconnect }) {
     steal: () => lead({ steal: true }),
     /** Sends to the other tabs what they need. @param {object} frame */
     relay: (frame) => leads && !isClosed && channel.postMessage({ frame }),
-    /** The page is left, perhaps for ever. */
+    /** The page is left, perhaps forever. */
     leave: () => send({ op: "bye" }),
 
     /** The link of a tab that does not lead. @param {Listener} given @returns {Link} */
