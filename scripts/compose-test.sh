@@ -28,7 +28,7 @@ scratch=$(mktemp -d)
 readonly scratch project=tailwater-test-$$
 files=(-f compose.yaml)
 if [[ -n ${COMPOSE_BUILD_NETWORK:-} ]]; then
-  printf 'services:\n  setup:\n    build:\n      network: "%s"\n' "$COMPOSE_BUILD_NETWORK" >"$scratch/build.yaml"
+  printf 'services:\n  keys:\n    build:\n      network: "%s"\n' "$COMPOSE_BUILD_NETWORK" >"$scratch/build.yaml"
   files+=(-f "$scratch/build.yaml")
 fi
 passed=0 failed=0

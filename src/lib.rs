@@ -30,6 +30,7 @@
 //! | [`budget`] | how many bytes a process may hold for its clients |
 //! | [`fair_slots`] | slots, shared fairly among addresses |
 //! | [`metrics`] | which metrics there are, and their text. Pure |
+//! | [`auth`] | who may do what: tokens, and the decision about an operation. Pure |
 //! | [`resume`] | the stitcher and a feed's history. Pure |
 //! | [`source`] | `trait EventSource`: a log as the reading side needs it |
 //! | [`hub`] | feeds: one for each watched job, shared by its watchers |
@@ -54,6 +55,7 @@
 //!    were buffered for a slow reader are dropped, and read from the log again.
 //! 8. No stored payload is empty, and no chunk splits a character.
 
+pub mod auth;
 pub mod backend;
 pub mod backoff;
 pub mod budget;

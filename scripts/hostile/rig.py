@@ -69,7 +69,7 @@ class Rig:
 
     def start_edge(self):
         """Starts a new edge, so that an attack does not affect the next one."""
-        command = self.tailwater("edge", "--listen", "127.0.0.1:0")
+        command = self.tailwater("edge", "--listen", "127.0.0.1:0", "--callback-hosts", "hooks.test")
         log = open(Path(self.folder.name, "edge.log"), "ab")
         self.edge = self.start(command, stdout=subprocess.PIPE, stderr=log, text=True)
         line = self.edge.stdout.readline()

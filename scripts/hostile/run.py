@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 
+import protocol  # noqa: F401 - it registers its attacks
 from attacks import ATTACKS
 from rig import Rig
 

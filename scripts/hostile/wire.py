@@ -39,14 +39,14 @@ def frames(buffer):
 
 def upgrade(path):
     return (
-        f"GET {path} HTTP/1.1\r\nHost: edge\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     ).encode()
 
 
 def request(method, path, body=b"", headers="", length=None):
     length = len(body) if length is None else length
-    head = f"{method} {path} HTTP/1.1\r\nHost: edge\r\nContent-Length: {length}\r\n{headers}\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{headers}\r\n"
     return head.encode() + body
 
 

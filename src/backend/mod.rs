@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod exec;
 mod format;
 mod http;
+mod key_set;
 pub mod openai;
 mod queued;
 mod signature;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 pub use secrecy::SecretString;
 
 pub use self::http::NoClient;
+pub use self::key_set::fetch_key_set;
 use self::queued::PieceKind;
 pub(crate) use self::queued::QueuedOutput;
 use crate::config::{OUTPUT_BUFFER_MAX, OUTPUT_PIECES_MAX};

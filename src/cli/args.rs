@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::webhook::Webhook;
 use crate::config::{NATS_WAIT, SHARDS};
-use crate::nats::{Credentials, Nats, Options, StreamSettings};
+use crate::nats::{Credentials, Nats, Options, Role, StreamSettings};
 use crate::runtime;
 use crate::wire::{JobId, Prefix};
 
@@ -45,6 +45,10 @@ pub(super) struct CredentialsArgs {
     /// A file with the seed of an nkey for NATS.
     #[arg(long, env = "TAILWATER_NATS_NKEY", value_name = "FILE")]
     nats_nkey: Option<PathBuf>,
+    /// A file with `user:password`, or a token, for NATS.
+    #[arg(long, env = "TAILWATER_NATS_LOGIN", value_name = "FILE")]
+    #[arg(conflicts_with_all = ["nats_creds", "nats_nkey"])]
+    nats_login: Option<PathBuf>,
     /// Certificate authorities for NATS servers, in PEM, instead of the system's. Implies TLS.
     #[arg(long, env = "TAILWATER_NATS_CA", value_name = "FILE")]
     nats_ca: Option<PathBuf>,
@@ -60,12 +64,10 @@ pub(super) struct CredentialsArgs {
 
 impl CredentialsArgs {
     fn credentials(&self) -> Credentials {
-        // An empty variable names no file.
-        let file =
-            |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
         Credentials {
             creds: file(&self.nats_creds),
             nkey: file(&self.nats_nkey),
+            login: file(&self.nats_login),
             ca: file(&self.nats_ca),
             identity: file(&self.nats_cert).zip(file(&self.nats_key)),
         }
@@ -73,18 +75,24 @@ impl CredentialsArgs {
 }
 
 impl NatsArgs {
-    pub(super) fn options(&self, name: &str) -> Options {
+    /// The options of the process that runs the command `name`.
+    pub(super) fn options(&self, name: &str, role: Role) -> Options {
         Options {
             url: self.nats.clone(),
             credentials: self.credentials.credentials(),
             prefix: self.prefix.clone(),
             startup_timeout: self.nats_wait.into(),
             name: format!("tailwater {name}"),
+            role,
         }
     }
 
-    pub(super) async fn connect(&self, name: &str) -> Result<Nats, crate::nats::NatsError> {
-        Nats::connect(&self.options(name)).await
+    pub(super) async fn connect(
+        &self,
+        name: &str,
+        role: Role,
+    ) -> Result<Nats, crate::nats::NatsError> {
+        Nats::connect(&self.options(name, role)).await
     }
 }
 
@@ -124,6 +132,11 @@ impl SetupArgs {
             max_bytes,
         }
     }
+}
+
+/// The file that a flag names; an empty variable names none.
+pub(super) fn file(path: &Option<PathBuf>) -> Option<PathBuf> {
+    path.clone().filter(|path| !path.as_os_str().is_empty())
 }
 
 /// The hosts of a list, trimmed and without empty entries: an empty variable yields one.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::args::{NatsArgs, block_on, no_job};
-use crate::nats::{CancelOutcome, Log, Queue};
+use crate::nats::{CancelOutcome, Log, Queue, Role};
 use crate::wire::JobId;
 
 /// Cancel a job that is queued, is running, or has lost its worker. Prints the sequence number of
@@ -25,7 +25,7 @@ pub(super) struct CancelCommand {
 impl CancelCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
-            let nats = self.nats.connect("cancel").await?;
+            let nats = self.nats.connect("cancel", Role::Edge).await?;
             let queue = Queue::new(Log::open(&nats).await?);
             match queue.cancel(&self.job, self.by).await? {
                 CancelOutcome::Requested(seq) | CancelOutcome::Already(seq) => println!("{seq}"),

@@ -13,7 +13,7 @@ use crate::config::{
 };
 use crate::nats::{
     BrokerReport, ClockReport, FoundStream, KindStatus, KindUsage, Log, MIN_VERSION, Nats,
-    NatsError, Queue, Reader, StorageReport, StreamReport,
+    NatsError, Queue, Reader, Role, StorageReport, StreamReport,
 };
 use crate::runtime::Tasks;
 use crate::wire::limits::{MESSAGE_HEADERS_MAX, STREAM_MESSAGE_MAX};
@@ -94,7 +94,7 @@ impl Check {
 impl DoctorCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
-            let checks = match self.nats.connect("doctor").await {
+            let checks = match self.nats.connect("doctor", Role::Observer).await {
                 Ok(nats) => {
                     let checks = Box::pin(examine(&nats, self.wait.into())).await;
                     nats.close().await;

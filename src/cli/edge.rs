@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::thread;
@@ -11,16 +12,18 @@ use anyhow::Context as _;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::args::{NatsArgs, hosts, until_interrupted};
+use super::args::{NatsArgs, file, hosts, until_interrupted};
+use super::auth_args::AuthArgs;
 use crate::budget::Budget;
 use crate::config::{DRAIN_WINDOW, MEMORY_MIN};
+use crate::nats::Role;
 use crate::{edge, runtime};
 
 /// Serve clients: submit jobs, read their state, and follow their streams. Any number of edges may
 /// run; none stores anything.
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Example:\n  tailwater edge --listen 0.0.0.0:4000 --nats nats://nats:4222 --threads 2"
+    after_long_help = "Example:\n  tailwater edge --nats nats://nats:4222 --threads 2\n  tailwater edge --listen 0.0.0.0:4000 --auth jwt --auth-secret secret --public-host tail.example"
 )]
 pub(super) struct EdgeCommand {
     /// Where to listen; port 0 chooses a free one.
@@ -63,6 +66,17 @@ pub(super) struct EdgeArgs {
     )]
     #[arg(action = clap::ArgAction::Set, value_parser = on_or_off)]
     console: bool,
+    #[command(flatten)]
+    auth: AuthArgs,
+    /// The certificate of the edge in PEM, followed by those between it and the authority. Clients
+    /// then connect with TLS. It is read again when it changes.
+    #[arg(long, env = "TAILWATER_TLS_CERT", value_name = "FILE")]
+    #[arg(requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of the certificate, in PEM.
+    #[arg(long, env = "TAILWATER_TLS_KEY", value_name = "FILE")]
+    #[arg(requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
 }
 
 fn on_or_off(text: &str) -> Result<bool, &'static str> {
@@ -109,19 +123,45 @@ impl EdgeArgs {
         edge::EdgeShared::new(self.memory.map_or_else(Budget::of_machine, Budget::new))
     }
 
-    /// The settings of an edge that drains its clients over this time.
-    pub(super) fn settings(&self, drain: Duration) -> edge::EdgeSettings {
-        edge::EdgeSettings {
-            callback_hosts: hosts(&self.callback_hosts),
+    /// The hosts that jobs may call back to.
+    pub(super) fn callback_hosts(&self) -> Vec<String> {
+        hosts(&self.callback_hosts)
+    }
+
+    /// The settings of an edge that listens here and drains its clients over this time.
+    ///
+    /// # Errors
+    /// When it is not clear who may use the edge, or the certificate cannot be read.
+    pub(super) fn settings(
+        &self,
+        listen: SocketAddr,
+        drain: Duration,
+    ) -> anyhow::Result<edge::EdgeSettings> {
+        let gate = self.auth.gate(listen)?;
+        Ok(edge::EdgeSettings {
+            callback_hosts: self.callback_hosts(),
             console: self.console,
             drain,
-        }
+            browsers: self.auth.browsers(&gate)?,
+            proxies: self.auth.proxies()?,
+            gate,
+            tls: self.tls()?,
+        })
+    }
+
+    /// The certificate, if there is one.
+    fn tls(&self) -> Result<Option<edge::Tls>, edge::TlsError> {
+        let files = file(&self.tls_cert).zip(file(&self.tls_key));
+        files
+            .map(|(cert, key)| edge::Tls::load(cert, key))
+            .transpose()
     }
 }
 
 impl EdgeCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let threads = self.threads.map_or_else(cores, usize::from);
+        let settings = self.settings.settings(self.listen, self.drain.into())?;
         let listeners = bind(self.listen, threads)?;
         let addr = listeners[0].local_addr()?;
         let listeners: Vec<_> = listeners
@@ -133,7 +173,7 @@ impl EdgeCommand {
         runtime::on_threads(threads, |index| {
             let stop = stop.clone();
             let nats = &self.nats;
-            let settings = self.settings.settings(self.drain.into());
+            let settings = settings.clone();
             let shared = shared.clone();
             let listener = listeners[index]
                 .lock()
@@ -143,8 +183,8 @@ impl EdgeCommand {
                 // When one thread ends, the others end as well.
                 let _stop_all = stop.clone().drop_guard();
                 let listener = listener.context("a listener is used once")?;
-                let nats = nats.connect("edge").await?;
-                let ready = announce(&shared, threads, addr);
+                let nats = nats.connect("edge", Role::Edge).await?;
+                let ready = announce(&shared, threads, settings.url(addr));
                 let serving = edge::run(listener, nats, settings, shared.clone(), stop.clone());
                 if index == 0 {
                     until_interrupted(&stop, alongside(serving, ready)).await
@@ -163,9 +203,9 @@ fn cores() -> usize {
 }
 
 /// Prints the address of an edge once it accepts clients.
-pub(super) async fn announce(shared: &edge::EdgeShared, threads: usize, addr: SocketAddr) {
+pub(super) async fn announce(shared: &edge::EdgeShared, threads: usize, url: String) {
     shared.serves(threads).await;
-    println!("ready http://{addr}");
+    println!("ready {url}");
 }
 
 /// Runs `beside` until `work` has ended.

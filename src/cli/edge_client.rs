@@ -7,9 +7,11 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use super::args::no_job;
+use super::client_token::ClientTokenArgs;
 use super::show::JobPrinter;
 use crate::backoff::Backoff;
 use crate::config::{PING_EVERY, PONG_WAIT, REREAD_FIRST, REREAD_MAX, TAIL_CONNECT_WAIT};
@@ -18,6 +20,7 @@ use crate::wire::{Code, JSON_PROTOCOL, JobId, ServerFrame, Start, may_reconnect}
 /// Follows one job over an edge's WebSocket.
 pub(super) struct TailClient {
     pub(super) url: String,
+    pub(super) token: ClientTokenArgs,
     pub(super) job: JobId,
     /// Where to start, or to resume after a drop.
     pub(super) start: Start,
@@ -67,6 +70,13 @@ impl TailClient {
         request
             .headers_mut()
             .insert("Sec-WebSocket-Protocol", JSON_PROTOCOL.parse()?);
+        if let Some(authorization) = self.token.authorization()? {
+            let value = authorization.parse::<HeaderValue>();
+            let value = value.map_err(|_| {
+                anyhow::anyhow!("the token has characters that a header cannot have")
+            })?;
+            request.headers_mut().insert("Authorization", value);
+        }
         let (mut socket, _) = timeout(TAIL_CONNECT_WAIT, connect_async(request)).await??;
         let watch = match self.start {
             Start::After(seq) => json!({"op": "watch", "job": self.job, "after": seq}),
@@ -103,6 +113,8 @@ impl TailClient {
                     Ok(
                         ServerFrame::Hello { .. }
                         | ServerFrame::Pong
+                        | ServerFrame::Authenticated { .. }
+                        | ServerFrame::TokenExpiring { .. }
                         | ServerFrame::Watching {
                             status: Some(_), ..
                         }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::{NatsArgs, block_on};
 use super::table;
 use crate::config::{LIST_ROWS, LIST_ROWS_MAX, OPEN_WAIT};
-use crate::nats::{JobQuery, Log, Reader};
+use crate::nats::{JobQuery, Log, Reader, Role};
 use crate::runtime::Tasks;
 use crate::wire::{JobRow, Kind, Status};
 
@@ -47,7 +47,7 @@ fn status(text: &str) -> Result<Status, &'static str> {
 impl JobsCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
-            let nats = self.nats.connect("jobs").await?;
+            let nats = self.nats.connect("jobs", Role::Observer).await?;
             let log = Log::open(&nats).await?;
             let reader = Reader::open(log, &Tasks::new(CancellationToken::new())).await?;
             let mut remaining = self.limit as usize;
@@ -60,6 +60,7 @@ impl JobsCommand {
                     kind: self.kind.clone(),
                     limit,
                     page,
+                    visible: None,
                 };
                 let listed = timeout(OPEN_WAIT, Box::pin(reader.list(&query))).await;
                 let listed = listed.context("the log was not read in time")??;

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::args::{NatsArgs, block_on};
 use super::table;
-use crate::nats::{KindStatus, Log, Queue};
+use crate::nats::{KindStatus, Log, Queue, Role};
 
 /// List the kinds of jobs: how many jobs of each wait and run, and whether workers ask for more.
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ const HEAD: [&str; 5] = ["KIND", "WAITING", "RUNNING", "OLDEST", "WORKERS"];
 impl KindsCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
-            let nats = self.nats.connect("kinds").await?;
+            let nats = self.nats.connect("kinds", Role::Observer).await?;
             let queue = Queue::new(Log::open(&nats).await?);
             let (kinds, _) = queue.kind_statuses().await?;
             if self.json {

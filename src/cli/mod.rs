@@ -5,10 +5,13 @@
     reason = "the only place that prints"
 )]
 
+mod accounts;
 mod args;
+mod auth_args;
 mod bench;
 mod broker;
 mod cancel;
+mod client_token;
 mod doctor;
 mod edge;
 mod edge_client;
@@ -18,6 +21,7 @@ mod jobs;
 mod kinds;
 mod log;
 mod metrics;
+mod revoke;
 mod setup;
 mod show;
 mod state;
@@ -25,6 +29,7 @@ mod submit;
 mod table;
 mod tail;
 mod terminal;
+mod token;
 mod up;
 mod worker;
 
@@ -64,6 +69,7 @@ struct Cli {
 enum Command {
     Up(up::UpCommand),
     Setup(setup::SetupCommand),
+    Accounts(accounts::AccountsCommand),
     Edge(edge::EdgeCommand),
     Worker(worker::WorkerCommand),
     Submit(submit::SubmitCommand),
@@ -73,6 +79,8 @@ enum Command {
     Kinds(kinds::KindsCommand),
     Doctor(doctor::DoctorCommand),
     Cancel(cancel::CancelCommand),
+    Token(token::TokenCommand),
+    Revoke(revoke::RevokeCommand),
     Bench(bench::BenchCommand),
     #[command(hide = true)]
     Guard(guard::GuardCommand),
@@ -102,6 +110,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Up(command) => command.run(),
         Command::Setup(command) => command.run(),
+        Command::Accounts(command) => command.run(),
         Command::Edge(command) => command.run(),
         Command::Worker(command) => command.run(),
         Command::Submit(command) => command.run(),
@@ -111,6 +120,8 @@ pub fn main() -> ExitCode {
         Command::Kinds(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Cancel(command) => command.run(),
+        Command::Token(command) => command.run(),
+        Command::Revoke(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Guard(command) => command.run(),
     };

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::args::{NatsArgs, SetupArgs, block_on};
 use crate::config::ACK_WAIT;
+use crate::nats::Role;
 use crate::wire::Kind;
 
 /// Create the streams that Tailwater needs, and declare kinds. Safe to repeat. On existing streams,
@@ -35,7 +36,7 @@ pub(super) struct SetupCommand {
 impl SetupCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
-            let nats = self.nats.connect("setup").await?;
+            let nats = self.nats.connect("setup", Role::Setup).await?;
             for change in nats.set_up(&self.setup.settings()).await? {
                 println!("{change}");
             }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{NatsArgs, block_on, no_job};
 use crate::config::OPEN_WAIT;
-use crate::nats::{Log, Queue, Reader};
+use crate::nats::{Log, Queue, Reader, Role};
 use crate::runtime::Tasks;
 use crate::source::fold;
 use crate::wire::{JobId, JobState};
@@ -26,7 +26,7 @@ pub(super) struct StateCommand {
 impl StateCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
-            let nats = self.nats.connect("state").await?;
+            let nats = self.nats.connect("state", Role::Observer).await?;
             let log = Log::open(&nats).await?;
             let queue = Queue::new(log.clone());
             let reader = Reader::open(log, &Tasks::new(CancellationToken::new())).await?;

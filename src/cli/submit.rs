@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::args::{NatsArgs, block_on, millis};
 use super::follow::{follow, wait};
-use crate::nats::{Log, Queue, QueueUsage, SubmitOutcome};
+use crate::nats::{Log, Queue, QueueUsage, Role, SubmitOutcome};
 use crate::wire::limits::INPUT_MAX;
 use crate::wire::{JobId, Kind, Limits, Seq, Start, Submission, reserved_kind};
 
@@ -63,7 +63,7 @@ impl SubmitCommand {
             None => nuid::next().as_str().parse()?,
         };
         block_on(async move {
-            let nats = self.nats.connect("submit").await?;
+            let nats = self.nats.connect("submit", Role::Edge).await?;
             let log = Log::open(&nats).await?;
             let queue = Queue::new(log.clone());
             if submission.callback.is_some() {

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::args::{NatsArgs, block_on, no_job};
+use super::client_token::ClientTokenArgs;
 use super::edge_client::TailClient;
 use super::follow::{finish, follow_with, printer};
 use super::show::JobPrinter;
-use crate::nats::{Log, Queue};
+use crate::nats::{Log, Queue, Role};
 use crate::wire::{Cursor, JobId, Seq, Start};
 
 /// Follow a job from its first event, or from a later one, until it ends. The exit code is 1 if the
@@ -44,6 +45,8 @@ pub(super) struct TailCommand {
     #[arg(long, value_name = "N", requires = "edge")]
     drop_after: Option<u64>,
     #[command(flatten)]
+    token: ClientTokenArgs,
+    #[command(flatten)]
     nats: NatsArgs,
 }
 
@@ -54,7 +57,7 @@ impl TailCommand {
             .map_or(Start::After(Seq(self.after)), Start::Cursor);
         block_on(async move {
             let Some(edge) = &self.edge else {
-                let nats = self.nats.connect("tail").await?;
+                let nats = self.nats.connect("tail", Role::Observer).await?;
                 let log = Log::open(&nats).await?;
                 return self.follow(log, start).await;
             };
@@ -65,6 +68,7 @@ impl TailCommand {
                         .unwrap_or(edge)
                         .trim_end_matches('/')
                 ),
+                token: self.token.clone(),
                 job: self.job.clone(),
                 start,
                 must_exist: self.must_exist,

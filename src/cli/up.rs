@@ -21,7 +21,7 @@ use crate::backend::{
 };
 use crate::config::{UP_NATS_WAIT, UP_STOP_WAIT};
 use crate::edge;
-use crate::nats::{Nats, redacted};
+use crate::nats::{Nats, Role, redacted};
 use crate::runtime::Tasks;
 use crate::wire::{Prefix, RESERVED_KIND};
 use crate::worker::{Worker, WorkerSettings};
@@ -75,7 +75,9 @@ pub(super) struct UpCommand {
 impl UpCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
-            let hosts = self.edge.settings(Duration::ZERO).callback_hosts;
+            // Ctrl-C should return the prompt at once, and clients have no other edge to overload.
+            let settings = self.edge.settings(self.listen, Duration::ZERO)?;
+            let hosts = settings.callback_hosts.clone();
             let webhook = (!hosts.is_empty())
                 .then(|| self.secret.backend(hosts))
                 .transpose()?;
@@ -87,7 +89,7 @@ impl UpCommand {
                 let notice = broker.notice();
                 let serving = async {
                     tokio::select! {
-                        outcome = self.serve(&url, notice, listener, webhook, &stop) => outcome,
+                        outcome = self.serve(&url, notice, listener, webhook, settings, &stop) => outcome,
                         died = broker.died() => Err(died),
                     }
                 };
@@ -95,7 +97,8 @@ impl UpCommand {
                 broker.stop().await;
                 return outcome.map(|()| ExitCode::SUCCESS);
             };
-            until_interrupted(&stop, self.serve(&url, None, listener, webhook, &stop)).await?;
+            let serving = self.serve(&url, None, listener, webhook, settings, &stop);
+            until_interrupted(&stop, serving).await?;
             Ok(ExitCode::SUCCESS)
         })
     }
@@ -107,6 +110,7 @@ impl UpCommand {
         notice: Option<String>,
         listener: std::net::TcpListener,
         webhook: Option<Webhook>,
+        settings: edge::EdgeSettings,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let nats_wait = UP_NATS_WAIT.into();
@@ -116,7 +120,7 @@ impl UpCommand {
             prefix: self.prefix.clone(),
             nats_wait,
         };
-        let nats = args.connect("up").await?;
+        let nats = args.connect("up", Role::All).await?;
         nats.set_up(&self.setup.settings())
             .await
             .context("cannot set up NATS")?;
@@ -148,9 +152,7 @@ impl UpCommand {
             start_worker(&nats, webhook, RESERVED_KIND, &tasks).await?;
         }
         let shared = self.edge.shared();
-        let ready = announce(&shared, 1, listener.local_addr()?);
-        // Ctrl-C should return the prompt at once, and clients have no other edge to overload.
-        let settings = self.edge.settings(Duration::ZERO);
+        let ready = announce(&shared, 1, settings.url(listener.local_addr()?));
         let serving = edge::run(
             listener,
             nats.clone(),

@@ -20,6 +20,7 @@ use crate::config::{
     ACK_WAIT, BACKEND_THREADS_MIN, ENDPOINT_BUSY, ENDPOINT_SILENCE, FLUSH_BYTES, FLUSH_INTERVAL,
     GRACE, MODEL_BUSY, MODEL_SILENCE,
 };
+use crate::nats::Role;
 use crate::runtime;
 use crate::wire::{Kind, Limits, RESERVED_KIND};
 use crate::worker::{self, Flush, WorkerSettings};
@@ -277,7 +278,8 @@ impl WorkerCommand {
         stop: CancellationToken,
         metrics: &Metrics,
     ) -> anyhow::Result<()> {
-        let nats = self.nats.connect("worker").await?;
+        let role = Role::Worker(Some(self.kind.clone()));
+        let nats = self.nats.connect("worker", role).await?;
         let worker = worker::Worker::open(&nats, backend, self.settings()).await?;
         metrics.add(worker.metrics());
         let work = async {

@@ -3,6 +3,7 @@
 //! too. Limits that are part of the contract with clients are in
 //! [`wire::limits`](crate::wire::limits).
 
+mod auth;
 mod backend;
 mod bench;
 mod broker;
@@ -18,8 +19,10 @@ mod process;
 mod queue;
 mod session;
 mod socketio;
+mod tls;
 mod worker;
 
+pub use auth::*;
 pub use backend::*;
 pub use bench::*;
 pub use broker::*;
@@ -35,4 +38,5 @@ pub use process::*;
 pub use queue::*;
 pub use session::*;
 pub use socketio::*;
+pub use tls::*;
 pub use worker::*;

@@ -1,5 +1,6 @@
 //! What the handlers and clients of one edge thread share. It does nothing by itself.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,10 +8,14 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::alarm::Alarms;
+use super::browser::BrowserPolicy;
 use super::drain::Clients;
+use super::forwarded::TrustedProxies;
+use super::gate::Gate;
 use super::queue_metrics::QueueMetrics;
 use super::shared::EdgeShared;
 use super::thread::EdgeThread;
+use super::tls::Tls;
 use crate::config::DRAIN_WINDOW;
 use crate::hub::Hub;
 use crate::nats::{KindsCache, Log, Queue, Reader, UsageCache};
@@ -49,6 +54,24 @@ pub struct EdgeSettings {
     pub console: bool,
     /// The time over which clients are asked to reconnect when the edge stops.
     pub drain: Duration,
+    /// Whether clients need a token. All threads of an edge have clones of the same.
+    pub gate: Gate,
+    /// Which host names are served, and to which pages.
+    pub browsers: BrowserPolicy,
+    /// The proxies that report their clients' addresses.
+    pub proxies: TrustedProxies,
+    /// The certificate; without one, clients connect without TLS.
+    pub tls: Option<Tls>,
+}
+
+impl EdgeSettings {
+    /// The address of an edge that listens at `addr`.
+    pub fn url(&self, addr: SocketAddr) -> String {
+        match self.tls {
+            Some(_) => format!("https://{addr}"),
+            None => format!("http://{addr}"),
+        }
+    }
 }
 
 impl Default for EdgeSettings {
@@ -57,6 +80,10 @@ impl Default for EdgeSettings {
             callback_hosts: Vec::new(),
             console: true,
             drain: DRAIN_WINDOW,
+            gate: Gate::open(),
+            browsers: BrowserPolicy::default(),
+            proxies: TrustedProxies::default(),
+            tls: None,
         }
     }
 }

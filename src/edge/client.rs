@@ -1,41 +1,79 @@
 //! One connected client: its requests and what it is sent, for every transport that has frames. The
 //! transport reads and writes the frames.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::time::sleep;
 
+use super::access::{Access, TokenEvent};
 use super::app::App;
 use super::counters::Transport;
 use super::error::Problem;
+use super::jobs::SubmitRequest;
 use super::memory::SplitReservation;
 use super::watches::{Outgoing, Watches};
+use crate::auth::Operation;
 use crate::config::REQUESTS_MAX;
 use crate::nats::Reader;
 use crate::session::Position;
-use crate::wire::{ClientFrame, Code, Refusal, RequestRef, ServerFrame};
+use crate::wire::limits::AUTH_WAIT_MS;
+use crate::wire::{BearerToken, ClientFrame, Code, Refusal, RequestRef, ServerFrame};
 
 /// A client. `R` says where the answer to a request goes.
 pub(super) struct ConnectedClient<R> {
     app: Arc<App>,
     address: IpAddr,
+    /// What the client may do; `None` until it has sent a valid token.
+    access: Option<Access>,
+    /// What happens to the client's token, or to a client that sends none.
+    token_events: BoxStream<'static, TokenEvent>,
+    /// A token whose key must be read first.
+    authentication: Option<Authentication<R>>,
+    /// Frames that arrived meanwhile, from a client without access.
+    held: VecDeque<(ClientFrame, SplitReservation, R)>,
+    /// What is sent next.
+    answers: VecDeque<Outgoing<R>>,
+    /// Why the client must disconnect.
+    ended: Option<Code>,
     watches: Watches<Reader, R>,
     /// Submits and cancels in progress.
     requests: Vec<BoxFuture<'static, (ServerFrame, R)>>,
 }
 
+/// A token that is being verified, and where the answer goes.
+struct Authentication<R> {
+    verified: BoxFuture<'static, Result<Access, Problem>>,
+    reply_to: R,
+}
+
 impl<R: Send + 'static> ConnectedClient<R> {
-    /// A client at this address, without requests.
-    pub(super) fn new(app: Arc<App>, transport: Transport, address: IpAddr) -> Self {
+    /// A client at this address, without requests. One without access must send a token first.
+    pub(super) fn new(
+        app: Arc<App>,
+        transport: Transport,
+        address: IpAddr,
+        access: Option<Access>,
+    ) -> Self {
         let hub = Arc::clone(&app.hub);
         let counters = Arc::clone(&app.thread.counters);
         let budget = app.shared.memory().streams.clone();
         Self {
             app,
             address,
+            token_events: access.as_ref().map_or_else(no_token, Access::events),
+            access,
+            authentication: None,
+            held: VecDeque::new(),
+            answers: VecDeque::new(),
+            ended: None,
             watches: Watches::new(hub, counters, transport, address, budget),
             requests: Vec::new(),
         }
@@ -49,9 +87,22 @@ impl<R: Send + 'static> ConnectedClient<R> {
         reservation: SplitReservation,
         reply_to: R,
     ) -> Option<(ServerFrame, R)> {
+        let access = match (&self.access, &frame) {
+            (_, ClientFrame::Auth { token }) => return self.authenticate(token, reply_to),
+            (Some(access), _) => access.clone(),
+            (None, _) => {
+                let is_waiting = self.authentication.is_some() && self.held.len() < REQUESTS_MAX;
+                if is_waiting {
+                    self.held.push_back((frame, reservation, reply_to));
+                } else {
+                    self.ended = Some(Code::Unauthorized);
+                }
+                return None;
+            }
+        };
+        let address = self.address;
         match frame {
-            // This version has no authentication: every client may do everything.
-            ClientFrame::Auth { token: _ } => None,
+            ClientFrame::Auth { .. } => None,
             ClientFrame::Ping => Some((ServerFrame::Pong, reply_to)),
             ClientFrame::Watch {
                 job,
@@ -59,8 +110,12 @@ impl<R: Send + 'static> ConnectedClient<R> {
                 compact,
             } => {
                 let request = RequestRef::of_job(&job);
-                let refused = self.watches.watch(job, start, compact, reply_to).err();
-                refused.map(|(code, reply_to)| (Problem::from(code).into_frame(request), reply_to))
+                let watched = match access.require(Operation::Watch(&job)) {
+                    Ok(()) => self.watches.watch(job, start, compact, reply_to),
+                    Err(code) => Err((code, reply_to)),
+                };
+                let (code, reply_to) = watched.err()?;
+                Some((Problem::from(code).into_frame(request), reply_to))
             }
             ClientFrame::Unwatch { job } => {
                 let answer = match self.watches.unwatch(&job) {
@@ -72,6 +127,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
             ClientFrame::Submit {
                 reference,
                 key,
+                watch_token,
                 submission,
             } => {
                 let request = RequestRef {
@@ -79,15 +135,19 @@ impl<R: Send + 'static> ConnectedClient<R> {
                     job: None,
                 };
                 let app = Arc::clone(&self.app);
-                let address = self.address;
                 let submit = async move {
-                    let accepted = app
-                        .submit(address, submission, key.as_deref(), reservation)
-                        .await?;
+                    let request = SubmitRequest {
+                        submission,
+                        key: key.as_deref(),
+                        watch_token,
+                        _reservation: reservation,
+                    };
+                    let accepted = app.submit(&access, address, request).await?;
                     Ok(ServerFrame::Submitted {
                         reference,
                         job: accepted.id,
                         status: accepted.status,
+                        watch_token: accepted.watch_token,
                     })
                 };
                 self.add_request(submit, request, reply_to)
@@ -98,9 +158,8 @@ impl<R: Send + 'static> ConnectedClient<R> {
                     job: Some(job.to_string()),
                 };
                 let app = Arc::clone(&self.app);
-                let address = self.address;
                 let cancel = async move {
-                    let receipt = app.cancel(address, job, None).await?;
+                    let receipt = app.cancel(&access, address, job, None).await?;
                     Ok(ServerFrame::Cancelling {
                         reference,
                         job: receipt.id,
@@ -108,6 +167,81 @@ impl<R: Send + 'static> ConnectedClient<R> {
                     })
                 };
                 self.add_request(cancel, request, reply_to)
+            }
+        }
+    }
+
+    /// Verifies a token. Usually that needs no waiting.
+    fn authenticate(&mut self, token: &BearerToken, reply_to: R) -> Option<(ServerFrame, R)> {
+        if self.authentication.is_some() {
+            let refusal = Problem::from(Code::TooManyRequests);
+            return Some((refusal.into_frame(RequestRef::default()), reply_to));
+        }
+        let (app, token) = (Arc::clone(&self.app), token.clone());
+        let mut verified =
+            async move { app.settings.gate.authenticate(token.expose()).await }.boxed();
+        match verified.as_mut().now_or_never() {
+            Some(verified) => Some((self.apply_token(verified)?, reply_to)),
+            None => {
+                self.authentication = Some(Authentication { verified, reply_to });
+                None
+            }
+        }
+    }
+
+    /// Admits the client, or replaces its token by a new one of the same subject. The watches that
+    /// it allows go on where they are.
+    fn apply_token(&mut self, verified: Result<Access, Problem>) -> Option<ServerFrame> {
+        let access = match verified {
+            Ok(access) => access,
+            Err(problem) => {
+                if self.access.is_none() {
+                    self.ended = Some(problem.code());
+                    return None;
+                }
+                return Some(problem.into_frame(RequestRef::default()));
+            }
+        };
+        let name = |access: &Access| access.subject().map(|subject| subject.name.clone());
+        if self
+            .access
+            .as_ref()
+            .is_some_and(|old| name(old) != name(&access))
+        {
+            self.ended = Some(Code::Forbidden);
+            let refusal = Problem::from(Code::Forbidden);
+            return Some(refusal.into_frame(RequestRef::default()));
+        }
+        self.token_events = access.events();
+        for job in self.watches.jobs() {
+            let is_refused = access.require(Operation::Watch(&job)).is_err();
+            if is_refused && self.watches.unwatch(&job).is_ok() {
+                let request = RequestRef::of_job(&job);
+                let refusal = Problem::from(Code::JobNotFound).into_frame(request);
+                self.answers.push_back(Outgoing::Frame(job, refusal));
+            }
+        }
+        let expires_in_ms = access.expires_in_ms();
+        self.access = Some(access);
+        Some(ServerFrame::Authenticated { expires_in_ms })
+    }
+
+    /// Handles what waited for a token, once it is verified.
+    fn poll_authentication(&mut self, cx: &mut Context<'_>) {
+        let Some(mut authentication) = self.authentication.take() else {
+            return;
+        };
+        let Poll::Ready(verified) = authentication.verified.as_mut().poll(cx) else {
+            self.authentication = Some(authentication);
+            return;
+        };
+        if let Some(answer) = self.apply_token(verified) {
+            let answer = Outgoing::Answer(answer, authentication.reply_to);
+            self.answers.push_front(answer);
+        }
+        for (frame, reservation, reply_to) in std::mem::take(&mut self.held) {
+            if let Some((answer, reply_to)) = self.handle(frame, reservation, reply_to) {
+                self.answers.push_back(Outgoing::Answer(answer, reply_to));
             }
         }
     }
@@ -123,6 +257,16 @@ impl<R: Send + 'static> ConnectedClient<R> {
         cx: &mut Context<'_>,
         wants_events: bool,
     ) -> Poll<Outgoing<R>> {
+        self.poll_authentication(cx);
+        if let Some(answer) = self.answers.pop_front() {
+            return Poll::Ready(answer);
+        }
+        if let Some(code) = self.ended {
+            return Poll::Ready(Outgoing::Token(TokenEvent::Ended(code)));
+        }
+        if let Poll::Ready(Some(event)) = self.token_events.poll_next_unpin(cx) {
+            return Poll::Ready(Outgoing::Token(event));
+        }
         for index in 0..self.requests.len() {
             if let Poll::Ready((answer, reply_to)) = self.requests[index].as_mut().poll(cx) {
                 drop(self.requests.swap_remove(index));
@@ -176,6 +320,15 @@ impl<R: Send + 'static> ConnectedClient<R> {
         }));
         None
     }
+}
+
+/// What happens to a client that sends no token in time.
+fn no_token() -> BoxStream<'static, TokenEvent> {
+    stream::once(async {
+        sleep(Duration::from_millis(AUTH_WAIT_MS)).await;
+        TokenEvent::Ended(Code::Unauthorized)
+    })
+    .boxed()
 }
 
 /// The memory that a frame takes until it is handled; a submission, until it is queued.

@@ -158,6 +158,9 @@ impl IntoResponse for Problem {
                 HeaderValue::from_static("13"),
             );
         }
+        if info.status == 401 {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if info.retry {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

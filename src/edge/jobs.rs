@@ -12,9 +12,11 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 
+use super::access::Access;
 use super::app::App;
 use super::error::Problem;
 use super::memory::{SplitReservation, weight};
+use crate::auth::Operation;
 use crate::config::OPEN_WAIT;
 use crate::nats::{CancelOutcome, QueueUsage, SubmitOutcome};
 use crate::session::until_ended;
@@ -22,7 +24,8 @@ use crate::source::Unavailable;
 use crate::source::{FoldError, fold_within};
 use crate::wire::limits::KEY_MAX;
 use crate::wire::{
-    Code, JobId, JobState, Kind, Seq, Status, Submission, job_id, may_call_back, reserved_kind,
+    BearerToken, Code, JobId, JobState, Kind, Seq, Status, Submission, WatchTokenTerms, job_id,
+    may_call_back, reserved_kind,
 };
 
 /// A job that was accepted.
@@ -36,9 +39,22 @@ pub(super) struct Accepted {
     pub(super) kind: Kind,
     /// What the job is doing.
     pub(super) status: Status,
+    /// A token that allows to watch this job and nothing else; only from an edge that signs tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) watch_token: Option<BearerToken>,
     /// Whether this submission queued it.
     #[serde(skip)]
     pub(super) new: bool,
+}
+
+/// A submission, as its client sent it.
+pub(super) struct SubmitRequest<'a> {
+    pub(super) submission: Submission,
+    /// The idempotency key.
+    pub(super) key: Option<&'a str>,
+    pub(super) watch_token: WatchTokenTerms,
+    /// The memory that it takes until it is queued.
+    pub(super) _reservation: SplitReservation,
 }
 
 /// A request to cancel a job, as an event of its log.
@@ -63,6 +79,7 @@ impl Accepted {
             id,
             kind,
             status,
+            watch_token: None,
             new,
         }
     }
@@ -78,20 +95,54 @@ impl App {
         Ok(self.shared.memory().submits.reserve(bytes)?)
     }
 
-    /// Submits a job, and holds `_reservation` until it is queued. Without an id, the job gets one
-    /// derived from the idempotency key: the same key is the same job on every edge, for as long as
-    /// its log is kept.
+    /// Submits a job, and holds the reservation of the request until it is queued. Without an id, the
+    /// job gets one derived from the idempotency key: the same key of the same subject is the same
+    /// job on every edge, for as long as its log is kept.
     pub(super) async fn submit(
         &self,
+        access: &Access,
+        client: IpAddr,
+        request: SubmitRequest<'_>,
+    ) -> Result<Accepted, Problem> {
+        let SubmitRequest {
+            submission,
+            key,
+            watch_token,
+            _reservation,
+        } = request;
+        access.require(Operation::Submit(&submission.kind))?;
+        let chose_id = submission.id.is_some();
+        let mut accepted = self.queue_job(access, client, submission, key).await?;
+        // Anybody may repeat a submission with an id, so only a new job is surely the subject's.
+        let is_own = accepted.new || !chose_id;
+        if let Some(subject) = access.subject()
+            && (is_own || access.require(Operation::Watch(&accepted.id)).is_ok())
+        {
+            let cancel = watch_token.cancel
+                && (is_own || access.require(Operation::Cancel(&accepted.id)).is_ok());
+            let terms = WatchTokenTerms {
+                cancel,
+                ..watch_token
+            };
+            accepted.watch_token = self.settings.gate.watch_token(subject, &accepted.id, terms);
+        }
+        Ok(accepted)
+    }
+
+    async fn queue_job(
+        &self,
+        access: &Access,
         client: IpAddr,
         submission: Submission,
         key: Option<&str>,
-        _reservation: SplitReservation,
     ) -> Result<Accepted, Problem> {
         let _slot = self.shared.requests().acquire(client)?;
         let (id, is_from_key) = match (&submission.id, key) {
             (Some(id), _) => (id.clone(), false),
-            (None, Some(key)) => (id_of_key(key)?, true),
+            (None, Some(key)) => {
+                let subject = access.subject().map_or("", |subject| &subject.name);
+                (id_of_key(subject, key)?, true)
+            }
             (None, None) => (job_id(nuid::next().as_str())?, false),
         };
         let usage = self.check(&submission).await?;
@@ -152,10 +203,12 @@ impl App {
     /// Requests that a job be cancelled.
     pub(super) async fn cancel(
         &self,
+        access: &Access,
         client: IpAddr,
         id: JobId,
         by: Option<String>,
     ) -> Result<CancelReceipt, Problem> {
+        access.require(Operation::Cancel(&id))?;
         let _slot = self.shared.requests().acquire(client)?;
         let (seq, new) = match self.queue.cancel(&id, by).await? {
             CancelOutcome::Requested(seq) => (seq, true),
@@ -220,10 +273,12 @@ impl App {
     /// A job's state once the job has ended or `wait` has passed.
     pub(super) async fn state_within(
         &self,
+        access: &Access,
         client: IpAddr,
         job: &JobId,
         wait: Duration,
     ) -> Result<(JobState, SplitReservation), Problem> {
+        access.require(Operation::Watch(job))?;
         let _slot = self.shared.requests().acquire(client)?;
         if !wait.is_zero() {
             self.until_ended(client, job, wait).await?;
@@ -266,16 +321,23 @@ impl From<FoldError> for Problem {
     }
 }
 
-/// The id of the job that was submitted with this key. It does not reveal the key.
-fn id_of_key(key: &str) -> Result<JobId, Problem> {
+/// The id of the job that this subject submitted with this key. It does not reveal the key.
+fn id_of_key(subject: &str, key: &str) -> Result<JobId, Problem> {
     if key.is_empty() || key.len() > KEY_MAX {
         return Err(Problem::new(
             Code::BadRequest,
             format!("The idempotency key must have 1 to {KEY_MAX} bytes."),
         ));
     }
+    let mut digest = Sha256::new();
+    if !subject.is_empty() {
+        // The length keeps `a` with the key `bc` apart from `ab` with the key `c`.
+        digest.update((subject.len() as u64).to_be_bytes());
+        digest.update(subject);
+    }
+    digest.update(key);
     Ok(job_id(&format!(
         "key-{}",
-        BASE64.encode(Sha256::digest(key))
+        BASE64.encode(digest.finalize())
     ))?)
 }

@@ -7,10 +7,12 @@ use axum::extract::State;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::access::Access;
 use super::app::App;
 use super::describe::{OPERATION, problems};
 use super::error::Problem;
 use super::request::Peer;
+use crate::auth::Operation;
 use crate::nats::KindUsage;
 
 /// The kinds that workers have served.
@@ -31,9 +33,11 @@ problems!(NoKinds: Overloaded, Unavailable);
 )]
 pub(super) async fn kinds(
     State(app): State<Arc<App>>,
+    access: Access,
     Peer(from): Peer,
 ) -> Result<Json<Kinds>, Problem> {
     let _slot = app.shared.requests().acquire(from)?;
-    let kinds = app.kinds_cache.of(&app.queue).await?;
+    let mut kinds = app.kinds_cache.of(&app.queue).await?;
+    kinds.retain(|usage| access.require(Operation::Submit(&usage.kind)).is_ok());
     Ok(Json(Kinds { kinds }))
 }

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::alarm::Alarm;
+use super::client_stream::ClientStream;
 use super::counters::{SentBytes, Transport};
 use super::metered::pace::ReadPace;
 use super::output::{EventFraming, OutputQueue};
@@ -49,7 +49,7 @@ pub(super) struct Link<T> {
 #[derive(Debug)]
 pub(super) struct Broken;
 
-impl Link<TcpStream> {
+impl Link<ClientStream> {
     /// A connection that was taken away from the HTTP library.
     pub(super) fn taken(taken: TakenStream, framing: EventFraming, alarm: Alarm) -> Self {
         let mut link = Self::new(taken.stream, taken.peer, framing, alarm);
@@ -127,20 +127,33 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
                     debug!(%error, "the connection broke");
                     return Poll::Ready(Err(Broken));
                 }
-                Poll::Pending => {
-                    let now = self.alarm.now();
-                    let deadline = *self.blocked_since.get_or_insert(now) + self.write_wait();
-                    if now >= deadline {
-                        debug!("the client accepts no data");
-                        return Poll::Ready(Err(Broken));
-                    }
-                    self.alarm.set_by(deadline, cx.waker());
-                    return Poll::Pending;
-                }
+                Poll::Pending => return self.poll_blocked(cx),
             }
         }
+        // TLS buffers what it has accepted.
+        match Pin::new(&mut self.io).poll_flush(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => {
+                debug!(%error, "the connection broke");
+                return Poll::Ready(Err(Broken));
+            }
+            Poll::Pending => return self.poll_blocked(cx),
+        }
         self.is_large = false;
+        self.blocked_since = None;
         Poll::Ready(Ok(()))
+    }
+
+    /// Waits for a client that accepts no data, for a limited time.
+    fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let now = self.alarm.now();
+        let deadline = *self.blocked_since.get_or_insert(now) + self.write_wait();
+        if now >= deadline {
+            debug!("the client accepts no data");
+            return Poll::Ready(Err(Broken));
+        }
+        self.alarm.set_by(deadline, cx.waker());
+        Poll::Pending
     }
 
     /// Lets others be served at the end of the client's turn.

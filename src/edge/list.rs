@@ -8,10 +8,12 @@ use serde::Deserialize;
 use tokio::time::timeout;
 use utoipa::openapi::Ref;
 
+use super::access::Access;
 use super::app::App;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
 use super::request::{self, Params};
+use crate::auth::Operation;
 use crate::config::{LIST_ROWS, LIST_ROWS_MAX, OPEN_WAIT};
 use crate::nats::{JobQuery, ListError};
 use crate::source::Unavailable;
@@ -54,9 +56,14 @@ problems!(NoList: BadRequest, BadKind, BadPage, Overloaded, Unavailable);
 )]
 pub(super) async fn jobs(
     State(app): State<Arc<App>>,
+    access: Access,
     Params(query): Params<ListQuery>,
 ) -> Result<Response, Problem> {
-    let query = job_query(query)?;
+    access.require(Operation::List)?;
+    let query = JobQuery {
+        visible: access.watchable(),
+        ..job_query(query)?
+    };
     let late = |_| Unavailable("the log was not read in time".into());
     // Boxed, since it is far larger than the futures of other requests.
     let list = Box::pin(app.hub.source().list(&query));
@@ -94,5 +101,6 @@ fn job_query(
         kind: kind.as_deref().map(wire::kind).transpose()?,
         limit: request::limit(limit, LIST_ROWS, LIST_ROWS_MAX)?,
         page,
+        visible: None,
     })
 }

@@ -25,6 +25,15 @@ struct MeterState {
     is_large: AtomicBool,
 }
 
+/// An address as limits count it: an IPv6 address is reduced to its /64 network, which usually
+/// belongs to one client.
+pub(super) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
 impl Meter {
     /// For a connection from this address, whose bytes are counted in `sent`.
     pub(super) fn new(peer: IpAddr, sent: Arc<SentBytes>) -> Self {
@@ -36,13 +45,14 @@ impl Meter {
         }))
     }
 
-    /// The address of the client, or of the proxy before it. An IPv6 address is reduced to its /64
-    /// network, which usually belongs to one client.
+    /// The address of the client, or of the proxy before it, as limits count it.
     pub(super) fn peer(&self) -> IpAddr {
-        match self.0.peer.to_canonical() {
-            IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
-            address @ IpAddr::V4(_) => address,
-        }
+        network(self.0.peer)
+    }
+
+    /// The same address, unchanged.
+    pub(super) fn address(&self) -> IpAddr {
+        self.0.peer
     }
 
     /// Sets whether the response being written takes scarce memory.

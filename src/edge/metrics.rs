@@ -7,11 +7,13 @@ use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 
+use super::access::Access;
 use super::app::App;
 use super::counters::Transport;
 use super::describe::OPERATION;
 use super::error::{Problem, refusals};
 use super::thread::EdgeThread;
+use crate::auth::Operation;
 use crate::metrics::{Exposition, MetricsFormat, catalog};
 use crate::nats::{ConnectionCounts, KindStatus, KindUsage, QueueSize, ReplaySource};
 use crate::wire::Code;
@@ -25,8 +27,10 @@ use crate::wire::Code;
 )]
 pub(super) async fn metrics(
     State(app): State<Arc<App>>,
+    access: Access,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    access.require(Operation::Observe)?;
     let mut all = Exposition::new();
     for thread in app.shared.threads() {
         add_thread(&mut all, &thread);

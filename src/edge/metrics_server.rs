@@ -45,6 +45,7 @@ pub async fn serve_metrics(
     let tasks = Tasks::new(stop);
     serve::serve(
         listener,
+        None,
         router,
         &memory.bodies,
         &slots,

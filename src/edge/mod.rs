@@ -2,18 +2,25 @@
 //! and socketioxide. An edge stores nothing: if it is killed, its clients only reconnect.
 
 mod accept;
+mod access;
+mod admission;
 mod alarm;
 mod answer;
 mod app;
 mod body;
+mod browser;
 mod client;
+mod client_stream;
 mod console;
 mod counters;
 mod describe;
 mod drain;
 mod error;
 mod files;
+mod forwarded;
+mod gate;
 mod head;
+mod http2;
 mod jobs;
 mod kinds;
 mod link;
@@ -31,6 +38,7 @@ mod page;
 mod queue_metrics;
 mod request;
 mod rest;
+mod revoked;
 mod router;
 mod serve;
 mod shared;
@@ -39,6 +47,8 @@ mod sse;
 mod stats;
 mod takeover;
 mod thread;
+mod tickets;
+mod tls;
 mod traffic;
 mod turn;
 mod watches;
@@ -56,14 +66,18 @@ use tracing::{info, warn};
 use self::alarm::Alarms;
 use self::app::App;
 pub use self::app::EdgeSettings;
+pub use self::browser::{AllowedOrigins, BrowserPolicy};
 use self::counters::Counters;
 use self::drain::Clients;
 pub use self::files::raise_file_limit;
+pub use self::forwarded::TrustedProxies;
+pub use self::gate::{Gate, KeySource};
 pub use self::listen::bind;
 pub use self::metrics_server::serve_metrics;
 use self::queue_metrics::QueueMetrics;
 pub use self::shared::EdgeShared;
 use self::thread::EdgeThread;
+pub use self::tls::{Tls, TlsError};
 #[doc(hidden)]
 pub use self::ws::serve_echo;
 use crate::config::{DRAIN_WAIT, FOLDS};
@@ -90,6 +104,7 @@ pub async fn run(
     let closing = CancellationToken::new();
     let _close_all = closing.clone().drop_guard();
     let tasks = Tasks::new(closing.clone());
+    settings.gate.start(&nats, &tasks).await?;
     let reader = Reader::open(log.clone(), &tasks).await?;
     let hub = Hub::within(reader, tasks.clone(), shared.memory().feeds.clone());
     let thread = Arc::new(EdgeThread {
@@ -129,6 +144,7 @@ pub async fn run(
     let bodies = &app.shared.memory().bodies;
     let serving = serve::serve(
         listener,
+        app.settings.tls.as_ref(),
         router::router(Arc::clone(&app)),
         bodies,
         app.shared.connections(),

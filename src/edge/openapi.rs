@@ -10,13 +10,14 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use utoipa::openapi::OpenApi;
 
-use super::describe::{JOBS, OPERATION};
+use super::describe::{JOBS, OPERATION, responses};
 use super::error;
 use super::jobs::{Accepted, CancelReceipt};
 use super::kinds::Kinds;
 use super::page::Gap;
 use super::stats::{SocketIoStats, Stats};
-use crate::wire::{Dialect, JobPage, definitions};
+use super::tickets::{Ticket, TicketRequest};
+use crate::wire::{Code, Dialect, JobPage, definitions};
 
 /// This description.
 #[utoipa::path(
@@ -56,13 +57,13 @@ fn describe(routes: &OpenApi) -> Value {
         "license": {"name": env!("CARGO_PKG_LICENSE"), "identifier": env!("CARGO_PKG_LICENSE")},
     });
     // utoipa adds this only for types, not for references.
-    let bodies = document.pointer_mut("/paths/~1api~1jobs/post/requestBody");
-    bodies
-        .into_iter()
-        .for_each(|body| body["required"] = true.into());
+    for path in ["/paths/~1api~1jobs", "/paths/~1api~1tickets"] {
+        let body = document.pointer_mut(&format!("{path}/post/requestBody"));
+        body.into_iter()
+            .for_each(|body| body["required"] = true.into());
+    }
     document["servers"] = json!([{"url": "/"}]);
-    // No authentication.
-    document["security"] = json!([]);
+    secure(&mut document);
     document["tags"] = json!([
         {"name": JOBS, "description": "Submit jobs, follow them, read their state, cancel them."},
         {"name": OPERATION, "description": "For operators of an edge."},
@@ -78,6 +79,8 @@ fn describe(routes: &OpenApi) -> Value {
     answers.subschema_for::<Kinds>();
     answers.subschema_for::<Stats>();
     answers.subschema_for::<SocketIoStats>();
+    answers.subschema_for::<Ticket>();
+    answers.subschema_for::<TicketRequest>();
     answers.subschema_for::<error::ProblemBody<'_>>();
     for (name, schema) in answers.take_definitions(true) {
         schemas.entry(name).or_insert(schema);
@@ -85,7 +88,50 @@ fn describe(routes: &OpenApi) -> Value {
     schemas.insert("Page".into(), page());
     schemas.insert("StreamEvent".into(), stream_event());
     document["components"]["schemas"] = schemas.into();
+    document["components"]["securitySchemes"] = json!({
+        "token": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "Only on an edge that checks tokens. PROTOCOL.md explains what they allow.",
+        },
+    });
     document
+}
+
+/// The operations that need no token.
+const PUBLIC: [&str; 2] = ["/healthz", "/readyz"];
+
+/// Adds what applies to every operation: its token, and how a request without a valid one is
+/// refused.
+fn secure(document: &mut Value) {
+    document["security"] = json!([{"token": []}, {}]);
+    let about_token = [
+        Code::Unauthorized,
+        Code::TokenExpired,
+        Code::TokenRevoked,
+        Code::Forbidden,
+        Code::TokenInUrl,
+    ];
+    let about_host = [Code::OriginNotAllowed, Code::HostNotAllowed];
+    let paths = document["paths"].as_object_mut().into_iter().flatten();
+    for (path, operations) in paths {
+        let is_public = PUBLIC.contains(&path.as_str());
+        let codes = about_token.iter().filter(|_| !is_public).chain(&about_host);
+        let codes: Vec<Code> = codes.copied().collect();
+        let added = json!(responses(&codes));
+        for operation in operations.as_object_mut().into_iter().flatten() {
+            let operation = operation.1;
+            if is_public {
+                operation["security"] = json!([]);
+            }
+            for (status, response) in added.as_object().into_iter().flatten() {
+                let described = &mut operation["responses"][status];
+                if described.is_null() {
+                    *described = response.clone();
+                }
+            }
+        }
+    }
 }
 
 fn any_event() -> Value {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, FromRef, FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::{FromRef, FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
@@ -15,10 +15,10 @@ use utoipa::IntoParams;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::{Ref, Required};
 
+use super::admission::ClientAddress;
 use super::body::Bodies;
 use super::error::Problem;
 use super::memory::SplitReservation;
-use super::meter::Meter;
 use crate::config::WAIT_MAX_S;
 use crate::wire::{Code, JobId, Refusal, Seq, Start, job_id, start};
 
@@ -50,7 +50,7 @@ impl<S: Send + Sync> FromRequestParts<S> for JobPath {
     }
 }
 
-/// The address of the client, or of the proxy before it.
+/// The address of the client, or of a proxy before it that is not trusted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) IpAddr);
 
@@ -58,9 +58,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Peer {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let meter = parts.extensions.get::<ConnectInfo<Meter>>();
-        meter
-            .map(|ConnectInfo(meter)| Self(meter.peer()))
+        let address = parts.extensions.get::<ClientAddress>();
+        address
+            .map(|ClientAddress(address)| Self(*address))
             .ok_or_else(|| Code::Internal.into())
     }
 }

@@ -8,12 +8,14 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
+use super::access::Access;
 use super::answer;
 use super::app::App;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
+use super::jobs::SubmitRequest;
 use super::request::{JobPath, JsonBody, Params, Peer, Wait};
-use crate::wire::{Code, Submission};
+use crate::wire::{Code, SubmitFrame};
 
 /// With this header a client can repeat a submission without creating a second job
 /// (draft-ietf-httpapi-idempotency-key-header).
@@ -44,11 +46,16 @@ problems!(NotSubmitted:
 )]
 pub(super) async fn submit(
     State(app): State<Arc<App>>,
+    access: Access,
     Peer(from): Peer,
     headers: HeaderMap,
     JsonBody(body, reservation): JsonBody,
 ) -> Result<Response, Problem> {
-    let submission = Submission::from_json(&body)?;
+    let SubmitFrame {
+        submission,
+        watch_token,
+        ..
+    } = SubmitFrame::from_body(&body)?;
     drop((body, reservation));
     let bad_key = |_| {
         Problem::new(
@@ -58,10 +65,13 @@ pub(super) async fn submit(
     };
     let key = headers.get(IDEMPOTENCY_KEY);
     let key = key.map(|key| key.to_str().map_err(bad_key));
-    let reservation = app.reservation_for(&submission)?;
-    let accepted = app
-        .submit(from, submission, key.transpose()?, reservation)
-        .await?;
+    let request = SubmitRequest {
+        _reservation: app.reservation_for(&submission)?,
+        submission,
+        key: key.transpose()?,
+        watch_token,
+    };
+    let accepted = app.submit(&access, from, request).await?;
     let status = status_of(accepted.new);
     let location = [(header::LOCATION, format!("/api/jobs/{}", accepted.id))];
     Ok((status, location, Json(accepted)).into_response())
@@ -90,11 +100,12 @@ problems!(NoState: BadJobId, BadRequest, JobNotFound, Overloaded, Unavailable);
 )]
 pub(super) async fn job(
     app: State<Arc<App>>,
+    access: Access,
     peer: Peer,
     id: JobPath,
     waiting: Params<WaitQuery>,
 ) -> Result<Response, Problem> {
-    state(app, peer, id, waiting).await
+    state(app, access, peer, id, waiting).await
 }
 
 /// Returns a job's state; the same as `/api/jobs/{id}`.
@@ -107,11 +118,12 @@ pub(super) async fn job(
 )]
 pub(super) async fn state(
     State(app): State<Arc<App>>,
+    access: Access,
     Peer(from): Peer,
     JobPath(id): JobPath,
     Params(WaitQuery { wait }): Params<WaitQuery>,
 ) -> Result<Response, Problem> {
-    let (state, reservation) = app.state_within(from, &id, wait.0).await?;
+    let (state, reservation) = app.state_within(&access, from, &id, wait.0).await?;
     Ok(answer::state(state, reservation))
 }
 
@@ -141,10 +153,11 @@ problems!(NotCancelled: BadJobId, JobNotFound, JobEnded, Overloaded, Unavailable
 )]
 pub(super) async fn cancel(
     State(app): State<Arc<App>>,
+    access: Access,
     Peer(from): Peer,
     JobPath(id): JobPath,
 ) -> Result<Response, Problem> {
-    let receipt = app.cancel(from, id, None).await?;
+    let receipt = app.cancel(&access, from, id, None).await?;
     let status = status_of(receipt.new);
     Ok((status, Json(receipt)).into_response())
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method, header};
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{any, get};
 use axum::{Extension, Router};
-use tower_http::cors::{Any, CorsLayer};
+use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -15,7 +15,10 @@ use utoipa_axum::routes;
 use super::app::App;
 use super::error::Problem;
 use super::openapi::ApiDocument;
-use super::{console, head, kinds, list, metrics, openapi, ops, rest, socketio, sse, stats, ws};
+use super::{
+    admission, console, head, kinds, list, metrics, openapi, ops, rest, socketio, sse, stats,
+    tickets, ws,
+};
 use crate::config::PREFLIGHT_AGE;
 use crate::wire::Code;
 use crate::wire::limits::BODY_MAX;
@@ -40,7 +43,9 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(|| async { Problem::from(Code::MethodNotAllowed) })
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(from_fn(head::body_is_short_enough))
-        .layer(any_origin())
+        .layer(from_fn_with_state(Arc::clone(&app), admission::admit))
+        .layer(allowed_origins())
+        .layer(from_fn_with_state(Arc::clone(&app), admission::browser))
         .layer(from_fn(head::checked))
         // A cache may keep a response without this header for any time; a job would then seem to
         // run forever.
@@ -48,18 +53,34 @@ pub(super) fn router(app: Arc<App>) -> Router {
             header::CACHE_CONTROL,
             no_store,
         ))
+        .layer(security_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(security_header(header::X_FRAME_OPTIONS, "DENY"))
+        .layer(security_header(header::REFERRER_POLICY, "no-referrer"))
+        .layer(security_header(
+            header::CONTENT_SECURITY_POLICY,
+            CONTENT_POLICY,
+        ))
         .layer(Extension(ApiDocument::new(api)))
         .with_state(app)
 }
 
-/// Lets pages of other origins do what any program may, as over a WebSocket, but without cookies.
-/// An edge reads no cookies, but a proxy in front of it may authenticate users by one, and would
-/// then let in every page that they open.
-fn any_origin() -> CorsLayer {
-    // `*` does not include `Authorization`, with which a page may authenticate to such a proxy.
+/// What a page of the edge may load: only files of the edge, and no script or style within the page.
+/// Answers that are not pages have it as well, in case a browser takes one for a page.
+const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+fn security_header(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
+    SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
+}
+
+/// Lets the pages that `admission` accepts read the answers, without cookies. An edge reads no
+/// cookies, but a proxy in front of it may authenticate users by one, and would then let in every
+/// page that they open.
+fn allowed_origins() -> CorsLayer {
+    // `*` does not include `Authorization`.
     let headers = [HeaderName::from_static("*"), header::AUTHORIZATION];
     CorsLayer::new()
-        .allow_origin(Any)
+        .allow_origin(AllowOrigin::mirror_request())
         .allow_methods([Method::GET, Method::HEAD, Method::POST])
         .allow_headers(headers)
         .expose_headers(Any)
@@ -74,6 +95,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(rest::state))
         .routes(routes!(rest::cancel))
         .routes(routes!(sse::events))
+        .routes(routes!(tickets::issue))
         .routes(routes!(ws::upgrade))
         .routes(routes!(kinds::kinds))
         .routes(routes!(stats::stats))

@@ -3,8 +3,8 @@
 
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
-use std::io::Write as _;
-use std::net::Shutdown;
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Shutdown};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -23,19 +23,24 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::debug;
 
+use super::client_stream::ClientStream;
 use super::counters::SentBytes;
 use super::error::count_refusal;
+use super::http2;
 use super::memory::{Large, SplitBudget};
+use super::meter::network;
 use super::metered::Metered;
 use super::takeover::{LentStream, ResponseHead, Takeover};
+use super::tls::Tls;
 use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER};
-use crate::fair_slots::FairSlots;
+use crate::fair_slots::{FairSlot, FairSlots};
 use crate::runtime::Tasks;
 use crate::wire::Code;
 
 /// Accepts connections until the tasks should end. Each connection is one of the tasks.
 pub(super) async fn serve(
     mut listener: TcpListener,
+    tls: Option<&Tls>,
     router: Router,
     bodies: &SplitBudget,
     slots: &FairSlots,
@@ -52,14 +57,57 @@ pub(super) async fn serve(
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "a connection without TCP_NODELAY");
         }
-        let stream = Metered::new(stream, peer.ip(), bodies, Arc::clone(sent));
-        let Ok(slot) = slots.acquire(stream.meter().peer()) else {
-            refuse(stream.into_inner());
+        let peer = peer.ip();
+        let Ok(slot) = slots.acquire(network(peer)) else {
+            // Without TLS, a client that expects it could not read an answer.
+            if tls.is_none() {
+                refuse(stream);
+            }
             continue;
         };
-        let stream = stream.holding(slot);
-        tasks.spawn(connection(stream, router.clone(), tasks.stop().clone()));
+        let router = router.clone();
+        match tls.cloned() {
+            None => {
+                let stream =
+                    Metered::new(ClientStream::Plain(stream), peer, bodies, Arc::clone(sent));
+                tasks.spawn(connection(
+                    stream.holding(slot),
+                    router,
+                    tasks.stop().clone(),
+                ));
+            }
+            Some(tls) => {
+                let bodies = bodies.clone();
+                let tasks = tasks.clone();
+                let secured = secured(stream, peer, tls, slot, bodies, Arc::clone(sent));
+                tasks.clone().spawn(async move {
+                    match tasks.stop().run_until_cancelled(secured).await {
+                        Some(Ok((stream, true))) => http2::connection(stream, router, tasks).await,
+                        Some(Ok((stream, false))) => {
+                            connection(stream, router, tasks.stop().clone()).await;
+                        }
+                        Some(Err(error)) => debug!(%error, "no TLS connection"),
+                        None => {}
+                    }
+                });
+            }
+        }
     }
+}
+
+/// Makes the TLS handshake. Returns whether the client chose HTTP/2.
+async fn secured(
+    stream: TcpStream,
+    peer: IpAddr,
+    tls: Tls,
+    slot: FairSlot,
+    bodies: SplitBudget,
+    sent: Arc<SentBytes>,
+) -> io::Result<(Metered<ClientStream>, bool)> {
+    let (stream, is_http2) = tls.accept(stream).await?;
+    let stream = ClientStream::Secured(Box::new(stream));
+    let stream = Metered::new(stream, peer, &bodies, sent).holding(slot);
+    Ok((stream, is_http2))
 }
 
 /// Refuses a client for which there is no slot, without reading from it or waiting.
@@ -80,9 +128,9 @@ fn refuse(stream: TcpStream) {
     }
 }
 
-/// Serves one connection until it ends, or until a long response takes it away. When the edge
-/// stops, the request in progress is still answered if that does not take too long.
-async fn connection(stream: Metered<TcpStream>, router: Router, stop: CancellationToken) {
+/// Serves one connection with HTTP/1.1 until it ends, or until a long response takes it away. When
+/// the edge stops, the request in progress is still answered if that does not take too long.
+async fn connection(stream: Metered<ClientStream>, router: Router, stop: CancellationToken) {
     let mut limits = http1::Builder::new();
     limits
         .timer(TokioTimer::new())

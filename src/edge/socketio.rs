@@ -11,6 +11,7 @@ mod pump;
 mod request;
 
 use std::future::pending;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Json;
@@ -23,6 +24,8 @@ use serde_json::json;
 use socketioxide::socket::Sid;
 
 use self::engine_session::EngineSession;
+use super::access::Access;
+use super::admission::ClientAddress;
 use super::app::App;
 use super::body::Bodies;
 use super::error::Problem;
@@ -87,15 +90,22 @@ pub(super) async fn engine(
             None => unknown_session(),
         },
         None if app.clients.are_leaving() => Problem::from(Code::Restarting).into_response(),
-        None => match engine.handshakes.start(meter.peer()) {
+        None => match engine.handshakes.start(address_of(&request, &meter)) {
             Ok(handshake) => {
                 let host = Arc::downgrade(&app);
-                let session = EngineSession::new(host, handshake);
+                let access = request.extensions().get::<Access>().cloned();
+                let session = EngineSession::new(host, handshake, access);
                 open(&app, session, &meter, query.is_websocket, request).await
             }
             Err(no_room) => Problem::from(no_room).into_response(),
         },
     }
+}
+
+/// The address of the client.
+fn address_of(request: &Request, meter: &Meter) -> IpAddr {
+    let address = request.extensions().get::<ClientAddress>();
+    address.map_or_else(|| meter.peer(), |ClientAddress(address)| *address)
 }
 
 /// The first request of a client.

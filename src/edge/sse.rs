@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use self::stream::{EventStream, framing, hello};
 use super::accept::{Form, form};
+use super::access::Access;
 use super::app::App;
 use super::counters::Transport;
 use super::describe::{JOBS, problems};
@@ -25,6 +26,7 @@ use super::request::{JobPath, Params, Peer, Wait, flag, requested_start};
 use super::takeover::{ResponseHead, TakenStream, Takeover};
 use super::watches::Watches;
 use super::{page, request};
+use crate::auth::Operation;
 use crate::config::{PAGE_EVENTS, PAGE_EVENTS_MAX};
 use crate::nats::Reader;
 use crate::session::Session;
@@ -97,12 +99,14 @@ problems!(NoEvents:
 )]
 pub(super) async fn events(
     State(app): State<Arc<App>>,
+    access: Access,
     Peer(client): Peer,
     JobPath(job): JobPath,
     Params(query): Params<EventsQuery>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    access.require(Operation::Watch(&job))?;
     let start = requested_start(&headers, uri.query(), query.after, query.cursor.as_deref())?;
     let limit = request::limit(query.limit, PAGE_EVENTS, PAGE_EVENTS_MAX)?;
     if query.must_exist {
@@ -139,7 +143,7 @@ pub(super) async fn events(
             // The response's own body is only for HEAD.
             let mut response = stream_of(Body::from_stream(empty::<Result<Bytes, Infallible>>()));
             let takeover =
-                Takeover::new(move |taken, head| start_stream(&app, session, taken, head));
+                Takeover::new(move |taken, head| start_stream(&app, session, access, taken, head));
             response.extensions_mut().insert(takeover);
             response
         }
@@ -161,7 +165,13 @@ pub(super) async fn events(
 }
 
 /// Streams the events of a session over a connection.
-fn start_stream(app: &App, session: Session<Reader>, taken: TakenStream, head: ResponseHead) {
+fn start_stream(
+    app: &App,
+    session: Session<Reader>,
+    access: Access,
+    taken: TakenStream,
+    head: ResponseHead,
+) {
     let peer = taken.peer;
     let counters = Arc::clone(&app.thread.counters);
     let connected = counters.connect(Transport::Sse);
@@ -170,7 +180,8 @@ fn start_stream(app: &App, session: Session<Reader>, taken: TakenStream, head: R
     let mut link = Link::taken(taken, framing(&head), app.alarms.alarm());
     link.count_sent(&app.thread.counters.sent, Transport::Sse);
     let slot = app.clients.enter();
-    let stream = Box::new(EventStream::new(session, watches, link, slot, head));
+    let stream = EventStream::new(session, watches, link, slot, head);
+    let stream = Box::new(stream.while_valid(access));
     app.tasks.spawn(async move {
         stream.run().await;
         drop(connected);

@@ -8,10 +8,13 @@ use axum::extract::State;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::access::Access;
 use super::app::App;
 use super::counters::Transport;
 use super::describe::OPERATION;
+use super::error::Problem;
 use super::thread::EdgeThread;
+use crate::auth::Operation;
 use crate::config::RATE_SECONDS;
 use crate::wire::JobId;
 
@@ -66,7 +69,11 @@ struct Connections {
     get, path = "/api/stats", tag = OPERATION,
     responses((status = 200, description = "The numbers of all threads of the edge together.", body = ref("#/components/schemas/Stats"))),
 )]
-pub(super) async fn stats(State(app): State<Arc<App>>) -> Json<Stats> {
+pub(super) async fn stats(
+    State(app): State<Arc<App>>,
+    access: Access,
+) -> Result<Json<Stats>, Problem> {
+    access.require(Operation::Observe)?;
     let memory = app.shared.memory();
     let mut stats = Stats {
         memory: MemoryStats {
@@ -92,7 +99,7 @@ pub(super) async fn stats(State(app): State<Arc<App>>) -> Json<Stats> {
         stats.feed_panics += hub.panics();
     }
     stats.events_per_second = recent as f64 / RATE_SECONDS as f64;
-    Json(stats)
+    Ok(Json(stats))
 }
 
 /// The Socket.IO clients of all threads of the process together.
@@ -109,7 +116,11 @@ pub(super) struct SocketIoStats {
     get, path = "/api/socketio/stats", tag = OPERATION,
     responses((status = 200, description = "The numbers of all threads of the edge together.", body = ref("#/components/schemas/SocketIoStats"))),
 )]
-pub(super) async fn socketio(State(app): State<Arc<App>>) -> Json<SocketIoStats> {
+pub(super) async fn socketio(
+    State(app): State<Arc<App>>,
+    access: Access,
+) -> Result<Json<SocketIoStats>, Problem> {
+    access.require(Operation::Observe)?;
     let mut stats = SocketIoStats::default();
     for thread in app.shared.threads() {
         stats.connected += thread.counters.connections(Transport::SocketIo);
@@ -117,5 +128,5 @@ pub(super) async fn socketio(State(app): State<Arc<App>>) -> Json<SocketIoStats>
             *stats.rooms.entry(job.clone()).or_default() += watchers;
         }
     }
-    Json(stats)
+    Ok(Json(stats))
 }

@@ -14,10 +14,10 @@ use axum::response::Response;
 use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tracing::debug;
 
+use super::client_stream::ClientStream;
 use super::metered::Metered;
 use crate::fair_slots::FairSlot;
 
@@ -28,7 +28,7 @@ pub(super) struct LentStream(Arc<Mutex<Lent>>);
 #[derive(Debug)]
 struct Lent {
     /// `None` once it is taken away.
-    stream: Option<Metered<TcpStream>>,
+    stream: Option<Metered<ClientStream>>,
     /// Whether the library has written everything that it had.
     is_flushed: bool,
     takeover: Option<(Takeover, ResponseHead)>,
@@ -37,7 +37,7 @@ struct Lent {
 /// A connection without the HTTP library.
 #[derive(Debug)]
 pub(super) struct TakenStream {
-    pub(super) stream: TcpStream,
+    pub(super) stream: ClientStream,
     /// The client's address.
     pub(super) peer: IpAddr,
     /// Its slot among the connections.
@@ -65,7 +65,8 @@ impl Takeover {
         Self(Arc::new(Mutex::new(Some(Box::new(writer)))))
     }
 
-    fn start(&self, stream: TakenStream, head: ResponseHead) {
+    /// Writes the head and the body to this stream.
+    pub(super) fn start(&self, stream: TakenStream, head: ResponseHead) {
         let writer = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
             writer(stream, head);
@@ -80,6 +81,12 @@ impl fmt::Debug for Takeover {
 }
 
 impl ResponseHead {
+    /// No head: the HTTP library writes it.
+    pub(super) const NONE: Self = Self {
+        bytes: Vec::new(),
+        is_chunked: false,
+    };
+
     /// The head of a response over this version of HTTP/1, after which the connection ends.
     pub(super) fn of(response: &Response, version: Version) -> Self {
         let is_chunked = version == Version::HTTP_11;
@@ -107,7 +114,7 @@ impl ResponseHead {
 }
 
 impl LentStream {
-    pub(super) fn new(stream: Metered<TcpStream>) -> Self {
+    pub(super) fn new(stream: Metered<ClientStream>) -> Self {
         Self(Arc::new(Mutex::new(Lent {
             stream: Some(stream),
             is_flushed: true,
@@ -141,7 +148,17 @@ impl LentStream {
 }
 
 impl TakenStream {
-    fn of(stream: Metered<TcpStream>, early: Bytes) -> Self {
+    /// The body of one response to a client at this address.
+    pub(super) fn of_response(body: DuplexStream, peer: IpAddr) -> Self {
+        Self {
+            stream: ClientStream::Response(body),
+            peer,
+            slot: None,
+            early: Bytes::new(),
+        }
+    }
+
+    fn of(stream: Metered<ClientStream>, early: Bytes) -> Self {
         let peer = stream.meter().peer();
         let (stream, slot) = stream.into_parts();
         Self {
@@ -163,7 +180,7 @@ impl TakenStream {
 }
 
 impl Lent {
-    fn stream(&mut self) -> io::Result<Pin<&mut Metered<TcpStream>>> {
+    fn stream(&mut self) -> io::Result<Pin<&mut Metered<ClientStream>>> {
         let stream = self.stream.as_mut();
         stream
             .map(Pin::new)

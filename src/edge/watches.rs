@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use self::watch::{Progress, Watch};
+use super::access::TokenEvent;
 use super::counters::{Counters, Transport};
 use super::error::Problem;
 use crate::budget::{Budget, Reservation};
@@ -25,6 +26,8 @@ pub(super) enum Outgoing<R> {
     Events(Vec<Arc<Stored>>),
     /// Something between the events of this job.
     Frame(JobId, ServerFrame),
+    /// What happens to the client's token.
+    Token(TokenEvent),
 }
 
 /// The jobs that one client watches.
@@ -117,6 +120,11 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
             self.list.reserve_exact(1);
         }
         self.list.push(watch);
+    }
+
+    /// The jobs that are watched.
+    pub(super) fn jobs(&self) -> Vec<JobId> {
+        self.list.iter().map(|watch| watch.job().clone()).collect()
     }
 
     /// Ends the watch of a job, if there is one.
@@ -335,7 +343,7 @@ mod tests {
     async fn events_of(watches: &mut Watches<MemoryLog, u32>) -> Vec<u64> {
         match next(watches).await {
             Outgoing::Events(events) => events.iter().map(|event| event.seq.0).collect(),
-            Outgoing::Answer(..) | Outgoing::Frame(..) => panic!("not events"),
+            Outgoing::Answer(..) | Outgoing::Frame(..) | Outgoing::Token(_) => panic!("not events"),
         }
     }
 

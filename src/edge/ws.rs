@@ -19,6 +19,8 @@ pub use self::echo::serve_echo;
 
 use self::connection::Connection;
 use self::socket::FrameSocket;
+use super::access::Access;
+use super::admission::{BEARER_SUBPROTOCOL, ClientAddress};
 use super::app::App;
 use super::counters::Transport;
 use super::describe::{JOBS, problems};
@@ -46,6 +48,8 @@ pub(super) async fn upgrade(
 ) -> Result<Response, Problem> {
     let mut request = request.into_parts().0;
     let key = opening::check(&mut request)?;
+    let access = request.extensions.get::<Access>().cloned();
+    let ClientAddress(address) = *request.extensions.get().ok_or(Code::Internal)?;
     let encoding = match offered_subprotocols(&request.headers) {
         None => None,
         Some(names) => Some(Encoding::of_offer(names).ok_or(Code::BadSubprotocol)?),
@@ -67,7 +71,7 @@ pub(super) async fn upgrade(
         let mut link = Link::taken(taken, framing(encoding), app.alarms.alarm());
         link.count_sent(&app.thread.counters.sent, Transport::WebSocket);
         let socket = FrameSocket::new(link, &app.shared.memory().bodies);
-        let connection = Connection::new(app, socket, encoding, slot);
+        let connection = Connection::new(app, socket, encoding, slot, address, access);
         Box::new(connection).run().await;
         drop(connected);
     });
@@ -93,5 +97,6 @@ fn offered_subprotocols(headers: &HeaderMap) -> Option<impl Iterator<Item = &str
         .peekable();
     lists.peek()?;
     let lists = lists.map(|list| list.to_str().unwrap_or_default());
-    Some(lists.flat_map(|list| list.split(',')).map(str::trim))
+    let names = lists.flat_map(|list| list.split(',')).map(str::trim);
+    Some(names.filter(|name| !name.starts_with(BEARER_SUBPROTOCOL)))
 }

@@ -8,14 +8,16 @@ use url::Url;
 
 use super::error::NatsError;
 
-/// The files that a connection is secured with. User and password, or a token, are part of the
-/// address.
+/// The files that a connection is secured with. User and password, or a token, may also be part of
+/// the address.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     /// A credentials file, as `nsc` writes it: a user's JWT and its seed.
     pub creds: Option<PathBuf>,
     /// A file with the seed of an nkey.
     pub nkey: Option<PathBuf>,
+    /// A file with `user:password`, or with a token.
+    pub login: Option<PathBuf>,
     /// Certificates in PEM of the authorities that are trusted, instead of the system's. Implies
     /// TLS.
     pub ca: Option<PathBuf>,
@@ -31,6 +33,19 @@ enum Login {
     User(String, String),
 }
 
+impl Login {
+    /// The login in a file; `None` when it has more than one line, or none.
+    fn of_file(text: &str) -> Option<Self> {
+        if text.is_empty() || text.contains('\n') {
+            return None;
+        }
+        Some(match text.split_once(':') {
+            Some((user, password)) => Self::User(user.to_owned(), password.to_owned()),
+            None => Self::Token(text.to_owned()),
+        })
+    }
+}
+
 impl Credentials {
     /// The servers of `url`, without secrets, and options that authenticate with it.
     ///
@@ -40,7 +55,17 @@ impl Credentials {
         &self,
         url: &str,
     ) -> Result<(ConnectOptions, Vec<ServerAddr>), NatsError> {
-        let (login, servers) = parse(url)?;
+        let (mut login, servers) = parse(url)?;
+        if let Some(path) = &self.login {
+            if login != Login::Anonymous {
+                return Err(unusable(
+                    path,
+                    "the address of the server has a login as well",
+                ));
+            }
+            login = Login::of_file(read(path).await?.trim())
+                .ok_or_else(|| unusable(path, "not `user:password`, and not a token"))?;
+        }
         let mut options = ConnectOptions::new();
         match login {
             Login::Anonymous => {}
@@ -197,6 +222,13 @@ mod tests {
                 "{servers:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_login_in_a_file_is_one_line() {
+        assert!(Login::of_file("u:p:q") == Some(user("u", "p:q")));
+        assert!(Login::of_file("s3cret") == Some(Login::Token("s3cret".into())));
+        assert!(Login::of_file("").is_none() && Login::of_file("u:p\nv:q").is_none());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::listing_slots::Busy;
 use super::message::{GetMessage, LeaderMessage, ask_leader, header, number};
 use super::read::Reader;
 use super::{api, names};
+use crate::auth::NamePattern;
 use crate::backoff::Backoff;
 use crate::config::{
     LIST_BYTES, LIST_LOOKUPS, LIST_REQUESTS, LIST_UNDECODABLE, LIST_WINDOW, LIST_WINDOWS,
@@ -36,6 +37,16 @@ pub struct JobQuery {
     pub limit: usize,
     /// Where to continue. Filters may differ from those of earlier pages; they apply from here on.
     pub page: Option<PageToken>,
+    /// Only jobs with such an id, if there is a list.
+    pub visible: Option<Vec<NamePattern>>,
+}
+
+impl JobQuery {
+    fn shows(&self, job: &JobId) -> bool {
+        self.visible
+            .as_ref()
+            .is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(job.as_str())))
+    }
 }
 
 /// Why a listing failed.
@@ -120,7 +131,10 @@ impl Reader {
                     let mut reads = reads.buffer_unordered(LIST_REQUESTS);
                     while let Some((window, read)) = reads.try_next().await? {
                         match read {
-                            WindowRead::All(messages) => listing.read(window, &messages),
+                            WindowRead::All(mut messages) => {
+                                messages.retain(|message| query.shows(&message.job));
+                                listing.read(window, &messages);
+                            }
                             WindowRead::Part(count) => listing.read_partly(window, count),
                         }
                     }

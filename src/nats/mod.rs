@@ -1,7 +1,9 @@
 //! The broker: connections, names, streams, the log, the queue. Only this folder uses `async_nats`,
 //! and no type of it is public here.
 
+mod accounts;
 mod api;
+mod auth_bucket;
 mod batch;
 mod cancel;
 mod claim;
@@ -37,6 +39,7 @@ mod read_slots;
 mod ready;
 mod replay;
 mod replay_counts;
+mod roles;
 mod scan;
 mod segment_writer;
 mod segments;
@@ -49,6 +52,8 @@ mod undecodable;
 mod usage;
 mod writer;
 
+pub use accounts::{Accounts, AccountsError};
+pub use auth_bucket::{AuthBucket, RevocationChange};
 pub use cancel::CancelOutcome;
 pub use claim::Claim;
 pub use connect::{ConnectionCounts, Nats};
@@ -72,6 +77,7 @@ pub use queue::{Queue, SubmitOutcome};
 pub use read::Reader;
 pub use replay::LogReplay;
 pub use replay_counts::{ReplayCounts, ReplaySource};
+pub use roles::{Role, RolePermissions};
 pub use setup::StreamSettings;
 pub use submit_signals::LiveSubmitSignals;
 pub use tip::Tip;

@@ -64,6 +64,16 @@ impl Names {
         format!("{}_SEGMENTS_{shard}", self.stream_prefix())
     }
 
+    /// The key-value bucket of revoked tokens and tickets.
+    pub fn auth_bucket(&self) -> String {
+        format!("{}_AUTH", self.stream_prefix())
+    }
+
+    /// The stream of that bucket.
+    pub fn auth_stream(&self) -> String {
+        format!("KV_{}", self.auth_bucket())
+    }
+
     /// Where a job waits for a worker.
     pub fn queued(&self, kind: &Kind, job: &JobId) -> String {
         format!("{}.jobs.{kind}.{job}", self.prefix)

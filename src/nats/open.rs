@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use super::credentials::redacted;
 use super::error::NatsError;
+use super::names::Names;
 use super::options::Options;
 use crate::backoff::Backoff;
 use crate::config::{
@@ -26,7 +27,7 @@ pub const MIN_VERSION: &str = "2.12.3";
 /// was down before.
 pub(super) async fn open(
     options: &Options,
-    role: &str,
+    purpose: &str,
     capacity: usize,
     connected: impl Fn(bool) + Send + Sync + 'static,
     deadline: Instant,
@@ -36,7 +37,10 @@ pub(super) async fn open(
         url: redacted(url),
         reason,
     };
-    let (secured, servers) = options.credentials.options(url).await?;
+    let (mut secured, servers) = options.credentials.options(url).await?;
+    if let Some(inbox) = options.role.inbox(&Names::new(options.prefix.clone())) {
+        secured = secured.custom_inbox_prefix(inbox);
+    }
     let connected = Arc::new(connected);
     let was_away = Arc::new(AtomicBool::new(false));
     let mut waits = Backoff::new(BROKER_CONNECT_WAIT, BROKER_CONNECT_WAIT_MAX);
@@ -47,7 +51,7 @@ pub(super) async fn open(
         let was_down = Arc::clone(&was_away);
         let settings = secured
             .clone()
-            .name(format!("{} {role}", options.name))
+            .name(format!("{} {purpose}", options.name))
             .subscription_capacity(capacity)
             .connection_timeout(wait)
             .ping_interval(BROKER_PING)

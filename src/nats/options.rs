@@ -5,6 +5,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::credentials::Credentials;
+use super::roles::Role;
 use crate::config::NATS_WAIT;
 use crate::wire::Prefix;
 
@@ -21,6 +22,8 @@ pub struct Options {
     pub startup_timeout: Duration,
     /// The name of this process in the broker's monitoring.
     pub name: String,
+    /// What it does with the broker.
+    pub role: Role,
 }
 
 impl Default for Options {
@@ -33,6 +36,7 @@ impl Default for Options {
             prefix: "tw".parse().expect("a valid name"),
             startup_timeout: NATS_WAIT,
             name: "tailwater".into(),
+            role: Role::All,
         }
     }
 }

@@ -81,6 +81,7 @@ pub(super) async fn apply(
             Err(error) => return Err(error),
         }
     }
+    changes.extend(auth(names, settings).apply(client).await?);
     // Created last: its metadata shows all other processes that the shards exist.
     changes.extend(jobs.apply(client).await?);
     Ok(changes)
@@ -196,6 +197,15 @@ fn of_shard(
     config.insert("max_age".into(), settings.max_age.map(nanos).into());
     config.insert("max_bytes".into(), settings.max_bytes.into());
     StreamDeclaration { name, config }
+}
+
+fn auth(names: &Names, settings: &StreamSettings) -> StreamDeclaration {
+    let mut config = declaration(include_str!("../../nats/streams/auth.json"), names);
+    config.insert("num_replicas".into(), settings.replicas.into());
+    StreamDeclaration {
+        name: names.auth_stream(),
+        config,
+    }
 }
 
 fn declaration(text: &str, names: &Names) -> Config {

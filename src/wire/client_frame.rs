@@ -4,9 +4,9 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::bearer::{BearerToken, WatchTokenTerms};
 use super::code::Code;
 use super::codec::{self, Encoding};
 use super::cursor::{BadCursor, Cursor};
@@ -30,10 +30,10 @@ pub enum Start {
 #[derive(Clone, Debug, PartialEq, JsonSchema)]
 #[schemars(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
 pub enum ClientFrame {
-    /// Identifies the client.
+    /// Authenticates the connection, or renews its token.
     Auth {
-        /// Any value.
-        token: Value,
+        /// The token.
+        token: BearerToken,
     },
     /// Send the job's events.
     Watch {
@@ -58,6 +58,9 @@ pub enum ClientFrame {
         reference: Option<String>,
         /// The idempotency key: the same submission with the same key is the same job.
         key: Option<String>,
+        /// What the `watch_token` in the answer should allow.
+        #[schemars(skip)]
+        watch_token: WatchTokenTerms,
         /// The job.
         #[schemars(flatten, with = "SubmissionFields<'static>")]
         submission: Submission,
@@ -79,6 +82,7 @@ pub enum ClientFrame {
 struct AuthFields<'a> {
     #[serde(rename = "op")]
     _op: Option<IgnoredAny>,
+    // Kept as text until its size has been checked.
     #[serde(borrow)]
     token: &'a RawValue,
 }
@@ -186,12 +190,10 @@ impl ClientFrame {
                     let message = format!("the token is too large: the limit is {TOKEN_MAX} bytes");
                     return Err(Refusal::new(Code::TooLarge, message));
                 }
-                let token = codec::value(&mut serde_json::Deserializer::from_str(token.get()));
-                let deep =
-                    |error: serde_json::Error| Refusal::new(Code::BadRequest, error.to_string());
-                Ok(Self::Auth {
-                    token: token.map_err(deep)?,
-                })
+                // The error of the parser would quote the token.
+                let token = serde_json::from_str(token.get())
+                    .map_err(|_| Refusal::new(Code::BadRequest, "`token` must be a text"))?;
+                Ok(Self::Auth { token })
             }
             "watch" => {
                 let WatchFields {
@@ -219,11 +221,13 @@ impl ClientFrame {
                 let SubmitFrame {
                     reference,
                     key,
+                    watch_token,
                     submission,
                 } = SubmitFrame::from_json(text)?;
                 Ok(Self::Submit {
                     reference,
                     key,
+                    watch_token,
                     submission,
                 })
             }
@@ -268,9 +272,9 @@ pub fn start(after: Option<u64>, cursor: Option<&str>) -> Result<Start, Refusal>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::limits::{INPUT_MAX, MESSAGE_MAX};
+    use crate::wire::limits::{INPUT_MAX, MESSAGE_MAX, WATCH_TOKEN_TTL_MAX_MS};
     use crate::wire::{Event, ServerFrame, Status, Stored};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     const PROTOCOL: &str = include_str!("PROTOCOL.md");
 
@@ -341,6 +345,7 @@ mod tests {
         let expected = ClientFrame::Submit {
             reference: Some("a".to_owned()),
             key: Some("once".to_owned()),
+            watch_token: WatchTokenTerms::default(),
             submission: Submission::from_json(job.to_string().as_bytes()).unwrap(),
         };
         assert_eq!(submit, Ok(expected));
@@ -364,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancel_may_have_a_ref_and_auth_accepts_any_token() {
+    fn a_cancel_may_have_a_ref_and_a_token_is_a_text() {
         for (frame, reference) in [
             (json!({"op": "cancel", "job": "j1"}), None),
             (
@@ -375,11 +380,38 @@ mod tests {
             let job = "j1".parse().unwrap();
             assert_eq!(parse(&frame), Ok(ClientFrame::Cancel { reference, job }));
         }
-        for token in [json!("secret"), json!(null), json!({"any": [1]})] {
+        let auth = parse(&json!({"op": "auth", "token": "secret"}));
+        let token = BearerToken::new("secret");
+        assert_eq!(auth, Ok(ClientFrame::Auth { token }));
+        for token in [json!(null), json!(7), json!({"any": [1]})] {
             let frame = json!({"op": "auth", "token": token});
-            assert_eq!(parse(&frame), Ok(ClientFrame::Auth { token }));
+            assert_refused(Code::BadRequest, [frame]);
         }
         assert_refused(Code::BadRequest, [json!({"op": "auth"})]);
+        let long = json!({"op": "auth", "token": "x".repeat(TOKEN_MAX)});
+        assert_refused(Code::TooLarge, [long]);
+    }
+
+    #[test]
+    fn a_submit_may_say_what_its_watch_token_allows() {
+        let frame = json!({"op": "submit", "ref": "a", "kind": "k", "watch_token": {"cancel": true, "ttl_ms": 5}});
+        let terms = WatchTokenTerms {
+            cancel: true,
+            ttl_ms: Some(5),
+        };
+        let Ok(ClientFrame::Submit { watch_token, .. }) = parse(&frame) else {
+            panic!("not a submit");
+        };
+        assert_eq!(watch_token, terms);
+        for bad in [
+            json!(7),
+            json!({"ttl_ms": 0}),
+            json!({"ttl_ms": WATCH_TOKEN_TTL_MAX_MS + 1}),
+            json!({"cancels": true}),
+        ] {
+            let frame = json!({"op": "submit", "ref": "a", "kind": "k", "watch_token": bad});
+            assert_refused(Code::BadRequest, [frame]);
+        }
     }
 
     #[test]

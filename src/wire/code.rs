@@ -82,6 +82,20 @@ codes! {
         "This connection watches too many jobs. Unwatch one, or open another connection.";
     TooManyRequests: "too_many_requests", 429, None, true,
         "This connection has too many requests in progress. Wait for an answer.";
+    Unauthorized: "unauthorized", 401, Some(4401), false,
+        "A valid token is required.";
+    TokenExpired: "token_expired", 401, Some(4401), false,
+        "The token has expired. Get a new one.";
+    TokenRevoked: "token_revoked", 401, Some(4401), false,
+        "The token was revoked. Get a new one.";
+    Forbidden: "forbidden", 403, Some(4403), false,
+        "The token does not allow this.";
+    OriginNotAllowed: "origin_not_allowed", 403, None, false,
+        "This edge does not allow pages of this origin. Start it with --allow-origin.";
+    HostNotAllowed: "host_not_allowed", 421, None, false,
+        "This edge does not serve this host name. Start it with --public-host.";
+    TokenInUrl: "token_in_url", 400, None, false,
+        "A token must not be in a URL. Send it in the Authorization header, or get a ticket.";
     NotFound: "not_found", 404, None, false,
         "Nothing is served at this address.";
     MethodNotAllowed: "method_not_allowed", 405, None, false,

@@ -30,8 +30,23 @@ pub const CALLBACK_MAX: usize = 2048;
 pub const REF_MAX: usize = 80;
 /// The longest `op` that an answer quotes, in characters. The known ones have at most 7.
 pub const OP_MAX: usize = 40;
-/// The longest token of a client, in bytes of JSON: twice what HTTP servers accept as a header.
+/// The longest token of a client, in bytes: twice what HTTP servers accept as a header.
 pub const TOKEN_MAX: usize = 16 * 1024;
+/// How long a WebSocket or Socket.IO client without a token may take to send one, in milliseconds.
+/// A browser page may have to fetch it first.
+pub const AUTH_WAIT_MS: u64 = 10_000;
+/// How long before its token expires a connection is told, in milliseconds: enough for a client to
+/// fetch a new token, even if its first attempt fails.
+pub const EXPIRY_NOTICE_MS: u64 = 30_000;
+/// How long a ticket may be redeemed, in milliseconds: a page opens its `EventSource` at once, but a
+/// phone may need some time to connect.
+pub const TICKET_TTL_MS: u64 = 60_000;
+/// How long the `watch_token` of a submitted job is valid unless the submission says otherwise, in
+/// milliseconds.
+pub const WATCH_TOKEN_TTL_MS: u64 = 3_600_000;
+/// The longest time for which a submission may ask, in milliseconds: the default retention of the
+/// log.
+pub const WATCH_TOKEN_TTL_MAX_MS: u64 = 86_400_000;
 /// The longest error message about a request, in bytes. Parsers quote what they did not expect, at
 /// any length.
 pub const MESSAGE_MAX: usize = 300;
@@ -41,8 +56,8 @@ pub const TIMEOUT_MAX_MS: u64 = (1 << 53) - 1;
 /// The longest message of a failure, in bytes. It is repeated for each attempt and sent to each
 /// client.
 pub const FAILURE_MESSAGE_MAX: usize = 16 * 1024;
-/// The longest code of a failure, name of a worker, and name of the person who cancels a job, in
-/// bytes.
+/// The longest code of a failure, name of a worker, name of the person who cancels a job, and `sub`
+/// and `jti` of a token, in bytes.
 pub const LABEL_MAX: usize = 256;
 /// The longest output in a job's state, in bytes: a state is one message. The job's events have all
 /// of it.

@@ -3,6 +3,7 @@
 //! # This module
 //! Ids, events, cursors, frames, codes and their encodings. Pure: no clock, no runtime, no I/O.
 
+mod bearer;
 mod client_frame;
 mod code;
 pub mod codec;
@@ -29,6 +30,7 @@ mod submit;
 mod transcode;
 mod writers;
 
+pub use bearer::{BearerToken, WatchTokenTerms};
 pub use client_frame::{ClientFrame, Start, start};
 pub use code::{Code, CodeInfo, may_reconnect};
 pub use codec::{Encoding, JSON_PROTOCOL, MSGPACK_PROTOCOL};

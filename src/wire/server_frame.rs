@@ -5,6 +5,7 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::bearer::BearerToken;
 use super::code::Code;
 use super::codec;
 use super::event::Status;
@@ -24,6 +25,18 @@ pub enum ServerFrame {
     },
     /// The answer to a `ping`.
     Pong,
+    /// The token of an `auth` is accepted.
+    Authenticated {
+        /// In how many milliseconds the token expires; absent if it does not expire.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_in_ms: Option<u64>,
+    },
+    /// The connection's token expires soon. Send an `auth` with a new one.
+    #[serde(rename = "token_expiring")]
+    TokenExpiring {
+        /// In how many milliseconds it expires.
+        expires_in_ms: u64,
+    },
     /// The job is watched; its events follow.
     Watching {
         /// The job.
@@ -69,6 +82,10 @@ pub enum ServerFrame {
         job: JobId,
         /// Its status: `queued`, unless it was submitted before.
         status: Status,
+        /// A token that allows to watch this job and nothing else; only from an edge that signs
+        /// tokens.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        watch_token: Option<BearerToken>,
     },
     /// The job's log has a request to cancel it.
     Cancelling {
@@ -170,6 +187,7 @@ mod tests {
                     reference: reference.clone(),
                     job: job.clone(),
                     status: Status::Queued,
+                    watch_token: None,
                 },
                 json!({"op": "submitted", "ref": "r", "job": "j1", "status": "queued"}),
             ),
@@ -180,6 +198,18 @@ mod tests {
                     seq: Seq(4),
                 },
                 json!({"op": "cancelling", "ref": "r", "job": "j1", "seq": 4}),
+            ),
+            (
+                ServerFrame::Authenticated {
+                    expires_in_ms: None,
+                },
+                json!({"op": "authenticated"}),
+            ),
+            (
+                ServerFrame::TokenExpiring {
+                    expires_in_ms: 29_500,
+                },
+                json!({"op": "token_expiring", "expires_in_ms": 29_500}),
             ),
             (
                 ServerFrame::error(Code::BadJson, "no", request),

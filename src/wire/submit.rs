@@ -7,11 +7,13 @@ use serde::de::{Deserializer, Error as _, IgnoredAny};
 use serde_json::value::RawValue;
 use serde_json::{Number, Value};
 
+use super::bearer::WatchTokenTerms;
 use super::code::Code;
 use super::codec::{self, nests_at_most};
 use super::id::{JobId, Kind};
 use super::limits::{
     CALLBACK_MAX, EVENT_MAX, INPUT_MAX, INPUT_MEMORY_MAX, TIMEOUT_MAX_MS, VALUE_DEPTH_MAX,
+    WATCH_TOKEN_TTL_MAX_MS,
 };
 use super::plain::plain;
 use super::refusal::{self, Refusal};
@@ -49,6 +51,8 @@ pub(super) struct SubmissionFields<'a> {
     /// The address to call when the job has ended.
     #[schemars(regex(pattern = "^https?://"), length(max = CALLBACK_MAX))]
     callback: Option<String>,
+    /// What the `watch_token` in the answer should allow.
+    watch_token: Option<WatchTokenTerms>,
     /// The fields of a submit frame, which an HTTP request does not have.
     #[schemars(skip)]
     op: Option<IgnoredAny>,
@@ -66,6 +70,8 @@ pub struct SubmitFrame {
     pub reference: Option<String>,
     /// The idempotency key: the same submission with the same key is the same job.
     pub key: Option<String>,
+    /// What the `watch_token` in the answer should allow.
+    pub watch_token: WatchTokenTerms,
     /// The job.
     pub submission: Submission,
 }
@@ -96,9 +102,35 @@ impl SubmitFrame {
     /// A [`Refusal`] for the client.
     pub fn from_json(text: &[u8]) -> Result<Self, Refusal> {
         let fields: SubmissionFields<'_> = refusal::fields(text)?;
+        Self::of(fields)
+    }
+
+    /// Parses the body of an HTTP request: the fields of a submit frame without `op`, `ref` and
+    /// `key`.
+    ///
+    /// # Errors
+    /// A [`Refusal`] for the client.
+    pub fn from_body(text: &[u8]) -> Result<Self, Refusal> {
+        let fields: SubmissionFields<'_> = refusal::fields(text)?;
+        let of_frames = [
+            ("op", fields.op.is_some()),
+            ("ref", fields.reference.is_some()),
+            ("key", fields.key.is_some()),
+        ];
+        for (name, is_there) in of_frames {
+            if is_there {
+                let message = format!("unknown field `{name}`");
+                return Err(Refusal::new(Code::BadRequest, message));
+            }
+        }
+        Self::of(fields)
+    }
+
+    fn of(fields: SubmissionFields<'_>) -> Result<Self, Refusal> {
         refusal::check_reference(fields.reference.as_deref())?;
         Ok(Self {
             submission: fields.submission()?,
+            watch_token: fields.watch_token()?,
             reference: fields.reference,
             key: fields.key,
         })
@@ -106,6 +138,17 @@ impl SubmitFrame {
 }
 
 impl SubmissionFields<'_> {
+    fn watch_token(&self) -> Result<WatchTokenTerms, Refusal> {
+        let terms = self.watch_token.unwrap_or_default();
+        match terms.ttl_ms {
+            Some(ms) if !(1..=WATCH_TOKEN_TTL_MAX_MS).contains(&ms) => {
+                let message = format!("`ttl_ms` must be 1 to {WATCH_TOKEN_TTL_MAX_MS}");
+                Err(Refusal::new(Code::BadRequest, message))
+            }
+            _ => Ok(terms),
+        }
+    }
+
     /// Checks everything, then builds the input.
     fn submission(&self) -> Result<Submission, Refusal> {
         let kind = refusal::kind(&self.kind)?;
@@ -149,19 +192,7 @@ impl Submission {
     /// # Errors
     /// A [`Refusal`] for the client.
     pub fn from_json(text: &[u8]) -> Result<Self, Refusal> {
-        let fields: SubmissionFields<'_> = refusal::fields(text)?;
-        let of_frames = [
-            ("op", fields.op.is_some()),
-            ("ref", fields.reference.is_some()),
-            ("key", fields.key.is_some()),
-        ];
-        for (name, is_there) in of_frames {
-            if is_there {
-                let message = format!("unknown field `{name}`");
-                return Err(Refusal::new(Code::BadRequest, message));
-            }
-        }
-        fields.submission()
+        SubmitFrame::from_body(text).map(|request| request.submission)
     }
 
     /// Checks that a client, not only a worker, may submit this.

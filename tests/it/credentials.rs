@@ -1,6 +1,5 @@
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -12,6 +11,7 @@ use tempfile::TempDir;
 use crate::support::broker::Broker;
 use crate::support::client::follow;
 use crate::support::process::{Process, tailwater};
+use crate::support::tls::openssl;
 use crate::support::until;
 
 /// Runs every command against a broker: each must be able to connect with `flags`.
@@ -64,6 +64,43 @@ async fn every_command_uses_a_user_and_password_from_the_url() {
         is_refused(&nats(login), WRONG).await;
     }
     is_refused(&format!("--nats {}", broker.url()), WRONG).await;
+}
+
+#[tokio::test]
+async fn a_login_is_read_from_a_file() {
+    let dir = TempDir::new().unwrap();
+    let file = |name: &str, text: &str| {
+        let file = dir.path().join(name);
+        fs::write(&file, text).unwrap();
+        file.display().to_string()
+    };
+    let login = file("login", "worker:s3cret,@/\n");
+    let broker = Broker::with_config(r#"authorization { user: "worker", password: "s3cret,@/" }"#);
+    let url = format!("--nats {}", broker.url());
+    every_command_works(&format!("{url} --nats-login {login}")).await;
+    is_refused(
+        &format!("{url} --nats-login {}", file("wrong", "worker:wr0ng")),
+        WRONG,
+    )
+    .await;
+    for (flags, error) in [
+        (
+            format!("{url} --nats-login {}", file("empty", "")),
+            "not `user:password`",
+        ),
+        (
+            format!(
+                "--nats {} --nats-login {login}",
+                with_login(&broker, "worker:wr0ng")
+            ),
+            "has a login as well",
+        ),
+    ] {
+        is_refused(&flags, error).await;
+    }
+    let broker = Broker::with_config(r#"authorization { token: "s3cret" }"#);
+    let token = file("token", "s3cret");
+    every_command_works(&format!("--nats {} --nats-login {token}", broker.url())).await;
 }
 
 #[tokio::test]
@@ -184,14 +221,4 @@ async fn tls_checks_certificates_both_ways() {
     is_refused(&format!("{tls} {missing}"), "cannot use").await;
     let ran = tailwater(&format!("jobs {tls} {cert}")).await;
     assert_eq!(ran.code, 64, "a certificate without its key");
-}
-
-fn openssl(dir: &Path, args: &str) {
-    let mut command = Command::new("openssl");
-    let out = command
-        .args(args.split_whitespace())
-        .current_dir(dir)
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{args}: {out:?}");
 }

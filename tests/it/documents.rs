@@ -34,6 +34,7 @@ const RUN: [&str; 7] = [
     "docs/metrics.md",
     "docs/operations.md",
     "docs/performance.md",
+    "docs/security.md",
 ];
 
 /// Commands that are looked up instead of run.
@@ -168,6 +169,10 @@ async fn run(document: &str) {
     let model = model().await;
     // The tests have ports of their own.
     let mut places = vec![
+        (
+            "4223",
+            free_address().rsplit(':').next().unwrap().to_owned(),
+        ),
         ("127.0.0.1:4000", up.addr.clone()),
         ("nats://127.0.0.1:4222", up.nats.clone()),
         ("127.0.0.1:4001", free_address()),

@@ -65,8 +65,8 @@ async fn a_request_must_name_exactly_one_host() {
     ] {
         for hosts in [
             "",
-            "Host: x\r\nHost: x\r\n",
-            "Host: x\r\nHOST: y\r\n",
+            "Host: localhost\r\nHost: localhost\r\n",
+            "Host: localhost\r\nHOST: y\r\n",
             "Host: x, y\r\n",
             "Host: a b\r\n",
         ] {
@@ -81,7 +81,7 @@ async fn a_request_must_name_exactly_one_host() {
         "GET /healthz HTTP/1.0\r\n\r\n",
         "GET /healthz HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n",
         "GET /healthz HTTP/1.1\r\nhost: [::1]:4000\r\nConnection: close\r\n\r\n",
-        "GET http://elsewhere.example/healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        "GET http://elsewhere.example/healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     ] {
         let answer = raw(&edge.addr, good).await;
         assert_eq!(status_and_code(&answer).0, 200, "{good}: {answer}");
@@ -126,7 +126,7 @@ async fn a_bad_websocket_handshake_is_refused_on_both_transports() {
     let handshakes: Vec<_> = bad.chain(other_version).collect();
     for path in paths {
         for &(headers, status, code) in &handshakes {
-            let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}");
+            let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}");
             let answer = raw(&edge.addr, format!("{head}Connection: close\r\n\r\n")).await;
             let found = status_and_code(&answer);
             assert_eq!(found, (status, code.into()), "{path} {headers}: {answer}");
@@ -134,7 +134,7 @@ async fn a_bad_websocket_handshake_is_refused_on_both_transports() {
                 && answer.contains("\r\nupgrade: websocket\r\n");
             assert_eq!(names, status == 426, "{answer}");
         }
-        let old = format!("GET {path} HTTP/1.0\r\nHost: x\r\n{upgrade}{version}{key}\r\n");
+        let old = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{upgrade}{version}{key}\r\n");
         let (status, _) = status_and_code(&raw(&edge.addr, old).await);
         assert_eq!(status, 400, "{path} over HTTP/1.0");
     }
@@ -145,7 +145,8 @@ async fn a_bad_websocket_handshake_is_refused_on_both_transports() {
             "Upgrade: h2c, websocket\r\nConnection: keep-alive\r\nConnection: upgrade\r\n",
         ] {
             let mut socket = TcpStream::connect(&edge.addr).await.unwrap();
-            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{upgrade}{version}{key}\r\n");
+            let request =
+                format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{upgrade}{version}{key}\r\n");
             socket.write_all(request.as_bytes()).await.unwrap();
             assert_reads(&mut socket, "HTTP/1.1 101").await;
         }
@@ -160,7 +161,7 @@ async fn an_oversized_head_gets_431() {
     for path in ["/healthz", "/ws", "/socket.io/?EIO=4&transport=polling"] {
         for size in [64 << 10, 65 << 10, 100_000, 1 << 20, 4 << 20] {
             let filler = "x".repeat(size);
-            let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+            let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
             let answer = raw(&edge.addr, format!("{head}X: {filler}\r\n\r\n")).await;
             assert!(
                 answer.starts_with("HTTP/1.1 431 "),
@@ -169,13 +170,13 @@ async fn an_oversized_head_gets_431() {
         }
     }
     let many = "X: x\r\n".repeat(1000);
-    let head = "GET /healthz HTTP/1.1\r\nHost: x\r\n";
+    let head = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n";
     let answer = raw(&edge.addr, format!("{head}{many}\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     let long = "x".repeat(1 << 20);
     let answer = raw(
         &edge.addr,
-        format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n"),
+        format!("GET /{long} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
     )
     .await;
     let (status, _) = status_and_code(&answer);
@@ -208,7 +209,7 @@ async fn an_oversized_body_is_refused_before_it_is_sent() {
             (1_u64 << 40, "Expect: 100-Continue\r\n"),
             (1_u64 << 40, ""),
         ] {
-            let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\n{json}");
+            let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{json}");
             let head = format!("{head}Content-Length: {length}\r\n{expect}\r\n");
             // The body is never sent, so an edge that waits for it would not answer.
             let answer = raw(&edge.addr, head).await;
@@ -221,7 +222,7 @@ async fn an_oversized_body_is_refused_before_it_is_sent() {
     let mut socket = TcpStream::connect(&edge.addr).await.unwrap();
     let length = body.len();
     let head = format!(
-        "POST /api/jobs HTTP/1.1\r\nHost: x\r\n{json}\
+        "POST /api/jobs HTTP/1.1\r\nHost: localhost\r\n{json}\
          Expect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
     );
     socket.write_all(head.as_bytes()).await.unwrap();
@@ -234,7 +235,7 @@ async fn an_oversized_body_is_refused_before_it_is_sent() {
 #[tokio::test]
 async fn options_of_an_unknown_path_gets_404() {
     let system = System::on(Broker::shared_one()).await;
-    let edge = system.edge().await;
+    let edge = system.edge_for_all_pages().await;
     let preflight = "Origin: https://elsewhere.example\r\nAccess-Control-Request-Method: POST\r\n";
     for headers in ["", preflight] {
         for path in [
@@ -274,8 +275,8 @@ async fn an_ambiguous_body_length_closes_the_connection() {
     let edge = system.edge().await;
     let body = json!({"kind": "demo", "id": "framed", "input": words(3, 0, 1)}).to_string();
     let chunked = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
-    let head = "POST /api/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
-    let after = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    let head = "POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+    let after = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let length = "Content-Length: 4\r\n";
     let encoding = "Transfer-Encoding: chunked\r\n";
     // Bytes after such a body are not read as a request.
@@ -310,7 +311,7 @@ struct Frames(TcpStream);
 impl Frames {
     async fn open(addr: &str) -> Self {
         let mut socket = TcpStream::connect(addr).await.unwrap();
-        let request = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        let request = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
         socket.write_all(request.as_bytes()).await.unwrap();
         let mut head = Vec::new();

@@ -8,6 +8,8 @@
 
 mod support;
 
+/// Who may do what: each operation over each transport with each kind of token.
+mod access;
 /// Attempts: retries, time limits, hand-overs, continuing, and workers that die.
 mod attempts;
 /// Bad frames, requests and cursors: each gets its own code and affects no other client.
@@ -18,6 +20,8 @@ mod bench;
 mod blocking;
 /// The client for browsers and the console, in Chromium.
 mod browser;
+/// Pages of other origins, other host names, and what a page of the edge may load.
+mod browsers;
 /// Callbacks: signed, sent once, retried after a failure, and only to allowed hosts.
 mod callbacks;
 /// Cancelling jobs that wait, run, lost their worker, or end at the same time.
@@ -73,10 +77,14 @@ mod restored;
 /// Retries: their delay holds whatever happens to the worker, and an old delivery does not affect a
 /// newer one.
 mod retrying;
+/// What each role may do in NATS, and what the broker refuses it.
+mod roles;
 /// The schemas against the frames on the wire.
 mod schema;
 /// Watches after a number: the log is searched, whatever it holds.
 mod searching;
+/// What processes print and answer has no secrets and no text of jobs.
+mod secrets;
 /// Segments: they are read instead of the log, deleting them loses nothing, and a wrong one is never
 /// delivered.
 mod segments;
@@ -97,6 +105,10 @@ mod sse_clients;
 mod submitting;
 /// House rules that no lint checks.
 mod tidy;
+/// TLS and HTTP/2 at an edge.
+mod tls;
+/// Tokens over time: expiry, renewal, revocation, tickets, keys that change.
+mod token_life;
 /// The same scenarios through every transport, each with an independent client.
 mod transports;
 /// Undecodable messages in a job's log: they stop neither workers nor watchers.

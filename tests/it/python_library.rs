@@ -2,9 +2,11 @@ use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::backend::webhook::Webhook;
+use tailwater::nats::Role;
 use tailwater::process_group::Signal;
 use tailwater::wire::{Body, EventType, JobId, Status, Submission};
 use tempfile::TempDir;
@@ -55,8 +57,9 @@ impl Python {
         );
         let file = dir.path().join("worker.py");
         fs::write(&file, text).unwrap();
+        let options = system.as_role(Role::Worker(None));
         let env = [
-            ("TAILWATER_NATS", system.url()),
+            ("TAILWATER_NATS", options.url.expose_secret()),
             ("TAILWATER_PREFIX", system.options.prefix.as_str()),
             ("PYTHONPATH", LIBRARY),
         ];

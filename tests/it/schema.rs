@@ -80,11 +80,14 @@ fn the_schemas_accept_exactly_the_valid_client_frames() {
         json!({"op": "watch", "job": "j1", "after": 0}),
         json!({"op": "watch", "job": "j1", "after": null, "cursor": cursor}),
         json!({"op": "unwatch", "job": "j1"}),
-        json!({"op": "auth", "token": {"any": "thing"}}),
+        json!({"op": "auth", "token": "anything"}),
         json!({"op": "submit", "ref": "1", "kind": "k"}),
         json!({"op": "submit", "ref": "1", "kind": "k", "input": [], "key": "x", "id": "j", "timeout_ms": 9}),
         json!({"op": "cancel", "job": "j1"}),
         json!({"op": "cancel", "job": "j1", "ref": "2"}),
+        json!({"op": "auth", "token": {"any": "thing"}}),
+        json!({"op": "submit", "ref": "1", "kind": "k", "watch_token": {"cancel": true, "ttl_ms": 9}}),
+        json!({"op": "submit", "ref": "1", "kind": "k", "watch_token": {"ttl_ms": 0}}),
         json!({"op": "auth"}),
         json!({"op": "submit", "kind": "k"}),
         json!({"op": "submit", "ref": "1", "input": 1}),
@@ -129,7 +132,7 @@ fn the_schemas_accept_exactly_the_valid_client_frames() {
         )
         .collect();
     assert!(
-        taken.iter().filter(|taken| **taken).count() == 13,
+        taken.iter().filter(|taken| **taken).count() == 14,
         "{taken:?}"
     );
     let frames = frames.into_iter().map(|frame| ("ClientFrame", frame));

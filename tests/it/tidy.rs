@@ -119,7 +119,8 @@ fn each_library_is_named_in_one_folder_only() {
             "utoipa::",
         ],
     );
-    only(&["backend"], &["reqwest", "rustls::"]);
+    only(&["backend"], &["reqwest"]);
+    only(&["backend", "edge"], &["rustls::"]);
     only(&["metrics"], &["prometheus_client"]);
     only(&["cli"], &["anyhow", "println!"]);
 }

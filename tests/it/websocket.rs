@@ -40,9 +40,10 @@ async fn submitting_a_key_again_returns_the_same_job(broker: &Broker, encoding: 
     system.demo().await;
     let edge = system.edge().await;
     let mut client = edge.client_in(encoding).await;
-    // An edge that checks no tokens accepts any, without an answer.
-    let frame = json!({"op": "auth", "token": {"any": "thing"}});
+    // An edge that checks no tokens accepts any.
+    let frame = json!({"op": "auth", "token": "anything"});
     client.send(frame).await;
+    assert_eq!(answer(&mut client).await, json!({"op": "authenticated"}));
     let input = words(20, 0, 1);
     let mut submit =
         json!({"op": "submit", "ref": "a", "kind": "demo", "input": input, "key": "k-1"});

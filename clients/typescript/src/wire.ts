@@ -315,9 +315,9 @@ export type ClientFrame =
   | {
       op: "auth";
       /**
-       * Any value.
+       * The token.
        */
-      token: unknown;
+      token: BearerToken;
     }
   | {
       /**
@@ -377,6 +377,10 @@ export type ClientFrame =
        * milliseconds.
        */
       timeout_ms?: number | null;
+      /**
+       * What the `watch_token` in the answer should allow.
+       */
+      watch_token?: WatchTokenTerms | null;
     }
   | {
       op: "ping";
@@ -392,6 +396,10 @@ export type ClientFrame =
        */
       ref?: string | null;
     };
+/**
+ * A token that proves what its bearer may do.
+ */
+export type BearerToken = string;
 /**
  * A frame that an edge sends besides events. Event frames have no `op`.
  */
@@ -409,6 +417,20 @@ export type ServerFrame =
     }
   | {
       op: "pong";
+    }
+  | {
+      /**
+       * In how many milliseconds the token expires; absent if it does not expire.
+       */
+      expires_in_ms?: number | null;
+      op: "authenticated";
+    }
+  | {
+      /**
+       * In how many milliseconds it expires.
+       */
+      expires_in_ms: number;
+      op: "token_expiring";
     }
   | {
       /**
@@ -475,6 +497,11 @@ export type ServerFrame =
        * Its status: `queued`, unless it was submitted before.
        */
       status: Status;
+      /**
+       * A token that allows to watch this job and nothing else; only from an edge that signs
+       * tokens.
+       */
+      watch_token?: BearerToken | null;
     }
   | {
       /**
@@ -565,6 +592,19 @@ export interface OtherEvent {
    * The type.
    */
   type: string;
+}
+/**
+ * What the `watch_token` of a submitted job should allow, and for how long.
+ */
+export interface WatchTokenTerms {
+  /**
+   * Whether its bearer may also cancel the job.
+   */
+  cancel?: boolean;
+  /**
+   * How long it is valid, in milliseconds; one hour if absent.
+   */
+  ttl_ms?: number | null;
 }
 /**
  * A job's state, as `GET /api/jobs/{id}/state` returns it. Times are milliseconds since the Unix
@@ -659,4 +699,8 @@ export interface Submission {
    * milliseconds.
    */
   timeout_ms?: number | null;
+  /**
+   * What the `watch_token` in the answer should allow.
+   */
+  watch_token?: WatchTokenTerms | null;
 }

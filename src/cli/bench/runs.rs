@@ -21,6 +21,7 @@ use super::transport::ClientTransport;
 use super::watcher::{Account, Goal, Timing, WatchedJob, Watcher};
 use crate::cli::args::NatsArgs;
 use crate::config::{BENCH_AT_ONCE, BENCH_GRACE, BENCH_LATE_EVENTS, BENCH_REDRAW, BENCH_SETTLE};
+use crate::nats::Role;
 use crate::wire::JobId;
 /// The events of a job before its first scheduled one.
 const FIRST_EVENTS: u64 = 2;
@@ -60,7 +61,7 @@ fn target(plan: &Plan, system: &System, nats: &NatsArgs) -> PublishTarget {
     if plan.transport == ClientTransport::DurableStreams {
         return PublishTarget::DurableStreams(system.edge);
     }
-    let mut options = nats.options("bench");
+    let mut options = nats.options("bench", Role::All);
     options.url = system.nats.clone();
     PublishTarget::Log(options)
 }

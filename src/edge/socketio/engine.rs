@@ -2,7 +2,6 @@
 //! session may reach any of them. The *service* is shared, because each `SocketIoLayer` of the
 //! library would have sessions of its own.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::future::ready;
 use std::sync::Arc;
@@ -19,9 +18,10 @@ use tower::ServiceExt as _;
 
 use super::engine_session::{EngineSession, EngineSessions};
 use super::handshake::Handshakes;
-use super::request::{EmittedRequest, JoinRequest};
+use super::request::{EmittedRequest, JoinRequest, JoinToken};
 use crate::config::{ATTACHMENTS_MAX, JOIN_WAIT, PING_EVERY, PONG_WAIT, READ_BUFFER, SOCKET_QUEUE};
 use crate::wire::limits::BODY_MAX;
+use crate::wire::{BearerToken, Code};
 
 /// The library, its sessions, and the handshakes in progress.
 pub(in crate::edge) struct Engine {
@@ -50,7 +50,11 @@ impl Default for Engine {
             )
             .build_with_inner_svc(Router::new());
         let known = sessions.clone();
-        let prepared = async move |socket: SocketRef| prepare(&socket, &known);
+        let prepared = async move |socket: SocketRef, JoinToken(token): JoinToken| {
+            admit(&socket, token).await?;
+            prepare(&socket, &known);
+            Ok::<_, JoinRefused>(())
+        };
         io.ns("/", serve.with(prepared));
         Self {
             service,
@@ -74,9 +78,37 @@ impl fmt::Debug for Engine {
     }
 }
 
+/// Why a client may not join. The library sends the text as the message of `connect_error`.
+#[derive(Debug)]
+struct JoinRefused(Code);
+
+impl fmt::Display for JoinRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str())
+    }
+}
+
+/// Checks the token of a client that joins, unless its first request had one.
+async fn admit(socket: &SocketRef, token: Option<BearerToken>) -> Result<(), JoinRefused> {
+    let Some(session) = session_of_socket(socket) else {
+        return Ok(());
+    };
+    if session.access.get().is_some() {
+        return Ok(());
+    }
+    let host = session
+        .host
+        .upgrade()
+        .ok_or(JoinRefused(Code::Restarting))?;
+    let access = host.admit(token).await.map_err(JoinRefused)?;
+    // A client joins once.
+    let _ = session.access.set(access);
+    Ok(())
+}
+
 /// Runs before the client is notified that it has joined, because it may send requests from then
 /// on.
-fn prepare(socket: &SocketRef, sessions: &EngineSessions) -> Result<(), Infallible> {
+fn prepare(socket: &SocketRef, sessions: &EngineSessions) {
     if let Some(session) = session_of_socket(socket) {
         let sid = socket.id;
         let sessions = sessions.clone();
@@ -93,7 +125,6 @@ fn prepare(socket: &SocketRef, sessions: &EngineSessions) -> Result<(), Infallib
             ready(())
         });
     }
-    Ok(())
 }
 
 /// Serves a client that has joined.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
+use futures_util::future::BoxFuture;
 use socketioxide::extract::{AckSender, SocketRef};
 use socketioxide::socket::Sid;
 use tokio::sync::mpsc;
@@ -14,8 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::handshake::Handshake;
 use super::request::{EmittedRequest, JoinRequest};
 use crate::config::{ASKED_BYTES_MAX, ASKED_MAX};
+use crate::edge::access::Access;
 use crate::edge::memory::SplitReservation;
 use crate::edge::traffic::Traffic;
+use crate::wire::{BearerToken, Code};
 
 /// What a session needs of the thread that received its first request. That thread serves the
 /// client, even if other threads receive the later requests.
@@ -23,6 +26,9 @@ pub(super) trait Host: Send + Sync {
     /// The memory for a queued request. A submission that does not fit is replaced by its refusal;
     /// `None` if that does not fit either.
     fn reserve_to_queue(&self, request: &mut EmittedRequest) -> Option<SplitReservation>;
+
+    /// The access of a client that joins with this token.
+    fn admit(&self, token: Option<BearerToken>) -> BoxFuture<'_, Result<Access, Code>>;
 
     /// Serves a client that has joined.
     fn serve(
@@ -40,6 +46,8 @@ pub(super) struct EngineSession {
     pub(super) host: Weak<dyn Host>,
     /// The client's address.
     pub(super) client: IpAddr,
+    /// What the client may do: from its first request, or since it has joined.
+    pub(super) access: OnceLock<Access>,
     pub(super) traffic: Arc<Traffic>,
     /// Cancelled when the library has ended the client's socket.
     pub(super) disconnected: CancellationToken,
@@ -65,10 +73,15 @@ pub(super) struct QueuedRequest {
 }
 
 impl EngineSession {
-    pub(super) fn new(host: Weak<dyn Host>, handshake: Handshake) -> Arc<Self> {
+    pub(super) fn new(
+        host: Weak<dyn Host>,
+        handshake: Handshake,
+        access: Option<Access>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             host,
             client: handshake.address(),
+            access: access.map(OnceLock::from).unwrap_or_default(),
             traffic: Arc::default(),
             disconnected: CancellationToken::new(),
             requests: OnceLock::new(),

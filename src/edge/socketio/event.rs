@@ -12,7 +12,7 @@ const ERROR: &str = "tailwater:error";
 /// The name of a job's event whose type cannot be a name.
 const OTHER: &str = "tailwater:event";
 /// The names that client libraries reserve, or that have another meaning in this transport.
-const RESERVED: [&str; 16] = [
+const RESERVED: [&str; 18] = [
     "connect",
     "connect_error",
     "disconnect",
@@ -21,6 +21,8 @@ const RESERVED: [&str; 16] = [
     "removeListener",
     "error",
     "connected",
+    "authenticated",
+    "token_expiring",
     "watching",
     "unwatched",
     "submitted",
@@ -56,6 +58,8 @@ impl From<ServerFrame> for FrameEvent {
         let name = match &frame {
             ServerFrame::Hello { .. } => "connected",
             ServerFrame::Pong => "pong",
+            ServerFrame::Authenticated { .. } => "authenticated",
+            ServerFrame::TokenExpiring { .. } => "token_expiring",
             ServerFrame::Watching { .. } => "watching",
             ServerFrame::Live { .. } => "live",
             ServerFrame::Missing { .. } => "missing",

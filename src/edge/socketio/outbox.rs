@@ -13,6 +13,7 @@ use tracing::debug;
 use super::event::{FrameEvent, name_of};
 use super::in_flight::InFlight;
 use crate::config::{FLIGHT_PACKETS, FLIGHT_PACKETS_POLLING, REPLIES_MAX};
+use crate::edge::access::TokenEvent;
 use crate::edge::traffic::Traffic;
 use crate::edge::turn::Turn;
 use crate::edge::watches::Outgoing;
@@ -80,6 +81,12 @@ impl Outbox {
             Outgoing::Frame(job, frame) => {
                 self.events.push_back(OutPacket::Frame(job, frame.into()));
             }
+            Outgoing::Token(TokenEvent::Expiring(expires_in_ms)) => {
+                let notice = ServerFrame::TokenExpiring { expires_in_ms };
+                self.reply(notice, ReplyTo::Event);
+            }
+            // The pump ends instead.
+            Outgoing::Token(TokenEvent::Ended(_)) => {}
         }
     }
 

@@ -3,22 +3,26 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use socketioxide::extract::SocketRef;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{Instrument as _, debug, info_span};
 
 use super::engine_session::{EngineSession, Host, QueuedRequest};
 use super::outbox::{Outbox, ReplyTo, SocketBroken};
 use super::request::{EmittedRequest, JoinRequest};
-use crate::config::{ANSWER_WAIT, FULL_PAUSE, STREAM_STALL, WRITE_WAIT};
+use crate::config::{ANSWER_WAIT, CLOSE_WAIT, FULL_PAUSE, STREAM_STALL, WRITE_WAIT};
+use crate::edge::access::{Access, TokenEvent};
 use crate::edge::app::App;
 use crate::edge::client::{ConnectedClient, reservation_for};
 use crate::edge::counters::Transport;
 use crate::edge::drain::DrainSlot;
 use crate::edge::error::error_frame;
 use crate::edge::memory::SplitReservation;
-use crate::wire::{ClientFrame, Refusal};
+use crate::edge::watches::Outgoing;
+use crate::wire::{BearerToken, ClientFrame, Code, Refusal, RequestRef};
 
 impl Host for App {
     fn reserve_to_queue(&self, request: &mut EmittedRequest) -> Option<SplitReservation> {
@@ -32,6 +36,18 @@ impl Host for App {
         submits.reserve(size_of::<EmittedRequest>()).ok()
     }
 
+    fn admit(&self, token: Option<BearerToken>) -> BoxFuture<'_, Result<Access, Code>> {
+        async move {
+            if !self.settings.gate.is_checked() {
+                return Ok(Access::unrestricted());
+            }
+            let token = token.ok_or(Code::Unauthorized)?;
+            let access = self.settings.gate.authenticate(token.expose()).await;
+            access.map_err(|problem| problem.code())
+        }
+        .boxed()
+    }
+
     /// Runs the client's pump on this thread, where its feeds are.
     fn serve(
         self: Arc<Self>,
@@ -43,7 +59,10 @@ impl Host for App {
         let span = info_span!("socketio", id = %socket.id);
         let tasks = self.tasks.clone();
         let runtime = self.runtime.clone();
-        let pump = Pump::new(self, socket, session, requests);
+        let Some(access) = session.access.get().cloned() else {
+            return session.traffic.cut();
+        };
+        let pump = Pump::new(self, socket, session, requests, access);
         let _thread = runtime.enter();
         tasks.spawn(pump.run(join).instrument(span));
     }
@@ -75,6 +94,8 @@ enum PumpEnd {
     Stopping,
     /// The client sent more requests than may be queued.
     Flooding,
+    /// The client's token is not valid any more, or it sent one of another subject.
+    NotAdmitted(Code),
 }
 
 impl From<SocketBroken> for PumpEnd {
@@ -89,10 +110,12 @@ impl Pump {
         socket: SocketRef,
         session: Arc<EngineSession>,
         requests: mpsc::Receiver<QueuedRequest>,
+        access: Access,
     ) -> Self {
+        let transport = Transport::SocketIo;
         Self {
             slot: app.clients.enter(),
-            client: ConnectedClient::new(Arc::clone(&app), Transport::SocketIo, session.client),
+            client: ConnectedClient::new(Arc::clone(&app), transport, session.client, Some(access)),
             outbox: Outbox::new(),
             room_since: None,
             app,
@@ -118,6 +141,9 @@ impl Pump {
             }
         };
         debug!(?end, "disconnected");
+        if let PumpEnd::NotAdmitted(code) = end {
+            self.dismiss(code).await;
+        }
         // If the library closed the socket, the client would not reconnect.
         self.session.traffic.cut();
         drop(connected);
@@ -151,6 +177,9 @@ impl Pump {
             () = self.session.disconnected.cancelled() => return Err(PumpEnd::Disconnected),
             Some(request) = self.requests.recv(), if wants_replies => self.handle(request),
             outgoing = self.client.next(wants_events), if wants_replies => {
+                if let Outgoing::Token(TokenEvent::Ended(code)) = outgoing {
+                    return Err(PumpEnd::NotAdmitted(code));
+                }
                 self.outbox.deliver(outgoing);
                 if self.client.holds_room() {
                     self.room_since.get_or_insert_with(Instant::now);
@@ -165,6 +194,26 @@ impl Pump {
             () = stalled, if stalled_since.is_some() => return Err(PumpEnd::Stalled),
         }
         Ok(())
+    }
+
+    /// Tells a client without a valid token why it is disconnected. With a `disconnect` packet, its
+    /// library does not connect again by itself.
+    async fn dismiss(&mut self, code: Code) {
+        let error = Refusal {
+            code,
+            message: code.info().text.to_owned(),
+            request: RequestRef::default(),
+        };
+        self.outbox.reply(error_frame(error), ReplyTo::Event);
+        if self
+            .outbox
+            .send(&self.socket, &self.session.traffic)
+            .is_ok()
+        {
+            let _ = self.socket.clone().disconnect();
+        }
+        // Cutting the connection at once would lose the packets.
+        let _ = timeout(CLOSE_WAIT, self.session.traffic.when_cut()).await;
     }
 
     fn handle(&mut self, request: QueuedRequest) {

@@ -13,7 +13,7 @@ use socketioxide::handler::{FromConnectParts, FromMessageParts, Value as Payload
 use socketioxide::socket::Socket;
 
 use crate::config::WATCHES_MAX;
-use crate::wire::{ClientFrame, Code, Refusal, RequestRef};
+use crate::wire::{BearerToken, ClientFrame, Code, Refusal, RequestRef};
 
 /// One emit of a client.
 #[derive(Debug)]
@@ -89,16 +89,17 @@ fn parse(text: &str, has_attachments: bool) -> Result<ClientFrame, Refusal> {
         return refuse(Code::UnsupportedMediaType, message);
     }
     match name.as_str() {
-        "watch" | "unwatch" | "submit" | "cancel" if fields.starts_with(b"{") => {
+        "auth" | "watch" | "unwatch" | "submit" | "cancel" if fields.starts_with(b"{") => {
             ClientFrame::from_fields(&name, fields)
         }
-        "watch" | "unwatch" | "submit" | "cancel" => {
+        "auth" | "watch" | "unwatch" | "submit" | "cancel" => {
             refuse(Code::BadRequest, "The first argument is not an object.")
         }
         other => {
             let other: String = other.chars().take(40).collect();
-            let message =
-                format!("Unknown event `{other}`. Emit `watch`, `unwatch`, `submit` or `cancel`.");
+            let message = format!(
+                "Unknown event `{other}`. Emit `auth`, `watch`, `unwatch`, `submit` or `cancel`."
+            );
             refuse(Code::UnknownOp, &message)
         }
     }
@@ -112,7 +113,25 @@ fn refusal(code: Code, message: &str, request: RequestRef) -> Refusal {
     }
 }
 
-/// What a client sends when it joins. This version ignores the token.
+/// The token that a client sends when it joins.
+#[derive(Debug)]
+pub(super) struct JoinToken(pub(super) Option<BearerToken>);
+
+impl<A: Adapter> FromConnectParts<A> for JoinToken {
+    type Error = Infallible;
+
+    fn from_connect_parts(_: &Arc<Socket<A>>, auth: &Option<Payload>) -> Result<Self, Infallible> {
+        #[derive(Deserialize)]
+        struct TokenField {
+            token: Option<BearerToken>,
+        }
+        let text = auth.as_ref().and_then(Payload::as_str);
+        let fields = text.and_then(|text| serde_json::from_str(text.as_str()).ok());
+        Ok(Self(fields.and_then(|TokenField { token }| token)))
+    }
+}
+
+/// The jobs that a client names when it joins.
 #[derive(Debug)]
 pub(super) struct JoinRequest {
     /// The jobs that it watches from the start.
@@ -179,6 +198,7 @@ fn watch(job: &str, start: &Value, compact: &Value) -> Result<ClientFrame, Refus
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::WatchTokenTerms;
     use crate::wire::{Cursor, JobId, Seq, Start, Submission};
 
     fn refused(text: &str) -> (Code, Option<String>) {
@@ -217,6 +237,7 @@ mod tests {
             ClientFrame::Submit {
                 submission: Submission::new("k".parse().unwrap(), json!([1])),
                 key: Some("a".into()),
+                watch_token: WatchTokenTerms::default(),
                 reference: Some("b".into())
             }
         );
@@ -258,7 +279,7 @@ mod tests {
         );
         assert_eq!(refused(r#"["dance",{"job":"j"}]"#), (Code::UnknownOp, job));
         assert_eq!(refused(r#"["dance"]"#), (Code::UnknownOp, None));
-        assert_eq!(refused(r#"["auth",{"token":1}]"#), (Code::UnknownOp, None));
+        assert_eq!(refused(r#"["auth",{"token":1}]"#), (Code::BadRequest, None));
     }
 
     #[test]

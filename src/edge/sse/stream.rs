@@ -6,11 +6,14 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tracing::debug;
 
 use crate::config::{CLOSE_WAIT, COME_BACK, COMMENT_EVERY};
+use crate::edge::access::{Access, TokenEvent};
 use crate::edge::drain::DrainSlot;
 use crate::edge::link::{Broken, Link};
 use crate::edge::output::EventFraming;
@@ -56,6 +59,8 @@ pub(super) struct EventStream<S: EventSource, T> {
     watches: Watches<S, ()>,
     slot: DrainSlot,
     comment_at: Duration,
+    /// What happens to the client's token.
+    token_events: BoxStream<'static, TokenEvent>,
 }
 
 impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
@@ -73,6 +78,7 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
             is_chunked: head.is_chunked,
             watches,
             slot,
+            token_events: Access::unrestricted().events(),
         };
         stream.link.output.put(head.bytes);
         let mut hello = hello();
@@ -84,6 +90,12 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
         stream.put(&hello);
         stream.watches.watch_session(session);
         stream
+    }
+
+    /// The same stream; it ends when the client's token is not valid any more.
+    pub(super) fn while_valid(mut self, access: Access) -> Self {
+        self.token_events = access.events();
+        self
     }
 
     /// Writes until the job has ended, the edge stops, or the client disconnects.
@@ -103,6 +115,11 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
                 return Poll::Ready(Ok(()));
             }
             self.comment(cx);
+        }
+        while let Poll::Ready(Some(event)) = self.token_events.poll_next_unpin(cx) {
+            if let TokenEvent::Ended(_) = event {
+                return Poll::Ready(Ok(()));
+            }
         }
         if self.link.poll_discard(cx)?.is_ready() {
             return Poll::Ready(Err(Broken));
@@ -154,7 +171,7 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
             Outgoing::Frame(_, ServerFrame::End { .. } | ServerFrame::Error { .. }) => {
                 return Poll::Ready(Outcome::Over);
             }
-            Outgoing::Frame(..) | Outgoing::Answer(..) => {}
+            Outgoing::Frame(..) | Outgoing::Answer(..) | Outgoing::Token(_) => {}
         }
         Poll::Ready(Outcome::More)
     }

@@ -2,6 +2,7 @@
 //! writes what it returns. Events are written straight from the frames that all watchers share.
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -13,6 +14,7 @@ use tracing::debug;
 use super::liveness::{Due, Liveness};
 use super::socket::{ClientMessage, Disconnect, FrameSocket};
 use crate::config::{CLOSE_WAIT, STEPS_PER_WRITE};
+use crate::edge::access::{Access, TokenEvent};
 use crate::edge::app::App;
 use crate::edge::client::{ConnectedClient, reservation_for};
 use crate::edge::counters::Transport;
@@ -38,9 +40,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         socket: FrameSocket<T>,
         encoding: Encoding,
         slot: DrainSlot,
+        address: IpAddr,
+        access: Option<Access>,
     ) -> Self {
-        let peer = socket.link.peer();
-        let client = ConnectedClient::new(Arc::clone(&app), Transport::WebSocket, peer);
+        let transport = Transport::WebSocket;
+        let client = ConnectedClient::new(Arc::clone(&app), transport, address, access);
         Self {
             app,
             encoding,
@@ -104,7 +108,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                     Poll::Pending => is_idle = true,
                 }
             }
-            let has_more = self.poll_client(cx).is_ready();
+            let has_more = self.poll_client(cx)?.is_ready();
             if is_idle && !has_more && self.socket.link.output.is_empty() {
                 return Poll::Pending;
             }
@@ -181,7 +185,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
 
     /// Adds what the client is sent next to the output: frames, up to the events of one step.
     /// Pending if there is nothing more.
-    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Disconnect>> {
         for _ in 0..STEPS_PER_WRITE {
             match ready!(self.client.poll_next(cx, true)) {
                 Outgoing::Answer(frame, ()) | Outgoing::Frame(_, frame) => self.put(&frame),
@@ -190,9 +194,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                     self.socket.link.output.put_events(events);
                     break;
                 }
+                Outgoing::Token(TokenEvent::Expiring(expires_in_ms)) => {
+                    self.put(&ServerFrame::TokenExpiring { expires_in_ms });
+                }
+                Outgoing::Token(TokenEvent::Ended(code)) => {
+                    return Poll::Ready(Err(Disconnect::Close(code)));
+                }
             }
         }
-        Poll::Ready(())
+        Poll::Ready(Ok(()))
     }
 
     fn put(&mut self, frame: &ServerFrame) {

@@ -14,6 +14,7 @@ use tailwater::process_group::{Signal, kill_group};
 use tempfile::TempDir;
 
 use super::link::{Flow, Link};
+use super::roles;
 
 /// A broker of one or three nodes.
 pub struct Broker {
@@ -27,7 +28,7 @@ struct Node {
     port: u16,
     /// The port for routes, and the ports of all nodes.
     cluster: Option<(u16, Vec<u16>)>,
-    /// Additional configuration.
+    /// Who may do what, and additional configuration.
     extra: String,
     max_payload: &'static str,
     child: Option<Child>,
@@ -61,7 +62,7 @@ impl Broker {
         Self::start(vec![node], dir)
     }
 
-    /// A separate node with additional configuration, for example users.
+    /// A separate node with this configuration instead of a user per role.
     pub fn with_config(extra: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let mut node = Node::new(dir.path(), "n1", free_port(), None);
@@ -166,6 +167,16 @@ impl Broker {
         copy_all(copy.path(), &store);
     }
 
+    /// Whether it has the users of [`roles`].
+    pub fn has_roles(&self) -> bool {
+        self.nodes[0].extra == roles::accounts()
+    }
+
+    /// The logs of the nodes.
+    pub fn logs(&self) -> Vec<PathBuf> {
+        self.nodes.iter().map(|node| node.dir.join("log")).collect()
+    }
+
     /// The number of nodes that keep a message.
     pub fn replicas(&self) -> u32 {
         u32::try_from(self.nodes.len()).unwrap()
@@ -205,7 +216,7 @@ impl Node {
             dir,
             port,
             cluster,
-            extra: String::new(),
+            extra: roles::accounts(),
             max_payload: "1MB",
             child: None,
         }

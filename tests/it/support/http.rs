@@ -22,8 +22,9 @@ pub async fn exchange(
     } else {
         format!("Connection: close\r\n{headers}")
     };
-    let head =
-        format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{headers}\r\n");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{headers}\r\n"
+    );
     let mut answer = Vec::new();
     within("an answer", async {
         socket.write_all(head.as_bytes()).await.unwrap();

@@ -17,6 +17,8 @@ pub mod link;
 pub mod process;
 /// A TCP proxy that cuts and stalls connections.
 pub mod proxy;
+/// The users of the test brokers.
+pub mod roles;
 /// Runs a scenario on several brokers and in several encodings.
 pub mod scenarios;
 /// Verifies signed requests.
@@ -29,6 +31,10 @@ pub mod sse;
 pub mod system;
 /// Clients that others wrote, as processes.
 pub mod third_party;
+/// Certificates, and connections with TLS.
+pub mod tls;
+/// Tokens, and clients that send them.
+pub mod tokens;
 /// Every transport, each with an independent client.
 pub mod transports;
 /// `tailwater up` as a process.

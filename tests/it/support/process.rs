@@ -11,6 +11,7 @@ use tailwater::process_group::{Signal, kill_group};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
+use super::roles::role_of;
 use super::system::System;
 use super::within;
 
@@ -195,9 +196,10 @@ impl System {
         run(self.command(&args, &[])).await
     }
 
-    /// A command line that reaches this system.
+    /// A command line that reaches this system as the command's role.
     pub fn command(&self, command: &[&str], flags: &[&str]) -> Vec<String> {
-        [owned(command), self.flags(), owned(flags)].concat()
+        let access = self.flags_of(role_of(command[0]));
+        [owned(command), access, owned(flags)].concat()
     }
 }
 

@@ -36,7 +36,7 @@ impl Sse {
         within("an answer", async {
             let mut socket = TcpStream::connect(addr).await.unwrap();
             // In HTTP/1.0 a body has no chunks.
-            let head = format!("GET {path} HTTP/1.0\r\nHost: x\r\n{headers}\r\n");
+            let head = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{headers}\r\n");
             socket.write_all(head.as_bytes()).await.unwrap();
             let mut client = Self {
                 status: 0,

@@ -1,5 +1,6 @@
 //! Streams, edges and workers inside the test process, on a real broker.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use tailwater::backend::{Backend, demo};
 use tailwater::budget::Budget;
 use tailwater::nats::{
-    CancelOutcome, EventWriter, Log, Names, Nats, Options, Queue, StreamSettings,
+    CancelOutcome, EventWriter, Log, Names, Nats, Options, Queue, Role, StreamSettings,
 };
 use tailwater::runtime::Tasks;
 use tailwater::wire::{JobId, JobState, Prefix, Seq, Stored, Submission};
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::backends::Pieces;
 use super::broker::Broker;
 use super::client::{Client, Encoding, Seen};
-use super::{PATIENCE, eventually, within};
+use super::{PATIENCE, eventually, roles, within};
 
 /// Streams under a separate prefix, and the tasks that run on them.
 pub struct System {
@@ -28,6 +29,10 @@ pub struct System {
     pub log: Log,
     pub queue: Queue,
     pub tasks: Tasks,
+    /// Whether its broker has a user per role.
+    has_roles: bool,
+    /// The logs of its broker.
+    broker_logs: Vec<PathBuf>,
 }
 
 /// An edge inside the test process.
@@ -105,23 +110,28 @@ impl System {
             startup_timeout: PATIENCE,
             ..Options::default()
         };
-        let nats = within("a connection", Nats::connect(&options))
-            .await
-            .unwrap();
+        let has_roles = broker.has_roles();
+        let setup = as_role(&options, Role::Setup, has_roles);
+        let setup = within("a connection", Nats::connect(&setup)).await.unwrap();
         // A cluster that has just started has no leader yet.
         eventually("streams", || async {
-            nats.set_up(&settings)
+            setup
+                .set_up(&settings)
                 .await
                 .inspect_err(|error| eprintln!("setup: {error}"))
                 .ok()
         })
         .await;
+        setup.close().await;
+        let nats = Nats::connect(&options).await.unwrap();
         let log = Log::open(&nats).await.unwrap();
         Self {
             options,
             queue: Queue::new(log.clone()),
             log,
             tasks: Tasks::new(CancellationToken::new()),
+            has_roles,
+            broker_logs: broker.logs(),
         }
     }
 
@@ -130,13 +140,20 @@ impl System {
         self.edge_with(edge::EdgeSettings::default()).await
     }
 
+    /// Starts an edge in this process that pages of all origins may use.
+    pub async fn edge_for_all_pages(&self) -> Edge {
+        let mut settings = edge::EdgeSettings::default();
+        settings.browsers.origins = edge::AllowedOrigins::Any;
+        self.edge_with(settings).await
+    }
+
     /// Starts an edge in this process, with other settings.
     pub async fn edge_with(&self, settings: edge::EdgeSettings) -> Edge {
         let listener = edge::bind("127.0.0.1:0".parse().unwrap(), 1)
             .unwrap()
             .remove(0);
         let addr = listener.local_addr().unwrap().to_string();
-        let nats = Nats::connect(&self.options).await.unwrap();
+        let nats = Nats::connect(&self.as_role(Role::Edge)).await.unwrap();
         let stop = self.tasks.stop().child_token();
         let until = stop.clone();
         self.tasks.spawn(async move {
@@ -183,7 +200,8 @@ impl System {
         let mut settings = worker::WorkerSettings::new("demo".parse().unwrap());
         settings.concurrency = 1000;
         change(&mut settings);
-        let nats = Nats::connect(&self.options).await.unwrap();
+        let role = Role::Worker(Some(settings.kind.clone()));
+        let nats = Nats::connect(&self.as_role(role)).await.unwrap();
         let worker = within("a worker", Worker::open(&nats, backend, settings))
             .await
             .unwrap();
@@ -261,6 +279,8 @@ impl System {
             log: self.log.clone(),
             queue: self.queue.clone(),
             tasks: self.tasks.clone(),
+            has_roles: self.has_roles,
+            broker_logs: self.broker_logs.clone(),
         }
     }
 
@@ -412,21 +432,36 @@ impl System {
         self.options.url.expose_secret()
     }
 
-    /// The command-line flags that reach this system.
+    /// How a process of this role reaches the broker.
+    pub fn as_role(&self, role: Role) -> Options {
+        as_role(&self.options, role, self.has_roles)
+    }
+
+    /// The command-line flags that reach this system, without limits.
     pub fn flags(&self) -> Vec<String> {
+        self.flags_of(Role::All)
+    }
+
+    /// The command-line flags that reach this system as this role.
+    pub fn flags_of(&self, role: Role) -> Vec<String> {
+        let options = self.as_role(role);
         [
             "--nats",
-            self.url(),
+            options.url.expose_secret(),
             "--prefix",
-            self.options.prefix.as_str(),
+            options.prefix.as_str(),
         ]
         .map(str::to_owned)
         .to_vec()
     }
 
     /// Ends all tasks and removes the streams: each unused stream still costs a cluster time.
+    /// Requires that no role was refused anything.
     pub async fn end(self) {
         self.tasks.end(PATIENCE).await;
+        let prefix = self.options.prefix.as_str();
+        let refusals = roles::refusals(&self.broker_logs, Some(prefix));
+        assert!(refusals.is_empty(), "{refusals:#?}");
         let context = self.jetstream().await;
         let names = self.names();
         for shard in 0..self.log.shards() {
@@ -434,12 +469,28 @@ impl System {
             let _ = context.delete_stream(names.segments_stream(shard)).await;
         }
         let chunks = (0..).map(|shard| names.chunks_stream(shard));
-        for stream in std::iter::once(names.jobs_stream()).chain(chunks) {
+        let others = [names.jobs_stream(), names.auth_stream()];
+        for stream in others.into_iter().chain(chunks) {
             // A separate broker may be down, and is removed as a whole.
             if context.delete_stream(stream).await.is_err() {
                 break;
             }
         }
+    }
+}
+
+/// Options of a process of this role, on a broker that has a user per role or not.
+fn as_role(options: &Options, role: Role, has_roles: bool) -> Options {
+    let login = format!("nats://{}@", roles::login(&role));
+    let url = options.url.expose_secret();
+    let url = match has_roles {
+        true => url.replace("nats://", &login),
+        false => url.to_owned(),
+    };
+    Options {
+        url: url.into(),
+        role,
+        ..options.clone()
     }
 }
 

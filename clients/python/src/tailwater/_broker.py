@@ -42,13 +42,19 @@ class Broker:
         self.queue = f"{prefix.upper()}_JOBS"
 
     @classmethod
-    async def connect(cls, settings: Nats) -> Broker:
+    async def connect(cls, settings: Nats, kinds: list[str]) -> Broker:
         async def report(error: Exception) -> None:
             log.warning("NATS: %r", error)
 
         options = settings.options()
         client = await nats.connect(
-            **options, max_reconnect_attempts=-1, ping_interval=PING_EVERY, error_cb=report, name="tailwater python"
+            **options,
+            # A user in NATS for workers of one kind may read no other inbox.
+            inbox_prefix=".".join(["_INBOX", settings.prefix, "worker", *(kinds if len(kinds) == 1 else [])]),
+            max_reconnect_attempts=-1,
+            ping_interval=PING_EVERY,
+            error_cb=report,
+            name="tailwater python",
         )
         try:
             info = await ask(client.jetstream(timeout=REQUEST_WAIT).stream_info, f"{settings.prefix.upper()}_JOBS")

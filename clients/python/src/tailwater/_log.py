@@ -7,12 +7,12 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from nats.js.errors import NotFoundError
+
 from ._broker import NO_ANSWER, Broker, Event, ask, decode, encode
 
 #: The error of a cluster that is still storing an earlier publish to the subject.
 IN_FLIGHT = 10164
-#: How long one read of a log waits for the next event, in seconds.
-READ_WAIT = 5
 
 
 class Lost(Exception):
@@ -86,15 +86,15 @@ class JobLog:
         return [event async for event in self._read()]
 
     async def _read(self) -> AsyncIterator[Event]:
-        subscription = await self.broker.js.subscribe(self.subject, stream=self.stream, ordered_consumer=True)
-        try:
-            remaining = 1
-            while remaining:
-                message = await subscription.next_msg(timeout=READ_WAIT)
-                remaining = message.metadata.num_pending
-                yield decode(message.data)
-        finally:
-            await subscription.unsubscribe()
+        # Single reads, because a worker's user in NATS may not create a consumer of its own choice.
+        stream_seq = 0
+        while True:
+            try:
+                message = await self.broker.js.get_msg(self.stream, stream_seq + 1, self.subject, next=True)
+            except NotFoundError:  # After the last event.
+                return
+            stream_seq = message.seq or 0
+            yield decode(message.data or b"")
 
 
 def previous_output(events: list[Event]) -> str | None:

@@ -56,7 +56,7 @@ async def serve_until(
     `on_ready` is called with each kind that is served."""
     if not workers:
         raise ValueError("no workers are given")
-    broker = await Broker.connect(nats or Nats.from_env())
+    broker = await Broker.connect(nats or Nats.from_env(), [worker.kind for worker in workers])
     try:
         await asyncio.gather(*(_Server(broker, of).serve(stop, on_ready) for of in workers))
     finally:

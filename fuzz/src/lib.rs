@@ -1,0 +1,10 @@
+//! The modules of Tailwater that decode what others send, compiled alone, and the fuzz targets.
+#![allow(missing_docs, dead_code, unreachable_pub)]
+
+#[path = "../../src/config/mod.rs"]
+pub mod config;
+#[path = "../../src/backend/sse.rs"]
+pub(crate) mod sse;
+pub mod targets;
+#[path = "../../src/wire/mod.rs"]
+pub mod wire;

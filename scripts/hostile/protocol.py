@@ -1,0 +1,321 @@
+"""Attacks on the protocols: connections that never get anywhere, frames that are not allowed, and strings with a purpose.
+
+Each requires that the edge refuses what it should. See `attacks.py` for how to add one.
+"""
+
+import json
+import secrets
+import time
+from collections import Counter
+
+from attacks import SOCKET, attack, gather, hold
+from wire import JSON, Client, frames, mask, request, upgrade
+
+# The longest that an edge waits for a body, in seconds.
+BODY_WAIT = 30
+DEPTH = 100_000
+
+
+def require(holds, what):
+    if not holds:
+        raise AssertionError(what)
+
+
+async def drip(rig, count, seconds, start, piece):
+    """Connections that send `start`, and then `piece` again and again, with a pause. Returns how they ended."""
+    until = time.monotonic() + seconds
+
+    async def one(_):
+        client = await Client.connect(rig.port)
+        await client.send(start)
+        while time.monotonic() < until:
+            if not await client.send(piece, 2) or await client.read(64, 1) is not None:
+                return "ended"
+        return "held"
+
+    seen = await gather(count, one, at_once=count)
+    await hold(rig)
+    return seen
+
+
+@attack("half-upgrades", "half of a WebSocket upgrade", full=2000, short=300)
+async def half_upgrades(rig, count):
+    return await drip(rig, count, 5, upgrade("/ws")[:60], b"")
+
+
+@attack("half-tls", "a TLS handshake on a port without TLS", full=1000, short=200)
+async def half_tls(rig, count):
+    hello = bytes.fromhex("1603010200010001fc0303") + secrets.token_bytes(100)
+    return await drip(rig, count, 3, hello, b"")
+
+
+@attack("head-drip", "heads of requests, a byte a second", full=2000, short=300)
+async def head_drip(rig, count):
+    return await drip(rig, count, 10, b"GET /api/stats HTTP/1.1\r\nHost: edge\r\nX-A: ", b"a")
+
+
+@attack("body-drip", "bodies, a byte a second", full=1000)
+async def body_drip(rig, count):
+    return await drip(rig, count, BODY_WAIT + 5, request("POST", "/api/jobs", b"{", JSON, 1 << 19), b" ")
+
+
+async def closed_with(client, seconds=20):
+    """The code with which the edge closes a WebSocket."""
+    buffer, until = bytearray(), time.monotonic() + seconds
+    while time.monotonic() < until:
+        piece = await client.read(seconds=2)
+        if piece == b"":
+            return "cut"
+        buffer += piece or b""
+        for opcode, payload in frames(buffer):
+            if opcode == 8:
+                return f"closed {int.from_bytes(payload[:2], 'big')}"
+    return "open"
+
+
+async def sent(rig, data, path="/ws", joins=b""):
+    """How a WebSocket ends that sends this."""
+    client = await Client.connect(rig.port, rcvbuf=None)
+    await client.websocket(path)
+    await client.send(joins + data, 20)
+    outcome = await closed_with(client)
+    client.close()
+    return outcome
+
+
+def length_of(size):
+    return bytes([0xFF]) + size.to_bytes(8, "big") + b"\0\0\0\0"
+
+
+# Frames that no client may send, each with the codes of RFC 6455 that may answer it.
+BAD_FRAMES = {
+    "reserved bits": (bytes([0xF1]) + mask(0x81, b"x")[1:], "1002"),
+    "reserved opcode": (mask(0x83, b"x"), "1002"),
+    "reserved control": (mask(0x8B, b"x"), "1002"),
+    "no mask": (b"\x81\x02{}", "1002"),
+    "split ping": (mask(0x09, b"x"), "1002"),
+    "long ping": (mask(0x89, b"x" * 126), "1002"),
+    "stray continuation": (mask(0x80, b"x"), "1002"),
+    "nested message": (mask(0x01, b"x") + mask(0x81, b"x"), "1002"),
+    "half a close code": (mask(0x88, b"\x03"), "1002"),
+    "invalid close code": (mask(0x88, b"\x03\xed"), "1002"),
+    "invalid text": (mask(0x81, b'{"op":"\xff\xfe"}'), "1007"),
+    "invalid text in parts": (mask(0x01, b"\xce") + mask(0x80, b"\xff"), "1007"),
+    "4 GB declared": (b"\x82" + length_of(4 << 30), "1009"),
+    "2^63 declared": (b"\x82" + length_of(1 << 63), "1009 1002"),
+    "100 MB declared": (b"\x82" + length_of(100 << 20), "1009"),
+}
+
+
+@attack("bad-frames", "frames that WebSocket clients must not send", full=100, short=5)
+async def bad_frames(rig, count):
+    async def one(number):
+        name, (data, codes) = list(BAD_FRAMES.items())[number % len(BAD_FRAMES)]
+        outcome = await sent(rig, data)
+        # The edge may close the connection before its client has read the code.
+        allowed = ["cut", *(f"closed {code}" for code in codes.split())]
+        require(outcome in allowed, f"{name}: {outcome}")
+        return outcome
+
+    return await gather(count * len(BAD_FRAMES), one, at_once=20)
+
+
+@attack("large-frame", "a frame of 100 MB over each WebSocket", full=20, short=4)
+async def large_frame(rig, count):
+    async def one(number):
+        path, joins = [("/ws", b""), (SOCKET, mask(0x81, b"40"))][number % 2]
+        outcome = await sent(rig, mask(0x82, b" " * (100 << 20)), path, joins)
+        require(outcome != "open", "a frame of 100 MB was accepted")
+        return outcome
+
+    return await gather(count, one, at_once=2)
+
+
+@attack("fragments", "messages of a million empty or tiny parts", full=40, short=6)
+async def fragments(rig, count):
+    async def one(number):
+        piece = [mask(0x00, b""), mask(0x00, b" "), mask(0x00, b"") + mask(0x89, b"")][number % 3]
+        client = await Client.connect(rig.port)
+        await client.websocket()
+        await client.send(mask(0x01, b" "))
+        for _ in range(200):
+            if not await client.send(piece * 5000, 1):
+                return "not read or cut"
+        return "read all the time"
+
+    return await gather(count, one, at_once=count)
+
+
+def bombs():
+    """Small messages that are large or deep once they are decoded, as JSON and as MessagePack."""
+    deep_json = b"[" * DEPTH + b"]" * DEPTH
+    submit = b'{"op":"submit","ref":"r","kind":"demo","input":%s}'
+    maps = b'{"a":' * DEPTH + b"1" + b"}" * DEPTH
+    yield "json depth", mask(0x81, submit % deep_json)
+    yield "json maps", mask(0x81, submit % maps)
+    yield "json unclosed", mask(0x81, b"[" * DEPTH * 5)
+    yield "json number", mask(0x81, submit % (b"1" * 400_000))
+    yield "json exponent", mask(0x81, submit % b"1e999999999")
+    yield "msgpack depth", mask(0x82, b"\x91" * DEPTH + b"\xc0")
+    yield "msgpack array of 4 billion", mask(0x82, b"\xdd\xff\xff\xff\xff")
+    yield "msgpack map of 4 billion", mask(0x82, b"\xdf\xff\xff\xff\xff")
+    yield "msgpack string of 4 GB", mask(0x82, b"\xdb\xff\xff\xff\xffx")
+    yield "msgpack bytes of 4 GB", mask(0x82, b"\xc6\xff\xff\xff\xffx")
+    yield "msgpack extension", mask(0x82, b"\xc9\xff\xff\xff\xff\x01x")
+
+
+@attack("bombs", "JSON and MessagePack that are deep or declare 4 GB", full=40, short=3)
+async def message_bombs(rig, count):
+    every = list(bombs())
+
+    async def one(number):
+        name, data = every[number % len(every)]
+        path = "/ws?encoding=msgpack" if name.startswith("msgpack") else "/ws"
+        client = await Client.connect(rig.port, rcvbuf=None)
+        await client.websocket(path)
+        await client.send(data, 20)
+        answer = await client.read(seconds=20)
+        require(answer is not None, f"{name}: no answer")
+        client.close()
+        return "answered" if answer else "cut"
+
+    return await gather(count * len(every), one, at_once=10)
+
+
+@attack("rest-bombs", "deep JSON over HTTP", full=200, short=10)
+async def rest_bombs(rig, count):
+    async def one(_):
+        client = await Client.connect(rig.port, rcvbuf=None)
+        body = b'{"kind":"demo","input":' + b"[" * DEPTH + b"]" * DEPTH + b"}"
+        await client.send(request("POST", "/api/jobs", body, JSON))
+        answer = await client.head()
+        require(answer.startswith(("400", "413", "422")), answer)
+        client.close()
+        return answer
+
+    return await gather(count, one, at_once=20)
+
+
+@attack("watches", "10,000 watches of one WebSocket", full=10_000, short=2000)
+async def watches(rig, count):
+    client = await Client.connect(rig.port, rcvbuf=None)
+    await client.websocket()
+    buffer, seen = bytearray(), Counter()
+    for start in range(0, count, 200):
+        some = (json.dumps({"op": "watch", "job": f"w-{n}"}).encode() for n in range(start, start + 200))
+        await client.send(b"".join(mask(0x81, frame) for frame in some))
+        while (data := await client.read(1 << 16, 0.05)):
+            buffer += data
+    while (data := await client.read(1 << 16, 2)):
+        buffer += data
+    for opcode, payload in frames(buffer):
+        seen[json.loads(payload).get("code", "other") if opcode == 1 else f"opcode {opcode}"] += 1
+    require(seen["too_many_watches"] > 0 or count <= 1024, f"no watch was refused: {seen}")
+    await hold(rig)
+    return seen
+
+
+@attack("connections", "5,000 connections from one address", full=5000, short=1500)
+async def connections(rig, count):
+    held = []
+
+    async def one(_):
+        client = await Client.connect(rig.port)
+        held.append(client)
+        return await client.websocket()
+
+    seen = await gather(count, one)
+    await hold(rig)
+    return seen
+
+
+# Strings for ids, kinds, cursors and tokens: path tricks, wildcards of NATS, separators of other languages.
+STRINGS = [
+    "..", ".", "../../etc/passwd", "..%2f..%2fetc%2fpasswd", "%2e%2e", "%00", "a%00b", "*", ">", "tw.*", "a.b", "a.>", "$JS.API.>", "$SYS",
+    "_INBOX.>", "a b", "a%20b", "a%0d%0aX: y", "%0d%0a", "';DROP TABLE jobs;--", "<script>", "${jndi:ldap://x}", "{{7*7}}", "é", "%ff", "%e2%80%ae",
+    "a" * 65, "a" * 8000, "-" * 64 + "!", "callback-x.y", "con", "nul",
+]
+
+
+@attack("strings", "ids and parameters with paths, wildcards and separators", full=20, short=2)
+async def strings(rig, count):
+    paths = [
+        "/api/jobs/{}", "/api/jobs/{}/state", "/api/jobs/{}/events", "/api/jobs?kind={}", "/api/jobs?page={}", "/api/jobs?status={}",
+        f"/api/jobs/{rig.big}/events?cursor={{}}", f"/api/jobs/{rig.big}/events?after={{}}", f"/api/jobs/{rig.big}/events?limit={{}}",
+    ]
+    every = [(path.format(string)) for path in paths for string in STRINGS]
+
+    async def one(number):
+        path = every[number % len(every)]
+        client = await Client.connect(rig.port, rcvbuf=None)
+        raw = path.replace(" ", "%20").encode("utf-8", "surrogateescape")
+        await client.send(b"GET " + raw + b" HTTP/1.1\r\nHost: edge\r\nAccept: application/json\r\nConnection: close\r\n\r\n")
+        data = b""
+        while (piece := await client.read(1 << 16, 20)):
+            data += piece
+        client.close()
+        head = data.partition(b"\r\n\r\n")[0]
+        status = int((data.split(b" ") + [b"0", b"0"])[1])
+        # A listing that finds no place among too many is answered 503.
+        require(400 <= status < 500 or status in (0, 200, 503), f"{path}: {status}")
+        require(b"\r\nX: y" not in head and b"\nroot:" not in data, f"{path}: {data[:200]!r}")
+        return str(status)
+
+    return await gather(count * len(every), one, at_once=20)
+
+
+# Header values, each with a mark. No response may have a header that begins with the mark.
+INJECTED = ["a\r\nX-Injected: 1", "a\nX-Injected: 1", "a\rX-Injected: 1", "a\0b", "a%0d%0aX-Injected:%201", "\u560d\u560aX-Injected: 1"]
+ECHOED = ["Origin", "Host", "Accept", "Last-Event-ID", "Sec-WebSocket-Protocol", "Access-Control-Request-Headers", "Access-Control-Request-Method",
+          "Idempotency-Key", "X-Request-Id", "Traceparent", "Authorization", "Cookie", "Content-Type", "X-Forwarded-For", "Forwarded"]
+
+
+@attack("injection", "line breaks in every header that might be echoed", full=20, short=2)
+async def injection(rig, count):
+    every = [(name, value, method) for name in ECHOED for value in INJECTED for method in ("GET", "OPTIONS", "POST")]
+
+    async def one(number):
+        name, value, method = every[number % len(every)]
+        host = "" if name == "Host" else "Host: edge\r\n"
+        client = await Client.connect(rig.port, rcvbuf=None)
+        head = f"{method} /api/jobs HTTP/1.1\r\n{host}{name}: {value}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        await client.send(head.encode())
+        data = b""
+        while (piece := await client.read(1 << 16, 10)):
+            data += piece
+        client.close()
+        head = data.partition(b"\r\n\r\n")[0].lower()
+        require(b"\nx-injected" not in head and b"\rx-injected" not in head, f"{name}: {head!r}")
+        return data[9:12].decode(errors="replace") or "cut"
+
+    return await gather(count * len(every), one, at_once=20)
+
+
+# Addresses of this machine or of the operator's network, in forms that a comparison of texts does not see. The edge of this run allows
+# callbacks to `hooks.test` only.
+CALLBACKS = [
+    "http://localhost/", "http://LOCALHOST./", "http://127.0.0.1/", "http://127.1/", "http://2130706433/", "http://0x7f000001/", "http://0177.0.0.1/",
+    "http://0/", "http://[::1]/", "http://[::]/", "http://[::ffff:127.0.0.1]/", "http://[0:0:0:0:0:ffff:7f00:1]/", "http://[fe80::1%25eth0]/",
+    "http://169.254.169.254/latest/meta-data/", "http://10.0.0.1/", "http://hooks.test@127.0.0.1/", "http://127.0.0.1#@hooks.test/",
+    "http://127.0.0.1?@hooks.test/", "http://127.0.0.1\\@hooks.test/", "http://hooks.test.evil.example/", "http://evilhooks.test/",
+    "http://hooks.test:22/", "http://hooks.test%2eevil.example/", "file:///etc/passwd", "gopher://hooks.test/",
+    "ftp://hooks.test/", "javascript:alert(1)", "//hooks.test/", "http:hooks.test", "http://１２７.0.0.1/", "http://hooks。test.evil.example/",
+    "http://hooks.test\r\nX: y/", "http://\thooks.test.evil/",
+]
+
+
+@attack("callbacks", "callback addresses that mean this machine", full=20, short=2)
+async def callbacks(rig, count):
+    every = CALLBACKS
+
+    async def one(number):
+        url = every[number % len(every)]
+        client = await Client.connect(rig.port, rcvbuf=None)
+        body = json.dumps({"kind": "demo", "input": {"words": 1}, "callback": url}).encode()
+        await client.send(request("POST", "/api/jobs", body, JSON))
+        answer = await client.head()
+        client.close()
+        require(answer in ("400 bad_request", "422 callback_not_allowed"), f"{url}: {answer}")
+        return answer
+
+    return await gather(count * len(every), one, at_once=20)

@@ -1,0 +1,30 @@
+//! Tokens: clocks, key sets, and tickets. What clients see of them is in `wire::limits`.
+
+use std::time::Duration;
+
+/// How far the clocks of an issuer and an edge may differ, in seconds, when a token was issued or
+/// becomes valid. Machines with a time service differ by far less than this. It does not extend the
+/// life of a token.
+pub const CLOCK_SKEW_S: u64 = 30;
+/// The shortest secret that signs tokens, in bytes: RFC 7518, section 3.2.
+pub const SECRET_MIN: usize = 32;
+/// The shortest static token, in characters: 18 random bytes in base64 cannot be guessed.
+pub const STATIC_TOKEN_MIN: usize = 24;
+/// The largest file of static tokens, and the largest key set, in bytes. A key has about 500.
+pub const KEYS_BYTES_MAX: usize = 256 * 1024;
+/// How many keys of a key set are used. Providers publish two or three.
+pub const KEYS_MAX: usize = 64;
+/// How often a key set is read again. A key that was removed is accepted for this long.
+pub const KEYS_REFRESH: Duration = Duration::from_secs(300);
+/// How long after a token with an unknown key id the key set is not read again for another one:
+/// anybody can send such tokens.
+pub const KEYS_REFETCH_PAUSE: Duration = Duration::from_secs(10);
+/// How long reading a key set may take. A client waits for it.
+pub const KEYS_WAIT: Duration = Duration::from_secs(5);
+/// How long an edge waits at its start until it knows all revocations.
+pub const REVOCATIONS_WAIT: Duration = Duration::from_secs(30);
+/// How often the watch of revocations is started again while the broker does not answer.
+pub const REVOCATIONS_PAUSE: Duration = Duration::from_millis(250);
+/// How many tickets one edge issues within the time that a ticket is valid. They share a bucket of
+/// 64 MiB with the revocations, which must always fit; a ticket takes up to 2 KiB.
+pub const TICKETS_MAX: usize = 4096;

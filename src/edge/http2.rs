@@ -1,0 +1,254 @@
+//! HTTP/2: the limits of a connection, and the end of one whose client reads nothing or asks for
+//! nothing. WebSockets use HTTP/1.1.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, ready};
+
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::extract::ConnectInfo;
+use axum::http::{HeaderValue, Method, Request, Response, header};
+use bytes::Bytes;
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead as _, DuplexStream, ReadBuf, duplex};
+use tokio::time::{Instant, interval, timeout};
+use tower::ServiceExt as _;
+use tracing::debug;
+
+use super::client_stream::ClientStream;
+use super::memory::Large;
+use super::metered::Metered;
+use super::takeover::{ResponseHead, TakenStream, Takeover};
+use crate::config::{
+    ANSWER_WAIT, DRAIN_WAIT, HEAD_WAIT, HTTP2_CHECK_EVERY, HTTP2_CONNECTION_WINDOW,
+    HTTP2_EVENTS_BUFFER, HTTP2_HEADERS_MAX, HTTP2_RESETS_MAX, HTTP2_SEND_BUFFER,
+    HTTP2_STREAM_WINDOW, HTTP2_STREAMS_MAX, PING_EVERY, PONG_WAIT, WRITE_WAIT,
+};
+use crate::runtime::Tasks;
+
+/// The requests of one connection that are not answered completely.
+#[derive(Debug)]
+struct OpenRequests(Mutex<OpenState>);
+
+#[derive(Debug)]
+struct OpenState {
+    requests: Vec<Weak<OpenRequest>>,
+    /// Since when there are none.
+    idle_since: Instant,
+}
+
+/// One of them.
+#[derive(Debug, Default)]
+struct OpenRequest(Mutex<Waiting>);
+
+/// What the client keeps waiting.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Since when it has not accepted the rest of a response; `None` while there is nothing to
+    /// accept.
+    since: Option<Instant>,
+    /// Whether the response takes scarce memory.
+    is_large: bool,
+}
+
+/// A response body that notes whether its client accepts it.
+struct WatchedBody {
+    body: Body,
+    request: Arc<OpenRequest>,
+}
+
+/// The body of an event stream: what its task writes.
+struct EventBody(DuplexStream);
+
+/// Runs the requests of a connection as tasks of the edge.
+#[derive(Clone)]
+struct OnTasks(Tasks);
+
+impl<F> hyper::rt::Executor<F> for OnTasks
+where
+    F: Future + Send + 'static,
+{
+    fn execute(&self, request: F) {
+        self.0.spawn(async move {
+            request.await;
+        });
+    }
+}
+
+impl OpenRequests {
+    fn new() -> Self {
+        Self(Mutex::new(OpenState {
+            requests: Vec::new(),
+            idle_since: Instant::now(),
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, OpenState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self) -> Arc<OpenRequest> {
+        let request = Arc::new(OpenRequest::default());
+        let mut state = self.lock();
+        state.requests.retain(|request| request.strong_count() > 0);
+        state.requests.push(Arc::downgrade(&request));
+        request
+    }
+
+    /// Why the connection should end now: its client does not accept a response, or has asked for
+    /// nothing for a while.
+    fn reason_to_end(&self) -> Option<&'static str> {
+        let mut state = self.lock();
+        let open: Vec<_> = state.requests.iter().filter_map(Weak::upgrade).collect();
+        if !open.is_empty() {
+            state.idle_since = Instant::now();
+        }
+        if open.iter().any(|request| request.is_stalled()) {
+            return Some("the client does not read");
+        }
+        (state.idle_since.elapsed() > HEAD_WAIT).then_some("the client asks for nothing")
+    }
+}
+
+impl OpenRequest {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stalled(&self) -> bool {
+        let waiting = self.lock();
+        let limit = if waiting.is_large {
+            ANSWER_WAIT
+        } else {
+            WRITE_WAIT
+        };
+        waiting.since.is_some_and(|since| since.elapsed() > limit)
+    }
+}
+
+impl HttpBody for WatchedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        // It is polled once the client accepts more.
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.request.lock().since = match &frame {
+            Poll::Ready(Some(Ok(_))) => Some(Instant::now()),
+            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => None,
+        };
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl HttpBody for EventBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let mut bytes = vec![0; HTTP2_EVENTS_BUFFER];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        ready!(Pin::new(&mut self.0).poll_read(cx, &mut buffer))?;
+        let read = buffer.filled().len();
+        bytes.truncate(read);
+        Poll::Ready((read > 0).then(|| Ok(Frame::data(bytes.into()))))
+    }
+}
+
+/// Serves one connection. When the edge stops, the requests in progress are still answered if that
+/// does not take too long.
+pub(super) async fn connection(stream: Metered<ClientStream>, router: Router, tasks: Tasks) {
+    let mut limits = http2::Builder::new(OnTasks(tasks.clone()));
+    limits
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .max_header_list_size(HTTP2_HEADERS_MAX)
+        .max_pending_accept_reset_streams(HTTP2_RESETS_MAX)
+        .max_local_error_reset_streams(HTTP2_RESETS_MAX)
+        .initial_stream_window_size(HTTP2_STREAM_WINDOW)
+        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+        .max_send_buf_size(HTTP2_SEND_BUFFER)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PONG_WAIT);
+    let meter = stream.meter();
+    let open = Arc::new(OpenRequests::new());
+    let opening = Arc::clone(&open);
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        let open = opening.open();
+        name_host(&mut request);
+        request.extensions_mut().insert(ConnectInfo(meter.clone()));
+        let has_body = request.method() != Method::HEAD;
+        let answer = router.clone().oneshot(request);
+        let peer = meter.peer();
+        async move {
+            let mut response: Response<Body> = answer.await?;
+            if let Some(takeover) = response.extensions_mut().remove::<Takeover>()
+                && has_body
+            {
+                let (edge, client) = duplex(HTTP2_EVENTS_BUFFER);
+                takeover.start(TakenStream::of_response(edge, peer), ResponseHead::NONE);
+                *response.body_mut() = Body::new(EventBody(client));
+            }
+            open.lock().is_large = response.extensions().get::<Large>().is_some();
+            let watched = |body| {
+                Body::new(WatchedBody {
+                    body,
+                    request: open,
+                })
+            };
+            Ok::<_, Infallible>(response.map(watched))
+        }
+    });
+    let stop = tasks.stop().clone();
+    let mut check = interval(HTTP2_CHECK_EVERY);
+    let mut connection = std::pin::pin!(limits.serve_connection(TokioIo::new(stream), service));
+    let ended = loop {
+        tokio::select! {
+            ended = &mut connection => break Some(ended),
+            _ = check.tick() => if let Some(reason) = open.reason_to_end() {
+                debug!(reason, "an HTTP/2 connection is ended");
+                break None;
+            },
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                break timeout(DRAIN_WAIT * 3 / 4, connection).await.ok();
+            }
+        }
+    };
+    if let Some(Err(error)) = ended {
+        debug!(%error, "an HTTP/2 connection broke");
+    }
+}
+
+/// HTTP/2 names the host in `:authority`. The rest of the edge reads `Host`.
+fn name_host(request: &mut Request<Incoming>) {
+    if request.headers().contains_key(header::HOST) {
+        return;
+    }
+    let host = request
+        .uri()
+        .authority()
+        .map(|host| host.as_str().to_owned());
+    if let Some(host) = host.and_then(|host| HeaderValue::try_from(host).ok()) {
+        request.headers_mut().insert(header::HOST, host);
+    }
+}

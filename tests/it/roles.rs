@@ -1,0 +1,289 @@
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+
+use async_nats::{Client, ConnectOptions, Event};
+use tailwater::process_group::Signal;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+use crate::support::broker::Broker;
+use crate::support::client::follow;
+use crate::support::http::get;
+use crate::support::process::{Process, Ran, run};
+use crate::support::roles::refusals;
+use crate::support::{PATIENCE, table, until, within};
+
+/// A broker as `tailwater accounts` configures it, with workers of the kinds `demo` and `other`.
+struct Accounts {
+    broker: Broker,
+    dir: TempDir,
+}
+
+impl Accounts {
+    async fn start() -> Self {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().display().to_string();
+        let line = [
+            "accounts", "--dir", &path, "--kind", "demo", "--kind", "other",
+        ];
+        run(line).await.prints();
+        let broker = Broker::with_config(&config(&dir));
+        Self { broker, dir }
+    }
+
+    fn key(&self, role: &str) -> PathBuf {
+        self.dir.path().join(role).join("nats.nk")
+    }
+
+    /// A command line with the access of a role.
+    fn command(&self, role: &str, line: &str) -> Vec<String> {
+        let key = self.key(role).display().to_string();
+        let url = self.broker.url();
+        // The backend of a worker is the last word.
+        let (line, backend) = match line.strip_suffix(" demo") {
+            Some(line) if line.starts_with("worker") => (line, Some("demo")),
+            _ => (line, None),
+        };
+        let words = line.split_whitespace();
+        let access = ["--nats", &url, "--nats-nkey", &key];
+        words
+            .chain(access)
+            .chain(backend)
+            .map(str::to_owned)
+            .collect()
+    }
+
+    async fn run(&self, role: &str, line: &str) -> Ran {
+        run(self.command(role, line)).await
+    }
+
+    fn refusals(&self) -> Vec<String> {
+        refusals(&self.broker.logs(), None)
+    }
+}
+
+fn config(dir: &TempDir) -> String {
+    fs::read_to_string(dir.path().join("nats/accounts.conf")).unwrap()
+}
+
+#[tokio::test]
+async fn every_role_does_its_work_with_a_key_of_its_own() {
+    let accounts = Accounts::start().await;
+    accounts
+        .run("setup", "setup --max-bytes 1048576 --kind other")
+        .await
+        .prints();
+    // A new kind is declared by its first worker.
+    for kind in ["worker", "worker-demo"] {
+        let mut worker = Process::start(accounts.command(kind, "worker --kind demo demo"));
+        let mut edge = Process::start(accounts.command("edge", "edge --listen 127.0.0.1:0"));
+        let addr = edge.says("ready http://").await;
+        let job = format!("by-{kind}");
+        let submit =
+            format!(r#"submit --kind demo --input {{"words":3,"rate":0}} --id {job} --watch"#);
+        // The worker declares its kind first.
+        until("a job", async || {
+            accounts.run("edge", &submit).await.code == 0
+        })
+        .await;
+        follow(&addr, &job).await.assert_whole();
+        assert!(get(&addr, "/readyz", "").await.0.contains(" 200 "));
+        assert!(get(&addr, "/api/jobs", "").await.1.contains(&job));
+        // Nobody runs this kind, so that it can be cancelled.
+        let waits = format!("submit --kind other --input 1 --id waits-{kind}");
+        accounts.run("edge", &waits).await.prints();
+        for (role, line, code) in [
+            ("observer", format!("tail {job}"), 0),
+            ("observer", format!("state waits-{kind}"), 0),
+            ("observer", "jobs".to_owned(), 0),
+            ("edge", format!("cancel waits-{kind}"), 0),
+        ] {
+            let ran = accounts.run(role, &line).await;
+            assert_eq!(ran.code, code, "{line}: {ran:?}");
+        }
+        for process in [&mut worker, &mut edge] {
+            process.signal(Signal::TERM);
+            process.ends_within(PATIENCE).await;
+        }
+    }
+    assert!(accounts.refusals().is_empty(), "{:#?}", accounts.refusals());
+    let url = accounts.broker.url();
+    run(["jobs", "--nats", &url])
+        .await
+        .refuses("wrong or missing credentials");
+}
+
+#[tokio::test]
+async fn accounts_keeps_keys_and_adds_kinds() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().display().to_string();
+    let first = run(["accounts", "--dir", &path]).await.prints();
+    assert_eq!(first.lines().count(), 4, "{first}");
+    let edge = dir.path().join("edge/nats.nk");
+    let seed = fs::read_to_string(&edge).unwrap();
+    assert_eq!(fs::metadata(&edge).unwrap().mode() & 0o777, 0o600);
+    let before = config(&dir);
+    assert!(
+        !before.contains(seed.trim()),
+        "the server has public keys only"
+    );
+    let second = run(["accounts", "--dir", &path, "--kind", "chat"])
+        .await
+        .prints();
+    assert!(second.contains("worker-chat "), "{second}");
+    assert_eq!(fs::read_to_string(&edge).unwrap(), seed);
+    assert!(config(&dir).contains("# worker-chat"));
+    fs::write(&edge, "no seed").unwrap();
+    run(["accounts", "--dir", &path])
+        .await
+        .refuses("is not the seed of an nkey");
+}
+
+/// A client of a role, beside this library, and what it was refused.
+struct RawUser {
+    client: Client,
+    errors: mpsc::Receiver<String>,
+}
+
+impl RawUser {
+    async fn connect(accounts: &Accounts, role: &str) -> Self {
+        let (sender, errors) = mpsc::channel(64);
+        let seed = fs::read_to_string(accounts.key(role)).unwrap();
+        let inbox = match role.strip_prefix("worker-") {
+            Some(kind) => format!("_INBOX.tw.worker.{kind}"),
+            None => format!("_INBOX.tw.{role}"),
+        };
+        let options = ConnectOptions::with_nkey(seed.trim().to_owned())
+            .custom_inbox_prefix(inbox)
+            .event_callback(move |event| {
+                let sender = sender.clone();
+                async move {
+                    if let Event::ServerError(error) = event {
+                        let _ = sender.send(error.to_string().to_lowercase()).await;
+                    }
+                }
+            });
+        let client = options.connect(accounts.broker.url()).await.unwrap();
+        Self { client, errors }
+    }
+
+    /// Whether the broker refuses this. After it comes something that every role is refused: the broker reports in order.
+    async fn is_refused(&mut self, verb: &str, subject: &str) -> bool {
+        let last = "nobody.may.publish.here";
+        match verb {
+            "pub" => self
+                .client
+                .publish(subject.to_owned(), "".into())
+                .await
+                .unwrap(),
+            "sub" => drop(self.client.subscribe(subject.to_owned()).await.unwrap()),
+            other => panic!("{other}"),
+        }
+        self.client.publish(last, "".into()).await.unwrap();
+        let mut refused = false;
+        loop {
+            let error = within("a refusal", self.errors.recv()).await.unwrap();
+            assert!(error.contains("permissions violation"), "{error}");
+            if error.contains(last) {
+                return refused;
+            }
+            assert!(
+                error.contains(&subject.to_lowercase()),
+                "{subject}: {error}"
+            );
+            refused = true;
+        }
+    }
+}
+
+/// What each role tries. Those in `ALLOWED` show that a refusal is seen only where there is one.
+const ATTEMPTS: &str = "
+    edge        pub  tw.live.0.job
+    edge        pub  $JS.API.STREAM.DELETE.TW_JOBS
+    edge        pub  $JS.API.STREAM.DELETE.TW_CHUNKS_0
+    edge        pub  $JS.API.STREAM.PURGE.TW_CHUNKS_0
+    edge        pub  $JS.API.STREAM.UPDATE.TW_CHUNKS_0
+    edge        pub  $JS.API.STREAM.CREATE.OTHER
+    edge        pub  $JS.API.STREAM.SNAPSHOT.TW_CHUNKS_0
+    edge        pub  $JS.API.STREAM.MSG.DELETE.TW_CHUNKS_0
+    edge        pub  $JS.API.STREAM.INFO.OTHER
+    edge        pub  $JS.API.CONSUMER.CREATE.TW_JOBS.demo.tw.jobs.demo.*
+    edge        pub  $JS.API.CONSUMER.DELETE.TW_JOBS.demo
+    edge        pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.demo
+    edge        pub  $JS.ACK.TW_JOBS.demo.1.1.1.1.1
+    edge        pub  $SYS.REQ.SERVER.PING
+    edge        sub  _INBOX.tw.worker.>
+    edge        sub  _INBOX.>
+    edge        sub  tw.control.*
+    edge        sub  $JS.API.>
+    edge        sub  >
+    worker-demo pub  tw.live.0.job
+    worker-demo pub  tw.jobs.demo.job
+    worker-demo pub  tw.jobs.other.job
+    worker-demo pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.other
+    worker-demo pub  $JS.API.CONSUMER.INFO.TW_JOBS.other
+    worker-demo pub  $JS.API.CONSUMER.CREATE.TW_JOBS.other.tw.jobs.other.*
+    worker-demo pub  $JS.API.CONSUMER.CREATE.TW_JOBS.demo.tw.jobs.other.*
+    worker-demo pub  $JS.API.CONSUMER.CREATE.TW_JOBS.demo
+    worker-demo pub  $JS.API.CONSUMER.CREATE.TW_JOBS
+    worker-demo pub  $JS.API.CONSUMER.DURABLE.CREATE.TW_JOBS.demo
+    worker-demo pub  $JS.API.CONSUMER.DELETE.TW_JOBS.demo
+    worker-demo pub  $JS.ACK.TW_JOBS.other.1.1.1.1.1
+    worker-demo pub  $JS.API.STREAM.DELETE.TW_JOBS
+    worker-demo pub  $JS.API.STREAM.UPDATE.TW_JOBS
+    worker-demo sub  _INBOX.tw.edge.>
+    worker-demo sub  _INBOX.tw.worker.other.>
+    worker-demo sub  tw.jobs.*.*
+    worker-demo sub  tw.live.*.*
+    worker-demo sub  >
+    worker      pub  tw.live.0.job
+    worker      pub  tw.jobs.demo.job
+    worker      pub  $JS.API.STREAM.DELETE.TW_JOBS
+    worker      sub  _INBOX.tw.edge.>
+    observer    pub  tw.live.0.job
+    observer    pub  tw.jobs.demo.job
+    observer    pub  tw.chunks.0.job
+    observer    pub  tw.control.job
+    observer    pub  $JS.API.STREAM.DELETE.TW_JOBS
+    observer    pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.demo
+    observer    sub  _INBOX.tw.worker.>
+    setup       pub  tw.live.0.job
+    setup       pub  tw.jobs.demo.job
+    setup       pub  tw.chunks.0.job
+    setup       pub  $JS.API.STREAM.DELETE.TW_JOBS
+    setup       pub  $JS.API.STREAM.CREATE.OTHER
+    setup       pub  $JS.API.DIRECT.GET.TW_CHUNKS_0
+    setup       sub  tw.live.*.*
+";
+
+const ALLOWED: &str = "
+    edge        pub  tw.ready
+    edge        pub  tw.jobs.demo.job
+    edge        pub  $JS.API.STREAM.INFO.TW_JOBS
+    edge        pub  $JS.API.DIRECT.GET.TW_CHUNKS_3
+    edge        sub  tw.live.3.job
+    edge        sub  _INBOX.tw.edge.x.y
+    worker-demo pub  tw.jobs.callback.job
+    worker-demo pub  tw.control.job
+    worker-demo pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.demo
+    worker-demo pub  $JS.ACK.TW_JOBS.demo.1.1.1.1.1
+    worker-demo sub  tw.control.job
+    worker      pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.other
+    worker      sub  _INBOX.tw.worker.demo.x
+    observer    pub  $JS.API.STREAM.MSG.GET.TW_CHUNKS_0
+    observer    sub  tw.live.3.job
+    setup       pub  $JS.API.STREAM.INFO.TW_CHUNKS_3
+";
+
+#[tokio::test]
+async fn the_broker_refuses_a_role_what_it_does_not_need() {
+    let accounts = Accounts::start().await;
+    for (attempts, refused) in [(ATTEMPTS, true), (ALLOWED, false)] {
+        for [role, verb, subject] in table(attempts) {
+            let mut user = RawUser::connect(&accounts, role).await;
+            let found = user.is_refused(verb, subject).await;
+            assert_eq!(found, refused, "{role} {verb} {subject}");
+        }
+    }
+}

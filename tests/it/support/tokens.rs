@@ -1,0 +1,261 @@
+//! Tokens, edges that check them, and clients that send them in every way.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tailwater::auth::{Grants, NewToken, SigningSecret, TokenKeys};
+use tailwater::edge::{self, Gate};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use super::system::{Edge, System};
+use super::within;
+
+/// The secret of the edges.
+pub const SIGNING: &[u8] = b"a secret of more than thirty-two bytes";
+
+/// A token with these grants for `seconds`.
+pub fn token(sub: &str, grants: &Value, seconds: i64) -> String {
+    signed(SIGNING, sub, grants, seconds)
+}
+
+/// A token that another secret signed.
+pub fn signed(secret: &[u8], sub: &str, grants: &Value, seconds: i64) -> String {
+    let now = now_s();
+    let exp = now.checked_add_signed(seconds).unwrap();
+    let token = NewToken {
+        sub: sub.to_owned(),
+        iat: now.min(exp),
+        exp,
+        jti: format!("jti-{sub}"),
+        iss: None,
+        aud: None,
+        tailwater: serde_json::from_value::<Grants>(grants.clone()).unwrap(),
+    };
+    let signed = SigningSecret::new(secret).unwrap().sign(&token);
+    signed.expose().to_owned()
+}
+
+/// The time in seconds since the Unix epoch.
+pub fn now_s() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+}
+
+/// A header line with a token.
+pub fn bearer(token: &str) -> String {
+    format!("Authorization: Bearer {token}\r\n")
+}
+
+/// What verifies the tokens.
+pub fn keys() -> TokenKeys {
+    TokenKeys {
+        secret: Some(SigningSecret::new(SIGNING).unwrap()),
+        ..TokenKeys::default()
+    }
+}
+
+impl System {
+    /// Starts an edge in this process whose clients need a token.
+    pub async fn edge_with_tokens(&self) -> Edge {
+        self.edge_with(edge::EdgeSettings {
+            gate: Gate::checked(keys(), None),
+            ..edge::EdgeSettings::default()
+        })
+        .await
+    }
+
+    /// Declares the kind `demo`, without a worker.
+    pub async fn declare_demo(&self) {
+        let nats = tailwater::nats::Nats::connect(&self.options).await.unwrap();
+        let kind = "demo".parse().unwrap();
+        nats.declare_kind(&kind, std::time::Duration::from_secs(8))
+            .await
+            .unwrap();
+    }
+}
+
+/// How a WebSocket client sends its token.
+#[derive(Clone, Copy, Debug)]
+pub enum Sends {
+    Nothing,
+    Header,
+    Subprotocol,
+    Frame,
+}
+
+/// A WebSocket client with a token.
+pub struct TokenClient(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl TokenClient {
+    /// Connects and reads the `hello`.
+    ///
+    /// # Errors
+    /// The code with which the edge refuses.
+    pub async fn connect(addr: &str, sends: Sends, token: &str) -> Result<Self, String> {
+        let mut request = format!("ws://{addr}/ws").into_client_request().unwrap();
+        let headers = request.headers_mut();
+        let protocols = match sends {
+            Sends::Subprotocol => format!("bearer.{token}, tailwater.v1.json"),
+            Sends::Nothing | Sends::Header | Sends::Frame => "tailwater.v1.json".to_owned(),
+        };
+        headers.insert("Sec-WebSocket-Protocol", protocols.parse().unwrap());
+        if matches!(sends, Sends::Header) {
+            let value = format!("Bearer {token}").parse().unwrap();
+            headers.insert("Authorization", value);
+        }
+        let mut client = match within("an answer", connect_async(request)).await {
+            Ok((socket, answer)) => {
+                assert_eq!(
+                    answer.headers()["Sec-WebSocket-Protocol"],
+                    "tailwater.v1.json"
+                );
+                Self(socket)
+            }
+            Err(Error::Http(answer)) => {
+                let problem: Value =
+                    serde_json::from_slice(answer.body().as_deref().unwrap_or_default()).unwrap();
+                return Err(problem["code"].as_str().unwrap().to_owned());
+            }
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(client.frame().await?["op"], "hello");
+        if matches!(sends, Sends::Frame) {
+            client.send(&json!({"op": "auth", "token": token})).await;
+            assert_eq!(client.frame().await?["op"], "authenticated");
+        }
+        Ok(client)
+    }
+
+    pub async fn send(&mut self, frame: &Value) {
+        // A connection that is gone is seen by the next read.
+        let _ = within("a send", self.0.send(Message::text(frame.to_string()))).await;
+    }
+
+    /// The next frame.
+    ///
+    /// # Errors
+    /// The reason of the edge's close, which is a code.
+    pub async fn frame(&mut self) -> Result<Value, String> {
+        loop {
+            match within("a frame", self.0.next()).await {
+                Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).unwrap()),
+                Some(Ok(Message::Close(Some(close)))) => {
+                    let number = u16::from(close.code);
+                    return Err(format!("{number} {}", close.reason));
+                }
+                Some(Ok(Message::Close(None)) | Err(_)) | None => return Err("cut".to_owned()),
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// Sends a frame; returns the code of its refusal, or `ok`.
+    pub async fn ask(&mut self, frame: &Value) -> String {
+        self.send(frame).await;
+        match self.frame().await {
+            Ok(answer) if answer["op"] == "error" => answer["code"].as_str().unwrap().to_owned(),
+            Ok(_) => "ok".to_owned(),
+            Err(closed) => closed,
+        }
+    }
+
+    /// Reads until the edge closes; returns why.
+    pub async fn closed(&mut self) -> String {
+        loop {
+            if let Err(closed) = self.frame().await {
+                return closed;
+            }
+        }
+    }
+}
+
+/// A Socket.IO client by hand that joins with a token.
+pub struct TokenSocket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl TokenSocket {
+    /// Connects and joins.
+    ///
+    /// # Errors
+    /// The message of `connect_error`, or the code of the HTTP response.
+    pub async fn join(addr: &str, sends: Sends, token: &str) -> Result<Self, String> {
+        let url = format!("ws://{addr}/socket.io/?EIO=4&transport=websocket");
+        let mut request = url.into_client_request().unwrap();
+        if matches!(sends, Sends::Header) {
+            let value = format!("Bearer {token}").parse().unwrap();
+            request.headers_mut().insert("Authorization", value);
+        }
+        let mut client = match within("an answer", connect_async(request)).await {
+            Ok((socket, _)) => Self(socket),
+            Err(Error::Http(answer)) => {
+                let problem: Value =
+                    serde_json::from_slice(answer.body().as_deref().unwrap_or_default()).unwrap();
+                return Err(problem["code"].as_str().unwrap().to_owned());
+            }
+            Err(error) => panic!("{error}"),
+        };
+        assert!(client.packet().await.unwrap().starts_with('0'));
+        let auth = match sends {
+            Sends::Frame => json!({"token": token}).to_string(),
+            Sends::Nothing | Sends::Header | Sends::Subprotocol => String::new(),
+        };
+        client.send(&format!("40{auth}")).await;
+        let joined = client.packet().await.unwrap();
+        if let Some(error) = joined.strip_prefix("44") {
+            let error: Value = serde_json::from_str(error).unwrap();
+            return Err(error["message"].as_str().unwrap().to_owned());
+        }
+        assert!(joined.starts_with("40{\"sid\""), "{joined}");
+        assert!(
+            client
+                .packet()
+                .await
+                .unwrap()
+                .starts_with("42[\"connected\",")
+        );
+        Ok(client)
+    }
+
+    async fn send(&mut self, text: &str) {
+        let _ = within("a send", self.0.send(Message::text(text))).await;
+    }
+
+    /// The next packet that is not a ping; `None` when the connection is gone.
+    pub async fn packet(&mut self) -> Option<String> {
+        loop {
+            match within("a packet", self.0.next()).await {
+                Some(Ok(Message::Text(text))) if text == "2" => self.send("3").await,
+                Some(Ok(Message::Text(text))) => return Some(text.to_string()),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// Emits an event; returns its acknowledgement.
+    pub async fn acknowledged(&mut self, event: &str, data: &Value) -> Value {
+        self.send(&format!("427{}", json!([event, data]))).await;
+        loop {
+            let packet = self.packet().await.expect("an acknowledgement");
+            if let Some(answer) = packet.strip_prefix("437") {
+                let mut answer: Vec<Value> = serde_json::from_str(answer).unwrap();
+                return answer.remove(0);
+            }
+        }
+    }
+
+    /// Emits an event; returns the code of its refusal, or `ok`.
+    pub async fn ask(&mut self, event: &str, data: &Value) -> String {
+        let answer = self.acknowledged(event, data).await;
+        if answer["op"] == "error" {
+            answer["code"].as_str().unwrap().to_owned()
+        } else {
+            "ok".to_owned()
+        }
+    }
+}

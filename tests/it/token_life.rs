@@ -1,0 +1,507 @@
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tailwater::auth::{Expected, KeySet, Revocation, StaticTokens, TokenKeys};
+use tailwater::edge::{EdgeSettings, Gate, KeySource};
+use tailwater::nats::{AuthBucket, Nats};
+use tailwater::wire::{Body, Channel, Submission};
+use tokio::time::Instant;
+
+use crate::support::assert_within;
+use crate::support::broker::Broker;
+use crate::support::http::http;
+use crate::support::http_server::{Exchange, Server};
+use crate::support::sse::{Item, Sse};
+use crate::support::system::{Edge, System};
+use crate::support::tokens::{Sends, TokenClient, TokenSocket, bearer, keys, now_s, signed, token};
+
+const JSON: &str = "Content-Type: application/json\r\n";
+
+fn chunk(text: &str) -> Body {
+    Body::Chunk {
+        text: text.into(),
+        channel: Channel::Output,
+    }
+}
+
+async fn submit(system: &System, id: &str) {
+    let submission = Submission::new("demo".parse().unwrap(), Value::Null);
+    system.submit_with(id, submission).await;
+}
+
+/// Sends a submission with a token; returns the answer.
+async fn submit_with(edge: &Edge, token: &str, headers: &str, body: &Value) -> (u16, Value) {
+    let headers = format!("{JSON}{headers}{}", bearer(token));
+    let body = body.to_string();
+    let (status, _, answer) = http(edge, "POST", "/api/jobs", &headers, body.as_bytes()).await;
+    (status, answer)
+}
+
+async fn status(edge: &Edge, path: &str, token: &str) -> u16 {
+    http(edge, "GET", path, &bearer(token), b"").await.0
+}
+
+#[tokio::test]
+async fn a_connection_is_told_that_its_token_expires_and_goes_on_with_a_new_one() {
+    let system = System::on(Broker::shared_one()).await;
+    submit(&system, "j1").await;
+    let job = "j1".parse().unwrap();
+    let edge = system.edge_with_tokens().await;
+    let grants = json!({"watch": ["j1"]});
+    let begun = Instant::now();
+    let mut client = TokenClient::connect(&edge.addr, Sends::Frame, &token("a", &grants, 3))
+        .await
+        .unwrap();
+    assert_eq!(client.frame().await.unwrap()["op"], "token_expiring");
+    client.send(&json!({"op": "watch", "job": "j1"})).await;
+    assert_eq!(client.frame().await.unwrap()["op"], "watching");
+    assert_eq!(client.frame().await.unwrap()["seq"], 1);
+    assert_eq!(client.frame().await.unwrap()["op"], "live");
+    let mut writer = system.writer(&job, 1).await;
+    writer.append(chunk("a")).await.unwrap();
+    assert_eq!(client.frame().await.unwrap()["seq"], 2);
+    // An invalid token, and one of another secret, change nothing.
+    for bad in ["nonsense", &signed(&[b'x'; 40], "a", &grants, 600)] {
+        let refused = client.ask(&json!({"op": "auth", "token": bad})).await;
+        assert_eq!(refused, "unauthorized");
+    }
+    let renewed = token("a", &grants, 7);
+    client.send(&json!({"op": "auth", "token": renewed})).await;
+    let answer = client.frame().await.unwrap();
+    assert_eq!(answer["op"], "authenticated");
+    assert!(answer["expires_in_ms"].as_u64().unwrap() > 3000, "{answer}");
+    // The watch goes on where it is, also after the first token has expired.
+    assert_eq!(client.frame().await.unwrap()["op"], "token_expiring");
+    let mut seq = 2;
+    while begun.elapsed() < Duration::from_secs(4) {
+        writer.append(chunk("b")).await.unwrap();
+        seq += 1;
+        assert_eq!(client.frame().await.unwrap()["seq"], seq);
+    }
+    assert_eq!(client.closed().await, "4401 token_expired");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn every_connection_ends_when_its_token_expires() {
+    let system = System::on(Broker::shared_one()).await;
+    submit(&system, "j1").await;
+    let edge = system.edge_with_tokens().await;
+    let short = token("a", &json!({"watch": ["j1"]}), 3);
+    let mut client = TokenClient::connect(&edge.addr, Sends::Header, &short)
+        .await
+        .unwrap();
+    let mut stream = Sse::open(&edge.addr, "/api/jobs/j1/events", &bearer(&short)).await;
+    let mut socket = TokenSocket::join(&edge.addr, Sends::Frame, &short)
+        .await
+        .unwrap();
+    let page = "/api/jobs/j1/events?after=1&wait=60";
+    let accept = format!("{}Accept: application/json\r\n", bearer(&short));
+    let (page, closed) = tokio::join!(http(&edge, "GET", page, &accept, b""), client.closed());
+    assert_eq!(closed, "4401 token_expired");
+    assert_eq!((page.0, &page.2["code"]), (401, &json!("token_expired")));
+    assert!(matches!(stream.event().await, Item::Event(..)));
+    assert_eq!(stream.event().await, Item::End);
+    let mut packets = Vec::new();
+    while let Some(packet) = socket.packet().await {
+        packets.push(packet);
+    }
+    let packets = packets.join("\n");
+    for expected in ["42[\"token_expiring\",", "\"token_expired\"", "41"] {
+        assert!(packets.contains(expected), "{expected}: {packets}");
+    }
+    // What has expired opens no new connection.
+    assert_eq!(status(&edge, "/api/jobs/j1", &short).await, 401);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_new_token_ends_the_watches_that_it_does_not_allow() {
+    let system = System::on(Broker::shared_one()).await;
+    for id in ["j1", "j2"] {
+        submit(&system, id).await;
+    }
+    let edge = system.edge_with_tokens().await;
+    let mut client = TokenClient::connect(
+        &edge.addr,
+        Sends::Header,
+        &token("a", &json!({"watch": ["*"]}), 600),
+    )
+    .await
+    .unwrap();
+    for id in ["j1", "j2"] {
+        client.send(&json!({"op": "watch", "job": id})).await;
+        while client.frame().await.unwrap()["op"] != "live" {}
+    }
+    let narrow = token("a", &json!({"watch": ["j2"]}), 600);
+    client.send(&json!({"op": "auth", "token": narrow})).await;
+    assert_eq!(client.frame().await.unwrap()["op"], "authenticated");
+    let ended = client.frame().await.unwrap();
+    assert_eq!(
+        (&ended["code"], &ended["job"]),
+        (&json!("job_not_found"), &json!("j1"))
+    );
+    for (id, seen) in [("j1", false), ("j2", true)] {
+        let mut writer = system.writer(&id.parse().unwrap(), 1).await;
+        writer.append(chunk("x")).await.unwrap();
+        if seen {
+            let event = client.frame().await.unwrap();
+            assert_eq!((&event["job"], &event["seq"]), (&json!("j2"), &json!(2)));
+        }
+    }
+    // Another subject's token closes the connection: its watches are not that subject's.
+    let other = token("b", &json!({"watch": ["*"]}), 600);
+    client.send(&json!({"op": "auth", "token": other})).await;
+    assert_eq!(client.closed().await, "4403 forbidden");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_revocation_ends_open_connections_on_every_edge_within_a_second() {
+    let system = System::on(Broker::shared_one()).await;
+    submit(&system, "j1").await;
+    let edges = [
+        system.edge_with_tokens().await,
+        system.edge_with_tokens().await,
+    ];
+    let grants = json!({"watch": ["j1"]});
+    let nats = Nats::connect(&system.options).await.unwrap();
+    let bucket = AuthBucket::open(&nats).await.unwrap();
+    for revocation in [Revocation::Sub("a".into()), Revocation::Jti("jti-a".into())] {
+        let revoked = token("a", &grants, 600);
+        let kept = token("b", &grants, 600);
+        let mut clients = Vec::new();
+        for edge in &edges {
+            let client = TokenClient::connect(&edge.addr, Sends::Header, &revoked).await;
+            let stream = Sse::open(&edge.addr, "/api/jobs/j1/events", &bearer(&revoked)).await;
+            assert_eq!(stream.status, 200);
+            clients.push((client.unwrap(), stream));
+        }
+        let mut other = TokenClient::connect(&edges[0].addr, Sends::Header, &kept)
+            .await
+            .unwrap();
+        bucket.revoke(&revocation, now_s()).await.unwrap();
+        let since = Instant::now();
+        for (client, stream) in &mut clients {
+            assert_eq!(client.closed().await, "4401 token_revoked");
+            while stream.event().await != Item::End {}
+        }
+        assert_within(since, Duration::from_secs(1));
+        assert_eq!(status(&edges[1], "/api/jobs/j1", &revoked).await, 401);
+        assert_eq!(other.ask(&json!({"op": "watch", "job": "j1"})).await, "ok");
+        // An edge that starts later knows it as well.
+        let late = system.edge_with_tokens().await;
+        assert_eq!(status(&late, "/api/jobs/j1", &revoked).await, 401);
+        bucket.withdraw(&revocation).await.unwrap();
+        let back = async || status(&edges[0], "/api/jobs/j1", &revoked).await == 200;
+        crate::support::until("the token to be valid again", back).await;
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_ticket_opens_one_stream_of_its_job_once_on_any_edge() {
+    let system = System::on(Broker::shared_one()).await;
+    for id in ["j1", "j2"] {
+        submit(&system, id).await;
+    }
+    let edges = [
+        system.edge_with_tokens().await,
+        system.edge_with_tokens().await,
+    ];
+    let own = token("a", &json!({"watch": ["*"], "cancel": ["*"]}), 600);
+    let headers = format!("{JSON}{}", bearer(&own));
+    let issue = async |job: &str| {
+        let body = json!({"job": job}).to_string();
+        let (status, _, ticket) =
+            http(&edges[0], "POST", "/api/tickets", &headers, body.as_bytes()).await;
+        assert_eq!(
+            (status, &ticket["expires_in_ms"]),
+            (201, &json!(60_000)),
+            "{ticket}"
+        );
+        ticket["ticket"].as_str().unwrap().to_owned()
+    };
+    let open = async |edge: &Edge, job: &str, ticket: &str| {
+        let path = format!("/api/jobs/{job}/events?ticket={ticket}");
+        Sse::open(&edge.addr, &path, "").await.status
+    };
+    let ticket = issue("j1").await;
+    assert_eq!(open(&edges[1], "j1", &ticket).await, 200);
+    for edge in &edges {
+        assert_eq!(open(edge, "j1", &ticket).await, 401);
+    }
+    // Of many that use it at the same time, one gets the stream.
+    let ticket = issue("j1").await;
+    let opened =
+        futures_util::future::join_all((0..10).map(|n| open(&edges[n % 2], "j1", &ticket))).await;
+    assert_eq!(
+        opened.iter().filter(|status| **status == 200).count(),
+        1,
+        "{opened:?}"
+    );
+    // Not for another job, and not for another route.
+    let ticket = issue("j1").await;
+    assert_eq!(open(&edges[0], "j2", &ticket).await, 404);
+    let ticket = issue("j1").await;
+    for (method, path) in [
+        ("GET", "/api/jobs/j1"),
+        ("POST", "/api/jobs/j1/cancel"),
+        ("GET", "/api/jobs"),
+    ] {
+        let path = format!("{path}?ticket={ticket}");
+        let (status, ..) = http(&edges[0], method, &path, "", b"").await;
+        assert_eq!(status, 401, "{method} {path}");
+    }
+    for forged in ["", "x", &own, &"A".repeat(43), "..%2f", "*"] {
+        assert_eq!(open(&edges[0], "j1", forged).await, 401, "{forged}");
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_token_in_a_url_is_refused() {
+    let system = System::on(Broker::shared_one()).await;
+    submit(&system, "j1").await;
+    let edge = system.edge_with_tokens().await;
+    let own = token("a", &json!({"admin": true}), 600);
+    for path in [
+        "/api/jobs/j1",
+        "/api/jobs/j1/events",
+        "/api/jobs",
+        "/socket.io/",
+        "/ws",
+    ] {
+        for name in ["token", "access_token", "jwt", "bearer"] {
+            let path = format!("{path}?{name}={own}");
+            let (status, _, body) = http(&edge, "GET", &path, &bearer(&own), b"").await;
+            assert_eq!(
+                (status, &body["code"]),
+                (400, &json!("token_in_url")),
+                "{path}"
+            );
+        }
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn the_answer_to_a_submit_has_a_token_for_this_job_only() {
+    let system = System::on(Broker::shared_one()).await;
+    system.declare_demo().await;
+    let edge = system.edge_with_tokens().await;
+    let own = token("a", &json!({"submit": ["demo"]}), 600);
+    let (code, plain) = submit_with(&edge, &own, "", &json!({"kind": "demo"})).await;
+    assert_eq!(code, 202, "{plain}");
+    let terms = json!({"kind": "demo", "watch_token": {"cancel": true, "ttl_ms": 5000}});
+    let (_, asked) = submit_with(&edge, &own, "", &terms).await;
+    let job = |answer: &Value| answer["id"].as_str().unwrap().to_owned();
+    let token_of = |answer: &Value| answer["watch_token"].as_str().unwrap().to_owned();
+    for (answer, other, cancel) in [(&plain, &asked, 403), (&asked, &plain, 202)] {
+        let for_job = token_of(answer);
+        let (own, other) = (job(answer), job(other));
+        assert_eq!(
+            status(&edge, &format!("/api/jobs/{own}"), &for_job).await,
+            200
+        );
+        assert_eq!(
+            status(&edge, &format!("/api/jobs/{other}"), &for_job).await,
+            404
+        );
+        assert_eq!(status(&edge, "/api/jobs", &for_job).await, 403);
+        let path = format!("/api/jobs/{own}/cancel");
+        let (cancelled, ..) = http(&edge, "POST", &path, &bearer(&for_job), b"").await;
+        assert_eq!(cancelled, cancel);
+        let (submitted, _) = submit_with(&edge, &for_job, "", &json!({"kind": "demo"})).await;
+        assert_eq!(submitted, 403);
+    }
+    let mut client = TokenClient::connect(&edge.addr, Sends::Subprotocol, &token_of(&asked))
+        .await
+        .unwrap();
+    client
+        .send(&json!({"op": "watch", "job": job(&asked)}))
+        .await;
+    assert_eq!(client.closed().await, "4401 token_expired");
+    // Over the other transports as well.
+    let mut client = TokenClient::connect(&edge.addr, Sends::Header, &own)
+        .await
+        .unwrap();
+    client
+        .send(&json!({"op": "submit", "ref": "r", "kind": "demo"}))
+        .await;
+    let submitted = client.frame().await.unwrap();
+    assert!(submitted["watch_token"].is_string(), "{submitted}");
+    let mut socket = TokenSocket::join(&edge.addr, Sends::Frame, &own)
+        .await
+        .unwrap();
+    let submitted = socket
+        .acknowledged("submit", &json!({"kind": "demo"}))
+        .await;
+    assert!(submitted["watch_token"].is_string(), "{submitted}");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_repeated_submission_gives_no_one_access_to_the_job_of_another_subject() {
+    let system = System::on(Broker::shared_one()).await;
+    system.declare_demo().await;
+    let edge = system.edge_with_tokens().await;
+    let grants = json!({"submit": ["demo"]});
+    let (a, b) = (token("a", &grants, 600), token("b", &grants, 600));
+    // The same key of two subjects is two jobs; the same key of one subject is one.
+    let key = "Idempotency-Key: order-7\r\n";
+    let body = json!({"kind": "demo"});
+    let (_, first) = submit_with(&edge, &a, key, &body).await;
+    let (again_status, again) = submit_with(&edge, &a, key, &body).await;
+    let (other_status, other) = submit_with(&edge, &b, key, &body).await;
+    assert_eq!((again_status, other_status), (200, 202));
+    assert_eq!(first["id"], again["id"]);
+    assert_ne!(first["id"], other["id"]);
+    assert!(again["watch_token"].is_string(), "{again}");
+    // An id is not a secret.
+    let body = json!({"kind": "demo", "id": "shared"});
+    let (_, first) = submit_with(&edge, &a, "", &body).await;
+    let (repeated, guessed) = submit_with(&edge, &b, "", &body).await;
+    assert!(first["watch_token"].is_string(), "{first}");
+    assert_eq!(
+        (repeated, &guessed["watch_token"]),
+        (200, &Value::Null),
+        "{guessed}"
+    );
+    system.end().await;
+}
+
+#[tokio::test]
+async fn static_tokens_of_a_file_are_accepted() {
+    let system = System::on(Broker::shared_one()).await;
+    submit(&system, "j1").await;
+    let listed = "static-token-of-the-viewer-0";
+    let file =
+        json!({"tokens": [{"token": listed, "sub": "viewer", "role": "viewer"}]}).to_string();
+    let keys = TokenKeys {
+        tokens: StaticTokens::from_json(file.as_bytes()).unwrap(),
+        ..TokenKeys::default()
+    };
+    let edge = system
+        .edge_with(EdgeSettings {
+            gate: Gate::checked(keys, None),
+            ..EdgeSettings::default()
+        })
+        .await;
+    assert_eq!(status(&edge, "/api/jobs/j1", listed).await, 200);
+    assert_eq!(status(&edge, "/api/stats", listed).await, 403);
+    assert_eq!(status(&edge, "/api/jobs/j1", &listed[1..]).await, 401);
+    assert_eq!(
+        status(
+            &edge,
+            "/api/jobs/j1",
+            &token("a", &json!({"admin": true}), 60)
+        )
+        .await,
+        401
+    );
+    let mut client = TokenClient::connect(&edge.addr, Sends::Subprotocol, listed)
+        .await
+        .unwrap();
+    assert_eq!(client.ask(&json!({"op": "watch", "job": "j1"})).await, "ok");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn issuer_and_audience_are_checked_by_an_edge_that_names_them() {
+    let system = System::on(Broker::shared_one()).await;
+    submit(&system, "j1").await;
+    let keys = TokenKeys {
+        expected: Expected {
+            issuer: None,
+            audience: Some("tailwater".into()),
+        },
+        ..keys()
+    };
+    let edge = system
+        .edge_with(EdgeSettings {
+            gate: Gate::checked(keys, None),
+            ..EdgeSettings::default()
+        })
+        .await;
+    let without = token("a", &json!({"admin": true}), 60);
+    let (status, _, body) = http(&edge, "GET", "/api/jobs/j1", &bearer(&without), b"").await;
+    assert_eq!(
+        (status, &body["code"]),
+        (401, &json!("unauthorized")),
+        "{body}"
+    );
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_client_that_sends_no_token_in_time_is_closed() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge_with_tokens().await;
+    let since = Instant::now();
+    let mut client = TokenClient::connect(&edge.addr, Sends::Nothing, "")
+        .await
+        .unwrap();
+    assert_eq!(client.closed().await, "4401 unauthorized");
+    let waited = since.elapsed();
+    assert!((9..20).contains(&waited.as_secs()), "{waited:?}");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn an_unknown_key_makes_the_edge_read_the_key_set_again_but_rarely() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+    use ring::signature::{Ed25519KeyPair, KeyPair as _};
+    let system = System::on(Broker::shared_one()).await;
+    submit(&system, "j1").await;
+    let keys: Vec<Ed25519KeyPair> = (0..3)
+        .map(|_| {
+            let pkcs8 = Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
+            Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap()
+        })
+        .collect();
+    let sets: Vec<String> = (1..=2)
+        .map(|count| {
+            let keys = keys.iter().take(count).enumerate().map(|(n, key)| {
+                json!({"kty": "OKP", "crv": "Ed25519", "kid": n.to_string(), "x": BASE64.encode(key.public_key())})
+            });
+            json!({"keys": keys.collect::<Vec<_>>()}).to_string()
+        })
+        .collect();
+    assert!(KeySet::from_json(sets[0].as_bytes()).is_ok());
+    // The second key is published after the edge has read the set once.
+    let server = Server::start(move |mut exchange: Exchange| {
+        let set = sets[(exchange.number - 1).min(1)].clone();
+        async move {
+            exchange
+                .answer("200 OK", "Content-Type: application/json\r\n", &set)
+                .await;
+        }
+    })
+    .await;
+    let source = KeySource::Url(format!("http://{}/keys", server.addr));
+    let edge = system
+        .edge_with(EdgeSettings {
+            gate: Gate::checked(TokenKeys::default(), Some(source)),
+            ..EdgeSettings::default()
+        })
+        .await;
+    let token = |number: usize| {
+        let part = |value: Value| BASE64.encode(value.to_string());
+        let header = part(json!({"alg": "EdDSA", "kid": number.to_string()}));
+        let claims = part(json!({"sub": "a", "exp": now_s() + 60, "tailwater": {"watch": ["j1"]}}));
+        let message = format!("{header}.{claims}");
+        let tag = BASE64.encode(keys[number].sign(message.as_bytes()));
+        format!("{message}.{tag}")
+    };
+    assert_eq!(status(&edge, "/api/jobs/j1", &token(0)).await, 200);
+    assert_eq!(server.requests().len(), 1);
+    assert_eq!(status(&edge, "/api/jobs/j1", &token(1)).await, 200);
+    assert_eq!(server.requests().len(), 2);
+    for _ in 0..20 {
+        assert_eq!(status(&edge, "/api/jobs/j1", &token(2)).await, 401);
+    }
+    assert_eq!(server.requests().len(), 2);
+    system.end().await;
+}
