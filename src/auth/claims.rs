@@ -157,7 +157,7 @@ mod tests {
         claims.check(expected, NOW_S * 1000)
     }
 
-    fn is_accepted(change: Value, expected: &Expected) -> bool {
+    fn is_accepted(change: &Value, expected: &Expected) -> bool {
         let mut claims = json!({"sub": "a", "exp": NOW_S + 60});
         for (name, value) in change.as_object().unwrap() {
             claims[name] = value.clone();
@@ -184,7 +184,7 @@ mod tests {
             (json!({"iat": NOW_S + CLOCK_SKEW_S + 1}), false),
             (json!({"iat": 0}), true),
         ] {
-            assert_eq!(is_accepted(change.clone(), &any), accepted, "{change}");
+            assert_eq!(is_accepted(&change, &any), accepted, "{change}");
         }
         let expired = json!({"sub": "a", "exp": NOW_S});
         assert_eq!(check(expired, &any), Err(ClaimsError::Expired));
@@ -214,9 +214,9 @@ mod tests {
             (json!({"aud": "tailwater"}), false),
             (json!({}), false),
         ] {
-            assert_eq!(is_accepted(change.clone(), &ours), accepted, "{change}");
+            assert_eq!(is_accepted(&change, &ours), accepted, "{change}");
         }
-        assert!(is_accepted(json!({"iss": "x", "aud": "y"}), &any));
+        assert!(is_accepted(&json!({"iss": "x", "aud": "y"}), &any));
     }
 
     #[test]
@@ -228,10 +228,10 @@ mod tests {
             json!("x".repeat(LABEL_MAX + 1)),
             json!(7),
         ] {
-            assert!(!is_accepted(json!({"sub": bad.clone()}), &any), "{bad}");
-            assert!(!is_accepted(json!({"jti": bad.clone()}), &any), "{bad}");
+            assert!(!is_accepted(&json!({"sub": bad}), &any), "{bad}");
+            assert!(!is_accepted(&json!({"jti": bad}), &any), "{bad}");
         }
-        assert!(is_accepted(json!({"sub": "auth0|5f7", "jti": "ä"}), &any));
+        assert!(is_accepted(&json!({"sub": "auth0|5f7", "jti": "ä"}), &any));
     }
 
     #[test]
@@ -245,12 +245,9 @@ mod tests {
             json!({"list": "yes"}),
             json!({"admin": 1}),
         ] {
-            assert!(
-                !is_accepted(json!({"tailwater": bad.clone()}), &any),
-                "{bad}"
-            );
+            assert!(!is_accepted(&json!({"tailwater": bad}), &any), "{bad}");
         }
         let good = json!({"watch": ["a*", "b"], "submit": ["*"], "cancel": [], "list": true, "admin": false});
-        assert!(is_accepted(json!({"tailwater": good}), &any));
+        assert!(is_accepted(&json!({"tailwater": good}), &any));
     }
 }

@@ -158,13 +158,13 @@ mod tests {
 
     const TOKEN: &str = "0123456789abcdef01234567";
 
-    fn read(tokens: Value) -> Result<StaticTokens, BadTokenFile> {
+    fn read(tokens: &Value) -> Result<StaticTokens, BadTokenFile> {
         StaticTokens::from_json(json!({"tokens": tokens}).to_string().as_bytes())
     }
 
     #[test]
     fn a_token_of_the_file_has_its_subject_and_no_other_text_has() {
-        let tokens = read(json!([
+        let tokens = read(&json!([
             {"token": TOKEN, "sub": "a", "role": "viewer"},
             {"token": format!("{TOKEN}x"), "sub": "b", "tailwater": {"submit": ["demo"]}},
         ]))
@@ -199,7 +199,7 @@ mod tests {
             json!([{"token": TOKEN, "sub": "a", "role": "viewer", "more": 1}]),
             json!({"token": TOKEN}),
         ] {
-            let error = read(bad.clone()).unwrap_err();
+            let error = read(&bad).unwrap_err();
             let shown = format!("{error} {error:?}");
             assert!(!shown.contains(TOKEN), "{bad}: {shown}");
         }

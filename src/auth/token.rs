@@ -118,9 +118,12 @@ impl TokenKeys {
         signature_only.validate_exp = false;
         signature_only.validate_aud = false;
         let claims = decode::<TokenClaims>(token, key, &signature_only);
-        let claims = claims.map_err(|error| match error.kind() {
-            ErrorKind::Json(_) => TokenError::Invalid("a claim is missing or has the wrong form"),
-            _ => TokenError::Invalid("the signature is not valid"),
+        let claims = claims.map_err(|error| {
+            if matches!(error.kind(), ErrorKind::Json(_)) {
+                TokenError::Invalid("a claim is missing or has the wrong form")
+            } else {
+                TokenError::Invalid("the signature is not valid")
+            }
         })?;
         claims
             .claims

@@ -187,9 +187,9 @@ impl EdgeCommand {
                 let ready = announce(&shared, threads, settings.url(addr));
                 let serving = edge::run(listener, nats, settings, shared.clone(), stop.clone());
                 if index == 0 {
-                    until_interrupted(&stop, alongside(serving, ready)).await
+                    until_interrupted(&stop, Box::pin(alongside(serving, ready))).await
                 } else {
-                    until_interrupted(&stop, serving).await
+                    until_interrupted(&stop, Box::pin(serving)).await
                 }
             }
         })?;

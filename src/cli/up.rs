@@ -93,12 +93,12 @@ impl UpCommand {
                         died = broker.died() => Err(died),
                     }
                 };
-                let outcome = until_interrupted(&stop, serving).await;
+                let outcome = until_interrupted(&stop, Box::pin(serving)).await;
                 broker.stop().await;
                 return outcome.map(|()| ExitCode::SUCCESS);
             };
             let serving = self.serve(&url, None, listener, webhook, settings, &stop);
-            until_interrupted(&stop, serving).await?;
+            until_interrupted(&stop, Box::pin(serving)).await?;
             Ok(ExitCode::SUCCESS)
         })
     }
@@ -160,7 +160,7 @@ impl UpCommand {
             shared.clone(),
             stop.clone(),
         );
-        alongside(serving, ready).await?;
+        Box::pin(alongside(serving, ready)).await?;
         tasks.end(UP_STOP_WAIT).await;
         nats.close().await;
         Ok(())

@@ -25,6 +25,9 @@ pub const KEYS_WAIT: Duration = Duration::from_secs(5);
 pub const REVOCATIONS_WAIT: Duration = Duration::from_secs(30);
 /// How often the watch of revocations is started again while the broker does not answer.
 pub const REVOCATIONS_PAUSE: Duration = Duration::from_millis(250);
+/// The longest token that is kept in a cookie, in bytes: browsers discard cookies of more than 4096
+/// bytes, name and attributes included.
+pub const COOKIE_TOKEN_MAX: usize = 3800;
 /// How many tickets one edge issues within the time that a ticket is valid. They share a bucket of
 /// 64 MiB with the revocations, which must always fit; a ticket takes up to 2 KiB.
 pub const TICKETS_MAX: usize = 4096;

@@ -14,6 +14,7 @@ use super::access::Access;
 use super::app::App;
 use super::error::Problem;
 use super::meter::{Meter, network};
+use super::session::{self, SESSION_PATH};
 use crate::wire::{BearerToken, Code};
 
 /// The address of a client, which may be behind trusted proxies.
@@ -25,12 +26,14 @@ const PUBLIC: [&str; 6] = [
     "/",
     "/console.js",
     "/console.css",
-    "/client.js",
+    CLIENT_PATH,
     "/healthz",
     "/readyz",
 ];
-/// What may send its token later: a WebSocket in an `auth` frame, Socket.IO when it joins.
-const LATER: [&str; 3] = ["/ws", "/socket.io", "/socket.io/"];
+const CLIENT_PATH: &str = "/client.js";
+/// What may come without a token: a WebSocket sends it in an `auth` frame, Socket.IO when it joins,
+/// and a session may be ended without one.
+const LATER: [&str; 4] = ["/ws", "/socket.io", "/socket.io/", SESSION_PATH];
 /// Parameters in which clients of other systems send tokens.
 const TOKEN_PARAMETERS: [&str; 4] = ["token", "access_token", "bearer", "jwt"];
 /// The beginning of a subprotocol with a token.
@@ -49,7 +52,13 @@ pub(super) async fn browser(
     mut request: Request,
     next: Next,
 ) -> Response {
-    if let Err(code) = app.settings.browsers.check(request.headers()) {
+    let policy = &app.settings.browsers;
+    let mut checked = policy.check_host(request.headers());
+    // The client's code is public, and pages of all origins import it.
+    if request.uri().path() != CLIENT_PATH {
+        checked = checked.and_then(|()| policy.check_origin(request.headers()));
+    }
+    if let Err(code) = checked {
         return Problem::from(code).into_response();
     }
     if let Some(ConnectInfo(meter)) = request.extensions().get::<ConnectInfo<Meter>>() {
@@ -125,15 +134,19 @@ fn credential(request: &Request) -> Result<Option<Credential>, Problem> {
     let is_events = request.method() == Method::GET
         && path.starts_with("/api/jobs/")
         && path.ends_with("/events");
+    if !is_events {
+        return Ok(None);
+    }
     let mut parameters = form_urlencoded::parse(query.as_bytes());
-    let ticket = parameters.find(|(name, _)| name == "ticket");
-    Ok(ticket
-        .filter(|_| is_events)
-        .map(|(_, ticket)| Credential::Ticket(BearerToken::new(ticket))))
+    if let Some((_, ticket)) = parameters.find(|(name, _)| name == "ticket") {
+        return Ok(Some(Credential::Ticket(BearerToken::new(ticket))));
+    }
+    let of_cookie = session::token(request.headers())?;
+    Ok(of_cookie.map(|token| Credential::Token(BearerToken::new(token))))
 }
 
 /// The token of `Authorization: Bearer`.
-fn authorization(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+pub(super) fn authorization(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let bad = || {
         let message = "The `Authorization` header is not `Bearer TOKEN`.";
         Problem::new(Code::Unauthorized, message)

@@ -2,10 +2,13 @@
 //! it. Pure.
 
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use url::Url;
 
 use crate::wire::Code;
+
+/// What a browser says about the page that made it send a request (Fetch Metadata).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Which host names and which pages are served.
 #[derive(Clone, Debug, Default)]
@@ -29,14 +32,15 @@ pub enum AllowedOrigins {
 }
 
 impl BrowserPolicy {
-    /// Checks the host and the origin of a request.
-    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Code> {
-        let host = headers.get(header::HOST);
-        let host = host.map_or(Some(""), |host| host.to_str().ok());
-        let host = host.ok_or(Code::HostNotAllowed)?;
-        if !self.serves(host) {
-            return Err(Code::HostNotAllowed);
-        }
+    /// Checks the host that a request names.
+    pub(super) fn check_host(&self, headers: &HeaderMap) -> Result<(), Code> {
+        let is_served = host(headers).is_some_and(|host| self.serves(host));
+        is_served.then_some(()).ok_or(Code::HostNotAllowed)
+    }
+
+    /// Checks the origin of the page that sent a request.
+    pub(super) fn check_origin(&self, headers: &HeaderMap) -> Result<(), Code> {
+        let host = host(headers).ok_or(Code::HostNotAllowed)?;
         let mut origins = headers.get_all(header::ORIGIN).iter();
         match (origins.next(), origins.next()) {
             (None, _) => Ok(()),
@@ -82,6 +86,25 @@ impl BrowserPolicy {
     }
 }
 
+/// Whether a page of the edge's own origin sent a request, or a program that is not a browser. A
+/// page of another site, or of another port, that makes a browser send a cookie did not.
+pub(super) fn is_of_same_origin(headers: &HeaderMap) -> bool {
+    let Some(host) = host(headers) else {
+        return false;
+    };
+    let text = |value: &HeaderValue| value.to_str().map(str::to_owned).unwrap_or_default();
+    let origin = headers.get(header::ORIGIN).map(text);
+    let site = headers.get(SEC_FETCH_SITE).map(text);
+    origin.is_none_or(|origin| is_same(&origin, host))
+        && site.is_none_or(|site| site == "same-origin")
+}
+
+/// The host that a request names, or an empty text; `None` if it is not a text.
+fn host(headers: &HeaderMap) -> Option<&str> {
+    let host = headers.get(header::HOST);
+    host.map_or(Some(""), |host| host.to_str().ok())
+}
+
 /// Whether an origin is the one of a host. A proxy may have removed TLS, so both schemes are
 /// possible.
 fn is_same(origin: &str, host: &str) -> bool {
@@ -102,7 +125,6 @@ fn is_same(origin: &str, host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::http::HeaderValue;
 
     fn check(policy: &BrowserPolicy, host: &str, origin: Option<&str>) -> Result<(), Code> {
         let mut headers = HeaderMap::new();
@@ -110,7 +132,8 @@ mod tests {
         if let Some(origin) = origin {
             headers.insert(header::ORIGIN, HeaderValue::from_str(origin).unwrap());
         }
-        policy.check(&headers)
+        policy.check_host(&headers)?;
+        policy.check_origin(&headers)
     }
 
     #[test]
@@ -202,6 +225,34 @@ mod tests {
         ] {
             let checked = [&same, &listed, &any].map(|policy| check(policy, host, Some(origin)));
             assert_eq!(checked, expected, "{origin} {host}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_counts_only_for_pages_of_the_same_origin() {
+        let sent = |origin: Option<&str>, site: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static("localhost:4000"));
+            for (name, value) in [(header::ORIGIN, origin), (SEC_FETCH_SITE, site)] {
+                if let Some(value) = value {
+                    headers.insert(name, HeaderValue::from_str(value).unwrap());
+                }
+            }
+            is_of_same_origin(&headers)
+        };
+        let own = Some("http://localhost:4000");
+        for (origin, site, expected) in [
+            (None, None, true),
+            (own, None, true),
+            (own, Some("same-origin"), true),
+            (None, Some("same-origin"), true),
+            (None, Some("same-site"), false),
+            (None, Some("cross-site"), false),
+            (Some("http://localhost:4001"), Some("same-site"), false),
+            (Some("http://localhost:4001"), None, false),
+            (Some("null"), None, false),
+        ] {
+            assert_eq!(sent(origin, site), expected, "{origin:?} {site:?}");
         }
     }
 }

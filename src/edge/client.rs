@@ -100,7 +100,6 @@ impl<R: Send + 'static> ConnectedClient<R> {
                 return None;
             }
         };
-        let address = self.address;
         match frame {
             ClientFrame::Auth { .. } => None,
             ClientFrame::Ping => Some((ServerFrame::Pong, reply_to)),
@@ -130,27 +129,13 @@ impl<R: Send + 'static> ConnectedClient<R> {
                 watch_token,
                 submission,
             } => {
-                let request = RequestRef {
-                    reference: reference.clone(),
-                    job: None,
+                let request = SubmitRequest {
+                    submission,
+                    key,
+                    watch_token,
+                    _reservation: reservation,
                 };
-                let app = Arc::clone(&self.app);
-                let submit = async move {
-                    let request = SubmitRequest {
-                        submission,
-                        key: key.as_deref(),
-                        watch_token,
-                        _reservation: reservation,
-                    };
-                    let accepted = app.submit(&access, address, request).await?;
-                    Ok(ServerFrame::Submitted {
-                        reference,
-                        job: accepted.id,
-                        status: accepted.status,
-                        watch_token: accepted.watch_token,
-                    })
-                };
-                self.add_request(submit, request, reply_to)
+                self.submit(access, request, reference, reply_to)
             }
             ClientFrame::Cancel { reference, job } => {
                 let request = RequestRef {
@@ -158,6 +143,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
                     job: Some(job.to_string()),
                 };
                 let app = Arc::clone(&self.app);
+                let address = self.address;
                 let cancel = async move {
                     let receipt = app.cancel(&access, address, job, None).await?;
                     Ok(ServerFrame::Cancelling {
@@ -169,6 +155,31 @@ impl<R: Send + 'static> ConnectedClient<R> {
                 self.add_request(cancel, request, reply_to)
             }
         }
+    }
+
+    fn submit(
+        &mut self,
+        access: Access,
+        submit: SubmitRequest,
+        reference: Option<String>,
+        reply_to: R,
+    ) -> Option<(ServerFrame, R)> {
+        let request = RequestRef {
+            reference: reference.clone(),
+            job: None,
+        };
+        let app = Arc::clone(&self.app);
+        let address = self.address;
+        let work = async move {
+            let accepted = app.submit(&access, address, submit).await?;
+            Ok(ServerFrame::Submitted {
+                reference,
+                job: accepted.id,
+                status: accepted.status,
+                watch_token: accepted.watch_token,
+            })
+        };
+        self.add_request(work, request, reply_to)
     }
 
     /// Verifies a token. Usually that needs no waiting.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
@@ -15,10 +15,6 @@ const CLIENT: &str = include_str!("../../clients/typescript/dist/client.js");
 const PAGE: &str = include_str!("console/index.html");
 const SCRIPT: &str = include_str!("console/console.js");
 const STYLE: &str = include_str!("console/console.css");
-
-/// The page runs only the edge's own files, and no other page shows it in a frame.
-const POLICY: &str = "default-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:; \
-    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The client, for pages of any origin.
 pub(super) fn client() -> Router<Arc<App>> {
@@ -43,16 +39,7 @@ pub(super) fn console() -> Router<Arc<App>> {
 }
 
 async fn page(headers: HeaderMap) -> Response {
-    let mut response = file(&headers, "text/html; charset=utf-8", PAGE);
-    for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-    ] {
-        let value = HeaderValue::from_static(value);
-        response.headers_mut().insert(name, value);
-    }
-    response
+    file(&headers, "text/html; charset=utf-8", PAGE)
 }
 
 fn script(headers: &HeaderMap, text: &'static str) -> Response {

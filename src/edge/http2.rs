@@ -198,14 +198,13 @@ pub(super) async fn connection(stream: Metered<ClientStream>, router: Router, ta
         request.extensions_mut().insert(ConnectInfo(meter.clone()));
         let has_body = request.method() != Method::HEAD;
         let answer = router.clone().oneshot(request);
-        let peer = meter.peer();
         async move {
             let mut response: Response<Body> = answer.await?;
             if let Some(takeover) = response.extensions_mut().remove::<Takeover>()
                 && has_body
             {
                 let (edge, client) = duplex(HTTP2_EVENTS_BUFFER);
-                takeover.start(TakenStream::of_response(edge, peer), ResponseHead::NONE);
+                takeover.start(TakenStream::of_response(edge), ResponseHead::NONE);
                 *response.body_mut() = Body::new(EventBody(client));
             }
             open.lock().is_large = response.extensions().get::<Large>().is_some();

@@ -48,10 +48,10 @@ pub(super) struct Accepted {
 }
 
 /// A submission, as its client sent it.
-pub(super) struct SubmitRequest<'a> {
+pub(super) struct SubmitRequest {
     pub(super) submission: Submission,
     /// The idempotency key.
-    pub(super) key: Option<&'a str>,
+    pub(super) key: Option<String>,
     pub(super) watch_token: WatchTokenTerms,
     /// The memory that it takes until it is queued.
     pub(super) _reservation: SplitReservation,
@@ -102,7 +102,7 @@ impl App {
         &self,
         access: &Access,
         client: IpAddr,
-        request: SubmitRequest<'_>,
+        request: SubmitRequest,
     ) -> Result<Accepted, Problem> {
         let SubmitRequest {
             submission,
@@ -112,7 +112,9 @@ impl App {
         } = request;
         access.require(Operation::Submit(&submission.kind))?;
         let chose_id = submission.id.is_some();
-        let mut accepted = self.queue_job(access, client, submission, key).await?;
+        let mut accepted = self
+            .queue_job(access, client, submission, key.as_deref())
+            .await?;
         // Anybody may repeat a submission with an id, so only a new job is surely the subject's.
         let is_own = accepted.new || !chose_id;
         if let Some(subject) = access.subject()

@@ -3,7 +3,6 @@
 //! protocol.
 
 use std::mem::MaybeUninit;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -28,7 +27,6 @@ use crate::session::Position;
 #[derive(Debug)]
 pub(super) struct Link<T> {
     io: T,
-    peer: IpAddr,
     pub(super) output: OutputQueue,
     pub(super) alarm: Alarm,
     turn: Turn,
@@ -52,7 +50,7 @@ pub(super) struct Broken;
 impl Link<ClientStream> {
     /// A connection that was taken away from the HTTP library.
     pub(super) fn taken(taken: TakenStream, framing: EventFraming, alarm: Alarm) -> Self {
-        let mut link = Self::new(taken.stream, taken.peer, framing, alarm);
+        let mut link = Self::new(taken.stream, framing, alarm);
         link.slot = taken.slot;
         link.early = (!taken.early.is_empty()).then(|| Box::new(taken.early));
         link
@@ -60,11 +58,10 @@ impl Link<ClientStream> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
-    /// The connection of a client at this address, whose events have this framing.
-    pub(super) fn new(io: T, peer: IpAddr, framing: EventFraming, alarm: Alarm) -> Self {
+    /// The connection of a client whose events have this framing.
+    pub(super) fn new(io: T, framing: EventFraming, alarm: Alarm) -> Self {
         Self {
             io,
-            peer,
             output: OutputQueue::new(framing),
             alarm,
             turn: Turn::default(),
@@ -80,11 +77,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
     /// Counts what is written over this transport.
     pub(super) fn count_sent(&mut self, sent: &Arc<SentBytes>, transport: Transport) {
         self.sent = Some((Arc::clone(sent), transport));
-    }
-
-    /// The client's address.
-    pub(super) const fn peer(&self) -> IpAddr {
-        self.peer
     }
 
     /// Reads some of what has arrived: nothing at the end of the input. Pending also at the end of

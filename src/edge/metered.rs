@@ -62,11 +62,6 @@ impl<T> Metered<T> {
         self
     }
 
-    /// The connection itself.
-    pub(super) fn into_inner(self) -> T {
-        self.io
-    }
-
     /// The connection and its slot, without the limits of this type.
     pub(super) fn into_parts(self) -> (T, Option<FairSlot>) {
         (self.io, self.slot)

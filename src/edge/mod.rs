@@ -41,6 +41,7 @@ mod rest;
 mod revoked;
 mod router;
 mod serve;
+mod session;
 mod shared;
 mod socketio;
 mod sse;

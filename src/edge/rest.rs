@@ -64,7 +64,7 @@ pub(super) async fn submit(
         )
     };
     let key = headers.get(IDEMPOTENCY_KEY);
-    let key = key.map(|key| key.to_str().map_err(bad_key));
+    let key = key.map(|key| key.to_str().map(str::to_owned).map_err(bad_key));
     let request = SubmitRequest {
         _reservation: app.reservation_for(&submission)?,
         submission,

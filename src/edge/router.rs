@@ -16,8 +16,8 @@ use super::app::App;
 use super::error::Problem;
 use super::openapi::ApiDocument;
 use super::{
-    admission, console, head, kinds, list, metrics, openapi, ops, rest, socketio, sse, stats,
-    tickets, ws,
+    admission, console, head, kinds, list, metrics, openapi, ops, rest, session, socketio, sse,
+    stats, tickets, ws,
 };
 use crate::config::PREFLIGHT_AGE;
 use crate::wire::Code;
@@ -73,9 +73,9 @@ fn security_header(name: HeaderName, value: &'static str) -> SetResponseHeaderLa
     SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
 }
 
-/// Lets the pages that `admission` accepts read the answers, without cookies. An edge reads no
-/// cookies, but a proxy in front of it may authenticate users by one, and would then let in every
-/// page that they open.
+/// Lets the pages that `admission` accepts read the answers, without cookies: the edge's own cookie
+/// is for pages of its own origin, and a proxy in front of it that authenticates users by a cookie
+/// would let in every page that they open.
 fn allowed_origins() -> CorsLayer {
     // `*` does not include `Authorization`.
     let headers = [HeaderName::from_static("*"), header::AUTHORIZATION];
@@ -96,6 +96,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(rest::cancel))
         .routes(routes!(sse::events))
         .routes(routes!(tickets::issue))
+        .routes(routes!(session::begin, session::end))
         .routes(routes!(ws::upgrade))
         .routes(routes!(kinds::kinds))
         .routes(routes!(stats::stats))

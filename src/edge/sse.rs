@@ -4,6 +4,7 @@
 mod stream;
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -142,8 +143,9 @@ pub(super) async fn events(
         (Form::Stream, Some(session)) if !app.clients.are_leaving() => {
             // The response's own body is only for HEAD.
             let mut response = stream_of(Body::from_stream(empty::<Result<Bytes, Infallible>>()));
-            let takeover =
-                Takeover::new(move |taken, head| start_stream(&app, session, access, taken, head));
+            let takeover = Takeover::new(move |taken, head| {
+                start_stream(&app, session, (client, access), taken, head);
+            });
             response.extensions_mut().insert(takeover);
             response
         }
@@ -164,24 +166,23 @@ pub(super) async fn events(
     Ok(response)
 }
 
-/// Streams the events of a session over a connection.
+/// Streams the events of a session over the connection of a client, which has this address.
 fn start_stream(
     app: &App,
     session: Session<Reader>,
-    access: Access,
+    (client, access): (IpAddr, Access),
     taken: TakenStream,
     head: ResponseHead,
 ) {
-    let peer = taken.peer;
     let counters = Arc::clone(&app.thread.counters);
     let connected = counters.connect(Transport::Sse);
     let room = app.shared.memory().streams.clone();
-    let watches = Watches::new(Arc::clone(&app.hub), counters, Transport::Sse, peer, room);
+    let watches = Watches::new(Arc::clone(&app.hub), counters, Transport::Sse, client, room);
     let mut link = Link::taken(taken, framing(&head), app.alarms.alarm());
     link.count_sent(&app.thread.counters.sent, Transport::Sse);
     let slot = app.clients.enter();
     let stream = EventStream::new(session, watches, link, slot, head);
-    let stream = Box::new(stream.while_valid(access));
+    let stream = Box::new(stream.while_valid(&access));
     app.tasks.spawn(async move {
         stream.run().await;
         drop(connected);

@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -38,8 +37,6 @@ struct Lent {
 #[derive(Debug)]
 pub(super) struct TakenStream {
     pub(super) stream: ClientStream,
-    /// The client's address.
-    pub(super) peer: IpAddr,
     /// Its slot among the connections.
     pub(super) slot: Option<FairSlot>,
     /// What the client sent early.
@@ -148,22 +145,19 @@ impl LentStream {
 }
 
 impl TakenStream {
-    /// The body of one response to a client at this address.
-    pub(super) fn of_response(body: DuplexStream, peer: IpAddr) -> Self {
+    /// The body of one response.
+    pub(super) fn of_response(body: DuplexStream) -> Self {
         Self {
             stream: ClientStream::Response(body),
-            peer,
             slot: None,
             early: Bytes::new(),
         }
     }
 
     fn of(stream: Metered<ClientStream>, early: Bytes) -> Self {
-        let peer = stream.meter().peer();
         let (stream, slot) = stream.into_parts();
         Self {
             stream,
-            peer,
             slot,
             early,
         }

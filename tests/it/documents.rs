@@ -26,7 +26,7 @@ use crate::support::up::up;
 use crate::support::{process, within};
 
 /// The documents whose commands are run, each by the test below that names it.
-const RUN: [&str; 7] = [
+const RUN: [&str; 8] = [
     "README.md",
     "docs/clients.md",
     "docs/http.md",

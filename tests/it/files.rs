@@ -52,7 +52,7 @@ async fn the_client_is_the_file_of_the_package_for_pages_of_any_origin() {
     );
     for line in [
         "content-type: text/javascript; charset=utf-8",
-        "access-control-allow-origin: *",
+        "access-control-allow-origin: https://other.example",
     ] {
         assert!(head.contains(&format!("\r\n{line}\r\n")), "{head}");
     }
@@ -78,7 +78,7 @@ async fn an_edge_serves_the_console_unless_it_is_off() {
     }
     let (head, page) = get(&edge.addr, "/", "").await;
     assert!(
-        head.contains("\r\ncontent-security-policy: default-src 'self';"),
+        head.contains("\r\ncontent-security-policy: default-src 'none';"),
         "{head}"
     );
     // The policy forbids scripts and styles in the page itself.

@@ -18,7 +18,7 @@ use crate::wire::{Body, Event, JobId, Seq};
 #[derive(Debug)]
 pub(super) enum PublishTarget {
     /// The logs on NATS.
-    Log(Options),
+    Log(Box<Options>),
     /// The publisher of a compared server: a line for each event, `JOB JSON`, all over one
     /// connection. An empty line asks for an empty line as soon as everything before it is
     /// published.

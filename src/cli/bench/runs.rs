@@ -63,7 +63,7 @@ fn target(plan: &Plan, system: &System, nats: &NatsArgs) -> PublishTarget {
     }
     let mut options = nats.options("bench", Role::All);
     options.url = system.nats.clone();
-    PublishTarget::Log(options)
+    PublishTarget::Log(Box::new(options))
 }
 
 /// Events at a fixed rate, or none at all, to clients that stay connected.

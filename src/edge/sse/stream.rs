@@ -93,7 +93,7 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
     }
 
     /// The same stream; it ends when the client's token is not valid any more.
-    pub(super) fn while_valid(mut self, access: Access) -> Self {
+    pub(super) fn while_valid(mut self, access: &Access) -> Self {
         self.token_events = access.events();
         self
     }
@@ -268,7 +268,7 @@ mod tests {
                 HERE,
                 self.room.clone(),
             );
-            let link = Link::new(edge, HERE, framing(&head), self.alarms.alarm());
+            let link = Link::new(edge, framing(&head), self.alarms.alarm());
             let stream = EventStream::new(session, watches, link, self.clients.enter(), head);
             self.tasks.spawn(Box::new(stream).run());
             Client {

@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::TcpListener;
 
 use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
@@ -53,9 +53,8 @@ async fn upgrade(Extension(tasks): Extension<Tasks>, request: Request) -> Respon
 }
 
 async fn echo(upgraded: TokioIo<hyper::upgrade::Upgraded>) {
-    let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let alarm = Alarms::new().alarm();
-    let link = Link::new(upgraded, peer, Stored::websocket_text, alarm);
+    let link = Link::new(upgraded, Stored::websocket_text, alarm);
     let mut socket = FrameSocket::new(link, &Memory::new(Budget::unlimited()).bodies);
     let disconnect = loop {
         if let Err(disconnect) = turn(&mut socket).await {

@@ -206,14 +206,12 @@ mod tests {
     use crate::edge::alarm::Alarms;
     use crate::edge::memory::Memory;
     use crate::wire::Stored;
-    use std::net::{IpAddr, Ipv4Addr};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
     fn socket(memory: &Memory) -> (DuplexStream, FrameSocket<DuplexStream>) {
         let (client, edge) = duplex(BODY_MAX * 2);
-        let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let alarm = Alarms::new().alarm();
-        let link = Link::new(edge, here, Stored::websocket_text, alarm);
+        let link = Link::new(edge, Stored::websocket_text, alarm);
         (client, FrameSocket::new(link, &memory.bodies))
     }
 
