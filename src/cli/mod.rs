@@ -12,6 +12,7 @@ mod bench;
 mod broker;
 mod cancel;
 mod client_token;
+mod completions;
 mod doctor;
 mod edge;
 mod edge_client;
@@ -20,6 +21,7 @@ mod guard;
 mod jobs;
 mod kinds;
 mod log;
+mod man;
 mod metrics;
 mod revoke;
 mod setup;
@@ -36,7 +38,7 @@ mod worker;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::time::uptime;
@@ -50,7 +52,7 @@ use crate::nats::{LOG_FILTER, LOG_LIMITS};
 #[derive(Debug, Parser)]
 #[command(
     name = "tailwater",
-    version,
+    version = env!("TAILWATER_VERSION"),
     propagate_version = true,
     arg_required_else_help = true
 )]
@@ -82,6 +84,8 @@ enum Command {
     Token(token::TokenCommand),
     Revoke(revoke::RevokeCommand),
     Bench(bench::BenchCommand),
+    Completions(completions::CompletionsCommand),
+    Man(man::ManCommand),
     #[command(hide = true)]
     Guard(guard::GuardCommand),
 }
@@ -123,6 +127,8 @@ pub fn main() -> ExitCode {
         Command::Token(command) => command.run(),
         Command::Revoke(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Completions(command) => command.run(Cli::command()),
+        Command::Man(command) => command.run(Cli::command()),
         Command::Guard(command) => command.run(),
     };
     if let Some(log) = log {
@@ -182,7 +188,6 @@ fn start_log(cli: &Cli) -> Option<log::LogWriter> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -46,8 +46,8 @@ pub(super) struct UpCommand {
     #[arg(long, env = "TAILWATER_DATA_DIR", value_name = "DIR")]
     #[arg(default_value = "tailwater-data")]
     data_dir: PathBuf,
-    /// The nats-server program. By default the one on PATH, or in `.tools/`, where
-    /// `scripts/nats-server.sh` puts it.
+    /// The nats-server program. By default the one beside this program, on PATH, or in `.tools/`,
+    /// where `scripts/nats-server.sh` puts it.
     #[arg(long, env = "NATS_SERVER", value_name = "FILE")]
     nats_server: Option<PathBuf>,
     /// The first token of every subject and, in capitals, the prefix of every stream's name.

@@ -9,8 +9,13 @@ use crate::support::up::up;
 /// Runs scenarios of a file of `tests/clients/browser` in Chromium, against a `tailwater up` whose
 /// jobs of the kind `exec` end when the scenario wants it.
 async fn run(file: &str, names: &[&str]) {
+    run_with("words.sh", file, names).await;
+}
+
+/// The same, with another program for these jobs.
+async fn run_with(program: &str, file: &str, names: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let words = root.join("tests/clients/browser/words.sh");
+    let words = root.join("tests/clients/browser").join(program);
     let up = up(
         TempDir::new().unwrap(),
         &["bash", words.to_str().expect("a path of the tree is text")],
@@ -79,4 +84,19 @@ async fn the_console_runs_shows_and_stops_jobs_and_resumes_them() {
 #[tokio::test]
 async fn the_console_is_accessible_in_both_themes_and_on_a_phone() {
     run("console.mjs", &["accessible"]).await;
+}
+
+#[tokio::test]
+async fn the_pages_of_the_examples_show_a_whole_job() {
+    run("examples.mjs", &["plain", "fastapi", "nextjs_route"]).await;
+}
+
+#[tokio::test]
+async fn events_arrive_as_they_are_made_through_nginx_and_a_compressing_server() {
+    let names = [
+        "nginx_by_default",
+        "nginx_with_websockets",
+        "compressing_dev_server",
+    ];
+    run_with("steps.sh", "proxies.mjs", &names).await;
 }

@@ -3,7 +3,7 @@
 //! Conventions of the Markdown files:
 //! - An `sh` block is run with bash, in the document's order, beside a `tailwater up` of the document's own.
 //! - An `output` block shows what the `sh` block before it prints; `…` stands for any text.
-//! - Commands that build, test or start everything (`cargo`, `scripts/…`, `docker`, `tailwater up`) are not run here. What
+//! - Commands that build, install, test or start everything (`cargo`, `pip`, `scripts/…`, `docker`, `tailwater up`) are not run here. What
 //!   they name is looked up instead. A block holds either such commands or others.
 //! - `js` blocks run in a browser or in Node, and `rust` and `python` blocks quote a file of `examples/` or `clients/python`.
 //! - `ARCHITECTURE.md` and `CONTRIBUTING.md` name paths, types, functions and tests as they are in the tree.
@@ -26,8 +26,9 @@ use crate::support::up::up;
 use crate::support::{process, within};
 
 /// The documents whose commands are run, each by the test below that names it.
-const RUN: [&str; 8] = [
+const RUN: [&str; 9] = [
     "README.md",
+    "docs/quick-start.md",
     "docs/clients.md",
     "docs/http.md",
     "docs/workers.md",
@@ -38,8 +39,11 @@ const RUN: [&str; 8] = [
 ];
 
 /// Commands that are looked up instead of run.
-const NOT_RUN: [&str; 8] = [
+const NOT_RUN: [&str; 11] = [
     "cargo ",
+    "npm install ",
+    "pip install ",
+    "uvx ",
     "node scripts/",
     "node --test ",
     "scripts/",
@@ -227,6 +231,11 @@ async fn the_commands_of_the_readme_work() {
 }
 
 #[tokio::test]
+async fn the_commands_of_the_quick_start_work() {
+    run("docs/quick-start.md").await;
+}
+
+#[tokio::test]
 async fn the_commands_for_clients_work() {
     run("docs/clients.md").await;
 }
@@ -254,6 +263,11 @@ async fn the_commands_for_operators_work() {
 #[tokio::test]
 async fn the_commands_about_performance_work() {
     run("docs/performance.md").await;
+}
+
+#[tokio::test]
+async fn the_commands_about_access_work() {
+    run("docs/security.md").await;
 }
 
 /// Browser APIs that Node may lack.
@@ -386,6 +400,43 @@ fn every_link_leads_to_a_file_and_a_heading() {
         }
     }
     assert!(found > 5, "{found} links: they are written otherwise now");
+}
+
+/// The codes in the first column of the tables below a heading.
+fn codes(document: &str, heading: &str) -> Vec<String> {
+    let (_, rest) = document.split_once(heading).unwrap();
+    let section = rest.split("\n## ").next().unwrap();
+    let cells = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('|').next());
+    cells
+        .flat_map(|cell| {
+            cell.split('`')
+                .step_by(2)
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
+        .filter(|code| !code.trim_matches([',', ' ']).is_empty())
+        .collect()
+}
+
+#[test]
+fn every_code_is_in_the_page_about_trouble() {
+    let page = fs::read_to_string(root().join("docs/troubleshooting.md")).unwrap();
+    let requests: Vec<_> = tailwater::wire::Code::ALL
+        .iter()
+        .map(|code| code.as_str().to_owned())
+        .collect();
+    assert_eq!(codes(&page, "## Codes of refused requests"), requests);
+    let protocol = fs::read_to_string(root().join("src/wire/PROTOCOL.md")).unwrap();
+    let explained = codes(&page, "## Codes of failed jobs");
+    // Two codes mean the same to both kinds of failures.
+    let known = codes(&protocol, "## Failure codes");
+    let missing: Vec<_> = known
+        .iter()
+        .filter(|code| !explained.contains(code) && !requests.contains(code))
+        .collect();
+    assert!(known.len() > 20 && missing.is_empty(), "{missing:?}");
 }
 
 /// What is quoted in backticks outside of blocks.

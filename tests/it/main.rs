@@ -66,6 +66,8 @@ mod openai;
 mod openapi;
 /// Outages of the broker: a worker continues the jobs that it still owns.
 mod outages;
+/// What the packages of a release rely on: the server beside the program, the launcher for npm.
+mod packages;
 /// Leaders that are cut off from their followers, while clients still reach them.
 mod partition;
 /// The Python library: workers, clients, and features that the workers of a kind lack.

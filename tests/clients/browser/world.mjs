@@ -95,8 +95,9 @@ export class World {
   }
 
   /** Another edge over the same log. */
-  async edge(listen = "127.0.0.1:0") {
-    const child = spawn(this.bin, ["edge", "--nats", this.nats, "--listen", listen], { stdio: ["ignore", "pipe", "ignore"] });
+  async edge(listen = "127.0.0.1:0", flags = []) {
+    const args = ["edge", "--nats", this.nats, "--listen", listen, ...flags];
+    const child = spawn(this.bin, args, { stdio: ["ignore", "pipe", "ignore"] });
     const dies = once(child, "exit");
     const kill = async () => {
       child.kill("SIGKILL");
@@ -107,6 +108,17 @@ export class World {
       if (line.startsWith("ready http://")) return { addr: line.slice("ready http://".length), kill };
     }
     throw new Error("The edge did not start.");
+  }
+
+  /** A worker of this kind that runs a program. */
+  worker(kind, command) {
+    const args = ["worker", "--nats", this.nats, "--kind", kind, "exec", "--", ...command];
+    const child = spawn(this.bin, args, { stdio: "ignore" });
+    const dies = once(child, "exit");
+    this.#ends.push(async () => {
+      child.kill("SIGTERM");
+      await dies;
+    });
   }
 }
 

