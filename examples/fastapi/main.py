@@ -8,7 +8,7 @@ Then open http://127.0.0.1:8000/. `EDGE` is the edge's address. With tokens, `TA
 
     openssl rand -base64 32 > secret
     tailwater up --auth jwt --auth-secret secret
-    TAILWATER_TOKEN=$(tailwater token --auth-secret secret --sub service --submit demo) uvicorn --app-dir examples/fastapi main:app
+    TAILWATER_TOKEN=$(tailwater token --auth-secret secret --sub service --submit demo --ttl 1h) uvicorn --app-dir examples/fastapi main:app
 """
 
 import os

@@ -64,7 +64,7 @@ async fn up_starts_the_server_that_is_installed_beside_the_program() {
         "cd {0} && unset NATS_SERVER && PATH= exec {0}/tailwater \"$@\"",
         dir.path().display()
     );
-    let args = ["-c", &script, "sh"].iter().copied().chain(UP);
+    let args = ["-c", &script, "sh"].into_iter().chain(UP);
     let mut up = Process::start_program(Path::new("/bin/sh"), args, &[], Stdio::inherit());
     runs_a_job(&mut up).await;
 }

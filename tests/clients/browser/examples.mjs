@@ -16,7 +16,7 @@ async function guardedEdge(world) {
   const secret = `${world.folder}/secret`;
   await writeFile(secret, randomBytes(32).toString("base64"));
   const edge = await world.edge("127.0.0.1:0", ["--auth", "jwt", "--auth-secret", secret]);
-  const args = ["token", "--auth-secret", secret, "--sub", "service", "--submit", "demo"];
+  const args = ["token", "--auth-secret", secret, "--sub", "service", "--submit", "demo", "--ttl", "1h"];
   const child = spawn(world.bin, args, { stdio: ["ignore", "pipe", "inherit"] });
   let token = "";
   for await (const data of child.stdout) token += data;
