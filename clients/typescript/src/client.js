@@ -40,8 +40,9 @@ const SSE_FOR = 3_600_000;
 const SAVED_JOBS = 20;
 const PAGE = 1000;
 
+// The folder of this file, by default. Bundlers would take `new URL(".", import.meta.url)` for a file to include, and fail.
 /** @type {Connect} */
-export const connect = (given = new URL(".", import.meta.url), options = {}) => {
+export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options = {}) => {
   const url = `${given}`.replace(/^ws/, "http").replace(/\/+$/, "");
   const name = `tailwater:${url}`;
   const Socket = options.WebSocket ?? globalThis.WebSocket;
@@ -175,7 +176,7 @@ export const connect = (given = new URL(".", import.meta.url), options = {}) => 
       set("open");
       feeds.forEach((feed) => feed.start());
     } else if ("op" in frame && /** @type {string} */ (frame.op) === "token_expiring") {
-      api.token(true).then((token) => link?.send({ op: "auth", token }), () => {});
+      api.token(true).then((token) => token && link?.send({ op: "auth", token }), () => {});
     } else if ("job" in frame && frame.job) {
       feeds.get(frame.job)?.receive(frame);
     }
