@@ -6,7 +6,8 @@
 #   --list      list the attacks
 #   NAME...     run only these attacks
 # TAILWATER_PROGRAM is a program to test instead of building one.
-# Exits with 1 if the edge used more than 64 MiB for an attack or did not free it. The last line counts attacks.
+# Exits with 1 if the edge used more than 64 MiB for an attack or did not free it, or if events reached the honest clients more
+# than twice as late as before. The last line counts attacks.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

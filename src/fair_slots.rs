@@ -61,6 +61,16 @@ impl FairSlots {
         })
     }
 
+    /// How many there are.
+    pub fn limit(&self) -> usize {
+        self.0.limit
+    }
+
+    /// How many one address gets if no other address has any.
+    pub fn share(&self) -> usize {
+        self.0.limit * SHARE_TIMES_FREE / (SHARE_TIMES_FREE + 1)
+    }
+
     /// How many are taken.
     pub fn taken(&self) -> usize {
         self.lock().all

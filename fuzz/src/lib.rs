@@ -1,6 +1,8 @@
 //! The modules of Tailwater that decode what others send, compiled alone, and the fuzz targets.
 #![allow(missing_docs, dead_code, unreachable_pub)]
 
+#[path = "../../src/auth/mod.rs"]
+pub mod auth;
 #[path = "../../src/config/mod.rs"]
 pub mod config;
 #[path = "../../src/backend/sse.rs"]

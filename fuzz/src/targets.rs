@@ -4,17 +4,19 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
+use serde_json::Value;
 
+use crate::auth::{KeySet, Operation, SigningSecret, TokenKeys, decide};
 use crate::sse::{SseEvent, SseParser};
 use crate::wire::codec::{json_to_msgpack, msgpack_to_json};
-use crate::wire::limits::MESSAGE_MAX;
+use crate::wire::limits::{LABEL_MAX, MESSAGE_MAX};
 use crate::wire::{ClientFrame, Cursor, Encoding, Event, JobId, PageToken, Refusal, Stored};
 
 /// A function that gets the input of a target.
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its folder in `corpus`.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("client_frame_json", client_frame_json),
     ("client_frame_msgpack", client_frame_msgpack),
     ("stored", stored),
@@ -22,6 +24,8 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("page_token", page_token),
     ("sse", sse),
     ("submission", submission),
+    ("token", token),
+    ("key_set", key_set),
 ];
 
 /// A client's frame in JSON.
@@ -64,7 +68,7 @@ pub fn stored(data: &[u8]) {
     let cursor = event.cursor();
     assert!(cursor.is_of(&job));
     assert_eq!(cursor.to_string().parse::<Cursor>().ok(), Some(cursor));
-    assert!(serde_json::from_slice::<serde_json::Value>(event.json()).is_ok());
+    assert!(serde_json::from_slice::<Value>(event.json()).is_ok());
     assert!(!event.msgpack().is_empty());
     if event.event().is_ok() {
         let decoded = Event::decode(data).expect("it was decoded before");
@@ -138,9 +142,79 @@ pub fn submission(data: &[u8]) {
     }
     let mut json = Vec::new();
     if msgpack_to_json(data, &mut json).is_ok() {
-        assert!(
-            serde_json::from_slice::<serde_json::Value>(&json).is_ok(),
-            "{json:?}"
+        assert!(serde_json::from_slice::<Value>(&json).is_ok(), "{json:?}");
+    }
+}
+
+const SECRET: &[u8] = b"a secret of more than thirty-two bytes";
+/// When tokens are verified, in milliseconds since the Unix epoch.
+const NOW_MS: u64 = 1_800_000_000_000;
+
+/// A token as a client sends it, which no key verifies; and a header and claims, separated by a line
+/// feed, that are signed correctly. A valid token allows exactly what its claims say.
+pub fn token(data: &[u8]) {
+    let keys = TokenKeys {
+        secret: SigningSecret::new(SECRET).ok(),
+        ..TokenKeys::default()
+    };
+    let verify = |token: &str| keys.verify(token, &KeySet::default(), NOW_MS);
+    assert!(verify(&String::from_utf8_lossy(data)).is_err());
+    let line_end = data.iter().position(|byte| *byte == b'\n');
+    let (header, claims) = match line_end {
+        Some(at) => (&data[..at], &data[at + 1..]),
+        None => (&br#"{"alg":"HS256"}"#[..], data),
+    };
+    let message = format!("{}.{}", BASE64.encode(header), BASE64.encode(claims));
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET);
+    let tag = ring::hmac::sign(&key, message.as_bytes());
+    let Ok(subject) = verify(&format!("{message}.{}", BASE64.encode(tag))) else {
+        return;
+    };
+    assert!(subject.expires_at_ms.is_some_and(|at| at > NOW_MS));
+    assert!((1..=LABEL_MAX).contains(&subject.name.len()));
+    let claims: Value = serde_json::from_slice(claims).expect("valid claims are JSON");
+    let grants = &claims["tailwater"];
+    let is_admin = grants["admin"] == true;
+    let allows = |field: &str, pattern: &str| {
+        let patterns = grants[field].as_array();
+        is_admin || patterns.is_some_and(|list| list.iter().any(|one| one == pattern))
+    };
+    let (job, kind) = ("j", "k");
+    let allows_any = |field: &str, name: &str| {
+        allows(field, name) || allows(field, "*") || allows(field, &format!("{name}*"))
+    };
+    let (job_id, kind_id) = (job.parse().expect("an id"), kind.parse().expect("a kind"));
+    for (operation, expected) in [
+        (Operation::Watch(&job_id), allows_any("watch", job)),
+        (Operation::Cancel(&job_id), allows_any("cancel", job)),
+        (Operation::Submit(&kind_id), allows_any("submit", kind)),
+        (Operation::List, is_admin || grants["list"] == true),
+        (Operation::Observe, is_admin),
+    ] {
+        assert_eq!(
+            decide(&subject, operation).is_ok(),
+            expected,
+            "{operation:?}"
         );
+    }
+}
+
+/// A JWK set. No key of it verifies a token that it did not sign.
+pub fn key_set(data: &[u8]) {
+    let Ok(set) = KeySet::from_json(data) else {
+        return;
+    };
+    let keys = TokenKeys::default();
+    for header in [
+        r#"{"alg":"RS256"}"#,
+        r#"{"alg":"ES256","kid":"a"}"#,
+        r#"{"alg":"EdDSA"}"#,
+    ] {
+        let token = format!(
+            "{}.{}.AAAA",
+            BASE64.encode(header),
+            BASE64.encode(r#"{"sub":"a","exp":2e9}"#)
+        );
+        assert!(keys.verify(&token, &set, NOW_MS).is_err());
     }
 }

@@ -51,7 +51,7 @@ async def half_tls(rig, count):
 
 @attack("head-drip", "heads of requests, a byte a second", full=2000, short=300)
 async def head_drip(rig, count):
-    return await drip(rig, count, 10, b"GET /api/stats HTTP/1.1\r\nHost: edge\r\nX-A: ", b"a")
+    return await drip(rig, count, 10, b"GET /api/stats HTTP/1.1\r\nHost: localhost\r\nX-A: ", b"a")
 
 
 @attack("body-drip", "bodies, a byte a second", full=1000)
@@ -249,7 +249,7 @@ async def strings(rig, count):
         path = every[number % len(every)]
         client = await Client.connect(rig.port, rcvbuf=None)
         raw = path.replace(" ", "%20").encode("utf-8", "surrogateescape")
-        await client.send(b"GET " + raw + b" HTTP/1.1\r\nHost: edge\r\nAccept: application/json\r\nConnection: close\r\n\r\n")
+        await client.send(b"GET " + raw + b" HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\nConnection: close\r\n\r\n")
         data = b""
         while (piece := await client.read(1 << 16, 20)):
             data += piece
@@ -276,7 +276,7 @@ async def injection(rig, count):
 
     async def one(number):
         name, value, method = every[number % len(every)]
-        host = "" if name == "Host" else "Host: edge\r\n"
+        host = "" if name == "Host" else "Host: localhost\r\n"
         client = await Client.connect(rig.port, rcvbuf=None)
         head = f"{method} /api/jobs HTTP/1.1\r\n{host}{name}: {value}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         await client.send(head.encode())

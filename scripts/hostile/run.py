@@ -14,6 +14,11 @@ from rig import Rig
 # How many MiB more than when idle an edge may use during an attack, and after it.
 PEAK_MAX = 64
 LEFT_MAX = 24
+# How many times later than before an event may reach the honest clients during an attack, for 99 of 100 events.
+DELAY_TIMES = 2
+# A delay of fewer milliseconds counts as this many: the attackers, the clients and the edge share the processor, and Linux lets
+# each of them run for several milliseconds at a time.
+DELAY_MIN = 50
 # How many seconds after an attack the memory must be free again.
 RECOVERY_WAIT = 30
 
@@ -95,6 +100,10 @@ async def measure(rig, attack, size, quiet):
         violations.append(f"{left - idle:.0f} MiB left after {RECOVERY_WAIT} s")
     if attack.honest and (during["lost"] or not during["events"]):
         violations.append(f"{during['lost']} honest clients lost their connection, {during['events']} events arrived")
+    if attack.honest and before["events"] and during["events"]:
+        bound = DELAY_TIMES * max(before["p99"], DELAY_MIN)
+        if during["p99"] > bound:
+            violations.append(f"p99 of {during['p99']:.0f} ms instead of {bound:.0f} ms")
     p99 = [f"{delays['p99']:.0f}" if delays["events"] else "-" for delays in (before, during)]
     outcomes = ", ".join(f"{what}: {times}" for what, times in seen.most_common(5) if times)
     row = (attack.name, f"{idle:.0f}", f"{peak:.0f}", f"{left:.0f} in {recovery:.0f} s", *p99, outcomes, "; ".join(violations) or "ok")

@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn a_token_for_one_job_is_good_for_nothing_else() {
-        let (mine, other): (JobId, JobId) = ("j1".parse().unwrap(), "j12".parse().unwrap());
+        let mine: JobId = "j1".parse().unwrap();
+        let other: JobId = "j12".parse().unwrap();
         for cancel in [false, true] {
             let subject = Subject {
                 grants: Grants::one_job(&mine, cancel),

@@ -19,4 +19,4 @@ pub use key_set::{BadKeySet, KeySet};
 pub use pattern::{BadPattern, NamePattern};
 pub use revocations::{Revocation, Revocations};
 pub use static_tokens::{BadTokenFile, StaticTokens};
-pub use token::{BadSecret, NewToken, SigningSecret, TokenError, TokenKeys};
+pub use token::{BadSigningSecret, NewToken, SigningSecret, TokenError, TokenKeys};

@@ -58,14 +58,14 @@ struct TokenList {
 struct TokenEntry {
     token: BearerToken,
     sub: String,
-    role: Option<Role>,
+    role: Option<GrantPreset>,
     tailwater: Option<Grants>,
 }
 
 /// A name for common grants.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Role {
+enum GrantPreset {
     Admin,
     Application,
     Viewer,
@@ -124,9 +124,9 @@ impl TokenEntry {
             return Err("`sub` is empty, too long, or has control characters");
         }
         let grants = match (self.role, &self.tailwater) {
-            (Some(Role::Admin), None) => Grants::admin(),
-            (Some(Role::Application), None) => Grants::application(),
-            (Some(Role::Viewer), None) => Grants::viewer(),
+            (Some(GrantPreset::Admin), None) => Grants::admin(),
+            (Some(GrantPreset::Application), None) => Grants::application(),
+            (Some(GrantPreset::Viewer), None) => Grants::viewer(),
             (None, Some(grants)) => grants.clone(),
             (Some(_), Some(_)) | (None, None) => return Err("give `role` or `tailwater`"),
         };

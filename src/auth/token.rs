@@ -38,7 +38,7 @@ pub struct SigningSecret {
 /// The secret cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a signing secret must have at least {SECRET_MIN} bytes; try `openssl rand -base64 32`")]
-pub struct BadSecret;
+pub struct BadSigningSecret;
 
 /// A token to be signed.
 #[derive(Clone, Debug, Serialize)]
@@ -139,15 +139,15 @@ impl SigningSecret {
     /// The secret of a file. A line break at its end is not part of it.
     ///
     /// # Errors
-    /// [`BadSecret`] when it is too short.
-    pub fn new(bytes: &[u8]) -> Result<Self, BadSecret> {
+    /// [`BadSigningSecret`] when it is too short.
+    pub fn new(bytes: &[u8]) -> Result<Self, BadSigningSecret> {
         let bytes = bytes.trim_ascii();
         if bytes.len() < SECRET_MIN {
-            return Err(BadSecret);
+            return Err(BadSigningSecret);
         }
         Ok(Self {
-            signing: EncodingKey::from_secret(bytes).map_err(|_| BadSecret)?,
-            verification: DecodingKey::from_secret(bytes).map_err(|_| BadSecret)?,
+            signing: EncodingKey::from_secret(bytes).map_err(|_| BadSigningSecret)?,
+            verification: DecodingKey::from_secret(bytes).map_err(|_| BadSigningSecret)?,
         })
     }
 

@@ -11,7 +11,8 @@ use ipnet::IpNet;
 use url::Url;
 
 use crate::auth::{Expected, SigningSecret, StaticTokens, TokenKeys};
-use crate::edge::{AllowedOrigins, BrowserPolicy, Gate, KeySource, TrustedProxies};
+use crate::config::{SUBJECT_CONNECTIONS, SUBJECT_JOBS, SUBJECT_SUBMITS_PER_S};
+use crate::edge::{AllowedOrigins, BrowserPolicy, Gate, KeySource, SubjectLimits, TrustedProxies};
 
 /// Who may use an edge.
 #[derive(Clone, Debug, Args)]
@@ -46,6 +47,16 @@ pub(super) struct AuthArgs {
     #[arg(long, env = "TAILWATER_PUBLIC_HOST", value_name = "HOSTS")]
     #[arg(value_delimiter = ',')]
     public_host: Vec<String>,
+    /// How many streams one subject may have open at this edge.
+    #[arg(long, env = "TAILWATER_SUBJECT_CONNECTIONS", value_name = "N", default_value_t = SUBJECT_CONNECTIONS)]
+    subject_connections: usize,
+    /// How many jobs one subject may submit per second at this edge.
+    #[arg(long, env = "TAILWATER_SUBJECT_SUBMITS", value_name = "N", default_value_t = SUBJECT_SUBMITS_PER_S,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    subject_submits: u32,
+    /// How many jobs that one subject submitted at this edge may be queued or running.
+    #[arg(long, env = "TAILWATER_SUBJECT_JOBS", value_name = "N", default_value_t = SUBJECT_JOBS)]
+    subject_jobs: usize,
     /// Networks of proxies whose `X-Forwarded-For` or `Forwarded` names the client, separated by
     /// commas, each `address/bits`.
     #[arg(long, env = "TAILWATER_TRUSTED_PROXY", value_name = "NETWORKS")]
@@ -112,7 +123,12 @@ impl AuthArgs {
                 audience: text(self.auth_audience.as_ref()),
             },
         };
-        Ok(Gate::checked(keys, source))
+        let limits = SubjectLimits {
+            connections: self.subject_connections,
+            submits_per_s: self.subject_submits,
+            jobs: self.subject_jobs,
+        };
+        Ok(Gate::checked(keys, source, limits))
     }
 
     fn key_source(&self) -> anyhow::Result<Option<KeySource>> {

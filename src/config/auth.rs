@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::wire::limits::EXPIRY_NOTICE_MS;
+
 /// How far the clocks of an issuer and an edge may differ, in seconds, when a token was issued or
 /// becomes valid. Machines with a time service differ by far less than this. It does not extend the
 /// life of a token.
@@ -23,11 +25,35 @@ pub const KEYS_REFETCH_PAUSE: Duration = Duration::from_secs(10);
 pub const KEYS_WAIT: Duration = Duration::from_secs(5);
 /// How long an edge waits at its start until it knows all revocations.
 pub const REVOCATIONS_WAIT: Duration = Duration::from_secs(30);
+/// How long before its token expires a client is told.
+pub const EXPIRY_NOTICE: Duration = Duration::from_millis(EXPIRY_NOTICE_MS);
 /// How often the watch of revocations is started again while the broker does not answer.
 pub const REVOCATIONS_PAUSE: Duration = Duration::from_millis(250);
 /// The longest token that is kept in a cookie, in bytes: browsers discard cookies of more than 4096
 /// bytes, name and attributes included.
 pub const COOKIE_TOKEN_MAX: usize = 3800;
+/// How many streams one subject may have open at an edge. A flag overrides it. The browsers of an
+/// application's users share its subject, because a `watch_token` has the subject of the submitter;
+/// ten thousand is what one edge is meant to serve.
+pub const SUBJECT_CONNECTIONS: usize = 10_000;
+/// How many jobs one subject may submit per second at an edge. A flag overrides it. An edge thread
+/// queues a few thousand per second, so no subject takes all of that from others.
+pub const SUBJECT_SUBMITS_PER_S: u32 = 500;
+/// How many jobs that one subject submitted at an edge may be queued or running. A flag overrides it.
+/// It is half of [`KIND_JOBS_MAX`](super::KIND_JOBS_MAX), so that two subjects share a kind.
+pub const SUBJECT_JOBS: usize = 10_000;
+/// How many jobs of one subject an edge remembers, if a flag allows more: about 8 MB.
+pub const SUBJECT_JOBS_KEPT: usize = 100_000;
+/// How many of these jobs are looked up at a time, to find those that have ended, once there are too
+/// many. Each may have an input of 512 KiB.
+pub const QUOTA_PROBE_JOBS: usize = 8;
+/// How often that is repeated before a submission is refused.
+pub const QUOTA_PROBES: usize = 4;
+/// The time over which submissions are counted: `Retry-After` has whole seconds.
+pub const QUOTA_WINDOW: Duration = Duration::from_secs(1);
+/// In how many seconds a client that has reached a limit should try again. Rates are per second, and
+/// the other limits are free again whenever a connection or a job ends.
+pub const QUOTA_RETRY_S: u64 = 1;
 /// How many tickets one edge issues within the time that a ticket is valid. They share a bucket of
 /// 64 MiB with the revocations, which must always fit; a ticket takes up to 2 KiB.
 pub const TICKETS_MAX: usize = 4096;

@@ -11,9 +11,10 @@ use futures_util::stream::{self, BoxStream};
 use tokio::time::{Instant, sleep_until};
 
 use super::error::Problem;
+use super::quota::{QuotaReached, SubjectConnection, SubjectUsage};
 use super::revoked::RevokedTokens;
 use crate::auth::{Grants, NamePattern, Operation, Subject, decide};
-use crate::wire::limits::EXPIRY_NOTICE_MS;
+use crate::config::EXPIRY_NOTICE;
 use crate::wire::{Code, JobId};
 
 /// The access of one client. Cheap to clone.
@@ -27,6 +28,8 @@ struct TokenAccess {
     /// When the token expires.
     expires_at: Option<Instant>,
     revoked: Arc<RevokedTokens>,
+    /// What all clients of the subject use.
+    usage: Arc<SubjectUsage>,
 }
 
 /// What happens to a connection's token.
@@ -45,7 +48,11 @@ impl Access {
     }
 
     /// The access of a subject whose token is valid now.
-    pub(super) fn of(subject: Subject, revoked: &Arc<RevokedTokens>) -> Self {
+    pub(super) fn of(
+        subject: Subject,
+        revoked: &Arc<RevokedTokens>,
+        usage: Arc<SubjectUsage>,
+    ) -> Self {
         let lifetime = subject
             .expires_at_ms
             .map(|at| Duration::from_millis(at.saturating_sub(unix_ms())));
@@ -55,6 +62,7 @@ impl Access {
             subject,
             expires_at,
             revoked: Arc::clone(revoked),
+            usage,
         })))
     }
 
@@ -82,6 +90,16 @@ impl Access {
     /// The subject; `None` on an edge that checks no tokens.
     pub(super) fn subject(&self) -> Option<&Subject> {
         self.0.as_ref().map(|access| &access.subject)
+    }
+
+    /// What the subject uses; `None` on an edge that checks no tokens.
+    pub(super) fn usage(&self) -> Option<&Arc<SubjectUsage>> {
+        self.0.as_ref().map(|access| &access.usage)
+    }
+
+    /// Counts an open stream of the subject, until it is dropped.
+    pub(super) fn connect(&self) -> Result<Option<SubjectConnection>, QuotaReached> {
+        self.usage().map(SubjectUsage::connect).transpose()
     }
 
     /// The jobs that the client may watch; `None` for all.
@@ -150,14 +168,13 @@ struct TokenWatch {
 
 impl TokenWatch {
     async fn next(&mut self) -> TokenEvent {
-        const NOTICE: Duration = Duration::from_millis(EXPIRY_NOTICE_MS);
         loop {
             if let Err(code) = self.access.check() {
                 return TokenEvent::Ended(code);
             }
             let notice_at = self
                 .expires_at
-                .map(|at| at.checked_sub(NOTICE).unwrap_or_else(Instant::now));
+                .map(|at| at.checked_sub(EXPIRY_NOTICE).unwrap_or_else(Instant::now));
             let due = if self.is_noticed {
                 self.expires_at
             } else {
@@ -201,6 +218,7 @@ pub(super) fn unix_ms() -> u64 {
 mod tests {
     use super::*;
     use crate::auth::Revocation;
+    use crate::edge::quota::{SubjectLimits, SubjectUsages};
     use crate::nats::RevocationChange;
     use tokio::time::sleep;
 
@@ -211,13 +229,15 @@ mod tests {
             expires_at_ms: lifetime.map(|time| unix_ms() + time.as_millis() as u64),
             ..Subject::anyone()
         };
-        (Access::of(subject, &revoked), revoked)
+        let usage = SubjectUsages::new(SubjectLimits::default()).of(name);
+        (Access::of(subject, &revoked, usage), revoked)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_token_is_reported_30_s_before_it_expires_and_then_ends() {
         let (access, _) = token("a", Some(Duration::from_secs(100)));
-        let (mut events, begun) = (access.events(), Instant::now());
+        let mut events = access.events();
+        let begun = Instant::now();
         let Some(TokenEvent::Expiring(left)) = events.next().await else {
             panic!("no notice");
         };
@@ -235,7 +255,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_short_token_is_reported_at_once() {
         let (access, _) = token("a", Some(Duration::from_secs(3)));
-        let (mut events, begun) = (access.events(), Instant::now());
+        let mut events = access.events();
+        let begun = Instant::now();
         assert!(matches!(events.next().await, Some(TokenEvent::Expiring(_))));
         assert!(begun.elapsed() < Duration::from_secs(1));
         assert_eq!(access.ended().await, Code::TokenExpired);
@@ -244,7 +265,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_revocation_ends_a_token_without_an_end() {
         let (access, revoked) = token("a", None);
-        let (mut events, begun) = (access.events(), Instant::now());
+        let mut events = access.events();
+        let begun = Instant::now();
         let revoke = async {
             sleep(Duration::from_secs(5)).await;
             let other = Revocation::Sub("b".into());

@@ -19,6 +19,7 @@ use super::counters::Transport;
 use super::error::Problem;
 use super::jobs::SubmitRequest;
 use super::memory::SplitReservation;
+use super::quota::SubjectConnection;
 use super::watches::{Outgoing, Watches};
 use crate::auth::Operation;
 use crate::config::REQUESTS_MAX;
@@ -33,6 +34,8 @@ pub(super) struct ConnectedClient<R> {
     address: IpAddr,
     /// What the client may do; `None` until it has sent a valid token.
     access: Option<Access>,
+    /// Counts it among the streams of its subject.
+    connection: Option<SubjectConnection>,
     /// What happens to the client's token, or to a client that sends none.
     token_events: BoxStream<'static, TokenEvent>,
     /// A token whose key must be read first.
@@ -65,9 +68,10 @@ impl<R: Send + 'static> ConnectedClient<R> {
         let hub = Arc::clone(&app.hub);
         let counters = Arc::clone(&app.thread.counters);
         let budget = app.shared.memory().streams.clone();
-        Self {
+        let mut client = Self {
             app,
             address,
+            connection: None,
             token_events: access.as_ref().map_or_else(no_token, Access::events),
             access,
             authentication: None,
@@ -76,6 +80,18 @@ impl<R: Send + 'static> ConnectedClient<R> {
             ended: None,
             watches: Watches::new(hub, counters, transport, address, budget),
             requests: Vec::new(),
+        };
+        client.count_connection();
+        client
+    }
+
+    /// Counts the client among the streams of its subject. One too many must disconnect.
+    fn count_connection(&mut self) {
+        let access = self.access.as_ref().filter(|_| self.connection.is_none());
+        match access.map(Access::connect) {
+            None => {}
+            Some(Ok(connection)) => self.connection = connection,
+            Some(Err(_)) => self.ended = Some(Code::RateLimited),
         }
     }
 
@@ -188,7 +204,8 @@ impl<R: Send + 'static> ConnectedClient<R> {
             let refusal = Problem::from(Code::TooManyRequests);
             return Some((refusal.into_frame(RequestRef::default()), reply_to));
         }
-        let (app, token) = (Arc::clone(&self.app), token.clone());
+        let app = Arc::clone(&self.app);
+        let token = token.clone();
         let mut verified =
             async move { app.settings.gate.authenticate(token.expose()).await }.boxed();
         match verified.as_mut().now_or_never() {
@@ -234,6 +251,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
         }
         let expires_in_ms = access.expires_in_ms();
         self.access = Some(access);
+        self.count_connection();
         Some(ServerFrame::Authenticated { expires_in_ms })
     }
 

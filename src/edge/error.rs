@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tracing::{debug, warn};
 
+use super::quota::QuotaReached;
 use crate::budget::LimitReached;
 use crate::session::SessionError;
 use crate::source::Unavailable;
@@ -36,6 +37,8 @@ pub(super) fn refusals() -> impl Iterator<Item = (Code, u64)> {
 pub(super) struct Problem {
     code: Code,
     detail: Option<String>,
+    /// The limit that the client has reached.
+    reached: Option<Box<QuotaReached>>,
 }
 
 /// Why a request is refused or has failed (RFC 9457).
@@ -62,6 +65,7 @@ impl Problem {
         Self {
             code,
             detail: Some(shortened(detail.into())),
+            reached: None,
         }
     }
 
@@ -102,7 +106,20 @@ impl From<Refusal> for Problem {
 
 impl From<Code> for Problem {
     fn from(code: Code) -> Self {
-        Self { code, detail: None }
+        Self {
+            code,
+            detail: None,
+            reached: None,
+        }
+    }
+}
+
+impl From<QuotaReached> for Problem {
+    fn from(reached: QuotaReached) -> Self {
+        Self {
+            reached: Some(Box::new(reached)),
+            ..Self::new(Code::RateLimited, reached.message())
+        }
     }
 }
 
@@ -163,6 +180,9 @@ impl IntoResponse for Problem {
         }
         if info.retry {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        for (name, value) in self.reached.iter().flat_map(|reached| reached.headers()) {
+            headers.insert(name, value);
         }
         response
     }

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::access::{Access, unix_ms};
 use super::error::Problem;
+use super::quota::{SubjectLimits, SubjectUsages};
 use super::revoked::RevokedTokens;
 use crate::auth::{BadKeySet, Grants, KeySet, NewToken, Subject, TokenError, TokenKeys};
 use crate::backend::fetch_key_set;
@@ -63,6 +64,7 @@ struct TokenGate {
     /// Whether a thread keeps the key set and the revocations up to date.
     is_tended: AtomicBool,
     tickets: Mutex<TicketWindow>,
+    usages: SubjectUsages,
 }
 
 /// How many tickets were issued since a time.
@@ -78,8 +80,8 @@ impl Gate {
         Self(None)
     }
 
-    /// Clients need a token that these keys verify.
-    pub fn checked(keys: TokenKeys, source: Option<KeySource>) -> Self {
+    /// Clients need a token that these keys verify. Each subject has these limits.
+    pub fn checked(keys: TokenKeys, source: Option<KeySource>, limits: SubjectLimits) -> Self {
         Self(Some(Arc::new(TokenGate {
             keys,
             source,
@@ -89,6 +91,7 @@ impl Gate {
             bucket: OnceLock::new(),
             is_tended: AtomicBool::new(false),
             tickets: Mutex::default(),
+            usages: SubjectUsages::new(limits),
         })))
     }
 
@@ -199,7 +202,8 @@ impl TokenGate {
     }
 
     fn admit(&self, subject: Subject) -> Result<Access, Problem> {
-        let access = Access::of(subject, &self.revoked);
+        let usage = self.usages.of(&subject.name);
+        let access = Access::of(subject, &self.revoked, usage);
         access.check()?;
         Ok(access)
     }

@@ -44,11 +44,11 @@ struct OpenState {
 
 /// One of them.
 #[derive(Debug, Default)]
-struct OpenRequest(Mutex<Waiting>);
+struct OpenRequest(Mutex<UnreadResponse>);
 
 /// What the client keeps waiting.
 #[derive(Debug, Default)]
-struct Waiting {
+struct UnreadResponse {
     /// Since when it has not accepted the rest of a response; `None` while there is nothing to
     /// accept.
     since: Option<Instant>,
@@ -116,7 +116,7 @@ impl OpenRequests {
 }
 
 impl OpenRequest {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, UnreadResponse> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

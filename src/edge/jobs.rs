@@ -2,11 +2,13 @@
 //! neither decodes requests nor writes responses.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use futures_util::future::join_all;
 use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -16,8 +18,9 @@ use super::access::Access;
 use super::app::App;
 use super::error::Problem;
 use super::memory::{SplitReservation, weight};
+use super::quota::{JobInFlight, SubjectUsage};
 use crate::auth::Operation;
-use crate::config::OPEN_WAIT;
+use crate::config::{OPEN_WAIT, QUOTA_PROBES};
 use crate::nats::{CancelOutcome, QueueUsage, SubmitOutcome};
 use crate::session::until_ended;
 use crate::source::Unavailable;
@@ -111,10 +114,20 @@ impl App {
             _reservation,
         } = request;
         access.require(Operation::Submit(&submission.kind))?;
+        let in_flight = match access.usage() {
+            None => None,
+            Some(usage) => {
+                usage.count_submit()?;
+                Some(self.begin_job(usage).await?)
+            }
+        };
         let chose_id = submission.id.is_some();
         let mut accepted = self
             .queue_job(access, client, submission, key.as_deref())
             .await?;
+        if let Some(in_flight) = in_flight.filter(|_| accepted.new) {
+            in_flight.queued(&accepted.id);
+        }
         // Anybody may repeat a submission with an id, so only a new job is surely the subject's.
         let is_own = accepted.new || !chose_id;
         if let Some(subject) = access.subject()
@@ -129,6 +142,25 @@ impl App {
             accepted.watch_token = self.settings.gate.watch_token(subject, &accepted.id, terms);
         }
         Ok(accepted)
+    }
+
+    /// Counts a job of a subject. If the subject has too many in flight, looks whether some of them
+    /// have ended: they leave the queue then.
+    async fn begin_job(&self, usage: &Arc<SubjectUsage>) -> Result<JobInFlight, Problem> {
+        for _ in 0..QUOTA_PROBES {
+            let jobs = usage.jobs_to_look_at();
+            if jobs.is_empty() {
+                break;
+            }
+            let looks = jobs.iter().map(|job| self.queue.queued_kind(job));
+            let found = join_all(looks).await;
+            let has_ended = |found: &Result<Option<Kind>, Unavailable>| matches!(found, Ok(None));
+            let ended = jobs.into_iter().zip(&found);
+            let ended = ended.filter(|(_, found)| has_ended(found));
+            let ended: Vec<JobId> = ended.map(|(job, _)| job).collect();
+            usage.forget(&ended);
+        }
+        Ok(usage.begin_job()?)
     }
 
     async fn queue_job(

@@ -12,6 +12,7 @@ use super::app::App;
 use super::counters::Transport;
 use super::describe::OPERATION;
 use super::error::{Problem, refusals};
+use super::quota::Quota;
 use super::thread::EdgeThread;
 use crate::auth::Operation;
 use crate::metrics::{Exposition, MetricsFormat, catalog};
@@ -45,6 +46,9 @@ pub(super) async fn metrics(
     all.counter(&catalog::EDGE_MEMORY_REFUSALS, &[], memory.refused());
     for (code, count) in refusals() {
         all.counter(&catalog::EDGE_REFUSALS, &[code.as_str()], count);
+    }
+    for quota in Quota::ALL {
+        all.counter(&catalog::EDGE_LIMITED, &[quota.as_str()], quota.reached());
     }
     if let Some((kinds, size)) = app.queue_metrics.recent(&app.queue).await {
         add_queue(&mut all, &kinds, size);

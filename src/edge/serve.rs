@@ -15,8 +15,9 @@ use axum::serve::Listener;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -30,12 +31,13 @@ use super::http2;
 use super::memory::{Large, SplitBudget};
 use super::meter::network;
 use super::metered::Metered;
+use super::quota::{Quota, QuotaReached};
 use super::takeover::{LentStream, ResponseHead, Takeover};
 use super::tls::Tls;
-use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER};
+use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER, QUOTA_RETRY_S};
 use crate::fair_slots::{FairSlot, FairSlots};
 use crate::runtime::Tasks;
-use crate::wire::Code;
+use crate::wire::{Code, CodeInfo};
 
 /// Accepts connections until the tasks should end. Each connection is one of the tasks.
 pub(super) async fn serve(
@@ -60,8 +62,9 @@ pub(super) async fn serve(
         let peer = peer.ip();
         let Ok(slot) = slots.acquire(network(peer)) else {
             // Without TLS, a client that expects it could not read an answer.
+            let answer = refusal(slots);
             if tls.is_none() {
-                refuse(stream);
+                refuse(stream, &answer);
             }
             continue;
         };
@@ -110,17 +113,40 @@ async fn secured(
     Ok((stream, is_http2))
 }
 
-/// Refuses a client for which there is no slot, without reading from it or waiting.
-fn refuse(stream: TcpStream) {
-    count_refusal(Code::Overloaded);
-    /// The `Problem` of [`Code::Overloaded`](crate::wire::Code::Overloaded).
-    const ANSWER: &str = concat!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n",
-        "cache-control: no-store\r\nconnection: close\r\ncontent-length: 98\r\n\r\n",
-        r#"{"type":"about:blank","title":"Too many connections; try later.","status":503,"code":"overloaded"}"#,
-    );
+/// Counts that there is no slot for a client. Returns the response: there is none for anybody, or
+/// its address has its share.
+fn refusal(slots: &FairSlots) -> String {
+    let has_share = slots.taken() < slots.limit();
+    let (code, fields) = if has_share {
+        let reached = QuotaReached::of(Quota::Address, slots.share());
+        (Code::RateLimited, reached.fields().to_vec())
+    } else {
+        (Code::Overloaded, Vec::new())
+    };
+    count_refusal(code);
+    let CodeInfo {
+        code, status, text, ..
+    } = code.info();
+    let status = StatusCode::from_u16(status).unwrap_or_default();
+    let body =
+        json!({"type": "about:blank", "title": text, "status": status.as_u16(), "code": code});
+    let body = body.to_string();
+    let names = ["ratelimit-policy", "ratelimit"].iter().zip(fields);
+    let fields: String = names
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\n\
+        retry-after: {QUOTA_RETRY_S}\r\n{fields}cache-control: no-store\r\nconnection: close\r\n\
+        content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Refuses a client, without reading from it or waiting.
+fn refuse(stream: TcpStream, answer: &str) {
     let answered = stream.into_std().and_then(|mut stream| {
-        stream.write_all(ANSWER.as_bytes())?;
+        stream.write_all(answer.as_bytes())?;
         stream.shutdown(Shutdown::Write)
     });
     if let Err(error) = answered {
@@ -179,5 +205,85 @@ async fn connection(stream: Metered<ClientStream>, router: Router, stop: Cancell
         Some(Ok(())) => {}
         Some(Err(error)) => debug!(%error, "a connection broke"),
         None => debug!("a connection was cut off at the stop"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Budget;
+    use crate::edge::memory::Memory;
+    use axum::routing::get;
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpSocket;
+
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
+    /// A connection from this address that has sent a request, and what it was answered.
+    async fn ask(from: &str, edge: SocketAddr) -> (TcpStream, String) {
+        let socket = TcpSocket::new_v4().unwrap();
+        let from: IpAddr = from.parse().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        let mut stream = socket.connect(edge).await.unwrap();
+        // An edge that refuses a connection does not read from it.
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        let mut answer = vec![0; 4096];
+        let read = timeout(PATIENCE, stream.read(&mut answer)).await.unwrap();
+        let read = read.unwrap_or(0);
+        let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+        (stream, answer)
+    }
+
+    #[tokio::test]
+    async fn an_address_with_its_share_of_connections_is_refused_and_others_are_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let edge = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let tasks = Tasks::new(stop.clone());
+        let memory = Memory::new(Budget::unlimited());
+        let slots = FairSlots::new(8);
+        let router = Router::new().route("/", get(async || "served"));
+        let sent = Arc::default();
+        let serving = serve(
+            listener,
+            None,
+            router,
+            &memory.bodies,
+            &slots,
+            &sent,
+            &tasks,
+        );
+        let clients = async {
+            let before = Quota::Address.reached();
+            let mut held = Vec::new();
+            for _ in 0..6 {
+                let (stream, answer) = ask("127.0.0.1", edge).await;
+                assert!(answer.ends_with("served"), "{answer}");
+                held.push(stream);
+            }
+            let (_, refused) = ask("127.0.0.1", edge).await;
+            for part in [
+                "HTTP/1.1 429 Too Many Requests\r\n",
+                "\r\nretry-after: 1\r\n",
+                "\r\nratelimit-policy: \"address\";q=6\r\n",
+                "\r\nratelimit: \"address\";r=0;t=1\r\n",
+                r#""code":"rate_limited""#,
+            ] {
+                assert!(refused.contains(part), "{part}: {refused}");
+            }
+            assert!(Quota::Address.reached() > before);
+            for from in ["127.0.0.2", "127.0.0.3"] {
+                let (stream, answer) = ask(from, edge).await;
+                assert!(answer.ends_with("served"), "{from}: {answer}");
+                held.push(stream);
+            }
+            let (_, full) = ask("127.0.0.4", edge).await;
+            assert!(full.starts_with("HTTP/1.1 503 "), "{full}");
+            assert!(full.contains("\r\nretry-after: 1\r\n"), "{full}");
+            stop.cancel();
+        };
+        tokio::join!(serving, clients);
+        tasks.end(PATIENCE).await;
     }
 }

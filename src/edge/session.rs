@@ -8,21 +8,20 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::IntoResponse;
 
 use super::access::Access;
-use super::admission::authorization;
 use super::app::App;
 use super::browser::is_of_same_origin;
+use super::cookie;
+use super::credential::authorization;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
-use crate::config::COOKIE_TOKEN_MAX;
 use crate::wire::Code;
 
 /// The address of this route.
 pub(super) const SESSION_PATH: &str = "/api/session";
-const COOKIE: &str = "tailwater_token";
 
 problems!(NoSession: BadRequest, NotFound, OriginNotAllowed);
 
@@ -38,7 +37,7 @@ pub(super) async fn begin(
     State(app): State<Arc<App>>,
     access: Access,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<impl IntoResponse, Problem> {
     if access.subject().is_none() {
         let message = "This edge checks no tokens, so a stream needs no cookie.";
         return Err(Problem::new(Code::NotFound, message));
@@ -47,16 +46,12 @@ pub(super) async fn begin(
         return Err(Code::OriginNotAllowed.into());
     }
     let token = authorization(&headers)?.ok_or(Code::Unauthorized)?;
-    if token.len() > COOKIE_TOKEN_MAX || !token.bytes().all(is_cookie_byte) {
-        let message =
-            "The token is too long for a cookie, or has characters that a cookie cannot have.";
-        return Err(Problem::new(Code::BadRequest, message));
-    }
     let origin = headers.get(header::ORIGIN);
     let is_secure = app.settings.tls.is_some()
         || origin.is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
     let lifetime = access.expires_in_ms().map(|ms| ms / 1000);
-    set(token, is_secure, lifetime)
+    let cookie = cookie::set(token, is_secure, lifetime)?;
+    Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie)]))
 }
 
 /// Removes the cookie.
@@ -64,78 +59,7 @@ pub(super) async fn begin(
     delete, path = "/api/session", tag = JOBS,
     responses((status = 204, description = "The cookie is removed.")),
 )]
-pub(super) async fn end(State(app): State<Arc<App>>) -> Result<Response, Problem> {
-    set("", app.settings.tls.is_some(), Some(0))
-}
-
-/// Sets the cookie for a number of seconds, or until the browser ends.
-fn set(token: &str, is_secure: bool, lifetime_s: Option<u64>) -> Result<Response, Problem> {
-    let mut cookie = format!("{COOKIE}={token}; Path=/api/jobs; HttpOnly; SameSite=Strict");
-    if is_secure {
-        cookie.push_str("; Secure");
-    }
-    if let Some(seconds) = lifetime_s {
-        cookie.push_str(&format!("; Max-Age={seconds}"));
-    }
-    let mut cookie = HeaderValue::try_from(cookie).map_err(|_| Code::BadRequest)?;
-    cookie.set_sensitive(true);
-    Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie)]).into_response())
-}
-
-/// The token in the cookie of a request.
-pub(super) fn token(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
-    let lines = headers.get_all(header::COOKIE).iter();
-    let pairs = lines
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='));
-    let mut tokens = pairs.filter(|(name, _)| *name == COOKIE);
-    let Some((_, token)) = tokens.next() else {
-        return Ok(None);
-    };
-    if tokens.next().is_some() {
-        // Another page of this host, or of a parent domain, has set one of them.
-        let message = format!("The cookie {COOKIE} was sent twice.");
-        return Err(Problem::new(Code::Unauthorized, message));
-    }
-    if !is_of_same_origin(headers) {
-        return Err(Code::OriginNotAllowed.into());
-    }
-    Ok(Some(token))
-}
-
-/// Whether a cookie's value may have this byte (RFC 6265, section 4.1.1).
-fn is_cookie_byte(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'"' | b',' | b';' | b'\\')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(lines: &[&str]) -> Result<Option<String>, Code> {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::HOST, HeaderValue::from_static("localhost"));
-        for line in lines {
-            headers.append(header::COOKIE, HeaderValue::from_str(line).unwrap());
-        }
-        let token = token(&headers).map_err(|problem| problem.code());
-        token.map(|token| token.map(str::to_owned))
-    }
-
-    #[test]
-    fn the_cookie_is_found_among_others_and_only_once() {
-        let found = |text: &str| Ok(Some(text.to_owned()));
-        assert_eq!(read(&[]), Ok(None));
-        assert_eq!(read(&["a=b; tailwater=x"]), Ok(None));
-        assert_eq!(read(&["tailwater_token=t.o-k_="]), found("t.o-k_="));
-        assert_eq!(read(&["a=b; tailwater_token=t;c"]), found("t"));
-        assert_eq!(read(&["a=b", "tailwater_token=t"]), found("t"));
-        for twice in [
-            &["tailwater_token=a; tailwater_token=b"][..],
-            &["tailwater_token=a", "tailwater_token=a"],
-        ] {
-            assert_eq!(read(twice), Err(Code::Unauthorized));
-        }
-    }
+pub(super) async fn end(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
+    let cookie = cookie::set("", app.settings.tls.is_some(), Some(0))?;
+    Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie)]))
 }

@@ -23,6 +23,7 @@ use super::counters::Transport;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
 use super::link::Link;
+use super::quota::SubjectConnection;
 use super::request::{JobPath, Params, Peer, Wait, flag, requested_start};
 use super::takeover::{ResponseHead, TakenStream, Takeover};
 use super::watches::Watches;
@@ -141,10 +142,11 @@ pub(super) async fn events(
             StatusCode::NO_CONTENT.into_response()
         }
         (Form::Stream, Some(session)) if !app.clients.are_leaving() => {
+            let counted = access.connect()?;
             // The response's own body is only for HEAD.
             let mut response = stream_of(Body::from_stream(empty::<Result<Bytes, Infallible>>()));
             let takeover = Takeover::new(move |taken, head| {
-                start_stream(&app, session, (client, access), taken, head);
+                start_stream(&app, session, (client, access, counted), taken, head);
             });
             response.extensions_mut().insert(takeover);
             response
@@ -170,7 +172,7 @@ pub(super) async fn events(
 fn start_stream(
     app: &App,
     session: Session<Reader>,
-    (client, access): (IpAddr, Access),
+    (client, access, counted): (IpAddr, Access, Option<SubjectConnection>),
     taken: TakenStream,
     head: ResponseHead,
 ) {
@@ -185,7 +187,7 @@ fn start_stream(
     let stream = Box::new(stream.while_valid(&access));
     app.tasks.spawn(async move {
         stream.run().await;
-        drop(connected);
+        drop((connected, counted));
     });
 }
 

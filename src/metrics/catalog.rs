@@ -55,6 +55,8 @@ metrics! {
         "Accepted requests to cancel a job";
     EDGE_REFUSALS: "tailwater_edge_refusals", Counter, None, ["code"], "edge",
         "Requests and frames that were refused or failed, by public code";
+    EDGE_LIMITED: "tailwater_edge_limited", Counter, None, ["limit"], "edge",
+        "Refusals because a client reached a limit of its own: `connections` of its address (`address`), or open `connections`, `submits` per second or `jobs` in flight of its subject";
     EDGE_MEMORY_LIMIT: "tailwater_edge_memory_limit", Gauge, Bytes, [], "edge",
         "How much memory the edge may hold for its clients";
     EDGE_MEMORY_USED: "tailwater_edge_memory_used", Gauge, Bytes, [], "edge",

@@ -210,7 +210,8 @@ fn key_of(revocation: &Revocation) -> String {
 
 fn revocation_of(key: &str) -> Option<Revocation> {
     let mut parts = key.split('.').skip(1);
-    let (kind, text) = (parts.next()?, parts.next()?);
+    let kind = parts.next()?;
+    let text = parts.next()?;
     let text = String::from_utf8(BASE64.decode(text).ok()?).ok()?;
     match kind {
         "jti" => Some(Revocation::Jti(text)),

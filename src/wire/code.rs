@@ -82,6 +82,8 @@ codes! {
         "This connection watches too many jobs. Unwatch one, or open another connection.";
     TooManyRequests: "too_many_requests", 429, None, true,
         "This connection has too many requests in progress. Wait for an answer.";
+    RateLimited: "rate_limited", 429, Some(1013), true,
+        "Too many connections, submissions or running jobs of this client. Try again later.";
     Unauthorized: "unauthorized", 401, Some(4401), false,
         "A valid token is required.";
     TokenExpired: "token_expired", 401, Some(4401), false,

@@ -224,6 +224,67 @@ mod tests {
         assert!(!may_call_back("https://good.example", &[]));
     }
 
+    /// Addresses of this machine or of the operator's network, in forms that a comparison of texts
+    /// does not see.
+    #[test]
+    fn no_form_of_an_address_or_a_name_is_taken_for_another_host() {
+        let hosts = ["hooks.test".to_owned()];
+        for bad in [
+            "http://localhost/",
+            "http://LOCALHOST./",
+            "http://127.0.0.1/",
+            "http://127.1/",
+            "http://2130706433/",
+            "http://0x7f000001/",
+            "http://0x7f.1/",
+            "http://0177.0.0.1/",
+            "http://017700000001/",
+            "http://0/",
+            "http://[::1]/",
+            "http://[::]/",
+            "http://[::ffff:127.0.0.1]/",
+            "http://[0:0:0:0:0:ffff:7f00:1]/",
+            "http://[64:ff9b::7f00:1]/",
+            "http://[fe80::1%25eth0]/",
+            "http://169.254.169.254/latest/meta-data/",
+            "http://10.0.0.1/",
+            "http://hooks.test@127.0.0.1/",
+            "http://127.0.0.1#@hooks.test/",
+            "http://127.0.0.1?@hooks.test/",
+            "http://127.0.0.1\\@hooks.test/",
+            "http://hooks.test.evil.example/",
+            "http://hooks.test%2eevil.example/",
+            "http://evilhooks.test/",
+            "http://hooks.test:22/",
+            "http://\u{ff11}\u{ff12}\u{ff17}.0.0.1/",
+            "http://hooks\u{3002}test.evil.example/",
+            "file:///etc/passwd",
+            "gopher://hooks.test/",
+            "ftp://hooks.test/",
+            "javascript:alert(1)",
+            "//hooks.test/",
+        ] {
+            assert!(!may_call_back(bad, &hosts), "{bad}");
+        }
+        // An address is the same in each form; a name is not, whatever it resolves to: no name is
+        // resolved to decide, so no answer of a name server changes the decision.
+        let hosts = ["127.0.0.1:9000".to_owned()];
+        for (url, expected) in [
+            ("http://127.0.0.1:9000/", true),
+            ("http://2130706433:9000/", true),
+            ("http://0x7f.1:9000/", true),
+            ("http://localhost:9000/", false),
+            ("http://127.0.0.1.nip.example:9000/", false),
+            ("http://[::1]:9000/", false),
+            ("http://[::ffff:127.0.0.1]:9000/", false),
+            ("http://127.0.0.2:9000/", false),
+            ("http://127.0.0.1/", false),
+            ("http://127.0.0.1:9001/", false),
+        ] {
+            assert_eq!(may_call_back(url, &hosts), expected, "{url}");
+        }
+    }
+
     #[test]
     fn the_stricter_of_two_limits_applies() {
         let a = Limits {

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use tailwater::{config, wire};
+use tailwater::{auth, config, wire};
 
 #[path = "../../src/backend/sse.rs"]
 mod sse;

@@ -4,25 +4,29 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::support::third_party::ThirdParty;
-use crate::support::up::up;
+use crate::support::tokens::SIGNING;
+use crate::support::up::{up, up_with};
 
 /// Runs scenarios of a file of `tests/clients/browser` in Chromium, against a `tailwater up` whose
 /// jobs of the kind `exec` end when the scenario wants it.
 async fn run(file: &str, names: &[&str]) {
-    run_with("words.sh", file, names).await;
+    // The pages of the scenarios are of another origin than the edge.
+    run_with("words.sh", file, &["--allow-origin", "*"], names).await;
 }
 
-/// The same, with another program for these jobs.
-async fn run_with(program: &str, file: &str, names: &[&str]) {
+/// The same, with another program for these jobs, and with these flags.
+async fn run_with(program: &str, file: &str, flags: &[&str], names: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let words = root.join("tests/clients/browser").join(program);
-    let up = up(
+    let up = up_with(
         TempDir::new().unwrap(),
+        flags,
         &["bash", words.to_str().expect("a path of the tree is text")],
     )
     .await;
     let given = json!({
         "names": names, "addr": up.addr, "nats": up.nats, "bin": env!("CARGO_BIN_EXE_tailwater"),
+        "secret": std::str::from_utf8(SIGNING).unwrap(),
     });
     let file = Path::new("browser").join(file);
     let reports = ThirdParty::node(&file, &given).ends().await;
@@ -98,5 +102,23 @@ async fn events_arrive_as_they_are_made_through_nginx_and_a_compressing_server()
         "nginx_with_websockets",
         "compressing_dev_server",
     ];
-    run_with("steps.sh", "proxies.mjs", &names).await;
+    run_with("steps.sh", "proxies.mjs", &[], &names).await;
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_can_neither_read_nor_submit_nor_be_rebound() {
+    let run = async |names| run_with("words.sh", "origins.mjs", &[], names).await;
+    run(&["foreign", "rebound"]).await;
+    // What the page of the edge itself can do shows that the others were refused.
+    run(&["own"]).await;
+}
+
+#[tokio::test]
+async fn a_cookie_opens_event_streams_of_the_edges_own_pages_only() {
+    let dir = TempDir::new().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, SIGNING).unwrap();
+    let secret = secret.display().to_string();
+    let flags = ["--auth", "jwt", "--auth-secret", &secret];
+    run_with("words.sh", "origins.mjs", &flags, &["cookie"]).await;
 }

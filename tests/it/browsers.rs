@@ -1,5 +1,5 @@
 use serde_json::{Value, json};
-use tailwater::edge::{AllowedOrigins, EdgeSettings, Gate};
+use tailwater::edge::{AllowedOrigins, EdgeSettings, Gate, SubjectLimits};
 
 use crate::support::broker::Broker;
 use crate::support::http::{UPGRADE, exchange, http};
@@ -194,7 +194,7 @@ async fn with_tokens_any_page_may_try_but_does_nothing_without_one() {
     system.declare_demo().await;
     let edge = system
         .edge_with(EdgeSettings {
-            gate: Gate::checked(keys(), None),
+            gate: Gate::checked(keys(), None, SubjectLimits::default()),
             browsers: tailwater::edge::BrowserPolicy {
                 origins: AllowedOrigins::Any,
                 ..Default::default()

@@ -266,6 +266,21 @@ async fn only_allowed_hosts_are_called() {
     assert_problem(status, &problem, 422, "callback_not_allowed");
     let last = calls.system.log.last(&"f".parse().unwrap()).await;
     assert!(last.unwrap().is_none());
+    // Another name of the allowed address, in each form of an address that is not allowed.
+    let port = server.addr.rsplit(':').next().unwrap();
+    for host in [
+        "localhost",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "2130706434",
+        "0x7f.2",
+        "0",
+    ] {
+        let callback = format!("http://{host}:{port}/");
+        let body = json!({"kind": "demo", "id": "f", "callback": callback});
+        let (status, problem) = post(&calls.edge, &body).await;
+        assert_problem(status, &problem, 422, "callback_not_allowed");
+    }
     // Submitted past the edge: the worker has its own list.
     let submission = Submission {
         callback: Some(forbidden),

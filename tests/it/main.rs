@@ -72,6 +72,8 @@ mod packages;
 mod partition;
 /// The Python library: workers, clients, and features that the workers of a kind lack.
 mod python_library;
+/// Limits of one subject: streams, submissions per second, and jobs in flight.
+mod quotas;
 /// Plain HTTP: pages of history, waiting for a result, and the errors of every path.
 mod rest;
 /// A store that is restored from a copy while clients watch.

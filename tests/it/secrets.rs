@@ -2,18 +2,18 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tailwater::process_group::Signal;
 use tempfile::TempDir;
 
 use crate::support::broker::Broker;
-use crate::support::http::get;
+use crate::support::http::{exchange, get};
 use crate::support::http_server::{Exchange, Server};
 use crate::support::process::{Process, run_with};
 use crate::support::{PATIENCE, until};
 
 /// What nothing may print: keys, passwords, what jobs get, and what they produce.
-const SECRETS: [&str; 8] = [
+const SECRETS: [&str; 10] = [
     "nats-p4ssword",
     "openai-k3y",
     "bWFkZS11cC1ieXRlcy1mb3ItdGhlLWhvb2stc2VjcmV0",
@@ -22,6 +22,8 @@ const SECRETS: [&str; 8] = [
     "chunk-t3xt",
     "stderr-h1nt",
     "other-v4riable",
+    "st4tic-token-of-a-client",
+    "signing-s3cret-of-thirty-two-bytes",
 ];
 /// Those that only the owners of a job may see.
 const OF_JOBS: [&str; 2] = ["1nput-text", "chunk-t3xt"];
@@ -91,6 +93,68 @@ async fn model() -> Server {
     .await
 }
 
+/// Starts an edge that checks tokens, and a worker of each kind. Returns the edge's address.
+async fn start(talkative: &mut Talkative, receiver: &str, model: &str) -> String {
+    let hosts = format!("--callback-hosts {receiver}");
+    let write = |name: &str, text: String| {
+        let path = talkative.dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let token = json!({"token": SECRETS[8], "sub": "a", "role": "admin"});
+    let tokens = write("tokens.json", json!({"tokens": [token]}).to_string());
+    let secret = write("secret", SECRETS[9].to_owned());
+    let auth = format!("--auth token --auth-tokens {tokens} --auth-secret {secret}");
+    let edge = talkative.start(&format!("edge --listen 127.0.0.1:0 {hosts} {auth}"));
+    let addr = edge.says("ready http://").await;
+    talkative.start(&format!("worker --kind callback webhook {hosts}"));
+    talkative.start(&format!(
+        "worker --kind chat openai --base-url http://{model}/v1 --model m"
+    ));
+    // The program prints its environment, and that of its guard.
+    let program = "tr '\\0' '\\n' </proc/$PPID/environ; env; cat >/dev/null; echo chunk-t3xt; echo stderr-h1nt >&2; exit 3";
+    talkative.start(&format!(
+        "worker --kind exec --max-attempts 1 exec -- sh -c {}",
+        program.replace(' ', "\u{a0}")
+    ));
+    addr
+}
+
+/// Asks the edge for everything, with a valid token and with others. Returns the token that it
+/// signed for a job.
+async fn ask(addr: &str) -> String {
+    let own = format!("Authorization: Bearer {}\r\n", SECRETS[8]);
+    let json = format!("{own}Content-Type: application/json\r\n");
+    let (_, accepted) = exchange(addr, "POST", "/api/jobs", &json, br#"{"kind":"chat"}"#).await;
+    let accepted: Value = serde_json::from_str(&accepted).unwrap();
+    let watch_token = accepted["watch_token"].as_str().unwrap().to_owned();
+    for path in [
+        "/api/stats",
+        "/api/socketio/stats",
+        "/api/jobs",
+        "/metrics",
+        "/readyz",
+        "/openapi.json",
+        "/",
+        "/nowhere",
+        "/api/jobs/chat/state?token=callback-t0ken&nats-p4ssword",
+        "/api/jobs/chat/state?nats-p4ssword",
+        "/api/jobs/none/state",
+    ] {
+        for token in [SECRETS[8], &watch_token, "openai-k3y", ""] {
+            let header = format!("Authorization: Bearer {token}\r\n");
+            let (head, body) = get(addr, path, &header).await;
+            // It is the job itself.
+            let is_own = path.contains("chat");
+            let mut shown = SECRETS.to_vec();
+            shown.push(&watch_token);
+            shown.retain(|secret| !(is_own && OF_JOBS.contains(secret)));
+            assert_silent(path, &format!("{head}\n{body}"), &shown);
+        }
+    }
+    watch_token
+}
+
 #[tokio::test]
 async fn nothing_that_a_process_prints_or_answers_has_a_secret_or_a_jobs_text() {
     let broker =
@@ -100,12 +164,12 @@ async fn nothing_that_a_process_prints_or_answers_has_a_secret_or_a_jobs_text() 
         .replace("nats://", "nats://worker:nats-p4ssword@");
     let receiver = model().await;
     let model = model().await;
+    let env = environment(&url);
     let mut talkative = Talkative {
         dir: TempDir::new().unwrap(),
-        env: environment(&url),
+        env: env.clone(),
         processes: Vec::new(),
     };
-    let env = environment(&url);
     let env: Vec<_> = env
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
@@ -113,22 +177,8 @@ async fn nothing_that_a_process_prints_or_answers_has_a_secret_or_a_jobs_text() 
     // Without the level: these commands log to the same place as they print.
     let run = async |line: &str| run_with(line.split(' '), &env).await;
     run("setup --max-bytes 1048576").await.prints();
-    let hosts = format!("--callback-hosts {}", receiver.addr);
-    let edge = talkative.start(&format!("edge --listen 127.0.0.1:0 {hosts}"));
-    let addr = edge.says("ready http://").await;
-    talkative.start(&format!("worker --kind callback webhook {hosts}"));
-    talkative.start(&format!(
-        "worker --kind chat openai --base-url http://{}/v1 --model m",
-        model.addr
-    ));
-    // The program prints its environment, and that of its guard.
-    let program = "tr '\\0' '\\n' </proc/$PPID/environ; env; cat >/dev/null; echo chunk-t3xt; echo stderr-h1nt >&2; exit 3";
-    talkative.start(&format!(
-        "worker --kind exec --max-attempts 1 exec -- sh -c {}",
-        program.replace(' ', "\u{a0}")
-    ));
+    let addr = start(&mut talkative, &receiver.addr, &model.addr).await;
     let callback = format!("http://{}/hook?token=callback-t0ken", receiver.addr);
-    let mut answers = Vec::new();
     for (kind, code) in [("chat", 0), ("exec", 1)] {
         let submit = format!(
             r#"submit --kind {kind} --id {kind} --input "1nput-text" --callback {callback}"#
@@ -143,42 +193,18 @@ async fn nothing_that_a_process_prints_or_answers_has_a_secret_or_a_jobs_text() 
     }
     until("the callbacks", async || receiver.requests().len() >= 2).await;
     for line in ["edge", "worker", "up", "setup", "submit", "tail", "jobs"] {
-        answers.push(run(&format!("{line} --help")).await.prints());
+        let help = run(&format!("{line} --help")).await.prints();
+        assert_silent("the help", &help, &SECRETS);
     }
-    answers.push(run("jobs").await.prints());
-    for path in [
-        "/api/stats",
-        "/api/socketio/stats",
-        "/api/jobs",
-        "/readyz",
-        "/openapi.json",
-        "/",
-        "/api/jobs/chat/state?token=callback-t0ken&nats-p4ssword",
-        "/api/jobs/none/state",
-    ] {
-        let (head, body) = get(&addr, path, "Authorization: Bearer openai-k3y\r\n").await;
-        let shown: Vec<_> = match path.contains("chat") {
-            // It is the job itself.
-            true => SECRETS
-                .into_iter()
-                .filter(|secret| !OF_JOBS.contains(secret))
-                .collect(),
-            false => SECRETS.to_vec(),
-        };
-        assert_silent(path, &format!("{head}\n{body}"), &shown);
-    }
+    assert_silent("the list", &run("jobs").await.prints(), &SECRETS);
+    let watch_token = ask(&addr).await;
     for process in &talkative.processes {
         let pid = process.guard();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         let line = fs::read(format!("/proc/{}/cmdline", children.trim())).unwrap();
-        assert_silent(
-            "a command line",
-            &String::from_utf8_lossy(&line),
-            &SECRETS[..3],
-        );
-    }
-    for text in answers {
-        assert_silent("an answer", &text, &SECRETS);
+        let line = String::from_utf8_lossy(&line);
+        assert_silent("a command line", &line, &SECRETS[..3]);
+        assert_silent("a command line", &line, &SECRETS[8..]);
     }
     let logs = talkative.logs();
     for process in &mut talkative.processes {
@@ -189,11 +215,10 @@ async fn nothing_that_a_process_prints_or_answers_has_a_secret_or_a_jobs_text() 
     for log in logs {
         let text = fs::read_to_string(&log).unwrap();
         lines += text.lines().count();
+        let mut secrets = SECRETS.to_vec();
         // The operator's own program writes its errors to the log.
-        let secrets: Vec<_> = SECRETS
-            .into_iter()
-            .filter(|secret| *secret != "stderr-h1nt")
-            .collect();
+        secrets.retain(|secret| *secret != "stderr-h1nt");
+        secrets.push(&watch_token);
         assert_silent("a log", &text, &secrets);
     }
     assert!(lines > 200, "only {lines} lines were logged");

@@ -324,7 +324,7 @@ async fn an_http_2_client_that_only_resets_requests_is_disconnected() {
     };
     assert!(goaway(&secured, endless).await.is_some());
     let tunnel = Tunnel::to(&secured.authority, &secured.edge.addr).await;
-    within("another client", Client::connect(&tunnel.addr)).await;
+    Box::pin(within("another client", Client::connect(&tunnel.addr))).await;
     secured.system.end().await;
 }
 

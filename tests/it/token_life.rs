@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tailwater::auth::{Expected, KeySet, Revocation, StaticTokens, TokenKeys};
-use tailwater::edge::{EdgeSettings, Gate, KeySource};
+use tailwater::edge::{EdgeSettings, Gate, KeySource, SubjectLimits};
 use tailwater::nats::{AuthBucket, Nats};
 use tailwater::wire::{Body, Channel, Submission};
 use tokio::time::Instant;
@@ -100,8 +100,21 @@ async fn every_connection_ends_when_its_token_expires() {
     let (page, closed) = tokio::join!(http(&edge, "GET", page, &accept, b""), client.closed());
     assert_eq!(closed, "4401 token_expired");
     assert_eq!((page.0, &page.2["code"]), (401, &json!("token_expired")));
-    assert!(matches!(stream.event().await, Item::Event(..)));
-    assert_eq!(stream.event().await, Item::End);
+    let mut names = Vec::new();
+    let mut events = 0;
+    loop {
+        match stream.event().await {
+            Item::Event(..) => events += 1,
+            Item::Named(name, frame) => {
+                assert_eq!(frame["op"], name);
+                assert!(frame["expires_in_ms"].as_u64().unwrap() <= 3000, "{frame}");
+                names.push(name);
+            }
+            Item::End => break,
+            Item::Retry(_) | Item::Comment => {}
+        }
+    }
+    assert_eq!((names, events), (vec!["token_expiring".to_owned()], 1));
     let mut packets = Vec::new();
     while let Some(packet) = socket.packet().await {
         packets.push(packet);
@@ -299,7 +312,8 @@ async fn the_answer_to_a_submit_has_a_token_for_this_job_only() {
     let token_of = |answer: &Value| answer["watch_token"].as_str().unwrap().to_owned();
     for (answer, other, cancel) in [(&plain, &asked, 403), (&asked, &plain, 202)] {
         let for_job = token_of(answer);
-        let (own, other) = (job(answer), job(other));
+        let own = job(answer);
+        let other = job(other);
         assert_eq!(
             status(&edge, &format!("/api/jobs/{own}"), &for_job).await,
             200
@@ -347,7 +361,8 @@ async fn a_repeated_submission_gives_no_one_access_to_the_job_of_another_subject
     system.declare_demo().await;
     let edge = system.edge_with_tokens().await;
     let grants = json!({"submit": ["demo"]});
-    let (a, b) = (token("a", &grants, 600), token("b", &grants, 600));
+    let a = token("a", &grants, 600);
+    let b = token("b", &grants, 600);
     // The same key of two subjects is two jobs; the same key of one subject is one.
     let key = "Idempotency-Key: order-7\r\n";
     let body = json!({"kind": "demo"});
@@ -384,7 +399,7 @@ async fn static_tokens_of_a_file_are_accepted() {
     };
     let edge = system
         .edge_with(EdgeSettings {
-            gate: Gate::checked(keys, None),
+            gate: Gate::checked(keys, None, SubjectLimits::default()),
             ..EdgeSettings::default()
         })
         .await;
@@ -420,7 +435,7 @@ async fn issuer_and_audience_are_checked_by_an_edge_that_names_them() {
     };
     let edge = system
         .edge_with(EdgeSettings {
-            gate: Gate::checked(keys, None),
+            gate: Gate::checked(keys, None, SubjectLimits::default()),
             ..EdgeSettings::default()
         })
         .await;
@@ -483,7 +498,7 @@ async fn an_unknown_key_makes_the_edge_read_the_key_set_again_but_rarely() {
     let source = KeySource::Url(format!("http://{}/keys", server.addr));
     let edge = system
         .edge_with(EdgeSettings {
-            gate: Gate::checked(TokenKeys::default(), Some(source)),
+            gate: Gate::checked(TokenKeys::default(), Some(source), SubjectLimits::default()),
             ..EdgeSettings::default()
         })
         .await;

@@ -175,7 +175,7 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
       isOpen = true;
       set("open");
       feeds.forEach((feed) => feed.start());
-    } else if ("op" in frame && /** @type {string} */ (frame.op) === "token_expiring") {
+    } else if ("op" in frame && frame.op === "token_expiring") {
       api.token(true).then((token) => token && link?.send({ op: "auth", token }), () => {});
     } else if ("job" in frame && frame.job) {
       feeds.get(frame.job)?.receive(frame);

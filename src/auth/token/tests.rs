@@ -107,7 +107,8 @@ fn verify(keys: &TokenKeys, set: &KeySet, token: &str) -> Result<Subject, TokenE
 
 #[test]
 fn a_token_of_each_algorithm_is_verified_with_its_key() {
-    let (issuer, keys) = (Issuer::new(), keys_with(None));
+    let issuer = Issuer::new();
+    let keys = keys_with(None);
     for (algorithm, key) in [
         ("RS256", "rsa"),
         ("PS256", "rsa"),
@@ -241,7 +242,8 @@ fn forged(issuer: &Issuer, claims: &Value, good: &str) -> Vec<String> {
 #[test]
 fn forged_tokens_are_refused() {
     let issuer = Issuer::new();
-    let (without_secret, with_secret) = (keys_with(None), keys_with(Some(SECRET)));
+    let without_secret = keys_with(None);
+    let with_secret = keys_with(Some(SECRET));
     let claims = claims();
     let good = hmac_token(&json!({"alg": "HS256"}), &claims, SECRET);
     assert!(verify(&with_secret, &issuer.set, &good).is_ok());
@@ -255,7 +257,8 @@ fn forged_tokens_are_refused() {
 
 #[test]
 fn a_key_id_is_never_a_path_an_address_or_a_query() {
-    let (issuer, keys) = (Issuer::new(), keys_with(Some(SECRET)));
+    let issuer = Issuer::new();
+    let keys = keys_with(Some(SECRET));
     for kid in [
         "../../../../dev/null",
         "/dev/null",

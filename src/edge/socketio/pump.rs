@@ -94,7 +94,8 @@ enum PumpEnd {
     Stopping,
     /// The client sent more requests than may be queued.
     Flooding,
-    /// The client's token is not valid any more, or it sent one of another subject.
+    /// The client's token is not valid any more, it sent one of another subject, or its subject has
+    /// too many streams.
     NotAdmitted(Code),
 }
 
@@ -196,8 +197,8 @@ impl Pump {
         Ok(())
     }
 
-    /// Tells a client without a valid token why it is disconnected. With a `disconnect` packet, its
-    /// library does not connect again by itself.
+    /// Tells a client why it is disconnected. With a `disconnect` packet, its library does not connect
+    /// again by itself, which would be of no use without another token.
     async fn dismiss(&mut self, code: Code) {
         let error = Refusal {
             code,
@@ -205,11 +206,11 @@ impl Pump {
             request: RequestRef::default(),
         };
         self.outbox.reply(error_frame(error), ReplyTo::Event);
-        if self
+        let is_sent = self
             .outbox
             .send(&self.socket, &self.session.traffic)
-            .is_ok()
-        {
+            .is_ok();
+        if is_sent && !code.info().retry {
             let _ = self.socket.clone().disconnect();
         }
         // Cutting the connection at once would lose the packets.

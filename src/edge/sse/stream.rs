@@ -117,8 +117,12 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
             self.comment(cx);
         }
         while let Poll::Ready(Some(event)) = self.token_events.poll_next_unpin(cx) {
-            if let TokenEvent::Ended(_) = event {
-                return Poll::Ready(Ok(()));
+            match event {
+                TokenEvent::Ended(_) => return Poll::Ready(Ok(())),
+                TokenEvent::Expiring(expires_in_ms) => {
+                    let frame = ServerFrame::TokenExpiring { expires_in_ms };
+                    self.put_named("token_expiring", &frame);
+                }
             }
         }
         if self.link.poll_discard(cx)?.is_ready() {
@@ -162,9 +166,7 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
                 self.link.output.put_events(events);
             }
             Outgoing::Frame(_, frame @ ServerFrame::Missing { .. }) => {
-                // Named, so that listeners for events do not receive it; without an id, because it
-                // is not an event.
-                self.put(format!("event: missing\ndata: {}\n\n", frame.to_json()).as_bytes());
+                self.put_named("missing", &frame);
             }
             // If the log was rebuilt, the client reconnects with its last id, gets an error and
             // starts over.
@@ -174,6 +176,13 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
             Outgoing::Frame(..) | Outgoing::Answer(..) | Outgoing::Token(_) => {}
         }
         Poll::Ready(Outcome::More)
+    }
+
+    /// Sends a frame that is not an event of the job: named, so that listeners for events do not
+    /// receive it, and without an id.
+    fn put_named(&mut self, name: &str, frame: &ServerFrame) {
+        let block = format!("event: {name}\ndata: {}\n\n", frame.to_json());
+        self.put(block.as_bytes());
     }
 
     fn put(&mut self, content: &[u8]) {

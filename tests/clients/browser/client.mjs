@@ -122,7 +122,8 @@ await run({
   },
 
   async killed_edge(world) {
-    const edge = await world.edge();
+    const allowed = ["--allow-origin", "*"];
+    const edge = await world.edge("127.0.0.1:0", allowed);
     world.network.target = edge.addr;
     const page = await world.page();
     const input = world.input();
@@ -131,7 +132,7 @@ await run({
     await isAfter(page, 5);
     await edge.kill();
     await page.waitForFunction(() => tw.status !== "open");
-    await world.edge(edge.addr);
+    await world.edge(edge.addr, allowed);
     await world.finish(input);
     await assertWhole(world, page, job);
   },

@@ -20,20 +20,20 @@ const FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", 
 /** How many scenarios run at once. */
 const AT_ONCE = 3;
 
-/** Starts Chromium. */
-export function launch(options = {}) {
+/** Starts Chromium, with more flags. */
+export function launch({ flags = [], ...options } = {}) {
   const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
   // Playwright switches the back/forward cache off, which people have.
   const ignoreDefaultArgs = ["--disable-back-forward-cache"];
-  return chromium.launch({ executablePath, args: FLAGS, ignoreDefaultArgs, ...options });
+  return chromium.launch({ executablePath, args: [...FLAGS, ...flags], ignoreDefaultArgs, ...options });
 }
 
 /** What one scenario has to itself, beside `{ addr, nats, bin }` of a running `tailwater up`. */
 export class World {
   #ends = [];
 
-  constructor(browser, { addr, nats, bin }) {
-    Object.assign(this, { browser, addr, nats, bin });
+  constructor(browser, { addr, nats, bin, secret }) {
+    Object.assign(this, { browser, addr, nats, bin, secret });
   }
 
   async start() {
@@ -74,8 +74,8 @@ export class World {
   }
 
   /** Submits such a job to the edge. */
-  async submit(input) {
-    const headers = { "content-type": "application/json" };
+  async submit(input, headers = {}) {
+    headers = { ...headers, "content-type": "application/json" };
     const body = JSON.stringify({ kind: "exec", input });
     const response = await fetch(`http://${this.addr}/api/jobs`, { method: "POST", headers, body });
     return (await response.json()).job;

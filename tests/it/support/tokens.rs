@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tailwater::auth::{Grants, NewToken, SigningSecret, TokenKeys};
-use tailwater::edge::{self, Gate};
+use tailwater::edge::{self, Gate, SubjectLimits};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -64,7 +64,7 @@ impl System {
     /// Starts an edge in this process whose clients need a token.
     pub async fn edge_with_tokens(&self) -> Edge {
         self.edge_with(edge::EdgeSettings {
-            gate: Gate::checked(keys(), None),
+            gate: Gate::checked(keys(), None, SubjectLimits::default()),
             ..edge::EdgeSettings::default()
         })
         .await

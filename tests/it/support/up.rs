@@ -14,6 +14,11 @@ pub struct Up {
 }
 
 pub async fn up(dir: TempDir, command: &[&str]) -> Up {
+    up_with(dir, &[], command).await
+}
+
+/// With these flags.
+pub async fn up_with(dir: TempDir, flags: &[&str], command: &[&str]) -> Up {
     let mut args: Vec<String> = ["up", "--listen", "127.0.0.1:0", "--data-dir"]
         .map(str::to_owned)
         .to_vec();
@@ -22,6 +27,7 @@ pub async fn up(dir: TempDir, command: &[&str]) -> Up {
         "--nats-server".to_owned(),
         broker::program().display().to_string(),
     ]);
+    args.extend(flags.iter().map(|&flag| flag.to_owned()));
     if !command.is_empty() {
         args.push("--".to_owned());
         args.extend(command.iter().map(|&arg| arg.to_owned()));
