@@ -35,6 +35,8 @@ for (const name of ["client.js", "react.js"]) {
   const size = gzipSync(text, { level: 9 }).length;
   console.log(`${name}: ${text.length} bytes, ${size} with gzip`);
   if (size > SIZE_MAX) fail(`${name} has ${size} bytes with gzip; at most ${SIZE_MAX} are allowed`);
+  // Webpack and Turbopack take it for a file to include.
+  if (/new URL\([^)]*,import\.meta\.url\)/.test(text)) fail(`${name} has a URL that bundlers cannot resolve`);
   if (!checks) await writeFile(file, text);
   else if ((await readFile(file, "utf8")) !== text) fail(`${fileURLToPath(file)} is out of date: run node scripts/client.mjs`);
 }
