@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures what hostile clients cost an edge: starts a broker, workers, an edge and a hundred honest clients that watch
-# jobs, runs the attacks one after another, and prints for each how much memory the edge used and how late events reached
+# Measures what hostile clients cost an edge: starts a broker, workers, an edge and 200 honest clients on all transports
+# that watch jobs, runs the attacks one after another, and prints for each how much memory the edge used and how late events reached
 # the honest clients. Uses only the loopback interface, and stops everything that it started.
 #   --short     dev profile, fewer and smaller attacks: takes about two minutes and the build
 #   --list      list the attacks

@@ -2,9 +2,11 @@
 
 import argparse
 import asyncio
+import os
 import resource
 import signal
 import sys
+import threading
 import time
 
 import protocol  # noqa: F401 - it registers its attacks
@@ -19,6 +21,8 @@ DELAY_TIMES = 2
 # A delay of fewer milliseconds counts as this many: the attackers, the clients and the edge share the processor, and Linux lets
 # each of them run for several milliseconds at a time.
 DELAY_MIN = 50
+# The same for a short run, whose program is not optimized: 1500 upgrades take it most of a second.
+DELAY_MIN_SHORT = 500
 # How many seconds after an attack the memory must be free again.
 RECOVERY_WAIT = 30
 
@@ -61,7 +65,14 @@ async def settle(rig, quiet):
     return rig.memory(), rig.delays()
 
 
-async def measure(rig, attack, size, quiet):
+def behind_others(attack):
+    """Runs an attack in this thread. Real attackers have processors of their own: these must not take the time of the edge and of
+    the honest clients."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+    return asyncio.run(attack)
+
+
+async def measure(rig, attack, size, quiet, delay_min):
     """Runs one attack. Returns its row, and whether it stayed within the bounds."""
     rig.start_edge()
     # New jobs, so that the honest clients have no backlog.
@@ -77,7 +88,7 @@ async def measure(rig, attack, size, quiet):
             await asyncio.sleep(0.05)
 
     looking = asyncio.create_task(look())
-    seen = await attack.run(rig, size)
+    seen = await asyncio.to_thread(behind_others, attack.run(rig, size))
     running = False
     await looking
     during = rig.delays()
@@ -100,8 +111,8 @@ async def measure(rig, attack, size, quiet):
         violations.append(f"{left - idle:.0f} MiB left after {RECOVERY_WAIT} s")
     if attack.honest and (during["lost"] or not during["events"]):
         violations.append(f"{during['lost']} honest clients lost their connection, {during['events']} events arrived")
-    if attack.honest and before["events"] and during["events"]:
-        bound = DELAY_TIMES * max(before["p99"], DELAY_MIN)
+    if attack.honest and during["events"]:
+        bound = DELAY_TIMES * max(before["p99"] or 0, delay_min)
         if during["p99"] > bound:
             violations.append(f"p99 of {during['p99']:.0f} ms instead of {bound:.0f} ms")
     p99 = [f"{delays['p99']:.0f}" if delays["events"] else "-" for delays in (before, during)]
@@ -118,7 +129,7 @@ def show(row):
 async def run(options):
     sizes = [(attack, attack.short if options.short else attack.full) for attack in ATTACKS]
     chosen = [(a, size) for a, size in sizes if size and (not options.names or a.name in options.names)]
-    rig = Rig(options.program, options.nats_server, clients=20 if options.short else 100)
+    rig = Rig(options.program, options.nats_server, clients=30 if options.short else 200)
     rig.hold = 2 if options.short else 5
     passed = 0
     try:
@@ -126,7 +137,7 @@ async def run(options):
         show(("attack", "idle", "peak", "left", "p99 ms", "during", "outcomes", "within bounds"))
         for attack, size in chosen:
             try:
-                row, good = await measure(rig, attack, size, quiet=0.7 if options.short else 2)
+                row, good = await measure(rig, attack, size, *((0.7, DELAY_MIN_SHORT) if options.short else (2, DELAY_MIN)))
             except Exception as error:  # noqa: BLE001 - the other attacks still run
                 row, good = (attack.name, *["-"] * 5, "", f"did not run: {error!r}"), False
             show(row)

@@ -1,4 +1,4 @@
-"""Honest clients: a hundred WebSockets that follow running jobs, and how late each event reaches them.
+"""Honest clients on all transports that follow running jobs, and how late each event reaches them.
 
 A separate process, so that an attack does not slow it down. Each line on stdin requests the measurements since the last
 line, as a line of JSON. It ends with stdin.
@@ -6,22 +6,68 @@ line, as a line of JSON. It ends with stdin.
 
 import json
 import selectors
+import socket
 import sys
 import time
 
-from wire import frames, mask, open_websocket
+from wire import frames, mask, open_websocket, request
 
 TS = b'"ts":'
 
 
+class WebSocket:
+    """A client of `/ws`."""
+
+    def __init__(self, port, job):
+        self.sock, self.buffer = open_websocket(port), bytearray()
+        self.send(json.dumps({"op": "watch", "job": job}).encode())
+
+    def send(self, text):
+        self.sock.sendall(mask(0x81, text))
+
+    def texts(self):
+        """Removes what has arrived completely, and answers pings."""
+        for opcode, payload in frames(self.buffer):
+            if opcode == 9:
+                self.sock.sendall(mask(0x8A, payload))
+            else:
+                yield payload
+
+
+class SocketIo(WebSocket):
+    """A Socket.IO client."""
+
+    def __init__(self, port, job):
+        self.sock, self.buffer = open_websocket(port, "/socket.io/?EIO=4&transport=websocket"), bytearray()
+        self.send(b"40" + json.dumps({"cursors": {job: None}}).encode())
+
+    def texts(self):
+        for payload in super().texts():
+            if payload == b"2":
+                self.send(b"3")
+            yield payload
+
+
+class EventStream:
+    """A stream of server-sent events."""
+
+    def __init__(self, port, job):
+        self.sock, self.buffer = socket.create_connection(("127.0.0.1", port), timeout=10), bytearray()
+        self.sock.sendall(request("GET", f"/api/jobs/{job}/events"))
+
+    def texts(self):
+        lines = self.buffer.split(b"\n")
+        self.buffer[:] = lines.pop()
+        return lines
+
+
 def main(port, clients, jobs):
     selector = selectors.DefaultSelector()
+    transports = [WebSocket, EventStream, SocketIo]
     for number in range(clients):
-        sock = open_websocket(port)
-        frame = json.dumps({"op": "watch", "job": jobs[number % len(jobs)]})
-        sock.sendall(mask(0x81, frame.encode()))
-        sock.setblocking(False)
-        selector.register(sock, selectors.EVENT_READ, bytearray())
+        client = transports[number % len(transports)](port, jobs[number // len(transports) % len(jobs)])
+        client.sock.setblocking(False)
+        selector.register(client.sock, selectors.EVENT_READ, client)
     selector.register(sys.stdin, selectors.EVENT_READ, None)
     delays, lost, begun = [], 0, time.time() * 1000
     print("watching", flush=True)
@@ -47,14 +93,12 @@ def main(port, clients, jobs):
                 selector.unregister(key.fileobj)
                 continue
             now = time.time() * 1000
-            buffer = key.data
-            buffer += data
-            for opcode, payload in frames(buffer):
-                if opcode == 9:
-                    key.fileobj.sendall(mask(0x8A, payload))
-                elif (at_ts := payload.find(TS)) >= 0:
+            client = key.data
+            client.buffer += data
+            for text in client.texts():
+                if (at_ts := text.find(TS)) >= 0:
                     end = at_ts + len(TS)
-                    number = payload[end : end + 14].split(b",")[0].rstrip(b"}")
+                    number = text[end : end + 14].split(b",")[0].rstrip(b"}]")
                     # Events replayed at the start are always late.
                     if float(number) > begun:
                         delays.append(max(0.0, now - float(number)))
