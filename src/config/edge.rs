@@ -66,6 +66,10 @@ pub const BACKLOG: i32 = 4096;
 pub const READ_BUFFER: usize = 512;
 /// How many bytes are read at once from a client of another transport. They are on the stack.
 pub const READ_CHUNK: usize = 4096;
+/// How many messages of one client are handled before their answers are written: a read may hold
+/// hundreds of empty ones, and each is answered.
+pub const MESSAGES_PER_READ: usize = 32;
+
 /// How often a thread looks whether one of its clients is to be woken: for a ping, a deadline, or
 /// because it accepts no data. All of these take seconds.
 pub const TICK: Duration = Duration::from_millis(100);

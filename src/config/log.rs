@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::wire::limits::SEGMENT_BYTES_MAX;
+
 /// How many events one direct get returns. Writers of the shard wait while a page is read.
 pub const PAGE: usize = 64;
 /// About how many bytes one direct get returns. A reader that is behind holds two pages: the one
@@ -25,12 +27,11 @@ pub const READ_BUDGET_PAUSE: Duration = Duration::from_millis(10);
 /// How many segments a reader requests at once. It holds at most
 /// [`SEGMENT_BYTES_MAX`](crate::wire::limits::SEGMENT_BYTES_MAX) for each.
 pub const SEGMENTS_AT_ONCE: u64 = 8;
-/// How much of [`READ_BYTES`] one such request takes: what the segments of a model's output need,
-/// and a part of what the largest ones do.
-pub const SEGMENT_READ_BYTES: usize = 256 * 1024;
-/// How many readers of an edge thread request segments at a time: together at most 16 MiB, and
-/// usually a tenth of it.
-pub const SEGMENT_READS: usize = 16;
+/// How much of [`READ_BYTES`] one such request takes: the most that it can return.
+pub const SEGMENT_READ_BYTES: usize = SEGMENTS_AT_ONCE as usize * SEGMENT_BYTES_MAX;
+/// How many readers of an edge thread request segments at a time: together they hold at most half of
+/// [`READ_BYTES`].
+pub const SEGMENT_READS: usize = READ_BYTES / SEGMENT_READ_BYTES / 2;
 /// How long readers do not look for segments after the broker answered that there is no stream of
 /// them: an edge may be older than the last `setup`.
 pub const SEGMENTS_ABSENT: Duration = Duration::from_secs(10);

@@ -20,11 +20,10 @@ use super::error::Problem;
 use super::jobs::SubmitRequest;
 use super::memory::SplitReservation;
 use super::quota::SubjectConnection;
-use super::watches::{Outgoing, Watches};
+use super::watches::{Outgoing, Released, Watches};
 use crate::auth::Operation;
 use crate::config::REQUESTS_MAX;
 use crate::nats::Reader;
-use crate::session::Position;
 use crate::wire::limits::AUTH_WAIT_MS;
 use crate::wire::{BearerToken, ClientFrame, Code, Refusal, RequestRef, ServerFrame};
 
@@ -309,8 +308,8 @@ impl<R: Send + 'static> ConnectedClient<R> {
     }
 
     /// See [`Watches::release`].
-    pub(super) fn release(&mut self, written: usize, position: Option<Position>) {
-        self.watches.release(written, position);
+    pub(super) fn release(&mut self, released: Released) {
+        self.watches.release(released);
     }
 
     /// See [`Watches::reads_memory`].

@@ -19,9 +19,9 @@ use super::metered::pace::ReadPace;
 use super::output::{EventFraming, OutputQueue};
 use super::takeover::TakenStream;
 use super::turn::Turn;
+use super::watches::Released;
 use crate::config::{ANSWER_WAIT, READ_CHUNK, STREAM_STALL, WRITE_WAIT};
 use crate::fair_slots::FairSlot;
-use crate::session::Position;
 
 /// A client's connection.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) struct Link<T> {
     blocked_since: Option<Duration>,
     /// Whether what is written takes scarce memory.
     pub(super) is_large: bool,
-    /// What the client sent before its connection was taken away from the HTTP library.
+    /// What was read before: by the HTTP library, or more than could be handled.
     early: Option<Box<Bytes>>,
     /// Its slot among the connections.
     slot: Option<FairSlot>,
@@ -159,11 +159,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
     }
 
     /// Drops the events that wait. See [`OutputQueue::release`].
-    pub(super) fn release(&mut self) -> (usize, Option<Position>) {
+    pub(super) fn release(&mut self) -> Released {
         let released = self.output.release();
-        if self.output.is_empty() {
-            self.blocked_since = None;
-        }
+        self.is_large = released.holds_large;
         released
     }
 
@@ -194,6 +192,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         } else {
             WRITE_WAIT
         }
+    }
+
+    /// Reads these bytes again, before all others.
+    pub(super) fn unread(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let later = self.early.take().unwrap_or_default();
+        self.early = Some(Box::new([bytes, &later].concat().into()));
     }
 
     /// Reads and ignores everything up to the end of the input.

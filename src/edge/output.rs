@@ -9,12 +9,13 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
+use super::watches::Released;
 use crate::config::LARGE_EVENT;
 use crate::session::Position;
 use crate::wire::Stored;
 
 /// How many frames one write takes.
-const SLICES: usize = 32;
+const SLICES: usize = 64;
 
 /// The frame of an event in the client's framing.
 pub(super) type EventFraming = fn(&Stored) -> &[u8];
@@ -74,22 +75,29 @@ impl OutputQueue {
     /// Whether the first frame must be completed, or is too small to be read again.
     fn keeps_first(&self) -> bool {
         let first = self.frames.front();
-        self.begun > 0 || first.is_some_and(|frame| frame.bytes(self.framing).len() <= LARGE_EVENT)
+        self.begun > 0 || first.is_some_and(|frame| !frame.is_large())
     }
 
-    /// Drops all events but the first. Returns how many of the delivery are kept or written, and
-    /// the position after those.
-    pub(super) fn release(&mut self) -> (usize, Option<Position>) {
+    /// Drops all events but the first, and that too if it is large and not begun.
+    pub(super) fn release(&mut self) -> Released {
         let first = if self.keeps_first() {
             self.frames.pop_front()
         } else {
             None
         };
         self.frames.retain(|frame| !frame.is_event());
-        let (written, position) = self.delivered;
+        let (events, position) = self.delivered;
         let released = match &first {
-            Some(OutFrame::Event(event)) => (written + 1, Some(Position::after(event))),
-            Some(OutFrame::Own(_)) | None => (written, position),
+            Some(frame @ OutFrame::Event(event)) => Released {
+                events: events + 1,
+                position: Some(Position::after(event)),
+                holds_large: frame.is_large(),
+            },
+            Some(OutFrame::Own(_)) | None => Released {
+                events,
+                position,
+                holds_large: false,
+            },
         };
         if let Some(first) = first {
             self.frames.push_front(first);
@@ -152,6 +160,11 @@ impl OutFrame {
         matches!(self, Self::Event(_))
     }
 
+    /// Whether it holds room in the memory budget.
+    fn is_large(&self) -> bool {
+        matches!(self, Self::Event(event) if event.size() > LARGE_EVENT)
+    }
+
     fn bytes(&self, framing: EventFraming) -> &[u8] {
         match self {
             Self::Event(event) => framing(event),
@@ -195,7 +208,7 @@ mod tests {
         output.put(b"last".to_vec());
         write(&mut output, &mut edge);
         assert!(output.is_empty() && output.frames.capacity() == 0);
-        assert_eq!(output.release().0, 100);
+        assert_eq!(output.release().events, 100);
         let mut expected = b"first".to_vec();
         events
             .iter()
@@ -216,12 +229,13 @@ mod tests {
         write(&mut output, &mut edge);
         let begun = 100 / size;
         assert!(output.has_more_events());
-        let (kept, position) = output.release();
+        let released = output.release();
         let expected = Position::after(&events[begun]);
         assert_eq!(
-            (kept, format!("{position:?}")),
+            (released.events, format!("{:?}", released.position)),
             (begun + 1, format!("{:?}", Some(expected)))
         );
+        assert!(!released.holds_large);
         assert!(!output.has_more_events() && output.frames.len() == 1);
         let mut received = vec![0; size * (begun + 1)];
         let (read, ()) = tokio::join!(client.read_exact(&mut received), async {
@@ -242,9 +256,20 @@ mod tests {
         output.put(vec![0; 10]);
         output.put_events(vec![event(1, LARGE_EVENT)]);
         write(&mut output, &mut edge);
-        assert_eq!(output.release().0, 0);
+        let released = output.release();
+        assert!(released.events == 0 && !released.holds_large);
         assert!(output.is_empty());
         output.put_events(vec![event(1, 1)]);
-        assert_eq!(output.release().0, 1, "a small one is kept");
+        let released = output.release();
+        assert!(
+            released.events == 1 && !released.holds_large,
+            "a small one is kept"
+        );
+        let mut output = OutputQueue::new(Stored::json);
+        output.put_events(vec![event(1, LARGE_EVENT)]);
+        let (_client, mut edge) = duplex(10);
+        write(&mut output, &mut edge);
+        let released = output.release();
+        assert!(released.events == 1 && released.holds_large, "it is begun");
     }
 }

@@ -30,6 +30,17 @@ pub(super) enum Outgoing<R> {
     Token(TokenEvent),
 }
 
+/// What a transport has of the events of [`Watches::poll_next`] after it dropped the others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Released {
+    /// How many of them are written, or still held.
+    pub(super) events: usize,
+    /// The position after those; `None` if there are none.
+    pub(super) position: Option<Position>,
+    /// Whether one that is held is large.
+    pub(super) holds_large: bool,
+}
+
 /// The jobs that one client watches.
 pub(super) struct Watches<S: EventSource, R> {
     hub: Arc<Hub<S>>,
@@ -231,19 +242,17 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         })
     }
 
-    /// The client accepts no more of the events that [`Self::poll_next`] returned: the transport drops
-    /// all but the first `written`, after which the log is at `position`. The next call reads the
-    /// others again.
-    pub(super) fn release(&mut self, written: usize, position: Option<Position>) {
+    /// The client accepts no more of the events that [`Self::poll_next`] returned: the transport has
+    /// dropped the others. The next call reads those again.
+    pub(super) fn release(&mut self, released: Released) {
         let Some(delivery) = &mut self.delivery else {
             return;
         };
-        delivery.events = written;
-        // The frame of a large event that was written is still buffered.
-        if written == 0 {
+        delivery.events = released.events;
+        if !released.holds_large {
             delivery.room = None;
         }
-        let position = position.unwrap_or(delivery.position);
+        let position = released.position.unwrap_or(delivery.position);
         let session = delivery.watch.and_then(|index| self.list[index].session());
         if let Some(session) = session {
             session.rewind(position);
@@ -359,9 +368,13 @@ mod tests {
             .unwrap();
         next(&mut watches).await;
         assert_eq!(events_of(&mut watches).await, [1, 2, 3]);
-        watches.release(0, None);
+        watches.release(Released::default());
         assert_eq!(events_of(&mut watches).await, [1, 2, 3]);
-        watches.release(1, Some(Position::after(&first)));
+        watches.release(Released {
+            events: 1,
+            position: Some(Position::after(&first)),
+            holds_large: false,
+        });
         assert_eq!(events_of(&mut watches).await, [2, 3]);
         assert!(matches!(next(&mut watches).await, Outgoing::Frame(..)));
         assert_eq!(watches.counters.delivered(), 3);
@@ -414,7 +427,7 @@ mod tests {
         };
         assert_eq!((from, to), (Seq(1), Seq(2)));
         assert_eq!(events_of(&mut watches).await, [3, 4]);
-        watches.release(0, None);
+        watches.release(Released::default());
         assert_eq!(events_of(&mut watches).await, [3, 4]);
         let end = next(&mut watches).await;
         assert!(matches!(end, Outgoing::Frame(_, ServerFrame::End { .. })));

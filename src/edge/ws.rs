@@ -65,7 +65,8 @@ pub(super) async fn upgrade(
     let slot = app.clients.enter();
     let connected = app.thread.counters.connect(Transport::WebSocket);
     tasks.spawn(async move {
-        let Some(taken) = TakenStream::upgraded(upgrade).await else {
+        // Boxed, so that an open connection takes no memory for it.
+        let Some(taken) = Box::pin(TakenStream::upgraded(upgrade)).await else {
             return;
         };
         let encoding = encoding.unwrap_or(Encoding::Json);

@@ -21,7 +21,7 @@ use crate::edge::counters::Transport;
 use crate::edge::drain::DrainSlot;
 use crate::edge::error::error_frame;
 use crate::edge::memory::SplitReservation;
-use crate::edge::watches::Outgoing;
+use crate::edge::watches::{Outgoing, Released};
 use crate::wire::{BearerToken, ClientFrame, Code, Refusal, RequestRef};
 
 impl Host for App {
@@ -189,8 +189,13 @@ impl Pump {
             () = traffic.progress(), if self.outbox.waits() || stalled_since.is_some() => {}
             () = sleep(FULL_PAUSE), if self.outbox.is_full() => {}
             () = is_slow, if stalled_since.is_some() && self.outbox.holds_events() => {
-                let (written, position) = self.outbox.release();
-                self.client.release(written, position);
+                let (events, position) = self.outbox.release();
+                self.client.release(Released {
+                    events,
+                    position,
+                    // A large one that is queued is still buffered.
+                    holds_large: events > 0,
+                });
             }
             () = stalled, if stalled_since.is_some() => return Err(PumpEnd::Stalled),
         }

@@ -140,8 +140,12 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let flushed = self.link.poll_flush(cx)?;
         if self.link.should_release(self.watches.reads_memory(), cx) {
-            let (written, position) = self.link.release();
-            self.watches.release(written, position);
+            let released = self.link.release();
+            self.watches.release(released);
+            if self.link.output.is_empty() {
+                // Something must wait, to notice that the client accepts data again, or not in time.
+                self.put(COMMENT);
+            }
         }
         flushed.map(Ok)
     }
@@ -216,7 +220,7 @@ enum Outcome {
 mod tests {
     use super::*;
     use crate::budget::Budget;
-    use crate::config::{LARGE_EVENT, STREAM_STALL, TICK};
+    use crate::config::{ANSWER_WAIT, LARGE_EVENT, STREAM_STALL, TICK, WRITE_WAIT};
     use crate::edge::alarm::Alarms;
     use crate::edge::counters::{Counters, Transport};
     use crate::edge::drain::Clients;
@@ -229,7 +233,7 @@ mod tests {
     use futures_util::future::join_all;
     use std::net::{IpAddr, Ipv4Addr};
     use std::sync::Arc;
-    use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::time::{Instant, sleep};
     use tokio_util::sync::CancellationToken;
 
@@ -440,6 +444,29 @@ mod tests {
         drop(stalled);
         sleep(STREAM_STALL * 10).await;
         assert_eq!(edge.room.used(), 0);
+    }
+
+    /// The large event is either dropped behind one that has begun, or is the next to be written.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_accepts_nothing_holds_no_room_and_is_cut_off_in_time() {
+        let sample = MemoryLog::default().append(&job(), chunk("x".repeat(500)));
+        let overhead = sample.sse_chunk().len() - 500 + http_chunk(&hello()).len();
+        for first in [SOCKET, SOCKET - overhead] {
+            let memory = MemoryLog::default();
+            memory.append(&job(), chunk("x".repeat(first)));
+            memory.append(&job(), chunk("x".repeat(LARGE_EVENT)));
+            let room = Budget::new(1 << 20);
+            let edge = Edge::new(&memory, &CancellationToken::new(), room);
+            let mut client = edge.open().await;
+            sleep(ANSWER_WAIT * 2).await;
+            memory.append(&job(), chunk("x"));
+            sleep(ANSWER_WAIT * 2).await;
+            assert_eq!(edge.room.used(), 0);
+            client.socket.write_u8(0).await.unwrap();
+            sleep(WRITE_WAIT - ANSWER_WAIT * 3).await;
+            let cut = client.socket.write_u8(0).await;
+            assert!(cut.is_err(), "{first}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_util::future::join;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -123,10 +124,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         let flushed = link.poll_flush(cx)?;
         if was_blocked && link.blocked_for().is_none() {
             self.liveness.heard();
+            link.alarm.set_by(self.liveness.due(), cx.waker());
         }
         if link.should_release(self.client.reads_memory(), cx) {
-            let (written, position) = link.release();
-            self.client.release(written, position);
+            let released = link.release();
+            self.client.release(released);
+            if self.socket.link.output.is_empty() {
+                // Something must wait, to notice that the client accepts data again, or not in time.
+                self.socket.put(FrameKind::Ping, b"");
+            }
         }
         flushed.map(Ok)
     }
@@ -142,6 +148,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         if message_by.is_some_and(|by| by <= now) {
             return Err(Disconnect::Gone);
         }
+        let mut due = message_by.unwrap_or(Duration::MAX);
         // A client that accepts no data has its own limit, and is not heard.
         if self.socket.link.blocked_for().is_none() {
             match self.liveness.check(now) {
@@ -149,9 +156,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                 Some(Due::Ping) => self.socket.put(FrameKind::Ping, b""),
                 Some(Due::Disconnect) => return Err(Disconnect::Close(Code::Timeout)),
             }
+            due = due.min(self.liveness.due());
         }
-        let due = self.liveness.due();
-        let due = message_by.map_or(due, |by| by.min(due));
         self.socket.link.alarm.set(due, cx.waker());
         Ok(())
     }

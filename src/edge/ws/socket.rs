@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::reader::{ClientInput, FrameError, FrameReader};
 use crate::budget::LimitReached;
-use crate::config::{BODY_WAIT, CLOSE_WAIT, READ_CHUNK, TINY_BYTES};
+use crate::config::{BODY_WAIT, CLOSE_WAIT, MESSAGES_PER_READ, READ_CHUNK, TINY_BYTES};
 use crate::edge::link::{Broken, Link};
 use crate::edge::memory::{SplitBudget, SplitReservation};
 use crate::wire::framing::{FrameKind, websocket_frame};
@@ -102,7 +102,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> FrameSocket<T> {
         }
         let mut input = buffer.filled();
         let mut messages = Vec::new();
-        loop {
+        for _ in 0..MESSAGES_PER_READ {
             let received = match self.reader.read(&mut input) {
                 Ok(Some(received)) => received,
                 Ok(None) => break,
@@ -129,6 +129,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> FrameSocket<T> {
                     break;
                 }
             }
+        }
+        if self.ended.is_none() {
+            self.link.unread(input);
         }
         if self.hold(self.reader.held()).is_err() {
             self.ended = Some(Disconnect::Close(Code::Overloaded));
@@ -250,6 +253,19 @@ mod tests {
         assert_eq!(receive(socket).await.unwrap(), 1);
         assert_eq!(socket.message_by(), None);
         assert_eq!(memory.whole.used(), BODIES_BYTES - BODY_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_messages_are_handled_at_a_time() {
+        let (mut client, mut socket) = socket(&Memory::new(Budget::unlimited()));
+        let empty = [0x82, 0x80, 0, 0, 0, 0];
+        client.write_all(&empty.repeat(100)).await.unwrap();
+        let mut counts = Vec::new();
+        let moment = Duration::from_millis(1);
+        while let Ok(received) = timeout(moment, poll_fn(|cx| socket.poll_receive(cx))).await {
+            counts.push(received.unwrap().len());
+        }
+        assert_eq!(counts, [32, 32, 32, 4]);
     }
 
     #[tokio::test(start_paused = true)]
