@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::config::UNPACKED_BLOCKS;
-use crate::wire::{JobId, Seq, Stored, StreamSeq};
+use crate::wire::{EventHead, JobId, Seq, Stored};
 
 /// Packed events of one job, in order and without a gap.
 #[derive(Debug)]
@@ -23,73 +23,53 @@ pub(super) struct Archive {
     unpacked_bytes: usize,
 }
 
-/// A few events in one allocation.
+/// A few events, of which only the payloads remain as they were.
 #[derive(Debug)]
 struct ArchiveBlock {
     first: Seq,
-    count: usize,
-    /// For each event: the stream sequences of the event and of the message before it, the length
-    /// of the payload, and the payload.
-    packed: Box<[u8]>,
+    heads: Box<[EventHead]>,
+    /// One after another.
+    payloads: Bytes,
 }
 
 impl ArchiveBlock {
     fn of(first: Seq, events: &[Arc<Stored>]) -> Self {
-        let payloads: usize = events.iter().map(|event| event.payload().len()).sum();
-        let mut packed = Vec::with_capacity(payloads + events.len() * HEAD_BYTES);
+        let size = events.iter().map(|event| event.payload().len()).sum();
+        let mut payloads = Vec::with_capacity(size);
+        let mut heads = Vec::with_capacity(events.len());
         for event in events {
-            packed.extend_from_slice(&event.stream_seq.to_le_bytes());
-            packed.extend_from_slice(&event.prev.unwrap_or(NOT_CONFIRMED).to_le_bytes());
-            packed.extend_from_slice(&(event.payload().len() as u64).to_le_bytes());
-            packed.extend_from_slice(event.payload());
+            payloads.extend_from_slice(event.payload());
+            heads.push(event.head());
         }
         Self {
             first,
-            count: events.len(),
-            packed: packed.into(),
+            heads: heads.into(),
+            payloads: payloads.into(),
         }
     }
 
     fn next_seq(&self) -> Seq {
-        Seq(self.first.0 + self.count as u64)
+        Seq(self.first.0 + self.heads.len() as u64)
     }
 
     fn size(&self) -> usize {
-        self.packed.len() + size_of::<Self>()
+        self.payloads.len() + size_of_val(&*self.heads) + size_of::<Self>()
     }
 
     fn unpack(&self, job: &JobId) -> Vec<Arc<Stored>> {
-        let mut rest = &self.packed[..];
-        let mut events = Vec::with_capacity(self.count);
-        while let Some((event, after)) = unpack_event(job, rest) {
-            events.push(Arc::new(event));
-            rest = after;
-        }
-        debug_assert_eq!(events.len(), self.count, "what was packed can be unpacked");
-        events
+        let mut payloads = self.payloads.clone();
+        let numbered = self.heads.iter().zip(self.first.0..);
+        numbered
+            .map(|(head, seq)| {
+                let payload = payloads.split_to(head.payload_len());
+                Arc::new(Stored::of_head(job, Seq(seq), *head, payload))
+            })
+            .collect()
     }
 }
 
 fn size_of_all(events: &[Arc<Stored>]) -> usize {
     events.iter().map(|event| event.size()).sum()
-}
-
-/// The bytes before each payload.
-const HEAD_BYTES: usize = 24;
-/// Stands for a message before it that the broker did not confirm.
-const NOT_CONFIRMED: StreamSeq = StreamSeq::MAX;
-
-fn unpack_event<'a>(job: &JobId, packed: &'a [u8]) -> Option<(Stored, &'a [u8])> {
-    let (stream_seq, rest) = packed.split_first_chunk()?;
-    let (prev, rest) = rest.split_first_chunk()?;
-    let (length, rest) = rest.split_first_chunk()?;
-    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
-    let (payload, rest) = rest.split_at_checked(length)?;
-    let payload = Bytes::copy_from_slice(payload);
-    let event = Stored::decode(job, StreamSeq::from_le_bytes(*stream_seq), payload).ok()?;
-    let prev = StreamSeq::from_le_bytes(*prev);
-    let prev = Some(prev).filter(|prev| *prev != NOT_CONFIRMED);
-    Some((event.after(prev), rest))
 }
 
 impl Archive {

@@ -37,12 +37,22 @@ const VERSION: u8 = 1;
 impl Cursor {
     /// The cursor of the event at this position with this stored payload.
     pub fn of(job: &JobId, seq: Seq, stream_seq: StreamSeq, payload: &[u8]) -> Self {
+        Self::of_checksum(job, seq, stream_seq, crc32fast::hash(payload))
+    }
+
+    /// The cursor of the event at this position whose payload has this [`Self::checksum`].
+    pub(super) fn of_checksum(job: &JobId, seq: Seq, stream_seq: StreamSeq, checksum: u32) -> Self {
         Self {
             seq,
             stream_seq,
             job: job.tag(),
-            event: crc32fast::hash(payload),
+            event: checksum,
         }
+    }
+
+    /// The checksum of the event's payload.
+    pub(super) fn checksum(&self) -> u32 {
+        self.event
     }
 
     /// Whether this cursor names an event of `job`.
@@ -51,15 +61,49 @@ impl Cursor {
     }
 }
 
+/// The longest cursor in bytes, and as text.
+const RAW_MAX: usize = 29;
+const TEXT_MAX: usize = 40;
+
+/// The text of a cursor, without an allocation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CursorText {
+    bytes: [u8; TEXT_MAX],
+    len: usize,
+}
+
+impl CursorText {
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl Cursor {
+    pub(super) fn text(&self) -> CursorText {
+        let mut raw = [0; RAW_MAX];
+        raw[0] = VERSION;
+        raw[1..5].copy_from_slice(&self.job.to_le_bytes());
+        raw[5..9].copy_from_slice(&self.event.to_le_bytes());
+        let mut used = 9;
+        for mut value in [self.seq.0, self.stream_seq] {
+            while value >= 0x80 {
+                raw[used] = value as u8 | 0x80;
+                used += 1;
+                value >>= 7;
+            }
+            raw[used] = value as u8;
+            used += 1;
+        }
+        let mut bytes = [0; TEXT_MAX];
+        let len = BASE64.encode_slice(&raw[..used], &mut bytes);
+        let len = len.unwrap_or_else(|_| unreachable!("29 bytes are at most 40 characters"));
+        CursorText { bytes, len }
+    }
+}
+
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut raw = Vec::with_capacity(29);
-        raw.push(VERSION);
-        raw.extend_from_slice(&self.job.to_le_bytes());
-        raw.extend_from_slice(&self.event.to_le_bytes());
-        put_varint(&mut raw, self.seq.0);
-        put_varint(&mut raw, self.stream_seq);
-        f.write_str(&BASE64.encode(raw))
+        f.write_str(&String::from_utf8_lossy(self.text().as_bytes()))
     }
 }
 

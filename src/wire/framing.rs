@@ -35,20 +35,43 @@ impl FrameKind {
 /// A WebSocket frame with this payload.
 pub fn websocket_frame(kind: FrameKind, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(HEAD_MAX + payload.len());
-    frame.push(kind.first_byte());
-    match payload.len() {
-        len @ 0..=125 => frame.push(len as u8),
-        len @ 126..=0xFFFF => {
-            frame.push(126);
-            frame.extend_from_slice(&(len as u16).to_be_bytes());
-        }
-        len => {
-            frame.push(127);
-            frame.extend_from_slice(&(len as u64).to_be_bytes());
-        }
-    }
+    put_head(&mut frame, kind, payload.len());
     frame.extend_from_slice(payload);
     frame
+}
+
+/// A WebSocket frame with the payload that `write` appends, of about `size` bytes.
+pub fn websocket_frame_of(
+    kind: FrameKind,
+    size: usize,
+    write: impl FnOnce(&mut Vec<u8>),
+) -> Vec<u8> {
+    /// Of a payload of 126 bytes to 64 KiB, as most have.
+    const HEAD: usize = 4;
+    let mut frame = Vec::with_capacity(HEAD + size);
+    put_head(&mut frame, kind, 126);
+    write(&mut frame);
+    let length = frame.len() - HEAD;
+    if let (126.., Ok(length)) = (length, u16::try_from(length)) {
+        frame[2..HEAD].copy_from_slice(&length.to_be_bytes());
+        return frame;
+    }
+    websocket_frame(kind, &frame[HEAD..])
+}
+
+fn put_head(frame: &mut Vec<u8>, kind: FrameKind, length: usize) {
+    frame.push(kind.first_byte());
+    match length {
+        0..=125 => frame.push(length as u8),
+        126..=0xFFFF => {
+            frame.push(126);
+            frame.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        _ => {
+            frame.push(127);
+            frame.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
 }
 
 /// The payload of a frame that [`websocket_frame`] made.
@@ -61,25 +84,41 @@ pub fn websocket_payload(frame: &[u8]) -> &[u8] {
 }
 
 /// A server-sent event (the HTML standard, section 9.2) with this id and these data, in a chunk.
-pub fn sse_chunk(id: &str, data: &[u8]) -> Vec<u8> {
-    let mut event = Vec::with_capacity(id.len() + data.len() + 16);
-    event.extend_from_slice(b"id: ");
-    event.extend_from_slice(id.as_bytes());
+pub fn sse_chunk(id: &[u8], data: &[u8]) -> Vec<u8> {
+    const ID: &[u8] = b"id: ";
+    const DATA: &[u8] = b"\ndata: ";
+    const END: &[u8] = b"\n\n";
     // JSON that another publisher stored may have line breaks between its tokens.
-    for line in data.split(|byte| matches!(byte, b'\n' | b'\r')) {
-        event.extend_from_slice(b"\ndata: ");
-        event.extend_from_slice(line);
+    let lines = || data.split(|byte| matches!(byte, b'\n' | b'\r'));
+    let of_lines: usize = lines().map(|line| DATA.len() + line.len()).sum();
+    let mut chunk = chunk_head(ID.len() + id.len() + of_lines + END.len());
+    chunk.extend_from_slice(ID);
+    chunk.extend_from_slice(id);
+    for line in lines() {
+        chunk.extend_from_slice(DATA);
+        chunk.extend_from_slice(line);
     }
-    event.extend_from_slice(b"\n\n");
-    http_chunk(&event)
+    chunk.extend_from_slice(END);
+    chunk.extend_from_slice(b"\r\n");
+    chunk
 }
 
 /// A chunk of a body (RFC 9112, section 7.1) with this content, which is not empty: an empty chunk
 /// ends the body.
 pub fn http_chunk(content: &[u8]) -> Vec<u8> {
-    let mut chunk = format!("{:x}\r\n", content.len()).into_bytes();
-    chunk.reserve_exact(content.len() + 2);
+    let mut chunk = chunk_head(content.len());
     chunk.extend_from_slice(content);
+    chunk.extend_from_slice(b"\r\n");
+    chunk
+}
+
+/// The head of a chunk, with room for its content.
+fn chunk_head(size: usize) -> Vec<u8> {
+    let mut chunk = Vec::with_capacity(size + 20);
+    let digits = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1);
+    for digit in (0..digits).rev() {
+        chunk.push(b"0123456789abcdef"[size >> (4 * digit) & 0xF]);
+    }
     chunk.extend_from_slice(b"\r\n");
     chunk
 }
@@ -110,6 +149,8 @@ mod tests {
             let frame = websocket_frame(FrameKind::Text, &payload);
             assert_eq!(frame.len(), head.len() + len);
             assert!(frame.starts_with(head) && websocket_payload(&frame) == payload);
+            let write = |out: &mut Vec<u8>| out.extend_from_slice(&payload);
+            assert_eq!(websocket_frame_of(FrameKind::Text, 100, write), frame);
         }
         assert_eq!(websocket_frame(FrameKind::Binary, b"x"), b"\x82\x01x");
         assert_eq!(websocket_frame(FrameKind::Close, b""), b"\x88\x00");
@@ -119,9 +160,13 @@ mod tests {
 
     #[test]
     fn a_chunk_holds_an_event_whose_line_breaks_stay_inside_its_data() {
-        let chunk = sse_chunk("c", b"{\r\n1\n}");
+        let chunk = sse_chunk(b"c", b"{\r\n1\n}");
         let event = b"id: c\ndata: {\ndata: \ndata: 1\ndata: }\n\n";
         assert_eq!(chunk_content(&chunk), event);
         assert_eq!(chunk, [&b"26\r\n"[..], event, b"\r\n"].concat());
+        for size in [1, 15, 16, 255, 256, 4096, 70_000] {
+            let head = format!("{size:x}\r\n");
+            assert!(http_chunk(&vec![b'x'; size]).starts_with(head.as_bytes()));
+        }
     }
 }

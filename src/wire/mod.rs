@@ -50,7 +50,7 @@ pub use segment::{
 pub use server_frame::{GapReason, ServerFrame};
 pub use size::{Unfit, cut};
 pub use state::JobState;
-pub use stored::{DecodeError, Stored};
+pub use stored::{DecodeError, EventHead, Stored};
 pub use submission::{
     Limits, RESERVED_ID, RESERVED_KIND, Submission, may_call_back, reserved_kind,
 };

@@ -40,6 +40,29 @@ pub struct Stored {
     sse: OnceLock<Box<[u8]>>,
 }
 
+/// What is known of a decoded event besides its payload and its place in its job: enough to make it
+/// again without decoding.
+#[derive(Clone, Copy, Debug)]
+pub struct EventHead {
+    stream_seq: StreamSeq,
+    /// As [`Stored::prev`]; the largest number stands for `None`.
+    prev: StreamSeq,
+    attempt: u32,
+    checksum: u32,
+    payload_len: u32,
+    event_type: EventType,
+}
+
+impl EventHead {
+    /// How many bytes the payload has.
+    pub fn payload_len(&self) -> usize {
+        self.payload_len as usize
+    }
+}
+
+/// About how many more bytes than its payload the JSON of an event has.
+const JSON_MORE: usize = 96;
+
 /// The fields that readers need of every event; the rest of the payload is passed through.
 #[derive(Deserialize)]
 struct Head<'a> {
@@ -103,6 +126,36 @@ impl Stored {
             binary: OnceLock::new(),
             sse: OnceLock::new(),
         })
+    }
+
+    /// What [`Self::of_head`] needs to make this event again.
+    pub fn head(&self) -> EventHead {
+        EventHead {
+            stream_seq: self.stream_seq,
+            prev: self.prev.unwrap_or(StreamSeq::MAX),
+            attempt: self.attempt,
+            checksum: self.cursor.checksum(),
+            payload_len: self.payload.len() as u32,
+            event_type: self.event_type,
+        }
+    }
+
+    /// The event of `job` with this number, which was decoded before.
+    pub fn of_head(job: &JobId, seq: Seq, head: EventHead, payload: Bytes) -> Self {
+        Self {
+            job: job.clone(),
+            seq,
+            stream_seq: head.stream_seq,
+            prev: Some(head.prev).filter(|prev| *prev != StreamSeq::MAX),
+            attempt: head.attempt,
+            event_type: head.event_type,
+            first_seq: seq,
+            cursor: Cursor::of_checksum(job, seq, head.stream_seq, head.checksum),
+            payload,
+            text: OnceLock::new(),
+            binary: OnceLock::new(),
+            sse: OnceLock::new(),
+        }
     }
 
     /// The same event with the stream sequence of the previous message, as the broker confirmed it.
@@ -177,26 +230,35 @@ impl Stored {
 
     /// A JSON client's WebSocket frame.
     pub fn websocket_text(&self) -> &[u8] {
-        self.text
-            .get_or_init(|| framing::websocket_frame(FrameKind::Text, &self.make_json()).into())
+        self.text.get_or_init(|| {
+            let size = self.payload.len() + JSON_MORE;
+            framing::websocket_frame_of(FrameKind::Text, size, |out| self.write_json(out)).into()
+        })
     }
 
     /// A MessagePack client's WebSocket frame.
     pub fn websocket_binary(&self) -> &[u8] {
         self.binary.get_or_init(|| {
-            framing::websocket_frame(FrameKind::Binary, &self.make_msgpack()).into()
+            let size = self.payload.len() + 44;
+            framing::websocket_frame_of(FrameKind::Binary, size, |out| self.write_msgpack(out))
+                .into()
         })
     }
 
     /// The server-sent event, in a chunk of HTTP/1.1.
     pub fn sse_chunk(&self) -> &[u8] {
         self.sse.get_or_init(|| {
-            let id = self.cursor().to_string();
-            match self.text.get() {
-                Some(text) => framing::sse_chunk(&id, framing::websocket_payload(text)),
-                None => framing::sse_chunk(&id, &self.make_json()),
-            }
-            .into()
+            let id = self.cursor.text();
+            let made = self.text.get().map(|text| framing::websocket_payload(text));
+            let json = made.map_or_else(
+                || {
+                    let mut json = Vec::with_capacity(self.payload.len() + JSON_MORE);
+                    self.write_json(&mut json);
+                    Cow::Owned(json)
+                },
+                Cow::Borrowed,
+            );
+            framing::sse_chunk(id.as_bytes(), &json).into()
         })
     }
 
@@ -205,40 +267,41 @@ impl Stored {
         framing::chunk_content(self.sse_chunk())
     }
 
-    fn make_json(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.payload.len() + 96);
+    fn write_json(&self, out: &mut Vec<u8>) {
+        let begin = out.len();
         let made = match Encoding::of(&self.payload) {
             Ok(Encoding::Json) => {
-                out.extend_from_slice(self.payload.trim_ascii_end());
-                std::str::from_utf8(&out).is_ok()
+                let payload = self.payload.trim_ascii_end();
+                out.extend_from_slice(payload);
+                std::str::from_utf8(payload).is_ok()
             }
-            _ => codec::msgpack_to_json(&self.payload, &mut out).is_ok(),
+            _ => codec::msgpack_to_json(&self.payload, out).is_ok(),
         };
         if !made {
-            out = self.placeholder().to_string().into_bytes();
+            out.truncate(begin);
+            out.extend_from_slice(self.placeholder().to_string().as_bytes());
         }
         out.pop();
-        out.extend_from_slice(format!(r#","cursor":"{}"}}"#, self.cursor()).as_bytes());
-        out
+        out.extend_from_slice(b",\"cursor\":\"");
+        out.extend_from_slice(self.cursor.text().as_bytes());
+        out.extend_from_slice(b"\"}");
     }
 
-    fn make_msgpack(&self) -> Vec<u8> {
-        let cursor = self.cursor().to_string();
-        let mut out = Vec::with_capacity(self.payload.len() + cursor.len() + 4);
+    fn write_msgpack(&self, out: &mut Vec<u8>) {
+        let cursor = self.cursor.text();
         out.push(0x92);
         // A cursor has at most 40 characters: `str 8`.
-        out.extend_from_slice(&[0xD9, cursor.len() as u8]);
+        out.extend_from_slice(&[0xD9, cursor.as_bytes().len() as u8]);
         out.extend_from_slice(cursor.as_bytes());
         if Encoding::of(&self.payload).is_ok_and(|encoding| encoding == Encoding::MsgPack) {
             out.extend_from_slice(&self.payload);
-        } else if codec::json_to_msgpack(&self.payload, &mut out).is_err() {
-            let placeholder = rmp_serde::encode::write_named(&mut out, &self.placeholder());
+        } else if codec::json_to_msgpack(&self.payload, out).is_err() {
+            let placeholder = rmp_serde::encode::write_named(out, &self.placeholder());
             debug_assert!(
                 placeholder.is_ok(),
                 "strings and numbers are always MessagePack"
             );
         }
-        out
     }
 
     /// Replaces an event of another publisher that cannot be expressed in the other encoding. It
