@@ -8,6 +8,9 @@ pub const REQUEST_WAIT: Duration = Duration::from_secs(3);
 /// closes the connection when two pings are unanswered and the third is due: a server that hangs is
 /// detected after 7.5 s.
 pub const BROKER_PING: Duration = Duration::from_millis(2500);
+
+/// How many pings a connection for live copies may leave unanswered, as in the client library.
+pub const BROKER_PINGS_UNANSWERED: u32 = 2;
 /// How long connecting to one server may take before the next one is tried. With [`BROKER_PING`], a
 /// silent server costs less than 15 s, even if it is the first one that is tried again.
 pub const BROKER_CONNECT_WAIT: Duration = Duration::from_secs(3);

@@ -17,9 +17,11 @@ pub const UNPACKED_BLOCKS: usize = 64;
 pub const UNPACKED_FOR: Duration = Duration::from_secs(2);
 /// How many live events a feed holds while it reads the events before them from the log.
 pub const AHEAD_MAX: usize = 512;
-/// How many live messages the client library holds for one feed. It drops more, and the feed reads
-/// them from the log.
+/// How many live copies wait for one feed. More are dropped, and the feed reads them from the log.
 pub const LIVE_CAPACITY: usize = 1024;
+
+/// How many bytes of live copies are read at once.
+pub const LIVE_BUFFER: usize = 64 * 1024;
 /// How long a feed outlives its last watcher: a client that lost its connection is usually back
 /// within this time.
 pub const FEED_LINGER: Duration = Duration::from_secs(15);

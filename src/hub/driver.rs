@@ -6,17 +6,19 @@ mod copies;
 mod opening;
 mod probe;
 
-use std::future::pending;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::check::Checked;
 use super::feed::Feed;
 use super::feeds::Hub;
+use super::lazy_timer::LazyTimer;
 use crate::backoff::Backoff;
 use crate::config::{AHEAD_MAX, FEED_LINGER, PROBE_MAX, PROBE_SILENT, REREAD_FIRST, REREAD_MAX};
 use crate::fair_slots::FairSlot;
@@ -66,6 +68,8 @@ pub(super) struct Driver<S: EventSource> {
     pub(super) rebuilt: bool,
     /// When the feed without watchers ends.
     pub(super) linger_until: Option<Instant>,
+    /// For all of these times.
+    timer: LazyTimer,
 }
 
 /// A subscription and the last event.
@@ -76,11 +80,20 @@ type Probed = Result<Checked, Unavailable>;
 enum Wake<S: EventSource> {
     Signal(TailSignal),
     Refilled(Refilled),
-    Open,
     Opened(Opened<S>),
-    Probe,
     Probed(Probed),
+    FeedDue(FeedDue),
     Disconnected,
+}
+
+/// What is due at some time.
+#[derive(Clone, Copy)]
+enum FeedDue {
+    /// To subscribe.
+    Open,
+    /// To check the log.
+    Probe,
+    /// To end a feed without watchers.
     LingerOver,
 }
 
@@ -109,27 +122,34 @@ impl<S: EventSource> Driver<S> {
             ignored_copy: false,
             rebuilt: false,
             linger_until: None,
+            timer: LazyTimer::default(),
         }
     }
 
     /// Waits for one wake-up and applies it.
     pub(super) async fn step(&mut self) {
-        let wake = self.wake().await;
-        self.apply(wake);
+        let mut wake = Some(self.wake().await);
+        poll_fn(|cx| {
+            if let Some(wake) = wake.take() {
+                self.apply(wake, cx);
+            }
+            Poll::Ready(())
+        })
+        .await;
         if self.feed.watchers() > 0 {
             self.linger_until = None;
         }
     }
 
-    fn apply(&mut self, wake: Wake<S>) {
+    fn apply(&mut self, wake: Wake<S>, cx: &mut Context<'_>) {
         match wake {
             Wake::Signal(signal) => {
                 self.signal(signal);
-                self.signals();
+                self.signals(cx);
             }
             Wake::Refilled(refilled) => {
                 // The log may have been read after a disturbance that was not applied yet.
-                self.signals();
+                self.signals(cx);
                 if !self.may_be_rebuilt {
                     self.refilled(refilled);
                 } else if matches!(refilled, Refilled::Done { .. }) {
@@ -137,59 +157,54 @@ impl<S: EventSource> Driver<S> {
                     self.abandon_replay();
                 }
             }
-            Wake::Open => self.open(),
+            Wake::FeedDue(FeedDue::Open) => self.open(),
+            Wake::FeedDue(FeedDue::Probe) => self.probe(),
+            Wake::FeedDue(FeedDue::LingerOver) => {}
             Wake::Opened(Ok((tail, last))) => self.opened(tail, last),
             Wake::Opened(Err(error)) => {
                 debug!(job = %self.feed.job(), %error, "cannot subscribe yet");
                 self.opening = None;
                 self.open_at = Instant::now() + self.open_backoff.next_pause();
             }
-            Wake::Probe => self.probe(),
             Wake::Probed(last) => self.probed(last),
             Wake::Disconnected => self.linger_until = Some(Instant::now() + FEED_LINGER),
-            Wake::LingerOver => {}
         }
     }
 
     async fn wake(&mut self) -> Wake<S> {
         let source = self.hub.source();
-        let job = self.feed.job();
+        let feed = &self.feed;
         let ended = self.stitcher.is_ended();
-        let open = self.tail.is_some();
         let may_be_rebuilt = self.may_be_rebuilt;
-        let live = async {
-            match (&mut self.tail, &mut self.opening) {
-                (Some(tail), _) => Wake::Signal(tail.next().await),
-                (None, _) if ended => pending().await,
-                (None, Some(opening)) => Wake::Opened(opening.await),
-                (None, None) => {
-                    sleep_until(self.open_at).await;
-                    Wake::Open
-                }
-            }
-        };
-        let probe = async {
-            match &mut self.probing {
-                _ if ended && !may_be_rebuilt || !open => pending().await,
-                Some(probing) => Wake::Probed(probing.await),
-                None => {
-                    sleep_until(self.probe_at).await;
-                    Wake::Probe
-                }
-            }
-        };
-        let linger = async {
-            match self.linger_until {
-                Some(until) => sleep_until(until).await,
-                None => pending().await,
-            }
-        };
+        let is_refilling = self.refill.is_busy() && !may_be_rebuilt;
+        let is_probed = self.tail.is_some() && (may_be_rebuilt || !ended);
+        let is_opening = self.tail.is_none() && !ended;
+        let open_at =
+            (is_opening && self.opening.is_none()).then_some((self.open_at, FeedDue::Open));
+        let is_probing = self.probing.is_some();
+        let probe_at = (is_probed && !is_probing).then_some((self.probe_at, FeedDue::Probe));
+        let linger_until = self.linger_until.map(|until| (until, FeedDue::LingerOver));
+        let first = [open_at, probe_at, linger_until].into_iter().flatten();
+        let first = first.min_by_key(|(at, _)| *at);
+        let live = poll_fn(|cx| match (&mut self.tail, &mut self.opening) {
+            (Some(tail), _) => tail.poll_next(cx).map(Wake::Signal),
+            (None, Some(opening)) if is_opening => opening.as_mut().poll(cx).map(Wake::Opened),
+            (None, _) => Poll::Pending,
+        });
+        let probing = poll_fn(|cx| match &mut self.probing {
+            Some(probing) if is_probed => probing.as_mut().poll(cx).map(Wake::Probed),
+            _ => Poll::Pending,
+        });
+        let due = poll_fn(|cx| match first {
+            Some((at, due)) => self.timer.poll(at, cx).map(|()| Wake::FeedDue(due)),
+            None => Poll::Pending,
+        });
         tokio::select! {
             wake = live => wake,
-            refilled = self.refill.next(source, job), if !may_be_rebuilt => Wake::Refilled(refilled),
-            wake = probe => wake,
-            () = self.feed.disconnected() => Wake::Disconnected,
-            () = linger => Wake::LingerOver,
+            refilled = self.refill.next(source, feed.job()), if is_refilling => Wake::Refilled(refilled),
+            wake = probing => wake,
+            wake = due => wake,
+            () = poll_fn(|cx| feed.poll_disconnected(cx)) => Wake::Disconnected,
         }
     }
 

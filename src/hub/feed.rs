@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 
+use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
@@ -32,7 +33,9 @@ pub struct Feed {
     refused: AtomicBool,
     changed: Notify,
     watchers: Mutex<Watchers>,
-    disconnected: Notify,
+    /// Whether the last watcher has disconnected since the driver looked.
+    disconnected: AtomicBool,
+    driver: AtomicWaker,
     unpacked: UnpackedFeeds,
     me: Weak<Self>,
 }
@@ -55,7 +58,8 @@ impl Feed {
             refused: AtomicBool::new(false),
             changed: Notify::new(),
             watchers: Mutex::default(),
-            disconnected: Notify::new(),
+            disconnected: AtomicBool::new(false),
+            driver: AtomicWaker::new(),
         })
     }
 
@@ -86,15 +90,15 @@ impl Feed {
         self.unpacking(|history| history.find(seq)).flatten()
     }
 
-    /// Reads the history. If that unpacks events, there must be room for them; otherwise they are
-    /// packed again at once.
+    /// Reads the history. If that unpacks events, they stay so for other watchers, if there are any
+    /// and there is room; otherwise they are packed again at once.
     fn unpacking<R>(&self, read: impl FnOnce(&mut FeedHistory) -> R) -> Option<R> {
         let mut history = self.lock();
         let history = history.as_mut()?;
         let before = history.unpacked_bytes();
         let result = read(history);
         if history.unpacked_bytes() > before {
-            if self.reserve(history).is_err() {
+            if self.watchers() < 2 || self.reserve(history).is_err() {
                 history.pack();
             } else if before == 0 {
                 self.unpacked.add(self.me.clone());
@@ -184,9 +188,14 @@ impl Feed {
         self.lock_watchers().standing(next)
     }
 
-    /// Returns once the last watcher has disconnected.
-    pub(super) async fn disconnected(&self) {
-        self.disconnected.notified().await;
+    /// Ready once the last watcher has disconnected. Only the feed's task may call it.
+    pub(super) fn poll_disconnected(&self, cx: &Context<'_>) -> Poll<()> {
+        self.driver.register(cx.waker());
+        if self.disconnected.swap(false, Ordering::AcqRel) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 
     fn lock_watchers(&self) -> MutexGuard<'_, Watchers> {
@@ -245,7 +254,8 @@ impl Drop for FeedWatch {
     fn drop(&mut self) {
         let was_last = self.feed.lock_watchers().leave(self.key);
         if was_last {
-            self.feed.disconnected.notify_one();
+            self.feed.disconnected.store(true, Ordering::Release);
+            self.feed.driver.wake();
         }
     }
 }

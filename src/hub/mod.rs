@@ -8,6 +8,7 @@ mod driver;
 mod feed;
 mod feeds;
 mod history;
+mod lazy_timer;
 #[cfg(test)]
 mod tests;
 mod unpacked;

@@ -1,5 +1,5 @@
-//! The connections to the broker: one each for live copies, for reading and for work, so that none
-//! waits for another. It neither publishes nor reads messages.
+//! The connections to the broker: one each for signals, for reading and for work, so that none waits
+//! for another; those for live copies are in `live_reader`. It neither publishes nor reads messages.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::credentials::redacted;
 use super::error::NatsError;
+use super::live_reader::LiveReaders;
 use super::names::Names;
 use super::open::{check_version, open};
 use super::options::Options;
@@ -26,6 +27,7 @@ pub struct Nats {
     pub(super) live: Client,
     pub(super) replay: Client,
     pub(super) work: Client,
+    pub(super) live_readers: LiveReaders,
     pub(super) names: Arc<Names>,
     /// Incremented when the live or the replay connection was down: live copies may be lost, and
     /// the broker may have a different log than before.
@@ -86,7 +88,11 @@ impl Nats {
             );
         }
         let names = Arc::new(Names::new(options.prefix.clone()));
+        let name = format!("{} copies", options.name);
+        let credentials = options.credentials.clone();
+        let secrets = options.credentials.secrets(url).await?;
         Ok(Self {
+            live_readers: LiveReaders::new(name, credentials, secrets, count),
             live,
             replay,
             work,
@@ -100,15 +106,15 @@ impl Nats {
 
     /// Whether all connections are up.
     pub fn is_connected(&self) -> bool {
-        self.clients()
-            .into_iter()
-            .all(|client| client.connection_state() == State::Connected)
+        self.connections().down == 0
     }
 
     /// Whether every connection answers a request.
     pub async fn is_answering(&self) -> bool {
         let subject = self.names.ready();
-        self.readiness.check(self.clients(), &subject).await
+        self.readiness
+            .check(self.clients(), &self.live_readers, &subject)
+            .await
     }
 
     /// How many connections are up and down, and how often one was made again.
@@ -122,6 +128,12 @@ impl Nats {
             }
             let connects = client.statistics().connects.load(Ordering::Relaxed);
             counts.reconnects += connects.saturating_sub(1);
+        }
+        for reader in self.live_readers.used() {
+            let is_up = reader.is_up();
+            counts.up += usize::from(is_up);
+            counts.down += usize::from(!is_up);
+            counts.reconnects += reader.reconnects();
         }
         counts
     }

@@ -25,9 +25,20 @@ pub struct Credentials {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
+/// What a connection authenticates with. It does not implement `Debug`, which would show secrets.
+#[derive(Default)]
+pub(super) struct Secrets {
+    pub(super) login: Login,
+    /// The content of a credentials file.
+    pub(super) creds: Option<String>,
+    /// The seed of an nkey.
+    pub(super) nkey: Option<String>,
+}
+
 /// The login in an address. It does not implement `Debug`, which would show the password.
-#[derive(PartialEq, Eq)]
-enum Login {
+#[derive(Default, PartialEq, Eq)]
+pub(super) enum Login {
+    #[default]
     Anonymous,
     Token(String),
     User(String, String),
@@ -55,33 +66,19 @@ impl Credentials {
         &self,
         url: &str,
     ) -> Result<(ConnectOptions, Vec<ServerAddr>), NatsError> {
-        let (mut login, servers) = parse(url)?;
-        if let Some(path) = &self.login {
-            if login != Login::Anonymous {
-                return Err(unusable(
-                    path,
-                    "the address of the server has a login as well",
-                ));
-            }
-            login = Login::of_file(read(path).await?.trim())
-                .ok_or_else(|| unusable(path, "not `user:password`, and not a token"))?;
-        }
+        let (secrets, servers) = self.secrets(url).await?;
         let mut options = ConnectOptions::new();
-        match login {
+        match secrets.login {
             Login::Anonymous => {}
             Login::Token(token) => options = options.token(token),
             Login::User(user, password) => options = options.user_and_password(user, password),
         }
-        if let Some(path) = &self.creds {
-            let text = read(path).await?;
+        if let Some((path, text)) = self.creds.as_ref().zip(secrets.creds) {
             options = options
                 .credentials(&text)
                 .map_err(|_| unusable(path, "not a credentials file"))?;
         }
-        if let Some(path) = &self.nkey {
-            let seed = read(path).await?.trim().to_owned();
-            nkeys::KeyPair::from_seed(&seed)
-                .map_err(|_| unusable(path, "not the seed of an nkey"))?;
+        if let Some(seed) = secrets.nkey {
             options = options.nkey(seed);
         }
         if let Some(path) = &self.ca {
@@ -98,6 +95,38 @@ impl Credentials {
                 .require_tls(true);
         }
         Ok((options, servers))
+    }
+
+    /// The servers of `url`, without secrets, and what to authenticate with.
+    ///
+    /// # Errors
+    /// As [`Self::options`].
+    pub(super) async fn secrets(&self, url: &str) -> Result<(Secrets, Vec<ServerAddr>), NatsError> {
+        let (mut login, servers) = parse(url)?;
+        if let Some(path) = &self.login {
+            if login != Login::Anonymous {
+                return Err(unusable(
+                    path,
+                    "the address of the server has a login as well",
+                ));
+            }
+            login = Login::of_file(read(path).await?.trim())
+                .ok_or_else(|| unusable(path, "not `user:password`, and not a token"))?;
+        }
+        let mut secrets = Secrets {
+            login,
+            ..Secrets::default()
+        };
+        if let Some(path) = &self.creds {
+            secrets.creds = Some(read(path).await?);
+        }
+        if let Some(path) = &self.nkey {
+            let seed = read(path).await?.trim().to_owned();
+            nkeys::KeyPair::from_seed(&seed)
+                .map_err(|_| unusable(path, "not the seed of an nkey"))?;
+            secrets.nkey = Some(seed);
+        }
+        Ok((secrets, servers))
     }
 }
 

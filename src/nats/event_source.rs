@@ -15,9 +15,7 @@ impl EventSource for Reader {
     type SubmitSignals = LiveSubmitSignals;
 
     async fn follow(&self, job: &JobId) -> Result<(LiveTail, Option<Arc<Stored>>), Unavailable> {
-        self.log
-            .follow_live(job, self.shard(job).elections.clone())
-            .await
+        self.follow_live(job).await
     }
 
     async fn last(&self, job: &JobId, from: Replica) -> Result<Option<Arc<Stored>>, Unavailable> {

@@ -352,9 +352,8 @@ impl Log {
     }
 
     /// Counts how long ago an event was stored, by the time that the broker sent with its copy.
-    pub(super) fn note_delay(&self, stored: Option<&str>) {
-        let stored = stored.and_then(|time| humantime::parse_rfc3339(time).ok());
-        if let Some(stored) = stored {
+    pub(super) fn note_delay(&self, stored: &str) {
+        if let Ok(stored) = humantime::parse_rfc3339(stored) {
             // A broker whose clock is ahead has stored it just now.
             self.live_delay
                 .observe(stored.elapsed().unwrap_or_default());
@@ -375,19 +374,31 @@ impl Log {
     pub(super) fn decode_message(&self, job: &JobId, message: &Message) -> Option<Stored> {
         let stream_seq = number(message, names::SEQUENCE)?;
         let prev = confirmed(message.headers.as_ref());
-        self.decode(job, stream_seq, &message.payload, prev)
+        self.decode_slice(job, stream_seq, &message.payload, prev)
     }
 
-    pub(super) fn decode(
+    /// As [`Self::decode`], for a payload that the client library has. It is a slice of the
+    /// library's read buffer, which lives as long as any slice of it: one small event could keep a
+    /// hundred others in memory.
+    pub(super) fn decode_slice(
         &self,
         job: &JobId,
         stream_seq: StreamSeq,
         payload: &[u8],
         prev: Option<StreamSeq>,
     ) -> Option<Stored> {
-        // A payload is a slice of the client library's read buffer, which lives as long as any
-        // slice of it: one small event could keep a hundred others in memory.
-        let decoded = Stored::decode(job, stream_seq, Bytes::copy_from_slice(payload));
+        self.decode(job, stream_seq, Bytes::copy_from_slice(payload), prev)
+    }
+
+    /// Decodes a stored message. An undecodable one is counted, and `None` is returned.
+    pub(super) fn decode(
+        &self,
+        job: &JobId,
+        stream_seq: StreamSeq,
+        payload: Bytes,
+        prev: Option<StreamSeq>,
+    ) -> Option<Stored> {
+        let decoded = Stored::decode(job, stream_seq, payload);
         decoded
             .map(|event| event.after(prev))
             .inspect_err(|why| self.note_undecodable(job, stream_seq, why))
@@ -398,7 +409,7 @@ impl Log {
         let stream_seq = message.stream_seq;
         FoundMessage {
             stream_seq,
-            event: self.decode(job, stream_seq, &message.payload, message.prev),
+            event: self.decode(job, stream_seq, message.payload.clone(), message.prev),
         }
     }
 }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use futures_util::StreamExt as _;
-use tokio::sync::watch;
 use tracing::info;
 
 use super::batch::{MessageBatch, batch};
+use super::disturbances::Disturbances;
 use super::listing_slots::ListingSlots;
+use super::live_reader::LiveReader;
 use super::log::Log;
 use super::message::{GetMessage, number};
 use super::queue::Queue;
@@ -29,6 +30,7 @@ use crate::wire::{JobId, Stored, StreamSeq};
 #[derive(Clone, Debug)]
 pub struct Reader {
     pub(super) log: Log,
+    pub(super) live_reader: LiveReader,
     pub(super) queue: Queue,
     shards: Arc<[Shard]>,
     pub(super) listing_slots: Arc<ListingSlots>,
@@ -46,8 +48,7 @@ pub(super) struct Shard {
     slots: ReadSlots,
     pub(super) scan: SharedScan,
     pub(super) segments_absence: SegmentsAbsence,
-    /// Counts the elections of the shard's leader.
-    pub(super) elections: watch::Receiver<u64>,
+    pub(super) disturbances: Disturbances,
 }
 
 impl Reader {
@@ -56,6 +57,8 @@ impl Reader {
     /// # Errors
     /// [`Unavailable`].
     pub async fn open(log: Log, tasks: &Tasks) -> Result<Self, Unavailable> {
+        let live_reader = log.nats.live_readers.create();
+        tasks.spawn_until_stop(live_reader.clone().run(log.nats.live.clone()));
         let mut shards = Vec::new();
         let budget = Budget::new(READ_BYTES);
         for shard in 0..log.shards {
@@ -63,12 +66,13 @@ impl Reader {
             shards.push(Shard {
                 replays: AtomicUsize::new(0),
                 slots: ReadSlots::new(READS_PER_SHARD, tasks.clone(), budget.clone()),
-                elections: elections(&log, &stream, tasks).await?,
+                disturbances: disturbances(&log, &stream, tasks).await?,
                 scan: SharedScan::new(log.clone(), stream, tasks.clone(), budget.clone()),
                 segments_absence: SegmentsAbsence::default(),
             });
         }
         Ok(Self {
+            live_reader,
             queue: Queue::new(log.clone()),
             log,
             shards: shards.into(),
@@ -146,23 +150,19 @@ pub(super) struct Page {
     pub(super) more: bool,
 }
 
-/// Counts the elections of a stream's leader, in which live copies may be lost.
-async fn elections(
-    log: &Log,
-    stream: &str,
-    tasks: &Tasks,
-) -> Result<watch::Receiver<u64>, Unavailable> {
+/// What may disturb the live copies of a stream. Copies may be lost while it has no leader.
+async fn disturbances(log: &Log, stream: &str, tasks: &Tasks) -> Result<Disturbances, Unavailable> {
     let subject = names::leader_elected(stream);
     let mut advisories = api::subscribe(&log.nats.live, subject).await?;
-    let (count, elections) = watch::channel(0);
+    let disturbances = Disturbances::new(log.nats.reconnected.clone());
+    tasks.spawn_until_stop(disturbances.clone().wake_after_reconnects());
     let stream = stream.to_owned();
+    let elections = disturbances.clone();
     tasks.spawn_until_stop(async move {
         while advisories.next().await.is_some() {
             info!(%stream, "the stream has a new leader");
-            count.send_modify(|count: &mut u64| *count += 1);
+            elections.note_election();
         }
-        // Dropping the sender would look like a closed connection to the receivers.
-        count.closed().await;
     });
-    Ok(elections)
+    Ok(disturbances)
 }

@@ -6,6 +6,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+use super::live_reader::LiveReaders;
 use crate::config::{READY_AGE, READY_WAIT};
 
 /// When the connections were last probed, and whether all of them answered. The lock is held during
@@ -17,21 +18,38 @@ impl Readiness {
     /// Whether every connection answers a request within [`READY_WAIT`]. The result is reused for
     /// [`READY_AGE`]. The state of a connection is not enough: the client library closes a
     /// connection to a frozen server only after seconds.
-    pub(super) async fn check(&self, [live, replay, work]: [&Client; 3], subject: &str) -> bool {
+    pub(super) async fn check(
+        &self,
+        [live, replay, work]: [&Client; 3],
+        readers: &LiveReaders,
+        subject: &str,
+    ) -> bool {
         let mut last = self.0.lock().await;
         if let Some((at, all)) = *last
             && at.elapsed() < READY_AGE
         {
             return all;
         }
-        let (live, replay, work) = tokio::join!(
+        let copies = async {
+            for reader in readers.used() {
+                if !reader.answers(READY_WAIT).await {
+                    return false;
+                }
+            }
+            true
+        };
+        let (live, replay, work, copies) = tokio::join!(
             answers(live, subject),
             answers(replay, subject),
             answers(work, subject),
+            copies,
         );
-        let all = live && replay && work;
+        let all = live && replay && work && copies;
         if !all {
-            debug!(live, replay, work, "a connection to NATS does not answer");
+            debug!(
+                live,
+                replay, work, copies, "a connection to NATS does not answer"
+            );
         }
         *last = Some((Instant::now(), all));
         all

@@ -223,7 +223,8 @@ impl SharedScan {
         let stream_seq = info.stream_sequence;
         pass.deliver(names::job_of(&message.subject), stream_seq, |job| {
             let prev = confirmed(message.headers.as_ref());
-            self.log.decode(job, stream_seq, &message.payload, prev)
+            self.log
+                .decode_slice(job, stream_seq, &message.payload, prev)
         });
         Ok(info.pending > 0)
     }

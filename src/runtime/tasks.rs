@@ -38,6 +38,8 @@ impl Tasks {
     #[expect(clippy::disallowed_methods, reason = "the only place that spawns")]
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let location = Location::caller();
+        // Boxed, because each future around it would hold it several times.
+        let task = Box::pin(task);
         // Shared state may be inconsistent after a panic; a lock reports that as poisoned.
         let task = AssertUnwindSafe(task).catch_unwind();
         tokio::spawn(self.tracker.track_future(async move {
@@ -51,6 +53,7 @@ impl Tasks {
     #[track_caller]
     pub fn spawn_until_stop(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
+        let task = Box::pin(task);
         self.spawn(async move {
             stop.run_until_cancelled(task).await;
         });

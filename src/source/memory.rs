@@ -459,13 +459,7 @@ impl EventSource for MemoryLog {
         let last = self
             .ask(Replica::Any, |state| state.last(job, Replica::Any))
             .await?;
-        Ok((
-            MemoryTail {
-                live: Some(live),
-                disturbed,
-            },
-            last,
-        ))
+        Ok((MemoryTail::new(live, disturbed), last))
     }
 
     async fn last(&self, job: &JobId, from: Replica) -> Result<Option<Arc<Stored>>, Unavailable> {

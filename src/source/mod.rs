@@ -11,6 +11,7 @@ mod refill;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 pub use chain::{Chain, LiveChain, LiveCopy, MessageClass};
 pub use fold::{FoldError, fold, fold_within};
@@ -70,11 +71,8 @@ pub trait EventSource: Send + Sync + 'static {
 
 /// Live copies of one job's events. They may be lost, repeated or out of order.
 pub trait Tail: fmt::Debug + Send {
-    /// The next signal. Cancel safe.
-    fn next(&mut self) -> impl Future<Output = TailSignal> + Send;
-
-    /// The next signal, if it has arrived.
-    fn ready(&mut self) -> Option<TailSignal>;
+    /// The next signal.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<TailSignal>;
 
     /// Ends the subscription: copies stop, but disturbances are still reported.
     fn unsubscribe(&mut self);

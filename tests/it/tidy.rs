@@ -120,7 +120,7 @@ fn each_library_is_named_in_one_folder_only() {
         ],
     );
     only(&["backend"], &["reqwest"]);
-    only(&["backend", "edge"], &["rustls::"]);
+    only(&["backend", "edge", "nats"], &["rustls::"]);
     only(&["metrics"], &["prometheus_client"]);
     only(&["cli"], &["anyhow", "println!"]);
 }

@@ -1,6 +1,7 @@
 //! Live copies and replays: which messages are events of the job.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,8 +16,10 @@ use crate::wire::{DecodeError, Stored};
 
 impl<S: EventSource> Driver<S> {
     /// Applies all signals that are ready, so that watchers are woken once for all of them.
-    pub(super) fn signals(&mut self) {
-        while let Some(signal) = self.tail.as_mut().and_then(Tail::ready) {
+    pub(super) fn signals(&mut self, cx: &mut Context<'_>) {
+        while let Some(tail) = &mut self.tail
+            && let Poll::Ready(signal) = tail.poll_next(cx)
+        {
             self.signal(signal);
         }
     }

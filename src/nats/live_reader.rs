@@ -1,0 +1,563 @@
+//! Reads live copies of events over a connection of its own. The client library would parse each
+//! header of each copy into a map and hold a channel for each subscription, which costs more than
+//! everything else that an edge does with an event.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
+use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use async_nats::{Client, ServerAddr};
+use bytes::Bytes;
+use slab::Slab;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{Notify, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tracing::{debug, warn};
+
+use super::credentials::{Credentials, Secrets};
+use super::live_link::LiveLink;
+use super::live_protocol::{RawMessage, ServerOp};
+use super::names;
+use crate::backoff::Backoff;
+use crate::config::{
+    BROKER_CONNECT_WAIT, BROKER_PING, BROKER_PINGS_UNANSWERED, LIVE_BUFFER, LIVE_CAPACITY,
+    LIVE_DELAY_EVERY, REQUEST_WAIT, REREAD_FIRST, REREAD_MAX, START_PAUSE,
+};
+use crate::source::Unavailable;
+use crate::wire::StreamSeq;
+
+/// How connections for live copies are made, and which there are. Clones share it.
+#[derive(Clone)]
+pub(super) struct LiveReaders(Arc<LiveSettings>);
+
+struct LiveSettings {
+    /// The name of a connection in the broker's monitoring.
+    name: String,
+    credentials: Credentials,
+    secrets: Secrets,
+    servers: Vec<ServerAddr>,
+    /// Incremented when a connection was down.
+    reconnected: watch::Sender<u64>,
+    used: Mutex<Vec<Weak<LiveReaderShared>>>,
+}
+
+/// A connection for live copies, made when it is first used. Clones share it.
+#[derive(Clone)]
+pub(super) struct LiveReader(Arc<LiveReaderShared>);
+
+struct LiveReaderShared {
+    settings: Arc<LiveSettings>,
+    state: Mutex<LiveReaderState>,
+    /// Notified when there is something to send.
+    wants_to_send: Notify,
+    /// The last number of [`LiveReaderState::requested`] that the server has answered.
+    answered: watch::Sender<u64>,
+    is_started: AtomicBool,
+    /// How often the connection was made.
+    connects: AtomicU64,
+}
+
+#[derive(Default)]
+struct LiveReaderState {
+    is_up: bool,
+    /// By their number on the connection.
+    subscriptions: Slab<Arc<LiveQueue>>,
+    /// What is to be sent; nothing while the connection is down.
+    outgoing: Vec<u8>,
+    /// How often an answer of the server was requested: it comes after what was sent before.
+    requested: u64,
+    /// Whether to send a ping, which requests an answer.
+    wants_ping: bool,
+}
+
+/// A copy of a message of the log.
+pub(super) struct ReceivedCopy {
+    pub(super) stream_seq: StreamSeq,
+    /// The stream sequence of the message before it in the log.
+    pub(super) prev: Option<StreamSeq>,
+    /// When the broker stored it, as text; only for some of them.
+    pub(super) stored_at: Option<Box<str>>,
+    pub(super) payload: Bytes,
+}
+
+/// Copies of one job's events that arrived.
+pub(super) struct LiveQueue {
+    /// The subject of a copy, and of the message that it is a copy of.
+    subject: String,
+    stored: String,
+    state: Mutex<LiveQueueState>,
+}
+
+#[derive(Default)]
+struct LiveQueueState {
+    copies: VecDeque<ReceivedCopy>,
+    waker: Option<Waker>,
+}
+
+/// A subscription, until it is dropped.
+pub(super) struct LiveSubscription {
+    reader: LiveReader,
+    number: usize,
+    queue: Arc<LiveQueue>,
+}
+
+impl LiveReaders {
+    pub(super) fn new(
+        name: String,
+        credentials: Credentials,
+        (secrets, servers): (Secrets, Vec<ServerAddr>),
+        reconnected: watch::Sender<u64>,
+    ) -> Self {
+        Self(Arc::new(LiveSettings {
+            name,
+            credentials,
+            secrets,
+            servers,
+            reconnected,
+            used: Mutex::default(),
+        }))
+    }
+
+    /// A connection that is not made yet.
+    pub(super) fn create(&self) -> LiveReader {
+        let reader = LiveReader(Arc::new(LiveReaderShared {
+            settings: Arc::clone(&self.0),
+            state: Mutex::default(),
+            wants_to_send: Notify::new(),
+            answered: watch::Sender::new(0),
+            is_started: AtomicBool::new(false),
+            connects: AtomicU64::new(0),
+        }));
+        let mut used = self.lock();
+        used.retain(|other| other.strong_count() > 0);
+        used.push(Arc::downgrade(&reader.0));
+        reader
+    }
+
+    /// Those that are used.
+    pub(super) fn used(&self) -> Vec<LiveReader> {
+        let all = self.lock();
+        let existing = all.iter().filter_map(Weak::upgrade);
+        existing
+            .filter(|reader| reader.is_started.load(Ordering::Relaxed))
+            .map(LiveReader)
+            .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<LiveReaderShared>>> {
+        self.0.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for LiveReaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LiveReaders")
+    }
+}
+
+impl LiveReader {
+    /// Keeps the connection up, once there is something to read. The client library knows more servers than those that were
+    /// configured, and has reported errors that are permanent.
+    pub(super) async fn run(self, client: Client) {
+        self.0.wants_to_send.notified().await;
+        self.0.is_started.store(true, Ordering::Relaxed);
+        let mut pauses = Backoff::new(REREAD_FIRST, REREAD_MAX);
+        loop {
+            match self.open(&client).await {
+                Ok(link) => {
+                    pauses.reset();
+                    let Err(error) = self.serve(link).await;
+                    self.lock().is_up = false;
+                    warn!(%error, "NATS connection for live events lost");
+                }
+                Err(error) => debug!(%error, "cannot reach NATS for live events yet"),
+            }
+            sleep(pauses.next_pause()).await;
+        }
+    }
+
+    async fn open(&self, client: &Client) -> io::Result<LiveLink> {
+        let settings = &*self.0.settings;
+        let known = timeout(START_PAUSE, client.server_pool()).await;
+        let mut servers = match known {
+            Ok(Ok(pool)) => pool.into_iter().map(|server| server.addr).collect(),
+            Ok(Err(_)) | Err(_) => settings.servers.clone(),
+        };
+        if !servers.is_empty() {
+            // The keys of a hash map are the only source of randomness in the standard library.
+            let first = RandomState::new().hash_one(()) as usize % servers.len();
+            servers.rotate_left(first);
+        }
+        let mut result = Err(io::ErrorKind::NotFound.into());
+        for server in &servers {
+            let LiveSettings {
+                name,
+                credentials,
+                secrets,
+                ..
+            } = settings;
+            let link = LiveLink::open(server, name, credentials, secrets);
+            result = match timeout(BROKER_CONNECT_WAIT, Box::pin(link)).await {
+                Ok(Ok(link)) => return Ok(link),
+                Ok(Err(error)) => Err(error),
+                Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            };
+        }
+        result
+    }
+
+    /// Subscribes again, and reads until the connection breaks.
+    async fn serve(&self, link: LiveLink) -> io::Result<Infallible> {
+        let LiveLink {
+            mut stream,
+            mut received,
+        } = link;
+        self.begin();
+        let mut unanswered = VecDeque::new();
+        let mut silent_pings = 0;
+        let mut ping = interval(BROKER_PING);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let mut read = 0;
+            while let Some((op, length)) = ServerOp::parse(&received[read..])? {
+                match op {
+                    ServerOp::Message(message) => self.deliver(&message),
+                    ServerOp::Ping => self.lock().outgoing.extend_from_slice(b"PONG\r\n"),
+                    ServerOp::Pong => {
+                        if let Some(number) = unanswered.pop_front() {
+                            self.0.answered.send_replace(number);
+                        }
+                    }
+                    ServerOp::Error(error) => {
+                        let error = String::from_utf8_lossy(error);
+                        warn!(%error, "NATS reports an error");
+                    }
+                    ServerOp::Info(_) | ServerOp::Ok => {}
+                }
+                read += length;
+            }
+            received.drain(..read);
+            if received.len() < LIVE_BUFFER {
+                received.shrink_to(LIVE_BUFFER * 2);
+            }
+            let outgoing = self.take_outgoing(&mut unanswered);
+            if !outgoing.is_empty() {
+                let sent = async {
+                    stream.write_all(&outgoing).await?;
+                    stream.flush().await
+                };
+                timeout(REQUEST_WAIT, sent).await??;
+            }
+            received.reserve(LIVE_BUFFER);
+            tokio::select! {
+                read = stream.read_buf(&mut received) => {
+                    if read? == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    silent_pings = 0;
+                }
+                () = self.0.wants_to_send.notified() => {}
+                _ = ping.tick() => {
+                    if silent_pings > BROKER_PINGS_UNANSWERED {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    silent_pings += 1;
+                    self.lock().wants_ping = true;
+                }
+            }
+        }
+    }
+
+    /// Subscribes on a new connection to everything that was subscribed to.
+    fn begin(&self) {
+        let mut state = self.lock();
+        state.outgoing.clear();
+        let LiveReaderState {
+            subscriptions,
+            outgoing,
+            ..
+        } = &mut *state;
+        for (number, queue) in subscriptions {
+            subscribe(outgoing, number, queue);
+        }
+        state.wants_ping = true;
+        state.is_up = true;
+        drop(state);
+        if self.0.connects.fetch_add(1, Ordering::Relaxed) > 0 {
+            self.0.settings.reconnected.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// What is to be sent. If that requests an answer, its number is added to those that are
+    /// `unanswered`.
+    fn take_outgoing(&self, unanswered: &mut VecDeque<u64>) -> Vec<u8> {
+        let mut state = self.lock();
+        if std::mem::take(&mut state.wants_ping) {
+            state.outgoing.extend_from_slice(b"PING\r\n");
+            unanswered.push_back(state.requested);
+        }
+        std::mem::take(&mut state.outgoing)
+    }
+
+    fn deliver(&self, message: &RawMessage<'_>) {
+        let queue = self.lock().subscriptions.get(message.subscription).cloned();
+        if let Some(queue) = queue {
+            queue.deliver(message);
+        }
+    }
+
+    /// Subscribes to the copies of one job, and waits until the server has seen that.
+    pub(super) async fn subscribe(
+        &self,
+        queue: LiveQueue,
+    ) -> Result<LiveSubscription, Unavailable> {
+        let queue = Arc::new(queue);
+        let number = {
+            let mut state = self.lock();
+            let number = state.subscriptions.insert(Arc::clone(&queue));
+            if state.is_up {
+                subscribe(&mut state.outgoing, number, &queue);
+            }
+            number
+        };
+        let subscription = LiveSubscription {
+            reader: self.clone(),
+            number,
+            queue,
+        };
+        if self.answers(REQUEST_WAIT).await {
+            Ok(subscription)
+        } else {
+            Err(Unavailable("no answer in time".into()))
+        }
+    }
+
+    /// Whether the server answers within this time.
+    pub(super) async fn answers(&self, wait: Duration) -> bool {
+        let number = {
+            let mut state = self.lock();
+            state.requested += 1;
+            state.wants_ping = true;
+            state.requested
+        };
+        self.0.wants_to_send.notify_one();
+        let mut answered = self.0.answered.subscribe();
+        let until_answered = answered.wait_for(|answered| *answered >= number);
+        matches!(timeout(wait, until_answered).await, Ok(Ok(_)))
+    }
+
+    /// Whether the connection is up.
+    pub(super) fn is_up(&self) -> bool {
+        self.lock().is_up
+    }
+
+    /// How often it was made again.
+    pub(super) fn reconnects(&self) -> u64 {
+        self.0.connects.load(Ordering::Relaxed).saturating_sub(1)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LiveReaderState> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for LiveReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LiveReader")
+    }
+}
+
+fn subscribe(outgoing: &mut Vec<u8>, number: usize, queue: &LiveQueue) {
+    // Writing to memory does not fail.
+    let _ = write!(outgoing, "SUB {} {number}\r\n", queue.subject);
+}
+
+impl LiveQueue {
+    /// An empty queue of copies with one subject, of messages with the other.
+    pub(super) fn new(subject: String, stored: String) -> Self {
+        Self {
+            subject,
+            stored,
+            state: Mutex::default(),
+        }
+    }
+
+    fn deliver(&self, message: &RawMessage<'_>) {
+        let Some(copy) = self.copy(message) else {
+            return;
+        };
+        let mut state = self.lock();
+        // The reader of the queue sees the gap.
+        if state.copies.len() < LIVE_CAPACITY {
+            state.copies.push_back(copy);
+        }
+        if let Some(waker) = &state.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// The copy that a message is; `None` unless the broker made it from a message of the log. A
+    /// client that may not publish on the subject of the copies can still make the broker send a
+    /// message to it: as the answer to a request, or as the delivery of a consumer.
+    fn copy(&self, message: &RawMessage<'_>) -> Option<ReceivedCopy> {
+        let names = [
+            names::SUBJECT,
+            names::SEQUENCE,
+            names::LAST_SEQUENCE,
+            names::TIME,
+        ];
+        let [stored, stream_seq, prev, time] = message.last_of(names);
+        if message.subject != self.subject.as_bytes() || stored != Some(&self.stored) {
+            return None;
+        }
+        let stream_seq = stream_seq?.parse().ok()?;
+        let is_measured = stream_seq % LIVE_DELAY_EVERY == 0;
+        Some(ReceivedCopy {
+            stream_seq,
+            prev: prev.and_then(|prev| prev.parse().ok()),
+            stored_at: time.filter(|_| is_measured).map(Into::into),
+            payload: Bytes::copy_from_slice(message.payload),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LiveQueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LiveSubscription {
+    /// The next copy that has arrived.
+    pub(super) fn poll_next(&self, cx: &Context<'_>) -> Poll<ReceivedCopy> {
+        let mut state = self.queue.lock();
+        if let Some(copy) = state.copies.pop_front() {
+            return Poll::Ready(copy);
+        }
+        // Room for one is kept.
+        state.copies.shrink_to(1);
+        match &mut state.waker {
+            Some(known) => known.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for LiveSubscription {
+    fn drop(&mut self) {
+        let mut state = self.reader.lock();
+        state.subscriptions.remove(self.number);
+        if state.is_up {
+            let _ = write!(state.outgoing, "UNSUB {}\r\n", self.number);
+        }
+        if state.subscriptions.is_empty() {
+            state.subscriptions.shrink_to_fit();
+        }
+        drop(state);
+        self.reader.0.wants_to_send.notify_one();
+    }
+}
+
+impl fmt::Debug for LiveSubscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveSubscription")
+            .field("subject", &self.queue.subject)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::io::duplex;
+
+    /// Serves one connection: answers its pings once it has sent `wanted`, sends a copy, and ends.
+    /// Returns what it has sent.
+    async fn serve_once(reader: &LiveReader, wanted: &str, stream_seq: u64) -> String {
+        let (mut server, client) = duplex(4096);
+        let link = LiveLink {
+            stream: Box::new(client),
+            received: Vec::new(),
+        };
+        let play = async {
+            let mut sent = Vec::new();
+            let has = |sent: &[u8], text: &str| String::from_utf8_lossy(sent).contains(text);
+            while !has(&sent, wanted) || !has(&sent, "PING\r\n") {
+                server.read_buf(&mut sent).await.unwrap();
+            }
+            let sent = String::from_utf8(sent).unwrap();
+            let headers = format!(
+                "NATS/1.0\r\nNats-Subject: tw.chunks.0.j\r\nNats-Sequence: {stream_seq}\r\n\r\n"
+            );
+            let head = headers.len();
+            let all = head + 1;
+            let copy = format!("HMSG tw.live.0.j 0 {head} {all}\r\n{headers}x\r\n");
+            let pongs = "PONG\r\n".repeat(sent.matches("PING").count());
+            server.write_all((pongs + &copy).as_bytes()).await.unwrap();
+            drop(server);
+            sent
+        };
+        let (served, sent) = tokio::join!(reader.serve(link), play);
+        assert_eq!(served.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        sent
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscription_outlives_connections() {
+        let (reconnected, count) = watch::channel(0);
+        let secrets = (Secrets::default(), Vec::new());
+        let readers = LiveReaders::new("test".into(), Credentials::default(), secrets, reconnected);
+        let reader = readers.create();
+        let queue = LiveQueue::new("tw.live.0.j".into(), "tw.chunks.0.j".into());
+        let subscribed = "SUB tw.live.0.j 0\r\n";
+        let (subscription, _) =
+            tokio::join!(reader.subscribe(queue), serve_once(&reader, subscribed, 7));
+        let subscription = subscription.unwrap();
+        let next = async || poll_fn(|cx| subscription.poll_next(cx)).await.stream_seq;
+        assert_eq!((next().await, *count.borrow()), (7, 0));
+        serve_once(&reader, subscribed, 8).await;
+        assert_eq!((next().await, *count.borrow()), (8, 1));
+        drop(subscription);
+        let sent = serve_once(&reader, "", 9).await;
+        assert!(!sent.contains("SUB"), "{sent}");
+    }
+
+    #[test]
+    fn only_the_copy_of_a_message_of_the_log_counts_as_live() {
+        let queue = LiveQueue::new("tw.live.0.j".to_owned(), "tw.chunks.0.j".to_owned());
+        let cases: [(&str, &[&str], bool); 6] = [
+            ("tw.live.0.j", &["tw.chunks.0.j"], true),
+            // The answer to a request whose reply subject is that of the copies.
+            ("tw.live.0.j", &["tw.chunks.0.other"], false),
+            ("tw.live.0.j", &[], false),
+            // The broker's header comes after the publisher's.
+            (
+                "tw.live.0.j",
+                &["tw.chunks.0.j", "tw.chunks.0.other"],
+                false,
+            ),
+            ("tw.live.0.j", &["tw.chunks.0.other", "tw.chunks.0.j"], true),
+            // A consumer that delivers to the subject of the copies: its messages keep their own.
+            ("tw.chunks.0.other", &["tw.chunks.0.j"], false),
+        ];
+        for (subject, stored, is_live) in cases {
+            let mut headers = format!("NATS/1.0\r\n{}: 7\r\n", names::SEQUENCE);
+            for stored in stored {
+                headers += &format!("{}: {stored}\r\n", names::SUBJECT);
+            }
+            let message = RawMessage {
+                subscription: 0,
+                subject: subject.as_bytes(),
+                headers: headers.as_bytes(),
+                payload: b"x",
+            };
+            assert_eq!(queue.copy(&message).is_some(), is_live, "{message:?}");
+        }
+    }
+}
