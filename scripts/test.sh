@@ -99,6 +99,9 @@ bounded 120 cargo fmt --check
 say "cargo clippy"
 bounded 1800 cargo clippy --all-targets --locked -- -D warnings
 
+say "instructions: what each event costs, counted with valgrind (a program of the pure modules, built in a minute)"
+bounded 600 scripts/instructions.sh
+
 say "cargo doc"
 RUSTDOCFLAGS="-D warnings" bounded 1800 cargo doc --no-deps --locked
 
