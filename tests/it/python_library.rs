@@ -323,6 +323,42 @@ async fn a_killed_worker_is_replaced_and_its_output_continued(broker: &Broker) {
 }
 
 #[tokio::test]
+async fn python_writes_a_log_whatever_else_is_in_it_and_whoever_answers() {
+    let given = json!({"library": LIBRARY});
+    let passed = ThirdParty::python("python_log.py", &given).ends().await;
+    assert_eq!(passed.len(), 5, "{passed:?}");
+}
+
+/// Messages of another publisher, before, during and after a job.
+#[tokio::test]
+async fn python_jobs_end_whatever_another_publisher_stores() {
+    let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
+    let client = system.jetstream().await;
+    let subject = |job: &str| system.names().chunks(0, &job.parse().unwrap());
+    let spoil = async |job: &str| {
+        for payload in ["bare text", r#"{"type":"x"}"#] {
+            let stored = client.publish(subject(job), payload.into()).await;
+            stored.unwrap().await.unwrap();
+        }
+    };
+    spoil("before").await;
+    system.submit("after", json!("waits")).await;
+    spoil("after").await;
+    let words = "w ".repeat(60);
+    let _worker = Python::start(&system, WORDS, 4).await;
+    let job = system.submit("before", json!(words)).await;
+    system.reaches("before", 5).await;
+    spoil("before").await;
+    let after = "after".parse().unwrap();
+    for (job, output) in [(&job, words.to_uppercase()), (&after, "WAITS ".to_owned())] {
+        let state = system.ended(job).await;
+        let found = (state.status, state.attempt, state.output);
+        assert_eq!(found, (Status::Done, 1, output));
+    }
+    system.end().await;
+}
+
+#[tokio::test]
 async fn python_yields_reasoning_and_data_and_fails_with_its_own_code() {
     let system = System::on(Broker::shared_one()).await;
     let _worker = Python::start(&system, TASKS, 1).await;

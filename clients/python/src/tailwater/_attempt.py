@@ -11,9 +11,9 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Any
 
-from ._broker import NO_ANSWER, Broker, ask, decode, digest, log
+from ._broker import NO_ANSWER, Broker, ask, digest, log
 from ._job import Data, Failed, Job, Reasoning, Retry
-from ._log import Cancelled, JobLog, Lost, TooLarge, previous_output
+from ._log import ENDS, Cancelled, JobLog, Lost, TooLarge, previous_output
 from ._settings import Worker
 
 #: How many bytes of output are held for a log that is slower than the function.
@@ -98,13 +98,11 @@ class Attempt:
         """Makes this worker the job's owner. None: the job has ended."""
         seen = None
         while True:
-            message = await self.log.read_last()
             try:
-                if message is None:
+                if not await self.log.open():
                     if await self._append_queued():
                         return None
                     continue
-                self.log.advance(message.seq, decode(message.data))
                 if (ended := await self._next(seen)) is not None:
                     if ended[0]:
                         await self.log.append(ended[0], **ended[1])
@@ -145,7 +143,7 @@ class Attempt:
         last, now = self.log.last or {}, time.time()
         type = last["type"]
         wait = (last["ts"] + last.get("delay_ms", 0)) / 1000 - now
-        if type in ("job:done:v1", "job:failed:v1", "job:cancelled:v1"):
+        if type in ENDS:
             return "", {}
         restarted = seen not in (None, self.log.stream_seq)
         if restarted and self.log.attempt and type not in ("job:retrying:v1", "job:cancel-requested:v1"):

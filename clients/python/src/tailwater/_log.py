@@ -7,12 +7,17 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from nats.js.errors import NotFoundError
-
 from ._broker import NO_ANSWER, Broker, Event, ask, decode, encode
 
+#: The header with the stream sequence of the last message: the broker refuses the message unless the log still ends there.
+FENCE = "Nats-Expected-Last-Subject-Sequence"
 #: The error of a cluster that is still storing an earlier publish to the subject.
 IN_FLIGHT = 10164
+#: How long a server may answer with less than we know to be stored, in seconds: a leader that was cut off steps down within this
+#: time. Later the log was restored from a backup, or has expired.
+OLD_LEADER_WAIT = 30
+#: The types of a job's final event.
+ENDS = ("job:done:v1", "job:failed:v1", "job:cancelled:v1")
 
 
 class Lost(Exception):
@@ -37,6 +42,8 @@ class JobLog:
         self.seq = 0
         self.attempt = 0
         self.last: Event | None = None
+        # Since when servers have answered with less than we know to be stored.
+        self.behind_since: float | None = None
 
     async def append(self, type: str, **fields: Any) -> None:
         """Appends an event. Every call is awaited, so at most one is in flight."""
@@ -47,7 +54,7 @@ class JobLog:
             raise TooLarge(f"the event {type} is too large: it has {len(data)} bytes")
         while True:
             # Refused unless the log still ends there.
-            fence = {"Nats-Expected-Last-Subject-Sequence": str(self.stream_seq)}
+            fence = {FENCE: str(self.stream_seq)}
             try:
                 stored = await self.broker.js.publish(self.subject, data, headers=fence)
                 return self.advance(stored.seq, event)
@@ -58,43 +65,117 @@ class JobLog:
             pause = min(pause * 2, 0.5)
 
     def advance(self, stream_seq: int, event: Event) -> None:
-        """The log ends with this event, at this stream sequence."""
+        """The last event is this one, and the last message has this stream sequence."""
+        self.behind_since = None
         self.stream_seq, self.seq, self.attempt, self.last = stream_seq, event["seq"], event["attempt"], event
 
     async def read_last(self) -> Any:
         """The last message, from the stream's leader: a replica may be behind."""
         return await ask(self.broker.js.get_last_msg, self.stream, self.subject)
 
+    async def open(self) -> bool:
+        """Finds the end of the log. False: it has no event yet."""
+        message = await self.read_last()
+        if message is None:
+            return False
+        event = self._event(message.data)
+        if event is None or not await self._is_proven(message, event):
+            # Any publisher may store a message that is not an event.
+            event = None
+            async for _, event in self._read(0, None):
+                pass
+        if event is None:
+            self.stream_seq = message.seq
+            return False
+        self.advance(message.seq, event)
+        return True
+
     async def check(self, data: bytes | None = None) -> bool:
         """Whether the log ends with `data`, which we published. Raises if another client has written."""
         message = await self.read_last()
-        if message is None or message.seq == self.stream_seq:
-            # All events have expired; sequence numbers continue.
-            self.stream_seq = message.seq if message else 0
+        found = message.seq if message else 0
+        if found == self.stream_seq:
+            self.behind_since = None
             return False
-        event = decode(message.data)
-        cancelled = event["type"] == "job:cancel-requested:v1" and event["attempt"] == self.attempt
-        if message.data != data and not cancelled:
+        if found < self.stream_seq:
+            # The server may not know yet that it leads no more. Its answer must not end the attempt.
+            now = time.monotonic()
+            self.behind_since = self.behind_since or now
+            if now - self.behind_since < OLD_LEADER_WAIT:
+                return False
+            if message:
+                raise Lost
+            # All events have expired; sequence numbers continue.
+            self.stream_seq = 0
+            return False
+        self.behind_since = None
+        last = None
+        if message.data == data:
+            last = self._event(message.data)
+        else:
+            async for _, last in self._read(self.stream_seq, self.seq):
+                pass
+        if last is None:  # Other publishers have stored messages that are not events.
+            self.stream_seq = found
+            return False
+        is_ours = data is not None and last == self._event(data)
+        cancelled = last["type"] == "job:cancel-requested:v1" and last["attempt"] == self.attempt
+        if not is_ours and not cancelled:
             raise Lost
-        self.advance(message.seq, event)
+        self.advance(found, last)
         if cancelled:
             raise Cancelled
         return True
 
     async def events(self) -> list[Event]:
         """All events that the log holds."""
-        return [event async for event in self._read()]
+        return [event async for _, event in self._read(0, None)]
 
-    async def _read(self) -> AsyncIterator[Event]:
+    async def _read(self, stream_seq: int, seq: int | None) -> AsyncIterator[tuple[Any, Event]]:
+        """The events after this stream sequence and this sequence number, if that is known. Other messages are skipped."""
         # Single reads, because a worker's user in NATS may not create a consumer of its own choice.
-        stream_seq = 0
+        has_ended = False
         while True:
-            try:
-                message = await self.broker.js.get_msg(self.stream, stream_seq + 1, self.subject, next=True)
-            except NotFoundError:  # After the last event.
+            message = await ask(self.broker.js.get_msg, self.stream, stream_seq + 1, self.subject, next=True)
+            if message is None:  # After the last event.
                 return
             stream_seq = message.seq or 0
-            yield decode(message.data or b"")
+            event = self._event(message.data or b"")
+            if event is None or has_ended:
+                continue
+            # The first events may have expired.
+            if event["seq"] == (1 if seq is None else seq + 1) or seq is None and expected_last(message):
+                seq, has_ended = event["seq"], event["type"] in ENDS
+                yield message, event
+
+    def _event(self, data: bytes) -> Event | None:
+        """A message as an event of this job. None if it is not one."""
+        try:
+            event = decode(data)
+            has_numbers = all(isinstance(event[name], int) for name in ("seq", "attempt", "ts"))
+            is_event = has_numbers and event["seq"] > 0 and event["job"] == self.job and isinstance(event["type"], str)
+            return event if is_event else None
+        except Exception:  # Whatever another publisher has stored.
+            return None
+
+    async def _is_proven(self, message: Any, event: Event) -> bool:
+        """Whether the last message follows the event before it: its publisher expected that one."""
+        before = expected_last(message)
+        if before is None:
+            return False
+        if before == 0:
+            return bool(event["seq"] == 1)
+        previous = await ask(self.broker.js.get_msg, self.stream, before)
+        if previous is None:  # It has expired.
+            return bool(event["seq"] > 1)
+        known = self._event(previous.data or b"") if previous.subject == self.subject else None
+        return known is not None and known["type"] not in ENDS and event["seq"] == known["seq"] + 1
+
+
+def expected_last(message: Any) -> int | None:
+    """The stream sequence that the publisher of a message expected before it, as the broker confirmed. None if it expected none."""
+    value = (message.headers or {}).get(FENCE)
+    return int(value) if value is not None and str(value).isdigit() else None
 
 
 def previous_output(events: list[Event]) -> str | None:
@@ -110,4 +191,4 @@ def previous_output(events: list[Event]) -> str | None:
     return "".join(text) if is_whole else None
 
 
-__all__ = ["Cancelled", "JobLog", "Lost", "TooLarge", "previous_output"]
+__all__ = ["ENDS", "Cancelled", "JobLog", "Lost", "TooLarge", "previous_output"]

@@ -1,0 +1,142 @@
+"""Tests `JobLog` of clients/python against a stream in memory: messages that are not events, and a leader that was cut off.
+
+The argument is {"library": folder}. Prints the name of each test that has passed, as a JSON string a line.
+"""
+
+import asyncio, json, sys
+from types import SimpleNamespace
+
+given = json.loads(sys.argv[1])
+sys.path.insert(0, given["library"])
+
+from nats.js.errors import BadRequestError, NotFoundError
+from tailwater import _log
+from tailwater._log import FENCE, JobLog, Lost
+
+
+class Stream:
+    """The messages of one job, as (data, headers). The server that answers knows the first `known` of them; None: all."""
+
+    def __init__(self):
+        self.messages, self.known, self.refused = [], None, 0
+
+    def at(self, index):
+        if not 0 <= index < len(self.messages[: self.known]):
+            raise NotFoundError
+        data, headers = self.messages[index]
+        return SimpleNamespace(seq=index + 1, data=data, headers=headers, subject="log")
+
+    async def get_last_msg(self, stream, subject):
+        return self.at(len(self.messages[: self.known]) - 1)
+
+    async def get_msg(self, stream, seq, subject=None, next=False):
+        return self.at(seq - 1)
+
+    async def publish(self, subject, data, headers):
+        if self.known is not None or headers[FENCE] != str(len(self.messages)):
+            self.refused += 1
+            raise BadRequestError()
+        self.messages.append((data, headers))
+        return SimpleNamespace(seq=len(self.messages))
+
+    def log(self):
+        return JobLog(SimpleNamespace(js=self, of_job=lambda job: ("stream", "log"), event_max=lambda: 1 << 20), "j")
+
+    def put(self, data, fence=None):
+        self.messages.append((data, None if fence is None else {FENCE: str(fence)}))
+
+
+async def write(log):
+    assert not await log.open()
+    await log.append("job:queued:v1", kind="k", input=None)
+    log.attempt = 1
+    await log.append("job:started:v1", kind="k", worker="w")
+    await log.append("model:chunk:v1", text="a")
+
+
+JUNK = [b"", b"bare text", b"{}", b"[1]", b"7", b'{"type":"x","job":"j","seq":"4","attempt":1,"ts":1}',
+        b'{"type":"x","job":"other","seq":4,"attempt":1,"ts":1}', b'{"type":"x","job":"j","seq":9,"attempt":1,"ts":1}']
+
+
+async def messages_that_are_not_events_do_not_stop_the_writer():
+    stream = Stream()
+    log = stream.log()
+    await write(log)
+    for junk in JUNK:
+        stream.put(junk)
+        await log.append("model:chunk:v1", text="b")
+    assert log.seq == 3 + len(JUNK)
+    assert [event["seq"] for event in await log.events()] == list(range(1, log.seq + 1))
+
+
+async def a_claim_finds_the_last_event_before_such_messages():
+    for junk in JUNK:
+        for fence in (None, 3):
+            stream = Stream()
+            await write(stream.log())
+            stream.put(junk, fence)
+            log = stream.log()
+            assert await log.open()
+            assert (log.seq, log.attempt, log.stream_seq) == (3, 1, 4), (junk, fence)
+    stream = Stream()
+    stream.put(b"junk")
+    log = stream.log()
+    assert not await log.open()
+    await log.append("job:queued:v1", kind="k", input=None)
+    assert (log.seq, log.stream_seq) == (1, 2)
+
+
+async def another_owner_is_noticed_behind_such_messages():
+    stream = Stream()
+    log = stream.log()
+    await write(log)
+    other = stream.log()
+    assert await other.open()
+    other.attempt = 2
+    stream.put(b"junk")
+    await other.append("job:started:v1", kind="k", worker="v")
+    stream.put(b"junk")
+    try:
+        await log.append("model:chunk:v1", text="b")
+    except Lost:
+        return
+    raise AssertionError("it went on")
+
+
+async def a_leader_that_lacks_events_does_not_end_the_attempt():
+    for known in (0, 2):
+        stream = Stream()
+        log = stream.log()
+        await write(log)
+        stream.known = known
+        appending = asyncio.create_task(log.append("model:chunk:v1", text="b"))
+        while stream.refused < 3:
+            await asyncio.sleep(0.01)
+        assert not appending.done()
+        stream.known = None
+        await appending
+        assert (log.seq, len(stream.messages)) == (4, 4)
+
+
+async def a_log_that_stays_behind_was_restored():
+    _log.OLD_LEADER_WAIT = 0.1
+    stream = Stream()
+    log = stream.log()
+    await write(log)
+    del stream.messages[2:]
+    try:
+        await log.append("model:chunk:v1", text="b")
+    except Lost:
+        return
+    raise AssertionError("it went on")
+
+
+for test in (
+    messages_that_are_not_events_do_not_stop_the_writer,
+    a_claim_finds_the_last_event_before_such_messages,
+    another_owner_is_noticed_behind_such_messages,
+    a_leader_that_lacks_events_does_not_end_the_attempt,
+    a_log_that_stays_behind_was_restored,
+):
+    asyncio.run(asyncio.wait_for(test(), 20))
+    print(json.dumps(test.__name__), flush=True)
