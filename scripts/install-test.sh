@@ -29,7 +29,8 @@ scratch=$(mktemp -d)
 passed=0 failed=0 up=''
 stop_up() {
   [[ -n $up ]] || return 0
-  kill -TERM "$up" 2>/dev/null || true
+  # The whole group, as a terminal does with Ctrl-C: npx does not pass signals on.
+  kill -TERM -- "-$up" 2>/dev/null || true
   wait "$up" 2>/dev/null || true
   up=''
 }
@@ -63,8 +64,11 @@ done
 runs_a_job() {
   local name=$1 started=$2 nats edge text i
   shift 2
-  clean "$@" up --listen 127.0.0.1:0 --data-dir data >up.out 2>up.err &
+  # In a process group of its own.
+  set -m
+  clean "$@" up --listen 127.0.0.1:0 --data-dir data >up.out 2>up.err </dev/null &
   up=$!
+  set +m
   for ((i = 0; i < 600; i++)); do
     edge=$(sed -n 's/^ready //p' up.out)
     [[ -z $edge ]] || break
@@ -173,8 +177,10 @@ if [[ -n $image ]] && wanted image; then
   data=$PWD/data
   NATS_SERVER=$("$root/scripts/nats-server.sh")
   mkdir ports
+  set -m
   "$NATS_SERVER" -a 127.0.0.1 -p -1 --ports_file_dir ports -js -sd "$data" >nats.log 2>&1 &
   up=$!
+  set +m
   for ((i = 0; i < 100; i++)); do compgen -G 'ports/*.ports' >/dev/null && break; sleep 0.1; done
   sleep 0.2
   nats=$(python3 -c 'import glob, json; print(json.load(open(glob.glob("ports/*.ports")[0]))["nats"][0])')
