@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
-use url::Url;
+use url::{Host, Url};
 
 use crate::auth::{Expected, SigningSecret, StaticTokens, TokenKeys};
 use crate::config::{SUBJECT_CONNECTIONS, SUBJECT_JOBS, SUBJECT_SUBMITS_PER_S};
@@ -136,7 +136,19 @@ impl AuthArgs {
             return Ok(None);
         };
         match Url::parse(&given) {
-            Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(Some(KeySource::Url(given))),
+            Ok(url) if matches!(url.scheme(), "http" | "https") => {
+                let is_local = match url.host() {
+                    Some(Host::Ipv4(address)) => address.is_loopback(),
+                    Some(Host::Ipv6(address)) => address.is_loopback(),
+                    Some(Host::Domain(name)) => name == "localhost",
+                    None => false,
+                };
+                ensure!(
+                    url.scheme() == "https" || is_local,
+                    "--auth-jwks: {given}: whoever is between could replace the keys; use https"
+                );
+                Ok(Some(KeySource::Url(given)))
+            }
             _ => {
                 let path = PathBuf::from(given);
                 let is_file = path.is_file();

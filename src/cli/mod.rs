@@ -45,6 +45,7 @@ use tracing_subscriber::fmt::time::uptime;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::edge::SOCKETIO_LOG_LIMIT;
 use crate::nats::{LOG_FILTER, LOG_LIMITS};
 
 /// Durable job streams over NATS: workers publish a job's output chunk by chunk, and every client
@@ -163,9 +164,12 @@ fn start_log(cli: &Cli) -> Option<log::LogWriter> {
             EnvFilter::new(&default)
         });
     let limited = filter_fn(|metadata| {
-        let within =
-            |&(target, level): &_| metadata.target() != target || *metadata.level() <= level;
-        LOG_LIMITS.iter().all(within)
+        let is_of = |module: &str| {
+            let rest = metadata.target().strip_prefix(module);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+        };
+        let mut limits = LOG_LIMITS.iter().chain([&SOCKETIO_LOG_LIMIT]);
+        limits.all(|(module, level)| !is_of(module) || metadata.level() <= level)
     });
     // Without its thread, nothing is logged.
     let writer = log::LogWriter::to(std::io::stderr())

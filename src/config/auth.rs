@@ -57,3 +57,7 @@ pub const QUOTA_RETRY_S: u64 = 1;
 /// How many tickets one edge issues within the time that a ticket is valid. They share a bucket of
 /// 64 MiB with the revocations, which must always fit; a ticket takes up to 2 KiB.
 pub const TICKETS_MAX: usize = 4096;
+/// How many of them one subject gets. A page needs one each time that it opens a stream.
+pub const TICKETS_PER_SUBJECT: usize = 1024;
+/// How long the jobs of a subject count that has no stream and submits nothing. Few jobs run longer.
+pub const SUBJECT_KEPT: Duration = Duration::from_secs(3600);

@@ -75,7 +75,8 @@ pub(super) async fn admit(
     } else {
         Ok(None)
     };
-    match access(&app, credential).await {
+    let from = request.extensions().get::<ClientAddress>().copied();
+    match access(&app, credential, from).await {
         Ok(Some(access)) => {
             request.extensions_mut().insert(access.clone());
             tokio::select! {
@@ -96,6 +97,7 @@ pub(super) async fn admit(
 async fn access(
     app: &App,
     credential: Result<Option<Credential>, Problem>,
+    from: Option<ClientAddress>,
 ) -> Result<Option<Access>, Problem> {
     let gate = &app.settings.gate;
     if !gate.is_checked() {
@@ -104,6 +106,11 @@ async fn access(
     match credential? {
         None => Ok(None),
         Some(Credential::Token(token)) => gate.authenticate(token.expose()).await.map(Some),
-        Some(Credential::Ticket(ticket)) => gate.redeem_ticket(ticket.expose()).await.map(Some),
+        Some(Credential::Ticket(ticket)) => {
+            // Anybody can send one, and each is read from the broker.
+            let ClientAddress(from) = from.ok_or(Code::Internal)?;
+            let _slot = app.shared.requests().acquire(from)?;
+            gate.redeem_ticket(ticket.expose()).await.map(Some)
+        }
     }
 }

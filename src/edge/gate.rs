@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::access::{Access, unix_ms};
 use super::error::Problem;
-use super::quota::{SubjectLimits, SubjectUsages};
+use super::quota::{SubjectLimits, SubjectUsages, TicketWindow};
 use super::revoked::RevokedTokens;
 use crate::auth::{BadKeySet, Grants, KeySet, NewToken, Subject, TokenError, TokenKeys};
 use crate::backend::fetch_key_set;
@@ -65,13 +65,6 @@ struct TokenGate {
     is_tended: AtomicBool,
     tickets: Mutex<TicketWindow>,
     usages: SubjectUsages,
-}
-
-/// How many tickets were issued since a time.
-#[derive(Debug, Default)]
-struct TicketWindow {
-    since: Option<Instant>,
-    issued: usize,
 }
 
 impl Gate {
@@ -165,7 +158,8 @@ impl Gate {
     pub(super) async fn issue_ticket(&self, subject: &Subject) -> Result<BearerToken, Problem> {
         let gate = self.0.as_ref().ok_or(Code::NotFound)?;
         let bucket = gate.bucket.get().ok_or(Code::Unavailable)?;
-        gate.tickets.lock().await.count()?;
+        gate.usages.of(&subject.name).count_ticket()?;
+        gate.tickets.lock().await.count(TICKETS_MAX)?;
         let mut random = [0; 32];
         let filled = SystemRandom::new().fill(&mut random);
         filled.map_err(|_| Code::Internal)?;
@@ -274,21 +268,5 @@ impl TokenGate {
             }
             sleep(REVOCATIONS_PAUSE).await;
         }
-    }
-}
-
-impl TicketWindow {
-    /// Counts a ticket, unless too many may be valid.
-    fn count(&mut self) -> Result<(), Code> {
-        let window = Duration::from_millis(TICKET_TTL_MS);
-        if self.since.is_none_or(|since| since.elapsed() >= window) {
-            self.since = Some(Instant::now());
-            self.issued = 0;
-        }
-        if self.issued >= TICKETS_MAX {
-            return Err(Code::Overloaded);
-        }
-        self.issued += 1;
-        Ok(())
     }
 }

@@ -59,7 +59,22 @@ struct UnreadResponse {
 /// A response body that notes whether its client accepts it.
 struct WatchedBody {
     body: Body,
+    /// What was read of the body and not sent.
+    rest: Bytes,
     request: Arc<OpenRequest>,
+}
+
+/// A part of a response that the HTTP library holds until the client accepts it. Until then, its
+/// request is open.
+struct SentPart {
+    bytes: Bytes,
+    _request: Arc<OpenRequest>,
+}
+
+impl AsRef<[u8]> for SentPart {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// The body of an event stream: what its task writes.
@@ -140,20 +155,43 @@ impl HttpBody for WatchedBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         // It is polled once the client accepts more.
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        self.request.lock().since = match &frame {
-            Poll::Ready(Some(Ok(_))) => Some(Instant::now()),
-            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => None,
+        if self.rest.is_empty() {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                Poll::Pending => {
+                    self.request.lock().since = None;
+                    return Poll::Pending;
+                }
+                // Parts of it may still wait.
+                ended @ Poll::Ready(Some(Err(_)) | None) => return ended,
+            }
+        }
+        self.request.lock().since = Some(Instant::now());
+        // The library accepts a part of any size, and then the body is not asked any more.
+        let length = self.rest.len().min(HTTP2_SEND_BUFFER);
+        let part = SentPart {
+            bytes: self.rest.split_to(length),
+            _request: Arc::clone(&self.request),
         };
-        frame
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(part)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let rest = self.rest.len() as u64;
+        let unread = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(unread.lower() + rest);
+        if let Some(upper) = unread.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
     }
 }
 
@@ -211,6 +249,7 @@ pub(super) async fn connection(stream: Metered<ClientStream>, router: Router, ta
             let watched = |body| {
                 Body::new(WatchedBody {
                     body,
+                    rest: Bytes::new(),
                     request: open,
                 })
             };
@@ -249,5 +288,35 @@ fn name_host(request: &mut Request<Incoming>) {
         .map(|host| host.as_str().to_owned());
     if let Some(host) = host.and_then(|host| HeaderValue::try_from(host).ok()) {
         request.headers_mut().insert(header::HOST, host);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::time::advance;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_open_until_the_client_has_accepted_every_part_of_the_response() {
+        let open = OpenRequests::new();
+        let mut body = WatchedBody {
+            body: Body::from(vec![0; 2 * HTTP2_SEND_BUFFER + 1]),
+            rest: Bytes::new(),
+            request: open.open(),
+        };
+        let mut parts = Vec::new();
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            assert!(!body.is_end_stream() || parts.len() == 2);
+            parts.push(frame.unwrap().into_data().unwrap());
+        }
+        let sizes: Vec<_> = parts.iter().map(Bytes::len).collect();
+        assert_eq!(sizes, [HTTP2_SEND_BUFFER, HTTP2_SEND_BUFFER, 1]);
+        drop(body);
+        assert_eq!(open.reason_to_end(), None);
+        advance(WRITE_WAIT * 2).await;
+        assert_eq!(open.reason_to_end(), Some("the client does not read"));
+        drop(parts);
+        assert_eq!(open.reason_to_end(), None);
     }
 }

@@ -27,8 +27,8 @@ use crate::source::Unavailable;
 use crate::source::{FoldError, fold_within};
 use crate::wire::limits::KEY_MAX;
 use crate::wire::{
-    BearerToken, Code, JobId, JobState, Kind, Seq, Status, Submission, WatchTokenTerms, job_id,
-    may_call_back, reserved_kind,
+    BearerToken, Code, JobId, JobState, KEY_ID, Kind, Seq, Status, Submission, WatchTokenTerms,
+    job_id, may_call_back, reserved_kind,
 };
 
 /// A job that was accepted.
@@ -371,7 +371,7 @@ fn id_of_key(subject: &str, key: &str) -> Result<JobId, Problem> {
     }
     digest.update(key);
     Ok(job_id(&format!(
-        "key-{}",
+        "{KEY_ID}{}",
         BASE64.encode(digest.finalize())
     ))?)
 }

@@ -91,6 +91,10 @@ use crate::nats::{KindsCache, Log, Nats, NatsError, Queue, Reader, UsageCache};
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
 
+/// The most verbose level at which the library of Socket.IO's WebSockets may log, whatever filter is
+/// set. Below it, it logs whole messages, with tokens.
+pub const SOCKETIO_LOG_LIMIT: (&str, tracing::Level) = ("tungstenite", tracing::Level::DEBUG);
+
 /// Serves clients on `listener` until `stop` is cancelled. Then it refuses new clients, asks the
 /// others to reconnect one after another, and returns. All threads of one edge have the same
 /// `shared`.

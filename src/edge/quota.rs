@@ -5,15 +5,18 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue, header};
 use tokio::time::Instant;
 
+use crate::budget::LimitReached;
 use crate::config::{
     QUOTA_PROBE_JOBS, QUOTA_RETRY_S, QUOTA_WINDOW, SUBJECT_CONNECTIONS, SUBJECT_JOBS,
-    SUBJECT_JOBS_KEPT, SUBJECT_SUBMITS_PER_S,
+    SUBJECT_JOBS_KEPT, SUBJECT_KEPT, SUBJECT_SUBMITS_PER_S, TICKETS_PER_SUBJECT,
 };
 use crate::wire::JobId;
+use crate::wire::limits::TICKET_TTL_MS;
 
 /// What one subject may do at an edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +156,14 @@ struct Used {
     submitting: usize,
     /// The jobs that were in flight when they were last looked at.
     jobs: VecDeque<JobId>,
+    tickets: TicketWindow,
+}
+
+/// How many tickets were issued since a time.
+#[derive(Debug, Default)]
+pub(super) struct TicketWindow {
+    since: Option<Instant>,
+    issued: usize,
 }
 
 /// An open stream of a subject, until it is dropped.
@@ -196,6 +207,7 @@ impl SubjectUsage {
                 submits_at: Instant::now(),
                 submitting: 0,
                 jobs: VecDeque::new(),
+                tickets: TicketWindow::default(),
             }),
         }
     }
@@ -204,11 +216,22 @@ impl SubjectUsage {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether forgetting it changes nothing.
+    /// Whether forgetting it changes nothing, or nothing but that jobs which it submitted long ago
+    /// no longer count: they would be remembered for as long as the edge runs.
     fn is_unused(&self) -> bool {
         let used = self.lock();
-        let is_rested = used.submits_at.elapsed() >= QUOTA_WINDOW;
-        used.connections == 0 && used.submitting == 0 && used.jobs.is_empty() && is_rested
+        let rest = if used.jobs.is_empty() {
+            QUOTA_WINDOW
+        } else {
+            SUBJECT_KEPT
+        };
+        let is_rested = used.submits_at.elapsed() >= rest && used.tickets.is_over();
+        used.connections == 0 && used.submitting == 0 && is_rested
+    }
+
+    /// Counts a ticket.
+    pub(super) fn count_ticket(&self) -> Result<(), LimitReached> {
+        self.lock().tickets.count(TICKETS_PER_SUBJECT)
     }
 
     /// Counts a stream.
@@ -271,6 +294,29 @@ impl SubjectUsage {
     }
 }
 
+impl TicketWindow {
+    /// Counts a ticket, unless `limit` may be valid.
+    pub(super) fn count(&mut self, limit: usize) -> Result<(), LimitReached> {
+        if self.is_over() {
+            *self = Self {
+                since: Some(Instant::now()),
+                issued: 0,
+            };
+        }
+        if self.issued >= limit {
+            return Err(LimitReached);
+        }
+        self.issued += 1;
+        Ok(())
+    }
+
+    /// Whether no ticket of it is valid any more.
+    fn is_over(&self) -> bool {
+        let window = Duration::from_millis(TICKET_TTL_MS);
+        self.since.is_none_or(|since| since.elapsed() >= window)
+    }
+}
+
 impl JobInFlight {
     /// The job is queued under this id.
     pub(super) fn queued(self, id: &JobId) {
@@ -297,7 +343,6 @@ impl Drop for SubjectConnection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use tokio::time::advance;
 
     const LIMITS: SubjectLimits = SubjectLimits {
@@ -375,5 +420,31 @@ mod tests {
         assert!(known < 1000, "{known}");
         assert!(usages.of("connected").lock().connections == 1);
         drop(connected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn jobs_of_subjects_that_have_left_are_forgotten() {
+        let usages = SubjectUsages::new(LIMITS);
+        for n in 0..10_000 {
+            let usage = usages.of(&n.to_string());
+            usage.count_submit().unwrap();
+            let job = format!("j{n}").parse().unwrap();
+            usage.begin_job().unwrap().queued(&job);
+            advance(SUBJECT_KEPT / 100).await;
+        }
+        let known = usages.by_name.lock().unwrap().len();
+        assert!(known < 1000, "{known}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_tickets_of_one_subject_are_limited_for_as_long_as_they_are_valid() {
+        let usages = SubjectUsages::new(LIMITS);
+        let issued = (0..TICKETS_PER_SUBJECT + 1)
+            .filter(|_| usages.of("a").count_ticket().is_ok())
+            .count();
+        assert_eq!(issued, TICKETS_PER_SUBJECT);
+        assert_eq!(usages.of("b").count_ticket(), Ok(()));
+        advance(Duration::from_millis(TICKET_TTL_MS)).await;
+        assert_eq!(usages.of("a").count_ticket(), Ok(()));
     }
 }

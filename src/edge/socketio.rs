@@ -24,6 +24,7 @@ use serde_json::json;
 use socketioxide::socket::Sid;
 
 use self::engine_session::EngineSession;
+use self::handshake::Handshake;
 use super::access::Access;
 use super::admission::ClientAddress;
 use super::app::App;
@@ -31,7 +32,9 @@ use super::body::Bodies;
 use super::error::Problem;
 use super::meter::Meter;
 use super::ws::opening;
+use crate::budget::LimitReached;
 use crate::config::{HANDSHAKE_ANSWER_MAX, POLL_MARK_MAX};
+use crate::fair_slots::FairSlot;
 use crate::wire::Code;
 
 /// The query of a request.
@@ -90,16 +93,22 @@ pub(super) async fn engine(
             None => unknown_session(),
         },
         None if app.clients.are_leaving() => Problem::from(Code::Restarting).into_response(),
-        None => match engine.handshakes.start(address_of(&request, &meter)) {
-            Ok(handshake) => {
+        None => match begin(&app, address_of(&request, &meter)) {
+            Ok((handshake, slot)) => {
                 let host = Arc::downgrade(&app);
                 let access = request.extensions().get::<Access>().cloned();
-                let session = EngineSession::new(host, handshake, access);
+                let session = EngineSession::new(host, handshake, slot, access);
                 open(&app, session, &meter, query.is_websocket, request).await
             }
             Err(no_room) => Problem::from(no_room).into_response(),
         },
     }
+}
+
+/// Counts a client that begins.
+fn begin(app: &App, from: IpAddr) -> Result<(Handshake, FairSlot), LimitReached> {
+    let handshake = app.shared.socketio().handshakes.start(from)?;
+    Ok((handshake, app.shared.connections().acquire(from)?))
 }
 
 /// The address of the client.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream::empty;
@@ -23,13 +24,14 @@ use super::counters::Transport;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
 use super::link::Link;
+use super::page;
 use super::quota::SubjectConnection;
-use super::request::{JobPath, Params, Peer, Wait, flag, requested_start};
+use super::request::{JobPath, Params, Peer, Wait, flag, limit as page_limit, requested_start};
 use super::takeover::{ResponseHead, TakenStream, Takeover};
 use super::watches::Watches;
-use super::{page, request};
 use crate::auth::Operation;
 use crate::config::{PAGE_EVENTS, PAGE_EVENTS_MAX};
+use crate::fair_slots::FairSlot;
 use crate::nats::Reader;
 use crate::session::Session;
 
@@ -105,12 +107,17 @@ pub(super) async fn events(
     Peer(client): Peer,
     JobPath(job): JobPath,
     Params(query): Params<EventsQuery>,
-    uri: Uri,
-    headers: HeaderMap,
+    request: Parts,
 ) -> Result<Response, Problem> {
+    let headers = &request.headers;
     access.require(Operation::Watch(&job))?;
-    let start = requested_start(&headers, uri.query(), query.after, query.cursor.as_deref())?;
-    let limit = request::limit(query.limit, PAGE_EVENTS, PAGE_EVENTS_MAX)?;
+    let start = requested_start(
+        headers,
+        request.uri.query(),
+        query.after,
+        query.cursor.as_deref(),
+    )?;
+    let limit = page_limit(query.limit, PAGE_EVENTS, PAGE_EVENTS_MAX)?;
     if query.must_exist {
         app.exists(&job).await?;
     }
@@ -124,7 +131,7 @@ pub(super) async fn events(
     {
         session.compact_stored();
     }
-    let form = form(&headers);
+    let form = form(headers);
     let mut response = match (form, opened) {
         (Form::Page, session) => {
             let _slot = app.shared.requests().acquire(client)?;
@@ -142,7 +149,11 @@ pub(super) async fn events(
             StatusCode::NO_CONTENT.into_response()
         }
         (Form::Stream, Some(session)) if !app.clients.are_leaving() => {
-            let counted = access.connect()?;
+            // Over HTTP/2, one connection has many streams. Over HTTP/1 it has its own slot.
+            let slot = (request.version == Version::HTTP_2)
+                .then(|| app.shared.connections().acquire(client))
+                .transpose()?;
+            let counted = (access.connect()?, slot);
             // The response's own body is only for HEAD.
             let mut response = stream_of(Body::from_stream(empty::<Result<Bytes, Infallible>>()));
             let takeover = Takeover::new(move |taken, head| {
@@ -172,7 +183,11 @@ pub(super) async fn events(
 fn start_stream(
     app: &App,
     session: Session<Reader>,
-    (client, access, counted): (IpAddr, Access, Option<SubjectConnection>),
+    (client, access, counted): (
+        IpAddr,
+        Access,
+        (Option<SubjectConnection>, Option<FairSlot>),
+    ),
     taken: TakenStream,
     head: ResponseHead,
 ) {

@@ -15,7 +15,7 @@ use super::access::Access;
 use super::app::App;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
-use super::request::JsonBody;
+use super::request::{JsonBody, Peer};
 use crate::auth::Operation;
 use crate::wire::limits::TICKET_TTL_MS;
 use crate::wire::{BearerToken, Code, job_id};
@@ -54,6 +54,7 @@ problems!(NoTicket: BadJson, BadRequest, BadJobId, UnsupportedMediaType, TooLarg
 pub(super) async fn issue(
     State(app): State<Arc<App>>,
     access: Access,
+    Peer(client): Peer,
     JsonBody(body, _held): JsonBody,
 ) -> Result<Response, Problem> {
     let bad = |error: serde_json::Error| {
@@ -71,6 +72,7 @@ pub(super) async fn issue(
         let message = "This edge checks no tokens, so a stream needs no ticket.";
         Problem::new(Code::NotFound, message)
     })?;
+    let _slot = app.shared.requests().acquire(client)?;
     let ticket = Ticket {
         ticket: app.settings.gate.issue_ticket(&subject).await?,
         expires_in_ms: TICKET_TTL_MS,

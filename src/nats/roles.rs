@@ -32,8 +32,6 @@ pub struct RolePermissions {
     pub publish: BTreeMap<String, String>,
     /// What it subscribes to, its inboxes included.
     pub subscribe: BTreeMap<String, String>,
-    /// Whether it also publishes answers to the questions that it receives.
-    pub answers: bool,
 }
 
 /// A role in `nats/roles.json`.
@@ -42,8 +40,6 @@ pub struct RolePermissions {
 struct RoleDeclaration {
     publish: BTreeMap<String, String>,
     subscribe: BTreeMap<String, String>,
-    #[serde(default)]
-    answers: bool,
 }
 
 /// The role's name: that of its user, and of the folder with its key.
@@ -86,11 +82,7 @@ impl Role {
             Self::Worker(_) => "worker".to_owned(),
             Self::All | Self::Setup | Self::Edge | Self::Observer => self.to_string(),
         };
-        let RoleDeclaration {
-            publish,
-            subscribe,
-            answers,
-        } = declarations().remove(&name)?;
+        let RoleDeclaration { publish, subscribe } = declarations().remove(&name)?;
         let subjects = |declared: BTreeMap<String, String>| {
             let subjects = declared.into_iter().flat_map(|(subject, purpose)| {
                 let subjects = fill_in(&subject, names, shards, kind);
@@ -105,7 +97,6 @@ impl Role {
         Some(RolePermissions {
             publish: subjects(publish),
             subscribe,
-            answers,
         })
     }
 }
@@ -146,14 +137,10 @@ impl RolePermissions {
                 .map(|(subject, purpose)| format!("{indent}    \"{subject}\" # {purpose}\n"));
             lines.collect::<String>()
         };
-        // The answer may be late by as much as the question waits for it.
-        let answers = if self.answers {
-            format!("{indent}  allow_responses: {{ max: 1, expires: \"5s\" }}\n")
-        } else {
-            String::new()
-        };
+        // No `allow_responses`: whoever sends a message chooses its reply subject, so that a client
+        // could send itself one to be allowed to publish anywhere.
         format!(
-            "{{\n{indent}  publish: [\n{}{indent}  ]\n{indent}  subscribe: [\n{}{indent}  ]\n{answers}{indent}}}",
+            "{{\n{indent}  publish: [\n{}{indent}  ]\n{indent}  subscribe: [\n{}{indent}  ]\n{indent}}}",
             list(&self.publish),
             list(&self.subscribe),
         )
@@ -216,7 +203,7 @@ mod tests {
                 "$JS.API.CONSUMER.MSG.NEXT.TW_JOBS.chat",
             ]
         );
-        assert!(permissions.answers);
+        assert!(permissions.publish.contains_key("_INBOX.tw.worker.>"));
     }
 
     #[test]

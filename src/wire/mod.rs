@@ -52,6 +52,6 @@ pub use size::{Unfit, cut};
 pub use state::JobState;
 pub use stored::{DecodeError, EventHead, Stored};
 pub use submission::{
-    Limits, RESERVED_ID, RESERVED_KIND, Submission, may_call_back, reserved_kind,
+    KEY_ID, Limits, RESERVED_ID, RESERVED_KIND, Submission, may_call_back, reserved_kind,
 };
 pub use submit::SubmitFrame;

@@ -24,6 +24,10 @@ pub fn reserved_kind() -> Kind {
 /// The prefix of these jobs' ids.
 pub const RESERVED_ID: &str = "callback-";
 
+/// The prefix of the ids that an edge gives to jobs with an idempotency key. A client that could
+/// choose one would take the job of another client's key.
+pub const KEY_ID: &str = "key-";
+
 /// A job to run, and its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Submission {

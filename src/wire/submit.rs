@@ -18,7 +18,7 @@ use super::limits::{
 use super::plain::plain;
 use super::refusal::{self, Refusal};
 use super::scan::{self, Size};
-use super::submission::{Limits, RESERVED_ID, RESERVED_KIND, Submission};
+use super::submission::{KEY_ID, Limits, RESERVED_ID, RESERVED_KIND, Submission};
 
 /// A job to run, and its limits.
 #[derive(Deserialize, JsonSchema)]
@@ -36,7 +36,7 @@ pub(super) struct SubmissionFields<'a> {
     /// The job's id; if absent, the edge generates one.
     #[schemars(
         with = "Option<JobId>",
-        extend("not" = {"pattern": format!("^{RESERVED_ID}"), "type": "string"})
+        extend("not" = {"pattern": format!("^({RESERVED_ID}|{KEY_ID})"), "type": "string"})
     )]
     id: Option<String>,
     /// How long the job may take from submission to its end, including all attempts and waits, in
@@ -245,8 +245,11 @@ impl Submission {
             return refused(Code::BadKind, message);
         }
         let id = self.id.as_ref().map_or("", JobId::as_str);
-        if id.starts_with(RESERVED_ID) {
-            let message = format!("ids that begin with {RESERVED_ID} are reserved; use another id");
+        if let Some(prefix) = [RESERVED_ID, KEY_ID]
+            .iter()
+            .find(|prefix| id.starts_with(**prefix))
+        {
+            let message = format!("ids that begin with {prefix} are reserved; use another id");
             return refused(Code::BadJobId, message);
         }
         if [self.limits.timeout_ms, self.limits.silence_timeout_ms].contains(&Some(0)) {
@@ -315,10 +318,9 @@ mod tests {
         assert_eq!(refusal(&json!({"kind": "a.b"})), Code::BadKind);
         assert_eq!(refusal(&json!({"kind": "callback"})), Code::BadKind);
         assert_eq!(refusal(&json!({"kind": "k", "id": "a.b"})), Code::BadJobId);
-        assert_eq!(
-            refusal(&json!({"kind": "k", "id": "callback-j"})),
-            Code::BadJobId
-        );
+        for id in ["callback-j", "key-j"] {
+            assert_eq!(refusal(&json!({"kind": "k", "id": id})), Code::BadJobId);
+        }
         assert_eq!(
             refusal(&json!({"kind": "k", "timeout_ms": 0})),
             Code::BadRequest

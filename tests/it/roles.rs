@@ -3,6 +3,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use async_nats::{Client, ConnectOptions, Event};
+use futures_util::StreamExt as _;
 use tailwater::process_group::Signal;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -241,6 +242,7 @@ const ATTEMPTS: &str = "
     worker      pub  tw.jobs.demo.job
     worker      pub  $JS.API.STREAM.DELETE.TW_JOBS
     worker      sub  _INBOX.tw.edge.>
+    worker-demo pub  _INBOX.tw.edge.x
     observer    pub  tw.live.0.job
     observer    pub  tw.jobs.demo.job
     observer    pub  tw.chunks.0.job
@@ -269,6 +271,7 @@ const ALLOWED: &str = "
     worker-demo pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.demo
     worker-demo pub  $JS.ACK.TW_JOBS.demo.1.1.1.1.1
     worker-demo sub  tw.control.job
+    worker-demo pub  _INBOX.tw.worker.other.x
     worker      pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.other
     worker      sub  _INBOX.tw.worker.demo.x
     observer    pub  $JS.API.STREAM.MSG.GET.TW_CHUNKS_0
@@ -285,5 +288,26 @@ async fn the_broker_refuses_a_role_what_it_does_not_need() {
             let found = user.is_refused(verb, subject).await;
             assert_eq!(found, refused, "{role} {verb} {subject}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_message_to_itself_lets_a_worker_publish_nothing_more() {
+    let accounts = Accounts::start().await;
+    let mut user = RawUser::connect(&accounts, "worker-demo").await;
+    for subject in [
+        "tw.live.0.job",
+        "tw.jobs.other.job",
+        "$JS.API.STREAM.DELETE.TW_JOBS",
+        "$KV.TW_AUTH.revoked.jti",
+    ] {
+        let mut received = user.client.subscribe("tw.control.job").await.unwrap();
+        let asks = user
+            .client
+            .publish_with_reply("tw.control.job", subject, "".into());
+        asks.await.unwrap();
+        let message = within("its own message", received.next()).await.unwrap();
+        assert_eq!(message.reply.unwrap().as_str(), subject);
+        assert!(user.is_refused("pub", subject).await, "{subject}");
     }
 }

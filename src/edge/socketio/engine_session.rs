@@ -18,6 +18,7 @@ use crate::config::{ASKED_BYTES_MAX, ASKED_MAX};
 use crate::edge::access::Access;
 use crate::edge::memory::SplitReservation;
 use crate::edge::traffic::Traffic;
+use crate::fair_slots::FairSlot;
 use crate::wire::{BearerToken, Code};
 
 /// What a session needs of the thread that received its first request. That thread serves the
@@ -59,6 +60,8 @@ pub(super) struct EngineSession {
     queued_bytes: AtomicUsize,
     /// Held until the client has joined.
     handshake: Mutex<Option<Handshake>>,
+    /// Counts it among the connections of its address, since one that polls has none of its own.
+    _slot: FairSlot,
     /// The session's id, once it is known, and the map that contains it.
     registered: OnceLock<(Sid, EngineSessions)>,
     /// The mark of the last poll.
@@ -76,6 +79,7 @@ impl EngineSession {
     pub(super) fn new(
         host: Weak<dyn Host>,
         handshake: Handshake,
+        slot: FairSlot,
         access: Option<Access>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -88,6 +92,7 @@ impl EngineSession {
             receiver: Mutex::default(),
             queued_bytes: AtomicUsize::new(0),
             handshake: Mutex::new(Some(handshake)),
+            _slot: slot,
             registered: OnceLock::new(),
             last_poll: Mutex::default(),
         })

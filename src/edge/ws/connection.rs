@@ -96,10 +96,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         loop {
             if self.poll_flush(cx)?.is_pending() {
                 // What the client has requested is done all the same; the answers wait.
-                while let Poll::Ready(Outgoing::Answer(frame, ())) =
-                    self.client.poll_next(cx, false)
-                {
-                    self.put(&frame);
+                while let Poll::Ready(outgoing) = self.client.poll_next(cx, false) {
+                    self.put_outgoing(outgoing)?;
                 }
                 return Poll::Pending;
             }
@@ -193,22 +191,29 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     /// Pending if there is nothing more.
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Disconnect>> {
         for _ in 0..STEPS_PER_WRITE {
-            match ready!(self.client.poll_next(cx, true)) {
-                Outgoing::Answer(frame, ()) | Outgoing::Frame(_, frame) => self.put(&frame),
-                Outgoing::Events(events) => {
-                    self.socket.link.is_large = self.client.holds_room();
-                    self.socket.link.output.put_events(events);
-                    break;
-                }
-                Outgoing::Token(TokenEvent::Expiring(expires_in_ms)) => {
-                    self.put(&ServerFrame::TokenExpiring { expires_in_ms });
-                }
-                Outgoing::Token(TokenEvent::Ended(code)) => {
-                    return Poll::Ready(Err(Disconnect::Close(code)));
-                }
+            let outgoing = ready!(self.client.poll_next(cx, true));
+            let is_events = matches!(outgoing, Outgoing::Events(_));
+            self.put_outgoing(outgoing)?;
+            if is_events {
+                break;
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn put_outgoing(&mut self, outgoing: Outgoing<()>) -> Result<(), Disconnect> {
+        match outgoing {
+            Outgoing::Answer(frame, ()) | Outgoing::Frame(_, frame) => self.put(&frame),
+            Outgoing::Events(events) => {
+                self.socket.link.is_large = self.client.holds_room();
+                self.socket.link.output.put_events(events);
+            }
+            Outgoing::Token(TokenEvent::Expiring(expires_in_ms)) => {
+                self.put(&ServerFrame::TokenExpiring { expires_in_ms });
+            }
+            Outgoing::Token(TokenEvent::Ended(code)) => return Err(Disconnect::Close(code)),
+        }
+        Ok(())
     }
 
     fn put(&mut self, frame: &ServerFrame) {
