@@ -65,12 +65,8 @@ fn user(role: &Role) -> String {
     };
     let publish = list(permissions.publish.keys().collect());
     let subscribe = list(permissions.subscribe.keys().collect());
-    let answers = match permissions.answers {
-        true => ", allow_responses: true",
-        false => "",
-    };
     format!(
-        "  {{ user: {role}, password: {role}, permissions: {{ publish: [{publish}], subscribe: [{subscribe}]{answers} }} }}\n"
+        "  {{ user: {role}, password: {role}, permissions: {{ publish: [{publish}], subscribe: [{subscribe}] }} }}\n"
     )
 }
 
