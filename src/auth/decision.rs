@@ -13,6 +13,8 @@ pub enum Operation<'a> {
     Submit(&'a Kind),
     /// Cancel a job.
     Cancel(&'a JobId),
+    /// Remove everything that is stored about a job.
+    Purge(&'a JobId),
     /// List the jobs that it may watch.
     List,
     /// Read the statistics and metrics of the edge.
@@ -34,12 +36,14 @@ pub fn decide(subject: &Subject, operation: Operation<'_>) -> Result<(), Code> {
         Operation::Submit(kind) => has(&grants.submit, kind.as_str()),
         Operation::Cancel(job) => has(&grants.cancel, job.as_str()),
         Operation::List => grants.admin || grants.list,
-        Operation::Observe => grants.admin,
+        Operation::Purge(_) | Operation::Observe => grants.admin,
     };
     match operation {
         _ if allowed => Ok(()),
-        Operation::Cancel(job) if has(&grants.watch, job.as_str()) => Err(Code::Forbidden),
-        Operation::Watch(_) | Operation::Cancel(_) => Err(Code::JobNotFound),
+        Operation::Cancel(job) | Operation::Purge(job) if has(&grants.watch, job.as_str()) => {
+            Err(Code::Forbidden)
+        }
+        Operation::Watch(_) | Operation::Cancel(_) | Operation::Purge(_) => Err(Code::JobNotFound),
         Operation::Submit(_) | Operation::List | Operation::Observe => Err(Code::Forbidden),
     }
 }
@@ -65,27 +69,40 @@ mod tests {
             Operation::Watch(&job),
             Operation::Submit(&kind),
             Operation::Cancel(&job),
+            Operation::Purge(&job),
             Operation::List,
             Operation::Observe,
         ];
         let no = Err(Code::Forbidden);
         let unseen = Err(Code::JobNotFound);
         for (grants, expected) in [
-            (json!({}), [unseen, no, unseen, no, no]),
-            (json!({"watch": ["j1"]}), [Ok(()), no, no, no, no]),
-            (json!({"watch": ["j"]}), [unseen, no, unseen, no, no]),
+            (json!({}), [unseen, no, unseen, unseen, no, no]),
+            (json!({"watch": ["j1"]}), [Ok(()), no, no, no, no, no]),
+            (
+                json!({"watch": ["j"]}),
+                [unseen, no, unseen, unseen, no, no],
+            ),
             (
                 json!({"watch": ["j*"], "cancel": ["j1"]}),
-                [Ok(()), no, Ok(()), no, no],
+                [Ok(()), no, Ok(()), no, no, no],
             ),
-            (json!({"cancel": ["*"]}), [unseen, no, Ok(()), no, no]),
+            (
+                json!({"cancel": ["*"]}),
+                [unseen, no, Ok(()), unseen, no, no],
+            ),
             (
                 json!({"submit": ["demo"]}),
-                [unseen, Ok(()), unseen, no, no],
+                [unseen, Ok(()), unseen, unseen, no, no],
             ),
-            (json!({"submit": ["exec"]}), [unseen, no, unseen, no, no]),
-            (json!({"list": true}), [unseen, no, unseen, Ok(()), no]),
-            (json!({"admin": true}), [Ok(()); 5]),
+            (
+                json!({"submit": ["exec"]}),
+                [unseen, no, unseen, unseen, no, no],
+            ),
+            (
+                json!({"list": true}),
+                [unseen, no, unseen, unseen, Ok(()), no],
+            ),
+            (json!({"admin": true}), [Ok(()); 6]),
         ] {
             let subject = subject(grants.clone());
             let decided = operations.map(|operation| decide(&subject, operation));

@@ -15,6 +15,9 @@ use crate::nats::{Credentials, Nats, Options, Role, StreamSettings};
 use crate::runtime;
 use crate::wire::{JobId, Prefix};
 
+/// The exit code of a command that failed.
+pub(super) const FAILED: u8 = 2;
+
 /// How to reach the broker.
 #[derive(Clone, Debug, Args)]
 pub(super) struct NatsArgs {

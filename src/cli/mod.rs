@@ -23,6 +23,7 @@ mod kinds;
 mod log;
 mod man;
 mod metrics;
+mod purge;
 mod revoke;
 mod setup;
 mod show;
@@ -82,6 +83,7 @@ enum Command {
     Kinds(kinds::KindsCommand),
     Doctor(doctor::DoctorCommand),
     Cancel(cancel::CancelCommand),
+    Purge(purge::PurgeCommand),
     Token(token::TokenCommand),
     Revoke(revoke::RevokeCommand),
     Bench(bench::BenchCommand),
@@ -91,8 +93,6 @@ enum Command {
     Guard(guard::GuardCommand),
 }
 
-/// The command failed.
-const FAILED: u8 = 2;
 /// The command line is invalid: `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
 
@@ -125,6 +125,7 @@ pub fn main() -> ExitCode {
         Command::Kinds(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Cancel(command) => command.run(),
+        Command::Purge(command) => command.run(),
         Command::Token(command) => command.run(),
         Command::Revoke(command) => command.run(),
         Command::Bench(command) => command.run(),
@@ -142,7 +143,7 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         eprintln!("tailwater: {error:#}");
-        ExitCode::from(FAILED)
+        ExitCode::from(args::FAILED)
     })
 }
 

@@ -1,4 +1,4 @@
-//! What every transport does with jobs besides streaming: submit, cancel, read the state. It
+//! What every transport does with jobs besides streaming: submit, cancel, purge, read the state. It
 //! neither decodes requests nor writes responses.
 
 use std::net::IpAddr;
@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
+use tracing::info;
 
 use super::access::Access;
 use super::app::App;
@@ -21,7 +22,7 @@ use super::memory::{SplitReservation, weight};
 use super::quota::{JobInFlight, SubjectUsage};
 use crate::auth::Operation;
 use crate::config::{OPEN_WAIT, QUOTA_PROBES};
-use crate::nats::{CancelOutcome, QueueUsage, SubmitOutcome};
+use crate::nats::{CancelOutcome, PurgeOutcome, QueueUsage, SubmitOutcome};
 use crate::session::until_ended;
 use crate::source::Unavailable;
 use crate::source::{FoldError, fold_within};
@@ -261,6 +262,28 @@ impl App {
             seq,
             new,
         })
+    }
+
+    /// Removes everything that is stored about an ended job.
+    pub(super) async fn purge(
+        &self,
+        access: &Access,
+        client: IpAddr,
+        id: &JobId,
+    ) -> Result<(), Problem> {
+        access.require(Operation::Purge(id))?;
+        let _slot = self.shared.requests().acquire(client)?;
+        match self.queue.purge(id).await? {
+            PurgeOutcome::Purged => {
+                // The signal reaches this thread, too, but perhaps after its answer.
+                self.hub.forget(id);
+                let by = access.subject().map(|subject| &*subject.name);
+                info!(job = %id, by, "a job was purged");
+                Ok(())
+            }
+            PurgeOutcome::NotEnded => Err(Code::JobNotEnded.into()),
+            PurgeOutcome::Unknown => Err(Code::JobNotFound.into()),
+        }
     }
 
     /// Checks that the job exists.

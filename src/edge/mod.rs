@@ -87,7 +87,9 @@ pub use self::tls::{Tls, TlsError};
 pub use self::ws::serve_echo;
 use crate::config::{DRAIN_WAIT, FOLDS};
 use crate::hub::Hub;
-use crate::nats::{KindsCache, Log, Nats, NatsError, Queue, Reader, UsageCache};
+use crate::nats::{
+    KindsCache, Log, Nats, NatsError, PurgeSignals, Queue, Reader, UsageCache,
+};
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
 
@@ -121,6 +123,10 @@ pub async fn run(
         hub: Arc::clone(&hub),
         counters: Counters::new(),
     });
+    tasks.spawn_until_stop(forget_purged(
+        Queue::new(log.clone()).purge_signals().await?,
+        Arc::clone(&hub),
+    ));
     shared.join(&thread);
     let alarms = Alarms::new();
     tasks.spawn(alarms.clone().run(stop.clone(), closing.clone()));
@@ -165,4 +171,11 @@ pub async fn run(
         warn!(remaining = tasks.running(), "some connections were cut off");
     }
     Ok(())
+}
+
+/// Drops what the hub holds of each job that is purged.
+async fn forget_purged(mut signals: PurgeSignals, hub: Arc<Hub<Reader>>) {
+    while let Some(job) = signals.next().await {
+        hub.forget(&job);
+    }
 }

@@ -65,7 +65,7 @@ fn describe(routes: &OpenApi) -> Value {
     document["servers"] = json!([{"url": "/"}]);
     secure(&mut document);
     document["tags"] = json!([
-        {"name": JOBS, "description": "Submit jobs, follow them, read their state, cancel them."},
+        {"name": JOBS, "description": "Submit jobs, follow them, read their state, cancel them, purge them."},
         {"name": OPERATION, "description": "For operators of an edge."},
     ]);
     let mut schemas = definitions(Dialect::OpenApi);

@@ -1,4 +1,4 @@
-//! Jobs over plain HTTP: submit one, read its state, cancel it. Events are in `sse` and `page`.
+//! Jobs over plain HTTP: submit one, read its state, cancel it, purge it. Events are in `sse` and `page`.
 
 use std::sync::Arc;
 
@@ -160,4 +160,24 @@ pub(super) async fn cancel(
     let receipt = app.cancel(&access, from, id, None).await?;
     let status = status_of(receipt.new);
     Ok((status, Json(receipt)).into_response())
+}
+
+problems!(NotPurged: BadJobId, JobNotFound, JobNotEnded, Overloaded, Unavailable);
+
+/// Removes everything that is stored about an ended job.
+///
+/// Its log, its segments and what is left of it in the queue are gone afterwards, on every edge. Repeating
+/// the request is harmless, and completes one that failed.
+#[utoipa::path(
+    delete, path = "/api/jobs/{id}", tag = JOBS, params(JobPath),
+    responses((status = 204, description = "Nothing is stored any more."), NotPurged),
+)]
+pub(super) async fn purge(
+    State(app): State<Arc<App>>,
+    access: Access,
+    Peer(from): Peer,
+    JobPath(id): JobPath,
+) -> Result<StatusCode, Problem> {
+    app.purge(&access, from, &id).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

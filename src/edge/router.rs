@@ -81,7 +81,7 @@ fn allowed_origins() -> CorsLayer {
     let headers = [HeaderName::from_static("*"), header::AUTHORIZATION];
     CorsLayer::new()
         .allow_origin(AllowOrigin::mirror_request())
-        .allow_methods([Method::GET, Method::HEAD, Method::POST])
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
         .allow_headers(headers)
         .expose_headers(Any)
         .max_age(PREFLIGHT_AGE)
@@ -91,7 +91,7 @@ fn allowed_origins() -> CorsLayer {
 fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(rest::submit, list::jobs))
-        .routes(routes!(rest::job))
+        .routes(routes!(rest::job, rest::purge))
         .routes(routes!(rest::state))
         .routes(routes!(rest::cancel))
         .routes(routes!(sse::events))

@@ -1,5 +1,5 @@
 //! Checks whether a log continues the events that a feed delivered. It may have been restored from
-//! a backup, have lost its end in a power cut, or have expired and started again.
+//! a backup, have lost its end in a power cut, have expired and started again, or have been purged.
 
 use std::sync::Arc;
 
@@ -40,8 +40,9 @@ pub(super) async fn check<S: EventSource>(
         At::Event(event) if is_ours(&event) => Ok(Checked::Continues(last)),
         At::Removed => {
             let later = first_after(source, job, ours.stream_seq).await?;
-            let restarted = later.is_some_and(|first| first.seq <= ours.seq);
-            Ok(if restarted {
+            // The end is the last event that expires, so a job without it is gone.
+            let is_gone = later.map_or(ours.event_type.is_end(), |first| first.seq <= ours.seq);
+            Ok(if is_gone {
                 Checked::Rebuilt
             } else {
                 Checked::Continues(last)

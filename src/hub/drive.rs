@@ -96,6 +96,10 @@ async fn drive_once<S: EventSource>(
     }
     loop {
         driver.step().await;
+        if feed.is_rebuilt() {
+            // The job was purged.
+            break;
+        }
         driver.act();
         if driver.rebuilt {
             warn!(job = %feed.job(), "the log was rebuilt: its watchers must start again");

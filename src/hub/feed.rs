@@ -137,8 +137,8 @@ impl Feed {
         self.changed.notified()
     }
 
-    /// Whether the log does not continue the delivered events: it was restored, lost its end, or
-    /// started again. The feed then returns nothing more.
+    /// Whether the log does not continue the delivered events: it was restored, lost its end,
+    /// started again, or was purged. The feed then returns nothing more.
     pub fn is_rebuilt(&self) -> bool {
         self.rebuilt.load(Ordering::Acquire)
     }
@@ -147,6 +147,8 @@ impl Feed {
         *self.lock() = None;
         self.rebuilt.store(true, Ordering::Release);
         self.wake();
+        // Its task ends, too.
+        self.disconnected.notify_one();
     }
 
     /// Starts the history with `next`.

@@ -131,6 +131,14 @@ impl<S: EventSource> Hub<S> {
         feed.and_then(|feed| feed.last())
     }
 
+    /// Ends the feed of a job that was purged: nothing more of it is served from memory.
+    pub fn forget(&self, job: &JobId) {
+        let feed = self.lock().get(job).cloned();
+        if let Some(feed) = feed {
+            self.replace(&feed);
+        }
+    }
+
     /// Ends a feed whose log was rebuilt. Later watchers start another feed.
     pub(super) fn replace(&self, feed: &Arc<Feed>) {
         self.remove(feed);

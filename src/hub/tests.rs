@@ -205,6 +205,39 @@ async fn without_memory_feeds_keep_their_newest_event_and_no_feed_is_added() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_feed_of_a_purged_job_serves_nothing_more_and_ends() {
+    let (memory, tasks, hub) = hub();
+    let open = watch(&hub).await;
+    hub.forget(&job());
+    assert!(open.feed().is_rebuilt() && open.feed().read(Seq(4), 100).is_none());
+    // Also one that is not open yet.
+    memory.latency(Duration::from_secs(1));
+    let opening = watch(&hub).await;
+    hub.forget(&job());
+    sleep(Duration::from_secs(5)).await;
+    assert!(opening.feed().is_rebuilt() && opening.feed().read(Seq(4), 100).is_none());
+    assert_eq!((hub.feeds(), tasks.running()), (0, 0));
+    // A watcher that comes later starts another feed.
+    memory.append(&job(), chunk("x"));
+    let later = watch(&hub).await;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(next(&later), Some(Seq(5)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edge_that_missed_a_purge_notices_it_after_a_disturbance() {
+    let (memory, _tasks, hub) = hub();
+    memory.append(&job(), Body::Cancelled {});
+    let watched = watch(&hub).await;
+    memory.expire(&job(), Seq(4));
+    sleep(PROBE_MAX).await;
+    assert_eq!(next(&watched), Some(Seq(5)));
+    memory.disturb();
+    sleep(PROBE_MAX).await;
+    assert!(watched.feed().is_rebuilt() && watched.feed().last().is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_probe_does_not_delay_a_live_event() {
     let (memory, _tasks, hub) = hub();
     let watch = watch(&hub).await;

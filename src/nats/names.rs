@@ -104,6 +104,11 @@ impl Names {
         format!("{}.segments.{shard}.{job}.{number}", self.prefix)
     }
 
+    /// Where all segments of a job are stored.
+    pub(super) fn segments_of(&self, shard: u32, job: &JobId) -> String {
+        format!("{}.segments.{shard}.{job}.*", self.prefix)
+    }
+
     /// Where the broker sends a live copy of each of a job's events. No client may publish there.
     pub fn live(&self, shard: u32, job: &JobId) -> String {
         format!("{}.live.{shard}.{job}", self.prefix)
@@ -112,6 +117,16 @@ impl Names {
     /// Where a connection is probed. It has no subscriber, which the server itself reports.
     pub fn ready(&self) -> String {
         format!("{}.ready", self.prefix)
+    }
+
+    /// Where edges hear that a job was purged.
+    pub fn purged(&self, job: &JobId) -> String {
+        format!("{}.purged.{job}", self.prefix)
+    }
+
+    /// Where they hear of all purges.
+    pub(super) fn purged_jobs(&self) -> String {
+        format!("{}.purged.*", self.prefix)
     }
 
     /// Where the owner of a job receives control signals. Only the log is authoritative.

@@ -14,7 +14,8 @@ pub(super) async fn until_open(watch: &FeedWatch) -> Result<(), Full> {
         if feed.is_refused() {
             return Err(Full);
         }
-        if feed.is_open() {
+        // A feed that ends reports it with its first step.
+        if feed.is_open() || feed.is_rebuilt() {
             return Ok(());
         }
         changed.await;

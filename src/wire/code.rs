@@ -74,6 +74,8 @@ codes! {
         "The id belongs to another job. Use a new id.";
     JobEnded: "job_ended", 409, None, false,
         "The job has already ended.";
+    JobNotEnded: "job_not_ended", 409, None, false,
+        "The job has not ended. Cancel it, or wait for its end.";
     AlreadyWatching: "already_watching", 409, None, false,
         "This connection already watches the job.";
     NotWatching: "not_watching", 404, None, false,

@@ -24,6 +24,7 @@ const MATRIX: &str = "
     watch     -            -            -             -             job_not_found ok        job_not_found job_not_found ok        ok        ok
     absent    unauthorized unauthorized token_expired token_revoked job_not_found job_not_found job_not_found job_not_found job_not_found job_not_found job_not_found
     ticket    unauthorized unauthorized token_expired token_revoked job_not_found ok        job_not_found job_not_found ok        ok        ok
+    purge     unauthorized unauthorized token_expired token_revoked job_not_found forbidden job_not_found job_not_found forbidden forbidden job_not_ended
     cancel    unauthorized unauthorized token_expired token_revoked job_not_found forbidden job_not_found job_not_found ok        forbidden ok
     submit    unauthorized unauthorized token_expired token_revoked forbidden     forbidden forbidden     ok            forbidden forbidden ok
     kind      unauthorized unauthorized token_expired token_revoked forbidden     forbidden forbidden     forbidden     forbidden forbidden unknown_kind
@@ -112,6 +113,11 @@ async fn over_http(edge: &Edge, operation: &str, token: Option<&str>) -> Option<
             }
         }
         "ticket" => post("/api/tickets", json!({"job": "j1"})).await,
+        // The job waits in the queue.
+        "purge" => {
+            let (status, _, body) = http(edge, "DELETE", "/api/jobs/j1", &own, b"").await;
+            code(status, &body)
+        }
         "cancel" => post("/api/jobs/j1/cancel", json!({})).await,
         "submit" => post("/api/jobs", json!({"kind": "demo"})).await,
         "kind" => post("/api/jobs", json!({"kind": "exec"})).await,
@@ -312,6 +318,7 @@ async fn path_tricks_and_wildcards_reach_no_other_job() {
             ("GET", format!("/api/jobs/{id}/events")),
             ("GET", format!("/api/jobs/{id}/events?must_exist=true")),
             ("POST", format!("/api/jobs/{id}/cancel")),
+            ("DELETE", format!("/api/jobs/{id}")),
         ] {
             let (status, _, body) = http(&edge, method, &path, &own, b"").await;
             let refused = ["job_not_found", "bad_job_id", "not_found", "bad_request"];

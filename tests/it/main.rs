@@ -70,6 +70,8 @@ mod outages;
 mod packages;
 /// Leaders that are cut off from their followers, while clients still reach them.
 mod partition;
+/// Purging jobs: nothing is left of them, on any edge.
+mod purge;
 /// The Python library: workers, clients, and features that the workers of a kind lack.
 mod python_library;
 /// Limits of one subject: streams, submissions per second, and jobs in flight.

@@ -99,6 +99,7 @@ async fn every_role_does_its_work_with_a_key_of_its_own() {
             ("observer", format!("state waits-{kind}"), 0),
             ("observer", "jobs".to_owned(), 0),
             ("edge", format!("cancel waits-{kind}"), 0),
+            ("edge", format!("purge waits-{kind}"), 0),
         ] {
             let ran = accounts.run(role, &line).await;
             assert_eq!(ran.code, code, "{line}: {ran:?}");
@@ -203,7 +204,6 @@ const ATTEMPTS: &str = "
     edge        pub  tw.live.0.job
     edge        pub  $JS.API.STREAM.DELETE.TW_JOBS
     edge        pub  $JS.API.STREAM.DELETE.TW_CHUNKS_0
-    edge        pub  $JS.API.STREAM.PURGE.TW_CHUNKS_0
     edge        pub  $JS.API.STREAM.UPDATE.TW_CHUNKS_0
     edge        pub  $JS.API.STREAM.CREATE.OTHER
     edge        pub  $JS.API.STREAM.SNAPSHOT.TW_CHUNKS_0
@@ -233,6 +233,8 @@ const ATTEMPTS: &str = "
     worker-demo pub  $JS.ACK.TW_JOBS.other.1.1.1.1.1
     worker-demo pub  $JS.API.STREAM.DELETE.TW_JOBS
     worker-demo pub  $JS.API.STREAM.UPDATE.TW_JOBS
+    worker-demo pub  $JS.API.STREAM.PURGE.TW_CHUNKS_0
+    worker-demo pub  tw.purged.job
     worker-demo sub  _INBOX.tw.edge.>
     worker-demo sub  _INBOX.tw.worker.other.>
     worker-demo sub  tw.jobs.*.*
@@ -248,12 +250,15 @@ const ATTEMPTS: &str = "
     observer    pub  tw.chunks.0.job
     observer    pub  tw.control.job
     observer    pub  $JS.API.STREAM.DELETE.TW_JOBS
+    observer    pub  $JS.API.STREAM.PURGE.TW_CHUNKS_0
+    observer    pub  tw.purged.job
     observer    pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.demo
     observer    sub  _INBOX.tw.worker.>
     setup       pub  tw.live.0.job
     setup       pub  tw.jobs.demo.job
     setup       pub  tw.chunks.0.job
     setup       pub  $JS.API.STREAM.DELETE.TW_JOBS
+    setup       pub  $JS.API.STREAM.PURGE.TW_CHUNKS_0
     setup       pub  $JS.API.STREAM.CREATE.OTHER
     setup       pub  $JS.API.DIRECT.GET.TW_CHUNKS_0
     setup       sub  tw.live.*.*
@@ -264,6 +269,8 @@ const ALLOWED: &str = "
     edge        pub  tw.jobs.demo.job
     edge        pub  $JS.API.STREAM.INFO.TW_JOBS
     edge        pub  $JS.API.DIRECT.GET.TW_CHUNKS_3
+    edge        pub  $JS.API.STREAM.PURGE.TW_CHUNKS_3
+    edge        pub  tw.purged.job
     edge        sub  tw.live.3.job
     edge        sub  _INBOX.tw.edge.x.y
     worker-demo pub  tw.jobs.callback.job

@@ -31,9 +31,9 @@ pub fn login(role: &Role) -> String {
 pub fn role_of(command: &str) -> Role {
     match command {
         "setup" => Role::Setup,
-        "edge" | "submit" | "cancel" => Role::Edge,
-        "worker" => Role::Worker(None),
-        "tail" | "state" | "jobs" => Role::Observer,
+        "edge" | "submit" | "cancel" | "purge" => Role::Edge,
+        "worker" | "import" => Role::Worker(None),
+        "tail" | "state" | "jobs" | "export" | "top" => Role::Observer,
         _ => Role::All,
     }
 }

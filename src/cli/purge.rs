@@ -1,0 +1,47 @@
+//! `tailwater purge`: removes everything that is stored about ended jobs.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::args::{FAILED, NatsArgs, block_on, no_job};
+use crate::nats::{Log, PurgeOutcome, Queue, Role};
+use crate::wire::JobId;
+
+/// Remove everything that is stored about ended jobs, and make every edge forget them. Prints the id
+/// of each purged job.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Example:\n  tailwater purge my-job another-job")]
+pub(super) struct PurgeCommand {
+    /// The ids of the jobs.
+    #[arg(required = true, value_name = "JOB")]
+    jobs: Vec<JobId>,
+    #[command(flatten)]
+    nats: NatsArgs,
+}
+
+impl PurgeCommand {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        block_on(async move {
+            let nats = self.nats.connect("purge", Role::Edge).await?;
+            let queue = Queue::new(Log::open(&nats).await?);
+            let mut code = ExitCode::SUCCESS;
+            for job in &self.jobs {
+                let refusal = match queue.purge(job).await? {
+                    PurgeOutcome::Purged => {
+                        println!("{job}");
+                        continue;
+                    }
+                    PurgeOutcome::NotEnded => {
+                        format!("job {job} has not ended: cancel it, or wait for its end")
+                    }
+                    PurgeOutcome::Unknown => no_job(job),
+                };
+                eprintln!("tailwater: {refusal}");
+                code = ExitCode::from(FAILED);
+            }
+            nats.close().await;
+            Ok(code)
+        })
+    }
+}

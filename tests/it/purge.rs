@@ -1,0 +1,130 @@
+use serde_json::{Value, json};
+use tailwater::nats::Role;
+use tailwater::wire::JobId;
+
+use crate::support::broker::Broker;
+use crate::support::client::follow;
+use crate::support::http::{get_json, http, refused};
+use crate::support::process::run;
+use crate::support::scenarios::on_one_and_three;
+use crate::support::system::{Edge, System, words};
+use crate::support::until;
+
+on_one_and_three!(a_purged_job_is_gone_from_every_edge,);
+
+/// How many messages the queue, the log and the segments hold about a job.
+async fn stored(system: &System, job: &JobId) -> [usize; 3] {
+    let names = system.names();
+    let shard = job.shard(system.log.shards());
+    let segments = format!("{}.segments.{shard}.{job}.*", names.prefix());
+    let client = system.client().await;
+    let count = async |stream: String, subject: String| {
+        let ask = json!({"subjects_filter": subject}).to_string();
+        let request = format!("$JS.API.STREAM.INFO.{stream}");
+        let answer = client.request(request, ask.into()).await.unwrap();
+        let info: Value = serde_json::from_slice(&answer.payload).unwrap();
+        let subjects = info["state"]["subjects"].as_object();
+        let counts = subjects.into_iter().flat_map(|all| all.values());
+        let all: u64 = counts.map(|count| count.as_u64().unwrap()).sum();
+        usize::try_from(all).unwrap()
+    };
+    [
+        count(names.jobs_stream(), names.queued_of_any_kind(job)).await,
+        count(names.chunks_stream(shard), names.chunks(shard, job)).await,
+        count(names.segments_stream(shard), segments).await,
+    ]
+}
+
+async fn delete(edge: &Edge, job: &str) -> u16 {
+    let path = format!("/api/jobs/{job}");
+    http(edge, "DELETE", &path, "", b"").await.0
+}
+
+/// Whether a new client of an edge is told that the job is unknown.
+async fn is_unknown(edge: &Edge, job: &str) -> bool {
+    let (mut client, _) = edge.watch(job).await;
+    let frame = client.op().await;
+    assert_eq!(frame["op"], "watching", "{frame}");
+    frame.get("status").is_none()
+}
+
+async fn a_purged_job_is_gone_from_every_edge(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.pieces(200).await;
+    let edges = [system.edge().await, system.edge().await];
+    let job = system.submit("secret", json!(null)).await;
+    let kept = system.submit("kept", json!(null)).await;
+    for job in [&job, &kept] {
+        system.ended(job).await;
+        system.leaves_queue(job).await;
+    }
+    until("segments", async || stored(&system, &job).await[2] > 2).await;
+    for edge in &edges {
+        // It stays in memory for a while.
+        let seen = follow(&edge.addr, "secret").await;
+        seen.assert_whole();
+        assert!(seen.text().contains("198 "), "{}", seen.text());
+    }
+    assert_eq!(delete(&edges[0], "secret").await, 204);
+    for edge in &edges {
+        until("the edge to forget", async || {
+            is_unknown(edge, "secret").await
+        })
+        .await;
+        for path in ["", "/state", "/events?must_exist=true"] {
+            let request = format!("GET /api/jobs/secret{path}");
+            refused(edge, &request, "", 404, "job_not_found").await;
+        }
+        let jobs = get_json(edge, "/api/jobs").await.to_string();
+        assert!(
+            jobs.contains(r#""kept""#) && !jobs.contains(r#""secret""#),
+            "{jobs}"
+        );
+        follow(&edge.addr, "kept").await.assert_whole();
+    }
+    assert_eq!(stored(&system, &job).await, [0; 3]);
+    refused(
+        &edges[1],
+        "DELETE /api/jobs/secret",
+        "",
+        404,
+        "job_not_found",
+    )
+    .await;
+    // The id is free again.
+    let job = system.submit("secret", json!(null)).await;
+    system.ended(&job).await;
+    follow(&edges[1].addr, "secret").await.assert_whole();
+    system.end().await;
+}
+
+#[tokio::test]
+async fn only_a_job_that_has_ended_is_purged() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let not_ended = async |job: &str| {
+        let request = format!("DELETE /api/jobs/{job}");
+        refused(&edge, &request, "", 409, "job_not_ended").await;
+    };
+    let waits = system.submit("waits", words(3, 0, 1)).await;
+    not_ended("waits").await;
+    system.demo().await;
+    system.ended(&waits).await;
+    let runs = system.submit("runs", words(100_000, 20, 1)).await;
+    system.reaches("runs", 4).await;
+    not_ended("runs").await;
+    // Nothing of it was removed.
+    assert_eq!(system.log.first(&runs).await.unwrap().unwrap().seq.0, 1);
+    system.cancel_running(&runs).await;
+    system.ended(&runs).await;
+    let mut line = vec!["purge".to_owned()];
+    line.extend(system.flags_of(Role::Edge));
+    line.extend(["runs", "unknown", "waits"].map(str::to_owned));
+    let ran = run(line).await;
+    assert_eq!((ran.code, ran.out.as_str()), (2, "runs\nwaits\n"));
+    assert!(ran.err.contains("there is no job unknown"), "{}", ran.err);
+    for job in [&runs, &waits] {
+        assert_eq!(stored(&system, job).await, [0; 3]);
+    }
+    system.end().await;
+}
