@@ -16,8 +16,10 @@ mod completions;
 mod doctor;
 mod edge;
 mod edge_client;
+mod export;
 mod follow;
 mod guard;
+mod import;
 mod jobs;
 mod kinds;
 mod log;
@@ -84,6 +86,8 @@ enum Command {
     Doctor(doctor::DoctorCommand),
     Cancel(cancel::CancelCommand),
     Purge(purge::PurgeCommand),
+    Export(export::ExportCommand),
+    Import(import::ImportCommand),
     Token(token::TokenCommand),
     Revoke(revoke::RevokeCommand),
     Bench(bench::BenchCommand),
@@ -126,6 +130,8 @@ pub fn main() -> ExitCode {
         Command::Doctor(command) => command.run(),
         Command::Cancel(command) => command.run(),
         Command::Purge(command) => command.run(),
+        Command::Export(command) => command.run(),
+        Command::Import(command) => command.run(),
         Command::Token(command) => command.run(),
         Command::Revoke(command) => command.run(),
         Command::Bench(command) => command.run(),

@@ -138,6 +138,16 @@ impl EventWriter {
         Ok(())
     }
 
+    /// Appends an event as it was stored before, with its own attempt and time. Its sequence number
+    /// must be the next one.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub async fn append_stored(&mut self, payload: Bytes, is_end: bool) -> Result<(), AppendError> {
+        self.append_payload(self.seq.successor(), payload, is_end)
+            .await
+    }
+
     async fn append_payload(
         &mut self,
         seq: Seq,

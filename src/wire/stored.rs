@@ -267,6 +267,25 @@ impl Stored {
         framing::chunk_content(self.sse_chunk())
     }
 
+    /// The event as one line of JSON, as it is stored: without its cursor.
+    ///
+    /// # Errors
+    /// [`codec::Error`] when JSON cannot express it.
+    pub fn line(&self) -> Result<Vec<u8>, codec::Error> {
+        let mut line = Vec::with_capacity(self.payload.len() + 96);
+        match Encoding::of(&self.payload)? {
+            Encoding::Json => {
+                line.extend_from_slice(self.payload.trim_ascii());
+                // Within a text they are escaped.
+                line.iter_mut()
+                    .filter(|byte| matches!(byte, b'\n' | b'\r'))
+                    .for_each(|byte| *byte = b' ');
+            }
+            Encoding::MsgPack => codec::msgpack_to_json(&self.payload, &mut line)?,
+        }
+        Ok(line)
+    }
+
     fn write_json(&self, out: &mut Vec<u8>) {
         let begin = out.len();
         let made = match Encoding::of(&self.payload) {
@@ -341,6 +360,19 @@ mod tests {
             seq: Seq(7),
             attempt: 1,
             ts: 5,
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_its_stored_encoding() {
+        let event = chunk("a \"quoted\" é\r\n");
+        for payload in [
+            event.encode().unwrap(),
+            serde_json::to_vec_pretty(&event).unwrap().into(),
+        ] {
+            let line = Stored::decode(&job(), 9, payload).unwrap().line().unwrap();
+            assert!(!line.contains(&b'\n') && !line.contains(&b'\r'));
+            assert_eq!(serde_json::from_slice::<Event>(&line).unwrap(), event);
         }
     }
 

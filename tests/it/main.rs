@@ -38,6 +38,8 @@ mod doctor;
 mod documents;
 /// Jobs that a user's own HTTP endpoint runs.
 mod endpoint;
+/// Exporting and importing the log of a job.
+mod export;
 /// Clients that request or send too much, beside others.
 mod fairness;
 /// Files for browsers: the client and the console; and the kinds that it offers.
