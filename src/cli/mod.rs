@@ -13,12 +13,14 @@ mod broker;
 mod cancel;
 mod client_token;
 mod completions;
+mod conformance;
 mod doctor;
 mod edge;
 mod edge_client;
 mod export;
 mod follow;
 mod guard;
+mod guarded;
 mod import;
 mod jobs;
 mod kinds;
@@ -93,6 +95,7 @@ enum Command {
     Bench(bench::BenchCommand),
     Completions(completions::CompletionsCommand),
     Man(man::ManCommand),
+    Conformance(conformance::ConformanceCommand),
     #[command(hide = true)]
     Guard(guard::GuardCommand),
 }
@@ -137,6 +140,7 @@ pub fn main() -> ExitCode {
         Command::Bench(command) => command.run(),
         Command::Completions(command) => command.run(Cli::command()),
         Command::Man(command) => command.run(Cli::command()),
+        Command::Conformance(command) => command.run(),
         Command::Guard(command) => command.run(),
     };
     if let Some(log) = log {

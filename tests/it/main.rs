@@ -28,6 +28,8 @@ mod callbacks;
 mod cancelling;
 /// The commands of the CLI, as processes.
 mod cli;
+/// `tailwater conformance`, against workers that conform and one that does not.
+mod conformance;
 /// Killing and freezing workers, edges and brokers in the middle of jobs.
 mod crashes;
 /// Authentication at the broker: passwords, tokens, keys, credentials files and certificates.

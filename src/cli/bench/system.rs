@@ -1,6 +1,7 @@
 //! What is measured: the processes of a broker, an edge and perhaps a worker. Processes that the
 //! benchmark starts end with it; others are named by address and process id.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,13 +11,12 @@ use anyhow::{Context as _, bail};
 use secrecy::{ExposeSecret as _, SecretString};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use super::process::Process;
 use crate::cli::broker::Broker;
+use crate::cli::guarded::GuardedProcess;
 use crate::config::{SERVER_POLL_EVERY, SERVER_START_WAIT};
-use crate::process_group::{Signal, kill_group};
 
 /// The processes that are measured.
 #[derive(Debug)]
@@ -46,62 +46,33 @@ struct Children {
     _data: TempDir,
 }
 
-/// A `tailwater` process that always ends with this one.
-#[derive(Debug)]
-struct GuardedProcess(Child);
-
-impl GuardedProcess {
-    fn start(arguments: &[&str], nats: &SecretString, stdout: Stdio) -> anyhow::Result<Self> {
-        let this = std::env::current_exe()?;
-        let guard = Command::new(&this)
-            .args(["guard", "--parent", &std::process::id().to_string(), "--"])
-            .arg(&this)
-            .args(arguments)
-            .env("TAILWATER_NATS", nats.expose_secret())
-            .env("TAILWATER_LOG", "error")
-            .stdin(Stdio::null())
-            .stdout(stdout)
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()?;
-        Ok(Self(guard))
-    }
-
-    /// The process that the guard runs.
-    async fn process(&self) -> anyhow::Result<Process> {
-        let guard = self.0.id().context("a process has ended")?;
-        let children = format!("/proc/{guard}/task/{guard}/children");
-        let found = async {
-            loop {
-                let children = fs::read_to_string(&children)?;
-                if let Some(child) = children.split_whitespace().next() {
-                    return Ok(Process(child.parse()?));
-                }
-                sleep(SERVER_POLL_EVERY).await;
-            }
-        };
-        timeout(SERVER_START_WAIT, found)
-            .await
-            .context("a process did not start")?
-    }
-
-    async fn stop(mut self) {
-        self.kill();
-        let _ = self.0.wait().await;
-    }
-
-    fn kill(&self) {
-        if let Some(guard) = self.0.id() {
-            let _ = kill_group(guard, Signal::KILL);
-        }
-    }
+/// Starts a `tailwater` process that always ends with this one.
+fn start(arguments: &[&str], nats: &SecretString, stdout: Stdio) -> anyhow::Result<GuardedProcess> {
+    let this = std::env::current_exe()?;
+    let command = std::iter::once(this.as_os_str()).chain(arguments.iter().map(OsStr::new));
+    let env = [
+        ("TAILWATER_NATS", nats.expose_secret()),
+        ("TAILWATER_LOG", "error"),
+    ];
+    GuardedProcess::start(command, &env, stdout, Stdio::inherit())
 }
 
-/// A run that ends early leaves nothing running.
-impl Drop for GuardedProcess {
-    fn drop(&mut self) {
-        self.kill();
-    }
+/// The process that a guard runs.
+async fn process_of(guarded: &GuardedProcess) -> anyhow::Result<Process> {
+    let guard = guarded.0.id().context("a process has ended")?;
+    let children = format!("/proc/{guard}/task/{guard}/children");
+    let found = async {
+        loop {
+            let children = fs::read_to_string(&children)?;
+            if let Some(child) = children.split_whitespace().next() {
+                return Ok(Process(child.parse()?));
+            }
+            sleep(SERVER_POLL_EVERY).await;
+        }
+    };
+    timeout(SERVER_START_WAIT, found)
+        .await
+        .context("a process did not start")?
 }
 
 impl System {
@@ -133,7 +104,7 @@ impl System {
                 nats,
                 publisher: None,
                 processes: Processes {
-                    edge: Some(edge.process().await?),
+                    edge: Some(process_of(&edge).await?),
                     broker: broker.pid().map(Process),
                     worker: None,
                 },
@@ -166,8 +137,8 @@ impl System {
             &concurrency,
             "demo",
         ];
-        let worker = GuardedProcess::start(&arguments, &self.nats, Stdio::null())?;
-        self.processes.worker = Some(worker.process().await?);
+        let worker = start(&arguments, &self.nats, Stdio::null())?;
+        self.processes.worker = Some(process_of(&worker).await?);
         children.worker = Some(worker);
         Ok(())
     }
@@ -180,7 +151,7 @@ impl System {
             .context("the edge was not started by the benchmark")?;
         children.edge.stop().await;
         let (edge, address) = start_edge(&self.nats, self.threads).await?;
-        self.processes.edge = Some(edge.process().await?);
+        self.processes.edge = Some(process_of(&edge).await?);
         self.edge = address;
         children.edge = edge;
         self.children = Some(children);
@@ -205,7 +176,7 @@ async fn start_edge(
     nats: &SecretString,
     threads: u16,
 ) -> anyhow::Result<(GuardedProcess, SocketAddr)> {
-    let mut setup = GuardedProcess::start(&["setup", "--kind", "bench"], nats, Stdio::null())?;
+    let mut setup = start(&["setup", "--kind", "bench"], nats, Stdio::null())?;
     if !setup.0.wait().await?.success() {
         bail!("cannot set up NATS");
     }
@@ -219,7 +190,7 @@ async fn start_edge(
         "--threads",
         &threads,
     ];
-    let mut edge = GuardedProcess::start(&arguments, nats, Stdio::piped())?;
+    let mut edge = start(&arguments, nats, Stdio::piped())?;
     let out = edge.0.stdout.take().context("no output of the edge")?;
     let line = timeout(SERVER_START_WAIT, BufReader::new(out).lines().next_line()).await;
     let line = line.context("the edge is not ready in time")??;
