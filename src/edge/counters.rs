@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 use crate::config::RATE_SECONDS;
+use crate::metrics::Histogram;
 use crate::wire::JobId;
 
 /// How a client is connected.
@@ -62,6 +63,8 @@ pub(super) struct Counters {
     delivered: Rate,
     delivered_by: [AtomicU64; 3],
     pub(super) sent: Arc<SentBytes>,
+    /// How long after they were stored events were written to clients that follow live.
+    pub(super) delivery_delay: Histogram,
     pub(super) submits_new: AtomicU64,
     pub(super) submits_same: AtomicU64,
     pub(super) cancels: AtomicU64,
@@ -78,6 +81,7 @@ impl Counters {
             delivered: Rate::default(),
             delivered_by: Default::default(),
             sent: Arc::default(),
+            delivery_delay: Histogram::default(),
             submits_new: AtomicU64::new(0),
             submits_same: AtomicU64::new(0),
             cancels: AtomicU64::new(0),

@@ -103,6 +103,8 @@ fn add_thread(all: &mut Exposition, thread: &EdgeThread) {
     all.gauge_max(&catalog::EDGE_LAG, &[], standing.lag as f64);
     let live_delay = hub.source().log().live_delay();
     all.histogram(&catalog::EDGE_LIVE_DELAY, &[], &live_delay);
+    let delivery_delay = counters.delivery_delay.values();
+    all.histogram(&catalog::EDGE_DELIVERY_DELAY, &[], &delivery_delay);
     all.counter(&catalog::EDGE_GAPS, &[], hub.gaps());
     all.counter(&catalog::EDGE_MISSING, &[], hub.missing());
     let replays = hub.source().replay_counts();

@@ -6,9 +6,10 @@ mod watch;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use self::watch::{Progress, Watch};
-use super::access::TokenEvent;
+use super::access::{TokenEvent, unix_ms};
 use super::counters::{Counters, Transport};
 use super::error::Problem;
 use crate::budget::{Budget, Reservation};
@@ -64,6 +65,8 @@ struct PendingDelivery {
     /// Where its session stood before.
     position: Position,
     events: usize,
+    /// When the broker stored one of them, if its delay is measured.
+    stored_ms: Option<u64>,
     room: Option<Reservation>,
 }
 
@@ -169,6 +172,11 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         if let Some(delivery) = self.delivery.take() {
             self.counters
                 .count_delivered(self.transport, delivery.events);
+            if let Some(stored_ms) = delivery.stored_ms {
+                let delay = unix_ms().saturating_sub(stored_ms);
+                let delays = &self.counters.delivery_delay;
+                delays.observe(Duration::from_millis(delay));
+            }
         }
         let mut idle = 0;
         while idle < self.list.len() {
@@ -208,6 +216,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
                     watch: Some(index),
                     position: before,
                     events: events.len(),
+                    stored_ms: self.list[index].measured(&events),
                     room,
                 });
                 Outgoing::Events(events)
@@ -226,6 +235,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
                 )
             }
             Progress::Step(Step::Live, _) => {
+                self.list[index].live_since_ms = Some(unix_ms());
                 let frame = ServerFrame::Live { job: job.clone() };
                 Outgoing::Frame(job, frame)
             }
@@ -249,6 +259,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
             return;
         };
         delivery.events = released.events;
+        delivery.stored_ms = None;
         if !released.holds_large {
             delivery.room = None;
         }
@@ -295,7 +306,6 @@ mod tests {
     use futures_util::FutureExt as _;
     use std::future::poll_fn;
     use std::net::Ipv4Addr;
-    use std::time::Duration;
     use tokio::time::timeout;
 
     async fn next(watches: &mut Watches<MemoryLog, u32>) -> Outgoing<u32> {

@@ -41,12 +41,14 @@ metrics! {
         "Bytes written to clients' connections; `http` is everything that is not a stream";
     EDGE_LIVE_DELAY: "tailwater_edge_live_delay", Histogram, Seconds, [], "edge",
         "Time from when the broker stored an event until this edge received its live copy, by their clocks; one event in 16 is measured";
+    EDGE_DELIVERY_DELAY: "tailwater_edge_delivery_delay", Histogram, Seconds, [], "edge",
+        "Time from when the broker stored an event until it was written to the connection of a client that follows the job live, by their clocks; one event in 16 is measured, for each client";
     EDGE_GAPS: "tailwater_edge_gaps", Counter, None, [], "edge",
         "Gaps that were reported to clients, because events had expired";
     EDGE_MISSING: "tailwater_edge_missing_events", Counter, None, [], "edge",
         "Events in those gaps";
     EDGE_REPLAYS: "tailwater_edge_replay", Histogram, Seconds, ["source"], "edge",
-        "Duration of a read of stored events, by `pages` of one job or by a `scan` of its shard";
+        "Duration of a read of stored events, by `pages` of one job, by a `scan` of its shard, or from `segments`";
     EDGE_REPLAYED: "tailwater_edge_replay_events", Counter, None, ["source"], "edge",
         "Events that were read that way";
     EDGE_SUBMITS: "tailwater_edge_submits", Counter, None, ["outcome"], "edge",

@@ -53,11 +53,9 @@ impl LiveTail {
             payload,
         } = copy;
         self.log.record_seen(stream_seq, &self.job);
-        if let Some(time) = stored_at {
-            self.log.note_delay(&time);
-        }
+        let stored_ms = stored_at.and_then(|time| self.log.note_delay(&time));
         match self.log.decode(&self.job, stream_seq, payload, prev) {
-            Some(event) => TailSignal::Event(Arc::new(event)),
+            Some(event) => TailSignal::Event(Arc::new(event.stored_at(stored_ms))),
             None => TailSignal::Undecodable { stream_seq, prev },
         }
     }

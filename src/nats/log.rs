@@ -2,9 +2,10 @@
 //! interprets a refused append; `read` reads many events.
 
 use std::future::Future;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::{Client, HeaderMap, HeaderValue, Message, StatusCode, Subject};
 use bytes::Bytes;
@@ -352,12 +353,16 @@ impl Log {
     }
 
     /// Counts how long ago an event was stored, by the time that the broker sent with its copy.
-    pub(super) fn note_delay(&self, stored: &str) {
-        if let Ok(stored) = humantime::parse_rfc3339(stored) {
-            // A broker whose clock is ahead has stored it just now.
-            self.live_delay
-                .observe(stored.elapsed().unwrap_or_default());
-        }
+    /// Returns that time, in milliseconds since the Unix epoch.
+    pub(super) fn note_delay(&self, stored: &str) -> Option<NonZeroU64> {
+        let stored = humantime::parse_rfc3339(stored).ok()?;
+        // A broker whose clock is ahead has stored it just now.
+        self.live_delay
+            .observe(stored.elapsed().unwrap_or_default());
+        let since = stored.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        u64::try_from(since.as_millis())
+            .ok()
+            .and_then(NonZeroU64::new)
     }
 
     /// Counts such a refusal.

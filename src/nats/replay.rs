@@ -37,9 +37,16 @@ pub struct LogReplay {
     /// A lookup on which the class of the first of them depends. Kept here, as
     /// [`ReplayPhase::Reading`] is.
     lookup: Option<ReusableBoxFuture<'static, Result<bool, Unavailable>>>,
-    /// How it reads, and since when; `None` before it starts.
-    started: Option<(ReplaySource, Instant)>,
-    /// How many events it has returned.
+    /// What it reads now; `None` before it starts.
+    reading: Option<SourceReading>,
+}
+
+/// What a replay reads from one source.
+#[derive(Debug)]
+struct SourceReading {
+    source: ReplaySource,
+    since: Instant,
+    /// How many events were returned.
     events: u64,
 }
 
@@ -165,6 +172,7 @@ impl Replay for LogReplay {
             }
             match &mut self.phase {
                 ReplayPhase::New if self.reader.wants_segments(&self.job, self.span) => {
+                    self.read_from(ReplaySource::Segments);
                     self.phase = ReplayPhase::Segments;
                 }
                 ReplayPhase::New | ReplayPhase::Log => self.start(),
@@ -226,8 +234,7 @@ impl LogReplay {
             is_proven: false,
             is_counted: false,
             lookup: None,
-            started: None,
-            events: 0,
+            reading: None,
         }
     }
 
@@ -244,8 +251,28 @@ impl LogReplay {
         } else {
             ReplaySource::Pages
         };
-        self.started = Some((source, Instant::now()));
+        self.read_from(source);
         self.read(move |reader, job| async move { reader.start_replay(&job, span, many).await });
+    }
+
+    /// Counts what was read so far, and reads from this source from now on.
+    fn read_from(&mut self, source: ReplaySource) {
+        self.count();
+        self.reading = Some(SourceReading {
+            source,
+            since: Instant::now(),
+            events: 0,
+        });
+    }
+
+    fn count(&mut self) {
+        if let Some(reading) = self.reading.take()
+            // Most jobs have no segments.
+            && (reading.events > 0 || reading.source != ReplaySource::Segments)
+        {
+            let counts = &self.reader.replay_counts;
+            counts.count(reading.source, reading.since.elapsed(), reading.events);
+        }
     }
 
     fn read<A>(&mut self, read: impl FnOnce(Reader, JobId) -> A)
@@ -308,17 +335,16 @@ impl LogReplay {
         if self.span.until.is_some_and(|until| event.seq >= until) {
             self.end();
         }
-        self.events += u64::from(is_wanted && self.started.is_some());
+        if let Some(reading) = &mut self.reading {
+            reading.events += u64::from(is_wanted);
+        }
         Some(event).filter(|_| is_wanted)
     }
 }
 
 impl Drop for LogReplay {
     fn drop(&mut self) {
-        if let Some((source, since)) = self.started {
-            let counts = &self.reader.replay_counts;
-            counts.count(source, since.elapsed(), self.events);
-        }
+        self.count();
         if self.is_counted {
             let replays = &self.reader.shard(&self.job).replays;
             replays.fetch_sub(1, Ordering::Relaxed);

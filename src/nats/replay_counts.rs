@@ -12,17 +12,20 @@ pub enum ReplaySource {
     Pages,
     /// By a scan of its shard, which it shares with others.
     Scan,
+    /// From segments, which hold 64 events each.
+    Segments,
 }
 
 impl ReplaySource {
     /// Every source.
-    pub const ALL: [Self; 2] = [Self::Pages, Self::Scan];
+    pub const ALL: [Self; 3] = [Self::Pages, Self::Scan, Self::Segments];
 
     /// Its name in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pages => "pages",
             Self::Scan => "scan",
+            Self::Segments => "segments",
         }
     }
 }
@@ -30,8 +33,8 @@ impl ReplaySource {
 /// What the replays of one thread took.
 #[derive(Debug, Default)]
 pub struct ReplayCounts {
-    took: [Histogram; 2],
-    events: [AtomicU64; 2],
+    took: [Histogram; 3],
+    events: [AtomicU64; 3],
 }
 
 impl ReplayCounts {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
@@ -30,6 +31,9 @@ pub struct Stored {
     pub attempt: u32,
     /// Its type.
     pub event_type: EventType,
+    /// When the broker stored it, in milliseconds since the Unix epoch: only of some live copies,
+    /// whose delay is measured.
+    pub stored_ms: Option<NonZeroU64>,
     /// The first event that it stands for: itself, unless events were merged.
     first_seq: Seq,
     /// Names it in the log.
@@ -119,6 +123,7 @@ impl Stored {
             prev: None,
             attempt: head.attempt,
             event_type: head.event_type,
+            stored_ms: None,
             first_seq: head.seq,
             cursor: Cursor::of(job, head.seq, stream_seq, &payload),
             payload,
@@ -149,6 +154,7 @@ impl Stored {
             prev: Some(head.prev).filter(|prev| *prev != StreamSeq::MAX),
             attempt: head.attempt,
             event_type: head.event_type,
+            stored_ms: None,
             first_seq: seq,
             cursor: Cursor::of_checksum(job, seq, head.stream_seq, head.checksum),
             payload,
@@ -164,11 +170,18 @@ impl Stored {
         Self { prev, ..self }
     }
 
+    /// The same event with the time at which the broker stored it.
+    #[must_use]
+    pub fn stored_at(self, stored_ms: Option<NonZeroU64>) -> Self {
+        Self { stored_ms, ..self }
+    }
+
     /// An event that stands for the events from `first_seq` up to this one.
     pub(super) fn merged(&self, first_seq: Seq, payload: Bytes) -> Self {
         Self {
             job: self.job.clone(),
             prev: None,
+            stored_ms: None,
             first_seq,
             payload,
             text: OnceLock::new(),

@@ -1,6 +1,8 @@
 //! One watch of a client: opens its session, reads it, and waits for room for large events.
 
+use std::num::NonZeroU64;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::BoxFuture;
@@ -11,7 +13,7 @@ use crate::config::FULL_PAUSE;
 use crate::edge::counters::RoomMember;
 use crate::session::{Position, Session, SessionError, Step};
 use crate::source::EventSource;
-use crate::wire::{JobId, Status};
+use crate::wire::{JobId, Status, Stored};
 
 /// A watch of one job. `R` says where the answer to its request goes.
 pub(super) struct Watch<S: EventSource, R> {
@@ -19,6 +21,8 @@ pub(super) struct Watch<S: EventSource, R> {
     state: WatchState<S, R>,
     /// Reserved before the events for which there was no room are read again.
     room: Option<Reservation>,
+    /// Since when the client has everything that was stored before.
+    pub(super) live_since_ms: Option<u64>,
     _member: Option<RoomMember>,
 }
 
@@ -59,6 +63,7 @@ impl<S: EventSource, R> Watch<S, R> {
             job,
             state: WatchState::Opening(opening, reply_to),
             room: None,
+            live_since_ms: None,
             _member: member,
         }
     }
@@ -69,12 +74,23 @@ impl<S: EventSource, R> Watch<S, R> {
             job: session.job().clone(),
             state: WatchState::Open(session),
             room: None,
+            live_since_ms: None,
             _member: None,
         }
     }
 
     pub(super) fn job(&self) -> &JobId {
         &self.job
+    }
+
+    /// When one of these events was stored, if that is known and the client was live then.
+    pub(super) fn measured(&self, events: &[Arc<Stored>]) -> Option<u64> {
+        let live_since_ms = self.live_since_ms?;
+        let mut stored = events.iter().filter_map(|event| event.stored_ms);
+        stored
+            .next_back()
+            .map(NonZeroU64::get)
+            .filter(|stored_ms| *stored_ms >= live_since_ms)
     }
 
     /// What happens next.
