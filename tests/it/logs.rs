@@ -8,13 +8,8 @@ use tempfile::NamedTempFile;
 use crate::support::broker::{self, Broker};
 use crate::support::process::Process;
 use crate::support::system::System;
-use crate::support::{eventually, until};
-
-/// A worker of the kind `demo` that runs a shell script for each job, and its log as JSON.
-struct LoggingWorker {
-    process: Process,
-    log: NamedTempFile,
-}
+use crate::support::until;
+use crate::support::workers::LoggingWorker;
 
 /// Does what the job's input says.
 const SCRIPT: &str = r#"read -r task
@@ -23,52 +18,6 @@ case $task in
   '"retry"') if [ "$TAILWATER_ATTEMPT" = 1 ]; then echo busy >&2; exit 75; fi;;
   '"hang"') echo begun; sleep 600;;
 esac"#;
-
-impl LoggingWorker {
-    fn start(system: &System, flags: &[&str]) -> Self {
-        let log = NamedTempFile::new().unwrap();
-        let flags = [
-            &["--kind", "demo", "--retry-delay", "20ms", "--log-json"],
-            flags,
-        ]
-        .concat();
-        let mut args = system.command(&["worker"], &flags);
-        args.extend(["exec", "--", "sh", "-c", SCRIPT].map(str::to_owned));
-        let process = Process::start_with(args, &[], File::create(log.path()).unwrap());
-        Self { process, log }
-    }
-
-    fn text(&self) -> String {
-        fs::read_to_string(self.log.path()).unwrap()
-    }
-
-    /// The lines about a job with this message.
-    fn lines(&self, job: &str, message: &str) -> Vec<Value> {
-        let text = self.text();
-        let lines = text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok());
-        lines
-            .filter(|line: &Value| {
-                let fields = &line["fields"];
-                let said = fields["message"].as_str().unwrap_or_default();
-                fields["job"] == job && said.starts_with(message)
-            })
-            .collect()
-    }
-
-    /// Waits for the one line about a job with this message.
-    async fn line(&self, job: &str, message: &str) -> Value {
-        let what = format!("{message:?} in the log");
-        let lines = eventually(&what, || async {
-            let lines = self.lines(job, message);
-            (!lines.is_empty()).then_some(lines)
-        })
-        .await;
-        assert_eq!(lines.len(), 1, "{lines:?}");
-        lines.into_iter().next().unwrap()
-    }
-}
 
 #[track_caller]
 fn assert_line(line: &Value, level: &str, fields: &Value) {
@@ -84,7 +33,7 @@ fn assert_line(line: &Value, level: &str, fields: &Value) {
 #[tokio::test]
 async fn each_attempt_that_does_not_succeed_is_one_line_that_says_why() {
     let system = System::on(Broker::shared_one()).await;
-    let mut worker = LoggingWorker::start(&system, &["--grace", "0s"]);
+    let mut worker = LoggingWorker::start(&system, SCRIPT, &["--grace", "0s"]);
     system.kind_is_known().await;
     for task in ["fail", "retry", "hang"] {
         system.submit(task, json!(task)).await;
@@ -139,12 +88,12 @@ async fn each_attempt_that_does_not_succeed_is_one_line_that_says_why() {
 #[tokio::test]
 async fn a_worker_that_lost_its_job_logs_that_it_was_superseded() {
     let system = System::on(Broker::shared_one()).await;
-    let first = LoggingWorker::start(&system, &["--ack-wait", "2s"]);
+    let first = LoggingWorker::start(&system, SCRIPT, &["--ack-wait", "2s"]);
     system.kind_is_known().await;
     system.submit("frozen", json!("hang")).await;
     system.reaches("frozen", 3).await;
     first.process.signal(Signal::STOP);
-    let second = LoggingWorker::start(&system, &[]);
+    let second = LoggingWorker::start(&system, SCRIPT, &[]);
     system.reaches("frozen", 5).await;
     first.process.signal(Signal::CONT);
     let line = first.line("frozen", "superseded").await;

@@ -1,26 +1,21 @@
-use std::fs;
-use std::process::Stdio;
 use std::time::Duration;
 
-use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::backend::webhook::Webhook;
-use tailwater::nats::Role;
 use tailwater::process_group::Signal;
 use tailwater::wire::{Body, EventType, JobId, Status, Submission};
-use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
 use crate::support::http::{post, post_refused};
 use crate::support::http_server::Server;
-use crate::support::process::Process;
 use crate::support::proxy::Proxy;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{SECRET, System, limited, text, words};
 use crate::support::third_party::ThirdParty;
+use crate::support::workers::{LIBRARY, PythonWorker};
 use crate::support::{assert_fields, assert_within, eventually, python, until};
 
 on_one_and_three!(
@@ -33,42 +28,6 @@ on_one_and_three!(
     a_retry_delay_outlives_its_worker,
     a_killed_worker_is_replaced_and_its_output_continued,
 );
-
-/// Where the library is.
-const LIBRARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/python/src");
-
-/// A worker of the kind `demo` that uses the library.
-struct Python {
-    process: Process,
-    _dir: TempDir,
-}
-
-impl Python {
-    async fn start(system: &System, work: &str, jobs: u32) -> Self {
-        Self::start_with(system, work, &format!("concurrency={jobs}")).await
-    }
-
-    /// Starts a worker with these settings.
-    async fn start_with(system: &System, work: &str, settings: &str) -> Self {
-        let dir = TempDir::new().unwrap();
-        let text = format!(
-            "import asyncio, sys, time\nfrom tailwater import *\n\n@worker(kind=\"demo\", {settings})\n\
-            async def run(job):\n{work}\n\nserve(run)\n"
-        );
-        let file = dir.path().join("worker.py");
-        fs::write(&file, text).unwrap();
-        let options = system.as_role(Role::Worker(None));
-        let env = [
-            ("TAILWATER_NATS", options.url.expose_secret()),
-            ("TAILWATER_PREFIX", system.options.prefix.as_str()),
-            ("PYTHONPATH", LIBRARY),
-        ];
-        let args = [file.display().to_string()];
-        let mut process = Process::start_program(&python("python"), args, &env, Stdio::inherit());
-        process.says("serves demo").await;
-        Self { process, _dir: dir }
-    }
-}
 
 /// The work of `examples/worker.py`.
 const WORDS: &str = r#"
@@ -117,7 +76,7 @@ const TASKS: &str = r#"
 
 async fn an_exception_fails_only_its_job(broker: &Broker) {
     let system = System::on(broker).await;
-    let _worker = Python::start(&system, TASKS, 1).await;
+    let _worker = PythonWorker::start(&system, TASKS, 1).await;
     for (task, message) in [
         ("raise", "ValueError: no such city"),
         ("exit", "SystemExit: enough"),
@@ -156,7 +115,7 @@ async fn a_job_that_no_log_can_hold_fails_at_once(broker: &Broker) {
     let context = system.jetstream().await;
     let publish = context.publish(subject, queued.into()).await;
     publish.unwrap().await.unwrap();
-    let _worker = Python::start(&system, WORDS, 1).await;
+    let _worker = PythonWorker::start(&system, WORDS, 1).await;
     let state = system.ended(&"large".parse().unwrap()).await;
     let error = state.error.unwrap();
     let found = (state.status, error.code.as_str());
@@ -172,7 +131,7 @@ async fn a_job_that_no_log_can_hold_fails_at_once(broker: &Broker) {
 
 async fn work_can_request_a_retry(broker: &Broker) {
     let system = System::on(broker).await;
-    let _worker = Python::start(&system, TASKS, 2).await;
+    let _worker = PythonWorker::start(&system, TASKS, 2).await;
     let always = system
         .submit_with(
             "always",
@@ -209,7 +168,7 @@ async fn work_can_request_a_retry(broker: &Broker) {
 
 async fn concurrent_jobs_are_cancelled_one_by_one(broker: &Broker) {
     let system = System::on(broker).await;
-    let _worker = Python::start(&system, TASKS, 3).await;
+    let _worker = PythonWorker::start(&system, TASKS, 3).await;
     let mut jobs = Vec::new();
     for id in ["one", "two", "three"] {
         jobs.push(system.submit(id, json!("hang")).await);
@@ -234,7 +193,7 @@ async fn concurrent_jobs_are_cancelled_one_by_one(broker: &Broker) {
 
 async fn time_limits_end_a_job(broker: &Broker) {
     let system = System::on(broker).await;
-    let _worker = Python::start(&system, TASKS, 4).await;
+    let _worker = PythonWorker::start(&system, TASKS, 4).await;
     let late = "the job exceeded its time limit";
     let silent = "the job produced no output for too long";
     for (id, task, timeout, silence, message) in [
@@ -257,7 +216,7 @@ async fn time_limits_end_a_job(broker: &Broker) {
 async fn a_worker_that_is_stopped_hands_its_jobs_back(broker: &Broker) {
     let system = System::on(broker).await;
     let settings = "concurrency=3, grace=1";
-    let mut worker = Python::start_with(&system, TASKS, settings).await;
+    let mut worker = PythonWorker::start_with(&system, TASKS, settings).await;
     let job = system.submit("back", json!("hang")).await;
     system.reaches("back", 3).await;
     let stopped = Instant::now();
@@ -272,7 +231,7 @@ async fn a_worker_that_is_stopped_hands_its_jobs_back(broker: &Broker) {
     let last = system.last(&job).await;
     assert_eq!((last.event_type, last.attempt), (EventType::Retrying, 1));
     // Another worker gets the job long before the ack wait is over.
-    let _second = Python::start(&system, WORDS, 1).await;
+    let _second = PythonWorker::start(&system, WORDS, 1).await;
     let state = system.ended(&job).await;
     assert_within(stopped, Duration::from_secs(7));
     let found = (state.status, state.attempt, state.output.as_str());
@@ -290,7 +249,7 @@ async fn a_retry_delay_outlives_its_worker(broker: &Broker) {
         delay_ms: 4000,
     };
     writer.append(retrying).await.unwrap();
-    let _worker = Python::start(&system, WORDS, 1).await;
+    let _worker = PythonWorker::start(&system, WORDS, 1).await;
     let edge = system.edge().await;
     let seen = follow(&edge.addr, "delayed").await;
     let passed = seen.events[&3]["ts"].as_u64().unwrap() - seen.events[&2]["ts"].as_u64().unwrap();
@@ -309,12 +268,12 @@ const COUNT: &str = r#"
 async fn a_killed_worker_is_replaced_and_its_output_continued(broker: &Broker) {
     let system = System::on(broker).await;
     let settings = "continues=True, flush_interval=0, ack_wait=2";
-    let mut first = Python::start_with(&system, COUNT, settings).await;
+    let mut first = PythonWorker::start_with(&system, COUNT, settings).await;
     let job = system.submit("count", json!(null)).await;
     system.reaches("count", 5).await;
     first.process.kill().await;
     let killed = Instant::now();
-    let _second = Python::start_with(&system, COUNT, settings).await;
+    let _second = PythonWorker::start_with(&system, COUNT, settings).await;
     let state = system.ended(&job).await;
     assert_within(killed, Duration::from_secs(20));
     let found = (state.status, state.attempt, state.output.as_str());
@@ -345,7 +304,7 @@ async fn python_jobs_end_whatever_another_publisher_stores() {
     system.submit("after", json!("waits")).await;
     spoil("after").await;
     let words = "w ".repeat(60);
-    let _worker = Python::start(&system, WORDS, 4).await;
+    let _worker = PythonWorker::start(&system, WORDS, 4).await;
     let job = system.submit("before", json!(words)).await;
     system.reaches("before", 5).await;
     spoil("before").await;
@@ -361,7 +320,7 @@ async fn python_jobs_end_whatever_another_publisher_stores() {
 #[tokio::test]
 async fn python_yields_reasoning_and_data_and_fails_with_its_own_code() {
     let system = System::on(Broker::shared_one()).await;
-    let _worker = Python::start(&system, TASKS, 1).await;
+    let _worker = PythonWorker::start(&system, TASKS, 1).await;
     let edge = system.edge().await;
     system.submit("parts", json!("parts")).await;
     let seen = follow(&edge.addr, "parts").await;
@@ -407,7 +366,7 @@ def count(job):
 
 run = Worker(block, "demo", concurrency=2)
 "#;
-    let mut worker = Python::start(&system, blocking, 2).await;
+    let mut worker = PythonWorker::start(&system, blocking, 2).await;
     let ticks = system.submit("ticks", json!(null)).await;
     system.reaches("ticks", 4).await;
     let whole = system.submit("whole", json!("whole")).await;
@@ -432,7 +391,7 @@ async fn client(url: &str, given: Value) -> Vec<Value> {
 #[tokio::test]
 async fn the_python_client_submits_cancels_and_waits() {
     let system = System::on(Broker::shared_one()).await;
-    let _worker = Python::start(&system, TASKS, 4).await;
+    let _worker = PythonWorker::start(&system, TASKS, 4).await;
     let edge = system.edge().await;
     let url = format!("http://{}", edge.addr);
     let printed = client(&url, json!({"do": "requests"})).await;
@@ -497,7 +456,7 @@ async fn a_job_run_by_python_calls_back() {
         })
         .await;
     let edge = system.edge_calling(&[&server.addr]).await;
-    let worker = Python::start(&system, TASKS, 2).await;
+    let worker = PythonWorker::start(&system, TASKS, 2).await;
     for (task, status) in [("done", "done"), ("raise", "failed")] {
         let callback = format!("http://{}/{task}", server.addr);
         let job = json!({"kind": "demo", "id": task, "input": task, "callback": callback});
@@ -527,7 +486,7 @@ async fn a_job_run_by_python_calls_back() {
 async fn python_jobs_survive_the_loss_of_each_node() {
     let mut broker = Broker::three();
     let system = System::with(&broker, |settings| settings.shards = 1).await;
-    let _worker = Python::start(&system, WORDS, 100).await;
+    let _worker = PythonWorker::start(&system, WORDS, 100).await;
     let edge = system.edge().await;
     let words = |n: usize| {
         (0..700)
@@ -609,7 +568,7 @@ async fn features_that_a_kind_lacks_are_refused() {
         202
     );
     // Workers of this crate and the example announce their features; the edge asks once a second.
-    let _worker = Python::start(&system, WORDS, 1).await;
+    let _worker = PythonWorker::start(&system, WORDS, 1).await;
     for job in [&called, &limited] {
         until("the kind to do more", async || {
             post(&edge, job).await.0 == 202

@@ -39,6 +39,8 @@ pub mod tokens;
 pub mod transports;
 /// `tailwater up` as a process.
 pub mod up;
+/// Workers as processes.
+pub mod workers;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
