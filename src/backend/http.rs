@@ -1,5 +1,5 @@
-//! What the HTTP backends share: the client, hiding secrets, shortening texts, `Retry-After`, and
-//! reading a limited part of a response.
+//! What the HTTP backends share: the client, sending a request, hiding secrets, shortening texts,
+//! `Retry-After`, and reading a limited part of a response.
 //!
 //! A proxy that `HTTP_PROXY`, `HTTPS_PROXY` or `ALL_PROXY` names is used, except for what
 //! `NO_PROXY` lists.
@@ -7,14 +7,18 @@
 use std::error::Error as _;
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{HeaderMap, HeaderName, RETRY_AFTER};
+use bytes::Bytes;
+use reqwest::header::{HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
-use super::Retry;
-use crate::config::{HTTP_CONNECT_WAIT, MODEL_MESSAGE_MAX, SECRET_HIDE_MIN};
+use super::{Failure, FailureCode, Retry};
+use crate::config::{
+    HTTP_CONNECT_WAIT, MODEL_MESSAGE_MAX, REFUSAL_MAX, REFUSAL_WAIT, SECRET_HIDE_MIN,
+};
 
 /// What is shown in place of a secret.
 const HIDDEN: &str = "***";
@@ -66,6 +70,78 @@ pub(super) fn client() -> Result<Client, NoClient> {
         .user_agent(concat!("tailwater/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|error| NoClient(describe(error)))
+}
+
+/// A server that a backend asks: how its failures name it, and their codes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AskedServer {
+    /// For example `the endpoint`.
+    pub(super) name: &'static str,
+    /// What its operator sets: `URL`.
+    pub(super) setting: &'static str,
+    /// How long it may send nothing.
+    pub(super) silence: Duration,
+    pub(super) unreachable: FailureCode,
+    pub(super) silent: FailureCode,
+    pub(super) refused: FailureCode,
+}
+
+impl AskedServer {
+    /// Sends a request, and returns the head of the answer, whatever its status.
+    pub(super) async fn send(self, request: RequestBuilder) -> Result<Response, Failure> {
+        let sent = timeout(self.silence, request.send()).await;
+        let sent = sent.map_err(|_| self.sent_nothing())?;
+        sent.map_err(|error| {
+            let message = format!("{} cannot be asked: {}", self.name, describe(error));
+            Failure::retryable(self.unreachable, message)
+        })
+    }
+
+    /// The next bytes of an answer, or `None` at its end. The server has been silent since then.
+    /// `cut` makes the failure of a connection that breaks.
+    pub(super) async fn read(
+        self,
+        response: &mut Response,
+        since: Instant,
+        cut: impl FnOnce(&str) -> Failure,
+    ) -> Result<Option<Bytes>, Failure> {
+        let read = timeout_at(since + self.silence, response.chunk()).await;
+        let read = read.map_err(|_| self.sent_nothing())?;
+        read.map_err(|error| cut(&describe(error)))
+    }
+
+    fn sent_nothing(self) -> Failure {
+        let silence = humantime::format_duration(self.silence);
+        let message = format!("{} sent nothing for {silence}", self.name);
+        Failure::retryable(self.silent, message)
+    }
+
+    /// The failure of a redirect, which is not followed; `None` for any other answer.
+    pub(super) fn redirected(self, response: &Response) -> Option<Failure> {
+        let status = response.status();
+        if !status.is_redirection() {
+            return None;
+        }
+        let target = header(response.headers(), LOCATION);
+        let target = target.and_then(|to| response.url().join(to).ok());
+        let target = target.map_or_else(String::new, |to| format!(" to {}", without_secrets(to)));
+        let message = format!(
+            "{} answered {status}{target}; redirects are not followed, so give the final {}",
+            self.name, self.setting
+        );
+        Some(Failure::fatal(self.refused, shorten(message)))
+    }
+}
+
+/// The text of a header; `None` if it is absent, or not text.
+pub(super) fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// The body of a refusal, as far as it arrives soon.
+pub(super) async fn refusal_body(response: &mut Response) -> Vec<u8> {
+    let read = timeout(REFUSAL_WAIT, read_at_most(response, REFUSAL_MAX)).await;
+    read.unwrap_or_default()
 }
 
 /// The error with its causes and without the address, which may hold a password.

@@ -70,14 +70,9 @@ impl EndpointAnswer {
         }
     }
 
-    /// Whether nothing can follow, although the body has not ended.
+    /// Whether the answer is complete, although the body has not ended.
     pub(super) fn is_done(&self) -> bool {
         matches!(self, Self::Events(events) if events.is_done())
-    }
-
-    /// Whether the answer is complete even if its connection breaks now.
-    pub(super) fn is_complete(&self) -> bool {
-        matches!(self, Self::Events(events) if events.is_complete() || events.is_done())
     }
 
     /// Ends the answer at the end of its body.

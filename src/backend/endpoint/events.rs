@@ -24,7 +24,7 @@ pub(super) struct EndpointEvents {
     halves: Halves,
     /// Set once the answer is complete.
     finish: Option<Finish>,
-    /// Whether the end mark was read.
+    /// Whether the end mark, or the event that completes the answer, was read.
     is_done: bool,
 }
 
@@ -40,11 +40,6 @@ impl EndpointEvents {
     /// Whether no more events follow.
     pub(super) fn is_done(&self) -> bool {
         self.is_done
-    }
-
-    /// Whether the answer is complete, although more may follow.
-    pub(super) fn is_complete(&self) -> bool {
-        self.finish.is_some()
     }
 
     /// Adds the output in the next bytes to `contents`.
@@ -125,6 +120,8 @@ impl EndpointEvents {
                 if has("result") || has("messageMetadata") {
                     contents.push(data_of(value));
                 }
+                // The server may keep the connection open.
+                self.is_done = true;
             }
             Meaning::Data if dialect != EventDialect::Plain => contents.push(data_of(value)),
             Meaning::Data if name == "error" || is_error(&value) => return Err(reported(&value)),

@@ -4,20 +4,18 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response};
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::time::timeout;
+use tokio::time::Instant;
 use url::Url;
 
 use super::answer::EndpointAnswer;
 use super::header::RequestHeader;
 use super::report::of_body;
-use crate::backend::http::{self, NoClient};
+use crate::backend::http::{self, AskedServer, NoClient, header};
 use crate::backend::signature::{self, BadSecret, Signer};
 use crate::backend::{Content, Failure, FailureCode, Finish, Job, Output, Retry};
-use crate::config::{REFUSAL_MAX, REFUSAL_WAIT};
 
 /// The header of the AI SDK's UI message stream.
 const UI_MESSAGE: &str = "x-vercel-ai-ui-message-stream";
@@ -46,8 +44,7 @@ pub(super) struct EndpointServer {
     /// The values of the headers, which are never shown.
     secrets: Vec<SecretString>,
     signer: Option<Signer>,
-    /// How long the endpoint may send nothing.
-    silence: Duration,
+    server: AskedServer,
 }
 
 impl fmt::Debug for EndpointServer {
@@ -92,7 +89,14 @@ impl EndpointServer {
             headers: map,
             secrets,
             signer: secret.map(Signer::new).transpose()?,
-            silence,
+            server: AskedServer {
+                name: "the endpoint",
+                setting: "URL",
+                silence,
+                unreachable: FailureCode::EndpointUnreachable,
+                silent: FailureCode::EndpointSilent,
+                refused: FailureCode::EndpointRefused,
+            },
         })
     }
 
@@ -130,20 +134,11 @@ impl EndpointServer {
             .post(self.address.clone())
             .headers(headers)
             .body(body.to_owned());
-        let response = timeout(self.silence, sent.send())
-            .await
-            .map_err(|_| self.silent())?;
-        let response = response.map_err(|error| {
-            let why = http::describe(error);
-            Failure::retryable(
-                FailureCode::EndpointUnreachable,
-                format!("the endpoint cannot be asked: {why}"),
-            )
-        })?;
+        let response = self.server.send(sent).await?;
         if response.status().is_success() {
             Ok(response)
         } else {
-            Err(refusal(response).await)
+            Err(self.refusal(response).await)
         }
     }
 
@@ -154,12 +149,12 @@ impl EndpointServer {
         let mut answer = EndpointAnswer::new(content_type, is_ui_message);
         let mut contents = Vec::new();
         while !answer.is_done() {
-            let bytes = match self.read(&mut response).await {
-                Ok(Some(bytes)) => bytes,
-                Ok(None) => break,
-                Err(_) if answer.is_complete() => break,
-                Err(failure) => return Err(failure),
+            let cut = |why: &str| {
+                let message = format!("the endpoint's answer was cut: {why}");
+                Failure::retryable(FailureCode::StreamCut, message)
             };
+            let read = self.server.read(&mut response, Instant::now(), cut);
+            let Some(bytes) = read.await? else { break };
             let read = answer.read(&bytes, &mut contents);
             output_all(&mut contents, out).await?;
             read?;
@@ -169,26 +164,29 @@ impl EndpointServer {
         ended
     }
 
-    /// The next bytes, or `None` at the end of the body.
-    async fn read(&self, response: &mut Response) -> Result<Option<Bytes>, Failure> {
-        let read = timeout(self.silence, response.chunk())
-            .await
-            .map_err(|_| self.silent())?;
-        read.map_err(|error| {
-            let why = http::describe(error);
-            Failure::retryable(
-                FailureCode::StreamCut,
-                format!("the endpoint's answer was cut: {why}"),
-            )
-        })
-    }
-
-    fn silent(&self) -> Failure {
-        let silence = humantime::format_duration(self.silence);
-        Failure::retryable(
-            FailureCode::EndpointSilent,
-            format!("the endpoint sent nothing for {silence}"),
-        )
+    /// The failure of a response that is not a success.
+    async fn refusal(&self, mut response: Response) -> Failure {
+        if let Some(failure) = self.server.redirected(&response) {
+            return failure;
+        }
+        let status = response.status();
+        let mut message = format!("the endpoint answered {status}");
+        let retry = http::retry_after(response.headers(), SystemTime::now());
+        let reason = of_body(&http::refusal_body(&mut response).await);
+        // FastAPI repeats the status as the text.
+        if !reason.is_empty() && !message.ends_with(&reason) {
+            message += &format!(": {reason}");
+        }
+        let (code, retry) = match status.as_u16() {
+            429 | 503 => (FailureCode::EndpointBusy, retry),
+            _ if http::is_temporary(status) => (FailureCode::EndpointFailed, retry),
+            _ => (FailureCode::EndpointRefused, Retry::Never),
+        };
+        Failure {
+            code: code.into(),
+            message,
+            retry,
+        }
     }
 
     /// The failure as clients may see it: without secrets.
@@ -205,45 +203,9 @@ impl EndpointServer {
     }
 }
 
-fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    headers.get(name)?.to_str().ok()
-}
-
 async fn output_all(contents: &mut Vec<Content>, out: &Output) -> Result<(), Failure> {
     for content in contents.drain(..) {
         out.content(content).await?;
     }
     Ok(())
-}
-
-/// The failure of a response that is not a success.
-async fn refusal(mut response: Response) -> Failure {
-    let status = response.status();
-    let mut message = format!("the endpoint answered {status}");
-    if status.is_redirection() {
-        let target =
-            header(response.headers(), LOCATION).and_then(|to| response.url().join(to).ok());
-        if let Some(target) = target {
-            message += &format!(" to {}", http::without_secrets(target));
-        }
-        message += "; redirects are not followed, so give the final URL";
-        return Failure::fatal(FailureCode::EndpointRefused, message);
-    }
-    let retry = http::retry_after(response.headers(), SystemTime::now());
-    let read = timeout(REFUSAL_WAIT, http::read_at_most(&mut response, REFUSAL_MAX)).await;
-    let reason = of_body(&read.unwrap_or_default());
-    // FastAPI repeats the status as the text.
-    if !reason.is_empty() && !message.ends_with(&reason) {
-        message += &format!(": {reason}");
-    }
-    let (code, retry) = match status.as_u16() {
-        429 | 503 => (FailureCode::EndpointBusy, retry),
-        _ if http::is_temporary(status) => (FailureCode::EndpointFailed, retry),
-        _ => (FailureCode::EndpointRefused, Retry::Never),
-    };
-    Failure {
-        code: code.into(),
-        message,
-        retry,
-    }
 }

@@ -5,10 +5,10 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Response};
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::Instant;
 use url::Url;
 
 use super::address::chat_completions;
@@ -16,9 +16,8 @@ use super::body::AnswerBody;
 use super::fault::{Fault, stream_cut};
 use super::request::ChatRequest;
 use super::server_error::ServerError;
-use crate::backend::http::{self, NoClient};
+use crate::backend::http::{self, AskedServer, NoClient, header};
 use crate::backend::{Content, Failure, FailureCode, Finish, Output, Retry, Stopped};
-use crate::config::{REFUSAL_MAX, REFUSAL_WAIT};
 
 /// Why a server cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -39,8 +38,7 @@ pub(super) struct ModelServer {
     client: Client,
     address: Url,
     key: Option<ApiKey>,
-    /// How long the server may send nothing.
-    silence: Duration,
+    server: AskedServer,
 }
 
 /// The key, and the header that carries it.
@@ -79,7 +77,14 @@ impl ModelServer {
             client: http::client()?,
             address: chat_completions(base_url).ok_or(OpenAiError::BadBaseUrl)?,
             key: key.map(ApiKey::new).transpose()?,
-            silence,
+            server: AskedServer {
+                name: "the model server",
+                setting: "base URL",
+                silence,
+                unreachable: FailureCode::ModelUnreachable,
+                silent: FailureCode::ModelSilent,
+                refused: FailureCode::ModelRefused,
+            },
         })
     }
 
@@ -161,20 +166,11 @@ impl ModelServer {
         if let Some(key) = &self.key {
             sent = sent.header(AUTHORIZATION, key.header.clone());
         }
-        let response = timeout(self.silence, sent.send())
-            .await
-            .map_err(|_| self.silent())?;
-        let response = response.map_err(|error| {
-            let why = http::describe(error);
-            Failure::retryable(
-                FailureCode::ModelUnreachable,
-                format!("the model server cannot be asked: {why}"),
-            )
-        })?;
+        let response = self.server.send(sent).await?;
         if response.status().is_success() {
             Ok(response)
         } else {
-            Err(refusal(response).await)
+            Err(self.refusal(response).await)
         }
     }
 
@@ -194,23 +190,23 @@ impl ModelServer {
         } else {
             Instant::now()
         };
-        let read = timeout_at(since + self.silence, response.chunk())
-            .await
-            .map_err(|_| self.silent())?;
-        read.map_err(|error| stream_cut(&http::describe(error)))
+        self.server.read(response, since, stream_cut).await
     }
 
-    fn silent(&self) -> Failure {
-        let silence = humantime::format_duration(self.silence);
-        Failure::retryable(
-            FailureCode::ModelSilent,
-            format!("the model server sent nothing for {silence}"),
-        )
+    /// The fault of a response that is not a success.
+    async fn refusal(&self, mut response: Response) -> Fault {
+        if let Some(failure) = self.server.redirected(&response) {
+            return failure.into();
+        }
+        let status = response.status();
+        let retry = http::retry_after(response.headers(), SystemTime::now());
+        let body = http::refusal_body(&mut response).await;
+        let error = ServerError::of_answer(status.as_u16(), &body);
+        Fault {
+            status: error.status,
+            failure: error.failure(&format!("the model server answered {status}"), retry),
+        }
     }
-}
-
-fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    headers.get(name)?.to_str().ok()
 }
 
 async fn output_all(
@@ -223,29 +219,6 @@ async fn output_all(
         out.content(content).await?;
     }
     Ok(())
-}
-
-/// The fault of a response that is not a success.
-async fn refusal(mut response: Response) -> Fault {
-    let status = response.status();
-    let what = format!("the model server answered {status}");
-    if status.is_redirection() {
-        let target =
-            header(response.headers(), LOCATION).and_then(|to| response.url().join(to).ok());
-        let target = target.map_or_else(String::new, |to| {
-            format!(" to {}", http::without_secrets(to))
-        });
-        let message =
-            format!("{what}{target}; redirects are not followed, so give the final base URL");
-        return Failure::fatal(FailureCode::ModelRefused, http::shorten(message)).into();
-    }
-    let retry = http::retry_after(response.headers(), SystemTime::now());
-    let read = timeout(REFUSAL_WAIT, http::read_at_most(&mut response, REFUSAL_MAX)).await;
-    let error = ServerError::of_answer(status.as_u16(), &read.unwrap_or_default());
-    Fault {
-        status: error.status,
-        failure: error.failure(&what, retry),
-    }
 }
 
 #[cfg(test)]
