@@ -13,7 +13,7 @@ use crate::config::{
 };
 use crate::nats::{
     BrokerReport, ClockReport, FoundStream, KindStatus, KindUsage, Log, MIN_VERSION, Nats,
-    NatsError, Queue, Reader, Role, StorageReport, StreamReport,
+    NatsError, Queue, QueueReport, Reader, Role, StorageReport, StreamReport,
 };
 use crate::runtime::Tasks;
 use crate::wire::limits::{MESSAGE_HEADERS_MAX, STREAM_MESSAGE_MAX};
@@ -336,8 +336,8 @@ async fn of_queue(nats: &Nats, wait: Duration) -> Vec<Check> {
             .fail("Allow this user to subscribe to $JS.EVENT.ADVISORY.>."),
     };
     let mut checks = vec![permissions];
-    match Queue::new(log).kind_statuses().await {
-        Ok((kinds, size)) => {
+    match Queue::new(log).report().await {
+        Ok(QueueReport { kinds, size }) => {
             let check = ok(
                 "queue",
                 format!("{} of {} MiB", size.bytes >> 20, size.bytes_max >> 20),

@@ -29,7 +29,7 @@ impl KindsCommand {
         block_on(async move {
             let nats = self.nats.connect("kinds", Role::Observer).await?;
             let queue = Queue::new(Log::open(&nats).await?);
-            let (kinds, _) = queue.kind_statuses().await?;
+            let kinds = queue.report().await?.kinds;
             if self.json {
                 let mut out = io::stdout().lock();
                 for kind in &kinds {

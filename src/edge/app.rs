@@ -12,13 +12,12 @@ use super::browser::BrowserPolicy;
 use super::drain::Clients;
 use super::forwarded::TrustedProxies;
 use super::gate::Gate;
-use super::queue_metrics::QueueMetrics;
 use super::shared::EdgeShared;
 use super::thread::EdgeThread;
 use super::tls::Tls;
 use crate::config::DRAIN_WINDOW;
 use crate::hub::Hub;
-use crate::nats::{KindsCache, Log, Queue, Reader, UsageCache};
+use crate::nats::{Log, Queue, Reader, ReportCache, UsageCache};
 use crate::runtime::Tasks;
 
 /// The state of one edge thread.
@@ -33,14 +32,13 @@ pub(super) struct App {
     /// Wakes the clients of open connections.
     pub(super) alarms: Alarms,
     pub(super) usage_cache: UsageCache,
-    pub(super) kinds_cache: KindsCache,
+    pub(super) report_cache: ReportCache,
     /// Permits to fold a state.
     pub(super) folds: Semaphore,
     pub(super) settings: EdgeSettings,
     pub(super) shared: EdgeShared,
     /// What the other threads see of this one.
     pub(super) thread: Arc<EdgeThread>,
-    pub(super) queue_metrics: QueueMetrics,
     /// The thread's own runtime.
     pub(super) runtime: Handle,
 }

@@ -13,7 +13,9 @@ use super::describe::{OPERATION, problems};
 use super::error::Problem;
 use super::request::Peer;
 use crate::auth::Operation;
+use crate::config::USAGE_AGE;
 use crate::nats::KindUsage;
+use crate::wire::RESERVED_KIND;
 
 /// The kinds that workers have served.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -37,7 +39,12 @@ pub(super) async fn kinds(
     Peer(from): Peer,
 ) -> Result<Json<Kinds>, Problem> {
     let _slot = app.shared.requests().acquire(from)?;
-    let mut kinds = app.kinds_cache.of(&app.queue).await?;
-    kinds.retain(|usage| access.require(Operation::Submit(&usage.kind)).is_ok());
+    let report = app.report_cache.of(&app.queue, USAGE_AGE).await?;
+    let usages = report.kinds.iter().map(|kind| kind.usage.clone());
+    // The kind of callbacks is internal.
+    let usages = usages.filter(|usage| usage.kind.as_str() != RESERVED_KIND);
+    let kinds = usages
+        .filter(|usage| access.require(Operation::Submit(&usage.kind)).is_ok())
+        .collect();
     Ok(Json(Kinds { kinds }))
 }

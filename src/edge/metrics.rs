@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
+use tokio::time::timeout;
+use tracing::debug;
 
 use super::access::Access;
 use super::app::App;
@@ -15,8 +17,9 @@ use super::error::{Problem, refusals};
 use super::quota::Quota;
 use super::thread::EdgeThread;
 use crate::auth::Operation;
+use crate::config::{QUEUE_METRICS_AGE, QUEUE_METRICS_WAIT};
 use crate::metrics::{Exposition, MetricsFormat, catalog};
-use crate::nats::{ConnectionCounts, KindStatus, KindUsage, QueueSize, ReplaySource};
+use crate::nats::{KindUsage, QueueReport, ReplaySource};
 use crate::wire::Code;
 
 /// The metrics of all threads of the edge, and of the queue.
@@ -50,8 +53,11 @@ pub(super) async fn metrics(
     for quota in Quota::ALL {
         all.counter(&catalog::EDGE_LIMITED, &[quota.as_str()], quota.reached());
     }
-    if let Some((kinds, size)) = app.queue_metrics.recent(&app.queue).await {
-        add_queue(&mut all, &kinds, size);
+    let report = app.report_cache.of(&app.queue, QUEUE_METRICS_AGE);
+    match timeout(QUEUE_METRICS_WAIT, report).await {
+        Ok(Ok(report)) => add_queue(&mut all, &report),
+        Ok(Err(error)) => debug!(%error, "metrics without the queue"),
+        Err(_) => debug!("metrics without the queue, which does not answer in time"),
     }
     response(all, &headers)
 }
@@ -125,17 +131,10 @@ fn add_thread(all: &mut Exposition, thread: &EdgeThread) {
     let undecodable = hub.source().log().undecodable();
     all.counter(&catalog::EDGE_UNDECODABLE, &[], undecodable);
     all.counter(&catalog::EDGE_PANICS, &[], hub.panics());
-    let ConnectionCounts {
-        up,
-        down,
-        reconnects,
-    } = nats.connections();
-    all.gauge(&catalog::NATS_CONNECTIONS, &["up"], up as f64);
-    all.gauge(&catalog::NATS_CONNECTIONS, &["down"], down as f64);
-    all.counter(&catalog::NATS_RECONNECTS, &[], reconnects);
+    nats.connections().add_to(all);
 }
 
-fn add_queue(all: &mut Exposition, kinds: &[KindStatus], size: QueueSize) {
+fn add_queue(all: &mut Exposition, QueueReport { kinds, size }: &QueueReport) {
     all.gauge(&catalog::QUEUE_USED, &[], size.bytes as f64);
     all.gauge(&catalog::QUEUE_LIMIT, &[], size.bytes_max as f64);
     for kind in kinds {

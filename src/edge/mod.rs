@@ -37,7 +37,6 @@ mod openapi;
 mod ops;
 mod output;
 mod page;
-mod queue_metrics;
 mod quota;
 mod request;
 mod rest;
@@ -78,7 +77,6 @@ pub use self::forwarded::TrustedProxies;
 pub use self::gate::{Gate, KeySource};
 pub use self::listen::bind;
 pub use self::metrics_server::serve_metrics;
-use self::queue_metrics::QueueMetrics;
 pub use self::quota::SubjectLimits;
 pub use self::shared::EdgeShared;
 use self::thread::EdgeThread;
@@ -87,9 +85,7 @@ pub use self::tls::{Tls, TlsError};
 pub use self::ws::serve_echo;
 use crate::config::{DRAIN_WAIT, FOLDS};
 use crate::hub::Hub;
-use crate::nats::{
-    KindsCache, Log, Nats, NatsError, PurgeSignals, Queue, Reader, UsageCache,
-};
+use crate::nats::{Log, Nats, NatsError, PurgeSignals, Queue, Reader, ReportCache, UsageCache};
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
 
@@ -138,12 +134,11 @@ pub async fn run(
         tasks: tasks.clone(),
         clients: Clients::new(stop.clone(), settings.drain, closing.clone()),
         usage_cache: UsageCache::default(),
-        kinds_cache: KindsCache::default(),
+        report_cache: ReportCache::default(),
         folds: Semaphore::new(FOLDS),
         settings,
         shared,
         thread,
-        queue_metrics: QueueMetrics::default(),
         runtime: Handle::current(),
     });
     let broken = |error: io::Error| NatsError::from(Unavailable(error.to_string()));

@@ -19,6 +19,7 @@ use super::open::{check_version, open};
 use super::options::Options;
 use super::ready::Readiness;
 use crate::config::{LIVE_CAPACITY, REPLAY_CAPACITY, REQUEST_WAIT, RETRY_MAX};
+use crate::metrics::{Exposition, catalog};
 use crate::wire::limits::{MESSAGE_HEADERS_MAX, STREAM_MESSAGE_MAX};
 
 /// The connections of one process, or of one thread of an edge.
@@ -49,6 +50,15 @@ pub struct ConnectionCounts {
     pub down: usize,
     /// How often one was made again.
     pub reconnects: u64,
+}
+
+impl ConnectionCounts {
+    /// Adds them to the metrics of the process.
+    pub(crate) fn add_to(self, all: &mut Exposition) {
+        all.gauge(&catalog::NATS_CONNECTIONS, &["up"], self.up as f64);
+        all.gauge(&catalog::NATS_CONNECTIONS, &["down"], self.down as f64);
+        all.counter(&catalog::NATS_RECONNECTS, &[], self.reconnects);
+    }
 }
 
 impl Nats {

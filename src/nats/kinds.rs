@@ -4,17 +4,15 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use super::api;
 use super::features::Features;
 use super::info::{self, ConsumerInfo};
 use super::message::{GetMessage, ask_leader};
 use super::queue::Queue;
-use crate::config::{KINDS_MAX, USAGE_AGE};
+use crate::config::KINDS_MAX;
 use crate::source::Unavailable;
-use crate::wire::{Kind, RESERVED_KIND, StreamSeq};
+use crate::wire::{Kind, StreamSeq};
 
 /// A kind that some worker has served.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
@@ -29,29 +27,6 @@ pub struct KindUsage {
     pub idle_workers: u64,
 }
 
-/// The last list of kinds, and when it was read. All clients share it, so any number of them costs
-/// the broker one request in [`USAGE_AGE`].
-#[derive(Debug, Default)]
-pub struct KindsCache(Mutex<Option<(Instant, Vec<KindUsage>)>>);
-
-impl KindsCache {
-    /// The kinds, at most [`USAGE_AGE`] old.
-    ///
-    /// # Errors
-    /// [`Unavailable`].
-    pub async fn of(&self, queue: &Queue) -> Result<Vec<KindUsage>, Unavailable> {
-        let mut cached = self.0.lock().await;
-        if let Some((read_at, kinds)) = &*cached
-            && read_at.elapsed() < USAGE_AGE
-        {
-            return Ok(kinds.clone());
-        }
-        let kinds = queue.kinds().await?;
-        *cached = Some((Instant::now(), kinds.clone()));
-        Ok(kinds)
-    }
-}
-
 /// A kind as an operator looks at it.
 #[derive(Clone, Debug)]
 pub struct KindStatus {
@@ -63,6 +38,15 @@ pub struct KindStatus {
     pub ack_wait: Duration,
     /// The optional features of its workers.
     pub features: Features,
+}
+
+/// The kinds, that of callbacks included, and the size of the queue.
+#[derive(Clone, Debug)]
+pub struct QueueReport {
+    /// The first [`KINDS_MAX`] kinds, in the order of their names.
+    pub kinds: Vec<KindStatus>,
+    /// How full the queue is.
+    pub size: QueueSize,
 }
 
 /// How full the queue is, whatever the kinds.
@@ -97,25 +81,11 @@ struct Delivered {
 }
 
 impl Queue {
-    /// The first [`KINDS_MAX`] kinds, in the order of their names.
+    /// The kinds, and how full the queue is.
     ///
     /// # Errors
     /// [`Unavailable`].
-    pub async fn kinds(&self) -> Result<Vec<KindUsage>, Unavailable> {
-        let consumers = self.consumers().await?;
-        let kinds = consumers.iter().filter_map(usage);
-        // The kind of callbacks is internal.
-        Ok(kinds
-            .filter(|kind| kind.kind.as_str() != RESERVED_KIND)
-            .collect())
-    }
-
-    /// The same kinds and that of callbacks, with what only an operator wants to know, and how full
-    /// the queue is.
-    ///
-    /// # Errors
-    /// [`Unavailable`].
-    pub async fn kind_statuses(&self) -> Result<(Vec<KindStatus>, QueueSize), Unavailable> {
+    pub async fn report(&self) -> Result<QueueReport, Unavailable> {
         let nats = &self.log.nats;
         let stream = info::stream(&nats.work, &nats.names.jobs_stream()).await?;
         let now = stream.time();
@@ -144,7 +114,7 @@ impl Queue {
             // A negative number means no limit.
             bytes_max: u64::try_from(stream.config.max_bytes).unwrap_or(u64::MAX),
         };
-        Ok((kinds, size))
+        Ok(QueueReport { kinds, size })
     }
 
     /// The first [`KINDS_MAX`] consumers of the queue, in the order of their names.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::metrics::{Exposition, Histogram, catalog};
-use crate::nats::{ConnectionCounts, Log, Nats};
+use crate::nats::{Log, Nats};
 use crate::wire::{FailureCode, Kind};
 
 /// The fields in which models report how many tokens they read and wrote.
@@ -133,14 +133,7 @@ impl WorkerMetrics {
         all.histogram(&catalog::WORKER_PUBLISH, &[kind], &counts.publish.values());
         let fenced = self.log.fence_refusals();
         all.counter(&catalog::WORKER_FENCED, &[kind], fenced);
-        let ConnectionCounts {
-            up,
-            down,
-            reconnects,
-        } = self.nats.connections();
-        all.gauge(&catalog::NATS_CONNECTIONS, &["up"], up as f64);
-        all.gauge(&catalog::NATS_CONNECTIONS, &["down"], down as f64);
-        all.counter(&catalog::NATS_RECONNECTS, &[], reconnects);
+        self.nats.connections().add_to(all);
     }
 }
 
