@@ -318,6 +318,32 @@ async fn python_jobs_end_whatever_another_publisher_stores() {
 }
 
 #[tokio::test]
+async fn python_finds_its_login_in_a_file() {
+    let system = System::on(Broker::shared_one()).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "worker:worker\n").unwrap();
+    let env = [
+        ("TAILWATER_NATS", system.url()),
+        ("TAILWATER_PREFIX", system.options.prefix.as_str()),
+        ("TAILWATER_NATS_LOGIN", file.path().to_str().unwrap()),
+    ];
+    let _worker = PythonWorker::start_as(&env, WORDS, "concurrency=1").await;
+    let job = system.submit("login", json!("in")).await;
+    assert_eq!(system.ended(&job).await.output, "IN ");
+    // It is used: a wrong one is refused.
+    std::fs::write(file.path(), "worker:wrong").unwrap();
+    let process = std::process::Command::new(python("python"))
+        .args(["-c", "import asyncio, nats; from tailwater import Nats; asyncio.run(nats.connect(**Nats.from_env().options(), max_reconnect_attempts=0, allow_reconnect=False))"])
+        .env("PYTHONPATH", LIBRARY)
+        .envs(env)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&process.stderr).to_lowercase();
+    assert!(said.contains("authorization violation"), "{said}");
+    system.end().await;
+}
+
+#[tokio::test]
 async fn python_yields_reasoning_and_data_and_fails_with_its_own_code() {
     let system = System::on(Broker::shared_one()).await;
     let _worker = PythonWorker::start(&system, TASKS, 1).await;

@@ -13,6 +13,7 @@ use crate::support::client::follow;
 use crate::support::http::get;
 use crate::support::process::{Process, Ran, run};
 use crate::support::roles::refusals;
+use crate::support::workers::PythonWorker;
 use crate::support::{PATIENCE, table, until, within};
 
 /// A broker as `tailwater accounts` configures it, with workers of the kinds `demo` and `other`.
@@ -114,6 +115,55 @@ async fn every_role_does_its_work_with_a_key_of_its_own() {
     run(["jobs", "--nats", &url])
         .await
         .refuses("wrong or missing credentials");
+}
+
+/// Reads the log, asks for another attempt, and can be cancelled.
+const WORK: &str = r#"
+    if job.attempt == 1:
+        yield "one "
+        raise Retry(after=0)
+    yield f"{job.previous_output}two"
+    if job.input == "hang":
+        await asyncio.sleep(600)
+"#;
+
+#[tokio::test]
+async fn a_python_worker_does_its_work_with_the_key_of_its_role() {
+    let accounts = Accounts::start().await;
+    let setup = "setup --max-bytes 1048576";
+    accounts.run("setup", setup).await.prints();
+    let url = accounts.broker.url();
+    for role in ["worker", "worker-demo"] {
+        let key = accounts.key(role).display().to_string();
+        let env = [("TAILWATER_NATS", &*url), ("TAILWATER_NATS_NKEY", &*key)];
+        let settings = "concurrency=2, continues=True";
+        let mut worker = PythonWorker::start_as(&env, WORK, settings).await;
+        let submit = format!("submit --kind demo --input 1 --id by-{role} --watch");
+        let printed = accounts.run("edge", &submit).await.prints();
+        assert_eq!(printed, "one one two", "{role}");
+        let submit = format!(r#"submit --kind demo --input "hang" --id hangs-{role}"#);
+        accounts.run("edge", &submit).await.prints();
+        until("output of the second attempt", async || {
+            let state = format!("state hangs-{role}");
+            accounts
+                .run("observer", &state)
+                .await
+                .out
+                .contains("one two")
+        })
+        .await;
+        accounts
+            .run("edge", &format!("cancel hangs-{role}"))
+            .await
+            .prints();
+        let ended = accounts
+            .run("observer", &format!("tail hangs-{role}"))
+            .await;
+        assert_eq!(ended.code, 3, "{ended:?}");
+        worker.process.signal(Signal::TERM);
+        assert!(worker.process.ends_within(PATIENCE).await.success());
+    }
+    assert!(accounts.refusals().is_empty(), "{:#?}", accounts.refusals());
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Union
 
 from ._job import Job, Output
@@ -53,6 +54,8 @@ class Nats:
     #: A credentials file as `nsc` writes it, or a file with the seed of an nkey. Both need `pip install tailwater[nkeys]`.
     creds: str | None = None
     nkey: str | None = None
+    #: A file with `user:password`, or a token.
+    login: str | None = None
     #: A certificate authority, and a client certificate with its key, in PEM.
     ca: str | None = None
     cert: str | None = None
@@ -70,6 +73,7 @@ class Nats:
             prefix=of("PREFIX") or cls.prefix,
             creds=of("NATS_CREDS"),
             nkey=of("NATS_NKEY"),
+            login=of("NATS_LOGIN"),
             ca=of("NATS_CA"),
             cert=of("NATS_CERT"),
             key=of("NATS_KEY"),
@@ -82,6 +86,9 @@ class Nats:
             options["user_credentials"] = self.creds
         if self.nkey:
             options["nkeys_seed"] = self.nkey
+        if self.login:
+            user, has_password, password = Path(self.login).read_text().strip().partition(":")
+            options.update({"user": user, "password": password} if has_password else {"token": user})
         if self.ca or self.cert:
             tls = ssl.create_default_context(cafile=self.ca)
             if self.cert:
