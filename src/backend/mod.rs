@@ -7,6 +7,7 @@ mod busy;
 pub mod demo;
 pub mod endpoint;
 pub mod exec;
+pub(crate) mod fetch;
 mod format;
 mod http;
 mod key_set;

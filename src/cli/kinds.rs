@@ -22,7 +22,8 @@ pub(super) struct KindsCommand {
     nats: NatsArgs,
 }
 
-const HEAD: [&str; 5] = ["KIND", "WAITING", "RUNNING", "OLDEST", "WORKERS"];
+/// The columns of a table of kinds.
+pub(super) const HEAD: [&str; 5] = ["KIND", "WAITING", "RUNNING", "OLDEST", "WORKERS"];
 
 impl KindsCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
@@ -54,7 +55,8 @@ fn workers(kind: &KindStatus) -> &'static str {
     }
 }
 
-fn cells(kind: &KindStatus) -> [String; HEAD.len()] {
+/// The row of a kind.
+pub(super) fn cells(kind: &KindStatus) -> [String; HEAD.len()] {
     let oldest = kind.oldest.map_or_else(
         || "-".to_owned(),
         |age| humantime::format_duration(Duration::from_secs(age.as_secs())).to_string(),

@@ -37,6 +37,7 @@ mod table;
 mod tail;
 mod terminal;
 mod token;
+mod top;
 mod up;
 mod worker;
 
@@ -85,6 +86,7 @@ enum Command {
     State(state::StateCommand),
     Jobs(jobs::JobsCommand),
     Kinds(kinds::KindsCommand),
+    Top(top::TopCommand),
     Doctor(doctor::DoctorCommand),
     Cancel(cancel::CancelCommand),
     Purge(purge::PurgeCommand),
@@ -130,6 +132,7 @@ pub fn main() -> ExitCode {
         Command::State(command) => command.run(),
         Command::Jobs(command) => command.run(),
         Command::Kinds(command) => command.run(),
+        Command::Top(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Cancel(command) => command.run(),
         Command::Purge(command) => command.run(),

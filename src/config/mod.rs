@@ -21,6 +21,7 @@ mod queue;
 mod session;
 mod socketio;
 mod tls;
+mod top;
 mod worker;
 
 pub use auth::*;
@@ -41,4 +42,5 @@ pub use queue::*;
 pub use session::*;
 pub use socketio::*;
 pub use tls::*;
+pub use top::*;
 pub use worker::*;

@@ -119,6 +119,8 @@ mod tidy;
 mod tls;
 /// Tokens over time: expiry, renewal, revocation, tickets, keys that change.
 mod token_life;
+/// `tailwater top`.
+mod top;
 /// The same scenarios through every transport, each with an independent client.
 mod transports;
 /// Undecodable messages in a job's log: they stop neither workers nor watchers.

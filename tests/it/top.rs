@@ -1,0 +1,53 @@
+use crate::support::broker::Broker;
+use crate::support::process::run;
+use crate::support::system::{System, words};
+use crate::support::until;
+
+#[tokio::test]
+async fn top_shows_kinds_workers_edges_and_jobs() {
+    let system = System::on(Broker::shared_one()).await;
+    let (_edge, addr) = system.edge_process(&[]).await;
+    let mut worker = system.worker_process(&["--metrics", "127.0.0.1:0"], &["demo"]);
+    let metrics = worker.says("metrics ").await;
+    system.kind_is_known().await;
+    let job = system.submit("shown", words(3, 0, 1)).await;
+    system.ended(&job).await;
+    let edge = format!("http://{addr}");
+    let top = async |flags: &[&str]| {
+        let ran = run(system.command(&["top"], &[&["--once"], flags].concat())).await;
+        ran.prints()
+    };
+    until("the worker to be done", async || {
+        let shown = top(&["--worker", &metrics]).await;
+        shown.contains("demo  0/16")
+    })
+    .await;
+    let shown = top(&[
+        "--worker",
+        &metrics,
+        "--edge",
+        &edge,
+        "--edge",
+        "127.0.0.1:1",
+    ])
+    .await;
+    let row = |start: &str| {
+        let line = shown.lines().find(|line| line.starts_with(start));
+        let line = line.unwrap_or_else(|| panic!("no {start:?} in\n{shown}"));
+        line.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(row("demo")[1..4], ["0", "0", "-"]);
+    let of_worker = row("http://127");
+    assert!(of_worker.len() > 4, "{of_worker:?}");
+    assert!(shown.contains(&format!("{edge} ")), "{shown}");
+    assert!(
+        shown.contains("127.0.0.1:1: error sending request"),
+        "{shown}"
+    );
+    assert_eq!(row("shown")[1..4], ["demo", "done", "1"]);
+    let none = top(&["--jobs", "0"]).await;
+    assert!(!none.contains("shown") && none.contains("KIND"), "{none}");
+    system.end().await;
+}
