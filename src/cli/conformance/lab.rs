@@ -20,7 +20,7 @@ use crate::config::{
 };
 use crate::nats::{Log, Nats, Options, Queue, Reader, StreamSettings, Tip};
 use crate::runtime::Tasks;
-use crate::source::LogReading;
+use crate::source::{EventSource as _, Replay as _, Replica, Span};
 use crate::wire::{JobId, Seq, Stored, StreamSeq, Submission};
 
 /// What is tested.
@@ -145,10 +145,17 @@ impl Lab {
         let Some(last) = self.queue.log().last(job).await? else {
             return Ok(Vec::new());
         };
-        let mut reading = LogReading::new(Seq::FIRST, None, last.seq);
+        // Segments, which any replica may have, do not say what the publishers expected.
+        let span = Span {
+            from: Seq::FIRST,
+            stream_seq: None,
+            until: Some(last.seq),
+            replica: Replica::Leader,
+        };
+        let mut replay = self.reader.replay(job, span);
         let mut all = Vec::new();
-        while let Some(events) = reading.next(&self.reader, job).await {
-            all.extend(events);
+        while let Some(events) = replay.next().await {
+            all.extend(events?);
         }
         Ok(all)
     }
