@@ -148,7 +148,8 @@ impl Feed {
         self.rebuilt.store(true, Ordering::Release);
         self.wake();
         // Its task ends, too.
-        self.disconnected.notify_one();
+        self.disconnected.store(true, Ordering::Release);
+        self.driver.wake();
     }
 
     /// Starts the history with `next`.
