@@ -90,7 +90,7 @@ impl Nats {
         let names = Arc::new(Names::new(options.prefix.clone()));
         let name = format!("{} copies", options.name);
         let credentials = options.credentials.clone();
-        let secrets = options.credentials.secrets(url).await?;
+        let secrets = Box::pin(options.credentials.secrets(url)).await?;
         Ok(Self {
             live_readers: LiveReaders::new(name, credentials, secrets, count),
             live,
