@@ -80,10 +80,17 @@ impl Nats {
                 again
             });
         };
+        // Boxed: together they are as large as everything else of a caller.
         let (live, replay, work) = tokio::try_join!(
-            open(options, "live", LIVE_CAPACITY, counted(), deadline),
-            open(options, "replay", REPLAY_CAPACITY, counted(), deadline),
-            open(options, "work", LIVE_CAPACITY, note_time, deadline),
+            Box::pin(open(options, "live", LIVE_CAPACITY, counted(), deadline)),
+            Box::pin(open(
+                options,
+                "replay",
+                REPLAY_CAPACITY,
+                counted(),
+                deadline
+            )),
+            Box::pin(open(options, "work", LIVE_CAPACITY, note_time, deadline)),
         )?;
         let url = options.url.expose_secret();
         check_version(&live, url)?;
@@ -100,7 +107,7 @@ impl Nats {
         let names = Arc::new(Names::new(options.prefix.clone()));
         let name = format!("{} copies", options.name);
         let credentials = options.credentials.clone();
-        let secrets = options.credentials.secrets(url).await?;
+        let secrets = Box::pin(options.credentials.secrets(url)).await?;
         Ok(Self {
             live_readers: LiveReaders::new(name, credentials, secrets, count),
             live,

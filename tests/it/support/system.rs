@@ -77,7 +77,7 @@ impl Edge {
 impl System {
     /// Sets up streams for one test.
     pub async fn on(broker: &Broker) -> Self {
-        Self::with(broker, |_| {}).await
+        Box::pin(Self::with(broker, |_| {})).await
     }
 
     /// Sets up streams for one test, with other settings.
