@@ -20,6 +20,7 @@ use crate::config::DRAIN_WINDOW;
 use crate::hub::Hub;
 use crate::nats::{KindsCache, Log, Queue, Reader, UsageCache};
 use crate::runtime::Tasks;
+use crate::wire::Kind;
 
 /// The state of one edge thread.
 pub(super) struct App {
@@ -50,6 +51,8 @@ pub(super) struct App {
 pub struct EdgeSettings {
     /// The hosts that jobs may call back to, each `name` or `name:port`.
     pub callback_hosts: Vec<String>,
+    /// The kind of the jobs that answer chats of the AI SDK.
+    pub chat_kind: Option<Kind>,
     /// Whether `/` is the console.
     pub console: bool,
     /// The time over which clients are asked to reconnect when the edge stops.
@@ -78,6 +81,7 @@ impl Default for EdgeSettings {
     fn default() -> Self {
         Self {
             callback_hosts: Vec::new(),
+            chat_kind: None,
             console: true,
             drain: DRAIN_WINDOW,
             gate: Gate::open(),

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::translator::{Translation, Translator};
 use crate::config::{CLOSE_WAIT, COME_BACK, COMMENT_EVERY};
 use crate::edge::access::{Access, TokenEvent};
 use crate::edge::drain::DrainSlot;
@@ -61,6 +62,8 @@ pub(super) struct EventStream<S: EventSource, T> {
     comment_at: Duration,
     /// What happens to the client's token.
     token_events: BoxStream<'static, TokenEvent>,
+    /// Present if the client speaks another protocol.
+    translator: Option<Box<Translator>>,
 }
 
 impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
@@ -72,15 +75,7 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
         slot: DrainSlot,
         head: ResponseHead,
     ) -> Self {
-        let mut stream = Self {
-            comment_at: link.alarm.now() + COMMENT_EVERY,
-            link,
-            is_chunked: head.is_chunked,
-            watches,
-            slot,
-            token_events: Access::unrestricted().events(),
-        };
-        stream.link.output.put(head.bytes);
+        let mut stream = Self::bare(watches, link, slot, head);
         let mut hello = hello();
         if session.status().is_none() {
             // Helps a person who mistyped an id. An EventSource ignores it.
@@ -89,6 +84,36 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
         }
         stream.put(&hello);
         stream.watches.watch_session(session);
+        stream
+    }
+
+    /// A stream of this session in another protocol.
+    pub(super) fn translated(
+        session: Session<S>,
+        watches: Watches<S, ()>,
+        link: Link<T>,
+        slot: DrainSlot,
+        head: ResponseHead,
+        translation: Box<dyn Translation>,
+    ) -> Self {
+        let mut stream = Self::bare(watches, link, slot, head);
+        stream.translator = Some(Box::new(Translator::new(translation)));
+        stream.watches.watch_session(session);
+        stream
+    }
+
+    /// A stream that has only the head of the response.
+    fn bare(watches: Watches<S, ()>, link: Link<T>, slot: DrainSlot, head: ResponseHead) -> Self {
+        let mut stream = Self {
+            comment_at: link.alarm.now() + COMMENT_EVERY,
+            link,
+            is_chunked: head.is_chunked,
+            watches,
+            slot,
+            token_events: Access::unrestricted().events(),
+            translator: None,
+        };
+        stream.link.output.put(head.bytes);
         stream
     }
 
@@ -112,13 +137,15 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         if self.link.alarm.is_due() {
             if self.link.alarm.is_stopping() && self.slot.is_due() {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(self.interrupt());
             }
             self.comment(cx);
         }
         while let Poll::Ready(Some(event)) = self.token_events.poll_next_unpin(cx) {
             match event {
-                TokenEvent::Ended(_) => return Poll::Ready(Ok(())),
+                TokenEvent::Ended(_) => return Poll::Ready(self.interrupt()),
+                // Other protocols have no way to say so.
+                TokenEvent::Expiring(_) if self.translator.is_some() => {}
                 TokenEvent::Expiring(expires_in_ms) => {
                     let frame = ServerFrame::TokenExpiring { expires_in_ms };
                     self.put_named("token_expiring", &frame);
@@ -136,6 +163,16 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
         }
     }
 
+    /// How a stream ends before its job. Clients of other protocols do not reconnect after a clean
+    /// end, so they see a broken connection.
+    fn interrupt(&self) -> Result<(), Broken> {
+        if self.translator.is_some() {
+            Err(Broken)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Writes everything. If the client does not accept it, drops the events that are not begun.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let flushed = self.link.poll_flush(cx)?;
@@ -146,6 +183,13 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
                 // Something must wait, to notice that the client accepts data again, or not in time.
                 self.put(COMMENT);
             }
+        }
+        if let Some(translator) = &mut self.translator
+            && translator.has_waiting()
+            && self.link.is_stalled(self.watches.reads_memory(), cx)
+        {
+            let (translated, position) = translator.release();
+            self.watches.release(translated, position);
         }
         flushed.map(Ok)
     }
@@ -164,6 +208,9 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
 
     /// Adds what the client is sent next to the output.
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        if self.translator.is_some() {
+            return self.poll_translated(cx);
+        }
         match ready!(self.watches.poll_next(cx)) {
             Outgoing::Events(events) => {
                 self.link.is_large = self.watches.holds_room();
@@ -189,7 +236,39 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
         self.put(block.as_bytes());
     }
 
+    /// [`Self::poll_events`] in another protocol.
+    fn poll_translated(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let Some(translator) = &mut self.translator else {
+            return Poll::Ready(Outcome::More);
+        };
+        if let Some(frames) = translator.next() {
+            self.put(&frames);
+            return Poll::Ready(Outcome::More);
+        }
+        match ready!(self.watches.poll_next(cx)) {
+            Outgoing::Events(events) => {
+                self.link.is_large = self.watches.holds_room();
+                translator.begin(events);
+            }
+            Outgoing::Frame(_, ServerFrame::Missing { from, to, .. }) => {
+                let frames = translator.missing(from, to);
+                self.put(&frames);
+            }
+            Outgoing::Frame(_, ServerFrame::End { .. } | ServerFrame::Error { .. }) => {
+                let frames = translator.close();
+                self.put(&frames);
+                return Poll::Ready(Outcome::Over);
+            }
+            Outgoing::Frame(..) | Outgoing::Answer(..) | Outgoing::Token(_) => {}
+        }
+        Poll::Ready(Outcome::More)
+    }
+
     fn put(&mut self, content: &[u8]) {
+        // An empty chunk would end the body.
+        if content.is_empty() {
+            return;
+        }
         self.link.output.put(if self.is_chunked {
             http_chunk(content)
         } else {
