@@ -60,7 +60,39 @@ pub(super) struct ChatBody {
     /// The UI messages of the chat, the last one from the user. Further fields become part of the
     /// job's input.
     #[expect(dead_code, reason = "`messages` reads the body")]
-    messages: Vec<Value>,
+    #[schemars(length(min = 1))]
+    messages: Vec<ChatMessage>,
+}
+
+/// A UI message.
+#[derive(JsonSchema)]
+pub(super) struct ChatMessage {
+    #[expect(dead_code, reason = "`messages` reads the body")]
+    role: ChatRole,
+    #[expect(dead_code, reason = "`messages` reads the body")]
+    #[schemars(length(min = 1))]
+    parts: Vec<ChatPart>,
+}
+
+/// Who wrote a message.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+#[expect(dead_code, reason = "`messages` reads the body")]
+enum ChatRole {
+    System,
+    User,
+    Assistant,
+}
+
+/// A part of a message. There are more types of parts.
+#[derive(JsonSchema)]
+struct ChatPart {
+    #[expect(dead_code, reason = "`messages` reads the body")]
+    #[schemars(rename = "type", regex(pattern = "^text$"))]
+    part_type: String,
+    #[expect(dead_code, reason = "`messages` reads the body")]
+    #[schemars(length(min = 1))]
+    text: String,
 }
 
 /// Which answer to stop.
@@ -92,7 +124,7 @@ problems!(NotAnswered:
     post, path = "/api/chat", tag = CHAT,
     request_body = ref("#/components/schemas/ChatRequest"),
     responses(
-        (status = 200, description = "The UI message stream of the AI SDK.", content_type = "text/event-stream", body = inline(String)),
+        (status = 200, description = "The UI message stream of the AI SDK.", content_type = "text/event-stream", body = inline(Object)),
         NotAnswered,
     ),
 )]
@@ -117,7 +149,7 @@ problems!(NotResumed: BadRequest, Overloaded, Unavailable, Restarting);
 #[utoipa::path(
     get, path = "/api/chat/{id}/stream", tag = CHAT, params(("id" = String, Path, description = "The id of the chat.")),
     responses(
-        (status = 200, description = "The UI message stream of the AI SDK.", content_type = "text/event-stream", body = inline(String)),
+        (status = 200, description = "The UI message stream of the AI SDK.", content_type = "text/event-stream", body = inline(Object)),
         (status = 204, description = "No job of the chat is active."),
         NotResumed,
     ),

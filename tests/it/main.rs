@@ -68,6 +68,8 @@ mod openai;
 mod openai_clients;
 /// The OpenAPI document, and an edge that is tested against it.
 mod openapi;
+/// Who may do what over the protocols of the AI SDK and of OpenAI.
+mod other_protocols;
 /// Outages of the broker: a worker continues the jobs that it still owns.
 mod outages;
 /// What the packages of a release rely on: the server beside the program, the launcher for npm.

@@ -136,8 +136,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
                 && translator.has_waiting()
                 && self.socket.link.is_stalled(watches.reads_memory(), cx)
             {
-                let (translated, position) = translator.release();
-                watches.release(translated, position);
+                watches.release(translator.release());
             }
         }
         flushed.map(Ok)

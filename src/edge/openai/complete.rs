@@ -21,7 +21,7 @@ use crate::edge::error::Problem;
 use crate::edge::request::{JobPath, JsonBody, Params, Peer, flag, requested_start};
 use crate::edge::sse::{self, Translation, name_job, put_block};
 use crate::session::Session;
-use crate::wire::{JobId, Seq, Start, Stored, foreign_body};
+use crate::wire::{JobId, Kind, Seq, Start, Stored, foreign_body};
 
 /// A request for a chat completion. Further fields are part of the job's input.
 #[derive(JsonSchema)]
@@ -29,8 +29,9 @@ use crate::wire::{JobId, Seq, Start, Stored, foreign_body};
 pub(in crate::edge) struct CompletionBody {
     /// The kind of the job.
     #[expect(dead_code, reason = "`input` reads the body")]
-    model: String,
+    model: Kind,
     #[expect(dead_code, reason = "`input` reads the body")]
+    #[schemars(length(min = 1))]
     messages: Vec<serde_json::Map<String, Value>>,
     /// Whether to stream the answer.
     #[expect(dead_code, reason = "`input` reads the body")]
@@ -45,7 +46,7 @@ pub(in crate::edge) struct CompletionBody {
     request_body = ref("#/components/schemas/CompletionRequest"),
     responses(
         (status = 200, description = "The completion, or its chunks.", content(
-            (inline(Object) = "application/json"), (inline(String) = "text/event-stream"),
+            (inline(Object) = "application/json"), (inline(Object) = "text/event-stream"),
         )),
         (status = "4XX", description = "The request is refused, or the job has failed.", body = ref("#/components/schemas/OpenAiError")),
         (status = "5XX", description = "The job has failed or still runs, or the edge is overloaded.", body = ref("#/components/schemas/OpenAiError")),
@@ -97,7 +98,7 @@ pub(in crate::edge) struct CompletionQuery {
     ),
     responses(
         (status = 200, description = "The completion, or its chunks.", content(
-            (inline(Object) = "application/json"), (inline(String) = "text/event-stream"),
+            (inline(Object) = "application/json"), (inline(Object) = "text/event-stream"),
         )),
         (status = 204, description = "The client has all chunks."),
         (status = "4XX", description = "The request is refused, or the job has failed.", body = ref("#/components/schemas/OpenAiError")),

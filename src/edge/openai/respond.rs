@@ -26,7 +26,7 @@ use crate::edge::request::{JobPath, JsonBody, Params, Peer, flag};
 use crate::edge::sse::{self, Translation, name_job, put_block};
 use crate::session::Session;
 use crate::wire::limits::OUTPUT_MAX;
-use crate::wire::{Code, JobId, Seq, Start, Stored, foreign_body};
+use crate::wire::{Code, JobId, Kind, Seq, Start, Stored, foreign_body};
 
 /// A request for a response. Further fields are part of the job's input.
 #[derive(JsonSchema)]
@@ -34,7 +34,7 @@ use crate::wire::{Code, JobId, Seq, Start, Stored, foreign_body};
 pub(in crate::edge) struct ResponseBody {
     /// The kind of the job.
     #[expect(dead_code, reason = "`input` reads the body")]
-    model: String,
+    model: Kind,
     /// The text of the user.
     #[expect(dead_code, reason = "`input` reads the body")]
     input: String,
@@ -52,7 +52,7 @@ pub(in crate::edge) struct ResponseBody {
     request_body = ref("#/components/schemas/ResponseRequest"),
     responses(
         (status = 200, description = "The response, or its events.", content(
-            (inline(Object) = "application/json"), (inline(String) = "text/event-stream"),
+            (inline(Object) = "application/json"), (inline(Object) = "text/event-stream"),
         )),
         (status = "4XX", description = "Refused.", body = ref("#/components/schemas/OpenAiError")),
         (status = "5XX", description = "Overloaded, or without NATS.", body = ref("#/components/schemas/OpenAiError")),
@@ -99,7 +99,7 @@ pub(in crate::edge) struct ResponseQuery {
     get, path = "/v1/responses/{id}", tag = OPENAI, params(JobPath, ResponseQuery),
     responses(
         (status = 200, description = "The response, or its events.", content(
-            (inline(Object) = "application/json"), (inline(String) = "text/event-stream"),
+            (inline(Object) = "application/json"), (inline(Object) = "text/event-stream"),
         )),
         (status = "4XX", description = "Refused.", body = ref("#/components/schemas/OpenAiError")),
         (status = "5XX", description = "Overloaded, or without NATS.", body = ref("#/components/schemas/OpenAiError")),

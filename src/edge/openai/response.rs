@@ -91,11 +91,6 @@ impl ResponseFold {
         out
     }
 
-    /// Whether the response is complete, or has failed.
-    pub(super) const fn is_ended(&self) -> bool {
-        self.is_ended
-    }
-
     /// About how many bytes it holds.
     pub(super) const fn size(&self) -> usize {
         self.size

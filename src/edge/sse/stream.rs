@@ -188,8 +188,7 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
             && translator.has_waiting()
             && self.link.is_stalled(self.watches.reads_memory(), cx)
         {
-            let (translated, position) = translator.release();
-            self.watches.release(translated, position);
+            self.watches.release(translator.release());
         }
         flushed.map(Ok)
     }
@@ -346,6 +345,11 @@ mod tests {
 
         /// A stream from the first event on.
         async fn open(&self) -> Client {
+            self.open_translated(None).await
+        }
+
+        /// The same in another protocol, if there is a translation.
+        async fn open_translated(&self, translation: Option<Box<dyn Translation>>) -> Client {
             let start = Start::After(Seq(0));
             let session = Session::open(&self.hub, &job(), start).await.unwrap();
             let (client, edge) = duplex(SOCKET);
@@ -361,7 +365,13 @@ mod tests {
                 self.room.clone(),
             );
             let link = Link::new(edge, framing(&head), self.alarms.alarm());
-            let stream = EventStream::new(session, watches, link, self.clients.enter(), head);
+            let slot = self.clients.enter();
+            let stream = match translation {
+                None => EventStream::new(session, watches, link, slot, head),
+                Some(translation) => {
+                    EventStream::translated(session, watches, link, slot, head, translation)
+                }
+            };
             self.tasks.spawn(Box::new(stream).run());
             Client {
                 socket: client,
@@ -492,6 +502,47 @@ mod tests {
         let rest = client.rest(STREAM_STALL * 3).await;
         assert!(rest == written);
         assert_eq!(edge.room.used(), 0);
+    }
+
+    /// Writes what the edge's own protocol has.
+    struct Unchanged;
+
+    impl Translation for Unchanged {
+        fn apply(&mut self, event: &Stored, out: &mut Vec<u8>) {
+            out.extend_from_slice(block(event).as_bytes());
+        }
+
+        fn missing(&mut self, _: Seq, _: Seq, _: &mut Vec<u8>) {}
+
+        fn close(&mut self, _: &mut Vec<u8>) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_of_another_protocol_misses_nothing() {
+        let (memory, written) = long_log(2000);
+        let edge = Edge::new(&memory, &CancellationToken::new(), Budget::new(1 << 20));
+        let client = edge.open_translated(Some(Box::new(Unchanged))).await;
+        sleep(STREAM_STALL * 5).await;
+        let rest = client.rest(STREAM_STALL * 3).await;
+        assert!(rest == written);
+        assert_eq!(edge.room.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_of_another_protocol_breaks_when_the_edge_stops() {
+        let stop = CancellationToken::new();
+        let memory = MemoryLog::default();
+        let event = memory.append(&job(), chunk("a"));
+        let edge = Edge::new(&memory, &stop, Budget::unlimited());
+        let mut client = edge.open_translated(Some(Box::new(Unchanged))).await;
+        assert_eq!(client.next().await.unwrap(), block(&event));
+        stop.cancel();
+        let mut rest = Vec::new();
+        client.socket.read_to_end(&mut rest).await.unwrap();
+        assert!(
+            rest.is_empty(),
+            "a client would take a clean end for the job's"
+        );
     }
 
     #[tokio::test(start_paused = true)]

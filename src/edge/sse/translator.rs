@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::config::TURN_BYTES;
+use crate::config::{LARGE_EVENT, TURN_BYTES};
+use crate::edge::watches::Released;
 use crate::session::Position;
 use crate::wire::{Seq, Stored};
 
@@ -26,8 +27,8 @@ pub(in crate::edge) trait Translation: Send {
 pub(in crate::edge) struct Translator {
     translation: Box<dyn Translation>,
     waiting: VecDeque<Arc<Stored>>,
-    /// How many events of the delivery are translated, and the position after them.
-    translated: (usize, Option<Position>),
+    /// What of the delivery is translated.
+    translated: Released,
 }
 
 impl Translator {
@@ -35,14 +36,14 @@ impl Translator {
         Self {
             translation,
             waiting: VecDeque::new(),
-            translated: (0, None),
+            translated: Released::default(),
         }
     }
 
     /// Adds the events of the next delivery. Those of the last one must be translated.
     pub(in crate::edge) fn begin(&mut self, events: Vec<Arc<Stored>>) {
         self.waiting = events.into();
-        self.translated = (0, None);
+        self.translated = Released::default();
     }
 
     /// The frames of the next events, up to about [`TURN_BYTES`]; `None` when none wait.
@@ -52,8 +53,10 @@ impl Translator {
             && let Some(event) = self.waiting.pop_front()
         {
             self.translation.apply(&event, &mut out);
-            self.translated = (self.translated.0 + 1, Some(Position::after(&event)));
+            self.translated.events += 1;
+            self.translated.position = Some(Position::after(&event));
         }
+        self.translated.holds_large = out.len() > LARGE_EVENT;
         if out.is_empty() {
             self.waiting = VecDeque::new();
         }
@@ -65,11 +68,10 @@ impl Translator {
         !self.waiting.is_empty()
     }
 
-    /// Drops the events that wait. Returns how many of the delivery are translated, and the position
-    /// after those.
-    pub(in crate::edge) fn release(&mut self) -> (usize, Option<Position>) {
+    /// Drops the events that wait. Returns what of the delivery is translated.
+    pub(in crate::edge) fn release(&mut self) -> Released {
         self.waiting = VecDeque::new();
-        self.translated
+        std::mem::take(&mut self.translated)
     }
 
     pub(in crate::edge) fn missing(&mut self, from: Seq, to: Seq) -> Vec<u8> {
