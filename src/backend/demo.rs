@@ -24,6 +24,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
@@ -40,7 +41,8 @@ const SPECIAL: [&str; 8] = ["é", "naïve", "straße", "日本", "Привет",
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Demo;
 
-/// The input of a demo job. JSON `null` means all defaults; an unknown field is refused.
+/// The input of a demo job. JSON `null` means all defaults; an unknown field is refused, except those
+/// of a chat, to which the answer is the same text.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DemoSettings {
@@ -53,6 +55,10 @@ pub struct DemoSettings {
     pub length: u32,
     /// Chooses the text.
     pub seed: u64,
+    /// Ignored: the messages of a chat.
+    pub messages: IgnoredAny,
+    /// Ignored: an option of a chat completion.
+    pub stream_options: IgnoredAny,
 }
 
 impl Default for DemoSettings {
@@ -62,6 +68,8 @@ impl Default for DemoSettings {
             rate: 20.0,
             length: 9,
             seed: 0,
+            messages: IgnoredAny,
+            stream_options: IgnoredAny,
         }
     }
 }
@@ -343,7 +351,8 @@ mod tests {
                 words: 5,
                 rate: 0.0,
                 length: 64,
-                seed: u64::MAX
+                seed: u64::MAX,
+                ..DemoSettings::default()
             })
         );
         assert!(refused(&json!({"wrods": 5})).contains("wrods"));

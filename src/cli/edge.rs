@@ -17,6 +17,7 @@ use super::auth_args::AuthArgs;
 use crate::budget::Budget;
 use crate::config::{DRAIN_WINDOW, MEMORY_MIN};
 use crate::nats::Role;
+use crate::wire::Kind;
 use crate::{edge, runtime};
 
 /// Serve clients: submit jobs, read their state, and follow their streams. Any number of edges may
@@ -57,6 +58,10 @@ pub(super) struct EdgeArgs {
     /// new requests are refused. By default a quarter of the memory of the machine or container.
     #[arg(long, env = "TAILWATER_MEMORY", value_name = "BYTES", value_parser = bytes)]
     memory: Option<usize>,
+    /// The kind of the jobs that answer chats of the AI SDK (`useChat`) at `/api/chat`. None by
+    /// default; with `up`, `demo` or, with CMD, `exec`.
+    #[arg(long, env = "TAILWATER_CHAT_KIND", value_name = "KIND")]
+    chat_kind: Option<Kind>,
     /// Whether `/` is the console, a page that shows and runs jobs.
     #[arg(
         long,
@@ -140,6 +145,7 @@ impl EdgeArgs {
         let gate = self.auth.gate(listen)?;
         Ok(edge::EdgeSettings {
             callback_hosts: self.callback_hosts(),
+            chat_kind: self.chat_kind.clone(),
             console: self.console,
             drain,
             browsers: self.auth.browsers(&gate)?,

@@ -76,7 +76,15 @@ impl UpCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
             // Ctrl-C should return the prompt at once, and clients have no other edge to overload.
-            let settings = self.edge.settings(self.listen, Duration::ZERO)?;
+            let mut settings = self.edge.settings(self.listen, Duration::ZERO)?;
+            if settings.chat_kind.is_none() {
+                let kind = if self.command.is_empty() {
+                    "demo"
+                } else {
+                    "exec"
+                };
+                settings.chat_kind = Some(kind.parse()?);
+            }
             let hosts = settings.callback_hosts.clone();
             let webhook = (!hosts.is_empty())
                 .then(|| self.secret.backend(hosts))

@@ -93,3 +93,15 @@ pub const QUEUE_METRICS_WAIT: Duration = Duration::from_secs(3);
 pub const METRICS_CONNECTIONS: usize = 64;
 /// How much memory it may hold for them.
 pub const METRICS_MEMORY: usize = 8 * 1024 * 1024;
+/// The turns of a chat are numbered anew after this time. A chat whose answer takes longer cannot
+/// be resumed by its id; the log keeps events for a day by default, three times as long, so that the
+/// first turns of the current period and the one before have not expired.
+pub const CHAT_PERIOD: Duration = Duration::from_secs(8 * 3600);
+/// How many turns a chat may have in a period: one every three seconds.
+pub const CHAT_TURNS_MAX: u32 = 9999;
+/// How long a request for a whole completion or response waits for it: the default timeout of OpenAI's
+/// clients.
+pub const COMPLETION_WAIT: Duration = Duration::from_secs(600);
+/// How long the answer to a cancelled response waits for the job's end. A worker that is there ends it
+/// at once.
+pub const CANCEL_ANSWER_WAIT: Duration = Duration::from_secs(5);

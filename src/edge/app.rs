@@ -19,6 +19,7 @@ use crate::config::DRAIN_WINDOW;
 use crate::hub::Hub;
 use crate::nats::{Log, Queue, Reader, ReportCache, UsageCache};
 use crate::runtime::Tasks;
+use crate::wire::Kind;
 
 /// The state of one edge thread.
 pub(super) struct App {
@@ -48,6 +49,8 @@ pub(super) struct App {
 pub struct EdgeSettings {
     /// The hosts that jobs may call back to, each `name` or `name:port`.
     pub callback_hosts: Vec<String>,
+    /// The kind of the jobs that answer chats of the AI SDK.
+    pub chat_kind: Option<Kind>,
     /// Whether `/` is the console.
     pub console: bool,
     /// The time over which clients are asked to reconnect when the edge stops.
@@ -76,6 +79,7 @@ impl Default for EdgeSettings {
     fn default() -> Self {
         Self {
             callback_hosts: Vec::new(),
+            chat_kind: None,
             console: true,
             drain: DRAIN_WINDOW,
             gate: Gate::open(),

@@ -11,6 +11,10 @@ use crate::wire::Code;
 
 /// The tag of routes for clients.
 pub(super) const JOBS: &str = "jobs";
+/// The tag of routes that speak the protocol of the AI SDK.
+pub(super) const CHAT: &str = "chat";
+/// The tag of routes that speak the protocol of OpenAI.
+pub(super) const OPENAI: &str = "openai";
 /// The tag of routes for operators.
 pub(super) const OPERATION: &str = "operation";
 

@@ -33,7 +33,7 @@ pub(super) fn refusals() -> impl Iterator<Item = (Code, u64)> {
 }
 
 /// Why a request was refused or failed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Problem {
     code: Code,
     detail: Option<String>,
@@ -184,6 +184,8 @@ impl IntoResponse for Problem {
         for (name, value) in self.reached.iter().flat_map(|reached| reached.headers()) {
             headers.insert(name, value);
         }
+        // For clients that expect errors in another form.
+        response.extensions_mut().insert(self);
         response
     }
 }

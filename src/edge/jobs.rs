@@ -343,7 +343,8 @@ impl App {
         self.state(job).await
     }
 
-    async fn until_ended(
+    /// Waits until a job has ended or `wait` has passed.
+    pub(super) async fn until_ended(
         &self,
         client: IpAddr,
         job: &JobId,

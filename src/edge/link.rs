@@ -169,6 +169,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
     /// otherwise after a moment, so that they are not read from the log again each time that the
     /// socket is full.
     pub(super) fn should_release(&mut self, for_free: bool, cx: &Context<'_>) -> bool {
+        self.is_stalled(for_free, cx) && self.output.has_more_events()
+    }
+
+    /// Whether the client has accepted no data for so long that what waits for it is dropped.
+    pub(super) fn is_stalled(&mut self, for_free: bool, cx: &Context<'_>) -> bool {
         let Some(time) = self.blocked_for() else {
             return false;
         };
@@ -177,7 +182,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
             let soon = self.alarm.now() + STREAM_STALL;
             self.alarm.set_by(soon, cx.waker());
         }
-        is_due && self.output.has_more_events()
+        is_due
     }
 
     /// For how long the client has accepted no data; `None` while it does.

@@ -10,10 +10,12 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use utoipa::openapi::OpenApi;
 
-use super::describe::{JOBS, OPERATION, responses};
+use super::chat::{ChatBody, Stopping};
+use super::describe::{CHAT, JOBS, OPENAI, OPERATION, responses};
 use super::error;
 use super::jobs::{Accepted, CancelReceipt};
 use super::kinds::Kinds;
+use super::openai::{CompletionBody, ResponseBody};
 use super::page::Gap;
 use super::stats::{SocketIoStats, Stats};
 use super::tickets::{Ticket, TicketRequest};
@@ -57,7 +59,13 @@ fn describe(routes: &OpenApi) -> Value {
         "license": {"name": env!("CARGO_PKG_LICENSE"), "identifier": env!("CARGO_PKG_LICENSE")},
     });
     // utoipa adds this only for types, not for references.
-    for path in ["/paths/~1api~1jobs", "/paths/~1api~1tickets"] {
+    for path in [
+        "/paths/~1api~1jobs",
+        "/paths/~1api~1tickets",
+        "/paths/~1api~1chat",
+        "/paths/~1v1~1chat~1completions",
+        "/paths/~1v1~1responses",
+    ] {
         let body = document.pointer_mut(&format!("{path}/post/requestBody"));
         body.into_iter()
             .for_each(|body| body["required"] = true.into());
@@ -65,7 +73,9 @@ fn describe(routes: &OpenApi) -> Value {
     document["servers"] = json!([{"url": "/"}]);
     secure(&mut document);
     document["tags"] = json!([
-        {"name": JOBS, "description": "Submit jobs, follow them, read their state, cancel them, purge them."},
+{"name": JOBS, "description": "Submit jobs, follow them, read their state, cancel them, purge them."},
+        {"name": CHAT, "description": "The protocol of the AI SDK, for `useChat`."},
+        {"name": OPENAI, "description": "The protocol of OpenAI, for its clients. A model is a kind."},
         {"name": OPERATION, "description": "For operators of an edge."},
     ]);
     let mut schemas = definitions(Dialect::OpenApi);
@@ -74,6 +84,10 @@ fn describe(routes: &OpenApi) -> Value {
     let mut answers = Dialect::OpenApi.settings().for_serialize().into_generator();
     answers.subschema_for::<Accepted>();
     answers.subschema_for::<CancelReceipt>();
+    answers.subschema_for::<ChatBody>();
+    answers.subschema_for::<CompletionBody>();
+    answers.subschema_for::<ResponseBody>();
+    answers.subschema_for::<Stopping>();
     answers.subschema_for::<Gap>();
     answers.subschema_for::<JobPage>();
     answers.subschema_for::<Kinds>();
@@ -85,6 +99,7 @@ fn describe(routes: &OpenApi) -> Value {
     for (name, schema) in answers.take_definitions(true) {
         schemas.entry(name).or_insert(schema);
     }
+    schemas.insert("OpenAiError".into(), openai_error());
     schemas.insert("Page".into(), page());
     schemas.insert("StreamEvent".into(), stream_event());
     document["components"]["schemas"] = schemas.into();
@@ -115,6 +130,10 @@ fn secure(document: &mut Value) {
     let about_host = [Code::OriginNotAllowed, Code::HostNotAllowed];
     let paths = document["paths"].as_object_mut().into_iter().flatten();
     for (path, operations) in paths {
+        if path.starts_with("/v1/") {
+            // They describe their errors themselves.
+            continue;
+        }
         let is_public = PUBLIC.contains(&path.as_str());
         let codes = about_token.iter().filter(|_| !is_public).chain(&about_host);
         let codes: Vec<Code> = codes.copied().collect();
@@ -136,6 +155,25 @@ fn secure(document: &mut Value) {
 
 fn any_event() -> Value {
     json!({"anyOf": [{"$ref": "#/components/schemas/Event"}, {"$ref": "#/components/schemas/OtherEvent"}]})
+}
+
+/// What `openai` answers with.
+fn openai_error() -> Value {
+    json!({
+        "type": "object",
+        "description": "An error in the form of OpenAI.",
+        "required": ["error"],
+        "properties": {"error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string"},
+            },
+        }},
+    })
 }
 
 /// What `page` writes. There is no type, since events are bytes that all watchers share.

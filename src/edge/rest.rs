@@ -57,6 +57,20 @@ pub(super) async fn submit(
         ..
     } = SubmitFrame::from_body(&body)?;
     drop((body, reservation));
+    let request = SubmitRequest {
+        _reservation: app.reservation_for(&submission)?,
+        submission,
+        key: idempotency_key(&headers)?,
+        watch_token,
+    };
+    let accepted = app.submit(&access, from, request).await?;
+    let status = status_of(accepted.new);
+    let location = [(header::LOCATION, format!("/api/jobs/{}", accepted.id))];
+    Ok((status, location, Json(accepted)).into_response())
+}
+
+/// The idempotency key of a request, if it has one.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let bad_key = |_| {
         Problem::new(
             Code::BadRequest,
@@ -65,16 +79,7 @@ pub(super) async fn submit(
     };
     let key = headers.get(IDEMPOTENCY_KEY);
     let key = key.map(|key| key.to_str().map(str::to_owned).map_err(bad_key));
-    let request = SubmitRequest {
-        _reservation: app.reservation_for(&submission)?,
-        submission,
-        key: key.transpose()?,
-        watch_token,
-    };
-    let accepted = app.submit(&access, from, request).await?;
-    let status = status_of(accepted.new);
-    let location = [(header::LOCATION, format!("/api/jobs/{}", accepted.id))];
-    Ok((status, location, Json(accepted)).into_response())
+    key.transpose()
 }
 
 /// 202 if the request has started something, 200 if that existed.

@@ -16,8 +16,8 @@ use super::app::App;
 use super::error::Problem;
 use super::openapi::ApiDocument;
 use super::{
-    admission, console, head, kinds, list, metrics, openapi, ops, rest, session, socketio, sse,
-    stats, tickets, ws,
+    admission, chat, console, head, kinds, list, metrics, openai, openapi, ops, rest, session,
+    socketio, sse, stats, tickets, ws,
 };
 use crate::config::PREFLIGHT_AGE;
 use crate::wire::Code;
@@ -47,6 +47,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .layer(allowed_origins())
         .layer(from_fn_with_state(Arc::clone(&app), admission::browser))
         .layer(from_fn(head::checked))
+        .layer(from_fn(openai::in_openai_form))
         // A cache may keep a response without this header for any time; a job would then seem to
         // run forever.
         .layer(SetResponseHeaderLayer::if_not_present(
@@ -98,6 +99,16 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(tickets::issue))
         .routes(routes!(session::begin, session::end))
         .routes(routes!(ws::upgrade))
+        .routes(routes!(chat::answer))
+        .routes(routes!(chat::resume))
+        .routes(routes!(chat::stop))
+        .routes(routes!(openai::complete))
+        .routes(routes!(openai::completion))
+        .routes(routes!(openai::respond))
+        .routes(routes!(openai::response))
+        .routes(routes!(openai::cancel_response))
+        .routes(routes!(openai::models))
+        .routes(routes!(openai::model))
         .routes(routes!(kinds::kinds))
         .routes(routes!(stats::stats))
         .routes(routes!(stats::socketio))

@@ -2,6 +2,7 @@
 //! standard, section 9.2) or as a page. `wire/PROTOCOL.md` is the contract.
 
 mod stream;
+mod translator;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -10,13 +11,14 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, Version, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream::empty;
 use serde::Deserialize;
 
 use self::stream::{EventStream, framing, hello};
+pub(super) use self::translator::{Translation, Translator, put_block};
 use super::accept::{Form, form};
 use super::access::Access;
 use super::app::App;
@@ -34,6 +36,7 @@ use crate::config::{PAGE_EVENTS, PAGE_EVENTS_MAX};
 use crate::fair_slots::FairSlot;
 use crate::nats::Reader;
 use crate::session::Session;
+use crate::wire::{Code, JobId};
 
 /// Where to start, and for a page how much to return and how long to wait.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -153,22 +156,15 @@ pub(super) async fn events(
             let slot = (request.version == Version::HTTP_2)
                 .then(|| app.shared.connections().acquire(client))
                 .transpose()?;
-            let counted = (access.connect()?, slot);
-            // The response's own body is only for HEAD.
-            let mut response = stream_of(Body::from_stream(empty::<Result<Bytes, Infallible>>()));
-            let takeover = Takeover::new(move |taken, head| {
-                start_stream(&app, session, (client, access, counted), taken, head);
-            });
-            response.extensions_mut().insert(takeover);
-            response
+            let client = StreamClient::new(client, access, slot)?;
+            taken_over(move |taken, head| start_stream(&app, session, client, None, taken, head))
         }
         // An EventSource does not reconnect after an error, but does when a stream ends.
         (Form::Stream, _) => stream_of(Body::from(hello())),
     };
     let cache = match form {
         Form::Page => "no-cache",
-        // A proxy that compresses would hold back small events.
-        Form::Stream => "no-cache, no-transform",
+        Form::Stream => NOT_CACHED,
     };
     response
         .headers_mut()
@@ -179,26 +175,102 @@ pub(super) async fn events(
     Ok(response)
 }
 
-/// Streams the events of a session over the connection of a client, which has this address.
+/// How event streams are cached. A proxy that compresses would hold back small events.
+const NOT_CACHED: &str = "no-cache, no-transform";
+
+/// A response that streams a session's events in another protocol. It ends before the job only with
+/// a broken connection.
+pub(super) fn translated(
+    app: &Arc<App>,
+    session: Session<Reader>,
+    (address, access): (IpAddr, Access),
+    translation: Box<dyn Translation>,
+) -> Result<Response, Problem> {
+    if app.clients.are_leaving() {
+        return Err(Code::Restarting.into());
+    }
+    // Over HTTP/2, one connection has many streams.
+    let slot = app.shared.connections().acquire(address)?;
+    let client = StreamClient::new(address, access, Some(slot))?;
+    let app = Arc::clone(app);
+    let job = session.job().clone();
+    let mut response = taken_over(move |taken, head| {
+        start_stream(&app, session, client, Some(translation), taken, head);
+    });
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static(NOT_CACHED));
+    name_job(&mut response, &job);
+    Ok(response)
+}
+
+/// Names the job that a response of another protocol is from.
+pub(super) fn name_job(response: &mut Response, job: &JobId) {
+    if let Ok(job) = HeaderValue::from_str(job.as_str()) {
+        let name = HeaderName::from_static("x-tailwater-job");
+        response.headers_mut().insert(name, job);
+    }
+}
+
+/// An event stream that `writer` writes. The response's own body is only for HEAD.
+fn taken_over(writer: impl FnOnce(TakenStream, ResponseHead) + Send + 'static) -> Response {
+    let mut response = stream_of(Body::from_stream(empty::<Result<Bytes, Infallible>>()));
+    response.extensions_mut().insert(Takeover::new(writer));
+    response
+}
+
+/// A client of a stream.
+struct StreamClient {
+    address: IpAddr,
+    access: Access,
+    /// Counts it among the streams of its subject, and among those of its address.
+    counted: (Option<SubjectConnection>, Option<FairSlot>),
+}
+
+impl StreamClient {
+    fn new(address: IpAddr, access: Access, slot: Option<FairSlot>) -> Result<Self, Problem> {
+        let counted = (access.connect()?, slot);
+        Ok(Self {
+            address,
+            access,
+            counted,
+        })
+    }
+}
+
+/// Streams the events of a session over the connection of a client.
 fn start_stream(
     app: &App,
     session: Session<Reader>,
-    (client, access, counted): (
-        IpAddr,
-        Access,
-        (Option<SubjectConnection>, Option<FairSlot>),
-    ),
+    client: StreamClient,
+    translation: Option<Box<dyn Translation>>,
     taken: TakenStream,
     head: ResponseHead,
 ) {
+    let StreamClient {
+        address,
+        access,
+        counted,
+    } = client;
     let counters = Arc::clone(&app.thread.counters);
     let connected = counters.connect(Transport::Sse);
     let room = app.shared.memory().streams.clone();
-    let watches = Watches::new(Arc::clone(&app.hub), counters, Transport::Sse, client, room);
+    let watches = Watches::new(
+        Arc::clone(&app.hub),
+        counters,
+        Transport::Sse,
+        address,
+        room,
+    );
     let mut link = Link::taken(taken, framing(&head), app.alarms.alarm());
     link.count_sent(&app.thread.counters.sent, Transport::Sse);
     let slot = app.clients.enter();
-    let stream = EventStream::new(session, watches, link, slot, head);
+    let stream = match translation {
+        None => EventStream::new(session, watches, link, slot, head),
+        Some(translation) => {
+            EventStream::translated(session, watches, link, slot, head, translation)
+        }
+    };
     let stream = Box::new(stream.while_valid(&access));
     app.tasks.spawn(async move {
         stream.run().await;

@@ -3,10 +3,10 @@
 
 mod connection;
 mod echo;
-mod liveness;
+pub(super) mod liveness;
 pub(super) mod opening;
 mod reader;
-mod socket;
+pub(super) mod socket;
 
 use std::sync::Arc;
 
@@ -22,6 +22,7 @@ use self::socket::FrameSocket;
 use super::access::Access;
 use super::admission::ClientAddress;
 use super::app::App;
+use super::chat::{CHAT_PROTOCOL, ChatSocket};
 use super::counters::Transport;
 use super::credential::BEARER_SUBPROTOCOL;
 use super::describe::{JOBS, problems};
@@ -51,16 +52,25 @@ pub(super) async fn upgrade(
     let key = opening::check(&mut request)?;
     let access = request.extensions.get::<Access>().cloned();
     let ClientAddress(address) = *request.extensions.get().ok_or(Code::Internal)?;
-    let encoding = match offered_subprotocols(&request.headers) {
+    let selected = match offered_subprotocols(&request.headers) {
         None => None,
-        Some(names) => Some(Encoding::of_offer(names).ok_or(Code::BadSubprotocol)?),
+        Some(names) => Some(Subprotocol::of_offer(names).ok_or(Code::BadSubprotocol)?),
+    };
+    let chat = match selected {
+        Some(Subprotocol::Chat) => {
+            let no_token = || Problem::new(Code::Unauthorized, NO_LATER_TOKEN);
+            let access = access.clone().ok_or_else(no_token)?;
+            let counted = access.connect()?;
+            Some((access, counted))
+        }
+        Some(Subprotocol::Own(_)) | None => None,
     };
     let upgrade = request.extensions.remove::<OnUpgrade>();
     let upgrade = upgrade.ok_or_else(|| Problem::new(Code::BadRequest, NOT_UPGRADABLE))?;
     if app.clients.are_leaving() {
         return Err(Code::Restarting.into());
     }
-    let response = opening::accept(&key, encoding);
+    let response = opening::accept(&key, selected.map(Subprotocol::name));
     let tasks = app.tasks.clone();
     let slot = app.clients.enter();
     let connected = app.thread.counters.connect(Transport::WebSocket);
@@ -69,17 +79,57 @@ pub(super) async fn upgrade(
         let Some(taken) = Box::pin(TakenStream::upgraded(upgrade)).await else {
             return;
         };
-        let encoding = encoding.unwrap_or(Encoding::Json);
+        let encoding = match selected {
+            Some(Subprotocol::Own(encoding)) => encoding,
+            Some(Subprotocol::Chat) | None => Encoding::Json,
+        };
         let mut link = Link::taken(taken, framing(encoding), app.alarms.alarm());
         link.count_sent(&app.thread.counters.sent, Transport::WebSocket);
         let socket = FrameSocket::new(link, &app.shared.memory().bodies);
-        let connection = Connection::new(app, socket, encoding, slot, address, access);
-        Box::new(connection).run().await;
+        match chat {
+            Some((access, counted)) => {
+                let chat = ChatSocket::new(app, socket, slot, address, access);
+                Box::new(chat).run().await;
+                drop(counted);
+            }
+            None => {
+                let connection = Connection::new(app, socket, encoding, slot, address, access);
+                Box::new(connection).run().await;
+            }
+        }
         drop(connected);
     });
     Ok(response)
 }
 
+/// What is spoken over a WebSocket.
+#[derive(Clone, Copy, Debug)]
+enum Subprotocol {
+    /// The protocol of PROTOCOL.md.
+    Own(Encoding),
+    /// The protocol of the AI SDK.
+    Chat,
+}
+
+impl Subprotocol {
+    /// The first one that the client offers and the edge speaks.
+    fn of_offer<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Self> {
+        names.into_iter().find_map(|name| match name {
+            CHAT_PROTOCOL => Some(Self::Chat),
+            _ => Encoding::of_offer([name]).map(Self::Own),
+        })
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Own(encoding) => encoding.subprotocol(),
+            Self::Chat => CHAT_PROTOCOL,
+        }
+    }
+}
+
+const NO_LATER_TOKEN: &str =
+    "Send the token with the request: in the header, or as a subprotocol `bearer.TOKEN`.";
 const NOT_UPGRADABLE: &str = "The connection cannot be upgraded. Send the request over HTTP/1.1.";
 
 /// The frames of events in this encoding.

@@ -54,4 +54,4 @@ pub use stored::{DecodeError, EventHead, Stored};
 pub use submission::{
     KEY_ID, Limits, RESERVED_ID, RESERVED_KIND, Submission, may_call_back, reserved_kind,
 };
-pub use submit::SubmitFrame;
+pub use submit::{SubmitFrame, foreign_body};

@@ -174,6 +174,26 @@ impl SubmissionFields<'_> {
     }
 }
 
+/// Parses a request in another protocol, which becomes an input. A refused one is not built.
+///
+/// # Errors
+/// A [`Refusal`] for the client.
+pub fn foreign_body(text: &[u8]) -> Result<Value, Refusal> {
+    let not_text = |error: std::str::Utf8Error| Refusal::new(Code::BadJson, error.to_string());
+    let text = std::str::from_utf8(text).map_err(not_text)?;
+    let size = scan::measure(text).map_err(|error| bad_input(&error))?;
+    if size.memory > INPUT_MEMORY_MAX {
+        return Err(Refusal::new(Code::TooLarge, too_many_parts(size.memory)));
+    }
+    plain(&mut serde_json::Deserializer::from_str(text)).map_err(|error| bad_input(&error))
+}
+
+fn too_many_parts(memory: usize) -> String {
+    format!(
+        "the input has too many small parts: it takes {memory} bytes in memory, the limit is {INPUT_MEMORY_MAX}"
+    )
+}
+
 /// JSON without a syntax error can still be invalid, for example a number that is too large for a
 /// float.
 fn bad_input(error: &serde_json::Error) -> Refusal {
@@ -229,10 +249,7 @@ impl Submission {
             return too_large(Self::too_large(size, EVENT_MAX));
         }
         if input.memory > INPUT_MEMORY_MAX {
-            return too_large(format!(
-                "the input has too many small parts: it takes {} bytes in memory, the limit is {INPUT_MEMORY_MAX}",
-                input.memory
-            ));
+            return too_large(too_many_parts(input.memory));
         }
         Ok(())
     }

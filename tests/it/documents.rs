@@ -26,13 +26,15 @@ use crate::support::up::up;
 use crate::support::{process, within};
 
 /// The documents whose commands are run, each by the test below that names it.
-const RUN: [&str; 9] = [
+const RUN: [&str; 11] = [
     "README.md",
     "docs/quick-start.md",
+    "docs/ai-sdk.md",
     "docs/clients.md",
     "docs/http.md",
     "docs/workers.md",
     "docs/metrics.md",
+    "docs/openai.md",
     "docs/operations.md",
     "docs/performance.md",
     "docs/security.md",
@@ -233,6 +235,16 @@ async fn the_commands_of_the_readme_work() {
 #[tokio::test]
 async fn the_commands_of_the_quick_start_work() {
     run("docs/quick-start.md").await;
+}
+
+#[tokio::test]
+async fn the_commands_of_a_chat_work() {
+    run("docs/ai-sdk.md").await;
+}
+
+#[tokio::test]
+async fn the_commands_in_the_form_of_openai_work() {
+    run("docs/openai.md").await;
 }
 
 #[tokio::test]

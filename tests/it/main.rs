@@ -10,6 +10,8 @@ mod support;
 
 /// Who may do what: each operation over each transport with each kind of token.
 mod access;
+/// The AI SDK's chat: the whole answer, resuming, stopping, failing, and attempts that supersede.
+mod ai_sdk;
 /// Attempts: retries, time limits, hand-overs, continuing, and workers that die.
 mod attempts;
 /// Bad frames, requests and cursors: each gets its own code and affects no other client.
@@ -66,8 +68,12 @@ mod metrics;
 mod model_cases;
 /// Model servers: complete answers and every fault.
 mod openai;
+/// OpenAI's clients: completions and responses that survive, resume, and are cancelled.
+mod openai_clients;
 /// The OpenAPI document, and an edge that is tested against it.
 mod openapi;
+/// Who may do what over the protocols of the AI SDK and of OpenAI.
+mod other_protocols;
 /// Outages of the broker: a worker continues the jobs that it still owns.
 mod outages;
 /// What the packages of a release rely on: the server beside the program, the launcher for npm.

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::translator::{Translation, Translator};
 use crate::config::{CLOSE_WAIT, COME_BACK, COMMENT_EVERY};
 use crate::edge::access::{Access, TokenEvent};
 use crate::edge::drain::DrainSlot;
@@ -61,6 +62,8 @@ pub(super) struct EventStream<S: EventSource, T> {
     comment_at: Duration,
     /// What happens to the client's token.
     token_events: BoxStream<'static, TokenEvent>,
+    /// Present if the client speaks another protocol.
+    translator: Option<Box<Translator>>,
 }
 
 impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
@@ -72,15 +75,7 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
         slot: DrainSlot,
         head: ResponseHead,
     ) -> Self {
-        let mut stream = Self {
-            comment_at: link.alarm.now() + COMMENT_EVERY,
-            link,
-            is_chunked: head.is_chunked,
-            watches,
-            slot,
-            token_events: Access::unrestricted().events(),
-        };
-        stream.link.output.put(head.bytes);
+        let mut stream = Self::bare(watches, link, slot, head);
         let mut hello = hello();
         if session.status().is_none() {
             // Helps a person who mistyped an id. An EventSource ignores it.
@@ -89,6 +84,36 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
         }
         stream.put(&hello);
         stream.watches.watch_session(session);
+        stream
+    }
+
+    /// A stream of this session in another protocol.
+    pub(super) fn translated(
+        session: Session<S>,
+        watches: Watches<S, ()>,
+        link: Link<T>,
+        slot: DrainSlot,
+        head: ResponseHead,
+        translation: Box<dyn Translation>,
+    ) -> Self {
+        let mut stream = Self::bare(watches, link, slot, head);
+        stream.translator = Some(Box::new(Translator::new(translation)));
+        stream.watches.watch_session(session);
+        stream
+    }
+
+    /// A stream that has only the head of the response.
+    fn bare(watches: Watches<S, ()>, link: Link<T>, slot: DrainSlot, head: ResponseHead) -> Self {
+        let mut stream = Self {
+            comment_at: link.alarm.now() + COMMENT_EVERY,
+            link,
+            is_chunked: head.is_chunked,
+            watches,
+            slot,
+            token_events: Access::unrestricted().events(),
+            translator: None,
+        };
+        stream.link.output.put(head.bytes);
         stream
     }
 
@@ -112,13 +137,15 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         if self.link.alarm.is_due() {
             if self.link.alarm.is_stopping() && self.slot.is_due() {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(self.interrupt());
             }
             self.comment(cx);
         }
         while let Poll::Ready(Some(event)) = self.token_events.poll_next_unpin(cx) {
             match event {
-                TokenEvent::Ended(_) => return Poll::Ready(Ok(())),
+                TokenEvent::Ended(_) => return Poll::Ready(self.interrupt()),
+                // Other protocols have no way to say so.
+                TokenEvent::Expiring(_) if self.translator.is_some() => {}
                 TokenEvent::Expiring(expires_in_ms) => {
                     let frame = ServerFrame::TokenExpiring { expires_in_ms };
                     self.put_named("token_expiring", &frame);
@@ -136,6 +163,16 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
         }
     }
 
+    /// How a stream ends before its job. Clients of other protocols do not reconnect after a clean
+    /// end, so they see a broken connection.
+    fn interrupt(&self) -> Result<(), Broken> {
+        if self.translator.is_some() {
+            Err(Broken)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Writes everything. If the client does not accept it, drops the events that are not begun.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let flushed = self.link.poll_flush(cx)?;
@@ -146,6 +183,12 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
                 // Something must wait, to notice that the client accepts data again, or not in time.
                 self.put(COMMENT);
             }
+        }
+        if let Some(translator) = &mut self.translator
+            && translator.has_waiting()
+            && self.link.is_stalled(self.watches.reads_memory(), cx)
+        {
+            self.watches.release(translator.release());
         }
         flushed.map(Ok)
     }
@@ -164,6 +207,9 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
 
     /// Adds what the client is sent next to the output.
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        if self.translator.is_some() {
+            return self.poll_translated(cx);
+        }
         match ready!(self.watches.poll_next(cx)) {
             Outgoing::Events(events) => {
                 self.link.is_large = self.watches.holds_room();
@@ -189,7 +235,39 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
         self.put(block.as_bytes());
     }
 
+    /// [`Self::poll_events`] in another protocol.
+    fn poll_translated(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let Some(translator) = &mut self.translator else {
+            return Poll::Ready(Outcome::More);
+        };
+        if let Some(frames) = translator.next() {
+            self.put(&frames);
+            return Poll::Ready(Outcome::More);
+        }
+        match ready!(self.watches.poll_next(cx)) {
+            Outgoing::Events(events) => {
+                self.link.is_large = self.watches.holds_room();
+                translator.begin(events);
+            }
+            Outgoing::Frame(_, ServerFrame::Missing { from, to, .. }) => {
+                let frames = translator.missing(from, to);
+                self.put(&frames);
+            }
+            Outgoing::Frame(_, ServerFrame::End { .. } | ServerFrame::Error { .. }) => {
+                let frames = translator.close();
+                self.put(&frames);
+                return Poll::Ready(Outcome::Over);
+            }
+            Outgoing::Frame(..) | Outgoing::Answer(..) | Outgoing::Token(_) => {}
+        }
+        Poll::Ready(Outcome::More)
+    }
+
     fn put(&mut self, content: &[u8]) {
+        // An empty chunk would end the body.
+        if content.is_empty() {
+            return;
+        }
         self.link.output.put(if self.is_chunked {
             http_chunk(content)
         } else {
@@ -267,6 +345,11 @@ mod tests {
 
         /// A stream from the first event on.
         async fn open(&self) -> Client {
+            self.open_translated(None).await
+        }
+
+        /// The same in another protocol, if there is a translation.
+        async fn open_translated(&self, translation: Option<Box<dyn Translation>>) -> Client {
             let start = Start::After(Seq(0));
             let session = Session::open(&self.hub, &job(), start).await.unwrap();
             let (client, edge) = duplex(SOCKET);
@@ -282,7 +365,13 @@ mod tests {
                 self.room.clone(),
             );
             let link = Link::new(edge, framing(&head), self.alarms.alarm());
-            let stream = EventStream::new(session, watches, link, self.clients.enter(), head);
+            let slot = self.clients.enter();
+            let stream = match translation {
+                None => EventStream::new(session, watches, link, slot, head),
+                Some(translation) => {
+                    EventStream::translated(session, watches, link, slot, head, translation)
+                }
+            };
             self.tasks.spawn(Box::new(stream).run());
             Client {
                 socket: client,
@@ -413,6 +502,47 @@ mod tests {
         let rest = client.rest(STREAM_STALL * 3).await;
         assert!(rest == written);
         assert_eq!(edge.room.used(), 0);
+    }
+
+    /// Writes what the edge's own protocol has.
+    struct Unchanged;
+
+    impl Translation for Unchanged {
+        fn apply(&mut self, event: &Stored, out: &mut Vec<u8>) {
+            out.extend_from_slice(block(event).as_bytes());
+        }
+
+        fn missing(&mut self, _: Seq, _: Seq, _: &mut Vec<u8>) {}
+
+        fn close(&mut self, _: &mut Vec<u8>) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_of_another_protocol_misses_nothing() {
+        let (memory, written) = long_log(2000);
+        let edge = Edge::new(&memory, &CancellationToken::new(), Budget::new(1 << 20));
+        let client = edge.open_translated(Some(Box::new(Unchanged))).await;
+        sleep(STREAM_STALL * 5).await;
+        let rest = client.rest(STREAM_STALL * 3).await;
+        assert!(rest == written);
+        assert_eq!(edge.room.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_of_another_protocol_breaks_when_the_edge_stops() {
+        let stop = CancellationToken::new();
+        let memory = MemoryLog::default();
+        let event = memory.append(&job(), chunk("a"));
+        let edge = Edge::new(&memory, &stop, Budget::unlimited());
+        let mut client = edge.open_translated(Some(Box::new(Unchanged))).await;
+        assert_eq!(client.next().await.unwrap(), block(&event));
+        stop.cancel();
+        let mut rest = Vec::new();
+        client.socket.read_to_end(&mut rest).await.unwrap();
+        assert!(
+            rest.is_empty(),
+            "a client would take a clean end for the job's"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::edge::error::Problem;
-use crate::wire::{Code, Encoding};
+use crate::wire::Code;
 
 /// Checks the request, and reduces the two list headers to the one token that the libraries expect.
 /// Returns the client's key.
@@ -36,8 +36,8 @@ pub(in crate::edge) fn check(request: &mut Parts) -> Result<HeaderValue, Problem
     Ok(key)
 }
 
-/// Accepts a request with this key, and selects the subprotocol of an encoding.
-pub(super) fn accept(key: &HeaderValue, selected: Option<Encoding>) -> Response {
+/// Accepts a request with this key, and selects a subprotocol.
+pub(super) fn accept(key: &HeaderValue, selected: Option<&'static str>) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -47,8 +47,8 @@ pub(super) fn accept(key: &HeaderValue, selected: Option<Encoding>) -> Response 
     if let Ok(accept) = accept {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
-    if let Some(encoding) = selected {
-        let subprotocol = HeaderValue::from_static(encoding.subprotocol());
+    if let Some(name) = selected {
+        let subprotocol = HeaderValue::from_static(name);
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
     }
     response

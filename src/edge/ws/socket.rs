@@ -20,8 +20,8 @@ use crate::wire::{Code, Encoding};
 
 /// A client's WebSocket.
 #[derive(Debug)]
-pub(super) struct FrameSocket<T> {
-    pub(super) link: Link<T>,
+pub(in crate::edge) struct FrameSocket<T> {
+    pub(in crate::edge) link: Link<T>,
     reader: FrameReader,
     bodies: SplitBudget,
     /// The memory of a message that is not complete.
@@ -35,14 +35,14 @@ pub(super) struct FrameSocket<T> {
 }
 
 /// A complete message, and the encoding that its type stands for.
-pub(super) struct ClientMessage {
-    pub(super) bytes: Vec<u8>,
-    pub(super) encoding: Encoding,
+pub(in crate::edge) struct ClientMessage {
+    pub(in crate::edge) bytes: Vec<u8>,
+    pub(in crate::edge) encoding: Encoding,
 }
 
 /// Why a connection ends.
 #[derive(Debug)]
-pub(super) enum Disconnect {
+pub(in crate::edge) enum Disconnect {
     /// The client has disconnected, or nothing can be written to it.
     Gone,
     /// The client closed, with this code.
@@ -68,7 +68,7 @@ impl From<FrameError> for Disconnect {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> FrameSocket<T> {
-    pub(super) fn new(link: Link<T>, bodies: &SplitBudget) -> Self {
+    pub(in crate::edge) fn new(link: Link<T>, bodies: &SplitBudget) -> Self {
         Self {
             link,
             reader: FrameReader::new(),
@@ -81,13 +81,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> FrameSocket<T> {
     }
 
     /// Adds a frame to what is written.
-    pub(super) fn put(&mut self, kind: FrameKind, payload: &[u8]) {
+    pub(in crate::edge) fn put(&mut self, kind: FrameKind, payload: &[u8]) {
         self.link.output.put(websocket_frame(kind, payload));
     }
 
     /// Reads what has arrived, and answers pings. Returns the messages that are complete now,
     /// perhaps none.
-    pub(super) fn poll_receive(
+    pub(in crate::edge) fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Vec<ClientMessage>, Disconnect>> {
@@ -159,13 +159,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> FrameSocket<T> {
     }
 
     /// When the message must be complete that has begun.
-    pub(super) const fn message_by(&self) -> Option<Duration> {
+    pub(in crate::edge) const fn message_by(&self) -> Option<Duration> {
         self.message_by
     }
 
     /// Performs the closing handshake (RFC 6455, section 7), for a limited time: the client may
     /// have stopped reading.
-    pub(super) async fn close(mut self, disconnect: Disconnect) {
+    pub(in crate::edge) async fn close(mut self, disconnect: Disconnect) {
         let (payload, waits) = match disconnect {
             Disconnect::Gone => return,
             Disconnect::Closed(code) => {

@@ -1,0 +1,206 @@
+//! `/v1/chat/completions`: a durable proxy in front of any worker.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{IntoResponse as _, Response};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::completion::{CompletionChunks, WholeCompletion};
+use super::input::ModelRequest;
+use super::job::{submit, wait_and_fold};
+use crate::auth::Operation;
+use crate::config::COMPLETION_WAIT;
+use crate::edge::access::Access;
+use crate::edge::app::App;
+use crate::edge::describe::OPENAI;
+use crate::edge::error::Problem;
+use crate::edge::request::{JobPath, JsonBody, Params, Peer, flag, requested_start};
+use crate::edge::sse::{self, Translation, name_job, put_block};
+use crate::session::Session;
+use crate::wire::{JobId, Kind, Seq, Start, Stored, foreign_body};
+
+/// A request for a chat completion. Further fields are part of the job's input.
+#[derive(JsonSchema)]
+#[schemars(rename = "CompletionRequest")]
+pub(in crate::edge) struct CompletionBody {
+    /// The kind of the job.
+    #[expect(dead_code, reason = "`input` reads the body")]
+    model: Kind,
+    #[expect(dead_code, reason = "`input` reads the body")]
+    #[schemars(length(min = 1))]
+    messages: Vec<serde_json::Map<String, Value>>,
+    /// Whether to stream the answer.
+    #[expect(dead_code, reason = "`input` reads the body")]
+    stream: Option<bool>,
+}
+
+/// Answers a chat, as the model server does.
+///
+/// The header `x-tailwater-job` names the job. If the client disconnects, the job goes on.
+#[utoipa::path(
+    post, path = "/v1/chat/completions", tag = OPENAI,
+    request_body = ref("#/components/schemas/CompletionRequest"),
+    responses(
+        (status = 200, description = "The completion, or its chunks.", content(
+            (inline(Object) = "application/json"), (inline(Object) = "text/event-stream"),
+        )),
+        (status = "4XX", description = "The request is refused, or the job has failed.", body = ref("#/components/schemas/OpenAiError")),
+        (status = "5XX", description = "The job has failed or still runs, or the edge is overloaded.", body = ref("#/components/schemas/OpenAiError")),
+    ),
+)]
+pub(in crate::edge) async fn complete(
+    State(app): State<Arc<App>>,
+    access: Access,
+    Peer(from): Peer,
+    headers: HeaderMap,
+    JsonBody(body, reservation): JsonBody,
+) -> Result<Response, Problem> {
+    let request = ModelRequest::of_completion(foreign_body(&body)?)?;
+    drop((body, reservation));
+    let is_streamed = request.is_streamed;
+    let job = submit(&app, &access, from, &headers, "chatcmpl-", request).await?;
+    if !is_streamed {
+        return whole(&app, from, &job).await;
+    }
+    let session = Session::open_for(from, &app.hub, &job, Start::After(Seq(0))).await?;
+    sse::translated(
+        &app,
+        session,
+        (from, access),
+        Box::new(ChunkBlocks::new(job, Seq(0))),
+    )
+}
+
+/// How to read a completion.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(in crate::edge) struct CompletionQuery {
+    /// Whether to stream the chunks; `Accept: text/event-stream` and `Last-Event-ID` do the same.
+    #[param(value_type = bool, required = false)]
+    #[serde(default, deserialize_with = "flag")]
+    stream: bool,
+}
+
+/// Reads a completion again, or resumes its stream.
+#[utoipa::path(
+    get, path = "/v1/chat/completions/{id}", tag = OPENAI,
+    params(
+        JobPath, CompletionQuery,
+        (
+            "Last-Event-ID" = inline(Option<String>), Header, nullable = false,
+            format = "cursor", pattern = "^[A-Za-z0-9_-]{0,40}$",
+            description = "Continue after the chunk with this id.",
+        ),
+    ),
+    responses(
+        (status = 200, description = "The completion, or its chunks.", content(
+            (inline(Object) = "application/json"), (inline(Object) = "text/event-stream"),
+        )),
+        (status = 204, description = "The client has all chunks."),
+        (status = "4XX", description = "The request is refused, or the job has failed.", body = ref("#/components/schemas/OpenAiError")),
+        (status = "5XX", description = "The job has failed or still runs, or the edge is overloaded.", body = ref("#/components/schemas/OpenAiError")),
+    ),
+)]
+pub(in crate::edge) async fn completion(
+    State(app): State<Arc<App>>,
+    access: Access,
+    Peer(from): Peer,
+    JobPath(job): JobPath,
+    Params(CompletionQuery { stream }): Params<CompletionQuery>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    access.require(Operation::Watch(&job))?;
+    let start = requested_start(&headers, uri.query(), None, None)?;
+    let is_first = start == Start::After(Seq(0));
+    if is_first && !stream && !accepts_events(&headers) {
+        return whole(&app, from, &job).await;
+    }
+    app.exists(&job).await?;
+    let after = match start {
+        Start::After(seq) => seq,
+        Start::Cursor(cursor) => cursor.seq,
+    };
+    if !is_first {
+        // Checks that the log still has what the client has read.
+        let resumed = Session::open_for(from, &app.hub, &job, start).await?;
+        if resumed.had_end() {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+    }
+    let mut session = Session::open_for(from, &app.hub, &job, Start::After(Seq(0))).await?;
+    if is_first {
+        // Without the text of superseded attempts.
+        session.compact_stored();
+    }
+    sse::translated(
+        &app,
+        session,
+        (from, access),
+        Box::new(ChunkBlocks::new(job, after)),
+    )
+}
+
+/// Waits for the end of a job, and answers with the whole completion.
+async fn whole(app: &App, from: std::net::IpAddr, job: &JobId) -> Result<Response, Problem> {
+    let mut fold = WholeCompletion::new(job.clone());
+    let reservation = wait_and_fold(app, from, job, COMPLETION_WAIT, &mut fold).await?;
+    let mut response = match fold.into_json() {
+        Ok(completion) => reservation.respond(completion.to_string().into_bytes()),
+        Err(error) => error.into_response(),
+    };
+    name_job(&mut response, job);
+    Ok(response)
+}
+
+fn accepts_events(headers: &HeaderMap) -> bool {
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/event-stream"))
+}
+
+/// Chunks as server-sent events. The last chunk of an event has its cursor as the id.
+struct ChunkBlocks(CompletionChunks);
+
+impl ChunkBlocks {
+    fn new(job: JobId, after: Seq) -> Self {
+        Self(CompletionChunks::new(job, after))
+    }
+
+    fn put(&self, chunks: &[Value], id: Option<&str>, out: &mut Vec<u8>) {
+        for (index, chunk) in chunks.iter().enumerate() {
+            let data = chunk.to_string();
+            match id.filter(|_| index + 1 == chunks.len()) {
+                Some(id) => put_block(out, &[("id", id), ("data", &data)]),
+                None => put_block(out, &[("data", &data)]),
+            }
+        }
+        let has_failed = chunks.iter().any(|chunk| chunk.get("error").is_some());
+        if self.0.is_ended() && !chunks.is_empty() && !has_failed {
+            put_block(out, &[("data", "[DONE]")]);
+        }
+    }
+}
+
+impl Translation for ChunkBlocks {
+    fn apply(&mut self, event: &Stored, out: &mut Vec<u8>) {
+        let chunks = self.0.apply(event);
+        self.put(&chunks, Some(&event.cursor().to_string()), out);
+    }
+
+    fn missing(&mut self, _: Seq, to: Seq, out: &mut Vec<u8>) {
+        if to > self.0.after() {
+            self.close(out);
+        }
+    }
+
+    fn close(&mut self, out: &mut Vec<u8>) {
+        let chunks = self.0.close();
+        self.put(&chunks, None, out);
+    }
+}

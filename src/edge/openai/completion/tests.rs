@@ -1,0 +1,244 @@
+use super::*;
+use crate::wire::JobFailure;
+
+fn job() -> JobId {
+    "j".parse().unwrap()
+}
+
+fn log(bodies: Vec<Body>) -> Vec<Stored> {
+    let events = (1..).zip(bodies).map(|(seq, body)| Event {
+        body,
+        job: job(),
+        seq: Seq(seq),
+        attempt: 1,
+        ts: 5000,
+    });
+    events
+        .map(|event| Stored::decode(&job(), event.seq.0, event.encode().unwrap()).unwrap())
+        .collect()
+}
+
+fn queued() -> Body {
+    let input = json!({"stream_options": {"include_usage": true}});
+    Body::queued("k".parse().unwrap(), input)
+}
+
+fn started(continues: bool) -> Body {
+    Body::Started {
+        kind: "k".parse().unwrap(),
+        worker: "w".into(),
+        continues,
+    }
+}
+
+fn output(text: &str) -> Body {
+    Body::Chunk {
+        text: text.into(),
+        channel: Channel::Output,
+    }
+}
+
+fn call(name: &str) -> Body {
+    Body::Data {
+        data: json!({"tool_calls": [{"id": name, "type": "function", "function": {"name": name, "arguments": "{}"}}]}),
+    }
+}
+
+fn done() -> Body {
+    Body::Done {
+        usage: Some(json!({"total_tokens": 3})),
+        finish_reason: None,
+    }
+}
+
+/// The chunks after an event, in a short form: what the delta has, or the error's code.
+fn chunks(bodies: Vec<Body>, after: u64) -> Vec<String> {
+    let mut fold = CompletionChunks::new(job(), Seq(after));
+    let log = log(bodies);
+    let chunks = log.iter().flat_map(|stored| fold.apply(stored));
+    let shown = chunks.map(|chunk| {
+        if let Some(error) = chunk.get("error") {
+            return format!("error {}", error["code"].as_str().unwrap());
+        }
+        assert_eq!(
+            (
+                &chunk["id"],
+                &chunk["model"],
+                &chunk["created"],
+                &chunk["object"]
+            ),
+            (
+                &json!("j"),
+                &json!("k"),
+                &json!(5),
+                &json!("chat.completion.chunk")
+            )
+        );
+        let Some(choice) = chunk["choices"].get(0) else {
+            return format!("usage {}", chunk["usage"]);
+        };
+        if let Some(data) = chunk.get("data") {
+            return format!("data {data}");
+        }
+        match choice["finish_reason"].as_str() {
+            Some(reason) => format!("finish {reason}"),
+            None => choice["delta"].to_string(),
+        }
+    });
+    shown.collect()
+}
+
+fn whole(bodies: Vec<Body>) -> Result<Value, OpenAiProblem> {
+    let mut completion = WholeCompletion::new(job());
+    for stored in log(bodies) {
+        completion.apply(&stored);
+    }
+    completion.into_json()
+}
+
+#[test]
+fn a_job_is_a_role_deltas_a_reason_and_usage() {
+    let reasoning = Body::Chunk {
+        text: "hm".into(),
+        channel: Channel::Reasoning,
+    };
+    let bodies = vec![
+        queued(),
+        started(false),
+        reasoning,
+        output("a"),
+        call("f"),
+        call("g"),
+        done(),
+    ];
+    let tool = |index: u32, name: &str| {
+        json!({"tool_calls": [{"index": index, "id": name, "type": "function", "function": {"name": name, "arguments": "{}"}}]}).to_string()
+    };
+    assert_eq!(
+        chunks(bodies.clone(), 0),
+        [
+            json!({"reasoning_content": "hm", "role": "assistant"}).to_string(),
+            json!({"content": "a"}).to_string(),
+            tool(0, "f"),
+            tool(1, "g"),
+            "finish stop".into(),
+            r#"usage {"total_tokens":3}"#.into(),
+        ]
+    );
+    let message = &whole(bodies).unwrap()["choices"][0]["message"];
+    assert_eq!(message["content"], "a");
+    assert_eq!(message["reasoning_content"], "hm");
+    assert_eq!(message["tool_calls"][1]["function"]["name"], "g");
+}
+
+#[test]
+fn a_client_that_resumes_gets_exactly_the_later_chunks() {
+    let bodies = vec![
+        queued(),
+        started(false),
+        output("a"),
+        call("f"),
+        call("g"),
+        done(),
+    ];
+    let all = chunks(bodies.clone(), 0);
+    for (after, first) in [(2, 0), (3, 1), (4, 2), (5, 3), (6, 5)] {
+        let mut expected = all[first..].to_vec();
+        if after == 2 {
+            // The role was sent with the first delta, which this client has not read.
+            expected[0] = json!({"content": "a"}).to_string();
+        }
+        assert_eq!(chunks(bodies.clone(), after), expected, "after {after}");
+    }
+}
+
+#[test]
+fn an_attempt_with_the_same_beginning_continues_the_stream() {
+    for again in [
+        vec!["one two"],
+        vec!["on", "e ", "two"],
+        vec!["one ", "two"],
+    ] {
+        let mut bodies = vec![queued(), started(false), output("one "), started(false)];
+        bodies.extend(again.iter().map(|text| output(text)));
+        bodies.push(done());
+        let texts: Vec<_> = chunks(bodies.clone(), 0)
+            .into_iter()
+            .filter(|chunk| chunk.contains("content"))
+            .collect();
+        assert_eq!(texts.len(), 2, "{texts:?}");
+        assert_eq!(texts[1], r#"{"content":"two"}"#);
+        assert_eq!(
+            whole(bodies).unwrap()["choices"][0]["message"]["content"],
+            "one two"
+        );
+    }
+}
+
+#[test]
+fn an_attempt_with_other_or_less_output_ends_the_stream_with_an_error() {
+    for second in [
+        vec![output("two"), done()],
+        vec![output("on"), done()],
+        vec![done()],
+    ] {
+        let mut bodies = vec![queued(), started(false), output("one"), started(false)];
+        bodies.extend(second);
+        let found = chunks(bodies.clone(), 0);
+        assert_eq!(found[1..], ["error attempt_superseded"]);
+        // A client that has read the second attempt goes on in it.
+        let found = chunks(bodies.clone(), 4);
+        assert!(
+            found.iter().all(|chunk| !chunk.contains("error")),
+            "{found:?}"
+        );
+        assert!(whole(bodies).is_ok());
+    }
+}
+
+#[test]
+fn an_attempt_that_continues_repeats_nothing() {
+    let bodies = vec![
+        started(false),
+        output("one "),
+        started(true),
+        output("two"),
+        done(),
+    ];
+    assert_eq!(
+        chunks(bodies, 0)[1..],
+        [r#"{"content":"two"}"#, "finish stop"]
+    );
+}
+
+#[test]
+fn a_failure_and_a_cancellation_are_errors() {
+    let failure = JobFailure {
+        code: "model_refused".into(),
+        message: "m".into(),
+        retryable: false,
+    };
+    for (end, code) in [
+        (Body::Failed(failure), "model_refused"),
+        (Body::Cancelled {}, "job_cancelled"),
+    ] {
+        let bodies = vec![queued(), output("a"), end];
+        assert_eq!(chunks(bodies.clone(), 0)[1..], [format!("error {code}")]);
+        assert_eq!(whole(bodies).unwrap_err().to_json()["error"]["code"], code);
+    }
+    let unfinished = whole(vec![queued(), output("a")]).unwrap_err();
+    assert_eq!(unfinished.to_json()["error"]["code"], "still_running");
+}
+
+#[test]
+fn other_data_is_a_field_of_its_own() {
+    let data = Body::Data {
+        data: json!({"x": 1}),
+    };
+    let bodies = vec![queued(), data.clone(), started(false), data, done()];
+    assert_eq!(
+        chunks(bodies.clone(), 0)[..2],
+        [r#"data {"x":1}"#, "finish stop"]
+    );
+    assert_eq!(whole(bodies).unwrap()["data"], json!([{"x": 1}]));
+}

@@ -1,0 +1,132 @@
+//! Errors in the form of the OpenAI API: those of the edge, and those of jobs.
+
+use axum::Json;
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::edge::error::Problem;
+use crate::wire::{Code, FailureCode, JobFailure, JobId};
+
+/// Tells the clients of OpenAI whether to send the request again. By default they do after most
+/// errors, and each would start another job.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// An error in the form of the OpenAI API.
+#[derive(Clone, Debug)]
+pub(super) struct OpenAiProblem {
+    status: u16,
+    code: String,
+    message: String,
+    param: Option<&'static str>,
+}
+
+impl OpenAiProblem {
+    fn new(status: u16, code: &str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code: code.to_owned(),
+            message: message.into(),
+            param: None,
+        }
+    }
+
+    /// A job that failed.
+    pub(super) fn of_failure(failure: &JobFailure) -> Self {
+        let is_input =
+            failure.code == FailureCode::BadInput || failure.code == FailureCode::ModelRefused;
+        let status = if is_input { 400 } else { 500 };
+        Self::new(status, &failure.code, failure.message.clone())
+    }
+
+    /// A job that was cancelled.
+    pub(super) fn cancelled() -> Self {
+        Self::new(409, "job_cancelled", "The job was cancelled.")
+    }
+
+    /// A later attempt answers otherwise than what was sent.
+    pub(super) fn superseded(job: &JobId) -> Self {
+        let message = format!(
+            "The worker was lost, and another one answers differently. Discard this answer and read GET /v1/chat/completions/{job}."
+        );
+        Self::new(500, "attempt_superseded", message)
+    }
+
+    /// The rest of a log cannot be read.
+    pub(super) fn unreadable(job: &JobId) -> Self {
+        let message =
+            format!("The rest of the answer cannot be read. Read {job} from its beginning.");
+        Self::new(500, "unreadable", message)
+    }
+
+    /// A job that has not ended in time.
+    pub(super) fn still_running(job: &JobId) -> Self {
+        let message = format!("The job still runs. Read {job} later, or stream it.");
+        Self::new(504, "still_running", message)
+    }
+
+    /// The object that OpenAI's clients expect.
+    pub(super) fn to_json(&self) -> Value {
+        let error_type = match self.status {
+            401 => "authentication_error",
+            403 => "permission_error",
+            429 => "rate_limit_error",
+            status if status < 500 => "invalid_request_error",
+            _ => "server_error",
+        };
+        json!({"error": {
+            "message": self.message, "type": error_type, "param": self.param, "code": self.code,
+        }})
+    }
+}
+
+impl From<&Problem> for OpenAiProblem {
+    fn from(problem: &Problem) -> Self {
+        let code = problem.code();
+        let info = code.info();
+        match code {
+            // A model is a kind.
+            Code::UnknownKind | Code::BadKind => Self {
+                param: Some("model"),
+                ..Self::new(404, "model_not_found", problem.message())
+            },
+            _ => Self::new(info.status, info.code, problem.message()),
+        }
+    }
+}
+
+impl IntoResponse for OpenAiProblem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self.to_json())).into_response();
+        response
+            .headers_mut()
+            .insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        response
+    }
+}
+
+/// Gives the problems of all routes below `/v1` the form of the OpenAI API.
+pub(in crate::edge) async fn in_openai_form(request: Request, next: Next) -> Response {
+    let is_openai = request.uri().path().starts_with("/v1/");
+    let mut response = next.run(request).await;
+    if is_openai && let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let error = OpenAiProblem::from(&problem);
+        *response.status_mut() = StatusCode::from_u16(error.status).unwrap_or(response.status());
+        *response.body_mut() = error.to_json().to_string().into();
+        let headers = response.headers_mut();
+        headers.remove(header::CONTENT_LENGTH);
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        let may_retry = problem.code().info().retry;
+        headers.insert(
+            SHOULD_RETRY,
+            HeaderValue::from_static(if may_retry { "true" } else { "false" }),
+        );
+    }
+    response
+}

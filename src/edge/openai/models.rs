@@ -1,0 +1,71 @@
+//! `/v1/models`: the kinds as models.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde_json::{Value, json};
+
+use crate::auth::Operation;
+use crate::edge::access::Access;
+use crate::edge::app::App;
+use crate::edge::describe::OPENAI;
+use crate::edge::error::Problem;
+use crate::edge::request::Peer;
+use crate::wire::{Code, Kind, kind};
+
+/// Lists the kinds that workers have served.
+#[utoipa::path(
+    get, path = "/v1/models", tag = OPENAI,
+    responses(
+        (status = 200, description = "A list of models.", body = inline(Object)),
+        (status = "4XX", description = "Refused.", body = ref("#/components/schemas/OpenAiError")),
+        (status = "5XX", description = "Overloaded, or without NATS.", body = ref("#/components/schemas/OpenAiError")),
+    ),
+)]
+pub(in crate::edge) async fn models(
+    State(app): State<Arc<App>>,
+    access: Access,
+    Peer(from): Peer,
+) -> Result<Json<Value>, Problem> {
+    let _slot = app.shared.requests().acquire(from)?;
+    let kinds = app.kinds_cache.of(&app.queue).await?;
+    let models: Vec<_> = kinds
+        .iter()
+        .filter(|usage| access.require(Operation::Submit(&usage.kind)).is_ok())
+        .map(|usage| model_object(&usage.kind))
+        .collect();
+    Ok(Json(json!({"object": "list", "data": models})))
+}
+
+/// Describes a kind.
+#[utoipa::path(
+    get, path = "/v1/models/{id}", tag = OPENAI,
+    params(("id" = String, Path, description = "The kind.")),
+    responses(
+        (status = 200, description = "The model.", body = inline(Object)),
+        (status = "4XX", description = "No worker has ever served this kind.", body = ref("#/components/schemas/OpenAiError")),
+        (status = "5XX", description = "Overloaded, or without NATS.", body = ref("#/components/schemas/OpenAiError")),
+    ),
+)]
+pub(in crate::edge) async fn model(
+    State(app): State<Arc<App>>,
+    access: Access,
+    Peer(from): Peer,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let kind = kind(&name)?;
+    let _slot = app.shared.requests().acquire(from)?;
+    let kinds = app.kinds_cache.of(&app.queue).await?;
+    let is_known = kinds.iter().any(|usage| usage.kind == kind)
+        && access.require(Operation::Submit(&kind)).is_ok();
+    if is_known {
+        Ok(Json(model_object(&kind)))
+    } else {
+        Err(Code::UnknownKind.into())
+    }
+}
+
+fn model_object(kind: &Kind) -> Value {
+    json!({"id": kind, "object": "model", "created": 0, "owned_by": "tailwater"})
+}

@@ -1,0 +1,167 @@
+use super::*;
+use crate::wire::Seq;
+
+fn job() -> JobId {
+    "j".parse().unwrap()
+}
+
+/// The response after these events, and the events in a short form.
+fn folded(bodies: Vec<Body>) -> (ResponseFold, Vec<String>) {
+    let mut fold = ResponseFold::new(job());
+    let mut all = Vec::new();
+    for (seq, body) in (1..).zip(bodies) {
+        let event = Event {
+            body,
+            job: job(),
+            seq: Seq(seq),
+            attempt: 1,
+            ts: 7000,
+        };
+        let stored = Stored::decode(&job(), seq, event.encode().unwrap()).unwrap();
+        all.extend(fold.apply(&stored));
+    }
+    for (number, event) in all.iter().enumerate() {
+        assert_eq!(event["sequence_number"], number);
+    }
+    let shown = all.iter().map(|event| {
+        let name = event["type"].as_str().unwrap();
+        let name = name.trim_start_matches("response.");
+        match (event.get("delta"), event.get("output_index")) {
+            (Some(delta), Some(index)) => format!("{index} {name} {}", delta.as_str().unwrap()),
+            (None, Some(index)) => format!("{index} {name}"),
+            (_, None) => name.to_owned(),
+        }
+    });
+    let shown = shown.collect();
+    (fold, shown)
+}
+
+fn queued() -> Body {
+    Body::queued("k".parse().unwrap(), Value::Null)
+}
+
+fn started() -> Body {
+    Body::Started {
+        kind: "k".parse().unwrap(),
+        worker: "w".into(),
+        continues: false,
+    }
+}
+
+fn chunk(channel: Channel, text: &str) -> Body {
+    Body::Chunk {
+        text: text.into(),
+        channel,
+    }
+}
+
+fn done(reason: &str) -> Body {
+    Body::Done {
+        usage: Some(json!({"prompt_tokens": 2, "completion_tokens": 3})),
+        finish_reason: Some(reason.into()),
+    }
+}
+
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(|line| line.trim().to_owned()).collect()
+}
+
+#[test]
+fn reasoning_text_and_tool_calls_are_items_in_order() {
+    let call = json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+    let (fold, events) = folded(vec![
+        queued(),
+        started(),
+        chunk(Channel::Reasoning, "hm"),
+        chunk(Channel::Output, "a"),
+        chunk(Channel::Output, "b"),
+        Body::Data {
+            data: json!({"tool_calls": [call]}),
+        },
+        done("tool_calls"),
+    ]);
+    let expected = "created
+        queued
+        in_progress
+        0 output_item.added
+        0 content_part.added
+        0 reasoning_text.delta hm
+        0 reasoning_text.done
+        0 content_part.done
+        0 output_item.done
+        1 output_item.added
+        1 content_part.added
+        1 output_text.delta a
+        1 output_text.delta b
+        1 output_text.done
+        1 content_part.done
+        1 output_item.done
+        2 output_item.added
+        2 function_call_arguments.delta {}
+        2 function_call_arguments.done
+        2 output_item.done
+        completed";
+    assert_eq!(events, lines(expected));
+    let response = fold.snapshot();
+    assert_eq!(
+        (
+            &response["status"],
+            &response["model"],
+            &response["created_at"]
+        ),
+        (&json!("completed"), &json!("k"), &json!(7))
+    );
+    assert_eq!(response["output"][1]["content"][0]["text"], "ab");
+    assert_eq!(response["output"][2]["call_id"], "c");
+    assert_eq!(response["usage"]["total_tokens"], 5);
+}
+
+#[test]
+fn an_attempt_that_supersedes_another_begins_new_items() {
+    let (fold, events) = folded(vec![
+        queued(),
+        started(),
+        chunk(Channel::Output, "old"),
+        started(),
+        chunk(Channel::Output, "new"),
+        done("stop"),
+    ]);
+    assert!(
+        events.contains(&"1 output_text.delta new".to_owned()),
+        "{events:?}"
+    );
+    let output = &fold.snapshot()["output"];
+    assert_eq!(output.as_array().unwrap().len(), 1);
+    assert_eq!(output[0]["content"][0]["text"], "new");
+}
+
+#[test]
+fn each_end_has_its_status_and_its_event() {
+    let failure = JobFailure {
+        code: "c".into(),
+        message: "m".into(),
+        retryable: false,
+    };
+    for (end, event, status) in [
+        (done("stop"), "completed", "completed"),
+        (done("length"), "incomplete", "incomplete"),
+        (Body::Failed(failure), "failed", "failed"),
+        (Body::Cancelled {}, "incomplete", "cancelled"),
+    ] {
+        let (mut fold, events) =
+            folded(vec![queued(), started(), chunk(Channel::Output, "a"), end]);
+        assert_eq!(events.last().unwrap(), event);
+        assert_eq!(fold.snapshot()["status"], status);
+        assert!(fold.close().is_empty());
+    }
+}
+
+#[test]
+fn a_response_that_runs_has_the_text_so_far() {
+    assert_eq!(folded(vec![queued()]).0.snapshot()["status"], "queued");
+    let (mut fold, _) = folded(vec![queued(), started(), chunk(Channel::Output, "a")]);
+    let response = fold.snapshot();
+    assert_eq!(response["status"], "in_progress");
+    assert_eq!(response["output"][0]["content"][0]["text"], "a");
+    assert_eq!(fold.close()[0]["type"], "error");
+}

@@ -1,0 +1,265 @@
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tailwater::backend::{Backend, Channel, Failure, Finish, Job, Output};
+use tailwater::edge::EdgeSettings;
+
+use crate::support::broker::Broker;
+use crate::support::http::{exchange, get_json, http};
+use crate::support::system::{Edge, System, text, words};
+use crate::support::third_party::ThirdParty;
+use crate::support::{assert_fields, until};
+
+/// The packages, version 7 and version 6, and their transports.
+const PAGES: [(&str, &str); 3] = [("ai", "http"), ("ai6", "http"), ("ai", "websocket")];
+
+/// An edge whose chats are answered by jobs of the kind `demo`.
+async fn edge(system: &System) -> Edge {
+    system
+        .edge_with(EdgeSettings {
+            chat_kind: Some("demo".parse().unwrap()),
+            ..EdgeSettings::default()
+        })
+        .await
+}
+
+/// A page with a chat, as a process.
+fn page(edge: &Edge, (sdk, transport): (&str, &str), scenario: &str, body: &Value) -> ThirdParty {
+    let given = json!({
+        "url": format!("http://{}", edge.addr), "sdk": sdk, "transport": transport,
+        "scenario": scenario, "chat": format!("{scenario}-{sdk}-{transport}"), "body": body,
+    });
+    ThirdParty::node(Path::new("ai_sdk.mjs"), &given)
+}
+
+/// Runs a scenario on each page; returns the last report of each.
+async fn run(edge: &Edge, scenario: &str, body: &Value) -> Vec<Value> {
+    let pages = PAGES.map(|kind| page(edge, kind, scenario, body).ends());
+    let reports = futures_util::future::join_all(pages).await;
+    reports
+        .into_iter()
+        .map(|mut all| all.pop().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_chat_of_the_ai_sdk_gets_the_whole_answer() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = edge(&system).await;
+    let input = words(40, 200, 3);
+    for report in run(&edge, "whole", &input).await {
+        assert_fields!(report, {"status": "ready", "error": null, "messages": 2, "text": text(&input)});
+        let job = report["metadata"]["job"].as_str().unwrap();
+        assert!(job.starts_with("chat-whole-ai"), "{job}");
+        let page = get_json(&edge, &format!("/api/jobs/{job}/events?limit=1")).await;
+        assert_eq!(
+            page["events"][0]["input"]["messages"],
+            json!([{"role": "user", "content": "hi"}])
+        );
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_chat_resumes_after_its_network_broke_and_after_it_disconnected() {
+    let system = System::on(Broker::shared_one()).await;
+    system.wordy().await;
+    let edge = edge(&system).await;
+    let input = words(120, 60, 4);
+    for scenario in ["cut", "left"] {
+        for report in run(&edge, scenario, &input).await {
+            assert_fields!(report, {"status": "ready", "messages": 2, "text": text(&input)}, "{scenario}");
+        }
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn stopping_a_chat_cancels_its_job() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = edge(&system).await;
+    let input = words(10_000, 50, 5);
+    for kind in PAGES {
+        let said = page(&edge, kind, "stopped", &input).ends().await;
+        let [_, stopping, report, resumed] = said.as_slice() else {
+            panic!("{said:?}")
+        };
+        assert_eq!(stopping["success"], true);
+        assert_fields!(report, {"status": "ready", "error": null});
+        let shown = report["text"].as_str().unwrap();
+        assert!(text(&input).starts_with(shown) && shown.len() >= 40);
+        assert_eq!(resumed["resumed"], false);
+        let job = stopping["job"].as_str().unwrap().parse().unwrap();
+        let state = system.ended(&job).await;
+        assert_eq!(state.status.as_str(), "cancelled");
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_failed_job_is_an_error_of_the_chat() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = edge(&system).await;
+    for report in run(&edge, "whole", &json!({"words": -1})).await {
+        assert_eq!(report["status"], "error");
+        let error = report["error"].as_str().unwrap();
+        assert!(error.starts_with("bad_input: "), "{error}");
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_chat_shows_only_the_attempt_that_counts_after_a_worker_was_killed() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = edge(&system).await;
+    let input = words(150, 40, 6);
+    for kind in PAGES {
+        let flags = ["--ack-wait", "2s"];
+        let mut worker = system.worker_process(&flags, &["demo"]);
+        system.kind_is_known().await;
+        let mut page = page(&edge, kind, "superseded", &input);
+        page.says("begun").await;
+        worker.kill().await;
+        let mut second = system.worker_process(&flags, &["demo"]);
+        let said = page.ends().await;
+        let [was_error, report] = said.as_slice() else {
+            panic!("{said:?}")
+        };
+        // Version 6 has no part that withdraws text: its stream breaks, and resuming repairs that.
+        assert_eq!(was_error["wasError"], kind.0 == "ai6");
+        assert_fields!(report, {"status": "ready", "error": null, "messages": 2, "text": text(&input)}, "{kind:?}");
+        let job = report["metadata"]["job"].as_str().unwrap().parse().unwrap();
+        assert_eq!(system.ended(&job).await.attempt, 2);
+        second.kill().await;
+    }
+    system.end().await;
+}
+
+/// Produces each kind of output.
+struct Varied;
+
+impl Backend for Varied {
+    async fn run(&self, _job: Job, out: Output) -> Result<Finish, Failure> {
+        out.text_on(Channel::Reasoning, "Let me see.").await?;
+        out.text("It is ").await?;
+        out.text("cold.").await?;
+        out.data(json!({"type": "weather", "celsius": 3})).await?;
+        let function = json!({"name": "warm", "arguments": "{\"by\":2}"});
+        let call = json!({"id": "c1", "type": "function", "function": function});
+        out.data(json!({"tool_calls": [call]})).await?;
+        Ok(Finish {
+            usage: Some(json!({"total_tokens": 7})),
+            finish_reason: Some("tool_calls".into()),
+        })
+    }
+}
+
+#[tokio::test]
+async fn reasoning_data_tool_calls_and_usage_are_parts_of_the_message() {
+    let system = System::on(Broker::shared_one()).await;
+    system.worker(Varied, |_| {}).await;
+    let edge = edge(&system).await;
+    for report in run(&edge, "whole", &json!({})).await {
+        assert_fields!(report, {"status": "ready", "text": "It is cold."});
+        assert_eq!(report["metadata"]["usage"], json!({"total_tokens": 7}));
+        let parts = report["parts"].as_array().unwrap();
+        let types: Vec<_> = parts
+            .iter()
+            .map(|part| part["type"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            types,
+            [
+                "step-start",
+                "reasoning",
+                "text",
+                "data-weather",
+                "tool-warm"
+            ]
+        );
+        assert_eq!(parts[1]["text"], "Let me see.");
+        assert_eq!(parts[3]["data"]["celsius"], 3);
+        assert_fields!(parts[4], {"toolCallId": "c1", "state": "input-available", "input": {"by": 2}});
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_new_message_replaces_the_answer_that_still_runs() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = edge(&system).await;
+    let json = "Content-Type: application/json\r\n";
+    let ask = async |text: &str, words: u32| {
+        let message = json!({"role": "user", "parts": [{"type": "text", "text": text}]});
+        let body = json!({"id": "busy", "messages": [message], "words": words, "rate": 100});
+        let (head, body) = exchange(
+            &edge.addr,
+            "POST",
+            "/api/chat",
+            json,
+            body.to_string().as_bytes(),
+        )
+        .await;
+        let job = head
+            .lines()
+            .find_map(|line| line.strip_prefix("x-tailwater-job: "));
+        (job.unwrap().to_owned(), body)
+    };
+    let first = async {
+        // The same message again joins the same job.
+        let (one, two) = futures_util::future::join(ask("a", 100_000), ask("a", 100_000)).await;
+        assert_eq!(one.0, two.0);
+        assert!(
+            one.1.contains(r#""type":"abort""#) && one.1.ends_with("data: [DONE]\n\n\r\n0\r\n\r\n")
+        );
+        one.0
+    };
+    let second = async {
+        until("the first answer", async || {
+            let (head, _) = exchange(&edge.addr, "HEAD", "/api/chat/busy/stream", "", b"").await;
+            head.starts_with("HTTP/1.1 200")
+        })
+        .await;
+        ask("b", 5).await
+    };
+    let (first, (second, body)) = futures_util::future::join(first, second).await;
+    assert_ne!(first, second);
+    assert!(body.contains(r#""type":"finish""#), "{body}");
+    let (status, ..) = http(&edge, "GET", "/api/chat/busy/stream", "", b"").await;
+    assert_eq!(status, 204);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn requests_that_are_not_a_chat_are_refused() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edges = [edge(&system).await, system.edge().await];
+    let json = "Content-Type: application/json\r\n";
+    let chat = json!({"id": "c", "messages": [{"role": "user", "parts": [{"type": "text", "text": "a"}]}]});
+    for (edge, body, status, code) in [
+        (&edges[0], "{", 400, "bad_json"),
+        (&edges[0], "{}", 400, "bad_request"),
+        (&edges[0], r#"{"id":"c","messages":[]}"#, 400, "bad_request"),
+        (&edges[1], &chat.to_string(), 404, "not_found"),
+    ] {
+        let (found, _, problem) = http(edge, "POST", "/api/chat", json, body.as_bytes()).await;
+        assert_eq!(
+            (found, problem["code"].as_str()),
+            (status, Some(code)),
+            "{body}"
+        );
+    }
+    let (status, _, stopping) = http(&edges[0], "POST", "/api/chat/none/stop", "", b"").await;
+    assert_eq!(
+        (status, stopping),
+        (200, json!({"success": true, "job": null}))
+    );
+    let (status, ..) = http(&edges[0], "GET", "/api/chat/none/stream", "", b"").await;
+    assert_eq!(status, 204);
+    system.end().await;
+}
