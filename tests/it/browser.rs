@@ -92,7 +92,11 @@ async fn the_console_is_accessible_in_both_themes_and_on_a_phone() {
 
 #[tokio::test]
 async fn the_pages_of_the_examples_show_a_whole_job() {
-    run("examples.mjs", &["plain", "fastapi", "nextjs_route"]).await;
+    run(
+        "examples.mjs",
+        &["plain", "fastapi", "nextjs_route", "chat"],
+    )
+    .await;
 }
 
 #[tokio::test]
