@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::limits::{TOKEN_MAX, WATCH_TOKEN_TTL_MAX_MS};
+use super::number::whole_number;
 
 /// A token that proves what its bearer may do.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -40,7 +41,7 @@ pub struct WatchTokenTerms {
     #[serde(default)]
     pub cancel: bool,
     /// How long it is valid, in milliseconds; one hour if absent.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole_number")]
     #[schemars(range(min = 1, max = WATCH_TOKEN_TTL_MAX_MS))]
     pub ttl_ms: Option<u64>,
 }

@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_submit_may_say_what_its_watch_token_allows() {
-        let frame = json!({"op": "submit", "ref": "a", "kind": "k", "watch_token": {"cancel": true, "ttl_ms": 5}});
+        let frame = json!({"op": "submit", "ref": "a", "kind": "k", "watch_token": {"cancel": true, "ttl_ms": 5.0}});
         let terms = WatchTokenTerms {
             cancel: true,
             ttl_ms: Some(5),

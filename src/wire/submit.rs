@@ -3,9 +3,9 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny};
+use serde::de::IgnoredAny;
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Number, Value};
 
 use super::bearer::WatchTokenTerms;
 use super::code::Code;
@@ -15,6 +15,7 @@ use super::limits::{
     CALLBACK_MAX, EVENT_MAX, INPUT_MAX, INPUT_MEMORY_MAX, TIMEOUT_MAX_MS, VALUE_DEPTH_MAX,
     WATCH_TOKEN_TTL_MAX_MS,
 };
+use super::number::whole_number;
 use super::plain::plain;
 use super::refusal::{self, Refusal};
 use super::scan::{self, Size};
@@ -74,24 +75,6 @@ pub struct SubmitFrame {
     pub watch_token: WatchTokenTerms,
     /// The job.
     pub submission: Submission,
-}
-
-/// Parses a time limit. JSON does not distinguish 5000.0 from 5000.
-fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    let Some(number) = Option::<Number>::deserialize(deserializer)? else {
-        return Ok(None);
-    };
-    let as_float = number.as_f64();
-    let from_float = as_float.filter(|float| float.fract() == 0.0 && *float >= 0.0);
-    let whole = number
-        .as_u64()
-        .or_else(|| from_float.map(|float| float as u64));
-    match whole.filter(|whole| *whole <= TIMEOUT_MAX_MS) {
-        Some(whole) => Ok(Some(whole)),
-        None => Err(D::Error::custom(format!(
-            "{number} is not a whole number up to {TIMEOUT_MAX_MS}"
-        ))),
-    }
 }
 
 impl SubmitFrame {
