@@ -39,12 +39,19 @@ pub(super) async fn kinds(
     Peer(from): Peer,
 ) -> Result<Json<Kinds>, Problem> {
     let _slot = app.shared.requests().acquire(from)?;
-    let report = app.report_cache.of(&app.queue, USAGE_AGE).await?;
-    let usages = report.kinds.iter().map(|kind| kind.usage.clone());
-    // The kind of callbacks is internal.
-    let usages = usages.filter(|usage| usage.kind.as_str() != RESERVED_KIND);
-    let kinds = usages
-        .filter(|usage| access.require(Operation::Submit(&usage.kind)).is_ok())
-        .collect();
+    let kinds = app.kinds(&access).await?;
     Ok(Json(Kinds { kinds }))
+}
+
+impl App {
+    /// The kinds that workers have served and the client may submit.
+    pub(super) async fn kinds(&self, access: &Access) -> Result<Vec<KindUsage>, Problem> {
+        let report = self.report_cache.of(&self.queue, USAGE_AGE).await?;
+        let usages = report.kinds.iter().map(|kind| &kind.usage);
+        // The kind of callbacks is internal.
+        let usages = usages.filter(|usage| usage.kind.as_str() != RESERVED_KIND);
+        let may_submit =
+            |usage: &&KindUsage| access.require(Operation::Submit(&usage.kind)).is_ok();
+        Ok(usages.filter(may_submit).cloned().collect())
+    }
 }

@@ -73,7 +73,7 @@ fn describe(routes: &OpenApi) -> Value {
     document["servers"] = json!([{"url": "/"}]);
     secure(&mut document);
     document["tags"] = json!([
-{"name": JOBS, "description": "Submit jobs, follow them, read their state, cancel them, purge them."},
+        {"name": JOBS, "description": "Submit jobs, follow them, read their state, cancel them, purge them."},
         {"name": CHAT, "description": "The protocol of the AI SDK, for `useChat`."},
         {"name": OPENAI, "description": "The protocol of OpenAI, for its clients. A model is a kind."},
         {"name": OPERATION, "description": "For operators of an edge."},

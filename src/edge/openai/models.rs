@@ -6,7 +6,6 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
-use crate::auth::Operation;
 use crate::edge::access::Access;
 use crate::edge::app::App;
 use crate::edge::describe::OPENAI;
@@ -29,10 +28,9 @@ pub(in crate::edge) async fn models(
     Peer(from): Peer,
 ) -> Result<Json<Value>, Problem> {
     let _slot = app.shared.requests().acquire(from)?;
-    let kinds = app.kinds_cache.of(&app.queue).await?;
+    let kinds = app.kinds(&access).await?;
     let models: Vec<_> = kinds
         .iter()
-        .filter(|usage| access.require(Operation::Submit(&usage.kind)).is_ok())
         .map(|usage| model_object(&usage.kind))
         .collect();
     Ok(Json(json!({"object": "list", "data": models})))
@@ -56,10 +54,8 @@ pub(in crate::edge) async fn model(
 ) -> Result<Json<Value>, Problem> {
     let kind = kind(&name)?;
     let _slot = app.shared.requests().acquire(from)?;
-    let kinds = app.kinds_cache.of(&app.queue).await?;
-    let is_known = kinds.iter().any(|usage| usage.kind == kind)
-        && access.require(Operation::Submit(&kind)).is_ok();
-    if is_known {
+    let kinds = app.kinds(&access).await?;
+    if kinds.iter().any(|usage| usage.kind == kind) {
         Ok(Json(model_object(&kind)))
     } else {
         Err(Code::UnknownKind.into())
