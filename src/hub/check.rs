@@ -41,7 +41,8 @@ pub(super) async fn check<S: EventSource>(
         At::Removed => {
             let later = first_after(source, job, ours.stream_seq).await?;
             // The end is the last event that expires, so a job without it is gone.
-            let is_gone = later.map_or(ours.event_type.is_end(), |first| first.seq <= ours.seq);
+            let is_gone =
+                later.map_or_else(|| ours.event_type.is_end(), |first| first.seq <= ours.seq);
             Ok(if is_gone {
                 Checked::Rebuilt
             } else {

@@ -15,6 +15,7 @@ use crate::wire::{DecodeError, JobId, Seq, Stored, StreamSeq};
 
 /// Where a job's log ends.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "returned once, never stored")]
 pub enum Tip {
     /// At this event and message.
     At {

@@ -83,9 +83,10 @@ async fn answer(edge: &Edge, operation: &str, column: usize, token: Option<&str>
         other => panic!("{other}"),
     };
     let headers = format!("{own}Content-Type: application/json\r\n");
-    let body = match body {
-        Value::Null => String::new(),
-        body => body.to_string(),
+    let body = if body.is_null() {
+        String::new()
+    } else {
+        body.to_string()
     };
     let (status, content, body) = http(edge, method, path, &headers, body.as_bytes()).await;
     let is_openai = path.starts_with("/v1/");

@@ -68,7 +68,7 @@ async fn a_purged_job_is_gone_from_every_edge(broker: &Broker) {
     assert_eq!(delete(&edges[0], "secret").await, 204);
     for edge in &edges {
         until("the edge to forget", async || {
-            is_unknown(edge, "secret").await
+            Box::pin(is_unknown(edge, "secret")).await
         })
         .await;
         for path in ["", "/state", "/events?must_exist=true"] {

@@ -96,12 +96,9 @@ async fn a_subject_with_too_many_streams_is_refused_on_every_transport() {
     assert_eq!(other.ask(&json!({"op": "watch", "job": "j"})).await, "ok");
     drop((first, stream));
     until("a place for another stream", async || {
-        let client = TokenClient::connect(&edge.addr, Sends::Header, &a).await;
-        client
-            .unwrap()
-            .ask(&json!({"op": "watch", "job": "j"}))
-            .await
-            == "ok"
+        let client = Box::pin(TokenClient::connect(&edge.addr, Sends::Header, &a)).await;
+        let watch = json!({"op": "watch", "job": "j"});
+        Box::pin(client.unwrap().ask(&watch)).await == "ok"
     })
     .await;
     system.end().await;

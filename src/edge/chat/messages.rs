@@ -149,10 +149,9 @@ fn joined_text(parts: &[Value]) -> String {
 }
 
 fn as_text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// A text field, or nothing.
@@ -164,7 +163,7 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
 mod tests {
     use super::*;
 
-    fn converted(messages: Value) -> Value {
+    fn converted(messages: &Value) -> Value {
         let body =
             json!({"id": "c", "trigger": "submit-message", "messageId": "m", "messages": messages});
         ChatSubmission::of(body).unwrap().input["messages"].clone()
@@ -188,7 +187,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                converted(json!([{"id": "u", "role": "user", "parts": parts}])),
+                converted(&json!([{"id": "u", "role": "user", "parts": parts}])),
                 expected
             );
         }
@@ -206,7 +205,7 @@ mod tests {
             json!({"id": id, "type": "function", "function": {"name": "f", "arguments": "{\"x\":1}"}})
         });
         assert_eq!(
-            converted(json!([{"id": "a", "role": "assistant", "parts": parts}])),
+            converted(&json!([{"id": "a", "role": "assistant", "parts": parts}])),
             json!([
                 {"role": "assistant", "content": "a", "tool_calls": calls},
                 {"role": "tool", "tool_call_id": "1", "content": "{\"y\":2}"},

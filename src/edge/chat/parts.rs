@@ -84,7 +84,7 @@ impl MessageParts {
                 continues: false, ..
             } => self.reset(parts),
             Body::Chunk { text, channel } if !text.is_empty() => self.text(channel, &text, parts),
-            Body::Data { data } => self.data(event.seq, data, parts),
+            Body::Data { data } => self.data(event.seq, &data, parts),
             Body::Done {
                 usage,
                 finish_reason,
@@ -141,7 +141,7 @@ impl MessageParts {
         }
     }
 
-    fn data(&mut self, seq: Seq, data: Value, parts: &mut Vec<Value>) {
+    fn data(&mut self, seq: Seq, data: &Value, parts: &mut Vec<Value>) {
         self.end_open(parts);
         self.has_parts = true;
         match data.get("tool_calls").and_then(Value::as_array) {

@@ -59,7 +59,8 @@ struct ChatRequestStream {
 enum RequestState {
     /// The job is being started or found.
     Opening(BoxFuture<'static, Result<Option<Session<Reader>>, Problem>>),
-    Open(Watches<Reader, ()>, Translator),
+    // Boxed, because a request that waits has neither.
+    Open(Box<(Watches<Reader, ()>, Translator)>),
 }
 
 /// Frames of one request, and whether it is over.
@@ -132,7 +133,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Disconnect>> {
         let flushed = self.socket.link.poll_flush(cx)?;
         for request in &mut self.requests {
-            if let RequestState::Open(watches, translator) = &mut request.state
+            if let RequestState::Open(open) = &mut request.state
+                && let (watches, translator) = &mut **open
                 && translator.has_waiting()
                 && self.socket.link.is_stalled(watches.reads_memory(), cx)
             {
@@ -245,8 +247,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
             let request = &mut self.requests[index];
             let polled = request.poll_next(&self.app, self.from, cx);
             if let Poll::Ready(output) = polled {
-                if let RequestState::Open(watches, _) = &request.state {
-                    self.socket.link.is_large |= watches.holds_room();
+                if let RequestState::Open(open) = &request.state {
+                    self.socket.link.is_large |= open.0.holds_room();
                 }
                 if !output.frames.is_empty() {
                     self.socket.link.output.put(output.frames);
@@ -286,7 +288,8 @@ impl ChatRequestStream {
                 let opened = ready!(opening.as_mut().poll(cx));
                 Poll::Ready(self.opened(app, from, opened))
             }
-            RequestState::Open(watches, translator) => loop {
+            RequestState::Open(open) => loop {
+                let (watches, translator) = &mut **open;
                 if let Some(frames) = translator.next() {
                     return Poll::Ready(RequestOutput {
                         frames,
@@ -334,7 +337,7 @@ impl ChatRequestStream {
                 let mut watches =
                     Watches::new(Arc::clone(&app.hub), counters, transport, from, room);
                 watches.watch_session(session);
-                self.state = RequestState::Open(watches, translator);
+                self.state = RequestState::Open(Box::new((watches, translator)));
                 RequestOutput {
                     frames: text_frame(&json!({"type": "start", "requestId": self.id})),
                     is_over: false,

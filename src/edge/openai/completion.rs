@@ -125,7 +125,7 @@ impl CompletionChunks {
                 let new = sent.push(&text)?;
                 if !new.is_empty() {
                     let delta = json!({field: new});
-                    self.put_delta(delta, Value::Null, chunks);
+                    self.put_delta(delta, &Value::Null, chunks);
                 }
             }
             Body::Data { data } => self.data(data, chunks)?,
@@ -140,7 +140,7 @@ impl CompletionChunks {
                     return Err(OtherOutput);
                 }
                 let reason = finish_reason.unwrap_or_else(|| "stop".into());
-                self.put_delta(json!({}), reason.into(), chunks);
+                self.put_delta(json!({}), &reason.into(), chunks);
                 if let Some(usage) = usage.filter(|_| self.wants_usage) {
                     let mut chunk = self.head.object(CHUNK);
                     chunk["choices"] = json!([]);
@@ -185,7 +185,7 @@ impl CompletionChunks {
             let text = data.to_string();
             // Data that was sent before is part of what is compared.
             if self.calls.push(&text)? == text {
-                let mut chunk = self.chunk(json!({}), Value::Null);
+                let mut chunk = self.chunk(&json!({}), &Value::Null);
                 chunk["data"] = data;
                 chunks.push(chunk);
             }
@@ -199,19 +199,19 @@ impl CompletionChunks {
             let mut call = call.clone();
             call["index"] = self.call_count.into();
             self.call_count += 1;
-            self.put_delta(json!({"tool_calls": [call]}), Value::Null, chunks);
+            self.put_delta(json!({"tool_calls": [call]}), &Value::Null, chunks);
         }
         Ok(())
     }
 
-    fn put_delta(&mut self, mut delta: Value, reason: Value, chunks: &mut Vec<Value>) {
+    fn put_delta(&mut self, mut delta: Value, reason: &Value, chunks: &mut Vec<Value>) {
         if !std::mem::replace(&mut self.has_role, true) {
             delta["role"] = "assistant".into();
         }
-        chunks.push(self.chunk(delta, reason));
+        chunks.push(self.chunk(&delta, reason));
     }
 
-    fn chunk(&self, delta: Value, reason: Value) -> Value {
+    fn chunk(&self, delta: &Value, reason: &Value) -> Value {
         let mut chunk = self.head.object(CHUNK);
         chunk["choices"] = json!([{"index": 0, "delta": delta, "finish_reason": reason}]);
         if self.wants_usage {

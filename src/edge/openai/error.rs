@@ -86,14 +86,14 @@ impl From<&Problem> for OpenAiProblem {
     fn from(problem: &Problem) -> Self {
         let code = problem.code();
         let info = code.info();
-        match code {
-            // A model is a kind.
-            Code::UnknownKind | Code::BadKind => Self {
+        // A model is a kind.
+        if matches!(code, Code::UnknownKind | Code::BadKind) {
+            return Self {
                 param: Some("model"),
                 ..Self::new(404, "model_not_found", problem.message())
-            },
-            _ => Self::new(info.status, info.code, problem.message()),
+            };
         }
+        Self::new(info.status, info.code, problem.message())
     }
 }
 
@@ -114,7 +114,9 @@ pub(in crate::edge) async fn in_openai_form(request: Request, next: Next) -> Res
     let mut response = next.run(request).await;
     if is_openai && let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let error = OpenAiProblem::from(&problem);
-        *response.status_mut() = StatusCode::from_u16(error.status).unwrap_or(response.status());
+        if let Ok(status) = StatusCode::from_u16(error.status) {
+            *response.status_mut() = status;
+        }
         *response.body_mut() = error.to_json().to_string().into();
         let headers = response.headers_mut();
         headers.remove(header::CONTENT_LENGTH);

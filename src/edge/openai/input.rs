@@ -165,10 +165,10 @@ fn convert_item(mut item: Value, messages: &mut Vec<Value>) -> Result<(), Refusa
             }
         }
         "function_call_output" => {
-            let output = match item["output"].take() {
-                text @ Value::String(_) => text,
-                other => other.to_string().into(),
-            };
+            let mut output = item["output"].take();
+            if !output.is_string() {
+                output = output.to_string().into();
+            }
             messages
                 .push(json!({"role": "tool", "tool_call_id": item["call_id"], "content": output}));
         }

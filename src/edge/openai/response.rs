@@ -100,10 +100,10 @@ impl ResponseFold {
     pub(super) fn snapshot(&self) -> Value {
         let mut items = self.items.clone();
         items.extend(self.open.as_ref().map(|open| open.item("in_progress")));
-        self.object(items)
+        self.object(&items)
     }
 
-    fn object(&self, output: Vec<Value>) -> Value {
+    fn object(&self, output: &[Value]) -> Value {
         json!({
             "id": self.job, "object": "response", "created_at": self.created.unwrap_or(0),
             "status": self.status, "background": true, "error": self.error,
@@ -294,7 +294,7 @@ impl ResponseFold {
     }
 
     fn put_response(&mut self, event_type: &str, out: &mut Vec<Value>) {
-        let response = self.object(self.items.clone());
+        let response = self.object(&self.items);
         self.put(event_type, json!({"response": response}), out);
     }
 
