@@ -418,7 +418,8 @@ fn every_link_leads_to_a_file_and_a_heading() {
 fn codes(document: &str, heading: &str) -> Vec<String> {
     let (_, rest) = document.split_once(heading).unwrap();
     let section = rest.split("\n## ").next().unwrap();
-    let cells = section
+    let (_, rows) = section.split_once("|---").unwrap();
+    let cells = rows
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split('|').next());
     cells

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use async_nats::Request;
 use futures_util::future::{join_all, ready};
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -309,8 +309,11 @@ async fn a_worker_answers_only_for_jobs_it_owns() {
     let job = system.submit("asked", words(10_000, 20, 1)).await;
     system.reaches("asked", 4).await;
     let client = system.client().await;
-    let ask = || client.request(system.names().control(&job), Bytes::new());
-    assert_eq!(ask().await.unwrap().payload, r#"{"attempt":1}"#);
+    // A worker may answer only to workers.
+    let inbox = format!("_INBOX.{}.worker.asks", system.names().prefix());
+    let asks = Request::new().inbox(inbox);
+    let answer = client.send_request(system.names().control(&job), asks);
+    assert_eq!(answer.await.unwrap().payload, r#"{"attempt":1}"#);
     assert!(system.queue.is_owner_alive(&job, 1).await);
     assert!(
         !system.queue.is_owner_alive(&job, 2).await,
