@@ -66,7 +66,8 @@ fn assert_edge_counted(of_edge: &str, events: usize) {
         ("tailwater_edge_refusals_total{code=\"job_not_found\"}", 1.0),
         ("tailwater_edge_refusals_total{code=\"overloaded\"}", 0.0),
         ("tailwater_queue_waiting_jobs{kind=\"demo\"}", 0.0),
-        ("tailwater_nats_connections{state=\"up\"}", 6.0),
+        // Three of each thread, and that for the live copies of the thread with a watched job.
+        ("tailwater_nats_connections{state=\"up\"}", 7.0),
         ("tailwater_nats_connections{state=\"down\"}", 0.0),
     ] {
         assert_eq!(value(name), expected, "{name}");

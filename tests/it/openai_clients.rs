@@ -81,7 +81,7 @@ async fn errors_have_the_form_that_clients_of_openai_expect() {
             report["errors"],
             json!([
                 ["NotFoundError", 404, "model_not_found", 1],
-                ["BadRequestError", 400, "bad_input", 1],
+                ["UnprocessableEntityError", 422, "bad_input", 1],
                 ["APIError", null, "bad_input", 1],
                 ["NotFoundError", 404, "job_not_found", 1],
                 ["BadRequestError", 400, "bad_request", 1],

@@ -167,7 +167,10 @@ async fn a_slow_curl_gets_everything_and_delays_no_other_client() {
     curl.args([
         "-sSN",
         "--limit-rate",
-        "40K",
+        "200K",
+        // It reads a hundred buffers before it looks at the rate.
+        "--buffer-size",
+        "1024",
         &format!("http://{}/api/jobs/slow/events", edge.addr),
     ]);
     let reads = async {

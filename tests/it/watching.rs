@@ -137,6 +137,10 @@ async fn a_job_of_twenty_thousand_chunks_arrives_whole(broker: &Broker) {
     system.submit("long", Value::Null).await;
     let (live, late) = tokio::join!(follow(&edge.addr, "long"), async {
         let job = "long".parse().unwrap();
+        // Each wait has a limit of its own, and a log of this length takes a busy machine long.
+        for part in [5_000, 10_000, 15_000] {
+            system.reaches("long", part).await;
+        }
         system.ended(&job).await;
         // An edge without a feed reads the whole job from the log.
         let cold = system.edge().await;

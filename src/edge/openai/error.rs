@@ -37,7 +37,7 @@ impl OpenAiProblem {
     pub(super) fn of_failure(failure: &JobFailure) -> Self {
         let is_input =
             failure.code == FailureCode::BadInput || failure.code == FailureCode::ModelRefused;
-        let status = if is_input { 400 } else { 500 };
+        let status = if is_input { 422 } else { 500 };
         Self::new(status, &failure.code, failure.message.clone())
     }
 

@@ -106,6 +106,10 @@ impl ThirdParty {
         let lines = async {
             let mut said = Vec::new();
             while let Some(line) = self.lines.next_line().await.unwrap() {
+                // `says` may have left the end of a line.
+                if line.is_empty() {
+                    continue;
+                }
                 said.push(
                     serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}")),
                 );
