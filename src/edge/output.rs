@@ -51,11 +51,11 @@ impl OutputQueue {
         self.frames.is_empty()
     }
 
-    /// Adds bytes that are written as they are.
+    /// Adds bytes that are written as they are. A write of none would look like a broken connection.
     pub(super) fn put(&mut self, frame: Vec<u8>) {
         if let Some(OutFrame::Own(last)) = self.frames.back_mut() {
             last.extend_from_slice(&frame);
-        } else {
+        } else if !frame.is_empty() {
             self.frames.push_back(OutFrame::Own(frame));
         }
     }
