@@ -8,6 +8,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::limits::DEPTH_MAX;
+use super::msgpack as direct;
 use super::plain::plain;
 use super::scan;
 use super::transcode::transcode;
@@ -195,6 +196,11 @@ pub fn value<'de, D: Deserializer<'de>>(from: D) -> Result<serde_json::Value, D:
 /// # Errors
 /// [`Error`] when JSON cannot express it, for example a map with an array as key.
 pub fn msgpack_to_json(payload: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    let begin = out.len();
+    if direct::write_json(payload, out).is_some() {
+        return Ok(());
+    }
+    out.truncate(begin);
     transcode(&mut msgpack(payload), &mut serde_json::Serializer::new(out))?;
     Ok(())
 }

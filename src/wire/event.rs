@@ -60,7 +60,7 @@ macro_rules! events {
                 }
             }
 
-            fn from_text(text: &str) -> Self {
+            pub(super) fn from_text(text: &str) -> Self {
                 match text {
                     $($text => Self::$name,)*
                     _ => Self::Unknown,

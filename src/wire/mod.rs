@@ -15,6 +15,7 @@ pub mod framing;
 mod id;
 pub mod limits;
 mod listing;
+mod msgpack;
 mod number;
 mod object;
 mod plain;

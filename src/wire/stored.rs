@@ -14,6 +14,7 @@ use super::cursor::Cursor;
 use super::event::{Event, EventType, Status};
 use super::framing::{self, FrameKind};
 use super::id::{JobId, Seq, StreamSeq};
+use super::msgpack::{self, HeadFields};
 
 /// A stored event: its position, the fields that readers need, its unchanged payload, and its
 /// frames, encoded once.
@@ -68,8 +69,8 @@ impl EventHead {
 const JSON_MORE: usize = 96;
 
 /// The fields that readers need of every event; the rest of the payload is passed through.
-#[derive(Deserialize)]
-struct Head<'a> {
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct Head<'a> {
     #[serde(rename = "type")]
     event_type: EventType,
     #[serde(borrow)]
@@ -77,6 +78,21 @@ struct Head<'a> {
     seq: Seq,
     #[serde(default)]
     attempt: u32,
+}
+
+impl<'a> Head<'a> {
+    fn decode(payload: &'a [u8]) -> Result<Self, codec::Error> {
+        msgpack::head(payload).map_or_else(|| codec::borrowed(payload), |head| Ok(Self::of(head)))
+    }
+
+    pub(super) fn of(fields: HeadFields<'a>) -> Self {
+        Self {
+            event_type: EventType::from_text(fields.event_type),
+            job: Cow::Borrowed(fields.job),
+            seq: Seq(fields.seq),
+            attempt: fields.attempt,
+        }
+    }
 }
 
 /// Why a stored message is undecodable: it is not an event of its log.
@@ -106,7 +122,7 @@ impl Stored {
     /// # Errors
     /// [`DecodeError`]: another publisher stored something that is not an event of this job.
     pub fn decode(job: &JobId, stream_seq: StreamSeq, payload: Bytes) -> Result<Self, DecodeError> {
-        let head: Head<'_> = codec::borrowed(&payload)?;
+        let head = Head::decode(&payload)?;
         if head.job != job.as_str() {
             return Err(DecodeError::OtherJob);
         }

@@ -1,0 +1,387 @@
+//! Reads events as workers write them, on the path of every delivery: serde's general machinery
+//! takes several times the instructions. It reads less than the codec does (no floating-point
+//! numbers, no binary values, only text as keys, and nothing that is invalid) and gives up on the
+//! rest, which the codec then reads. What it reads, it reads as the codec does.
+
+/// How many levels deep a value may nest; an event with more is left to the codec.
+const LEVELS_MAX: usize = 24;
+
+/// The fields of an event that readers need.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct HeadFields<'a> {
+    pub(super) event_type: &'a str,
+    pub(super) job: &'a str,
+    pub(super) seq: u64,
+    pub(super) attempt: u32,
+}
+
+/// The fields of the event that `payload` is, and that nothing follows; `None` if the codec has to
+/// find out.
+pub(super) fn head(payload: &[u8]) -> Option<HeadFields<'_>> {
+    let mut reader = Reader(payload);
+    let Item::Map(fields) = reader.next()? else {
+        return None;
+    };
+    let mut event_type = None;
+    let mut job = None;
+    let mut seq = None;
+    let mut attempt = None;
+    for _ in 0..fields {
+        let name = reader.text()?;
+        let is_first = match name {
+            b"type" => event_type.replace(reader.utf8()?).is_none(),
+            b"job" => job.replace(reader.utf8()?).is_none(),
+            b"seq" => seq.replace(reader.unsigned()?).is_none(),
+            b"attempt" => attempt
+                .replace(reader.unsigned()?.try_into().ok()?)
+                .is_none(),
+            _ => reader.skip(LEVELS_MAX).is_some(),
+        };
+        if !is_first {
+            return None;
+        }
+    }
+    let head = HeadFields {
+        event_type: event_type?,
+        job: job?,
+        seq: seq?,
+        attempt: attempt.unwrap_or_default(),
+    };
+    reader.0.is_empty().then_some(head)
+}
+
+/// Appends the value at the start of `payload` as JSON; `None` if the codec has to do it, after
+/// which `out` may have a part of it.
+pub(super) fn write_json(payload: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    Reader(payload).write_json(out, LEVELS_MAX)
+}
+
+/// A value, or the start of one that has others in it.
+enum Item<'a> {
+    Nil,
+    Bool(bool),
+    Unsigned(u64),
+    Signed(i64),
+    Text(&'a [u8]),
+    List(usize),
+    Map(usize),
+}
+
+/// What is not read yet.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// The next value (<https://github.com/msgpack/msgpack/blob/master/spec.md>).
+    fn next(&mut self) -> Option<Item<'a>> {
+        let [marker] = self.array()?;
+        Some(match marker {
+            0x00..=0x7F => Item::Unsigned(marker.into()),
+            0x80..=0x8F => Item::Map((marker & 0xF).into()),
+            0x90..=0x9F => Item::List((marker & 0xF).into()),
+            0xA0..=0xBF => Item::Text(self.bytes((marker & 0x1F).into())?),
+            0xC0 => Item::Nil,
+            0xC2 => Item::Bool(false),
+            0xC3 => Item::Bool(true),
+            0xCC => Item::Unsigned(self.u8()?.into()),
+            0xCD => Item::Unsigned(self.u16()?.into()),
+            0xCE => Item::Unsigned(self.u32()?.into()),
+            0xCF => Item::Unsigned(u64::from_be_bytes(self.array()?)),
+            0xD0 => Item::Signed(i8::from_be_bytes(self.array()?).into()),
+            0xD1 => Item::Signed(i16::from_be_bytes(self.array()?).into()),
+            0xD2 => Item::Signed(i32::from_be_bytes(self.array()?).into()),
+            0xD3 => Item::Signed(i64::from_be_bytes(self.array()?)),
+            0xD9 => {
+                let length = self.u8()?;
+                Item::Text(self.bytes(length.into())?)
+            }
+            0xDA => {
+                let length = self.u16()?;
+                Item::Text(self.bytes(length.into())?)
+            }
+            0xDB => {
+                let length = self.u32()?;
+                Item::Text(self.bytes(length as usize)?)
+            }
+            0xDC => Item::List(self.u16()?.into()),
+            0xDD => Item::List(self.u32()? as usize),
+            0xDE => Item::Map(self.u16()?.into()),
+            0xDF => Item::Map(self.u32()? as usize),
+            0xE0..=0xFF => Item::Signed((marker as i8).into()),
+            _ => return None,
+        })
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (array, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*array)
+    }
+
+    fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.array().map(u8::from_be_bytes)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    fn text(&mut self) -> Option<&'a [u8]> {
+        // First what almost every name is.
+        if let Some((marker @ 0xA0..=0xBF, rest)) = self.0.split_first() {
+            let (text, rest) = rest.split_at_checked((marker & 0x1F).into())?;
+            self.0 = rest;
+            return Some(text);
+        }
+        match self.next()? {
+            Item::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn utf8(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.text()?).ok()
+    }
+
+    fn unsigned(&mut self) -> Option<u64> {
+        match self.next()? {
+            Item::Unsigned(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// Reads over one value.
+    fn skip(&mut self, levels: usize) -> Option<()> {
+        let inside = match self.next()? {
+            Item::List(items) => items,
+            Item::Map(fields) => fields.checked_mul(2)?,
+            _ => return Some(()),
+        };
+        let levels = levels.checked_sub(1)?;
+        for _ in 0..inside {
+            self.skip(levels)?;
+        }
+        Some(())
+    }
+
+    fn write_json(&mut self, out: &mut Vec<u8>, levels: usize) -> Option<()> {
+        match self.next()? {
+            Item::Nil => out.extend_from_slice(b"null"),
+            Item::Bool(true) => out.extend_from_slice(b"true"),
+            Item::Bool(false) => out.extend_from_slice(b"false"),
+            Item::Unsigned(number) => serde_json::to_writer(out, &number).ok()?,
+            Item::Signed(number) => serde_json::to_writer(out, &number).ok()?,
+            Item::Text(text) => write_text(text, out)?,
+            Item::List(items) => {
+                let levels = levels.checked_sub(1)?;
+                out.push(b'[');
+                for item in 0..items {
+                    if item > 0 {
+                        out.push(b',');
+                    }
+                    self.write_json(out, levels)?;
+                }
+                out.push(b']');
+            }
+            Item::Map(fields) => {
+                let levels = levels.checked_sub(1)?;
+                out.push(b'{');
+                for field in 0..fields {
+                    if field > 0 {
+                        out.push(b',');
+                    }
+                    write_text(self.text()?, out)?;
+                    out.push(b':');
+                    self.write_json(out, levels)?;
+                }
+                out.push(b'}');
+            }
+        }
+        Some(())
+    }
+}
+
+/// A JSON string (RFC 8259, section 7).
+fn write_text(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    out.reserve(text.len() + 2);
+    out.push(b'"');
+    if is_plain(text) {
+        out.extend_from_slice(text);
+    } else {
+        // It fails here, so that what follows can copy bytes.
+        std::str::from_utf8(text).ok()?;
+        let mut rest = text;
+        while let Some(at) = rest.iter().position(|byte| is_escaped(*byte)) {
+            out.extend_from_slice(&rest[..at]);
+            write_escape(rest[at], out);
+            rest = &rest[at + 1..];
+        }
+        out.extend_from_slice(rest);
+    }
+    out.push(b'"');
+    Some(())
+}
+
+/// Whether a text is ASCII without anything to escape. Eight bytes at a time, since almost every
+/// text of an event is; may be `false` for others that are.
+fn is_plain(text: &[u8]) -> bool {
+    const fn each(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; 8])
+    }
+    // A byte below 0x80 sets the highest bit of `byte - least` if it is less, and that of
+    // `(byte ^ other) - 1` if it is the other byte.
+    let is_plain = |bytes: &[u8; 8]| {
+        let word = u64::from_ne_bytes(*bytes);
+        let control = word.wrapping_sub(each(0x20));
+        let quote = (word ^ each(b'"')).wrapping_sub(each(1));
+        let backslash = (word ^ each(b'\\')).wrapping_sub(each(1));
+        (word | control | quote | backslash) & each(0x80) == 0
+    };
+    match (text.as_chunks(), text.last_chunk()) {
+        ((words, _), Some(last)) => words.iter().all(is_plain) && is_plain(last),
+        (_, None) => text
+            .iter()
+            .all(|byte| byte.is_ascii() && !is_escaped(*byte)),
+    }
+}
+
+fn is_escaped(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
+fn write_escape(byte: u8, out: &mut Vec<u8>) {
+    let short = match byte {
+        0x08 => b'b',
+        b'\t' => b't',
+        b'\n' => b'n',
+        0x0C => b'f',
+        b'\r' => b'r',
+        b'"' | b'\\' => byte,
+        _ => {
+            const DIGITS: &[u8; 16] = b"0123456789abcdef";
+            out.extend_from_slice(b"\\u00");
+            out.push(DIGITS[usize::from(byte >> 4)]);
+            out.push(DIGITS[usize::from(byte & 0xF)]);
+            return;
+        }
+    };
+    out.push(b'\\');
+    out.push(short);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::wire::codec;
+    use crate::wire::transcode::transcode;
+
+    fn by_codec(payload: &[u8]) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        let mut reader = rmp_serde::Deserializer::from_read_ref(payload);
+        transcode(&mut reader, &mut serde_json::Serializer::new(&mut out)).ok()?;
+        Some(out)
+    }
+
+    fn directly(payload: &[u8]) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        write_json(payload, &mut out).map(|()| out)
+    }
+
+    fn values() -> impl Strategy<Value = Value> {
+        let scalars = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            (-200_i64..70_000).prop_map(Value::from),
+            ".{0,40}".prop_map(Value::from),
+            "[\u{0}-\u{7F}]{0,300}".prop_map(Value::from),
+        ];
+        scalars.prop_recursive(6, 64, 20, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..20).prop_map(Value::from),
+                prop::collection::btree_map(".{0,8}", inner, 0..20)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_workers_write_is_converted_as_by_the_codec(value in values()) {
+            let payload = rmp_serde::to_vec_named(&value).unwrap();
+            prop_assert_eq!(directly(&payload), Some(value.to_string().into_bytes()));
+        }
+
+        #[test]
+        fn any_bytes_are_converted_as_by_the_codec_or_left_to_it(payload: Vec<u8>) {
+            if let Some(json) = directly(&payload) {
+                prop_assert_eq!(Some(json), by_codec(&payload));
+            }
+        }
+
+        #[test]
+        fn a_damaged_event_is_read_as_by_the_codec_or_left_to_it(value in values(), at: prop::sample::Index, byte: u8) {
+            let event = json!({"type": "model:chunk:v1", "job": "j1", "x": value, "seq": 7, "attempt": 1});
+            let mut payload = rmp_serde::to_vec_named(&event).unwrap();
+            let at = at.index(payload.len());
+            payload[at] = byte;
+            if let Some(json) = directly(&payload) {
+                prop_assert_eq!(Some(json), by_codec(&payload));
+            }
+            if let Some(head) = head(&payload) {
+                let of_codec: crate::wire::stored::Head<'_> = codec::from_msgpack(&payload).unwrap();
+                prop_assert_eq!(crate::wire::stored::Head::of(head), of_codec);
+            }
+        }
+    }
+
+    #[test]
+    fn the_fields_of_an_event_are_found_in_any_order() {
+        let event = json!({"seq": 300, "x": [{"seq": 1}, "é"], "job": "j1", "type": "t", "attempt": 2, "z": {}});
+        let payload = rmp_serde::to_vec_named(&event).unwrap();
+        let fields = HeadFields {
+            event_type: "t",
+            job: "j1",
+            seq: 300,
+            attempt: 2,
+        };
+        assert_eq!(head(&payload), Some(fields));
+        let longer = [payload.as_slice(), b"\xC0"].concat();
+        assert_eq!(head(&longer), None, "bytes follow");
+        assert_eq!(head(&payload[..payload.len() - 1]), None, "it is cut off");
+    }
+
+    #[test]
+    fn what_only_the_codec_reads_is_left_to_it() {
+        let nested = [vec![0x91; LEVELS_MAX + 1], vec![0xC0]].concat();
+        for (payload, what) in [
+            (
+                b"\xCB\x3F\xF0\0\0\0\0\0\0".to_vec(),
+                "a floating-point number",
+            ),
+            (b"\xC4\x01\x07".to_vec(), "a binary value"),
+            (b"\xD4\x01\x07".to_vec(), "an extension"),
+            (b"\x81\x01\x02".to_vec(), "a number as key"),
+            (b"\xA1\xFF".to_vec(), "not UTF-8"),
+            (b"\xDD\xFF\xFF\xFF\xFF\xC0".to_vec(), "cut off"),
+            (nested, "many levels"),
+        ] {
+            assert_eq!(directly(&payload), None, "{what}");
+        }
+        let nested = [vec![0x91; LEVELS_MAX], vec![0xC0]].concat();
+        assert_eq!(directly(&nested), by_codec(&nested), "fewer levels");
+    }
+}
