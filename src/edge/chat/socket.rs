@@ -20,13 +20,12 @@ use crate::config::WATCHES_MAX;
 use crate::edge::access::{Access, TokenEvent};
 use crate::edge::app::App;
 use crate::edge::counters::Transport;
-use crate::edge::drain::DrainSlot;
 use crate::edge::error::{Problem, count_refusal};
 use crate::edge::memory::{SplitReservation, weight};
 use crate::edge::sse::{Translation, Translator};
 use crate::edge::watches::{Outgoing, Watches};
-use crate::edge::ws::liveness::{Due, Liveness};
-use crate::edge::ws::socket::{ClientMessage, Disconnect, FrameSocket};
+use crate::edge::ws::socket::{ClientMessage, Disconnect};
+use crate::edge::ws::timed::TimedSocket;
 use crate::nats::Reader;
 use crate::session::Session;
 use crate::wire::framing::{FrameKind, websocket_frame};
@@ -41,9 +40,7 @@ pub(in crate::edge) struct ChatSocket<T> {
     app: Arc<App>,
     access: Access,
     from: IpAddr,
-    socket: FrameSocket<T>,
-    liveness: Liveness,
-    slot: DrainSlot,
+    socket: TimedSocket<T>,
     token_events: BoxStream<'static, TokenEvent>,
     requests: Vec<ChatRequestStream>,
     /// The request that is polled first, so that each gets its turn.
@@ -72,8 +69,7 @@ struct RequestOutput {
 impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
     pub(in crate::edge) fn new(
         app: Arc<App>,
-        socket: FrameSocket<T>,
-        slot: DrainSlot,
+        socket: TimedSocket<T>,
         from: IpAddr,
         access: Access,
     ) -> Self {
@@ -82,9 +78,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
             token_events: access.events(),
             access,
             from,
-            liveness: Liveness::new(socket.link.alarm.now()),
             socket,
-            slot,
             requests: Vec::new(),
             turn: 0,
         }
@@ -94,7 +88,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
     pub(in crate::edge) async fn run(mut self: Box<Self>) {
         let disconnect = poll_fn(|cx| self.poll_serve(cx)).await;
         debug!(?disconnect, "disconnected");
-        Box::pin(self.socket.close(disconnect)).await;
+        let _slot = Box::pin(self.socket.close(disconnect)).await;
     }
 
     fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<Disconnect> {
@@ -105,9 +99,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
     }
 
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Disconnect>> {
-        if self.socket.link.alarm.is_due() {
-            self.check_time(cx)?;
-        }
+        self.socket.check_time(cx)?;
         while let Poll::Ready(Some(event)) = self.token_events.poll_next_unpin(cx) {
             if let TokenEvent::Ended(code) = event {
                 return Poll::Ready(Err(Disconnect::Close(code)));
@@ -123,7 +115,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
                 }
             }
             let has_more = self.poll_requests(cx).is_ready();
-            if is_idle && !has_more && self.socket.link.output.is_empty() {
+            if is_idle && !has_more && self.socket.link().output.is_empty() {
                 return Poll::Pending;
             }
         }
@@ -131,12 +123,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
 
     /// Writes everything. If the client does not accept it, drops the events that wait.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Disconnect>> {
-        let flushed = self.socket.link.poll_flush(cx)?;
+        let flushed = self.socket.poll_flush(cx)?;
         for request in &mut self.requests {
             if let RequestState::Open(open) = &mut request.state
                 && let (watches, translator) = &mut **open
                 && translator.has_waiting()
-                && self.socket.link.is_stalled(watches.reads_memory(), cx)
+                && self.socket.link().is_stalled(watches.reads_memory(), cx)
             {
                 watches.release(translator.release());
             }
@@ -144,32 +136,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
         flushed.map(Ok)
     }
 
-    /// Handles what is due.
-    fn check_time(&mut self, cx: &mut Context<'_>) -> Result<(), Disconnect> {
-        let link = &mut self.socket.link;
-        let now = link.alarm.now();
-        if link.alarm.is_stopping() && self.slot.is_due() {
-            return Err(Disconnect::Close(Code::Restarting));
-        }
-        let message_by = self.socket.message_by();
-        if message_by.is_some_and(|by| by <= now) {
-            return Err(Disconnect::Gone);
-        }
-        if self.socket.link.blocked_for().is_none() {
-            match self.liveness.check(now) {
-                None => {}
-                Some(Due::Ping) => self.socket.put(FrameKind::Ping, b""),
-                Some(Due::Disconnect) => return Err(Disconnect::Close(Code::Timeout)),
-            }
-        }
-        let due = self.liveness.due();
-        let due = message_by.map_or(due, |by| by.min(due));
-        self.socket.link.alarm.set(due, cx.waker());
-        Ok(())
-    }
-
     fn receive(&mut self, messages: Vec<ClientMessage>) -> Result<(), Disconnect> {
-        self.liveness.heard();
         for message in messages {
             if message.encoding != Encoding::Json {
                 return Err(Disconnect::Close(Code::UnsupportedMediaType));
@@ -188,7 +155,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
             }
             if let Err(problem) = self.handle(&id, frame) {
                 let frame = problem_frame(&id, &problem);
-                self.socket.link.output.put(frame);
+                self.socket.link().output.put(frame);
             }
         }
         Ok(())
@@ -248,10 +215,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
             let polled = request.poll_next(&self.app, self.from, cx);
             if let Poll::Ready(output) = polled {
                 if let RequestState::Open(open) = &request.state {
-                    self.socket.link.is_large |= open.0.holds_room();
+                    self.socket.link().is_large |= open.0.holds_room();
                 }
                 if !output.frames.is_empty() {
-                    self.socket.link.output.put(output.frames);
+                    self.socket.link().output.put(output.frames);
                 }
                 if output.is_over {
                     self.requests.remove(index);
