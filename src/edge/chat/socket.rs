@@ -28,6 +28,7 @@ use crate::edge::ws::socket::{ClientMessage, Disconnect};
 use crate::edge::ws::timed::TimedSocket;
 use crate::nats::Reader;
 use crate::session::Session;
+use crate::source::EventSource;
 use crate::wire::framing::{FrameKind, websocket_frame};
 use crate::wire::limits::REF_MAX;
 use crate::wire::{Code, Encoding, Seq, ServerFrame, Stored, foreign_body};
@@ -42,28 +43,45 @@ pub(in crate::edge) struct ChatSocket<T> {
     from: IpAddr,
     socket: TimedSocket<T>,
     token_events: BoxStream<'static, TokenEvent>,
-    requests: Vec<ChatRequestStream>,
+    requests: ChatRequests<Reader>,
+}
+
+/// The requests of one connection that are not over.
+struct ChatRequests<S: EventSource> {
+    list: Vec<ChatRequestStream<S>>,
     /// The request that is polled first, so that each gets its turn.
     turn: usize,
 }
 
 /// A request that is answered.
-struct ChatRequestStream {
+struct ChatRequestStream<S: EventSource> {
     id: String,
-    state: RequestState,
+    state: RequestState<S>,
 }
 
-enum RequestState {
+enum RequestState<S: EventSource> {
     /// The job is being started or found.
-    Opening(BoxFuture<'static, Result<Option<Session<Reader>>, Problem>>),
-    // Boxed, because a request that waits has neither.
-    Open(Box<(Watches<Reader, ()>, Translator)>),
+    Opening(ChatOpening<S>),
+    // Boxed, because a request that waits has none.
+    Open(Box<FollowedJob<S>>),
 }
 
-/// Frames of one request, and whether it is over.
+/// Starts or finds a job; `None` if no job of the chat is active.
+type ChatOpening<S> = BoxFuture<'static, Result<Option<FollowedJob<S>>, Problem>>;
+
+/// The job that answers a request.
+struct FollowedJob<S: EventSource> {
+    watches: Watches<S, ()>,
+    translator: Translator,
+}
+
+/// Frames of one request.
 struct RequestOutput {
     frames: Vec<u8>,
+    /// Whether the request is over.
     is_over: bool,
+    /// Whether the frames take scarce memory.
+    is_large: bool,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
@@ -79,8 +97,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
             access,
             from,
             socket,
-            requests: Vec::new(),
-            turn: 0,
+            requests: ChatRequests::new(),
         }
     }
 
@@ -107,7 +124,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
         }
         let mut is_idle = false;
         loop {
-            ready!(self.poll_flush(cx))?;
+            if self.poll_flush(cx)?.is_pending() {
+                // Jobs are started and found all the same; the answers wait.
+                let frames = self.requests.poll_openings(cx);
+                self.socket.link().output.put(frames);
+                return Poll::Pending;
+            }
             if !is_idle {
                 match self.socket.poll_receive(cx)? {
                     Poll::Ready(messages) => self.receive(messages)?,
@@ -124,13 +146,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
     /// Writes everything. If the client does not accept it, drops the events that wait.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Disconnect>> {
         let flushed = self.socket.poll_flush(cx)?;
-        for request in &mut self.requests {
+        for request in &mut self.requests.list {
             if let RequestState::Open(open) = &mut request.state
-                && let (watches, translator) = &mut **open
-                && translator.has_waiting()
-                && self.socket.link().is_stalled(watches.reads_memory(), cx)
+                && open.translator.has_waiting()
+                && self
+                    .socket
+                    .link()
+                    .is_stalled(open.watches.reads_memory(), cx)
             {
-                watches.release(translator.release());
+                open.watches.release(open.translator.release());
             }
         }
         flushed.map(Ok)
@@ -169,12 +193,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
             .and_then(Value::as_str)
             .unwrap_or_default();
         if op == "abort" {
-            self.requests.retain(|request| request.id != id);
+            self.requests.list.retain(|request| request.id != id);
             return Ok(());
         }
-        if self.requests.len() >= WATCHES_MAX {
-            return Err(Code::TooManyRequests.into());
-        }
+        self.requests.admit(id)?;
         let is_send = op == "send";
         if !is_send && op != "resume" {
             return Err(bad("`type` is not send, resume or abort."));
@@ -183,22 +205,25 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
             return Err(bad("`id`, the id of the chat, is missing."));
         };
         let app = Arc::clone(&self.app);
-        let request = TurnRequest::new(app, self.access.clone(), self.from, &chat);
-        let opening: BoxFuture<'static, _> = if is_send {
+        let from = self.from;
+        let request = TurnRequest::new(Arc::clone(&app), self.access.clone(), from, &chat);
+        let answers = id.to_owned();
+        let follow = move |session| FollowedJob::new(&app, from, answers, session);
+        let opening: ChatOpening<Reader> = if is_send {
             let input = ChatSubmission::of(body_of(frame, chat))?.input;
             let held = self.reserve(&input)?;
             Box::pin(async move {
                 let session = request.answer(input).await;
                 drop(held);
-                session.map(Some)
+                session.map(|session| Some(follow(session)))
             })
         } else {
-            Box::pin(async move { request.resume().await })
+            Box::pin(async move {
+                let session = request.resume().await;
+                session.map(|session| session.map(follow))
+            })
         };
-        self.requests.push(ChatRequestStream {
-            id: id.to_owned(),
-            state: RequestState::Opening(opening),
-        });
+        self.requests.add(id, opening);
         Ok(())
     }
 
@@ -208,25 +233,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
 
     /// Adds what one request sends next to the output. Pending if there is nothing.
     fn poll_requests(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        for _ in 0..self.requests.len() {
-            let index = self.turn % self.requests.len();
-            self.turn = index + 1;
-            let request = &mut self.requests[index];
-            let polled = request.poll_next(&self.app, self.from, cx);
-            if let Poll::Ready(output) = polled {
-                if let RequestState::Open(open) = &request.state {
-                    self.socket.link().is_large |= open.0.holds_room();
-                }
-                if !output.frames.is_empty() {
-                    self.socket.link().output.put(output.frames);
-                }
-                if output.is_over {
-                    self.requests.remove(index);
-                }
-                return Poll::Ready(());
-            }
-        }
-        Poll::Pending
+        let output = ready!(self.requests.poll_next(cx));
+        let link = self.socket.link();
+        link.is_large |= output.is_large;
+        link.output.put(output.frames);
+        Poll::Ready(())
     }
 }
 
@@ -243,81 +254,151 @@ fn body_of(mut frame: Map<String, Value>, chat: String) -> Value {
     body.into()
 }
 
-impl ChatRequestStream {
-    fn poll_next(
-        &mut self,
-        app: &Arc<App>,
-        from: IpAddr,
-        cx: &mut Context<'_>,
-    ) -> Poll<RequestOutput> {
-        match &mut self.state {
-            RequestState::Opening(opening) => {
-                let opened = ready!(opening.as_mut().poll(cx));
-                Poll::Ready(self.opened(app, from, opened))
-            }
-            RequestState::Open(open) => loop {
-                let (watches, translator) = &mut **open;
-                if let Some(frames) = translator.next() {
-                    return Poll::Ready(RequestOutput {
-                        frames,
-                        is_over: false,
-                    });
-                }
-                match ready!(watches.poll_next(cx)) {
-                    Outgoing::Events(events) => translator.begin(events),
-                    Outgoing::Frame(_, ServerFrame::Missing { from, to, .. }) => {
-                        return Poll::Ready(RequestOutput {
-                            frames: translator.missing(from, to),
-                            is_over: false,
-                        });
-                    }
-                    Outgoing::Frame(_, ServerFrame::End { .. } | ServerFrame::Error { .. }) => {
-                        let mut frames = translator.close();
-                        frames.extend(text_frame(&json!({"type": "end", "requestId": self.id})));
-                        return Poll::Ready(RequestOutput {
-                            frames,
-                            is_over: true,
-                        });
-                    }
-                    Outgoing::Frame(..) | Outgoing::Answer(..) | Outgoing::Token(_) => {}
-                }
-            },
+impl<S: EventSource> ChatRequests<S> {
+    const fn new() -> Self {
+        Self {
+            list: Vec::new(),
+            turn: 0,
         }
     }
 
-    fn opened(
-        &mut self,
-        app: &Arc<App>,
-        from: IpAddr,
-        opened: Result<Option<Session<Reader>>, Problem>,
-    ) -> RequestOutput {
-        match opened {
-            Ok(Some(session)) => {
-                let translator = Translator::new(Box::new(PartFrames {
-                    fold: MessageParts::new(session.job().clone()),
-                    request: self.id.clone(),
-                    next_sequence: 0,
-                }));
-                let counters = Arc::clone(&app.thread.counters);
-                let room = app.shared.memory().streams.clone();
-                let transport = Transport::WebSocket;
-                let mut watches =
-                    Watches::new(Arc::clone(&app.hub), counters, transport, from, room);
-                watches.watch_session(session);
-                self.state = RequestState::Open(Box::new((watches, translator)));
-                RequestOutput {
-                    frames: text_frame(&json!({"type": "start", "requestId": self.id})),
-                    is_over: false,
+    /// Whether a request with this id may begin.
+    fn admit(&self, id: &str) -> Result<(), Problem> {
+        if self.list.iter().any(|request| request.id == id) {
+            let message = "The request with this `requestId` is not over. Use another one.";
+            return Err(Problem::new(Code::BadRequest, message));
+        }
+        if self.list.len() >= WATCHES_MAX {
+            return Err(Code::TooManyRequests.into());
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, id: &str, opening: ChatOpening<S>) {
+        self.list.push(ChatRequestStream {
+            id: id.to_owned(),
+            state: RequestState::Opening(opening),
+        });
+    }
+
+    /// What one request sends next. Pending if there is nothing.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<RequestOutput> {
+        for _ in 0..self.list.len() {
+            let index = self.turn % self.list.len();
+            self.turn = index + 1;
+            if let Poll::Ready(output) = self.list[index].poll_next(cx) {
+                if output.is_over {
+                    self.list.remove(index);
                 }
+                return Poll::Ready(output);
             }
-            Ok(None) => RequestOutput {
-                frames: text_frame(&json!({"type": "no-active", "requestId": self.id})),
-                is_over: true,
-            },
-            Err(problem) => RequestOutput {
-                frames: problem_frame(&self.id, &problem),
-                is_over: true,
-            },
+        }
+        Poll::Pending
+    }
+
+    /// Polls the requests whose jobs are being started or found. Returns the first frame of those
+    /// that are now followed or over.
+    fn poll_openings(&mut self, cx: &mut Context<'_>) -> Vec<u8> {
+        let mut frames = Vec::new();
+        self.list
+            .retain_mut(|request| match request.poll_opening(cx) {
+                Poll::Ready(output) => {
+                    frames.extend(output.frames);
+                    !output.is_over
+                }
+                Poll::Pending => true,
+            });
+        frames
+    }
+}
+
+impl<S: EventSource> ChatRequestStream<S> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<RequestOutput> {
+        match &mut self.state {
+            RequestState::Opening(_) => self.poll_opening(cx),
+            RequestState::Open(open) => open.poll_next(&self.id, cx),
+        }
+    }
+
+    /// The first frame, once the job is started or found. Pending also after that.
+    fn poll_opening(&mut self, cx: &mut Context<'_>) -> Poll<RequestOutput> {
+        let RequestState::Opening(opening) = &mut self.state else {
+            return Poll::Pending;
+        };
+        let id = &self.id;
+        let (frames, is_over) = match ready!(opening.as_mut().poll(cx)) {
+            Ok(Some(followed)) => {
+                self.state = RequestState::Open(Box::new(followed));
+                (
+                    text_frame(&json!({"type": "start", "requestId": id})),
+                    false,
+                )
+            }
+            Ok(None) => (
+                text_frame(&json!({"type": "no-active", "requestId": id})),
+                true,
+            ),
+            Err(problem) => (problem_frame(id, &problem), true),
+        };
+        Poll::Ready(RequestOutput {
+            frames,
+            is_over,
+            is_large: false,
+        })
+    }
+}
+
+impl FollowedJob<Reader> {
+    /// Answers the request with this id.
+    fn new(app: &App, from: IpAddr, request: String, session: Session<Reader>) -> Self {
+        let translator = Translator::new(Box::new(PartFrames {
+            fold: MessageParts::new(session.job().clone()),
+            request,
+            next_sequence: 0,
+        }));
+        let counters = Arc::clone(&app.thread.counters);
+        let room = app.shared.memory().streams.clone();
+        let transport = Transport::WebSocket;
+        let mut watches = Watches::new(Arc::clone(&app.hub), counters, transport, from, room);
+        watches.watch_session(session);
+        Self {
+            watches,
+            translator,
+        }
+    }
+}
+
+impl<S: EventSource> FollowedJob<S> {
+    /// The next frames of the request with this id.
+    fn poll_next(&mut self, id: &str, cx: &mut Context<'_>) -> Poll<RequestOutput> {
+        loop {
+            if let Some(frames) = self.translator.next() {
+                return Poll::Ready(self.output(frames));
+            }
+            match ready!(self.watches.poll_next(cx)) {
+                Outgoing::Events(events) => self.translator.begin(events),
+                Outgoing::Frame(_, ServerFrame::Missing { from, to, .. }) => {
+                    let frames = self.translator.missing(from, to);
+                    return Poll::Ready(self.output(frames));
+                }
+                Outgoing::Frame(_, ServerFrame::End { .. } | ServerFrame::Error { .. }) => {
+                    let mut frames = self.translator.close();
+                    frames.extend(text_frame(&json!({"type": "end", "requestId": id})));
+                    return Poll::Ready(RequestOutput {
+                        is_over: true,
+                        ..self.output(frames)
+                    });
+                }
+                Outgoing::Frame(..) | Outgoing::Answer(..) | Outgoing::Token(_) => {}
+            }
+        }
+    }
+
+    fn output(&self, frames: Vec<u8>) -> RequestOutput {
+        RequestOutput {
+            frames,
+            is_over: false,
+            is_large: self.watches.holds_room(),
         }
     }
 }
@@ -366,5 +447,52 @@ impl Translation for PartFrames {
     fn close(&mut self, out: &mut Vec<u8>) {
         let parts = self.fold.close();
         self.put(parts, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::memory::MemoryLog;
+    use futures_util::FutureExt as _;
+    use std::future::{pending, ready};
+
+    /// Requests whose jobs are found at once, later, and not at all.
+    fn requests() -> ChatRequests<MemoryLog> {
+        let mut requests = ChatRequests::new();
+        requests.add("none", ready(Ok(None)).boxed());
+        requests.add("waits", pending().boxed());
+        requests.add("refused", ready(Err(Code::Overloaded.into())).boxed());
+        requests
+    }
+
+    #[tokio::test]
+    async fn a_request_id_cannot_be_used_again_before_its_request_is_over() {
+        let mut requests = requests();
+        let code = |requests: &ChatRequests<MemoryLog>, id| {
+            let admitted = requests.admit(id);
+            admitted.map_err(|problem| problem.code())
+        };
+        assert_eq!(code(&requests, "none"), Err(Code::BadRequest));
+        assert_eq!(code(&requests, "new"), Ok(()));
+        let first = poll_fn(|cx| requests.poll_next(cx)).await;
+        assert!(first.is_over);
+        assert_eq!(code(&requests, "none"), Ok(()));
+        assert_eq!(code(&requests, "waits"), Err(Code::BadRequest));
+    }
+
+    #[tokio::test]
+    async fn all_openings_are_polled_together() {
+        let mut requests = requests();
+        let frames = poll_fn(|cx| Poll::Ready(requests.poll_openings(cx))).await;
+        let frames = String::from_utf8_lossy(&frames);
+        for expected in [
+            r#"{"requestId":"none","type":"no-active"}"#,
+            r#""errorText":"overloaded: "#,
+        ] {
+            assert!(frames.contains(expected), "{expected}: {frames}");
+        }
+        let ids: Vec<_> = requests.list.iter().map(|request| &*request.id).collect();
+        assert_eq!(ids, ["waits"]);
     }
 }
