@@ -135,6 +135,8 @@ pub(in crate::edge) async fn cancel_response(
     Peer(from): Peer,
     JobPath(job): JobPath,
 ) -> Result<Response, Problem> {
+    // The answer shows the job's output.
+    access.require(Operation::Watch(&job))?;
     match app.cancel(&access, from, job.clone(), None).await {
         Ok(_) => {}
         Err(problem) if problem.code() == Code::JobEnded => {}
