@@ -236,4 +236,8 @@ impl Translation for PartBlocks {
         let parts = self.0.close();
         self.put(&parts, out);
     }
+
+    fn is_over(&self) -> bool {
+        self.0.is_ended()
+    }
 }

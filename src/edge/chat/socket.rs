@@ -375,19 +375,19 @@ impl<S: EventSource> FollowedJob<S> {
             if let Some(frames) = self.translator.next() {
                 return Poll::Ready(self.output(frames));
             }
-            match ready!(self.watches.poll_next(cx)) {
+            // Counts what was written, even if nothing follows it.
+            let polled = self.watches.poll_next(cx);
+            if self.translator.is_over() {
+                return Poll::Ready(end_of(id, Vec::new()));
+            }
+            match ready!(polled) {
                 Outgoing::Events(events) => self.translator.begin(events),
                 Outgoing::Frame(_, ServerFrame::Missing { from, to, .. }) => {
                     let frames = self.translator.missing(from, to);
                     return Poll::Ready(self.output(frames));
                 }
                 Outgoing::Frame(_, ServerFrame::End { .. } | ServerFrame::Error { .. }) => {
-                    let mut frames = self.translator.close();
-                    frames.extend(text_frame(&json!({"type": "end", "requestId": id})));
-                    return Poll::Ready(RequestOutput {
-                        is_over: true,
-                        ..self.output(frames)
-                    });
+                    return Poll::Ready(end_of(id, self.translator.close()));
                 }
                 Outgoing::Frame(..) | Outgoing::Answer(..) | Outgoing::Token(_) => {}
             }
@@ -400,6 +400,16 @@ impl<S: EventSource> FollowedJob<S> {
             is_over: false,
             is_large: self.watches.holds_room(),
         }
+    }
+}
+
+/// These last frames of a request, and its end.
+fn end_of(id: &str, mut frames: Vec<u8>) -> RequestOutput {
+    frames.extend(text_frame(&json!({"type": "end", "requestId": id})));
+    RequestOutput {
+        frames,
+        is_over: true,
+        is_large: false,
     }
 }
 
@@ -447,6 +457,10 @@ impl Translation for PartFrames {
     fn close(&mut self, out: &mut Vec<u8>) {
         let parts = self.fold.close();
         self.put(parts, out);
+    }
+
+    fn is_over(&self) -> bool {
+        self.fold.is_ended()
     }
 }
 

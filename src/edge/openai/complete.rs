@@ -203,4 +203,22 @@ impl Translation for ChunkBlocks {
         let chunks = self.0.close();
         self.put(&chunks, None, out);
     }
+
+    fn is_over(&self) -> bool {
+        self.0.is_ended()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_over_after_an_error() {
+        let mut blocks = ChunkBlocks::new("j".parse().unwrap(), Seq(0));
+        assert!(!blocks.is_over());
+        let mut out = Vec::new();
+        blocks.missing(Seq(1), Seq(2), &mut out);
+        assert!(!out.is_empty() && blocks.is_over());
+    }
 }

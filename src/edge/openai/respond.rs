@@ -224,4 +224,28 @@ impl Translation for EventBlocks {
         let events = self.fold.close();
         self.put(&events, out);
     }
+
+    fn is_over(&self) -> bool {
+        self.fold.is_ended()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Budget;
+    use crate::edge::memory::Memory;
+
+    #[test]
+    fn response_events_are_over_after_an_error() {
+        let mut blocks = EventBlocks {
+            fold: ResponseFold::new("j".parse().unwrap()),
+            reservation: Memory::new(Budget::unlimited()).answers.empty(1),
+            after: None,
+        };
+        assert!(!blocks.is_over());
+        let mut out = Vec::new();
+        blocks.missing(Seq(1), Seq(2), &mut out);
+        assert!(!out.is_empty() && blocks.is_over());
+    }
 }
