@@ -464,6 +464,26 @@ async fn a_client_that_sends_no_token_in_time_is_closed() {
 }
 
 #[tokio::test]
+async fn the_reason_of_a_refused_token_is_reported_whatever_follows() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge_with_tokens().await;
+    let grants = json!({"watch": ["j1"]});
+    let auth = |token: String| json!({"op": "auth", "token": token});
+    let watch = json!({"op": "watch", "job": "j1"});
+    let expired = auth(token("a", &grants, -1));
+    for following in [watch, json!({"op": "ping"}), auth("nonsense".to_owned())] {
+        let mut client = TokenClient::connect(&edge.addr, Sends::Nothing, "")
+            .await
+            .unwrap();
+        client
+            .send_together(&[expired.clone(), following.clone()])
+            .await;
+        assert_eq!(client.closed().await, "4401 token_expired", "{following}");
+    }
+    system.end().await;
+}
+
+#[tokio::test]
 async fn an_unknown_key_makes_the_edge_read_the_key_set_again_but_rarely() {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
