@@ -32,7 +32,7 @@ use super::request::{JsonBody, Peer};
 use super::sse::{self, Translation, put_block};
 use crate::nats::Reader;
 use crate::session::Session;
-use crate::wire::{Code, JobId, Seq, Stored, foreign_body};
+use crate::wire::{Code, JobId, Seq, Stored, foreign_body, read_fields};
 
 const STREAM_VERSION: HeaderName = HeaderName::from_static("x-vercel-ai-ui-message-stream");
 
@@ -188,8 +188,7 @@ pub(super) async fn stop(
     let StopRequest { active } = if body.is_empty() {
         StopRequest::default()
     } else {
-        let bad = |error: serde_json::Error| Problem::new(Code::BadJson, error.to_string());
-        serde_json::from_slice(&body).map_err(bad)?
+        read_fields(&body)?
     };
     let request = TurnRequest::new(app, access, from, &chat);
     let job = request.stop(active.as_deref()).await?;

@@ -258,6 +258,19 @@ async fn requests_that_are_not_a_chat_are_refused() {
             "{body}"
         );
     }
+    for (body, code) in [
+        ("{", "bad_json"),
+        (r#"{"activeStreamId":7}"#, "bad_request"),
+        (r#"["chat-none_t1-1"]"#, "bad_request"),
+    ] {
+        let path = "/api/chat/none/stop";
+        let (found, _, problem) = http(&edges[0], "POST", path, "", body.as_bytes()).await;
+        assert_eq!(
+            (found, problem["code"].as_str()),
+            (400, Some(code)),
+            "{body}"
+        );
+    }
     let (status, _, stopping) = http(&edges[0], "POST", "/api/chat/none/stop", "", b"").await;
     assert_eq!(
         (status, stopping),
