@@ -124,7 +124,7 @@ impl QuotaReached {
     }
 
     /// The values of `RateLimit-Policy` and `RateLimit`.
-    pub(super) fn fields(&self) -> [String; 2] {
+    fn fields(&self) -> [String; 2] {
         let name = self.quota.as_str();
         let window = self.window_s.map(|window| format!(";w={window}"));
         let policy = format!("\"{name}\";q={}{}", self.limit, window.unwrap_or_default());
