@@ -1,11 +1,13 @@
 //! The chat of the AI SDK: a stock `useChat` needs no server of its own. A message starts a job of the
 //! configured kind, whose events are streamed as UI message parts. Here are the routes; `parts` and
-//! `messages` translate, `turns` finds the job of a chat, `socket` is the same over a WebSocket.
+//! `messages` translate, `turns` finds the job of a chat. `socket` is the same over a WebSocket, and
+//! `streams` has its requests.
 
 mod messages;
 mod parts;
 mod request;
 mod socket;
+mod streams;
 mod turns;
 
 use std::sync::Arc;
