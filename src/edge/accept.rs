@@ -1,5 +1,5 @@
-//! Content negotiation (RFC 9110, section 12.5.1): which of the two forms of a job's events a
-//! client prefers. It reads `Accept` and nothing else.
+//! Content negotiation (RFC 9110, section 12.5.1): whether a client prefers a stream of events or a
+//! JSON document. It reads `Accept` and nothing else.
 
 use axum::http::{HeaderMap, header};
 
@@ -26,30 +26,47 @@ impl Form {
 struct Preference {
     /// The weight; -1 when the client refuses the form, 0 when no range matches it.
     weight: f32,
-    /// How exactly the range names the form: 3 for its media type, 2 for its type, 1 for `*/*`.
+    /// How exactly the range names the form: [`NAMED`] for its media type, 2 for its type, 1 for
+    /// `*/*`.
     precision: u8,
     /// Minus the range's index in the list.
     earliness: isize,
 }
 
+/// The precision of a range that is the media type of a form.
+const NAMED: u8 = 3;
+
 /// The form that a client prefers, by default a stream. Of two forms with the same weight, the one
 /// that is named more exactly, then the one that is named first: clients put their own types before
 /// the `*/*` of their library.
 pub(super) fn form(headers: &HeaderMap) -> Form {
-    let lists = headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .filter_map(|list| list.to_str().ok());
-    let ranges: Vec<_> = lists
-        .flat_map(|list| split(list, ','))
-        .filter_map(range)
-        .collect();
+    let ranges = ranges(headers);
     let preference = |form| preference(&ranges, form);
     if preference(Form::Page) > preference(Form::Stream) {
         Form::Page
     } else {
         Form::Stream
     }
+}
+
+/// Whether a client asks for a stream where the default is a JSON document: it names the media type
+/// of a stream, and gives JSON no larger weight.
+pub(super) fn names_stream(headers: &HeaderMap) -> bool {
+    let ranges = ranges(headers);
+    let stream = preference(&ranges, Form::Stream);
+    let document = preference(&ranges, Form::Page);
+    stream.precision == NAMED && stream.weight > 0.0 && stream.weight >= document.weight
+}
+
+fn ranges(headers: &HeaderMap) -> Vec<Range<'_>> {
+    let lists = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|list| list.to_str().ok());
+    lists
+        .flat_map(|list| split(list, ','))
+        .filter_map(range)
+        .collect()
 }
 
 /// The most exact range that matches decides, whatever its weight.
@@ -60,7 +77,7 @@ fn preference(ranges: &[Range<'_>], form: Form) -> Preference {
         let precision = match (range.main, range.sub) {
             ("*", "*") => 1,
             (range, "*") if range.eq_ignore_ascii_case(main) => 2,
-            (a, b) if a.eq_ignore_ascii_case(main) && b.eq_ignore_ascii_case(sub) => 3,
+            (a, b) if a.eq_ignore_ascii_case(main) && b.eq_ignore_ascii_case(sub) => NAMED,
             _ => continue,
         };
         if precision > best.precision {
@@ -233,6 +250,28 @@ mod tests {
         ]);
         assert_eq!(accept(&["image/png", "application/json, */*;q=0.1"]), Page);
         assert_eq!(accept(&["text/event-stream", "application/json"]), Stream);
+    }
+
+    #[test]
+    fn a_stream_instead_of_a_document_must_be_named() {
+        for (list, named) in [
+            ("", false),
+            ("*/*", false),
+            ("text/*", false),
+            ("application/json", false),
+            ("text/event-stream", true),
+            ("TEXT/Event-Stream; charset=utf-8", true),
+            ("application/json, text/event-stream", true),
+            ("application/json;q=0.5, text/event-stream;q=0.4", false),
+            ("text/event-stream;q=0", false),
+            ("text/event-stream;q=0.0, */*", false),
+            ("text/event-stream-other", false),
+            (r#"application/json;a="text/event-stream""#, false),
+        ] {
+            let value = HeaderValue::from_static(list);
+            let headers = HeaderMap::from_iter([(header::ACCEPT, value)]);
+            assert_eq!(names_stream(&headers), named, "{list}");
+        }
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use futures_util::StreamExt as _;
-use futures_util::stream::{self, BoxStream};
+use futures_util::stream::{self, BoxStream, SelectAll};
+use futures_util::{Stream, StreamExt as _};
 use tokio::time::{Instant, sleep_until};
 
 use super::error::Problem;
@@ -150,12 +150,18 @@ impl Access {
             expires_at: access.expires_at,
             is_noticed: false,
         };
-        stream::unfold(watch, |mut watch| async move {
+        let events = stream::unfold(watch, |mut watch| async move {
             let event = watch.next().await;
             Some((event, watch))
-        })
-        .boxed()
+        });
+        polled_when_woken(events.boxed()).boxed()
     }
+}
+
+/// The same stream, polled only after it was woken. A connection asks for the events of its token
+/// whenever it is served, and to poll those locks what all connections share.
+fn polled_when_woken<S: Stream + Unpin>(events: S) -> SelectAll<S> {
+    stream::select_all([events])
 }
 
 /// Follows the life of one token.
@@ -220,6 +226,8 @@ mod tests {
     use crate::auth::Revocation;
     use crate::edge::quota::{SubjectLimits, SubjectUsages};
     use crate::nats::RevocationChange;
+    use futures_util::FutureExt as _;
+    use tokio::sync::mpsc;
     use tokio::time::sleep;
 
     fn token(name: &str, lifetime: Option<Duration>) -> (Access, Arc<RevokedTokens>) {
@@ -250,6 +258,26 @@ mod tests {
         );
         assert!(begun.elapsed() > Duration::from_secs(99));
         assert_eq!(access.require(Operation::List), Err(Code::TokenExpired));
+    }
+
+    #[tokio::test]
+    async fn events_are_polled_only_when_they_are_woken() {
+        let (sender, mut receiver) = mpsc::channel(1);
+        let mut polls = 0;
+        let events = stream::poll_fn(|cx| {
+            polls += 1;
+            receiver.poll_recv(cx)
+        });
+        let mut events = polled_when_woken(events);
+        for _ in 0..100 {
+            assert_eq!(events.next().now_or_never(), None);
+        }
+        sender.send(1).await.unwrap();
+        assert_eq!(events.next().await, Some(1));
+        drop(sender);
+        assert_eq!(events.next().await, None);
+        drop(events);
+        assert!(polls < 10, "{polls}");
     }
 
     #[tokio::test(start_paused = true)]

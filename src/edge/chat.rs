@@ -1,11 +1,13 @@
 //! The chat of the AI SDK: a stock `useChat` needs no server of its own. A message starts a job of the
 //! configured kind, whose events are streamed as UI message parts. Here are the routes; `parts` and
-//! `messages` translate, `turns` finds the job of a chat, `socket` is the same over a WebSocket.
+//! `messages` translate, `turns` finds the job of a chat. `socket` is the same over a WebSocket, and
+//! `streams` has its requests.
 
 mod messages;
 mod parts;
 mod request;
 mod socket;
+mod streams;
 mod turns;
 
 use std::sync::Arc;
@@ -32,7 +34,7 @@ use super::request::{JsonBody, Peer};
 use super::sse::{self, Translation, put_block};
 use crate::nats::Reader;
 use crate::session::Session;
-use crate::wire::{Code, JobId, Seq, Stored, foreign_body};
+use crate::wire::{Code, JobId, Seq, Stored, foreign_body, read_fields};
 
 const STREAM_VERSION: HeaderName = HeaderName::from_static("x-vercel-ai-ui-message-stream");
 
@@ -188,8 +190,7 @@ pub(super) async fn stop(
     let StopRequest { active } = if body.is_empty() {
         StopRequest::default()
     } else {
-        let bad = |error: serde_json::Error| Problem::new(Code::BadJson, error.to_string());
-        serde_json::from_slice(&body).map_err(bad)?
+        read_fields(&body)?
     };
     let request = TurnRequest::new(app, access, from, &chat);
     let job = request.stop(active.as_deref()).await?;
@@ -235,5 +236,9 @@ impl Translation for PartBlocks {
     fn close(&mut self, out: &mut Vec<u8>) {
         let parts = self.0.close();
         self.put(&parts, out);
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.is_ended()
     }
 }

@@ -25,7 +25,7 @@ use crate::auth::Operation;
 use crate::config::REQUESTS_MAX;
 use crate::nats::Reader;
 use crate::wire::limits::AUTH_WAIT_MS;
-use crate::wire::{BearerToken, ClientFrame, Code, Refusal, RequestRef, ServerFrame};
+use crate::wire::{BearerToken, ClientFrame, Code, JobId, Refusal, RequestRef, ServerFrame};
 
 /// A client. `R` says where the answer to a request goes.
 pub(super) struct ConnectedClient<R> {
@@ -95,13 +95,17 @@ impl<R: Send + 'static> ConnectedClient<R> {
     }
 
     /// Handles a frame; `reservation` comes from [`reservation_for`]. Returns an immediate answer;
-    /// [`Self::next`] returns a later one.
+    /// [`Self::next`] returns a later one. A client that must disconnect gets none.
     pub(super) fn handle(
         &mut self,
         frame: ClientFrame,
         reservation: SplitReservation,
         reply_to: R,
     ) -> Option<(ServerFrame, R)> {
+        if self.ended.is_some() {
+            // Why it ended is reported, and not what followed.
+            return None;
+        }
         let access = match (&self.access, &frame) {
             (_, ClientFrame::Auth { token }) => return self.authenticate(token, reply_to),
             (Some(access), _) => access.clone(),
@@ -152,23 +156,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
                 };
                 self.submit(access, request, reference, reply_to)
             }
-            ClientFrame::Cancel { reference, job } => {
-                let request = RequestRef {
-                    reference: reference.clone(),
-                    job: Some(job.to_string()),
-                };
-                let app = Arc::clone(&self.app);
-                let address = self.address;
-                let cancel = async move {
-                    let receipt = app.cancel(&access, address, job, None).await?;
-                    Ok(ServerFrame::Cancelling {
-                        reference,
-                        job: receipt.id,
-                        seq: receipt.seq,
-                    })
-                };
-                self.add_request(cancel, request, reply_to)
-            }
+            ClientFrame::Cancel { reference, job } => self.cancel(access, job, reference, reply_to),
         }
     }
 
@@ -192,6 +180,30 @@ impl<R: Send + 'static> ConnectedClient<R> {
                 job: accepted.id,
                 status: accepted.status,
                 watch_token: accepted.watch_token,
+            })
+        };
+        self.add_request(work, request, reply_to)
+    }
+
+    fn cancel(
+        &mut self,
+        access: Access,
+        job: JobId,
+        reference: Option<String>,
+        reply_to: R,
+    ) -> Option<(ServerFrame, R)> {
+        let request = RequestRef {
+            reference: reference.clone(),
+            job: Some(job.to_string()),
+        };
+        let app = Arc::clone(&self.app);
+        let address = self.address;
+        let work = async move {
+            let receipt = app.cancel(&access, address, job, None).await?;
+            Ok(ServerFrame::Cancelling {
+                reference,
+                job: receipt.id,
+                seq: receipt.seq,
             })
         };
         self.add_request(work, request, reply_to)

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use axum::Json;
+use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
@@ -148,8 +148,9 @@ impl From<SessionError> for Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+impl Problem {
+    /// The response, with its body as text. Counts the code.
+    pub(super) fn to_response(&self) -> Response<String> {
         count_refusal(self.code);
         let info = self.code.info();
         debug!(code = info.code, detail = self.detail, "refused");
@@ -160,8 +161,11 @@ impl IntoResponse for Problem {
             code: info.code,
             detail: self.detail.as_deref(),
         };
-        let status = StatusCode::from_u16(info.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(body)).into_response();
+        let json = serde_json::to_string(&body)
+            .unwrap_or_else(|_| unreachable!("texts and numbers are always JSON"));
+        let mut response = Response::new(json);
+        *response.status_mut() =
+            StatusCode::from_u16(info.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
@@ -184,6 +188,13 @@ impl IntoResponse for Problem {
         for (name, value) in self.reached.iter().flat_map(|reached| reached.headers()) {
             headers.insert(name, value);
         }
+        response
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.to_response().map(Body::from);
         // For clients that expect errors in another form.
         response.extensions_mut().insert(self);
         response

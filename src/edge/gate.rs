@@ -9,7 +9,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use ring::rand::{SecureRandom as _, SystemRandom};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -58,7 +58,9 @@ struct TokenGate {
     source: Option<KeySource>,
     key_set: RwLock<Arc<KeySet>>,
     /// When the key set was last read for a token with an unknown key. Held while it is read.
-    refetched_at: Mutex<Option<Instant>>,
+    refetched_at: Arc<Mutex<Option<Instant>>>,
+    /// Those of the thread that keeps the key set up to date.
+    tasks: OnceLock<Tasks>,
     revoked: Arc<RevokedTokens>,
     bucket: OnceLock<AuthBucket>,
     /// Whether a thread keeps the key set and the revocations up to date.
@@ -79,7 +81,8 @@ impl Gate {
             keys,
             source,
             key_set: RwLock::default(),
-            refetched_at: Mutex::default(),
+            refetched_at: Arc::default(),
+            tasks: OnceLock::new(),
             revoked: Arc::default(),
             bucket: OnceLock::new(),
             is_tended: AtomicBool::new(false),
@@ -101,6 +104,7 @@ impl Gate {
         if !gate.is_tended.swap(true, Ordering::Relaxed) {
             // The other threads only checked that it exists.
             let _ = gate.bucket.set(bucket.clone());
+            let _ = gate.tasks.set(tasks.clone());
             if let Err(error) = gate.read_keys().await {
                 warn!(%error, "cannot read the key set yet");
             }
@@ -225,12 +229,12 @@ impl TokenGate {
 
     /// Reads the key set for a token with an unknown key, unless that happened recently. Returns
     /// whether there may be other keys now.
-    async fn refetch_keys(&self) -> bool {
-        if self.source.is_none() {
+    async fn refetch_keys(self: &Arc<Self>) -> bool {
+        let Some(tasks) = self.tasks.get().filter(|_| self.source.is_some()) else {
             return false;
-        }
+        };
         let before = self.key_set();
-        let mut refetched_at = self.refetched_at.lock().await;
+        let mut refetched_at = Arc::clone(&self.refetched_at).lock_owned().await;
         if !Arc::ptr_eq(&before, &self.key_set()) {
             return true;
         }
@@ -238,16 +242,20 @@ impl TokenGate {
             return false;
         }
         *refetched_at = Some(Instant::now());
-        match self.read_keys().await {
-            Ok(()) => {
-                info!("read the key set again for a token with an unknown key");
-                true
+        let gate = Arc::clone(self);
+        let (done, reading) = oneshot::channel();
+        // As a task: other clients need the keys as well, even if this one disconnects.
+        tasks.spawn_until_stop(async move {
+            let read = gate.read_keys().await;
+            match &read {
+                Ok(()) => info!("read the key set again for a token with an unknown key"),
+                Err(error) => warn!(%error, "cannot read the key set"),
             }
-            Err(error) => {
-                warn!(%error, "cannot read the key set");
-                false
-            }
-        }
+            drop(refetched_at);
+            // Fails if the client has disconnected.
+            let _ = done.send(read.is_ok());
+        });
+        reading.await.unwrap_or(false)
     }
 
     async fn refresh_keys(self: Arc<Self>) {

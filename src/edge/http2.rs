@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
@@ -21,7 +22,7 @@ use tower::ServiceExt as _;
 use tracing::debug;
 
 use super::client_stream::ClientStream;
-use super::memory::Large;
+use super::memory::{Large, bind};
 use super::metered::Metered;
 use super::takeover::{ResponseHead, TakenStream, Takeover};
 use crate::config::{
@@ -62,19 +63,6 @@ struct WatchedBody {
     /// What was read of the body and not sent.
     rest: Bytes,
     request: Arc<OpenRequest>,
-}
-
-/// A part of a response that the HTTP library holds until the client accepts it. Until then, its
-/// request is open.
-struct SentPart {
-    bytes: Bytes,
-    _request: Arc<OpenRequest>,
-}
-
-impl AsRef<[u8]> for SentPart {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
 }
 
 /// The body of an event stream: what its task writes.
@@ -172,11 +160,10 @@ impl HttpBody for WatchedBody {
         self.request.lock().since = Some(Instant::now());
         // The library accepts a part of any size, and then the body is not asked any more.
         let length = self.rest.len().min(HTTP2_SEND_BUFFER);
-        let part = SentPart {
-            bytes: self.rest.split_to(length),
-            _request: Arc::clone(&self.request),
-        };
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(part)))))
+        let part = self.rest.split_to(length);
+        // The library holds a part until the client accepts it. Until then, the request is open.
+        let part = bind(part, Arc::clone(&self.request));
+        Poll::Ready(Some(Ok(Frame::data(part))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -203,12 +190,12 @@ impl HttpBody for EventBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let mut bytes = vec![0; HTTP2_EVENTS_BUFFER];
-        let mut buffer = ReadBuf::new(&mut bytes);
+        // The library holds a frame until the client accepts it, so it has the size of its content.
+        let mut buffer = [MaybeUninit::uninit(); HTTP2_EVENTS_BUFFER];
+        let mut buffer = ReadBuf::uninit(&mut buffer);
         ready!(Pin::new(&mut self.0).poll_read(cx, &mut buffer))?;
-        let read = buffer.filled().len();
-        bytes.truncate(read);
-        Poll::Ready((read > 0).then(|| Ok(Frame::data(bytes.into()))))
+        let read = buffer.filled();
+        Poll::Ready((!read.is_empty()).then(|| Ok(Frame::data(Bytes::copy_from_slice(read)))))
     }
 }
 

@@ -163,14 +163,18 @@ impl SplitReservation {
 }
 
 /// Bytes that keep `owned` until their last slice is dropped: until the socket has accepted them.
-pub(super) fn bind<T: Send + 'static>(bytes: Vec<u8>, owned: T) -> Bytes {
-    struct Owner<T> {
-        bytes: Vec<u8>,
+pub(super) fn bind<B, T>(bytes: B, owned: T) -> Bytes
+where
+    B: AsRef<[u8]> + Send + 'static,
+    T: Send + 'static,
+{
+    struct Owner<B, T> {
+        bytes: B,
         _owned: T,
     }
-    impl<T> AsRef<[u8]> for Owner<T> {
+    impl<B: AsRef<[u8]>, T> AsRef<[u8]> for Owner<B, T> {
         fn as_ref(&self) -> &[u8] {
-            &self.bytes
+            self.bytes.as_ref()
         }
     }
     Bytes::from_owner(Owner {

@@ -29,7 +29,9 @@ pub(super) struct Metered<T> {
     io: T,
     meter: Meter,
     /// Runs while a write waits.
-    write_timer: Option<Pin<Box<Sleep>>>,
+    write_timer: WaitTimer,
+    /// Runs while a flush or a shutdown waits: TLS has bytes that it has accepted, but not written.
+    flush_timer: WaitTimer,
     /// How many more bytes were read than written.
     read_ahead: usize,
     /// Wakes the reader once something was written.
@@ -48,6 +50,7 @@ impl<T> Metered<T> {
             io,
             meter: Meter::new(peer, sent),
             write_timer: None,
+            flush_timer: None,
             read_ahead: 0,
             paused_reader: None,
             partial: PartialMessage::new(bodies),
@@ -77,28 +80,43 @@ impl<T> Metered<T> {
         cx: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
-            self.write_timer = None;
-            if let Poll::Ready(Ok(bytes)) = &written {
-                self.meter.count_sent(*bytes);
-                self.read_ahead = self.read_ahead.saturating_sub(*bytes);
-            }
-            if let Some(reader) = self.paused_reader.take() {
-                reader.wake();
-            }
-            return written;
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.meter.count_sent(*bytes);
+            self.read_ahead = self.read_ahead.saturating_sub(*bytes);
         }
-        if self.meter.stops_writing(cx) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        let limited = limited(written, &mut self.write_timer, &self.meter, cx);
+        if self.write_timer.is_none()
+            && let Some(reader) = self.paused_reader.take()
+        {
+            reader.wake();
         }
-        let timer = self
-            .write_timer
-            .get_or_insert_with(|| Box::pin(sleep(self.meter.write_wait())));
-        timer
-            .as_mut()
-            .poll(cx)
-            .map(|()| Err(io::ErrorKind::TimedOut.into()))
+        limited
     }
+}
+
+/// A timer that runs while the client accepts nothing.
+type WaitTimer = Option<Pin<Box<Sleep>>>;
+
+/// The result of what waits for the client; an error once it has waited for longer than the meter
+/// allows.
+fn limited<R>(
+    polled: Poll<io::Result<R>>,
+    timer: &mut WaitTimer,
+    meter: &Meter,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<R>> {
+    if polled.is_ready() {
+        *timer = None;
+        return polled;
+    }
+    if meter.stops_writing(cx) {
+        return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+    }
+    let timer = timer.get_or_insert_with(|| Box::pin(sleep(meter.write_wait())));
+    timer
+        .as_mut()
+        .poll(cx)
+        .map(|()| Err(io::ErrorKind::TimedOut.into()))
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
@@ -162,11 +180,15 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let this = &mut *self;
+        let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        limited(flushed, &mut this.flush_timer, &this.meter, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let this = &mut *self;
+        let shut = Pin::new(&mut this.io).poll_shutdown(cx);
+        limited(shut, &mut this.flush_timer, &this.meter, cx)
     }
 }
 
@@ -206,6 +228,49 @@ mod tests {
         edge.meter().set_large(true);
         edge.write_all(&[0; 11]).await.unwrap_err();
         assert_eq!(begun.elapsed(), ANSWER_WAIT, "of a large response");
+    }
+
+    /// Accepts bytes, as TLS does, for a client that reads nothing.
+    struct Unread;
+
+    impl AsyncWrite for Unread {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flush_or_a_shutdown_waits_no_longer_than_a_write() {
+        for is_last in [false, true] {
+            let mut edge = Metered::new(Unread, PEER, &bodies(), Arc::default());
+            edge.write_all(&[0]).await.unwrap();
+            let begun = Instant::now();
+            let waiting = async {
+                if is_last {
+                    edge.shutdown().await
+                } else {
+                    edge.flush().await
+                }
+            };
+            let ended = timeout(WRITE_WAIT * 2, waiting).await;
+            let error = ended.expect("it is limited").unwrap_err();
+            assert_eq!(
+                (error.kind(), begun.elapsed()),
+                (io::ErrorKind::TimedOut, WRITE_WAIT)
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]

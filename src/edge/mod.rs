@@ -25,6 +25,7 @@ mod gate;
 mod head;
 mod http2;
 mod jobs;
+mod json;
 mod kinds;
 mod link;
 mod list;

@@ -124,7 +124,7 @@ impl QuotaReached {
     }
 
     /// The values of `RateLimit-Policy` and `RateLimit`.
-    pub(super) fn fields(&self) -> [String; 2] {
+    fn fields(&self) -> [String; 2] {
         let name = self.quota.as_str();
         let window = self.window_s.map(|window| format!(";w={window}"));
         let policy = format!("\"{name}\";q={}{}", self.limit, window.unwrap_or_default());
@@ -190,6 +190,9 @@ impl SubjectUsages {
         }
         if by_name.len() == by_name.capacity() {
             by_name.retain(|_, usage| Arc::strong_count(usage) > 1 || !usage.is_unused());
+            // Room for as many again: if few are unused, each new subject would look at all others.
+            let room = by_name.len();
+            by_name.reserve(room);
         }
         let usage = Arc::new(SubjectUsage::new(self.limits));
         by_name.insert(name.to_owned(), Arc::clone(&usage));
@@ -420,6 +423,24 @@ mod tests {
         assert!(known < 1000, "{known}");
         assert!(usages.of("connected").lock().connections == 1);
         drop(connected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_subjects_are_added_between_two_searches_for_unused_ones() {
+        let usages = SubjectUsages::new(LIMITS);
+        let room = || {
+            let by_name = usages.by_name.lock().unwrap();
+            by_name.capacity() - by_name.len()
+        };
+        usages.of("unused");
+        let mut used = Vec::new();
+        while used.len() < 1000 || room() > 0 {
+            used.push(usages.of(&used.len().to_string()));
+        }
+        advance(QUOTA_WINDOW).await;
+        used.push(usages.of("new"));
+        assert!(!usages.by_name.lock().unwrap().contains_key("unused"));
+        assert!(room() >= used.len() - 1, "{} for {}", room(), used.len());
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,9 +15,8 @@ use axum::serve::Listener;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +25,7 @@ use tracing::debug;
 
 use super::client_stream::ClientStream;
 use super::counters::SentBytes;
-use super::error::count_refusal;
+use super::error::Problem;
 use super::http2;
 use super::memory::{Large, SplitBudget};
 use super::meter::network;
@@ -34,10 +33,10 @@ use super::metered::Metered;
 use super::quota::{Quota, QuotaReached};
 use super::takeover::{LentStream, ResponseHead, Takeover};
 use super::tls::Tls;
-use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER, QUOTA_RETRY_S};
+use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER};
 use crate::fair_slots::{FairSlot, FairSlots};
 use crate::runtime::Tasks;
-use crate::wire::{Code, CodeInfo};
+use crate::wire::Code;
 
 /// Accepts connections until the tasks should end. Each connection is one of the tasks.
 pub(super) async fn serve(
@@ -117,27 +116,21 @@ async fn secured(
 /// its address has its share.
 fn refusal(slots: &FairSlots) -> String {
     let has_share = slots.taken() < slots.limit();
-    let (code, fields) = if has_share {
-        let reached = QuotaReached::of(Quota::Address, slots.share());
-        (Code::RateLimited, reached.fields().to_vec())
+    let problem = if has_share {
+        Problem::from(QuotaReached::of(Quota::Address, slots.share()))
     } else {
-        (Code::Overloaded, Vec::new())
+        Problem::from(Code::Overloaded)
     };
-    count_refusal(code);
-    let CodeInfo {
-        code, status, text, ..
-    } = code.info();
-    let status = StatusCode::from_u16(status).unwrap_or_default();
-    let body =
-        json!({"type": "about:blank", "title": text, "status": status.as_u16(), "code": code});
-    let body = body.to_string();
-    let names = ["ratelimit-policy", "ratelimit"].iter().zip(fields);
-    let fields: String = names
-        .map(|(name, value)| format!("{name}: {value}\r\n"))
+    let response = problem.to_response();
+    let status = response.status();
+    let fields: String = response
+        .headers()
+        .iter()
+        .filter_map(|(name, value)| Some(format!("{name}: {}\r\n", value.to_str().ok()?)))
         .collect();
+    let body = response.body();
     format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\n\
-        retry-after: {QUOTA_RETRY_S}\r\n{fields}cache-control: no-store\r\nconnection: close\r\n\
+        "HTTP/1.1 {status}\r\n{fields}cache-control: no-store\r\nconnection: close\r\n\
         content-length: {}\r\n\r\n{body}",
         body.len()
     )

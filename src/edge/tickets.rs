@@ -18,7 +18,7 @@ use super::error::Problem;
 use super::request::{JsonBody, Peer};
 use crate::auth::Operation;
 use crate::wire::limits::TICKET_TTL_MS;
-use crate::wire::{BearerToken, Code, job_id};
+use crate::wire::{BearerToken, Code, job_id, read_fields};
 
 /// What the ticket is for.
 #[derive(Deserialize, JsonSchema)]
@@ -57,15 +57,7 @@ pub(super) async fn issue(
     Peer(client): Peer,
     JsonBody(body, _held): JsonBody,
 ) -> Result<Response, Problem> {
-    let bad = |error: serde_json::Error| {
-        let code = if error.is_data() {
-            Code::BadRequest
-        } else {
-            Code::BadJson
-        };
-        Problem::new(code, error.to_string())
-    };
-    let request: TicketRequest = serde_json::from_slice(&body).map_err(bad)?;
+    let request: TicketRequest = read_fields(&body)?;
     let job = job_id(&request.job)?;
     access.require(Operation::Watch(&job))?;
     let subject = access.subject_for_job(&job).ok_or_else(|| {

@@ -1,12 +1,14 @@
 //! The WebSocket transport: the upgrade. `wire/PROTOCOL.md` is the contract. `connection` serves an
-//! open connection, `socket` reads its messages, `reader` their frames.
+//! open connection, `timed` keeps its time limits, `socket` reads its messages, `reader` their
+//! frames.
 
 mod connection;
 mod echo;
-pub(super) mod liveness;
+mod liveness;
 pub(super) mod opening;
 mod reader;
 pub(super) mod socket;
+pub(super) mod timed;
 
 use std::sync::Arc;
 
@@ -19,6 +21,7 @@ pub use self::echo::serve_echo;
 
 use self::connection::Connection;
 use self::socket::FrameSocket;
+use self::timed::TimedSocket;
 use super::access::Access;
 use super::admission::ClientAddress;
 use super::app::App;
@@ -85,15 +88,16 @@ pub(super) async fn upgrade(
         };
         let mut link = Link::taken(taken, framing(encoding), app.alarms.alarm());
         link.count_sent(&app.thread.counters.sent, Transport::WebSocket);
-        let socket = FrameSocket::new(link, &app.shared.memory().bodies);
+        let frames = FrameSocket::new(link, &app.shared.memory().bodies);
+        let socket = TimedSocket::new(frames, slot);
         match chat {
             Some((access, counted)) => {
-                let chat = ChatSocket::new(app, socket, slot, address, access);
+                let chat = ChatSocket::new(app, socket, address, access);
                 Box::new(chat).run().await;
                 drop(counted);
             }
             None => {
-                let connection = Connection::new(app, socket, encoding, slot, address, access);
+                let connection = Connection::new(app, socket, encoding, address, access);
                 Box::new(connection).run().await;
             }
         }

@@ -13,7 +13,7 @@ use super::cursor::{BadCursor, Cursor};
 use super::id::{JobId, Seq};
 use super::limits::{BODY_MAX, REF_MAX, TOKEN_MAX};
 use super::object::{Misread, object};
-use super::refusal::{self, Refusal, RequestHead, RequestRef, fields, job_id};
+use super::refusal::{self, Refusal, RequestHead, RequestRef, job_id, read_fields};
 use super::submission::Submission;
 use super::submit::{SubmissionFields, SubmitFrame};
 
@@ -185,7 +185,7 @@ impl ClientFrame {
     fn read(op: &str, text: &[u8]) -> Result<Self, Refusal> {
         match op {
             "auth" => {
-                let AuthFields { _op, token } = fields(text)?;
+                let AuthFields { _op, token } = read_fields(text)?;
                 if token.get().len() > TOKEN_MAX {
                     let message = format!("the token is too large: the limit is {TOKEN_MAX} bytes");
                     return Err(Refusal::new(Code::TooLarge, message));
@@ -202,7 +202,7 @@ impl ClientFrame {
                     after,
                     cursor,
                     compact,
-                } = fields(text)?;
+                } = read_fields(text)?;
                 Ok(Self::Watch {
                     job: job_id(&job)?,
                     start: start(after, cursor.as_deref())?,
@@ -210,11 +210,11 @@ impl ClientFrame {
                 })
             }
             "ping" => {
-                let PingFields { _op } = fields(text)?;
+                let PingFields { _op } = read_fields(text)?;
                 Ok(Self::Ping)
             }
             "unwatch" => {
-                let UnwatchFields { _op, job } = fields(text)?;
+                let UnwatchFields { _op, job } = read_fields(text)?;
                 Ok(Self::Unwatch { job: job_id(&job)? })
             }
             "submit" => {
@@ -236,7 +236,7 @@ impl ClientFrame {
                     _op,
                     reference,
                     job,
-                } = fields(text)?;
+                } = read_fields(text)?;
                 refusal::check_reference(reference.as_deref())?;
                 Ok(Self::Cancel {
                     reference,

@@ -20,7 +20,8 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
+    /// A refusal of a request that is not identified. Only the beginning of a long message is kept.
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
         Self {
             code,
             message: shortened(message.into()),
@@ -84,11 +85,11 @@ pub fn shortened(mut message: String) -> String {
     message
 }
 
-/// Reads an object that a client sent.
+/// Reads a JSON object that a client sent.
 ///
 /// # Errors
 /// A [`Refusal`].
-pub(super) fn fields<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Refusal> {
+pub fn read_fields<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Refusal> {
     object(text).map_err(|misread| match misread {
         Misread::NotJson(error) => Refusal::new(Code::BadJson, error.to_string()),
         Misread::Other(error) => Refusal::new(Code::BadRequest, error.to_string()),

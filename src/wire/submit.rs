@@ -84,7 +84,7 @@ impl SubmitFrame {
     /// # Errors
     /// A [`Refusal`] for the client.
     pub fn from_json(text: &[u8]) -> Result<Self, Refusal> {
-        let fields: SubmissionFields<'_> = refusal::fields(text)?;
+        let fields: SubmissionFields<'_> = refusal::read_fields(text)?;
         Self::of(fields)
     }
 
@@ -94,7 +94,7 @@ impl SubmitFrame {
     /// # Errors
     /// A [`Refusal`] for the client.
     pub fn from_body(text: &[u8]) -> Result<Self, Refusal> {
-        let fields: SubmissionFields<'_> = refusal::fields(text)?;
+        let fields: SubmissionFields<'_> = refusal::read_fields(text)?;
         let of_frames = [
             ("op", fields.op.is_some()),
             ("ref", fields.reference.is_some()),

@@ -139,6 +139,15 @@ async fn over_http(edge: &Edge, operation: &str, token: Option<&str>) -> Option<
     })
 }
 
+/// How a client sends this token.
+fn way_of(token: Option<&str>, sends: Sends) -> Sends {
+    if token.is_some() {
+        sends
+    } else {
+        Sends::Nothing
+    }
+}
+
 /// The frame of an operation that WebSocket and Socket.IO clients have.
 fn frame(operation: &str) -> Option<(&str, Value)> {
     Some(match operation {
@@ -156,11 +165,7 @@ async fn over_websocket(
     sends: Sends,
     token: Option<&str>,
 ) -> Option<String> {
-    let sends = if token.is_some() {
-        sends
-    } else {
-        Sends::Nothing
-    };
+    let sends = way_of(token, sends);
     let connected = TokenClient::connect(&edge.addr, sends, token.unwrap_or_default()).await;
     let closed = |code: String| code.strip_prefix("4401 ").unwrap_or(&code).to_owned();
     if operation == "connect" {
@@ -185,11 +190,7 @@ async fn over_socketio(
     sends: Sends,
     token: Option<&str>,
 ) -> Option<String> {
-    let sends = if token.is_some() {
-        sends
-    } else {
-        Sends::Nothing
-    };
+    let sends = way_of(token, sends);
     let joined = TokenSocket::join(&edge.addr, sends, token.unwrap_or_default()).await;
     if operation == "connect" {
         return Some(joined.map_or_else(|code| code, |_| "ok".to_owned()));

@@ -1,14 +1,18 @@
 use std::path::Path;
 
+use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, Channel, Failure, Finish, Job, Output};
 use tailwater::edge::EdgeSettings;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::support::broker::Broker;
 use crate::support::http::{exchange, get_json, http};
 use crate::support::system::{Edge, System, text, words};
 use crate::support::third_party::ThirdParty;
-use crate::support::{assert_fields, until};
+use crate::support::{assert_fields, until, within};
 
 /// The packages, version 7 and version 6, and their transports.
 const PAGES: [(&str, &str); 3] = [("ai", "http"), ("ai6", "http"), ("ai", "websocket")];
@@ -254,6 +258,19 @@ async fn requests_that_are_not_a_chat_are_refused() {
             "{body}"
         );
     }
+    for (body, code) in [
+        ("{", "bad_json"),
+        (r#"{"activeStreamId":7}"#, "bad_request"),
+        (r#"["chat-none_t1-1"]"#, "bad_request"),
+    ] {
+        let path = "/api/chat/none/stop";
+        let (found, _, problem) = http(&edges[0], "POST", path, "", body.as_bytes()).await;
+        assert_eq!(
+            (found, problem["code"].as_str()),
+            (400, Some(code)),
+            "{body}"
+        );
+    }
     let (status, _, stopping) = http(&edges[0], "POST", "/api/chat/none/stop", "", b"").await;
     assert_eq!(
         (status, stopping),
@@ -261,5 +278,56 @@ async fn requests_that_are_not_a_chat_are_refused() {
     );
     let (status, ..) = http(&edges[0], "GET", "/api/chat/none/stream", "", b"").await;
     assert_eq!(status, 204);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_request_id_that_is_in_use_is_refused_and_the_first_request_goes_on() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = edge(&system).await;
+    let mut request = format!("ws://{}/ws", edge.addr)
+        .into_client_request()
+        .unwrap();
+    let headers = request.headers_mut();
+    headers.insert("Sec-WebSocket-Protocol", "ai-sdk.chat.v1".parse().unwrap());
+    let (mut socket, _) = within("a connection", connect_async(request))
+        .await
+        .unwrap();
+    let message = json!({"role": "user", "parts": [{"type": "text", "text": "hi"}]});
+    let body = json!({"words": 100_000, "rate": 50});
+    for frame in [
+        json!({"type": "send", "requestId": "r", "id": "twice", "messages": [message], "body": body}),
+        json!({"type": "resume", "requestId": "r", "id": "twice"}),
+    ] {
+        let frame = Message::text(frame.to_string());
+        within("a send", socket.send(frame)).await.unwrap();
+    }
+    let mut next = async || loop {
+        let message = within("a frame", socket.next()).await.unwrap().unwrap();
+        if let Message::Text(text) = message {
+            break serde_json::from_str::<Value>(&text).unwrap();
+        }
+    };
+    let mut starts = 0;
+    let mut refusals = 0;
+    let mut chunks = 0;
+    while refusals == 0 || chunks < 10 {
+        let frame = next().await;
+        assert_eq!(frame["requestId"], "r");
+        match frame["type"].as_str().unwrap() {
+            "start" => starts += 1,
+            "chunk" => chunks += 1,
+            "error" => {
+                let text = frame["errorText"].as_str().unwrap();
+                assert!(text.starts_with("bad_request: "), "{text}");
+                refusals += 1;
+            }
+            other => panic!("{other}: {frame}"),
+        }
+    }
+    assert_eq!((starts, refusals), (1, 1));
+    let (status, ..) = http(&edge, "POST", "/api/chat/twice/stop", "", b"").await;
+    assert_eq!(status, 200);
     system.end().await;
 }

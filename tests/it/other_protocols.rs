@@ -13,21 +13,21 @@ use crate::support::{table, until};
 /// What each token may do, as the code of the answer; `-`: the answer is like that to a chat or a list without anything;
 /// `*`: depends on the column before.
 ///
-/// The tokens: none at all; a valid one without grants; for submitting the kind; for watching the jobs; for watching and
-/// cancelling them; for everything.
+/// The tokens: none at all; a valid one without grants; for submitting the kind; for watching the jobs; for cancelling
+/// them only; for watching and cancelling them; for everything.
 const MATRIX: &str = "
-    chat       unauthorized forbidden     ok            forbidden forbidden ok
-    resume     unauthorized -             -             ok        ok        ok
-    stop       unauthorized -             -             forbidden ok        *
-    socket     unauthorized ok            ok            ok        ok        ok
-    complete   unauthorized forbidden     ok            forbidden forbidden ok
-    completion unauthorized job_not_found job_not_found ok        ok        ok
-    respond    unauthorized forbidden     ok            forbidden forbidden ok
-    response   unauthorized job_not_found job_not_found ok        ok        ok
-    events     unauthorized job_not_found job_not_found ok        ok        ok
-    cancel     unauthorized job_not_found job_not_found forbidden ok        ok
-    models     unauthorized -             ok            -         -         ok
-    model      unauthorized model_not_found ok          model_not_found model_not_found ok
+    chat       unauthorized forbidden       ok            forbidden       forbidden       forbidden       ok
+    resume     unauthorized -               -             ok              -               ok              ok
+    stop       unauthorized -               -             forbidden       -               ok              *
+    socket     unauthorized ok              ok            ok              ok              ok              ok
+    complete   unauthorized forbidden       ok            forbidden       forbidden       forbidden       ok
+    completion unauthorized job_not_found   job_not_found ok              job_not_found   ok              ok
+    respond    unauthorized forbidden       ok            forbidden       forbidden       forbidden       ok
+    response   unauthorized job_not_found   job_not_found ok              job_not_found   ok              ok
+    events     unauthorized job_not_found   job_not_found ok              job_not_found   ok              ok
+    cancel     unauthorized job_not_found   job_not_found forbidden       job_not_found   ok              ok
+    models     unauthorized -               ok            -               -               -               ok
+    model      unauthorized model_not_found ok            model_not_found model_not_found model_not_found ok
 ";
 
 /// The body of a request that answers a chat.
@@ -135,11 +135,12 @@ async fn each_token_may_do_what_it_grants_over_the_protocols_of_others() {
         json!({}),
         json!({"submit": ["demo"]}),
         json!({"watch": watch}),
+        json!({"cancel": watch}),
         json!({"watch": watch, "cancel": watch}),
         json!({"admin": true}),
     ];
     let tokens = grants.map(|grants| Some(token("a", &grants, 600)));
-    let admin = tokens[4].as_deref().map(bearer).unwrap();
+    let admin = tokens[5].as_deref().map(bearer).unwrap();
     let tokens: Vec<_> = std::iter::once(None).chain(tokens).collect();
     let busy = async {
         let headers = format!("{admin}Content-Type: application/json\r\n");
@@ -154,7 +155,7 @@ async fn each_token_may_do_what_it_grants_over_the_protocols_of_others() {
             status == 200
         })
         .await;
-        for [operation, expected @ ..] in table::<7>(MATRIX) {
+        for [operation, expected @ ..] in table::<8>(MATRIX) {
             for (column, (token, expected)) in tokens.iter().zip(expected).enumerate() {
                 let found = answer(&edge, operation, column, token.as_deref()).await;
                 if expected != "*" {

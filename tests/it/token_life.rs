@@ -1,19 +1,25 @@
+use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use ring::rand::SystemRandom;
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
 use tailwater::auth::{Expected, KeySet, Revocation, StaticTokens, TokenKeys};
 use tailwater::edge::{EdgeSettings, Gate, KeySource, SubjectLimits};
 use tailwater::nats::{AuthBucket, Nats};
 use tailwater::wire::{Body, Channel, Submission};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::support::assert_within;
 use crate::support::broker::Broker;
 use crate::support::http::http;
 use crate::support::http_server::{Exchange, Server};
 use crate::support::sse::{Item, Sse};
 use crate::support::system::{Edge, System};
 use crate::support::tokens::{Sends, TokenClient, TokenSocket, bearer, keys, now_s, signed, token};
+use crate::support::{assert_within, until};
 
 const JSON: &str = "Content-Type: application/json\r\n";
 
@@ -207,7 +213,7 @@ async fn a_revocation_ends_open_connections_on_every_edge_within_a_second() {
         assert_eq!(status(&late, "/api/jobs/j1", &revoked).await, 401);
         bucket.withdraw(&revocation).await.unwrap();
         let back = async || status(&edges[0], "/api/jobs/j1", &revoked).await == 200;
-        crate::support::until("the token to be valid again", back).await;
+        until("the token to be valid again", back).await;
     }
     system.end().await;
 }
@@ -464,59 +470,126 @@ async fn a_client_that_sends_no_token_in_time_is_closed() {
 }
 
 #[tokio::test]
-async fn an_unknown_key_makes_the_edge_read_the_key_set_again_but_rarely() {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-    use ring::signature::{Ed25519KeyPair, KeyPair as _};
+async fn the_reason_of_a_refused_token_is_reported_whatever_follows() {
     let system = System::on(Broker::shared_one()).await;
-    submit(&system, "j1").await;
-    let keys: Vec<Ed25519KeyPair> = (0..3)
-        .map(|_| {
-            let pkcs8 = Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
+    let edge = system.edge_with_tokens().await;
+    let grants = json!({"watch": ["j1"]});
+    let auth = |token: String| json!({"op": "auth", "token": token});
+    let watch = json!({"op": "watch", "job": "j1"});
+    let expired = auth(token("a", &grants, -1));
+    for following in [watch, json!({"op": "ping"}), auth("nonsense".to_owned())] {
+        let mut client = TokenClient::connect(&edge.addr, Sends::Nothing, "")
+            .await
+            .unwrap();
+        client
+            .send_together(&[expired.clone(), following.clone()])
+            .await;
+        assert_eq!(client.closed().await, "4401 token_expired", "{following}");
+    }
+    system.end().await;
+}
+
+/// An issuer that signs tokens with keys of its own.
+struct Issuer(Vec<Ed25519KeyPair>);
+
+impl Issuer {
+    fn with_keys(count: usize) -> Self {
+        let random = SystemRandom::new();
+        let keys = (0..count).map(|_| {
+            let pkcs8 = Ed25519KeyPair::generate_pkcs8(&random).unwrap();
             Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap()
-        })
-        .collect();
-    let sets: Vec<String> = (1..=2)
-        .map(|count| {
-            let keys = keys.iter().take(count).enumerate().map(|(n, key)| {
-                json!({"kty": "OKP", "crv": "Ed25519", "kid": n.to_string(), "x": BASE64.encode(key.public_key())})
-            });
-            json!({"keys": keys.collect::<Vec<_>>()}).to_string()
-        })
-        .collect();
-    assert!(KeySet::from_json(sets[0].as_bytes()).is_ok());
-    // The second key is published after the edge has read the set once.
-    let server = Server::start(move |mut exchange: Exchange| {
-        let set = sets[(exchange.number - 1).min(1)].clone();
-        async move {
-            exchange
-                .answer("200 OK", "Content-Type: application/json\r\n", &set)
-                .await;
-        }
-    })
-    .await;
-    let source = KeySource::Url(format!("http://{}/keys", server.addr));
-    let edge = system
-        .edge_with(EdgeSettings {
-            gate: Gate::checked(TokenKeys::default(), Some(source), SubjectLimits::default()),
-            ..EdgeSettings::default()
-        })
-        .await;
-    let token = |number: usize| {
+        });
+        Self(keys.collect())
+    }
+
+    /// The JWK set of the first keys.
+    fn key_set(&self, count: usize) -> String {
+        let keys = self.0.iter().take(count).enumerate().map(|(n, key)| {
+            let x = BASE64.encode(key.public_key());
+            json!({"kty": "OKP", "crv": "Ed25519", "kid": n.to_string(), "x": x})
+        });
+        let set = json!({"keys": keys.collect::<Vec<_>>()}).to_string();
+        assert!(KeySet::from_json(set.as_bytes()).is_ok());
+        set
+    }
+
+    /// A token for watching the job, signed with the key of this number.
+    fn token(&self, number: usize) -> String {
         let part = |value: Value| BASE64.encode(value.to_string());
         let header = part(json!({"alg": "EdDSA", "kid": number.to_string()}));
         let claims = part(json!({"sub": "a", "exp": now_s() + 60, "tailwater": {"watch": ["j1"]}}));
         let message = format!("{header}.{claims}");
-        let tag = BASE64.encode(keys[number].sign(message.as_bytes()));
+        let tag = BASE64.encode(self.0[number].sign(message.as_bytes()));
         format!("{message}.{tag}")
-    };
-    assert_eq!(status(&edge, "/api/jobs/j1", &token(0)).await, 200);
+    }
+}
+
+/// An edge that reads its keys from this server.
+async fn edge_with_keys_of(system: &System, server: &Server) -> Edge {
+    let source = KeySource::Url(format!("http://{}/keys", server.addr));
+    system
+        .edge_with(EdgeSettings {
+            gate: Gate::checked(TokenKeys::default(), Some(source), SubjectLimits::default()),
+            ..EdgeSettings::default()
+        })
+        .await
+}
+
+#[tokio::test]
+async fn an_unknown_key_makes_the_edge_read_the_key_set_again_but_rarely() {
+    let system = System::on(Broker::shared_one()).await;
+    submit(&system, "j1").await;
+    let issuer = Issuer::with_keys(3);
+    // The second key is published after the edge has read the set once.
+    let sets = [issuer.key_set(1), issuer.key_set(2)];
+    let server = Server::start(move |mut exchange: Exchange| {
+        let set = sets[(exchange.number - 1).min(1)].clone();
+        async move { exchange.answer("200 OK", JSON, &set).await }
+    })
+    .await;
+    let edge = edge_with_keys_of(&system, &server).await;
+    assert_eq!(status(&edge, "/api/jobs/j1", &issuer.token(0)).await, 200);
     assert_eq!(server.requests().len(), 1);
-    assert_eq!(status(&edge, "/api/jobs/j1", &token(1)).await, 200);
+    assert_eq!(status(&edge, "/api/jobs/j1", &issuer.token(1)).await, 200);
     assert_eq!(server.requests().len(), 2);
     for _ in 0..20 {
-        assert_eq!(status(&edge, "/api/jobs/j1", &token(2)).await, 401);
+        assert_eq!(status(&edge, "/api/jobs/j1", &issuer.token(2)).await, 401);
     }
+    assert_eq!(server.requests().len(), 2);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn the_key_set_is_read_for_all_even_if_the_first_client_disconnects() {
+    let system = System::on(Broker::shared_one()).await;
+    submit(&system, "j1").await;
+    let issuer = Issuer::with_keys(2);
+    let sets = [issuer.key_set(1), issuer.key_set(2)];
+    let released = Arc::new(Notify::new());
+    let release = Arc::clone(&released);
+    let server = Server::start(move |mut exchange: Exchange| {
+        let set = sets[(exchange.number - 1).min(1)].clone();
+        let released = Arc::clone(&released);
+        async move {
+            if exchange.number == 2 {
+                released.notified().await;
+            }
+            exchange.answer("200 OK", JSON, &set).await;
+        }
+    })
+    .await;
+    let edge = edge_with_keys_of(&system, &server).await;
+    let token = issuer.token(1);
+    tokio::select! {
+        found = status(&edge, "/api/jobs/j1", &token) => panic!("answered with {found}"),
+        () = until("a request for the keys", async || server.requests().len() == 2) => {}
+    }
+    // The edge has noticed that the first client disconnected once it has served others.
+    for _ in 0..5 {
+        assert_eq!(status(&edge, "/healthz", &token).await, 200);
+    }
+    release.notify_one();
+    assert_eq!(status(&edge, "/api/jobs/j1", &token).await, 200);
     assert_eq!(server.requests().len(), 2);
     system.end().await;
 }

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::edge::json::text;
 use crate::wire::{Code, Refusal};
 
 /// A request to answer a chat.
@@ -46,11 +47,7 @@ impl ChatSubmission {
 }
 
 fn bad(message: &str) -> Refusal {
-    Refusal {
-        code: Code::BadRequest,
-        message: message.to_owned(),
-        request: Default::default(),
-    }
+    Refusal::new(Code::BadRequest, message)
 }
 
 /// Appends what a UI message says.
@@ -152,11 +149,6 @@ fn as_text(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// A text field, or nothing.
-fn text<'a>(value: &'a Value, name: &str) -> &'a str {
-    value.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::edge::json::text;
 use crate::wire::limits::NAME_MAX;
 use crate::wire::{Body, Channel, Event, JobFailure, JobId, Seq, Stored};
 
@@ -202,22 +203,15 @@ const fn name_of(channel: Channel) -> &'static str {
 
 /// The parts of a complete tool call in the form of a chat completion.
 fn tool_call(seq: Seq, index: usize, call: &Value, parts: &mut Vec<Value>) {
-    let text = |value: &Value, name: &str| {
-        value
-            .get(name)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
     let function = call.get("function").unwrap_or(&Value::Null);
     let name = text(function, "name");
     let id = match text(call, "id") {
-        id if id.is_empty() => format!("call-{seq}-{index}"),
-        id => id,
+        "" => format!("call-{seq}-{index}"),
+        id => id.to_owned(),
     };
     parts.push(json!({"type": "tool-input-start", "toolCallId": id, "toolName": name}));
     let arguments = text(function, "arguments");
-    parts.push(match serde_json::from_str::<Value>(&arguments) {
+    parts.push(match serde_json::from_str::<Value>(arguments) {
         Ok(input) => {
             json!({"type": "tool-input-available", "toolCallId": id, "toolName": name, "input": input})
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -14,6 +14,7 @@ use super::input::ModelRequest;
 use super::job::{submit, wait_and_fold};
 use crate::auth::Operation;
 use crate::config::COMPLETION_WAIT;
+use crate::edge::accept::names_stream;
 use crate::edge::access::Access;
 use crate::edge::app::App;
 use crate::edge::describe::OPENAI;
@@ -117,7 +118,7 @@ pub(in crate::edge) async fn completion(
     access.require(Operation::Watch(&job))?;
     let start = requested_start(&headers, uri.query(), None, None)?;
     let is_first = start == Start::After(Seq(0));
-    if is_first && !stream && !accepts_events(&headers) {
+    if is_first && !stream && !names_stream(&headers) {
         return whole(&app, from, &job).await;
     }
     app.exists(&job).await?;
@@ -155,13 +156,6 @@ async fn whole(app: &App, from: std::net::IpAddr, job: &JobId) -> Result<Respons
     };
     name_job(&mut response, job);
     Ok(response)
-}
-
-fn accepts_events(headers: &HeaderMap) -> bool {
-    let accept = headers
-        .get(header::ACCEPT)
-        .and_then(|accept| accept.to_str().ok());
-    accept.is_some_and(|accept| accept.contains("text/event-stream"))
 }
 
 /// Chunks as server-sent events. The last chunk of an event has its cursor as the id.
@@ -202,5 +196,23 @@ impl Translation for ChunkBlocks {
     fn close(&mut self, out: &mut Vec<u8>) {
         let chunks = self.0.close();
         self.put(&chunks, None, out);
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.is_ended()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_over_after_an_error() {
+        let mut blocks = ChunkBlocks::new("j".parse().unwrap(), Seq(0));
+        assert!(!blocks.is_over());
+        let mut out = Vec::new();
+        blocks.missing(Seq(1), Seq(2), &mut out);
+        assert!(!out.is_empty() && blocks.is_over());
     }
 }

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::edge::json::text;
 use crate::wire::{Code, Refusal};
 
 /// A request for a completion or a response.
@@ -16,11 +17,7 @@ pub(super) struct ModelRequest {
 }
 
 fn bad(message: &str) -> Refusal {
-    Refusal {
-        code: Code::BadRequest,
-        message: message.to_owned(),
-        request: Default::default(),
-    }
+    Refusal::new(Code::BadRequest, message)
 }
 
 impl ModelRequest {
@@ -128,10 +125,6 @@ fn rename(fields: &mut Map<String, Value>, from: &str, to: &str) {
     if let Some(value) = fields.remove(from).filter(|value| !value.is_null()) {
         fields.insert(to.into(), value);
     }
-}
-
-fn text<'a>(value: &'a Value, name: &str) -> &'a str {
-    value.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Appends an item of an input as a message.

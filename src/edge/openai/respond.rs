@@ -135,6 +135,8 @@ pub(in crate::edge) async fn cancel_response(
     Peer(from): Peer,
     JobPath(job): JobPath,
 ) -> Result<Response, Problem> {
+    // The answer shows the job's output.
+    access.require(Operation::Watch(&job))?;
     match app.cancel(&access, from, job.clone(), None).await {
         Ok(_) => {}
         Err(problem) if problem.code() == Code::JobEnded => {}
@@ -221,5 +223,29 @@ impl Translation for EventBlocks {
     fn close(&mut self, out: &mut Vec<u8>) {
         let events = self.fold.close();
         self.put(&events, out);
+    }
+
+    fn is_over(&self) -> bool {
+        self.fold.is_ended()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Budget;
+    use crate::edge::memory::Memory;
+
+    #[test]
+    fn response_events_are_over_after_an_error() {
+        let mut blocks = EventBlocks {
+            fold: ResponseFold::new("j".parse().unwrap()),
+            reservation: Memory::new(Budget::unlimited()).answers.empty(1),
+            after: None,
+        };
+        assert!(!blocks.is_over());
+        let mut out = Vec::new();
+        blocks.missing(Seq(1), Seq(2), &mut out);
+        assert!(!out.is_empty() && blocks.is_over());
     }
 }

@@ -96,6 +96,11 @@ impl ResponseFold {
         self.size
     }
 
+    /// Whether the response is complete, or has failed.
+    pub(super) const fn is_ended(&self) -> bool {
+        self.is_ended
+    }
+
     /// The response object.
     pub(super) fn snapshot(&self) -> Value {
         let mut items = self.items.clone();

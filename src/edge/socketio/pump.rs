@@ -22,7 +22,7 @@ use crate::edge::drain::DrainSlot;
 use crate::edge::error::error_frame;
 use crate::edge::memory::SplitReservation;
 use crate::edge::watches::{Outgoing, Released};
-use crate::wire::{BearerToken, ClientFrame, Code, Refusal, RequestRef};
+use crate::wire::{BearerToken, ClientFrame, Code, Refusal};
 
 impl Host for App {
     fn reserve_to_queue(&self, request: &mut EmittedRequest) -> Option<SplitReservation> {
@@ -205,11 +205,7 @@ impl Pump {
     /// Tells a client why it is disconnected. With a `disconnect` packet, its library does not connect
     /// again by itself, which would be of no use without another token.
     async fn dismiss(&mut self, code: Code) {
-        let error = Refusal {
-            code,
-            message: code.info().text.to_owned(),
-            request: RequestRef::default(),
-        };
+        let error = Refusal::new(code, code.info().text);
         self.outbox.reply(error_frame(error), ReplyTo::Event);
         let is_sent = self
             .outbox

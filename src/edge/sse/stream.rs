@@ -244,7 +244,12 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
             self.put(&frames);
             return Poll::Ready(Outcome::More);
         }
-        match ready!(self.watches.poll_next(cx)) {
+        // Counts what was written, even if nothing follows it.
+        let polled = self.watches.poll_next(cx);
+        if translator.is_over() {
+            return Poll::Ready(Outcome::Over);
+        }
+        match ready!(polled) {
             Outgoing::Events(events) => {
                 self.link.is_large = self.watches.holds_room();
                 translator.begin(events);
@@ -515,6 +520,42 @@ mod tests {
         fn missing(&mut self, _: Seq, _: Seq, _: &mut Vec<u8>) {}
 
         fn close(&mut self, _: &mut Vec<u8>) {}
+
+        fn is_over(&self) -> bool {
+            false
+        }
+    }
+
+    /// Fails at the first event.
+    #[derive(Default)]
+    struct Failing {
+        has_failed: bool,
+    }
+
+    impl Translation for Failing {
+        fn apply(&mut self, _: &Stored, out: &mut Vec<u8>) {
+            out.extend_from_slice(b"failed");
+            self.has_failed = true;
+        }
+
+        fn missing(&mut self, _: Seq, _: Seq, _: &mut Vec<u8>) {}
+
+        fn close(&mut self, _: &mut Vec<u8>) {}
+
+        fn is_over(&self) -> bool {
+            self.has_failed
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_has_failed_ends_before_its_job() {
+        let memory = MemoryLog::default();
+        memory.append(&job(), chunk("a"));
+        let edge = Edge::new(&memory, &CancellationToken::new(), Budget::unlimited());
+        let translation = Box::new(Failing::default());
+        let mut client = edge.open_translated(Some(translation)).await;
+        assert_eq!(client.next().await.unwrap(), "failed");
+        assert_eq!(client.next().await, None);
     }
 
     #[tokio::test(start_paused = true)]

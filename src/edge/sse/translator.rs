@@ -21,6 +21,9 @@ pub(in crate::edge) trait Translation: Send {
     /// Appends an error and the end: no more events can be read. Appends nothing after the job's
     /// final event.
     fn close(&mut self, out: &mut Vec<u8>);
+
+    /// Whether nothing follows: the job has ended, or an error was written before its end.
+    fn is_over(&self) -> bool;
 }
 
 /// A translation, and the events of the last delivery that it has not translated yet.
@@ -84,6 +87,11 @@ impl Translator {
         let mut out = Vec::new();
         self.translation.close(&mut out);
         out
+    }
+
+    /// See [`Translation::is_over`].
+    pub(in crate::edge) fn is_over(&self) -> bool {
+        self.translation.is_over()
     }
 }
 

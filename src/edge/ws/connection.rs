@@ -5,21 +5,19 @@ use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use futures_util::future::join;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::liveness::{Due, Liveness};
-use super::socket::{ClientMessage, Disconnect, FrameSocket};
+use super::socket::{ClientMessage, Disconnect};
+use super::timed::TimedSocket;
 use crate::config::{CLOSE_WAIT, STEPS_PER_WRITE};
 use crate::edge::access::{Access, TokenEvent};
 use crate::edge::app::App;
 use crate::edge::client::{ConnectedClient, reservation_for};
 use crate::edge::counters::Transport;
-use crate::edge::drain::DrainSlot;
 use crate::edge::error::error_frame;
 use crate::edge::watches::Outgoing;
 use crate::wire::framing::FrameKind;
@@ -29,18 +27,15 @@ use crate::wire::{ClientFrame, Code, Encoding, ServerFrame};
 pub(super) struct Connection<T> {
     app: Arc<App>,
     encoding: Encoding,
-    socket: FrameSocket<T>,
-    liveness: Liveness,
-    slot: DrainSlot,
+    socket: TimedSocket<T>,
     client: ConnectedClient<()>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     pub(super) fn new(
         app: Arc<App>,
-        socket: FrameSocket<T>,
+        socket: TimedSocket<T>,
         encoding: Encoding,
-        slot: DrainSlot,
         address: IpAddr,
         access: Option<Access>,
     ) -> Self {
@@ -49,9 +44,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         Self {
             app,
             encoding,
-            liveness: Liveness::new(socket.link.alarm.now()),
             socket,
-            slot,
             client,
         }
     }
@@ -62,15 +55,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         self.put_hello();
         let disconnect = poll_fn(|cx| self.poll_serve(cx)).await;
         debug!(?disconnect, "disconnected");
-        let Self {
-            socket,
-            client,
-            slot: _slot,
-            ..
-        } = *self;
+        let Self { socket, client, .. } = *self;
         let finish = timeout(CLOSE_WAIT, client.finish());
         // Boxed, so that an open connection takes no memory for it.
-        let ((), _) = Box::pin(join(socket.close(disconnect), finish)).await;
+        let (_slot, _) = Box::pin(join(socket.close(disconnect), finish)).await;
     }
 
     fn put_hello(&mut self) {
@@ -88,9 +76,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     }
 
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Disconnect>> {
-        if self.socket.link.alarm.is_due() {
-            self.check_time(cx)?;
-        }
+        self.socket.check_time(cx)?;
         // Once nothing more has arrived, it need not be looked at again in this turn.
         let mut is_idle = false;
         loop {
@@ -108,7 +94,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                 }
             }
             let has_more = self.poll_client(cx)?.is_ready();
-            if is_idle && !has_more && self.socket.link.output.is_empty() {
+            if is_idle && !has_more && self.socket.link().output.is_empty() {
                 return Poll::Pending;
             }
         }
@@ -117,17 +103,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     /// Writes everything. If the client does not accept it, drops the events that are not begun: a
     /// client that reads nothing must not hold them.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Disconnect>> {
-        let link = &mut self.socket.link;
-        let was_blocked = link.blocked_for().is_some();
-        let flushed = link.poll_flush(cx)?;
-        if was_blocked && link.blocked_for().is_none() {
-            self.liveness.heard();
-            link.alarm.set_by(self.liveness.due(), cx.waker());
-        }
+        let flushed = self.socket.poll_flush(cx)?;
+        let link = self.socket.link();
         if link.should_release(self.client.reads_memory(), cx) {
             let released = link.release();
             self.client.release(released);
-            if self.socket.link.output.is_empty() {
+            if link.output.is_empty() {
                 // Something must wait, to notice that the client accepts data again, or not in time.
                 self.socket.put(FrameKind::Ping, b"");
             }
@@ -135,33 +116,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         flushed.map(Ok)
     }
 
-    /// Handles what is due.
-    fn check_time(&mut self, cx: &mut Context<'_>) -> Result<(), Disconnect> {
-        let link = &mut self.socket.link;
-        let now = link.alarm.now();
-        if link.alarm.is_stopping() && self.slot.is_due() {
-            return Err(Disconnect::Close(Code::Restarting));
-        }
-        let message_by = self.socket.message_by();
-        if message_by.is_some_and(|by| by <= now) {
-            return Err(Disconnect::Gone);
-        }
-        let mut due = message_by.unwrap_or(Duration::MAX);
-        // A client that accepts no data has its own limit, and is not heard.
-        if self.socket.link.blocked_for().is_none() {
-            match self.liveness.check(now) {
-                None => {}
-                Some(Due::Ping) => self.socket.put(FrameKind::Ping, b""),
-                Some(Due::Disconnect) => return Err(Disconnect::Close(Code::Timeout)),
-            }
-            due = due.min(self.liveness.due());
-        }
-        self.socket.link.alarm.set(due, cx.waker());
-        Ok(())
-    }
-
     fn receive(&mut self, messages: Vec<ClientMessage>) -> Result<(), Disconnect> {
-        self.liveness.heard();
         for message in messages {
             if message.encoding != self.encoding {
                 return Err(Disconnect::Close(Code::UnsupportedMediaType));
@@ -205,8 +160,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         match outgoing {
             Outgoing::Answer(frame, ()) | Outgoing::Frame(_, frame) => self.put(&frame),
             Outgoing::Events(events) => {
-                self.socket.link.is_large = self.client.holds_room();
-                self.socket.link.output.put_events(events);
+                let link = self.socket.link();
+                link.is_large = self.client.holds_room();
+                link.output.put_events(events);
             }
             Outgoing::Token(TokenEvent::Expiring(expires_in_ms)) => {
                 self.put(&ServerFrame::TokenExpiring { expires_in_ms });

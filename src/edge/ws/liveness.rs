@@ -6,7 +6,7 @@ use crate::config::{PING_EVERY, PONG_WAIT};
 
 /// Whether a client is still there.
 #[derive(Debug)]
-pub(in crate::edge) struct Liveness {
+pub(super) struct Liveness {
     ping_at: Duration,
     /// When the client must have sent something, after a ping.
     pong_by: Option<Duration>,
@@ -14,7 +14,7 @@ pub(in crate::edge) struct Liveness {
 
 /// What is due.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::edge) enum Due {
+pub(super) enum Due {
     /// To ping the client.
     Ping,
     /// To disconnect: the client has not answered.
@@ -23,7 +23,7 @@ pub(in crate::edge) enum Due {
 
 impl Liveness {
     /// A client that connects at `now`.
-    pub(in crate::edge) fn new(now: Duration) -> Self {
+    pub(super) fn new(now: Duration) -> Self {
         Self {
             ping_at: now + PING_EVERY,
             pong_by: None,
@@ -31,12 +31,12 @@ impl Liveness {
     }
 
     /// The client has sent something, or accepted data after a while.
-    pub(in crate::edge) fn heard(&mut self) {
+    pub(super) fn heard(&mut self) {
         self.pong_by = None;
     }
 
     /// What is due at `now`.
-    pub(in crate::edge) fn check(&mut self, now: Duration) -> Option<Due> {
+    pub(super) fn check(&mut self, now: Duration) -> Option<Due> {
         if self.pong_by.is_some_and(|by| by <= now) {
             return Some(Due::Disconnect);
         }
@@ -49,7 +49,7 @@ impl Liveness {
     }
 
     /// When to check next.
-    pub(in crate::edge) fn due(&self) -> Duration {
+    pub(super) fn due(&self) -> Duration {
         self.pong_by.map_or(self.ping_at, |by| by.min(self.ping_at))
     }
 }

@@ -137,6 +137,15 @@ impl TokenClient {
         let _ = within("a send", self.0.send(Message::text(frame.to_string()))).await;
     }
 
+    /// Sends frames in one write, so that the edge reads them together.
+    pub async fn send_together(&mut self, frames: &[Value]) {
+        for frame in frames {
+            let message = Message::text(frame.to_string());
+            within("a send", self.0.feed(message)).await.unwrap();
+        }
+        within("a flush", self.0.flush()).await.unwrap();
+    }
+
     /// The next frame.
     ///
     /// # Errors
