@@ -124,3 +124,26 @@ async fn only_a_job_that_has_ended_is_purged() {
     }
     system.end().await;
 }
+
+/// The queue has lost the job, so no worker will write its final event.
+#[tokio::test]
+async fn an_abandoned_job_is_purged() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let job = system.submit("abandoned", words(3, 0, 1)).await;
+    let request = "DELETE /api/jobs/abandoned";
+    refused(&edge, request, "", 409, "job_not_ended").await;
+    let names = system.names();
+    let filter = json!({"filter": names.queued_of_any_kind(&job)}).to_string();
+    let remove = format!("$JS.API.STREAM.PURGE.{}", names.jobs_stream());
+    let client = system.client().await;
+    let answer = client.request(remove, filter.into()).await.unwrap();
+    let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+    assert_eq!(answer["purged"], 1, "{answer}");
+    assert_eq!(stored(&system, &job).await, [0, 1, 0]);
+    assert_eq!(delete(&edge, "abandoned").await, 204);
+    assert_eq!(stored(&system, &job).await, [0; 3]);
+    assert!(Box::pin(is_unknown(&edge, "abandoned")).await);
+    refused(&edge, request, "", 404, "job_not_found").await;
+    system.end().await;
+}
