@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::credentials::redacted;
+use super::credentials::{BrokerAccess, redacted};
 use super::error::NatsError;
 use super::live_reader::LiveReaders;
 use super::names::Names;
@@ -68,6 +68,8 @@ impl Nats {
     /// [`NatsError::Unreachable`] or [`NatsError::TooOld`].
     pub async fn connect(options: &Options) -> Result<Self, NatsError> {
         let deadline = Instant::now() + options.startup_timeout;
+        let url = options.url.expose_secret();
+        let access = Box::pin(options.credentials.access(url)).await?;
         let (count, reconnected) = watch::channel(0_u64);
         let (back, work_reconnected) = watch::channel(None);
         let counted = || {
@@ -82,17 +84,31 @@ impl Nats {
         };
         // Boxed: together they are as large as everything else of a caller.
         let (live, replay, work) = tokio::try_join!(
-            Box::pin(open(options, "live", LIVE_CAPACITY, counted(), deadline)),
             Box::pin(open(
                 options,
+                &access,
+                "live",
+                LIVE_CAPACITY,
+                counted(),
+                deadline
+            )),
+            Box::pin(open(
+                options,
+                &access,
                 "replay",
                 REPLAY_CAPACITY,
                 counted(),
                 deadline
             )),
-            Box::pin(open(options, "work", LIVE_CAPACITY, note_time, deadline)),
+            Box::pin(open(
+                options,
+                &access,
+                "work",
+                LIVE_CAPACITY,
+                note_time,
+                deadline
+            )),
         )?;
-        let url = options.url.expose_secret();
         check_version(&live, url)?;
         info!(url = %redacted(url), version = %live.server_info().version, "connected to NATS");
         let max_payload = work.max_payload();
@@ -107,9 +123,11 @@ impl Nats {
         let names = Arc::new(Names::new(options.prefix.clone()));
         let name = format!("{} copies", options.name);
         let credentials = options.credentials.clone();
-        let secrets = Box::pin(options.credentials.secrets(url)).await?;
+        let BrokerAccess {
+            secrets, servers, ..
+        } = access;
         Ok(Self {
-            live_readers: LiveReaders::new(name, credentials, secrets, count),
+            live_readers: LiveReaders::new(name, credentials, (secrets, servers), count),
             live,
             replay,
             work,
