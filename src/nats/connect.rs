@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use async_nats::Client;
 use async_nats::connection::State;
+use futures_util::future::join_all;
 use secrecy::ExposeSecret as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -202,13 +203,24 @@ impl Nats {
 
     /// Sends all pending messages and closes the connections.
     pub async fn close(&self) {
-        for client in self.clients() {
-            // While the connection is down the library may wait without a limit.
-            match timeout(REQUEST_WAIT, client.drain()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!(%error, "a connection was closed before it was drained"),
-                Err(_) => debug!("a connection was not closed in time"),
-            }
+        join_all(self.clients().map(close)).await;
+    }
+}
+
+async fn close(client: &Client) {
+    // Draining is only requested: this process may end before the library has written anything.
+    // While the connection is down, nothing can be written.
+    if client.connection_state() == State::Connected {
+        match timeout(REQUEST_WAIT, client.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "pending messages were not sent"),
+            Err(_) => debug!("pending messages were not sent in time"),
         }
+    }
+    // The library may wait without a limit.
+    match timeout(REQUEST_WAIT, client.drain()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "a connection was closed before it was drained"),
+        Err(_) => debug!("a connection was not closed in time"),
     }
 }
