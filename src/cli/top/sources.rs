@@ -14,7 +14,7 @@ use crate::config::{TOP_ANSWER_MAX, TOP_WAIT};
 use crate::metrics::catalog;
 use crate::nats::{JobQuery, Log, Nats, Queue, QueueReport, Reader};
 use crate::runtime::Tasks;
-use crate::wire::JobRow;
+use crate::wire::{JobRow, Kind};
 
 /// What to ask for, and where.
 pub(super) struct AskedSources {
@@ -190,7 +190,10 @@ fn worker_numbers(text: &str) -> Vec<WorkerNumbers> {
         let labels = line.strip_prefix(&slots)?.strip_prefix("{kind=\"")?;
         labels.split_once('"').map(|(kind, _)| kind)
     });
+    // The text is another program's. What is not the name of a kind is not shown: it could hold
+    // control characters.
     kinds
+        .filter(|kind| kind.parse::<Kind>().is_ok())
         .map(|kind| WorkerNumbers {
             kind: kind.to_owned(),
             running: value(&catalog::WORKER_RUNNING.full_name(), kind),
@@ -217,6 +220,14 @@ mod tests {
             .map(|found| (&*found.kind, found.slots, found.running, found.events))
             .collect();
         assert_eq!(numbers, [("a", 16.0, 0.0, 0.0), ("b", 2.0, 1.0, 70.0)]);
+    }
+
+    #[test]
+    fn a_worker_cannot_send_control_characters_to_the_terminal() {
+        for kind in ["\x1b[2J", "a\rb", "a\x07", "a\u{9b}m", ""] {
+            let text = format!("tailwater_worker_slots{{kind=\"{kind}\"}} 1\n");
+            assert!(worker_numbers(&text).is_empty(), "{kind:?}");
+        }
     }
 
     #[test]
