@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::queue::Queue;
-use super::ready::answers;
+use super::ready::{answers, subscribe_confirmed};
 use super::tip::Tip;
 use super::{api, names};
 use crate::config::PURGE_AGAIN;
@@ -125,14 +125,9 @@ impl Queue {
     /// [`Unavailable`].
     pub async fn purge_signals(&self) -> Result<PurgeSignals, Unavailable> {
         let nats = &self.log.nats;
-        let live = api::subscribe(&nats.live, nats.names.purged_jobs()).await?;
-        if answers(&nats.live, &nats.names.ready()).await {
-            Ok(PurgeSignals { live })
-        } else {
-            Err(Unavailable(
-                "the connection for live messages does not answer".into(),
-            ))
-        }
+        let subject = nats.names.purged_jobs();
+        let live = subscribe_confirmed(&nats.live, subject, &nats.names.ready()).await?;
+        Ok(PurgeSignals { live })
     }
 }
 
