@@ -140,8 +140,10 @@ pub(super) fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 
 /// The body of a refusal, as far as it arrives soon.
 pub(super) async fn refusal_body(response: &mut Response) -> Vec<u8> {
-    let read = timeout(REFUSAL_WAIT, read_at_most(response, REFUSAL_MAX)).await;
-    read.unwrap_or_default()
+    let mut body = Vec::new();
+    // What has arrived when it breaks off is enough.
+    let _ = timeout(REFUSAL_WAIT, read_at_most(response, REFUSAL_MAX, &mut body)).await;
+    body
 }
 
 /// The error with its causes and without the address, which may hold a password.
@@ -193,15 +195,21 @@ pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Retry {
     }
 }
 
-/// The first `limit` bytes of a response's body, or as many as arrive. It has no time limit.
-pub(super) async fn read_at_most(response: &mut Response, limit: usize) -> Vec<u8> {
-    let mut read = Vec::new();
-    while read.len() < limit
-        && let Ok(Some(piece)) = response.chunk().await
+/// Reads the first `limit` bytes of a response's body. It has no time limit.
+///
+/// # Errors
+/// The body breaks off. What has arrived is in `body`.
+pub(super) async fn read_at_most(
+    response: &mut Response,
+    limit: usize,
+    body: &mut Vec<u8>,
+) -> Result<(), reqwest::Error> {
+    while body.len() < limit
+        && let Some(piece) = response.chunk().await?
     {
-        read.extend_from_slice(&piece[..piece.len().min(limit - read.len())]);
+        body.extend_from_slice(&piece[..piece.len().min(limit - body.len())]);
     }
-    read
+    Ok(())
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ pub mod exec;
 pub(crate) mod fetch;
 mod format;
 mod http;
-mod key_set;
 pub mod openai;
 mod queued;
 mod signature;
@@ -28,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use secrecy::SecretString;
 
+pub use self::fetch::fetch_key_set;
 pub use self::http::NoClient;
-pub use self::key_set::fetch_key_set;
 use self::queued::PieceKind;
 pub(crate) use self::queued::QueuedOutput;
 use crate::config::{OUTPUT_BUFFER_MAX, OUTPUT_PIECES_MAX};

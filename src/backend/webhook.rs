@@ -177,11 +177,9 @@ impl Webhook {
             http::retry_after(response.headers(), SystemTime::now()),
         );
         // The body is discarded; reading some of it lets the receiver finish its response.
-        let _ = timeout(
-            CALLBACK_ANSWER_WAIT,
-            http::read_at_most(&mut response, CALLBACK_ANSWER_MAX),
-        )
-        .await;
+        let mut discarded = Vec::new();
+        let read = http::read_at_most(&mut response, CALLBACK_ANSWER_MAX, &mut discarded);
+        let _ = timeout(CALLBACK_ANSWER_WAIT, read).await;
         Ok(answer)
     }
 }

@@ -1,7 +1,7 @@
 //! Flags that several commands share. Each is also a variable, `TAILWATER_<FLAG>`.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -68,11 +68,11 @@ pub(super) struct CredentialsArgs {
 impl CredentialsArgs {
     fn credentials(&self) -> Credentials {
         Credentials {
-            creds: file(&self.nats_creds),
-            nkey: file(&self.nats_nkey),
-            login: file(&self.nats_login),
-            ca: file(&self.nats_ca),
-            identity: file(&self.nats_cert).zip(file(&self.nats_key)),
+            creds: given(self.nats_creds.clone()),
+            nkey: given(self.nats_nkey.clone()),
+            login: given(self.nats_login.clone()),
+            ca: given(self.nats_ca.clone()),
+            identity: given(self.nats_cert.clone()).zip(given(self.nats_key.clone())),
         }
     }
 }
@@ -137,16 +137,57 @@ impl SetupArgs {
     }
 }
 
-/// The file that a flag names; an empty variable names none.
-pub(super) fn file(path: &Option<PathBuf>) -> Option<PathBuf> {
-    path.clone().filter(|path| !path.as_os_str().is_empty())
+/// The value of a flag or of its variable.
+pub(super) trait FlagValue {
+    fn is_blank(&self) -> bool;
 }
 
-/// The hosts of a list, trimmed and without empty entries: an empty variable yields one.
-pub(super) fn hosts(list: &[String]) -> Vec<String> {
+impl FlagValue for str {
+    fn is_blank(&self) -> bool {
+        self.is_empty()
+    }
+}
+
+impl FlagValue for String {
+    fn is_blank(&self) -> bool {
+        self.is_empty()
+    }
+}
+
+impl FlagValue for Path {
+    fn is_blank(&self) -> bool {
+        self.as_os_str().is_empty()
+    }
+}
+
+impl FlagValue for PathBuf {
+    fn is_blank(&self) -> bool {
+        self.as_path().is_blank()
+    }
+}
+
+impl FlagValue for SecretString {
+    fn is_blank(&self) -> bool {
+        self.expose_secret().is_blank()
+    }
+}
+
+impl<T: FlagValue + ?Sized> FlagValue for &T {
+    fn is_blank(&self) -> bool {
+        (**self).is_blank()
+    }
+}
+
+/// The value, unless it is empty: an empty variable is as good as none.
+pub(super) fn given<T: FlagValue>(value: Option<T>) -> Option<T> {
+    value.filter(|value| !value.is_blank())
+}
+
+/// The entries of a list, trimmed and without empty ones: an empty variable yields one.
+pub(super) fn listed(list: &[String]) -> Vec<String> {
     list.iter()
-        .map(|host| host.trim().to_owned())
-        .filter(|host| !host.is_empty())
+        .map(|entry| entry.trim().to_owned())
+        .filter(|entry| !entry.is_blank())
         .collect()
 }
 
@@ -173,18 +214,14 @@ pub(super) struct WebhookSecret {
 
 impl WebhookArgs {
     pub(super) fn backend(&self) -> anyhow::Result<Webhook> {
-        self.secret.backend(hosts(&self.callback_hosts))
+        self.secret.backend(listed(&self.callback_hosts))
     }
 }
 
 impl WebhookSecret {
     /// The backend that delivers callbacks to these hosts.
     pub(super) fn backend(&self, hosts: Vec<String>) -> anyhow::Result<Webhook> {
-        let secret = self
-            .webhook_secret
-            .as_ref()
-            .filter(|secret| !secret.expose_secret().is_empty());
-        let secret = secret.context(
+        let secret = given(self.webhook_secret.as_ref()).context(
             "callbacks need a secret: set TAILWATER_WEBHOOK_SECRET to whsec_$(openssl rand -base64 32)",
         )?;
         Ok(Webhook::new(hosts, secret)?)

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use url::{Host, Url};
 
+use super::args::{given, listed};
 use crate::auth::{Expected, SigningSecret, StaticTokens, TokenKeys};
 use crate::config::{SUBJECT_CONNECTIONS, SUBJECT_JOBS, SUBJECT_SUBMITS_PER_S};
 use crate::edge::{AllowedOrigins, BrowserPolicy, Gate, KeySource, SubjectLimits, TrustedProxies};
@@ -86,10 +87,10 @@ impl AuthArgs {
                  `--auth jwt` or `--auth token`, or `--auth none` for everybody"
             ),
         };
-        let secret = file(self.auth_secret.as_ref())
+        let secret = given(self.auth_secret.as_deref())
             .map(read_secret)
             .transpose()?;
-        let tokens = file(self.auth_tokens.as_ref())
+        let tokens = given(self.auth_tokens.as_deref())
             .map(read_tokens)
             .transpose()?;
         let source = self.key_source()?;
@@ -119,8 +120,8 @@ impl AuthArgs {
             tokens: tokens.unwrap_or_default(),
             secret,
             expected: Expected {
-                issuer: text(self.auth_issuer.as_ref()),
-                audience: text(self.auth_audience.as_ref()),
+                issuer: given(self.auth_issuer.clone()),
+                audience: given(self.auth_audience.clone()),
             },
         };
         let limits = SubjectLimits {
@@ -132,10 +133,10 @@ impl AuthArgs {
     }
 
     fn key_source(&self) -> anyhow::Result<Option<KeySource>> {
-        let Some(given) = text(self.auth_jwks.as_ref()) else {
+        let Some(source) = given(self.auth_jwks.clone()) else {
             return Ok(None);
         };
-        match Url::parse(&given) {
+        match Url::parse(&source) {
             Ok(url) if matches!(url.scheme(), "http" | "https") => {
                 let is_local = match url.host() {
                     Some(Host::Ipv4(address)) => address.is_loopback(),
@@ -145,12 +146,12 @@ impl AuthArgs {
                 };
                 ensure!(
                     url.scheme() == "https" || is_local,
-                    "--auth-jwks: {given}: whoever is between could replace the keys; use https"
+                    "--auth-jwks: {source}: whoever is between could replace the keys; use https"
                 );
-                Ok(Some(KeySource::Url(given)))
+                Ok(Some(KeySource::Url(source)))
             }
             _ => {
-                let path = PathBuf::from(given);
+                let path = PathBuf::from(source);
                 let is_file = path.is_file();
                 ensure!(is_file, "--auth-jwks: {} is not a file", path.display());
                 Ok(Some(KeySource::File(path)))
@@ -214,19 +215,4 @@ pub(super) fn read_secret(path: &Path) -> anyhow::Result<SigningSecret> {
 fn read_tokens(path: &Path) -> anyhow::Result<StaticTokens> {
     let json = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     StaticTokens::from_json(&json).with_context(|| format!("cannot use {}", path.display()))
-}
-
-/// An empty variable names no file.
-fn file(path: Option<&PathBuf>) -> Option<&Path> {
-    path.map(PathBuf::as_path)
-        .filter(|path| !path.as_os_str().is_empty())
-}
-
-fn text(given: Option<&String>) -> Option<String> {
-    given.filter(|text| !text.is_empty()).cloned()
-}
-
-/// The entries of a list, trimmed and without empty ones: an empty variable yields one.
-fn listed(list: &[String]) -> Vec<String> {
-    super::args::hosts(list)
 }

@@ -1,16 +1,17 @@
 //! The NATS server that `up` starts: a child process that ends with it, with its data in a locked
 //! directory.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::guarded::GuardedProcess;
 use crate::config::{SERVER_END_WAIT, SERVER_POLL_EVERY, SERVER_SPACE_MIN, SERVER_START_WAIT};
-use crate::process_group::{Signal, kill_group};
+use crate::process_group::Signal;
 
 /// The port that NATS clients expect. If it is in use, the server listens on a free one.
 const USUAL_PORT: u16 = 4222;
@@ -19,9 +20,9 @@ const USUAL_PORT: u16 = 4222;
 /// process is killed.
 #[derive(Debug)]
 pub(super) struct Broker {
-    child: Child,
+    server: GuardedProcess,
     url: String,
-    /// The server's process id; `child` is its guard.
+    /// The server's process id; that of `server` is its guard's.
     pid: Option<u32>,
     /// Whether another program uses the usual port.
     displaced: bool,
@@ -90,7 +91,7 @@ impl Broker {
 
     /// Waits until the server ends by itself, and returns the reason.
     pub(super) async fn died(&mut self) -> anyhow::Error {
-        match self.child.wait().await {
+        match self.server.0.wait().await {
             Ok(status) => {
                 anyhow::anyhow!("nats-server ended ({status}): {}", last_error(&self.log))
             }
@@ -100,11 +101,10 @@ impl Broker {
 
     /// Ends the server.
     pub(super) async fn stop(mut self) {
-        let Some(pid) = self.child.id() else { return };
-        let _ = kill_group(pid, Signal::TERM);
-        if timeout(SERVER_END_WAIT, self.child.wait()).await.is_err() {
-            let _ = kill_group(pid, Signal::KILL);
-            let _ = self.child.wait().await;
+        self.server.signal(Signal::TERM);
+        let ended = timeout(SERVER_END_WAIT, self.server.0.wait()).await;
+        if ended.is_err() {
+            self.server.stop().await;
         }
     }
 
@@ -114,28 +114,27 @@ impl Broker {
         fs::create_dir_all(&ports).with_context(|| format!("cannot write to {}", dir.display()))?;
         let log = dir.join("nats-server.log");
         let out = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let child = Command::new(std::env::current_exe()?)
-            .arg("guard")
-            .args(["--parent", &std::process::id().to_string(), "--"])
-            .arg(program)
-            .arg("-c")
-            .arg(dir.join("nats-server.conf"))
-            .args(["-a", "127.0.0.1", "-p"])
-            // -1 is any free port.
-            .arg(port.map_or_else(|| "-1".to_owned(), |port| port.to_string()))
-            .args(["-js", "-sd"])
-            .arg(dir)
-            .arg("--ports_file_dir")
-            .arg(&ports)
-            .stdin(std::process::Stdio::null())
-            .stdout(out.try_clone()?)
-            .stderr(out)
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
+        // -1 is any free port.
+        let at = port.map_or_else(|| "-1".to_owned(), |port| port.to_string());
+        let config = dir.join("nats-server.conf");
+        let command: [&OsStr; 12] = [
+            program.as_ref(),
+            "-c".as_ref(),
+            config.as_ref(),
+            "-a".as_ref(),
+            "127.0.0.1".as_ref(),
+            "-p".as_ref(),
+            at.as_ref(),
+            "-js".as_ref(),
+            "-sd".as_ref(),
+            dir.as_ref(),
+            "--ports_file_dir".as_ref(),
+            ports.as_ref(),
+        ];
+        let server = GuardedProcess::start(command, &[], out.try_clone()?.into(), out.into())
             .with_context(|| format!("cannot start {}", program.display()))?;
         Ok(Self {
-            child,
+            server,
             url: String::new(),
             pid: None,
             displaced: port.is_none(),
@@ -153,7 +152,7 @@ impl Broker {
                 self.pid = pid;
                 return Ok(());
             }
-            if self.child.try_wait()?.is_some() {
+            if self.server.0.try_wait()?.is_some() {
                 bail!("nats-server did not start: {}", last_error(&self.log));
             }
             if Instant::now() > deadline {
@@ -163,15 +162,6 @@ impl Broker {
                 );
             }
             sleep(SERVER_POLL_EVERY).await;
-        }
-    }
-}
-
-/// Ends the server when a command fails.
-impl Drop for Broker {
-    fn drop(&mut self) {
-        if let Some(pid) = self.child.id() {
-            let _ = kill_group(pid, Signal::KILL);
         }
     }
 }

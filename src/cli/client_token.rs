@@ -7,6 +7,8 @@ use anyhow::Context as _;
 use clap::Args;
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::args::given;
+
 /// The token for an edge.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ClientTokenArgs {
@@ -27,11 +29,11 @@ pub(super) struct ClientTokenArgs {
 impl ClientTokenArgs {
     /// The value of `Authorization`, if there is a token.
     pub(super) fn authorization(&self) -> anyhow::Result<Option<String>> {
-        let token = match (&self.token, &self.token_file) {
+        let token = match (&self.token, given(self.token_file.as_deref())) {
             (Some(token), _) => token.expose_secret().to_owned(),
-            (None, Some(path)) if !path.as_os_str().is_empty() => fs::read_to_string(path)
+            (None, Some(path)) => fs::read_to_string(path)
                 .with_context(|| format!("cannot read {}", path.display()))?,
-            (None, _) => String::new(),
+            (None, None) => String::new(),
         };
         let token = token.trim();
         Ok((!token.is_empty()).then(|| format!("Bearer {token}")))

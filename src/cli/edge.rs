@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::args::{NatsArgs, file, hosts, until_interrupted};
+use super::args::{NatsArgs, given, listed, until_interrupted};
 use super::auth_args::AuthArgs;
 use crate::budget::Budget;
 use crate::config::{DRAIN_WINDOW, MEMORY_MIN};
@@ -130,7 +130,7 @@ impl EdgeArgs {
 
     /// The hosts that jobs may call back to.
     pub(super) fn callback_hosts(&self) -> Vec<String> {
-        hosts(&self.callback_hosts)
+        listed(&self.callback_hosts)
     }
 
     /// The settings of an edge that listens here and drains its clients over this time.
@@ -157,7 +157,7 @@ impl EdgeArgs {
 
     /// The certificate, if there is one.
     fn tls(&self) -> Result<Option<edge::Tls>, edge::TlsError> {
-        let files = file(&self.tls_cert).zip(file(&self.tls_key));
+        let files = given(self.tls_cert.clone()).zip(given(self.tls_key.clone()));
         files
             .map(|(cert, key)| edge::Tls::load(cert, key))
             .transpose()

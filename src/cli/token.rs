@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, ensure};
 use clap::Args;
 
+use super::args::given;
 use super::auth_args::read_secret;
 use crate::auth::{Grants, NamePattern, NewToken};
 
@@ -59,7 +60,6 @@ impl TokenCommand {
         ensure!(self.ttl.as_secs() > 0, "--ttl must be at least 1s");
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let exp = now.checked_add(self.ttl.as_secs());
-        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
         let token = secret.sign(&NewToken {
             sub: self.sub,
             iat: now,

@@ -1,5 +1,6 @@
 //! `tailwater top`: shows kinds, jobs, workers and edges, and keeps the picture up to date.
 
+mod cursor;
 mod sources;
 mod view;
 
@@ -11,6 +12,7 @@ use console::Term;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use self::cursor::HiddenCursor;
 use self::sources::{AskedSources, Sources};
 use super::args::{NatsArgs, block_on};
 use super::client_token::ClientTokenArgs;
@@ -62,10 +64,7 @@ impl TopCommand {
             } else {
                 tokio::select! {
                     shown = self.show(&mut sources) => shown?,
-                    signal = runtime::interrupted() => {
-                        Term::stdout().show_cursor()?;
-                        signal?;
-                    }
+                    signal = runtime::interrupted() => signal?,
                 }
             }
             nats.close().await;
@@ -85,7 +84,7 @@ impl TopCommand {
     /// Draws one picture over the other.
     async fn show(&self, sources: &mut Sources) -> anyhow::Result<()> {
         let term = Term::buffered_stdout();
-        term.hide_cursor()?;
+        let _hidden = HiddenCursor::hide(&term)?;
         term.clear_screen()?;
         loop {
             let picture = sources.picture().await;

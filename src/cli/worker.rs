@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use super::args::{NatsArgs, WebhookArgs, millis, until_interrupted};
+use super::args::{NatsArgs, WebhookArgs, given, millis, until_interrupted};
 use super::metrics::Metrics;
 use crate::backend::endpoint::{Endpoint, EndpointSettings, RequestHeader};
 use crate::backend::openai::{OpenAi, OpenAiSettings};
@@ -185,19 +185,14 @@ struct HttpArgs {
 impl HttpArgs {
     fn backend(self) -> anyhow::Result<Endpoint> {
         let mut headers = RequestHeader::list(&self.header.join("\n"))?;
-        let file = self
-            .headers_file
-            .filter(|file| !file.as_os_str().is_empty());
-        if let Some(file) = file {
+        if let Some(file) = given(self.headers_file) {
             let show = || format!("cannot use the headers in {}", file.display());
             let lines = std::fs::read_to_string(&file).with_context(show)?;
             headers.extend(RequestHeader::list(&lines).with_context(show)?);
         }
-        let secret = self.signing_secret;
         Ok(Endpoint::new(EndpointSettings {
             headers,
-            // An empty variable is not a secret.
-            secret: secret.filter(|secret| !secret.expose_secret().is_empty()),
+            secret: given(self.signing_secret),
             continues: self.continues,
             silence: self.idle_timeout.into(),
             busy: self.busy_timeout.into(),
@@ -250,12 +245,10 @@ impl WorkerCommand {
                 idle_timeout: silence,
                 busy_timeout: busy,
             } => {
-                // An empty variable is not a key.
-                let key = api_key.filter(|key| !key.expose_secret().is_empty());
                 let settings = OpenAiSettings {
                     base_url,
                     model,
-                    key,
+                    key: given(api_key),
                     silence: silence.into(),
                     busy: busy.into(),
                 };

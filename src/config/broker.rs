@@ -11,11 +11,18 @@ pub const BROKER_PING: Duration = Duration::from_millis(2500);
 
 /// How many pings a connection for live copies may leave unanswered, as in the client library.
 pub const BROKER_PINGS_UNANSWERED: u32 = 2;
+/// The longest line that a broker sends: an INFO with the addresses of a large cluster.
+pub const BROKER_LINE_MAX: usize = 64 * 1024;
+/// More than the largest message that a broker accepts.
+pub const BROKER_MESSAGE_MAX: usize = 64 * 1024 * 1024;
 /// How long connecting to one server may take before the next one is tried. With [`BROKER_PING`], a
 /// silent server costs less than 15 s, even if it is the first one that is tried again.
 pub const BROKER_CONNECT_WAIT: Duration = Duration::from_secs(3);
 /// The longest such time, for slow networks: it is doubled after each attempt that took too long.
 pub const BROKER_CONNECT_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long the client library may take to list the servers that it knows. Without its list, those
+/// that were configured are used.
+pub const SERVER_POOL_WAIT: Duration = Duration::from_millis(100);
 /// The pause before a request during startup is repeated.
 pub const START_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection to the broker may take to answer before the edge is not ready. An answer

@@ -22,6 +22,9 @@ pub const LIVE_CAPACITY: usize = 1024;
 
 /// How many bytes of live copies are read at once.
 pub const LIVE_BUFFER: usize = 64 * 1024;
+/// How many pings of a connection for live copies may wait for their answers. One is sent for the
+/// subscriptions of one turn, so further ones wait only if the broker is far behind.
+pub const LIVE_PINGS_MAX: usize = 64;
 /// How long a feed outlives its last watcher: a client that lost its connection is usually back
 /// within this time.
 pub const FEED_LINGER: Duration = Duration::from_secs(15);

@@ -87,8 +87,8 @@ pub const REJECTIONS_MAX: u32 = 16;
 pub const RETRY_FIRST: Duration = Duration::from_millis(5);
 /// The longest pause before an append is repeated.
 pub const RETRY_MAX: Duration = Duration::from_millis(500);
-/// How long after a purge edges are told of it again, on a cluster: longer than a replica usually
-/// lags.
+/// How long after a purge the job's segments are removed again and the purge is signalled again:
+/// longer than a replica usually lags, and than a worker needs to store a segment.
 pub const PURGE_AGAIN: Duration = Duration::from_secs(1);
 /// How long a cancel keeps trying to append its event between those of a worker that writes
 /// constantly.

@@ -3,18 +3,19 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::context::{GetStreamErrorKind, KeyValueErrorKind};
+use async_nats::jetstream;
 use async_nats::jetstream::kv::{CreateErrorKind, Operation, Store, UpdateErrorKind};
-use async_nats::jetstream::{self, ErrorCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::connect::Nats;
 use super::error::{NatsError, unavailable};
+use super::info;
 use crate::auth::Revocation;
 use crate::source::Unavailable;
 use crate::wire::limits::TICKET_TTL_MS;
@@ -56,27 +57,16 @@ impl AuthBucket {
     /// # Errors
     /// [`NatsError::NotSetUp`] when `setup` of this version has not run yet.
     pub async fn open(nats: &Nats) -> Result<Self, NatsError> {
+        let stream = nats.names.auth_stream();
+        let found: Option<IgnoredAny> = info::find_stream(&nats.work, &stream).await?;
+        if found.is_none() {
+            return Err(NatsError::NotSetUp { stream });
+        }
         let bucket = nats.names.auth_bucket();
         let open = async |client: &async_nats::Client| {
             let context = jetstream::new(client.clone());
             let opened = context.get_key_value(bucket.clone()).await;
-            opened.map_err(|error| {
-                let is_missing = error.kind() == KeyValueErrorKind::GetBucket
-                    && std::error::Error::source(&error)
-                        .and_then(|cause| {
-                            cause.downcast_ref::<jetstream::context::GetStreamError>()
-                        })
-                        .is_some_and(|cause| {
-                            matches!(cause.kind(), GetStreamErrorKind::JetStream(api)
-                                if api.error_code() == ErrorCode::STREAM_NOT_FOUND)
-                        });
-                if is_missing {
-                    let stream = nats.names.auth_stream();
-                    NatsError::NotSetUp { stream }
-                } else {
-                    unavailable(error).into()
-                }
-            })
+            opened.map_err(unavailable)
         };
         Ok(Self {
             watched: open(&nats.live).await?,

@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering;
 
 use async_nats::Client;
 use async_nats::connection::State;
+use futures_util::future::join_all;
 use secrecy::ExposeSecret as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::credentials::redacted;
+use super::credentials::{BrokerAccess, redacted};
 use super::error::NatsError;
 use super::live_reader::LiveReaders;
 use super::names::Names;
@@ -68,6 +69,8 @@ impl Nats {
     /// [`NatsError::Unreachable`] or [`NatsError::TooOld`].
     pub async fn connect(options: &Options) -> Result<Self, NatsError> {
         let deadline = Instant::now() + options.startup_timeout;
+        let url = options.url.expose_secret();
+        let access = Box::pin(options.credentials.access(url)).await?;
         let (count, reconnected) = watch::channel(0_u64);
         let (back, work_reconnected) = watch::channel(None);
         let counted = || {
@@ -82,17 +85,31 @@ impl Nats {
         };
         // Boxed: together they are as large as everything else of a caller.
         let (live, replay, work) = tokio::try_join!(
-            Box::pin(open(options, "live", LIVE_CAPACITY, counted(), deadline)),
             Box::pin(open(
                 options,
+                &access,
+                "live",
+                LIVE_CAPACITY,
+                counted(),
+                deadline
+            )),
+            Box::pin(open(
+                options,
+                &access,
                 "replay",
                 REPLAY_CAPACITY,
                 counted(),
                 deadline
             )),
-            Box::pin(open(options, "work", LIVE_CAPACITY, note_time, deadline)),
+            Box::pin(open(
+                options,
+                &access,
+                "work",
+                LIVE_CAPACITY,
+                note_time,
+                deadline
+            )),
         )?;
-        let url = options.url.expose_secret();
         check_version(&live, url)?;
         info!(url = %redacted(url), version = %live.server_info().version, "connected to NATS");
         let max_payload = work.max_payload();
@@ -107,9 +124,11 @@ impl Nats {
         let names = Arc::new(Names::new(options.prefix.clone()));
         let name = format!("{} copies", options.name);
         let credentials = options.credentials.clone();
-        let secrets = Box::pin(options.credentials.secrets(url)).await?;
+        let BrokerAccess {
+            secrets, servers, ..
+        } = access;
         Ok(Self {
-            live_readers: LiveReaders::new(name, credentials, secrets, count),
+            live_readers: LiveReaders::new(name, credentials, (secrets, servers), count),
             live,
             replay,
             work,
@@ -184,13 +203,24 @@ impl Nats {
 
     /// Sends all pending messages and closes the connections.
     pub async fn close(&self) {
-        for client in self.clients() {
-            // While the connection is down the library may wait without a limit.
-            match timeout(REQUEST_WAIT, client.drain()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!(%error, "a connection was closed before it was drained"),
-                Err(_) => debug!("a connection was not closed in time"),
-            }
+        join_all(self.clients().map(close)).await;
+    }
+}
+
+async fn close(client: &Client) {
+    // Draining is only requested: this process may end before the library has written anything.
+    // While the connection is down, nothing can be written.
+    if client.connection_state() == State::Connected {
+        match timeout(REQUEST_WAIT, client.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "pending messages were not sent"),
+            Err(_) => debug!("pending messages were not sent in time"),
         }
+    }
+    // The library may wait without a limit.
+    match timeout(REQUEST_WAIT, client.drain()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "a connection was closed before it was drained"),
+        Err(_) => debug!("a connection was not closed in time"),
     }
 }

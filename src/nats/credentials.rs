@@ -25,14 +25,30 @@ pub struct Credentials {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
+/// What all connections of a process are made with. It does not implement `Debug`, which would show
+/// secrets.
+pub(super) struct BrokerAccess {
+    /// Options that authenticate.
+    pub(super) options: ConnectOptions,
+    pub(super) secrets: Secrets,
+    /// Without secrets.
+    pub(super) servers: Vec<ServerAddr>,
+}
+
 /// What a connection authenticates with. It does not implement `Debug`, which would show secrets.
 #[derive(Default)]
 pub(super) struct Secrets {
     pub(super) login: Login,
-    /// The content of a credentials file.
-    pub(super) creds: Option<String>,
+    pub(super) creds: Option<UserCreds>,
     /// The seed of an nkey.
     pub(super) nkey: Option<String>,
+}
+
+/// The content of a credentials file. It does not implement `Debug`, which would show the seed.
+#[derive(PartialEq, Eq)]
+pub(super) struct UserCreds {
+    pub(super) jwt: String,
+    pub(super) seed: String,
 }
 
 /// The login in an address. It does not implement `Debug`, which would show the password.
@@ -57,29 +73,55 @@ impl Login {
     }
 }
 
+impl UserCreds {
+    /// The two entries of a credentials file: each is the line after a `BEGIN`.
+    fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines().map(str::trim);
+        let mut entry = || {
+            lines.find(|line| line.starts_with("---") && line.contains("BEGIN"))?;
+            lines.find(|line| !line.is_empty()).map(str::to_owned)
+        };
+        Some(Self {
+            jwt: entry()?,
+            seed: entry()?,
+        })
+    }
+}
+
 impl Credentials {
-    /// The servers of `url`, without secrets, and options that authenticate with it.
+    /// Reads the address and the files, each once.
     ///
     /// # Errors
     /// [`NatsError::BadAddress`] and [`NatsError::BadCredentials`]; neither shows a secret.
-    pub(super) async fn options(
-        &self,
-        url: &str,
-    ) -> Result<(ConnectOptions, Vec<ServerAddr>), NatsError> {
-        let (secrets, servers) = self.secrets(url).await?;
-        let mut options = ConnectOptions::new();
-        match secrets.login {
-            Login::Anonymous => {}
-            Login::Token(token) => options = options.token(token),
-            Login::User(user, password) => options = options.user_and_password(user, password),
-        }
-        if let Some((path, text)) = self.creds.as_ref().zip(secrets.creds) {
+    pub(super) async fn access(&self, url: &str) -> Result<BrokerAccess, NatsError> {
+        let (login, servers) = parse(url)?;
+        let mut secrets = Secrets {
+            login: self.read_login(login).await?,
+            ..Secrets::default()
+        };
+        let mut options = match &secrets.login {
+            Login::Anonymous => ConnectOptions::new(),
+            Login::Token(token) => ConnectOptions::new().token(token.clone()),
+            Login::User(user, password) => {
+                ConnectOptions::new().user_and_password(user.clone(), password.clone())
+            }
+        };
+        if let Some(path) = &self.creds {
+            let text = read(path).await?;
             options = options
                 .credentials(&text)
-                .map_err(|_| unusable(path, "not a credentials file"))?;
+                .map_err(|error| unusable(path, &format!("not a credentials file: {error}")))?;
+            let creds = UserCreds::parse(&text).ok_or_else(|| {
+                unusable(path, "not a credentials file: it lacks a JWT or a seed")
+            })?;
+            secrets.creds = Some(creds);
         }
-        if let Some(seed) = secrets.nkey {
-            options = options.nkey(seed);
+        if let Some(path) = &self.nkey {
+            let seed = read(path).await?.trim().to_owned();
+            nkeys::KeyPair::from_seed(&seed)
+                .map_err(|_| unusable(path, "not the seed of an nkey"))?;
+            options = options.nkey(seed.clone());
+            secrets.nkey = Some(seed);
         }
         if let Some(path) = &self.ca {
             pem(path).await?;
@@ -94,39 +136,26 @@ impl Credentials {
                 .add_client_certificate(cert.clone(), key.clone())
                 .require_tls(true);
         }
-        Ok((options, servers))
+        Ok(BrokerAccess {
+            options,
+            secrets,
+            servers,
+        })
     }
 
-    /// The servers of `url`, without secrets, and what to authenticate with.
-    ///
-    /// # Errors
-    /// As [`Self::options`].
-    pub(super) async fn secrets(&self, url: &str) -> Result<(Secrets, Vec<ServerAddr>), NatsError> {
-        let (mut login, servers) = parse(url)?;
-        if let Some(path) = &self.login {
-            if login != Login::Anonymous {
-                return Err(unusable(
-                    path,
-                    "the address of the server has a login as well",
-                ));
-            }
-            login = Login::of_file(read(path).await?.trim())
-                .ok_or_else(|| unusable(path, "not `user:password`, and not a token"))?;
-        }
-        let mut secrets = Secrets {
-            login,
-            ..Secrets::default()
+    /// The login of the file, or else that of the address.
+    async fn read_login(&self, of_address: Login) -> Result<Login, NatsError> {
+        let Some(path) = &self.login else {
+            return Ok(of_address);
         };
-        if let Some(path) = &self.creds {
-            secrets.creds = Some(read(path).await?);
+        if of_address != Login::Anonymous {
+            return Err(unusable(
+                path,
+                "the address of the server has a login as well",
+            ));
         }
-        if let Some(path) = &self.nkey {
-            let seed = read(path).await?.trim().to_owned();
-            nkeys::KeyPair::from_seed(&seed)
-                .map_err(|_| unusable(path, "not the seed of an nkey"))?;
-            secrets.nkey = Some(seed);
-        }
-        Ok((secrets, servers))
+        Login::of_file(read(path).await?.trim())
+            .ok_or_else(|| unusable(path, "not `user:password`, and not a token"))
     }
 }
 
@@ -251,6 +280,19 @@ mod tests {
                 "{servers:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_credentials_file_has_a_token_and_a_seed() {
+        let text = "-----BEGIN NATS USER JWT-----\r\neyJ0.e30.c2ln\r\n------END NATS USER JWT------\r\n\r\n\
+            ************************* IMPORTANT *************************\r\nKeep the seed secret.\r\n\r\n\
+            -----BEGIN USER NKEY SEED-----\r\nSUAIO3\r\n------END USER NKEY SEED------\r\n";
+        let expected = UserCreds {
+            jwt: "eyJ0.e30.c2ln".into(),
+            seed: "SUAIO3".into(),
+        };
+        assert!(UserCreds::parse(text) == Some(expected));
+        assert!(UserCreds::parse("-----BEGIN NATS USER JWT-----\neyJ0\n").is_none());
     }
 
     #[test]

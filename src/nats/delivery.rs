@@ -117,7 +117,7 @@ impl Delivery {
     /// redelivers it an ack wait after the last progress report.
     pub async fn hand_back(&self, delay: Option<Duration>) {
         // A message published while disconnected would be sent after the reconnect.
-        if self.nats.is_work_connected() && self.ack_handle().lease.holds() {
+        if self.nats.is_work_connected() && self.is_newest() {
             send(
                 &self.nats,
                 self.reply(),
@@ -128,6 +128,11 @@ impl Delivery {
         } else {
             info!(job = %self.job, "not handed back: the queue did not hear from this worker in time, and delivers the job again");
         }
+    }
+
+    /// Whether the queue has certainly not delivered the job again since.
+    pub fn is_newest(&self) -> bool {
+        self.ack_handle().lease.holds()
     }
 
     /// Removes the job from the queue although its log has no final event.

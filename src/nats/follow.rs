@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::disturbances::DisturbanceWatch;
-use super::live_reader::{LiveQueue, LiveSubscription, ReceivedCopy};
+use super::live_queue::{LiveQueue, ReceivedCopy};
+use super::live_reader::LiveSubscription;
 use super::log::Log;
 use super::read::Reader;
 use crate::source::{Tail, TailSignal, Unavailable};

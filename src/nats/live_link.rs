@@ -1,5 +1,6 @@
 //! Opens the connection for live copies: TLS and authentication, as the client library does them.
 
+use std::fmt::Display;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::credentials::{Credentials, Login, Secrets};
+use super::credentials::{Credentials, Login, Secrets, UserCreds};
 use super::live_protocol::{ProtocolError, ServerOp};
 
 /// A connection to a server that has accepted the client, and what it sent since.
@@ -152,22 +153,12 @@ fn connect_line(
         options["nkey"] = json!(key);
         options["sig"] = json!(signature);
     }
-    if let Some((jwt, seed)) = secrets.creds.as_deref().and_then(jwt_and_seed) {
+    if let Some(UserCreds { jwt, seed }) = &secrets.creds {
         let (_, signature) = sign(seed)?;
         options["jwt"] = json!(jwt);
         options["sig"] = json!(signature);
     }
     Ok(format!("CONNECT {options}\r\nPING\r\n"))
-}
-
-/// The two entries of a credentials file: each is the line after a `BEGIN`.
-fn jwt_and_seed(creds: &str) -> Option<(&str, &str)> {
-    let mut lines = creds.lines().map(str::trim);
-    let mut entry = || {
-        lines.find(|line| line.starts_with("---") && line.contains("BEGIN"))?;
-        lines.find(|line| !line.is_empty())
-    };
-    Some((entry()?, entry()?))
 }
 
 async fn tls_config(credentials: &Credentials) -> io::Result<ClientConfig> {
@@ -179,15 +170,22 @@ async fn tls_config(credentials: &Credentials) -> io::Result<ClientConfig> {
             }
         }
         None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            let found = rustls_native_certs::load_native_certs();
+            if let Some(error) = found.errors.first() {
+                let reason = format!("cannot read the system's certificates: {error}");
+                return Err(io::Error::other(reason));
+            }
+            roots.add_parsable_certificates(found.certs);
         }
     }
     let config = ClientConfig::builder().with_root_certificates(roots);
     let Some((certificate, key)) = &credentials.identity else {
         return Ok(config.with_no_client_auth());
     };
-    let key = tokio::fs::read(key).await?;
-    let key = PrivateKeyDer::from_pem_slice(&key).map_err(io::Error::other)?;
+    let pem = tokio::fs::read(key)
+        .await
+        .map_err(|error| unusable(key, error))?;
+    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| unusable(key, error))?;
     let chain = certificates(certificate).await?;
     config
         .with_client_auth_cert(chain, key)
@@ -195,25 +193,22 @@ async fn tls_config(credentials: &Credentials) -> io::Result<ClientConfig> {
 }
 
 async fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
-    let pem = tokio::fs::read(path).await?;
+    let pem = tokio::fs::read(path)
+        .await
+        .map_err(|error| unusable(path, error))?;
     let certificates = CertificateDer::pem_slice_iter(&pem);
     certificates
         .collect::<Result<_, _>>()
-        .map_err(io::Error::other)
+        .map_err(|error| unusable(path, error))
+}
+
+fn unusable(file: &Path, reason: impl Display) -> io::Error {
+    io::Error::other(format!("cannot use {}: {reason}", file.display()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_credentials_file_has_a_token_and_a_seed() {
-        let creds = "-----BEGIN NATS USER JWT-----\r\neyJ0.e30.c2ln\r\n------END NATS USER JWT------\r\n\r\n\
-            ************************* IMPORTANT *************************\r\nKeep the seed secret.\r\n\r\n\
-            -----BEGIN USER NKEY SEED-----\r\nSUAIO3\r\n------END USER NKEY SEED------\r\n";
-        assert_eq!(jwt_and_seed(creds), Some(("eyJ0.e30.c2ln", "SUAIO3")));
-        assert_eq!(jwt_and_seed("-----BEGIN NATS USER JWT-----\neyJ0\n"), None);
-    }
 
     #[test]
     fn the_nonce_is_signed_with_the_key_of_the_user() {

@@ -5,10 +5,7 @@ use std::str;
 
 use memchr::memchr;
 
-/// The longest line that a server sends: an INFO with the addresses of a large cluster.
-const LINE_MAX: usize = 64 * 1024;
-/// More than the largest message that a server accepts.
-const MESSAGE_MAX: usize = 64 * 1024 * 1024;
+use crate::config::{BROKER_LINE_MAX, BROKER_MESSAGE_MAX};
 
 /// What the server sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,7 +39,7 @@ impl<'a> ServerOp<'a> {
     /// The first operation in `bytes`, and how many bytes it has; `None` if it is not complete.
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Option<(Self, usize)>, ProtocolError> {
         let Some(end) = memchr(b'\n', bytes) else {
-            return if bytes.len() > LINE_MAX {
+            return if bytes.len() > BROKER_LINE_MAX {
                 Err(ProtocolError)
             } else {
                 Ok(None)
@@ -86,7 +83,7 @@ impl<'a> ServerOp<'a> {
         } else {
             0
         };
-        if head > total || total > MESSAGE_MAX {
+        if head > total || total > BROKER_MESSAGE_MAX {
             return Err(ProtocolError);
         }
         if rest.len() < total + 2 {
@@ -205,7 +202,7 @@ mod tests {
                 "{bytes}"
             );
         }
-        assert!(ServerOp::parse(&vec![b'I'; LINE_MAX]).is_ok());
-        assert!(ServerOp::parse(&vec![b'I'; LINE_MAX + 1]).is_err());
+        assert!(ServerOp::parse(&vec![b'I'; BROKER_LINE_MAX]).is_ok());
+        assert!(ServerOp::parse(&vec![b'I'; BROKER_LINE_MAX + 1]).is_err());
     }
 }

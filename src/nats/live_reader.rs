@@ -9,28 +9,26 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_nats::{Client, ServerAddr};
-use bytes::Bytes;
 use slab::Slab;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::credentials::{Credentials, Secrets};
 use super::live_link::LiveLink;
 use super::live_protocol::{RawMessage, ServerOp};
-use super::names;
+use super::live_queue::{LiveQueue, ReceivedCopy};
 use crate::backoff::Backoff;
 use crate::config::{
-    BROKER_CONNECT_WAIT, BROKER_PING, BROKER_PINGS_UNANSWERED, LIVE_BUFFER, LIVE_CAPACITY,
-    LIVE_DELAY_EVERY, REQUEST_WAIT, REREAD_FIRST, REREAD_MAX, START_PAUSE,
+    BROKER_CONNECT_WAIT, BROKER_PING, BROKER_PINGS_UNANSWERED, LIVE_BUFFER, LIVE_PINGS_MAX,
+    REQUEST_WAIT, REREAD_FIRST, REREAD_MAX, SERVER_POOL_WAIT,
 };
 use crate::source::Unavailable;
-use crate::wire::StreamSeq;
 
 /// How connections for live copies are made, and which there are. Clones share it.
 #[derive(Clone)]
@@ -74,30 +72,6 @@ struct LiveReaderState {
     requested: u64,
     /// Whether to send a ping, which requests an answer.
     wants_ping: bool,
-}
-
-/// A copy of a message of the log.
-pub(super) struct ReceivedCopy {
-    pub(super) stream_seq: StreamSeq,
-    /// The stream sequence of the message before it in the log.
-    pub(super) prev: Option<StreamSeq>,
-    /// When the broker stored it, as text; only for some of them.
-    pub(super) stored_at: Option<Box<str>>,
-    pub(super) payload: Bytes,
-}
-
-/// Copies of one job's events that arrived.
-pub(super) struct LiveQueue {
-    /// The subject of a copy, and of the message that it is a copy of.
-    subject: String,
-    stored: String,
-    state: Mutex<LiveQueueState>,
-}
-
-#[derive(Default)]
-struct LiveQueueState {
-    copies: VecDeque<ReceivedCopy>,
-    waker: Option<Waker>,
 }
 
 /// A subscription, until it is dropped.
@@ -162,36 +136,48 @@ impl fmt::Debug for LiveReaders {
 }
 
 impl LiveReader {
-    /// Keeps the connection up, once there is something to read. The client library knows more servers than those that were
-    /// configured, and has reported errors that are permanent.
+    /// Keeps the connection up, once there is something to read. The client library knows more
+    /// servers than those that were configured, and has reported errors that are permanent.
     pub(super) async fn run(self, client: Client) {
         self.0.wants_to_send.notified().await;
         self.0.is_started.store(true, Ordering::Relaxed);
         let mut pauses = Backoff::new(REREAD_FIRST, REREAD_MAX);
+        let mut is_failing = false;
         loop {
             match self.open(&client).await {
                 Ok(link) => {
-                    pauses.reset();
+                    debug!("NATS connection for live events established");
+                    is_failing = false;
+                    let since = Instant::now();
                     let Err(error) = self.serve(link).await;
                     self.lock().is_up = false;
                     warn!(%error, "NATS connection for live events lost");
+                    // A server may accept each connection and close it at once.
+                    if since.elapsed() >= REREAD_MAX {
+                        pauses.reset();
+                    }
                 }
-                Err(error) => debug!(%error, "cannot reach NATS for live events yet"),
+                Err(error) if is_failing => {
+                    debug!(%error, "cannot reach NATS for live events yet");
+                }
+                Err(error) => {
+                    is_failing = true;
+                    warn!(%error, "cannot reach NATS for live events");
+                }
             }
-            sleep(pauses.next_pause()).await;
+            sleep(spread(pauses.next_pause())).await;
         }
     }
 
     async fn open(&self, client: &Client) -> io::Result<LiveLink> {
         let settings = &*self.0.settings;
-        let known = timeout(START_PAUSE, client.server_pool()).await;
+        let known = timeout(SERVER_POOL_WAIT, client.server_pool()).await;
         let mut servers = match known {
             Ok(Ok(pool)) => pool.into_iter().map(|server| server.addr).collect(),
             Ok(Err(_)) | Err(_) => settings.servers.clone(),
         };
         if !servers.is_empty() {
-            // The keys of a hash map are the only source of randomness in the standard library.
-            let first = RandomState::new().hash_one(()) as usize % servers.len();
+            let first = random() as usize % servers.len();
             servers.rotate_left(first);
         }
         let mut result = Err(io::ErrorKind::NotFound.into());
@@ -218,8 +204,9 @@ impl LiveReader {
             mut stream,
             mut received,
         } = link;
-        self.begin();
+        let is_again = self.begin();
         let mut unanswered = VecDeque::new();
+        let mut is_subscribed = false;
         let mut silent_pings = 0;
         let mut ping = interval(BROKER_PING);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -230,6 +217,11 @@ impl LiveReader {
                     ServerOp::Message(message) => self.deliver(&message),
                     ServerOp::Ping => self.lock().outgoing.extend_from_slice(b"PONG\r\n"),
                     ServerOp::Pong => {
+                        // The first ping was sent after all subscriptions.
+                        if !is_subscribed && is_again {
+                            self.note_reconnect();
+                        }
+                        is_subscribed = true;
                         if let Some(number) = unanswered.pop_front() {
                             self.0.answered.send_replace(number);
                         }
@@ -274,8 +266,9 @@ impl LiveReader {
         }
     }
 
-    /// Subscribes on a new connection to everything that was subscribed to.
-    fn begin(&self) {
+    /// Subscribes on a new connection to everything that was subscribed to. Returns whether there
+    /// was a connection before.
+    fn begin(&self) -> bool {
         let mut state = self.lock();
         state.outgoing.clear();
         let LiveReaderState {
@@ -289,16 +282,26 @@ impl LiveReader {
         state.wants_ping = true;
         state.is_up = true;
         drop(state);
-        if self.0.connects.fetch_add(1, Ordering::Relaxed) > 0 {
-            self.0.settings.reconnected.send_modify(|count| *count += 1);
+        let is_again = self.0.connects.fetch_add(1, Ordering::Relaxed) > 0;
+        if is_again {
+            self.note_reconnect();
         }
+        is_again
+    }
+
+    /// Makes watchers check their logs. After a reconnect this happens twice: before the first copy
+    /// of the new connection, since the log may have been rebuilt; and once the server has seen all
+    /// subscriptions, since an event that was stored after the first check and before that is
+    /// copied to no one.
+    fn note_reconnect(&self) {
+        self.0.settings.reconnected.send_modify(|count| *count += 1);
     }
 
     /// What is to be sent. If that requests an answer, its number is added to those that are
-    /// `unanswered`.
+    /// `unanswered`; with [`LIVE_PINGS_MAX`] of them, the request waits for an answer.
     fn take_outgoing(&self, unanswered: &mut VecDeque<u64>) -> Vec<u8> {
         let mut state = self.lock();
-        if std::mem::take(&mut state.wants_ping) {
+        if unanswered.len() < LIVE_PINGS_MAX && std::mem::take(&mut state.wants_ping) {
             state.outgoing.extend_from_slice(b"PING\r\n");
             unanswered.push_back(state.requested);
         }
@@ -373,78 +376,26 @@ impl fmt::Debug for LiveReader {
     }
 }
 
-fn subscribe(outgoing: &mut Vec<u8>, number: usize, queue: &LiveQueue) {
-    // Writing to memory does not fail.
-    let _ = write!(outgoing, "SUB {} {number}\r\n", queue.subject);
+/// Between three and five quarters of a pause: the readers of all edges lose their connections at
+/// the same time.
+fn spread(pause: Duration) -> Duration {
+    pause * (192 + (random() % 128) as u32) / 256
 }
 
-impl LiveQueue {
-    /// An empty queue of copies with one subject, of messages with the other.
-    pub(super) fn new(subject: String, stored: String) -> Self {
-        Self {
-            subject,
-            stored,
-            state: Mutex::default(),
-        }
-    }
+/// The keys of a hash map are the only source of randomness in the standard library.
+fn random() -> u64 {
+    RandomState::new().hash_one(())
+}
 
-    fn deliver(&self, message: &RawMessage<'_>) {
-        let Some(copy) = self.copy(message) else {
-            return;
-        };
-        let mut state = self.lock();
-        // The reader of the queue sees the gap.
-        if state.copies.len() < LIVE_CAPACITY {
-            state.copies.push_back(copy);
-        }
-        if let Some(waker) = &state.waker {
-            waker.wake_by_ref();
-        }
-    }
-
-    /// The copy that a message is; `None` unless the broker made it from a message of the log. A
-    /// client that may not publish on the subject of the copies can still make the broker send a
-    /// message to it: as the answer to a request, or as the delivery of a consumer.
-    fn copy(&self, message: &RawMessage<'_>) -> Option<ReceivedCopy> {
-        let names = [
-            names::SUBJECT,
-            names::SEQUENCE,
-            names::LAST_SEQUENCE,
-            names::TIME,
-        ];
-        let [stored, stream_seq, prev, time] = message.last_of(names);
-        if message.subject != self.subject.as_bytes() || stored != Some(&self.stored) {
-            return None;
-        }
-        let stream_seq = stream_seq?.parse().ok()?;
-        let is_measured = stream_seq % LIVE_DELAY_EVERY == 0;
-        Some(ReceivedCopy {
-            stream_seq,
-            prev: prev.and_then(|prev| prev.parse().ok()),
-            stored_at: time.filter(|_| is_measured).map(Into::into),
-            payload: Bytes::copy_from_slice(message.payload),
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, LiveQueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn subscribe(outgoing: &mut Vec<u8>, number: usize, queue: &LiveQueue) {
+    // Writing to memory does not fail.
+    let _ = write!(outgoing, "SUB {} {number}\r\n", queue.subject());
 }
 
 impl LiveSubscription {
     /// The next copy that has arrived.
     pub(super) fn poll_next(&self, cx: &Context<'_>) -> Poll<ReceivedCopy> {
-        let mut state = self.queue.lock();
-        if let Some(copy) = state.copies.pop_front() {
-            return Poll::Ready(copy);
-        }
-        // Room for one is kept.
-        state.copies.shrink_to(1);
-        match &mut state.waker {
-            Some(known) => known.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
-        Poll::Pending
+        self.queue.poll_next(cx)
     }
 }
 
@@ -466,7 +417,7 @@ impl Drop for LiveSubscription {
 impl fmt::Debug for LiveSubscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LiveSubscription")
-            .field("subject", &self.queue.subject)
+            .field("subject", &self.queue.subject())
             .finish_non_exhaustive()
     }
 }
@@ -508,12 +459,16 @@ mod tests {
         sent
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_subscription_outlives_connections() {
+    fn reader() -> (LiveReader, watch::Receiver<u64>) {
         let (reconnected, count) = watch::channel(0);
         let secrets = (Secrets::default(), Vec::new());
         let readers = LiveReaders::new("test".into(), Credentials::default(), secrets, reconnected);
-        let reader = readers.create();
+        (readers.create(), count)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscription_outlives_connections() {
+        let (reader, count) = reader();
         let queue = LiveQueue::new("tw.live.0.j".into(), "tw.chunks.0.j".into());
         let subscribed = "SUB tw.live.0.j 0\r\n";
         let (subscription, _) =
@@ -522,42 +477,60 @@ mod tests {
         let next = async || poll_fn(|cx| subscription.poll_next(cx)).await.stream_seq;
         assert_eq!((next().await, *count.borrow()), (7, 0));
         serve_once(&reader, subscribed, 8).await;
-        assert_eq!((next().await, *count.borrow()), (8, 1));
+        assert_eq!((next().await, *count.borrow()), (8, 2));
         drop(subscription);
         let sent = serve_once(&reader, "", 9).await;
         assert!(!sent.contains("SUB"), "{sent}");
     }
 
-    #[test]
-    fn only_the_copy_of_a_message_of_the_log_counts_as_live() {
-        let queue = LiveQueue::new("tw.live.0.j".to_owned(), "tw.chunks.0.j".to_owned());
-        let cases: [(&str, &[&str], bool); 6] = [
-            ("tw.live.0.j", &["tw.chunks.0.j"], true),
-            // The answer to a request whose reply subject is that of the copies.
-            ("tw.live.0.j", &["tw.chunks.0.other"], false),
-            ("tw.live.0.j", &[], false),
-            // The broker's header comes after the publisher's.
-            (
-                "tw.live.0.j",
-                &["tw.chunks.0.j", "tw.chunks.0.other"],
-                false,
-            ),
-            ("tw.live.0.j", &["tw.chunks.0.other", "tw.chunks.0.j"], true),
-            // A consumer that delivers to the subject of the copies: its messages keep their own.
-            ("tw.chunks.0.other", &["tw.chunks.0.j"], false),
-        ];
-        for (subject, stored, is_live) in cases {
-            let mut headers = format!("NATS/1.0\r\n{}: 7\r\n", names::SEQUENCE);
-            for stored in stored {
-                headers += &format!("{}: {stored}\r\n", names::SUBJECT);
+    #[tokio::test(start_paused = true)]
+    async fn watchers_check_their_logs_again_once_a_new_connection_has_their_subscriptions() {
+        let (reader, count) = reader();
+        serve_once(&reader, "", 1).await;
+        assert_eq!(*count.borrow(), 0);
+        let (mut server, client) = duplex(4096);
+        let link = LiveLink {
+            stream: Box::new(client),
+            received: Vec::new(),
+        };
+        let play = async {
+            let mut sent = Vec::new();
+            while !sent.ends_with(b"PING\r\n") {
+                server.read_buf(&mut sent).await.unwrap();
             }
-            let message = RawMessage {
-                subscription: 0,
-                subject: subject.as_bytes(),
-                headers: headers.as_bytes(),
-                payload: b"x",
-            };
-            assert_eq!(queue.copy(&message).is_some(), is_live, "{message:?}");
+            // The log may have been rebuilt.
+            assert_eq!(*count.borrow(), 1);
+            server.write_all(b"PONG\r\nPONG\r\n").await.unwrap();
+            drop(server);
+        };
+        let _ = tokio::join!(reader.serve(link), play);
+        assert_eq!(*count.borrow(), 2);
+    }
+
+    #[test]
+    fn no_more_answers_are_requested_than_a_server_may_leave_open() {
+        let (reader, _count) = reader();
+        reader.begin();
+        let mut unanswered = VecDeque::new();
+        for _ in 0..LIVE_PINGS_MAX * 2 {
+            reader.lock().wants_ping = true;
+            reader.take_outgoing(&mut unanswered);
         }
+        assert_eq!(unanswered.len(), LIVE_PINGS_MAX);
+        unanswered.pop_front();
+        // The request that waited.
+        assert_eq!(reader.take_outgoing(&mut unanswered), b"PING\r\n");
+    }
+
+    #[test]
+    fn the_pauses_of_readers_differ() {
+        let pause = Duration::from_secs(1);
+        let pauses: Vec<_> = (0..8).map(|_| spread(pause)).collect();
+        assert!(pauses.iter().any(|other| *other != pauses[0]), "{pauses:?}");
+        let range = pause * 3 / 4..pause * 5 / 4;
+        assert!(
+            pauses.iter().all(|pause| range.contains(pause)),
+            "{pauses:?}"
+        );
     }
 }

@@ -26,6 +26,7 @@ mod listing;
 mod listing_slots;
 mod live_link;
 mod live_protocol;
+mod live_queue;
 mod live_reader;
 mod locate;
 mod log;

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret as _;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
-use super::credentials::redacted;
+use super::credentials::{BrokerAccess, redacted};
 use super::error::NatsError;
 use super::names::Names;
 use super::options::Options;
@@ -27,6 +27,7 @@ pub const MIN_VERSION: &str = "2.12.3";
 /// was down before.
 pub(super) async fn open(
     options: &Options,
+    access: &BrokerAccess,
     purpose: &str,
     capacity: usize,
     connected: impl Fn(bool) + Send + Sync + 'static,
@@ -37,7 +38,7 @@ pub(super) async fn open(
         url: redacted(url),
         reason,
     };
-    let (mut secured, servers) = options.credentials.options(url).await?;
+    let mut secured = access.options.clone();
     if let Some(inbox) = options.role.inbox(&Names::new(options.prefix.clone())) {
         secured = secured.custom_inbox_prefix(inbox);
     }
@@ -68,7 +69,7 @@ pub(super) async fn open(
                 std::future::ready(())
             });
         // Boxed: the future is as large as everything else here together.
-        match Box::pin(settings.connect(&servers[..])).await {
+        match Box::pin(settings.connect(&access.servers[..])).await {
             Ok(client) => return Ok(client),
             Err(error) => {
                 if let Some(error) = final_error(&error, url) {

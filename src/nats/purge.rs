@@ -1,4 +1,5 @@
-//! Removes everything that is stored about an ended job, and tells the edges to forget it.
+//! Removes everything that is stored about a job that no worker will continue, and makes the edges
+//! forget it.
 //!
 //! A purged job is like one that has expired, so readers need no new state. What edges hold in memory
 //! cannot be seen in the log, so they hear of a purge by a signal. An edge that missed the signal
@@ -8,13 +9,14 @@ use async_nats::Subscriber;
 use async_nats::jetstream::ErrorCode;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use serde::de::IgnoredAny;
+use serde::Deserialize;
 use serde_json::json;
 use tokio::time::sleep;
 
 use super::queue::Queue;
-use super::ready::answers;
-use super::{api, info, names};
+use super::ready::{answers, subscribe_confirmed};
+use super::tip::Tip;
+use super::{api, names};
 use crate::config::PURGE_AGAIN;
 use crate::source::Unavailable;
 use crate::wire::JobId;
@@ -30,6 +32,14 @@ pub enum PurgeOutcome {
     Unknown,
 }
 
+/// The answer to the removal of a subject's messages.
+#[derive(Deserialize)]
+struct RemovedCount {
+    /// How many there were.
+    #[serde(default)]
+    purged: u64,
+}
+
 /// The subscription to the signals of purges.
 #[derive(Debug)]
 pub struct PurgeSignals {
@@ -37,51 +47,62 @@ pub struct PurgeSignals {
 }
 
 impl Queue {
-    /// Removes an ended job: its message in the queue, its log and its segments. Then makes every
-    /// edge forget it.
+    /// Removes a job that has ended, or that was abandoned: its log has no final event, and the
+    /// queue does not hold it any more. Removes its message in the queue, its log and its segments,
+    /// and makes every edge forget it.
     ///
     /// # Errors
     /// [`Unavailable`]. Repeating it completes a purge that failed.
     pub async fn purge(&self, job: &JobId) -> Result<PurgeOutcome, Unavailable> {
         let names = &self.log.nats.names;
-        let shard = job.shard(self.log.shards);
-        let last = self.log.last(job).await?;
-        match &last {
-            Some(last) if last.event_type.is_end() => {
-                // The queue comes first: without a log, a worker would run the job again.
-                let queued = names.queued_of_any_kind(job);
-                self.remove(&names.jobs_stream(), &queued).await?;
-                self.remove(&self.log.stream(job), &self.log.subject(job))
-                    .await?;
-            }
-            Some(_) => return Ok(PurgeOutcome::NotEnded),
-            None if self.queued_kind(job).await?.is_some() => return Ok(PurgeOutcome::NotEnded),
-            None => {}
+        let tip = self.log.proven_tip(job).await?;
+        let is_ended = matches!(&tip, Tip::At { last: Some(last), .. } if last.event_type.is_end());
+        let has_log = !matches!(tip, Tip::At { fence: 0, .. });
+        // Asked after the log: a job that ends in between has left the queue because it ended.
+        if !is_ended && self.queued_kind(job).await?.is_some() {
+            return Ok(PurgeOutcome::NotEnded);
         }
-        // Also for an unknown job: this may be the repetition of a purge that failed here.
-        let segments = names.segments_stream(shard);
-        self.remove(&segments, &names.segments_of(shard, job))
-            .await?;
+        let mut removed = 0;
+        // Without a log, another process may be submitting the job at this moment.
+        if has_log {
+            // The queue comes first: without a log, a worker would run the job again.
+            let queued = names.queued_of_any_kind(job);
+            removed += self.remove(&names.jobs_stream(), &queued).await?;
+            removed += self
+                .remove(&self.log.stream(job), &self.log.subject(job))
+                .await?;
+        }
+        // Also without a log: this may be the repetition of a purge that failed here.
+        removed += self.remove_segments(job).await?;
         self.send_purged(job).await?;
-        if last.is_none() {
+        if removed == 0 {
             return Ok(PurgeOutcome::Unknown);
         }
-        let log = info::stream(&self.log.nats.work, &self.log.stream(job)).await?;
-        if !log.cluster.replicas.is_empty() {
-            // An edge may just have read a replica that lagged.
-            sleep(PURGE_AGAIN).await;
-            self.send_purged(job).await?;
-        }
+        // Meanwhile the worker may have stored the last segment, and an edge may have read a replica
+        // that lagged.
+        sleep(PURGE_AGAIN).await;
+        self.remove_segments(job).await?;
+        self.send_purged(job).await?;
         Ok(PurgeOutcome::Purged)
     }
 
-    /// Removes the messages of a subject from a stream. A stream that does not exist has none.
-    async fn remove(&self, stream: &str, subject: &str) -> Result<(), Unavailable> {
+    /// Removes the segments of a job. Returns how many there were.
+    async fn remove_segments(&self, job: &JobId) -> Result<u64, Unavailable> {
+        let names = &self.log.nats.names;
+        let shard = job.shard(self.log.shards);
+        let subject = names.segments_of(shard, job);
+        self.remove(&names.segments_stream(shard), &subject).await
+    }
+
+    /// Removes the messages of a subject from a stream. Returns how many there were: none when the
+    /// stream does not exist.
+    async fn remove(&self, stream: &str, subject: &str) -> Result<u64, Unavailable> {
         let request = format!("STREAM.PURGE.{stream}");
         let body = json!({"filter": subject}).to_string();
         let absent = ErrorCode::STREAM_NOT_FOUND;
-        api::find::<IgnoredAny>(&self.log.nats.work, &request, body, absent).await?;
-        Ok(())
+        let removed: Option<RemovedCount> =
+            api::find(&self.log.nats.work, &request, body, absent).await?;
+        Ok(removed.map_or(0, |removed| removed.purged))
     }
 
     /// Makes every edge forget a job. Returns once the server has the signal.
@@ -104,14 +125,9 @@ impl Queue {
     /// [`Unavailable`].
     pub async fn purge_signals(&self) -> Result<PurgeSignals, Unavailable> {
         let nats = &self.log.nats;
-        let live = api::subscribe(&nats.live, nats.names.purged_jobs()).await?;
-        if answers(&nats.live, &nats.names.ready()).await {
-            Ok(PurgeSignals { live })
-        } else {
-            Err(Unavailable(
-                "the connection for live messages does not answer".into(),
-            ))
-        }
+        let subject = nats.names.purged_jobs();
+        let live = subscribe_confirmed(&nats.live, subject, &nats.names.ready()).await?;
+        Ok(PurgeSignals { live })
     }
 }
 

@@ -1,13 +1,15 @@
 //! Whether the connections to the broker answer, probed with a request.
 
-use async_nats::{Client, RequestErrorKind};
+use async_nats::{Client, RequestErrorKind, Subscriber};
 use bytes::Bytes;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+use super::api;
 use super::live_reader::LiveReaders;
 use crate::config::{READY_AGE, READY_WAIT};
+use crate::source::Unavailable;
 
 /// When the connections were last probed, and whether all of them answered. The lock is held during
 /// a probe, so that only one runs at a time.
@@ -63,5 +65,23 @@ pub(super) async fn answers(client: &Client, subject: &str) -> bool {
         Ok(Ok(_)) => true,
         Ok(Err(error)) => error.kind() == RequestErrorKind::NoResponders,
         Err(_) => false,
+    }
+}
+
+/// Subscribes to a subject, and waits until the server has seen that. `probe` is a subject without
+/// a subscriber.
+pub(super) async fn subscribe_confirmed(
+    client: &Client,
+    subject: String,
+    probe: &str,
+) -> Result<Subscriber, Unavailable> {
+    let subscriber = api::subscribe(client, subject).await?;
+    // The server answers the requests of a connection in order.
+    if answers(client, probe).await {
+        Ok(subscriber)
+    } else {
+        Err(Unavailable(
+            "the connection for live messages does not answer".into(),
+        ))
     }
 }

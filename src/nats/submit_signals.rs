@@ -5,9 +5,9 @@ use async_nats::Subscriber;
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
+use super::names;
 use super::queue::Queue;
-use super::ready::answers;
-use super::{api, names};
+use super::ready::subscribe_confirmed;
 use crate::source::{SubmitSignal, SubmitSignals, Unavailable};
 
 /// The subscription to submissions.
@@ -24,14 +24,8 @@ impl Queue {
         let nats = &self.log.nats;
         let mut reconnected = nats.reconnected.clone();
         reconnected.mark_unchanged();
-        let live = api::subscribe(&nats.live, nats.names.submitted()).await?;
-        // When this request on the same connection is answered, the server has seen the
-        // subscription.
-        if !answers(&nats.live, &nats.names.ready()).await {
-            return Err(Unavailable(
-                "the connection for live messages does not answer".into(),
-            ));
-        }
+        let subject = nats.names.submitted();
+        let live = subscribe_confirmed(&nats.live, subject, &nats.names.ready()).await?;
         Ok(LiveSubmitSignals { live, reconnected })
     }
 }

@@ -158,6 +158,9 @@ impl<B: Backend> Claimer<B> {
                 });
             };
             let Some(last) = last else {
+                if self.is_removed(delivery).await? {
+                    return Ok(Claimed::Over(AttemptOutcome::Ended));
+                }
                 // The submitter has not written the first event yet. Every process writes the same
                 // one. An input that does not fit was submitted by another program, not by an edge.
                 let mut writer = EventWriter::new(self.log.clone(), job.clone(), 0, None);
@@ -178,6 +181,16 @@ impl<B: Backend> Claimer<B> {
                 return Ok(claimed);
             }
         }
+    }
+
+    /// Whether the queue has lost a job without a log: it was purged after this delivery was sent.
+    async fn is_removed(&self, delivery: &Delivery) -> Result<bool, Unavailable> {
+        // The first delivery of a job often arrives before the first event of its log. No other
+        // worker can have run the job then.
+        if delivery.deliveries <= 1 && delivery.is_newest() {
+            return Ok(false);
+        }
+        Ok(self.queue.queued_kind(&delivery.job).await?.is_none())
     }
 
     /// Why there is nothing to run after `last`: the job has ended, another worker owns it, or its

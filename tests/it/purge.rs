@@ -1,14 +1,18 @@
+use std::time::Duration;
+
 use serde_json::{Value, json};
-use tailwater::nats::Role;
+use tailwater::backend::demo::Demo;
+use tailwater::nats::{Claim, Nats, Role};
 use tailwater::wire::JobId;
 
 use crate::support::broker::Broker;
 use crate::support::client::follow;
 use crate::support::http::{get_json, http, refused};
+use crate::support::link::{Flow, Link};
 use crate::support::process::run;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{Edge, System, words};
-use crate::support::until;
+use crate::support::{until, within};
 
 on_one_and_three!(a_purged_job_is_gone_from_every_edge,);
 
@@ -33,6 +37,20 @@ async fn stored(system: &System, job: &JobId) -> [usize; 3] {
         count(names.chunks_stream(shard), names.chunks(shard, job)).await,
         count(names.segments_stream(shard), segments).await,
     ]
+}
+
+/// Sends a request to JetStream, beside this library.
+async fn ask(system: &System, request: &str, body: String) -> Value {
+    let client = system.client().await;
+    let answer = client.request(format!("$JS.API.{request}"), body.into());
+    serde_json::from_slice(&answer.await.unwrap().payload).unwrap()
+}
+
+/// Removes the messages of a subject, beside this library.
+async fn remove(system: &System, stream: &str, subject: &str) {
+    let filter = json!({"filter": subject}).to_string();
+    let answer = ask(system, &format!("STREAM.PURGE.{stream}"), filter).await;
+    assert!(answer["purged"].as_u64() > Some(0), "{answer}");
 }
 
 async fn delete(edge: &Edge, job: &str) -> u16 {
@@ -122,5 +140,61 @@ async fn only_a_job_that_has_ended_is_purged() {
     for job in [&runs, &waits] {
         assert_eq!(stored(&system, job).await, [0; 3]);
     }
+    system.end().await;
+}
+
+/// The queue has lost the job, so no worker will write its final event.
+#[tokio::test]
+async fn an_abandoned_job_is_purged() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let job = system.submit("abandoned", words(3, 0, 1)).await;
+    let request = "DELETE /api/jobs/abandoned";
+    refused(&edge, request, "", 409, "job_not_ended").await;
+    let names = system.names();
+    let queued = names.queued_of_any_kind(&job);
+    remove(&system, &names.jobs_stream(), &queued).await;
+    assert_eq!(stored(&system, &job).await, [0, 1, 0]);
+    assert_eq!(delete(&edge, "abandoned").await, 204);
+    assert_eq!(stored(&system, &job).await, [0; 3]);
+    assert!(Box::pin(is_unknown(&edge, "abandoned")).await);
+    refused(&edge, request, "", 404, "job_not_found").await;
+    system.end().await;
+}
+
+/// The delivery is on its way to the worker while the job is cancelled and purged.
+#[tokio::test]
+async fn a_purged_job_is_not_started_by_a_late_delivery() {
+    let broker = Broker::shared_one();
+    let system = System::on(broker).await;
+    let names = system.names();
+    let nats = Nats::connect(&system.options).await.unwrap();
+    let kind = "demo".parse().unwrap();
+    let first = Claim::open(&nats, &kind, Duration::from_secs(2));
+    let mut first = within("a claim", first).await.unwrap();
+    let job = system.submit("purged", words(3, 0, 1)).await;
+    let delivery = within("a delivery", first.next(1)).await.unwrap();
+    assert_eq!(delivery.deliveries, 1);
+    let link = Link::to(&broker.addr(0)).await;
+    let far = system.reached_at(&format!("nats://{}", link.addr));
+    far.worker(Demo, |settings| settings.concurrency = 1).await;
+    link.set(Flow::Late(Duration::from_secs(2)));
+    // After the ack wait, the queue delivers the job to the worker.
+    let consumer = format!("CONSUMER.INFO.{}.demo", names.jobs_stream());
+    until("the second delivery", async || {
+        ask(&system, &consumer, String::new()).await["delivered"]["consumer_seq"] == 2
+    })
+    .await;
+    system.cancel_running(&job).await;
+    let shard = job.shard(system.log.shards());
+    let queued = names.queued_of_any_kind(&job);
+    remove(&system, &names.jobs_stream(), &queued).await;
+    let log = names.chunks(shard, &job);
+    remove(&system, &names.chunks_stream(shard), &log).await;
+    link.set(Flow::Open);
+    // The worker runs one job at a time.
+    let next = system.submit("next", words(3, 0, 1)).await;
+    system.ended(&next).await;
+    assert_eq!(stored(&system, &job).await, [0; 3]);
     system.end().await;
 }

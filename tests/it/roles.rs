@@ -346,6 +346,14 @@ async fn the_broker_refuses_a_role_what_it_does_not_need() {
             assert_eq!(found, refused, "{role} {verb} {subject}");
         }
     }
+    // What is allowed arrives: the broker does not merely report no refusal.
+    let mut receives = RawUser::connect(&accounts, "edge").await;
+    let mut received = receives.client.subscribe("tw.purged.*").await.unwrap();
+    assert!(!receives.is_refused("pub", "tw.ready").await);
+    let mut sends = RawUser::connect(&accounts, "edge").await;
+    assert!(!sends.is_refused("pub", "tw.purged.job").await);
+    let message = within("an allowed message", received.next()).await.unwrap();
+    assert_eq!(message.subject.as_str(), "tw.purged.job");
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 use serde_json::{Value, json};
-use tailwater::nats::EventWriter;
+use tailwater::nats::{EventWriter, Log, Nats, Role};
+use tailwater::runtime;
 use tailwater::wire::{Body, Channel, JobId, Kind};
 
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
-use crate::support::eventually;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::System;
+use crate::support::{eventually, within};
 
 on_one_and_three!(a_wrong_segment_is_never_delivered,);
 
@@ -210,5 +211,29 @@ async fn a_system_without_segment_streams_works_and_setup_adds_them() {
     until_segments(&system, 4).await;
     seen(&system, "new").await.assert_text(text(200));
     nats.close().await;
+    system.end().await;
+}
+
+/// A process that ends as soon as it has closed its connections: its runtime, and with it the tasks
+/// of the connections, is dropped.
+#[tokio::test]
+async fn a_process_that_ends_loses_no_segment() {
+    let system = system(Broker::shared_one()).await;
+    let options = system.as_role(Role::Worker(None));
+    let job: JobId = "last".parse().unwrap();
+    let process = tokio::task::spawn_blocking(move || {
+        runtime::single_threaded().unwrap().block_on(async {
+            let nats = Nats::connect(&options).await.unwrap();
+            let log = Log::open(&nats).await.unwrap();
+            let mut writer = EventWriter::new(log, job, 1, None).with_segments(None);
+            let queued = Body::queued("demo".parse().unwrap(), Value::Null);
+            for body in [queued, Body::Cancelled {}] {
+                writer.append(body).await.unwrap();
+            }
+            nats.close().await;
+        });
+    });
+    within("the end of the process", process).await.unwrap();
+    until_segments(&system, 1).await;
     system.end().await;
 }

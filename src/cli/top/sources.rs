@@ -8,13 +8,13 @@ use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::fetch::TextFetcher;
+use crate::backend::fetch::Fetcher;
 use crate::cli::client_token::ClientTokenArgs;
 use crate::config::{TOP_ANSWER_MAX, TOP_WAIT};
 use crate::metrics::catalog;
 use crate::nats::{JobQuery, Log, Nats, Queue, QueueReport, Reader};
 use crate::runtime::Tasks;
-use crate::wire::JobRow;
+use crate::wire::{JobRow, Kind};
 
 /// What to ask for, and where.
 pub(super) struct AskedSources {
@@ -30,7 +30,7 @@ pub(super) struct AskedSources {
 pub(super) struct Sources {
     queue: Queue,
     reader: Reader,
-    fetcher: TextFetcher,
+    fetcher: Fetcher,
     asked: AskedSources,
     /// How many events with output each worker had stored, and when it was asked.
     before: HashMap<(String, String), (Instant, f64)>,
@@ -82,7 +82,7 @@ impl Sources {
         Ok(Self {
             queue: Queue::new(log.clone()),
             reader: Reader::open(log, &Tasks::new(stop.clone())).await?,
-            fetcher: TextFetcher::new()?,
+            fetcher: Fetcher::new()?,
             asked,
             before: HashMap::new(),
         })
@@ -146,18 +146,18 @@ impl Sources {
     async fn edge(&self, url: &str) -> Result<EdgeNumbers, String> {
         let token = self.asked.token.authorization();
         let token = token.map_err(|error| error.to_string())?;
-        let text = self.get(&format!("{}/api/stats", base(url)), token).await?;
-        serde_json::from_str(&text).map_err(|error| error.to_string())
+        let json = self.get(&format!("{}/api/stats", base(url)), token).await?;
+        serde_json::from_slice(&json).map_err(|error| error.to_string())
     }
 
     async fn worker(&self, address: &str) -> Result<Vec<WorkerNumbers>, String> {
         let text = self
             .get(&format!("{}/metrics", base(address)), None)
             .await?;
-        Ok(worker_numbers(&text))
+        Ok(worker_numbers(&String::from_utf8_lossy(&text)))
     }
 
-    async fn get(&self, url: &str, token: Option<String>) -> Result<String, String> {
+    async fn get(&self, url: &str, token: Option<String>) -> Result<Vec<u8>, String> {
         timeout(TOP_WAIT, self.fetcher.get(url, token, TOP_ANSWER_MAX))
             .await
             .map_err(|_| NO_ANSWER.to_owned())?
@@ -190,7 +190,10 @@ fn worker_numbers(text: &str) -> Vec<WorkerNumbers> {
         let labels = line.strip_prefix(&slots)?.strip_prefix("{kind=\"")?;
         labels.split_once('"').map(|(kind, _)| kind)
     });
+    // The text is another program's. What is not the name of a kind is not shown: it could hold
+    // control characters.
     kinds
+        .filter(|kind| kind.parse::<Kind>().is_ok())
         .map(|kind| WorkerNumbers {
             kind: kind.to_owned(),
             running: value(&catalog::WORKER_RUNNING.full_name(), kind),
@@ -217,6 +220,14 @@ mod tests {
             .map(|found| (&*found.kind, found.slots, found.running, found.events))
             .collect();
         assert_eq!(numbers, [("a", 16.0, 0.0, 0.0), ("b", 2.0, 1.0, 70.0)]);
+    }
+
+    #[test]
+    fn a_worker_cannot_send_control_characters_to_the_terminal() {
+        for kind in ["\x1b[2J", "a\rb", "a\x07", "a\u{9b}m", ""] {
+            let text = format!("tailwater_worker_slots{{kind=\"{kind}\"}} 1\n");
+            assert!(worker_numbers(&text).is_empty(), "{kind:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::sources::{EdgeNumbers, Picture, WorkerNumbers};
+use crate::cli::terminal::neutralized;
 use crate::cli::{kinds, table};
 use crate::wire::JobRow;
 
@@ -20,7 +21,7 @@ pub(super) fn text(picture: &Picture, now: SystemTime) -> String {
             let rows: Vec<_> = report.kinds.iter().map(kinds::cells).collect();
             text += &table::text(kinds::HEAD, &rows);
         }
-        Err(error) => text += &format!("The queue: {error}\n"),
+        Err(error) => text += &format!("The queue: {}\n", neutralized(error)),
     }
     if !workers.is_empty() {
         let rows: Vec<_> = workers.iter().flat_map(worker_rows).collect();
@@ -50,7 +51,7 @@ pub(super) fn text(picture: &Picture, now: SystemTime) -> String {
             let head = ["JOB", "KIND", "STATUS", "ATTEMPT", "EVENTS", "UPDATED"];
             text += &table::text(head, &rows);
         }
-        Err(error) => text += &format!("The log: {error}\n"),
+        Err(error) => text += &format!("The log: {}\n", neutralized(error)),
     }
     text
 }
@@ -94,7 +95,7 @@ fn edge_row((name, numbers): &(String, Result<EdgeNumbers, String>)) -> [String;
 
 fn failed(name: &str, error: &str) -> [String; 6] {
     let mut row = [(); 6].map(|()| String::new());
-    row[0] = format!("{name}: {error}");
+    row[0] = format!("{name}: {}", neutralized(error));
     row
 }
 
@@ -142,5 +143,19 @@ mod tests {
             http://e: it answers 401\n\n\
             JOB  KIND  STATUS  ATTEMPT  EVENTS  UPDATED\n";
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn an_error_cannot_send_control_characters_to_the_terminal() {
+        let error = || "\x1b]0;title\x07".to_owned();
+        let picture = Picture {
+            queue: Err(error()),
+            jobs: Err(error()),
+            edges: vec![("e".into(), Err(error()))],
+            workers: vec![("w".into(), Err(error()))],
+        };
+        let shown = text(&picture, UNIX_EPOCH);
+        assert_eq!(shown.matches("␛]0;title␇").count(), 4, "{shown}");
+        assert!(!shown.contains(['\x1b', '\x07']), "{shown:?}");
     }
 }
