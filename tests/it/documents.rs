@@ -23,7 +23,7 @@ use crate::support::http_server::{Exchange, Server};
 use crate::support::system::{text, words};
 use crate::support::third_party::{ThirdParty, node_folder};
 use crate::support::up::up;
-use crate::support::{process, within};
+use crate::support::{process, root, within};
 
 /// The documents whose commands are run, each by the test below that names it.
 const RUN: [&str; 11] = [
@@ -54,10 +54,6 @@ const NOT_RUN: [&str; 11] = [
     "tailwater up",
     "NATS_SERVER=",
 ];
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 /// The files below `folder` whose names end in `extension`, and their texts.
 fn files(folder: &str, extension: &str) -> Vec<(PathBuf, String)> {
