@@ -335,6 +335,26 @@ fn every_document_with_commands_is_run() {
 }
 
 #[test]
+fn a_block_ends_every_program_that_it_starts_in_the_background() {
+    let mut found = 0;
+    for (path, text) in documents() {
+        for (_, block) in blocks(&text).iter().filter(|(tag, _)| tag == "sh") {
+            let started = block.lines().filter(|line| line.ends_with('&')).count();
+            // `kill "$edge" "$worker"`, or `wait "$receiver"` for a program that ends by itself.
+            let ends = |line: &&str| line.starts_with("kill ") || line.starts_with("wait ");
+            let ended: usize = block
+                .lines()
+                .filter(ends)
+                .map(|line| line.matches("\"$").count())
+                .sum();
+            assert_eq!(ended, started, "{}:\n{block}", path.display());
+            found += started;
+        }
+    }
+    assert!(found > 10, "{found} programs: they are started otherwise now");
+}
+
+#[test]
 fn commands_that_are_not_run_name_what_exists() {
     let sources: String = files("src", "rs")
         .into_iter()
