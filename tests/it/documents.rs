@@ -351,7 +351,10 @@ fn a_block_ends_every_program_that_it_starts_in_the_background() {
             found += started;
         }
     }
-    assert!(found > 10, "{found} programs: they are started otherwise now");
+    assert!(
+        found > 10,
+        "{found} programs: they are started otherwise now"
+    );
 }
 
 #[test]
