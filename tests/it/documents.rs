@@ -1,11 +1,12 @@
 //! The documents match the tree: their commands work, their links are valid, and what they quote exists.
 //!
 //! Conventions of the Markdown files:
-//! - An `sh` block is run with bash, in the document's order, beside a `tailwater up` of the document's own.
+//! - An `sh` block is run with bash, in the document's order, beside a `tailwater up` of the document's own. It ends what it starts in
+//!   the background.
 //! - An `output` block shows what the `sh` block before it prints; `…` stands for any text.
-//! - Commands that build, install, test or start everything (`cargo`, `pip`, `scripts/…`, `docker`, `tailwater up`) are not run here. What
-//!   they name is looked up instead. A block holds either such commands or others.
-//! - `js` blocks run in a browser or in Node, and `rust` and `python` blocks quote a file of `examples/` or `clients/python`.
+//! - Commands that build, install, test or start everything (`cargo`, `pip`, `scripts/…`, `docker`, `tailwater up`: `NOT_RUN` has all) are
+//!   not run here. What they name is looked up instead. A block holds either such commands or others.
+//! - `js` blocks of the README and of `docs/clients.md` run in Node, and `rust` and `python` blocks quote a file of `examples/` or `clients/python`.
 //! - `ARCHITECTURE.md` and `CONTRIBUTING.md` name paths, types, functions and tests as they are in the tree.
 
 use std::fs;
@@ -41,7 +42,7 @@ const RUN: [&str; 11] = [
 ];
 
 /// Commands that are looked up instead of run.
-const NOT_RUN: [&str; 11] = [
+const NOT_RUN: [&str; 10] = [
     "cargo ",
     "npm install ",
     "pip install ",
@@ -52,7 +53,6 @@ const NOT_RUN: [&str; 11] = [
     "./scripts/",
     "docker ",
     "tailwater up",
-    "NATS_SERVER=",
 ];
 
 /// The files below `folder` whose names end in `extension`, and their texts.
@@ -120,7 +120,11 @@ fn commands(block: &str) -> impl Iterator<Item = &str> {
 
 /// Whether a block is looked up instead of run.
 fn is_looked_up(block: &str) -> bool {
-    commands(block).all(|line| NOT_RUN.iter().any(|start| line.starts_with(start)))
+    commands(block).all(is_not_run)
+}
+
+fn is_not_run(line: &str) -> bool {
+    NOT_RUN.iter().any(|start| line.starts_with(start))
 }
 
 /// An address for a program of a document. Its port is outside the ephemeral range, so no connection uses it meanwhile.
@@ -194,6 +198,11 @@ async fn run(document: &str) {
     for (tag, text) in blocks(&text) {
         match tag.as_str() {
             "sh" if !is_looked_up(&text) => {
+                let mixed = commands(&text).find(|line| is_not_run(line));
+                assert_eq!(
+                    mixed, None,
+                    "{document}: give this command a block of its own"
+                );
                 // Ends the processes that a failed block has started.
                 let start = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT";
                 let mut script = format!("PATH={}:$PATH\n{start}\n{text}", bin.display());
