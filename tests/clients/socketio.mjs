@@ -26,7 +26,7 @@ function randoms(a) {
 
 function follow({ job, transports, resume, cuts = 0, via }, index) {
   const random = randoms(seed * 1000 + index);
-  const seen = { job, doubled: 0, repeated: 0, holes: 0, missing: 0, text: "", errors: [], transports: [] };
+  const seen = { job, doubled: 0, repeated: 0, gaps: 0, missing: 0, text: "", errors: [], transports: [] };
   Object.assign(seen, { connected: 0, refused: 0, disconnects: [], live: 0, events: 0, stray: [] });
   let cursor = null, last = 0, next_cut = cuts > 0 ? 1 + Math.floor(random() * 40) : -1;
   const socket = io(via ?? url, {
@@ -67,7 +67,7 @@ function follow({ job, transports, resume, cuts = 0, via }, index) {
     if (name !== data.type || data.job !== job) return seen.stray.push(name);
     if (data.seq <= last && resume === "auth") return (seen.repeated += 1);
     if (data.seq <= last) seen.doubled += 1;
-    else if (data.seq > last + 1) seen.holes += 1;
+    else if (data.seq > last + 1) seen.gaps += 1;
     last = Math.max(last, data.seq);
     seen.events += 1;
     cursor = data.cursor;

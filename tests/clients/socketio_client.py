@@ -11,7 +11,7 @@ import socketio
 
 
 async def follow(url, patience, job, resume, transports=None, via=None, **_):
-    seen = {"job": job, "doubled": 0, "repeated": 0, "holes": 0, "missing": 0, "text": "", "errors": [], "transports": []}
+    seen = {"job": job, "doubled": 0, "repeated": 0, "gaps": 0, "missing": 0, "text": "", "errors": [], "transports": []}
     seen |= {"connected": 0, "disconnects": [], "live": 0, "events": 0, "stray": [], "last": 0}
     cursor, ended, again = None, asyncio.Event(), set()
     client = None
@@ -98,7 +98,7 @@ async def follow(url, patience, job, resume, transports=None, via=None, **_):
             if data["seq"] <= seen["last"]:
                 seen["doubled"] += 1
             elif data["seq"] > seen["last"] + 1:
-                seen["holes"] += 1
+                seen["gaps"] += 1
             seen["last"] = max(seen["last"], data["seq"])
             seen["events"] += 1
             cursor = data["cursor"]

@@ -73,7 +73,8 @@ async fn a_chat_resumes_after_its_network_broke_and_after_it_disconnected() {
     let input = words(120, 60, 4);
     for scenario in ["cut", "left"] {
         for report in run(&edge, scenario, &input).await {
-            assert_fields!(report, {"status": "ready", "messages": 2, "text": text(&input)}, "{scenario}");
+            let expected = text(&input);
+            assert_fields!(report, {"status": "ready", "messages": 2, "text": expected, "wasCut": true}, "{scenario}");
         }
     }
     system.end().await;

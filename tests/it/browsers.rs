@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 use tailwater::edge::{AllowedOrigins, EdgeSettings, Gate, SubjectLimits};
 
 use crate::support::broker::Broker;
-use crate::support::http::{UPGRADE, exchange, http};
+use crate::support::http::{UPGRADE, exchange, http, raw};
 use crate::support::system::{Edge, System};
 use crate::support::tokens::{bearer, keys, token};
 
@@ -90,7 +90,6 @@ async fn a_page_of_another_origin_can_neither_read_nor_submit() {
             .await;
             let is_refused =
                 head.starts_with("HTTP/1.1 403") && answer.contains("origin_not_allowed");
-            // A preflight of an address that does not exist gets 404.
             assert!(is_refused, "{origin} {method} {path}: {head}");
             assert!(
                 !head.contains("access-control-allow-origin"),
@@ -165,27 +164,6 @@ async fn a_request_that_names_another_host_is_refused() {
         }
     }
     system.end().await;
-}
-
-/// Sends bytes; returns the beginning of the answer.
-async fn raw(addr: &str, request: &str) -> String {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut socket = tokio::net::TcpStream::connect(addr).await.unwrap();
-    socket.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = vec![0; 4096];
-    let mut length = 0;
-    crate::support::within("an answer", async {
-        loop {
-            let read = socket.read(&mut answer[length..]).await.unwrap_or(0);
-            length += read;
-            let text = String::from_utf8_lossy(&answer[..length]);
-            // A WebSocket stays open.
-            if read == 0 || text.starts_with("HTTP/1.1 101") && text.contains("\r\n\r\n") {
-                return text.into_owned();
-            }
-        }
-    })
-    .await
 }
 
 #[tokio::test]

@@ -1,6 +1,5 @@
 use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::support::broker;
 use crate::support::process::{Process, Ran};
-use crate::support::python;
+use crate::support::{python, root};
 
 /// Longer than the slowest worker takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(240);
@@ -49,10 +48,6 @@ async fn conformance(kind: &str, input: &str, command: &[OsString]) -> Ran {
         out: text(out.stdout),
         err: text(out.stderr),
     }
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// The command line of a worker of this program.

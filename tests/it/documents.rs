@@ -1,11 +1,12 @@
 //! The documents match the tree: their commands work, their links are valid, and what they quote exists.
 //!
 //! Conventions of the Markdown files:
-//! - An `sh` block is run with bash, in the document's order, beside a `tailwater up` of the document's own.
+//! - An `sh` block is run with bash, in the document's order, beside a `tailwater up` of the document's own. It ends what it starts in
+//!   the background.
 //! - An `output` block shows what the `sh` block before it prints; `…` stands for any text.
-//! - Commands that build, install, test or start everything (`cargo`, `pip`, `scripts/…`, `docker`, `tailwater up`) are not run here. What
-//!   they name is looked up instead. A block holds either such commands or others.
-//! - `js` blocks run in a browser or in Node, and `rust` and `python` blocks quote a file of `examples/` or `clients/python`.
+//! - Commands that build, install, test or start everything (`cargo`, `pip`, `scripts/…`, `docker`, `tailwater up`: `NOT_RUN` has all) are
+//!   not run here. What they name is looked up instead. A block holds either such commands or others.
+//! - `js` blocks of the README and of `docs/clients.md` run in Node, and `rust` and `python` blocks quote a file of `examples/` or `clients/python`.
 //! - `ARCHITECTURE.md` and `CONTRIBUTING.md` name paths, types, functions and tests as they are in the tree.
 
 use std::fs;
@@ -23,7 +24,7 @@ use crate::support::http_server::{Exchange, Server};
 use crate::support::system::{text, words};
 use crate::support::third_party::{ThirdParty, node_folder};
 use crate::support::up::up;
-use crate::support::{process, within};
+use crate::support::{process, root, within};
 
 /// The documents whose commands are run, each by the test below that names it.
 const RUN: [&str; 11] = [
@@ -41,7 +42,7 @@ const RUN: [&str; 11] = [
 ];
 
 /// Commands that are looked up instead of run.
-const NOT_RUN: [&str; 11] = [
+const NOT_RUN: [&str; 10] = [
     "cargo ",
     "npm install ",
     "pip install ",
@@ -52,12 +53,7 @@ const NOT_RUN: [&str; 11] = [
     "./scripts/",
     "docker ",
     "tailwater up",
-    "NATS_SERVER=",
 ];
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 /// The files below `folder` whose names end in `extension`, and their texts.
 fn files(folder: &str, extension: &str) -> Vec<(PathBuf, String)> {
@@ -124,7 +120,11 @@ fn commands(block: &str) -> impl Iterator<Item = &str> {
 
 /// Whether a block is looked up instead of run.
 fn is_looked_up(block: &str) -> bool {
-    commands(block).all(|line| NOT_RUN.iter().any(|start| line.starts_with(start)))
+    commands(block).all(is_not_run)
+}
+
+fn is_not_run(line: &str) -> bool {
+    NOT_RUN.iter().any(|start| line.starts_with(start))
 }
 
 /// An address for a program of a document. Its port is outside the ephemeral range, so no connection uses it meanwhile.
@@ -198,6 +198,11 @@ async fn run(document: &str) {
     for (tag, text) in blocks(&text) {
         match tag.as_str() {
             "sh" if !is_looked_up(&text) => {
+                let mixed = commands(&text).find(|line| is_not_run(line));
+                assert_eq!(
+                    mixed, None,
+                    "{document}: give this command a block of its own"
+                );
                 // Ends the processes that a failed block has started.
                 let start = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT";
                 let mut script = format!("PATH={}:$PATH\n{start}\n{text}", bin.display());
@@ -336,6 +341,29 @@ fn every_document_with_commands_is_run() {
             path.display()
         );
     }
+}
+
+#[test]
+fn a_block_ends_every_program_that_it_starts_in_the_background() {
+    let mut found = 0;
+    for (path, text) in documents() {
+        for (_, block) in blocks(&text).iter().filter(|(tag, _)| tag == "sh") {
+            let started = block.lines().filter(|line| line.ends_with('&')).count();
+            // `kill "$edge" "$worker"`, or `wait "$receiver"` for a program that ends by itself.
+            let ends = |line: &&str| line.starts_with("kill ") || line.starts_with("wait ");
+            let ended: usize = block
+                .lines()
+                .filter(ends)
+                .map(|line| line.matches("\"$").count())
+                .sum();
+            assert_eq!(ended, started, "{}:\n{block}", path.display());
+            found += started;
+        }
+    }
+    assert!(
+        found > 10,
+        "{found} programs: they are started otherwise now"
+    );
 }
 
 #[test]

@@ -3,22 +3,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::broker::Broker;
-use crate::support::http::{UPGRADE, exchange, get};
+use crate::support::http::{UPGRADE, exchange, get, raw};
 use crate::support::system::{System, words};
 use crate::support::{assert_fields, within};
-
-/// Sends these bytes; returns everything the edge sends until it closes.
-async fn raw(addr: &str, bytes: impl AsRef<[u8]>) -> String {
-    let mut socket = TcpStream::connect(addr).await.unwrap();
-    let mut answer = Vec::new();
-    within("an answer", async {
-        // The edge may answer before it has read everything.
-        let _ = socket.write_all(bytes.as_ref()).await;
-        let _ = socket.read_to_end(&mut answer).await;
-    })
-    .await;
-    String::from_utf8_lossy(&answer).into_owned()
-}
 
 /// Requires that the edge sends these bytes next.
 async fn assert_reads(socket: &mut TcpStream, expected: &str) {

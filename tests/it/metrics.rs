@@ -1,6 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 
 use serde_json::json;
 use tailwater::metrics::catalog;
@@ -10,7 +9,7 @@ use crate::support::client::follow;
 use crate::support::http::get;
 use crate::support::process::tailwater;
 use crate::support::system::{System, words};
-use crate::support::until;
+use crate::support::{root, until};
 
 /// The names of the metrics in a text of Prometheus, without the endings of histograms.
 fn families(text: &str) -> BTreeSet<String> {
@@ -190,8 +189,4 @@ fn alerts_and_dashboards_use_only_metrics_that_exist() {
         }
     }
     assert!(found > 50, "{found}");
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }

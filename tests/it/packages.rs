@@ -15,11 +15,7 @@ use tokio::process::Command;
 use crate::support::broker;
 use crate::support::process::{Process, tailwater};
 use crate::support::system::{text, words};
-use crate::support::within;
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use crate::support::{root, within};
 
 fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))

@@ -35,7 +35,7 @@ fn assert_whole(seen: &Value, text: &str, last: u64) {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    let expected = json!({"stuck": false, "doubled": 0, "holes": 0, "missing": 0, "stray": [], "events": last, "last": last,
+    let expected = json!({"stuck": false, "doubled": 0, "gaps": 0, "missing": 0, "stray": [], "events": last, "last": last,
         "sha256": sha256, "job": seen["job"]});
     for (field, value) in expected.as_object().unwrap() {
         assert_eq!(&seen[field], value, "{field} of {seen}");

@@ -15,7 +15,7 @@ pub(super) struct Rule {
 pub(super) const RULES: [Rule; 5] = [
     Rule {
         check: "numbers",
-        holds: "events are numbered from 1, without holes",
+        holds: "events are numbered from 1, without gaps",
         fault: numbers,
     },
     Rule {

@@ -40,6 +40,28 @@ pub async fn exchange(
     (format!("{head}\r\n"), body.to_owned())
 }
 
+/// Sends these bytes; returns everything that the edge sends until it closes the connection, or until
+/// it has upgraded it: a WebSocket stays open.
+pub async fn raw(addr: &str, bytes: impl AsRef<[u8]>) -> String {
+    let mut socket = TcpStream::connect(addr).await.unwrap();
+    let mut answer = Vec::new();
+    within("an answer", async {
+        // The edge may answer before it has read everything.
+        let _ = socket.write_all(bytes.as_ref()).await;
+        let is_upgraded = |answer: &[u8]| {
+            answer.starts_with(b"HTTP/1.1 101 ")
+                && answer.windows(4).any(|bytes| bytes == b"\r\n\r\n")
+        };
+        while !is_upgraded(&answer) {
+            if socket.read_buf(&mut answer).await.unwrap_or(0) == 0 {
+                break;
+            }
+        }
+    })
+    .await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
 /// Sends one HTTP request to an edge; returns status, content type and body.
 pub async fn http(
     edge: &Edge,

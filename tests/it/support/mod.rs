@@ -51,11 +51,14 @@ use tokio::time::Instant;
 /// The longest that one wait of a test may take. Longer than an election.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The folder of the repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
 /// A program of the virtual environment that `scripts/test.sh` makes.
 pub fn python(program: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join(".tools/venv/bin")
-        .join(program);
+    let path = root().join(".tools/venv/bin").join(program);
     assert!(
         path.exists(),
         "{} is missing: scripts/test.sh installs it",

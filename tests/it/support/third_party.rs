@@ -8,16 +8,12 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use super::within;
+use super::{root, within};
 
 /// A running client program.
 pub struct ThirdParty {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A tool that `scripts/test.sh` installs.

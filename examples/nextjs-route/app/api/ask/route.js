@@ -7,7 +7,8 @@
 // With tokens:
 //
 //   openssl rand -base64 32 > secret && tailwater up --auth jwt --auth-secret secret
-//   TAILWATER_TOKEN=$(tailwater token --auth-secret secret --sub site --submit demo --ttl 1h) npm run dev
+//   cd examples/nextjs-route && npm install
+//   TAILWATER_TOKEN=$(tailwater token --auth-secret ../../secret --sub site --submit demo --ttl 1h) npm run dev
 
 const edge = process.env.TAILWATER_EDGE ?? "http://127.0.0.1:4000";
 const token = process.env.TAILWATER_TOKEN;
