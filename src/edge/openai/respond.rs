@@ -135,7 +135,7 @@ pub(in crate::edge) async fn cancel_response(
     Peer(from): Peer,
     JobPath(job): JobPath,
 ) -> Result<Response, Problem> {
-    match app.cancel(&access, from, job.clone(), None).await {
+    match app.cancel(&access, from, job.clone()).await {
         Ok(_) => {}
         Err(problem) if problem.code() == Code::JobEnded => {}
         Err(problem) => return Err(problem),
